@@ -1,0 +1,13 @@
+//! Carries customers' usage records from an edge speech server's Redis to the `ControlPlane`.
+//!
+//! ```text
+//!  AudioAPIServer ──LPUSH──▶ Redis ──take──▶ intake ──commit──▶ outbox ──lease──▶ drain ──POST──▶ ControlPlane
+//!                              ▲               │ ack: only after the commit   │ settle: only after the answer
+//!                              └───────────────┘                              └──────────────────────────────┘
+//! ```
+//!
+//! The modules, in the order in which a record meets them:
+//!
+//! * [`record`]: what a record is; parsing, validation, enrichment, identity. Pure.
+
+pub mod record;

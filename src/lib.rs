@@ -9,5 +9,7 @@
 //! The modules, in the order in which a record meets them:
 //!
 //! * [`record`]: what a record is; parsing, validation, enrichment, identity. Pure.
+//! * [`control_plane`]: the typed client of the `ControlPlane`'s REST API; one attempt a call.
 
+pub mod control_plane;
 pub mod record;

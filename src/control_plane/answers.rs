@@ -1,0 +1,376 @@
+//! What an answer's body says: pure parsers, safe on any bytes. The caller has bounded the size.
+
+use std::borrow::Cow;
+
+use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet};
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::settings::Secret;
+
+/// As much of a record's error as a dead letter keeps.
+const ERROR_MAX_BYTES: usize = 1 << 10;
+
+/// Why an answer means nothing. It never repeats what the answer holds.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadAnswer {
+    /// Not JSON, or JSON of another shape.
+    #[error("not the JSON that was expected ({kind:?} at line {line}, column {column})")]
+    Json {
+        /// Whether the syntax, the data or the end is wrong.
+        kind: serde_json::error::Category,
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1.
+        column: usize,
+    },
+    /// `success` is not true.
+    #[error("it does not say success")]
+    Unsuccessful,
+    /// A field has a type that it cannot have.
+    #[error("its {0} is of the wrong type")]
+    WrongType(&'static str),
+    /// Another number of results than of records.
+    #[error("{found} results for {expected} records")]
+    Count {
+        /// How many records were sent.
+        expected: usize,
+        /// How many results there are.
+        found: usize,
+    },
+    /// A result for another record than the one in its place.
+    #[error("result {index} is for another record")]
+    Order {
+        /// Counted from 0.
+        index: usize,
+    },
+    /// A result's status is no HTTP status.
+    #[error("result {index} has a status that is none")]
+    Status {
+        /// Counted from 0.
+        index: usize,
+    },
+    /// Longer than anything that was expected.
+    #[error("it is too long")]
+    TooLong,
+}
+
+impl From<serde_json::Error> for BadAnswer {
+    fn from(e: serde_json::Error) -> Self {
+        Self::Json { kind: e.classify(), line: e.line(), column: e.column() }
+    }
+}
+
+/// The answer to a quota refresh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuotaAnswer<'a> {
+    /// The session that it is for.
+    pub api_session_id: String,
+    /// The request that it answers.
+    pub transaction_id: String,
+    /// `data`, byte for byte: what goes to the quota response queue.
+    pub data: &'a [u8],
+}
+
+/// What became of one record of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordResult {
+    /// An HTTP status for this record alone, 100 to 599.
+    pub status: u16,
+    /// What the `ControlPlane` says about it, at most 1 KiB.
+    pub error: Option<String>,
+}
+
+/// Something that the `ControlPlane` wants done. Unauthenticated until its token is verified.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Command {
+    /// Names it for ever; not empty.
+    pub command_id: String,
+    /// What is to be done.
+    pub command_type: String,
+    /// How; null if nothing is said.
+    #[serde(default)]
+    pub parameters: Value,
+    /// When it was given, as sent.
+    #[serde(default)]
+    pub timestamp: Value,
+    /// What proves that it is the `ControlPlane`'s.
+    #[serde(default)]
+    pub token: Option<Secret>,
+}
+
+/// The commands that wait.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Commands {
+    /// In the order given.
+    pub commands: Vec<Command>,
+    /// How many more there were that are no commands; they do not hold up the others.
+    pub malformed: usize,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    success: bool,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+fn data(body: &[u8]) -> Result<&RawValue, BadAnswer> {
+    let Envelope { success, data } = serde_json::from_slice(body)?;
+    data.filter(|_| success).ok_or(BadAnswer::Unsuccessful)
+}
+
+/// Reads the answer to a quota refresh. All five fields must be there.
+pub fn parse_quota_answer(body: &[u8]) -> Result<QuotaAnswer<'_>, BadAnswer> {
+    #[derive(Deserialize)]
+    struct Fields {
+        api_session_id: String,
+        transaction_id: String,
+        new_quota_amount: Value,
+        final_quota: Value,
+        timestamp: Value,
+    }
+    let data = data(body)?.get();
+    // Once into a value: it bounds the depth of what is passed on, in the fields that we do not know too.
+    serde_json::from_str::<Value>(data)?;
+    let fields: Fields = serde_json::from_str(data)?;
+    if !fields.new_quota_amount.is_number() {
+        return Err(BadAnswer::WrongType("new_quota_amount"));
+    }
+    // The contract names the field, not its type: a flag, or the amount that is final.
+    if !fields.final_quota.is_boolean() && !fields.final_quota.is_number() {
+        return Err(BadAnswer::WrongType("final_quota"));
+    }
+    if !fields.timestamp.is_string() && !fields.timestamp.is_number() {
+        return Err(BadAnswer::WrongType("timestamp"));
+    }
+    let Fields { api_session_id, transaction_id, .. } = fields;
+    Ok(QuotaAnswer { api_session_id, transaction_id, data: data.as_bytes() })
+}
+
+/// Reads the answer to a batch whose records have these transaction ids: one result for each, in their order,
+/// or it is no answer at all. A result in the wrong place would settle the wrong record.
+pub fn parse_batch_answer<'a, I>(body: &[u8], transaction_ids: I) -> Result<Vec<RecordResult>, BadAnswer>
+where
+    I: IntoIterator<Item = &'a str, IntoIter: ExactSizeIterator>,
+{
+    #[derive(Deserialize)]
+    struct Batch<'a> {
+        #[serde(borrow)]
+        results: Vec<Entry<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Entry<'a> {
+        #[serde(borrow)]
+        transaction_id: Cow<'a, str>,
+        status: u16,
+        #[serde(borrow, default)]
+        error: Option<&'a RawValue>,
+    }
+    let transaction_ids = transaction_ids.into_iter();
+    let Batch { results } = serde_json::from_str(data(body)?.get())?;
+    if results.len() != transaction_ids.len() {
+        return Err(BadAnswer::Count { expected: transaction_ids.len(), found: results.len() });
+    }
+    let pairs = results.into_iter().zip(transaction_ids).enumerate();
+    pairs
+        .map(|(index, (entry, transaction_id))| {
+            if entry.transaction_id != transaction_id {
+                return Err(BadAnswer::Order { index });
+            }
+            if !(100..600).contains(&entry.status) {
+                return Err(BadAnswer::Status { index });
+            }
+            Ok(RecordResult { status: entry.status, error: entry.error.map(error_text) })
+        })
+        .collect()
+}
+
+/// An error as text: the string itself if it is one, else its JSON.
+fn error_text(error: &RawValue) -> String {
+    let mut text = serde_json::from_str(error.get()).unwrap_or_else(|_| error.get().to_owned());
+    text.truncate(text.floor_char_boundary(ERROR_MAX_BYTES));
+    text
+}
+
+/// Reads the commands that wait.
+pub fn parse_commands(body: &[u8]) -> Result<Commands, BadAnswer> {
+    #[derive(Deserialize)]
+    struct Waiting<'a> {
+        #[serde(borrow)]
+        commands: Vec<&'a RawValue>,
+    }
+    let Waiting { commands: waiting } = serde_json::from_slice(body)?;
+    let commands: Vec<Command> = waiting
+        .iter()
+        .filter_map(|raw| serde_json::from_str(raw.get()).ok())
+        .filter(|command: &Command| !command.command_id.is_empty())
+        .collect();
+    Ok(Commands { malformed: waiting.len() - commands.len(), commands })
+}
+
+/// Reads a JWK Set, under `data` or bare. A key of a kind that we do not know is passed over, as
+/// RFC 7517 §5 says.
+pub fn parse_key_set(body: &[u8]) -> Result<JwkSet, BadAnswer> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Answer {
+        Wrapped { data: Keys },
+        Bare(Keys),
+    }
+    #[derive(Deserialize)]
+    struct Keys {
+        keys: Vec<Value>,
+    }
+    let (Answer::Wrapped { data: Keys { keys } } | Answer::Bare(Keys { keys })) =
+        serde_json::from_slice(body)?;
+    Ok(JwkSet {
+        keys: keys.into_iter().filter_map(|key| serde_json::from_value(key).ok()).filter(is_known).collect(),
+    })
+}
+
+fn is_known(key: &Jwk) -> bool {
+    !matches!(key.algorithm, AlgorithmParameters::Other(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const QUOTA: &str = r#"{"api_session_id":"s","new_quota_amount": 1.50, "final_quota":false,"transaction_id":"t","timestamp":"2026-11-24T00:00:00Z","more":[1]}"#;
+
+    fn quota(data: &str) -> String {
+        format!(r#"{{"success":true,"data":{data},"message":"ok"}}"#)
+    }
+
+    #[test]
+    fn a_quota_answers_data_is_passed_on_byte_for_byte() {
+        let body = quota(QUOTA);
+        let answer = parse_quota_answer(body.as_bytes()).unwrap();
+        assert_eq!(answer.data, QUOTA.as_bytes());
+        assert_eq!((answer.api_session_id.as_str(), answer.transaction_id.as_str()), ("s", "t"));
+    }
+
+    #[test]
+    fn a_quota_answer_lacking_anything_is_none() {
+        for field in ["api_session_id", "new_quota_amount", "final_quota", "transaction_id", "timestamp"] {
+            let missing = quota(&QUOTA.replace(field, "other"));
+            assert!(parse_quota_answer(missing.as_bytes()).is_err(), "without {field}");
+            let mut data: Value = serde_json::from_str(QUOTA).unwrap();
+            data[field] = Value::Null;
+            assert!(parse_quota_answer(quota(&data.to_string()).as_bytes()).is_err(), "{field} null");
+        }
+        for body in
+            ["", "{}", "null", "[]", r#"{"success":true}"#, r#"{"success":true,"data":null}"#, "<html>"]
+        {
+            assert!(parse_quota_answer(body.as_bytes()).is_err(), "{body}");
+        }
+        for flag in ["false", "1", "\"true\"", "null"] {
+            let body = format!(r#"{{"success":{flag},"data":{QUOTA}}}"#);
+            assert!(parse_quota_answer(body.as_bytes()).is_err(), "success {flag}");
+        }
+    }
+
+    #[test]
+    fn a_quota_answer_nested_without_measure_is_refused() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let body = quota(&QUOTA.replace("[1]", &deep));
+        assert!(matches!(parse_quota_answer(body.as_bytes()), Err(BadAnswer::Json { .. })));
+    }
+
+    fn batch(results: &str) -> Result<Vec<RecordResult>, BadAnswer> {
+        parse_batch_answer(
+            format!(r#"{{"success":true,"data":{{"results":{results}}}}}"#).as_bytes(),
+            ["a", "é\""],
+        )
+    }
+
+    #[test]
+    fn a_batch_answer_has_one_result_a_record_in_order() {
+        let results = batch(
+            r#"[{"transaction_id":"a","status":201},{"transaction_id":"\u00e9\"","status":422,"error":"no such \"x\""}]"#,
+        );
+        let expected = [
+            RecordResult { status: 201, error: None },
+            RecordResult { status: 422, error: Some("no such \"x\"".into()) },
+        ];
+        assert_eq!(results.unwrap(), expected);
+    }
+
+    #[test]
+    fn a_batch_answer_out_of_step_settles_nothing() {
+        let (a, b) = (r#"{"transaction_id":"a","status":200}"#, r#"{"transaction_id":"é\"","status":200}"#);
+        assert_eq!(batch(&format!("[{b},{a}]")), Err(BadAnswer::Order { index: 0 }));
+        assert_eq!(batch(&format!("[{a},{a}]")), Err(BadAnswer::Order { index: 1 }));
+        assert_eq!(batch(&format!("[{a}]")), Err(BadAnswer::Count { expected: 2, found: 1 }));
+        assert_eq!(batch(&format!("[{a},{b},{b}]")), Err(BadAnswer::Count { expected: 2, found: 3 }));
+        assert_eq!(batch("[]"), Err(BadAnswer::Count { expected: 2, found: 0 }));
+        for status in ["0", "99", "600", "65535"] {
+            let bad = a.replace("200", status);
+            assert_eq!(batch(&format!("[{bad},{b}]")), Err(BadAnswer::Status { index: 0 }), "{status}");
+        }
+        for status in ["-1", "65536", "\"200\"", "200.5", "null"] {
+            let bad = a.replace("200", status);
+            assert!(matches!(batch(&format!("[{bad},{b}]")), Err(BadAnswer::Json { .. })), "{status}");
+        }
+        assert!(batch("{}").is_err());
+        assert_eq!(parse_batch_answer(br#"{"success":false,"data":{}}"#, []), Err(BadAnswer::Unsuccessful));
+    }
+
+    #[test]
+    fn a_records_error_is_kept_as_text_up_to_a_limit() {
+        let error = |json: &str| error_text(&RawValue::from_string(json.to_owned()).unwrap());
+        assert_eq!(error(r#"{"code": 7}"#), r#"{"code": 7}"#);
+        assert_eq!(error(&format!("\"{}\"", "é".repeat(2000))), "é".repeat(512));
+        assert_eq!(error(&format!("\"x{}\"", "é".repeat(2000))).len(), 1023);
+    }
+
+    #[test]
+    fn one_malformed_command_does_not_hold_up_the_others() {
+        let body = br#"{"commands":[
+            {"command_id":"1","command_type":"ping","timestamp":"2026-11-24T00:00:00Z","token":"ey.hunter2"},
+            {"command_id":"","command_type":"ping"}, {"command_type":"ping"}, 7,
+            {"command_id":"2","command_type":"set","parameters":{"a":1}}]}"#;
+        let Commands { commands, malformed } = parse_commands(body).unwrap();
+        assert_eq!(malformed, 3);
+        assert_eq!(commands.iter().map(|c| c.command_id.as_str()).collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(commands[1].parameters["a"], 1);
+        assert_eq!(commands[0].token.as_ref().unwrap().expose(), "ey.hunter2");
+        assert!(!format!("{commands:?}").contains("hunter2"));
+        assert!(parse_commands(b"{}").is_err());
+    }
+
+    #[test]
+    fn keys_come_under_data_or_bare_and_unknown_ones_are_passed_over() {
+        let keys = r#"{"keys":[{"kty":"oct","k":"AAAA","kid":"1"},{"kty":"new"}, 7,
+            {"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","kid":"2"}]}"#;
+        let bare = parse_key_set(keys.as_bytes()).unwrap();
+        assert_eq!(bare.keys.len(), 2);
+        assert!(bare.find("1").is_some() && bare.find("2").is_some());
+        let wrapped = format!(r#"{{"success":true,"data":{keys}}}"#);
+        assert_eq!(parse_key_set(wrapped.as_bytes()).unwrap(), bare);
+        for body in ["", "{}", "[]", r#"{"data":{}}"#, r#"{"keys":7}"#] {
+            assert!(parse_key_set(body.as_bytes()).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_what_was_in_it() {
+        let error = parse_quota_answer(br#"{"success":"hunter2"}"#).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("hunter2"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_bring_a_parser_down(body in proptest::collection::vec(any::<u8>(), 0..200), json in "[\\[\\]{}:,\"a-z0-9 ]{0,80}") {
+            for bytes in [body.as_slice(), json.as_bytes()] {
+                let _ = parse_quota_answer(bytes);
+                let _ = parse_batch_answer(bytes, ["a"]);
+                let _ = parse_commands(bytes);
+                let _ = parse_key_set(bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What proves who we are: the API key's header, and tokens that are minted as they are needed.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::TimeDelta;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use reqwest::header::{HeaderName, HeaderValue};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::clock::{Clock, TOLERANCE};
+use super::settings::{JwtAlgorithm, Secret};
+
+/// How long a token is good for.
+const LIFE: Duration = Duration::from_mins(5);
+
+/// A token is replaced at 80 % of its life: the rest is for the request that carries it.
+const RENEWED_AFTER: Duration = Duration::from_mins(4);
+
+/// Why a key cannot sign tokens. It never says anything of the key itself.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// Tokens are wanted and there is no key.
+    #[error("tokens need a key to sign them, and there is none")]
+    Missing,
+    /// PEM, but not of a private key that we know.
+    #[error(
+        "not a private key in PEM of RSA (PKCS#1 or PKCS#8), EC P-256 (PKCS#8) or Ed25519 (PKCS#8); \
+         `openssl pkcs8 -topk8 -nocrypt` converts to PKCS#8"
+    )]
+    Unknown,
+    /// The key and the configured algorithm do not belong together.
+    #[error("the algorithm is {configured:?}, but the key is for {by_key:?}")]
+    Mismatch {
+        /// What is configured.
+        configured: JwtAlgorithm,
+        /// What the key says.
+        by_key: JwtAlgorithm,
+    },
+    /// The key signs nothing: damaged, too short, or on another curve.
+    #[error("the key cannot sign with {algorithm:?}: {reason}")]
+    Unusable {
+        /// The algorithm tried.
+        algorithm: JwtAlgorithm,
+        /// The library's words.
+        reason: String,
+    },
+}
+
+/// Mints tokens and keeps the current one.
+pub(super) struct Tokens {
+    key: EncodingKey,
+    header: Header,
+    subject: String,
+    audience: String,
+    current: Mutex<Option<Token>>,
+}
+
+struct Token {
+    value: HeaderValue,
+    minted_at: Instant,
+    skew: TimeDelta,
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    sub: &'a str,
+    aud: &'a str,
+    iat: i64,
+    nbf: i64,
+    exp: i64,
+    jti: String,
+}
+
+impl Tokens {
+    /// Takes the key and tries it at once: a key that cannot sign is told now, not on the first request.
+    pub(super) fn new(
+        key: &Secret,
+        algorithm: Option<JwtAlgorithm>,
+        key_id: Option<String>,
+        subject: &str,
+        audience: &str,
+    ) -> Result<Self, KeyError> {
+        let (key, by_key) = read_key(key)?;
+        let algorithm = match algorithm {
+            Some(configured) if configured != by_key => {
+                return Err(KeyError::Mismatch { configured, by_key });
+            }
+            _ => by_key,
+        };
+        let mut header = Header::new(match algorithm {
+            JwtAlgorithm::HS256 => Algorithm::HS256,
+            JwtAlgorithm::RS256 => Algorithm::RS256,
+            JwtAlgorithm::ES256 => Algorithm::ES256,
+            JwtAlgorithm::EdDSA => Algorithm::EdDSA,
+        });
+        header.kid = key_id;
+        let tokens = Self {
+            key,
+            header,
+            subject: subject.to_owned(),
+            audience: audience.to_owned(),
+            current: Mutex::new(None),
+        };
+        tokens.mint(0).map_err(|reason| KeyError::Unusable { algorithm, reason })?;
+        Ok(tokens)
+    }
+
+    /// The `Authorization` header to send now.
+    pub(super) fn authorization(&self, clock: &Clock) -> Result<HeaderValue, String> {
+        let skew = clock.skew();
+        let mut current = self.lock();
+        if let Some(token) = &*current
+            && token.minted_at.elapsed() < RENEWED_AFTER
+            && (skew - token.skew).abs() <= TOLERANCE
+        {
+            return Ok(token.value.clone());
+        }
+        let value = self.mint(clock.corrected_unix_seconds())?;
+        *current = Some(Token { value: value.clone(), minted_at: Instant::now(), skew });
+        Ok(value)
+    }
+
+    /// Forgets the current token: the next request gets a new one.
+    pub(super) fn renew(&self) {
+        *self.lock() = None;
+    }
+
+    fn mint(&self, now: i64) -> Result<HeaderValue, String> {
+        // A clock that is ahead of the peer's by less than we correct must not make tokens that are not valid yet.
+        let iat = now - TOLERANCE.num_seconds();
+        let claims = Claims {
+            iss: &self.subject,
+            sub: &self.subject,
+            aud: &self.audience,
+            iat,
+            nbf: iat,
+            exp: iat + LIFE.as_secs() as i64,
+            jti: Uuid::new_v4().to_string(),
+        };
+        let token = jsonwebtoken::encode(&self.header, &claims, &self.key).map_err(|e| e.to_string())?;
+        let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|e| e.to_string())?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Token>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells what a key is by its form. A PEM is never taken for an HMAC secret: whoever holds the public half
+/// could then sign.
+fn read_key(key: &Secret) -> Result<(EncodingKey, JwtAlgorithm), KeyError> {
+    let bytes = key.expose().as_bytes();
+    if key.expose().trim().is_empty() {
+        return Err(KeyError::Missing);
+    }
+    if !key.expose().contains("-----BEGIN ") {
+        return Ok((EncodingKey::from_secret(bytes), JwtAlgorithm::HS256));
+    }
+    EncodingKey::from_rsa_pem(bytes)
+        .map(|key| (key, JwtAlgorithm::RS256))
+        .or_else(|_| EncodingKey::from_ec_pem(bytes).map(|key| (key, JwtAlgorithm::ES256)))
+        .or_else(|_| EncodingKey::from_ed_pem(bytes).map(|key| (key, JwtAlgorithm::EdDSA)))
+        .map_err(|_| KeyError::Unknown)
+}
+
+/// The API key's header, ready to send. The error says what is wrong without repeating the key.
+pub(super) fn api_key_header(name: &str, key: &Secret) -> Result<(HeaderName, HeaderValue), &'static str> {
+    let name = HeaderName::try_from(name).map_err(|_| "its header's name is not one")?;
+    let mut value = HeaderValue::try_from(key.expose()).map_err(|_| "it holds what no header can carry")?;
+    value.set_sensitive(true);
+    Ok((name, value))
+}

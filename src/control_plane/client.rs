@@ -1,0 +1,290 @@
+//! One attempt at one request: what is sent, and exactly what came back.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use chrono::TimeDelta;
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
+use reqwest::{Method, Request, Url};
+use uuid::Uuid;
+
+use super::auth::Tokens;
+use super::clock::Clock;
+use super::credentials::{ClientError, Credentials};
+use super::failure::{Failure, classify};
+use super::retry_after::retry_after;
+use super::settings::Settings;
+use super::target::Target;
+use crate::record::Kind;
+
+/// The most of an answer that is kept; a dead letter keeps 1 KiB of it, a quota answer has a few hundred bytes.
+const ANSWER_MAX_BYTES: usize = 256 << 10;
+
+/// The most of a batch's answer: this, and [`BATCH_ANSWER_BYTES_PER_RECORD`] for each record.
+const BATCH_ANSWER_MAX_BYTES: usize = 1 << 20;
+const BATCH_ANSWER_BYTES_PER_RECORD: usize = 1 << 10;
+
+static CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// One record to deliver.
+#[derive(Clone, Debug)]
+pub struct Delivery<'a> {
+    /// What it is; says which endpoint takes it.
+    pub kind: Kind,
+    /// Its session.
+    pub session_id: &'a str,
+    /// The request's body, sent as it is.
+    pub body: Bytes,
+    /// Its idempotency key.
+    pub key: Uuid,
+    /// Its `X-Correlation-ID`; one that no header can carry is replaced by the key.
+    pub correlation_id: &'a str,
+    /// Its W3C `traceparent`.
+    pub traceparent: Option<&'a str>,
+}
+
+/// Usage records to deliver in one request.
+#[derive(Clone, Debug)]
+pub struct Batch<'a> {
+    /// The request's body, `{"records":[…]}`, perhaps compressed.
+    pub body: Bytes,
+    /// Whether the body is compressed with gzip.
+    pub gzip: bool,
+    /// How many records are in it; the answer may be longer for more of them.
+    pub records: usize,
+    /// The idempotency key, made of those inside.
+    pub key: Uuid,
+    /// The request's `X-Correlation-ID`.
+    pub correlation_id: &'a str,
+}
+
+/// What became of one attempt.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The answer, whatever its status, or why there is none.
+    pub result: Result<Response, Failure>,
+    /// From the start to the last byte that was read.
+    pub elapsed: Duration,
+}
+
+/// What the peer said.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Response {
+    /// The HTTP status, also 3xx: no redirect is followed.
+    pub status: u16,
+    /// How long it asks us to stay away, at most a day.
+    pub retry_after: Option<Duration>,
+    /// The body, as far as it was read.
+    pub body: Bytes,
+    /// Whether there was more of it than is kept.
+    pub truncated: bool,
+}
+
+impl fmt::Debug for Response {
+    // An answer may repeat the record that it is about; a body is never logged.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response")
+            .field("status", &self.status)
+            .field("retry_after", &self.retry_after)
+            .field("body_bytes", &self.body.len())
+            .field("truncated", &self.truncated)
+            .finish()
+    }
+}
+
+/// A client for one `ControlPlane`. Cheap to use from many tasks at once.
+pub struct Client {
+    settings: Settings,
+    target: Target,
+    clock: Clock,
+    credentials: RwLock<Arc<Credentials>>,
+}
+
+/// A request before it has headers.
+pub(super) struct Outgoing<'a> {
+    pub(super) method: Method,
+    pub(super) url: String,
+    pub(super) body: Option<Bytes>,
+    pub(super) gzip: bool,
+    pub(super) key: Option<Uuid>,
+    pub(super) correlation_id: &'a str,
+    pub(super) traceparent: Option<&'a str>,
+    pub(super) answer_max_bytes: usize,
+}
+
+impl Client {
+    /// Makes a client; reads the files that the settings name, but contacts nobody.
+    pub fn new(settings: Settings) -> Result<Self, ClientError> {
+        let target = Target::new(settings.url.expose()).map_err(ClientError::Url)?;
+        target.server(&settings.server_id, "").map_err(ClientError::ServerId)?;
+        let credentials = RwLock::new(Arc::new(Credentials::load(&settings, &target)?));
+        Ok(Self { settings, target, clock: Clock::default(), credentials })
+    }
+
+    /// Reads secrets and certificates anew and uses them from the next request on. With an error, nothing has
+    /// changed. Requests under way keep what they started with.
+    ///
+    /// It reads files: not for a thread that must not block.
+    pub fn reload(&self) -> Result<(), ClientError> {
+        let fresh = Arc::new(Credentials::load(&self.settings, &self.target)?);
+        *self.credentials.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+
+    /// Forgets the current token, after a 401: the next request carries a new one.
+    pub fn renew_token(&self) {
+        if let Some(tokens) = &self.credentials().tokens {
+            tokens.renew();
+        }
+    }
+
+    /// By how much the `ControlPlane`'s clock is ahead of ours, by its last answer; zero up to five seconds.
+    pub fn clock_skew(&self) -> TimeDelta {
+        self.clock.skew()
+    }
+
+    /// Sends one record, once.
+    pub async fn deliver(&self, delivery: Delivery<'_>) -> Answer {
+        let url = match self.target.record(delivery.kind, delivery.session_id) {
+            Ok(url) => url,
+            Err(reason) => {
+                return Answer { result: Err(Failure::Unsendable(reason)), elapsed: Duration::ZERO };
+            }
+        };
+        self.send(Outgoing {
+            method: Method::POST,
+            url,
+            body: Some(delivery.body),
+            gzip: false,
+            key: Some(delivery.key),
+            correlation_id: delivery.correlation_id,
+            traceparent: delivery.traceparent,
+            answer_max_bytes: ANSWER_MAX_BYTES,
+        })
+        .await
+    }
+
+    /// Sends usage records together, once.
+    pub async fn deliver_batch(&self, batch: Batch<'_>) -> Answer {
+        let per_record = batch.records.saturating_mul(BATCH_ANSWER_BYTES_PER_RECORD);
+        self.send(Outgoing {
+            method: Method::POST,
+            url: self.target.path("/api/v1/usage-records/batch"),
+            body: Some(batch.body),
+            gzip: batch.gzip,
+            key: Some(batch.key),
+            correlation_id: batch.correlation_id,
+            traceparent: None,
+            answer_max_bytes: BATCH_ANSWER_MAX_BYTES.saturating_add(per_record),
+        })
+        .await
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub(super) async fn send(&self, outgoing: Outgoing<'_>) -> Answer {
+        let started = Instant::now();
+        let result = self.attempt(outgoing).await;
+        Answer { result, elapsed: started.elapsed() }
+    }
+
+    async fn attempt(&self, outgoing: Outgoing<'_>) -> Result<Response, Failure> {
+        let credentials = self.credentials();
+        let answer_max_bytes = outgoing.answer_max_bytes;
+        let request = self.request(outgoing, credentials.tokens.as_ref())?;
+        let sent = SystemTime::now();
+        let mut response = credentials.http.execute(request).await.map_err(|e| classify(&e, false))?;
+        let answered = SystemTime::now();
+        let date = http_date(response.headers());
+        if let Some(date) = date {
+            self.clock.observe(date, sent, answered);
+        }
+        let retry_after = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| retry_after(value, date, answered));
+        let (body, truncated) = read_body(&mut response, answer_max_bytes).await?;
+        Ok(Response { status: response.status().as_u16(), retry_after, body, truncated })
+    }
+
+    fn request(&self, outgoing: Outgoing<'_>, tokens: Option<&Tokens>) -> Result<Request, Failure> {
+        let url = Url::parse(&outgoing.url).map_err(|_| Failure::Unsendable("its URL is not one"))?;
+        let mut headers = HeaderMap::with_capacity(8);
+        if outgoing.body.is_some() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        if outgoing.gzip {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        let key = outgoing.key.and_then(|key| {
+            HeaderValue::from_str(key.hyphenated().encode_lower(&mut Uuid::encode_buffer())).ok()
+        });
+        if let Some(id) = HeaderValue::from_str(outgoing.correlation_id).ok().or_else(|| key.clone()) {
+            headers.insert(&CORRELATION_ID, id);
+        }
+        if let Some(key) = key {
+            headers.insert(&IDEMPOTENCY_KEY, key);
+        }
+        if let Some(parent) = outgoing.traceparent.and_then(|parent| HeaderValue::from_str(parent).ok()) {
+            headers.insert(&TRACEPARENT, parent);
+        }
+        if let Some(tokens) = tokens {
+            headers.insert(AUTHORIZATION, tokens.authorization(&self.clock).map_err(Failure::Token)?);
+        }
+        let mut request = Request::new(outgoing.method, url);
+        *request.headers_mut() = headers;
+        *request.body_mut() = outgoing.body.map(Into::into);
+        Ok(request)
+    }
+
+    fn credentials(&self) -> Arc<Credentials> {
+        Arc::clone(&self.credentials.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+fn http_date(headers: &HeaderMap) -> Option<SystemTime> {
+    httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()
+}
+
+/// Reads the body up to the limit. The rest is not read: dropping the response closes the connection.
+async fn read_body(response: &mut reqwest::Response, max: usize) -> Result<(Bytes, bool), Failure> {
+    let mut next = async || response.chunk().await.map_err(|e| classify(&e, true));
+    let Some(mut first) = next().await? else { return Ok((Bytes::new(), false)) };
+    if first.len() > max {
+        first.truncate(max);
+        return Ok((first, true));
+    }
+    // Nearly every answer is one chunk, which is then given on without a copy.
+    let Some(mut more) = next().await? else { return Ok((first, false)) };
+    let mut body = BytesMut::from(first);
+    loop {
+        let room = max - body.len();
+        body.extend_from_slice(&more[..more.len().min(room)]);
+        if more.len() > room {
+            return Ok((body.freeze(), true));
+        }
+        match next().await? {
+            Some(chunk) => more = chunk,
+            None => return Ok((body.freeze(), false)),
+        }
+    }
+}

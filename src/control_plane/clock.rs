@@ -1,0 +1,112 @@
+//! How far this machine's clock is from the `ControlPlane`'s, learnt from its answers' `Date`.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use chrono::TimeDelta;
+
+/// A difference up to this is the network's, not a clock's. No tolerance in use for tokens is smaller.
+pub(super) const TOLERANCE: TimeDelta = TimeDelta::seconds(5);
+
+/// Peers behind one name may disagree; the log need not follow each of them.
+const SAY_AGAIN_AFTER: Duration = Duration::from_mins(10);
+
+/// What is known of the difference between the two clocks.
+#[derive(Debug, Default)]
+pub(super) struct Clock {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    skew: TimeDelta,
+    said: TimeDelta,
+    said_at: Option<Instant>,
+}
+
+impl Clock {
+    /// By how much the `ControlPlane`'s clock is ahead of ours; zero within the tolerance.
+    pub(super) fn skew(&self) -> TimeDelta {
+        self.lock().skew
+    }
+
+    /// Seconds since the Unix epoch on the `ControlPlane`'s clock, as far as it is known.
+    pub(super) fn corrected_unix_seconds(&self) -> i64 {
+        (chrono::Utc::now() + self.skew()).timestamp()
+    }
+
+    /// Takes note of an answer that bore this date, to a request sent and answered at these times of ours.
+    pub(super) fn observe(&self, date: SystemTime, sent: SystemTime, answered: SystemTime) {
+        let skew = skew_between(date, sent, answered);
+        let mut state = self.lock();
+        state.skew = skew;
+        if (skew - state.said).abs() <= TOLERANCE
+            || state.said_at.is_some_and(|t| t.elapsed() < SAY_AGAIN_AFTER)
+        {
+            return;
+        }
+        state.said = skew;
+        state.said_at = Some(Instant::now());
+        drop(state);
+        if skew.is_zero() {
+            tracing::info!("this machine's clock and the ControlPlane's agree again");
+        } else {
+            tracing::warn!(
+                seconds_behind = skew.num_seconds(),
+                "this machine's clock differs from the ControlPlane's; tokens use the ControlPlane's time"
+            );
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The smallest difference that explains the date: it was written at some moment between sending and answer,
+/// and stands for a whole second.
+fn skew_between(date: SystemTime, sent: SystemTime, answered: SystemTime) -> TimeDelta {
+    let [date, sent, answered] = [date, sent, answered].map(chrono::DateTime::<chrono::Utc>::from);
+    let least = date - answered;
+    let most = date + TimeDelta::seconds(1) - sent;
+    let skew = if least > TimeDelta::zero() { least } else { most.min(TimeDelta::zero()) };
+    if skew.abs() <= TOLERANCE { TimeDelta::zero() } else { skew }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn only_what_the_requests_duration_does_not_explain_is_skew() {
+        for (date, sent, answered, skew) in [
+            (1000, 1000, 1000, 0),
+            (1005, 1000, 1000, 0),
+            (1006, 1000, 1000, 6),
+            (994, 1000, 1000, 0),
+            (993, 1000, 1000, -6),
+            (1029, 1000, 1030, 0),
+            (1040, 1000, 1030, 10),
+            (900, 1000, 1030, -99),
+        ] {
+            let found = skew_between(at(date), at(sent), at(answered));
+            assert_eq!(found, TimeDelta::seconds(skew), "{date} {sent} {answered}");
+        }
+    }
+
+    #[test]
+    fn the_corrected_time_is_the_peers() {
+        let clock = Clock::default();
+        let now = SystemTime::now();
+        clock.observe(now + Duration::from_hours(1), now, now);
+        assert_eq!(clock.skew().num_minutes(), 60);
+        let ahead = clock.corrected_unix_seconds() - chrono::Utc::now().timestamp();
+        assert!((3595..=3605).contains(&ahead), "{ahead}");
+        clock.observe(now, now, now);
+        assert_eq!(clock.skew(), TimeDelta::zero());
+    }
+}

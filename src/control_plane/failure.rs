@@ -1,0 +1,160 @@
+//! Why an attempt got no answer, in types for the drain and in words for a person.
+
+use std::error::Error;
+use std::io;
+
+use rustls::{AlertDescription, CertificateError};
+
+/// Why there is no answer. None of these carries a URL, a credential or a body.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The host's name could not be resolved.
+    #[error("the host's name cannot be resolved: {0}")]
+    Dns(String),
+    /// No connection: refused, no route, or a proxy that would not.
+    #[error("no connection: {0}")]
+    Unreachable(String),
+    /// A connection that could not be made secure.
+    #[error("TLS: {0}")]
+    Tls(TlsProblem),
+    /// No whole answer within the time-out.
+    #[error("timed out {}", if *.connected { "waiting for the answer" } else { "connecting" })]
+    Timeout {
+        /// Whether there was a connection: if so, the peer may have processed the request.
+        connected: bool,
+    },
+    /// The connection ended before the answer did. The peer may have processed the request.
+    #[error("the answer was cut off: {0}")]
+    Cut(String),
+    /// What came back is not HTTP, or has headers beyond all measure.
+    #[error("the answer is not HTTP: {0}")]
+    NotHttp(String),
+    /// The token could not be signed.
+    #[error("no token could be signed: {0}")]
+    Token(String),
+    /// This request cannot be sent, now or ever: it is the record, not the link.
+    #[error("it cannot be sent: {0}")]
+    Unsendable(&'static str),
+}
+
+impl Failure {
+    /// A short fixed name, for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Dns(_) => "dns",
+            Self::Unreachable(_) => "unreachable",
+            Self::Tls(_) => "tls",
+            Self::Timeout { .. } => "timeout",
+            Self::Cut(_) => "cut",
+            Self::NotHttp(_) => "not_http",
+            Self::Token(_) => "token",
+            Self::Unsendable(_) => "unsendable",
+        }
+    }
+}
+
+/// What is wrong with a TLS connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TlsProblem {
+    /// Out of date, or our clock is.
+    #[error("its certificate has expired, or this machine's clock is wrong")]
+    Expired,
+    /// Not in force yet, or our clock is behind.
+    #[error("its certificate is not valid yet, or this machine's clock is wrong")]
+    NotYetValid,
+    /// For another host.
+    #[error("its certificate is for another host name")]
+    WrongHost,
+    /// Signed by nobody whom we trust.
+    #[error("its certificate is signed by an authority that is not trusted here")]
+    UnknownAuthority,
+    /// The peer wants a certificate of ours, or another one.
+    #[error("it does not accept our client certificate, or requires one")]
+    ClientCertificate,
+    /// The peer does not speak TLS at this port.
+    #[error("the port does not speak TLS")]
+    NotTls,
+    /// The peer speaks no version or cipher in common with us (TLS 1.2 at least).
+    #[error("it speaks only versions or ciphers of TLS that are not secure")]
+    Incompatible,
+    /// Anything else, in the library's words.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Says what happened. `answering`: the answer's head had already been read.
+pub(super) fn classify(error: &reqwest::Error, answering: bool) -> Failure {
+    if error.is_builder() {
+        return Failure::Unsendable("its URL is longer than a URL may be");
+    }
+    if let Some(tls) = find::<rustls::Error>(error) {
+        return Failure::Tls(tls_problem(tls));
+    }
+    if error.is_dns() {
+        return Failure::Dns(innermost(error));
+    }
+    if error.is_timeout() {
+        return Failure::Timeout { connected: answering || !error.is_connect() };
+    }
+    if error.is_connect() {
+        return Failure::Unreachable(innermost(error));
+    }
+    if find::<hyper::Error>(error).is_some_and(hyper::Error::is_parse) {
+        return Failure::NotHttp(innermost(error));
+    }
+    Failure::Cut(innermost(error))
+}
+
+fn tls_problem(error: &rustls::Error) -> TlsProblem {
+    match error {
+        rustls::Error::InvalidCertificate(certificate) => match certificate {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => TlsProblem::Expired,
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                TlsProblem::NotYetValid
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                TlsProblem::WrongHost
+            }
+            // A bad signature: an authority of a trusted one's name, but not its key.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => TlsProblem::UnknownAuthority,
+            other => TlsProblem::Other(other.to_string()),
+        },
+        rustls::Error::AlertReceived(alert) => match alert {
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::DecryptError
+            | AlertDescription::AccessDenied => TlsProblem::ClientCertificate,
+            AlertDescription::ProtocolVersion
+            | AlertDescription::HandshakeFailure
+            | AlertDescription::InsufficientSecurity => TlsProblem::Incompatible,
+            _ => TlsProblem::Other(error.to_string()),
+        },
+        rustls::Error::PeerIncompatible(_) => TlsProblem::Incompatible,
+        rustls::Error::InvalidMessage(_) => TlsProblem::NotTls,
+        other => TlsProblem::Other(other.to_string()),
+    }
+}
+
+/// The errors beneath one, outermost first. `io::Error` hides what it wraps from `source`, so it is asked.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| {
+        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        }
+    })
+}
+
+fn find<E: Error + 'static>(error: &reqwest::Error) -> Option<&E> {
+    chain(error).find_map(|e| e.downcast_ref())
+}
+
+/// What the lowest layer said. The upper ones name the URL.
+fn innermost(error: &reqwest::Error) -> String {
+    chain(error).skip(1).last().map_or_else(|| "unknown".to_owned(), ToString::to_string)
+}

@@ -1,0 +1,37 @@
+//! Speaks the `ControlPlane`'s REST API: one attempt a call, and an exact account of what became of it.
+//!
+//! The only place that names `reqwest`. It never retries, never follows a redirect and never decides what an
+//! answer means for a record: that is the drain's. What it promises its callers:
+//!
+//! * every call ends within the time-out, whatever the peer does, and keeps at most a limit of the answer;
+//! * credentials go to the configured host and nowhere else, and into no log line, error or `Debug`;
+//! * new secrets and certificates are taken in as a whole ([`Client::reload`]), or the old ones stay.
+//!
+//! `settings` is what it needs to know, `client` the attempt, `credentials` what a reload replaces, `auth` the
+//! tokens, `clock` how wrong this machine's clock is, `target` where requests go, `failure` why there was no
+//! answer, `answers` what an answer's body says, `registration` the calls about the server itself.
+
+mod answers;
+mod auth;
+mod client;
+mod clock;
+mod credentials;
+mod failure;
+mod registration;
+mod retry_after;
+mod settings;
+mod target;
+
+#[cfg(test)]
+mod tests;
+
+pub use answers::{
+    BadAnswer, Command, Commands, QuotaAnswer, RecordResult, parse_batch_answer, parse_commands,
+    parse_key_set, parse_quota_answer,
+};
+pub use auth::KeyError;
+pub use client::{Answer, Batch, Client, Delivery, Response};
+pub use credentials::ClientError;
+pub use failure::{Failure, TlsProblem};
+pub use registration::{CallError, Capabilities, CommandResult, Heartbeat, Registration, ServerStatus};
+pub use settings::{Auth, JwtAlgorithm, Secret, SecretSource, Settings, UnreadableFile};

@@ -1,0 +1,198 @@
+//! The calls about the server itself: that it is here, that it lives, what it is told to do.
+
+use jsonwebtoken::jwk::JwkSet;
+use reqwest::Method;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::time::Duration;
+use uuid::Uuid;
+
+use super::answers::{BadAnswer, Commands, parse_commands, parse_key_set};
+use super::client::{Client, Outgoing, Response};
+use super::failure::Failure;
+
+/// Many hundred commands, or every key that anyone ever had.
+const ANSWER_MAX_BYTES: usize = 1 << 20;
+
+/// What a server says of itself; its id and version are the client's.
+#[derive(Clone, Debug, Serialize)]
+pub struct Registration {
+    /// Where it is.
+    pub region: String,
+    /// The address under which its speech server is reached.
+    pub ip_address: String,
+    /// And the port.
+    pub port: u16,
+    /// What it can do.
+    pub capabilities: Capabilities,
+}
+
+/// What a server can do.
+#[derive(Clone, Debug, Serialize)]
+pub struct Capabilities {
+    /// Sessions at a time.
+    pub max_concurrent_sessions: u32,
+    /// Product codes, separated by commas.
+    pub supported_products: String,
+    /// Language codes, separated by commas.
+    pub supported_languages: String,
+}
+
+/// How a server is, in a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerStatus {
+    /// All is well.
+    Online,
+    /// It works, but not all of it.
+    Degraded,
+}
+
+/// What a heartbeat learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heartbeat {
+    /// Heard.
+    Heard,
+    /// The `ControlPlane` does not know this server (any more): it must register anew.
+    Forgotten,
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, Serialize)]
+pub struct CommandResult {
+    /// The command's id.
+    pub command_id: String,
+    /// Whether it was done.
+    pub success: bool,
+    /// What came of it; null if nothing.
+    pub result: Value,
+    /// Why it was not done.
+    pub error_message: Option<String>,
+    /// When it was done, RFC 3339.
+    pub execution_timestamp: String,
+}
+
+/// Why a call came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// There was no answer.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The answer is not a good one.
+    #[error("answered {status}")]
+    Status {
+        /// Its HTTP status.
+        status: u16,
+        /// How long it asks us to stay away.
+        retry_after: Option<Duration>,
+    },
+    /// The answer says nothing that we understand.
+    #[error("answered, but {0}")]
+    BadAnswer(#[from] BadAnswer),
+}
+
+impl Client {
+    /// Announces this server.
+    pub async fn register(&self, registration: &Registration) -> Result<(), CallError> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            server_id: &'a str,
+            version: &'a str,
+            #[serde(flatten)]
+            registration: &'a Registration,
+        }
+        let settings = self.settings();
+        let body = Body { server_id: &settings.server_id, version: &settings.version, registration };
+        let url = self.target().path("/api/v1/servers/register");
+        done(self.call(Method::POST, url, Some(to_json(&body)?), Uuid::new_v4()).await?)
+    }
+
+    /// Says that this server lives, and how.
+    pub async fn heartbeat(&self, status: ServerStatus, metrics: Value) -> Result<Heartbeat, CallError> {
+        let body = json!({ "status": status, "metrics": metrics });
+        let url = self.server_url("/heartbeat")?;
+        let response = self.call(Method::PUT, url, Some(to_json(&body)?), Uuid::new_v4()).await?;
+        match response.status {
+            404 | 410 => Ok(Heartbeat::Forgotten),
+            _ => done(response).map(|()| Heartbeat::Heard),
+        }
+    }
+
+    /// Says that this server is about to stop.
+    pub async fn shutdown_notice(&self) -> Result<(), CallError> {
+        done(self.call(Method::POST, self.server_url("/shutdown")?, None, Uuid::new_v4()).await?)
+    }
+
+    /// Asks whether the `ControlPlane` is well.
+    pub async fn health(&self) -> Result<(), CallError> {
+        let url = self.target().path("/api/v1/health");
+        answered(self.call(Method::GET, url, None, Uuid::new_v4()).await?).map(drop)
+    }
+
+    /// Asks for the commands that wait for this server.
+    pub async fn commands(&self) -> Result<Commands, CallError> {
+        let body =
+            answered(self.call(Method::GET, self.server_url("/commands")?, None, Uuid::new_v4()).await?)?;
+        Ok(parse_commands(&body)?)
+    }
+
+    /// Reports what became of a command. Repeating it is harmless: the idempotency key is the command's.
+    pub async fn command_result(&self, result: &CommandResult) -> Result<(), CallError> {
+        let key =
+            Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("command_result:{}", result.command_id).as_bytes());
+        let url = self.server_url("/command-results")?;
+        done(self.call(Method::POST, url, Some(to_json(result)?), key).await?)
+    }
+
+    /// Asks for the keys that verify commands' tokens.
+    pub async fn public_keys(&self) -> Result<JwkSet, CallError> {
+        let url = self.target().path("/api/v1/auth/public-keys");
+        let body = answered(self.call(Method::GET, url, None, Uuid::new_v4()).await?)?;
+        Ok(parse_key_set(&body)?)
+    }
+
+    fn server_url(&self, what: &str) -> Result<String, Failure> {
+        self.target().server(&self.settings().server_id, what).map_err(Failure::Unsendable)
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        url: String,
+        body: Option<Vec<u8>>,
+        id: Uuid,
+    ) -> Result<Response, Failure> {
+        let key = (method != Method::GET).then_some(id);
+        self.send(Outgoing {
+            method,
+            url,
+            body: body.map(Into::into),
+            gzip: false,
+            key,
+            correlation_id: id.hyphenated().encode_lower(&mut Uuid::encode_buffer()),
+            traceparent: None,
+            answer_max_bytes: ANSWER_MAX_BYTES,
+        })
+        .await
+        .result
+    }
+}
+
+fn to_json(body: &impl Serialize) -> Result<Vec<u8>, Failure> {
+    serde_json::to_vec(body).map_err(|_| Failure::Unsendable("its body has no form in JSON"))
+}
+
+/// Whether a change was made, now or before.
+fn done(response: Response) -> Result<(), CallError> {
+    if response.status == 409 { Ok(()) } else { answered(response).map(drop) }
+}
+
+/// The body of a good answer, whole.
+fn answered(response: Response) -> Result<bytes::Bytes, CallError> {
+    let Response { status, retry_after, body, truncated } = response;
+    match status {
+        200..300 if truncated => Err(BadAnswer::TooLong.into()),
+        200..300 => Ok(body),
+        _ => Err(CallError::Status { status, retry_after }),
+    }
+}

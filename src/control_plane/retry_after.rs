@@ -1,0 +1,70 @@
+//! How long an answer asks us to stay away.
+
+use std::time::{Duration, SystemTime};
+
+/// Nobody means more than this; what says so is a mistake that must not silence an edge for a year.
+const LONGEST: Duration = Duration::from_hours(24);
+
+/// Reads `Retry-After` in both its forms: seconds, or a date. What is past is zero, what is neither is `None`.
+///
+/// A date is compared with the answer's own `Date` where it has one: an edge's clock may be wrong, and the
+/// difference between two readings of the peer's clock is not.
+pub(super) fn retry_after(value: &str, date: Option<SystemTime>, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    let digits = value.strip_prefix('-').unwrap_or(value);
+    if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
+        if digits.len() < value.len() {
+            return Some(Duration::ZERO);
+        }
+        // A number that does not fit is still a number, and a long one.
+        return Some(digits.parse().map_or(LONGEST, Duration::from_secs).min(LONGEST));
+    }
+    let until = httpdate::parse_http_date(value).ok()?;
+    Some(until.duration_since(date.unwrap_or(now)).unwrap_or_default().min(LONGEST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_are_read_and_nonsense_is_not() {
+        let now = httpdate::parse_http_date("Tue, 24 Nov 2026 12:00:00 GMT").unwrap();
+        let table: &[(&str, Option<u64>)] = &[
+            ("0", Some(0)),
+            ("7", Some(7)),
+            (" 120 ", Some(120)),
+            ("007", Some(7)),
+            ("-5", Some(0)),
+            ("86400", Some(86_400)),
+            ("86401", Some(86_400)),
+            ("99999999999999999999999999", Some(86_400)),
+            ("Tue, 24 Nov 2026 12:00:30 GMT", Some(30)),
+            ("Tuesday, 24-Nov-26 12:00:30 GMT", Some(30)),
+            ("Tue Nov 24 12:00:30 2026", Some(30)),
+            ("Tue, 24 Nov 2026 11:00:00 GMT", Some(0)),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(86_400)),
+            ("", None),
+            ("-", None),
+            ("1.5", None),
+            ("+5", None),
+            ("5s", None),
+            ("soon", None),
+            ("2026-11-24T12:00:30Z", None),
+            ("Tue, 24 Nov 2026 25:00:00 GMT", None),
+        ];
+        for (value, seconds) in table {
+            assert_eq!(retry_after(value, None, now), seconds.map(Duration::from_secs), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_date_is_counted_from_the_peers_own_clock() {
+        let peer = httpdate::parse_http_date("Tue, 24 Nov 2026 12:00:00 GMT").unwrap();
+        let ours_is_an_hour_fast = peer + Duration::from_hours(1);
+        let value = "Tue, 24 Nov 2026 12:00:30 GMT";
+        assert_eq!(retry_after(value, Some(peer), ours_is_an_hour_fast), Some(Duration::from_secs(30)));
+        assert_eq!(retry_after(value, None, ours_is_an_hour_fast), Some(Duration::ZERO));
+    }
+}

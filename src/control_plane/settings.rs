@@ -1,0 +1,177 @@
+//! What the client has to be told: where the `ControlPlane` is, who we are, and what proves it.
+
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// No key or certificate bundle is anywhere near this; a wrong path may name anything.
+const FILE_MAX_BYTES: u64 = 1 << 20;
+
+/// Everything the client needs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `http://` or `https://`, a host, perhaps a port and a path under which the API lives. User info in it
+    /// becomes Basic authentication where no JWT is used. A secret for that reason.
+    pub url: Secret,
+    /// The longest one attempt may take, from name resolution to the last byte of the answer.
+    pub timeout: Duration,
+    /// The most idle connections kept for reuse: as many as are ever used at once.
+    pub max_idle_connections: usize,
+    /// Goes into every path about this server, and into tokens.
+    pub server_id: String,
+    /// The version in `User-Agent`.
+    pub version: String,
+    /// Which credentials are sent.
+    pub auth: Auth,
+    /// The header that carries the API key.
+    pub api_key_header: String,
+    /// The API key. Without one no such header is sent.
+    pub api_key: Option<SecretSource>,
+    /// The key that signs tokens: a private key in PEM, or else an HMAC secret.
+    pub jwt_key: Option<SecretSource>,
+    /// How tokens are signed; `None`: as the key says.
+    pub jwt_algorithm: Option<JwtAlgorithm>,
+    /// The tokens' `kid`, if the `ControlPlane` knows our key by a name.
+    pub jwt_key_id: Option<String>,
+    /// Trust these authorities (PEM) and no other; `None`: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate chain (PEM), for mutual TLS.
+    pub client_cert_file: Option<PathBuf>,
+    /// Its private key (PEM).
+    pub client_key_file: Option<PathBuf>,
+}
+
+/// Which credentials a request carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Auth {
+    /// The API key's header.
+    #[default]
+    ApiKey,
+    /// `Authorization: Bearer` and a token of our own.
+    Jwt,
+    /// Both.
+    Both,
+}
+
+impl Auth {
+    pub(super) fn sends_api_key(self) -> bool {
+        self != Self::Jwt
+    }
+
+    pub(super) fn sends_jwt(self) -> bool {
+        self != Self::ApiKey
+    }
+}
+
+impl FromStr for Auth {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "api_key" => Ok(Self::ApiKey),
+            "jwt" => Ok(Self::Jwt),
+            "both" => Ok(Self::Both),
+            _ => Err("must be api_key, jwt or both".into()),
+        }
+    }
+}
+
+/// How our tokens are signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JwtAlgorithm {
+    /// HMAC with SHA-256.
+    HS256,
+    /// RSA PKCS #1 v1.5 with SHA-256.
+    RS256,
+    /// ECDSA on P-256 with SHA-256.
+    ES256,
+    /// Ed25519.
+    EdDSA,
+}
+
+impl FromStr for JwtAlgorithm {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "HS256" => Ok(Self::HS256),
+            "RS256" => Ok(Self::RS256),
+            "ES256" => Ok(Self::ES256),
+            "EdDSA" => Ok(Self::EdDSA),
+            _ => Err("must be HS256, RS256, ES256 or EdDSA".into()),
+        }
+    }
+}
+
+/// A value that is never shown.
+#[derive(Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides a value.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[hidden]")
+    }
+}
+
+/// Where a secret comes from. One from a file is read anew on every reload.
+#[derive(Clone, Debug)]
+pub enum SecretSource {
+    /// Given as it is.
+    Value(Secret),
+    /// The file that holds it; white space around it does not count.
+    File(PathBuf),
+}
+
+impl SecretSource {
+    pub(super) fn read(&self) -> Result<Secret, UnreadableFile> {
+        match self {
+            Self::Value(secret) => Ok(secret.clone()),
+            Self::File(path) => {
+                let bytes = read_file(path)?;
+                let text = String::from_utf8(bytes).map_err(|_| UnreadableFile::new(path, "not UTF-8"))?;
+                Ok(Secret::new(text.trim()))
+            }
+        }
+    }
+}
+
+/// A file of keys or certificates that could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {path}: {reason}", path = path.display())]
+pub struct UnreadableFile {
+    path: PathBuf,
+    reason: String,
+}
+
+impl UnreadableFile {
+    fn new(path: &Path, reason: impl fmt::Display) -> Self {
+        Self { path: path.to_owned(), reason: reason.to_string() }
+    }
+}
+
+/// Reads a small file whole; a big one is an error, also one that has no end.
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, UnreadableFile> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|e| UnreadableFile::new(path, e))?;
+    if bytes.len() as u64 > FILE_MAX_BYTES {
+        return Err(UnreadableFile::new(path, format_args!("larger than {FILE_MAX_BYTES} bytes")));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,190 @@
+//! Where requests go: the base URL, taken apart once, and paths put behind it.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::Url;
+use reqwest::header::HeaderValue;
+
+use crate::record::Kind;
+
+/// All but RFC 3986's unreserved characters: whatever an id holds, it stays one segment.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The `ControlPlane`'s address.
+#[derive(Clone)]
+pub(super) struct Target {
+    /// `https://host:port/path`, without a slash at its end, without user info.
+    prefix: String,
+    /// What a token is for: the URL's scheme, host and port.
+    pub(super) origin: String,
+    pub(super) is_https: bool,
+    pub(super) is_loopback: bool,
+    /// The URL's user info as Basic authentication.
+    pub(super) basic: Option<HeaderValue>,
+}
+
+impl Target {
+    /// Takes the configured URL apart. The error says what is wrong without repeating the URL, which may hold a password.
+    pub(super) fn new(url: &str) -> Result<Self, &'static str> {
+        let mut url = Url::parse(url.trim()).map_err(|_| "not a URL")?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err("neither http:// nor https://");
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("a base URL has no query and no fragment");
+        }
+        let basic = take_user_info(&mut url)?;
+        let host = url.host_str().unwrap_or_default();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let is_loopback = host == "localhost"
+            || host.ends_with(".localhost")
+            || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+        Ok(Self {
+            prefix: url.as_str().trim_end_matches('/').to_owned(),
+            origin: url.origin().ascii_serialization(),
+            is_https: url.scheme() == "https",
+            is_loopback,
+            basic,
+        })
+    }
+
+    /// The URL of a path that needs no encoding.
+    pub(super) fn path(&self, path: &str) -> String {
+        [&self.prefix, path].concat()
+    }
+
+    /// The URL of something that belongs to a server.
+    pub(super) fn server(&self, server_id: &str, what: &str) -> Result<String, &'static str> {
+        self.nested("/api/v1/servers/", server_id, what)
+    }
+
+    /// The URL that takes a record of this kind.
+    pub(super) fn record(&self, kind: Kind, session_id: &str) -> Result<String, &'static str> {
+        let what = match kind {
+            Kind::Usage => "/usage-records",
+            Kind::Started => "/started",
+            Kind::Completed => "/completed",
+            Kind::Quota => "/refresh",
+            Kind::Lifecycle => return Err("a lifecycle event of no known type has no endpoint"),
+        };
+        self.nested("/api/v1/sessions/", session_id, what)
+    }
+
+    fn nested(&self, collection: &str, id: &str, what: &str) -> Result<String, &'static str> {
+        // RFC 3986 §6.2.2: `%2E%2E` *is* `..`, and both are removed on the way, by our own URL library first.
+        // No spelling of these names one session, and most spellings name another endpoint.
+        if matches!(id, "" | "." | "..") {
+            return Err("an id that is empty, '.' or '..' cannot be a segment of a URL's path");
+        }
+        let mut url =
+            String::with_capacity(self.prefix.len() + collection.len() + id.len() + what.len() + 16);
+        url.push_str(&self.prefix);
+        url.push_str(collection);
+        url.extend(utf8_percent_encode(id, SEGMENT));
+        url.push_str(what);
+        Ok(url)
+    }
+}
+
+/// Takes the user info out of the URL, as the header that it stands for.
+fn take_user_info(url: &mut Url) -> Result<Option<HeaderValue>, &'static str> {
+    if url.username().is_empty() && url.password().is_none() {
+        return Ok(None);
+    }
+    // reqwest turns user info into Basic authentication when a request is built; it is let do so once, here.
+    let request = reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([])
+        .build()
+        .and_then(|client| client.get(url.clone()).build())
+        .map_err(|_| "its user info cannot be sent")?;
+    *url = request.url().clone();
+    Ok(request.headers().get(reqwest::header::AUTHORIZATION).cloned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn target(url: &str) -> Target {
+        Target::new(url).unwrap()
+    }
+
+    #[test]
+    fn each_kind_has_its_endpoint_and_lifecycle_none() {
+        let target = target("https://cp.example/");
+        for (kind, path) in [
+            (Kind::Usage, "usage-records"),
+            (Kind::Started, "started"),
+            (Kind::Completed, "completed"),
+            (Kind::Quota, "refresh"),
+        ] {
+            let expected = format!("https://cp.example/api/v1/sessions/s-1/{path}");
+            assert_eq!(target.record(kind, "s-1").unwrap(), expected);
+        }
+        assert!(target.record(Kind::Lifecycle, "s-1").is_err());
+    }
+
+    #[test]
+    fn ids_that_no_path_can_hold_are_refused_rather_than_sent_elsewhere() {
+        for id in ["", ".", ".."] {
+            assert!(target("http://h").record(Kind::Usage, id).is_err(), "{id:?}");
+        }
+        for id in ["...", " ", "\t.\n.", "%2e%2e", "../../x", "?", "#", "a/b", ";", "\\", "ü", "\0"] {
+            let url = target("http://h").record(Kind::Usage, id).unwrap();
+            assert_eq!(Url::parse(&url).unwrap().path_segments().unwrap().count(), 5, "{id:?}: {url}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_other_id_is_one_segment_that_decodes_to_itself(id in "\\PC{1,40}|[./%?#\\\\\t\n ]{3,9}") {
+            prop_assume!(id != "." && id != "..");
+            let url = Url::parse(&target("http://h/base").record(Kind::Usage, &id).unwrap()).unwrap();
+            let segments: Vec<_> = url.path_segments().unwrap().collect();
+            prop_assert_eq!(segments.len(), 6);
+            prop_assert_eq!(percent_encoding::percent_decode_str(segments[4]).decode_utf8().unwrap(), id);
+        }
+    }
+
+    #[test]
+    fn user_info_leaves_the_url_and_becomes_a_sensitive_header() {
+        let target = target("https://user:pa%40ss@cp.example:8443/base/");
+        assert_eq!(target.path("/x"), "https://cp.example:8443/base/x");
+        assert_eq!(target.origin, "https://cp.example:8443");
+        let basic = target.basic.unwrap();
+        assert_eq!(basic, "Basic dXNlcjpwYUBzcw==");
+        assert!(basic.is_sensitive());
+    }
+
+    #[test]
+    fn loopback_is_told_from_what_only_looks_like_it() {
+        for url in [
+            "http://localhost",
+            "http://127.0.0.1:1",
+            "http://127.9.9.9",
+            "http://[::1]:1",
+            "http://a.localhost",
+        ] {
+            assert!(target(url).is_loopback, "{url}");
+        }
+        for url in ["http://localhost.example", "http://10.0.0.1", "http://[::2]", "http://128.0.0.1"] {
+            assert!(!target(url).is_loopback, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_base_url_is_refused_without_being_repeated() {
+        for url in [
+            "",
+            "cp.example",
+            "ftp://u:hunter2@h",
+            "http://h?token=hunter2",
+            "http://h#x",
+            "http://u:hunter2@:1",
+        ] {
+            let Err(reason) = Target::new(url) else { panic!("{url}") };
+            assert!(!reason.contains("hunter2"));
+        }
+    }
+}

@@ -8,7 +8,8 @@ use super::auth::{KeyError, Tokens, api_key_header};
 use super::settings::{Settings, UnreadableFile, read_file};
 use super::target::Target;
 
-/// A host that is there answers a handshake well within this, on the worst of links.
+/// A host that is there answers a handshake well within this, on the worst of links. Half of a shorter time-out
+/// at most, so that a host that is not there is told from one that does not answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Shorter than the 60 s after which common load balancers close, so that they seldom close under a request.
@@ -88,7 +89,7 @@ fn http_client(
         .tls_version_min(reqwest::tls::Version::TLS_1_2)
         .tcp_nodelay(true)
         .timeout(settings.timeout)
-        .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout))
+        .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout / 2))
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(settings.max_idle_connections);
     if target.is_loopback {

@@ -9,8 +9,10 @@ use crate::record::Kind;
 /// All but RFC 3986's unreserved characters: whatever an id holds, it stays one segment.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// Leaves room for ids: a whole URL may have 64 KiB.
+const PREFIX_MAX_BYTES: usize = 2 << 10;
+
 /// The `ControlPlane`'s address.
-#[derive(Clone)]
 pub(super) struct Target {
     /// `https://host:port/path`, without a slash at its end, without user info.
     prefix: String,
@@ -38,8 +40,14 @@ impl Target {
         let is_loopback = host == "localhost"
             || host.ends_with(".localhost")
             || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+        let prefix = url.as_str().trim_end_matches('/').to_owned();
+        // What can be parsed is not yet what can be requested. A base URL that cannot must not get past here: each
+        // record sent to it would seem to be the one at fault.
+        if prefix.len() > PREFIX_MAX_BYTES || prefix.parse::<hyper::Uri>().is_err() {
+            return Err("it is too long, or has characters that a request cannot name");
+        }
         Ok(Self {
-            prefix: url.as_str().trim_end_matches('/').to_owned(),
+            prefix,
             origin: url.origin().ascii_serialization(),
             is_https: url.scheme() == "https",
             is_loopback,
@@ -175,10 +183,13 @@ mod tests {
 
     #[test]
     fn what_is_no_base_url_is_refused_without_being_repeated() {
+        let long = format!("http://u:hunter2@h/{}", "x".repeat(PREFIX_MAX_BYTES));
         for url in [
             "",
             "cp.example",
             "ftp://u:hunter2@h",
+            "http://{{u:hunter2@h}}",
+            &long,
             "http://h?token=hunter2",
             "http://h#x",
             "http://u:hunter2@:1",

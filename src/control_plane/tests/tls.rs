@@ -171,3 +171,14 @@ async fn a_port_that_does_not_speak_tls_is_said_to_be_so() {
     let result = attempt(authority.settings(&url.replace("http://", "https://"))).await;
     assert_eq!(result, Err(Failure::Tls(TlsProblem::NotTls)));
 }
+
+#[tokio::test]
+async fn a_handshake_without_end_is_a_time_out_of_the_connection() {
+    let authority = Authority::new();
+    let url = peer(|mut stream| async move { while receive(&mut stream).await.is_some() {} }).await;
+    let hasty = Settings {
+        timeout: Duration::from_millis(400),
+        ..authority.settings(&url.replace("http://", "https://"))
+    };
+    assert_eq!(attempt(hasty).await, Err(Failure::Timeout { connected: false }));
+}

@@ -2,125 +2,49 @@
 //!
 //! Everything here is pure: no clock, no I/O. A producer's bytes come in, a [`Record`] that will be
 //! sent unchanged on every attempt comes out, or a [`Rejection`] that says what is wrong with them.
+//!
+//! ```text
+//!  bytes ─▶ accept ─▶ json: tokens ─▶ schema: which field is which, number and time: is it right?
+//!                        └─▶ usage, quota: the producer's bytes + what is added    ─▶ Record
+//!                        └─▶ lifecycle: exactly the contract's fields, written anew ─▶ Record
+//! ```
+//!
+//! Decisions that the contract leaves open:
+//!
+//! * Of a known field given twice the last value counts, as it does in Python and JavaScript.
+//! * `null` is absence where a field is optional, and a wrong type everywhere else.
+//! * Half a surrogate pair (`"\ud800"`) is JSON but no text: an identifier with one is rejected, in fields
+//!   that are passed on unread it stays as it is.
+//! * A leap second is accepted, and lies between the seconds around it.
+//! * A lifecycle event's usage summary is sent with the fields that the contract names, and no others.
+
+use std::borrow::Cow;
 
 use uuid::Uuid;
 
-/// One of the three input queues. Its [`label`](Queue::label) is the `kind` of metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Queue {
-    /// Usage records: customers' bills.
-    Usage,
-    /// Session started and completed.
-    Lifecycle,
-    /// Quota refresh requests.
-    Quota,
-}
+mod accept;
+mod json;
+mod kind;
+mod layout;
+mod lifecycle;
+mod number;
+mod quota;
+mod schema;
+mod time;
+mod trace;
+mod usage;
 
-impl Queue {
-    /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 3] = [Self::Usage, Self::Lifecycle, Self::Quota];
+#[cfg(test)]
+mod tests;
 
-    /// The name in metrics, logs and the command line.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Usage => "usage",
-            Self::Lifecycle => "lifecycle",
-            Self::Quota => "quota",
-        }
-    }
-}
+pub use accept::{Acceptance, Acceptor, Origin, UnknownFields};
+pub use kind::{Kind, Queue};
+pub use layout::{BadLayout, Layout, Original, Span};
+pub use time::Timestamp;
 
-/// What a record is. The numbers are persisted: never renumber.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Kind {
-    /// A usage record.
-    Usage = 1,
-    /// A session-started event.
-    Started = 2,
-    /// A session-completed event.
-    Completed = 3,
-    /// A quota refresh request.
-    Quota = 4,
-    /// A lifecycle message whose event type could not be told. Only ever a dead letter.
-    Lifecycle = 5,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Usage, Self::Started, Self::Completed, Self::Quota, Self::Lifecycle];
-
-    /// The kind with this persisted number.
-    pub const fn from_u8(n: u8) -> Option<Self> {
-        match n {
-            1 => Some(Self::Usage),
-            2 => Some(Self::Started),
-            3 => Some(Self::Completed),
-            4 => Some(Self::Quota),
-            5 => Some(Self::Lifecycle),
-            _ => None,
-        }
-    }
-
-    /// The queue that such a record comes from.
-    pub const fn queue(self) -> Queue {
-        match self {
-            Self::Usage => Queue::Usage,
-            Self::Started | Self::Completed | Self::Lifecycle => Queue::Lifecycle,
-            Self::Quota => Queue::Quota,
-        }
-    }
-
-    /// The name that goes into the idempotency key. Fixed for ever.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Usage => "usage_record",
-            Self::Started => "session_started",
-            Self::Completed => "session_completed",
-            Self::Quota => "quota_refresh",
-            Self::Lifecycle => "session_lifecycle",
-        }
-    }
-}
-
-/// Microseconds since the Unix epoch, UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Timestamp(pub i64);
-
-/// Where a part of a record lies in its buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Span {
-    /// Offset of the first byte.
-    pub start: u32,
-    /// Length in bytes.
-    pub len: u32,
-}
-
-/// Where the parts of a record lie in its one buffer. The body starts at 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    /// Length of the body: what is sent.
-    pub body: u32,
-    /// `api_session_id`, unescaped. Within the body where it stands there verbatim.
-    pub session: Span,
-    /// `transaction_id`, unescaped. Likewise.
-    pub transaction: Span,
-    /// The producer's own bytes.
-    pub original: Original,
-    /// The producer's `correlation_id`, if it sent one that can be a header value.
-    pub correlation: Option<Span>,
-    /// The producer's W3C `traceparent`, if it sent a well-formed one.
-    pub traceparent: Option<Span>,
-}
-
-/// How the producer's own bytes are found again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Original {
-    /// The first so many bytes of the body, and a closing brace.
-    Prefix(u32),
-    /// Kept beside the body, which was written anew.
-    Kept(Span),
-}
+/// The namespace of idempotency keys: the `UUIDv5` of `dataplane-agent` in the DNS namespace. Fixed for ever,
+/// since a record must have the same key after every update.
+pub const KEY_NAMESPACE: Uuid = Uuid::from_u128(0x7a1b_3741_a713_569c_ae9b_a8cf_bb86_aeab);
 
 /// A record that was accepted: the body that is sent on every attempt, and what is needed to send it.
 ///
@@ -134,6 +58,23 @@ pub struct Record {
 }
 
 impl Record {
+    /// Puts a record together again from what [`into_parts`](Record::into_parts) gave. Checks the layout
+    /// against the data, so that damaged storage is an error here and a panic nowhere.
+    pub fn from_parts(
+        kind: Kind,
+        accepted_at: Timestamp,
+        data: Box<[u8]>,
+        layout: Layout,
+    ) -> Result<Self, BadLayout> {
+        layout.validate(&data)?;
+        Ok(Self { kind, accepted_at, data, layout })
+    }
+
+    /// Takes it apart: kind, time of acceptance, buffer, and where things lie in the buffer.
+    pub fn into_parts(self) -> (Kind, Timestamp, Box<[u8]>, Layout) {
+        (self.kind, self.accepted_at, self.data, self.layout)
+    }
+
     /// What it is.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -149,13 +90,63 @@ impl Record {
         &self.data[..self.layout.body as usize]
     }
 
-    /// Its idempotency key: the same for the same record for ever, everywhere.
+    /// Its `api_session_id`, unescaped.
+    pub fn session(&self) -> &str {
+        self.text(self.layout.session)
+    }
+
+    /// Its `transaction_id`, unescaped.
+    pub fn transaction(&self) -> &str {
+        self.text(self.layout.transaction)
+    }
+
+    /// Exactly the bytes that the producer pushed.
+    pub fn original(&self) -> Cow<'_, [u8]> {
+        match self.layout.original {
+            Original::Prefix(len) => Cow::Owned([&self.data[..len as usize], b"}"].concat()),
+            Original::Kept(span) => Cow::Borrowed(span.of(&self.data).unwrap_or_default()),
+        }
+    }
+
+    /// The producer's `correlation_id`, if it sent one that can be a header value.
+    pub fn correlation(&self) -> Option<&str> {
+        self.layout.correlation.map(|span| self.text(span))
+    }
+
+    /// The producer's W3C `traceparent`, if it sent a well-formed one.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.layout.traceparent.map(|span| self.text(span))
+    }
+
+    /// Its idempotency key: the same for the same record for ever, everywhere. The `UUIDv5` of
+    /// `<kind's name>:<transaction_id>` in the [`KEY_NAMESPACE`].
     pub fn key(&self) -> Uuid {
-        todo!()
+        let name = [self.kind.name(), ":", self.transaction()].concat();
+        Uuid::new_v5(&KEY_NAMESPACE, name.as_bytes())
+    }
+
+    /// The buffer that holds everything.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// Where things lie in the buffer.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// A string in the buffer. Both ways to make a record see to it that it is there.
+    fn text(&self, span: Span) -> &str {
+        span.text(&self.data).unwrap_or_default()
     }
 }
 
 /// Why a message is no record, in an operator's words, without the customer's data.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Rejection(pub String);
+#[error("{detail}")]
+pub struct Rejection {
+    /// What the message would have been, as far as that could be told.
+    pub kind: Kind,
+    /// The field and what is wrong with it, or what is wrong with the message as a whole.
+    pub detail: String,
+}

@@ -1,0 +1,194 @@
+//! Turns a producer's message into a record, or says why it is none.
+
+use super::json::{self, Token};
+use super::layout::{Layout, Original, Span};
+use super::schema::{Found, Schema, Values};
+use super::{Kind, Queue, Record, Rejection, Timestamp, lifecycle, quota, trace, usage};
+
+/// Offsets into a record's buffer are 32 bits; it holds a message up to twice, and some.
+const LARGEST_RECORD: usize = 1 << 30;
+
+/// What this agent adds to every usage record, beside the time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// `server_instance_id`: the server this agent stands beside (`SERVER_ID`).
+    pub server_id: String,
+    /// `api_server_region` (`SERVER_REGION`).
+    pub region: String,
+    /// `agent_version` (`APP_VERSION`).
+    pub version: String,
+}
+
+/// What becomes of fields that the contract does not name (`UNKNOWN_FIELDS`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownFields {
+    /// They go on untouched.
+    Forward,
+    /// They are left out, as the previous agent did.
+    Drop,
+}
+
+/// Accepts messages; made once from the configuration.
+#[derive(Clone, Debug)]
+pub struct Acceptor {
+    /// The members that enrich a usage record, up to and after the time.
+    before_time: String,
+    after_time: String,
+    drop_unknown: bool,
+    max_bytes: usize,
+}
+
+impl Acceptor {
+    /// `record_max_bytes` is the longest message that is accepted (`RECORD_MAX_BYTES`), 1 GiB at most.
+    pub fn new(origin: &Origin, unknown_fields: UnknownFields, record_max_bytes: usize) -> Self {
+        let json = |text: &str| serde_json::Value::from(text).to_string();
+        let [server, region, time, version] = usage::ENRICHMENT;
+        Self {
+            before_time: format!(
+                r#","{server}":{},"{region}":{},"{time}":"#,
+                json(&origin.server_id),
+                json(&origin.region)
+            ),
+            after_time: format!(r#","{version}":{}}}"#, json(&origin.version)),
+            drop_unknown: unknown_fields == UnknownFields::Drop,
+            max_bytes: record_max_bytes.min(LARGEST_RECORD),
+        }
+    }
+
+    /// Prepares to accept what was taken at this time.
+    pub fn at(&self, accepted_at: Timestamp) -> Acceptance<'_> {
+        let now = format!("\"{}\"", accepted_at.to_rfc3339());
+        let enrichment = format!("{}{now}{}", self.before_time, self.after_time);
+        Acceptance { acceptor: self, accepted_at, now, enrichment }
+    }
+}
+
+/// Accepts the messages of one take, which all count as accepted at the same time.
+#[derive(Clone, Debug)]
+pub struct Acceptance<'a> {
+    acceptor: &'a Acceptor,
+    accepted_at: Timestamp,
+    /// The time of acceptance, as JSON.
+    pub(super) now: String,
+    /// What ends the body of a usage record.
+    pub(super) enrichment: String,
+}
+
+impl Acceptance<'_> {
+    /// Makes a record of a message from a queue. Never panics, and takes time in proportion to the message's
+    /// length, whatever it holds.
+    pub fn accept(&self, queue: Queue, raw: &[u8]) -> Result<Record, Rejection> {
+        let kind = match queue {
+            Queue::Usage => Kind::Usage,
+            Queue::Lifecycle => Kind::Lifecycle,
+            Queue::Quota => Kind::Quota,
+        };
+        let text = self.text(raw).map_err(|detail| Rejection { kind, detail })?;
+        let draft = match queue {
+            Queue::Usage => usage::draft(self, text).map_err(|detail| Rejection { kind, detail })?,
+            Queue::Quota => quota::draft(self, text).map_err(|detail| Rejection { kind, detail })?,
+            Queue::Lifecycle => lifecycle::draft(self, text)?,
+        };
+        Ok(draft.seal(self.accepted_at, text))
+    }
+
+    fn text<'a>(&self, raw: &'a [u8]) -> Result<&'a str, String> {
+        let limit = self.acceptor.max_bytes;
+        if raw.len() > limit {
+            return Err(format!("too large: {} bytes, the limit is {limit}", raw.len()));
+        }
+        let text = std::str::from_utf8(raw)
+            .map_err(|error| format!("not UTF-8: a wrong byte at {}", error.valid_up_to()))?;
+        if text.starts_with('\u{feff}') {
+            return Err("not JSON: starts with a byte order mark".to_owned());
+        }
+        Ok(text)
+    }
+
+    /// The body of a message that goes on with its producer's own bytes if it can, `ending` after them.
+    pub(super) fn forward<const N: usize>(
+        &self,
+        schema: &Schema<N>,
+        text: &str,
+        found: &Found<'_, N>,
+        values: &Values<'_, N>,
+        ending: &str,
+    ) -> Result<Body, String> {
+        let drop_unknown = self.acceptor.drop_unknown;
+        let object = text.trim_matches(json::SPACE);
+        let open = &object[..object.len() - 1];
+        // `,"name":value`
+        let defaults: usize =
+            schema.defaults(found, values).map(|(name, value)| name.len() + value.len() + 4).sum();
+        let stands = found.stands(values, drop_unknown);
+        let verbatim = stands && object.len() == text.len();
+        // Exact for what is sent verbatim, so that the buffer is neither grown nor shrunk.
+        let beside = if verbatim { 0 } else { text.len() };
+        let mut bytes = Vec::with_capacity(open.len() + defaults + ending.len() + beside);
+        if stands {
+            bytes.extend_from_slice(open.as_bytes());
+        } else {
+            schema
+                .rewrite(text, found, values, drop_unknown, &mut bytes)
+                .map_err(|error| error.to_string())?;
+        }
+        for (name, value) in schema.defaults(found, values) {
+            json::write_member(&mut bytes, name, value);
+        }
+        bytes.extend_from_slice(ending.as_bytes());
+        Ok(Body { bytes, verbatim: verbatim.then_some(open.len()) })
+    }
+}
+
+/// What will be sent.
+pub(super) struct Body {
+    pub(super) bytes: Vec<u8>,
+    /// How many of the message's bytes it begins with, if that is all but the closing brace.
+    pub(super) verbatim: Option<usize>,
+}
+
+/// A message that was accepted, before all of it is put into one buffer.
+pub(super) struct Draft<'a> {
+    pub(super) kind: Kind,
+    pub(super) body: Body,
+    pub(super) session: Token<'a>,
+    pub(super) transaction: Token<'a>,
+    pub(super) correlation: Option<Token<'a>>,
+    pub(super) traceparent: Option<Token<'a>>,
+}
+
+impl Draft<'_> {
+    fn seal(self, accepted_at: Timestamp, text: &str) -> Record {
+        let Body { bytes: mut data, verbatim } = self.body;
+        let body = data.len() as u32;
+        // Where the message's own bytes begin in the buffer: strings are found there.
+        let (original, base) = match verbatim {
+            Some(len) => (Original::Prefix(len as u32), 0),
+            None => (Original::Kept(Span { start: body, len: text.len() as u32 }), data.len()),
+        };
+        if verbatim.is_none() {
+            data.extend_from_slice(text.as_bytes());
+        }
+        let session = place(&mut data, base, self.session, |_| true).unwrap_or_default();
+        let transaction = place(&mut data, base, self.transaction, |_| true).unwrap_or_default();
+        let correlation =
+            self.correlation.and_then(|token| place(&mut data, base, token, trace::is_correlation_id));
+        let traceparent =
+            self.traceparent.and_then(|token| place(&mut data, base, token, trace::is_traceparent));
+        let layout = Layout { body, session, transaction, original, correlation, traceparent };
+        Record { kind: self.kind, accepted_at, data: data.into_boxed_slice(), layout }
+    }
+}
+
+/// Where a token's string lies in the buffer, if it is a string of the wanted form. One with escapes is put
+/// behind all else.
+fn place(data: &mut Vec<u8>, base: usize, token: Token<'_>, wanted: fn(&str) -> bool) -> Option<Span> {
+    let text = token.string().ok().filter(|text| wanted(text))?;
+    let start = if token.escaped {
+        data.extend_from_slice(text.as_bytes());
+        data.len() - text.len()
+    } else {
+        base + token.at + 1
+    };
+    Some(Span { start: start as u32, len: text.len() as u32 })
+}

@@ -1,0 +1,94 @@
+//! The input queues and the kinds of records that come from them.
+
+/// One of the three input queues. Its [`label`](Queue::label) is the `kind` of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Queue {
+    /// Usage records: customers' bills.
+    Usage,
+    /// Session started and completed.
+    Lifecycle,
+    /// Quota refresh requests.
+    Quota,
+}
+
+impl Queue {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 3] = [Self::Usage, Self::Lifecycle, Self::Quota];
+
+    /// The name in metrics, logs and the command line.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::Lifecycle => "lifecycle",
+            Self::Quota => "quota",
+        }
+    }
+}
+
+/// What a record is. The numbers are persisted: never renumber.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Kind {
+    /// A usage record.
+    Usage = 1,
+    /// A session-started event.
+    Started = 2,
+    /// A session-completed event.
+    Completed = 3,
+    /// A quota refresh request.
+    Quota = 4,
+    /// A lifecycle message whose event type could not be told. Only ever a dead letter.
+    Lifecycle = 5,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Usage, Self::Started, Self::Completed, Self::Quota, Self::Lifecycle];
+
+    /// The kind with this persisted number.
+    pub const fn from_u8(n: u8) -> Option<Self> {
+        match n {
+            1 => Some(Self::Usage),
+            2 => Some(Self::Started),
+            3 => Some(Self::Completed),
+            4 => Some(Self::Quota),
+            5 => Some(Self::Lifecycle),
+            _ => None,
+        }
+    }
+
+    /// The queue that such a record comes from.
+    pub const fn queue(self) -> Queue {
+        match self {
+            Self::Usage => Queue::Usage,
+            Self::Started | Self::Completed | Self::Lifecycle => Queue::Lifecycle,
+            Self::Quota => Queue::Quota,
+        }
+    }
+
+    /// The name that goes into the idempotency key. Fixed for ever.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Usage => "usage_record",
+            Self::Started => "session_started",
+            Self::Completed => "session_completed",
+            Self::Quota => "quota_refresh",
+            Self::Lifecycle => "session_lifecycle",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn persisted_numbers_come_back_as_the_kind_they_were() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_u8(kind as u8), Some(kind));
+        }
+        assert_eq!(Kind::ALL.map(|kind| kind as u8), [1, 2, 3, 4, 5]);
+        assert_eq!(Kind::from_u8(0), None);
+        assert_eq!(Kind::from_u8(6), None);
+    }
+}

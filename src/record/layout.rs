@@ -1,0 +1,75 @@
+//! Where the parts of a record lie in its buffer, and whether that can be true.
+
+use super::trace;
+
+/// Where a part of a record lies in its buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Span {
+    /// Offset of the first byte.
+    pub start: u32,
+    /// Length in bytes.
+    pub len: u32,
+}
+
+impl Span {
+    /// Its bytes, if it lies within the buffer.
+    pub(super) fn of(self, data: &[u8]) -> Option<&[u8]> {
+        data.get(self.start as usize..)?.get(..self.len as usize)
+    }
+
+    /// Its text, if it lies within the buffer and is text.
+    pub(super) fn text(self, data: &[u8]) -> Option<&str> {
+        std::str::from_utf8(self.of(data)?).ok()
+    }
+}
+
+/// Where the parts of a record lie in its one buffer. The body starts at 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Length of the body: what is sent.
+    pub body: u32,
+    /// `api_session_id`, unescaped. Within the producer's own bytes where it stands there verbatim: that is
+    /// within the body of a record that was not written anew.
+    pub session: Span,
+    /// `transaction_id`, unescaped. Likewise.
+    pub transaction: Span,
+    /// The producer's own bytes.
+    pub original: Original,
+    /// The producer's `correlation_id`, if it sent one that can be a header value.
+    pub correlation: Option<Span>,
+    /// The producer's W3C `traceparent`, if it sent a well-formed one.
+    pub traceparent: Option<Span>,
+}
+
+/// How the producer's own bytes are found again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Original {
+    /// The first so many bytes of the body, and a closing brace.
+    Prefix(u32),
+    /// Kept beside the body, which was written anew.
+    Kept(Span),
+}
+
+/// A layout that does not fit its buffer: the storage it comes from is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the record's {0} is not where its layout says")]
+pub struct BadLayout(pub &'static str);
+
+impl Layout {
+    /// Checks everything that the record's accessors rely on.
+    pub(super) fn validate(&self, data: &[u8]) -> Result<(), BadLayout> {
+        let ensure = |holds: bool, part| if holds { Ok(()) } else { Err(BadLayout(part)) };
+        let noticed = |span: Option<Span>, is_valid: fn(&str) -> bool| {
+            span.is_none_or(|span| span.text(data).is_some_and(is_valid))
+        };
+        ensure(self.body as usize <= data.len(), "body")?;
+        ensure(self.session.text(data).is_some(), "session")?;
+        ensure(self.transaction.text(data).is_some(), "transaction")?;
+        match self.original {
+            Original::Prefix(len) => ensure(len <= self.body, "original")?,
+            Original::Kept(span) => ensure(span.of(data).is_some(), "original")?,
+        }
+        ensure(noticed(self.correlation, trace::is_correlation_id), "correlation id")?;
+        ensure(noticed(self.traceparent, trace::is_traceparent), "traceparent")
+    }
+}

@@ -1,0 +1,153 @@
+//! Session lifecycle events. Their requests are written anew, with exactly the fields of the contract; what
+//! else a producer has to say travels in `metadata`.
+
+use super::accept::{Acceptance, Body, Draft};
+use super::json::{Malformed, Members, Token, write_member};
+use super::schema::{Absent, Field, Found, Rule, Schema};
+use super::{Kind, Rejection};
+
+const STARTED: &str = "session_started";
+const COMPLETED: &str = "session_completed";
+
+const TRANSACTION: usize = 0;
+const SESSION: usize = 1;
+const CUSTOMER: usize = 2;
+const EVENT_TYPE: usize = 3;
+const TIMESTAMP: usize = 4;
+const DISCONNECT_REASON: usize = 5;
+const SUMMARY: usize = 6;
+const METADATA: usize = 7;
+
+const SCHEMA: Schema<8> = Schema {
+    fields: [
+        Field::required("transaction_id", Rule::Id),
+        Field::required("api_session_id", Rule::Id),
+        Field::required("customer_id", Rule::Id),
+        Field::required("event_type", Rule::OneOf(&[STARTED, COMPLETED])),
+        Field { name: "timestamp", rule: Rule::Time, absent: Absent::Now },
+        Field::optional(
+            "disconnect_reason",
+            Rule::OneOf(&[
+                "CLIENT_CLOSE",
+                "CLIENT_ERROR",
+                "STREAM_END",
+                "INVALID_MESSAGE",
+                "SESSION_TIMEOUT",
+                "OUT_OF_CREDIT",
+                "SERVER_ERROR",
+                "SERVER_SHUTDOWN",
+                "UNKNOWN",
+                "STALE",
+            ]),
+        ),
+        Field::optional("final_usage_summary", Rule::Object),
+        Field::optional("metadata", Rule::Object),
+    ],
+    ours: &[],
+};
+
+const SUMMARY_SCHEMA: Schema<5> = Schema {
+    fields: [
+        Field::optional("total_connection_duration_seconds", Rule::Number),
+        Field::optional("total_audio_duration_seconds", Rule::Number),
+        Field::optional("total_data_bytes_processed", Rule::Integer(0)),
+        Field::optional("total_request_count", Rule::Integer(0)),
+        Field::optional("last_request_timestamp", Rule::Time),
+    ],
+    ours: &[],
+};
+
+pub(super) fn draft<'a>(acceptance: &Acceptance<'_>, text: &'a str) -> Result<Draft<'a>, Rejection> {
+    let found =
+        SCHEMA.find(text).map_err(|error| Rejection { kind: Kind::Lifecycle, detail: error.to_string() })?;
+    let kind = kind_of(found.values[EVENT_TYPE]);
+    compose(acceptance, kind, text, &found).map_err(|detail| Rejection { kind, detail })
+}
+
+/// What a message's event type says, also when the rest of the message is wrong.
+fn kind_of(event_type: Option<Token<'_>>) -> Kind {
+    match event_type.and_then(|token| token.string().ok()).as_deref() {
+        Some(STARTED) => Kind::Started,
+        Some(COMPLETED) => Kind::Completed,
+        _ => Kind::Lifecycle,
+    }
+}
+
+fn compose<'a>(
+    acceptance: &Acceptance<'_>,
+    kind: Kind,
+    text: &'a str,
+    found: &Found<'a, 8>,
+) -> Result<Draft<'a>, String> {
+    let values = SCHEMA.check(found, &acceptance.now)?;
+    let summary = values[SUMMARY].as_deref().map(summary).transpose()?;
+    let client_info = match (kind, values[METADATA].as_deref()) {
+        (Kind::Started, Some(metadata)) => Some(client_info(metadata).map_err(|error| error.to_string())?),
+        _ => None,
+    };
+    let moment = if kind == Kind::Started { "started_at" } else { "completed_at" };
+    let own = |field: usize, name| (name, values[field].as_deref());
+    let shared = [
+        own(TRANSACTION, "transaction_id"),
+        own(CUSTOMER, "customer_id"),
+        own(EVENT_TYPE, "event_type"),
+        own(TIMESTAMP, moment),
+        ("timestamp", Some(acceptance.now.as_str())),
+    ];
+    let started = [("client_info", client_info)];
+    let completed = [
+        ("disconnect_reason", Some(values[DISCONNECT_REASON].as_deref().unwrap_or("null"))),
+        ("final_usage_summary", summary.as_deref()),
+        own(METADATA, "metadata"),
+    ];
+    let rest: &[_] = if kind == Kind::Started { &started } else { &completed };
+
+    // Enough for the body and, behind it, the message itself.
+    let mut bytes = Vec::with_capacity(2 * text.len() + 256);
+    write_object(&mut bytes, shared.iter().chain(rest));
+    Ok(Draft {
+        kind,
+        body: Body { bytes, verbatim: None },
+        session: SCHEMA.required(found, SESSION)?,
+        transaction: SCHEMA.required(found, TRANSACTION)?,
+        correlation: found.correlation,
+        traceparent: found.traceparent,
+    })
+}
+
+/// The summary to send for a producer's: the fields we know, normalised, without those that are null.
+fn summary(given: &str) -> Result<String, String> {
+    let within = |detail: String| format!("final_usage_summary.{detail}");
+    let found = SUMMARY_SCHEMA.find(given).map_err(|error| error.to_string())?;
+    let values = SUMMARY_SCHEMA.check(&found, "null").map_err(within)?;
+    let names = SUMMARY_SCHEMA.fields.iter().map(|field| field.name);
+    let members: Vec<_> = names.zip(values.iter().map(Option::as_deref)).collect();
+    let mut bytes = Vec::with_capacity(given.len());
+    write_object(&mut bytes, &members);
+    String::from_utf8(bytes).map_err(|error| error.to_string())
+}
+
+/// `client_info` as it stands in the metadata, whatever it is.
+fn client_info(metadata: &str) -> Result<&str, Malformed> {
+    let mut client_info = "{}";
+    for member in Members::of(metadata)? {
+        let member = member?;
+        if member.name() == "client_info" {
+            client_info = member.value.raw;
+        }
+    }
+    Ok(client_info)
+}
+
+fn write_object<'a>(
+    out: &mut Vec<u8>,
+    members: impl IntoIterator<Item = &'a (&'static str, Option<&'a str>)>,
+) {
+    out.push(b'{');
+    for (name, value) in members {
+        if let Some(value) = value {
+            write_member(out, name, value);
+        }
+    }
+    out.push(b'}');
+}

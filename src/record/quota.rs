@@ -1,0 +1,39 @@
+//! Quota refresh requests.
+
+use super::Kind;
+use super::accept::{Acceptance, Draft};
+use super::schema::{Absent, Field, Rule, Schema};
+
+const TRANSACTION: usize = 0;
+const SESSION: usize = 1;
+
+/// What the customer uses; the same in usage records.
+pub(super) const PRODUCT_CODE: Field = Field {
+    name: "product_code",
+    rule: Rule::OneOf(&["speech_transcription", "speech_synthesis", "real_time_streaming"]),
+    absent: Absent::Default("\"speech_transcription\""),
+};
+
+const SCHEMA: Schema<5> = Schema {
+    fields: [
+        Field::required("transaction_id", Rule::Id),
+        Field::required("api_session_id", Rule::Id),
+        Field::required("customer_id", Rule::Id),
+        PRODUCT_CODE,
+        Field { name: "timestamp", rule: Rule::Time, absent: Absent::Now },
+    ],
+    ours: &[],
+};
+
+pub(super) fn draft<'a>(acceptance: &Acceptance<'_>, text: &'a str) -> Result<Draft<'a>, String> {
+    let found = SCHEMA.find(text).map_err(|error| error.to_string())?;
+    let values = SCHEMA.check(&found, &acceptance.now)?;
+    Ok(Draft {
+        kind: Kind::Quota,
+        session: SCHEMA.required(&found, SESSION)?,
+        transaction: SCHEMA.required(&found, TRANSACTION)?,
+        correlation: found.correlation,
+        traceparent: found.traceparent,
+        body: acceptance.forward(&SCHEMA, text, &found, &values, "}")?,
+    })
+}

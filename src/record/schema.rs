@@ -1,0 +1,198 @@
+//! What a message may hold, as a table of its fields, and the one way in which such a table is applied.
+
+use std::borrow::Cow;
+
+use super::json::{self, Malformed, Members, Token};
+use super::{number, time};
+
+/// A field that we know.
+pub(super) struct Field {
+    pub(super) name: &'static str,
+    pub(super) rule: Rule,
+    pub(super) absent: Absent,
+}
+
+/// What a field's value must be.
+pub(super) enum Rule {
+    /// A string that is not empty; white space alone counts as empty.
+    Id,
+    /// One of these strings.
+    OneOf(&'static [&'static str]),
+    /// A number of 0 or more that a double can hold.
+    Number,
+    /// An integer of any length, of this (0 or 1) or more.
+    Integer(u8),
+    /// RFC 3339, or a Unix time.
+    Time,
+    /// Any object.
+    Object,
+}
+
+/// What it means that a field is not there.
+pub(super) enum Absent {
+    /// The message is rejected.
+    Rejected,
+    /// This JSON is sent instead.
+    Default(&'static str),
+    /// The time of acceptance is sent instead.
+    Now,
+    /// Nothing; and `null` means the same as absence.
+    Fine,
+}
+
+impl Field {
+    pub(super) const fn required(name: &'static str, rule: Rule) -> Self {
+        Self { name, rule, absent: Absent::Rejected }
+    }
+
+    pub(super) const fn optional(name: &'static str, rule: Rule) -> Self {
+        Self { name, rule, absent: Absent::Fine }
+    }
+
+    /// The JSON to send for a value; otherwise what was found.
+    fn normalised<'a>(&self, value: Token<'a>) -> Result<Cow<'a, str>, &'static str> {
+        let as_it_stands = Ok(Cow::Borrowed(value.raw));
+        match self.rule {
+            Rule::Id if value.string()?.trim().is_empty() => Err("an empty string"),
+            Rule::Id => as_it_stands,
+            Rule::OneOf(options) if options.contains(&&*value.string()?) => as_it_stands,
+            Rule::OneOf(_) => Err("another string"),
+            Rule::Number => number::number(value),
+            Rule::Integer(least) => number::integer(value, least),
+            Rule::Time => time::moment(value).map(|moment| moment.sent),
+            Rule::Object if value.raw.starts_with('{') => as_it_stands,
+            Rule::Object => Err(value.what()),
+        }
+    }
+
+    fn complaint(&self, found: &str) -> String {
+        let must = match self.rule {
+            Rule::Id => "a string that is not empty".to_owned(),
+            Rule::OneOf(options) => format!("one of {}", options.join(", ")),
+            Rule::Number => "a number of 0 or more".to_owned(),
+            Rule::Integer(least) => format!("an integer of {least} or more"),
+            Rule::Time => "a time in RFC 3339 or as Unix seconds".to_owned(),
+            Rule::Object => "an object".to_owned(),
+        };
+        format!("{}: must be {must}, found {found}", self.name)
+    }
+}
+
+/// All the fields that we know of a kind of message.
+pub(super) struct Schema<const N: usize> {
+    pub(super) fields: [Field; N],
+    /// Fields that are ours to write: a producer's are left out.
+    pub(super) ours: &'static [&'static str],
+}
+
+/// What a message holds of a schema's fields: the last value given for each.
+pub(super) struct Found<'a, const N: usize> {
+    pub(super) values: [Option<Token<'a>>; N],
+    pub(super) correlation: Option<Token<'a>>,
+    pub(super) traceparent: Option<Token<'a>>,
+    /// Something must not be sent as it stands: a field given twice, or one that is ours.
+    surplus: bool,
+    unknown: bool,
+}
+
+impl<const N: usize> Found<'_, N> {
+    /// Whether the message, once checked, can be sent with its own bytes.
+    pub(super) fn stands(&self, values: &Values<'_, N>, drop_unknown: bool) -> bool {
+        let left_out = self.surplus || (self.unknown && drop_unknown);
+        let normalised = self
+            .values
+            .iter()
+            .zip(values)
+            .any(|(given, sent)| given.is_some() && matches!(sent, Some(Cow::Owned(_))));
+        !left_out && !normalised
+    }
+}
+
+/// The JSON to send for each field of a schema, given or default.
+pub(super) type Values<'a, const N: usize> = [Option<Cow<'a, str>>; N];
+
+impl<const N: usize> Schema<N> {
+    /// Reads a text, which must be one JSON object, and sorts its members.
+    pub(super) fn find<'a>(&self, text: &'a str) -> Result<Found<'a, N>, Malformed> {
+        let mut found =
+            Found { values: [None; N], correlation: None, traceparent: None, surplus: false, unknown: false };
+        for member in Members::of(text)? {
+            let member = member?;
+            let name = member.name();
+            if let Some(field) = self.position(&name) {
+                found.surplus |= found.values[field].replace(member.value).is_some();
+            } else if self.ours.contains(&&*name) {
+                found.surplus = true;
+            } else {
+                found.unknown = true;
+                match &*name {
+                    "correlation_id" => found.correlation = Some(member.value),
+                    "traceparent" => found.traceparent = Some(member.value),
+                    _ => {}
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn position(&self, name: &str) -> Option<usize> {
+        self.fields.iter().position(|field| field.name == name)
+    }
+
+    /// The value of a required field.
+    pub(super) fn required<'a>(&self, found: &Found<'a, N>, field: usize) -> Result<Token<'a>, String> {
+        found.values[field].ok_or_else(|| format!("{}: missing", self.fields[field].name))
+    }
+
+    /// Checks every field and normalises its value. `now` is the JSON of the time of acceptance.
+    pub(super) fn check<'a>(&self, found: &Found<'a, N>, now: &'a str) -> Result<Values<'a, N>, String> {
+        let mut values = [const { None }; N];
+        for (i, field) in self.fields.iter().enumerate() {
+            values[i] = match (&field.absent, found.values[i]) {
+                (Absent::Fine, None) => None,
+                (Absent::Fine, Some(value)) if value.is_null() => None,
+                (Absent::Default(json), None) => Some(Cow::Borrowed(*json)),
+                (Absent::Now, None) => Some(Cow::Borrowed(now)),
+                (Absent::Rejected, None) => return Err(format!("{}: missing", field.name)),
+                (_, Some(value)) => Some(field.normalised(value).map_err(|found| field.complaint(found))?),
+            };
+        }
+        Ok(values)
+    }
+
+    /// Writes a checked message anew, in its own order, without its closing brace and without defaults.
+    pub(super) fn rewrite(
+        &self,
+        text: &str,
+        found: &Found<'_, N>,
+        values: &Values<'_, N>,
+        drop_unknown: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Malformed> {
+        out.push(b'{');
+        for member in Members::of(text)? {
+            let member = member?;
+            let name = member.name();
+            if let Some(field) = self.position(&name) {
+                let last = found.values[field].is_some_and(|value| value.at == member.value.at);
+                if let (true, Some(value)) = (last, &values[field]) {
+                    json::write_member(out, self.fields[field].name, value);
+                }
+            } else if !drop_unknown && !self.ours.contains(&&*name) {
+                json::copy_member(out, member.key, member.value.raw);
+            }
+        }
+        Ok(())
+    }
+
+    /// The fields that were not there, and what is sent for them.
+    pub(super) fn defaults<'v>(
+        &self,
+        found: &Found<'_, N>,
+        values: &'v Values<'_, N>,
+    ) -> impl Iterator<Item = (&'static str, &'v str)> {
+        self.fields.iter().zip(found.values).zip(values).filter_map(|((field, given), value)| {
+            if given.is_some() { None } else { Some((field.name, value.as_deref()?)) }
+        })
+    }
+}

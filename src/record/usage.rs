@@ -1,0 +1,48 @@
+//! Usage records: what a customer is billed for.
+
+use super::accept::{Acceptance, Draft};
+use super::schema::{Absent, Field, Rule, Schema};
+use super::{Kind, quota, time};
+
+/// The fields that the agent adds; a producer's of the same name are left out.
+pub(super) const ENRICHMENT: [&str; 4] =
+    ["server_instance_id", "api_server_region", "processing_timestamp", "agent_version"];
+
+const TRANSACTION: usize = 0;
+const SESSION: usize = 1;
+const REQUESTED: usize = 8;
+const RESPONDED: usize = 9;
+
+const SCHEMA: Schema<10> = Schema {
+    fields: [
+        Field::required("transaction_id", Rule::Id),
+        Field::required("api_session_id", Rule::Id),
+        Field::required("customer_id", Rule::Id),
+        quota::PRODUCT_CODE,
+        Field::required("connection_duration_seconds", Rule::Number),
+        Field::required("data_bytes_processed", Rule::Integer(0)),
+        Field::required("audio_duration_seconds", Rule::Number),
+        Field { name: "request_count", rule: Rule::Integer(1), absent: Absent::Default("1") },
+        Field::required("request_timestamp", Rule::Time),
+        Field::required("response_timestamp", Rule::Time),
+    ],
+    ours: &ENRICHMENT,
+};
+
+pub(super) fn draft<'a>(acceptance: &Acceptance<'_>, text: &'a str) -> Result<Draft<'a>, String> {
+    let found = SCHEMA.find(text).map_err(|error| error.to_string())?;
+    let values = SCHEMA.check(&found, &acceptance.now)?;
+    let requested = time::moment(SCHEMA.required(&found, REQUESTED)?)?.instant;
+    let responded = time::moment(SCHEMA.required(&found, RESPONDED)?)?.instant;
+    if responded < requested {
+        return Err("response_timestamp: must not be before request_timestamp".to_owned());
+    }
+    Ok(Draft {
+        kind: Kind::Usage,
+        session: SCHEMA.required(&found, SESSION)?,
+        transaction: SCHEMA.required(&found, TRANSACTION)?,
+        correlation: found.correlation,
+        traceparent: found.traceparent,
+        body: acceptance.forward(&SCHEMA, text, &found, &values, &acceptance.enrichment)?,
+    })
+}

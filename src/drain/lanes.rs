@@ -1,0 +1,329 @@
+//! Who may go next: order within a session, priority between kinds, and no waiting between sessions.
+//!
+//! A lane is a session's records in the order in which they must go; only its head is ever in flight. Started
+//! events come before the session's usage, `completed` after it. A quota request is a lane of its own.
+//!
+//! Memory is bounded: a lane holds at most [`LANE_MOST`] records; when more come, or when the lane waits and
+//! room is needed, it is cut off and remembers from which number on its records must be read again.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::outbox::{Leased, Log, Ticket};
+use crate::record::{Kind, Record};
+
+/// The most records of one session in memory.
+const LANE_MOST: usize = 256;
+/// After so many quota requests, or lifecycle events, in a row one of the next kind goes, so that none starves.
+const STREAK: u32 = 16;
+
+/// What a lane is found by: a hash of its session, or a quota request's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct LaneKey(u128);
+
+impl LaneKey {
+    fn of(ticket: &Ticket, record: &Record) -> Self {
+        match ticket.kind {
+            Kind::Quota => Self(u128::from(ticket.seq)),
+            _ => Self(xxhash_rust::xxh3::xxh3_128(record.session().as_bytes())),
+        }
+    }
+}
+
+/// A record in hand, and what has happened to it.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub ticket: Ticket,
+    pub record: Record,
+    pub attempts: u32,
+    /// Attempts that failed with 5xx while other records passed.
+    pub poisoned: u32,
+    /// The link's count of deliveries when it was last tried.
+    pub deliveries: u64,
+    /// The link's clock of delivering when its session was first found unknown.
+    pub unknown_since: Option<Duration>,
+}
+
+#[derive(Default)]
+struct Lane {
+    /// Started events and usage.
+    items: VecDeque<Item>,
+    /// They go when no usage of the session is left, in memory or cut off.
+    completed: VecDeque<Item>,
+    busy: bool,
+    queued: bool,
+    not_before: Option<Instant>,
+    /// Usage up to this number is, or was, in `items`.
+    loaded: u64,
+    /// Usage from this number on was passed over and must be read again.
+    cut: Option<u64>,
+    /// It is being read again just now.
+    refilling: bool,
+}
+
+impl Lane {
+    fn head(&self) -> Option<&Item> {
+        let last = || self.completed.front().filter(|_| self.cut.is_none() && !self.refilling);
+        self.items.front().or_else(last)
+    }
+
+    fn pop(&mut self) -> Option<Item> {
+        if self.items.is_empty() && self.head().is_some() {
+            self.completed.pop_front()
+        } else {
+            self.items.pop_front()
+        }
+    }
+
+    fn wants_refill(&self) -> bool {
+        self.items.len() <= LANE_MOST / 4 && self.cut.is_some()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.completed.is_empty() && self.cut.is_none() && !self.refilling
+    }
+}
+
+/// The lanes, and which of them may go.
+#[derive(Default)]
+pub(super) struct Lanes {
+    lanes: HashMap<LaneKey, Lane>,
+    ready: [VecDeque<LaneKey>; 3],
+    waiting: BTreeSet<(Instant, LaneKey)>,
+    streaks: [u32; 2],
+    counts: [usize; 3],
+    bytes: usize,
+    /// Where the usage log must be read again, because lanes were cut off and have room now.
+    rewind: Option<u64>,
+    /// The lanes that are being read again.
+    refilling: Vec<LaneKey>,
+}
+
+fn class(kind: Kind) -> usize {
+    match kind {
+        Kind::Quota => 0,
+        Kind::Started | Kind::Completed | Kind::Lifecycle => 1,
+        Kind::Usage => 2,
+    }
+}
+
+impl Lanes {
+    /// Records in hand of this kind's class.
+    pub(super) fn count(&self, kind: Kind) -> usize {
+        self.counts[class(kind)]
+    }
+
+    /// Bytes of the records in hand.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes in a record that was read. Quietly passes over what is in hand already.
+    pub(super) fn load(&mut self, leased: Leased) {
+        let crate::outbox::Entry::Record(record) = leased.entry else { return };
+        let ticket = leased.ticket;
+        let key = LaneKey::of(&ticket, &record);
+        let lane = self.lanes.entry(key).or_default();
+        let bytes = record.data().len();
+        let item = Item { ticket, record, attempts: 0, poisoned: 0, deliveries: 0, unknown_since: None };
+        match ticket.log {
+            Log::Usage => {
+                if ticket.seq <= lane.loaded || lane.cut.is_some() {
+                    return;
+                }
+                if lane.items.len() >= LANE_MOST {
+                    lane.cut = Some(ticket.seq);
+                    return;
+                }
+                lane.loaded = ticket.seq;
+                lane.items.push_back(item);
+            }
+            // Before the usage of its session, whatever is in hand already.
+            Log::Started => {
+                let usage = lane.items.iter().position(|other| other.ticket.kind != Kind::Started);
+                lane.items.insert(usage.unwrap_or(lane.items.len()), item);
+            }
+            Log::Completed => lane.completed.push_back(item),
+            Log::Quota | Log::Rejected => lane.items.push_back(item),
+        }
+        self.counts[class(ticket.kind)] += 1;
+        self.bytes += bytes;
+        self.queue(key);
+    }
+
+    /// Makes a lane ready if its head may go.
+    fn queue(&mut self, key: LaneKey) {
+        let Some(lane) = self.lanes.get_mut(&key) else { return };
+        if lane.busy || lane.queued || lane.not_before.is_some() {
+            return;
+        }
+        if let Some(head) = lane.head() {
+            let class = class(head.ticket.kind);
+            lane.queued = true;
+            self.ready[class].push_back(key);
+        }
+    }
+
+    /// Lanes whose wait is over become ready.
+    pub(super) fn wake(&mut self, now: Instant) {
+        while let Some((until, key)) = self.waiting.first().copied().filter(|(until, _)| *until <= now) {
+            self.waiting.remove(&(until, key));
+            if let Some(lane) = self.lanes.get_mut(&key) {
+                lane.not_before = None;
+            }
+            self.queue(key);
+        }
+    }
+
+    /// When [`Self::wake`] has something to do.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        self.waiting.first().map(|(until, _)| *until)
+    }
+
+    /// Whether any record may go.
+    pub(super) fn has_ready(&self) -> bool {
+        self.ready.iter().any(|queue| !queue.is_empty())
+    }
+
+    /// The next record to send: its lane is busy until [`Self::settle`] or [`Self::put_back`].
+    pub(super) fn pick(&mut self) -> Option<(LaneKey, Item)> {
+        let class = self.next_class()?;
+        let key = self.ready[class].pop_front()?;
+        self.take(key)
+    }
+
+    fn next_class(&mut self) -> Option<usize> {
+        let waiting = |class: usize| !self.ready[class].is_empty();
+        let lower = |class: usize| (class + 1..3).any(waiting);
+        for class in 0..2 {
+            if waiting(class) && (self.streaks[class] < STREAK || !lower(class)) {
+                self.streaks[class] += 1;
+                return Some(class);
+            }
+            self.streaks[class] = 0;
+        }
+        waiting(2).then_some(2)
+    }
+
+    /// A record to probe the link with: the one that was tried least, so that no bad record holds the link down.
+    pub(super) fn pick_probe(&mut self) -> Option<(LaneKey, Item)> {
+        const LOOK_AT: usize = 64;
+        for class in 0..3 {
+            let tried =
+                |key: &LaneKey| self.lanes.get(key).and_then(Lane::head).map_or(0, |item| item.attempts);
+            let least =
+                (0..self.ready[class].len().min(LOOK_AT)).min_by_key(|at| tried(&self.ready[class][*at]));
+            if let Some(key) = least.and_then(|at| self.ready[class].remove(at)) {
+                return self.take(key);
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, key: LaneKey) -> Option<(LaneKey, Item)> {
+        let lane = self.lanes.get_mut(&key)?;
+        let item = lane.pop()?;
+        (lane.busy, lane.queued) = (true, false);
+        Some((key, item))
+    }
+
+    /// The record in flight is done with: the next of its lane may go.
+    pub(super) fn settle(&mut self, key: LaneKey, item: &Item) {
+        self.counts[class(item.ticket.kind)] -= 1;
+        self.bytes -= item.record.data().len();
+        let Some(lane) = self.lanes.get_mut(&key) else { return };
+        lane.busy = false;
+        if lane.wants_refill() {
+            self.rewind = self.rewind.into_iter().chain(lane.cut).min();
+        }
+        if lane.is_empty() {
+            self.lanes.remove(&key);
+        } else {
+            self.queue(key);
+        }
+    }
+
+    /// The record in flight goes back to the head of its lane, until `not_before`.
+    pub(super) fn put_back(&mut self, key: LaneKey, item: Item, not_before: Instant) {
+        let Some(lane) = self.lanes.get_mut(&key) else { return };
+        lane.busy = false;
+        if item.ticket.log == Log::Completed {
+            lane.completed.push_front(item)
+        } else {
+            lane.items.push_front(item)
+        }
+        lane.not_before = Some(not_before);
+        self.waiting.insert((not_before, key));
+    }
+
+    /// Makes room: lanes that wait keep only their head. Called when the window is full.
+    pub(super) fn cut_waiting(&mut self) {
+        for (_, key) in &self.waiting {
+            let Some(lane) = self.lanes.get_mut(key) else { continue };
+            while lane.items.len() > 1 && lane.items.back().is_some_and(|item| item.ticket.log == Log::Usage)
+            {
+                let Some(item) = lane.items.pop_back() else { break };
+                self.counts[class(item.ticket.kind)] -= 1;
+                self.bytes -= item.record.data().len();
+                lane.cut = Some(item.ticket.seq);
+                lane.loaded = item.ticket.seq - 1;
+            }
+        }
+    }
+
+    /// From which number on the usage log must be read again, if it must: the lanes that asked take in what comes
+    /// now; their `completed` wait for [`Self::refilled`].
+    pub(super) fn begin_refill(&mut self) -> Option<u64> {
+        let from = self.rewind.take()?;
+        for (key, lane) in &mut self.lanes {
+            if lane.wants_refill() {
+                lane.cut = None;
+                lane.refilling = true;
+                self.refilling.push(*key);
+            }
+        }
+        Some(from)
+    }
+
+    /// The usage log has been read again up to where it had been read before.
+    pub(super) fn refilled(&mut self) {
+        for key in std::mem::take(&mut self.refilling) {
+            let Some(lane) = self.lanes.get_mut(&key) else { continue };
+            lane.refilling = false;
+            if lane.is_empty() && !lane.busy {
+                self.lanes.remove(&key);
+            } else {
+                self.queue(key);
+            }
+        }
+    }
+
+    /// Lanes of quota requests older than the deadline that are not in flight.
+    pub(super) fn take_expired(&mut self, accepted_before: i64) -> Vec<(LaneKey, Item)> {
+        let expired: Vec<LaneKey> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| {
+                !lane.busy
+                    && lane.head().is_some_and(|item| {
+                        item.ticket.kind == Kind::Quota && item.ticket.accepted_at.0 < accepted_before
+                    })
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        expired
+            .into_iter()
+            .filter_map(|key| {
+                let lane = self.lanes.get(&key)?;
+                if let Some(until) = lane.not_before {
+                    self.waiting.remove(&(until, key));
+                } else {
+                    self.ready[0].retain(|other| *other != key);
+                }
+                self.take(key)
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,158 @@
+//! What the agent pushes to Redis: answers to quota refreshes, and the mirror of dead letters.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, watch};
+
+use super::{Settings, connect};
+use crate::drain::QuotaPush;
+use crate::outbox::{DeadLetter, Outbox};
+
+/// Between attempts.
+const RETRY: Duration = Duration::from_millis(500);
+/// Dead letters mirrored in one command.
+const MIRROR_AT_ONCE: usize = 100;
+/// How often the outbox is asked for new dead letters.
+const MIRROR_EVERY: Duration = Duration::from_millis(250);
+
+/// Runs `commands` until Redis has taken them. False if `stop` came first.
+async fn insist(
+    settings: &Settings,
+    connection: &mut Option<MultiplexedConnection>,
+    commands: &redis::Pipeline,
+    stop: &mut watch::Receiver<bool>,
+) -> bool {
+    loop {
+        let attempt = async {
+            let mut open = match connection.take() {
+                Some(open) => open,
+                None => connect(&settings.client, settings, Duration::ZERO).await?,
+            };
+            let () = commands.query_async(&mut open).await?;
+            *connection = Some(open);
+            Ok::<(), redis::RedisError>(())
+        };
+        match attempt.await {
+            Ok(()) => return true,
+            // The intake, on the same server, says what is wrong with it.
+            Err(error) => tracing::debug!(%error, "Redis did not take what was pushed"),
+        }
+        if *stop.borrow() {
+            return false;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            _ = stop.changed() => {}
+        }
+    }
+}
+
+/// Pushes answers to quota refreshes, until nobody sends any more. Each is confirmed when Redis has it.
+pub async fn push_quota_answers(
+    settings: Settings,
+    mut answers: mpsc::Receiver<QuotaPush>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut connection = None;
+    while let Some(first) = answers.recv().await {
+        let mut group = vec![first];
+        while group.len() < MIRROR_AT_ONCE
+            && let Ok(next) = answers.try_recv()
+        {
+            group.push(next);
+        }
+        let mut commands = redis::pipe();
+        for push in &group {
+            commands.lpush(&settings.names.quota_response, &push.data[..]).ignore();
+        }
+        if insist(&settings, &mut connection, &commands, &mut stop).await {
+            for push in group {
+                // The drain may have been told to stop meanwhile.
+                let _ = push.done.send(());
+            }
+        }
+    }
+}
+
+/// Mirrors dead letters to Redis, newest first, capped.
+pub struct Mirror {
+    /// Where to.
+    pub settings: Settings,
+    /// Where from.
+    pub outbox: Outbox,
+    /// The most that the mirror holds; 0: no mirror.
+    pub most: usize,
+}
+
+impl Mirror {
+    /// Runs until `stop` is true. What was mirrored is remembered by the outbox.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        if self.most == 0 {
+            return;
+        }
+        let mut connection = None;
+        while !*stop.borrow() {
+            let from = self.outbox.mirrored() + 1;
+            let letters = if from < self.outbox.next_dead_letter() {
+                self.outbox.dead_letters(from, MIRROR_AT_ONCE).await.unwrap_or_else(|error| {
+                    tracing::error!(%error, "dead letters cannot be read");
+                    Vec::new()
+                })
+            } else {
+                Vec::new()
+            };
+            let Some(last) = letters.last().map(|letter| letter.id) else {
+                tokio::select! {
+                    () = tokio::time::sleep(MIRROR_EVERY) => {}
+                    _ = stop.changed() => {}
+                }
+                continue;
+            };
+            let name = &self.settings.names.dead_letters;
+            let mut commands = redis::pipe();
+            for letter in &letters {
+                let queue = self.settings.names.queue(letter.kind().queue());
+                commands.lpush(name, render(letter, queue)).ignore();
+            }
+            commands.ltrim(name, 0, self.most as isize - 1).ignore();
+            if insist(&self.settings, &mut connection, &commands, &mut stop).await {
+                self.outbox.set_mirrored(last);
+            }
+        }
+    }
+}
+
+/// A dead letter as CONTRACT §6 has it.
+fn render(letter: &DeadLetter, queue: &str) -> Vec<u8> {
+    #[derive(serde::Serialize)]
+    struct Mirrored<'a> {
+        original_message: Original<'a>,
+        error_info: &'a str,
+        failed_at: String,
+        processing_queue: &'a str,
+        dead_letter_id: String,
+        reason: &'static str,
+    }
+    #[derive(serde::Serialize)]
+    #[serde(untagged)]
+    enum Original<'a> {
+        Json(&'a RawValue),
+        Text(String),
+    }
+    let bytes = letter.original();
+    let original_message = match serde_json::from_slice::<&RawValue>(&bytes) {
+        Ok(json) => Original::Json(json),
+        Err(_) => Original::Text(String::from_utf8_lossy(&bytes).into_owned()),
+    };
+    let mirrored = Mirrored {
+        original_message,
+        error_info: &letter.detail,
+        failed_at: letter.last_at.to_rfc3339(),
+        processing_queue: queue,
+        dead_letter_id: letter.id.to_string(),
+        reason: letter.reason.label(),
+    };
+    serde_json::to_vec(&mirrored).unwrap_or_default()
+}

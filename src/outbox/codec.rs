@@ -1,0 +1,331 @@
+//! Every byte the outbox persists is written and read here, and bincode is named nowhere else.
+//!
+//! A value is a version byte, then bincode 2 (`standard()`: little endian, varints). An unknown version is
+//! an error that names both. The numbers of enums are frozen: never renumber.
+
+use bincode::{Decode, Encode};
+
+use super::dead_letter::{DeadLetter, Payload, Reason};
+use crate::record::{Kind, Layout, Original, Record, Span, Timestamp};
+
+/// The version in front of each value.
+pub(super) const VERSION: u8 = 1;
+
+/// Decoding allocates no more than this: more than the largest pack or dead letter, less than a flipped bit asks for.
+const DECODE_LIMIT: usize = 64 << 20;
+
+/// Level 1 is within 4 % of level 3 on packs of usage records and takes two thirds of the time.
+const ZSTD_LEVEL: i32 = 1;
+
+/// Why stored bytes could not be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// Written by a newer (or unknown) release.
+    #[error("format version {found} found, this release reads {VERSION}")]
+    Version {
+        /// The version byte that stands there.
+        found: u8,
+    },
+    /// The bytes do not add up.
+    #[error("damaged value: {0}")]
+    Damaged(String),
+}
+
+fn damaged(what: impl ToString) -> CodecError {
+    CodecError::Damaged(what.to_string())
+}
+
+/// `value` behind its version byte.
+pub(super) fn encode<T: Encode>(value: &T) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    #[expect(
+        clippy::expect_used,
+        reason = "writing to a Vec cannot fail, and no type here has a failing Encode"
+    )]
+    bincode::encode_into_std_write(value, &mut out, bincode::config::standard()).expect("encoding to memory");
+    out
+}
+
+/// The value that [`encode`] wrote, and how many bytes it took.
+pub(super) fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<(T, usize), CodecError> {
+    let (&found, rest) = bytes.split_first().ok_or_else(|| damaged("empty"))?;
+    if found != VERSION {
+        return Err(CodecError::Version { found });
+    }
+    let config = bincode::config::standard().with_limit::<DECODE_LIMIT>();
+    let (value, used) = bincode::decode_from_slice(rest, config).map_err(damaged)?;
+    Ok((value, used + 1))
+}
+
+/// A message that is no record, on its way to the dead letters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// What it would have been, as far as could be told.
+    pub kind: Kind,
+    /// When it was taken.
+    pub accepted_at: Timestamp,
+    /// Its exact bytes.
+    pub raw: Box<[u8]>,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+/// What an append stores and a lease gives back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A record to deliver.
+    Record(Record),
+    /// A message to become a dead letter.
+    Rejected(Rejected),
+}
+
+impl Entry {
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Record(record) => record.kind(),
+            Self::Rejected(rejected) => rejected.kind,
+        }
+    }
+
+    /// When it was taken.
+    pub fn accepted_at(&self) -> Timestamp {
+        match self {
+            Self::Record(record) => record.accepted_at(),
+            Self::Rejected(rejected) => rejected.accepted_at,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Record(record) => record.data().len(),
+            Self::Rejected(rejected) => rejected.raw.len() + rejected.detail.len(),
+        }
+    }
+}
+
+type WireSpan = (u32, u32);
+
+/// How one entry lies in its pack's bytes.
+#[derive(Encode, Decode)]
+struct Meta {
+    kind: u8,
+    accepted_at: i64,
+    len: u32,
+    shape: Shape,
+}
+
+#[derive(Encode, Decode)]
+enum Shape {
+    Record {
+        body: u32,
+        session: WireSpan,
+        transaction: WireSpan,
+        original: WireOriginal,
+        correlation: Option<WireSpan>,
+        traceparent: Option<WireSpan>,
+    },
+    /// The first so many bytes are the message, the rest says what is wrong.
+    Rejected { raw: u32 },
+}
+
+#[derive(Encode, Decode)]
+enum WireOriginal {
+    Prefix(u32),
+    Kept(WireSpan),
+}
+
+fn to_wire(span: Span) -> WireSpan {
+    (span.start, span.len)
+}
+
+fn from_wire((start, len): WireSpan) -> Span {
+    Span { start, len }
+}
+
+fn meta_of(entry: &Entry) -> Meta {
+    let shape = match entry {
+        Entry::Record(record) => {
+            let layout = record.layout();
+            Shape::Record {
+                body: layout.body,
+                session: to_wire(layout.session),
+                transaction: to_wire(layout.transaction),
+                original: match layout.original {
+                    Original::Prefix(n) => WireOriginal::Prefix(n),
+                    Original::Kept(span) => WireOriginal::Kept(to_wire(span)),
+                },
+                correlation: layout.correlation.map(to_wire),
+                traceparent: layout.traceparent.map(to_wire),
+            }
+        }
+        Entry::Rejected(rejected) => Shape::Rejected { raw: rejected.raw.len() as u32 },
+    };
+    Meta { kind: entry.kind() as u8, accepted_at: entry.accepted_at().0, len: entry.len() as u32, shape }
+}
+
+fn push_data(entry: &Entry, out: &mut Vec<u8>) {
+    match entry {
+        Entry::Record(record) => out.extend_from_slice(record.data()),
+        Entry::Rejected(rejected) => {
+            out.extend_from_slice(&rejected.raw);
+            out.extend_from_slice(rejected.detail.as_bytes());
+        }
+    }
+}
+
+fn entry_from(meta: &Meta, data: &[u8]) -> Result<Entry, CodecError> {
+    let kind = Kind::from_u8(meta.kind).ok_or_else(|| damaged(format!("unknown kind {}", meta.kind)))?;
+    let accepted_at = Timestamp(meta.accepted_at);
+    match &meta.shape {
+        Shape::Record { body, session, transaction, original, correlation, traceparent } => {
+            let layout = Layout {
+                body: *body,
+                session: from_wire(*session),
+                transaction: from_wire(*transaction),
+                original: match original {
+                    WireOriginal::Prefix(n) => Original::Prefix(*n),
+                    WireOriginal::Kept(span) => Original::Kept(from_wire(*span)),
+                },
+                correlation: correlation.map(from_wire),
+                traceparent: traceparent.map(from_wire),
+            };
+            Record::from_parts(kind, accepted_at, data.into(), layout).map(Entry::Record).map_err(damaged)
+        }
+        Shape::Rejected { raw } => {
+            let (raw, detail) = data.split_at_checked(*raw as usize).ok_or_else(|| damaged("lengths"))?;
+            let detail = String::from_utf8_lossy(detail).into_owned();
+            Ok(Entry::Rejected(Rejected { kind, accepted_at, raw: raw.into(), detail }))
+        }
+    }
+}
+
+/// What stands in front of a pack's compressed bytes.
+#[derive(Encode, Decode, Clone, Copy, Debug)]
+pub(super) struct PackHeader {
+    pub count: u32,
+    /// When the oldest record in it was accepted.
+    pub oldest: i64,
+    raw_len: u32,
+    compressed_len: u32,
+    checksum: u64,
+}
+
+/// Packs entries: compresses with one context that is kept.
+pub(super) struct Packer {
+    zstd: zstd::bulk::Compressor<'static>,
+    raw: Vec<u8>,
+}
+
+impl Packer {
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self { zstd: zstd::bulk::Compressor::new(ZSTD_LEVEL)?, raw: Vec::new() })
+    }
+
+    /// The value that stores `entries` as one pack.
+    pub(super) fn pack(&mut self, entries: &[&Entry]) -> std::io::Result<Vec<u8>> {
+        let metas: Vec<Meta> = entries.iter().map(|entry| meta_of(entry)).collect();
+        self.raw.clear();
+        self.raw.append(&mut encode(&metas));
+        for entry in entries {
+            push_data(entry, &mut self.raw);
+        }
+        let compressed = self.zstd.compress(&self.raw)?;
+        let mut value = encode(&PackHeader {
+            count: entries.len() as u32,
+            oldest: entries.iter().map(|entry| entry.accepted_at().0).min().unwrap_or_default(),
+            raw_len: self.raw.len() as u32,
+            compressed_len: compressed.len() as u32,
+            checksum: xxhash_rust::xxh3::xxh3_64(&compressed),
+        });
+        value.extend_from_slice(&compressed);
+        Ok(value)
+    }
+}
+
+/// A pack's header, from its value or the first chunk of it, and where the compressed bytes begin.
+pub(super) fn pack_header(value: &[u8]) -> Result<(PackHeader, usize), CodecError> {
+    decode(value)
+}
+
+/// The whole length of the value that `header` begins.
+pub(super) fn pack_len(header: &PackHeader, start: usize) -> usize {
+    start + header.compressed_len as usize
+}
+
+/// The entries of a pack, checked against its checksum.
+pub(super) fn unpack(value: &[u8]) -> Result<Vec<Entry>, CodecError> {
+    let (header, start) = pack_header(value)?;
+    let compressed = &value[start..];
+    if compressed.len() != header.compressed_len as usize
+        || xxhash_rust::xxh3::xxh3_64(compressed) != header.checksum
+        || header.raw_len as usize > DECODE_LIMIT
+    {
+        return Err(damaged("a pack's checksum does not match"));
+    }
+    let raw = zstd::bulk::decompress(compressed, header.raw_len as usize).map_err(damaged)?;
+    let (metas, mut at) = decode::<Vec<Meta>>(&raw)?;
+    let mut entries = Vec::with_capacity(metas.len());
+    for meta in &metas {
+        let data = raw.get(at..at + meta.len as usize).ok_or_else(|| damaged("lengths"))?;
+        at += meta.len as usize;
+        entries.push(entry_from(meta, data)?);
+    }
+    if entries.len() != header.count as usize {
+        return Err(damaged("a pack's count does not match"));
+    }
+    Ok(entries)
+}
+
+#[derive(Encode, Decode)]
+struct WireDeadLetter {
+    reason: u8,
+    detail: String,
+    attempts: u32,
+    first_at: i64,
+    last_at: i64,
+    meta: Meta,
+    data: Vec<u8>,
+}
+
+pub(super) fn encode_dead_letter(letter: &DeadLetter) -> std::io::Result<Vec<u8>> {
+    let entry = match &letter.payload {
+        Payload::Record(record) => Entry::Record(record.clone()),
+        Payload::Raw { kind, accepted_at, bytes } => Entry::Rejected(Rejected {
+            kind: *kind,
+            accepted_at: *accepted_at,
+            raw: bytes.clone(),
+            detail: String::new(),
+        }),
+    };
+    let mut data = Vec::with_capacity(entry.len());
+    push_data(&entry, &mut data);
+    let wire = WireDeadLetter {
+        reason: letter.reason as u8,
+        detail: letter.detail.clone(),
+        attempts: letter.attempts,
+        first_at: letter.first_at.0,
+        last_at: letter.last_at.0,
+        meta: meta_of(&entry),
+        data,
+    };
+    zstd::bulk::compress(&encode(&wire), ZSTD_LEVEL)
+}
+
+pub(super) fn decode_dead_letter(id: u64, value: &[u8]) -> Result<DeadLetter, CodecError> {
+    let raw = zstd::bulk::decompress(value, DECODE_LIMIT).map_err(damaged)?;
+    let (wire, _) = decode::<WireDeadLetter>(&raw)?;
+    let payload = match entry_from(&wire.meta, &wire.data)? {
+        Entry::Record(record) => Payload::Record(record),
+        Entry::Rejected(r) => Payload::Raw { kind: r.kind, accepted_at: r.accepted_at, bytes: r.raw },
+    };
+    Ok(DeadLetter {
+        id,
+        reason: Reason::from_u8(wire.reason).ok_or_else(|| damaged("unknown reason"))?,
+        detail: wire.detail,
+        attempts: wire.attempts,
+        first_at: Timestamp(wire.first_at),
+        last_at: Timestamp(wire.last_at),
+        payload,
+    })
+}

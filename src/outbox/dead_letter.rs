@@ -1,0 +1,103 @@
+//! A dead letter: what will not be delivered, why, and the exact bytes.
+
+use std::borrow::Cow;
+
+use crate::record::{Kind, Record, Timestamp};
+
+/// Why a record became a dead letter. The numbers are persisted: never renumber.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Reason {
+    /// It does not fit the contract.
+    Invalid = 0,
+    /// The `ControlPlane` refused it.
+    Refused = 1,
+    /// A quota request that came too late to matter.
+    Expired = 2,
+    /// The `ControlPlane` did not know its session for the whole time of grace.
+    SessionUnknown = 3,
+    /// The `ControlPlane` failed on it again and again while other records passed.
+    Poison = 4,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Invalid, Self::Refused, Self::Expired, Self::SessionUnknown, Self::Poison];
+
+    /// The reason with this persisted number.
+    pub const fn from_u8(n: u8) -> Option<Self> {
+        match n {
+            0 => Some(Self::Invalid),
+            1 => Some(Self::Refused),
+            2 => Some(Self::Expired),
+            3 => Some(Self::SessionUnknown),
+            4 => Some(Self::Poison),
+            _ => None,
+        }
+    }
+
+    /// The name in metrics, in the mirror and on the command line.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::Refused => "refused",
+            Self::Expired => "expired",
+            Self::SessionUnknown => "session_unknown",
+            Self::Poison => "poison",
+        }
+    }
+}
+
+/// A dead letter as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its number: unique in this outbox, growing.
+    pub id: u64,
+    /// Why.
+    pub reason: Reason,
+    /// Why, in words: of an answer, its status and its first KiB.
+    pub detail: String,
+    /// How often its delivery was tried.
+    pub attempts: u32,
+    /// When it was accepted.
+    pub first_at: Timestamp,
+    /// When it was given up.
+    pub last_at: Timestamp,
+    /// What it was.
+    pub payload: Payload,
+}
+
+/// What a dead letter was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// A record: it can be sent again with its own key and body.
+    Record(Record),
+    /// A message that is no record.
+    Raw {
+        /// What it would have been.
+        kind: Kind,
+        /// When it was taken.
+        accepted_at: Timestamp,
+        /// Its exact bytes.
+        bytes: Box<[u8]>,
+    },
+}
+
+impl DeadLetter {
+    /// What it was, or would have been.
+    pub fn kind(&self) -> Kind {
+        match &self.payload {
+            Payload::Record(record) => record.kind(),
+            Payload::Raw { kind, .. } => *kind,
+        }
+    }
+
+    /// The producer's exact bytes.
+    pub fn original(&self) -> Cow<'_, [u8]> {
+        match &self.payload {
+            Payload::Record(record) => record.original(),
+            Payload::Raw { bytes, .. } => Cow::Borrowed(bytes),
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Every metric that the agent exports, declared once.
+//!
+//! What must agree with each other at every scrape (enqueued = delivered + duplicates + dead-lettered + exported +
+//! depth) is not counted here: it is read from the outbox in one picture when a scrape comes.
+
+use std::time::Duration;
+
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::outbox::{Reason, Stats};
+use crate::record::{Kind, Queue};
+
+/// Latencies from half a millisecond to a minute.
+const SECONDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// Acceptance to settlement: an outage makes it hours.
+const DELIVERY_SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0, 21600.0, 86400.0];
+
+/// What is counted where it happens.
+pub struct Metrics {
+    registry: Registry,
+    server_id: String,
+    /// Messages taken from each queue.
+    pub intake_records: IntCounterVec,
+    /// Whether the intake is paused, and why.
+    pub intake_paused: IntGaugeVec,
+    /// What waits in each Redis queue.
+    pub redis_queue_depth: IntGaugeVec,
+    /// 1 while Redis answers.
+    pub redis_connection: IntGaugeVec,
+    /// 1 while the `ControlPlane` answers.
+    pub control_plane_connection: IntGaugeVec,
+    /// Attempts that will be made again, by reason.
+    pub retries: IntCounterVec,
+    /// Requests by endpoint and status code, or the failure's name.
+    pub requests: IntCounterVec,
+    /// How long requests take.
+    pub request_seconds: HistogramVec,
+    /// From acceptance to settlement.
+    pub delivery_latency: HistogramVec,
+    /// One commit of the outbox, barrier included.
+    pub commit_seconds: Histogram,
+    /// 0 closed, 1 half-open, 2 open.
+    pub link_state: IntGaugeVec,
+    /// Why the link is down.
+    pub link_trouble: IntGaugeVec,
+    /// Requests a second; 0: no limit.
+    pub rate_limit: IntGaugeVec,
+    /// The most requests in flight just now.
+    pub concurrency: IntGaugeVec,
+}
+
+fn named(name: &str, help: &str) -> Opts {
+    Opts::new(name, help)
+}
+
+impl Metrics {
+    /// All metrics, registered.
+    pub fn new(server_id: &str) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
+            let metric = IntCounterVec::new(named(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntGaugeVec> {
+            let metric = IntGaugeVec::new(named(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let histogram =
+            |name: &str, help: &str, buckets: &[f64], labels: &[&str]| -> prometheus::Result<HistogramVec> {
+                let metric =
+                    HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
+                registry.register(Box::new(metric.clone()))?;
+                Ok(metric)
+            };
+        let commit_seconds = Histogram::with_opts(
+            HistogramOpts::new(
+                "dataplane_outbox_commit_seconds",
+                "One commit of the outbox, barrier included",
+            )
+            .buckets(SECONDS.to_vec()),
+        )?;
+        registry.register(Box::new(commit_seconds.clone()))?;
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let build = gauge("dataplane_build_info", "Version of this agent", &["version", "commit"])?;
+        build
+            .with_label_values(&[
+                env!("CARGO_PKG_VERSION"),
+                option_env!("DATAPLANE_COMMIT").unwrap_or("unknown"),
+            ])
+            .set(1);
+        let metrics = Self {
+            intake_records: counter(
+                "dataplane_intake_records_total",
+                "Messages taken from Redis",
+                &["queue"],
+            )?,
+            intake_paused: gauge("dataplane_intake_paused", "1 while the intake is paused", &["reason"])?,
+            redis_queue_depth: gauge(
+                "redis_queue_depth",
+                "Messages waiting in Redis",
+                &["server_id", "queue_name"],
+            )?,
+            redis_connection: gauge("redis_connection_status", "1 while Redis answers", &["server_id"])?,
+            control_plane_connection: gauge(
+                "control_plane_connection_status",
+                "1 while the ControlPlane answers",
+                &["server_id"],
+            )?,
+            retries: counter("dataplane_retries_total", "Attempts that will be made again", &["reason"])?,
+            requests: counter(
+                "dataplane_control_plane_requests_total",
+                "Requests to the ControlPlane",
+                &["endpoint", "code"],
+            )?,
+            request_seconds: histogram(
+                "dataplane_control_plane_request_seconds",
+                "Duration of requests to the ControlPlane",
+                SECONDS,
+                &["endpoint"],
+            )?,
+            delivery_latency: histogram(
+                "dataplane_delivery_latency_seconds",
+                "From acceptance to settlement",
+                DELIVERY_SECONDS,
+                &["kind"],
+            )?,
+            commit_seconds,
+            link_state: gauge("dataplane_link_state", "0 closed, 1 half-open, 2 open", &[])?,
+            link_trouble: gauge(
+                "dataplane_link_trouble",
+                "1 while the link is down for this reason",
+                &["reason"],
+            )?,
+            rate_limit: gauge("dataplane_drain_rate_limit", "Requests a second; 0: no limit", &[])?,
+            concurrency: gauge("dataplane_drain_concurrency", "The most requests in flight just now", &[])?,
+            server_id: server_id.to_owned(),
+            registry,
+        };
+        metrics.redis_connection.with_label_values(&[server_id]).set(0);
+        metrics.control_plane_connection.with_label_values(&[server_id]).set(0);
+        Ok(metrics)
+    }
+
+    /// Notes whether Redis answers.
+    pub fn redis_up(&self, up: bool) {
+        self.redis_connection.with_label_values(&[&self.server_id]).set(i64::from(up));
+    }
+
+    /// Notes whether the `ControlPlane` answers.
+    pub fn control_plane_up(&self, up: bool) {
+        self.control_plane_connection.with_label_values(&[&self.server_id]).set(i64::from(up));
+    }
+
+    /// Notes a queue's depth.
+    pub fn queue_depth(&self, queue: &str, depth: i64) {
+        self.redis_queue_depth.with_label_values(&[&self.server_id, queue]).set(depth);
+    }
+
+    /// Notes one request to the `ControlPlane`.
+    pub fn request(&self, endpoint: &str, code: &str, took: Duration) {
+        self.requests.with_label_values(&[endpoint, code]).inc();
+        self.request_seconds.with_label_values(&[endpoint]).observe(took.as_secs_f64());
+    }
+
+    /// The exposition in Prometheus' text format, with the outbox as it is in this moment.
+    pub fn expose(&self, stats: &Stats, now_micros: i64) -> prometheus::Result<Vec<u8>> {
+        let mut families = self.registry.gather();
+        families.extend(outbox_families(stats, now_micros, &self.server_id));
+        families.sort_by(|a, b| a.name().cmp(b.name()));
+        let mut text = Vec::with_capacity(16 << 10);
+        TextEncoder::new().encode(&families, &mut text)?;
+        Ok(text)
+    }
+}
+
+type Labels<'a> = Vec<(&'a str, &'a str)>;
+
+fn family(name: &str, help: &str, kind: MetricType, samples: Vec<(Labels<'_>, f64)>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    let metrics = samples.into_iter().map(|(labels, value)| {
+        let mut metric = Metric::default();
+        let labels = labels.into_iter().map(|(name, value)| {
+            let mut label = LabelPair::default();
+            label.set_name(name.to_owned());
+            label.set_value(value.to_owned());
+            label
+        });
+        metric.set_label(labels.collect());
+        if kind == MetricType::COUNTER {
+            let mut counter = Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        }
+        metric
+    });
+    family.set_metric(metrics.collect());
+    family
+}
+
+/// The sum of `values` over the kinds of `queue`.
+fn of_queue(values: [u64; 5], queue: Queue) -> f64 {
+    let kinds = Kind::ALL.iter().zip(values).filter(|(kind, _)| kind.queue() == queue);
+    kinds.map(|(_, value)| value).sum::<u64>() as f64
+}
+
+/// Age in seconds of the oldest record of each queue's kind.
+pub fn oldest_ages(stats: &Stats, now_micros: i64) -> [(Queue, f64); 3] {
+    let age = |oldest: Option<i64>| oldest.map_or(0.0, |at| (now_micros - at).max(0) as f64 / 1e6);
+    [
+        (Queue::Usage, age(stats.oldest_usage)),
+        (Queue::Lifecycle, age(stats.oldest_lifecycle)),
+        (Queue::Quota, age(stats.oldest_quota)),
+    ]
+}
+
+fn outbox_families(stats: &Stats, now_micros: i64, server_id: &str) -> Vec<MetricFamily> {
+    use MetricType::{COUNTER, GAUGE};
+    let by_queue = |values: [u64; 5]| -> Vec<(Labels<'_>, f64)> {
+        Queue::ALL.iter().map(|queue| (vec![("kind", queue.label())], of_queue(values, *queue))).collect()
+    };
+    let one = |value: f64| vec![(Vec::new(), value)];
+    let buried = stats.dead_lettered.map(|reasons| reasons.iter().sum::<u64>());
+    let mut dead_lettered = Vec::new();
+    for queue in Queue::ALL {
+        for reason in Reason::ALL {
+            let values = stats.dead_lettered.map(|reasons| reasons[reason as usize]);
+            dead_lettered
+                .push((vec![("kind", queue.label()), ("reason", reason.label())], of_queue(values, queue)));
+        }
+    }
+    let statuses =
+        [("delivered", stats.delivered), ("duplicate", stats.duplicates), ("dead_lettered", buried)];
+    let processed = |queue: Queue| -> Vec<(Labels<'_>, f64)> {
+        statuses
+            .iter()
+            .map(|(status, values)| {
+                (vec![("server_id", server_id), ("status", *status)], of_queue(*values, queue))
+            })
+            .collect()
+    };
+    let mut events = Vec::new();
+    for (kind, event) in [
+        (Kind::Started, "session_started"),
+        (Kind::Completed, "session_completed"),
+        (Kind::Lifecycle, "unknown"),
+    ] {
+        for (status, values) in statuses {
+            let labels = vec![("server_id", server_id), ("event_type", event), ("status", status)];
+            events.push((labels, values[kind as usize - 1] as f64));
+        }
+    }
+    let ages = oldest_ages(stats, now_micros);
+    let ages = ages.map(|(queue, age)| (vec![("kind", queue.label())], age)).to_vec();
+    vec![
+        family("dataplane_outbox_enqueued_total", "Records taken over", COUNTER, by_queue(stats.enqueued)),
+        family("dataplane_delivered_total", "Records delivered", COUNTER, by_queue(stats.delivered)),
+        family("dataplane_duplicates_total", "Records processed before", COUNTER, by_queue(stats.duplicates)),
+        family("dataplane_exported_total", "Records exported", COUNTER, by_queue(stats.exported)),
+        family("dataplane_dead_lettered_total", "Records that became dead letters", COUNTER, dead_lettered),
+        family("dataplane_outbox_depth", "Records waiting", GAUGE, by_queue(stats.depth)),
+        family("dataplane_outbox_bytes", "Bytes of the records waiting", GAUGE, one(stats.bytes as f64)),
+        family("dataplane_outbox_disk_bytes", "Bytes the outbox takes", GAUGE, one(stats.disk_bytes as f64)),
+        family(
+            "dataplane_outbox_capacity_bytes",
+            "Bytes it may take",
+            GAUGE,
+            one(stats.capacity_bytes as f64),
+        ),
+        family(
+            "dataplane_outbox_accepting",
+            "1 while it takes records",
+            GAUGE,
+            one(f64::from(u8::from(stats.accepting))),
+        ),
+        family("dataplane_outbox_oldest_age_seconds", "Age of the oldest record waiting", GAUGE, ages),
+        family("dataplane_dead_letters", "Dead letters kept", GAUGE, one(stats.dead_letters as f64)),
+        family(
+            "dataplane_dead_letters_expired_total",
+            "Dead letters dropped for their age",
+            COUNTER,
+            one(stats.dead_letters_expired as f64),
+        ),
+        family("usage_records_processed_total", "Usage records settled", COUNTER, processed(Queue::Usage)),
+        family("quota_requests_processed_total", "Quota requests settled", COUNTER, processed(Queue::Quota)),
+        family("session_events_processed_total", "Lifecycle events settled", COUNTER, events),
+    ]
+}

@@ -1,0 +1,3 @@
+//! What the agent says about itself: metrics and logs.
+
+pub mod metrics;

@@ -14,12 +14,21 @@
 //! * [`drain`]: which goes next, how fast, and what an answer means.
 //! * [`control_plane`]: the typed client of the `ControlPlane`'s REST API; one attempt a call.
 //!
-//! Everything else supports these: [`telemetry`] and [`clock`].
+//! Everything else supports these: [`agent`] puts them together, [`config`] says how, [`http`] and [`telemetry`] show what
+//! goes on, [`membership`] tells the `ControlPlane` that the server lives, [`cli`] is the command line, [`sandbox`] and
+//! [`demo`] are for trying it out.
 
+pub mod agent;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod control_plane;
+pub mod demo;
 pub mod drain;
+pub mod http;
 pub mod intake;
+pub mod membership;
 pub mod outbox;
 pub mod record;
+pub mod sandbox;
 pub mod telemetry;

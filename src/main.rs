@@ -1,1 +1,5 @@
-fn main() {}
+//! The `dataplane-agent` binary.
+
+fn main() -> std::process::ExitCode {
+    dataplane_agent::cli::main()
+}

@@ -1,6 +1,7 @@
 //! One attempt at one request: what is sent, and exactly what came back.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -104,6 +105,7 @@ pub struct Client {
     target: Target,
     clock: Clock,
     credentials: RwLock<Arc<Credentials>>,
+    reachable: AtomicBool,
 }
 
 /// A request before it has headers.
@@ -124,7 +126,7 @@ impl Client {
         let target = Target::new(settings.url.expose()).map_err(ClientError::Url)?;
         target.server(&settings.server_id, "").map_err(ClientError::ServerId)?;
         let credentials = RwLock::new(Arc::new(Credentials::load(&settings, &target)?));
-        Ok(Self { settings, target, clock: Clock::default(), credentials })
+        Ok(Self { settings, target, clock: Clock::default(), credentials, reachable: AtomicBool::new(false) })
     }
 
     /// Reads secrets and certificates anew and uses them from the next request on. With an error, nothing has
@@ -147,6 +149,11 @@ impl Client {
     /// By how much the `ControlPlane`'s clock is ahead of ours, by its last answer; zero up to five seconds.
     pub fn clock_skew(&self) -> TimeDelta {
         self.clock.skew()
+    }
+
+    /// Whether the last request, of whatever kind, was answered by a `ControlPlane` that lets us in.
+    pub fn is_reachable(&self) -> bool {
+        self.reachable.load(Ordering::Relaxed)
     }
 
     /// Sends one record, once.
@@ -197,6 +204,8 @@ impl Client {
     pub(super) async fn send(&self, outgoing: Outgoing<'_>) -> Answer {
         let started = Instant::now();
         let result = self.attempt(outgoing).await;
+        let served = |response: &Response| matches!(response.status, 200..=299 | 400 | 402 | 404..=499);
+        self.reachable.store(result.as_ref().is_ok_and(served), Ordering::Relaxed);
         Answer { result, elapsed: started.elapsed() }
     }
 

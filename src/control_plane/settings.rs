@@ -3,8 +3,9 @@
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
+
+use clap::ValueEnum;
 
 /// No key or certificate bundle is anywhere near this; a wrong path may name anything.
 const FILE_MAX_BYTES: u64 = 1 << 20;
@@ -44,7 +45,8 @@ pub struct Settings {
 }
 
 /// Which credentials a request carries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
 pub enum Auth {
     /// The API key's header.
     #[default]
@@ -65,21 +67,9 @@ impl Auth {
     }
 }
 
-impl FromStr for Auth {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s {
-            "api_key" => Ok(Self::ApiKey),
-            "jwt" => Ok(Self::Jwt),
-            "both" => Ok(Self::Both),
-            _ => Err("must be api_key, jwt or both".into()),
-        }
-    }
-}
-
 /// How our tokens are signed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "verbatim")]
 pub enum JwtAlgorithm {
     /// HMAC with SHA-256.
     HS256,
@@ -89,20 +79,6 @@ pub enum JwtAlgorithm {
     ES256,
     /// Ed25519.
     EdDSA,
-}
-
-impl FromStr for JwtAlgorithm {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s {
-            "HS256" => Ok(Self::HS256),
-            "RS256" => Ok(Self::RS256),
-            "ES256" => Ok(Self::ES256),
-            "EdDSA" => Ok(Self::EdDSA),
-            _ => Err("must be HS256, RS256, ES256 or EdDSA".into()),
-        }
-    }
 }
 
 /// A value that is never shown.

@@ -95,8 +95,8 @@ pub(super) struct Lanes {
     streaks: [u32; 2],
     counts: [usize; 3],
     bytes: usize,
-    /// Where the usage log must be read again, because lanes were cut off and have room now.
-    rewind: Option<u64>,
+    /// The usage log must be read again, because lanes that were cut off have room now.
+    wants_refill: bool,
     /// The lanes that are being read again.
     refilling: Vec<LaneKey>,
 }
@@ -235,9 +235,7 @@ impl Lanes {
         self.bytes -= item.record.data().len();
         let Some(lane) = self.lanes.get_mut(&key) else { return };
         lane.busy = false;
-        if lane.wants_refill() {
-            self.rewind = self.rewind.into_iter().chain(lane.cut).min();
-        }
+        self.wants_refill |= lane.wants_refill();
         if lane.is_empty() {
             self.lanes.remove(&key);
         } else {
@@ -250,9 +248,9 @@ impl Lanes {
         let Some(lane) = self.lanes.get_mut(&key) else { return };
         lane.busy = false;
         if item.ticket.log == Log::Completed {
-            lane.completed.push_front(item)
+            lane.completed.push_front(item);
         } else {
-            lane.items.push_front(item)
+            lane.items.push_front(item);
         }
         lane.not_before = Some(not_before);
         self.waiting.insert((not_before, key));
@@ -273,18 +271,23 @@ impl Lanes {
         }
     }
 
-    /// From which number on the usage log must be read again, if it must: the lanes that asked take in what comes
+    /// From which number on the usage log must be read again, if it must: the lanes that have room take in what comes
     /// now; their `completed` wait for [`Self::refilled`].
     pub(super) fn begin_refill(&mut self) -> Option<u64> {
-        let from = self.rewind.take()?;
+        if !std::mem::take(&mut self.wants_refill) {
+            return None;
+        }
+        let mut from = None;
         for (key, lane) in &mut self.lanes {
             if lane.wants_refill() {
-                lane.cut = None;
+                // IMPORTANT: from the first cut of all that take part, whichever of them asked: what lies before
+                // `from` is passed over for good.
+                from = from.into_iter().chain(lane.cut.take()).min();
                 lane.refilling = true;
                 self.refilling.push(*key);
             }
         }
-        Some(from)
+        from
     }
 
     /// The usage log has been read again up to where it had been read before.

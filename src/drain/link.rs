@@ -201,12 +201,6 @@ impl Link {
         None
     }
 
-    /// The operator releases the brake.
-    pub(super) fn release_brake(&mut self) -> Option<Change> {
-        self.refusals = 0;
-        if self.is_braked() { self.close() } else { None }
-    }
-
     fn good(&mut self, now: Instant) {
         self.failures = 0;
         self.last_success = Some(now);

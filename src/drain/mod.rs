@@ -87,8 +87,12 @@ pub struct LinkStatus {
     pub trouble: Option<Trouble>,
     /// When the next probe goes.
     pub next_probe: Option<Instant>,
-    /// Whether any answer has ever come.
-    pub contacted: bool,
+}
+
+impl Default for LinkStatus {
+    fn default() -> Self {
+        Self { circuit: "closed", trouble: None, next_probe: None }
+    }
 }
 
 /// The drain, ready to run.
@@ -128,7 +132,6 @@ struct Run {
     reading: Option<Reading>,
     read_failed: bool,
     renewed_token: bool,
-    contacted: bool,
 }
 
 impl Drain {
@@ -147,7 +150,6 @@ impl Drain {
             reading: None,
             read_failed: false,
             renewed_token: false,
-            contacted: false,
             drain: self,
         };
         let mut last = run.drain.outbox.last();
@@ -162,7 +164,7 @@ impl Drain {
                 biased;
                 // A sender that is gone has nothing more to say but that it is over.
                 _ = stop.changed() => break,
-                Some(sent) = run.sending.next() => run.answered(sent).await,
+                Some(sent) = run.sending.next() => run.answered(sent),
                 Some(pushed) = run.pushing.next() => run.pushed(pushed),
                 (log, from, lease) = reading(&mut run.reading) => run.loaded(log, from, lease),
                 Ok(()) = last.changed() => {}
@@ -172,7 +174,7 @@ impl Drain {
             }
         }
         while let Some(sent) = run.sending.next().await {
-            run.answered(sent).await;
+            run.answered(sent);
         }
     }
 }
@@ -322,9 +324,8 @@ impl Run {
         }));
     }
 
-    async fn answered(&mut self, (key, mut item, sent, answer): (LaneKey, Item, Instant, Answer)) {
+    fn answered(&mut self, (key, mut item, sent, answer): (LaneKey, Item, Instant, Answer)) {
         let now = Instant::now();
-        self.contacted = true;
         self.count(&item.ticket, &answer);
         let (mut verdict, retry_after) = judge(&answer.result);
         if item.ticket.kind == Kind::Quota && matches!(verdict, Verdict::Delivered | Verdict::Duplicate) {
@@ -333,8 +334,8 @@ impl Run {
                 (Ok(parsed), _) => {
                     let data = parsed.data.to_vec();
                     let change = self.link.delivered(sent, now);
-                    self.changed(change);
-                    self.push(key, item, &verdict, data).await;
+                    Self::announce(change);
+                    self.push(key, item, &verdict, data);
                     return;
                 }
                 (Err(_), Verdict::Delivered) => verdict = Verdict::ServerError,
@@ -382,7 +383,7 @@ impl Run {
                 change
             }
         };
-        self.changed(change);
+        Self::announce(change);
     }
 
     fn session_unknown(
@@ -479,7 +480,7 @@ impl Run {
     }
 
     /// Hands a quota answer to Redis; the record is settled when it is there.
-    async fn push(&mut self, key: LaneKey, item: Item, verdict: &Verdict, data: Vec<u8>) {
+    fn push(&mut self, key: LaneKey, item: Item, verdict: &Verdict, data: Vec<u8>) {
         let settlement =
             if *verdict == Verdict::Delivered { Settlement::Delivered } else { Settlement::Duplicate };
         let (done, pushed) = oneshot::channel();
@@ -495,7 +496,7 @@ impl Run {
             self.settle(key, &item, settlement);
         } else {
             // Only at shutdown: the record stays and is asked for again, with the same key, after the next start.
-            self.lanes.put_back(key, item, Instant::now() + Duration::from_secs(3600));
+            self.lanes.put_back(key, item, Instant::now() + Duration::from_hours(1));
         }
     }
 
@@ -515,7 +516,7 @@ impl Run {
         }
     }
 
-    fn changed(&mut self, change: Option<Change>) {
+    fn announce(change: Option<Change>) {
         match change {
             Some(Change::Down(trouble)) => {
                 tracing::warn!(
@@ -532,11 +533,12 @@ impl Run {
     fn tell(&self) {
         let (circuit, state, next_probe) = match self.link.circuit() {
             Circuit::Closed => ("closed", 0, None),
+            // Before the first contact nothing is known to be wrong.
+            Circuit::Open { .. } if self.link.trouble().is_none() => ("closed", 0, None),
             Circuit::HalfOpen => ("half-open", 1, None),
             Circuit::Open { until } => ("open", 2, Some(until)),
         };
-        let status =
-            LinkStatus { circuit, trouble: self.link.trouble(), next_probe, contacted: self.contacted };
+        let status = LinkStatus { circuit, trouble: self.link.trouble(), next_probe };
         let metrics = &self.drain.metrics;
         let changed = self.drain.status.send_if_modified(|now| {
             let changed = *now != status;
@@ -545,7 +547,6 @@ impl Run {
         });
         if changed {
             metrics.link_state.with_label_values(&[] as &[&str]).set(state);
-            metrics.control_plane_up(status.contacted && status.trouble.is_none());
             metrics.link_trouble.reset();
             if let Some(trouble) = status.trouble {
                 metrics.link_trouble.with_label_values(&[trouble.label()]).set(1);

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
+use crate::config::RedisConfig;
 use crate::drain::Horizon;
 use crate::outbox::{AppendError, Entry, Outbox, Recent, Rejected, Taken};
 use crate::record::{Acceptor, Kind, Queue};
@@ -117,6 +118,19 @@ pub struct Intake {
     pub status: watch::Sender<RedisStatus>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+}
+
+/// The client for the configured Redis. Connects to nothing yet.
+pub fn client(config: &RedisConfig) -> Result<redis::Client, redis::RedisError> {
+    if let Some(url) = &config.url {
+        return redis::Client::open(url.expose());
+    }
+    let mut login = redis::RedisConnectionInfo::default().set_db(i64::from(config.db));
+    if let Some(password) = &config.password {
+        login = login.set_password(password.expose());
+    }
+    let address = redis::ConnectionAddr::Tcp(config.host.clone(), config.port);
+    redis::Client::open(redis::IntoConnectionInfo::into_connection_info(address)?.set_redis_settings(login))
 }
 
 /// A digest for the checkpoint. Persisted: the algorithm never changes.

@@ -201,7 +201,9 @@ mod tests {
 
     #[test]
     fn what_is_committed_is_told_from_what_is_not() {
-        let table: [(&[u32], u64, Option<u64>, &[u32], usize); 9] = [
+        /// Digests, position, Redis' count, in-flight list; how many are committed.
+        type Case<'a> = (&'a [u32], u64, Option<u64>, &'a [u32], usize);
+        let table: [Case<'_>; 9] = [
             (&[], 0, None, &[1, 2], 0),
             (&[1, 2, 3], 3, Some(3), &[4, 5], 0),
             (&[1, 2, 3], 3, Some(0), &[1, 2, 3, 4], 3),

@@ -31,6 +31,7 @@ pub enum CodecError {
     Damaged(String),
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
 fn damaged(what: impl ToString) -> CodecError {
     CodecError::Damaged(what.to_string())
 }

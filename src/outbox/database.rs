@@ -51,7 +51,7 @@ pub enum DatabaseError {
 }
 
 /// Whether a commit waits for the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Durability {
     /// `fdatasync` with every commit: survives a power cut.
     Fsync,

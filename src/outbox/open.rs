@@ -123,7 +123,7 @@ impl Outbox {
 fn start(shared: Arc<Shared>) -> std::io::Result<(Outbox, Threads)> {
     let (appends, appended) = tokio::sync::mpsc::channel(APPENDS);
     let (requests, requested) = mpsc::channel();
-    let writer = Writer::new(Arc::clone(&shared))?;
+    let writer = Writer::new(&shared)?;
     let keeper = Keeper { shared: Arc::clone(&shared) };
     let threads = Threads {
         writer: std::thread::Builder::new()
@@ -145,7 +145,7 @@ fn read_format(dir: &Path) -> Result<uuid::Uuid, OpenError> {
             let unknown = |found: String| OpenError::Format { path: dir.to_path_buf(), found };
             let format: Format =
                 serde_json::from_slice(&bytes).map_err(|e| unknown(format!("unreadable ({e})")))?;
-            if format.format != FORMAT { Err(unknown(format.format.to_string())) } else { Ok(format.id) }
+            if format.format == FORMAT { Ok(format.id) } else { Err(unknown(format.format.to_string())) }
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let format = Format { format: FORMAT.into(), id: uuid::Uuid::new_v4() };

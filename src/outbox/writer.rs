@@ -55,7 +55,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// A writer that goes on where the last one stopped: in the last segment of the row.
-    pub(super) fn new(shared: Arc<Shared>) -> std::io::Result<Self> {
+    pub(super) fn new(shared: &Arc<Shared>) -> std::io::Result<Self> {
         let state = shared.state();
         let Some(listed) = state.segments.last() else {
             return Err(std::io::Error::other("the row of segments is empty"));
@@ -69,7 +69,7 @@ impl Writer {
             recent: state.recent.clone(),
             fresh: true,
             refused: None,
-            shared: Arc::clone(&shared),
+            shared: Arc::clone(shared),
         };
         drop(state);
         Ok(writer)

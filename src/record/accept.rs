@@ -20,7 +20,7 @@ pub struct Origin {
 }
 
 /// What becomes of fields that the contract does not name (`UNKNOWN_FIELDS`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum UnknownFields {
     /// They go on untouched.
     Forward,

@@ -1,3 +1,4 @@
 //! What the agent says about itself: metrics and logs.
 
+pub mod log;
 pub mod metrics;

@@ -1,0 +1,297 @@
+//! The composition root: opens, wires, supervises, and stops in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+
+use crate::config::{self, Config};
+use crate::control_plane::{self, Capabilities, Client, Registration};
+use crate::drain::{self, Drain, Horizon, LinkSettings, LinkStatus};
+use crate::http::{self, Surface};
+use crate::intake::{self, Intake, Mirror, Names, RedisStatus, push_quota_answers};
+use crate::membership::Membership;
+use crate::outbox::{self, Outbox, Threads};
+use crate::record::{Acceptor, Origin};
+use crate::telemetry::metrics::Metrics;
+
+/// After a start the first contact is at a random moment within this time: a fleet that starts at once must not knock
+/// at once.
+const FIRST_CONTACT_WITHIN: Duration = Duration::from_millis(500);
+/// Answers to quota refreshes on their way to Redis.
+const QUOTA_ANSWERS: usize = 256;
+/// The stages after the intake and the drain share what they leave of the time to stop, and have this at least.
+const LAST_STAGES: Duration = Duration::from_secs(2);
+
+/// An agent with everything opened and bound, ready to run.
+pub struct Agent {
+    config: Config,
+    client: Arc<Client>,
+    outbox: Outbox,
+    threads: Threads,
+    metrics: Arc<Metrics>,
+    listeners: Vec<TcpListener>,
+    redis: redis::Client,
+}
+
+impl Agent {
+    /// Opens the outbox and binds the HTTP surface; contacts neither Redis nor the `ControlPlane`.
+    pub async fn build(config: Config) -> anyhow::Result<Self> {
+        let metrics = Arc::new(Metrics::new(&config.identity.server_id)?);
+        let client = Client::new(control_plane_settings(&config)).context("the ControlPlane's client")?;
+        let settings = outbox_settings(&config, &metrics);
+        let (outbox, threads) = tokio::task::spawn_blocking(|| Outbox::open(settings)).await??;
+        let redis = intake::client(&config.redis)?;
+        let listeners = listen(&config).await?;
+        Ok(Self { config, client: Arc::new(client), outbox, threads, metrics, listeners, redis })
+    }
+
+    /// Where the HTTP surface listens.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// Runs until `stop` is done; then stops in order. An error if a part of it ended by itself.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let Self { config, client, outbox, threads, metrics, listeners, redis } = self;
+        let first = config.control_plane.initial_error_delay.min(FIRST_CONTACT_WITHIN);
+        let (intake_stop, drain_stop, last_stop) =
+            (watch::Sender::new(false), watch::Sender::new(false), watch::Sender::new(false));
+        let (horizon, redis_status) =
+            (watch::Sender::new(Horizon::default()), watch::Sender::new(RedisStatus::default()));
+        let (link, registered) = (watch::Sender::new(LinkStatus::default()), watch::Sender::new(false));
+        let (answers, answered) = mpsc::channel(QUOTA_ANSWERS);
+        let source =
+            intake::Settings { client: redis, names: names(&config), timeout: config.redis.socket_timeout };
+
+        let membership = Arc::new(Membership {
+            client: Arc::clone(&client),
+            registration: registration(&config),
+            interval: config.control_plane.heartbeat_interval,
+            first_contact_within: first,
+            outbox: outbox.clone(),
+            link: link.subscribe(),
+            redis: redis_status.subscribe(),
+            registered: registered.clone(),
+            started,
+        });
+        let surface = Arc::new(Surface {
+            server_id: config.identity.server_id.clone(),
+            region: config.identity.server_region.clone(),
+            version: config.identity.app_version.clone(),
+            started,
+            outbox: outbox.clone(),
+            redis: redis_status.subscribe(),
+            link: link.subscribe(),
+            registered: registered.subscribe(),
+            stopping: intake_stop.subscribe(),
+            names: source.names.clone(),
+            metrics: Arc::clone(&metrics),
+            client: Arc::clone(&client),
+            trusted: config.http.trusted_ips.clone(),
+        });
+        let intake = Intake {
+            settings: source.clone(),
+            outbox: outbox.clone(),
+            acceptor: acceptor(&config),
+            horizon: horizon.clone(),
+            status: redis_status,
+            metrics: Arc::clone(&metrics),
+        };
+        let drain = Drain {
+            outbox: outbox.clone(),
+            client,
+            settings: drain_settings(&config, first),
+            quota_answers: answers,
+            horizon: horizon.subscribe(),
+            metrics,
+            status: link,
+        };
+        let mirror = Mirror {
+            settings: source.clone(),
+            outbox: outbox.clone(),
+            most: config.redis.dead_letter_mirror_max as usize,
+        };
+
+        let mut taking = JoinSet::new();
+        taking.spawn(intake.run(intake_stop.subscribe()));
+        let mut sending = JoinSet::new();
+        sending.spawn(drain.run(drain_stop.subscribe()));
+        let mut rest = JoinSet::new();
+        rest.spawn(push_quota_answers(source, answered, last_stop.subscribe()));
+        rest.spawn(mirror.run(last_stop.subscribe()));
+        let member = Arc::clone(&membership);
+        let member_stop = intake_stop.subscribe();
+        rest.spawn(async move { member.run(member_stop).await });
+        let mut serving = JoinSet::new();
+        for listener in listeners {
+            serving.spawn(http::serve(listener, Arc::clone(&surface), last_stop.subscribe()));
+        }
+        drop(surface);
+
+        let ended = tokio::select! {
+            () = stop => Ok(()),
+            end = taking.join_next() => Err(unexpected("the intake", end)),
+            end = sending.join_next() => Err(unexpected("the drain", end)),
+            Some(Err(end)) = rest.join_next() => Err(unexpected("a background task", Some(Err(end)))),
+            Some(end) = serving.join_next() => Err(unexpected("the HTTP surface", Some(end.map(|_| ())))),
+        };
+        tracing::info!("stopping");
+        // Upstream first: what the intake has taken is committed and acknowledged; then the drain's requests are
+        // answered and settled; then the rest. A crash at any point here is as safe as anywhere.
+        let deadline = Instant::now() + config.delivery.shutdown_timeout;
+        finish("the intake", &intake_stop, &mut taking, deadline).await;
+        finish("the drain", &drain_stop, &mut sending, deadline).await;
+        outbox.flush().await;
+        let deadline = deadline.max(Instant::now() + LAST_STAGES);
+        // One that is not heard in time will be noticed missing by the ControlPlane.
+        let _ = tokio::time::timeout_at(deadline.into(), membership.goodbye()).await;
+        finish("background tasks", &last_stop, &mut rest, deadline).await;
+        finish("the HTTP surface", &last_stop, &mut serving, deadline).await;
+        drop((membership, outbox));
+        if !tokio::task::spawn_blocking(|| threads.join()).await? {
+            anyhow::bail!("a thread of the outbox panicked");
+        }
+        ended
+    }
+}
+
+/// Tells a stage to stop and waits for it until `deadline`; what overruns is named and left.
+async fn finish<T: 'static>(
+    name: &str,
+    stop: &watch::Sender<bool>,
+    tasks: &mut JoinSet<T>,
+    deadline: Instant,
+) {
+    stop.send_replace(true);
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout_at(deadline.into(), all).await.is_err() {
+        tracing::warn!(stage = name, "did not stop in time");
+        tasks.shutdown().await;
+    }
+}
+
+fn unexpected(name: &str, end: Option<Result<(), JoinError>>) -> anyhow::Error {
+    match end {
+        Some(Err(error)) => anyhow::anyhow!("{name} failed: {error}"),
+        _ => anyhow::anyhow!("{name} ended by itself"),
+    }
+}
+
+async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
+    let (host, port) = (config.http.host.as_str(), config.http.port);
+    let main = TcpListener::bind((host, port))
+        .await
+        .with_context(|| format!("SERVER_HOST and SERVER_PORT: cannot listen on {host}:{port}"))?;
+    let mut listeners = vec![main];
+    let others =
+        [("METRICS_PORT", config.http.metrics_port), ("HEALTH_CHECK_PORT", config.http.health_check_port)];
+    for (variable, other) in others {
+        let Some(other) = other.filter(|other| *other != port) else { continue };
+        match TcpListener::bind((host, other)).await {
+            Ok(listener) => listeners.push(listener),
+            // Old .env files name ports that nothing used.
+            Err(error) => tracing::warn!(%error, variable, port = other, "cannot listen there as well"),
+        }
+    }
+    Ok(listeners)
+}
+
+fn names(config: &Config) -> Names {
+    Names {
+        usage: config.redis.usage_records_queue.clone(),
+        lifecycle: config.redis.session_lifecycle_queue.clone(),
+        quota: config.redis.quota_refresh_queue.clone(),
+        quota_response: config.redis.quota_response_queue.clone(),
+        dead_letters: config.redis.dead_letter_queue.clone(),
+        server_id: config.identity.server_id.clone(),
+    }
+}
+
+fn acceptor(config: &Config) -> Acceptor {
+    let origin = Origin {
+        server_id: config.identity.server_id.clone(),
+        region: config.identity.server_region.clone(),
+        version: config.identity.app_version.clone(),
+    };
+    Acceptor::new(
+        &origin,
+        config.delivery.unknown_fields,
+        usize::try_from(config.outbox.record_max_bytes.0).unwrap_or(usize::MAX),
+    )
+}
+
+fn outbox_settings(config: &Config, metrics: &Metrics) -> outbox::Settings {
+    outbox::Settings {
+        dir: config.outbox.dir.clone(),
+        max_bytes: config.outbox.max_bytes.0,
+        min_free_bytes: config.outbox.min_free_bytes.0,
+        segment_bytes: config.outbox.segment_bytes.0,
+        durability: config.outbox.durability,
+        commit_seconds: metrics.commit_seconds.clone(),
+    }
+}
+
+fn control_plane_settings(config: &Config) -> control_plane::Settings {
+    let plane = &config.control_plane;
+    let secret = |secret: &config::Secret| match secret.source() {
+        config::SecretSource::Value => {
+            control_plane::SecretSource::Value(control_plane::Secret::new(secret.expose()))
+        }
+        config::SecretSource::File(path) => control_plane::SecretSource::File(path.clone()),
+    };
+    control_plane::Settings {
+        url: control_plane::Secret::new(plane.url.expose()),
+        timeout: plane.timeout,
+        max_idle_connections: config.delivery.concurrency as usize,
+        server_id: config.identity.server_id.clone(),
+        version: config.identity.app_version.clone(),
+        auth: plane.auth,
+        api_key_header: plane.api_key_header.clone(),
+        api_key: plane.api_key.as_ref().map(secret),
+        jwt_key: plane.jwt_key.as_ref().map(secret),
+        jwt_algorithm: plane.jwt_algorithm,
+        jwt_key_id: None,
+        ca_file: plane.ca_file.clone(),
+        client_cert_file: plane.client_cert_file.clone(),
+        client_key_file: plane.client_key_file.clone(),
+    }
+}
+
+fn drain_settings(config: &Config, first_contact_within: Duration) -> drain::Settings {
+    let (plane, delivery) = (&config.control_plane, &config.delivery);
+    drain::Settings {
+        link: LinkSettings {
+            failures_to_open: plane.retry_attempts,
+            initial_delay: plane.initial_error_delay,
+            max_backoff: plane.max_backoff,
+            multiplier: plane.error_backoff_multiplier,
+            concurrency: delivery.concurrency as usize,
+            refusal_brake: delivery.refusal_brake,
+        },
+        rate_limit: delivery.rate_limit,
+        burst: delivery.burst,
+        quota_ttl: delivery.quota_refresh_ttl,
+        session_grace: delivery.session_unknown_grace,
+        poison_attempts: delivery.poison_attempts,
+        first_contact_within,
+    }
+}
+
+fn registration(config: &Config) -> Registration {
+    Registration {
+        region: config.identity.server_region.clone(),
+        ip_address: config.identity.dataplane_host.clone(),
+        port: config.identity.dataplane_port,
+        capabilities: Capabilities {
+            max_concurrent_sessions: 1000,
+            supported_products: "speech_transcription,speech_synthesis,real_time_streaming".into(),
+            supported_languages: "*".into(),
+        },
+    }
+}

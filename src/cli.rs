@@ -1,0 +1,96 @@
+//! The command line: what can be asked for, and the exit codes (0 done, 1 failed, 2 usage, 78 configuration).
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::agent::Agent;
+use crate::config::{Config, Flags, Problems, Sources};
+use crate::{demo, sandbox, telemetry};
+
+/// Carries customers' usage records from this server's Redis to the ControlPlane without losing one.
+///
+/// Every setting is a flag, an environment variable, or a line of a .env file in the working directory.
+#[derive(Parser)]
+#[command(name = "dataplane-agent", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the agent (the default)
+    Run,
+    /// Plays the main job with a Redis and a ControlPlane of its own, and settles the account
+    Demo(demo::Args),
+    /// A ControlPlane to develop against
+    Sandbox(Box<sandbox::Args>),
+}
+
+/// Parses the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command.unwrap_or(Command::Run) {
+        Command::Run => run(cli.flags),
+        Command::Demo(args) => on_runtime(1, async move { demo::run(args).await }),
+        Command::Sandbox(args) => on_runtime(2, async { sandbox::run(*args, told_to_stop()).await }),
+    };
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    if let Some(problems) = error.downcast_ref::<Problems>() {
+        eprintln!("The configuration cannot be used:\n{problems}");
+        return ExitCode::from(Problems::EXIT_CODE);
+    }
+    eprintln!("dataplane-agent: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn run(flags: Flags) -> anyhow::Result<()> {
+    let config = Config::load(&Sources::of_process(flags))?;
+    let _log = telemetry::log::init(&config.log())?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    // One thread for everything that waits: handing work between threads costs more than the work. Storage has its own.
+    on_runtime(1, async {
+        let agent =
+            Agent::build(config).await.inspect_err(|error| tracing::error!(critical = true, "{error:#}"))?;
+        for address in agent.addresses() {
+            tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "dataplane-agent is running");
+        }
+        agent.run(told_to_stop()).await.inspect_err(|error| tracing::error!(critical = true, "{error:#}"))?;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+fn on_runtime(threads: usize, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut builder = match threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    if threads > 1 {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().build()?.block_on(work)
+}
+
+/// Done at the first SIGTERM or SIGINT.
+async fn told_to_stop() {
+    let wait = |kind| async move {
+        match signal(kind) {
+            Ok(mut signals) => {
+                signals.recv().await;
+            }
+            // Without a handler the signal's own effect stays: the process ends, which is safe too.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::interrupt()) => {}
+    }
+}

@@ -1,0 +1,194 @@
+//! Where records go to: the `ControlPlane`, what proves who we are, and how patient we are with it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ValueEnum, ValueHint};
+
+use crate::control_plane::{Auth, JwtAlgorithm};
+
+use super::load::{Group, Review};
+use super::secret::Secret;
+use super::values::{BaseUrl, boolean, factor, header_name, seconds, whole};
+
+/// How the tokens that commands carry are signed. Their keys are public, so that HMAC is not among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "verbatim")]
+pub enum CommandAlgorithm {
+    /// RSA PKCS #1 v1.5 with SHA-256.
+    RS256,
+    /// RSA PKCS #1 v1.5 with SHA-384.
+    RS384,
+    /// RSA PKCS #1 v1.5 with SHA-512.
+    RS512,
+    /// ECDSA on P-256 with SHA-256.
+    ES256,
+    /// ECDSA on P-384 with SHA-384.
+    ES384,
+    /// Ed25519.
+    EdDSA,
+}
+
+/// The `ControlPlane`: address, credentials, back-off, periodic calls.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "ControlPlane")]
+pub struct ControlPlaneConfig {
+    /// Base URL of the ControlPlane's API
+    #[arg(
+        id = "CONTROL_PLANE_URL",
+        alias = "control-plane-base-url",
+        required = true,
+        value_hint = ValueHint::Url
+    )]
+    pub url: BaseUrl,
+
+    /// Which credentials are sent; jwt unless set, where there is only CONTROL_PLANE_JWT_KEY
+    #[arg(id = "CONTROL_PLANE_AUTH", default_value = "api_key")]
+    pub auth: Auth,
+
+    /// API key
+    #[arg(id = "CONTROL_PLANE_API_KEY")]
+    pub api_key: Option<Secret>,
+
+    /// Header that carries the API key
+    #[arg(id = "API_KEY_HEADER", default_value = "X-API-Key", value_parser = header_name)]
+    pub api_key_header: String,
+
+    /// Key that signs our tokens: an HMAC secret, or a private key in PEM
+    #[arg(id = "CONTROL_PLANE_JWT_KEY")]
+    pub jwt_key: Option<Secret>,
+
+    /// How our tokens are signed; unless set, as the key is
+    #[arg(id = "CONTROL_PLANE_JWT_ALGORITHM")]
+    pub jwt_algorithm: Option<JwtAlgorithm>,
+
+    /// Trust the authorities in this PEM file, instead of the system's
+    #[arg(id = "CONTROL_PLANE_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
+
+    /// Own certificate chain in PEM, for mutual TLS
+    #[arg(id = "CONTROL_PLANE_CLIENT_CERT_FILE")]
+    pub client_cert_file: Option<PathBuf>,
+
+    /// The private key of that certificate in PEM
+    #[arg(id = "CONTROL_PLANE_CLIENT_KEY_FILE")]
+    pub client_key_file: Option<PathBuf>,
+
+    /// Warn when CONTROL_PLANE_URL is plain HTTP to another host
+    #[arg(id = "ENABLE_TLS", default_value = "true", value_parser = boolean)]
+    pub enable_tls: bool,
+
+    /// Seconds that one request may take
+    #[arg(id = "CONTROL_PLANE_TIMEOUT", default_value = "30", value_parser = seconds)]
+    pub timeout: Duration,
+
+    /// Failures in a row after which the link counts as down
+    #[arg(id = "CONTROL_PLANE_RETRY_ATTEMPTS", default_value = "3", value_parser = whole(1, 1_000))]
+    pub retry_attempts: u32,
+
+    /// Seconds of the first delay after a failure
+    #[arg(id = "CONTROL_PLANE_INITIAL_ERROR_DELAY", default_value = "5", value_parser = seconds)]
+    pub initial_error_delay: Duration,
+
+    /// Seconds of the longest delay
+    #[arg(id = "CONTROL_PLANE_MAX_BACKOFF", default_value = "30", value_parser = seconds)]
+    pub max_backoff: Duration,
+
+    /// What the delay is multiplied by after each further failure
+    #[arg(
+        id = "CONTROL_PLANE_ERROR_BACKOFF_MULTIPLIER",
+        alias = "control-plane-retry-backoff-factor",
+        default_value = "2.0",
+        value_parser = factor
+    )]
+    pub error_backoff_multiplier: f64,
+
+    /// Ask for the ControlPlane's health now and then
+    #[arg(id = "CONTROL_PLANE_HEALTH_CHECK_ENABLED", default_value = "true", value_parser = boolean)]
+    pub health_check_enabled: bool,
+
+    /// Seconds between such questions
+    #[arg(id = "CONTROL_PLANE_HEALTH_CHECK_INTERVAL", default_value = "300", value_parser = seconds)]
+    pub health_check_interval: Duration,
+
+    /// Seconds between heartbeats
+    #[arg(id = "HEARTBEAT_INTERVAL", default_value = "60", value_parser = seconds)]
+    pub heartbeat_interval: Duration,
+
+    /// Seconds between looks for commands
+    #[arg(id = "COMMAND_POLL_INTERVAL", default_value = "60", value_parser = seconds)]
+    pub command_poll_interval: Duration,
+
+    /// Seconds that a command's id is remembered, so that none is carried out twice
+    #[arg(id = "COMMAND_CACHE_TTL", default_value = "86400", value_parser = seconds)]
+    pub command_cache_ttl: Duration,
+
+    /// How the tokens that commands carry are signed
+    #[arg(id = "JWT_ALGORITHM", default_value = "RS256")]
+    pub command_algorithm: CommandAlgorithm,
+
+    /// Seconds that the ControlPlane's public keys are kept
+    #[arg(id = "JWT_PUBLIC_KEYS_CACHE_TTL", default_value = "3600", value_parser = seconds)]
+    pub public_keys_cache_ttl: Duration,
+}
+
+impl Group for ControlPlaneConfig {
+    fn check(&mut self, review: &mut Review) {
+        self.check_credentials(review);
+        self.check_backoff(review);
+        review.readable("CONTROL_PLANE_CA_FILE", self.ca_file.as_deref());
+        review.pair(
+            ("CONTROL_PLANE_CLIENT_CERT_FILE", self.client_cert_file.as_deref()),
+            ("CONTROL_PLANE_CLIENT_KEY_FILE", self.client_key_file.as_deref()),
+        );
+        if self.enable_tls && !self.url.is_https() && !self.url.is_loopback() {
+            review.warn(
+                "CONTROL_PLANE_URL is plain HTTP to another host: credentials and records can be read on the \
+                 way (ENABLE_TLS=false silences this)",
+            );
+        }
+    }
+}
+
+impl ControlPlaneConfig {
+    fn check_credentials(&mut self, review: &mut Review) {
+        if !review.is_set("CONTROL_PLANE_AUTH") && self.api_key.is_none() && self.jwt_key.is_some() {
+            self.auth = Auth::Jwt;
+            review.derived("CONTROL_PLANE_AUTH", "jwt");
+        }
+        if self.auth != Auth::Jwt && self.api_key.is_none() {
+            review.problem(
+                "CONTROL_PLANE_API_KEY",
+                "required, because CONTROL_PLANE_AUTH wants it, but not set",
+            );
+        }
+        if self.auth != Auth::ApiKey && self.jwt_key.is_none() {
+            review.problem(
+                "CONTROL_PLANE_JWT_KEY",
+                "required, because CONTROL_PLANE_AUTH wants it, but not set",
+            );
+        }
+        let is_header = |key: &Secret| key.expose().bytes().all(|b| (b' '..0x7f).contains(&b));
+        if !self.api_key.as_ref().is_none_or(is_header) {
+            review.problem("CONTROL_PLANE_API_KEY", "holds characters that no header can carry");
+        }
+    }
+
+    fn check_backoff(&mut self, review: &mut Review) {
+        if self.initial_error_delay > self.max_backoff {
+            review.problem(
+                "CONTROL_PLANE_INITIAL_ERROR_DELAY",
+                format!("is longer than CONTROL_PLANE_MAX_BACKOFF ({} s)", self.max_backoff.as_secs_f64()),
+            );
+        }
+        // Such a factor meant something else to the previous agent; its files must go on working.
+        if self.error_backoff_multiplier < 1.0 {
+            review.warn(format!(
+                "CONTROL_PLANE_ERROR_BACKOFF_MULTIPLIER: {} would shorten the delays; 1 is used",
+                self.error_backoff_multiplier
+            ));
+            self.error_backoff_multiplier = 1.0;
+            review.derived("CONTROL_PLANE_ERROR_BACKOFF_MULTIPLIER", "1");
+        }
+    }
+}

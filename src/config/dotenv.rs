@@ -1,0 +1,190 @@
+//! Reads `.env` files by the rules of python-dotenv, with which the previous agent's files were written.
+//!
+//! Those files hold what stricter readers refuse or change: values with spaces and no quotes, backslashes
+//! and dollar signs in passwords, an apostrophe in a name. Here they mean what they meant there:
+//!
+//! * `export` in front of a name, blanks around `=`, and lines that are comments are all fine;
+//! * without quotes a value goes to the end of the line or to ` #`, and nothing in it is special;
+//! * `'…'` knows `\'` and `\\`; `"…"` also `\n` and its like; both may span lines;
+//! * `${NAME}` and `${NAME:-default}` stand for an earlier line's value, or the environment's;
+//! * a later line of the same name wins; a line that makes no sense is skipped.
+
+use std::collections::BTreeMap;
+
+/// What a file holds: names in upper case, because the previous agent did not tell them apart.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Dotenv {
+    pub(super) values: BTreeMap<String, String>,
+    /// The numbers of the lines that were skipped, from 1.
+    pub(super) skipped: Vec<usize>,
+}
+
+/// Reads a whole file's text. `environment` answers what the file itself does not define.
+pub(super) fn parse(text: &str, environment: impl Fn(&str) -> Option<String>) -> Dotenv {
+    let text = text.trim_start_matches('\u{feff}');
+    let mut found = Dotenv::default();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let line = text[..text.len() - rest.len()].matches('\n').count() + 1;
+        match statement(rest) {
+            Some(Statement { binding, after }) => {
+                if let Some((name, value)) = binding {
+                    let value = expand(&value, |name| {
+                        found.values.get(&name.to_ascii_uppercase()).cloned().or_else(|| environment(name))
+                    });
+                    found.values.insert(name.to_ascii_uppercase(), value);
+                }
+                rest = after;
+            }
+            None => {
+                found.skipped.push(line);
+                rest = rest.split_once('\n').map_or("", |(_, after)| after);
+            }
+        }
+    }
+    found
+}
+
+struct Statement<'a> {
+    binding: Option<(String, String)>,
+    after: &'a str,
+}
+
+/// Takes one statement, usually one line, from the front; `None` where it makes no sense.
+fn statement(text: &str) -> Option<Statement<'_>> {
+    let (line, after) = text.split_once('\n').unwrap_or((text, ""));
+    let line = line.trim_start();
+    if line.is_empty() || line.starts_with('#') {
+        return Some(Statement { binding: None, after });
+    }
+    let line =
+        line.strip_prefix("export").filter(|rest| rest.starts_with([' ', '\t'])).unwrap_or(line).trim();
+    let (name, value) = line.split_once('=')?;
+    let name = name.trim_end().trim_matches('\'');
+    if name.is_empty() || name.contains(char::is_whitespace) || name.contains(['#', '"', '\'']) {
+        return None;
+    }
+    let value = value.trim_start();
+    let Some(quote) = value.chars().next().filter(|c| matches!(c, '\'' | '"')) else {
+        let end = comment_start(value).unwrap_or(value.len());
+        let value = value[..end].trim_end().to_owned();
+        return Some(Statement { binding: Some((name.to_owned(), value)), after });
+    };
+    // A quoted value may go on over the next lines, so it is read from the text and not from the line.
+    let opening = text.find('=').and_then(|equals| text[equals..].find(quote).map(|at| equals + at))?;
+    let (value, tail) = quoted(&text[opening + 1..], quote)?;
+    let (end, after) = tail.split_once('\n').unwrap_or((tail, ""));
+    let end = end.trim();
+    (end.is_empty() || end.starts_with('#'))
+        .then(|| Statement { binding: Some((name.to_owned(), value)), after })
+}
+
+/// Where an unquoted value's comment begins: a `#` at its start or after a blank.
+fn comment_start(value: &str) -> Option<usize> {
+    let mut blank_before = true;
+    value.char_indices().find_map(|(at, c)| {
+        let starts = c == '#' && blank_before;
+        blank_before = c.is_whitespace();
+        starts.then_some(at)
+    })
+}
+
+/// Reads up to the closing quote; gives the value and what follows the quote.
+fn quoted(text: &str, quote: char) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut chars = text.char_indices();
+    while let Some((at, c)) = chars.next() {
+        if c == quote {
+            return Some((value, &text[at + 1..]));
+        }
+        if c != '\\' {
+            value.push(c);
+            continue;
+        }
+        let (_, escaped) = chars.next()?;
+        match (quote, escaped) {
+            ('"', 'n') => value.push('\n'),
+            ('"', 'r') => value.push('\r'),
+            ('"', 't') => value.push('\t'),
+            (_, '\\' | '\'') | ('"', '"') => value.push(escaped),
+            _ => value.extend(['\\', escaped]),
+        }
+    }
+    None
+}
+
+/// Replaces `${NAME}` and `${NAME:-default}`. A lone `$` is a dollar sign.
+fn expand(value: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
+    let mut expanded = String::with_capacity(value.len());
+    let mut rest = value;
+    while let Some((before, reference)) = rest.split_once("${") {
+        let Some((inside, after)) = reference.split_once('}') else { break };
+        let (name, default) = inside.split_once(":-").unwrap_or((inside, ""));
+        expanded.push_str(before);
+        expanded.push_str(&lookup(name).unwrap_or_else(|| default.to_owned()));
+        rest = after;
+    }
+    expanded.push_str(rest);
+    expanded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &str) -> Dotenv {
+        parse(text, |name| (name == "HOME").then(|| "/root".to_owned()))
+    }
+
+    #[track_caller]
+    fn reads(line: &str, value: &str) {
+        let found = read(line);
+        assert_eq!(found.values.get("A").map(String::as_str), Some(value), "{line}");
+        assert_eq!(found.skipped, [0; 0], "{line}");
+    }
+
+    #[test]
+    fn values_mean_what_they_meant_to_the_previous_agent() {
+        reads("A=DataPlane Agent", "DataPlane Agent");
+        reads("A=Bob's agent", "Bob's agent");
+        reads("A=p$ss\\word#1", "p$ss\\word#1");
+        reads("A=1 # one", "1");
+        reads("A= # nothing", "");
+        reads("A=", "");
+        reads("A=x=y", "x=y");
+        reads("  export  A = 'it\\'s # here'  # said", "it's # here");
+        reads("'A'=1", "1");
+        reads("a=1", "1");
+        reads("A=\"a\\n\\\"b\\\" \\d\"", "a\n\"b\" \\d");
+        reads("A=\"-----BEGIN\nabc\n-----END\"\r\nB=2", "-----BEGIN\nabc\n-----END");
+        reads("\u{feff}A=1\r\n", "1");
+        reads("A=1\nA=2", "2");
+        reads("A=${HOME}/x${NONE:-y}${NONE}$Z", "/root/xy$Z");
+        reads("B=b\nA='${B}c'", "bc");
+        reads("A=${", "${");
+        reads("export=1\nA=2", "2");
+    }
+
+    #[test]
+    fn a_line_that_makes_no_sense_is_skipped_and_its_number_kept() {
+        let found = read("# fine\n\nnonsense\nA=1\nB='open\nC=\"x\" y\n=1\nD=4");
+        assert_eq!(found.skipped, [3, 5, 6, 7]);
+        let names: Vec<_> = found.values.keys().map(String::as_str).collect();
+        assert_eq!(names, ["A", "D"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic_or_run_for_ever(text in "(?s)[A=\"'\\\\#\\n\\r ${}:é-]{0,60}") {
+            read(&text);
+        }
+
+        #[test]
+        fn what_is_quoted_comes_back(value in "[^\\x00\\\\'$]{0,40}") {
+            let found = read(&format!("A='{value}'\nB=1"));
+            prop_assert_eq!(found.values.get("A"), Some(&value));
+            prop_assert_eq!(found.values.len(), 2);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The agent's own HTTP surface: where it listens, who may read it.
+
+use super::load::{Group, Review};
+use super::secret::Secret;
+use super::values::{TrustedIps, host, port};
+
+/// Below this a token can be guessed.
+const ADMIN_TOKEN_MIN_CHARS: usize = 16;
+
+/// The HTTP surface.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "HTTP surface")]
+pub struct HttpConfig {
+    /// Address that the agent listens on
+    #[arg(id = "SERVER_HOST", default_value = "127.0.0.1", value_parser = host)]
+    pub host: String,
+
+    /// Port that the agent listens on
+    #[arg(id = "SERVER_PORT", default_value = "8010", value_parser = port)]
+    pub port: u16,
+
+    /// The same surface on this port as well; a warning if it is taken
+    #[arg(id = "METRICS_PORT", value_parser = port)]
+    pub metrics_port: Option<u16>,
+
+    /// The same surface on this port as well; a warning if it is taken
+    #[arg(id = "HEALTH_CHECK_PORT", value_parser = port)]
+    pub health_check_port: Option<u16>,
+
+    /// Addresses and CIDR blocks that may read the surface, separated by commas; unset: all
+    #[arg(id = "TRUSTED_IPS")]
+    pub trusted_ips: Option<TrustedIps>,
+
+    /// Bearer token of /admin; unset: no /admin
+    #[arg(id = "ADMIN_TOKEN")]
+    pub admin_token: Option<Secret>,
+}
+
+impl Group for HttpConfig {
+    fn check(&mut self, review: &mut Review) {
+        if let Some(token) = &self.admin_token {
+            if !token.expose().bytes().all(|b| b.is_ascii_graphic()) {
+                review.problem("ADMIN_TOKEN", "holds characters that no bearer token can have");
+            } else if token.expose().len() < ADMIN_TOKEN_MIN_CHARS {
+                review.warn(format!("ADMIN_TOKEN is shorter than {ADMIN_TOKEN_MIN_CHARS} characters"));
+            }
+        }
+    }
+}

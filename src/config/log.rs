@@ -1,0 +1,44 @@
+//! What is logged, in which form, and where to.
+
+use std::path::PathBuf;
+
+use crate::telemetry::log::{Format, Level, LogConfig};
+
+use super::values::{boolean, whole};
+
+/// The log.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Logging")]
+pub struct LogSettings {
+    /// The least severe level that is logged
+    #[arg(id = "LOG_LEVEL", default_value = "INFO")]
+    pub level: Level,
+
+    /// Log everything, as LOG_LEVEL=DEBUG does
+    #[arg(id = "DEBUG", default_value = "false", value_parser = boolean)]
+    pub debug: bool,
+
+    /// Form of a line
+    #[arg(id = "LOG_FORMAT", default_value = "log4j")]
+    pub format: Format,
+
+    /// Log to this file, a new one each day, instead of standard output
+    #[arg(id = "LOG_FILE")]
+    pub file: Option<PathBuf>,
+
+    /// Days that past files are kept
+    #[arg(id = "LOG_RETENTION_DAYS", default_value = "7", value_parser = whole(1, 3_650))]
+    pub retention_days: u32,
+}
+
+impl LogSettings {
+    pub(super) fn with_service_name(&self, service_name: &str) -> LogConfig {
+        LogConfig {
+            service_name: service_name.to_owned(),
+            level: if self.debug { Level::Debug } else { self.level },
+            format: self.format,
+            file: self.file.clone(),
+            retention_days: self.retention_days,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Where records come from.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::load::{Group, Review};
+use super::secret::Secret;
+use super::values::{boolean, host, name, port, seconds, seconds_or_zero, whole};
+
+/// How producers hand over records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SourceMode {
+    /// Lists: `LPUSH`.
+    List,
+    /// Streams: `XADD`.
+    Stream,
+}
+
+/// Redis: the connection and the queues.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Redis")]
+pub struct RedisConfig {
+    /// redis:// or rediss:// URL with ACL user and database, instead of host, port, database and password
+    #[arg(id = "REDIS_URL")]
+    pub url: Option<Secret>,
+
+    /// Address of Redis
+    #[arg(id = "REDIS_HOST", default_value = "127.0.0.1", value_parser = host)]
+    pub host: String,
+
+    /// Port of Redis
+    #[arg(id = "REDIS_PORT", default_value = "6379", value_parser = port)]
+    pub port: u16,
+
+    /// Number of the database
+    #[arg(id = "REDIS_DB", default_value = "0", value_parser = whole(0, 65_535))]
+    pub db: u32,
+
+    /// Password of Redis
+    #[arg(id = "REDIS_PASSWORD")]
+    pub password: Option<Secret>,
+
+    /// Seconds that connecting or one answer may take
+    #[arg(id = "REDIS_SOCKET_TIMEOUT", default_value = "30", value_parser = seconds)]
+    pub socket_timeout: Duration,
+
+    /// Has no effect (a time-out is always tried again); accepted for the files of the previous agent
+    #[arg(id = "REDIS_RETRY_ON_TIMEOUT", default_value = "true", value_parser = boolean)]
+    pub retry_on_timeout: bool,
+
+    /// The most connections to Redis
+    #[arg(id = "REDIS_MAX_CONNECTIONS", default_value = "10", value_parser = whole(1, 1_000))]
+    pub max_connections: u32,
+
+    /// Trust the authorities in this PEM file, instead of the system's (with rediss://)
+    #[arg(id = "REDIS_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
+
+    /// Own certificate chain in PEM, for mutual TLS (with rediss://)
+    #[arg(id = "REDIS_CLIENT_CERT_FILE")]
+    pub client_cert_file: Option<PathBuf>,
+
+    /// The private key of that certificate in PEM
+    #[arg(id = "REDIS_CLIENT_KEY_FILE")]
+    pub client_key_file: Option<PathBuf>,
+
+    /// How producers hand over records: lists or streams
+    #[arg(id = "SOURCE_MODE", default_value = "list")]
+    pub source_mode: SourceMode,
+
+    /// Queue of usage records
+    #[arg(id = "USAGE_RECORDS_QUEUE", default_value = "queue:usage_records", value_parser = name)]
+    pub usage_records_queue: String,
+
+    /// Queue of session lifecycle events
+    #[arg(id = "SESSION_LIFECYCLE_QUEUE", default_value = "queue:session_lifecycle", value_parser = name)]
+    pub session_lifecycle_queue: String,
+
+    /// Queue of quota refresh requests
+    #[arg(id = "QUOTA_REFRESH_QUEUE", default_value = "queue:quota_refresh", value_parser = name)]
+    pub quota_refresh_queue: String,
+
+    /// Queue that the answers to quota refresh requests are pushed to
+    #[arg(id = "QUOTA_RESPONSE_QUEUE", default_value = "queue:quota_response", value_parser = name)]
+    pub quota_response_queue: String,
+
+    /// Queue that dead letters are mirrored to, newest first
+    #[arg(id = "DEAD_LETTER_QUEUE", default_value = "queue:dead_letter", value_parser = name)]
+    pub dead_letter_queue: String,
+
+    /// The most dead letters in that queue (0: no mirror)
+    #[arg(id = "DEAD_LETTER_MIRROR_MAX", default_value = "10000", value_parser = whole(0, 10_000_000))]
+    pub dead_letter_mirror_max: u32,
+
+    /// Take over the in-flight records of an agent that has been gone for so many seconds (0: never)
+    #[arg(id = "ORPHAN_RECLAIM_SECONDS", default_value = "300", value_parser = seconds_or_zero)]
+    pub orphan_reclaim: Duration,
+}
+
+impl Group for RedisConfig {
+    fn check(&mut self, review: &mut Review) {
+        let is_encrypted = self.check_url(review);
+        self.check_queues(review);
+        review.readable("REDIS_CA_FILE", self.ca_file.as_deref());
+        review.pair(
+            ("REDIS_CLIENT_CERT_FILE", self.client_cert_file.as_deref()),
+            ("REDIS_CLIENT_KEY_FILE", self.client_key_file.as_deref()),
+        );
+        if !is_encrypted && (self.ca_file.is_some() || self.client_cert_file.is_some()) {
+            review.warn(
+                "REDIS_CA_FILE and REDIS_CLIENT_CERT_FILE have no effect without a rediss:// REDIS_URL",
+            );
+        }
+    }
+}
+
+impl RedisConfig {
+    /// Says whether the connection is encrypted. No problem repeats the URL: it may hold a password.
+    fn check_url(&self, review: &mut Review) -> bool {
+        let Some(secret) = &self.url else { return false };
+        let url = match url::Url::parse(secret.expose().trim()) {
+            Ok(url) => url,
+            Err(e) => {
+                review.problem("REDIS_URL", format!("is not a URL: {e}"));
+                return false;
+            }
+        };
+        let database = url.path().trim_start_matches('/');
+        if !matches!(url.scheme(), "redis" | "rediss") {
+            review.problem("REDIS_URL", "is neither a redis:// nor a rediss:// URL");
+        } else if url.host_str().is_none_or(str::is_empty) {
+            review.problem("REDIS_URL", "names no host");
+        } else if !database.is_empty() && database.parse::<u16>().is_err() {
+            review.problem("REDIS_URL", "has a path that is no database's number (as redis://host:6379/0)");
+        }
+        let ignored = ["REDIS_HOST", "REDIS_PORT", "REDIS_DB", "REDIS_PASSWORD"];
+        let ignored: Vec<_> = ignored.into_iter().filter(|variable| review.is_set(variable)).collect();
+        if !ignored.is_empty() {
+            review.warn(format!("REDIS_URL is set, so that these have no effect: {}", ignored.join(", ")));
+        }
+        url.scheme() == "rediss"
+    }
+
+    fn check_queues(&self, review: &mut Review) {
+        let mut seen = BTreeSet::new();
+        for (variable, queue) in [
+            ("USAGE_RECORDS_QUEUE", &self.usage_records_queue),
+            ("SESSION_LIFECYCLE_QUEUE", &self.session_lifecycle_queue),
+            ("QUOTA_REFRESH_QUEUE", &self.quota_refresh_queue),
+            ("QUOTA_RESPONSE_QUEUE", &self.quota_response_queue),
+            ("DEAD_LETTER_QUEUE", &self.dead_letter_queue),
+        ] {
+            // The agent would take its own answers, or one kind of record for another.
+            if !seen.insert(queue) {
+                review.problem(variable, format!("{queue:?} is the name of another queue as well"));
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! A value that is never shown, and where it came from, so that a changed file can be read again.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// No key, certificate or `.env` file comes near this; a mistaken path (`/dev/zero`) ends here.
+const FILE_MAX_BYTES: u64 = 1 << 20;
+
+/// Neither a path nor a variable can hold it, so it can stand between the two in one string.
+const SEPARATOR: char = '\0';
+
+/// What is shown in place of a secret.
+pub(super) const HIDDEN: &str = "[hidden]";
+
+/// Where a secret came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// Given as it is, by flag or variable.
+    Value,
+    /// Read from this file: named by the variable `X_FILE`, or a systemd credential.
+    File(PathBuf),
+}
+
+/// A secret value. Neither `Debug` nor `Display` shows it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    value: String,
+    source: SecretSource,
+}
+
+impl Secret {
+    /// Reads a secret from a file; line ends at its end do not belong to it.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let text = read_text(path)?;
+        let value = text.trim_end_matches(['\r', '\n']);
+        if value.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty"));
+        }
+        if value.contains(SEPARATOR) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it holds a NUL character"));
+        }
+        Ok(Self { value: value.to_owned(), source: SecretSource::File(path.to_owned()) })
+    }
+
+    /// The value itself, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.value
+    }
+
+    /// Where it came from.
+    pub fn source(&self) -> &SecretSource {
+        &self.source
+    }
+
+    /// Value and source in the one string that clap carries from the sources to the typed field.
+    pub(super) fn into_argument(self) -> String {
+        match self.source {
+            SecretSource::Value => self.value,
+            SecretSource::File(path) => format!("{}{SEPARATOR}{}", path.display(), self.value),
+        }
+    }
+}
+
+impl FromStr for Secret {
+    type Err = std::convert::Infallible;
+
+    /// The inverse of [`Secret::into_argument`]; a plain string is a secret given as it is.
+    fn from_str(argument: &str) -> Result<Self, Self::Err> {
+        Ok(match argument.split_once(SEPARATOR) {
+            Some((path, value)) => {
+                Self { value: value.to_owned(), source: SecretSource::File(PathBuf::from(path)) }
+            }
+            None => Self { value: argument.to_owned(), source: SecretSource::Value },
+        })
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+/// Reads a small text file whole. One that is too large, or has no end, is an error.
+pub(super) fn read_text(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_MAX_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_shown_nowhere() {
+        let secret: Secret = "hunter2".parse().unwrap();
+        assert_eq!(format!("{secret} {secret:?} {:?}", Some(&secret)), "[hidden] [hidden] Some([hidden])");
+        assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn a_file_loses_its_line_end_and_keeps_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        std::fs::write(&path, " a\nb \r\n\n").unwrap();
+        let secret = Secret::read(&path).unwrap();
+        assert_eq!(secret.expose(), " a\nb ");
+        assert_eq!(secret.source(), &SecretSource::File(path));
+        assert_eq!(secret.clone().into_argument().parse::<Secret>(), Ok(secret));
+    }
+
+    #[test]
+    fn a_file_that_is_empty_endless_or_binary_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        for bytes in [&b"\n"[..], b"a\0b", b"\xff\xfe", &vec![b'a'; (1 << 20) + 1]] {
+            std::fs::write(&path, bytes).unwrap();
+            assert!(Secret::read(&path).is_err(), "{} bytes", bytes.len());
+        }
+        assert!(Secret::read(Path::new("/dev/zero")).is_err());
+    }
+}

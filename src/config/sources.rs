@@ -1,0 +1,254 @@
+//! Where values come from: flags over the environment over `.env`, and files for secrets.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::builder::ValueParser;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::secret::{Secret, read_text};
+use super::{Config, dotenv};
+
+/// Where a setting's value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The command line.
+    Flag,
+    /// The environment.
+    Environment,
+    /// The `.env` file.
+    Dotenv,
+    /// The file that `X_FILE` names.
+    File(PathBuf),
+    /// A systemd credential.
+    Credential,
+    /// The state directory that systemd made.
+    StateDirectory,
+    /// Nobody set it.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::Environment => f.write_str("environment"),
+            Self::Dotenv => f.write_str(".env"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Credential => f.write_str("systemd credential"),
+            Self::StateDirectory => f.write_str("STATE_DIRECTORY"),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// A flag for every variable: `--server-id` for `SERVER_ID`. Flatten it into a command line.
+///
+/// Values stay as they were typed. They are judged by [`Config::load`], together with everything else.
+#[derive(Clone, Default)]
+pub struct Flags(BTreeMap<String, String>);
+
+impl fmt::Debug for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl clap::FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut flags = Self::default();
+        flags.update_from_arg_matches(matches)?;
+        Ok(flags)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for arg in flag_args() {
+            let name = arg.get_id().as_str();
+            if matches.value_source(name) == Some(ValueSource::CommandLine)
+                && let Some(value) = matches.get_one::<String>(name)
+            {
+                self.0.insert(name.to_owned(), value.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl clap::Args for Flags {
+    fn augment_args(command: Command) -> Command {
+        command.args(flag_args())
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+/// Every setting as clap knows it, with the flag that belongs to the variable.
+pub(super) fn declared<T: clap::Args>() -> Vec<Arg> {
+    let command = T::augment_args(Command::new("settings"));
+    let with_flag = |arg: &Arg| {
+        let is_choice = !arg.get_possible_values().is_empty();
+        // Also a bool has a value here: what it would be without the flag is not always `false`.
+        arg.clone().long(flag_of(arg.get_id().as_str())).action(ArgAction::Set).ignore_case(is_choice)
+    };
+    command.get_arguments().map(with_flag).collect()
+}
+
+/// The same as plain text, before anything is judged; and `--x-file` for each secret.
+fn flag_args() -> Vec<Arg> {
+    let mut args: Vec<Arg> = Vec::new();
+    for arg in declared::<Config>() {
+        let name = arg.get_id().as_str().to_owned();
+        if is_secret(&arg) {
+            let file = Arg::new(file_variable(&name))
+                .long(flag_of(&file_variable(&name)))
+                .value_name("PATH")
+                .help(format!("File that holds {name}"));
+            args.push(match arg.get_help_heading() {
+                Some(heading) => file.help_heading(heading.to_owned()),
+                None => file,
+            });
+        }
+        let choices: Vec<_> = arg.get_possible_values().iter().map(|v| v.get_name().to_owned()).collect();
+        let form = if choices.is_empty() { name } else { choices.join("|") };
+        args.push(arg.required(false).value_parser(ValueParser::string()).value_name(form));
+    }
+    args.into_iter().map(|arg| arg.global(true).hide_possible_values(true)).collect()
+}
+
+/// Whether a setting's field is a [`Secret`].
+pub(super) fn is_secret(arg: &Arg) -> bool {
+    arg.get_value_parser().type_id() == ValueParser::from(clap::value_parser!(Secret)).type_id()
+}
+
+fn file_variable(name: &str) -> String {
+    format!("{name}_FILE")
+}
+
+fn flag_of(variable: &str) -> String {
+    variable.to_ascii_lowercase().replace('_', "-")
+}
+
+fn variable_of(flag: &str) -> String {
+    flag.to_ascii_uppercase().replace('-', "_")
+}
+
+/// Everything that settings are read from. Nothing else is, so that a test can say it all.
+#[derive(Clone, Default)]
+pub struct Sources {
+    /// What the command line said.
+    pub flags: Flags,
+    /// The environment.
+    pub env: Vec<(String, String)>,
+    /// The `.env` file, which need not exist.
+    pub dotenv: Option<PathBuf>,
+}
+
+impl Sources {
+    /// This process' environment, and `.env` in the working directory.
+    pub fn of_process(flags: Flags) -> Self {
+        // What is not UTF-8 gets the replacement character, and is refused with its variable's name.
+        let text = |s: std::ffi::OsString| s.to_string_lossy().into_owned();
+        let env = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
+        Self { flags, env, dotenv: Some(PathBuf::from(".env")) }
+    }
+}
+
+/// A value as text, and where it came from.
+pub(super) struct Found {
+    pub(super) text: String,
+    pub(super) origin: Origin,
+}
+
+/// The sources, read: three maps, the first that has a value wins. An empty value is none.
+pub(super) struct Layers {
+    layers: [(Origin, BTreeMap<String, String>); 3],
+    credentials: Option<PathBuf>,
+    state_directory: Option<PathBuf>,
+    /// The lines of `.env` that were skipped.
+    pub(super) skipped_lines: Vec<usize>,
+}
+
+impl Layers {
+    pub(super) fn read(sources: &Sources) -> io::Result<Self> {
+        let env: BTreeMap<_, _> = sources.env.iter().cloned().collect();
+        let text = match sources.dotenv.as_deref().map(read_text) {
+            Some(Err(e)) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            Some(Ok(text)) => text,
+            _ => String::new(),
+        };
+        let dotenv = dotenv::parse(&text, |name| env.get(name).cloned());
+        let directory = |name: &str| env.get(name).filter(|path| !path.is_empty());
+        Ok(Self {
+            credentials: directory("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            // With several state directories in the unit, systemd separates them by colons; the first is the agent's.
+            state_directory: directory("STATE_DIRECTORY")
+                .and_then(|all| all.split(':').next())
+                .map(PathBuf::from),
+            skipped_lines: dotenv.skipped,
+            layers: [
+                (Origin::Flag, sources.flags.0.clone()),
+                (Origin::Environment, env),
+                (Origin::Dotenv, dotenv.values),
+            ],
+        })
+    }
+
+    /// The setting's value, if anyone set it. An error is a problem of this setting.
+    pub(super) fn find(&self, arg: &Arg) -> Result<Option<Found>, String> {
+        let name = arg.get_id().as_str();
+        let mut names = vec![name.to_owned()];
+        names.extend(arg.get_all_aliases().unwrap_or_default().into_iter().map(variable_of));
+        let value = self.value(&names);
+        if is_secret(arg) {
+            return self.secret(name, value);
+        }
+        let state_directory = self.state_directory.as_deref().filter(|_| name == "OUTBOX_DIR");
+        let found = value.map(|found| Found { text: found.text.trim().to_owned(), ..found }).or_else(|| {
+            let text = state_directory?.join("outbox").to_string_lossy().into_owned();
+            Some(Found { text, origin: Origin::StateDirectory })
+        });
+        match found {
+            Some(found) if found.text.contains('\u{fffd}') => Err("is not valid UTF-8".to_owned()),
+            found => Ok(found),
+        }
+    }
+
+    fn value(&self, names: &[String]) -> Option<Found> {
+        self.layers.iter().find_map(|(origin, values)| {
+            let text =
+                names.iter().find_map(|name| values.get(name).filter(|text| !text.trim().is_empty()))?;
+            Some(Found { text: text.clone(), origin: origin.clone() })
+        })
+    }
+
+    /// A secret: its own value, or the file that is named for it, or else systemd's credential.
+    fn secret(&self, name: &str, value: Option<Found>) -> Result<Option<Found>, String> {
+        let variable = file_variable(name);
+        let file = self.value(std::slice::from_ref(&variable));
+        if value.is_some() && file.is_some() {
+            return Err(format!("set, and {variable} too: only one of them can count"));
+        }
+        if let Some(file) = file {
+            let path = PathBuf::from(file.text.trim());
+            return read_secret(&path).map(|text| Some(Found { text, origin: Origin::File(path) }));
+        }
+        let credential = self.credentials.as_ref().map(|dir| dir.join(name.to_ascii_lowercase()));
+        match (value, credential) {
+            (None, Some(path)) if path.exists() => {
+                read_secret(&path).map(|text| Some(Found { text, origin: Origin::Credential }))
+            }
+            (Some(value), _) if value.text.contains('\u{fffd}') => Err("is not valid UTF-8".to_owned()),
+            (value, _) => Ok(value),
+        }
+    }
+}
+
+fn read_secret(path: &Path) -> Result<String, String> {
+    let secret = Secret::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    Ok(secret.into_argument())
+}

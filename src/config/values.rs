@@ -1,0 +1,348 @@
+//! The forms that a value can have: each reads a string, and its error says what would have been right.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use url::Url;
+
+/// Longer than any sensible interval, and far from where arithmetic on instants could overflow.
+const SECONDS_MAX: f64 = 10.0 * 365.0 * 86_400.0;
+
+/// A number of bytes. Reads `1048576`, `64k`, `256 MiB`, `10GiB`; every unit is a power of 1024.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bytes(pub u64);
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let digits = s.len() - s.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, unit) = s.split_at(digits);
+        let shift = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => Some(0),
+            "k" | "kb" | "kib" => Some(10),
+            "m" | "mb" | "mib" => Some(20),
+            "g" | "gb" | "gib" => Some(30),
+            "t" | "tb" | "tib" => Some(40),
+            _ => None,
+        };
+        let number = number.parse::<u64>().ok();
+        number
+            .zip(shift)
+            .and_then(|(number, shift)| number.checked_mul(1 << shift))
+            .map(Self)
+            .ok_or_else(|| format!("{s:?} is not a number of bytes (as 1048576, 64KiB, 256 MiB, 10GiB)"))
+    }
+}
+
+impl fmt::Display for Bytes {
+    /// In the largest unit that divides it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+        match units.iter().find(|(shift, _)| self.0 > 0 && self.0.trailing_zeros() >= *shift) {
+            Some((shift, unit)) => write!(f, "{}{unit}", self.0 >> shift),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// A number of bytes between two limits, both allowed.
+pub(super) fn bytes(
+    min: Bytes,
+    max: Bytes,
+) -> impl Fn(&str) -> Result<Bytes, String> + Clone + Send + Sync + 'static {
+    move |s| {
+        let bytes = s.parse()?;
+        if (min..=max).contains(&bytes) {
+            Ok(bytes)
+        } else {
+            Err(format!("{s:?} is not between {min} and {max}"))
+        }
+    }
+}
+
+/// A whole number between two limits, both allowed.
+pub(super) fn whole(
+    min: u32,
+    max: u32,
+) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync + 'static {
+    move |s| {
+        let number = s.parse().ok().filter(|number| (min..=max).contains(number));
+        number.ok_or_else(|| format!("{s:?} is not a whole number from {min} to {max}"))
+    }
+}
+
+/// A TCP port.
+pub(super) fn port(s: &str) -> Result<u16, String> {
+    s.parse().ok().filter(|port| *port > 0).ok_or_else(|| format!("{s:?} is not a port (1 to 65535)"))
+}
+
+/// Seconds, also a fraction of one; more than none.
+pub(super) fn seconds(s: &str) -> Result<Duration, String> {
+    seconds_or_zero(s)
+        .ok()
+        .filter(|duration| *duration >= Duration::from_millis(1))
+        .ok_or_else(|| format!("{s:?} is not a number of seconds above 0"))
+}
+
+/// Seconds; none is allowed, and switches off what the variable is about.
+pub(super) fn seconds_or_zero(s: &str) -> Result<Duration, String> {
+    let seconds = s.parse::<f64>().ok().filter(|seconds| (0.0..=SECONDS_MAX).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("{s:?} is not a number of seconds"))
+}
+
+/// A factor of at least 0. Below 1 is left to the caller: old files have such.
+pub(super) fn factor(s: &str) -> Result<f64, String> {
+    let factor = s.parse().ok().filter(|factor| (0.0..=100.0).contains(factor));
+    factor.ok_or_else(|| format!("{s:?} is not a number from 0 to 100"))
+}
+
+/// Yes or no, in the ways in which people and other programs write it.
+pub(super) fn boolean(s: &str) -> Result<bool, String> {
+    match s.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" | "t" | "y" => Ok(true),
+        "false" | "0" | "no" | "off" | "f" | "n" => Ok(false),
+        _ => Err(format!("{s:?} is neither true nor false")),
+    }
+}
+
+/// A name for people: anything that fits on a line.
+pub(super) fn name(s: &str) -> Result<String, String> {
+    if s.chars().count() <= 256 && !s.contains(char::is_control) {
+        Ok(s.to_owned())
+    } else {
+        Err("is not a name (up to 256 characters, no control characters)".to_owned())
+    }
+}
+
+/// An identifier that can stand in a header, in a URL's path and in the name of a Redis key.
+pub(super) fn identifier(s: &str) -> Result<String, String> {
+    let fits = s.len() <= 128 && s.bytes().all(|b| b.is_ascii_graphic() && !b"/\\?#%\"".contains(&b));
+    // As segments of a path these two would name another resource.
+    if fits && !matches!(s, "." | "..") {
+        Ok(s.to_owned())
+    } else {
+        Err(format!("{s:?} is not an identifier (1 to 128 of A-Z a-z 0-9 - . _ ~ : @ and such, no blanks)"))
+    }
+}
+
+/// A version: what can follow the slash in a `User-Agent`.
+pub(super) fn version(s: &str) -> Result<String, String> {
+    if s.len() <= 64 && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._+~".contains(&b)) {
+        Ok(s.to_owned())
+    } else {
+        Err(format!("{s:?} is not a version (letters, digits, and - . _ + ~)"))
+    }
+}
+
+/// A host name or an IP address.
+pub(super) fn host(s: &str) -> Result<String, String> {
+    let is_name = s.len() <= 253 && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    if is_name || s.parse::<IpAddr>().is_ok() {
+        Ok(s.to_owned())
+    } else {
+        Err(format!("{s:?} is neither a host name nor an IP address"))
+    }
+}
+
+/// A header's name: RFC 9110's token.
+pub(super) fn header_name(s: &str) -> Result<String, String> {
+    if s.len() <= 128 && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)) {
+        Ok(s.to_owned())
+    } else {
+        Err(format!("{s:?} is not a header's name"))
+    }
+}
+
+/// An `http://` or `https://` URL that paths can be put behind. User info in it is shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BaseUrl(Url);
+
+impl BaseUrl {
+    /// The URL with everything that is in it, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// Whether requests to it are encrypted.
+    pub fn is_https(&self) -> bool {
+        self.0.scheme() == "https"
+    }
+
+    /// Whether it names this machine itself.
+    pub fn is_loopback(&self) -> bool {
+        match self.0.host() {
+            Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+            Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(url::Host::Ipv6(ip)) => IpAddr::V6(ip).to_canonical().is_loopback(),
+            None => false,
+        }
+    }
+}
+
+impl FromStr for BaseUrl {
+    type Err = String;
+
+    /// The error never repeats the URL: it may hold a password.
+    fn from_str(s: &str) -> Result<Self, String> {
+        let url = Url::parse(s).map_err(|e| format!("is not a URL: {e}"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err("is neither an http:// nor an https:// URL".to_owned());
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("has a query or a fragment, which a base URL cannot have".to_owned());
+        }
+        Ok(Self(url))
+    }
+}
+
+impl fmt::Debug for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&without_user_info(self.0.as_str()))
+    }
+}
+
+/// A URL's text with `***` in place of its user info; any other text as it is.
+pub(super) fn without_user_info(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..authority].rfind('@') {
+        Some(at) => format!("{scheme}://***{}", &rest[at..]),
+        None => text.to_owned(),
+    }
+}
+
+/// Who may read the HTTP surface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustedIps(Vec<IpNet>);
+
+impl TrustedIps {
+    /// Whether this peer may. With no list at all, everyone may.
+    pub fn allows(&self, peer: IpAddr) -> bool {
+        // On a dual-stack socket an IPv4 peer arrives as ::ffff:a.b.c.d.
+        self.0.is_empty() || self.0.iter().any(|block| block.contains(&peer.to_canonical()))
+    }
+}
+
+impl FromStr for TrustedIps {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let parts = s.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let blocks = parts.map(|part| {
+            let block = part.parse().or_else(|_| part.parse::<IpAddr>().map(IpNet::from));
+            block.map_err(|_| format!("{part:?} is neither an IP address nor a CIDR block (as 10.0.0.0/8)"))
+        });
+        blocks.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn bytes_come_with_and_without_units() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1048576", 1 << 20),
+            ("64k", 64 << 10),
+            ("64 KB", 64 << 10),
+            ("256 MiB", 256 << 20),
+            ("10GiB", 10 << 30),
+            ("2t", 2 << 40),
+        ] {
+            assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
+        }
+        for text in ["", "MiB", "-1", "1.5G", "10 PB", "99999999999999999999", "17179869184GiB", "1 2", "k1"]
+        {
+            assert!(text.parse::<Bytes>().is_err(), "{text}");
+        }
+        let small = bytes(Bytes(1024), Bytes(4096));
+        assert_eq!(small("4k"), Ok(Bytes(4096)));
+        assert_eq!(small("5k"), Err("\"5k\" is not between 1KiB and 4KiB".to_owned()));
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_that_are_shown_read_back(number in any::<u64>(), shift in 0_u32..64) {
+            let bytes = Bytes(number >> shift << shift);
+            prop_assert_eq!(bytes.to_string().parse(), Ok(bytes));
+        }
+    }
+
+    #[test]
+    fn booleans_come_as_python_and_people_write_them() {
+        for text in ["true", "True", "1", "YES", "on"] {
+            assert_eq!(boolean(text), Ok(true), "{text}");
+        }
+        for text in ["false", "False", "0", "no", "Off"] {
+            assert_eq!(boolean(text), Ok(false), "{text}");
+        }
+        assert_eq!(boolean("maybe"), Err("\"maybe\" is neither true nor false".to_owned()));
+    }
+
+    #[test]
+    fn numbers_outside_their_limits_are_refused() {
+        assert_eq!(port("8010"), Ok(8010));
+        for text in ["0", "65536", "-1", "abc", "80.0"] {
+            assert_eq!(port(text), Err(format!("{text:?} is not a port (1 to 65535)")));
+        }
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(seconds_or_zero("0"), Ok(Duration::ZERO));
+        for text in ["0", "-1", "NaN", "inf", "1e300", "5s", "0.0001"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+        assert!(whole(1, 9)("0").is_err() && whole(1, 9)("10").is_err() && whole(1, 9)("9").is_ok());
+        assert!(factor("2.0").is_ok() && factor("-1").is_err() && factor("nan").is_err());
+    }
+
+    #[test]
+    fn an_identifier_can_stand_in_a_path_and_in_a_header() {
+        for text in ["edge-eu-1", "a.b_c~d:e@f", "{x}"] {
+            assert!(identifier(text).is_ok(), "{text}");
+        }
+        for text in ["a b", "a/b", "..", ".", "a%2fb", "ü", "a\nb", &"x".repeat(129)] {
+            assert!(identifier(text).is_err(), "{text}");
+        }
+        assert!(host("::1").is_ok() && host("edge-1.example").is_ok() && host("a b").is_err());
+        assert!(header_name("X-API-Key").is_ok() && header_name("X API").is_err());
+        assert!(version("1.0.0+git").is_ok() && version("1 0").is_err());
+        assert!(name("DataPlane Agent").is_ok() && name("a\nb").is_err());
+    }
+
+    #[test]
+    fn a_base_url_shows_no_password_and_knows_its_own_machine() {
+        let url: BaseUrl = "https://u:hunter2@cp.example/base".parse().unwrap();
+        assert_eq!(format!("{url:?}"), "https://***@cp.example/base");
+        assert!(url.is_https() && !url.is_loopback() && url.expose().contains("hunter2"));
+        for text in ["http://localhost:1", "http://127.0.0.2", "http://[::1]", "http://[::ffff:127.0.0.1]"] {
+            assert!(text.parse::<BaseUrl>().unwrap().is_loopback(), "{text}");
+        }
+        for text in
+            ["cp.example", "ftp://hunter2@h", "http://", "http://h?hunter2", "http://h#x", "http://[x"]
+        {
+            let error = text.parse::<BaseUrl>().unwrap_err();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        assert_eq!(without_user_info("a@b"), "a@b");
+        assert_eq!(without_user_info("http://h/a@b"), "http://h/a@b");
+    }
+
+    #[test]
+    fn trusted_addresses_are_single_ones_or_blocks_and_none_means_all() {
+        let trusted: TrustedIps = "10.0.0.0/8, 192.168.1.7,::1,".parse().unwrap();
+        for ip in ["10.1.2.3", "192.168.1.7", "::1", "::ffff:10.9.9.9"] {
+            assert!(trusted.allows(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in ["11.0.0.1", "192.168.1.8", "::2"] {
+            assert!(!trusted.allows(ip.parse().unwrap()), "{ip}");
+        }
+        assert!(TrustedIps::default().allows("8.8.8.8".parse().unwrap()));
+        assert!("10.0.0.0/33".parse::<TrustedIps>().is_err());
+    }
+}

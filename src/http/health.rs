@@ -1,0 +1,97 @@
+//! Whether the agent can do its work, and what each part of it says.
+
+use serde_json::{Value, json};
+
+use super::Surface;
+use crate::outbox::Stats;
+use crate::telemetry::metrics::oldest_ages;
+
+/// The state of this moment.
+pub(super) struct Health {
+    pub redis_connected: bool,
+    pub control_plane_connected: bool,
+    pub registered: bool,
+    stopping: bool,
+    redis_fault: Option<String>,
+    link: String,
+    link_down: bool,
+    stats: Stats,
+}
+
+impl Health {
+    pub(super) fn of(surface: &Surface) -> Self {
+        let redis = surface.redis.borrow();
+        let link = surface.link.borrow();
+        let trouble = link.trouble.map(crate::drain::Trouble::label);
+        Self {
+            redis_connected: redis.connected,
+            redis_fault: redis.fault.clone(),
+            control_plane_connected: link.trouble.is_none() && surface.client.is_reachable(),
+            link: trouble.map_or_else(|| link.circuit.to_owned(), |why| format!("{}: {why}", link.circuit)),
+            link_down: link.trouble.is_some(),
+            registered: *surface.registered.borrow(),
+            stopping: *surface.stopping.borrow(),
+            stats: surface.outbox.stats(),
+        }
+    }
+
+    /// The outbox takes no more.
+    pub(super) fn is_full(&self) -> bool {
+        !self.stats.accepting
+    }
+
+    /// It cannot take over records, for another reason than a backlog that has reached its limit, or is going away.
+    pub(super) fn is_unhealthy(&self) -> bool {
+        self.stopping || self.is_full()
+    }
+
+    fn status(&self) -> &'static str {
+        if self.is_unhealthy() {
+            "unhealthy"
+        } else if self.link_down || !self.redis_connected || self.redis_fault.is_some() {
+            "degraded"
+        } else {
+            "healthy"
+        }
+    }
+
+    pub(super) fn outbox_json(&self) -> Value {
+        let ages = oldest_ages(&self.stats, crate::clock::now().0);
+        json!({
+            "depth": self.stats.total_depth(),
+            "bytes": self.stats.bytes,
+            "oldest_age_seconds": ages.iter().map(|(_, age)| *age).fold(0.0, f64::max),
+            "disk_bytes": self.stats.disk_bytes,
+            "capacity_bytes": self.stats.capacity_bytes,
+            "dead_letters": self.stats.dead_letters,
+        })
+    }
+
+    pub(super) fn to_json(&self, surface: &Surface) -> Value {
+        let redis = match (&self.redis_fault, self.redis_connected) {
+            (Some(fault), _) => json!({ "status": "degraded", "reason": fault }),
+            (None, true) => json!({ "status": "healthy" }),
+            (None, false) => json!({ "status": "degraded", "reason": "not connected" }),
+        };
+        let outbox = match self.stats.paused {
+            Some(reason) => json!({ "status": "unhealthy", "reason": reason }),
+            None => json!({ "status": "healthy" }),
+        };
+        let link = if self.link_down { "degraded" } else { "healthy" };
+        json!({
+            "status": self.status(),
+            "timestamp": crate::clock::now().to_rfc3339(),
+            "version": surface.version,
+            "uptime_seconds": surface.started.elapsed().as_secs_f64(),
+            "redis_connected": self.redis_connected,
+            "control_plane_connected": self.control_plane_connected,
+            "server_registered": self.registered,
+            "components": {
+                "redis": redis,
+                "outbox": outbox,
+                "control_plane": { "status": link, "link": self.link },
+            },
+            "outbox": self.outbox_json(),
+        })
+    }
+}

@@ -1,0 +1,174 @@
+//! The agent's own HTTP surface: health and metrics.
+//!
+//! | path | answers |
+//! |---|---|
+//! | `GET /health`, `/health/` | whether the process can do its work |
+//! | `GET /health/detailed` | the same with metrics; also 503 when Redis is away or the outbox is full |
+//! | `GET /metrics`, `/metrics/` | Prometheus' text format |
+//! | `GET /metrics/json` | the same picture for people's own scripts |
+
+mod health;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::config::TrustedIps;
+use crate::control_plane::Client;
+use crate::drain::LinkStatus;
+use crate::intake::{Names, RedisStatus};
+use crate::outbox::Outbox;
+use crate::record::Queue;
+use crate::telemetry::metrics::Metrics;
+use health::Health;
+
+/// An answer takes no longer than this; it is made from memory.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// A correlation id is at most this long.
+const CORRELATION_ID_MAX: usize = 128;
+
+static CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+
+/// What the surface shows.
+pub struct Surface {
+    /// `SERVER_ID`.
+    pub server_id: String,
+    /// `SERVER_REGION`.
+    pub region: String,
+    /// `APP_VERSION`.
+    pub version: String,
+    /// Since when this process runs.
+    pub started: Instant,
+    /// The outbox.
+    pub outbox: Outbox,
+    /// Redis, as the intake sees it.
+    pub redis: watch::Receiver<RedisStatus>,
+    /// The link, as the drain sees it.
+    pub link: watch::Receiver<LinkStatus>,
+    /// Whether the `ControlPlane` knows this server.
+    pub registered: watch::Receiver<bool>,
+    /// Whether the agent is shutting down.
+    pub stopping: watch::Receiver<bool>,
+    /// The names of the queues.
+    pub names: Names,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The client, which knows whether the `ControlPlane` answers.
+    pub client: Arc<Client>,
+    /// Who may read; `None`: everybody.
+    pub trusted: Option<TrustedIps>,
+}
+
+/// Serves until `stop` is true.
+pub async fn serve(
+    listener: TcpListener,
+    surface: Arc<Surface>,
+    mut stop: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/health", get(health))
+        .route("/health/", get(health))
+        .route("/health/detailed", get(detailed))
+        .route("/metrics", get(metrics))
+        .route("/metrics/", get(metrics))
+        .route("/metrics/json", get(metrics_json))
+        .layer(middleware::from_fn_with_state(Arc::clone(&surface), guard))
+        .with_state(surface);
+    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(async move {
+            // A sender that is gone means the same.
+            let _ = stop.wait_for(|stop| *stop).await;
+        })
+        .await
+}
+
+/// Who may come in, how long it may take, and the correlation id that goes back.
+async fn guard(
+    State(surface): State<Arc<Surface>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let correlation = correlation_id(request.headers());
+    let trusted = surface.trusted.as_ref().is_none_or(|trusted| trusted.allows(peer.ip()));
+    let mut response = if trusted {
+        tokio::time::timeout(ANSWER_WITHIN, next.run(request))
+            .await
+            .unwrap_or_else(|_| StatusCode::GATEWAY_TIMEOUT.into_response())
+    } else {
+        StatusCode::FORBIDDEN.into_response()
+    };
+    response.headers_mut().insert(CORRELATION_ID.clone(), correlation);
+    response
+}
+
+fn correlation_id(headers: &HeaderMap) -> HeaderValue {
+    let given =
+        headers.get(&CORRELATION_ID).filter(|value| value.len() <= CORRELATION_ID_MAX && !value.is_empty());
+    given.cloned().unwrap_or_else(|| {
+        HeaderValue::from_str(&uuid::Uuid::new_v4().to_string())
+            .unwrap_or_else(|_| HeaderValue::from_static("-"))
+    })
+}
+
+async fn health(State(surface): State<Arc<Surface>>) -> Response {
+    let health = Health::of(&surface);
+    let code = if health.is_unhealthy() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (code, Json(health.to_json(&surface))).into_response()
+}
+
+async fn detailed(State(surface): State<Arc<Surface>>) -> Response {
+    let health = Health::of(&surface);
+    let down = health.is_unhealthy() || !health.redis_connected || health.is_full();
+    let mut body = health.to_json(&surface);
+    body["metrics"] = surface.metrics_json(&health);
+    let code = if down { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (code, Json(body)).into_response()
+}
+
+async fn metrics(State(surface): State<Arc<Surface>>) -> Response {
+    surface.metrics.control_plane_up(Health::of(&surface).control_plane_connected);
+    match surface.metrics.expose(&surface.outbox.stats(), crate::clock::now().0) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be rendered");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn metrics_json(State(surface): State<Arc<Surface>>) -> Response {
+    Json(surface.metrics_json(&Health::of(&surface))).into_response()
+}
+
+impl Surface {
+    fn metrics_json(&self, health: &Health) -> serde_json::Value {
+        let depths = self.redis.borrow().depths;
+        let queues: serde_json::Map<_, _> = Queue::ALL
+            .iter()
+            .map(|queue| (self.names.queue(*queue).to_owned(), json!(depths[*queue as usize])))
+            .collect();
+        json!({
+            "server_id": self.server_id,
+            "timestamp": crate::clock::now().to_rfc3339(),
+            "uptime_seconds": self.started.elapsed().as_secs_f64(),
+            "queue_metrics": queues,
+            "connection_status": {
+                "redis": health.redis_connected,
+                "control_plane": health.control_plane_connected,
+            },
+            "server_info": { "version": self.version, "region": self.region, "registered": health.registered },
+            "outbox": health.outbox_json(),
+        })
+    }
+}

@@ -1,0 +1,256 @@
+//! The accounts of what was processed: each record once, by its key, its transaction and its body.
+//!
+//! Compact, because a test may deliver ten million records: about 100 bytes each, all of it hashes.
+
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{BuildHasherDefault, Hasher},
+};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128, xxh3_128_with_seed};
+
+use super::order::{Sessions, Step, Violations};
+
+/// What is delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    Usage,
+    Started,
+    Completed,
+    Quota,
+}
+
+impl Kind {
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::Started => "started",
+            Self::Completed => "completed",
+            Self::Quota => "quota",
+        }
+    }
+}
+
+/// For keys that are hashes already.
+pub(super) type Prehashed = BuildHasherDefault<TakeHash>;
+
+/// Hashes a hash to itself.
+#[derive(Default)]
+pub(super) struct TakeHash(u64);
+
+impl Hasher for TakeHash {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64(bytes);
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = hash as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// An idempotency key: a UUID as it is, the hash of anything else.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key(u128);
+
+impl Key {
+    /// A record without one: its transaction alone identifies it then.
+    pub(super) const NONE: Self = Self(0);
+
+    pub(super) fn of(text: &str) -> Self {
+        match Uuid::try_parse(text) {
+            Ok(uuid) => Self(uuid.as_u128()),
+            Err(_) => Self(xxh3_128(text.as_bytes())),
+        }
+    }
+
+    fn short(self) -> u64 {
+        xxh3_64(&self.0.to_ne_bytes())
+    }
+
+    fn text(self) -> Option<String> {
+        (self != Self::NONE).then(|| Uuid::from_u128(self.0).to_string())
+    }
+}
+
+/// How a record came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Single,
+    /// Its bytes carry its idempotency key, so they never equal the same record's in [`Mode::Single`].
+    Batch,
+}
+
+/// One record as it came in, hashed so that nothing is left to do while the accounts are locked.
+pub(super) struct Delivery<'a> {
+    pub(super) mode: Mode,
+    pub(super) session: &'a str,
+    pub(super) key: Key,
+    pub(super) step: Step<'a>,
+    identity: u128,
+    session_hash: u128,
+    body_hash: u64,
+}
+
+impl<'a> Delivery<'a> {
+    pub(super) fn new(mode: Mode, session: &'a str, key: Key, step: Step<'a>, body: &[u8]) -> Self {
+        let (identity, session_hash) = (identity(step.kind, step.transaction), xxh3_128(session.as_bytes()));
+        Self { mode, session, key, step, identity, session_hash, body_hash: xxh3_64(body) }
+    }
+}
+
+fn identity(kind: Kind, transaction: &str) -> u128 {
+    xxh3_128_with_seed(transaction.as_bytes(), kind as u64)
+}
+
+/// What a delivery turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Receipt {
+    /// It was processed.
+    Processed,
+    /// It had been processed before.
+    Duplicate,
+}
+
+/// A record that was processed.
+struct Entry {
+    key: Key,
+    body_hash: u64,
+    session: u32,
+    seen: u16,
+    mode: Mode,
+}
+
+/// Sums of one kind: `received` = `processed` + `duplicates` + `turned_away`.
+#[derive(Clone, Copy, Default, Serialize)]
+struct Totals {
+    /// Deliveries that were read.
+    received: u64,
+    processed: u64,
+    duplicates: u64,
+    duplicates_same_key_and_body: u64,
+    duplicates_different: u64,
+    /// Duplicates with the same key that came once alone and once in a batch: their bytes cannot be compared.
+    duplicates_across_modes: u64,
+    /// Deliveries that were answered with an error, and not processed.
+    turned_away: u64,
+}
+
+#[derive(Clone, Copy, Default, Serialize)]
+struct Kinds {
+    usage: Totals,
+    started: Totals,
+    completed: Totals,
+    quota: Totals,
+}
+
+impl Kinds {
+    fn of(&mut self, kind: Kind) -> &mut Totals {
+        match kind {
+            Kind::Usage => &mut self.usage,
+            Kind::Started => &mut self.started,
+            Kind::Completed => &mut self.completed,
+            Kind::Quota => &mut self.quota,
+        }
+    }
+}
+
+/// What is known of one transaction.
+#[derive(Serialize)]
+pub(super) struct Sighting<'a> {
+    seen: u16,
+    key: Option<String>,
+    session: Option<&'a str>,
+}
+
+/// Everything that was processed.
+#[derive(Default)]
+pub(super) struct Accounts {
+    entries: HashMap<u128, Entry, Prehashed>,
+    keys: HashSet<u64, Prehashed>,
+    sessions: Sessions,
+    kinds: Kinds,
+    key_violations: Violations,
+}
+
+impl Accounts {
+    /// Enters one delivery: processes it, or judges it as a duplicate.
+    pub(super) fn receive(&mut self, delivery: &Delivery<'_>) -> Receipt {
+        let Step { kind, transaction, .. } = delivery.step;
+        let totals = self.kinds.of(kind);
+        totals.received += 1;
+        if let Some(entry) = self.entries.get_mut(&delivery.identity) {
+            entry.seen = entry.seen.saturating_add(1);
+            totals.duplicates += 1;
+            if entry.key != delivery.key {
+                totals.duplicates_different += 1;
+                self.key_violations.add(|| format!("{} {transaction} came with two keys", kind.label()));
+            } else if entry.mode != delivery.mode {
+                totals.duplicates_across_modes += 1;
+            } else if entry.body_hash == delivery.body_hash {
+                totals.duplicates_same_key_and_body += 1;
+            } else {
+                totals.duplicates_different += 1;
+            }
+            return Receipt::Duplicate;
+        }
+        if delivery.key != Key::NONE && !self.keys.insert(delivery.key.short()) {
+            // A ControlPlane that trusts the key takes it for a duplicate: this record is lost.
+            totals.duplicates += 1;
+            totals.duplicates_different += 1;
+            self.key_violations
+                .add(|| format!("{} {transaction} came with another record's key", kind.label()));
+            return Receipt::Duplicate;
+        }
+        totals.processed += 1;
+        let session = self.sessions.number(delivery.session_hash, delivery.session);
+        self.sessions.step(session, &delivery.step);
+        let Delivery { key, body_hash, mode, .. } = *delivery;
+        self.entries.insert(delivery.identity, Entry { key, body_hash, session, seen: 1, mode });
+        Receipt::Processed
+    }
+
+    /// Enters one delivery that was answered with an error.
+    pub(super) fn turn_away(&mut self, kind: Kind) {
+        let totals = self.kinds.of(kind);
+        totals.received += 1;
+        totals.turned_away += 1;
+    }
+
+    pub(super) fn sighting(&self, kind: Kind, transaction: &str) -> Sighting<'_> {
+        match self.entries.get(&identity(kind, transaction)) {
+            Some(entry) => Sighting {
+                seen: entry.seen,
+                key: entry.key.text(),
+                session: self.sessions.name(entry.session),
+            },
+            None => Sighting { seen: 0, key: None, session: None },
+        }
+    }
+
+    pub(super) fn report(&self) -> impl Serialize + use<> {
+        #[derive(Serialize)]
+        struct Report {
+            kinds: Kinds,
+            sessions: usize,
+            order_violations: Violations,
+            key_violations: Violations,
+        }
+        Report {
+            kinds: self.kinds,
+            sessions: self.sessions.count(),
+            order_violations: self.sessions.violations().clone(),
+            key_violations: self.key_violations.clone(),
+        }
+    }
+}

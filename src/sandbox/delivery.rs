@@ -1,0 +1,125 @@
+//! Reads records out of bodies, borrowing everything, and says what is wrong with those that are none.
+
+use std::borrow::Cow;
+
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+/// Why a record, or a whole request, is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    pub(super) reason: Cow<'static, str>,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, reason: reason.into() }
+    }
+
+    fn unprocessable(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, reason)
+    }
+}
+
+/// The fields that matter here; all others are skipped. What is missing is empty.
+#[derive(Deserialize)]
+pub(super) struct Record<'a> {
+    #[serde(borrow, default)]
+    pub(super) transaction_id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub(super) api_session_id: Cow<'a, str>,
+    /// In batches only.
+    #[serde(borrow, default)]
+    pub(super) idempotency_key: Cow<'a, str>,
+    #[serde(borrow)]
+    sequence: Option<&'a RawValue>,
+}
+
+impl<'a> Record<'a> {
+    const TEXTS: [&'static str; 3] = ["transaction_id", "api_session_id", "idempotency_key"];
+
+    pub(super) fn parse(text: &'a str) -> Result<Self, Refusal> {
+        let record: Self = serde_json::from_str(text).map_err(|error| Self::explain(text, &error))?;
+        if record.transaction_id.is_empty() {
+            return Err(Refusal::unprocessable("transaction_id: missing or empty"));
+        }
+        Ok(record)
+    }
+
+    /// The producer's own count within the session, where it is a whole number.
+    pub(super) fn sequence(&self) -> Option<i64> {
+        self.sequence.and_then(|number| number.get().parse().ok())
+    }
+
+    /// Serde does not say which field has the wrong type.
+    fn explain(text: &str, error: &serde_json::Error) -> Refusal {
+        match serde_json::from_str(text) {
+            Err(_) => Refusal::new(StatusCode::BAD_REQUEST, format!("not JSON: {error}")),
+            Ok(Value::Object(fields)) => {
+                let wrong = Self::TEXTS
+                    .iter()
+                    .find(|&&name| fields.get(name).is_some_and(|field| !field.is_string()));
+                Refusal::unprocessable(match wrong {
+                    Some(name) => format!("{name}: not a text"),
+                    None => error.to_string(),
+                })
+            }
+            Ok(_) => Refusal::unprocessable("not a JSON object"),
+        }
+    }
+}
+
+/// The records of a batch, each with its own bytes.
+pub(super) fn parse_batch(text: &str) -> Result<Vec<&RawValue>, Refusal> {
+    #[derive(Deserialize)]
+    struct Batch<'a> {
+        #[serde(borrow)]
+        records: Vec<&'a RawValue>,
+    }
+    match serde_json::from_str::<Batch<'_>>(text) {
+        Ok(batch) => Ok(batch.records),
+        Err(error) if error.is_data() => Err(Refusal::unprocessable(format!("records: {error}"))),
+        Err(error) => Err(Refusal::new(StatusCode::BAD_REQUEST, format!("not JSON: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_without_a_transaction_id_is_refused_by_that_name() {
+        for text in
+            [r"{}", r#"{"transaction_id":""}"#, r#"{"transaction_id":5}"#, r#"{"transaction_id":null}"#]
+        {
+            let refusal = Record::parse(text).err().unwrap();
+            assert_eq!(refusal.status, 422, "{text}");
+            assert!(refusal.reason.starts_with("transaction_id: "), "{text}: {refusal:?}");
+        }
+        let status = |text| Record::parse(text).err().map(|refusal| refusal.status.as_u16());
+        assert_eq!(
+            (status("[1]"), status("{"), status(r#"{"transaction_id":"t"}"#)),
+            (Some(422), Some(400), None)
+        );
+    }
+
+    #[test]
+    fn escapes_are_read_and_a_sequence_counts_only_as_a_whole_number() {
+        let record = Record::parse(r#"{"transaction_id":"a\u0062","sequence":-7,"more":[{}]}"#).unwrap();
+        assert_eq!((&*record.transaction_id, record.sequence()), ("ab", Some(-7)));
+        for sequence in ["null", "1.5", r#""1""#, "{}"] {
+            let text = format!(r#"{{"transaction_id":"t","sequence":{sequence}}}"#);
+            assert_eq!(Record::parse(&text).unwrap().sequence(), None, "{sequence}");
+        }
+    }
+
+    #[test]
+    fn a_batch_keeps_its_records_bytes() {
+        let records = parse_batch(r#"{"more":1,"records":[{"a" : 1.50},7]}"#).unwrap();
+        assert_eq!(records.iter().map(|raw| raw.get()).collect::<Vec<_>>(), [r#"{"a" : 1.50}"#, "7"]);
+        assert_eq!(parse_batch(r#"{"record":[]}"#).unwrap_err().status, 422);
+        assert_eq!(parse_batch(r#"{"records":["#).unwrap_err().status, 400);
+    }
+}

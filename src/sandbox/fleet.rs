@@ -1,0 +1,199 @@
+//! The `ControlPlane`'s API for servers: registration, heartbeats, commands and their results, public keys.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use chrono::Utc;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::{Shared, body, delivery::Refusal};
+
+/// How many servers, commands and results are kept at most.
+const MAX_KEPT: usize = 10_000;
+
+/// The servers that this `ControlPlane` knows, and what passes between them.
+pub(super) struct Fleet {
+    servers: BTreeMap<String, Server>,
+    commands: VecDeque<Map<String, Value>>,
+    results: VecDeque<Value>,
+    keys: Value,
+    counters: Counters,
+}
+
+/// A server by its own words.
+#[derive(Serialize)]
+struct Server {
+    registration: Value,
+    last_heartbeat: Option<Value>,
+}
+
+#[derive(Clone, Copy, Default, Serialize)]
+struct Counters {
+    registrations: u64,
+    heartbeats: u64,
+    shutdown_notices: u64,
+    command_results: u64,
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self {
+            servers: BTreeMap::new(),
+            commands: VecDeque::new(),
+            results: VecDeque::new(),
+            keys: json!({"keys": []}),
+            counters: Counters::default(),
+        }
+    }
+}
+
+impl Fleet {
+    /// Queues a command. It is handed out until its result arrives, so that a lost answer does not lose it.
+    pub(super) fn command(&mut self, mut command: Map<String, Value>) -> Result<Map<String, Value>, Refusal> {
+        if !command.get("command_type").is_some_and(Value::is_string) {
+            return Err(unprocessable("command_type: missing, or not a text"));
+        }
+        if self.commands.len() >= MAX_KEPT {
+            return Err(Refusal::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "too many commands wait for their results",
+            ));
+        }
+        command.entry("command_id").or_insert_with(|| Uuid::new_v4().to_string().into());
+        command.entry("timestamp").or_insert_with(|| Utc::now().to_rfc3339().into());
+        self.commands.push_back(command.clone());
+        Ok(command)
+    }
+
+    /// The key set that is handed out from now on.
+    pub(super) fn set_keys(&mut self, keys: Value) -> Result<(), Refusal> {
+        if !keys.get("keys").is_some_and(Value::is_array) {
+            return Err(unprocessable("keys: missing, or not a list"));
+        }
+        self.keys = keys;
+        Ok(())
+    }
+
+    /// Commands that wait for their results, and the results that came.
+    pub(super) fn exchanged(&self) -> Value {
+        json!({"pending": self.commands, "results": self.results})
+    }
+
+    pub(super) fn servers(&self) -> Value {
+        json!({"servers": self.servers})
+    }
+
+    /// Forgets every registration: the next heartbeats are answered 404.
+    pub(super) fn forget_servers(&mut self) {
+        self.servers.clear();
+    }
+
+    /// Starts counting anew. Registrations and commands stay: they are no accounts.
+    pub(super) fn reset(&mut self) {
+        self.results.clear();
+        self.counters = Counters::default();
+    }
+
+    pub(super) fn report(&self) -> impl Serialize + use<> {
+        #[derive(Serialize)]
+        struct Report {
+            registered_servers: Vec<String>,
+            #[serde(flatten)]
+            counters: Counters,
+        }
+        Report { registered_servers: self.servers.keys().cloned().collect(), counters: self.counters }
+    }
+}
+
+fn unprocessable(reason: &'static str) -> Refusal {
+    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, reason)
+}
+
+/// A body that has to be a JSON object.
+pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err(unprocessable("not a JSON object")),
+        Err(error) => Err(Refusal::new(StatusCode::BAD_REQUEST, format!("not JSON: {error}"))),
+    }
+}
+
+pub(super) async fn register(State(shared): State<Arc<Shared>>, body: Bytes) -> Result<Response, Refusal> {
+    let registration = object(&body)?;
+    let id = match registration.get("server_id") {
+        Some(Value::String(id)) if !id.is_empty() => id.clone(),
+        _ => return Err(unprocessable("server_id: missing, empty, or not a text")),
+    };
+    let mut fleet = shared.fleet();
+    if fleet.servers.len() >= MAX_KEPT && !fleet.servers.contains_key(&id) {
+        return Err(Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "too many servers"));
+    }
+    fleet.counters.registrations += 1;
+    let server = Server { registration: registration.into(), last_heartbeat: None };
+    fleet.servers.insert(id.clone(), server);
+    Ok(body::success(json!({"server_id": id})))
+}
+
+pub(super) async fn heartbeat(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let heartbeat = object(&body)?;
+    let mut fleet = shared.fleet();
+    let Some(server) = fleet.servers.get_mut(&id) else {
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "the server is not registered"));
+    };
+    server.last_heartbeat = Some(heartbeat.into());
+    fleet.counters.heartbeats += 1;
+    Ok(body::success(()))
+}
+
+pub(super) async fn shutdown(State(shared): State<Arc<Shared>>) -> Response {
+    shared.fleet().counters.shutdown_notices += 1;
+    body::success(())
+}
+
+/// Every command without a `server_id`, and this server's own.
+pub(super) async fn commands(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    let fleet = shared.fleet();
+    let is_its_own =
+        |command: &&Map<String, Value>| command.get("server_id").is_none_or(|server| *server == *id);
+    let commands: Vec<_> = fleet.commands.iter().filter(is_its_own).collect();
+    Json(json!({"commands": commands})).into_response()
+}
+
+pub(super) async fn command_result(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let mut result = object(&body)?;
+    let Some(command) = result.get("command_id").cloned() else {
+        return Err(unprocessable("command_id: missing"));
+    };
+    let mut fleet = shared.fleet();
+    fleet.commands.retain(|queued| queued.get("command_id") != Some(&command));
+    if fleet.results.len() >= MAX_KEPT {
+        fleet.results.pop_front();
+    }
+    result.insert("server_id".to_owned(), id.into());
+    fleet.results.push_back(result.into());
+    fleet.counters.command_results += 1;
+    Ok(body::success(()))
+}
+
+pub(super) async fn public_keys(State(shared): State<Arc<Shared>>) -> Response {
+    body::success(&shared.fleet().keys)
+}

@@ -1,0 +1,160 @@
+//! Where a request meets the weather, before and after it is processed.
+
+use std::{future, sync::Arc, time::Instant};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use super::{
+    Shared, api, body,
+    listener::Cut,
+    traffic::{Endpoint, Outcome},
+    weather::Weather,
+};
+
+/// What becomes of a request before anything of it is processed.
+enum Fate {
+    Pass,
+    Hang,
+    Reset,
+    Answer(StatusCode),
+}
+
+/// Takes one request of the `ControlPlane`'s API through the weather.
+pub(super) async fn pass(
+    State((shared, endpoint)): State<(Arc<Shared>, Endpoint)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let weather = shared.weather();
+    let exchange = Exchange::begin(&shared, endpoint, &request);
+    let (mut parts, sent) = request.into_parts();
+    // Read in any case: a client that is still sending would see a broken pipe instead of its answer.
+    let sent = match body::read(sent).await {
+        Ok(sent) => sent,
+        Err(answer) => return exchange.answer(answer),
+    };
+    shared.traffic().body(sent.len(), body::is_gzip(&parts.headers));
+
+    let latency = shared.dice().latency(&weather);
+    if !latency.is_zero() {
+        tokio::time::sleep(latency).await;
+    }
+    match fate(&shared, &weather, endpoint) {
+        Fate::Pass => {}
+        Fate::Hang => return exchange.hang().await,
+        Fate::Reset => return exchange.cut(Outcome::Reset),
+        Fate::Answer(status) => return exchange.answer(instead(status, &weather)),
+    }
+    if !admitted(shared.api_key.as_deref(), &parts.headers) {
+        return exchange.answer(body::error(StatusCode::UNAUTHORIZED, "not the API key that is expected"));
+    }
+    let plain = match body::decode(&parts.headers, sent) {
+        Ok(plain) => plain,
+        Err(answer) => return exchange.answer(answer),
+    };
+    parts.headers.remove(header::CONTENT_ENCODING);
+
+    let answer = next.run(Request::from_parts(parts, Body::from(plain))).await;
+    if shared.dice().throw(weather.lost_answer) {
+        return exchange.cut(Outcome::LostAnswer);
+    }
+    match weather.bad_body {
+        Some(kind) if answer.status().is_success() => exchange.answer(body::spoilt(answer.status(), kind)),
+        _ => exchange.answer(answer),
+    }
+}
+
+fn fate(shared: &Shared, weather: &Weather, endpoint: Endpoint) -> Fate {
+    let mut dice = shared.dice();
+    if dice.throw(weather.hang) {
+        return Fate::Hang;
+    }
+    if dice.throw(weather.reset) {
+        return Fate::Reset;
+    }
+    if let Some(status) = weather.always {
+        return Fate::Answer(status.code());
+    }
+    if !dice.has_capacity(weather.capacity, Instant::now()) {
+        return Fate::Answer(StatusCode::TOO_MANY_REQUESTS);
+    }
+    let by_record = endpoint == Endpoint::Batch && f64::from(weather.partial_batch) > 0.0;
+    match dice.status(&weather.status) {
+        Some(status) if !by_record => Fate::Answer(status.code()),
+        _ => Fate::Pass,
+    }
+}
+
+/// The answer that the weather gives, with the headers that belong to its status.
+fn instead(status: StatusCode, weather: &Weather) -> Response {
+    let mut answer = if status.is_success() {
+        body::success(())
+    } else {
+        body::error(status, format_args!("the weather: {status}"))
+    };
+    *answer.status_mut() = status;
+    let header = match status {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            weather.retry_after.as_ref().map(|value| (header::RETRY_AFTER, value))
+        }
+        _ if status.is_redirection() => weather.location.as_ref().map(|value| (header::LOCATION, value)),
+        _ => None,
+    };
+    if let Some((name, value)) = header
+        && let Ok(value) = HeaderValue::from_str(value)
+    {
+        answer.headers_mut().insert(name, value);
+    }
+    answer
+}
+
+/// Any credentials will do unless an API key is expected.
+fn admitted(expected: Option<&str>, headers: &HeaderMap) -> bool {
+    expected.is_none_or(|expected| {
+        headers.get(api::API_KEY).is_some_and(|key| key.as_bytes() == expected.as_bytes())
+    })
+}
+
+/// One request in flight. However it ends, its end is counted once.
+struct Exchange<'a> {
+    shared: &'a Shared,
+    endpoint: Endpoint,
+    outcome: Outcome,
+}
+
+impl<'a> Exchange<'a> {
+    fn begin(shared: &'a Shared, endpoint: Endpoint, request: &Request) -> Self {
+        shared.traffic().begin(request.method(), request.headers());
+        Self { shared, endpoint, outcome: Outcome::Abandoned }
+    }
+
+    fn answer(mut self, answer: Response) -> Response {
+        self.outcome = Outcome::Answered(answer.status());
+        answer
+    }
+
+    fn cut(mut self, outcome: Outcome) -> Response {
+        self.outcome = outcome;
+        let mut answer = StatusCode::NO_CONTENT.into_response();
+        answer.extensions_mut().insert(Cut);
+        answer
+    }
+
+    /// Until the client goes away, and this future with it.
+    async fn hang(mut self) -> Response {
+        self.outcome = Outcome::Hung;
+        future::pending().await
+    }
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        self.shared.traffic().end(self.endpoint, self.outcome);
+    }
+}

@@ -1,0 +1,297 @@
+//! A `ControlPlane` to develop, demonstrate and test against.
+//!
+//! It serves the whole API over real sockets, keeps exact accounts of what it processed (`GET /sandbox/accounts`),
+//! and makes the weather (`GET`, `PUT`, `PATCH /sandbox/weather`): slow, flaky, down, the answer lost.
+//!
+//! | `/sandbox/…` | |
+//! |---|---|
+//! | `GET`, `DELETE accounts` | what was received, processed, seen again, out of order; start anew |
+//! | `GET seen?kind=&transaction_id=` | how often one record was seen, with which key, in which session; `kind` is `usage`, `started`, `completed` or `quota` |
+//! | `GET records?limit=` | the last bodies, the newest first |
+//! | `GET`, `PUT`, `PATCH weather` | read, replace, change the [`Weather`] |
+//! | `GET`, `DELETE servers` | registrations with the last heartbeats; forget them |
+//! | `GET`, `POST commands` | pending commands and the results that came; queue one (for one server by `server_id`) |
+//! | `PUT public-keys` | the JWK Set to hand out |
+//!
+//! A request passes `listener` → `gate` (weather) → `api` or `fleet` → `accounts`.
+
+use std::{
+    fmt,
+    io::Write as _,
+    net::{Ipv4Addr, SocketAddr},
+    str::FromStr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+};
+
+use anyhow::Context as _;
+use axum::http::StatusCode;
+use tokio::sync::watch;
+
+mod accounts;
+mod api;
+mod body;
+mod chance;
+mod delivery;
+mod dice;
+mod fleet;
+mod gate;
+mod listener;
+mod operator;
+mod order;
+mod recent;
+mod traffic;
+mod weather;
+
+#[cfg(test)]
+mod tests;
+
+pub use chance::{BadValue, Probability, Status, StatusChances};
+pub use weather::{BadBody, Weather};
+
+use accounts::{Accounts, Receipt};
+use dice::Dice;
+use fleet::Fleet;
+use listener::{Listener, Phase};
+use recent::Recents;
+use traffic::Traffic;
+
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
+
+/// How the sandbox is set up.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, default_value_t = DEFAULT_LISTEN, value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Where to serve /sandbox/… as well, also while the `ControlPlane` is down
+    #[arg(long, value_name = "ADDRESS")]
+    pub control_listen: Option<SocketAddr>,
+    /// The X-API-Key to insist on; any credentials will do without it
+    #[arg(long, value_name = "KEY")]
+    pub api_key: Option<ApiKey>,
+    /// Answer 404 to batches
+    #[arg(long)]
+    pub no_batch: bool,
+    /// The status of a record that was processed before
+    #[arg(long, value_enum, default_value_t)]
+    pub duplicates: Duplicates,
+    /// Makes the weather's chances reproducible
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// What goes wrong from the start.
+    #[command(flatten)]
+    pub weather: Weather,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self {
+            listen: DEFAULT_LISTEN,
+            control_listen: None,
+            api_key: None,
+            no_batch: false,
+            duplicates: Duplicates::default(),
+            seed: None,
+            weather: Weather::default(),
+        }
+    }
+}
+
+/// An API key, which no log ever shows.
+#[derive(Clone)]
+pub struct ApiKey(String);
+
+impl FromStr for ApiKey {
+    type Err = std::convert::Infallible;
+
+    fn from_str(key: &str) -> Result<Self, Self::Err> {
+        Ok(Self(key.to_owned()))
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey(…)")
+    }
+}
+
+/// What a record that was processed before is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Duplicates {
+    /// 409: it is said to be a duplicate.
+    #[default]
+    #[value(name = "409")]
+    Conflict,
+    /// 200: as if it were new.
+    #[value(name = "200")]
+    Ok,
+}
+
+/// What all requests share.
+struct Shared {
+    api_key: Option<String>,
+    batch: bool,
+    duplicates: Duplicates,
+    weather: RwLock<Arc<Weather>>,
+    dice: Mutex<Dice>,
+    accounts: Mutex<Accounts>,
+    recents: Mutex<Recents>,
+    traffic: Mutex<Traffic>,
+    fleet: Mutex<Fleet>,
+    /// What the `ControlPlane`'s port is to do.
+    phase: watch::Sender<Phase>,
+    /// What it does.
+    listening: watch::Sender<bool>,
+}
+
+/// A poisoned lock is taken all the same: counters are never left half-written.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn new(args: Args) -> Self {
+        let Args { api_key, no_batch, duplicates, seed, weather, .. } = args;
+        let phase = if weather.down { Phase::Down } else { Phase::Open };
+        Self {
+            api_key: api_key.map(|key| key.0),
+            batch: !no_batch,
+            duplicates,
+            weather: RwLock::new(Arc::new(weather)),
+            dice: Mutex::new(Dice::new(seed.unwrap_or_else(rand::random))),
+            accounts: Mutex::default(),
+            recents: Mutex::default(),
+            traffic: Mutex::default(),
+            fleet: Mutex::default(),
+            phase: watch::Sender::new(phase),
+            listening: watch::Sender::new(true),
+        }
+    }
+
+    fn weather(&self) -> Arc<Weather> {
+        Arc::clone(&self.weather.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sets the weather to what `change` makes of it, and has the port follow.
+    fn change_weather<E>(
+        &self,
+        change: impl FnOnce(&Weather) -> Result<Weather, E>,
+    ) -> Result<Arc<Weather>, E> {
+        let mut weather = self.weather.write().unwrap_or_else(PoisonError::into_inner);
+        let new = Arc::new(change(&weather)?);
+        *weather = Arc::clone(&new);
+        let next = if new.down { Phase::Down } else { Phase::Open };
+        self.phase.send_if_modified(|phase| {
+            let changes = *phase != Phase::Closing && *phase != next;
+            if changes {
+                *phase = next;
+            }
+            changes
+        });
+        Ok(new)
+    }
+
+    fn dice(&self) -> MutexGuard<'_, Dice> {
+        lock(&self.dice)
+    }
+
+    fn accounts(&self) -> MutexGuard<'_, Accounts> {
+        lock(&self.accounts)
+    }
+
+    fn recents(&self) -> MutexGuard<'_, Recents> {
+        lock(&self.recents)
+    }
+
+    fn traffic(&self) -> MutexGuard<'_, Traffic> {
+        lock(&self.traffic)
+    }
+
+    fn fleet(&self) -> MutexGuard<'_, Fleet> {
+        lock(&self.fleet)
+    }
+
+    fn status(&self, receipt: Receipt) -> StatusCode {
+        match (receipt, self.duplicates) {
+            (Receipt::Duplicate, Duplicates::Conflict) => StatusCode::CONFLICT,
+            (Receipt::Duplicate, Duplicates::Ok) | (Receipt::Processed, _) => StatusCode::OK,
+        }
+    }
+}
+
+/// A sandbox that has its ports and does not serve yet.
+pub struct Sandbox {
+    main: Listener,
+    control: Option<Listener>,
+    shared: Arc<Shared>,
+}
+
+impl Sandbox {
+    /// Takes the ports.
+    pub async fn bind(args: Args) -> anyhow::Result<Self> {
+        let bind = async |address| {
+            Listener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+        };
+        anyhow::ensure!(!args.weather.down || args.control_listen.is_some(), "--down needs --control-listen");
+        if let Some(problem) = args.weather.problem() {
+            anyhow::bail!("--{problem}");
+        }
+        let main = bind(args.listen).await?;
+        let control = match args.control_listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        Ok(Self { main, control, shared: Arc::new(Shared::new(args)) })
+    }
+
+    /// Where the `ControlPlane` is, with the port that was taken.
+    pub fn addr(&self) -> SocketAddr {
+        self.main.address()
+    }
+
+    /// Where `/sandbox/…` stays while the `ControlPlane` is down.
+    pub fn control_addr(&self) -> Option<SocketAddr> {
+        self.control.as_ref().map(Listener::address)
+    }
+
+    /// Serves until `shutdown` completes; requests in flight get a second to finish.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        let Self { main, control, shared } = self;
+        let connected = || shared.traffic().connected();
+        let main = main.serve(
+            api::router(&shared).merge(operator::router(&shared, false)),
+            shared.phase.subscribe(),
+            shared.listening.clone(),
+            connected,
+        );
+        let control_phase = watch::Sender::new(Phase::Open);
+        let control = async {
+            if let Some(control) = control {
+                let app = operator::router(&shared, true);
+                control.serve(app, control_phase.subscribe(), watch::Sender::new(true), || {}).await;
+            }
+        };
+        let stop = async {
+            shutdown.await;
+            shared.phase.send_replace(Phase::Closing);
+            control_phase.send_replace(Phase::Closing);
+        };
+        tokio::join!(main, control, stop);
+    }
+}
+
+/// Runs a sandbox until `shutdown` completes. Its addresses go to standard output when it is ready.
+pub async fn run(args: Args, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let sandbox = Sandbox::bind(args).await?;
+    let mut ready = format!("listening on http://{}\n", sandbox.addr());
+    if let Some(control) = sandbox.control_addr() {
+        ready = format!("{ready}control on http://{control}\n");
+    }
+    let mut stdout = std::io::stdout();
+    stdout
+        .write_all(ready.as_bytes())
+        .and_then(|()| stdout.flush())
+        .context("cannot say where it listens")?;
+    sandbox.serve(shutdown).await;
+    Ok(())
+}

@@ -1,0 +1,200 @@
+//! The weather between the agent and this `ControlPlane`: what goes wrong, how often, and how to change it.
+
+use axum::http::HeaderValue;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+
+use super::chance::{Probability, Status, StatusChances};
+
+/// What goes wrong, and how often. The default is fair: everything is answered at once, as it should be.
+///
+/// A request meets, in this order: `latency_ms`, `hang`, `reset`, `always`, `capacity`, `status`, and then its
+/// records' own fate (`unknown_sessions`, `refuse_transactions`, `poison_transactions`, `partial_batch`). Nothing of
+/// it is processed when one of them decides the answer. What is processed may still meet `lost_answer` or `bad_body`.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+#[command(next_help_heading = "Weather")]
+pub struct Weather {
+    /// Milliseconds that every answer takes, spent before anything is processed
+    #[arg(long, default_value_t, value_name = "MS")]
+    pub latency_ms: u64,
+    /// Up to so many milliseconds more, at random
+    #[arg(long, default_value_t, value_name = "MS")]
+    pub jitter_ms: u64,
+    /// Close the port and every connection: clients find nobody listening
+    #[arg(long, requires = "control_listen")]
+    pub down: bool,
+    /// Probability of a request that is taken and never answered
+    #[arg(long, default_value_t, value_name = "PROBABILITY")]
+    pub hang: Probability,
+    /// Probability of a connection closed without an answer, nothing processed
+    #[arg(long, default_value_t, value_name = "PROBABILITY")]
+    pub reset: Probability,
+    /// Probability of a request that is processed, then its connection closed without an answer
+    #[arg(long, default_value_t, value_name = "PROBABILITY")]
+    pub lost_answer: Probability,
+    /// Statuses to answer instead, with their probabilities, like 500=0.1,429=0.05
+    #[arg(long, default_value_t, value_name = "STATUS=PROBABILITY,…")]
+    pub status: StatusChances,
+    /// `Retry-After` of every 429 and 503: seconds or an HTTP date
+    #[arg(long, value_parser = header_text, value_name = "SECONDS|DATE")]
+    #[serde(deserialize_with = "header_value")]
+    pub retry_after: Option<String>,
+    /// Prefixes of transaction ids that are always answered 422
+    #[arg(long, value_delimiter = ',', value_name = "PREFIX,…")]
+    #[serde(deserialize_with = "one_or_many")]
+    pub refuse_transactions: Vec<String>,
+    /// Prefixes of transaction ids that are always answered 500
+    #[arg(long, value_delimiter = ',', value_name = "PREFIX,…")]
+    #[serde(deserialize_with = "one_or_many")]
+    pub poison_transactions: Vec<String>,
+    /// Prefixes of session ids that are always answered 404
+    #[arg(long, value_delimiter = ',', value_name = "PREFIX,…")]
+    #[serde(deserialize_with = "one_or_many")]
+    pub unknown_sessions: Vec<String>,
+    /// The one status that everything is answered with
+    #[arg(long)]
+    pub always: Option<Status>,
+    /// `Location` of every 3xx
+    #[arg(long, value_parser = header_text, value_name = "URL")]
+    #[serde(deserialize_with = "header_value")]
+    pub location: Option<String>,
+    /// Probability, for each record of a batch, of failing by itself: `status` (500 where that is empty) then says
+    /// how, by its proportions, and no longer applies to batches as a whole
+    #[arg(long, default_value_t, value_name = "PROBABILITY")]
+    pub partial_batch: Probability,
+    /// What every 2xx answer holds instead of what it should
+    #[arg(long)]
+    pub bad_body: Option<BadBody>,
+    /// Requests a second above which 429 is answered; 0 is no limit
+    #[arg(long, default_value_t, value_name = "REQUESTS")]
+    pub capacity: u32,
+}
+
+/// A body that no client should trust.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum BadBody {
+    /// Nothing at all.
+    Empty,
+    /// A page of HTML.
+    NotJson,
+    /// One JSON object of 256 MiB.
+    Huge,
+    /// It never ends.
+    Endless,
+}
+
+impl Weather {
+    /// This weather with some fields replaced, or everything that is wrong with them, each by its name.
+    pub fn patched(&self, patch: Map<String, Value>) -> Result<Self, Vec<String>> {
+        let mut fields = match serde_json::to_value(self) {
+            Ok(Value::Object(fields)) => fields,
+            other => return Err(vec![format!("the weather cannot be written as JSON: {other:?}")]),
+        };
+        let mut patched = self.clone();
+        let mut problems = Vec::new();
+        // One field at a time: serde stops at the first problem, and does not say which field had it.
+        for (name, value) in patch {
+            if !fields.contains_key(&name) {
+                problems.push(format!("{name}: unknown field"));
+                continue;
+            }
+            let before = fields.insert(name.clone(), value);
+            match serde_json::from_value(Value::Object(fields.clone())) {
+                Ok(weather) => patched = weather,
+                Err(problem) => {
+                    problems.push(format!("{name}: {problem}"));
+                    fields.extend(before.map(|value| (name, value)));
+                }
+            }
+        }
+        problems.extend(patched.problem());
+        if problems.is_empty() { Ok(patched) } else { Err(problems) }
+    }
+
+    /// What is wrong with it as a whole.
+    pub fn problem(&self) -> Option<String> {
+        // Ten times 0.1 is a little more than 1.
+        let too_much = self.status.sum() > 1.0 + 1e-9;
+        too_much.then(|| "status: the probabilities add up to more than 1".to_owned())
+    }
+}
+
+/// A text that can be a header's value.
+fn header_text(text: &str) -> Result<String, &'static str> {
+    match HeaderValue::from_str(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("this cannot be the value of a header"),
+    }
+}
+
+fn header_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a text or a whole number")]
+    enum Value {
+        Number(u64),
+        Text(String),
+    }
+    match Option::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Value::Number(number)) => Ok(Some(number.to_string())),
+        Some(Value::Text(text)) => header_text(&text).map(Some).map_err(serde::de::Error::custom),
+    }
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a text or a list of texts")]
+    enum Texts {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Texts::deserialize(deserializer)? {
+        Texts::One(text) => vec![text],
+        Texts::Many(texts) => texts,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn patch(value: Value) -> Result<Weather, Vec<String>> {
+        let Value::Object(fields) = value else { panic!("not an object") };
+        Weather { latency_ms: 7, ..Weather::default() }.patched(fields)
+    }
+
+    #[test]
+    fn a_patch_replaces_the_fields_it_names_and_no_other() {
+        let weather =
+            patch(json!({"hang": 0.5, "retry_after": 3, "unknown_sessions": "s-", "status": {"500": 0.1}}));
+        let expected = Weather {
+            latency_ms: 7,
+            hang: "0.5".parse().unwrap(),
+            retry_after: Some("3".to_owned()),
+            unknown_sessions: vec!["s-".to_owned()],
+            status: "500=0.1".parse().unwrap(),
+            ..Weather::default()
+        };
+        assert_eq!(weather, Ok(expected));
+    }
+
+    #[test]
+    fn every_problem_is_reported_by_its_field() {
+        let problems = patch(json!({"rain": 1, "snow": 1, "hang": 2, "always": 700, "retry_after": "a\nb"}))
+            .unwrap_err();
+        for field in ["rain: unknown field", "snow: unknown field", "hang: ", "always: ", "retry_after: "] {
+            assert_eq!(
+                problems.iter().filter(|problem| problem.starts_with(field)).count(),
+                1,
+                "{field} {problems:?}"
+            );
+        }
+        let problems = patch(json!({"status": {"500": 0.6, "429": 0.6}})).unwrap_err();
+        assert_eq!(problems, ["status: the probabilities add up to more than 1"]);
+    }
+}

@@ -1,0 +1,317 @@
+//! The log: one line an event, for people (`log4j`) or for machines (`json`).
+//!
+//! Lines are written by a thread of their own behind a bounded queue, so that a full disk or a pipe that nobody
+//! reads never holds up a record. What does not fit into the queue is dropped.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+use serde::Serialize;
+use serde_json::Value;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Metadata, Subscriber};
+use tracing_appender::non_blocking::WorkerGuard;
+use tracing_appender::rolling::{InitError, RollingFileAppender, Rotation};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// Marks an error as critical: the agent cannot go on.
+const CRITICAL: &str = "critical";
+/// Our own events are logged from `LOG_LEVEL` on; of the libraries, warnings at least.
+const OWN: &str = env!("CARGO_CRATE_NAME");
+
+/// How severe an event is; the names are the previous agent's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// For whoever looks for a fault.
+    Debug,
+    /// A change of state.
+    Info,
+    /// Something is wrong, and the agent copes.
+    Warning,
+    /// Something failed.
+    Error,
+    /// The agent cannot go on.
+    Critical,
+}
+
+impl Level {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+            Self::Critical => CRITICAL,
+        }
+    }
+
+    fn of(metadata: &Metadata<'_>) -> Self {
+        match *metadata.level() {
+            tracing::Level::ERROR if metadata.fields().field(CRITICAL).is_some() => Self::Critical,
+            tracing::Level::ERROR => Self::Error,
+            tracing::Level::WARN => Self::Warning,
+            tracing::Level::INFO => Self::Info,
+            _ => Self::Debug,
+        }
+    }
+}
+
+impl ValueEnum for Level {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Debug, Self::Info, Self::Warning, Self::Error, Self::Critical]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let value = PossibleValue::new(self.label().to_ascii_uppercase());
+        Some(if *self == Self::Warning { value.alias("WARN") } else { value })
+    }
+}
+
+/// The form of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// `<time> [<level>]: <message> <fields as JSON>`.
+    Log4j,
+    /// One JSON object.
+    Json,
+}
+
+/// What is logged, in which form, and where to.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// `serviceName` in every line.
+    pub service_name: String,
+    /// The least severe level that is logged.
+    pub level: Level,
+    /// The form of a line.
+    pub format: Format,
+    /// This file, a new one each day; `None`: standard output.
+    pub file: Option<PathBuf>,
+    /// How many past files are kept, one a day.
+    pub retention_days: u32,
+}
+
+/// Why there can be no log.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// `LOG_FILE` cannot be written.
+    #[error("LOG_FILE {}: cannot be opened", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: InitError,
+    },
+    /// There is one already.
+    #[error("this process has a log already")]
+    Twice(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Starts the log of this process. What is queued is written when the guard is dropped.
+pub fn init(config: &LogConfig) -> Result<WorkerGuard, LogError> {
+    let (writer, guard) = match &config.file {
+        Some(path) => tracing_appender::non_blocking(daily(path, config.retention_days)?),
+        None => tracing_appender::non_blocking(io::stdout()),
+    };
+    let least = config.level;
+    let wanted = filter_fn(move |metadata| {
+        let own = metadata.target().starts_with(OWN);
+        Level::of(metadata) >= if own { least } else { least.max(Level::Warning) }
+    });
+    let layer = tracing_subscriber::fmt::layer()
+        .event_format(Lines::new(config))
+        .with_writer(writer)
+        .with_filter(wanted);
+    tracing_subscriber::registry().with(layer).try_init()?;
+    Ok(guard)
+}
+
+/// `agent.log` becomes `agent.log.2026-01-31` and so on, next to each other.
+fn daily(path: &Path, keep: u32) -> Result<RollingFileAppender, LogError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    RollingFileAppender::builder()
+        .rotation(Rotation::DAILY)
+        .filename_prefix(name)
+        .max_log_files(keep as usize)
+        .build(path.parent().unwrap_or(Path::new("")))
+        .map_err(|source| LogError::File { path: path.to_owned(), source })
+}
+
+/// Writes lines of either form.
+struct Lines {
+    format: Format,
+    service_name: String,
+    hostname: String,
+    pid: u32,
+}
+
+impl Lines {
+    fn new(config: &LogConfig) -> Self {
+        let hostname =
+            hostname::get().map_or_else(|_| "unknown".into(), |name| name.to_string_lossy().into_owned());
+        Self {
+            format: config.format,
+            service_name: config.service_name.clone(),
+            hostname,
+            pid: std::process::id(),
+        }
+    }
+
+    fn line(&self, time: &str, level: Level, operation: &str, fields: Fields) -> String {
+        let Fields { message, mut values } = fields;
+        values.remove(CRITICAL);
+        values.entry("correlation_id").or_insert_with(|| "-".into());
+        values.insert("hostname", self.hostname.as_str().into());
+        values.insert("operationName", operation.into());
+        values.insert("pid", self.pid.into());
+        values.insert("serviceName", self.service_name.as_str().into());
+        match self.format {
+            Format::Log4j => {
+                // One event is one line, whatever a message holds.
+                let message: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+                format!("{time} [{}]: {message} {}", level.label(), json(&values))
+            }
+            Format::Json => {
+                values.insert("timestamp", time.into());
+                values.insert("level", level.label().into());
+                values.insert("event", message.into());
+                json(&values)
+            }
+        }
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    // A map of texts to values can always be written.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let metadata = event.metadata();
+        // The module says which operation it is: `dataplane_agent::drain::link` is `drain`.
+        let operation = metadata.target().split("::").nth(1).unwrap_or(metadata.target());
+        let time = crate::clock::now().to_rfc3339();
+        writeln!(writer, "{}", self.line(&time, Level::of(metadata), operation, fields))
+    }
+}
+
+/// An event's message and fields.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    values: BTreeMap<&'static str, Value>,
+}
+
+impl Fields {
+    fn set(&mut self, field: &Field, value: Value) {
+        match (field.name(), value) {
+            ("message", Value::String(message)) => self.message = message,
+            (name, value) => drop(self.values.insert(name, value)),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.set(field, format!("{value:?}").into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.set(field, value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.set(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.set(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.set(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.set(field, value.into());
+    }
+
+    /// With its causes: the outermost error alone seldom says what to do.
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        let chain = std::iter::successors(Some(value), |error| error.source());
+        self.set(field, chain.map(ToString::to_string).collect::<Vec<_>>().join(": ").into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(format: Format) -> Lines {
+        Lines { format, service_name: "DataPlane Agent".into(), hostname: "edge-1".into(), pid: 1234 }
+    }
+
+    fn fields() -> Fields {
+        let mut fields = Fields { message: "it\nis so".into(), ..Fields::default() };
+        fields.values.insert("reason", "full".into());
+        fields.values.insert(CRITICAL, true.into());
+        fields
+    }
+
+    const TIME: &str = "2025-09-25T03:21:53.717866Z";
+
+    #[test]
+    fn log4j_is_a_line_with_sorted_keys_whatever_the_message_holds() {
+        let line = lines(Format::Log4j).line(TIME, Level::Critical, "drain", fields());
+        let expected = concat!(
+            "2025-09-25T03:21:53.717866Z [critical]: it is so ",
+            r#"{"correlation_id":"-","hostname":"edge-1","operationName":"drain","pid":1234,"#,
+            r#""reason":"full","serviceName":"DataPlane Agent"}"#
+        );
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn json_is_one_object_with_the_same_keys() {
+        let line = lines(Format::Json).line(TIME, Level::Warning, "drain", fields());
+        let object: Value = serde_json::from_str(&line).unwrap();
+        assert!(!line.contains('\n'));
+        assert_eq!(object["timestamp"], TIME);
+        assert_eq!(object["level"], "warning");
+        assert_eq!(object["event"], "it\nis so");
+        assert_eq!(object["serviceName"], "DataPlane Agent");
+        assert_eq!(object["reason"], "full");
+    }
+
+    #[test]
+    fn levels_are_ordered_and_read_by_the_previous_agents_names() {
+        assert!(
+            Level::Debug < Level::Info && Level::Warning < Level::Error && Level::Error < Level::Critical
+        );
+        for name in ["DEBUG", "info", "WARN", "Warning", "ERROR", "CRITICAL"] {
+            assert!(Level::from_str(name, true).is_ok(), "{name}");
+        }
+    }
+}

@@ -152,6 +152,8 @@ impl Drain {
             renewed_token: false,
             drain: self,
         };
+        let limit = i64::from(run.drain.settings.rate_limit);
+        run.drain.metrics.rate_limit.with_label_values(&[] as &[&str]).set(limit);
         let mut last = run.drain.outbox.last();
         let mut horizon = run.drain.horizon.clone();
         let mut sweep = tokio::time::interval(EXPIRY_SWEEP);

@@ -1,1 +1,12 @@
-//! integration tests
+//! The agent from outside: real processes, a real Redis, a real HTTP server. A file a behaviour.
+
+mod adopts_the_previous_agents_records;
+mod configuration_errors;
+mod delivers_everything_once_and_in_order;
+mod harness;
+mod http_surface;
+mod outcomes_of_answers;
+mod redis_comes_and_goes;
+mod stops_in_order;
+mod survives_kill;
+mod survives_outages;

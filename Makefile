@@ -1,0 +1,42 @@
+# The tasks of people and of CI. Each does its own set-up; all that is assumed is a Rust toolchain and a C compiler.
+
+.DEFAULT_GOAL := help
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# Incremental builds make a target folder large and a cold build slower.
+export CARGO_INCREMENTAL := 0
+
+.PHONY: help build demo test format lint units docs bench redis
+
+help:            ## Says what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+build:           ## Builds the agent: target/release/dataplane-agent
+	DATAPLANE_COMMIT=$$(git rev-parse --short HEAD 2>/dev/null) cargo build --release --locked
+
+demo: redis build ## Plays the main job with outages and a crash, about a minute; settles the account
+	@target/release/dataplane-agent demo
+
+test: format lint units docs check-unit ## Everything that CI checks
+
+format:
+	cargo fmt --check
+
+lint:
+	cargo clippy --all-targets --locked -- -D warnings
+
+units: redis
+	cargo test --locked
+
+docs:
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
+
+bench: redis     ## Prints what the main job costs, as figures and as ratios within the run
+	cargo bench --locked
+
+redis:
+	@command -v redis-server >/dev/null || { \
+	  if command -v apt-get >/dev/null; then \
+	    $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server; \
+	  else \
+	    echo "redis-server is needed, 6.2 or newer: install it with your system's package manager" >&2; exit 1; \
+	  fi; }

@@ -4,7 +4,7 @@ use super::harness::{Agent, RedisServer, Sandbox, Stage, USAGE, load};
 
 #[tokio::test]
 async fn the_previous_agents_in_flight_list_is_taken_over_in_its_order() {
-    let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]).await);
+    let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
     let mut agent = Agent::new(&redis, &sandbox.url);
     // Oldest first: three in flight, two more in the queue.
     let records: Vec<String> = (0..5).map(|n| load::usage("s", n)).collect();
@@ -22,7 +22,7 @@ async fn the_previous_agents_in_flight_list_is_taken_over_in_its_order() {
 
 #[tokio::test]
 async fn its_own_in_flight_list_is_taken_over_too() {
-    let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]).await);
+    let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
     let mut agent = Agent::new(&redis, &sandbox.url);
     let records: Vec<String> = (0..4).map(|n| load::usage("s", n)).collect();
     redis.push(&format!("{USAGE}:processing:edge-test-1"), &records[..2]).await;

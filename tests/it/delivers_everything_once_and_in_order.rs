@@ -66,8 +66,7 @@ async fn bodies_are_what_the_contract_says() {
 
 #[tokio::test]
 async fn completed_waits_for_usage_of_its_session_that_is_still_in_redis() {
-    let (redis, sandbox) =
-        (super::harness::RedisServer::start().await, super::harness::Sandbox::start(&[]).await);
+    let (redis, sandbox) = (super::harness::RedisServer::start().await, super::harness::Sandbox::start(&[]));
     let mut agent = super::harness::Agent::new(&redis, &sandbox.url);
     // The event is at the head of its queue while the session's last usage is behind thousands of others.
     let others: Vec<String> = (0..5000).map(|n| load::usage(&format!("other-{}", n % 7), n / 7)).collect();

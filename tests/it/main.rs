@@ -1,5 +1,8 @@
 //! The agent from outside: real processes, a real Redis, a real HTTP server. A file a behaviour.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here fails the test")]
+#![allow(clippy::float_cmp, reason = "metrics that count are whole numbers")]
+
 mod adopts_the_previous_agents_records;
 mod configuration_errors;
 mod delivers_everything_once_and_in_order;

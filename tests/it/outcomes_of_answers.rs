@@ -87,7 +87,7 @@ async fn an_answer_that_was_lost_is_asked_for_again_with_the_same_key_and_settle
 #[tokio::test]
 async fn a_quota_answer_that_is_none_is_retried_and_then_a_dead_letter() {
     // A ControlPlane that answers repetitions as if they were new, so that the answer is asked for again.
-    let sandbox = Sandbox::start(&["--duplicates", "200"]).await;
+    let sandbox = Sandbox::start(&["--duplicates", "200"]);
     let mut stage = Stage::set_around(sandbox, &[("POISON_ATTEMPTS", "3")]).await;
     stage.sandbox.weather(json!({"bad_body": "not_json"})).await;
     stage.redis.push(QUOTA, &[load::quota("s", 0)]).await;

@@ -4,7 +4,7 @@ use super::harness::{Agent, RedisServer, Sandbox, Stage, USAGE, load, until};
 
 #[tokio::test]
 async fn redis_away_at_the_start_is_waited_for_and_said_once() {
-    let (mut redis, sandbox) = (RedisServer::stopped(), Sandbox::start(&[]).await);
+    let (mut redis, sandbox) = (RedisServer::stopped(), Sandbox::start(&[]));
     let mut agent = Agent::new(&redis, &sandbox.url);
     agent.start();
     let health = until("health says that Redis is away", async || {

@@ -56,7 +56,7 @@ impl Stage {
 
     /// The same, some variables of the agent set otherwise.
     pub(crate) async fn set_with(settings: &[(&str, &str)]) -> Self {
-        Self::set_around(Sandbox::start(&[]).await, settings).await
+        Self::set_around(Sandbox::start(&[]), settings).await
     }
 
     /// The same, around a sandbox with flags of its own.

@@ -14,7 +14,7 @@ pub(crate) struct Sandbox {
 
 impl Sandbox {
     /// Started with these flags, and listening.
-    pub(crate) async fn start(flags: &[&str]) -> Self {
+    pub(crate) fn start(flags: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_dataplane-agent"))
             .args(["sandbox", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"])
             .args(flags)

@@ -29,7 +29,13 @@ async fn main() {
         let cost = drain("single").await;
         println!("single mode, {RECORDS} records from Redis to settled:");
         cost.print(looped);
-        println!("  asked: ≥ 8000 records/s, ≤ 80 µs, < 64 MiB");
+        println!("  asked: ≥ 8000 records/s, ≤ 80 µs, < 64 MiB; then ≥ 15000 records/s, ≤ 45 µs");
+    }
+    if want("batch") {
+        let cost = drain("batch").await;
+        println!("batch mode, {RECORDS} records from Redis to settled:");
+        cost.print(looped);
+        println!("  asked: ≥ 100000 records/s, ≤ 10 µs");
     }
 }
 

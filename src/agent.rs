@@ -11,7 +11,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::config::{self, Config};
 use crate::control_plane::{self, Capabilities, Client, Registration};
-use crate::drain::{self, Drain, Horizon, LinkSettings, LinkStatus};
+use crate::drain::{self, BatchSettings, Drain, Horizon, LinkSettings, LinkStatus};
 use crate::http::{self, Surface};
 use crate::intake::{self, Intake, Mirror, Names, RedisStatus, push_quota_answers};
 use crate::membership::Membership;
@@ -273,6 +273,12 @@ fn drain_settings(config: &Config, first_contact_within: Duration) -> drain::Set
             multiplier: plane.error_backoff_multiplier,
             concurrency: delivery.concurrency as usize,
             refusal_brake: delivery.refusal_brake,
+        },
+        batch: BatchSettings {
+            mode: delivery.mode,
+            max_records: delivery.batch_max_records as usize,
+            max_bytes: delivery.batch_max_bytes.0 as usize,
+            compression: delivery.batch_compression,
         },
         rate_limit: delivery.rate_limit,
         burst: delivery.burst,

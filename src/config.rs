@@ -23,7 +23,7 @@ mod tests;
 mod values;
 
 pub use control_plane::{CommandAlgorithm, ControlPlaneConfig};
-pub use delivery::{Compression, DeliveryConfig, DeliveryMode};
+pub use delivery::DeliveryConfig;
 pub use http::HttpConfig;
 pub use identity::IdentityConfig;
 pub use load::{Group, Problem, Problems, Review, Setting, load};

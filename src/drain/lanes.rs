@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::batch::{self, Batching};
 use crate::outbox::{Leased, Log, Ticket};
 use crate::record::{Kind, Record};
 
@@ -44,7 +45,13 @@ pub(super) struct Item {
     pub deliveries: u64,
     /// The link's clock of delivering when its session was first found unknown.
     pub unknown_since: Option<Duration>,
+    /// The most records that it may travel with: halved when a batch fails as a whole, so that a record at fault is
+    /// alone in the end.
+    pub batch_most: usize,
 }
+
+/// What goes in one request: one record, or a batch of usage records, each the head of its lane.
+pub(super) type Parcel = Vec<(LaneKey, Item)>;
 
 #[derive(Default)]
 struct Lane {
@@ -94,14 +101,14 @@ pub(super) struct Lanes {
     waiting: BTreeSet<(Instant, LaneKey)>,
     streaks: [u32; 2],
     counts: [usize; 3],
-    bytes: usize,
+    bytes: [usize; 3],
     /// The usage log must be read again, because lanes that were cut off have room now.
     wants_refill: bool,
     /// The lanes that are being read again.
     refilling: Vec<LaneKey>,
 }
 
-fn class(kind: Kind) -> usize {
+fn class_of(kind: Kind) -> usize {
     match kind {
         Kind::Quota => 0,
         Kind::Started | Kind::Completed | Kind::Lifecycle => 1,
@@ -112,12 +119,12 @@ fn class(kind: Kind) -> usize {
 impl Lanes {
     /// Records in hand of this kind's class.
     pub(super) fn count(&self, kind: Kind) -> usize {
-        self.counts[class(kind)]
+        self.counts[class_of(kind)]
     }
 
-    /// Bytes of the records in hand.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// Bytes of these.
+    pub(super) fn bytes(&self, kind: Kind) -> usize {
+        self.bytes[class_of(kind)]
     }
 
     /// Takes in a record that was read. Quietly passes over what is in hand already.
@@ -127,7 +134,15 @@ impl Lanes {
         let key = LaneKey::of(&ticket, &record);
         let lane = self.lanes.entry(key).or_default();
         let bytes = record.data().len();
-        let item = Item { ticket, record, attempts: 0, poisoned: 0, deliveries: 0, unknown_since: None };
+        let item = Item {
+            ticket,
+            record,
+            attempts: 0,
+            poisoned: 0,
+            deliveries: 0,
+            unknown_since: None,
+            batch_most: usize::MAX,
+        };
         match ticket.log {
             Log::Usage => {
                 if ticket.seq <= lane.loaded || lane.cut.is_some() {
@@ -148,8 +163,8 @@ impl Lanes {
             Log::Completed => lane.completed.push_back(item),
             Log::Quota | Log::Rejected => lane.items.push_back(item),
         }
-        self.counts[class(ticket.kind)] += 1;
-        self.bytes += bytes;
+        self.counts[class_of(ticket.kind)] += 1;
+        self.bytes[class_of(ticket.kind)] += bytes;
         self.queue(key);
     }
 
@@ -160,7 +175,7 @@ impl Lanes {
             return;
         }
         if let Some(head) = lane.head() {
-            let class = class(head.ticket.kind);
+            let class = class_of(head.ticket.kind);
             lane.queued = true;
             self.ready[class].push_back(key);
         }
@@ -187,11 +202,37 @@ impl Lanes {
         self.ready.iter().any(|queue| !queue.is_empty())
     }
 
-    /// The next record to send: its lane is busy until [`Self::settle`] or [`Self::put_back`].
-    pub(super) fn pick(&mut self) -> Option<(LaneKey, Item)> {
+    /// What to send next: its lanes are busy until [`Self::settle`] or [`Self::put_back`].
+    ///
+    /// With `batching`, usage goes in batches of one record a lane: a second one could be taken while the first is
+    /// to be sent again.
+    pub(super) fn pick(&mut self, batching: Option<&Batching>) -> Option<Parcel> {
         let class = self.next_class()?;
-        let key = self.ready[class].pop_front()?;
-        self.take(key)
+        let first = self.ready[class].pop_front()?;
+        let Some(batching) =
+            batching.filter(|_| class == class_of(Kind::Usage) && self.goes_in_a_batch(first))
+        else {
+            return Some(vec![self.take(first)?]);
+        };
+        let mut parcel = vec![self.take(first)?];
+        let mut most = batching.records(self.ready[class].len() + 1).min(parcel[0].1.batch_most);
+        let mut bytes = parcel[0].1.record.body().len();
+        while let Some(&key) = self.ready[class].front() {
+            let Some(head) = self.lanes.get(&key).and_then(Lane::head) else { break };
+            bytes += head.record.body().len();
+            most = most.min(head.batch_most);
+            if parcel.len() >= most || bytes > batching.max_bytes() || !self.goes_in_a_batch(key) {
+                break;
+            }
+            self.ready[class].pop_front();
+            parcel.extend(self.take(key));
+        }
+        Some(parcel)
+    }
+
+    fn goes_in_a_batch(&self, key: LaneKey) -> bool {
+        let head = self.lanes.get(&key).and_then(Lane::head);
+        head.is_some_and(|item| item.ticket.kind == Kind::Usage && batch::fits(item.record.body()))
     }
 
     fn next_class(&mut self) -> Option<usize> {
@@ -208,7 +249,7 @@ impl Lanes {
     }
 
     /// A record to probe the link with: the one that was tried least, so that no bad record holds the link down.
-    pub(super) fn pick_probe(&mut self) -> Option<(LaneKey, Item)> {
+    pub(super) fn pick_probe(&mut self) -> Option<Parcel> {
         const LOOK_AT: usize = 64;
         for class in 0..3 {
             let tried =
@@ -216,7 +257,7 @@ impl Lanes {
             let least =
                 (0..self.ready[class].len().min(LOOK_AT)).min_by_key(|at| tried(&self.ready[class][*at]));
             if let Some(key) = least.and_then(|at| self.ready[class].remove(at)) {
-                return self.take(key);
+                return Some(vec![self.take(key)?]);
             }
         }
         None
@@ -231,8 +272,8 @@ impl Lanes {
 
     /// The record in flight is done with: the next of its lane may go.
     pub(super) fn settle(&mut self, key: LaneKey, item: &Item) {
-        self.counts[class(item.ticket.kind)] -= 1;
-        self.bytes -= item.record.data().len();
+        self.counts[class_of(item.ticket.kind)] -= 1;
+        self.bytes[class_of(item.ticket.kind)] -= item.record.data().len();
         let Some(lane) = self.lanes.get_mut(&key) else { return };
         lane.busy = false;
         self.wants_refill |= lane.wants_refill();
@@ -263,8 +304,8 @@ impl Lanes {
             while lane.items.len() > 1 && lane.items.back().is_some_and(|item| item.ticket.log == Log::Usage)
             {
                 let Some(item) = lane.items.pop_back() else { break };
-                self.counts[class(item.ticket.kind)] -= 1;
-                self.bytes -= item.record.data().len();
+                self.counts[class_of(item.ticket.kind)] -= 1;
+                self.bytes[class_of(item.ticket.kind)] -= item.record.data().len();
                 lane.cut = Some(item.ticket.seq);
                 lane.loaded = item.ticket.seq - 1;
             }
@@ -288,6 +329,12 @@ impl Lanes {
             }
         }
         from
+    }
+
+    /// Whether a lane that is read again still has room.
+    pub(super) fn is_refilling(&self) -> bool {
+        let open = |lane: &Lane| lane.refilling && lane.cut.is_none();
+        self.refilling.iter().any(|key| self.lanes.get(key).is_some_and(open))
     }
 
     /// The usage log has been read again up to where it had been read before.

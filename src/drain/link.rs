@@ -35,6 +35,9 @@ const INITIAL_LIMIT: f64 = 2.0;
 const SLOW_TIMES: f64 = 8.0;
 const SLOW_AT_LEAST: f64 = 0.25;
 
+/// Longer without a delivery is no time in which records were being delivered: a session's grace stands still.
+const DELIVERING_GAP: Duration = Duration::from_secs(10);
+
 /// What the circuit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Circuit {
@@ -141,13 +144,13 @@ impl Link {
         }
     }
 
-    /// A record was delivered (or had been).
-    pub(super) fn delivered(&mut self, sent: Instant, now: Instant) -> Option<Change> {
+    /// One request delivered so many records (or they had been before).
+    pub(super) fn delivered(&mut self, records: u64, sent: Instant, now: Instant) -> Option<Change> {
         if let Some(last) = self.last_delivery {
-            self.delivering += now.saturating_duration_since(last);
+            self.delivering += now.saturating_duration_since(last).min(DELIVERING_GAP);
         }
         self.last_delivery = Some(now);
-        self.deliveries += 1;
+        self.deliveries += records;
         self.refusals = 0;
         self.unknown = 0;
         self.good(now);
@@ -170,7 +173,9 @@ impl Link {
     /// A session was not known. When nothing else is heard, it is the route.
     pub(super) fn session_unknown(&mut self, now: Instant) -> Option<Change> {
         self.unknown = self.unknown.saturating_add(1);
-        if self.unknown >= self.settings.failures_to_open || self.circuit == Circuit::HalfOpen {
+        // As many more as may have been in flight together: a few new sessions at once are no outage.
+        let in_a_row = self.settings.failures_to_open + self.limit as u32;
+        if self.unknown >= in_a_row || self.circuit == Circuit::HalfOpen {
             return self.open(Trouble::NoRoute, None, now);
         }
         None
@@ -305,7 +310,7 @@ mod tests {
     fn three_failures_in_a_row_open_it_and_one_success_closes_it() {
         let (mut link, start) = (link(), Instant::now());
         link.sent();
-        link.delivered(start, start + MS);
+        link.delivered(1, start, start + MS);
         assert_eq!(link.circuit(), Circuit::Closed);
         let now = start + 2 * MS;
         assert_eq!(link.failed(Trouble::Unreachable, None, now, now), None);
@@ -316,7 +321,7 @@ mod tests {
         assert_eq!(link.limit(now + Duration::from_secs(31)), 1, "one probe");
         link.sent();
         assert_eq!(link.circuit(), Circuit::HalfOpen);
-        assert_eq!(link.delivered(now, now + MS), Some(Change::Up));
+        assert_eq!(link.delivered(1, now, now + MS), Some(Change::Up));
         assert_eq!(link.limit(now), INITIAL_LIMIT as usize, "it starts small");
     }
 
@@ -325,7 +330,7 @@ mod tests {
         let (mut link, start) = (link(), Instant::now());
         for n in 0..100 {
             let now = start + n * MS;
-            link.delivered(start, now);
+            link.delivered(1, start, now);
             assert_eq!(link.failed(Trouble::Failing, None, start, now + MS), None, "sent before the success");
         }
         assert_eq!(link.circuit(), Circuit::Closed);
@@ -347,7 +352,7 @@ mod tests {
     #[test]
     fn the_brake_holds_until_a_delivery() {
         let (mut link, now) = (link(), Instant::now());
-        link.delivered(now, now);
+        link.delivered(1, now, now);
         for _ in 0..4 {
             assert_eq!(link.refused(now), None);
         }
@@ -357,7 +362,7 @@ mod tests {
         link.failed(Trouble::Unreachable, None, now, now);
         assert!(link.is_braked(), "another fault does not release it");
         link.circuit = Circuit::HalfOpen;
-        assert_eq!(link.delivered(now, now), Some(Change::Up));
+        assert_eq!(link.delivered(1, now, now), Some(Change::Up));
         assert!(!link.is_braked());
     }
 
@@ -371,14 +376,14 @@ mod tests {
     #[test]
     fn time_in_which_the_link_was_down_is_not_time_of_delivering() {
         let (mut link, start) = (link(), Instant::now());
-        link.delivered(start, start);
-        link.delivered(start, start + Duration::from_secs(10));
+        link.delivered(1, start, start);
+        link.delivered(1, start, start + Duration::from_secs(10));
         assert_eq!(link.delivering(), Duration::from_secs(10));
         let later = start + Duration::from_secs(20);
         for _ in 0..3 {
             link.failed(Trouble::Unreachable, None, later, later);
         }
-        link.delivered(later, later + Duration::from_secs(3600));
+        link.delivered(1, later, later + Duration::from_secs(3600));
         assert_eq!(link.delivering(), Duration::from_secs(10));
     }
 }

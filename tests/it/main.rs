@@ -4,6 +4,7 @@
 #![allow(clippy::float_cmp, reason = "metrics that count are whole numbers")]
 
 mod adopts_the_previous_agents_records;
+mod batches;
 mod configuration_errors;
 mod delivers_everything_once_and_in_order;
 mod harness;

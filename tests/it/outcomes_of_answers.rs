@@ -91,10 +91,11 @@ async fn a_quota_answer_that_is_none_is_retried_and_then_a_dead_letter() {
     let mut stage = Stage::set_around(sandbox, &[("POISON_ATTEMPTS", "3")]).await;
     stage.sandbox.weather(json!({"bad_body": "not_json"})).await;
     stage.redis.push(QUOTA, &[load::quota("s", 0)]).await;
-    let mut number = 0;
+    let mut number = 0_u32;
     until("the request is given up", async || {
         number += 1;
-        stage.redis.push(USAGE, &[load::usage("good", number)]).await;
+        // A record whose answer needs no body to be good.
+        stage.redis.push(LIFECYCLE, &[load::started(&format!("good-{number}"))]).await;
         (stage.redis.len(DEAD_LETTERS).await == 1).then_some(())
     })
     .await;

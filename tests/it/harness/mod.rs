@@ -6,13 +6,15 @@ mod agent;
 pub(crate) mod load;
 mod redis_server;
 mod sandbox;
+mod scripted;
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-pub(crate) use agent::{API_KEY, Agent};
+pub(crate) use agent::{API_KEY, Agent, SERVER_ID};
 pub(crate) use redis_server::RedisServer;
 pub(crate) use sandbox::Sandbox;
+pub(crate) use scripted::{Received, Scripted};
 
 pub(crate) const USAGE: &str = "queue:usage_records";
 pub(crate) const LIFECYCLE: &str = "queue:session_lifecycle";

@@ -1,1 +1,4 @@
-//! integration tests
+//! Integration tests: a file a behaviour.
+
+mod env_example;
+mod unit_file;

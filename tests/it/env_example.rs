@@ -52,7 +52,7 @@ fn from_the_declarations() -> String {
         let name = arg.get_id().as_str();
         let heading = arg.get_help_heading().unwrap();
         if heading != group {
-            group = heading.to_owned();
+            heading.clone_into(&mut group);
             write!(text, "\n\n# ---- {group} ----\n").unwrap();
         }
         write!(text, "\n# {}", arg.get_help().unwrap()).unwrap();

@@ -40,3 +40,23 @@ redis:
 	  else \
 	    echo "redis-server is needed, 6.2 or newer: install it with your system's package manager" >&2; exit 1; \
 	  fi; }
+
+# --- what is packed with the agent: its dependencies, its unit ---
+
+.PHONY: audit check-unit
+
+# Licences, bans and sources always; advisories where their database can be fetched.
+audit:           ## Checks the licences, origins and known faults of all dependencies
+	command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+	cargo deny --locked check licenses bans sources
+	@if cargo deny --locked fetch db; then cargo deny --locked check advisories; \
+	else echo "audit: NOT CHECKED: advisories, because their database cannot be reached from here"; fi
+
+# The unit names a binary that is not installed here; all else in it is checked as it stands. 15 is an exposure of 1.5.
+check-unit:      ## Verifies the systemd unit, and how exposed it is
+	@if ! command -v systemd-analyze >/dev/null; then echo "check-unit: skipped, there is no systemd-analyze here"; exit 0; fi; \
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	sed 's|^ExecStart=/usr/bin/dataplane-agent|ExecStart=/bin/true|' systemd/dataplane-agent.service \
+		>"$$folder/dataplane-agent.service" && \
+	systemd-analyze verify --man=no "$$folder/dataplane-agent.service" && \
+	systemd-analyze security --no-pager --offline=true --threshold=15 "$$folder/dataplane-agent.service" | tail -n 1

@@ -262,6 +262,7 @@ impl Run {
         for leased in lease.records {
             self.lanes.load(leased);
         }
+        self.lanes.forget_emptied();
         self.read.insert(log, lease.next);
         if log == Log::Usage && self.refill_upto.is_some_and(|upto| lease.next >= upto) {
             self.refill_upto = None;

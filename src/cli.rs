@@ -94,3 +94,13 @@ async fn told_to_stop() {
         () = wait(SignalKind::interrupt()) => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_flag_of_a_subcommand_collides_with_a_setting() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

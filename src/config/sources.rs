@@ -243,6 +243,8 @@ impl Layers {
                 read_secret(&path).map(|text| Some(Found { text, origin: Origin::Credential }))
             }
             (Some(value), _) if value.text.contains('\u{fffd}') => Err("is not valid UTF-8".to_owned()),
+            // It would be taken for the end of a path; see `Secret::into_argument`.
+            (Some(value), _) if value.text.contains('\0') => Err("holds a NUL character".to_owned()),
             (value, _) => Ok(value),
         }
     }

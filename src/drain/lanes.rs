@@ -15,8 +15,11 @@ use super::batch::{self, Batching};
 use crate::outbox::{Leased, Log, Ticket};
 use crate::record::{Kind, Record};
 
-/// The most records of one session in memory.
-const LANE_MOST: usize = 256;
+#[cfg(test)]
+mod tests;
+
+/// The most records of one session in memory. Few under test, so that a short run cuts lanes off again and again.
+const LANE_MOST: usize = if cfg!(test) { 8 } else { 256 };
 /// After so many quota requests, or lifecycle events, in a row one of the next kind goes, so that none starves.
 const STREAK: u32 = 16;
 
@@ -106,6 +109,8 @@ pub(super) struct Lanes {
     wants_refill: bool,
     /// The lanes that are being read again.
     refilling: Vec<LaneKey>,
+    /// Lanes that ran empty while usage was being read again.
+    emptied: Vec<LaneKey>,
 }
 
 fn class_of(kind: Kind) -> usize {
@@ -155,10 +160,11 @@ impl Lanes {
                 lane.loaded = ticket.seq;
                 lane.items.push_back(item);
             }
-            // Before the usage of its session, whatever is in hand already.
+            // Before the usage of its session, whatever is in hand already, and behind other such events: one of them
+            // may stand behind usage that was put back.
             Log::Started => {
-                let usage = lane.items.iter().position(|other| other.ticket.kind != Kind::Started);
-                lane.items.insert(usage.unwrap_or(lane.items.len()), item);
+                let started = lane.items.iter().rposition(|other| other.ticket.kind == Kind::Started);
+                lane.items.insert(started.map_or(0, |last| last + 1), item);
             }
             Log::Completed => lane.completed.push_back(item),
             Log::Quota | Log::Rejected => lane.items.push_back(item),
@@ -277,10 +283,23 @@ impl Lanes {
         let Some(lane) = self.lanes.get_mut(&key) else { return };
         lane.busy = false;
         self.wants_refill |= lane.wants_refill();
-        if lane.is_empty() {
+        if !lane.is_empty() {
+            self.queue(key);
+        } else if self.refilling.is_empty() {
             self.lanes.remove(&key);
         } else {
-            self.queue(key);
+            // IMPORTANT: the read that is under way may have found this record before it was settled. Only the lane
+            // still knows that it has been in hand.
+            self.emptied.push(key);
+        }
+    }
+
+    /// All that was read has been loaded. What is read from now on lacks what is settled by now.
+    pub(super) fn forget_emptied(&mut self) {
+        for key in std::mem::take(&mut self.emptied) {
+            if self.lanes.get(&key).is_some_and(|lane| lane.is_empty() && !lane.busy) {
+                self.lanes.remove(&key);
+            }
         }
     }
 

@@ -73,6 +73,7 @@ impl Run {
         for leased in lease.records {
             self.lanes.load(leased);
         }
+        self.lanes.forget_emptied();
         self.read.insert(log, lease.next);
         if log == Log::Usage
             && let Some(upto) = self.refill_upto

@@ -151,6 +151,16 @@ pub struct Leased {
     pub entry: Entry,
 }
 
+#[cfg(test)]
+impl Leased {
+    /// A record as it is read under this number.
+    pub(crate) fn new(seq: u64, record: crate::record::Record) -> Self {
+        let (kind, accepted_at, bytes) = (record.kind(), record.accepted_at(), record.data().len() as u32);
+        let entry = Entry::Record(record);
+        Self { ticket: Ticket { seq, log: Log::of(&entry), kind, accepted_at, bytes }, entry }
+    }
+}
+
 /// A stretch of a log.
 #[derive(Debug, Default)]
 pub struct Lease {

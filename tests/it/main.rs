@@ -13,6 +13,7 @@ mod http_surface;
 mod outcomes_of_answers;
 mod redis_comes_and_goes;
 mod samples;
+mod samples_through_an_agent;
 mod stops_in_order;
 mod survives_kill;
 mod survives_outages;

@@ -131,7 +131,7 @@ fn is_number(body: &Members<'_>, name: &str) {
 
 #[track_caller]
 fn is_identifier(body: &Members<'_>, name: &str) {
-    assert!(!text(body, name).trim().is_empty(), "{name}");
+    assert!(!text(body, name).is_empty(), "{name}");
 }
 
 const USAGE: [&str; 10] = [

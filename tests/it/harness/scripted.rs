@@ -1,6 +1,7 @@
 //! A ControlPlane that answers as the test says, for what the sandbox has no weather for.
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -13,6 +14,8 @@ use tokio::task::JoinHandle;
 /// One request as it came.
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
+    /// When all of it had come.
+    pub(crate) at: Instant,
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -69,7 +72,12 @@ impl Scripted {
             async move {
                 let (head, body) = request.into_parts();
                 let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
-                let received = Received { path: head.uri.path().to_owned(), headers: head.headers, body };
+                let received = Received {
+                    path: head.uri.path().to_owned(),
+                    headers: head.headers,
+                    body,
+                    at: Instant::now(),
+                };
                 if received.path.contains("/servers/") {
                     return StatusCode::OK.into_response();
                 }

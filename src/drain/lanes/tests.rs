@@ -182,7 +182,7 @@ fn a_full_lane_passes_over_what_comes_and_asks_for_it_when_it_has_room() {
     assert_eq!(lanes.count(Kind::Usage), LANE_MOST);
     assert_eq!(lanes.begin_refill(), None, "nothing has gone yet");
     let sent: Vec<_> = (0..most).filter_map(|_| send(&mut lanes)).collect();
-    assert_eq!(sent, Vec::from_iter(1..=most));
+    assert_eq!(sent, (1..=most).collect::<Vec<_>>());
     assert!(!lanes.has_ready(), "completed waits for the usage that was passed over");
 
     assert_eq!(lanes.begin_refill(), Some(most + 1));
@@ -191,7 +191,7 @@ fn a_full_lane_passes_over_what_comes_and_asks_for_it_when_it_has_room() {
     for seq in most + 1..=most + 3 {
         load(&mut lanes, Kind::Usage, "a", seq);
     }
-    assert_eq!(send_all(&mut lanes), Vec::from_iter(most + 1..=most + 3));
+    assert_eq!(send_all(&mut lanes), [most + 1, most + 2, most + 3]);
     lanes.refilled();
     assert_eq!(send_all(&mut lanes), [99]);
 }

@@ -309,7 +309,13 @@ impl Lanes {
         from
     }
 
-    /// The usage log has been read again up to where it had been read before.
+    /// Whether no lane takes in more of what is being read again: each is full, and cut off once more. The rest of it
+    /// holds nothing for the other lanes either, which have had it.
+    pub(super) fn refill_is_done(&self) -> bool {
+        self.refilling.iter().all(|key| self.lanes.get(key).is_none_or(|lane| lane.cut.is_some()))
+    }
+
+    /// The usage log has been read again up to where it had been read before, or as far as anyone takes it in.
     pub(super) fn refilled(&mut self) {
         for key in std::mem::take(&mut self.refilling) {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };

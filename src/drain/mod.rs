@@ -264,7 +264,11 @@ impl Run {
         }
         self.lanes.forget_emptied();
         self.read.insert(log, lease.next);
-        if log == Log::Usage && self.refill_upto.is_some_and(|upto| lease.next >= upto) {
+        if log == Log::Usage
+            && let Some(upto) = self.refill_upto
+            && (lease.next >= upto || self.lanes.refill_is_done())
+        {
+            self.read.insert(log, lease.next.max(upto));
             self.refill_upto = None;
             self.lanes.refilled();
         }

@@ -123,7 +123,11 @@ impl Model {
         }
         self.lanes.forget_emptied();
         self.position.insert(log, lease.next);
-        if log == Log::Usage && self.refill_upto.is_some_and(|upto| lease.next >= upto) {
+        if log == Log::Usage
+            && let Some(upto) = self.refill_upto
+            && (lease.next >= upto || self.lanes.refill_is_done())
+        {
+            self.position.insert(log, lease.next.max(upto));
             self.refill_upto = None;
             self.lanes.refilled();
         }

@@ -40,7 +40,7 @@ pub(crate) async fn run() {
     let bytes = health["outbox"]["bytes"].as_f64().expect("bytes");
     println!(
         "  {:.0} MiB on the disk, {:.2} of the records' JSON (asked: < 0.5)",
-        disk / 1048576.0,
+        disk / f64::from(1 << 20),
         disk / bytes
     );
 }

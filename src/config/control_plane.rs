@@ -83,7 +83,7 @@ pub struct ControlPlaneConfig {
     pub timeout: Duration,
 
     /// Failures in a row after which the link counts as down
-    #[arg(id = "CONTROL_PLANE_RETRY_ATTEMPTS", default_value = "3", value_parser = whole(1, 1_000))]
+    #[arg(id = "CONTROL_PLANE_RETRY_ATTEMPTS", default_value = "3", value_parser = whole(0, 1_000))]
     pub retry_attempts: u32,
 
     /// Seconds of the first delay after a failure
@@ -180,6 +180,12 @@ impl ControlPlaneConfig {
                 "CONTROL_PLANE_INITIAL_ERROR_DELAY",
                 format!("is longer than CONTROL_PLANE_MAX_BACKOFF ({} s)", self.max_backoff.as_secs_f64()),
             );
+        }
+        // "No retries" cannot be had: a failure of the link is never the end of a record.
+        if self.retry_attempts == 0 {
+            review.warn("CONTROL_PLANE_RETRY_ATTEMPTS: 0 would never open the circuit; 1 is used");
+            self.retry_attempts = 1;
+            review.derived("CONTROL_PLANE_RETRY_ATTEMPTS", "1");
         }
         // Such a factor meant something else to the previous agent; its files must go on working.
         if self.error_backoff_multiplier < 1.0 {

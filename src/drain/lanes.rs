@@ -6,7 +6,7 @@
 //! Memory is bounded: a lane holds at most [`LANE_MOST`] records; when more come, or when the lane waits and
 //! room is needed, it is cut off and remembers from which number on its records must be read again.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -246,7 +246,7 @@ impl Lanes {
         let lower = |class: usize| (class + 1..3).any(waiting);
         for class in 0..2 {
             if waiting(class) && (self.streaks[class] < STREAK || !lower(class)) {
-                self.streaks[class] += 1;
+                self.streaks[class] = self.streaks[class].saturating_add(1);
                 return Some(class);
             }
             self.streaks[class] = 0;
@@ -339,7 +339,8 @@ impl Lanes {
         }
         let mut from = None;
         for (key, lane) in &mut self.lanes {
-            if lane.wants_refill() {
+            // One that waits for its head asks when that is settled: until then it would only be cut off again.
+            if lane.wants_refill() && lane.not_before.is_none() {
                 // IMPORTANT: from the first cut of all that take part, whichever of them asked: what lies before
                 // `from` is passed over for good.
                 from = from.into_iter().chain(lane.cut.take()).min();
@@ -350,13 +351,13 @@ impl Lanes {
         from
     }
 
-    /// Whether a lane that is read again still has room.
-    pub(super) fn is_refilling(&self) -> bool {
-        let open = |lane: &Lane| lane.refilling && lane.cut.is_none();
-        self.refilling.iter().any(|key| self.lanes.get(key).is_some_and(open))
+    /// Whether no lane takes in more of what is being read again: each is full, and cut off once more. The rest of it
+    /// holds nothing for the other lanes either, which have had it.
+    pub(super) fn refill_is_done(&self) -> bool {
+        self.refilling.iter().all(|key| self.lanes.get(key).is_none_or(|lane| lane.cut.is_some()))
     }
 
-    /// The usage log has been read again up to where it had been read before.
+    /// The usage log has been read again up to where it had been read before, or as far as anyone takes it in.
     pub(super) fn refilled(&mut self) {
         for key in std::mem::take(&mut self.refilling) {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
@@ -371,7 +372,7 @@ impl Lanes {
 
     /// Lanes of quota requests older than the deadline that are not in flight.
     pub(super) fn take_expired(&mut self, accepted_before: i64) -> Vec<(LaneKey, Item)> {
-        let expired: Vec<LaneKey> = self
+        let expired: HashSet<LaneKey> = self
             .lanes
             .iter()
             .filter(|(_, lane)| {
@@ -382,14 +383,12 @@ impl Lanes {
             })
             .map(|(key, _)| *key)
             .collect();
+        self.ready[class_of(Kind::Quota)].retain(|key| !expired.contains(key));
         expired
             .into_iter()
             .filter_map(|key| {
-                let lane = self.lanes.get(&key)?;
-                if let Some(until) = lane.not_before {
+                if let Some(until) = self.lanes.get(&key)?.not_before {
                     self.waiting.remove(&(until, key));
-                } else {
-                    self.ready[0].retain(|other| *other != key);
                 }
                 self.take(key)
             })

@@ -198,6 +198,10 @@ impl Drain {
         while let Some(sent) = run.sending.next().await {
             run.answered(sent);
         }
+        // An answer that Redis has must not be asked for again.
+        while let Some(pushed) = run.pushing.next().await {
+            run.pushed(pushed);
+        }
     }
 }
 

@@ -77,7 +77,7 @@ impl Run {
         self.read.insert(log, lease.next);
         if log == Log::Usage
             && let Some(upto) = self.refill_upto
-            && (lease.next >= upto || !self.lanes.is_refilling())
+            && (lease.next >= upto || self.lanes.refill_is_done())
         {
             // Read again as far as anybody has room for; from where it had been read, it goes on.
             self.refill_upto = None;

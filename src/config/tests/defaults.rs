@@ -152,7 +152,8 @@ fn defaults_have_the_contracts_units() {
 
 #[test]
 fn every_boolean_is_read_as_python_wrote_it() {
-    let booleans: [(&str, fn(&Config) -> bool); 5] = [
+    type Read = fn(&Config) -> bool;
+    let booleans: [(&str, Read); 5] = [
         ("DEBUG", |config| config.log.debug),
         ("ENABLE_TLS", |config| config.control_plane.enable_tls),
         ("CONTROL_PLANE_HEALTH_CHECK_ENABLED", |config| config.control_plane.health_check_enabled),

@@ -188,7 +188,7 @@ fn a_full_lane_passes_over_what_comes_and_asks_for_it_when_it_has_room() {
     assert_eq!(lanes.count(Kind::Usage), LANE_MOST);
     assert_eq!(lanes.begin_refill(), None, "nothing has gone yet");
     let sent: Vec<_> = (0..most).filter_map(|_| send(&mut lanes)).collect();
-    assert_eq!(sent, Vec::from_iter(1..=most));
+    assert_eq!(sent, (1..=most).collect::<Vec<_>>());
     assert!(!lanes.has_ready(), "completed waits for the usage that was passed over");
 
     assert_eq!(lanes.begin_refill(), Some(most + 1));
@@ -197,7 +197,7 @@ fn a_full_lane_passes_over_what_comes_and_asks_for_it_when_it_has_room() {
     for seq in most + 1..=most + 3 {
         load(&mut lanes, Kind::Usage, "a", seq);
     }
-    assert_eq!(send_all(&mut lanes), Vec::from_iter(most + 1..=most + 3));
+    assert_eq!(send_all(&mut lanes), [most + 1, most + 2, most + 3]);
     lanes.refilled();
     assert_eq!(send_all(&mut lanes), [99]);
 }
@@ -225,34 +225,57 @@ fn room_is_made_by_lanes_that_wait_and_they_keep_their_head() {
 
 #[test]
 fn a_refill_begins_at_the_first_cut_of_all_whichever_lane_asked_for_it() {
+    // The lanes are asked in another order each time.
+    for _ in 0..16 {
+        let mut lanes = Lanes::default();
+        let (a, b) = ([99, 100, 150], [101, 200, 250]);
+        for seq in a {
+            load(&mut lanes, Kind::Usage, "a", seq);
+        }
+        for seq in b {
+            load(&mut lanes, Kind::Usage, "b", seq);
+        }
+        let not_before = soon();
+        let heads: Vec<_> = std::iter::from_fn(|| pick(&mut lanes)).collect();
+        for ((key, item), later) in heads.into_iter().zip(0..) {
+            lanes.put_back(key, item, not_before + Duration::from_secs(later));
+        }
+        lanes.cut_waiting();
+        lanes.wake(not_before + Duration::from_secs(1));
+        // Only b has its head settled; a's is in flight.
+        let (a_key, a_head) = pick(&mut lanes).unwrap();
+        assert_eq!((a_head.ticket.seq, send(&mut lanes)), (99, Some(101)));
+
+        assert_eq!(lanes.begin_refill(), Some(100));
+        for (session, seq) in [("a", 100), ("a", 150), ("b", 200), ("b", 250)] {
+            load(&mut lanes, Kind::Usage, session, seq);
+        }
+        lanes.refilled();
+        lanes.settle(a_key, &a_head);
+        let mut sent = send_all(&mut lanes);
+        sent.sort_unstable();
+        assert_eq!(sent, [100, 150, 200, 250]);
+    }
+}
+
+#[test]
+fn a_refill_is_done_when_the_lanes_that_asked_are_full_again() {
+    let most = LANE_MOST as u64;
     let mut lanes = Lanes::default();
-    let (a, b) = ([99, 100, 150], [101, 200, 250]);
-    for seq in a {
+    for seq in 1..=most + 1 {
         load(&mut lanes, Kind::Usage, "a", seq);
     }
-    for seq in b {
-        load(&mut lanes, Kind::Usage, "b", seq);
+    assert_eq!(send_all(&mut lanes).len(), LANE_MOST);
+    assert_eq!(lanes.begin_refill(), Some(most + 1));
+    for seq in most + 1..=2 * most {
+        load(&mut lanes, Kind::Usage, "a", seq);
+        assert!(!lanes.refill_is_done(), "there may be more of it");
     }
-    let not_before = soon();
-    let heads: Vec<_> = std::iter::from_fn(|| pick(&mut lanes)).collect();
-    for ((key, item), later) in heads.into_iter().zip(0..) {
-        lanes.put_back(key, item, not_before + Duration::from_secs(later));
-    }
-    lanes.cut_waiting();
-    lanes.wake(not_before + Duration::from_secs(1));
-    // Only b has its head settled; a's is in flight.
-    let (a_key, a_head) = pick(&mut lanes).unwrap();
-    assert_eq!((a_head.ticket.seq, send(&mut lanes)), (99, Some(101)));
-
-    assert_eq!(lanes.begin_refill(), Some(100));
-    for (session, seq) in [("a", 100), ("a", 150), ("b", 200), ("b", 250)] {
-        load(&mut lanes, Kind::Usage, session, seq);
-    }
+    load(&mut lanes, Kind::Usage, "a", 2 * most + 1);
+    assert!(lanes.refill_is_done());
     lanes.refilled();
-    lanes.settle(a_key, &a_head);
-    let mut sent = send_all(&mut lanes);
-    sent.sort_unstable();
-    assert_eq!(sent, [100, 150, 200, 250]);
+    assert_eq!(send_all(&mut lanes).len(), LANE_MOST);
+    assert_eq!(lanes.begin_refill(), Some(2 * most + 1), "the next one goes on from there");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
     /// When all of it had come.
+    #[allow(dead_code, reason = "the benches measure with it")]
     pub(crate) at: Instant,
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,

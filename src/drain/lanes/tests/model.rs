@@ -126,7 +126,7 @@ impl Model {
         self.position.insert(log, lease.next);
         if log == Log::Usage
             && let Some(upto) = self.refill_upto
-            && (lease.next >= upto || !self.lanes.is_refilling())
+            && (lease.next >= upto || self.lanes.refill_is_done())
         {
             self.refill_upto = None;
             self.position.insert(Log::Usage, upto);

@@ -15,6 +15,7 @@ mod batch;
 mod horizon;
 mod lanes;
 mod link;
+mod pace;
 mod quota;
 mod read_ahead;
 mod send;

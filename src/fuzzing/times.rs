@@ -8,7 +8,7 @@ use super::records::{ACCEPTED, acceptor, text};
 use crate::record::{Queue, UnknownFields};
 
 /// From here on a number counts milliseconds.
-const MILLISECONDS_FROM: i64 = 100_000_000_000;
+const MILLISECONDS_FROM: i128 = 100_000_000_000;
 
 const NANOS: i128 = 1_000_000_000;
 
@@ -49,16 +49,20 @@ fn must_be_accepted(given: &str) -> bool {
     };
     match serde_json::from_str::<String>(given) {
         Ok(text) => parse(&text).is_some_and(|time| in_range(time.nanos)),
-        Err(_) => given.parse::<i64>().is_ok_and(|number| in_range(nanos_of(number))),
+        Err(_) => unix(given).is_some_and(in_range),
     }
 }
 
-fn nanos_of(number: i64) -> i128 {
-    if number.unsigned_abs() < MILLISECONDS_FROM as u64 {
-        i128::from(number) * NANOS
-    } else {
-        i128::from(number) * 1_000_000
-    }
+/// The nanoseconds since the epoch that a number says, if it has no exponent.
+fn unix(literal: &str) -> Option<i128> {
+    let magnitude = literal.trim_start_matches('-');
+    let (whole, fraction) = magnitude.split_once('.').unwrap_or((magnitude, "0"));
+    let whole: i128 = whole.parse().ok().filter(|whole| *whole < i128::from(i64::MAX))?;
+    let places = if whole < MILLISECONDS_FROM { 9 } else { 6 };
+    fraction.bytes().all(|byte| byte.is_ascii_digit()).then_some(())?;
+    let padded = format!("{fraction:0<9}");
+    let nanos = whole * 10i128.pow(places) + padded.get(..places as usize)?.parse::<i128>().ok()?;
+    Some(if literal.starts_with('-') { -nanos } else { nanos })
 }
 
 /// What is sent for a time is RFC 3339 with a zone, and the same time.
@@ -72,8 +76,8 @@ pub(super) fn same(given: &str, sent: &str) {
         return;
     }
     let literal = string.as_deref().unwrap_or(given);
-    if let Ok(integer) = literal.parse::<i64>() {
-        assert_eq!(time.nanos, nanos_of(integer), "{given} became {sent}");
+    if let Some(nanos) = unix(literal) {
+        assert_eq!(time.nanos, nanos, "{given} became {sent}");
         return;
     }
     let Ok(number) = literal.parse::<f64>() else { panic!("{given} is no time") };

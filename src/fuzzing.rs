@@ -69,7 +69,9 @@ mod tests {
             let seeds = entries(&root().join("fuzz/corpus").join(name));
             assert!(!seeds.is_empty(), "no seeds for {name}");
             let findings = entries(&root().join("fuzz/findings").join(name));
-            seeds.iter().chain(&findings).for_each(|file| replay(property, file));
+            for file in seeds.iter().chain(&findings) {
+                replay(property, file);
+            }
         }
     }
 
@@ -79,7 +81,9 @@ mod tests {
         let samples: Vec<_> = folders.iter().flat_map(|f| entries(f)).flat_map(|f| entries(&f)).collect();
         assert!(samples.len() > 100, "{} samples", samples.len());
         for (_, property) in &TARGETS[..3] {
-            samples.iter().for_each(|file| replay(*property, file));
+            for file in &samples {
+                replay(*property, file);
+            }
         }
     }
 

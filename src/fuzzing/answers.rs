@@ -115,7 +115,7 @@ pub fn retry_after(data: &[u8]) {
         let seconds = bytes.iter().fold(0, |seconds, byte| seconds << 8 | u64::from(*byte));
         UNIX_EPOCH + Duration::from_secs(seconds)
     };
-    let (now, peers) = (time(&times[..4]), time(&times[4..]));
+    let (now, by_the_peer) = (time(&times[..4]), time(&times[4..]));
     let read = |value: &str, now: SystemTime| crate::control_plane::retry_after(value, Some(now), UNIX_EPOCH);
     let asked = read(value, now);
     assert_eq!(
@@ -134,11 +134,15 @@ pub fn retry_after(data: &[u8]) {
         assert_eq!(asked, Duration::from_secs(seconds).min(LONGEST));
     }
     let is_number = value.trim().trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit());
-    let by_the_peer = read(value, peers);
+    let counted_by_the_peer = read(value, by_the_peer);
     if is_number {
-        assert_eq!(by_the_peer, Some(asked), "seconds are the same by any clock");
+        assert_eq!(counted_by_the_peer, Some(asked), "seconds are the same by any clock");
     } else if !asked.is_zero() && asked < LONGEST {
-        let date = httpdate::fmt_http_date(now + asked);
-        assert_eq!((read(&date, now), read(&date, peers)), (Some(asked), by_the_peer), "the same, as a date");
+        let until = httpdate::fmt_http_date(now + asked);
+        assert_eq!(
+            (read(&until, now), read(&until, by_the_peer)),
+            (Some(asked), counted_by_the_peer),
+            "the same, as a date"
+        );
     }
 }

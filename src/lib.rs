@@ -25,6 +25,9 @@ pub mod config;
 pub mod control_plane;
 pub mod demo;
 pub mod drain;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod intake;
 pub mod membership;

@@ -34,4 +34,6 @@ pub use client::{Answer, Batch, Client, Delivery, Response};
 pub use credentials::ClientError;
 pub use failure::{Failure, TlsProblem};
 pub use registration::{CallError, Capabilities, CommandResult, Heartbeat, Registration, ServerStatus};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use retry_after::retry_after;
 pub use settings::{Auth, JwtAlgorithm, Secret, SecretSource, Settings, UnreadableFile};

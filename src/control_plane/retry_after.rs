@@ -9,7 +9,7 @@ const LONGEST: Duration = Duration::from_hours(24);
 ///
 /// A date is compared with the answer's own `Date` where it has one: an edge's clock may be wrong, and the
 /// difference between two readings of the peer's clock is not.
-pub(super) fn retry_after(value: &str, date: Option<SystemTime>, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(value: &str, date: Option<SystemTime>, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     let digits = value.strip_prefix('-').unwrap_or(value);
     if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {

@@ -213,35 +213,46 @@ pub(super) struct PackHeader {
 }
 
 /// Packs entries: compresses with one context that is kept.
-pub(super) struct Packer {
+pub(crate) struct Packer {
     zstd: zstd::bulk::Compressor<'static>,
     raw: Vec<u8>,
 }
 
 impl Packer {
-    pub(super) fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         Ok(Self { zstd: zstd::bulk::Compressor::new(ZSTD_LEVEL)?, raw: Vec::new() })
     }
 
     /// The value that stores `entries` as one pack.
-    pub(super) fn pack(&mut self, entries: &[&Entry]) -> std::io::Result<Vec<u8>> {
+    pub(crate) fn pack(&mut self, entries: &[&Entry]) -> std::io::Result<Vec<u8>> {
         let metas: Vec<Meta> = entries.iter().map(|entry| meta_of(entry)).collect();
         self.raw.clear();
         self.raw.append(&mut encode(&metas));
         for entry in entries {
             push_data(entry, &mut self.raw);
         }
-        let compressed = self.zstd.compress(&self.raw)?;
-        let mut value = encode(&PackHeader {
-            count: entries.len() as u32,
-            oldest: entries.iter().map(|entry| entry.accepted_at().0).min().unwrap_or_default(),
-            raw_len: self.raw.len() as u32,
-            compressed_len: compressed.len() as u32,
-            checksum: xxhash_rust::xxh3::xxh3_64(&compressed),
-        });
-        value.extend_from_slice(&compressed);
-        Ok(value)
+        let oldest = entries.iter().map(|entry| entry.accepted_at().0).min().unwrap_or_default();
+        seal(&mut self.zstd, &self.raw, entries.len() as u32, oldest)
     }
+}
+
+/// Compresses a pack's bytes and puts its header in front.
+pub(crate) fn seal(
+    zstd: &mut zstd::bulk::Compressor<'_>,
+    raw: &[u8],
+    count: u32,
+    oldest: i64,
+) -> std::io::Result<Vec<u8>> {
+    let compressed = zstd.compress(raw)?;
+    let mut value = encode(&PackHeader {
+        count,
+        oldest,
+        raw_len: raw.len() as u32,
+        compressed_len: compressed.len() as u32,
+        checksum: xxhash_rust::xxh3::xxh3_64(&compressed),
+    });
+    value.extend_from_slice(&compressed);
+    Ok(value)
 }
 
 /// A pack's header, from its value or the first chunk of it, and where the compressed bytes begin.
@@ -255,7 +266,7 @@ pub(super) fn pack_len(header: &PackHeader, start: usize) -> usize {
 }
 
 /// The entries of a pack, checked against its checksum.
-pub(super) fn unpack(value: &[u8]) -> Result<Vec<Entry>, CodecError> {
+pub(crate) fn unpack(value: &[u8]) -> Result<Vec<Entry>, CodecError> {
     let (header, start) = pack_header(value)?;
     let compressed = &value[start..];
     if compressed.len() != header.compressed_len as usize
@@ -289,7 +300,7 @@ struct WireDeadLetter {
     data: Vec<u8>,
 }
 
-pub(super) fn encode_dead_letter(letter: &DeadLetter) -> std::io::Result<Vec<u8>> {
+pub(crate) fn encode_dead_letter(letter: &DeadLetter) -> std::io::Result<Vec<u8>> {
     let entry = match &letter.payload {
         Payload::Record(record) => Entry::Record(record.clone()),
         Payload::Raw { kind, accepted_at, bytes } => Entry::Rejected(Rejected {
@@ -313,7 +324,7 @@ pub(super) fn encode_dead_letter(letter: &DeadLetter) -> std::io::Result<Vec<u8>
     zstd::bulk::compress(&encode(&wire), ZSTD_LEVEL)
 }
 
-pub(super) fn decode_dead_letter(id: u64, value: &[u8]) -> Result<DeadLetter, CodecError> {
+pub(crate) fn decode_dead_letter(id: u64, value: &[u8]) -> Result<DeadLetter, CodecError> {
     let raw = zstd::bulk::decompress(value, DECODE_LIMIT).map_err(damaged)?;
     let (wire, _) = decode::<WireDeadLetter>(&raw)?;
     let payload = match entry_from(&wire.meta, &wire.data)? {

@@ -58,7 +58,7 @@
 //! The **writer** commits appends; the **keeper** reads packs for the drain, commits the ledger and deletes
 //! segments. Neither is the async runtime's. Both end when the [`Outbox`] is dropped.
 
-mod codec;
+pub(crate) mod codec;
 mod database;
 mod dead_letter;
 mod keeper;

@@ -17,6 +17,7 @@ use crate::intake::{self, Intake, Mirror, Names, RedisStatus, push_quota_answers
 use crate::membership::Membership;
 use crate::outbox::{self, Outbox, Threads};
 use crate::record::{Acceptor, Origin};
+use crate::reload;
 use crate::telemetry::metrics::Metrics;
 
 /// After a start the first contact is at a random moment within this time: a fleet that starts at once must not knock
@@ -55,8 +56,13 @@ impl Agent {
         self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    /// Runs until `stop` is done; then stops in order. An error if a part of it ended by itself.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    /// Runs until `stop` is done; then stops in order. Reads secrets and certificates again for each of `reloads`. An
+    /// error if a part of it ended by itself.
+    pub async fn run(
+        self,
+        stop: impl Future<Output = ()>,
+        reloads: mpsc::Receiver<()>,
+    ) -> anyhow::Result<()> {
         let started = Instant::now();
         let Self { config, client, outbox, threads, metrics, listeners, redis } = self;
         let first = config.control_plane.initial_error_delay.min(FIRST_CONTACT_WITHIN);
@@ -125,6 +131,7 @@ impl Agent {
         let mut rest = JoinSet::new();
         rest.spawn(push_quota_answers(source, answered, last_stop.subscribe()));
         rest.spawn(mirror.run(last_stop.subscribe()));
+        rest.spawn(reload::run(Arc::clone(&membership.client), reloads, last_stop.subscribe()));
         let member = Arc::clone(&membership);
         let member_stop = intake_stop.subscribe();
         rest.spawn(async move { member.run(member_stop).await });

@@ -1,6 +1,7 @@
 //! One attempt at one request: what is sent, and exactly what came back.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -18,7 +19,7 @@ use super::clock::Clock;
 use super::credentials::{ClientError, Credentials};
 use super::failure::{Failure, classify};
 use super::retry_after::retry_after;
-use super::settings::Settings;
+use super::settings::{SecretSource, Settings};
 use super::target::Target;
 use crate::record::Kind;
 
@@ -137,6 +138,17 @@ impl Client {
         let fresh = Arc::new(Credentials::load(&self.settings, &self.target)?);
         *self.credentials.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
+    }
+
+    /// The files that [`Self::reload`] reads.
+    pub fn secret_files(&self) -> Vec<PathBuf> {
+        let Settings { api_key, jwt_key, ca_file, client_cert_file, client_key_file, .. } = &self.settings;
+        let of = |source: &Option<SecretSource>| match source {
+            Some(SecretSource::File(path)) => Some(path.clone()),
+            _ => None,
+        };
+        let paths = [ca_file, client_cert_file, client_key_file].into_iter().flatten().cloned();
+        of(api_key).into_iter().chain(of(jwt_key)).chain(paths).collect()
     }
 
     /// Forgets the current token, after a 401: the next request carries a new one.

@@ -56,7 +56,7 @@ trait Agent {
 }
 
 fn simulate(mut agents: Vec<impl Agent>, begin: Instant) -> Outcome {
-    let mut server = Server { tokens: 0.0, filled: begin, served: 0, shed: 0 };
+    let mut plane = Server { tokens: 0.0, filled: begin, served: 0, shed: 0 };
     // When, a tie-breaker, whose turn, and the answer that arrives then, with the time its request was sent.
     let mut events = BinaryHeap::new();
     let mut number = 0;
@@ -71,7 +71,7 @@ fn simulate(mut agents: Vec<impl Agent>, begin: Instant) -> Outcome {
         }
         let (requests, again) = agents[agent].send(now);
         for _ in 0..requests {
-            let served = server.serves(now, now >= begin + Duration::from_secs(SETTLING));
+            let served = plane.serves(now, now >= begin + Duration::from_secs(SETTLING));
             events.push(Reverse((now + LATENCY, number, agent, Some((served, now)))));
             number += 1;
         }
@@ -80,7 +80,7 @@ fn simulate(mut agents: Vec<impl Agent>, begin: Instant) -> Outcome {
             number += 1;
         }
     }
-    let (served, shed) = (f64::from(server.served), f64::from(server.shed));
+    let (served, shed) = (f64::from(plane.served), f64::from(plane.shed));
     Outcome { goodput: served / (CAPACITY * (SECONDS - SETTLING) as f64), shed: shed / (served + shed) }
 }
 

@@ -19,6 +19,9 @@ impl Run {
     /// A request has ended, one way or another.
     pub(super) fn answered(&mut self, sent: Sent) {
         self.count(&sent);
+        if let Some(heard) = heard(&sent.answer) {
+            self.heard = heard;
+        }
         let Sent { mut parcel, form, at, answer } = sent;
         match form {
             Form::Batch { gzip } => self.batch_answered(parcel, gzip, at, &answer),
@@ -56,12 +59,14 @@ impl Run {
             }
             Verdict::Refused => self.refused(key, item, detail(answer), now),
             Verdict::SessionUnknown => {
-                Self::announce(self.link.session_unknown(now));
+                let change = self.link.session_unknown(now);
+                self.announce(change);
                 self.session_unknown(key, item, detail(answer), now);
             }
             Verdict::ServerError => {
                 if !self.server_error(key, item, detail(answer), retry_after, now) {
-                    Self::announce(self.link.failed(Trouble::Failing, None, sent, now));
+                    let change = self.link.failed(Trouble::Failing, None, sent, now);
+                    self.announce(change);
                 }
             }
             Verdict::Link(trouble) => self.link_failed(vec![(key, item)], trouble, retry_after, sent, now),
@@ -94,7 +99,8 @@ impl Run {
             if verdict == Verdict::Settled(Settlement::Delivered) {
                 // 2xx without a result: nobody can say what it means for the record.
                 if !self.server_error(key, item, detail(answer), retry_after, now) {
-                    Self::announce(self.link.failed(Trouble::Failing, None, sent, now));
+                    let change = self.link.failed(Trouble::Failing, None, sent, now);
+                    self.announce(change);
                 }
             } else {
                 self.record_answered(key, item, sent, answer);
@@ -105,7 +111,8 @@ impl Run {
             if parcel.iter().any(|(_, item)| deliveries > item.deliveries) {
                 halve(&mut parcel);
             }
-            Self::announce(self.link.failed(Trouble::Failing, None, sent, now));
+            let change = self.link.failed(Trouble::Failing, None, sent, now);
+            self.announce(change);
             for (key, mut item) in parcel {
                 item.deliveries = deliveries;
                 self.retry(key, item, Trouble::Failing.label(), retry_after, now);
@@ -132,9 +139,11 @@ impl Run {
         if delivered > 0 {
             self.delivered(delivered, sent, now);
         } else if rest.iter().all(|(.., verdict, _)| *verdict == Verdict::SessionUnknown) {
-            Self::announce(self.link.session_unknown(now));
+            let change = self.link.session_unknown(now);
+            self.announce(change);
         } else if let Some(trouble) = rest.iter().find_map(|(.., verdict, _)| verdict.trouble()) {
-            Self::announce(self.link.failed(trouble, None, sent, now));
+            let change = self.link.failed(trouble, None, sent, now);
+            self.announce(change);
         }
         for (key, item, verdict, result) in rest {
             let detail = format!("status {}: {}", result.status, result.error.unwrap_or_default());
@@ -154,7 +163,7 @@ impl Run {
         if change == Some(Change::Up) {
             self.batching.ask_again();
         }
-        Self::announce(change);
+        self.announce(change);
     }
 
     fn refused(&mut self, key: LaneKey, item: Item, detail: String, now: Instant) {
@@ -165,7 +174,7 @@ impl Run {
         } else {
             self.bury(key, &item, Reason::Refused, detail);
         }
-        Self::announce(change);
+        self.announce(change);
     }
 
     fn session_unknown(&mut self, key: LaneKey, mut item: Item, detail: String, now: Instant) {
@@ -210,7 +219,8 @@ impl Run {
             self.renewed_token = true;
             self.drain.client.renew_token();
         }
-        Self::announce(self.link.failed(trouble, retry_after, sent, now));
+        let change = self.link.failed(trouble, retry_after, sent, now);
+        self.announce(change);
         for (key, item) in parcel {
             self.retry(key, item, trouble.label(), None, now);
         }
@@ -277,17 +287,31 @@ impl Run {
     }
 
     /// One log line a change of the link's state.
-    fn announce(change: Option<Change>) {
+    fn announce(&mut self, change: Option<Change>) {
         match change {
             Some(Change::Down(trouble)) => {
                 tracing::warn!(
                     reason = trouble.label(),
+                    cause = self.heard,
                     "the link to the ControlPlane is down; records wait in the outbox"
                 );
+                self.cause = Some(self.heard.clone());
             }
-            Some(Change::Up) => tracing::info!("the link to the ControlPlane is up"),
+            Some(Change::Up) => {
+                tracing::info!("the link to the ControlPlane is up");
+                self.cause = None;
+            }
             None => {}
         }
+    }
+}
+
+/// What an answer that settles nothing was, for people. Its body is not told: it may repeat the record.
+fn heard(answer: &Answer) -> Option<String> {
+    match &answer.result {
+        Ok(response) if (200..300).contains(&response.status) => None,
+        Ok(response) => Some(format!("status {}", response.status)),
+        Err(failure) => Some(failure.to_string()),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::drain::{self, BatchSettings, Drain, Horizon, LinkSettings, LinkStatus
 use crate::http::{self, Surface};
 use crate::intake::{self, Intake, Mirror, Names, RedisStatus, push_quota_answers};
 use crate::membership::Membership;
-use crate::outbox::{self, Outbox, Threads};
+use crate::outbox::{Outbox, Threads};
 use crate::record::{Acceptor, Origin};
 use crate::reload;
 use crate::telemetry::metrics::Metrics;
@@ -44,7 +44,7 @@ impl Agent {
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new(&config.identity.server_id)?);
         let client = Client::new(control_plane_settings(&config)).context("the ControlPlane's client")?;
-        let settings = outbox_settings(&config, &metrics);
+        let settings = config.outbox.settings(metrics.commit_seconds.clone());
         let (outbox, threads) = tokio::task::spawn_blocking(|| Outbox::open(settings)).await??;
         let redis = intake::client(&config.redis)?;
         let listeners = listen(&config).await?;
@@ -231,17 +231,6 @@ fn acceptor(config: &Config) -> Acceptor {
         config.delivery.unknown_fields,
         usize::try_from(config.outbox.record_max_bytes.0).unwrap_or(usize::MAX),
     )
-}
-
-fn outbox_settings(config: &Config, metrics: &Metrics) -> outbox::Settings {
-    outbox::Settings {
-        dir: config.outbox.dir.clone(),
-        max_bytes: config.outbox.max_bytes.0,
-        min_free_bytes: config.outbox.min_free_bytes.0,
-        segment_bytes: config.outbox.segment_bytes.0,
-        durability: config.outbox.durability,
-        commit_seconds: metrics.commit_seconds.clone(),
-    }
 }
 
 fn control_plane_settings(config: &Config) -> control_plane::Settings {

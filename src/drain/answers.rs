@@ -49,7 +49,7 @@ impl Run {
                 }
                 (Err(_), Settlement::Delivered) => verdict = Verdict::ServerError,
                 // It was answered before, and this answer has nothing to add.
-                (Err(_), Settlement::Duplicate) => {}
+                (Err(_), Settlement::Duplicate | Settlement::Exported) => {}
             }
         }
         match verdict {

@@ -1,12 +1,15 @@
 //! What the outbox stores: packs and dead letters.
 
 use super::records::{ACCEPTED, acceptor};
-use crate::outbox::codec::{Packer, decode_dead_letter, encode_dead_letter, seal, unpack};
-use crate::outbox::{CodecError, DeadLetter, Entry, Payload, Rejected};
+use crate::outbox::codec::{Packer, decode_dead_letter, encode_dead_letter, seal, seal_dead_letter, unpack};
+use crate::outbox::{CodecError, DeadLetter, Entry, Log, Payload, Rejected};
 use crate::record::{Queue, Record, UnknownFields};
 
 /// What separates the messages of a pack that is to be written.
 const NEXT: u8 = 0xff;
+
+/// Where the pack lies: its checksum depends on it.
+const PLACE: (Log, u64) = (Log::Usage, 7);
 
 /// A pack. The first byte says what the others are:
 ///
@@ -17,11 +20,11 @@ const NEXT: u8 = 0xff;
 pub fn pack(data: &[u8]) {
     match data {
         [0, stored @ ..] => {
-            let _ = unpack(stored).map(|entries| stored_again(&entries));
+            let _ = unpack(PLACE, stored).map(|(_, entries)| stored_again(&entries));
         }
         [1, count, raw @ ..] => {
-            let sealed = written(seal(&mut compressor(), raw, u32::from(*count), 0));
-            if let Ok(entries) = unpack(&sealed) {
+            let sealed = written(seal(&mut compressor(), PLACE, raw, u32::from(*count), 0));
+            if let Ok((_, entries)) = unpack(PLACE, &sealed) {
                 assert_eq!(entries.len(), usize::from(*count));
                 stored_again(&entries);
             }
@@ -32,7 +35,7 @@ pub fn pack(data: &[u8]) {
             damaged(stored, usize::from(u16::from_be_bytes([*high, *low])), *damage, &entries);
         }
         [3, raw @ ..] => {
-            if let Ok(letter) = decode_dead_letter(7, &written(compressor().compress(raw))) {
+            if let Ok(letter) = decode_dead_letter(7, &written(seal_dead_letter(7, raw))) {
                 dead_letter_again(&letter);
             }
         }
@@ -70,11 +73,13 @@ fn entry(message: &[u8]) -> Option<Entry> {
 /// Entries are stored as what they are. Gives the pack.
 fn stored_again(entries: &[Entry]) -> Vec<u8> {
     entries.iter().for_each(usable);
-    let stored = written(written(Packer::new()).pack(&entries.iter().collect::<Vec<_>>()));
-    match unpack(&stored) {
-        Ok(again) => assert_eq!(again, entries),
+    let stored = written(written(Packer::new()).pack(PLACE, &entries.iter().collect::<Vec<_>>()));
+    match unpack(PLACE, &stored) {
+        Ok((_, again)) => assert_eq!(again, entries),
         Err(error) => panic!("{error}"),
     }
+    let elsewhere = (Log::Usage, PLACE.1 + 1);
+    assert!(unpack(elsewhere, &stored).is_err(), "a pack is only good where it was put");
     stored
 }
 
@@ -82,13 +87,13 @@ fn stored_again(entries: &[Entry]) -> Vec<u8> {
 fn damaged(mut stored: Vec<u8>, place: usize, damage: u8, entries: &[Entry]) {
     let place = place % stored.len();
     stored[place] ^= damage;
-    match unpack(&stored) {
-        Ok(read) => assert_eq!(read, entries, "{damage:#04x} at {place}"),
+    match unpack(PLACE, &stored) {
+        Ok((_, read)) => assert_eq!(read, entries, "{damage:#04x} at {place}"),
         Err(CodecError::Version { found }) => assert_eq!((place, found), (0, stored[0])),
         Err(CodecError::Damaged(_)) => assert_ne!(damage, 0),
     }
     stored.truncate(place);
-    assert!(unpack(&stored).is_err(), "cut off at {place}");
+    assert!(unpack(PLACE, &stored).is_err(), "cut off at {place}");
 }
 
 fn dead_letter_again(letter: &DeadLetter) {

@@ -44,6 +44,11 @@ impl Agent {
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new(&config.identity.server_id)?);
         let client = Client::new(control_plane_settings(&config)).context("the ControlPlane's client")?;
+        let observed = Arc::clone(&metrics);
+        let client = client.observed(Box::new(move |endpoint, answer| match &answer.result {
+            Ok(response) => observed.request(endpoint, &response.status.to_string(), answer.elapsed),
+            Err(failure) => observed.request(endpoint, failure.label(), answer.elapsed),
+        }));
         let settings = config.outbox.settings(metrics.commit_seconds.clone());
         let (outbox, threads) = tokio::task::spawn_blocking(|| Outbox::open(settings)).await??;
         let redis = intake::client(&config.redis)?;
@@ -146,7 +151,7 @@ impl Agent {
             end = taking.join_next() => Err(unexpected("the intake", end)),
             end = sending.join_next() => Err(unexpected("the drain", end)),
             Some(Err(end)) = rest.join_next() => Err(unexpected("a background task", Some(Err(end)))),
-            Some(end) = serving.join_next() => Err(unexpected("the HTTP surface", Some(end.map(|_| ())))),
+            end = serving.join_next() => Err(unexpected("the HTTP surface", end)),
         };
         tracing::info!("stopping");
         // Upstream first: what the intake has taken is committed and acknowledged; then the drain's requests are

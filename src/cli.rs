@@ -26,7 +26,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Runs the agent (the default)
-    Run,
+    Run(Box<Flags>),
     /// Plays the main job with a Redis and a ControlPlane of its own, and settles the account
     Demo(demo::Args),
     /// A ControlPlane to develop against
@@ -36,10 +36,11 @@ enum Command {
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = match cli.command.unwrap_or(Command::Run) {
-        Command::Run => run(cli.flags),
-        Command::Demo(args) => on_runtime(1, async move { demo::run(args).await }),
-        Command::Sandbox(args) => on_runtime(2, async { sandbox::run(*args, told_to_stop()).await }),
+    let result = match cli.command {
+        None => run(cli.flags),
+        Some(Command::Run(flags)) => run(flags.or(cli.flags)),
+        Some(Command::Demo(args)) => on_runtime(1, async move { demo::run(args).await }),
+        Some(Command::Sandbox(args)) => on_runtime(2, async { sandbox::run(*args, told_to_stop()).await }),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
     if let Some(problems) = error.downcast_ref::<Problems>() {

@@ -18,7 +18,6 @@ const DETAIL_BYTES: usize = 1024;
 impl Run {
     /// A request has ended, one way or another.
     pub(super) fn answered(&mut self, sent: Sent) {
-        self.count(&sent);
         if let Some(heard) = heard(&sent.answer) {
             self.heard = heard;
         }
@@ -58,6 +57,8 @@ impl Run {
                 self.delivered(1, sent, now);
             }
             Verdict::Refused => self.refused(key, item, detail(answer), now),
+            // Nobody was asked: it says nothing of the link.
+            Verdict::Unsendable => self.bury(key, &item, Reason::Refused, detail(answer)),
             Verdict::SessionUnknown => {
                 let change = self.link.session_unknown(now);
                 self.announce(change);
@@ -152,6 +153,7 @@ impl Run {
                 Verdict::SessionUnknown => self.session_unknown(key, item, detail, now),
                 Verdict::ServerError => drop(self.server_error(key, item, detail, None, now)),
                 Verdict::Link(trouble) => self.retry(key, item, trouble.label(), None, now),
+                Verdict::Unsendable => self.bury(key, &item, Reason::Refused, detail),
                 Verdict::Settled(settlement) => self.settle(key, &item, settlement),
             }
         }
@@ -269,21 +271,6 @@ impl Run {
         };
         self.drain.outbox.bury(&item.ticket, letter);
         self.lanes.settle(key, item);
-    }
-
-    fn count(&self, sent: &Sent) {
-        let endpoint = match sent.parcel.first().map(|(_, item)| item.ticket.kind) {
-            Some(Kind::Usage) if sent.form != Form::Single => "batch",
-            Some(Kind::Started) => "started",
-            Some(Kind::Completed | Kind::Lifecycle) => "completed",
-            Some(Kind::Quota) => "refresh",
-            Some(Kind::Usage) | None => "usage",
-        };
-        let elapsed = sent.answer.elapsed;
-        match &sent.answer.result {
-            Ok(response) => self.drain.metrics.request(endpoint, &response.status.to_string(), elapsed),
-            Err(failure) => self.drain.metrics.request(endpoint, failure.label(), elapsed),
-        }
     }
 
     /// One log line a change of the link's state.

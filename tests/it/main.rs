@@ -1,1 +1,3 @@
-//! integration tests
+//! Integration tests: a file, or a folder, a behaviour.
+
+mod outbox;

@@ -136,6 +136,8 @@ impl Keeper {
 
     /// Commits if there is anything to. What fails stays to be committed.
     fn commit(&mut self) -> bool {
+        // IMPORTANT: what the writer is saving just now is no longer dirty, and not yet durable.
+        self.shared.wait_for_save();
         let (is_dirty, totals_stored) = {
             let state = self.shared.state();
             (state.is_dirty(), state.totals_stored)

@@ -128,7 +128,7 @@ impl Account {
         let gone = |n: &&u64| !once.contains(n) && !self.left.contains(n) && !self.leaving.contains(n);
         let lost = self.appended.iter().filter(gone).count();
         // From here on what waits is what was found: also what was committed and not told.
-        self.appended = once.clone();
+        self.appended.clone_from(&once);
         self.left.append(&mut self.leaving);
         self.left.retain(|n| !once.contains(n));
         lost

@@ -2,6 +2,8 @@
 //!
 //! The usual run makes a few rounds of each; `OUTBOX_ROUNDS=20` (power cuts) or `=100` (kills) makes more.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod child;
 mod full_disk;
 mod kill;

@@ -88,6 +88,7 @@ mod quarantine;
 mod replay;
 mod reserve;
 mod row;
+mod salvage;
 mod schema;
 mod segment;
 mod settled;
@@ -112,6 +113,7 @@ pub use ledger::LedgerError;
 pub use open::{OpenError, Settings};
 pub use quarantine::Report;
 pub use replay::{ReplayError, Replayed};
+pub use salvage::{SalvageError, Salvaged};
 pub use schema::{Recent, Taken};
 pub use segment::ReadError;
 pub use state::Settlement;
@@ -284,20 +286,33 @@ impl Outbox {
 
     /// Settles a record: at once for every reader, on the disk within 100 ms.
     pub fn settle(&self, ticket: &Ticket, settlement: Settlement) {
-        self.shared.state().deliver(ticket, settlement);
+        self.change(|state| state.deliver(ticket, settlement));
     }
 
     /// Settles many records under one lock.
     pub fn settle_all<'a>(&self, tickets: impl IntoIterator<Item = (&'a Ticket, Settlement)>) {
-        let mut state = self.shared.state();
-        for (ticket, settlement) in tickets {
-            state.deliver(ticket, settlement);
-        }
+        self.change(|state| {
+            for (ticket, settlement) in tickets {
+                state.deliver(ticket, settlement);
+            }
+        });
     }
 
     /// Settles a record as a dead letter, in one step.
     pub fn bury(&self, ticket: &Ticket, letter: DeadLetter) {
-        self.shared.state().bury(ticket, letter);
+        self.change(|state| state.bury(ticket, letter));
+    }
+
+    /// Changes what the ledger has to hold; the first change after a rest wakes the keeper.
+    fn change(&self, change: impl FnOnce(&mut state::State)) {
+        let mut state = self.shared.state();
+        let had_work = state.is_dirty();
+        change(&mut state);
+        drop(state);
+        if !had_work {
+            // A keeper that is gone has failed: whoever leases hears of it.
+            let _ = self.requests.send(keeper::Request::Wake);
+        }
     }
 
     /// The dead letters from number `from` on, at most `most` of them, and fewer when they are large. Empty only when
@@ -322,9 +337,10 @@ impl Outbox {
 
     /// Dead letters up to this number have been mirrored.
     pub fn set_mirrored(&self, id: u64) {
-        let mut state = self.shared.state();
-        state.counters.mirrored = id;
-        state.counters_dirty = true;
+        self.change(|state| {
+            state.counters.mirrored = id;
+            state.counters_dirty = true;
+        });
     }
 
     /// The number that the next dead letter will have.
@@ -334,7 +350,21 @@ impl Outbox {
 
     /// The counters and depths of this moment.
     pub fn stats(&self) -> Stats {
-        let mut stats = self.shared.state().stats();
+        let stats = self.shared.state().stats();
+        self.completed(stats)
+    }
+
+    /// The same with what is settled as a crash would leave it, at most 100 ms old: for counters that must never go
+    /// back.
+    pub fn durable_stats(&self) -> Stats {
+        let stats = {
+            let state = self.shared.state();
+            state.stats_by(&state.durable)
+        };
+        self.completed(stats)
+    }
+
+    fn completed(&self, mut stats: Stats) -> Stats {
         let (segments, records) = *self.shared.quarantined.lock().unwrap_or_else(PoisonError::into_inner);
         stats.quarantined_segments += segments;
         stats.quarantined_records = records;

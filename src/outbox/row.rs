@@ -47,6 +47,7 @@ pub(super) fn restore(settings: &Settings, ledger: &Ledger, is_new: bool) -> Res
     Ok(State {
         totals_stored: 0,
         totals,
+        durable: counters.clone(),
         counters,
         settled,
         segments,
@@ -167,6 +168,10 @@ fn seal_all_but_last(segments: &mut [Listed]) {
             info.appended = next.appended.minus(&info.before.appended);
             info.bytes = next.bytes.saturating_sub(info.before.bytes);
             info.end = Some(next.next);
+            // What its packs span the ledger does not know yet. If they cannot be asked, reading will find out why.
+            let whole = Some((info.base, next.next.saturating_sub(1)));
+            let ranges = segments[at - 1].segment.ranges(segments[at - 1].info.base);
+            segments[at - 1].info.ranges = ranges.unwrap_or([whole; Log::COUNT]);
             segments[at - 1].dirty = true;
         }
     }

@@ -95,6 +95,11 @@ impl Segment {
         Self { id, slot: Slot::new(path, durability) }
     }
 
+    /// A segment in a folder of its own: one that was set aside.
+    pub(super) fn elsewhere(path: &Path, id: u64) -> Self {
+        Self { id, slot: Slot::new(path.to_path_buf(), Durability::Process) }
+    }
+
     pub(super) fn path(&self) -> &Path {
         self.slot.path()
     }

@@ -374,12 +374,9 @@ impl Outbox {
         self.shared.id
     }
 
-    /// Waits until everything settled so far is durable.
-    pub async fn flush(&self) {
+    /// Waits until everything settled so far is durable. False if that cannot be had just now: it stays to be written.
+    pub async fn flush(&self) -> bool {
         let (done, flushed) = oneshot::channel();
-        if self.requests.send(keeper::Request::Flush { done }).is_ok() {
-            // Dropped unanswered only when the keeper is gone, and then it has flushed.
-            let _ = flushed.await;
-        }
+        self.requests.send(keeper::Request::Flush { done }).is_ok() && flushed.await.unwrap_or(false)
     }
 }

@@ -1,5 +1,9 @@
 //! The command line: what can be asked for, and the exit codes (0 done, 1 failed, 2 usage, 78 configuration).
 
+mod dead_letters;
+mod outbox;
+mod stopped;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -27,6 +31,10 @@ enum Command {
     Run,
     /// Plays the main job with a Redis and a ControlPlane of its own, and settles the account
     Demo(demo::Args),
+    /// What waits to be delivered, on a stopped agent; needs no setting but OUTBOX_DIR
+    Outbox(outbox::Args),
+    /// What will not be delivered, on a stopped agent; needs no setting but OUTBOX_DIR
+    DeadLetters(dead_letters::Args),
     /// A ControlPlane to develop against
     Sandbox(Box<sandbox::Args>),
 }
@@ -37,6 +45,8 @@ pub fn main() -> ExitCode {
     let result = match cli.command.unwrap_or(Command::Run) {
         Command::Run => run(cli.flags),
         Command::Demo(args) => on_runtime(1, async move { demo::run(args).await }),
+        Command::Outbox(args) => on_runtime(1, outbox::run(args, cli.flags)),
+        Command::DeadLetters(args) => on_runtime(1, dead_letters::run(args, cli.flags)),
         Command::Sandbox(args) => on_runtime(2, async { sandbox::run(*args, told_to_stop()).await }),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };

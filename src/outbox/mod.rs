@@ -99,6 +99,8 @@ mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod transfer;
+mod verify;
 mod writer;
 
 use std::sync::{Arc, PoisonError, mpsc};
@@ -118,6 +120,8 @@ pub use schema::{Recent, Taken};
 pub use segment::ReadError;
 pub use state::Settlement;
 pub use stats::Stats;
+pub use transfer::TransferError;
+pub use verify::Verified;
 
 use crate::record::{Kind, Queue, Timestamp};
 use shared::Shared;

@@ -99,6 +99,8 @@ mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod transfer;
+mod verify;
 mod writer;
 
 use std::sync::{Arc, PoisonError, mpsc};
@@ -118,6 +120,8 @@ pub use schema::{Recent, Taken};
 pub use segment::ReadError;
 pub use state::Settlement;
 pub use stats::Stats;
+pub use transfer::TransferError;
+pub use verify::Verified;
 
 use crate::record::{Kind, Queue, Timestamp};
 use shared::Shared;
@@ -398,12 +402,9 @@ impl Outbox {
         self.shared.id
     }
 
-    /// Waits until everything settled so far is durable.
-    pub async fn flush(&self) {
+    /// Waits until everything settled so far is durable. False if that cannot be had just now: it stays to be written.
+    pub async fn flush(&self) -> bool {
         let (done, flushed) = oneshot::channel();
-        if self.requests.send(keeper::Request::Flush { done }).is_ok() {
-            // Dropped unanswered only when the keeper is gone, and then it has flushed.
-            let _ = flushed.await;
-        }
+        self.requests.send(keeper::Request::Flush { done }).is_ok() && flushed.await.unwrap_or(false)
     }
 }

@@ -216,11 +216,13 @@ impl Segment {
         Ok(ranges)
     }
 
-    /// Deletes its folder.
+    /// Deletes its folder, durably.
     pub(super) fn delete(&self) -> std::io::Result<()> {
         self.close();
         super::fault::point()?;
         std::fs::remove_dir_all(self.path())?;
+        // IMPORTANT: a folder that comes back after its tombstone has gone would be taken for one full of records.
+        self.path().parent().map_or(Ok(()), super::database::sync_dir)?;
         super::fault::point()
     }
 }

@@ -44,7 +44,7 @@ pub(super) enum Request {
         done: oneshot::Sender<Result<u64, LedgerError>>,
     },
     Flush {
-        done: oneshot::Sender<()>,
+        done: oneshot::Sender<bool>,
     },
     /// There is something to commit.
     Wake,
@@ -112,7 +112,7 @@ impl Keeper {
             Request::Wake => {}
             Request::Flush { done } => {
                 self.tick();
-                let _ = done.send(());
+                let _ = done.send(self.commit());
             }
         }
     }

@@ -75,7 +75,7 @@ fn a_disk_filled_to_the_brim_loses_nothing_and_recovers_by_itself() {
             }
             next += 100;
             drain(&outbox).await;
-            outbox.flush().await;
+            assert!(outbox.flush().await);
             assert_eq!(outbox.stats().total_depth(), 0);
             assert_eq!(outbox.stats().quarantined_segments, 0);
             std::fs::remove_file(ballast).unwrap();

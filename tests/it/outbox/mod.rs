@@ -5,7 +5,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod child;
+mod command_line;
 mod full_disk;
+mod golden;
 mod kill;
 mod mount;
 mod power_cut;
@@ -15,7 +17,10 @@ mod settle;
 use std::path::Path;
 use std::time::Duration;
 
-use dataplane_agent::outbox::{Durability, Entry, Leased, Log, Outbox, ReadError, Settings, Threads};
+use dataplane_agent::outbox::{
+    DeadLetter, Durability, Entry, Leased, Log, Outbox, Payload, ReadError, Reason, Settings, Threads,
+};
+use dataplane_agent::record::Timestamp;
 
 /// How many rounds to make: `usual`, unless `OUTBOX_ROUNDS` says otherwise.
 fn rounds(usual: u32) -> u32 {
@@ -63,4 +68,33 @@ async fn waiting(outbox: &Outbox) -> Vec<Leased> {
         }
     }
     all
+}
+
+/// Copies a folder, to do with the copy what must not be done to the original.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// A dead letter of a record.
+fn letter(leased: &Leased) -> DeadLetter {
+    let Entry::Record(record) = &leased.entry else { panic!("no record") };
+    DeadLetter {
+        id: 0,
+        reason: Reason::Refused,
+        detail: "status 400: no".into(),
+        attempts: 2,
+        first_at: leased.ticket.accepted_at,
+        // Never too old to be kept.
+        last_at: Timestamp(4_000_000_000_000_000),
+        payload: Payload::Record(record.clone()),
+    }
 }

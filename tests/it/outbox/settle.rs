@@ -4,21 +4,7 @@ use std::time::Duration;
 
 use dataplane_agent::outbox::{Outbox, Settlement};
 
-use super::{append, records, runtime, settings, waiting};
-
-/// A copy of a folder is what a crash at this moment would leave, give or take what is being written.
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
+use super::{append, copy, records, runtime, settings, waiting};
 
 #[test]
 fn what_was_settled_is_durable_within_a_hundred_milliseconds() {
@@ -32,6 +18,7 @@ fn what_was_settled_is_durable_within_a_hundred_milliseconds() {
         }
         // The tick is 50 ms, and a machine that is busy takes its time.
         tokio::time::sleep(Duration::from_millis(100)).await;
+        // What a crash at this moment would leave.
         copy(dir.path(), copied.path());
         super::close(outbox, threads);
         let (outbox, threads) = Outbox::open(settings(copied.path())).unwrap();

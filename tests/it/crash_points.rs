@@ -1,0 +1,119 @@
+//! Goal: a crash of the agent, or of Redis, at each point of taking, committing and acknowledging costs no record and
+//! doubles none. Method: the points of `src/failpoint.rs`; at each the agent ends, or is held while Redis is
+//! killed and started again.
+
+use super::harness::{Agent, RedisServer, Sandbox, Stage, load, until};
+
+/// Every point of the intake, in the order in which a record passes them.
+const POINTS: [&str; 7] = [
+    "intake::adopted",
+    "intake::recovered",
+    "intake::asking",
+    "intake::taken",
+    "intake::parsed",
+    "intake::committed",
+    "intake::acknowledged",
+];
+
+struct Trial {
+    stage: Stage,
+    pushed: u64,
+}
+
+impl Trial {
+    async fn begin() -> Self {
+        let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
+        let mut agent = Agent::new(&redis, &sandbox.url);
+        // Some of it waits already, so that the first rounds are full ones.
+        let pushed = load::push_sessions(&redis, "before", 40, 40).await;
+        agent.start();
+        agent.ready().await;
+        Self { stage: Stage { redis, sandbox, agent }, pushed }
+    }
+
+    async fn push(&mut self, name: &str) {
+        self.pushed += load::push_sessions(&self.stage.redis, name, 20, 20).await;
+    }
+
+    /// The n-th time that a point is reached differs in what is under way.
+    fn plan(&mut self, point: &str, n: u32, action: &str) {
+        self.stage.agent.set("FAILPOINT", &format!("{point}={n}={action}"));
+    }
+
+    async fn settle(mut self) {
+        self.stage.agent.unset("FAILPOINT");
+        self.stage.drained().await;
+        let accounts = self.stage.sandbox.accounts().await;
+        assert_eq!(accounts.processed(), self.pushed, "lost");
+        accounts.assert_in_order_and_recognisable();
+        let metrics = self.stage.agent.metrics().await;
+        metrics.assert_conserved();
+        let enqueued = metrics.sum("dataplane_outbox_enqueued_total", &[]);
+        assert_eq!(enqueued, self.pushed as f64, "each was taken over exactly once");
+    }
+}
+
+/// How often a point is passed before it counts. What a start passes once can only be met the first time.
+fn times(point: &str) -> &'static [u32] {
+    if matches!(point, "intake::adopted" | "intake::recovered") { &[1] } else { &[1, 2, 3] }
+}
+
+#[tokio::test]
+async fn the_agent_may_crash_at_every_point() {
+    let mut trial = Trial::begin().await;
+    for point in POINTS {
+        for n in times(point) {
+            trial.stage.agent.kill();
+            trial.push(&format!("{point}-{n}").replace("::", "-")).await;
+            trial.plan(point, *n, "abort");
+            trial.stage.agent.start();
+            // Until it gets there: what it needs for that is pushed.
+            let mut more = 0;
+            let Trial { stage: Stage { redis, agent, .. }, pushed } = &mut trial;
+            let status = until(&format!("the agent ends at {point}"), async || {
+                let ended = agent.has_ended();
+                if ended.is_none() {
+                    more += 1;
+                    *pushed += load::push_sessions(redis, &format!("{n}-{more}-{}", &point[8..]), 1, 1).await;
+                }
+                ended
+            })
+            .await;
+            assert!(!status.success(), "{point}: {status}");
+            trial.stage.agent.unset("FAILPOINT");
+            trial.stage.agent.start();
+            trial.stage.agent.ready().await;
+        }
+    }
+    trial.settle().await;
+}
+
+#[tokio::test]
+async fn redis_may_crash_at_every_point() {
+    let mut trial = Trial::begin().await;
+    for point in POINTS {
+        for n in times(point) {
+            trial.stage.agent.kill();
+            trial.push(&format!("{point}-{n}").replace("::", "-")).await;
+            let held = trial.stage.agent.dir().join("held");
+            trial.plan(point, *n, &format!("hold:{}", held.display()));
+            trial.stage.agent.start();
+            let mut more = 0;
+            let Trial { stage: Stage { redis, .. }, pushed } = &mut trial;
+            until(&format!("the agent is held at {point}"), async || {
+                if held.exists() {
+                    return Some(());
+                }
+                more += 1;
+                *pushed += load::push_sessions(redis, &format!("{n}-{more}-{}", &point[8..]), 1, 1).await;
+                None
+            })
+            .await;
+            trial.stage.redis.kill();
+            trial.stage.redis.restart().await;
+            std::fs::remove_file(&held).unwrap();
+            trial.stage.agent.ready().await;
+        }
+    }
+    trial.settle().await;
+}

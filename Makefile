@@ -63,3 +63,21 @@ check-unit:      ## Verifies the systemd unit, and how exposed it is
 	if grep -F "$$unit" "$$folder/verify"; then exit 1; fi && \
 	{ systemd-analyze security --no-pager --offline=true --threshold=15 "$$unit" >"$$folder/security" || \
 		{ cat "$$folder/security"; exit 1; }; } && tail -n 1 "$$folder/security"
+
+# --- fuzzing: `make test` replays fuzz/corpus and fuzz/findings, this looks for more ---
+
+.PHONY: fuzz
+FUZZ_SECONDS ?= 60
+
+# What it learns stays in fuzz/target. A finding goes to fuzz/findings by hand: minimised, with its fix.
+fuzz:            ## Fuzzes each target for a minute (FUZZ_SECONDS), on the nightly toolchain
+	@rustup toolchain list 2>/dev/null | grep -q '^nightly' || { \
+	  echo "fuzz: NOTHING WAS FUZZED: there is no nightly toolchain here (rustup toolchain install nightly)" >&2; exit 1; }
+	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
+	cargo +nightly fuzz build --dev
+	@failed=; for target in $$(cargo +nightly fuzz list); do \
+	  echo "fuzz: $$target"; mkdir -p fuzz/target/corpus/$$target; \
+	  cargo +nightly fuzz run --dev $$target fuzz/target/corpus/$$target \
+	    $$(ls -d fuzz/corpus/$$target fuzz/findings/$$target data/samples/*/$$target 2>/dev/null) \
+	    -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 || failed="$$failed $$target"; \
+	done; if [ -n "$$failed" ]; then echo "fuzz: FAILED:$$failed" >&2; exit 1; fi

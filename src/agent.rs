@@ -15,8 +15,9 @@ use crate::drain::{self, BatchSettings, Drain, Horizon, LinkSettings, LinkStatus
 use crate::http::{self, Surface};
 use crate::intake::{self, Intake, Mirror, Names, RedisStatus, SourceError, push_quota_answers};
 use crate::membership::Membership;
-use crate::outbox::{self, Outbox, Threads};
+use crate::outbox::{Outbox, Threads};
 use crate::record::{Acceptor, Origin};
+use crate::reload;
 use crate::telemetry::metrics::Metrics;
 
 /// After a start the first contact is at a random moment within this time: a fleet that starts at once must not knock
@@ -43,7 +44,12 @@ impl Agent {
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new(&config.identity.server_id)?);
         let client = Client::new(control_plane_settings(&config)).context("the ControlPlane's client")?;
-        let settings = outbox_settings(&config, &metrics);
+        let observed = Arc::clone(&metrics);
+        let client = client.observed(Box::new(move |endpoint, answer| match &answer.result {
+            Ok(response) => observed.request(endpoint, &response.status.to_string(), answer.elapsed),
+            Err(failure) => observed.request(endpoint, failure.label(), answer.elapsed),
+        }));
+        let settings = config.outbox.settings(metrics.commit_seconds.clone());
         let (outbox, threads) = tokio::task::spawn_blocking(|| Outbox::open(settings)).await??;
         let redis = intake::client(&config.redis)?;
         let listeners = listen(&config).await?;
@@ -55,8 +61,13 @@ impl Agent {
         self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    /// Runs until `stop` is done; then stops in order. An error if a part of it ended by itself.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    /// Runs until `stop` is done; then stops in order. Reads secrets and certificates again for each of `reloads`. An
+    /// error if a part of it ended by itself.
+    pub async fn run(
+        self,
+        stop: impl Future<Output = ()>,
+        reloads: mpsc::Receiver<()>,
+    ) -> anyhow::Result<()> {
         let started = Instant::now();
         let Self { config, client, outbox, threads, metrics, listeners, redis } = self;
         let first = config.control_plane.initial_error_delay.min(FIRST_CONTACT_WITHIN);
@@ -124,6 +135,7 @@ impl Agent {
         let mut rest = JoinSet::new();
         rest.spawn(push_quota_answers(source, answered, last_stop.subscribe()));
         rest.spawn(mirror.run(last_stop.subscribe()));
+        rest.spawn(reload::run(Arc::clone(&membership.client), reloads, last_stop.subscribe()));
         let member = Arc::clone(&membership);
         let member_stop = intake_stop.subscribe();
         rest.spawn(async move { member.run(member_stop).await });
@@ -138,7 +150,7 @@ impl Agent {
             Some(end) = taking.join_next() => Err(end_of_intake(end)),
             end = sending.join_next() => Err(unexpected("the drain", end)),
             Some(Err(end)) = rest.join_next() => Err(unexpected("a background task", Some(Err(end)))),
-            Some(end) = serving.join_next() => Err(unexpected("the HTTP surface", Some(end.map(|_| ())))),
+            end = serving.join_next() => Err(unexpected("the HTTP surface", end)),
         };
         tracing::info!("stopping");
         // Upstream first: what the intake has taken is committed and acknowledged; then the drain's requests are
@@ -241,17 +253,6 @@ fn acceptor(config: &Config) -> Acceptor {
         config.delivery.unknown_fields,
         usize::try_from(config.outbox.record_max_bytes.0).unwrap_or(usize::MAX),
     )
-}
-
-fn outbox_settings(config: &Config, metrics: &Metrics) -> outbox::Settings {
-    outbox::Settings {
-        dir: config.outbox.dir.clone(),
-        max_bytes: config.outbox.max_bytes.0,
-        min_free_bytes: config.outbox.min_free_bytes.0,
-        segment_bytes: config.outbox.segment_bytes.0,
-        durability: config.outbox.durability,
-        commit_seconds: metrics.commit_seconds.clone(),
-    }
 }
 
 fn control_plane_settings(config: &Config) -> control_plane::Settings {

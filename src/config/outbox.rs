@@ -1,8 +1,9 @@
 //! Where records are kept until they are delivered, and how much of them.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::outbox::Durability;
+use crate::outbox::{Durability, Settings};
 
 use super::load::{Group, Review};
 use super::values::{Bytes, bytes, whole};
@@ -45,6 +46,21 @@ pub struct OutboxConfig {
     /// Days that a dead letter is kept
     #[arg(id = "DEAD_LETTER_RETENTION_DAYS", default_value = "30", value_parser = whole(1, 3_650))]
     pub dead_letter_retention_days: u32,
+}
+
+impl OutboxConfig {
+    /// The same in the outbox's own words. `commit_seconds` is where the duration of commits is noted.
+    pub fn settings(&self, commit_seconds: prometheus::Histogram) -> Settings {
+        Settings {
+            dir: self.dir.clone(),
+            max_bytes: self.max_bytes.0,
+            min_free_bytes: self.min_free_bytes.0,
+            segment_bytes: self.segment_bytes.0,
+            durability: self.durability,
+            dead_letter_retention: Duration::from_secs(u64::from(self.dead_letter_retention_days) * 86_400),
+            commit_seconds,
+        }
+    }
 }
 
 impl Group for OutboxConfig {

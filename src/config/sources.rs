@@ -51,6 +51,17 @@ impl fmt::Display for Origin {
 #[derive(Clone, Default)]
 pub struct Flags(BTreeMap<String, String>);
 
+impl Flags {
+    /// These, and of `others` what these do not have.
+    #[must_use]
+    pub fn or(mut self, others: Self) -> Self {
+        for (name, value) in others.0 {
+            self.0.entry(name).or_insert(value);
+        }
+        self
+    }
+}
+
 impl fmt::Debug for Flags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
@@ -117,7 +128,7 @@ fn flag_args() -> Vec<Arg> {
         let form = if choices.is_empty() { name } else { choices.join("|") };
         args.push(arg.required(false).value_parser(ValueParser::string()).value_name(form));
     }
-    args.into_iter().map(|arg| arg.global(true).hide_possible_values(true)).collect()
+    args.into_iter().map(|arg| arg.hide_possible_values(true)).collect()
 }
 
 /// Whether a setting's field is a [`Secret`].

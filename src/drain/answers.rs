@@ -18,7 +18,9 @@ const DETAIL_BYTES: usize = 1024;
 impl Run {
     /// A request has ended, one way or another.
     pub(super) fn answered(&mut self, sent: Sent) {
-        self.count(&sent);
+        if let Some(heard) = heard(&sent.answer) {
+            self.heard = heard;
+        }
         let Sent { mut parcel, form, at, answer } = sent;
         match form {
             Form::Batch { gzip } => self.batch_answered(parcel, gzip, at, &answer),
@@ -46,7 +48,7 @@ impl Run {
                 }
                 (Err(_), Settlement::Delivered) => verdict = Verdict::ServerError,
                 // It was answered before, and this answer has nothing to add.
-                (Err(_), Settlement::Duplicate) => {}
+                (Err(_), Settlement::Duplicate | Settlement::Exported) => {}
             }
         }
         match verdict {
@@ -55,13 +57,17 @@ impl Run {
                 self.delivered(1, sent, now);
             }
             Verdict::Refused => self.refused(key, item, detail(answer), now),
+            // Nobody was asked: it says nothing of the link.
+            Verdict::Unsendable => self.bury(key, &item, Reason::Refused, detail(answer)),
             Verdict::SessionUnknown => {
-                Self::announce(self.link.session_unknown(now));
+                let change = self.link.session_unknown(now);
+                self.announce(change);
                 self.session_unknown(key, item, detail(answer), now);
             }
             Verdict::ServerError => {
                 if !self.server_error(key, item, detail(answer), retry_after, now) {
-                    Self::announce(self.link.failed(Trouble::Failing, None, sent, now));
+                    let change = self.link.failed(Trouble::Failing, None, sent, now);
+                    self.announce(change);
                 }
             }
             Verdict::Link(trouble) => self.link_failed(vec![(key, item)], trouble, retry_after, sent, now),
@@ -94,7 +100,8 @@ impl Run {
             if verdict == Verdict::Settled(Settlement::Delivered) {
                 // 2xx without a result: nobody can say what it means for the record.
                 if !self.server_error(key, item, detail(answer), retry_after, now) {
-                    Self::announce(self.link.failed(Trouble::Failing, None, sent, now));
+                    let change = self.link.failed(Trouble::Failing, None, sent, now);
+                    self.announce(change);
                 }
             } else {
                 self.record_answered(key, item, sent, answer);
@@ -105,7 +112,8 @@ impl Run {
             if parcel.iter().any(|(_, item)| deliveries > item.deliveries) {
                 halve(&mut parcel);
             }
-            Self::announce(self.link.failed(Trouble::Failing, None, sent, now));
+            let change = self.link.failed(Trouble::Failing, None, sent, now);
+            self.announce(change);
             for (key, mut item) in parcel {
                 item.deliveries = deliveries;
                 self.retry(key, item, Trouble::Failing.label(), retry_after, now);
@@ -132,9 +140,11 @@ impl Run {
         if delivered > 0 {
             self.delivered(delivered, sent, now);
         } else if rest.iter().all(|(.., verdict, _)| *verdict == Verdict::SessionUnknown) {
-            Self::announce(self.link.session_unknown(now));
+            let change = self.link.session_unknown(now);
+            self.announce(change);
         } else if let Some(trouble) = rest.iter().find_map(|(.., verdict, _)| verdict.trouble()) {
-            Self::announce(self.link.failed(trouble, None, sent, now));
+            let change = self.link.failed(trouble, None, sent, now);
+            self.announce(change);
         }
         for (key, item, verdict, result) in rest {
             let detail = format!("status {}: {}", result.status, result.error.unwrap_or_default());
@@ -143,6 +153,7 @@ impl Run {
                 Verdict::SessionUnknown => self.session_unknown(key, item, detail, now),
                 Verdict::ServerError => drop(self.server_error(key, item, detail, None, now)),
                 Verdict::Link(trouble) => self.retry(key, item, trouble.label(), None, now),
+                Verdict::Unsendable => self.bury(key, &item, Reason::Refused, detail),
                 Verdict::Settled(settlement) => self.settle(key, &item, settlement),
             }
         }
@@ -154,7 +165,7 @@ impl Run {
         if change == Some(Change::Up) {
             self.batching.ask_again();
         }
-        Self::announce(change);
+        self.announce(change);
     }
 
     fn refused(&mut self, key: LaneKey, item: Item, detail: String, now: Instant) {
@@ -165,7 +176,7 @@ impl Run {
         } else {
             self.bury(key, &item, Reason::Refused, detail);
         }
-        Self::announce(change);
+        self.announce(change);
     }
 
     fn session_unknown(&mut self, key: LaneKey, mut item: Item, detail: String, now: Instant) {
@@ -210,7 +221,8 @@ impl Run {
             self.renewed_token = true;
             self.drain.client.renew_token();
         }
-        Self::announce(self.link.failed(trouble, retry_after, sent, now));
+        let change = self.link.failed(trouble, retry_after, sent, now);
+        self.announce(change);
         for (key, item) in parcel {
             self.retry(key, item, trouble.label(), None, now);
         }
@@ -261,33 +273,32 @@ impl Run {
         self.lanes.settle(key, item);
     }
 
-    fn count(&self, sent: &Sent) {
-        let endpoint = match sent.parcel.first().map(|(_, item)| item.ticket.kind) {
-            Some(Kind::Usage) if sent.form != Form::Single => "batch",
-            Some(Kind::Started) => "started",
-            Some(Kind::Completed | Kind::Lifecycle) => "completed",
-            Some(Kind::Quota) => "refresh",
-            Some(Kind::Usage) | None => "usage",
-        };
-        let elapsed = sent.answer.elapsed;
-        match &sent.answer.result {
-            Ok(response) => self.drain.metrics.request(endpoint, &response.status.to_string(), elapsed),
-            Err(failure) => self.drain.metrics.request(endpoint, failure.label(), elapsed),
-        }
-    }
-
     /// One log line a change of the link's state.
-    fn announce(change: Option<Change>) {
+    fn announce(&mut self, change: Option<Change>) {
         match change {
             Some(Change::Down(trouble)) => {
                 tracing::warn!(
                     reason = trouble.label(),
+                    cause = self.heard,
                     "the link to the ControlPlane is down; records wait in the outbox"
                 );
+                self.cause = Some(self.heard.clone());
             }
-            Some(Change::Up) => tracing::info!("the link to the ControlPlane is up"),
+            Some(Change::Up) => {
+                tracing::info!("the link to the ControlPlane is up");
+                self.cause = None;
+            }
             None => {}
         }
+    }
+}
+
+/// What an answer that settles nothing was, for people. Its body is not told: it may repeat the record.
+fn heard(answer: &Answer) -> Option<String> {
+    match &answer.result {
+        Ok(response) if (200..300).contains(&response.status) => None,
+        Ok(response) => Some(format!("status {}", response.status)),
+        Err(failure) => Some(failure.to_string()),
     }
 }
 

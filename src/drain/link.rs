@@ -10,6 +10,7 @@ use std::time::Duration;
 use rand::RngExt;
 use tokio::time::Instant;
 
+use super::pace::Pace;
 use super::verdict::Trouble;
 
 /// How the link behaves.
@@ -78,6 +79,7 @@ pub(super) struct Link {
     threshold: f64,
     last_cut: Option<Instant>,
     usual_latency: Option<f64>,
+    pace: Pace,
 }
 
 impl Link {
@@ -99,6 +101,7 @@ impl Link {
             threshold,
             last_cut: None,
             usual_latency: None,
+            pace: Pace::new(first_contact),
             settings,
         }
     }
@@ -137,8 +140,14 @@ impl Link {
         self.trouble == Some(Trouble::Refusing)
     }
 
+    /// When the next request may go, if pace is to be kept and that is not now.
+    pub(super) fn paced_until(&mut self, now: Instant) -> Option<Instant> {
+        if self.circuit == Circuit::Closed { self.pace.until(now) } else { None }
+    }
+
     /// A request goes out.
-    pub(super) fn sent(&mut self) {
+    pub(super) fn sent(&mut self, now: Instant) {
+        self.pace.sent(now);
         if matches!(self.circuit, Circuit::Open { .. }) {
             self.circuit = Circuit::HalfOpen;
         }
@@ -155,7 +164,7 @@ impl Link {
         self.unknown = 0;
         self.good(now);
         self.grow(now.saturating_duration_since(sent), now);
-        self.close()
+        self.close(now)
     }
 
     /// A record was refused. The link works, but perhaps it refuses everything.
@@ -167,7 +176,7 @@ impl Link {
             return self.open(Trouble::Refusing, None, now);
         }
         self.good(now);
-        self.close()
+        self.close(now)
     }
 
     /// A session was not known. When nothing else is heard, it is the route.
@@ -207,12 +216,16 @@ impl Link {
     }
 
     fn good(&mut self, now: Instant) {
+        self.pace.good(now);
         self.failures = 0;
         self.last_success = Some(now);
     }
 
-    fn close(&mut self) -> Option<Change> {
+    fn close(&mut self, now: Instant) -> Option<Change> {
         let was_down = self.trouble.take().is_some();
+        if was_down {
+            self.pace.restart(now);
+        }
         if self.circuit != Circuit::Closed {
             self.circuit = Circuit::Closed;
             self.openings = 0;
@@ -278,6 +291,7 @@ impl Link {
         let round = Duration::from_secs_f64(self.usual_latency.unwrap_or(0.1).max(0.01));
         if self.last_cut.is_none_or(|cut| now.saturating_duration_since(cut) > round) {
             self.last_cut = Some(now);
+            self.pace.congested(now);
             self.limit = (self.limit / 2.0).max(1.0);
             self.threshold = self.limit;
         }
@@ -287,6 +301,9 @@ impl Link {
 fn jittered(least: Duration, most: Duration) -> Duration {
     if most <= least { least } else { rand::rng().random_range(least..=most) }
 }
+
+#[cfg(test)]
+mod fleet;
 
 #[cfg(test)]
 mod tests {
@@ -309,7 +326,7 @@ mod tests {
     #[test]
     fn three_failures_in_a_row_open_it_and_one_success_closes_it() {
         let (mut link, start) = (link(), Instant::now());
-        link.sent();
+        link.sent(start);
         link.delivered(1, start, start + MS);
         assert_eq!(link.circuit(), Circuit::Closed);
         let now = start + 2 * MS;
@@ -319,7 +336,7 @@ mod tests {
         assert_eq!(change, Some(Change::Down(Trouble::Unreachable)));
         assert_eq!(link.limit(now), 0, "nothing goes before the backoff is over");
         assert_eq!(link.limit(now + Duration::from_secs(31)), 1, "one probe");
-        link.sent();
+        link.sent(start);
         assert_eq!(link.circuit(), Circuit::HalfOpen);
         assert_eq!(link.delivered(1, now, now + MS), Some(Change::Up));
         assert_eq!(link.limit(now), INITIAL_LIMIT as usize, "it starts small");

@@ -15,6 +15,7 @@ mod batch;
 mod horizon;
 mod lanes;
 mod link;
+mod pace;
 mod quota;
 mod read_ahead;
 mod send;
@@ -83,13 +84,15 @@ pub struct LinkStatus {
     pub circuit: &'static str,
     /// Why it is down.
     pub trouble: Option<Trouble>,
+    /// What the answer was that showed it.
+    pub cause: Option<String>,
     /// When the next probe goes.
     pub next_probe: Option<Instant>,
 }
 
 impl Default for LinkStatus {
     fn default() -> Self {
-        Self { circuit: "closed", trouble: None, next_probe: None }
+        Self { circuit: "closed", trouble: None, cause: None, next_probe: None }
     }
 }
 
@@ -151,6 +154,10 @@ struct Run {
     reading: Option<Reading>,
     read_failed: bool,
     renewed_token: bool,
+    /// The last answer that was not 2xx.
+    heard: String,
+    /// What the answer was that showed that the link is down.
+    cause: Option<String>,
 }
 
 impl Drain {
@@ -170,6 +177,8 @@ impl Drain {
             reading: None,
             read_failed: false,
             renewed_token: false,
+            heard: String::new(),
+            cause: None,
             drain: self,
         };
         let limit = i64::from(run.drain.settings.rate_limit);
@@ -241,7 +250,8 @@ impl Run {
             Circuit::HalfOpen => ("half-open", 1, None),
             Circuit::Open { until } => ("open", 2, Some(until)),
         };
-        let status = LinkStatus { circuit, trouble: self.link.trouble(), next_probe };
+        let status =
+            LinkStatus { circuit, trouble: self.link.trouble(), cause: self.cause.clone(), next_probe };
         let metrics = &self.drain.metrics;
         let changed = self.drain.status.send_if_modified(|now| {
             let changed = *now != status;

@@ -19,6 +19,9 @@ impl Run {
         let now = Instant::now();
         self.lanes.wake(now);
         while self.sending.len() < self.link.limit(now) && self.lanes.has_ready() {
+            if let Some(until) = self.link.paced_until(now) {
+                return Some(until);
+            }
             if let Some(limiter) = &self.limiter
                 && let Err(wait) = limiter.check()
             {
@@ -37,7 +40,7 @@ impl Run {
             }
             let batch = batches && first.ticket.kind == Kind::Usage && batch::fits(first.record.body());
             let form = if batch { self.batching.next() } else { Form::Single };
-            self.link.sent();
+            self.link.sent(now);
             self.send(parcel, form, now);
         }
         let probe = match self.link.circuit() {

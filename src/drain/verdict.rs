@@ -12,6 +12,8 @@ pub(super) enum Verdict {
     Settled(Settlement),
     /// This record is refused: a dead letter, unless the brake is on.
     Refused,
+    /// No request can be made of it: a dead letter, and no word of the link.
+    Unsendable,
     /// The session is not known (yet): retried within its grace.
     SessionUnknown,
     /// The server failed: the link, or a poison record, as the neighbours' fortunes tell.
@@ -34,7 +36,7 @@ impl Verdict {
         match self {
             Self::Link(trouble) => Some(*trouble),
             Self::ServerError => Some(Trouble::Failing),
-            Self::Settled(_) | Self::Refused | Self::SessionUnknown => None,
+            Self::Settled(_) | Self::Refused | Self::Unsendable | Self::SessionUnknown => None,
         }
     }
 }
@@ -112,7 +114,7 @@ fn by_failure(failure: &Failure) -> Verdict {
         Failure::Timeout { .. } => Verdict::Link(Trouble::Timeout),
         Failure::Token(_) => Verdict::Link(Trouble::Credentials),
         // The record's own fault: no request can name its session.
-        Failure::Unsendable(_) => Verdict::Refused,
+        Failure::Unsendable(_) => Verdict::Unsendable,
         Failure::Dns(_) | Failure::Unreachable(_) | Failure::Cut(_) | Failure::NotHttp(_) => {
             Verdict::Link(Trouble::Unreachable)
         }

@@ -15,6 +15,7 @@ pub(super) struct Health {
     redis_fault: Option<String>,
     link: String,
     link_down: bool,
+    link_cause: Option<String>,
     stats: Stats,
 }
 
@@ -29,6 +30,7 @@ impl Health {
             control_plane_connected: link.trouble.is_none() && surface.client.is_reachable(),
             link: trouble.map_or_else(|| link.circuit.to_owned(), |why| format!("{}: {why}", link.circuit)),
             link_down: link.trouble.is_some(),
+            link_cause: link.cause.clone(),
             registered: *surface.registered.borrow(),
             stopping: *surface.stopping.borrow(),
             stats: surface.outbox.stats(),
@@ -45,10 +47,15 @@ impl Health {
         self.stopping || self.is_full()
     }
 
+    /// Something of the outbox is damaged and was set aside: the rest goes on, but somebody has to look.
+    fn is_damaged(&self) -> bool {
+        self.stats.quarantined_segments > 0
+    }
+
     fn status(&self) -> &'static str {
         if self.is_unhealthy() {
             "unhealthy"
-        } else if self.link_down || !self.redis_connected || self.redis_fault.is_some() {
+        } else if self.link_down || !self.redis_connected || self.redis_fault.is_some() || self.is_damaged() {
             "degraded"
         } else {
             "healthy"
@@ -64,6 +71,8 @@ impl Health {
             "disk_bytes": self.stats.disk_bytes,
             "capacity_bytes": self.stats.capacity_bytes,
             "dead_letters": self.stats.dead_letters,
+            "quarantined_segments": self.stats.quarantined_segments,
+            "quarantined_records": self.stats.quarantined_records,
         })
     }
 
@@ -73,9 +82,13 @@ impl Health {
             (None, true) => json!({ "status": "healthy" }),
             (None, false) => json!({ "status": "degraded", "reason": "not connected" }),
         };
+        let durability = self.stats.durability.meaning();
         let outbox = match self.stats.paused {
-            Some(reason) => json!({ "status": "unhealthy", "reason": reason }),
-            None => json!({ "status": "healthy" }),
+            Some(reason) => json!({ "status": "unhealthy", "reason": reason, "durability": durability }),
+            None if self.is_damaged() => {
+                json!({ "status": "degraded", "reason": "quarantined", "durability": durability })
+            }
+            None => json!({ "status": "healthy", "durability": durability }),
         };
         let link = if self.link_down { "degraded" } else { "healthy" };
         json!({
@@ -89,7 +102,7 @@ impl Health {
             "components": {
                 "redis": redis,
                 "outbox": outbox,
-                "control_plane": { "status": link, "link": self.link },
+                "control_plane": { "status": link, "link": self.link, "cause": self.link_cause },
             },
             "outbox": self.outbox_json(),
         })

@@ -3,8 +3,9 @@
 //! A value is a version byte, then bincode 2 (`standard()`: little endian, varints). An unknown version is
 //! an error that names both. The numbers of enums are frozen: never renumber.
 
-use bincode::{Decode, Encode};
+pub(super) use bincode::{Decode, Encode};
 
+use super::Log;
 use super::dead_letter::{DeadLetter, Payload, Reason};
 use crate::record::{Kind, Layout, Original, Record, Span, Timestamp};
 
@@ -203,68 +204,70 @@ fn entry_from(meta: &Meta, data: &[u8]) -> Result<Entry, CodecError> {
 
 /// What stands in front of a pack's compressed bytes.
 #[derive(Encode, Decode, Clone, Copy, Debug)]
-pub(super) struct PackHeader {
+pub(crate) struct PackHeader {
     pub count: u32,
     /// When the oldest record in it was accepted.
     pub oldest: i64,
     raw_len: u32,
-    compressed_len: u32,
+    /// Of the place and of everything else: a pack that turns up elsewhere is no pack.
     checksum: u64,
 }
 
 /// Packs entries: compresses with one context that is kept.
-pub(super) struct Packer {
+pub(crate) struct Packer {
     zstd: zstd::bulk::Compressor<'static>,
     raw: Vec<u8>,
 }
 
 impl Packer {
-    pub(super) fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         Ok(Self { zstd: zstd::bulk::Compressor::new(ZSTD_LEVEL)?, raw: Vec::new() })
     }
 
-    /// The value that stores `entries` as one pack.
-    pub(super) fn pack(&mut self, entries: &[&Entry]) -> std::io::Result<Vec<u8>> {
+    /// The value that stores `entries` as one pack in its place.
+    pub(crate) fn pack(&mut self, place: (Log, u64), entries: &[&Entry]) -> std::io::Result<Vec<u8>> {
         let metas: Vec<Meta> = entries.iter().map(|entry| meta_of(entry)).collect();
         self.raw.clear();
         self.raw.append(&mut encode(&metas));
         for entry in entries {
             push_data(entry, &mut self.raw);
         }
-        let compressed = self.zstd.compress(&self.raw)?;
-        let mut value = encode(&PackHeader {
-            count: entries.len() as u32,
-            oldest: entries.iter().map(|entry| entry.accepted_at().0).min().unwrap_or_default(),
-            raw_len: self.raw.len() as u32,
-            compressed_len: compressed.len() as u32,
-            checksum: xxhash_rust::xxh3::xxh3_64(&compressed),
-        });
-        value.extend_from_slice(&compressed);
-        Ok(value)
+        let oldest = entries.iter().map(|entry| entry.accepted_at().0).min().unwrap_or_default();
+        seal(&mut self.zstd, place, &self.raw, entries.len() as u32, oldest)
     }
 }
 
-/// A pack's header, from its value or the first chunk of it, and where the compressed bytes begin.
-pub(super) fn pack_header(value: &[u8]) -> Result<(PackHeader, usize), CodecError> {
-    decode(value)
+/// Compresses a pack's bytes and puts its header in front.
+pub(crate) fn seal(
+    zstd: &mut zstd::bulk::Compressor<'_>,
+    place: (Log, u64),
+    raw: &[u8],
+    count: u32,
+    oldest: i64,
+) -> std::io::Result<Vec<u8>> {
+    let compressed = zstd.compress(raw)?;
+    let mut header = PackHeader { count, oldest, raw_len: raw.len() as u32, checksum: 0 };
+    header.checksum = header.checksum_of(place, &compressed);
+    let mut value = encode(&header);
+    value.extend_from_slice(&compressed);
+    Ok(value)
 }
 
-/// The whole length of the value that `header` begins.
-pub(super) fn pack_len(header: &PackHeader, start: usize) -> usize {
-    start + header.compressed_len as usize
+impl PackHeader {
+    fn checksum_of(&self, (log, first): (Log, u64), compressed: &[u8]) -> u64 {
+        let head = encode(&(log as u8, first, self.count, self.oldest, self.raw_len));
+        xxhash_rust::xxh3::xxh3_64_with_seed(compressed, xxhash_rust::xxh3::xxh3_64(&head))
+    }
 }
 
-/// The entries of a pack, checked against its checksum.
-pub(super) fn unpack(value: &[u8]) -> Result<Vec<Entry>, CodecError> {
-    let (header, start) = pack_header(value)?;
+/// A pack's header and entries, checked against its checksum and its place.
+pub(crate) fn unpack(place: (Log, u64), value: &[u8]) -> Result<(PackHeader, Vec<Entry>), CodecError> {
+    let (header, start) = decode::<PackHeader>(value)?;
     let compressed = &value[start..];
-    if compressed.len() != header.compressed_len as usize
-        || xxhash_rust::xxh3::xxh3_64(compressed) != header.checksum
-        || header.raw_len as usize > DECODE_LIMIT
-    {
+    if header.checksum_of(place, compressed) != header.checksum {
         return Err(damaged("a pack's checksum does not match"));
     }
-    let raw = zstd::bulk::decompress(compressed, header.raw_len as usize).map_err(damaged)?;
+    let raw = decompress(compressed, header.raw_len)?;
     let (metas, mut at) = decode::<Vec<Meta>>(&raw)?;
     let mut entries = Vec::with_capacity(metas.len());
     for meta in &metas {
@@ -275,7 +278,22 @@ pub(super) fn unpack(value: &[u8]) -> Result<Vec<Entry>, CodecError> {
     if entries.len() != header.count as usize {
         return Err(damaged("a pack's count does not match"));
     }
-    Ok(entries)
+    Ok((header, entries))
+}
+
+fn decompress(compressed: &[u8], raw_len: u32) -> Result<Vec<u8>, CodecError> {
+    let raw_len = raw_len as usize;
+    if raw_len > DECODE_LIMIT {
+        return Err(damaged("a length is beyond everything"));
+    }
+    zstd::bulk::decompress(compressed, raw_len).map_err(damaged)
+}
+
+/// What stands in front of a dead letter's compressed bytes.
+#[derive(Encode, Decode)]
+struct LetterHeader {
+    raw_len: u32,
+    checksum: u64,
 }
 
 #[derive(Encode, Decode)]
@@ -289,7 +307,7 @@ struct WireDeadLetter {
     data: Vec<u8>,
 }
 
-pub(super) fn encode_dead_letter(letter: &DeadLetter) -> std::io::Result<Vec<u8>> {
+pub(crate) fn encode_dead_letter(letter: &DeadLetter) -> std::io::Result<Vec<u8>> {
     let entry = match &letter.payload {
         Payload::Record(record) => Entry::Record(record.clone()),
         Payload::Raw { kind, accepted_at, bytes } => Entry::Rejected(Rejected {
@@ -310,12 +328,24 @@ pub(super) fn encode_dead_letter(letter: &DeadLetter) -> std::io::Result<Vec<u8>
         meta: meta_of(&entry),
         data,
     };
-    zstd::bulk::compress(&encode(&wire), ZSTD_LEVEL)
+    seal_dead_letter(letter.id, &encode(&wire))
 }
 
-pub(super) fn decode_dead_letter(id: u64, value: &[u8]) -> Result<DeadLetter, CodecError> {
-    let raw = zstd::bulk::decompress(value, DECODE_LIMIT).map_err(damaged)?;
-    let (wire, _) = decode::<WireDeadLetter>(&raw)?;
+/// Compresses a dead letter's bytes and puts its header in front.
+pub(crate) fn seal_dead_letter(id: u64, raw: &[u8]) -> std::io::Result<Vec<u8>> {
+    let compressed = zstd::bulk::compress(raw, ZSTD_LEVEL)?;
+    let checksum = xxhash_rust::xxh3::xxh3_64_with_seed(&compressed, id);
+    let mut value = encode(&LetterHeader { raw_len: raw.len() as u32, checksum });
+    value.extend_from_slice(&compressed);
+    Ok(value)
+}
+
+pub(crate) fn decode_dead_letter(id: u64, value: &[u8]) -> Result<DeadLetter, CodecError> {
+    let (header, start) = decode::<LetterHeader>(value)?;
+    if xxhash_rust::xxh3::xxh3_64_with_seed(&value[start..], id) != header.checksum {
+        return Err(damaged("a dead letter's checksum does not match"));
+    }
+    let (wire, _) = decode::<WireDeadLetter>(&decompress(&value[start..], header.raw_len)?)?;
     let payload = match entry_from(&wire.meta, &wire.data)? {
         Entry::Record(record) => Payload::Record(record),
         Entry::Rejected(r) => Payload::Raw { kind: r.kind, accepted_at: r.accepted_at, bytes: r.raw },

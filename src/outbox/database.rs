@@ -7,17 +7,25 @@
 //! * A page over a quarter of sled's segment goes to an unsynced file under `blobs/`. A leaf holds at most
 //!   20 items (16, and up to 4 while a sibling merges in), so with values of at most [`CHUNK`] bytes a leaf
 //!   stays under a quarter of [`SLED_SEGMENT_BYTES`] whatever the records' sizes: longer values are cut into
-//!   chunks. `blobs/` staying empty is asserted after every commit that wrote a chunked value.
-//! * sled panics on some damage: every call is made behind `catch_unwind`.
+//!   chunks. `blobs/` staying empty is asserted after every commit that wrote a longer value.
+//! * sled panics on some damage: every call, and the drop, is made behind `catch_unwind`.
+//! * After a failed write sled refuses all further ones until it is closed and opened again.
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::fault;
 
 /// sled's own segment (its I/O buffer): small, for three of these are resident per open database.
 const SLED_SEGMENT_BYTES: usize = 512 << 10;
 /// The longest value handed to sled: 20 of them stay under a quarter of [`SLED_SEGMENT_BYTES`].
-pub(super) const CHUNK: usize = 5 << 10;
+const CHUNK: usize = 5 << 10;
+/// In front of a chunked value: its length.
+const FRAME: usize = 4;
+/// How long sled may need to let go of a database that was closed.
+const LET_GO_WITHIN: Duration = Duration::from_millis(500);
 
 /// What can go wrong with a database.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +47,9 @@ pub enum DatabaseError {
         /// What the panic said.
         message: String,
     },
+    /// It is not there.
+    #[error("{}: missing", .0.display())]
+    Missing(PathBuf),
     /// The file system said no.
     #[error("{}: {source}", path.display())]
     Io {
@@ -50,13 +61,53 @@ pub enum DatabaseError {
     },
 }
 
+/// The kernel's numbers for a medium that cannot be read: bad sectors, a damaged file system.
+const EIO: i32 = 5;
+const EUCLEAN: i32 = 117;
+
+impl DatabaseError {
+    /// Whether somebody still has it open; sled has no other word for it.
+    fn is_in_use(&self) -> bool {
+        matches!(self, Self::Sled { source: sled::Error::Io(error), .. }
+            if error.to_string().contains("could not acquire lock"))
+    }
+
+    /// Whether the files themselves are wrong. Everything else (a full disk, no descriptors left, no permission) may
+    /// pass, and then the files are as good as before.
+    pub fn is_damage(&self) -> bool {
+        let of_io = |error: &std::io::Error| match error.raw_os_error() {
+            Some(code) => matches!(code, EIO | EUCLEAN),
+            None => !self.is_in_use(),
+        };
+        match self {
+            Self::Sled { source: sled::Error::Io(error), .. } => of_io(error),
+            Self::Io { source, .. } => {
+                source.kind() == std::io::ErrorKind::NotFound
+                    || source.raw_os_error().is_some() && of_io(source)
+            }
+            Self::Panicked { .. } | Self::Missing(_) | Self::Sled { .. } => true,
+        }
+    }
+}
+
 /// Whether a commit waits for the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Durability {
     /// `fdatasync` with every commit: survives a power cut.
+    #[default]
     Fsync,
     /// Survives the process's death, not the machine's: for a battery-backed store.
     Process,
+}
+
+impl Durability {
+    /// What an acknowledged record survives, in words.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Fsync => "survives a power cut",
+            Self::Process => "survives the process, not a power cut",
+        }
+    }
 }
 
 /// Writes that are applied and made durable together.
@@ -73,11 +124,19 @@ impl Batch {
         self.writes.insert(key, value);
     }
 
-    /// Stores `value` under `key` followed by chunk numbers; any length.
+    /// Stores `value` under `key` followed by chunk numbers; any length. Read it with [`Database::scan_chunked`].
     pub(super) fn put_chunked(&mut self, key: &[u8], value: &[u8]) {
-        self.chunked |= value.len() > CHUNK;
-        for (n, chunk) in value.chunks(CHUNK).enumerate() {
+        let framed = [&(value.len() as u32).to_be_bytes(), value].concat();
+        self.chunked |= framed.len() > CHUNK;
+        for (n, chunk) in framed.chunks(CHUNK).enumerate() {
             self.writes.insert(chunk_key(key, n), chunk);
+        }
+    }
+
+    /// Removes what [`Self::put_chunked`] stored of a value of `len` bytes.
+    pub(super) fn remove_chunked(&mut self, key: &[u8], len: usize) {
+        for n in 0..(len + FRAME).div_ceil(CHUNK) {
+            self.writes.remove(chunk_key(key, n));
         }
     }
 
@@ -96,44 +155,86 @@ fn chunk_key(key: &[u8], n: usize) -> Vec<u8> {
 /// An open database.
 pub(super) struct Database {
     path: PathBuf,
-    db: sled::Db,
+    /// Only ever empty while it is dropped.
+    db: Option<sled::Db>,
     barrier: File,
     durability: Durability,
 }
 
+impl Drop for Database {
+    fn drop(&mut self) {
+        let db = self.db.take();
+        // What was committed is on the disk: whatever goes wrong in here loses nothing.
+        let _ = guard(&self.path, || {
+            drop(db);
+            Ok(())
+        });
+    }
+}
+
 impl Database {
-    /// Opens the database in `path`, creating it if it is not there.
+    /// Opens the database in `path`, which must be there.
     pub(super) fn open(path: &Path, durability: Durability, cache: u64) -> Result<Self, DatabaseError> {
-        let new = !path.join("db").exists();
-        let db = guard(path, || {
-            sled::Config::new()
-                .path(path)
-                .segment_size(SLED_SEGMENT_BYTES)
-                .cache_capacity(cache)
-                .mode(sled::Mode::HighThroughput)
-                .flush_every_ms(None)
-                .open()
-        })?;
-        let io = |source| DatabaseError::Io { path: path.to_path_buf(), source };
-        let barrier = File::open(path.join("db")).map_err(io)?;
-        if new {
-            // IMPORTANT: before the first commit: a synced record in a file whose name is not synced is gone.
-            sync_tree(path).map_err(io)?;
+        // IMPORTANT: sled would make a new, empty one, and nobody would notice that records are missing.
+        if !path.join("db").exists() {
+            return Err(DatabaseError::Missing(path.to_path_buf()));
         }
-        Ok(Self { path: path.to_path_buf(), db, barrier, durability })
+        Self::open_or_create(path, durability, cache)
+    }
+
+    /// Creates a database in `path`, where none is.
+    pub(super) fn create(path: &Path, durability: Durability, cache: u64) -> Result<Self, DatabaseError> {
+        let database = Self::open_or_create(path, durability, cache)?;
+        // IMPORTANT: before the first commit: a synced record in a file whose name is not synced is gone.
+        sync_tree(path).map_err(|source| DatabaseError::Io { path: path.to_path_buf(), source })?;
+        Ok(database)
+    }
+
+    fn open_or_create(path: &Path, durability: Durability, cache: u64) -> Result<Self, DatabaseError> {
+        let begun = Instant::now();
+        let db = loop {
+            let opened = guard(path, || {
+                sled::Config::new()
+                    .path(path)
+                    .segment_size(SLED_SEGMENT_BYTES)
+                    .cache_capacity(cache)
+                    .mode(sled::Mode::HighThroughput)
+                    .flush_every_ms(None)
+                    .open()
+            });
+            match opened {
+                // A database that was just closed: sled's own threads let go of it a moment later.
+                Err(error) if error.is_in_use() && begun.elapsed() < LET_GO_WITHIN => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                opened => break opened?,
+            }
+        };
+        let barrier = File::open(path.join("db"))
+            .map_err(|source| DatabaseError::Io { path: path.to_path_buf(), source })?;
+        Ok(Self { path: path.to_path_buf(), db: Some(db), barrier, durability })
+    }
+
+    /// Runs a call into sled.
+    fn call<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, DatabaseError> {
+        match &self.db {
+            Some(db) => guard(&self.path, || call(db)),
+            None => Err(DatabaseError::Missing(self.path.clone())),
+        }
     }
 
     /// Applies `batch` and returns when it would survive (see [`Durability`]).
     pub(super) fn commit(&self, batch: Batch) -> Result<(), DatabaseError> {
-        guard(&self.path, || {
-            self.db.apply_batch(batch.writes)?;
-            self.db.flush()
+        let io = |source| DatabaseError::Io { path: self.path.join("db"), source };
+        fault::point().map_err(io)?;
+        self.call(|db| {
+            db.apply_batch(batch.writes)?;
+            db.flush()
         })?;
         if self.durability == Durability::Fsync {
-            self.barrier
-                .sync_data()
-                .map_err(|source| DatabaseError::Io { path: self.path.join("db"), source })?;
+            self.barrier.sync_data().map_err(io)?;
         }
+        fault::point().map_err(io)?;
         if batch.chunked && !self.blobs_empty() {
             return Err(DatabaseError::Panicked {
                 path: self.path.clone(),
@@ -148,7 +249,7 @@ impl Database {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>, DatabaseError> {
-        guard(&self.path, || self.db.get(key))
+        self.call(|db| db.get(key))
     }
 
     /// The pairs whose keys begin with `prefix`, from `from` on, until `visit` answers false.
@@ -158,8 +259,8 @@ impl Database {
         from: &[u8],
         mut visit: impl FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), DatabaseError> {
-        guard(&self.path, || {
-            for pair in self.db.range(from..) {
+        self.call(|db| {
+            for pair in db.range(from..) {
                 let (key, value) = pair?;
                 if !key.starts_with(prefix) || !visit(&key, &value) {
                     break;
@@ -169,20 +270,80 @@ impl Database {
         })
     }
 
-    /// The last pair whose key begins with `prefix` and is at most `upto`.
-    pub(super) fn last(
+    /// The values that [`Batch::put_chunked`] stored, each under its key without the chunk's number, until `visit`
+    /// answers false. `None` for one of which a part is missing.
+    pub(super) fn scan_chunked(
         &self,
         prefix: &[u8],
-        upto: &[u8],
-    ) -> Result<Option<(sled::IVec, sled::IVec)>, DatabaseError> {
-        guard(&self.path, || {
-            Ok(self.db.range(..=upto).next_back().transpose()?.filter(|(key, _)| key.starts_with(prefix)))
-        })
+        from: &[u8],
+        mut visit: impl FnMut(&[u8], Option<&[u8]>) -> bool,
+    ) -> Result<(), DatabaseError> {
+        let mut value = Chunks::default();
+        let mut done = false;
+        self.scan(prefix, from, |key, chunk| {
+            let (name, number) = key.split_at(key.len().saturating_sub(2));
+            if value.is_open() && value.key != name {
+                done = !visit(&value.key, None);
+                value.clear();
+            }
+            if !done {
+                value.push(name, number, chunk);
+                if value.is_whole() {
+                    done = !visit(name, Some(&value.bytes[FRAME..]));
+                    value.clear();
+                }
+            }
+            !done
+        })?;
+        if !done && value.is_open() {
+            visit(&value.key, None);
+        }
+        Ok(())
+    }
+
+    /// The last key that begins with `prefix`.
+    pub(super) fn last_key(&self, prefix: &[u8]) -> Result<Option<sled::IVec>, DatabaseError> {
+        self.call(|db| Ok(db.scan_prefix(prefix).next_back().transpose()?.map(|(key, _)| key)))
     }
 
     /// What it takes on the disk, in bytes.
     pub(super) fn disk_bytes(&self) -> u64 {
         self.barrier.metadata().map_or(0, |meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512)
+    }
+}
+
+/// A chunked value while it is put together.
+#[derive(Default)]
+struct Chunks {
+    key: Vec<u8>,
+    bytes: Vec<u8>,
+    next: u16,
+    is_broken: bool,
+}
+
+impl Chunks {
+    fn is_open(&self) -> bool {
+        self.next > 0
+    }
+
+    fn push(&mut self, key: &[u8], number: &[u8], chunk: &[u8]) {
+        if !self.is_open() {
+            self.key.extend_from_slice(key);
+        }
+        self.is_broken |= number != self.next.to_be_bytes();
+        self.next = self.next.saturating_add(1);
+        self.bytes.extend_from_slice(chunk);
+    }
+
+    fn is_whole(&self) -> bool {
+        let len = self.bytes.first_chunk::<FRAME>().map(|len| u32::from_be_bytes(*len) as usize);
+        !self.is_broken && len.is_some_and(|len| self.bytes.len() == len + FRAME)
+    }
+
+    fn clear(&mut self) {
+        self.key.clear();
+        self.bytes.clear();
+        (self.next, self.is_broken) = (0, false);
     }
 }
 

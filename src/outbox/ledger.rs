@@ -4,19 +4,20 @@
 //! the counters always agree with the marks.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Log;
 use super::codec::{self, CodecError};
-use super::database::{Batch, Database, DatabaseError, Durability};
+use super::database::{Batch, DatabaseError, Durability};
 use super::dead_letter::DeadLetter;
-use super::schema::{Counters, SegmentInfo};
+use super::schema::{Counters, SegmentInfo, Totals};
 use super::settled::{Changes, Mark, Settled};
-
-const CACHE_BYTES: u64 = 2 << 20;
+use super::slot::Slot;
 
 const COUNTERS: &[u8] = b"c";
+const TOTALS: &[u8] = b"t";
 const SEGMENT: u8 = b'g';
+const TOMBSTONE: u8 = b'x';
 const LOW: u8 = b'l';
 const MARK: u8 = b'p';
 const LETTER: u8 = b'd';
@@ -33,10 +34,25 @@ pub enum LedgerError {
     /// Compression.
     #[error("ledger: {0}")]
     Io(#[from] std::io::Error),
+    /// The outbox was closed.
+    #[error("the outbox is closed")]
+    Closed,
+}
+
+impl LedgerError {
+    /// Whether what is stored is wrong, rather than the moment.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            Self::Database(error) => error.is_damage(),
+            // A newer release's value is not damaged: it is left alone.
+            Self::Codec(error) => matches!(error, CodecError::Damaged(_)),
+            Self::Io(_) | Self::Closed => false,
+        }
+    }
 }
 
 pub(super) struct Ledger {
-    db: Database,
+    slot: Slot,
 }
 
 /// Changes that are committed together.
@@ -46,6 +62,11 @@ pub(super) struct Entry(Batch);
 impl Entry {
     pub(super) fn counters(&mut self, counters: &Counters) {
         self.0.put(COUNTERS, codec::encode(counters));
+    }
+
+    /// A copy of the newest segment's totals: should that be lost, this is what it held at least.
+    pub(super) fn totals(&mut self, totals: &Totals) {
+        self.0.put(TOTALS, codec::encode(totals));
     }
 
     pub(super) fn settled(&mut self, log: Log, changes: &Changes) {
@@ -61,113 +82,148 @@ impl Entry {
         }
     }
 
-    pub(super) fn letter(&mut self, letter: &DeadLetter) -> std::io::Result<u64> {
-        let value = codec::encode_dead_letter(letter)?;
-        let mut framed = (value.len() as u32).to_be_bytes().to_vec();
-        framed.extend_from_slice(&value);
-        self.0.put_chunked(&letter_key(letter.id), &framed);
-        Ok(framed.len() as u64)
+    pub(super) fn letter(&mut self, id: u64, value: &[u8]) {
+        self.0.put_chunked(&numbered(LETTER, id), value);
+    }
+
+    pub(super) fn forget_letter(&mut self, id: u64, len: usize) {
+        self.0.remove_chunked(&numbered(LETTER, id), len);
     }
 
     pub(super) fn segment(&mut self, id: u64, info: &SegmentInfo) {
-        self.0.put(&segment_key(id), codec::encode(info));
+        self.0.put(&numbered(SEGMENT, id), codec::encode(info));
     }
 
+    /// The segment is out of the row, and its folder may be deleted.
     pub(super) fn forget_segment(&mut self, id: u64) {
-        self.0.remove(&segment_key(id));
+        self.0.remove(&numbered(SEGMENT, id));
+        self.0.put(&numbered(TOMBSTONE, id), codec::encode(&()));
+    }
+
+    /// The segment's folder is gone.
+    pub(super) fn forget_tombstone(&mut self, id: u64) {
+        self.0.remove(&numbered(TOMBSTONE, id));
     }
 }
 
-fn segment_key(id: u64) -> Vec<u8> {
-    [&[SEGMENT][..], &id.to_be_bytes()].concat()
-}
-
-fn letter_key(id: u64) -> Vec<u8> {
-    [&[LETTER][..], &id.to_be_bytes()].concat()
+fn numbered(tag: u8, id: u64) -> Vec<u8> {
+    [&[tag][..], &id.to_be_bytes()].concat()
 }
 
 fn number(key: &[u8], at: usize) -> u64 {
     key.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
 
+/// Dead letters as they are read: the number, the letter or what is wrong with it, and its length as stored.
+pub(super) type Found = (u64, Result<DeadLetter, CodecError>, usize);
+
 impl Ledger {
-    pub(super) fn open(dir: &Path, durability: Durability) -> Result<Self, LedgerError> {
-        Ok(Self { db: Database::open(&dir.join("ledger"), durability, CACHE_BYTES)? })
+    fn path(dir: &Path) -> PathBuf {
+        dir.join("ledger")
     }
 
+    /// Opens it. `None` where there is none.
+    pub(super) fn open(dir: &Path, durability: Durability) -> Result<Option<Self>, LedgerError> {
+        let slot = Slot::new(Self::path(dir), durability);
+        match slot.get() {
+            Ok(_) => Ok(Some(Self { slot })),
+            Err(DatabaseError::Missing(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes an empty one.
+    pub(super) fn create(dir: &Path, durability: Durability) -> Result<Self, LedgerError> {
+        let slot = Slot::new(Self::path(dir), durability);
+        slot.create()?;
+        Ok(Self { slot })
+    }
+
+    /// Reads everything that opening needs, to see whether it can be read.
+    pub(super) fn check(&self) -> Result<(), LedgerError> {
+        self.counters()?;
+        self.totals()?;
+        self.segments()?;
+        self.tombstones()?;
+        Log::ALL.into_iter().try_for_each(|log| self.settled(log).map(drop))
+    }
+
+    /// All of `entry` or nothing of it. After an error that is not known before it is opened again, which the next
+    /// call does.
     pub(super) fn commit(&self, entry: Entry) -> Result<(), LedgerError> {
-        Ok(self.db.commit(entry.0)?)
+        Ok(self.slot.commit(entry.0)?)
     }
 
-    pub(super) fn counters(&self) -> Result<Counters, LedgerError> {
-        Ok(self.db.get(COUNTERS)?.map(|value| codec::decode(&value)).transpose()?.map_or_else(
-            || Counters { next_dead_letter: 1, ..Counters::default() },
-            |(counters, _)| counters,
-        ))
+    fn value<T: codec::Decode<()>>(&self, key: &[u8]) -> Result<Option<T>, LedgerError> {
+        let value = self.slot.get()?.get(key)?;
+        Ok(value.map(|value| codec::decode(&value)).transpose()?.map(|(value, _)| value))
+    }
+
+    /// The counters, if anything was ever counted.
+    pub(super) fn counters(&self) -> Result<Option<Counters>, LedgerError> {
+        self.value(COUNTERS)
+    }
+
+    pub(super) fn totals(&self) -> Result<Option<Totals>, LedgerError> {
+        self.value(TOTALS)
     }
 
     pub(super) fn settled(&self, log: Log) -> Result<Settled, LedgerError> {
-        let low = match self.db.get(&[LOW, log as u8])? {
-            Some(value) => codec::decode(&value)?.0,
-            None => 0,
-        };
-        let mut marks = BTreeMap::new();
+        let low = self.value(&[LOW, log as u8])?.unwrap_or(0);
         let prefix = [MARK, log as u8];
-        let mut bad = None;
-        self.db.scan(&prefix, &prefix, |key, value| match codec::decode::<Mark>(value) {
-            Ok((mark, _)) => {
-                marks.insert(number(key, 2), mark);
-                true
-            }
-            Err(error) => {
-                bad = Some(error);
-                false
-            }
-        })?;
-        bad.map_or_else(|| Ok(Settled::restore(low, marks)), |error| Err(error.into()))
+        let marks = self.values::<Mark>(&prefix)?.into_iter().collect::<BTreeMap<_, _>>();
+        Ok(Settled::restore(low, marks))
     }
 
+    /// The row of segments.
     pub(super) fn segments(&self) -> Result<Vec<(u64, SegmentInfo)>, LedgerError> {
-        let mut segments = Vec::new();
-        let mut bad = None;
-        self.db.scan(&[SEGMENT], &[SEGMENT], |key, value| match codec::decode(value) {
-            Ok((info, _)) => {
-                segments.push((number(key, 1), info));
-                true
-            }
-            Err(error) => {
-                bad = Some(error);
-                false
-            }
-        })?;
-        bad.map_or(Ok(segments), |error| Err(error.into()))
+        self.values(&[SEGMENT])
     }
 
-    /// The dead letters from number `from` on, at most `most`.
-    pub(super) fn letters(&self, from: u64, most: usize) -> Result<Vec<DeadLetter>, LedgerError> {
-        let mut letters = Vec::new();
-        let mut bad = None;
-        let (mut value, mut whole) = (Vec::new(), 0);
-        self.db.scan(&[LETTER], &letter_key(from), |key, chunk| {
-            if value.is_empty() {
-                let Some((len, _)) = chunk.split_first_chunk::<4>() else { return true };
-                whole = u32::from_be_bytes(*len) as usize + 4;
-            }
-            value.extend_from_slice(chunk);
-            if value.len() < whole {
-                return true;
-            }
-            match codec::decode_dead_letter(number(key, 1), &value[4..]) {
-                Ok(letter) => letters.push(letter),
+    /// Segments that are out of the row, and whose folders may still be there.
+    pub(super) fn tombstones(&self) -> Result<Vec<u64>, LedgerError> {
+        Ok(self.values::<()>(&[TOMBSTONE])?.into_iter().map(|(id, ())| id).collect())
+    }
+
+    /// The values under numbers behind `prefix`.
+    fn values<T: codec::Decode<()>>(&self, prefix: &[u8]) -> Result<Vec<(u64, T)>, LedgerError> {
+        let (mut values, mut bad) = (Vec::new(), None);
+        self.slot.get()?.scan(prefix, prefix, |key, value| {
+            match codec::decode(value) {
+                Ok((value, _)) => values.push((number(key, prefix.len()), value)),
                 Err(error) => bad = Some(error),
             }
-            value.clear();
-            bad.is_none() && letters.len() < most
+            bad.is_none()
         })?;
-        bad.map_or(Ok(letters), |error| Err(error.into()))
+        bad.map_or(Ok(values), |error| Err(error.into()))
+    }
+
+    /// Hands the dead letters from number `from` on to `visit`, until it answers false.
+    pub(super) fn letters(&self, from: u64, mut visit: impl FnMut(Found) -> bool) -> Result<(), LedgerError> {
+        let missing = || CodecError::Damaged("a part is missing".into());
+        self.slot.get()?.scan_chunked(&[LETTER], &numbered(LETTER, from), |key, value| {
+            let id = number(key, 1);
+            let letter = value.ok_or_else(missing).and_then(|value| codec::decode_dead_letter(id, value));
+            visit((id, letter, value.map_or(0, <[u8]>::len)))
+        })?;
+        Ok(())
+    }
+
+    /// The dead letter with this number.
+    pub(super) fn letter(&self, id: u64) -> Result<Option<Found>, LedgerError> {
+        let mut found = None;
+        self.letters(id, |letter| {
+            found = Some(letter).filter(|(found, ..)| *found == id);
+            false
+        })?;
+        Ok(found)
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {
-        self.db.disk_bytes()
+        self.slot.disk_bytes()
+    }
+
+    pub(super) fn close(&self) {
+        self.slot.close();
     }
 }

@@ -9,14 +9,16 @@
 //!   reserve           bytes given up when the disk is full, so that the outbox can be opened and drained
 //!   segments/<id>/    a sled database each: packs of records, appended, then read, then deleted whole
 //!   ledger/           a sled database: what is settled, counters, dead letters, the row of segments
+//!   quarantine/       what was damaged, with reports; never deleted, brought back by salvaging
 //! ```
 //!
-//! A **segment** holds, in one tree,
+//! A **segment** holds
 //!
 //! | key | value |
 //! |---|---|
 //! | `p` log u8, first u64, chunk u16 | a pack: header and up to 64 zstd-compressed records, numbered from `first` on |
-//! | `t` | totals: the next number, and what was ever appended, by kind |
+//! | `b` | the totals that it began with |
+//! | `t` | totals: the next number, and what was ever appended, by log and kind |
 //! | `k` append u64, chunk u16 | what that append took from the queues: positions and digests |
 //!
 //! and the **ledger**
@@ -24,12 +26,15 @@
 //! | key | value |
 //! |---|---|
 //! | `c` | counters of what was settled, by kind and outcome |
+//! | `t` | a copy of the newest segment's totals, a second old at most |
 //! | `l` log u8 | low mark: all below is settled |
 //! | `p` log u8, first u64 | a pack above the low mark that is settled in part, or a run of settled ones |
 //! | `d` id u64, chunk u16 | a dead letter |
-//! | `g` id u64 | a segment of the row |
+//! | `g` id u64 | a segment of the row: its numbers, what it holds and what of it is settled |
+//! | `x` id u64 | a segment that left the row and whose folder may still be there |
 //!
-//! Numbers are big endian, so keys sort as numbers do. Values begin with a version byte ([`codec`]).
+//! Numbers are big endian, so keys sort as numbers do. Values begin with a version byte ([`codec`]); packs and dead
+//! letters carry a checksum that covers their place as well. A value in chunks begins with its length.
 //!
 //! # Logs
 //!
@@ -41,12 +46,25 @@
 //!
 //! * **Append**: packs, totals and checkpoint in one atomic batch; barrier; then the appender is told. Appends
 //!   that arrive while a barrier is under way share the next one.
-//! * **Settle**: in memory at once, in the ledger every 50 ms: marks, counters and dead letters in one atomic
-//!   batch. A crash loses at most that last tick (and what the requests in flight answer meanwhile): those
-//!   records are sent again with the same key and body. Settling never touches a segment.
-//! * **A new segment**: created and synced, then listed in the ledger, then used.
-//! * **A settled segment**: the ledger says that all of it is settled; then the ledger forgets it; then its
-//!   folder is deleted. A folder that the ledger does not know is such a remainder and is deleted at opening.
+//! * **Settle**: in memory at once, in the ledger every 50 ms: marks, counters, dead letters and the segments' own
+//!   counts in one atomic batch. A crash loses at most that last tick (and what the requests in flight answer
+//!   meanwhile): those records are sent again with the same key and body. Settling never touches a segment.
+//! * **A new segment**: created with the totals and the checkpoint, synced; then listed in the ledger, together with
+//!   the end of the one before; then used. After a failed write it begins behind what was acknowledged, and what
+//!   the failure may have left in the old one is not read: it was never acknowledged.
+//! * **A settled segment**: the ledger says that all of it is settled; then the ledger forgets it and notes a tombstone;
+//!   then its folder is deleted; then the tombstone.
+//! * **Carrying forward**: of a large old segment with a few waiting records, the packs that hold them are copied into
+//!   the next segment, numbers and all; barrier; then the ledger gives that one the old one's numbers and forgets
+//!   the old one. A copy below a segment's first number is not read.
+//!
+//! # Damage
+//!
+//! What cannot be read is set aside and the rest goes on. A whole segment moves to `quarantine/` at once. Of one with a
+//! few bad packs, or without packs that it should have (sled silently drops what it finds torn), the rest is
+//! delivered first: then its own counts say how many records are missing. What was waiting in it counts as
+//! *exported* (it left for a file, and comes back by salvaging as newly enqueued), so that the counters add up. A lost
+//! ledger is begun anew: the counters begin anew, and all that the segments hold is sent again with the same keys.
 //!
 //! # Assumptions
 //!
@@ -58,21 +76,31 @@
 //! The **writer** commits appends; the **keeper** reads packs for the drain, commits the ledger and deletes
 //! segments. Neither is the async runtime's. Both end when the [`Outbox`] is dropped.
 
-mod codec;
+pub(crate) mod codec;
 mod database;
 mod dead_letter;
+mod fault;
 mod keeper;
 mod ledger;
+mod manifest;
 mod open;
+mod quarantine;
+mod replay;
+mod reserve;
+mod row;
 mod schema;
 mod segment;
 mod settled;
+mod shared;
+mod slot;
 mod space;
 mod state;
+mod stats;
+#[cfg(test)]
+mod tests;
 mod writer;
 
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use tokio::sync::{oneshot, watch};
@@ -82,12 +110,15 @@ pub use database::{DatabaseError, Durability};
 pub use dead_letter::{DeadLetter, Payload, Reason};
 pub use ledger::LedgerError;
 pub use open::{OpenError, Settings};
+pub use quarantine::Report;
+pub use replay::{ReplayError, Replayed};
 pub use schema::{Recent, Taken};
 pub use segment::ReadError;
-pub use state::{Settlement, Stats};
+pub use state::Settlement;
+pub use stats::Stats;
 
 use crate::record::{Kind, Queue, Timestamp};
-use state::State;
+use shared::Shared;
 
 /// One of the rows of records that are read apart. The numbers are persisted: never renumber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,6 +144,17 @@ impl Log {
 
     fn index(self) -> usize {
         self as usize - 1
+    }
+
+    /// The name on the command line and in reports.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Quota => "quota",
+            Self::Started => "started",
+            Self::Usage => "usage",
+            Self::Completed => "completed",
+            Self::Rejected => "rejected",
+        }
     }
 
     fn of(entry: &Entry) -> Self {
@@ -188,7 +230,7 @@ pub enum AppendError {
 #[derive(Clone)]
 pub struct Outbox {
     shared: Arc<Shared>,
-    appends: tokio::sync::mpsc::Sender<writer::Append>,
+    appends: tokio::sync::mpsc::Sender<writer::Order>,
     requests: mpsc::Sender<keeper::Request>,
 }
 
@@ -211,28 +253,6 @@ impl Threads {
     }
 }
 
-struct Shared {
-    settings: Settings,
-    id: uuid::Uuid,
-    state: Mutex<State>,
-    ledger: ledger::Ledger,
-    /// Why appends are not accepted, if they are not.
-    paused: watch::Sender<Option<&'static str>>,
-    /// The number of the last durable record.
-    last: watch::Sender<u64>,
-    /// Used bytes, as last measured.
-    used: std::sync::atomic::AtomicU64,
-    ledger_failed: AtomicBool,
-    _lock: std::fs::File,
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Poisoned or not: every change under this lock is complete in itself.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Outbox {
     /// Appends `entries`, taken as `recent` says; the answer comes when all of it would survive a power cut.
     ///
@@ -246,21 +266,20 @@ impl Outbox {
     ) -> Result<oneshot::Receiver<Result<u64, AppendError>>, AppendError> {
         let (done, committed) = oneshot::channel();
         let append = writer::Append { entries, taken, done };
-        self.appends.send(append).await.map_err(|_| AppendError::Closed)?;
+        self.appends.send(writer::Order::Append(append)).await.map_err(|_| AppendError::Closed)?;
         Ok(committed)
     }
 
-    /// Reads `log` in `from..upto`: whole packs, until `most` records that are not settled are found. `upto` must
-    /// be the end of an append. When all of it has been read, the lease's `next` is `upto`.
+    /// Reads `log` in `from..upto`: whole packs, until `most` records that are not settled are found, or some MiB of
+    /// them. `upto` must be the end of an append. When all of it has been read, the lease's `next` is `upto`.
     ///
     /// A record is given out as often as it is read: the caller knows what it has in hand.
     pub async fn lease(&self, log: Log, from: u64, upto: u64, most: usize) -> Result<Lease, ReadError> {
         let (done, lease) = oneshot::channel();
-        // A closed outbox has nothing more to give.
-        if self.requests.send(keeper::Request::Lease { log, from, upto, most, done }).is_err() {
-            return Ok(Lease { records: Vec::new(), next: from });
-        }
-        lease.await.unwrap_or(Ok(Lease { records: Vec::new(), next: from }))
+        self.requests
+            .send(keeper::Request::Lease { log, from, upto, most, done })
+            .map_err(|_| ReadError::Closed)?;
+        lease.await.unwrap_or(Err(ReadError::Closed))
     }
 
     /// Settles a record: at once for every reader, on the disk within 100 ms.
@@ -281,13 +300,19 @@ impl Outbox {
         self.shared.state().bury(ticket, letter);
     }
 
-    /// The dead letters from number `from` on, at most `most` of them.
+    /// The dead letters from number `from` on, at most `most` of them, and fewer when they are large. Empty only when
+    /// there are no more.
     pub async fn dead_letters(&self, from: u64, most: usize) -> Result<Vec<DeadLetter>, LedgerError> {
         let (done, letters) = oneshot::channel();
-        if self.requests.send(keeper::Request::Letters { from, most, done }).is_err() {
-            return Ok(Vec::new());
-        }
-        letters.await.unwrap_or_else(|_| Ok(Vec::new()))
+        self.requests.send(keeper::Request::Letters { from, most, done }).map_err(|_| LedgerError::Closed)?;
+        letters.await.unwrap_or(Err(LedgerError::Closed))
+    }
+
+    /// Drops dead letters for good. Gives how many of them there were.
+    pub async fn drop_dead_letters(&self, ids: Vec<u64>) -> Result<u64, LedgerError> {
+        let (done, dropped) = oneshot::channel();
+        self.requests.send(keeper::Request::DropLetters { ids, done }).map_err(|_| LedgerError::Closed)?;
+        dropped.await.unwrap_or(Err(LedgerError::Closed))
     }
 
     /// The number of the last dead letter that was mirrored.
@@ -310,7 +335,11 @@ impl Outbox {
     /// The counters and depths of this moment.
     pub fn stats(&self) -> Stats {
         let mut stats = self.shared.state().stats();
+        let (segments, records) = *self.shared.quarantined.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.quarantined_segments += segments;
+        stats.quarantined_records = records;
         stats.disk_bytes = self.shared.used.load(std::sync::atomic::Ordering::Relaxed);
+        stats.durability = self.shared.settings.durability;
         stats.capacity_bytes = self.shared.settings.max_bytes;
         stats.paused = *self.shared.paused.borrow();
         stats.accepting = stats.paused.is_none();

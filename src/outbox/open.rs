@@ -1,24 +1,20 @@
-//! Opening an outbox: the lock, the format, the row of segments, and everything that a crash may have left.
+//! Opening an outbox: the lock, the format, the row of segments, and the threads.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::keeper::Keeper;
-use super::ledger::{self, Ledger};
-use super::schema::{SegmentInfo, Totals};
-use super::segment::{Listed, Segment};
-use super::state::State;
-use super::writer::Writer;
-use super::{Durability, LedgerError, Log, Outbox, ReadError, Shared, Threads};
+use super::ledger::Ledger;
+use super::manifest::{self, FORMAT};
+use super::reserve::Reserve;
+use super::writer::{Order, Writer};
+use super::{DatabaseError, Durability, LedgerError, Outbox, ReadError, Shared, Threads, quarantine, row};
 
-/// The version of everything on the disk.
-const FORMAT: u32 = 1;
 /// Appends that may wait for the writer: more than the intake ever has under way.
 const APPENDS: usize = 16;
 
@@ -35,11 +31,13 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Whether a commit waits for the disk.
     pub durability: Durability,
+    /// How long a dead letter is kept.
+    pub dead_letter_retention: Duration,
     /// Where the duration of commits is noted.
     pub commit_seconds: prometheus::Histogram,
 }
 
-/// Why an outbox could not be opened. Nothing in its folder was changed.
+/// Why an outbox could not be opened. Nothing that waits in it was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The folder cannot be used.
@@ -51,6 +49,9 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    /// There is no outbox in it.
+    #[error("OUTBOX_DIR {}: there is no outbox", .0.display())]
+    Absent(PathBuf),
     /// Another process has it.
     #[error("OUTBOX_DIR {}: another agent has this outbox open", .0.display())]
     Locked(PathBuf),
@@ -62,69 +63,110 @@ pub enum OpenError {
         /// What `format.json` says.
         found: String,
     },
+    /// `format.json` is damaged.
+    #[error("OUTBOX_DIR {}: {source}", path.display())]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// A segment.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// A new segment.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
 }
 
-#[derive(Serialize, Deserialize)]
-struct Format {
-    format: serde_json::Value,
-    id: uuid::Uuid,
-}
-
-impl Outbox {
-    /// Opens the outbox in `settings.dir`, creating it if it is not there.
-    pub fn open(settings: Settings) -> Result<(Self, Threads), OpenError> {
-        let folder = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| OpenError::Folder { path, source }
-        };
-        let dir = settings.dir.clone();
-        std::fs::create_dir_all(dir.join("segments")).map_err(folder(&dir))?;
-        let lock_path = dir.join("lock");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(folder(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Err(OpenError::Locked(dir)),
-            Err(std::fs::TryLockError::Error(source)) => {
-                return Err(OpenError::Folder { path: lock_path, source });
-            }
-        }
-        let id = read_format(&dir)?;
-        let ledger = Ledger::open(&dir, settings.durability)?;
-        let segments = list_segments(&settings, &ledger).map_err(|error| error.into_open(&dir))?;
-        let state = load(&ledger, segments)?;
-        let last = state.totals.next - 1;
-        let shared = Arc::new(Shared {
-            settings,
-            id,
-            state: Mutex::new(state),
-            ledger,
-            paused: watch::Sender::new(None),
-            last: watch::Sender::new(last),
-            used: AtomicU64::new(0),
-            ledger_failed: AtomicBool::new(false),
-            _lock: lock,
-        });
-        shared.measure();
-        start(shared).map_err(folder(&dir))
+/// Takes the folder for this process alone.
+pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
+    let path = dir.join("lock");
+    let folder = |source| OpenError::Folder { path: path.clone(), source };
+    let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(folder)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked(dir.to_path_buf())),
+        Err(std::fs::TryLockError::Error(source)) => Err(folder(source)),
     }
 }
 
+impl Outbox {
+    /// Opens the outbox in `settings.dir`, creating it if it is not there. What is damaged is set aside.
+    pub fn open(settings: Settings) -> Result<(Self, Threads), OpenError> {
+        let dir = settings.dir.clone();
+        let shared = restore(settings)?;
+        start(shared).map_err(|source| OpenError::Folder { path: dir, source })
+    }
+}
+
+/// An outbox that nobody works on yet.
+pub(super) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
+    let dir = settings.dir.clone();
+    let folder = |source| OpenError::Folder { path: dir.clone(), source };
+    std::fs::create_dir_all(dir.join("segments")).map_err(folder)?;
+    let lock = lock(&dir)?;
+    let reserve = Reserve::new(&dir);
+    // Before anything is opened: sled cannot open a database on a full disk.
+    reserve.give_up();
+    let id = manifest::read_or_create(&dir)?;
+    let (ledger, is_new) = open_ledger(&settings)?;
+    let state = row::restore(&settings, &ledger, is_new)?;
+    let shared = Arc::new(Shared {
+        id,
+        state: Mutex::new(state),
+        saving: Mutex::new(()),
+        ledger,
+        reserve,
+        paused: watch::Sender::new(None),
+        last: watch::Sender::new(0),
+        used: AtomicU64::new(0),
+        ledger_failed: AtomicBool::new(false),
+        writer_failed: AtomicBool::new(false),
+        quarantined: Mutex::new(quarantine::count(&dir)),
+        settings,
+        _lock: lock,
+    });
+    row::repair(&shared)?;
+    let last = shared.state().totals.next - 1;
+    shared.last.send_replace(last);
+    shared.measure();
+    Ok(shared)
+}
+
+/// The ledger, and whether it is a new one. One that is damaged is set aside: then all that the segments hold is sent
+/// again, with the same keys.
+fn open_ledger(settings: &Settings) -> Result<(Ledger, bool), OpenError> {
+    let ledger = match Ledger::open(&settings.dir, settings.durability) {
+        Ok(Some(ledger)) => match ledger.check() {
+            Ok(()) => return Ok((ledger, false)),
+            Err(error) => {
+                ledger.close();
+                Err(error)
+            }
+        },
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ledger {
+        if !error.is_damage() {
+            return Err(error.into());
+        }
+        let folder = |source| OpenError::Folder { path: settings.dir.join("ledger"), source };
+        quarantine::move_aside(&settings.dir, "ledger", error.to_string()).map_err(folder)?;
+    }
+    Ok((Ledger::create(&settings.dir, settings.durability)?, true))
+}
+
 fn start(shared: Arc<Shared>) -> std::io::Result<(Outbox, Threads)> {
-    let (appends, appended) = tokio::sync::mpsc::channel(APPENDS);
+    let (appends, appended) = tokio::sync::mpsc::channel::<Order>(APPENDS);
     let (requests, requested) = mpsc::channel();
     let writer = Writer::new(&shared)?;
-    let keeper = Keeper { shared: Arc::clone(&shared) };
+    let keeper = Keeper::new(Arc::clone(&shared), appends.downgrade());
     let threads = Threads {
         writer: std::thread::Builder::new()
             .name("outbox-writer".into())
@@ -134,116 +176,4 @@ fn start(shared: Arc<Shared>) -> std::io::Result<(Outbox, Threads)> {
             .spawn(move || keeper.run(&requested))?,
     };
     Ok((Outbox { shared, appends, requests }, threads))
-}
-
-/// Reads `format.json`, or writes it where there is no outbox yet.
-fn read_format(dir: &Path) -> Result<uuid::Uuid, OpenError> {
-    let path = dir.join("format.json");
-    let folder = |source| OpenError::Folder { path: path.clone(), source };
-    match std::fs::read(&path) {
-        Ok(bytes) => {
-            let unknown = |found: String| OpenError::Format { path: dir.to_path_buf(), found };
-            let format: Format =
-                serde_json::from_slice(&bytes).map_err(|e| unknown(format!("unreadable ({e})")))?;
-            if format.format == FORMAT { Ok(format.id) } else { Err(unknown(format.format.to_string())) }
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let format = Format { format: FORMAT.into(), id: uuid::Uuid::new_v4() };
-            let (new, text) =
-                (dir.join("format.json.new"), serde_json::to_string(&format).unwrap_or_default());
-            std::fs::write(&new, text).map_err(folder)?;
-            File::open(&new).and_then(|file| file.sync_all()).map_err(folder)?;
-            std::fs::rename(&new, &path).map_err(folder)?;
-            super::database::sync_dir(dir).map_err(folder)?;
-            Ok(format.id)
-        }
-        Err(source) => Err(folder(source)),
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum ListError {
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    #[error(transparent)]
-    Database(#[from] super::DatabaseError),
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-}
-
-impl ListError {
-    fn into_open(self, dir: &Path) -> OpenError {
-        match self {
-            Self::Ledger(error) => error.into(),
-            Self::Database(error) => ReadError::from(error).into(),
-            Self::Io(source) => OpenError::Folder { path: dir.join("segments"), source },
-        }
-    }
-}
-
-/// The row as the ledger lists it; folders that it does not list are deleted; the first segment is made.
-fn list_segments(settings: &Settings, ledger: &Ledger) -> Result<Vec<Listed>, ListError> {
-    let mut segments: Vec<Listed> = ledger
-        .segments()?
-        .into_iter()
-        .map(|(id, info)| Listed {
-            segment: Arc::new(Segment::new(&settings.dir, id, settings.durability)),
-            info,
-        })
-        .collect();
-    let listed: BTreeSet<&Path> = segments.iter().map(|listed| listed.segment.path()).collect();
-    for entry in std::fs::read_dir(settings.dir.join("segments"))? {
-        let path = entry?.path();
-        if !listed.contains(path.as_path()) {
-            std::fs::remove_dir_all(&path)?;
-        }
-    }
-    if segments.is_empty() {
-        let segment = Segment::new(&settings.dir, 1, settings.durability);
-        segment.database()?;
-        let info = SegmentInfo {
-            base: 1,
-            before: Totals { next: 1, ..Totals::default() },
-            ..SegmentInfo::default()
-        };
-        let mut entry = ledger::Entry::default();
-        entry.segment(1, &info);
-        ledger.commit(entry)?;
-        segments.push(Listed { segment: Arc::new(segment), info });
-    }
-    Ok(segments)
-}
-
-/// Everything that is known at any moment, from the ledger and the newest segment.
-fn load(ledger: &Ledger, mut segments: Vec<Listed>) -> Result<State, OpenError> {
-    let mut totals = Totals { next: 1, ..Totals::default() };
-    let mut recent = VecDeque::new();
-    let count = segments.len();
-    // The newest segment may have been listed just before a crash: then the checkpoint is in the one before it.
-    for listed in segments.iter().skip(count.saturating_sub(2)) {
-        for (n, taken) in listed.segment.recent()? {
-            recent.retain(|(m, _)| *m != n);
-            recent.push_back((n, taken));
-        }
-    }
-    while recent.len() > super::state::RECENT_APPENDS {
-        recent.pop_front();
-    }
-    if let Some(newest) = segments.last_mut() {
-        totals = newest.segment.totals()?.unwrap_or_else(|| newest.info.before.clone());
-        newest.info.ranges = newest.segment.ranges()?;
-    }
-    let mut settled: [super::settled::Settled; Log::COUNT] = Default::default();
-    for log in Log::ALL {
-        settled[log.index()] = ledger.settled(log)?;
-    }
-    Ok(State {
-        totals,
-        counters: ledger.counters()?,
-        settled,
-        segments,
-        recent,
-        letters: Vec::new(),
-        counters_dirty: false,
-    })
 }

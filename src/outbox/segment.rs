@@ -1,25 +1,22 @@
 //! A segment: one sled database of packs, appended to until it is full, then only read, then deleted.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 
 use super::Log;
 use super::codec::{self, CodecError, Entry, PackHeader};
 use super::database::{Batch, Database, DatabaseError, Durability};
 use super::schema::{Recent, SegmentInfo, Totals};
+use super::slot::Slot;
 
-/// sled's cache per open segment: a scan needs a leaf or two.
-const CACHE_BYTES: u64 = 2 << 20;
-
+const BEGIN: &[u8] = b"b";
 const TOTALS: &[u8] = b"t";
 const RECENT: &[u8] = b"k";
 
 /// A segment that is known, open or not.
 pub(super) struct Segment {
     pub id: u64,
-    path: PathBuf,
-    durability: Durability,
-    open: Mutex<Option<Arc<Database>>>,
+    slot: Slot,
 }
 
 /// What reading can meet.
@@ -28,19 +25,34 @@ pub enum ReadError {
     /// The database.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// A pack.
-    #[error("segment {segment}, {log:?} pack {first}: {source}")]
-    Pack {
+    /// A value beside the packs.
+    #[error("segment {segment}: {what}: {source}")]
+    Value {
         /// The segment's number.
         segment: u64,
-        /// The log.
-        log: Log,
-        /// The number of the pack's first record.
-        first: u64,
+        /// Which value.
+        what: &'static str,
         /// What is wrong with it.
         #[source]
         source: CodecError,
     },
+    /// A damaged segment that could not be set aside yet.
+    #[error("segment {0} is damaged and about to be set aside")]
+    Aside(u64),
+    /// The outbox was closed.
+    #[error("the outbox is closed")]
+    Closed,
+}
+
+impl ReadError {
+    /// Whether what was read is wrong, rather than the moment.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            Self::Database(error) => error.is_damage(),
+            Self::Value { .. } => true,
+            Self::Aside(_) | Self::Closed => false,
+        }
+    }
 }
 
 fn pack_key(log: Log, first: u64) -> Vec<u8> {
@@ -53,143 +65,147 @@ fn pack_first(key: &[u8]) -> u64 {
     key.get(2..10).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
 
+fn recent_key(number: u64) -> Vec<u8> {
+    [RECENT, &number.to_be_bytes()].concat()
+}
+
+/// Puts a pack into `batch`.
+pub(super) fn put_pack(batch: &mut Batch, log: Log, first: u64, value: &[u8]) {
+    batch.put_chunked(&pack_key(log, first), value);
+}
+
+/// Puts the totals behind the packs of `batch`.
+pub(super) fn put_totals(batch: &mut Batch, totals: &Totals) {
+    batch.put(TOTALS, codec::encode(totals));
+}
+
+/// Puts what was taken from the queues into `batch`.
+pub(super) fn put_recent(batch: &mut Batch, number: u64, recent: &Recent) {
+    batch.put_chunked(&recent_key(number), &codec::encode(recent));
+}
+
+/// Removes what was taken from the queues long ago.
+pub(super) fn forget_recent(batch: &mut Batch, number: u64, recent: &Recent) {
+    batch.remove_chunked(&recent_key(number), codec::encode(recent).len());
+}
+
 impl Segment {
     pub(super) fn new(dir: &Path, id: u64, durability: Durability) -> Self {
         let path = dir.join("segments").join(format!("{id:012}"));
-        Self { id, path, durability, open: Mutex::new(None) }
+        Self { id, slot: Slot::new(path, durability) }
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        self.slot.path()
     }
 
-    /// Its database, opened if it was not.
-    pub(super) fn database(&self) -> Result<Arc<Database>, DatabaseError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(db) = open.as_ref() {
-            return Ok(Arc::clone(db));
+    /// Makes it on the disk: empty, and knowing the totals and the checkpoint that it goes on from.
+    pub(super) fn create<'a>(
+        &self,
+        before: &Totals,
+        recent: impl Iterator<Item = &'a (u64, Recent)>,
+    ) -> Result<(), DatabaseError> {
+        self.slot.create()?;
+        let mut batch = Batch::default();
+        batch.put(BEGIN, codec::encode(before));
+        put_totals(&mut batch, before);
+        // The segment that holds the checkpoint now may be settled, and deleted, before this one has an append.
+        for (number, taken) in recent {
+            put_recent(&mut batch, *number, taken);
         }
-        let db = Arc::new(Database::open(&self.path, self.durability, CACHE_BYTES)?);
-        *open = Some(Arc::clone(&db));
-        Ok(db)
+        self.slot.commit(batch)
     }
 
-    /// Closes its database, if nobody is reading it.
+    pub(super) fn commit(&self, batch: Batch) -> Result<(), DatabaseError> {
+        self.slot.commit(batch)
+    }
+
+    fn database(&self) -> Result<Arc<Database>, DatabaseError> {
+        self.slot.get()
+    }
+
+    /// Closes its database, as soon as nobody is reading it.
     pub(super) fn close(&self) {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.slot.close();
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.slot.is_open()
     }
 
     /// What it takes on the disk, in bytes.
     pub(super) fn disk_bytes(&self) -> u64 {
-        if let Some(db) = self.open.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            return db.disk_bytes();
-        }
-        std::fs::metadata(self.path.join("db"))
-            .map_or(0, |meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512)
+        self.slot.disk_bytes()
     }
 
-    /// Puts a pack into `batch`.
-    pub(super) fn put_pack(batch: &mut Batch, log: Log, first: u64, value: &[u8]) {
-        batch.put_chunked(&pack_key(log, first), value);
-    }
-
-    /// Puts the totals behind the packs of `batch`.
-    pub(super) fn put_totals(batch: &mut Batch, totals: &Totals) {
-        batch.put(TOTALS, codec::encode(totals));
-    }
-
-    /// Puts what was taken from the queues into `batch`, and forgets what was taken long ago.
-    pub(super) fn put_recent(batch: &mut Batch, number: u64, recent: &Recent, forget: Option<u64>) {
-        let key = |n: u64| [RECENT, &n.to_be_bytes()].concat();
-        batch.put_chunked(&key(number), &codec::encode(recent));
-        if let Some(old) = forget {
-            for chunk in 0u16..2 {
-                batch.remove(&[&key(old)[..], &chunk.to_be_bytes()].concat());
-            }
-        }
+    /// The totals that it began with.
+    pub(super) fn begin(&self) -> Result<Option<Totals>, ReadError> {
+        self.value(BEGIN, "beginning")
     }
 
     /// The totals of its last commit.
     pub(super) fn totals(&self) -> Result<Option<Totals>, ReadError> {
-        let db = self.database()?;
-        let Some(value) = db.get(TOTALS)? else { return Ok(None) };
-        codec::decode(&value)
-            .map(|(totals, _)| Some(totals))
-            .map_err(|source| self.bad(Log::Usage, 0, source))
+        self.value(TOTALS, "totals")
+    }
+
+    fn value(&self, key: &[u8], what: &'static str) -> Result<Option<Totals>, ReadError> {
+        let Some(value) = self.database()?.get(key)? else { return Ok(None) };
+        let decoded = codec::decode(&value).map(|(totals, _)| Some(totals));
+        decoded.map_err(|source| ReadError::Value { segment: self.id, what, source })
     }
 
     /// What its last commits took from the queues, oldest first, each with its number.
     pub(super) fn recent(&self) -> Result<Vec<(u64, Recent)>, ReadError> {
-        let mut chunks: Vec<(u64, Vec<u8>)> = Vec::new();
-        self.database()?.scan(RECENT, RECENT, |key, value| {
-            let n = key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
-            match chunks.last_mut() {
-                Some((last, whole)) if *last == n => whole.extend_from_slice(value),
-                _ => chunks.push((n, value.to_vec())),
+        let (mut all, mut bad) = (Vec::new(), None);
+        self.database()?.scan_chunked(RECENT, RECENT, |key, value| {
+            let number = key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
+            match decode_whole(value) {
+                Ok(recent) => all.push((number, recent)),
+                Err(error) => bad = Some(error),
             }
-            true
+            bad.is_none()
         })?;
-        chunks
-            .into_iter()
-            .map(|(n, value)| {
-                let (recent, _) = codec::decode(&value).map_err(|source| self.bad(Log::Usage, n, source))?;
-                Ok((n, recent))
-            })
-            .collect()
+        bad.map_or(Ok(all), |source| Err(ReadError::Value { segment: self.id, what: "checkpoint", source }))
     }
 
-    /// Hands the packs of `log` that begin at `from` or later to `visit`, until it answers false.
+    /// Hands the packs of `log` that begin at `from` or later to `visit`, until it answers false. A pack that cannot
+    /// be read is handed over as the error that it is.
     pub(super) fn read(
         &self,
         log: Log,
         from: u64,
-        mut visit: impl FnMut(u64, PackHeader, Vec<Entry>) -> bool,
+        mut visit: impl FnMut(u64, Result<(PackHeader, Vec<Entry>), CodecError>) -> bool,
     ) -> Result<(), ReadError> {
-        let mut bad = None;
-        let (mut first, mut value, mut whole) = (0, Vec::new(), 0);
-        self.database()?.scan(&[b'p', log as u8], &pack_key(log, from), |key, chunk| {
-            let mut step = || -> Result<bool, CodecError> {
-                if value.is_empty() {
-                    first = pack_first(key);
-                    let (header, start) = codec::pack_header(chunk)?;
-                    whole = codec::pack_len(&header, start);
-                } else if first != pack_first(key) {
-                    return Err(CodecError::Damaged("a chunk is missing".into()));
-                }
-                value.extend_from_slice(chunk);
-                if value.len() < whole {
-                    return Ok(true);
-                }
-                let (header, _) = codec::pack_header(&value)?;
-                let entries = codec::unpack(&value)?;
-                value.clear();
-                Ok(visit(first, header, entries))
-            };
-            step().unwrap_or_else(|source| {
-                bad = Some(self.bad(log, first, source));
-                false
-            })
+        self.database()?.scan_chunked(&[b'p', log as u8], &pack_key(log, from), |key, value| {
+            let first = pack_first(key);
+            let pack = value.ok_or_else(missing_part).and_then(|value| codec::unpack((log, first), value));
+            visit(first, pack)
         })?;
-        bad.map_or(Ok(()), Err)
+        Ok(())
     }
 
-    /// What its packs span, from the packs themselves.
-    pub(super) fn ranges(&self) -> Result<[Option<(u64, u64)>; Log::COUNT], ReadError> {
+    /// The pack that begins at `first`, as it is stored.
+    pub(super) fn raw_pack(&self, log: Log, first: u64) -> Result<Option<Vec<u8>>, ReadError> {
+        let (key, mut found) = (pack_key(log, first), None);
+        self.database()?.scan_chunked(&key, &key, |_, value| {
+            found = value.map(<[u8]>::to_vec);
+            false
+        })?;
+        Ok(found)
+    }
+
+    /// What its packs from `base` on span, from the packs themselves.
+    pub(super) fn ranges(&self, base: u64) -> Result<[Option<(u64, u64)>; Log::COUNT], ReadError> {
         let db = self.database()?;
         let mut ranges = [None; Log::COUNT];
         for log in Log::ALL {
             let prefix = [b'p', log as u8];
             let mut first = None;
-            db.scan(&prefix, &prefix, |key, _| {
+            db.scan(&prefix, &pack_key(log, base), |key, _| {
                 first = Some(pack_first(key));
                 false
             })?;
-            let end = [&prefix[..], &[0xff; 10]].concat();
-            let last = db.last(&prefix, &end)?.map(|(key, _)| pack_first(&key));
+            let last = db.last_key(&prefix)?.map(|key| pack_first(&key));
             ranges[log.index()] = first.zip(last);
         }
         Ok(ranges)
@@ -198,16 +214,52 @@ impl Segment {
     /// Deletes its folder.
     pub(super) fn delete(&self) -> std::io::Result<()> {
         self.close();
-        std::fs::remove_dir_all(&self.path)
+        super::fault::point()?;
+        std::fs::remove_dir_all(self.path())?;
+        super::fault::point()
     }
+}
 
-    fn bad(&self, log: Log, first: u64, source: CodecError) -> ReadError {
-        ReadError::Pack { segment: self.id, log, first, source }
-    }
+fn missing_part() -> CodecError {
+    CodecError::Damaged("a part is missing".into())
+}
+
+fn decode_whole<T: codec::Decode<()>>(value: Option<&[u8]>) -> Result<T, CodecError> {
+    codec::decode(value.ok_or_else(missing_part)?).map(|(value, _)| value)
 }
 
 /// A segment in the row, with what is known of it without opening it.
 pub(super) struct Listed {
     pub segment: Arc<Segment>,
     pub info: SegmentInfo,
+    /// The ledger's copy of `info` is older.
+    pub dirty: bool,
+    /// What could not be read in it.
+    pub faults: Vec<String>,
+    /// What it takes on the disk: of a sealed one that does not change.
+    pub disk_bytes: Option<u64>,
+}
+
+impl Listed {
+    pub(super) fn new(segment: Arc<Segment>, info: SegmentInfo) -> Self {
+        Self { segment, info, dirty: false, faults: Vec::new(), disk_bytes: None }
+    }
+
+    /// What it takes on the disk, in bytes.
+    pub(super) fn disk_bytes(&mut self) -> u64 {
+        if self.info.end.is_none() {
+            return self.segment.disk_bytes();
+        }
+        *self.disk_bytes.get_or_insert_with(|| self.segment.disk_bytes())
+    }
+
+    /// Notes something that could not be read; true if it is news.
+    pub(super) fn fault(&mut self, what: String) -> bool {
+        const MOST: usize = 100;
+        let is_news = self.faults.len() < MOST && !self.faults.contains(&what);
+        if is_news {
+            self.faults.push(what);
+        }
+        is_news
+    }
 }

@@ -3,10 +3,13 @@
 //! Everything below the low mark is settled. Above it, a pack that was leased is either open (a bit a
 //! record) or part of a run of settled packs. Runs merge, so what this takes grows with the number of records that
 //! wait, not with what was delivered around them.
+//!
+//! The *frontier* is how far the log has been read without a gap since the outbox was opened. Below it every pack
+//! has a mark or is settled; above it nothing is known of what lies between two marks, so nothing is merged there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bincode::{Decode, Encode};
+use super::codec::{Decode, Encode};
 
 /// The most records in a pack: a bit each in a `u64`.
 pub(super) const PACK_RECORDS: usize = 64;
@@ -24,6 +27,7 @@ pub(super) enum Mark {
 #[derive(Debug, Default)]
 pub(super) struct Settled {
     low: u64,
+    frontier: u64,
     marks: BTreeMap<u64, Mark>,
     /// Keys whose mark in the ledger differs from the one here.
     dirty: BTreeSet<u64>,
@@ -42,12 +46,23 @@ impl Settled {
     /// As the ledger had it.
     pub(super) fn restore(low: u64, marks: BTreeMap<u64, Mark>) -> Self {
         let stored = marks.keys().copied().collect();
-        Self { low, marks, stored, ..Self::default() }
+        Self { low, frontier: low, marks, stored, ..Self::default() }
     }
 
     /// Everything below this is settled.
+    #[cfg(test)]
     pub(super) fn low(&self) -> u64 {
         self.low
+    }
+
+    /// How far it has been read without a gap.
+    pub(super) fn frontier(&self) -> u64 {
+        self.frontier
+    }
+
+    /// Where reading begins for someone who wants what is from `seq` on: not behind the frontier, at a pack's start.
+    pub(super) fn start(&self, seq: u64) -> u64 {
+        self.skip(self.pack_of(seq.min(self.frontier)))
     }
 
     /// A pack was read: its records can be settled from now on.
@@ -55,6 +70,73 @@ impl Settled {
         if first >= self.low && !self.in_run(first) {
             self.marks.entry(first).or_insert(Mark::Open { count, settled: 0, oldest });
         }
+    }
+
+    /// All from the frontier up to `upto` has been read, and entered.
+    pub(super) fn advance(&mut self, upto: u64) {
+        self.frontier = self.frontier.max(upto);
+        self.raise();
+    }
+
+    /// Runs that have become the first are forgotten: the low mark covers them.
+    fn raise(&mut self) {
+        while let Some((&first, &Mark::Run { end })) = self.marks.first_key_value() {
+            if first > self.frontier {
+                break;
+            }
+            self.remove(first);
+            (self.low, self.low_dirty) = (end, true);
+            self.frontier = self.frontier.max(end);
+        }
+    }
+
+    /// Nothing in `from..upto` is to be had any more: all of it counts as settled.
+    pub(super) fn write_off(&mut self, from: u64, upto: u64) {
+        let from = from.max(self.low);
+        if from >= upto {
+            return;
+        }
+        let mut end = upto;
+        let inside: Vec<(u64, Mark)> =
+            self.marks.range(from..upto).map(|(first, mark)| (*first, *mark)).collect();
+        for (first, mark) in inside {
+            if let Mark::Run { end: farther } = mark {
+                end = end.max(farther);
+            }
+            self.remove(first);
+        }
+        self.merge(from, end);
+    }
+
+    /// What in `from..upto` is settled, as ranges.
+    pub(super) fn settled_in(&self, from: u64, upto: u64) -> Vec<(u64, u64)> {
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        let mut put = |begin: u64, end: u64| {
+            let (begin, end) = (begin.max(from), end.min(upto));
+            match ranges.last_mut() {
+                _ if begin >= end => {}
+                Some((_, last)) if *last == begin => *last = end,
+                _ => ranges.push((begin, end)),
+            }
+        };
+        put(0, self.low);
+        for (first, mark) in &self.marks {
+            match mark {
+                Mark::Run { end } => put(*first, *end),
+                Mark::Open { count, settled, .. } => {
+                    for bit in (0..u64::from(*count)).filter(|bit| settled >> bit & 1 == 1) {
+                        put(first + bit, first + bit + 1);
+                    }
+                }
+            }
+        }
+        ranges
+    }
+
+    /// The packs in `from..upto` of which records wait, with their marks.
+    pub(super) fn open_in(&self, from: u64, upto: u64) -> impl Iterator<Item = (u64, Mark)> {
+        let marks = self.marks.range(from..upto.max(from)).map(|(first, mark)| (*first, *mark));
+        marks.filter(|(_, mark)| matches!(mark, Mark::Open { .. }))
     }
 
     /// Where reading goes on from `seq`: behind the run of settled packs that it lies in.
@@ -112,21 +194,23 @@ impl Settled {
 
     /// A new run: joins its neighbours, and the low mark if it has become the first.
     fn merge(&mut self, mut first: u64, mut end: u64) {
-        if let Some((&next, &Mark::Run { end: next_end })) = self.marks.range(end..).next() {
+        // IMPORTANT: only what has been read is known to have nothing between; over a gap nothing is joined.
+        if let Some((&next, &Mark::Run { end: next_end })) = self.marks.range(end..).next()
+            && (next == end || next <= self.frontier)
+        {
             self.remove(next);
             end = next_end;
         }
-        if let Some((&before, Mark::Run { .. })) = self.marks.range(..first).next_back() {
+        if let Some((&before, &Mark::Run { end: before_end })) = self.marks.range(..first).next_back()
+            && (before_end >= first || first <= self.frontier)
+        {
             self.remove(first);
             first = before;
+            end = end.max(before_end);
         }
         self.marks.insert(first, Mark::Run { end });
         self.dirty.insert(first);
-        if self.marks.first_key_value().is_some_and(|(key, _)| *key == first) {
-            self.remove(first);
-            self.low = end;
-            self.low_dirty = true;
-        }
+        self.raise();
     }
 
     fn remove(&mut self, first: u64) {
@@ -136,7 +220,16 @@ impl Settled {
 
     /// Whether every pack that begins in `first..=last` is settled.
     pub(super) fn covers(&self, first: u64, last: u64) -> bool {
-        self.skip(first) > last
+        let mut at = self.skip(first);
+        while at <= last {
+            match self.marks.range(at..).next() {
+                Some((begin, Mark::Run { end })) if *begin <= self.frontier => at = *end,
+                // Nothing was found between here and what has not been read.
+                Some((begin, _)) if *begin <= last => return false,
+                _ => return self.frontier > last,
+            }
+        }
+        true
     }
 
     /// When the oldest record that is not settled was accepted, if its pack was leased.
@@ -165,6 +258,24 @@ impl Settled {
         changes
     }
 
+    /// Changes that could not be written, or of which that is not known, are to be written again.
+    pub(super) fn put_back(&mut self, changes: &Changes) {
+        self.low_dirty |= changes.low.is_some();
+        for (key, _) in &changes.marks {
+            self.dirty.insert(*key);
+            self.stored.insert(*key);
+        }
+    }
+
+    /// The greatest number that is known to be settled, and one.
+    pub(super) fn end(&self) -> u64 {
+        let last = self.marks.last_key_value().map_or(0, |(first, mark)| match mark {
+            Mark::Open { count, .. } => first + u64::from(*count),
+            Mark::Run { end } => *end,
+        });
+        last.max(self.low)
+    }
+
     /// Whether [`Self::take_changes`] would give any.
     pub(super) fn is_dirty(&self) -> bool {
         self.low_dirty || !self.dirty.is_empty()
@@ -176,47 +287,115 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[derive(Debug, Clone)]
+    enum Step {
+        Settle(prop::sample::Index),
+        Save,
+        FailToSave,
+        Reopen,
+        WriteOff(prop::sample::Index),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            20 => any::<prop::sample::Index>().prop_map(Step::Settle),
+            3 => Just(Step::Save),
+            1 => Just(Step::FailToSave),
+            1 => Just(Step::Reopen),
+            1 => any::<prop::sample::Index>().prop_map(Step::WriteOff),
+        ];
+        proptest::collection::vec(step, 0..400)
+    }
+
+    struct Ledger {
+        low: u64,
+        marks: BTreeMap<u64, Mark>,
+    }
+
+    impl Ledger {
+        fn save(&mut self, changes: Changes) {
+            self.low = changes.low.unwrap_or(self.low);
+            for (key, mark) in changes.marks {
+                match mark {
+                    Some(mark) => self.marks.insert(key, mark),
+                    None => self.marks.remove(&key),
+                };
+            }
+        }
+    }
+
     proptest! {
-        /// Against a plain set: whatever the order of settling, what is settled is known, here and from the ledger.
+        /// Against a plain set: whatever the order of settling, of saving, of failing to, and of starting again, what is
+        /// settled is known, and what is not settled is never taken for settled.
         #[test]
-        fn settles_like_a_set(
-            packs in proptest::collection::vec((1u32..=64, 0u64..5), 1..20),
-            order in proptest::collection::vec(any::<prop::sample::Index>(), 0..400),
-        ) {
-            let (mut settled, mut all, mut next) = (Settled::default(), Vec::new(), 1);
+        fn settles_like_a_set(packs in proptest::collection::vec((1u32..=64, 0u64..5), 1..20), steps in steps()) {
+            let (mut settled, mut all, mut firsts, mut next) = (Settled::default(), Vec::new(), Vec::new(), 1);
             for (count, gap) in packs {
                 next += gap;
-                settled.enter(next, count, 7);
+                firsts.push((next, count));
                 all.extend(next..next + u64::from(count));
                 next += u64::from(count);
             }
-            let mut model = BTreeSet::new();
-            let mut ledger = (0, BTreeMap::new());
-            for (n, index) in order.iter().enumerate() {
-                let seq = all[index.index(all.len())];
-                prop_assert_eq!(settled.settle(seq), model.insert(seq));
-                if n % 3 == 0 {
-                    let changes = settled.take_changes();
-                    ledger.0 = changes.low.unwrap_or(ledger.0);
-                    for (key, mark) in changes.marks {
-                        match mark {
-                            Some(mark) => ledger.1.insert(key, mark),
-                            None => ledger.1.remove(&key),
-                        };
+            let read = |settled: &mut Settled| {
+                for (first, count) in &firsts {
+                    settled.enter(*first, *count, 7);
+                    settled.advance(first + u64::from(*count));
+                }
+            };
+            read(&mut settled);
+            let (mut model, mut saved) = (BTreeSet::new(), BTreeSet::new());
+            let mut ledger = Ledger { low: 0, marks: BTreeMap::new() };
+            for step in steps {
+                match step {
+                    Step::Settle(index) => {
+                        let seq = all[index.index(all.len())];
+                        prop_assert_eq!(settled.settle(seq), model.insert(seq));
                     }
-                    let restored = Settled::restore(ledger.0, ledger.1.clone());
-                    for seq in &all {
-                        prop_assert_eq!(restored.is_settled(*seq), model.contains(seq));
+                    Step::Save => {
+                        ledger.save(settled.take_changes());
+                        saved.clone_from(&model);
+                    }
+                    Step::FailToSave => {
+                        let changes = settled.take_changes();
+                        settled.put_back(&changes);
+                    }
+                    Step::Reopen => {
+                        settled = Settled::restore(ledger.low, ledger.marks.clone());
+                        model.clone_from(&saved);
+                        for seq in &all {
+                            prop_assert_eq!(settled.is_settled(*seq), model.contains(seq));
+                        }
+                        read(&mut settled);
+                    }
+                    Step::WriteOff(index) => {
+                        let (first, count) = firsts[index.index(firsts.len())];
+                        settled.write_off(first, first + u64::from(count));
+                        model.extend(first..first + u64::from(count));
                     }
                 }
-            }
-            for seq in &all {
-                prop_assert_eq!(settled.is_settled(*seq), model.contains(seq));
-                prop_assert!(settled.skip(*seq) == *seq || model.contains(seq));
+                for seq in &all {
+                    prop_assert_eq!(settled.is_settled(*seq), model.contains(seq));
+                    prop_assert!(settled.skip(*seq) == *seq || model.contains(seq));
+                }
             }
             if model.len() == all.len() {
                 prop_assert!(settled.marks.is_empty(), "nothing is left to remember");
             }
+        }
+
+        /// What was written off before anybody had read so far does not take what lies before it along.
+        #[test]
+        fn a_write_off_ahead_of_reading_settles_nothing_else(ahead in 2u64..20) {
+            let mut settled = Settled::restore(1, BTreeMap::new());
+            settled.write_off(ahead * 64, ahead * 64 + 64);
+            prop_assert!(!settled.is_settled(1));
+            prop_assert_eq!(settled.low(), 1);
+            for pack in 0..ahead {
+                settled.enter((pack * 64).max(1), 1, 0);
+                settled.advance(pack * 64 + 64);
+                prop_assert!(settled.settle((pack * 64).max(1)));
+            }
+            prop_assert_eq!(settled.low(), ahead * 64 + 64);
         }
     }
 }

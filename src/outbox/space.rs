@@ -1,41 +1,47 @@
 //! When the outbox is full: its own limit, the disk's free space, and the way back with hysteresis.
 
-use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::Shared;
+use super::reserve::free_bytes;
 
 /// Pausing ends when this share of the limit is free again: so that it does not flap.
 const RESUME_PERCENT: u64 = 90;
+/// An outbox is at least so many segments: one is deleted while others fill.
+const SEGMENTS_AT_LEAST: u64 = 8;
+/// A segment smaller than this would be mostly sled's own.
+const SEGMENT_BYTES_AT_LEAST: u64 = 1 << 20;
 
 pub(super) const FULL: &str = "full";
 pub(super) const DISK_LOW: &str = "disk_low";
 pub(super) const STORAGE: &str = "storage";
 
-/// Free bytes of the file system that `dir` is on.
-pub(super) fn free_bytes(dir: &Path) -> Option<u64> {
-    rustix::fs::statvfs(dir).ok().map(|stat| stat.f_bavail * stat.f_frsize)
-}
-
 impl Shared {
+    /// At which size the next segment is begun.
+    pub(super) fn segment_bytes(&self) -> u64 {
+        let most = (self.settings.max_bytes / SEGMENTS_AT_LEAST).max(SEGMENT_BYTES_AT_LEAST);
+        self.settings.segment_bytes.min(most)
+    }
+
     /// Measures, and pauses or resumes. Returns why appends are not accepted.
     pub(super) fn measure(&self) -> Option<&'static str> {
-        let (segments, pending) = {
-            let state = self.state();
-            (state.segments.iter().map(|listed| listed.segment.disk_bytes()).sum::<u64>(), state.pending())
+        let (segments, letters) = {
+            let mut state = self.state();
+            let segments: u64 = state.segments.iter_mut().map(super::segment::Listed::disk_bytes).sum();
+            (segments, state.counters.dead_letter_bytes)
         };
-        let used = segments + self.ledger.disk_bytes();
-        self.used.store(used, Ordering::Relaxed);
+        let taken = segments + self.ledger.disk_bytes() + self.reserve.disk_bytes();
+        self.used.store(taken, Ordering::Relaxed);
         let before = *self.paused.borrow();
-        if before == Some(STORAGE) {
-            // Only the writer, which met the fault, knows when it is over.
-            return before;
-        }
         let (max, min_free) = (self.settings.max_bytes, self.settings.min_free_bytes);
         let free = free_bytes(&self.settings.dir).unwrap_or(u64::MAX);
-        let limit = |limit: u64| if before == Some(FULL) { limit / 100 * RESUME_PERCENT } else { limit };
+        let limit = if before == Some(FULL) { max / 100 * RESUME_PERCENT } else { max };
         let floor = if before == Some(DISK_LOW) { min_free / RESUME_PERCENT * 100 } else { min_free };
-        let now = if used >= limit(max) && pending > 0 {
+        // Of the ledger its dead letters count: its file never shrinks, but it fills its gaps before it grows.
+        let now = if self.writer_failed.load(Ordering::Relaxed) || self.ledger_failed.load(Ordering::Relaxed)
+        {
+            Some(STORAGE)
+        } else if segments + letters >= limit {
             Some(FULL)
         } else if free < floor {
             Some(DISK_LOW)
@@ -47,7 +53,7 @@ impl Shared {
     }
 
     /// Says whether appends are accepted; one log line a change.
-    pub(super) fn pause(&self, why: Option<&'static str>) {
+    fn pause(&self, why: Option<&'static str>) {
         let changed = self.paused.send_if_modified(|now| std::mem::replace(now, why) != why);
         match (changed, why) {
             (true, Some(reason)) => {

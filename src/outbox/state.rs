@@ -4,13 +4,14 @@
 //! reader never sees a record that a power cut could still take.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use super::dead_letter::{DeadLetter, Reason};
-use super::schema::{Counters, Recent, Totals};
-use super::segment::Listed;
-use super::settled::Settled;
-use super::{Log, Ticket};
-use crate::record::Kind;
+use super::dead_letter::DeadLetter;
+use super::ledger::{Entry, LedgerError};
+use super::schema::{Counters, Recent, SegmentInfo, Tally, Totals, at};
+use super::segment::{Listed, Segment};
+use super::settled::{Changes, Settled};
+use super::{Log, Stats, Ticket, codec};
 
 /// How many appends' checkpoints are kept. The intake never has as many unacknowledged.
 pub(super) const RECENT_APPENDS: usize = 16;
@@ -19,11 +20,20 @@ pub(super) struct State {
     pub totals: Totals,
     pub counters: Counters,
     pub settled: [Settled; Log::COUNT],
+    /// In the order of their numbers; the last takes appends.
     pub segments: Vec<Listed>,
     pub recent: VecDeque<(u64, Recent)>,
     /// Dead letters that the next commit of the ledger will hold.
     pub letters: Vec<DeadLetter>,
     pub counters_dirty: bool,
+    /// The next number in the ledger's copy of the totals.
+    pub totals_stored: u64,
+    /// Out of the row: the ledger has to forget them, then their folders go.
+    pub leaving: Vec<Arc<Segment>>,
+    /// Their folders are gone.
+    pub left: Vec<u64>,
+    /// Dead letters to be removed, with their length as stored.
+    pub dropped: Vec<(u64, usize)>,
 }
 
 /// How a record was settled.
@@ -33,28 +43,46 @@ pub enum Settlement {
     Delivered,
     /// The `ControlPlane` had it already.
     Duplicate,
+    /// It was written to a file for another outbox.
+    Exported,
 }
 
-pub(super) fn at(kind: Kind) -> usize {
-    kind as usize - 1
+/// What the ledger has to be told: taken out of the state, and put back if it could not be told.
+pub(super) struct Unsaved {
+    changes: [Changes; Log::COUNT],
+    letters: Vec<DeadLetter>,
+    infos: Vec<(u64, SegmentInfo)>,
+    counters: Counters,
+    totals: Totals,
+    letter_bytes: u64,
+    leaving: Vec<Arc<Segment>>,
+    left: Vec<u64>,
+    dropped: Vec<(u64, usize)>,
 }
 
 impl State {
     fn settle(&mut self, ticket: &Ticket) -> bool {
         let settled = self.settled[ticket.log.index()].settle(ticket.seq);
         if settled {
-            self.counters.bytes += u64::from(ticket.bytes);
             self.counters_dirty = true;
+            let behind = self.segments.partition_point(|listed| listed.info.base <= ticket.seq);
+            if let Some(listed) = behind.checked_sub(1).and_then(|at| self.segments.get_mut(at)) {
+                listed.info.settled.add(ticket.log, ticket.kind, 1);
+                listed.info.settled_bytes += u64::from(ticket.bytes);
+                listed.dirty = true;
+            }
         }
         settled
     }
 
     pub(super) fn deliver(&mut self, ticket: &Ticket, settlement: Settlement) {
         if self.settle(ticket) {
-            match settlement {
-                Settlement::Delivered => self.counters.delivered[at(ticket.kind)] += 1,
-                Settlement::Duplicate => self.counters.duplicates[at(ticket.kind)] += 1,
-            }
+            let counter = match settlement {
+                Settlement::Delivered => &mut self.counters.delivered,
+                Settlement::Duplicate => &mut self.counters.duplicates,
+                Settlement::Exported => &mut self.counters.exported,
+            };
+            counter[at(ticket.kind)] += 1;
         }
     }
 
@@ -68,89 +96,146 @@ impl State {
         }
     }
 
-    pub(super) fn depth(&self, kind: Kind) -> u64 {
-        let (kind, counters) = (at(kind), &self.counters);
-        let gone = counters.delivered[kind]
-            + counters.duplicates[kind]
-            + counters.exported[kind]
-            + counters.dead_lettered[kind].iter().sum::<u64>();
-        self.totals.enqueued[kind].saturating_sub(gone)
+    /// What waits in segment `id` is out of reach: it counts as exported, and nothing of it can be settled any more.
+    pub(super) fn write_off(&mut self, id: u64) -> Tally {
+        let Some(place) = self.segments.iter().position(|listed| listed.segment.id == id) else {
+            return Tally::default();
+        };
+        let Listed { info, segment, .. } = self.segments.remove(place);
+        self.leaving.push(segment);
+        let lost = info.waiting();
+        for (counter, lost) in self.counters.exported.iter_mut().zip(lost.by_kind()) {
+            *counter += lost;
+        }
+        let end = info.end.unwrap_or(self.totals.next);
+        for settled in &mut self.settled {
+            settled.write_off(info.base, end);
+        }
+        self.counters_dirty = true;
+        lost
     }
 
-    pub(super) fn pending(&self) -> u64 {
-        Kind::ALL.iter().map(|kind| self.depth(*kind)).sum()
+    pub(super) fn is_dirty(&self) -> bool {
+        let has_left = !(self.leaving.is_empty() && self.left.is_empty());
+        self.counters_dirty || has_left || self.settled.iter().any(Settled::is_dirty)
+    }
+
+    /// Takes everything that the ledger does not know yet.
+    pub(super) fn take_unsaved(&mut self) -> Unsaved {
+        self.counters_dirty = false;
+        self.totals_stored = self.totals.next;
+        let dirty = self.segments.iter_mut().filter_map(|listed| {
+            std::mem::take(&mut listed.dirty).then(|| (listed.segment.id, listed.info.clone()))
+        });
+        Unsaved {
+            infos: dirty.collect(),
+            changes: self.settled.each_mut().map(Settled::take_changes),
+            // IMPORTANT: in one step with the changes: a mark without its letter would be a letter lost.
+            letters: std::mem::take(&mut self.letters),
+            counters: self.counters.clone(),
+            totals: self.totals.clone(),
+            letter_bytes: 0,
+            leaving: std::mem::take(&mut self.leaving),
+            left: std::mem::take(&mut self.left),
+            dropped: std::mem::take(&mut self.dropped),
+        }
+    }
+
+    /// It could not be written, or nobody knows whether it was: all of it is to be written again.
+    pub(super) fn put_back(&mut self, unsaved: Unsaved) {
+        self.counters_dirty = true;
+        for (settled, changes) in self.settled.iter_mut().zip(&unsaved.changes) {
+            settled.put_back(changes);
+        }
+        self.letters.splice(0..0, unsaved.letters);
+        self.leaving.extend(unsaved.leaving);
+        self.left.extend(unsaved.left);
+        self.dropped.extend(unsaved.dropped);
+        for listed in &mut self.segments {
+            listed.dirty |= unsaved.infos.iter().any(|(id, _)| *id == listed.segment.id);
+        }
+    }
+
+    /// It is on the disk. Gives the segments whose folders may be deleted now.
+    pub(super) fn saved(&mut self, unsaved: Unsaved) -> Vec<Arc<Segment>> {
+        self.counters.dead_letter_bytes += unsaved.letter_bytes;
+        unsaved.leaving
+    }
+
+    /// Removes a dead letter.
+    pub(super) fn drop_letter(&mut self, id: u64, len: usize) -> bool {
+        if self.dropped.iter().any(|(dropped, _)| *dropped == id) {
+            return false;
+        }
+        self.dropped.push((id, len));
+        self.counters.dead_letters = self.counters.dead_letters.saturating_sub(1);
+        self.counters.dead_letter_bytes = self.counters.dead_letter_bytes.saturating_sub(len as u64);
+        self.counters_dirty = true;
+        true
+    }
+
+    /// Appended, by kind, since the ledger began.
+    pub(super) fn enqueued(&self) -> [u64; 5] {
+        let (all, forgotten) = (self.totals.appended.by_kind(), self.counters.forgotten);
+        std::array::from_fn(|kind| all[kind].saturating_sub(forgotten[kind]))
     }
 
     pub(super) fn stats(&self) -> Stats {
-        let per_kind = |f: &dyn Fn(usize) -> u64| Kind::ALL.map(|kind| f(at(kind)));
+        let enqueued = self.enqueued();
         let oldest = |logs: &[Log]| logs.iter().filter_map(|log| self.settled[log.index()].oldest()).min();
         Stats {
-            enqueued: self.totals.enqueued,
-            delivered: per_kind(&|k| self.counters.delivered[k]),
-            duplicates: per_kind(&|k| self.counters.duplicates[k]),
-            exported: per_kind(&|k| self.counters.exported[k]),
+            enqueued,
+            delivered: self.counters.delivered,
+            duplicates: self.counters.duplicates,
+            exported: self.counters.exported,
             dead_lettered: self.counters.dead_lettered,
-            depth: Kind::ALL.map(|kind| self.depth(kind)),
-            bytes: self.totals.bytes.saturating_sub(self.counters.bytes),
+            depth: std::array::from_fn(|kind| enqueued[kind].saturating_sub(self.counters.gone(kind))),
+            bytes: self.segments.iter().map(|listed| listed.info.waiting_bytes()).sum(),
             oldest_usage: oldest(&[Log::Usage]),
             oldest_lifecycle: oldest(&[Log::Started, Log::Completed]),
             oldest_quota: oldest(&[Log::Quota]),
             dead_letters: self.counters.dead_letters,
+            dead_letter_bytes: self.counters.dead_letter_bytes,
             dead_letters_expired: self.counters.expired,
             segments: self.segments.len(),
-            disk_bytes: 0,
-            capacity_bytes: 0,
-            accepting: true,
-            paused: None,
+            quarantined_segments: self.segments.iter().filter(|listed| !listed.faults.is_empty()).count()
+                as u64,
             last_seq: self.totals.next.saturating_sub(1),
+            ..Stats::default()
         }
     }
 }
 
-/// A consistent picture of the outbox: the counters and depths of one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stats {
-    /// Appended since this outbox began, by kind in the order of [`Kind::ALL`].
-    pub enqueued: [u64; 5],
-    /// Settled as delivered.
-    pub delivered: [u64; 5],
-    /// Settled as duplicates.
-    pub duplicates: [u64; 5],
-    /// Exported.
-    pub exported: [u64; 5],
-    /// Became dead letters, by kind and reason.
-    pub dead_lettered: [[u64; Reason::ALL.len()]; 5],
-    /// Waiting.
-    pub depth: [u64; 5],
-    /// Bytes of what waits.
-    pub bytes: u64,
-    /// When the oldest waiting usage record was accepted, microseconds since the epoch.
-    pub oldest_usage: Option<i64>,
-    /// Likewise, of lifecycle events.
-    pub oldest_lifecycle: Option<i64>,
-    /// Likewise, of quota requests.
-    pub oldest_quota: Option<i64>,
-    /// Dead letters that are kept.
-    pub dead_letters: u64,
-    /// Dead letters dropped for their age.
-    pub dead_letters_expired: u64,
-    /// Segments in the row.
-    pub segments: usize,
-    /// What all of it takes on the disk, in bytes.
-    pub disk_bytes: u64,
-    /// The most it may take.
-    pub capacity_bytes: u64,
-    /// Whether it takes more.
-    pub accepting: bool,
-    /// Why it does not.
-    pub paused: Option<&'static str>,
-    /// The number of the last record appended.
-    pub last_seq: u64,
-}
-
-impl Stats {
-    /// All that waits.
-    pub fn total_depth(&self) -> u64 {
-        self.depth.iter().sum()
+impl Unsaved {
+    /// As one commit of the ledger.
+    pub(super) fn entry(&mut self) -> Result<Entry, LedgerError> {
+        let mut entry = Entry::default();
+        let mut letter_bytes = 0;
+        for letter in &self.letters {
+            let value = codec::encode_dead_letter(letter)?;
+            letter_bytes += value.len() as u64;
+            entry.letter(letter.id, &value);
+        }
+        for (log, changes) in Log::ALL.into_iter().zip(&self.changes) {
+            entry.settled(log, changes);
+        }
+        for (id, info) in &self.infos {
+            entry.segment(*id, info);
+        }
+        for segment in &self.leaving {
+            entry.forget_segment(segment.id);
+        }
+        for id in &self.left {
+            entry.forget_tombstone(*id);
+        }
+        for (id, len) in &self.dropped {
+            entry.forget_letter(*id, *len);
+        }
+        let mut counters = self.counters.clone();
+        counters.dead_letter_bytes += letter_bytes;
+        entry.counters(&counters);
+        entry.totals(&self.totals);
+        self.letter_bytes = letter_bytes;
+        Ok(entry)
     }
 }

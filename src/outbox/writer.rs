@@ -2,31 +2,46 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::codec::Packer;
 use super::database::{Batch, DatabaseError};
-use super::ledger;
-use super::schema::{Recent, SegmentInfo, Totals};
-use super::segment::{Listed, Segment};
+use super::schema::{Recent, SegmentInfo, Tally, Totals};
+use super::segment::{self, Listed, Segment};
 use super::settled::PACK_RECORDS;
-use super::state::{RECENT_APPENDS, at};
-use super::{AppendError, Entry, LedgerError, Log, Shared, space};
+use super::shared::Shared;
+use super::state::RECENT_APPENDS;
+use super::{AppendError, Entry, LedgerError, Log};
 
 /// A pack is closed at this many bytes of records: about 4 KiB compressed.
 const PACK_BYTES: usize = 32 << 10;
 /// Appends are committed together up to this many bytes: a bound on the memory of one commit.
 const COMMIT_BYTES: usize = 4 << 20;
-/// How long to wait before the storage is opened again after it failed.
-const REOPEN_AFTER: Duration = Duration::from_millis(500);
+/// How long to wait before the storage is tried again after it failed.
+const RETRY_AFTER: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 500 });
+
+/// What the writer is told.
+pub(super) enum Order {
+    /// Append this.
+    Append(Append),
+    /// Begin a new segment, if anything was appended to this one.
+    Roll,
+}
 
 /// A request to append.
 pub(super) struct Append {
     pub entries: Vec<Entry>,
     pub taken: Option<(u64, Recent)>,
     pub done: oneshot::Sender<Result<u64, AppendError>>,
+}
+
+impl Append {
+    fn bytes(&self) -> usize {
+        self.entries.iter().map(Entry::len).sum()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -47,10 +62,17 @@ pub(super) struct Writer {
     ranges: [Option<(u64, u64)>; Log::COUNT],
     appends: u64,
     recent: VecDeque<(u64, Recent)>,
-    /// The active segment has no checkpoint of its own yet.
-    fresh: bool,
     /// The conversation of which an append was refused.
     refused: Option<u64>,
+}
+
+/// A commit in the making: what will be true when it is durable.
+struct Draft {
+    batch: Batch,
+    totals: Totals,
+    ranges: [Option<(u64, u64)>; Log::COUNT],
+    appends: u64,
+    recent: VecDeque<(u64, Recent)>,
 }
 
 impl Writer {
@@ -67,7 +89,6 @@ impl Writer {
             totals: state.totals.clone(),
             appends: state.recent.back().map_or(0, |(n, _)| n + 1),
             recent: state.recent.clone(),
-            fresh: true,
             refused: None,
             shared: Arc::clone(shared),
         };
@@ -76,40 +97,63 @@ impl Writer {
     }
 
     /// Commits what comes until nobody can send any more.
-    pub(super) fn run(mut self, mut appends: mpsc::Receiver<Append>) {
-        while let Some(first) = appends.blocking_recv() {
-            let mut bytes: usize = first.entries.iter().map(Entry::len).sum();
-            let mut group = vec![first];
-            while bytes < COMMIT_BYTES {
-                let Ok(next) = appends.try_recv() else { break };
-                bytes += next.entries.iter().map(Entry::len).sum::<usize>();
-                group.push(next);
-            }
-            let of_refused = |append: &Append| {
-                append.taken.as_ref().is_some_and(|(number, _)| Some(*number) == self.refused)
-            };
-            if group.iter().any(of_refused) {
-                self.refuse(group, &AppendError::Full("an earlier batch was refused"));
-                continue;
-            }
-            if let Some(reason) = self.shared.measure() {
-                self.refuse(group, &AppendError::Full(reason));
-                continue;
-            }
-            let begun = std::time::Instant::now();
-            match self.commit(&group) {
-                Ok(()) => {
-                    self.shared.settings.commit_seconds.observe(begun.elapsed().as_secs_f64());
-                    for append in group {
-                        // Nobody waiting is nobody to tell; the records are safe.
-                        let _ = append.done.send(Ok(self.totals.next - 1));
+    pub(super) fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        while let Some(first) = orders.blocking_recv() {
+            let (mut bytes, mut group, mut wants_roll) = (0, Vec::new(), false);
+            let mut next = Some(first);
+            while let Some(order) = next {
+                match order {
+                    Order::Append(append) => {
+                        bytes += append.bytes();
+                        group.push(append);
                     }
+                    Order::Roll => wants_roll = true,
                 }
-                Err(error) => {
-                    tracing::error!(%error, "the outbox could not write");
-                    self.refuse(group, &AppendError::Storage(error.to_string()));
-                    self.reopen();
+                next = (bytes < COMMIT_BYTES).then(|| orders.try_recv().ok()).flatten();
+            }
+            if wants_roll {
+                self.roll_if_used();
+            }
+            if !group.is_empty() {
+                self.append(group);
+            }
+        }
+    }
+
+    /// Begins a new segment if anything was appended to this one.
+    pub(super) fn roll_if_used(&mut self) {
+        if self.has_appended()
+            && let Err(error) = self.roll()
+        {
+            tracing::warn!(%error, "a new segment could not be begun");
+        }
+    }
+
+    /// Commits appends together, and answers each.
+    pub(super) fn append(&mut self, group: Vec<Append>) {
+        let of_refused =
+            |append: &Append| append.taken.as_ref().is_some_and(|(number, _)| Some(*number) == self.refused);
+        if group.iter().any(of_refused) {
+            self.refuse(group, &AppendError::Full("an earlier batch was refused"));
+            return;
+        }
+        if let Some(reason) = self.shared.measure() {
+            self.refuse(group, &AppendError::Full(reason));
+            return;
+        }
+        let begun = Instant::now();
+        match self.commit(&group) {
+            Ok(()) => {
+                self.shared.settings.commit_seconds.observe(begun.elapsed().as_secs_f64());
+                for append in group {
+                    // Nobody waiting is nobody to tell; the records are safe.
+                    let _ = append.done.send(Ok(self.totals.next - 1));
                 }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the outbox could not write");
+                self.refuse(group, &AppendError::Storage(error.to_string()));
+                self.recover();
             }
         }
     }
@@ -125,128 +169,126 @@ impl Writer {
     }
 
     fn commit(&mut self, group: &[Append]) -> Result<(), WriteError> {
-        if self.active.disk_bytes() >= self.shared.settings.segment_bytes {
+        if self.active.disk_bytes() >= self.shared.segment_bytes() && self.has_appended() {
             self.roll()?;
         }
-        let mut batch = Batch::default();
-        let (mut totals, mut ranges) = (self.totals.clone(), self.ranges);
+        let draft = self.draft(group)?;
+        // IMPORTANT: durable first; only then does anybody, the drain included, hear of these records. A record
+        // that was sent but did not survive would be accepted anew, with another time in its body.
+        self.active.commit(draft.batch)?;
+        let appended = draft.totals.appended.minus(&self.totals.appended);
+        let bytes = draft.totals.bytes - self.totals.bytes;
+        (self.totals, self.ranges, self.recent, self.appends) =
+            (draft.totals, draft.ranges, draft.recent, draft.appends);
+        self.publish(&appended, bytes);
+        Ok(())
+    }
+
+    /// The commit that stores `group`.
+    fn draft(&mut self, group: &[Append]) -> Result<Draft, WriteError> {
+        let mut draft = Draft {
+            batch: Batch::default(),
+            totals: self.totals.clone(),
+            ranges: self.ranges,
+            appends: self.appends,
+            recent: self.recent.clone(),
+        };
         let mut by_log: [Vec<&Entry>; Log::COUNT] = Default::default();
-        for append in group {
-            for entry in &append.entries {
-                totals.enqueued[at(entry.kind())] += 1;
-                totals.bytes += entry.len() as u64;
-                by_log[Log::of(entry).index()].push(entry);
-            }
+        for entry in group.iter().flat_map(|append| &append.entries) {
+            let log = Log::of(entry);
+            draft.totals.appended.add(log, entry.kind(), 1);
+            draft.totals.bytes += entry.len() as u64;
+            by_log[log.index()].push(entry);
         }
         for log in Log::ALL {
             for pack in packs(&by_log[log.index()]) {
-                let value = self.packer.pack(pack)?;
-                Segment::put_pack(&mut batch, log, totals.next, &value);
-                let first = ranges[log.index()].map_or(totals.next, |(first, _)| first);
-                ranges[log.index()] = Some((first, totals.next));
-                totals.next += pack.len() as u64;
+                let place = draft.totals.next;
+                let value = self.packer.pack((log, place), pack)?;
+                segment::put_pack(&mut draft.batch, log, place, &value);
+                let first = draft.ranges[log.index()].map_or(place, |(first, _)| first);
+                draft.ranges[log.index()] = Some((first, place));
+                draft.totals.next += pack.len() as u64;
             }
         }
-        let mut recent = self.recent.clone();
-        if self.fresh {
-            // A segment knows the checkpoint by itself: the one before it may be deleted.
-            for (n, old) in &recent {
-                Segment::put_recent(&mut batch, *n, old, None);
-            }
+        for (_, taken) in group.iter().filter_map(|append| append.taken.as_ref()) {
+            segment::put_recent(&mut draft.batch, draft.appends, taken);
+            draft.recent.push_back((draft.appends, taken.clone()));
+            draft.appends += 1;
         }
-        let mut appends = self.appends;
-        for taken in group.iter().filter_map(|append| append.taken.as_ref().map(|(_, recent)| recent.clone()))
+        while draft.recent.len() > RECENT_APPENDS
+            && let Some((number, old)) = draft.recent.pop_front()
         {
-            let forget = appends.checked_sub(RECENT_APPENDS as u64);
-            Segment::put_recent(&mut batch, appends, &taken, forget);
-            recent.push_back((appends, taken));
-            appends += 1;
+            segment::forget_recent(&mut draft.batch, number, &old);
         }
-        while recent.len() > RECENT_APPENDS {
-            recent.pop_front();
-        }
-        Segment::put_totals(&mut batch, &totals);
-        // IMPORTANT: durable first; only then does anybody, the drain included, hear of these records. A record
-        // that was sent but did not survive would be accepted anew, with another time in its body.
-        self.active.database()?.commit(batch)?;
-        (self.totals, self.ranges, self.recent, self.appends) = (totals, ranges, recent, appends);
-        self.fresh = false;
+        segment::put_totals(&mut draft.batch, &draft.totals);
+        Ok(draft)
+    }
+
+    /// Lets everybody know of what has become durable.
+    fn publish(&self, appended: &Tally, bytes: u64) {
         let mut state = self.shared.state();
         state.totals = self.totals.clone();
         state.recent.clone_from(&self.recent);
         if let Some(listed) = state.segments.last_mut() {
             listed.info.ranges = self.ranges;
+            listed.info.appended = listed.info.appended.plus(appended);
+            listed.info.bytes += bytes;
         }
         drop(state);
         self.shared.last.send_replace(self.totals.next - 1);
-        Ok(())
+    }
+
+    fn has_appended(&self) -> bool {
+        self.ranges.iter().any(Option::is_some)
     }
 
     /// Seals the active segment and starts the next.
     fn roll(&mut self) -> Result<(), WriteError> {
-        let id = self.active.id + 1;
-        let next = Arc::new(Segment::new(&self.shared.settings.dir, id, self.shared.settings.durability));
+        let settings = &self.shared.settings;
+        let next = Arc::new(Segment::new(&settings.dir, self.active.id + 1, settings.durability));
         // IMPORTANT: created and synced, then listed, then used: a listed segment is always there.
-        next.database()?;
-        let info =
-            SegmentInfo { base: self.totals.next, before: self.totals.clone(), ..SegmentInfo::default() };
-        let sealed = {
-            let state = self.shared.state();
-            state.segments.last().map(|listed| SegmentInfo { sealed: true, ..listed.info.clone() })
-        };
-        let mut entry = ledger::Entry::default();
-        if let Some(sealed) = &sealed {
-            entry.segment(self.active.id, sealed);
+        next.create(&self.totals, self.recent.iter())?;
+        {
+            let mut state = self.shared.state();
+            if let Some(listed) = state.segments.last_mut() {
+                // IMPORTANT: what a failed commit may have left behind this number was never acknowledged, and is
+                // appended anew: nobody reads it.
+                listed.info.end = Some(self.totals.next);
+                listed.dirty = true;
+            }
+            let mut listed = Listed::new(Arc::clone(&next), SegmentInfo::beginning(&self.totals));
+            listed.dirty = true;
+            state.segments.push(listed);
         }
-        entry.segment(id, &info);
-        self.shared.ledger.commit(entry)?;
-        let mut state = self.shared.state();
-        if let (Some(listed), Some(sealed)) = (state.segments.last_mut(), sealed) {
-            listed.info = sealed;
+        if let Err(error) = self.shared.save() {
+            let mut state = self.shared.state();
+            state.segments.retain(|listed| listed.segment.id != next.id);
+            if let Some(listed) = state.segments.last_mut() {
+                (listed.info.end, listed.disk_bytes) = (None, None);
+            }
+            return Err(error.into());
         }
-        state.segments.push(Listed { segment: Arc::clone(&next), info });
-        drop(state);
         self.active.close();
-        (self.active, self.ranges, self.fresh) = (next, [None; Log::COUNT], true);
+        (self.active, self.ranges) = (next, [None; Log::COUNT]);
         Ok(())
     }
 
-    /// After a failed write sled refuses all further ones: close the database and open it again, until it works.
-    fn reopen(&mut self) {
-        self.shared.pause(Some(space::STORAGE));
+    /// After a failed write sled refuses all further ones, and of a failed barrier nobody knows what it left: a new
+    /// segment is begun behind what was acknowledged, as soon as the disk lets us.
+    fn recover(&mut self) {
+        self.shared.writer_failed.store(true, Ordering::Relaxed);
+        self.shared.measure();
         loop {
-            std::thread::sleep(REOPEN_AFTER);
+            std::thread::sleep(RETRY_AFTER);
+            self.shared.reserve.give_up();
             self.active.close();
-            match self.active.totals() {
-                Ok(found) => {
-                    // A failed barrier leaves open whether the batch is there. If it is, it counts; its appender
-                    // was told "no" and will find it in the checkpoint when it takes the same messages again.
-                    let found = found.unwrap_or_else(|| self.totals.clone());
-                    if found.next > self.totals.next {
-                        self.adopt(found);
-                    }
-                    self.shared.pause(None);
-                    return;
-                }
-                Err(error) => tracing::debug!(%error, "the outbox's storage cannot be opened yet"),
+            match self.roll() {
+                Ok(()) => break,
+                Err(error) => tracing::debug!(%error, "the outbox's storage cannot be written yet"),
             }
         }
-    }
-
-    fn adopt(&mut self, found: Totals) {
-        let (Ok(recent), Ok(ranges)) = (self.active.recent(), self.active.ranges()) else { return };
-        self.recent = recent.into();
-        self.appends = self.recent.back().map_or(self.appends, |(n, _)| n + 1);
-        self.ranges = ranges;
-        self.totals = found;
-        let mut state = self.shared.state();
-        state.totals = self.totals.clone();
-        state.recent.clone_from(&self.recent);
-        if let Some(listed) = state.segments.last_mut() {
-            listed.info.ranges = self.ranges;
-        }
-        drop(state);
-        self.shared.last.send_replace(self.totals.next - 1);
+        self.shared.writer_failed.store(false, Ordering::Relaxed);
+        self.shared.measure();
     }
 }
 

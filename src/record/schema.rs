@@ -14,7 +14,7 @@ pub(super) struct Field {
 
 /// What a field's value must be.
 pub(super) enum Rule {
-    /// A string that is not empty; white space alone counts as empty.
+    /// A string that is not empty.
     Id,
     /// One of these strings.
     OneOf(&'static [&'static str]),

@@ -293,6 +293,18 @@ fn outbox_families(stats: &Stats, now_micros: i64, server_id: &str) -> Vec<Metri
             GAUGE,
             one(f64::from(u8::from(stats.accepting))),
         ),
+        family(
+            "dataplane_quarantined_segments",
+            "Damaged segments that were set aside and not salvaged",
+            GAUGE,
+            one(stats.quarantined_segments as f64),
+        ),
+        family(
+            "dataplane_quarantined_records",
+            "Records known to wait in those",
+            GAUGE,
+            one(stats.quarantined_records as f64),
+        ),
         family("dataplane_outbox_oldest_age_seconds", "Age of the oldest record waiting", GAUGE, ages),
         family("dataplane_dead_letters", "Dead letters kept", GAUGE, one(stats.dead_letters as f64)),
         family(

@@ -7,6 +7,7 @@ mod adopts_the_previous_agents_records;
 mod batches;
 mod configuration_errors;
 mod crash_points;
+mod credentials;
 mod delivers_everything_once_and_in_order;
 mod env_example;
 mod harness;

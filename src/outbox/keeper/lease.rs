@@ -1,0 +1,166 @@
+//! Reading packs for whoever delivers them, and past what cannot be read.
+
+use std::sync::Arc;
+
+use super::super::segment::{ReadError, Segment};
+use super::super::{Lease, Leased, Log, Ticket};
+use super::Keeper;
+
+/// A lease ends behind so many bytes: a bound on the memory of whoever reads.
+const LEASE_BYTES: usize = 2 << 20;
+/// Of the sealed segments so many stay open: the one that is read, and one that is read again for a session that waits.
+const OPEN_SEGMENTS: usize = 2;
+
+/// A lease in the making.
+struct Reading {
+    records: Vec<Leased>,
+    bytes: usize,
+    most: usize,
+    /// Where reading goes on.
+    at: u64,
+}
+
+impl Reading {
+    fn is_full(&self) -> bool {
+        self.records.len() >= self.most || self.bytes >= LEASE_BYTES
+    }
+}
+
+/// A segment that has to be read, and the numbers that are its own.
+struct Stretch {
+    segment: Arc<Segment>,
+    base: u64,
+    end: u64,
+    is_newest: bool,
+}
+
+impl Keeper {
+    pub(in crate::outbox) fn lease(
+        &self,
+        log: Log,
+        from: u64,
+        upto: u64,
+        most: usize,
+    ) -> Result<Lease, ReadError> {
+        let (start, stretches, end) = {
+            let state = self.shared.state();
+            let start = state.settled[log.index()].start(from);
+            let newest = state.segments.last().map(|listed| listed.segment.id);
+            let stretches: Vec<_> = state
+                .segments
+                .iter()
+                .filter(|listed| listed.info.ranges[log.index()].is_some_and(|(_, last)| last >= start))
+                .map(|listed| Stretch {
+                    segment: Arc::clone(&listed.segment),
+                    base: listed.info.base,
+                    end: listed.info.end(),
+                    is_newest: Some(listed.segment.id) == newest,
+                })
+                .collect();
+            (start, stretches, state.totals.next.min(upto))
+        };
+        let mut reading = Reading { records: Vec::new(), bytes: 0, most, at: start };
+        for stretch in &stretches {
+            match self.read_stretch(log, from, end, stretch, &mut reading) {
+                Ok(()) => {}
+                Err(error) if error.is_damage() => self.out_of_reach(stretch, &error)?,
+                Err(error) => return Err(error),
+            }
+            if reading.is_full() {
+                break;
+            }
+        }
+        self.close_unused(&stretches);
+        // All there is has been read, unless it was cut short.
+        let next = if reading.is_full() { reading.at } else { reading.at.max(end) };
+        self.shared.state().settled[log.index()].advance(next);
+        Ok(Lease { records: reading.records, next: next.max(from) })
+    }
+
+    /// Reads what `log` has in one segment, until the lease is full.
+    fn read_stretch(
+        &self,
+        log: Log,
+        from: u64,
+        end: u64,
+        stretch: &Stretch,
+        reading: &mut Reading,
+    ) -> Result<(), ReadError> {
+        loop {
+            let mut jumped = false;
+            stretch.segment.read(log, reading.at.max(stretch.base), |first, pack| {
+                if first >= end.min(stretch.end) {
+                    return false;
+                }
+                let mut state = self.shared.state();
+                let settled = &mut state.settled[log.index()];
+                let behind = match pack {
+                    Ok((header, entries)) => {
+                        settled.enter(first, header.count, header.oldest);
+                        for (seq, entry) in (first..).zip(entries) {
+                            if seq >= from && !settled.is_settled(seq) {
+                                let (kind, accepted_at, bytes) = (entry.kind(), entry.accepted_at(), entry.len());
+                                let ticket = Ticket { seq, log, kind, accepted_at, bytes: bytes as u32 };
+                                reading.bytes += bytes;
+                                reading.records.push(Leased { ticket, entry });
+                            }
+                        }
+                        first + u64::from(header.count)
+                    }
+                    Err(error) => {
+                        // Its records count as waiting until the rest of the segment is settled: see `tidy`.
+                        settled.write_off(first, first + 1);
+                        let id = stretch.segment.id;
+                        if let Some(listed) = state.segments.iter_mut().find(|listed| listed.segment.id == id)
+                            && listed.fault(format!("{} pack {first}: {error}", log.label()))
+                        {
+                            tracing::error!(segment = id, log = log.label(), first, %error, "a pack cannot be read");
+                        }
+                        first + 1
+                    }
+                };
+                let settled = &mut state.settled[log.index()];
+                settled.advance(behind);
+                // Behind this pack may lie a long run of settled ones: jump over it rather than read it.
+                reading.at = settled.skip(behind);
+                jumped = reading.at != behind;
+                !jumped && !reading.is_full()
+            })?;
+            if !jumped || reading.is_full() || reading.at >= stretch.end {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A segment that cannot be read is set aside, and reading goes on behind it. The newest has to be sealed first.
+    fn out_of_reach(&self, stretch: &Stretch, error: &ReadError) -> Result<(), ReadError> {
+        let id = stretch.segment.id;
+        stretch.segment.close();
+        if stretch.is_newest {
+            if let Some(listed) =
+                self.shared.state().segments.iter_mut().find(|listed| listed.segment.id == id)
+            {
+                listed.fault(error.to_string());
+            }
+            self.ask_for_new_segment();
+            return Err(ReadError::Aside(id));
+        }
+        self.shared.set_aside(id, &error.to_string()).map_err(|source| {
+            tracing::error!(%source, segment = id, "a damaged segment cannot be set aside");
+            ReadError::Aside(id)
+        })
+    }
+
+    fn close_unused(&self, read: &[Stretch]) {
+        let sealed: Vec<_> = {
+            let state = self.shared.state();
+            state.segments.iter().rev().skip(1).map(|listed| Arc::clone(&listed.segment)).collect()
+        };
+        let keep = read.first().map(|stretch| stretch.segment.id);
+        let open: Vec<_> = sealed.into_iter().filter(|segment| segment.is_open()).collect();
+        let others = open.iter().filter(|segment| Some(segment.id) != keep);
+        for segment in others.skip(OPEN_SEGMENTS - 1) {
+            segment.close();
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The keeper: reads packs for the drain, makes settlements durable, and deletes what is settled.
+
+mod lease;
+mod letters;
+mod tidy;
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::ledger::LedgerError;
+use super::segment::ReadError;
+use super::shared::Shared;
+use super::writer::Order;
+use super::{DeadLetter, Lease, Log};
+
+/// Settlements become durable this often: what a crash can make us send again.
+const TICK: Duration = Duration::from_millis(50);
+/// With nothing to do, it looks around this often: free space, a full outbox that is no longer full.
+const IDLE: Duration = Duration::from_millis(500);
+/// After the ledger could not be written.
+const RETRY_AFTER: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 500 });
+/// What need not be done with every tick: carrying forward, retention, the reserve.
+const CHORES: Duration = Duration::from_secs(1);
+
+/// What the keeper is asked.
+pub(super) enum Request {
+    Lease { log: Log, from: u64, upto: u64, most: usize, done: oneshot::Sender<Result<Lease, ReadError>> },
+    Letters { from: u64, most: usize, done: oneshot::Sender<Result<Vec<DeadLetter>, LedgerError>> },
+    DropLetters { ids: Vec<u64>, done: oneshot::Sender<Result<u64, LedgerError>> },
+    Flush { done: oneshot::Sender<()> },
+}
+
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    /// Where the writer is asked for a new segment; does not keep it alive.
+    orders: mpsc::WeakSender<Order>,
+    failed_at: Option<Instant>,
+    chores_at: Instant,
+    expired_at: Option<Instant>,
+    /// Each segment's number and what waited in it when it was last looked at.
+    stragglers: Vec<(u64, u64)>,
+}
+
+impl Keeper {
+    pub(super) fn new(shared: Arc<Shared>, orders: mpsc::WeakSender<Order>) -> Self {
+        Self {
+            shared,
+            orders,
+            failed_at: None,
+            chores_at: Instant::now(),
+            expired_at: None,
+            stragglers: Vec::new(),
+        }
+    }
+
+    /// Serves requests and ticks until nobody can ask any more; then commits what is left.
+    pub(super) fn run(mut self, requests: &Receiver<Request>) {
+        let mut ticked = Instant::now();
+        loop {
+            let wait = if self.has_work() { TICK.saturating_sub(ticked.elapsed()) } else { IDLE };
+            match requests.recv_timeout(wait) {
+                Ok(request) => self.serve(request),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.failed_at = None;
+                    self.tick();
+                    return;
+                }
+            }
+            if ticked.elapsed() >= TICK {
+                self.tick();
+                ticked = Instant::now();
+            }
+        }
+    }
+
+    /// Whoever asked may have gone: then nobody hears the answer.
+    fn serve(&mut self, request: Request) {
+        match request {
+            Request::Lease { log, from, upto, most, done } => {
+                let _ = done.send(self.lease(log, from, upto, most));
+            }
+            Request::Letters { from, most, done } => {
+                // What is still on its way to the ledger is a dead letter too.
+                self.tick();
+                let _ = done.send(self.letters(from, most));
+            }
+            Request::DropLetters { ids, done } => {
+                self.tick();
+                let _ = done.send(self.drop_letters(&ids));
+            }
+            Request::Flush { done } => {
+                self.tick();
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        self.shared.state().is_dirty() || self.has_rejected()
+    }
+
+    pub(super) fn tick(&mut self) {
+        if self.failed_at.is_some_and(|at| at.elapsed() < RETRY_AFTER) {
+            return;
+        }
+        self.bury_rejected();
+        self.tidy();
+        if self.chores_at.elapsed() >= CHORES {
+            self.chores();
+        }
+        self.commit();
+        self.shared.measure();
+    }
+
+    /// Commits if there is anything to. What fails stays to be committed.
+    fn commit(&mut self) -> bool {
+        let (is_dirty, totals_stored) = {
+            let state = self.shared.state();
+            (state.is_dirty(), state.totals_stored)
+        };
+        // The copy of the totals goes along with what is settled; without that, once a second will do.
+        let is_copy_due = {
+            let state = self.shared.state();
+            state.totals.next != totals_stored && self.chores_at.elapsed() < TICK
+        };
+        if !is_dirty && !is_copy_due {
+            return true;
+        }
+        let saved = self.shared.save().is_ok();
+        self.failed_at = (!saved).then(Instant::now);
+        saved
+    }
+
+    fn ask_for_new_segment(&self) {
+        if let Some(orders) = self.orders.upgrade() {
+            // A writer that is too busy to listen will be asked again with the next tick.
+            let _ = orders.try_send(Order::Roll);
+        }
+    }
+}

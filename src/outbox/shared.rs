@@ -1,0 +1,87 @@
+//! What the outbox's threads and handles share, and the one way in which the ledger is written.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::ledger::Ledger;
+use super::quarantine::{self, Report};
+use super::reserve::Reserve;
+use super::state::State;
+use super::{LedgerError, Settings};
+
+pub(super) struct Shared {
+    pub settings: Settings,
+    pub id: uuid::Uuid,
+    pub state: Mutex<State>,
+    /// Held while the ledger is written: what is written later was taken later.
+    pub saving: Mutex<()>,
+    pub ledger: Ledger,
+    pub reserve: Reserve,
+    /// Why appends are not accepted, if they are not.
+    pub paused: watch::Sender<Option<&'static str>>,
+    /// The number of the last durable record.
+    pub last: watch::Sender<u64>,
+    /// Used bytes, as last measured.
+    pub used: AtomicU64,
+    pub ledger_failed: AtomicBool,
+    pub writer_failed: AtomicBool,
+    /// Segments and records that were set aside and not salvaged.
+    pub quarantined: Mutex<(u64, u64)>,
+    pub _lock: File,
+}
+
+impl Shared {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        // Poisoned or not: every change under this lock is complete in itself.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes durable what the ledger does not know yet: marks, counters, dead letters and segments, in one step.
+    /// What cannot be written stays to be written.
+    pub(super) fn save(&self) -> Result<(), LedgerError> {
+        let _turn = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unsaved = self.state().take_unsaved();
+        let written = unsaved.entry().and_then(|entry| self.ledger.commit(entry));
+        if let Err(error) = written {
+            self.state().put_back(unsaved);
+            if !self.ledger_failed.swap(true, Ordering::Relaxed) {
+                tracing::error!(%error, "the outbox's ledger could not be written; it is tried again until it can");
+            }
+            self.reserve.give_up();
+            return Err(error);
+        }
+        self.ledger_failed.store(false, Ordering::Relaxed);
+        let leaving = self.state().saved(unsaved);
+        for segment in leaving {
+            // IMPORTANT: only now: a listing without a folder would be a loss, a folder without one is a remainder.
+            match segment.delete() {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, path = %segment.path().display(), "a settled segment could not be deleted");
+                }
+                _ => self.state().left.push(segment.id),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a segment of the row to the quarantine: what waited in it is written off, the rest goes on.
+    pub(super) fn set_aside(&self, id: u64, why: &str) -> std::io::Result<()> {
+        let (report, segment) = {
+            let state = self.state();
+            let segment = state.segments.iter().find(|listed| listed.segment.id == id);
+            let Some(segment) = segment.map(|listed| std::sync::Arc::clone(&listed.segment)) else {
+                return Ok(());
+            };
+            (Report::of_segment(&state, id, why), segment)
+        };
+        segment.close();
+        quarantine::move_segment(&self.settings.dir, segment.path(), &report)?;
+        self.state().write_off(id);
+        *self.quarantined.lock().unwrap_or_else(PoisonError::into_inner) =
+            quarantine::count(&self.settings.dir);
+        Ok(())
+    }
+}

@@ -1,0 +1,6 @@
+//! The outbox driven step by step, on one thread: what it does between two steps is known, so it can fail at each.
+
+mod faults;
+mod model;
+mod rig;
+mod space;

@@ -1,0 +1,166 @@
+//! An outbox without its threads: every tick and every append happens when a test says so.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::keeper::Keeper;
+use super::super::shared::Shared;
+use super::super::writer::{Append, Order, Writer};
+use super::super::{AppendError, Durability, Entry, Leased, Log, Rejected, Settings, Stats, open};
+use crate::record::{Acceptor, Kind, Origin, Queue, Record, UnknownFields};
+
+pub(super) struct Rig {
+    pub shared: Arc<Shared>,
+    pub writer: Writer,
+    pub keeper: Keeper,
+    orders: mpsc::Receiver<Order>,
+    _sender: mpsc::Sender<Order>,
+}
+
+pub(super) fn settings(dir: &Path) -> Settings {
+    Settings {
+        dir: dir.to_path_buf(),
+        max_bytes: 1 << 30,
+        min_free_bytes: 0,
+        segment_bytes: 1 << 20,
+        // What these tests break is not the disk.
+        durability: Durability::Process,
+        dead_letter_retention: Duration::from_hours(24),
+        commit_seconds: prometheus::Histogram::with_opts(prometheus::HistogramOpts::new("c", "c")).unwrap(),
+    }
+}
+
+impl Rig {
+    pub(super) fn open(dir: &Path) -> Self {
+        Self::with(settings(dir)).unwrap()
+    }
+
+    pub(super) fn with(settings: Settings) -> Result<Self, super::super::OpenError> {
+        let shared = open::restore(settings)?;
+        let (sender, orders) = mpsc::channel(16);
+        let writer = Writer::new(&shared).unwrap();
+        let keeper = Keeper::new(Arc::clone(&shared), sender.downgrade());
+        Ok(Self { shared, writer, keeper, orders, _sender: sender })
+    }
+
+    pub(super) fn append(&mut self, entries: Vec<Entry>) -> Result<u64, AppendError> {
+        let (done, mut answer) = oneshot::channel();
+        self.writer.append(vec![Append { entries, taken: None, done }]);
+        answer.try_recv().unwrap()
+    }
+
+    /// A tick of the keeper, and what it asked the writer for.
+    pub(super) fn tick(&mut self) {
+        self.keeper.tick();
+        self.pump();
+    }
+
+    /// A second's chores.
+    pub(super) fn chores(&mut self) {
+        self.keeper.chores();
+        self.pump();
+    }
+
+    fn pump(&mut self) {
+        while let Ok(order) = self.orders.try_recv() {
+            assert!(matches!(order, Order::Roll));
+            self.writer.roll_if_used();
+        }
+    }
+
+    /// All that waits in a log, in order.
+    pub(super) fn waiting(&mut self, log: Log) -> Vec<Leased> {
+        let (mut all, mut from) = (Vec::new(), 0);
+        let end = self.shared.state().totals.next;
+        let mut again = 0;
+        while from < end {
+            match self.keeper.lease(log, from, end, 100) {
+                Ok(lease) => {
+                    all.extend(lease.records);
+                    from = lease.next;
+                }
+                Err(error) => {
+                    again += 1;
+                    assert!(again < 5, "{error}");
+                }
+            }
+            self.pump();
+        }
+        all
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        self.shared.state().stats()
+    }
+
+    /// Invariant 8, and that the segments' own counts say the same.
+    pub(super) fn check_counts(&self) {
+        let stats = self.stats();
+        for kind in 0..5 {
+            let gone = stats.delivered[kind]
+                + stats.duplicates[kind]
+                + stats.exported[kind]
+                + stats.dead_lettered[kind].iter().sum::<u64>();
+            assert_eq!(stats.enqueued[kind], gone + stats.depth[kind], "kind {kind} of {stats:?}");
+        }
+        let row = self.shared.state();
+        let waiting: u64 = row.segments.iter().map(|listed| listed.info.waiting().total()).sum();
+        assert_eq!(stats.total_depth(), waiting, "{stats:?}");
+    }
+
+    pub(super) fn segments(&self) -> usize {
+        self.shared.state().segments.len()
+    }
+}
+
+/// Records of every kind, with bodies that do not compress well.
+pub(super) fn entry(kind: Kind, n: u64, size: usize) -> Entry {
+    let words = (0..size as u64 / 16).map(|i| xxhash_rust::xxh3::xxh3_64_with_seed(&i.to_be_bytes(), n));
+    let noise = words.fold(String::new(), |noise, word| noise + &format!("{word:016x}"));
+    let ids =
+        format!(r#""transaction_id":"t-{n}","api_session_id":"s-{}","customer_id":"c","x":"{noise}""#, n % 7);
+    let (queue, text) = match kind {
+        Kind::Usage => (
+            Queue::Usage,
+            format!(
+                r#"{{{ids},"connection_duration_seconds":1,"data_bytes_processed":1,"audio_duration_seconds":1,"request_timestamp":"2025-01-01T00:00:00Z","response_timestamp":"2025-01-01T00:00:01Z"}}"#
+            ),
+        ),
+        Kind::Quota => (Queue::Quota, format!("{{{ids}}}")),
+        Kind::Started => (
+            Queue::Lifecycle,
+            format!(r#"{{{ids},"event_type":"session_started","metadata":{{"x":"{noise}"}}}}"#),
+        ),
+        Kind::Completed => (
+            Queue::Lifecycle,
+            format!(r#"{{{ids},"event_type":"session_completed","metadata":{{"x":"{noise}"}}}}"#),
+        ),
+        Kind::Lifecycle => {
+            return Entry::Rejected(Rejected {
+                kind,
+                accepted_at: crate::clock::now(),
+                raw: format!("{n} {noise}").into_bytes().into(),
+                detail: "no record".into(),
+            });
+        }
+    };
+    let origin = Origin { server_id: "a".into(), region: "b".into(), version: "c".into() };
+    let acceptor = Acceptor::new(&origin, UnknownFields::Forward, 1 << 20);
+    let record: Record = acceptor.at(crate::clock::now()).accept(queue, text.as_bytes()).unwrap();
+    Entry::Record(record)
+}
+
+/// `count` usage records numbered from `from` on.
+pub(super) fn usage(from: u64, count: u64, size: usize) -> Vec<Entry> {
+    (from..from + count).map(|n| entry(Kind::Usage, n, size)).collect()
+}
+
+pub(super) fn transaction(entry: &Entry) -> String {
+    match entry {
+        Entry::Record(record) => record.transaction().to_owned(),
+        Entry::Rejected(rejected) => String::from_utf8_lossy(&rejected.raw).into_owned(),
+    }
+}

@@ -15,24 +15,43 @@ const POINTS: [&str; 7] = [
     "intake::acknowledged",
 ];
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    List,
+    Stream,
+}
+
+impl Mode {
+    async fn push(self, redis: &RedisServer, prefix: &str, sessions: u32, usage_each: u32) -> u64 {
+        match self {
+            Self::List => load::push_sessions(redis, prefix, sessions, usage_each).await,
+            Self::Stream => load::add_sessions(redis, prefix, sessions, usage_each).await,
+        }
+    }
+}
+
 struct Trial {
+    mode: Mode,
     stage: Stage,
     pushed: u64,
 }
 
 impl Trial {
-    async fn begin() -> Self {
+    async fn begin(mode: Mode) -> Self {
         let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
         let mut agent = Agent::new(&redis, &sandbox.url);
+        if mode == Mode::Stream {
+            agent.set("SOURCE_MODE", "stream");
+        }
         // Some of it waits already, so that the first rounds are full ones.
-        let pushed = load::push_sessions(&redis, "before", 40, 40).await;
+        let pushed = mode.push(&redis, "before", 40, 40).await;
         agent.start();
         agent.ready().await;
-        Self { stage: Stage { redis, sandbox, agent }, pushed }
+        Self { mode, stage: Stage { redis, sandbox, agent }, pushed }
     }
 
     async fn push(&mut self, name: &str) {
-        self.pushed += load::push_sessions(&self.stage.redis, name, 20, 20).await;
+        self.pushed += self.mode.push(&self.stage.redis, name, 20, 20).await;
     }
 
     /// The n-th time that a point is reached differs in what is under way.
@@ -42,7 +61,10 @@ impl Trial {
 
     async fn settle(mut self) {
         self.stage.agent.unset("FAILPOINT");
-        self.stage.drained().await;
+        match self.mode {
+            Mode::List => self.stage.drained().await,
+            Mode::Stream => self.stage.streams_drained().await,
+        }
         let accounts = self.stage.sandbox.accounts().await;
         assert_eq!(accounts.processed(), self.pushed, "lost");
         accounts.assert_in_order_and_recognisable();
@@ -59,8 +81,17 @@ fn times(point: &str) -> &'static [u32] {
 }
 
 #[tokio::test]
-async fn the_agent_may_crash_at_every_point() {
-    let mut trial = Trial::begin().await;
+async fn the_agent_may_crash_at_every_point_of_lists() {
+    the_agent_crashes_at_every_point(Mode::List).await;
+}
+
+#[tokio::test]
+async fn the_agent_may_crash_at_every_point_of_streams() {
+    the_agent_crashes_at_every_point(Mode::Stream).await;
+}
+
+async fn the_agent_crashes_at_every_point(mode: Mode) {
+    let mut trial = Trial::begin(mode).await;
     for point in POINTS {
         for n in times(point) {
             trial.stage.agent.kill();
@@ -68,13 +99,13 @@ async fn the_agent_may_crash_at_every_point() {
             trial.plan(point, *n, "abort");
             trial.stage.agent.start();
             // Until it gets there: what it needs for that is pushed.
-            let mut more = 0;
-            let Trial { stage: Stage { redis, agent, .. }, pushed } = &mut trial;
+            let mut extra = 0;
+            let Trial { stage: Stage { redis, agent, .. }, pushed, .. } = &mut trial;
             let status = until(&format!("the agent ends at {point}"), async || {
                 let ended = agent.has_ended();
                 if ended.is_none() {
-                    more += 1;
-                    *pushed += load::push_sessions(redis, &format!("{n}-{more}-{}", &point[8..]), 1, 1).await;
+                    extra += 1;
+                    *pushed += mode.push(redis, &format!("{n}-{extra}-{}", &point[8..]), 1, 1).await;
                 }
                 ended
             })
@@ -89,8 +120,17 @@ async fn the_agent_may_crash_at_every_point() {
 }
 
 #[tokio::test]
-async fn redis_may_crash_at_every_point() {
-    let mut trial = Trial::begin().await;
+async fn redis_may_crash_at_every_point_of_lists() {
+    redis_crashes_at_every_point(Mode::List).await;
+}
+
+#[tokio::test]
+async fn redis_may_crash_at_every_point_of_streams() {
+    redis_crashes_at_every_point(Mode::Stream).await;
+}
+
+async fn redis_crashes_at_every_point(mode: Mode) {
+    let mut trial = Trial::begin(mode).await;
     for point in POINTS {
         for n in times(point) {
             trial.stage.agent.kill();
@@ -98,14 +138,14 @@ async fn redis_may_crash_at_every_point() {
             let held = trial.stage.agent.dir().join("held");
             trial.plan(point, *n, &format!("hold:{}", held.display()));
             trial.stage.agent.start();
-            let mut more = 0;
-            let Trial { stage: Stage { redis, .. }, pushed } = &mut trial;
+            let mut extra = 0;
+            let Trial { stage: Stage { redis, .. }, pushed, .. } = &mut trial;
             until(&format!("the agent is held at {point}"), async || {
                 if held.exists() {
                     return Some(());
                 }
-                more += 1;
-                *pushed += load::push_sessions(redis, &format!("{n}-{more}-{}", &point[8..]), 1, 1).await;
+                extra += 1;
+                *pushed += mode.push(redis, &format!("{n}-{extra}-{}", &point[8..]), 1, 1).await;
                 None
             })
             .await;

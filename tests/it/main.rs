@@ -20,6 +20,7 @@ mod samples;
 mod samples_through_an_agent;
 mod several_agents;
 mod stops_in_order;
+mod streams;
 mod survives_kill;
 mod survives_outages;
 mod unit_file;

@@ -94,7 +94,12 @@ async fn four_agents_share_the_lists_and_one_of_them_is_killed_for_good() {
     shared_by_four("list").await;
 }
 
-pub(crate) async fn shared_by_four(mode: &str) {
+#[tokio::test]
+async fn four_agents_share_the_streams_and_one_of_them_is_killed_for_good() {
+    shared_by_four("stream").await;
+}
+
+async fn shared_by_four(mode: &str) {
     let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
     let mut agents: Vec<_> = (0..4).map(|n| agent(&redis, &sandbox, &format!("edge-{n}"))).collect();
     for agent in &mut agents {

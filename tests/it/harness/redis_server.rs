@@ -135,6 +135,11 @@ impl RedisServer {
         redis::cmd("LLEN").arg(key).query_async(&mut self.connection()).await.expect("a list")
     }
 
+    /// How many entries a stream holds.
+    pub(crate) async fn entries(&self, stream: &str) -> u64 {
+        redis::cmd("XLEN").arg(stream).query_async(&mut self.connection()).await.expect("a stream")
+    }
+
     /// All of a list, from its left end.
     pub(crate) async fn list(&self, key: &str) -> Vec<Vec<u8>> {
         let mut command = redis::cmd("LRANGE");

@@ -13,7 +13,7 @@ use crate::config::{self, Config};
 use crate::control_plane::{self, Capabilities, Client, Registration};
 use crate::drain::{self, BatchSettings, Drain, Horizon, LinkSettings, LinkStatus};
 use crate::http::{self, Surface};
-use crate::intake::{self, Intake, Mirror, Names, RedisStatus, push_quota_answers};
+use crate::intake::{self, Intake, Mirror, Names, RedisStatus, SourceError, push_quota_answers};
 use crate::membership::Membership;
 use crate::outbox::{Outbox, Threads};
 use crate::record::{Acceptor, Origin};
@@ -77,8 +77,7 @@ impl Agent {
             (watch::Sender::new(Horizon::default()), watch::Sender::new(RedisStatus::default()));
         let (link, registered) = (watch::Sender::new(LinkStatus::default()), watch::Sender::new(false));
         let (answers, answered) = mpsc::channel(QUOTA_ANSWERS);
-        let source =
-            intake::Settings { client: redis, names: names(&config), timeout: config.redis.socket_timeout };
+        let source = intake_settings(&config, redis);
 
         let membership = Arc::new(Membership {
             client: Arc::clone(&client),
@@ -148,7 +147,7 @@ impl Agent {
 
         let ended = tokio::select! {
             () = stop => Ok(()),
-            end = taking.join_next() => Err(unexpected("the intake", end)),
+            Some(end) = taking.join_next() => Err(end_of_intake(end)),
             end = sending.join_next() => Err(unexpected("the drain", end)),
             Some(Err(end)) = rest.join_next() => Err(unexpected("a background task", Some(Err(end)))),
             end = serving.join_next() => Err(unexpected("the HTTP surface", end)),
@@ -197,6 +196,14 @@ fn unexpected(name: &str, end: Option<Result<(), JoinError>>) -> anyhow::Error {
     }
 }
 
+fn end_of_intake(end: Result<Result<(), SourceError>, JoinError>) -> anyhow::Error {
+    match end {
+        // It says by itself what is wrong.
+        Ok(Err(error)) => error.into(),
+        end => unexpected("the intake", Some(end.map(|_| ()))),
+    }
+}
+
 async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
     let (host, port) = (config.http.host.as_str(), config.http.port);
     let main = TcpListener::bind((host, port))
@@ -224,6 +231,16 @@ fn names(config: &Config) -> Names {
         quota_response: config.redis.quota_response_queue.clone(),
         dead_letters: config.redis.dead_letter_queue.clone(),
         server_id: config.identity.server_id.clone(),
+    }
+}
+
+fn intake_settings(config: &Config, client: redis::Client) -> intake::Settings {
+    intake::Settings {
+        client,
+        names: names(config),
+        timeout: config.redis.socket_timeout,
+        mode: config.redis.source_mode,
+        orphan_reclaim: config.redis.orphan_reclaim,
     }
 }
 

@@ -25,6 +25,7 @@ pub mod config;
 pub mod control_plane;
 pub mod demo;
 pub mod drain;
+mod failpoint;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -23,7 +23,7 @@ pub enum SourceMode {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Redis")]
 pub struct RedisConfig {
-    /// redis:// or rediss:// URL with ACL user and database, instead of host, port, database and password
+    /// redis://, rediss:// or unix:// URL with ACL user and database, instead of host, port, database and password
     #[arg(id = "REDIS_URL")]
     pub url: Option<Secret>,
 
@@ -128,9 +128,14 @@ impl RedisConfig {
                 return false;
             }
         };
+        let is_socket = matches!(url.scheme(), "unix" | "redis+unix");
         let database = url.path().trim_start_matches('/');
-        if !matches!(url.scheme(), "redis" | "rediss") {
-            review.problem("REDIS_URL", "is neither a redis:// nor a rediss:// URL");
+        if !is_socket && !matches!(url.scheme(), "redis" | "rediss") {
+            review.problem("REDIS_URL", "is not a redis://, rediss:// or unix:// URL");
+        } else if is_socket {
+            if database.is_empty() || url.host_str().is_some_and(|host| !host.is_empty()) {
+                review.problem("REDIS_URL", "names no socket (as unix:///run/redis/redis.sock?db=0)");
+            }
         } else if url.host_str().is_none_or(str::is_empty) {
             review.problem("REDIS_URL", "names no host");
         } else if !database.is_empty() && database.parse::<u16>().is_err() {

@@ -6,7 +6,8 @@ use redis::aio::MultiplexedConnection;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 
-use super::{Settings, connect};
+use super::Settings;
+use super::connection::connect;
 use crate::drain::QuotaPush;
 use crate::outbox::{DeadLetter, Outbox};
 
@@ -28,7 +29,7 @@ async fn insist(
         let attempt = async {
             let mut open = match connection.take() {
                 Some(open) => open,
-                None => connect(&settings.client, settings, Duration::ZERO).await?,
+                None => connect(settings, Duration::ZERO).await?,
             };
             let () = commands.query_async(&mut open).await?;
             *connection = Some(open);

@@ -104,12 +104,19 @@ fn a_redis_url_that_cannot_be_used_is_refused_without_being_repeated() {
         "redis:hunter2",
         "redis://",
         "rediss://:hunter2@[::1",
+        "unix://",
     ] {
         let problems = refused(&with([("REDIS_URL", url)]));
         assert!(problems.starts_with("REDIS_URL: ") && problems.lines().count() == 1, "{url}: {problems}");
         assert!(!problems.contains("hunter2"), "{problems}");
     }
-    for url in ["redis://h", "redis://h/", "rediss://user:hunter2@h:6380/15", "redis://[::1]/3"] {
+    for url in [
+        "redis://h",
+        "redis://h/",
+        "rediss://user:hunter2@h:6380/15",
+        "redis://[::1]/3",
+        "unix:///run/r.sock?db=1",
+    ] {
         loaded(&with([("REDIS_URL", url)]));
     }
 }

@@ -97,6 +97,16 @@ impl Agent {
         self.process.as_ref().expect("the agent runs").id()
     }
 
+    /// Its status, if it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        let process = self.process.as_mut().expect("the agent was started");
+        let status = process.try_wait().expect("its status is known");
+        if status.is_some() {
+            self.process = None;
+        }
+        status
+    }
+
     /// Waits until it has ended by itself.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let process = self.process.as_mut().expect("the agent was started");

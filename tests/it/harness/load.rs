@@ -51,6 +51,18 @@ pub(crate) fn quota(session: &str, number: u32) -> String {
     .to_string()
 }
 
+/// The same as [`push_sessions`], to streams.
+pub(crate) async fn add_sessions(redis: &RedisServer, prefix: &str, sessions: u32, usage_each: u32) -> u64 {
+    let names: Vec<String> = (0..sessions).map(|n| format!("{prefix}-{n}")).collect();
+    redis.add(LIFECYCLE, &names.iter().map(|name| started(name)).collect::<Vec<_>>()).await;
+    redis.add(QUOTA, &names.iter().map(|name| quota(name, 0)).collect::<Vec<_>>()).await;
+    for number in 0..usage_each {
+        redis.add(USAGE, &names.iter().map(|name| usage(name, number)).collect::<Vec<_>>()).await;
+    }
+    redis.add(LIFECYCLE, &names.iter().map(|name| completed(name)).collect::<Vec<_>>()).await;
+    u64::from(sessions) * u64::from(usage_each + 3)
+}
+
 /// Pushes `sessions` whole sessions, interleaved: started, `usage` usage records, one quota request, completed.
 /// Returns how many records that are.
 pub(crate) async fn push_sessions(redis: &RedisServer, prefix: &str, sessions: u32, usage_each: u32) -> u64 {

@@ -74,6 +74,20 @@ impl Stage {
         Self { redis, sandbox, agent }
     }
 
+    /// Waits until nothing is left in the streams or in the outbox.
+    pub(crate) async fn streams_drained(&mut self) {
+        until("everything is settled", async || {
+            for queue in [USAGE, LIFECYCLE, QUOTA] {
+                if self.redis.entries(queue).await > 0 {
+                    return None;
+                }
+            }
+            let health = self.agent.health().await?;
+            (health["outbox"]["depth"] == 0).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until nothing is left in Redis or in the outbox.
     pub(crate) async fn drained(&mut self) {
         until("everything is settled", async || {

@@ -9,8 +9,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use crate::config::{self, Config};
-use crate::control_plane::{self, Capabilities, Client, Registration};
+use crate::config::Config;
+use crate::control_plane::{Capabilities, Client, Registration};
 use crate::drain::{self, BatchSettings, Drain, Horizon, LinkSettings, LinkStatus};
 use crate::http::{self, Surface};
 use crate::intake::{self, Intake, Mirror, Names, RedisStatus, SourceError, push_quota_answers};
@@ -43,7 +43,9 @@ impl Agent {
     /// Opens the outbox and binds the HTTP surface; contacts neither Redis nor the `ControlPlane`.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new(&config.identity.server_id)?);
-        let client = Client::new(control_plane_settings(&config)).context("the ControlPlane's client")?;
+        let client =
+            Client::new(config.control_plane.client_settings(&config.identity, config.delivery.concurrency))
+                .context("the ControlPlane's client")?;
         let observed = Arc::clone(&metrics);
         let client = client.observed(Box::new(move |endpoint, answer| match &answer.result {
             Ok(response) => observed.request(endpoint, &response.status.to_string(), answer.elapsed),
@@ -255,32 +257,6 @@ fn acceptor(config: &Config) -> Acceptor {
         config.delivery.unknown_fields,
         usize::try_from(config.outbox.record_max_bytes.0).unwrap_or(usize::MAX),
     )
-}
-
-fn control_plane_settings(config: &Config) -> control_plane::Settings {
-    let plane = &config.control_plane;
-    let secret = |secret: &config::Secret| match secret.source() {
-        config::SecretSource::Value => {
-            control_plane::SecretSource::Value(control_plane::Secret::new(secret.expose()))
-        }
-        config::SecretSource::File(path) => control_plane::SecretSource::File(path.clone()),
-    };
-    control_plane::Settings {
-        url: control_plane::Secret::new(plane.url.expose()),
-        timeout: plane.timeout,
-        max_idle_connections: config.delivery.concurrency as usize,
-        server_id: config.identity.server_id.clone(),
-        version: config.identity.app_version.clone(),
-        auth: plane.auth,
-        api_key_header: plane.api_key_header.clone(),
-        api_key: plane.api_key.as_ref().map(secret),
-        jwt_key: plane.jwt_key.as_ref().map(secret),
-        jwt_algorithm: plane.jwt_algorithm,
-        jwt_key_id: None,
-        ca_file: plane.ca_file.clone(),
-        client_cert_file: plane.client_cert_file.clone(),
-        client_key_file: plane.client_key_file.clone(),
-    }
 }
 
 fn drain_settings(config: &Config, first_contact_within: Duration) -> drain::Settings {

@@ -93,5 +93,10 @@ impl Group for Config {
         self.outbox.check(review);
         self.control_plane.check(review);
         self.http.check(review);
+        self.log.check(review);
+        // Of what is wrong already nothing more can be learnt.
+        if review.is_good() {
+            self.control_plane.check_client(&self.identity, review);
+        }
     }
 }

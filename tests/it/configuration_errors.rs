@@ -10,12 +10,21 @@ async fn every_problem_is_told_at_once_by_its_variable_with_exit_code_78() {
     agent.set("REDIS_PORT", "99999");
     agent.set("LOG_LEVEL", "LOUD");
     agent.set("OUTBOX_MAX_BYTES", "ten");
+    agent.set("API_KEY_HEADER", "Content-Length");
+    agent.set("LOG_FILE", "no-such-folder/agent.log");
     agent.start();
     assert_eq!(agent.ended().await.code(), Some(78));
     let said = agent.log();
-    for variable in
-        ["SERVER_ID", "DATAPLANE_HOST", "REDIS_PORT", "LOG_LEVEL", "OUTBOX_MAX_BYTES", "CONTROL_PLANE_URL"]
-    {
+    for variable in [
+        "SERVER_ID",
+        "DATAPLANE_HOST",
+        "REDIS_PORT",
+        "LOG_LEVEL",
+        "LOG_FILE",
+        "OUTBOX_MAX_BYTES",
+        "CONTROL_PLANE_URL",
+        "API_KEY_HEADER",
+    ] {
         assert!(said.lines().any(|line| line.starts_with(&format!("{variable}: "))), "{variable}:\n{said}");
     }
     assert!(!said.contains("panicked") && !said.contains("backtrace"), "{said}");
@@ -48,4 +57,14 @@ async fn a_port_that_is_taken_is_a_clear_error_but_only_a_warning_for_the_second
     agent.start();
     assert_eq!(agent.ended().await.code(), Some(1));
     assert!(agent.log().contains("SERVER_PORT"), "{}", agent.log());
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_sign_is_a_problem_of_its_variable() {
+    let mut agent = Agent::new(&RedisServer::stopped(), "http://127.0.0.1:1");
+    agent.set("CONTROL_PLANE_AUTH", "both");
+    agent.set("CONTROL_PLANE_JWT_KEY", "-----BEGIN PRIVATE KEY-----\nnot one\n-----END PRIVATE KEY-----");
+    agent.start();
+    assert_eq!(agent.ended().await.code(), Some(78), "{}", agent.log());
+    assert!(agent.log().contains("CONTROL_PLANE_JWT_KEY: "), "{}", agent.log());
 }

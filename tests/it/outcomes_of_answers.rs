@@ -154,3 +154,17 @@ async fn retry_after_is_obeyed() {
     let accounts = stage.sandbox.accounts().await;
     assert_eq!(accounts.all_requests("started") + accounts.all_requests("usage"), 1, "{accounts:?}");
 }
+
+#[tokio::test]
+async fn a_session_that_no_url_can_name_is_a_dead_letter_and_no_refusal() {
+    let mut stage = Stage::set_with(&[("REFUSAL_BRAKE", "3")]).await;
+    let events: Vec<String> = (0..10)
+        .map(|n| load::started("..").replace("session_started-..", &format!("t{n}")))
+        .chain([load::started("well")])
+        .collect();
+    stage.redis.push(LIFECYCLE, &events).await;
+    stage.drained().await;
+    assert_eq!(letters(&stage, 10).await[0]["reason"], "refused");
+    let accounts = stage.sandbox.accounts().await;
+    assert_eq!((accounts.kind("started", "processed"), accounts.all_requests("started")), (1, 1));
+}

@@ -78,3 +78,15 @@ async fn a_control_plane_that_forgot_the_server_is_told_again() {
     stage.sandbox.forget_servers().await;
     until("a heartbeat comes from a server that is registered anew", heartbeat).await;
 }
+
+#[tokio::test]
+async fn a_client_that_sent_half_a_request_does_not_keep_it_from_stopping() {
+    use tokio::io::AsyncWriteExt as _;
+
+    let mut stage = Stage::set().await;
+    let address = stage.agent.url("").trim_start_matches("http://").to_owned();
+    let mut half = tokio::net::TcpStream::connect(&address).await.expect("a connection");
+    half.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nX").await.expect("half a request");
+    let _idle = tokio::net::TcpStream::connect(&address).await.expect("a connection");
+    assert_eq!(stage.agent.stop().await.code(), Some(0), "{}", stage.agent.log());
+}

@@ -158,7 +158,9 @@ impl Agent {
         let deadline = Instant::now() + config.delivery.shutdown_timeout;
         finish("the intake", &intake_stop, &mut taking, deadline).await;
         finish("the drain", &drain_stop, &mut sending, deadline).await;
-        outbox.flush().await;
+        if !outbox.flush().await {
+            tracing::warn!("not all that was settled is durable: it will be sent again, with the same keys");
+        }
         let deadline = deadline.max(Instant::now() + LAST_STAGES);
         // One that is not heard in time will be noticed missing by the ControlPlane.
         let _ = tokio::time::timeout_at(deadline.into(), membership.goodbye()).await;

@@ -1,5 +1,9 @@
 //! The command line: what can be asked for, and the exit codes (0 done, 1 failed, 2 usage, 78 configuration).
 
+mod dead_letters;
+mod outbox;
+mod stopped;
+
 use std::convert::Infallible;
 use std::process::ExitCode;
 
@@ -29,6 +33,10 @@ enum Command {
     Run(Box<Flags>),
     /// Plays the main job with a Redis and a ControlPlane of its own, and settles the account
     Demo(demo::Args),
+    /// What waits to be delivered, on a stopped agent; needs no setting but OUTBOX_DIR
+    Outbox(outbox::Args),
+    /// What will not be delivered, on a stopped agent; needs no setting but OUTBOX_DIR
+    DeadLetters(dead_letters::Args),
     /// A ControlPlane to develop against
     Sandbox(Box<sandbox::Args>),
 }
@@ -40,6 +48,8 @@ pub fn main() -> ExitCode {
         None => run(cli.flags),
         Some(Command::Run(flags)) => run(flags.or(cli.flags)),
         Some(Command::Demo(args)) => on_runtime(1, async move { demo::run(args).await }),
+        Some(Command::Outbox(args)) => on_runtime(1, outbox::run(args, cli.flags)),
+        Some(Command::DeadLetters(args)) => on_runtime(1, dead_letters::run(args, cli.flags)),
         Some(Command::Sandbox(args)) => on_runtime(2, async { sandbox::run(*args, told_to_stop()).await }),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };

@@ -62,6 +62,15 @@ impl Flags {
     }
 }
 
+impl Flags {
+    /// These, with another value for one variable if there is one.
+    #[must_use]
+    pub fn with(mut self, variable: &str, value: Option<String>) -> Self {
+        self.0.extend(value.map(|value| (variable.to_owned(), value)));
+        self
+    }
+}
+
 impl fmt::Debug for Flags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()

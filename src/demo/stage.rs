@@ -73,9 +73,14 @@ impl DeadLetters {
     }
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+/// A port that was free a moment ago, and that the kernel gives to nobody by itself: those begin at 32768.
+fn free_port() -> u16 {
+    loop {
+        let port = rand::random_range(10_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A child that dies with us, should we be interrupted.
@@ -88,7 +93,7 @@ fn child(program: &Path) -> Command {
 impl Stage {
     pub(super) async fn set() -> anyhow::Result<Self> {
         let dir = Folder::make()?;
-        let redis_port = free_port()?;
+        let redis_port = free_port();
         let redis = child(Path::new("redis-server"))
             .args([
                 "--port",
@@ -106,7 +111,7 @@ impl Stage {
             .spawn()
             .context("redis-server cannot be started: is it installed?")?;
         let (sandbox, sandbox_url, control_url) = start_sandbox().await?;
-        let agent_port = free_port()?;
+        let agent_port = free_port();
         let redis_url = format!("redis://127.0.0.1:{redis_port}/");
         let agent = start_agent(&dir.0, redis_port, &sandbox_url, agent_port)?;
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;

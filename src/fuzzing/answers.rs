@@ -10,7 +10,7 @@ use crate::control_plane::{
     BadAnswer, Commands, parse_batch_answer, parse_commands, parse_key_set, parse_quota_answer,
 };
 
-const LONGEST: Duration = Duration::from_hours(24);
+const LONGEST: Duration = Duration::from_hours(1);
 
 /// Why an answer is none is said without what was in it: that has a length that no answer can stretch.
 fn reticent(error: &BadAnswer) {

@@ -33,7 +33,7 @@ impl Health {
             link_cause: link.cause.clone(),
             registered: *surface.registered.borrow(),
             stopping: *surface.stopping.borrow(),
-            stats: surface.outbox.stats(),
+            stats: surface.outbox.durable_stats(),
         }
     }
 

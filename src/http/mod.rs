@@ -130,7 +130,7 @@ async fn detailed(State(surface): State<Arc<Surface>>) -> Response {
 
 async fn metrics(State(surface): State<Arc<Surface>>) -> Response {
     surface.metrics.control_plane_up(Health::of(&surface).control_plane_connected);
-    match surface.metrics.expose(&surface.outbox.stats(), crate::clock::now().0) {
+    match surface.metrics.expose(&surface.outbox.durable_stats(), crate::clock::now().0) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics cannot be rendered");

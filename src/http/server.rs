@@ -1,6 +1,5 @@
 //! Serves a router within limits: of connections, of the time a request's head may take, and of the time to stop.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
-use axum::http::Response;
+
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -79,8 +78,7 @@ async fn converse(
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let mut request: Request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
-        let answer = hyper::service::Service::call(&service, request);
-        async move { Ok::<Response<Body>, Infallible>(answer.await?) }
+        hyper::service::Service::call(&service, request)
     });
     let mut connection = pin!(
         http1::Builder::new()

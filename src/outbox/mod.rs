@@ -88,6 +88,7 @@ mod quarantine;
 mod replay;
 mod reserve;
 mod row;
+mod salvage;
 mod schema;
 mod segment;
 mod settled;
@@ -98,6 +99,8 @@ mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod transfer;
+mod verify;
 mod writer;
 
 use std::sync::{Arc, PoisonError, mpsc};
@@ -112,10 +115,13 @@ pub use ledger::LedgerError;
 pub use open::{OpenError, Settings};
 pub use quarantine::Report;
 pub use replay::{ReplayError, Replayed};
+pub use salvage::{SalvageError, Salvaged};
 pub use schema::{Recent, Taken};
 pub use segment::ReadError;
 pub use state::Settlement;
 pub use stats::Stats;
+pub use transfer::TransferError;
+pub use verify::Verified;
 
 use crate::record::{Kind, Queue, Timestamp};
 use shared::Shared;
@@ -284,20 +290,33 @@ impl Outbox {
 
     /// Settles a record: at once for every reader, on the disk within 100 ms.
     pub fn settle(&self, ticket: &Ticket, settlement: Settlement) {
-        self.shared.state().deliver(ticket, settlement);
+        self.change(|state| state.deliver(ticket, settlement));
     }
 
     /// Settles many records under one lock.
     pub fn settle_all<'a>(&self, tickets: impl IntoIterator<Item = (&'a Ticket, Settlement)>) {
-        let mut state = self.shared.state();
-        for (ticket, settlement) in tickets {
-            state.deliver(ticket, settlement);
-        }
+        self.change(|state| {
+            for (ticket, settlement) in tickets {
+                state.deliver(ticket, settlement);
+            }
+        });
     }
 
     /// Settles a record as a dead letter, in one step.
     pub fn bury(&self, ticket: &Ticket, letter: DeadLetter) {
-        self.shared.state().bury(ticket, letter);
+        self.change(|state| state.bury(ticket, letter));
+    }
+
+    /// Changes what the ledger has to hold; the first change after a rest wakes the keeper.
+    fn change(&self, change: impl FnOnce(&mut state::State)) {
+        let mut state = self.shared.state();
+        let had_work = state.is_dirty();
+        change(&mut state);
+        drop(state);
+        if !had_work {
+            // A keeper that is gone has failed: whoever leases hears of it.
+            let _ = self.requests.send(keeper::Request::Wake);
+        }
     }
 
     /// The dead letters from number `from` on, at most `most` of them, and fewer when they are large. Empty only when
@@ -322,9 +341,10 @@ impl Outbox {
 
     /// Dead letters up to this number have been mirrored.
     pub fn set_mirrored(&self, id: u64) {
-        let mut state = self.shared.state();
-        state.counters.mirrored = id;
-        state.counters_dirty = true;
+        self.change(|state| {
+            state.counters.mirrored = id;
+            state.counters_dirty = true;
+        });
     }
 
     /// The number that the next dead letter will have.
@@ -334,7 +354,21 @@ impl Outbox {
 
     /// The counters and depths of this moment.
     pub fn stats(&self) -> Stats {
-        let mut stats = self.shared.state().stats();
+        let stats = self.shared.state().stats();
+        self.completed(stats)
+    }
+
+    /// The same with what is settled as a crash would leave it, at most 100 ms old: for counters that must never go
+    /// back.
+    pub fn durable_stats(&self) -> Stats {
+        let stats = {
+            let state = self.shared.state();
+            state.stats_by(&state.durable)
+        };
+        self.completed(stats)
+    }
+
+    fn completed(&self, mut stats: Stats) -> Stats {
         let (segments, records) = *self.shared.quarantined.lock().unwrap_or_else(PoisonError::into_inner);
         stats.quarantined_segments += segments;
         stats.quarantined_records = records;
@@ -368,12 +402,9 @@ impl Outbox {
         self.shared.id
     }
 
-    /// Waits until everything settled so far is durable.
-    pub async fn flush(&self) {
+    /// Waits until everything settled so far is durable. False if that cannot be had just now: it stays to be written.
+    pub async fn flush(&self) -> bool {
         let (done, flushed) = oneshot::channel();
-        if self.requests.send(keeper::Request::Flush { done }).is_ok() {
-            // Dropped unanswered only when the keeper is gone, and then it has flushed.
-            let _ = flushed.await;
-        }
+        self.requests.send(keeper::Request::Flush { done }).is_ok() && flushed.await.unwrap_or(false)
     }
 }

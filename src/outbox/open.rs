@@ -96,6 +96,14 @@ pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
 }
 
 impl Outbox {
+    /// Opens the outbox in `settings.dir`, which must be there.
+    pub fn open_existing(settings: Settings) -> Result<(Self, Threads), OpenError> {
+        if manifest::read(&settings.dir)?.is_none() {
+            return Err(OpenError::Absent(settings.dir));
+        }
+        Self::open(settings)
+    }
+
     /// Opens the outbox in `settings.dir`, creating it if it is not there. What is damaged is set aside.
     pub fn open(settings: Settings) -> Result<(Self, Threads), OpenError> {
         let dir = settings.dir.clone();

@@ -76,6 +76,12 @@ impl Report {
         report
     }
 
+    /// Whether this number of this log was settled.
+    pub(super) fn was_settled(&self, log: Log, seq: u64) -> bool {
+        let ranges = self.settled.get(log.label()).map_or(&[][..], Vec::as_slice);
+        ranges.iter().any(|(from, upto)| (*from..*upto).contains(&seq))
+    }
+
     pub(super) fn write(&self, folder: &Path) -> std::io::Result<()> {
         std::fs::create_dir_all(folder)?;
         let (path, new) = (folder.join("report.json"), folder.join("report.json.new"));

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use super::ledger::{self, Ledger};
 use super::schema::{Counters, SegmentInfo, Totals};
 use super::segment::{Listed, Segment};
+use super::settled::Settled;
 use super::state::{RECENT_APPENDS, State};
 use super::{Log, OpenError, ReadError, Settings, Shared};
 
@@ -25,12 +26,12 @@ pub(super) fn restore(settings: &Settings, ledger: &Ledger, is_new: bool) -> Res
         let segment = Arc::new(Segment::new(&settings.dir, id, settings.durability));
         row.insert(id, Listed::new(segment, info));
     }
-    let strangers = sweep(settings, ledger, &row)?;
-    adopt(settings, &mut row, strangers)?;
-    let mut settled: [super::settled::Settled; Log::COUNT] = Default::default();
+    let mut settled: [Settled; Log::COUNT] = Default::default();
     for log in Log::ALL {
         settled[log.index()] = ledger.settled(log)?;
     }
+    let strangers = sweep(settings, ledger, &row)?;
+    adopt(settings, &mut row, &settled, strangers)?;
     let mut counters = ledger.counters()?.unwrap_or_default();
     let mut segments: Vec<Listed> = row.into_values().collect();
     seal_all_but_last(&mut segments);
@@ -42,11 +43,12 @@ pub(super) fn restore(settings: &Settings, ledger: &Ledger, is_new: bool) -> Res
         totals = farther(totals, &listed.info.before);
     }
     // Whatever was lost: no number is given twice, or a new record would be taken for a settled one.
-    totals.next = settled.iter().map(super::settled::Settled::end).fold(totals.next, u64::max);
+    totals.next = settled.iter().map(Settled::end).fold(totals.next, u64::max);
     totals.next = segments.iter().filter_map(|listed| listed.info.end).fold(totals.next, u64::max);
     Ok(State {
         totals_stored: 0,
         totals,
+        durable: counters.clone(),
         counters,
         settled,
         segments,
@@ -75,6 +77,8 @@ fn sweep(settings: &Settings, ledger: &Ledger, row: &BTreeMap<u64, Listed>) -> R
             None => tracing::warn!(path = %entry.path().display(), "this is no segment; it is left alone"),
         }
     }
+    // IMPORTANT: gone for good before the tombstones go.
+    super::database::sync_dir(&path).map_err(folder)?;
     let mut entry = ledger::Entry::default();
     for id in &tombstones {
         entry.forget_tombstone(*id);
@@ -87,12 +91,17 @@ fn sweep(settings: &Settings, ledger: &Ledger, row: &BTreeMap<u64, Listed>) -> R
 }
 
 /// Takes segments into the row that the ledger does not know; deletes those that were never used.
-fn adopt(settings: &Settings, row: &mut BTreeMap<u64, Listed>, strangers: Vec<u64>) -> Result<(), OpenError> {
+fn adopt(
+    settings: &Settings,
+    row: &mut BTreeMap<u64, Listed>,
+    settled: &[Settled; Log::COUNT],
+    strangers: Vec<u64>,
+) -> Result<(), OpenError> {
     for id in strangers {
         let segment = Arc::new(Segment::new(&settings.dir, id, settings.durability));
         let before = row.range(..id).next_back();
         let lowest = before.map_or(0, |(_, listed)| listed.info.end.unwrap_or(listed.info.base));
-        match survey(&segment, lowest) {
+        match survey(&segment, lowest, settled) {
             Ok(Some(info)) => {
                 tracing::warn!(
                     segment = id,
@@ -128,7 +137,11 @@ fn adopt(settings: &Settings, row: &mut BTreeMap<u64, Listed>, strangers: Vec<u6
 }
 
 /// What a segment holds, found by reading all of it. `None` if nothing was ever appended to it.
-fn survey(segment: &Segment, lowest: u64) -> Result<Option<SegmentInfo>, ReadError> {
+fn survey(
+    segment: &Segment,
+    lowest: u64,
+    settled: &[Settled; Log::COUNT],
+) -> Result<Option<SegmentInfo>, ReadError> {
     let (Some(before), Some(totals)) = (segment.begin()?, segment.totals()?) else {
         return if segment.ranges(0)?.iter().all(Option::is_none) {
             Ok(None)
@@ -145,9 +158,13 @@ fn survey(segment: &Segment, lowest: u64) -> Result<Option<SegmentInfo>, ReadErr
         segment.read(log, lowest, |first, pack| {
             if let Ok((_, entries)) = pack {
                 info.base = info.base.min(first);
-                for entry in &entries {
+                for (seq, entry) in (first..).zip(&entries) {
                     info.appended.add(log, entry.kind(), 1);
                     info.bytes += entry.len() as u64;
+                    if settled[log.index()].is_settled(seq) {
+                        info.settled.add(log, entry.kind(), 1);
+                        info.settled_bytes += entry.len() as u64;
+                    }
                 }
             }
             true
@@ -167,6 +184,10 @@ fn seal_all_but_last(segments: &mut [Listed]) {
             info.appended = next.appended.minus(&info.before.appended);
             info.bytes = next.bytes.saturating_sub(info.before.bytes);
             info.end = Some(next.next);
+            // What its packs span the ledger does not know yet. If they cannot be asked, reading will find out why.
+            let whole = Some((info.base, next.next.saturating_sub(1)));
+            let ranges = segments[at - 1].segment.ranges(segments[at - 1].info.base);
+            segments[at - 1].info.ranges = ranges.unwrap_or([whole; Log::COUNT]);
             segments[at - 1].dirty = true;
         }
     }

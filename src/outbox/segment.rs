@@ -95,6 +95,11 @@ impl Segment {
         Self { id, slot: Slot::new(path, durability) }
     }
 
+    /// A segment in a folder of its own: one that was set aside.
+    pub(super) fn elsewhere(path: &Path, id: u64) -> Self {
+        Self { id, slot: Slot::new(path.to_path_buf(), Durability::Process) }
+    }
+
     pub(super) fn path(&self) -> &Path {
         self.slot.path()
     }
@@ -211,11 +216,13 @@ impl Segment {
         Ok(ranges)
     }
 
-    /// Deletes its folder.
+    /// Deletes its folder, durably.
     pub(super) fn delete(&self) -> std::io::Result<()> {
         self.close();
         super::fault::point()?;
         std::fs::remove_dir_all(self.path())?;
+        // IMPORTANT: a folder that comes back after its tombstone has gone would be taken for one full of records.
+        self.path().parent().map_or(Ok(()), super::database::sync_dir)?;
         super::fault::point()
     }
 }

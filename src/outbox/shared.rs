@@ -67,6 +67,11 @@ impl Shared {
         Ok(())
     }
 
+    /// Returns when no save is under way.
+    pub(super) fn wait_for_save(&self) {
+        drop(self.saving.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Moves a segment of the row to the quarantine: what waited in it is written off, the rest goes on.
     pub(super) fn set_aside(&self, id: u64, why: &str) -> std::io::Result<()> {
         let (report, segment) = {
@@ -80,8 +85,13 @@ impl Shared {
         segment.close();
         quarantine::move_segment(&self.settings.dir, segment.path(), &report)?;
         self.state().write_off(id);
-        *self.quarantined.lock().unwrap_or_else(PoisonError::into_inner) =
-            quarantine::count(&self.settings.dir);
+        self.count_quarantined();
         Ok(())
+    }
+
+    /// Looks how much is in the quarantine.
+    pub(super) fn count_quarantined(&self) {
+        let counted = quarantine::count(&self.settings.dir);
+        *self.quarantined.lock().unwrap_or_else(PoisonError::into_inner) = counted;
     }
 }

@@ -14,11 +14,17 @@ async fn nothing_is_lost_or_reordered_by_twenty_kills_under_load() {
     let mut stage = Stage::set().await;
     let weather = json!({"lost_answer": 0.02, "status": {"500": 0.02, "429": 0.01}, "latency_ms": 1});
     stage.sandbox.weather(weather).await;
-    let mut pushed = 0;
+    let (mut pushed, mut settled) = (0, 0.0);
     for round in 0..ROUNDS {
         pushed += load::push_sessions(&stage.redis, &format!("round-{round}"), 50, 8).await;
         // Not a wait for anything: the moment of the crash is what is drawn.
         tokio::time::sleep(Duration::from_millis(rand::random_range(0..250))).await;
+        let metrics = stage.agent.metrics().await;
+        metrics.assert_conserved();
+        let now =
+            metrics.sum("dataplane_delivered_total", &[]) + metrics.sum("dataplane_duplicates_total", &[]);
+        assert!(now >= settled, "a counter went back: {settled} to {now}");
+        settled = now;
         stage.agent.kill();
         stage.agent.start();
     }

@@ -64,7 +64,11 @@ impl Keeper {
             match self.read_stretch(log, from, end, stretch, &mut reading) {
                 Ok(()) => {}
                 Err(error) if error.is_damage() => self.out_of_reach(stretch, &error)?,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // Opening a database takes room, too.
+                    self.shared.reserve.give_up();
+                    return Err(error);
+                }
             }
             if reading.is_full() {
                 break;

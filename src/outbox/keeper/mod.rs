@@ -27,10 +27,27 @@ const CHORES: Duration = Duration::from_secs(1);
 
 /// What the keeper is asked.
 pub(super) enum Request {
-    Lease { log: Log, from: u64, upto: u64, most: usize, done: oneshot::Sender<Result<Lease, ReadError>> },
-    Letters { from: u64, most: usize, done: oneshot::Sender<Result<Vec<DeadLetter>, LedgerError>> },
-    DropLetters { ids: Vec<u64>, done: oneshot::Sender<Result<u64, LedgerError>> },
-    Flush { done: oneshot::Sender<()> },
+    Lease {
+        log: Log,
+        from: u64,
+        upto: u64,
+        most: usize,
+        done: oneshot::Sender<Result<Lease, ReadError>>,
+    },
+    Letters {
+        from: u64,
+        most: usize,
+        done: oneshot::Sender<Result<Vec<DeadLetter>, LedgerError>>,
+    },
+    DropLetters {
+        ids: Vec<u64>,
+        done: oneshot::Sender<Result<u64, LedgerError>>,
+    },
+    Flush {
+        done: oneshot::Sender<bool>,
+    },
+    /// There is something to commit.
+    Wake,
 }
 
 pub(super) struct Keeper {
@@ -92,9 +109,10 @@ impl Keeper {
                 self.tick();
                 let _ = done.send(self.drop_letters(&ids));
             }
+            Request::Wake => {}
             Request::Flush { done } => {
                 self.tick();
-                let _ = done.send(());
+                let _ = done.send(self.commit());
             }
         }
     }
@@ -118,6 +136,8 @@ impl Keeper {
 
     /// Commits if there is anything to. What fails stays to be committed.
     fn commit(&mut self) -> bool {
+        // IMPORTANT: what the writer is saving just now is no longer dirty, and not yet durable.
+        self.shared.wait_for_save();
         let (is_dirty, totals_stored) = {
             let state = self.shared.state();
             (state.is_dirty(), state.totals_stored)

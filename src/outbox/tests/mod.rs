@@ -1,5 +1,6 @@
 //! The outbox driven step by step, on one thread: what it does between two steps is known, so it can fail at each.
 
+mod damage;
 mod faults;
 mod model;
 mod rig;

@@ -1,0 +1,131 @@
+//! Getting out of the quarantine what can be read, and back into the outbox.
+
+use std::path::Path;
+
+use super::quarantine::{self, Report};
+use super::segment::Segment;
+use super::{AppendError, Entry, Log, Outbox, ReadError};
+
+/// Records that are brought back in one append.
+const AT_ONCE: usize = 500;
+
+/// Why salvaging stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum SalvageError {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The records could not be appended.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+/// What came of one thing in the quarantine.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Salvaged {
+    /// Its folder's name.
+    pub name: String,
+    /// Records that are known to have waited in it.
+    pub known: u64,
+    /// Records that are in the outbox again, as new ones, with the keys and bodies that they always had.
+    pub records: u64,
+    /// What could not be read.
+    pub trouble: Vec<String>,
+}
+
+impl Outbox {
+    /// Everything in the quarantine, with the names of the folders.
+    pub fn quarantine(&self) -> std::io::Result<Vec<(String, Report)>> {
+        let all = quarantine::list(&self.shared.settings.dir)?;
+        Ok(all.into_iter().map(|(folder, report)| (name_of(&folder), report)).collect())
+    }
+
+    /// Brings back what waited in the segments that were set aside, as far as it can be read, and notes that in their
+    /// reports. Nothing is deleted. `progress` is told how many records are back.
+    ///
+    /// Ended in the middle, and begun again, it brings some back twice: with one key, and delivered once.
+    pub async fn salvage(&self, mut progress: impl FnMut(u64)) -> Result<Vec<Salvaged>, SalvageError> {
+        let mut outcomes = Vec::new();
+        for (folder, mut report) in quarantine::list(&self.shared.settings.dir)? {
+            if report.salvaged_at.is_some() {
+                continue;
+            }
+            let mut outcome =
+                Salvaged { name: name_of(&folder), known: report.records, records: 0, trouble: Vec::new() };
+            if folder.join("segment").exists() {
+                let (entries, trouble) = read(&folder, &report)?;
+                outcome.trouble = trouble;
+                for entries in entries.chunks(AT_ONCE) {
+                    let committed = self.append(entries.to_vec(), None).await?;
+                    committed.await.map_err(|_| AppendError::Closed)??;
+                    outcome.records += entries.len() as u64;
+                    progress(outcome.records);
+                }
+            }
+            report.salvaged_at = Some(crate::clock::now().to_rfc3339());
+            report.salvaged_records = outcome.records;
+            report.write(&folder)?;
+            outcomes.push(outcome);
+        }
+        self.shared.count_quarantined();
+        Ok(outcomes)
+    }
+}
+
+fn name_of(folder: &Path) -> String {
+    folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// What waited in a segment, log by log, as far as it can be read; and what could not be.
+fn read(folder: &Path, report: &Report) -> std::io::Result<(Vec<Entry>, Vec<String>)> {
+    // From a copy: opening changes a database, and drops what it cannot make sense of.
+    let copy = folder.join("copy");
+    copy_dir(&folder.join("segment"), &copy)?;
+    let segment = Segment::elsewhere(&copy, report.id);
+    let (mut entries, mut trouble) = (Vec::new(), Vec::new());
+    for log in Log::ALL {
+        if let Err(error) = read_log(&segment, log, report, &mut entries, &mut trouble) {
+            trouble.push(format!("{}: {error}", log.label()));
+        }
+    }
+    segment.delete()?;
+    Ok((entries, trouble))
+}
+
+fn read_log(
+    segment: &Segment,
+    log: Log,
+    report: &Report,
+    entries: &mut Vec<Entry>,
+    trouble: &mut Vec<String>,
+) -> Result<(), ReadError> {
+    let (from, upto) = report.numbers;
+    let is_known = upto > 0;
+    segment.read(log, from, |first, pack| {
+        if is_known && first >= upto {
+            return false;
+        }
+        match pack {
+            Ok((_, found)) => {
+                let waited = (first..).zip(found).filter(|(seq, _)| !report.was_settled(log, *seq));
+                entries.extend(waited.map(|(_, entry)| entry));
+            }
+            Err(error) => trouble.push(format!("{} pack {first}: {error}", log.label())),
+        }
+        true
+    })
+}
+
+fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_dir(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}

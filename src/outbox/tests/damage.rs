@@ -1,0 +1,186 @@
+//! Files that are flipped, cut or gone: never a crash, never a wrong record, and whatever is not damaged is there.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::super::{Entry, Log, Settlement};
+use super::rig::{Rig, entry, transaction};
+use crate::record::Kind;
+
+/// A random number generator that gives the same numbers every time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        xxhash_rust::xxh3::xxh3_64(&self.0.to_be_bytes()) % below.max(1)
+    }
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { all.extend(files(&path)) } else { all.push(path) }
+    }
+    all.sort();
+    all
+}
+
+/// Which segment, of those numbered from 1, each record is in, and what it is.
+type Known = BTreeMap<String, (u64, Entry)>;
+
+/// An outbox of four segments, the first settled in part.
+fn make(dir: &Path) -> Known {
+    let mut rig = Rig::open(dir);
+    let (mut known, mut n) = (Known::new(), 0);
+    for segment in 1..=4 {
+        for _ in 0..4 {
+            let entries: Vec<Entry> = (0..40)
+                .map(|_| {
+                    n += 1;
+                    entry([Kind::Usage, Kind::Started, Kind::Completed, Kind::Quota][n as usize % 4], n, 700)
+                })
+                .collect();
+            known.extend(entries.iter().map(|entry| (transaction(entry), (segment, entry.clone()))));
+            rig.append(entries).unwrap();
+        }
+        if segment < 4 {
+            rig.writer.roll_if_used();
+        }
+    }
+    for leased in rig.waiting(Log::Usage).into_iter().take(20) {
+        known.remove(&transaction(&leased.entry));
+        rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+    }
+    rig.tick();
+    known
+}
+
+fn damage(files: &[PathBuf], dice: &mut Dice) -> String {
+    let file = &files[dice.roll(files.len() as u64) as usize];
+    let mut bytes = std::fs::read(file).unwrap();
+    let what = match dice.roll(10) {
+        0 => {
+            std::fs::remove_file(file).unwrap();
+            return format!("{} removed", file.display());
+        }
+        1 | 2 => {
+            bytes.truncate(dice.roll(bytes.len() as u64) as usize);
+            "truncated"
+        }
+        3 => {
+            let from = dice.roll(bytes.len() as u64) as usize;
+            let upto = bytes.len().min(from + 4096);
+            bytes[from..upto].fill(0);
+            "zeroed"
+        }
+        _ => {
+            for _ in 0..=dice.roll(3) {
+                let at = dice.roll(bytes.len() as u64) as usize;
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= 1 << dice.roll(8);
+                }
+            }
+            "flipped"
+        }
+    };
+    std::fs::write(file, bytes).unwrap();
+    format!("{} {what}", file.display())
+}
+
+/// Everything that can be read, and that it is right; settles it. How many records of which segment are missing.
+fn drain(rig: &mut Rig, known: &Known) -> BTreeMap<u64, u64> {
+    let mut missing: BTreeMap<&String, u64> =
+        known.iter().map(|(name, (segment, _))| (name, *segment)).collect();
+    for log in [Log::Quota, Log::Started, Log::Usage, Log::Completed] {
+        for leased in rig.waiting(log) {
+            let name = transaction(&leased.entry);
+            // What had been settled may come back when the ledger is damaged.
+            if let Some((_, entry)) = known.get(&name) {
+                assert!(*entry == leased.entry, "{name} is wrong");
+                assert!(missing.remove(&name).is_some(), "{name} is there twice");
+            }
+            rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+        }
+    }
+    let mut by_segment = BTreeMap::new();
+    for segment in missing.into_values() {
+        *by_segment.entry(segment).or_insert(0) += 1;
+    }
+    by_segment
+}
+
+fn settle_down(rig: &mut Rig) {
+    for _ in 0..4 {
+        rig.tick();
+        rig.chores();
+        rig.tick();
+    }
+}
+
+fn case(made: &Path, known: &Known, part: &str, dice: &mut Dice) {
+    let dir = tempfile::tempdir().unwrap();
+    copy_dir(made, dir.path());
+    let what = damage(&files(&dir.path().join(part)), dice);
+    let mut rig = Rig::open(dir.path());
+    let missing = drain(&mut rig, known);
+    settle_down(&mut rig);
+    let damaged = part.rsplit('/').next().and_then(|name| name.parse::<u64>().ok());
+    for (segment, records) in &missing {
+        assert_eq!(Some(*segment), damaged, "{what}: {records} records of segment {segment} are missing");
+    }
+    rig.check_counts();
+    let stats = rig.stats();
+    assert_eq!(stats.total_depth(), 0, "{what}: {stats:?}");
+    let lost: u64 = missing.values().sum();
+    if damaged.is_some() {
+        // All that is missing is known to be missing.
+        assert_eq!(stats.exported.iter().sum::<u64>(), lost, "{what}: {stats:?}");
+        assert!(lost == 0 || super::super::quarantine::count(dir.path()).0 > 0, "{what}");
+    }
+    // And it goes on, also after a restart.
+    rig.append(vec![entry(Kind::Usage, 1_000_000, 10)]).unwrap();
+    rig.tick();
+    drop(rig);
+    let mut rig = Rig::open(dir.path());
+    rig.check_counts();
+    assert_eq!(rig.waiting(Log::Usage).len(), 1, "{what}");
+}
+
+/// Every part of an outbox in turn. By default some cases; with `OUTBOX_TESTS=all` two hundred and more.
+#[test]
+fn damage_never_gives_a_wrong_record_and_costs_no_other_segment() {
+    let made = tempfile::tempdir().unwrap();
+    let known = make(made.path());
+    let cases = if std::env::var_os("OUTBOX_TESTS").is_some() { 60 } else { 8 };
+    let seed = std::env::var("OUTBOX_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let mut dice = Dice(seed);
+    for n in 0..cases {
+        for part in [
+            "segments/000000000001",
+            "segments/000000000002",
+            "segments/000000000003",
+            "segments/000000000004",
+            "ledger",
+        ] {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                case(made.path(), &known, part, &mut dice);
+            }));
+            assert!(outcome.is_ok(), "case {n} of {part}, seed {seed}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! `dataplane-agent outbox …` and `dead-letters …` on a stopped agent, which need nothing but OUTBOX_DIR.
+
+use std::path::Path;
+use std::process::Command;
+
+use dataplane_agent::outbox::{Outbox, Settlement};
+use serde_json::Value;
+
+use super::{append, close, letter, records, runtime, settings, waiting};
+
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    fn json(&self) -> Value {
+        assert_eq!(self.code, 0, "{}", self.err);
+        serde_json::from_str(&self.out).unwrap()
+    }
+}
+
+fn agent(dir: &Path, words: &[&str]) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dataplane-agent"));
+    command.args(words).env_clear().env("OUTBOX_DIR", dir).current_dir(dir.parent().unwrap());
+    let output = command.output().unwrap();
+    Said {
+        code: output.status.code().unwrap(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Sixty records, ten of them settled, two of them dead letters.
+async fn make(dir: &Path) {
+    let (outbox, threads) = Outbox::open(settings(dir)).unwrap();
+    append(&outbox, records::records(100..160)).await.unwrap();
+    for leased in waiting(&outbox).await {
+        match leased.ticket.seq {
+            1..=10 => outbox.settle(&leased.ticket, Settlement::Delivered),
+            20 | 21 => outbox.bury(&leased.ticket, letter(&leased)),
+            _ => {}
+        }
+    }
+    close(outbox, threads);
+}
+
+#[test]
+fn a_backlog_moves_to_another_machine_with_its_identities() {
+    let home = tempfile::tempdir().unwrap();
+    let (old, new, file) = (home.path().join("old"), home.path().join("new"), home.path().join("backlog"));
+    let file = file.to_str().unwrap();
+    runtime().block_on(make(&old));
+    assert_eq!(agent(&old, &["outbox", "stats", "--json"]).json()["depth"]["usage_record"], 48);
+    assert_eq!(agent(&old, &["outbox", "list", "--json"]).out.lines().count(), 48);
+    let shown = agent(&old, &["outbox", "show", "11", "--json"]).json();
+    assert_eq!(shown["transaction"], "t-110");
+    assert!(shown["body"].as_str().unwrap().starts_with(r#"{"transaction_id":"t-110""#));
+    assert_eq!(agent(&old, &["outbox", "verify", "--json"]).json()["waiting"], 48);
+
+    assert_eq!(agent(&old, &["outbox", "export", file, "--json"]).json()["exported"], 48);
+    let stats = agent(&old, &["outbox", "stats", "--json"]).json();
+    assert_eq!(
+        (&stats["depth"]["usage_record"], &stats["exported"]["usage_record"]),
+        (&0.into(), &48.into())
+    );
+    assert_eq!(agent(&old, &["outbox", "export", file]).code, 1, "a file is never overwritten");
+
+    let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
+    close(outbox, threads);
+    assert_eq!(agent(&new, &["outbox", "import", file, "--json"]).json()["imported"], 48);
+    assert_eq!(agent(&new, &["outbox", "verify", "--json"]).json()["waiting"], 48);
+    runtime().block_on(async {
+        let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
+        // `number` checks every byte, and so the key.
+        let numbers: Vec<u64> = waiting(&outbox).await.iter().map(records::number).collect();
+        let expected: Vec<u64> = (110..160).filter(|n| !matches!(n, 119 | 120)).collect();
+        assert_eq!(numbers, expected);
+        close(outbox, threads);
+    });
+
+    let text = std::fs::read_to_string(file).unwrap();
+    std::fs::write(file, text.replacen("t-112", "t-999", 1)).unwrap();
+    let said = agent(&new, &["outbox", "import", file]);
+    assert!(said.code == 1 && said.err.contains("line 3"), "{}", said.err);
+    assert_eq!(
+        agent(&new, &["outbox", "stats", "--json"]).json()["depth"]["usage_record"],
+        48,
+        "all or nothing"
+    );
+}
+
+#[test]
+fn dead_letters_are_listed_shown_replayed_and_dropped() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("outbox");
+    runtime().block_on(make(&dir));
+    assert_eq!(
+        agent(&dir, &["dead-letters", "list", "--json", "--reason", "refused"]).out.lines().count(),
+        2
+    );
+    assert_eq!(agent(&dir, &["dead-letters", "list", "--json", "--reason", "poison"]).out.lines().count(), 0);
+    let shown = agent(&dir, &["dead-letters", "show", "1", "--json"]).json();
+    assert_eq!((&shown["attempts"], &shown["detail"]), (&2.into(), &"status 400: no".into()));
+    assert_eq!(
+        agent(&dir, &["dead-letters", "replay", "1", "--json"]).json()["replayed"],
+        serde_json::json!([1])
+    );
+    let stats = agent(&dir, &["outbox", "stats", "--json"]).json();
+    assert_eq!(
+        (&stats["depth"]["usage_record"], &stats["enqueued"]["usage_record"]),
+        (&49.into(), &61.into())
+    );
+    assert_eq!(agent(&dir, &["dead-letters", "drop", "--all", "--json"]).json()["dropped"], 1);
+    assert_eq!(agent(&dir, &["outbox", "stats", "--json"]).json()["dead_letters"], 0);
+    assert_eq!(agent(&dir, &["outbox", "verify"]).code, 0);
+}
+
+#[test]
+fn exit_codes_tell_usage_from_configuration_from_failure() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("outbox");
+    assert_eq!(agent(&dir, &["outbox", "stats"]).code, 1, "there is no outbox");
+    assert!(!dir.exists(), "and none is made");
+    assert_eq!(agent(&dir, &["dead-letters", "drop"]).code, 2, "drop what?");
+    assert_eq!(agent(&dir, &["--outbox-max-bytes", "much", "outbox", "stats"]).code, 78);
+    let (outbox, threads) = Outbox::open(settings(&dir)).unwrap();
+    let said = agent(&dir, &["outbox", "stats"]);
+    assert!(said.code == 1 && said.err.contains("stop the agent first"), "{}", said.err);
+    close(outbox, threads);
+    assert_eq!(agent(&dir, &["outbox", "stats"]).code, 0);
+}

@@ -1,0 +1,20 @@
+//! The process is killed again and again, on one living outbox.
+
+use std::time::Duration;
+
+use super::child::Account;
+use super::rounds;
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut account = Account::default();
+    let mut appended = 0;
+    for round in 0..rounds(6) {
+        let length = Duration::from_millis(250 + u64::from(round) * 37 % 200);
+        account.run(dir.path(), false, length, |child| child.kill().unwrap());
+        appended += account.appended.len();
+        assert_eq!(account.settle_accounts(dir.path(), false), 0, "records are lost in round {round}");
+    }
+    assert!(appended > 500, "the child did its work: {appended}");
+}

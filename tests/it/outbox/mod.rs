@@ -1,0 +1,100 @@
+//! The outbox from outside: real processes, real file systems, real faults.
+//!
+//! The usual run makes a few rounds of each; `OUTBOX_ROUNDS=20` (power cuts) or `=100` (kills) makes more.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod child;
+mod command_line;
+mod full_disk;
+mod golden;
+mod kill;
+mod mount;
+mod power_cut;
+mod records;
+mod settle;
+
+use std::path::Path;
+use std::time::Duration;
+
+use dataplane_agent::outbox::{
+    DeadLetter, Durability, Entry, Leased, Log, Outbox, Payload, ReadError, Reason, Settings, Threads,
+};
+use dataplane_agent::record::Timestamp;
+
+/// How many rounds to make: `usual`, unless `OUTBOX_ROUNDS` says otherwise.
+fn rounds(usual: u32) -> u32 {
+    std::env::var("OUTBOX_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(usual)
+}
+
+fn settings(dir: &Path) -> Settings {
+    Settings {
+        dir: dir.to_path_buf(),
+        max_bytes: 1 << 30,
+        min_free_bytes: 0,
+        segment_bytes: 4 << 20,
+        durability: Durability::Fsync,
+        dead_letter_retention: Duration::from_hours(24),
+        commit_seconds: prometheus::Histogram::with_opts(prometheus::HistogramOpts::new("c", "c")).unwrap(),
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Closes it and waits until the folder is free.
+fn close(outbox: Outbox, threads: Threads) {
+    drop(outbox);
+    assert!(threads.join(), "a thread of the outbox panicked");
+}
+
+/// Appends, and waits until it is durable.
+async fn append(outbox: &Outbox, entries: Vec<Entry>) -> Result<u64, dataplane_agent::outbox::AppendError> {
+    outbox.append(entries, None).await?.await.unwrap()
+}
+
+/// All that waits in the usage log.
+async fn waiting(outbox: &Outbox) -> Vec<Leased> {
+    let (mut all, mut from, end) = (Vec::new(), 0, *outbox.last().borrow() + 1);
+    while from < end {
+        match outbox.lease(Log::Usage, from, end, 500).await {
+            Ok(lease) => {
+                all.extend(lease.records);
+                from = lease.next;
+            }
+            Err(ReadError::Aside(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    all
+}
+
+/// Copies a folder, to do with the copy what must not be done to the original.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// A dead letter of a record.
+fn letter(leased: &Leased) -> DeadLetter {
+    let Entry::Record(record) = &leased.entry else { panic!("no record") };
+    DeadLetter {
+        id: 0,
+        reason: Reason::Refused,
+        detail: "status 400: no".into(),
+        attempts: 2,
+        first_at: leased.ticket.accepted_at,
+        // Never too old to be kept.
+        last_at: Timestamp(4_000_000_000_000_000),
+        payload: Payload::Record(record.clone()),
+    }
+}

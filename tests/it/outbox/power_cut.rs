@@ -1,0 +1,37 @@
+//! The power is cut again and again, on one living outbox; and the same without the barrier, to see that this test
+//! would notice.
+
+use std::time::Duration;
+
+use super::child::Account;
+use super::mount::Mount;
+use super::rounds;
+
+fn round(mount: &mut Mount, account: &mut Account, process: bool, length: u64) -> usize {
+    let dir = mount.path().join("outbox");
+    account.run(&dir, process, Duration::from_millis(length), |_| mount.cut_power());
+    mount.remount();
+    account.settle_accounts(&dir, process)
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_power_is_cut() {
+    let Some(mut mount) = Mount::new(300) else { return };
+    let mut account = Account::default();
+    for n in 0..rounds(5) {
+        let lost = round(&mut mount, &mut account, false, 400 + u64::from(n) * 37 % 300);
+        assert_eq!(lost, 0, "records are lost in round {n}");
+    }
+    assert!(account.next > 1000, "the child did its work: {}", account.next);
+}
+
+#[test]
+fn without_the_barrier_this_test_finds_losses() {
+    let Some(mut mount) = Mount::new(300) else { return };
+    let mut account = Account::default();
+    let lost = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        (0..5).any(|_| round(&mut mount, &mut account, true, 500) > 0)
+    }));
+    // A database that cannot be opened any more is a loss too.
+    assert!(lost.unwrap_or(true), "nothing was lost although nothing was synced");
+}

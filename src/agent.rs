@@ -36,7 +36,7 @@ pub struct Agent {
     threads: Threads,
     metrics: Arc<Metrics>,
     listeners: Vec<TcpListener>,
-    redis: redis::Client,
+    redis: intake::Server,
 }
 
 impl Agent {
@@ -53,7 +53,7 @@ impl Agent {
         }));
         let settings = config.outbox.settings(metrics.commit_seconds.clone());
         let (outbox, threads) = tokio::task::spawn_blocking(|| Outbox::open(settings)).await??;
-        let redis = intake::client(&config.redis)?;
+        let redis = intake::server(&config.redis)?;
         let listeners = listen(&config).await?;
         Ok(Self { config, client: Arc::new(client), outbox, threads, metrics, listeners, redis })
     }
@@ -236,9 +236,9 @@ fn names(config: &Config) -> Names {
     }
 }
 
-fn intake_settings(config: &Config, client: redis::Client) -> intake::Settings {
+fn intake_settings(config: &Config, server: intake::Server) -> intake::Settings {
     intake::Settings {
-        client,
+        server,
         names: names(config),
         timeout: config.redis.socket_timeout,
         mode: config.redis.source_mode,

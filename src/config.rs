@@ -17,6 +17,7 @@ mod log;
 mod outbox;
 mod redis;
 mod secret;
+mod sentinel;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use log::LogSettings;
 pub use outbox::OutboxConfig;
 pub use redis::{RedisConfig, SourceMode};
 pub use secret::{Secret, SecretSource};
+pub use sentinel::SentinelUrl;
 pub use sources::{Flags, Origin, Sources};
 pub use values::{BaseUrl, Bytes, TrustedIps};
 

@@ -1,16 +1,19 @@
 //! The way to Redis: address, login, TLS, and how long anything may take.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2};
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, TlsCertificates,
 };
+use tokio::sync::Mutex;
 
 use super::Settings;
-use crate::config::RedisConfig;
+use crate::config::{RedisConfig, SentinelUrl};
 
 /// A connection on which nothing comes is probed after so long, and then this often: a peer that vanished without a
 /// word is noticed even where nothing is asked of it.
@@ -36,13 +39,49 @@ pub enum ClientError {
     Redis(#[from] redis::RedisError),
 }
 
-/// The client for the configured Redis. Connects to nothing yet.
-pub fn client(config: &RedisConfig) -> Result<Client, ClientError> {
-    let tcp = TcpSettings::default()
+/// How Redis is reached. Clones share it.
+#[derive(Clone)]
+pub struct Server(Way);
+
+#[derive(Clone)]
+enum Way {
+    Direct(Box<Client>),
+    /// Sentinels are asked for the primary with every connection: after a fail-over it is another.
+    Sentinel(Arc<Mutex<SentinelClient>>),
+}
+
+/// The configured Redis. Connects to nothing yet.
+pub fn server(config: &RedisConfig) -> Result<Server, ClientError> {
+    Ok(Server(match config.sentinel() {
+        Some(url) => Way::Sentinel(Arc::new(Mutex::new(sentinel(url, tcp(config))?))),
+        None => Way::Direct(Box::new(client(config)?)),
+    }))
+}
+
+fn sentinel(url: SentinelUrl, tcp: TcpSettings) -> redis::RedisResult<SentinelClient> {
+    let sentinels = url.sentinels.into_iter().map(|(host, port)| ConnectionAddr::Tcp(host, port));
+    let mut builder = SentinelClientBuilder::new(sentinels, url.name, SentinelServerType::Master)?
+        .set_client_to_redis_db(i64::from(url.db))
+        .set_client_to_redis_tcp_settings(tcp.clone())
+        .set_client_to_sentinel_tcp_settings(tcp);
+    if let Some(user) = url.user {
+        builder = builder.set_client_to_redis_username(user);
+    }
+    if let Some(password) = url.password {
+        builder = builder.set_client_to_redis_password(password);
+    }
+    builder.build()
+}
+
+fn tcp(config: &RedisConfig) -> TcpSettings {
+    TcpSettings::default()
         .set_nodelay(true)
         .set_keepalive(socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL))
         // What was sent and is not confirmed: without it the kernel retries for a quarter of an hour.
-        .set_user_timeout(config.socket_timeout);
+        .set_user_timeout(config.socket_timeout)
+}
+
+fn client(config: &RedisConfig) -> Result<Client, ClientError> {
     let info = match &config.url {
         Some(url) => url.expose().trim().into_connection_info()?,
         None => {
@@ -55,7 +94,7 @@ pub fn client(config: &RedisConfig) -> Result<Client, ClientError> {
                 .set_redis_settings(login)
         }
     };
-    let info = info.set_tcp_settings(tcp);
+    let info = info.set_tcp_settings(tcp(config));
     if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
         return Ok(Client::build_with_tls(info, certificates(config)?)?);
     }
@@ -90,5 +129,13 @@ pub(super) async fn connect(
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(settings.timeout))
         .set_response_timeout(Some(settings.timeout + patience));
-    settings.client.get_multiplexed_async_connection_with_config(&config).await
+    match &settings.server.0 {
+        Way::Direct(client) => client.get_multiplexed_async_connection_with_config(&config).await,
+        Way::Sentinel(sentinels) => {
+            // Asking takes several connections, of which each has a time-out of its own.
+            let asked = async { sentinels.lock().await.get_async_connection_with_config(&config).await };
+            let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
+            tokio::time::timeout(settings.timeout, asked).await.unwrap_or_else(|_| Err(late().into()))
+        }
+    }
 }

@@ -50,7 +50,7 @@ use crate::outbox::Outbox;
 use crate::record::{Acceptor, Queue};
 use crate::telemetry::metrics::Metrics;
 
-pub use connection::{ClientError, client};
+pub use connection::{ClientError, Server, server};
 pub use fault::SourceError;
 pub use push::{Mirror, push_quota_answers};
 use session::Session;
@@ -67,7 +67,7 @@ const HELD_PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 pub struct Settings {
     /// The Redis server.
-    pub client: redis::Client,
+    pub server: Server,
     /// The names of the keys.
     pub names: Names,
     /// The longest wait for an answer.
@@ -169,7 +169,9 @@ impl Intake {
         while !*stop.borrow() {
             number += 1;
             let begun = Instant::now();
-            let Err((error, worked)) = self.converse(number, &mut stop).await else { return Ok(()) };
+            let Err((error, worked)) = self.converse(number, !has_worked, &mut stop).await else {
+                return Ok(());
+            };
             has_worked |= worked;
             if worked && begun.elapsed() > RECONNECT_MOST {
                 (delay, said) = (RECONNECT_FIRST, None);
@@ -211,10 +213,11 @@ impl Intake {
     async fn converse(
         &self,
         number: u64,
+        is_first: bool,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), (SourceError, bool)> {
         let mut session = tokio::select! {
-            session = Session::begin(self, number) => session.map_err(|error| (error, false))?,
+            session = Session::begin(self, number, is_first) => session.map_err(|error| (error, false))?,
             _ = stop.changed() => return Ok(()),
         };
         let end = session.run(stop).await;

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Settings;
 use super::connection::connect;
+use super::fault::is_refusal;
 use crate::drain::QuotaPush;
 use crate::outbox::{DeadLetter, Outbox};
 
@@ -25,6 +26,7 @@ async fn insist(
     commands: &redis::Pipeline,
     stop: &mut watch::Receiver<bool>,
 ) -> bool {
+    let mut said = false;
     loop {
         let attempt = async {
             let mut open = match connection.take() {
@@ -37,7 +39,11 @@ async fn insist(
         };
         match attempt.await {
             Ok(()) => return true,
-            // The intake, on the same server, says what is wrong with it.
+            // The intake, on the same server, says what is wrong with that; not what is wrong with this key.
+            Err(error) if is_refusal(&error) && !said => {
+                said = true;
+                tracing::warn!(%error, "Redis refuses what is pushed to it; it is tried again until it takes it");
+            }
             Err(error) => tracing::debug!(%error, "Redis did not take what was pushed"),
         }
         if *stop.borrow() {

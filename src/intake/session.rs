@@ -60,8 +60,8 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub(super) async fn begin(intake: &'a Intake, number: u64) -> Result<Self, SourceError> {
-        let source = Source::open(&intake.settings, &intake.outbox).await?;
+    pub(super) async fn begin(intake: &'a Intake, number: u64, is_first: bool) -> Result<Self, SourceError> {
+        let source = Source::open(&intake.settings, &intake.outbox, is_first).await?;
         let reclaims = !intake.settings.orphan_reclaim.is_zero();
         Ok(Self {
             intake,

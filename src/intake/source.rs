@@ -58,9 +58,19 @@ pub(super) enum Source {
 
 impl Source {
     /// Connects, checks the version, and takes the lease.
-    pub(super) async fn open(settings: &Settings, outbox: &Outbox) -> Result<Self, SourceError> {
+    pub(super) async fn open(
+        settings: &Settings,
+        outbox: &Outbox,
+        is_first: bool,
+    ) -> Result<Self, SourceError> {
         let mut connection = connect(settings, std::time::Duration::ZERO).await?;
         check_version(&version(&mut connection).await?)?;
+        if is_first && let Some(policy) = evicts(&mut connection).await {
+            tracing::warn!(
+                policy,
+                "when its memory is full, this Redis deletes whole queues: use noeviction"
+            );
+        }
         let lease = Lease::acquire(&mut connection, &settings.names, outbox.id()).await?;
         let names = settings.names.clone();
         Ok(match settings.mode {
@@ -136,6 +146,14 @@ impl Source {
             Self::Stream(stream) => stream.release().await,
         }
     }
+}
+
+/// What has to be said of a Redis that deletes keys by itself when its memory is full. Nothing if it does not say.
+async fn evicts(connection: &mut MultiplexedConnection) -> Option<String> {
+    let info: String = redis::cmd("INFO").arg("memory").query_async(connection).await.ok()?;
+    let of = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let policy = of("maxmemory_policy:").filter(|policy| policy.starts_with("allkeys-"))?;
+    (of("maxmemory:") != Some("0")).then(|| policy.to_owned())
 }
 
 /// The server's version, asked in a way that is allowed.

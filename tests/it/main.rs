@@ -17,6 +17,7 @@ mod outcomes_of_answers;
 mod redis_comes_and_goes;
 mod redis_in_the_field;
 mod redis_over_tls;
+mod redis_sentinel;
 mod samples;
 mod samples_through_an_agent;
 mod several_agents;

@@ -105,6 +105,7 @@ fn a_redis_url_that_cannot_be_used_is_refused_without_being_repeated() {
         "redis://",
         "rediss://:hunter2@[::1",
         "unix://",
+        "redis+sentinel://u:hunter2@h:1,h:2",
     ] {
         let problems = refused(&with([("REDIS_URL", url)]));
         assert!(problems.starts_with("REDIS_URL: ") && problems.lines().count() == 1, "{url}: {problems}");
@@ -116,6 +117,7 @@ fn a_redis_url_that_cannot_be_used_is_refused_without_being_repeated() {
         "rediss://user:hunter2@h:6380/15",
         "redis://[::1]/3",
         "unix:///run/r.sock?db=1",
+        "redis+sentinel://h1:1,h2:2/name",
     ] {
         loaded(&with([("REDIS_URL", url)]));
     }

@@ -183,6 +183,10 @@ impl Drain {
         };
         let limit = i64::from(run.drain.settings.rate_limit);
         run.drain.metrics.rate_limit.with_label_values(&[] as &[&str]).set(limit);
+        run.tell_trouble(None);
+        for reason in Trouble::ALL.map(Trouble::label).into_iter().chain(["session_unknown"]) {
+            run.drain.metrics.retries.with_label_values(&[reason]).inc_by(0);
+        }
         let mut last = run.drain.outbox.last();
         let mut horizon = run.drain.horizon.clone();
         let mut sweep = tokio::time::interval(EXPIRY_SWEEP);
@@ -241,6 +245,14 @@ fn limiter(settings: &Settings) -> Option<Limiter> {
 }
 
 impl Run {
+    /// Every reason has a sample, from the start on: a series that appears with the fault it counts is seen by no alert.
+    fn tell_trouble(&self, now: Option<Trouble>) {
+        for trouble in Trouble::ALL {
+            let is_it = i64::from(now == Some(trouble));
+            self.drain.metrics.link_trouble.with_label_values(&[trouble.label()]).set(is_it);
+        }
+    }
+
     /// Tells the others how the link is.
     fn tell(&self) {
         let (circuit, state, next_probe) = match self.link.circuit() {
@@ -260,10 +272,7 @@ impl Run {
         });
         if changed {
             metrics.link_state.with_label_values(&[] as &[&str]).set(state);
-            metrics.link_trouble.reset();
-            if let Some(trouble) = status.trouble {
-                metrics.link_trouble.with_label_values(&[trouble.label()]).set(1);
-            }
+            self.tell_trouble(status.trouble);
         }
         let limit = self.link.limit(Instant::now()) as i64;
         metrics.concurrency.with_label_values(&[] as &[&str]).set(limit);

@@ -65,6 +65,19 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Unreachable,
+        Self::Timeout,
+        Self::Tls,
+        Self::Credentials,
+        Self::Misconfigured,
+        Self::Overloaded,
+        Self::Failing,
+        Self::NoRoute,
+        Self::Refusing,
+    ];
+
     /// The name in health, logs and metrics.
     pub const fn label(self) -> &'static str {
         match self {

@@ -151,14 +151,16 @@ impl Agent {
             () = stop => Ok(()),
             Some(end) = taking.join_next() => Err(end_of_intake(end)),
             end = sending.join_next() => Err(unexpected("the drain", end)),
-            Some(Err(end)) = rest.join_next() => Err(unexpected("a background task", Some(Err(end)))),
+            error = first_failure(&mut rest) => Err(unexpected("a background task", Some(Err(error)))),
             end = serving.join_next() => Err(unexpected("the HTTP surface", end)),
         };
         tracing::info!("stopping");
         // Upstream first: what the intake has taken is committed and acknowledged; then the drain's requests are
         // answered and settled; then the rest. A crash at any point here is as safe as anywhere.
         let deadline = Instant::now() + config.delivery.shutdown_timeout;
-        finish("the intake", &intake_stop, &mut taking, deadline).await;
+        // With Redis silent the intake would use all of it, and the drain has answers to wait for.
+        let halfway = Instant::now() + config.delivery.shutdown_timeout / 2;
+        finish("the intake", &intake_stop, &mut taking, halfway).await;
         finish("the drain", &drain_stop, &mut sending, deadline).await;
         if !outbox.flush().await {
             tracing::warn!("not all that was settled is durable: it will be sent again, with the same keys");
@@ -188,6 +190,17 @@ async fn finish<T: 'static>(
     if tokio::time::timeout_at(deadline.into(), all).await.is_err() {
         tracing::warn!(stage = name, "did not stop in time");
         tasks.shutdown().await;
+    }
+}
+
+/// Waits until one of these fails. That one is done is no failure: some have less to do than others.
+async fn first_failure(tasks: &mut JoinSet<()>) -> JoinError {
+    loop {
+        match tasks.join_next().await {
+            Some(Err(error)) => return error,
+            Some(Ok(())) => {}
+            None => std::future::pending().await,
+        }
     }
 }
 

@@ -60,7 +60,7 @@ impl Run {
             // Nobody was asked: it says nothing of the link.
             Verdict::Unsendable => self.bury(key, &item, Reason::Refused, detail(answer)),
             Verdict::SessionUnknown => {
-                let change = self.link.session_unknown(now);
+                let change = self.link.session_unknown(key, now);
                 self.announce(change);
                 self.session_unknown(key, item, detail(answer), now);
             }
@@ -140,8 +140,10 @@ impl Run {
         if delivered > 0 {
             self.delivered(delivered, sent, now);
         } else if rest.iter().all(|(.., verdict, _)| *verdict == Verdict::SessionUnknown) {
-            let change = self.link.session_unknown(now);
-            self.announce(change);
+            for (key, ..) in &rest {
+                let change = self.link.session_unknown(*key, now);
+                self.announce(change);
+            }
         } else if let Some(trouble) = rest.iter().find_map(|(.., verdict, _)| verdict.trouble()) {
             let change = self.link.failed(trouble, None, sent, now);
             self.announce(change);
@@ -179,9 +181,9 @@ impl Run {
         self.announce(change);
     }
 
-    fn session_unknown(&mut self, key: LaneKey, mut item: Item, detail: String, now: Instant) {
+    fn session_unknown(&mut self, key: LaneKey, item: Item, detail: String, now: Instant) {
         let clock = self.link.delivering();
-        let since = *item.unknown_since.get_or_insert(clock);
+        let since = self.lanes.unknown_since(key, clock);
         if clock.saturating_sub(since) >= self.drain.settings.session_grace {
             self.bury(key, &item, Reason::SessionUnknown, detail);
         } else {
@@ -237,6 +239,7 @@ impl Run {
     pub(super) fn settle(&mut self, key: LaneKey, item: &Item, settlement: Settlement) {
         // IMPORTANT: the outbox first: once the lane is gone, only the outbox knows that this record is done with.
         self.drain.outbox.settle(&item.ticket, settlement);
+        self.lanes.known(key);
         self.lanes.settle(key, item);
         let age = (crate::clock::now().0 - item.ticket.accepted_at.0).max(0) as f64 / 1e6;
         let kind = item.ticket.kind.queue().label();

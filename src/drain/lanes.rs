@@ -28,6 +28,11 @@ const STREAK: u32 = 16;
 pub(super) struct LaneKey(u128);
 
 impl LaneKey {
+    #[cfg(test)]
+    pub(super) fn of_test(number: u128) -> Self {
+        Self(number)
+    }
+
     fn of(ticket: &Ticket, record: &Record) -> Self {
         match ticket.kind {
             Kind::Quota => Self(u128::from(ticket.seq)),
@@ -46,8 +51,6 @@ pub(super) struct Item {
     pub poisoned: u32,
     /// The link's count of deliveries when it was last tried.
     pub deliveries: u64,
-    /// The link's clock of delivering when its session was first found unknown.
-    pub unknown_since: Option<Duration>,
     /// The most records that it may travel with: halved when a batch fails as a whole, so that a record at fault is
     /// alone in the end.
     pub batch_most: usize,
@@ -71,6 +74,8 @@ struct Lane {
     cut: Option<u64>,
     /// It is being read again just now.
     refilling: bool,
+    /// The link's clock of delivering when the session was first found unknown.
+    unknown_since: Option<Duration>,
 }
 
 impl Lane {
@@ -139,15 +144,7 @@ impl Lanes {
         let key = LaneKey::of(&ticket, &record);
         let lane = self.lanes.entry(key).or_default();
         let bytes = record.data().len();
-        let item = Item {
-            ticket,
-            record,
-            attempts: 0,
-            poisoned: 0,
-            deliveries: 0,
-            unknown_since: None,
-            batch_most: usize::MAX,
-        };
+        let item = Item { ticket, record, attempts: 0, poisoned: 0, deliveries: 0, batch_most: usize::MAX };
         match ticket.log {
             Log::Usage => {
                 if ticket.seq <= lane.loaded || lane.cut.is_some() {
@@ -300,6 +297,18 @@ impl Lanes {
             if self.lanes.get(&key).is_some_and(|lane| lane.is_empty() && !lane.busy) {
                 self.lanes.remove(&key);
             }
+        }
+    }
+
+    /// Since when, by the link's clock of delivering, this lane's session has been unknown: since `clock` if not before.
+    pub(super) fn unknown_since(&mut self, key: LaneKey, clock: Duration) -> Duration {
+        self.lanes.get_mut(&key).map_or(clock, |lane| *lane.unknown_since.get_or_insert(clock))
+    }
+
+    /// This lane's session is known.
+    pub(super) fn known(&mut self, key: LaneKey) {
+        if let Some(lane) = self.lanes.get_mut(&key) {
+            lane.unknown_since = None;
         }
     }
 

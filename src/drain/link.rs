@@ -5,11 +5,13 @@
 //! A failure counts towards opening the circuit only if nothing has succeeded since its request was sent: with
 //! many requests in flight a few failures among successes are the records' misfortune, not the link's.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use rand::RngExt;
 use tokio::time::Instant;
 
+use super::lanes::LaneKey;
 use super::pace::Pace;
 use super::verdict::Trouble;
 
@@ -38,6 +40,9 @@ const SLOW_AT_LEAST: f64 = 0.25;
 
 /// Longer without a delivery is no time in which records were being delivered: a session's grace stands still.
 const DELIVERING_GAP: Duration = Duration::from_secs(10);
+
+/// A `Retry-After` below this is no wait: the backoff counts.
+const SHORTEST_ASKED: Duration = Duration::from_secs(1);
 
 /// What the circuit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +76,10 @@ pub(super) struct Link {
     openings: u32,
     refusals: u32,
     unknown: u32,
+    /// Sessions that were not known since the last delivery; a few are enough to know.
+    unknown_sessions: HashSet<LaneKey>,
+    /// The wait was asked for by the other side: only a probe after it ends it.
+    asked_to_wait: bool,
     last_success: Option<Instant>,
     last_delivery: Option<Instant>,
     deliveries: u64,
@@ -93,6 +102,8 @@ impl Link {
             openings: 0,
             refusals: 0,
             unknown: 0,
+            unknown_sessions: HashSet::new(),
+            asked_to_wait: false,
             last_success: None,
             last_delivery: None,
             deliveries: 0,
@@ -162,6 +173,7 @@ impl Link {
         self.deliveries += records;
         self.refusals = 0;
         self.unknown = 0;
+        self.unknown_sessions.clear();
         self.good(now);
         self.grow(now.saturating_duration_since(sent), now);
         self.close(now)
@@ -179,15 +191,25 @@ impl Link {
         self.close(now)
     }
 
-    /// A session was not known. When nothing else is heard, it is the route.
-    pub(super) fn session_unknown(&mut self, now: Instant) -> Option<Change> {
+    /// A session was not known. When that is all that is heard, of several sessions, it is the route.
+    pub(super) fn session_unknown(&mut self, session: LaneKey, now: Instant) -> Option<Change> {
         self.unknown = self.unknown.saturating_add(1);
+        let enough = self.settings.failures_to_open as usize;
+        if self.unknown_sessions.len() < enough {
+            self.unknown_sessions.insert(session);
+        }
         // As many more as may have been in flight together: a few new sessions at once are no outage.
         let in_a_row = self.settings.failures_to_open + self.limit as u32;
-        if self.unknown >= in_a_row || self.circuit == Circuit::HalfOpen {
-            return self.open(Trouble::NoRoute, None, now);
+        let is_route = self.unknown_sessions.len() >= enough && self.unknown >= in_a_row;
+        match (self.circuit, self.trouble) {
+            (Circuit::HalfOpen, Some(Trouble::NoRoute | Trouble::Refusing)) => {
+                self.open(Trouble::NoRoute, None, now)
+            }
+            // Whatever it was, it answers again.
+            (Circuit::HalfOpen, _) => self.close(now),
+            _ if is_route => self.open(Trouble::NoRoute, None, now),
+            _ => None,
         }
-        None
     }
 
     /// The link failed.
@@ -222,6 +244,11 @@ impl Link {
     }
 
     fn close(&mut self, now: Instant) -> Option<Change> {
+        let waits = matches!(self.circuit, Circuit::Open { until } if until > now);
+        if self.asked_to_wait && waits && !self.is_braked() {
+            // An answer to what was sent before the wait was asked for.
+            return None;
+        }
         let was_down = self.trouble.take().is_some();
         if was_down {
             self.pace.restart(now);
@@ -235,29 +262,40 @@ impl Link {
     }
 
     fn open(&mut self, trouble: Trouble, retry_after: Option<Duration>, now: Instant) -> Option<Change> {
+        // A fleet that is told the same time must not come back in the same instant; and what is hardly a wait at all
+        // is no advice.
+        let asked =
+            retry_after.filter(|wait| *wait >= SHORTEST_ASKED).map(|wait| jittered(wait, wait.mul_f64(1.1)));
+        let change = (!self.is_braked() && self.trouble != Some(trouble)).then_some(Change::Down(trouble));
         if let Circuit::Open { until } = self.circuit
             && self.trouble.is_some()
             && until > now
         {
-            // Stragglers of the requests that were in flight when it opened change nothing but a longer wait asked for.
-            if let Some(wait) = retry_after {
+            // Stragglers of the requests that were in flight when it opened change nothing but a longer wait asked for,
+            // and the brake, which must not miss a refusal.
+            if let Some(wait) = asked {
                 self.circuit = Circuit::Open { until: until.max(now + wait) };
+                self.asked_to_wait = true;
+            }
+            if trouble == Trouble::Refusing {
+                self.trouble = Some(trouble);
+                return change;
             }
             return None;
         }
         self.openings = self.openings.saturating_add(1);
+        self.asked_to_wait = asked.is_some();
         let wait =
-            retry_after.unwrap_or_else(|| jittered(self.settings.initial_delay, self.backoff(self.openings)));
+            asked.unwrap_or_else(|| jittered(self.settings.initial_delay, self.backoff(self.openings)));
         self.circuit = Circuit::Open { until: now + wait };
         self.failures = 0;
         // A gap in which the link was down is no time in which records were delivered.
         self.last_delivery = None;
-        let change = self.trouble != Some(trouble);
         // The brake stays the reason until a delivery: a probe that meets a 503 releases nothing.
         if !self.is_braked() {
             self.trouble = Some(trouble);
         }
-        change.then_some(Change::Down(trouble))
+        change
     }
 
     /// The longest wait after so many failures.
@@ -387,7 +425,42 @@ mod tests {
     fn retry_after_is_obeyed() {
         let (mut link, now) = (link(), Instant::now());
         link.failed(Trouble::Overloaded, Some(Duration::from_secs(77)), now, now);
-        assert_eq!(link.circuit(), Circuit::Open { until: now + Duration::from_secs(77) });
+        let Circuit::Open { until } = link.circuit() else { panic!("not open") };
+        assert!((77.0..85.0).contains(&(until - now).as_secs_f64()));
+        assert_eq!(link.delivered(1, now, now + MS), None, "an answer to what was sent before ends no wait");
+        assert_eq!(link.circuit(), Circuit::Open { until });
+        link.sent(until);
+        assert_eq!(link.delivered(1, until, until + MS), Some(Change::Up));
+    }
+
+    #[test]
+    fn a_retry_after_of_nothing_leaves_the_backoff() {
+        let (mut link, now) = (link(), Instant::now());
+        link.failed(Trouble::Overloaded, Some(Duration::ZERO), now, now);
+        assert_eq!(link.limit(now + Duration::from_secs(4)), 0);
+    }
+
+    #[test]
+    fn one_unknown_session_is_no_outage_however_often_it_is_asked_and_many_are_the_route() {
+        let (mut link, now) = (link(), Instant::now());
+        link.delivered(1, now, now);
+        for _ in 0..200 {
+            assert_eq!(link.session_unknown(LaneKey::of_test(1), now), None);
+        }
+        assert_eq!(link.session_unknown(LaneKey::of_test(2), now), None);
+        let change = link.session_unknown(LaneKey::of_test(3), now);
+        assert_eq!(change, Some(Change::Down(Trouble::NoRoute)));
+    }
+
+    #[test]
+    fn the_brake_misses_no_refusal_of_a_straggler() {
+        let (mut link, now) = (link(), Instant::now());
+        link.delivered(1, now, now);
+        link.failed(Trouble::Overloaded, Some(Duration::from_secs(60)), now, now);
+        for _ in 0..5 {
+            link.refused(now);
+        }
+        assert!(link.is_braked());
     }
 
     #[test]

@@ -97,20 +97,27 @@ impl Mirror {
     /// Runs until `stop` is true. What was mirrored is remembered by the outbox.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         if self.most == 0 {
+            // One that is gone means the same.
+            let _ = stop.wait_for(|stop| *stop).await;
             return;
         }
         let mut connection = None;
         while !*stop.borrow() {
             let from = self.outbox.mirrored() + 1;
-            let letters = if from < self.outbox.next_dead_letter() {
+            let next = self.outbox.next_dead_letter();
+            let letters = if from < next {
                 self.outbox.dead_letters(from, MIRROR_AT_ONCE).await.unwrap_or_else(|error| {
-                    tracing::error!(%error, "dead letters cannot be read");
+                    tracing::error!(%error, "dead letters cannot be read; these are not mirrored");
                     Vec::new()
                 })
             } else {
                 Vec::new()
             };
             let Some(last) = letters.last().map(|letter| letter.id) else {
+                if from < next {
+                    // Dropped or replayed before they were mirrored, or damaged: nothing is to be had of them.
+                    self.outbox.set_mirrored(next - 1);
+                }
                 tokio::select! {
                     () = tokio::time::sleep(MIRROR_EVERY) => {}
                     _ = stop.changed() => {}

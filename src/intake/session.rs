@@ -250,9 +250,11 @@ impl<'a> Session<'a> {
 
     /// The oldest batch is durable (or it failed, which ends the conversation: it will be taken again).
     fn committed(&mut self, answer: Result<u64, AppendError>) -> Result<(), SourceError> {
+        // IMPORTANT: out of the row whatever the answer is: it was taken, and can be waited for only once.
+        let batch = self.batches.pop_front();
         let last = answer?;
         failpoint::reached("intake::committed");
-        let Some(batch) = self.batches.pop_front() else { return Ok(()) };
+        let Some(batch) = batch else { return Ok(()) };
         for n in 0..ORDER.len() {
             self.to_ack[n] += batch.counts[n];
         }

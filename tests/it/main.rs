@@ -22,6 +22,7 @@ mod samples;
 mod samples_through_an_agent;
 mod several_agents;
 mod stops_in_order;
+mod stops_taking_when_full;
 mod streams;
 mod survives_kill;
 mod survives_outages;

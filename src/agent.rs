@@ -139,6 +139,7 @@ impl Agent {
             end = taking.join_next() => Err(unexpected("the intake", end)),
             end = sending.join_next() => Err(unexpected("the drain", end)),
             Some(Err(end)) = rest.join_next() => Err(unexpected("a background task", Some(Err(end)))),
+            () = ended(&threads) => Err(anyhow::anyhow!("a thread of the outbox ended by itself")),
             Some(end) = serving.join_next() => Err(unexpected("the HTTP surface", Some(end.map(|_| ())))),
         };
         tracing::info!("stopping");
@@ -175,6 +176,13 @@ async fn finish<T: 'static>(
     if tokio::time::timeout_at(deadline.into(), all).await.is_err() {
         tracing::warn!(stage = name, "did not stop in time");
         tasks.shutdown().await;
+    }
+}
+
+/// Done when a thread of the outbox is gone, which only a panic in it brings about.
+async fn ended(threads: &Threads) {
+    while !threads.ended() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

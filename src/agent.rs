@@ -138,9 +138,7 @@ impl Agent {
         rest.spawn(push_quota_answers(source, answered, last_stop.subscribe()));
         rest.spawn(mirror.run(last_stop.subscribe()));
         rest.spawn(reload::run(Arc::clone(&membership.client), reloads, last_stop.subscribe()));
-        let member = Arc::clone(&membership);
-        let member_stop = intake_stop.subscribe();
-        rest.spawn(async move { member.run(member_stop).await });
+        rest.spawn(Arc::clone(&membership).run(intake_stop.subscribe()));
         let mut serving = JoinSet::new();
         for listener in listeners {
             serving.spawn(http::serve(listener, Arc::clone(&surface), last_stop.subscribe()));
@@ -152,6 +150,7 @@ impl Agent {
             Some(end) = taking.join_next() => Err(end_of_intake(end)),
             end = sending.join_next() => Err(unexpected("the drain", end)),
             error = first_failure(&mut rest) => Err(unexpected("a background task", Some(Err(error)))),
+            () = ended(&threads) => Err(anyhow::anyhow!("a thread of the outbox ended by itself")),
             end = serving.join_next() => Err(unexpected("the HTTP surface", end)),
         };
         tracing::info!("stopping");
@@ -201,6 +200,13 @@ async fn first_failure(tasks: &mut JoinSet<()>) -> JoinError {
             Some(Ok(())) => {}
             None => std::future::pending().await,
         }
+    }
+}
+
+/// Done when a thread of the outbox is gone, which only a panic in it brings about.
+async fn ended(threads: &Threads) {
+    while !threads.ended() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

@@ -40,7 +40,7 @@ pub struct Membership {
 
 impl Membership {
     /// Runs until `stop` is true. The goodbye is [`Self::goodbye`]'s, when everything else has stopped.
-    pub async fn run(&self, mut stop: watch::Receiver<bool>) {
+    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let mut wait = self.first_contact_within.mul_f64(rand::random_range(0.0..=1.0));
         loop {
             tokio::select! {

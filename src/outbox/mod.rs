@@ -71,6 +71,15 @@
 //! The file system keeps what was synced (`fdatasync`, and `fsync` of directories, are honest); one process
 //! has the folder at a time (the lock sees to it); the `ControlPlane` recognises a record by its idempotency key.
 //!
+//! # Known limits
+//!
+//! * After a barrier fails (not for want of room: the medium) the kernel may forget what it could not write. A segment
+//!   is not written to any more then; the ledger is opened again and goes on, so that a power cut after such a failure
+//!   can take settlements back (they are sent again, with the same keys) and dead letters with it.
+//! * A newest segment that is lost takes along what was appended since the ledger's copy of its totals, a second at most,
+//!   without those records being counted.
+//! * The ledger's file does not shrink; it fills its gaps before it grows.
+//!
 //! # Threads
 //!
 //! The **writer** commits appends; the **keeper** reads packs for the drain, commits the ledger and deletes

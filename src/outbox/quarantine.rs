@@ -95,7 +95,12 @@ impl Report {
 
 /// Moves a damaged segment's folder here, if it is there at all, and reports.
 pub(super) fn move_segment(outbox: &Path, path: &Path, report: &Report) -> std::io::Result<()> {
-    let folder = dir(outbox).join(segment_name(report.id));
+    let mut folder = dir(outbox).join(segment_name(report.id));
+    if path.exists() && folder.join("segment").exists() {
+        // A number that is used again, after the ledger and all segments were lost.
+        let Timestamp(now) = crate::clock::now();
+        folder.set_extension(now.to_string());
+    }
     // A segment that was being set aside when the power went has its report, which knows more than we do now.
     if path.exists() || !folder.join("report.json").exists() {
         report.write(&folder)?;

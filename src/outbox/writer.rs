@@ -21,7 +21,7 @@ const PACK_BYTES: usize = 32 << 10;
 /// Appends are committed together up to this many bytes: a bound on the memory of one commit.
 const COMMIT_BYTES: usize = 4 << 20;
 /// How long to wait before the storage is tried again after it failed.
-const RETRY_AFTER: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 500 });
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// What the writer is told.
 pub(super) enum Order {
@@ -64,6 +64,8 @@ pub(super) struct Writer {
     recent: VecDeque<(u64, Recent)>,
     /// The conversation of which an append was refused.
     refused: Option<u64>,
+    /// A commit has failed, and no new segment could be begun since.
+    is_broken: bool,
 }
 
 /// A commit in the making: what will be true when it is durable.
@@ -90,6 +92,7 @@ impl Writer {
             appends: state.recent.back().map_or(0, |(n, _)| n + 1),
             recent: state.recent.clone(),
             refused: None,
+            is_broken: false,
             shared: Arc::clone(shared),
         };
         drop(state);
@@ -117,6 +120,11 @@ impl Writer {
             if !group.is_empty() {
                 self.append(group);
             }
+            // Nobody who is left may wait for a disk that never comes back.
+            while self.is_broken && !orders.is_closed() {
+                std::thread::sleep(RETRY_AFTER);
+                self.recover();
+            }
         }
     }
 
@@ -126,6 +134,9 @@ impl Writer {
             && let Err(error) = self.roll()
         {
             tracing::warn!(%error, "a new segment could not be begun");
+            // IMPORTANT: whether the ledger lists the new segment is not known now. Nothing may be appended to this
+            // one before a roll has succeeded: what came behind the end that the ledger knows would not be read.
+            self.broke();
         }
     }
 
@@ -136,6 +147,9 @@ impl Writer {
         if group.iter().any(of_refused) {
             self.refuse(group, &AppendError::Full("an earlier batch was refused"));
             return;
+        }
+        if self.is_broken {
+            self.recover();
         }
         if let Some(reason) = self.shared.measure() {
             self.refuse(group, &AppendError::Full(reason));
@@ -153,9 +167,16 @@ impl Writer {
             Err(error) => {
                 tracing::error!(%error, "the outbox could not write");
                 self.refuse(group, &AppendError::Storage(error.to_string()));
-                self.recover();
+                self.broke();
             }
         }
+    }
+
+    /// Until a new segment has begun, nothing is appended.
+    fn broke(&mut self) {
+        self.is_broken = true;
+        self.shared.writer_failed.store(true, Ordering::Relaxed);
+        self.shared.measure();
     }
 
     fn refuse(&mut self, group: Vec<Append>, error: &AppendError) {
@@ -274,21 +295,18 @@ impl Writer {
     }
 
     /// After a failed write sled refuses all further ones, and of a failed barrier nobody knows what it left: a new
-    /// segment is begun behind what was acknowledged, as soon as the disk lets us.
+    /// segment is begun behind what was acknowledged, if the disk lets us.
     fn recover(&mut self) {
-        self.shared.writer_failed.store(true, Ordering::Relaxed);
-        self.shared.measure();
-        loop {
-            std::thread::sleep(RETRY_AFTER);
-            self.shared.reserve.give_up();
-            self.active.close();
-            match self.roll() {
-                Ok(()) => break,
-                Err(error) => tracing::debug!(%error, "the outbox's storage cannot be written yet"),
+        self.shared.reserve.give_up();
+        self.active.close();
+        match self.roll() {
+            Ok(()) => {
+                self.is_broken = false;
+                self.shared.writer_failed.store(false, Ordering::Relaxed);
+                self.shared.measure();
             }
+            Err(error) => tracing::debug!(%error, "the outbox's storage cannot be written yet"),
         }
-        self.shared.writer_failed.store(false, Ordering::Relaxed);
-        self.shared.measure();
     }
 }
 

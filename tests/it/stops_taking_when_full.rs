@@ -6,7 +6,8 @@ use super::harness::{Stage, USAGE, load, until};
 
 #[tokio::test]
 async fn a_full_outbox_leaves_records_in_redis_and_the_same_process_goes_on_when_there_is_room() {
-    let settings = [("OUTBOX_MAX_BYTES", "16MiB"), ("OUTBOX_SEGMENT_BYTES", "1MiB"), ("RECORD_MAX_BYTES", "64KiB")];
+    let settings =
+        [("OUTBOX_MAX_BYTES", "16MiB"), ("OUTBOX_SEGMENT_BYTES", "1MiB"), ("RECORD_MAX_BYTES", "64KiB")];
     let mut stage = Stage::set_with(&settings).await;
     let pid = stage.agent.pid();
     stage.sandbox.weather(json!({"down": true})).await;

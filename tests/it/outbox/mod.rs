@@ -12,7 +12,9 @@ mod kill;
 mod mount;
 mod power_cut;
 mod records;
+mod salvage;
 mod settle;
+mod speed;
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,0 +1,83 @@
+# The tasks of people and of CI. Each does its own set-up; all that is assumed is a Rust toolchain and a C compiler.
+
+.DEFAULT_GOAL := help
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# Incremental builds make a target folder large and a cold build slower.
+export CARGO_INCREMENTAL := 0
+
+.PHONY: help build demo test format lint units docs bench redis
+
+help:            ## Says what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+build:           ## Builds the agent: target/release/dataplane-agent
+	DATAPLANE_COMMIT=$$(git rev-parse --short HEAD 2>/dev/null) cargo build --release --locked
+
+demo: redis build ## Plays the main job with outages and a crash, about a minute; settles the account
+	@target/release/dataplane-agent demo
+
+test: format lint units docs check-unit ## Everything that CI checks
+
+format:
+	cargo fmt --check
+
+lint:
+	cargo clippy --all-targets --locked -- -D warnings
+
+units: redis
+	cargo test --locked
+
+docs:
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
+
+bench: redis     ## Prints what the main job costs, as figures and as ratios within the run
+	cargo bench --locked
+
+redis:
+	@command -v redis-server >/dev/null || { \
+	  if command -v apt-get >/dev/null; then \
+	    $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server; \
+	  else \
+	    echo "redis-server is needed, 6.2 or newer: install it with your system's package manager" >&2; exit 1; \
+	  fi; }
+
+# --- what is packed with the agent: its dependencies, its unit ---
+
+.PHONY: audit check-unit
+
+# Licences, bans and sources always; advisories where their database can be fetched.
+audit:           ## Checks the licences, origins and known faults of all dependencies
+	command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+	cargo deny --locked check licenses bans sources
+	@if cargo deny --locked fetch db; then cargo deny --locked check advisories; \
+	else echo "audit: NOT CHECKED: advisories, because their database cannot be reached from here"; fi
+
+# The unit names a binary that is not installed here; all else in it is checked as it stands. What systemd only warns of
+# (a setting that it does not know) is an error here, where it is about this unit. 15 is an exposure of 1.5.
+check-unit:      ## Verifies the systemd unit, and how exposed it is
+	@if ! command -v systemd-analyze >/dev/null; then \
+		echo "check-unit: SKIPPED, there is no systemd-analyze here"; exit 0; fi; \
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && unit="$$folder/dataplane-agent.service" && \
+	sed 's|^ExecStart=/usr/bin/dataplane-agent|ExecStart=/bin/true|' systemd/dataplane-agent.service >"$$unit" && \
+	{ systemd-analyze verify --man=no "$$unit" 2>"$$folder/verify" || { cat "$$folder/verify"; exit 1; }; } && \
+	if grep -F "$$unit" "$$folder/verify"; then exit 1; fi && \
+	{ systemd-analyze security --no-pager --offline=true --threshold=15 "$$unit" >"$$folder/security" || \
+		{ cat "$$folder/security"; exit 1; }; } && tail -n 1 "$$folder/security"
+
+# --- fuzzing: `make test` replays fuzz/corpus and fuzz/findings, this looks for more ---
+
+.PHONY: fuzz
+FUZZ_SECONDS ?= 60
+
+# What it learns stays in fuzz/target. A finding goes to fuzz/findings by hand: minimised, with its fix.
+fuzz:            ## Fuzzes each target for a minute (FUZZ_SECONDS), on the nightly toolchain
+	@rustup toolchain list 2>/dev/null | grep -q '^nightly' || { \
+	  echo "fuzz: NOTHING WAS FUZZED: there is no nightly toolchain here (rustup toolchain install nightly)" >&2; exit 1; }
+	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
+	cargo +nightly fuzz build --dev
+	@failed=; for target in $$(cargo +nightly fuzz list); do \
+	  echo "fuzz: $$target"; mkdir -p fuzz/target/corpus/$$target; \
+	  cargo +nightly fuzz run --dev $$target fuzz/target/corpus/$$target \
+	    $$(ls -d fuzz/corpus/$$target fuzz/findings/$$target data/samples/*/$$target 2>/dev/null) \
+	    -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 || failed="$$failed $$target"; \
+	done; if [ -n "$$failed" ]; then echo "fuzz: FAILED:$$failed" >&2; exit 1; fi

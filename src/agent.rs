@@ -9,14 +9,15 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use crate::config::{self, Config};
-use crate::control_plane::{self, Capabilities, Client, Registration};
-use crate::drain::{self, Drain, Horizon, LinkSettings, LinkStatus};
+use crate::config::Config;
+use crate::control_plane::{Capabilities, Client, Registration};
+use crate::drain::{self, BatchSettings, Drain, Horizon, LinkSettings, LinkStatus};
 use crate::http::{self, Surface};
-use crate::intake::{self, Intake, Mirror, Names, RedisStatus, push_quota_answers};
+use crate::intake::{self, Intake, Mirror, Names, RedisStatus, SourceError, push_quota_answers};
 use crate::membership::Membership;
 use crate::outbox::{Outbox, Threads};
 use crate::record::{Acceptor, Origin};
+use crate::reload;
 use crate::telemetry::metrics::Metrics;
 
 /// After a start the first contact is at a random moment within this time: a fleet that starts at once must not knock
@@ -35,17 +36,24 @@ pub struct Agent {
     threads: Threads,
     metrics: Arc<Metrics>,
     listeners: Vec<TcpListener>,
-    redis: redis::Client,
+    redis: intake::Server,
 }
 
 impl Agent {
     /// Opens the outbox and binds the HTTP surface; contacts neither Redis nor the `ControlPlane`.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new(&config.identity.server_id)?);
-        let client = Client::new(control_plane_settings(&config)).context("the ControlPlane's client")?;
+        let client =
+            Client::new(config.control_plane.client_settings(&config.identity, config.delivery.concurrency))
+                .context("the ControlPlane's client")?;
+        let observed = Arc::clone(&metrics);
+        let client = client.observed(Box::new(move |endpoint, answer| match &answer.result {
+            Ok(response) => observed.request(endpoint, &response.status.to_string(), answer.elapsed),
+            Err(failure) => observed.request(endpoint, failure.label(), answer.elapsed),
+        }));
         let settings = config.outbox.settings(metrics.commit_seconds.clone());
         let (outbox, threads) = tokio::task::spawn_blocking(|| Outbox::open(settings)).await??;
-        let redis = intake::client(&config.redis)?;
+        let redis = intake::server(&config.redis)?;
         let listeners = listen(&config).await?;
         Ok(Self { config, client: Arc::new(client), outbox, threads, metrics, listeners, redis })
     }
@@ -55,8 +63,13 @@ impl Agent {
         self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    /// Runs until `stop` is done; then stops in order. An error if a part of it ended by itself.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    /// Runs until `stop` is done; then stops in order. Reads secrets and certificates again for each of `reloads`. An
+    /// error if a part of it ended by itself.
+    pub async fn run(
+        self,
+        stop: impl Future<Output = ()>,
+        reloads: mpsc::Receiver<()>,
+    ) -> anyhow::Result<()> {
         let started = Instant::now();
         let Self { config, client, outbox, threads, metrics, listeners, redis } = self;
         let first = config.control_plane.initial_error_delay.min(FIRST_CONTACT_WITHIN);
@@ -66,8 +79,7 @@ impl Agent {
             (watch::Sender::new(Horizon::default()), watch::Sender::new(RedisStatus::default()));
         let (link, registered) = (watch::Sender::new(LinkStatus::default()), watch::Sender::new(false));
         let (answers, answered) = mpsc::channel(QUOTA_ANSWERS);
-        let source =
-            intake::Settings { client: redis, names: names(&config), timeout: config.redis.socket_timeout };
+        let source = intake_settings(&config, redis);
 
         let membership = Arc::new(Membership {
             client: Arc::clone(&client),
@@ -125,6 +137,7 @@ impl Agent {
         let mut rest = JoinSet::new();
         rest.spawn(push_quota_answers(source, answered, last_stop.subscribe()));
         rest.spawn(mirror.run(last_stop.subscribe()));
+        rest.spawn(reload::run(Arc::clone(&membership.client), reloads, last_stop.subscribe()));
         let member = Arc::clone(&membership);
         let member_stop = intake_stop.subscribe();
         rest.spawn(async move { member.run(member_stop).await });
@@ -136,11 +149,11 @@ impl Agent {
 
         let ended = tokio::select! {
             () = stop => Ok(()),
-            end = taking.join_next() => Err(unexpected("the intake", end)),
+            Some(end) = taking.join_next() => Err(end_of_intake(end)),
             end = sending.join_next() => Err(unexpected("the drain", end)),
             Some(Err(end)) = rest.join_next() => Err(unexpected("a background task", Some(Err(end)))),
             () = ended(&threads) => Err(anyhow::anyhow!("a thread of the outbox ended by itself")),
-            Some(end) = serving.join_next() => Err(unexpected("the HTTP surface", Some(end.map(|_| ())))),
+            end = serving.join_next() => Err(unexpected("the HTTP surface", end)),
         };
         tracing::info!("stopping");
         // Upstream first: what the intake has taken is committed and acknowledged; then the drain's requests are
@@ -193,6 +206,14 @@ fn unexpected(name: &str, end: Option<Result<(), JoinError>>) -> anyhow::Error {
     }
 }
 
+fn end_of_intake(end: Result<Result<(), SourceError>, JoinError>) -> anyhow::Error {
+    match end {
+        // It says by itself what is wrong.
+        Ok(Err(error)) => error.into(),
+        end => unexpected("the intake", Some(end.map(|_| ()))),
+    }
+}
+
 async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
     let (host, port) = (config.http.host.as_str(), config.http.port);
     let main = TcpListener::bind((host, port))
@@ -223,6 +244,16 @@ fn names(config: &Config) -> Names {
     }
 }
 
+fn intake_settings(config: &Config, server: intake::Server) -> intake::Settings {
+    intake::Settings {
+        server,
+        names: names(config),
+        timeout: config.redis.socket_timeout,
+        mode: config.redis.source_mode,
+        orphan_reclaim: config.redis.orphan_reclaim,
+    }
+}
+
 fn acceptor(config: &Config) -> Acceptor {
     let origin = Origin {
         server_id: config.identity.server_id.clone(),
@@ -236,32 +267,6 @@ fn acceptor(config: &Config) -> Acceptor {
     )
 }
 
-fn control_plane_settings(config: &Config) -> control_plane::Settings {
-    let plane = &config.control_plane;
-    let secret = |secret: &config::Secret| match secret.source() {
-        config::SecretSource::Value => {
-            control_plane::SecretSource::Value(control_plane::Secret::new(secret.expose()))
-        }
-        config::SecretSource::File(path) => control_plane::SecretSource::File(path.clone()),
-    };
-    control_plane::Settings {
-        url: control_plane::Secret::new(plane.url.expose()),
-        timeout: plane.timeout,
-        max_idle_connections: config.delivery.concurrency as usize,
-        server_id: config.identity.server_id.clone(),
-        version: config.identity.app_version.clone(),
-        auth: plane.auth,
-        api_key_header: plane.api_key_header.clone(),
-        api_key: plane.api_key.as_ref().map(secret),
-        jwt_key: plane.jwt_key.as_ref().map(secret),
-        jwt_algorithm: plane.jwt_algorithm,
-        jwt_key_id: None,
-        ca_file: plane.ca_file.clone(),
-        client_cert_file: plane.client_cert_file.clone(),
-        client_key_file: plane.client_key_file.clone(),
-    }
-}
-
 fn drain_settings(config: &Config, first_contact_within: Duration) -> drain::Settings {
     let (plane, delivery) = (&config.control_plane, &config.delivery);
     drain::Settings {
@@ -272,6 +277,12 @@ fn drain_settings(config: &Config, first_contact_within: Duration) -> drain::Set
             multiplier: plane.error_backoff_multiplier,
             concurrency: delivery.concurrency as usize,
             refusal_brake: delivery.refusal_brake,
+        },
+        batch: BatchSettings {
+            mode: delivery.mode,
+            max_records: delivery.batch_max_records as usize,
+            max_bytes: delivery.batch_max_bytes.0 as usize,
+            compression: delivery.batch_compression,
         },
         rate_limit: delivery.rate_limit,
         burst: delivery.burst,

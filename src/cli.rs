@@ -4,10 +4,12 @@ mod dead_letters;
 mod outbox;
 mod stopped;
 
+use std::convert::Infallible;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::agent::Agent;
 use crate::config::{Config, Flags, Problems, Sources};
@@ -28,7 +30,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Runs the agent (the default)
-    Run,
+    Run(Box<Flags>),
     /// Plays the main job with a Redis and a ControlPlane of its own, and settles the account
     Demo(demo::Args),
     /// What waits to be delivered, on a stopped agent; needs no setting but OUTBOX_DIR
@@ -42,12 +44,13 @@ enum Command {
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = match cli.command.unwrap_or(Command::Run) {
-        Command::Run => run(cli.flags),
-        Command::Demo(args) => on_runtime(1, async move { demo::run(args).await }),
-        Command::Outbox(args) => on_runtime(1, outbox::run(args, cli.flags)),
-        Command::DeadLetters(args) => on_runtime(1, dead_letters::run(args, cli.flags)),
-        Command::Sandbox(args) => on_runtime(2, async { sandbox::run(*args, told_to_stop()).await }),
+    let result = match cli.command {
+        None => run(cli.flags),
+        Some(Command::Run(flags)) => run(flags.or(cli.flags)),
+        Some(Command::Demo(args)) => on_runtime(1, async move { demo::run(args).await }),
+        Some(Command::Outbox(args)) => on_runtime(1, outbox::run(args, cli.flags)),
+        Some(Command::DeadLetters(args)) => on_runtime(1, dead_letters::run(args, cli.flags)),
+        Some(Command::Sandbox(args)) => on_runtime(2, async { sandbox::run(*args, told_to_stop()).await }),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
     if let Some(problems) = error.downcast_ref::<Problems>() {
@@ -71,7 +74,12 @@ fn run(flags: Flags) -> anyhow::Result<()> {
         for address in agent.addresses() {
             tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "dataplane-agent is running");
         }
-        agent.run(told_to_stop()).await.inspect_err(|error| tracing::error!(critical = true, "{error:#}"))?;
+        let (reload, reloads) = mpsc::channel(1);
+        let ended = tokio::select! {
+            ended = agent.run(told_to_stop(), reloads) => ended,
+            never = forward_hangups(reload) => match never {},
+        };
+        ended.inspect_err(|error| tracing::error!(critical = true, "{error:#}"))?;
         tracing::info!("stopped");
         Ok(())
     })
@@ -88,6 +96,17 @@ fn on_runtime(threads: usize, work: impl Future<Output = anyhow::Result<()>>) ->
     builder.enable_all().build()?.block_on(work)
 }
 
+/// Asks for a reload at each SIGHUP.
+async fn forward_hangups(reload: mpsc::Sender<()>) -> Infallible {
+    if let Ok(mut hangups) = signal(SignalKind::hangup()) {
+        while hangups.recv().await.is_some() {
+            // One that waits already is enough.
+            let _ = reload.try_send(());
+        }
+    }
+    std::future::pending().await
+}
+
 /// Done at the first SIGTERM or SIGINT.
 async fn told_to_stop() {
     let wait = |kind| async move {
@@ -102,5 +121,15 @@ async fn told_to_stop() {
     tokio::select! {
         () = wait(SignalKind::terminate()) => {}
         () = wait(SignalKind::interrupt()) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_flag_of_a_subcommand_collides_with_a_setting() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
     }
 }

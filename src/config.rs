@@ -17,13 +17,14 @@ mod log;
 mod outbox;
 mod redis;
 mod secret;
+mod sentinel;
 mod sources;
 #[cfg(test)]
 mod tests;
 mod values;
 
 pub use control_plane::{CommandAlgorithm, ControlPlaneConfig};
-pub use delivery::{Compression, DeliveryConfig, DeliveryMode};
+pub use delivery::DeliveryConfig;
 pub use http::HttpConfig;
 pub use identity::IdentityConfig;
 pub use load::{Group, Problem, Problems, Review, Setting, load};
@@ -31,6 +32,7 @@ pub use log::LogSettings;
 pub use outbox::OutboxConfig;
 pub use redis::{RedisConfig, SourceMode};
 pub use secret::{Secret, SecretSource};
+pub use sentinel::SentinelUrl;
 pub use sources::{Flags, Origin, Sources};
 pub use values::{BaseUrl, Bytes, TrustedIps};
 
@@ -93,5 +95,10 @@ impl Group for Config {
         self.outbox.check(review);
         self.control_plane.check(review);
         self.http.check(review);
+        self.log.check(review);
+        // Of what is wrong already nothing more can be learnt.
+        if review.is_good() {
+            self.control_plane.check_client(&self.identity, review);
+        }
     }
 }

@@ -4,7 +4,7 @@ use anyhow::bail;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::stopped::{print_json, with_outbox};
+use super::stopped::{Common, print_json, with_outbox};
 use crate::config::Flags;
 use crate::outbox::{DeadLetter, Outbox, Reason};
 
@@ -14,9 +14,8 @@ const PAGE: usize = 200;
 /// What to do with the dead letters.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// For machines
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    common: Common,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -62,7 +61,7 @@ fn reason(text: &str) -> Result<Reason, String> {
 }
 
 pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
-    let json = args.json;
+    let (json, flags) = (args.common.json, args.common.flags(flags));
     with_outbox(flags, async |outbox| match args.verb {
         Verb::List { reason, limit } => list(&outbox, reason, limit, json).await,
         Verb::Show { id } => show(&outbox, id, json).await,

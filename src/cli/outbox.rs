@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::stopped::{explain, print_json, progress, settings, with_outbox};
+use super::stopped::{Common, explain, print_json, progress, settings, with_outbox};
 use crate::config::Flags;
 use crate::outbox::{Entry, Leased, Log, Outbox, Stats};
 use crate::record::Kind;
@@ -15,9 +15,8 @@ use crate::record::Kind;
 /// What to do with the outbox.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// For machines
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    common: Common,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -54,7 +53,7 @@ enum Verb {
 }
 
 pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
-    let json = args.json;
+    let (json, flags) = (args.common.json, args.common.flags(flags));
     match args.verb {
         Verb::Stats => with_outbox(flags, async |outbox| stats(&outbox, json)).await,
         Verb::List { limit } => with_outbox(flags, async |outbox| list(&outbox, limit, json).await).await,

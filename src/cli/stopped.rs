@@ -8,6 +8,24 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::config::{Flags, OutboxConfig, Sources, load};
 use crate::outbox::{OpenError, Outbox, Settings};
 
+/// What all commands on a stopped agent's outbox know.
+#[derive(clap::Args)]
+pub(super) struct Common {
+    /// For machines
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Folder of the outbox, as OUTBOX_DIR
+    #[arg(long, global = true, value_name = "PATH")]
+    outbox_dir: Option<String>,
+}
+
+impl Common {
+    /// The settings' flags, with the folder that was named here.
+    pub(super) fn flags(&self, flags: Flags) -> Flags {
+        flags.with("OUTBOX_DIR", self.outbox_dir.clone())
+    }
+}
+
 /// The outbox's settings; nothing else of the configuration is needed.
 pub(super) fn settings(flags: Flags) -> anyhow::Result<Settings> {
     let (config, _) = load::<OutboxConfig>(&Sources::of_process(flags))?;

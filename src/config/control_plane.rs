@@ -5,11 +5,31 @@ use std::time::Duration;
 
 use clap::{ValueEnum, ValueHint};
 
-use crate::control_plane::{Auth, JwtAlgorithm};
+use crate::control_plane::{self, Auth, Client, ClientError, JwtAlgorithm, SecretSource, Settings};
 
+use super::identity::IdentityConfig;
 use super::load::{Group, Review};
 use super::secret::Secret;
 use super::values::{BaseUrl, boolean, factor, header_name, seconds, whole};
+
+/// Headers that every request has, or that say how it is to be read: an API key in their place would break it.
+const RESERVED_HEADERS: [&str; 15] = [
+    "Accept",
+    "Authorization",
+    "Connection",
+    "Content-Encoding",
+    "Content-Length",
+    "Content-Type",
+    "Expect",
+    "Host",
+    "Idempotency-Key",
+    "TE",
+    "Transfer-Encoding",
+    "Upgrade",
+    "User-Agent",
+    "X-Correlation-ID",
+    "traceparent",
+];
 
 /// How the tokens that commands carry are signed. Their keys are public, so that HMAC is not among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -83,7 +103,7 @@ pub struct ControlPlaneConfig {
     pub timeout: Duration,
 
     /// Failures in a row after which the link counts as down
-    #[arg(id = "CONTROL_PLANE_RETRY_ATTEMPTS", default_value = "3", value_parser = whole(1, 1_000))]
+    #[arg(id = "CONTROL_PLANE_RETRY_ATTEMPTS", default_value = "3", value_parser = whole(0, 1_000))]
     pub retry_attempts: u32,
 
     /// Seconds of the first delay after a failure
@@ -151,6 +171,51 @@ impl Group for ControlPlaneConfig {
 }
 
 impl ControlPlaneConfig {
+    /// What the client has to be told.
+    pub fn client_settings(&self, identity: &IdentityConfig, most_connections: u32) -> Settings {
+        let secret = |secret: &Secret| match secret.source() {
+            super::SecretSource::Value => SecretSource::Value(control_plane::Secret::new(secret.expose())),
+            super::SecretSource::File(path) => SecretSource::File(path.clone()),
+        };
+        Settings {
+            url: control_plane::Secret::new(self.url.expose()),
+            timeout: self.timeout,
+            max_idle_connections: most_connections as usize,
+            server_id: identity.server_id.clone(),
+            version: identity.app_version.clone(),
+            auth: self.auth,
+            api_key_header: self.api_key_header.clone(),
+            api_key: self.api_key.as_ref().map(secret),
+            jwt_key: self.jwt_key.as_ref().map(secret),
+            jwt_algorithm: self.jwt_algorithm,
+            jwt_key_id: None,
+            ca_file: self.ca_file.clone(),
+            client_cert_file: self.client_cert_file.clone(),
+            client_key_file: self.client_key_file.clone(),
+        }
+    }
+
+    /// Whether a client can be made of it: what is in keys and certificates only their users can tell.
+    pub(super) fn check_client(&self, identity: &IdentityConfig, review: &mut Review) {
+        let Err(error) = Client::new(self.client_settings(identity, 1)) else { return };
+        let variable = match &error {
+            ClientError::Url(_) => "CONTROL_PLANE_URL",
+            ClientError::ServerId(_) => "SERVER_ID",
+            ClientError::Version => "APP_VERSION",
+            ClientError::ApiKey(_) => "CONTROL_PLANE_API_KEY",
+            ClientError::JwtKey(_) => "CONTROL_PLANE_JWT_KEY",
+            ClientError::File(_) | ClientError::HalfAnIdentity | ClientError::Tls(_) => {
+                if self.client_cert_file.is_some() {
+                    "CONTROL_PLANE_CLIENT_CERT_FILE"
+                } else {
+                    "CONTROL_PLANE_CA_FILE"
+                }
+            }
+        };
+        let chain = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+        review.problem(variable, chain.map(ToString::to_string).collect::<Vec<_>>().join(": "));
+    }
+
     fn check_credentials(&mut self, review: &mut Review) {
         if !review.is_set("CONTROL_PLANE_AUTH") && self.api_key.is_none() && self.jwt_key.is_some() {
             self.auth = Auth::Jwt;
@@ -168,6 +233,9 @@ impl ControlPlaneConfig {
                 "required, because CONTROL_PLANE_AUTH wants it, but not set",
             );
         }
+        if RESERVED_HEADERS.iter().any(|name| self.api_key_header.eq_ignore_ascii_case(name)) {
+            review.problem("API_KEY_HEADER", format!("{:?} has a meaning of its own", self.api_key_header));
+        }
         let is_header = |key: &Secret| key.expose().bytes().all(|b| (b' '..0x7f).contains(&b));
         if !self.api_key.as_ref().is_none_or(is_header) {
             review.problem("CONTROL_PLANE_API_KEY", "holds characters that no header can carry");
@@ -180,6 +248,12 @@ impl ControlPlaneConfig {
                 "CONTROL_PLANE_INITIAL_ERROR_DELAY",
                 format!("is longer than CONTROL_PLANE_MAX_BACKOFF ({} s)", self.max_backoff.as_secs_f64()),
             );
+        }
+        // "No retries" cannot be had: a failure of the link is never the end of a record.
+        if self.retry_attempts == 0 {
+            review.warn("CONTROL_PLANE_RETRY_ATTEMPTS: 0 would never open the circuit; 1 is used");
+            self.retry_attempts = 1;
+            review.derived("CONTROL_PLANE_RETRY_ATTEMPTS", "1");
         }
         // Such a factor meant something else to the previous agent; its files must go on working.
         if self.error_backoff_multiplier < 1.0 {

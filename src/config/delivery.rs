@@ -2,31 +2,10 @@
 
 use std::time::Duration;
 
-use clap::ValueEnum;
-
+use crate::drain::{Compression, DeliveryMode};
 use crate::record::UnknownFields;
 
 use super::values::{Bytes, bytes, seconds, seconds_or_zero, whole};
-
-/// How usage records are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DeliveryMode {
-    /// One a request.
-    Single,
-    /// Many a request.
-    Batch,
-    /// Many a request where the `ControlPlane` has that, else one.
-    Auto,
-}
-
-/// How a batch's body is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Compression {
-    /// `Content-Encoding: gzip`.
-    Gzip,
-    /// Not at all.
-    None,
-}
 
 /// Delivery: pace, batches, patience.
 #[derive(Clone, Debug, clap::Args)]

@@ -79,9 +79,9 @@ fn statement(text: &str) -> Option<Statement<'_>> {
         .then(|| Statement { binding: Some((name.to_owned(), value)), after })
 }
 
-/// Where an unquoted value's comment begins: a `#` at its start or after a blank.
+/// Where an unquoted value's comment begins: a `#` after a blank. One at the value's start belongs to the value.
 fn comment_start(value: &str) -> Option<usize> {
-    let mut blank_before = true;
+    let mut blank_before = false;
     value.char_indices().find_map(|(at, c)| {
         let starts = c == '#' && blank_before;
         blank_before = c.is_whitespace();
@@ -150,7 +150,8 @@ mod tests {
         reads("A=Bob's agent", "Bob's agent");
         reads("A=p$ss\\word#1", "p$ss\\word#1");
         reads("A=1 # one", "1");
-        reads("A= # nothing", "");
+        reads("A=#x", "#x");
+        reads("A= # nothing", "# nothing");
         reads("A=", "");
         reads("A=x=y", "x=y");
         reads("  export  A = 'it\\'s # here'  # said", "it's # here");

@@ -87,6 +87,11 @@ impl Review {
         self.warnings.push(text.into());
     }
 
+    /// Whether no problem is known.
+    pub(super) fn is_good(&self) -> bool {
+        self.problems.is_empty()
+    }
+
     /// Whether anyone set the variable.
     pub(super) fn is_set(&self, variable: &str) -> bool {
         self.settings.iter().any(|setting| setting.name == variable && setting.origin != Origin::Default)

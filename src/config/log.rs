@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::telemetry::log::{Format, Level, LogConfig};
 
+use super::load::{Group, Review};
 use super::values::{boolean, whole};
 
 /// The log.
@@ -29,6 +30,18 @@ pub struct LogSettings {
     /// Days that past files are kept
     #[arg(id = "LOG_RETENTION_DAYS", default_value = "7", value_parser = whole(1, 3_650))]
     pub retention_days: u32,
+}
+
+impl Group for LogSettings {
+    fn check(&mut self, review: &mut Review) {
+        let Some(file) = &self.file else { return };
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if file.is_dir() || file.file_name().is_none() {
+            review.problem("LOG_FILE", format!("{} is a folder", file.display()));
+        } else if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            review.problem("LOG_FILE", format!("there is no folder {}", folder.display()));
+        }
+    }
 }
 
 impl LogSettings {

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 
 use super::load::{Group, Review};
 use super::secret::Secret;
+use super::sentinel::SentinelUrl;
 use super::values::{boolean, host, name, port, seconds, seconds_or_zero, whole};
 
 /// How producers hand over records.
@@ -23,7 +24,7 @@ pub enum SourceMode {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Redis")]
 pub struct RedisConfig {
-    /// redis:// or rediss:// URL with ACL user and database, instead of host, port, database and password
+    /// redis://, rediss://, redis+sentinel:// or unix:// URL, instead of host, port, database and password
     #[arg(id = "REDIS_URL")]
     pub url: Option<Secret>,
 
@@ -121,6 +122,13 @@ impl RedisConfig {
     /// Says whether the connection is encrypted. No problem repeats the URL: it may hold a password.
     fn check_url(&self, review: &mut Review) -> bool {
         let Some(secret) = &self.url else { return false };
+        Self::warn_of_ignored(review);
+        if SentinelUrl::is_meant(secret.expose().trim()) {
+            if let Err(problem) = SentinelUrl::parse(secret.expose().trim()) {
+                review.problem("REDIS_URL", problem);
+            }
+            return false;
+        }
         let url = match url::Url::parse(secret.expose().trim()) {
             Ok(url) => url,
             Err(e) => {
@@ -128,20 +136,33 @@ impl RedisConfig {
                 return false;
             }
         };
+        let is_socket = matches!(url.scheme(), "unix" | "redis+unix");
         let database = url.path().trim_start_matches('/');
-        if !matches!(url.scheme(), "redis" | "rediss") {
-            review.problem("REDIS_URL", "is neither a redis:// nor a rediss:// URL");
+        if !is_socket && !matches!(url.scheme(), "redis" | "rediss") {
+            review.problem("REDIS_URL", "is not a redis://, rediss://, redis+sentinel:// or unix:// URL");
+        } else if is_socket {
+            if database.is_empty() || url.host_str().is_some_and(|host| !host.is_empty()) {
+                review.problem("REDIS_URL", "names no socket (as unix:///run/redis/redis.sock?db=0)");
+            }
         } else if url.host_str().is_none_or(str::is_empty) {
             review.problem("REDIS_URL", "names no host");
         } else if !database.is_empty() && database.parse::<u16>().is_err() {
             review.problem("REDIS_URL", "has a path that is no database's number (as redis://host:6379/0)");
         }
+        url.scheme() == "rediss"
+    }
+
+    fn warn_of_ignored(review: &mut Review) {
         let ignored = ["REDIS_HOST", "REDIS_PORT", "REDIS_DB", "REDIS_PASSWORD"];
         let ignored: Vec<_> = ignored.into_iter().filter(|variable| review.is_set(variable)).collect();
         if !ignored.is_empty() {
             review.warn(format!("REDIS_URL is set, so that these have no effect: {}", ignored.join(", ")));
         }
-        url.scheme() == "rediss"
+    }
+
+    /// The sentinels to ask for Redis' address, if that is how it is found.
+    pub fn sentinel(&self) -> Option<SentinelUrl> {
+        SentinelUrl::parse(self.url.as_ref()?.expose().trim()).ok()
     }
 
     fn check_queues(&self, review: &mut Review) {

@@ -51,6 +51,26 @@ impl fmt::Display for Origin {
 #[derive(Clone, Default)]
 pub struct Flags(BTreeMap<String, String>);
 
+impl Flags {
+    /// These, and of `others` what these do not have.
+    #[must_use]
+    pub fn or(mut self, others: Self) -> Self {
+        for (name, value) in others.0 {
+            self.0.entry(name).or_insert(value);
+        }
+        self
+    }
+}
+
+impl Flags {
+    /// These, with another value for one variable if there is one.
+    #[must_use]
+    pub fn with(mut self, variable: &str, value: Option<String>) -> Self {
+        self.0.extend(value.map(|value| (variable.to_owned(), value)));
+        self
+    }
+}
+
 impl fmt::Debug for Flags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
@@ -117,7 +137,7 @@ fn flag_args() -> Vec<Arg> {
         let form = if choices.is_empty() { name } else { choices.join("|") };
         args.push(arg.required(false).value_parser(ValueParser::string()).value_name(form));
     }
-    args.into_iter().map(|arg| arg.global(true).hide_possible_values(true)).collect()
+    args.into_iter().map(|arg| arg.hide_possible_values(true)).collect()
 }
 
 /// Whether a setting's field is a [`Secret`].
@@ -243,6 +263,8 @@ impl Layers {
                 read_secret(&path).map(|text| Some(Found { text, origin: Origin::Credential }))
             }
             (Some(value), _) if value.text.contains('\u{fffd}') => Err("is not valid UTF-8".to_owned()),
+            // It would be taken for the end of a path; see `Secret::into_argument`.
+            (Some(value), _) if value.text.contains('\0') => Err("holds a NUL character".to_owned()),
             (value, _) => Ok(value),
         }
     }

@@ -1,6 +1,7 @@
 //! One attempt at one request: what is sent, and exactly what came back.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -18,7 +19,7 @@ use super::clock::Clock;
 use super::credentials::{ClientError, Credentials};
 use super::failure::{Failure, classify};
 use super::retry_after::retry_after;
-use super::settings::Settings;
+use super::settings::{SecretSource, Settings};
 use super::target::Target;
 use crate::record::Kind;
 
@@ -79,7 +80,7 @@ pub struct Answer {
 pub struct Response {
     /// The HTTP status, also 3xx: no redirect is followed.
     pub status: u16,
-    /// How long it asks us to stay away, at most a day.
+    /// How long it asks us to stay away, at most an hour.
     pub retry_after: Option<Duration>,
     /// The body, as far as it was read.
     pub body: Bytes,
@@ -106,10 +107,16 @@ pub struct Client {
     clock: Clock,
     credentials: RwLock<Arc<Credentials>>,
     reachable: AtomicBool,
+    observer: Observer,
 }
+
+/// Is told of every attempt: which endpoint it was for, and what became of it.
+pub type Observer = Box<dyn Fn(&'static str, &Answer) + Send + Sync>;
 
 /// A request before it has headers.
 pub(super) struct Outgoing<'a> {
+    /// Its name in metrics.
+    pub(super) endpoint: &'static str,
     pub(super) method: Method,
     pub(super) url: String,
     pub(super) body: Option<Bytes>,
@@ -126,7 +133,20 @@ impl Client {
         let target = Target::new(settings.url.expose()).map_err(ClientError::Url)?;
         target.server(&settings.server_id, "").map_err(ClientError::ServerId)?;
         let credentials = RwLock::new(Arc::new(Credentials::load(&settings, &target)?));
-        Ok(Self { settings, target, clock: Clock::default(), credentials, reachable: AtomicBool::new(false) })
+        Ok(Self {
+            settings,
+            target,
+            clock: Clock::default(),
+            credentials,
+            reachable: AtomicBool::new(false),
+            observer: Box::new(|_, _| {}),
+        })
+    }
+
+    /// Tells `observer` of every attempt from now on.
+    #[must_use]
+    pub fn observed(self, observer: Observer) -> Self {
+        Self { observer, ..self }
     }
 
     /// Reads secrets and certificates anew and uses them from the next request on. With an error, nothing has
@@ -137,6 +157,17 @@ impl Client {
         let fresh = Arc::new(Credentials::load(&self.settings, &self.target)?);
         *self.credentials.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
+    }
+
+    /// The files that [`Self::reload`] reads.
+    pub fn secret_files(&self) -> Vec<PathBuf> {
+        let Settings { api_key, jwt_key, ca_file, client_cert_file, client_key_file, .. } = &self.settings;
+        let of = |source: &Option<SecretSource>| match source {
+            Some(SecretSource::File(path)) => Some(path.clone()),
+            _ => None,
+        };
+        let paths = [ca_file, client_cert_file, client_key_file].into_iter().flatten().cloned();
+        of(api_key).into_iter().chain(of(jwt_key)).chain(paths).collect()
     }
 
     /// Forgets the current token, after a 401: the next request carries a new one.
@@ -165,6 +196,12 @@ impl Client {
             }
         };
         self.send(Outgoing {
+            endpoint: match delivery.kind {
+                Kind::Usage => "usage",
+                Kind::Started => "started",
+                Kind::Completed | Kind::Lifecycle => "completed",
+                Kind::Quota => "refresh",
+            },
             method: Method::POST,
             url,
             body: Some(delivery.body),
@@ -181,6 +218,7 @@ impl Client {
     pub async fn deliver_batch(&self, batch: Batch<'_>) -> Answer {
         let per_record = batch.records.saturating_mul(BATCH_ANSWER_BYTES_PER_RECORD);
         self.send(Outgoing {
+            endpoint: "batch",
             method: Method::POST,
             url: self.target.path("/api/v1/usage-records/batch"),
             body: Some(batch.body),
@@ -202,11 +240,13 @@ impl Client {
     }
 
     pub(super) async fn send(&self, outgoing: Outgoing<'_>) -> Answer {
-        let started = Instant::now();
+        let (started, endpoint) = (Instant::now(), outgoing.endpoint);
         let result = self.attempt(outgoing).await;
         let served = |response: &Response| matches!(response.status, 200..=299 | 400 | 402 | 404..=499);
         self.reachable.store(result.as_ref().is_ok_and(served), Ordering::Relaxed);
-        Answer { result, elapsed: started.elapsed() }
+        let answer = Answer { result, elapsed: started.elapsed() };
+        (self.observer)(endpoint, &answer);
+        answer
     }
 
     async fn attempt(&self, outgoing: Outgoing<'_>) -> Result<Response, Failure> {

@@ -30,8 +30,10 @@ pub use answers::{
     parse_key_set, parse_quota_answer,
 };
 pub use auth::KeyError;
-pub use client::{Answer, Batch, Client, Delivery, Response};
+pub use client::{Answer, Batch, Client, Delivery, Observer, Response};
 pub use credentials::ClientError;
 pub use failure::{Failure, TlsProblem};
 pub use registration::{CallError, Capabilities, CommandResult, Heartbeat, Registration, ServerStatus};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use retry_after::retry_after;
 pub use settings::{Auth, JwtAlgorithm, Secret, SecretSource, Settings, UnreadableFile};

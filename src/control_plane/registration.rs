@@ -104,14 +104,15 @@ impl Client {
         let settings = self.settings();
         let body = Body { server_id: &settings.server_id, version: &settings.version, registration };
         let url = self.target().path("/api/v1/servers/register");
-        done(self.call(Method::POST, url, Some(to_json(&body)?), Uuid::new_v4()).await?)
+        done(self.call("register", Method::POST, url, Some(to_json(&body)?), Uuid::new_v4()).await?)
     }
 
     /// Says that this server lives, and how.
     pub async fn heartbeat(&self, status: ServerStatus, metrics: Value) -> Result<Heartbeat, CallError> {
         let body = json!({ "status": status, "metrics": metrics });
         let url = self.server_url("/heartbeat")?;
-        let response = self.call(Method::PUT, url, Some(to_json(&body)?), Uuid::new_v4()).await?;
+        let response =
+            self.call("heartbeat", Method::PUT, url, Some(to_json(&body)?), Uuid::new_v4()).await?;
         match response.status {
             404 | 410 => Ok(Heartbeat::Forgotten),
             _ => done(response).map(|()| Heartbeat::Heard),
@@ -120,19 +121,20 @@ impl Client {
 
     /// Says that this server is about to stop.
     pub async fn shutdown_notice(&self) -> Result<(), CallError> {
-        done(self.call(Method::POST, self.server_url("/shutdown")?, None, Uuid::new_v4()).await?)
+        done(self.call("shutdown", Method::POST, self.server_url("/shutdown")?, None, Uuid::new_v4()).await?)
     }
 
     /// Asks whether the `ControlPlane` is well.
     pub async fn health(&self) -> Result<(), CallError> {
         let url = self.target().path("/api/v1/health");
-        answered(self.call(Method::GET, url, None, Uuid::new_v4()).await?).map(drop)
+        answered(self.call("health", Method::GET, url, None, Uuid::new_v4()).await?).map(drop)
     }
 
     /// Asks for the commands that wait for this server.
     pub async fn commands(&self) -> Result<Commands, CallError> {
-        let body =
-            answered(self.call(Method::GET, self.server_url("/commands")?, None, Uuid::new_v4()).await?)?;
+        let body = answered(
+            self.call("commands", Method::GET, self.server_url("/commands")?, None, Uuid::new_v4()).await?,
+        )?;
         Ok(parse_commands(&body)?)
     }
 
@@ -141,13 +143,13 @@ impl Client {
         let key =
             Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("command_result:{}", result.command_id).as_bytes());
         let url = self.server_url("/command-results")?;
-        done(self.call(Method::POST, url, Some(to_json(result)?), key).await?)
+        done(self.call("command_results", Method::POST, url, Some(to_json(result)?), key).await?)
     }
 
     /// Asks for the keys that verify commands' tokens.
     pub async fn public_keys(&self) -> Result<JwkSet, CallError> {
         let url = self.target().path("/api/v1/auth/public-keys");
-        let body = answered(self.call(Method::GET, url, None, Uuid::new_v4()).await?)?;
+        let body = answered(self.call("public_keys", Method::GET, url, None, Uuid::new_v4()).await?)?;
         Ok(parse_key_set(&body)?)
     }
 
@@ -157,6 +159,7 @@ impl Client {
 
     async fn call(
         &self,
+        endpoint: &'static str,
         method: Method,
         url: String,
         body: Option<Vec<u8>>,
@@ -164,6 +167,7 @@ impl Client {
     ) -> Result<Response, Failure> {
         let key = (method != Method::GET).then_some(id);
         self.send(Outgoing {
+            endpoint,
             method,
             url,
             body: body.map(Into::into),

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
-/// Nobody means more than this; what says so is a mistake that must not silence an edge for a year.
-const LONGEST: Duration = Duration::from_hours(24);
+/// Nobody means more than this; what says so is a mistake that must not silence an edge for a day.
+const LONGEST: Duration = Duration::from_hours(1);
 
 /// Reads `Retry-After` in both its forms: seconds, or a date. What is past is zero, what is neither is `None`.
 ///
 /// A date is compared with the answer's own `Date` where it has one: an edge's clock may be wrong, and the
 /// difference between two readings of the peer's clock is not.
-pub(super) fn retry_after(value: &str, date: Option<SystemTime>, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(value: &str, date: Option<SystemTime>, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     let digits = value.strip_prefix('-').unwrap_or(value);
     if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -36,15 +36,15 @@ mod tests {
             (" 120 ", Some(120)),
             ("007", Some(7)),
             ("-5", Some(0)),
-            ("86400", Some(86_400)),
-            ("86401", Some(86_400)),
-            ("99999999999999999999999999", Some(86_400)),
+            ("3600", Some(3_600)),
+            ("3601", Some(3_600)),
+            ("99999999999999999999999999", Some(3_600)),
             ("Tue, 24 Nov 2026 12:00:30 GMT", Some(30)),
             ("Tuesday, 24-Nov-26 12:00:30 GMT", Some(30)),
             ("Tue Nov 24 12:00:30 2026", Some(30)),
             ("Tue, 24 Nov 2026 11:00:00 GMT", Some(0)),
             ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
-            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(86_400)),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(3_600)),
             ("", None),
             ("-", None),
             ("1.5", None),

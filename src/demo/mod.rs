@@ -18,8 +18,9 @@ use stage::Stage;
 
 /// How long all of it may take before it is called failed.
 const AT_MOST: Duration = Duration::from_secs(150);
-/// How often the bar moves.
+/// How often the bar moves; and without a terminal, how often there is a line.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+const LINE_EVERY: Duration = Duration::from_secs(2);
 
 /// How large the demonstration is.
 #[derive(Clone, Debug, clap::Args)]
@@ -37,18 +38,24 @@ struct Act {
     name: &'static str,
     weather: Value,
     lasts: Duration,
+    /// Whether the agent is killed in the middle of it.
+    kills: bool,
 }
 
 fn acts() -> Vec<Act> {
-    let act = |name, weather, seconds| Act { name, weather, lasts: Duration::from_secs(seconds) };
+    let act =
+        |name, weather, seconds| Act { name, weather, lasts: Duration::from_secs(seconds), kills: false };
     vec![
         act("fine", json!({}), 4),
         act("ControlPlane away", json!({ "down": true }), 8),
-        act(
-            "flaky: lost answers, 429, 500, resets",
-            json!({ "lost_answer": 0.03, "reset": 0.02, "status": { "429": 0.01, "500": 0.04 }, "latency_ms": 2 }),
-            10,
-        ),
+        Act {
+            kills: true,
+            ..act(
+                "flaky: lost answers, 429, 500, resets",
+                json!({ "lost_answer": 0.03, "reset": 0.02, "status": { "429": 0.01, "500": 0.04 }, "latency_ms": 2 }),
+                10,
+            )
+        },
         act("fine", json!({}), 0),
     ]
 }
@@ -57,75 +64,87 @@ fn acts() -> Vec<Act> {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let begun = Instant::now();
     let mut stage = Stage::set().await?;
+    let outcome = tokio::select! {
+        outcome = play(&mut stage, &args, begun) => outcome,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    println!("The demonstration took {:.0} s.", begun.elapsed().as_secs_f64());
+    stage.strike().await?;
+    outcome?;
     println!(
+        "To look around: dataplane-agent sandbox, dataplane-agent run, http://127.0.0.1:8010/health (README.md)"
+    );
+    Ok(())
+}
+
+async fn play(stage: &mut Stage, args: &Args, begun: Instant) -> anyhow::Result<()> {
+    let total = load::total(args.sessions, args.records);
+    let mut show = Show::new(total, begun)?;
+    show.say(&format!(
         "Redis, the sandbox ControlPlane and the agent are running; the agent's health: {}/health",
         stage.agent_url()
-    );
-    let total = load::total(args.sessions, args.records);
-    let bar = ProgressBar::with_draw_target(
-        Some(total),
-        if std::io::stdout().is_terminal() {
-            ProgressDrawTarget::stdout()
-        } else {
-            ProgressDrawTarget::hidden()
-        },
-    );
-    bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} settled  {msg}")?.progress_chars("=> "));
-    let pushing = load::push(stage.redis_url(), args.sessions, args.records);
-    let pushing = tokio::spawn(pushing);
-    let mut said = 0;
-    for (number, act) in acts().into_iter().enumerate() {
-        println!("{:>5.1} s  weather: {}", begun.elapsed().as_secs_f64(), act.name);
+    ));
+    let pushing = tokio::spawn(load::push(stage.redis_url(), args.sessions, args.records));
+    for act in acts() {
+        show.say(&format!("weather: {}", act.name));
         stage.weather(&act.weather).await?;
+        let half = Instant::now() + act.lasts / 2;
         let until = Instant::now() + act.lasts;
-        let mut killed = number != 2;
+        let mut kills = act.kills;
         while Instant::now() < until {
-            if !killed && until - Instant::now() < act.lasts / 2 {
-                killed = true;
-                println!(
-                    "{:>5.1} s  the agent is killed with SIGKILL and started again",
-                    begun.elapsed().as_secs_f64()
-                );
+            if kills && Instant::now() >= half {
+                kills = false;
+                show.say("the agent is killed with SIGKILL and started again");
                 stage.kill_and_restart_agent().await?;
             }
-            look(&stage, &bar, &mut said, begun, act.name).await;
+            show.look(stage, act.name).await;
         }
     }
     let pushed = pushing.await??;
-    loop {
-        let settled = look(&stage, &bar, &mut said, begun, "fine").await;
-        if settled >= total || stage.all_settled().await? {
-            break;
-        }
-        ensure!(
-            begun.elapsed() < AT_MOST,
-            "not done after {} s: {settled} of {total} settled",
-            AT_MOST.as_secs()
-        );
+    while show.look(stage, "fine").await < total && !stage.all_settled().await? {
+        ensure!(begun.elapsed() < AT_MOST, "not done after {} s", AT_MOST.as_secs());
     }
-    bar.finish_and_clear();
-    let outcome = account(&stage, &pushed).await;
-    println!("The demonstration took {:.0} s.", begun.elapsed().as_secs_f64());
-    stage.strike().await?;
-    outcome
+    show.bar.finish_and_clear();
+    account(stage, &pushed).await
 }
 
-/// Moves the bar; without a terminal a line now and then. Returns how many records are settled.
-async fn look(stage: &Stage, bar: &ProgressBar, said: &mut u64, begun: Instant, weather: &str) -> u64 {
-    tokio::time::sleep(LOOK_EVERY).await;
-    // While the agent is being started there is nothing to see.
-    let Ok((settled, depth, link)) = stage.progress().await else { return 0 };
-    bar.set_position(settled);
-    bar.set_message(format!("outbox {depth}  link {link}  weather {weather}"));
-    let second = begun.elapsed().as_secs() / 2;
-    if bar.is_hidden() && second > *said {
-        *said = second;
-        println!(
-            "{:>5.1} s  {settled} settled, {depth} in the outbox, link {link}",
-            begun.elapsed().as_secs_f64()
-        );
+/// What the audience sees: a bar on a terminal, elsewhere a line now and then.
+struct Show {
+    bar: ProgressBar,
+    begun: Instant,
+    last_line: Instant,
+}
+
+impl Show {
+    fn new(total: u64, begun: Instant) -> anyhow::Result<Self> {
+        let target = if std::io::stdout().is_terminal() {
+            ProgressDrawTarget::stdout()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        let style =
+            ProgressStyle::with_template("{bar:40} {pos}/{len} settled  {msg}")?.progress_chars("=> ");
+        let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style);
+        Ok(Self { bar, begun, last_line: begun })
     }
-    settled
+
+    fn say(&self, what: &str) {
+        self.bar.suspend(|| println!("{:>5.1} s  {what}", self.begun.elapsed().as_secs_f64()));
+    }
+
+    /// Waits a moment, then shows how far it is. Returns how many records are settled.
+    async fn look(&mut self, stage: &Stage, weather: &str) -> u64 {
+        tokio::time::sleep(LOOK_EVERY).await;
+        // While the agent is being started there is nothing to see.
+        let Ok((settled, depth, link)) = stage.progress().await else { return 0 };
+        self.bar.set_position(settled);
+        self.bar.set_message(format!("outbox {depth}  link {link}  weather {weather}"));
+        if self.bar.is_hidden() && self.last_line.elapsed() >= LINE_EVERY {
+            self.last_line = Instant::now();
+            self.say(&format!("{settled} settled, {depth} in the outbox, link {link}"));
+        }
+        settled
+    }
 }
 
 /// Compares what was pushed with what the ControlPlane has, and says it all.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -17,8 +17,26 @@ use super::load::QUEUES;
 const READY_WITHIN: Duration = Duration::from_secs(30);
 const SERVER_ID: &str = "demo-1";
 
+/// A temporary folder, gone with its owner.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn make() -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("dataplane-agent-demo-{}", std::process::id()));
+        std::fs::create_dir_all(&path).with_context(|| format!("{}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What cannot be removed is no reason to fail, and there is nobody left to tell.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 pub(super) struct Stage {
-    dir: PathBuf,
+    dir: Folder,
     redis: Child,
     redis_url: String,
     sandbox: Child,
@@ -55,9 +73,14 @@ impl DeadLetters {
     }
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+/// A port that was free a moment ago, and that the kernel gives to nobody by itself: those begin at 32768.
+fn free_port() -> u16 {
+    loop {
+        let port = rand::random_range(10_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A child that dies with us, should we be interrupted.
@@ -69,9 +92,8 @@ fn child(program: &Path) -> Command {
 
 impl Stage {
     pub(super) async fn set() -> anyhow::Result<Self> {
-        let dir = std::env::temp_dir().join(format!("dataplane-agent-demo-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
-        let redis_port = free_port()?;
+        let dir = Folder::make()?;
+        let redis_port = free_port();
         let redis = child(Path::new("redis-server"))
             .args([
                 "--port",
@@ -84,14 +106,14 @@ impl Stage {
                 "no",
             ])
             .arg("--dir")
-            .arg(&dir)
+            .arg(&dir.0)
             .stdout(Stdio::null())
             .spawn()
             .context("redis-server cannot be started: is it installed?")?;
         let (sandbox, sandbox_url, control_url) = start_sandbox().await?;
-        let agent_port = free_port()?;
+        let agent_port = free_port();
         let redis_url = format!("redis://127.0.0.1:{redis_port}/");
-        let agent = start_agent(&dir, redis_port, &sandbox_url, agent_port)?;
+        let agent = start_agent(&dir.0, redis_port, &sandbox_url, agent_port)?;
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
         let stage =
             Self { dir, redis, redis_url, sandbox, control_url, sandbox_url, agent, agent_port, http };
@@ -114,8 +136,10 @@ impl Stage {
             if health.is_ok_and(|health| health["redis_connected"] == true) {
                 return Ok(());
             }
-            let log = self.dir.join("agent.log");
-            ensure!(begun.elapsed() < READY_WITHIN, "the agent is not ready; its log: {}", log.display());
+            if begun.elapsed() >= READY_WITHIN {
+                let log = std::fs::read_to_string(self.dir.0.join("agent.log")).unwrap_or_default();
+                bail!("the agent is not ready; its log:\n{log}");
+            }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -125,7 +149,7 @@ impl Stage {
         let redis_port =
             self.redis_url.trim_end_matches('/').rsplit(':').next().and_then(|port| port.parse().ok());
         let redis_port = redis_port.context("the port of Redis")?;
-        self.agent = start_agent(&self.dir, redis_port, &self.sandbox_url, self.agent_port)?;
+        self.agent = start_agent(&self.dir.0, redis_port, &self.sandbox_url, self.agent_port)?;
         self.wait_for_agent().await
     }
 
@@ -219,7 +243,6 @@ impl Stage {
         }
         self.sandbox.kill().await?;
         self.redis.kill().await?;
-        std::fs::remove_dir_all(&self.dir)?;
         Ok(())
     }
 }

@@ -6,16 +6,20 @@
 //! Memory is bounded: a lane holds at most [`LANE_MOST`] records; when more come, or when the lane waits and
 //! room is needed, it is cut off and remembers from which number on its records must be read again.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::batch::{self, Batching};
 use crate::outbox::{Leased, Log, Ticket};
 use crate::record::{Kind, Record};
 
-/// The most records of one session in memory.
-const LANE_MOST: usize = 256;
+#[cfg(test)]
+mod tests;
+
+/// The most records of one session in memory. Few under test, so that a short run cuts lanes off again and again.
+const LANE_MOST: usize = if cfg!(test) { 8 } else { 256 };
 /// After so many quota requests, or lifecycle events, in a row one of the next kind goes, so that none starves.
 const STREAK: u32 = 16;
 
@@ -44,7 +48,13 @@ pub(super) struct Item {
     pub deliveries: u64,
     /// The link's clock of delivering when its session was first found unknown.
     pub unknown_since: Option<Duration>,
+    /// The most records that it may travel with: halved when a batch fails as a whole, so that a record at fault is
+    /// alone in the end.
+    pub batch_most: usize,
 }
+
+/// What goes in one request: one record, or a batch of usage records, each the head of its lane.
+pub(super) type Parcel = Vec<(LaneKey, Item)>;
 
 #[derive(Default)]
 struct Lane {
@@ -94,14 +104,16 @@ pub(super) struct Lanes {
     waiting: BTreeSet<(Instant, LaneKey)>,
     streaks: [u32; 2],
     counts: [usize; 3],
-    bytes: usize,
+    bytes: [usize; 3],
     /// The usage log must be read again, because lanes that were cut off have room now.
     wants_refill: bool,
     /// The lanes that are being read again.
     refilling: Vec<LaneKey>,
+    /// Lanes that ran empty while usage was being read again.
+    emptied: Vec<LaneKey>,
 }
 
-fn class(kind: Kind) -> usize {
+fn class_of(kind: Kind) -> usize {
     match kind {
         Kind::Quota => 0,
         Kind::Started | Kind::Completed | Kind::Lifecycle => 1,
@@ -112,12 +124,12 @@ fn class(kind: Kind) -> usize {
 impl Lanes {
     /// Records in hand of this kind's class.
     pub(super) fn count(&self, kind: Kind) -> usize {
-        self.counts[class(kind)]
+        self.counts[class_of(kind)]
     }
 
-    /// Bytes of the records in hand.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// Bytes of these.
+    pub(super) fn bytes(&self, kind: Kind) -> usize {
+        self.bytes[class_of(kind)]
     }
 
     /// Takes in a record that was read. Quietly passes over what is in hand already.
@@ -127,7 +139,15 @@ impl Lanes {
         let key = LaneKey::of(&ticket, &record);
         let lane = self.lanes.entry(key).or_default();
         let bytes = record.data().len();
-        let item = Item { ticket, record, attempts: 0, poisoned: 0, deliveries: 0, unknown_since: None };
+        let item = Item {
+            ticket,
+            record,
+            attempts: 0,
+            poisoned: 0,
+            deliveries: 0,
+            unknown_since: None,
+            batch_most: usize::MAX,
+        };
         match ticket.log {
             Log::Usage => {
                 if ticket.seq <= lane.loaded || lane.cut.is_some() {
@@ -140,16 +160,17 @@ impl Lanes {
                 lane.loaded = ticket.seq;
                 lane.items.push_back(item);
             }
-            // Before the usage of its session, whatever is in hand already.
+            // Before the usage of its session, whatever is in hand already, and behind other such events: one of them
+            // may stand behind usage that was put back.
             Log::Started => {
-                let usage = lane.items.iter().position(|other| other.ticket.kind != Kind::Started);
-                lane.items.insert(usage.unwrap_or(lane.items.len()), item);
+                let started = lane.items.iter().rposition(|other| other.ticket.kind == Kind::Started);
+                lane.items.insert(started.map_or(0, |last| last + 1), item);
             }
             Log::Completed => lane.completed.push_back(item),
             Log::Quota | Log::Rejected => lane.items.push_back(item),
         }
-        self.counts[class(ticket.kind)] += 1;
-        self.bytes += bytes;
+        self.counts[class_of(ticket.kind)] += 1;
+        self.bytes[class_of(ticket.kind)] += bytes;
         self.queue(key);
     }
 
@@ -160,7 +181,7 @@ impl Lanes {
             return;
         }
         if let Some(head) = lane.head() {
-            let class = class(head.ticket.kind);
+            let class = class_of(head.ticket.kind);
             lane.queued = true;
             self.ready[class].push_back(key);
         }
@@ -187,11 +208,37 @@ impl Lanes {
         self.ready.iter().any(|queue| !queue.is_empty())
     }
 
-    /// The next record to send: its lane is busy until [`Self::settle`] or [`Self::put_back`].
-    pub(super) fn pick(&mut self) -> Option<(LaneKey, Item)> {
+    /// What to send next: its lanes are busy until [`Self::settle`] or [`Self::put_back`].
+    ///
+    /// With `batching`, usage goes in batches of one record a lane: a second one could be taken while the first is
+    /// to be sent again.
+    pub(super) fn pick(&mut self, batching: Option<&Batching>) -> Option<Parcel> {
         let class = self.next_class()?;
-        let key = self.ready[class].pop_front()?;
-        self.take(key)
+        let first = self.ready[class].pop_front()?;
+        let Some(batching) =
+            batching.filter(|_| class == class_of(Kind::Usage) && self.goes_in_a_batch(first))
+        else {
+            return Some(vec![self.take(first)?]);
+        };
+        let mut parcel = vec![self.take(first)?];
+        let mut most = batching.records(self.ready[class].len() + 1).min(parcel[0].1.batch_most);
+        let mut bytes = parcel[0].1.record.body().len();
+        while let Some(&key) = self.ready[class].front() {
+            let Some(head) = self.lanes.get(&key).and_then(Lane::head) else { break };
+            bytes += head.record.body().len();
+            most = most.min(head.batch_most);
+            if parcel.len() >= most || bytes > batching.max_bytes() || !self.goes_in_a_batch(key) {
+                break;
+            }
+            self.ready[class].pop_front();
+            parcel.extend(self.take(key));
+        }
+        Some(parcel)
+    }
+
+    fn goes_in_a_batch(&self, key: LaneKey) -> bool {
+        let head = self.lanes.get(&key).and_then(Lane::head);
+        head.is_some_and(|item| item.ticket.kind == Kind::Usage && batch::fits(item.record.body()))
     }
 
     fn next_class(&mut self) -> Option<usize> {
@@ -199,7 +246,7 @@ impl Lanes {
         let lower = |class: usize| (class + 1..3).any(waiting);
         for class in 0..2 {
             if waiting(class) && (self.streaks[class] < STREAK || !lower(class)) {
-                self.streaks[class] += 1;
+                self.streaks[class] = self.streaks[class].saturating_add(1);
                 return Some(class);
             }
             self.streaks[class] = 0;
@@ -208,7 +255,7 @@ impl Lanes {
     }
 
     /// A record to probe the link with: the one that was tried least, so that no bad record holds the link down.
-    pub(super) fn pick_probe(&mut self) -> Option<(LaneKey, Item)> {
+    pub(super) fn pick_probe(&mut self) -> Option<Parcel> {
         const LOOK_AT: usize = 64;
         for class in 0..3 {
             let tried =
@@ -216,7 +263,7 @@ impl Lanes {
             let least =
                 (0..self.ready[class].len().min(LOOK_AT)).min_by_key(|at| tried(&self.ready[class][*at]));
             if let Some(key) = least.and_then(|at| self.ready[class].remove(at)) {
-                return self.take(key);
+                return Some(vec![self.take(key)?]);
             }
         }
         None
@@ -231,15 +278,28 @@ impl Lanes {
 
     /// The record in flight is done with: the next of its lane may go.
     pub(super) fn settle(&mut self, key: LaneKey, item: &Item) {
-        self.counts[class(item.ticket.kind)] -= 1;
-        self.bytes -= item.record.data().len();
+        self.counts[class_of(item.ticket.kind)] -= 1;
+        self.bytes[class_of(item.ticket.kind)] -= item.record.data().len();
         let Some(lane) = self.lanes.get_mut(&key) else { return };
         lane.busy = false;
         self.wants_refill |= lane.wants_refill();
-        if lane.is_empty() {
+        if !lane.is_empty() {
+            self.queue(key);
+        } else if self.refilling.is_empty() {
             self.lanes.remove(&key);
         } else {
-            self.queue(key);
+            // IMPORTANT: the read that is under way may have found this record before it was settled. Only the lane
+            // still knows that it has been in hand.
+            self.emptied.push(key);
+        }
+    }
+
+    /// All that was read has been loaded. What is read from now on lacks what is settled by now.
+    pub(super) fn forget_emptied(&mut self) {
+        for key in std::mem::take(&mut self.emptied) {
+            if self.lanes.get(&key).is_some_and(|lane| lane.is_empty() && !lane.busy) {
+                self.lanes.remove(&key);
+            }
         }
     }
 
@@ -263,8 +323,8 @@ impl Lanes {
             while lane.items.len() > 1 && lane.items.back().is_some_and(|item| item.ticket.log == Log::Usage)
             {
                 let Some(item) = lane.items.pop_back() else { break };
-                self.counts[class(item.ticket.kind)] -= 1;
-                self.bytes -= item.record.data().len();
+                self.counts[class_of(item.ticket.kind)] -= 1;
+                self.bytes[class_of(item.ticket.kind)] -= item.record.data().len();
                 lane.cut = Some(item.ticket.seq);
                 lane.loaded = item.ticket.seq - 1;
             }
@@ -279,7 +339,8 @@ impl Lanes {
         }
         let mut from = None;
         for (key, lane) in &mut self.lanes {
-            if lane.wants_refill() {
+            // One that waits for its head asks when that is settled: until then it would only be cut off again.
+            if lane.wants_refill() && lane.not_before.is_none() {
                 // IMPORTANT: from the first cut of all that take part, whichever of them asked: what lies before
                 // `from` is passed over for good.
                 from = from.into_iter().chain(lane.cut.take()).min();
@@ -290,7 +351,13 @@ impl Lanes {
         from
     }
 
-    /// The usage log has been read again up to where it had been read before.
+    /// Whether no lane takes in more of what is being read again: each is full, and cut off once more. The rest of it
+    /// holds nothing for the other lanes either, which have had it.
+    pub(super) fn refill_is_done(&self) -> bool {
+        self.refilling.iter().all(|key| self.lanes.get(key).is_none_or(|lane| lane.cut.is_some()))
+    }
+
+    /// The usage log has been read again up to where it had been read before, or as far as anyone takes it in.
     pub(super) fn refilled(&mut self) {
         for key in std::mem::take(&mut self.refilling) {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
@@ -305,7 +372,7 @@ impl Lanes {
 
     /// Lanes of quota requests older than the deadline that are not in flight.
     pub(super) fn take_expired(&mut self, accepted_before: i64) -> Vec<(LaneKey, Item)> {
-        let expired: Vec<LaneKey> = self
+        let expired: HashSet<LaneKey> = self
             .lanes
             .iter()
             .filter(|(_, lane)| {
@@ -316,14 +383,12 @@ impl Lanes {
             })
             .map(|(key, _)| *key)
             .collect();
+        self.ready[class_of(Kind::Quota)].retain(|key| !expired.contains(key));
         expired
             .into_iter()
             .filter_map(|key| {
-                let lane = self.lanes.get(&key)?;
-                if let Some(until) = lane.not_before {
+                if let Some(until) = self.lanes.get(&key)?.not_before {
                     self.waiting.remove(&(until, key));
-                } else {
-                    self.ready[0].retain(|other| *other != key);
                 }
                 self.take(key)
             })

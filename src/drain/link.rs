@@ -10,6 +10,7 @@ use std::time::Duration;
 use rand::RngExt;
 use tokio::time::Instant;
 
+use super::pace::Pace;
 use super::verdict::Trouble;
 
 /// How the link behaves.
@@ -34,6 +35,9 @@ const INITIAL_LIMIT: f64 = 2.0;
 /// A latency this many times the usual one, and [`SLOW_AT_LEAST`], is a queue building up over there.
 const SLOW_TIMES: f64 = 8.0;
 const SLOW_AT_LEAST: f64 = 0.25;
+
+/// Longer without a delivery is no time in which records were being delivered: a session's grace stands still.
+const DELIVERING_GAP: Duration = Duration::from_secs(10);
 
 /// What the circuit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +79,7 @@ pub(super) struct Link {
     threshold: f64,
     last_cut: Option<Instant>,
     usual_latency: Option<f64>,
+    pace: Pace,
 }
 
 impl Link {
@@ -96,6 +101,7 @@ impl Link {
             threshold,
             last_cut: None,
             usual_latency: None,
+            pace: Pace::new(first_contact),
             settings,
         }
     }
@@ -134,25 +140,31 @@ impl Link {
         self.trouble == Some(Trouble::Refusing)
     }
 
+    /// When the next request may go, if pace is to be kept and that is not now.
+    pub(super) fn paced_until(&mut self, now: Instant) -> Option<Instant> {
+        if self.circuit == Circuit::Closed { self.pace.until(now) } else { None }
+    }
+
     /// A request goes out.
-    pub(super) fn sent(&mut self) {
+    pub(super) fn sent(&mut self, now: Instant) {
+        self.pace.sent(now);
         if matches!(self.circuit, Circuit::Open { .. }) {
             self.circuit = Circuit::HalfOpen;
         }
     }
 
-    /// A record was delivered (or had been).
-    pub(super) fn delivered(&mut self, sent: Instant, now: Instant) -> Option<Change> {
+    /// One request delivered so many records (or they had been before).
+    pub(super) fn delivered(&mut self, records: u64, sent: Instant, now: Instant) -> Option<Change> {
         if let Some(last) = self.last_delivery {
-            self.delivering += now.saturating_duration_since(last);
+            self.delivering += now.saturating_duration_since(last).min(DELIVERING_GAP);
         }
         self.last_delivery = Some(now);
-        self.deliveries += 1;
+        self.deliveries += records;
         self.refusals = 0;
         self.unknown = 0;
         self.good(now);
         self.grow(now.saturating_duration_since(sent), now);
-        self.close()
+        self.close(now)
     }
 
     /// A record was refused. The link works, but perhaps it refuses everything.
@@ -164,13 +176,15 @@ impl Link {
             return self.open(Trouble::Refusing, None, now);
         }
         self.good(now);
-        self.close()
+        self.close(now)
     }
 
     /// A session was not known. When nothing else is heard, it is the route.
     pub(super) fn session_unknown(&mut self, now: Instant) -> Option<Change> {
         self.unknown = self.unknown.saturating_add(1);
-        if self.unknown >= self.settings.failures_to_open || self.circuit == Circuit::HalfOpen {
+        // As many more as may have been in flight together: a few new sessions at once are no outage.
+        let in_a_row = self.settings.failures_to_open + self.limit as u32;
+        if self.unknown >= in_a_row || self.circuit == Circuit::HalfOpen {
             return self.open(Trouble::NoRoute, None, now);
         }
         None
@@ -202,12 +216,16 @@ impl Link {
     }
 
     fn good(&mut self, now: Instant) {
+        self.pace.good(now);
         self.failures = 0;
         self.last_success = Some(now);
     }
 
-    fn close(&mut self) -> Option<Change> {
+    fn close(&mut self, now: Instant) -> Option<Change> {
         let was_down = self.trouble.take().is_some();
+        if was_down {
+            self.pace.restart(now);
+        }
         if self.circuit != Circuit::Closed {
             self.circuit = Circuit::Closed;
             self.openings = 0;
@@ -273,6 +291,7 @@ impl Link {
         let round = Duration::from_secs_f64(self.usual_latency.unwrap_or(0.1).max(0.01));
         if self.last_cut.is_none_or(|cut| now.saturating_duration_since(cut) > round) {
             self.last_cut = Some(now);
+            self.pace.congested(now);
             self.limit = (self.limit / 2.0).max(1.0);
             self.threshold = self.limit;
         }
@@ -282,6 +301,9 @@ impl Link {
 fn jittered(least: Duration, most: Duration) -> Duration {
     if most <= least { least } else { rand::rng().random_range(least..=most) }
 }
+
+#[cfg(test)]
+mod fleet;
 
 #[cfg(test)]
 mod tests {
@@ -304,8 +326,8 @@ mod tests {
     #[test]
     fn three_failures_in_a_row_open_it_and_one_success_closes_it() {
         let (mut link, start) = (link(), Instant::now());
-        link.sent();
-        link.delivered(start, start + MS);
+        link.sent(start);
+        link.delivered(1, start, start + MS);
         assert_eq!(link.circuit(), Circuit::Closed);
         let now = start + 2 * MS;
         assert_eq!(link.failed(Trouble::Unreachable, None, now, now), None);
@@ -314,9 +336,9 @@ mod tests {
         assert_eq!(change, Some(Change::Down(Trouble::Unreachable)));
         assert_eq!(link.limit(now), 0, "nothing goes before the backoff is over");
         assert_eq!(link.limit(now + Duration::from_secs(31)), 1, "one probe");
-        link.sent();
+        link.sent(start);
         assert_eq!(link.circuit(), Circuit::HalfOpen);
-        assert_eq!(link.delivered(now, now + MS), Some(Change::Up));
+        assert_eq!(link.delivered(1, now, now + MS), Some(Change::Up));
         assert_eq!(link.limit(now), INITIAL_LIMIT as usize, "it starts small");
     }
 
@@ -325,7 +347,7 @@ mod tests {
         let (mut link, start) = (link(), Instant::now());
         for n in 0..100 {
             let now = start + n * MS;
-            link.delivered(start, now);
+            link.delivered(1, start, now);
             assert_eq!(link.failed(Trouble::Failing, None, start, now + MS), None, "sent before the success");
         }
         assert_eq!(link.circuit(), Circuit::Closed);
@@ -347,7 +369,7 @@ mod tests {
     #[test]
     fn the_brake_holds_until_a_delivery() {
         let (mut link, now) = (link(), Instant::now());
-        link.delivered(now, now);
+        link.delivered(1, now, now);
         for _ in 0..4 {
             assert_eq!(link.refused(now), None);
         }
@@ -357,7 +379,7 @@ mod tests {
         link.failed(Trouble::Unreachable, None, now, now);
         assert!(link.is_braked(), "another fault does not release it");
         link.circuit = Circuit::HalfOpen;
-        assert_eq!(link.delivered(now, now), Some(Change::Up));
+        assert_eq!(link.delivered(1, now, now), Some(Change::Up));
         assert!(!link.is_braked());
     }
 
@@ -371,14 +393,14 @@ mod tests {
     #[test]
     fn time_in_which_the_link_was_down_is_not_time_of_delivering() {
         let (mut link, start) = (link(), Instant::now());
-        link.delivered(start, start);
-        link.delivered(start, start + Duration::from_secs(10));
+        link.delivered(1, start, start);
+        link.delivered(1, start, start + Duration::from_secs(10));
         assert_eq!(link.delivering(), Duration::from_secs(10));
         let later = start + Duration::from_secs(20);
         for _ in 0..3 {
             link.failed(Trouble::Unreachable, None, later, later);
         }
-        link.delivered(later, later + Duration::from_secs(3600));
+        link.delivered(1, later, later + Duration::from_secs(3600));
         assert_eq!(link.delivering(), Duration::from_secs(10));
     }
 }

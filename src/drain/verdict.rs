@@ -3,22 +3,42 @@
 use std::time::Duration;
 
 use crate::control_plane::{Failure, Response};
+use crate::outbox::Settlement;
 
 /// What is done about an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Taken: settled.
-    Delivered,
-    /// Taken before: settled, counted as a duplicate.
-    Duplicate,
+    /// Taken, now or before: settled.
+    Settled(Settlement),
     /// This record is refused: a dead letter, unless the brake is on.
     Refused,
+    /// No request can be made of it: a dead letter, and no word of the link.
+    Unsendable,
     /// The session is not known (yet): retried within its grace.
     SessionUnknown,
     /// The server failed: the link, or a poison record, as the neighbours' fortunes tell.
     ServerError,
     /// The link itself: retried for as long as it takes.
     Link(Trouble),
+}
+
+impl Verdict {
+    /// How the record is settled, if it is.
+    pub(super) fn settlement(&self) -> Option<Settlement> {
+        match self {
+            Self::Settled(settlement) => Some(*settlement),
+            _ => None,
+        }
+    }
+
+    /// What it would say of the link if nothing else were heard.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        match self {
+            Self::Link(trouble) => Some(*trouble),
+            Self::ServerError => Some(Trouble::Failing),
+            Self::Settled(_) | Self::Refused | Self::Unsendable | Self::SessionUnknown => None,
+        }
+    }
 }
 
 /// What is wrong with the link.
@@ -45,6 +65,19 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Unreachable,
+        Self::Timeout,
+        Self::Tls,
+        Self::Credentials,
+        Self::Misconfigured,
+        Self::Overloaded,
+        Self::Failing,
+        Self::NoRoute,
+        Self::Refusing,
+    ];
+
     /// The name in health, logs and metrics.
     pub const fn label(self) -> &'static str {
         match self {
@@ -74,10 +107,11 @@ pub(super) fn judge(result: &Result<Response, Failure>) -> (Verdict, Option<Dura
     }
 }
 
-fn by_status(status: u16) -> Verdict {
+/// The verdict on one status: an answer's, or one of a batch's results.
+pub(super) fn by_status(status: u16) -> Verdict {
     match status {
-        200..=299 => Verdict::Delivered,
-        409 => Verdict::Duplicate,
+        200..=299 => Verdict::Settled(Settlement::Delivered),
+        409 => Verdict::Settled(Settlement::Duplicate),
         300..=399 | 100..=199 => Verdict::Link(Trouble::Misconfigured),
         401 | 403 => Verdict::Link(Trouble::Credentials),
         404 | 410 => Verdict::SessionUnknown,
@@ -93,7 +127,7 @@ fn by_failure(failure: &Failure) -> Verdict {
         Failure::Timeout { .. } => Verdict::Link(Trouble::Timeout),
         Failure::Token(_) => Verdict::Link(Trouble::Credentials),
         // The record's own fault: no request can name its session.
-        Failure::Unsendable(_) => Verdict::Refused,
+        Failure::Unsendable(_) => Verdict::Unsendable,
         Failure::Dns(_) | Failure::Unreachable(_) | Failure::Cut(_) | Failure::NotHttp(_) => {
             Verdict::Link(Trouble::Unreachable)
         }
@@ -107,12 +141,14 @@ mod tests {
     #[test]
     fn every_status_means_what_the_contract_says() {
         use Trouble::{Credentials, Misconfigured, Overloaded};
-        use Verdict::{Delivered, Duplicate, Link, Refused, ServerError, SessionUnknown};
+        use Verdict::{Link, Refused, ServerError, SessionUnknown};
+        let (delivered, duplicate) =
+            (Verdict::Settled(Settlement::Delivered), Verdict::Settled(Settlement::Duplicate));
         let table = [
-            (200, Delivered),
-            (201, Delivered),
-            (204, Delivered),
-            (409, Duplicate),
+            (200, delivered.clone()),
+            (201, delivered.clone()),
+            (204, delivered.clone()),
+            (409, duplicate),
             (400, Refused),
             (402, Refused),
             (405, Refused),

@@ -15,6 +15,7 @@ pub(super) struct Health {
     redis_fault: Option<String>,
     link: String,
     link_down: bool,
+    link_cause: Option<String>,
     stats: Stats,
 }
 
@@ -29,9 +30,10 @@ impl Health {
             control_plane_connected: link.trouble.is_none() && surface.client.is_reachable(),
             link: trouble.map_or_else(|| link.circuit.to_owned(), |why| format!("{}: {why}", link.circuit)),
             link_down: link.trouble.is_some(),
+            link_cause: link.cause.clone(),
             registered: *surface.registered.borrow(),
             stopping: *surface.stopping.borrow(),
-            stats: surface.outbox.stats(),
+            stats: surface.outbox.durable_stats(),
         }
     }
 
@@ -100,7 +102,7 @@ impl Health {
             "components": {
                 "redis": redis,
                 "outbox": outbox,
-                "control_plane": { "status": link, "link": self.link },
+                "control_plane": { "status": link, "link": self.link, "cause": self.link_cause },
             },
             "outbox": self.outbox_json(),
         })

@@ -8,6 +8,7 @@
 //! | `GET /metrics/json` | the same picture for people's own scripts |
 
 mod health;
+mod server;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -70,11 +71,7 @@ pub struct Surface {
 }
 
 /// Serves until `stop` is true.
-pub async fn serve(
-    listener: TcpListener,
-    surface: Arc<Surface>,
-    mut stop: watch::Receiver<bool>,
-) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, surface: Arc<Surface>, stop: watch::Receiver<bool>) {
     let router = Router::new()
         .route("/health", get(health))
         .route("/health/", get(health))
@@ -84,12 +81,7 @@ pub async fn serve(
         .route("/metrics/json", get(metrics_json))
         .layer(middleware::from_fn_with_state(Arc::clone(&surface), guard))
         .with_state(surface);
-    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(async move {
-            // A sender that is gone means the same.
-            let _ = stop.wait_for(|stop| *stop).await;
-        })
-        .await
+    server::serve(listener, router, stop).await;
 }
 
 /// Who may come in, how long it may take, and the correlation id that goes back.
@@ -138,7 +130,7 @@ async fn detailed(State(surface): State<Arc<Surface>>) -> Response {
 
 async fn metrics(State(surface): State<Arc<Surface>>) -> Response {
     surface.metrics.control_plane_up(Health::of(&surface).control_plane_connected);
-    match surface.metrics.expose(&surface.outbox.stats(), crate::clock::now().0) {
+    match surface.metrics.expose(&surface.outbox.durable_stats(), crate::clock::now().0) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics cannot be rendered");

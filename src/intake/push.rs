@@ -6,7 +6,9 @@ use redis::aio::MultiplexedConnection;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 
-use super::{Settings, connect};
+use super::Settings;
+use super::connection::connect;
+use super::fault::is_refusal;
 use crate::drain::QuotaPush;
 use crate::outbox::{DeadLetter, Outbox};
 
@@ -24,11 +26,12 @@ async fn insist(
     commands: &redis::Pipeline,
     stop: &mut watch::Receiver<bool>,
 ) -> bool {
+    let mut said = false;
     loop {
         let attempt = async {
             let mut open = match connection.take() {
                 Some(open) => open,
-                None => connect(&settings.client, settings, Duration::ZERO).await?,
+                None => connect(settings, Duration::ZERO).await?,
             };
             let () = commands.query_async(&mut open).await?;
             *connection = Some(open);
@@ -36,7 +39,11 @@ async fn insist(
         };
         match attempt.await {
             Ok(()) => return true,
-            // The intake, on the same server, says what is wrong with it.
+            // The intake, on the same server, says what is wrong with that; not what is wrong with this key.
+            Err(error) if is_refusal(&error) && !said => {
+                said = true;
+                tracing::warn!(%error, "Redis refuses what is pushed to it; it is tried again until it takes it");
+            }
             Err(error) => tracing::debug!(%error, "Redis did not take what was pushed"),
         }
         if *stop.borrow() {

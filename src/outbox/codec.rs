@@ -204,7 +204,7 @@ fn entry_from(meta: &Meta, data: &[u8]) -> Result<Entry, CodecError> {
 
 /// What stands in front of a pack's compressed bytes.
 #[derive(Encode, Decode, Clone, Copy, Debug)]
-pub(super) struct PackHeader {
+pub(crate) struct PackHeader {
     pub count: u32,
     /// When the oldest record in it was accepted.
     pub oldest: i64,
@@ -214,36 +214,43 @@ pub(super) struct PackHeader {
 }
 
 /// Packs entries: compresses with one context that is kept.
-pub(super) struct Packer {
+pub(crate) struct Packer {
     zstd: zstd::bulk::Compressor<'static>,
     raw: Vec<u8>,
 }
 
 impl Packer {
-    pub(super) fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         Ok(Self { zstd: zstd::bulk::Compressor::new(ZSTD_LEVEL)?, raw: Vec::new() })
     }
 
     /// The value that stores `entries` as one pack in its place.
-    pub(super) fn pack(&mut self, place: (Log, u64), entries: &[&Entry]) -> std::io::Result<Vec<u8>> {
+    pub(crate) fn pack(&mut self, place: (Log, u64), entries: &[&Entry]) -> std::io::Result<Vec<u8>> {
         let metas: Vec<Meta> = entries.iter().map(|entry| meta_of(entry)).collect();
         self.raw.clear();
         self.raw.append(&mut encode(&metas));
         for entry in entries {
             push_data(entry, &mut self.raw);
         }
-        let compressed = self.zstd.compress(&self.raw)?;
-        let mut header = PackHeader {
-            count: entries.len() as u32,
-            oldest: entries.iter().map(|entry| entry.accepted_at().0).min().unwrap_or_default(),
-            raw_len: self.raw.len() as u32,
-            checksum: 0,
-        };
-        header.checksum = header.checksum_of(place, &compressed);
-        let mut value = encode(&header);
-        value.extend_from_slice(&compressed);
-        Ok(value)
+        let oldest = entries.iter().map(|entry| entry.accepted_at().0).min().unwrap_or_default();
+        seal(&mut self.zstd, place, &self.raw, entries.len() as u32, oldest)
     }
+}
+
+/// Compresses a pack's bytes and puts its header in front.
+pub(crate) fn seal(
+    zstd: &mut zstd::bulk::Compressor<'_>,
+    place: (Log, u64),
+    raw: &[u8],
+    count: u32,
+    oldest: i64,
+) -> std::io::Result<Vec<u8>> {
+    let compressed = zstd.compress(raw)?;
+    let mut header = PackHeader { count, oldest, raw_len: raw.len() as u32, checksum: 0 };
+    header.checksum = header.checksum_of(place, &compressed);
+    let mut value = encode(&header);
+    value.extend_from_slice(&compressed);
+    Ok(value)
 }
 
 impl PackHeader {
@@ -254,7 +261,7 @@ impl PackHeader {
 }
 
 /// A pack's header and entries, checked against its checksum and its place.
-pub(super) fn unpack(place: (Log, u64), value: &[u8]) -> Result<(PackHeader, Vec<Entry>), CodecError> {
+pub(crate) fn unpack(place: (Log, u64), value: &[u8]) -> Result<(PackHeader, Vec<Entry>), CodecError> {
     let (header, start) = decode::<PackHeader>(value)?;
     let compressed = &value[start..];
     if header.checksum_of(place, compressed) != header.checksum {
@@ -300,7 +307,7 @@ struct WireDeadLetter {
     data: Vec<u8>,
 }
 
-pub(super) fn encode_dead_letter(letter: &DeadLetter) -> std::io::Result<Vec<u8>> {
+pub(crate) fn encode_dead_letter(letter: &DeadLetter) -> std::io::Result<Vec<u8>> {
     let entry = match &letter.payload {
         Payload::Record(record) => Entry::Record(record.clone()),
         Payload::Raw { kind, accepted_at, bytes } => Entry::Rejected(Rejected {
@@ -321,15 +328,19 @@ pub(super) fn encode_dead_letter(letter: &DeadLetter) -> std::io::Result<Vec<u8>
         meta: meta_of(&entry),
         data,
     };
-    let raw = encode(&wire);
-    let compressed = zstd::bulk::compress(&raw, ZSTD_LEVEL)?;
-    let checksum = xxhash_rust::xxh3::xxh3_64_with_seed(&compressed, letter.id);
+    seal_dead_letter(letter.id, &encode(&wire))
+}
+
+/// Compresses a dead letter's bytes and puts its header in front.
+pub(crate) fn seal_dead_letter(id: u64, raw: &[u8]) -> std::io::Result<Vec<u8>> {
+    let compressed = zstd::bulk::compress(raw, ZSTD_LEVEL)?;
+    let checksum = xxhash_rust::xxh3::xxh3_64_with_seed(&compressed, id);
     let mut value = encode(&LetterHeader { raw_len: raw.len() as u32, checksum });
     value.extend_from_slice(&compressed);
     Ok(value)
 }
 
-pub(super) fn decode_dead_letter(id: u64, value: &[u8]) -> Result<DeadLetter, CodecError> {
+pub(crate) fn decode_dead_letter(id: u64, value: &[u8]) -> Result<DeadLetter, CodecError> {
     let (header, start) = decode::<LetterHeader>(value)?;
     if xxhash_rust::xxh3::xxh3_64_with_seed(&value[start..], id) != header.checksum {
         return Err(damaged("a dead letter's checksum does not match"));

@@ -85,7 +85,7 @@
 //! The **writer** commits appends; the **keeper** reads packs for the drain, commits the ledger and deletes
 //! segments. Neither is the async runtime's. Both end when the [`Outbox`] is dropped.
 
-mod codec;
+pub(crate) mod codec;
 mod database;
 mod dead_letter;
 mod fault;
@@ -206,6 +206,16 @@ pub struct Leased {
     pub ticket: Ticket,
     /// The record.
     pub entry: Entry,
+}
+
+#[cfg(test)]
+impl Leased {
+    /// A record as it is read under this number.
+    pub(crate) fn new(seq: u64, record: crate::record::Record) -> Self {
+        let (kind, accepted_at, bytes) = (record.kind(), record.accepted_at(), record.data().len() as u32);
+        let entry = Entry::Record(record);
+        Self { ticket: Ticket { seq, log: Log::of(&entry), kind, accepted_at, bytes }, entry }
+    }
 }
 
 /// A stretch of a log.
@@ -353,7 +363,21 @@ impl Outbox {
 
     /// The counters and depths of this moment.
     pub fn stats(&self) -> Stats {
-        let mut stats = self.shared.state().stats();
+        let stats = self.shared.state().stats();
+        self.completed(stats)
+    }
+
+    /// The same with what is settled as a crash would leave it, at most 100 ms old: for counters that must never go
+    /// back.
+    pub fn durable_stats(&self) -> Stats {
+        let stats = {
+            let state = self.shared.state();
+            state.stats_by(&state.durable)
+        };
+        self.completed(stats)
+    }
+
+    fn completed(&self, mut stats: Stats) -> Stats {
         let (segments, records) = *self.shared.quarantined.lock().unwrap_or_else(PoisonError::into_inner);
         stats.quarantined_segments += segments;
         stats.quarantined_records = records;

@@ -48,6 +48,7 @@ pub(super) fn restore(settings: &Settings, ledger: &Ledger, is_new: bool) -> Res
     Ok(State {
         totals_stored: 0,
         totals,
+        durable: counters.clone(),
         counters,
         settled,
         segments,

@@ -19,6 +19,8 @@ pub(super) const RECENT_APPENDS: usize = 16;
 pub(super) struct State {
     pub totals: Totals,
     pub counters: Counters,
+    /// The counters as the ledger has them: a crash goes back to these.
+    pub durable: Counters,
     pub settled: [Settled; Log::COUNT],
     /// In the order of their numbers; the last takes appends.
     pub segments: Vec<Listed>,
@@ -159,6 +161,7 @@ impl State {
     /// It is on the disk. Gives the segments whose folders may be deleted now.
     pub(super) fn saved(&mut self, unsaved: Unsaved) -> Vec<Arc<Segment>> {
         self.counters.dead_letter_bytes += unsaved.letter_bytes;
+        self.durable = unsaved.counters;
         unsaved.leaving
     }
 
@@ -180,23 +183,29 @@ impl State {
         std::array::from_fn(|kind| all[kind].saturating_sub(forgotten[kind]))
     }
 
+    /// The picture of this moment.
     pub(super) fn stats(&self) -> Stats {
+        self.stats_by(&self.counters)
+    }
+
+    /// The picture with what is settled as `counters` have it.
+    pub(super) fn stats_by(&self, counters: &Counters) -> Stats {
         let enqueued = self.enqueued();
         let oldest = |logs: &[Log]| logs.iter().filter_map(|log| self.settled[log.index()].oldest()).min();
         Stats {
             enqueued,
-            delivered: self.counters.delivered,
-            duplicates: self.counters.duplicates,
-            exported: self.counters.exported,
-            dead_lettered: self.counters.dead_lettered,
-            depth: std::array::from_fn(|kind| enqueued[kind].saturating_sub(self.counters.gone(kind))),
+            delivered: counters.delivered,
+            duplicates: counters.duplicates,
+            exported: counters.exported,
+            dead_lettered: counters.dead_lettered,
+            depth: std::array::from_fn(|kind| enqueued[kind].saturating_sub(counters.gone(kind))),
             bytes: self.segments.iter().map(|listed| listed.info.waiting_bytes()).sum(),
             oldest_usage: oldest(&[Log::Usage]),
             oldest_lifecycle: oldest(&[Log::Started, Log::Completed]),
             oldest_quota: oldest(&[Log::Quota]),
-            dead_letters: self.counters.dead_letters,
-            dead_letter_bytes: self.counters.dead_letter_bytes,
-            dead_letters_expired: self.counters.expired,
+            dead_letters: counters.dead_letters,
+            dead_letter_bytes: counters.dead_letter_bytes,
+            dead_letters_expired: counters.expired,
             segments: self.segments.len(),
             quarantined_segments: self.segments.iter().filter(|listed| !listed.faults.is_empty()).count()
                 as u64,

@@ -14,7 +14,7 @@ pub(super) struct Field {
 
 /// What a field's value must be.
 pub(super) enum Rule {
-    /// A string that is not empty; white space alone counts as empty.
+    /// A string that is not empty.
     Id,
     /// One of these strings.
     OneOf(&'static [&'static str]),
@@ -53,7 +53,7 @@ impl Field {
     fn normalised<'a>(&self, value: Token<'a>) -> Result<Cow<'a, str>, &'static str> {
         let as_it_stands = Ok(Cow::Borrowed(value.raw));
         match self.rule {
-            Rule::Id if value.string()?.trim().is_empty() => Err("an empty string"),
+            Rule::Id if value.string()?.is_empty() => Err("an empty string"),
             Rule::Id => as_it_stands,
             Rule::OneOf(options) if options.contains(&&*value.string()?) => as_it_stands,
             Rule::OneOf(_) => Err("another string"),

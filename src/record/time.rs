@@ -28,7 +28,8 @@ impl Timestamp {
     pub fn to_rfc3339(self) -> String {
         const FIRST: i64 = -62_135_596_800_000_000;
         const LAST: i64 = 253_402_300_799_999_999;
-        rfc3339(DateTime::from_timestamp_micros(self.0.clamp(FIRST, LAST)).unwrap_or_default())
+        let time = DateTime::from_timestamp_micros(self.0.clamp(FIRST, LAST)).unwrap_or_default();
+        time.to_rfc3339_opts(SecondsFormat::Micros, true)
     }
 }
 
@@ -40,10 +41,6 @@ impl From<SystemTime> for Timestamp {
             Err(before) => Self(-micros(before.duration())),
         }
     }
-}
-
-fn rfc3339(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 /// A producer's timestamp.
@@ -71,7 +68,10 @@ pub(super) fn moment(token: Token<'_>) -> Result<Moment<'_>, &'static str> {
         found => found,
     })?;
     let instant = in_range(unix(&Decimal::of(&literal)))?;
-    Ok(Moment { instant, sent: Cow::Owned(format!("\"{}\"", rfc3339(instant))) })
+    // To the microsecond unless that would cut something off: a response could come to lie before its request.
+    let whole_micros = instant.timestamp_subsec_nanos().is_multiple_of(1000);
+    let precision = if whole_micros { SecondsFormat::Micros } else { SecondsFormat::Nanos };
+    Ok(Moment { instant, sent: Cow::Owned(format!("\"{}\"", instant.to_rfc3339_opts(precision, true))) })
 }
 
 fn parse_rfc3339(text: &str) -> Option<DateTime<Utc>> {
@@ -131,7 +131,9 @@ mod tests {
             ("0", r#""1970-01-01T00:00:00.000000Z""#),
             ("-1", r#""1969-12-31T23:59:59.000000Z""#),
             ("-0.5", r#""1969-12-31T23:59:59.500000Z""#),
-            ("1700000000.1234567", r#""2023-11-14T22:13:20.123456Z""#),
+            ("1700000000.1234567", r#""2023-11-14T22:13:20.123456700Z""#),
+            ("1700000000.12345678901", r#""2023-11-14T22:13:20.123456789Z""#),
+            ("-0.0000005", r#""1969-12-31T23:59:59.999999500Z""#),
             ("1.7e9", r#""2023-11-14T22:13:20.000000Z""#),
             ("\"1700000000\"", r#""2023-11-14T22:13:20.000000Z""#),
             ("99999999999", r#""5138-11-16T09:46:39.000000Z""#),

@@ -32,6 +32,8 @@ pub struct Metrics {
     pub redis_queue_depth: IntGaugeVec,
     /// 1 while Redis answers.
     pub redis_connection: IntGaugeVec,
+    /// What ended the conversation with Redis, each time.
+    pub redis_failures: IntCounterVec,
     /// 1 while the `ControlPlane` answers.
     pub control_plane_connection: IntGaugeVec,
     /// Attempts that will be made again, by reason.
@@ -108,6 +110,11 @@ impl Metrics {
                 &["server_id", "queue_name"],
             )?,
             redis_connection: gauge("redis_connection_status", "1 while Redis answers", &["server_id"])?,
+            redis_failures: counter(
+                "dataplane_redis_failures_total",
+                "What ended the conversation with Redis",
+                &["reason"],
+            )?,
             control_plane_connection: gauge(
                 "control_plane_connection_status",
                 "1 while the ControlPlane answers",

@@ -1,3 +1,28 @@
-//! Integration tests: a file, or a folder, a behaviour.
+//! The agent from outside: real processes, a real Redis, a real HTTP server. A file a behaviour.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here fails the test")]
+#![allow(clippy::float_cmp, reason = "metrics that count are whole numbers")]
+
+mod adopts_the_previous_agents_records;
+mod batches;
+mod configuration_errors;
+mod crash_points;
+mod credentials;
+mod delivers_everything_once_and_in_order;
+mod env_example;
+mod harness;
+mod http_surface;
 mod outbox;
+mod outcomes_of_answers;
+mod redis_comes_and_goes;
+mod redis_in_the_field;
+mod redis_over_tls;
+mod redis_sentinel;
+mod samples;
+mod samples_through_an_agent;
+mod several_agents;
+mod stops_in_order;
+mod streams;
+mod survives_kill;
+mod survives_outages;
+mod unit_file;

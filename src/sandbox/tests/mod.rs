@@ -1,1 +1,111 @@
+//! The sandbox over real sockets: what a client meets, and what the accounts say of it afterwards.
 
+mod accounts;
+mod api;
+mod fleet;
+mod weather;
+
+use std::{net::SocketAddr, time::Duration};
+
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::*;
+
+/// Long enough for a slow machine; only a test that fails waits for it.
+const PATIENCE: Duration = Duration::from_secs(20);
+const FREE_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// A sandbox that serves, and a client of it.
+struct Peer {
+    address: SocketAddr,
+    control: SocketAddr,
+    client: Client,
+    /// It ends with the test.
+    _stop: oneshot::Sender<()>,
+}
+
+async fn peer_with(args: Args) -> Peer {
+    let args = Args { listen: FREE_PORT, control_listen: Some(FREE_PORT), ..args };
+    let sandbox = Sandbox::bind(args).await.unwrap();
+    let (address, control) = (sandbox.addr(), sandbox.control_addr().unwrap());
+    let (stop, stopped) = oneshot::channel::<()>();
+    tokio::spawn(sandbox.serve(async {
+        let _ = stopped.await;
+    }));
+    let no_redirects = reqwest::redirect::Policy::none();
+    let client = Client::builder().no_proxy().timeout(PATIENCE).redirect(no_redirects).build().unwrap();
+    Peer { address, control, client, _stop: stop }
+}
+
+async fn peer() -> Peer {
+    peer_with(Args { seed: Some(1), ..Args::default() }).await
+}
+
+impl Peer {
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("http://{}/api/v1/{path}", self.address))
+    }
+
+    fn operator(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("http://{}/sandbox/{path}", self.control))
+    }
+
+    /// A record's request as the agent makes it.
+    fn delivery(&self, session: &str, what: &str, key: &str, body: &Value) -> RequestBuilder {
+        self.request(Method::POST, &format!("sessions/{session}/{what}"))
+            .header("x-api-key", "key")
+            .header("x-correlation-id", "corr")
+            .header("idempotency-key", key)
+            .json(body)
+    }
+
+    fn usage(&self, session: &str, transaction: &str) -> RequestBuilder {
+        let body = json!({"transaction_id": transaction, "api_session_id": session});
+        self.delivery(session, "usage-records", transaction, &body)
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        answer(self.operator(Method::GET, path)).await.1
+    }
+
+    async fn accounts(&self) -> Value {
+        self.get("accounts").await
+    }
+
+    /// The sums of one kind: received, processed, duplicates, turned away.
+    async fn totals(&self, kind: &str) -> [u64; 4] {
+        let totals = &self.accounts().await["kinds"][kind];
+        let sums = ["received", "processed", "duplicates", "turned_away"];
+        let sums = sums.map(|name| totals[name].as_u64().unwrap());
+        assert_eq!(sums[0], sums[1] + sums[2] + sums[3], "what was received adds up");
+        sums
+    }
+
+    async fn forecast(&self, weather: Value) {
+        let (status, body) = answer(self.operator(Method::PATCH, "weather").json(&weather)).await;
+        assert_eq!(status, 200, "{body}");
+    }
+
+    /// Asks for the accounts until they are as wanted.
+    async fn until(&self, wanted: impl Fn(&Value) -> bool) {
+        let asking = async {
+            while !wanted(&self.accounts().await) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asking).await.expect("the accounts never came to what is wanted");
+    }
+}
+
+/// The answer's status, and its body where that is JSON.
+async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
+    let response = request.send().await.unwrap();
+    let status = response.status();
+    (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or_default())
+}
+
+async fn status(request: RequestBuilder) -> u16 {
+    answer(request).await.0.as_u16()
+}

@@ -124,7 +124,7 @@ fn exit_codes_tell_usage_from_configuration_from_failure() {
     assert_eq!(agent(&dir, &["outbox", "stats"]).code, 1, "there is no outbox");
     assert!(!dir.exists(), "and none is made");
     assert_eq!(agent(&dir, &["dead-letters", "drop"]).code, 2, "drop what?");
-    assert_eq!(agent(&dir, &["outbox", "stats", "--outbox-max-bytes", "much"]).code, 78);
+    assert_eq!(agent(&dir, &["--outbox-max-bytes", "much", "outbox", "stats"]).code, 78);
     let (outbox, threads) = Outbox::open(settings(&dir)).unwrap();
     let said = agent(&dir, &["outbox", "stats"]);
     assert!(said.code == 1 && said.err.contains("stop the agent first"), "{}", said.err);

@@ -1,0 +1,102 @@
+//! How long a record takes from the push, and a quota answer amid a backlog.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
+use serde_json::json;
+
+use super::harness::{
+    Agent, QUOTA, QUOTA_ANSWERS, Received, RedisServer, Sandbox, Scripted, Stage, USAGE, load, until,
+};
+use super::throughput::fill;
+
+/// Records a second, and for how many seconds.
+const RATE: u32 = 100;
+const SECONDS: u32 = 10;
+
+const BACKLOG: u32 = 1_000_000;
+const QUOTA_EVERY: Duration = Duration::from_millis(20);
+
+/// At this share of the sorted values, in milliseconds.
+fn percentile(sorted: &[Duration], share: f64) -> f64 {
+    let at = ((sorted.len() - 1) as f64 * share).round() as usize;
+    sorted[at].as_secs_f64() * 1e3
+}
+
+fn print(name: &str, mut values: Vec<Duration>, asked: &str) {
+    values.sort_unstable();
+    let [p50, p99, most] = [0.5, 0.99, 1.0].map(|share| percentile(&values, share));
+    println!("{name} ({asked}):");
+    println!("  p50 {p50:.2} ms, p99 {p99:.2} ms, at the most {most:.2} ms ({} of them)", values.len());
+}
+
+pub(crate) async fn push_to_control_plane() {
+    let server = Scripted::start(|request: &Received| {
+        if request.is_batch() { request.results(|_| 200) } else { StatusCode::OK.into_response() }
+    })
+    .await;
+    let redis = RedisServer::start().await;
+    let mut agent = Agent::new(&redis, &server.url);
+    agent.set("BATCH_COMPRESSION", "none");
+    agent.start();
+    agent.ready().await;
+    redis.push(USAGE, &[load::usage("first", 0)]).await;
+    until("the first record has come", async || (!server.received().is_empty()).then_some(())).await;
+    let mut pushed = HashMap::new();
+    let mut clock = tokio::time::interval(Duration::from_secs(1) / RATE);
+    for n in 0..RATE * SECONDS {
+        clock.tick().await;
+        let session = format!("l{}", n % 50);
+        pushed.insert(format!("usage-{session}-{n}"), Instant::now());
+        redis.push(USAGE, &[load::usage(&session, n)]).await;
+    }
+    let latencies = until("every record has come", async || {
+        let mut latencies = Vec::new();
+        for request in server.received() {
+            for id in request.transactions() {
+                latencies.extend(pushed.get(&id).map(|at| request.at - *at));
+            }
+        }
+        (latencies.len() as u32 >= RATE * SECONDS).then_some(latencies)
+    })
+    .await;
+    let name = format!("push to ControlPlane, {RATE} records/s, fdatasync included");
+    print(&name, latencies, "asked: p50 < 1.5 ms, p99 < 5 ms");
+}
+
+pub(crate) async fn quota_amid_a_backlog() {
+    let sandbox = Sandbox::start(&[]);
+    sandbox.weather(json!({"down": true})).await;
+    let mut stage = Stage::set_around(sandbox, &[]).await;
+    fill(&stage.redis, "backlog", BACKLOG).await;
+    until("the backlog is in the outbox", async || {
+        (stage.agent.health().await?["outbox"]["depth"] == BACKLOG).then_some(())
+    })
+    .await;
+    stage.sandbox.weather(json!({})).await;
+    until("the backlog is draining", async || {
+        (stage.agent.health().await?["outbox"]["depth"].as_u64()? < u64::from(BACKLOG)).then_some(())
+    })
+    .await;
+    let begun = Instant::now();
+    let mut connection = stage.redis.connection();
+    let (mut latencies, mut number) = (Vec::new(), 0);
+    while stage.agent.health().await.expect("it answers")["outbox"]["depth"].as_u64() > Some(10_000) {
+        number += 1;
+        let asked = Instant::now();
+        stage.redis.push(QUOTA, &[load::quota("q", number)]).await;
+        let mut wait = redis::cmd("BRPOP");
+        wait.arg(QUOTA_ANSWERS).arg(10);
+        let answer: Option<(String, String)> =
+            wait.query_async(&mut connection).await.expect("Redis answers");
+        assert!(answer.is_some(), "a quota request was not answered");
+        latencies.push(asked.elapsed());
+        tokio::time::sleep(QUOTA_EVERY).await;
+    }
+    let rate = f64::from(BACKLOG) / begun.elapsed().as_secs_f64();
+    print("quota refresh answered while a million usage records drain", latencies, "asked: p99 < 250 ms");
+    println!("  the backlog drained at about {rate:.0} records/s");
+    stage.drained().await;
+}

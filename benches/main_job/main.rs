@@ -1,0 +1,36 @@
+//! What the main job costs, in figures and as ratios within the run. `make bench`, or `cargo bench -- <part>`.
+//!
+//! Everything is real and on this machine: redis-server, the sandbox, the agent, each a process of its own.
+
+#![allow(clippy::expect_used, reason = "what fails here fails the run")]
+
+#[path = "../../tests/it/harness/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the tests use more of it")]
+mod harness;
+mod intake;
+mod latency;
+mod outage;
+mod process;
+mod throughput;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    // `cargo bench` passes flags of the standard harness; a word without a dash picks a part.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let want = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
+    if want("throughput") {
+        throughput::run().await;
+    }
+    if want("intake") {
+        intake::run().await;
+    }
+    if want("latency") {
+        latency::push_to_control_plane().await;
+    }
+    if want("quota") {
+        latency::quota_amid_a_backlog().await;
+    }
+    if want("outage") {
+        outage::run().await;
+    }
+}

@@ -1,0 +1,91 @@
+//! From Redis through the durable outbox to the answered request, against the loop that everybody writes first.
+
+use std::time::{Duration, Instant};
+
+use super::harness::{Agent, RedisServer, Sandbox, USAGE, load, until};
+use super::process::{peak_mib, processor_seconds};
+
+const RECORDS: u32 = 100_000;
+const SESSIONS: u32 = 500;
+/// The simple loop is slow; its rate does not depend on how long it runs.
+const LOOP_RECORDS: u32 = 5_000;
+
+pub(crate) async fn run() {
+    let looped = simple_loop().await;
+    println!("simple loop (one BRPOPLPUSH, one POST, one LREM a record): {looped:.0} records/s");
+    println!("single mode (asked: ≥ 15000 records/s, ≤ 45 µs, < 64 MiB):");
+    drain("single").await.print(looped);
+    println!("batch mode (asked: ≥ 100000 records/s, ≤ 10 µs, < 64 MiB):");
+    drain("batch").await.print(looped);
+}
+
+/// What a run cost the agent.
+struct Cost {
+    seconds: f64,
+    processor_seconds: f64,
+    peak_mib: f64,
+}
+
+impl Cost {
+    fn print(&self, looped: f64) {
+        let records = f64::from(RECORDS);
+        let rate = records / self.seconds;
+        println!("  {rate:.0} records/s, {:.1} times the simple loop", rate / looped);
+        let (micros, seconds) = (self.processor_seconds / records * 1e6, self.processor_seconds);
+        println!("  {micros:.1} µs of the agent's processor time a record ({seconds:.2} s in all)");
+        println!("  {:.1} MiB resident at the peak", self.peak_mib);
+    }
+}
+
+/// Pushes so many usage records of [`SESSIONS`] sessions.
+pub(crate) async fn fill(redis: &RedisServer, prefix: &str, records: u32) {
+    for part in 0..records.div_ceil(RECORDS) {
+        let range = part * RECORDS..((part + 1) * RECORDS).min(records);
+        let messages: Vec<String> =
+            range.map(|n| load::usage(&format!("{prefix}-{}", n % SESSIONS), n / SESSIONS)).collect();
+        redis.push(USAGE, &messages).await;
+    }
+}
+
+/// Fills Redis, then starts the agent and waits until the sandbox has everything.
+async fn drain(mode: &str) -> Cost {
+    let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
+    fill(&redis, "session", RECORDS).await;
+    let mut agent = Agent::new(&redis, &sandbox.url);
+    agent.set("DELIVERY_MODE", mode);
+    let begun = Instant::now();
+    agent.start();
+    until("everything is delivered", async || {
+        (sandbox.accounts().await.kind("usage", "processed") >= u64::from(RECORDS)).then_some(())
+    })
+    .await;
+    let seconds = begun.elapsed().as_secs_f64();
+    let pid = agent.pid();
+    sandbox.accounts().await.assert_in_order_and_recognisable();
+    Cost { seconds, processor_seconds: processor_seconds(pid), peak_mib: peak_mib(pid) }
+}
+
+/// Records a second.
+pub(crate) async fn simple_loop() -> f64 {
+    let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
+    fill(&redis, "session", LOOP_RECORDS).await;
+    let http =
+        reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().expect("a client");
+    let in_flight = format!("{USAGE}:processing");
+    let mut connection = redis.connection();
+    let begun = Instant::now();
+    for _ in 0..LOOP_RECORDS {
+        let mut take = redis::cmd("BRPOPLPUSH");
+        take.arg(USAGE).arg(&in_flight).arg(1);
+        let record: String = take.query_async(&mut connection).await.expect("a record");
+        let parsed: serde_json::Value = serde_json::from_str(&record).expect("JSON");
+        let session = parsed["api_session_id"].as_str().expect("a session");
+        let url = format!("{}/api/v1/sessions/{session}/usage-records", sandbox.url);
+        let answer = http.post(url).header("X-API-Key", "k").body(record.clone()).send().await;
+        assert!(answer.expect("an answer").status().is_success());
+        let mut acknowledge = redis::cmd("LREM");
+        acknowledge.arg(&in_flight).arg(1).arg(&record);
+        let () = acknowledge.query_async(&mut connection).await.expect("it is removed");
+    }
+    f64::from(LOOP_RECORDS) / begun.elapsed().as_secs_f64()
+}

@@ -1,0 +1,87 @@
+//! `redis+sentinel://[user:password@]host[:port][,host[:port]...]/name[/db]`: a primary that sentinels know by name.
+
+use percent_encoding::percent_decode_str;
+
+/// Where sentinels listen, unless the address says otherwise.
+const PORT: u16 = 26_379;
+const SCHEME: &str = "redis+sentinel://";
+
+/// What such a URL says. No URL of the `url` crate has many hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentinelUrl {
+    /// The sentinels.
+    pub sentinels: Vec<(String, u16)>,
+    /// The name that they know the primary by.
+    pub name: String,
+    /// The user of Redis, not of the sentinels.
+    pub user: Option<String>,
+    /// Its password.
+    pub password: Option<String>,
+    /// The database.
+    pub db: u16,
+}
+
+impl SentinelUrl {
+    /// Whether it is meant to be one.
+    pub(super) fn is_meant(url: &str) -> bool {
+        url.starts_with(SCHEME)
+    }
+
+    /// Reads it. The error repeats nothing of it: it may hold a password.
+    pub(super) fn parse(url: &str) -> Result<Self, &'static str> {
+        let rest = url.strip_prefix(SCHEME).ok_or("is no redis+sentinel:// URL")?;
+        let (login, rest) = rest.rsplit_once('@').map_or((None, rest), |(login, rest)| (Some(login), rest));
+        let mut parts = rest.split('/');
+        let sentinels = parts.next().unwrap_or_default().split(',').map(address).collect::<Result<_, _>>()?;
+        let name = parts.next().filter(|name| !name.is_empty());
+        let name = name.ok_or("names no primary (as redis+sentinel://host1,host2/name/0)")?.to_owned();
+        let db = match parts.next() {
+            None | Some("") => 0,
+            Some(db) => db.parse().map_err(|_| "has a last part that is no database's number")?,
+        };
+        if parts.next().is_some() {
+            return Err("has more parts than a name and a database's number");
+        }
+        let decoded = |text: &str| {
+            let text = percent_decode_str(text).decode_utf8().map_err(|_| "has a login that is not UTF-8")?;
+            Ok::<_, &'static str>(Some(text.into_owned()).filter(|text| !text.is_empty()))
+        };
+        let (user, password) = login.map_or(("", ""), |login| login.split_once(':').unwrap_or((login, "")));
+        Ok(Self { sentinels, name, user: decoded(user)?, password: decoded(password)?, db })
+    }
+}
+
+fn address(text: &str) -> Result<(String, u16), &'static str> {
+    let (host, port) = match text.rsplit_once(':') {
+        // The colons of an IPv6 address are within brackets.
+        Some((host, port)) if !port.ends_with(']') => {
+            (host, port.parse().map_err(|_| "has a port that is no number up to 65535")?)
+        }
+        _ => (text, PORT),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() { Err("names no host") } else { Ok((host.to_owned(), port)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_is_read() {
+        let url = SentinelUrl::parse("redis+sentinel://agent:p%40ss@h1:1,h2,[::1]:3/primary/2").unwrap();
+        assert_eq!(url.sentinels, [("h1".into(), 1), ("h2".into(), 26_379), ("::1".into(), 3)]);
+        assert_eq!((url.name.as_str(), url.db), ("primary", 2));
+        assert_eq!((url.user.as_deref(), url.password.as_deref()), (Some("agent"), Some("p@ss")));
+        let url = SentinelUrl::parse("redis+sentinel://:pass@h/primary").unwrap();
+        assert_eq!((url.user, url.password.as_deref(), url.db), (None, Some("pass"), 0));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_the_password() {
+        for rest in ["h", "h/", ":hunter2@/name", ":hunter2@h:hunter2/name", "h/name/hunter2", "h/name/0/1"] {
+            let error = SentinelUrl::parse(&format!("redis+sentinel://{rest}")).unwrap_err();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+}

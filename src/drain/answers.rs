@@ -1,0 +1,329 @@
+//! Acting on answers: what each one settles, buries or gives back, and what the link learns from it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::lanes::{Item, LaneKey, Parcel};
+use super::link::Change;
+use super::verdict::{Trouble, Verdict, by_status, judge};
+use super::{Form, Run, Sent};
+use crate::control_plane::{Answer, RecordResult, Response, parse_batch_answer, parse_quota_answer};
+use crate::outbox::{DeadLetter, Payload, Reason, Settlement};
+use crate::record::Kind;
+
+/// Of an answer, a dead letter keeps so much.
+const DETAIL_BYTES: usize = 1024;
+
+impl Run {
+    /// A request has ended, one way or another.
+    pub(super) fn answered(&mut self, sent: Sent) {
+        if let Some(heard) = heard(&sent.answer) {
+            self.heard = heard;
+        }
+        let Sent { mut parcel, form, at, answer } = sent;
+        match form {
+            Form::Batch { gzip } => self.batch_answered(parcel, gzip, at, &answer),
+            Form::Single => {
+                if let Some((key, item)) = parcel.pop() {
+                    self.record_answered(key, item, at, &answer);
+                }
+            }
+        }
+    }
+
+    /// The answer to a request about one record.
+    fn record_answered(&mut self, key: LaneKey, item: Item, sent: Instant, answer: &Answer) {
+        let now = Instant::now();
+        let (mut verdict, retry_after) = judge(&answer.result);
+        if let (Kind::Quota, Some(settlement), Ok(response)) =
+            (item.ticket.kind, verdict.settlement(), &answer.result)
+        {
+            match (parse_quota_answer(&response.body), settlement) {
+                (Ok(parsed), _) => {
+                    let data = parsed.data.to_vec();
+                    self.delivered(1, sent, now);
+                    self.push(key, item, settlement, data);
+                    return;
+                }
+                (Err(_), Settlement::Delivered) => verdict = Verdict::ServerError,
+                // It was answered before, and this answer has nothing to add.
+                (Err(_), Settlement::Duplicate | Settlement::Exported) => {}
+            }
+        }
+        match verdict {
+            Verdict::Settled(settlement) => {
+                self.settle(key, &item, settlement);
+                self.delivered(1, sent, now);
+            }
+            Verdict::Refused => self.refused(key, item, detail(answer), now),
+            // Nobody was asked: it says nothing of the link.
+            Verdict::Unsendable => self.bury(key, &item, Reason::Refused, detail(answer)),
+            Verdict::SessionUnknown => {
+                let change = self.link.session_unknown(now);
+                self.announce(change);
+                self.session_unknown(key, item, detail(answer), now);
+            }
+            Verdict::ServerError => {
+                if !self.server_error(key, item, detail(answer), retry_after, now) {
+                    let change = self.link.failed(Trouble::Failing, None, sent, now);
+                    self.announce(change);
+                }
+            }
+            Verdict::Link(trouble) => self.link_failed(vec![(key, item)], trouble, retry_after, sent, now),
+        }
+    }
+
+    /// The answer to a batch: a result for each record, or one answer for all of them.
+    fn batch_answered(&mut self, mut parcel: Parcel, gzip: bool, sent: Instant, answer: &Answer) {
+        let now = Instant::now();
+        let results = answer.result.as_ref().ok().and_then(|response| results_in(response, &parcel));
+        self.batching.answered(results.is_some());
+        if let Some(results) = results {
+            self.batch_results(parcel, results, sent, now);
+            return;
+        }
+        match answer.result.as_ref().map(|response| response.status) {
+            Ok(404 | 405 | 501) if self.batching.refused(now) => return self.give_back(parcel, now),
+            Ok(404 | 405 | 501) => return self.link_failed(parcel, Trouble::NoRoute, None, sent, now),
+            Ok(415) if gzip => {
+                self.batching.stop_compressing();
+                return self.give_back(parcel, now);
+            }
+            _ => {}
+        }
+        let (verdict, retry_after) = judge(&answer.result);
+        if let Verdict::Link(trouble) = verdict {
+            self.link_failed(parcel, trouble, retry_after, sent, now);
+        } else if parcel.len() == 1 {
+            let Some((key, item)) = parcel.pop() else { return };
+            if verdict == Verdict::Settled(Settlement::Delivered) {
+                // 2xx without a result: nobody can say what it means for the record.
+                if !self.server_error(key, item, detail(answer), retry_after, now) {
+                    let change = self.link.failed(Trouble::Failing, None, sent, now);
+                    self.announce(change);
+                }
+            } else {
+                self.record_answered(key, item, sent, answer);
+            }
+        } else if matches!(verdict, Verdict::ServerError | Verdict::Settled(Settlement::Delivered)) {
+            // Perhaps one of them broke it: if others pass meanwhile, it is looked for in halves.
+            let deliveries = self.link.deliveries();
+            if parcel.iter().any(|(_, item)| deliveries > item.deliveries) {
+                halve(&mut parcel);
+            }
+            let change = self.link.failed(Trouble::Failing, None, sent, now);
+            self.announce(change);
+            for (key, mut item) in parcel {
+                item.deliveries = deliveries;
+                self.retry(key, item, Trouble::Failing.label(), retry_after, now);
+            }
+        } else {
+            // Refused, or known, as a whole: halves tell which of them is meant.
+            halve(&mut parcel);
+            self.give_back(parcel, now);
+        }
+    }
+
+    fn batch_results(&mut self, parcel: Parcel, results: Vec<RecordResult>, sent: Instant, now: Instant) {
+        let (mut delivered, mut rest) = (0, Vec::new());
+        // IMPORTANT: what was delivered first: it says whether the others' fates are theirs or the link's.
+        for ((key, item), result) in parcel.into_iter().zip(results) {
+            match by_status(result.status) {
+                Verdict::Settled(settlement) => {
+                    self.settle(key, &item, settlement);
+                    delivered += 1;
+                }
+                verdict => rest.push((key, item, verdict, result)),
+            }
+        }
+        if delivered > 0 {
+            self.delivered(delivered, sent, now);
+        } else if rest.iter().all(|(.., verdict, _)| *verdict == Verdict::SessionUnknown) {
+            let change = self.link.session_unknown(now);
+            self.announce(change);
+        } else if let Some(trouble) = rest.iter().find_map(|(.., verdict, _)| verdict.trouble()) {
+            let change = self.link.failed(trouble, None, sent, now);
+            self.announce(change);
+        }
+        for (key, item, verdict, result) in rest {
+            let detail = format!("status {}: {}", result.status, result.error.unwrap_or_default());
+            match verdict {
+                Verdict::Refused => self.refused(key, item, detail, now),
+                Verdict::SessionUnknown => self.session_unknown(key, item, detail, now),
+                Verdict::ServerError => drop(self.server_error(key, item, detail, None, now)),
+                Verdict::Link(trouble) => self.retry(key, item, trouble.label(), None, now),
+                Verdict::Unsendable => self.bury(key, &item, Reason::Refused, detail),
+                Verdict::Settled(settlement) => self.settle(key, &item, settlement),
+            }
+        }
+    }
+
+    fn delivered(&mut self, records: u64, sent: Instant, now: Instant) {
+        self.renewed_token = false;
+        let change = self.link.delivered(records, sent, now);
+        if change == Some(Change::Up) {
+            self.batching.ask_again();
+        }
+        self.announce(change);
+    }
+
+    fn refused(&mut self, key: LaneKey, item: Item, detail: String, now: Instant) {
+        let change = self.link.refused(now);
+        // The brake holds from the refusal that sets it: that one is still a dead letter, no later one.
+        if self.link.is_braked() && change.is_none() {
+            self.retry(key, item, Trouble::Refusing.label(), None, now);
+        } else {
+            self.bury(key, &item, Reason::Refused, detail);
+        }
+        self.announce(change);
+    }
+
+    fn session_unknown(&mut self, key: LaneKey, mut item: Item, detail: String, now: Instant) {
+        let clock = self.link.delivering();
+        let since = *item.unknown_since.get_or_insert(clock);
+        if clock.saturating_sub(since) >= self.drain.settings.session_grace {
+            self.bury(key, &item, Reason::SessionUnknown, detail);
+        } else {
+            self.retry(key, item, "session_unknown", None, now);
+        }
+    }
+
+    /// The server failed on this record. True if that was once too often.
+    fn server_error(
+        &mut self,
+        key: LaneKey,
+        mut item: Item,
+        detail: String,
+        retry_after: Option<Duration>,
+        now: Instant,
+    ) -> bool {
+        item.poisoned += u32::from(self.link.deliveries() > item.deliveries);
+        item.deliveries = self.link.deliveries();
+        let poison = item.poisoned >= self.drain.settings.poison_attempts;
+        if poison {
+            self.bury(key, &item, Reason::Poison, detail);
+        } else {
+            self.retry(key, item, Trouble::Failing.label(), retry_after, now);
+        }
+        poison
+    }
+
+    fn link_failed(
+        &mut self,
+        parcel: Parcel,
+        trouble: Trouble,
+        retry_after: Option<Duration>,
+        sent: Instant,
+        now: Instant,
+    ) {
+        if trouble == Trouble::Credentials && !self.renewed_token {
+            self.renewed_token = true;
+            self.drain.client.renew_token();
+        }
+        let change = self.link.failed(trouble, retry_after, sent, now);
+        self.announce(change);
+        for (key, item) in parcel {
+            self.retry(key, item, trouble.label(), None, now);
+        }
+    }
+
+    fn give_back(&mut self, parcel: Parcel, now: Instant) {
+        for (key, item) in parcel {
+            self.lanes.put_back(key, item, now);
+        }
+    }
+
+    pub(super) fn settle(&mut self, key: LaneKey, item: &Item, settlement: Settlement) {
+        // IMPORTANT: the outbox first: once the lane is gone, only the outbox knows that this record is done with.
+        self.drain.outbox.settle(&item.ticket, settlement);
+        self.lanes.settle(key, item);
+        let age = (crate::clock::now().0 - item.ticket.accepted_at.0).max(0) as f64 / 1e6;
+        let kind = item.ticket.kind.queue().label();
+        self.drain.metrics.delivery_latency.with_label_values(&[kind]).observe(age);
+    }
+
+    fn retry(&mut self, key: LaneKey, item: Item, reason: &str, wait: Option<Duration>, now: Instant) {
+        self.drain.metrics.retries.with_label_values(&[reason]).inc();
+        let link_is_down = self.link.trouble().is_some();
+        // While the link is down its own backoff paces everything: a record that waited longer would only delay
+        // the backlog when the link is back. What the record itself met keeps its own backoff.
+        let own_fault = matches!(reason, "failing" | "session_unknown" | "refusing");
+        let delay = match wait {
+            Some(wait) => wait,
+            None if link_is_down && !own_fault => Duration::ZERO,
+            None => self.link.record_delay(item.attempts),
+        };
+        self.lanes.put_back(key, item, now + delay);
+    }
+
+    pub(super) fn bury(&mut self, key: LaneKey, item: &Item, reason: Reason, detail: String) {
+        let id = item.record.key();
+        tracing::warn!(correlation_id = %id, reason = reason.label(), kind = item.ticket.kind.name(), "a record became a dead letter");
+        let letter = DeadLetter {
+            id: 0,
+            reason,
+            detail,
+            attempts: item.attempts,
+            first_at: item.ticket.accepted_at,
+            last_at: crate::clock::now(),
+            payload: Payload::Record(item.record.clone()),
+        };
+        self.drain.outbox.bury(&item.ticket, letter);
+        self.lanes.settle(key, item);
+    }
+
+    /// One log line a change of the link's state.
+    fn announce(&mut self, change: Option<Change>) {
+        match change {
+            Some(Change::Down(trouble)) => {
+                tracing::warn!(
+                    reason = trouble.label(),
+                    cause = self.heard,
+                    "the link to the ControlPlane is down; records wait in the outbox"
+                );
+                self.cause = Some(self.heard.clone());
+            }
+            Some(Change::Up) => {
+                tracing::info!("the link to the ControlPlane is up");
+                self.cause = None;
+            }
+            None => {}
+        }
+    }
+}
+
+/// What an answer that settles nothing was, for people. Its body is not told: it may repeat the record.
+fn heard(answer: &Answer) -> Option<String> {
+    match &answer.result {
+        Ok(response) if (200..300).contains(&response.status) => None,
+        Ok(response) => Some(format!("status {}", response.status)),
+        Err(failure) => Some(failure.to_string()),
+    }
+}
+
+/// A batch's results, where the answer has them: also one that refuses may say for each record what it thinks of it.
+fn results_in(response: &Response, parcel: &Parcel) -> Option<Vec<RecordResult>> {
+    let may = matches!(response.status, 200..=299 | 400 | 409 | 413 | 422);
+    let transactions = parcel.iter().map(|(_, item)| item.record.transaction());
+    may.then(|| parse_batch_answer(&response.body, transactions).ok()).flatten()
+}
+
+/// From now on these travel with half as many.
+fn halve(parcel: &mut Parcel) {
+    let most = (parcel.len() / 2).max(1);
+    for (_, item) in parcel {
+        item.batch_most = most;
+    }
+}
+
+/// What a dead letter keeps of an answer.
+fn detail(answer: &Answer) -> String {
+    match &answer.result {
+        Ok(response) => {
+            let head = &response.body[..response.body.len().min(DETAIL_BYTES)];
+            format!("status {}: {}", response.status, String::from_utf8_lossy(head))
+        }
+        Err(failure) => failure.to_string(),
+    }
+}

@@ -1,0 +1,270 @@
+//! Any course of events against a plain log: what is handed out, when, and that nothing is left behind.
+//!
+//! The model reads as the drain does (`read_ahead`), with a window of a few records, so that lanes are cut off
+//! and filled up again all the time; a read takes a while, and answers arrive meanwhile.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::*;
+use crate::outbox::{Entry, Lease};
+
+const WINDOW: usize = 12;
+const READ: usize = 5;
+const KINDS: [Kind; 4] = [Kind::Usage, Kind::Started, Kind::Completed, Kind::Quota];
+
+#[derive(Clone, Debug)]
+enum Op {
+    Append { kind: Kind, session: u8, count: u8 },
+    BeginRead,
+    EndRead,
+    Pick { probe: bool },
+    Settle(Index),
+    PutBack(Index, u64),
+    Tick,
+    Expire,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let kind = prop_oneof![8 => Just(0usize), 1 => Just(1), 1 => Just(2), 1 => Just(3)];
+    prop_oneof![
+        // Mostly usage of few sessions, and in runs longer than a lane.
+        4 => (kind, 0..4_u8, 1..12_u8).prop_map(|(kind, session, count)| {
+            Op::Append { kind: KINDS[kind], session, count: if kind == 0 { count } else { 1 } }
+        }),
+        8 => Just(Op::BeginRead),
+        8 => Just(Op::EndRead),
+        12 => any::<bool>().prop_map(|probe| Op::Pick { probe }),
+        9 => any::<Index>().prop_map(Op::Settle),
+        3 => (any::<Index>(), 0..4_u64).prop_map(|(which, delay)| Op::PutBack(which, delay)),
+        2 => Just(Op::Tick),
+        1 => Just(Op::Expire),
+    ]
+}
+
+#[derive(Default)]
+struct Model {
+    lanes: Lanes,
+    /// Number 1 is at 0.
+    log: Vec<Leased>,
+    settled: Vec<bool>,
+    position: HashMap<Log, u64>,
+    refill_upto: Option<u64>,
+    reading: Option<(Log, Lease)>,
+    in_flight: Vec<(LaneKey, Item)>,
+    seconds: u64,
+    batching: Option<Batching>,
+}
+
+impl Model {
+    fn append(&mut self, kind: Kind, session: u8) {
+        let seq = self.log.len() as u64 + 1;
+        self.log.push(Leased::new(seq, record(kind, &format!("s{session}"), &format!("t{seq}"), seq as i64)));
+        self.settled.push(false);
+    }
+
+    fn position(&self, log: Log) -> u64 {
+        self.position.get(&log).copied().unwrap_or(0)
+    }
+
+    fn lease(&self, log: Log, from: u64, upto: u64) -> Lease {
+        let mut lease = Lease { records: Vec::new(), next: upto };
+        for Leased { ticket, entry } in &self.log {
+            let wanted = ticket.log == log && (from..upto).contains(&ticket.seq);
+            if !wanted || self.settled[ticket.seq as usize - 1] {
+                continue;
+            }
+            if lease.records.len() == READ {
+                lease.next = ticket.seq;
+                break;
+            }
+            lease.records.push(Leased { ticket: *ticket, entry: entry.clone() });
+        }
+        lease
+    }
+
+    fn begin_read(&mut self) {
+        if self.reading.is_some() {
+            return;
+        }
+        if self.refill_upto.is_none()
+            && let Some(from) = self.lanes.begin_refill()
+        {
+            self.refill_upto = Some(self.position(Log::Usage));
+            self.position.insert(Log::Usage, from);
+        }
+        let end = self.log.len() as u64 + 1;
+        let usage_read = self.refill_upto.unwrap_or_else(|| self.position(Log::Usage));
+        let bounds = [
+            (Log::Quota, Kind::Quota, end),
+            (Log::Started, Kind::Started, end),
+            (Log::Usage, Kind::Usage, self.refill_upto.unwrap_or_else(|| self.position(Log::Started))),
+            (Log::Completed, Kind::Completed, usage_read),
+        ];
+        for (log, kind, bound) in bounds {
+            let from = self.position(log);
+            if from >= bound {
+                continue;
+            }
+            if self.lanes.count(kind) >= WINDOW {
+                self.lanes.cut_waiting();
+                continue;
+            }
+            self.reading = Some((log, self.lease(log, from, bound)));
+            return;
+        }
+    }
+
+    fn end_read(&mut self) {
+        let Some((log, lease)) = self.reading.take() else { return };
+        for leased in lease.records {
+            self.lanes.load(leased);
+        }
+        self.lanes.forget_emptied();
+        self.position.insert(log, lease.next);
+        if log == Log::Usage
+            && let Some(upto) = self.refill_upto
+            && (lease.next >= upto || self.lanes.refill_is_done())
+        {
+            self.refill_upto = None;
+            self.position.insert(Log::Usage, upto);
+            self.lanes.refilled();
+        }
+    }
+
+    /// Takes the next record, and judges whether it may go.
+    fn pick(&mut self, probe: bool) -> Result<bool, TestCaseError> {
+        let ready = self.lanes.has_ready();
+        let picked = if probe { self.lanes.pick_probe() } else { self.lanes.pick(self.batching.as_ref()) };
+        prop_assert_eq!(ready, picked.is_some(), "what is said to be ready can be taken");
+        let Some(parcel) = picked else { return Ok(false) };
+        prop_assert!(parcel.len() == 1 || self.batching.is_some());
+        for (key, item) in parcel {
+            self.judge(key, item)?;
+        }
+        Ok(true)
+    }
+
+    fn judge(&mut self, key: LaneKey, item: Item) -> Result<(), TestCaseError> {
+        let ticket = item.ticket;
+        prop_assert!(!self.settled[ticket.seq as usize - 1], "{ticket:?} goes a second time");
+        for Leased { ticket: other, entry } in &self.log {
+            let Entry::Record(record) = entry else { continue };
+            let same = record.session() == item.record.session();
+            if same && must_precede(other, &ticket) {
+                prop_assert!(self.settled[other.seq as usize - 1], "{ticket:?} overtakes {other:?}");
+            }
+        }
+        let quota = ticket.kind == Kind::Quota;
+        let waits = |(_, other): &(LaneKey, Item)| {
+            !quota && other.ticket.kind != Kind::Quota && other.record.session() == item.record.session()
+        };
+        prop_assert!(!self.in_flight.iter().any(waits), "two of a session are in flight");
+        self.in_flight.push((key, item));
+        Ok(())
+    }
+
+    fn settle(&mut self, at: usize) {
+        let (key, item) = self.in_flight.swap_remove(at);
+        self.settled[item.ticket.seq as usize - 1] = true;
+        self.lanes.settle(key, &item);
+    }
+
+    fn now(&self, epoch: Instant) -> Instant {
+        epoch + Duration::from_secs(self.seconds)
+    }
+
+    fn run(&mut self, op: &Op, epoch: Instant) -> Result<(), TestCaseError> {
+        match op {
+            Op::Append { kind, session, count } => (0..*count).for_each(|_| self.append(*kind, *session)),
+            Op::BeginRead => self.begin_read(),
+            Op::EndRead => self.end_read(),
+            Op::Pick { probe } => drop(self.pick(*probe)?),
+            Op::Settle(which) if !self.in_flight.is_empty() => self.settle(which.index(self.in_flight.len())),
+            Op::PutBack(which, delay) if !self.in_flight.is_empty() => {
+                let (key, mut item) = self.in_flight.swap_remove(which.index(self.in_flight.len()));
+                item.attempts += 1;
+                self.lanes.put_back(key, item, self.now(epoch) + Duration::from_secs(*delay));
+            }
+            Op::Tick => {
+                self.seconds += 1;
+                self.lanes.wake(self.now(epoch));
+            }
+            Op::Expire => {
+                let old = self.log.len() as i64 / 2;
+                for (key, item) in self.lanes.take_expired(old) {
+                    prop_assert!(item.ticket.kind == Kind::Quota && item.ticket.accepted_at.0 < old);
+                    self.in_flight.push((key, item));
+                    self.settle(self.in_flight.len() - 1);
+                }
+            }
+            Op::Settle(_) | Op::PutBack(..) => {}
+        }
+        Ok(())
+    }
+
+    /// A link without trouble, until nothing moves any more.
+    fn finish(&mut self, epoch: Instant) -> Result<(), TestCaseError> {
+        self.seconds += 60;
+        let mut idle = 0;
+        while idle < 3 {
+            let before = (self.settled.iter().filter(|settled| **settled).count(), self.position.clone());
+            self.end_read();
+            self.begin_read();
+            self.lanes.wake(self.now(epoch));
+            while self.pick(false)? {}
+            while !self.in_flight.is_empty() {
+                self.settle(0);
+            }
+            let after = (self.settled.iter().filter(|settled| **settled).count(), self.position.clone());
+            idle = if before == after && self.reading.is_none() { idle + 1 } else { 0 };
+        }
+        let left: Vec<_> =
+            self.log.iter().filter(|leased| !self.settled[leased.ticket.seq as usize - 1]).collect();
+        prop_assert!(
+            left.is_empty(),
+            "never handed out: {:?}",
+            left.iter().map(|l| l.ticket).collect::<Vec<_>>()
+        );
+        prop_assert_eq!(
+            (KINDS.map(|kind| self.lanes.count(kind)), self.lanes.bytes(Kind::Usage)),
+            ([0; 4], 0)
+        );
+        prop_assert!(self.lanes.lanes.is_empty(), "lanes without records stay");
+        Ok(())
+    }
+}
+
+/// Whether of one session's records the first must be done with before the second goes.
+fn must_precede(first: &Ticket, second: &Ticket) -> bool {
+    let earlier = first.seq < second.seq;
+    match (first.kind, second.kind) {
+        (Kind::Started, Kind::Started | Kind::Usage | Kind::Completed)
+        | (Kind::Usage, Kind::Usage | Kind::Completed)
+        | (Kind::Completed, Kind::Completed) => earlier,
+        _ => false,
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_record_goes_once_and_in_the_order_of_its_session(
+        ops in prop::collection::vec(op(), 0..400),
+        batches in any::<bool>(),
+    ) {
+        let epoch = Instant::now();
+        let settings = batch::Settings {
+            mode: batch::DeliveryMode::Batch,
+            max_records: 3,
+            max_bytes: 1 << 20,
+            compression: batch::Compression::None,
+        };
+        let mut model = Model { batching: batches.then(|| Batching::new(settings)), ..Model::default() };
+        for op in &ops {
+            model.run(op, epoch)?;
+        }
+        model.finish(epoch)?;
+    }
+}

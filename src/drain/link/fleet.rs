@@ -1,0 +1,175 @@
+//! A whole fleet meets a `ControlPlane` that has come back and can do less than they all would like.
+//!
+//! Goal: it is used well and not knocked over again. Method: fifty links, a server with a capacity, and virtual time;
+//! beside them the retry that everybody writes first.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::*;
+
+const AGENTS: usize = 50;
+/// Requests a second; the rest is shed with 429.
+const CAPACITY: f64 = 500.0;
+const LATENCY: Duration = Duration::from_millis(20);
+const SECONDS: u64 = 60;
+/// What happens in so many seconds at first does not count against the fleet.
+const SETTLING: u64 = 10;
+
+/// What the server saw after the first seconds, as shares: of its capacity used, of the requests shed.
+#[derive(Debug)]
+struct Outcome {
+    goodput: f64,
+    shed: f64,
+}
+
+/// Takes as many requests a second as it can, with a tenth of a second's worth at once.
+struct Server {
+    tokens: f64,
+    filled: Instant,
+    served: u32,
+    shed: u32,
+}
+
+impl Server {
+    fn serves(&mut self, now: Instant, counts: bool) -> bool {
+        let filled = now.saturating_duration_since(self.filled).as_secs_f64() * CAPACITY;
+        (self.tokens, self.filled) = ((self.tokens + filled).min(CAPACITY / 10.0), now);
+        let serves = self.tokens >= 1.0;
+        if serves {
+            self.tokens -= 1.0;
+        }
+        if counts && serves {
+            self.served += 1;
+        } else if counts {
+            self.shed += 1;
+        }
+        serves
+    }
+}
+
+/// One side's behaviour: when it asks next, and what it makes of the answers.
+trait Agent {
+    /// How many requests go now, and when it wants to be asked again if no answer comes.
+    fn send(&mut self, now: Instant) -> (usize, Option<Instant>);
+    fn answered(&mut self, served: bool, sent: Instant, now: Instant);
+}
+
+fn simulate(mut agents: Vec<impl Agent>, begin: Instant) -> Outcome {
+    let mut plane = Server { tokens: 0.0, filled: begin, served: 0, shed: 0 };
+    // When, a tie-breaker, whose turn, and the answer that arrives then, with the time its request was sent.
+    let mut events = BinaryHeap::new();
+    let mut number = 0;
+    for agent in 0..agents.len() {
+        events.push(Reverse((begin, number, agent, None)));
+        number += 1;
+    }
+    let end = begin + Duration::from_secs(SECONDS);
+    while let Some(Reverse((now, _, agent, answer))) = events.pop().filter(|Reverse((now, ..))| *now < end) {
+        if let Some((served, sent)) = answer {
+            agents[agent].answered(served, sent, now);
+        }
+        let (requests, again) = agents[agent].send(now);
+        for _ in 0..requests {
+            let served = plane.serves(now, now >= begin + Duration::from_secs(SETTLING));
+            events.push(Reverse((now + LATENCY, number, agent, Some((served, now)))));
+            number += 1;
+        }
+        if let Some(again) = again {
+            events.push(Reverse((again.max(now + Duration::from_millis(1)), number, agent, None)));
+            number += 1;
+        }
+    }
+    let (served, shed) = (f64::from(plane.served), f64::from(plane.shed));
+    Outcome { goodput: served / (CAPACITY * (SECONDS - SETTLING) as f64), shed: shed / (served + shed) }
+}
+
+/// Ours, with more waiting than it will ever send.
+struct Ours {
+    link: Link,
+    in_flight: usize,
+    asked_until: Option<Instant>,
+}
+
+impl Agent for Ours {
+    fn send(&mut self, now: Instant) -> (usize, Option<Instant>) {
+        let mut requests = 0;
+        let mut again = None;
+        while self.in_flight < self.link.limit(now) {
+            if let Some(until) = self.link.paced_until(now) {
+                again = Some(until);
+                break;
+            }
+            self.link.sent(now);
+            self.in_flight += 1;
+            requests += 1;
+        }
+        if let Circuit::Open { until } = self.link.circuit() {
+            again = Some(until);
+        }
+        // One wake-up at a time is enough.
+        if self.asked_until.is_some_and(|asked| asked > now) {
+            again = None;
+        }
+        self.asked_until = again.or(self.asked_until);
+        (requests, again)
+    }
+
+    fn answered(&mut self, served: bool, sent: Instant, now: Instant) {
+        self.in_flight -= 1;
+        if served {
+            self.link.delivered(1, sent, now);
+        } else {
+            self.link.failed(Trouble::Overloaded, None, sent, now);
+        }
+    }
+}
+
+/// One of an agent's workers: it tries again after an exponential backoff with full jitter.
+struct Plain {
+    attempts: i32,
+    idle: bool,
+    not_before: Instant,
+}
+
+impl Agent for Plain {
+    fn send(&mut self, now: Instant) -> (usize, Option<Instant>) {
+        let sends = self.idle && self.not_before <= now;
+        self.idle &= !sends;
+        (usize::from(sends), self.idle.then_some(self.not_before))
+    }
+
+    fn answered(&mut self, served: bool, _: Instant, now: Instant) {
+        self.idle = true;
+        self.attempts = if served { 0 } else { self.attempts + 1 };
+        if !served {
+            let most = (0.5 * 2f64.powi(self.attempts.min(6))).min(30.0);
+            self.not_before = now + Duration::from_secs_f64(rand::random_range(0.0..most));
+        }
+    }
+}
+
+#[test]
+fn a_fleet_uses_a_control_plane_that_came_back_and_does_not_knock_it_over() {
+    let begin = Instant::now();
+    let settings = Settings {
+        failures_to_open: 3,
+        initial_delay: Duration::from_secs(1),
+        max_backoff: Duration::from_secs(30),
+        multiplier: 2.0,
+        concurrency: 32,
+        refusal_brake: 100,
+    };
+    let ours = |_| {
+        let mut link = Link::new(settings.clone(), begin);
+        link.sent(begin);
+        link.failed(Trouble::Unreachable, None, begin, begin);
+        Ours { link, in_flight: 0, asked_until: None }
+    };
+    let ours = simulate((0..AGENTS).map(ours).collect(), begin);
+    let plain = |_| Plain { attempts: 0, idle: true, not_before: begin };
+    let plain = simulate((0..AGENTS * 32).map(plain).collect(), begin);
+    println!("ours: {ours:?}, plain exponential retry: {plain:?}");
+    assert!(ours.goodput >= 0.8, "{ours:?}");
+    assert!(ours.shed <= 0.1, "{ours:?}");
+}

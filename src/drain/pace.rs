@@ -1,0 +1,199 @@
+//! How many requests a second go out, where the other side has shown how many it takes.
+//!
+//! A limit on requests in flight cannot hold back a client that gets its refusals at once: with one in flight it still
+//! asks a thousand times a second. So congestion also sets a rate, which then grows as CUBIC does (RFC 9438): quickly
+//! back to where it was, slowly past it, then faster and faster. After an outage it begins small and doubles, so that a
+//! `ControlPlane` that comes back is not knocked over again by a whole fleet.
+//!
+//! A pure state machine: the time is an argument, nothing here waits.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Requests a second after an outage, before anything is known.
+const FIRST: f64 = 20.0;
+/// It is never slower than this, so that it always learns.
+const LEAST: f64 = 1.0;
+/// What congestion leaves of the rate, and how fast it grows: CUBIC's constants.
+const KEPT: f64 = 0.7;
+const GROWTH: f64 = 0.4;
+/// The rate is measured over this time.
+const MEASURE: Duration = Duration::from_millis(500);
+/// So long without congestion, and there is no limit any more.
+const RELEASE: Duration = Duration::from_secs(60);
+/// What may go at once: the rate's worth of this time.
+const BURST: f64 = 0.05;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Growth {
+    /// After an outage: doubles.
+    Doubling,
+    /// After congestion at this rate.
+    Cubic { most: f64 },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    rate: f64,
+    growth: Growth,
+    since: Instant,
+    tokens: f64,
+    filled: Instant,
+}
+
+/// The pace of requests.
+#[derive(Debug)]
+pub(super) struct Pace {
+    limit: Option<Limit>,
+    /// Requests since `counting`.
+    sent: u32,
+    counting: Instant,
+    measured: f64,
+}
+
+impl Pace {
+    /// Without a limit.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { limit: None, sent: 0, counting: now, measured: 0.0 }
+    }
+
+    /// When the next request may go, if that is not now.
+    pub(super) fn until(&mut self, now: Instant) -> Option<Instant> {
+        let limit = self.limit.as_mut()?;
+        let filled = now.saturating_duration_since(limit.filled).as_secs_f64() * limit.rate;
+        limit.tokens = (limit.tokens + filled).min((limit.rate * BURST).max(1.0));
+        limit.filled = now;
+        // Rounded so that a request is never waited for less than the clock can tell.
+        let wait = Duration::from_secs_f64((1.0 - limit.tokens).max(0.0) / limit.rate);
+        (wait >= Duration::from_micros(1)).then(|| now + wait)
+    }
+
+    /// A request goes out.
+    pub(super) fn sent(&mut self, now: Instant) {
+        if let Some(limit) = &mut self.limit {
+            limit.tokens -= 1.0;
+        }
+        self.measure(now);
+        self.sent += 1;
+    }
+
+    /// A request went well.
+    pub(super) fn good(&mut self, now: Instant) {
+        self.measure(now);
+        let Some(limit) = &mut self.limit else { return };
+        let calm = now.saturating_duration_since(limit.since);
+        let grown = match limit.growth {
+            Growth::Doubling => limit.rate.max(2.0 * self.measured),
+            Growth::Cubic { most } => {
+                let back = (most * (1.0 - KEPT) / GROWTH).cbrt();
+                GROWTH * (calm.as_secs_f64() - back).powi(3) + most
+            }
+        };
+        // Faster than twice what was really sent nobody knows anything of.
+        limit.rate = grown.min((2.0 * self.measured).max(limit.rate)).max(LEAST);
+        if calm >= RELEASE {
+            self.limit = None;
+        }
+    }
+
+    /// The other side is congested.
+    pub(super) fn congested(&mut self, now: Instant) {
+        self.measure(now);
+        let measured = self.measured.max(self.so_far(now)).max(LEAST);
+        let most = self.limit.map_or(measured, |limit| limit.rate.min(measured));
+        self.set((most * KEPT).max(LEAST), Growth::Cubic { most }, now);
+    }
+
+    /// The link was down and is up.
+    pub(super) fn restart(&mut self, now: Instant) {
+        (self.measured, self.sent, self.counting) = (0.0, 0, now);
+        let rate = self.limit.map_or(FIRST, |limit| limit.rate.min(FIRST));
+        self.set(rate, Growth::Doubling, now);
+    }
+
+    fn set(&mut self, rate: f64, growth: Growth, now: Instant) {
+        let tokens = self.limit.map_or(0.0, |limit| limit.tokens.min(1.0));
+        self.limit = Some(Limit { rate, growth, since: now, tokens, filled: now });
+    }
+
+    fn so_far(&self, now: Instant) -> f64 {
+        let elapsed = now.saturating_duration_since(self.counting);
+        // Too short a time says nothing.
+        if elapsed < MEASURE / 10 { 0.0 } else { f64::from(self.sent) / elapsed.as_secs_f64() }
+    }
+
+    fn measure(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.counting) >= MEASURE {
+            self.measured = 0.8 * self.so_far(now) + 0.2 * self.measured;
+            (self.sent, self.counting) = (0, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends as fast as it may for so many seconds, all of it well; how many that was.
+    fn run(pace: &mut Pace, begin: Instant, seconds: u64) -> u32 {
+        let (mut now, end, mut sent) = (begin, begin + Duration::from_secs(seconds), 0);
+        while now < end {
+            if let Some(until) = pace.until(now) {
+                now = until;
+                continue;
+            }
+            pace.sent(now);
+            pace.good(now);
+            sent += 1;
+            now += Duration::from_micros(50);
+        }
+        sent
+    }
+
+    #[test]
+    fn there_is_no_limit_until_there_is_congestion() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(begin);
+        assert_eq!(pace.until(begin), None);
+        assert_eq!(run(&mut pace, begin, 1), 20_000);
+    }
+
+    #[test]
+    fn congestion_cuts_the_rate_and_calm_brings_it_back() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(begin);
+        for n in 0..200 {
+            pace.sent(begin + Duration::from_millis(n * 10));
+        }
+        let now = begin + Duration::from_secs(2);
+        pace.congested(now);
+        let first = run(&mut pace, now, 1);
+        assert!((60..90).contains(&first), "about 0.7 of 100: {first}");
+        let later = run(&mut pace, now + Duration::from_secs(1), 5);
+        assert!((350..600).contains(&later), "back at about 100 a second: {later}");
+        assert!(run(&mut pace, now + Duration::from_secs(6), 20) > 5000, "and past it when all stays calm");
+    }
+
+    #[test]
+    fn after_an_outage_it_begins_small_and_doubles() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(begin);
+        pace.restart(begin);
+        let first = run(&mut pace, begin, 1);
+        assert!((15..60).contains(&first), "{first}");
+        assert!(run(&mut pace, begin + Duration::from_secs(1), 9) > 20_000);
+    }
+
+    #[test]
+    fn congestion_again_and_again_never_stops_it() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(begin);
+        for n in 0..100 {
+            pace.congested(begin + Duration::from_secs(n));
+        }
+        let now = begin + Duration::from_secs(100);
+        let next = pace.until(now).unwrap_or(now);
+        assert!(next - now <= Duration::from_secs(1));
+    }
+}

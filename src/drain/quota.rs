@@ -1,0 +1,54 @@
+//! Quota requests: they expire, and their answers go to Redis before they are settled.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::lanes::{Item, LaneKey};
+use super::{QuotaPush, Run};
+use crate::outbox::{Reason, Settlement, Ticket};
+use crate::record::{Kind, Timestamp};
+
+impl Run {
+    pub(super) fn is_expired(&self, ticket: &Ticket) -> bool {
+        ticket.kind == Kind::Quota && ticket.accepted_at.0 < self.expiry().0
+    }
+
+    fn expiry(&self) -> Timestamp {
+        let ttl = i64::try_from(self.drain.settings.quota_ttl.as_micros()).unwrap_or(i64::MAX);
+        Timestamp(crate::clock::now().0.saturating_sub(ttl))
+    }
+
+    pub(super) fn expire(&mut self, key: LaneKey, item: &Item) {
+        let ttl = self.drain.settings.quota_ttl.as_secs();
+        self.bury(key, item, Reason::Expired, format!("waited for longer than {ttl} s"));
+    }
+
+    pub(super) fn sweep(&mut self) {
+        for (key, item) in self.lanes.take_expired(self.expiry().0) {
+            self.expire(key, &item);
+        }
+        // Whatever could not be read may be readable again: storage that was full, or was opened anew.
+        self.read_failed = false;
+    }
+
+    /// Hands a quota answer to Redis; the record is settled when it is there.
+    pub(super) fn push(&mut self, key: LaneKey, item: Item, settlement: Settlement, data: Vec<u8>) {
+        let (done, pushed) = oneshot::channel();
+        let answers = self.drain.quota_answers.clone();
+        self.pushing.push(Box::pin(async move {
+            let sent = answers.send(QuotaPush { data, done }).await.is_ok();
+            (key, item, settlement, sent && pushed.await.is_ok())
+        }));
+    }
+
+    pub(super) fn pushed(&mut self, (key, item, settlement, done): (LaneKey, Item, Settlement, bool)) {
+        if done {
+            self.settle(key, &item, settlement);
+        } else {
+            // Only at shutdown: the record stays and is asked for again, with the same key, after the next start.
+            self.lanes.put_back(key, item, Instant::now() + Duration::from_hours(1));
+        }
+    }
+}

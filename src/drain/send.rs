@@ -1,0 +1,100 @@
+//! Sending: what may go now goes, one record a request or many.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use governor::clock::Clock as _;
+use tokio::time::Instant;
+
+use super::batch::{self, Body};
+use super::lanes::{Item, LaneKey, Parcel};
+use super::link::Circuit;
+use super::{Form, Run, Sent};
+use crate::control_plane::{Answer, Batch, Client, Delivery};
+use crate::record::{Kind, Record};
+
+impl Run {
+    /// Sends what may go now. Returns when there is something to do again, if time brings it.
+    pub(super) fn start_sending(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        self.lanes.wake(now);
+        while self.sending.len() < self.link.limit(now) && self.lanes.has_ready() {
+            if let Some(until) = self.link.paced_until(now) {
+                return Some(until);
+            }
+            if let Some(limiter) = &self.limiter
+                && let Err(wait) = limiter.check()
+            {
+                return Some(now + wait.wait_time_from(governor::clock::DefaultClock::default().now()));
+            }
+            let batches = self.batching.is_on(now);
+            let picked = match self.link.circuit() {
+                Circuit::Closed => self.lanes.pick(batches.then_some(&self.batching)),
+                _ => self.lanes.pick_probe(),
+            };
+            let Some(parcel) = picked else { break };
+            let Some((key, first)) = parcel.first() else { continue };
+            if self.is_expired(&first.ticket) {
+                self.expire(*key, first);
+                continue;
+            }
+            let batch = batches && first.ticket.kind == Kind::Usage && batch::fits(first.record.body());
+            let form = if batch { self.batching.next() } else { Form::Single };
+            self.link.sent(now);
+            self.send(parcel, form, now);
+        }
+        let probe = match self.link.circuit() {
+            Circuit::Open { until } if self.lanes.has_ready() => Some(until.max(now)),
+            _ => None,
+        };
+        let probe = probe.filter(|_| self.sending.is_empty() || self.link.limit(now) == 0);
+        probe.into_iter().chain(self.lanes.next_wake()).min()
+    }
+
+    fn send(&mut self, mut parcel: Parcel, form: Form, now: Instant) {
+        for (_, item) in &mut parcel {
+            item.attempts += 1;
+            if item.attempts == 1 {
+                item.deliveries = self.link.deliveries();
+            }
+        }
+        let client = Arc::clone(&self.drain.client);
+        self.sending.push(Box::pin(async move {
+            let answer = match (form, parcel.as_slice()) {
+                (Form::Single, [(_, item)]) => deliver(&client, &item.record).await,
+                (form, parcel) => deliver_batch(&client, parcel, form == Form::Batch { gzip: true }).await,
+            };
+            Sent { parcel, form, at: now, answer }
+        }));
+    }
+}
+
+async fn deliver(client: &Client, record: &Record) -> Answer {
+    let key = record.key();
+    let mut buffer = uuid::Uuid::encode_buffer();
+    let correlation = record.correlation().unwrap_or_else(|| key.hyphenated().encode_lower(&mut buffer));
+    client
+        .deliver(Delivery {
+            kind: record.kind(),
+            session_id: record.session(),
+            body: Bytes::copy_from_slice(record.body()),
+            key,
+            correlation_id: correlation,
+            traceparent: record.traceparent(),
+        })
+        .await
+}
+
+async fn deliver_batch(client: &Client, parcel: &[(LaneKey, Item)], gzip: bool) -> Answer {
+    let Body { bytes, key } = batch::body(parcel, gzip);
+    let mut buffer = uuid::Uuid::encode_buffer();
+    client
+        .deliver_batch(Batch {
+            body: bytes,
+            gzip,
+            records: parcel.len(),
+            key,
+            correlation_id: key.hyphenated().encode_lower(&mut buffer),
+        })
+        .await
+}

@@ -1,0 +1,62 @@
+-- One round of the intake, atomic: acknowledge what is committed, take more, say what is left.
+--
+-- After lease.lua, whose KEYS and ARGV come first.
+-- KEYS: for each queue the queue, this agent's in-flight list, and its count of acknowledged messages.
+-- ARGV: for each queue how many to acknowledge, how many in-flight messages the agent knows beyond those, and how
+-- many to take; then how many bytes to take at the most.
+--
+-- The order of the queues matters: the first is lifecycle, the second usage. Usage is taken only when no lifecycle
+-- event is left behind, so that a session's `started` is never taken after its usage.
+local CHUNK = 64
+local room = tonumber(ARGV[13])
+local reply = {}
+local blocked = false
+for q = 0, 2 do
+  local queue, inflight, acked = KEYS[q * 3 + 3], KEYS[q * 3 + 4], KEYS[q * 3 + 5]
+  local ack, known, want = tonumber(ARGV[q * 3 + 4]), tonumber(ARGV[q * 3 + 5]), tonumber(ARGV[q * 3 + 6])
+  local kind = redis.call('TYPE', queue).ok
+  local mine = redis.call('TYPE', inflight).ok
+  local fault = ''
+  for _, found in ipairs({ kind, mine }) do
+    if found ~= 'list' and found ~= 'none' then fault = 'a key of type ' .. found .. ' stands where a list belongs' end
+  end
+  local held = 0
+  if mine == 'list' then held = redis.call('LLEN', inflight) end
+  if held < ack + known then
+    -- Somebody else took from it: what the agent counts from is not there any more.
+    return redis.error_reply('FENCED ' .. inflight .. ' was changed by somebody else')
+  end
+  if ack > 0 then
+    -- The oldest are at the right.
+    redis.call('LTRIM', inflight, 0, -(ack + 1))
+    redis.call('INCRBY', acked, ack)
+  end
+  if fault ~= '' then
+    reply[q + 1] = { fault, 0, {} }
+  else
+    if q == 1 and blocked then want = 0 end
+    local unknown = held - ack - known
+    while unknown < want and room > 0 do
+      local chunk = redis.call('LRANGE', queue, -math.min(CHUNK, want - unknown), -1)
+      local n = #chunk
+      if n == 0 then break end
+      local oldest_first = {}
+      for i = n, 1, -1 do
+        oldest_first[n - i + 1] = chunk[i]
+        room = room - #chunk[i]
+      end
+      redis.call('LPUSH', inflight, unpack(oldest_first))
+      redis.call('LTRIM', queue, 0, -(n + 1))
+      unknown = unknown + n
+    end
+    local given = math.min(unknown, want)
+    local items = {}
+    if given > 0 then
+      items = redis.call('LRANGE', inflight, -(known + given), -(known + 1))
+    end
+    local left = redis.call('LLEN', queue) + unknown - given
+    if q == 0 and left > 0 then blocked = true end
+    reply[q + 1] = { '', left, items }
+  end
+end
+return reply

@@ -1,0 +1,220 @@
+//! Lists: what is taken lies in this agent's in-flight list until it is acknowledged, oldest at the right.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Script, Value};
+
+use super::lease::{LEASE, Lease};
+use super::source::{Ask, Given, Message, ORDER, ROUND_BYTES};
+use super::{BLOCK, Names, SourceError};
+use crate::outbox::Taken;
+use crate::record::Queue;
+
+/// Messages given back in one call at the most: Redis serves nobody else meanwhile.
+const GIVE_BACK: usize = 4096;
+
+pub(super) struct List {
+    connection: MultiplexedConnection,
+    lease: Lease,
+    names: Names,
+    round: Script,
+}
+
+impl List {
+    pub(super) fn new(connection: MultiplexedConnection, lease: Lease, names: Names) -> Self {
+        let round = Script::new(concat!(include_str!("lease.lua"), include_str!("list.lua")));
+        Self { connection, lease, names, round }
+    }
+
+    /// Gives back to the queue, once, what the previous agent had in flight: in its old order, to be taken next.
+    pub(super) async fn adopt_previous(&mut self) -> Result<u64, SourceError> {
+        let give_back = Script::new(include_str!("give_back.lua"));
+        let mut adopted = 0;
+        loop {
+            let mut call = give_back.key(self.names.agents());
+            for queue in ORDER {
+                let name = self.names.queue(queue);
+                call.key(format!("{name}:processing")).key(name);
+            }
+            let (moved, _left): (u64, u64) = call.arg(GIVE_BACK).invoke_async(&mut self.connection).await?;
+            if moved == 0 {
+                return Ok(adopted);
+            }
+            adopted += moved;
+        }
+    }
+
+    /// Gives back to the queues what agents had in flight that have been gone for so long. Each message once,
+    /// whoever sees it first: the script looks again whether its agent is still gone.
+    pub(super) async fn reclaim(&mut self, gone_for: Duration) -> Result<u64, SourceError> {
+        let gone_for = (LEASE + gone_for).as_secs();
+        let (now, _micros): (u64, u64) = redis::cmd("TIME").query_async(&mut self.connection).await?;
+        let agents: Vec<String> = redis::cmd("ZRANGEBYSCORE")
+            .arg(self.names.agents())
+            .arg("-inf")
+            .arg(now.saturating_sub(gone_for))
+            .query_async(&mut self.connection)
+            .await?;
+        let give_back = Script::new(include_str!("give_back.lua"));
+        let mut reclaimed = 0;
+        for agent in agents {
+            loop {
+                let mut call = give_back.key(self.names.agents());
+                for queue in ORDER {
+                    call.key(self.names.in_flight_of(queue, &agent)).key(self.names.queue(queue));
+                }
+                call.key(self.names.lease(&agent)).arg(GIVE_BACK).arg(&agent).arg(gone_for);
+                let (moved, left): (u64, u64) = call.invoke_async(&mut self.connection).await?;
+                if moved > 0 {
+                    tracing::info!(
+                        agent,
+                        moved,
+                        "messages in flight with an agent that is gone are taken back"
+                    );
+                }
+                reclaimed += moved;
+                if moved == 0 || left == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(reclaimed)
+    }
+
+    pub(super) async fn recover(
+        &mut self,
+        queue: Queue,
+        taken: &[Taken],
+    ) -> Result<(usize, u64), SourceError> {
+        let acked: Option<u64> =
+            redis::cmd("GET").arg(self.names.acked(queue)).query_async(&mut self.connection).await?;
+        let committed = taken.last().map_or(0, |last| last.position + last.digests.len() as u64);
+        let digests: Vec<u32> = taken.iter().flat_map(|taken| taken.digests.iter().copied()).collect();
+        let list: Vec<Vec<u8>> = redis::cmd("LRANGE")
+            .arg(self.names.in_flight(queue))
+            .arg(-(digests.len().max(1) as i64))
+            .arg(-1)
+            .query_async(&mut self.connection)
+            .await?;
+        let list: Vec<u32> = list.iter().rev().map(|message| digest(message)).collect();
+        let done = already_committed(&digests, committed, acked, &list);
+        // The count says from now on what it has to, also where it was lost.
+        let position = committed.max(acked.unwrap_or(0));
+        let before = position.saturating_sub(done as u64);
+        if acked.unwrap_or(0) != before {
+            let set = Script::new(concat!(include_str!("lease.lua"), "redis.call('SET', KEYS[3], ARGV[4])"));
+            let mut call = self.lease.call(&set);
+            call.key(self.names.acked(queue)).arg(before);
+            let _: Value = call.invoke_async(&mut self.connection).await?;
+        }
+        Ok((done, position))
+    }
+
+    pub(super) async fn round(&mut self, asks: &[Ask; 3]) -> Result<[Given; 3], SourceError> {
+        let mut call = self.lease.call(&self.round);
+        for queue in ORDER {
+            call.key(self.names.queue(queue)).key(self.names.in_flight(queue)).key(self.names.acked(queue));
+        }
+        for ask in asks {
+            call.arg(ask.ack).arg(ask.known).arg(ask.want);
+        }
+        call.arg(ROUND_BYTES);
+        let reply: Value = call.invoke_async(&mut self.connection).await?;
+        let Value::Array(queues) = reply else { return Err(SourceError::Answer("a round is a list")) };
+        let mut given = queues.into_iter().map(parse_given);
+        let mut next = || given.next().unwrap_or(Err(SourceError::Answer("a round is three queues")));
+        Ok([next()?, next()?, next()?])
+    }
+
+    /// What it moves is in the in-flight list, and given out by the next round.
+    pub(super) fn alarms(&self) -> Vec<redis::Cmd> {
+        let alarm = |queue| {
+            let mut command = redis::cmd("BLMOVE");
+            command.arg(self.names.queue(queue)).arg(self.names.in_flight(queue));
+            command.arg("RIGHT").arg("LEFT").arg(BLOCK.as_secs());
+            command
+        };
+        ORDER.into_iter().map(alarm).collect()
+    }
+
+    pub(super) async fn release(&mut self) -> redis::RedisResult<()> {
+        let in_flight = ORDER.map(|queue| self.names.in_flight(queue));
+        self.lease.release(&mut self.connection, &in_flight).await
+    }
+}
+
+/// A digest for the checkpoint. Persisted: the algorithm never changes.
+fn digest(message: &[u8]) -> u32 {
+    xxhash_rust::xxh3::xxh3_64(message) as u32
+}
+
+fn parse_given(value: Value) -> Result<Given, SourceError> {
+    let bad = || SourceError::Answer("a queue is a fault, a count and messages");
+    let Value::Array(parts) = value else { return Err(bad()) };
+    let Ok([fault, Value::Int(left), Value::Array(items)]) = <[Value; 3]>::try_from(parts) else {
+        return Err(bad());
+    };
+    let fault: String = redis::from_redis_value(fault).map_err(|_| bad())?;
+    let mut given = Given {
+        messages: Vec::with_capacity(items.len()),
+        digests: Vec::with_capacity(items.len()),
+        left: left.max(0) as u64,
+        fault: Some(fault).filter(|fault| !fault.is_empty()),
+    };
+    for item in items.into_iter().rev() {
+        let Value::BulkString(body) = item else { return Err(bad()) };
+        given.digests.push(digest(&body));
+        given.messages.push(Message { body, defect: None });
+    }
+    Ok(given)
+}
+
+/// How many of the oldest in-flight messages are committed (invariant 9).
+///
+/// `digests` are those of the last commits, of which the last ended at position `committed`; `acked` is Redis' own
+/// count. Acknowledging removes from the old end only, so the list is some tail of what was committed, then what was
+/// not. The count says how long that tail is; where it was lost, or contradicts the digests, the longest match is
+/// taken: two messages that cannot be told apart are the same record to the `ControlPlane`, too.
+fn already_committed(digests: &[u32], committed: u64, acked: Option<u64>, list: &[u32]) -> usize {
+    let matches =
+        |n: usize| n <= digests.len() && n <= list.len() && list[..n] == digests[digests.len() - n..];
+    if let Some(acked) = acked
+        && let Some(n) = committed.checked_sub(acked).and_then(|n| usize::try_from(n).ok())
+        && matches(n)
+    {
+        return n;
+    }
+    (0..=digests.len().min(list.len())).rev().find(|n| matches(*n)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_committed_is_told_from_what_is_not() {
+        /// Digests, position, Redis' count, in-flight list; how many are committed.
+        type Case<'a> = (&'a [u32], u64, Option<u64>, &'a [u32], usize);
+        let table: [Case<'_>; 9] = [
+            (&[], 0, None, &[1, 2], 0),
+            (&[1, 2, 3], 3, Some(3), &[4, 5], 0),
+            (&[1, 2, 3], 3, Some(0), &[1, 2, 3, 4], 3),
+            (&[1, 2, 3], 103, Some(102), &[3, 4], 1),
+            // The same message again and again: only the count can tell.
+            (&[7, 7, 7], 3, Some(3), &[7], 0),
+            (&[7, 7, 7], 3, Some(1), &[7, 7, 7], 2),
+            // The count is lost: the longest match.
+            (&[1, 2, 3], 3, None, &[2, 3, 9], 2),
+            (&[1, 2, 3], 3, Some(50), &[3, 9], 1),
+            (&[1, 2, 3], 3, None, &[9], 0),
+        ];
+        for (digests, committed, acked, list, expected) in table {
+            assert_eq!(
+                already_committed(digests, committed, acked, list),
+                expected,
+                "{digests:?} {acked:?} {list:?}"
+            );
+        }
+    }
+}

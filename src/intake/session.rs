@@ -1,0 +1,340 @@
+//! One conversation with Redis, from a connection to its loss: rounds, commits, acknowledgements.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{oneshot, watch};
+
+use super::alarm::Alarm;
+use super::lease::RENEW;
+use super::source::{Ask, Given, Message, ORDER, Source};
+use super::{Intake, RedisStatus, SourceError};
+use crate::drain::Horizon;
+use crate::failpoint;
+use crate::outbox::{AppendError, Entry, Recent, Rejected, Taken};
+use crate::record::{Kind, Queue, Rejection};
+
+/// Messages of one queue in one round.
+const ROUND_MESSAGES: usize = 1024;
+/// Batches that wait for their commit: one is being written, one waits, one is being parsed. Fewer than the outbox
+/// keeps checkpoints for.
+const PIPELINE: usize = 3;
+/// While the intake is paused, queues are measured this often.
+const MEASURE: Duration = Duration::from_secs(1);
+/// What agents that have gone left behind is looked for this often, or four times in the time they may be gone.
+const RECLAIM_EVERY: Duration = Duration::from_secs(30);
+const RECLAIM_MOST_OFTEN: Duration = Duration::from_secs(1);
+
+/// A batch on its way into the outbox.
+struct Batch {
+    committed: oneshot::Receiver<Result<u64, AppendError>>,
+    /// By queue, in the order of [`ORDER`].
+    counts: [usize; 3],
+    /// Usage taken before and with it, and left in Redis then: what its completed events wait for.
+    watermark: u64,
+    has_events: bool,
+}
+
+/// One conversation.
+pub(super) struct Session<'a> {
+    intake: &'a Intake,
+    source: Source,
+    batches: VecDeque<Batch>,
+    /// Whether what is in flight has been compared with the outbox.
+    recovered: bool,
+    /// Taken and not acknowledged, by queue.
+    known: [usize; 3],
+    /// Committed and not acknowledged.
+    to_ack: [usize; 3],
+    positions: [u64; 3],
+    usage_taken: u64,
+    usage_committed: u64,
+    /// Completed events below this number wait until so much usage is committed.
+    waits: VecDeque<(u64, u64)>,
+    first_round: bool,
+    number: u64,
+    /// When to look next for what agents that have gone left behind.
+    reclaim_at: Option<Instant>,
+    /// Why waiting for records is refused.
+    refused: Option<String>,
+}
+
+impl<'a> Session<'a> {
+    pub(super) async fn begin(intake: &'a Intake, number: u64, is_first: bool) -> Result<Self, SourceError> {
+        let source = Source::open(&intake.settings, &intake.outbox, is_first).await?;
+        let reclaims = !intake.settings.orphan_reclaim.is_zero();
+        Ok(Self {
+            intake,
+            source,
+            batches: VecDeque::new(),
+            recovered: false,
+            known: [0; 3],
+            to_ack: [0; 3],
+            positions: [0; 3],
+            usage_taken: 0,
+            usage_committed: 0,
+            waits: VecDeque::new(),
+            first_round: true,
+            number,
+            reclaim_at: reclaims.then(Instant::now),
+            refused: None,
+        })
+    }
+
+    /// Before the first message is taken, and no sooner: an outbox whose storage has failed knows what it holds only
+    /// when it accepts again.
+    async fn recover(&mut self) -> Result<(), SourceError> {
+        let adopted = self.source.adopt_previous().await?;
+        if adopted > 0 {
+            tracing::info!(adopted, "messages that the previous agent had in flight are taken over");
+        }
+        failpoint::reached("intake::adopted");
+        for (n, queue) in ORDER.into_iter().enumerate() {
+            let taken = self.intake.outbox.recently_taken(queue);
+            (self.to_ack[n], self.positions[n]) = self.source.recover(queue, &taken).await?;
+        }
+        self.known = self.to_ack;
+        self.recovered = true;
+        failpoint::reached("intake::recovered");
+        Ok(())
+    }
+
+    pub(super) async fn run(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), SourceError> {
+        let mut alarm = Alarm::open(&self.intake.settings, &self.source).await?;
+        let mut paused = self.intake.outbox.paused();
+        let mut idle = false;
+        loop {
+            self.collect_committed()?;
+            let stopping = *stop.borrow();
+            let pause = *paused.borrow_and_update();
+            self.tell_paused(if stopping { Some("stopping") } else { pause });
+            let open = !stopping && pause.is_none();
+            if stopping && self.batches.is_empty() {
+                self.round(false).await?;
+                // One that is not released ends by itself.
+                let _ = self.source.release().await;
+                return Ok(());
+            }
+            if open && !self.recovered {
+                self.recover().await?;
+            }
+            if !stopping && self.reclaim_at.is_some_and(|at| at <= Instant::now()) {
+                self.reclaim().await?;
+                idle = false;
+            }
+            let take = open && self.batches.len() < PIPELINE;
+            let has_acks = self.to_ack.iter().any(|n| *n > 0);
+            if has_acks || (take && !idle) {
+                let gave = self.round(take).await?;
+                idle = take && !gave && !self.source.has_more();
+                continue;
+            }
+            // Nothing to do just now: a commit, a message, the end of a pause, or the time to measure.
+            let waits = open && take;
+            if waits {
+                alarm.arm(&self.source);
+            }
+            tokio::select! {
+                committed = first_commit(&mut self.batches) => self.committed(committed)?,
+                rung = alarm.rung() => {
+                    rung?;
+                    idle = false;
+                    self.refused = alarm.refused().map(ToString::to_string);
+                }
+                Ok(()) = paused.changed() => idle = false,
+                _ = stop.changed() => {}
+                // Also renews the lease.
+                () = tokio::time::sleep(if open { RENEW } else { MEASURE }) => { self.round(false).await?; }
+            }
+        }
+    }
+
+    /// Waits for what is on its way into the outbox. What the next conversation finds in flight is compared with what
+    /// the outbox holds: a commit that came after that would not be seen, and its messages taken twice.
+    pub(super) async fn end(&mut self) {
+        for batch in self.batches.drain(..) {
+            // Acknowledged or not: the next conversation finds out.
+            let _ = batch.committed.await;
+        }
+    }
+
+    async fn reclaim(&mut self) -> Result<(), SourceError> {
+        let gone_for = self.intake.settings.orphan_reclaim;
+        self.source.reclaim(gone_for).await?;
+        let every = (gone_for / 4).clamp(RECLAIM_MOST_OFTEN, RECLAIM_EVERY);
+        self.reclaim_at = Some(Instant::now() + every);
+        Ok(())
+    }
+
+    /// One round. True if it gave anything.
+    async fn round(&mut self, take: bool) -> Result<bool, SourceError> {
+        let want = if take { ROUND_MESSAGES } else { 0 };
+        let asks =
+            std::array::from_fn(|n| Ask { ack: self.to_ack[n], known: self.known[n] - self.to_ack[n], want });
+        failpoint::reached("intake::asking");
+        let given = self.source.round(&asks).await?;
+        for (n, ask) in asks.iter().enumerate() {
+            self.known[n] -= ask.ack;
+        }
+        if asks.iter().any(|ask| ask.ack > 0) {
+            failpoint::reached("intake::acknowledged");
+        }
+        self.to_ack = [0; 3];
+        self.tell_depths(&given);
+        let usage_left = given[1].left;
+        self.usage_taken += given[1].messages.len() as u64;
+        let watermark = self.usage_taken + usage_left;
+        if self.first_round {
+            // Events of an earlier conversation wait for what is in Redis now: that is all that can be before them.
+            self.first_round = false;
+            self.waits.push_back((*self.intake.outbox.last().borrow() + 1, watermark));
+        }
+        for (_, waits_for) in &mut self.waits {
+            // With several agents on the queue some of it goes to others: what is left now is all that can still come.
+            *waits_for = (*waits_for).min(watermark);
+        }
+        let gave = given.iter().any(|given| !given.messages.is_empty());
+        if gave {
+            failpoint::reached("intake::taken");
+            self.append(given, watermark).await?;
+        }
+        self.release();
+        Ok(gave)
+    }
+
+    async fn append(&mut self, given: [Given; 3], watermark: u64) -> Result<(), SourceError> {
+        let accepted_at = crate::clock::now();
+        let acceptance = self.intake.acceptor.at(accepted_at);
+        let mut entries = Vec::with_capacity(given.iter().map(|given| given.messages.len()).sum());
+        let mut recent = Recent::default();
+        let mut counts = [0; 3];
+        for (n, given) in given.into_iter().enumerate() {
+            let queue = ORDER[n];
+            counts[n] = given.messages.len();
+            let taken = Taken { position: self.positions[n], digests: given.digests };
+            for Message { body, defect } in given.messages {
+                let accepted = match defect {
+                    None => acceptance.accept(queue, &body),
+                    Some(defect) => Err(Rejection { kind: unread_kind(queue), detail: defect.into() }),
+                };
+                entries.push(match accepted {
+                    Ok(record) => Entry::Record(record),
+                    Err(Rejection { kind, detail }) => {
+                        Entry::Rejected(Rejected { kind, accepted_at, raw: body.into(), detail })
+                    }
+                });
+            }
+            self.intake.metrics.intake_records.with_label_values(&[queue.label()]).inc_by(counts[n] as u64);
+            self.known[n] += counts[n];
+            self.positions[n] += counts[n] as u64;
+            recent.queues[queue as usize] = taken;
+        }
+        let has_events = entries.iter().any(|entry| entry.kind() == Kind::Completed);
+        failpoint::reached("intake::parsed");
+        let committed = self.intake.outbox.append(entries, Some((self.number, recent))).await?;
+        self.batches.push_back(Batch { committed, counts, watermark, has_events });
+        Ok(())
+    }
+
+    /// Notes every commit that has been answered already.
+    fn collect_committed(&mut self) -> Result<(), SourceError> {
+        while let Some(batch) = self.batches.front_mut() {
+            match batch.committed.try_recv() {
+                Ok(answer) => self.committed(answer)?,
+                Err(oneshot::error::TryRecvError::Empty) => break,
+                Err(oneshot::error::TryRecvError::Closed) => self.committed(Err(AppendError::Closed))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The oldest batch is durable (or it failed, which ends the conversation: it will be taken again).
+    fn committed(&mut self, answer: Result<u64, AppendError>) -> Result<(), SourceError> {
+        let last = answer?;
+        failpoint::reached("intake::committed");
+        let Some(batch) = self.batches.pop_front() else { return Ok(()) };
+        for n in 0..ORDER.len() {
+            self.to_ack[n] += batch.counts[n];
+        }
+        self.usage_committed += batch.counts[1] as u64;
+        if batch.has_events {
+            self.waits.push_back((last + 1, batch.watermark));
+        }
+        self.release();
+        Ok(())
+    }
+
+    /// Moves the horizon over the events whose usage is all in the outbox.
+    fn release(&mut self) {
+        let mut free = None;
+        while let Some((event, _)) = self.waits.front().filter(|(_, usage)| *usage <= self.usage_committed) {
+            free = Some(*event);
+            self.waits.pop_front();
+        }
+        if let Some(completed) = free {
+            let usage = *self.intake.outbox.last().borrow() + 1;
+            self.intake.horizon.send_modify(|horizon| {
+                *horizon =
+                    Horizon { completed: horizon.completed.max(completed), usage: horizon.usage.max(usage) };
+            });
+        }
+    }
+
+    fn tell_depths(&self, given: &[Given; 3]) {
+        let names = &self.intake.settings.names;
+        let of_queue = given.iter().zip(ORDER).find_map(|(given, queue)| {
+            given.fault.as_ref().map(|fault| format!("{}: {fault}", names.queue(queue)))
+        });
+        let refused =
+            self.refused.as_ref().map(|refused| format!("waiting for records is refused: {refused}"));
+        let fault = of_queue.or(refused);
+        let mut depths = [0; 3];
+        for (given, queue) in given.iter().zip(ORDER) {
+            depths[queue as usize] = given.left;
+            self.intake.metrics.queue_depth(names.queue(queue), given.left as i64);
+        }
+        let now = RedisStatus { connected: true, fault, depths };
+        let before = self.intake.status.borrow().clone();
+        if !before.connected {
+            self.intake.metrics.redis_up(true);
+            tracing::info!("Redis is connected");
+        }
+        match &now.fault {
+            Some(fault) if before.fault.as_ref() != Some(fault) => {
+                tracing::warn!(fault, "Redis refuses a part of the work; it is tried again until it does it");
+            }
+            None if before.connected && before.fault.is_some() => {
+                tracing::info!("Redis does all its work again");
+            }
+            _ => {}
+        }
+        self.intake.status.send_if_modified(|status| {
+            let changed = *status != now;
+            *status = now;
+            changed
+        });
+    }
+
+    fn tell_paused(&self, reason: Option<&str>) {
+        let paused = &self.intake.metrics.intake_paused;
+        for known in ["full", "disk_low", "storage", "stopping"] {
+            paused.with_label_values(&[known]).set(i64::from(reason == Some(known)));
+        }
+    }
+}
+
+async fn first_commit(batches: &mut VecDeque<Batch>) -> Result<u64, AppendError> {
+    match batches.front_mut() {
+        Some(batch) => (&mut batch.committed).await.unwrap_or(Err(AppendError::Closed)),
+        None => std::future::pending().await,
+    }
+}
+
+/// The kind of what was not even looked at.
+fn unread_kind(queue: Queue) -> Kind {
+    match queue {
+        Queue::Usage => Kind::Usage,
+        Queue::Lifecycle => Kind::Lifecycle,
+        Queue::Quota => Kind::Quota,
+    }
+}

@@ -1,0 +1,208 @@
+//! Streams: each entry is given to one consumer of the group, and is pending until it is acknowledged.
+//!
+//! The checkpoint holds a digest of 128 bits of each entry's id and data: what this consumer was given before is
+//! compared with it entry by entry, since other consumers' entries lie between its own.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Script, Value};
+
+use super::lease::Lease;
+use super::source::{Ask, Given, Message, ORDER, ROUND_BYTES};
+use super::{BLOCK, Names, SourceError};
+use crate::outbox::Taken;
+use crate::record::Queue;
+
+/// The consumer group of all agents.
+const GROUP: &str = "dataplane-agent";
+/// The field of an entry that holds the message.
+const FIELD: &[u8] = b"data";
+const NO_FIELD: &str = "the stream's entry has no field \"data\"";
+
+/// An entry's digest, as the checkpoint holds it.
+type Digest = [u32; 4];
+
+/// Where one stream's reading stands.
+#[derive(Default)]
+struct Reading {
+    /// Where to read on in what was given before; empty when that is done.
+    from: String,
+    /// The last id that the stream gave out.
+    last: String,
+    /// Given and not acknowledged, oldest first.
+    in_hand: VecDeque<String>,
+    known: HashSet<String>,
+    /// To be acknowledged beside those: committed by an earlier conversation, or gone from the stream.
+    done: Vec<String>,
+    committed: HashSet<Digest>,
+}
+
+pub(super) struct Stream {
+    connection: MultiplexedConnection,
+    lease: Lease,
+    names: Names,
+    round: Script,
+    readings: [Reading; 3],
+    /// Entries that lie with a consumer for so long are taken from it.
+    gone_for: Duration,
+    reclaim: bool,
+}
+
+impl Stream {
+    pub(super) fn new(
+        connection: MultiplexedConnection,
+        lease: Lease,
+        names: Names,
+        gone_for: Duration,
+    ) -> Self {
+        let round = Script::new(concat!(include_str!("lease.lua"), include_str!("stream.lua")));
+        let reading = || Reading { from: "0".into(), last: "0-0".into(), ..Reading::default() };
+        let readings = [reading(), reading(), reading()];
+        Self { connection, lease, names, round, readings, gone_for, reclaim: false }
+    }
+
+    /// Nothing is in hand yet; what was committed is told when it is met.
+    pub(super) fn recover(&mut self, queue: Queue, taken: &[Taken]) -> (usize, u64) {
+        for (reading, of) in self.readings.iter_mut().zip(ORDER) {
+            if of == queue {
+                let digests = taken.iter().flat_map(|taken| taken.digests.chunks_exact(4));
+                reading.committed = digests.filter_map(|words| Digest::try_from(words).ok()).collect();
+            }
+        }
+        (0, taken.last().map_or(0, |last| last.position + last.digests.len() as u64 / 4))
+    }
+
+    pub(super) async fn round(&mut self, asks: &[Ask; 3]) -> Result<[Given; 3], SourceError> {
+        let mut call = self.lease.call(&self.round);
+        for queue in ORDER {
+            call.key(self.names.queue(queue));
+        }
+        call.arg(GROUP).arg(&self.names.server_id).arg(ROUND_BYTES);
+        let reclaims = self.reclaim && asks.iter().any(|ask| ask.want > 0);
+        let idle = if reclaims { self.gone_for.as_millis() as u64 } else { 0 };
+        for (ask, reading) in asks.iter().zip(&self.readings) {
+            call.arg(ask.want).arg(&reading.from).arg(idle).arg(ask.ack + reading.done.len());
+            for id in reading.in_hand.iter().take(ask.ack).chain(&reading.done) {
+                call.arg(id);
+            }
+        }
+        let reply: Value = call.invoke_async(&mut self.connection).await?;
+        self.reclaim &= !reclaims;
+        let bad = || SourceError::Answer("a round is three streams");
+        let Value::Array(streams) = reply else { return Err(bad()) };
+        let Ok(streams) = <[Value; 3]>::try_from(streams) else { return Err(bad()) };
+        let mut given: [Given; 3] = Default::default();
+        for (n, stream) in streams.into_iter().enumerate() {
+            given[n] = self.readings[n].take(stream, asks[n].ack)?;
+        }
+        Ok(given)
+    }
+
+    /// With the next round that takes.
+    pub(super) fn reclaim(&mut self) {
+        self.reclaim = true;
+    }
+
+    /// Whether there is more to be had without waiting.
+    pub(super) fn has_more(&self) -> bool {
+        self.readings.iter().any(|reading| !reading.from.is_empty() || !reading.done.is_empty())
+    }
+
+    /// It reads past the group: what it sees is given out by the next round.
+    pub(super) fn alarm(&self) -> redis::Cmd {
+        let mut command = redis::cmd("XREAD");
+        command.arg("COUNT").arg(1).arg("BLOCK").arg(BLOCK.as_millis() as u64).arg("STREAMS");
+        for queue in ORDER {
+            command.arg(self.names.queue(queue));
+        }
+        for reading in &self.readings {
+            command.arg(&reading.last);
+        }
+        command
+    }
+
+    pub(super) async fn release(&mut self) -> redis::RedisResult<()> {
+        self.lease.release(&mut self.connection, &[]).await
+    }
+}
+
+impl Reading {
+    /// Takes in what a round gave, after it has acknowledged the oldest `acked` in hand.
+    fn take(&mut self, stream: Value, acked: usize) -> Result<Given, SourceError> {
+        let bad = || SourceError::Answer("a stream is a fault, a count, two ids and entries");
+        let Value::Array(parts) = stream else { return Err(bad()) };
+        let Ok([fault, Value::Int(left), last, from, Value::Array(entries)]) = <[Value; 5]>::try_from(parts)
+        else {
+            return Err(bad());
+        };
+        let text = |value| redis::from_redis_value::<String>(value).map_err(|_| bad());
+        let fault = Some(text(fault)?).filter(|fault| !fault.is_empty());
+        if fault.is_none() {
+            for id in self.in_hand.drain(..acked.min(self.in_hand.len())) {
+                self.known.remove(&id);
+            }
+            self.done.clear();
+            (self.last, self.from) = (text(last)?, text(from)?);
+        }
+        let mut given = Given { left: left.max(0) as u64, fault, ..Given::default() };
+        for entry in entries {
+            let Value::Array(parts) = entry else { return Err(bad()) };
+            let Ok([id, fields]) = <[Value; 2]>::try_from(parts) else { return Err(bad()) };
+            let id = text(id)?;
+            match fields {
+                // Given again while it is in hand: after its group was made anew.
+                _ if self.known.contains(&id) => {}
+                Value::Array(fields) => self.take_entry(id, &fields, &mut given),
+                // Deleted by somebody while it was pending.
+                _ => self.done.push(id),
+            }
+        }
+        Ok(given)
+    }
+
+    fn take_entry(&mut self, id: String, fields: &[Value], given: &mut Given) {
+        let message = match field(fields) {
+            Some(data) => Message { body: data.to_vec(), defect: None },
+            None => Message { body: render(fields), defect: Some(NO_FIELD) },
+        };
+        let digest = digest(&id, &message.body);
+        if self.committed.contains(&digest) {
+            self.done.push(id);
+            return;
+        }
+        given.messages.push(message);
+        given.digests.extend(digest);
+        self.known.insert(id.clone());
+        self.in_hand.push_back(id);
+    }
+}
+
+fn field(fields: &[Value]) -> Option<&[u8]> {
+    fields.chunks_exact(2).find_map(|pair| match pair {
+        [Value::BulkString(name), Value::BulkString(data)] if name == FIELD => Some(&data[..]),
+        _ => None,
+    })
+}
+
+/// The fields of an entry that has not the one, to be looked at: a JSON object.
+fn render(fields: &[Value]) -> Vec<u8> {
+    let text = |value: &Value| match value {
+        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        _ => String::new(),
+    };
+    let fields: serde_json::Map<_, _> =
+        fields.chunks_exact(2).map(|pair| (text(&pair[0]), text(&pair[1]).into())).collect();
+    serde_json::Value::Object(fields).to_string().into_bytes()
+}
+
+/// Persisted: the algorithm never changes.
+fn digest(id: &str, data: &[u8]) -> Digest {
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    hasher.update(id.as_bytes());
+    hasher.update(b"\0");
+    hasher.update(data);
+    let digest = hasher.digest128();
+    [digest as u32, (digest >> 32) as u32, (digest >> 64) as u32, (digest >> 96) as u32]
+}

@@ -1,0 +1,52 @@
+//! Takes in secrets and certificates that have changed: when told to, and when a file of them is another than before.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::control_plane::Client;
+
+/// How often the files are looked at. A new key should not wait for a restart, nor for somebody to send a signal.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// What a file's content is taken to depend on.
+type Stamp = Option<(SystemTime, u64)>;
+
+/// Runs until `stop` is true. What cannot be used is said, and the old secrets stay.
+pub async fn run(client: Arc<Client>, mut told: mpsc::Receiver<()>, mut stop: watch::Receiver<bool>) {
+    let files = client.secret_files();
+    let mut known = stamps(&files);
+    loop {
+        let found = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            Some(()) = told.recv() => stamps(&files),
+            () = tokio::time::sleep(LOOK_EVERY) => {
+                let found = stamps(&files);
+                if found == known {
+                    continue;
+                }
+                found
+            }
+        };
+        known = found;
+        let reading = Arc::clone(&client);
+        match tokio::task::spawn_blocking(move || reading.reload()).await {
+            Ok(Ok(())) => tracing::info!("secrets and certificates were read again"),
+            Ok(Err(error)) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "secrets and certificates cannot be used; the old ones stay");
+            }
+            Err(error) => tracing::error!(%error, "reading secrets and certificates failed"),
+        }
+    }
+}
+
+fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
+    let stamp = |file: &PathBuf| {
+        let meta = std::fs::metadata(file).ok()?;
+        Some((meta.modified().ok()?, meta.len()))
+    };
+    files.iter().map(stamp).collect()
+}

@@ -1,0 +1,70 @@
+//! Goal: a wrong configuration is told whole, by variable, and by exit code; no stack trace.
+
+use super::harness::{Agent, RedisServer};
+
+#[tokio::test]
+async fn every_problem_is_told_at_once_by_its_variable_with_exit_code_78() {
+    let mut agent = Agent::new(&RedisServer::stopped(), "ftp://somewhere");
+    agent.unset("SERVER_ID");
+    agent.unset("DATAPLANE_HOST");
+    agent.set("REDIS_PORT", "99999");
+    agent.set("LOG_LEVEL", "LOUD");
+    agent.set("OUTBOX_MAX_BYTES", "ten");
+    agent.set("API_KEY_HEADER", "Content-Length");
+    agent.set("LOG_FILE", "no-such-folder/agent.log");
+    agent.start();
+    assert_eq!(agent.ended().await.code(), Some(78));
+    let said = agent.log();
+    for variable in [
+        "SERVER_ID",
+        "DATAPLANE_HOST",
+        "REDIS_PORT",
+        "LOG_LEVEL",
+        "LOG_FILE",
+        "OUTBOX_MAX_BYTES",
+        "CONTROL_PLANE_URL",
+        "API_KEY_HEADER",
+    ] {
+        assert!(said.lines().any(|line| line.starts_with(&format!("{variable}: "))), "{variable}:\n{said}");
+    }
+    assert!(!said.contains("panicked") && !said.contains("backtrace"), "{said}");
+}
+
+#[tokio::test]
+async fn an_outbox_folder_that_cannot_be_made_is_a_clear_error() {
+    let mut agent = Agent::new(&RedisServer::stopped(), "http://127.0.0.1:1");
+    let file = agent.dir().join("a-file");
+    std::fs::write(&file, "").expect("a file");
+    agent.set("OUTBOX_DIR", "a-file/outbox");
+    agent.start();
+    assert_eq!(agent.ended().await.code(), Some(1));
+    assert!(agent.log().contains("OUTBOX_DIR"), "{}", agent.log());
+    assert!(!agent.log().contains("panicked"), "{}", agent.log());
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_a_clear_error_but_only_a_warning_for_the_second_ones() {
+    let socket = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let taken = socket.local_addr().expect("its address").port().to_string();
+    let redis = RedisServer::start().await;
+    let mut agent = Agent::new(&redis, "http://127.0.0.1:1");
+    agent.set("METRICS_PORT", &taken);
+    agent.start();
+    agent.ready().await;
+    assert!(agent.log().contains("METRICS_PORT"), "{}", agent.log());
+    agent.kill();
+    agent.set("SERVER_PORT", &taken);
+    agent.start();
+    assert_eq!(agent.ended().await.code(), Some(1));
+    assert!(agent.log().contains("SERVER_PORT"), "{}", agent.log());
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_sign_is_a_problem_of_its_variable() {
+    let mut agent = Agent::new(&RedisServer::stopped(), "http://127.0.0.1:1");
+    agent.set("CONTROL_PLANE_AUTH", "both");
+    agent.set("CONTROL_PLANE_JWT_KEY", "-----BEGIN PRIVATE KEY-----\nnot one\n-----END PRIVATE KEY-----");
+    agent.start();
+    assert_eq!(agent.ended().await.code(), Some(78), "{}", agent.log());
+    assert!(agent.log().contains("CONTROL_PLANE_JWT_KEY: "), "{}", agent.log());
+}

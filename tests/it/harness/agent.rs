@@ -1,0 +1,191 @@
+//! The agent as a process of its own.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{RedisServer, free_port, sandbox, until};
+
+pub(crate) const SERVER_ID: &str = "edge-test-1";
+pub(crate) const API_KEY: &str = "s3cret-api-key";
+
+pub(crate) struct Agent {
+    dir: TempDir,
+    settings: BTreeMap<String, String>,
+    process: Option<Child>,
+    http: reqwest::Client,
+}
+
+impl Agent {
+    /// An agent between this Redis and this ControlPlane, not started yet. Its delays are short.
+    pub(crate) fn new(redis: &RedisServer, control_plane: &str) -> Self {
+        let settings = [
+            ("SERVER_ID", SERVER_ID),
+            ("SERVER_REGION", "eu-test"),
+            ("DATAPLANE_HOST", "127.0.0.1"),
+            ("SERVER_PORT", &free_port().to_string()),
+            ("CONTROL_PLANE_URL", control_plane),
+            ("CONTROL_PLANE_API_KEY", API_KEY),
+            ("REDIS_PORT", &redis.port.to_string()),
+            ("OUTBOX_DIR", "outbox"),
+            ("CONTROL_PLANE_INITIAL_ERROR_DELAY", "0.05"),
+            ("CONTROL_PLANE_MAX_BACKOFF", "0.5"),
+            ("CONTROL_PLANE_TIMEOUT", "5"),
+        ];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        Self { dir, settings, process: None, http: sandbox::client() }
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.settings.insert(name.to_owned(), value.to_owned());
+    }
+
+    pub(crate) fn unset(&mut self, name: &str) {
+        self.settings.remove(name);
+    }
+
+    /// The folder that it works in.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Starts it. Everything that it says is added to its log.
+    pub(crate) fn start(&mut self) {
+        assert!(self.process.is_none(), "it runs already");
+        let log = File::options().create(true).append(true).open(self.log_file()).expect("a log file");
+        let process = Command::new(env!("CARGO_BIN_EXE_dataplane-agent"))
+            .current_dir(self.dir.path())
+            .env_clear()
+            .envs(&self.settings)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log file"))
+            .stderr(log)
+            .spawn()
+            .expect("the agent can be started");
+        self.process = Some(process);
+    }
+
+    /// Waits until it is connected to Redis.
+    pub(crate) async fn ready(&self) {
+        until("the agent is connected to Redis", async || {
+            (self.health().await?["redis_connected"] == true).then_some(())
+        })
+        .await;
+    }
+
+    /// Ends it at once, as a crash does.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("the agent can be killed");
+            process.wait().expect("the agent ends");
+        }
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid().cast_signed()).expect("a process id");
+        kill_process(pid, signal).expect("the agent can be signalled");
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the agent runs").id()
+    }
+
+    /// Its status, if it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        let process = self.process.as_mut().expect("the agent was started");
+        let status = process.try_wait().expect("its status is known");
+        if status.is_some() {
+            self.process = None;
+        }
+        status
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let process = self.process.as_mut().expect("the agent was started");
+        let status =
+            until("the agent has ended", async || process.try_wait().expect("its status is known")).await;
+        self.process = None;
+        status
+    }
+
+    /// Tells it to stop, as systemd does, and waits for it.
+    pub(crate) async fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.ended().await
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.settings["SERVER_PORT"])
+    }
+
+    /// A status and a body of its HTTP surface; `None` while it does not answer.
+    pub(crate) async fn get(&self, path: &str) -> Option<(u16, String)> {
+        let answer = self.http.get(self.url(path)).send().await.ok()?;
+        Some((answer.status().as_u16(), answer.text().await.ok()?))
+    }
+
+    pub(crate) async fn health(&self) -> Option<Value> {
+        serde_json::from_str(&self.get("/health").await?.1).ok()
+    }
+
+    pub(crate) async fn metrics(&self) -> Metrics {
+        let (status, text) = until("metrics are answered", async || self.get("/metrics").await).await;
+        assert_eq!(status, 200, "{text}");
+        Metrics(text)
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.dir.path().join("agent.log")
+    }
+
+    /// Everything that it has said so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- the agent's log ---\n{}", self.log());
+        }
+    }
+}
+
+/// One scrape.
+#[derive(Debug)]
+pub(crate) struct Metrics(pub(crate) String);
+
+impl Metrics {
+    /// The sum of a metric's samples that have all of these labels.
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let samples = self.0.lines().filter_map(|line| line.strip_prefix(name));
+        let samples = samples.filter(|rest| rest.starts_with(['{', ' ']));
+        let has =
+            |rest: &&str| labels.iter().all(|(key, value)| rest.contains(&format!("{key}=\"{value}\"")));
+        samples.filter(has).filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// Nothing is unaccounted for (invariant 8).
+    #[track_caller]
+    pub(crate) fn assert_conserved(&self) {
+        for kind in ["usage", "lifecycle", "quota"] {
+            let of = |name: &str| self.sum(name, &[("kind", kind)]);
+            let settled = of("dataplane_delivered_total")
+                + of("dataplane_duplicates_total")
+                + of("dataplane_dead_lettered_total")
+                + of("dataplane_exported_total");
+            let (enqueued, depth) = (of("dataplane_outbox_enqueued_total"), of("dataplane_outbox_depth"));
+            assert!((enqueued - settled - depth).abs() < 0.5, "{kind}: {enqueued} != {settled} + {depth}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Starts what the tests talk to: a real redis-server, the sandbox and the agent, each a process of its own.
+//!
+//! Nothing here sleeps to wait: [`until`] polls a condition with a deadline.
+
+mod agent;
+pub(crate) mod load;
+mod redis_server;
+mod sandbox;
+mod scripted;
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+pub(crate) use agent::{API_KEY, Agent, SERVER_ID};
+pub(crate) use redis_server::RedisServer;
+pub(crate) use sandbox::Sandbox;
+pub(crate) use scripted::{Received, Scripted};
+
+pub(crate) const USAGE: &str = "queue:usage_records";
+pub(crate) const LIFECYCLE: &str = "queue:session_lifecycle";
+pub(crate) const QUOTA: &str = "queue:quota_refresh";
+pub(crate) const DEAD_LETTERS: &str = "queue:dead_letter";
+pub(crate) const QUOTA_ANSWERS: &str = "queue:quota_response";
+
+/// Far longer than anything takes: only a fault reaches it.
+const DEADLINE: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(20);
+
+/// Polls until `condition` gives something; panics with `what` when it does not in time.
+pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(begun.elapsed() < DEADLINE, "never came true: {what}");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// A port that was free a moment ago, and that the kernel gives to nobody by itself: those begin at 32768.
+pub(crate) fn free_port() -> u16 {
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| rand::random_range(10_000..32_000)).find(is_free).expect("a free port")
+}
+
+/// Redis, the sandbox and an agent between them.
+pub(crate) struct Stage {
+    pub(crate) redis: RedisServer,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) agent: Agent,
+}
+
+impl Stage {
+    /// Everything running, with an outbox of its own.
+    pub(crate) async fn set() -> Self {
+        Self::set_with(&[]).await
+    }
+
+    /// The same, some variables of the agent set otherwise.
+    pub(crate) async fn set_with(settings: &[(&str, &str)]) -> Self {
+        Self::set_around(Sandbox::start(&[]), settings).await
+    }
+
+    /// The same, around a sandbox with flags of its own.
+    pub(crate) async fn set_around(sandbox: Sandbox, settings: &[(&str, &str)]) -> Self {
+        let redis = RedisServer::start().await;
+        let mut agent = Agent::new(&redis, &sandbox.url);
+        for (name, value) in settings {
+            agent.set(name, value);
+        }
+        agent.start();
+        agent.ready().await;
+        Self { redis, sandbox, agent }
+    }
+
+    /// Waits until nothing is left in the streams or in the outbox.
+    pub(crate) async fn streams_drained(&mut self) {
+        until("everything is settled", async || {
+            for queue in [USAGE, LIFECYCLE, QUOTA] {
+                if self.redis.entries(queue).await > 0 {
+                    return None;
+                }
+            }
+            let health = self.agent.health().await?;
+            (health["outbox"]["depth"] == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until nothing is left in Redis or in the outbox.
+    pub(crate) async fn drained(&mut self) {
+        until("everything is settled", async || {
+            for queue in [USAGE, LIFECYCLE, QUOTA] {
+                let in_flight = format!("{queue}:processing:{}", agent::SERVER_ID);
+                if self.redis.len(queue).await + self.redis.len(&in_flight).await > 0 {
+                    return None;
+                }
+            }
+            let health = self.agent.health().await?;
+            (health["outbox"]["depth"] == 0).then_some(())
+        })
+        .await;
+    }
+}

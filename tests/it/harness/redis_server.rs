@@ -1,0 +1,155 @@
+//! A redis-server of the test's own, on a free port.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use redis::aio::MultiplexedConnection;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::{free_port, until};
+
+pub(crate) struct RedisServer {
+    pub(crate) port: u16,
+    dir: TempDir,
+    flags: Vec<String>,
+    process: Option<Child>,
+    connection: Option<MultiplexedConnection>,
+}
+
+impl RedisServer {
+    /// Started and answering; keeps what it has in an append-only file.
+    pub(crate) async fn start() -> Self {
+        let mut server = Self::stopped();
+        server.restart().await;
+        server
+    }
+
+    /// Not started yet.
+    pub(crate) fn stopped() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        Self { port: free_port(), dir, flags: Vec::new(), process: None, connection: None }
+    }
+
+    /// Not started yet, with further flags of `redis-server`.
+    pub(crate) fn with(flags: &[&str]) -> Self {
+        let mut server = Self::stopped();
+        server.flags = flags.iter().map(ToString::to_string).collect();
+        server
+    }
+
+    /// The folder that it works in.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let id = self.process.as_ref().expect("redis-server runs").id();
+        let pid = Pid::from_raw(id.cast_signed()).expect("a process id");
+        kill_process(pid, signal).expect("redis-server can be signalled");
+    }
+
+    /// From the next start on.
+    pub(crate) fn add_flags(&mut self, flags: &[&str]) {
+        self.flags.extend(flags.iter().map(ToString::to_string));
+    }
+
+    /// Starts it, with what it had.
+    pub(crate) async fn restart(&mut self) {
+        self.restart_without_waiting();
+        self.answering().await;
+    }
+
+    /// Starts it, and does not wait until it answers.
+    pub(crate) fn restart_without_waiting(&mut self) {
+        let process = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(["--appendonly", "yes", "--appendfsync", "no"])
+            .arg("--dir")
+            .arg(self.dir.path())
+            .args(&self.flags)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server can be started: is it installed?");
+        self.process = Some(process);
+    }
+
+    /// Waits until it answers.
+    pub(crate) async fn answering(&mut self) {
+        let client = redis::Client::open(self.url()).expect("a Redis URL");
+        self.connection = Some(
+            until("redis-server answers", async || {
+                let mut connection = client.get_multiplexed_async_connection().await.ok()?;
+                let pong: redis::RedisResult<String> = redis::cmd("PING").query_async(&mut connection).await;
+                pong.ok().map(|_| connection)
+            })
+            .await,
+        );
+    }
+
+    /// Ends it at once, as a crash does.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("redis-server can be killed");
+            process.wait().expect("redis-server ends");
+        }
+        self.connection = None;
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// A connection to it.
+    pub(crate) fn connection(&self) -> MultiplexedConnection {
+        self.connection.clone().expect("redis-server runs")
+    }
+
+    pub(crate) async fn run(&self, command: &redis::Cmd) -> redis::Value {
+        command.query_async(&mut self.connection()).await.expect("redis-server obeys")
+    }
+
+    /// Pushes messages the way producers do.
+    pub(crate) async fn push(&self, queue: &str, messages: &[impl AsRef<[u8]>]) {
+        for chunk in messages.chunks(1000) {
+            let mut command = redis::cmd("LPUSH");
+            command.arg(queue);
+            for message in chunk {
+                command.arg(message.as_ref());
+            }
+            self.run(&command).await;
+        }
+    }
+
+    /// Adds messages to a stream, the way producers do.
+    pub(crate) async fn add(&self, stream: &str, messages: &[impl AsRef<[u8]>]) {
+        let mut commands = redis::pipe();
+        for message in messages {
+            commands.cmd("XADD").arg(stream).arg("*").arg("data").arg(message.as_ref()).ignore();
+        }
+        let () = commands.query_async(&mut self.connection()).await.expect("redis-server obeys");
+    }
+
+    pub(crate) async fn len(&self, key: &str) -> u64 {
+        redis::cmd("LLEN").arg(key).query_async(&mut self.connection()).await.expect("a list")
+    }
+
+    /// How many entries a stream holds.
+    pub(crate) async fn entries(&self, stream: &str) -> u64 {
+        redis::cmd("XLEN").arg(stream).query_async(&mut self.connection()).await.expect("a stream")
+    }
+
+    /// All of a list, from its left end.
+    pub(crate) async fn list(&self, key: &str) -> Vec<Vec<u8>> {
+        let mut command = redis::cmd("LRANGE");
+        command.arg(key).arg(0).arg(-1);
+        command.query_async(&mut self.connection()).await.expect("a list")
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

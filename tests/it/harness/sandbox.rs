@@ -1,0 +1,126 @@
+//! The sandbox as a process of its own.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+pub(crate) struct Sandbox {
+    pub(crate) url: String,
+    control: String,
+    process: Child,
+    http: reqwest::Client,
+}
+
+impl Sandbox {
+    /// Started with these flags, and listening.
+    pub(crate) fn start(flags: &[&str]) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_dataplane-agent"))
+            .args(["sandbox", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"])
+            .args(flags)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the sandbox can be started");
+        let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
+        let mut address = |prefix: &str| {
+            let line = lines.next().expect("a line").expect("its output can be read");
+            line.strip_prefix(prefix).unwrap_or_else(|| panic!("the sandbox says {line:?}")).to_owned()
+        };
+        let (url, control) = (address("listening on "), address("control on "));
+        Self { url, control, process, http: client() }
+    }
+
+    /// Replaces the weather.
+    pub(crate) async fn weather(&self, weather: Value) {
+        let answer = self.http.put(format!("{}/sandbox/weather", self.control)).json(&weather).send().await;
+        let answer = answer.expect("the sandbox answers");
+        assert!(answer.status().is_success(), "{}", answer.text().await.unwrap_or_default());
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let answer = self.http.get(format!("{}/sandbox/{path}", self.control)).send().await;
+        answer.expect("the sandbox answers").json().await.expect("it answers JSON")
+    }
+
+    pub(crate) async fn accounts(&self) -> Accounts {
+        Accounts(self.get("accounts").await)
+    }
+
+    /// The last bodies, the newest first.
+    pub(crate) async fn records(&self) -> Vec<Value> {
+        let records = self.get("records?limit=100").await;
+        records["records"].as_array().expect("a list of records").clone()
+    }
+
+    pub(crate) async fn servers(&self) -> Value {
+        self.get("servers").await["servers"].take()
+    }
+
+    /// Forgets every server, as a ControlPlane that lost its memory.
+    pub(crate) async fn forget_servers(&self) {
+        let answer = self.http.delete(format!("{}/sandbox/servers", self.control)).send().await;
+        assert!(answer.expect("the sandbox answers").status().is_success());
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // One that has ended already is no fault here.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What the sandbox processed.
+#[derive(Debug)]
+pub(crate) struct Accounts(pub(crate) Value);
+
+impl Accounts {
+    fn number(&self, pointer: &str) -> u64 {
+        self.0.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{pointer}: {}", self.0))
+    }
+
+    /// A sum over all kinds.
+    pub(crate) fn sum(&self, field: &str) -> u64 {
+        let kinds = ["usage", "started", "completed", "quota"];
+        kinds.iter().map(|kind| self.number(&format!("/kinds/{kind}/{field}"))).sum()
+    }
+
+    /// Records that were processed, each once.
+    pub(crate) fn processed(&self) -> u64 {
+        self.sum("processed")
+    }
+
+    pub(crate) fn kind(&self, kind: &str, field: &str) -> u64 {
+        self.number(&format!("/kinds/{kind}/{field}"))
+    }
+
+    /// How many requests of this endpoint ended so.
+    pub(crate) fn requests(&self, endpoint: &str, outcome: &str) -> u64 {
+        self.0["requests"][endpoint][outcome].as_u64().unwrap_or(0)
+    }
+
+    /// All requests of this endpoint.
+    pub(crate) fn all_requests(&self, endpoint: &str) -> u64 {
+        let ended = self.0["requests"][endpoint].as_object();
+        ended.into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum()
+    }
+
+    /// Nothing was out of order, and every repetition had the same key and body.
+    #[track_caller]
+    pub(crate) fn assert_in_order_and_recognisable(&self) {
+        assert_eq!(self.number("/order_violations/count"), 0, "{}", self.0["order_violations"]);
+        assert_eq!(self.sum("duplicates_different"), 0, "{}", self.0);
+        assert_eq!(self.number("/key_violations/count"), 0, "{}", self.0);
+        let missing = &self.0["missing"];
+        assert_eq!(missing["idempotency_key"], 0, "{missing}");
+        assert_eq!(missing["correlation_id"], 0, "{missing}");
+        assert_eq!(missing["credentials"], 0, "{missing}");
+    }
+}
+
+/// An HTTP client that asks no proxy and waits for no answer for long.
+pub(super) fn client() -> reqwest::Client {
+    let client = reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_secs(10));
+    client.build().expect("an HTTP client")
+}

@@ -1,0 +1,105 @@
+//! A ControlPlane that answers as the test says, for what the sandbox has no weather for.
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+/// One request as it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    /// When all of it had come.
+    #[allow(dead_code, reason = "the benches measure with it")]
+    pub(crate) at: Instant,
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Received {
+    /// Its body as JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    pub(crate) fn is_batch(&self) -> bool {
+        self.path.ends_with("/usage-records/batch")
+    }
+
+    /// The transactions of a batch's records, in order.
+    pub(crate) fn transactions(&self) -> Vec<String> {
+        let records = self.json()["records"].as_array().cloned().unwrap_or_default();
+        records
+            .iter()
+            .map(|record| record["transaction_id"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    }
+
+    /// The answer to a batch in which each record has this status.
+    pub(crate) fn results(&self, status: impl Fn(&str) -> u16) -> Response {
+        let results: Vec<Value> = self
+            .transactions()
+            .iter()
+            .map(|id| json!({"transaction_id": id, "status": status(id)}))
+            .collect();
+        axum::Json(json!({"success": true, "data": {"results": results}})).into_response()
+    }
+}
+
+/// The server, until it is dropped.
+pub(crate) struct Scripted {
+    pub(crate) url: String,
+    received: Arc<Mutex<Vec<Received>>>,
+    task: JoinHandle<()>,
+}
+
+impl Scripted {
+    /// Answers records as `script` says; registrations and heartbeats are welcome.
+    pub(crate) async fn start(
+        script: impl Fn(&Received) -> Response + Clone + Send + Sync + 'static,
+    ) -> Self {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("its address"));
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&received);
+        let answer = move |request: Request| {
+            let (script, log) = (script.clone(), Arc::clone(&log));
+            async move {
+                let (head, body) = request.into_parts();
+                let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+                let received = Received {
+                    path: head.uri.path().to_owned(),
+                    headers: head.headers,
+                    body,
+                    at: Instant::now(),
+                };
+                if received.path.contains("/servers/") {
+                    return StatusCode::OK.into_response();
+                }
+                let answer = script(&received);
+                log.lock().expect("no test panics here").push(received);
+                answer
+            }
+        };
+        let app = Router::new().fallback(answer);
+        let task = tokio::spawn(async move { axum::serve(listener, app).await.expect("it serves") });
+        Self { url, received, task }
+    }
+
+    /// Every request about records so far.
+    pub(crate) fn received(&self) -> Vec<Received> {
+        self.received.lock().expect("no test panics here").clone()
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

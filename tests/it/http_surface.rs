@@ -1,0 +1,128 @@
+//! Goal: health, metrics and the log are what dashboards rely on.
+
+use serde_json::{Value, json};
+
+use super::harness::{Stage, load};
+
+/// CONTRACT §3, by name.
+const METRICS: &str = "usage_records_processed_total session_events_processed_total quota_requests_processed_total \
+    redis_connection_status control_plane_connection_status redis_queue_depth dataplane_outbox_depth \
+    dataplane_outbox_bytes dataplane_outbox_disk_bytes dataplane_outbox_oldest_age_seconds \
+    dataplane_outbox_capacity_bytes dataplane_outbox_accepting dataplane_intake_records_total \
+    dataplane_outbox_enqueued_total dataplane_delivered_total dataplane_duplicates_total \
+    dataplane_dead_lettered_total dataplane_exported_total dataplane_dead_letters \
+    dataplane_dead_letters_expired_total dataplane_retries_total dataplane_control_plane_requests_total \
+    dataplane_control_plane_request_seconds dataplane_delivery_latency_seconds dataplane_outbox_commit_seconds \
+    dataplane_link_state dataplane_drain_rate_limit dataplane_drain_concurrency dataplane_intake_paused \
+    dataplane_build_info process_resident_memory_bytes process_cpu_seconds_total";
+
+#[tokio::test]
+async fn health_and_metrics_have_what_the_contract_names() {
+    let mut stage = Stage::set().await;
+    // A request that is sent again, so that every counter has a sample.
+    stage.sandbox.weather(json!({"status": {"500": 0.5}})).await;
+    load::push_sessions(&stage.redis, "s", 10, 3).await;
+    stage.drained().await;
+    let metrics = stage.agent.metrics().await;
+    for name in METRICS.split_whitespace() {
+        let declared = metrics.0.contains(&format!("# TYPE {name} "));
+        assert!(declared, "{name} is missing:\n{}", metrics.0);
+    }
+    assert!(metrics.0.contains(r#"redis_connection_status{server_id="edge-test-1"} 1"#));
+    assert!(metrics.0.contains(r#"queue_name="queue:usage_records""#));
+
+    let (status, health) = stage.agent.get("/health/").await.expect("it answers");
+    let health: Value = serde_json::from_str(&health).expect("JSON");
+    assert_eq!((status, health["status"].as_str()), (200, Some("healthy")), "{health}");
+    for field in ["timestamp", "version", "uptime_seconds", "redis_connected", "control_plane_connected"] {
+        assert!(!health[field].is_null(), "{field}: {health}");
+    }
+    for field in ["depth", "bytes", "oldest_age_seconds", "disk_bytes", "dead_letters"] {
+        assert!(health["outbox"][field].is_number(), "{field}: {health}");
+    }
+    assert!(health["components"].is_object() && health["server_registered"].is_boolean());
+    let (_, detailed) = stage.agent.get("/health/detailed").await.expect("it answers");
+    assert!(serde_json::from_str::<Value>(&detailed).expect("JSON")["metrics"].is_object());
+
+    let (_, json) = stage.agent.get("/metrics/json").await.expect("it answers");
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["server_id"], "edge-test-1");
+    assert_eq!(json["queue_metrics"]["queue:usage_records"], 0);
+    assert_eq!(json["connection_status"], json!({"redis": true, "control_plane": true}));
+    assert_eq!(json["server_info"]["region"], "eu-test");
+    assert!(
+        json["outbox"].is_object() && json["timestamp"].is_string() && json["uptime_seconds"].is_number()
+    );
+}
+
+#[tokio::test]
+async fn counters_come_back_after_a_restart() {
+    let mut stage = Stage::set().await;
+    let pushed = load::push_sessions(&stage.redis, "s", 10, 3).await;
+    stage.drained().await;
+    assert_eq!(stage.agent.stop().await.code(), Some(0));
+    stage.agent.start();
+    stage.agent.ready().await;
+    let metrics = stage.agent.metrics().await;
+    assert_eq!(metrics.sum("dataplane_delivered_total", &[]), pushed as f64);
+    metrics.assert_conserved();
+}
+
+#[tokio::test]
+async fn a_correlation_id_is_given_back_and_one_that_is_none_replaced() {
+    let stage = Stage::set().await;
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let answer = http.get(stage.agent.url("/health")).header("X-Correlation-ID", "abc-1").send().await;
+    assert_eq!(answer.expect("it answers").headers()["x-correlation-id"], "abc-1");
+    let answer = http.get(stage.agent.url("/health")).send().await.expect("it answers");
+    assert!(uuid::Uuid::parse_str(answer.headers()["x-correlation-id"].to_str().expect("text")).is_ok());
+}
+
+#[tokio::test]
+async fn only_trusted_addresses_may_read() {
+    let stage = Stage::set_with(&[("TRUSTED_IPS", "127.0.0.1")]).await;
+    assert_eq!(stage.agent.get("/metrics").await.expect("it answers").0, 200);
+    drop(stage);
+    let redis = super::harness::RedisServer::start().await;
+    let mut agent = super::harness::Agent::new(&redis, "http://127.0.0.1:1");
+    agent.set("TRUSTED_IPS", "10.0.0.0/8");
+    agent.start();
+    let (status, _) =
+        super::harness::until("the surface answers", async || agent.get("/metrics").await).await;
+    assert_eq!(status, 403);
+}
+
+#[tokio::test]
+async fn the_log_has_its_form_and_tells_no_secret_and_no_record() {
+    for format in ["log4j", "json"] {
+        let settings = [("LOG_LEVEL", "DEBUG"), ("LOG_FORMAT", format), ("POISON_ATTEMPTS", "1")];
+        let mut stage = Stage::set_with(&settings).await;
+        let weather = json!({"refuse_transactions": ["usage-hush-1"], "status": {"500": 0.2}});
+        stage.sandbox.weather(weather).await;
+        let mut record: Value = serde_json::from_str(&load::usage("hush", 1)).unwrap();
+        record["private"] = "customers-own-data".into();
+        stage
+            .redis
+            .push(super::harness::USAGE, &[record.to_string(), "{\"a\":customers-own-data".into()])
+            .await;
+        stage.drained().await;
+        assert_eq!(stage.agent.stop().await.code(), Some(0));
+        let log = stage.agent.log();
+        assert!(log.contains("a record became a dead letter"), "{log}");
+        assert!(!log.contains("customers-own-data") && !log.contains(super::harness::API_KEY), "{log}");
+        for line in log.lines() {
+            let fields: Value = if format == "json" {
+                serde_json::from_str(line).expect("a line is an object")
+            } else {
+                let (time, rest) = line.split_once(" [").expect("a time and a level");
+                assert!(time.len() == 27 && time.ends_with('Z'), "{line}");
+                let (level, _) = rest.split_once("]: ").expect("a level and a message");
+                assert!(["debug", "info", "warning", "error", "critical"].contains(&level), "{line}");
+                serde_json::from_str(&line[line.find(" {").expect("fields")..]).expect("fields are an object")
+            };
+            for key in ["correlation_id", "hostname", "operationName", "pid", "serviceName"] {
+                assert!(!fields[key].is_null(), "{key}: {line}");
+            }
+        }
+    }
+}

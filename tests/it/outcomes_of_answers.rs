@@ -1,0 +1,170 @@
+//! Goal: each answer means what the contract's table says. Method: records with fates of their own in the sandbox.
+
+use serde_json::{Value, json};
+
+use super::harness::{DEAD_LETTERS, LIFECYCLE, QUOTA, QUOTA_ANSWERS, Sandbox, Stage, USAGE, load, until};
+
+/// The dead letters in the mirror, when there are so many.
+async fn letters(stage: &Stage, count: usize) -> Vec<Value> {
+    until(&format!("{count} dead letters are mirrored"), async || {
+        let letters = stage.redis.list(DEAD_LETTERS).await;
+        (letters.len() == count)
+            .then(|| letters.iter().map(|letter| serde_json::from_slice(letter).expect("JSON")).collect())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_refused_record_is_a_dead_letter_with_the_answer_and_its_session_goes_on() {
+    let mut stage = Stage::set().await;
+    stage.sandbox.weather(json!({"refuse_transactions": ["usage-s-1"]})).await;
+    let records: Vec<String> = (0..3).map(|n| load::usage("s", n)).collect();
+    stage.redis.push(USAGE, &records).await;
+    stage.drained().await;
+    let letters = letters(&stage, 1).await;
+    assert_eq!(letters[0]["reason"], "refused");
+    let why = letters[0]["error_info"].as_str().expect("a reason");
+    assert!(why.contains("422") && why.contains("the record is refused"), "{why}");
+    let original: Value = serde_json::from_str(&records[1]).unwrap();
+    assert_eq!(letters[0]["original_message"], original);
+    let accounts = stage.sandbox.accounts().await;
+    assert_eq!(accounts.kind("usage", "processed"), 2);
+    accounts.assert_in_order_and_recognisable();
+}
+
+#[tokio::test]
+async fn a_record_that_breaks_the_server_while_others_pass_is_poison() {
+    let mut stage = Stage::set_with(&[("POISON_ATTEMPTS", "3")]).await;
+    stage.sandbox.weather(json!({"poison_transactions": ["usage-bad-"]})).await;
+    stage.redis.push(USAGE, &[load::usage("bad", 0)]).await;
+    let mut number = 0;
+    until("the record is given up", async || {
+        number += 1;
+        stage.redis.push(USAGE, &[load::usage("good", number)]).await;
+        (stage.redis.len(DEAD_LETTERS).await == 1).then_some(())
+    })
+    .await;
+    stage.drained().await;
+    assert_eq!(letters(&stage, 1).await[0]["reason"], "poison");
+    assert_eq!(stage.sandbox.accounts().await.kind("usage", "processed"), u64::from(number));
+}
+
+#[tokio::test]
+async fn a_session_that_stays_unknown_is_given_up_after_its_grace_and_no_other() {
+    let mut stage = Stage::set_with(&[("SESSION_UNKNOWN_GRACE_SECONDS", "0.5")]).await;
+    stage.sandbox.weather(json!({"unknown_sessions": ["nobody"]})).await;
+    stage.redis.push(USAGE, &[load::usage("nobody", 0)]).await;
+    let mut number = 0;
+    until("the record is given up", async || {
+        number += 1;
+        stage.redis.push(USAGE, &[load::usage("known", number)]).await;
+        (stage.redis.len(DEAD_LETTERS).await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(letters(&stage, 1).await[0]["reason"], "session_unknown");
+    stage.drained().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_is_asked_for_again_with_the_same_key_and_settles_as_a_duplicate() {
+    let mut stage = Stage::set().await;
+    stage.sandbox.weather(json!({"lost_answer": 0.3})).await;
+    let pushed = load::push_sessions(&stage.redis, "lost", 30, 5).await;
+    stage.drained().await;
+    let accounts = stage.sandbox.accounts().await;
+    assert_eq!(accounts.processed(), pushed);
+    assert!(accounts.sum("duplicates") > 0, "some answers were lost");
+    accounts.assert_in_order_and_recognisable();
+    let metrics = stage.agent.metrics().await;
+    assert!(metrics.sum("dataplane_duplicates_total", &[]) > 0.0);
+    metrics.assert_conserved();
+    let quota = accounts.kind("quota", "processed");
+    assert_eq!(quota, 30);
+    // A quota request that was processed before is settled without an answer to pass on.
+    assert!(stage.redis.len(QUOTA_ANSWERS).await <= quota);
+}
+
+#[tokio::test]
+async fn a_quota_answer_that_is_none_is_retried_and_then_a_dead_letter() {
+    // A ControlPlane that answers repetitions as if they were new, so that the answer is asked for again.
+    let sandbox = Sandbox::start(&["--duplicates", "200"]);
+    let mut stage = Stage::set_around(sandbox, &[("POISON_ATTEMPTS", "3")]).await;
+    stage.sandbox.weather(json!({"bad_body": "not_json"})).await;
+    stage.redis.push(QUOTA, &[load::quota("s", 0)]).await;
+    let mut number = 0_u32;
+    until("the request is given up", async || {
+        number += 1;
+        // A record whose answer needs no body to be good.
+        stage.redis.push(LIFECYCLE, &[load::started(&format!("good-{number}"))]).await;
+        (stage.redis.len(DEAD_LETTERS).await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(letters(&stage, 1).await[0]["processing_queue"], QUOTA);
+    assert_eq!(stage.redis.len(QUOTA_ANSWERS).await, 0);
+    stage.drained().await;
+}
+
+#[tokio::test]
+async fn a_quota_request_that_waited_too_long_expires() {
+    let mut stage = Stage::set_with(&[("QUOTA_REFRESH_TTL_SECONDS", "0.3")]).await;
+    stage.sandbox.weather(json!({"down": true})).await;
+    stage.redis.push(QUOTA, &[load::quota("s", 0)]).await;
+    assert_eq!(letters(&stage, 1).await[0]["reason"], "expired");
+    stage.sandbox.weather(json!({})).await;
+    stage.drained().await;
+    assert_eq!(stage.sandbox.accounts().await.kind("quota", "received"), 0);
+}
+
+#[tokio::test]
+async fn huge_and_endless_answers_are_bounded() {
+    let mut stage = Stage::set_with(&[("CONTROL_PLANE_TIMEOUT", "1")]).await;
+    for (n, body) in (0..).zip(["huge", "endless", "empty"]) {
+        stage.sandbox.weather(json!({"bad_body": body})).await;
+        stage.redis.push(USAGE, &[load::usage("s", n)]).await;
+        until(&format!("the {body} answer has come"), async || {
+            let accounts = stage.sandbox.accounts().await;
+            (accounts.kind("usage", "received") > u64::from(n)).then_some(())
+        })
+        .await;
+        let metrics = stage.agent.metrics().await;
+        let memory = metrics.sum("process_resident_memory_bytes", &[]);
+        assert!(memory < 64.0 * 1024.0 * 1024.0, "{body}: {memory} bytes resident");
+        stage.sandbox.weather(json!({})).await;
+        stage.drained().await;
+    }
+    assert_eq!(stage.redis.len(DEAD_LETTERS).await, 0);
+    assert_eq!(stage.sandbox.accounts().await.kind("usage", "processed"), 3);
+}
+
+#[tokio::test]
+async fn retry_after_is_obeyed() {
+    let stage = Stage::set().await;
+    stage.sandbox.weather(json!({"always": 429, "retry_after": "3600"})).await;
+    stage.redis.push(LIFECYCLE, &[load::started("s")]).await;
+    until("the link is down", async || {
+        (stage.agent.metrics().await.sum("dataplane_link_state", &[]) == 2.0).then_some(())
+    })
+    .await;
+    stage.sandbox.weather(json!({})).await;
+    stage.redis.push(USAGE, &[load::usage("s", 0)]).await;
+    until("the usage record is in the outbox", async || {
+        (stage.agent.health().await?["outbox"]["depth"] == 2).then_some(())
+    })
+    .await;
+    let accounts = stage.sandbox.accounts().await;
+    assert_eq!(accounts.all_requests("started") + accounts.all_requests("usage"), 1, "{accounts:?}");
+}
+
+#[tokio::test]
+async fn a_session_that_no_url_can_name_is_a_dead_letter_and_no_refusal() {
+    let mut stage = Stage::set_with(&[("REFUSAL_BRAKE", "3")]).await;
+    let events: Vec<String> = (0..10)
+        .map(|n| load::started("..").replace("session_started-..", &format!("t{n}")))
+        .chain([load::started("well")])
+        .collect();
+    stage.redis.push(LIFECYCLE, &events).await;
+    stage.drained().await;
+    assert_eq!(letters(&stage, 10).await[0]["reason"], "refused");
+    let accounts = stage.sandbox.accounts().await;
+    assert_eq!((accounts.kind("started", "processed"), accounts.all_requests("started")), (1, 1));
+}

@@ -1,0 +1,66 @@
+//! Goal: Redis away, restarted or odd is waited out, said, and costs no record.
+
+use super::harness::{Agent, RedisServer, Sandbox, Stage, USAGE, load, until};
+
+#[tokio::test]
+async fn redis_away_at_the_start_is_waited_for_and_said_once() {
+    let (mut redis, sandbox) = (RedisServer::stopped(), Sandbox::start(&[]));
+    let mut agent = Agent::new(&redis, &sandbox.url);
+    agent.start();
+    let health = until("health says that Redis is away", async || {
+        let health = agent.health().await?;
+        health["components"]["redis"]["reason"].as_str()?.contains("refused").then_some(health)
+    })
+    .await;
+    assert_eq!(health["status"], "degraded");
+    assert_eq!(health["redis_connected"], false);
+    assert_eq!(agent.get("/health").await.expect("it answers").0, 200);
+    assert_eq!(agent.get("/health/detailed").await.expect("it answers").0, 503);
+    redis.restart().await;
+    agent.ready().await;
+    assert_eq!(agent.log().matches("Redis cannot be used").count(), 1, "{}", agent.log());
+    redis.push(USAGE, &[load::usage("s", 0)]).await;
+    Stage { redis, sandbox, agent }.drained().await;
+}
+
+#[tokio::test]
+async fn redis_killed_under_load_loses_and_doubles_nothing() {
+    let mut stage = Stage::set().await;
+    let mut pushed = 0;
+    for round in 0..5 {
+        pushed += load::push_sessions(&stage.redis, &format!("round-{round}"), 50, 10).await;
+        // At whatever point of taking, committing and acknowledging it is just then.
+        stage.redis.kill();
+        stage.redis.restart().await;
+        stage.agent.ready().await;
+    }
+    stage.drained().await;
+    let accounts = stage.sandbox.accounts().await;
+    assert_eq!(accounts.processed(), pushed);
+    accounts.assert_in_order_and_recognisable();
+    let enqueued = stage.agent.metrics().await.sum("dataplane_outbox_enqueued_total", &[]);
+    assert_eq!(enqueued, pushed as f64, "each was taken over exactly once");
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_in_a_queues_place_is_named_and_harms_no_other_queue() {
+    let mut stage = Stage::set().await;
+    stage.redis.run(redis::cmd("SET").arg("queue:quota_refresh").arg("oops")).await;
+    stage.redis.push(USAGE, &[load::usage("s", 0)]).await;
+    until("health names the key", async || {
+        let health = stage.agent.health().await?;
+        health["components"]["redis"]["reason"].as_str()?.contains("queue:quota_refresh").then_some(())
+    })
+    .await;
+    until("the usage record is delivered", async || {
+        (stage.sandbox.accounts().await.kind("usage", "processed") == 1).then_some(())
+    })
+    .await;
+    stage.redis.run(redis::cmd("DEL").arg("queue:quota_refresh")).await;
+    stage.redis.push("queue:quota_refresh", &[load::quota("s", 0)]).await;
+    stage.drained().await;
+    until("health is well again", async || {
+        (stage.agent.health().await?["status"] == "healthy").then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,116 @@
+//! Goal: `rediss://` with an authority of one's own, with and without a certificate of the agent; a Unix socket.
+//! Method: a real redis-server with a TLS port; certificates made here.
+
+use std::path::PathBuf;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+use super::harness::{Agent, RedisServer, Sandbox, Stage, USAGE, free_port, load, until};
+
+/// Files with an authority's certificate, and one that it issued.
+struct Papers {
+    ca: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+fn papers() -> Papers {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Not the default name, which the certificate has: it would look signed by itself.
+    authority.distinguished_name.push(DnType::CommonName, "Authority");
+    let authority_key = KeyPair::generate().unwrap();
+    let ca = file("ca.pem", authority.self_signed(&authority_key).unwrap().pem());
+    let issuer = Issuer::new(authority, authority_key);
+    let key_pair = KeyPair::generate().unwrap();
+    let of_server = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    let cert = file("cert.pem", of_server.signed_by(&key_pair, &issuer).unwrap().pem());
+    let key = file("key.pem", key_pair.serialize_pem());
+    Papers { ca, cert, key, _dir: dir }
+}
+
+/// A redis-server that speaks TLS as well; and that port.
+async fn tls_server(papers: &Papers, auth_clients: &str) -> (RedisServer, u16) {
+    let port = free_port();
+    let text = |path: &PathBuf| path.to_str().unwrap().to_owned();
+    let mut redis = RedisServer::with(&[
+        "--tls-port",
+        &port.to_string(),
+        "--tls-ca-cert-file",
+        &text(&papers.ca),
+        "--tls-cert-file",
+        &text(&papers.cert),
+        "--tls-key-file",
+        &text(&papers.key),
+        "--tls-auth-clients",
+        auth_clients,
+    ]);
+    redis.restart().await;
+    (redis, port)
+}
+
+async fn delivers_one(redis: RedisServer, sandbox: Sandbox, mut agent: Agent) {
+    agent.start();
+    agent.ready().await;
+    redis.push(USAGE, &[load::usage("s", 0)]).await;
+    let mut stage = Stage { redis, sandbox, agent };
+    stage.drained().await;
+    assert_eq!(stage.sandbox.accounts().await.kind("usage", "processed"), 1);
+}
+
+#[tokio::test]
+async fn an_authority_of_ones_own_is_trusted_and_the_agent_shows_its_certificate() {
+    let papers = papers();
+    let (redis, port) = tls_server(&papers, "yes").await;
+    let sandbox = Sandbox::start(&[]);
+    let mut agent = Agent::new(&redis, &sandbox.url);
+    agent.unset("REDIS_PORT");
+    agent.set("REDIS_URL", &format!("rediss://localhost:{port}/0"));
+    agent.set("REDIS_CA_FILE", papers.ca.to_str().unwrap());
+    agent.set("REDIS_CLIENT_CERT_FILE", papers.cert.to_str().unwrap());
+    agent.set("REDIS_CLIENT_KEY_FILE", papers.key.to_str().unwrap());
+    delivers_one(redis, sandbox, agent).await;
+}
+
+#[tokio::test]
+async fn a_server_of_an_unknown_authority_is_told_nothing() {
+    let papers = papers();
+    let (redis, port) = tls_server(&papers, "no").await;
+    let sandbox = Sandbox::start(&[]);
+    let mut agent = Agent::new(&redis, &sandbox.url);
+    agent.unset("REDIS_PORT");
+    agent.set("REDIS_URL", &format!("rediss://:hunter2@localhost:{port}/0"));
+    let other = self::papers();
+    agent.set("REDIS_CA_FILE", other.ca.to_str().unwrap());
+    agent.start();
+    until("health names the certificate", async || {
+        let health = agent.health().await?;
+        let reason = health["components"]["redis"]["reason"].as_str()?.to_lowercase();
+        reason.contains("certificate").then_some(())
+    })
+    .await;
+    assert!(!agent.log().contains("hunter2"), "{}", agent.log());
+    // With the right one it is the same server as any.
+    agent.stop().await;
+    agent.set("REDIS_URL", &format!("rediss://localhost:{port}/0"));
+    agent.set("REDIS_CA_FILE", papers.ca.to_str().unwrap());
+    delivers_one(redis, sandbox, agent).await;
+}
+
+#[tokio::test]
+async fn a_unix_socket_will_do() {
+    let mut redis = RedisServer::with(&["--unixsocket", "redis.sock"]);
+    redis.restart().await;
+    let sandbox = Sandbox::start(&[]);
+    let mut agent = Agent::new(&redis, &sandbox.url);
+    agent.unset("REDIS_PORT");
+    agent.set("REDIS_URL", &format!("unix://{}?db=0", redis.dir().join("redis.sock").display()));
+    delivers_one(redis, sandbox, agent).await;
+}

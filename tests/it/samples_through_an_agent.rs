@@ -1,0 +1,69 @@
+//! Goal: every malformed sample is a dead letter with its exact bytes and a reason, and what stands behind it is
+//! delivered. Method: all samples, bad and good mixed, through a real agent.
+
+use std::collections::BTreeMap;
+
+use dataplane_agent::record::Queue;
+use serde_json::value::RawValue;
+
+use super::harness::{DEAD_LETTERS, LIFECYCLE, QUOTA, Stage, USAGE, until};
+use super::samples::{Sample, bad, good, reasons};
+
+#[derive(serde::Deserialize)]
+struct Mirrored<'a> {
+    #[serde(borrow)]
+    original_message: &'a RawValue,
+    error_info: String,
+    processing_queue: String,
+}
+
+fn name(queue: Queue) -> &'static str {
+    match queue {
+        Queue::Usage => USAGE,
+        Queue::Lifecycle => LIFECYCLE,
+        Queue::Quota => QUOTA,
+    }
+}
+
+/// What the mirror holds for these bytes: the JSON as it stands, or a string where it was none.
+fn mirrored(bytes: &[u8]) -> String {
+    match serde_json::from_slice::<&RawValue>(bytes) {
+        Ok(json) => json.get().to_owned(),
+        Err(_) => serde_json::to_string(&String::from_utf8_lossy(bytes)).expect("a string"),
+    }
+}
+
+#[tokio::test]
+async fn bad_samples_become_dead_letters_and_good_ones_are_delivered() {
+    let mut stage = Stage::set().await;
+    let (good, bad, reasons) = (good(), bad(), reasons());
+    for n in 0..good.len().max(bad.len()) {
+        for Sample { queue, bytes, .. } in bad.get(n).into_iter().chain(good.get(n)) {
+            stage.redis.push(name(*queue), &[bytes]).await;
+        }
+    }
+    stage.drained().await;
+    let accounts = stage.sandbox.accounts().await;
+    let (processed, again) = (accounts.processed(), accounts.sum("duplicates"));
+    assert_eq!(processed + again, good.len() as u64, "{accounts:?}");
+    let letters = until("every dead letter is mirrored", async || {
+        let letters = stage.redis.list(DEAD_LETTERS).await;
+        (letters.len() == bad.len()).then_some(letters)
+    })
+    .await;
+    let mut found: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for letter in &letters {
+        let letter = std::str::from_utf8(letter).expect("text");
+        let Mirrored { original_message, error_info, processing_queue } =
+            serde_json::from_str(letter).unwrap_or_else(|error| panic!("{error}: {letter}"));
+        let key = (processing_queue, original_message.get().to_owned());
+        found.entry(key).or_default().push(error_info);
+    }
+    for sample in &bad {
+        let key = (name(sample.queue).to_owned(), mirrored(&sample.bytes));
+        let reason = &reasons[&sample.name];
+        let told = found.get(&key).unwrap_or_else(|| panic!("{} is not among the dead letters", sample.name));
+        assert!(told.contains(reason), "{}: {told:?} is not {reason:?}", sample.name);
+    }
+    stage.agent.metrics().await.assert_conserved();
+}

@@ -1,0 +1,156 @@
+//! Goal: several agents share one Redis, each under its own name; one name is one agent's; what an agent leaves behind
+//! that is gone for good is delivered by the others.
+
+use super::harness::{Agent, LIFECYCLE, QUOTA, RedisServer, Sandbox, USAGE, load, until};
+
+fn agent(redis: &RedisServer, sandbox: &Sandbox, name: &str) -> Agent {
+    let mut agent = Agent::new(redis, &sandbox.url);
+    agent.set("SERVER_ID", name);
+    agent
+}
+
+#[tokio::test]
+async fn a_second_agent_of_the_same_name_waits_and_then_ends_with_a_clear_error() {
+    let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
+    let (mut first, mut second) = (agent(&redis, &sandbox, "edge-1"), agent(&redis, &sandbox, "edge-1"));
+    first.start();
+    first.ready().await;
+    second.start();
+    until("health says why it waits", async || {
+        let health = second.health().await?;
+        health["components"]["redis"]["reason"].as_str()?.contains("SERVER_ID edge-1").then_some(())
+    })
+    .await;
+    redis.push(USAGE, &(0..100).map(|n| load::usage("s", n)).collect::<Vec<_>>()).await;
+    let status = second.ended().await;
+    assert_eq!(status.code(), Some(1), "{}", second.log());
+    assert!(second.log().contains("every agent needs one of its own"), "{}", second.log());
+    assert_eq!(second.log().matches("Redis cannot be used").count(), 1, "{}", second.log());
+    until("the first has delivered all", async || {
+        (sandbox.accounts().await.kind("usage", "processed") == 100).then_some(())
+    })
+    .await;
+    assert_eq!(first.metrics().await.sum("dataplane_intake_records_total", &[]), 100.0);
+}
+
+#[tokio::test]
+async fn a_name_is_free_at_once_after_a_stop_and_its_own_agent_needs_not_wait_after_a_crash() {
+    let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
+    let mut first = agent(&redis, &sandbox, "edge-1");
+    first.start();
+    first.ready().await;
+    first.kill();
+    first.start();
+    first.ready().await;
+    assert!(first.stop().await.success());
+    assert!(!first.log().contains("Redis cannot be used"), "{}", first.log());
+    // It left nothing behind, and is not missed.
+    let agents: u64 = redis::cmd("ZCARD")
+        .arg(format!("{USAGE}:agents"))
+        .query_async(&mut redis.connection())
+        .await
+        .unwrap();
+    assert_eq!(agents, 0);
+    let mut second = agent(&redis, &sandbox, "edge-1");
+    second.start();
+    second.ready().await;
+    assert!(!second.log().contains("Redis cannot be used"), "{}", second.log());
+}
+
+#[tokio::test]
+async fn what_an_agent_had_in_flight_that_is_gone_for_good_is_taken_back_once() {
+    let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
+    let mut gone = agent(&redis, &sandbox, "gone");
+    gone.set("FAILPOINT", "intake::taken=1=abort");
+    let records: Vec<_> = (0..500).map(|n| load::usage("s", n)).collect();
+    redis.push(USAGE, &records).await;
+    gone.start();
+    gone.ended().await;
+    let in_flight = format!("{USAGE}:processing:gone");
+    assert_eq!(redis.len(&in_flight).await, 500);
+    redis.push(USAGE, &(500..600).map(|n| load::usage("s", n)).collect::<Vec<_>>()).await;
+    let mut others: Vec<_> = (0..3).map(|n| agent(&redis, &sandbox, &format!("other-{n}"))).collect();
+    for other in &mut others {
+        other.set("ORPHAN_RECLAIM_SECONDS", "1");
+        other.start();
+        other.ready().await;
+    }
+    until("all is delivered", async || {
+        (sandbox.accounts().await.kind("usage", "processed") == 600).then_some(())
+    })
+    .await;
+    let mut taken = 0.0;
+    for other in &others {
+        taken += other.metrics().await.sum("dataplane_outbox_enqueued_total", &[]);
+    }
+    assert_eq!(taken, 600.0, "each was taken over exactly once");
+    assert_eq!(redis.len(&in_flight).await, 0);
+    let logs: String = others.iter().map(Agent::log).collect();
+    assert_eq!(logs.matches("are taken back").count(), 1, "{logs}");
+}
+
+#[tokio::test]
+async fn four_agents_share_the_lists_and_one_of_them_is_killed_for_good() {
+    shared_by_four("list").await;
+}
+
+#[tokio::test]
+async fn four_agents_share_the_streams_and_one_of_them_is_killed_for_good() {
+    shared_by_four("stream").await;
+}
+
+async fn shared_by_four(mode: &str) {
+    let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
+    let mut agents: Vec<_> = (0..4).map(|n| agent(&redis, &sandbox, &format!("edge-{n}"))).collect();
+    for agent in &mut agents {
+        agent.set("SOURCE_MODE", mode);
+        agent.set("ORPHAN_RECLAIM_SECONDS", "2");
+        agent.start();
+    }
+    let mut pushed = 0;
+    for part in 0..20 {
+        for session in 0..20 {
+            let name = format!("{part}-{session}");
+            let usage: Vec<_> = (0..20).map(|n| load::usage(&name, n)).collect();
+            push(&redis, mode, LIFECYCLE, &[load::started(&name)]).await;
+            push(&redis, mode, USAGE, &usage).await;
+            push(&redis, mode, QUOTA, &[load::quota(&name, 0)]).await;
+            pushed += 22;
+        }
+        if part == 10 {
+            agents[0].kill();
+        }
+    }
+    // What the outbox of the killed one holds comes when it does; until then the others deliver all else.
+    until("nothing is left in Redis", async || {
+        for queue in [USAGE, LIFECYCLE, QUOTA] {
+            let mut left = length(&redis, mode, queue).await;
+            for n in 0..4 {
+                left += redis.len(&format!("{queue}:processing:edge-{n}")).await;
+            }
+            if left > 0 {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+    agents[0].start();
+    until("all is delivered", async || (sandbox.accounts().await.processed() == pushed).then_some(())).await;
+    for agent in &agents {
+        agent.metrics().await.assert_conserved();
+    }
+}
+
+async fn push(redis: &RedisServer, mode: &str, queue: &str, messages: &[String]) {
+    if mode == "list" {
+        redis.push(queue, messages).await;
+    } else {
+        redis.add(queue, messages).await;
+    }
+}
+
+async fn length(redis: &RedisServer, mode: &str, queue: &str) -> u64 {
+    let command = if mode == "list" { "LLEN" } else { "XLEN" };
+    redis::cmd(command).arg(queue).query_async(&mut redis.connection()).await.expect("a length")
+}

@@ -1,0 +1,92 @@
+//! Goal: stopping is quick, complete and polite; a second agent on the same outbox is refused.
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::harness::{Agent, Stage, load, until};
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_in_flight_says_goodbye_and_exits_with_0() {
+    let mut stage = Stage::set().await;
+    until("the agent is registered", async || {
+        (stage.agent.health().await?["server_registered"] == true).then_some(())
+    })
+    .await;
+    stage.sandbox.weather(json!({"latency_ms": 150})).await;
+    let pushed = load::push_sessions(&stage.redis, "s", 40, 5).await;
+    until("requests are in flight", async || {
+        (stage.sandbox.accounts().await.0["in_flight"].as_u64()? > 0).then_some(())
+    })
+    .await;
+    assert_eq!(stage.agent.stop().await.code(), Some(0), "{}", stage.agent.log());
+    let accounts = stage.sandbox.accounts().await;
+    assert_eq!(accounts.requests("shutdown", "200"), 1);
+    let abandoned: u64 = ["usage", "started", "completed", "refresh"]
+        .iter()
+        .map(|endpoint| accounts.requests(endpoint, "abandoned"))
+        .sum();
+    assert_eq!(abandoned, 0, "requests in flight were waited for");
+
+    stage.sandbox.weather(json!({})).await;
+    stage.agent.start();
+    stage.agent.ready().await;
+    stage.drained().await;
+    let accounts = stage.sandbox.accounts().await;
+    assert_eq!(accounts.processed(), pushed);
+    assert_eq!(accounts.sum("duplicates"), 0, "what was answered before the stop was settled");
+    accounts.assert_in_order_and_recognisable();
+}
+
+#[tokio::test]
+async fn sigint_stops_it_too_also_with_nobody_to_talk_to() {
+    let mut stage = Stage::set().await;
+    stage.redis.kill();
+    stage.sandbox.weather(json!({"down": true})).await;
+    stage.agent.signal(Signal::INT);
+    assert_eq!(stage.agent.ended().await.code(), Some(0), "{}", stage.agent.log());
+}
+
+#[tokio::test]
+async fn a_second_agent_on_the_same_outbox_ends_with_a_clear_error_and_the_first_goes_on() {
+    let mut stage = Stage::set().await;
+    let mut second = Agent::new(&stage.redis, &stage.sandbox.url);
+    let outbox = stage.agent.dir().join("outbox");
+    second.set("OUTBOX_DIR", outbox.to_str().expect("a path"));
+    second.start();
+    assert_eq!(second.ended().await.code(), Some(1));
+    assert!(second.log().contains("another agent has this outbox open"), "{}", second.log());
+    let pushed = load::push_sessions(&stage.redis, "s", 5, 5).await;
+    stage.drained().await;
+    assert_eq!(stage.sandbox.accounts().await.processed(), pushed);
+}
+
+#[tokio::test]
+async fn a_control_plane_that_forgot_the_server_is_told_again() {
+    let stage = Stage::set_with(&[("HEARTBEAT_INTERVAL", "0.2")]).await;
+    let heartbeat = async || {
+        let servers = stage.sandbox.servers().await;
+        let heartbeat = servers["edge-test-1"]["last_heartbeat"].clone();
+        (!heartbeat.is_null()).then_some(heartbeat)
+    };
+    let beat = until("a heartbeat comes", heartbeat).await;
+    assert_eq!(beat["status"], "online");
+    assert!(beat["metrics"]["outbox_depth"].is_number(), "{beat}");
+    let server = stage.sandbox.servers().await["edge-test-1"]["registration"].take();
+    for field in ["server_id", "region", "version", "ip_address", "port", "capabilities"] {
+        assert!(server.get(field).is_some(), "{field}: {server}");
+    }
+    stage.sandbox.forget_servers().await;
+    until("a heartbeat comes from a server that is registered anew", heartbeat).await;
+}
+
+#[tokio::test]
+async fn a_client_that_sent_half_a_request_does_not_keep_it_from_stopping() {
+    use tokio::io::AsyncWriteExt as _;
+
+    let mut stage = Stage::set().await;
+    let address = stage.agent.url("").trim_start_matches("http://").to_owned();
+    let mut half = tokio::net::TcpStream::connect(&address).await.expect("a connection");
+    half.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nX").await.expect("half a request");
+    let _idle = tokio::net::TcpStream::connect(&address).await.expect("a connection");
+    assert_eq!(stage.agent.stop().await.code(), Some(0), "{}", stage.agent.log());
+}

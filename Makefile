@@ -5,7 +5,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Incremental builds make a target folder large and a cold build slower.
 export CARGO_INCREMENTAL := 0
 
-.PHONY: help build demo test format lint units docs bench redis
+.PHONY: help build demo test format lint units docs bench redis test-tools
 
 help:            ## Says what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -24,7 +24,7 @@ format:
 lint:
 	cargo clippy --all-targets --locked -- -D warnings
 
-units: redis
+units: test-tools
 	cargo test --locked
 
 docs:
@@ -33,12 +33,21 @@ docs:
 bench: redis     ## Prints what the main job costs, as figures and as ratios within the run
 	cargo bench --locked
 
+# redis-server for the tests and the demonstration; the tests also cut the power of a file system in an image (as root:
+# mkfs.ext4, and python3 for the ioctl that does it).
 redis:
-	@command -v redis-server >/dev/null || { \
+	@$(call install,redis-server,redis-server)
+
+test-tools: redis
+	@$(call install,python3,python3)
+	@$(call install,mkfs.ext4,e2fsprogs)
+
+# A program, and Debian's package that has it.
+install = command -v $(1) >/dev/null || { \
 	  if command -v apt-get >/dev/null; then \
-	    $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server; \
+	    $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(2); \
 	  else \
-	    echo "redis-server is needed, 6.2 or newer: install it with your system's package manager" >&2; exit 1; \
+	    echo "$(1) is needed: install it with your system's package manager" >&2; exit 1; \
 	  fi; }
 
 # --- what is packed with the agent: its dependencies, its unit ---

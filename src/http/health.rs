@@ -37,14 +37,9 @@ impl Health {
         }
     }
 
-    /// The outbox takes no more.
-    pub(super) fn is_full(&self) -> bool {
-        !self.stats.accepting
-    }
-
-    /// It cannot take over records, for another reason than a backlog that has reached its limit, or is going away.
+    /// It cannot take over records: the outbox is full or cannot be written, or the process is going away.
     pub(super) fn is_unhealthy(&self) -> bool {
-        self.stopping || self.is_full()
+        self.stopping || !self.stats.accepting
     }
 
     /// Something of the outbox is damaged and was set aside: the rest goes on, but somebody has to look.

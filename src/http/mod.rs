@@ -121,7 +121,7 @@ async fn health(State(surface): State<Arc<Surface>>) -> Response {
 
 async fn detailed(State(surface): State<Arc<Surface>>) -> Response {
     let health = Health::of(&surface);
-    let down = health.is_unhealthy() || !health.redis_connected || health.is_full();
+    let down = health.is_unhealthy() || !health.redis_connected;
     let mut body = health.to_json(&surface);
     body["metrics"] = surface.metrics_json(&health);
     let code = if down { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };

@@ -151,6 +151,10 @@ async fn retry_after_is_obeyed() {
         (stage.agent.health().await?["outbox"]["depth"] == 2).then_some(())
     })
     .await;
+    let uptime = async || stage.agent.health().await?["uptime_seconds"].as_f64();
+    let begun = until("the agent says how long it runs", uptime).await;
+    // Three times the longest backoff: a probe that did not care would have come.
+    until("time has passed", async || (uptime().await? > begun + 1.5).then_some(())).await;
     let accounts = stage.sandbox.accounts().await;
     assert_eq!(accounts.all_requests("started") + accounts.all_requests("usage"), 1, "{accounts:?}");
 }

@@ -35,11 +35,7 @@ async fn redis_killed_under_load_loses_and_doubles_nothing() {
         stage.agent.ready().await;
     }
     stage.drained().await;
-    let accounts = stage.sandbox.accounts().await;
-    assert_eq!(accounts.processed(), pushed);
-    accounts.assert_in_order_and_recognisable();
-    let enqueued = stage.agent.metrics().await.sum("dataplane_outbox_enqueued_total", &[]);
-    assert_eq!(enqueued, pushed as f64, "each was taken over exactly once");
+    stage.assert_each_once(pushed).await;
 }
 
 #[tokio::test]

@@ -182,11 +182,7 @@ async fn a_redis_that_hangs_is_given_up_and_found_again_and_late_answers_do_no_h
         stage.agent.ready().await;
     }
     stage.drained().await;
-    let accounts = stage.sandbox.accounts().await;
-    assert_eq!(accounts.processed(), pushed);
-    accounts.assert_in_order_and_recognisable();
-    let enqueued = stage.agent.metrics().await.sum("dataplane_outbox_enqueued_total", &[]);
-    assert_eq!(enqueued, pushed as f64, "each was taken over exactly once");
+    stage.assert_each_once(pushed).await;
 }
 
 #[tokio::test]

@@ -114,11 +114,7 @@ async fn nothing_is_lost_or_doubled_by_kills_of_the_agent_and_of_redis_under_loa
         stage.agent.ready().await;
     }
     stage.streams_drained().await;
-    let accounts = stage.sandbox.accounts().await;
-    assert_eq!(accounts.processed(), pushed);
-    accounts.assert_in_order_and_recognisable();
-    let enqueued = stage.agent.metrics().await.sum("dataplane_outbox_enqueued_total", &[]);
-    assert_eq!(enqueued, pushed as f64, "each was taken over exactly once");
+    stage.assert_each_once(pushed).await;
 }
 
 #[tokio::test]

@@ -88,6 +88,15 @@ impl Stage {
         .await;
     }
 
+    /// Everything that was pushed was taken over once and processed once, in order.
+    pub(crate) async fn assert_each_once(&self, pushed: u64) {
+        let accounts = self.sandbox.accounts().await;
+        assert_eq!(accounts.processed(), pushed);
+        accounts.assert_in_order_and_recognisable();
+        let enqueued = self.agent.metrics().await.sum("dataplane_outbox_enqueued_total", &[]);
+        assert_eq!(enqueued as u64, pushed, "each was taken over exactly once");
+    }
+
     /// Waits until nothing is left in Redis or in the outbox.
     pub(crate) async fn drained(&mut self) {
         until("everything is settled", async || {

@@ -9,15 +9,20 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use crate::config::Config;
+use crate::admin::Operator;
+use crate::config::{Config, Sources};
 use crate::control_plane::{Capabilities, Client, Registration};
-use crate::drain::{self, BatchSettings, Drain, Horizon, LinkSettings, LinkStatus};
+use crate::drain::{
+    self, BatchSettings, Controls, Drain, Horizon, LinkSettings, LinkStatus, RateLimit, turns,
+};
+use crate::http::admin::Admin;
 use crate::http::{self, Surface};
 use crate::intake::{self, Intake, Mirror, Names, RedisStatus, SourceError, push_quota_answers};
 use crate::membership::Membership;
 use crate::outbox::{Outbox, Threads};
 use crate::record::{Acceptor, Origin};
-use crate::reload;
+use crate::reload::Reloader;
+use crate::telemetry::log::LogLevel;
 use crate::telemetry::metrics::Metrics;
 
 /// After a start the first contact is at a random moment within this time: a fleet that starts at once must not knock
@@ -37,11 +42,16 @@ pub struct Agent {
     metrics: Arc<Metrics>,
     listeners: Vec<TcpListener>,
     redis: intake::Server,
+    controls: Controls,
+    log_level: LogLevel,
+    reloader: Arc<Reloader>,
 }
 
 impl Agent {
     /// Opens the outbox and binds the HTTP surface; contacts neither Redis nor the `ControlPlane`.
-    pub async fn build(config: Config) -> anyhow::Result<Self> {
+    ///
+    /// What changes while it runs is read from `sources` again, as `config` was, and `log_level` is the log's.
+    pub async fn build(config: Config, sources: Sources, log_level: LogLevel) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new(&config.identity.server_id)?);
         let client =
             Client::new(config.control_plane.client_settings(&config.identity, config.delivery.concurrency))
@@ -55,7 +65,13 @@ impl Agent {
         let (outbox, threads) = tokio::task::spawn_blocking(|| Outbox::open(settings)).await??;
         let redis = intake::server(&config.redis)?;
         let listeners = listen(&config).await?;
-        Ok(Self { config, client: Arc::new(client), outbox, threads, metrics, listeners, redis })
+        let client = Arc::new(client);
+        let controls =
+            Controls::new(RateLimit { per_second: config.delivery.rate_limit, burst: config.delivery.burst });
+        let reloader =
+            Reloader::new(&config, sources, Arc::clone(&client), controls.clone(), log_level.clone());
+        let reloader = Arc::new(reloader);
+        Ok(Self { config, client, outbox, threads, metrics, listeners, redis, controls, log_level, reloader })
     }
 
     /// Where the HTTP surface listens.
@@ -63,22 +79,38 @@ impl Agent {
         self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    /// Runs until `stop` is done; then stops in order. Reads secrets and certificates again for each of `reloads`. An
-    /// error if a part of it ended by itself.
+    fn admin(&self, link: watch::Receiver<LinkStatus>) -> Arc<Admin> {
+        let operator = Operator::new(
+            self.outbox.clone(),
+            self.controls.clone(),
+            link,
+            self.log_level.clone(),
+            Arc::clone(&self.reloader),
+        );
+        let token = self.reloader.admin_token();
+        Arc::new(Admin { operator, token, metrics: Arc::clone(&self.metrics) })
+    }
+
+    /// Runs until `stop` is done; then stops in order. Reads the settings again for each of `reloads`. An error if a part
+    /// of it ended by itself.
     pub async fn run(
         self,
         stop: impl Future<Output = ()>,
         reloads: mpsc::Receiver<()>,
     ) -> anyhow::Result<()> {
         let started = Instant::now();
-        let Self { config, client, outbox, threads, metrics, listeners, redis } = self;
+        let link = watch::Sender::new(LinkStatus::default());
+        let admin = self.admin(link.subscribe());
+        let Self { config, client, outbox, threads, metrics, listeners, redis, controls, reloader, .. } =
+            self;
         let first = config.control_plane.initial_error_delay.min(FIRST_CONTACT_WITHIN);
         let (intake_stop, drain_stop, last_stop) =
             (watch::Sender::new(false), watch::Sender::new(false), watch::Sender::new(false));
         let (horizon, redis_status) =
             (watch::Sender::new(Horizon::default()), watch::Sender::new(RedisStatus::default()));
-        let (link, registered) = (watch::Sender::new(LinkStatus::default()), watch::Sender::new(false));
+        let registered = watch::Sender::new(false);
         let (answers, answered) = mpsc::channel(QUOTA_ANSWERS);
+        let (turns, asked) = turns();
         let source = intake_settings(&config, redis);
 
         let membership = Arc::new(Membership {
@@ -87,7 +119,7 @@ impl Agent {
             interval: config.control_plane.heartbeat_interval,
             first_contact_within: first,
             outbox: outbox.clone(),
-            link: link.subscribe(),
+            turns,
             redis: redis_status.subscribe(),
             registered: registered.clone(),
             started,
@@ -100,6 +132,7 @@ impl Agent {
             outbox: outbox.clone(),
             redis: redis_status.subscribe(),
             link: link.subscribe(),
+            orders: controls.subscribe(),
             registered: registered.subscribe(),
             stopping: intake_stop.subscribe(),
             names: source.names.clone(),
@@ -123,6 +156,8 @@ impl Agent {
             horizon: horizon.subscribe(),
             metrics,
             status: link,
+            orders: controls.subscribe(),
+            turns: asked,
         };
         let mirror = Mirror {
             settings: source.clone(),
@@ -137,43 +172,68 @@ impl Agent {
         let mut rest = JoinSet::new();
         rest.spawn(push_quota_answers(source, answered, last_stop.subscribe()));
         rest.spawn(mirror.run(last_stop.subscribe()));
-        rest.spawn(reload::run(Arc::clone(&membership.client), reloads, last_stop.subscribe()));
+        rest.spawn(reloader.run(reloads, last_stop.subscribe()));
         rest.spawn(Arc::clone(&membership).run(intake_stop.subscribe()));
         let mut serving = JoinSet::new();
         for listener in listeners {
-            serving.spawn(http::serve(listener, Arc::clone(&surface), last_stop.subscribe()));
+            let (surface, admin) = (Arc::clone(&surface), Arc::clone(&admin));
+            serving.spawn(http::serve(listener, surface, admin, last_stop.subscribe()));
         }
-        drop(surface);
+        drop((surface, admin));
 
+        let mut stages = Stages { taking, sending, rest, serving, intake_stop, drain_stop, last_stop };
         let ended = tokio::select! {
             () = stop => Ok(()),
-            Some(end) = taking.join_next() => Err(end_of_intake(end)),
-            end = sending.join_next() => Err(unexpected("the drain", end)),
-            error = first_failure(&mut rest) => Err(unexpected("a background task", Some(Err(error)))),
+            error = stages.end_by_themselves() => Err(error),
             () = ended(&threads) => Err(anyhow::anyhow!("a thread of the outbox ended by itself")),
-            end = serving.join_next() => Err(unexpected("the HTTP surface", end)),
         };
         tracing::info!("stopping");
-        // Upstream first: what the intake has taken is committed and acknowledged; then the drain's requests are
-        // answered and settled; then the rest. A crash at any point here is as safe as anywhere.
-        let deadline = Instant::now() + config.delivery.shutdown_timeout;
+        stages.stop(config.delivery.shutdown_timeout, &outbox, &membership).await;
+        drop((membership, outbox));
+        if !tokio::task::spawn_blocking(|| threads.join()).await? {
+            anyhow::bail!("a thread of the outbox panicked");
+        }
+        ended
+    }
+}
+
+/// All that runs, in the order in which it is stopped.
+struct Stages {
+    taking: JoinSet<Result<(), SourceError>>,
+    sending: JoinSet<()>,
+    rest: JoinSet<()>,
+    serving: JoinSet<()>,
+    intake_stop: watch::Sender<bool>,
+    drain_stop: watch::Sender<bool>,
+    last_stop: watch::Sender<bool>,
+}
+
+impl Stages {
+    /// Done when a part has ended that should not have.
+    async fn end_by_themselves(&mut self) -> anyhow::Error {
+        tokio::select! {
+            Some(end) = self.taking.join_next() => end_of_intake(end),
+            end = self.sending.join_next() => unexpected("the drain", end),
+            error = first_failure(&mut self.rest) => unexpected("a background task", Some(Err(error))),
+            end = self.serving.join_next() => unexpected("the HTTP surface", end),
+        }
+    }
+
+    /// Upstream first: what the intake has taken is committed and acknowledged; then the drain's requests are answered
+    /// and settled; then the rest. A crash at any point here is as safe as anywhere.
+    async fn stop(mut self, within: Duration, outbox: &Outbox, membership: &Membership) {
+        let deadline = Instant::now() + within;
         // With Redis silent the intake would use all of it, and the drain has answers to wait for.
-        let halfway = Instant::now() + config.delivery.shutdown_timeout / 2;
-        finish("the intake", &intake_stop, &mut taking, halfway).await;
-        finish("the drain", &drain_stop, &mut sending, deadline).await;
+        finish("the intake", &self.intake_stop, &mut self.taking, Instant::now() + within / 2).await;
+        finish("the drain", &self.drain_stop, &mut self.sending, deadline).await;
         if !outbox.flush().await {
             tracing::warn!("not all that was settled is durable: it will be sent again, with the same keys");
         }
         let deadline = deadline.max(Instant::now() + LAST_STAGES);
         // One that is not heard in time will be noticed missing by the ControlPlane.
         let _ = tokio::time::timeout_at(deadline.into(), membership.goodbye()).await;
-        finish("background tasks", &last_stop, &mut rest, deadline).await;
-        finish("the HTTP surface", &last_stop, &mut serving, deadline).await;
-        drop((membership, outbox));
-        if !tokio::task::spawn_blocking(|| threads.join()).await? {
-            anyhow::bail!("a thread of the outbox panicked");
-        }
-        ended
+        finish("background tasks", &self.last_stop, &mut self.rest, deadline).await;
+        finish("the HTTP surface", &self.last_stop, &mut self.serving, deadline).await;
     }
 }
 
@@ -295,8 +355,6 @@ fn drain_settings(config: &Config, first_contact_within: Duration) -> drain::Set
             max_bytes: delivery.batch_max_bytes.0 as usize,
             compression: delivery.batch_compression,
         },
-        rate_limit: delivery.rate_limit,
-        burst: delivery.burst,
         quota_ttl: delivery.quota_refresh_ttl,
         session_grace: delivery.session_unknown_grace,
         poison_attempts: delivery.poison_attempts,

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::agent::Agent;
 use crate::config::{Config, Flags, Problems, Sources};
+use crate::telemetry::log::LogLevel;
 use crate::{demo, sandbox, telemetry};
 
 /// Carries customers' usage records from this server's Redis to the ControlPlane without losing one.
@@ -62,15 +63,17 @@ pub fn main() -> ExitCode {
 }
 
 fn run(flags: Flags) -> anyhow::Result<()> {
-    let config = Config::load(&Sources::of_process(flags))?;
-    let _log = telemetry::log::init(&config.log())?;
+    let sources = Sources::of_process(flags);
+    let config = Config::load(&sources)?;
+    let log_level = LogLevel::new(config.log().level);
+    let _log = telemetry::log::init(&config.log(), log_level.clone())?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     // One thread for everything that waits: handing work between threads costs more than the work. Storage has its own.
     on_runtime(1, async {
-        let agent =
-            Agent::build(config).await.inspect_err(|error| tracing::error!(critical = true, "{error:#}"))?;
+        let agent = Agent::build(config, sources, log_level).await;
+        let agent = agent.inspect_err(|error| tracing::error!(critical = true, "{error:#}"))?;
         for address in agent.addresses() {
             tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "dataplane-agent is running");
         }

@@ -39,7 +39,7 @@ pub use values::{BaseUrl, Bytes, TrustedIps};
 use crate::telemetry::log::LogConfig;
 
 /// Accepted, because installations have them, while what they are for is not there yet. Whoever sets one is told.
-const WITHOUT_EFFECT: [&str; 8] = [
+const WITHOUT_EFFECT: [&str; 7] = [
     "REDIS_MAX_CONNECTIONS",
     "CONTROL_PLANE_HEALTH_CHECK_ENABLED",
     "CONTROL_PLANE_HEALTH_CHECK_INTERVAL",
@@ -47,7 +47,6 @@ const WITHOUT_EFFECT: [&str; 8] = [
     "COMMAND_CACHE_TTL",
     "JWT_ALGORITHM",
     "JWT_PUBLIC_KEYS_CACHE_TTL",
-    "ADMIN_TOKEN",
 ];
 
 /// All the settings of the agent.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::control_plane::{Client, Heartbeat, Registration, ServerStatus};
-use crate::drain::LinkStatus;
+use crate::drain::Turns;
 use crate::intake::RedisStatus;
 use crate::outbox::Outbox;
 
@@ -28,8 +28,8 @@ pub struct Membership {
     pub first_contact_within: Duration,
     /// What is told.
     pub outbox: Outbox,
-    /// While the link is down, the drain's probes are enough.
-    pub link: watch::Receiver<LinkStatus>,
+    /// It shares the link with the records.
+    pub turns: Turns,
     /// What is told of Redis.
     pub redis: watch::Receiver<RedisStatus>,
     /// Whether the server is registered.
@@ -47,16 +47,16 @@ impl Membership {
                 () = tokio::time::sleep(wait) => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
-            let calm = self.link.borrow().trouble.is_none();
-            if calm && *self.registered.borrow() {
+            let registered = || *self.registered.borrow();
+            // While the link is down there is no turn, and the drain's probes are enough.
+            if registered() && self.turns.take(self.interval).await {
                 self.beat().await;
             }
             // Also at once after a heartbeat that was not recognised.
-            if calm && !*self.registered.borrow() {
+            if !registered() && self.turns.take(self.interval).await {
                 self.register().await;
             }
-            let interval =
-                if *self.registered.borrow() { self.interval } else { self.interval.min(REGISTER_EVERY) };
+            let interval = if registered() { self.interval } else { self.interval.min(REGISTER_EVERY) };
             wait = interval.mul_f64(rand::random_range(1.0 - JITTER..=1.0 + JITTER));
         }
     }

@@ -102,7 +102,9 @@ impl fmt::Debug for Response {
 
 /// A client for one `ControlPlane`. Cheap to use from many tasks at once.
 pub struct Client {
-    settings: Settings,
+    server_id: String,
+    version: String,
+    settings: RwLock<Settings>,
     target: Target,
     clock: Clock,
     credentials: RwLock<Arc<Credentials>>,
@@ -134,7 +136,9 @@ impl Client {
         target.server(&settings.server_id, "").map_err(ClientError::ServerId)?;
         let credentials = RwLock::new(Arc::new(Credentials::load(&settings, &target)?));
         Ok(Self {
-            settings,
+            server_id: settings.server_id.clone(),
+            version: settings.version.clone(),
+            settings: RwLock::new(settings),
             target,
             clock: Clock::default(),
             credentials,
@@ -154,14 +158,27 @@ impl Client {
     ///
     /// It reads files: not for a thread that must not block.
     pub fn reload(&self) -> Result<(), ClientError> {
-        let fresh = Arc::new(Credentials::load(&self.settings, &self.target)?);
+        let settings = self.settings();
+        let fresh = Arc::new(Credentials::load(&settings, &self.target)?);
         *self.credentials.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
 
+    /// The same with other settings; what they say of the URL, the server and the version is not looked at.
+    pub fn reconfigure(&self, settings: Settings) -> Result<(), ClientError> {
+        let fresh = Arc::new(Credentials::load(&settings, &self.target)?);
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
+        *self.credentials.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The files that [`Self::reload`] reads.
     pub fn secret_files(&self) -> Vec<PathBuf> {
-        let Settings { api_key, jwt_key, ca_file, client_cert_file, client_key_file, .. } = &self.settings;
+        let Settings { api_key, jwt_key, ca_file, client_cert_file, client_key_file, .. } = &self.settings();
         let of = |source: &Option<SecretSource>| match source {
             Some(SecretSource::File(path)) => Some(path.clone()),
             _ => None,
@@ -231,8 +248,8 @@ impl Client {
         .await
     }
 
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
+    pub(super) fn server(&self) -> (&str, &str) {
+        (&self.server_id, &self.version)
     }
 
     pub(super) fn target(&self) -> &Target {

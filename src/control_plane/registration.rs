@@ -101,8 +101,8 @@ impl Client {
             #[serde(flatten)]
             registration: &'a Registration,
         }
-        let settings = self.settings();
-        let body = Body { server_id: &settings.server_id, version: &settings.version, registration };
+        let (server_id, version) = self.server();
+        let body = Body { server_id, version, registration };
         let url = self.target().path("/api/v1/servers/register");
         done(self.call("register", Method::POST, url, Some(to_json(&body)?), Uuid::new_v4()).await?)
     }
@@ -154,7 +154,7 @@ impl Client {
     }
 
     fn server_url(&self, what: &str) -> Result<String, Failure> {
-        self.target().server(&self.settings().server_id, what).map_err(Failure::Unsendable)
+        self.target().server(self.server().0, what).map_err(Failure::Unsendable)
     }
 
     async fn call(

@@ -277,7 +277,7 @@ impl Run {
     }
 
     /// One log line a change of the link's state.
-    fn announce(&mut self, change: Option<Change>) {
+    pub(super) fn announce(&mut self, change: Option<Change>) {
         match change {
             Some(Change::Down(trouble)) => {
                 tracing::warn!(

@@ -205,6 +205,11 @@ impl Lanes {
         self.ready.iter().any(|queue| !queue.is_empty())
     }
 
+    /// Whether a quota request may go.
+    pub(super) fn has_ready_quota(&self) -> bool {
+        !self.ready[class_of(Kind::Quota)].is_empty()
+    }
+
     /// What to send next: its lanes are busy until [`Self::settle`] or [`Self::put_back`].
     ///
     /// With `batching`, usage goes in batches of one record a lane: a second one could be taken while the first is

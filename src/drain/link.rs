@@ -151,6 +151,21 @@ impl Link {
         self.trouble == Some(Trouble::Refusing)
     }
 
+    /// The operator knows better: records may go again, and be refused.
+    pub(super) fn release_brake(&mut self, now: Instant) -> Option<Change> {
+        if !self.is_braked() {
+            return None;
+        }
+        self.refusals = 0;
+        self.trouble = None;
+        self.asked_to_wait = false;
+        self.pace.restart(now);
+        self.circuit = Circuit::Closed;
+        self.openings = 0;
+        self.limit = INITIAL_LIMIT.min(self.settings.concurrency as f64);
+        Some(Change::Up)
+    }
+
     /// When the next request may go, if pace is to be kept and that is not now.
     pub(super) fn paced_until(&mut self, now: Instant) -> Option<Instant> {
         if self.circuit == Circuit::Closed { self.pace.until(now) } else { None }

@@ -12,6 +12,7 @@
 
 mod answers;
 mod batch;
+mod controls;
 mod horizon;
 mod lanes;
 mod link;
@@ -19,11 +20,11 @@ mod pace;
 mod quota;
 mod read_ahead;
 mod send;
+mod turns;
 mod verdict;
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,10 +40,13 @@ use crate::telemetry::metrics::Metrics;
 
 use batch::Batching;
 pub use batch::{Compression, DeliveryMode, Settings as BatchSettings};
+use controls::Limiter;
+pub use controls::{Controls, Orders, RateLimit};
 pub use horizon::Horizon;
 use lanes::{Item, LaneKey, Lanes, Parcel};
 use link::Link;
 pub use link::{Circuit, Settings as LinkSettings};
+pub use turns::{Asked, Turns, turns};
 pub use verdict::Trouble;
 
 /// How often quota requests are looked through for expired ones.
@@ -55,10 +59,6 @@ pub struct Settings {
     pub link: LinkSettings,
     /// The batches' part.
     pub batch: BatchSettings,
-    /// Requests a second; 0: no limit.
-    pub rate_limit: u32,
-    /// How many may go at once after a pause; 0: as many as go in a tenth of a second.
-    pub burst: u32,
     /// How old a quota request may get.
     pub quota_ttl: Duration,
     /// How long a session may be unknown while others are delivered.
@@ -88,11 +88,13 @@ pub struct LinkStatus {
     pub cause: Option<String>,
     /// When the next probe goes.
     pub next_probe: Option<Instant>,
+    /// The drain is paused and has nothing in hand.
+    pub parked: bool,
 }
 
 impl Default for LinkStatus {
     fn default() -> Self {
-        Self { circuit: "closed", trouble: None, cause: None, next_probe: None }
+        Self { circuit: "closed", trouble: None, cause: None, next_probe: None, parked: false }
     }
 }
 
@@ -112,6 +114,10 @@ pub struct Drain {
     pub metrics: Arc<Metrics>,
     /// Where the link's state is told.
     pub status: watch::Sender<LinkStatus>,
+    /// What an operator wants.
+    pub orders: watch::Receiver<Orders>,
+    /// Who else wants to use the link.
+    pub turns: Asked,
 }
 
 /// In which form records are sent.
@@ -137,7 +143,6 @@ struct Sent {
 type Sending = Pin<Box<dyn Future<Output = Sent> + Send>>;
 type Pushing = Pin<Box<dyn Future<Output = (LaneKey, Item, Settlement, bool)> + Send>>;
 type Reading = Pin<Box<dyn Future<Output = (Log, u64, Result<Lease, ReadError>)> + Send>>;
-type Limiter = governor::DefaultDirectRateLimiter;
 
 struct Run {
     drain: Drain,
@@ -145,6 +150,10 @@ struct Run {
     link: Link,
     batching: Batching,
     limiter: Option<Limiter>,
+    /// What the operator wanted when it was last looked at.
+    orders: Orders,
+    /// Somebody waits for a turn at the link.
+    turn: Option<oneshot::Sender<()>>,
     /// Up to where each log has been read.
     read: HashMap<Log, u64>,
     /// While usage is read again: up to where it had been read before.
@@ -169,7 +178,9 @@ impl Drain {
             lanes: Lanes::default(),
             link: Link::new(self.settings.link.clone(), first_contact),
             batching: Batching::new(self.settings.batch.clone()),
-            limiter: limiter(&self.settings),
+            limiter: None,
+            orders: Orders::default(),
+            turn: None,
             read: HashMap::new(),
             refill_upto: None,
             sending: FuturesUnordered::new(),
@@ -181,19 +192,24 @@ impl Drain {
             cause: None,
             drain: self,
         };
-        let limit = i64::from(run.drain.settings.rate_limit);
-        run.drain.metrics.rate_limit.with_label_values(&[] as &[&str]).set(limit);
         run.tell_trouble(None);
         for reason in Trouble::ALL.map(Trouble::label).into_iter().chain(["session_unknown"]) {
             run.drain.metrics.retries.with_label_values(&[reason]).inc_by(0);
         }
         let mut last = run.drain.outbox.last();
         let mut horizon = run.drain.horizon.clone();
+        let mut orders = run.drain.orders.clone();
+        orders.mark_changed();
         let mut sweep = tokio::time::interval(EXPIRY_SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !*stop.borrow() {
-            run.start_reading();
-            let next = run.start_sending();
+            let next = if run.orders.paused {
+                run.park();
+                run.give_turn(Instant::now())
+            } else {
+                run.start_reading();
+                run.start_sending()
+            };
             run.tell();
             tokio::select! {
                 biased;
@@ -204,6 +220,8 @@ impl Drain {
                 (log, from, lease) = reading(&mut run.reading) => run.loaded(log, from, lease),
                 Ok(()) = last.changed() => {}
                 Ok(()) = horizon.changed() => {}
+                Ok(()) = orders.changed() => run.obey(*orders.borrow_and_update()),
+                Some(turn) = run.drain.turns.next(), if run.turn.is_none() => run.turn = Some(turn),
                 () = sleep_until(next) => {}
                 _ = sweep.tick() => run.sweep(),
             }
@@ -236,15 +254,40 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-fn limiter(settings: &Settings) -> Option<Limiter> {
-    let rate = NonZeroU32::new(settings.rate_limit)?;
-    let burst = NonZeroU32::new(settings.burst)
-        .or_else(|| NonZeroU32::new(rate.get() / 10))
-        .unwrap_or(NonZeroU32::MIN);
-    Some(governor::RateLimiter::direct(governor::Quota::per_second(rate).allow_burst(burst)))
-}
-
 impl Run {
+    /// Does what the operator wants now.
+    fn obey(&mut self, orders: Orders) {
+        let before = std::mem::replace(&mut self.orders, orders);
+        let metrics = &self.drain.metrics;
+        if orders.rate_limit != before.rate_limit {
+            self.limiter = orders.rate_limit.limiter();
+            metrics.rate_limit.set(orders.rate_limit.per_second.into());
+        }
+        if orders.paused != before.paused {
+            metrics.paused.set(orders.paused.into());
+            tracing::info!(paused = orders.paused, "the drain was told to pause, or to go on");
+        }
+        if orders.brake_releases != before.brake_releases {
+            let change = self.link.release_brake(Instant::now());
+            self.announce(change);
+        }
+    }
+
+    /// While paused, and when what was in flight has ended: forgets what is in hand. It is read again when the drain goes
+    /// on, without what was settled meanwhile by somebody else.
+    fn park(&mut self) {
+        if !self.is_parked() && self.sending.is_empty() && self.pushing.is_empty() && self.reading.is_none() {
+            self.lanes = Lanes::default();
+            self.read.clear();
+            self.refill_upto = None;
+        }
+    }
+
+    /// Whether no record is in hand, and none is taken.
+    fn is_parked(&self) -> bool {
+        self.orders.paused && self.read.is_empty()
+    }
+
     /// Every reason has a sample, from the start on: a series that appears with the fault it counts is seen by no alert.
     fn tell_trouble(&self, now: Option<Trouble>) {
         for trouble in Trouble::ALL {
@@ -262,8 +305,8 @@ impl Run {
             Circuit::HalfOpen => ("half-open", 1, None),
             Circuit::Open { until } => ("open", 2, Some(until)),
         };
-        let status =
-            LinkStatus { circuit, trouble: self.link.trouble(), cause: self.cause.clone(), next_probe };
+        let (trouble, cause, parked) = (self.link.trouble(), self.cause.clone(), self.is_parked());
+        let status = LinkStatus { circuit, trouble, cause, next_probe, parked };
         let metrics = &self.drain.metrics;
         let changed = self.drain.status.send_if_modified(|now| {
             let changed = *now != status;

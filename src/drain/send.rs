@@ -18,14 +18,15 @@ impl Run {
     pub(super) fn start_sending(&mut self) -> Option<Instant> {
         let now = Instant::now();
         self.lanes.wake(now);
+        if let Some(until) = self.give_turn(now) {
+            return Some(until);
+        }
         while self.sending.len() < self.link.limit(now) && self.lanes.has_ready() {
             if let Some(until) = self.link.paced_until(now) {
                 return Some(until);
             }
-            if let Some(limiter) = &self.limiter
-                && let Err(wait) = limiter.check()
-            {
-                return Some(now + wait.wait_time_from(governor::clock::DefaultClock::default().now()));
+            if let Some(until) = self.limited_until(now) {
+                return Some(until);
             }
             let batches = self.batching.is_on(now);
             let picked = match self.link.circuit() {
@@ -49,6 +50,35 @@ impl Run {
         };
         let probe = probe.filter(|_| self.sending.is_empty() || self.link.limit(now) == 0);
         probe.into_iter().chain(self.lanes.next_wake()).min()
+    }
+
+    /// Lets one request go that is about no record, if somebody waits for that and no quota refresh does. Returns until
+    /// when everything has to wait for it.
+    pub(super) fn give_turn(&mut self, now: Instant) -> Option<Instant> {
+        if self.turn.as_ref().is_none_or(tokio::sync::oneshot::Sender::is_closed) {
+            self.turn = None;
+            return None;
+        }
+        match self.link.circuit() {
+            Circuit::HalfOpen => return None,
+            Circuit::Closed if self.lanes.has_ready_quota() => return None,
+            // A record is the better probe: its answer says how the link is.
+            Circuit::Open { .. } if self.lanes.has_ready() => return None,
+            Circuit::Open { until } if until > now => return Some(until),
+            Circuit::Closed | Circuit::Open { .. } => {}
+        }
+        if let Some(until) = self.limited_until(now) {
+            return Some(until);
+        }
+        // One that has given up meanwhile has wasted a place in the rate, and nothing else.
+        let _ = self.turn.take().map(|turn| turn.send(()));
+        None
+    }
+
+    /// Takes a place in the rate; or says when there is one.
+    fn limited_until(&self, now: Instant) -> Option<Instant> {
+        let wait = self.limiter.as_ref()?.check().err()?;
+        Some(now + wait.wait_time_from(governor::clock::DefaultClock::default().now()))
     }
 
     fn send(&mut self, mut parcel: Parcel, form: Form, now: Instant) {

@@ -16,6 +16,7 @@ pub(super) struct Health {
     link: String,
     link_down: bool,
     link_cause: Option<String>,
+    drain_paused: bool,
     stats: Stats,
 }
 
@@ -31,6 +32,7 @@ impl Health {
             link: trouble.map_or_else(|| link.circuit.to_owned(), |why| format!("{}: {why}", link.circuit)),
             link_down: link.trouble.is_some(),
             link_cause: link.cause.clone(),
+            drain_paused: surface.orders.borrow().paused,
             registered: *surface.registered.borrow(),
             stopping: *surface.stopping.borrow(),
             stats: surface.outbox.durable_stats(),
@@ -47,10 +49,14 @@ impl Health {
         self.stats.quarantined_segments > 0
     }
 
+    fn redis_is_degraded(&self) -> bool {
+        !self.redis_connected || self.redis_fault.is_some()
+    }
+
     fn status(&self) -> &'static str {
         if self.is_unhealthy() {
             "unhealthy"
-        } else if self.link_down || !self.redis_connected || self.redis_fault.is_some() || self.is_damaged() {
+        } else if self.link_down || self.drain_paused || self.redis_is_degraded() || self.is_damaged() {
             "degraded"
         } else {
             "healthy"
@@ -85,6 +91,11 @@ impl Health {
             }
             None => json!({ "status": "healthy", "durability": durability }),
         };
+        let drain = if self.drain_paused {
+            json!({ "status": "degraded", "reason": "paused by an operator" })
+        } else {
+            json!({ "status": "healthy" })
+        };
         let link = if self.link_down { "degraded" } else { "healthy" };
         json!({
             "status": self.status(),
@@ -97,6 +108,7 @@ impl Health {
             "components": {
                 "redis": redis,
                 "outbox": outbox,
+                "drain": drain,
                 "control_plane": { "status": link, "link": self.link, "cause": self.link_cause },
             },
             "outbox": self.outbox_json(),

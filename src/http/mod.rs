@@ -1,4 +1,4 @@
-//! The agent's own HTTP surface: health and metrics.
+//! The agent's own HTTP surface: health, metrics, and what an operator may do.
 //!
 //! | path | answers |
 //! |---|---|
@@ -6,7 +6,9 @@
 //! | `GET /health/detailed` | the same with metrics; also 503 when Redis is away or the outbox is full |
 //! | `GET /metrics`, `/metrics/` | Prometheus' text format |
 //! | `GET /metrics/json` | the same picture for people's own scripts |
+//! | `/admin/…` | see [`admin`] |
 
+pub mod admin;
 mod health;
 mod server;
 
@@ -26,17 +28,27 @@ use tokio::sync::watch;
 
 use crate::config::TrustedIps;
 use crate::control_plane::Client;
-use crate::drain::LinkStatus;
+use crate::drain::{LinkStatus, Orders};
 use crate::intake::{Names, RedisStatus};
 use crate::outbox::Outbox;
 use crate::record::Queue;
 use crate::telemetry::metrics::Metrics;
+use admin::Admin;
 use health::Health;
 
 /// An answer takes no longer than this; it is made from memory.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// A correlation id is at most this long.
 const CORRELATION_ID_MAX: usize = 128;
+
+/// Nothing here is meant to be framed, guessed at, kept, or fetched from elsewhere.
+const SECURITY_HEADERS: [(HeaderName, &str); 5] = [
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CACHE_CONTROL, "no-store"),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+];
 
 static CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 
@@ -56,6 +68,8 @@ pub struct Surface {
     pub redis: watch::Receiver<RedisStatus>,
     /// The link, as the drain sees it.
     pub link: watch::Receiver<LinkStatus>,
+    /// What an operator has ordered of the drain.
+    pub orders: watch::Receiver<Orders>,
     /// Whether the `ControlPlane` knows this server.
     pub registered: watch::Receiver<bool>,
     /// Whether the agent is shutting down.
@@ -71,20 +85,26 @@ pub struct Surface {
 }
 
 /// Serves until `stop` is true.
-pub async fn serve(listener: TcpListener, surface: Arc<Surface>, stop: watch::Receiver<bool>) {
-    let router = Router::new()
+pub async fn serve(
+    listener: TcpListener,
+    surface: Arc<Surface>,
+    admin: Arc<Admin>,
+    stop: watch::Receiver<bool>,
+) {
+    let quick = Router::new()
         .route("/health", get(health))
         .route("/health/", get(health))
         .route("/health/detailed", get(detailed))
         .route("/metrics", get(metrics))
         .route("/metrics/", get(metrics))
         .route("/metrics/json", get(metrics_json))
-        .layer(middleware::from_fn_with_state(Arc::clone(&surface), guard))
-        .with_state(surface);
+        .layer(middleware::from_fn(answer_quickly))
+        .with_state(Arc::clone(&surface));
+    let router = quick.merge(admin::router(admin)).layer(middleware::from_fn_with_state(surface, guard));
     server::serve(listener, router, stop).await;
 }
 
-/// Who may come in, how long it may take, and the correlation id that goes back.
+/// Who may come in, and the headers that go back.
 async fn guard(
     State(surface): State<Arc<Surface>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -93,15 +113,19 @@ async fn guard(
 ) -> Response {
     let correlation = correlation_id(request.headers());
     let trusted = surface.trusted.as_ref().is_none_or(|trusted| trusted.allows(peer.ip()));
-    let mut response = if trusted {
-        tokio::time::timeout(ANSWER_WITHIN, next.run(request))
-            .await
-            .unwrap_or_else(|_| StatusCode::GATEWAY_TIMEOUT.into_response())
-    } else {
-        StatusCode::FORBIDDEN.into_response()
-    };
-    response.headers_mut().insert(CORRELATION_ID.clone(), correlation);
+    let mut response = if trusted { next.run(request).await } else { StatusCode::FORBIDDEN.into_response() };
+    let headers = response.headers_mut();
+    headers.insert(CORRELATION_ID.clone(), correlation);
+    for (name, value) in SECURITY_HEADERS {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
     response
+}
+
+/// What is made from memory takes no long time.
+async fn answer_quickly(request: Request, next: Next) -> Response {
+    let answer = tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await;
+    answer.unwrap_or_else(|_| StatusCode::GATEWAY_TIMEOUT.into_response())
 }
 
 fn correlation_id(headers: &HeaderMap) -> HeaderValue {

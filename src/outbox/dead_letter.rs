@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use crate::record::{Kind, Record, Timestamp};
 
 /// Why a record became a dead letter. The numbers are persisted: never renumber.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Reason {
     /// It does not fit the contract.

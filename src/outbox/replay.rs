@@ -1,7 +1,13 @@
 //! Dead letters that are sent again: as new records, with the key and the body that they always had.
 
+use std::collections::BTreeSet;
+
 use super::{AppendError, DeadLetter, Entry, LedgerError, Outbox, Payload};
 use crate::record::Record;
+
+/// So many become records in one step, or so many bytes of them.
+const AT_ONCE: usize = 200;
+const AT_ONCE_BYTES: usize = 4 << 20;
 
 /// Why dead letters were not replayed, or not all.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +39,10 @@ impl Outbox {
 
     /// Makes records of dead letters again. They count as enqueued anew, and as accepted now; key and body stay.
     pub async fn replay(&self, ids: &[u64]) -> Result<Replayed, ReplayError> {
-        let mut outcome = Replayed::default();
-        for id in ids {
+        let (mut outcome, mut batch) = (Replayed::default(), Vec::new());
+        let mut bytes = 0;
+        // Each once, however often it is named.
+        for id in &ids.iter().copied().collect::<BTreeSet<_>>() {
             let Some(letter) = self.dead_letter(*id).await? else {
                 outcome.unknown.push(*id);
                 continue;
@@ -50,13 +58,28 @@ impl Outbox {
                 outcome.not_records.push(*id);
                 continue;
             };
-            let committed = self.append(vec![Entry::Record(record)], None).await?;
-            // IMPORTANT: a record again, and durable, before it is no dead letter any more: a crash between leaves both,
-            // with one key.
-            committed.await.map_err(|_| AppendError::Closed)??;
-            self.drop_dead_letters(vec![*id]).await?;
-            outcome.replayed.push(*id);
+            bytes += record.data().len();
+            batch.push((*id, Entry::Record(record)));
+            if batch.len() >= AT_ONCE || bytes >= AT_ONCE_BYTES {
+                bytes = 0;
+                self.revive(std::mem::take(&mut batch), &mut outcome).await?;
+            }
         }
+        self.revive(batch, &mut outcome).await?;
         Ok(outcome)
+    }
+
+    async fn revive(&self, batch: Vec<(u64, Entry)>, outcome: &mut Replayed) -> Result<(), ReplayError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let (ids, entries): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let committed = self.append(entries, None).await?;
+        // IMPORTANT: records again, and durable, before they are no dead letters any more: a crash between leaves both,
+        // with one key.
+        committed.await.map_err(|_| AppendError::Closed)??;
+        self.drop_dead_letters(ids.clone()).await?;
+        outcome.replayed.extend(ids);
+        Ok(())
     }
 }

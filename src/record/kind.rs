@@ -26,18 +26,23 @@ impl Queue {
 }
 
 /// What a record is. The numbers are persisted: never renumber.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[repr(u8)]
 pub enum Kind {
     /// A usage record.
+    #[serde(rename = "usage_record")]
     Usage = 1,
     /// A session-started event.
+    #[serde(rename = "session_started")]
     Started = 2,
     /// A session-completed event.
+    #[serde(rename = "session_completed")]
     Completed = 3,
     /// A quota refresh request.
+    #[serde(rename = "quota_refresh")]
     Quota = 4,
     /// A lifecycle message whose event type could not be told. Only ever a dead letter.
+    #[serde(rename = "session_lifecycle")]
     Lifecycle = 5,
 }
 

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata, Subscriber};
@@ -29,13 +31,15 @@ const CRITICAL: &str = "critical";
 const OWN: &str = env!("CARGO_CRATE_NAME");
 
 /// How severe an event is; the names are the previous agent's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum Level {
     /// For whoever looks for a fault.
     Debug,
     /// A change of state.
     Info,
     /// Something is wrong, and the agent copes.
+    #[serde(alias = "WARN")]
     Warning,
     /// Something failed.
     Error,
@@ -117,14 +121,40 @@ pub enum LogError {
     Twice(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Starts the log of this process. What is queued is written when the guard is dropped.
-pub fn init(config: &LogConfig) -> Result<WorkerGuard, LogError> {
+/// The least severe level that is logged, which can be changed while the process runs. Clones change the same one.
+#[derive(Clone, Debug)]
+pub struct LogLevel(Arc<AtomicU8>);
+
+impl LogLevel {
+    /// A level that a log begins with.
+    pub fn new(level: Level) -> Self {
+        Self(Arc::new(AtomicU8::new(level as u8)))
+    }
+
+    /// The level now.
+    pub fn get(&self) -> Level {
+        let now = self.0.load(Ordering::Relaxed);
+        Level::value_variants().iter().copied().find(|level| *level as u8 == now).unwrap_or(Level::Info)
+    }
+
+    /// Logs from this level on.
+    pub fn set(&self, level: Level) {
+        if self.0.swap(level as u8, Ordering::Relaxed) != level as u8 {
+            // Each place that logs remembers whether it is wanted.
+            tracing::callsite::rebuild_interest_cache();
+            tracing::info!(level = level.label(), "the log's level was changed");
+        }
+    }
+}
+
+/// Starts the log of this process, at this level. What is queued is written when the guard is dropped.
+pub fn init(config: &LogConfig, level: LogLevel) -> Result<WorkerGuard, LogError> {
     let (writer, guard) = match &config.file {
         Some(path) => tracing_appender::non_blocking(daily(path, config.retention_days)?),
         None => tracing_appender::non_blocking(io::stdout()),
     };
-    let least = config.level;
     let wanted = filter_fn(move |metadata| {
+        let least = level.get();
         let own = metadata.target().starts_with(OWN);
         Level::of(metadata) >= if own { least } else { least.max(Level::Warning) }
     });

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::outbox::{Reason, Stats};
@@ -51,13 +52,22 @@ pub struct Metrics {
     /// Why the link is down.
     pub link_trouble: IntGaugeVec,
     /// Requests a second; 0: no limit.
-    pub rate_limit: IntGaugeVec,
+    pub rate_limit: IntGauge,
+    /// 1 while the drain is paused by an operator.
+    pub paused: IntGauge,
     /// The most requests in flight just now.
     pub concurrency: IntGaugeVec,
+    /// Requests to the admin surface without its token.
+    pub admin_refused: IntCounter,
 }
 
 fn named(name: &str, help: &str) -> Opts {
     Opts::new(name, help)
+}
+
+fn commit_seconds() -> prometheus::Result<Histogram> {
+    let (name, help) = ("dataplane_outbox_commit_seconds", "One commit of the outbox, barrier included");
+    Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()))
 }
 
 impl Metrics {
@@ -74,6 +84,11 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok(metric)
         };
+        let single = |name: &str, help: &str| -> prometheus::Result<IntGauge> {
+            let metric = IntGauge::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
         let histogram =
             |name: &str, help: &str, buckets: &[f64], labels: &[&str]| -> prometheus::Result<HistogramVec> {
                 let metric =
@@ -81,15 +96,12 @@ impl Metrics {
                 registry.register(Box::new(metric.clone()))?;
                 Ok(metric)
             };
-        let commit_seconds = Histogram::with_opts(
-            HistogramOpts::new(
-                "dataplane_outbox_commit_seconds",
-                "One commit of the outbox, barrier included",
-            )
-            .buckets(SECONDS.to_vec()),
-        )?;
+        let commit_seconds = commit_seconds()?;
         registry.register(Box::new(commit_seconds.clone()))?;
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let admin_refused =
+            IntCounter::new("dataplane_admin_refused_total", "Requests to /admin without the token")?;
+        registry.register(Box::new(admin_refused.clone()))?;
         let build = gauge("dataplane_build_info", "Version of this agent", &["version", "commit"])?;
         build
             .with_label_values(&[
@@ -145,8 +157,10 @@ impl Metrics {
                 "1 while the link is down for this reason",
                 &["reason"],
             )?,
-            rate_limit: gauge("dataplane_drain_rate_limit", "Requests a second; 0: no limit", &[])?,
+            rate_limit: single("dataplane_drain_rate_limit", "Requests a second; 0: no limit")?,
+            paused: single("dataplane_drain_paused", "1 while an operator has paused the drain")?,
             concurrency: gauge("dataplane_drain_concurrency", "The most requests in flight just now", &[])?,
+            admin_refused,
             server_id: server_id.to_owned(),
             registry,
         };

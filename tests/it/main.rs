@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here fails the test")]
 #![allow(clippy::float_cmp, reason = "metrics that count are whole numbers")]
 
+mod admin;
 mod adopts_the_previous_agents_records;
 mod batches;
 mod configuration_errors;

@@ -1,0 +1,209 @@
+//! Dead letters: looked through, sent again, dropped; a page at a time, so that no request takes long.
+
+use serde::{Deserialize, Serialize};
+
+use super::{AdminError, Message};
+use crate::outbox::{DeadLetter, Outbox, Reason};
+use crate::record::Kind;
+
+/// Dead letters are read so many at once.
+const READ_AT_ONCE: usize = 200;
+/// So many are replayed or dropped by one request; it says where the next one goes on.
+const AT_ONCE: usize = 500;
+
+/// A dead letter, without its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetterLine {
+    /// Its number in this outbox.
+    pub id: u64,
+    /// Why it is one.
+    pub reason: Reason,
+    /// What it is, or would have been.
+    pub kind: Kind,
+    /// Why, in words.
+    pub detail: String,
+    /// How often its delivery was tried.
+    pub attempts: u32,
+    /// When it was accepted.
+    pub first_at: String,
+    /// When it was given up.
+    pub last_at: String,
+    /// How many bytes the producer's message has.
+    pub bytes: usize,
+}
+
+impl From<&DeadLetter> for DeadLetterLine {
+    fn from(letter: &DeadLetter) -> Self {
+        Self {
+            id: letter.id,
+            reason: letter.reason,
+            kind: letter.kind(),
+            detail: letter.detail.clone(),
+            attempts: letter.attempts,
+            first_at: letter.first_at.to_rfc3339(),
+            last_at: letter.last_at.to_rfc3339(),
+            bytes: letter.original().len(),
+        }
+    }
+}
+
+/// A dead letter with the producer's exact bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetterDetail {
+    /// About it.
+    #[serde(flatten)]
+    pub line: DeadLetterLine,
+    /// What the producer pushed.
+    pub original_message: Message,
+}
+
+/// Some dead letters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetterPage {
+    /// Oldest first.
+    pub dead_letters: Vec<DeadLetterLine>,
+    /// Where the next page begins; none: this was the last.
+    pub next: Option<u64>,
+}
+
+/// Which dead letters are listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LetterFilter {
+    /// Only those with this reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// Only those of this kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
+    /// Only those from this number on.
+    #[serde(default)]
+    pub from: u64,
+    /// At most so many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+impl LetterFilter {
+    fn wants(&self, letter: &DeadLetter) -> bool {
+        self.reason.is_none_or(|reason| reason == letter.reason)
+            && self.kind.is_none_or(|kind| kind == letter.kind())
+    }
+}
+
+/// The dead letters that are to be replayed or dropped: some by their numbers, those with one reason, or all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selection {
+    /// These, at most 500.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<u64>,
+    /// All with this reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// All.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+    /// Of these, only from this number on.
+    #[serde(default)]
+    pub from: u64,
+    /// Of these, only those below this number; absent: below the next that will be given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub below: Option<u64>,
+}
+
+impl Selection {
+    /// What is wrong with it, if anything is: it names nothing, or two things, or too much.
+    pub fn fault(&self) -> Option<&'static str> {
+        let named = [!self.ids.is_empty(), self.reason.is_some(), self.all];
+        match named.iter().filter(|named| **named).count() {
+            1 if self.ids.len() > AT_ONCE => Some("at most 500 ids at once"),
+            1 => None,
+            _ => Some("one of ids, reason and all is needed"),
+        }
+    }
+}
+
+/// What became of dead letters that were to be sent again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replayed {
+    /// Records again, with the keys and bodies that they always had.
+    pub replayed: Vec<u64>,
+    /// They never were records: they can only be pushed to Redis again, corrected.
+    pub not_records: Vec<u64>,
+    /// There are none with these numbers.
+    pub unknown: Vec<u64>,
+    /// There are more: ask for this next.
+    pub next: Option<Selection>,
+}
+
+/// How many dead letters were dropped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// So many.
+    pub dropped: u64,
+    /// There are more: ask for this next.
+    pub next: Option<Selection>,
+}
+
+/// At most `limit` dead letters.
+pub async fn list_dead_letters(
+    outbox: &Outbox,
+    filter: &LetterFilter,
+    limit: usize,
+) -> Result<DeadLetterPage, AdminError> {
+    let (mut dead_letters, mut from) = (Vec::new(), filter.from);
+    loop {
+        let page = outbox.dead_letters(from, READ_AT_ONCE).await?;
+        let Some(last) = page.last() else { return Ok(DeadLetterPage { dead_letters, next: None }) };
+        from = last.id + 1;
+        for letter in page.iter().filter(|letter| filter.wants(letter)) {
+            if dead_letters.len() >= limit {
+                return Ok(DeadLetterPage { dead_letters, next: Some(letter.id) });
+            }
+            dead_letters.push(letter.into());
+        }
+    }
+}
+
+/// The dead letter with this number.
+pub async fn find_dead_letter(outbox: &Outbox, id: u64) -> Result<Option<DeadLetterDetail>, AdminError> {
+    let letter = outbox.dead_letter(id).await?;
+    Ok(letter.map(|letter| DeadLetterDetail {
+        line: (&letter).into(),
+        original_message: Message::from(&letter.original()[..]),
+    }))
+}
+
+/// Makes records of dead letters again, some hundreds at a time.
+pub async fn replay_selected(outbox: &Outbox, selection: &Selection) -> Result<Replayed, AdminError> {
+    let (ids, next) = chosen(outbox, selection).await?;
+    let outcome = outbox.replay(&ids).await?;
+    Ok(Replayed {
+        replayed: outcome.replayed,
+        not_records: outcome.not_records,
+        unknown: outcome.unknown,
+        next,
+    })
+}
+
+/// Drops dead letters for good, some hundreds at a time.
+pub async fn drop_selected(outbox: &Outbox, selection: &Selection) -> Result<Dropped, AdminError> {
+    let (ids, next) = chosen(outbox, selection).await?;
+    let dropped = outbox.drop_dead_letters(ids).await?;
+    Ok(Dropped { dropped, next })
+}
+
+/// The numbers that are meant, at most [`AT_ONCE`], and what is left to ask for.
+async fn chosen(outbox: &Outbox, selection: &Selection) -> Result<(Vec<u64>, Option<Selection>), AdminError> {
+    if !selection.ids.is_empty() {
+        return Ok((selection.ids.clone(), None));
+    }
+    // What is replayed may come back under a new number: it must not be met again.
+    let below = selection.below.unwrap_or_else(|| outbox.next_dead_letter());
+    let filter = LetterFilter { reason: selection.reason, from: selection.from, ..LetterFilter::default() };
+    let page = list_dead_letters(outbox, &filter, AT_ONCE).await?;
+    let ids = page.dead_letters.iter().map(|letter| letter.id).filter(|id| *id < below).collect();
+    let next = page.next.filter(|next| *next < below);
+    Ok((ids, next.map(|from| Selection { from, below: Some(below), ..selection.clone() })))
+}

@@ -1,0 +1,197 @@
+//! What waits in the outbox, and what has become of the rest.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::AdminError;
+use crate::outbox::{Entry, Leased, Log, Outbox, Stats};
+use crate::record::Kind;
+
+/// What waits is read so much at once.
+const READ_AT_ONCE: usize = 500;
+
+/// A number for each kind of record, by its name.
+pub type KindCounts = BTreeMap<String, u64>;
+
+/// Counters, depths and sizes of the outbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutboxStats {
+    /// Taken over since this outbox began, by kind.
+    pub enqueued: KindCounts,
+    /// Delivered.
+    pub delivered: KindCounts,
+    /// Delivered before, as the ControlPlane said.
+    pub duplicates: KindCounts,
+    /// Moved to a file.
+    pub exported: KindCounts,
+    /// Given up.
+    pub dead_lettered: KindCounts,
+    /// Waiting.
+    pub depth: KindCounts,
+    /// Bytes of what waits.
+    pub bytes: u64,
+    /// What all of it takes on the disk, in bytes.
+    pub disk_bytes: u64,
+    /// The most it may take.
+    pub capacity_bytes: u64,
+    /// Databases in use.
+    pub segments: usize,
+    /// Dead letters that are kept.
+    pub dead_letters: u64,
+    /// Their bytes.
+    pub dead_letter_bytes: u64,
+    /// Dead letters dropped for their age.
+    pub dead_letters_expired: u64,
+    /// Databases that are damaged and were set aside.
+    pub quarantined_segments: u64,
+    /// Records that are known to be in them.
+    pub quarantined_records: u64,
+    /// Whether more is accepted.
+    pub accepting: bool,
+    /// Why not.
+    pub paused: Option<String>,
+}
+
+impl From<&Stats> for OutboxStats {
+    fn from(stats: &Stats) -> Self {
+        let by_kind = |values: [u64; 5]| -> KindCounts {
+            Kind::ALL.iter().zip(values).map(|(kind, value)| (kind.name().to_owned(), value)).collect()
+        };
+        Self {
+            enqueued: by_kind(stats.enqueued),
+            delivered: by_kind(stats.delivered),
+            duplicates: by_kind(stats.duplicates),
+            exported: by_kind(stats.exported),
+            dead_lettered: by_kind(stats.dead_lettered.map(|reasons| reasons.iter().sum())),
+            depth: by_kind(stats.depth),
+            bytes: stats.bytes,
+            disk_bytes: stats.disk_bytes,
+            capacity_bytes: stats.capacity_bytes,
+            segments: stats.segments,
+            dead_letters: stats.dead_letters,
+            dead_letter_bytes: stats.dead_letter_bytes,
+            dead_letters_expired: stats.dead_letters_expired,
+            quarantined_segments: stats.quarantined_segments,
+            quarantined_records: stats.quarantined_records,
+            accepting: stats.accepting,
+            paused: stats.paused.map(str::to_owned),
+        }
+    }
+}
+
+/// A record that waits, without its body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingLine {
+    /// Its number in this outbox.
+    pub id: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// Its session.
+    pub session: String,
+    /// Its transaction.
+    pub transaction: String,
+    /// Its idempotency key.
+    pub key: Uuid,
+    /// When it was accepted.
+    pub accepted_at: String,
+    /// Bytes of its body.
+    pub bytes: usize,
+}
+
+impl WaitingLine {
+    fn of(leased: &Leased) -> Option<Self> {
+        // A rejected message is about to become a dead letter.
+        let Entry::Record(record) = &leased.entry else { return None };
+        Some(Self {
+            id: leased.ticket.seq,
+            kind: record.kind(),
+            session: record.session().to_owned(),
+            transaction: record.transaction().to_owned(),
+            key: record.key(),
+            accepted_at: record.accepted_at().to_rfc3339(),
+            bytes: record.body().len(),
+        })
+    }
+}
+
+/// A record that waits, with what will be sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingDetail {
+    /// About it.
+    #[serde(flatten)]
+    pub line: WaitingLine,
+    /// The request's body.
+    pub body: String,
+}
+
+/// Some of what waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingPage {
+    /// In the order in which they were taken over, kind by kind: quota, started, usage, completed.
+    pub records: Vec<WaitingLine>,
+    /// Where the next page begins; none: this was the last.
+    pub next: Option<String>,
+}
+
+/// Which of what waits is listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingFilter {
+    /// Where to go on: what the page before said.
+    pub cursor: Option<String>,
+    /// At most so many.
+    pub limit: Option<usize>,
+}
+
+const READ: [Log; 4] = [Log::Quota, Log::Started, Log::Usage, Log::Completed];
+
+fn place(cursor: &str) -> Option<(usize, u64)> {
+    let (name, from) = cursor.split_once(':')?;
+    Some((READ.iter().position(|log| log.label() == name)?, from.parse().ok()?))
+}
+
+/// At most `limit` of what waits, from `cursor` on. A cursor that is none begins at the beginning.
+pub async fn list_waiting(
+    outbox: &Outbox,
+    cursor: Option<&str>,
+    limit: usize,
+) -> Result<WaitingPage, AdminError> {
+    let (first, mut from) = cursor.and_then(place).unwrap_or_default();
+    let end = *outbox.last().borrow() + 1;
+    let mut records = Vec::new();
+    for log in &READ[first..] {
+        while from < end {
+            let most = READ_AT_ONCE.min(limit.saturating_sub(records.len()).max(1));
+            let lease = outbox.lease(*log, from, end, most).await?;
+            for leased in &lease.records {
+                if records.len() >= limit {
+                    let next = Some(format!("{}:{}", log.label(), leased.ticket.seq));
+                    return Ok(WaitingPage { records, next });
+                }
+                records.extend(WaitingLine::of(leased));
+            }
+            from = lease.next;
+        }
+        from = 0;
+    }
+    Ok(WaitingPage { records, next: None })
+}
+
+/// The record that waits under this number.
+pub async fn find_waiting(outbox: &Outbox, id: u64) -> Result<Option<WaitingDetail>, AdminError> {
+    for log in READ {
+        let (mut from, end) = (0, id.min(*outbox.last().borrow()) + 1);
+        while from < end {
+            let lease = outbox.lease(log, from, end, READ_AT_ONCE).await?;
+            if let Some(leased) = lease.records.iter().find(|leased| leased.ticket.seq == id)
+                && let Entry::Record(record) = &leased.entry
+            {
+                let body = String::from_utf8_lossy(record.body()).into_owned();
+                return Ok(WaitingLine::of(leased).map(|line| WaitingDetail { line, body }));
+            }
+            from = lease.next;
+        }
+    }
+    Ok(None)
+}

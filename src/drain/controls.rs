@@ -1,0 +1,74 @@
+//! What an operator may change of the drain while it runs: whether it sends, how fast, and whether the brake holds.
+
+use std::num::NonZeroU32;
+
+use tokio::sync::watch;
+
+/// How fast requests may go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Requests a second; 0: no limit.
+    pub per_second: u32,
+    /// How many may go at once after a pause; 0: as many as go in a tenth of a second.
+    pub burst: u32,
+}
+
+pub(super) type Limiter = governor::DefaultDirectRateLimiter;
+
+impl RateLimit {
+    pub(super) fn limiter(self) -> Option<Limiter> {
+        let rate = NonZeroU32::new(self.per_second)?;
+        let burst = NonZeroU32::new(self.burst)
+            .or_else(|| NonZeroU32::new(rate.get() / 10))
+            .unwrap_or(NonZeroU32::MIN);
+        Some(governor::RateLimiter::direct(governor::Quota::per_second(rate).allow_burst(burst)))
+    }
+}
+
+/// What holds for the drain now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// No record is sent. What is in flight is waited for.
+    pub paused: bool,
+    /// How fast requests may go.
+    pub rate_limit: RateLimit,
+    /// How often the brake was released by hand.
+    pub brake_releases: u64,
+}
+
+/// Gives orders to the drain. Clones give them to the same one. They end with the process: after a restart what is
+/// configured holds.
+#[derive(Clone, Debug)]
+pub struct Controls(watch::Sender<Orders>);
+
+impl Controls {
+    /// What is configured.
+    pub fn new(rate_limit: RateLimit) -> Self {
+        Self(watch::Sender::new(Orders { rate_limit, ..Orders::default() }))
+    }
+
+    /// What holds now.
+    pub fn orders(&self) -> Orders {
+        *self.0.borrow()
+    }
+
+    /// Follows the orders.
+    pub fn subscribe(&self) -> watch::Receiver<Orders> {
+        self.0.subscribe()
+    }
+
+    /// Sends no more records, or sends them again.
+    pub fn pause(&self, paused: bool) {
+        self.0.send_if_modified(|orders| std::mem::replace(&mut orders.paused, paused) != paused);
+    }
+
+    /// Limits the rate anew.
+    pub fn set_rate_limit(&self, rate_limit: RateLimit) {
+        self.0.send_if_modified(|orders| std::mem::replace(&mut orders.rate_limit, rate_limit) != rate_limit);
+    }
+
+    /// Lets records go again after everything was refused.
+    pub fn release_brake(&self) {
+        self.0.send_modify(|orders| orders.brake_releases += 1);
+    }
+}

@@ -1,0 +1,373 @@
+//! Goal: whoever has the token, and nobody else, may look into a running agent and give it orders.
+
+use std::time::Instant;
+
+use reqwest::Method;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::harness::{DEAD_LETTERS, QUOTA, Sandbox, Stage, USAGE, load, until};
+
+const TOKEN: &str = "a-token-of-the-operator";
+
+async fn stage(settings: &[(&str, &str)]) -> Stage {
+    Stage::set_with(&[&[("ADMIN_TOKEN", TOKEN), ("HEARTBEAT_INTERVAL", "0.1")], settings].concat()).await
+}
+
+/// The status and the body of a request with this `Authorization`.
+async fn ask_as(
+    stage: &Stage,
+    authorization: Option<&str>,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> (u16, Value) {
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let mut request = http.request(method, stage.agent.url(path));
+    if let Some(authorization) = authorization {
+        request = request.header("Authorization", authorization);
+    }
+    if let Some(body) = &body {
+        request = request.json(body);
+    }
+    let answer = request.send().await.expect("the agent answers");
+    let status = answer.status().as_u16();
+    let text = answer.text().await.expect("a body");
+    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+async fn ask(stage: &Stage, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
+    ask_as(stage, Some(&format!("Bearer {TOKEN}")), method, path, body).await
+}
+
+async fn get(stage: &Stage, path: &str) -> Value {
+    let (status, body) = ask(stage, Method::GET, path, None).await;
+    assert_eq!(status, 200, "{path}: {body}");
+    body
+}
+
+async fn post(stage: &Stage, path: &str, body: Option<Value>) -> Value {
+    let (status, body) = ask(stage, Method::POST, path, body).await;
+    assert_eq!(status, 200, "{path}: {body}");
+    body
+}
+
+async fn put(stage: &Stage, path: &str, body: Value) -> Value {
+    let (status, body) = ask(stage, Method::PUT, path, Some(body)).await;
+    assert_eq!(status, 200, "{path}: {body}");
+    body
+}
+
+#[tokio::test]
+async fn without_the_token_nothing_is_told_and_nothing_done() {
+    let set = stage(&[]).await;
+    let wrong = [
+        None,
+        Some("Bearer"),
+        Some("Bearer "),
+        Some("Bearer a-token-of-the-operatoR"),
+        Some("Basic a-token-of-the-operator"),
+        Some("Bearer a-token-of-the-operator2"),
+        Some("a-token-of-the-operator"),
+    ];
+    let paths = [
+        (Method::GET, "/admin/outbox"),
+        (Method::GET, "/admin/dead-letters"),
+        (Method::POST, "/admin/drain/pause"),
+        (Method::PUT, "/admin/drain/rate-limit"),
+        (Method::POST, "/admin/reload"),
+    ];
+    for (n, (method, path)) in paths.into_iter().enumerate() {
+        for authorization in wrong {
+            let body = Some(json!({"rate_limit": 7}));
+            let (status, body) = ask_as(&set, authorization, method.clone(), path, body).await;
+            assert_eq!(status, 401, "{path} {authorization:?}: {body}");
+        }
+        let refused = set.agent.metrics().await.sum("dataplane_admin_refused_total", &[]);
+        assert_eq!(refused as usize, wrong.len() * (n + 1));
+    }
+    assert_eq!(get(&set, "/admin/drain").await["paused"], false);
+    assert_eq!(get(&set, "/admin/drain").await["rate_limit"], 0);
+    let log = set.agent.log();
+    assert!(log.contains("security: a request to /admin without the token") && !log.contains(TOKEN), "{log}");
+
+    let off = Stage::set().await;
+    assert_eq!(ask(&off, Method::GET, "/admin/outbox", None).await.0, 404, "there is no admin surface");
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_shown_replayed_and_dropped() {
+    let mut stage = stage(&[]).await;
+    stage.sandbox.weather(json!({"refuse_transactions": ["usage-bad"]})).await;
+    let refused: Vec<String> = (0..5).map(|n| load::usage("bad", n)).collect();
+    stage.redis.push(USAGE, &refused).await;
+    stage.redis.push(USAGE, &[b"\xff no record".to_vec()]).await;
+    stage.redis.push(QUOTA, &["{}".to_owned()]).await;
+    stage.drained().await;
+    until("all are dead letters", async || {
+        (get(&stage, "/admin/outbox").await["dead_letters"] == 7).then_some(())
+    })
+    .await;
+
+    // A page at a time, each once.
+    let (mut seen, mut next) = (Vec::new(), json!(0));
+    while !next.is_null() {
+        let page = get(&stage, &format!("/admin/dead-letters?limit=2&from={next}")).await;
+        let letters = page["dead_letters"].as_array().expect("a list").clone();
+        assert!(letters.len() <= 2, "{page}");
+        seen.extend(letters.into_iter().map(|letter| letter["id"].as_u64().expect("a number")));
+        next = page["next"].clone();
+    }
+    assert!(seen.len() == 7 && seen.is_sorted(), "{seen:?}");
+    let filtered = get(&stage, "/admin/dead-letters?reason=invalid&kind=quota_refresh").await;
+    assert_eq!(filtered["dead_letters"].as_array().expect("a list").len(), 1, "{filtered}");
+    let invalid = get(&stage, "/admin/dead-letters?reason=invalid&kind=usage_record").await;
+    let raw = &invalid["dead_letters"][0]["id"];
+    let shown = get(&stage, &format!("/admin/dead-letters/{raw}")).await;
+    assert_eq!(shown["original_message"], json!(b"\xff no record".to_vec()), "the exact bytes");
+    let refused_id = &get(&stage, "/admin/dead-letters?reason=refused").await["dead_letters"][0]["id"];
+    let shown = get(&stage, &format!("/admin/dead-letters/{refused_id}")).await;
+    let original: Value =
+        serde_json::from_str(shown["original_message"].as_str().expect("text")).expect("JSON");
+    assert!(shown["detail"].as_str().expect("why").contains("422"), "{shown}");
+    assert!(original["transaction_id"].as_str().expect("its id").starts_with("usage-bad"), "{shown}");
+
+    for (path, status) in [
+        ("/admin/dead-letters/999999", 404),
+        ("/admin/dead-letters/one", 400),
+        ("/admin/dead-letters?reason=whim", 400),
+        ("/admin/dead-letters?limit=-1", 400),
+        ("/admin/nothing", 404),
+    ] {
+        let (answered, body) = ask(&stage, Method::GET, path, None).await;
+        assert_eq!(answered, status, "{path}: {body}");
+    }
+    for body in [
+        json!({}),
+        json!({"all": true, "ids": [1]}),
+        json!({"ids": (0..501).collect::<Vec<_>>()}),
+        json!({"al": true}),
+        json!([1]),
+    ] {
+        let (answered, said) =
+            ask(&stage, Method::POST, "/admin/dead-letters/drop", Some(body.clone())).await;
+        assert!(answered == 422 && said["error"].is_string(), "{body}: {answered} {said}");
+    }
+    assert_eq!(get(&stage, "/admin/outbox").await["dead_letters"], 7, "nothing was dropped by that");
+
+    // The ControlPlane takes them now: replayed once, however often they are named.
+    stage.sandbox.weather(json!({})).await;
+    let outcome = post(
+        &stage,
+        "/admin/dead-letters/replay",
+        Some(json!({"ids": [refused_id, refused_id, raw, 999_999]})),
+    )
+    .await;
+    assert_eq!(
+        outcome,
+        json!({"replayed": [refused_id], "not_records": [raw], "unknown": [999_999], "next": null})
+    );
+    let outcome = post(&stage, "/admin/dead-letters/replay", Some(json!({"reason": "refused"}))).await;
+    assert_eq!(outcome["replayed"].as_array().expect("a list").len(), 4, "{outcome}");
+    stage.drained().await;
+    let accounts = stage.sandbox.accounts().await;
+    assert_eq!(accounts.kind("usage", "processed"), 5);
+    accounts.assert_in_order_and_recognisable();
+    let dropped = post(&stage, "/admin/dead-letters/drop", Some(json!({"all": true}))).await;
+    assert_eq!(dropped, json!({"dropped": 2, "next": null}));
+    assert_eq!(get(&stage, "/admin/dead-letters").await["dead_letters"], json!([]));
+    stage.agent.metrics().await.assert_conserved();
+    assert_eq!(stage.redis.len(DEAD_LETTERS).await, 7, "the mirror is not touched");
+}
+
+#[tokio::test]
+async fn what_waits_can_be_looked_at() {
+    let mut stage = stage(&[]).await;
+    post(&stage, "/admin/drain/pause", None).await;
+    let pushed = load::push_sessions(&stage.redis, "s", 10, 3).await;
+    until("all of it is in the outbox", async || {
+        let depth = &stage.agent.health().await?["outbox"]["depth"];
+        (depth.as_u64()? == pushed).then_some(())
+    })
+    .await;
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = get(&stage, &format!("/admin/outbox/records?limit=7&{cursor}")).await;
+        let records = page["records"].as_array().expect("a list").clone();
+        assert!(records.len() <= 7, "{page}");
+        seen.extend(records);
+        let Some(next) = page["next"].as_str() else { break };
+        cursor = format!("cursor={next}");
+    }
+    let mut keys: Vec<_> = seen.iter().map(|record| record["key"].to_string()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!((seen.len(), keys.len()), (pushed as usize, pushed as usize), "each once");
+    let one = seen.iter().find(|record| record["kind"] == "usage_record").expect("usage");
+    let shown = get(&stage, &format!("/admin/outbox/records/{}", one["id"])).await;
+    let body: Value = serde_json::from_str(shown["body"].as_str().expect("text")).expect("JSON");
+    assert_eq!(body["transaction_id"], one["transaction"]);
+    assert_eq!(ask(&stage, Method::GET, "/admin/outbox/records/99999", None).await.0, 404);
+    post(&stage, "/admin/drain/resume", None).await;
+    stage.drained().await;
+    stage.assert_each_once(pushed).await;
+}
+
+#[tokio::test]
+async fn a_paused_drain_sends_no_record_until_it_is_resumed_and_the_server_stays_known() {
+    let mut stage = stage(&[]).await;
+    load::push_sessions(&stage.redis, "before", 5, 3).await;
+    stage.drained().await;
+    let answer = post(&stage, "/admin/drain/pause", None).await;
+    assert_eq!(answer["paused"], true);
+    assert_eq!(stage.agent.metrics().await.sum("dataplane_drain_paused", &[]) as u64, 1);
+    let before = stage.sandbox.accounts().await;
+    let pushed = load::push_sessions(&stage.redis, "during", 5, 3).await;
+    let beats = before.all_requests("heartbeat");
+    until("records wait, and the heart beats", async || {
+        let depth = stage.agent.health().await?["outbox"]["depth"].as_u64()?;
+        let now = stage.sandbox.accounts().await.all_requests("heartbeat");
+        (depth == pushed && now >= beats + 3).then_some(())
+    })
+    .await;
+    assert_eq!(stage.sandbox.accounts().await.processed(), before.processed(), "nothing was sent");
+    let health = stage.agent.health().await.expect("it answers");
+    assert_eq!(
+        (&health["status"], &health["components"]["drain"]["status"]),
+        (&json!("degraded"), &json!("degraded"))
+    );
+    assert_eq!(health["components"]["drain"]["reason"], "paused by an operator");
+    post(&stage, "/admin/drain/resume", None).await;
+    stage.drained().await;
+    stage.assert_each_once(before.processed() + pushed).await;
+}
+
+#[tokio::test]
+async fn the_rate_limit_changes_while_it_runs() {
+    let mut stage = stage(&[("DELIVERY_MODE", "single")]).await;
+    put(&stage, "/admin/drain/rate-limit", json!({"rate_limit": 20, "burst": 1})).await;
+    assert_eq!(stage.agent.metrics().await.sum("dataplane_drain_rate_limit", &[]) as u64, 20);
+    let begun = Instant::now();
+    let before: u64 = requests(&stage).await;
+    let records: Vec<String> = (0..2_000).map(|n| load::usage(&format!("s{n}"), 0)).collect();
+    stage.redis.push(USAGE, &records).await;
+    // However slow the machine is: never more than the limit, heartbeats among them.
+    for target in [10, 20, 30] {
+        let sent = until("some were sent", async || {
+            let sent = requests(&stage).await - before;
+            (sent >= target).then_some(sent)
+        })
+        .await;
+        let most = 20.0 * begun.elapsed().as_secs_f64() + 2.0;
+        assert!(sent as f64 <= most, "{sent} requests, where {most} are allowed");
+    }
+    for body in [json!({"rate_limit": -1}), json!({"rate_limit": 1_000_001}), json!({"rate": 1})] {
+        let (status, said) = ask(&stage, Method::PUT, "/admin/drain/rate-limit", Some(body)).await;
+        assert!(status == 422 && said["error"].is_string(), "{said}");
+    }
+    put(&stage, "/admin/drain/rate-limit", json!({"rate_limit": 0})).await;
+    stage.drained().await;
+    stage.assert_each_once(2_000).await;
+}
+
+/// Everything that the sandbox was asked for.
+async fn requests(stage: &Stage) -> u64 {
+    let accounts = stage.sandbox.accounts().await;
+    let endpoints = accounts.0["requests"].as_object().expect("endpoints").clone();
+    endpoints.keys().map(|endpoint| accounts.all_requests(endpoint)).sum()
+}
+
+#[tokio::test]
+async fn while_the_link_is_down_nothing_but_a_probe_asks() {
+    let settings = [("CONTROL_PLANE_INITIAL_ERROR_DELAY", "0.2"), ("CONTROL_PLANE_MAX_BACKOFF", "0.5")];
+    let mut stage = stage(&settings).await;
+    until("the server is known", async || {
+        stage.agent.health().await?["server_registered"].as_bool()?.then_some(())
+    })
+    .await;
+    stage.sandbox.weather(json!({"status": {"503": 1.0}})).await;
+    let pushed = load::push_sessions(&stage.redis, "s", 5, 3).await;
+    until("the link is down", async || (get(&stage, "/admin/drain").await["link"] != "closed").then_some(()))
+        .await;
+    // One that was under way may end yet.
+    let accounts = stage.sandbox.accounts().await;
+    let (beats, others) = (accounts.all_requests("heartbeat"), requests(&stage).await);
+    until("probes are made", async || (requests(&stage).await >= others + 5).then_some(())).await;
+    let now = stage.sandbox.accounts().await.all_requests("heartbeat");
+    assert!(now <= beats + 1, "{} heartbeats while the link was down", now - beats);
+    stage.sandbox.weather(json!({})).await;
+    stage.drained().await;
+    until("the heart beats again", async || {
+        (stage.sandbox.accounts().await.all_requests("heartbeat") > now + 1).then_some(())
+    })
+    .await;
+    stage.assert_each_once(pushed).await;
+}
+
+#[tokio::test]
+async fn the_brake_is_released_by_hand() {
+    let settings = [
+        ("REFUSAL_BRAKE", "3"),
+        ("DRAIN_CONCURRENCY", "1"),
+        ("DELIVERY_MODE", "single"),
+        ("CONTROL_PLANE_INITIAL_ERROR_DELAY", "3600"),
+        ("CONTROL_PLANE_MAX_BACKOFF", "3600"),
+    ];
+    let mut stage = stage(&settings).await;
+    stage.sandbox.weather(json!({"status": {"422": 1.0}})).await;
+    let records: Vec<String> = (0..20).map(|n| load::usage(&format!("s{n}"), 0)).collect();
+    stage.redis.push(USAGE, &records).await;
+    until("the brake holds", async || get(&stage, "/admin/drain").await["braked"].as_bool()?.then_some(()))
+        .await;
+    // The next probe is an hour away: only the operator knows that all is well again.
+    stage.sandbox.weather(json!({})).await;
+    post(&stage, "/admin/drain/release-brake", None).await;
+    stage.drained().await;
+    let dead = get(&stage, "/admin/outbox").await["dead_letters"].as_u64().expect("a number");
+    assert!(dead <= 3, "{dead} dead letters");
+    assert_eq!(stage.sandbox.accounts().await.processed(), 20 - dead);
+}
+
+#[tokio::test]
+async fn the_log_level_changes_while_it_runs() {
+    let stage = stage(&[("LOG_LEVEL", "ERROR")]).await;
+    assert_eq!(get(&stage, "/admin/log-level").await, json!({"level": "ERROR"}));
+    post(&stage, "/admin/drain/pause", None).await;
+    assert!(!stage.agent.log().contains("the drain was told"), "{}", stage.agent.log());
+    put(&stage, "/admin/log-level", json!({"level": "INFO"})).await;
+    post(&stage, "/admin/drain/resume", None).await;
+    until("it is logged", async || stage.agent.log().contains("the drain was told").then_some(())).await;
+    assert_eq!(ask(&stage, Method::PUT, "/admin/log-level", Some(json!({"level": "LOUD"}))).await.0, 422);
+}
+
+#[tokio::test]
+async fn settings_are_read_again_and_what_cannot_be_used_changes_nothing() {
+    let redis = super::harness::RedisServer::start().await;
+    let sandbox = Sandbox::start(&[]);
+    let mut agent = super::harness::Agent::new(&redis, &sandbox.url);
+    agent.set("ADMIN_TOKEN", TOKEN);
+    let dotenv = agent.dir().join(".env");
+    let write = |text: &str| std::fs::write(&dotenv, text).expect("a file");
+    write("DRAIN_RATE_LIMIT=5\nLOG_LEVEL=WARNING\n");
+    agent.start();
+    agent.ready().await;
+    let stage = Stage { redis, sandbox, agent };
+    assert_eq!(get(&stage, "/admin/drain").await["rate_limit"], 5);
+
+    write("DRAIN_RATE_LIMIT=many\nLOG_LEVEL=DEBUG\n");
+    let (status, said) = ask(&stage, Method::POST, "/admin/reload", None).await;
+    assert!(status == 422 && said["error"].as_str().expect("why").contains("DRAIN_RATE_LIMIT"), "{said}");
+    assert_eq!(get(&stage, "/admin/log-level").await["level"], "WARNING", "all of it or nothing");
+
+    write("DRAIN_RATE_LIMIT=6\nLOG_LEVEL=INFO\nDRAIN_CONCURRENCY=4\n");
+    let done = post(&stage, "/admin/reload", None).await;
+    assert_eq!(done, json!({"need_restart": ["DRAIN_CONCURRENCY"]}));
+    assert_eq!(get(&stage, "/admin/drain").await["rate_limit"], 6);
+    assert_eq!(get(&stage, "/admin/log-level").await["level"], "INFO");
+
+    // By a signal as well; and an order given meanwhile is over then.
+    put(&stage, "/admin/drain/rate-limit", json!({"rate_limit": 9})).await;
+    write("DRAIN_RATE_LIMIT=7\n");
+    stage.agent.signal(Signal::HUP);
+    until("it is read", async || (get(&stage, "/admin/drain").await["rate_limit"] == 7).then_some(())).await;
+}

@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, Command, ValueHint};
 
 use super::secret::{HIDDEN, read_text};
-use super::sources::{Layers, Origin, Sources, declared, is_secret};
+use super::sources::{ENV_FILE, Layers, Origin, Sources, declared, is_secret};
 use super::values::without_user_info;
 
 /// A group of settings that can be loaded by itself.
@@ -131,7 +131,8 @@ impl Review {
 pub fn load<T: Group>(sources: &Sources) -> Result<(T, Review), Problems> {
     let mut review = Review::default();
     let layers = Layers::read(sources).map_err(|e| {
-        Problems(vec![Problem { variable: ".env".to_owned(), text: format!("cannot be read: {e}") }])
+        let variable = if sources.dotenv_required { ENV_FILE } else { ".env" };
+        Problems(vec![Problem { variable: variable.to_owned(), text: format!("cannot be read: {e}") }])
     })?;
     if !layers.skipped_lines.is_empty() {
         review.warn(format!(".env: lines that are no settings were skipped: {:?}", layers.skipped_lines));

@@ -166,15 +166,22 @@ pub struct Sources {
     pub env: Vec<(String, String)>,
     /// The `.env` file, which need not exist.
     pub dotenv: Option<PathBuf>,
+    /// It must exist: somebody named it.
+    pub dotenv_required: bool,
 }
 
+/// Names a file to read instead of `.env`. No setting itself: it says where settings are.
+pub(super) const ENV_FILE: &str = "DATAPLANE_ENV_FILE";
+
 impl Sources {
-    /// This process' environment, and `.env` in the working directory.
+    /// This process' environment, and `.env` in the working directory or the file that `DATAPLANE_ENV_FILE` names.
     pub fn of_process(flags: Flags) -> Self {
         // What is not UTF-8 gets the replacement character, and is refused with its variable's name.
         let text = |s: std::ffi::OsString| s.to_string_lossy().into_owned();
         let env = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
-        Self { flags, env, dotenv: Some(PathBuf::from(".env")) }
+        let named = std::env::var_os(ENV_FILE).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let dotenv_required = named.is_some();
+        Self { flags, env, dotenv: named.or_else(|| Some(PathBuf::from(".env"))), dotenv_required }
     }
 }
 
@@ -197,7 +204,7 @@ impl Layers {
     pub(super) fn read(sources: &Sources) -> io::Result<Self> {
         let env: BTreeMap<_, _> = sources.env.iter().cloned().collect();
         let text = match sources.dotenv.as_deref().map(read_text) {
-            Some(Err(e)) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            Some(Err(e)) if e.kind() != io::ErrorKind::NotFound || sources.dotenv_required => return Err(e),
             Some(Ok(text)) => text,
             _ => String::new(),
         };

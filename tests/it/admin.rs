@@ -346,7 +346,8 @@ async fn settings_are_read_again_and_what_cannot_be_used_changes_nothing() {
     let sandbox = Sandbox::start(&[]);
     let mut agent = super::harness::Agent::new(&redis, &sandbox.url);
     agent.set("ADMIN_TOKEN", TOKEN);
-    let dotenv = agent.dir().join(".env");
+    let dotenv = agent.dir().join("settings");
+    agent.set("DATAPLANE_ENV_FILE", "settings");
     let write = |text: &str| std::fs::write(&dotenv, text).expect("a file");
     write("DRAIN_RATE_LIMIT=5\nLOG_LEVEL=WARNING\n");
     agent.start();

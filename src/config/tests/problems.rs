@@ -131,6 +131,10 @@ fn a_file_that_cannot_be_read_is_one_problem_of_its_variable() {
     std::fs::write(dir.path().join(".env"), b"SERVER_ID=\xff").unwrap();
     let sources = Sources { dotenv: Some(dir.path().join(".env")), ..with([]) };
     assert_eq!(refused(&sources), ".env: cannot be read: it is not UTF-8 text");
+    let missing = || Some(dir.path().join("none"));
+    loaded(&Sources { dotenv: missing(), ..with([]) });
+    let named = Sources { dotenv: missing(), dotenv_required: true, ..with([]) };
+    assert!(refused(&named).starts_with("DATAPLANE_ENV_FILE: cannot be read: "));
     assert_eq!(
         refused(&with([("SERVER_REGION", "eu\u{fffd}"), ("CONTROL_PLANE_API_KEY", "\u{fffd}")])),
         "SERVER_REGION: is not valid UTF-8\nCONTROL_PLANE_API_KEY: is not valid UTF-8"

@@ -18,6 +18,7 @@ use crate::membership::Membership;
 use crate::outbox::{Outbox, Threads};
 use crate::record::{Acceptor, Origin};
 use crate::reload;
+use crate::systemd::{Notify, Service};
 use crate::telemetry::metrics::Metrics;
 
 /// After a start the first contact is at a random moment within this time: a fleet that starts at once must not knock
@@ -37,11 +38,13 @@ pub struct Agent {
     metrics: Arc<Metrics>,
     listeners: Vec<TcpListener>,
     redis: intake::Server,
+    notify: Notify,
 }
 
 impl Agent {
     /// Opens the outbox and binds the HTTP surface; contacts neither Redis nor the `ControlPlane`.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
+        crate::failpoint::reached("agent::building");
         let metrics = Arc::new(Metrics::new(&config.identity.server_id)?);
         let client =
             Client::new(config.control_plane.client_settings(&config.identity, config.delivery.concurrency))
@@ -55,7 +58,8 @@ impl Agent {
         let (outbox, threads) = tokio::task::spawn_blocking(|| Outbox::open(settings)).await??;
         let redis = intake::server(&config.redis)?;
         let listeners = listen(&config).await?;
-        Ok(Self { config, client: Arc::new(client), outbox, threads, metrics, listeners, redis })
+        let notify = Notify::of_process();
+        Ok(Self { config, client: Arc::new(client), outbox, threads, metrics, listeners, redis, notify })
     }
 
     /// Where the HTTP surface listens.
@@ -71,7 +75,7 @@ impl Agent {
         reloads: mpsc::Receiver<()>,
     ) -> anyhow::Result<()> {
         let started = Instant::now();
-        let Self { config, client, outbox, threads, metrics, listeners, redis } = self;
+        let Self { config, client, outbox, threads, metrics, listeners, redis, notify } = self;
         let first = config.control_plane.initial_error_delay.min(FIRST_CONTACT_WITHIN);
         let (intake_stop, drain_stop, last_stop) =
             (watch::Sender::new(false), watch::Sender::new(false), watch::Sender::new(false));
@@ -107,6 +111,8 @@ impl Agent {
             client: Arc::clone(&client),
             trusted: config.http.trusted_ips.clone(),
         });
+        let service =
+            Service::new(notify.clone(), outbox.clone(), link.subscribe(), redis_status.subscribe());
         let intake = Intake {
             settings: source.clone(),
             outbox: outbox.clone(),
@@ -137,13 +143,15 @@ impl Agent {
         let mut rest = JoinSet::new();
         rest.spawn(push_quota_answers(source, answered, last_stop.subscribe()));
         rest.spawn(mirror.run(last_stop.subscribe()));
-        rest.spawn(reload::run(Arc::clone(&membership.client), reloads, last_stop.subscribe()));
+        rest.spawn(reload::run(Arc::clone(&membership.client), notify, reloads, last_stop.subscribe()));
         rest.spawn(Arc::clone(&membership).run(intake_stop.subscribe()));
         let mut serving = JoinSet::new();
         for listener in listeners {
             serving.spawn(http::serve(listener, Arc::clone(&surface), last_stop.subscribe()));
         }
         drop(surface);
+        // The last one, so that all the others run when it says that they do.
+        rest.spawn(service.run(intake_stop.subscribe(), last_stop.subscribe()));
 
         let ended = tokio::select! {
             () = stop => Ok(()),
@@ -161,9 +169,7 @@ impl Agent {
         let halfway = Instant::now() + config.delivery.shutdown_timeout / 2;
         finish("the intake", &intake_stop, &mut taking, halfway).await;
         finish("the drain", &drain_stop, &mut sending, deadline).await;
-        if !outbox.flush().await {
-            tracing::warn!("not all that was settled is durable: it will be sent again, with the same keys");
-        }
+        flush(&outbox).await;
         let deadline = deadline.max(Instant::now() + LAST_STAGES);
         // One that is not heard in time will be noticed missing by the ControlPlane.
         let _ = tokio::time::timeout_at(deadline.into(), membership.goodbye()).await;
@@ -189,6 +195,13 @@ async fn finish<T: 'static>(
     if tokio::time::timeout_at(deadline.into(), all).await.is_err() {
         tracing::warn!(stage = name, "did not stop in time");
         tasks.shutdown().await;
+    }
+}
+
+/// What cannot be made durable now will be sent again.
+async fn flush(outbox: &Outbox) {
+    if !outbox.flush().await {
+        tracing::warn!("not all that was settled is durable: it will be sent again, with the same keys");
     }
 }
 

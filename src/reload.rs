@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 
 use crate::control_plane::Client;
+use crate::systemd::Notify;
 
 /// How often the files are looked at. A new key should not wait for a restart, nor for somebody to send a signal.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -15,7 +16,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 type Stamp = Option<(SystemTime, u64)>;
 
 /// Runs until `stop` is true. What cannot be used is said, and the old secrets stay.
-pub async fn run(client: Arc<Client>, mut told: mpsc::Receiver<()>, mut stop: watch::Receiver<bool>) {
+pub async fn run(
+    client: Arc<Client>,
+    notify: Notify,
+    mut told: mpsc::Receiver<()>,
+    mut stop: watch::Receiver<bool>,
+) {
     let files = client.secret_files();
     let mut known = stamps(&files);
     loop {
@@ -31,6 +37,7 @@ pub async fn run(client: Arc<Client>, mut told: mpsc::Receiver<()>, mut stop: wa
             }
         };
         known = found;
+        notify.reloading().await;
         let reading = Arc::clone(&client);
         match tokio::task::spawn_blocking(move || reading.reload()).await {
             Ok(Ok(())) => tracing::info!("secrets and certificates were read again"),
@@ -40,6 +47,8 @@ pub async fn run(client: Arc<Client>, mut told: mpsc::Receiver<()>, mut stop: wa
             }
             Err(error) => tracing::error!(%error, "reading secrets and certificates failed"),
         }
+        // Whether they could be used or not: the agent goes on.
+        notify.ready().await;
     }
 }
 

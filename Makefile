@@ -93,14 +93,14 @@ package-tools: cargo-deb
 cargo-deb:
 	@command -v cargo-deb >/dev/null || cargo install cargo-deb --locked
 
-# PACKAGE=path tries another one than what `make deb` makes.
-test-systemd: PACKAGE ?= $(shell ls -t target/debian/dataplane-agent_*.deb 2>/dev/null | head -n 1)
+# PACKAGE=path tries that one, and not what `make deb` makes.
 test-systemd:    ## Boots a throw-away Debian with the package under a real systemd (root; some minutes)
 	@$(call install,debootstrap,debootstrap)
 	@$(call install,systemd-nspawn,systemd-container)
 	@$(call install,python3,python3)
-	@$(if $(PACKAGE),,$(MAKE) --no-print-directory deb)
-	$(SUDO) tests/systemd/run.py "$(PACKAGE)"
+	@[ -n "$(PACKAGE)" ] || $(MAKE) --no-print-directory deb
+	@package="$(PACKAGE)" && \
+	  $(SUDO) tests/systemd/run.py "$${package:-$$(ls -t target/debian/dataplane-agent_*.deb | head -n 1)}"
 
 # One file that runs on any x86-64 Linux, whatever its libc.
 STATIC := x86_64-unknown-linux-musl

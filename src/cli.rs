@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod outbox;
+mod owner;
 mod packaging;
 mod signals;
 mod stopped;

@@ -16,7 +16,7 @@ build:           ## Builds the agent: target/release/dataplane-agent
 demo: redis build ## Plays the main job with outages and a crash, about a minute; settles the account
 	@target/release/dataplane-agent demo
 
-test: format lint units docs check-unit ## Everything that CI checks
+test: format lint units docs check-unit check-package ## Everything that CI checks
 
 format:
 	cargo fmt --check
@@ -50,9 +50,9 @@ install = command -v $(1) >/dev/null || { \
 	    echo "$(1) is needed: install it with your system's package manager" >&2; exit 1; \
 	  fi; }
 
-# --- what is packed with the agent: its dependencies, its unit ---
+# --- what is packed with the agent: its dependencies, its unit, its package ---
 
-.PHONY: audit check-unit
+.PHONY: audit check-unit check-package deb static cargo-deb package-tools test-systemd
 
 # Licences, bans and sources always; advisories where their database can be fetched.
 audit:           ## Checks the licences, origins and known faults of all dependencies
@@ -72,6 +72,43 @@ check-unit:      ## Verifies the systemd unit, and how exposed it is
 	if grep -F "$$unit" "$$folder/verify"; then exit 1; fi && \
 	{ systemd-analyze security --no-pager --offline=true --threshold=15 "$$unit" >"$$folder/security" || \
 		{ cat "$$folder/security"; exit 1; }; } && tail -n 1 "$$folder/security"
+
+deb: package-tools build ## Builds the Debian package: target/debian/*.deb
+	packaging/deb.sh release
+	@ls -l target/debian/*.deb
+
+# The package of the binary that the tests have built anyway: what is tried is the packing, not the program.
+check-package: ## Installs the package into a scratch root, runs it from there, purges it
+	@if ! command -v dpkg-deb >/dev/null; then \
+		echo "check-package: SKIPPED, this is no Debian"; exit 0; fi; \
+	$(MAKE) --no-print-directory package-tools && \
+	cargo test --quiet --locked --no-run --test it && \
+	packaging/deb.sh dev --strip --fast --output target/package/test.deb && \
+	$(SUDO) tests/package/install.sh target/package/test.deb
+
+package-tools: cargo-deb
+	@$(call install,dpkg-shlibdeps,dpkg-dev)
+	@$(call install,python3,python3)
+
+cargo-deb:
+	@command -v cargo-deb >/dev/null || cargo install cargo-deb --locked
+
+# PACKAGE=path tries that one, and not what `make deb` makes.
+test-systemd:    ## Boots a throw-away Debian with the package under a real systemd (root; some minutes)
+	@$(call install,debootstrap,debootstrap)
+	@$(call install,systemd-nspawn,systemd-container)
+	@$(call install,python3,python3)
+	@[ -n "$(PACKAGE)" ] || $(MAKE) --no-print-directory deb
+	@package="$(PACKAGE)" && \
+	  $(SUDO) tests/systemd/run.py "$${package:-$$(ls -t target/debian/dataplane-agent_*.deb | head -n 1)}"
+
+# One file that runs on any x86-64 Linux, whatever its libc.
+STATIC := x86_64-unknown-linux-musl
+static:          ## Builds a static binary: target/x86_64-unknown-linux-musl/release/dataplane-agent
+	@[ -d "$$(rustc --print sysroot)/lib/rustlib/$(STATIC)" ] || { \
+	  echo "static: NOT BUILT: the target is missing (rustup target add $(STATIC))" >&2; exit 1; }
+	@$(call install,musl-gcc,musl-tools)
+	DATAPLANE_COMMIT=$$(git rev-parse --short HEAD 2>/dev/null) cargo build --release --locked --target $(STATIC)
 
 # --- fuzzing: `make test` replays fuzz/corpus and fuzz/findings, this looks for more ---
 

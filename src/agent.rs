@@ -22,6 +22,7 @@ use crate::membership::Membership;
 use crate::outbox::{Outbox, Threads};
 use crate::record::{Acceptor, Origin};
 use crate::reload::Reloader;
+use crate::systemd::{Notify, Service};
 use crate::telemetry::log::LogLevel;
 use crate::telemetry::metrics::Metrics;
 
@@ -45,6 +46,7 @@ pub struct Agent {
     controls: Controls,
     log_level: LogLevel,
     reloader: Arc<Reloader>,
+    notify: Notify,
 }
 
 impl Agent {
@@ -52,6 +54,7 @@ impl Agent {
     ///
     /// What changes while it runs is read from `sources` again, as `config` was, and `log_level` is the log's.
     pub async fn build(config: Config, sources: Sources, log_level: LogLevel) -> anyhow::Result<Self> {
+        crate::failpoint::reached("agent::building");
         let metrics = Arc::new(Metrics::new(&config.identity.server_id)?);
         let client =
             Client::new(config.control_plane.client_settings(&config.identity, config.delivery.concurrency))
@@ -70,8 +73,20 @@ impl Agent {
             Controls::new(RateLimit { per_second: config.delivery.rate_limit, burst: config.delivery.burst });
         let reloader =
             Reloader::new(&config, sources, Arc::clone(&client), controls.clone(), log_level.clone());
-        let reloader = Arc::new(reloader);
-        Ok(Self { config, client, outbox, threads, metrics, listeners, redis, controls, log_level, reloader })
+        let (reloader, notify) = (Arc::new(reloader), Notify::of_process());
+        Ok(Self {
+            config,
+            client,
+            outbox,
+            threads,
+            metrics,
+            listeners,
+            redis,
+            controls,
+            log_level,
+            reloader,
+            notify,
+        })
     }
 
     /// Where the HTTP surface listens.
@@ -93,6 +108,7 @@ impl Agent {
 
     /// Runs until `stop` is done; then stops in order. Reads the settings again for each of `reloads`. An error if a part
     /// of it ended by itself.
+    #[expect(clippy::too_many_lines, reason = "who is told what by whom, in one place and in order")]
     pub async fn run(
         self,
         stop: impl Future<Output = ()>,
@@ -101,8 +117,19 @@ impl Agent {
         let started = Instant::now();
         let link = watch::Sender::new(LinkStatus::default());
         let admin = self.admin(link.subscribe());
-        let Self { config, client, outbox, threads, metrics, listeners, redis, controls, reloader, .. } =
-            self;
+        let Self {
+            config,
+            client,
+            outbox,
+            threads,
+            metrics,
+            listeners,
+            redis,
+            controls,
+            reloader,
+            notify,
+            ..
+        } = self;
         let first = config.control_plane.initial_error_delay.min(FIRST_CONTACT_WITHIN);
         let (intake_stop, drain_stop, last_stop) =
             (watch::Sender::new(false), watch::Sender::new(false), watch::Sender::new(false));
@@ -140,6 +167,8 @@ impl Agent {
             client: Arc::clone(&client),
             trusted: config.http.trusted_ips.clone(),
         });
+        let service =
+            Service::new(notify.clone(), outbox.clone(), link.subscribe(), redis_status.subscribe());
         let intake = Intake {
             settings: source.clone(),
             outbox: outbox.clone(),
@@ -172,7 +201,7 @@ impl Agent {
         let mut rest = JoinSet::new();
         rest.spawn(push_quota_answers(source, answered, last_stop.subscribe()));
         rest.spawn(mirror.run(last_stop.subscribe()));
-        rest.spawn(reloader.run(reloads, last_stop.subscribe()));
+        rest.spawn(reloader.run(notify, reloads, last_stop.subscribe()));
         rest.spawn(Arc::clone(&membership).run(intake_stop.subscribe()));
         let mut serving = JoinSet::new();
         for listener in listeners {
@@ -180,6 +209,8 @@ impl Agent {
             serving.spawn(http::serve(listener, surface, admin, last_stop.subscribe()));
         }
         drop((surface, admin));
+        // The last one, so that all the others run when it says that they do.
+        rest.spawn(service.run(intake_stop.subscribe(), last_stop.subscribe()));
 
         let mut stages = Stages { taking, sending, rest, serving, intake_stop, drain_stop, last_stop };
         let ended = tokio::select! {

@@ -2,19 +2,21 @@
 
 mod dead_letters;
 mod outbox;
+mod owner;
+mod packaging;
+mod signals;
 mod stopped;
 
-use std::convert::Infallible;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tokio::sync::mpsc;
 
 use crate::agent::Agent;
 use crate::config::{Config, Flags, Problems, Sources};
 use crate::telemetry::log::LogLevel;
 use crate::{demo, sandbox, telemetry};
+use signals::{Hangups, Stop};
 
 /// Carries customers' usage records from this server's Redis to the ControlPlane without losing one.
 ///
@@ -40,6 +42,10 @@ enum Command {
     DeadLetters(dead_letters::Args),
     /// A ControlPlane to develop against
     Sandbox(Box<sandbox::Args>),
+    /// Prints the completions of the command line for a shell
+    Completions(packaging::CompletionsArgs),
+    /// Prints the manual page
+    Man(packaging::ManArgs),
 }
 
 /// Parses the command line and does what it says.
@@ -51,7 +57,11 @@ pub fn main() -> ExitCode {
         Some(Command::Demo(args)) => on_runtime(1, async move { demo::run(args).await }),
         Some(Command::Outbox(args)) => on_runtime(1, outbox::run(args, cli.flags)),
         Some(Command::DeadLetters(args)) => on_runtime(1, dead_letters::run(args, cli.flags)),
-        Some(Command::Sandbox(args)) => on_runtime(2, async { sandbox::run(*args, told_to_stop()).await }),
+        Some(Command::Sandbox(args)) => {
+            on_runtime(2, async { sandbox::run(*args, Stop::listen()?.told()).await })
+        }
+        Some(Command::Completions(args)) => packaging::completions(Cli::command(), &args),
+        Some(Command::Man(args)) => packaging::man(Cli::command(), &args),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
     if let Some(problems) = error.downcast_ref::<Problems>() {
@@ -63,15 +73,16 @@ pub fn main() -> ExitCode {
 }
 
 fn run(flags: Flags) -> anyhow::Result<()> {
-    let sources = Sources::of_process(flags);
-    let config = Config::load(&sources)?;
-    let log_level = LogLevel::new(config.log().level);
-    let _log = telemetry::log::init(&config.log(), log_level.clone())?;
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
     // One thread for everything that waits: handing work between threads costs more than the work. Storage has its own.
     on_runtime(1, async {
+        let (stop, hangups) = (Stop::listen()?, Hangups::listen()?);
+        let sources = Sources::of_process(flags);
+        let config = Config::load(&sources)?;
+        let log_level = LogLevel::new(config.log().level);
+        let _log = telemetry::log::init(&config.log(), log_level.clone())?;
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
         let agent = Agent::build(config, sources, log_level).await;
         let agent = agent.inspect_err(|error| tracing::error!(critical = true, "{error:#}"))?;
         for address in agent.addresses() {
@@ -79,8 +90,8 @@ fn run(flags: Flags) -> anyhow::Result<()> {
         }
         let (reload, reloads) = mpsc::channel(1);
         let ended = tokio::select! {
-            ended = agent.run(told_to_stop(), reloads) => ended,
-            never = forward_hangups(reload) => match never {},
+            ended = agent.run(stop.told(), reloads) => ended,
+            never = hangups.forward(reload) => match never {},
         };
         ended.inspect_err(|error| tracing::error!(critical = true, "{error:#}"))?;
         tracing::info!("stopped");
@@ -99,40 +110,12 @@ fn on_runtime(threads: usize, work: impl Future<Output = anyhow::Result<()>>) ->
     builder.enable_all().build()?.block_on(work)
 }
 
-/// Asks for a reload at each SIGHUP.
-async fn forward_hangups(reload: mpsc::Sender<()>) -> Infallible {
-    if let Ok(mut hangups) = signal(SignalKind::hangup()) {
-        while hangups.recv().await.is_some() {
-            // One that waits already is enough.
-            let _ = reload.try_send(());
-        }
-    }
-    std::future::pending().await
-}
-
-/// Done at the first SIGTERM or SIGINT.
-async fn told_to_stop() {
-    let wait = |kind| async move {
-        match signal(kind) {
-            Ok(mut signals) => {
-                signals.recv().await;
-            }
-            // Without a handler the signal's own effect stays: the process ends, which is safe too.
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = wait(SignalKind::terminate()) => {}
-        () = wait(SignalKind::interrupt()) => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn no_flag_of_a_subcommand_collides_with_a_setting() {
-        <Cli as clap::CommandFactory>::command().debug_assert();
+        Cli::command().debug_assert();
     }
 }

@@ -15,8 +15,9 @@
 //! * [`control_plane`]: the typed client of the `ControlPlane`'s REST API; one attempt a call.
 //!
 //! Everything else supports these: [`agent`] puts them together, [`config`] says how, [`http`] and [`telemetry`] show what
-//! goes on, [`admin`] is what an operator may do, [`reload`] takes in new settings, [`membership`] tells the `ControlPlane` that the
-//! server lives, [`cli`] is the command line, [`sandbox`] and [`demo`] are for trying it out.
+//! goes on, [`admin`] is what an operator may do, [`reload`] takes in new settings, [`membership`] tells the
+//! `ControlPlane` that the server lives and [`systemd`] tells systemd, [`cli`] is the command line, [`sandbox`] and
+//! [`demo`] are for trying it out.
 
 pub mod admin;
 pub mod agent;
@@ -37,4 +38,5 @@ pub mod outbox;
 pub mod record;
 pub mod reload;
 pub mod sandbox;
+pub mod systemd;
 pub mod telemetry;

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::{Config, Problems, Secret, SecretSource, Setting, Sources};
 use crate::control_plane::{Client, ClientError};
 use crate::drain::{Controls, RateLimit};
+use crate::systemd::Notify;
 use crate::telemetry::log::LogLevel;
 
 /// How often the files are looked at. A new key should not wait for a restart, nor for somebody to send a signal.
@@ -147,16 +148,24 @@ impl Reloader {
 
     /// Reloads when told to, and when a secret's file has changed, until `stop` is true. What cannot be used is said, and
     /// what was in use stays.
-    pub async fn run(self: Arc<Self>, mut told: mpsc::Receiver<()>, mut stop: watch::Receiver<bool>) {
+    pub async fn run(
+        self: Arc<Self>,
+        notify: Notify,
+        mut told: mpsc::Receiver<()>,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let mut known = self.stamps().await;
         loop {
             tokio::select! {
                 () = until_true(&mut stop) => return,
                 Some(()) = told.recv() => {
+                    notify.reloading().await;
                     if let Err(error) = self.reload().await {
                         let error = &error as &dyn std::error::Error;
                         tracing::error!(error, "the settings cannot be used; the old ones stay");
                     }
+                    // Whether they could be used or not: the agent goes on.
+                    notify.ready().await;
                     known = self.stamps().await;
                 }
                 () = tokio::time::sleep(LOOK_EVERY) => {

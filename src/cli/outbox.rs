@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::owner::KeepsOwner;
 use super::stopped::{Common, explain, print_json, progress, settings, with_outbox};
 use crate::config::Flags;
 use crate::outbox::{Entry, Leased, Log, Outbox, Stats};
@@ -194,7 +195,9 @@ async fn show(outbox: &Outbox, id: u64, json: bool) -> anyhow::Result<()> {
 
 fn verify(flags: Flags, json: bool) -> anyhow::Result<()> {
     let bar = progress("verifying");
-    let verified = Outbox::verify(&settings(flags)?, &mut |n| bar.set_position(n)).map_err(explain)?;
+    let settings = settings(flags)?;
+    let _owner = KeepsOwner::of(&settings.dir);
+    let verified = Outbox::verify(&settings, &mut |n| bar.set_position(n)).map_err(explain)?;
     bar.finish_and_clear();
     if json {
         print_json(&verified)?;

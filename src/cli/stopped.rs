@@ -5,6 +5,7 @@ use std::future::Future;
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::owner::KeepsOwner;
 use crate::config::{Flags, OutboxConfig, Sources, load};
 use crate::outbox::{OpenError, Outbox, Settings};
 
@@ -39,7 +40,9 @@ pub(super) async fn with_outbox<T, F>(flags: Flags, work: impl FnOnce(Outbox) ->
 where
     F: Future<Output = anyhow::Result<T>>,
 {
-    let (outbox, threads) = Outbox::open_existing(settings(flags)?).map_err(explain)?;
+    let settings = settings(flags)?;
+    let _owner = KeepsOwner::of(&settings.dir);
+    let (outbox, threads) = Outbox::open_existing(settings).map_err(explain)?;
     let result = work(outbox.clone()).await;
     let flushed = outbox.flush().await;
     drop(outbox);

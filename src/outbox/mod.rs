@@ -109,6 +109,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod turns;
 mod verify;
 mod writer;
 
@@ -409,6 +410,17 @@ impl Outbox {
     /// This outbox's identity: made when its folder was.
     pub fn id(&self) -> uuid::Uuid {
         self.shared.id
+    }
+
+    /// Done when each of the outbox's threads has taken a turn since the call: when none of them hangs. A full disk and a
+    /// failing one keep neither from it.
+    pub async fn turn(&self) {
+        let turned = self.shared.turns.both();
+        // A queue that is full keeps the writer busy enough.
+        let _ = self.appends.try_send(writer::Order::Wake);
+        // A keeper that is gone has failed: whoever leases hears of it.
+        let _ = self.requests.send(keeper::Request::Wake);
+        turned.await;
     }
 
     /// Waits until everything settled so far is durable. False if that cannot be had just now: it stays to be written.

@@ -12,6 +12,7 @@ use super::keeper::Keeper;
 use super::ledger::Ledger;
 use super::manifest::{self, FORMAT};
 use super::reserve::Reserve;
+use super::turns::Turns;
 use super::writer::{Order, Writer};
 use super::{DatabaseError, Durability, LedgerError, Outbox, ReadError, Shared, Threads, quarantine, row};
 
@@ -135,6 +136,7 @@ pub(super) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
         used: AtomicU64::new(0),
         ledger_failed: AtomicBool::new(false),
         writer_failed: AtomicBool::new(false),
+        turns: Turns::new(),
         quarantined: Mutex::new(quarantine::count(&dir)),
         settings,
         _lock: lock,

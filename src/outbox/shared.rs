@@ -10,6 +10,7 @@ use super::ledger::Ledger;
 use super::quarantine::{self, Report};
 use super::reserve::Reserve;
 use super::state::State;
+use super::turns::Turns;
 use super::{LedgerError, Settings};
 
 pub(super) struct Shared {
@@ -28,6 +29,8 @@ pub(super) struct Shared {
     pub used: AtomicU64,
     pub ledger_failed: AtomicBool,
     pub writer_failed: AtomicBool,
+    /// Whether the threads get on.
+    pub turns: Turns,
     /// Segments and records that were set aside and not salvaged.
     pub quarantined: Mutex<(u64, u64)>,
     pub _lock: File,

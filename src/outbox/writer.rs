@@ -15,6 +15,7 @@ use super::settled::PACK_RECORDS;
 use super::shared::Shared;
 use super::state::RECENT_APPENDS;
 use super::{AppendError, Entry, LedgerError, Log};
+use crate::failpoint;
 
 /// A pack is closed at this many bytes of records: about 4 KiB compressed.
 const PACK_BYTES: usize = 32 << 10;
@@ -29,6 +30,8 @@ pub(super) enum Order {
     Append(Append),
     /// Begin a new segment, if anything was appended to this one.
     Roll,
+    /// Take a turn.
+    Wake,
 }
 
 /// A request to append.
@@ -111,6 +114,7 @@ impl Writer {
                         group.push(append);
                     }
                     Order::Roll => wants_roll = true,
+                    Order::Wake => {}
                 }
                 next = (bytes < COMMIT_BYTES).then(|| orders.try_recv().ok()).flatten();
             }
@@ -124,7 +128,9 @@ impl Writer {
             while self.is_broken && !orders.is_closed() {
                 std::thread::sleep(RETRY_AFTER);
                 self.recover();
+                self.shared.turns.of_writer();
             }
+            self.shared.turns.of_writer();
         }
     }
 
@@ -194,6 +200,7 @@ impl Writer {
             self.roll()?;
         }
         let draft = self.draft(group)?;
+        failpoint::reached("outbox::committing");
         // IMPORTANT: durable first; only then does anybody, the drain included, hear of these records. A record
         // that was sent but did not survive would be accepted anew, with another time in its body.
         self.active.commit(draft.batch)?;

@@ -27,4 +27,5 @@ mod stops_taking_when_full;
 mod streams;
 mod survives_kill;
 mod survives_outages;
+mod tells_systemd;
 mod unit_file;

@@ -36,6 +36,15 @@ fn systemd_waits_for_longer_than_the_agent_takes_to_stop() {
 }
 
 #[test]
+fn systemd_waits_for_the_agents_word() {
+    assert_eq!(value("Type"), "notify");
+    assert_eq!(value("NotifyAccess"), "main");
+    assert!(value("WatchdogSec").parse::<u32>().unwrap() > 0);
+    // The agent's own reload is SIGHUP.
+    assert!(value("ExecReload").contains("kill -HUP"));
+}
+
+#[test]
 fn there_is_a_credential_for_every_secret() {
     let secret = ValueParser::from(clap::value_parser!(Secret)).type_id();
     let command = Config::augment_args(Command::new("settings"));

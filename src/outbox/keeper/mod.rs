@@ -15,6 +15,7 @@ use super::segment::ReadError;
 use super::shared::Shared;
 use super::writer::Order;
 use super::{DeadLetter, Lease, Log};
+use crate::failpoint;
 
 /// Settlements become durable this often: what a crash can make us send again.
 const TICK: Duration = Duration::from_millis(50);
@@ -46,7 +47,7 @@ pub(super) enum Request {
     Flush {
         done: oneshot::Sender<bool>,
     },
-    /// There is something to commit.
+    /// Take a turn: there may be something to commit.
     Wake,
 }
 
@@ -91,6 +92,7 @@ impl Keeper {
                 self.tick();
                 ticked = Instant::now();
             }
+            self.shared.turns.of_keeper();
         }
     }
 
@@ -150,6 +152,7 @@ impl Keeper {
         if !is_dirty && !is_copy_due {
             return true;
         }
+        failpoint::reached("outbox::saving");
         let saved = self.shared.save().is_ok();
         self.failed_at = (!saved).then(Instant::now);
         saved

@@ -15,6 +15,7 @@ mod records;
 mod salvage;
 mod settle;
 mod speed;
+mod takes_turns;
 
 use std::path::Path;
 use std::time::Duration;

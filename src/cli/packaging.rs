@@ -1,0 +1,47 @@
+//! What a package has beside the program, made from the command line's own declaration.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Command;
+
+/// The name of the program, as it is called.
+const NAME: &str = "dataplane-agent";
+
+#[derive(clap::Args)]
+pub(super) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    shell: clap_complete::Shell,
+}
+
+#[derive(clap::Args)]
+pub(super) struct ManArgs {
+    /// Write all pages, one a subcommand, into this folder, instead of the first one to standard output
+    #[arg(long, value_name = "FOLDER")]
+    dir: Option<PathBuf>,
+}
+
+pub(super) fn completions(mut command: Command, args: &CompletionsArgs) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, NAME, &mut script);
+    print(&script)
+}
+
+pub(super) fn man(command: Command, args: &ManArgs) -> anyhow::Result<()> {
+    if let Some(dir) = &args.dir {
+        return clap_mangen::generate_to(command, dir).with_context(|| dir.display().to_string());
+    }
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command).render(&mut page)?;
+    print(&page)
+}
+
+fn print(text: &[u8]) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text) {
+        // Whoever reads has read enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
+}

@@ -1,0 +1,194 @@
+//! Goal: systemd hears when the agent is ready, how it is, that it reads its secrets again and that it stops; and pings
+//! as long as the pipeline can make progress. Method: a socket of ours as NOTIFY_SOCKET.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::net::UnixDatagram;
+
+use super::harness::{Agent, RedisServer, Sandbox, Stage, load, until};
+
+/// Within which time a ping is asked for.
+const WATCHDOG: Duration = Duration::from_secs(1);
+/// Nothing that comes is this late.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Hears what an agent has to say.
+struct Systemd {
+    socket: UnixDatagram,
+    _dir: TempDir,
+}
+
+impl Systemd {
+    /// Listens, and tells the agent where.
+    fn listen_to(agent: &mut Agent) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        agent.set("NOTIFY_SOCKET", path.to_str().unwrap());
+        agent.set("WATCHDOG_USEC", &WATCHDOG.as_micros().to_string());
+        Self { socket, _dir: dir }
+    }
+
+    /// What comes next, pings included, if anything does in time.
+    async fn next_within(&self, time: Duration) -> Option<String> {
+        let mut buffer = [0; 1024];
+        let length = tokio::time::timeout(time, self.socket.recv(&mut buffer)).await.ok()?.unwrap();
+        Some(String::from_utf8(buffer[..length].to_vec()).unwrap())
+    }
+
+    /// The next that `is_it`, and all that came before it.
+    async fn hear(&self, what: &str, is_it: impl Fn(&str) -> bool) -> (String, Vec<String>) {
+        let (begun, mut before) = (Instant::now(), Vec::new());
+        while let Some(left) = DEADLINE.checked_sub(begun.elapsed()) {
+            let Some(text) = self.next_within(left).await else { break };
+            if is_it(&text) {
+                return (text, before);
+            }
+            before.push(text);
+        }
+        panic!("never heard: {what}, but {before:?}");
+    }
+
+    async fn hear_ping(&self) {
+        self.hear("a ping", |text| text == "WATCHDOG=1").await;
+    }
+
+    /// The next status that has all of these in it.
+    async fn hear_status(&self, words: &[&str]) {
+        let is_it = |text: &str| text.contains("STATUS=") && words.iter().all(|word| text.contains(word));
+        self.hear(&format!("a status with {words:?}"), is_it).await;
+    }
+
+    /// Fails if a ping comes in the next while: some time longer than systemd waits for one.
+    async fn hear_no_ping(&self) {
+        let until = Instant::now() + WATCHDOG * 3;
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            let heard = self.next_within(left).await;
+            assert_ne!(heard.as_deref(), Some("WATCHDOG=1"), "a thread of the outbox hangs");
+        }
+    }
+}
+
+struct Heard {
+    stage: Stage,
+    systemd: Systemd,
+}
+
+impl Heard {
+    async fn start(settings: &[(&str, &str)]) -> Self {
+        let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
+        let mut agent = Agent::new(&redis, &sandbox.url);
+        for (name, value) in settings {
+            agent.set(name, value);
+        }
+        let systemd = Systemd::listen_to(&mut agent);
+        agent.start();
+        Self { stage: Stage { redis, sandbox, agent }, systemd }
+    }
+}
+
+#[tokio::test]
+async fn ready_is_said_when_it_works_and_the_status_names_depth_and_link() {
+    let Heard { mut stage, systemd } = Heard::start(&[]).await;
+    let (ready, before) = systemd.hear("READY", |text| text.starts_with("READY=1\n")).await;
+    assert!(before.iter().all(|text| text == "WATCHDOG=1"), "{before:?}");
+    assert!(ready.contains("STATUS=0 records wait; link up"), "{ready}");
+    assert!(stage.agent.health().await.is_some(), "it listens");
+
+    stage.agent.ready().await;
+    stage.sandbox.weather(json!({"down": true})).await;
+    let pushed = load::push_sessions(&stage.redis, "s", 3, 3).await;
+    systemd.hear_status(&[&format!("{pushed} records wait"), "link down: "]).await;
+    stage.redis.kill();
+    systemd.hear_status(&["Redis away"]).await;
+    stage.redis.restart().await;
+    stage.sandbox.weather(json!({})).await;
+    systemd.hear_status(&["0 records wait; link up"]).await;
+
+    assert_eq!(stage.agent.stop().await.code(), Some(0), "{}", stage.agent.log());
+    systemd.hear("STOPPING", |text| text.starts_with("STOPPING=1\nSTATUS=stopping; 0 records wait")).await;
+}
+
+#[tokio::test]
+async fn a_reload_is_announced_and_ended() {
+    let Heard { stage, systemd } = Heard::start(&[]).await;
+    systemd.hear("READY", |text| text.starts_with("READY=1\n")).await;
+    stage.agent.signal(Signal::HUP);
+    let (reloading, _) = systemd.hear("RELOADING", |text| text.starts_with("RELOADING=1\n")).await;
+    let micros = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect("the time");
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    assert!(micros.parse::<i64>().unwrap() / 1_000_000 <= now.tv_sec, "{micros}");
+    systemd.hear("READY again", |text| text == "READY=1").await;
+}
+
+#[tokio::test]
+async fn an_outage_of_everything_around_it_does_not_stop_the_pings() {
+    let Heard { mut stage, systemd } = Heard::start(&[]).await;
+    stage.agent.ready().await;
+    stage.sandbox.weather(json!({"down": true})).await;
+    load::push_sessions(&stage.redis, "s", 3, 3).await;
+    systemd.hear_status(&["link down: "]).await;
+    stage.redis.kill();
+    systemd.hear_status(&["link down: ", "Redis away"]).await;
+    for _ in 0..10 {
+        systemd.hear_ping().await;
+    }
+}
+
+#[tokio::test]
+async fn an_outbox_that_does_not_accept_does_not_stop_the_pings() {
+    // That much free space there is nowhere.
+    let Heard { stage: _stage, systemd } = Heard::start(&[("OUTBOX_MIN_FREE_BYTES", "1000000GiB")]).await;
+    systemd.hear_status(&["takes no records: disk_low"]).await;
+    for _ in 0..10 {
+        systemd.hear_ping().await;
+    }
+}
+
+/// Holds a thread of the outbox in the middle of its work.
+async fn pings_stop_while_held(point: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let held = dir.path().join("held");
+    let plan = format!("{point}=1=hold:{}", held.display());
+    let Heard { mut stage, systemd } = Heard::start(&[("FAILPOINT", &plan)]).await;
+    stage.agent.ready().await;
+    systemd.hear_ping().await;
+    let pushed = load::push_sessions(&stage.redis, "s", 3, 3).await;
+    until("the thread is held", async || held.exists().then_some(())).await;
+    // What was said before it was held; one ping may be on its way.
+    while systemd.next_within(Duration::ZERO).await.is_some() {}
+    let _ = systemd.next_within(WATCHDOG / 2).await;
+    systemd.hear_no_ping().await;
+    assert!(stage.agent.health().await.is_some(), "the runtime gets on, and would have sent them");
+    std::fs::remove_file(held).unwrap();
+    systemd.hear_ping().await;
+    stage.drained().await;
+    assert_eq!(stage.sandbox.accounts().await.processed(), pushed);
+}
+
+#[tokio::test]
+async fn a_writer_that_hangs_stops_the_pings() {
+    pings_stop_while_held("outbox::committing").await;
+}
+
+#[tokio::test]
+async fn a_keeper_that_hangs_stops_the_pings() {
+    pings_stop_while_held("outbox::saving").await;
+}
+
+#[tokio::test]
+async fn signals_count_from_the_very_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = dir.path().join("held");
+    let plan = format!("agent::building=1=hold:{}", held.display());
+    let Heard { mut stage, systemd } = Heard::start(&[("FAILPOINT", &plan)]).await;
+    until("it has only begun to start", async || held.exists().then_some(())).await;
+    stage.agent.signal(Signal::HUP);
+    stage.agent.signal(Signal::TERM);
+    std::fs::remove_file(held).unwrap();
+    assert_eq!(stage.agent.ended().await.code(), Some(0), "{}", stage.agent.log());
+    systemd.hear("STOPPING", |text| text.starts_with("STOPPING=1\n")).await;
+}

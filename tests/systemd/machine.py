@@ -1,6 +1,8 @@
 """A throw-away Debian under systemd-nspawn: made by debootstrap, booted, and spoken to from outside."""
 
+import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -64,14 +66,27 @@ class Machine:
     def boot(self):
         """Boots it, and waits until everything that is enabled has been started."""
         log = (self.root.parent / "nspawn.log").open("a")
+        self.init = None
         self.nspawn = subprocess.Popen(
             ["systemd-nspawn", "--quiet", "--directory", str(self.root), "--boot", "--register=no", "--keep-unit",
              "--private-network", "--console=passive"],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         log.close()
-        children = Path(f"/proc/{self.nspawn.pid}/task/{self.nspawn.pid}/children")
-        self.init = int(until("systemd-nspawn has started an init", lambda: children.read_text().split())[0])
+        self.init = until("systemd-nspawn has started an init", self._find_init)
         return until("the machine is up", self._is_up)
+
+    def _find_init(self):
+        """The child that is process 1 of a namespace of its own; the first one only prepares that, and goes."""
+        if self.nspawn.poll() is not None:
+            raise Failed(f"systemd-nspawn ended with {self.nspawn.returncode}; target/systemd/nspawn.log says why")
+        for child in Path(f"/proc/{self.nspawn.pid}/task/{self.nspawn.pid}/children").read_text().split():
+            try:
+                status = Path(f"/proc/{child}/status").read_text()
+            except OSError:
+                continue  # It has gone.
+            if any(line.split()[:1] == ["NSpid:"] and line.split()[2:] == ["1"] for line in status.splitlines()):
+                return int(child)
+        return None
 
     def _is_up(self):
         if self.nspawn.poll() is not None:
@@ -108,5 +123,6 @@ class Machine:
     def end(self):
         """Ends it, whatever its state is."""
         if self.nspawn and self.nspawn.poll() is None:
-            self.nspawn.kill()
-            self.nspawn.wait()
+            # Its init, with which everything in it ends; systemd-nspawn follows, and would not take it along.
+            os.kill(self.init or self.nspawn.pid, signal.SIGKILL)
+            self.nspawn.wait(timeout=DEADLINE)

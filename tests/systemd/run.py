@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -B
 """The package on a real systemd: installed, started, broken, upgraded and purged in a throw-away Debian.
 
     tests/systemd/run.py PACKAGE.deb      (as root; `make test-systemd` builds the package first)

@@ -21,7 +21,6 @@ mod read_ahead;
 mod send;
 mod verdict;
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::num::NonZeroU32;
 use std::pin::Pin;
@@ -43,6 +42,7 @@ pub use horizon::Horizon;
 use lanes::{Item, LaneKey, Lanes, Parcel};
 use link::Link;
 pub use link::{Circuit, Settings as LinkSettings};
+use read_ahead::ReadAhead;
 pub use verdict::Trouble;
 
 /// How often quota requests are looked through for expired ones.
@@ -145,10 +145,9 @@ struct Run {
     link: Link,
     batching: Batching,
     limiter: Option<Limiter>,
-    /// Up to where each log has been read.
-    read: HashMap<Log, u64>,
-    /// While usage is read again: up to where it had been read before.
-    refill_upto: Option<u64>,
+    /// The limiter has let one request through that has not gone yet.
+    may_send: bool,
+    read_ahead: ReadAhead,
     sending: FuturesUnordered<Sending>,
     pushing: FuturesUnordered<Pushing>,
     reading: Option<Reading>,
@@ -170,8 +169,8 @@ impl Drain {
             link: Link::new(self.settings.link.clone(), first_contact),
             batching: Batching::new(self.settings.batch.clone()),
             limiter: limiter(&self.settings),
-            read: HashMap::new(),
-            refill_upto: None,
+            may_send: false,
+            read_ahead: ReadAhead::default(),
             sending: FuturesUnordered::new(),
             pushing: FuturesUnordered::new(),
             reading: None,

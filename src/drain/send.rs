@@ -23,9 +23,13 @@ impl Run {
                 return Some(until);
             }
             if let Some(limiter) = &self.limiter
-                && let Err(wait) = limiter.check()
+                && !self.may_send
             {
-                return Some(now + wait.wait_time_from(governor::clock::DefaultClock::default().now()));
+                if let Err(wait) = limiter.check() {
+                    return Some(now + wait.wait_time_from(governor::clock::DefaultClock::default().now()));
+                }
+                // Kept until a request goes: what is picked may be nothing, or have expired.
+                self.may_send = true;
             }
             let batches = self.batching.is_on(now);
             let picked = match self.link.circuit() {
@@ -41,6 +45,7 @@ impl Run {
             let batch = batches && first.ticket.kind == Kind::Usage && batch::fits(first.record.body());
             let form = if batch { self.batching.next() } else { Form::Single };
             self.link.sent(now);
+            self.may_send = false;
             self.send(parcel, form, now);
         }
         let probe = match self.link.circuit() {
@@ -53,9 +58,9 @@ impl Run {
 
     fn send(&mut self, mut parcel: Parcel, form: Form, now: Instant) {
         for (_, item) in &mut parcel {
-            item.attempts += 1;
-            if item.attempts == 1 {
-                item.deliveries = self.link.deliveries();
+            item.tries.attempts += 1;
+            if item.tries.attempts == 1 {
+                item.tries.deliveries = self.link.deliveries();
             }
         }
         let client = Arc::clone(&self.drain.client);
@@ -70,16 +75,13 @@ impl Run {
 }
 
 async fn deliver(client: &Client, record: &Record) -> Answer {
-    let key = record.key();
-    let mut buffer = uuid::Uuid::encode_buffer();
-    let correlation = record.correlation().unwrap_or_else(|| key.hyphenated().encode_lower(&mut buffer));
     client
         .deliver(Delivery {
             kind: record.kind(),
             session_id: record.session(),
             body: Bytes::copy_from_slice(record.body()),
-            key,
-            correlation_id: correlation,
+            key: record.key(),
+            correlation_id: &record.correlation_id(),
             traceparent: record.traceparent(),
         })
         .await
@@ -88,13 +90,16 @@ async fn deliver(client: &Client, record: &Record) -> Answer {
 async fn deliver_batch(client: &Client, parcel: &[(LaneKey, Item)], gzip: bool) -> Answer {
     let Body { bytes, key } = batch::body(parcel, gzip);
     let mut buffer = uuid::Uuid::encode_buffer();
-    client
-        .deliver_batch(Batch {
-            body: bytes,
-            gzip,
-            records: parcel.len(),
-            key,
-            correlation_id: key.hyphenated().encode_lower(&mut buffer),
-        })
-        .await
+    let correlation_id: &str = key.hyphenated().encode_lower(&mut buffer);
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        for (_, item) in parcel {
+            // The request has one id for all of them: this line leads from each record's own to that.
+            tracing::debug!(
+                correlation_id = &*item.record.correlation_id(),
+                batch = correlation_id,
+                "a record goes out in a batch"
+            );
+        }
+    }
+    client.deliver_batch(Batch { body: bytes, gzip, records: parcel.len(), key, correlation_id }).await
 }

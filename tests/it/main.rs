@@ -4,26 +4,33 @@
 #![allow(clippy::float_cmp, reason = "metrics that count are whole numbers")]
 
 mod adopts_the_previous_agents_records;
+mod bad_answers;
 mod batches;
 mod configuration_errors;
+mod correlation;
 mod crash_points;
 mod credentials;
 mod delivers_everything_once_and_in_order;
 mod env_example;
 mod harness;
 mod http_surface;
+mod large_records;
 mod outbox;
 mod outcomes_of_answers;
 mod redis_comes_and_goes;
 mod redis_in_the_field;
 mod redis_over_tls;
 mod redis_sentinel;
+mod refuses_everything;
 mod samples;
 mod samples_through_an_agent;
 mod several_agents;
 mod stops_in_order;
 mod stops_taking_when_full;
 mod streams;
+mod survives_faults;
 mod survives_kill;
 mod survives_outages;
+mod tls_and_tokens;
 mod unit_file;
+mod unknown_sessions;

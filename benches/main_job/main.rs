@@ -4,6 +4,7 @@
 
 #![allow(clippy::expect_used, reason = "what fails here fails the run")]
 
+mod faults;
 #[path = "../../tests/it/harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests use more of it")]
 mod harness;
@@ -33,6 +34,9 @@ async fn main() {
     }
     if want("rate") {
         rate::run().await;
+    }
+    if want("faults") {
+        faults::run().await;
     }
     if want("outage") {
         outage::run().await;

@@ -1,5 +1,7 @@
 //! What a process has used so far, by proc(5).
 
+use super::harness::memory_mib;
+
 /// Kernel clock ticks a second: the same on every Linux this runs on.
 const TICKS: f64 = 100.0;
 
@@ -11,18 +13,12 @@ pub(crate) fn processor_seconds(pid: u32) -> f64 {
     ticks.sum::<f64>() / TICKS
 }
 
-/// The most memory that was resident, in MiB (`status`, `VmHWM`).
+/// The most memory that was resident, in MiB.
 pub(crate) fn peak_mib(pid: u32) -> f64 {
-    mib(pid, "VmHWM:")
+    memory_mib(pid, "VmHWM")
 }
 
-/// The memory that is resident, in MiB (`status`, `VmRSS`).
+/// The memory that is resident, in MiB.
 pub(crate) fn resident_mib(pid: u32) -> f64 {
-    mib(pid, "VmRSS:")
-}
-
-fn mib(pid: u32, field: &str) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
-    line.trim().trim_end_matches(" kB").parse::<f64>().expect("KiB") / 1024.0
+    memory_mib(pid, "VmRSS")
 }

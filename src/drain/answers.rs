@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lanes::{Item, LaneKey, Parcel};
+use super::lanes::{Item, LaneKey, Parcel, Unknown};
 use super::link::Change;
 use super::verdict::{Trouble, Verdict, by_status, judge};
 use super::{Form, Run, Sent};
-use crate::control_plane::{Answer, RecordResult, Response, parse_batch_answer, parse_quota_answer};
+use crate::control_plane::{
+    Answer, QuotaAnswer, RecordResult, Response, parse_batch_answer, parse_quota_answer,
+};
 use crate::outbox::{DeadLetter, Payload, Reason, Settlement};
 use crate::record::Kind;
 
@@ -39,16 +41,21 @@ impl Run {
         if let (Kind::Quota, Some(settlement), Ok(response)) =
             (item.ticket.kind, verdict.settlement(), &answer.result)
         {
-            match (parse_quota_answer(&response.body), settlement) {
-                (Ok(parsed), _) => {
+            // One for another request is no answer to this one: whoever waits for it would take it for his.
+            let is_ours = |answer: &QuotaAnswer<'_>| {
+                answer.api_session_id == item.record.session()
+                    && answer.transaction_id == item.record.transaction()
+            };
+            match (parse_quota_answer(&response.body).ok().filter(is_ours), settlement) {
+                (Some(parsed), _) => {
                     let data = parsed.data.to_vec();
                     self.delivered(1, sent, now);
                     self.push(key, item, settlement, data);
                     return;
                 }
-                (Err(_), Settlement::Delivered) => verdict = Verdict::ServerError,
+                (None, Settlement::Delivered) => verdict = Verdict::ServerError,
                 // It was answered before, and this answer has nothing to add.
-                (Err(_), Settlement::Duplicate | Settlement::Exported) => {}
+                (None, Settlement::Duplicate | Settlement::Exported) => {}
             }
         }
         match verdict {
@@ -60,8 +67,7 @@ impl Run {
             // Nobody was asked: it says nothing of the link.
             Verdict::Unsendable => self.bury(key, &item, Reason::Refused, detail(answer)),
             Verdict::SessionUnknown => {
-                let change = self.link.session_unknown(key, now);
-                self.announce(change);
+                self.tell_unknown(key, now);
                 self.session_unknown(key, item, detail(answer), now);
             }
             Verdict::ServerError => {
@@ -109,13 +115,13 @@ impl Run {
         } else if matches!(verdict, Verdict::ServerError | Verdict::Settled(Settlement::Delivered)) {
             // Perhaps one of them broke it: if others pass meanwhile, it is looked for in halves.
             let deliveries = self.link.deliveries();
-            if parcel.iter().any(|(_, item)| deliveries > item.deliveries) {
+            if parcel.iter().any(|(_, item)| deliveries > item.tries.deliveries) {
                 halve(&mut parcel);
             }
             let change = self.link.failed(Trouble::Failing, None, sent, now);
             self.announce(change);
             for (key, mut item) in parcel {
-                item.deliveries = deliveries;
+                item.tries.deliveries = deliveries;
                 self.retry(key, item, Trouble::Failing.label(), retry_after, now);
             }
         } else {
@@ -141,8 +147,7 @@ impl Run {
             self.delivered(delivered, sent, now);
         } else if rest.iter().all(|(.., verdict, _)| *verdict == Verdict::SessionUnknown) {
             for (key, ..) in &rest {
-                let change = self.link.session_unknown(*key, now);
-                self.announce(change);
+                self.tell_unknown(*key, now);
             }
         } else if let Some(trouble) = rest.iter().find_map(|(.., verdict, _)| verdict.trouble()) {
             let change = self.link.failed(trouble, None, sent, now);
@@ -181,10 +186,22 @@ impl Run {
         self.announce(change);
     }
 
+    /// Tells the link of a session that is not known.
+    fn tell_unknown(&mut self, key: LaneKey, now: Instant) {
+        // One that was unknown already while others were delivered is no sign that all are.
+        let is_news = self.unknown_since(key).deliveries == self.link.deliveries();
+        let change = self.link.session_unknown(is_news.then_some(key), now);
+        self.announce(change);
+    }
+
+    fn unknown_since(&mut self, key: LaneKey) -> Unknown {
+        let now = Unknown { clock: self.link.delivering(), deliveries: self.link.deliveries() };
+        self.lanes.unknown_since(key, now)
+    }
+
     fn session_unknown(&mut self, key: LaneKey, item: Item, detail: String, now: Instant) {
-        let clock = self.link.delivering();
-        let since = self.lanes.unknown_since(key, clock);
-        if clock.saturating_sub(since) >= self.drain.settings.session_grace {
+        let unknown_for = self.link.delivering().saturating_sub(self.unknown_since(key).clock);
+        if unknown_for >= self.drain.settings.session_grace {
             self.bury(key, &item, Reason::SessionUnknown, detail);
         } else {
             self.retry(key, item, "session_unknown", None, now);
@@ -200,9 +217,9 @@ impl Run {
         retry_after: Option<Duration>,
         now: Instant,
     ) -> bool {
-        item.poisoned += u32::from(self.link.deliveries() > item.deliveries);
-        item.deliveries = self.link.deliveries();
-        let poison = item.poisoned >= self.drain.settings.poison_attempts;
+        item.tries.poisoned += u32::from(self.link.deliveries() > item.tries.deliveries);
+        item.tries.deliveries = self.link.deliveries();
+        let poison = item.tries.poisoned >= self.drain.settings.poison_attempts;
         if poison {
             self.bury(key, &item, Reason::Poison, detail);
         } else {
@@ -241,6 +258,14 @@ impl Run {
         self.drain.outbox.settle(&item.ticket, settlement);
         self.lanes.known(key);
         self.lanes.settle(key, item);
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            tracing::debug!(
+                correlation_id = &*item.record.correlation_id(),
+                kind = item.ticket.kind.name(),
+                duplicate = settlement == Settlement::Duplicate,
+                "a record is delivered"
+            );
+        }
         let age = (crate::clock::now().0 - item.ticket.accepted_at.0).max(0) as f64 / 1e6;
         let kind = item.ticket.kind.queue().label();
         self.drain.metrics.delivery_latency.with_label_values(&[kind]).observe(age);
@@ -248,6 +273,15 @@ impl Run {
 
     fn retry(&mut self, key: LaneKey, item: Item, reason: &str, wait: Option<Duration>, now: Instant) {
         self.drain.metrics.retries.with_label_values(&[reason]).inc();
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let (correlation_id, attempts) = (item.record.correlation_id(), item.tries.attempts);
+            tracing::debug!(
+                correlation_id = &*correlation_id,
+                reason,
+                attempts,
+                "a record will be sent again"
+            );
+        }
         let link_is_down = self.link.trouble().is_some();
         // While the link is down its own backoff paces everything: a record that waited longer would only delay
         // the backlog when the link is back. What the record itself met keeps its own backoff.
@@ -255,19 +289,23 @@ impl Run {
         let delay = match wait {
             Some(wait) => wait,
             None if link_is_down && !own_fault => Duration::ZERO,
-            None => self.link.record_delay(item.attempts),
+            None => self.link.record_delay(item.tries.attempts),
         };
         self.lanes.put_back(key, item, now + delay);
     }
 
     pub(super) fn bury(&mut self, key: LaneKey, item: &Item, reason: Reason, detail: String) {
-        let id = item.record.key();
-        tracing::warn!(correlation_id = %id, reason = reason.label(), kind = item.ticket.kind.name(), "a record became a dead letter");
+        tracing::warn!(
+            correlation_id = &*item.record.correlation_id(),
+            reason = reason.label(),
+            kind = item.ticket.kind.name(),
+            "a record became a dead letter"
+        );
         let letter = DeadLetter {
             id: 0,
             reason,
             detail,
-            attempts: item.attempts,
+            attempts: item.tries.attempts,
             first_at: item.ticket.accepted_at,
             last_at: crate::clock::now(),
             payload: Payload::Record(item.record.clone()),
@@ -316,7 +354,7 @@ fn results_in(response: &Response, parcel: &Parcel) -> Option<Vec<RecordResult>>
 fn halve(parcel: &mut Parcel) {
     let most = (parcel.len() / 2).max(1);
     for (_, item) in parcel {
-        item.batch_most = most;
+        item.tries.batch_most = most;
     }
 }
 

@@ -89,6 +89,7 @@ pub(super) struct Link {
     last_cut: Option<Instant>,
     usual_latency: Option<f64>,
     pace: Pace,
+    jitter: Jitter,
 }
 
 impl Link {
@@ -113,6 +114,7 @@ impl Link {
             last_cut: None,
             usual_latency: None,
             pace: Pace::new(first_contact),
+            jitter: Jitter::default(),
             settings,
         }
     }
@@ -206,12 +208,14 @@ impl Link {
         self.close(now)
     }
 
-    /// A session was not known. When that is all that is heard, of several sessions, it is the route.
-    pub(super) fn session_unknown(&mut self, session: LaneKey, now: Instant) -> Option<Change> {
-        self.unknown = self.unknown.saturating_add(1);
+    /// A session was not known. When that is all that is heard, of several sessions of which it is `news`, it is the route.
+    pub(super) fn session_unknown(&mut self, news: Option<LaneKey>, now: Instant) -> Option<Change> {
         let enough = self.settings.failures_to_open as usize;
-        if self.unknown_sessions.len() < enough {
-            self.unknown_sessions.insert(session);
+        if let Some(session) = news {
+            self.unknown = self.unknown.saturating_add(1);
+            if self.unknown_sessions.len() < enough {
+                self.unknown_sessions.insert(session);
+            }
         }
         // As many more as may have been in flight together: a few new sessions at once are no outage.
         let in_a_row = self.settings.failures_to_open + self.limit as u32;
@@ -222,7 +226,7 @@ impl Link {
             }
             // Whatever it was, it answers again.
             (Circuit::HalfOpen, _) => self.close(now),
-            _ if is_route => self.open(Trouble::NoRoute, None, now),
+            _ if is_route && news.is_some() => self.open(Trouble::NoRoute, None, now),
             _ => None,
         }
     }
@@ -300,8 +304,8 @@ impl Link {
         }
         self.openings = self.openings.saturating_add(1);
         self.asked_to_wait = asked.is_some();
-        let wait =
-            asked.unwrap_or_else(|| jittered(self.settings.initial_delay, self.backoff(self.openings)));
+        let (least, most) = (self.settings.initial_delay, self.backoff(self.openings));
+        let wait = asked.unwrap_or_else(|| self.jitter.between(least, most));
         self.circuit = Circuit::Open { until: now + wait };
         self.failures = 0;
         // A gap in which the link was down is no time in which records were delivered.
@@ -348,6 +352,23 @@ impl Link {
             self.limit = (self.limit / 2.0).max(1.0);
             self.threshold = self.limit;
         }
+    }
+}
+
+/// Full jitter in pairs: of two waits each is anywhere, and together they are always as long. So a fleet is spread out as
+/// widely as can be, and yet no agent asks much more often than the others in a long outage.
+#[derive(Debug, Default)]
+struct Jitter {
+    before: Option<f64>,
+}
+
+impl Jitter {
+    fn between(&mut self, least: Duration, most: Duration) -> Duration {
+        let share = match self.before.take() {
+            Some(share) => 1.0 - share,
+            None => *self.before.insert(rand::random_range(0.0..=1.0)),
+        };
+        least + most.saturating_sub(least).mul_f64(share)
     }
 }
 

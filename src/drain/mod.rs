@@ -23,7 +23,6 @@ mod send;
 mod turns;
 mod verdict;
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -46,6 +45,7 @@ pub use horizon::Horizon;
 use lanes::{Item, LaneKey, Lanes, Parcel};
 use link::Link;
 pub use link::{Circuit, Settings as LinkSettings};
+use read_ahead::ReadAhead;
 pub use turns::{Asked, Turns, turns};
 pub use verdict::Trouble;
 
@@ -152,12 +152,13 @@ struct Run {
     limiter: Option<Limiter>,
     /// What the operator wanted when it was last looked at.
     orders: Orders,
+    /// Paused, with nothing in hand.
+    parked: bool,
     /// Somebody waits for a turn at the link.
     turn: Option<oneshot::Sender<()>>,
-    /// Up to where each log has been read.
-    read: HashMap<Log, u64>,
-    /// While usage is read again: up to where it had been read before.
-    refill_upto: Option<u64>,
+    /// The limiter has let one request through that has not gone yet.
+    may_send: bool,
+    read_ahead: ReadAhead,
     sending: FuturesUnordered<Sending>,
     pushing: FuturesUnordered<Pushing>,
     reading: Option<Reading>,
@@ -180,9 +181,10 @@ impl Drain {
             batching: Batching::new(self.settings.batch.clone()),
             limiter: None,
             orders: Orders::default(),
+            parked: false,
             turn: None,
-            read: HashMap::new(),
-            refill_upto: None,
+            may_send: false,
+            read_ahead: ReadAhead::default(),
             sending: FuturesUnordered::new(),
             pushing: FuturesUnordered::new(),
             reading: None,
@@ -264,6 +266,7 @@ impl Run {
             metrics.rate_limit.set(orders.rate_limit.per_second.into());
         }
         if orders.paused != before.paused {
+            self.parked = false;
             metrics.paused.set(orders.paused.into());
             tracing::info!(paused = orders.paused, "the drain was told to pause, or to go on");
         }
@@ -276,16 +279,11 @@ impl Run {
     /// While paused, and when what was in flight has ended: forgets what is in hand. It is read again when the drain goes
     /// on, without what was settled meanwhile by somebody else.
     fn park(&mut self) {
-        if !self.is_parked() && self.sending.is_empty() && self.pushing.is_empty() && self.reading.is_none() {
+        if !self.parked && self.sending.is_empty() && self.pushing.is_empty() && self.reading.is_none() {
             self.lanes = Lanes::default();
-            self.read.clear();
-            self.refill_upto = None;
+            self.read_ahead = ReadAhead::default();
+            self.parked = true;
         }
-    }
-
-    /// Whether no record is in hand, and none is taken.
-    fn is_parked(&self) -> bool {
-        self.orders.paused && self.read.is_empty()
     }
 
     /// Every reason has a sample, from the start on: a series that appears with the fault it counts is seen by no alert.
@@ -305,7 +303,7 @@ impl Run {
             Circuit::HalfOpen => ("half-open", 1, None),
             Circuit::Open { until } => ("open", 2, Some(until)),
         };
-        let (trouble, cause, parked) = (self.link.trouble(), self.cause.clone(), self.is_parked());
+        let (trouble, cause, parked) = (self.link.trouble(), self.cause.clone(), self.parked);
         let status = LinkStatus { circuit, trouble, cause, next_probe, parked };
         let metrics = &self.drain.metrics;
         let changed = self.drain.status.send_if_modified(|now| {

@@ -1,88 +1,157 @@
 //! Reading ahead: which part of which log is read next, and when nothing is.
+//!
+//! [`ReadAhead`] decides, and does nothing: what it decides is read by whoever asks, one read at a time.
 
-use super::Run;
+use super::lanes::{LOGS, Lanes, Window, place};
+use super::{Horizon, Run};
 use crate::outbox::{Lease, Log, ReadError};
 use crate::record::Kind;
 
 /// Records, and bytes of them, in hand at the most: quota requests, lifecycle events and usage each by themselves,
 /// so that none can wait for room that another holds.
-const WINDOW_RECORDS: usize = 8192;
-const WINDOW_BYTES: usize = 12 << 20;
+const WINDOW: Window = Window { records: 8192, bytes: 12 << 20 };
 /// Records read at once.
 const READ_RECORDS: usize = 512;
 
-impl Run {
-    fn position(&self, log: Log) -> u64 {
-        self.read.get(&log).copied().unwrap_or(0)
+/// A stretch of a log to be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Read {
+    pub(super) log: Log,
+    pub(super) from: u64,
+    pub(super) upto: u64,
+}
+
+/// Where one log's reading stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Position {
+    /// Up to where it has been read.
+    read: u64,
+    /// While it is read again: up to where it had been read before.
+    refill_upto: Option<u64>,
+    /// It has been read again since it was last read on.
+    was_refilled: bool,
+}
+
+impl Position {
+    /// Up to where it has ever been read.
+    fn reached(self) -> u64 {
+        self.refill_upto.unwrap_or(self.read)
+    }
+}
+
+/// The position in every log, and the decision where to go on.
+#[derive(Debug)]
+pub(super) struct ReadAhead {
+    window: Window,
+    positions: [Position; LOGS.len()],
+}
+
+impl Default for ReadAhead {
+    fn default() -> Self {
+        Self::within(WINDOW)
+    }
+}
+
+impl ReadAhead {
+    pub(super) fn within(window: Window) -> Self {
+        Self { window, positions: Default::default() }
     }
 
+    /// Up to where each log has been read.
+    #[cfg(test)]
+    pub(super) fn positions(&self) -> [u64; LOGS.len()] {
+        self.positions.map(|position| position.read)
+    }
+
+    fn reached(&self, log: Log) -> u64 {
+        place(log).map_or(0, |at| self.positions[at].reached())
+    }
+
+    /// Up to where a log may be read, where `end` is behind its last record.
+    fn bound(&self, log: Log, end: u64, horizon: Horizon) -> u64 {
+        match log {
+            Log::Quota | Log::Started => end,
+            Log::Usage => self.reached(Log::Started),
+            Log::Completed if self.reached(Log::Usage) >= horizon.usage => {
+                horizon.completed.min(self.reached(Log::Usage))
+            }
+            Log::Completed | Log::Rejected => 0,
+        }
+    }
+
+    /// What is to be read next, if anything is and there is room for it. No other is asked for before [`Self::loaded`].
+    pub(super) fn next(&mut self, lanes: &mut Lanes, end: u64, horizon: Horizon) -> Option<Read> {
+        for (at, (log, kind)) in LOGS.into_iter().zip(KINDS).enumerate() {
+            let bound = self.bound(log, end, horizon);
+            let position = &mut self.positions[at];
+            // In turns with reading on: else those that wait again and again would hold up what has never been tried.
+            if position.refill_upto.is_none()
+                && (!position.was_refilled || position.read >= bound)
+                && let Some(from) = lanes.begin_refill(log)
+            {
+                *position = Position { read: from, refill_upto: Some(position.read), was_refilled: true };
+            }
+            let (from, upto) = (position.read, position.refill_upto.unwrap_or(bound));
+            if from >= upto {
+                continue;
+            }
+            if lanes.is_full(kind, self.window) {
+                lanes.make_room(kind, self.window);
+                continue;
+            }
+            return Some(Read { log, from, upto });
+        }
+        None
+    }
+
+    /// What was read goes into the lanes.
+    pub(super) fn loaded(&mut self, lanes: &mut Lanes, log: Log, lease: Lease) {
+        for leased in lease.records {
+            lanes.load(leased);
+        }
+        lanes.forget_emptied();
+        let Some(at) = place(log) else { return };
+        let position = &mut self.positions[at];
+        position.read = lease.next;
+        match position.refill_upto {
+            Some(upto) if lease.next >= upto || lanes.refill_is_done(log, lease.next) => {
+                // Read again as far as anybody has room for; from where it had been read, it goes on.
+                (position.read, position.refill_upto) = (upto, None);
+                lanes.refilled(log);
+            }
+            Some(_) => {}
+            None => position.was_refilled = false,
+        }
+    }
+}
+
+/// Of which kind the records of each of [`LOGS`] are.
+const KINDS: [Kind; LOGS.len()] = [Kind::Quota, Kind::Started, Kind::Usage, Kind::Completed];
+
+impl Run {
     /// Reads ahead, one log at a time, where there is room and something to read.
     pub(super) fn start_reading(&mut self) {
         if self.reading.is_some() || self.read_failed {
             return;
         }
         let end = *self.drain.outbox.last().borrow() + 1;
-        if self.refill_upto.is_none()
-            && let Some(from) = self.lanes.begin_refill()
-        {
-            self.refill_upto = Some(self.position(Log::Usage));
-            self.read.insert(Log::Usage, from);
-        }
         let horizon = *self.drain.horizon.borrow();
-        let usage_read = self.refill_upto.unwrap_or_else(|| self.position(Log::Usage));
-        let completed_end = if usage_read >= horizon.usage { horizon.completed.min(usage_read) } else { 0 };
-        let usage_end = self.refill_upto.unwrap_or_else(|| self.position(Log::Started));
-        let bounds = [
-            (Log::Quota, Kind::Quota, end),
-            (Log::Started, Kind::Started, end),
-            (Log::Usage, Kind::Usage, usage_end),
-            (Log::Completed, Kind::Completed, completed_end),
-        ];
-        for (log, kind, bound) in bounds {
-            let from = self.position(log);
-            if from >= bound {
-                continue;
-            }
-            if self.is_full(kind) {
-                self.lanes.cut_waiting();
-                continue;
-            }
-            let outbox = self.drain.outbox.clone();
-            self.reading =
-                Some(Box::pin(
-                    async move { (log, from, outbox.lease(log, from, bound, READ_RECORDS).await) },
-                ));
+        let Some(Read { log, from, upto }) = self.read_ahead.next(&mut self.lanes, end, horizon) else {
             return;
-        }
-    }
-
-    fn is_full(&self, kind: Kind) -> bool {
-        self.lanes.count(kind) >= WINDOW_RECORDS || self.lanes.bytes(kind) >= WINDOW_BYTES
+        };
+        let outbox = self.drain.outbox.clone();
+        self.reading =
+            Some(Box::pin(async move { (log, from, outbox.lease(log, from, upto, READ_RECORDS).await) }));
     }
 
     pub(super) fn loaded(&mut self, log: Log, from: u64, lease: Result<Lease, ReadError>) {
-        let lease = match lease {
-            Ok(lease) => lease,
+        match lease {
+            Ok(lease) => self.read_ahead.loaded(&mut self.lanes, log, lease),
             Err(error) => {
                 // Reading on would break the order of what is behind; the records stay where they are.
                 tracing::error!(%error, log = ?log, from, "the outbox cannot be read");
                 self.read_failed = true;
-                return;
             }
-        };
-        for leased in lease.records {
-            self.lanes.load(leased);
-        }
-        self.lanes.forget_emptied();
-        self.read.insert(log, lease.next);
-        if log == Log::Usage
-            && let Some(upto) = self.refill_upto
-            && (lease.next >= upto || self.lanes.refill_is_done())
-        {
-            // Read again as far as anybody has room for; from where it had been read, it goes on.
-            self.refill_upto = None;
-            self.read.insert(Log::Usage, upto);
-            self.lanes.refilled();
         }
     }
 }

@@ -42,6 +42,7 @@ impl Run {
             let batch = batches && first.ticket.kind == Kind::Usage && batch::fits(first.record.body());
             let form = if batch { self.batching.next() } else { Form::Single };
             self.link.sent(now);
+            self.may_send = false;
             self.send(parcel, form, now);
         }
         let probe = match self.link.circuit() {
@@ -70,22 +71,28 @@ impl Run {
         if let Some(until) = self.limited_until(now) {
             return Some(until);
         }
+        self.may_send = false;
         // One that has given up meanwhile has wasted a place in the rate, and nothing else.
         let _ = self.turn.take().map(|turn| turn.send(()));
         None
     }
 
-    /// Takes a place in the rate; or says when there is one.
-    fn limited_until(&self, now: Instant) -> Option<Instant> {
-        let wait = self.limiter.as_ref()?.check().err()?;
+    /// Takes a place in the rate, which is kept until a request goes: what is picked may be nothing, or have expired. Or
+    /// says when there is one.
+    fn limited_until(&mut self, now: Instant) -> Option<Instant> {
+        let limiter = self.limiter.as_ref().filter(|_| !self.may_send)?;
+        let Err(wait) = limiter.check() else {
+            self.may_send = true;
+            return None;
+        };
         Some(now + wait.wait_time_from(governor::clock::DefaultClock::default().now()))
     }
 
     fn send(&mut self, mut parcel: Parcel, form: Form, now: Instant) {
         for (_, item) in &mut parcel {
-            item.attempts += 1;
-            if item.attempts == 1 {
-                item.deliveries = self.link.deliveries();
+            item.tries.attempts += 1;
+            if item.tries.attempts == 1 {
+                item.tries.deliveries = self.link.deliveries();
             }
         }
         let client = Arc::clone(&self.drain.client);
@@ -100,16 +107,13 @@ impl Run {
 }
 
 async fn deliver(client: &Client, record: &Record) -> Answer {
-    let key = record.key();
-    let mut buffer = uuid::Uuid::encode_buffer();
-    let correlation = record.correlation().unwrap_or_else(|| key.hyphenated().encode_lower(&mut buffer));
     client
         .deliver(Delivery {
             kind: record.kind(),
             session_id: record.session(),
             body: Bytes::copy_from_slice(record.body()),
-            key,
-            correlation_id: correlation,
+            key: record.key(),
+            correlation_id: &record.correlation_id(),
             traceparent: record.traceparent(),
         })
         .await
@@ -118,13 +122,16 @@ async fn deliver(client: &Client, record: &Record) -> Answer {
 async fn deliver_batch(client: &Client, parcel: &[(LaneKey, Item)], gzip: bool) -> Answer {
     let Body { bytes, key } = batch::body(parcel, gzip);
     let mut buffer = uuid::Uuid::encode_buffer();
-    client
-        .deliver_batch(Batch {
-            body: bytes,
-            gzip,
-            records: parcel.len(),
-            key,
-            correlation_id: key.hyphenated().encode_lower(&mut buffer),
-        })
-        .await
+    let correlation_id: &str = key.hyphenated().encode_lower(&mut buffer);
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        for (_, item) in parcel {
+            // The request has one id for all of them: this line leads from each record's own to that.
+            tracing::debug!(
+                correlation_id = &*item.record.correlation_id(),
+                batch = correlation_id,
+                "a record goes out in a batch"
+            );
+        }
+    }
+    client.deliver_batch(Batch { body: bytes, gzip, records: parcel.len(), key, correlation_id }).await
 }

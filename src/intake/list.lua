@@ -11,6 +11,8 @@ local CHUNK = 64
 local room = tonumber(ARGV[13])
 local reply = {}
 local blocked = false
+-- What is given out at the most: also of what has lain in flight since a crash, or came in one large chunk.
+local give = room
 for q = 0, 2 do
   local queue, inflight, acked = KEYS[q * 3 + 3], KEYS[q * 3 + 4], KEYS[q * 3 + 5]
   local ack, known, want = tonumber(ARGV[q * 3 + 4]), tonumber(ARGV[q * 3 + 5]), tonumber(ARGV[q * 3 + 6])
@@ -49,11 +51,21 @@ for q = 0, 2 do
       redis.call('LTRIM', queue, 0, -(n + 1))
       unknown = unknown + n
     end
-    local given = math.min(unknown, want)
-    local items = {}
-    if given > 0 then
-      items = redis.call('LRANGE', inflight, -(known + given), -(known + 1))
+    -- One at least, however large it is; what is not given out is left for the next round.
+    local oldest_first, given = {}, 0
+    local most = math.min(unknown, want)
+    while given < most and (given == 0 or give > 0) do
+      local n = math.min(CHUNK, most - given)
+      local chunk = redis.call('LRANGE', inflight, -(known + given + n), -(known + given + 1))
+      for i = #chunk, 1, -1 do
+        if given > 0 and give <= 0 then break end
+        given = given + 1
+        oldest_first[given] = chunk[i]
+        give = give - #chunk[i]
+      end
     end
+    local items = {}
+    for i = 1, given do items[i] = oldest_first[given + 1 - i] end
     local left = redis.call('LLEN', queue) + unknown - given
     if q == 0 and left > 0 then blocked = true end
     reply[q + 1] = { '', left, items }

@@ -113,6 +113,11 @@ impl Record {
         self.layout.correlation.map(|span| self.text(span))
     }
 
+    /// What its request and its log lines carry: the producer's `correlation_id`, or else its idempotency key.
+    pub fn correlation_id(&self) -> Cow<'_, str> {
+        self.correlation().map_or_else(|| self.key().to_string().into(), Cow::Borrowed)
+    }
+
     /// The producer's W3C `traceparent`, if it sent a well-formed one.
     pub fn traceparent(&self) -> Option<&str> {
         self.layout.traceparent.map(|span| self.text(span))

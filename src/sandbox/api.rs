@@ -128,7 +128,7 @@ fn own_fate(weather: &Weather, transaction: &str, session: &str) -> Option<Refus
     if begins(&weather.unknown_sessions, session) {
         Some(Refusal::new(StatusCode::NOT_FOUND, "the session is not known"))
     } else if begins(&weather.refuse_transactions, transaction) {
-        Some(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "the record is refused"))
+        Some(Refusal::new(weather.refusal(transaction), "the record is refused"))
     } else if begins(&weather.poison_transactions, transaction) {
         Some(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the record broke something"))
     } else {
@@ -157,6 +157,9 @@ async fn receive_batch(State(shared): State<Arc<Shared>>, body: Bytes) -> Respon
     let without_key = records.iter().flatten().filter(|record| record.idempotency_key.is_empty()).count();
     shared.traffic().batch(records.len(), without_key);
 
+    if let Some(refusal) = whole_fate(&shared, &records) {
+        return refusal.into_response();
+    }
     let deliveries = judge_batch(&shared, &bodies, &records);
     let receipts = enter_batch(&shared, &bodies, &deliveries);
     let results = records.iter().zip(&deliveries).zip(receipts).map(|((record, delivery), receipt)| {
@@ -180,6 +183,18 @@ fn json_results(results: Vec<BatchResult<'_>>) -> impl Serialize {
         results: Vec<BatchResult<'a>>,
     }
     Results { results }
+}
+
+/// What the weather has in store for a batch as a whole, because of one record in it.
+fn whole_fate(shared: &Shared, records: &[Result<Record<'_>, Refusal>]) -> Option<Refusal> {
+    let weather = shared.weather();
+    let is_refused = |record: &&Record<'_>| {
+        weather.refuse_transactions.iter().any(|prefix| record.transaction_id.starts_with(&**prefix))
+    };
+    let refused = records.iter().flatten().find(is_refused)?;
+    let refusal =
+        || Refusal::new(weather.refusal(&refused.transaction_id), "a record of the batch is refused");
+    shared.dice().throw(weather.refuse_batch).then(refusal)
 }
 
 /// Says of each record whether it will be processed, and hashes it.

@@ -64,8 +64,11 @@ pub(super) async fn pass(
     if shared.dice().throw(weather.lost_answer) {
         return exchange.cut(Outcome::LostAnswer);
     }
+    let spoils = || weather.bad_body_chance.is_none_or(|chance| shared.dice().throw(chance));
     match weather.bad_body {
-        Some(kind) if answer.status().is_success() => exchange.answer(body::spoilt(answer.status(), kind)),
+        Some(kind) if answer.status().is_success() && spoils() => {
+            exchange.answer(body::spoilt(answer.status(), kind))
+        }
         _ => exchange.answer(answer),
     }
 }

@@ -1,8 +1,9 @@
 //! The weather between the agent and this `ControlPlane`: what goes wrong, how often, and how to change it.
 
-use axum::http::HeaderValue;
+use axum::http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::chance::{Probability, Status, StatusChances};
 
@@ -40,10 +41,16 @@ pub struct Weather {
     #[arg(long, value_parser = header_text, value_name = "SECONDS|DATE")]
     #[serde(deserialize_with = "header_value")]
     pub retry_after: Option<String>,
-    /// Prefixes of transaction ids that are always answered 422
+    /// Prefixes of transaction ids that are always refused
     #[arg(long, value_delimiter = ',', value_name = "PREFIX,…")]
     #[serde(deserialize_with = "one_or_many")]
     pub refuse_transactions: Vec<String>,
+    /// What these are answered, each always the same of these [default: 422]
+    #[arg(long, value_delimiter = ',', value_name = "STATUS,…")]
+    pub refuse_with: Vec<Status>,
+    /// Probability of a batch with such a record being refused as a whole, without a result for each record
+    #[arg(long, default_value_t, value_name = "PROBABILITY")]
+    pub refuse_batch: Probability,
     /// Prefixes of transaction ids that are always answered 500
     #[arg(long, value_delimiter = ',', value_name = "PREFIX,…")]
     #[serde(deserialize_with = "one_or_many")]
@@ -63,9 +70,12 @@ pub struct Weather {
     /// how, by its proportions, and no longer applies to batches as a whole
     #[arg(long, default_value_t, value_name = "PROBABILITY")]
     pub partial_batch: Probability,
-    /// What every 2xx answer holds instead of what it should
+    /// What a 2xx answer holds instead of what it should
     #[arg(long)]
     pub bad_body: Option<BadBody>,
+    /// Probability of that [default: 1]
+    #[arg(long, value_name = "PROBABILITY")]
+    pub bad_body_chance: Option<Probability>,
     /// Requests a second above which 429 is answered; 0 is no limit
     #[arg(long, default_value_t, value_name = "REQUESTS")]
     pub capacity: u32,
@@ -87,6 +97,13 @@ pub enum BadBody {
 }
 
 impl Weather {
+    /// What a refused transaction is answered: the same whenever it comes.
+    pub(super) fn refusal(&self, transaction: &str) -> StatusCode {
+        let of = xxh3_64(transaction.as_bytes()) as usize;
+        let status = of.checked_rem(self.refuse_with.len()).and_then(|at| self.refuse_with.get(at));
+        status.map_or(StatusCode::UNPROCESSABLE_ENTITY, |status| status.code())
+    }
+
     /// This weather with some fields replaced, or everything that is wrong with them, each by its name.
     pub fn patched(&self, patch: Map<String, Value>) -> Result<Self, Vec<String>> {
         let mut fields = match serde_json::to_value(self) {

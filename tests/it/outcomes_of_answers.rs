@@ -1,8 +1,12 @@
 //! Goal: each answer means what the contract's table says. Method: records with fates of their own in the sandbox.
 
+use axum::response::IntoResponse as _;
 use serde_json::{Value, json};
 
-use super::harness::{DEAD_LETTERS, LIFECYCLE, QUOTA, QUOTA_ANSWERS, Sandbox, Stage, USAGE, load, until};
+use super::harness::{
+    Agent, DEAD_LETTERS, LIFECYCLE, QUOTA, QUOTA_ANSWERS, Received, RedisServer, Sandbox, Scripted, Stage,
+    USAGE, load, until,
+};
 
 /// The dead letters in the mirror, when there are so many.
 async fn letters(stage: &Stage, count: usize) -> Vec<Value> {
@@ -116,24 +120,56 @@ async fn a_quota_request_that_waited_too_long_expires() {
 }
 
 #[tokio::test]
-async fn huge_and_endless_answers_are_bounded() {
-    let mut stage = Stage::set_with(&[("CONTROL_PLANE_TIMEOUT", "1")]).await;
-    for (n, body) in (0..).zip(["huge", "endless", "empty"]) {
-        stage.sandbox.weather(json!({"bad_body": body})).await;
-        stage.redis.push(USAGE, &[load::usage("s", n)]).await;
-        until(&format!("the {body} answer has come"), async || {
-            let accounts = stage.sandbox.accounts().await;
-            (accounts.kind("usage", "received") > u64::from(n)).then_some(())
-        })
-        .await;
-        let metrics = stage.agent.metrics().await;
-        let memory = metrics.sum("process_resident_memory_bytes", &[]);
-        assert!(memory < 64.0 * 1024.0 * 1024.0, "{body}: {memory} bytes resident");
-        stage.sandbox.weather(json!({})).await;
-        stage.drained().await;
+async fn a_quota_answer_for_another_request_is_none_and_never_passed_on() {
+    let server = Scripted::start(|request: &Received| {
+        if request.is_batch() {
+            return request.results(|_| 200);
+        }
+        let asked = request.json();
+        let (mut session, mut transaction) =
+            (asked["api_session_id"].clone(), asked["transaction_id"].clone());
+        if session == "mixed-up" {
+            // Somebody else's answer: once of another session, once to another request of the same.
+            let again = request.headers["x-correlation-id"].to_str().is_ok_and(|id| id == "second");
+            (if again { &mut transaction } else { &mut session }).clone_from(&json!("another"));
+        }
+        let data = json!({
+            "api_session_id": session, "transaction_id": transaction,
+            "new_quota_amount": 60, "final_quota": false, "timestamp": "2026-01-01T00:00:00Z",
+        });
+        axum::Json(json!({"success": true, "data": data})).into_response()
+    })
+    .await;
+    let redis = RedisServer::start().await;
+    let mut agent = Agent::new(&redis, &server.url);
+    agent.set("POISON_ATTEMPTS", "2");
+    agent.start();
+    agent.ready().await;
+    let mut second: Value = serde_json::from_str(&load::quota("mixed-up", 1)).expect("JSON");
+    second["correlation_id"] = "second".into();
+    redis.push(QUOTA, &[load::quota("mixed-up", 0), second.to_string()]).await;
+    let mut number = 0;
+    until("both are given up, while others pass", async || {
+        number += 1;
+        redis.push(QUOTA, &[load::quota("well", number)]).await;
+        (redis.len(DEAD_LETTERS).await == 2).then_some(())
+    })
+    .await;
+    until("the others are answered", async || {
+        (redis.len(QUOTA_ANSWERS).await == u64::from(number)).then_some(())
+    })
+    .await;
+    for letter in redis.list(DEAD_LETTERS).await {
+        let letter: Value = serde_json::from_slice(&letter).expect("JSON");
+        assert_eq!(
+            (&letter["reason"], &letter["original_message"]["api_session_id"]),
+            (&"poison".into(), &"mixed-up".into())
+        );
     }
-    assert_eq!(stage.redis.len(DEAD_LETTERS).await, 0);
-    assert_eq!(stage.sandbox.accounts().await.kind("usage", "processed"), 3);
+    for answer in redis.list(QUOTA_ANSWERS).await {
+        let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+        assert_eq!(answer["api_session_id"], "well", "{answer}");
+    }
 }
 
 #[tokio::test]

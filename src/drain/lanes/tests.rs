@@ -2,6 +2,8 @@
 
 mod model;
 
+use std::time::Duration;
+
 use super::*;
 use crate::outbox::Leased;
 use crate::record::{Acceptor, Origin, Queue, Timestamp, UnknownFields};
@@ -54,6 +56,8 @@ fn send_all(lanes: &mut Lanes) -> Vec<u64> {
     std::iter::from_fn(|| send(lanes)).collect()
 }
 
+const SMALL: Window = Window { records: 16, bytes: 1 << 20 };
+
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(1)
 }
@@ -84,7 +88,7 @@ fn started_goes_before_the_usage_in_hand_and_completed_after_it() {
 }
 
 #[test]
-fn started_events_keep_their_order_also_around_usage_that_was_put_back() {
+fn started_events_keep_their_order_and_go_before_usage_that_was_put_back() {
     let mut lanes = lanes(&[(Kind::Usage, "a", 1)]);
     let (key, item) = pick(&mut lanes).unwrap();
     load(&mut lanes, Kind::Started, "a", 2);
@@ -92,7 +96,7 @@ fn started_events_keep_their_order_also_around_usage_that_was_put_back() {
     lanes.put_back(key, item, not_before);
     load(&mut lanes, Kind::Started, "a", 3);
     lanes.wake(not_before);
-    assert_eq!(send_all(&mut lanes), [1, 2, 3]);
+    assert_eq!(send_all(&mut lanes), [2, 3, 1]);
 }
 
 #[test]
@@ -136,7 +140,7 @@ fn quota_goes_first_and_lifecycle_second_and_neither_starves_the_others() {
 fn what_was_put_back_waits_for_its_time_at_the_head_of_its_lane() {
     let mut lanes = lanes(&[(Kind::Usage, "a", 1), (Kind::Usage, "a", 2), (Kind::Usage, "b", 3)]);
     let (key, mut item) = pick(&mut lanes).unwrap();
-    item.attempts = 7;
+    item.tries.attempts = 7;
     let not_before = soon();
     lanes.put_back(key, item, not_before);
     assert_eq!(lanes.next_wake(), Some(not_before));
@@ -148,7 +152,7 @@ fn what_was_put_back_waits_for_its_time_at_the_head_of_its_lane() {
     lanes.wake(not_before);
     assert_eq!(lanes.next_wake(), None);
     let (key, item) = pick(&mut lanes).unwrap();
-    assert_eq!((item.ticket.seq, item.attempts), (1, 7), "what happened to it is not forgotten");
+    assert_eq!((item.ticket.seq, item.tries.attempts), (1, 7), "what happened to it is not forgotten");
     lanes.settle(key, &item);
     assert_eq!(send_all(&mut lanes), [2, 4]);
 }
@@ -170,7 +174,7 @@ fn the_link_is_probed_with_what_was_tried_least() {
     let now = Instant::now();
     let picked: Vec<_> = std::iter::from_fn(|| pick(&mut lanes)).collect();
     for ((key, mut item), attempts) in picked.into_iter().zip([2, 1, 2]) {
-        item.attempts = attempts;
+        item.tries.attempts = attempts;
         lanes.put_back(key, item, now);
     }
     lanes.wake(now);
@@ -186,19 +190,19 @@ fn a_full_lane_passes_over_what_comes_and_asks_for_it_when_it_has_room() {
     }
     load(&mut lanes, Kind::Completed, "a", 99);
     assert_eq!(lanes.count(Kind::Usage), LANE_MOST);
-    assert_eq!(lanes.begin_refill(), None, "nothing has gone yet");
+    assert_eq!(lanes.begin_refill(Log::Usage), None, "nothing has gone yet");
     let sent: Vec<_> = (0..most).filter_map(|_| send(&mut lanes)).collect();
     assert_eq!(sent, (1..=most).collect::<Vec<_>>());
     assert!(!lanes.has_ready(), "completed waits for the usage that was passed over");
 
-    assert_eq!(lanes.begin_refill(), Some(most + 1));
-    assert_eq!(lanes.begin_refill(), None, "asked once");
+    assert_eq!(lanes.begin_refill(Log::Usage), Some(most + 1));
+    assert_eq!(lanes.begin_refill(Log::Usage), None, "asked once");
     assert!(!lanes.has_ready(), "also while that is read again");
     for seq in most + 1..=most + 3 {
         load(&mut lanes, Kind::Usage, "a", seq);
     }
     assert_eq!(send_all(&mut lanes), [most + 1, most + 2, most + 3]);
-    lanes.refilled();
+    lanes.refilled(Log::Usage);
     assert_eq!(send_all(&mut lanes), [99]);
 }
 
@@ -215,47 +219,147 @@ fn room_is_made_by_lanes_that_wait_and_they_keep_their_head() {
     let not_before = soon();
     lanes.put_back(key, item, not_before);
     let one = lanes.bytes(Kind::Usage) / 5;
-    lanes.cut_waiting();
+    lanes.make_room(Kind::Usage, SMALL);
     assert_eq!((lanes.count(Kind::Usage), lanes.bytes(Kind::Usage)), (3, 3 * one));
     assert_eq!(send_all(&mut lanes), [4, 5], "a lane that may go is left alone");
     lanes.wake(not_before);
     assert_eq!(send_all(&mut lanes), [1]);
-    assert_eq!(lanes.begin_refill(), Some(2), "from the first that was cut off");
+    assert_eq!(lanes.begin_refill(Log::Usage), Some(2), "from the first that was cut off");
 }
 
 #[test]
-fn a_refill_begins_at_the_first_cut_of_all_whichever_lane_asked_for_it() {
+fn a_refill_begins_at_the_first_cut_of_those_that_asked() {
     // The lanes are asked in another order each time.
     for _ in 0..16 {
         let mut lanes = Lanes::default();
-        let (a, b) = ([99, 100, 150], [101, 200, 250]);
-        for seq in a {
-            load(&mut lanes, Kind::Usage, "a", seq);
-        }
-        for seq in b {
-            load(&mut lanes, Kind::Usage, "b", seq);
+        for (session, seqs) in [("a", [99, 100, 150]), ("b", [101, 200, 250])] {
+            for seq in seqs {
+                load(&mut lanes, Kind::Usage, session, seq);
+            }
         }
         let not_before = soon();
         let heads: Vec<_> = std::iter::from_fn(|| pick(&mut lanes)).collect();
-        for ((key, item), later) in heads.into_iter().zip(0..) {
-            lanes.put_back(key, item, not_before + Duration::from_secs(later));
+        for (key, item) in heads {
+            lanes.put_back(key, item, not_before);
         }
-        lanes.cut_waiting();
-        lanes.wake(not_before + Duration::from_secs(1));
-        // Only b has its head settled; a's is in flight.
-        let (a_key, a_head) = pick(&mut lanes).unwrap();
-        assert_eq!((a_head.ticket.seq, send(&mut lanes)), (99, Some(101)));
+        lanes.make_room(Kind::Usage, SMALL);
+        lanes.wake(not_before);
+        let mut heads = [send(&mut lanes), send(&mut lanes)];
+        heads.sort_unstable();
+        assert_eq!(heads, [Some(99), Some(101)]);
 
-        assert_eq!(lanes.begin_refill(), Some(100));
+        assert_eq!(lanes.begin_refill(Log::Usage), Some(100));
         for (session, seq) in [("a", 100), ("a", 150), ("b", 200), ("b", 250)] {
+            assert!(!lanes.refill_is_done(Log::Usage, seq));
             load(&mut lanes, Kind::Usage, session, seq);
         }
-        lanes.refilled();
-        lanes.settle(a_key, &a_head);
+        assert!(lanes.refill_is_done(Log::Usage, 251), "what was passed over has been read");
+        lanes.refilled(Log::Usage);
         let mut sent = send_all(&mut lanes);
         sent.sort_unstable();
         assert_eq!(sent, [100, 150, 200, 250]);
     }
+}
+
+/// Puts the heads of all lanes back until then, each tried so often.
+fn put_all_back(lanes: &mut Lanes, not_before: Instant, attempts: u32) {
+    let heads: Vec<_> = std::iter::from_fn(|| pick(lanes)).collect();
+    for (key, mut item) in heads {
+        item.tries.attempts = attempts;
+        lanes.put_back(key, item, not_before);
+    }
+}
+
+#[test]
+fn sessions_that_wait_leave_room_for_others_and_forget_nothing() {
+    let mut lanes = Lanes::default();
+    for seq in 1..=SMALL.records as u64 {
+        load(&mut lanes, Kind::Usage, &format!("unknown-{seq}"), seq);
+        load(&mut lanes, Kind::Completed, &format!("unknown-{seq}"), 100 + seq);
+    }
+    let unknown = |seconds| Unknown { clock: Duration::from_secs(seconds), deliveries: seconds };
+    let not_before = soon();
+    let first = LaneKey::of_session("unknown-1");
+    assert_eq!(lanes.unknown_since(first, unknown(7)), unknown(7));
+    put_all_back(&mut lanes, not_before, 3);
+    assert!(lanes.is_full(Kind::Usage, SMALL));
+    lanes.make_room(Kind::Usage, SMALL);
+    let kept = SMALL.records / 8;
+    assert_eq!(lanes.count(Kind::Usage), kept, "the others have most of the window");
+    assert_eq!(lanes.count(Kind::Completed), kept, "what could not go without it went with it");
+    assert_eq!(lanes.next_wake(), Some(not_before));
+    load(&mut lanes, Kind::Usage, "other", 90);
+    assert_eq!(send_all(&mut lanes), [90]);
+
+    lanes.wake(not_before);
+    assert!(lanes.begin_refill(Log::Completed).is_none(), "their usage comes first");
+    assert!(lanes.begin_refill(Log::Usage).is_some());
+    for seq in 1..=SMALL.records as u64 {
+        load(&mut lanes, Kind::Usage, &format!("unknown-{seq}"), seq);
+    }
+    lanes.refilled(Log::Usage);
+    assert_eq!(lanes.unknown_since(first, unknown(14)), unknown(7), "its grace goes on");
+    let again: Vec<_> = std::iter::from_fn(|| pick(&mut lanes)).collect();
+    assert_eq!(again.len(), SMALL.records);
+    for (key, item) in again {
+        assert_eq!(item.tries.attempts, 3, "what happened to it is not forgotten");
+        lanes.settle(key, &item);
+    }
+    assert!(lanes.begin_refill(Log::Completed).is_some());
+    for seq in 1..=SMALL.records as u64 {
+        load(&mut lanes, Kind::Completed, &format!("unknown-{seq}"), 100 + seq);
+    }
+    lanes.refilled(Log::Completed);
+    assert_eq!(send_all(&mut lanes).len(), SMALL.records);
+    assert!(lanes.lanes.is_empty());
+}
+
+#[test]
+fn a_few_that_wait_keep_their_head_in_a_full_window() {
+    let mut lanes = lanes(&[(Kind::Usage, "waits", 1)]);
+    put_all_back(&mut lanes, soon(), 1);
+    for seq in 2..=SMALL.records as u64 {
+        load(&mut lanes, Kind::Usage, &format!("ready-{seq}"), seq);
+    }
+    lanes.make_room(Kind::Usage, SMALL);
+    assert_eq!(lanes.count(Kind::Usage), SMALL.records, "reading it again would cost more than it holds");
+}
+
+#[test]
+fn started_events_that_were_given_up_still_go_before_their_usage() {
+    let mut lanes = Lanes::default();
+    for seq in 1..=SMALL.records as u64 {
+        load(&mut lanes, Kind::Started, &format!("s-{seq}"), seq);
+        load(&mut lanes, Kind::Usage, &format!("s-{seq}"), 50 + seq);
+    }
+    let not_before = soon();
+    put_all_back(&mut lanes, not_before, 1);
+    lanes.make_room(Kind::Started, SMALL);
+    let last = SMALL.records as u64;
+    // Usage that comes meanwhile is passed over: it could not go.
+    load(&mut lanes, Kind::Usage, &format!("s-{last}"), 99);
+    lanes.wake(not_before);
+    let kept = send_all(&mut lanes);
+    assert_eq!(kept.len(), 2 * (SMALL.records / 8), "those that kept their records: {kept:?}");
+    assert!(lanes.begin_refill(Log::Usage).is_none());
+    assert!(lanes.begin_refill(Log::Started).is_some());
+    for seq in 1..=last {
+        if !kept.contains(&seq) {
+            load(&mut lanes, Kind::Started, &format!("s-{seq}"), seq);
+        }
+    }
+    lanes.refilled(Log::Started);
+    assert!(send_all(&mut lanes).iter().all(|seq| *seq <= last));
+    assert!(lanes.begin_refill(Log::Usage).is_some());
+    for seq in 51..=50 + last {
+        if !kept.contains(&seq) {
+            load(&mut lanes, Kind::Usage, &format!("s-{}", seq - 50), seq);
+        }
+    }
+    load(&mut lanes, Kind::Usage, &format!("s-{last}"), 99);
+    lanes.refilled(Log::Usage);
+    assert_eq!(send_all(&mut lanes).last(), Some(&99));
+    assert!(lanes.lanes.is_empty());
 }
 
 #[test]
@@ -266,16 +370,16 @@ fn a_refill_is_done_when_the_lanes_that_asked_are_full_again() {
         load(&mut lanes, Kind::Usage, "a", seq);
     }
     assert_eq!(send_all(&mut lanes).len(), LANE_MOST);
-    assert_eq!(lanes.begin_refill(), Some(most + 1));
+    assert_eq!(lanes.begin_refill(Log::Usage), Some(most + 1));
     for seq in most + 1..=2 * most {
         load(&mut lanes, Kind::Usage, "a", seq);
-        assert!(!lanes.refill_is_done(), "there may be more of it");
+        assert!(!lanes.refill_is_done(Log::Usage, most + 1), "there may be more of it");
     }
     load(&mut lanes, Kind::Usage, "a", 2 * most + 1);
-    assert!(lanes.refill_is_done());
-    lanes.refilled();
+    assert!(lanes.refill_is_done(Log::Usage, most + 1));
+    lanes.refilled(Log::Usage);
     assert_eq!(send_all(&mut lanes).len(), LANE_MOST);
-    assert_eq!(lanes.begin_refill(), Some(2 * most + 1), "the next one goes on from there");
+    assert_eq!(lanes.begin_refill(Log::Usage), Some(2 * most + 1), "the next one goes on from there");
 }
 
 #[test]
@@ -293,14 +397,14 @@ fn what_was_settled_while_it_was_being_read_again_does_not_go_twice() {
         lanes.settle(key, &item);
     };
     while send(&mut lanes).is_some() {}
-    assert_eq!(lanes.begin_refill(), Some(LANE_MOST as u64 + 1));
+    assert_eq!(lanes.begin_refill(Log::Usage), Some(LANE_MOST as u64 + 1));
     // The read found 50 not settled; the answer to it arrives before what was read.
     lanes.settle(b_key, &b_only);
     load(&mut lanes, Kind::Usage, "a", LANE_MOST as u64 + 1);
     load(&mut lanes, Kind::Usage, "b", 50);
     assert_eq!(send_all(&mut lanes), [LANE_MOST as u64 + 1]);
     lanes.forget_emptied();
-    lanes.refilled();
+    lanes.refilled(Log::Usage);
     assert!(lanes.lanes.is_empty());
 }
 

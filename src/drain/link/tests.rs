@@ -60,6 +60,31 @@ fn the_wait_stays_between_its_bounds_and_grows() {
 }
 
 #[test]
+fn an_outage_of_ten_minutes_is_forty_requests_at_the_most() {
+    let mut sum = 0;
+    for _ in 0..1000 {
+        let (mut link, start) = (link(), Instant::now());
+        link.delivered(1, start, start);
+        let (mut now, mut requests) = (start, 0);
+        while now < start + Duration::from_secs(600) {
+            match link.circuit() {
+                Circuit::Open { until } if until > now => now = until,
+                _ => {
+                    link.sent(now);
+                    requests += 1;
+                    // The quickest of all outages: refused at once.
+                    link.failed(Trouble::Unreachable, None, now, now);
+                }
+            }
+        }
+        assert!(requests <= 40, "{requests} requests");
+        sum += requests;
+    }
+    println!("{} requests in ten minutes on average", sum / 1000);
+    assert!(sum > 30_000, "and it is not asleep either: {sum}");
+}
+
+#[test]
 fn the_brake_holds_until_a_delivery() {
     let (mut link, now) = (link(), Instant::now());
     link.delivered(1, now, now);
@@ -100,11 +125,21 @@ fn one_unknown_session_is_no_outage_however_often_it_is_asked_and_many_are_the_r
     let (mut link, now) = (link(), Instant::now());
     link.delivered(1, now, now);
     for _ in 0..200 {
-        assert_eq!(link.session_unknown(LaneKey::of_test(1), now), None);
+        assert_eq!(link.session_unknown(Some(LaneKey::of_test(1)), now), None);
     }
-    assert_eq!(link.session_unknown(LaneKey::of_test(2), now), None);
-    let change = link.session_unknown(LaneKey::of_test(3), now);
+    assert_eq!(link.session_unknown(Some(LaneKey::of_test(2)), now), None);
+    let change = link.session_unknown(Some(LaneKey::of_test(3)), now);
     assert_eq!(change, Some(Change::Down(Trouble::NoRoute)));
+}
+
+#[test]
+fn sessions_that_have_been_unknown_for_long_are_no_sign_of_the_route() {
+    let (mut link, now) = (link(), Instant::now());
+    link.delivered(1, now, now);
+    for _ in 0..1000 {
+        assert_eq!(link.session_unknown(None, now), None);
+    }
+    assert_eq!(link.circuit(), Circuit::Closed);
 }
 
 #[test]

@@ -177,6 +177,34 @@ async fn a_records_own_fate_is_by_the_prefix_of_its_ids() {
 }
 
 #[tokio::test]
+async fn a_refused_record_has_one_status_for_ever_and_may_take_its_batch_with_it() {
+    let peer = peer().await;
+    peer.forecast(json!({"refuse_transactions": "bad", "refuse_with": [400, 413, 415]})).await;
+    let mut seen = std::collections::BTreeSet::new();
+    for n in 0..32 {
+        let transaction = format!("bad-{n}");
+        let refusal = status(peer.usage("s", &transaction)).await;
+        assert_eq!(status(peer.usage("s", &transaction)).await, refusal, "{transaction}");
+        seen.insert(refusal);
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [400, 413, 415]);
+
+    let record = |id: &str| json!({"transaction_id": id, "api_session_id": "s", "idempotency_key": id});
+    let send = |ids: [&str; 2]| {
+        answer(peer.request(Method::POST, "usage-records/batch").json(&json!({"records": ids.map(record)})))
+    };
+    assert_eq!(send(["good", "bad-1"]).await.0, 200, "each by itself");
+    peer.forecast(json!({"refuse_transactions": "bad", "refuse_batch": 1})).await;
+    assert!([400, 413, 415].contains(&send(["better", "bad-1"]).await.0.as_u16()));
+    assert_eq!(
+        peer.get("seen?kind=usage&transaction_id=better").await["seen"],
+        0,
+        "nothing of it is processed"
+    );
+    assert_eq!(send(["better", "best"]).await.0, 200);
+}
+
+#[tokio::test]
 async fn records_of_a_batch_fail_by_themselves_and_the_batch_does_not() {
     let peer = peer().await;
     let record = |n: usize| json!({"transaction_id": format!("t{n}"), "api_session_id": "s", "idempotency_key": format!("k{n}")});

@@ -3,15 +3,18 @@
 //! Nothing here sleeps to wait: [`until`] polls a condition with a deadline.
 
 mod agent;
+mod faults;
 pub(crate) mod load;
 mod redis_server;
 mod sandbox;
 mod scripted;
+pub(crate) mod tls;
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 pub(crate) use agent::{API_KEY, Agent, SERVER_ID};
+pub(crate) use faults::Faults;
 pub(crate) use redis_server::RedisServer;
 pub(crate) use sandbox::Sandbox;
 pub(crate) use scripted::{Received, Scripted};
@@ -36,6 +39,14 @@ pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Opt
         assert!(begun.elapsed() < DEADLINE, "never came true: {what}");
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// A field of `/proc/<pid>/status`, in MiB: `VmRSS` is what is resident, `VmHWM` the most that ever was.
+pub(crate) fn memory_mib(pid: u32, field: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let line =
+        status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect("the field");
+    line.trim().trim_end_matches(" kB").parse::<f64>().expect("KiB") / 1024.0
 }
 
 /// A port that was free a moment ago, and that the kernel gives to nobody by itself: those begin at 32768.

@@ -9,7 +9,11 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::server::TlsStream;
 
 /// One request as it came.
 #[derive(Clone, Debug)]
@@ -52,6 +56,30 @@ impl Received {
     }
 }
 
+/// A port that speaks TLS. Whoever fails at the handshake is gone.
+struct Secured {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl axum::serve::Listener for Secured {
+    type Io = TlsStream<TcpStream>;
+    type Addr = std::net::SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, address) = self.listener.accept().await.expect("a connection");
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
 /// The server, until it is dropped.
 pub(crate) struct Scripted {
     pub(crate) url: String,
@@ -64,8 +92,26 @@ impl Scripted {
     pub(crate) async fn start(
         script: impl Fn(&Received) -> Response + Clone + Send + Sync + 'static,
     ) -> Self {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("its address"));
+        Self::serve(listener, url, script)
+    }
+
+    /// The same over TLS.
+    pub(crate) async fn start_tls(
+        config: Arc<ServerConfig>,
+        script: impl Fn(&Received) -> Response + Clone + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let url = format!("https://{}", listener.local_addr().expect("its address"));
+        Self::serve(Secured { listener, acceptor: config.into() }, url, script)
+    }
+
+    fn serve(
+        listener: impl axum::serve::Listener<Addr: std::fmt::Debug>,
+        url: String,
+        script: impl Fn(&Received) -> Response + Clone + Send + Sync + 'static,
+    ) -> Self {
         let received = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&received);
         let answer = move |request: Request| {

@@ -1,17 +1,17 @@
 //! Any course of events against a plain log: what is handed out, when, and that nothing is left behind.
 //!
-//! The model reads as the drain does (`read_ahead`), with a window of a few records, so that lanes are cut off
-//! and filled up again all the time; a read takes a while, and answers arrive meanwhile.
-
-use std::collections::HashMap;
+//! What is read is decided as in the drain, with a window of a few records, so that lanes are cut off, give up what
+//! they have and are filled up again all the time; a read takes a while, and answers arrive meanwhile.
 
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
+use crate::drain::Horizon;
+use crate::drain::read_ahead::{Read, ReadAhead};
 use crate::outbox::{Entry, Lease};
 
-const WINDOW: usize = 12;
+const WINDOW: Window = Window { records: 12, bytes: 1 << 20 };
 const READ: usize = 5;
 const KINDS: [Kind; 4] = [Kind::Usage, Kind::Started, Kind::Completed, Kind::Quota];
 
@@ -30,8 +30,8 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     let kind = prop_oneof![8 => Just(0usize), 1 => Just(1), 1 => Just(2), 1 => Just(3)];
     prop_oneof![
-        // Mostly usage of few sessions, and in runs longer than a lane.
-        4 => (kind, 0..4_u8, 1..12_u8).prop_map(|(kind, session, count)| {
+        // Mostly usage of few sessions, though more than may wait in the window, and in runs longer than a lane.
+        4 => (kind, 0..9_u8, 1..12_u8).prop_map(|(kind, session, count)| {
             Op::Append { kind: KINDS[kind], session, count: if kind == 0 { count } else { 1 } }
         }),
         8 => Just(Op::BeginRead),
@@ -44,14 +44,13 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-#[derive(Default)]
 struct Model {
     lanes: Lanes,
+    read_ahead: ReadAhead,
     /// Number 1 is at 0.
     log: Vec<Leased>,
     settled: Vec<bool>,
-    position: HashMap<Log, u64>,
-    refill_upto: Option<u64>,
+    attempts: Vec<u32>,
     reading: Option<(Log, Lease)>,
     in_flight: Vec<(LaneKey, Item)>,
     seconds: u64,
@@ -59,14 +58,25 @@ struct Model {
 }
 
 impl Model {
+    fn new(batching: Option<Batching>) -> Self {
+        Self {
+            lanes: Lanes::default(),
+            read_ahead: ReadAhead::within(WINDOW),
+            log: Vec::new(),
+            settled: Vec::new(),
+            attempts: Vec::new(),
+            reading: None,
+            in_flight: Vec::new(),
+            seconds: 0,
+            batching,
+        }
+    }
+
     fn append(&mut self, kind: Kind, session: u8) {
         let seq = self.log.len() as u64 + 1;
         self.log.push(Leased::new(seq, record(kind, &format!("s{session}"), &format!("t{seq}"), seq as i64)));
         self.settled.push(false);
-    }
-
-    fn position(&self, log: Log) -> u64 {
-        self.position.get(&log).copied().unwrap_or(0)
+        self.attempts.push(0);
     }
 
     fn lease(&self, log: Log, from: u64, upto: u64) -> Lease {
@@ -89,48 +99,16 @@ impl Model {
         if self.reading.is_some() {
             return;
         }
-        if self.refill_upto.is_none()
-            && let Some(from) = self.lanes.begin_refill()
-        {
-            self.refill_upto = Some(self.position(Log::Usage));
-            self.position.insert(Log::Usage, from);
-        }
         let end = self.log.len() as u64 + 1;
-        let usage_read = self.refill_upto.unwrap_or_else(|| self.position(Log::Usage));
-        let bounds = [
-            (Log::Quota, Kind::Quota, end),
-            (Log::Started, Kind::Started, end),
-            (Log::Usage, Kind::Usage, self.refill_upto.unwrap_or_else(|| self.position(Log::Started))),
-            (Log::Completed, Kind::Completed, usage_read),
-        ];
-        for (log, kind, bound) in bounds {
-            let from = self.position(log);
-            if from >= bound {
-                continue;
-            }
-            if self.lanes.count(kind) >= WINDOW {
-                self.lanes.cut_waiting();
-                continue;
-            }
-            self.reading = Some((log, self.lease(log, from, bound)));
-            return;
+        let horizon = Horizon { completed: end, usage: 0 };
+        if let Some(Read { log, from, upto }) = self.read_ahead.next(&mut self.lanes, end, horizon) {
+            self.reading = Some((log, self.lease(log, from, upto)));
         }
     }
 
     fn end_read(&mut self) {
-        let Some((log, lease)) = self.reading.take() else { return };
-        for leased in lease.records {
-            self.lanes.load(leased);
-        }
-        self.lanes.forget_emptied();
-        self.position.insert(log, lease.next);
-        if log == Log::Usage
-            && let Some(upto) = self.refill_upto
-            && (lease.next >= upto || self.lanes.refill_is_done())
-        {
-            self.refill_upto = None;
-            self.position.insert(Log::Usage, upto);
-            self.lanes.refilled();
+        if let Some((log, lease)) = self.reading.take() {
+            self.read_ahead.loaded(&mut self.lanes, log, lease);
         }
     }
 
@@ -149,7 +127,14 @@ impl Model {
 
     fn judge(&mut self, key: LaneKey, item: Item) -> Result<(), TestCaseError> {
         let ticket = item.ticket;
-        prop_assert!(!self.settled[ticket.seq as usize - 1], "{ticket:?} goes a second time");
+        let at = ticket.seq as usize - 1;
+        prop_assert!(!self.settled[at], "{ticket:?} goes a second time");
+        prop_assert_eq!(
+            item.tries.attempts,
+            self.attempts[at],
+            "how often {:?} was tried is forgotten",
+            ticket
+        );
         for Leased { ticket: other, entry } in &self.log {
             let Entry::Record(record) = entry else { continue };
             let same = record.session() == item.record.session();
@@ -185,7 +170,8 @@ impl Model {
             Op::Settle(which) if !self.in_flight.is_empty() => self.settle(which.index(self.in_flight.len())),
             Op::PutBack(which, delay) if !self.in_flight.is_empty() => {
                 let (key, mut item) = self.in_flight.swap_remove(which.index(self.in_flight.len()));
-                item.attempts += 1;
+                item.tries.attempts += 1;
+                self.attempts[item.ticket.seq as usize - 1] += 1;
                 self.lanes.put_back(key, item, self.now(epoch) + Duration::from_secs(*delay));
             }
             Op::Tick => {
@@ -210,7 +196,8 @@ impl Model {
         self.seconds += 60;
         let mut idle = 0;
         while idle < 3 {
-            let before = (self.settled.iter().filter(|settled| **settled).count(), self.position.clone());
+            let before =
+                (self.settled.iter().filter(|settled| **settled).count(), self.read_ahead.positions());
             self.end_read();
             self.begin_read();
             self.lanes.wake(self.now(epoch));
@@ -218,7 +205,8 @@ impl Model {
             while !self.in_flight.is_empty() {
                 self.settle(0);
             }
-            let after = (self.settled.iter().filter(|settled| **settled).count(), self.position.clone());
+            let after =
+                (self.settled.iter().filter(|settled| **settled).count(), self.read_ahead.positions());
             idle = if before == after && self.reading.is_none() { idle + 1 } else { 0 };
         }
         let left: Vec<_> =
@@ -261,7 +249,7 @@ proptest! {
             max_bytes: 1 << 20,
             compression: batch::Compression::None,
         };
-        let mut model = Model { batching: batches.then(|| Batching::new(settings)), ..Model::default() };
+        let mut model = Model::new(batches.then(|| Batching::new(settings)));
         for op in &ops {
             model.run(op, epoch)?;
         }

@@ -1,0 +1,159 @@
+//! Room: what lanes give up when the window is full, and how they get it back.
+//!
+//! A lane that waits, because its session is not known yet or its record failed, gives up its records but the first;
+//! and when those that wait still hold a good part of the window, the first as well. It remembers what has happened to
+//! that, and from which number on its log must be read again. So any number of sessions may wait, for as long as it
+//! takes, and the others' records go past them.
+//!
+//! What such a lane holds then is some 400 bytes. It asks for its records when its wait is over.
+
+use std::collections::HashSet;
+
+use super::{LOGS, Lane, LaneKey, Lanes, class_of, place};
+use crate::outbox::Log;
+use crate::record::Kind;
+
+/// Records, and bytes of them, that a class may have in hand.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::drain) struct Window {
+    pub(in crate::drain) records: usize,
+    pub(in crate::drain) bytes: usize,
+}
+
+impl Window {
+    fn is_exceeded_by(self, records: usize, bytes: usize) -> bool {
+        records > self.records || bytes > self.bytes
+    }
+
+    fn share(self, of: usize) -> Self {
+        Self { records: self.records / of, bytes: self.bytes / of }
+    }
+}
+
+/// Of a full window the lanes that wait may keep this part; when they hold more, they are brought down to half of it.
+const WAITING_SHARE: usize = 4;
+
+impl Lanes {
+    /// Whether no more of this kind's class is to be read.
+    pub(in crate::drain) fn is_full(&self, kind: Kind, window: Window) -> bool {
+        let class = class_of(kind);
+        self.counts[class] >= window.records || self.bytes[class] >= window.bytes
+    }
+
+    /// Makes room where lanes that wait hold it. Called when the window is full.
+    pub(in crate::drain) fn make_room(&mut self, kind: Kind, window: Window) {
+        let class = class_of(kind);
+        let (mut records, mut bytes) = (0, 0);
+        for (_, key) in &self.waiting {
+            let Some(lane) = self.lanes.get_mut(key) else { continue };
+            for at in lines_of(class) {
+                while lane.lines[at].items.len() > 1 {
+                    let Some(item) = lane.lines[at].give_up_last() else { break };
+                    self.counts[class] -= 1;
+                    self.bytes[class] -= item.record.data().len();
+                }
+                records += lane.lines[at].items.len();
+                bytes += lane.lines[at].items.front().map_or(0, |item| item.record.data().len());
+            }
+        }
+        if !window.share(WAITING_SHARE).is_exceeded_by(records, bytes) {
+            return;
+        }
+        let keep = window.share(2 * WAITING_SHARE);
+        // Those first that have to wait longest.
+        let waiting: Vec<_> = self.waiting.iter().rev().copied().collect();
+        for (until, key) in waiting {
+            if !keep.is_exceeded_by(records, bytes) {
+                break;
+            }
+            let Some(lane) = self.lanes.get_mut(&key) else { continue };
+            let Some(from) = lines_of(class).find(|at| !lane.lines[*at].items.is_empty()) else { continue };
+            // What goes behind it goes with it: it could not go without, and would hold room for nothing.
+            for line in &mut lane.lines[from..] {
+                while let Some(item) = line.give_up_last() {
+                    let (of, size) = (class_of(item.ticket.kind), item.record.data().len());
+                    self.counts[of] -= 1;
+                    self.bytes[of] -= size;
+                    if of == class {
+                        records -= 1;
+                        bytes -= size;
+                    }
+                }
+            }
+            if !lane.holds_any() {
+                self.waiting.remove(&(until, key));
+                self.resting.insert((until, key));
+            }
+        }
+    }
+
+    /// Notes that the lane needs records that it gave up or that were passed over, if it does.
+    pub(super) fn ask(&mut self, key: LaneKey) {
+        let Some(lane) = self.lanes.get(&key) else { return };
+        if let Some(at) = lane.wants_refill().and_then(place) {
+            self.asking[at].insert(key);
+        }
+    }
+
+    /// From which number on this log must be read again, if it must: the lanes that asked for it take in what comes now;
+    /// what goes behind it in them waits for [`Self::refilled`].
+    pub(in crate::drain) fn begin_refill(&mut self, log: Log) -> Option<u64> {
+        let at = place(log)?;
+        let mut from = None;
+        for key in std::mem::take(&mut self.asking[at]) {
+            let Some(lane) = self.lanes.get_mut(&key) else { continue };
+            // One that waits once more asks again: until then it would only give it up again.
+            if lane.not_before.is_none() && lane.lines[at].wants_refill() {
+                // IMPORTANT: from the first of all that take part: what lies before `from` is passed over for good.
+                from = from.into_iter().chain(lane.lines[at].cut.take()).min();
+                lane.lines[at].refilling = true;
+                self.refilling[at].push(key);
+            }
+        }
+        from
+    }
+
+    /// Whether no lane takes in more of what is being read again from `next` on: each has what was passed over, or is
+    /// full and cut off once more.
+    pub(in crate::drain) fn refill_is_done(&self, log: Log, next: u64) -> bool {
+        let Some(at) = place(log) else { return true };
+        let is_refilled = |lane: &Lane| lane.lines[at].is_refilled(next);
+        self.refilling[at].iter().all(|key| self.lanes.get(key).is_none_or(is_refilled))
+    }
+
+    /// The log has been read again up to where it had been read before, or as far as anyone takes it in.
+    pub(in crate::drain) fn refilled(&mut self, log: Log) {
+        let Some(at) = place(log) else { return };
+        for key in std::mem::take(&mut self.refilling[at]) {
+            let Some(lane) = self.lanes.get_mut(&key) else { continue };
+            lane.lines[at].refilling = false;
+            if lane.is_empty() && !lane.busy {
+                self.lanes.remove(&key);
+            } else if !lane.busy && lane.not_before.is_none() {
+                self.ask(key);
+                self.queue(key);
+            }
+        }
+    }
+
+    /// Whether a log is being read again.
+    pub(super) fn is_refilling(&self) -> bool {
+        self.refilling.iter().any(|lanes| !lanes.is_empty())
+    }
+}
+
+/// The lines that hold records of a class.
+fn lines_of(class: usize) -> impl Iterator<Item = usize> {
+    (0..LOGS.len()).filter(move |at| class_of_log(LOGS[*at]) == class)
+}
+
+fn class_of_log(log: Log) -> usize {
+    match log {
+        Log::Quota => 0,
+        Log::Started | Log::Completed => 1,
+        Log::Usage | Log::Rejected => 2,
+    }
+}
+
+/// Lanes that want a log to be read again.
+pub(super) type Asking = [HashSet<LaneKey>; LOGS.len()];

@@ -1,0 +1,224 @@
+//! Goal: whatever comes back instead of an answer, memory is bounded, no record is lost or given up for it, and no other
+//! host ever hears of us. Method: a server that sends the bytes that a test wants, and then one that is well.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use super::harness::{
+    Agent, DEAD_LETTERS, QUOTA, QUOTA_ANSWERS, RedisServer, USAGE, load, memory_mib, until,
+};
+
+/// The most that the agent may ever have had resident.
+const MEMORY_MIB: f64 = 64.0;
+
+/// What the server does with a request.
+#[derive(Clone, Debug)]
+enum Manner {
+    /// Answers as it should, in this version of HTTP.
+    Well(&'static str),
+    /// Sends these bytes, and closes the connection.
+    Bytes(String),
+    /// Sends this, and then that again and again, so often or until the client is gone.
+    Again(String, String, usize),
+}
+
+/// A server of bytes, until it is dropped.
+struct Raw {
+    url: String,
+    manner: Arc<Mutex<Manner>>,
+    requests: Arc<AtomicU64>,
+    task: JoinHandle<()>,
+}
+
+impl Raw {
+    async fn start() -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("its address"));
+        let manner = Arc::new(Mutex::new(Manner::Well("HTTP/1.1")));
+        let requests = Arc::new(AtomicU64::new(0));
+        let (of, count) = (Arc::clone(&manner), Arc::clone(&requests));
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.expect("a connection");
+                tokio::spawn(converse(stream, Arc::clone(&of), Arc::clone(&count)));
+            }
+        });
+        Self { url, manner, requests, task }
+    }
+
+    fn behave(&self, manner: Manner) {
+        *self.manner.lock().expect("no test panics here") = manner;
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// One connection. What it ends with is the client's affair.
+async fn converse(
+    stream: TcpStream,
+    manner: Arc<Mutex<Manner>>,
+    requests: Arc<AtomicU64>,
+) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let (mut line, mut length) = (String::new(), 0);
+        if stream.read_line(&mut line).await? == 0 {
+            return Ok(());
+        }
+        let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        while line != "\r\n" {
+            line.clear();
+            stream.read_line(&mut line).await?;
+            if let Some((name, value)) = line.split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.trim().parse().unwrap_or(0);
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await?;
+        let is_record = !path.contains("/servers/");
+        requests.fetch_add(u64::from(is_record), Ordering::Relaxed);
+        let manner = manner.lock().expect("no test panics here").clone();
+        match manner {
+            // The fleet's calls are not what is tried here.
+            _ if !is_record => stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").await?,
+            Manner::Well(version) => {
+                let answer = answer(&body).to_string();
+                let head = format!("{version} 200 OK\r\nContent-Length: {}\r\n\r\n", answer.len());
+                stream.write_all((head + &answer).as_bytes()).await?;
+                if version == "HTTP/1.0" {
+                    return stream.shutdown().await;
+                }
+            }
+            Manner::Bytes(bytes) => {
+                stream.write_all(bytes.as_bytes()).await?;
+                return stream.shutdown().await;
+            }
+            Manner::Again(first, then, times) => {
+                stream.write_all(first.as_bytes()).await?;
+                for _ in 0..times {
+                    stream.write_all(then.as_bytes()).await?;
+                }
+                return stream.shutdown().await;
+            }
+        }
+    }
+}
+
+/// What a `ControlPlane` says to a batch or to a quota request.
+fn answer(body: &[u8]) -> Value {
+    let asked: Value = serde_json::from_slice(body).unwrap_or_default();
+    let data = match asked["records"].as_array() {
+        Some(records) => {
+            let result = |record: &Value| json!({"transaction_id": record["transaction_id"], "status": 200});
+            json!({"results": records.iter().map(result).collect::<Vec<_>>()})
+        }
+        None => json!({
+            "api_session_id": asked["api_session_id"], "transaction_id": asked["transaction_id"],
+            "new_quota_amount": 60, "final_quota": false, "timestamp": "2026-01-01T00:00:00Z",
+        }),
+    };
+    json!({"success": true, "data": data})
+}
+
+fn ok(headers: &str, body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len())
+}
+
+#[tokio::test]
+async fn no_answer_however_bad_takes_memory_a_record_or_our_credentials() {
+    let server = Raw::start().await;
+    let elsewhere = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    elsewhere.set_nonblocking(true).expect("it can be asked without waiting");
+    let location = elsewhere.local_addr().expect("its address");
+    let mebibyte = "x".repeat(1 << 20);
+    let chunk = format!("100000\r\n{mebibyte}\r\n");
+    let redirect = |status: u16| {
+        let headers = format!("Location: http://{location}/api/v1/\r\nContent-Length: 0\r\n\r\n");
+        Manner::Bytes(format!("HTTP/1.1 {status} Elsewhere\r\n{headers}"))
+    };
+    let head = "HTTP/1.1 200 OK\r\n";
+    // With what is wrong with the link meanwhile.
+    let manners = [
+        ("empty", Manner::Bytes(ok("", "")), "failing"),
+        ("not JSON", Manner::Bytes(ok("", "<html>It works!</html>")), "failing"),
+        ("the wrong JSON", Manner::Bytes(ok("", r#"{"success":true,"data":[]}"#)), "failing"),
+        ("deeply nested", Manner::Bytes(ok("", &"[".repeat(200_000))), "failing"),
+        (
+            "100 MB",
+            Manner::Again(format!("{head}Content-Length: 104857600\r\n\r\n"), mebibyte.clone(), 100),
+            "failing",
+        ),
+        (
+            "never-ending",
+            Manner::Again(format!("{head}Transfer-Encoding: chunked\r\n\r\n"), chunk, usize::MAX),
+            "failing",
+        ),
+        ("a redirect", redirect(302), "misconfigured"),
+        ("a redirect that keeps the method", redirect(307), "misconfigured"),
+        ("a permanent redirect", redirect(308), "misconfigured"),
+        ("an early close", Manner::Bytes(format!("{head}Content-Length: 1000\r\n\r\n{{")), "unreachable"),
+        ("no answer at all", Manner::Bytes(String::new()), "unreachable"),
+        ("not HTTP", Manner::Bytes("SSH-2.0-OpenSSH_9.2\r\n".into()), "unreachable"),
+        (
+            "headers without end",
+            Manner::Again(head.into(), "X-Bomb: 1\r\n".repeat(1000), usize::MAX),
+            "unreachable",
+        ),
+        ("a header of 100 MB", Manner::Again(format!("{head}X-Bomb: "), mebibyte, 100), "unreachable"),
+        (
+            "go on without end",
+            Manner::Again(String::new(), "HTTP/1.1 100 Continue\r\n\r\n".repeat(1000), usize::MAX),
+            "timeout",
+        ),
+    ];
+    let redis = RedisServer::start().await;
+    let mut agent = Agent::new(&redis, &server.url);
+    agent.set("DELIVERY_MODE", "batch");
+    agent.set("BATCH_COMPRESSION", "none");
+    agent.set("CONTROL_PLANE_TIMEOUT", "2");
+    agent.start();
+    agent.ready().await;
+    let mut sent = 0;
+    for (name, manner, reason) in manners {
+        server.behave(manner);
+        let before = server.requests.load(Ordering::Relaxed);
+        redis.push(USAGE, &[load::usage("s", sent), load::usage("t", sent)]).await;
+        redis.push(QUOTA, &[load::quota("s", sent)]).await;
+        sent += 1;
+        until(&format!("{name}: the link is down: {reason}"), async || {
+            let health = agent.health().await?;
+            let link = health["components"]["control_plane"]["link"].as_str()?.to_owned();
+            let tried = server.requests.load(Ordering::Relaxed) - before;
+            (link.ends_with(reason) && tried >= 4 && health["outbox"]["depth"] == 3).then_some(())
+        })
+        .await;
+        assert_eq!(redis.len(QUOTA_ANSWERS).await, u64::from(sent - 1), "{name}: nothing of it is passed on");
+        // Now and then it is a server of the old school.
+        server.behave(Manner::Well(if sent % 2 == 0 { "HTTP/1.0" } else { "HTTP/1.1" }));
+        until(&format!("{name}: all is delivered"), async || {
+            let health = agent.health().await?;
+            (health["outbox"]["depth"] == 0 && redis.len(QUOTA_ANSWERS).await == u64::from(sent))
+                .then_some(())
+        })
+        .await;
+        let peak = memory_mib(agent.pid(), "VmHWM");
+        assert!(peak < MEMORY_MIB, "{name}: {peak} MiB resident");
+    }
+    let metrics = agent.metrics().await;
+    metrics.assert_conserved();
+    assert_eq!(metrics.sum("dataplane_delivered_total", &[]), f64::from(3 * sent));
+    assert_eq!(redis.len(DEAD_LETTERS).await, 0);
+    let visit = elsewhere.accept().map_err(|error| error.kind());
+    assert_eq!(visit.err(), Some(std::io::ErrorKind::WouldBlock), "the other host was asked");
+}

@@ -1,0 +1,41 @@
+//! Goal: sessions that nobody knows yet hold up no other, however many they are. Method: more of them than records are
+//! kept in memory, in front of sessions that are known.
+
+use serde_json::json;
+
+use super::harness::{Stage, USAGE, load, until};
+
+/// More than the 8,192 records of a kind that are in memory at the most.
+const UNKNOWN: u32 = 10_000;
+const LATE: u32 = 200;
+
+#[tokio::test]
+async fn more_unknown_sessions_than_fit_into_memory_hold_up_nobody() {
+    // They wait long, so that they are all waiting at once.
+    let settings = [("CONTROL_PLANE_INITIAL_ERROR_DELAY", "10"), ("CONTROL_PLANE_MAX_BACKOFF", "20")];
+    let mut stage = Stage::set_with(&settings).await;
+    stage.sandbox.weather(json!({"unknown_sessions": ["lost-"]})).await;
+    // Every other one is known: if all were unknown, it would be the route.
+    let usage = |n: u32| ["lost", "known"].map(|of| load::usage(&format!("{of}-{n}"), 0));
+    stage.redis.push(USAGE, &(0..UNKNOWN).flat_map(usage).collect::<Vec<_>>()).await;
+    until("the known ones are delivered past them", async || {
+        let accounts = stage.sandbox.accounts().await;
+        (accounts.processed() == u64::from(UNKNOWN)).then_some(())
+    })
+    .await;
+    let late = load::push_sessions(&stage.redis, "late", LATE, 3).await;
+    until("those that came last as well", async || {
+        let accounts = stage.sandbox.accounts().await;
+        (accounts.processed() == u64::from(UNKNOWN) + late).then_some(())
+    })
+    .await;
+    let metrics = stage.agent.metrics().await;
+    assert_eq!(metrics.sum("dataplane_outbox_depth", &[]), f64::from(UNKNOWN), "the unknown ones wait");
+    stage.sandbox.weather(json!({})).await;
+    stage.drained().await;
+    let accounts = stage.sandbox.accounts().await;
+    assert_eq!(accounts.processed(), u64::from(2 * UNKNOWN) + late);
+    accounts.assert_in_order_and_recognisable();
+    stage.agent.metrics().await.assert_conserved();
+    assert_eq!(accounts.sum("duplicates"), 0);
+}

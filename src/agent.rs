@@ -79,7 +79,7 @@ impl Agent {
             (watch::Sender::new(Horizon::default()), watch::Sender::new(RedisStatus::default()));
         let (link, registered) = (watch::Sender::new(LinkStatus::default()), watch::Sender::new(false));
         let (answers, answered) = mpsc::channel(QUOTA_ANSWERS);
-        let source = intake_settings(&config, redis);
+        let source = intake_settings(&config, redis.clone());
 
         let membership = Arc::new(Membership {
             client: Arc::clone(&client),
@@ -137,7 +137,7 @@ impl Agent {
         let mut rest = JoinSet::new();
         rest.spawn(push_quota_answers(source, answered, last_stop.subscribe()));
         rest.spawn(mirror.run(last_stop.subscribe()));
-        rest.spawn(reload::run(Arc::clone(&membership.client), reloads, last_stop.subscribe()));
+        rest.spawn(reload::run(Arc::clone(&membership.client), redis, reloads, last_stop.subscribe()));
         rest.spawn(Arc::clone(&membership).run(intake_stop.subscribe()));
         let mut serving = JoinSet::new();
         for listener in listeners {

@@ -14,6 +14,7 @@ mod harness;
 mod http_surface;
 mod outbox;
 mod outcomes_of_answers;
+mod redis_cluster;
 mod redis_comes_and_goes;
 mod redis_in_the_field;
 mod redis_over_tls;

@@ -140,6 +140,14 @@ impl RedisServer {
         redis::cmd("XLEN").arg(stream).query_async(&mut self.connection()).await.expect("a stream")
     }
 
+    /// How many commands it has processed so far.
+    pub(crate) async fn commands(&self) -> u64 {
+        let info: String =
+            redis::cmd("INFO").arg("stats").query_async(&mut self.connection()).await.expect("it answers");
+        let line = info.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
+        line.and_then(|count| count.trim().parse().ok()).expect("a count")
+    }
+
     /// All of a list, from its left end.
     pub(crate) async fn list(&self, key: &str) -> Vec<Vec<u8>> {
         let mut command = redis::cmd("LRANGE");

@@ -11,6 +11,8 @@ mod intake;
 mod latency;
 mod outage;
 mod process;
+mod rounds;
+mod shared;
 mod throughput;
 
 #[tokio::main(flavor = "current_thread")]
@@ -24,6 +26,12 @@ async fn main() {
     if want("intake") {
         intake::run().await;
     }
+    if want("single") {
+        intake::single().await;
+    }
+    if want("malformed") {
+        intake::malformed().await;
+    }
     if want("latency") {
         latency::push_to_control_plane().await;
     }
@@ -32,5 +40,11 @@ async fn main() {
     }
     if want("outage") {
         outage::run().await;
+    }
+    if want("rounds") {
+        rounds::run().await;
+    }
+    if want("shared") {
+        shared::run().await;
     }
 }

@@ -87,6 +87,21 @@ impl Agent {
         }
     }
 
+    /// Works on its outbox, while it is stopped.
+    pub(crate) fn outbox(&self, arguments: &[&str]) {
+        assert!(self.process.is_none(), "it runs");
+        let status = Command::new(env!("CARGO_BIN_EXE_dataplane-agent"))
+            .current_dir(self.dir.path())
+            .env_clear()
+            .arg("outbox")
+            .args(arguments)
+            .args(["--outbox-dir", "outbox"])
+            .stdout(Stdio::null())
+            .status()
+            .expect("the agent can be started");
+        assert!(status.success(), "outbox {arguments:?}: {status}");
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.pid().cast_signed()).expect("a process id");

@@ -4,6 +4,7 @@
 
 mod agent;
 pub(crate) mod load;
+mod mode;
 mod redis_server;
 mod sandbox;
 mod scripted;
@@ -12,6 +13,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 pub(crate) use agent::{API_KEY, Agent, SERVER_ID};
+pub(crate) use mode::Mode;
 pub(crate) use redis_server::RedisServer;
 pub(crate) use sandbox::Sandbox;
 pub(crate) use scripted::{Received, Scripted};

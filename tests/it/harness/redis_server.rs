@@ -45,9 +45,12 @@ impl RedisServer {
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        let id = self.process.as_ref().expect("redis-server runs").id();
-        let pid = Pid::from_raw(id.cast_signed()).expect("a process id");
+        let pid = Pid::from_raw(self.pid().cast_signed()).expect("a process id");
         kill_process(pid, signal).expect("redis-server can be signalled");
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().expect("redis-server runs").id()
     }
 
     /// From the next start on.

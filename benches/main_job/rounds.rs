@@ -31,7 +31,7 @@ async fn pause() {
 async fn crashes(mode: Mode) {
     let (mut stage, begun, mut pushed) = (stage(mode).await, Instant::now(), 0);
     for round in 0..CRASHES {
-        pushed += mode.push_sessions(&stage.redis, &format!("crash-{round}"), 20, 20).await;
+        pushed += mode.push_sessions(&stage.redis, &format!("crash-{round}"), 20, 10).await;
         pause().await;
         stage.agent.kill();
         if round % 2 == 1 {
@@ -59,7 +59,7 @@ async fn crashes(mode: Mode) {
 async fn redis_kills(mode: Mode) {
     let (mut stage, begun, mut pushed) = (stage(mode).await, Instant::now(), 0);
     for round in 0..REDIS_KILLS {
-        pushed += mode.push_sessions(&stage.redis, &format!("round-{round}"), 50, 20).await;
+        pushed += mode.push_sessions(&stage.redis, &format!("round-{round}"), 40, 10).await;
         pause().await;
         stage.redis.kill();
         stage.redis.restart().await;
@@ -70,6 +70,7 @@ async fn redis_kills(mode: Mode) {
 
 async fn settle(mode: Mode, mut stage: Stage, pushed: u64, what: &str, begun: Instant) {
     stage.agent.ready().await;
+    stage.agent.outbox_emptied().await;
     mode.drained(&mut stage).await;
     stage.assert_each_once(pushed).await;
     let again = stage.sandbox.accounts().await.sum("duplicates_same_key_and_body");

@@ -58,6 +58,9 @@ async fn share(mode: Mode) {
     assert!(heir.stop().await.success());
     heir.outbox(&["import", file]);
     heir.start();
+    for agent in &agents[1..] {
+        agent.outbox_emptied().await;
+    }
     until("all is delivered", async || {
         (sandbox.accounts().await.processed() == u64::from(RECORDS)).then_some(())
     })

@@ -369,3 +369,19 @@ async fn lists_in_one_slot_will_do_and_others_are_a_configuration_error() {
     until("all is delivered", async || (sandbox.accounts().await.processed() == 50 * 13).then_some(())).await;
     assert_each_once(&sandbox, &agent, 50 * 13).await;
 }
+
+#[tokio::test]
+async fn a_node_that_is_taken_for_a_redis_of_its_own_is_named_and_waited_out() {
+    let (cluster, sandbox) = (Cluster::start().await, Sandbox::start(&[]));
+    let mut agent = Agent::new(&cluster.nodes[0], &sandbox.url);
+    agent.start();
+    // CROSSSLOT or MOVED, by where the keys are.
+    let refused = async || {
+        let metrics = agent.metrics().await;
+        metrics.sum("dataplane_redis_failures_total", &[("reason", "cluster")])
+    };
+    until("it has been tried again", async || (refused().await > 2.0).then_some(())).await;
+    let health = agent.health().await.expect("it answers");
+    assert_eq!(health["components"]["redis"]["status"], "degraded", "{health}");
+    assert_eq!(agent.log().matches("Redis cannot be used").count(), 1, "{}", agent.log());
+}

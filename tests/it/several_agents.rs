@@ -142,6 +142,7 @@ async fn shared_by_four(mode: Mode) {
     assert!(heir.stop().await.success());
     heir.outbox(&["import", file]);
     heir.start();
+    heir.outbox_emptied().await;
     until("all is delivered", async || (sandbox.accounts().await.processed() == pushed).then_some(())).await;
     sandbox.accounts().await.assert_same_keys();
     for agent in &agents[1..] {

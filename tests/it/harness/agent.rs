@@ -151,6 +151,18 @@ impl Agent {
         serde_json::from_str(&self.get("/health").await?.1).ok()
     }
 
+    /// Waits until what waits in its outbox has become none. As long as it becomes less that may take long.
+    pub(crate) async fn outbox_emptied(&self) {
+        let mut least = u64::MAX;
+        while least > 0 {
+            least = until("the backlog becomes less", async || {
+                let depth = self.health().await?["outbox"]["depth"].as_u64()?;
+                (depth < least || depth == 0).then_some(depth)
+            })
+            .await;
+        }
+    }
+
     pub(crate) async fn metrics(&self) -> Metrics {
         let (status, text) = until("metrics are answered", async || self.get("/metrics").await).await;
         assert_eq!(status, 200, "{text}");

@@ -127,11 +127,13 @@ impl RedisServer {
 
     /// Adds messages to a stream, the way producers do.
     pub(crate) async fn add(&self, stream: &str, messages: &[impl AsRef<[u8]>]) {
-        let mut commands = redis::pipe();
-        for message in messages {
-            commands.cmd("XADD").arg(stream).arg("*").arg("data").arg(message.as_ref()).ignore();
+        for chunk in messages.chunks(1000) {
+            let mut commands = redis::pipe();
+            for message in chunk {
+                commands.cmd("XADD").arg(stream).arg("*").arg("data").arg(message.as_ref()).ignore();
+            }
+            let () = commands.query_async(&mut self.connection()).await.expect("redis-server obeys");
         }
-        let () = commands.query_async(&mut self.connection()).await.expect("redis-server obeys");
     }
 
     pub(crate) async fn len(&self, key: &str) -> u64 {

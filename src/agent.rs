@@ -71,8 +71,14 @@ impl Agent {
         let client = Arc::new(client);
         let controls =
             Controls::new(RateLimit { per_second: config.delivery.rate_limit, burst: config.delivery.burst });
-        let reloader =
-            Reloader::new(&config, sources, Arc::clone(&client), controls.clone(), log_level.clone());
+        let reloader = Reloader::new(
+            &config,
+            sources,
+            Arc::clone(&client),
+            redis.clone(),
+            controls.clone(),
+            log_level.clone(),
+        );
         let (reloader, notify) = (Arc::new(reloader), Notify::of_process());
         Ok(Self {
             config,

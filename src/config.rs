@@ -7,9 +7,11 @@
 //!
 //! Nothing here starts anything, and nothing is read but the [`Sources`] and the files that they name.
 
+mod cluster;
 mod control_plane;
 mod delivery;
 mod dotenv;
+mod hosts;
 mod http;
 mod identity;
 mod load;
@@ -23,6 +25,7 @@ mod sources;
 mod tests;
 mod values;
 
+pub use cluster::{ClusterUrl, hash_tag};
 pub use control_plane::{CommandAlgorithm, ControlPlaneConfig};
 pub use delivery::DeliveryConfig;
 pub use http::HttpConfig;
@@ -31,7 +34,7 @@ pub use load::{Group, Problem, Problems, Review, Setting, load};
 pub use log::LogSettings;
 pub use outbox::OutboxConfig;
 pub use redis::{RedisConfig, SourceMode};
-pub use secret::{Secret, SecretSource};
+pub use secret::{Secret, SecretSource, read_small};
 pub use sentinel::SentinelUrl;
 pub use sources::{Flags, Origin, Sources};
 pub use values::{BaseUrl, Bytes, TrustedIps};

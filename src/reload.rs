@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::{Config, Problems, Secret, SecretSource, Setting, Sources};
 use crate::control_plane::{Client, ClientError};
 use crate::drain::{Controls, RateLimit};
+use crate::intake;
 use crate::systemd::Notify;
 use crate::telemetry::log::LogLevel;
 
@@ -43,9 +44,12 @@ pub enum ReloadError {
     /// The settings cannot be used.
     #[error(transparent)]
     Settings(#[from] Problems),
-    /// The secrets and certificates cannot be used.
-    #[error("secrets and certificates")]
+    /// The ControlPlane's secrets and certificates cannot be used.
+    #[error("the ControlPlane's secrets and certificates")]
     Client(#[from] ClientError),
+    /// Redis' cannot.
+    #[error("Redis' secrets and certificates")]
+    Redis(#[from] intake::ClientError),
     /// Reading them failed.
     #[error("reading the settings failed")]
     Failed,
@@ -55,6 +59,7 @@ pub enum ReloadError {
 pub struct Reloader {
     sources: Sources,
     client: Arc<Client>,
+    redis: intake::Server,
     controls: Controls,
     log_level: LogLevel,
     admin_token: watch::Sender<Option<Secret>>,
@@ -68,12 +73,13 @@ impl Reloader {
         config: &Config,
         sources: Sources,
         client: Arc<Client>,
+        redis: intake::Server,
         controls: Controls,
         log_level: LogLevel,
     ) -> Self {
         let admin_token = watch::Sender::new(config.http.admin_token.clone());
         let known = Mutex::new(config.describe().to_vec());
-        Self { sources, client, controls, log_level, admin_token, known }
+        Self { sources, client, redis, controls, log_level, admin_token, known }
     }
 
     /// The token of the admin surface, as it is now.
@@ -82,7 +88,7 @@ impl Reloader {
     }
 
     /// Reads all settings, and applies those that can be. Gives the names of changed ones that need a restart. With an
-    /// error, nothing has changed.
+    /// error, no setting has changed.
     pub async fn reload(self: &Arc<Self>) -> Result<Vec<String>, ReloadError> {
         let this = Arc::clone(self);
         let read = tokio::task::spawn_blocking(move || this.read()).await;
@@ -97,7 +103,8 @@ impl Reloader {
 
     fn read(&self) -> Result<Vec<String>, ReloadError> {
         let config = Config::load(&self.sources)?;
-        // The client first: nothing else can fail.
+        // First what can fail. Redis' files may have been taken in when the client's cannot be used: each is whole.
+        self.redis.reload()?;
         let concurrency = config.delivery.concurrency;
         self.client.reconfigure(config.control_plane.client_settings(&config.identity, concurrency))?;
         self.controls.set_rate_limit(RateLimit {
@@ -131,6 +138,7 @@ impl Reloader {
         if let Some(file) = self.admin_token_file() {
             self.admin_token.send_replace(Some(Secret::read(&file)?));
         }
+        self.redis.reload()?;
         Ok(self.client.reload()?)
     }
 
@@ -142,7 +150,8 @@ impl Reloader {
     }
 
     async fn stamps(&self) -> Vec<Stamp> {
-        let files: Vec<_> = self.client.secret_files().into_iter().chain(self.admin_token_file()).collect();
+        let mut files = self.client.secret_files();
+        files.extend(self.redis.secret_files().into_iter().chain(self.admin_token_file()));
         tokio::task::spawn_blocking(move || stamps(&files)).await.unwrap_or_default()
     }
 

@@ -1,24 +1,40 @@
 //! From Redis into the durable outbox, the ControlPlane being away.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::harness::{Agent, RedisServer, Sandbox, USAGE, until};
+use super::harness::{Agent, Mode, RedisServer, SERVER_ID, Sandbox, USAGE, load, until};
+use super::latency::print_percentiles;
 use super::process::{peak_mib, processor_seconds};
-use super::throughput::fill;
+use super::throughput::{fill, fill_in};
 
 const RECORDS: u32 = 500_000;
 /// For the loop, whose rate does not depend on how many there are.
 const LOOP_RECORDS: u32 = 10_000;
+const SINGLES: u32 = 300;
+const IDLE: Duration = Duration::from_secs(20);
+const GOOD: u32 = 50_000;
 
 pub(crate) async fn run() {
+    println!(
+        "intake, ControlPlane away (asked: ≥ 150000 records/s, < 0.5 of the records' JSON on the disk):"
+    );
+    let looped = one_by_one(&RedisServer::start().await).await;
+    println!("  one BRPOPLPUSH and one LREM a record: {looped:.0} records/s");
+    for mode in [Mode::List, Mode::Stream] {
+        taken(mode, looped).await;
+    }
+}
+
+async fn taken(mode: Mode, looped: f64) {
     let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
     sandbox.weather(json!({"down": true})).await;
-    let looped = one_by_one(&redis).await;
-    fill(&redis, "session", RECORDS).await;
+    fill_in(mode, &redis, "session", RECORDS).await;
     let mut agent = Agent::new(&redis, &sandbox.url);
+    agent.set("SOURCE_MODE", mode.name());
     let begun = Instant::now();
+    let before = processor_seconds(redis.pid());
     agent.start();
     until("everything is in the outbox", async || {
         (agent.health().await?["outbox"]["depth"] == RECORDS).then_some(())
@@ -26,23 +42,113 @@ pub(crate) async fn run() {
     .await;
     let rate = f64::from(RECORDS) / begun.elapsed().as_secs_f64();
     let micros = processor_seconds(agent.pid()) / f64::from(RECORDS) * 1e6;
-    println!("intake, ControlPlane away (asked: ≥ 150000 records/s):");
+    let of_redis = (processor_seconds(redis.pid()) - before) / f64::from(RECORDS) * 1e6;
+    println!("  {}: {rate:.0} records/s, {:.1} times that loop", mode.name(), rate / looped);
     println!(
-        "  {rate:.0} records/s, {:.1} times one BRPOPLPUSH and one LREM a record ({looped:.0}/s)",
-        rate / looped
-    );
-    println!(
-        "  {micros:.1} µs of the agent's processor time a record, {:.1} MiB at the peak",
+        "    {micros:.1} µs of the agent's processor time a record, {of_redis:.1} µs of Redis', {:.1} MiB at the peak",
         peak_mib(agent.pid())
     );
     let health = agent.health().await.expect("it answers");
     let disk = health["outbox"]["disk_bytes"].as_f64().expect("bytes");
     let bytes = health["outbox"]["bytes"].as_f64().expect("bytes");
     println!(
-        "  {:.0} MiB on the disk, {:.2} of the records' JSON (asked: < 0.5)",
+        "    {:.0} MiB on the disk, {:.2} of the records' JSON",
         disk / f64::from(1 << 20),
         disk / bytes
     );
+}
+
+/// From the push to an idle agent until it has acknowledged, which it does after the commit; and what idling costs.
+pub(crate) async fn single() {
+    println!(
+        "a single record to an idle agent, pushed until acknowledged after its commit (asked: within 2 ms):"
+    );
+    for mode in [Mode::List, Mode::Stream] {
+        let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
+        sandbox.weather(json!({"down": true})).await;
+        let mut agent = Agent::new(&redis, &sandbox.url);
+        agent.set("SOURCE_MODE", mode.name());
+        agent.start();
+        agent.ready().await;
+        let (mut latencies, mut watch) = (Vec::new(), redis.connection());
+        for n in 0..SINGLES {
+            // Until it waits again.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let begun = Instant::now();
+            mode.push(&redis, USAGE, &[load::usage("single", n)]).await;
+            loop {
+                let is_acknowledged = match mode {
+                    Mode::List => {
+                        let mut get = redis::cmd("GET");
+                        get.arg(format!("{USAGE}:acked:{SERVER_ID}"));
+                        let acked: Option<u32> = get.query_async(&mut watch).await.expect("Redis answers");
+                        acked == Some(n + 1)
+                    }
+                    Mode::Stream => mode.len(&redis, USAGE).await == 0,
+                };
+                if is_acknowledged {
+                    break;
+                }
+            }
+            latencies.push(begun.elapsed());
+        }
+        print_percentiles(mode.name(), latencies);
+        sandbox.weather(json!({})).await;
+        until("it is all delivered", async || (agent.health().await?["outbox"]["depth"] == 0).then_some(()))
+            .await;
+        let before = processor_seconds(agent.pid());
+        tokio::time::sleep(IDLE).await;
+        let share = (processor_seconds(agent.pid()) - before) / IDLE.as_secs_f64() * 100.0;
+        println!("    idle for {} s: {share:.2} % of a core (asked: < 0.5)", IDLE.as_secs());
+    }
+}
+
+/// Good records alone, and with as many malformed ones between them.
+pub(crate) async fn malformed() {
+    println!(
+        "{GOOD} good records with {GOOD} malformed ones between them (asked: more than half of the rate without):"
+    );
+    for mode in [Mode::List, Mode::Stream] {
+        let alone = good(mode, false).await;
+        let mixed = good(mode, true).await;
+        println!(
+            "  {}: {alone:.0} good records/s alone, {mixed:.0} mixed: {:.2} of that",
+            mode.name(),
+            mixed / alone
+        );
+    }
+}
+
+/// Good records a second into the outbox.
+async fn good(mode: Mode, mixed: bool) -> f64 {
+    let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
+    sandbox.weather(json!({"down": true})).await;
+    let messages: Vec<String> = (0..GOOD)
+        .flat_map(|n| {
+            let session = format!("s-{}", n % 500);
+            let record = load::usage(&session, n / 500);
+            // Cut in its middle, a wrong type, no object: as they come.
+            let bad = match n % 3 {
+                0 => record[..record.len() / 2].to_owned(),
+                1 => record.replace("48000", "\"many\""),
+                _ => format!("[{record}]"),
+            };
+            std::iter::once(record).chain(mixed.then_some(bad))
+        })
+        .collect();
+    mode.push(&redis, USAGE, &messages).await;
+    let mut agent = Agent::new(&redis, &sandbox.url);
+    agent.set("SOURCE_MODE", mode.name());
+    let begun = Instant::now();
+    agent.start();
+    until("the good ones are in the outbox", async || {
+        (agent.health().await?["outbox"]["depth"] == GOOD).then_some(())
+    })
+    .await;
+    let rate = f64::from(GOOD) / begun.elapsed().as_secs_f64();
+    let dead = agent.health().await.expect("it answers")["outbox"]["dead_letters"].as_u64();
+    assert_eq!(dead, Some(u64::from(if mixed { GOOD } else { 0 })), "every malformed one is kept");
+    rate
 }
 
 async fn one_by_one(redis: &RedisServer) -> f64 {

@@ -25,11 +25,18 @@ fn percentile(sorted: &[Duration], share: f64) -> f64 {
     sorted[at].as_secs_f64() * 1e3
 }
 
-fn print(name: &str, mut values: Vec<Duration>, asked: &str) {
+fn print(name: &str, values: Vec<Duration>, asked: &str) {
+    println!("{name} ({asked}):");
+    print_percentiles("they took", values);
+}
+
+pub(crate) fn print_percentiles(name: &str, mut values: Vec<Duration>) {
     values.sort_unstable();
     let [p50, p99, most] = [0.5, 0.99, 1.0].map(|share| percentile(&values, share));
-    println!("{name} ({asked}):");
-    println!("  p50 {p50:.2} ms, p99 {p99:.2} ms, at the most {most:.2} ms ({} of them)", values.len());
+    println!(
+        "  {name}: p50 {p50:.2} ms, p99 {p99:.2} ms, at the most {most:.2} ms ({} of them)",
+        values.len()
+    );
 }
 
 pub(crate) async fn push_to_control_plane() {

@@ -13,6 +13,8 @@ mod latency;
 mod outage;
 mod process;
 mod rate;
+mod rounds;
+mod shared;
 mod throughput;
 
 #[tokio::main(flavor = "current_thread")]
@@ -25,6 +27,12 @@ async fn main() {
     }
     if want("intake") {
         intake::run().await;
+    }
+    if want("single") {
+        intake::single().await;
+    }
+    if want("malformed") {
+        intake::malformed().await;
     }
     if want("latency") {
         latency::push_to_control_plane().await;
@@ -40,5 +48,11 @@ async fn main() {
     }
     if want("outage") {
         outage::run().await;
+    }
+    if want("rounds") {
+        rounds::run().await;
+    }
+    if want("shared") {
+        shared::run().await;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::harness::{Agent, RedisServer, Sandbox, USAGE, load, until};
+use super::harness::{Agent, Mode, RedisServer, Sandbox, USAGE, load, until};
 use super::process::{peak_mib, processor_seconds};
 
 const RECORDS: u32 = 100_000;
@@ -39,11 +39,15 @@ impl Cost {
 
 /// Pushes so many usage records of [`SESSIONS`] sessions.
 pub(crate) async fn fill(redis: &RedisServer, prefix: &str, records: u32) {
+    fill_in(Mode::List, redis, prefix, records).await;
+}
+
+pub(crate) async fn fill_in(mode: Mode, redis: &RedisServer, prefix: &str, records: u32) {
     for part in 0..records.div_ceil(RECORDS) {
         let range = part * RECORDS..((part + 1) * RECORDS).min(records);
         let messages: Vec<String> =
             range.map(|n| load::usage(&format!("{prefix}-{}", n % SESSIONS), n / SESSIONS)).collect();
-        redis.push(USAGE, &messages).await;
+        mode.push(redis, USAGE, &messages).await;
     }
 }
 

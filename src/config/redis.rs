@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::cluster::{ClusterUrl, hash_tag};
 use super::load::{Group, Review};
 use super::secret::Secret;
 use super::sentinel::SentinelUrl;
@@ -24,7 +25,7 @@ pub enum SourceMode {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Redis")]
 pub struct RedisConfig {
-    /// redis://, rediss://, redis+sentinel:// or unix:// URL, instead of host, port, database and password
+    /// redis://, rediss://, redis+sentinel://, redis+cluster:// or unix:// URL, instead of host, port, database and password
     #[arg(id = "REDIS_URL")]
     pub url: Option<Secret>,
 
@@ -129,6 +130,18 @@ impl RedisConfig {
             }
             return false;
         }
+        if ClusterUrl::is_meant(secret.expose().trim()) {
+            return match ClusterUrl::parse(secret.expose().trim()) {
+                Ok(url) => {
+                    self.check_slots(review);
+                    url.is_encrypted
+                }
+                Err(problem) => {
+                    review.problem("REDIS_URL", problem);
+                    false
+                }
+            };
+        }
         let url = match url::Url::parse(secret.expose().trim()) {
             Ok(url) => url,
             Err(e) => {
@@ -139,7 +152,10 @@ impl RedisConfig {
         let is_socket = matches!(url.scheme(), "unix" | "redis+unix");
         let database = url.path().trim_start_matches('/');
         if !is_socket && !matches!(url.scheme(), "redis" | "rediss") {
-            review.problem("REDIS_URL", "is not a redis://, rediss://, redis+sentinel:// or unix:// URL");
+            review.problem(
+                "REDIS_URL",
+                "is not a redis://, rediss://, redis+sentinel://, redis+cluster:// or unix:// URL",
+            );
         } else if is_socket {
             if database.is_empty() || url.host_str().is_some_and(|host| !host.is_empty()) {
                 review.problem("REDIS_URL", "names no socket (as unix:///run/redis/redis.sock?db=0)");
@@ -163,6 +179,35 @@ impl RedisConfig {
     /// The sentinels to ask for Redis' address, if that is how it is found.
     pub fn sentinel(&self) -> Option<SentinelUrl> {
         SentinelUrl::parse(self.url.as_ref()?.expose().trim()).ok()
+    }
+
+    /// Some nodes of the Redis Cluster, if it is one.
+    pub fn cluster(&self) -> Option<ClusterUrl> {
+        ClusterUrl::parse(self.url.as_ref()?.expose().trim()).ok()
+    }
+
+    /// In a cluster one script's keys have to be in one slot: all of them with lists, those of each stream with streams.
+    fn check_slots(&self, review: &mut Review) {
+        let queues = [
+            ("USAGE_RECORDS_QUEUE", &self.usage_records_queue),
+            ("SESSION_LIFECYCLE_QUEUE", &self.session_lifecycle_queue),
+            ("QUOTA_REFRESH_QUEUE", &self.quota_refresh_queue),
+        ];
+        let tag = hash_tag(&self.usage_records_queue);
+        for (variable, queue) in queues {
+            let found = hash_tag(queue);
+            match self.source_mode {
+                SourceMode::List if found.is_none() || found != tag => review.problem(
+                    variable,
+                    "the queues of a Redis Cluster need one hash tag in common (as queue:{edge}:usage_records), \
+                     or SOURCE_MODE=stream",
+                ),
+                SourceMode::Stream if found.is_none() && queue.contains(['{', '}']) => {
+                    review.problem(variable, format!("the braces in {queue:?} are no hash tag of a Redis Cluster"));
+                }
+                _ => {}
+            }
+        }
     }
 
     fn check_queues(&self, review: &mut Review) {

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+use rustix::fs::OFlags;
 
 /// No key, certificate or `.env` file comes near this; a mistaken path (`/dev/zero`) ends here.
 const FILE_MAX_BYTES: u64 = 1 << 20;
@@ -90,14 +93,26 @@ impl fmt::Display for Secret {
     }
 }
 
-/// Reads a small text file whole. One that is too large, or has no end, is an error.
+/// Reads a small text file whole.
 pub(super) fn read_text(path: &Path) -> io::Result<String> {
+    let bytes = read_small(path)?;
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
+}
+
+/// Reads a small file whole. One that is too large, or that is none (a pipe would keep us waiting for its other end, and has
+/// nothing for the one who reads it again), is an error.
+pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let open_at_once = OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(open_at_once).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
     let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_MAX_BYTES {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
     }
-    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -131,5 +146,17 @@ mod tests {
             assert!(Secret::read(&path).is_err(), "{} bytes", bytes.len());
         }
         assert!(Secret::read(Path::new("/dev/zero")).is_err());
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        for path in [&pipe, dir.path(), Path::new("/dev/null")] {
+            let error = Secret::read(path).unwrap_err().to_string();
+            assert!(error.contains("not a regular file"), "{}: {error}", path.display());
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `redis+sentinel://[user:password@]host[:port][,host[:port]...]/name[/db]`: a primary that sentinels know by name.
 
-use percent_encoding::percent_decode_str;
+use super::hosts::{address, login};
 
 /// Where sentinels listen, unless the address says otherwise.
 const PORT: u16 = 26_379;
@@ -30,9 +30,10 @@ impl SentinelUrl {
     /// Reads it. The error repeats nothing of it: it may hold a password.
     pub(super) fn parse(url: &str) -> Result<Self, &'static str> {
         let rest = url.strip_prefix(SCHEME).ok_or("is no redis+sentinel:// URL")?;
-        let (login, rest) = rest.rsplit_once('@').map_or((None, rest), |(login, rest)| (Some(login), rest));
+        let (login, rest) = login(rest)?;
         let mut parts = rest.split('/');
-        let sentinels = parts.next().unwrap_or_default().split(',').map(address).collect::<Result<_, _>>()?;
+        let sentinels = parts.next().unwrap_or_default().split(',');
+        let sentinels = sentinels.map(|text| address(text, PORT)).collect::<Result<_, _>>()?;
         let name = parts.next().filter(|name| !name.is_empty());
         let name = name.ok_or("names no primary (as redis+sentinel://host1,host2/name/0)")?.to_owned();
         let db = match parts.next() {
@@ -42,25 +43,8 @@ impl SentinelUrl {
         if parts.next().is_some() {
             return Err("has more parts than a name and a database's number");
         }
-        let decoded = |text: &str| {
-            let text = percent_decode_str(text).decode_utf8().map_err(|_| "has a login that is not UTF-8")?;
-            Ok::<_, &'static str>(Some(text.into_owned()).filter(|text| !text.is_empty()))
-        };
-        let (user, password) = login.map_or(("", ""), |login| login.split_once(':').unwrap_or((login, "")));
-        Ok(Self { sentinels, name, user: decoded(user)?, password: decoded(password)?, db })
+        Ok(Self { sentinels, name, user: login.user, password: login.password, db })
     }
-}
-
-fn address(text: &str) -> Result<(String, u16), &'static str> {
-    let (host, port) = match text.rsplit_once(':') {
-        // The colons of an IPv6 address are within brackets.
-        Some((host, port)) if !port.ends_with(']') => {
-            (host, port.parse().map_err(|_| "has a port that is no number up to 65535")?)
-        }
-        _ => (text, PORT),
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    if host.is_empty() { Err("names no host") } else { Ok((host.to_owned(), port)) }
 }
 
 #[cfg(test)]

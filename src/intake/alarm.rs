@@ -5,10 +5,9 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult, Value};
 
-use super::connection::connect;
+use super::connection::{Connection, connect};
 use super::fault::is_refusal;
 use super::source::Source;
 use super::{BLOCK, Settings};
@@ -24,7 +23,7 @@ pub(super) struct Alarm {
 }
 
 struct Bell {
-    connection: MultiplexedConnection,
+    connection: Connection,
     waiting: Option<Waiting>,
     /// What Redis has against the command.
     refused: Option<RedisError>,

@@ -1,29 +1,39 @@
 //! The way to Redis: address, login, TLS, and how long anything may take.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster::{ClusterClient, ClusterConfig};
+use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::{TcpSettings, socket2};
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, TlsCertificates,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline,
+    RedisFuture, RedisResult, TlsCertificates, Value,
 };
 use tokio::sync::Mutex;
 
 use super::Settings;
-use crate::config::{RedisConfig, SentinelUrl};
+use crate::config::{ClusterUrl, RedisConfig, Secret, SecretSource, SentinelUrl, read_small};
 
 /// A connection on which nothing comes is probed after so long, and then this often: a peer that vanished without a
 /// word is noticed even where nothing is asked of it.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Of several nodes those that are away must not use up the time in which the others would have answered.
+const NODE_CONNECT: Duration = Duration::from_secs(3);
+/// How often a cluster's client follows a slot to another node, or waits for a node, within one call. More is the business of
+/// the next conversation.
+const CLUSTER_RETRIES: u32 = 4;
+const CLUSTER_RETRY_MS: (u64, u64) = (10, 500);
+
 /// Why there is no way to Redis that could be tried.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// A file with a certificate or key cannot be read.
+    /// A file with a certificate, key or password cannot be read.
     #[error("{variable}: cannot read {path}")]
     File {
         /// The variable that names it.
@@ -41,21 +51,97 @@ pub enum ClientError {
 
 /// How Redis is reached. Clones share it.
 #[derive(Clone)]
-pub struct Server(Way);
+pub struct Server(Arc<Shared>);
+
+struct Shared {
+    config: RedisConfig,
+    way: RwLock<Way>,
+}
 
 #[derive(Clone)]
 enum Way {
     Direct(Box<Client>),
     /// Sentinels are asked for the primary with every connection: after a fail-over it is another.
     Sentinel(Arc<Mutex<SentinelClient>>),
+    Cluster(Box<ClusterClient>),
 }
 
 /// The configured Redis. Connects to nothing yet.
 pub fn server(config: &RedisConfig) -> Result<Server, ClientError> {
-    Ok(Server(match config.sentinel() {
-        Some(url) => Way::Sentinel(Arc::new(Mutex::new(sentinel(url, tcp(config))?))),
-        None => Way::Direct(Box::new(client(config)?)),
-    }))
+    let way = RwLock::new(way(config)?);
+    Ok(Server(Arc::new(Shared { config: config.clone(), way })))
+}
+
+impl Server {
+    /// Reads certificates, keys and passwords from their files again, for the connections to come. What cannot be used is
+    /// an error, and nothing has changed. It reads files: not for a thread that must not block.
+    pub fn reload(&self) -> Result<(), ClientError> {
+        let mut config = self.0.config.clone();
+        for (variable, secret) in [("REDIS_URL", &mut config.url), ("REDIS_PASSWORD", &mut config.password)] {
+            if let Some(SecretSource::File(path)) = secret.as_ref().map(Secret::source) {
+                *secret = Some(Secret::read(path).map_err(|source| unreadable(variable, path, source))?);
+            }
+        }
+        let fresh = way(&config)?;
+        *self.0.way.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+
+    /// The files that [`Self::reload`] reads.
+    pub fn secret_files(&self) -> Vec<PathBuf> {
+        let RedisConfig { url, password, ca_file, client_cert_file, client_key_file, .. } = &self.0.config;
+        let secrets = [url, password].into_iter().flatten().filter_map(|secret| match secret.source() {
+            SecretSource::File(path) => Some(path),
+            SecretSource::Value => None,
+        });
+        let files = [ca_file, client_cert_file, client_key_file].into_iter().flatten();
+        secrets.chain(files).cloned().collect()
+    }
+
+    /// Whether keys are spread over nodes.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.way(), Way::Cluster(_))
+    }
+
+    fn way(&self) -> Way {
+        self.0.way.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn way(config: &RedisConfig) -> Result<Way, ClientError> {
+    if let Some(url) = config.sentinel() {
+        return Ok(Way::Sentinel(Arc::new(Mutex::new(sentinel(url, tcp(config))?))));
+    }
+    if let Some(url) = config.cluster() {
+        return Ok(Way::Cluster(Box::new(cluster(url, config)?)));
+    }
+    Ok(Way::Direct(Box::new(client(config)?)))
+}
+
+fn cluster(url: ClusterUrl, config: &RedisConfig) -> Result<ClusterClient, ClientError> {
+    let address = |(host, port)| {
+        if url.is_encrypted {
+            ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+        } else {
+            ConnectionAddr::Tcp(host, port)
+        }
+    };
+    let (least, most) = CLUSTER_RETRY_MS;
+    let mut builder = ClusterClient::builder(url.nodes.into_iter().map(address))
+        .tcp_settings(tcp(config))
+        .retries(CLUSTER_RETRIES)
+        .min_retry_wait(least)
+        .max_retry_wait(most);
+    if url.is_encrypted {
+        builder = builder.certs(certificates(config)?);
+    }
+    if let Some(user) = url.user {
+        builder = builder.username(user);
+    }
+    if let Some(password) = url.password {
+        builder = builder.password(password);
+    }
+    Ok(builder.build()?)
 }
 
 fn sentinel(url: SentinelUrl, tcp: TcpSettings) -> redis::RedisResult<SentinelClient> {
@@ -114,28 +200,88 @@ fn certificates(config: &RedisConfig) -> Result<TlsCertificates, ClientError> {
 }
 
 fn read(variable: &'static str, path: &Path) -> Result<Vec<u8>, ClientError> {
-    std::fs::read(path).map_err(|source| ClientError::File {
-        variable,
-        path: path.display().to_string(),
-        source,
-    })
+    read_small(path).map_err(|source| unreadable(variable, path, source))
+}
+
+fn unreadable(variable: &'static str, path: &Path, source: std::io::Error) -> ClientError {
+    ClientError::File { variable, path: path.display().to_string(), source }
+}
+
+/// A connection, or with a cluster one to each of its nodes.
+#[derive(Clone)]
+pub(super) enum Connection {
+    One(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Connection {
+    /// What `INFO` says of this section: every node's.
+    pub(super) async fn info(&mut self, section: &str) -> RedisResult<Vec<String>> {
+        let mut command = redis::cmd("INFO");
+        command.arg(section);
+        let answer: Value = command.query_async(self).await?;
+        let texts = match answer {
+            Value::Map(nodes) => nodes.into_iter().map(|(_, text)| text).collect(),
+            text => vec![text],
+        };
+        texts.into_iter().map(|text| Ok(redis::from_redis_value(text)?)).collect()
+    }
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::One(one) => one.req_packed_command(cmd),
+            Self::Cluster(cluster) => cluster.req_packed_command(cmd),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::One(one) => one.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(cluster) => cluster.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::One(one) => one.get_db(),
+            Self::Cluster(cluster) => cluster.get_db(),
+        }
+    }
 }
 
 /// Connects with time-outs; `patience` is added for commands that block.
-pub(super) async fn connect(
-    settings: &Settings,
-    patience: Duration,
-) -> redis::RedisResult<MultiplexedConnection> {
+pub(super) async fn connect(settings: &Settings, patience: Duration) -> RedisResult<Connection> {
+    let response = settings.timeout + patience;
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(settings.timeout))
-        .set_response_timeout(Some(settings.timeout + patience));
-    match &settings.server.0 {
-        Way::Direct(client) => client.get_multiplexed_async_connection_with_config(&config).await,
+        .set_response_timeout(Some(response));
+    match settings.server.way() {
+        Way::Direct(client) => {
+            client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::One)
+        }
         Way::Sentinel(sentinels) => {
-            // Asking takes several connections, of which each has a time-out of its own.
             let asked = async { sentinels.lock().await.get_async_connection_with_config(&config).await };
-            let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
-            tokio::time::timeout(settings.timeout, asked).await.unwrap_or_else(|_| Err(late().into()))
+            in_time(settings.timeout, asked).await.map(Connection::One)
+        }
+        Way::Cluster(client) => {
+            let config = ClusterConfig::new()
+                .set_connection_timeout(settings.timeout.min(NODE_CONNECT))
+                .set_response_timeout(response);
+            let asked = client.get_async_connection_with_config(config);
+            in_time(settings.timeout, asked).await.map(Connection::Cluster)
         }
     }
+}
+
+/// What takes several connections, of which each has a time-out of its own, has one in all.
+async fn in_time<T>(timeout: Duration, asked: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
+    tokio::time::timeout(timeout, asked).await.unwrap_or_else(|_| Err(late().into()))
 }

@@ -1,6 +1,6 @@
 //! What can go wrong between Redis and the outbox, and what is said of it.
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError};
 
 use crate::outbox::AppendError;
 
@@ -50,32 +50,65 @@ impl SourceError {
 }
 
 fn reason_of(error: &RedisError) -> &'static str {
-    match error.code() {
+    match word(error) {
         Some("OOM") => return "out_of_memory",
         Some("FENCED") => return "lease_lost",
         Some("WRONGTYPE") => return "wrong_type",
         Some("NOAUTH" | "WRONGPASS") => return "authentication",
+        Some("NOPERM") => return "no_permission",
+        Some("LOADING") => return "loading",
+        Some("READONLY") => return "read_only",
+        Some("MASTERDOWN") => return "master_down",
+        Some("MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "CROSSSLOT") => return "cluster",
         _ => {}
     }
     match error.kind() {
         ErrorKind::Io if error.is_timeout() => "timeout",
-        ErrorKind::Io => "unreachable",
+        ErrorKind::Io | ErrorKind::ClusterConnectionNotFound => "unreachable",
         ErrorKind::AuthenticationFailed => "authentication",
-        ErrorKind::Server(ServerErrorKind::NoPerm) => "no_permission",
-        ErrorKind::Server(ServerErrorKind::BusyLoading) => "loading",
-        ErrorKind::Server(ServerErrorKind::ReadOnly) => "read_only",
-        ErrorKind::Server(ServerErrorKind::MasterDown) => "master_down",
-        ErrorKind::Server(
-            ServerErrorKind::Moved
-            | ServerErrorKind::Ask
-            | ServerErrorKind::ClusterDown
-            | ServerErrorKind::CrossSlot,
-        ) => "cluster",
         _ => "other",
+    }
+}
+
+/// The word that Redis begins an error with. Of a command within a script, Redis before 7 gives it behind the place.
+fn word(error: &RedisError) -> Option<&str> {
+    match error.code() {
+        Some("ERR") => error.detail()?.rsplit_once(": -")?.1.split(' ').next(),
+        code => code,
     }
 }
 
 /// Whether Redis itself said no, on a connection that is as good as before.
 pub(super) fn is_refusal(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(answer: &[u8]) -> &'static str {
+        let value = redis::parse_redis_value(answer).unwrap();
+        reason_of(&value.extract_error().unwrap_err())
+    }
+
+    #[test]
+    fn an_error_is_named_by_its_word_also_within_a_script_of_redis_6() {
+        let table: [(&[u8], _); 7] = [
+            (b"-READONLY You can't write against a read only replica.\r\n", "read_only"),
+            (
+                b"-ERR Error running script (call to f_6c74): @user_script:1: @user_script: 1: -READONLY You can't \
+                  write against a read only replica.\r\n",
+                "read_only",
+            ),
+            (b"-ERR Error running script (call to f_bd6f): @user_script:1: -OOM command not allowed\r\n", "out_of_memory"),
+            (b"-MOVED 1 127.0.0.1:1\r\n", "cluster"),
+            (b"-LOADING Redis is loading the dataset in memory\r\n", "loading"),
+            (b"-FENCED the lease of this SERVER_ID is held otherwise\r\n", "lease_lost"),
+            (b"-ERR unknown command\r\n", "other"),
+        ];
+        for (answer, expected) in table {
+            assert_eq!(reason(answer), expected, "{}", String::from_utf8_lossy(answer));
+        }
+    }
 }

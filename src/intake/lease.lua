@@ -1,17 +1,18 @@
 -- Goes before every script that works on this agent's keys.
 --
--- KEYS: the lease, the agents by when they were last seen. ARGV: who holds the lease, for how many milliseconds,
--- SERVER_ID.
+-- KEYS: the lease, the agents by when they were last seen. ARGV: what the lease holds, for how many milliseconds,
+-- SERVER_ID, and what the lease is to hold from now on.
 --
 -- The first write, and it changes nothing. Redis refuses a write that takes memory when it has none left, but not within a
 -- script that has written already: acknowledging gives memory back and must not be refused. A read-only replica says
 -- so here, before anything is done.
 redis.call('ZREM', KEYS[2], '')
 -- Whoever lost the lease has lost its place in the in-flight lists as well: it is not to touch them before it has
--- looked anew. So a call that was on its way for so long that its agent gave it up does nothing when it arrives.
+-- looked anew. So a call that was on its way for so long that its agent gave it up does nothing when it arrives. Nor does
+-- one that arrives a second time: what it gave the first time would be known to nobody.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return redis.error_reply('FENCED the lease of this SERVER_ID is held otherwise, or has ended')
 end
 local now = redis.call('TIME')
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[2])
 redis.call('ZADD', KEYS[2], now[1], ARGV[3])

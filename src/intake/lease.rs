@@ -1,16 +1,18 @@
 //! The lease of a `SERVER_ID`: one agent at a time works under a name, and one conversation at a time for it.
 //!
-//! A lease is a key that ends by itself. It holds the outbox's id and the conversation's number: an agent that starts
-//! again goes on at once, since its folder's lock says that the process before it is gone; one with another outbox
-//! has to wait until the lease has ended. Every script of a conversation shows the lease first (`lease.lua`).
+//! A lease is a key that ends by itself. It holds the outbox's id, the conversation's, and the number of its last call: an
+//! agent that starts again goes on at once, since its folder's lock says that the process before it is gone; one with
+//! another outbox has to wait until the lease has ended. Every script of a conversation shows the lease first, and changes it
+//! (`lease.lua`).
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{Script, ScriptInvocation, Value};
 use uuid::Uuid;
 
-use super::{Names, SourceError};
+use super::SourceError;
+use super::connection::Connection;
+use super::names::LeaseKeys;
 
 /// How long a lease lasts that is not renewed.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
@@ -19,31 +21,28 @@ pub(super) const RENEW: Duration = Duration::from_secs(3);
 
 /// A lease that was held when it was last looked at.
 pub(super) struct Lease {
-    key: String,
-    agents: String,
+    keys: LeaseKeys,
     server_id: String,
+    /// The outbox and the conversation.
     holder: String,
+    calls: u64,
 }
 
 impl Lease {
     /// Takes the lease for a new conversation; whatever an earlier one of this outbox still has on its way is void then.
     pub(super) async fn acquire(
-        connection: &mut MultiplexedConnection,
-        names: &Names,
+        connection: &mut Connection,
+        keys: LeaseKeys,
+        server_id: &str,
         outbox: Uuid,
     ) -> Result<Self, SourceError> {
-        let conversation = Uuid::new_v4().simple().to_string();
-        let lease = Self {
-            key: names.lease(&names.server_id),
-            agents: names.agents(),
-            server_id: names.server_id.clone(),
-            holder: format!("{outbox}/{conversation}"),
-        };
+        let holder = format!("{outbox}/{}", Uuid::new_v4().simple());
+        let lease = Self { keys, server_id: server_id.to_owned(), holder, calls: 0 };
         let holder: Option<String> = Script::new(include_str!("acquire.lua"))
-            .key(&lease.key)
-            .key(&lease.agents)
+            .key(&lease.keys.lease)
+            .key(&lease.keys.agents)
             .arg(outbox.to_string())
-            .arg(conversation)
+            .arg(lease.held())
             .arg(LEASE.as_millis() as u64)
             .arg(&lease.server_id)
             .invoke_async(connection)
@@ -57,27 +56,35 @@ impl Lease {
         }
     }
 
-    /// A call of a script that begins with `lease.lua`, its first keys and arguments filled in.
-    pub(super) fn call<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
+    /// What the key holds now.
+    fn held(&self) -> String {
+        format!("{}/{}", self.holder, self.calls)
+    }
+
+    /// A call of a script that begins with `lease.lua`, its first keys and arguments filled in. To be made once: whatever
+    /// becomes of it, the lease is another afterwards, or the conversation is over.
+    pub(super) fn call<'a>(&mut self, script: &'a Script) -> ScriptInvocation<'a> {
+        let before = self.held();
+        self.calls += 1;
         let mut call = script.prepare_invoke();
-        call.key(&self.key).key(&self.agents);
-        call.arg(&self.holder).arg(LEASE.as_millis() as u64).arg(&self.server_id);
+        call.key(&self.keys.lease).key(&self.keys.agents);
+        call.arg(before).arg(LEASE.as_millis() as u64).arg(&self.server_id).arg(self.held());
         call
     }
 
     /// Gives it up, so that another may begin at once.
     pub(super) async fn release(
         &self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Connection,
         in_flight: &[String],
     ) -> redis::RedisResult<()> {
         let script = Script::new(include_str!("release.lua"));
-        let mut call = script.key(&self.key);
-        call.key(&self.agents);
+        let mut call = script.key(&self.keys.lease);
+        call.key(&self.keys.agents);
         for list in in_flight {
             call.key(list);
         }
-        let _: Value = call.arg(&self.holder).arg(&self.server_id).invoke_async(connection).await?;
+        let _: Value = call.arg(self.held()).arg(&self.server_id).invoke_async(connection).await?;
         Ok(())
     }
 }

@@ -8,14 +8,14 @@
 -- The order of the queues matters: the first is lifecycle, the second usage. Usage is taken only when no lifecycle
 -- event is left behind, so that a session's `started` is never taken after its usage.
 local CHUNK = 64
-local room = tonumber(ARGV[13])
+local room = tonumber(ARGV[14])
 local reply = {}
 local blocked = false
 -- What is given out at the most: also of what has lain in flight since a crash, or came in one large chunk.
 local give = room
 for q = 0, 2 do
   local queue, inflight, acked = KEYS[q * 3 + 3], KEYS[q * 3 + 4], KEYS[q * 3 + 5]
-  local ack, known, want = tonumber(ARGV[q * 3 + 4]), tonumber(ARGV[q * 3 + 5]), tonumber(ARGV[q * 3 + 6])
+  local ack, known, want = tonumber(ARGV[q * 3 + 5]), tonumber(ARGV[q * 3 + 6]), tonumber(ARGV[q * 3 + 7])
   local kind = redis.call('TYPE', queue).ok
   local mine = redis.call('TYPE', inflight).ok
   local fault = ''

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{Script, Value};
 
+use super::connection::Connection;
 use super::lease::{LEASE, Lease};
 use super::source::{Ask, Given, Message, ORDER, ROUND_BYTES};
 use super::{BLOCK, Names, SourceError};
@@ -15,14 +15,14 @@ use crate::record::Queue;
 const GIVE_BACK: usize = 4096;
 
 pub(super) struct List {
-    connection: MultiplexedConnection,
+    connection: Connection,
     lease: Lease,
     names: Names,
     round: Script,
 }
 
 impl List {
-    pub(super) fn new(connection: MultiplexedConnection, lease: Lease, names: Names) -> Self {
+    pub(super) fn new(connection: Connection, lease: Lease, names: Names) -> Self {
         let round = Script::new(concat!(include_str!("lease.lua"), include_str!("list.lua")));
         Self { connection, lease, names, round }
     }
@@ -49,13 +49,10 @@ impl List {
     /// whoever sees it first: the script looks again whether its agent is still gone.
     pub(super) async fn reclaim(&mut self, gone_for: Duration) -> Result<u64, SourceError> {
         let gone_for = (LEASE + gone_for).as_secs();
-        let (now, _micros): (u64, u64) = redis::cmd("TIME").query_async(&mut self.connection).await?;
-        let agents: Vec<String> = redis::cmd("ZRANGEBYSCORE")
-            .arg(self.names.agents())
-            .arg("-inf")
-            .arg(now.saturating_sub(gone_for))
-            .query_async(&mut self.connection)
-            .await?;
+        let gone = "return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', redis.call('TIME')[1] - ARGV[1])";
+        let gone = Script::new(gone);
+        let agents: Vec<String> =
+            gone.key(self.names.agents()).arg(gone_for).invoke_async(&mut self.connection).await?;
         let give_back = Script::new(include_str!("give_back.lua"));
         let mut reclaimed = 0;
         for agent in agents {
@@ -103,7 +100,7 @@ impl List {
         let position = committed.max(acked.unwrap_or(0));
         let before = position.saturating_sub(done as u64);
         if acked.unwrap_or(0) != before {
-            let set = Script::new(concat!(include_str!("lease.lua"), "redis.call('SET', KEYS[3], ARGV[4])"));
+            let set = Script::new(concat!(include_str!("lease.lua"), "redis.call('SET', KEYS[3], ARGV[5])"));
             let mut call = self.lease.call(&set);
             call.key(self.names.acked(queue)).arg(before);
             let _: Value = call.invoke_async(&mut self.connection).await?;

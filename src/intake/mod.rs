@@ -4,7 +4,8 @@
 //! acknowledges what has been committed, takes more, and measures; while the outbox commits one batch the next is
 //! being taken and parsed. When all queues are empty, connections block until something comes ([`alarm`]); that
 //! is only the wake-up: the next round takes what there is, so one atomic picture decides the order of things.
-//! What is taken from is a [`list`] or a [`stream`] a queue; [`source`] is what both have in common.
+//! What is taken from is a [`list`] or a [`stream`] a queue; [`source`] is what both have in common. In a Redis Cluster, where
+//! each stream has a slot of its own, a round is a script call a stream ([`stream`]'s `apart`).
 //!
 //! # Keys
 //!
@@ -17,12 +18,16 @@
 //! | `<usage queue>:lease:<SERVER_ID>` | who works under this name; ends by itself ([`lease`]) |
 //! | `<usage queue>:agents` | when each agent was last seen, by Redis' clock |
 //!
+//! In a cluster each stream has a lease and agents of its own beside it, in its slot: `{<stream>}:lease:<SERVER_ID>`, or
+//! without these braces where the stream's name has a hash tag.
+//!
 //! # Crash safety
 //!
 //! A message is in the queue, or in flight with this agent, until its batch is durable. The batch's commit
 //! carries a digest of each message; what is in flight is compared with them before anything is taken, so that what
 //! was committed but not acknowledged is not taken twice. Scripts that are under way when a connection is given up
-//! may arrive late: the next conversation takes the lease anew, and they do nothing.
+//! may arrive late: the next conversation takes the lease anew, and they do nothing. One that arrives twice (a cluster's
+//! client calls again when an answer is lost) does nothing the second time: each call changes the lease.
 //!
 //! # Assumptions
 //!
@@ -34,6 +39,7 @@ mod connection;
 mod fault;
 mod lease;
 mod list;
+mod names;
 mod push;
 mod session;
 mod source;
@@ -47,11 +53,12 @@ use tokio::sync::watch;
 use crate::config::SourceMode;
 use crate::drain::Horizon;
 use crate::outbox::Outbox;
-use crate::record::{Acceptor, Queue};
+use crate::record::Acceptor;
 use crate::telemetry::metrics::Metrics;
 
 pub use connection::{ClientError, Server, server};
 pub use fault::SourceError;
+pub use names::Names;
 pub use push::{Mirror, push_quota_answers};
 use session::Session;
 
@@ -76,59 +83,6 @@ pub struct Settings {
     pub mode: SourceMode,
     /// What an agent had in flight that has been gone for so long is taken back; zero: never.
     pub orphan_reclaim: Duration,
-}
-
-/// The names of the keys.
-#[derive(Clone, Debug)]
-pub struct Names {
-    /// Usage records.
-    pub usage: String,
-    /// Lifecycle events.
-    pub lifecycle: String,
-    /// Quota refresh requests.
-    pub quota: String,
-    /// Answers to those.
-    pub quota_response: String,
-    /// The mirror of dead letters.
-    pub dead_letters: String,
-    /// Whose in-flight lists these are.
-    pub server_id: String,
-}
-
-impl Names {
-    /// The queue's name.
-    pub fn queue(&self, queue: Queue) -> &str {
-        match queue {
-            Queue::Usage => &self.usage,
-            Queue::Lifecycle => &self.lifecycle,
-            Queue::Quota => &self.quota,
-        }
-    }
-
-    /// This agent's in-flight list.
-    pub fn in_flight(&self, queue: Queue) -> String {
-        self.in_flight_of(queue, &self.server_id)
-    }
-
-    /// An agent's in-flight list.
-    fn in_flight_of(&self, queue: Queue, server_id: &str) -> String {
-        format!("{}:processing:{server_id}", self.queue(queue))
-    }
-
-    /// Who works under this name.
-    fn lease(&self, server_id: &str) -> String {
-        format!("{}:lease:{server_id}", self.usage)
-    }
-
-    /// When each agent was last seen.
-    fn agents(&self) -> String {
-        format!("{}:agents", self.usage)
-    }
-
-    /// How many messages this agent has acknowledged.
-    fn acked(&self, queue: Queue) -> String {
-        format!("{}:acked:{}", self.queue(queue), self.server_id)
-    }
 }
 
 /// How the conversation with Redis goes.

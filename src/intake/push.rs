@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 
 use super::Settings;
-use super::connection::connect;
+use super::connection::{Connection, connect};
 use super::fault::is_refusal;
 use crate::drain::QuotaPush;
 use crate::outbox::{DeadLetter, Outbox};
@@ -22,7 +21,7 @@ const MIRROR_EVERY: Duration = Duration::from_millis(250);
 /// Runs `commands` until Redis has taken them. False if `stop` came first.
 async fn insist(
     settings: &Settings,
-    connection: &mut Option<MultiplexedConnection>,
+    connection: &mut Option<Connection>,
     commands: &redis::Pipeline,
     stop: &mut watch::Receiver<bool>,
 ) -> bool {

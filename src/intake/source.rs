@@ -1,8 +1,6 @@
 //! What is common to lists and streams: what a round is asked for, and what it gives.
 
-use redis::aio::MultiplexedConnection;
-
-use super::connection::connect;
+use super::connection::{Connection, connect};
 use super::lease::Lease;
 use super::list::List;
 use super::stream::Stream;
@@ -64,21 +62,32 @@ impl Source {
         is_first: bool,
     ) -> Result<Self, SourceError> {
         let mut connection = connect(settings, std::time::Duration::ZERO).await?;
-        check_version(&version(&mut connection).await?)?;
+        for version in versions(&mut connection).await? {
+            check_version(&version)?;
+        }
         if is_first && let Some(policy) = evicts(&mut connection).await {
             tracing::warn!(
                 policy,
                 "when its memory is full, this Redis deletes whole queues: use noeviction"
             );
         }
-        let lease = Lease::acquire(&mut connection, &settings.names, outbox.id()).await?;
         let names = settings.names.clone();
-        Ok(match settings.mode {
-            SourceMode::List => Self::List(Box::new(List::new(connection, lease, names))),
-            SourceMode::Stream => {
-                Self::Stream(Box::new(Stream::new(connection, lease, names, settings.orphan_reclaim)))
+        match settings.mode {
+            SourceMode::List => {
+                let keys = names.lease_keys();
+                let lease = Lease::acquire(&mut connection, keys, &names.server_id, outbox.id()).await?;
+                Ok(Self::List(Box::new(List::new(connection, lease, names))))
             }
-        })
+            SourceMode::Stream => {
+                let is_apart = settings.server.is_cluster();
+                let keys = if is_apart { names.lease_keys_apart().into() } else { vec![names.lease_keys()] };
+                let mut leases = Vec::new();
+                for keys in keys {
+                    leases.push(Lease::acquire(&mut connection, keys, &names.server_id, outbox.id()).await?);
+                }
+                Ok(Self::Stream(Box::new(Stream::new(connection, leases, names, settings.orphan_reclaim))))
+            }
+        }
     }
 
     /// Takes over, once, what the previous agent had in flight.
@@ -135,7 +144,7 @@ impl Source {
     pub(super) fn alarms(&self) -> Vec<redis::Cmd> {
         match self {
             Self::List(list) => list.alarms(),
-            Self::Stream(stream) => vec![stream.alarm()],
+            Self::Stream(stream) => stream.alarms(),
         }
     }
 
@@ -149,27 +158,31 @@ impl Source {
 }
 
 /// What has to be said of a Redis that deletes keys by itself when its memory is full. Nothing if it does not say.
-async fn evicts(connection: &mut MultiplexedConnection) -> Option<String> {
-    let info: String = redis::cmd("INFO").arg("memory").query_async(connection).await.ok()?;
-    let of = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    let policy = of("maxmemory_policy:").filter(|policy| policy.starts_with("allkeys-"))?;
-    (of("maxmemory:") != Some("0")).then(|| policy.to_owned())
+async fn evicts(connection: &mut Connection) -> Option<String> {
+    let infos = connection.info("memory").await.ok()?;
+    infos.iter().find_map(|info| {
+        let of = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let policy = of("maxmemory_policy:").filter(|policy| policy.starts_with("allkeys-"))?;
+        (of("maxmemory:") != Some("0")).then(|| policy.to_owned())
+    })
 }
 
-/// The server's version, asked in a way that is allowed.
-async fn version(connection: &mut MultiplexedConnection) -> Result<String, SourceError> {
-    let info: redis::RedisResult<String> = redis::cmd("INFO").arg("server").query_async(connection).await;
-    match info {
-        Ok(info) => {
-            let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
-            Ok(version.unwrap_or("unknown").trim().to_owned())
+/// The servers' versions, asked in a way that is allowed.
+async fn versions(connection: &mut Connection) -> Result<Vec<String>, SourceError> {
+    match connection.info("server").await {
+        Ok(infos) => {
+            let version = |info: &String| {
+                let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+                version.unwrap_or("unknown").trim().to_owned()
+            };
+            Ok(infos.iter().map(version).collect())
         }
         // An ACL may forbid INFO as dangerous, and still let HELLO through.
         Err(error) if error.code() == Some("NOPERM") => {
             let hello: std::collections::HashMap<String, redis::Value> =
                 redis::cmd("HELLO").arg(2).query_async(connection).await?;
             let version = hello.get("version").ok_or(SourceError::Answer("HELLO names a version"))?;
-            Ok(redis::from_redis_value_ref(version).map_err(redis::RedisError::from)?)
+            Ok(vec![redis::from_redis_value_ref(version).map_err(redis::RedisError::from)?])
         }
         Err(error) => Err(error.into()),
     }

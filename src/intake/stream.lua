@@ -1,7 +1,7 @@
 -- One round of the intake from streams, atomic: acknowledge what is committed, take more, say what is left.
 --
 -- After lease.lua, whose KEYS and ARGV come first.
--- KEYS: the three streams. ARGV: the group, the consumer, how many bytes to take at the most; then for each stream how
+-- KEYS: the three streams, or in a cluster one. ARGV: the group, the consumer, how many bytes to take at the most; then for each stream how
 -- many to take, where to read on in what this consumer has been given already ('' when that is done), for how many
 -- milliseconds an entry must lie with a consumer to be taken from it (0: leave them), how many entries to
 -- acknowledge, and their ids.
@@ -11,11 +11,11 @@
 -- to, and the entries; one that was given before but is gone has no fields.
 local CHUNK = 64
 local SOME = 1000
-local group, consumer, room = ARGV[4], ARGV[5], tonumber(ARGV[6])
+local group, consumer, room = ARGV[5], ARGV[6], tonumber(ARGV[7])
 local reply = {}
 local blocked = false
-local at = 7
-for q = 0, 2 do
+local at = 8
+for q = 0, #KEYS - 3 do
   local stream = KEYS[q + 3]
   local want, from, idle, acks = tonumber(ARGV[at]), ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local ids = {}

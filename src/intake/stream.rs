@@ -3,12 +3,14 @@
 //! The checkpoint holds a digest of 128 bits of each entry's id and data: what this consumer was given before is
 //! compared with it entry by entry, since other consumers' entries lie between its own.
 
+mod apart;
+
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{Script, Value};
 
+use super::connection::Connection;
 use super::lease::Lease;
 use super::source::{Ask, Given, Message, ORDER, ROUND_BYTES};
 use super::{BLOCK, Names, SourceError};
@@ -37,30 +39,31 @@ struct Reading {
     /// To be acknowledged beside those: committed by an earlier conversation, or gone from the stream.
     done: Vec<String>,
     committed: HashSet<Digest>,
+    /// It could not be read when it was last tried.
+    is_faulty: bool,
 }
 
 pub(super) struct Stream {
-    connection: MultiplexedConnection,
-    lease: Lease,
+    connection: Connection,
+    /// One for all streams; in a cluster one for each, in its slot.
+    leases: Vec<Lease>,
     names: Names,
     round: Script,
     readings: [Reading; 3],
+    /// Taken and not given out yet, because of events that go before it.
+    held: Given,
     /// Entries that lie with a consumer for so long are taken from it.
     gone_for: Duration,
     reclaim: bool,
 }
 
 impl Stream {
-    pub(super) fn new(
-        connection: MultiplexedConnection,
-        lease: Lease,
-        names: Names,
-        gone_for: Duration,
-    ) -> Self {
+    pub(super) fn new(connection: Connection, leases: Vec<Lease>, names: Names, gone_for: Duration) -> Self {
         let round = Script::new(concat!(include_str!("lease.lua"), include_str!("stream.lua")));
         let reading = || Reading { from: "0".into(), last: "0-0".into(), ..Reading::default() };
         let readings = [reading(), reading(), reading()];
-        Self { connection, lease, names, round, readings, gone_for, reclaim: false }
+        let held = Given::default();
+        Self { connection, leases, names, round, readings, held, gone_for, reclaim: false }
     }
 
     /// Nothing is in hand yet; what was committed is told when it is met.
@@ -75,27 +78,44 @@ impl Stream {
     }
 
     pub(super) async fn round(&mut self, asks: &[Ask; 3]) -> Result<[Given; 3], SourceError> {
-        let mut call = self.lease.call(&self.round);
-        for queue in ORDER {
-            call.key(self.names.queue(queue));
+        let reclaims = self.reclaim && asks.iter().any(|ask| ask.want > 0);
+        let given = if self.leases.len() == ORDER.len() {
+            self.round_apart(asks, reclaims).await?
+        } else {
+            self.call(0, [0, 1, 2], *asks, reclaims).await?
+        };
+        self.reclaim &= !reclaims;
+        Ok(given)
+    }
+
+    /// One call of the script, for these of the streams.
+    async fn call<const N: usize>(
+        &mut self,
+        lease: usize,
+        streams: [usize; N],
+        asks: [Ask; N],
+        reclaims: bool,
+    ) -> Result<[Given; N], SourceError> {
+        let mut call = self.leases[lease].call(&self.round);
+        for n in streams {
+            call.key(self.names.queue(ORDER[n]));
         }
         call.arg(GROUP).arg(&self.names.server_id).arg(ROUND_BYTES);
-        let reclaims = self.reclaim && asks.iter().any(|ask| ask.want > 0);
         let idle = if reclaims { self.gone_for.as_millis() as u64 } else { 0 };
-        for (ask, reading) in asks.iter().zip(&self.readings) {
+        for (n, ask) in streams.into_iter().zip(asks) {
+            let reading = &self.readings[n];
             call.arg(ask.want).arg(&reading.from).arg(idle).arg(ask.ack + reading.done.len());
             for id in reading.in_hand.iter().take(ask.ack).chain(&reading.done) {
                 call.arg(id);
             }
         }
         let reply: Value = call.invoke_async(&mut self.connection).await?;
-        self.reclaim &= !reclaims;
-        let bad = || SourceError::Answer("a round is three streams");
-        let Value::Array(streams) = reply else { return Err(bad()) };
-        let Ok(streams) = <[Value; 3]>::try_from(streams) else { return Err(bad()) };
-        let mut given: [Given; 3] = Default::default();
-        for (n, stream) in streams.into_iter().enumerate() {
-            given[n] = self.readings[n].take(stream, asks[n].ack)?;
+        let bad = || SourceError::Answer("a round is as many streams as were asked for");
+        let Value::Array(replies) = reply else { return Err(bad()) };
+        let Ok(replies) = <[Value; N]>::try_from(replies) else { return Err(bad()) };
+        let mut given = std::array::from_fn(|_| Given::default());
+        for (n, reply) in replies.into_iter().enumerate() {
+            given[n] = self.readings[streams[n]].take(reply, asks[n].ack)?;
         }
         Ok(given)
     }
@@ -107,28 +127,49 @@ impl Stream {
 
     /// Whether there is more to be had without waiting.
     pub(super) fn has_more(&self) -> bool {
-        self.readings.iter().any(|reading| !reading.from.is_empty() || !reading.done.is_empty())
+        self.readings.iter().any(Reading::has_more) || !self.held.messages.is_empty()
     }
 
-    /// It reads past the group: what it sees is given out by the next round.
-    pub(super) fn alarm(&self) -> redis::Cmd {
+    /// Reading past the group: what it sees is given out by the next round.
+    pub(super) fn alarms(&self) -> Vec<redis::Cmd> {
+        if self.leases.len() == ORDER.len() {
+            return (0..ORDER.len()).map(|n| self.alarm(n..n + 1)).collect();
+        }
+        vec![self.alarm(0..ORDER.len())]
+    }
+
+    fn alarm(&self, streams: std::ops::Range<usize>) -> redis::Cmd {
         let mut command = redis::cmd("XREAD");
         command.arg("COUNT").arg(1).arg("BLOCK").arg(BLOCK.as_millis() as u64).arg("STREAMS");
-        for queue in ORDER {
-            command.arg(self.names.queue(queue));
+        for queue in &ORDER[streams.clone()] {
+            command.arg(self.names.queue(*queue));
         }
-        for reading in &self.readings {
+        for reading in &self.readings[streams] {
             command.arg(&reading.last);
         }
         command
     }
 
     pub(super) async fn release(&mut self) -> redis::RedisResult<()> {
-        self.lease.release(&mut self.connection, &[]).await
+        for lease in &self.leases {
+            lease.release(&mut self.connection, &[]).await?;
+        }
+        Ok(())
     }
 }
 
 impl Reading {
+    /// One that cannot be read is looked at with all the others, and not again and again.
+    fn has_more(&self) -> bool {
+        let is_done = self.from.is_empty() && self.done.is_empty();
+        !is_done && !self.is_faulty
+    }
+
+    /// What was given before is all in hand.
+    fn is_caught_up(&self) -> bool {
+        self.from.is_empty()
+    }
+
     /// Takes in what a round gave, after it has acknowledged the oldest `acked` in hand.
     fn take(&mut self, stream: Value, acked: usize) -> Result<Given, SourceError> {
         let bad = || SourceError::Answer("a stream is a fault, a count, two ids and entries");
@@ -139,6 +180,7 @@ impl Reading {
         };
         let text = |value| redis::from_redis_value::<String>(value).map_err(|_| bad());
         let fault = Some(text(fault)?).filter(|fault| !fault.is_empty());
+        self.is_faulty = fault.is_some();
         if fault.is_none() {
             for id in self.in_hand.drain(..acked.min(self.in_hand.len())) {
                 self.known.remove(&id);

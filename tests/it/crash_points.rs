@@ -2,7 +2,7 @@
 //! doubles none. Method: the points of `src/failpoint.rs`; at each the agent ends, or is held while Redis is
 //! killed and started again.
 
-use super::harness::{Agent, RedisServer, Sandbox, Stage, load, until};
+use super::harness::{Agent, Mode, RedisServer, Sandbox, Stage, until};
 
 /// Every point of the intake, in the order in which a record passes them.
 const POINTS: [&str; 7] = [
@@ -15,21 +15,6 @@ const POINTS: [&str; 7] = [
     "intake::acknowledged",
 ];
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    List,
-    Stream,
-}
-
-impl Mode {
-    async fn push(self, redis: &RedisServer, prefix: &str, sessions: u32, usage_each: u32) -> u64 {
-        match self {
-            Self::List => load::push_sessions(redis, prefix, sessions, usage_each).await,
-            Self::Stream => load::add_sessions(redis, prefix, sessions, usage_each).await,
-        }
-    }
-}
-
 struct Trial {
     mode: Mode,
     stage: Stage,
@@ -40,18 +25,16 @@ impl Trial {
     async fn begin(mode: Mode) -> Self {
         let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
         let mut agent = Agent::new(&redis, &sandbox.url);
-        if mode == Mode::Stream {
-            agent.set("SOURCE_MODE", "stream");
-        }
+        agent.set("SOURCE_MODE", mode.name());
         // Some of it waits already, so that the first rounds are full ones.
-        let pushed = mode.push(&redis, "before", 40, 40).await;
+        let pushed = mode.push_sessions(&redis, "before", 40, 40).await;
         agent.start();
         agent.ready().await;
         Self { mode, stage: Stage { redis, sandbox, agent }, pushed }
     }
 
     async fn push(&mut self, name: &str) {
-        self.pushed += self.mode.push(&self.stage.redis, name, 20, 20).await;
+        self.pushed += self.mode.push_sessions(&self.stage.redis, name, 20, 20).await;
     }
 
     /// The n-th time that a point is reached differs in what is under way.
@@ -61,10 +44,7 @@ impl Trial {
 
     async fn settle(mut self) {
         self.stage.agent.unset("FAILPOINT");
-        match self.mode {
-            Mode::List => self.stage.drained().await,
-            Mode::Stream => self.stage.streams_drained().await,
-        }
+        self.mode.drained(&mut self.stage).await;
         let accounts = self.stage.sandbox.accounts().await;
         assert_eq!(accounts.processed(), self.pushed, "lost");
         accounts.assert_in_order_and_recognisable();
@@ -105,7 +85,7 @@ async fn the_agent_crashes_at_every_point(mode: Mode) {
                 let ended = agent.has_ended();
                 if ended.is_none() {
                     extra += 1;
-                    *pushed += mode.push(redis, &format!("{n}-{extra}-{}", &point[8..]), 1, 1).await;
+                    *pushed += mode.push_sessions(redis, &format!("{n}-{extra}-{}", &point[8..]), 1, 1).await;
                 }
                 ended
             })
@@ -145,7 +125,7 @@ async fn redis_crashes_at_every_point(mode: Mode) {
                     return Some(());
                 }
                 extra += 1;
-                *pushed += mode.push(redis, &format!("{n}-{extra}-{}", &point[8..]), 1, 1).await;
+                *pushed += mode.push_sessions(redis, &format!("{n}-{extra}-{}", &point[8..]), 1, 1).await;
                 None
             })
             .await;

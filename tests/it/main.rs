@@ -18,6 +18,7 @@ mod http_surface;
 mod large_records;
 mod outbox;
 mod outcomes_of_answers;
+mod redis_cluster;
 mod redis_comes_and_goes;
 mod redis_in_the_field;
 mod redis_over_tls;

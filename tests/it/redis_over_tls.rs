@@ -1,9 +1,11 @@
-//! Goal: `rediss://` with an authority of one's own, with and without a certificate of the agent; a Unix socket.
+//! Goal: `rediss://` with an authority of one's own, with and without a certificate of the agent, and new
+//! ones while it runs; a Unix socket.
 //! Method: a real redis-server with a TLS port; certificates made here.
 
 use std::path::PathBuf;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustix::process::Signal;
 
 use super::harness::{Agent, RedisServer, Sandbox, Stage, USAGE, free_port, load, until};
 
@@ -34,6 +36,15 @@ fn papers() -> Papers {
     let cert = file("cert.pem", of_server.signed_by(&key_pair, &issuer).unwrap().pem());
     let key = file("key.pem", key_pair.serialize_pem());
     Papers { ca, cert, key, _dir: dir }
+}
+
+impl Papers {
+    /// Others take the place of these.
+    fn replace_by(&self, others: &Papers) {
+        for (old, new) in [(&self.ca, &others.ca), (&self.cert, &others.cert), (&self.key, &others.key)] {
+            std::fs::copy(new, old).unwrap();
+        }
+    }
 }
 
 /// A redis-server that speaks TLS as well; and that port.
@@ -77,6 +88,44 @@ async fn an_authority_of_ones_own_is_trusted_and_the_agent_shows_its_certificate
     agent.set("REDIS_CLIENT_CERT_FILE", papers.cert.to_str().unwrap());
     agent.set("REDIS_CLIENT_KEY_FILE", papers.key.to_str().unwrap());
     delivers_one(redis, sandbox, agent).await;
+}
+
+#[tokio::test]
+async fn new_certificates_are_taken_in_while_it_runs() {
+    for told in [true, false] {
+        let (of_server, of_agent, fresh) = (papers(), papers(), papers());
+        of_agent.replace_by(&of_server);
+        let (mut redis, port) = tls_server(&of_server, "yes").await;
+        let sandbox = Sandbox::start(&[]);
+        let mut agent = Agent::new(&redis, &sandbox.url);
+        agent.unset("REDIS_PORT");
+        agent.set("REDIS_URL", &format!("rediss://localhost:{port}/0"));
+        agent.set("REDIS_CA_FILE", of_agent.ca.to_str().unwrap());
+        agent.set("REDIS_CLIENT_CERT_FILE", of_agent.cert.to_str().unwrap());
+        agent.set("REDIS_CLIENT_KEY_FILE", of_agent.key.to_str().unwrap());
+        agent.start();
+        agent.ready().await;
+        redis.kill();
+        of_server.replace_by(&fresh);
+        redis.restart().await;
+        until("the agent does not trust the new authority yet", async || {
+            let health = agent.health().await?;
+            let reason = health["components"]["redis"]["reason"].as_str()?.to_lowercase();
+            reason.contains("certificate").then_some(())
+        })
+        .await;
+        of_agent.replace_by(&fresh);
+        if told {
+            agent.signal(Signal::HUP);
+        }
+        agent.ready().await;
+        redis.push(USAGE, &[load::usage("s", 0)]).await;
+        let mut stage = Stage { redis, sandbox, agent };
+        stage.drained().await;
+        assert_eq!(stage.sandbox.accounts().await.kind("usage", "processed"), 1);
+        let log = stage.agent.log();
+        assert!(log.contains("secrets and certificates were read again"), "{log}");
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Goal: several agents share one Redis, each under its own name; one name is one agent's; what an agent leaves behind
 //! that is gone for good is delivered by the others.
 
-use super::harness::{Agent, LIFECYCLE, QUOTA, RedisServer, Sandbox, USAGE, load, until};
+use super::harness::{Agent, LIFECYCLE, Mode, QUOTA, RedisServer, Sandbox, USAGE, load, until};
 
 fn agent(redis: &RedisServer, sandbox: &Sandbox, name: &str) -> Agent {
     let mut agent = Agent::new(redis, &sandbox.url);
@@ -91,19 +91,19 @@ async fn what_an_agent_had_in_flight_that_is_gone_for_good_is_taken_back_once() 
 
 #[tokio::test]
 async fn four_agents_share_the_lists_and_one_of_them_is_killed_for_good() {
-    shared_by_four("list").await;
+    shared_by_four(Mode::List).await;
 }
 
 #[tokio::test]
 async fn four_agents_share_the_streams_and_one_of_them_is_killed_for_good() {
-    shared_by_four("stream").await;
+    shared_by_four(Mode::Stream).await;
 }
 
-async fn shared_by_four(mode: &str) {
+async fn shared_by_four(mode: Mode) {
     let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
     let mut agents: Vec<_> = (0..4).map(|n| agent(&redis, &sandbox, &format!("edge-{n}"))).collect();
     for agent in &mut agents {
-        agent.set("SOURCE_MODE", mode);
+        agent.set("SOURCE_MODE", mode.name());
         agent.set("ORPHAN_RECLAIM_SECONDS", "2");
         agent.start();
     }
@@ -112,19 +112,18 @@ async fn shared_by_four(mode: &str) {
         for session in 0..20 {
             let name = format!("{part}-{session}");
             let usage: Vec<_> = (0..20).map(|n| load::usage(&name, n)).collect();
-            push(&redis, mode, LIFECYCLE, &[load::started(&name)]).await;
-            push(&redis, mode, USAGE, &usage).await;
-            push(&redis, mode, QUOTA, &[load::quota(&name, 0)]).await;
+            mode.push(&redis, LIFECYCLE, &[load::started(&name)]).await;
+            mode.push(&redis, USAGE, &usage).await;
+            mode.push(&redis, QUOTA, &[load::quota(&name, 0)]).await;
             pushed += 22;
         }
         if part == 10 {
             agents[0].kill();
         }
     }
-    // What the outbox of the killed one holds comes when it does; until then the others deliver all else.
     until("nothing is left in Redis", async || {
         for queue in [USAGE, LIFECYCLE, QUOTA] {
-            let mut left = length(&redis, mode, queue).await;
+            let mut left = mode.len(&redis, queue).await;
             for n in 0..4 {
                 left += redis.len(&format!("{queue}:processing:edge-{n}")).await;
             }
@@ -135,22 +134,18 @@ async fn shared_by_four(mode: &str) {
         Some(())
     })
     .await;
-    agents[0].start();
+    // What is left of the killed one is its disk, and what that holds another one takes in.
+    let [gone, heir, ..] = agents.as_mut_slice() else { unreachable!("there are four") };
+    let file = gone.dir().join("backlog.jsonl");
+    let file = file.to_str().unwrap();
+    gone.outbox(&["export", file]);
+    assert!(heir.stop().await.success());
+    heir.outbox(&["import", file]);
+    heir.start();
+    heir.outbox_emptied().await;
     until("all is delivered", async || (sandbox.accounts().await.processed() == pushed).then_some(())).await;
-    for agent in &agents {
+    sandbox.accounts().await.assert_same_keys();
+    for agent in &agents[1..] {
         agent.metrics().await.assert_conserved();
     }
-}
-
-async fn push(redis: &RedisServer, mode: &str, queue: &str, messages: &[String]) {
-    if mode == "list" {
-        redis.push(queue, messages).await;
-    } else {
-        redis.add(queue, messages).await;
-    }
-}
-
-async fn length(redis: &RedisServer, mode: &str, queue: &str) -> u64 {
-    let command = if mode == "list" { "LLEN" } else { "XLEN" };
-    redis::cmd(command).arg(queue).query_async(&mut redis.connection()).await.expect("a length")
 }

@@ -137,3 +137,23 @@ async fn a_list_in_a_streams_place_is_named_and_harms_no_other_stream() {
     stage.streams_drained().await;
     assert_eq!(stage.sandbox.accounts().await.processed(), 2);
 }
+
+#[tokio::test]
+async fn a_list_in_a_streams_place_from_the_start_on_is_not_asked_for_again_and_again() {
+    let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
+    redis.push(LIFECYCLE, &[load::started("s")]).await;
+    let mut agent = Agent::new(&redis, &sandbox.url);
+    agent.set("SOURCE_MODE", "stream");
+    agent.start();
+    agent.ready().await;
+    redis.add(USAGE, &[load::usage("s", 0)]).await;
+    until("the usage record is delivered", async || {
+        (sandbox.accounts().await.kind("usage", "processed") == 1).then_some(())
+    })
+    .await;
+    let before = redis.commands().await;
+    // What is measured is a stretch of time.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let commands = redis.commands().await - before;
+    assert!(commands < 300, "{commands} commands in three seconds");
+}

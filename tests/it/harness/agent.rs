@@ -87,6 +87,21 @@ impl Agent {
         }
     }
 
+    /// Works on its outbox, while it is stopped.
+    pub(crate) fn outbox(&self, arguments: &[&str]) {
+        assert!(self.process.is_none(), "it runs");
+        let status = Command::new(env!("CARGO_BIN_EXE_dataplane-agent"))
+            .current_dir(self.dir.path())
+            .env_clear()
+            .arg("outbox")
+            .args(arguments)
+            .args(["--outbox-dir", "outbox"])
+            .stdout(Stdio::null())
+            .status()
+            .expect("the agent can be started");
+        assert!(status.success(), "outbox {arguments:?}: {status}");
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.pid().cast_signed()).expect("a process id");
@@ -134,6 +149,18 @@ impl Agent {
 
     pub(crate) async fn health(&self) -> Option<Value> {
         serde_json::from_str(&self.get("/health").await?.1).ok()
+    }
+
+    /// Waits until what waits in its outbox has become none. As long as it becomes less that may take long.
+    pub(crate) async fn outbox_emptied(&self) {
+        let mut least = u64::MAX;
+        while least > 0 {
+            least = until("the backlog becomes less", async || {
+                let depth = self.health().await?["outbox"]["depth"].as_u64()?;
+                (depth < least || depth == 0).then_some(depth)
+            })
+            .await;
+        }
     }
 
     pub(crate) async fn metrics(&self) -> Metrics {

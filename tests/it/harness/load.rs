@@ -51,27 +51,29 @@ pub(crate) fn quota(session: &str, number: u32) -> String {
     .to_string()
 }
 
-/// The same as [`push_sessions`], to streams.
-pub(crate) async fn add_sessions(redis: &RedisServer, prefix: &str, sessions: u32, usage_each: u32) -> u64 {
+/// The messages of `sessions` whole sessions, interleaved, in the order in which they are to be pushed: started, one quota
+/// request, `usage_each` usage records, completed.
+pub(crate) fn sessions(prefix: &str, sessions: u32, usage_each: u32) -> Vec<(&'static str, Vec<String>)> {
     let names: Vec<String> = (0..sessions).map(|n| format!("{prefix}-{n}")).collect();
-    redis.add(LIFECYCLE, &names.iter().map(|name| started(name)).collect::<Vec<_>>()).await;
-    redis.add(QUOTA, &names.iter().map(|name| quota(name, 0)).collect::<Vec<_>>()).await;
-    for number in 0..usage_each {
-        redis.add(USAGE, &names.iter().map(|name| usage(name, number)).collect::<Vec<_>>()).await;
+    let of_each = |message: &dyn Fn(&str) -> String| names.iter().map(|name| message(name)).collect();
+    let mut parts = vec![(LIFECYCLE, of_each(&started)), (QUOTA, of_each(&|name| quota(name, 0)))];
+    parts.extend((0..usage_each).map(|number| (USAGE, of_each(&|name| usage(name, number)))));
+    parts.push((LIFECYCLE, of_each(&completed)));
+    parts
+}
+
+/// Adds whole sessions to streams. Returns how many records that are.
+pub(crate) async fn add_sessions(redis: &RedisServer, prefix: &str, sessions: u32, usage_each: u32) -> u64 {
+    for (queue, messages) in self::sessions(prefix, sessions, usage_each) {
+        redis.add(queue, &messages).await;
     }
-    redis.add(LIFECYCLE, &names.iter().map(|name| completed(name)).collect::<Vec<_>>()).await;
     u64::from(sessions) * u64::from(usage_each + 3)
 }
 
-/// Pushes `sessions` whole sessions, interleaved: started, `usage` usage records, one quota request, completed.
-/// Returns how many records that are.
+/// The same to lists.
 pub(crate) async fn push_sessions(redis: &RedisServer, prefix: &str, sessions: u32, usage_each: u32) -> u64 {
-    let names: Vec<String> = (0..sessions).map(|n| format!("{prefix}-{n}")).collect();
-    redis.push(LIFECYCLE, &names.iter().map(|name| started(name)).collect::<Vec<_>>()).await;
-    redis.push(QUOTA, &names.iter().map(|name| quota(name, 0)).collect::<Vec<_>>()).await;
-    for number in 0..usage_each {
-        redis.push(USAGE, &names.iter().map(|name| usage(name, number)).collect::<Vec<_>>()).await;
+    for (queue, messages) in self::sessions(prefix, sessions, usage_each) {
+        redis.push(queue, &messages).await;
     }
-    redis.push(LIFECYCLE, &names.iter().map(|name| completed(name)).collect::<Vec<_>>()).await;
     u64::from(sessions) * u64::from(usage_each + 3)
 }

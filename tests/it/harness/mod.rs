@@ -5,6 +5,7 @@
 mod agent;
 mod faults;
 pub(crate) mod load;
+mod mode;
 mod redis_server;
 mod sandbox;
 mod scripted;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use agent::{API_KEY, Agent, SERVER_ID};
 pub(crate) use faults::Faults;
+pub(crate) use mode::Mode;
 pub(crate) use redis_server::RedisServer;
 pub(crate) use sandbox::Sandbox;
 pub(crate) use scripted::{Received, Scripted};

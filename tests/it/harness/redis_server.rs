@@ -45,9 +45,12 @@ impl RedisServer {
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        let id = self.process.as_ref().expect("redis-server runs").id();
-        let pid = Pid::from_raw(id.cast_signed()).expect("a process id");
+        let pid = Pid::from_raw(self.pid().cast_signed()).expect("a process id");
         kill_process(pid, signal).expect("redis-server can be signalled");
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().expect("redis-server runs").id()
     }
 
     /// From the next start on.
@@ -124,11 +127,13 @@ impl RedisServer {
 
     /// Adds messages to a stream, the way producers do.
     pub(crate) async fn add(&self, stream: &str, messages: &[impl AsRef<[u8]>]) {
-        let mut commands = redis::pipe();
-        for message in messages {
-            commands.cmd("XADD").arg(stream).arg("*").arg("data").arg(message.as_ref()).ignore();
+        for chunk in messages.chunks(1000) {
+            let mut commands = redis::pipe();
+            for message in chunk {
+                commands.cmd("XADD").arg(stream).arg("*").arg("data").arg(message.as_ref()).ignore();
+            }
+            let () = commands.query_async(&mut self.connection()).await.expect("redis-server obeys");
         }
-        let () = commands.query_async(&mut self.connection()).await.expect("redis-server obeys");
     }
 
     pub(crate) async fn len(&self, key: &str) -> u64 {
@@ -138,6 +143,14 @@ impl RedisServer {
     /// How many entries a stream holds.
     pub(crate) async fn entries(&self, stream: &str) -> u64 {
         redis::cmd("XLEN").arg(stream).query_async(&mut self.connection()).await.expect("a stream")
+    }
+
+    /// How many commands it has processed so far.
+    pub(crate) async fn commands(&self) -> u64 {
+        let info: String =
+            redis::cmd("INFO").arg("stats").query_async(&mut self.connection()).await.expect("it answers");
+        let line = info.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
+        line.and_then(|count| count.trim().parse().ok()).expect("a count")
     }
 
     /// All of a list, from its left end.

@@ -1,0 +1,34 @@
+//! What Redis URLs with many hosts have in common. No URL of the `url` crate has more than one. No error repeats anything of
+//! the URL: it may hold a password.
+
+use percent_encoding::percent_decode_str;
+
+/// A user of Redis.
+pub(super) struct Login {
+    pub(super) user: Option<String>,
+    pub(super) password: Option<String>,
+}
+
+/// What stands before the last `@`, and what is behind it.
+pub(super) fn login(rest: &str) -> Result<(Login, &str), &'static str> {
+    let (login, rest) = rest.rsplit_once('@').unwrap_or(("", rest));
+    let (user, password) = login.split_once(':').unwrap_or((login, ""));
+    let decoded = |text: &str| {
+        let text = percent_decode_str(text).decode_utf8().map_err(|_| "has a login that is not UTF-8")?;
+        Ok::<_, &'static str>(Some(text.into_owned()).filter(|text| !text.is_empty()))
+    };
+    Ok((Login { user: decoded(user)?, password: decoded(password)? }, rest))
+}
+
+/// One host, and its port if it is not the usual one.
+pub(super) fn address(text: &str, usual_port: u16) -> Result<(String, u16), &'static str> {
+    let (host, port) = match text.rsplit_once(':') {
+        // The colons of an IPv6 address are within brackets.
+        Some((host, port)) if !port.ends_with(']') => {
+            (host, port.parse().map_err(|_| "has a port that is no number up to 65535")?)
+        }
+        _ => (text, usual_port),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() { Err("names no host") } else { Ok((host.to_owned(), port)) }
+}

@@ -1,0 +1,108 @@
+//! The names of the keys.
+
+use super::source::ORDER;
+use crate::config::hash_tag;
+use crate::record::Queue;
+
+/// The names of the keys.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// Usage records.
+    pub usage: String,
+    /// Lifecycle events.
+    pub lifecycle: String,
+    /// Quota refresh requests.
+    pub quota: String,
+    /// Answers to those.
+    pub quota_response: String,
+    /// The mirror of dead letters.
+    pub dead_letters: String,
+    /// Whose in-flight lists these are.
+    pub server_id: String,
+}
+
+impl Names {
+    /// The queue's name.
+    pub fn queue(&self, queue: Queue) -> &str {
+        match queue {
+            Queue::Usage => &self.usage,
+            Queue::Lifecycle => &self.lifecycle,
+            Queue::Quota => &self.quota,
+        }
+    }
+
+    /// This agent's in-flight list.
+    pub fn in_flight(&self, queue: Queue) -> String {
+        self.in_flight_of(queue, &self.server_id)
+    }
+
+    /// An agent's in-flight list.
+    pub(super) fn in_flight_of(&self, queue: Queue, server_id: &str) -> String {
+        format!("{}:processing:{server_id}", self.queue(queue))
+    }
+
+    /// How many messages this agent has acknowledged.
+    pub(super) fn acked(&self, queue: Queue) -> String {
+        format!("{}:acked:{}", self.queue(queue), self.server_id)
+    }
+
+    /// Who works under an agent's name.
+    pub(super) fn lease(&self, server_id: &str) -> String {
+        format!("{}:lease:{server_id}", self.usage)
+    }
+
+    /// When each agent was last seen.
+    pub(super) fn agents(&self) -> String {
+        format!("{}:agents", self.usage)
+    }
+
+    /// The keys of the one lease of a Redis in which every script may use every key.
+    pub(super) fn lease_keys(&self) -> LeaseKeys {
+        LeaseKeys { lease: self.lease(&self.server_id), agents: self.agents() }
+    }
+
+    /// The same for each queue, in the order of [`ORDER`], in its slot of a cluster.
+    pub(super) fn lease_keys_apart(&self) -> [LeaseKeys; 3] {
+        ORDER.map(|queue| {
+            let queue = beside(self.queue(queue));
+            LeaseKeys {
+                lease: format!("{queue}:lease:{}", self.server_id),
+                agents: format!("{queue}:agents"),
+            }
+        })
+    }
+}
+
+/// What a lease consists of.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct LeaseKeys {
+    pub lease: String,
+    pub agents: String,
+}
+
+/// What a name begins with that is to be in the same slot as this one: the name as it is if a part of it decides, and
+/// else the name as that part.
+fn beside(name: &str) -> String {
+    if hash_tag(name).is_some() { name.to_owned() } else { format!("{{{name}}}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_in_the_slot_of_its_stream() {
+        let names = Names {
+            usage: "usage".into(),
+            lifecycle: "queue:{edge}:events".into(),
+            quota: "q".into(),
+            quota_response: "r".into(),
+            dead_letters: "d".into(),
+            server_id: "a".into(),
+        };
+        let [lifecycle, usage, _] = names.lease_keys_apart();
+        assert_eq!(lifecycle.lease, "queue:{edge}:events:lease:a");
+        assert_eq!(usage.agents, "{usage}:agents");
+        assert_eq!(hash_tag(&usage.lease), Some("usage"));
+    }
+}

@@ -1,0 +1,47 @@
+//! A round from streams that lie apart, each in its own slot of a cluster: a script call a stream instead of one moment for
+//! all, in an order that keeps what the drain relies on.
+//!
+//! * A session's `started` goes before its usage. Usage is read first, and the events after it: whatever was pushed before
+//!   that usage is among them. Usage is held back until the events have been read to their end.
+//! * `completed` goes behind the usage that was pushed before it. What of that is still in Redis is counted after the
+//!   events have been read.
+
+use super::{Given, Stream};
+use crate::intake::SourceError;
+use crate::intake::source::Ask;
+
+/// As in [`crate::intake::source::ORDER`].
+const EVENTS: usize = 0;
+const USAGE: usize = 1;
+const QUOTA: usize = 2;
+
+impl Stream {
+    pub(super) async fn round_apart(
+        &mut self,
+        asks: &[Ask; 3],
+        reclaims: bool,
+    ) -> Result<[Given; 3], SourceError> {
+        let mut ask = asks[USAGE];
+        if !self.held.messages.is_empty() {
+            ask.want = 0;
+        }
+        let [mut usage] = self.call(USAGE, [USAGE], [ask], reclaims).await?;
+        self.held.messages.append(&mut usage.messages);
+        self.held.digests.append(&mut usage.digests);
+        let [quota] = self.call(QUOTA, [QUOTA], [asks[QUOTA]], reclaims).await?;
+        let [events] = self.call(EVENTS, [EVENTS], [asks[EVENTS]], reclaims).await?;
+        if !events.messages.is_empty() {
+            let [now] = self.call(USAGE, [USAGE], [Ask::default()], false).await?;
+            usage.left = now.left;
+        }
+        let is_complete =
+            events.fault.is_some() || (events.left == 0 && self.readings[EVENTS].is_caught_up());
+        if is_complete && asks[USAGE].want > 0 {
+            let held = std::mem::take(&mut self.held);
+            (usage.messages, usage.digests) = (held.messages, held.digests);
+        } else {
+            usage.left += self.held.messages.len() as u64;
+        }
+        Ok([events, usage, quota])
+    }
+}

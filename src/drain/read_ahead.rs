@@ -65,11 +65,18 @@ impl Run {
             Ok(lease) => lease,
             Err(error) => {
                 // Reading on would break the order of what is behind; the records stay where they are.
-                tracing::error!(%error, log = ?log, from, "the outbox cannot be read");
                 self.read_failed = true;
+                let error = error.to_string();
+                if self.read_trouble.as_ref() != Some(&error) {
+                    tracing::error!(error, log = ?log, from, "the outbox cannot be read; it is tried again until it can");
+                    self.read_trouble = Some(error);
+                }
                 return;
             }
         };
+        if self.read_trouble.take().is_some() {
+            tracing::info!(log = ?log, from, "the outbox can be read again");
+        }
         for leased in lease.records {
             self.lanes.load(leased);
         }

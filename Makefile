@@ -5,7 +5,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Incremental builds make a target folder large and a cold build slower.
 export CARGO_INCREMENTAL := 0
 
-.PHONY: help build demo test format lint units docs bench redis test-tools
+.PHONY: help build demo test test-outbox format lint units docs bench redis test-tools
 
 help:            ## Says what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -26,6 +26,9 @@ lint:
 
 units: test-tools
 	cargo test --locked
+
+test-outbox: test-tools ## The outbox's tests at full length: 100 kills, 300 damages, a disk of 200 MiB filled five times, ...
+	OUTBOX_TESTS=all cargo test --locked outbox
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked

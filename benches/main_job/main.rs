@@ -11,6 +11,7 @@ mod harness;
 mod intake;
 mod latency;
 mod outage;
+mod outbox;
 mod process;
 mod rate;
 mod rounds;
@@ -19,9 +20,18 @@ mod throughput;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
+    if let Some(records) = outbox::asked() {
+        return outbox::tell(records).await;
+    }
     // `cargo bench` passes flags of the standard harness; a word without a dash picks a part.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let want = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
+    let mut base = None;
+    for (part, records) in [("outbox-100k", 100_000), ("outbox-1m", 1_000_000), ("outbox-10m", 10_000_000)] {
+        if want(part) {
+            outbox::run(records, &mut base);
+        }
+    }
     if want("throughput") {
         throughput::run().await;
     }

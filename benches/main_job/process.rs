@@ -18,7 +18,12 @@ pub(crate) fn peak_mib(pid: u32) -> f64 {
     memory_mib(pid, "VmHWM")
 }
 
-/// The memory that is resident, in MiB.
+/// From here on [`peak_mib`] of this process begins anew (`clear_refs`).
+pub(crate) fn reset_peak() {
+    std::fs::write("/proc/self/clear_refs", "5").expect("the peak is reset");
+}
+
+/// The memory that is resident, in MiB (`status`, `VmRSS`).
 pub(crate) fn resident_mib(pid: u32) -> f64 {
     memory_mib(pid, "VmRSS")
 }

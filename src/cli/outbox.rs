@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::owner::KeepsOwner;
 use super::stopped::{Common, explain, print_json, progress, settings, with_outbox};
 use crate::config::Flags;
-use crate::outbox::{Entry, Leased, Log, Outbox, Stats};
+use crate::outbox::{Entry, Imported, Leased, Log, Outbox, Stats};
 use crate::record::Kind;
 
 /// What to do with the outbox.
@@ -39,7 +39,7 @@ enum Verb {
     },
     /// Reads everything and says what is wrong where; changes nothing
     Verify,
-    /// Moves all that waits to a file, for another outbox
+    /// Moves all that waits, and the dead letters, to a file, for another outbox
     Export {
         /// A new file: JSON Lines
         file: PathBuf,
@@ -222,9 +222,9 @@ async fn export(outbox: &Outbox, path: PathBuf, json: bool) -> anyhow::Result<()
     let exported = outbox.export(&mut file, |n| bar.set_position(n)).await.with_context(context)?;
     bar.finish_and_clear();
     if json {
-        print_json(&json!({ "exported": exported }))
+        print_json(&json!({ "exported": exported.records, "dead_letters": exported.dead_letters }))
     } else {
-        said(&format!("{exported} records exported"))
+        said(&format!("{} records and {} dead letters exported", exported.records, exported.dead_letters))
     }
 }
 
@@ -237,9 +237,15 @@ async fn import(outbox: &Outbox, path: PathBuf, json: bool) -> anyhow::Result<()
     let imported = imported.with_context(|| path.display().to_string())?;
     bar.finish_and_clear();
     if json {
-        print_json(&json!({ "imported": imported }))
+        let (letters, known) = (imported.dead_letters, imported.known);
+        print_json(
+            &json!({ "imported": imported.records, "dead_letters": letters, "known_dead_letters": known }),
+        )
     } else {
-        said(&format!("{imported} records imported"))
+        let Imported { records, dead_letters, known } = imported;
+        said(&format!(
+            "{records} records and {dead_letters} dead letters imported; {known} dead letters were here"
+        ))
     }
 }
 

@@ -23,7 +23,7 @@ pub struct OutboxConfig {
     #[arg(id = "OUTBOX_DIR", default_value = "data/outbox")]
     pub dir: PathBuf,
 
-    /// The most that the outbox may hold; at this, records stay in Redis
+    /// The most that the outbox may hold; at this, records stay in Redis. One commit (5 MiB) may go beyond, and a reserve of 8 MiB comes on top
     #[arg(id = "OUTBOX_MAX_BYTES", default_value = "10GiB", value_parser = bytes(DISK.0, DISK.1))]
     pub max_bytes: Bytes,
 

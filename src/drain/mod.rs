@@ -163,6 +163,8 @@ struct Run {
     pushing: FuturesUnordered<Pushing>,
     reading: Option<Reading>,
     read_failed: bool,
+    /// Why, as it was last said.
+    read_trouble: Option<String>,
     renewed_token: bool,
     /// The last answer that was not 2xx.
     heard: String,
@@ -189,6 +191,7 @@ impl Drain {
             pushing: FuturesUnordered::new(),
             reading: None,
             read_failed: false,
+            read_trouble: None,
             renewed_token: false,
             heard: String::new(),
             cause: None,

@@ -145,13 +145,22 @@ impl Run {
     }
 
     pub(super) fn loaded(&mut self, log: Log, from: u64, lease: Result<Lease, ReadError>) {
-        match lease {
-            Ok(lease) => self.read_ahead.loaded(&mut self.lanes, log, lease),
+        let lease = match lease {
+            Ok(lease) => lease,
             Err(error) => {
                 // Reading on would break the order of what is behind; the records stay where they are.
-                tracing::error!(%error, log = ?log, from, "the outbox cannot be read");
                 self.read_failed = true;
+                let error = error.to_string();
+                if self.read_trouble.as_ref() != Some(&error) {
+                    tracing::error!(error, log = ?log, from, "the outbox cannot be read; it is tried again until it can");
+                    self.read_trouble = Some(error);
+                }
+                return;
             }
+        };
+        if self.read_trouble.take().is_some() {
+            tracing::info!(log = ?log, from, "the outbox can be read again");
         }
+        self.read_ahead.loaded(&mut self.lanes, log, lease);
     }
 }

@@ -79,6 +79,8 @@ pub enum Entry {
     Record(Record),
     /// A message to become a dead letter.
     Rejected(Rejected),
+    /// A dead letter of another outbox, to become one of this one.
+    Letter(Box<DeadLetter>),
 }
 
 impl Entry {
@@ -87,6 +89,7 @@ impl Entry {
         match self {
             Self::Record(record) => record.kind(),
             Self::Rejected(rejected) => rejected.kind,
+            Self::Letter(letter) => letter.kind(),
         }
     }
 
@@ -95,6 +98,7 @@ impl Entry {
         match self {
             Self::Record(record) => record.accepted_at(),
             Self::Rejected(rejected) => rejected.accepted_at,
+            Self::Letter(letter) => letter.first_at,
         }
     }
 
@@ -102,6 +106,7 @@ impl Entry {
         match self {
             Self::Record(record) => record.data().len(),
             Self::Rejected(rejected) => rejected.raw.len() + rejected.detail.len(),
+            Self::Letter(letter) => dead_letter_bytes(letter).len(),
         }
     }
 }
@@ -129,6 +134,8 @@ enum Shape {
     },
     /// The first so many bytes are the message, the rest says what is wrong.
     Rejected { raw: u32 },
+    /// The bytes are those of [`dead_letter_bytes`].
+    Letter,
 }
 
 #[derive(Encode, Decode)]
@@ -162,6 +169,7 @@ fn meta_of(entry: &Entry) -> Meta {
             }
         }
         Entry::Rejected(rejected) => Shape::Rejected { raw: rejected.raw.len() as u32 },
+        Entry::Letter(_) => Shape::Letter,
     };
     Meta { kind: entry.kind() as u8, accepted_at: entry.accepted_at().0, len: entry.len() as u32, shape }
 }
@@ -173,6 +181,7 @@ fn push_data(entry: &Entry, out: &mut Vec<u8>) {
             out.extend_from_slice(&rejected.raw);
             out.extend_from_slice(rejected.detail.as_bytes());
         }
+        Entry::Letter(letter) => out.extend_from_slice(&dead_letter_bytes(letter)),
     }
 }
 
@@ -199,6 +208,7 @@ fn entry_from(meta: &Meta, data: &[u8]) -> Result<Entry, CodecError> {
             let detail = String::from_utf8_lossy(detail).into_owned();
             Ok(Entry::Rejected(Rejected { kind, accepted_at, raw: raw.into(), detail }))
         }
+        Shape::Letter => Ok(Entry::Letter(Box::new(dead_letter_from(0, data)?))),
     }
 }
 
@@ -308,6 +318,11 @@ struct WireDeadLetter {
 }
 
 pub(crate) fn encode_dead_letter(letter: &DeadLetter) -> std::io::Result<Vec<u8>> {
+    seal_dead_letter(letter.id, &dead_letter_bytes(letter))
+}
+
+/// All of a dead letter but its number.
+pub(super) fn dead_letter_bytes(letter: &DeadLetter) -> Vec<u8> {
     let entry = match &letter.payload {
         Payload::Record(record) => Entry::Record(record.clone()),
         Payload::Raw { kind, accepted_at, bytes } => Entry::Rejected(Rejected {
@@ -328,7 +343,7 @@ pub(crate) fn encode_dead_letter(letter: &DeadLetter) -> std::io::Result<Vec<u8>
         meta: meta_of(&entry),
         data,
     };
-    seal_dead_letter(letter.id, &encode(&wire))
+    encode(&wire)
 }
 
 /// Compresses a dead letter's bytes and puts its header in front.
@@ -345,10 +360,19 @@ pub(crate) fn decode_dead_letter(id: u64, value: &[u8]) -> Result<DeadLetter, Co
     if xxhash_rust::xxh3::xxh3_64_with_seed(&value[start..], id) != header.checksum {
         return Err(damaged("a dead letter's checksum does not match"));
     }
-    let (wire, _) = decode::<WireDeadLetter>(&decompress(&value[start..], header.raw_len)?)?;
+    dead_letter_from(id, &decompress(&value[start..], header.raw_len)?)
+}
+
+/// What [`dead_letter_bytes`] gave, as the dead letter of this number.
+fn dead_letter_from(id: u64, bytes: &[u8]) -> Result<DeadLetter, CodecError> {
+    let (wire, _) = decode::<WireDeadLetter>(bytes)?;
+    if matches!(wire.meta.shape, Shape::Letter) {
+        return Err(damaged("a dead letter within a dead letter"));
+    }
     let payload = match entry_from(&wire.meta, &wire.data)? {
         Entry::Record(record) => Payload::Record(record),
         Entry::Rejected(r) => Payload::Raw { kind: r.kind, accepted_at: r.accepted_at, bytes: r.raw },
+        Entry::Letter(letter) => letter.payload,
     };
     Ok(DeadLetter {
         id,

@@ -30,7 +30,7 @@ pub(super) fn restore(settings: &Settings, ledger: &Ledger, is_new: bool) -> Res
     for log in Log::ALL {
         settled[log.index()] = ledger.settled(log)?;
     }
-    let strangers = sweep(settings, ledger, &row)?;
+    let (strangers, lingering) = sweep(settings, ledger, &row)?;
     adopt(settings, &mut row, &settled, strangers)?;
     let mut counters = ledger.counters()?.unwrap_or_default();
     let mut segments: Vec<Listed> = row.into_values().collect();
@@ -56,23 +56,34 @@ pub(super) fn restore(settings: &Settings, ledger: &Ledger, is_new: bool) -> Res
         letters: Vec::new(),
         counters_dirty: is_new,
         leaving: Vec::new(),
+        lingering,
         left: Vec::new(),
         dropped: Vec::new(),
     })
 }
 
-/// Deletes what tombstones name; gives the folders that the ledger does not list.
-fn sweep(settings: &Settings, ledger: &Ledger, row: &BTreeMap<u64, Listed>) -> Result<Vec<u64>, OpenError> {
+/// Deletes what tombstones name; gives the folders that the ledger does not list, and those that cannot be deleted.
+fn sweep(
+    settings: &Settings,
+    ledger: &Ledger,
+    row: &BTreeMap<u64, Listed>,
+) -> Result<(Vec<u64>, Vec<Arc<Segment>>), OpenError> {
     let path = settings.dir.join("segments");
     let folder = |source| OpenError::Folder { path: path.clone(), source };
     let tombstones = ledger.tombstones()?;
-    let mut strangers = Vec::new();
+    let (mut strangers, mut lingering) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(&path).map_err(folder)? {
         let entry = entry.map_err(folder)?;
         let id = entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok());
         match id {
             Some(id) if row.contains_key(&id) => {}
-            Some(id) if tombstones.contains(&id) => std::fs::remove_dir_all(entry.path()).map_err(folder)?,
+            Some(id) if tombstones.contains(&id) => {
+                if let Err(error) = std::fs::remove_dir_all(entry.path()) {
+                    let segment = Arc::new(Segment::new(&settings.dir, id, settings.durability));
+                    segment.say_it_stays(&error);
+                    lingering.push(segment);
+                }
+            }
             Some(id) => strangers.push(id),
             None => tracing::warn!(path = %entry.path().display(), "this is no segment; it is left alone"),
         }
@@ -80,14 +91,16 @@ fn sweep(settings: &Settings, ledger: &Ledger, row: &BTreeMap<u64, Listed>) -> R
     // IMPORTANT: gone for good before the tombstones go.
     super::database::sync_dir(&path).map_err(folder)?;
     let mut entry = ledger::Entry::default();
-    for id in &tombstones {
+    let stays = |id: &u64| lingering.iter().any(|segment| segment.id == *id);
+    let gone: Vec<u64> = tombstones.into_iter().filter(|id| !stays(id)).collect();
+    for id in &gone {
         entry.forget_tombstone(*id);
     }
-    if !tombstones.is_empty() {
+    if !gone.is_empty() {
         ledger.commit(entry)?;
     }
     strangers.sort_unstable();
-    Ok(strangers)
+    Ok((strangers, lingering))
 }
 
 /// Takes segments into the row that the ledger does not know; deletes those that were never used.

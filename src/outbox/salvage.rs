@@ -6,8 +6,9 @@ use super::quarantine::{self, Report};
 use super::segment::Segment;
 use super::{AppendError, Entry, Log, Outbox, ReadError};
 
-/// Records that are brought back in one append.
+/// About so many records, and so many bytes of them, are brought back in one append.
 const AT_ONCE: usize = 500;
+const BYTES_AT_ONCE: usize = 1 << 20;
 
 /// Why salvaging stopped.
 #[derive(Debug, thiserror::Error)]
@@ -53,14 +54,14 @@ impl Outbox {
             let mut outcome =
                 Salvaged { name: name_of(&folder), known: report.records, records: 0, trouble: Vec::new() };
             if folder.join("segment").exists() {
-                let (entries, trouble) = read(&folder, &report)?;
-                outcome.trouble = trouble;
-                for entries in entries.chunks(AT_ONCE) {
-                    let committed = self.append(entries.to_vec(), None).await?;
-                    committed.await.map_err(|_| AppendError::Closed)??;
-                    outcome.records += entries.len() as u64;
-                    progress(outcome.records);
+                // From a copy: opening changes a database, and drops what it cannot make sense of.
+                let copy = folder.join("copy");
+                copy_dir(&folder.join("segment"), &copy)?;
+                let segment = Segment::elsewhere(&copy, report.id);
+                for log in Log::ALL {
+                    self.salvage_log(&segment, log, &report, &mut outcome, &mut progress).await?;
                 }
+                segment.delete()?;
             }
             report.salvaged_at = Some(crate::clock::now().to_rfc3339());
             report.salvaged_records = outcome.records;
@@ -70,50 +71,76 @@ impl Outbox {
         self.shared.count_quarantined();
         Ok(outcomes)
     }
+
+    /// Brings back what waited in one log of a segment, page by page.
+    async fn salvage_log(
+        &self,
+        segment: &Segment,
+        log: Log,
+        report: &Report,
+        outcome: &mut Salvaged,
+        progress: &mut impl FnMut(u64),
+    ) -> Result<(), SalvageError> {
+        let mut from = Some(report.numbers.0);
+        while let Some(at) = from {
+            let mut page = Page::default();
+            if let Err(error) = page.read(segment, log, at, report) {
+                page.trouble.push(format!("{}: {error}", log.label()));
+                page.next = None;
+            }
+            outcome.trouble.append(&mut page.trouble);
+            if !page.entries.is_empty() {
+                let records = page.entries.len() as u64;
+                let committed = self.append(page.entries, None).await?;
+                committed.await.map_err(|_| AppendError::Closed)??;
+                outcome.records += records;
+                progress(outcome.records);
+            }
+            from = page.next;
+        }
+        Ok(())
+    }
 }
 
 fn name_of(folder: &Path) -> String {
     folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// What waited in a segment, log by log, as far as it can be read; and what could not be.
-fn read(folder: &Path, report: &Report) -> std::io::Result<(Vec<Entry>, Vec<String>)> {
-    // From a copy: opening changes a database, and drops what it cannot make sense of.
-    let copy = folder.join("copy");
-    copy_dir(&folder.join("segment"), &copy)?;
-    let segment = Segment::elsewhere(&copy, report.id);
-    let (mut entries, mut trouble) = (Vec::new(), Vec::new());
-    for log in Log::ALL {
-        if let Err(error) = read_log(&segment, log, report, &mut entries, &mut trouble) {
-            trouble.push(format!("{}: {error}", log.label()));
-        }
-    }
-    segment.delete()?;
-    Ok((entries, trouble))
+/// Some of what waited in a log, as far as it can be read, and what could not be.
+#[derive(Default)]
+struct Page {
+    entries: Vec<Entry>,
+    trouble: Vec<String>,
+    /// Where the next page begins, if there is one.
+    next: Option<u64>,
 }
 
-fn read_log(
-    segment: &Segment,
-    log: Log,
-    report: &Report,
-    entries: &mut Vec<Entry>,
-    trouble: &mut Vec<String>,
-) -> Result<(), ReadError> {
-    let (from, upto) = report.numbers;
-    let is_known = upto > 0;
-    segment.read(log, from, |first, pack| {
-        if is_known && first >= upto {
-            return false;
-        }
-        match pack {
-            Ok((_, found)) => {
-                let waited = (first..).zip(found).filter(|(seq, _)| !report.was_settled(log, *seq));
-                entries.extend(waited.map(|(_, entry)| entry));
+impl Page {
+    fn read(&mut self, segment: &Segment, log: Log, from: u64, report: &Report) -> Result<(), ReadError> {
+        let (_, upto) = report.numbers;
+        let is_known = upto > 0;
+        let mut bytes = 0;
+        segment.read(log, from, |first, pack| {
+            if is_known && first >= upto {
+                return false;
             }
-            Err(error) => trouble.push(format!("{} pack {first}: {error}", log.label())),
-        }
-        true
-    })
+            if self.entries.len() >= AT_ONCE || bytes >= BYTES_AT_ONCE {
+                self.next = Some(first);
+                return false;
+            }
+            match pack {
+                Ok((_, found)) => {
+                    let waited = (first..).zip(found).filter(|(seq, _)| !report.was_settled(log, *seq));
+                    for (_, entry) in waited {
+                        bytes += entry.len();
+                        self.entries.push(entry);
+                    }
+                }
+                Err(error) => self.trouble.push(format!("{} pack {first}: {error}", log.label())),
+            }
+            true
+        })
+    }
 }
 
 fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {

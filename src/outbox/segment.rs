@@ -36,6 +36,11 @@ pub enum ReadError {
         #[source]
         source: CodecError,
     },
+    /// Reading on would make dead letters of which there are too many in memory already.
+    #[error(
+        "dead letters wait in memory for the ledger, which cannot be written: nothing more is read until it can"
+    )]
+    Unsaved,
     /// A damaged segment that could not be set aside yet.
     #[error("segment {0} is damaged and about to be set aside")]
     Aside(u64),
@@ -50,7 +55,7 @@ impl ReadError {
         match self {
             Self::Database(error) => error.is_damage(),
             Self::Value { .. } => true,
-            Self::Aside(_) | Self::Closed => false,
+            Self::Unsaved | Self::Aside(_) | Self::Closed => false,
         }
     }
 }
@@ -214,6 +219,12 @@ impl Segment {
             ranges[log.index()] = first.zip(last);
         }
         Ok(ranges)
+    }
+
+    /// Says that its folder cannot be deleted: once, it is tried again and again.
+    pub(super) fn say_it_stays(&self, error: &std::io::Error) {
+        let path = self.path().display();
+        tracing::warn!(%error, %path, "a settled segment cannot be deleted; it is tried again until it can");
     }
 
     /// Deletes its folder, durably.

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::ledger::Ledger;
 use super::quarantine::{self, Report};
 use super::reserve::Reserve;
+use super::segment::Segment;
 use super::state::State;
 use super::turns::Turns;
 use super::{LedgerError, Settings};
@@ -60,14 +61,36 @@ impl Shared {
         let leaving = self.state().saved(unsaved);
         for segment in leaving {
             // IMPORTANT: only now: a listing without a folder would be a loss, a folder without one is a remainder.
-            match segment.delete() {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    tracing::warn!(%error, path = %segment.path().display(), "a settled segment could not be deleted");
-                }
-                _ => self.state().left.push(segment.id),
+            if let Err(error) = self.delete(&segment) {
+                segment.say_it_stays(&error);
+                self.state().lingering.push(segment);
             }
         }
         Ok(())
+    }
+
+    /// Deletes a segment's folder; the next save forgets its tombstone.
+    fn delete(&self, segment: &Segment) -> std::io::Result<()> {
+        match segment.delete() {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => {
+                self.state().left.push(segment.id);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tries again to delete the folders that could not be deleted.
+    pub(super) fn delete_lingering(&self) {
+        let lingering = std::mem::take(&mut self.state().lingering);
+        for segment in lingering {
+            match self.delete(&segment) {
+                Ok(()) => {
+                    tracing::info!(path = %segment.path().display(), "a settled segment is deleted at last");
+                }
+                Err(_) => self.state().lingering.push(segment),
+            }
+        }
     }
 
     /// Returns when no save is under way.

@@ -27,7 +27,9 @@ impl Shared {
     pub(super) fn measure(&self) -> Option<&'static str> {
         let (segments, letters) = {
             let mut state = self.state();
-            let segments: u64 = state.segments.iter_mut().map(super::segment::Listed::disk_bytes).sum();
+            let lingering: u64 = state.lingering.iter().map(|segment| segment.disk_bytes()).sum();
+            let listed: u64 = state.segments.iter_mut().map(super::segment::Listed::disk_bytes).sum();
+            let segments = listed + lingering;
             (segments, state.counters.dead_letter_bytes)
         };
         let taken = segments + self.ledger.disk_bytes() + self.reserve.disk_bytes();

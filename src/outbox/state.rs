@@ -32,6 +32,8 @@ pub(super) struct State {
     pub totals_stored: u64,
     /// Out of the row: the ledger has to forget them, then their folders go.
     pub leaving: Vec<Arc<Segment>>,
+    /// The ledger has forgotten them, and their folders could not be deleted yet.
+    pub lingering: Vec<Arc<Segment>>,
     /// Their folders are gone.
     pub left: Vec<u64>,
     /// Dead letters to be removed, with their length as stored.
@@ -96,6 +98,11 @@ impl State {
             self.counters.dead_letters += 1;
             self.letters.push(letter);
         }
+    }
+
+    /// About how many bytes the dead letters take for which the ledger has not been written yet.
+    pub(super) fn letters_bytes(&self) -> usize {
+        self.letters.iter().map(|letter| letter.original().len() + letter.detail.len()).sum()
     }
 
     /// What waits in segment `id` is out of reach: it counts as exported, and nothing of it can be settled any more.

@@ -1,24 +1,39 @@
-//! Moving what waits to another outbox: JSON Lines, a record a line, with all that its identity and its body need.
+//! Moving what an outbox holds to another one: JSON Lines, a record or a dead letter a line, with all that its identity and
+//! its body need.
 //!
 //! ```json
-//! {"v":1,"kind":"usage_record","key":"…","accepted_at":1750000000000000,"layout":{…},"sum":"…","data":"…"}
+//! {"v":1,"kind":"usage_record","accepted_at":1750000000000000,"sum":"…","key":"…","layout":{…},"data":"…"}
+//! {"v":1,"kind":"usage_record","accepted_at":1750000000000000,"sum":"…","key":"…","layout":{…},"data":"…","dead_letter":{…}}
+//! {"v":1,"kind":"usage_record","accepted_at":1750000000000000,"sum":"…","data":"…","dead_letter":{…}}
 //! ```
 //!
 //! `data` is the record's buffer (the body, and what else is kept of the producer's bytes), `layout` says what lies where,
-//! `sum` is its XXH3. Records come log by log, and in order: started events, usage, completed events.
+//! `sum` is its XXH3. `dead_letter` has the reason, the words, the attempts and the times; of one that never was a record
+//! `data` is the message, as `hex` where it is not UTF-8. Records come log by log, and in order: started events, usage,
+//! completed events; dead letters come last.
+//!
+//! Taken in twice, a record is there twice, with one key, and is billed once. A dead letter is there once: nobody else
+//! would tell one from the other.
 
+use std::collections::HashSet;
 use std::io::{BufRead, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::{AppendError, Entry, Leased, Log, Outbox, ReadError, Settlement};
+use super::{
+    AppendError, DeadLetter, Entry, Leased, LedgerError, Log, Outbox, Payload, ReadError, Reason, Settlement,
+    codec,
+};
 use crate::record::{Kind, Layout, Original, Record, Span, Timestamp};
 
 const VERSION: u32 = 1;
 /// So many records are written before the file is synced and they are settled here.
 const AT_ONCE: usize = 5000;
-/// So many are appended at once.
+/// So many are appended at once, and of large ones so many bytes.
 const APPEND_AT_ONCE: usize = 500;
+const APPEND_BYTES: usize = 1 << 20;
+/// So many dead letters are read at once.
+const LETTERS_AT_ONCE: usize = 500;
 
 /// Why a transfer stopped.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +47,9 @@ pub enum TransferError {
     /// The records could not be appended.
     #[error(transparent)]
     Append(#[from] AppendError),
+    /// The dead letters could not be read, or not be removed.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// A line of the file.
     #[error("line {line}: {what}")]
     Line {
@@ -47,15 +65,54 @@ pub enum TransferError {
     Unsettled,
 }
 
+/// What was written to a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exported {
+    /// Records that waited.
+    pub records: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+}
+
+/// What was taken in from a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// Records.
+    pub records: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+    /// Dead letters that were here already, and are not taken in again.
+    pub known: u64,
+}
+
+// A field that this release does not know may say that the line is no record to be sent.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Line {
     v: u32,
     kind: String,
-    key: uuid::Uuid,
     accepted_at: i64,
-    layout: WireLayout,
     sum: String,
-    data: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<uuid::Uuid>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    layout: Option<WireLayout>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    data: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hex: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dead_letter: Option<WireDeadLetter>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireDeadLetter {
+    reason: String,
+    detail: String,
+    attempts: u32,
+    first_at: i64,
+    last_at: i64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -80,63 +137,147 @@ fn sum(data: &[u8]) -> String {
 }
 
 impl Line {
-    fn of(record: &Record) -> Result<Self, std::str::Utf8Error> {
+    fn of(record: &Record) -> Self {
         let wire = |span: Span| (span.start, span.len);
         let layout = record.layout();
-        Ok(Self {
-            v: VERSION,
-            kind: record.kind().name().to_owned(),
-            key: record.key(),
-            accepted_at: record.accepted_at().0,
-            layout: WireLayout {
-                body: layout.body,
-                session: wire(layout.session),
-                transaction: wire(layout.transaction),
-                original: match layout.original {
-                    Original::Prefix(len) => WireOriginal::Prefix(len),
-                    Original::Kept(span) => WireOriginal::Kept(wire(span)),
-                },
-                correlation: layout.correlation.map(wire),
-                traceparent: layout.traceparent.map(wire),
+        let layout = WireLayout {
+            body: layout.body,
+            session: wire(layout.session),
+            transaction: wire(layout.transaction),
+            original: match layout.original {
+                Original::Prefix(len) => WireOriginal::Prefix(len),
+                Original::Kept(span) => WireOriginal::Kept(wire(span)),
             },
-            sum: sum(record.data()),
-            data: std::str::from_utf8(record.data())?.to_owned(),
-        })
+            correlation: layout.correlation.map(wire),
+            traceparent: layout.traceparent.map(wire),
+        };
+        let line = Self::with(record.kind(), record.accepted_at(), record.data());
+        Self { key: Some(record.key()), layout: Some(layout), ..line }
     }
 
-    fn record(self) -> Result<Record, String> {
+    fn of_letter(letter: &DeadLetter) -> Self {
+        let line = match &letter.payload {
+            Payload::Record(record) => Self::of(record),
+            Payload::Raw { kind, accepted_at, bytes } => Self::with(*kind, *accepted_at, bytes),
+        };
+        let dead_letter = WireDeadLetter {
+            reason: letter.reason.label().to_owned(),
+            detail: letter.detail.clone(),
+            attempts: letter.attempts,
+            first_at: letter.first_at.0,
+            last_at: letter.last_at.0,
+        };
+        Self { dead_letter: Some(dead_letter), ..line }
+    }
+
+    fn with(kind: Kind, accepted_at: Timestamp, bytes: &[u8]) -> Self {
+        let text = std::str::from_utf8(bytes).ok();
+        Self {
+            v: VERSION,
+            kind: kind.name().to_owned(),
+            accepted_at: accepted_at.0,
+            sum: sum(bytes),
+            key: None,
+            layout: None,
+            data: text.map(str::to_owned),
+            hex: text.is_none().then(|| to_hex(bytes)),
+            dead_letter: None,
+        }
+    }
+
+    fn entry(mut self) -> Result<Entry, String> {
         if self.v != VERSION {
             return Err(format!("format {} found, this release reads {VERSION}", self.v));
         }
-        let span = |(start, len)| Span { start, len };
-        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == self.kind);
-        let kind = kind.ok_or_else(|| format!("unknown kind {:?}", self.kind))?;
-        if sum(self.data.as_bytes()) != self.sum {
-            return Err("its sum does not match".to_owned());
+        match self.dead_letter.take() {
+            None => self.record().map(Entry::Record),
+            Some(letter) => self.letter(letter).map(|letter| Entry::Letter(Box::new(letter))),
         }
+    }
+
+    fn kind(&self) -> Result<Kind, String> {
+        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == self.kind);
+        kind.ok_or_else(|| format!("unknown kind {:?}", self.kind))
+    }
+
+    /// The bytes, which are as they were.
+    fn bytes(&mut self) -> Result<Box<[u8]>, String> {
+        let bytes = match (self.data.take(), self.hex.take()) {
+            (Some(data), None) => data.into_bytes(),
+            (None, Some(hex)) => from_hex(&hex).ok_or("its hex cannot be read")?,
+            _ => return Err("one of data and hex is wanted".to_owned()),
+        };
+        if sum(&bytes) == self.sum { Ok(bytes.into()) } else { Err("its sum does not match".to_owned()) }
+    }
+
+    fn letter(mut self, letter: WireDeadLetter) -> Result<DeadLetter, String> {
+        let reason = Reason::ALL.into_iter().find(|reason| reason.label() == letter.reason);
+        let reason = reason.ok_or_else(|| format!("unknown reason {:?}", letter.reason))?;
+        let payload = if self.layout.is_some() {
+            Payload::Record(self.record()?)
+        } else {
+            let (kind, accepted_at) = (self.kind()?, Timestamp(self.accepted_at));
+            Payload::Raw { kind, accepted_at, bytes: self.bytes()? }
+        };
+        Ok(DeadLetter {
+            id: 0,
+            reason,
+            detail: letter.detail,
+            attempts: letter.attempts,
+            first_at: Timestamp(letter.first_at),
+            last_at: Timestamp(letter.last_at),
+            payload,
+        })
+    }
+
+    fn record(mut self) -> Result<Record, String> {
+        let (kind, data) = (self.kind()?, self.bytes()?);
+        let (Some(layout), Some(key)) = (self.layout, self.key) else {
+            return Err("layout and key are wanted".to_owned());
+        };
+        let span = |(start, len)| Span { start, len };
         let layout = Layout {
-            body: self.layout.body,
-            session: span(self.layout.session),
-            transaction: span(self.layout.transaction),
-            original: match self.layout.original {
+            body: layout.body,
+            session: span(layout.session),
+            transaction: span(layout.transaction),
+            original: match layout.original {
                 WireOriginal::Prefix(len) => Original::Prefix(len),
                 WireOriginal::Kept(kept) => Original::Kept(span(kept)),
             },
-            correlation: self.layout.correlation.map(span),
-            traceparent: self.layout.traceparent.map(span),
+            correlation: layout.correlation.map(span),
+            traceparent: layout.traceparent.map(span),
         };
-        let data = self.data.into_bytes().into_boxed_slice();
         let record =
             Record::from_parts(kind, Timestamp(self.accepted_at), data, layout).map_err(|e| e.to_string())?;
-        if record.key() == self.key { Ok(record) } else { Err("its key does not match".to_owned()) }
+        if record.key() == key { Ok(record) } else { Err("its key does not match".to_owned()) }
+    }
+
+    fn write(&self, text: &mut Vec<u8>) -> Result<(), TransferError> {
+        serde_json::to_writer(&mut *text, self).map_err(std::io::Error::from)?;
+        text.push(b'\n');
+        Ok(())
     }
 }
 
-/// The record of line number `line`.
-fn parse(line: u64, text: &str) -> Result<Record, TransferError> {
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
+fn from_hex(hex: &str) -> Option<Vec<u8>> {
+    let pairs = hex.as_bytes().chunks(2);
+    pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+}
+
+/// What line number `line` is.
+fn parse(line: u64, text: &str) -> Result<Entry, TransferError> {
     let bad = |what: String| TransferError::Line { line, what };
     let parsed: Line = serde_json::from_str(text).map_err(|error| bad(error.to_string()))?;
-    parsed.record().map_err(bad)
+    parsed.entry().map_err(bad)
+}
+
+/// What tells one dead letter from another, whatever its number.
+fn digest(letter: &DeadLetter) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(&codec::dead_letter_bytes(letter))
 }
 
 impl Outbox {
@@ -157,16 +298,16 @@ impl Outbox {
         Ok(())
     }
 
-    /// Writes all that waits to `file`, and settles it here as exported as soon as it is safe there. Gives the number
-    /// of records; `progress` is told of it.
+    /// Writes all that waits to `file`, and then the dead letters. As soon as it is safe there, what waits is settled here
+    /// as exported, and the dead letters are dropped. `progress` is told how much of it is done.
     pub async fn export(
         &self,
         file: &mut std::fs::File,
         mut progress: impl FnMut(u64),
-    ) -> Result<u64, TransferError> {
-        // What is no record becomes a dead letter now, and stays here.
+    ) -> Result<Exported, TransferError> {
+        // What is no record becomes a dead letter now.
         self.flush().await;
-        let mut exported = 0;
+        let mut exported = Exported::default();
         for log in [Log::Quota, Log::Started, Log::Usage, Log::Completed] {
             let (mut from, end) = (0, *self.last().borrow() + 1);
             while from < end {
@@ -175,42 +316,82 @@ impl Outbox {
                 let mut text = Vec::new();
                 for leased in &lease.records {
                     let Entry::Record(record) = &leased.entry else { continue };
-                    let line = Line::of(record).map_err(std::io::Error::other)?;
-                    serde_json::to_writer(&mut text, &line).map_err(std::io::Error::from)?;
-                    text.push(b'\n');
+                    Line::of(record).write(&mut text)?;
                 }
                 file.write_all(&text)?;
                 // IMPORTANT: safe in the file before it is settled here.
                 file.sync_data()?;
                 self.settle_all(lease.records.iter().map(|leased| (&leased.ticket, Settlement::Exported)));
-                exported += lease.records.len() as u64;
-                progress(exported);
+                exported.records += lease.records.len() as u64;
+                progress(exported.records);
             }
         }
-        if self.flush().await { Ok(exported) } else { Err(TransferError::Unsettled) }
+        if !self.flush().await {
+            return Err(TransferError::Unsettled);
+        }
+        let mut from = 0;
+        loop {
+            let letters = self.dead_letters(from, LETTERS_AT_ONCE).await?;
+            let Some(last) = letters.last() else { return Ok(exported) };
+            from = last.id + 1;
+            let mut text = Vec::new();
+            for letter in &letters {
+                Line::of_letter(letter).write(&mut text)?;
+            }
+            file.write_all(&text)?;
+            // IMPORTANT: likewise.
+            file.sync_data()?;
+            exported.dead_letters +=
+                self.drop_dead_letters(letters.iter().map(|letter| letter.id).collect()).await?;
+            progress(exported.records + exported.dead_letters);
+        }
     }
 
     /// Appends what [`Outbox::export`] wrote. The file is checked as a whole before the first record is appended.
-    /// Gives the number of records; `progress` is told of it.
+    /// Dead letters that are here already are passed over. `progress` is told how much of it is done.
     pub async fn import(
         &self,
         open: impl Fn() -> std::io::Result<Box<dyn BufRead>>,
         mut progress: impl FnMut(u64),
-    ) -> Result<u64, TransferError> {
+    ) -> Result<Imported, TransferError> {
         for (n, line) in (1..).zip(open()?.lines()) {
             parse(n, &line?)?;
         }
-        let (mut imported, mut batch) = (0, Vec::new());
+        let mut known = self.known_letters().await?;
+        let (mut imported, mut batch, mut bytes) = (Imported::default(), Vec::new(), 0);
         let mut lines = (1..).zip(open()?.lines()).peekable();
         while let Some((n, line)) = lines.next() {
-            batch.push(Entry::Record(parse(n, &line?)?));
-            if batch.len() >= APPEND_AT_ONCE || lines.peek().is_none() {
-                imported += batch.len() as u64;
+            let line = line?;
+            match parse(n, &line)? {
+                Entry::Letter(letter) if !known.insert(digest(&letter)) => imported.known += 1,
+                entry => {
+                    let is_letter = matches!(entry, Entry::Letter(_));
+                    let count = if is_letter { &mut imported.dead_letters } else { &mut imported.records };
+                    *count += 1;
+                    bytes += line.len();
+                    batch.push(entry);
+                }
+            }
+            let is_last = lines.peek().is_none();
+            if !batch.is_empty() && (batch.len() >= APPEND_AT_ONCE || bytes >= APPEND_BYTES || is_last) {
+                bytes = 0;
                 let committed = self.append(std::mem::take(&mut batch), None).await?;
                 committed.await.map_err(|_| AppendError::Closed)??;
-                progress(imported);
+                progress(imported.records + imported.dead_letters);
             }
         }
-        Ok(imported)
+        // The dead letters among them become such now.
+        if self.flush().await { Ok(imported) } else { Err(TransferError::Unsettled) }
+    }
+
+    /// The digests of all dead letters that are kept.
+    async fn known_letters(&self) -> Result<HashSet<u128>, LedgerError> {
+        let (mut known, mut from) = (HashSet::new(), 0);
+        loop {
+            let letters = self.dead_letters(from, LETTERS_AT_ONCE).await?;
+            let Some(last) = letters.last() else { return Ok(known) };
+            from = last.id + 1;
+            known.extend(letters.iter().map(digest));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Reading packs for whoever delivers them, and past what cannot be read.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::super::segment::{ReadError, Segment};
 use super::super::{Lease, Leased, Log, Ticket};
@@ -8,8 +9,14 @@ use super::Keeper;
 
 /// A lease ends behind so many bytes: a bound on the memory of whoever reads.
 const LEASE_BYTES: usize = 2 << 20;
-/// Of the sealed segments so many stay open: the one that is read, and one that is read again for a session that waits.
+/// Of the sealed segments so many stay open: the one that is read, and one of another log or for a session that waits.
 const OPEN_SEGMENTS: usize = 2;
+/// One that was not read by so many leases is closed: an open one takes 15 MiB of memory.
+const UNREAD_LEASES: u64 = 4;
+
+/// While the ledger cannot be written, reading stops at so many bytes of dead letters that wait for it: with what is in
+/// the drain's hands, a bound on their memory.
+const UNSAVED_LETTERS: usize = if cfg!(test) { 64 << 10 } else { 4 << 20 };
 
 /// A lease in the making.
 struct Reading {
@@ -36,7 +43,7 @@ struct Stretch {
 
 impl Keeper {
     pub(in crate::outbox) fn lease(
-        &self,
+        &mut self,
         log: Log,
         from: u64,
         upto: u64,
@@ -44,6 +51,10 @@ impl Keeper {
     ) -> Result<Lease, ReadError> {
         let (start, stretches, end) = {
             let state = self.shared.state();
+            // IMPORTANT: whoever reads on would have more to bury; what is not read stays where it is.
+            if self.shared.ledger_failed.load(Ordering::Relaxed) && state.letters_bytes() >= UNSAVED_LETTERS {
+                return Err(ReadError::Unsaved);
+            }
             let start = state.settled[log.index()].start(from);
             let newest = state.segments.last().map(|listed| listed.segment.id);
             let stretches: Vec<_> = state
@@ -60,7 +71,9 @@ impl Keeper {
             (start, stretches, state.totals.next.min(upto))
         };
         let mut reading = Reading { records: Vec::new(), bytes: 0, most, at: start };
+        self.leases += 1;
         for stretch in &stretches {
+            self.last_read.insert(stretch.segment.id, self.leases);
             match self.read_stretch(log, from, end, stretch, &mut reading) {
                 Ok(()) => {}
                 Err(error) if error.is_damage() => self.out_of_reach(stretch, &error)?,
@@ -74,7 +87,7 @@ impl Keeper {
                 break;
             }
         }
-        self.close_unused(&stretches);
+        self.close_unread();
         // All there is has been read, unless it was cut short.
         let next = if reading.is_full() { reading.at } else { reading.at.max(end) };
         self.shared.state().settled[log.index()].advance(next);
@@ -137,7 +150,7 @@ impl Keeper {
     }
 
     /// A segment that cannot be read is set aside, and reading goes on behind it. The newest has to be sealed first.
-    fn out_of_reach(&self, stretch: &Stretch, error: &ReadError) -> Result<(), ReadError> {
+    fn out_of_reach(&mut self, stretch: &Stretch, error: &ReadError) -> Result<(), ReadError> {
         let id = stretch.segment.id;
         stretch.segment.close();
         if stretch.is_newest {
@@ -149,22 +162,34 @@ impl Keeper {
             self.ask_for_new_segment();
             return Err(ReadError::Aside(id));
         }
-        self.shared.set_aside(id, &error.to_string()).map_err(|source| {
-            tracing::error!(%source, segment = id, "a damaged segment cannot be set aside");
-            ReadError::Aside(id)
-        })
+        self.set_aside(id, &error.to_string()).then_some(()).ok_or(ReadError::Aside(id))
     }
 
-    fn close_unused(&self, read: &[Stretch]) {
+    /// Closes the sealed segments that are not being read.
+    fn close_unread(&mut self) {
         let sealed: Vec<_> = {
             let state = self.shared.state();
             state.segments.iter().rev().skip(1).map(|listed| Arc::clone(&listed.segment)).collect()
         };
-        let keep = read.first().map(|stretch| stretch.segment.id);
-        let open: Vec<_> = sealed.into_iter().filter(|segment| segment.is_open()).collect();
-        let others = open.iter().filter(|segment| Some(segment.id) != keep);
-        for segment in others.skip(OPEN_SEGMENTS - 1) {
-            segment.close();
+        let read = |segment: &Segment| self.last_read.get(&segment.id).copied().unwrap_or(0);
+        let open = sealed.into_iter().filter(|segment| segment.is_open());
+        let mut open: Vec<_> = open.map(|segment| (read(&segment), segment)).collect();
+        open.sort_unstable_by_key(|(read, _)| std::cmp::Reverse(*read));
+        let leases = self.leases;
+        for (rank, (read, segment)) in open.into_iter().enumerate() {
+            if rank >= OPEN_SEGMENTS || leases - read >= UNREAD_LEASES {
+                segment.close();
+            }
         }
+        self.last_read.retain(|_, read| leases - *read < UNREAD_LEASES);
+    }
+
+    /// Once a second: what is not read at all need not be open.
+    pub(super) fn close_if_idle(&mut self) {
+        if self.leases == self.leases_before {
+            self.leases += UNREAD_LEASES;
+            self.close_unread();
+        }
+        self.leases_before = self.leases;
     }
 }

@@ -6,6 +6,7 @@ use super::super::ledger::LedgerError;
 use super::super::{DeadLetter, Entry, Leased, Log, Payload, Reason};
 use super::Keeper;
 
+const READING: &str = "reading rejected messages";
 /// Rejected messages are moved so many at a time.
 const BURIAL: usize = 512;
 /// Dead letters are handed out in pages of at most so many bytes, as stored.
@@ -30,25 +31,32 @@ impl Keeper {
             let lease = match self.lease(Log::Rejected, from, u64::MAX, BURIAL) {
                 Ok(lease) => lease,
                 Err(error) => {
-                    tracing::error!(%error, "rejected messages could not be read");
+                    if self.troubles.met(READING, &error) {
+                        tracing::error!(%error, "rejected messages cannot be read");
+                    }
                     return;
                 }
             };
+            self.troubles.over(READING);
             let mut state = self.shared.state();
             for Leased { ticket, entry } in lease.records {
-                let Entry::Rejected(rejected) = entry else { continue };
-                let letter = DeadLetter {
-                    id: 0,
-                    reason: Reason::Invalid,
-                    detail: rejected.detail,
-                    attempts: 0,
-                    first_at: rejected.accepted_at,
-                    last_at: rejected.accepted_at,
-                    payload: Payload::Raw {
-                        kind: rejected.kind,
-                        accepted_at: rejected.accepted_at,
-                        bytes: rejected.raw,
+                let letter = match entry {
+                    Entry::Rejected(rejected) => DeadLetter {
+                        id: 0,
+                        reason: Reason::Invalid,
+                        detail: rejected.detail,
+                        attempts: 0,
+                        first_at: rejected.accepted_at,
+                        last_at: rejected.accepted_at,
+                        payload: Payload::Raw {
+                            kind: rejected.kind,
+                            accepted_at: rejected.accepted_at,
+                            bytes: rejected.raw,
+                        },
                     },
+                    Entry::Letter(letter) => *letter,
+                    // A record never lies in this log.
+                    Entry::Record(_) => continue,
                 };
                 state.bury(&ticket, letter);
             }
@@ -63,10 +71,12 @@ impl Keeper {
         let (mut letters, mut bytes) = (Vec::new(), 0);
         self.shared.ledger.letters(from, |(id, letter, len)| {
             match letter {
-                Ok(letter) => letters.push(letter),
+                Ok(letter) => {
+                    letters.push(letter);
+                    bytes += len;
+                }
                 Err(error) => tracing::error!(id, %error, "a dead letter cannot be read"),
             }
-            bytes += len;
             letters.len() < most && bytes < PAGE_BYTES
         })?;
         Ok(letters)

@@ -3,7 +3,9 @@
 mod lease;
 mod letters;
 mod tidy;
+mod troubles;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -16,6 +18,7 @@ use super::shared::Shared;
 use super::writer::Order;
 use super::{DeadLetter, Lease, Log};
 use crate::failpoint;
+use troubles::Troubles;
 
 /// Settlements become durable this often: what a crash can make us send again.
 const TICK: Duration = Duration::from_millis(50);
@@ -60,6 +63,12 @@ pub(super) struct Keeper {
     expired_at: Option<Instant>,
     /// Each segment's number and what waited in it when it was last looked at.
     stragglers: Vec<(u64, u64)>,
+    troubles: Troubles,
+    /// Leases so far, and when the chores were last done.
+    leases: u64,
+    leases_before: u64,
+    /// Of each open segment the last lease that read it.
+    last_read: BTreeMap<u64, u64>,
 }
 
 impl Keeper {
@@ -71,6 +80,10 @@ impl Keeper {
             chores_at: Instant::now(),
             expired_at: None,
             stragglers: Vec::new(),
+            troubles: Troubles::default(),
+            leases: 0,
+            leases_before: 0,
+            last_read: BTreeMap::new(),
         }
     }
 

@@ -11,6 +11,8 @@ use super::super::space::FULL;
 use super::super::{Log, ReadError};
 use super::Keeper;
 
+const SETTING_ASIDE: &str = "setting a damaged segment aside";
+const CARRYING: &str = "carrying on the last records of a segment";
 /// A sealed segment at least this large (as a part of a full one) ...
 const LARGE: u64 = 4;
 /// ... of which no more than this part still waits is emptied into the next.
@@ -69,8 +71,22 @@ impl Keeper {
             state.leaving.extend(leave);
         }
         for id in missing {
-            if let Err(error) = self.shared.set_aside(id, "not all of its records can be read") {
-                tracing::error!(%error, segment = id, "a damaged segment cannot be set aside");
+            self.set_aside(id, "not all of its records can be read");
+        }
+    }
+
+    /// Sets a damaged segment aside. False if that cannot be done now.
+    pub(super) fn set_aside(&mut self, id: u64, why: &str) -> bool {
+        match self.shared.set_aside(id, why) {
+            Ok(()) => {
+                self.troubles.over(SETTING_ASIDE);
+                true
+            }
+            Err(error) => {
+                if self.troubles.met(SETTING_ASIDE, &error) {
+                    tracing::error!(%error, segment = id, "a damaged segment cannot be set aside");
+                }
+                false
             }
         }
     }
@@ -83,9 +99,16 @@ impl Keeper {
         if self.newest_should_end() {
             self.ask_for_new_segment();
         }
-        if let Err(error) = self.carry_forward() {
-            tracing::warn!(%error, "the last records of a segment could not be carried on");
+        match self.carry_forward() {
+            Ok(()) => self.troubles.over(CARRYING),
+            Err(error) => {
+                if self.troubles.met(CARRYING, &error) {
+                    tracing::warn!(%error, "the last records of a segment cannot be carried on");
+                }
+            }
         }
+        self.shared.delete_lingering();
+        self.close_if_idle();
     }
 
     /// The newest segment is ended before it is full: when it is damaged; when all of it is settled and either it

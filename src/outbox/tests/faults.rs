@@ -215,6 +215,10 @@ fn tell(dir: &std::path::Path, fails_at: Option<u64>, dies: bool) -> u64 {
     story.tick(false);
     assert_eq!(story.rig().stats().total_depth(), 0);
     assert_eq!(story.rig().segments(), 1);
+    story.tick(true);
+    story.tick(false);
+    let folders = std::fs::read_dir(dir.join("segments")).unwrap().count();
+    assert_eq!(folders, 1, "no settled segment keeps its disk");
     assert_eq!(story.rig().stats().quarantined_segments, 0);
     steps
 }

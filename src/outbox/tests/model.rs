@@ -110,7 +110,7 @@ fn letters(rig: &Rig) -> Vec<String> {
     all
 }
 
-fn letter(entry: &Entry) -> DeadLetter {
+pub(super) fn letter(entry: &Entry) -> DeadLetter {
     let Entry::Record(record) = entry else { panic!("a record") };
     DeadLetter {
         id: 0,

@@ -162,5 +162,6 @@ pub(super) fn transaction(entry: &Entry) -> String {
     match entry {
         Entry::Record(record) => record.transaction().to_owned(),
         Entry::Rejected(rejected) => String::from_utf8_lossy(&rejected.raw).into_owned(),
+        Entry::Letter(letter) => String::from_utf8_lossy(&letter.original()).into_owned(),
     }
 }

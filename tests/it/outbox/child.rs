@@ -15,6 +15,8 @@ use super::{append, records, runtime, settings};
 
 const DIR: &str = "OUTBOX_CHILD_DIR";
 const FROM: &str = "OUTBOX_CHILD_FROM";
+/// Far longer than it takes.
+const STARTS_WITHIN: Duration = Duration::from_mins(1);
 const PROCESS: &str = "OUTBOX_CHILD_PROCESS";
 
 /// Not a test: what the started process does. Without its variables it does nothing.
@@ -83,7 +85,19 @@ impl Account {
         }
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
-        let reader = std::thread::spawn(move || output.lines().map_while(Result::ok).collect::<Vec<_>>());
+        let (begins, begun) = std::sync::mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            let lines = output.lines().map_while(Result::ok);
+            let told = lines.inspect(|line| {
+                if line.starts_with("A ") {
+                    // Nobody may be listening any more.
+                    let _ = begins.send(());
+                }
+            });
+            told.collect::<Vec<_>>()
+        });
+        // However long it takes to start here: it works for this long.
+        let _ = begun.recv_timeout(STARTS_WITHIN);
         std::thread::sleep(length);
         end(&mut child);
         // It may be dead already.

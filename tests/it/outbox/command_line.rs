@@ -59,7 +59,9 @@ fn a_backlog_moves_to_another_machine_with_its_identities() {
     assert!(shown["body"].as_str().unwrap().starts_with(r#"{"transaction_id":"t-110""#));
     assert_eq!(agent(&old, &["outbox", "verify", "--json"]).json()["waiting"], 48);
 
-    assert_eq!(agent(&old, &["outbox", "export", file, "--json"]).json()["exported"], 48);
+    let exported = agent(&old, &["outbox", "export", file, "--json"]).json();
+    assert_eq!(exported, serde_json::json!({"exported": 48, "dead_letters": 2}));
+    assert_eq!(agent(&old, &["dead-letters", "list", "--json"]).out, "", "they have moved too");
     let stats = agent(&old, &["outbox", "stats", "--json"]).json();
     assert_eq!(
         (&stats["depth"]["usage_record"], &stats["exported"]["usage_record"]),
@@ -69,7 +71,10 @@ fn a_backlog_moves_to_another_machine_with_its_identities() {
 
     let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
     close(outbox, threads);
-    assert_eq!(agent(&new, &["outbox", "import", file, "--json"]).json()["imported"], 48);
+    let imported = agent(&new, &["outbox", "import", file, "--json"]).json();
+    assert_eq!(imported, serde_json::json!({"imported": 48, "dead_letters": 2, "known_dead_letters": 0}));
+    let shown = agent(&new, &["dead-letters", "show", "1", "--json"]).json();
+    assert_eq!((&shown["attempts"], &shown["detail"]), (&2.into(), &"status 400: no".into()));
     assert_eq!(agent(&new, &["outbox", "verify", "--json"]).json()["waiting"], 48);
     runtime().block_on(async {
         let (outbox, threads) = Outbox::open(settings(&new)).unwrap();

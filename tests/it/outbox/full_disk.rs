@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use dataplane_agent::outbox::{AppendError, Log, Outbox, Settings, Settlement};
 
 use super::mount::{Mount, fill};
-use super::{append, close, records, rounds, runtime, settings};
+use super::{append, at_length, close, records, runtime, settings};
 
 const RECOVERS_WITHIN: Duration = Duration::from_secs(20);
 
@@ -34,12 +34,13 @@ async fn drain(outbox: &Outbox) -> BTreeSet<u64> {
 
 #[test]
 fn a_disk_filled_to_the_brim_loses_nothing_and_recovers_by_itself() {
-    let Some(mount) = Mount::new(64) else { return };
+    let (mib, rounds) = at_length((64, 2), (200, 5));
+    let Some(mount) = Mount::new(mib) else { return };
     let dir = mount.path().join("outbox");
     let settings = || Settings { segment_bytes: 2 << 20, ..settings(&dir) };
     let mut next = 0;
     runtime().block_on(async {
-        for round in 0..rounds(2) {
+        for round in 0..rounds {
             let (outbox, threads) = Outbox::open(settings()).unwrap();
             // The reserve is taken when there is room for it.
             let begun = Instant::now();

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
+use super::at_length;
 use super::child::Account;
-use super::rounds;
 
 #[test]
 fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     let mut account = Account::default();
     let mut appended = 0;
-    for round in 0..rounds(6) {
+    for round in 0..at_length(6_u32, 100) {
         let length = Duration::from_millis(250 + u64::from(round) * 37 % 200);
         account.run(dir.path(), false, length, |child| child.kill().unwrap());
         appended += account.appended.len();

@@ -1,6 +1,6 @@
 //! The outbox from outside: real processes, real file systems, real faults.
 //!
-//! The usual run makes a few rounds of each; `OUTBOX_ROUNDS=20` (power cuts) or `=100` (kills) makes more.
+//! The usual run makes a few rounds of some; `OUTBOX_TESTS=all` (`make test-outbox`) makes them all.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -14,8 +14,8 @@ mod power_cut;
 mod records;
 mod salvage;
 mod settle;
-mod speed;
 mod takes_turns;
+mod transfer;
 
 use std::path::Path;
 use std::time::Duration;
@@ -25,9 +25,9 @@ use dataplane_agent::outbox::{
 };
 use dataplane_agent::record::Timestamp;
 
-/// How many rounds to make: `usual`, unless `OUTBOX_ROUNDS` says otherwise.
-fn rounds(usual: u32) -> u32 {
-    std::env::var("OUTBOX_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(usual)
+/// What is long is done in full only when somebody asks for it.
+fn at_length<T>(usual: T, full: T) -> T {
+    if std::env::var_os("OUTBOX_TESTS").is_some() { full } else { usual }
 }
 
 fn settings(dir: &Path) -> Settings {

@@ -65,8 +65,17 @@ impl Mount {
     }
 
     pub(super) fn remount(&mut self) {
-        self.unmount();
-        assert!(self.mount(), "the file system cannot be mounted again");
+        // Whoever copies the table of mounts in between (a container that starts) keeps the file system that was cut
+        // off alive for a moment, and the kernel mounts that one again.
+        for _ in 0..100 {
+            self.unmount();
+            assert!(self.mount(), "the file system cannot be mounted again");
+            if std::fs::write(self.path().join("probe"), "").is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("the file system stays cut off");
     }
 }
 

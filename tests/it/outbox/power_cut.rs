@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::child::Account;
 use super::mount::Mount;
-use super::rounds;
+
+const ROUNDS: u32 = 20;
 
 fn round(mount: &mut Mount, account: &mut Account, process: bool, length: u64) -> usize {
     let dir = mount.path().join("outbox");
@@ -18,7 +19,7 @@ fn round(mount: &mut Mount, account: &mut Account, process: bool, length: u64) -
 fn nothing_acknowledged_is_lost_when_the_power_is_cut() {
     let Some(mut mount) = Mount::new(300) else { return };
     let mut account = Account::default();
-    for n in 0..rounds(5) {
+    for n in 0..ROUNDS {
         let lost = round(&mut mount, &mut account, false, 400 + u64::from(n) * 37 % 300);
         assert_eq!(lost, 0, "records are lost in round {n}");
     }

@@ -1,0 +1,202 @@
+//! What everybody else has of an open outbox: a handle that asks its threads, and the threads to wait for.
+
+use std::sync::{Arc, PoisonError, mpsc};
+use std::thread::JoinHandle;
+
+use tokio::sync::{oneshot, watch};
+
+use super::schema::{Recent, Taken};
+use super::shared::Shared;
+use super::{
+    AppendError, DeadLetter, Entry, Lease, LedgerError, Log, ReadError, Settlement, Stats, Ticket, keeper,
+    state, writer,
+};
+use crate::record::Queue;
+
+/// An open outbox. Clones share it.
+#[derive(Clone)]
+pub struct Outbox {
+    pub(super) shared: Arc<Shared>,
+    pub(super) appends: tokio::sync::mpsc::Sender<writer::Order>,
+    pub(super) requests: mpsc::Sender<keeper::Request>,
+}
+
+/// The threads of an outbox: wait for them after the last clone of it is gone.
+pub struct Threads {
+    pub(super) writer: JoinHandle<()>,
+    pub(super) keeper: JoinHandle<()>,
+}
+
+impl Threads {
+    /// Waits until everything settled is durable and the folder is free. False if one of them panicked.
+    pub fn join(self) -> bool {
+        let writer = self.writer.join().is_ok();
+        self.keeper.join().is_ok() && writer
+    }
+
+    /// Whether one of them has ended.
+    pub fn ended(&self) -> bool {
+        self.writer.is_finished() || self.keeper.is_finished()
+    }
+}
+
+impl Outbox {
+    /// Appends `entries`, taken as `recent` says; the answer comes when all of it would survive a power cut.
+    ///
+    /// Waits for room in a bounded queue only. Entries of one log keep their order. `taken` is the checkpoint of what
+    /// came from the queues, and the number of the conversation that took it: when one append of a conversation is
+    /// refused, all its later ones are, so that what is committed of it has no gaps.
+    pub async fn append(
+        &self,
+        entries: Vec<Entry>,
+        taken: Option<(u64, Recent)>,
+    ) -> Result<oneshot::Receiver<Result<u64, AppendError>>, AppendError> {
+        let (done, committed) = oneshot::channel();
+        let append = writer::Append { entries, taken, done };
+        self.appends.send(writer::Order::Append(append)).await.map_err(|_| AppendError::Closed)?;
+        Ok(committed)
+    }
+
+    /// Reads `log` in `from..upto`: whole packs, until `most` records that are not settled are found, or some MiB of
+    /// them. `upto` must be the end of an append. When all of it has been read, the lease's `next` is `upto`.
+    ///
+    /// A record is given out as often as it is read: the caller knows what it has in hand.
+    pub async fn lease(&self, log: Log, from: u64, upto: u64, most: usize) -> Result<Lease, ReadError> {
+        let (done, lease) = oneshot::channel();
+        self.requests
+            .send(keeper::Request::Lease { log, from, upto, most, done })
+            .map_err(|_| ReadError::Closed)?;
+        lease.await.unwrap_or(Err(ReadError::Closed))
+    }
+
+    /// Settles a record: at once for every reader, on the disk within 100 ms.
+    pub fn settle(&self, ticket: &Ticket, settlement: Settlement) {
+        self.change(|state| state.deliver(ticket, settlement));
+    }
+
+    /// Settles many records under one lock.
+    pub fn settle_all<'a>(&self, tickets: impl IntoIterator<Item = (&'a Ticket, Settlement)>) {
+        self.change(|state| {
+            for (ticket, settlement) in tickets {
+                state.deliver(ticket, settlement);
+            }
+        });
+    }
+
+    /// Settles a record as a dead letter, in one step.
+    pub fn bury(&self, ticket: &Ticket, letter: DeadLetter) {
+        self.change(|state| state.bury(ticket, letter));
+    }
+
+    /// Changes what the ledger has to hold; the first change after a rest wakes the keeper.
+    fn change(&self, change: impl FnOnce(&mut state::State)) {
+        let mut state = self.shared.state();
+        let had_work = state.is_dirty();
+        change(&mut state);
+        drop(state);
+        if !had_work {
+            // A keeper that is gone has failed: whoever leases hears of it.
+            let _ = self.requests.send(keeper::Request::Wake);
+        }
+    }
+
+    /// The dead letters from number `from` on, at most `most` of them, and fewer when they are large. Empty only when
+    /// there are no more.
+    pub async fn dead_letters(&self, from: u64, most: usize) -> Result<Vec<DeadLetter>, LedgerError> {
+        let (done, letters) = oneshot::channel();
+        self.requests.send(keeper::Request::Letters { from, most, done }).map_err(|_| LedgerError::Closed)?;
+        letters.await.unwrap_or(Err(LedgerError::Closed))
+    }
+
+    /// Drops dead letters for good. Gives how many of them there were.
+    pub async fn drop_dead_letters(&self, ids: Vec<u64>) -> Result<u64, LedgerError> {
+        let (done, dropped) = oneshot::channel();
+        self.requests.send(keeper::Request::DropLetters { ids, done }).map_err(|_| LedgerError::Closed)?;
+        dropped.await.unwrap_or(Err(LedgerError::Closed))
+    }
+
+    /// The number of the last dead letter that was mirrored.
+    pub fn mirrored(&self) -> u64 {
+        self.shared.state().counters.mirrored
+    }
+
+    /// Dead letters up to this number have been mirrored.
+    pub fn set_mirrored(&self, id: u64) {
+        self.change(|state| {
+            state.counters.mirrored = id;
+            state.counters_dirty = true;
+        });
+    }
+
+    /// The number that the next dead letter will have.
+    pub fn next_dead_letter(&self) -> u64 {
+        self.shared.state().counters.next_dead_letter
+    }
+
+    /// The counters and depths of this moment.
+    pub fn stats(&self) -> Stats {
+        let stats = self.shared.state().stats();
+        self.completed(stats)
+    }
+
+    /// The same with what is settled as a crash would leave it, at most 100 ms old: for counters that must never go
+    /// back.
+    pub fn durable_stats(&self) -> Stats {
+        let stats = {
+            let state = self.shared.state();
+            state.stats_by(&state.durable)
+        };
+        self.completed(stats)
+    }
+
+    fn completed(&self, mut stats: Stats) -> Stats {
+        let (segments, records) = *self.shared.quarantined.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.quarantined_segments += segments;
+        stats.quarantined_records = records;
+        stats.disk_bytes = self.shared.used.load(std::sync::atomic::Ordering::Relaxed);
+        stats.durability = self.shared.settings.durability;
+        stats.capacity_bytes = self.shared.settings.max_bytes;
+        stats.paused = *self.shared.paused.borrow();
+        stats.accepting = stats.paused.is_none();
+        stats
+    }
+
+    /// Why appends are not accepted, if they are not; follows changes.
+    pub fn paused(&self) -> watch::Receiver<Option<&'static str>> {
+        self.shared.paused.subscribe()
+    }
+
+    /// The number of the last durable record; follows changes.
+    pub fn last(&self) -> watch::Receiver<u64> {
+        self.shared.last.subscribe()
+    }
+
+    /// What the last appends took from `queue`, oldest first.
+    pub fn recently_taken(&self, queue: Queue) -> Vec<Taken> {
+        let state = self.shared.state();
+        let taken = state.recent.iter().map(|(_, recent)| recent.queues[queue as usize].clone());
+        taken.filter(|taken| !taken.digests.is_empty()).collect()
+    }
+
+    /// This outbox's identity: made when its folder was.
+    pub fn id(&self) -> uuid::Uuid {
+        self.shared.id
+    }
+
+    /// Done when each of the outbox's threads has taken a turn since the call: when none of them hangs. A full disk and a
+    /// failing one keep neither from it.
+    pub async fn turn(&self) {
+        let turned = self.shared.turns.both();
+        // A queue that is full keeps the writer busy enough.
+        let _ = self.appends.try_send(writer::Order::Wake);
+        // A keeper that is gone has failed: whoever leases hears of it.
+        let _ = self.requests.send(keeper::Request::Wake);
+        turned.await;
+    }
+
+    /// Waits until everything settled so far is durable. False if that cannot be had just now: it stays to be written.
+    pub async fn flush(&self) -> bool {
+        let (done, flushed) = oneshot::channel();
+        self.requests.send(keeper::Request::Flush { done }).is_ok() && flushed.await.unwrap_or(false)
+    }
+}

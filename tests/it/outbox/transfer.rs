@@ -1,0 +1,124 @@
+//! Dead letters move along with a backlog: with all that is known of them, once, and the counters of both outboxes add up.
+
+use std::io::BufReader;
+use std::path::Path;
+
+use dataplane_agent::outbox::{
+    DeadLetter, Entry, Exported, Imported, Outbox, Payload, Reason, Rejected, Settlement, Stats,
+};
+use dataplane_agent::record::{Kind, Timestamp};
+
+use super::{append, close, letter, records, runtime, settings, waiting};
+
+/// A message that is no text; kept for as long as there are dead letters, which is why it is of the year 2096.
+fn rejected() -> Entry {
+    Entry::Rejected(Rejected {
+        kind: Kind::Quota,
+        accepted_at: Timestamp(4_000_000_000_000_001),
+        raw: [0xff, 0x00, b'"', b'\n'].into(),
+        detail: "not UTF-8".into(),
+    })
+}
+
+async fn letters(outbox: &Outbox) -> Vec<DeadLetter> {
+    let mut letters = outbox.dead_letters(0, 100).await.unwrap();
+    // Of the number only the order is the same.
+    assert!(letters.is_sorted_by_key(|letter| letter.id));
+    for letter in &mut letters {
+        letter.id = 0;
+    }
+    letters
+}
+
+async fn import(outbox: &Outbox, file: &Path) -> Imported {
+    let open = || -> std::io::Result<Box<dyn std::io::BufRead>> {
+        Ok(Box::new(BufReader::new(std::fs::File::open(file)?)))
+    };
+    outbox.import(open, |_| ()).await.unwrap()
+}
+
+fn assert_conserved(stats: &Stats) {
+    for kind in 0..5 {
+        let dead: u64 = stats.dead_lettered[kind].iter().sum();
+        let gone = stats.delivered[kind] + stats.duplicates[kind] + stats.exported[kind] + dead;
+        assert_eq!(stats.enqueued[kind], gone + stats.depth[kind], "{stats:?}");
+    }
+}
+
+#[test]
+fn dead_letters_move_along_with_all_that_is_known_of_them_and_only_once() {
+    let home = tempfile::tempdir().unwrap();
+    let (old, new, file) = (home.path().join("old"), home.path().join("new"), home.path().join("file"));
+    runtime().block_on(async {
+        let (outbox, threads) = Outbox::open(settings(&old)).unwrap();
+        append(&outbox, records::records(110..120)).await.unwrap();
+        append(&outbox, vec![rejected()]).await.unwrap();
+        for (n, leased) in waiting(&outbox).await.iter().enumerate() {
+            match n {
+                0 => outbox.settle(&leased.ticket, Settlement::Delivered),
+                1 => outbox.bury(&leased.ticket, letter(leased)),
+                2 => {
+                    let other = DeadLetter { reason: Reason::Poison, attempts: 10, ..letter(leased) };
+                    outbox.bury(&leased.ticket, other);
+                }
+                _ => {}
+            }
+        }
+        assert!(outbox.flush().await);
+        let before = letters(&outbox).await;
+        assert_eq!(before.len(), 3);
+        let exported = outbox.export(&mut std::fs::File::create(&file).unwrap(), |_| ()).await.unwrap();
+        assert_eq!(exported, Exported { records: 7, dead_letters: 3 });
+        let stats = outbox.stats();
+        assert_conserved(&stats);
+        assert_eq!((stats.total_depth(), stats.dead_letters), (0, 0), "{stats:?}");
+        close(outbox, threads);
+        let verified = Outbox::verify(&settings(&old), &mut |_| ()).unwrap();
+        assert_eq!(verified.problems, Vec::<String>::new());
+
+        let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
+        let imported = import(&outbox, &file).await;
+        assert_eq!(imported, Imported { records: 7, dead_letters: 3, known: 0 });
+        let after = letters(&outbox).await;
+        assert_eq!(after.len(), before.len());
+        assert!(before.iter().all(|letter| after.contains(letter)), "{before:?} {after:?}");
+        let raw = after.iter().find(|letter| matches!(letter.payload, Payload::Raw { .. })).unwrap();
+        assert_eq!(&*raw.original(), &[0xff, 0x00, b'"', b'\n']);
+        let stats = outbox.stats();
+        assert_conserved(&stats);
+        let dead = |kind: usize, reason: Reason| stats.dead_lettered[kind][reason as usize];
+        let quota = Kind::Quota as usize - 1;
+        assert_eq!((stats.enqueued[0], stats.depth[0], stats.enqueued[quota]), (9, 7, 1), "{stats:?}");
+        assert_eq!(
+            (dead(0, Reason::Refused), dead(0, Reason::Poison), dead(quota, Reason::Invalid)),
+            (1, 1, 1)
+        );
+        close(outbox, threads);
+
+        // Once more, as after an interruption: what waits is recognised by its key when it is sent, a dead letter here.
+        let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
+        let imported = import(&outbox, &file).await;
+        assert_eq!(imported, Imported { records: 7, dead_letters: 0, known: 3 });
+        assert_eq!(letters(&outbox).await, after);
+        assert_conserved(&outbox.stats());
+        close(outbox, threads);
+        let verified = Outbox::verify(&settings(&new), &mut |_| ()).unwrap();
+        assert_eq!((verified.problems, verified.dead_letters), (Vec::new(), 3));
+
+        // A dead letter is checked as a record is, and one that nobody understands is not taken for a record.
+        let text = std::fs::read_to_string(&file).unwrap();
+        for (from, to) in
+            [("\"poison\"", "\"whim\""), ("ff00220a", "ff00220b"), ("dead_letter", "dead_latter")]
+        {
+            assert!(text.contains(from));
+            std::fs::write(&file, text.replacen(from, to, 1)).unwrap();
+            let (outbox, threads) = Outbox::open(settings(&home.path().join("third"))).unwrap();
+            let open = || -> std::io::Result<Box<dyn std::io::BufRead>> {
+                Ok(Box::new(BufReader::new(std::fs::File::open(&file)?)))
+            };
+            assert!(outbox.import(open, |_| ()).await.is_err(), "{from}");
+            assert_eq!(outbox.stats().enqueued, [0; 5]);
+            close(outbox, threads);
+        }
+    });
+}

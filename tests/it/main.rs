@@ -6,11 +6,14 @@
 mod admin;
 mod adopts_the_previous_agents_records;
 mod batches;
+mod commands;
+mod commands_and_crashes;
 mod configuration_errors;
 mod crash_points;
 mod credentials;
 mod delivers_everything_once_and_in_order;
 mod env_example;
+mod fleet_membership;
 mod harness;
 mod http_surface;
 mod outbox;

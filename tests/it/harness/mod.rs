@@ -7,6 +7,7 @@ pub(crate) mod load;
 mod redis_server;
 mod sandbox;
 mod scripted;
+mod signing_key;
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ pub(crate) use agent::{API_KEY, Agent, SERVER_ID};
 pub(crate) use redis_server::RedisServer;
 pub(crate) use sandbox::Sandbox;
 pub(crate) use scripted::{Received, Scripted};
+pub(crate) use signing_key::SigningKey;
 
 pub(crate) const USAGE: &str = "queue:usage_records";
 pub(crate) const LIFECYCLE: &str = "queue:session_lifecycle";

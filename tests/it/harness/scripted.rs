@@ -64,6 +64,20 @@ impl Scripted {
     pub(crate) async fn start(
         script: impl Fn(&Received) -> Response + Clone + Send + Sync + 'static,
     ) -> Self {
+        Self::start_with(false, script).await
+    }
+
+    /// Answers everything as `script` says, also what is about the server.
+    pub(crate) async fn start_all(
+        script: impl Fn(&Received) -> Response + Clone + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_with(true, script).await
+    }
+
+    async fn start_with(
+        all: bool,
+        script: impl Fn(&Received) -> Response + Clone + Send + Sync + 'static,
+    ) -> Self {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("its address"));
         let received = Arc::new(Mutex::new(Vec::new()));
@@ -79,7 +93,7 @@ impl Scripted {
                     body,
                     at: Instant::now(),
                 };
-                if received.path.contains("/servers/") {
+                if !all && received.path.contains("/servers/") {
                     return StatusCode::OK.into_response();
                 }
                 let answer = script(&received);
@@ -92,7 +106,7 @@ impl Scripted {
         Self { url, received, task }
     }
 
-    /// Every request about records so far.
+    /// Every request that the script answered so far.
     pub(crate) fn received(&self) -> Vec<Received> {
         self.received.lock().expect("no test panics here").clone()
     }

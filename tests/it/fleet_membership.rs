@@ -106,19 +106,29 @@ async fn an_idle_agent_asks_whether_the_control_plane_is_well() {
 }
 
 #[tokio::test]
-async fn it_does_not_ask_where_that_is_switched_off_or_others_ask_anyway() {
-    let off = [
+async fn it_does_not_ask_where_that_is_switched_off() {
+    let settings = [
         ("HEARTBEAT_INTERVAL", "0.3"),
         ("CONTROL_PLANE_HEALTH_CHECK_ENABLED", "false"),
         ("CONTROL_PLANE_HEALTH_CHECK_INTERVAL", "0.05"),
     ];
-    let busy = [("HEARTBEAT_INTERVAL", "0.3"), ("CONTROL_PLANE_HEALTH_CHECK_INTERVAL", "60")];
-    for settings in [&off[..], &busy] {
-        let stage = Stage::set_with(settings).await;
-        until("the heart beats", async || {
-            (stage.sandbox.accounts().await.all_requests("heartbeat") >= 6).then_some(())
-        })
-        .await;
-        assert_eq!(stage.sandbox.accounts().await.all_requests("health"), 0, "{settings:?}");
-    }
+    let stage = Stage::set_with(&settings).await;
+    until("the heart beats", async || {
+        (stage.sandbox.accounts().await.all_requests("heartbeat") >= 6).then_some(())
+    })
+    .await;
+    assert_eq!(stage.sandbox.accounts().await.all_requests("health"), 0);
+}
+
+#[tokio::test]
+async fn it_does_not_ask_while_others_ask_anyway() {
+    let settings = [("HEARTBEAT_INTERVAL", "0.1"), ("CONTROL_PLANE_HEALTH_CHECK_INTERVAL", "1")];
+    let stage = Stage::set_with(&settings).await;
+    until("the heart beats", async || {
+        (stage.sandbox.accounts().await.all_requests("heartbeat") >= 80).then_some(())
+    })
+    .await;
+    // Asked regardless, it would be once a second, for eight; a machine that stands still may bring about one or two.
+    let asked = stage.sandbox.accounts().await.all_requests("health");
+    assert!(asked <= 2, "asked {asked} times");
 }

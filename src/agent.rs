@@ -10,11 +10,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::admin::Operator;
+use crate::commands::{self, Commands};
 use crate::config::{Config, Sources};
 use crate::control_plane::{Capabilities, Client, Registration};
 use crate::drain::{
-    self, BatchSettings, Controls, Drain, Horizon, LinkSettings, LinkStatus, RateLimit, turns,
+    self, BatchSettings, Controls, Drain, Horizon, LinkSettings, LinkStatus, RateLimit, Turns, turns,
 };
+use crate::health_check::HealthCheck;
 use crate::http::admin::Admin;
 use crate::http::{self, Surface};
 use crate::intake::{self, Intake, Mirror, Names, RedisStatus, SourceError, push_quota_answers};
@@ -25,6 +27,7 @@ use crate::reload::Reloader;
 use crate::systemd::{Notify, Service};
 use crate::telemetry::log::LogLevel;
 use crate::telemetry::metrics::Metrics;
+use crate::vitals::Vitals;
 
 /// After a start the first contact is at a random moment within this time: a fleet that starts at once must not knock
 /// at once.
@@ -100,7 +103,7 @@ impl Agent {
         self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    fn admin(&self, link: watch::Receiver<LinkStatus>) -> Arc<Admin> {
+    fn operator(&self, link: watch::Receiver<LinkStatus>) -> Arc<Operator> {
         let operator = Operator::new(
             self.outbox.clone(),
             self.controls.clone(),
@@ -108,8 +111,7 @@ impl Agent {
             self.log_level.clone(),
             Arc::clone(&self.reloader),
         );
-        let token = self.reloader.admin_token();
-        Arc::new(Admin { operator, token, metrics: Arc::clone(&self.metrics) })
+        Arc::new(operator)
     }
 
     /// Runs until `stop` is done; then stops in order. Reads the settings again for each of `reloads`. An error if a part
@@ -122,7 +124,7 @@ impl Agent {
     ) -> anyhow::Result<()> {
         let started = Instant::now();
         let link = watch::Sender::new(LinkStatus::default());
-        let admin = self.admin(link.subscribe());
+        let operator = self.operator(link.subscribe());
         let Self {
             config,
             client,
@@ -145,17 +147,21 @@ impl Agent {
         let (answers, answered) = mpsc::channel(QUOTA_ANSWERS);
         let (turns, asked) = turns();
         let source = intake_settings(&config, redis);
+        let vitals = Vitals::new(&outbox, redis_status.subscribe(), &client, started);
+        let admin = Arc::new(Admin {
+            operator: Arc::clone(&operator),
+            token: reloader.admin_token(),
+            metrics: Arc::clone(&metrics),
+        });
 
         let membership = Arc::new(Membership {
             client: Arc::clone(&client),
             registration: registration(&config),
             interval: config.control_plane.heartbeat_interval,
             first_contact_within: first,
-            outbox: outbox.clone(),
-            turns,
-            redis: redis_status.subscribe(),
+            vitals: vitals.clone(),
+            turns: turns.clone(),
             registered: registered.clone(),
-            started,
         });
         let surface = Arc::new(Surface {
             server_id: config.identity.server_id.clone(),
@@ -189,7 +195,7 @@ impl Agent {
             settings: drain_settings(&config, first),
             quota_answers: answers,
             horizon: horizon.subscribe(),
-            metrics,
+            metrics: Arc::clone(&metrics),
             status: link,
             orders: controls.subscribe(),
             turns: asked,
@@ -204,7 +210,8 @@ impl Agent {
         taking.spawn(intake.run(intake_stop.subscribe()));
         let mut sending = JoinSet::new();
         sending.spawn(drain.run(drain_stop.subscribe()));
-        let mut rest = JoinSet::new();
+        let registered = registered.subscribe();
+        let mut rest = askers(&config, turns, operator, vitals, metrics, registered, &intake_stop);
         rest.spawn(push_quota_answers(source, answered, last_stop.subscribe()));
         rest.spawn(mirror.run(last_stop.subscribe()));
         rest.spawn(reloader.run(notify, reloads, last_stop.subscribe()));
@@ -397,6 +404,34 @@ fn drain_settings(config: &Config, first_contact_within: Duration) -> drain::Set
         poison_attempts: delivery.poison_attempts,
         first_contact_within,
     }
+}
+
+/// What asks the `ControlPlane` for something else than to take records.
+fn askers(
+    config: &Config,
+    turns: Turns,
+    operator: Arc<Operator>,
+    vitals: Vitals,
+    metrics: Arc<Metrics>,
+    registered: watch::Receiver<bool>,
+    stop: &watch::Sender<bool>,
+) -> JoinSet<()> {
+    let (plane, mut askers) = (&config.control_plane, JoinSet::new());
+    if plane.health_check_enabled {
+        let (client, turns) = (Arc::clone(&vitals.client), turns.clone());
+        let check = HealthCheck { interval: plane.health_check_interval, client, turns };
+        askers.spawn(check.run(stop.subscribe()));
+    }
+    let settings = commands::Settings {
+        server_id: config.identity.server_id.clone(),
+        poll_interval: plane.command_poll_interval,
+        cache_ttl: plane.command_cache_ttl,
+        algorithm: plane.command_algorithm,
+        keys_ttl: plane.public_keys_cache_ttl,
+    };
+    let commands = Commands::new(settings, turns, operator, vitals, metrics, registered);
+    askers.spawn(commands.run(stop.subscribe()));
+    askers
 }
 
 fn registration(config: &Config) -> Registration {

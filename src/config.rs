@@ -41,17 +41,6 @@ pub use values::{BaseUrl, Bytes, TrustedIps};
 
 use crate::telemetry::log::LogConfig;
 
-/// Accepted, because installations have them, while what they are for is not there yet. Whoever sets one is told.
-const WITHOUT_EFFECT: [&str; 7] = [
-    "REDIS_MAX_CONNECTIONS",
-    "CONTROL_PLANE_HEALTH_CHECK_ENABLED",
-    "CONTROL_PLANE_HEALTH_CHECK_INTERVAL",
-    "COMMAND_POLL_INTERVAL",
-    "COMMAND_CACHE_TTL",
-    "JWT_ALGORITHM",
-    "JWT_PUBLIC_KEYS_CACHE_TTL",
-];
-
 /// All the settings of the agent.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
@@ -110,10 +99,6 @@ impl Group for Config {
         self.control_plane.check(review);
         self.http.check(review);
         self.log.check(review);
-        let idle: Vec<_> = WITHOUT_EFFECT.into_iter().filter(|variable| review.is_set(variable)).collect();
-        if !idle.is_empty() {
-            review.warn(format!("without effect in this release: {}", idle.join(", ")));
-        }
         // Of what is wrong already nothing more can be learnt.
         if review.is_good() {
             self.control_plane.check_client(&self.identity, review);

@@ -16,13 +16,14 @@
 //!
 //! Everything else supports these: [`agent`] puts them together, [`config`] says how, [`http`] and [`telemetry`] show what
 //! goes on, [`admin`] is what an operator may do, [`reload`] takes in new settings, [`membership`] tells the
-//! `ControlPlane` that the server lives and [`systemd`] tells systemd, [`cli`] is the command line, [`sandbox`] and
-//! [`demo`] are for trying it out.
+//! `ControlPlane` that the server lives, [`commands`] does what that says, [`systemd`] tells systemd, [`cli`] is the
+//! command line, [`sandbox`] and [`demo`] are for trying it out.
 
 pub mod admin;
 pub mod agent;
 pub mod cli;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod control_plane;
 pub mod demo;
@@ -31,12 +32,15 @@ mod failpoint;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod health_check;
 pub mod http;
 pub mod intake;
 pub mod membership;
 pub mod outbox;
 pub mod record;
 pub mod reload;
+mod rhythm;
 pub mod sandbox;
 pub mod systemd;
 pub mod telemetry;
+pub mod vitals;

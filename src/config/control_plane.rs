@@ -123,11 +123,11 @@ pub struct ControlPlaneConfig {
     )]
     pub error_backoff_multiplier: f64,
 
-    /// Ask for the ControlPlane's health now and then
+    /// Ask for the ControlPlane's health when nothing else was asked of it for a while
     #[arg(id = "CONTROL_PLANE_HEALTH_CHECK_ENABLED", default_value = "true", value_parser = boolean)]
     pub health_check_enabled: bool,
 
-    /// Seconds between such questions
+    /// Seconds of such a while
     #[arg(id = "CONTROL_PLANE_HEALTH_CHECK_INTERVAL", default_value = "300", value_parser = seconds)]
     pub health_check_interval: Duration,
 

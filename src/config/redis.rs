@@ -12,6 +12,9 @@ use super::secret::Secret;
 use super::sentinel::SentinelUrl;
 use super::values::{boolean, host, name, port, seconds, seconds_or_zero, whole};
 
+/// The conversation, a blocking command a queue, the quota answers, and the mirror of dead letters.
+const CONNECTIONS: u32 = 6;
+
 /// How producers hand over records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SourceMode {
@@ -53,7 +56,7 @@ pub struct RedisConfig {
     #[arg(id = "REDIS_RETRY_ON_TIMEOUT", default_value = "true", value_parser = boolean)]
     pub retry_on_timeout: bool,
 
-    /// The most connections to Redis
+    /// Has no effect (the agent opens six at the most); accepted for the files of the previous agent
     #[arg(id = "REDIS_MAX_CONNECTIONS", default_value = "10", value_parser = whole(1, 1_000))]
     pub max_connections: u32,
 
@@ -104,6 +107,12 @@ pub struct RedisConfig {
 
 impl Group for RedisConfig {
     fn check(&mut self, review: &mut Review) {
+        if self.max_connections < CONNECTIONS {
+            review.warn(format!(
+                "REDIS_MAX_CONNECTIONS: {} are not enough; the agent opens up to {CONNECTIONS}",
+                self.max_connections
+            ));
+        }
         let is_encrypted = self.check_url(review);
         self.check_queues(review);
         review.readable("REDIS_CA_FILE", self.ca_file.as_deref());

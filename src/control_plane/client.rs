@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -109,6 +109,8 @@ pub struct Client {
     clock: Clock,
     credentials: RwLock<Arc<Credentials>>,
     reachable: AtomicBool,
+    attempts: AtomicU64,
+    last_attempt: Mutex<Instant>,
     observer: Observer,
 }
 
@@ -143,6 +145,8 @@ impl Client {
             clock: Clock::default(),
             credentials,
             reachable: AtomicBool::new(false),
+            attempts: AtomicU64::new(0),
+            last_attempt: Mutex::new(Instant::now()),
             observer: Box::new(|_, _| {}),
         })
     }
@@ -204,6 +208,21 @@ impl Client {
         self.reachable.load(Ordering::Relaxed)
     }
 
+    /// How many requests were made so far, of whatever kind.
+    pub fn attempts(&self) -> u64 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// For how long no request has ended. What is said of the `ControlPlane` is so old.
+    pub fn quiet_for(&self) -> Duration {
+        self.last_attempt.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Seconds since the Unix epoch on the `ControlPlane`'s clock, as far as it is known.
+    pub fn unix_seconds(&self) -> i64 {
+        self.clock.corrected_unix_seconds()
+    }
+
     /// Sends one record, once.
     pub async fn deliver(&self, delivery: Delivery<'_>) -> Answer {
         let url = match self.target.record(delivery.kind, delivery.session_id) {
@@ -261,6 +280,8 @@ impl Client {
         let result = self.attempt(outgoing).await;
         let served = |response: &Response| matches!(response.status, 200..=299 | 400 | 402 | 404..=499);
         self.reachable.store(result.as_ref().is_ok_and(served), Ordering::Relaxed);
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        *self.last_attempt.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         let answer = Answer { result, elapsed: started.elapsed() };
         (self.observer)(endpoint, &answer);
         answer

@@ -47,12 +47,12 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const PAGE: usize = 100;
 const PAGE_MOST: usize = 1000;
 /// The most requests a second that can be asked for, as with `DRAIN_RATE_LIMIT`.
-const RATE_MOST: u32 = 1_000_000;
+pub(crate) const RATE_MOST: u32 = 1_000_000;
 
 /// What the admin surface works with.
 pub struct Admin {
     /// The hands.
-    pub operator: Operator,
+    pub operator: Arc<Operator>,
     /// The token, as it is now; none: there is no admin surface.
     pub token: watch::Receiver<Option<Secret>>,
     /// Where refused requests are counted.

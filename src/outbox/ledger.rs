@@ -1,4 +1,5 @@
-//! The ledger: what was settled, the counters, the dead letters and the row of segments, in one database.
+//! The ledger: what was settled, the counters, the dead letters, the row of segments and the notes of commands, in one
+//! database.
 //!
 //! One commit here is atomic, so a record leaves the outbox in one step with becoming a dead letter, and
 //! the counters always agree with the marks.
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::Log;
 use super::codec::{self, CodecError};
+use super::commands::CommandNote;
 use super::database::{Batch, DatabaseError, Durability};
 use super::dead_letter::DeadLetter;
 use super::schema::{Counters, SegmentInfo, Totals};
@@ -21,6 +23,7 @@ const TOMBSTONE: u8 = b'x';
 const LOW: u8 = b'l';
 const MARK: u8 = b'p';
 const LETTER: u8 = b'd';
+const COMMAND: u8 = b'm';
 
 /// What the ledger can meet.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +93,14 @@ impl Entry {
         self.0.remove_chunked(&numbered(LETTER, id), len);
     }
 
+    pub(super) fn command(&mut self, number: u64, note: &CommandNote) {
+        self.0.put(&numbered(COMMAND, number), codec::encode(note));
+    }
+
+    pub(super) fn forget_command(&mut self, number: u64) {
+        self.0.remove(&numbered(COMMAND, number));
+    }
+
     pub(super) fn segment(&mut self, id: u64, info: &SegmentInfo) {
         self.0.put(&numbered(SEGMENT, id), codec::encode(info));
     }
@@ -116,6 +127,9 @@ fn number(key: &[u8], at: usize) -> u64 {
 
 /// Dead letters as they are read: the number, the letter or what is wrong with it, and its length as stored.
 pub(super) type Found = (u64, Result<DeadLetter, CodecError>, usize);
+
+/// Notes of commands as they are read: the number, and the note or what is wrong with it.
+pub(super) type FoundNote = (u64, Result<CommandNote, CodecError>);
 
 impl Ledger {
     fn path(dir: &Path) -> PathBuf {
@@ -217,6 +231,16 @@ impl Ledger {
             false
         })?;
         Ok(found)
+    }
+
+    /// The notes of commands, or what is wrong with them, in the order of their numbers.
+    pub(super) fn commands(&self) -> Result<Vec<FoundNote>, LedgerError> {
+        let mut notes = Vec::new();
+        self.slot.get()?.scan(&[COMMAND], &[COMMAND], |key, value| {
+            notes.push((number(key, 1), codec::decode(value).map(|(note, _)| note)));
+            true
+        })?;
+        Ok(notes)
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {

@@ -8,7 +8,7 @@
 //!   format.json       the format's version and this outbox's id; read before anything else is touched
 //!   reserve           bytes given up when the disk is full, so that the outbox can be opened and drained
 //!   segments/<id>/    a sled database each: packs of records, appended, then read, then deleted whole
-//!   ledger/           a sled database: what is settled, counters, dead letters, the row of segments
+//!   ledger/           a sled database: what is settled, counters, dead letters, the row of segments, commands
 //!   quarantine/       what was damaged, with reports; never deleted, brought back by salvaging
 //! ```
 //!
@@ -32,6 +32,7 @@
 //! | `d` id u64, chunk u16 | a dead letter |
 //! | `g` id u64 | a segment of the row: its numbers, what it holds and what of it is settled |
 //! | `x` id u64 | a segment that left the row and whose folder may still be there |
+//! | `m` number u64 | a command that was begun, and what became of it; an older ledger has none |
 //!
 //! Numbers are big endian, so keys sort as numbers do. Values begin with a version byte ([`codec`]); packs and dead
 //! letters carry a checksum that covers their place as well. A value in chunks begins with its length.
@@ -58,6 +59,9 @@
 //!   the next segment, numbers and all; barrier; then the ledger gives that one the old one's numbers and forgets
 //!   the old one. A copy below a segment's first number is not read.
 //!
+//! * **A command**: a note that it is begun, in a commit of its own; only then is it carried out; then the note with what
+//!   became of it; then that is reported.
+//!
 //! # Damage
 //!
 //! What cannot be read is set aside and the rest goes on. A whole segment moves to `quarantine/` at once. Of one with a
@@ -82,6 +86,8 @@
 //!   reserve, and the ledger but for its dead letters, come on top.
 //! * While the ledger cannot be written, reading stops when its dead letters take 4 MiB of memory; until then what is
 //!   delivered meanwhile is sent again after a crash.
+//! * A ledger that is lost takes the notes of commands along: one that is handed out again is carried out again, if its
+//!   token is still good.
 //! * The ledger's file does not shrink; it fills its gaps before it grows.
 //!
 //! # Threads
@@ -90,6 +96,7 @@
 //! segments. Neither is the async runtime's. Both end when the [`Outbox`] is dropped.
 
 pub(crate) mod codec;
+mod commands;
 mod database;
 mod dead_letter;
 mod fault;
@@ -119,6 +126,10 @@ mod verify;
 mod writer;
 
 pub use codec::{CodecError, Entry, Rejected};
+pub use commands::{
+    COMMAND_ERROR_BYTES, COMMAND_ID_BYTES, COMMAND_RESULT_BYTES, COMMAND_TYPE_BYTES, CommandNote,
+    CommandOutcome,
+};
 pub use database::{DatabaseError, Durability};
 pub use dead_letter::{DeadLetter, Payload, Reason};
 pub use handle::{Outbox, Threads};

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::ledger::Ledger;
+use super::ledger::{Entry, Ledger};
 use super::quarantine::{self, Report};
 use super::reserve::Reserve;
 use super::segment::Segment;
@@ -91,6 +91,14 @@ impl Shared {
                 Err(_) => self.state().lingering.push(segment),
             }
         }
+    }
+
+    /// Writes what nobody else writes: no mark, no counter, no dead letter.
+    pub(super) fn write(&self, entry: Entry) -> Result<(), LedgerError> {
+        let _turn = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ledger.commit(entry).inspect_err(|_| {
+            self.reserve.give_up();
+        })
     }
 
     /// Returns when no save is under way.

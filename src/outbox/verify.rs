@@ -86,6 +86,11 @@ impl Verifier<'_> {
         self.strangers(settings, &known);
         self.found.waiting = waiting.total();
         self.letters(ledger)?;
+        for (number, note) in ledger.commands()? {
+            if let Err(error) = note {
+                self.problem(format!("note of command {number}: {error}"));
+            }
+        }
         let counters = ledger.counters()?.unwrap_or_default();
         if counters.dead_letters != self.found.dead_letters {
             let (counted, found) = (counters.dead_letters, self.found.dead_letters);

@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{Shared, body, delivery::Refusal};
+use super::{Shared, body, delivery::Refusal, signer::Signer};
 
 /// How many servers, commands and results are kept at most.
 const MAX_KEPT: usize = 10_000;
@@ -28,6 +28,7 @@ pub(super) struct Fleet {
     commands: VecDeque<Map<String, Value>>,
     results: VecDeque<Value>,
     keys: Value,
+    signer: Option<Signer>,
     counters: Counters,
 }
 
@@ -53,13 +54,15 @@ impl Default for Fleet {
             commands: VecDeque::new(),
             results: VecDeque::new(),
             keys: json!({"keys": []}),
+            signer: None,
             counters: Counters::default(),
         }
     }
 }
 
 impl Fleet {
-    /// Queues a command. It is handed out until its result arrives, so that a lost answer does not lose it.
+    /// Queues a command. It is handed out until its result arrives, so that a lost answer does not lose it. With
+    /// `"sign": true` it gets a token, for the server that it names.
     pub(super) fn command(&mut self, mut command: Map<String, Value>) -> Result<Map<String, Value>, Refusal> {
         if !command.get("command_type").is_some_and(Value::is_string) {
             return Err(unprocessable("command_type: missing, or not a text"));
@@ -72,8 +75,35 @@ impl Fleet {
         }
         command.entry("command_id").or_insert_with(|| Uuid::new_v4().to_string().into());
         command.entry("timestamp").or_insert_with(|| Utc::now().to_rfc3339().into());
+        match command.remove("sign") {
+            None | Some(Value::Bool(false)) => {}
+            Some(Value::Bool(true)) if command.get("server_id").is_some_and(Value::is_string) => {
+                let token = self.signer()?.token(&command)?;
+                command.insert("token".to_owned(), token.into());
+            }
+            Some(Value::Bool(true)) => {
+                return Err(unprocessable("server_id: missing; a token is for one server"));
+            }
+            Some(_) => return Err(unprocessable("sign: neither true nor false")),
+        }
         self.commands.push_back(command.clone());
         Ok(command)
+    }
+
+    /// Who signs; its key is handed out.
+    fn signer(&mut self) -> Result<&Signer, Refusal> {
+        if self.signer.is_none() {
+            self.rotate()?;
+        }
+        self.signer.as_ref().ok_or_else(|| unprocessable("sign: there is no key"))
+    }
+
+    /// Signs with a new key from now on. It is the only one that is handed out.
+    pub(super) fn rotate(&mut self) -> Result<&Value, Refusal> {
+        let signer = Signer::new()?;
+        self.keys = signer.key_set();
+        self.signer = Some(signer);
+        Ok(&self.keys)
     }
 
     /// The key set that is handed out from now on.
@@ -81,7 +111,8 @@ impl Fleet {
         if !keys.get("keys").is_some_and(Value::is_array) {
             return Err(unprocessable("keys: missing, or not a list"));
         }
-        self.keys = keys;
+        // What is signed from now on would not verify: a new key is made for that.
+        (self.keys, self.signer) = (keys, None);
         Ok(())
     }
 

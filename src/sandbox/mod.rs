@@ -10,8 +10,8 @@
 //! | `GET records?limit=` | the last bodies, the newest first |
 //! | `GET`, `PUT`, `PATCH weather` | read, replace, change the [`Weather`] |
 //! | `GET`, `DELETE servers` | registrations with the last heartbeats; forget them |
-//! | `GET`, `POST commands` | pending commands and the results that came; queue one (for one server by `server_id`) |
-//! | `PUT public-keys` | the JWK Set to hand out |
+//! | `GET`, `POST commands` | pending commands and the results that came; queue one (for one server by `server_id`, signed with `"sign": true`) |
+//! | `PUT`, `POST public-keys` | the JWK Set to hand out; sign with a new key, and hand out that |
 //!
 //! A request passes `listener` → `gate` (weather) → `api` or `fleet` → `accounts`.
 
@@ -39,6 +39,7 @@ mod listener;
 mod operator;
 mod order;
 mod recent;
+mod signer;
 mod traffic;
 mod weather;
 

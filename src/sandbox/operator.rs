@@ -37,7 +37,7 @@ pub(super) fn router(shared: &Arc<Shared>, stays: bool) -> Router {
         .route("/sandbox/weather", get(weather).put(replace_weather).patch(change_weather))
         .route("/sandbox/servers", get(servers).delete(forget_servers))
         .route("/sandbox/commands", get(commands).merge(post(command)))
-        .route("/sandbox/public-keys", put(set_keys))
+        .route("/sandbox/public-keys", put(set_keys).merge(post(rotate_keys)))
         .layer(DefaultBodyLimit::max(MAX_BYTES))
         .with_state(Operator { shared: Arc::clone(shared), stays })
 }
@@ -139,6 +139,10 @@ async fn commands(State(Operator { shared, .. }): State<Operator>) -> Response {
 async fn command(State(Operator { shared, .. }): State<Operator>, body: Bytes) -> Result<Response, Refusal> {
     let command = shared.fleet().command(fleet::object(&body)?)?;
     Ok((StatusCode::CREATED, Json(command)).into_response())
+}
+
+async fn rotate_keys(State(Operator { shared, .. }): State<Operator>) -> Result<Response, Refusal> {
+    Ok(body::success(shared.fleet().rotate()?))
 }
 
 async fn set_keys(State(Operator { shared, .. }): State<Operator>, body: Bytes) -> Result<Response, Refusal> {

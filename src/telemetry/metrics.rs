@@ -57,6 +57,8 @@ pub struct Metrics {
     pub paused: IntGauge,
     /// The most requests in flight just now.
     pub concurrency: IntGaugeVec,
+    /// Commands of the `ControlPlane`, by type and by how they ended.
+    pub commands: IntCounterVec,
     /// Requests to the admin surface without its token.
     pub admin_refused: IntCounter,
 }
@@ -160,6 +162,11 @@ impl Metrics {
             rate_limit: single("dataplane_drain_rate_limit", "Requests a second; 0: no limit")?,
             paused: single("dataplane_drain_paused", "1 while an operator has paused the drain")?,
             concurrency: gauge("dataplane_drain_concurrency", "The most requests in flight just now", &[])?,
+            commands: counter(
+                "dataplane_commands_total",
+                "Commands of the ControlPlane",
+                &["type", "outcome"],
+            )?,
             admin_refused,
             server_id: server_id.to_owned(),
             registry,

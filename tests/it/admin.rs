@@ -279,7 +279,12 @@ async fn requests(stage: &Stage) -> u64 {
 
 #[tokio::test]
 async fn while_the_link_is_down_nothing_but_a_probe_asks() {
-    let settings = [("CONTROL_PLANE_INITIAL_ERROR_DELAY", "0.2"), ("CONTROL_PLANE_MAX_BACKOFF", "0.5")];
+    let settings = [
+        ("CONTROL_PLANE_INITIAL_ERROR_DELAY", "0.2"),
+        ("CONTROL_PLANE_MAX_BACKOFF", "0.5"),
+        ("COMMAND_POLL_INTERVAL", "0.1"),
+        ("CONTROL_PLANE_HEALTH_CHECK_INTERVAL", "0.1"),
+    ];
     let mut stage = stage(&settings).await;
     until("the server is known", async || {
         stage.agent.health().await?["server_registered"].as_bool()?.then_some(())
@@ -291,14 +296,18 @@ async fn while_the_link_is_down_nothing_but_a_probe_asks() {
         .await;
     // One that was under way may end yet.
     let accounts = stage.sandbox.accounts().await;
-    let (beats, others) = (accounts.all_requests("heartbeat"), requests(&stage).await);
+    let asked = ["heartbeat", "commands", "health"].map(|endpoint| accounts.all_requests(endpoint));
+    let others = requests(&stage).await;
     until("probes are made", async || (requests(&stage).await >= others + 5).then_some(())).await;
-    let now = stage.sandbox.accounts().await.all_requests("heartbeat");
-    assert!(now <= beats + 1, "{} heartbeats while the link was down", now - beats);
+    let accounts = stage.sandbox.accounts().await;
+    let now = ["heartbeat", "commands", "health"].map(|endpoint| accounts.all_requests(endpoint));
+    for (now, before) in now.into_iter().zip(asked) {
+        assert!(now <= before + 1, "{} requests about the server while the link was down", now - before);
+    }
     stage.sandbox.weather(json!({})).await;
     stage.drained().await;
     until("the heart beats again", async || {
-        (stage.sandbox.accounts().await.all_requests("heartbeat") > now + 1).then_some(())
+        (stage.sandbox.accounts().await.all_requests("heartbeat") > now[0] + 1).then_some(())
     })
     .await;
     stage.assert_each_once(pushed).await;

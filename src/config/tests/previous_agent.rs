@@ -4,10 +4,6 @@ use std::time::Duration;
 
 use super::*;
 
-/// What its operator is told: the file has settings of parts that are not there yet.
-const WITHOUT_EFFECT_YET: &str = "without effect in this release: REDIS_MAX_CONNECTIONS, CONTROL_PLANE_HEALTH_CHECK_ENABLED, \
-     CONTROL_PLANE_HEALTH_CHECK_INTERVAL, COMMAND_POLL_INTERVAL, COMMAND_CACHE_TTL, JWT_ALGORITHM, JWT_PUBLIC_KEYS_CACHE_TTL";
-
 /// Every variable of the previous agent, as its installations wrote them.
 const DOTENV: &str = r#"# DataPlane Agent configuration
 APP_NAME=DataPlane Agent
@@ -91,7 +87,7 @@ fn the_previous_agents_dotenv_starts_this_agent_as_it_is() {
     assert_eq!(config.control_plane.max_backoff, Duration::from_secs(300));
     assert!((config.control_plane.error_backoff_multiplier - 2.0).abs() < f64::EPSILON);
     assert_eq!(config.log.level, crate::telemetry::log::Level::Info);
-    assert_eq!(config.warnings, [WITHOUT_EFFECT_YET]);
+    assert_eq!(config.warnings, [""; 0]);
 }
 
 #[test]
@@ -130,8 +126,5 @@ fn names_in_lower_case_and_windows_line_ends_make_no_difference() {
 #[test]
 fn lines_that_are_no_settings_are_told_by_their_numbers() {
     let (_dir, sources) = sources(&format!("nonsense\n{DOTENV}"));
-    assert_eq!(
-        loaded(&sources).warnings,
-        [".env: lines that are no settings were skipped: [1]", WITHOUT_EFFECT_YET]
-    );
+    assert_eq!(loaded(&sources).warnings, [".env: lines that are no settings were skipped: [1]"]);
 }

@@ -150,6 +150,7 @@ fn what_is_odd_but_works_is_a_warning() {
         (&[plain][..], "CONTROL_PLANE_URL is plain HTTP to another host"),
         (&[("CONTROL_PLANE_RETRY_BACKOFF_FACTOR", "0.5")], "0.5 would shorten the delays; 1 is used"),
         (&[("REDIS_URL", "redis://h"), ("REDIS_PORT", "1")], "these have no effect: REDIS_PORT"),
+        (&[("REDIS_MAX_CONNECTIONS", "5")], "5 are not enough; the agent opens up to 6"),
         (&[("OUTBOX_DURABILITY", "process")], "a power cut loses records"),
     ] {
         let warnings = warnings(variables);

@@ -1,5 +1,6 @@
 //! The keeper: reads packs for the drain, makes settlements durable, and deletes what is settled.
 
+mod commands;
 mod lease;
 mod letters;
 mod tidy;
@@ -16,7 +17,7 @@ use super::ledger::LedgerError;
 use super::segment::ReadError;
 use super::shared::Shared;
 use super::writer::Order;
-use super::{DeadLetter, Lease, Log};
+use super::{CommandNote, DeadLetter, Lease, Log};
 use crate::failpoint;
 use troubles::Troubles;
 
@@ -46,6 +47,14 @@ pub(super) enum Request {
     DropLetters {
         ids: Vec<u64>,
         done: oneshot::Sender<Result<u64, LedgerError>>,
+    },
+    CommandNotes {
+        done: oneshot::Sender<Result<Vec<(u64, CommandNote)>, LedgerError>>,
+    },
+    NoteCommand {
+        note: Option<(u64, CommandNote)>,
+        forget: Vec<u64>,
+        done: oneshot::Sender<Result<(), LedgerError>>,
     },
     Flush {
         done: oneshot::Sender<bool>,
@@ -123,6 +132,12 @@ impl Keeper {
             Request::DropLetters { ids, done } => {
                 self.tick();
                 let _ = done.send(self.drop_letters(&ids));
+            }
+            Request::CommandNotes { done } => {
+                let _ = done.send(self.command_notes());
+            }
+            Request::NoteCommand { note, forget, done } => {
+                let _ = done.send(self.note_command(note.as_ref(), &forget));
             }
             Request::Wake => {}
             Request::Flush { done } => {

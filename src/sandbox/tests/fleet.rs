@@ -63,6 +63,35 @@ async fn a_command_is_handed_out_until_its_result_arrives() {
 }
 
 #[tokio::test]
+async fn a_signed_command_verifies_against_the_key_set_that_is_handed_out() {
+    let peer = peer().await;
+    let sign = json!({"command_type": "set_rate_limit", "server_id": "edge-1", "parameters": {"a": 1}, "sign": true});
+    let (status_of_it, command) = answer(peer.operator(Method::POST, "commands").json(&sign)).await;
+    assert_eq!(status_of_it, 201, "{command}");
+    assert!(command.get("sign").is_none(), "{command}");
+    let keys = async || answer(peer.request(Method::GET, "auth/public-keys")).await.1["data"].clone();
+    let claims = |keys: &Value| {
+        let keys: jsonwebtoken::jwk::JwkSet = serde_json::from_value(keys.clone()).unwrap();
+        let key = jsonwebtoken::DecodingKey::from_jwk(&keys.keys[0]).unwrap();
+        let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::RS256);
+        validation.set_audience(&["edge-1"]);
+        let token = command["token"].as_str().unwrap();
+        jsonwebtoken::decode::<Value>(token, &key, &validation).map(|token| token.claims)
+    };
+    let good = claims(&keys().await).unwrap();
+    assert_eq!((&good["jti"], &good["parameters"]), (&command["command_id"], &json!({"a": 1})));
+    assert_eq!(status(peer.operator(Method::POST, "public-keys")).await, 200);
+    assert!(claims(&keys().await).is_err(), "another key");
+
+    for wrong in [
+        json!({"command_type": "ping", "sign": true}),
+        json!({"command_type": "ping", "server_id": "edge-1", "sign": 1}),
+    ] {
+        assert_eq!(status(peer.operator(Method::POST, "commands").json(&wrong)).await, 422, "{wrong}");
+    }
+}
+
+#[tokio::test]
 async fn the_key_set_is_the_one_that_was_put() {
     let peer = peer().await;
     let keys = async || answer(peer.request(Method::GET, "auth/public-keys")).await.1["data"].clone();

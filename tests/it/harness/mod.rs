@@ -9,6 +9,7 @@ mod mode;
 mod redis_server;
 mod sandbox;
 mod scripted;
+mod signing_key;
 pub(crate) mod tls;
 
 use std::net::TcpListener;
@@ -20,6 +21,7 @@ pub(crate) use mode::Mode;
 pub(crate) use redis_server::RedisServer;
 pub(crate) use sandbox::Sandbox;
 pub(crate) use scripted::{Received, Scripted};
+pub(crate) use signing_key::SigningKey;
 
 pub(crate) const USAGE: &str = "queue:usage_records";
 pub(crate) const LIFECYCLE: &str = "queue:session_lifecycle";

@@ -56,6 +56,36 @@ impl Sandbox {
         self.get("servers").await["servers"].take()
     }
 
+    async fn post(&self, path: &str, body: &Value) -> Value {
+        let answer = self.http.post(format!("{}/sandbox/{path}", self.control)).json(body).send().await;
+        let answer = answer.expect("the sandbox answers");
+        assert!(answer.status().is_success(), "{path} {body}: {}", answer.status());
+        answer.json().await.expect("it answers JSON")
+    }
+
+    /// Queues a command. Gives it as it is handed out.
+    pub(crate) async fn command(&self, command: Value) -> Value {
+        self.post("commands", &command).await
+    }
+
+    /// The results that came for a command, the oldest first.
+    pub(crate) async fn results(&self, command_id: &str) -> Vec<Value> {
+        let results = self.get("commands").await["results"].take();
+        let results = results.as_array().expect("a list of results").iter();
+        results.filter(|result| result["command_id"] == command_id).cloned().collect()
+    }
+
+    /// Hands out these public keys.
+    pub(crate) async fn put_keys(&self, keys: &Value) {
+        let answer = self.http.put(format!("{}/sandbox/public-keys", self.control)).json(keys).send().await;
+        assert!(answer.expect("the sandbox answers").status().is_success());
+    }
+
+    /// Signs with a new key from now on, and hands out no other.
+    pub(crate) async fn rotate_keys(&self) {
+        self.post("public-keys", &Value::Null).await;
+    }
+
     /// Forgets every server, as a ControlPlane that lost its memory.
     pub(crate) async fn forget_servers(&self) {
         let answer = self.http.delete(format!("{}/sandbox/servers", self.control)).send().await;

@@ -94,7 +94,16 @@ impl Scripted {
     ) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("its address"));
-        Self::serve(listener, url, script)
+        Self::serve(listener, url, false, script)
+    }
+
+    /// Answers everything as `script` says, also what is about the server.
+    pub(crate) async fn start_all(
+        script: impl Fn(&Received) -> Response + Clone + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("its address"));
+        Self::serve(listener, url, true, script)
     }
 
     /// The same over TLS.
@@ -104,12 +113,13 @@ impl Scripted {
     ) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let url = format!("https://{}", listener.local_addr().expect("its address"));
-        Self::serve(Secured { listener, acceptor: config.into() }, url, script)
+        Self::serve(Secured { listener, acceptor: config.into() }, url, false, script)
     }
 
     fn serve(
         listener: impl axum::serve::Listener<Addr: std::fmt::Debug>,
         url: String,
+        all: bool,
         script: impl Fn(&Received) -> Response + Clone + Send + Sync + 'static,
     ) -> Self {
         let received = Arc::new(Mutex::new(Vec::new()));
@@ -125,7 +135,7 @@ impl Scripted {
                     body,
                     at: Instant::now(),
                 };
-                if received.path.contains("/servers/") {
+                if !all && received.path.contains("/servers/") {
                     return StatusCode::OK.into_response();
                 }
                 let answer = script(&received);
@@ -138,7 +148,7 @@ impl Scripted {
         Self { url, received, task }
     }
 
-    /// Every request about records so far.
+    /// Every request that the script answered so far.
     pub(crate) fn received(&self) -> Vec<Received> {
         self.received.lock().expect("no test panics here").clone()
     }

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dataplane_agent::outbox::{Outbox, Reason, Settlement};
+use dataplane_agent::outbox::{CommandNote, Outbox, Reason, Settlement};
 
 use super::{append, close, copy, letter, records, runtime, settings, waiting};
 
@@ -51,6 +51,22 @@ fn an_outbox_of_format_1_is_read() {
         assert_eq!(numbers, expected);
         let letters = outbox.dead_letters(0, 10).await.unwrap();
         assert_eq!((letters.len(), letters[0].reason, letters[0].attempts), (1, Reason::Refused, 2));
+        // It is older than the notes of commands: it has none, and takes them.
+        assert_eq!(outbox.command_notes().await.unwrap(), []);
+        let note = CommandNote {
+            command_id: "c-1".into(),
+            command_type: "pause_drain".into(),
+            is_change: true,
+            begun_at: 1,
+            keep_until: 2,
+            outcome: None,
+            is_reported: false,
+        };
+        outbox.note_command(Some((7, note.clone())), vec![]).await.unwrap();
+        close(outbox, threads);
+        let (outbox, threads) = Outbox::open(settings(dir.path())).unwrap();
+        assert_eq!(outbox.command_notes().await.unwrap(), [(7, note)]);
+        assert_eq!(outbox.stats().depth[0], 37);
         close(outbox, threads);
     });
 }

@@ -1,0 +1,99 @@
+//! Carrying out: each order by the hands that `/admin` has, too, and what is told of it.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::Commands;
+use super::order::Order;
+use crate::admin::Selection;
+
+/// One command replays so many pages of 500 dead letters; its result says where the next one goes on.
+const PAGES: usize = 20;
+/// So many names of keys are told.
+const NAMES: usize = 16;
+
+impl Commands {
+    /// Does it. What comes of it is small: it is kept until it is reported.
+    pub(super) async fn carry_out(&mut self, order: Order, received: Instant) -> Result<Value, String> {
+        match order {
+            Order::RefreshPublicKeys => self.refresh_keys(received).await,
+            Order::HealthCheck => Ok(self.health()),
+            Order::GetMetrics => Ok(self.vitals.metrics(&mut self.load)),
+            Order::PauseDrain => {
+                self.operator.pause(true);
+                Ok(self.drain())
+            }
+            Order::ResumeDrain => {
+                self.operator.pause(false);
+                Ok(self.drain())
+            }
+            Order::SetRateLimit(limit) => {
+                self.operator.set_rate_limit(limit);
+                Ok(self.drain())
+            }
+            Order::SetLogLevel(level) => {
+                self.operator.set_log_level(level);
+                Ok(json!({"level": level}))
+            }
+            Order::ReplayDeadLetters(selection) => self.replay(selection).await,
+            Order::ReloadConfiguration => match self.operator.reload().await {
+                Ok(need_restart) => Ok(json!({"need_restart": need_restart})),
+                Err(error) => Err(chain(&error)),
+            },
+        }
+    }
+
+    async fn refresh_keys(&mut self, received: Instant) -> Result<Value, String> {
+        let names = self.keys.refresh(&self.client, &self.turns, received).await;
+        let names = names.map_err(|error| error.to_string())?;
+        Ok(json!({"keys": names.len(), "key_ids": names.iter().flatten().take(NAMES).collect::<Vec<_>>()}))
+    }
+
+    fn drain(&self) -> Value {
+        json!(self.operator.drain())
+    }
+
+    fn health(&self) -> Value {
+        let stats = self.operator.outbox.stats();
+        json!({
+            "status": self.vitals.status(),
+            "redis_connected": self.vitals.redis.borrow().connected,
+            "outbox": {
+                "accepting": stats.accepting,
+                "reason": stats.paused,
+                "depth": stats.total_depth(),
+                "disk_bytes": stats.disk_bytes,
+                "capacity_bytes": stats.capacity_bytes,
+                "dead_letters": stats.dead_letters,
+                "quarantined_segments": stats.quarantined_segments,
+            },
+            "drain": self.drain(),
+            "uptime_seconds": self.vitals.started.elapsed().as_secs(),
+        })
+    }
+
+    /// Page after page, so that none takes long.
+    async fn replay(&self, selection: Selection) -> Result<Value, String> {
+        let (mut replayed, mut not_records, mut unknown) = (0, 0, 0);
+        let mut next = Some(selection);
+        for _ in 0..PAGES {
+            let Some(selection) = next.take() else { break };
+            let outcome = self
+                .operator
+                .replay(&selection)
+                .await
+                .map_err(|error| format!("{}; {replayed} had been replayed", chain(&error)))?;
+            replayed += outcome.replayed.len();
+            not_records += outcome.not_records.len();
+            unknown += outcome.unknown.len();
+            next = outcome.next;
+        }
+        Ok(json!({"replayed": replayed, "not_records": not_records, "unknown": unknown, "next": next}))
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

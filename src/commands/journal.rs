@@ -1,0 +1,173 @@
+//! Which commands were begun and what became of them: in memory, and as the outbox keeps it across restarts.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use crate::outbox::{COMMAND_ID_BYTES, CommandNote, CommandOutcome, LedgerError, Outbox};
+
+/// So many commands are remembered.
+const MOST: usize = 1_000;
+
+/// Why a command cannot be begun.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BeginError {
+    #[error("it could not be noted")]
+    Ledger(#[from] LedgerError),
+    #[error("{MOST} commands that must not be forgotten yet are remembered")]
+    Full,
+}
+
+/// A command to be noted.
+pub(super) struct Begun<'a> {
+    pub(super) id: &'a str,
+    pub(super) kind: &'a str,
+    /// Whether it is authorised, and changes something.
+    pub(super) is_change: bool,
+    /// Until then its token could be shown again, in seconds since the Unix epoch.
+    pub(super) expires: Option<i64>,
+}
+
+/// The journal.
+pub(super) struct Journal {
+    outbox: Outbox,
+    /// How long a command is remembered at least.
+    ttl: Duration,
+    notes: BTreeMap<u64, CommandNote>,
+    numbers: HashMap<String, u64>,
+    /// Up to this number they were noted by an earlier process.
+    earlier: u64,
+}
+
+impl Journal {
+    /// Reads what is noted. A command that was begun, and nothing more is known, is not carried out again: whether it took
+    /// effect nobody can say, and that is what is reported.
+    pub(super) async fn open(outbox: Outbox, ttl: Duration) -> Result<Self, LedgerError> {
+        let mut notes: BTreeMap<u64, CommandNote> = outbox.command_notes().await?.into_iter().collect();
+        let now = crate::clock::now().0;
+        for note in notes.values_mut().filter(|note| note.outcome.is_none()) {
+            tracing::warn!(
+                command_id = note.command_id,
+                command_type = note.command_type,
+                "a command was interrupted by the end of the agent; it is not carried out again"
+            );
+            note.outcome = Some(CommandOutcome {
+                success: false,
+                result: "null".into(),
+                error: Some(
+                    "interrupted: the agent ended while it was carried out; it may have taken effect, and is not repeated"
+                        .into(),
+                ),
+                at: now,
+            });
+        }
+        let numbers = notes.iter().map(|(number, note)| (note.command_id.clone(), *number)).collect();
+        let earlier = notes.last_key_value().map_or(0, |(number, _)| *number);
+        Ok(Self { outbox, ttl, notes, numbers, earlier })
+    }
+
+    /// Whether a command with this id can be told from all others.
+    pub(super) fn can_note(id: &str) -> bool {
+        id.len() <= COMMAND_ID_BYTES
+    }
+
+    /// The command's number, if it was begun before.
+    pub(super) fn find(&self, id: &str) -> Option<u64> {
+        self.numbers.get(id).copied()
+    }
+
+    pub(super) fn note(&self, number: u64) -> Option<&CommandNote> {
+        self.notes.get(&number)
+    }
+
+    /// Whether it was noted by an earlier process than this.
+    pub(super) fn is_earlier(&self, number: u64) -> bool {
+        number <= self.earlier
+    }
+
+    /// Those whose results nobody has heard, in order.
+    pub(super) fn unreported(&self) -> Vec<u64> {
+        let all = self.notes.iter().filter(|(_, note)| note.outcome.is_some() && !note.is_reported);
+        all.map(|(number, _)| *number).collect()
+    }
+
+    /// Notes that a command is begun, or what became of one that never was. When this returns, that is durable.
+    pub(super) async fn begin(
+        &mut self,
+        begun: Begun<'_>,
+        outcome: Option<CommandOutcome>,
+    ) -> Result<u64, BeginError> {
+        let now = crate::clock::now().0;
+        let gone = self.outdated(now).ok_or(BeginError::Full)?;
+        let ttl = i64::try_from(self.ttl.as_micros()).unwrap_or(i64::MAX);
+        let expires = begun.expires.unwrap_or(0).saturating_mul(1_000_000);
+        let note = CommandNote {
+            command_id: begun.id.to_owned(),
+            command_type: begun.kind.to_owned(),
+            is_change: begun.is_change,
+            begun_at: now,
+            // IMPORTANT: as long as its token is good, too: or a command could be played back when it is forgotten.
+            keep_until: now.saturating_add(ttl).max(expires),
+            outcome,
+            is_reported: false,
+        };
+        // No number that an unreadable note may have.
+        let last = self.notes.last_key_value().map_or(0, |(number, _)| *number);
+        let number = now.max(0).unsigned_abs().max(last + 1);
+        self.outbox.note_command(Some((number, note.clone())), gone.clone()).await?;
+        for number in gone {
+            if let Some(note) = self.notes.remove(&number) {
+                self.numbers.remove(&note.command_id);
+            }
+        }
+        self.numbers.insert(note.command_id.clone(), number);
+        self.notes.insert(number, note);
+        Ok(number)
+    }
+
+    /// What may be forgotten; none, if there is no room for another one all the same.
+    fn outdated(&self, now: i64) -> Option<Vec<u64>> {
+        let is_over = |note: &CommandNote| note.keep_until < now;
+        let done = self.notes.iter().filter(|(_, note)| is_over(note) && note.is_reported);
+        let mut gone: Vec<u64> = done.map(|(number, _)| *number).collect();
+        if self.notes.len() - gone.len() < MOST {
+            return Some(gone);
+        }
+        // Rather forget what changes nothing when it is done again, and first what has been reported.
+        let expendable = self
+            .notes
+            .iter()
+            .filter(|(number, note)| !gone.contains(number) && (!note.is_change || is_over(note)));
+        let (_, oldest) = expendable.map(|(number, note)| (!note.is_reported, *number)).min()?;
+        gone.push(oldest);
+        Some(gone)
+    }
+
+    /// Notes what became of a command. What cannot be written is known until the process ends.
+    pub(super) async fn finish(&mut self, number: u64, outcome: CommandOutcome) {
+        self.change(number, |note| note.outcome = Some(outcome)).await;
+    }
+
+    /// Its result was accepted, or given up.
+    pub(super) async fn reported(&mut self, number: u64) {
+        self.change(number, |note| note.is_reported = true).await;
+    }
+
+    /// Somebody has not heard its result, and it is told once more.
+    pub(super) fn report_again(&mut self, number: u64) {
+        if let Some(note) = self.notes.get_mut(&number) {
+            note.is_reported = false;
+        }
+    }
+
+    async fn change(&mut self, number: u64, change: impl FnOnce(&mut CommandNote)) {
+        let Some(note) = self.notes.get_mut(&number) else { return };
+        change(note);
+        if let Err(error) = self.outbox.note_command(Some((number, note.clone())), Vec::new()).await {
+            tracing::warn!(
+                %error,
+                command_id = note.command_id,
+                "what became of a command could not be noted"
+            );
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The `ControlPlane`'s public keys: kept for a while, and fetched again for a token that names one that is not known.
+//!
+//! Whoever can hand out commands can hand out any number that name unknown keys. So a fetch is made at most once a
+//! round for keys that are too old, and for unknown ones not more often than [`EXTRA_EVERY`]; a command that cannot be
+//! judged meanwhile waits for the next round.
+
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::jwk::JwkSet;
+
+use super::token::{Grant, Refusal, Verifier};
+use crate::control_plane::{CallError, Client, Command};
+use crate::drain::Turns;
+
+/// Keys are fetched for the sake of an unknown one no more often than this.
+const EXTRA_EVERY: Duration = Duration::from_secs(10);
+/// A fetch waits for its turn no longer than this.
+const TURN_WITHIN: Duration = Duration::from_secs(30);
+
+/// Why there are no keys to judge by.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoKeys {
+    #[error("the public keys cannot be had: {0}")]
+    Call(#[from] CallError),
+    #[error("the public keys cannot be had while the link is down")]
+    NoTurn,
+    #[error("the public keys were fetched a moment ago")]
+    TooSoon,
+}
+
+/// What is found of a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Finding {
+    /// It is good.
+    Good(Grant),
+    /// It is not.
+    Bad(Refusal),
+    /// Nobody can say at the moment.
+    NotNow(NoKeys),
+}
+
+struct Held {
+    set: JwkSet,
+    /// Before the request was made: what it was asked for was true at that time or later.
+    at: Instant,
+}
+
+/// The keys.
+pub(super) struct Keys {
+    ttl: Duration,
+    held: Option<Held>,
+    /// The last fetch that failed, by the round that it was made for.
+    failed: Option<(Instant, NoKeys)>,
+    /// When they were last fetched for the sake of an unknown one.
+    extra_at: Option<Instant>,
+}
+
+impl Keys {
+    pub(super) fn new(ttl: Duration) -> Self {
+        Self { ttl, held: None, failed: None, extra_at: None }
+    }
+
+    /// Judges the token of a command that was received at this time.
+    pub(super) async fn judge(
+        &mut self,
+        (client, turns): (&Client, &Turns),
+        verifier: &Verifier,
+        command: &Command,
+        received: Instant,
+    ) -> Finding {
+        if let Err(refusal) = verifier.token(command) {
+            return Finding::Bad(refusal);
+        }
+        let is_old =
+            self.held.as_ref().is_none_or(|held| held.at.elapsed() >= self.ttl && held.at < received);
+        if is_old && let Err(why) = self.fetch(client, turns, received).await {
+            return Finding::NotNow(why);
+        }
+        let verify = |keys: &Self| match &keys.held {
+            Some(held) => verifier.verify(command, &held.set, client.unix_seconds()),
+            None => Err(Refusal::UnknownKey),
+        };
+        let is_newer = |keys: &Self| keys.held.as_ref().is_some_and(|held| held.at >= received);
+        match verify(self) {
+            Ok(grant) => Finding::Good(grant),
+            Err(Refusal::UnknownKey) if !is_newer(self) => {
+                if self.extra_at.is_some_and(|at| at.elapsed() < EXTRA_EVERY) {
+                    return Finding::NotNow(NoKeys::TooSoon);
+                }
+                self.extra_at = Some(Instant::now());
+                match self.fetch(client, turns, received).await {
+                    Ok(()) => verify(self).map_or_else(Finding::Bad, Finding::Good),
+                    Err(why) => Finding::NotNow(why),
+                }
+            }
+            Err(refusal) => Finding::Bad(refusal),
+        }
+    }
+
+    /// Fetches them, unless that was done in this round. Gives their names.
+    pub(super) async fn refresh(
+        &mut self,
+        client: &Client,
+        turns: &Turns,
+        received: Instant,
+    ) -> Result<Vec<Option<&str>>, NoKeys> {
+        if self.held.as_ref().is_none_or(|held| held.at < received) {
+            self.fetch(client, turns, received).await?;
+        }
+        let keys = self.held.iter().flat_map(|held| &held.set.keys);
+        Ok(keys.map(|key| key.common.key_id.as_deref()).collect())
+    }
+
+    async fn fetch(&mut self, client: &Client, turns: &Turns, received: Instant) -> Result<(), NoKeys> {
+        if let Some((round, why)) = &self.failed
+            && *round == received
+        {
+            return Err(why.clone());
+        }
+        let fetched = if turns.take(TURN_WITHIN).await {
+            let at = Instant::now();
+            client.public_keys().await.map(|set| Held { set, at }).map_err(NoKeys::from)
+        } else {
+            Err(NoKeys::NoTurn)
+        };
+        match fetched {
+            Ok(held) => {
+                tracing::debug!(keys = held.set.keys.len(), "the ControlPlane's public keys were fetched");
+                (self.held, self.failed) = (Some(held), None);
+                Ok(())
+            }
+            Err(why) => {
+                self.failed = Some((received, why.clone()));
+                Err(why)
+            }
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! Commands of the `ControlPlane`: polled, judged, carried out once, reported until heard.
+//!
+//! ```text
+//!  poll ──▶ known? ──▶ may it? ──▶ note "begun" ──▶ carry out ──▶ note what came of it ──▶ report ──▶ note "reported"
+//!             │           │            (durable)                       (durable)              ▲
+//!             └───────────┴── no ──────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! * [`order`]: the types of commands and their parameters. Pure.
+//! * [`token`]: what proves that one is the `ControlPlane`'s. Pure.
+//! * [`keys`]: the public keys, fetched seldom.
+//! * [`journal`]: which were begun, and what became of them; durable in the outbox's database.
+//! * [`carry_out`] and [`report`]: the two ends of the work.
+//!
+//! # What holds
+//!
+//! * A command is noted, durably, before it is carried out, and its result before it is reported. A crash in between neither
+//!   repeats nor loses it: one that was begun and of which nothing more is known is reported as interrupted.
+//! * An id is remembered for `COMMAND_CACHE_TTL`, and as long as its token is good: a token that is played back does nothing.
+//! * What changes something is done only with a token that verifies; everything else about a command is not trusted.
+//! * It all goes by turns at the link: nothing is asked while the circuit is open, and it counts against the rate limit.
+//!
+//! Nothing is asked while the `ControlPlane` does not know this server: then it has no commands for it either.
+
+mod carry_out;
+mod journal;
+mod keys;
+mod order;
+mod report;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::admin::Operator;
+use crate::config::CommandAlgorithm;
+use crate::control_plane::{Client, Command};
+use crate::drain::Turns;
+use crate::failpoint;
+use crate::outbox::CommandOutcome;
+use crate::rhythm::Rhythm;
+use crate::telemetry::metrics::Metrics;
+use crate::vitals::{Load, Vitals};
+
+use journal::{BeginError, Begun, Journal};
+use keys::{Finding, Keys};
+use order::{CommandType, Order};
+use token::Verifier;
+
+/// The name of every type that is none, in metrics.
+const UNKNOWN: &str = "unknown";
+/// So many commands are looked at in a round; the rest is handed out again.
+const A_ROUND: usize = 100;
+
+/// How commands are dealt with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `SERVER_ID`: whom tokens have to be for.
+    pub server_id: String,
+    /// Between looks for commands.
+    pub poll_interval: Duration,
+    /// How long an id is remembered.
+    pub cache_ttl: Duration,
+    /// How tokens have to be signed.
+    pub algorithm: CommandAlgorithm,
+    /// How long public keys are kept.
+    pub keys_ttl: Duration,
+}
+
+/// The hands of whoever may command.
+pub struct Commands {
+    client: Arc<Client>,
+    turns: Turns,
+    operator: Arc<Operator>,
+    vitals: Vitals,
+    metrics: Arc<Metrics>,
+    registered: watch::Receiver<bool>,
+    settings: Settings,
+    verifier: Verifier,
+    keys: Keys,
+    journal: Option<Journal>,
+    load: Load,
+    /// For the one log line.
+    waits_for_keys: bool,
+    /// Of a result: how often it was said that there is no such thing.
+    not_found: HashMap<u64, u32>,
+    /// Results that were given up: a command that is handed out all the same is not answered any more.
+    unwanted: HashSet<u64>,
+}
+
+/// What a command's judges say.
+enum Judgement {
+    /// It is to be done; its token expires then.
+    Do(Order, Option<i64>),
+    /// It may not be done.
+    Refused(String),
+    /// It cannot be done.
+    Impossible(String),
+}
+
+/// How a command ended, in metrics.
+#[derive(Clone, Copy)]
+enum Ending {
+    Succeeded,
+    Failed,
+    Refused,
+    Repeated,
+}
+
+impl Ending {
+    const ALL: [Self; 4] = [Self::Succeeded, Self::Failed, Self::Refused, Self::Repeated];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::Repeated => "repeated",
+        }
+    }
+}
+
+impl Commands {
+    /// Commands to this agent.
+    pub fn new(
+        settings: Settings,
+        turns: Turns,
+        operator: Arc<Operator>,
+        vitals: Vitals,
+        metrics: Arc<Metrics>,
+        registered: watch::Receiver<bool>,
+    ) -> Self {
+        // Every sample is there from the start on: a series that appears with what it counts is seen by no alert.
+        for kind in CommandType::ALL.map(CommandType::name).into_iter().chain([UNKNOWN]) {
+            for ending in Ending::ALL {
+                metrics.commands.with_label_values(&[kind, ending.label()]).inc_by(0);
+            }
+        }
+        Self {
+            verifier: Verifier::new(settings.algorithm, &settings.server_id),
+            keys: Keys::new(settings.keys_ttl),
+            journal: None,
+            load: Load::from_now(),
+            waits_for_keys: false,
+            not_found: HashMap::new(),
+            unwanted: HashSet::new(),
+            client: Arc::clone(&vitals.client),
+            turns,
+            operator,
+            vitals,
+            metrics,
+            registered,
+            settings,
+        }
+    }
+
+    /// Runs until `stop` is true. A command that is being carried out then is finished first.
+    pub async fn run(mut self, stop: watch::Receiver<bool>) {
+        let rhythm = Rhythm::new(self.settings.poll_interval);
+        let mut is_first = true;
+        loop {
+            let mut registered = self.registered.clone();
+            if !*registered.borrow() {
+                is_first = true;
+            }
+            if until(&stop, registered.wait_for(|known| *known)).await.is_none_or(|known| known.is_err()) {
+                return;
+            }
+            let wait = if is_first { rhythm.first() } else { rhythm.next() };
+            is_first = false;
+            if until(&stop, tokio::time::sleep(wait)).await.is_none() {
+                return;
+            }
+            if *self.registered.borrow() && self.round(&stop).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// One look for commands. None: it is time to stop.
+    async fn round(&mut self, stop: &watch::Receiver<bool>) -> Option<()> {
+        if self.journal.is_none() {
+            let outbox = self.operator.outbox.clone();
+            match Journal::open(outbox, self.settings.cache_ttl).await {
+                Ok(journal) => self.journal = Some(journal),
+                Err(error) => {
+                    tracing::warn!(%error, "what was commanded before cannot be read; no command is carried out");
+                    return Some(());
+                }
+            }
+        }
+        self.report(stop).await?;
+        let commands = self.poll(stop).await?;
+        let received = Instant::now();
+        let mut waits = None;
+        for command in commands {
+            if *stop.borrow() {
+                return None;
+            }
+            waits = self.handle(&command, received).await.or(waits);
+        }
+        self.tell_waiting(waits.as_ref());
+        self.report(stop).await
+    }
+
+    /// The commands that wait; none of them if nobody says.
+    async fn poll(&mut self, stop: &watch::Receiver<bool>) -> Option<Vec<Command>> {
+        let turn = self.turns.take(self.settings.poll_interval);
+        if !until(stop, turn).await? {
+            return Some(Vec::new());
+        }
+        match until(stop, self.client.commands()).await? {
+            Ok(answer) => {
+                let mut commands = answer.commands;
+                let before = commands.len();
+                commands.retain(|command| Journal::can_note(&command.command_id));
+                let malformed = answer.malformed + before - commands.len();
+                if malformed > 0 {
+                    tracing::warn!(malformed, "what the ControlPlane hands out is in part no commands");
+                }
+                commands.truncate(A_ROUND);
+                Some(commands)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the ControlPlane does not say what it wants done");
+                Some(Vec::new())
+            }
+        }
+    }
+
+    /// Deals with one command. Says why, if it has to wait for the keys.
+    async fn handle(&mut self, command: &Command, received: Instant) -> Option<keys::NoKeys> {
+        let kind = CommandType::of(&command.command_type);
+        let journal = self.journal.as_mut()?;
+        if let Some(number) = journal.find(&command.command_id) {
+            let is_reported = journal.note(number).is_some_and(|note| note.is_reported);
+            if is_reported && !self.unwanted.contains(&number) {
+                tracing::info!(
+                    command_id = command.command_id,
+                    "a command is handed out again; it is not carried out again, its result is reported again"
+                );
+                journal.report_again(number);
+                self.count(kind, Ending::Repeated);
+            }
+            return None;
+        }
+        let judgement = match self.judge(kind, command, received).await {
+            Ok(judgement) => judgement,
+            Err(why) => return Some(why),
+        };
+        match judgement {
+            Judgement::Do(order, expires) => {
+                self.carry_out_once(kind, command, order, expires, received).await;
+            }
+            Judgement::Refused(why) => {
+                tracing::warn!(
+                    command_id = command.command_id,
+                    command_type = kind.map_or(UNKNOWN, CommandType::name),
+                    reason = why,
+                    "security: a command was refused"
+                );
+                self.reject(kind, command, Ending::Refused, format!("refused: {why}")).await;
+            }
+            Judgement::Impossible(why) => {
+                tracing::warn!(
+                    command_id = command.command_id,
+                    command_type = kind.map_or(UNKNOWN, CommandType::name),
+                    reason = why,
+                    "a command cannot be carried out"
+                );
+                self.reject(kind, command, Ending::Failed, why).await;
+            }
+        }
+        None
+    }
+
+    async fn judge(
+        &mut self,
+        kind: Option<CommandType>,
+        command: &Command,
+        received: Instant,
+    ) -> Result<Judgement, keys::NoKeys> {
+        let Some(kind) = kind else {
+            return Ok(Judgement::Impossible("there is no such type of command".into()));
+        };
+        let mut expires = None;
+        if kind.is_change() {
+            let ask = (&*self.client, &self.turns);
+            match self.keys.judge(ask, &self.verifier, command, received).await {
+                Finding::Good(grant) => expires = Some(grant.expires),
+                Finding::Bad(refusal) => return Ok(Judgement::Refused(refusal.to_string())),
+                Finding::NotNow(why) => return Err(why),
+            }
+        }
+        // IMPORTANT: only what is authorised is looked at more closely.
+        Ok(match Order::new(kind, &command.parameters) {
+            Ok(order) => Judgement::Do(order, expires),
+            Err(wrong) => Judgement::Impossible(wrong),
+        })
+    }
+
+    async fn carry_out_once(
+        &mut self,
+        kind: Option<CommandType>,
+        command: &Command,
+        order: Order,
+        expires: Option<i64>,
+        received: Instant,
+    ) {
+        let begun = Begun {
+            id: &command.command_id,
+            kind: &command.command_type,
+            is_change: expires.is_some(),
+            expires,
+        };
+        // IMPORTANT: durable before it is done: whatever happens from here on, it is not done twice.
+        let Some(number) = self.begin(begun, None).await else { return };
+        failpoint::reached("commands::begun");
+        let done = self.carry_out(order, received).await;
+        failpoint::reached("commands::carried-out");
+        let ending = if done.is_ok() { Ending::Succeeded } else { Ending::Failed };
+        self.count(kind, ending);
+        match &done {
+            Ok(_) => tracing::info!(
+                command_id = command.command_id,
+                command_type = command.command_type,
+                "a command was carried out"
+            ),
+            Err(error) => tracing::warn!(
+                error,
+                command_id = command.command_id,
+                command_type = command.command_type,
+                "a command failed"
+            ),
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.finish(number, outcome(done)).await;
+        }
+        failpoint::reached("commands::noted");
+    }
+
+    /// Notes that a command was not carried out, so that this is reported.
+    async fn reject(&mut self, kind: Option<CommandType>, command: &Command, ending: Ending, why: String) {
+        let begun =
+            Begun { id: &command.command_id, kind: &command.command_type, is_change: false, expires: None };
+        if self.begin(begun, Some(outcome(Err(why)))).await.is_some() {
+            self.count(kind, ending);
+        }
+    }
+
+    /// Notes a command; none: it cannot be dealt with now, and is handed out again.
+    async fn begin(&mut self, begun: Begun<'_>, outcome: Option<CommandOutcome>) -> Option<u64> {
+        let id = begun.id;
+        match self.journal.as_mut()?.begin(begun, outcome).await {
+            Ok(number) => Some(number),
+            Err(error) => {
+                let why = match &error {
+                    BeginError::Ledger(ledger) => ledger.to_string(),
+                    BeginError::Full => String::new(),
+                };
+                tracing::warn!(%error, why, command_id = id, "a command waits: it cannot be noted");
+                None
+            }
+        }
+    }
+
+    fn count(&self, kind: Option<CommandType>, ending: Ending) {
+        let kind = kind.map_or(UNKNOWN, CommandType::name);
+        self.metrics.commands.with_label_values(&[kind, ending.label()]).inc();
+    }
+
+    /// One log line when commands begin to wait for the keys.
+    fn tell_waiting(&mut self, waits: Option<&keys::NoKeys>) {
+        if let Some(why) = waits
+            && !self.waits_for_keys
+        {
+            tracing::warn!(error = %why, "commands wait: their tokens cannot be verified");
+        }
+        self.waits_for_keys = waits.is_some();
+    }
+}
+
+fn outcome(done: Result<Value, String>) -> CommandOutcome {
+    let (success, result, error) = match done {
+        Ok(result) => (true, result, None),
+        Err(error) => (false, Value::Null, Some(error)),
+    };
+    CommandOutcome { success, result: result.to_string(), error, at: crate::clock::now().0 }
+}
+
+/// What comes of `work`; none: it is time to stop.
+async fn until<T>(stop: &watch::Receiver<bool>, work: impl Future<Output = T>) -> Option<T> {
+    let mut stop = stop.clone();
+    tokio::select! {
+        biased;
+        _ = stop.wait_for(|stop| *stop) => None,
+        out = work => Some(out),
+    }
+}

@@ -1,0 +1,129 @@
+//! Reporting: each result until the `ControlPlane` has it.
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::journal::Journal;
+use super::order::CommandType;
+use super::{Commands, until};
+use crate::control_plane::{CallError, CommandResult};
+use crate::failpoint;
+use crate::record::Timestamp;
+
+/// That there is no such server or command may be a matter of time; after so many answers it is not.
+const NOT_FOUND_MOST: u32 = 10;
+
+/// What becomes of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// The `ControlPlane` has it.
+    Heard,
+    /// It does not want it: told again, it would say the same.
+    Refused,
+    /// It does not know this server, or this command.
+    NotFound,
+    /// It is reported again.
+    Again,
+}
+
+/// A pure, total function of what came back.
+fn fate(answer: &Result<(), CallError>) -> Fate {
+    match answer {
+        Ok(()) => Fate::Heard,
+        Err(CallError::Status { status, .. }) => match status {
+            404 | 410 => Fate::NotFound,
+            401 | 403 | 408 | 425 | 429 => Fate::Again,
+            400..500 => Fate::Refused,
+            _ => Fate::Again,
+        },
+        Err(CallError::Failed(_) | CallError::BadAnswer(_)) => Fate::Again,
+    }
+}
+
+impl Commands {
+    /// Reports what was not heard yet, in order, until one is not heard. None: it is time to stop.
+    pub(super) async fn report(&mut self, stop: &watch::Receiver<bool>) -> Option<()> {
+        let Some(journal) = &mut self.journal else { return Some(()) };
+        for number in journal.unreported() {
+            let Some(result) = result(journal, number) else { continue };
+            if !until(stop, self.turns.take(self.settings.poll_interval)).await? {
+                return Some(());
+            }
+            let answer = until(stop, self.client.command_result(&result)).await?;
+            failpoint::reached("commands::reported");
+            let not_found = self.not_found.entry(number).or_default();
+            *not_found += u32::from(fate(&answer) == Fate::NotFound);
+            let is_given_up = match fate(&answer) {
+                Fate::Heard => false,
+                Fate::Refused => true,
+                Fate::NotFound if *not_found >= NOT_FOUND_MOST => true,
+                // The next one may be another matter.
+                Fate::NotFound => continue,
+                Fate::Again => {
+                    tracing::debug!(?answer, "the result of a command was not heard");
+                    return Some(());
+                }
+            };
+            if let Err(error) = answer
+                && is_given_up
+            {
+                tracing::warn!(%error, command_id = result.command_id, "the result of a command is not wanted, and is given up");
+                self.unwanted.retain(|number| journal.note(*number).is_some());
+                self.unwanted.insert(number);
+            }
+            self.not_found.retain(|counted, _| *counted != number && journal.note(*counted).is_some());
+            journal.reported(number).await;
+        }
+        Some(())
+    }
+}
+
+/// The result, as it is reported.
+fn result(journal: &Journal, number: u64) -> Option<CommandResult> {
+    let note = journal.note(number)?;
+    let outcome = note.outcome.as_ref()?;
+    let mut result: Value = serde_json::from_str(&outcome.result).unwrap_or_default();
+    let ends = CommandType::of(&note.command_type).is_some_and(CommandType::ends_with_the_process);
+    if let Value::Object(fields) = &mut result
+        && ends
+        && journal.is_earlier(number)
+    {
+        // It was done, and is undone: whoever commanded it has to know.
+        fields.insert("ended_by_restart".into(), true.into());
+    }
+    Some(CommandResult {
+        command_id: note.command_id.clone(),
+        success: outcome.success,
+        result,
+        error_message: outcome.error.clone(),
+        execution_timestamp: Timestamp(outcome.at).to_rfc3339(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_is_given_up_only_where_nothing_else_will_be_said() {
+        let status = |status| fate(&Err(CallError::Status { status, retry_after: None }));
+        assert_eq!(fate(&Ok(())), Fate::Heard);
+        for (code, expected) in [
+            (400, Fate::Refused),
+            (401, Fate::Again),
+            (403, Fate::Again),
+            (404, Fate::NotFound),
+            (408, Fate::Again),
+            (410, Fate::NotFound),
+            (413, Fate::Refused),
+            (422, Fate::Refused),
+            (425, Fate::Again),
+            (429, Fate::Again),
+            (302, Fate::Again),
+            (500, Fate::Again),
+            (503, Fate::Again),
+        ] {
+            assert_eq!(status(code), expected, "{code}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What proves that a command is the `ControlPlane`'s: a token that says the same as the command, signed with one of its
+//! keys. Pure: keys and time are arguments.
+
+use jsonwebtoken::jwk::{
+    AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyOperations, OctetKeyPairType, PublicKeyUse,
+};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::config::CommandAlgorithm;
+use crate::control_plane::Command;
+
+/// A longer token is none: it repeats the parameters, and those of the longest command are a few KiB.
+const TOKEN_BYTES: usize = 32 << 10;
+/// Where a token does not name its key, so many are tried.
+const KEYS_TRIED: usize = 16;
+/// `nbf` may be so far ahead: the clocks agree no better.
+const NOT_BEFORE_SECONDS: f64 = 5.0;
+
+/// Why a token proves nothing. None of these repeats what is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("it needs a token and has none")]
+    Missing,
+    #[error("its token is no signed JWT")]
+    Malformed,
+    #[error("its token is not signed with JWT_ALGORITHM")]
+    Algorithm,
+    #[error("its token is signed with no key of the ControlPlane")]
+    UnknownKey,
+    #[error("its token's signature is wrong")]
+    Signature,
+    #[error("its token lacks a claim, or one is of the wrong type")]
+    Claims,
+    #[error("its token has expired")]
+    Expired,
+    #[error("its token is not valid yet")]
+    NotYet,
+    #[error("its token is for another server")]
+    Audience,
+    #[error("its token is another command's")]
+    Id,
+    #[error("its token is for another type of command")]
+    Type,
+    #[error("its token has other parameters")]
+    Parameters,
+}
+
+/// What a good token grants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Grant {
+    /// Until then it could be shown again, in seconds since the Unix epoch.
+    pub(super) expires: i64,
+}
+
+/// Whose tokens are good, and how they are signed.
+#[derive(Clone, Debug)]
+pub(super) struct Verifier {
+    pub(super) algorithm: Algorithm,
+    /// `SERVER_ID`.
+    pub(super) audience: String,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    exp: f64,
+    nbf: Option<f64>,
+    aud: Value,
+    jti: String,
+    command_type: String,
+    #[serde(default)]
+    parameters: Value,
+}
+
+impl Verifier {
+    pub(super) fn new(algorithm: CommandAlgorithm, audience: &str) -> Self {
+        let algorithm = match algorithm {
+            CommandAlgorithm::RS256 => Algorithm::RS256,
+            CommandAlgorithm::RS384 => Algorithm::RS384,
+            CommandAlgorithm::RS512 => Algorithm::RS512,
+            CommandAlgorithm::ES256 => Algorithm::ES256,
+            CommandAlgorithm::ES384 => Algorithm::ES384,
+            CommandAlgorithm::EdDSA => Algorithm::EdDSA,
+        };
+        Self { algorithm, audience: audience.to_owned() }
+    }
+
+    /// The command's token, as far as it can be judged without keys.
+    pub(super) fn token<'a>(&self, command: &'a Command) -> Result<&'a str, Refusal> {
+        let token = command.token.as_ref().ok_or(Refusal::Missing)?.expose();
+        if token.is_empty() {
+            return Err(Refusal::Missing);
+        }
+        if token.len() > TOKEN_BYTES {
+            return Err(Refusal::Malformed);
+        }
+        // IMPORTANT: what is allowed is what is configured, never what the token says of itself. `none` is no algorithm
+        // to the library, and HMAC with the public key for its secret is not the one that is configured.
+        let header = decode_header(token).map_err(|_| Refusal::Malformed)?;
+        if header.alg == self.algorithm { Ok(token) } else { Err(Refusal::Algorithm) }
+    }
+
+    /// Whether the token proves that the `ControlPlane` wants just this command done here, now.
+    pub(super) fn verify(&self, command: &Command, keys: &JwkSet, now: i64) -> Result<Grant, Refusal> {
+        let token = self.token(command)?;
+        let claims = self.claims(token, keys)?;
+        let now = now as f64;
+        if !claims.exp.is_finite() {
+            return Err(Refusal::Claims);
+        }
+        if claims.exp <= now {
+            return Err(Refusal::Expired);
+        }
+        if claims.nbf.is_some_and(|nbf| nbf > now + NOT_BEFORE_SECONDS) {
+            return Err(Refusal::NotYet);
+        }
+        if !is_for(&claims.aud, &self.audience) {
+            return Err(Refusal::Audience);
+        }
+        if claims.jti != command.command_id {
+            return Err(Refusal::Id);
+        }
+        if claims.command_type != command.command_type {
+            return Err(Refusal::Type);
+        }
+        if !are_same(&claims.parameters, &command.parameters) {
+            return Err(Refusal::Parameters);
+        }
+        Ok(Grant { expires: claims.exp.ceil() as i64 })
+    }
+
+    /// The claims of a token that is signed with one of the keys.
+    fn claims(&self, token: &str, keys: &JwkSet) -> Result<Claims, Refusal> {
+        let header = decode_header(token).map_err(|_| Refusal::Malformed)?;
+        let mut validation = Validation::new(self.algorithm);
+        // Time is judged by the ControlPlane's clock, and the audience more strictly than the library does.
+        (validation.validate_exp, validation.validate_aud) = (false, false);
+        validation.required_spec_claims.clear();
+        let is_meant = |key: &&Jwk| header.kid.is_none() || key.common.key_id == header.kid;
+        let usable = keys.keys.iter().filter(|key| is_usable(key, self.algorithm)).filter(is_meant);
+        for key in usable.take(KEYS_TRIED) {
+            let Ok(key) = DecodingKey::from_jwk(key) else { continue };
+            match decode::<Value>(token, &key, &validation) {
+                Ok(data) => return Claims::deserialize(data.claims).map_err(|_| Refusal::Claims),
+                // By name it is this key, and so it is not signed with it.
+                Err(_) if header.kid.is_some() => return Err(Refusal::Signature),
+                Err(_) => {}
+            }
+        }
+        Err(Refusal::UnknownKey)
+    }
+}
+
+/// Whether a key is for verifying signatures of this algorithm. A key says itself what it is: an RSA key is never taken
+/// for anything else, and a symmetric key is never in use.
+fn is_usable(key: &Jwk, algorithm: Algorithm) -> bool {
+    let fits = match (&key.algorithm, algorithm) {
+        (AlgorithmParameters::RSA(_), Algorithm::RS256 | Algorithm::RS384 | Algorithm::RS512) => true,
+        (AlgorithmParameters::EllipticCurve(key), Algorithm::ES256) => key.curve == EllipticCurve::P256,
+        (AlgorithmParameters::EllipticCurve(key), Algorithm::ES384) => key.curve == EllipticCurve::P384,
+        (AlgorithmParameters::OctetKeyPair(key), Algorithm::EdDSA) => {
+            key.key_type == OctetKeyPairType::OctetKeyPair && key.curve == EllipticCurve::Ed25519
+        }
+        _ => false,
+    };
+    let common = &key.common;
+    fits && common.key_algorithm.is_none_or(|own| Algorithm::try_from(own).is_ok_and(|own| own == algorithm))
+        && common.public_key_use.as_ref().is_none_or(|purpose| *purpose == PublicKeyUse::Signature)
+        && common.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify))
+}
+
+/// Whether a token is for this server and for no other.
+fn is_for(audience: &Value, server_id: &str) -> bool {
+    match audience {
+        Value::String(one) => one == server_id,
+        Value::Array(all) => matches!(all.as_slice(), [Value::String(one)] if one == server_id),
+        _ => false,
+    }
+}
+
+/// Whether two commands' parameters say the same. None at all is the same as an empty object.
+fn are_same(claimed: &Value, given: &Value) -> bool {
+    let is_nothing = |value: &Value| match value {
+        Value::Null => true,
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    };
+    claimed == given || is_nothing(claimed) && is_nothing(given)
+}

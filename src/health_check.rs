@@ -1,0 +1,56 @@
+//! Asks for the `ControlPlane`'s health when nothing else was asked of it for a while, so that an idle agent knows too
+//! whether it is connected.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::control_plane::Client;
+use crate::drain::Turns;
+use crate::rhythm::Rhythm;
+
+/// The question, ready to be asked.
+pub struct HealthCheck {
+    /// What is known of the `ControlPlane` is older than this: then it is asked.
+    pub interval: Duration,
+    /// Where to.
+    pub client: Arc<Client>,
+    /// It shares the link with the records.
+    pub turns: Turns,
+}
+
+impl HealthCheck {
+    /// Runs until `stop` is true.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let rhythm = Rhythm::new(self.interval);
+        let mut patience = rhythm.next();
+        let mut wait = patience;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            let quiet = self.client.quiet_for();
+            wait = patience.saturating_sub(quiet);
+            if !wait.is_zero() {
+                continue;
+            }
+            tokio::select! {
+                () = self.ask() => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            patience = rhythm.next();
+            wait = patience;
+        }
+    }
+
+    /// The client itself notes whether it was answered. While the link is down the drain's probes tell more.
+    async fn ask(&self) {
+        if self.turns.take(self.interval).await
+            && let Err(error) = self.client.health().await
+        {
+            tracing::debug!(%error, "the ControlPlane is not well");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The notes of commands: read, written and forgotten, each change a commit of its own.
+
+use super::super::CommandNote;
+use super::super::ledger::{Entry, LedgerError};
+use super::Keeper;
+
+impl Keeper {
+    pub(super) fn command_notes(&self) -> Result<Vec<(u64, CommandNote)>, LedgerError> {
+        let notes = self.shared.ledger.commands()?.into_iter();
+        Ok(notes
+            .filter_map(|(number, note)| match note {
+                Ok(note) => Some((number, note)),
+                Err(error) => {
+                    tracing::error!(number, %error, "the note of a command cannot be read");
+                    None
+                }
+            })
+            .collect())
+    }
+
+    pub(super) fn note_command(
+        &self,
+        note: Option<&(u64, CommandNote)>,
+        forget: &[u64],
+    ) -> Result<(), LedgerError> {
+        let mut entry = Entry::default();
+        if let Some((number, note)) = note {
+            entry.command(*number, note);
+        }
+        for number in forget {
+            entry.forget_command(*number);
+        }
+        self.shared.write(entry)
+    }
+}

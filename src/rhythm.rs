@@ -1,0 +1,48 @@
+//! When what is done again and again is done next, so that a fleet that was started at once does not do it at once.
+
+use std::time::Duration;
+
+/// Of the interval, each wait is so much shorter or longer: what fell together comes apart.
+const JITTER: f64 = 0.1;
+
+/// Something that is done once an interval.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rhythm(Duration);
+
+impl Rhythm {
+    pub(crate) fn new(interval: Duration) -> Self {
+        Self(interval)
+    }
+
+    /// The wait before the first time: any part of the interval.
+    pub(crate) fn first(self) -> Duration {
+        self.0.mul_f64(rand::random_range(0.0..=1.0))
+    }
+
+    /// The wait after each time.
+    pub(crate) fn next(self) -> Duration {
+        self.0.mul_f64(rand::random_range(1.0 - JITTER..=1.0 + JITTER))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fleet_that_starts_at_once_is_spread_over_the_interval_and_stays_so() {
+        let rhythm = Rhythm::new(Duration::from_secs(60));
+        let mut fleet: Vec<f64> = (0..2_000).map(|_| rhythm.first().as_secs_f64()).collect();
+        for _ in 0..10 {
+            let mut in_each = [0; 6];
+            for at in &mut fleet {
+                in_each[(*at % 60.0) as usize / 10] += 1;
+                let wait = rhythm.next().as_secs_f64();
+                assert!((54.0..=66.0).contains(&wait), "{wait}");
+                *at += wait;
+            }
+            // 333 are expected in each sixth, give or take 17.
+            assert!(in_each.iter().all(|n| (200..480).contains(n)), "{in_each:?}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The figures that the `ControlPlane` is told of this agent: with each heartbeat, and when it asks.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::control_plane::{Client, ServerStatus};
+use crate::intake::RedisStatus;
+use crate::outbox::{Outbox, Reason, Stats};
+use crate::telemetry::metrics::oldest_ages;
+
+/// Where the figures come from.
+#[derive(Clone)]
+pub struct Vitals {
+    /// Where records wait.
+    pub outbox: Outbox,
+    /// Redis, as the intake sees it.
+    pub redis: watch::Receiver<RedisStatus>,
+    /// Counts the requests.
+    pub client: Arc<Client>,
+    /// Since when this process runs.
+    pub started: Instant,
+}
+
+impl Vitals {
+    /// Of this agent.
+    pub fn new(
+        outbox: &Outbox,
+        redis: watch::Receiver<RedisStatus>,
+        client: &Arc<Client>,
+        started: Instant,
+    ) -> Self {
+        Self { outbox: outbox.clone(), redis, client: Arc::clone(client), started }
+    }
+
+    /// Whether all is well.
+    pub fn status(&self) -> ServerStatus {
+        let is_well = self.redis.borrow().connected && self.outbox.stats().accepting;
+        if is_well { ServerStatus::Online } else { ServerStatus::Degraded }
+    }
+
+    /// The figures of this moment; the processor's since `load` was asked last.
+    pub fn metrics(&self, load: &mut Load) -> Value {
+        let stats = self.outbox.stats();
+        let oldest = oldest_ages(&stats, crate::clock::now().0);
+        json!({
+            "usage_records_processed": stats.delivered[0] + stats.duplicates[0],
+            "control_plane_requests": self.client.attempts(),
+            "redis_queue_depth": self.redis.borrow().depths.iter().sum::<u64>(),
+            "failed_deliveries": failed_deliveries(&stats),
+            "memory_usage_mb": resident_bytes().map(|bytes| rounded(bytes as f64 / f64::from(1 << 20))),
+            "cpu_usage_percent": rounded(load.percent()),
+            "outbox_depth": stats.total_depth(),
+            "outbox_oldest_age_seconds": oldest.iter().map(|(_, age)| *age).fold(0.0, f64::max),
+            "dead_letters": stats.dead_letters,
+            "uptime_seconds": self.started.elapsed().as_secs(),
+        })
+    }
+}
+
+/// Records that were given up, since this outbox began: what never was a record was never to be delivered.
+fn failed_deliveries(stats: &Stats) -> u64 {
+    let given_up = Reason::ALL.into_iter().filter(|reason| *reason != Reason::Invalid);
+    given_up.map(|reason| stats.dead_lettered.iter().map(|of| of[reason as usize]).sum::<u64>()).sum()
+}
+
+/// Two places are enough for people.
+fn rounded(figure: f64) -> f64 {
+    (figure * 100.0).round() / 100.0
+}
+
+/// The processor's time that this process takes, from one question to the next.
+pub struct Load {
+    at: Instant,
+    used: Duration,
+}
+
+impl Load {
+    /// From now on.
+    pub fn from_now() -> Self {
+        Self { at: Instant::now(), used: processor_time() }
+    }
+
+    /// Of one core, since it was asked last; 200: two cores.
+    fn percent(&mut self) -> f64 {
+        let (at, used) = (Instant::now(), processor_time());
+        let wall = at.duration_since(self.at).as_secs_f64();
+        let busy = used.saturating_sub(self.used).as_secs_f64();
+        (self.at, self.used) = (at, used);
+        if wall > 0.0 { busy / wall * 100.0 } else { 0.0 }
+    }
+}
+
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.max(0).unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// The memory that this process has in RAM, if the kernel says.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_load_is_of_the_time_since_it_was_asked_last() {
+        let mut load = Load::from_now();
+        let begun = processor_time();
+        while processor_time().saturating_sub(begun) < Duration::from_millis(50) {
+            std::hint::black_box(0);
+        }
+        let busy = load.percent();
+        assert!(busy > 0.0 && busy.is_finite(), "{busy}");
+        load.at = Instant::now().checked_sub(Duration::from_secs(3600)).unwrap();
+        let idle = load.percent();
+        assert!(idle < busy && idle < 1.0, "an hour in which little was done: {idle}");
+    }
+
+    #[test]
+    fn this_process_takes_some_memory() {
+        let bytes = resident_bytes().unwrap();
+        assert!((1 << 20..64 << 30).contains(&bytes), "{bytes}");
+    }
+}

@@ -1,0 +1,151 @@
+//! Goal: a command is carried out once and its result arrives, whatever crashes or fails in between. Method: the points
+//! of `src/failpoint.rs`, and a ControlPlane that does not want to hear.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
+use serde_json::{Value, json};
+
+use super::harness::{Agent, RedisServer, SERVER_ID, Scripted, Stage, USAGE, load, until};
+
+#[tokio::test]
+async fn killed_at_any_point_it_neither_repeats_nor_loses_a_command() {
+    let settings = [("COMMAND_POLL_INTERVAL", "0.1"), ("HEARTBEAT_INTERVAL", "0.2"), ("REFUSAL_BRAKE", "0")];
+    let mut stage = Stage::set_with(&settings).await;
+    // One record that is refused whenever it is sent: each replay counts it as taken over once more.
+    stage.sandbox.weather(json!({"refuse_transactions": ["usage-bad"]})).await;
+    stage.redis.push(USAGE, &[load::usage("bad", 0)]).await;
+    let mut replays = 0;
+    for (point, is_carried_out, is_known) in [
+        ("commands::begun", false, false),
+        ("commands::carried-out", true, false),
+        ("commands::noted", true, true),
+        ("commands::reported", true, true),
+    ] {
+        until("it is a dead letter", async || {
+            (stage.agent.health().await?["outbox"]["dead_letters"] == 1).then_some(())
+        })
+        .await;
+        stage.agent.kill();
+        stage.agent.set("FAILPOINT", &format!("{point}=1=abort"));
+        stage.agent.start();
+        let replay = json!({
+            "command_type": "replay_dead_letters", "server_id": SERVER_ID, "parameters": {"all": true}, "sign": true,
+        });
+        let command = stage.sandbox.command(replay).await;
+        let id = command["command_id"].as_str().expect("an id").to_owned();
+        assert!(!stage.agent.ended().await.success(), "{point}");
+        replays += u64::from(is_carried_out);
+
+        stage.agent.unset("FAILPOINT");
+        stage.agent.start();
+        stage.agent.ready().await;
+        // Handed out until its result arrives; one that had arrived is reported once more, for nobody knows.
+        let results = until(&format!("{point}: a result"), async || {
+            let results = stage.sandbox.results(&id).await;
+            let expected = if point == "commands::reported" { 2 } else { 1 };
+            (results.len() >= expected).then_some(results)
+        })
+        .await;
+        let result = results.last().expect("one");
+        assert_eq!(result["success"], is_known, "{point}: {result}");
+        if is_known {
+            assert_eq!(result["result"]["replayed"], 1, "{point}: {result}");
+        } else {
+            let error = result["error_message"].as_str().expect("why");
+            assert!(error.starts_with("interrupted"), "{point}: {error}");
+        }
+        // A second look for commands, and one more after it: it is not carried out again, and not reported again.
+        let polls = stage.sandbox.accounts().await.all_requests("commands");
+        until("it looks for commands again", async || {
+            (stage.sandbox.accounts().await.all_requests("commands") >= polls + 3).then_some(())
+        })
+        .await;
+        assert_eq!(stage.sandbox.results(&id).await.len(), results.len(), "{point}");
+        let metrics = stage.agent.metrics().await;
+        assert_eq!(metrics.sum("dataplane_outbox_enqueued_total", &[]) as u64, 1 + replays, "{point}");
+        metrics.assert_conserved();
+    }
+}
+
+/// A ControlPlane that has one command for whoever asks, and answers its results with the status given.
+async fn reluctant(status: &Arc<AtomicU16>) -> Scripted {
+    let status = Arc::clone(status);
+    Scripted::start_all(move |request| {
+        if request.path.ends_with("/commands") {
+            let command = json!({"command_id": "m", "command_type": "get_metrics"});
+            return axum::Json(json!({"commands": [command]})).into_response();
+        }
+        if request.path.ends_with("/command-results") {
+            let status = status.load(Ordering::Relaxed);
+            return StatusCode::from_u16(status).expect("a status").into_response();
+        }
+        StatusCode::OK.into_response()
+    })
+    .await
+}
+
+fn results(plane: &Scripted) -> Vec<Value> {
+    let received = plane.received();
+    let results = received.iter().filter(|request| request.path.ends_with("/command-results"));
+    results.map(super::harness::Received::json).collect()
+}
+
+fn polls(plane: &Scripted) -> usize {
+    plane.received().iter().filter(|request| request.path.ends_with("/commands")).count()
+}
+
+#[tokio::test]
+async fn a_result_is_reported_until_it_is_accepted_also_after_a_restart() {
+    let status = Arc::new(AtomicU16::new(503));
+    let (redis, plane) = (RedisServer::start().await, reluctant(&status).await);
+    let mut agent = Agent::new(&redis, &plane.url);
+    agent.set("COMMAND_POLL_INTERVAL", "0.1");
+    agent.start();
+    until("it is reported again and again", async || (results(&plane).len() >= 3).then_some(())).await;
+    agent.kill();
+    let before = results(&plane);
+    agent.start();
+    until("also by the next process", async || (results(&plane).len() >= before.len() + 3).then_some(()))
+        .await;
+    let all = results(&plane);
+    assert!(all.iter().all(|result| *result == all[0]), "the same each time: {all:?}");
+    let keys = plane.received().into_iter().filter(|request| request.path.ends_with("/command-results"));
+    let mut keys: Vec<_> = keys.map(|request| request.headers["idempotency-key"].clone()).collect();
+    keys.dedup();
+    assert_eq!(keys.len(), 1, "one key");
+    agent.kill();
+    status.store(200, Ordering::Relaxed);
+    agent.start();
+    let failed = results(&plane).len();
+    until("it is accepted", async || (results(&plane).len() > failed).then_some(())).await;
+    let metrics = agent.metrics().await;
+    let by = [("type", "get_metrics"), ("outcome", "succeeded")];
+    assert_eq!(
+        metrics.sum("dataplane_commands_total", &by) as u64,
+        0,
+        "carried out once, by the first process"
+    );
+}
+
+#[tokio::test]
+async fn a_result_that_is_not_wanted_is_given_up_with_a_word() {
+    let status = Arc::new(AtomicU16::new(422));
+    let (redis, plane) = (RedisServer::start().await, reluctant(&status).await);
+    let mut agent = Agent::new(&redis, &plane.url);
+    agent.set("COMMAND_POLL_INTERVAL", "0.1");
+    agent.start();
+    until("it says so", async || {
+        agent.log().contains("the result of a command is not wanted, and is given up").then_some(())
+    })
+    .await;
+    // This ControlPlane hands the command out for ever, and is not answered any more.
+    let looks = polls(&plane);
+    until("it goes on", async || (polls(&plane) >= looks + 5).then_some(())).await;
+    assert_eq!(results(&plane).len(), 1);
+    let metrics = agent.metrics().await;
+    let by = [("type", "get_metrics"), ("outcome", "succeeded")];
+    assert_eq!(metrics.sum("dataplane_commands_total", &by) as u64, 1);
+}

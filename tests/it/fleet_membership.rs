@@ -1,0 +1,134 @@
+//! Goal: the ControlPlane knows how this agent is, a fleet does not beat at once, and an idle agent knows whether it is
+//! connected.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
+use serde_json::json;
+
+use super::harness::{Agent, RedisServer, Scripted, Stage, USAGE, load, until};
+
+#[tokio::test]
+async fn a_heartbeat_tells_all_that_there_is_to_tell() {
+    let settings = [("HEARTBEAT_INTERVAL", "0.2"), ("REFUSAL_BRAKE", "0")];
+    let mut stage = Stage::set_with(&settings).await;
+    stage.sandbox.weather(json!({"refuse_transactions": ["usage-bad"]})).await;
+    let records = [load::usage("good", 0), load::usage("good", 1), load::usage("bad", 0), "{}".to_owned()];
+    stage.redis.push(USAGE, &records).await;
+    stage.drained().await;
+    let metrics = until("a heartbeat that knows it", async || {
+        let metrics = stage.sandbox.servers().await["edge-test-1"]["last_heartbeat"]["metrics"].clone();
+        (metrics["usage_records_processed"] == 2 && metrics["dead_letters"] == 2).then_some(metrics)
+    })
+    .await;
+    let mut names: Vec<_> = metrics.as_object().expect("an object").keys().map(String::as_str).collect();
+    names.sort_unstable();
+    let expected = [
+        "control_plane_requests",
+        "cpu_usage_percent",
+        "dead_letters",
+        "failed_deliveries",
+        "memory_usage_mb",
+        "outbox_depth",
+        "outbox_oldest_age_seconds",
+        "redis_queue_depth",
+        "uptime_seconds",
+        "usage_records_processed",
+    ];
+    assert_eq!(names, expected);
+    assert!(metrics.as_object().expect("an object").values().all(serde_json::Value::is_number), "{metrics}");
+    assert_eq!(metrics["failed_deliveries"], 1, "what never was a record is none: {metrics}");
+    assert!(metrics["control_plane_requests"].as_u64() >= Some(4), "{metrics}");
+    assert!(metrics["memory_usage_mb"].as_f64() > Some(1.0), "{metrics}");
+    let busy = metrics["cpu_usage_percent"].as_f64().expect("a number");
+    assert!((0.0..=6400.0).contains(&busy), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_fleet_that_starts_at_once_does_not_beat_at_once() {
+    const INTERVAL: f64 = 4.0;
+    let redis = RedisServer::start().await;
+    let plane = Scripted::start_all(|_| StatusCode::OK.into_response()).await;
+    let mut fleet: Vec<Agent> = (0..8)
+        .map(|n| {
+            let mut agent = Agent::new(&redis, &plane.url);
+            agent.set("SERVER_ID", &format!("edge-{n}"));
+            agent.set("HEARTBEAT_INTERVAL", &INTERVAL.to_string());
+            agent.set("COMMAND_POLL_INTERVAL", "3600");
+            agent
+        })
+        .collect();
+    fleet.iter_mut().for_each(Agent::start);
+    // From each server's registration to its first heartbeat.
+    let phases = until("every heart has beaten", async || {
+        let (mut registered, mut beat) =
+            (HashMap::<String, Instant>::new(), HashMap::<String, Instant>::new());
+        for request in plane.received() {
+            let server = request.json()["server_id"].as_str().map(str::to_owned);
+            let path: Vec<&str> = request.path.split('/').collect();
+            if let Some(server) = server {
+                registered.entry(server).or_insert(request.at);
+            } else if let [.., server, "heartbeat"] = path.as_slice() {
+                beat.entry((*server).to_owned()).or_insert(request.at);
+            }
+        }
+        let phase = |(server, at): (&String, &Instant)| Some(at.duration_since(*registered.get(server)?));
+        (beat.len() == 8).then(|| beat.iter().filter_map(phase).collect::<Vec<Duration>>())
+    })
+    .await;
+    let first = phases.iter().min().expect("a phase").as_secs_f64();
+    // With any part of the interval as likely as any other, once in 390,000 times none is in the first four fifths.
+    assert!(first < 0.8 * INTERVAL, "{phases:?}");
+}
+
+#[tokio::test]
+async fn an_idle_agent_asks_whether_the_control_plane_is_well() {
+    let settings = [
+        ("HEARTBEAT_INTERVAL", "3600"),
+        ("COMMAND_POLL_INTERVAL", "3600"),
+        ("CONTROL_PLANE_HEALTH_CHECK_INTERVAL", "0.2"),
+    ];
+    let stage = Stage::set_with(&settings).await;
+    let connected = async |wanted: bool| {
+        until(&format!("connected: {wanted}"), async || {
+            (stage.agent.health().await?["control_plane_connected"] == wanted).then_some(())
+        })
+        .await;
+    };
+    connected(true).await;
+    stage.sandbox.weather(json!({"down": true})).await;
+    connected(false).await;
+    stage.sandbox.weather(json!({})).await;
+    connected(true).await;
+    assert!(stage.sandbox.accounts().await.requests("health", "200") > 0);
+}
+
+#[tokio::test]
+async fn it_does_not_ask_where_that_is_switched_off() {
+    let settings = [
+        ("HEARTBEAT_INTERVAL", "0.3"),
+        ("CONTROL_PLANE_HEALTH_CHECK_ENABLED", "false"),
+        ("CONTROL_PLANE_HEALTH_CHECK_INTERVAL", "0.05"),
+    ];
+    let stage = Stage::set_with(&settings).await;
+    until("the heart beats", async || {
+        (stage.sandbox.accounts().await.all_requests("heartbeat") >= 6).then_some(())
+    })
+    .await;
+    assert_eq!(stage.sandbox.accounts().await.all_requests("health"), 0);
+}
+
+#[tokio::test]
+async fn it_does_not_ask_while_others_ask_anyway() {
+    let settings = [("HEARTBEAT_INTERVAL", "0.1"), ("CONTROL_PLANE_HEALTH_CHECK_INTERVAL", "1")];
+    let stage = Stage::set_with(&settings).await;
+    until("the heart beats", async || {
+        (stage.sandbox.accounts().await.all_requests("heartbeat") >= 80).then_some(())
+    })
+    .await;
+    // Asked regardless, it would be once a second, for eight; a machine that stands still may bring about one or two.
+    let asked = stage.sandbox.accounts().await.all_requests("health");
+    assert!(asked <= 2, "asked {asked} times");
+}

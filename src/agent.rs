@@ -138,6 +138,7 @@ impl Agent {
             names: source.names.clone(),
             metrics: Arc::clone(&metrics),
             client: Arc::clone(&client),
+            redis_expiries: source.server.expiries(),
             trusted: config.http.trusted_ips.clone(),
         });
         let intake = Intake {

@@ -15,7 +15,7 @@
 //! * [`control_plane`]: the typed client of the `ControlPlane`'s REST API; one attempt a call.
 //!
 //! Everything else supports these: [`agent`] puts them together, [`config`] says how, [`http`] and [`telemetry`] show what
-//! goes on, [`admin`] is what an operator may do, [`reload`] takes in new settings, [`membership`] tells the `ControlPlane` that the
+//! goes on, [`expiry`] knows when credentials end, [`admin`] is what an operator may do, [`reload`] takes in new settings, [`membership`] tells the `ControlPlane` that the
 //! server lives, [`cli`] is the command line, [`sandbox`] and [`demo`] are for trying it out.
 
 pub mod admin;
@@ -26,6 +26,7 @@ pub mod config;
 pub mod control_plane;
 pub mod demo;
 pub mod drain;
+pub mod expiry;
 mod failpoint;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

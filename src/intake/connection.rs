@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 
 use super::Settings;
 use crate::config::{RedisConfig, SentinelUrl};
+use crate::expiry::{self, Expiry};
 
 /// A connection on which nothing comes is probed after so long, and then this often: a peer that vanished without a
 /// word is noticed even where nothing is asked of it.
@@ -41,7 +42,17 @@ pub enum ClientError {
 
 /// How Redis is reached. Clones share it.
 #[derive(Clone)]
-pub struct Server(Way);
+pub struct Server {
+    way: Way,
+    expiries: Vec<Expiry>,
+}
+
+impl Server {
+    /// When the certificates end that are in use.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        self.expiries.clone()
+    }
+}
 
 #[derive(Clone)]
 enum Way {
@@ -52,10 +63,12 @@ enum Way {
 
 /// The configured Redis. Connects to nothing yet.
 pub fn server(config: &RedisConfig) -> Result<Server, ClientError> {
-    Ok(Server(match config.sentinel() {
+    let mut expiries = Vec::new();
+    let way = match config.sentinel() {
         Some(url) => Way::Sentinel(Arc::new(Mutex::new(sentinel(url, tcp(config))?))),
-        None => Way::Direct(Box::new(client(config)?)),
-    }))
+        None => Way::Direct(Box::new(client(config, &mut expiries)?)),
+    };
+    Ok(Server { way, expiries })
 }
 
 fn sentinel(url: SentinelUrl, tcp: TcpSettings) -> redis::RedisResult<SentinelClient> {
@@ -81,7 +94,7 @@ fn tcp(config: &RedisConfig) -> TcpSettings {
         .set_user_timeout(config.socket_timeout)
 }
 
-fn client(config: &RedisConfig) -> Result<Client, ClientError> {
+fn client(config: &RedisConfig, expiries: &mut Vec<Expiry>) -> Result<Client, ClientError> {
     let info = match &config.url {
         Some(url) => url.expose().trim().into_connection_info()?,
         None => {
@@ -96,7 +109,12 @@ fn client(config: &RedisConfig) -> Result<Client, ClientError> {
     };
     let info = info.set_tcp_settings(tcp(config));
     if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-        return Ok(Client::build_with_tls(info, certificates(config)?)?);
+        let certificates = certificates(config)?;
+        let authorities = certificates.root_cert.as_deref();
+        expiries.extend(authorities.and_then(|pem| expiry::of_authorities("redis_ca", pem)));
+        let own = certificates.client_tls.as_ref();
+        expiries.extend(own.and_then(|own| expiry::of_chain("redis_client", &own.client_cert)));
+        return Ok(Client::build_with_tls(info, certificates)?);
     }
     Ok(Client::open(info)?)
 }
@@ -129,7 +147,7 @@ pub(super) async fn connect(
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(settings.timeout))
         .set_response_timeout(Some(settings.timeout + patience));
-    match &settings.server.0 {
+    match &settings.server.way {
         Way::Direct(client) => client.get_multiplexed_async_connection_with_config(&config).await,
         Way::Sentinel(sentinels) => {
             // Asking takes several connections, of which each has a time-out of its own.

@@ -13,6 +13,7 @@ mod delivers_everything_once_and_in_order;
 mod env_example;
 mod harness;
 mod http_surface;
+mod monitoring;
 mod outbox;
 mod outcomes_of_answers;
 mod redis_comes_and_goes;

@@ -8,7 +8,7 @@ export CARGO_INCREMENTAL := 0
 .PHONY: help build demo test format lint units docs bench redis test-tools
 
 help:            ## Says what there is
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 build:           ## Builds the agent: target/release/dataplane-agent
 	DATAPLANE_COMMIT=$$(git rev-parse --short HEAD 2>/dev/null) cargo build --release --locked
@@ -117,5 +117,5 @@ check-alerts: prometheus ## Checks the alerts, their tests and the dashboard's q
 	$(PROMTOOL) check rules data/prometheus/alerts.yml "$$folder/dashboard.yml" && \
 	$(PROMTOOL) test rules tests/prometheus/alerts_test.yml
 
-test-prometheus: redis prometheus ## Has a real Prometheus scrape an agent through an outage (a minute)
+test-prometheus: redis prometheus ## Has a real Prometheus scrape an agent through an outage
 	PROMETHEUS=$(PROMETHEUS) cargo test --locked --test it -- --ignored --nocapture a_real_prometheus

@@ -8,7 +8,7 @@ export CARGO_INCREMENTAL := 0
 .PHONY: help build demo test test-outbox format lint units docs bench redis test-tools
 
 help:            ## Says what there is
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 build:           ## Builds the agent: target/release/dataplane-agent
 	DATAPLANE_COMMIT=$$(git rev-parse --short HEAD 2>/dev/null) cargo build --release --locked
@@ -16,7 +16,7 @@ build:           ## Builds the agent: target/release/dataplane-agent
 demo: redis build ## Plays the main job with outages and a crash, about a minute; settles the account
 	@target/release/dataplane-agent demo
 
-test: format lint units docs check-unit check-package ## Everything that CI checks
+test: format lint units docs check-unit check-package check-alerts ## Everything that CI checks
 
 format:
 	cargo fmt --check
@@ -130,3 +130,32 @@ fuzz:            ## Fuzzes each target for a minute (FUZZ_SECONDS), on the night
 	    $$(ls -d fuzz/corpus/$$target fuzz/findings/$$target data/samples/*/$$target 2>/dev/null) \
 	    -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 || failed="$$failed $$target"; \
 	done; if [ -n "$$failed" ]; then echo "fuzz: FAILED:$$failed" >&2; exit 1; fi
+
+# --- alerts and dashboard ---
+
+.PHONY: check-alerts test-prometheus prometheus
+
+# Debian's package is only unpacked: nothing of it is installed, and no service of it is started.
+PROMETHEUS_DIR := target/prometheus
+PROMTOOL = $(or $(shell command -v promtool),$(PROMETHEUS_DIR)/usr/bin/promtool)
+PROMETHEUS = $(or $(shell command -v prometheus),$(abspath $(PROMETHEUS_DIR)/usr/bin/prometheus))
+
+prometheus:
+	@{ command -v promtool && command -v prometheus; } >/dev/null || [ -x $(PROMETHEUS_DIR)/usr/bin/prometheus ] || { \
+	  command -v apt-get >/dev/null || { \
+	    echo "prometheus and promtool are needed: install them with your system's package manager" >&2; exit 1; }; \
+	  folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" && \
+	  download() { apt-get download -qq -o APT::Sandbox::User=root prometheus; } && \
+	  { download 2>/dev/null || { $(SUDO) apt-get update -qq && download; }; } && \
+	  mkdir -p "$(CURDIR)/$(PROMETHEUS_DIR)" && dpkg -x prometheus_*.deb "$(CURDIR)/$(PROMETHEUS_DIR)"; }
+
+# Whether the queries fit what an agent exports is asked of a running one, by `make units`.
+check-alerts: prometheus ## Checks the alerts, their tests and the dashboard's queries
+	@$(call install,python3,python3)
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	python3 tests/prometheus/dashboard_rules.py data/grafana/dashboard.json "$$folder/dashboard.yml" && \
+	$(PROMTOOL) check rules data/prometheus/alerts.yml "$$folder/dashboard.yml" && \
+	$(PROMTOOL) test rules tests/prometheus/alerts_test.yml
+
+test-prometheus: redis prometheus ## Has a real Prometheus scrape an agent through an outage
+	PROMETHEUS=$(PROMETHEUS) cargo test --locked --test it -- --ignored --nocapture a_real_prometheus

@@ -177,6 +177,7 @@ impl Agent {
             names: source.names.clone(),
             metrics: Arc::clone(&metrics),
             client: Arc::clone(&client),
+            redis_server: source.server.clone(),
             trusted: config.http.trusted_ips.clone(),
         });
         let service =

@@ -16,8 +16,8 @@
 //!
 //! Everything else supports these: [`agent`] puts them together, [`config`] says how, [`http`] and [`telemetry`] show what
 //! goes on, [`admin`] is what an operator may do, [`reload`] takes in new settings, [`membership`] tells the
-//! `ControlPlane` that the server lives, [`commands`] does what that says, [`systemd`] tells systemd, [`cli`] is the
-//! command line, [`sandbox`] and [`demo`] are for trying it out.
+//! `ControlPlane` that the server lives, [`commands`] does what that says, [`systemd`] tells systemd, [`expiry`] knows
+//! when credentials end, [`cli`] is the command line, [`sandbox`] and [`demo`] are for trying it out.
 
 pub mod admin;
 pub mod agent;
@@ -28,6 +28,7 @@ pub mod config;
 pub mod control_plane;
 pub mod demo;
 pub mod drain;
+pub mod expiry;
 mod failpoint;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

@@ -21,6 +21,7 @@ use super::failure::{Failure, classify};
 use super::retry_after::retry_after;
 use super::settings::{SecretSource, Settings};
 use super::target::Target;
+use crate::expiry::Expiry;
 use crate::record::Kind;
 
 /// The most of an answer that is kept; a dead letter keeps 1 KiB of it, a quota answer has a few hundred bytes.
@@ -201,6 +202,11 @@ impl Client {
     /// By how much the `ControlPlane`'s clock is ahead of ours, by its last answer; zero up to five seconds.
     pub fn clock_skew(&self) -> TimeDelta {
         self.clock.skew()
+    }
+
+    /// When what proves who we are, or whom we trust, ends: what is in use now.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        self.credentials().expiries.clone()
     }
 
     /// Whether the last request, of whatever kind, was answered by a `ControlPlane` that lets us in.

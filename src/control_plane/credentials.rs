@@ -7,6 +7,7 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT}
 use super::auth::{KeyError, Tokens, api_key_header};
 use super::settings::{Settings, UnreadableFile, read_file};
 use super::target::Target;
+use crate::expiry::{self, Expiry};
 
 /// A host that is there answers a handshake well within this, on the worst of links. Half of a shorter time-out
 /// at most, so that a host that is not there is told from one that does not answer.
@@ -48,6 +49,8 @@ pub enum ClientError {
 pub(super) struct Credentials {
     pub(super) http: reqwest::Client,
     pub(super) tokens: Option<Tokens>,
+    /// When what of it ends by itself does so. Our own tokens are minted anew long before.
+    pub(super) expiries: Vec<Expiry>,
 }
 
 impl Credentials {
@@ -64,14 +67,18 @@ impl Credentials {
             headers.extend(target.basic.clone().map(|basic| (AUTHORIZATION, basic)));
             None
         };
+        let mut expiries = Vec::new();
         if settings.auth.sends_api_key()
             && let Some(key) = &settings.api_key
         {
+            let key = key.read()?;
+            expiries.extend(expiry::of_token("control_plane_api_key", key.expose()));
             let (name, value) =
-                api_key_header(&settings.api_key_header, &key.read()?).map_err(ClientError::ApiKey)?;
+                api_key_header(&settings.api_key_header, &key).map_err(ClientError::ApiKey)?;
             headers.insert(name, value);
         }
-        Ok(Self { http: http_client(settings, target, headers)?, tokens })
+        let http = http_client(settings, target, headers, &mut expiries)?;
+        Ok(Self { http, tokens, expiries })
     }
 }
 
@@ -79,6 +86,7 @@ fn http_client(
     settings: &Settings,
     target: &Target,
     headers: HeaderMap,
+    expiries: &mut Vec<Expiry>,
 ) -> Result<reqwest::Client, ClientError> {
     let mut builder = reqwest::Client::builder()
         .default_headers(headers)
@@ -96,11 +104,12 @@ fn http_client(
         builder = builder.no_proxy();
     }
     if let Some(path) = &settings.ca_file {
-        let authorities =
-            reqwest::Certificate::from_pem_bundle(&read_file(path)?).map_err(|e| tls_error(&e))?;
+        let pem = read_file(path)?;
+        let authorities = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| tls_error(&e))?;
         if authorities.is_empty() {
             return Err(ClientError::Tls(format!("{} holds no certificate in PEM", path.display())));
         }
+        expiries.extend(expiry::of_authorities("control_plane_ca", &pem));
         builder = builder.tls_certs_only(authorities);
     } else if !target.is_https {
         // Plain HTTP needs no authorities: a host without any must not fail for it, nor keep them in memory.
@@ -108,7 +117,9 @@ fn http_client(
     }
     match (&settings.client_cert_file, &settings.client_key_file) {
         (Some(certificate), Some(key)) => {
-            let pem = [read_file(certificate)?, b"\n".to_vec(), read_file(key)?].concat();
+            let certificate = read_file(certificate)?;
+            expiries.extend(expiry::of_chain("control_plane_client", &certificate));
+            let pem = [certificate, b"\n".to_vec(), read_file(key)?].concat();
             builder = builder.identity(reqwest::Identity::from_pem(&pem).map_err(|e| tls_error(&e))?);
         }
         (None, None) => {}

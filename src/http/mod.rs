@@ -29,10 +29,10 @@ use tokio::sync::watch;
 use crate::config::TrustedIps;
 use crate::control_plane::Client;
 use crate::drain::{LinkStatus, Orders};
-use crate::intake::{Names, RedisStatus};
+use crate::intake::{self, Names, RedisStatus};
 use crate::outbox::Outbox;
 use crate::record::Queue;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, Moment};
 use admin::Admin;
 use health::Health;
 
@@ -80,6 +80,8 @@ pub struct Surface {
     pub metrics: Arc<Metrics>,
     /// The client, which knows whether the `ControlPlane` answers.
     pub client: Arc<Client>,
+    /// Redis, which knows when the certificates end that it is spoken to with.
+    pub redis_server: intake::Server,
     /// Who may read; `None`: everybody.
     pub trusted: Option<TrustedIps>,
 }
@@ -154,7 +156,7 @@ async fn detailed(State(surface): State<Arc<Surface>>) -> Response {
 
 async fn metrics(State(surface): State<Arc<Surface>>) -> Response {
     surface.metrics.control_plane_up(Health::of(&surface).control_plane_connected);
-    match surface.metrics.expose(&surface.outbox.durable_stats(), crate::clock::now().0) {
+    match surface.metrics.expose(&surface.moment()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics cannot be rendered");
@@ -168,6 +170,17 @@ async fn metrics_json(State(surface): State<Arc<Surface>>) -> Response {
 }
 
 impl Surface {
+    fn moment(&self) -> Moment {
+        let mut expiries = self.client.expiries();
+        expiries.extend(self.redis_server.expiries());
+        Moment {
+            stats: self.outbox.durable_stats(),
+            now_micros: crate::clock::now().0,
+            clock_skew_seconds: self.client.clock_skew().as_seconds_f64(),
+            expiries,
+        }
+    }
+
     fn metrics_json(&self, health: &Health) -> serde_json::Value {
         let depths = self.redis.borrow().depths;
         let queues: serde_json::Map<_, _> = Queue::ALL

@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 
 use super::Settings;
 use crate::config::{ClusterUrl, RedisConfig, Secret, SecretSource, SentinelUrl, read_small};
+use crate::expiry::{self, Expiry};
 
 /// A connection on which nothing comes is probed after so long, and then this often: a peer that vanished without a
 /// word is noticed even where nothing is asked of it.
@@ -55,7 +56,13 @@ pub struct Server(Arc<Shared>);
 
 struct Shared {
     config: RedisConfig,
-    way: RwLock<Way>,
+    made: RwLock<Made>,
+}
+
+/// What follows from the settings and the files that they name.
+struct Made {
+    way: Way,
+    expiries: Vec<Expiry>,
 }
 
 #[derive(Clone)]
@@ -68,8 +75,8 @@ enum Way {
 
 /// The configured Redis. Connects to nothing yet.
 pub fn server(config: &RedisConfig) -> Result<Server, ClientError> {
-    let way = RwLock::new(way(config)?);
-    Ok(Server(Arc::new(Shared { config: config.clone(), way })))
+    let made = RwLock::new(Made::of(config)?);
+    Ok(Server(Arc::new(Shared { config: config.clone(), made })))
 }
 
 impl Server {
@@ -82,8 +89,8 @@ impl Server {
                 *secret = Some(Secret::read(path).map_err(|source| unreadable(variable, path, source))?);
             }
         }
-        let fresh = way(&config)?;
-        *self.0.way.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        let fresh = Made::of(&config)?;
+        *self.0.made.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
 
@@ -103,22 +110,35 @@ impl Server {
         matches!(self.way(), Way::Cluster(_))
     }
 
+    /// When the certificates end that are in use.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        self.0.made.read().unwrap_or_else(PoisonError::into_inner).expiries.clone()
+    }
+
     fn way(&self) -> Way {
-        self.0.way.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.made.read().unwrap_or_else(PoisonError::into_inner).way.clone()
     }
 }
 
-fn way(config: &RedisConfig) -> Result<Way, ClientError> {
-    if let Some(url) = config.sentinel() {
-        return Ok(Way::Sentinel(Arc::new(Mutex::new(sentinel(url, tcp(config))?))));
+impl Made {
+    fn of(config: &RedisConfig) -> Result<Self, ClientError> {
+        let mut expiries = Vec::new();
+        let way = if let Some(url) = config.sentinel() {
+            Way::Sentinel(Arc::new(Mutex::new(sentinel(url, tcp(config))?)))
+        } else if let Some(url) = config.cluster() {
+            Way::Cluster(Box::new(cluster(url, config, &mut expiries)?))
+        } else {
+            Way::Direct(Box::new(client(config, &mut expiries)?))
+        };
+        Ok(Self { way, expiries })
     }
-    if let Some(url) = config.cluster() {
-        return Ok(Way::Cluster(Box::new(cluster(url, config)?)));
-    }
-    Ok(Way::Direct(Box::new(client(config)?)))
 }
 
-fn cluster(url: ClusterUrl, config: &RedisConfig) -> Result<ClusterClient, ClientError> {
+fn cluster(
+    url: ClusterUrl,
+    config: &RedisConfig,
+    expiries: &mut Vec<Expiry>,
+) -> Result<ClusterClient, ClientError> {
     let address = |(host, port)| {
         if url.is_encrypted {
             ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
@@ -133,7 +153,7 @@ fn cluster(url: ClusterUrl, config: &RedisConfig) -> Result<ClusterClient, Clien
         .min_retry_wait(least)
         .max_retry_wait(most);
     if url.is_encrypted {
-        builder = builder.certs(certificates(config)?);
+        builder = builder.certs(certificates(config, expiries)?);
     }
     if let Some(user) = url.user {
         builder = builder.username(user);
@@ -167,7 +187,7 @@ fn tcp(config: &RedisConfig) -> TcpSettings {
         .set_user_timeout(config.socket_timeout)
 }
 
-fn client(config: &RedisConfig) -> Result<Client, ClientError> {
+fn client(config: &RedisConfig, expiries: &mut Vec<Expiry>) -> Result<Client, ClientError> {
     let info = match &config.url {
         Some(url) => url.expose().trim().into_connection_info()?,
         None => {
@@ -182,12 +202,12 @@ fn client(config: &RedisConfig) -> Result<Client, ClientError> {
     };
     let info = info.set_tcp_settings(tcp(config));
     if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-        return Ok(Client::build_with_tls(info, certificates(config)?)?);
+        return Ok(Client::build_with_tls(info, certificates(config, expiries)?)?);
     }
     Ok(Client::open(info)?)
 }
 
-fn certificates(config: &RedisConfig) -> Result<TlsCertificates, ClientError> {
+fn certificates(config: &RedisConfig, expiries: &mut Vec<Expiry>) -> Result<TlsCertificates, ClientError> {
     let client_tls = match (&config.client_cert_file, &config.client_key_file) {
         (Some(cert), Some(key)) => Some(ClientTlsConfig {
             client_cert: read("REDIS_CLIENT_CERT_FILE", cert)?,
@@ -196,6 +216,9 @@ fn certificates(config: &RedisConfig) -> Result<TlsCertificates, ClientError> {
         _ => None,
     };
     let root_cert = config.ca_file.as_deref().map(|path| read("REDIS_CA_FILE", path)).transpose()?;
+    expiries.extend(root_cert.as_deref().and_then(|pem| expiry::of_authorities("redis_ca", pem)));
+    let own = client_tls.as_ref();
+    expiries.extend(own.and_then(|own| expiry::of_chain("redis_client", &own.client_cert)));
     Ok(TlsCertificates { client_tls, root_cert })
 }
 

@@ -4,6 +4,26 @@ use redis::{ErrorKind, RedisError};
 
 use crate::outbox::AppendError;
 
+/// Every [`SourceError::reason`].
+pub(super) const REASONS: [&str; 16] = [
+    "answer",
+    "authentication",
+    "cluster",
+    "held",
+    "lease_lost",
+    "loading",
+    "master_down",
+    "no_permission",
+    "other",
+    "out_of_memory",
+    "outbox",
+    "read_only",
+    "timeout",
+    "too_old",
+    "unreachable",
+    "wrong_type",
+];
+
 /// What ended a conversation with Redis.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {

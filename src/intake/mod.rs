@@ -116,6 +116,9 @@ impl Intake {
     /// Runs until `stop` is true. Whatever is wrong with Redis is waited out, but for two things that waiting does not
     /// mend: a version that is too old at the start, and another agent of the same name.
     pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), SourceError> {
+        for reason in fault::REASONS {
+            self.metrics.redis_failures.with_label_values(&[reason]).inc_by(0);
+        }
         let mut delay = RECONNECT_FIRST;
         let mut number = 0;
         let (mut has_worked, mut held_since) = (false, None);
@@ -149,6 +152,7 @@ impl Intake {
     /// Tells what ended a conversation: the log once for each kind of trouble.
     fn lost(&self, error: &SourceError, said: &mut Option<&'static str>) {
         let (connected, reason) = (error.is_connected(), error.reason());
+        debug_assert!(fault::REASONS.contains(&reason), "{reason} has no sample from the start on");
         let of_outbox = matches!(error, SourceError::Append(_));
         self.status.send_modify(|status| {
             status.connected = connected;

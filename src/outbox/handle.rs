@@ -156,6 +156,9 @@ impl Outbox {
         stats.disk_bytes = self.shared.used.load(std::sync::atomic::Ordering::Relaxed);
         stats.durability = self.shared.settings.durability;
         stats.capacity_bytes = self.shared.settings.max_bytes;
+        let free = self.shared.free.load(std::sync::atomic::Ordering::Relaxed);
+        stats.disk_free_bytes = (free < u64::MAX).then_some(free);
+        stats.min_free_bytes = self.shared.settings.min_free_bytes;
         stats.paused = *self.shared.paused.borrow();
         stats.accepting = stats.paused.is_none();
         stats

@@ -37,6 +37,7 @@ impl Shared {
         let before = *self.paused.borrow();
         let (max, min_free) = (self.settings.max_bytes, self.settings.min_free_bytes);
         let free = free_bytes(&self.settings.dir).unwrap_or(u64::MAX);
+        self.free.store(free, Ordering::Relaxed);
         let limit = if before == Some(FULL) { max / 100 * RESUME_PERCENT } else { max };
         let floor = if before == Some(DISK_LOW) { min_free / RESUME_PERCENT * 100 } else { min_free };
         // Of the ledger its dead letters count: its file never shrinks, but it fills its gaps before it grows.

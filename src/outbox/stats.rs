@@ -41,6 +41,10 @@ pub struct Stats {
     pub disk_bytes: u64,
     /// The most it may take.
     pub capacity_bytes: u64,
+    /// What is free on its disk, in bytes, if that is known.
+    pub disk_free_bytes: Option<u64>,
+    /// With less than this free it takes no more.
+    pub min_free_bytes: u64,
     /// Whether it takes more.
     pub accepting: bool,
     /// Why it does not.

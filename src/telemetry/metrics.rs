@@ -11,6 +11,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use crate::expiry::Expiry;
 use crate::outbox::{Reason, Stats};
 use crate::record::{Kind, Queue};
 
@@ -20,6 +21,18 @@ const SECONDS: &[f64] =
 /// Acceptance to settlement: an outage makes it hours.
 const DELIVERY_SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0, 21600.0, 86400.0];
+
+/// What is not counted but looked up when a scrape comes.
+pub struct Moment {
+    /// The outbox.
+    pub stats: Stats,
+    /// Microseconds since the epoch.
+    pub now_micros: i64,
+    /// By how many seconds the `ControlPlane`'s clock is ahead of ours.
+    pub clock_skew_seconds: f64,
+    /// When credentials end.
+    pub expiries: Vec<Expiry>,
+}
 
 /// What is counted where it happens.
 pub struct Metrics {
@@ -171,9 +184,19 @@ impl Metrics {
             server_id: server_id.to_owned(),
             registry,
         };
-        metrics.redis_connection.with_label_values(&[server_id]).set(0);
-        metrics.control_plane_connection.with_label_values(&[server_id]).set(0);
+        metrics.first_samples();
         Ok(metrics)
+    }
+
+    /// A series that appears with what it counts is seen by no alert, and leaves a hole in a graph.
+    fn first_samples(&self) {
+        self.redis_connection.with_label_values(&[&self.server_id]).set(0);
+        self.control_plane_connection.with_label_values(&[&self.server_id]).set(0);
+        self.link_state.with_label_values(&[] as &[&str]).set(0);
+        for queue in Queue::ALL {
+            self.intake_records.with_label_values(&[queue.label()]).inc_by(0);
+            self.delivery_latency.with_label_values(&[queue.label()]);
+        }
     }
 
     /// Notes whether Redis answers.
@@ -197,10 +220,13 @@ impl Metrics {
         self.request_seconds.with_label_values(&[endpoint]).observe(took.as_secs_f64());
     }
 
-    /// The exposition in Prometheus' text format, with the outbox as it is in this moment.
-    pub fn expose(&self, stats: &Stats, now_micros: i64) -> prometheus::Result<Vec<u8>> {
+    /// The exposition in Prometheus' text format, with what is looked up as it is in this moment.
+    pub fn expose(&self, moment: &Moment) -> prometheus::Result<Vec<u8>> {
         let mut families = self.registry.gather();
-        families.extend(outbox_families(stats, now_micros, &self.server_id));
+        families.extend(outbox_families(&moment.stats, moment.now_micros, &self.server_id));
+        families.extend(other_families(moment));
+        // One without samples cannot be told.
+        families.retain(|family| !family.get_metric().is_empty());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         let mut text = Vec::with_capacity(16 << 10);
         TextEncoder::new().encode(&families, &mut text)?;
@@ -309,6 +335,18 @@ fn outbox_families(stats: &Stats, now_micros: i64, server_id: &str) -> Vec<Metri
             one(stats.capacity_bytes as f64),
         ),
         family(
+            "dataplane_outbox_disk_free_bytes",
+            "Bytes free on the outbox's disk",
+            GAUGE,
+            stats.disk_free_bytes.map(|free| (Vec::new(), free as f64)).into_iter().collect(),
+        ),
+        family(
+            "dataplane_outbox_min_free_bytes",
+            "With less free on its disk the outbox takes no more",
+            GAUGE,
+            one(stats.min_free_bytes as f64),
+        ),
+        family(
             "dataplane_outbox_accepting",
             "1 while it takes records",
             GAUGE,
@@ -337,5 +375,24 @@ fn outbox_families(stats: &Stats, now_micros: i64, server_id: &str) -> Vec<Metri
         family("usage_records_processed_total", "Usage records settled", COUNTER, processed(Queue::Usage)),
         family("quota_requests_processed_total", "Quota requests settled", COUNTER, processed(Queue::Quota)),
         family("session_events_processed_total", "Lifecycle events settled", COUNTER, events),
+    ]
+}
+
+fn other_families(moment: &Moment) -> [MetricFamily; 2] {
+    let expiries = moment.expiries.iter();
+    let expiries = expiries.map(|end| (vec![("credential", end.credential)], end.at as f64)).collect();
+    [
+        family(
+            "dataplane_clock_skew_seconds",
+            "By how much the ControlPlane's clock is ahead of this machine's; 0 up to five seconds",
+            MetricType::GAUGE,
+            vec![(Vec::new(), moment.clock_skew_seconds)],
+        ),
+        family(
+            "dataplane_credential_expiry_timestamp_seconds",
+            "When a certificate, or an API key that is a JWT, ends",
+            MetricType::GAUGE,
+            expiries,
+        ),
     ]
 }

@@ -19,6 +19,7 @@ mod fleet_membership;
 mod harness;
 mod http_surface;
 mod large_records;
+mod monitoring;
 mod outbox;
 mod outcomes_of_answers;
 mod redis_cluster;

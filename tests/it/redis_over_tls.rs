@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustix::process::Signal;
 
 use super::harness::{Agent, RedisServer, Sandbox, Stage, USAGE, free_port, load, until};
@@ -25,6 +25,7 @@ fn papers() -> Papers {
         path
     };
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.not_after = date_time_ymd(2040, 1, 1);
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     // Not the default name, which the certificate has: it would look signed by itself.
     authority.distinguished_name.push(DnType::CommonName, "Authority");
@@ -32,7 +33,8 @@ fn papers() -> Papers {
     let ca = file("ca.pem", authority.self_signed(&authority_key).unwrap().pem());
     let issuer = Issuer::new(authority, authority_key);
     let key_pair = KeyPair::generate().unwrap();
-    let of_server = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    let mut of_server = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    of_server.not_after = date_time_ymd(2030, 1, 1);
     let cert = file("cert.pem", of_server.signed_by(&key_pair, &issuer).unwrap().pem());
     let key = file("key.pem", key_pair.serialize_pem());
     Papers { ca, cert, key, _dir: dir }
@@ -67,13 +69,14 @@ async fn tls_server(papers: &Papers, auth_clients: &str) -> (RedisServer, u16) {
     (redis, port)
 }
 
-async fn delivers_one(redis: RedisServer, sandbox: Sandbox, mut agent: Agent) {
+async fn delivers_one(redis: RedisServer, sandbox: Sandbox, mut agent: Agent) -> Stage {
     agent.start();
     agent.ready().await;
     redis.push(USAGE, &[load::usage("s", 0)]).await;
     let mut stage = Stage { redis, sandbox, agent };
     stage.drained().await;
     assert_eq!(stage.sandbox.accounts().await.kind("usage", "processed"), 1);
+    stage
 }
 
 #[tokio::test]
@@ -87,7 +90,12 @@ async fn an_authority_of_ones_own_is_trusted_and_the_agent_shows_its_certificate
     agent.set("REDIS_CA_FILE", papers.ca.to_str().unwrap());
     agent.set("REDIS_CLIENT_CERT_FILE", papers.cert.to_str().unwrap());
     agent.set("REDIS_CLIENT_KEY_FILE", papers.key.to_str().unwrap());
-    delivers_one(redis, sandbox, agent).await;
+    let stage = delivers_one(redis, sandbox, agent).await;
+    let metrics = stage.agent.metrics().await;
+    for (credential, year) in [("redis_ca", 2040), ("redis_client", 2030)] {
+        let end = metrics.sum("dataplane_credential_expiry_timestamp_seconds", &[("credential", credential)]);
+        assert_eq!(end as i64, date_time_ymd(year, 1, 1).unix_timestamp(), "{credential}");
+    }
 }
 
 #[tokio::test]
@@ -150,7 +158,7 @@ async fn a_server_of_an_unknown_authority_is_told_nothing() {
     agent.stop().await;
     agent.set("REDIS_URL", &format!("rediss://localhost:{port}/0"));
     agent.set("REDIS_CA_FILE", papers.ca.to_str().unwrap());
-    delivers_one(redis, sandbox, agent).await;
+    drop(delivers_one(redis, sandbox, agent).await);
 }
 
 #[tokio::test]
@@ -161,5 +169,5 @@ async fn a_unix_socket_will_do() {
     let mut agent = Agent::new(&redis, &sandbox.url);
     agent.unset("REDIS_PORT");
     agent.set("REDIS_URL", &format!("unix://{}?db=0", redis.dir().join("redis.sock").display()));
-    delivers_one(redis, sandbox, agent).await;
+    drop(delivers_one(redis, sandbox, agent).await);
 }

@@ -4,13 +4,14 @@ use serde_json::json;
 
 use super::harness::{Stage, load, until};
 
-/// The memory that the agent may take, in bytes.
-const MEMORY: f64 = 64.0 * 1024.0 * 1024.0;
+/// By how much the agent's memory may grow, in bytes: what it has in hand is bounded, whatever waits.
+const GROWTH: f64 = 32.0 * 1024.0 * 1024.0;
 
 #[tokio::test]
 async fn a_control_plane_that_is_away_costs_nothing_but_time() {
     let mut stage = Stage::set().await;
     stage.sandbox.weather(json!({"down": true})).await;
+    let before = stage.agent.metrics().await.sum("process_resident_memory_bytes", &[]);
     let mut pushed = 0;
     for part in 0..10 {
         pushed += load::push_sessions(&stage.redis, &format!("part-{part}"), 100, 47).await;
@@ -28,7 +29,7 @@ async fn a_control_plane_that_is_away_costs_nothing_but_time() {
     assert_eq!(metrics.sum("dataplane_dead_letters", &[]), 0.0);
     assert_eq!(metrics.sum("dataplane_link_state", &[]), 2.0);
     let memory = metrics.sum("process_resident_memory_bytes", &[]);
-    assert!(memory < MEMORY, "{memory} bytes resident");
+    assert!(memory - before < GROWTH, "{memory} bytes resident, {before} before");
     let said = stage.agent.log().lines().count();
     assert!(said < 12, "an outage is a few lines, not one a record:\n{}", stage.agent.log());
 

@@ -17,7 +17,7 @@ use crate::drain::{
     self, BatchSettings, Controls, Drain, Horizon, LinkSettings, LinkStatus, RateLimit, Turns, turns,
 };
 use crate::health_check::HealthCheck;
-use crate::http::admin::Admin;
+use crate::http::admin::{Admin, Refusals};
 use crate::http::{self, Surface};
 use crate::intake::{self, Intake, Mirror, Names, RedisStatus, SourceError, push_quota_answers};
 use crate::membership::Membership;
@@ -67,11 +67,7 @@ impl Agent {
             Ok(response) => observed.request(endpoint, &response.status.to_string(), answer.elapsed),
             Err(failure) => observed.request(endpoint, failure.label(), answer.elapsed),
         }));
-        let settings = config.outbox.settings(metrics.commit_seconds.clone());
-        let (outbox, threads) = tokio::task::spawn_blocking(|| Outbox::open(settings)).await??;
-        let redis = intake::server(&config.redis)?;
-        let listeners = listen(&config).await?;
-        let client = Arc::new(client);
+        let (client, redis) = (Arc::new(client), intake::server(&config.redis)?);
         let controls =
             Controls::new(RateLimit { per_second: config.delivery.rate_limit, burst: config.delivery.burst });
         let reloader = Reloader::new(
@@ -83,6 +79,9 @@ impl Agent {
             log_level.clone(),
         );
         let (reloader, notify) = (Arc::new(reloader), Notify::of_process());
+        let settings = config.outbox.settings(metrics.commit_seconds.clone());
+        let (outbox, threads) = tokio::task::spawn_blocking(|| Outbox::open(settings)).await??;
+        let listeners = listen(&config).await?;
         Ok(Self {
             config,
             client,
@@ -152,6 +151,7 @@ impl Agent {
             operator: Arc::clone(&operator),
             token: reloader.admin_token(),
             metrics: Arc::clone(&metrics),
+            refusals: Refusals::default(),
         });
 
         let membership = Arc::new(Membership {

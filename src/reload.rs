@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::config::{Config, Problems, Secret, SecretSource, Setting, Sources};
+use crate::config::{Config, DeliveryConfig, Problems, Secret, SecretSource, Sources};
 use crate::control_plane::{Client, ClientError};
 use crate::drain::{Controls, RateLimit};
 use crate::intake;
@@ -63,12 +63,17 @@ pub struct Reloader {
     controls: Controls,
     log_level: LogLevel,
     admin_token: watch::Sender<Option<Secret>>,
-    /// As they were read last.
-    known: Mutex<Vec<Setting>>,
+    /// What the agent was started with: what takes a restart is compared with that.
+    started_with: Config,
+    /// How the files were at the start.
+    stamps: Vec<Stamp>,
+    /// One reads at a time: two would each undo a part of the other.
+    reading: Mutex<()>,
 }
 
 impl Reloader {
-    /// For an agent with this configuration, which came from these sources.
+    /// For an agent with this configuration, which came from these sources. To be made as soon as it was read: what changes
+    /// from now on is seen.
     pub fn new(
         config: &Config,
         sources: Sources,
@@ -78,8 +83,10 @@ impl Reloader {
         log_level: LogLevel,
     ) -> Self {
         let admin_token = watch::Sender::new(config.http.admin_token.clone());
-        let known = Mutex::new(config.describe().to_vec());
-        Self { sources, client, redis, controls, log_level, admin_token, known }
+        let (started_with, reading, stamps) = (config.clone(), Mutex::new(()), Vec::new());
+        let new =
+            Self { sources, client, redis, controls, log_level, admin_token, started_with, stamps, reading };
+        Self { stamps: stamps_of(&new.files()), ..new }
     }
 
     /// The token of the admin surface, as it is now.
@@ -87,8 +94,8 @@ impl Reloader {
         self.admin_token.subscribe()
     }
 
-    /// Reads all settings, and applies those that can be. Gives the names of changed ones that need a restart. With an
-    /// error, no setting has changed.
+    /// Reads all settings, and applies those that can be. Gives the names of those that differ from what the agent was
+    /// started with and need a restart. With an error, nothing has changed.
     pub async fn reload(self: &Arc<Self>) -> Result<Vec<String>, ReloadError> {
         let this = Arc::clone(self);
         let read = tokio::task::spawn_blocking(move || this.read()).await;
@@ -102,44 +109,46 @@ impl Reloader {
     }
 
     fn read(&self) -> Result<Vec<String>, ReloadError> {
+        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        // IMPORTANT: first all that can fail, and then nothing that can.
         let config = Config::load(&self.sources)?;
-        // First what can fail. Redis' files may have been taken in when the client's cannot be used: each is whole.
-        self.redis.reload()?;
         let concurrency = config.delivery.concurrency;
-        self.client.reconfigure(config.control_plane.client_settings(&config.identity, concurrency))?;
-        self.controls.set_rate_limit(RateLimit {
-            per_second: config.delivery.rate_limit,
-            burst: config.delivery.burst,
-        });
+        let settings = config.control_plane.client_settings(&config.identity, concurrency);
+        let (client, redis) = (self.client.prepare(settings)?, self.redis.prepare()?);
+        self.client.adopt(client);
+        self.redis.adopt(redis);
+        let DeliveryConfig { rate_limit: per_second, burst, .. } = config.delivery;
+        self.controls.set_rate_limit(RateLimit { per_second, burst });
         self.log_level.set(config.log().level);
         self.admin_token.send_replace(config.http.admin_token.clone());
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = config.describe().iter().filter(|setting| !known.contains(setting));
-        let need_restart = changed.filter(|setting| !AT_ONCE.contains(&setting.name.as_str()));
-        let need_restart = need_restart.map(|setting| setting.name.clone()).collect();
-        *known = config.describe().to_vec();
-        Ok(need_restart)
+        Ok(need_restart(&self.started_with, &config))
     }
 
-    /// Reads secrets and certificates again, and nothing else.
+    /// Reads the files of secrets and certificates again, and nothing else. Each counts for itself: one that is bad must
+    /// not keep another from being renewed.
     async fn reread_files(self: &Arc<Self>) {
         let this = Arc::clone(self);
-        match tokio::task::spawn_blocking(move || this.read_files()).await {
-            Ok(Ok(())) => tracing::info!("secrets and certificates were read again"),
-            Ok(Err(error)) => {
-                let error = &*error as &dyn std::error::Error;
-                tracing::error!(error, "secrets and certificates cannot be used; the old ones stay");
-            }
-            Err(error) => tracing::error!(%error, "reading secrets and certificates failed"),
+        if let Err(error) = tokio::task::spawn_blocking(move || this.read_files()).await {
+            tracing::error!(%error, "reading secrets and certificates failed");
         }
     }
 
-    fn read_files(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        if let Some(file) = self.admin_token_file() {
-            self.admin_token.send_replace(Some(Secret::read(&file)?));
+    fn read_files(&self) {
+        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let token = self.admin_token_file().map(|file| Secret::read(&file)).transpose();
+        let token = token.map(|token| {
+            if let Some(token) = token {
+                self.admin_token.send_replace(Some(token));
+            }
+        });
+        let all_good = [
+            tell("the admin surface", token),
+            tell("the ControlPlane", self.client.reload()),
+            tell("Redis", self.redis.reload()),
+        ];
+        if all_good == [true; 3] {
+            tracing::info!("secrets and certificates were read again");
         }
-        self.redis.reload()?;
-        Ok(self.client.reload()?)
     }
 
     fn admin_token_file(&self) -> Option<PathBuf> {
@@ -149,10 +158,14 @@ impl Reloader {
         }
     }
 
+    fn files(&self) -> Vec<PathBuf> {
+        let others = self.redis.secret_files().into_iter().chain(self.admin_token_file());
+        self.client.secret_files().into_iter().chain(others).collect()
+    }
+
     async fn stamps(&self) -> Vec<Stamp> {
-        let mut files = self.client.secret_files();
-        files.extend(self.redis.secret_files().into_iter().chain(self.admin_token_file()));
-        tokio::task::spawn_blocking(move || stamps(&files)).await.unwrap_or_default()
+        let files = self.files();
+        tokio::task::spawn_blocking(move || stamps_of(&files)).await.unwrap_or_default()
     }
 
     /// Reloads when told to, and when a secret's file has changed, until `stop` is true. What cannot be used is said, and
@@ -163,19 +176,20 @@ impl Reloader {
         mut told: mpsc::Receiver<()>,
         mut stop: watch::Receiver<bool>,
     ) {
-        let mut known = self.stamps().await;
+        let mut known = self.stamps.clone();
         loop {
             tokio::select! {
                 () = until_true(&mut stop) => return,
                 Some(()) = told.recv() => {
                     notify.reloading().await;
+                    // IMPORTANT: looked at before they are read: what changes meanwhile is a change yet.
+                    known = self.stamps().await;
                     if let Err(error) = self.reload().await {
                         let error = &error as &dyn std::error::Error;
                         tracing::error!(error, "the settings cannot be used; the old ones stay");
                     }
                     // Whether they could be used or not: the agent goes on.
                     notify.ready().await;
-                    known = self.stamps().await;
                 }
                 () = tokio::time::sleep(LOOK_EVERY) => {
                     let found = self.stamps().await;
@@ -189,12 +203,49 @@ impl Reloader {
     }
 }
 
+/// Settings that have another value than at the start, and take a restart.
+fn need_restart(before: &Config, now: &Config) -> Vec<String> {
+    let value = |config: &Config, name: &str| {
+        config
+            .describe()
+            .iter()
+            .find(|setting| setting.name == name)
+            .and_then(|setting| setting.value.clone())
+    };
+    let mut names: Vec<_> = now.describe().iter().map(|setting| setting.name.clone()).collect();
+    // What is shown of a secret is the same for every value; one from a file is read again where it is used.
+    let differs = |before: &Option<Secret>, now: &Option<Secret>| {
+        let is_file = |secret: &Option<Secret>| {
+            matches!(secret.as_ref().map(Secret::source), Some(SecretSource::File(_)))
+        };
+        before != now && !(is_file(before) && is_file(now))
+    };
+    let secrets = [
+        ("REDIS_URL", differs(&before.redis.url, &now.redis.url)),
+        ("REDIS_PASSWORD", differs(&before.redis.password, &now.redis.password)),
+    ];
+    names.retain(|name| {
+        let secret = secrets.iter().find(|(secret, _)| secret == name);
+        let changed = secret.map_or_else(|| value(before, name) != value(now, name), |(_, differs)| *differs);
+        changed && !AT_ONCE.contains(&name.as_str())
+    });
+    names
+}
+
+/// Says what cannot be used. Gives whether it can.
+fn tell(whose: &str, read: Result<(), impl std::error::Error + 'static>) -> bool {
+    let Err(error) = read else { return true };
+    let error = &error as &dyn std::error::Error;
+    tracing::error!(error, whose, "secrets and certificates cannot be used; the old ones stay");
+    false
+}
+
 async fn until_true(stop: &mut watch::Receiver<bool>) {
     // A sender that is gone means the same.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
+fn stamps_of(files: &[PathBuf]) -> Vec<Stamp> {
     let stamp = |file: &PathBuf| {
         let meta = std::fs::metadata(file).ok()?;
         Some((meta.modified().ok()?, meta.len()))

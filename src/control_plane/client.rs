@@ -115,6 +115,12 @@ pub struct Client {
     observer: Observer,
 }
 
+/// Settings, secrets and certificates that can be used.
+pub struct Fresh {
+    settings: Settings,
+    credentials: Arc<Credentials>,
+}
+
 /// Is told of every attempt: which endpoint it was for, and what became of it.
 pub type Observer = Box<dyn Fn(&'static str, &Answer) + Send + Sync>;
 
@@ -163,18 +169,21 @@ impl Client {
     ///
     /// It reads files: not for a thread that must not block.
     pub fn reload(&self) -> Result<(), ClientError> {
-        let settings = self.settings();
-        let fresh = Arc::new(Credentials::load(&settings, &self.target)?);
-        *self.credentials.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        self.adopt(self.prepare(self.settings())?);
         Ok(())
     }
 
-    /// The same with other settings; what they say of the URL, the server and the version is not looked at.
-    pub fn reconfigure(&self, settings: Settings) -> Result<(), ClientError> {
-        let fresh = Arc::new(Credentials::load(&settings, &self.target)?);
-        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
-        *self.credentials.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-        Ok(())
+    /// Reads secrets and certificates by other settings, and changes nothing yet. What these say of the URL, the server
+    /// and the version is not looked at. It reads files.
+    pub fn prepare(&self, settings: Settings) -> Result<Fresh, ClientError> {
+        let credentials = Arc::new(Credentials::load(&settings, &self.target)?);
+        Ok(Fresh { settings, credentials })
+    }
+
+    /// Uses what was prepared, from the next request on.
+    pub fn adopt(&self, fresh: Fresh) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = fresh.settings;
+        *self.credentials.write().unwrap_or_else(PoisonError::into_inner) = fresh.credentials;
     }
 
     fn settings(&self) -> Settings {

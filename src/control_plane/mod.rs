@@ -30,7 +30,7 @@ pub use answers::{
     parse_key_set, parse_quota_answer,
 };
 pub use auth::KeyError;
-pub use client::{Answer, Batch, Client, Delivery, Observer, Response};
+pub use client::{Answer, Batch, Client, Delivery, Fresh, Observer, Response};
 pub use credentials::ClientError;
 pub use failure::{Failure, TlsProblem};
 pub use registration::{CallError, Capabilities, CommandResult, Heartbeat, Registration, ServerStatus};

@@ -32,6 +32,10 @@ impl Run {
                 }
             }
         }
+        // Not every answer says how the link is; one that does not must not leave it in doubt.
+        if self.sending.is_empty() {
+            self.link.undecided(Instant::now());
+        }
     }
 
     /// The answer to a request about one record.

@@ -100,6 +100,8 @@ pub(super) struct Lanes {
     streaks: [u32; 2],
     counts: [usize; 3],
     bytes: [usize; 3],
+    /// Lanes that wait may hold more of a class than when room was last made of them.
+    grown: [bool; 3],
     /// Lanes whose wait has just ended.
     woken: Vec<LaneKey>,
     /// Lanes that want a log to be read again.
@@ -139,6 +141,7 @@ impl Lanes {
         let bytes = record.data().len();
         let lane = self.lanes.entry(key).or_default();
         if lane.load(Item { ticket, record, tries: Tries::NONE }) {
+            self.grown[class_of(ticket.kind)] |= lane.not_before.is_some();
             self.counts[class_of(ticket.kind)] += 1;
             self.bytes[class_of(ticket.kind)] += bytes;
             self.queue(key);
@@ -310,6 +313,7 @@ impl Lanes {
         }
         lane.not_before = Some(not_before);
         self.waiting.insert((not_before, key));
+        self.grown = [true; 3];
     }
 
     /// Lanes of quota requests older than the deadline that are not in flight.

@@ -168,6 +168,21 @@ impl Link {
         Some(Change::Up)
     }
 
+    /// The probe has ended, and its answer said nothing of the link: another may go.
+    pub(super) fn undecided(&mut self, now: Instant) {
+        if self.circuit == Circuit::HalfOpen {
+            self.circuit = Circuit::Open { until: now };
+        }
+    }
+
+    /// Something else than a record was answered, where no record can probe: it can be reached, and lets us in.
+    pub(super) fn answered_elsewhere(&mut self, now: Instant) -> Option<Change> {
+        use Trouble::{Credentials, Timeout, Tls, Unreachable};
+        let is_mended = matches!(self.trouble, Some(Unreachable | Timeout | Tls | Credentials));
+        let is_due = matches!(self.circuit, Circuit::Open { until } if until <= now);
+        if is_mended && is_due { self.close(now) } else { None }
+    }
+
     /// When the next request may go, if pace is to be kept and that is not now.
     pub(super) fn paced_until(&mut self, now: Instant) -> Option<Instant> {
         if self.circuit == Circuit::Closed { self.pace.until(now) } else { None }

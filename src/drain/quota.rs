@@ -25,7 +25,13 @@ impl Run {
         self.bury(key, item, Reason::Expired, format!("waited for longer than {ttl} s"));
     }
 
+    /// What comes with time alone.
     pub(super) fn sweep(&mut self) {
+        let can_probe = !self.orders.paused && self.lanes.has_ready();
+        if !can_probe && self.drain.client.is_reachable() {
+            let change = self.link.answered_elsewhere(Instant::now());
+            self.announce(change);
+        }
         for (key, item) in self.lanes.take_expired(self.expiry().0) {
             self.expire(key, &item);
         }

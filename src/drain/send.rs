@@ -60,11 +60,13 @@ impl Run {
             self.turn = None;
             return None;
         }
+        // Of a paused drain nothing may go that would have to go first.
+        let runs = !self.orders.paused;
         match self.link.circuit() {
             Circuit::HalfOpen => return None,
-            Circuit::Closed if self.lanes.has_ready_quota() => return None,
+            Circuit::Closed if runs && self.lanes.has_ready_quota() => return None,
             // A record is the better probe: its answer says how the link is.
-            Circuit::Open { .. } if self.lanes.has_ready() => return None,
+            Circuit::Open { .. } if runs && self.lanes.has_ready() => return None,
             Circuit::Open { until } if until > now => return Some(until),
             Circuit::Closed | Circuit::Open { .. } => {}
         }

@@ -14,8 +14,8 @@
 //! | `GET`, `PUT /admin/log-level` | the log's level |
 //! | `POST /admin/reload` | reads the settings again |
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
@@ -57,6 +57,26 @@ pub struct Admin {
     pub token: watch::Receiver<Option<Secret>>,
     /// Where refused requests are counted.
     pub metrics: Arc<Metrics>,
+    /// And where they are logged.
+    pub refusals: Refusals,
+}
+
+/// Requests without the token, logged once a minute at the most: whoever sends them must not fill the disk.
+#[derive(Default)]
+pub struct Refusals(Mutex<(Option<Instant>, u64)>);
+
+impl Refusals {
+    const LOG_EVERY: Duration = Duration::from_mins(1);
+
+    fn note(&self) {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.1 += 1;
+        if noted.0.is_none_or(|at| at.elapsed() >= Self::LOG_EVERY) {
+            let count = std::mem::take(&mut noted.1);
+            noted.0 = Some(Instant::now());
+            tracing::warn!(count, "security: requests to /admin without the token since this was last said");
+        }
+    }
 }
 
 pub(super) fn router(admin: Arc<Admin>) -> Router {
@@ -76,7 +96,8 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/admin/log-level", get(log_level).put(set_log_level))
         .route("/admin/reload", post(reload))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
-        .layer(middleware::from_fn_with_state(Arc::clone(&admin), authorize))
+        // Of these routes only: what is no path at all is none of its business.
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&admin), authorize))
         .with_state(admin)
 }
 
@@ -86,7 +107,7 @@ async fn authorize(State(admin): State<Arc<Admin>>, request: Request, next: Next
     let Some(token) = token else { return StatusCode::NOT_FOUND.into_response() };
     if !has_token(request.headers(), &token) {
         admin.metrics.admin_refused.inc();
-        tracing::warn!(path = request.uri().path(), "security: a request to /admin without the token");
+        admin.refusals.note();
         let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
         return (StatusCode::UNAUTHORIZED, challenge, Fault::body("the admin token is needed"))
             .into_response();

@@ -59,6 +59,9 @@ struct Shared {
     made: RwLock<Made>,
 }
 
+/// Files that can be used, read.
+pub struct Fresh(Made);
+
 /// What follows from the settings and the files that they name.
 struct Made {
     way: Way,
@@ -83,15 +86,24 @@ impl Server {
     /// Reads certificates, keys and passwords from their files again, for the connections to come. What cannot be used is
     /// an error, and nothing has changed. It reads files: not for a thread that must not block.
     pub fn reload(&self) -> Result<(), ClientError> {
+        self.adopt(self.prepare()?);
+        Ok(())
+    }
+
+    /// The same, but that nothing changes before [`Self::adopt`].
+    pub fn prepare(&self) -> Result<Fresh, ClientError> {
         let mut config = self.0.config.clone();
         for (variable, secret) in [("REDIS_URL", &mut config.url), ("REDIS_PASSWORD", &mut config.password)] {
             if let Some(SecretSource::File(path)) = secret.as_ref().map(Secret::source) {
                 *secret = Some(Secret::read(path).map_err(|source| unreadable(variable, path, source))?);
             }
         }
-        let fresh = Made::of(&config)?;
-        *self.0.made.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-        Ok(())
+        Ok(Fresh(Made::of(&config)?))
+    }
+
+    /// Uses what was prepared, for the connections to come.
+    pub fn adopt(&self, fresh: Fresh) {
+        *self.0.made.write().unwrap_or_else(PoisonError::into_inner) = fresh.0;
     }
 
     /// The files that [`Self::reload`] reads.

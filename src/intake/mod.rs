@@ -56,7 +56,7 @@ use crate::outbox::Outbox;
 use crate::record::Acceptor;
 use crate::telemetry::metrics::Metrics;
 
-pub use connection::{ClientError, Server, server};
+pub use connection::{ClientError, Fresh, Server, server};
 pub use fault::SourceError;
 pub use names::Names;
 pub use push::{Mirror, push_quota_answers};

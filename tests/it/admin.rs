@@ -89,7 +89,15 @@ async fn without_the_token_nothing_is_told_and_nothing_done() {
     assert_eq!(get(&set, "/admin/drain").await["paused"], false);
     assert_eq!(get(&set, "/admin/drain").await["rate_limit"], 0);
     let log = set.agent.log();
-    assert!(log.contains("security: a request to /admin without the token") && !log.contains(TOKEN), "{log}");
+    assert!(log.contains("security: requests to /admin without the token") && !log.contains(TOKEN), "{log}");
+
+    assert_eq!(log.matches("security: ").count(), 1, "one line a minute: {log}");
+    // What is no path is nobody's secret.
+    let refused = set.agent.metrics().await.sum("dataplane_admin_refused_total", &[]);
+    assert_eq!(ask_as(&set, None, Method::GET, "/nothing", None).await.0, 404);
+    assert_eq!(ask_as(&set, None, Method::GET, "/admin/nothing", None).await.0, 404);
+    let now = set.agent.metrics().await.sum("dataplane_admin_refused_total", &[]);
+    assert!((now - refused).abs() < 0.5, "{now} refusals");
 
     let off = Stage::set().await;
     assert_eq!(ask(&off, Method::GET, "/admin/outbox", None).await.0, 404, "there is no admin surface");
@@ -374,6 +382,11 @@ async fn settings_are_read_again_and_what_cannot_be_used_changes_nothing() {
     assert_eq!(done, json!({"need_restart": ["DRAIN_CONCURRENCY"]}));
     assert_eq!(get(&stage, "/admin/drain").await["rate_limit"], 6);
     assert_eq!(get(&stage, "/admin/log-level").await["level"], "INFO");
+
+    // Until it is restarted, that is so; and a secret that nobody may see is compared all the same.
+    write("DRAIN_RATE_LIMIT=6\nDRAIN_CONCURRENCY=4\nREDIS_PASSWORD=an0ther\n");
+    let done = post(&stage, "/admin/reload", None).await;
+    assert_eq!(done, json!({"need_restart": ["REDIS_PASSWORD", "DRAIN_CONCURRENCY"]}));
 
     // By a signal as well; and an order given meanwhile is over then.
     put(&stage, "/admin/drain/rate-limit", json!({"rate_limit": 9})).await;

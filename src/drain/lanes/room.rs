@@ -40,9 +40,13 @@ impl Lanes {
         self.counts[class] >= window.records || self.bytes[class] >= window.bytes
     }
 
-    /// Makes room where lanes that wait hold it. Called when the window is full.
+    /// Makes room where lanes that wait hold it. Called whenever the window is full: it looks through them only when they
+    /// may hold more than when it last did.
     pub(in crate::drain) fn make_room(&mut self, kind: Kind, window: Window) {
         let class = class_of(kind);
+        if !std::mem::take(&mut self.grown[class]) {
+            return;
+        }
         let (mut records, mut bytes) = (0, 0);
         for (_, key) in &self.waiting {
             let Some(lane) = self.lanes.get_mut(key) else { continue };

@@ -174,12 +174,14 @@ impl Agent {
         rest.spawn(mirror.run(last_stop.subscribe()));
         rest.spawn(reloader.run(reloads, last_stop.subscribe()));
         rest.spawn(Arc::clone(&membership).run(intake_stop.subscribe()));
+        let (live, sampler) = http::Live::of(Arc::clone(&surface), admin.token.clone());
+        rest.spawn(sampler.run(last_stop.subscribe()));
         let mut serving = JoinSet::new();
         for listener in listeners {
-            let (surface, admin) = (Arc::clone(&surface), Arc::clone(&admin));
-            serving.spawn(http::serve(listener, surface, admin, last_stop.subscribe()));
+            let (surface, admin, live) = (Arc::clone(&surface), Arc::clone(&admin), Arc::clone(&live));
+            serving.spawn(http::serve(listener, surface, admin, live, last_stop.subscribe()));
         }
-        drop((surface, admin));
+        drop((surface, admin, live));
 
         let mut stages = Stages { taking, sending, rest, serving, intake_stop, drain_stop, last_stop };
         let ended = tokio::select! {

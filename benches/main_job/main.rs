@@ -11,6 +11,7 @@ mod intake;
 mod latency;
 mod outage;
 mod process;
+mod surface;
 mod throughput;
 
 #[tokio::main(flavor = "current_thread")]
@@ -29,6 +30,9 @@ async fn main() {
     }
     if want("quota") {
         latency::quota_amid_a_backlog().await;
+    }
+    if want("surface") {
+        surface::run().await;
     }
     if want("outage") {
         outage::run().await;

@@ -356,9 +356,11 @@ pub(super) async fn release_brake(State(admin): Hands) -> Json<DrainState> {
 #[serde(deny_unknown_fields)]
 pub struct NewRateLimit {
     /// Requests a second; 0: no limit.
+    #[schema(maximum = 1_000_000)]
     pub rate_limit: u32,
     /// How many may go at once after a pause; 0: as many as go in a tenth of a second.
     #[serde(default)]
+    #[schema(maximum = 1_000_000)]
     pub burst: u32,
 }
 

@@ -5,7 +5,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -46,13 +46,15 @@ async fn ten_thousand_idle_connections_keep_nobody_out() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the limit can be raised");
     let mut stage = Stage::set().await;
-    let mut held = Vec::new();
+    let (mut held, begun) = (Vec::new(), Instant::now());
     for n in 0..10_000 {
         held.push(connect(&stage.agent).unwrap_or_else(|error| panic!("connection {n}: {error}")));
         if n % 2_500 == 2_499 {
             assert_at_work(&mut stage, &format!("s{n}")).await;
         }
     }
+    // If each were waited for until its time is over, this would be six minutes.
+    assert!(begun.elapsed() < Duration::from_secs(300), "{:?}", begun.elapsed());
     assert!(open_files(&stage.agent) < 400, "{} files", open_files(&stage.agent));
     drop(held);
 }

@@ -8,6 +8,8 @@ const KINDS = { usage: "Usage", lifecycle: "Session events", quota: "Quota" };
 // An agent that has said nothing for so long is away; it is asked again this often.
 const SILENCE = 5000;
 const AGAIN = 2000;
+// What waits for less, in seconds, is just passing through.
+const PASSING = 5;
 
 const $ = (id) => document.getElementById(id);
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
@@ -103,11 +105,14 @@ function showRedis(now) {
   state($("redis"), fault ? "warn" : "good");
 }
 
+function oldest(now) {
+  return Math.max(...Object.values(now.kinds).map((kind) => kind.oldest_age_seconds));
+}
+
 function showOutbox(now) {
   const { outbox } = now;
   text($("depth"), whole.format(outbox.depth));
-  const oldest = Math.max(...Object.values(now.kinds).map((kind) => kind.oldest_age_seconds));
-  let note = outbox.depth ? `oldest ${duration(oldest)}` : "nothing waits";
+  let note = outbox.depth ? `oldest ${duration(oldest(now))}` : "nothing waits";
   let how = "good";
   if (outbox.quarantined_segments) {
     note = `${outbox.quarantined_segments} damaged segment(s) set aside, ${whole.format(outbox.quarantined_records)} records known in them`;
@@ -146,6 +151,14 @@ function showLink(now) {
   state($("link"), down ? "bad" : link.paused ? "warn" : link.connected ? "good" : "unknown");
 }
 
+/** When nothing will wait any more. Records on their way through are no backlog. */
+function outlook(now) {
+  const left = now.drained_in_seconds;
+  if (left === 0) return "nothing waits";
+  if (oldest(now) < PASSING) return "keeping up";
+  return left === null ? "not shrinking" : `drained in about ${duration(left)}`;
+}
+
 function showKinds(now) {
   let taken = 0;
   let settled = 0;
@@ -158,8 +171,7 @@ function showKinds(now) {
   }
   text($("rate-in"), rate(taken));
   text($("rate-out"), rate(settled));
-  const left = now.drained_in_seconds;
-  text($("eta"), left === null ? "not shrinking" : left === 0 ? "nothing waits" : `drained in about ${duration(left)}`);
+  text($("eta"), outlook(now));
 }
 
 function showLetters(now) {

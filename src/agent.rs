@@ -289,7 +289,7 @@ fn end_of_intake(end: Result<Result<(), SourceError>, JoinError>) -> anyhow::Err
 
 async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
     let (host, port) = (config.http.host.as_str(), config.http.port);
-    let main = TcpListener::bind((host, port))
+    let main = http::listen(host, port)
         .await
         .with_context(|| format!("SERVER_HOST and SERVER_PORT: cannot listen on {host}:{port}"))?;
     let mut listeners = vec![main];
@@ -297,7 +297,7 @@ async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
         [("METRICS_PORT", config.http.metrics_port), ("HEALTH_CHECK_PORT", config.http.health_check_port)];
     for (variable, other) in others {
         let Some(other) = other.filter(|other| *other != port) else { continue };
-        match TcpListener::bind((host, other)).await {
+        match http::listen(host, other).await {
             Ok(listener) => listeners.push(listener),
             // Old .env files name ports that nothing used.
             Err(error) => tracing::warn!(%error, variable, port = other, "cannot listen there as well"),

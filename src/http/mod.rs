@@ -44,6 +44,7 @@ use crate::telemetry::metrics::Metrics;
 use admin::Admin;
 use health::{DetailedHealth, Health, HealthBody, MetricsBody};
 pub use live::{Live, Sampler};
+pub use server::listen;
 
 /// An answer takes no longer than this; it is made from memory.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);

@@ -1,6 +1,7 @@
 //! Serves a router within limits: of connections, of the time a request's head may take, of the time a peer may take to
 //! read its answer, and of the time to stop.
 
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -15,8 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use rustix::net::sockopt::set_socket_send_buffer_size;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -31,11 +31,35 @@ const HEAD_WITHIN: Duration = Duration::from_secs(10);
 const HEAD_BYTES: usize = 16 << 10;
 const HEADERS: usize = 64;
 /// So much of an answer waits in the kernel for a peer that does not read it; Linux doubles it.
-const UNREAD_BYTES: usize = 64 << 10;
+const UNREAD_BYTES: u32 = 64 << 10;
+/// So many may knock at once. One more would have to knock again, a second later.
+const KNOCKING: u32 = 1024;
 /// After an accept that failed: descriptors are short, and somebody must end first.
 const PAUSE: Duration = Duration::from_millis(100);
 /// What is being answered at a stop has so long.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// Listens on the first address of `host` that can be listened on.
+pub async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut fault = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in lookup_host((host, port)).await? {
+        match listen_on(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => fault = error,
+        }
+    }
+    Err(fault)
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart need not wait for what is left of connections before it.
+    socket.set_reuseaddr(true)?;
+    // What is accepted has it, too.
+    socket.set_send_buffer_size(UNREAD_BYTES)?;
+    socket.bind(address)?;
+    socket.listen(KNOCKING)
+}
 
 /// Serves until `stop` is true; then what is being answered is answered, and everything else is cut.
 pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
@@ -84,8 +108,6 @@ async fn converse(
     service: TowerToHyperService<Router>,
     mut stop: watch::Receiver<bool>,
 ) {
-    // Best effort: one without it keeps more of the kernel's memory.
-    let _ = set_socket_send_buffer_size(&stream, UNREAD_BYTES);
     let place = Arc::clone(&seat);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let at_work = AtWork::new(&place);

@@ -22,7 +22,7 @@ format:
 	cargo fmt --check
 
 lint:
-	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --all-targets --test browser --locked -- -D warnings
 
 units: test-tools
 	cargo test --locked
@@ -52,6 +52,15 @@ install = command -v $(1) >/dev/null || { \
 	  else \
 	    echo "$(1) is needed: install it with your system's package manager" >&2; exit 1; \
 	  fi; }
+
+# --- the pages in a real browser ---
+
+.PHONY: test-browser
+
+test-browser: redis ## Tries the status page and the documentation in a headless Chromium
+	@$(call install,chromium,chromium)
+	@$(call install,chromedriver,chromium-driver)
+	cargo test --locked --test browser -- --test-threads=1
 
 # --- what is packed with the agent: its dependencies, its unit, its package ---
 
@@ -159,3 +168,26 @@ check-alerts: prometheus ## Checks the alerts, their tests and the dashboard's q
 
 test-prometheus: redis prometheus ## Has a real Prometheus scrape an agent through an outage
 	PROMETHEUS=$(PROMETHEUS) cargo test --locked --test it -- --ignored --nocapture a_real_prometheus
+
+# --- the documentation pages' readers: others' work, kept here as it is published, compressed ---
+
+.PHONY: vendor-pages
+SWAGGER_UI := 5.35.0
+REDOC := 2.5.4
+VENDORED := src/http/vendored
+
+# Redoc's footer loads its logo from its makers' server: nothing here is fetched from elsewhere, so that an empty picture
+# takes its place.
+vendor-pages:    ## Fetches Swagger UI and Redoc anew, in the versions that the Makefile names
+	set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	npm pack --silent --pack-destination "$$folder" swagger-ui-dist@$(SWAGGER_UI) redoc@$(REDOC) >/dev/null; \
+	for archive in "$$folder"/*.tgz; do mkdir "$${archive%.tgz}"; tar -xzf "$$archive" -C "$${archive%.tgz}" --strip-components 1; done; \
+	swagger="$$folder/swagger-ui-dist-$(SWAGGER_UI)"; redoc="$$folder/redoc-$(REDOC)"; \
+	sed -i 's|https://cdn.redoc.ly/redoc/logo-mini.svg|data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==|' "$$redoc/bundles/redoc.standalone.js"; \
+	! grep -q 'cdn\.redoc\.ly' "$$redoc/bundles/redoc.standalone.js"; \
+	mkdir -p $(VENDORED)/swagger-ui $(VENDORED)/redoc; \
+	for file in swagger-ui.css swagger-ui-bundle.js; do gzip -9nc "$$swagger/$$file" >$(VENDORED)/swagger-ui/$$file.gz; done; \
+	gzip -9nc "$$redoc/bundles/redoc.standalone.js" >$(VENDORED)/redoc/redoc.standalone.js.gz; \
+	cp "$$swagger/LICENSE" "$$swagger/NOTICE" "$$swagger/swagger-ui-bundle.js.LICENSE.txt" $(VENDORED)/swagger-ui/; \
+	cp "$$redoc/LICENSE" "$$redoc/bundles/redoc.standalone.js.LICENSE.txt" $(VENDORED)/redoc/; \
+	printf 'swagger-ui-dist %s\nredoc %s\n' $(SWAGGER_UI) $(REDOC) >$(VENDORED)/VERSIONS

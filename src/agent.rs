@@ -217,12 +217,14 @@ impl Agent {
         rest.spawn(mirror.run(last_stop.subscribe()));
         rest.spawn(reloader.run(notify, reloads, last_stop.subscribe()));
         rest.spawn(Arc::clone(&membership).run(intake_stop.subscribe()));
+        let (live, sampler) = http::Live::of(Arc::clone(&surface), admin.token.clone());
+        rest.spawn(sampler.run(last_stop.subscribe()));
         let mut serving = JoinSet::new();
         for listener in listeners {
-            let (surface, admin) = (Arc::clone(&surface), Arc::clone(&admin));
-            serving.spawn(http::serve(listener, surface, admin, last_stop.subscribe()));
+            let (surface, admin, live) = (Arc::clone(&surface), Arc::clone(&admin), Arc::clone(&live));
+            serving.spawn(http::serve(listener, surface, admin, live, last_stop.subscribe()));
         }
-        drop((surface, admin));
+        drop((surface, admin, live));
         // The last one, so that all the others run when it says that they do.
         rest.spawn(service.run(intake_stop.subscribe(), last_stop.subscribe()));
 
@@ -332,7 +334,7 @@ fn end_of_intake(end: Result<Result<(), SourceError>, JoinError>) -> anyhow::Err
 
 async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
     let (host, port) = (config.http.host.as_str(), config.http.port);
-    let main = TcpListener::bind((host, port))
+    let main = http::listen(host, port)
         .await
         .with_context(|| format!("SERVER_HOST and SERVER_PORT: cannot listen on {host}:{port}"))?;
     let mut listeners = vec![main];
@@ -340,7 +342,7 @@ async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
         [("METRICS_PORT", config.http.metrics_port), ("HEALTH_CHECK_PORT", config.http.health_check_port)];
     for (variable, other) in others {
         let Some(other) = other.filter(|other| *other != port) else { continue };
-        match TcpListener::bind((host, other)).await {
+        match http::listen(host, other).await {
             Ok(listener) => listeners.push(listener),
             // Old .env files name ports that nothing used.
             Err(error) => tracing::warn!(%error, variable, port = other, "cannot listen there as well"),

@@ -16,6 +16,7 @@ mod process;
 mod rate;
 mod rounds;
 mod shared;
+mod surface;
 mod throughput;
 
 #[tokio::main(flavor = "current_thread")]
@@ -55,6 +56,9 @@ async fn main() {
     }
     if want("faults") {
         faults::run().await;
+    }
+    if want("surface") {
+        surface::run().await;
     }
     if want("outage") {
         outage::run().await;

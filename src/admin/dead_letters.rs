@@ -12,7 +12,7 @@ const READ_AT_ONCE: usize = 200;
 const AT_ONCE: usize = 500;
 
 /// A dead letter, without its bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DeadLetterLine {
     /// Its number in this outbox.
     pub id: u64,
@@ -48,7 +48,7 @@ impl From<&DeadLetter> for DeadLetterLine {
 }
 
 /// A dead letter with the producer's exact bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DeadLetterDetail {
     /// About it.
     #[serde(flatten)]
@@ -58,7 +58,7 @@ pub struct DeadLetterDetail {
 }
 
 /// Some dead letters.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DeadLetterPage {
     /// Oldest first.
     pub dead_letters: Vec<DeadLetterLine>,
@@ -67,8 +67,9 @@ pub struct DeadLetterPage {
 }
 
 /// Which dead letters are listed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct LetterFilter {
     /// Only those with this reason.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,7 +93,7 @@ impl LetterFilter {
 }
 
 /// The dead letters that are to be replayed or dropped: some by their numbers, those with one reason, or all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Selection {
     /// These, at most 500.
@@ -125,7 +126,7 @@ impl Selection {
 }
 
 /// What became of dead letters that were to be sent again.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Replayed {
     /// Records again, with the keys and bodies that they always had.
     pub replayed: Vec<u64>,
@@ -138,7 +139,7 @@ pub struct Replayed {
 }
 
 /// How many dead letters were dropped.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Dropped {
     /// So many.
     pub dropped: u64,

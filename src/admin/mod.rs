@@ -32,7 +32,7 @@ pub enum AdminError {
 }
 
 /// The bytes of a message: text where they are text, else the bytes as numbers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(untagged)]
 pub enum Message {
     /// UTF-8.

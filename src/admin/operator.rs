@@ -12,7 +12,7 @@ use crate::reload::{ReloadError, Reloader};
 use crate::telemetry::log::{Level, LogLevel};
 
 /// How the drain is, and what was ordered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DrainState {
     /// Whether an operator has paused it.
     pub paused: bool,

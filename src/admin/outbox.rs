@@ -16,19 +16,25 @@ const READ_AT_ONCE: usize = 500;
 pub type KindCounts = BTreeMap<String, u64>;
 
 /// Counters, depths and sizes of the outbox.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct OutboxStats {
     /// Taken over since this outbox began, by kind.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub enqueued: KindCounts,
     /// Delivered.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub delivered: KindCounts,
     /// Delivered before, as the ControlPlane said.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub duplicates: KindCounts,
     /// Moved to a file.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub exported: KindCounts,
     /// Given up.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub dead_lettered: KindCounts,
     /// Waiting.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub depth: KindCounts,
     /// Bytes of what waits.
     pub bytes: u64,
@@ -82,7 +88,7 @@ impl From<&Stats> for OutboxStats {
 }
 
 /// A record that waits, without its body.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WaitingLine {
     /// Its number in this outbox.
     pub id: u64,
@@ -117,7 +123,7 @@ impl WaitingLine {
 }
 
 /// A record that waits, with what will be sent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WaitingDetail {
     /// About it.
     #[serde(flatten)]
@@ -127,7 +133,7 @@ pub struct WaitingDetail {
 }
 
 /// Some of what waits.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WaitingPage {
     /// In the order in which they were taken over, kind by kind: quota, started, usage, completed.
     pub records: Vec<WaitingLine>,
@@ -136,7 +142,8 @@ pub struct WaitingPage {
 }
 
 /// Which of what waits is listed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct WaitingFilter {
     /// Where to go on: what the page before said.
     pub cursor: Option<String>,

@@ -80,6 +80,14 @@ impl Refusals {
 }
 
 pub(super) fn router(admin: Arc<Admin>) -> Router {
+    paths()
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        // Of these routes only: what is no path at all is none of its business.
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&admin), authorize))
+        .with_state(admin)
+}
+
+pub(super) fn paths() -> Router<Arc<Admin>> {
     Router::new()
         .route("/admin/outbox", get(outbox_stats))
         .route("/admin/outbox/records", get(waiting))
@@ -95,10 +103,6 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/admin/drain/rate-limit", put(rate_limit))
         .route("/admin/log-level", get(log_level).put(set_log_level))
         .route("/admin/reload", post(reload))
-        .layer(DefaultBodyLimit::max(BODY_BYTES))
-        // Of these routes only: what is no path at all is none of its business.
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&admin), authorize))
-        .with_state(admin)
 }
 
 /// Lets in who has the token, and bounds the time of the answer.
@@ -124,7 +128,7 @@ fn has_token(headers: &HeaderMap, token: &Secret) -> bool {
 
 /// Why a request was not fulfilled.
 #[derive(Debug)]
-enum Fault {
+pub(super) enum Fault {
     /// What was asked makes no sense.
     Request(StatusCode, String),
     /// There is no such thing.
@@ -134,7 +138,8 @@ enum Fault {
 }
 
 /// An error as the surface tells it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Error)]
 pub struct ErrorBody {
     /// What is wrong, for people.
     pub error: String,
@@ -197,44 +202,92 @@ impl From<PathRejection> for Fault {
 /// A body in JSON; what is wrong with one is said in JSON, too.
 #[derive(FromRequest)]
 #[from_request(via(Json), rejection(Fault))]
-struct Body<T>(T);
+pub(super) struct Body<T>(T);
 
 /// The query, likewise.
 #[derive(FromRequestParts)]
 #[from_request(via(Query), rejection(Fault))]
-struct Asked<T>(T);
+pub(super) struct Asked<T>(T);
 
 /// A number in the path, likewise.
 #[derive(FromRequestParts)]
 #[from_request(via(Path), rejection(Fault))]
-struct Number<T>(T);
+pub(super) struct Number<T>(T);
 
-type Answer<T> = Result<Json<T>, Fault>;
-type Hands = State<Arc<Admin>>;
+pub(super) type Answer<T> = Result<Json<T>, Fault>;
+pub(super) type Hands = State<Arc<Admin>>;
 
 fn page_size(asked: Option<usize>) -> usize {
     asked.unwrap_or(PAGE).clamp(1, PAGE_MOST)
 }
 
-async fn outbox_stats(State(admin): Hands) -> Json<OutboxStats> {
+/// Counters, depths and sizes.
+#[utoipa::path(
+    get,
+    path = "/admin/outbox",
+    tag = "outbox",
+    responses((status = 200, description = "As they are now", body = OutboxStats))
+)]
+pub(super) async fn outbox_stats(State(admin): Hands) -> Json<OutboxStats> {
     Json((&admin.operator.outbox.stats()).into())
 }
 
-async fn waiting(State(admin): Hands, Asked(filter): Asked<WaitingFilter>) -> Answer<WaitingPage> {
+/// What waits, a page at a time.
+#[utoipa::path(
+    get,
+    path = "/admin/outbox/records",
+    tag = "outbox",
+    params(WaitingFilter),
+    responses((status = 200, description = "A page", body = WaitingPage))
+)]
+pub(super) async fn waiting(State(admin): Hands, Asked(filter): Asked<WaitingFilter>) -> Answer<WaitingPage> {
     let page = list_waiting(&admin.operator.outbox, filter.cursor.as_deref(), page_size(filter.limit));
     Ok(Json(page.await?))
 }
 
-async fn waiting_record(State(admin): Hands, Number(id): Number<u64>) -> Answer<WaitingDetail> {
+/// A record that waits, with its body.
+#[utoipa::path(
+    get,
+    path = "/admin/outbox/records/{id}",
+    tag = "outbox",
+    params(("id" = u64, Path, description = "Its number")),
+    responses(
+        (status = 200, description = "The record", body = WaitingDetail),
+        (status = 404, description = "There is none with this number", body = ErrorBody),
+    )
+)]
+pub(super) async fn waiting_record(State(admin): Hands, Number(id): Number<u64>) -> Answer<WaitingDetail> {
     let found = find_waiting(&admin.operator.outbox, id).await?;
     found.map(Json).ok_or(Fault::Missing("no record waits under this number"))
 }
 
-async fn dead_letters(State(admin): Hands, Asked(filter): Asked<LetterFilter>) -> Answer<DeadLetterPage> {
+/// Dead letters, a page at a time.
+#[utoipa::path(
+    get,
+    path = "/admin/dead-letters",
+    tag = "dead letters",
+    params(LetterFilter),
+    responses((status = 200, description = "A page", body = DeadLetterPage))
+)]
+pub(super) async fn dead_letters(
+    State(admin): Hands,
+    Asked(filter): Asked<LetterFilter>,
+) -> Answer<DeadLetterPage> {
     Ok(Json(list_dead_letters(&admin.operator.outbox, &filter, page_size(filter.limit)).await?))
 }
 
-async fn dead_letter(State(admin): Hands, Number(id): Number<u64>) -> Answer<DeadLetterDetail> {
+/// A dead letter with the producer's bytes.
+#[utoipa::path(
+    get,
+    path = "/admin/dead-letters/{id}",
+    tag = "dead letters",
+    params(("id" = u64, Path, description = "Its number")),
+    responses(
+        (status = 200, description = "The dead letter", body = DeadLetterDetail),
+        (status = 404, description = "There is none with this number", body = ErrorBody),
+    )
+)]
+pub(super) async fn dead_letter(State(admin): Hands, Number(id): Number<u64>) -> Answer<DeadLetterDetail> {
     let found = find_dead_letter(&admin.operator.outbox, id).await?;
     found.map(Json).ok_or(Fault::Missing("there is no dead letter with this number"))
 }
@@ -246,47 +299,101 @@ fn sound(selection: &Selection) -> Result<(), Fault> {
     }
 }
 
-async fn replay(State(admin): Hands, Body(selection): Body<Selection>) -> Answer<Replayed> {
+/// Makes records of dead letters again, at most 500 at a time.
+#[utoipa::path(
+    post,
+    path = "/admin/dead-letters/replay",
+    tag = "dead letters",
+    request_body = Selection,
+    responses((status = 200, description = "What became of them", body = Replayed))
+)]
+pub(super) async fn replay(State(admin): Hands, Body(selection): Body<Selection>) -> Answer<Replayed> {
     sound(&selection)?;
     Ok(Json(admin.operator.replay(&selection).await?))
 }
 
-async fn drop_letters(State(admin): Hands, Body(selection): Body<Selection>) -> Answer<Dropped> {
+/// Drops dead letters for good, at most 500 at a time.
+#[utoipa::path(
+    post,
+    path = "/admin/dead-letters/drop",
+    tag = "dead letters",
+    request_body = Selection,
+    responses((status = 200, description = "How many there were", body = Dropped))
+)]
+pub(super) async fn drop_letters(State(admin): Hands, Body(selection): Body<Selection>) -> Answer<Dropped> {
     sound(&selection)?;
     Ok(Json(admin.operator.drop_letters(&selection).await?))
 }
 
-async fn drain(State(admin): Hands) -> Json<DrainState> {
+/// How the drain is.
+#[utoipa::path(
+    get,
+    path = "/admin/drain",
+    tag = "drain",
+    responses((status = 200, description = "As it is now", body = DrainState))
+)]
+pub(super) async fn drain(State(admin): Hands) -> Json<DrainState> {
     Json(admin.operator.drain())
 }
 
-async fn pause(State(admin): Hands) -> Json<DrainState> {
+/// Sends no more records. What is in flight is waited for.
+#[utoipa::path(
+    post,
+    path = "/admin/drain/pause",
+    tag = "drain",
+    responses((status = 200, description = "As it is now", body = DrainState))
+)]
+pub(super) async fn pause(State(admin): Hands) -> Json<DrainState> {
     admin.operator.pause(true);
     Json(admin.operator.drain())
 }
 
-async fn resume(State(admin): Hands) -> Json<DrainState> {
+/// Sends records again.
+#[utoipa::path(
+    post,
+    path = "/admin/drain/resume",
+    tag = "drain",
+    responses((status = 200, description = "As it is now", body = DrainState))
+)]
+pub(super) async fn resume(State(admin): Hands) -> Json<DrainState> {
     admin.operator.pause(false);
     Json(admin.operator.drain())
 }
 
-async fn release_brake(State(admin): Hands) -> Json<DrainState> {
+/// Lets records go again after everything was refused.
+#[utoipa::path(
+    post,
+    path = "/admin/drain/release-brake",
+    tag = "drain",
+    responses((status = 200, description = "As it is now", body = DrainState))
+)]
+pub(super) async fn release_brake(State(admin): Hands) -> Json<DrainState> {
     admin.operator.controls.release_brake();
     Json(admin.operator.drain())
 }
 
 /// A limit of the rate of requests.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewRateLimit {
     /// Requests a second; 0: no limit.
+    #[schema(maximum = 1_000_000)]
     pub rate_limit: u32,
     /// How many may go at once after a pause; 0: as many as go in a tenth of a second.
     #[serde(default)]
+    #[schema(maximum = 1_000_000)]
     pub burst: u32,
 }
 
-async fn rate_limit(State(admin): Hands, Body(asked): Body<NewRateLimit>) -> Answer<DrainState> {
+/// Limits the rate of requests, until the next reload or restart.
+#[utoipa::path(
+    put,
+    path = "/admin/drain/rate-limit",
+    tag = "drain",
+    request_body = NewRateLimit,
+    responses((status = 200, description = "As it is now", body = DrainState))
+)]
+pub(super) async fn rate_limit(State(admin): Hands, Body(asked): Body<NewRateLimit>) -> Answer<DrainState> {
     if asked.rate_limit.max(asked.burst) > RATE_MOST {
         let error = format!("at most {RATE_MOST}");
         return Err(Fault::Request(StatusCode::UNPROCESSABLE_ENTITY, error));
@@ -296,29 +403,58 @@ async fn rate_limit(State(admin): Hands, Body(asked): Body<NewRateLimit>) -> Ans
 }
 
 /// The log's level.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = LogLevel)]
 pub struct LogLevelBody {
     /// The least severe level that is logged.
     pub level: Level,
 }
 
-async fn log_level(State(admin): Hands) -> Json<LogLevelBody> {
+/// The log's level.
+#[utoipa::path(
+    get,
+    path = "/admin/log-level",
+    tag = "settings",
+    responses((status = 200, description = "As it is now", body = LogLevelBody))
+)]
+pub(super) async fn log_level(State(admin): Hands) -> Json<LogLevelBody> {
     Json(LogLevelBody { level: admin.operator.log_level.get() })
 }
 
-async fn set_log_level(State(admin): Hands, Body(asked): Body<LogLevelBody>) -> Json<LogLevelBody> {
+/// Logs from this level on, until the next reload or restart.
+#[utoipa::path(
+    put,
+    path = "/admin/log-level",
+    tag = "settings",
+    request_body = LogLevelBody,
+    responses((status = 200, description = "As it is now", body = LogLevelBody))
+)]
+pub(super) async fn set_log_level(
+    State(admin): Hands,
+    Body(asked): Body<LogLevelBody>,
+) -> Json<LogLevelBody> {
     admin.operator.set_log_level(asked.level);
     Json(asked)
 }
 
 /// What a reload did.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Reloaded {
     /// Settings that have changed and take a restart.
     pub need_restart: Vec<String>,
 }
 
-async fn reload(State(admin): Hands) -> Answer<Reloaded> {
+/// Reads the settings again: log level, rate limit, secrets and certificates.
+#[utoipa::path(
+    post,
+    path = "/admin/reload",
+    tag = "settings",
+    responses(
+        (status = 200, description = "What did not apply", body = Reloaded),
+        (status = 422, description = "The settings cannot be used: nothing was changed", body = ErrorBody),
+    )
+)]
+pub(super) async fn reload(State(admin): Hands) -> Answer<Reloaded> {
     Ok(Json(Reloaded { need_restart: admin.operator.reload().await? }))
 }

@@ -1,36 +1,180 @@
 //! Whether the agent can do its work, and what each part of it says.
 
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Surface;
+use crate::drain::Trouble;
 use crate::outbox::Stats;
+use crate::record::Queue;
 use crate::telemetry::metrics::oldest_ages;
+
+/// How the agent, or a part of it, is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Condition {
+    /// It does its work.
+    Healthy,
+    /// Something is wrong, and nothing is lost.
+    Degraded,
+    /// Records cannot be taken over: the outbox does not accept any, or the process is going away.
+    Unhealthy,
+}
+
+/// Health, as it is told.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Health)]
+pub(super) struct HealthBody {
+    /// How the agent is.
+    status: Condition,
+    /// When this was so.
+    #[schema(format = DateTime)]
+    timestamp: String,
+    /// The agent's version.
+    version: String,
+    /// For how long this process has run.
+    uptime_seconds: f64,
+    /// Whether Redis answers.
+    redis_connected: bool,
+    /// Whether the ControlPlane answers.
+    control_plane_connected: bool,
+    /// Whether the ControlPlane knows this server.
+    server_registered: bool,
+    /// What each part says.
+    components: Components,
+    /// What waits.
+    outbox: OutboxBody,
+}
+
+/// What each part of the agent says.
+#[derive(Debug, Serialize, ToSchema)]
+struct Components {
+    redis: Component,
+    outbox: OutboxComponent,
+    drain: Component,
+    control_plane: LinkComponent,
+}
+
+/// A part of the agent.
+#[derive(Debug, Serialize, ToSchema)]
+struct Component {
+    status: Condition,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// Where records wait.
+#[derive(Debug, Serialize, ToSchema)]
+struct OutboxComponent {
+    status: Condition,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// What an acknowledged record survives.
+    durability: &'static str,
+}
+
+/// The link to the ControlPlane.
+#[derive(Debug, Serialize, ToSchema)]
+struct LinkComponent {
+    status: Condition,
+    /// The circuit (`closed`, `half-open`, `open`), and why it is not closed.
+    link: String,
+    /// The answer that showed it.
+    cause: Option<String>,
+}
+
+/// Health with metrics.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DetailedHealth {
+    #[serde(flatten)]
+    health: HealthBody,
+    metrics: MetricsBody,
+}
+
+/// What waits, and what it takes.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Outbox)]
+pub(super) struct OutboxBody {
+    /// Records that wait.
+    depth: u64,
+    /// Their bytes.
+    bytes: u64,
+    /// Since when the oldest waits.
+    oldest_age_seconds: f64,
+    /// What all of it takes on the disk.
+    disk_bytes: u64,
+    /// The most it may take.
+    capacity_bytes: u64,
+    /// Dead letters that are kept.
+    dead_letters: u64,
+    /// Damaged segments that were set aside and not salvaged.
+    quarantined_segments: u64,
+    /// Records known to wait in those.
+    quarantined_records: u64,
+}
+
+/// The most important metrics, for people's own scripts.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Metrics)]
+pub(super) struct MetricsBody {
+    /// `SERVER_ID`.
+    server_id: String,
+    /// When this was so.
+    #[schema(format = DateTime)]
+    timestamp: String,
+    /// For how long this process has run.
+    uptime_seconds: f64,
+    /// What waits in Redis, by queue.
+    queue_metrics: BTreeMap<String, u64>,
+    connection_status: ConnectionStatus,
+    server_info: ServerInfo,
+    outbox: OutboxBody,
+}
+
+/// Who answers.
+#[derive(Debug, Serialize, ToSchema)]
+struct ConnectionStatus {
+    redis: bool,
+    control_plane: bool,
+}
+
+/// Which server this is.
+#[derive(Debug, Serialize, ToSchema)]
+struct ServerInfo {
+    version: String,
+    region: String,
+    /// Whether the ControlPlane knows it.
+    registered: bool,
+}
 
 /// The state of this moment.
 pub(super) struct Health {
     pub redis_connected: bool,
     pub control_plane_connected: bool,
     pub registered: bool,
+    pub redis_fault: Option<String>,
+    pub stats: Stats,
     stopping: bool,
-    redis_fault: Option<String>,
-    link: String,
-    link_down: bool,
+    circuit: &'static str,
+    trouble: Option<Trouble>,
     link_cause: Option<String>,
     drain_paused: bool,
-    stats: Stats,
 }
 
 impl Health {
     pub(super) fn of(surface: &Surface) -> Self {
         let redis = surface.redis.borrow();
         let link = surface.link.borrow();
-        let trouble = link.trouble.map(crate::drain::Trouble::label);
         Self {
             redis_connected: redis.connected,
             redis_fault: redis.fault.clone(),
             control_plane_connected: link.trouble.is_none() && surface.client.is_reachable(),
-            link: trouble.map_or_else(|| link.circuit.to_owned(), |why| format!("{}: {why}", link.circuit)),
-            link_down: link.trouble.is_some(),
+            circuit: link.circuit,
+            trouble: link.trouble,
             link_cause: link.cause.clone(),
             drain_paused: surface.orders.borrow().paused,
             registered: *surface.registered.borrow(),
@@ -53,65 +197,101 @@ impl Health {
         !self.redis_connected || self.redis_fault.is_some()
     }
 
-    fn status(&self) -> &'static str {
-        if self.is_unhealthy() {
-            "unhealthy"
-        } else if self.link_down || self.drain_paused || self.redis_is_degraded() || self.is_damaged() {
-            "degraded"
-        } else {
-            "healthy"
+    pub(super) fn status(&self) -> Condition {
+        let degraded =
+            self.trouble.is_some() || self.drain_paused || self.redis_is_degraded() || self.is_damaged();
+        match (self.is_unhealthy(), degraded) {
+            (true, _) => Condition::Unhealthy,
+            (false, true) => Condition::Degraded,
+            (false, false) => Condition::Healthy,
         }
     }
 
-    pub(super) fn outbox_json(&self) -> Value {
+    fn outbox(&self) -> OutboxBody {
         let ages = oldest_ages(&self.stats, crate::clock::now().0);
-        json!({
-            "depth": self.stats.total_depth(),
-            "bytes": self.stats.bytes,
-            "oldest_age_seconds": ages.iter().map(|(_, age)| *age).fold(0.0, f64::max),
-            "disk_bytes": self.stats.disk_bytes,
-            "capacity_bytes": self.stats.capacity_bytes,
-            "dead_letters": self.stats.dead_letters,
-            "quarantined_segments": self.stats.quarantined_segments,
-            "quarantined_records": self.stats.quarantined_records,
-        })
+        OutboxBody {
+            depth: self.stats.total_depth(),
+            bytes: self.stats.bytes,
+            oldest_age_seconds: ages.iter().map(|(_, age)| *age).fold(0.0, f64::max),
+            disk_bytes: self.stats.disk_bytes,
+            capacity_bytes: self.stats.capacity_bytes,
+            dead_letters: self.stats.dead_letters,
+            quarantined_segments: self.stats.quarantined_segments,
+            quarantined_records: self.stats.quarantined_records,
+        }
     }
 
-    pub(super) fn to_json(&self, surface: &Surface) -> Value {
+    fn components(&self) -> Components {
         let redis = match (&self.redis_fault, self.redis_connected) {
-            (Some(fault), _) => json!({ "status": "degraded", "reason": fault }),
-            (None, true) => json!({ "status": "healthy" }),
-            (None, false) => json!({ "status": "degraded", "reason": "not connected" }),
+            (Some(fault), _) => Component::degraded(fault),
+            (None, true) => Component::healthy(),
+            (None, false) => Component::degraded("not connected"),
         };
-        let durability = self.stats.durability.meaning();
-        let outbox = match self.stats.paused {
-            Some(reason) => json!({ "status": "unhealthy", "reason": reason, "durability": durability }),
-            None if self.is_damaged() => {
-                json!({ "status": "degraded", "reason": "quarantined", "durability": durability })
-            }
-            None => json!({ "status": "healthy", "durability": durability }),
+        let (status, reason) = match self.stats.paused {
+            Some(reason) => (Condition::Unhealthy, Some(reason.to_owned())),
+            None if self.is_damaged() => (Condition::Degraded, Some("quarantined".to_owned())),
+            None => (Condition::Healthy, None),
         };
+        let outbox = OutboxComponent { status, reason, durability: self.stats.durability.meaning() };
         let drain = if self.drain_paused {
-            json!({ "status": "degraded", "reason": "paused by an operator" })
+            Component::degraded("paused by an operator")
         } else {
-            json!({ "status": "healthy" })
+            Component::healthy()
         };
-        let link = if self.link_down { "degraded" } else { "healthy" };
-        json!({
-            "status": self.status(),
-            "timestamp": crate::clock::now().to_rfc3339(),
-            "version": surface.version,
-            "uptime_seconds": surface.started.elapsed().as_secs_f64(),
-            "redis_connected": self.redis_connected,
-            "control_plane_connected": self.control_plane_connected,
-            "server_registered": self.registered,
-            "components": {
-                "redis": redis,
-                "outbox": outbox,
-                "drain": drain,
-                "control_plane": { "status": link, "link": self.link, "cause": self.link_cause },
+        let (status, link) = match self.trouble {
+            Some(trouble) => (Condition::Degraded, format!("{}: {}", self.circuit, trouble.label())),
+            None => (Condition::Healthy, self.circuit.to_owned()),
+        };
+        let control_plane = LinkComponent { status, link, cause: self.link_cause.clone() };
+        Components { redis, outbox, drain, control_plane }
+    }
+
+    pub(super) fn body(&self, surface: &Surface) -> HealthBody {
+        HealthBody {
+            status: self.status(),
+            timestamp: crate::clock::now().to_rfc3339(),
+            version: surface.version.clone(),
+            uptime_seconds: surface.started.elapsed().as_secs_f64(),
+            redis_connected: self.redis_connected,
+            control_plane_connected: self.control_plane_connected,
+            server_registered: self.registered,
+            components: self.components(),
+            outbox: self.outbox(),
+        }
+    }
+
+    pub(super) fn detailed(&self, surface: &Surface) -> DetailedHealth {
+        DetailedHealth { health: self.body(surface), metrics: self.metrics(surface) }
+    }
+
+    pub(super) fn metrics(&self, surface: &Surface) -> MetricsBody {
+        let depths = surface.redis.borrow().depths;
+        let name = |queue: Queue| surface.names.queue(queue).to_owned();
+        MetricsBody {
+            server_id: surface.server_id.clone(),
+            timestamp: crate::clock::now().to_rfc3339(),
+            uptime_seconds: surface.started.elapsed().as_secs_f64(),
+            queue_metrics: Queue::ALL.map(|queue| (name(queue), depths[queue as usize])).into(),
+            connection_status: ConnectionStatus {
+                redis: self.redis_connected,
+                control_plane: self.control_plane_connected,
             },
-            "outbox": self.outbox_json(),
-        })
+            server_info: ServerInfo {
+                version: surface.version.clone(),
+                region: surface.region.clone(),
+                registered: self.registered,
+            },
+            outbox: self.outbox(),
+        }
+    }
+}
+
+impl Component {
+    fn healthy() -> Self {
+        Self { status: Condition::Healthy, reason: None }
+    }
+
+    fn degraded(reason: impl Into<String>) -> Self {
+        Self { status: Condition::Degraded, reason: Some(reason.into()) }
     }
 }

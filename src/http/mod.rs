@@ -1,16 +1,26 @@
-//! The agent's own HTTP surface: health, metrics, and what an operator may do.
+//! The agent's own HTTP surface: health, metrics, the status page, and what an operator may do.
 //!
 //! | path | answers |
 //! |---|---|
+//! | `GET /` | the status page; its files are under `/assets/` |
+//! | `GET /events` | what it shows, live; `/status` and `/history` give the same once |
 //! | `GET /health`, `/health/` | whether the process can do its work |
 //! | `GET /health/detailed` | the same with metrics; also 503 when Redis is away or the outbox is full |
 //! | `GET /metrics`, `/metrics/` | Prometheus' text format |
 //! | `GET /metrics/json` | the same picture for people's own scripts |
+//! | `GET /openapi.json`, `/docs`, `/redoc` | the description of all this, from the handlers themselves |
 //! | `/admin/…` | see [`admin`] |
 
 pub mod admin;
+mod assets;
 mod health;
+mod history;
+mod live;
+mod openapi;
+mod pages;
+mod seats;
 mod server;
+mod socket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +32,6 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -31,10 +40,11 @@ use crate::control_plane::Client;
 use crate::drain::{LinkStatus, Orders};
 use crate::intake::{self, Names, RedisStatus};
 use crate::outbox::Outbox;
-use crate::record::Queue;
 use crate::telemetry::metrics::{Metrics, Moment};
 use admin::Admin;
-use health::Health;
+use health::{DetailedHealth, Health, HealthBody, MetricsBody};
+pub use live::{Live, Sampler};
+pub use server::listen;
 
 /// An answer takes no longer than this; it is made from memory.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -91,19 +101,44 @@ pub async fn serve(
     listener: TcpListener,
     surface: Arc<Surface>,
     admin: Arc<Admin>,
+    live: Arc<Live>,
     stop: watch::Receiver<bool>,
 ) {
-    let quick = Router::new()
+    let router = router(Arc::clone(&surface), admin, live);
+    let router = router.layer(middleware::from_fn_with_state(surface, guard));
+    server::serve(listener, router, stop).await;
+}
+
+/// Every path of the surface; [`openapi`] describes the same ones.
+fn router(surface: Arc<Surface>, admin: Arc<Admin>, live: Arc<Live>) -> Router {
+    let quick = figures().with_state(surface).merge(page().with_state(live)).merge(documentation());
+    quick.layer(middleware::from_fn(answer_quickly)).merge(admin::router(admin))
+}
+
+fn figures() -> Router<Arc<Surface>> {
+    Router::new()
         .route("/health", get(health))
         .route("/health/", get(health))
         .route("/health/detailed", get(detailed))
         .route("/metrics", get(metrics))
         .route("/metrics/", get(metrics))
         .route("/metrics/json", get(metrics_json))
-        .layer(middleware::from_fn(answer_quickly))
-        .with_state(Arc::clone(&surface));
-    let router = quick.merge(admin::router(admin)).layer(middleware::from_fn_with_state(surface, guard));
-    server::serve(listener, router, stop).await;
+}
+
+fn page() -> Router<Arc<Live>> {
+    Router::new()
+        .route("/", get(pages::status_page))
+        .route("/assets/{name}", get(assets::asset))
+        .route("/events", get(live::events))
+        .route("/history", get(live::history))
+        .route("/status", get(live::status))
+}
+
+fn documentation() -> Router {
+    Router::new()
+        .route("/openapi.json", get(openapi::description))
+        .route("/docs", get(pages::docs))
+        .route("/redoc", get(pages::redoc))
 }
 
 /// Who may come in, and the headers that go back.
@@ -139,21 +174,48 @@ fn correlation_id(headers: &HeaderMap) -> HeaderValue {
     })
 }
 
-async fn health(State(surface): State<Arc<Surface>>) -> Response {
+/// Whether the agent can do its work.
+///
+/// The `ControlPlane` being away is `degraded`: that is what the outbox is for.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "health",
+    responses(
+        (status = 200, description = "It can", body = HealthBody),
+        (status = 503, description = "It cannot take over records, or is stopping", body = HealthBody),
+    )
+)]
+async fn health(State(surface): State<Arc<Surface>>) -> (StatusCode, Json<HealthBody>) {
     let health = Health::of(&surface);
     let code = if health.is_unhealthy() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    (code, Json(health.to_json(&surface))).into_response()
+    (code, Json(health.body(&surface)))
 }
 
-async fn detailed(State(surface): State<Arc<Surface>>) -> Response {
+/// The same with metrics.
+#[utoipa::path(
+    get,
+    path = "/health/detailed",
+    tag = "health",
+    responses(
+        (status = 200, description = "It does its work", body = DetailedHealth),
+        (status = 503, description = "It cannot, or Redis is away", body = DetailedHealth),
+    )
+)]
+async fn detailed(State(surface): State<Arc<Surface>>) -> (StatusCode, Json<DetailedHealth>) {
     let health = Health::of(&surface);
     let down = health.is_unhealthy() || !health.redis_connected;
-    let mut body = health.to_json(&surface);
-    body["metrics"] = surface.metrics_json(&health);
     let code = if down { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    (code, Json(body)).into_response()
+    (code, Json(health.detailed(&surface)))
 }
 
+/// Metrics in Prometheus' text format.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "metrics",
+    responses((status = 200, description = "All of them", body = String, content_type = "text/plain"))
+)]
 async fn metrics(State(surface): State<Arc<Surface>>) -> Response {
     surface.metrics.control_plane_up(Health::of(&surface).control_plane_connected);
     match surface.metrics.expose(&surface.moment()) {
@@ -165,8 +227,15 @@ async fn metrics(State(surface): State<Arc<Surface>>) -> Response {
     }
 }
 
-async fn metrics_json(State(surface): State<Arc<Surface>>) -> Response {
-    Json(surface.metrics_json(&Health::of(&surface))).into_response()
+/// The most important metrics in JSON.
+#[utoipa::path(
+    get,
+    path = "/metrics/json",
+    tag = "metrics",
+    responses((status = 200, description = "As they are now", body = MetricsBody))
+)]
+async fn metrics_json(State(surface): State<Arc<Surface>>) -> Json<MetricsBody> {
+    Json(Health::of(&surface).metrics(&surface))
 }
 
 impl Surface {
@@ -179,25 +248,5 @@ impl Surface {
             clock_skew_seconds: self.client.clock_skew().as_seconds_f64(),
             expiries,
         }
-    }
-
-    fn metrics_json(&self, health: &Health) -> serde_json::Value {
-        let depths = self.redis.borrow().depths;
-        let queues: serde_json::Map<_, _> = Queue::ALL
-            .iter()
-            .map(|queue| (self.names.queue(*queue).to_owned(), json!(depths[*queue as usize])))
-            .collect();
-        json!({
-            "server_id": self.server_id,
-            "timestamp": crate::clock::now().to_rfc3339(),
-            "uptime_seconds": self.started.elapsed().as_secs_f64(),
-            "queue_metrics": queues,
-            "connection_status": {
-                "redis": health.redis_connected,
-                "control_plane": health.control_plane_connected,
-            },
-            "server_info": { "version": self.version, "region": self.region, "registered": health.registered },
-            "outbox": health.outbox_json(),
-        })
     }
 }

@@ -1,67 +1,99 @@
-//! Serves a router within limits: of connections, of the time a request's head may take, and of the time to stop.
+//! Serves a router within limits: of connections, of the time a request's head may take, of the time a peer may take to
+//! read its answer, and of the time to stop.
 
+use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, Request};
-
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Connections at a time; more wait until one ends. Scrapers need a few.
+use super::seats::{Seat, Seats};
+use super::socket::Socket;
+
+/// Connections at a time. Scrapers need a few; when all are taken, one that waits for its peer is closed for the next.
 const CONNECTIONS: usize = 256;
 /// The head of a request takes no longer; neither does a kept-alive connection wait longer for the next one.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// A request's head is at most so large, and has so many headers at most.
 const HEAD_BYTES: usize = 16 << 10;
 const HEADERS: usize = 64;
+/// So much of an answer waits in the kernel for a peer that does not read it; Linux doubles it.
+const UNREAD_BYTES: u32 = 64 << 10;
+/// So many may knock at once. One more would have to knock again, a second later.
+const KNOCKING: u32 = 1024;
 /// After an accept that failed: descriptors are short, and somebody must end first.
 const PAUSE: Duration = Duration::from_millis(100);
 /// What is being answered at a stop has so long.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
+/// Listens on the first address of `host` that can be listened on.
+pub async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut fault = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in lookup_host((host, port)).await? {
+        match listen_on(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => fault = error,
+        }
+    }
+    Err(fault)
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart need not wait for what is left of connections before it.
+    socket.set_reuseaddr(true)?;
+    // What is accepted has it, too.
+    socket.set_send_buffer_size(UNREAD_BYTES)?;
+    socket.bind(address)?;
+    socket.listen(KNOCKING)
+}
+
 /// Serves until `stop` is true; then what is being answered is answered, and everything else is cut.
 pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let seats = Seats::new(CONNECTIONS);
     let service = TowerToHyperService::new(router);
     let mut connections = JoinSet::new();
     let told = stop.clone();
+    // It is accepted first: only somebody who is there makes another leave.
+    let mut knocking = None;
     loop {
         let accepted = async {
-            // The semaphore is never closed.
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            match listener.accept().await {
-                Ok((stream, peer)) => Some((slot, stream, peer)),
-                Err(error) => {
-                    tracing::debug!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(PAUSE).await;
-                    None
+            if knocking.is_none() {
+                match listener.accept().await {
+                    Ok(accepted) => knocking = Some(accepted),
+                    Err(error) => {
+                        tracing::debug!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(PAUSE).await;
+                        return None;
+                    }
                 }
             }
+            let seat = seats.take().await;
+            knocking.take().map(|(stream, peer)| (seat, stream, peer))
         };
         tokio::select! {
             () = until_true(&mut stop) => break,
             Some(_) = connections.join_next() => {}
             accepted = accepted => {
-                let Some((slot, stream, peer)) = accepted else { continue };
-                let (service, stop) = (service.clone(), told.clone());
-                connections.spawn(async move {
-                    converse(stream, peer, service, stop).await;
-                    drop(slot);
-                });
+                let Some((seat, stream, peer)) = accepted else { continue };
+                connections.spawn(converse(stream, peer, Arc::new(seat), service.clone(), told.clone()));
             }
         }
     }
-    drop(listener);
+    drop((listener, knocking));
     let all = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(LAST_ANSWERS, all).await.is_err() {
         connections.shutdown().await;
@@ -72,13 +104,17 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch
 async fn converse(
     stream: TcpStream,
     peer: SocketAddr,
+    seat: Arc<Seat>,
     service: TowerToHyperService<Router>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+    let place = Arc::clone(&seat);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let at_work = AtWork::new(&place);
         let mut request: Request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
-        hyper::service::Service::call(&service, request)
+        let answer = hyper::service::Service::call(&service, request);
+        async move { answer.await.map(|answer| answer.map(|body| Answer { body, _at_work: at_work })) }
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -86,15 +122,59 @@ async fn converse(
             .header_read_timeout(HEAD_WITHIN)
             .max_buf_size(HEAD_BYTES)
             .max_headers(HEADERS)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(Socket::new(stream, Arc::clone(&seat))), service)
     );
     tokio::select! {
+        biased;
+        () = seat.wanted() => return,
         // How a client leaves is its own affair.
         _ = connection.as_mut() => return,
         () = until_true(&mut stop) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;
+}
+
+/// Keeps a connection's place while a request is being answered.
+struct AtWork(Arc<Seat>);
+
+impl AtWork {
+    fn new(seat: &Arc<Seat>) -> Self {
+        seat.answering(true);
+        Self(Arc::clone(seat))
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.answering(false);
+    }
+}
+
+/// An answer's body: when the last of it has gone, the connection has nothing to do.
+struct Answer {
+    body: Body,
+    _at_work: AtWork,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 async fn until_true(stop: &mut watch::Receiver<bool>) {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::record::{Kind, Record, Timestamp};
 
 /// Why a record became a dead letter. The numbers are persisted: never renumber.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Reason {

@@ -31,7 +31,7 @@ const CRITICAL: &str = "critical";
 const OWN: &str = env!("CARGO_CRATE_NAME");
 
 /// How severe an event is; the names are the previous agent's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Level {
     /// For whoever looks for a fault.

@@ -1,0 +1,226 @@
+//! What has gone in and out in the last hour, for the status page's charts: a page that is opened now has them at once.
+//!
+//! It begins with the process, and takes some tens of kilobytes.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::outbox::Stats;
+use crate::record::{Kind, Queue};
+
+/// How often counters are read.
+pub(super) const TICK: Duration = Duration::from_secs(1);
+/// A point of a chart stands for so many ticks.
+const TICKS_A_POINT: usize = 5;
+/// An hour of points.
+const POINTS: usize = 3600 / TICKS_A_POINT;
+/// A rate of this moment is over so many ticks.
+const RATE_TICKS: usize = 5;
+/// How fast the backlog shrinks is looked at over so many ticks.
+const TREND_TICKS: usize = 30;
+
+const KINDS: usize = Queue::ALL.len();
+
+/// The counters of one moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    at: Instant,
+    taken: [u64; KINDS],
+    settled: [u64; KINDS],
+    /// What waits: in Redis and in the outbox.
+    backlog: u64,
+    depth: u64,
+}
+
+impl Reading {
+    pub(super) fn of(at: Instant, stats: &Stats, in_redis: [u64; KINDS]) -> Self {
+        let by_queue = |values: [u64; Kind::ALL.len()]| {
+            Queue::ALL.map(|queue| {
+                let kinds = Kind::ALL.iter().zip(values).filter(|(kind, _)| kind.queue() == queue);
+                kinds.map(|(_, value)| value).sum()
+            })
+        };
+        let (delivered, duplicates) = (by_queue(stats.delivered), by_queue(stats.duplicates));
+        let depth = stats.total_depth();
+        Self {
+            at,
+            taken: by_queue(stats.enqueued),
+            settled: std::array::from_fn(|queue| delivered[queue] + duplicates[queue]),
+            backlog: depth + in_redis.iter().sum::<u64>(),
+            depth,
+        }
+    }
+}
+
+/// Records a second of each kind, in the order of [`Queue::ALL`].
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Rates {
+    pub taken: [f64; KINDS],
+    pub settled: [f64; KINDS],
+}
+
+impl Rates {
+    fn between(earlier: &Reading, later: &Reading) -> Self {
+        let seconds = later.at.duration_since(earlier.at).as_secs_f64();
+        let rate = |before: [u64; KINDS], after: [u64; KINDS]| {
+            std::array::from_fn(|kind| {
+                let more = after[kind].saturating_sub(before[kind]) as f64;
+                if seconds > 0.0 { (more / seconds * 10.0).round() / 10.0 } else { 0.0 }
+            })
+        };
+        Self { taken: rate(earlier.taken, later.taken), settled: rate(earlier.settled, later.settled) }
+    }
+}
+
+/// A point of the charts.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    at_ms: i64,
+    depth: u64,
+    rates: Rates,
+}
+
+/// The last hour, column by column: the n-th of each belongs to the n-th moment of `at`.
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = History)]
+pub(super) struct HistoryBody {
+    /// Seconds from one point to the next.
+    step_seconds: u64,
+    /// The end of each step, in milliseconds since 1970.
+    at: Vec<i64>,
+    /// Records that waited.
+    depth: Vec<u64>,
+    /// Records taken over a second.
+    #[serde(rename = "in")]
+    taken: ByKind<Vec<f64>>,
+    /// Records settled a second: delivered, or found to be known already.
+    #[serde(rename = "out")]
+    settled: ByKind<Vec<f64>>,
+}
+
+/// Something of each kind.
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
+pub(super) struct ByKind<T> {
+    pub usage: T,
+    pub lifecycle: T,
+    pub quota: T,
+}
+
+impl<T> ByKind<T> {
+    pub(super) fn each(of: impl Fn(Queue) -> T) -> Self {
+        Self { usage: of(Queue::Usage), lifecycle: of(Queue::Lifecycle), quota: of(Queue::Quota) }
+    }
+}
+
+/// The last hour in points, and the last half minute tick by tick.
+#[derive(Default)]
+pub(super) struct History {
+    recent: VecDeque<Reading>,
+    points: VecDeque<Point>,
+    ticks: usize,
+}
+
+impl History {
+    /// Notes the counters of a tick.
+    pub(super) fn note(&mut self, reading: Reading, now_ms: i64) {
+        let kept = self.recent.len().saturating_sub(TREND_TICKS);
+        self.recent.drain(..kept);
+        self.recent.push_back(reading);
+        self.ticks += 1;
+        if !self.ticks.is_multiple_of(TICKS_A_POINT) {
+            return;
+        }
+        if self.points.len() == POINTS {
+            self.points.pop_front();
+        }
+        self.points.push_back(Point { at_ms: now_ms, depth: reading.depth, rates: self.rates() });
+    }
+
+    fn ago(&self, ticks: usize) -> Option<(&Reading, &Reading)> {
+        let last = self.recent.len().checked_sub(1)?;
+        Some((&self.recent[last.saturating_sub(ticks)], &self.recent[last]))
+    }
+
+    /// The rates of this moment.
+    pub(super) fn rates(&self) -> Rates {
+        self.ago(RATE_TICKS).map(|(earlier, later)| Rates::between(earlier, later)).unwrap_or_default()
+    }
+
+    /// When nothing will wait any more, if the backlog goes on shrinking as it does; none if it does not.
+    pub(super) fn drained_in(&self) -> Option<Duration> {
+        let (earlier, later) = self.ago(TREND_TICKS)?;
+        if later.backlog == 0 {
+            return Some(Duration::ZERO);
+        }
+        let shrunk = earlier.backlog.checked_sub(later.backlog).filter(|shrunk| *shrunk > 0)?;
+        let rate = shrunk as f64 / later.at.duration_since(earlier.at).as_secs_f64();
+        Duration::try_from_secs_f64(later.backlog as f64 / rate).ok()
+    }
+
+    /// All points.
+    pub(super) fn body(&self) -> HistoryBody {
+        let column = |of: fn(&Rates) -> &[f64; KINDS], queue: Queue| -> Vec<f64> {
+            self.points.iter().map(|point| of(&point.rates)[queue as usize]).collect()
+        };
+        HistoryBody {
+            step_seconds: TICK.as_secs() * TICKS_A_POINT as u64,
+            at: self.points.iter().map(|point| point.at_ms).collect(),
+            depth: self.points.iter().map(|point| point.depth).collect(),
+            taken: ByKind::each(|queue| column(|rates| &rates.taken, queue)),
+            settled: ByKind::each(|queue| column(|rates| &rates.settled, queue)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seconds of one record taken and two settled each, from a backlog of `backlog`.
+    fn history(seconds: u64, backlog: u64) -> History {
+        let (begun, mut history) = (Instant::now(), History::default());
+        for second in 0..seconds {
+            let waits = backlog.saturating_sub(second);
+            let reading = Reading {
+                at: begun + TICK * second as u32,
+                taken: [second, 0, 0],
+                settled: [second * 2, 0, 0],
+                backlog: waits,
+                depth: waits,
+            };
+            history.note(reading, second as i64 * 1000);
+        }
+        history
+    }
+
+    #[test]
+    fn a_day_takes_no_more_than_an_hour() {
+        let history = history(24 * 3600, 10);
+        let body = history.body();
+        assert_eq!((body.at.len(), body.depth.len(), body.taken.usage.len()), (720, 720, 720));
+        assert!(history.recent.len() <= TREND_TICKS + 1);
+        assert_eq!(body.at.last(), Some(&((24 * 3600 - 1) * 1000)));
+        assert!(body.at.is_sorted_by(|a, b| b - a == 5000));
+        assert!(body.taken.usage.iter().all(|rate| (rate - 1.0).abs() < 1e-9));
+        assert!(body.settled.usage.iter().all(|rate| (rate - 2.0).abs() < 1e-9));
+        assert!(body.settled.quota.iter().all(|rate| *rate == 0.0));
+    }
+
+    #[test]
+    fn the_end_of_a_backlog_is_told_from_how_it_shrinks() {
+        assert_eq!(history(0, 0).drained_in(), None, "nothing is known yet");
+        assert_eq!(history(1, 100).drained_in(), None, "one moment says nothing");
+        let left = history(61, 100).drained_in().expect("it shrinks by one each second");
+        assert!((left.as_secs_f64() - 40.0).abs() < 1e-6, "{left:?}");
+        assert_eq!(history(61, 60).drained_in(), Some(Duration::ZERO));
+        let mut growing = history(61, 100);
+        growing.recent.make_contiguous().reverse();
+        let (first, last) = (growing.recent[0].at, growing.recent[30].at);
+        growing.recent[0].at = last;
+        growing.recent[30].at = first;
+        assert_eq!(growing.drained_in(), None);
+    }
+}

@@ -1,0 +1,296 @@
+//! What the status page is sent: the last hour at once, then a picture of the agent each second, for as long as it looks.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::Serialize;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::MissedTickBehavior;
+use utoipa::ToSchema;
+
+use super::Surface;
+use super::health::{Condition, Health};
+use super::history::{ByKind, History, HistoryBody, Reading, TICK};
+use crate::config::Secret;
+use crate::outbox::Reason;
+use crate::record::Queue;
+use crate::telemetry::metrics::oldest_ages;
+
+/// So many pages may look at once. Each costs some microseconds a second, and one of the surface's connections.
+const STREAMS: usize = 32;
+
+/// A picture of the agent.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Picture {
+    /// `SERVER_ID`.
+    server_id: String,
+    region: String,
+    version: String,
+    /// When this was so, in milliseconds since 1970.
+    at: i64,
+    uptime_seconds: f64,
+    /// How the agent is.
+    status: Condition,
+    /// Whether the ControlPlane knows this server.
+    registered: bool,
+    redis: RedisPicture,
+    outbox: OutboxPicture,
+    link: LinkPicture,
+    /// What waits and what goes, by kind.
+    kinds: ByKind<KindPicture>,
+    /// Dead letters that are kept.
+    dead_letters: u64,
+    /// Records that have become dead letters since this outbox began, by reason.
+    dead_lettered: BTreeMap<String, u64>,
+    /// When nothing will wait any more, if the backlog goes on shrinking as it does; none if it does not shrink.
+    drained_in_seconds: Option<f64>,
+    /// Whether there is an `/admin`.
+    admin: bool,
+}
+
+/// Redis, as the intake sees it.
+#[derive(Debug, Serialize, ToSchema)]
+struct RedisPicture {
+    connected: bool,
+    /// What is wrong.
+    fault: Option<String>,
+}
+
+/// The outbox as a whole.
+#[derive(Debug, Serialize, ToSchema)]
+struct OutboxPicture {
+    accepting: bool,
+    /// Why not.
+    reason: Option<String>,
+    /// Records that wait.
+    depth: u64,
+    bytes: u64,
+    disk_bytes: u64,
+    capacity_bytes: u64,
+    quarantined_segments: u64,
+    quarantined_records: u64,
+}
+
+/// The link to the ControlPlane, and the drain that uses it.
+#[derive(Debug, Serialize, ToSchema)]
+struct LinkPicture {
+    /// The circuit: closed, half-open or open.
+    circuit: String,
+    connected: bool,
+    /// Why it is down.
+    reason: Option<String>,
+    /// The answer that showed it.
+    cause: Option<String>,
+    /// When the next probe goes.
+    next_probe_seconds: Option<f64>,
+    /// Whether an operator has paused the drain.
+    paused: bool,
+    /// Requests a second; 0: no limit.
+    rate_limit: u32,
+}
+
+/// One kind of record.
+#[derive(Debug, Serialize, ToSchema)]
+struct KindPicture {
+    /// Waiting in Redis.
+    in_redis: u64,
+    /// Waiting in the outbox.
+    depth: u64,
+    /// Since when the oldest of those waits.
+    oldest_age_seconds: f64,
+    /// Taken over a second.
+    in_per_second: f64,
+    /// Settled a second.
+    out_per_second: f64,
+}
+
+/// The pictures, for all who look.
+pub struct Live {
+    surface: Arc<Surface>,
+    token: watch::Receiver<Option<Secret>>,
+    history: Mutex<History>,
+    streams: Arc<Semaphore>,
+    tick: watch::Receiver<()>,
+}
+
+/// Takes the pictures' readings.
+pub struct Sampler {
+    live: Arc<Live>,
+    tick: watch::Sender<()>,
+}
+
+impl Live {
+    /// Of this agent, with what fills it.
+    pub fn of(surface: Arc<Surface>, token: watch::Receiver<Option<Secret>>) -> (Arc<Self>, Sampler) {
+        let tick = watch::Sender::new(());
+        let live = Arc::new(Self {
+            surface,
+            token,
+            history: Mutex::default(),
+            streams: Arc::new(Semaphore::new(STREAMS)),
+            tick: tick.subscribe(),
+        });
+        (Arc::clone(&live), Sampler { live, tick })
+    }
+
+    /// With the history, which is locked meanwhile: nothing that takes it again may be called.
+    fn history<T>(&self, with: impl FnOnce(&mut History) -> T) -> T {
+        // A reading that a panic cut short is not in it.
+        with(&mut self.history.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn hour(&self) -> HistoryBody {
+        self.history(|history| history.body())
+    }
+
+    fn picture(&self) -> Picture {
+        let surface = &*self.surface;
+        let health = Health::of(surface);
+        let (stats, link, orders) = (&health.stats, surface.link.borrow().clone(), *surface.orders.borrow());
+        let (rates, drained_in) = self.history(|history| (history.rates(), history.drained_in()));
+        let now = crate::clock::now();
+        let (ages, in_redis) = (oldest_ages(stats, now.0), surface.redis.borrow().depths);
+        let depth = |queue: Queue| {
+            let kinds = crate::record::Kind::ALL.iter().zip(stats.depth);
+            kinds.filter(|(kind, _)| kind.queue() == queue).map(|(_, depth)| depth).sum()
+        };
+        let given_up =
+            |reason: Reason| stats.dead_lettered.iter().map(|reasons| reasons[reason as usize]).sum();
+        Picture {
+            server_id: surface.server_id.clone(),
+            region: surface.region.clone(),
+            version: surface.version.clone(),
+            at: now.0 / 1000,
+            uptime_seconds: surface.started.elapsed().as_secs_f64(),
+            status: health.status(),
+            registered: health.registered,
+            redis: RedisPicture { connected: health.redis_connected, fault: health.redis_fault.clone() },
+            outbox: OutboxPicture {
+                accepting: stats.accepting,
+                reason: stats.paused.map(str::to_owned),
+                depth: stats.total_depth(),
+                bytes: stats.bytes,
+                disk_bytes: stats.disk_bytes,
+                capacity_bytes: stats.capacity_bytes,
+                quarantined_segments: stats.quarantined_segments,
+                quarantined_records: stats.quarantined_records,
+            },
+            link: LinkPicture {
+                circuit: link.circuit.to_owned(),
+                connected: health.control_plane_connected,
+                reason: link.trouble.map(|trouble| trouble.label().to_owned()),
+                cause: link.cause,
+                next_probe_seconds: link
+                    .next_probe
+                    .map(|at| at.saturating_duration_since(tokio::time::Instant::now()).as_secs_f64()),
+                paused: orders.paused,
+                rate_limit: orders.rate_limit.per_second,
+            },
+            kinds: ByKind::each(|queue| KindPicture {
+                in_redis: in_redis[queue as usize],
+                depth: depth(queue),
+                oldest_age_seconds: ages[queue as usize].1,
+                in_per_second: rates.taken[queue as usize],
+                out_per_second: rates.settled[queue as usize],
+            }),
+            dead_letters: stats.dead_letters,
+            dead_lettered: Reason::ALL.map(|reason| (reason.label().to_owned(), given_up(reason))).into(),
+            drained_in_seconds: drained_in.map(|left| left.as_secs_f64()),
+            admin: self.token.borrow().is_some(),
+        }
+    }
+}
+
+impl Sampler {
+    /// Reads the counters each second until `stop` is true; then the pages' streams end, too.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let mut clock = tokio::time::interval(TICK);
+        // After a pause of the process there is nothing to make up for.
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return,
+                _ = clock.tick() => {}
+            }
+            let surface = &self.live.surface;
+            let in_redis = surface.redis.borrow().depths;
+            let reading = Reading::of(Instant::now(), &surface.outbox.durable_stats(), in_redis);
+            let now_ms = crate::clock::now().0 / 1000;
+            self.live.history(|history| history.note(reading, now_ms));
+            self.tick.send_replace(());
+        }
+    }
+}
+
+/// One event of the stream.
+fn event(name: &str, data: &impl Serialize) -> Bytes {
+    let mut text = format!("event: {name}\ndata: ");
+    match serde_json::to_string(data) {
+        Ok(json) => text.push_str(&json),
+        // Numbers and strings always can be written.
+        Err(error) => _ = write!(text, "{{\"error\":{:?}}}", error.to_string()),
+    }
+    text.push_str("\n\n");
+    text.into()
+}
+
+/// What the status page shows, as it happens.
+///
+/// An event `history` (of the form `History`), then each second an event `now` (of the form `Picture`).
+#[utoipa::path(
+    get,
+    path = "/events",
+    tag = "page",
+    responses(
+        (status = 200, description = "Server-sent events, until the agent stops", body = String,
+            content_type = "text/event-stream"),
+        (status = 503, description = "Too many look already"),
+    )
+)]
+pub(super) async fn events(State(live): State<Arc<Live>>) -> Response {
+    let Ok(place) = Arc::clone(&live.streams).try_acquire_owned() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "10")]).into_response();
+    };
+    let history = live.hour();
+    let first = VecDeque::from([event("history", &history), event("now", &live.picture())]);
+    let tick = live.tick.clone();
+    // A page that reads slowly misses pictures, and is never owed more than one.
+    let stream = stream::unfold((live, tick, place, first), |(live, mut tick, place, mut first)| async {
+        if let Some(event) = first.pop_front() {
+            return Some((Ok::<_, std::convert::Infallible>(event), (live, tick, place, first)));
+        }
+        tick.changed().await.ok()?;
+        let now = event("now", &live.picture());
+        Some((Ok(now), (live, tick, place, first)))
+    });
+    ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(stream)).into_response()
+}
+
+/// The last hour, as the status page draws it.
+#[utoipa::path(
+    get,
+    path = "/history",
+    tag = "page",
+    responses((status = 200, description = "Five seconds a point", body = HistoryBody))
+)]
+pub(super) async fn history(State(live): State<Arc<Live>>) -> axum::Json<HistoryBody> {
+    axum::Json(live.hour())
+}
+
+/// How the agent is now, as the status page shows it.
+#[utoipa::path(
+    get,
+    path = "/status",
+    tag = "page",
+    responses((status = 200, description = "A picture of this moment", body = Picture))
+)]
+pub(super) async fn status(State(live): State<Arc<Live>>) -> axum::Json<Picture> {
+    axum::Json(live.picture())
+}

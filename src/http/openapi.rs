@@ -1,0 +1,193 @@
+//! The description of the HTTP surface. What a path takes and gives is said where it is handled; what holds for many of
+//! them, and comes from a layer around the handlers, is said here.
+
+use std::sync::LazyLock;
+
+use axum::body::Bytes;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{self, Content, OpenApi, Ref, ResponseBuilder};
+use utoipa::{Modify, OpenApi as _};
+
+use super::live::Picture;
+use super::{admin, assets, live, pages};
+
+const TOKEN: &str = "admin_token";
+/// Paths that are there twice, for scrapers that end theirs with a slash.
+const TWICE: [&str; 2] = ["/health", "/metrics"];
+
+/// What the surface is.
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "dataplane-agent",
+        description = "What the agent on an edge server tells of itself, and what its operator may do.\n\n\
+            `TRUSTED_IPS` says who may use any of it. `/admin` needs the token of `ADMIN_TOKEN` besides, \
+            and is not there without one.",
+    ),
+    paths(
+        super::health, super::detailed, super::metrics, super::metrics_json,
+        pages::status_page, pages::docs, pages::redoc, assets::asset, description,
+        live::events, live::history, live::status,
+        admin::outbox_stats, admin::waiting, admin::waiting_record,
+        admin::dead_letters, admin::dead_letter, admin::replay, admin::drop_letters,
+        admin::drain, admin::pause, admin::resume, admin::release_brake, admin::rate_limit,
+        admin::log_level, admin::set_log_level, admin::reload,
+    ),
+    components(schemas(admin::ErrorBody, Picture)),
+    tags(
+        (name = "health", description = "Whether it can do its work"),
+        (name = "metrics", description = "What it counts"),
+        (name = "outbox", description = "What waits"),
+        (name = "dead letters", description = "What will not be delivered, until somebody says so"),
+        (name = "drain", description = "How it sends"),
+        (name = "settings", description = "What may change while it runs"),
+        (name = "page", description = "The status page and what it shows"),
+        (name = "documentation", description = "This"),
+    ),
+    modifiers(&Layers),
+)]
+struct Description;
+
+/// What the layers around the handlers do.
+struct Layers;
+
+impl Modify for Layers {
+    fn modify(&self, api: &mut OpenApi) {
+        let token = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("The value of `ADMIN_TOKEN`."))
+            .build();
+        api.components.get_or_insert_default().add_security_scheme(TOKEN, SecurityScheme::Http(token));
+        for path in TWICE {
+            let Some(mut item) = api.paths.paths.get(path).cloned() else { continue };
+            if let Some(get) = &mut item.get {
+                get.operation_id = get.operation_id.take().map(|id| id + "_with_slash");
+            }
+            api.paths.paths.insert(format!("{path}/"), item);
+        }
+        for (path, item) in &mut api.paths.paths {
+            let operations = [&mut item.get, &mut item.put, &mut item.post];
+            for operation in operations.into_iter().filter_map(Option::as_mut) {
+                answer(operation, "403", openapi::Response::new("The address is not one of `TRUSTED_IPS`"));
+                answer(operation, "504", openapi::Response::new("It took too long"));
+                if path.starts_with("/admin/") {
+                    guarded(operation);
+                }
+            }
+        }
+    }
+}
+
+fn guarded(operation: &mut Operation) {
+    operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(TOKEN, [])]);
+    answer(operation, "401", told("The token is missing or wrong"));
+    answer(operation, "404", openapi::Response::new("There is no `/admin` without `ADMIN_TOKEN`"));
+    answer(operation, "503", told("It could not be done now"));
+    if operation.parameters.as_ref().is_some_and(|parameters| !parameters.is_empty()) {
+        answer(operation, "400", told("A parameter makes no sense"));
+    }
+    if operation.request_body.is_some() {
+        answer(operation, "400", told("The body is no JSON"));
+        answer(operation, "413", told("The body is too large"));
+        answer(operation, "415", told("The body is not said to be JSON"));
+        answer(operation, "422", told("The body makes no sense"));
+    }
+}
+
+/// An answer with the reason in it.
+fn told(description: &str) -> openapi::Response {
+    let content = Content::new(Some(Ref::from_schema_name("Error")));
+    ResponseBuilder::new().description(description).content("application/json", content).build()
+}
+
+/// Adds an answer, unless the handler has described it better.
+fn answer(operation: &mut Operation, status: &str, response: openapi::Response) {
+    operation.responses.responses.entry(status.to_owned()).or_insert_with(|| response.into());
+}
+
+/// This description.
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    tag = "documentation",
+    responses((status = 200, description = "OpenAPI 3.1", body = Object))
+)]
+pub(super) async fn description() -> Response {
+    // It is the same for as long as the process lives, and made when somebody asks for it first.
+    static TEXT: LazyLock<Result<Bytes, String>> = LazyLock::new(|| {
+        Description::openapi().to_json().map(Bytes::from).map_err(|error| error.to_string())
+    });
+    match &*TEXT {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text.clone()).into_response(),
+        Err(error) => {
+            tracing::error!(error, "the description of the HTTP surface cannot be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What stands between `begin` and `end`.
+    fn between<'a>(text: &'a str, begin: &str, end: &str) -> Option<&'a str> {
+        text.split_once(begin)?.1.split(end).next()
+    }
+
+    /// The operations of a router, as `GET /path`. It tells them only in the form for people who debug.
+    fn operations(router: &str) -> BTreeSet<String> {
+        let (routing, _) = router.split_once("fallback_router").expect("the form that is known here");
+        let (methods, paths) = routing.split_once("node: Node").expect("paths behind the methods");
+        let mut found = BTreeSet::new();
+        for route in methods.split("RouteId(").skip(1) {
+            let id = route.split(')').next().expect("a number");
+            let path = between(paths, &format!("RouteId({id}): \""), "\"").expect("its path");
+            let allowed = between(route, "allow_header: Bytes(b\"", "\"").expect("its methods");
+            found.extend(
+                allowed
+                    .split(',')
+                    .filter(|method| *method != "HEAD")
+                    .map(|method| format!("{method} {path}")),
+            );
+        }
+        found
+    }
+
+    #[test]
+    fn every_path_is_described_and_nothing_else() {
+        let routers = [
+            format!("{:?}", super::super::figures()),
+            format!("{:?}", super::super::page()),
+            format!("{:?}", super::super::documentation()),
+            format!("{:?}", admin::paths()),
+        ];
+        let served: BTreeSet<String> = routers.iter().flat_map(|router| operations(router)).collect();
+        let mut described = BTreeSet::new();
+        for (path, item) in Description::openapi().paths.paths {
+            let operations = [("GET", &item.get), ("PUT", &item.put), ("POST", &item.post)];
+            let there = operations.iter().filter(|(_, operation)| operation.is_some());
+            described.extend(there.map(|(method, _)| format!("{method} {path}")));
+            let others = [&item.delete, &item.patch, &item.head, &item.options, &item.trace];
+            assert!(others.iter().all(|operation| operation.is_none()), "{path}");
+        }
+        assert_eq!(served, described);
+        assert!(served.len() > 25 && served.contains("PUT /admin/log-level"), "{served:?}");
+    }
+
+    #[test]
+    fn only_admin_needs_the_token_and_all_of_it_does() {
+        let api = Description::openapi();
+        for (path, item) in &api.paths.paths {
+            for operation in [&item.get, &item.put, &item.post].into_iter().flatten() {
+                assert_eq!(operation.security.is_some(), path.starts_with("/admin/"), "{path}");
+                assert!(operation.summary.is_some() && operation.tags.is_some(), "{path}");
+            }
+        }
+    }
+}

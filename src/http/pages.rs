@@ -1,0 +1,50 @@
+//! The pages: status at `/`, and the surface's description as two readers show it. Each may fetch from this agent alone.
+
+use axum::http::header;
+use axum::response::{Html, IntoResponse, Response};
+
+/// Its own files, and nothing else: no frames, no forms, no inline scripts or styles.
+const STATUS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+    img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+/// Swagger UI sets styles in its markup, and has its icons in its style sheet.
+const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+    connect-src 'self'; img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+/// Redoc writes its styles as it goes.
+const REDOC_POLICY: &str = DOCS_POLICY;
+
+fn page(policy: &'static str, text: &'static str) -> Response {
+    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(text)).into_response()
+}
+
+/// The status page.
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "page",
+    responses((status = 200, description = "A page", body = String, content_type = "text/html"))
+)]
+pub(super) async fn status_page() -> Response {
+    page(STATUS_POLICY, include_str!("pages/page.html"))
+}
+
+/// This description in Swagger UI.
+#[utoipa::path(
+    get,
+    path = "/docs",
+    tag = "documentation",
+    responses((status = 200, description = "A page", body = String, content_type = "text/html"))
+)]
+pub(super) async fn docs() -> Response {
+    page(DOCS_POLICY, include_str!("pages/docs.html"))
+}
+
+/// This description in Redoc.
+#[utoipa::path(
+    get,
+    path = "/redoc",
+    tag = "documentation",
+    responses((status = 200, description = "A page", body = String, content_type = "text/html"))
+)]
+pub(super) async fn redoc() -> Response {
+    page(REDOC_POLICY, include_str!("pages/redoc.html"))
+}

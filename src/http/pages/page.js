@@ -1,0 +1,248 @@
+// The status page. It follows the agent's events, and says so when there are none. Whatever comes from a record is put in
+// as text, never as markup.
+
+import { Chart } from "./chart.js";
+import { admin } from "./letters.js";
+
+const KINDS = { usage: "Usage", lifecycle: "Session events", quota: "Quota" };
+// An agent that has said nothing for so long is away; it is asked again this often.
+const SILENCE = 5000;
+const AGAIN = 2000;
+// What waits for less, in seconds, is just passing through.
+const PASSING = 5;
+
+const $ = (id) => document.getElementById(id);
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const decimal = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+
+/** Only what has changed is written: a screen reader and a selection stay where they are. */
+function text(element, value) {
+  if (element.textContent !== value) element.textContent = value;
+}
+
+function state(element, value) {
+  if (element.dataset.state !== value) element.dataset.state = value;
+}
+
+function rate(value) {
+  return value >= 100 ? whole.format(value) : decimal.format(value);
+}
+
+function duration(seconds) {
+  const s = Math.round(seconds);
+  if (s < 1) return seconds > 0 ? "<1 s" : "0 s";
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+}
+
+function bytes(value) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let n = value;
+  let unit = 0;
+  while (n >= 1024 && unit < units.length - 1) {
+    n /= 1024;
+    unit += 1;
+  }
+  return `${unit && n < 100 ? decimal.format(n) : whole.format(n)} ${units[unit]}`;
+}
+
+// --- what is drawn ---
+
+const lines = [{ name: "in", style: "in" }, { name: "out", style: "out" }];
+const backlog = new Chart($("backlog-chart"), "Records waiting in the outbox", [{ name: "waiting", style: "in" }], "", true);
+const charts = {};
+const cells = {};
+for (const [kind, name] of Object.entries(KINDS)) {
+  const row = document.createElement("tr");
+  const head = document.createElement("th");
+  head.scope = "row";
+  head.textContent = name;
+  row.append(head);
+  cells[kind] = ["Waiting", "Oldest", "In", "Out"].map((column) => {
+    const cell = document.createElement("td");
+    cell.dataset.head = column;
+    cell.textContent = "–";
+    row.append(cell);
+    return cell;
+  });
+  const cell = document.createElement("td");
+  row.append(cell);
+  $("kinds").append(row);
+  charts[kind] = new Chart(cell, `${name}, records a second`, lines, "/s");
+}
+
+let history = null;
+
+function draw() {
+  backlog.set(history.at, [history.depth]);
+  for (const kind of Object.keys(KINDS)) charts[kind].set(history.at, [history.in[kind], history.out[kind]]);
+}
+
+/** The agent keeps an hour of points; between two of its tellings the page goes on by itself. */
+function append(now) {
+  const last = history.at.at(-1) ?? 0;
+  if (now.at - last < history.step_seconds * 1000) return;
+  history.at.push(now.at);
+  history.depth.push(now.outbox.depth);
+  for (const kind of Object.keys(KINDS)) {
+    history.in[kind].push(now.kinds[kind].in_per_second);
+    history.out[kind].push(now.kinds[kind].out_per_second);
+  }
+  const columns = [history.at, history.depth, ...Object.values(history.in), ...Object.values(history.out)];
+  while (history.at.length * history.step_seconds > 3600) columns.forEach((column) => column.shift());
+  draw();
+}
+
+// --- what is told ---
+
+function showRedis(now) {
+  const waiting = Object.values(now.kinds).reduce((sum, kind) => sum + kind.in_redis, 0);
+  text($("redis-depth"), whole.format(waiting));
+  const fault = now.redis.fault ?? (now.redis.connected ? null : "not connected");
+  text($("redis-note"), fault ?? "connected");
+  state($("redis"), fault ? "warn" : "good");
+}
+
+function oldest(now) {
+  return Math.max(...Object.values(now.kinds).map((kind) => kind.oldest_age_seconds));
+}
+
+function showOutbox(now) {
+  const { outbox } = now;
+  text($("depth"), whole.format(outbox.depth));
+  let note = outbox.depth ? `oldest ${duration(oldest(now))}` : "nothing waits";
+  let how = "good";
+  if (outbox.quarantined_segments) {
+    note = `${outbox.quarantined_segments} damaged segment(s) set aside, ${whole.format(outbox.quarantined_records)} records known in them`;
+    how = "warn";
+  }
+  if (!outbox.accepting) {
+    note = `takes nothing: ${outbox.reason}`;
+    how = "bad";
+  }
+  text($("outbox-note"), note);
+  state($("outbox"), how);
+  const share = outbox.capacity_bytes ? Math.min(100, (outbox.disk_bytes / outbox.capacity_bytes) * 100) : 0;
+  const used = `${bytes(outbox.disk_bytes)} of ${bytes(outbox.capacity_bytes)}`;
+  $("disk").style.setProperty("--share", `${share.toFixed(1)}%`);
+  $("disk").setAttribute("aria-valuenow", share.toFixed(0));
+  $("disk").setAttribute("aria-valuetext", used);
+  state($("disk"), share > 90 ? "bad" : "good");
+  text($("disk-note"), `disk: ${used}`);
+}
+
+const CIRCUIT = { closed: "up", "half-open": "probing", open: "down" };
+
+function showLink(now) {
+  const { link } = now;
+  const down = link.reason !== null;
+  let word = link.paused ? "paused" : (CIRCUIT[link.circuit] ?? link.circuit);
+  if (!down && !link.paused && !link.connected) word = "not asked yet";
+  const notes = [];
+  if (down) notes.push(link.cause ? `${link.reason.replace("_", " ")}: ${link.cause}` : link.reason.replace("_", " "));
+  if (link.next_probe_seconds !== null) notes.push(`next probe in ${duration(link.next_probe_seconds)}`);
+  if (link.paused) notes.push("the drain is paused by an operator");
+  if (link.rate_limit) notes.push(`at most ${whole.format(link.rate_limit)} requests a second`);
+  if (!notes.length) notes.push(now.registered ? "answers; this server is registered" : "this server is not registered yet");
+  text($("link-state"), word);
+  text($("link-note"), notes.join("; "));
+  state($("link"), down ? "bad" : link.paused ? "warn" : link.connected ? "good" : "unknown");
+}
+
+/** When nothing will wait any more. Records on their way through are no backlog. */
+function outlook(now) {
+  const left = now.drained_in_seconds;
+  if (left === 0) return "nothing waits";
+  if (oldest(now) < PASSING) return "keeping up";
+  return left === null ? "not shrinking" : `drained in about ${duration(left)}`;
+}
+
+function showKinds(now) {
+  let taken = 0;
+  let settled = 0;
+  for (const [kind, row] of Object.entries(cells)) {
+    const of = now.kinds[kind];
+    taken += of.in_per_second;
+    settled += of.out_per_second;
+    const values = [whole.format(of.depth), of.depth ? duration(of.oldest_age_seconds) : "–", rate(of.in_per_second), rate(of.out_per_second)];
+    row.forEach((cell, n) => text(cell, values[n]));
+  }
+  text($("rate-in"), rate(taken));
+  text($("rate-out"), rate(settled));
+  text($("eta"), outlook(now));
+}
+
+function showLetters(now) {
+  text($("kept"), whole.format(now.dead_letters));
+  const place = $("reasons");
+  for (const [reason, count] of Object.entries(now.dead_lettered)) {
+    let value = place.querySelector(`[data-reason="${reason}"]`);
+    if (!value) {
+      const pair = document.createElement("div");
+      const name = document.createElement("dt");
+      name.textContent = reason.replace("_", " ");
+      value = document.createElement("dd");
+      value.dataset.reason = reason;
+      pair.append(name, value);
+      place.append(pair);
+    }
+    text(value, whole.format(count));
+  }
+}
+
+function show(now) {
+  text($("server"), now.server_id);
+  text($("about"), `${now.region} · version ${now.version} · up ${duration(now.uptime_seconds)}`);
+  text($("status"), now.status);
+  state($("status"), now.status);
+  document.title = `${now.server_id}: ${now.status}`;
+  showRedis(now);
+  showOutbox(now);
+  showLink(now);
+  showKinds(now);
+  showLetters(now);
+  admin.follow(now);
+}
+
+// --- the stream ---
+
+let source = null;
+let heard = Date.now();
+let since = null;
+const clock = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+
+function away() {
+  source?.close();
+  source = null;
+  since ??= clock.format(heard);
+  text($("status"), "agent away");
+  state($("status"), "away");
+  text($("stream"), `no word since ${since}; trying again`);
+  document.title = "agent away";
+}
+
+function listen() {
+  heard = Date.now();
+  source = new EventSource("events");
+  source.addEventListener("history", (event) => {
+    history = JSON.parse(event.data);
+    draw();
+  });
+  source.addEventListener("now", (event) => {
+    heard = Date.now();
+    since = null;
+    text($("stream"), "live");
+    const now = JSON.parse(event.data);
+    show(now);
+    if (history) append(now);
+  });
+  source.addEventListener("error", away);
+}
+
+listen();
+setInterval(() => {
+  if (!source) listen();
+  else if (Date.now() - heard > SILENCE) away();
+}, AGAIN);

@@ -1,0 +1,295 @@
+//! Goal: the status page and both pages of documentation work in a real browser, on a telephone and on a desk, by day and by
+//! night, and ask nothing of any other host. `make test-browser` sees to the browser.
+//!
+//! Every test ends with the account of what the browser asked for and of what its console said.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here fails the test")]
+
+#[path = "../it/harness/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the other tests use more of it")]
+mod harness;
+mod webdriver;
+
+use harness::{Stage, USAGE, load, until};
+use serde_json::{Value, json};
+use webdriver::{Browser, Window};
+
+const TOKEN: &str = "a-token-of-the-operator";
+const TAB: &str = "\u{e004}";
+const ENTER: &str = "\u{e007}";
+const LEFT: &str = "\u{e012}";
+
+/// Nothing went to another host, and the console is empty.
+async fn assert_quiet(browser: &Browser, stage: &Stage) {
+    let (own, requests) = (stage.agent.url("/"), browser.requests().await);
+    assert!(
+        requests.iter().any(|url| url.starts_with(&own)),
+        "the account of requests is kept: {requests:?}"
+    );
+    let foreign: Vec<_> = requests
+        .iter()
+        .filter(|url| !url.starts_with(&own) && !url.starts_with("data:") && !url.starts_with("chrome:"))
+        .collect();
+    assert!(foreign.is_empty(), "{foreign:?}");
+    let console = browser.console().await;
+    assert!(console.is_empty(), "{console:?}");
+}
+
+/// The page is as wide as the window.
+async fn assert_fits(browser: &Browser, window: Window) {
+    let page = "document.documentElement.scrollWidth - document.documentElement.clientWidth";
+    assert_eq!(browser.eval(page).await, json!(0), "{window:?} scrolls to the side");
+}
+
+/// Writes a picture for the documentation, when `SCREENSHOTS` names a folder.
+async fn keep_picture(browser: &Browser, window: Window) {
+    if let Some(folder) = std::env::var_os("SCREENSHOTS") {
+        let light = if window.dark { "dark" } else { "light" };
+        let path = std::path::Path::new(&folder).join(format!("status-{}-{light}.png", window.width));
+        std::fs::write(path, browser.picture().await).expect("the picture can be written");
+    }
+}
+
+/// How much darker than white the ground is, from 0 to 255.
+async fn darkness(browser: &Browser) -> u64 {
+    let colour = "getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).map(Number)";
+    let colour: Vec<f64> = serde_json::from_value(browser.eval(colour).await).expect("a colour");
+    // One that nobody has painted is white.
+    if colour.get(3) == Some(&0.0) { 0 } else { 255 - colour[0] as u64 }
+}
+
+async fn bury(stage: &mut Stage, messages: &[Vec<u8>], dead: u64) {
+    stage.redis.push(USAGE, messages).await;
+    until("dead letters are there", async || {
+        (stage.agent.health().await?["outbox"]["dead_letters"] == dead).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_page_fits_every_window_and_follows_the_agent() {
+    let mut stage = Stage::set_with(&[("ADMIN_TOKEN", TOKEN)]).await;
+    let browser = Browser::start().await;
+    let mut pushed = 0;
+    for (n, window) in Window::ALL.into_iter().enumerate() {
+        browser.resize(window).await;
+        browser.open(&stage.agent.url("/")).await;
+        browser.until("document.querySelector('#stream').textContent === 'live'").await;
+        assert_eq!(browser.text("#server").await, harness::SERVER_ID);
+        assert_eq!(browser.text("#status").await, "healthy");
+        assert_eq!(browser.text("#link-state").await, "up");
+        // What happens now is seen without a reload.
+        pushed += load::push_sessions(&stage.redis, &format!("s{n}"), 40, 5).await;
+        browser.until("Number(document.querySelector('#rate-in').textContent) > 0").await;
+        browser.until("Number(document.querySelector('#rate-out').textContent) > 0").await;
+        // The hour has points, and they are drawn.
+        browser.until("Number(document.querySelector('#backlog-chart .plot').dataset.points) > 1").await;
+        browser.until("document.querySelectorAll('.kinds .plot')[0].querySelector('.in').getAttribute('d').includes('L')").await;
+        assert_fits(&browser, window).await;
+        assert_eq!(darkness(&browser).await > 128, window.dark, "{window:?}");
+        keep_picture(&browser, window).await;
+    }
+    stage.drained().await;
+    assert_eq!(stage.sandbox.accounts().await.processed(), pushed);
+    assert_quiet(&browser, &stage).await;
+    browser.quit().await;
+}
+
+#[tokio::test]
+async fn the_page_tells_what_is_wrong_and_when_the_agent_is_away() {
+    let mut stage =
+        Stage::set_with(&[("CONTROL_PLANE_INITIAL_ERROR_DELAY", "20"), ("CONTROL_PLANE_MAX_BACKOFF", "60")])
+            .await;
+    let browser = Browser::start().await;
+    browser.open(&stage.agent.url("/")).await;
+    browser.until("document.querySelector('#stream').textContent === 'live'").await;
+    assert_eq!(browser.eval("document.querySelector('#no-admin').hidden").await, json!(false));
+    assert_eq!(browser.eval("document.querySelector('#unlock').hidden").await, json!(true));
+
+    stage.sandbox.weather(json!({"status": {"503": 1.0}})).await;
+    let waiting: Vec<String> = (0..50).map(|n| load::usage("waits", n)).collect();
+    stage.redis.push(USAGE, &waiting).await;
+    browser.until("document.querySelector('#link-state').textContent === 'down'").await;
+    browser.until("/overloaded.*next probe in/.test(document.querySelector('#link-note').textContent)").await;
+    browser.until("document.querySelector('#depth').textContent === '50'").await;
+    browser.until("document.querySelector('#status').textContent === 'degraded'").await;
+    browser.until("/oldest/.test(document.querySelector('#outbox-note').textContent)").await;
+    assert_quiet(&browser, &stage).await;
+
+    stage.agent.kill();
+    browser.until("document.querySelector('#status').textContent === 'agent away'").await;
+    browser.until("/no word since .*trying again/.test(document.querySelector('#stream').textContent)").await;
+    stage.sandbox.weather(json!({})).await;
+    stage.agent.start();
+    stage.agent.ready().await;
+    browser.until("document.querySelector('#stream').textContent === 'live'").await;
+    browser.until("document.querySelector('#status').textContent === 'healthy'").await;
+    // While it was away the browser's console said that it did not answer: that is so.
+    let said = browser.console().await;
+    assert!(said.iter().all(|line| line.contains("/events") && line.contains("ERR_")), "{said:?}");
+    browser.quit().await;
+}
+
+#[tokio::test]
+async fn dead_letters_are_looked_into_replayed_and_dropped_with_the_token() {
+    let mut stage = Stage::set_with(&[("ADMIN_TOKEN", TOKEN)]).await;
+    let browser = Browser::start().await;
+    stage.sandbox.weather(json!({"refuse_transactions": ["usage-bad"]})).await;
+    let mut markup: Value = serde_json::from_str(&load::usage("bad", 1)).unwrap();
+    markup["note"] =
+        "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">".into();
+    let raw = b"<script>document.title='taken'</script>".to_vec();
+    bury(&mut stage, &[markup.to_string().into_bytes(), raw], 2).await;
+    browser.open(&stage.agent.url("/")).await;
+    browser.until("document.querySelector('#kept').textContent === '2'").await;
+    browser.until("document.querySelector('[data-reason=refused]').textContent === '1'").await;
+
+    // The wrong token opens nothing.
+    browser.until("!document.querySelector('#unlock').hidden").await;
+    browser.fill("#token", "wrong").await;
+    browser.click("#unlock button").await;
+    browser.until("/not the token/.test(document.querySelector('#message').textContent)").await;
+    assert_eq!(browser.eval("document.querySelector('#opened').hidden").await, json!(true));
+    let said = browser.console().await;
+    assert!(said.iter().all(|line| line.contains("401")), "{said:?}");
+
+    // The right one does, for this tab.
+    browser.fill("#token", TOKEN).await;
+    browser.click("#unlock button").await;
+    browser.until("document.querySelectorAll('#list tr').length === 2").await;
+    assert_eq!(browser.eval("localStorage.length").await, json!(0));
+    assert_eq!(browser.eval("document.cookie").await, json!(""));
+
+    // Text stays text.
+    for row in [1, 2] {
+        browser.click(&format!("#list tr:nth-child({row}) button")).await;
+        browser.until("document.querySelector('#letter').open").await;
+        assert!(browser.text("#original").await.contains("<script>"));
+        assert_eq!(
+            browser.eval("document.querySelectorAll('dialog script, dialog img, main script').length").await,
+            json!(0)
+        );
+        browser.click("#close").await;
+    }
+    assert_ne!(browser.eval("document.title").await, json!("taken"));
+
+    // The refused one is sent again.
+    stage.sandbox.weather(json!({})).await;
+    browser.eval("(() => { const s = document.querySelector('#reason'); s.value = 'refused'; s.dispatchEvent(new Event('change')); })()").await;
+    browser.until("document.querySelectorAll('#list tr').length === 1").await;
+    browser.click("#list button").await;
+    browser.until("document.querySelector('#letter').open").await;
+    browser.click("#replay").await;
+    browser.until("/is a record again/.test(document.querySelector('#message').textContent)").await;
+    until("it is delivered", async || {
+        (stage.sandbox.accounts().await.kind("usage", "processed") == 1).then_some(())
+    })
+    .await;
+
+    // The other one is dropped, once one is sure.
+    browser.eval("(() => { const s = document.querySelector('#reason'); s.value = ''; s.dispatchEvent(new Event('change')); })()").await;
+    browser.until("document.querySelectorAll('#list tr').length === 1 && document.querySelector('#list').textContent.includes('invalid')").await;
+    browser.click("#drop-all").await;
+    browser.click("#sure-no").await;
+    assert_eq!(stage.agent.health().await.expect("it answers")["outbox"]["dead_letters"], 1);
+    browser.click("#drop-all").await;
+    browser.click("#sure-yes").await;
+    browser.until("/1 dropped/.test(document.querySelector('#message').textContent)").await;
+    assert_eq!(stage.agent.health().await.expect("it answers")["outbox"]["dead_letters"], 0);
+
+    // The drain is paused and resumed.
+    browser.click("#pause").await;
+    browser.until("document.querySelector('#link-state').textContent === 'paused'").await;
+    browser.until("document.querySelector('#pause').textContent.includes('Resume')").await;
+    browser.click("#pause").await;
+    browser.until("document.querySelector('#link-state').textContent === 'up'").await;
+    browser.click("#lock").await;
+    assert_eq!(browser.eval("sessionStorage.length").await, json!(0));
+    assert_quiet(&browser, &stage).await;
+    browser.quit().await;
+}
+
+#[tokio::test]
+async fn the_keyboard_alone_is_enough() {
+    let mut stage = Stage::set_with(&[("ADMIN_TOKEN", TOKEN)]).await;
+    let browser = Browser::start().await;
+    bury(&mut stage, &[b"no record".to_vec()], 1).await;
+    browser.resize(Window::ALL[0]).await;
+    browser.open(&stage.agent.url("/")).await;
+    browser.until("!document.querySelector('#unlock').hidden").await;
+    browser.until("Number(document.querySelector('#backlog-chart .plot').dataset.points) > 0").await;
+    let reach = async |selector: &str| {
+        for _ in 0..40 {
+            browser.keys(TAB).await;
+            if browser.eval(&format!("document.activeElement.matches({})", json!(selector))).await
+                == json!(true)
+            {
+                let seen = "getComputedStyle(document.activeElement).outlineStyle !== 'none'";
+                assert_eq!(browser.eval(seen).await, json!(true), "the focus on {selector} can be seen");
+                return;
+            }
+        }
+        panic!("{selector} cannot be reached");
+    };
+    reach(".skip").await;
+    reach("#backlog-chart .plot").await;
+    browser.keys(LEFT).await;
+    let label = browser.eval("document.activeElement.getAttribute('aria-label')").await;
+    assert!(label.as_str().expect("a label").contains("waiting"), "{label}");
+    reach("#token").await;
+    browser.keys(TOKEN).await;
+    browser.keys(ENTER).await;
+    browser.until("document.activeElement.id === 'reason'").await;
+    reach("#list button").await;
+    browser.keys(ENTER).await;
+    browser.until("document.querySelector('#letter').open && document.activeElement.id === 'replay'").await;
+    reach("#drop").await;
+    browser.keys(ENTER).await;
+    // What cannot be undone begins at No.
+    browser.until("document.querySelector('#sure').open && document.activeElement.id === 'sure-no'").await;
+    reach("#sure-yes").await;
+    browser.keys(ENTER).await;
+    browser.until("/is dropped/.test(document.querySelector('#message').textContent)").await;
+    assert_eq!(stage.agent.health().await.expect("it answers")["outbox"]["dead_letters"], 0);
+    assert_quiet(&browser, &stage).await;
+    browser.quit().await;
+}
+
+#[tokio::test]
+async fn every_control_has_a_name_and_every_text_enough_contrast() {
+    let stage = Stage::set_with(&[("ADMIN_TOKEN", TOKEN)]).await;
+    let browser = Browser::start().await;
+    for window in Window::ALL {
+        browser.resize(window).await;
+        browser.open(&stage.agent.url("/")).await;
+        browser.until("document.querySelector('#stream').textContent === 'live'").await;
+        let nameless = browser.eval(include_str!("nameless.js")).await;
+        assert_eq!(nameless, json!([]), "{window:?}");
+        let faint = browser.eval(include_str!("faint.js")).await;
+        assert_eq!(faint, json!([]), "{window:?}");
+    }
+    browser.quit().await;
+}
+
+#[tokio::test]
+async fn both_readers_of_the_description_render_by_themselves() {
+    let stage = Stage::set().await;
+    let browser = Browser::start().await;
+    for window in Window::ALL {
+        for (path, text) in
+            [("/docs", "/admin/dead-letters/replay"), ("/redoc", "Makes records of dead letters again")]
+        {
+            browser.resize(window).await;
+            browser.open(&stage.agent.url(path)).await;
+            let rendered =
+                format!("document.body.textContent.replaceAll('\u{200b}', '').includes({})", json!(text));
+            browser.until(&rendered).await;
+            assert_fits(&browser, window).await;
+            if path == "/redoc" {
+                assert_eq!(darkness(&browser).await > 128, window.dark, "{path} {window:?}");
+            }
+        }
+    }
+    assert_quiet(&browser, &stage).await;
+    browser.quit().await;
+}

@@ -174,6 +174,8 @@ impl Agent {
         rest.spawn(mirror.run(last_stop.subscribe()));
         rest.spawn(reloader.run(reloads, last_stop.subscribe()));
         rest.spawn(Arc::clone(&membership).run(intake_stop.subscribe()));
+        let (exporting, told) = (Arc::clone(&admin), last_stop.subscribe());
+        rest.spawn(async move { exporting.operator.exports.watch(told).await });
         let mut serving = JoinSet::new();
         for listener in listeners {
             let (surface, admin) = (Arc::clone(&surface), Arc::clone(&admin));

@@ -1,8 +1,11 @@
 //! The command line: what can be asked for, and the exit codes (0 done, 1 failed, 2 usage, 78 configuration).
 
+mod agent;
 mod dead_letters;
 mod outbox;
+mod place;
 mod stopped;
+mod transfer;
 
 use std::convert::Infallible;
 use std::process::ExitCode;
@@ -34,9 +37,9 @@ enum Command {
     Run(Box<Flags>),
     /// Plays the main job with a Redis and a ControlPlane of its own, and settles the account
     Demo(demo::Args),
-    /// What waits to be delivered, on a stopped agent; needs no setting but OUTBOX_DIR
+    /// What waits to be delivered: of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
     Outbox(outbox::Args),
-    /// What will not be delivered, on a stopped agent; needs no setting but OUTBOX_DIR
+    /// What will not be delivered: of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
     DeadLetters(dead_letters::Args),
     /// A ControlPlane to develop against
     Sandbox(Box<sandbox::Args>),
@@ -53,6 +56,11 @@ pub fn main() -> ExitCode {
         Some(Command::DeadLetters(args)) => on_runtime(1, dead_letters::run(args, cli.flags)),
         Some(Command::Sandbox(args)) => on_runtime(2, async { sandbox::run(*args, told_to_stop()).await }),
     };
+    exit_code(result)
+}
+
+/// Says what went wrong, if anything did.
+fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     if let Some(problems) = error.downcast_ref::<Problems>() {
         eprintln!("The configuration cannot be used:\n{problems}");

@@ -203,7 +203,7 @@ impl Drain {
         let mut sweep = tokio::time::interval(EXPIRY_SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !*stop.borrow() {
-            let next = if run.orders.paused {
+            let next = if run.orders.holds() {
                 run.park();
                 run.give_turn(Instant::now())
             } else {
@@ -267,6 +267,9 @@ impl Run {
             metrics.paused.set(orders.paused.into());
             tracing::info!(paused = orders.paused, "the drain was told to pause, or to go on");
         }
+        if orders.exporting != before.exporting {
+            tracing::info!(exporting = orders.exporting, "an export of what waits has begun, or ended");
+        }
         if orders.brake_releases != before.brake_releases {
             let change = self.link.release_brake(Instant::now());
             self.announce(change);
@@ -285,7 +288,7 @@ impl Run {
 
     /// Whether no record is in hand, and none is taken.
     fn is_parked(&self) -> bool {
-        self.orders.paused && self.read.is_empty()
+        self.orders.holds() && self.read.is_empty()
     }
 
     /// Every reason has a sample, from the start on: a series that appears with the fault it counts is seen by no alert.

@@ -46,6 +46,8 @@ pub(super) enum Request {
     Flush {
         done: oneshot::Sender<bool>,
     },
+    /// Does a short piece of reading between other work, so that nobody else has a database open meanwhile.
+    Look(Box<dyn FnOnce(&Shared) + Send>),
     /// There is something to commit.
     Wake,
 }
@@ -109,6 +111,7 @@ impl Keeper {
                 self.tick();
                 let _ = done.send(self.drop_letters(&ids));
             }
+            Request::Look(look) => look(&self.shared),
             Request::Wake => {}
             Request::Flush { done } => {
                 self.tick();

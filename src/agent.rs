@@ -317,7 +317,8 @@ fn names(config: &Config) -> Names {
     }
 }
 
-fn intake_settings(config: &Config, server: intake::Server) -> intake::Settings {
+/// How records are taken, as configured.
+pub(crate) fn intake_settings(config: &Config, server: intake::Server) -> intake::Settings {
     intake::Settings {
         server,
         names: names(config),

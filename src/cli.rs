@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, and the exit codes (0 done, 1 failed, 2 usage, 78 configuration).
 
 mod agent;
+mod check;
 mod dead_letters;
 mod outbox;
 mod place;
@@ -35,6 +36,8 @@ struct Cli {
 enum Command {
     /// Runs the agent (the default)
     Run(Box<Flags>),
+    /// Looks whether all that the agent needs is there: its configuration, Redis, the outbox's disk, the ControlPlane
+    Check(Box<check::Args>),
     /// Plays the main job with a Redis and a ControlPlane of its own, and settles the account
     Demo(demo::Args),
     /// What waits to be delivered: of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
@@ -51,6 +54,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         None => run(cli.flags),
         Some(Command::Run(flags)) => run(flags.or(cli.flags)),
+        Some(Command::Check(args)) => return check::run(*args, cli.flags),
         Some(Command::Demo(args)) => on_runtime(1, async move { demo::run(args).await }),
         Some(Command::Outbox(args)) => on_runtime(1, outbox::run(args, cli.flags)),
         Some(Command::DeadLetters(args)) => on_runtime(1, dead_letters::run(args, cli.flags)),

@@ -34,6 +34,7 @@ mod connection;
 mod fault;
 mod lease;
 mod list;
+mod probe;
 mod push;
 mod session;
 mod source;
@@ -52,6 +53,7 @@ use crate::telemetry::metrics::Metrics;
 
 pub use connection::{ClientError, Server, server};
 pub use fault::SourceError;
+pub use probe::probe;
 pub use push::{Mirror, push_quota_answers};
 use session::Session;
 

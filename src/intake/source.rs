@@ -149,7 +149,7 @@ impl Source {
 }
 
 /// What has to be said of a Redis that deletes keys by itself when its memory is full. Nothing if it does not say.
-async fn evicts(connection: &mut MultiplexedConnection) -> Option<String> {
+pub(super) async fn evicts(connection: &mut MultiplexedConnection) -> Option<String> {
     let info: String = redis::cmd("INFO").arg("memory").query_async(connection).await.ok()?;
     let of = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     let policy = of("maxmemory_policy:").filter(|policy| policy.starts_with("allkeys-"))?;
@@ -157,7 +157,7 @@ async fn evicts(connection: &mut MultiplexedConnection) -> Option<String> {
 }
 
 /// The server's version, asked in a way that is allowed.
-async fn version(connection: &mut MultiplexedConnection) -> Result<String, SourceError> {
+pub(super) async fn version(connection: &mut MultiplexedConnection) -> Result<String, SourceError> {
     let info: redis::RedisResult<String> = redis::cmd("INFO").arg("server").query_async(connection).await;
     match info {
         Ok(info) => {
@@ -175,7 +175,7 @@ async fn version(connection: &mut MultiplexedConnection) -> Result<String, Sourc
     }
 }
 
-fn check_version(version: &str) -> Result<(), SourceError> {
+pub(super) fn check_version(version: &str) -> Result<(), SourceError> {
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
     if found < OLDEST { Err(SourceError::TooOld(version.to_owned())) } else { Ok(()) }

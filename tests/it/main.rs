@@ -6,6 +6,7 @@
 mod admin;
 mod adopts_the_previous_agents_records;
 mod batches;
+mod check;
 mod command_line_of_a_running_agent;
 mod configuration_errors;
 mod crash_points;

@@ -11,7 +11,7 @@ mod scripted;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-pub(crate) use agent::{API_KEY, Agent, SERVER_ID};
+pub(crate) use agent::{API_KEY, Agent, SERVER_ID, Said};
 pub(crate) use redis_server::RedisServer;
 pub(crate) use sandbox::Sandbox;
 pub(crate) use scripted::{Received, Scripted};

@@ -6,6 +6,7 @@ mod dead_letters;
 mod outbox;
 mod place;
 mod stopped;
+mod top;
 mod transfer;
 
 use std::convert::Infallible;
@@ -44,6 +45,8 @@ enum Command {
     Outbox(outbox::Args),
     /// What will not be delivered: of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
     DeadLetters(dead_letters::Args),
+    /// Watches one running agent, or several, in the terminal
+    Top(top::Args),
     /// A ControlPlane to develop against
     Sandbox(Box<sandbox::Args>),
 }
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
         Some(Command::Demo(args)) => on_runtime(1, async move { demo::run(args).await }),
         Some(Command::Outbox(args)) => on_runtime(1, outbox::run(args, cli.flags)),
         Some(Command::DeadLetters(args)) => on_runtime(1, dead_letters::run(args, cli.flags)),
+        Some(Command::Top(args)) => on_runtime(1, top::run(args, cli.flags, told_to_stop())),
         Some(Command::Sandbox(args)) => on_runtime(2, async { sandbox::run(*args, told_to_stop()).await }),
     };
     exit_code(result)

@@ -29,4 +29,5 @@ mod stops_taking_when_full;
 mod streams;
 mod survives_kill;
 mod survives_outages;
+mod top;
 mod unit_file;

@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek as _, Write as _};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use reqwest::StatusCode;
 
 use super::agent::{Agent, AgentError};
@@ -14,6 +14,8 @@ use crate::outbox::{check_lines, chunks};
 
 /// While the drain waits for its last answers, it is asked again so often.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// And for so long: four times what the slowest answer usually may take.
+const LET_GO_WITHIN: Duration = Duration::from_mins(2);
 
 /// What was exported, to be read.
 pub(super) fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
@@ -42,10 +44,13 @@ async fn pages(
     file: &mut File,
     progress: &mut impl FnMut(u64),
 ) -> anyhow::Result<u64> {
-    let mut exported = 0;
+    let (mut exported, begun) = (0, Instant::now());
     loop {
         let (status, page, text) = agent.raw(&format!("{path}/page"), "x-export-page").await?;
         match status {
+            StatusCode::ACCEPTED if begun.elapsed() > LET_GO_WITHIN => bail!(
+                "the drain still waits for the answers to what it has sent, or for Redis to take an answer: see its /health"
+            ),
             StatusCode::ACCEPTED => tokio::time::sleep(ASK_AGAIN).await,
             StatusCode::NO_CONTENT => return Ok(exported),
             _ => {

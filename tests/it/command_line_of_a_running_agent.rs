@@ -203,7 +203,7 @@ async fn a_backlog_moves_from_one_running_agent_to_another() {
 
     // A file that is not whole is refused before anything of it is taken.
     let text = std::fs::read_to_string(file).expect("the file");
-    std::fs::write(file, text.replacen("usage-s-3-0", "usage-s-9-9", 1)).expect("the file");
+    std::fs::write(file, text.replacen("usage-s-199-29", "usage-s-199-28", 1)).expect("the file");
     let enqueued = new.agent.metrics().await.sum("dataplane_outbox_enqueued_total", &[]);
     new.agent.command(&[], &["outbox", "import", file]).await.assert_failed("line ");
     assert_eq!(new.agent.metrics().await.sum("dataplane_outbox_enqueued_total", &[]), enqueued);
@@ -301,6 +301,10 @@ async fn what_is_on_its_way_is_not_exported_as_well() {
     assert!(exported > 0 && exported < pushed, "{exported} of {pushed}");
     stage.sandbox.weather(json!({})).await;
     stage.drained().await;
+    until("what was on its way has come", async || {
+        (stage.sandbox.accounts().await.0["in_flight"] == 0).then_some(())
+    })
+    .await;
     let text = std::fs::read_to_string(stage.agent.dir().join("file")).expect("the file");
     assert_eq!(text.lines().count() as u64, exported);
     assert_eq!(stage.sandbox.accounts().await.processed() + exported, pushed, "each in one place");

@@ -217,6 +217,8 @@ impl Agent {
         rest.spawn(mirror.run(last_stop.subscribe()));
         rest.spawn(reloader.run(notify, reloads, last_stop.subscribe()));
         rest.spawn(Arc::clone(&membership).run(intake_stop.subscribe()));
+        let (exporting, told) = (Arc::clone(&admin), last_stop.subscribe());
+        rest.spawn(async move { exporting.operator.exports.watch(told).await });
         let mut serving = JoinSet::new();
         for listener in listeners {
             let (surface, admin) = (Arc::clone(&surface), Arc::clone(&admin));
@@ -360,7 +362,8 @@ fn names(config: &Config) -> Names {
     }
 }
 
-fn intake_settings(config: &Config, server: intake::Server) -> intake::Settings {
+/// How records are taken, as configured.
+pub(crate) fn intake_settings(config: &Config, server: intake::Server) -> intake::Settings {
     intake::Settings {
         server,
         names: names(config),

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Surface;
+use crate::drain::Orders;
 use crate::outbox::Stats;
 use crate::telemetry::metrics::oldest_ages;
 
@@ -16,7 +17,8 @@ pub(super) struct Health {
     link: String,
     link_down: bool,
     link_cause: Option<String>,
-    drain_paused: bool,
+    next_probe: Option<tokio::time::Instant>,
+    drain_holds: Option<&'static str>,
     stats: Stats,
 }
 
@@ -32,7 +34,12 @@ impl Health {
             link: trouble.map_or_else(|| link.circuit.to_owned(), |why| format!("{}: {why}", link.circuit)),
             link_down: link.trouble.is_some(),
             link_cause: link.cause.clone(),
-            drain_paused: surface.orders.borrow().paused,
+            next_probe: link.next_probe,
+            drain_holds: match *surface.orders.borrow() {
+                Orders { exporting: true, .. } => Some("what waits is being exported"),
+                Orders { paused: true, .. } => Some("paused by an operator"),
+                _ => None,
+            },
             registered: *surface.registered.borrow(),
             stopping: *surface.stopping.borrow(),
             stats: surface.outbox.durable_stats(),
@@ -56,7 +63,11 @@ impl Health {
     fn status(&self) -> &'static str {
         if self.is_unhealthy() {
             "unhealthy"
-        } else if self.link_down || self.drain_paused || self.redis_is_degraded() || self.is_damaged() {
+        } else if self.link_down
+            || self.drain_holds.is_some()
+            || self.redis_is_degraded()
+            || self.is_damaged()
+        {
             "degraded"
         } else {
             "healthy"
@@ -91,11 +102,12 @@ impl Health {
             }
             None => json!({ "status": "healthy", "durability": durability }),
         };
-        let drain = if self.drain_paused {
-            json!({ "status": "degraded", "reason": "paused by an operator" })
-        } else {
-            json!({ "status": "healthy" })
+        let drain = match self.drain_holds {
+            Some(reason) => json!({ "status": "degraded", "reason": reason }),
+            None => json!({ "status": "healthy" }),
         };
+        let next_probe =
+            self.next_probe.map(|at| at.saturating_duration_since(tokio::time::Instant::now()).as_secs_f64());
         let link = if self.link_down { "degraded" } else { "healthy" };
         json!({
             "status": self.status(),
@@ -109,7 +121,12 @@ impl Health {
                 "redis": redis,
                 "outbox": outbox,
                 "drain": drain,
-                "control_plane": { "status": link, "link": self.link, "cause": self.link_cause },
+                "control_plane": {
+                    "status": link,
+                    "link": self.link,
+                    "cause": self.link_cause,
+                    "next_probe_seconds": next_probe,
+                },
             },
             "outbox": self.outbox_json(),
         })

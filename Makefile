@@ -37,13 +37,14 @@ bench: redis     ## Prints what the main job costs, as figures and as ratios wit
 	cargo bench --locked
 
 # redis-server for the tests and the demonstration; the tests also cut the power of a file system in an image (as root:
-# mkfs.ext4, and python3 for the ioctl that does it).
+# mkfs.ext4, and python3 for the ioctl that does it), and watch `top` in tmux's terminal.
 redis:
 	@$(call install,redis-server,redis-server)
 
 test-tools: redis
 	@$(call install,python3,python3)
 	@$(call install,mkfs.ext4,e2fsprogs)
+	@$(call install,tmux,tmux)
 
 # A program, and Debian's package that has it.
 install = command -v $(1) >/dev/null || { \

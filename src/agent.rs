@@ -219,6 +219,8 @@ impl Agent {
         rest.spawn(Arc::clone(&membership).run(intake_stop.subscribe()));
         let (live, sampler) = http::Live::of(Arc::clone(&surface), admin.token.clone());
         rest.spawn(sampler.run(last_stop.subscribe()));
+        let (exporting, told) = (Arc::clone(&admin), last_stop.subscribe());
+        rest.spawn(async move { exporting.operator.exports.watch(told).await });
         let mut serving = JoinSet::new();
         for listener in listeners {
             let (surface, admin, live) = (Arc::clone(&surface), Arc::clone(&admin), Arc::clone(&live));
@@ -362,7 +364,8 @@ fn names(config: &Config) -> Names {
     }
 }
 
-fn intake_settings(config: &Config, server: intake::Server) -> intake::Settings {
+/// How records are taken, as configured.
+pub(crate) fn intake_settings(config: &Config, server: intake::Server) -> intake::Settings {
     intake::Settings {
         server,
         names: names(config),

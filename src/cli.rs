@@ -1,11 +1,16 @@
 //! The command line: what can be asked for, and the exit codes (0 done, 1 failed, 2 usage, 78 configuration).
 
+mod agent;
+mod check;
 mod dead_letters;
 mod outbox;
 mod owner;
 mod packaging;
+mod place;
 mod signals;
 mod stopped;
+mod top;
+mod transfer;
 
 use std::process::ExitCode;
 
@@ -34,12 +39,16 @@ struct Cli {
 enum Command {
     /// Runs the agent (the default)
     Run(Box<Flags>),
+    /// Looks whether all that the agent needs is there: its configuration, Redis, the outbox's disk, the ControlPlane
+    Check(Box<check::Args>),
     /// Plays the main job with a Redis and a ControlPlane of its own, and settles the account
     Demo(demo::Args),
-    /// What waits to be delivered, on a stopped agent; needs no setting but OUTBOX_DIR
+    /// What waits to be delivered: of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
     Outbox(outbox::Args),
-    /// What will not be delivered, on a stopped agent; needs no setting but OUTBOX_DIR
+    /// What will not be delivered: of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
     DeadLetters(dead_letters::Args),
+    /// Watches one running agent, or several, in the terminal
+    Top(top::Args),
     /// A ControlPlane to develop against
     Sandbox(Box<sandbox::Args>),
     /// Prints the completions of the command line for a shell
@@ -54,15 +63,24 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         None => run(cli.flags),
         Some(Command::Run(flags)) => run(flags.or(cli.flags)),
+        Some(Command::Check(args)) => return check::run(*args, cli.flags),
         Some(Command::Demo(args)) => on_runtime(1, async move { demo::run(args).await }),
         Some(Command::Outbox(args)) => on_runtime(1, outbox::run(args, cli.flags)),
         Some(Command::DeadLetters(args)) => on_runtime(1, dead_letters::run(args, cli.flags)),
+        Some(Command::Top(args)) => {
+            on_runtime(1, async { top::run(args, cli.flags, Stop::listen()?.told()).await })
+        }
         Some(Command::Sandbox(args)) => {
             on_runtime(2, async { sandbox::run(*args, Stop::listen()?.told()).await })
         }
         Some(Command::Completions(args)) => packaging::completions(Cli::command(), &args),
         Some(Command::Man(args)) => packaging::man(Cli::command(), &args),
     };
+    exit_code(result)
+}
+
+/// Says what went wrong, if anything did.
+fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     if let Some(problems) = error.downcast_ref::<Problems>() {
         eprintln!("The configuration cannot be used:\n{problems}");

@@ -1,6 +1,7 @@
 //! Points in the program at which tests end the process, or hold it while they do something to the others.
 //!
 //! `FAILPOINT=<point>=<n>=abort` ends it, as a crash does, when the point is reached for the n-th time.
+//! `…=panic` panics there instead.
 //! `FAILPOINT=<point>=<n>=hold:<file>` makes the file then, and goes on when it has been removed. Compiled in with
 //! the feature `failpoints` only, which only test builds have.
 
@@ -48,7 +49,10 @@ mod planned {
                     std::thread::sleep(std::time::Duration::from_millis(5));
                 }
             }
-            None => std::process::abort(),
+            None => {
+                assert!(plan.action != "panic", "a test wants a panic here");
+                std::process::abort()
+            }
         }
     }
 }

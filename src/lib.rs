@@ -17,10 +17,12 @@
 //! Everything else supports these: [`agent`] puts them together, [`config`] says how, [`http`] and [`telemetry`] show what
 //! goes on, [`admin`] is what an operator may do, [`reload`] takes in new settings, [`membership`] tells the
 //! `ControlPlane` that the server lives, [`commands`] does what that says, [`systemd`] tells systemd, [`expiry`] knows
-//! when credentials end, [`cli`] is the command line, [`sandbox`] and [`demo`] are for trying it out.
+//! when credentials end, [`cli`] is the command line, [`check`] looks before a start, [`sandbox`] and [`demo`] are for
+//! trying it out.
 
 pub mod admin;
 pub mod agent;
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod commands;

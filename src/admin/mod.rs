@@ -2,6 +2,8 @@
 //! the work itself on an open outbox, be it a running agent's or a stopped one's.
 
 mod dead_letters;
+mod export;
+mod jobs;
 mod operator;
 mod outbox;
 
@@ -11,6 +13,8 @@ pub use dead_letters::{
     DeadLetterDetail, DeadLetterLine, DeadLetterPage, Dropped, LetterFilter, Replayed, Selection,
     drop_selected, find_dead_letter, list_dead_letters, replay_selected,
 };
+pub use export::{Confirmed, ExportAsked, ExportError, ExportState, Exports, Page, PageNumber};
+pub use jobs::{Imported, JobLine, salvage, verify};
 pub use operator::{DrainState, Operator};
 pub use outbox::{
     KindCounts, OutboxStats, WaitingDetail, WaitingFilter, WaitingLine, WaitingPage, find_waiting,

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
-use super::{AdminError, Dropped, Replayed, Selection, dead_letters};
+use super::{AdminError, Dropped, Exports, Imported, Replayed, Selection, dead_letters};
 use crate::drain::{Controls, LinkStatus, RateLimit};
-use crate::outbox::Outbox;
+use crate::outbox::{Chunk, Outbox, TransferError};
 use crate::reload::{ReloadError, Reloader};
 use crate::telemetry::log::{Level, LogLevel};
 
@@ -42,6 +42,12 @@ pub struct Operator {
     pub reloader: Arc<Reloader>,
     /// One that replays or drops at a time: two would replay the same letter twice.
     letters: Mutex<()>,
+    /// Moving what waits to a file.
+    pub exports: Exports,
+    /// One import at a time, for the memory's sake.
+    imports: Mutex<()>,
+    /// One verification, or salvaging, at a time.
+    jobs: Arc<Mutex<()>>,
 }
 
 impl Operator {
@@ -53,7 +59,29 @@ impl Operator {
         log_level: LogLevel,
         reloader: Arc<Reloader>,
     ) -> Self {
-        Self { outbox, controls, link, log_level, reloader, letters: Mutex::new(()) }
+        let exports = Exports::new(outbox.clone(), controls.clone(), link.clone());
+        let (letters, imports, jobs) = (Mutex::new(()), Mutex::new(()), Arc::new(Mutex::new(())));
+        Self { outbox, controls, link, log_level, reloader, letters, exports, imports, jobs }
+    }
+
+    /// The turn for a job that takes long, for as long as it is held; none while another is under way.
+    pub fn turn(&self) -> Option<OwnedMutexGuard<()>> {
+        Arc::clone(&self.jobs).try_lock_owned().ok()
+    }
+
+    /// Takes in some lines of what was exported.
+    pub async fn import(&self, chunk: Chunk) -> Result<Imported, TransferError> {
+        let _one = self.imports.lock().await;
+        let parsed = tokio::task::spawn_blocking(move || chunk.entries()).await;
+        let entries = parsed.map_err(std::io::Error::other)??;
+        let imported = self.outbox.import_chunk(entries).await?;
+        // A line for each of thousands: the counters tell the rest.
+        tracing::debug!(
+            imported = imported.records,
+            dead_letters = imported.dead_letters,
+            "records were imported"
+        );
+        Ok(imported.into())
     }
 
     /// How the drain is.

@@ -18,6 +18,8 @@ pub type KindCounts = BTreeMap<String, u64>;
 /// Counters, depths and sizes of the outbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct OutboxStats {
+    /// Which outbox this is: made with its folder.
+    pub id: Uuid,
     /// Taken over since this outbox began, by kind.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub enqueued: KindCounts,
@@ -66,6 +68,7 @@ impl From<&Stats> for OutboxStats {
             Kind::ALL.iter().zip(values).map(|(kind, value)| (kind.name().to_owned(), value)).collect()
         };
         Self {
+            id: stats.id,
             enqueued: by_kind(stats.enqueued),
             delivered: by_kind(stats.delivered),
             duplicates: by_kind(stats.duplicates),

@@ -1,15 +1,18 @@
-//! `dataplane-agent dead-letters …`: what will not be delivered, on a stopped agent.
+//! `dataplane-agent dead-letters …`: what will not be delivered, of a running agent or a stopped one.
 
 use anyhow::bail;
 use clap::Subcommand;
-use serde_json::{Value, json};
 
-use super::stopped::{Common, print_json, with_outbox};
+use super::place::{Common, Hands};
+use super::stopped::print_json;
+use crate::admin::{Dropped, LetterFilter, Replayed, Selection};
 use crate::config::Flags;
-use crate::outbox::{DeadLetter, Outbox, Reason};
+use crate::outbox::Reason;
 
 /// Dead letters are read so many at once.
 const PAGE: usize = 200;
+/// So many can be named at once.
+const SELECTED_AT_ONCE: usize = 500;
 
 /// What to do with the dead letters.
 #[derive(clap::Args)]
@@ -61,116 +64,87 @@ fn reason(text: &str) -> Result<Reason, String> {
 }
 
 pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
-    let (json, flags) = (args.common.json, args.common.flags(flags));
-    with_outbox(flags, async |outbox| match args.verb {
-        Verb::List { reason, limit } => list(&outbox, reason, limit, json).await,
-        Verb::Show { id } => show(&outbox, id, json).await,
-        Verb::Replay(which) => replay(&outbox, &which, json).await,
-        Verb::Drop(which) => {
-            let ids = which.numbers(&outbox).await?;
-            let dropped = outbox.drop_dead_letters(ids).await?;
-            if json {
-                return print_json(&json!({ "dropped": dropped }));
-            }
-            println!("{dropped} dropped");
-            Ok(())
-        }
-    })
-    .await
-}
-
-/// Hands the dead letters to `visit`, oldest first, until it answers false.
-async fn each(outbox: &Outbox, mut visit: impl FnMut(DeadLetter) -> bool) -> anyhow::Result<()> {
-    let mut from = 0;
-    loop {
-        let page = outbox.dead_letters(from, PAGE).await?;
-        let Some(last) = page.last() else { return Ok(()) };
-        from = last.id + 1;
-        for letter in page {
-            if !visit(letter) {
-                return Ok(());
-            }
-        }
-    }
+    let json = args.common.json;
+    args.common
+        .with(flags, async |hands| match args.verb {
+            Verb::List { reason, limit } => list(&hands, reason, limit, json).await,
+            Verb::Show { id } => show(&hands, id, json).await,
+            Verb::Replay(which) => replay(&hands, &which, json).await,
+            Verb::Drop(which) => drop_all(&hands, &which, json).await,
+        })
+        .await
 }
 
 impl Which {
-    async fn numbers(&self, outbox: &Outbox) -> anyhow::Result<Vec<u64>> {
-        if !self.ids.is_empty() {
-            return Ok(self.ids.clone());
+    /// What to ask for first, and next, and so on.
+    fn selections(&self) -> Vec<Selection> {
+        if self.ids.is_empty() {
+            return vec![Selection { reason: self.reason, all: self.all, ..Selection::default() }];
         }
-        let mut ids = Vec::new();
-        each(outbox, |letter| {
-            if self.reason.is_none_or(|reason| reason == letter.reason) {
-                ids.push(letter.id);
-            }
-            true
-        })
-        .await?;
-        Ok(ids)
+        let some = |ids: &[u64]| Selection { ids: ids.to_vec(), ..Selection::default() };
+        self.ids.chunks(SELECTED_AT_ONCE).map(some).collect()
     }
 }
 
-fn line(letter: &DeadLetter) -> Value {
-    json!({
-        "id": letter.id,
-        "reason": letter.reason.label(),
-        "kind": letter.kind().name(),
-        "detail": letter.detail,
-        "attempts": letter.attempts,
-        "first_at": letter.first_at.to_rfc3339(),
-        "last_at": letter.last_at.to_rfc3339(),
-        "bytes": letter.original().len(),
-    })
-}
-
-async fn list(outbox: &Outbox, reason: Option<Reason>, limit: usize, json: bool) -> anyhow::Result<()> {
-    let mut left = limit;
-    each(outbox, |letter| {
-        if left > 0 && reason.is_none_or(|reason| reason == letter.reason) {
-            left -= 1;
+async fn list(hands: &Hands, reason: Option<Reason>, limit: usize, json: bool) -> anyhow::Result<()> {
+    let (mut left, mut filter) = (limit, LetterFilter { reason, ..LetterFilter::default() });
+    while left > 0 {
+        let page = hands.dead_letters(&filter, left.min(PAGE)).await?;
+        for letter in &page.dead_letters {
             if json {
-                println!("{}", line(&letter));
+                print_json(letter)?;
             } else {
-                let (at, label) = (letter.last_at.to_rfc3339(), letter.reason.label());
-                println!(
-                    "{:>10}  {at}  {label:<15} {:<18} {}",
-                    letter.id,
-                    letter.kind().name(),
-                    letter.detail
-                );
+                let (kind, reason) = (letter.kind.name(), letter.reason.label());
+                println!("{:>10}  {}  {reason:<15} {kind:<18} {}", letter.id, letter.last_at, letter.detail);
             }
         }
-        left > 0
-    })
-    .await
-}
-
-async fn show(outbox: &Outbox, id: u64, json: bool) -> anyhow::Result<()> {
-    let Some(letter) = outbox.dead_letter(id).await? else { bail!("there is no dead letter {id}") };
-    let mut shown = line(&letter);
-    let original = letter.original();
-    // Text where it is text; else the exact bytes, as numbers.
-    shown["original_message"] = match std::str::from_utf8(&original) {
-        Ok(text) => text.into(),
-        Err(_) => json!(&original[..]),
-    };
-    if json {
-        return print_json(&shown);
+        left -= page.dead_letters.len().min(left);
+        let Some(next) = page.next else { break };
+        filter.from = next;
     }
-    println!("{}", serde_json::to_string_pretty(&shown)?);
     Ok(())
 }
 
-async fn replay(outbox: &Outbox, which: &Which, json: bool) -> anyhow::Result<()> {
-    let ids = which.numbers(outbox).await?;
-    let outcome = outbox.replay(&ids).await?;
+async fn show(hands: &Hands, id: u64, json: bool) -> anyhow::Result<()> {
+    let Some(letter) = hands.dead_letter(id).await? else { bail!("there is no dead letter {id}") };
     if json {
-        print_json(&json!({
-            "replayed": outcome.replayed,
-            "not_records": outcome.not_records,
-            "unknown": outcome.unknown,
-        }))?;
+        return print_json(&letter);
+    }
+    println!("{}", serde_json::to_string_pretty(&letter)?);
+    Ok(())
+}
+
+async fn drop_all(hands: &Hands, which: &Which, json: bool) -> anyhow::Result<()> {
+    let mut outcome = Dropped::default();
+    for selection in which.selections() {
+        let mut next = Some(selection);
+        while let Some(selection) = next {
+            let part = hands.drop_letters(&selection).await?;
+            outcome.dropped += part.dropped;
+            next = part.next;
+        }
+    }
+    if json {
+        return print_json(&outcome);
+    }
+    println!("{} dropped", outcome.dropped);
+    Ok(())
+}
+
+async fn replay(hands: &Hands, which: &Which, json: bool) -> anyhow::Result<()> {
+    let mut outcome = Replayed::default();
+    for selection in which.selections() {
+        let mut next = Some(selection);
+        while let Some(selection) = next {
+            let part = hands.replay(&selection).await?;
+            outcome.replayed.extend(part.replayed);
+            outcome.not_records.extend(part.not_records);
+            outcome.unknown.extend(part.unknown);
+            next = part.next;
+        }
+    }
+    if json {
+        print_json(&outcome)?;
     } else {
         println!("{} replayed", outcome.replayed.len());
         for id in &outcome.not_records {

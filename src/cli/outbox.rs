@@ -1,17 +1,20 @@
-//! `dataplane-agent outbox …`: what waits, on a stopped agent.
+//! `dataplane-agent outbox …`: what waits, of a running agent or a stopped one.
 
-use std::io::BufReader;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::owner::KeepsOwner;
-use super::stopped::{Common, explain, print_json, progress, settings, with_outbox};
+use super::place::{Common, Hands, Place};
+use super::stopped::{print_json, progress};
+use crate::admin::{KindCounts, OutboxStats};
 use crate::config::Flags;
-use crate::outbox::{Entry, Imported, Leased, Log, Outbox, Stats};
+use crate::outbox::Imported;
 use crate::record::Kind;
+
+/// Records are listed so many at once.
+const PAGE: usize = 500;
 
 /// What to do with the outbox.
 #[derive(clap::Args)]
@@ -39,7 +42,8 @@ enum Verb {
     },
     /// Reads everything and says what is wrong where; changes nothing
     Verify,
-    /// Moves all that waits, and the dead letters, to a file, for another outbox
+    /// Moves all that waits, and the dead letters, to a file, for another outbox; a running agent sends nothing
+    /// meanwhile, and goes on with what comes later
     Export {
         /// A new file: JSON Lines
         file: PathBuf,
@@ -54,63 +58,36 @@ enum Verb {
 }
 
 pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
-    let (json, flags) = (args.common.json, args.common.flags(flags));
+    let (common, json) = (&args.common, args.common.json);
     match args.verb {
-        Verb::Stats => with_outbox(flags, async |outbox| stats(&outbox, json)).await,
-        Verb::List { limit } => with_outbox(flags, async |outbox| list(&outbox, limit, json).await).await,
-        Verb::Show { id } => with_outbox(flags, async |outbox| show(&outbox, id, json).await).await,
-        Verb::Verify => verify(flags, json),
-        Verb::Export { file } => with_outbox(flags, async |outbox| export(&outbox, file, json).await).await,
-        Verb::Import { file } => with_outbox(flags, async |outbox| import(&outbox, file, json).await).await,
-        Verb::Salvage => with_outbox(flags, async |outbox| salvage(&outbox, json).await).await,
+        Verb::Verify => verify(&common.place(flags).await?, json).await,
+        Verb::Stats => common.with(flags, async |hands| stats(&hands.stats().await?, json)).await,
+        Verb::List { limit } => common.with(flags, async |hands| list(&hands, limit, json).await).await,
+        Verb::Show { id } => common.with(flags, async |hands| show(&hands, id, json).await).await,
+        Verb::Export { file } => common.with(flags, async |hands| export(&hands, &file, json).await).await,
+        Verb::Import { file } => common.with(flags, async |hands| import(&hands, &file, json).await).await,
+        Verb::Salvage => common.with(flags, async |hands| salvage(&hands, json).await).await,
     }
 }
 
-fn by_kind(values: [u64; 5]) -> Value {
-    Kind::ALL.iter().zip(values).map(|(kind, value)| (kind.name().to_owned(), json!(value))).collect()
-}
-
-fn stats_json(stats: &Stats) -> Value {
-    json!({
-        "enqueued": by_kind(stats.enqueued),
-        "delivered": by_kind(stats.delivered),
-        "duplicates": by_kind(stats.duplicates),
-        "exported": by_kind(stats.exported),
-        "dead_lettered": by_kind(stats.dead_lettered.map(|reasons| reasons.iter().sum())),
-        "depth": by_kind(stats.depth),
-        "bytes": stats.bytes,
-        "disk_bytes": stats.disk_bytes,
-        "capacity_bytes": stats.capacity_bytes,
-        "segments": stats.segments,
-        "dead_letters": stats.dead_letters,
-        "dead_letter_bytes": stats.dead_letter_bytes,
-        "dead_letters_expired": stats.dead_letters_expired,
-        "quarantined_segments": stats.quarantined_segments,
-        "quarantined_records": stats.quarantined_records,
-        "accepting": stats.accepting,
-        "paused": stats.paused,
-    })
-}
-
-fn stats(outbox: &Outbox, json: bool) -> anyhow::Result<()> {
-    let stats = outbox.stats();
+fn stats(stats: &OutboxStats, json: bool) -> anyhow::Result<()> {
     if json {
-        return print_json(&stats_json(&stats));
+        return print_json(stats);
     }
     println!(
         "{:<18} {:>12} {:>12} {:>12} {:>12} {:>12} {:>12}",
         "", "enqueued", "delivered", "duplicates", "dead", "exported", "waiting"
     );
-    for (n, kind) in Kind::ALL.into_iter().enumerate() {
+    for kind in Kind::ALL.map(Kind::name) {
+        let of = |counts: &KindCounts| counts.get(kind).copied().unwrap_or(0);
         println!(
-            "{:<18} {:>12} {:>12} {:>12} {:>12} {:>12} {:>12}",
-            kind.name(),
-            stats.enqueued[n],
-            stats.delivered[n],
-            stats.duplicates[n],
-            stats.dead_lettered[n].iter().sum::<u64>(),
-            stats.exported[n],
-            stats.depth[n]
+            "{kind:<18} {:>12} {:>12} {:>12} {:>12} {:>12} {:>12}",
+            of(&stats.enqueued),
+            of(&stats.delivered),
+            of(&stats.duplicates),
+            of(&stats.dead_lettered),
+            of(&stats.exported),
+            of(&stats.depth)
         );
     }
     println!("waiting bytes {}, on the disk {}, of {}", stats.bytes, stats.disk_bytes, stats.capacity_bytes);
@@ -121,83 +98,45 @@ fn stats(outbox: &Outbox, json: bool) -> anyhow::Result<()> {
             stats.quarantined_segments, stats.quarantined_records
         );
     }
-    if let Some(reason) = stats.paused {
+    if let Some(reason) = &stats.paused {
         println!("NOT ACCEPTING: {reason}");
     }
     Ok(())
 }
 
-fn line(leased: &Leased) -> Value {
-    let Entry::Record(record) = &leased.entry else {
-        return json!({ "id": leased.ticket.seq, "kind": leased.ticket.kind.name() });
-    };
-    json!({
-        "id": leased.ticket.seq,
-        "kind": record.kind().name(),
-        "session": record.session(),
-        "transaction": record.transaction(),
-        "key": record.key(),
-        "accepted_at": record.accepted_at().to_rfc3339(),
-        "bytes": record.body().len(),
-    })
-}
-
-async fn list(outbox: &Outbox, limit: usize, json: bool) -> anyhow::Result<()> {
-    let mut left = limit;
-    for log in Log::ALL {
-        outbox
-            .each_waiting(log, |page| {
-                for leased in page.iter().take(left) {
-                    let line = line(leased);
-                    if json {
-                        println!("{line}");
-                    } else {
-                        let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
-                        let (kind, at) = (text("kind"), text("accepted_at"));
-                        println!(
-                            "{:>12}  {kind:<18} {at}  {}  {}",
-                            leased.ticket.seq,
-                            text("session"),
-                            text("transaction")
-                        );
-                    }
-                }
-                left = left.saturating_sub(page.len());
-                left > 0
-            })
-            .await?;
+async fn list(hands: &Hands, limit: usize, json: bool) -> anyhow::Result<()> {
+    let (mut left, mut cursor) = (limit, None);
+    while left > 0 {
+        let page = hands.waiting(cursor.as_deref(), left.min(PAGE)).await?;
+        for record in &page.records {
+            if json {
+                print_json(record)?;
+            } else {
+                let (kind, at) = (record.kind.name(), &record.accepted_at);
+                println!("{:>12}  {kind:<18} {at}  {}  {}", record.id, record.session, record.transaction);
+            }
+        }
+        left -= page.records.len().min(left);
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
     }
     Ok(())
 }
 
-async fn show(outbox: &Outbox, id: u64, json: bool) -> anyhow::Result<()> {
-    for log in Log::ALL {
-        let mut found = None;
-        outbox
-            .each_waiting(log, |page| {
-                found = page.into_iter().find(|leased| leased.ticket.seq == id);
-                found.is_none()
-            })
-            .await?;
-        let Some(leased) = found else { continue };
-        let mut shown = line(&leased);
-        if let Entry::Record(record) = &leased.entry {
-            shown["body"] = String::from_utf8_lossy(record.body()).into();
-        }
-        if json {
-            return print_json(&shown);
-        }
-        println!("{}", serde_json::to_string_pretty(&shown)?);
-        return Ok(());
+async fn show(hands: &Hands, id: u64, json: bool) -> anyhow::Result<()> {
+    let Some(record) = hands.waiting_record(id).await? else { bail!("no record with number {id} waits") };
+    if json {
+        return print_json(&record);
     }
-    bail!("no record with number {id} waits")
+    println!("{}", serde_json::to_string_pretty(&record)?);
+    Ok(())
 }
 
-fn verify(flags: Flags, json: bool) -> anyhow::Result<()> {
-    let bar = progress("verifying");
-    let settings = settings(flags)?;
-    let _owner = KeepsOwner::of(&settings.dir);
-    let verified = Outbox::verify(&settings, &mut |n| bar.set_position(n)).map_err(explain)?;
+async fn verify(place: &Place, json: bool) -> anyhow::Result<()> {
+    let bar = progress("verifying", None);
+    let verified = place.verify(|n| bar.set_position(n)).await?;
     bar.finish_and_clear();
     if json {
         print_json(&verified)?;
@@ -214,12 +153,12 @@ fn verify(flags: Flags, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn export(outbox: &Outbox, path: PathBuf, json: bool) -> anyhow::Result<()> {
-    let context = || path.display().to_string();
-    // A new file: an older one may hold records that are nowhere else.
-    let mut file = std::fs::File::create_new(&path).with_context(context)?;
-    let bar = progress("exporting");
-    let exported = outbox.export(&mut file, |n| bar.set_position(n)).await.with_context(context)?;
+async fn export(hands: &Hands, path: &Path, json: bool) -> anyhow::Result<()> {
+    let stats = hands.stats().await?;
+    let all = stats.depth.values().sum::<u64>() + stats.dead_letters;
+    let bar = progress("exporting", Some(all));
+    let exported = hands.export(path, |n| bar.set_position(n)).await;
+    let exported = exported.with_context(|| path.display().to_string())?;
     bar.finish_and_clear();
     if json {
         print_json(&json!({ "exported": exported.records, "dead_letters": exported.dead_letters }))
@@ -228,12 +167,9 @@ async fn export(outbox: &Outbox, path: PathBuf, json: bool) -> anyhow::Result<()
     }
 }
 
-async fn import(outbox: &Outbox, path: PathBuf, json: bool) -> anyhow::Result<()> {
-    let bar = progress("importing");
-    let open = || -> std::io::Result<Box<dyn std::io::BufRead>> {
-        Ok(Box::new(BufReader::new(std::fs::File::open(&path)?)))
-    };
-    let imported = outbox.import(open, |n| bar.set_position(n)).await;
+async fn import(hands: &Hands, path: &Path, json: bool) -> anyhow::Result<()> {
+    let bar = progress("importing", None);
+    let imported = hands.import(path, |n| bar.set_position(n)).await;
     let imported = imported.with_context(|| path.display().to_string())?;
     bar.finish_and_clear();
     if json {
@@ -249,9 +185,9 @@ async fn import(outbox: &Outbox, path: PathBuf, json: bool) -> anyhow::Result<()
     }
 }
 
-async fn salvage(outbox: &Outbox, json: bool) -> anyhow::Result<()> {
-    let bar = progress("salvaging");
-    let salvaged = outbox.salvage(|n| bar.set_position(n)).await?;
+async fn salvage(hands: &Hands, json: bool) -> anyhow::Result<()> {
+    let bar = progress("salvaging", None);
+    let salvaged = hands.salvage(|n| bar.set_position(n)).await?;
     bar.finish_and_clear();
     if json {
         return print_json(&salvaged);

@@ -1,7 +1,8 @@
 //! Speaks the `ControlPlane`'s REST API: one attempt a call, and an exact account of what became of it.
 //!
-//! The only place that names `reqwest`. It never retries, never follows a redirect and never decides what an
-//! answer means for a record: that is the drain's. What it promises its callers:
+//! The only place of the agent that names `reqwest`; the command line has a client of its own, for agents. It never
+//! retries, never follows a redirect and never decides what an answer means for a record: that is the drain's. What it
+//! promises its callers:
 //!
 //! * every call ends within the time-out, whatever the peer does, and keeps at most a limit of the answer;
 //! * credentials go to the configured host and nowhere else, and into no log line, error or `Debug`;

@@ -30,10 +30,19 @@ impl RateLimit {
 pub struct Orders {
     /// No record is sent. What is in flight is waited for.
     pub paused: bool,
+    /// What waits is being exported: the same as a pause, and independent of what the operator says meanwhile.
+    pub exporting: bool,
     /// How fast requests may go.
     pub rate_limit: RateLimit,
     /// How often the brake was released by hand.
     pub brake_releases: u64,
+}
+
+impl Orders {
+    /// Whether no record may be sent.
+    pub fn holds(&self) -> bool {
+        self.paused || self.exporting
+    }
 }
 
 /// Gives orders to the drain. Clones give them to the same one. They end with the process: after a restart what is
@@ -60,6 +69,11 @@ impl Controls {
     /// Sends no more records, or sends them again.
     pub fn pause(&self, paused: bool) {
         self.0.send_if_modified(|orders| std::mem::replace(&mut orders.paused, paused) != paused);
+    }
+
+    /// Sends no records while what waits is exported.
+    pub fn export(&self, exporting: bool) {
+        self.0.send_if_modified(|orders| std::mem::replace(&mut orders.exporting, exporting) != exporting);
     }
 
     /// Limits the rate anew.

@@ -88,7 +88,7 @@ pub struct LinkStatus {
     pub cause: Option<String>,
     /// When the next probe goes.
     pub next_probe: Option<Instant>,
-    /// The drain is paused and has nothing in hand.
+    /// The drain is paused, or held back for an export, and has nothing in hand.
     pub parked: bool,
 }
 
@@ -152,7 +152,7 @@ struct Run {
     limiter: Option<Limiter>,
     /// What the operator wanted when it was last looked at.
     orders: Orders,
-    /// Paused, with nothing in hand.
+    /// Held back, with nothing in hand.
     parked: bool,
     /// Somebody waits for a turn at the link.
     turn: Option<oneshot::Sender<()>>,
@@ -208,7 +208,7 @@ impl Drain {
         let mut sweep = tokio::time::interval(EXPIRY_SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !*stop.borrow() {
-            let next = if run.orders.paused {
+            let next = if run.orders.holds() {
                 run.park();
                 run.give_turn(Instant::now())
             } else {
@@ -268,10 +268,15 @@ impl Run {
             self.limiter = orders.rate_limit.limiter();
             metrics.rate_limit.set(orders.rate_limit.per_second.into());
         }
-        if orders.paused != before.paused {
+        if orders.holds() != before.holds() {
             self.parked = false;
+        }
+        if orders.paused != before.paused {
             metrics.paused.set(orders.paused.into());
             tracing::info!(paused = orders.paused, "the drain was told to pause, or to go on");
+        }
+        if orders.exporting != before.exporting {
+            tracing::info!(exporting = orders.exporting, "an export of what waits has begun, or ended");
         }
         if orders.brake_releases != before.brake_releases {
             let change = self.link.release_brake(Instant::now());
@@ -279,7 +284,7 @@ impl Run {
         }
     }
 
-    /// While paused, and when what was in flight has ended: forgets what is in hand. It is read again when the drain goes
+    /// While held back, and when what was in flight has ended: forgets what is in hand. It is read again when the drain goes
     /// on, without what was settled meanwhile by somebody else.
     fn park(&mut self) {
         if !self.parked && self.sending.is_empty() && self.pushing.is_empty() && self.reading.is_none() {

@@ -27,7 +27,7 @@ impl Run {
 
     /// What comes with time alone.
     pub(super) fn sweep(&mut self) {
-        let can_probe = !self.orders.paused && self.lanes.has_ready();
+        let can_probe = !self.orders.holds() && self.lanes.has_ready();
         if !can_probe && self.drain.client.is_reachable() {
             let change = self.link.answered_elsewhere(Instant::now());
             self.announce(change);

@@ -60,8 +60,8 @@ impl Run {
             self.turn = None;
             return None;
         }
-        // Of a paused drain nothing may go that would have to go first.
-        let runs = !self.orders.paused;
+        // Of a drain that holds back nothing may go that would have to go first.
+        let runs = !self.orders.holds();
         match self.link.circuit() {
             Circuit::HalfOpen => return None,
             Circuit::Closed if runs && self.lanes.has_ready_quota() => return None,

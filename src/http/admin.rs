@@ -5,6 +5,8 @@
 //! | `GET /admin/outbox` | counters, depths and sizes |
 //! | `GET /admin/outbox/records` | what waits, a page at a time |
 //! | `GET /admin/outbox/records/{id}` | one of them with its body |
+//! | `POST /admin/outbox/verify`, `…/salvage` | long jobs: see [`jobs`] |
+//! | `/admin/outbox/export…`, `POST /admin/outbox/import` | moving what waits: see [`jobs`] |
 //! | `GET /admin/dead-letters` | dead letters, a page at a time |
 //! | `GET /admin/dead-letters/{id}` | one of them with the producer's bytes |
 //! | `POST /admin/dead-letters/replay`, `…/drop` | makes records of some again, or drops them |
@@ -13,6 +15,8 @@
 //! | `PUT /admin/drain/rate-limit` | another limit |
 //! | `GET`, `PUT /admin/log-level` | the log's level |
 //! | `POST /admin/reload` | reads the settings again |
+
+mod jobs;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -81,6 +85,7 @@ impl Refusals {
 
 pub(super) fn router(admin: Arc<Admin>) -> Router {
     paths()
+        .merge(jobs::router())
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         // Of these routes only: what is no path at all is none of its business.
         .route_layer(middleware::from_fn_with_state(Arc::clone(&admin), authorize))

@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Surface;
-use crate::drain::Trouble;
+use crate::drain::{Orders, Trouble};
 use crate::outbox::Stats;
 use crate::record::Queue;
 use crate::telemetry::metrics::oldest_ages;
@@ -85,6 +85,8 @@ struct LinkComponent {
     link: String,
     /// The answer that showed it.
     cause: Option<String>,
+    /// In how many seconds the next probe goes, while it is down.
+    next_probe_seconds: Option<f64>,
 }
 
 /// Health with metrics.
@@ -162,7 +164,8 @@ pub(super) struct Health {
     circuit: &'static str,
     trouble: Option<Trouble>,
     link_cause: Option<String>,
-    drain_paused: bool,
+    next_probe: Option<tokio::time::Instant>,
+    drain_holds: Option<&'static str>,
 }
 
 impl Health {
@@ -176,7 +179,12 @@ impl Health {
             circuit: link.circuit,
             trouble: link.trouble,
             link_cause: link.cause.clone(),
-            drain_paused: surface.orders.borrow().paused,
+            next_probe: link.next_probe,
+            drain_holds: match *surface.orders.borrow() {
+                Orders { exporting: true, .. } => Some("what waits is being exported"),
+                Orders { paused: true, .. } => Some("paused by an operator"),
+                _ => None,
+            },
             registered: *surface.registered.borrow(),
             stopping: *surface.stopping.borrow(),
             stats: surface.outbox.durable_stats(),
@@ -198,8 +206,10 @@ impl Health {
     }
 
     pub(super) fn status(&self) -> Condition {
-        let degraded =
-            self.trouble.is_some() || self.drain_paused || self.redis_is_degraded() || self.is_damaged();
+        let degraded = self.trouble.is_some()
+            || self.drain_holds.is_some()
+            || self.redis_is_degraded()
+            || self.is_damaged();
         match (self.is_unhealthy(), degraded) {
             (true, _) => Condition::Unhealthy,
             (false, true) => Condition::Degraded,
@@ -233,16 +243,15 @@ impl Health {
             None => (Condition::Healthy, None),
         };
         let outbox = OutboxComponent { status, reason, durability: self.stats.durability.meaning() };
-        let drain = if self.drain_paused {
-            Component::degraded("paused by an operator")
-        } else {
-            Component::healthy()
-        };
+        let drain = self.drain_holds.map_or_else(Component::healthy, Component::degraded);
         let (status, link) = match self.trouble {
             Some(trouble) => (Condition::Degraded, format!("{}: {}", self.circuit, trouble.label())),
             None => (Condition::Healthy, self.circuit.to_owned()),
         };
-        let control_plane = LinkComponent { status, link, cause: self.link_cause.clone() };
+        let next_probe_seconds =
+            self.next_probe.map(|at| at.saturating_duration_since(tokio::time::Instant::now()).as_secs_f64());
+        let cause = self.link_cause.clone();
+        let control_plane = LinkComponent { status, link, cause, next_probe_seconds };
         Components { redis, outbox, drain, control_plane }
     }
 

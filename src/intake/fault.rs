@@ -69,7 +69,8 @@ impl SourceError {
     }
 }
 
-fn reason_of(error: &RedisError) -> &'static str {
+/// The kind of what Redis, or the way to it, has against us.
+pub(super) fn reason_of(error: &RedisError) -> &'static str {
     match word(error) {
         Some("OOM") => return "out_of_memory",
         Some("FENCED") => return "lease_lost",

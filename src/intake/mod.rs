@@ -40,6 +40,7 @@ mod fault;
 mod lease;
 mod list;
 mod names;
+mod probe;
 mod push;
 mod session;
 mod source;
@@ -59,6 +60,7 @@ use crate::telemetry::metrics::Metrics;
 pub use connection::{ClientError, Fresh, Server, server};
 pub use fault::SourceError;
 pub use names::Names;
+pub use probe::probe;
 pub use push::{Mirror, push_quota_answers};
 use session::Session;
 

@@ -61,6 +61,11 @@ impl Names {
         LeaseKeys { lease: self.lease(&self.server_id), agents: self.agents() }
     }
 
+    /// The keys of all leases: one, or in a cluster one in each queue's slot.
+    pub(super) fn leases(&self, is_cluster: bool) -> Vec<LeaseKeys> {
+        if is_cluster { self.lease_keys_apart().into() } else { vec![self.lease_keys()] }
+    }
+
     /// The same for each queue, in the order of [`ORDER`], in its slot of a cluster.
     pub(super) fn lease_keys_apart(&self) -> [LeaseKeys; 3] {
         ORDER.map(|queue| {
@@ -82,7 +87,7 @@ pub(super) struct LeaseKeys {
 
 /// What a name begins with that is to be in the same slot as this one: the name as it is if a part of it decides, and
 /// else the name as that part.
-fn beside(name: &str) -> String {
+pub(super) fn beside(name: &str) -> String {
     if hash_tag(name).is_some() { name.to_owned() } else { format!("{{{name}}}") }
 }
 

@@ -51,7 +51,8 @@ pub(super) struct Session<'a> {
     usage_committed: u64,
     /// Completed events below this number wait until so much usage is committed.
     waits: VecDeque<(u64, u64)>,
-    first_round: bool,
+    /// Completed events below this number have been told what they wait for.
+    waited_for: u64,
     number: u64,
     /// When to look next for what agents that have gone left behind.
     reclaim_at: Option<Instant>,
@@ -74,7 +75,7 @@ impl<'a> Session<'a> {
             usage_taken: 0,
             usage_committed: 0,
             waits: VecDeque::new(),
-            first_round: true,
+            waited_for: 0,
             number,
             reclaim_at: reclaims.then(Instant::now),
             refused: None,
@@ -184,10 +185,12 @@ impl<'a> Session<'a> {
         let usage_left = given[1].left;
         self.usage_taken += given[1].messages.len() as u64;
         let watermark = self.usage_taken + usage_left;
-        if self.first_round {
-            // Events of an earlier conversation wait for what is in Redis now: that is all that can be before them.
-            self.first_round = false;
-            self.waits.push_back((*self.intake.outbox.last().borrow() + 1, watermark));
+        let end = *self.intake.outbox.last().borrow() + 1;
+        if self.waited_for < end && self.batches.is_empty() {
+            // Events of an earlier conversation, and what was replayed or imported, wait for what is in Redis now: that
+            // is all that can be before them.
+            self.waited_for = end;
+            self.waits.push_back((end, watermark));
         }
         for (_, waits_for) in &mut self.waits {
             // With several agents on the queue some of it goes to others: what is left now is all that can still come.
@@ -264,6 +267,7 @@ impl<'a> Session<'a> {
         self.usage_committed += batch.counts[1] as u64;
         if batch.has_events {
             self.waits.push_back((last + 1, batch.watermark));
+            self.waited_for = last + 1;
         }
         self.release();
         Ok(())

@@ -79,10 +79,8 @@ impl Source {
                 Ok(Self::List(Box::new(List::new(connection, lease, names))))
             }
             SourceMode::Stream => {
-                let is_apart = settings.server.is_cluster();
-                let keys = if is_apart { names.lease_keys_apart().into() } else { vec![names.lease_keys()] };
                 let mut leases = Vec::new();
-                for keys in keys {
+                for keys in names.leases(settings.server.is_cluster()) {
                     leases.push(Lease::acquire(&mut connection, keys, &names.server_id, outbox.id()).await?);
                 }
                 Ok(Self::Stream(Box::new(Stream::new(connection, leases, names, settings.orphan_reclaim))))
@@ -158,7 +156,7 @@ impl Source {
 }
 
 /// What has to be said of a Redis that deletes keys by itself when its memory is full. Nothing if it does not say.
-async fn evicts(connection: &mut Connection) -> Option<String> {
+pub(super) async fn evicts(connection: &mut Connection) -> Option<String> {
     let infos = connection.info("memory").await.ok()?;
     infos.iter().find_map(|info| {
         let of = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
@@ -168,7 +166,7 @@ async fn evicts(connection: &mut Connection) -> Option<String> {
 }
 
 /// The servers' versions, asked in a way that is allowed.
-async fn versions(connection: &mut Connection) -> Result<Vec<String>, SourceError> {
+pub(super) async fn versions(connection: &mut Connection) -> Result<Vec<String>, SourceError> {
     match connection.info("server").await {
         Ok(infos) => {
             let version = |info: &String| {
@@ -188,7 +186,7 @@ async fn versions(connection: &mut Connection) -> Result<Vec<String>, SourceErro
     }
 }
 
-fn check_version(version: &str) -> Result<(), SourceError> {
+pub(super) fn check_version(version: &str) -> Result<(), SourceError> {
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
     if found < OLDEST { Err(SourceError::TooOld(version.to_owned())) } else { Ok(()) }

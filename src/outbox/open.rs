@@ -97,6 +97,18 @@ pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
 }
 
 impl Outbox {
+    /// Whether another process has the outbox in `dir` open; if so, with its id as far as it can be read.
+    pub fn is_in_use(dir: &Path) -> Result<Option<Option<uuid::Uuid>>, OpenError> {
+        if !dir.join("lock").exists() {
+            return Ok(None);
+        }
+        match lock(dir) {
+            Ok(_) => Ok(None),
+            Err(OpenError::Locked(_)) => Ok(Some(manifest::read(dir).ok().flatten())),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Opens the outbox in `settings.dir`, which must be there.
     pub fn open_existing(settings: Settings) -> Result<(Self, Threads), OpenError> {
         if manifest::read(&settings.dir)?.is_none() {

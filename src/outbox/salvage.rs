@@ -22,7 +22,7 @@ pub enum SalvageError {
 }
 
 /// What came of one thing in the quarantine.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Salvaged {
     /// Its folder's name.
     pub name: String,
@@ -48,7 +48,7 @@ impl Outbox {
     pub async fn salvage(&self, mut progress: impl FnMut(u64)) -> Result<Vec<Salvaged>, SalvageError> {
         let mut outcomes = Vec::new();
         for (folder, mut report) in quarantine::list(&self.shared.settings.dir)? {
-            if report.salvaged_at.is_some() {
+            if report.salvaged_at.is_some() || self.is_on_its_way(&folder, &report) {
                 continue;
             }
             let mut outcome =
@@ -99,6 +99,14 @@ impl Outbox {
             from = page.next;
         }
         Ok(())
+    }
+}
+
+impl Outbox {
+    /// Whether the keeper is setting it aside at this moment: the report is written before the folder is moved.
+    fn is_on_its_way(&self, folder: &Path, report: &Report) -> bool {
+        let is_listed = self.shared.state().segments.iter().any(|listed| listed.segment.id == report.id);
+        report.what == "segment" && is_listed && !folder.join("segment").exists()
     }
 }
 

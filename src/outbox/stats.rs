@@ -5,6 +5,8 @@ use super::{Durability, Reason};
 /// The counters and depths of one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
+    /// Which outbox this is: made with its folder.
+    pub id: uuid::Uuid,
     /// Appended since this outbox began, by kind in the order of [`Kind::ALL`](crate::record::Kind::ALL).
     pub enqueued: [u64; 5],
     /// Settled as delivered.

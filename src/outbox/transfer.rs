@@ -22,18 +22,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AppendError, DeadLetter, Entry, Leased, LedgerError, Log, Outbox, Payload, ReadError, Reason, Settlement,
-    codec,
+    Ticket, codec,
 };
 use crate::record::{Kind, Layout, Original, Record, Span, Timestamp};
 
 const VERSION: u32 = 1;
 /// So many records are written before the file is synced and they are settled here.
 const AT_ONCE: usize = 5000;
-/// So many are appended at once, and of large ones so many bytes.
+/// So many are appended at once, or so many bytes of lines.
 const APPEND_AT_ONCE: usize = 500;
-const APPEND_BYTES: usize = 1 << 20;
+const CHUNK_BYTES: usize = 1 << 20;
 /// So many dead letters are read at once.
 const LETTERS_AT_ONCE: usize = 500;
+/// What is exported, in this order; the dead letters come last.
+const EXPORTED: [Log; 4] = [Log::Quota, Log::Started, Log::Usage, Log::Completed];
 
 /// Why a transfer stopped.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +60,9 @@ pub enum TransferError {
         /// What is wrong with it.
         what: String,
     },
+    /// The ledger cannot be written at present.
+    #[error("the dead letters that came before could not be settled: nothing of this was taken in")]
+    Unready,
     /// What was written could not be settled.
     #[error(
         "the records are in the file, but could not be settled here: both outboxes have them, with the same keys"
@@ -74,6 +79,20 @@ pub struct Exported {
     pub dead_letters: u64,
 }
 
+impl Exported {
+    /// Lines of both kinds.
+    pub fn total(self) -> u64 {
+        self.records + self.dead_letters
+    }
+}
+
+impl std::ops::AddAssign for Exported {
+    fn add_assign(&mut self, more: Self) {
+        self.records += more.records;
+        self.dead_letters += more.dead_letters;
+    }
+}
+
 /// What was taken in from a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Imported {
@@ -83,6 +102,21 @@ pub struct Imported {
     pub dead_letters: u64,
     /// Dead letters that were here already, and are not taken in again.
     pub known: u64,
+}
+
+impl Imported {
+    /// Lines of all kinds that were done.
+    pub fn total(self) -> u64 {
+        self.records + self.dead_letters + self.known
+    }
+}
+
+impl std::ops::AddAssign for Imported {
+    fn add_assign(&mut self, more: Self) {
+        self.records += more.records;
+        self.dead_letters += more.dead_letters;
+        self.known += more.known;
+    }
 }
 
 // A field that this release does not know may say that the line is no record to be sent.
@@ -280,6 +314,99 @@ fn digest(letter: &DeadLetter) -> u128 {
     xxhash_rust::xxh3::xxh3_128(&codec::dead_letter_bytes(letter))
 }
 
+/// The dead letters that are here, and those that have been met in a file.
+#[derive(Default)]
+struct KnownLetters(HashSet<u128>);
+
+impl KnownLetters {
+    /// Whether this one need not be taken in. It is met with this.
+    fn has(&mut self, letter: &DeadLetter) -> bool {
+        !self.0.insert(digest(letter))
+    }
+}
+
+/// Checks every line of what was exported. Gives how many there are.
+pub fn check_lines(file: impl BufRead) -> Result<u64, TransferError> {
+    let mut count = 0;
+    for (n, line) in (1..).zip(file.lines()) {
+        parse(n, &line?)?;
+        count = n;
+    }
+    Ok(count)
+}
+
+/// Some lines of what was exported, to be taken in together.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    /// The number of the first line, from 1.
+    pub first: u64,
+    /// The lines, each with its end.
+    pub text: String,
+}
+
+impl Chunk {
+    /// The records and dead letters of these lines.
+    pub fn entries(&self) -> Result<Vec<Entry>, TransferError> {
+        let lines = (self.first..).zip(self.text.lines());
+        lines.map(|(n, line)| parse(n, line)).collect()
+    }
+}
+
+/// Cuts what was exported into chunks: some hundred lines, or some KiB of them, or one long one.
+pub fn chunks(file: impl BufRead) -> impl Iterator<Item = std::io::Result<Chunk>> {
+    let mut lines = (1..).zip(file.lines()).peekable();
+    std::iter::from_fn(move || {
+        let mut chunk = Chunk { first: lines.peek()?.0, text: String::new() };
+        let mut count = 0;
+        while let Some((_, line)) = lines.next_if(|(_, line)| {
+            count == 0
+                || count < APPEND_AT_ONCE
+                    && line.as_ref().is_ok_and(|line| chunk.text.len() + line.len() < CHUNK_BYTES)
+        }) {
+            match line {
+                Ok(line) => chunk.text.extend([&line, "\n"]),
+                Err(error) => return Some(Err(error)),
+            }
+            count += 1;
+        }
+        Some(Ok(chunk))
+    })
+}
+
+/// Where an export is.
+#[derive(Clone, Debug)]
+pub struct ExportPlace {
+    stage: Stage,
+    from: u64,
+    /// What is appended later is not exported.
+    end: u64,
+    /// Nor is what becomes a dead letter later.
+    letters_end: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// Of [`EXPORTED`].
+    Log(usize),
+    Letters,
+}
+
+/// Lines of an export, and what settles them.
+#[derive(Debug, Default)]
+pub struct ExportPage {
+    /// JSON Lines.
+    pub text: Vec<u8>,
+    tickets: Vec<Ticket>,
+    letters: Vec<u64>,
+}
+
+impl ExportPage {
+    /// What is in it.
+    pub fn counts(&self) -> Exported {
+        Exported { records: self.tickets.len() as u64, dead_letters: self.letters.len() as u64 }
+    }
+}
+
 impl Outbox {
     /// Hands what waits in a log to `visit`, page by page and in order, until it answers false.
     pub async fn each_waiting(
@@ -298,6 +425,62 @@ impl Outbox {
         Ok(())
     }
 
+    /// Begins an export of what waits now, and of the dead letters that there are.
+    pub async fn begin_export(&self) -> ExportPlace {
+        // What is no record becomes a dead letter now.
+        self.flush().await;
+        let (end, letters_end) = (*self.last().borrow() + 1, self.next_dead_letter());
+        ExportPlace { stage: Stage::Log(0), from: 0, end, letters_end }
+    }
+
+    /// The next lines of an export, and moves `place` behind them; `None` when there are no more. Nothing is settled
+    /// yet.
+    pub async fn export_page(&self, place: &mut ExportPlace) -> Result<Option<ExportPage>, TransferError> {
+        while let Stage::Log(n) = place.stage {
+            let Some(log) = EXPORTED.get(n) else {
+                (place.stage, place.from) = (Stage::Letters, 0);
+                break;
+            };
+            if place.from >= place.end {
+                (place.stage, place.from) = (Stage::Log(n + 1), 0);
+                continue;
+            }
+            let lease = self.lease(*log, place.from, place.end, AT_ONCE).await?;
+            let mut page = ExportPage::default();
+            for leased in &lease.records {
+                let Entry::Record(record) = &leased.entry else { continue };
+                Line::of(record).write(&mut page.text)?;
+                page.tickets.push(leased.ticket);
+            }
+            place.from = lease.next;
+            if !page.tickets.is_empty() {
+                return Ok(Some(page));
+            }
+        }
+        self.export_letters(place).await
+    }
+
+    async fn export_letters(&self, place: &mut ExportPlace) -> Result<Option<ExportPage>, TransferError> {
+        let letters = self.dead_letters(place.from, LETTERS_AT_ONCE).await?;
+        let mut page = ExportPage::default();
+        for letter in letters.iter().take_while(|letter| letter.id < place.letters_end) {
+            Line::of_letter(letter).write(&mut page.text)?;
+            page.letters.push(letter.id);
+            place.from = letter.id + 1;
+        }
+        Ok((!page.letters.is_empty()).then_some(page))
+    }
+
+    /// Settles a page that is safe where it was written: its records as exported, and its dead letters are dropped.
+    /// Settled twice, it counts once.
+    pub async fn settle_exported(&self, page: &ExportPage) -> Result<(), TransferError> {
+        self.settle_all(page.tickets.iter().map(|ticket| (ticket, Settlement::Exported)));
+        if !page.letters.is_empty() {
+            self.drop_dead_letters(page.letters.clone()).await?;
+        }
+        Ok(())
+    }
+
     /// Writes all that waits to `file`, and then the dead letters. As soon as it is safe there, what waits is settled here
     /// as exported, and the dead letters are dropped. `progress` is told how much of it is done.
     pub async fn export(
@@ -305,46 +488,16 @@ impl Outbox {
         file: &mut std::fs::File,
         mut progress: impl FnMut(u64),
     ) -> Result<Exported, TransferError> {
-        // What is no record becomes a dead letter now.
-        self.flush().await;
-        let mut exported = Exported::default();
-        for log in [Log::Quota, Log::Started, Log::Usage, Log::Completed] {
-            let (mut from, end) = (0, *self.last().borrow() + 1);
-            while from < end {
-                let lease = self.lease(log, from, end, AT_ONCE).await?;
-                from = lease.next;
-                let mut text = Vec::new();
-                for leased in &lease.records {
-                    let Entry::Record(record) = &leased.entry else { continue };
-                    Line::of(record).write(&mut text)?;
-                }
-                file.write_all(&text)?;
-                // IMPORTANT: safe in the file before it is settled here.
-                file.sync_data()?;
-                self.settle_all(lease.records.iter().map(|leased| (&leased.ticket, Settlement::Exported)));
-                exported.records += lease.records.len() as u64;
-                progress(exported.records);
-            }
-        }
-        if !self.flush().await {
-            return Err(TransferError::Unsettled);
-        }
-        let mut from = 0;
-        loop {
-            let letters = self.dead_letters(from, LETTERS_AT_ONCE).await?;
-            let Some(last) = letters.last() else { return Ok(exported) };
-            from = last.id + 1;
-            let mut text = Vec::new();
-            for letter in &letters {
-                Line::of_letter(letter).write(&mut text)?;
-            }
-            file.write_all(&text)?;
-            // IMPORTANT: likewise.
+        let (mut exported, mut place) = (Exported::default(), self.begin_export().await);
+        while let Some(page) = self.export_page(&mut place).await? {
+            file.write_all(&page.text)?;
+            // IMPORTANT: safe in the file before it is settled here.
             file.sync_data()?;
-            exported.dead_letters +=
-                self.drop_dead_letters(letters.iter().map(|letter| letter.id).collect()).await?;
-            progress(exported.records + exported.dead_letters);
+            self.settle_exported(&page).await?;
+            exported += page.counts();
+            progress(exported.total());
         }
+        if self.flush().await { Ok(exported) } else { Err(TransferError::Unsettled) }
     }
 
     /// Appends what [`Outbox::export`] wrote. The file is checked as a whole before the first record is appended.
@@ -354,44 +507,64 @@ impl Outbox {
         open: impl Fn() -> std::io::Result<Box<dyn BufRead>>,
         mut progress: impl FnMut(u64),
     ) -> Result<Imported, TransferError> {
-        for (n, line) in (1..).zip(open()?.lines()) {
-            parse(n, &line?)?;
-        }
-        let mut known = self.known_letters().await?;
-        let (mut imported, mut batch, mut bytes) = (Imported::default(), Vec::new(), 0);
-        let mut lines = (1..).zip(open()?.lines()).peekable();
-        while let Some((n, line)) = lines.next() {
-            let line = line?;
-            match parse(n, &line)? {
-                Entry::Letter(letter) if !known.insert(digest(&letter)) => imported.known += 1,
-                entry => {
-                    let is_letter = matches!(entry, Entry::Letter(_));
-                    let count = if is_letter { &mut imported.dead_letters } else { &mut imported.records };
-                    *count += 1;
-                    bytes += line.len();
-                    batch.push(entry);
-                }
-            }
-            let is_last = lines.peek().is_none();
-            if !batch.is_empty() && (batch.len() >= APPEND_AT_ONCE || bytes >= APPEND_BYTES || is_last) {
-                bytes = 0;
-                let committed = self.append(std::mem::take(&mut batch), None).await?;
-                committed.await.map_err(|_| AppendError::Closed)??;
-                progress(imported.records + imported.dead_letters);
-            }
+        check_lines(open()?)?;
+        let (mut imported, mut known) = (Imported::default(), self.known_letters().await?);
+        for chunk in chunks(open()?) {
+            imported += self.append_new(chunk?.entries()?, &mut known).await?;
+            progress(imported.total());
         }
         // The dead letters among them become such now.
         if self.flush().await { Ok(imported) } else { Err(TransferError::Unsettled) }
     }
 
-    /// The digests of all dead letters that are kept.
-    async fn known_letters(&self) -> Result<HashSet<u128>, LedgerError> {
-        let (mut known, mut from) = (HashSet::new(), 0);
+    /// Takes in one chunk of what was exported, of which the others may come or not.
+    pub async fn import_chunk(&self, entries: Vec<Entry>) -> Result<Imported, TransferError> {
+        if !entries.iter().any(|entry| matches!(entry, Entry::Letter(_))) {
+            return self.append_new(entries, &mut KnownLetters::default()).await;
+        }
+        // What an earlier chunk had becomes a dead letter first: else it would not be known.
+        if !self.flush().await {
+            return Err(TransferError::Unready);
+        }
+        let mut known = self.known_letters().await?;
+        let imported = self.append_new(entries, &mut known).await?;
+        if self.flush().await { Ok(imported) } else { Err(TransferError::Unsettled) }
+    }
+
+    /// Appends what is not known, and waits until it is durable.
+    async fn append_new(
+        &self,
+        entries: Vec<Entry>,
+        known: &mut KnownLetters,
+    ) -> Result<Imported, TransferError> {
+        let mut imported = Imported::default();
+        let mut new = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match &entry {
+                Entry::Letter(letter) if known.has(letter) => {
+                    imported.known += 1;
+                    continue;
+                }
+                Entry::Letter(_) => imported.dead_letters += 1,
+                _ => imported.records += 1,
+            }
+            new.push(entry);
+        }
+        if !new.is_empty() {
+            let committed = self.append(new, None).await?;
+            committed.await.map_err(|_| AppendError::Closed)??;
+        }
+        Ok(imported)
+    }
+
+    /// All dead letters that are kept.
+    async fn known_letters(&self) -> Result<KnownLetters, LedgerError> {
+        let (mut known, mut from) = (KnownLetters::default(), 0);
         loop {
             let letters = self.dead_letters(from, LETTERS_AT_ONCE).await?;
             let Some(last) = letters.last() else { return Ok(known) };
             from = last.id + 1;
-            known.extend(letters.iter().map(digest));
+            known.0.extend(letters.iter().map(digest));
         }
     }
 }

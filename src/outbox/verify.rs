@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
 use super::schema::{SegmentInfo, Tally, Totals};
@@ -11,7 +11,7 @@ use super::settled::Settled;
 use super::{Log, OpenError, Outbox, Settings, manifest, open, quarantine};
 
 /// What was found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
     /// Segments that were read.
     pub segments: usize,

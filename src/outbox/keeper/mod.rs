@@ -59,6 +59,9 @@ pub(super) enum Request {
     Flush {
         done: oneshot::Sender<bool>,
     },
+    /// Does a short piece of reading between other work, so that nobody else has a database open meanwhile.
+    Look(Box<dyn FnOnce(&Shared) + Send>),
+    /// There is something to commit.
     /// Take a turn: there may be something to commit.
     Wake,
 }
@@ -133,6 +136,7 @@ impl Keeper {
                 self.tick();
                 let _ = done.send(self.drop_letters(&ids));
             }
+            Request::Look(look) => look(&self.shared),
             Request::CommandNotes { done } => {
                 let _ = done.send(self.command_notes());
             }

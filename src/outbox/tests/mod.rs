@@ -2,6 +2,8 @@
 
 mod damage;
 mod faults;
+mod inspect;
 mod model;
 mod rig;
+mod salvage;
 mod space;

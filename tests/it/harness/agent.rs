@@ -141,6 +141,24 @@ impl Agent {
         format!("http://127.0.0.1:{}{path}", self.settings["SERVER_PORT"])
     }
 
+    /// Runs another command of the same program, with the same settings and some others.
+    pub(crate) async fn command(&self, settings: &[(&str, &str)], words: &[&str]) -> Said {
+        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_dataplane-agent"))
+            .args(words)
+            .current_dir(self.dir.path())
+            .env_clear()
+            .envs(&self.settings)
+            .envs(settings.iter().copied())
+            .stdin(Stdio::null())
+            .output();
+        let output = output.await.expect("the command can be started");
+        Said {
+            code: output.status.code().expect("it ends by itself"),
+            out: String::from_utf8(output.stdout).expect("UTF-8"),
+            err: String::from_utf8(output.stderr).expect("UTF-8"),
+        }
+    }
+
     /// A status and a body of its HTTP surface; `None` while it does not answer.
     pub(crate) async fn get(&self, path: &str) -> Option<(u16, String)> {
         let answer = self.http.get(self.url(path)).send().await.ok()?;
@@ -185,6 +203,30 @@ impl Drop for Agent {
         if std::thread::panicking() {
             eprintln!("--- the agent's log ---\n{}", self.log());
         }
+    }
+}
+
+/// What a command said, and its exit code.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Said {
+    /// What it printed for machines.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!(self.code, 0, "{self:?}");
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// It failed, and says this.
+    #[track_caller]
+    pub(crate) fn assert_failed(&self, part: &str) {
+        assert!(self.code == 1 && self.err.contains(part), "{part:?}: {self:?}");
+        assert!(!self.err.contains("panicked"), "{self:?}");
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) mod tls;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-pub(crate) use agent::{API_KEY, Agent, Metrics, SERVER_ID};
+pub(crate) use agent::{API_KEY, Agent, Metrics, SERVER_ID, Said};
 pub(crate) use faults::Faults;
 pub(crate) use mode::Mode;
 pub(crate) use redis_server::RedisServer;

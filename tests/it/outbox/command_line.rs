@@ -132,7 +132,7 @@ fn exit_codes_tell_usage_from_configuration_from_failure() {
     assert_eq!(agent(&dir, &["--outbox-max-bytes", "much", "outbox", "stats"]).code, 78);
     let (outbox, threads) = Outbox::open(settings(&dir)).unwrap();
     let said = agent(&dir, &["outbox", "stats"]);
-    assert!(said.code == 1 && said.err.contains("stop the agent first"), "{}", said.err);
+    assert!(said.code == 1 && said.err.contains("in use by a running agent"), "{}", said.err);
     close(outbox, threads);
     assert_eq!(agent(&dir, &["outbox", "stats"]).code, 0);
 }

@@ -1,0 +1,112 @@
+//! What takes as long as the outbox is large: it tells how far it is, a line at a time, and then what came of it.
+
+use std::time::Duration;
+
+use futures_util::stream::{self, Stream};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{oneshot, watch};
+
+use crate::outbox::{self, Inspection, Outbox, Salvaged, Verified};
+
+/// Between two lines: whoever waits knows that it goes on.
+const TELL_EVERY: Duration = Duration::from_millis(250);
+
+/// A line of such a job's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobLine<T> {
+    /// So many records so far.
+    Progress(u64),
+    /// What came of it: the last line.
+    Done(T),
+    /// Why it came to nothing: the last line.
+    Failed(String),
+}
+
+/// What was imported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// So many records.
+    pub imported: u64,
+    /// So many dead letters.
+    pub dead_letters: u64,
+    /// So many more were here already, and were passed over.
+    pub known_dead_letters: u64,
+}
+
+impl From<outbox::Imported> for Imported {
+    fn from(imported: outbox::Imported) -> Self {
+        let outbox::Imported { records, dead_letters, known } = imported;
+        Self { imported: records, dead_letters, known_dead_letters: known }
+    }
+}
+
+impl From<Imported> for outbox::Imported {
+    fn from(imported: Imported) -> Self {
+        let Imported { imported, dead_letters, known_dead_letters } = imported;
+        Self { records: imported, dead_letters, known: known_dead_letters }
+    }
+}
+
+/// Reads everything of an outbox at work, and says what is wrong where. It ends with the stream.
+pub fn verify(outbox: &Outbox) -> impl Stream<Item = JobLine<Verified>> + use<> {
+    stream::unfold(Some(outbox.inspect()), async |inspection| {
+        let mut inspection = inspection?;
+        let line = inspect_for_a_while(&mut inspection).await;
+        let goes_on = matches!(line, JobLine::Progress(_));
+        Some((line, goes_on.then_some(inspection)))
+    })
+}
+
+async fn inspect_for_a_while(inspection: &mut Inspection) -> JobLine<Verified> {
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < TELL_EVERY {
+        match inspection.step().await {
+            Ok(None) => {}
+            Ok(Some(verified)) => return JobLine::Done(verified),
+            Err(error) => return JobLine::Failed(error.to_string()),
+        }
+    }
+    JobLine::Progress(inspection.records())
+}
+
+/// Salvaging under way: its last word, and how far it is. Dropped, it tells the work to end.
+struct Salvaging {
+    done: oneshot::Receiver<Result<Vec<Salvaged>, String>>,
+    progress: watch::Receiver<u64>,
+    _stop: oneshot::Sender<()>,
+}
+
+/// Brings back what can be read of damaged segments that were set aside. When the stream is dropped, the work ends
+/// between two appends.
+pub fn salvage(outbox: Outbox) -> impl Stream<Item = JobLine<Vec<Salvaged>>> {
+    let (told, done) = oneshot::channel();
+    let (tell, progress) = watch::channel(0);
+    let (stop, mut stopped) = oneshot::channel::<()>();
+    let runtime = tokio::runtime::Handle::current();
+    // It copies and reads whole files: on no thread on which others wait.
+    tokio::task::spawn_blocking(move || {
+        let work = outbox.salvage(move |records| {
+            tell.send_replace(records);
+        });
+        let outcome = runtime.block_on(async {
+            tokio::select! {
+                outcome = work => Some(outcome.map_err(|error| error.to_string())),
+                _ = &mut stopped => None,
+            }
+        });
+        let _ = outcome.map(|outcome| told.send(outcome));
+    });
+    let salvaging = Salvaging { done, progress, _stop: stop };
+    stream::unfold(Some(salvaging), async |salvaging| {
+        let mut salvaging = salvaging?;
+        let done = tokio::time::timeout(TELL_EVERY, &mut salvaging.done).await;
+        let records = *salvaging.progress.borrow();
+        match done {
+            Err(_) => Some((JobLine::Progress(records), Some(salvaging))),
+            Ok(Ok(Ok(salvaged))) => Some((JobLine::Done(salvaged), None)),
+            Ok(Ok(Err(error))) => Some((JobLine::Failed(error), None)),
+            Ok(Err(_)) => Some((JobLine::Failed("salvaging ended by itself".into()), None)),
+        }
+    })
+}

@@ -1,0 +1,122 @@
+//! Looking before starting: whether what the agent needs is there, and what to do about what is not.
+//!
+//! Nothing that matters is changed: Redis sees a scratch key come and go, the outbox's disk a small file, the
+//! `ControlPlane` two questions. It works beside a running agent.
+
+mod control_plane;
+
+use serde::Serialize;
+
+use crate::agent::intake_settings;
+use crate::config::Config;
+use crate::{intake, outbox};
+
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// As it should be.
+    Ok,
+    /// The agent can run, but somebody should know.
+    Warning,
+    /// The agent cannot do its work with this.
+    Failed,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Which.
+    pub what: &'static str,
+    /// How it is.
+    pub state: State,
+    /// The same in words.
+    pub says: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+}
+
+impl Finding {
+    /// As it should be.
+    pub fn ok(what: &'static str, says: impl Into<String>) -> Self {
+        Self { what, state: State::Ok, says: says.into(), advice: None }
+    }
+
+    /// Worth knowing.
+    pub fn warning(what: &'static str, says: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { what, state: State::Warning, says: says.into(), advice: Some(advice.into()) }
+    }
+
+    /// Wrong.
+    pub fn failed(what: &'static str, says: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { what, state: State::Failed, says: says.into(), advice: Some(advice.into()) }
+    }
+}
+
+/// Everything that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Whether the agent can do its work.
+    pub ok: bool,
+    /// Each of them.
+    pub checks: Vec<Finding>,
+}
+
+impl Report {
+    /// Of these.
+    pub fn of(checks: Vec<Finding>) -> Self {
+        Self { ok: checks.iter().all(|check| check.state != State::Failed), checks }
+    }
+}
+
+/// Looks at everything that these settings name.
+pub async fn run(config: &Config) -> Report {
+    let mut checks = vec![configuration(config)];
+    let settings = outbox_settings(config);
+    let disk = tokio::task::spawn_blocking(move || outbox::probe(&settings));
+    // Each waits for somebody else: none for the other.
+    let (redis, disk, plane) = tokio::join!(redis(config), disk, control_plane::probe(config));
+    checks.extend(redis);
+    checks.extend(disk.unwrap_or_else(|error| vec![Finding::failed("outbox", error.to_string(), REPORT)]));
+    checks.extend(plane);
+    Report::of(checks)
+}
+
+const REPORT: &str = "this is a fault of the agent: please report it";
+
+fn configuration(config: &Config) -> Finding {
+    let set = config.describe().iter().filter(|setting| setting.origin != crate::config::Origin::Default);
+    let says = format!("{} settings are set, the rest is as it comes", set.count());
+    if config.warnings.is_empty() {
+        return Finding::ok("configuration", says);
+    }
+    Finding::warning("configuration", says, config.warnings.join("; "))
+}
+
+fn outbox_settings(config: &Config) -> outbox::ProbeSettings {
+    outbox::ProbeSettings {
+        dir: config.outbox.dir.clone(),
+        max_bytes: config.outbox.max_bytes.0,
+        min_free_bytes: config.outbox.min_free_bytes.0,
+        durability: config.outbox.durability,
+    }
+}
+
+async fn redis(config: &Config) -> Vec<Finding> {
+    match intake::server(&config.redis) {
+        Ok(server) => {
+            let own = outbox::id_in(&config.outbox.dir);
+            intake::probe(&intake_settings(config, server), own).await
+        }
+        Err(error) => {
+            let chain = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+            let says = chain.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+            vec![Finding::failed(
+                "redis",
+                says,
+                "set REDIS_URL and the REDIS_…_FILE settings to what is there",
+            )]
+        }
+    }
+}

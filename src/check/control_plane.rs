@@ -1,0 +1,121 @@
+//! The `ControlPlane`: whether it is there, whether it is the one that is meant, whether it lets us in. Two questions
+//! that change nothing.
+
+use super::{Finding, REPORT};
+use crate::config::Config;
+use crate::control_plane::{BadAnswer, CallError, Client, Failure, TlsProblem};
+
+const REACH: &str = "control_plane";
+const CREDENTIALS: &str = "credentials";
+/// Tokens are usually let pass with clocks this far apart.
+const CLOCK_SECONDS: i64 = 30;
+
+pub(super) async fn probe(config: &Config) -> Vec<Finding> {
+    let settings = config.control_plane.client_settings(&config.identity, 1);
+    // It reads certificates.
+    let client = match tokio::task::spawn_blocking(|| Client::new(settings)).await {
+        Ok(Ok(client)) => client,
+        Ok(Err(error)) => return vec![Finding::failed(REACH, error.to_string(), "mend what is named here")],
+        Err(error) => return vec![Finding::failed(REACH, error.to_string(), REPORT)],
+    };
+    let url = format!("{:?}", config.control_plane.url);
+    let begun = std::time::Instant::now();
+    let health = client.health().await;
+    let took = begun.elapsed();
+    let reached = match &health {
+        Err(CallError::Failed(failure)) => return vec![unreached(&url, failure)],
+        Err(CallError::Status { status: 300..=399, .. }) => {
+            return vec![Finding::failed(
+                REACH,
+                format!("{url} answers with a redirect"),
+                "set CONTROL_PLANE_URL to where it leads: credentials are sent to no other host by themselves",
+            )];
+        }
+        Err(CallError::Status { status: status @ 500.., .. }) => Finding::warning(
+            REACH,
+            format!("{url} is reached, and answers {status}: it is not well"),
+            "nothing to be done here: records wait in the outbox until it is",
+        ),
+        _ => Finding::ok(REACH, format!("{url} is reached and answers in {} ms", took.as_millis())),
+    };
+    let mut found = vec![reached, credentials(&health, client.commands().await.map(drop))];
+    let skew = client.clock_skew().num_seconds();
+    if skew.abs() > CLOCK_SECONDS {
+        found.push(Finding::warning(
+            "clock",
+            format!("this machine's clock and the ControlPlane's are {} s apart", skew.abs()),
+            "set the clock (chrony or systemd-timesyncd): timestamps on bills come from it",
+        ));
+    }
+    found
+}
+
+/// Why there was no answer.
+fn unreached(url: &str, failure: &Failure) -> Finding {
+    let advice = match failure {
+        Failure::Dns(_) => "check the host in CONTROL_PLANE_URL, and this machine's DNS",
+        Failure::Unreachable(_) => "check the host and port in CONTROL_PLANE_URL, and the firewall between",
+        Failure::Timeout { .. } => {
+            "check the firewall between, or raise CONTROL_PLANE_TIMEOUT if it is that slow"
+        }
+        Failure::Tls(TlsProblem::Expired | TlsProblem::NotYetValid) => {
+            "have the certificate over there renewed, or set this machine's clock"
+        }
+        Failure::Tls(TlsProblem::WrongHost) => {
+            "write the host in CONTROL_PLANE_URL as its certificate has it"
+        }
+        Failure::Tls(TlsProblem::UnknownAuthority) => "set CONTROL_PLANE_CA_FILE to its authority, in PEM",
+        Failure::Tls(TlsProblem::ClientCertificate) => {
+            "set CONTROL_PLANE_CLIENT_CERT_FILE and CONTROL_PLANE_CLIENT_KEY_FILE to a certificate that it accepts"
+        }
+        Failure::Tls(TlsProblem::NotTls) => "check the port, or write http:// if it is meant to be plain",
+        Failure::Tls(_) => "see what TLS is spoken over there: 1.2 at least is needed",
+        Failure::Cut(_) | Failure::NotHttp(_) => {
+            "check the port in CONTROL_PLANE_URL: what listens there is no ControlPlane"
+        }
+        Failure::Token(_) => "check CONTROL_PLANE_JWT_KEY and CONTROL_PLANE_JWT_ALGORITHM",
+        Failure::Unsendable(_) => "check CONTROL_PLANE_URL",
+    };
+    Finding::failed(REACH, format!("{url}: {failure}"), advice)
+}
+
+/// What two answers say of our credentials. The second question needs them in any case.
+fn credentials(health: &Result<(), CallError>, commands: Result<(), CallError>) -> Finding {
+    let status = |result: &Result<(), CallError>| match result {
+        Err(CallError::Status { status, .. }) => Some(*status),
+        _ => None,
+    };
+    for answered in [health, &commands] {
+        if let Some(status @ (401 | 403)) = status(answered) {
+            return Finding::failed(
+                CREDENTIALS,
+                format!("they are refused: {status}"),
+                "check CONTROL_PLANE_API_KEY or CONTROL_PLANE_JWT_KEY, CONTROL_PLANE_AUTH and API_KEY_HEADER",
+            );
+        }
+    }
+    match commands {
+        // More commands than anybody reads are an answer to somebody who is let in, too.
+        Ok(()) | Err(CallError::BadAnswer(BadAnswer::TooLong)) => {
+            Finding::ok(CREDENTIALS, "they are accepted")
+        }
+        Err(CallError::Status { status: 404 | 410, .. }) if health.is_ok() => {
+            Finding::ok(CREDENTIALS, "they are accepted; this server is not registered yet")
+        }
+        Err(CallError::Status { status: 404 | 410, .. }) => Finding::failed(
+            CREDENTIALS,
+            "whatever is asked for is not found",
+            "check CONTROL_PLANE_URL: the API is at /api/v1/… below it",
+        ),
+        Err(CallError::BadAnswer(error)) => Finding::failed(
+            CREDENTIALS,
+            format!("the answer is not what a ControlPlane says: {error}"),
+            "check CONTROL_PLANE_URL: something else answers there",
+        ),
+        Err(error) => Finding::warning(
+            CREDENTIALS,
+            format!("not known: {error}"),
+            "run this again when the ControlPlane is well",
+        ),
+    }
+}

@@ -1,0 +1,275 @@
+//! A running agent, spoken to over HTTP: its public surface, and `/admin` for whoever has the token.
+
+use std::fmt;
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::http::admin::ErrorBody;
+
+/// The agent itself gives up after 30 seconds.
+const ANSWER_WITHIN: Duration = Duration::from_secs(35);
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// An agent at work on something long says so several times a second.
+const SILENCE: Duration = Duration::from_secs(60);
+/// No line of a long job's answer, and no page of an export, is near this.
+const LINE_BYTES: usize = 64 << 20;
+
+/// Why an agent could not be asked. Each says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AgentError {
+    /// What was given is no address.
+    #[error("{0:?} is no address of an agent: give it as http://host:port")]
+    Address(String),
+    /// The HTTP client.
+    #[error("no HTTP client can be made")]
+    Client(#[source] reqwest::Error),
+    /// No connection.
+    #[error("nobody answers at {url}: is the agent running? It listens at its SERVER_HOST and SERVER_PORT")]
+    Nobody {
+        url: String,
+        #[source]
+        source: reqwest::Error,
+    },
+    /// A connection that broke, or an answer that did not come.
+    #[error("the agent at {url} did not answer to the end")]
+    Cut {
+        url: String,
+        #[source]
+        source: reqwest::Error,
+    },
+    /// Somebody else answers there.
+    #[error("what answers at {0} is no dataplane-agent: is that its SERVER_PORT?")]
+    NotAnAgent(String),
+    /// No token is known here.
+    #[error(
+        "the agent at {0} asks for its admin token: set ADMIN_TOKEN here to what the agent has (or ADMIN_TOKEN_FILE, or --admin-token-file)"
+    )]
+    NoToken(String),
+    /// The token is another.
+    #[error("the agent at {0} has another ADMIN_TOKEN than the one that is set here")]
+    WrongToken(String),
+    /// There is no /admin.
+    #[error("the agent at {0} has no /admin: set ADMIN_TOKEN for it, and restart it or have it reload")]
+    Off(String),
+    /// This address may not ask.
+    #[error("the agent at {0} does not let this machine ask: see its TRUSTED_IPS")]
+    NotTrusted(String),
+    /// It said no.
+    #[error("{text}")]
+    Refused {
+        /// What it answered.
+        status: StatusCode,
+        /// Why.
+        text: String,
+    },
+    /// The answer is not what this release knows.
+    #[error("the agent at {url} answered what this release does not understand: is it another release?")]
+    Unknown {
+        url: String,
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// A running agent.
+pub(crate) struct Agent {
+    base: Url,
+    token: Option<String>,
+    http: reqwest::Client,
+}
+
+impl fmt::Display for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.base.as_str().trim_end_matches('/'))
+    }
+}
+
+impl Agent {
+    /// The agent at this address, as `http://host:port` or `host:port`. Nobody is asked yet.
+    pub(super) fn at(address: &str, token: Option<String>) -> Result<Self, AgentError> {
+        let bad = || AgentError::Address(address.to_owned());
+        let with_scheme =
+            if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+        let mut base = Url::parse(&with_scheme).map_err(|_| bad())?;
+        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none_or(str::is_empty) {
+            return Err(bad());
+        }
+        // What somebody pasted from a browser is the same agent.
+        base.set_query(None);
+        base.set_fragment(None);
+        if !base.path().ends_with('/') {
+            base.set_path(&format!("{}/", base.path()));
+        }
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_WITHIN)
+            .read_timeout(SILENCE)
+            // The agent ends a connection that rests; a new one costs less than telling that from an agent that is gone.
+            .pool_max_idle_per_host(0)
+            .build()
+            .map_err(AgentError::Client)?;
+        Ok(Self { base, token, http })
+    }
+
+    fn url(&self) -> String {
+        self.to_string()
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        // Only below the agent's own address, whatever the path says.
+        let mut url = self.base.clone();
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        url.set_path(&format!("{}{}", self.base.path(), path.trim_start_matches('/')));
+        url.set_query(query);
+        let request = self.http.request(method, url);
+        match &self.token {
+            Some(token) if path.starts_with("/admin") => request.bearer_auth(token),
+            _ => request,
+        }
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, AgentError> {
+        request.send().await.map_err(|source| {
+            if source.is_connect() {
+                AgentError::Nobody { url: self.url(), source }
+            } else {
+                AgentError::Cut { url: self.url(), source }
+            }
+        })
+    }
+
+    fn cut(&self) -> impl FnOnce(reqwest::Error) -> AgentError + use<> {
+        let url = self.url();
+        |source| AgentError::Cut { url, source }
+    }
+
+    /// What a path of the public surface says, whatever the status: an agent that is unhealthy says so with 503.
+    pub(super) async fn read(&self, path: &str, within: Duration) -> Result<String, AgentError> {
+        let response = self.send(self.request(Method::GET, path).timeout(within)).await?;
+        match response.status() {
+            StatusCode::FORBIDDEN => Err(AgentError::NotTrusted(self.url())),
+            StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => response.text().await.map_err(self.cut()),
+            _ => Err(AgentError::NotAnAgent(self.url())),
+        }
+    }
+
+    /// Makes sure that this is an agent that does what we ask.
+    pub(super) async fn greet(&self) -> Result<(), AgentError> {
+        let health = self.read("/health", ANSWER_WITHIN).await?;
+        let health: Option<serde_json::Value> = serde_json::from_str(&health).ok();
+        if !health.is_some_and(|health| health["outbox"].is_object() && health["version"].is_string()) {
+            return Err(AgentError::NotAnAgent(self.url()));
+        }
+        let response = self.send(self.request(Method::GET, "/admin/drain").timeout(ANSWER_WITHIN)).await?;
+        match response.status() {
+            // Without the token, and with the surface off, it is the same to whoever has none.
+            StatusCode::NOT_FOUND => Err(AgentError::Off(self.url())),
+            _ => self.good(response).await.map(drop),
+        }
+    }
+
+    /// The answer, if it is a good one.
+    async fn good(&self, response: Response) -> Result<Response, AgentError> {
+        let status = response.status();
+        match status {
+            StatusCode::UNAUTHORIZED if self.token.is_none() => Err(AgentError::NoToken(self.url())),
+            StatusCode::UNAUTHORIZED => Err(AgentError::WrongToken(self.url())),
+            StatusCode::FORBIDDEN => Err(AgentError::NotTrusted(self.url())),
+            _ if status.is_success() => Ok(response),
+            _ => {
+                let text = response.text().await.unwrap_or_default();
+                let said = serde_json::from_str::<ErrorBody>(&text).map(|body| body.error);
+                let text = said.unwrap_or_else(|_| format!("the agent answered {status}"));
+                Err(AgentError::Refused { status, text })
+            }
+        }
+    }
+
+    fn parse<T: DeserializeOwned>(&self, text: &[u8]) -> Result<T, AgentError> {
+        serde_json::from_slice(text).map_err(|source| AgentError::Unknown { url: self.url(), source })
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, AgentError> {
+        let response = self.send(request.timeout(ANSWER_WITHIN)).await?;
+        let response = self.good(response).await?;
+        self.parse(&response.bytes().await.map_err(self.cut())?)
+    }
+
+    /// Asks for something.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, AgentError> {
+        self.answer(self.request(Method::GET, path)).await
+    }
+
+    /// The same, where it may not be there.
+    pub(super) async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, AgentError> {
+        match self.get(path).await {
+            Err(AgentError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    /// Has something done.
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, AgentError> {
+        self.answer(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// Sends lines of text.
+    pub(super) async fn post_text<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        text: String,
+    ) -> Result<T, AgentError> {
+        self.answer(self.request(Method::POST, path).body(text)).await
+    }
+
+    /// Ends something.
+    pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, AgentError> {
+        self.answer(self.request(Method::DELETE, path)).await
+    }
+
+    /// An answer as it is: its status, one of its headers, and its bytes.
+    pub(super) async fn raw(
+        &self,
+        path: &str,
+        header: &str,
+    ) -> Result<(StatusCode, Option<String>, Vec<u8>), AgentError> {
+        let response = self.send(self.request(Method::GET, path).timeout(ANSWER_WITHIN)).await?;
+        let response = self.good(response).await?;
+        let value = response.headers().get(header).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let status = response.status();
+        Ok((status, value, response.bytes().await.map_err(self.cut())?.into()))
+    }
+
+    /// Has something long done, and hands each line of the answer to `hear`, until it answers something.
+    pub(super) async fn job<L: DeserializeOwned, T>(
+        &self,
+        path: &str,
+        mut hear: impl FnMut(L) -> Option<T>,
+    ) -> Result<Option<T>, AgentError> {
+        // However long it takes: what must not last is silence.
+        let response = self.send(self.request(Method::POST, path)).await?;
+        let mut response = self.good(response).await?;
+        let mut text: Vec<u8> = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(self.cut())? {
+            text.extend_from_slice(&chunk);
+            while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = text.drain(..=end).collect();
+                if let Some(done) = hear(self.parse(&line)?) {
+                    return Ok(Some(done));
+                }
+            }
+            if text.len() > LINE_BYTES {
+                break;
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,92 @@
+//! `dataplane-agent check`: a line for each thing that the agent needs, and what to do about it.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::{exit_code, on_runtime};
+use crate::check::{self, Finding, Report, State};
+use crate::config::{Config, Flags, Problems, Setting, Sources};
+
+/// What to look at.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Shows every setting with its value and where that comes from, secrets hidden, and asks nobody
+    #[arg(long)]
+    print: bool,
+    /// For machines
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+pub(super) fn run(args: Args, flags: Flags) -> ExitCode {
+    let config = match Config::load(&Sources::of_process(args.flags.or(flags))) {
+        Ok(config) => config,
+        Err(problems) if args.json => {
+            let failed = |problem: &crate::config::Problem| {
+                Finding::failed("configuration", format!("{}: {}", problem.variable, problem.text), "mend it")
+            };
+            let report = Report::of(problems.iter().map(failed).collect());
+            println!("{}", json!(report));
+            return ExitCode::from(Problems::EXIT_CODE);
+        }
+        Err(problems) => return exit_code(Err(problems.into())),
+    };
+    if args.print {
+        print(&config, args.json);
+        return ExitCode::SUCCESS;
+    }
+    exit_code(on_runtime(1, async {
+        let report = check::run(&config).await;
+        if args.json {
+            println!("{}", json!(report));
+        } else {
+            report.checks.iter().for_each(line);
+        }
+        anyhow::ensure!(report.ok, "the agent cannot do its work like this: see what failed");
+        Ok(())
+    }))
+}
+
+fn line(finding: &Finding) {
+    let state = match finding.state {
+        State::Ok => "ok",
+        State::Warning => "WARNING",
+        State::Failed => "FAILED",
+    };
+    println!("{state:<8} {:<14} {}", finding.what, finding.says);
+    if let Some(advice) = &finding.advice {
+        println!("{:<8} {:<14} -> {advice}", "", "");
+    }
+}
+
+fn print(config: &Config, as_json: bool) {
+    if as_json {
+        let settings: Vec<_> = config.describe().iter().map(of_setting).collect();
+        println!("{}", json!({ "settings": settings, "warnings": config.warnings }));
+        return;
+    }
+    let settings = config.describe();
+    let text =
+        |setting: &Setting| format!("{}={}", setting.name, setting.value.as_deref().unwrap_or_default());
+    // The long ones stand out by themselves.
+    let width = settings.iter().map(|setting| text(setting).len()).max().unwrap_or(0).min(60);
+    for setting in settings {
+        println!("{:<width$}  # {}", text(setting), setting.origin);
+    }
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+}
+
+fn of_setting(setting: &Setting) -> serde_json::Value {
+    json!({
+        "name": setting.name,
+        "value": setting.value,
+        "origin": setting.origin.to_string(),
+        "default": setting.default,
+        "help": setting.help,
+    })
+}

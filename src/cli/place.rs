@@ -1,0 +1,285 @@
+//! Which outbox a command is about: that of a stopped agent, in its folder, or that of a running one, behind its
+//! `/admin`; and what can be done with either, in the same words.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+
+use super::agent::{Agent, AgentError};
+use super::owner::KeepsOwner;
+use super::stopped::{explain, open_settings, with_outbox};
+use super::transfer;
+use crate::admin::{
+    self, DeadLetterDetail, DeadLetterPage, Dropped, JobLine, LetterFilter, OutboxStats, Replayed, Selection,
+    WaitingDetail, WaitingPage,
+};
+use crate::config::{Flags, HttpConfig, OutboxConfig, Sources, load};
+use crate::outbox::{Exported, Imported, Outbox, Salvaged, Settings, Verified};
+
+/// What all commands about an outbox know.
+#[derive(clap::Args)]
+pub(super) struct Common {
+    /// For machines
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Folder of the outbox, as OUTBOX_DIR
+    #[arg(long, global = true, value_name = "PATH")]
+    outbox_dir: Option<String>,
+    /// Of the running agent at this address, which needs its ADMIN_TOKEN
+    #[arg(long, global = true, value_name = "http://HOST:PORT", conflicts_with = "outbox_dir")]
+    url: Option<String>,
+    /// File that holds the agent's ADMIN_TOKEN, as ADMIN_TOKEN_FILE
+    #[arg(long, global = true, value_name = "PATH")]
+    admin_token_file: Option<String>,
+}
+
+/// Where the outbox is.
+pub(super) enum Place {
+    /// In a folder that nobody else has open.
+    Folder(Settings),
+    /// With an agent.
+    Agent(Agent),
+}
+
+/// An outbox that can be worked on.
+pub(super) enum Hands {
+    /// Opened here.
+    Outbox(Outbox),
+    /// With a running agent.
+    Agent(Agent),
+}
+
+/// The agent's token, where one is known here.
+pub(super) fn token(sources: &Sources) -> anyhow::Result<Option<String>> {
+    let (config, _) = load::<HttpConfig>(sources)?;
+    Ok(config.admin_token.map(|token| token.expose().to_owned()))
+}
+
+impl Common {
+    fn sources(&self, flags: Flags) -> Sources {
+        let flags = flags.with("OUTBOX_DIR", self.outbox_dir.clone());
+        Sources::of_process(flags.with("ADMIN_TOKEN_FILE", self.admin_token_file.clone()))
+    }
+
+    /// Finds out where it is. A folder that a running agent has open is that agent's.
+    pub(super) async fn place(&self, flags: Flags) -> anyhow::Result<Place> {
+        let sources = self.sources(flags);
+        if let Some(url) = &self.url {
+            let agent = Agent::at(url, token(&sources)?)?;
+            agent.greet().await?;
+            return Ok(Place::Agent(agent));
+        }
+        let (config, _) = load::<OutboxConfig>(&sources)?;
+        let settings = open_settings(&config)?;
+        match Outbox::is_in_use(&settings.dir).map_err(explain)? {
+            None => Ok(Place::Folder(settings)),
+            Some(id) => {
+                let agent = whose(&sources, id).await;
+                agent.map(Place::Agent).with_context(|| {
+                    format!(
+                        "OUTBOX_DIR {} is in use by a running agent: stop that first, or ask it",
+                        settings.dir.display()
+                    )
+                })
+            }
+        }
+    }
+
+    /// Has `work` done, wherever the outbox is.
+    pub(super) async fn with<T>(
+        &self,
+        flags: Flags,
+        work: impl AsyncFnOnce(Hands) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        match self.place(flags).await? {
+            Place::Agent(agent) => work(Hands::Agent(agent)).await,
+            Place::Folder(settings) => {
+                with_outbox(settings, async |outbox| work(Hands::Outbox(outbox)).await).await
+            }
+        }
+    }
+}
+
+/// The agent at `SERVER_HOST`:`SERVER_PORT`, if it is the one that has this outbox.
+async fn whose(sources: &Sources, id: Option<uuid::Uuid>) -> anyhow::Result<Agent> {
+    let (config, _) = load::<HttpConfig>(sources)?;
+    let agent = Agent::at(&local_address(&config), token(sources)?)?;
+    agent.greet().await?;
+    let stats: OutboxStats = agent.get("/admin/outbox").await?;
+    if id.is_some_and(|id| id != stats.id) {
+        bail!(
+            "the agent at {agent} has another outbox: set SERVER_PORT, or --url, to that of the agent that has this one"
+        );
+    }
+    Ok(agent)
+}
+
+/// Where an agent with these settings is reached from this machine.
+pub(super) fn local_address(config: &HttpConfig) -> String {
+    let host = match config.host.as_str() {
+        "0.0.0.0" => "127.0.0.1",
+        "::" | "[::]" => "[::1]",
+        host => host,
+    };
+    let is_bare_v6 = host.contains(':') && !host.starts_with('[');
+    if is_bare_v6 {
+        format!("http://[{host}]:{}", config.port)
+    } else {
+        format!("http://{host}:{}", config.port)
+    }
+}
+
+/// A query, of what is set.
+fn query<'a>(path: &str, pairs: impl IntoIterator<Item = (&'a str, Option<String>)>) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    for (name, value) in pairs {
+        if let Some(value) = value {
+            query.append_pair(name, &value);
+        }
+    }
+    format!("{path}?{}", query.finish())
+}
+
+impl Hands {
+    /// Counters, depths and sizes.
+    pub(super) async fn stats(&self) -> anyhow::Result<OutboxStats> {
+        Ok(match self {
+            Self::Outbox(outbox) => (&outbox.stats()).into(),
+            Self::Agent(agent) => agent.get("/admin/outbox").await?,
+        })
+    }
+
+    /// Some of what waits.
+    pub(super) async fn waiting(&self, cursor: Option<&str>, limit: usize) -> anyhow::Result<WaitingPage> {
+        Ok(match self {
+            Self::Outbox(outbox) => admin::list_waiting(outbox, cursor, limit).await?,
+            Self::Agent(agent) => {
+                let pairs = [("cursor", cursor.map(str::to_owned)), ("limit", Some(limit.to_string()))];
+                agent.get(&query("/admin/outbox/records", pairs)).await?
+            }
+        })
+    }
+
+    /// One record that waits.
+    pub(super) async fn waiting_record(&self, id: u64) -> anyhow::Result<Option<WaitingDetail>> {
+        Ok(match self {
+            Self::Outbox(outbox) => admin::find_waiting(outbox, id).await?,
+            Self::Agent(agent) => agent.find(&format!("/admin/outbox/records/{id}")).await?,
+        })
+    }
+
+    /// Some dead letters.
+    pub(super) async fn dead_letters(
+        &self,
+        filter: &LetterFilter,
+        limit: usize,
+    ) -> anyhow::Result<DeadLetterPage> {
+        Ok(match self {
+            Self::Outbox(outbox) => admin::list_dead_letters(outbox, filter, limit).await?,
+            Self::Agent(agent) => {
+                let pairs = [
+                    ("reason", filter.reason.map(|reason| reason.label().to_owned())),
+                    ("kind", filter.kind.map(|kind| kind.name().to_owned())),
+                    ("from", Some(filter.from.to_string())),
+                    ("limit", Some(limit.to_string())),
+                ];
+                agent.get(&query("/admin/dead-letters", pairs)).await?
+            }
+        })
+    }
+
+    /// One dead letter.
+    pub(super) async fn dead_letter(&self, id: u64) -> anyhow::Result<Option<DeadLetterDetail>> {
+        Ok(match self {
+            Self::Outbox(outbox) => admin::find_dead_letter(outbox, id).await?,
+            Self::Agent(agent) => agent.find(&format!("/admin/dead-letters/{id}")).await?,
+        })
+    }
+
+    /// Makes records of some dead letters again.
+    pub(super) async fn replay(&self, selection: &Selection) -> anyhow::Result<Replayed> {
+        Ok(match self {
+            Self::Outbox(outbox) => admin::replay_selected(outbox, selection).await?,
+            Self::Agent(agent) => agent.post("/admin/dead-letters/replay", selection).await?,
+        })
+    }
+
+    /// Drops some dead letters.
+    pub(super) async fn drop_letters(&self, selection: &Selection) -> anyhow::Result<Dropped> {
+        Ok(match self {
+            Self::Outbox(outbox) => admin::drop_selected(outbox, selection).await?,
+            Self::Agent(agent) => agent.post("/admin/dead-letters/drop", selection).await?,
+        })
+    }
+
+    /// Moves what waits, and the dead letters, to a new file.
+    pub(super) async fn export(
+        &self,
+        path: &Path,
+        mut progress: impl FnMut(u64),
+    ) -> anyhow::Result<Exported> {
+        // A new file: an older one may hold records that are nowhere else.
+        let mut file = std::fs::File::create_new(path)?;
+        let exported = match self {
+            Self::Outbox(outbox) => outbox.export(&mut file, progress).await.map_err(Into::into),
+            Self::Agent(agent) => transfer::export(agent, &mut file, &mut progress).await,
+        };
+        if exported.is_err() && file.metadata().is_ok_and(|meta| meta.len() == 0) {
+            // Nothing came of it: it would only be in the way of the next attempt.
+            std::fs::remove_file(path)?;
+        }
+        exported
+    }
+
+    /// Takes in what was exported.
+    pub(super) async fn import(&self, path: &Path, progress: impl FnMut(u64)) -> anyhow::Result<Imported> {
+        match self {
+            Self::Outbox(outbox) => Ok(outbox.import(|| transfer::open(path), progress).await?),
+            Self::Agent(agent) => transfer::import(agent, path, progress).await,
+        }
+    }
+
+    /// Brings back what was set aside.
+    pub(super) async fn salvage(&self, progress: impl FnMut(u64)) -> anyhow::Result<Vec<Salvaged>> {
+        match self {
+            Self::Outbox(outbox) => Ok(outbox.salvage(progress).await?),
+            Self::Agent(agent) => job(agent, "/admin/outbox/salvage", progress).await,
+        }
+    }
+}
+
+impl Place {
+    /// Reads everything, and says what is wrong where.
+    pub(super) async fn verify(&self, mut progress: impl FnMut(u64)) -> anyhow::Result<Verified> {
+        match self {
+            Self::Folder(settings) => {
+                let _owner = KeepsOwner::of(&settings.dir);
+                Outbox::verify(settings, &mut progress).map_err(explain)
+            }
+            Self::Agent(agent) => job(agent, "/admin/outbox/verify", progress).await,
+        }
+    }
+}
+
+/// Has something long done by an agent.
+async fn job<T: serde::de::DeserializeOwned>(
+    agent: &Agent,
+    path: &str,
+    mut progress: impl FnMut(u64),
+) -> anyhow::Result<T> {
+    let done = agent.job(path, |line| match line {
+        JobLine::Progress(records) => {
+            progress(records);
+            None
+        }
+        JobLine::Done(done) => Some(Ok(done)),
+        JobLine::Failed(text) => Some(Err(anyhow::Error::msg(text))),
+    });
+    match done.await {
+        Ok(done) => done.context("the agent ended before this was done")?,
+        Err(AgentError::Refused { status, .. }) if status == 404 => {
+            bail!("the agent at {agent} cannot do this: it is an older release")
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,215 @@
+//! `dataplane-agent top`: one agent, or several, in the terminal. It only looks.
+//!
+//! [`watch`] asks the agents, [`picture`] is what one answer says, [`board`] what is known of all of them over time,
+//! [`draw`] how that looks: a pure function of the board.
+
+mod board;
+mod draw;
+mod picture;
+mod samples;
+mod watch;
+
+use std::io::IsTerminal as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use tokio::sync::mpsc;
+
+use super::agent::Agent;
+use super::place::local_address;
+use crate::config::{Flags, HttpConfig, Sources, load};
+use crate::failpoint;
+use board::Board;
+
+/// A key is looked for so often: the longest that ending takes.
+const LOOK_FOR_KEYS: Duration = Duration::from_millis(100);
+/// What is printed of one picture.
+const ONCE_WIDTH: u16 = 100;
+
+/// Which agents to watch.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Where they are, as http://host:port or host:port; unset: SERVER_HOST and SERVER_PORT
+    #[arg(value_name = "ADDRESS")]
+    addresses: Vec<String>,
+    /// Seconds between two looks
+    #[arg(long, default_value_t = 1.0, value_parser = interval)]
+    interval: f64,
+    /// Prints one picture as text, and ends: 0 when all agents answered
+    #[arg(long)]
+    once: bool,
+}
+
+fn interval(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.1..=60.0).contains(seconds));
+    seconds.ok_or_else(|| "from 0.1 to 60".to_owned())
+}
+
+pub(super) async fn run(args: Args, flags: Flags, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let mut addresses = args.addresses;
+    if addresses.is_empty() {
+        let (config, _) = load::<HttpConfig>(&Sources::of_process(flags))?;
+        addresses.push(local_address(&config));
+    }
+    let agents = addresses.iter().map(|address| Agent::at(address, None));
+    let agents = agents.collect::<Result<Vec<_>, _>>()?;
+    let board = Board::new(agents.iter().map(ToString::to_string));
+    let interval = Duration::from_secs_f64(args.interval);
+    if args.once {
+        return once(&agents, board, interval).await;
+    }
+    ensure!(
+        std::io::stdout().is_terminal() && std::io::stdin().is_terminal(),
+        "top needs a terminal to draw on; `top --once` prints one picture anywhere"
+    );
+    let watchers = watch::start(agents, interval);
+    let result = show(board, watchers.looks, stop).await;
+    drop(watchers.tasks);
+    result
+}
+
+/// Two looks, so that there are rates; printed as text.
+async fn once(agents: &[Agent], mut board: Board, interval: Duration) -> anyhow::Result<()> {
+    for round in 0..2 {
+        if round > 0 {
+            tokio::time::sleep(interval).await;
+        }
+        let looks = futures_util::future::join_all(agents.iter().map(watch::look)).await;
+        for (n, look) in looks.into_iter().enumerate() {
+            board.seen(n, look);
+        }
+    }
+    print!("{}", text(&mut board)?);
+    let away = board.agents.iter().filter(|agent| agent.trouble.is_some()).count();
+    ensure!(away == 0, "{away} of {} agents could not be asked", board.agents.len());
+    Ok(())
+}
+
+/// The picture as lines of text: every agent by itself.
+fn text(board: &mut Board) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let height = draw::height_of_all(board);
+    let mut terminal = Terminal::new(TestBackend::new(ONCE_WIDTH, height))?;
+    terminal.draw(|frame| draw::all(frame, board))?;
+    let buffer = terminal.backend().buffer();
+    for line in buffer.content.chunks(usize::from(ONCE_WIDTH)) {
+        let line: String = line.iter().map(ratatui::buffer::Cell::symbol).collect();
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// The terminal while it is ours. A panic restores it as well, before it says its words.
+struct Screen(ratatui::DefaultTerminal);
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // A second time would put the cursor where it was before the panic's words.
+        if !std::thread::panicking() {
+            ratatui::restore();
+        }
+    }
+}
+
+async fn show(
+    mut board: Board,
+    mut looks: mpsc::Receiver<watch::Look>,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let mut screen = Screen(ratatui::try_init().context("the terminal")?);
+    let keys = Keys::start()?;
+    let result = follow(&mut board, &mut screen, &mut looks, keys.pressed, stop).await;
+    keys.stop.store(true, Ordering::Relaxed);
+    drop(screen);
+    // It looks at the flag ten times a second; a panic in it has been told.
+    let _ = tokio::task::spawn_blocking(move || keys.thread.join()).await;
+    result
+}
+
+async fn follow(
+    board: &mut Board,
+    screen: &mut Screen,
+    looks: &mut mpsc::Receiver<watch::Look>,
+    mut pressed: mpsc::Receiver<std::io::Result<Event>>,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        screen.0.draw(|frame| draw::draw(frame, board)).context("the terminal")?;
+        failpoint::reached("top::drawn");
+        tokio::select! {
+            () = &mut stop => return Ok(()),
+            look = looks.recv() => match look {
+                Some((agent, look)) => board.seen(agent, look),
+                None => return Ok(()),
+            },
+            event = pressed.recv() => match event {
+                Some(Ok(Event::Key(key))) => {
+                    if !obey(board, key) {
+                        return Ok(());
+                    }
+                }
+                // Another size: it is drawn anew.
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error).context("the terminal"),
+                None => return Ok(()),
+            },
+        }
+    }
+}
+
+/// Does what the key says. False if it says that this is enough.
+fn obey(board: &mut Board, key: KeyEvent) -> bool {
+    if key.kind == KeyEventKind::Release {
+        return true;
+    }
+    match key.code {
+        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return false,
+        KeyCode::Char('q') => return false,
+        KeyCode::Esc if !board.help => return false,
+        KeyCode::Char('?' | 'h') => board.help = !board.help,
+        KeyCode::Esc => board.help = false,
+        KeyCode::Down | KeyCode::Right | KeyCode::Tab | KeyCode::Char('j' | 'l') => board.select(1),
+        KeyCode::Up | KeyCode::Left | KeyCode::BackTab | KeyCode::Char('k') => board.select(-1),
+        _ => {}
+    }
+    true
+}
+
+/// The thread that waits for keys: crossterm has no other way that needs no more of its features.
+struct Keys {
+    pressed: mpsc::Receiver<std::io::Result<Event>>,
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Keys {
+    fn start() -> anyhow::Result<Self> {
+        let (press, pressed) = mpsc::channel(16);
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = std::thread::Builder::new().name("keys".into()).spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                let event = match event::poll(LOOK_FOR_KEYS) {
+                    Ok(false) => continue,
+                    Ok(true) => event::read(),
+                    Err(error) => Err(error),
+                };
+                let failed = event.is_err();
+                if press.blocking_send(event).is_err() || failed {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { pressed, stop, thread })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! What is known of all agents, over time.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::picture::Picture;
+
+/// So many looks are kept for the charts.
+const HISTORY: usize = 240;
+/// Over so many looks rates are averaged, for the estimate.
+const SMOOTH: usize = 10;
+
+/// One look at an agent: when, since some moment, and what it said.
+pub(super) type Seen = (Duration, Result<Picture, String>);
+
+/// All agents.
+pub(super) struct Board {
+    pub agents: Vec<Watched>,
+    /// Which is shown whole.
+    pub selected: usize,
+    pub help: bool,
+}
+
+/// One agent.
+pub(super) struct Watched {
+    pub address: String,
+    /// The last picture there was.
+    pub picture: Option<Picture>,
+    /// Why there is none now.
+    pub trouble: Option<String>,
+    /// Since when, and how long by now.
+    away: Option<(Duration, Duration)>,
+    last: Option<Duration>,
+    /// Records a second, oldest first.
+    pub come: VecDeque<f64>,
+    pub gone: VecDeque<f64>,
+}
+
+/// When nothing will wait any more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Drained {
+    /// Nothing waits.
+    Now,
+    /// In so many seconds, if it goes on like this.
+    In(f64),
+    /// What waits becomes more.
+    Growing,
+    /// Nothing moves.
+    Never,
+    /// Too little was seen.
+    Unknown,
+}
+
+impl Board {
+    pub(super) fn new(addresses: impl Iterator<Item = String>) -> Self {
+        let watched = |address| Watched {
+            address,
+            picture: None,
+            trouble: None,
+            away: None,
+            last: None,
+            come: VecDeque::new(),
+            gone: VecDeque::new(),
+        };
+        Self { agents: addresses.map(watched).collect(), selected: 0, help: false }
+    }
+
+    pub(super) fn select(&mut self, by: isize) {
+        let count = self.agents.len().max(1);
+        self.selected = (self.selected + count).wrapping_add_signed(by) % count;
+    }
+
+    /// Takes in a look at one of them.
+    pub(super) fn seen(&mut self, agent: usize, (at, said): Seen) {
+        if let Some(agent) = self.agents.get_mut(agent) {
+            agent.seen(at, said);
+        }
+    }
+}
+
+impl Watched {
+    fn seen(&mut self, at: Duration, said: Result<Picture, String>) {
+        match said {
+            Ok(picture) => {
+                if let (Some(last), Some(before)) = (self.last, &self.picture) {
+                    let seconds = at.saturating_sub(last).as_secs_f64().max(0.001);
+                    // Another outbox under this address begins anew.
+                    let rate = |now: f64, before: f64| ((now - before) / seconds).max(0.0);
+                    let (come, gone) =
+                        (rate(picture.enqueued, before.enqueued), rate(picture.settled, before.settled));
+                    push(&mut self.come, come);
+                    push(&mut self.gone, gone);
+                }
+                (self.picture, self.last) = (Some(picture), Some(at));
+                (self.trouble, self.away) = (None, None);
+            }
+            Err(why) => {
+                let since = self.away.map_or(at, |(since, _)| since);
+                self.away = Some((since, at));
+                self.trouble = Some(why);
+                if self.picture.is_some() {
+                    push(&mut self.come, 0.0);
+                    push(&mut self.gone, 0.0);
+                }
+            }
+        }
+    }
+
+    /// Its name, or where it is.
+    pub(super) fn name(&self) -> &str {
+        self.picture.as_ref().map_or(&self.address, |picture| &picture.server_id)
+    }
+
+    /// For how long it has been away.
+    pub(super) fn away_for(&self) -> Option<Duration> {
+        self.away.map(|(since, now)| now.saturating_sub(since))
+    }
+
+    pub(super) fn rates(&self) -> Option<(f64, f64)> {
+        Some((*self.come.back()?, *self.gone.back()?))
+    }
+
+    pub(super) fn drained(&self) -> Drained {
+        let depth = self.picture.as_ref().map_or(0.0, Picture::total_depth);
+        if self.picture.is_none() || self.trouble.is_some() {
+            return Drained::Unknown;
+        }
+        if depth < 1.0 {
+            return Drained::Now;
+        }
+        if self.gone.is_empty() {
+            return Drained::Unknown;
+        }
+        let mean = |rates: &VecDeque<f64>| {
+            let count = rates.len().min(SMOOTH);
+            rates.iter().rev().take(count).sum::<f64>() / count as f64
+        };
+        let (come, gone) = (mean(&self.come), mean(&self.gone));
+        match gone - come {
+            faster if faster > 0.0 => Drained::In(depth / faster),
+            _ if come > 0.0 => Drained::Growing,
+            _ => Drained::Never,
+        }
+    }
+}
+
+fn push(rates: &mut VecDeque<f64>, rate: f64) {
+    if rates.len() >= HISTORY {
+        rates.pop_front();
+    }
+    rates.push_back(rate);
+}

@@ -1,0 +1,172 @@
+use std::time::Duration;
+
+use super::*;
+use crate::cli::top::board::Drained;
+use crate::cli::top::picture::Picture;
+
+fn picture(depth: f64, enqueued: f64, settled: f64) -> Picture {
+    Picture {
+        server_id: "edge-1".into(),
+        version: "1.0.0".into(),
+        status: "healthy".into(),
+        uptime: 3_700.0,
+        depth: [depth, 0.0, 0.0],
+        age: [75.0, 0.0, 0.0],
+        enqueued,
+        settled,
+        link: "closed".into(),
+        disk: 3.5 * 1024.0 * 1024.0,
+        capacity: 10.0 * 1024.0 * 1024.0,
+        redis: "connected".into(),
+        redis_ok: true,
+        ..Picture::default()
+    }
+}
+
+fn board(addresses: &[&str]) -> Board {
+    Board::new(addresses.iter().map(ToString::to_string))
+}
+
+fn drawn(board: &Board, width: u16, height: u16) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| draw::draw(frame, board)).unwrap();
+    let cells = &terminal.backend().buffer().content;
+    let lines = cells.chunks(usize::from(width));
+    lines.map(|line| line.iter().map(ratatui::buffer::Cell::symbol).collect::<String>() + "\n").collect()
+}
+
+#[track_caller]
+fn assert_has(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?}:\n{text}");
+    }
+}
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn one_agent_is_shown_whole() {
+    let mut board = board(&["http://a:8010"]);
+    assert_has(&drawn(&board, 100, 20), &["http://a:8010", "asking"]);
+    board.seen(0, (at(0), Ok(picture(12_345.0, 20_000.0, 7_655.0))));
+    let ill = Picture {
+        status: "degraded".into(),
+        link: "open: unreachable".into(),
+        link_cause: Some("no connection: refused".into()),
+        link_down: true,
+        next_probe: Some(17.0),
+        dead_letters: 7.0,
+        dead_by_reason: vec![("refused".into(), 5.0), ("invalid".into(), 2.0)],
+        drain_holds: Some("paused by an operator".into()),
+        in_redis: 42.0,
+        ..picture(12_445.0, 20_200.0, 7_755.0)
+    };
+    board.seen(0, (at(2), Ok(ill)));
+    assert_has(
+        &drawn(&board, 100, 20),
+        &[
+            "edge-1 degraded 1.0.0, up 1 h 1 min",
+            "open: unreachable, next probe in 17 s (no connection: refused)",
+            "sends nothing: paused by an operator; what waits becomes more",
+            "connected, 42 waiting there",
+            "3.5 MiB of 10.0 MiB, 35 %",
+            "7 kept; ever: refused 5, invalid 2",
+            "usage        12,445         1 min",
+            "lifecycle    0              -",
+            "in/s    100",
+            "out/s   50",
+            "takes records",
+            "q quit",
+        ],
+    );
+}
+
+#[test]
+fn several_are_listed_and_the_selected_one_is_whole() {
+    let mut board = board(&["http://a:1", "http://b:2", "http://c:3"]);
+    for (n, id) in ["edge-a", "edge-b", "edge-c"].into_iter().enumerate() {
+        board.seen(n, (at(0), Ok(Picture { server_id: id.into(), ..picture(n as f64, 10.0, 10.0) })));
+    }
+    let text = drawn(&board, 110, 24);
+    assert_has(&text, &["> edge-a", "  edge-b", "  edge-c", "edge-a healthy", "tab, arrows"]);
+    board.select(-1);
+    assert_has(&drawn(&board, 110, 24), &["> edge-c", "edge-c healthy"]);
+    board.select(1);
+    board.select(1);
+    assert_has(&drawn(&board, 110, 24), &["> edge-b", "edge-b healthy"]);
+    // Sixty of them on a small terminal: the selected one is in sight.
+    let many: Vec<String> = (0..60).map(|n| format!("http://agent-{n}:1")).collect();
+    let mut board = Board::new(many.into_iter());
+    board.select(-1);
+    assert_has(&drawn(&board, 80, 20), &["> http://agent-59:1"]);
+}
+
+#[test]
+fn one_that_is_away_is_said_to_be_and_comes_back() {
+    let mut board = board(&["http://a:1"]);
+    board.seen(0, (at(0), Err("away: nobody answers".into())));
+    board.seen(0, (at(65), Err("away: nobody answers".into())));
+    assert_has(&drawn(&board, 90, 20), &["AWAY", "away: nobody answers, for 1 min"]);
+    board.seen(0, (at(70), Ok(picture(5.0, 10.0, 5.0))));
+    let back = drawn(&board, 90, 20);
+    assert!(back.contains("healthy") && !back.contains("AWAY"), "{back}");
+    board.seen(0, (at(71), Err("away: nobody answers".into())));
+    let text = drawn(&board, 90, 20);
+    assert_has(&text, &["edge-1 AWAY", "as it was; now away: nobody answers", "usage        5"]);
+}
+
+#[test]
+fn the_estimate_follows_the_rates() {
+    let mut board = board(&["http://a:1"]);
+    let drained = |board: &Board| board.agents[0].drained();
+    assert_eq!(drained(&board), Drained::Unknown);
+    board.seen(0, (at(0), Ok(picture(0.0, 0.0, 0.0))));
+    assert_eq!(drained(&board), Drained::Now);
+    board.seen(0, (at(1), Ok(picture(100.0, 100.0, 0.0))));
+    assert_eq!(drained(&board), Drained::Growing);
+    board.seen(0, (at(2), Ok(picture(100.0, 100.0, 0.0))));
+    for second in 3..15 {
+        let gone = (second - 2) as f64 * 5.0;
+        board.seen(0, (at(second), Ok(picture(100.0 - gone, 100.0, gone))));
+    }
+    assert_eq!(drained(&board), Drained::In(8.0), "40 are left, 5 a second");
+    for second in 15..30 {
+        board.seen(0, (at(second), Ok(picture(40.0, 100.0, 60.0))));
+    }
+    assert_eq!(drained(&board), Drained::Never);
+    // Another outbox under the same address: no rate below zero.
+    board.seen(0, (at(30), Ok(picture(1.0, 1.0, 0.0))));
+    assert_eq!(board.agents[0].rates(), Some((0.0, 0.0)));
+}
+
+#[test]
+fn any_size_can_be_drawn() {
+    let mut board = board(&["http://a:1", "http://b:2"]);
+    board.seen(0, (at(0), Ok(picture(5.0, 10.0, 5.0))));
+    board.seen(0, (at(1), Ok(picture(5.0, 1e12, 5.0))));
+    board.seen(1, (at(0), Err("away".into())));
+    for help in [false, true] {
+        board.help = help;
+        for (width, height) in [(1, 1), (5, 3), (20, 8), (79, 23), (300, 100)] {
+            drawn(&board, width, height);
+        }
+    }
+    assert_has(&drawn(&board, 90, 30), &["help", "another agent"]);
+}
+
+#[test]
+fn keys_do_what_they_say() {
+    let mut board = board(&["http://a:1", "http://b:2"]);
+    let mut press = |code, modifiers| obey(&mut board, KeyEvent::new(code, modifiers));
+    let none = KeyModifiers::NONE;
+    assert!(press(KeyCode::Char('?'), none));
+    assert!(press(KeyCode::Esc, none), "it closes the help first");
+    assert!(!press(KeyCode::Esc, none));
+    assert!(!press(KeyCode::Char('q'), none));
+    assert!(!press(KeyCode::Char('c'), KeyModifiers::CONTROL));
+    assert!(press(KeyCode::Char('c'), none));
+    assert!(press(KeyCode::Tab, none));
+    assert_eq!((board.selected, board.help), (1, false));
+}

@@ -1,0 +1,60 @@
+//! Asking the agents, each by a task of its own, so that none waits for another.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::board::Seen;
+use super::picture::Picture;
+use crate::cli::agent::{Agent, AgentError};
+
+/// An agent that says nothing for so long is away: it answers from memory.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// Which agent, and what it said.
+pub(super) type Look = (usize, Seen);
+
+/// Those who ask. They end when they are dropped.
+pub(super) struct Watchers {
+    pub looks: mpsc::Receiver<Look>,
+    pub tasks: JoinSet<()>,
+}
+
+pub(super) fn start(agents: Vec<Agent>, interval: Duration) -> Watchers {
+    let (tell, looks) = mpsc::channel(64);
+    let mut tasks = JoinSet::new();
+    for (n, agent) in agents.into_iter().enumerate() {
+        let tell = tell.clone();
+        tasks.spawn(async move {
+            // Whoever listened has gone when it cannot be told.
+            while tell.send((n, look(&agent).await)).await.is_ok() {
+                tokio::time::sleep(interval).await;
+            }
+        });
+    }
+    Watchers { looks, tasks }
+}
+
+/// One look.
+pub(super) async fn look(agent: &Agent) -> Seen {
+    let said = ask(agent).await.map_err(|error| match error {
+        AgentError::Nobody { .. } => "away: nobody answers".to_owned(),
+        AgentError::Cut { .. } => "away: it does not answer".to_owned(),
+        AgentError::NotTrusted(_) => "this machine may not ask: see its TRUSTED_IPS".to_owned(),
+        _ => "what answers there is no dataplane-agent".to_owned(),
+    });
+    (since_start(), said)
+}
+
+async fn ask(agent: &Agent) -> Result<Picture, AgentError> {
+    let health = agent.read("/health", ANSWER_WITHIN).await?;
+    let metrics = agent.read("/metrics", ANSWER_WITHIN).await?;
+    Picture::of(&health, &metrics).ok_or_else(|| AgentError::NotAnAgent(agent.to_string()))
+}
+
+/// The time, for rates.
+fn since_start() -> Duration {
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    START.elapsed()
+}

@@ -1,0 +1,137 @@
+//! `outbox export` and `import` with a running agent: page by page, and nothing leaves the agent before it is safe here.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek as _, Write as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use reqwest::StatusCode;
+
+use super::agent::{Agent, AgentError};
+use crate::admin::{self, Confirmed, ExportState, PageNumber};
+use crate::outbox::{Exported, Imported, check_lines, chunks};
+
+/// While the drain waits for its last answers, it is asked again so often.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// And for so long: four times what the slowest answer usually may take.
+const LET_GO_WITHIN: Duration = Duration::from_mins(2);
+
+/// What was exported, to be read.
+pub(super) fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
+    Ok(Box::new(BufReader::new(File::open(path)?)))
+}
+
+/// Moves what waits, and the dead letters, to `file`. What is in the file when it fails has left the agent, and nothing else has.
+pub(super) async fn export(
+    agent: &Agent,
+    file: &mut File,
+    progress: &mut impl FnMut(u64),
+) -> anyhow::Result<Exported> {
+    let state: ExportState = agent.post("/admin/outbox/export", &()).await?;
+    let path = format!("/admin/outbox/export/{}", state.export);
+    let exported = pages(agent, &path, file, progress).await;
+    // The agent goes on by itself soon, but why should it wait.
+    let ended = agent.delete::<Confirmed>(&path).await;
+    let exported = exported?;
+    ended?;
+    Ok(exported)
+}
+
+async fn pages(
+    agent: &Agent,
+    path: &str,
+    file: &mut File,
+    progress: &mut impl FnMut(u64),
+) -> anyhow::Result<Exported> {
+    let (mut exported, begun) = (Exported::default(), Instant::now());
+    loop {
+        let (status, page, text) = agent.raw(&format!("{path}/page"), "x-export-page").await?;
+        match status {
+            StatusCode::ACCEPTED if begun.elapsed() > LET_GO_WITHIN => bail!(
+                "the drain still waits for the answers to what it has sent, or for Redis to take an answer: see its /health"
+            ),
+            StatusCode::ACCEPTED => tokio::time::sleep(ASK_AGAIN).await,
+            StatusCode::NO_CONTENT => return Ok(exported),
+            _ => {
+                let page = page.and_then(|page| page.parse().ok());
+                let page = page.context("the agent gave a page without a number: is it another release?")?;
+                exported = keep(agent, path, file, page, &text).await?;
+                progress(exported.total());
+            }
+        }
+    }
+}
+
+/// Makes a page safe, and says so. One that cannot be confirmed is taken out of the file again: the agent has it.
+async fn keep(
+    agent: &Agent,
+    path: &str,
+    file: &mut File,
+    page: u64,
+    text: &[u8],
+) -> anyhow::Result<Exported> {
+    let before = file.stream_position()?;
+    let written = async {
+        file.write_all(text)?;
+        // IMPORTANT: safe in the file before the agent may forget it.
+        file.sync_data()?;
+        anyhow::Ok(confirm(agent, path, page).await?)
+    }
+    .await;
+    match written {
+        Ok(confirmed) => Ok(confirmed.into()),
+        // Whether it has been confirmed is not known: rather in both places, with the same keys, than in none.
+        Err(error) if !is_refusal(&error) => Err(error.context(
+            "the agent was lost, or could not settle it: the last page is in the file, and may still be with the agent as well, with the same keys",
+        )),
+        Err(error) => {
+            file.set_len(before).and_then(|()| file.sync_data()).context("the file")?;
+            Err(error)
+        }
+    }
+}
+
+fn is_refusal(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<AgentError>() {
+        Some(AgentError::Cut { .. } | AgentError::Nobody { .. } | AgentError::Unknown { .. }) => false,
+        // What failed on the way to its disk may be settled yet.
+        Some(AgentError::Refused { status, .. }) => !status.is_server_error(),
+        _ => true,
+    }
+}
+
+/// A lost answer is asked for again: told twice, it counts once.
+async fn confirm(agent: &Agent, path: &str, page: u64) -> Result<Confirmed, AgentError> {
+    let (path, page) = (format!("{path}/confirm"), PageNumber { page });
+    let first = agent.post(&path, &page).await;
+    match first {
+        // If it is refused now, the first may have done it.
+        Err(cut @ AgentError::Cut { .. }) => agent.post(&path, &page).await.map_err(|_| cut),
+        answered => answered,
+    }
+}
+
+/// Takes in what was exported. The file is checked as a whole before the first record is sent.
+pub(super) async fn import(
+    agent: &Agent,
+    path: &Path,
+    mut progress: impl FnMut(u64),
+) -> anyhow::Result<Imported> {
+    check_lines(open(path)?)?;
+    let mut imported = Imported::default();
+    for chunk in chunks(open(path)?) {
+        let chunk = chunk?;
+        let to = format!("/admin/outbox/import?first={}", chunk.first);
+        let answer = agent.post_text::<admin::Imported>(&to, chunk.text).await;
+        let answer = answer.with_context(|| {
+            format!(
+                "{} records and {} dead letters are imported. Import the file again when this is mended: each record has the key that it always had, and dead letters that are there already are passed over, so that none counts twice",
+                imported.records, imported.dead_letters
+            )
+        });
+        imported += answer?.into();
+        progress(imported.total());
+    }
+    Ok(imported)
+}

@@ -1,0 +1,140 @@
+//! What takes as long as the outbox is large.
+//!
+//! | path | does |
+//! |---|---|
+//! | `POST /admin/outbox/verify` | reads and checks everything; answers a line a moment, the last one says what was found |
+//! | `POST /admin/outbox/salvage` | brings back what was set aside; answers likewise |
+//! | `POST /admin/outbox/export` | begins an export: the drain lets go of all records |
+//! | `GET /admin/outbox/export/{id}/page` | the next lines, with their `X-Export-Page`; 202: not yet; 204: no more |
+//! | `POST /admin/outbox/export/{id}/confirm` | the page is safe elsewhere |
+//! | `DELETE /admin/outbox/export/{id}` | ends it: the drain goes on |
+//! | `POST /admin/outbox/import?first=1` | takes in lines of what was exported; `first` is the first one's number |
+//!
+//! A client that goes away ends its job; one that exports is waited for, for a while.
+
+use std::sync::Arc;
+
+use axum::body::{Body as Stream, Bytes};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Admin, Answer, Asked, Body, Fault, Hands, Number, chain};
+use crate::admin::{
+    Confirmed, ExportAsked, ExportError, ExportState, Imported, JobLine, Page, PageNumber, salvage, verify,
+};
+use crate::outbox::{AppendError, Chunk, TransferError};
+
+/// Lines of an import: some hundred, or one of the longest record there can be, escaped.
+const IMPORT_BYTES: usize = 64 << 20;
+const LINES: &str = "application/x-ndjson";
+/// Which page it is.
+static EXPORT_PAGE: HeaderName = HeaderName::from_static("x-export-page");
+
+pub(super) fn router() -> Router<Arc<Admin>> {
+    Router::new()
+        .route("/admin/outbox/verify", post(verify_all))
+        .route("/admin/outbox/salvage", post(salvage_all))
+        .route("/admin/outbox/export", post(begin_export))
+        .route("/admin/outbox/export/{id}", delete(end_export))
+        .route("/admin/outbox/export/{id}/page", get(export_page))
+        .route("/admin/outbox/export/{id}/confirm", post(confirm_page))
+        .route("/admin/outbox/import", post(import).layer(DefaultBodyLimit::max(IMPORT_BYTES)))
+}
+
+impl From<ExportError> for Fault {
+    fn from(error: ExportError) -> Self {
+        let text = chain(&error);
+        match error {
+            ExportError::Busy => Self::Request(StatusCode::CONFLICT, text),
+            ExportError::Gone => Self::Request(StatusCode::GONE, text),
+            ExportError::Page => Self::Request(StatusCode::UNPROCESSABLE_ENTITY, text),
+            ExportError::Transfer(_) => Self::Failed(text),
+        }
+    }
+}
+
+impl From<TransferError> for Fault {
+    fn from(error: TransferError) -> Self {
+        let text = chain(&error);
+        match error {
+            TransferError::Line { .. } => Self::Request(StatusCode::UNPROCESSABLE_ENTITY, text),
+            TransferError::Append(AppendError::Full(_)) => {
+                Self::Request(StatusCode::INSUFFICIENT_STORAGE, text)
+            }
+            _ => Self::Failed(text),
+        }
+    }
+}
+
+/// Lines of JSON as they come, for as long as the turn is held.
+fn lines<T: Serialize + 'static>(
+    admin: &Admin,
+    job: impl FnOnce() -> stream::BoxStream<'static, JobLine<T>>,
+) -> Response {
+    let Some(turn) = admin.operator.turn() else {
+        let text = "another verification or salvaging is under way".to_owned();
+        return Fault::Request(StatusCode::CONFLICT, text).into_response();
+    };
+    let lines = job().map(move |line| {
+        let _held = &turn;
+        let mut text = serde_json::to_vec(&line)?;
+        text.push(b'\n');
+        Ok::<_, serde_json::Error>(Bytes::from(text))
+    });
+    ([(header::CONTENT_TYPE, LINES)], Stream::from_stream(lines)).into_response()
+}
+
+async fn verify_all(State(admin): Hands) -> Response {
+    lines(&admin, || verify(&admin.operator.outbox).boxed())
+}
+
+async fn salvage_all(State(admin): Hands) -> Response {
+    tracing::info!("salvaging was asked for");
+    lines(&admin, || salvage(admin.operator.outbox.clone()).boxed())
+}
+
+async fn begin_export(State(admin): Hands, Asked(asked): Asked<ExportAsked>) -> Answer<ExportState> {
+    Ok(Json(admin.operator.exports.begin(asked).await?))
+}
+
+async fn export_page(State(admin): Hands, Number(id): Number<Uuid>) -> Result<Response, Fault> {
+    Ok(match admin.operator.exports.page(id).await? {
+        Page::NotYet(state) => (StatusCode::ACCEPTED, Json(state)).into_response(),
+        Page::Lines { number, text } => {
+            let headers =
+                [(header::CONTENT_TYPE, LINES.to_owned()), (EXPORT_PAGE.clone(), number.to_string())];
+            (headers, text).into_response()
+        }
+        Page::End => StatusCode::NO_CONTENT.into_response(),
+    })
+}
+
+async fn confirm_page(
+    State(admin): Hands,
+    Number(id): Number<Uuid>,
+    Body(asked): Body<PageNumber>,
+) -> Answer<Confirmed> {
+    Ok(Json(admin.operator.exports.confirm(id, asked.page).await?))
+}
+
+async fn end_export(State(admin): Hands, Number(id): Number<Uuid>) -> Answer<Confirmed> {
+    Ok(Json(admin.operator.exports.end(id).await?))
+}
+
+/// Where the lines are in their file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Place {
+    /// The number of the first line, from 1.
+    first: u64,
+}
+
+async fn import(State(admin): Hands, Asked(place): Asked<Place>, text: String) -> Answer<Imported> {
+    Ok(Json(admin.operator.import(Chunk { first: place.first, text }).await?))
+}

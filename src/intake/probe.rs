@@ -1,0 +1,260 @@
+//! Looking at Redis before it is used, or beside the agent that uses it: a scratch key comes and goes, beside the queues
+//! so that the same rights are asked for; the queues themselves are only looked at, or trimmed to what they are.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, RedisError, Script, cmd};
+use uuid::Uuid;
+
+use super::connection::{Connection, connect};
+use super::fault::reason_of;
+use super::names::{LeaseKeys, beside};
+use super::source::{check_version, evicts, versions};
+use super::{Names, Settings, SourceError};
+use crate::check::Finding;
+use crate::config::SourceMode;
+use crate::record::Queue;
+
+const REACH: &str = "redis";
+const RIGHTS: &str = "redis_rights";
+const QUEUES: &str = "redis_queues";
+/// A scratch key that somebody forgot is gone after so many milliseconds.
+const SCRATCH_MILLIS: u64 = 60_000;
+
+/// Looks at the server, at what we may do there, and at the queues. `own` is the id of this agent's outbox.
+pub async fn probe(settings: &Settings, own: Option<Uuid>) -> Vec<Finding> {
+    let begun = Instant::now();
+    let mut connection = match connect(settings, Duration::ZERO).await {
+        Ok(connection) => connection,
+        Err(error) => return vec![unreached(&error)],
+    };
+    let found = match versions(&mut connection).await {
+        Ok(versions) => versions,
+        Err(SourceError::Redis(error)) => return vec![unreached(&error)],
+        Err(error) => return vec![Finding::failed(REACH, error.to_string(), "see what answers there")],
+    };
+    if let Some(error) = found.iter().find_map(|version| check_version(version).err()) {
+        return vec![Finding::failed(REACH, error.to_string(), "upgrade Redis to 6.2 or newer")];
+    }
+    let took = begun.elapsed().as_secs_f64() * 1e3;
+    let mut all = vec![Finding::ok(REACH, format!("{} reached in {took:.1} ms", told(&found)))];
+    if let Some(policy) = evicts(&mut connection).await {
+        all.push(Finding::warning(
+            "redis_memory",
+            format!("when its memory is full, this Redis deletes whole queues (maxmemory-policy {policy})"),
+            "set maxmemory-policy noeviction",
+        ));
+    }
+    all.push(rights(&mut connection, settings).await);
+    all.push(queues(&mut connection, settings).await);
+    all.extend(holder(&mut connection, settings, own).await);
+    all
+}
+
+/// The versions as they are read by a person: a cluster's are usually one.
+fn told(versions: &[String]) -> String {
+    let different: BTreeSet<&str> = versions.iter().map(String::as_str).collect();
+    let different = different.into_iter().collect::<Vec<_>>().join(", ");
+    match versions.len() {
+        1 => format!("version {different} is"),
+        nodes => format!("{nodes} nodes of version {different} are"),
+    }
+}
+
+fn unreached(error: &RedisError) -> Finding {
+    let advice = match reason_of(error) {
+        "authentication" => "set REDIS_PASSWORD, or user and password in REDIS_URL, to what Redis has",
+        "timeout" => "check REDIS_HOST and the firewall between, or whether Redis hangs",
+        "unreachable" => {
+            "start Redis, or set REDIS_HOST and REDIS_PORT, or REDIS_URL (rediss:// with TLS), to where it is"
+        }
+        "loading" => "wait: Redis reads what it has from its disk",
+        "no_permission" => "let the user of REDIS_URL do this (ACL SETUSER)",
+        _ => "see what Redis says; the agent would wait until it is over",
+    };
+    Finding::failed(REACH, error.to_string(), advice)
+}
+
+/// Everything that the agent ever asks, asked of a scratch key; and a change that is none, of each key of its own.
+async fn rights(connection: &mut Connection, settings: &Settings) -> Finding {
+    let names = &settings.names;
+    let is_cluster = settings.server.is_cluster();
+    // In a cluster all of them in one slot, as the lease beside the queue is.
+    let usage = if is_cluster { beside(&names.usage) } else { names.usage.clone() };
+    let scratch = format!("{usage}:check:{}:{}", names.server_id, Uuid::new_v4().simple());
+    let mut missing: Vec<String> = Vec::new();
+    let mut refused = None;
+    let mut note = |what: &str, error: &RedisError, missing: &mut Vec<String>| match reason_of(error) {
+        "no_permission" => missing.push(what.to_owned()),
+        _ if refused.is_none() => refused = Some(format!("{what}: {error}")),
+        _ => {}
+    };
+    if let Err(error) = Script::new("return 1").key(&scratch).invoke_async::<i64>(connection).await {
+        note("EVALSHA and SCRIPT LOAD", &error, &mut missing);
+    }
+    for command in attempts(&scratch, settings.mode) {
+        if let Err(error) = command.query_async::<redis::Value>(connection).await {
+            note(&argument(&command, 0), &error, &mut missing);
+        }
+    }
+    for change in changes_of_nothing(names, settings.mode, is_cluster) {
+        // Whether the command is allowed was asked above: here it is about the key.
+        if let Err(error) = change.query_async::<redis::Value>(connection).await
+            && reason_of(&error) == "no_permission"
+            && error.to_string().contains("key")
+        {
+            missing.push(format!("writing to {}", argument(&change, 1)));
+        }
+    }
+    if let Some(refused) = refused {
+        return Finding::failed(
+            RIGHTS,
+            format!("Redis refuses to work: {refused}"),
+            "out of memory, a read-only replica, a full disk: see Redis' own log",
+        );
+    }
+    if missing.is_empty() {
+        return Finding::ok(RIGHTS, "everything that the agent asks is allowed");
+    }
+    missing.dedup();
+    Finding::failed(
+        RIGHTS,
+        format!("not allowed: {}", missing.join(", ")),
+        format!(
+            "let the user of REDIS_URL do this: ACL SETUSER … ~queue:* +@connection +@list +@stream +@string +@sortedset +@scripting +@keyspace -@dangerous +time (the queues here: ~{}*)",
+            names.usage.split_once(':').map_or(&*names.usage, |(prefix, _)| prefix)
+        ),
+    )
+}
+
+fn argument(command: &Cmd, n: usize) -> String {
+    match command.args_iter().nth(n) {
+        Some(redis::Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
+        _ => String::new(),
+    }
+}
+
+/// Each command of the intake and of its scripts, in an order in which none fails.
+fn attempts(scratch: &str, mode: SourceMode) -> Vec<Cmd> {
+    let key = |suffix: &str| format!("{scratch}:{suffix}");
+    let (text, set, list, other) = (key("s"), key("z"), key("l"), key("m"));
+    let mut all: Vec<Cmd> = Vec::new();
+    let mut ask = |name: &str, args: &[&str]| {
+        let mut command = cmd(name);
+        command.arg(args);
+        all.push(command);
+    };
+    ask("TIME", &[]);
+    ask("SET", &[&text, "0", "PX", &SCRATCH_MILLIS.to_string()]);
+    ask("GET", &[&text]);
+    ask("EXISTS", &[&text]);
+    ask("INCRBY", &[&text, "1"]);
+    ask("PEXPIRE", &[&text, &SCRATCH_MILLIS.to_string()]);
+    ask("ZADD", &[&set, "0", "a"]);
+    ask("ZSCORE", &[&set, "a"]);
+    ask("ZRANGEBYSCORE", &[&set, "-inf", "0"]);
+    ask("LPUSH", &[&list, "1"]);
+    ask("LTRIM", &[&list, "0", "0"]);
+    if mode == SourceMode::List {
+        ask("RPUSH", &[&list, "2"]);
+        ask("LLEN", &[&list]);
+        ask("LRANGE", &[&list, "0", "-1"]);
+        ask("LMOVE", &[&list, &other, "RIGHT", "LEFT"]);
+        ask("BLMOVE", &[&list, &other, "RIGHT", "LEFT", "1"]);
+    } else {
+        let stream = key("x");
+        ask("XGROUP", &["CREATE", &stream, "g", "0", "MKSTREAM"]);
+        ask("XREADGROUP", &["GROUP", "g", "c", "COUNT", "1", "STREAMS", &stream, ">"]);
+        ask("XREAD", &["COUNT", "1", "STREAMS", &stream, "0"]);
+        ask("XPENDING", &[&stream, "g"]);
+        ask("XAUTOCLAIM", &[&stream, "g", "c", "0", "0"]);
+        ask("XINFO", &["STREAM", &stream]);
+        ask("XLEN", &[&stream]);
+        ask("XACK", &[&stream, "g", "1-1"]);
+        ask("XDEL", &[&stream, "1-1"]);
+        ask("DEL", &[&stream]);
+    }
+    ask("ZREM", &[&set, "a"]);
+    ask("DEL", &[&text, &list, &other]);
+    all
+}
+
+/// A change of each key that the agent writes to, which leaves it as it is and makes none.
+fn changes_of_nothing(names: &Names, mode: SourceMode, is_cluster: bool) -> Vec<Cmd> {
+    let mut all: Vec<Cmd> = Vec::new();
+    let mut ask = |name: &str, key: &str, args: &[&str]| {
+        let mut command = cmd(name);
+        command.arg(key).arg(args);
+        all.push(command);
+    };
+    let nobody = Uuid::new_v4().to_string();
+    ask("LTRIM", &names.quota_response, &["0", "-1"]);
+    ask("LTRIM", &names.dead_letters, &["0", "-1"]);
+    for LeaseKeys { lease, agents } in names.leases(is_cluster) {
+        ask("ZREM", &agents, &[&nobody]);
+        ask("SETRANGE", &lease, &["0", ""]);
+    }
+    for queue in Queue::ALL {
+        if mode == SourceMode::List {
+            ask("LTRIM", names.queue(queue), &["0", "-1"]);
+            ask("LTRIM", &names.in_flight(queue), &["0", "-1"]);
+            ask("SETRANGE", &names.acked(queue), &["0", ""]);
+        } else {
+            ask("XDEL", names.queue(queue), &["0-0"]);
+        }
+    }
+    all
+}
+
+/// What stands at the queues' names.
+async fn queues(connection: &mut Connection, settings: &Settings) -> Finding {
+    let names = &settings.names;
+    let taken = if settings.mode == SourceMode::List { "list" } else { "stream" };
+    let mut expected: Vec<(String, &str)> =
+        Queue::ALL.iter().map(|queue| (names.queue(*queue).to_owned(), taken)).collect();
+    expected.extend([(names.quota_response.clone(), "list"), (names.dead_letters.clone(), "list")]);
+    if settings.mode == SourceMode::List {
+        expected.extend(Queue::ALL.iter().map(|queue| (names.in_flight(*queue), "list")));
+    }
+    let mut wrong = Vec::new();
+    let mut waiting = 0;
+    for (name, kind) in &expected {
+        match cmd("TYPE").arg(name).query_async::<String>(connection).await {
+            Ok(found) if found == "none" => {}
+            Ok(found) if found == *kind => {
+                let length = cmd(if *kind == "list" { "LLEN" } else { "XLEN" });
+                let length = { length }.arg(name).query_async::<u64>(connection).await;
+                let is_taken = Queue::ALL.iter().any(|queue| names.queue(*queue) == name);
+                waiting += length.unwrap_or(0) * u64::from(is_taken);
+            }
+            Ok(found) => wrong.push(format!("{name} is a {found}, where a {kind} belongs")),
+            Err(error) => wrong.push(format!("{name}: {error}")),
+        }
+    }
+    if wrong.is_empty() {
+        return Finding::ok(QUEUES, format!("of the right types; {waiting} messages wait in them"));
+    }
+    let advice = "see SOURCE_MODE and the five queues' names, or what else uses these keys";
+    Finding::failed(QUEUES, wrong.join("; "), advice)
+}
+
+/// Who works under our name.
+async fn holder(connection: &mut Connection, settings: &Settings, own: Option<Uuid>) -> Option<Finding> {
+    let names = &settings.names;
+    let mut holders = Vec::new();
+    for LeaseKeys { lease, .. } in names.leases(settings.server.is_cluster()) {
+        let held = cmd("GET").arg(lease).query_async::<Option<String>>(connection).await.ok()?;
+        holders.extend(held.map(|lease| lease.split('/').next().unwrap_or_default().to_owned()));
+    }
+    let own = own.map(|own| own.to_string());
+    let holder = holders.iter().find(|holder| Some(*holder) != own.as_ref()).or(holders.first())?;
+    if Some(holder) == own.as_ref() {
+        return Some(Finding::ok("server_id", format!("{} is this agent, which runs", names.server_id)));
+    }
+    Some(Finding::failed(
+        "server_id",
+        format!("another agent, with the outbox {holder}, runs with the SERVER_ID {}", names.server_id),
+        "give each agent a SERVER_ID of its own; or wait 10 seconds, if that one has just ended",
+    ))
+}

@@ -1,0 +1,256 @@
+//! Goal: `check` tells what is missing before a start, each with what to do; it changes nothing, and a running agent
+//! beside it is no fault.
+
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
+use serde_json::{Value, json};
+
+use super::harness::{Agent, RedisServer, Said, Sandbox, Scripted, Stage, USAGE, free_port, load, until};
+
+const CHECK: [&str; 2] = ["check", "--json"];
+
+/// What is said of one thing.
+#[track_caller]
+fn of(said: &Said, what: &str) -> Value {
+    let report: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+    let checks = report["checks"].as_array().expect("a list");
+    checks.iter().find(|check| check["what"] == what).unwrap_or_else(|| panic!("{what}: {said:?}")).clone()
+}
+
+/// This failed, says so with what to do, and the exit code is 1.
+#[track_caller]
+fn assert_failed(said: &Said, what: &str, part: &str) {
+    let check = of(said, what);
+    assert_eq!((said.code, &check["state"]), (1, &json!("failed")), "{said:?}");
+    assert!(check["says"].as_str().expect("words").contains(part), "{part:?}: {check}");
+    assert!(!check["advice"].as_str().expect("what to do").is_empty());
+}
+
+/// The outbox's file system in tests may be memory: that it is none is another test's.
+fn quiet(agent: &mut Agent) {
+    agent.set("OUTBOX_DURABILITY", "process");
+    agent.set("OUTBOX_MIN_FREE_BYTES", "1MiB");
+    agent.set("OUTBOX_MAX_BYTES", "16MiB");
+}
+
+#[tokio::test]
+async fn all_is_well_before_the_start_and_beside_a_running_agent() {
+    let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
+    let mut agent = Agent::new(&redis, &sandbox.url);
+    quiet(&mut agent);
+    let said = agent.command(&[], &CHECK).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(of(&said, "outbox")["says"].as_str().expect("words").contains("it will be made"));
+    assert!(!agent.dir().join("outbox").exists(), "nothing is made");
+    assert_eq!(of(&said, "credentials")["state"], "ok");
+    assert_eq!(agent.command(&[("SOURCE_MODE", "stream")], &CHECK).await.code, 0, "streams, too");
+    let keys: Vec<String> =
+        redis::cmd("KEYS").arg("*").query_async(&mut redis.connection()).await.expect("keys");
+    assert!(keys.is_empty(), "{keys:?}");
+
+    agent.set("ADMIN_TOKEN", "a-token-of-the-operator");
+    agent.start();
+    agent.ready().await;
+    let mut stage = Stage { redis, sandbox, agent };
+    let lease = "queue:usage_records:lease:edge-test-1";
+    let said = stage.agent.command(&[], &CHECK).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(of(&said, "outbox")["says"].as_str().expect("words").contains("a running agent has it"));
+    assert!(of(&said, "server_id")["says"].as_str().expect("words").contains("is this agent"));
+    let left: i64 =
+        redis::cmd("PTTL").arg(lease).query_async(&mut stage.redis.connection()).await.expect("a time");
+    assert!(left <= 10_000, "the lease is left as it was: {left}");
+    // Nothing that the agent has is disturbed by it.
+    let pushed = load::push_sessions(&stage.redis, "s", 5, 3).await;
+    stage.drained().await;
+    stage.assert_each_once(pushed).await;
+
+    let text = stage.agent.command(&[], &["check"]).await;
+    assert!(text.code == 0 && text.out.lines().any(|line| line.starts_with("ok       redis")), "{text:?}");
+}
+
+#[tokio::test]
+async fn each_fault_of_redis_is_told_apart() {
+    let sandbox = Sandbox::start(&[]);
+    let mut agent = Agent::new(&RedisServer::stopped(), &sandbox.url);
+    quiet(&mut agent);
+    let nobody = agent.command(&[], &CHECK).await;
+    assert_failed(&nobody, "redis", "refused");
+    assert_eq!(of(&nobody, "credentials")["state"], "ok", "the rest is looked at all the same");
+
+    let redis = RedisServer::start().await;
+    agent.set("REDIS_PORT", &redis.port.to_string());
+    redis.run(redis::cmd("SET").arg("queue:quota_refresh").arg("text")).await;
+    redis.run(redis::cmd("LPUSH").arg("queue:usage_records").arg("{}")).await;
+    let mixed = agent.command(&[], &CHECK).await;
+    assert_failed(&mixed, "redis_queues", "queue:quota_refresh is a string, where a list belongs");
+    assert_eq!(redis.len(USAGE).await, 1, "what waits is left alone");
+    redis.run(redis::cmd("DEL").arg("queue:quota_refresh")).await;
+
+    let mut user = redis::cmd("ACL");
+    user.arg("SETUSER").arg("agent").arg("on").arg(">pass-word").arg("~queue:*");
+    for rule in
+        "-@all +@connection +@list +@stream +@string +@sortedset +@scripting +@keyspace -@dangerous +time"
+            .split(' ')
+    {
+        user.arg(rule);
+    }
+    redis.run(&user).await;
+    let url = |login: &str| format!("redis://{login}@127.0.0.1:{}/0", redis.port);
+    let (right, wrong) = (url("agent:pass-word"), url("agent:other-word"));
+    let documented = agent.command(&[("REDIS_URL", &right), ("REDIS_PORT", "")], &CHECK).await;
+    assert_eq!(documented.code, 0, "the documented rights are enough: {documented:?}");
+    let refused = agent.command(&[("REDIS_URL", &wrong), ("REDIS_PORT", "")], &CHECK).await;
+    assert_failed(&refused, "redis", "");
+    assert!(
+        of(&refused, "redis")["advice"].as_str().expect("advice").contains("REDIS_PASSWORD"),
+        "{refused:?}"
+    );
+    assert!(!refused.out.contains("other-word"), "{refused:?}");
+    for (rules, missing) in [
+        (&["-blmove", "-zadd"][..], "ZADD, BLMOVE"),
+        (&["+blmove", "+zadd", "resetkeys", "~queue:*s"][..], "writing to queue:quota_response"),
+    ] {
+        let mut change = redis::cmd("ACL");
+        change.arg("SETUSER").arg("agent").arg(rules);
+        redis.run(&change).await;
+        let said = agent.command(&[("REDIS_URL", &right), ("REDIS_PORT", "")], &CHECK).await;
+        assert_failed(&said, "redis_rights", missing);
+    }
+    redis.run(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1")).await;
+    assert_failed(&agent.command(&[], &CHECK).await, "redis_rights", "OOM");
+    redis.run(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0")).await;
+
+    redis.run(redis::cmd("SET").arg("queue:usage_records:lease:edge-test-1").arg("another/1")).await;
+    assert_failed(&agent.command(&[], &CHECK).await, "server_id", "another agent");
+}
+
+#[tokio::test]
+async fn each_fault_of_the_outboxs_place_is_told_apart() {
+    let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
+    let mut agent = Agent::new(&redis, &sandbox.url);
+    quiet(&mut agent);
+    std::fs::write(agent.dir().join("a-file"), "").expect("a file");
+    let said = agent.command(&[("OUTBOX_DIR", "a-file/outbox")], &CHECK).await;
+    assert_failed(&said, "outbox", "a-file");
+    let full = agent.command(&[("OUTBOX_MIN_FREE_BYTES", "1000TiB")], &CHECK).await;
+    assert_failed(&full, "space", "OUTBOX_MIN_FREE_BYTES");
+    let memory = agent.command(&[("OUTBOX_DIR", "/dev/shm/outbox"), ("OUTBOX_DURABILITY", "fsync")], &CHECK);
+    assert_failed(&memory.await, "file_system", "tmpfs");
+    let meant = agent.command(&[("OUTBOX_DIR", "/dev/shm/outbox")], &CHECK).await;
+    assert_eq!((meant.code, &of(&meant, "file_system")["state"]), (0, &json!("warning")), "{meant:?}");
+    std::fs::create_dir(agent.dir().join("outbox")).expect("a folder");
+    std::fs::write(agent.dir().join("outbox/format.json"), r#"{"format":99}"#).expect("a file");
+    assert_failed(&agent.command(&[], &CHECK).await, "outbox", "99");
+}
+
+#[tokio::test]
+async fn each_fault_of_the_control_plane_is_told_apart() {
+    let (redis, sandbox) =
+        (RedisServer::start().await, Sandbox::start(&["--api-key", super::harness::API_KEY]));
+    let mut agent = Agent::new(&redis, &sandbox.url);
+    quiet(&mut agent);
+    assert_eq!(agent.command(&[], &CHECK).await.code, 0);
+    let wrong = agent.command(&[("CONTROL_PLANE_API_KEY", "another-key")], &CHECK).await;
+    assert_failed(&wrong, "credentials", "refused: 401");
+    assert!(!wrong.out.contains("another-key"), "{wrong:?}");
+    for (url, part) in [
+        (format!("http://127.0.0.1:{}", free_port()), "no connection"),
+        ("http://no-such-host.invalid".to_owned(), "cannot be resolved"),
+        (sandbox.url.replace("http://", "https://"), "TLS"),
+    ] {
+        let said = agent.command(&[("CONTROL_PLANE_URL", &url)], &CHECK).await;
+        assert_failed(&said, "control_plane", part);
+    }
+    let elsewhere = Scripted::start(|_| StatusCode::NOT_FOUND.into_response()).await;
+    // That answers to whatever is about servers: the other question is not found.
+    let said = agent.command(&[("CONTROL_PLANE_URL", &elsewhere.url)], &CHECK).await;
+    assert_failed(&said, "credentials", "not what a ControlPlane says");
+    let moved =
+        Scripted::start(|_| (StatusCode::FOUND, [("location", "http://127.0.0.1:1")]).into_response()).await;
+    assert_failed(
+        &agent.command(&[("CONTROL_PLANE_URL", &moved.url)], &CHECK).await,
+        "control_plane",
+        "redirect",
+    );
+    // An outage is nothing to be mended here.
+    sandbox.weather(json!({"status": {"503": 1.0}})).await;
+    let ill = agent.command(&[], &CHECK).await;
+    assert_eq!((ill.code, &of(&ill, "control_plane")["state"]), (0, &json!("warning")), "{ill:?}");
+    sandbox.weather(json!({})).await;
+    let accounts = sandbox.accounts().await;
+    assert_eq!(accounts.all_requests("register") + accounts.processed(), 0, "nothing was changed there");
+}
+
+#[tokio::test]
+async fn the_effective_configuration_is_shown_with_origins_and_without_secrets() {
+    let mut agent = Agent::new(&RedisServer::stopped(), "https://user:hunter2@cp.example/base");
+    agent.unset("SERVER_REGION");
+    std::fs::write(agent.dir().join(".env"), "SERVER_REGION=from-dotenv\n").expect("a file");
+    std::fs::write(agent.dir().join("token"), "a-token-in-a-file").expect("a file");
+    agent.set("ADMIN_TOKEN_FILE", "token");
+    let said = agent.command(&[], &["check", "--print", "--drain-rate-limit", "7"]).await;
+    assert_eq!(said.code, 0, "it asks nobody: {said:?}");
+    for line in [
+        "SERVER_ID=edge-test-1 # environment",
+        "SERVER_REGION=from-dotenv # .env",
+        "DRAIN_RATE_LIMIT=7 # flag",
+        "ADMIN_TOKEN=[hidden] # file token",
+        "CONTROL_PLANE_API_KEY=[hidden] # environment",
+        "CONTROL_PLANE_URL=https://***@cp.example/base # environment",
+        "BATCH_MAX_RECORDS=500 # default",
+    ] {
+        let has = |shown: &str| shown.split_whitespace().collect::<Vec<_>>().join(" ") == line;
+        assert!(said.out.lines().any(has), "{line}\n{}", said.out);
+    }
+    let as_json = agent.command(&[], &["check", "--print", "--json"]).await.json();
+    let settings = as_json["settings"].as_array().expect("a list").clone();
+    let region = settings.iter().find(|setting| setting["name"] == "SERVER_REGION").expect("the region");
+    assert_eq!((&region["value"], &region["origin"]), (&json!("from-dotenv"), &json!(".env")));
+    for secret in ["hunter2", super::harness::API_KEY, "a-token-in-a-file"] {
+        assert!(!format!("{said:?}{as_json}").contains(secret), "{secret}");
+    }
+
+    agent.unset("SERVER_ID");
+    agent.set("REDIS_PORT", "many");
+    let wrong = agent.command(&[], &["check"]).await;
+    assert!(
+        wrong.code == 78 && wrong.err.contains("SERVER_ID: ") && wrong.err.contains("REDIS_PORT: "),
+        "{wrong:?}"
+    );
+    let wrong = agent.command(&[], &CHECK).await;
+    let report: Value = serde_json::from_str(&wrong.out).expect("JSON");
+    assert_eq!(
+        (wrong.code, &report["ok"], report["checks"].as_array().map(Vec::len)),
+        (78, &json!(false), Some(2))
+    );
+}
+
+#[tokio::test]
+async fn an_old_redis_is_named_with_its_version() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let sandbox = Sandbox::start(&[]);
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let mut agent = Agent::new(&RedisServer::stopped(), &sandbox.url);
+    quiet(&mut agent);
+    agent.set("REDIS_PORT", &listener.local_addr().expect("its address").port().to_string());
+    let old = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = stream.read(&mut buffer).await {
+            let asked = String::from_utf8_lossy(&buffer[..n]).into_owned();
+            let info = "# Server\r\nredis_version:6.0.16\r\n";
+            let bulk = format!("${}\r\n{info}\r\n", info.len());
+            // One answer for each command that came.
+            for command in asked.split('*').skip(1) {
+                let answer = if command.contains("INFO") { bulk.as_str() } else { "+OK\r\n" };
+                if stream.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    let said = until("it is answered", async || Some(agent.command(&[], &CHECK).await)).await;
+    assert_failed(&said, "redis", "6.0.16");
+    old.abort();
+}

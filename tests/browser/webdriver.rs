@@ -48,7 +48,7 @@ pub(crate) struct Browser {
     url: String,
     session: String,
     process: Option<Pid>,
-    _profile: TempDir,
+    profile: TempDir,
 }
 
 impl Browser {
@@ -65,14 +65,13 @@ impl Browser {
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(120));
         let http = http.build().expect("an HTTP client");
         let url = format!("http://127.0.0.1:{port}");
-        let mut browser =
-            Self { driver, http, url, session: String::new(), process: None, _profile: profile };
+        let mut browser = Self { driver, http, url, session: String::new(), process: None, profile };
         until("ChromeDriver is ready", async || {
             let answer = browser.http.get(format!("{}/status", browser.url)).send().await.ok()?;
             (answer.json::<Value>().await.ok()?["value"]["ready"] == true).then_some(())
         })
         .await;
-        let data = format!("--user-data-dir={}", browser._profile.path().display());
+        let data = format!("--user-data-dir={}", browser.profile.path().display());
         let flags: Vec<&str> = FLAGS.into_iter().chain([data.as_str()]).collect();
         let wanted = json!({"capabilities": {"alwaysMatch": {
             "goog:chromeOptions": {"args": flags},

@@ -22,7 +22,8 @@ format:
 	cargo fmt --check
 
 lint:
-	cargo clippy --all-targets --test browser --locked -- -D warnings
+	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --test browser --locked -- -D warnings
 
 units: test-tools
 	cargo test --locked

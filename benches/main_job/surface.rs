@@ -112,7 +112,8 @@ impl Scrapers {
 
 /// One request and all of its answer.
 fn ask(stream: &mut TcpStream, path: &str) {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: agent\r\n\r\n").expect("it can be asked");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: agent\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("it can be asked");
     let (mut read, mut whole) = (Vec::new(), None);
     let mut part = [0; 16 << 10];
     while whole.is_none_or(|whole| read.len() < whole) {

@@ -108,6 +108,8 @@ async fn converse(
     service: TowerToHyperService<Router>,
     mut stop: watch::Receiver<bool>,
 ) {
+    // An answer of several writes must not wait for the peer to acknowledge the first. Where it cannot be had, it waits.
+    let _ = stream.set_nodelay(true);
     let place = Arc::clone(&seat);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let at_work = AtWork::new(&place);

@@ -4,6 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use base64::Engine as _;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -46,7 +47,8 @@ pub(crate) struct Browser {
     http: reqwest::Client,
     url: String,
     session: String,
-    _profile: TempDir,
+    process: Option<Pid>,
+    profile: TempDir,
 }
 
 impl Browser {
@@ -63,19 +65,21 @@ impl Browser {
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(120));
         let http = http.build().expect("an HTTP client");
         let url = format!("http://127.0.0.1:{port}");
-        let mut browser = Self { driver, http, url, session: String::new(), _profile: profile };
+        let mut browser = Self { driver, http, url, session: String::new(), process: None, profile };
         until("ChromeDriver is ready", async || {
             let answer = browser.http.get(format!("{}/status", browser.url)).send().await.ok()?;
             (answer.json::<Value>().await.ok()?["value"]["ready"] == true).then_some(())
         })
         .await;
-        let data = format!("--user-data-dir={}", browser._profile.path().display());
+        let data = format!("--user-data-dir={}", browser.profile.path().display());
         let flags: Vec<&str> = FLAGS.into_iter().chain([data.as_str()]).collect();
         let wanted = json!({"capabilities": {"alwaysMatch": {
             "goog:chromeOptions": {"args": flags},
             "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"},
         }}});
         let session = browser.post("/session", wanted).await;
+        let process = session["capabilities"]["goog:processID"].as_i64().expect("the browser's process");
+        browser.process = Pid::from_raw(process as i32);
         browser.session = format!("/session/{}", session["sessionId"].as_str().expect("a session"));
         browser
     }
@@ -195,15 +199,19 @@ impl Browser {
     }
 
     /// Ends the browser; its driver ends with this value.
-    pub(crate) async fn quit(self) {
+    pub(crate) async fn quit(mut self) {
         let answer = self.http.delete(format!("{}{}", self.url, self.session)).send().await;
         assert!(answer.expect("ChromeDriver answers").status().is_success());
+        self.process = None;
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // One that has ended already is no fault here.
+        // Those that have ended already are no fault here. A browser outlives a driver that is killed.
+        if let Some(process) = self.process {
+            let _ = kill_process(process, Signal::TERM);
+        }
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }

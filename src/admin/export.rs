@@ -36,8 +36,9 @@ pub enum ExportError {
 }
 
 /// How an export is begun.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct ExportAsked {
     /// After so many seconds without a word it ends by itself; 60 unless asked otherwise, at most 600.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,7 +46,7 @@ pub struct ExportAsked {
 }
 
 /// An export under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ExportState {
     /// What to call it.
     pub export: Uuid,
@@ -56,7 +57,7 @@ pub struct ExportState {
 }
 
 /// Which page is confirmed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PageNumber {
     /// Its number.
@@ -64,7 +65,7 @@ pub struct PageNumber {
 }
 
 /// What has been exported for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Confirmed {
     /// Records that are settled as exported.
     pub exported: u64,

@@ -24,7 +24,7 @@ pub enum JobLine<T> {
 }
 
 /// What was imported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Imported {
     /// So many records.
     pub imported: u64,

@@ -16,7 +16,7 @@
 //! | `GET`, `PUT /admin/log-level` | the log's level |
 //! | `POST /admin/reload` | reads the settings again |
 
-mod jobs;
+pub(super) mod jobs;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -85,7 +85,6 @@ impl Refusals {
 
 pub(super) fn router(admin: Arc<Admin>) -> Router {
     paths()
-        .merge(jobs::router())
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         // Of these routes only: what is no path at all is none of its business.
         .route_layer(middleware::from_fn_with_state(Arc::clone(&admin), authorize))
@@ -108,6 +107,7 @@ pub(super) fn paths() -> Router<Arc<Admin>> {
         .route("/admin/drain/rate-limit", put(rate_limit))
         .route("/admin/log-level", get(log_level).put(set_log_level))
         .route("/admin/reload", post(reload))
+        .merge(jobs::router())
 }
 
 /// Lets in who has the token, and bounds the time of the answer.

@@ -35,6 +35,8 @@ const TWICE: [&str; 2] = ["/health", "/metrics"];
         admin::dead_letters, admin::dead_letter, admin::replay, admin::drop_letters,
         admin::drain, admin::pause, admin::resume, admin::release_brake, admin::rate_limit,
         admin::log_level, admin::set_log_level, admin::reload,
+        admin::jobs::verify_all, admin::jobs::salvage_all, admin::jobs::begin_export, admin::jobs::export_page,
+        admin::jobs::confirm_page, admin::jobs::end_export, admin::jobs::import,
     ),
     components(schemas(admin::ErrorBody, Picture)),
     tags(
@@ -69,7 +71,7 @@ impl Modify for Layers {
             api.paths.paths.insert(format!("{path}/"), item);
         }
         for (path, item) in &mut api.paths.paths {
-            let operations = [&mut item.get, &mut item.put, &mut item.post];
+            let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
             for operation in operations.into_iter().filter_map(Option::as_mut) {
                 answer(operation, "403", openapi::Response::new("The address is not one of `TRUSTED_IPS`"));
                 answer(operation, "504", openapi::Response::new("It took too long"));
@@ -170,10 +172,11 @@ mod tests {
         let served: BTreeSet<String> = routers.iter().flat_map(|router| operations(router)).collect();
         let mut described = BTreeSet::new();
         for (path, item) in Description::openapi().paths.paths {
-            let operations = [("GET", &item.get), ("PUT", &item.put), ("POST", &item.post)];
+            let operations =
+                [("GET", &item.get), ("PUT", &item.put), ("POST", &item.post), ("DELETE", &item.delete)];
             let there = operations.iter().filter(|(_, operation)| operation.is_some());
             described.extend(there.map(|(method, _)| format!("{method} {path}")));
-            let others = [&item.delete, &item.patch, &item.head, &item.options, &item.trace];
+            let others = [&item.patch, &item.head, &item.options, &item.trace];
             assert!(others.iter().all(|operation| operation.is_none()), "{path}");
         }
         assert_eq!(served, described);
@@ -184,7 +187,7 @@ mod tests {
     fn only_admin_needs_the_token_and_all_of_it_does() {
         let api = Description::openapi();
         for (path, item) in &api.paths.paths {
-            for operation in [&item.get, &item.put, &item.post].into_iter().flatten() {
+            for operation in [&item.get, &item.put, &item.post, &item.delete].into_iter().flatten() {
                 assert_eq!(operation.security.is_some(), path.starts_with("/admin/"), "{path}");
                 assert!(operation.summary.is_some() && operation.tags.is_some(), "{path}");
             }

@@ -24,7 +24,7 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Admin, Answer, Asked, Body, Fault, Hands, Number, chain};
+use super::{Admin, Answer, Asked, Body, ErrorBody, Fault, Hands, Number, chain};
 use crate::admin::{
     Confirmed, ExportAsked, ExportError, ExportState, Imported, JobLine, Page, PageNumber, salvage, verify,
 };
@@ -90,20 +90,70 @@ fn lines<T: Serialize + 'static>(
     ([(header::CONTENT_TYPE, LINES)], Stream::from_stream(lines)).into_response()
 }
 
-async fn verify_all(State(admin): Hands) -> Response {
+/// Reads and checks all that waits and the dead letters, while the agent works.
+#[utoipa::path(
+    post,
+    path = "/admin/outbox/verify",
+    tag = "outbox",
+    responses(
+        (status = 200, description = "A line a moment; the last one says what was found", body = String, content_type = LINES),
+        (status = 409, description = "Another such job is under way", body = ErrorBody),
+    )
+)]
+pub(in crate::http) async fn verify_all(State(admin): Hands) -> Response {
     lines(&admin, || verify(&admin.operator.outbox).boxed())
 }
 
-async fn salvage_all(State(admin): Hands) -> Response {
+/// Brings back what can be read of damaged segments that were set aside.
+#[utoipa::path(
+    post,
+    path = "/admin/outbox/salvage",
+    tag = "outbox",
+    responses(
+        (status = 200, description = "A line a moment; the last one says what is back", body = String, content_type = LINES),
+        (status = 409, description = "Another such job is under way", body = ErrorBody),
+    )
+)]
+pub(in crate::http) async fn salvage_all(State(admin): Hands) -> Response {
     tracing::info!("salvaging was asked for");
     lines(&admin, || salvage(admin.operator.outbox.clone()).boxed())
 }
 
-async fn begin_export(State(admin): Hands, Asked(asked): Asked<ExportAsked>) -> Answer<ExportState> {
+/// Begins an export: the drain lets go of all records.
+#[utoipa::path(
+    post,
+    path = "/admin/outbox/export",
+    tag = "outbox",
+    params(ExportAsked),
+    responses(
+        (status = 200, description = "It has begun", body = ExportState),
+        (status = 409, description = "Another export is under way", body = ErrorBody),
+    )
+)]
+pub(in crate::http) async fn begin_export(
+    State(admin): Hands,
+    Asked(asked): Asked<ExportAsked>,
+) -> Answer<ExportState> {
     Ok(Json(admin.operator.exports.begin(asked).await?))
 }
 
-async fn export_page(State(admin): Hands, Number(id): Number<Uuid>) -> Result<Response, Fault> {
+/// The page of an export that is to be confirmed next.
+#[utoipa::path(
+    get,
+    path = "/admin/outbox/export/{id}/page",
+    tag = "outbox",
+    params(("id" = Uuid, Path, description = "The export")),
+    responses(
+        (status = 200, description = "Its lines; `X-Export-Page` says its number", body = String, content_type = LINES),
+        (status = 202, description = "The drain has records in hand yet: ask again", body = ExportState),
+        (status = 204, description = "That was all"),
+        (status = 410, description = "There is no such export any more", body = ErrorBody),
+    )
+)]
+pub(in crate::http) async fn export_page(
+    State(admin): Hands,
+    Number(id): Number<Uuid>,
+) -> Result<Response, Fault> {
     Ok(match admin.operator.exports.page(id).await? {
         Page::NotYet(state) => (StatusCode::ACCEPTED, Json(state)).into_response(),
         Page::Lines { number, text } => {
@@ -115,7 +165,20 @@ async fn export_page(State(admin): Hands, Number(id): Number<Uuid>) -> Result<Re
     })
 }
 
-async fn confirm_page(
+/// A page is safe elsewhere: what is in it leaves this outbox.
+#[utoipa::path(
+    post,
+    path = "/admin/outbox/export/{id}/confirm",
+    tag = "outbox",
+    params(("id" = Uuid, Path, description = "The export")),
+    request_body = PageNumber,
+    responses(
+        (status = 200, description = "So much has left so far", body = Confirmed),
+        (status = 410, description = "There is no such export any more", body = ErrorBody),
+        (status = 422, description = "That page was not given out", body = ErrorBody),
+    )
+)]
+pub(in crate::http) async fn confirm_page(
     State(admin): Hands,
     Number(id): Number<Uuid>,
     Body(asked): Body<PageNumber>,
@@ -123,18 +186,47 @@ async fn confirm_page(
     Ok(Json(admin.operator.exports.confirm(id, asked.page).await?))
 }
 
-async fn end_export(State(admin): Hands, Number(id): Number<Uuid>) -> Answer<Confirmed> {
+/// Ends an export: the drain goes on.
+#[utoipa::path(
+    delete,
+    path = "/admin/outbox/export/{id}",
+    tag = "outbox",
+    params(("id" = Uuid, Path, description = "The export")),
+    responses(
+        (status = 200, description = "So much has left", body = Confirmed),
+        (status = 410, description = "There is no such export any more", body = ErrorBody),
+    )
+)]
+pub(in crate::http) async fn end_export(State(admin): Hands, Number(id): Number<Uuid>) -> Answer<Confirmed> {
     Ok(Json(admin.operator.exports.end(id).await?))
 }
 
 /// Where the lines are in their file.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-struct Place {
+#[into_params(parameter_in = Query)]
+pub(in crate::http) struct Place {
     /// The number of the first line, from 1.
     first: u64,
 }
 
-async fn import(State(admin): Hands, Asked(place): Asked<Place>, text: String) -> Answer<Imported> {
+/// Takes in lines of what was exported.
+#[utoipa::path(
+    post,
+    path = "/admin/outbox/import",
+    tag = "outbox",
+    params(Place),
+    request_body(content = String, content_type = LINES),
+    responses(
+        (status = 200, description = "They are durable", body = Imported),
+        (status = 422, description = "A line cannot be used; none was taken in", body = ErrorBody),
+        (status = 507, description = "The outbox is full", body = ErrorBody),
+    )
+)]
+pub(in crate::http) async fn import(
+    State(admin): Hands,
+    Asked(place): Asked<Place>,
+    text: String,
+) -> Answer<Imported> {
     Ok(Json(admin.operator.import(Chunk { first: place.first, text }).await?))
 }

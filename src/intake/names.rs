@@ -61,9 +61,9 @@ impl Names {
         LeaseKeys { lease: self.lease(&self.server_id), agents: self.agents() }
     }
 
-    /// The keys of all leases: one, or in a cluster one in each queue's slot.
-    pub(super) fn leases(&self, is_cluster: bool) -> Vec<LeaseKeys> {
-        if is_cluster { self.lease_keys_apart().into() } else { vec![self.lease_keys()] }
+    /// The keys of all leases: one, or one in each queue's slot.
+    pub(super) fn leases(&self, is_apart: bool) -> Vec<LeaseKeys> {
+        if is_apart { self.lease_keys_apart().into() } else { vec![self.lease_keys()] }
     }
 
     /// The same for each queue, in the order of [`ORDER`], in its slot of a cluster.

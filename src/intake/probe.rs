@@ -11,7 +11,7 @@ use super::connection::{Connection, connect};
 use super::fault::reason_of;
 use super::names::{LeaseKeys, beside};
 use super::source::{check_version, evicts, versions};
-use super::{Names, Settings, SourceError};
+use super::{Settings, SourceError};
 use crate::check::Finding;
 use crate::config::SourceMode;
 use crate::record::Queue;
@@ -98,7 +98,7 @@ async fn rights(connection: &mut Connection, settings: &Settings) -> Finding {
             note(&argument(&command, 0), &error, &mut missing);
         }
     }
-    for change in changes_of_nothing(names, settings.mode, is_cluster) {
+    for change in changes_of_nothing(settings) {
         // Whether the command is allowed was asked above: here it is about the key.
         if let Err(error) = change.query_async::<redis::Value>(connection).await
             && reason_of(&error) == "no_permission"
@@ -180,8 +180,14 @@ fn attempts(scratch: &str, mode: SourceMode) -> Vec<Cmd> {
     all
 }
 
+/// This agent's leases: in a cluster one beside each stream.
+fn leases(settings: &Settings) -> Vec<LeaseKeys> {
+    settings.names.leases(settings.server.is_cluster() && settings.mode == SourceMode::Stream)
+}
+
 /// A change of each key that the agent writes to, which leaves it as it is and makes none.
-fn changes_of_nothing(names: &Names, mode: SourceMode, is_cluster: bool) -> Vec<Cmd> {
+fn changes_of_nothing(settings: &Settings) -> Vec<Cmd> {
+    let (names, mode) = (&settings.names, settings.mode);
     let mut all: Vec<Cmd> = Vec::new();
     let mut ask = |name: &str, key: &str, args: &[&str]| {
         let mut command = cmd(name);
@@ -191,7 +197,7 @@ fn changes_of_nothing(names: &Names, mode: SourceMode, is_cluster: bool) -> Vec<
     let nobody = Uuid::new_v4().to_string();
     ask("LTRIM", &names.quota_response, &["0", "-1"]);
     ask("LTRIM", &names.dead_letters, &["0", "-1"]);
-    for LeaseKeys { lease, agents } in names.leases(is_cluster) {
+    for LeaseKeys { lease, agents } in leases(settings) {
         ask("ZREM", &agents, &[&nobody]);
         ask("SETRANGE", &lease, &["0", ""]);
     }
@@ -243,7 +249,7 @@ async fn queues(connection: &mut Connection, settings: &Settings) -> Finding {
 async fn holder(connection: &mut Connection, settings: &Settings, own: Option<Uuid>) -> Option<Finding> {
     let names = &settings.names;
     let mut holders = Vec::new();
-    for LeaseKeys { lease, .. } in names.leases(settings.server.is_cluster()) {
+    for LeaseKeys { lease, .. } in leases(settings) {
         let held = cmd("GET").arg(lease).query_async::<Option<String>>(connection).await.ok()?;
         holders.extend(held.map(|lease| lease.split('/').next().unwrap_or_default().to_owned()));
     }

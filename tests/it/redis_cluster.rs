@@ -385,3 +385,35 @@ async fn a_node_that_is_taken_for_a_redis_of_its_own_is_named_and_waited_out() {
     assert_eq!(health["components"]["redis"]["status"], "degraded", "{health}");
     assert_eq!(agent.log().matches("Redis cannot be used").count(), 1, "{}", agent.log());
 }
+
+#[tokio::test]
+async fn check_looks_at_a_cluster_and_leaves_nothing_there() {
+    let (cluster, sandbox) = (Cluster::start().await, Sandbox::start(&[]));
+    let mut agent = cluster.agent(&sandbox, "stream");
+    agent.set("OUTBOX_DURABILITY", "process");
+    agent.set("OUTBOX_MIN_FREE_BYTES", "1MiB");
+    agent.set("OUTBOX_MAX_BYTES", "16MiB");
+    let said = agent.command(&[], &["check", "--json"]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.out.contains("3 nodes of version"), "{said:?}");
+    for node in &cluster.nodes {
+        let keys: Vec<String> =
+            redis::cmd("KEYS").arg("*").query_async(&mut node.connection()).await.expect("keys");
+        assert!(keys.is_empty(), "{keys:?}");
+    }
+    agent.start();
+    agent.ready().await;
+    let said = agent.command(&[], &["check", "--json"]).await;
+    assert!(said.code == 0 && said.out.contains("is this agent"), "{said:?}");
+    let lease = format!("{{{USAGE}}}:lease:edge-test-1");
+    let other = uuid::Uuid::new_v4();
+    agent.kill();
+    let () = redis::cmd("SET")
+        .arg(&lease)
+        .arg(format!("{other}/1"))
+        .query_async(&mut cluster.producer.clone())
+        .await
+        .expect("the cluster obeys");
+    let said = agent.command(&[], &["check", "--json"]).await;
+    assert!(said.code == 1 && said.out.contains(&other.to_string()), "{said:?}");
+}

@@ -141,7 +141,10 @@ async fn the_terminal_is_given_back_after_a_signal_and_after_a_panic() {
     tmux.is_given_back("0").await;
 
     tmux.press(&["clear; echo before", "Enter"]);
-    let words = format!("FAILPOINT=top::drawn=2=panic {} top {url} 2>&1; echo ended with $?", binary());
+    let words = format!(
+        "RUST_BACKTRACE=0 FAILPOINT=top::drawn=2=panic {} top {url} 2>&1; echo ended with $?",
+        binary()
+    );
     tmux.press(&[&words, "Enter"]);
     tmux.is_given_back("101").await;
     assert!(tmux.screen().contains("a test wants a panic here"), "{}", tmux.screen());

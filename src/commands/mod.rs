@@ -357,12 +357,12 @@ impl Commands {
     /// Notes a command; none: it cannot be dealt with now, and is handed out again.
     async fn begin(&mut self, begun: Begun<'_>, outcome: Option<CommandOutcome>) -> Option<u64> {
         let id = begun.id;
-        match self.journal.as_mut()?.begin(begun, outcome).await {
+        match self.journal.as_mut()?.begin(begun, outcome, self.client.unix_micros()).await {
             Ok(number) => Some(number),
             Err(error) => {
                 let why = match &error {
                     BeginError::Ledger(ledger) => ledger.to_string(),
-                    BeginError::Full => String::new(),
+                    BeginError::Full | BeginError::Unreadable => String::new(),
                 };
                 tracing::warn!(%error, why, command_id = id, "a command waits: it cannot be noted");
                 None

@@ -68,8 +68,8 @@ impl CommandNote {
 }
 
 impl Outbox {
-    /// All notes with their numbers, in the order of these. One that cannot be read is said, and left.
-    pub async fn command_notes(&self) -> Result<Vec<(u64, CommandNote)>, LedgerError> {
+    /// All notes with their numbers, in the order of these. One that cannot be read is none, and left.
+    pub async fn command_notes(&self) -> Result<Vec<(u64, Option<CommandNote>)>, LedgerError> {
         let (done, notes) = oneshot::channel();
         self.requests.send(keeper::Request::CommandNotes { done }).map_err(|_| LedgerError::Closed)?;
         notes.await.unwrap_or(Err(LedgerError::Closed))

@@ -5,17 +5,14 @@ use super::super::ledger::{Entry, LedgerError};
 use super::Keeper;
 
 impl Keeper {
-    pub(super) fn command_notes(&self) -> Result<Vec<(u64, CommandNote)>, LedgerError> {
+    pub(super) fn command_notes(&self) -> Result<Vec<(u64, Option<CommandNote>)>, LedgerError> {
         let notes = self.shared.ledger.commands()?.into_iter();
-        Ok(notes
-            .filter_map(|(number, note)| match note {
-                Ok(note) => Some((number, note)),
-                Err(error) => {
-                    tracing::error!(number, %error, "the note of a command cannot be read");
-                    None
-                }
-            })
-            .collect())
+        let read = notes.map(|(number, note)| {
+            let note = note
+                .inspect_err(|error| tracing::error!(number, %error, "the note of a command cannot be read"));
+            (number, note.ok())
+        });
+        Ok(read.collect())
     }
 
     pub(super) fn note_command(

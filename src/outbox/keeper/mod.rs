@@ -49,7 +49,7 @@ pub(super) enum Request {
         done: oneshot::Sender<Result<u64, LedgerError>>,
     },
     CommandNotes {
-        done: oneshot::Sender<Result<Vec<(u64, CommandNote)>, LedgerError>>,
+        done: oneshot::Sender<Result<Vec<(u64, Option<CommandNote>)>, LedgerError>>,
     },
     NoteCommand {
         note: Option<(u64, CommandNote)>,

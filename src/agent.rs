@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use crate::admin::Operator;
+use crate::admin::{Letters, Operator, letters};
 use crate::commands::{self, Commands};
 use crate::config::{Config, Sources};
 use crate::control_plane::{Capabilities, Client, Registration};
@@ -103,13 +103,14 @@ impl Agent {
         self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    fn operator(&self, link: watch::Receiver<LinkStatus>) -> Arc<Operator> {
+    fn operator(&self, link: watch::Receiver<LinkStatus>, letters: Letters) -> Arc<Operator> {
         let operator = Operator::new(
             self.outbox.clone(),
             self.controls.clone(),
             link,
             self.log_level.clone(),
             Arc::clone(&self.reloader),
+            letters,
         );
         Arc::new(operator)
     }
@@ -124,7 +125,8 @@ impl Agent {
     ) -> anyhow::Result<()> {
         let started = Instant::now();
         let link = watch::Sender::new(LinkStatus::default());
-        let operator = self.operator(link.subscribe());
+        let (letters, letter_work) = letters(self.outbox.clone());
+        let operator = self.operator(link.subscribe(), letters);
         let Self {
             config,
             client,
@@ -215,6 +217,7 @@ impl Agent {
         let mut rest = askers(&config, turns, operator, vitals, metrics, registered, &intake_stop);
         rest.spawn(push_quota_answers(source, answered, last_stop.subscribe()));
         rest.spawn(mirror.run(last_stop.subscribe()));
+        rest.spawn(letter_work.run(last_stop.subscribe()));
         rest.spawn(reloader.run(notify, reloads, last_stop.subscribe()));
         rest.spawn(Arc::clone(&membership).run(intake_stop.subscribe()));
         let mut serving = JoinSet::new();

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{AdminError, Message};
-use crate::outbox::{DeadLetter, Outbox, Reason};
+use crate::outbox::{self, DeadLetter, Outbox, Reason};
 use crate::record::Kind;
 
 /// Dead letters are read so many at once.
@@ -135,6 +135,9 @@ pub struct Replayed {
     pub unknown: Vec<u64>,
     /// There are more: ask for this next.
     pub next: Option<Selection>,
+    /// Why it ended before its time. What had been done by then stays done, and `next` is what is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// How many dead letters were dropped.
@@ -176,19 +179,33 @@ pub async fn find_dead_letter(outbox: &Outbox, id: u64) -> Result<Option<DeadLet
 }
 
 /// Makes records of dead letters again, some hundreds at a time.
-pub async fn replay_selected(outbox: &Outbox, selection: &Selection) -> Result<Replayed, AdminError> {
+pub(super) async fn replay_selected(outbox: &Outbox, selection: &Selection) -> Result<Replayed, AdminError> {
     let (ids, next) = chosen(outbox, selection).await?;
-    let outcome = outbox.replay(&ids).await?;
-    Ok(Replayed {
-        replayed: outcome.replayed,
-        not_records: outcome.not_records,
-        unknown: outcome.unknown,
-        next,
+    let outcome = outbox.replay(&ids).await;
+    let next = match &outcome.error {
+        None => next,
+        Some(_) => left(selection, &ids, &outcome).or(next),
+    };
+    let error = outcome.error.map(|error| crate::admin::chain(&error));
+    let outbox::Replayed { replayed, not_records, unknown, .. } = outcome;
+    Ok(Replayed { replayed, not_records, unknown, next, error })
+}
+
+/// What of the chosen ones was not come to, as a selection.
+fn left(selection: &Selection, ids: &[u64], outcome: &outbox::Replayed) -> Option<Selection> {
+    let outcome = [&outcome.replayed, &outcome.not_records, &outcome.unknown];
+    let is_left = |id: &&u64| !outcome.iter().any(|done| done.contains(id));
+    let left: Vec<u64> = ids.iter().filter(is_left).copied().collect();
+    let from = *left.iter().min()?;
+    Some(if selection.ids.is_empty() {
+        Selection { from, ..selection.clone() }
+    } else {
+        Selection { ids: left, ..selection.clone() }
     })
 }
 
 /// Drops dead letters for good, some hundreds at a time.
-pub async fn drop_selected(outbox: &Outbox, selection: &Selection) -> Result<Dropped, AdminError> {
+pub(super) async fn drop_selected(outbox: &Outbox, selection: &Selection) -> Result<Dropped, AdminError> {
     let (ids, next) = chosen(outbox, selection).await?;
     let dropped = outbox.drop_dead_letters(ids).await?;
     Ok(Dropped { dropped, next })

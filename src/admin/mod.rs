@@ -2,6 +2,7 @@
 //! the work itself on an open outbox, be it a running agent's or a stopped one's.
 
 mod dead_letters;
+mod letters;
 mod operator;
 mod outbox;
 
@@ -9,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 pub use dead_letters::{
     DeadLetterDetail, DeadLetterLine, DeadLetterPage, Dropped, LetterFilter, Replayed, Selection,
-    drop_selected, find_dead_letter, list_dead_letters, replay_selected,
+    find_dead_letter, list_dead_letters,
 };
+pub use letters::{LetterWork, Letters, letters};
 pub use operator::{DrainState, Operator};
 pub use outbox::{
     KindCounts, OutboxStats, WaitingDetail, WaitingFilter, WaitingLine, WaitingPage, find_waiting,
@@ -23,9 +25,9 @@ pub enum AdminError {
     /// The dead letters.
     #[error("the dead letters")]
     Letters(#[from] crate::outbox::LedgerError),
-    /// Replaying.
-    #[error("replaying")]
-    Replay(#[from] crate::outbox::ReplayError),
+    /// Nobody does such work any more.
+    #[error("the agent is stopping")]
+    Stopping,
     /// Reading what waits.
     #[error("what waits")]
     Read(#[from] crate::outbox::ReadError),
@@ -48,4 +50,10 @@ impl From<&[u8]> for Message {
             Err(_) => Self::Bytes(bytes.to_vec()),
         }
     }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

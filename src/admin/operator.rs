@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 
-use super::{AdminError, Dropped, Replayed, Selection, dead_letters};
+use super::letters::Letters;
+use super::{AdminError, Dropped, Replayed, Selection};
 use crate::drain::{Controls, LinkStatus, RateLimit};
 use crate::outbox::Outbox;
 use crate::reload::{ReloadError, Reloader};
@@ -40,8 +41,8 @@ pub struct Operator {
     pub log_level: LogLevel,
     /// Reads the settings again.
     pub reloader: Arc<Reloader>,
-    /// One that replays or drops at a time: two would replay the same letter twice.
-    letters: Mutex<()>,
+    /// Replays and drops.
+    letters: Letters,
 }
 
 impl Operator {
@@ -52,8 +53,9 @@ impl Operator {
         link: watch::Receiver<LinkStatus>,
         log_level: LogLevel,
         reloader: Arc<Reloader>,
+        letters: Letters,
     ) -> Self {
-        Self { outbox, controls, link, log_level, reloader, letters: Mutex::new(()) }
+        Self { outbox, controls, link, log_level, reloader, letters }
     }
 
     /// How the drain is.
@@ -84,20 +86,14 @@ impl Operator {
         self.log_level.set(level);
     }
 
-    /// Makes records of dead letters again.
-    pub async fn replay(&self, selection: &Selection) -> Result<Replayed, AdminError> {
-        let _one = self.letters.lock().await;
-        let outcome = dead_letters::replay_selected(&self.outbox, selection).await?;
-        tracing::info!(replayed = outcome.replayed.len(), "dead letters were replayed");
-        Ok(outcome)
+    /// Makes records of dead letters again. Once begun that is finished, whether or not somebody waits for it.
+    pub async fn replay(&self, selection: Selection) -> Result<Replayed, AdminError> {
+        self.letters.replay(selection).await
     }
 
-    /// Drops dead letters for good.
-    pub async fn drop_letters(&self, selection: &Selection) -> Result<Dropped, AdminError> {
-        let _one = self.letters.lock().await;
-        let outcome = dead_letters::drop_selected(&self.outbox, selection).await?;
-        tracing::warn!(dropped = outcome.dropped, "dead letters were dropped by an operator");
-        Ok(outcome)
+    /// Drops dead letters for good, likewise.
+    pub async fn drop_letters(&self, selection: Selection) -> Result<Dropped, AdminError> {
+        self.letters.drop(selection).await
     }
 
     /// Reads the settings again. Gives the changed ones that need a restart.

@@ -1,6 +1,6 @@
 //! `dataplane-agent dead-letters …`: what will not be delivered, on a stopped agent.
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -164,7 +164,7 @@ async fn show(outbox: &Outbox, id: u64, json: bool) -> anyhow::Result<()> {
 
 async fn replay(outbox: &Outbox, which: &Which, json: bool) -> anyhow::Result<()> {
     let ids = which.numbers(outbox).await?;
-    let outcome = outbox.replay(&ids).await?;
+    let outcome = outbox.replay(&ids).await;
     if json {
         print_json(&json!({
             "replayed": outcome.replayed,
@@ -179,6 +179,9 @@ async fn replay(outbox: &Outbox, which: &Which, json: bool) -> anyhow::Result<()
         for id in &outcome.unknown {
             println!("{id}: there is no such dead letter");
         }
+    }
+    if let Some(error) = outcome.error {
+        return Err(error).context("the rest could not be replayed");
     }
     let is_asked_for = !which.ids.is_empty();
     let all_done = outcome.not_records.is_empty() && outcome.unknown.is_empty();

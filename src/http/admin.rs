@@ -30,7 +30,7 @@ use tokio::sync::watch;
 
 use crate::admin::{
     AdminError, DeadLetterDetail, DeadLetterPage, DrainState, Dropped, LetterFilter, Operator, OutboxStats,
-    Replayed, Selection, WaitingDetail, WaitingFilter, WaitingPage, find_dead_letter, find_waiting,
+    Replayed, Selection, WaitingDetail, WaitingFilter, WaitingPage, chain, find_dead_letter, find_waiting,
     list_dead_letters, list_waiting,
 };
 use crate::config::Secret;
@@ -138,11 +138,6 @@ impl IntoResponse for Fault {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let chain = std::iter::successors(Some(error), |error| error.source());
-    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
 impl From<AdminError> for Fault {
     fn from(error: AdminError) -> Self {
         Self::Failed(chain(&error))
@@ -225,14 +220,20 @@ fn sound(selection: &Selection) -> Result<(), Fault> {
     }
 }
 
-async fn replay(State(admin): Hands, Body(selection): Body<Selection>) -> Answer<Replayed> {
+async fn replay(
+    State(admin): Hands,
+    Body(selection): Body<Selection>,
+) -> Result<(StatusCode, Json<Replayed>), Fault> {
     sound(&selection)?;
-    Ok(Json(admin.operator.replay(&selection).await?))
+    let outcome = admin.operator.replay(selection).await?;
+    // What was done until then is told all the same.
+    let status = if outcome.error.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    Ok((status, Json(outcome)))
 }
 
 async fn drop_letters(State(admin): Hands, Body(selection): Body<Selection>) -> Answer<Dropped> {
     sound(&selection)?;
-    Ok(Json(admin.operator.drop_letters(&selection).await?))
+    Ok(Json(admin.operator.drop_letters(selection).await?))
 }
 
 async fn drain(State(admin): Hands) -> Json<DrainState> {

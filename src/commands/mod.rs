@@ -90,6 +90,8 @@ pub struct Commands {
     waits_for_keys: bool,
     /// Of a result: how often it was said that there is no such thing.
     not_found: HashMap<u64, u32>,
+    /// Of a result: how often it alone was not heard.
+    unheard: HashMap<u64, u32>,
     /// Results that were given up: a command that is handed out all the same is not answered any more.
     unwanted: HashSet<u64>,
 }
@@ -149,6 +151,7 @@ impl Commands {
             load: Load::from_now(),
             waits_for_keys: false,
             not_found: HashMap::new(),
+            unheard: HashMap::new(),
             unwanted: HashSet::new(),
             client: Arc::clone(&vitals.client),
             turns,

@@ -70,21 +70,30 @@ async fn killed_at_any_point_it_neither_repeats_nor_loses_a_command() {
     }
 }
 
-/// A ControlPlane that has one command for whoever asks, and answers its results with the status given.
-async fn reluctant(status: &Arc<AtomicU16>) -> Scripted {
-    let status = Arc::clone(status);
+/// A ControlPlane that has these commands for whoever asks, and answers the result of each with the status given.
+async fn commanding(
+    ids: Vec<String>,
+    status: impl Fn(&str) -> u16 + Clone + Send + Sync + 'static,
+) -> Scripted {
     Scripted::start_all(move |request| {
         if request.path.ends_with("/commands") {
-            let command = json!({"command_id": "m", "command_type": "get_metrics"});
-            return axum::Json(json!({"commands": [command]})).into_response();
+            let command = |id: &String| json!({"command_id": id, "command_type": "get_metrics"});
+            return axum::Json(json!({"commands": ids.iter().map(command).collect::<Vec<_>>()}))
+                .into_response();
         }
         if request.path.ends_with("/command-results") {
-            let status = status.load(Ordering::Relaxed);
+            let status = status(request.json()["command_id"].as_str().expect("an id"));
             return StatusCode::from_u16(status).expect("a status").into_response();
         }
         StatusCode::OK.into_response()
     })
     .await
+}
+
+/// One that has one command, and answers its results with the status given.
+async fn reluctant(status: &Arc<AtomicU16>) -> Scripted {
+    let status = Arc::clone(status);
+    commanding(vec!["m".into()], move |_| status.load(Ordering::Relaxed)).await
 }
 
 fn results(plane: &Scripted) -> Vec<Value> {
@@ -148,4 +157,21 @@ async fn a_result_that_is_not_wanted_is_given_up_with_a_word() {
     let metrics = agent.metrics().await;
     let by = [("type", "get_metrics"), ("outcome", "succeeded")];
     assert_eq!(metrics.sum("dataplane_commands_total", &by) as u64, 1);
+}
+
+#[tokio::test]
+async fn a_result_that_fails_holds_up_no_other() {
+    // More of them than are tried in a round.
+    let bad: Vec<String> = (0..12).map(|n| format!("bad-{n}")).collect();
+    let ids = [&bad[..], &["good".to_owned()]].concat();
+    let redis = RedisServer::start().await;
+    let plane = commanding(ids, |id| if id == "good" { 200 } else { 500 }).await;
+    let mut agent = Agent::new(&redis, &plane.url);
+    agent.set("COMMAND_POLL_INTERVAL", "0.1");
+    agent.start();
+    let told = |plane: &Scripted, id: &str| {
+        results(plane).iter().filter(|result| result["command_id"] == id).count()
+    };
+    until("the one behind them is heard", async || (told(&plane, "good") > 0).then_some(())).await;
+    until("the others are told again", async || (told(&plane, "bad-11") > 2).then_some(())).await;
 }

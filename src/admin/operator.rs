@@ -1,13 +1,14 @@
 //! What may be done to a running agent, for everybody who may do it: the admin surface, and signed commands.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::letters::Letters;
 use super::{AdminError, Dropped, Replayed, Selection};
-use crate::drain::{Controls, LinkStatus, RateLimit};
+use crate::drain::{Controls, LinkStatus, RateLimit, Trouble};
 use crate::outbox::Outbox;
 use crate::reload::{ReloadError, Reloader};
 use crate::telemetry::log::{Level, LogLevel};
@@ -28,6 +29,9 @@ pub struct DrainState {
     /// Whether the brake holds: everything was refused.
     pub braked: bool,
 }
+
+/// The drain takes its next turn within this time, unless something is badly wrong.
+const OBEYED_WITHIN: Duration = Duration::from_secs(2);
 
 /// An operator's hands.
 pub struct Operator {
@@ -67,13 +71,21 @@ impl Operator {
             burst: orders.rate_limit.burst,
             link: link.circuit.to_owned(),
             reason: link.trouble.map(|trouble| trouble.label().to_owned()),
-            braked: link.trouble == Some(crate::drain::Trouble::Refusing),
+            braked: is_braked(&link),
         }
     }
 
     /// Sends no more records, or sends them again.
     pub fn pause(&self, paused: bool) {
         self.controls.pause(paused);
+    }
+
+    /// Lets records go again after everything was refused. Done when the drain has heard it.
+    pub async fn release_brake(&self) {
+        self.controls.release_brake();
+        let mut link = self.link.clone();
+        // A drain that does not hear it is braked, and so it is told.
+        let _ = tokio::time::timeout(OBEYED_WITHIN, link.wait_for(|link| !is_braked(link))).await;
     }
 
     /// Limits the rate of requests, until the next reload or restart.
@@ -100,4 +112,8 @@ impl Operator {
     pub async fn reload(&self) -> Result<Vec<String>, ReloadError> {
         self.reloader.reload().await
     }
+}
+
+fn is_braked(link: &LinkStatus) -> bool {
+    link.trouble == Some(Trouble::Refusing)
 }

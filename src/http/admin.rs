@@ -251,7 +251,7 @@ async fn resume(State(admin): Hands) -> Json<DrainState> {
 }
 
 async fn release_brake(State(admin): Hands) -> Json<DrainState> {
-    admin.operator.controls.release_brake();
+    admin.operator.release_brake().await;
     Json(admin.operator.drain())
 }
 

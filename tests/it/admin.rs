@@ -330,7 +330,11 @@ async fn the_brake_is_released_by_hand() {
         .await;
     // The next probe is an hour away: only the operator knows that all is well again.
     stage.sandbox.weather(json!({})).await;
-    post(&stage, "/admin/drain/release-brake", None).await;
+    let answer = post(&stage, "/admin/drain/release-brake", None).await;
+    assert_eq!(
+        (&answer["braked"], &answer["link"], &answer["reason"]),
+        (&json!(false), &json!("closed"), &Value::Null)
+    );
     stage.drained().await;
     let dead = get(&stage, "/admin/outbox").await["dead_letters"].as_u64().expect("a number");
     assert!(dead <= 3, "{dead} dead letters");

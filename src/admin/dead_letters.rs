@@ -8,6 +8,8 @@ use crate::record::Kind;
 
 /// Dead letters are read so many at once.
 const READ_AT_ONCE: usize = 200;
+/// So many are looked through for one page: a filter that few fit to must not take for ever.
+const LOOKED_THROUGH: usize = 20_000;
 /// So many are replayed or dropped by one request; it says where the next one goes on.
 const AT_ONCE: usize = 500;
 
@@ -62,7 +64,7 @@ pub struct DeadLetterDetail {
 pub struct DeadLetterPage {
     /// Oldest first.
     pub dead_letters: Vec<DeadLetterLine>,
-    /// Where the next page begins; none: this was the last.
+    /// Where the next page begins, though this one may be short, or empty; none: this was the last.
     pub next: Option<u64>,
 }
 
@@ -155,10 +157,24 @@ pub async fn list_dead_letters(
     filter: &LetterFilter,
     limit: usize,
 ) -> Result<DeadLetterPage, AdminError> {
+    list_among(outbox, filter, limit, LOOKED_THROUGH).await
+}
+
+/// At most `limit` of the next so many.
+async fn list_among(
+    outbox: &Outbox,
+    filter: &LetterFilter,
+    limit: usize,
+    mut left: usize,
+) -> Result<DeadLetterPage, AdminError> {
     let (mut dead_letters, mut from) = (Vec::new(), filter.from);
     loop {
-        let page = outbox.dead_letters(from, READ_AT_ONCE).await?;
+        let page = outbox.dead_letters(from, READ_AT_ONCE.min(left.max(1))).await?;
         let Some(last) = page.last() else { return Ok(DeadLetterPage { dead_letters, next: None }) };
+        if left == 0 {
+            return Ok(DeadLetterPage { dead_letters, next: Some(from) });
+        }
+        left = left.saturating_sub(page.len());
         from = last.id + 1;
         for letter in page.iter().filter(|letter| filter.wants(letter)) {
             if dead_letters.len() >= limit {
@@ -223,4 +239,33 @@ async fn chosen(outbox: &Outbox, selection: &Selection) -> Result<(Vec<u64>, Opt
     let ids = page.dead_letters.iter().map(|letter| letter.id).filter(|id| *id < below).collect();
     let next = page.next.filter(|next| *next < below);
     Ok((ids, next.map(|from| Selection { from, below: Some(below), ..selection.clone() })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{open, rejected, until};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_filter_that_few_fit_to_gives_short_pages_and_misses_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outbox, threads) = open(dir.path());
+        let kind = |n| if n == 5 || n == 17 { Kind::Quota } else { Kind::Usage };
+        let letters = (0..20).map(|n| rejected(kind(n))).collect();
+        outbox.append(letters, None).await.unwrap().await.unwrap().unwrap();
+        until("all are dead letters", || outbox.stats().dead_letters == 20).await;
+        let mut filter = LetterFilter { kind: Some(Kind::Quota), ..LetterFilter::default() };
+        let (mut pages, mut found) = (0, Vec::new());
+        loop {
+            let page = list_among(&outbox, &filter, 100, 4).await.unwrap();
+            pages += 1;
+            found.extend(page.dead_letters.iter().map(|letter| letter.id));
+            let Some(next) = page.next else { break };
+            assert_eq!(next, filter.from.max(1) + 4, "no page looks further");
+            filter.from = next;
+        }
+        assert_eq!((pages, found.len()), (5, 2), "{found:?}");
+        drop(outbox);
+        assert!(threads.join());
+    }
 }

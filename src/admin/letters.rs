@@ -108,31 +108,17 @@ impl LetterWork {
 #[cfg(test)]
 mod tests {
     use std::future::Future;
-    use std::time::{Duration, Instant};
 
+    use super::super::tests::{open, until};
     use super::*;
-    use crate::outbox::{DeadLetter, Durability, Entry, Payload, Reason, Settings, Threads};
-    use crate::record::{Acceptor, Origin, Queue, Timestamp, UnknownFields};
-
-    fn open(dir: &std::path::Path) -> (Outbox, Threads) {
-        Outbox::open(Settings {
-            dir: dir.to_path_buf(),
-            max_bytes: 1 << 30,
-            min_free_bytes: 0,
-            segment_bytes: 1 << 20,
-            durability: Durability::Process,
-            dead_letter_retention: Duration::from_hours(24),
-            commit_seconds: prometheus::Histogram::with_opts(prometheus::HistogramOpts::new("c", "c"))
-                .unwrap(),
-        })
-        .unwrap()
-    }
+    use crate::outbox::{DeadLetter, Entry, Payload, Reason};
+    use crate::record::{Acceptor, Origin, Queue, UnknownFields};
 
     fn letter() -> Entry {
         let origin = Origin { server_id: "a".into(), region: "b".into(), version: "c".into() };
         let message = r#"{"transaction_id":"t","api_session_id":"s","customer_id":"c","event_type":"session_started","timestamp":"2026-01-31T10:00:00Z"}"#;
         let acceptor = Acceptor::new(&origin, UnknownFields::Forward, 1 << 20);
-        let at = Timestamp(1_750_000_000_000_000);
+        let at = crate::clock::now();
         let record = acceptor.at(at).accept(Queue::Lifecycle, message.as_bytes()).unwrap();
         Entry::Letter(Box::new(DeadLetter {
             id: 0,
@@ -143,14 +129,6 @@ mod tests {
             last_at: at,
             payload: Payload::Record(record),
         }))
-    }
-
-    async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-        let begun = Instant::now();
-        while !is_so() {
-            assert!(begun.elapsed() < Duration::from_mins(1), "never came true: {what}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
     }
 
     #[tokio::test]
@@ -187,7 +165,7 @@ mod tests {
         .await;
         drop(asked);
         let outcome = letters.replay(all.clone()).await.unwrap();
-        assert_eq!((outcome.replayed.len(), outcome.error), (1, None));
+        assert_eq!((outcome.replayed.len(), &outcome.error), (1, &None), "{outcome:?}");
 
         stop.send_replace(true);
         working.await.unwrap();

@@ -5,6 +5,8 @@ mod dead_letters;
 mod letters;
 mod operator;
 mod outbox;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 

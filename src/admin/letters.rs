@@ -109,24 +109,19 @@ impl LetterWork {
 mod tests {
     use std::future::Future;
 
-    use super::super::tests::{open, until};
+    use super::super::tests::{open, started, until};
     use super::*;
     use crate::outbox::{DeadLetter, Entry, Payload, Reason};
-    use crate::record::{Acceptor, Origin, Queue, UnknownFields};
 
     fn letter() -> Entry {
-        let origin = Origin { server_id: "a".into(), region: "b".into(), version: "c".into() };
-        let message = r#"{"transaction_id":"t","api_session_id":"s","customer_id":"c","event_type":"session_started","timestamp":"2026-01-31T10:00:00Z"}"#;
-        let acceptor = Acceptor::new(&origin, UnknownFields::Forward, 1 << 20);
-        let at = crate::clock::now();
-        let record = acceptor.at(at).accept(Queue::Lifecycle, message.as_bytes()).unwrap();
+        let Entry::Record(record) = started(0) else { unreachable!("it is a record") };
         Entry::Letter(Box::new(DeadLetter {
             id: 0,
             reason: Reason::Refused,
             detail: "no".into(),
             attempts: 1,
-            first_at: at,
-            last_at: at,
+            first_at: record.accepted_at(),
+            last_at: record.accepted_at(),
             payload: Payload::Record(record),
         }))
     }

@@ -30,6 +30,9 @@ pub enum AdminError {
     /// Nobody does such work any more.
     #[error("the agent is stopping")]
     Stopping,
+    /// Where a page was to begin.
+    #[error("the cursor is none that a page gave")]
+    Cursor,
     /// Reading what waits.
     #[error("what waits")]
     Read(#[from] crate::outbox::ReadError),

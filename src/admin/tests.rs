@@ -1,9 +1,9 @@
-//! What the tests of this module work on: an outbox of their own, and messages that are no records.
+//! What the tests of this module work on: an outbox of their own, and what is in it.
 
 use std::time::{Duration, Instant};
 
 use crate::outbox::{Durability, Entry, Outbox, Rejected, Settings, Threads};
-use crate::record::Kind;
+use crate::record::{Acceptor, Kind, Origin, Queue, UnknownFields};
 
 pub(super) fn open(dir: &std::path::Path) -> (Outbox, Threads) {
     Outbox::open(Settings {
@@ -26,6 +26,7 @@ pub(super) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// A message that is none.
 pub(super) fn rejected(kind: Kind) -> Entry {
     Entry::Rejected(Rejected {
         kind,
@@ -33,4 +34,15 @@ pub(super) fn rejected(kind: Kind) -> Entry {
         raw: (*b"no record").into(),
         detail: "no".into(),
     })
+}
+
+/// A record.
+pub(super) fn started(n: u64) -> Entry {
+    let origin = Origin { server_id: "a".into(), region: "b".into(), version: "c".into() };
+    let message = format!(
+        r#"{{"transaction_id":"t-{n}","api_session_id":"s","customer_id":"c","event_type":"session_started","timestamp":"2026-01-31T10:00:00Z"}}"#
+    );
+    let acceptor = Acceptor::new(&origin, UnknownFields::Forward, 1 << 20);
+    let at = crate::clock::now();
+    Entry::Record(acceptor.at(at).accept(Queue::Lifecycle, message.as_bytes()).unwrap())
 }

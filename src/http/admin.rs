@@ -140,6 +140,9 @@ impl IntoResponse for Fault {
 
 impl From<AdminError> for Fault {
     fn from(error: AdminError) -> Self {
+        if matches!(error, AdminError::Cursor) {
+            return Self::Request(StatusCode::BAD_REQUEST, error.to_string());
+        }
         Self::Failed(chain(&error))
     }
 }

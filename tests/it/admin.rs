@@ -208,6 +208,8 @@ async fn what_waits_can_be_looked_at() {
     let body: Value = serde_json::from_str(shown["body"].as_str().expect("text")).expect("JSON");
     assert_eq!(body["transaction_id"], one["transaction"]);
     assert_eq!(ask(&stage, Method::GET, "/admin/outbox/records/99999", None).await.0, 404);
+    let (status, said) = ask(&stage, Method::GET, "/admin/outbox/records?cursor=whim", None).await;
+    assert!(status == 400 && said["error"].is_string(), "{status} {said}");
     post(&stage, "/admin/drain/resume", None).await;
     stage.drained().await;
     stage.assert_each_once(pushed).await;

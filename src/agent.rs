@@ -149,7 +149,14 @@ impl Agent {
         let (answers, answered) = mpsc::channel(QUOTA_ANSWERS);
         let (turns, asked) = turns();
         let source = intake_settings(&config, redis);
-        let vitals = Vitals::new(&outbox, redis_status.subscribe(), &client, started);
+        let vitals = Vitals {
+            outbox: outbox.clone(),
+            redis: redis_status.subscribe(),
+            link: link.subscribe(),
+            orders: controls.subscribe(),
+            client: Arc::clone(&client),
+            started,
+        };
         let admin = Arc::new(Admin {
             operator: Arc::clone(&operator),
             token: reloader.admin_token(),

@@ -55,7 +55,7 @@ impl Commands {
     }
 
     fn health(&self) -> Value {
-        let stats = self.operator.outbox.stats();
+        let stats = self.operator.outbox.durable_stats();
         json!({
             "status": self.vitals.status(),
             "redis_connected": self.vitals.redis.borrow().connected,

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::Surface;
 use crate::outbox::Stats;
 use crate::telemetry::metrics::oldest_ages;
+use crate::vitals::is_well;
 
 /// The state of this moment.
 pub(super) struct Health {
@@ -17,6 +18,7 @@ pub(super) struct Health {
     link_down: bool,
     link_cause: Option<String>,
     drain_paused: bool,
+    is_well: bool,
     stats: Stats,
 }
 
@@ -25,17 +27,19 @@ impl Health {
         let redis = surface.redis.borrow();
         let link = surface.link.borrow();
         let trouble = link.trouble.map(crate::drain::Trouble::label);
+        let (orders, stats) = (*surface.orders.borrow(), surface.outbox.durable_stats());
         Self {
+            is_well: is_well(&redis, &link, orders, &stats),
             redis_connected: redis.connected,
             redis_fault: redis.fault.clone(),
             control_plane_connected: link.trouble.is_none() && surface.client.is_reachable(),
             link: trouble.map_or_else(|| link.circuit.to_owned(), |why| format!("{}: {why}", link.circuit)),
             link_down: link.trouble.is_some(),
             link_cause: link.cause.clone(),
-            drain_paused: surface.orders.borrow().paused,
+            drain_paused: orders.paused,
             registered: *surface.registered.borrow(),
             stopping: *surface.stopping.borrow(),
-            stats: surface.outbox.durable_stats(),
+            stats,
         }
     }
 
@@ -49,17 +53,13 @@ impl Health {
         self.stats.quarantined_segments > 0
     }
 
-    fn redis_is_degraded(&self) -> bool {
-        !self.redis_connected || self.redis_fault.is_some()
-    }
-
     fn status(&self) -> &'static str {
         if self.is_unhealthy() {
             "unhealthy"
-        } else if self.link_down || self.drain_paused || self.redis_is_degraded() || self.is_damaged() {
-            "degraded"
-        } else {
+        } else if self.is_well {
             "healthy"
+        } else {
+            "degraded"
         }
     }
 

@@ -239,7 +239,15 @@ async fn a_paused_drain_sends_no_record_until_it_is_resumed_and_the_server_stays
         (&json!("degraded"), &json!("degraded"))
     );
     assert_eq!(health["components"]["drain"]["reason"], "paused by an operator");
+    let heartbeat = async |status: &str| {
+        until(&format!("a heartbeat says {status}"), async || {
+            (stage.sandbox.servers().await["edge-test-1"]["last_heartbeat"]["status"] == status).then_some(())
+        })
+        .await;
+    };
+    heartbeat("degraded").await;
     post(&stage, "/admin/drain/resume", None).await;
+    heartbeat("online").await;
     stage.drained().await;
     stage.assert_each_once(before.processed() + pushed).await;
 }

@@ -90,6 +90,15 @@ impl Operator {
 
     /// Limits the rate of requests, until the next reload or restart.
     pub fn set_rate_limit(&self, rate_limit: RateLimit) {
+        let before = self.controls.orders().rate_limit;
+        if rate_limit != before {
+            tracing::info!(
+                rate_limit = rate_limit.per_second,
+                burst = rate_limit.burst,
+                before = before.per_second,
+                "the rate limit was changed by an operator"
+            );
+        }
         self.controls.set_rate_limit(rate_limit);
     }
 

@@ -361,6 +361,15 @@ async fn the_log_level_changes_while_it_runs() {
     post(&stage, "/admin/drain/resume", None).await;
     until("it is logged", async || stage.agent.log().contains("the drain was told").then_some(())).await;
     assert_eq!(ask(&stage, Method::PUT, "/admin/log-level", Some(json!({"level": "LOUD"}))).await.0, 422);
+    // Also that it will be silent is in the log.
+    put(&stage, "/admin/drain/rate-limit", json!({"rate_limit": 77})).await;
+    put(&stage, "/admin/log-level", json!({"level": "ERROR"})).await;
+    until("both are logged", async || {
+        let log = stage.agent.log();
+        (log.contains("the rate limit was changed") && log.contains("the log's level is raised"))
+            .then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -154,6 +154,7 @@ fn only_the_configured_algorithm_counts_with_a_key_that_is_for_it() {
     assert_eq!(judge(&good, &[&own.jwk]), Ok(()));
     assert_eq!(judge(&own.sign(None, &claims()), &[&other.jwk, &own.jwk]), Ok(()), "without a name, any key");
     assert_eq!(judge(&good, &[&other.jwk]), Err(Refusal::Signature), "another key of the same name");
+    assert_eq!(judge(&good, &[&other.jwk, &own.jwk]), Ok(()), "two of the same name");
     assert_eq!(judge(&own.sign(Some("x"), &claims()), &[&own.jwk]), Err(Refusal::UnknownKey));
     assert_eq!(judge(&own.sign(None, &claims()), &[&other.jwk]), Err(Refusal::UnknownKey));
     assert_eq!(judge(&good, &[]), Err(Refusal::UnknownKey));

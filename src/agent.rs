@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -171,6 +172,7 @@ impl Agent {
             vitals: vitals.clone(),
             turns: turns.clone(),
             registered: registered.clone(),
+            unanswered: AtomicBool::new(false),
         });
         let surface = Arc::new(Surface {
             server_id: config.identity.server_id.clone(),

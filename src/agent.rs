@@ -191,8 +191,13 @@ impl Agent {
             redis_server: source.server.clone(),
             trusted: config.http.trusted_ips.clone(),
         });
-        let service =
-            Service::new(notify.clone(), outbox.clone(), link.subscribe(), redis_status.subscribe());
+        let service = Service::new(
+            notify.clone(),
+            outbox.clone(),
+            link.subscribe(),
+            controls.subscribe(),
+            redis_status.subscribe(),
+        );
         let intake = Intake {
             settings: source.clone(),
             outbox: outbox.clone(),

@@ -113,6 +113,23 @@ async fn ready_is_said_when_it_works_and_the_status_names_depth_and_link() {
 }
 
 #[tokio::test]
+async fn the_status_says_when_the_drain_is_paused() {
+    let settings = [("ADMIN_TOKEN", "a-token-of-the-operator")];
+    let Heard { stage, systemd } = Heard::start(&settings).await;
+    stage.agent.ready().await;
+    let order = async |order: &str| {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let asked = http.post(stage.agent.url(&format!("/admin/drain/{order}")));
+        let answer = asked.bearer_auth("a-token-of-the-operator").send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+    };
+    order("pause").await;
+    systemd.hear_status(&["link up; paused by an operator"]).await;
+    order("resume").await;
+    systemd.hear("a status without it", |text| text.starts_with("STATUS=") && !text.contains("paused")).await;
+}
+
+#[tokio::test]
 async fn a_reload_is_announced_and_ended() {
     let Heard { stage, systemd } = Heard::start(&[]).await;
     systemd.hear("READY", |text| text.starts_with("READY=1\n")).await;

@@ -4,6 +4,7 @@
 mod dead_letters;
 mod letters;
 mod operator;
+mod orders;
 mod outbox;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ pub use dead_letters::{
 };
 pub use letters::{LetterWork, Letters, letters};
 pub use operator::{DrainState, Operator};
+pub use orders::{LogLevelBody, NewRateLimit};
 pub use outbox::{
     KindCounts, OutboxStats, WaitingDetail, WaitingFilter, WaitingLine, WaitingPage, find_waiting,
     list_waiting,

@@ -29,14 +29,12 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 
 use crate::admin::{
-    AdminError, DeadLetterDetail, DeadLetterPage, DrainState, Dropped, LetterFilter, Operator, OutboxStats,
-    Replayed, Selection, WaitingDetail, WaitingFilter, WaitingPage, chain, find_dead_letter, find_waiting,
-    list_dead_letters, list_waiting,
+    AdminError, DeadLetterDetail, DeadLetterPage, DrainState, Dropped, LetterFilter, LogLevelBody,
+    NewRateLimit, Operator, OutboxStats, Replayed, Selection, WaitingDetail, WaitingFilter, WaitingPage,
+    chain, find_dead_letter, find_waiting, list_dead_letters, list_waiting,
 };
 use crate::config::Secret;
-use crate::drain::RateLimit;
 use crate::reload::ReloadError;
-use crate::telemetry::log::Level;
 use crate::telemetry::metrics::Metrics;
 
 /// No request to the admin surface is larger.
@@ -46,8 +44,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// A page has so many entries, unless asked otherwise, and at most so many.
 const PAGE: usize = 100;
 const PAGE_MOST: usize = 1000;
-/// The most requests a second that can be asked for, as with `DRAIN_RATE_LIMIT`.
-pub(crate) const RATE_MOST: u32 = 1_000_000;
 
 /// What the admin surface works with.
 pub struct Admin {
@@ -258,32 +254,10 @@ async fn release_brake(State(admin): Hands) -> Json<DrainState> {
     Json(admin.operator.drain())
 }
 
-/// A limit of the rate of requests.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NewRateLimit {
-    /// Requests a second; 0: no limit.
-    pub rate_limit: u32,
-    /// How many may go at once after a pause; 0: as many as go in a tenth of a second.
-    #[serde(default)]
-    pub burst: u32,
-}
-
 async fn rate_limit(State(admin): Hands, Body(asked): Body<NewRateLimit>) -> Answer<DrainState> {
-    if asked.rate_limit.max(asked.burst) > RATE_MOST {
-        let error = format!("at most {RATE_MOST}");
-        return Err(Fault::Request(StatusCode::UNPROCESSABLE_ENTITY, error));
-    }
-    admin.operator.set_rate_limit(RateLimit { per_second: asked.rate_limit, burst: asked.burst });
+    let limit = asked.limit().map_err(|wrong| Fault::Request(StatusCode::UNPROCESSABLE_ENTITY, wrong))?;
+    admin.operator.set_rate_limit(limit);
     Ok(Json(admin.operator.drain()))
-}
-
-/// The log's level.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LogLevelBody {
-    /// The least severe level that is logged.
-    pub level: Level,
 }
 
 async fn log_level(State(admin): Hands) -> Json<LogLevelBody> {

@@ -85,11 +85,10 @@ impl LetterWork {
                 let outcome = dead_letters::replay_selected(&self.outbox, &selection).await;
                 if let Ok(Replayed { replayed, error, .. }) = &outcome {
                     let replayed = replayed.len();
-                    match error {
-                        None => tracing::info!(replayed, "dead letters were replayed"),
-                        Some(error) => {
-                            tracing::warn!(replayed, error, "not all dead letters could be replayed")
-                        }
+                    if let Some(error) = error {
+                        tracing::warn!(replayed, error, "not all dead letters could be replayed");
+                    } else {
+                        tracing::info!(replayed, "dead letters were replayed");
                     }
                 }
                 let _ = done.send(outcome);

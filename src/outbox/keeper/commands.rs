@@ -1,11 +1,11 @@
 //! The notes of commands: read, written and forgotten, each change a commit of its own.
 
-use super::super::CommandNote;
 use super::super::ledger::{Entry, LedgerError};
+use super::super::{CommandNote, CommandNotes};
 use super::Keeper;
 
 impl Keeper {
-    pub(super) fn command_notes(&self) -> Result<Vec<(u64, Option<CommandNote>)>, LedgerError> {
+    pub(super) fn command_notes(&self) -> Result<CommandNotes, LedgerError> {
         let notes = self.shared.ledger.commands()?.into_iter();
         let read = notes.map(|(number, note)| {
             let note = note

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -9,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use crate::admin::Operator;
+use crate::admin::{Letters, Operator, letters};
 use crate::commands::{self, Commands};
 use crate::config::{Config, Sources};
 use crate::control_plane::{Capabilities, Client, Registration};
@@ -102,13 +103,14 @@ impl Agent {
         self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    fn operator(&self, link: watch::Receiver<LinkStatus>) -> Arc<Operator> {
+    fn operator(&self, link: watch::Receiver<LinkStatus>, letters: Letters) -> Arc<Operator> {
         let operator = Operator::new(
             self.outbox.clone(),
             self.controls.clone(),
             link,
             self.log_level.clone(),
             Arc::clone(&self.reloader),
+            letters,
         );
         Arc::new(operator)
     }
@@ -123,7 +125,8 @@ impl Agent {
     ) -> anyhow::Result<()> {
         let started = Instant::now();
         let link = watch::Sender::new(LinkStatus::default());
-        let operator = self.operator(link.subscribe());
+        let (letters, letter_work) = letters(self.outbox.clone());
+        let operator = self.operator(link.subscribe(), letters);
         let Self {
             config,
             client,
@@ -146,7 +149,14 @@ impl Agent {
         let (answers, answered) = mpsc::channel(QUOTA_ANSWERS);
         let (turns, asked) = turns();
         let source = intake_settings(&config, redis);
-        let vitals = Vitals::new(&outbox, redis_status.subscribe(), &client, started);
+        let vitals = Vitals {
+            outbox: outbox.clone(),
+            redis: redis_status.subscribe(),
+            link: link.subscribe(),
+            orders: controls.subscribe(),
+            client: Arc::clone(&client),
+            started,
+        };
         let admin = Arc::new(Admin {
             operator: Arc::clone(&operator),
             token: reloader.admin_token(),
@@ -162,6 +172,7 @@ impl Agent {
             vitals: vitals.clone(),
             turns: turns.clone(),
             registered: registered.clone(),
+            unanswered: AtomicBool::new(false),
         });
         let surface = Arc::new(Surface {
             server_id: config.identity.server_id.clone(),
@@ -180,8 +191,13 @@ impl Agent {
             redis_server: source.server.clone(),
             trusted: config.http.trusted_ips.clone(),
         });
-        let service =
-            Service::new(notify.clone(), outbox.clone(), link.subscribe(), redis_status.subscribe());
+        let service = Service::new(
+            notify.clone(),
+            outbox.clone(),
+            link.subscribe(),
+            controls.subscribe(),
+            redis_status.subscribe(),
+        );
         let intake = Intake {
             settings: source.clone(),
             outbox: outbox.clone(),
@@ -215,6 +231,7 @@ impl Agent {
         let mut rest = askers(&config, turns, operator, vitals, metrics, registered, &intake_stop);
         rest.spawn(push_quota_answers(source, answered, last_stop.subscribe()));
         rest.spawn(mirror.run(last_stop.subscribe()));
+        rest.spawn(letter_work.run(last_stop.subscribe()));
         rest.spawn(reloader.run(notify, reloads, last_stop.subscribe()));
         rest.spawn(Arc::clone(&membership).run(intake_stop.subscribe()));
         let (live, sampler) = http::Live::of(Arc::clone(&surface), admin.token.clone());

@@ -1,6 +1,7 @@
 //! Fleet membership: registers this server, sends its heartbeats, and says goodbye.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -29,6 +30,8 @@ pub struct Membership {
     pub turns: Turns,
     /// Whether the server is registered.
     pub registered: watch::Sender<bool>,
+    /// A registration was sent and not answered: whether the server is known nobody can say.
+    pub unanswered: AtomicBool,
 }
 
 impl Membership {
@@ -38,22 +41,13 @@ impl Membership {
         let mut wait = Rhythm::new(self.first_contact_within).first();
         let mut load = Load::from_now();
         loop {
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+            let is_new = tokio::select! {
+                biased;
+                // What is under way is not waited for: the stop would be as slow as the ControlPlane.
                 _ = stop.wait_for(|stop| *stop) => return,
-            }
-            let registered = || *self.registered.borrow();
-            let mut is_new = false;
-            // While the link is down there is no turn, and the drain's probes are enough.
-            if registered() && self.turns.take(self.interval).await {
-                self.beat(&mut load).await;
-            }
-            // Also at once after a heartbeat that was not recognised.
-            if !registered() && self.turns.take(self.interval).await {
-                self.register().await;
-                is_new = registered();
-            }
-            wait = match (registered(), is_new) {
+                is_new = self.round(wait, &mut load) => is_new,
+            };
+            wait = match (*self.registered.borrow(), is_new) {
                 // A fleet registers at once; its heartbeats are spread over the interval from the first one on.
                 (true, true) => beats.first(),
                 (true, false) => beats.next(),
@@ -62,8 +56,27 @@ impl Membership {
         }
     }
 
+    /// Waits, and then tells what there is to tell. Gives whether the server is newly registered.
+    async fn round(&self, wait: Duration, load: &mut Load) -> bool {
+        tokio::time::sleep(wait).await;
+        let registered = || *self.registered.borrow();
+        // While the link is down there is no turn, and the drain's probes are enough.
+        if registered() && self.turns.take(self.interval).await {
+            self.beat(load).await;
+        }
+        // Also at once after a heartbeat that was not recognised.
+        if !registered() && self.turns.take(self.interval).await {
+            self.register().await;
+            return registered();
+        }
+        false
+    }
+
     async fn register(&self) {
-        match self.client.register(&self.registration).await {
+        self.unanswered.store(true, Ordering::Relaxed);
+        let answer = self.client.register(&self.registration).await;
+        self.unanswered.store(false, Ordering::Relaxed);
+        match answer {
             Ok(()) => {
                 self.registered.send_replace(true);
                 tracing::info!("registered with the ControlPlane");
@@ -83,9 +96,9 @@ impl Membership {
         }
     }
 
-    /// Tells the `ControlPlane` that this server goes, if it knows it.
+    /// Tells the `ControlPlane` that this server goes, if it knows it, or may.
     pub async fn goodbye(&self) {
-        if *self.registered.borrow()
+        if (*self.registered.borrow() || self.unanswered.load(Ordering::Relaxed))
             && let Err(error) = self.client.shutdown_notice().await
         {
             tracing::debug!(%error, "the shutdown notice was not heard");

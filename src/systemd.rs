@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 
 pub use notify::Notify;
 
-use crate::drain::LinkStatus;
+use crate::drain::{LinkStatus, Orders};
 use crate::intake::RedisStatus;
 use crate::outbox::Outbox;
 
@@ -28,6 +28,7 @@ pub struct Service {
     notify: Notify,
     outbox: Outbox,
     link: watch::Receiver<LinkStatus>,
+    orders: watch::Receiver<Orders>,
     redis: watch::Receiver<RedisStatus>,
 }
 
@@ -37,9 +38,10 @@ impl Service {
         notify: Notify,
         outbox: Outbox,
         link: watch::Receiver<LinkStatus>,
+        orders: watch::Receiver<Orders>,
         redis: watch::Receiver<RedisStatus>,
     ) -> Self {
-        Self { notify, outbox, link, redis }
+        Self { notify, outbox, link, orders, redis }
     }
 
     /// Runs until `stop` is true; says that the agent stops as soon as `stopping` is. To be spawned after all that has to
@@ -105,6 +107,9 @@ impl Service {
             Some(trouble) => format!("link down: {}", trouble.label()),
         };
         let mut parts = vec![waiting, link];
+        if self.orders.borrow().paused {
+            parts.push("paused by an operator".to_owned());
+        }
         if !self.redis.borrow().connected {
             parts.push("Redis away".to_owned());
         }

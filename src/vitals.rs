@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::control_plane::{Client, ServerStatus};
+use crate::drain::{LinkStatus, Orders};
 use crate::intake::RedisStatus;
 use crate::outbox::{Outbox, Reason, Stats};
 use crate::telemetry::metrics::oldest_ages;
@@ -19,6 +20,10 @@ pub struct Vitals {
     pub outbox: Outbox,
     /// Redis, as the intake sees it.
     pub redis: watch::Receiver<RedisStatus>,
+    /// The link, as the drain sees it.
+    pub link: watch::Receiver<LinkStatus>,
+    /// What an operator has ordered of the drain.
+    pub orders: watch::Receiver<Orders>,
     /// Counts the requests.
     pub client: Arc<Client>,
     /// Since when this process runs.
@@ -26,25 +31,16 @@ pub struct Vitals {
 }
 
 impl Vitals {
-    /// Of this agent.
-    pub fn new(
-        outbox: &Outbox,
-        redis: watch::Receiver<RedisStatus>,
-        client: &Arc<Client>,
-        started: Instant,
-    ) -> Self {
-        Self { outbox: outbox.clone(), redis, client: Arc::clone(client), started }
-    }
-
-    /// Whether all is well.
+    /// Whether all is well, as `/health` has it.
     pub fn status(&self) -> ServerStatus {
-        let is_well = self.redis.borrow().connected && self.outbox.stats().accepting;
+        let stats = self.outbox.durable_stats();
+        let is_well = is_well(&self.redis.borrow(), &self.link.borrow(), *self.orders.borrow(), &stats);
         if is_well { ServerStatus::Online } else { ServerStatus::Degraded }
     }
 
     /// The figures of this moment; the processor's since `load` was asked last.
     pub fn metrics(&self, load: &mut Load) -> Value {
-        let stats = self.outbox.stats();
+        let stats = self.outbox.durable_stats();
         let oldest = oldest_ages(&stats, crate::clock::now().0);
         json!({
             "usage_records_processed": stats.delivered[0] + stats.duplicates[0],
@@ -59,6 +55,13 @@ impl Vitals {
             "uptime_seconds": self.started.elapsed().as_secs(),
         })
     }
+}
+
+/// Whether all is well: nothing of what somebody should look at.
+pub fn is_well(redis: &RedisStatus, link: &LinkStatus, orders: Orders, stats: &Stats) -> bool {
+    let takes = redis.connected && redis.fault.is_none();
+    let sends = link.trouble.is_none() && !orders.holds();
+    takes && sends && stats.accepting && stats.quarantined_segments == 0
 }
 
 /// Records that were given up, since this outbox began: what never was a record was never to be delivered.

@@ -3,11 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::{AdminError, Message};
-use crate::outbox::{DeadLetter, Outbox, Reason};
+use crate::outbox::{self, DeadLetter, Outbox, Reason};
 use crate::record::Kind;
 
 /// Dead letters are read so many at once.
 const READ_AT_ONCE: usize = 200;
+/// So many are looked through for one page: a filter that few fit to must not take for ever.
+const LOOKED_THROUGH: usize = 20_000;
 /// So many are replayed or dropped by one request; it says where the next one goes on.
 const AT_ONCE: usize = 500;
 
@@ -62,7 +64,7 @@ pub struct DeadLetterDetail {
 pub struct DeadLetterPage {
     /// Oldest first.
     pub dead_letters: Vec<DeadLetterLine>,
-    /// Where the next page begins; none: this was the last.
+    /// Where the next page begins, though this one may be short, or empty; none: this was the last.
     pub next: Option<u64>,
 }
 
@@ -136,6 +138,9 @@ pub struct Replayed {
     pub unknown: Vec<u64>,
     /// There are more: ask for this next.
     pub next: Option<Selection>,
+    /// Why it ended before its time. What had been done by then stays done, and `next` is what is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// How many dead letters were dropped.
@@ -153,10 +158,24 @@ pub async fn list_dead_letters(
     filter: &LetterFilter,
     limit: usize,
 ) -> Result<DeadLetterPage, AdminError> {
+    list_among(outbox, filter, limit, LOOKED_THROUGH).await
+}
+
+/// At most `limit` of the next so many.
+async fn list_among(
+    outbox: &Outbox,
+    filter: &LetterFilter,
+    limit: usize,
+    mut left: usize,
+) -> Result<DeadLetterPage, AdminError> {
     let (mut dead_letters, mut from) = (Vec::new(), filter.from);
     loop {
-        let page = outbox.dead_letters(from, READ_AT_ONCE).await?;
+        let page = outbox.dead_letters(from, READ_AT_ONCE.min(left.max(1))).await?;
         let Some(last) = page.last() else { return Ok(DeadLetterPage { dead_letters, next: None }) };
+        if left == 0 {
+            return Ok(DeadLetterPage { dead_letters, next: Some(from) });
+        }
+        left = left.saturating_sub(page.len());
         from = last.id + 1;
         for letter in page.iter().filter(|letter| filter.wants(letter)) {
             if dead_letters.len() >= limit {
@@ -179,12 +198,26 @@ pub async fn find_dead_letter(outbox: &Outbox, id: u64) -> Result<Option<DeadLet
 /// Makes records of dead letters again, some hundreds at a time.
 pub async fn replay_selected(outbox: &Outbox, selection: &Selection) -> Result<Replayed, AdminError> {
     let (ids, next) = chosen(outbox, selection).await?;
-    let outcome = outbox.replay(&ids).await?;
-    Ok(Replayed {
-        replayed: outcome.replayed,
-        not_records: outcome.not_records,
-        unknown: outcome.unknown,
-        next,
+    let outcome = outbox.replay(&ids).await;
+    let next = match &outcome.error {
+        None => next,
+        Some(_) => left(selection, &ids, &outcome).or(next),
+    };
+    let error = outcome.error.map(|error| crate::admin::chain(&error));
+    let outbox::Replayed { replayed, not_records, unknown, .. } = outcome;
+    Ok(Replayed { replayed, not_records, unknown, next, error })
+}
+
+/// What of the chosen ones was not come to, as a selection.
+fn left(selection: &Selection, ids: &[u64], outcome: &outbox::Replayed) -> Option<Selection> {
+    let outcome = [&outcome.replayed, &outcome.not_records, &outcome.unknown];
+    let is_left = |id: &&u64| !outcome.iter().any(|done| done.contains(id));
+    let left: Vec<u64> = ids.iter().filter(is_left).copied().collect();
+    let from = *left.iter().min()?;
+    Some(if selection.ids.is_empty() {
+        Selection { from, ..selection.clone() }
+    } else {
+        Selection { ids: left, ..selection.clone() }
     })
 }
 
@@ -207,4 +240,33 @@ async fn chosen(outbox: &Outbox, selection: &Selection) -> Result<(Vec<u64>, Opt
     let ids = page.dead_letters.iter().map(|letter| letter.id).filter(|id| *id < below).collect();
     let next = page.next.filter(|next| *next < below);
     Ok((ids, next.map(|from| Selection { from, below: Some(below), ..selection.clone() })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{open, rejected, until};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_filter_that_few_fit_to_gives_short_pages_and_misses_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outbox, threads) = open(dir.path());
+        let kind = |n| if n == 5 || n == 17 { Kind::Quota } else { Kind::Usage };
+        let letters = (0..20).map(|n| rejected(kind(n))).collect();
+        outbox.append(letters, None).await.unwrap().await.unwrap().unwrap();
+        until("all are dead letters", || outbox.stats().dead_letters == 20).await;
+        let mut filter = LetterFilter { kind: Some(Kind::Quota), ..LetterFilter::default() };
+        let (mut pages, mut found) = (0, Vec::new());
+        loop {
+            let page = list_among(&outbox, &filter, 100, 4).await.unwrap();
+            pages += 1;
+            found.extend(page.dead_letters.iter().map(|letter| letter.id));
+            let Some(next) = page.next else { break };
+            assert_eq!(next, filter.from.max(1) + 4, "no page looks further");
+            filter.from = next;
+        }
+        assert_eq!((pages, found.len()), (5, 2), "{found:?}");
+        drop(outbox);
+        assert!(threads.join());
+    }
 }

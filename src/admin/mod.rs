@@ -4,8 +4,12 @@
 mod dead_letters;
 mod export;
 mod jobs;
+mod letters;
 mod operator;
+mod orders;
 mod outbox;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +19,9 @@ pub use dead_letters::{
 };
 pub use export::{Confirmed, ExportAsked, ExportError, ExportState, Exports, Page, PageNumber};
 pub use jobs::{Imported, JobLine, salvage, verify};
+pub use letters::{LetterWork, Letters, letters};
 pub use operator::{DrainState, Operator};
+pub use orders::{LogLevelBody, NewRateLimit};
 pub use outbox::{
     KindCounts, OutboxStats, WaitingDetail, WaitingFilter, WaitingLine, WaitingPage, find_waiting,
     list_waiting,
@@ -27,9 +33,12 @@ pub enum AdminError {
     /// The dead letters.
     #[error("the dead letters")]
     Letters(#[from] crate::outbox::LedgerError),
-    /// Replaying.
-    #[error("replaying")]
-    Replay(#[from] crate::outbox::ReplayError),
+    /// Nobody does such work any more.
+    #[error("the agent is stopping")]
+    Stopping,
+    /// Where a page was to begin.
+    #[error("the cursor is none that a page gave")]
+    Cursor,
     /// Reading what waits.
     #[error("what waits")]
     Read(#[from] crate::outbox::ReadError),
@@ -52,4 +61,10 @@ impl From<&[u8]> for Message {
             Err(_) => Self::Bytes(bytes.to_vec()),
         }
     }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -1,12 +1,14 @@
 //! What may be done to a running agent, for everybody who may do it: the admin surface, and signed commands.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
-use super::{AdminError, Dropped, Exports, Imported, Replayed, Selection, dead_letters};
-use crate::drain::{Controls, LinkStatus, RateLimit};
+use super::letters::Letters;
+use super::{AdminError, Dropped, Exports, Imported, Replayed, Selection};
+use crate::drain::{Controls, LinkStatus, RateLimit, Trouble};
 use crate::outbox::{Chunk, Outbox, TransferError};
 use crate::reload::{ReloadError, Reloader};
 use crate::telemetry::log::{Level, LogLevel};
@@ -28,6 +30,9 @@ pub struct DrainState {
     pub braked: bool,
 }
 
+/// The drain takes its next turn within this time, unless something is badly wrong.
+const OBEYED_WITHIN: Duration = Duration::from_secs(2);
+
 /// An operator's hands.
 pub struct Operator {
     /// Where records wait.
@@ -40,8 +45,8 @@ pub struct Operator {
     pub log_level: LogLevel,
     /// Reads the settings again.
     pub reloader: Arc<Reloader>,
-    /// One that replays or drops at a time: two would replay the same letter twice.
-    letters: Mutex<()>,
+    /// Replays and drops.
+    letters: Letters,
     /// Moving what waits to a file.
     pub exports: Exports,
     /// One import at a time, for the memory's sake.
@@ -58,9 +63,10 @@ impl Operator {
         link: watch::Receiver<LinkStatus>,
         log_level: LogLevel,
         reloader: Arc<Reloader>,
+        letters: Letters,
     ) -> Self {
         let exports = Exports::new(outbox.clone(), controls.clone(), link.clone());
-        let (letters, imports, jobs) = (Mutex::new(()), Mutex::new(()), Arc::new(Mutex::new(())));
+        let (imports, jobs) = (Mutex::new(()), Arc::new(Mutex::new(())));
         Self { outbox, controls, link, log_level, reloader, letters, exports, imports, jobs }
     }
 
@@ -93,7 +99,7 @@ impl Operator {
             burst: orders.rate_limit.burst,
             link: link.circuit.to_owned(),
             reason: link.trouble.map(|trouble| trouble.label().to_owned()),
-            braked: link.trouble == Some(crate::drain::Trouble::Refusing),
+            braked: is_braked(&link),
         }
     }
 
@@ -102,8 +108,25 @@ impl Operator {
         self.controls.pause(paused);
     }
 
+    /// Lets records go again after everything was refused. Done when the drain has heard it.
+    pub async fn release_brake(&self) {
+        self.controls.release_brake();
+        let mut link = self.link.clone();
+        // A drain that does not hear it is braked, and so it is told.
+        let _ = tokio::time::timeout(OBEYED_WITHIN, link.wait_for(|link| !is_braked(link))).await;
+    }
+
     /// Limits the rate of requests, until the next reload or restart.
     pub fn set_rate_limit(&self, rate_limit: RateLimit) {
+        let before = self.controls.orders().rate_limit;
+        if rate_limit != before {
+            tracing::info!(
+                rate_limit = rate_limit.per_second,
+                burst = rate_limit.burst,
+                before = before.per_second,
+                "the rate limit was changed by an operator"
+            );
+        }
         self.controls.set_rate_limit(rate_limit);
     }
 
@@ -112,24 +135,22 @@ impl Operator {
         self.log_level.set(level);
     }
 
-    /// Makes records of dead letters again.
-    pub async fn replay(&self, selection: &Selection) -> Result<Replayed, AdminError> {
-        let _one = self.letters.lock().await;
-        let outcome = dead_letters::replay_selected(&self.outbox, selection).await?;
-        tracing::info!(replayed = outcome.replayed.len(), "dead letters were replayed");
-        Ok(outcome)
+    /// Makes records of dead letters again. Once begun that is finished, whether or not somebody waits for it.
+    pub async fn replay(&self, selection: Selection) -> Result<Replayed, AdminError> {
+        self.letters.replay(selection).await
     }
 
-    /// Drops dead letters for good.
-    pub async fn drop_letters(&self, selection: &Selection) -> Result<Dropped, AdminError> {
-        let _one = self.letters.lock().await;
-        let outcome = dead_letters::drop_selected(&self.outbox, selection).await?;
-        tracing::warn!(dropped = outcome.dropped, "dead letters were dropped by an operator");
-        Ok(outcome)
+    /// Drops dead letters for good, likewise.
+    pub async fn drop_letters(&self, selection: Selection) -> Result<Dropped, AdminError> {
+        self.letters.drop(selection).await
     }
 
     /// Reads the settings again. Gives the changed ones that need a restart.
     pub async fn reload(&self) -> Result<Vec<String>, ReloadError> {
         self.reloader.reload().await
     }
+}
+
+fn is_braked(link: &LinkStatus) -> bool {
+    link.trouble == Some(Trouble::Refusing)
 }

@@ -11,6 +11,8 @@ use crate::record::Kind;
 
 /// What waits is read so much at once.
 const READ_AT_ONCE: usize = 500;
+/// Whoever begins far behind what was read gets there in steps of so many: the outbox has others to serve, too.
+const STEP: u64 = 5_000;
 
 /// A number for each kind of record, by its name.
 pub type KindCounts = BTreeMap<String, u64>;
@@ -161,16 +163,20 @@ fn place(cursor: &str) -> Option<(usize, u64)> {
     Some((READ.iter().position(|log| log.label() == name)?, from.parse().ok()?))
 }
 
-/// At most `limit` of what waits, from `cursor` on. A cursor that is none begins at the beginning.
+/// At most `limit` of what waits, from `cursor` on.
 pub async fn list_waiting(
     outbox: &Outbox,
     cursor: Option<&str>,
     limit: usize,
 ) -> Result<WaitingPage, AdminError> {
-    let (first, mut from) = cursor.and_then(place).unwrap_or_default();
+    let (first, mut from) = match cursor {
+        Some(cursor) => place(cursor).ok_or(AdminError::Cursor)?,
+        None => (0, 0),
+    };
     let end = *outbox.last().borrow() + 1;
     let mut records = Vec::new();
     for log in &READ[first..] {
+        reach(outbox, *log, from.min(end)).await?;
         while from < end {
             let most = READ_AT_ONCE.min(limit.saturating_sub(records.len()).max(1));
             let lease = outbox.lease(*log, from, end, most).await?;
@@ -190,18 +196,73 @@ pub async fn list_waiting(
 
 /// The record that waits under this number.
 pub async fn find_waiting(outbox: &Outbox, id: u64) -> Result<Option<WaitingDetail>, AdminError> {
+    if id > *outbox.last().borrow() {
+        return Ok(None);
+    }
     for log in READ {
-        let (mut from, end) = (0, id.min(*outbox.last().borrow()) + 1);
-        while from < end {
-            let lease = outbox.lease(log, from, end, READ_AT_ONCE).await?;
-            if let Some(leased) = lease.records.iter().find(|leased| leased.ticket.seq == id)
-                && let Entry::Record(record) = &leased.entry
-            {
-                let body = String::from_utf8_lossy(record.body()).into_owned();
-                return Ok(WaitingLine::of(leased).map(|line| WaitingDetail { line, body }));
-            }
-            from = lease.next;
+        reach(outbox, log, id).await?;
+        let lease = outbox.lease(log, id, id + 1, 1).await?;
+        if let Some(leased) = lease.records.first().filter(|leased| leased.ticket.seq == id)
+            && let Entry::Record(record) = &leased.entry
+        {
+            let body = String::from_utf8_lossy(record.body()).into_owned();
+            return Ok(WaitingLine::of(leased).map(|line| WaitingDetail { line, body }));
         }
     }
     Ok(None)
+}
+
+/// Sees to it that all of a log below this number was read.
+async fn reach(outbox: &Outbox, log: Log, below: u64) -> Result<(), AdminError> {
+    loop {
+        let at = outbox.read_until(log);
+        if at >= below {
+            return Ok(());
+        }
+        // What it finds is not wanted: only what lies from `below` on would be kept.
+        outbox.lease(log, below, below.min(at + STEP), 1).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{open, started};
+    use super::*;
+
+    #[tokio::test]
+    async fn each_record_is_found_by_its_number_also_where_nothing_was_read_yet() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outbox, threads) = open(dir.path());
+        let mut last = 0;
+        for append in 0..12 {
+            let records = (0..1_000).map(|n| started(append * 1_000 + n)).collect();
+            last = outbox.append(records, None).await.unwrap().await.unwrap().unwrap();
+        }
+        drop(outbox);
+        assert!(threads.join());
+
+        let (outbox, threads) = open(dir.path());
+        let first = last - 11_999;
+        assert!(outbox.read_until(Log::Started) < first + STEP, "there is a way to go");
+        for id in [last, first, last - 1, first + 5_000, first + 63, first + 64] {
+            let found = find_waiting(&outbox, id).await.unwrap().unwrap();
+            assert_eq!((found.line.id, found.line.transaction), (id, format!("t-{}", id - first)));
+        }
+        for id in [first - 1, last + 1, u64::MAX] {
+            assert_eq!(find_waiting(&outbox, id).await.unwrap(), None, "{id}");
+        }
+        let lease = outbox.lease(Log::Started, 0, last + 1, 20_000).await.unwrap();
+        outbox.settle(&lease.records[7].ticket, crate::outbox::Settlement::Delivered);
+        assert_eq!(find_waiting(&outbox, first + 7).await.unwrap(), None, "it waits no longer");
+        let page = list_waiting(&outbox, Some(&format!("started:{}", last - 2)), 10).await.unwrap();
+        assert_eq!(page.records.iter().map(|line| line.id).collect::<Vec<_>>(), [last - 2, last - 1, last]);
+        for cursor in ["", "started", "started:", "started:x", "whim:1", "Started:1", "started:-1"] {
+            assert!(
+                matches!(list_waiting(&outbox, Some(cursor), 1).await, Err(AdminError::Cursor)),
+                "{cursor}"
+            );
+        }
+        drop(outbox);
+        assert!(threads.join());
+    }
 }

@@ -140,7 +140,11 @@ async fn replay(hands: &Hands, which: &Which, json: bool) -> anyhow::Result<()> 
             outcome.replayed.extend(part.replayed);
             outcome.not_records.extend(part.not_records);
             outcome.unknown.extend(part.unknown);
-            next = part.next;
+            next = part.next.filter(|_| part.error.is_none());
+            outcome.error = outcome.error.or(part.error);
+        }
+        if outcome.error.is_some() {
+            break;
         }
     }
     if json {
@@ -153,6 +157,9 @@ async fn replay(hands: &Hands, which: &Which, json: bool) -> anyhow::Result<()> 
         for id in &outcome.unknown {
             println!("{id}: there is no such dead letter");
         }
+    }
+    if let Some(error) = outcome.error {
+        bail!("the rest could not be replayed: {error}");
     }
     let is_asked_for = !which.ids.is_empty();
     let all_done = outcome.not_records.is_empty() && outcome.unknown.is_empty();

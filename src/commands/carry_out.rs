@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Commands;
 use super::order::Order;
-use crate::admin::Selection;
+use crate::admin::{Selection, chain};
 
 /// One command replays so many pages of 500 dead letters; its result says where the next one goes on.
 const PAGES: usize = 20;
@@ -55,7 +55,7 @@ impl Commands {
     }
 
     fn health(&self) -> Value {
-        let stats = self.operator.outbox.stats();
+        let stats = self.operator.outbox.durable_stats();
         json!({
             "status": self.vitals.status(),
             "redis_connected": self.vitals.redis.borrow().connected,
@@ -81,19 +81,17 @@ impl Commands {
             let Some(selection) = next.take() else { break };
             let outcome = self
                 .operator
-                .replay(&selection)
+                .replay(selection)
                 .await
                 .map_err(|error| format!("{}; {replayed} had been replayed", chain(&error)))?;
             replayed += outcome.replayed.len();
             not_records += outcome.not_records.len();
             unknown += outcome.unknown.len();
+            if let Some(error) = outcome.error {
+                return Err(format!("{error}; {replayed} had been replayed"));
+            }
             next = outcome.next;
         }
         Ok(json!({"replayed": replayed, "not_records": not_records, "unknown": unknown, "next": next}))
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let chain = std::iter::successors(Some(error), |error| error.source());
-    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -15,6 +15,8 @@ pub(super) enum BeginError {
     Ledger(#[from] LedgerError),
     #[error("{MOST} commands that must not be forgotten yet are remembered")]
     Full,
+    #[error("the note of an earlier command cannot be read: it might be this one's")]
+    Unreadable,
 }
 
 /// A command to be noted.
@@ -36,15 +38,23 @@ pub(super) struct Journal {
     numbers: HashMap<String, u64>,
     /// Up to this number they were noted by an earlier process.
     earlier: u64,
+    /// The last note that cannot be read.
+    unreadable: Option<u64>,
 }
 
 impl Journal {
     /// Reads what is noted. A command that was begun, and nothing more is known, is not carried out again: whether it took
     /// effect nobody can say, and that is what is reported.
     pub(super) async fn open(outbox: Outbox, ttl: Duration) -> Result<Self, LedgerError> {
-        let mut notes: BTreeMap<u64, CommandNote> = outbox.command_notes().await?.into_iter().collect();
+        let (mut notes, mut unreadable) = (BTreeMap::new(), None);
+        for (number, note) in outbox.command_notes().await? {
+            match note {
+                Some(note) => drop(notes.insert(number, note)),
+                None => unreadable = Some(number),
+            }
+        }
         let now = crate::clock::now().0;
-        for note in notes.values_mut().filter(|note| note.outcome.is_none()) {
+        for note in notes.values_mut().filter(|note: &&mut CommandNote| note.outcome.is_none()) {
             tracing::warn!(
                 command_id = note.command_id,
                 command_type = note.command_type,
@@ -62,7 +72,7 @@ impl Journal {
         }
         let numbers = notes.iter().map(|(number, note)| (note.command_id.clone(), *number)).collect();
         let earlier = notes.last_key_value().map_or(0, |(number, _)| *number);
-        Ok(Self { outbox, ttl, notes, numbers, earlier })
+        Ok(Self { outbox, ttl, notes, numbers, earlier, unreadable })
     }
 
     /// Whether a command with this id can be told from all others.
@@ -91,12 +101,19 @@ impl Journal {
     }
 
     /// Notes that a command is begun, or what became of one that never was. When this returns, that is durable.
+    ///
+    /// IMPORTANT: `now`, in microseconds since the Unix epoch, is by the clock that tokens are judged by: were an id
+    /// forgotten by another that is ahead, its token would still be good.
     pub(super) async fn begin(
         &mut self,
         begun: Begun<'_>,
         outcome: Option<CommandOutcome>,
+        now: i64,
     ) -> Result<u64, BeginError> {
-        let now = crate::clock::now().0;
+        // Whose it was nobody can say, so every change could be a second one.
+        if begun.is_change && self.unreadable.is_some() {
+            return Err(BeginError::Unreadable);
+        }
         let gone = self.outdated(now).ok_or(BeginError::Full)?;
         let ttl = i64::try_from(self.ttl.as_micros()).unwrap_or(i64::MAX);
         let expires = begun.expires.unwrap_or(0).saturating_mul(1_000_000);
@@ -110,8 +127,9 @@ impl Journal {
             outcome,
             is_reported: false,
         };
-        // No number that an unreadable note may have.
+        // No number that an unreadable note has.
         let last = self.notes.last_key_value().map_or(0, |(number, _)| *number);
+        let last = last.max(self.unreadable.unwrap_or(0));
         let number = now.max(0).unsigned_abs().max(last + 1);
         self.outbox.note_command(Some((number, note.clone())), gone.clone()).await?;
         for number in gone {

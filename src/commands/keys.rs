@@ -1,8 +1,9 @@
 //! The `ControlPlane`'s public keys: kept for a while, and fetched again for a token that names one that is not known.
 //!
-//! Whoever can hand out commands can hand out any number that name unknown keys. So a fetch is made at most once a
-//! round for keys that are too old, and for unknown ones not more often than [`EXTRA_EVERY`]; a command that cannot be
-//! judged meanwhile waits for the next round.
+//! Whoever can hand out commands can hand out any number that name unknown keys, or are signed with other ones than they
+//! name: a key may have been replaced under its name. So a fetch is made at most once a round for keys that are too old,
+//! and for those others not more often than [`EXTRA_EVERY`]; a command that cannot be judged meanwhile waits for the next
+//! round.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use super::token::{Grant, Refusal, Verifier};
 use crate::control_plane::{CallError, Client, Command};
 use crate::drain::Turns;
 
-/// Keys are fetched for the sake of an unknown one no more often than this.
+/// Keys are fetched for the sake of an unknown or a replaced one no more often than this.
 const EXTRA_EVERY: Duration = Duration::from_secs(10);
 /// A fetch waits for its turn no longer than this.
 const TURN_WITHIN: Duration = Duration::from_secs(30);
@@ -83,7 +84,7 @@ impl Keys {
         let is_newer = |keys: &Self| keys.held.as_ref().is_some_and(|held| held.at >= received);
         match verify(self) {
             Ok(grant) => Finding::Good(grant),
-            Err(Refusal::UnknownKey) if !is_newer(self) => {
+            Err(Refusal::UnknownKey | Refusal::Signature) if !is_newer(self) => {
                 if self.extra_at.is_some_and(|at| at.elapsed() < EXTRA_EVERY) {
                     return Finding::NotNow(NoKeys::TooSoon);
                 }

@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::admin::Operator;
+use crate::admin::{Operator, chain};
 use crate::config::CommandAlgorithm;
 use crate::control_plane::{Client, Command};
 use crate::drain::Turns;
@@ -48,14 +48,14 @@ use crate::rhythm::Rhythm;
 use crate::telemetry::metrics::Metrics;
 use crate::vitals::{Load, Vitals};
 
-use journal::{BeginError, Begun, Journal};
+use journal::{Begun, Journal};
 use keys::{Finding, Keys};
 use order::{CommandType, Order};
 use token::Verifier;
 
 /// The name of every type that is none, in metrics.
 const UNKNOWN: &str = "unknown";
-/// So many commands are looked at in a round; the rest is handed out again.
+/// So many new commands are looked at in a round; the rest is handed out again.
 const A_ROUND: usize = 100;
 
 /// How commands are dealt with.
@@ -88,8 +88,13 @@ pub struct Commands {
     load: Load,
     /// For the one log line.
     waits_for_keys: bool,
+    /// Why commands of this round cannot be noted, and as it was last said.
+    unnoted: Option<String>,
+    unnoted_said: Option<String>,
     /// Of a result: how often it was said that there is no such thing.
     not_found: HashMap<u64, u32>,
+    /// Of a result: how often it alone was not heard.
+    unheard: HashMap<u64, u32>,
     /// Results that were given up: a command that is handed out all the same is not answered any more.
     unwanted: HashSet<u64>,
 }
@@ -148,7 +153,10 @@ impl Commands {
             journal: None,
             load: Load::from_now(),
             waits_for_keys: false,
+            unnoted: None,
+            unnoted_said: None,
             not_found: HashMap::new(),
+            unheard: HashMap::new(),
             unwanted: HashSet::new(),
             client: Arc::clone(&vitals.client),
             turns,
@@ -206,6 +214,7 @@ impl Commands {
             waits = self.handle(&command, received).await.or(waits);
         }
         self.tell_waiting(waits.as_ref());
+        self.tell_unnoted();
         self.report(stop).await
     }
 
@@ -224,7 +233,7 @@ impl Commands {
                 if malformed > 0 {
                     tracing::warn!(malformed, "what the ControlPlane hands out is in part no commands");
                 }
-                commands.truncate(A_ROUND);
+                self.set_aside(&mut commands);
                 Some(commands)
             }
             Err(error) => {
@@ -234,18 +243,37 @@ impl Commands {
         }
     }
 
+    /// Leaves those that there is something to do with: what is known takes no place from what is new.
+    fn set_aside(&self, commands: &mut Vec<Command>) {
+        let mut new = 0;
+        commands.retain(|command| {
+            let known = self.journal.as_ref().and_then(|journal| journal.find(&command.command_id));
+            match known {
+                Some(number) => self.has_to_be_told_again(number),
+                None => {
+                    new += 1;
+                    new <= A_ROUND
+                }
+            }
+        });
+    }
+
+    /// Whether the result was heard, or so it seemed, and will be heard again.
+    fn has_to_be_told_again(&self, number: u64) -> bool {
+        let note = self.journal.as_ref().and_then(|journal| journal.note(number));
+        note.is_some_and(|note| note.is_reported) && !self.unwanted.contains(&number)
+    }
+
     /// Deals with one command. Says why, if it has to wait for the keys.
     async fn handle(&mut self, command: &Command, received: Instant) -> Option<keys::NoKeys> {
         let kind = CommandType::of(&command.command_type);
-        let journal = self.journal.as_mut()?;
-        if let Some(number) = journal.find(&command.command_id) {
-            let is_reported = journal.note(number).is_some_and(|note| note.is_reported);
-            if is_reported && !self.unwanted.contains(&number) {
+        if let Some(number) = self.journal.as_ref()?.find(&command.command_id) {
+            if self.has_to_be_told_again(number) {
                 tracing::info!(
                     command_id = command.command_id,
                     "a command is handed out again; it is not carried out again, its result is reported again"
                 );
-                journal.report_again(number);
+                self.journal.as_mut()?.report_again(number);
                 self.count(kind, Ending::Repeated);
             }
             return None;
@@ -356,15 +384,10 @@ impl Commands {
 
     /// Notes a command; none: it cannot be dealt with now, and is handed out again.
     async fn begin(&mut self, begun: Begun<'_>, outcome: Option<CommandOutcome>) -> Option<u64> {
-        let id = begun.id;
-        match self.journal.as_mut()?.begin(begun, outcome).await {
+        match self.journal.as_mut()?.begin(begun, outcome, self.client.unix_micros()).await {
             Ok(number) => Some(number),
             Err(error) => {
-                let why = match &error {
-                    BeginError::Ledger(ledger) => ledger.to_string(),
-                    BeginError::Full => String::new(),
-                };
-                tracing::warn!(%error, why, command_id = id, "a command waits: it cannot be noted");
+                self.unnoted.get_or_insert_with(|| chain(&error));
                 None
             }
         }
@@ -383,6 +406,17 @@ impl Commands {
             tracing::warn!(error = %why, "commands wait: their tokens cannot be verified");
         }
         self.waits_for_keys = waits.is_some();
+    }
+
+    /// One log line when commands begin to wait because they cannot be noted, or do so for another reason.
+    fn tell_unnoted(&mut self) {
+        let unnoted = self.unnoted.take();
+        if let Some(error) = &unnoted
+            && unnoted != self.unnoted_said
+        {
+            tracing::warn!(error, "commands wait: they cannot be noted");
+        }
+        self.unnoted_said = unnoted;
     }
 }
 

@@ -3,9 +3,8 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::admin::Selection;
+use crate::admin::{LogLevelBody, NewRateLimit, Selection};
 use crate::drain::RateLimit;
-use crate::http::admin::{LogLevelBody, NewRateLimit, RATE_MOST};
 use crate::telemetry::log::Level;
 
 /// The types of commands that this agent knows.
@@ -91,11 +90,8 @@ impl Order {
             CommandType::ReloadConfiguration => Self::ReloadConfiguration,
             CommandType::SetLogLevel => Self::SetLogLevel(read::<LogLevelBody>(parameters)?.level),
             CommandType::SetRateLimit => {
-                let NewRateLimit { rate_limit, burst } = read(parameters)?;
-                if rate_limit.max(burst) > RATE_MOST {
-                    return Err(format!("parameters: at most {RATE_MOST}"));
-                }
-                Self::SetRateLimit(RateLimit { per_second: rate_limit, burst })
+                let limit = read::<NewRateLimit>(parameters)?.limit();
+                Self::SetRateLimit(limit.map_err(|wrong| format!("parameters: {wrong}"))?)
             }
             CommandType::ReplayDeadLetters => {
                 let selection: Selection = read(parameters)?;

@@ -12,6 +12,8 @@ use crate::record::Timestamp;
 
 /// That there is no such server or command may be a matter of time; after so many answers it is not.
 const NOT_FOUND_MOST: u32 = 10;
+/// After so many results in a round that were not heard, the rest waits for the next round.
+const UNHEARD_MOST: usize = 10;
 
 /// What becomes of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +24,10 @@ enum Fate {
     Refused,
     /// It does not know this server, or this command.
     NotFound,
-    /// It is reported again.
+    /// Something is wrong with this one, there or here: it is reported again, and the next one may be another matter.
     Again,
+    /// Nothing is heard at the moment.
+    NotNow,
 }
 
 /// A pure, total function of what came back.
@@ -32,19 +36,26 @@ fn fate(answer: &Result<(), CallError>) -> Fate {
         Ok(()) => Fate::Heard,
         Err(CallError::Status { status, .. }) => match status {
             404 | 410 => Fate::NotFound,
-            401 | 403 | 408 | 425 | 429 => Fate::Again,
+            401 | 403 | 408 | 425 | 429 | 503 => Fate::NotNow,
             400..500 => Fate::Refused,
             _ => Fate::Again,
         },
-        Err(CallError::Failed(_) | CallError::BadAnswer(_)) => Fate::Again,
+        Err(CallError::BadAnswer(_)) => Fate::Again,
+        Err(CallError::Failed(_)) => Fate::NotNow,
     }
 }
 
 impl Commands {
-    /// Reports what was not heard yet, in order, until one is not heard. None: it is time to stop.
+    /// Reports what was not heard yet, in order; behind the others what was not heard before. None: it is time to stop.
     pub(super) async fn report(&mut self, stop: &watch::Receiver<bool>) -> Option<()> {
         let Some(journal) = &mut self.journal else { return Some(()) };
-        for number in journal.unreported() {
+        let mut unreported = journal.unreported();
+        unreported.sort_by_key(|number| self.unheard.get(number).copied().unwrap_or(0));
+        let mut unheard = 0;
+        for number in unreported {
+            if unheard >= UNHEARD_MOST {
+                return Some(());
+            }
             let Some(result) = result(journal, number) else { continue };
             if !until(stop, self.turns.take(self.settings.poll_interval)).await? {
                 return Some(());
@@ -57,10 +68,14 @@ impl Commands {
                 Fate::Heard => false,
                 Fate::Refused => true,
                 Fate::NotFound if *not_found >= NOT_FOUND_MOST => true,
-                // The next one may be another matter.
-                Fate::NotFound => continue,
-                Fate::Again => {
+                Fate::NotFound | Fate::Again => {
                     tracing::debug!(?answer, "the result of a command was not heard");
+                    *self.unheard.entry(number).or_default() += 1;
+                    unheard += 1;
+                    continue;
+                }
+                Fate::NotNow => {
+                    tracing::debug!(?answer, "no results of commands are heard");
                     return Some(());
                 }
             };
@@ -71,7 +86,9 @@ impl Commands {
                 self.unwanted.retain(|number| journal.note(*number).is_some());
                 self.unwanted.insert(number);
             }
-            self.not_found.retain(|counted, _| *counted != number && journal.note(*counted).is_some());
+            for counts in [&mut self.not_found, &mut self.unheard] {
+                counts.retain(|counted, _| *counted != number && journal.note(*counted).is_some());
+            }
             journal.reported(number).await;
         }
         Some(())
@@ -110,18 +127,19 @@ mod tests {
         assert_eq!(fate(&Ok(())), Fate::Heard);
         for (code, expected) in [
             (400, Fate::Refused),
-            (401, Fate::Again),
-            (403, Fate::Again),
+            (401, Fate::NotNow),
+            (403, Fate::NotNow),
             (404, Fate::NotFound),
-            (408, Fate::Again),
+            (408, Fate::NotNow),
             (410, Fate::NotFound),
             (413, Fate::Refused),
             (422, Fate::Refused),
-            (425, Fate::Again),
-            (429, Fate::Again),
+            (425, Fate::NotNow),
+            (429, Fate::NotNow),
             (302, Fate::Again),
             (500, Fate::Again),
-            (503, Fate::Again),
+            (502, Fate::Again),
+            (503, Fate::NotNow),
         ] {
             assert_eq!(status(code), expected, "{code}");
         }

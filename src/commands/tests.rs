@@ -154,6 +154,7 @@ fn only_the_configured_algorithm_counts_with_a_key_that_is_for_it() {
     assert_eq!(judge(&good, &[&own.jwk]), Ok(()));
     assert_eq!(judge(&own.sign(None, &claims()), &[&other.jwk, &own.jwk]), Ok(()), "without a name, any key");
     assert_eq!(judge(&good, &[&other.jwk]), Err(Refusal::Signature), "another key of the same name");
+    assert_eq!(judge(&good, &[&other.jwk, &own.jwk]), Ok(()), "two of the same name");
     assert_eq!(judge(&own.sign(Some("x"), &claims()), &[&own.jwk]), Err(Refusal::UnknownKey));
     assert_eq!(judge(&own.sign(None, &claims()), &[&other.jwk]), Err(Refusal::UnknownKey));
     assert_eq!(judge(&good, &[]), Err(Refusal::UnknownKey));
@@ -239,6 +240,10 @@ fn outbox(dir: &std::path::Path) -> (Outbox, Threads) {
     .unwrap()
 }
 
+fn now() -> i64 {
+    crate::clock::now().0
+}
+
 fn begun(id: &str, is_change: bool, expires: Option<i64>) -> Begun<'_> {
     Begun { id, kind: "replay_dead_letters", is_change, expires }
 }
@@ -248,10 +253,11 @@ async fn what_was_begun_and_what_became_of_it_is_known_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (open, threads) = outbox(dir.path());
     let mut journal = Journal::open(open, Duration::from_hours(1)).await.unwrap();
-    let cut = journal.begin(begun("cut", true, None), None).await.unwrap();
-    let done = journal.begin(begun("done", true, None), None).await.unwrap();
+    let cut = journal.begin(begun("cut", true, None), None, now()).await.unwrap();
+    let done = journal.begin(begun("done", true, None), None, now()).await.unwrap();
     journal.finish(done, outcome(Ok(json!({"replayed": 3})))).await;
-    let heard = journal.begin(begun("heard", false, None), Some(outcome(Err("no".into())))).await.unwrap();
+    let heard =
+        journal.begin(begun("heard", false, None), Some(outcome(Err("no".into()))), now()).await.unwrap();
     journal.reported(heard).await;
     assert_eq!(journal.unreported(), [done], "what is not finished has nothing to report");
     assert!(!journal.is_earlier(done));
@@ -266,7 +272,7 @@ async fn what_was_begun_and_what_became_of_it_is_known_after_a_restart() {
     assert!(!told.success && told.error.unwrap().starts_with("interrupted"));
     assert_eq!(journal.note(done).unwrap().outcome.as_ref().unwrap().result, r#"{"replayed":3}"#);
     assert_eq!((journal.find("heard"), journal.find("other")), (Some(heard), None));
-    let next = journal.begin(begun("next", true, None), None).await.unwrap();
+    let next = journal.begin(begun("next", true, None), None, now()).await.unwrap();
     assert!(next > heard && !journal.is_earlier(next));
     drop(journal);
     assert!(threads.join());
@@ -277,19 +283,20 @@ async fn an_id_is_forgotten_after_its_time_but_not_while_its_token_is_good_or_it
     let dir = tempfile::tempdir().unwrap();
     let (open, threads) = outbox(dir.path());
     let mut journal = Journal::open(open, Duration::ZERO).await.unwrap();
-    let in_an_hour = crate::clock::now().0 / 1_000_000 + 3600;
+    // By the ControlPlane's clock, which is nobody else's: a token that is good by it is remembered, and no other.
+    let mut now = NOW * 1_000_000;
     for (id, expires, is_heard) in
-        [("over", Some(1), true), ("good", Some(in_an_hour), true), ("unheard", Some(1), false)]
+        [("over", Some(NOW), true), ("good", Some(NOW + 3600), true), ("unheard", Some(NOW), false)]
     {
         let outcome = Some(outcome(Ok(Value::Null)));
-        let number = journal.begin(begun(id, true, expires), outcome).await.unwrap();
+        let number = journal.begin(begun(id, true, expires), outcome, now).await.unwrap();
         if is_heard {
             journal.reported(number).await;
         }
         // Its time is over a microsecond later.
-        while crate::clock::now().0 <= journal.note(number).unwrap().begun_at {}
+        now += 1;
     }
-    journal.begin(begun("next", false, None), None).await.unwrap();
+    journal.begin(begun("next", false, None), None, now).await.unwrap();
     let known = |journal: &Journal| ["over", "good", "unheard"].map(|id| journal.find(id).is_some());
     assert_eq!(known(&journal), [false, true, true]);
     drop(journal);
@@ -307,16 +314,16 @@ async fn a_flood_of_commands_displaces_none_that_changed_something() {
     let (open, threads) = outbox(dir.path());
     let mut journal = Journal::open(open.clone(), Duration::from_hours(1)).await.unwrap();
     for n in 0..999 {
-        journal.begin(begun(&format!("change-{n}"), true, None), None).await.unwrap();
+        journal.begin(begun(&format!("change-{n}"), true, None), None, now()).await.unwrap();
     }
     for n in 0..50 {
         let refused = Some(outcome(Err("refused".into())));
-        journal.begin(begun(&format!("flood-{n}"), false, None), refused).await.unwrap();
+        journal.begin(begun(&format!("flood-{n}"), false, None), refused, now()).await.unwrap();
     }
     assert_eq!(open.command_notes().await.unwrap().len(), 1_000);
     assert!(journal.find("change-0").is_some() && journal.find("flood-48").is_none());
-    journal.begin(begun("change-999", true, None), None).await.unwrap();
-    let full = journal.begin(begun("change-1000", true, None), None).await;
+    journal.begin(begun("change-999", true, None), None, now()).await.unwrap();
+    let full = journal.begin(begun("change-1000", true, None), None, now()).await;
     assert!(matches!(full, Err(BeginError::Full)));
     assert_eq!(open.command_notes().await.unwrap().len(), 1_000);
     drop((journal, open));
@@ -330,14 +337,42 @@ async fn whatever_a_note_says_it_fits_and_can_be_read() {
     let mut journal = Journal::open(open.clone(), Duration::from_hours(1)).await.unwrap();
     let (id, long) = ("é".repeat(64), "é".repeat(50_000));
     let begun = Begun { id: &id, kind: &long, is_change: true, expires: Some(i64::MAX) };
-    let number = journal.begin(begun, None).await.unwrap();
+    let number = journal.begin(begun, None, now()).await.unwrap();
     journal.finish(number, outcome(Err(long.clone()))).await;
     let (_, note) = open.command_notes().await.unwrap().remove(0);
+    let note = note.unwrap();
     assert_eq!((note.command_id, note.command_type.len()), (id, 64));
     assert_eq!(note.outcome.unwrap().error.unwrap().len(), 512);
     journal.finish(number, outcome(Ok(json!({"much": long})))).await;
     let (_, note) = open.command_notes().await.unwrap().remove(0);
-    assert_eq!(note.outcome.unwrap().result, "null", "half of some JSON is none");
+    assert_eq!(note.unwrap().outcome.unwrap().result, "null", "half of some JSON is none");
+    drop((journal, open));
+    assert!(threads.join());
+}
+
+#[tokio::test]
+async fn a_note_that_cannot_be_read_keeps_changes_from_being_made_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let (open, threads) = outbox(dir.path());
+    let mut journal = Journal::open(open, Duration::from_hours(1)).await.unwrap();
+    let number = journal.begin(begun("replayed", true, None), None, now()).await.unwrap();
+    drop(journal);
+    assert!(threads.join());
+    // As a later release would write it.
+    let ledger = sled::open(dir.path().join("ledger")).unwrap();
+    let key = [&b"m"[..], &number.to_be_bytes()].concat();
+    assert!(ledger.insert(key, vec![200]).unwrap().is_some(), "there it was");
+    drop(ledger);
+
+    let (open, threads) = outbox(dir.path());
+    let mut journal = Journal::open(open.clone(), Duration::from_hours(1)).await.unwrap();
+    assert_eq!(journal.find("replayed"), None);
+    let again = journal.begin(begun("replayed", true, None), None, now()).await;
+    assert!(matches!(again, Err(BeginError::Unreadable)));
+    // What changes nothing may be done twice; and the note stays as it is.
+    let next = journal.begin(begun("figures", false, None), None, number as i64).await.unwrap();
+    assert!(next > number);
+    assert_eq!(open.command_notes().await.unwrap()[0], (number, None));
     drop((journal, open));
     assert!(threads.join());
 }

@@ -13,7 +13,7 @@ use crate::control_plane::Command;
 
 /// A longer token is none: it repeats the parameters, and those of the longest command are a few KiB.
 const TOKEN_BYTES: usize = 32 << 10;
-/// Where a token does not name its key, so many are tried.
+/// So many keys are tried: where a token does not name its own, or several have that name.
 const KEYS_TRIED: usize = 16;
 /// `nbf` may be so far ahead: the clocks agree no better.
 const NOT_BEFORE_SECONDS: f64 = 5.0;
@@ -139,16 +139,16 @@ impl Verifier {
         validation.required_spec_claims.clear();
         let is_meant = |key: &&Jwk| header.kid.is_none() || key.common.key_id == header.kid;
         let usable = keys.keys.iter().filter(|key| is_usable(key, self.algorithm)).filter(is_meant);
+        let mut is_named = false;
         for key in usable.take(KEYS_TRIED) {
             let Ok(key) = DecodingKey::from_jwk(key) else { continue };
             match decode::<Value>(token, &key, &validation) {
                 Ok(data) => return Claims::deserialize(data.claims).map_err(|_| Refusal::Claims),
-                // By name it is this key, and so it is not signed with it.
-                Err(_) if header.kid.is_some() => return Err(Refusal::Signature),
-                Err(_) => {}
+                // By name it is this key; but there may be two of a name, while one takes the other's place.
+                Err(_) => is_named = header.kid.is_some(),
             }
         }
-        Err(Refusal::UnknownKey)
+        Err(if is_named { Refusal::Signature } else { Refusal::UnknownKey })
     }
 }
 

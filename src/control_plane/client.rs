@@ -238,6 +238,11 @@ impl Client {
         self.clock.corrected_unix_seconds()
     }
 
+    /// The same in microseconds.
+    pub fn unix_micros(&self) -> i64 {
+        self.clock.corrected_unix_micros()
+    }
+
     /// Sends one record, once.
     pub async fn deliver(&self, delivery: Delivery<'_>) -> Answer {
         let url = match self.target.record(delivery.kind, delivery.session_id) {

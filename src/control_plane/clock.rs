@@ -35,6 +35,11 @@ impl Clock {
         (chrono::Utc::now() + self.skew()).timestamp()
     }
 
+    /// The same in microseconds.
+    pub(super) fn corrected_unix_micros(&self) -> i64 {
+        (chrono::Utc::now() + self.skew()).timestamp_micros()
+    }
+
     /// Takes note of an answer that bore this date, to a request sent and answered at these times of ours.
     pub(super) fn observe(&self, date: SystemTime, sent: SystemTime, answered: SystemTime) {
         let skew = skew_between(date, sent, answered);

@@ -33,14 +33,12 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 
 use crate::admin::{
-    AdminError, DeadLetterDetail, DeadLetterPage, DrainState, Dropped, LetterFilter, Operator, OutboxStats,
-    Replayed, Selection, WaitingDetail, WaitingFilter, WaitingPage, find_dead_letter, find_waiting,
-    list_dead_letters, list_waiting,
+    AdminError, DeadLetterDetail, DeadLetterPage, DrainState, Dropped, LetterFilter, LogLevelBody,
+    NewRateLimit, Operator, OutboxStats, Replayed, Selection, WaitingDetail, WaitingFilter, WaitingPage,
+    chain, find_dead_letter, find_waiting, list_dead_letters, list_waiting,
 };
 use crate::config::Secret;
-use crate::drain::RateLimit;
 use crate::reload::ReloadError;
-use crate::telemetry::log::Level;
 use crate::telemetry::metrics::Metrics;
 
 /// No request to the admin surface is larger.
@@ -50,8 +48,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// A page has so many entries, unless asked otherwise, and at most so many.
 const PAGE: usize = 100;
 const PAGE_MOST: usize = 1000;
-/// The most requests a second that can be asked for, as with `DRAIN_RATE_LIMIT`.
-pub(crate) const RATE_MOST: u32 = 1_000_000;
 
 /// What the admin surface works with.
 pub struct Admin {
@@ -169,13 +165,11 @@ impl IntoResponse for Fault {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let chain = std::iter::successors(Some(error), |error| error.source());
-    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
 impl From<AdminError> for Fault {
     fn from(error: AdminError) -> Self {
+        if matches!(error, AdminError::Cursor) {
+            return Self::Request(StatusCode::BAD_REQUEST, error.to_string());
+        }
         Self::Failed(chain(&error))
     }
 }
@@ -310,11 +304,20 @@ fn sound(selection: &Selection) -> Result<(), Fault> {
     path = "/admin/dead-letters/replay",
     tag = "dead letters",
     request_body = Selection,
-    responses((status = 200, description = "What became of them", body = Replayed))
+    responses(
+        (status = 200, description = "What became of them", body = Replayed),
+        (status = 503, description = "What became of those that were reached, and why the rest was not", body = Replayed),
+    )
 )]
-pub(super) async fn replay(State(admin): Hands, Body(selection): Body<Selection>) -> Answer<Replayed> {
+pub(super) async fn replay(
+    State(admin): Hands,
+    Body(selection): Body<Selection>,
+) -> Result<(StatusCode, Json<Replayed>), Fault> {
     sound(&selection)?;
-    Ok(Json(admin.operator.replay(&selection).await?))
+    let outcome = admin.operator.replay(selection).await?;
+    // What was done until then is told all the same.
+    let status = if outcome.error.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    Ok((status, Json(outcome)))
 }
 
 /// Drops dead letters for good, at most 500 at a time.
@@ -327,7 +330,7 @@ pub(super) async fn replay(State(admin): Hands, Body(selection): Body<Selection>
 )]
 pub(super) async fn drop_letters(State(admin): Hands, Body(selection): Body<Selection>) -> Answer<Dropped> {
     sound(&selection)?;
-    Ok(Json(admin.operator.drop_letters(&selection).await?))
+    Ok(Json(admin.operator.drop_letters(selection).await?))
 }
 
 /// How the drain is.
@@ -373,21 +376,8 @@ pub(super) async fn resume(State(admin): Hands) -> Json<DrainState> {
     responses((status = 200, description = "As it is now", body = DrainState))
 )]
 pub(super) async fn release_brake(State(admin): Hands) -> Json<DrainState> {
-    admin.operator.controls.release_brake();
+    admin.operator.release_brake().await;
     Json(admin.operator.drain())
-}
-
-/// A limit of the rate of requests.
-#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NewRateLimit {
-    /// Requests a second; 0: no limit.
-    #[schema(maximum = 1_000_000)]
-    pub rate_limit: u32,
-    /// How many may go at once after a pause; 0: as many as go in a tenth of a second.
-    #[serde(default)]
-    #[schema(maximum = 1_000_000)]
-    pub burst: u32,
 }
 
 /// Limits the rate of requests, until the next reload or restart.
@@ -399,21 +389,9 @@ pub struct NewRateLimit {
     responses((status = 200, description = "As it is now", body = DrainState))
 )]
 pub(super) async fn rate_limit(State(admin): Hands, Body(asked): Body<NewRateLimit>) -> Answer<DrainState> {
-    if asked.rate_limit.max(asked.burst) > RATE_MOST {
-        let error = format!("at most {RATE_MOST}");
-        return Err(Fault::Request(StatusCode::UNPROCESSABLE_ENTITY, error));
-    }
-    admin.operator.set_rate_limit(RateLimit { per_second: asked.rate_limit, burst: asked.burst });
+    let limit = asked.limit().map_err(|wrong| Fault::Request(StatusCode::UNPROCESSABLE_ENTITY, wrong))?;
+    admin.operator.set_rate_limit(limit);
     Ok(Json(admin.operator.drain()))
-}
-
-/// The log's level.
-#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = LogLevel)]
-pub struct LogLevelBody {
-    /// The least severe level that is logged.
-    pub level: Level,
 }
 
 /// The log's level.

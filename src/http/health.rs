@@ -10,6 +10,7 @@ use crate::drain::{Orders, Trouble};
 use crate::outbox::Stats;
 use crate::record::Queue;
 use crate::telemetry::metrics::oldest_ages;
+use crate::vitals::is_well;
 
 /// How the agent, or a part of it, is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -166,13 +167,16 @@ pub(super) struct Health {
     link_cause: Option<String>,
     next_probe: Option<tokio::time::Instant>,
     drain_holds: Option<&'static str>,
+    is_well: bool,
 }
 
 impl Health {
     pub(super) fn of(surface: &Surface) -> Self {
         let redis = surface.redis.borrow();
         let link = surface.link.borrow();
+        let (orders, stats) = (*surface.orders.borrow(), surface.outbox.durable_stats());
         Self {
+            is_well: is_well(&redis, &link, orders, &stats),
             redis_connected: redis.connected,
             redis_fault: redis.fault.clone(),
             control_plane_connected: link.trouble.is_none() && surface.client.is_reachable(),
@@ -180,14 +184,14 @@ impl Health {
             trouble: link.trouble,
             link_cause: link.cause.clone(),
             next_probe: link.next_probe,
-            drain_holds: match *surface.orders.borrow() {
+            drain_holds: match orders {
                 Orders { exporting: true, .. } => Some("what waits is being exported"),
                 Orders { paused: true, .. } => Some("paused by an operator"),
                 _ => None,
             },
             registered: *surface.registered.borrow(),
             stopping: *surface.stopping.borrow(),
-            stats: surface.outbox.durable_stats(),
+            stats,
         }
     }
 
@@ -201,19 +205,11 @@ impl Health {
         self.stats.quarantined_segments > 0
     }
 
-    fn redis_is_degraded(&self) -> bool {
-        !self.redis_connected || self.redis_fault.is_some()
-    }
-
     pub(super) fn status(&self) -> Condition {
-        let degraded = self.trouble.is_some()
-            || self.drain_holds.is_some()
-            || self.redis_is_degraded()
-            || self.is_damaged();
-        match (self.is_unhealthy(), degraded) {
+        match (self.is_unhealthy(), self.is_well) {
             (true, _) => Condition::Unhealthy,
-            (false, true) => Condition::Degraded,
-            (false, false) => Condition::Healthy,
+            (false, true) => Condition::Healthy,
+            (false, false) => Condition::Degraded,
         }
     }
 

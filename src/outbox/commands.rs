@@ -48,6 +48,9 @@ pub struct CommandOutcome {
     pub at: i64,
 }
 
+/// Notes with their numbers; none in the place of one that cannot be read.
+pub type CommandNotes = Vec<(u64, Option<CommandNote>)>;
+
 impl CommandNote {
     /// The same with every text within its limit.
     fn limited(mut self) -> Self {
@@ -68,8 +71,8 @@ impl CommandNote {
 }
 
 impl Outbox {
-    /// All notes with their numbers, in the order of these. One that cannot be read is said, and left.
-    pub async fn command_notes(&self) -> Result<Vec<(u64, CommandNote)>, LedgerError> {
+    /// All notes, in the order of their numbers.
+    pub async fn command_notes(&self) -> Result<CommandNotes, LedgerError> {
         let (done, notes) = oneshot::channel();
         self.requests.send(keeper::Request::CommandNotes { done }).map_err(|_| LedgerError::Closed)?;
         notes.await.unwrap_or(Err(LedgerError::Closed))

@@ -69,6 +69,12 @@ impl Outbox {
         lease.await.unwrap_or(Err(ReadError::Closed))
     }
 
+    /// How far this log was read without a gap, or is known to be settled: a lease that begins behind this reads all that
+    /// lies between.
+    pub fn read_until(&self, log: Log) -> u64 {
+        self.shared.state().settled[log.index()].frontier()
+    }
+
     /// Settles a record: at once for every reader, on the disk within 100 ms.
     pub fn settle(&self, ticket: &Ticket, settlement: Settlement) {
         self.change(|state| state.deliver(ticket, settlement));

@@ -130,7 +130,7 @@ mod writer;
 pub use codec::{CodecError, Entry, Rejected};
 pub use commands::{
     COMMAND_ERROR_BYTES, COMMAND_ID_BYTES, COMMAND_RESULT_BYTES, COMMAND_TYPE_BYTES, CommandNote,
-    CommandOutcome,
+    CommandNotes, CommandOutcome,
 };
 pub use database::{DatabaseError, Durability};
 pub use dead_letter::{DeadLetter, Payload, Reason};

@@ -21,7 +21,7 @@ pub enum ReplayError {
 }
 
 /// What became of the dead letters that were to be replayed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Replayed {
     /// Records again.
     pub replayed: Vec<u64>,
@@ -29,6 +29,8 @@ pub struct Replayed {
     pub not_records: Vec<u64>,
     /// There are none with these numbers.
     pub unknown: Vec<u64>,
+    /// Why it went no further. What the rest says had been done by then.
+    pub error: Option<ReplayError>,
 }
 
 impl Outbox {
@@ -38,9 +40,16 @@ impl Outbox {
     }
 
     /// Makes records of dead letters again. They count as enqueued anew, and as accepted now; key and body stay.
-    pub async fn replay(&self, ids: &[u64]) -> Result<Replayed, ReplayError> {
-        let (mut outcome, mut batch) = (Replayed::default(), Vec::new());
-        let mut bytes = 0;
+    ///
+    /// To be awaited to the end: left in the middle, it leaves records that are dead letters as well.
+    pub async fn replay(&self, ids: &[u64]) -> Replayed {
+        let mut outcome = Replayed::default();
+        outcome.error = self.replay_into(&mut outcome, ids).await.err();
+        outcome
+    }
+
+    async fn replay_into(&self, outcome: &mut Replayed, ids: &[u64]) -> Result<(), ReplayError> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         // Each once, however often it is named.
         for id in &ids.iter().copied().collect::<BTreeSet<_>>() {
             let Some(letter) = self.dead_letter(*id).await? else {
@@ -62,11 +71,10 @@ impl Outbox {
             batch.push((*id, Entry::Record(record)));
             if batch.len() >= AT_ONCE || bytes >= AT_ONCE_BYTES {
                 bytes = 0;
-                self.revive(std::mem::take(&mut batch), &mut outcome).await?;
+                self.revive(std::mem::take(&mut batch), outcome).await?;
             }
         }
-        self.revive(batch, &mut outcome).await?;
-        Ok(outcome)
+        self.revive(batch, outcome).await
     }
 
     async fn revive(&self, batch: Vec<(u64, Entry)>, outcome: &mut Replayed) -> Result<(), ReplayError> {
@@ -78,8 +86,8 @@ impl Outbox {
         // IMPORTANT: records again, and durable, before they are no dead letters any more: a crash between leaves both,
         // with one key.
         committed.await.map_err(|_| AppendError::Closed)??;
-        self.drop_dead_letters(ids.clone()).await?;
-        outcome.replayed.extend(ids);
+        outcome.replayed.extend(&ids);
+        self.drop_dead_letters(ids).await?;
         Ok(())
     }
 }

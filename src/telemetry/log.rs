@@ -139,10 +139,17 @@ impl LogLevel {
 
     /// Logs from this level on.
     pub fn set(&self, level: Level) {
+        let before = self.get();
+        if level > before {
+            // Before it silences itself.
+            tracing::warn!(level = level.label(), before = before.label(), "the log's level is raised");
+        }
         if self.0.swap(level as u8, Ordering::Relaxed) != level as u8 {
             // Each place that logs remembers whether it is wanted.
             tracing::callsite::rebuild_interest_cache();
-            tracing::info!(level = level.label(), "the log's level was changed");
+        }
+        if level < before {
+            tracing::warn!(level = level.label(), before = before.label(), "the log's level is lowered");
         }
     }
 }

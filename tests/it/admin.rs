@@ -216,6 +216,8 @@ async fn what_waits_can_be_looked_at() {
     let body: Value = serde_json::from_str(shown["body"].as_str().expect("text")).expect("JSON");
     assert_eq!(body["transaction_id"], one["transaction"]);
     assert_eq!(ask(&stage, Method::GET, "/admin/outbox/records/99999", None).await.0, 404);
+    let (status, said) = ask(&stage, Method::GET, "/admin/outbox/records?cursor=whim", None).await;
+    assert!(status == 400 && said["error"].is_string(), "{status} {said}");
     post(&stage, "/admin/drain/resume", None).await;
     stage.drained().await;
     stage.assert_each_once(pushed).await;
@@ -245,7 +247,15 @@ async fn a_paused_drain_sends_no_record_until_it_is_resumed_and_the_server_stays
         (&json!("degraded"), &json!("degraded"))
     );
     assert_eq!(health["components"]["drain"]["reason"], "paused by an operator");
+    let heartbeat = async |status: &str| {
+        until(&format!("a heartbeat says {status}"), async || {
+            (stage.sandbox.servers().await["edge-test-1"]["last_heartbeat"]["status"] == status).then_some(())
+        })
+        .await;
+    };
+    heartbeat("degraded").await;
     post(&stage, "/admin/drain/resume", None).await;
+    heartbeat("online").await;
     stage.drained().await;
     stage.assert_each_once(before.processed() + pushed).await;
 }
@@ -338,7 +348,11 @@ async fn the_brake_is_released_by_hand() {
         .await;
     // The next probe is an hour away: only the operator knows that all is well again.
     stage.sandbox.weather(json!({})).await;
-    post(&stage, "/admin/drain/release-brake", None).await;
+    let answer = post(&stage, "/admin/drain/release-brake", None).await;
+    assert_eq!(
+        (&answer["braked"], &answer["link"], &answer["reason"]),
+        (&json!(false), &json!("closed"), &Value::Null)
+    );
     stage.drained().await;
     let dead = get(&stage, "/admin/outbox").await["dead_letters"].as_u64().expect("a number");
     assert!(dead <= 3, "{dead} dead letters");
@@ -355,6 +369,15 @@ async fn the_log_level_changes_while_it_runs() {
     post(&stage, "/admin/drain/resume", None).await;
     until("it is logged", async || stage.agent.log().contains("the drain was told").then_some(())).await;
     assert_eq!(ask(&stage, Method::PUT, "/admin/log-level", Some(json!({"level": "LOUD"}))).await.0, 422);
+    // Also that it will be silent is in the log.
+    put(&stage, "/admin/drain/rate-limit", json!({"rate_limit": 77})).await;
+    put(&stage, "/admin/log-level", json!({"level": "ERROR"})).await;
+    until("both are logged", async || {
+        let log = stage.agent.log();
+        (log.contains("the rate limit was changed") && log.contains("the log's level is raised"))
+            .then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

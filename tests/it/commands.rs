@@ -320,3 +320,17 @@ async fn an_id_is_remembered_for_its_time_and_then_no_longer() {
     assert_eq!(counted(&stage, "get_metrics", "succeeded").await, 3);
     assert_eq!(counted(&stage, "get_metrics", "repeated").await, 0);
 }
+
+#[tokio::test]
+async fn a_key_that_was_replaced_under_its_name_is_fetched() {
+    let stage = stage(&[]).await;
+    let (old, new) = (SigningKey::new("k"), SigningKey::new("k"));
+    for (id, key) in [("before", &old), ("after", &new)] {
+        stage.sandbox.put_keys(&key.key_set()).await;
+        let mut command = json!({"command_id": id, "command_type": "pause_drain", "server_id": SERVER_ID});
+        command["token"] = key.sign(&claims(&command)).into();
+        stage.sandbox.command(command).await;
+        let result = result_number(&stage, id, 1).await;
+        assert_eq!(result["success"], true, "{result}");
+    }
+}

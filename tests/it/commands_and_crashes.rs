@@ -70,21 +70,30 @@ async fn killed_at_any_point_it_neither_repeats_nor_loses_a_command() {
     }
 }
 
-/// A ControlPlane that has one command for whoever asks, and answers its results with the status given.
-async fn reluctant(status: &Arc<AtomicU16>) -> Scripted {
-    let status = Arc::clone(status);
+/// A ControlPlane that has these commands for whoever asks, and answers the result of each with the status given.
+async fn commanding(
+    ids: Vec<String>,
+    status: impl Fn(&str) -> u16 + Clone + Send + Sync + 'static,
+) -> Scripted {
     Scripted::start_all(move |request| {
         if request.path.ends_with("/commands") {
-            let command = json!({"command_id": "m", "command_type": "get_metrics"});
-            return axum::Json(json!({"commands": [command]})).into_response();
+            let command = |id: &String| json!({"command_id": id, "command_type": "get_metrics"});
+            return axum::Json(json!({"commands": ids.iter().map(command).collect::<Vec<_>>()}))
+                .into_response();
         }
         if request.path.ends_with("/command-results") {
-            let status = status.load(Ordering::Relaxed);
+            let status = status(request.json()["command_id"].as_str().expect("an id"));
             return StatusCode::from_u16(status).expect("a status").into_response();
         }
         StatusCode::OK.into_response()
     })
     .await
+}
+
+/// One that has one command, and answers its results with the status given.
+async fn reluctant(status: &Arc<AtomicU16>) -> Scripted {
+    let status = Arc::clone(status);
+    commanding(vec!["m".into()], move |_| status.load(Ordering::Relaxed)).await
 }
 
 fn results(plane: &Scripted) -> Vec<Value> {
@@ -148,4 +157,64 @@ async fn a_result_that_is_not_wanted_is_given_up_with_a_word() {
     let metrics = agent.metrics().await;
     let by = [("type", "get_metrics"), ("outcome", "succeeded")];
     assert_eq!(metrics.sum("dataplane_commands_total", &by) as u64, 1);
+}
+
+#[tokio::test]
+async fn a_result_that_fails_holds_up_no_other() {
+    // More of them than are tried in a round.
+    let bad: Vec<String> = (0..12).map(|n| format!("bad-{n}")).collect();
+    let ids = [&bad[..], &["good".to_owned()]].concat();
+    let redis = RedisServer::start().await;
+    let plane = commanding(ids, |id| if id == "good" { 200 } else { 500 }).await;
+    let mut agent = Agent::new(&redis, &plane.url);
+    agent.set("COMMAND_POLL_INTERVAL", "0.1");
+    agent.start();
+    let told = |plane: &Scripted, id: &str| {
+        results(plane).iter().filter(|result| result["command_id"] == id).count()
+    };
+    until("the one behind them is heard", async || (told(&plane, "good") > 0).then_some(())).await;
+    until("the others are told again", async || (told(&plane, "bad-11") > 2).then_some(())).await;
+}
+
+#[tokio::test]
+async fn commands_that_are_over_and_handed_out_for_ever_keep_no_new_one_waiting() {
+    let mut ids: Vec<String> = (0..120).map(|n| format!("old-{n}")).collect();
+    ids.push("new".into());
+    let redis = RedisServer::start().await;
+    // None of the results is wanted, so that none is told twice.
+    let plane = commanding(ids, |_| 422).await;
+    let mut agent = Agent::new(&redis, &plane.url);
+    agent.set("COMMAND_POLL_INTERVAL", "0.1");
+    agent.start();
+    until("the last one is carried out", async || {
+        results(&plane).iter().any(|result| result["command_id"] == "new").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn with_a_note_that_cannot_be_read_nothing_is_changed_and_that_is_said_once() {
+    let settings = [("COMMAND_POLL_INTERVAL", "0.1"), ("HEARTBEAT_INTERVAL", "0.2")];
+    let mut stage = Stage::set_with(&settings).await;
+    assert!(stage.agent.stop().await.success());
+    let ledger = sled::open(stage.agent.dir().join("outbox/ledger")).expect("the ledger");
+    // Another release's.
+    ledger.insert([&b"m"[..], &7_u64.to_be_bytes()].concat(), vec![200]).expect("a note");
+    drop(ledger);
+    stage.agent.start();
+    let pause = json!({"command_type": "pause_drain", "server_id": SERVER_ID, "sign": true});
+    let pause = stage.sandbox.command(pause).await;
+    let said = |stage: &Stage| stage.agent.log().matches("commands wait: they cannot be noted").count();
+    until("it is said", async || (said(&stage) > 0).then_some(())).await;
+    let polls = stage.sandbox.accounts().await.all_requests("commands");
+    // What changes nothing is answered all the same.
+    stage.sandbox.command(json!({"command_type": "get_metrics", "command_id": "m"})).await;
+    until("it looks on, and answers", async || {
+        let polls_now = stage.sandbox.accounts().await.all_requests("commands");
+        (polls_now >= polls + 5 && !stage.sandbox.results("m").await.is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(said(&stage), 1, "{}", stage.agent.log());
+    assert!(stage.sandbox.results(pause["command_id"].as_str().expect("an id")).await.is_empty());
+    assert_eq!(stage.agent.metrics().await.sum("dataplane_drain_paused", &[]) as u64, 0);
 }

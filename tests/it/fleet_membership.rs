@@ -2,7 +2,7 @@
 //! connected.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
@@ -48,7 +48,8 @@ async fn a_heartbeat_tells_all_that_there_is_to_tell() {
 
 #[tokio::test]
 async fn a_fleet_that_starts_at_once_does_not_beat_at_once() {
-    const INTERVAL: f64 = 4.0;
+    // The first of eight is, on average, a ninth of it away.
+    const INTERVAL: f64 = 40.0;
     let redis = RedisServer::start().await;
     let plane = Scripted::start_all(|_| StatusCode::OK.into_response()).await;
     let mut fleet: Vec<Agent> = (0..8)
@@ -62,7 +63,7 @@ async fn a_fleet_that_starts_at_once_does_not_beat_at_once() {
         .collect();
     fleet.iter_mut().for_each(Agent::start);
     // From each server's registration to its first heartbeat.
-    let phases = until("every heart has beaten", async || {
+    let first = until("a heart has beaten", async || {
         let (mut registered, mut beat) =
             (HashMap::<String, Instant>::new(), HashMap::<String, Instant>::new());
         for request in plane.received() {
@@ -75,12 +76,11 @@ async fn a_fleet_that_starts_at_once_does_not_beat_at_once() {
             }
         }
         let phase = |(server, at): (&String, &Instant)| Some(at.duration_since(*registered.get(server)?));
-        (beat.len() == 8).then(|| beat.iter().filter_map(phase).collect::<Vec<Duration>>())
+        beat.iter().filter_map(phase).min()
     })
     .await;
-    let first = phases.iter().min().expect("a phase").as_secs_f64();
-    // With any part of the interval as likely as any other, once in 390,000 times none is in the first four fifths.
-    assert!(first < 0.8 * INTERVAL, "{phases:?}");
+    // Without a phase of its own none comes before nine tenths of the interval are over, on any machine.
+    assert!(first.as_secs_f64() < 0.9 * INTERVAL, "{first:?}");
 }
 
 #[tokio::test]
@@ -122,13 +122,26 @@ async fn it_does_not_ask_where_that_is_switched_off() {
 
 #[tokio::test]
 async fn it_does_not_ask_while_others_ask_anyway() {
-    let settings = [("HEARTBEAT_INTERVAL", "0.1"), ("CONTROL_PLANE_HEALTH_CHECK_INTERVAL", "1")];
-    let stage = Stage::set_with(&settings).await;
-    until("the heart beats", async || {
-        (stage.sandbox.accounts().await.all_requests("heartbeat") >= 80).then_some(())
+    let redis = RedisServer::start().await;
+    let plane = Scripted::start_all(|_| StatusCode::OK.into_response()).await;
+    let mut agent = Agent::new(&redis, &plane.url);
+    for (name, value) in [("HEARTBEAT_INTERVAL", "0.1"), ("CONTROL_PLANE_HEALTH_CHECK_INTERVAL", "1")] {
+        agent.set(name, value);
+    }
+    let begun = Instant::now();
+    agent.start();
+    let received = until("the heart beats", async || {
+        let received = plane.received();
+        let beats = received.iter().filter(|request| request.path.ends_with("/heartbeat")).count();
+        (beats >= 60).then_some(received)
     })
     .await;
-    // Asked regardless, it would be once a second, for eight; a machine that stands still may bring about one or two.
-    let asked = stage.sandbox.accounts().await.all_requests("health");
-    assert!(asked <= 2, "asked {asked} times");
+    // Asked regardless, it would be once a second, for six. It is asked after a second, or nearly, in which nothing else
+    // was answered: of the pauses around that, one is half as long. On a machine that does not stand still there is none.
+    let (health, others): (Vec<_>, Vec<_>) =
+        received.into_iter().partition(|request| request.path.ends_with("/health"));
+    let times: Vec<Instant> = std::iter::once(begun).chain(others.iter().map(|request| request.at)).collect();
+    let pauses = times.windows(2).map(|pair| pair[1].duration_since(pair[0]).as_secs_f64());
+    let most: usize = pauses.map(|pause| (pause / 0.45) as usize).sum();
+    assert!(health.len() <= most, "asked {} times, where {most} can be explained", health.len());
 }

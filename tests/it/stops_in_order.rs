@@ -1,9 +1,14 @@
 //! Goal: stopping is quick, complete and polite; a second agent on the same outbox is refused.
 
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::StatusCode;
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::harness::{Agent, Stage, load, until};
+use super::harness::{Agent, RedisServer, Stage, load, until};
 
 #[tokio::test]
 async fn sigterm_finishes_what_is_in_flight_says_goodbye_and_exits_with_0() {
@@ -89,4 +94,38 @@ async fn a_client_that_sent_half_a_request_does_not_keep_it_from_stopping() {
     half.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nX").await.expect("half a request");
     let _idle = tokio::net::TcpStream::connect(&address).await.expect("a connection");
     assert_eq!(stage.agent.stop().await.code(), Some(0), "{}", stage.agent.log());
+}
+
+#[tokio::test]
+async fn a_heartbeat_or_registration_that_is_never_answered_does_not_hold_up_the_stop() {
+    for silent in ["/heartbeat", "/register"] {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        let app = Router::new().fallback(async move |request: Request| {
+            let path = request.uri().path().to_owned();
+            let is_silent = path.ends_with(silent);
+            log.lock().expect("no test panics here").push(path);
+            if is_silent {
+                std::future::pending::<()>().await;
+            }
+            StatusCode::OK
+        });
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("its address"));
+        let plane = tokio::spawn(async move { axum::serve(listener, app).await.expect("it serves") });
+        let has_asked = |what: &str| {
+            asked.lock().expect("no test panics here").iter().any(|path: &String| path.ends_with(what))
+        };
+        let redis = RedisServer::start().await;
+        let mut agent = Agent::new(&redis, &url);
+        for (name, value) in [("HEARTBEAT_INTERVAL", "0.2"), ("CONTROL_PLANE_TIMEOUT", "600")] {
+            agent.set(name, value);
+        }
+        agent.start();
+        until(&format!("{silent} is asked"), async || has_asked(silent).then_some(())).await;
+        assert_eq!(agent.stop().await.code(), Some(0), "{}", agent.log());
+        assert!(!agent.log().contains("did not stop in time"), "{silent}: {}", agent.log());
+        assert!(has_asked("/shutdown"), "{silent}: it says goodbye, for it may be known");
+        plane.abort();
+    }
 }

@@ -1,21 +1,18 @@
 //! The notes of commands: read, written and forgotten, each change a commit of its own.
 
-use super::super::CommandNote;
 use super::super::ledger::{Entry, LedgerError};
+use super::super::{CommandNote, CommandNotes};
 use super::Keeper;
 
 impl Keeper {
-    pub(super) fn command_notes(&self) -> Result<Vec<(u64, CommandNote)>, LedgerError> {
+    pub(super) fn command_notes(&self) -> Result<CommandNotes, LedgerError> {
         let notes = self.shared.ledger.commands()?.into_iter();
-        Ok(notes
-            .filter_map(|(number, note)| match note {
-                Ok(note) => Some((number, note)),
-                Err(error) => {
-                    tracing::error!(number, %error, "the note of a command cannot be read");
-                    None
-                }
-            })
-            .collect())
+        let read = notes.map(|(number, note)| {
+            let note = note
+                .inspect_err(|error| tracing::error!(number, %error, "the note of a command cannot be read"));
+            (number, note.ok())
+        });
+        Ok(read.collect())
     }
 
     pub(super) fn note_command(

@@ -17,7 +17,7 @@ use super::ledger::LedgerError;
 use super::segment::ReadError;
 use super::shared::Shared;
 use super::writer::Order;
-use super::{CommandNote, DeadLetter, Lease, Log};
+use super::{CommandNote, CommandNotes, DeadLetter, Lease, Log};
 use crate::failpoint;
 use troubles::Troubles;
 
@@ -49,7 +49,7 @@ pub(super) enum Request {
         done: oneshot::Sender<Result<u64, LedgerError>>,
     },
     CommandNotes {
-        done: oneshot::Sender<Result<Vec<(u64, CommandNote)>, LedgerError>>,
+        done: oneshot::Sender<Result<CommandNotes, LedgerError>>,
     },
     NoteCommand {
         note: Option<(u64, CommandNote)>,

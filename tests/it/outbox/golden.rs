@@ -65,7 +65,7 @@ fn an_outbox_of_format_1_is_read() {
         outbox.note_command(Some((7, note.clone())), vec![]).await.unwrap();
         close(outbox, threads);
         let (outbox, threads) = Outbox::open(settings(dir.path())).unwrap();
-        assert_eq!(outbox.command_notes().await.unwrap(), [(7, note)]);
+        assert_eq!(outbox.command_notes().await.unwrap(), [(7, Some(note))]);
         assert_eq!(outbox.stats().depth[0], 37);
         close(outbox, threads);
     });

@@ -1,0 +1,170 @@
+//! Replays and drops dead letters for whoever orders it: one order at a time, and each to its end.
+//!
+//! Two that replay at once would replay the same letter twice; and one that is left between making records of letters
+//! and removing these would leave both. So the work is a task's of its own: whoever ordered it only waits for it, and
+//! may go away.
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{AdminError, Dropped, Replayed, Selection, dead_letters};
+use crate::outbox::Outbox;
+
+/// So many orders wait for their turn; whoever has another one waits for a place.
+const WAITING: usize = 4;
+
+enum Order {
+    Replay(Selection, oneshot::Sender<Result<Replayed, AdminError>>),
+    Drop(Selection, oneshot::Sender<Result<Dropped, AdminError>>),
+}
+
+impl Order {
+    /// Nobody waits for it any more.
+    fn is_given_up(&self) -> bool {
+        match self {
+            Self::Replay(_, done) => done.is_closed(),
+            Self::Drop(_, done) => done.is_closed(),
+        }
+    }
+}
+
+/// Gives the orders.
+#[derive(Clone)]
+pub struct Letters(mpsc::Sender<Order>);
+
+/// Carries them out.
+pub struct LetterWork {
+    outbox: Outbox,
+    orders: mpsc::Receiver<Order>,
+}
+
+/// Both ends.
+pub fn letters(outbox: Outbox) -> (Letters, LetterWork) {
+    let (sender, orders) = mpsc::channel(WAITING);
+    (Letters(sender), LetterWork { outbox, orders })
+}
+
+impl Letters {
+    pub(super) async fn replay(&self, selection: Selection) -> Result<Replayed, AdminError> {
+        self.order(|done| Order::Replay(selection, done)).await
+    }
+
+    pub(super) async fn drop(&self, selection: Selection) -> Result<Dropped, AdminError> {
+        self.order(|done| Order::Drop(selection, done)).await
+    }
+
+    async fn order<T>(
+        &self,
+        order: impl FnOnce(oneshot::Sender<Result<T, AdminError>>) -> Order,
+    ) -> Result<T, AdminError> {
+        let (done, outcome) = oneshot::channel();
+        self.0.send(order(done)).await.map_err(|_| AdminError::Stopping)?;
+        outcome.await.unwrap_or(Err(AdminError::Stopping))
+    }
+}
+
+impl LetterWork {
+    /// Runs until `stop` is true. What is being done then is finished first.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        loop {
+            let order = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                order = self.orders.recv() => order,
+            };
+            let Some(order) = order else { return };
+            if !order.is_given_up() {
+                self.carry_out(order).await;
+            }
+        }
+    }
+
+    /// Whether somebody still hears what comes of it does not matter from here on.
+    async fn carry_out(&self, order: Order) {
+        match order {
+            Order::Replay(selection, done) => {
+                let outcome = dead_letters::replay_selected(&self.outbox, &selection).await;
+                if let Ok(Replayed { replayed, error, .. }) = &outcome {
+                    let replayed = replayed.len();
+                    if let Some(error) = error {
+                        tracing::warn!(replayed, error, "not all dead letters could be replayed");
+                    } else {
+                        tracing::info!(replayed, "dead letters were replayed");
+                    }
+                }
+                let _ = done.send(outcome);
+            }
+            Order::Drop(selection, done) => {
+                let outcome = dead_letters::drop_selected(&self.outbox, &selection).await;
+                if let Ok(Dropped { dropped, .. }) = &outcome {
+                    tracing::warn!(dropped, "dead letters were dropped by an operator");
+                }
+                let _ = done.send(outcome);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use super::super::tests::{open, started, until};
+    use super::*;
+    use crate::outbox::{DeadLetter, Entry, Payload, Reason};
+
+    fn letter() -> Entry {
+        let Entry::Record(record) = started(0) else { unreachable!("it is a record") };
+        Entry::Letter(Box::new(DeadLetter {
+            id: 0,
+            reason: Reason::Refused,
+            detail: "no".into(),
+            attempts: 1,
+            first_at: record.accepted_at(),
+            last_at: record.accepted_at(),
+            payload: Payload::Record(record),
+        }))
+    }
+
+    #[tokio::test]
+    async fn a_replay_that_was_begun_is_finished_also_when_nobody_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outbox, threads) = open(dir.path());
+        outbox.append(vec![letter(), letter()], None).await.unwrap().await.unwrap().unwrap();
+        until("two dead letters", || outbox.stats().dead_letters == 2).await;
+        let (letters, work) = letters(outbox.clone());
+        let stop = watch::Sender::new(false);
+        let working = tokio::spawn(work.run(stop.subscribe()));
+
+        let all = Selection { all: true, ..Selection::default() };
+        let mut asked = Box::pin(letters.replay(all.clone()));
+        std::future::poll_fn(|context| {
+            assert!(asked.as_mut().poll(context).is_pending());
+            std::task::Poll::Ready(())
+        })
+        .await;
+        // On this runtime's one thread, the work begins with the next turn.
+        tokio::task::yield_now().await;
+        drop(asked);
+        until("both are records again", || outbox.stats().dead_letters == 0).await;
+        assert_eq!(outbox.stats().total_depth(), 2, "each once");
+
+        // One that nobody wants any more is not even begun.
+        outbox.append(vec![letter()], None).await.unwrap().await.unwrap().unwrap();
+        until("one dead letter", || outbox.stats().dead_letters == 1).await;
+        let mut asked = Box::pin(letters.drop(all.clone()));
+        std::future::poll_fn(|context| {
+            assert!(asked.as_mut().poll(context).is_pending());
+            std::task::Poll::Ready(())
+        })
+        .await;
+        drop(asked);
+        let outcome = letters.replay(all.clone()).await.unwrap();
+        assert_eq!((outcome.replayed.len(), &outcome.error), (1, &None), "{outcome:?}");
+
+        stop.send_replace(true);
+        working.await.unwrap();
+        assert!(matches!(letters.replay(all).await, Err(AdminError::Stopping)));
+        drop((letters, outbox));
+        assert!(threads.join());
+    }
+}

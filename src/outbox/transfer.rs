@@ -12,10 +12,10 @@
 //! `data` is the message, as `hex` where it is not UTF-8. Records come log by log, and in order: started events, usage,
 //! completed events; dead letters come last.
 //!
-//! Taken in twice, a record is there twice, with one key, and is billed once. A dead letter is there once: nobody else
-//! would tell one from the other.
+//! Taken in twice, a record is there twice, with one key, and is billed once. A dead letter is there as often as in the
+//! file: nobody else would tell one from the other. Two of a file may be alike in everything, and are two all the same.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::{BufRead, Write};
 
 use serde::{Deserialize, Serialize};
@@ -280,6 +280,12 @@ fn digest(letter: &DeadLetter) -> u128 {
     xxhash_rust::xxh3::xxh3_128(&codec::dead_letter_bytes(letter))
 }
 
+/// Takes one of this digest out, if there is one left.
+fn take_one(known: &mut HashMap<u128, u64>, digest: u128) -> bool {
+    let left = known.get_mut(&digest).filter(|left| **left > 0);
+    left.map(|left| *left -= 1).is_some()
+}
+
 impl Outbox {
     /// Hands what waits in a log to `visit`, page by page and in order, until it answers false.
     pub async fn each_waiting(
@@ -363,7 +369,8 @@ impl Outbox {
         while let Some((n, line)) = lines.next() {
             let line = line?;
             match parse(n, &line)? {
-                Entry::Letter(letter) if !known.insert(digest(&letter)) => imported.known += 1,
+                // IMPORTANT: only what was here before: of two lines that are alike the second is another dead letter.
+                Entry::Letter(letter) if take_one(&mut known, digest(&letter)) => imported.known += 1,
                 entry => {
                     let is_letter = matches!(entry, Entry::Letter(_));
                     let count = if is_letter { &mut imported.dead_letters } else { &mut imported.records };
@@ -384,14 +391,16 @@ impl Outbox {
         if self.flush().await { Ok(imported) } else { Err(TransferError::Unsettled) }
     }
 
-    /// The digests of all dead letters that are kept.
-    async fn known_letters(&self) -> Result<HashSet<u128>, LedgerError> {
-        let (mut known, mut from) = (HashSet::new(), 0);
+    /// The digests of all dead letters that are kept, and how many have each.
+    async fn known_letters(&self) -> Result<HashMap<u128, u64>, LedgerError> {
+        let (mut known, mut from) = (HashMap::new(), 0);
         loop {
             let letters = self.dead_letters(from, LETTERS_AT_ONCE).await?;
             let Some(last) = letters.last() else { return Ok(known) };
             from = last.id + 1;
-            known.extend(letters.iter().map(digest));
+            for letter in &letters {
+                *known.entry(digest(letter)).or_default() += 1;
+            }
         }
     }
 }

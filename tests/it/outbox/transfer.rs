@@ -122,3 +122,28 @@ fn dead_letters_move_along_with_all_that_is_known_of_them_and_only_once() {
         }
     });
 }
+
+#[test]
+fn dead_letters_that_are_alike_in_everything_all_move() {
+    let home = tempfile::tempdir().unwrap();
+    let (old, new, file) = (home.path().join("old"), home.path().join("new"), home.path().join("file"));
+    runtime().block_on(async {
+        let (outbox, threads) = Outbox::open(settings(&old)).unwrap();
+        // Of one round: they have one time.
+        append(&outbox, vec![rejected(), rejected(), rejected()]).await.unwrap();
+        let exported = outbox.export(&mut std::fs::File::create(&file).unwrap(), |_| ()).await.unwrap();
+        assert_eq!(exported, Exported { records: 0, dead_letters: 3 });
+        close(outbox, threads);
+
+        let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
+        append(&outbox, vec![rejected()]).await.unwrap();
+        assert!(outbox.flush().await);
+        let imported = import(&outbox, &file).await;
+        assert_eq!(imported, Imported { records: 0, dead_letters: 2, known: 1 }, "one was here already");
+        assert_eq!(letters(&outbox).await.len(), 3);
+        let again = import(&outbox, &file).await;
+        assert_eq!(again, Imported { records: 0, dead_letters: 0, known: 3 });
+        assert_eq!(letters(&outbox).await.len(), 3);
+        close(outbox, threads);
+    });
+}

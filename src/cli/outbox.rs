@@ -1,7 +1,7 @@
 //! `dataplane-agent outbox …`: what waits, on a stopped agent.
 
 use std::io::BufReader;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
@@ -218,6 +218,8 @@ async fn export(outbox: &Outbox, path: PathBuf, json: bool) -> anyhow::Result<()
     let context = || path.display().to_string();
     // A new file: an older one may hold records that are nowhere else.
     let mut file = std::fs::File::create_new(&path).with_context(context)?;
+    // IMPORTANT: what goes into it leaves the outbox: its name must survive a power cut, too.
+    sync_parent(&path).with_context(context)?;
     let bar = progress("exporting");
     let exported = outbox.export(&mut file, |n| bar.set_position(n)).await.with_context(context)?;
     bar.finish_and_clear();
@@ -228,6 +230,11 @@ async fn export(outbox: &Outbox, path: PathBuf, json: bool) -> anyhow::Result<()
     }
 }
 
+fn sync_parent(path: &Path) -> std::io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(parent)?.sync_all()
+}
+
 async fn import(outbox: &Outbox, path: PathBuf, json: bool) -> anyhow::Result<()> {
     let bar = progress("importing");
     let open = || -> std::io::Result<Box<dyn std::io::BufRead>> {
@@ -236,13 +243,18 @@ async fn import(outbox: &Outbox, path: PathBuf, json: bool) -> anyhow::Result<()
     let imported = outbox.import(open, |n| bar.set_position(n)).await;
     let imported = imported.with_context(|| path.display().to_string())?;
     bar.finish_and_clear();
+    if let Some(line) = imported.cut {
+        eprintln!(
+            "line {line}, the last, is cut off and passed over: what it was is still where it came from"
+        );
+    }
     if json {
         let (letters, known) = (imported.dead_letters, imported.known);
         print_json(
             &json!({ "imported": imported.records, "dead_letters": letters, "known_dead_letters": known }),
         )
     } else {
-        let Imported { records, dead_letters, known } = imported;
+        let Imported { records, dead_letters, known, .. } = imported;
         said(&format!(
             "{records} records and {dead_letters} dead letters imported; {known} dead letters were here"
         ))

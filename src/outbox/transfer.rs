@@ -63,6 +63,15 @@ pub enum TransferError {
         "the records are in the file, but could not be settled here: both outboxes have them, with the same keys"
     )]
     Unsettled,
+    /// What is no record could not become dead letters.
+    #[error("nothing is exported: the ledger, which takes the dead letters, cannot be written now")]
+    Unready,
+    /// The dead letters that were taken in could not become such.
+    #[error(
+        "all is taken in, but the dead letters could not be moved to their place yet; that happens by itself when the \
+         ledger can be written. Do not import the file again"
+    )]
+    Unburied,
 }
 
 /// What was written to a file.
@@ -83,6 +92,9 @@ pub struct Imported {
     pub dead_letters: u64,
     /// Dead letters that were here already, and are not taken in again.
     pub known: u64,
+    /// The number of the last line, if that is cut off: it is passed over. What it would have been was not settled where it
+    /// came from.
+    pub cut: Option<u64>,
 }
 
 // A field that this release does not know may say that the line is no record to be sent.
@@ -268,10 +280,48 @@ fn from_hex(hex: &str) -> Option<Vec<u8>> {
     pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
+/// Writes all of it, durably, or leaves the file as it was: what is cut is no line.
+fn write_synced(file: &mut std::fs::File, text: &[u8]) -> std::io::Result<()> {
+    let before = file.metadata()?.len();
+    let written = file.write_all(text).and_then(|()| super::fault::point()).and_then(|()| file.sync_data());
+    written.inspect_err(|_| {
+        // Where not even this can be done, an import passes over the rest.
+        let _ = file.set_len(before).and_then(|()| file.sync_data());
+    })
+}
+
+/// A line of a file that is taken in.
+struct Numbered {
+    /// From 1.
+    n: u64,
+    text: Vec<u8>,
+}
+
+impl Numbered {
+    /// What it is. Nothing if it is the beginning of one: an export that was cut off, of what is still where it came from.
+    fn entry(&self) -> Result<Option<Entry>, TransferError> {
+        match parse(self.n, &self.text) {
+            Err(_) if !self.text.ends_with(b"\n") => Ok(None),
+            parsed => parsed.map(Some),
+        }
+    }
+}
+
+fn lines(mut file: Box<dyn BufRead>) -> impl Iterator<Item = std::io::Result<Numbered>> {
+    (1..).map_while(move |n| {
+        let mut text = Vec::new();
+        match file.read_until(b'\n', &mut text) {
+            Ok(0) => None,
+            Ok(_) => Some(Ok(Numbered { n, text })),
+            Err(error) => Some(Err(error)),
+        }
+    })
+}
+
 /// What line number `line` is.
-fn parse(line: u64, text: &str) -> Result<Entry, TransferError> {
+fn parse(line: u64, text: &[u8]) -> Result<Entry, TransferError> {
     let bad = |what: String| TransferError::Line { line, what };
-    let parsed: Line = serde_json::from_str(text).map_err(|error| bad(error.to_string()))?;
+    let parsed: Line = serde_json::from_slice(text).map_err(|error| bad(error.to_string()))?;
     parsed.entry().map_err(bad)
 }
 
@@ -312,7 +362,9 @@ impl Outbox {
         mut progress: impl FnMut(u64),
     ) -> Result<Exported, TransferError> {
         // What is no record becomes a dead letter now.
-        self.flush().await;
+        if !self.flush().await {
+            return Err(TransferError::Unready);
+        }
         let mut exported = Exported::default();
         for log in [Log::Quota, Log::Started, Log::Usage, Log::Completed] {
             let (mut from, end) = (0, *self.last().borrow() + 1);
@@ -324,9 +376,8 @@ impl Outbox {
                     let Entry::Record(record) = &leased.entry else { continue };
                     Line::of(record).write(&mut text)?;
                 }
-                file.write_all(&text)?;
                 // IMPORTANT: safe in the file before it is settled here.
-                file.sync_data()?;
+                write_synced(file, &text)?;
                 self.settle_all(lease.records.iter().map(|leased| (&leased.ticket, Settlement::Exported)));
                 exported.records += lease.records.len() as u64;
                 progress(exported.records);
@@ -344,9 +395,8 @@ impl Outbox {
             for letter in &letters {
                 Line::of_letter(letter).write(&mut text)?;
             }
-            file.write_all(&text)?;
             // IMPORTANT: likewise.
-            file.sync_data()?;
+            write_synced(file, &text)?;
             exported.dead_letters +=
                 self.drop_dead_letters(letters.iter().map(|letter| letter.id).collect()).await?;
             progress(exported.records + exported.dead_letters);
@@ -360,22 +410,23 @@ impl Outbox {
         open: impl Fn() -> std::io::Result<Box<dyn BufRead>>,
         mut progress: impl FnMut(u64),
     ) -> Result<Imported, TransferError> {
-        for (n, line) in (1..).zip(open()?.lines()) {
-            parse(n, &line?)?;
+        for line in lines(open()?) {
+            line?.entry()?;
         }
         let mut known = self.known_letters().await?;
         let (mut imported, mut batch, mut bytes) = (Imported::default(), Vec::new(), 0);
-        let mut lines = (1..).zip(open()?.lines()).peekable();
-        while let Some((n, line)) = lines.next() {
+        let mut lines = lines(open()?).peekable();
+        while let Some(line) = lines.next() {
             let line = line?;
-            match parse(n, &line)? {
+            match line.entry()? {
+                None => imported.cut = Some(line.n),
                 // IMPORTANT: only what was here before: of two lines that are alike the second is another dead letter.
-                Entry::Letter(letter) if take_one(&mut known, digest(&letter)) => imported.known += 1,
-                entry => {
+                Some(Entry::Letter(letter)) if take_one(&mut known, digest(&letter)) => imported.known += 1,
+                Some(entry) => {
                     let is_letter = matches!(entry, Entry::Letter(_));
                     let count = if is_letter { &mut imported.dead_letters } else { &mut imported.records };
                     *count += 1;
-                    bytes += line.len();
+                    bytes += line.text.len();
                     batch.push(entry);
                 }
             }
@@ -388,7 +439,7 @@ impl Outbox {
             }
         }
         // The dead letters among them become such now.
-        if self.flush().await { Ok(imported) } else { Err(TransferError::Unsettled) }
+        if self.flush().await { Ok(imported) } else { Err(TransferError::Unburied) }
     }
 
     /// The digests of all dead letters that are kept, and how many have each.

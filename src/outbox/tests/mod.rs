@@ -5,3 +5,4 @@ mod faults;
 mod model;
 mod rig;
 mod space;
+mod transfer;

@@ -32,8 +32,8 @@ pub(super) struct State {
     pub totals_stored: u64,
     /// Out of the row: the ledger has to forget them, then their folders go.
     pub leaving: Vec<Arc<Segment>>,
-    /// The ledger has forgotten them, and their folders could not be deleted yet.
-    pub lingering: Vec<Arc<Segment>>,
+    /// The ledger has forgotten them, and their folders could not be deleted yet; with what each takes on the disk.
+    pub lingering: Vec<(Arc<Segment>, u64)>,
     /// Their folders are gone.
     pub left: Vec<u64>,
     /// Dead letters to be removed, with their length as stored.

@@ -2,6 +2,7 @@
 
 mod damage;
 mod faults;
+mod keeper;
 mod model;
 mod rig;
 mod space;

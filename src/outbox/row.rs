@@ -16,7 +16,7 @@ use super::ledger::{self, Ledger};
 use super::schema::{Counters, SegmentInfo, Totals};
 use super::segment::{Listed, Segment};
 use super::settled::Settled;
-use super::state::{RECENT_APPENDS, State};
+use super::state::{Lingering, RECENT_APPENDS, State};
 use super::{Log, OpenError, ReadError, Settings, Shared};
 
 /// What is known, from the ledger and the folders. Deletes remainders; nothing else is changed yet.
@@ -67,7 +67,7 @@ fn sweep(
     settings: &Settings,
     ledger: &Ledger,
     row: &BTreeMap<u64, Listed>,
-) -> Result<(Vec<u64>, Vec<(Arc<Segment>, u64)>), OpenError> {
+) -> Result<(Vec<u64>, Lingering), OpenError> {
     let path = settings.dir.join("segments");
     let folder = |source| OpenError::Folder { path: path.clone(), source };
     let tombstones = ledger.tombstones()?;

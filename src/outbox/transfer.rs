@@ -9,8 +9,8 @@
 //!
 //! `data` is the record's buffer (the body, and what else is kept of the producer's bytes), `layout` says what lies where,
 //! `sum` is its XXH3. `dead_letter` has the reason, the words, the attempts and the times; of one that never was a record
-//! `data` is the message, as `hex` where it is not UTF-8. Records come log by log, and in order: started events, usage,
-//! completed events; dead letters come last.
+//! `data` is the message, as `hex` where it is not UTF-8. Records come log by log, and in order: quota requests,
+//! started events, usage, completed events; dead letters come last.
 //!
 //! Taken in twice, a record is there twice, with one key, and is billed once. A dead letter is there as often as in the
 //! file: nobody else would tell one from the other. Two of a file may be alike in everything, and are two all the same.

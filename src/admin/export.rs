@@ -167,7 +167,7 @@ impl Exports {
         if export.page.is_none() {
             let mut place = match export.place.take() {
                 Some(place) => place,
-                None => self.outbox.begin_export().await,
+                None => self.outbox.begin_export().await?,
             };
             let before = place.clone();
             let read = self.outbox.export_page(&mut place).await;

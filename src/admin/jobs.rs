@@ -36,7 +36,7 @@ pub struct Imported {
 
 impl From<outbox::Imported> for Imported {
     fn from(imported: outbox::Imported) -> Self {
-        let outbox::Imported { records, dead_letters, known } = imported;
+        let outbox::Imported { records, dead_letters, known, .. } = imported;
         Self { imported: records, dead_letters, known_dead_letters: known }
     }
 }
@@ -44,7 +44,7 @@ impl From<outbox::Imported> for Imported {
 impl From<Imported> for outbox::Imported {
     fn from(imported: Imported) -> Self {
         let Imported { imported, dead_letters, known_dead_letters } = imported;
-        Self { records: imported, dead_letters, known: known_dead_letters }
+        Self { records: imported, dead_letters, known: known_dead_letters, cut: None }
     }
 }
 

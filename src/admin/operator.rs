@@ -1,15 +1,16 @@
 //! What may be done to a running agent, for everybody who may do it: the admin surface, and signed commands.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use uuid::Uuid;
 
 use super::letters::Letters;
 use super::{AdminError, Dropped, Exports, Imported, Replayed, Selection};
 use crate::drain::{Controls, LinkStatus, RateLimit, Trouble};
-use crate::outbox::{Chunk, Outbox, TransferError};
+use crate::outbox::{Chunk, KnownLetters, Outbox, TransferError};
 use crate::reload::{ReloadError, Reloader};
 use crate::telemetry::log::{Level, LogLevel};
 
@@ -33,6 +34,15 @@ pub struct DrainState {
 /// The drain takes its next turn within this time, unless something is badly wrong.
 const OBEYED_WITHIN: Duration = Duration::from_secs(2);
 
+/// An import of which nothing is heard for so long has ended: another one may begin.
+const IMPORT_PATIENCE: Duration = Duration::from_secs(30);
+
+struct Import {
+    id: Uuid,
+    known: KnownLetters,
+    heard: Instant,
+}
+
 /// An operator's hands.
 pub struct Operator {
     /// Where records wait.
@@ -49,8 +59,8 @@ pub struct Operator {
     letters: Letters,
     /// Moving what waits to a file.
     pub exports: Exports,
-    /// One import at a time, for the memory's sake.
-    imports: Mutex<()>,
+    /// The import under way: what was here when it began.
+    import: Mutex<Option<Import>>,
     /// One verification, or salvaging, at a time.
     jobs: Arc<Mutex<()>>,
 }
@@ -66,8 +76,8 @@ impl Operator {
         letters: Letters,
     ) -> Self {
         let exports = Exports::new(outbox.clone(), controls.clone(), link.clone());
-        let (imports, jobs) = (Mutex::new(()), Arc::new(Mutex::new(())));
-        Self { outbox, controls, link, log_level, reloader, letters, exports, imports, jobs }
+        let (import, jobs) = (Mutex::new(None), Arc::new(Mutex::new(())));
+        Self { outbox, controls, link, log_level, reloader, letters, exports, import, jobs }
     }
 
     /// The turn for a job that takes long, for as long as it is held; none while another is under way.
@@ -75,19 +85,28 @@ impl Operator {
         Arc::clone(&self.jobs).try_lock_owned().ok()
     }
 
-    /// Takes in some lines of what was exported.
-    pub async fn import(&self, chunk: Chunk) -> Result<Imported, TransferError> {
-        let _one = self.imports.lock().await;
+    /// Takes in some lines of what was exported, of the import with this name. None: another one is under way.
+    pub async fn import(&self, id: Uuid, chunk: Chunk) -> Result<Option<Imported>, TransferError> {
+        let mut open = self.import.lock().await;
         let parsed = tokio::task::spawn_blocking(move || chunk.entries()).await;
         let entries = parsed.map_err(std::io::Error::other)??;
-        let imported = self.outbox.import_chunk(entries).await?;
+        let import = match &mut *open {
+            Some(import) if import.id == id => import,
+            Some(import) if import.heard.elapsed() < IMPORT_PATIENCE => return Ok(None),
+            open => {
+                let known = self.outbox.begin_import().await?;
+                open.insert(Import { id, known, heard: Instant::now() })
+            }
+        };
+        import.heard = Instant::now();
+        let imported = self.outbox.import_chunk(entries, &mut import.known).await?;
         // A line for each of thousands: the counters tell the rest.
         tracing::debug!(
             imported = imported.records,
             dead_letters = imported.dead_letters,
             "records were imported"
         );
-        Ok(imported.into())
+        Ok(Some(imported.into()))
     }
 
     /// How the drain is.

@@ -172,13 +172,18 @@ async fn import(hands: &Hands, path: &Path, json: bool) -> anyhow::Result<()> {
     let imported = hands.import(path, |n| bar.set_position(n)).await;
     let imported = imported.with_context(|| path.display().to_string())?;
     bar.finish_and_clear();
+    if let Some(line) = imported.cut {
+        eprintln!(
+            "line {line}, the last, is cut off and passed over: what it was is still where it came from"
+        );
+    }
     if json {
         let (letters, known) = (imported.dead_letters, imported.known);
         print_json(
             &json!({ "imported": imported.records, "dead_letters": letters, "known_dead_letters": known }),
         )
     } else {
-        let Imported { records, dead_letters, known } = imported;
+        let Imported { records, dead_letters, known, .. } = imported;
         said(&format!(
             "{records} records and {dead_letters} dead letters imported; {known} dead letters were here"
         ))

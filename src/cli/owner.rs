@@ -1,45 +1,154 @@
 //! Whose an outbox is: what root made in it while it was looked at goes back to the user that the agent runs as.
 //!
 //! Without that, a file of root's that the agent may not read would look to it like damage.
+//!
+//! The folder is another user's, who may put anything into it at any moment. So nothing is done by name twice: a file is
+//! opened without following links, looked at, and given, all by one descriptor; and a file with a second name, which may
+//! lie anywhere, is left alone.
 
-use std::fs;
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, lchown};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Gives everything in a folder to the folder's owner, when it is dropped.
-pub(super) struct KeepsOwner {
-    dir: PathBuf,
-    owner: Option<(u32, u32)>,
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, fchown, fstat, openat, statat};
+use rustix::io::Errno;
+
+/// Gives what is root's in a folder to the folder's owner, when it is dropped.
+pub(super) struct KeepsOwner(Option<Owned>);
+
+struct Owned {
+    path: PathBuf,
+    dir: OwnedFd,
+    owner: (Uid, Gid),
 }
 
 impl KeepsOwner {
     pub(super) fn of(dir: &Path) -> Self {
+        if !rustix::process::geteuid().is_root() {
+            return Self(None);
+        }
         // A folder that is not there is whoever's it will be.
-        let owner = fs::metadata(dir).ok().map(|meta| (meta.uid(), meta.gid()));
-        Self { dir: dir.to_path_buf(), owner }
+        Self(Owned::of(dir).ok().filter(|owned| !owned.owner.0.is_root()))
     }
 }
 
 impl Drop for KeepsOwner {
     fn drop(&mut self) {
-        if let Some(owner) = self.owner
-            && let Err(error) = give(&self.dir, owner)
+        if let Some(owned) = &self.0
+            && let Err(error) = owned.give_back()
         {
-            eprintln!("{}: not all of it belongs to its owner any more: {error}", self.dir.display());
+            eprintln!("{}: not all of it belongs to its owner any more: {error}", owned.path.display());
         }
     }
 }
 
-fn give(path: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
-    let meta = fs::symlink_metadata(path)?;
-    if (meta.uid(), meta.gid()) != (uid, gid) {
-        lchown(path, Some(uid), Some(gid))?;
+impl Owned {
+    fn of(dir: &Path) -> io::Result<Self> {
+        let path = std::fs::canonicalize(dir)?;
+        let dir = open(CWD, &path, OFlags::DIRECTORY)?;
+        let stat = fstat(&dir)?;
+        Ok(Self { path, dir, owner: (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid)) })
     }
-    if meta.is_dir() {
-        for entry in fs::read_dir(path)? {
-            give(&entry?.path(), (uid, gid))?;
+
+    fn give_back(&self) -> io::Result<()> {
+        // Where there is no lock, nobody came so far as to make anything.
+        let Ok(lock) = open(&self.dir, "lock", OFlags::NONBLOCK) else { return Ok(()) };
+        let lock = File::from(lock);
+        match lock.try_lock() {
+            // IMPORTANT: held until all is given: an agent must not make and delete files meanwhile.
+            Ok(()) => give_all(&self.dir, self.owner),
+            // An agent has it, so it was not ours, or is no more.
+            Err(std::fs::TryLockError::WouldBlock) => Ok(()),
+            Err(std::fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+fn open(dir: impl AsFd, name: impl rustix::path::Arg, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    openat(dir, name, flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Gives all in `dir`, but not `dir` itself.
+fn give_all(dir: &OwnedFd, owner: (Uid, Gid)) -> io::Result<()> {
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        // Looked at before it is opened, for opening a device is doing something; and again when it is open.
+        let found = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).and_then(|stat| match kind(&stat) {
+            FileType::Directory => open(dir, name, OFlags::DIRECTORY).map(Some),
+            FileType::RegularFile => open(dir, name, OFlags::NONBLOCK).map(Some),
+            _ => Ok(None),
+        });
+        match found {
+            Ok(Some(file)) => give(&file, owner)?,
+            // A link or a device; or gone meanwhile.
+            Ok(None) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())
+}
+
+fn give(file: &OwnedFd, owner: (Uid, Gid)) -> io::Result<()> {
+    let stat = fstat(file)?;
+    let is_dir = kind(&stat) == FileType::Directory;
+    let has_one_name = kind(&stat) == FileType::RegularFile && stat.st_nlink == 1;
+    if stat.st_uid == 0 && (is_dir || has_one_name) {
+        fchown(file, Some(owner.0), Some(owner.1))?;
+    }
+    if is_dir { give_all(file, owner) } else { Ok(()) }
+}
+
+fn kind(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt as _, chown, symlink};
+
+    use super::*;
+
+    const AGENT: u32 = 61_234;
+
+    #[test]
+    fn only_what_lies_in_the_folder_and_nowhere_else_is_given_and_only_while_nobody_works_on_it() {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "CI must not go without root");
+            eprintln!("SKIPPED: giving files away needs root");
+            return;
+        }
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        fs::create_dir_all(at("outbox/segments/1")).unwrap();
+        chown(at("outbox"), Some(AGENT), Some(AGENT)).unwrap();
+        fs::create_dir(at("elsewhere")).unwrap();
+        for name in ["outbox/lock", "outbox/segments/1/db", "elsewhere/by-link", "elsewhere/by-name"] {
+            fs::write(at(name), "").unwrap();
+        }
+        symlink(at("elsewhere"), at("outbox/folder")).unwrap();
+        symlink(at("elsewhere/by-link"), at("outbox/file")).unwrap();
+        fs::hard_link(at("elsewhere/by-name"), at("outbox/second-name")).unwrap();
+        symlink(at("outbox"), at("outbox-dir")).unwrap();
+        let owner = |name: &str| fs::metadata(at(name)).unwrap().uid();
+
+        let held = File::open(at("outbox/lock")).unwrap();
+        held.lock().unwrap();
+        drop(KeepsOwner::of(&at("outbox-dir")));
+        assert_eq!(owner("outbox/segments/1/db"), 0, "an agent has it");
+        drop(held);
+
+        drop(KeepsOwner::of(&at("outbox-dir")));
+        for name in ["outbox/lock", "outbox/segments", "outbox/segments/1", "outbox/segments/1/db"] {
+            assert_eq!(owner(name), AGENT, "{name}");
+        }
+        for name in ["elsewhere", "elsewhere/by-link", "elsewhere/by-name"] {
+            assert_eq!(owner(name), 0, "{name}");
+        }
+    }
 }

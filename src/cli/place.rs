@@ -220,6 +220,8 @@ impl Hands {
     ) -> anyhow::Result<Exported> {
         // A new file: an older one may hold records that are nowhere else.
         let mut file = std::fs::File::create_new(path)?;
+        // IMPORTANT: what goes into it leaves the outbox: its name must survive a power cut, too.
+        sync_parent(path)?;
         let exported = match self {
             Self::Outbox(outbox) => outbox.export(&mut file, progress).await.map_err(Into::into),
             Self::Agent(agent) => transfer::export(agent, &mut file, &mut progress).await,
@@ -259,6 +261,11 @@ impl Place {
             Self::Agent(agent) => job(agent, "/admin/outbox/verify", progress).await,
         }
     }
+}
+
+fn sync_parent(path: &Path) -> std::io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(parent)?.sync_all()
 }
 
 /// Has something long done by an agent.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use reqwest::StatusCode;
+use uuid::Uuid;
 
 use super::agent::{Agent, AgentError};
 use crate::admin::{self, Confirmed, ExportState, PageNumber};
@@ -118,11 +119,11 @@ pub(super) async fn import(
     path: &Path,
     mut progress: impl FnMut(u64),
 ) -> anyhow::Result<Imported> {
-    check_lines(open(path)?)?;
-    let mut imported = Imported::default();
-    for chunk in chunks(open(path)?) {
+    let cut = check_lines(open(path)?)?;
+    let (mut imported, import) = (Imported { cut, ..Imported::default() }, Uuid::new_v4());
+    for chunk in chunks(open(path)?, cut) {
         let chunk = chunk?;
-        let to = format!("/admin/outbox/import?first={}", chunk.first);
+        let to = format!("/admin/outbox/import?import={import}&first={}", chunk.first);
         let answer = agent.post_text::<admin::Imported>(&to, chunk.text).await;
         let answer = answer.with_context(|| {
             format!(

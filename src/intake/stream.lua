@@ -69,10 +69,14 @@ for q = 0, #KEYS - 3 do
       until cursor == '0-0' or #entries >= want or room <= 0
     end
     -- What is new.
+    local dry = false
     while from == '' and #entries < want and room > 0 do
       local found = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', math.min(CHUNK, want - #entries),
         'STREAMS', stream, '>')
-      if not found or #found[1][2] == 0 then break end
+      if not found or #found[1][2] == 0 then
+        dry = true
+        break
+      end
       add(found[1][2])
     end
     local info = redis.call('XINFO', 'STREAM', stream)
@@ -83,6 +87,8 @@ for q = 0, #KEYS - 3 do
     -- Acknowledged entries are deleted, so that the stream holds what is pending and what is left.
     local pending = redis.call('XPENDING', stream, group)
     local left = math.max(redis.call('XLEN', stream) - pending[1], 0)
+    -- Other entries, that somebody acknowledged and did not delete, are given to nobody any more: nothing waits for them.
+    if dry then left = 0 end
     if from ~= '' then
       -- Some of what this consumer was given before is not in hand yet: at the most so much.
       for _, of in ipairs(pending[4] or {}) do

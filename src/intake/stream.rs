@@ -4,6 +4,8 @@
 //! compared with it entry by entry, since other consumers' entries lie between its own.
 
 mod apart;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -127,7 +129,8 @@ impl Stream {
 
     /// Whether there is more to be had without waiting.
     pub(super) fn has_more(&self) -> bool {
-        self.readings.iter().any(Reading::has_more) || !self.held.messages.is_empty()
+        // What is held is no reason: it waits for events, and as long as there are any a round gives them.
+        self.readings.iter().any(Reading::has_more)
     }
 
     /// Reading past the group: what it sees is given out by the next round.

@@ -204,7 +204,8 @@ impl Outbox {
         turned.await;
     }
 
-    /// Waits until everything settled so far is durable. False if that cannot be had just now: it stays to be written.
+    /// Waits until everything settled so far is durable, and what was appended that is no record is a dead letter. False if
+    /// that cannot be had just now: it stays to be written.
     pub async fn flush(&self) -> bool {
         let (done, flushed) = oneshot::channel();
         self.requests.send(keeper::Request::Flush { done }).is_ok() && flushed.await.unwrap_or(false)

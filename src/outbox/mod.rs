@@ -41,7 +41,8 @@
 //!
 //! Records are numbered in the order in which they are appended, and each lies in one of five logs, which are
 //! read apart: a quota request is never behind a million usage records, nor a `started` behind its own session's
-//! usage. What may be sent when is the drain's business.
+//! usage. What may be sent when is the drain's business. Nothing of the fifth is sent: what is no record, and the dead letters of
+//! another outbox that are imported, lie there until the keeper has moved them to the dead letters.
 //!
 //! # Order of writing
 //!
@@ -146,7 +147,9 @@ pub use schema::{Recent, Taken};
 pub use segment::ReadError;
 pub use state::Settlement;
 pub use stats::Stats;
-pub use transfer::{Chunk, ExportPage, ExportPlace, Exported, Imported, TransferError, check_lines, chunks};
+pub use transfer::{
+    Chunk, ExportPage, ExportPlace, Exported, Imported, KnownLetters, TransferError, check_lines, chunks,
+};
 pub use verify::Verified;
 
 use crate::record::{Kind, Timestamp};

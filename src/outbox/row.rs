@@ -16,7 +16,7 @@ use super::ledger::{self, Ledger};
 use super::schema::{Counters, SegmentInfo, Totals};
 use super::segment::{Listed, Segment};
 use super::settled::Settled;
-use super::state::{RECENT_APPENDS, State};
+use super::state::{Lingering, RECENT_APPENDS, State};
 use super::{Log, OpenError, ReadError, Settings, Shared};
 
 /// What is known, from the ledger and the folders. Deletes remainders; nothing else is changed yet.
@@ -67,7 +67,7 @@ fn sweep(
     settings: &Settings,
     ledger: &Ledger,
     row: &BTreeMap<u64, Listed>,
-) -> Result<(Vec<u64>, Vec<Arc<Segment>>), OpenError> {
+) -> Result<(Vec<u64>, Lingering), OpenError> {
     let path = settings.dir.join("segments");
     let folder = |source| OpenError::Folder { path: path.clone(), source };
     let tombstones = ledger.tombstones()?;
@@ -81,7 +81,8 @@ fn sweep(
                 if let Err(error) = std::fs::remove_dir_all(entry.path()) {
                     let segment = Arc::new(Segment::new(&settings.dir, id, settings.durability));
                     segment.say_it_stays(&error);
-                    lingering.push(segment);
+                    let bytes = segment.disk_bytes();
+                    lingering.push((segment, bytes));
                 }
             }
             Some(id) => strangers.push(id),
@@ -91,7 +92,7 @@ fn sweep(
     // IMPORTANT: gone for good before the tombstones go.
     super::database::sync_dir(&path).map_err(folder)?;
     let mut entry = ledger::Entry::default();
-    let stays = |id: &u64| lingering.iter().any(|segment| segment.id == *id);
+    let stays = |id: &u64| lingering.iter().any(|(segment, _)| segment.id == *id);
     let gone: Vec<u64> = tombstones.into_iter().filter(|id| !stays(id)).collect();
     for id in &gone {
         entry.forget_tombstone(*id);

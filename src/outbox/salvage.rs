@@ -22,7 +22,7 @@ pub enum SalvageError {
 }
 
 /// What came of one thing in the quarantine.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Salvaged {
     /// Its folder's name.
     pub name: String,
@@ -32,6 +32,8 @@ pub struct Salvaged {
     pub records: u64,
     /// What could not be read.
     pub trouble: Vec<String>,
+    /// Some of the trouble is not the files': it is worth another try, and nothing is noted as salvaged.
+    pub may_pass: bool,
 }
 
 impl Outbox {
@@ -44,7 +46,8 @@ impl Outbox {
     /// Brings back what waited in the segments that were set aside, as far as it can be read, and notes that in their
     /// reports. Nothing is deleted. `progress` is told how many records are back.
     ///
-    /// Ended in the middle, and begun again, it brings some back twice: with one key, and delivered once.
+    /// Ended in the middle, and begun again, it brings some back twice: records with one key, so that they are billed
+    /// once; of what was on its way to the dead letters there are two then.
     pub async fn salvage(&self, mut progress: impl FnMut(u64)) -> Result<Vec<Salvaged>, SalvageError> {
         let mut outcomes = Vec::new();
         for (folder, mut report) in quarantine::list(&self.shared.settings.dir)? {
@@ -52,10 +55,13 @@ impl Outbox {
                 continue;
             }
             let mut outcome =
-                Salvaged { name: name_of(&folder), known: report.records, records: 0, trouble: Vec::new() };
+                Salvaged { name: name_of(&folder), known: report.records, ..Salvaged::default() };
             if folder.join("segment").exists() {
                 // From a copy: opening changes a database, and drops what it cannot make sense of.
                 let copy = folder.join("copy");
+                // IMPORTANT: one that an earlier salvaging left was opened: with the original laid over it, it would be
+                // neither.
+                remove(&copy)?;
                 copy_dir(&folder.join("segment"), &copy)?;
                 let segment = Segment::elsewhere(&copy, report.id);
                 for log in Log::ALL {
@@ -63,7 +69,10 @@ impl Outbox {
                 }
                 segment.delete()?;
             }
-            report.salvaged_at = Some(crate::clock::now().to_rfc3339());
+            // What failed for the moment's sake (no room to open it, no descriptors) is there for the next time.
+            if !outcome.may_pass {
+                report.salvaged_at = Some(crate::clock::now().to_rfc3339());
+            }
             report.salvaged_records = outcome.records;
             report.write(&folder)?;
             outcomes.push(outcome);
@@ -85,6 +94,7 @@ impl Outbox {
         while let Some(at) = from {
             let mut page = Page::default();
             if let Err(error) = page.read(segment, log, at, report) {
+                outcome.may_pass |= !error.is_damage();
                 page.trouble.push(format!("{}: {error}", log.label()));
                 page.next = None;
             }
@@ -148,6 +158,13 @@ impl Page {
             }
             true
         })
+    }
+}
+
+fn remove(dir: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -65,7 +65,8 @@ impl Shared {
             // IMPORTANT: only now: a listing without a folder would be a loss, a folder without one is a remainder.
             if let Err(error) = self.delete(&segment) {
                 segment.say_it_stays(&error);
-                self.state().lingering.push(segment);
+                let bytes = segment.disk_bytes();
+                self.state().lingering.push((segment, bytes));
             }
         }
         Ok(())
@@ -84,13 +85,13 @@ impl Shared {
 
     /// Tries again to delete the folders that could not be deleted.
     pub(super) fn delete_lingering(&self) {
-        let lingering = std::mem::take(&mut self.state().lingering);
+        // Each counts until it is gone.
+        let lingering: Vec<_> =
+            self.state().lingering.iter().map(|(segment, _)| std::sync::Arc::clone(segment)).collect();
         for segment in lingering {
-            match self.delete(&segment) {
-                Ok(()) => {
-                    tracing::info!(path = %segment.path().display(), "a settled segment is deleted at last");
-                }
-                Err(_) => self.state().lingering.push(segment),
+            if self.delete(&segment).is_ok() {
+                self.state().lingering.retain(|(lingering, _)| lingering.id != segment.id);
+                tracing::info!(path = %segment.path().display(), "a settled segment is deleted at last");
             }
         }
     }

@@ -27,7 +27,7 @@ impl Shared {
     pub(super) fn measure(&self) -> Option<&'static str> {
         let (segments, letters) = {
             let mut state = self.state();
-            let lingering: u64 = state.lingering.iter().map(|segment| segment.disk_bytes()).sum();
+            let lingering: u64 = state.lingering.iter().map(|(_, bytes)| bytes).sum();
             let listed: u64 = state.segments.iter_mut().map(super::segment::Listed::disk_bytes).sum();
             let segments = listed + lingering;
             (segments, state.counters.dead_letter_bytes)

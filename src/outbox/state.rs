@@ -16,6 +16,9 @@ use super::{Log, Stats, Ticket, codec};
 /// How many appends' checkpoints are kept. The intake never has as many unacknowledged.
 pub(super) const RECENT_APPENDS: usize = 16;
 
+/// Segments with the bytes that each takes on the disk.
+pub(super) type Lingering = Vec<(Arc<Segment>, u64)>;
+
 pub(super) struct State {
     pub totals: Totals,
     pub counters: Counters,
@@ -32,8 +35,8 @@ pub(super) struct State {
     pub totals_stored: u64,
     /// Out of the row: the ledger has to forget them, then their folders go.
     pub leaving: Vec<Arc<Segment>>,
-    /// The ledger has forgotten them, and their folders could not be deleted yet.
-    pub lingering: Vec<Arc<Segment>>,
+    /// The ledger has forgotten them, and their folders could not be deleted yet; with what each takes on the disk.
+    pub lingering: Lingering,
     /// Their folders are gone.
     pub left: Vec<u64>,
     /// Dead letters to be removed, with their length as stored.

@@ -9,13 +9,13 @@
 //!
 //! `data` is the record's buffer (the body, and what else is kept of the producer's bytes), `layout` says what lies where,
 //! `sum` is its XXH3. `dead_letter` has the reason, the words, the attempts and the times; of one that never was a record
-//! `data` is the message, as `hex` where it is not UTF-8. Records come log by log, and in order: started events, usage,
-//! completed events; dead letters come last.
+//! `data` is the message, as `hex` where it is not UTF-8. Records come log by log, and in order: quota requests,
+//! started events, usage, completed events; dead letters come last.
 //!
-//! Taken in twice, a record is there twice, with one key, and is billed once. A dead letter is there once: nobody else
-//! would tell one from the other.
+//! Taken in twice, a record is there twice, with one key, and is billed once. A dead letter is there as often as in the
+//! file: nobody else would tell one from the other. Two of a file may be alike in everything, and are two all the same.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::{BufRead, Write};
 
 use serde::{Deserialize, Serialize};
@@ -60,14 +60,20 @@ pub enum TransferError {
         /// What is wrong with it.
         what: String,
     },
-    /// The ledger cannot be written at present.
-    #[error("the dead letters that came before could not be settled: nothing of this was taken in")]
-    Unready,
     /// What was written could not be settled.
     #[error(
         "the records are in the file, but could not be settled here: both outboxes have them, with the same keys"
     )]
     Unsettled,
+    /// What is no record could not become dead letters.
+    #[error("nothing was begun: the ledger, which takes the dead letters, cannot be written now")]
+    Unready,
+    /// The dead letters that were taken in could not become such.
+    #[error(
+        "all is taken in, but the dead letters could not be moved to their place yet; that happens by itself when the \
+         ledger can be written. Do not import the file again"
+    )]
+    Unburied,
 }
 
 /// What was written to a file.
@@ -102,6 +108,9 @@ pub struct Imported {
     pub dead_letters: u64,
     /// Dead letters that were here already, and are not taken in again.
     pub known: u64,
+    /// The number of the last line, if that is cut off: it is passed over. What it would have been was not settled where it
+    /// came from.
+    pub cut: Option<u64>,
 }
 
 impl Imported {
@@ -302,10 +311,48 @@ fn from_hex(hex: &str) -> Option<Vec<u8>> {
     pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
+/// Writes all of it, durably, or leaves the file as it was: what is cut is no line.
+fn write_synced(file: &mut std::fs::File, text: &[u8]) -> std::io::Result<()> {
+    let before = file.metadata()?.len();
+    let written = file.write_all(text).and_then(|()| super::fault::point()).and_then(|()| file.sync_data());
+    written.inspect_err(|_| {
+        // Where not even this can be done, an import passes over the rest.
+        let _ = file.set_len(before).and_then(|()| file.sync_data());
+    })
+}
+
+/// A line of a file that is taken in.
+struct Numbered {
+    /// From 1.
+    n: u64,
+    text: Vec<u8>,
+}
+
+impl Numbered {
+    /// What it is. Nothing if it is the beginning of one: an export that was cut off, of what is still where it came from.
+    fn entry(&self) -> Result<Option<Entry>, TransferError> {
+        match parse(self.n, &self.text) {
+            Err(_) if !self.text.ends_with(b"\n") => Ok(None),
+            parsed => parsed.map(Some),
+        }
+    }
+}
+
+fn lines(mut file: impl BufRead) -> impl Iterator<Item = std::io::Result<Numbered>> {
+    (1..).map_while(move |n| {
+        let mut text = Vec::new();
+        match file.read_until(b'\n', &mut text) {
+            Ok(0) => None,
+            Ok(_) => Some(Ok(Numbered { n, text })),
+            Err(error) => Some(Err(error)),
+        }
+    })
+}
+
 /// What line number `line` is.
-fn parse(line: u64, text: &str) -> Result<Entry, TransferError> {
+fn parse(line: u64, text: &[u8]) -> Result<Entry, TransferError> {
     let bad = |what: String| TransferError::Line { line, what };
-    let parsed: Line = serde_json::from_str(text).map_err(|error| bad(error.to_string()))?;
+    let parsed: Line = serde_json::from_slice(text).map_err(|error| bad(error.to_string()))?;
     parsed.entry().map_err(bad)
 }
 
@@ -314,25 +361,29 @@ fn digest(letter: &DeadLetter) -> u128 {
     xxhash_rust::xxh3::xxh3_128(&codec::dead_letter_bytes(letter))
 }
 
-/// The dead letters that are here, and those that have been met in a file.
-#[derive(Default)]
-struct KnownLetters(HashSet<u128>);
+/// The dead letters that were here before an import began, each as often as it was.
+#[derive(Debug, Default)]
+pub struct KnownLetters(HashMap<u128, u64>);
 
 impl KnownLetters {
-    /// Whether this one need not be taken in. It is met with this.
-    fn has(&mut self, letter: &DeadLetter) -> bool {
-        !self.0.insert(digest(letter))
+    /// Whether this one need not be taken in.
+    ///
+    /// IMPORTANT: only what was here before: of two lines that are alike the second is another dead letter.
+    fn take(&mut self, letter: &DeadLetter) -> bool {
+        let left = self.0.get_mut(&digest(letter)).filter(|left| **left > 0);
+        left.map(|left| *left -= 1).is_some()
     }
 }
 
-/// Checks every line of what was exported. Gives how many there are.
-pub fn check_lines(file: impl BufRead) -> Result<u64, TransferError> {
-    let mut count = 0;
-    for (n, line) in (1..).zip(file.lines()) {
-        parse(n, &line?)?;
-        count = n;
+/// Checks every line of what was exported. Gives the number of the last one if that is cut off: it is to be passed over.
+pub fn check_lines(file: impl BufRead) -> Result<Option<u64>, TransferError> {
+    for line in lines(file) {
+        let line = line?;
+        if line.entry()?.is_none() {
+            return Ok(Some(line.n));
+        }
     }
-    Ok(count)
+    Ok(None)
 }
 
 /// Some lines of what was exported, to be taken in together.
@@ -348,13 +399,14 @@ impl Chunk {
     /// The records and dead letters of these lines.
     pub fn entries(&self) -> Result<Vec<Entry>, TransferError> {
         let lines = (self.first..).zip(self.text.lines());
-        lines.map(|(n, line)| parse(n, line)).collect()
+        lines.map(|(n, line)| parse(n, line.as_bytes())).collect()
     }
 }
 
-/// Cuts what was exported into chunks: some hundred lines, or some KiB of them, or one long one.
-pub fn chunks(file: impl BufRead) -> impl Iterator<Item = std::io::Result<Chunk>> {
-    let mut lines = (1..).zip(file.lines()).peekable();
+/// Cuts what was exported into chunks: some hundred lines, or some KiB of them, or one long one. It ends before the line
+/// that is `cut` off, if one is.
+pub fn chunks(file: impl BufRead, cut: Option<u64>) -> impl Iterator<Item = std::io::Result<Chunk>> {
+    let mut lines = (1..).zip(file.lines()).take_while(move |(n, _)| Some(*n) != cut).peekable();
     std::iter::from_fn(move || {
         let mut chunk = Chunk { first: lines.peek()?.0, text: String::new() };
         let mut count = 0;
@@ -426,11 +478,13 @@ impl Outbox {
     }
 
     /// Begins an export of what waits now, and of the dead letters that there are.
-    pub async fn begin_export(&self) -> ExportPlace {
+    pub async fn begin_export(&self) -> Result<ExportPlace, TransferError> {
         // What is no record becomes a dead letter now.
-        self.flush().await;
+        if !self.flush().await {
+            return Err(TransferError::Unready);
+        }
         let (end, letters_end) = (*self.last().borrow() + 1, self.next_dead_letter());
-        ExportPlace { stage: Stage::Log(0), from: 0, end, letters_end }
+        Ok(ExportPlace { stage: Stage::Log(0), from: 0, end, letters_end })
     }
 
     /// The next lines of an export, and moves `place` behind them; `None` when there are no more. Nothing is settled
@@ -488,11 +542,10 @@ impl Outbox {
         file: &mut std::fs::File,
         mut progress: impl FnMut(u64),
     ) -> Result<Exported, TransferError> {
-        let (mut exported, mut place) = (Exported::default(), self.begin_export().await);
+        let (mut exported, mut place) = (Exported::default(), self.begin_export().await?);
         while let Some(page) = self.export_page(&mut place).await? {
-            file.write_all(&page.text)?;
             // IMPORTANT: safe in the file before it is settled here.
-            file.sync_data()?;
+            write_synced(file, &page.text)?;
             self.settle_exported(&page).await?;
             exported += page.counts();
             progress(exported.total());
@@ -507,32 +560,27 @@ impl Outbox {
         open: impl Fn() -> std::io::Result<Box<dyn BufRead>>,
         mut progress: impl FnMut(u64),
     ) -> Result<Imported, TransferError> {
-        check_lines(open()?)?;
-        let (mut imported, mut known) = (Imported::default(), self.known_letters().await?);
-        for chunk in chunks(open()?) {
-            imported += self.append_new(chunk?.entries()?, &mut known).await?;
+        let cut = check_lines(open()?)?;
+        let (mut imported, mut known) = (Imported { cut, ..Imported::default() }, self.begin_import().await?);
+        for chunk in chunks(open()?, cut) {
+            imported += self.import_chunk(chunk?.entries()?, &mut known).await?;
             progress(imported.total());
         }
         // The dead letters among them become such now.
-        if self.flush().await { Ok(imported) } else { Err(TransferError::Unsettled) }
+        if self.flush().await { Ok(imported) } else { Err(TransferError::Unburied) }
     }
 
-    /// Takes in one chunk of what was exported, of which the others may come or not.
-    pub async fn import_chunk(&self, entries: Vec<Entry>) -> Result<Imported, TransferError> {
-        if !entries.iter().any(|entry| matches!(entry, Entry::Letter(_))) {
-            return self.append_new(entries, &mut KnownLetters::default()).await;
-        }
-        // What an earlier chunk had becomes a dead letter first: else it would not be known.
+    /// Begins an import: gives what each of its chunks must know.
+    pub async fn begin_import(&self) -> Result<KnownLetters, TransferError> {
+        // What came before becomes a dead letter first: else it would not be known.
         if !self.flush().await {
             return Err(TransferError::Unready);
         }
-        let mut known = self.known_letters().await?;
-        let imported = self.append_new(entries, &mut known).await?;
-        if self.flush().await { Ok(imported) } else { Err(TransferError::Unsettled) }
+        Ok(self.known_letters().await?)
     }
 
-    /// Appends what is not known, and waits until it is durable.
-    async fn append_new(
+    /// Takes in a chunk of what was exported, but what is known, and waits until it is durable.
+    pub async fn import_chunk(
         &self,
         entries: Vec<Entry>,
         known: &mut KnownLetters,
@@ -541,7 +589,7 @@ impl Outbox {
         let mut new = Vec::with_capacity(entries.len());
         for entry in entries {
             match &entry {
-                Entry::Letter(letter) if known.has(letter) => {
+                Entry::Letter(letter) if known.take(letter) => {
                     imported.known += 1;
                     continue;
                 }
@@ -564,7 +612,9 @@ impl Outbox {
             let letters = self.dead_letters(from, LETTERS_AT_ONCE).await?;
             let Some(last) = letters.last() else { return Ok(known) };
             from = last.id + 1;
-            known.0.extend(letters.iter().map(digest));
+            for letter in &letters {
+                *known.0.entry(digest(letter)).or_default() += 1;
+            }
         }
     }
 }

@@ -8,7 +8,7 @@
 //! | `GET /admin/outbox/export/{id}/page` | the next lines, with their `X-Export-Page`; 202: not yet; 204: no more |
 //! | `POST /admin/outbox/export/{id}/confirm` | the page is safe elsewhere |
 //! | `DELETE /admin/outbox/export/{id}` | ends it: the drain goes on |
-//! | `POST /admin/outbox/import?first=1` | takes in lines of what was exported; `first` is the first one's number |
+//! | `POST /admin/outbox/import?import=…&first=1` | takes in lines of what was exported; `first` is the first one's number |
 //!
 //! A client that goes away ends its job; one that exports is waited for, for a while.
 
@@ -206,6 +206,8 @@ pub(in crate::http) async fn end_export(State(admin): Hands, Number(id): Number<
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct Place {
+    /// The import: a UUID of the client's choice, the same for all lines of a file.
+    import: Uuid,
     /// The number of the first line, from 1.
     first: u64,
 }
@@ -219,6 +221,7 @@ pub(in crate::http) struct Place {
     request_body(content = String, content_type = LINES),
     responses(
         (status = 200, description = "They are durable", body = Imported),
+        (status = 409, description = "Another import is under way", body = ErrorBody),
         (status = 422, description = "A line cannot be used; none was taken in", body = ErrorBody),
         (status = 507, description = "The outbox is full", body = ErrorBody),
     )
@@ -228,5 +231,7 @@ pub(in crate::http) async fn import(
     Asked(place): Asked<Place>,
     text: String,
 ) -> Answer<Imported> {
-    Ok(Json(admin.operator.import(Chunk { first: place.first, text }).await?))
+    let imported = admin.operator.import(place.import, Chunk { first: place.first, text }).await?;
+    let busy = || Fault::Request(StatusCode::CONFLICT, "another import is under way".to_owned());
+    imported.map(Json).ok_or_else(busy)
 }

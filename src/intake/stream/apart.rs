@@ -5,6 +5,9 @@
 //!   that usage is among them. Usage is held back until the events have been read to their end.
 //! * `completed` goes behind the usage that was pushed before it. What of that is still in Redis is counted after the
 //!   events have been read.
+//!
+//! What is held is in nobody's outbox. In a pause, which may be long, it is given up: another agent may claim it meanwhile, and
+//! afterwards what is still this one's is read anew.
 
 use super::{Given, Stream};
 use crate::intake::SourceError;
@@ -22,6 +25,9 @@ impl Stream {
         reclaims: bool,
     ) -> Result<[Given; 3], SourceError> {
         let mut ask = asks[USAGE];
+        if ask.want == 0 {
+            self.give_up_held();
+        }
         if !self.held.messages.is_empty() {
             ask.want = 0;
         }
@@ -43,5 +49,20 @@ impl Stream {
             usage.left += self.held.messages.len() as u64;
         }
         Ok([events, usage, quota])
+    }
+
+    /// Forgets what is held. It stays pending in Redis, and is read again with all that was given before: of what lies
+    /// between no more is known than that it is in hand.
+    fn give_up_held(&mut self) {
+        let held = std::mem::take(&mut self.held).messages.len();
+        if held == 0 {
+            return;
+        }
+        let reading = &mut self.readings[USAGE];
+        // IMPORTANT: the last ones in hand: nothing is given out before what is held.
+        for id in reading.in_hand.drain(reading.in_hand.len().saturating_sub(held)..) {
+            reading.known.remove(&id);
+        }
+        reading.from = "0".into();
     }
 }

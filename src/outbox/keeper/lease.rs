@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::super::segment::{ReadError, Segment};
 use super::super::{Lease, Leased, Log, Ticket};
@@ -11,8 +12,9 @@ use super::Keeper;
 const LEASE_BYTES: usize = 2 << 20;
 /// Of the sealed segments so many stay open: the one that is read, and one of another log or for a session that waits.
 const OPEN_SEGMENTS: usize = 2;
-/// One that was not read by so many leases is closed: an open one takes 15 MiB of memory.
-const UNREAD_LEASES: u64 = 4;
+/// One that was not read for so long is closed: an open one takes 15 MiB of memory. Told by time and not by leases: those of
+/// other logs, which come by the dozen, say nothing of this one.
+const UNREAD: Duration = Duration::from_secs(1);
 
 /// While the ledger cannot be written, reading stops at so many bytes of dead letters that wait for it: with what is in
 /// the drain's hands, a bound on their memory.
@@ -71,9 +73,8 @@ impl Keeper {
             (start, stretches, state.totals.next.min(upto))
         };
         let mut reading = Reading { records: Vec::new(), bytes: 0, most, at: start };
-        self.leases += 1;
         for stretch in &stretches {
-            self.last_read.insert(stretch.segment.id, self.leases);
+            self.last_read.insert(stretch.segment.id, Instant::now());
             match self.read_stretch(log, from, end, stretch, &mut reading) {
                 Ok(()) => {}
                 Err(error) if error.is_damage() => self.out_of_reach(stretch, &error)?,
@@ -166,30 +167,19 @@ impl Keeper {
     }
 
     /// Closes the sealed segments that are not being read.
-    fn close_unread(&mut self) {
+    pub(super) fn close_unread(&mut self) {
+        self.last_read.retain(|_, read| read.elapsed() < UNREAD);
         let sealed: Vec<_> = {
             let state = self.shared.state();
             state.segments.iter().rev().skip(1).map(|listed| Arc::clone(&listed.segment)).collect()
         };
-        let read = |segment: &Segment| self.last_read.get(&segment.id).copied().unwrap_or(0);
         let open = sealed.into_iter().filter(|segment| segment.is_open());
-        let mut open: Vec<_> = open.map(|segment| (read(&segment), segment)).collect();
+        let mut open: Vec<_> = open.map(|segment| (self.last_read.get(&segment.id), segment)).collect();
         open.sort_unstable_by_key(|(read, _)| std::cmp::Reverse(*read));
-        let leases = self.leases;
         for (rank, (read, segment)) in open.into_iter().enumerate() {
-            if rank >= OPEN_SEGMENTS || leases - read >= UNREAD_LEASES {
+            if rank >= OPEN_SEGMENTS || read.is_none() {
                 segment.close();
             }
         }
-        self.last_read.retain(|_, read| leases - *read < UNREAD_LEASES);
-    }
-
-    /// Once a second: what is not read at all need not be open.
-    pub(super) fn close_if_idle(&mut self) {
-        if self.leases == self.leases_before {
-            self.leases += UNREAD_LEASES;
-            self.close_unread();
-        }
-        self.leases_before = self.leases;
     }
 }

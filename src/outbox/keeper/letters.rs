@@ -11,9 +11,9 @@ const READING: &str = "reading rejected messages";
 const BURIAL: usize = 512;
 /// Dead letters are handed out in pages of at most so many bytes, as stored.
 const PAGE_BYTES: usize = 1 << 20;
-/// How often old ones are looked for, and how many are dropped at once.
-const EXPIRE_EVERY: Duration = Duration::from_mins(1);
-const EXPIRE_AT_ONCE: usize = 1000;
+/// How often all of them are looked through for old ones, and how many at once: the next come with the next chores.
+const EXPIRE_EVERY: Duration = Duration::from_hours(1);
+const EXPIRE_AT_ONCE: usize = if cfg!(test) { 10 } else { 1000 };
 
 impl Keeper {
     /// Whether the intake has appended what it could not accept.
@@ -24,47 +24,55 @@ impl Keeper {
         ranges.any(|(_, last)| last >= frontier)
     }
 
-    /// Moves it to the dead letters.
+    /// Up to which number none is left of it.
+    pub(super) fn buried(&self) -> u64 {
+        if !self.has_rejected() {
+            return u64::MAX;
+        }
+        self.shared.state().settled[Log::Rejected.index()].frontier()
+    }
+
+    /// Moves some of it to the dead letters.
     pub(super) fn bury_rejected(&mut self) {
-        while self.has_rejected() {
-            let from = self.shared.state().settled[Log::Rejected.index()].frontier();
-            let lease = match self.lease(Log::Rejected, from, u64::MAX, BURIAL) {
-                Ok(lease) => lease,
-                Err(error) => {
-                    if self.troubles.met(READING, &error) {
-                        tracing::error!(%error, "rejected messages cannot be read");
-                    }
-                    return;
+        self.has_more_rejected = false;
+        if !self.has_rejected() {
+            return;
+        }
+        let from = self.shared.state().settled[Log::Rejected.index()].frontier();
+        let lease = match self.lease(Log::Rejected, from, u64::MAX, BURIAL) {
+            Ok(lease) => lease,
+            Err(error) => {
+                if self.troubles.met(READING, &error) {
+                    tracing::error!(%error, "rejected messages cannot be read");
                 }
-            };
-            self.troubles.over(READING);
-            let mut state = self.shared.state();
-            for Leased { ticket, entry } in lease.records {
-                let letter = match entry {
-                    Entry::Rejected(rejected) => DeadLetter {
-                        id: 0,
-                        reason: Reason::Invalid,
-                        detail: rejected.detail,
-                        attempts: 0,
-                        first_at: rejected.accepted_at,
-                        last_at: rejected.accepted_at,
-                        payload: Payload::Raw {
-                            kind: rejected.kind,
-                            accepted_at: rejected.accepted_at,
-                            bytes: rejected.raw,
-                        },
-                    },
-                    Entry::Letter(letter) => *letter,
-                    // A record never lies in this log.
-                    Entry::Record(_) => continue,
-                };
-                state.bury(&ticket, letter);
-            }
-            drop(state);
-            if !self.commit() {
                 return;
             }
+        };
+        self.troubles.over(READING);
+        let mut state = self.shared.state();
+        for Leased { ticket, entry } in lease.records {
+            let letter = match entry {
+                Entry::Rejected(rejected) => DeadLetter {
+                    id: 0,
+                    reason: Reason::Invalid,
+                    detail: rejected.detail,
+                    attempts: 0,
+                    first_at: rejected.accepted_at,
+                    last_at: rejected.accepted_at,
+                    payload: Payload::Raw {
+                        kind: rejected.kind,
+                        accepted_at: rejected.accepted_at,
+                        bytes: rejected.raw,
+                    },
+                },
+                Entry::Letter(letter) => *letter,
+                // A record never lies in this log.
+                Entry::Record(_) => continue,
+            };
+            state.bury(&ticket, letter);
         }
+        drop(state);
+        self.has_more_rejected = self.commit() && self.has_rejected();
     }
 
     pub(super) fn letters(&self, from: u64, most: usize) -> Result<Vec<DeadLetter>, LedgerError> {
@@ -93,28 +101,31 @@ impl Keeper {
         Ok(dropped)
     }
 
-    /// Drops those that were kept for long enough: the oldest come first.
+    /// Drops those that were kept for long enough. Not the oldest come first: some were another outbox's.
     pub(super) fn expire_letters(&mut self) {
         if self.expired_at.is_some_and(|at| at.elapsed() < EXPIRE_EVERY) {
             return;
         }
         let keep = i64::try_from(self.shared.settings.dead_letter_retention.as_micros()).unwrap_or(i64::MAX);
         let oldest = crate::clock::now().0.saturating_sub(keep);
-        let mut expired = Vec::new();
-        let read = self.shared.ledger.letters(0, |(id, letter, len)| match letter {
-            Ok(letter) if letter.last_at.0 < oldest => {
-                expired.push((id, len));
-                expired.len() < EXPIRE_AT_ONCE
-            }
+        let (mut expired, mut seen) = (Vec::new(), 0);
+        let from = std::mem::take(&mut self.expire_from);
+        let read = self.shared.ledger.letters(from, |(id, letter, len)| {
             // One that cannot be read is kept for whoever can.
-            Err(_) => true,
-            Ok(_) => false,
+            if letter.is_ok_and(|letter| letter.last_at.0 < oldest) {
+                expired.push((id, len));
+            }
+            seen += 1;
+            self.expire_from = id + 1;
+            seen < EXPIRE_AT_ONCE
         });
-        if let Err(error) = read {
+        let is_through = seen < EXPIRE_AT_ONCE;
+        if let Err(error) = &read {
             tracing::warn!(%error, "old dead letters could not be looked for");
         }
-        let more = expired.len() >= EXPIRE_AT_ONCE;
-        self.expired_at = (!more).then(Instant::now);
+        if is_through || read.is_err() {
+            (self.expired_at, self.expire_from) = (Some(Instant::now()), 0);
+        }
         let mut state = self.shared.state();
         for (id, len) in expired {
             state.counters.expired += u64::from(state.drop_letter(id, len));

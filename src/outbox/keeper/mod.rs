@@ -73,14 +73,17 @@ pub(super) struct Keeper {
     failed_at: Option<Instant>,
     chores_at: Instant,
     expired_at: Option<Instant>,
+    /// Where to look on for old dead letters.
+    expire_from: u64,
     /// Each segment's number and what waited in it when it was last looked at.
     stragglers: Vec<(u64, u64)>,
     troubles: Troubles,
-    /// Leases so far, and when the chores were last done.
-    leases: u64,
-    leases_before: u64,
-    /// Of each open segment the last lease that read it.
-    last_read: BTreeMap<u64, u64>,
+    /// When each of the open segments was last read.
+    last_read: BTreeMap<u64, Instant>,
+    /// The last burial went well, and left some rejected messages to the next.
+    has_more_rejected: bool,
+    /// Who waits until all before this number is durable, and out of the rejected log.
+    flushes: Vec<(u64, oneshot::Sender<bool>)>,
 }
 
 impl Keeper {
@@ -93,31 +96,71 @@ impl Keeper {
             expired_at: None,
             stragglers: Vec::new(),
             troubles: Troubles::default(),
-            leases: 0,
-            leases_before: 0,
+            expire_from: 0,
             last_read: BTreeMap::new(),
+            has_more_rejected: false,
+            flushes: Vec::new(),
         }
     }
 
     /// Serves requests and ticks until nobody can ask any more; then commits what is left.
     pub(super) fn run(mut self, requests: &Receiver<Request>) {
         let mut ticked = Instant::now();
-        loop {
-            let wait = if self.has_work() { TICK.saturating_sub(ticked.elapsed()) } else { IDLE };
-            match requests.recv_timeout(wait) {
-                Ok(request) => self.serve(request),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.failed_at = None;
-                    self.tick();
-                    return;
-                }
-            }
-            if ticked.elapsed() >= TICK {
-                self.tick();
-                ticked = Instant::now();
-            }
+        while self.turn(requests, &mut ticked) {
             self.shared.turns.of_keeper();
+        }
+    }
+
+    /// Serves a request or ticks. False when nobody can ask any more.
+    ///
+    /// A tick is short, also in a flood of rejected messages: it buries some of them, and who asks meanwhile comes between
+    /// it and the next.
+    pub(super) fn turn(&mut self, requests: &Receiver<Request>, ticked: &mut Instant) -> bool {
+        let is_pressed = self.has_more_rejected || !self.flushes.is_empty();
+        let wait = if is_pressed {
+            Duration::ZERO
+        } else if self.has_work() {
+            TICK.saturating_sub(ticked.elapsed())
+        } else {
+            IDLE
+        };
+        let is_due = match requests.recv_timeout(wait) {
+            Ok(request) => {
+                self.serve(request);
+                false
+            }
+            Err(RecvTimeoutError::Timeout) => is_pressed,
+            Err(RecvTimeoutError::Disconnected) => {
+                self.failed_at = None;
+                self.tick();
+                while self.has_more_rejected {
+                    self.tick();
+                }
+                return false;
+            }
+        };
+        if is_due || ticked.elapsed() >= TICK {
+            self.tick();
+            self.answer_flushes();
+            *ticked = Instant::now();
+        }
+        true
+    }
+
+    /// Those for whom all is done that can be done now.
+    fn answer_flushes(&mut self) {
+        if self.flushes.is_empty() {
+            return;
+        }
+        let saved = self.commit();
+        let buried = self.buried();
+        let waits = saved && self.has_more_rejected;
+        for (upto, done) in std::mem::take(&mut self.flushes) {
+            if waits && buried < upto {
+                self.flushes.push((upto, done));
+            } else {
+                let _ = done.send(saved && buried >= upto);
+            }
         }
     }
 
@@ -128,9 +171,18 @@ impl Keeper {
                 let _ = done.send(self.lease(log, from, upto, most));
             }
             Request::Letters { from, most, done } => {
-                // What is still on its way to the ledger is a dead letter too.
+                let upto = self.shared.state().totals.next;
                 self.tick();
-                let _ = done.send(self.letters(from, most));
+                let mut letters = self.letters(from, most);
+                // What is still on its way to the ledger is a dead letter too: only behind all that is the end.
+                while letters.as_ref().is_ok_and(Vec::is_empty)
+                    && self.has_more_rejected
+                    && self.buried() < upto
+                {
+                    self.tick();
+                    letters = self.letters(from, most);
+                }
+                let _ = done.send(letters);
             }
             Request::DropLetters { ids, done } => {
                 self.tick();
@@ -145,8 +197,8 @@ impl Keeper {
             }
             Request::Wake => {}
             Request::Flush { done } => {
-                self.tick();
-                let _ = done.send(self.commit());
+                let upto = self.shared.state().totals.next;
+                self.flushes.push((upto, done));
             }
         }
     }
@@ -157,6 +209,7 @@ impl Keeper {
 
     pub(super) fn tick(&mut self) {
         if self.failed_at.is_some_and(|at| at.elapsed() < RETRY_AFTER) {
+            self.has_more_rejected = false;
             return;
         }
         self.bury_rejected();

@@ -108,7 +108,7 @@ impl Keeper {
             }
         }
         self.shared.delete_lingering();
-        self.close_if_idle();
+        self.close_unread();
     }
 
     /// The newest segment is ended before it is full: when it is damaged; when all of it is settled and either it

@@ -3,7 +3,9 @@
 mod damage;
 mod faults;
 mod inspect;
+mod keeper;
 mod model;
 mod rig;
 mod salvage;
 mod space;
+mod transfer;

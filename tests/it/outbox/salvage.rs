@@ -1,6 +1,6 @@
 //! A segment that cannot be opened is set aside; when somebody has mended it, its records come back.
 
-use dataplane_agent::outbox::{Outbox, Settlement};
+use dataplane_agent::outbox::{Outbox, Settings, Settlement};
 
 use super::{append, close, records, runtime, settings, waiting};
 
@@ -46,6 +46,50 @@ fn what_was_set_aside_comes_back_by_salvaging() {
         assert_eq!(numbers, (100..3200).collect::<Vec<_>>(), "each of them, once");
         assert_eq!(outbox.stats().quarantined_segments, 0);
         assert!(outbox.salvage(|_| ()).await.unwrap().is_empty(), "once is enough");
+        close(outbox, threads);
+    });
+}
+
+#[test]
+fn a_salvaging_that_stopped_is_made_anew_and_brings_all_back() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let (outbox, threads) = Outbox::open(settings(dir.path())).unwrap();
+        for n in 0..8 {
+            append(&outbox, records::records(n * 400..n * 400 + 400)).await.unwrap();
+        }
+        assert!(outbox.flush().await);
+        assert!(outbox.stats().segments > 1);
+        close(outbox, threads);
+        let conf = dir.path().join("segments/000000000001/conf");
+        let mut bytes = std::fs::read(&conf).unwrap();
+        bytes[20] ^= 1;
+        std::fs::write(&conf, &bytes).unwrap();
+        let (outbox, threads) = Outbox::open(settings(dir.path())).unwrap();
+        let rest = waiting(&outbox).await.len();
+        close(outbox, threads);
+        bytes[20] ^= 1;
+        let folder = dir.path().join("quarantine/segment-000000000001");
+        std::fs::write(folder.join("segment/conf"), &bytes).unwrap();
+
+        // There is no room for what comes back.
+        let full = Settings { max_bytes: 1, ..settings(dir.path()) };
+        let (outbox, threads) = Outbox::open(full).unwrap();
+        assert!(outbox.salvage(|_| ()).await.is_err());
+        assert_eq!(outbox.stats().quarantined_segments, 1, "it is still to be salvaged");
+        close(outbox, threads);
+        // What that left is a database of its own, which has gone on from the original.
+        let copy = folder.join("copy");
+        assert!(copy.exists());
+        std::fs::write(copy.join("snap.00000000FFFFFFFF"), b"of another state").unwrap();
+
+        let (outbox, threads) = Outbox::open(settings(dir.path())).unwrap();
+        let salvaged = outbox.salvage(|_| ()).await.unwrap();
+        assert_eq!((salvaged.len(), &salvaged[0].trouble), (1, &Vec::new()));
+        assert_eq!(salvaged[0].records, 3200 - rest as u64);
+        assert_eq!(waiting(&outbox).await.len(), 3200);
+        assert!(!copy.exists());
+        assert_eq!(outbox.stats().quarantined_segments, 0);
         close(outbox, threads);
     });
 }

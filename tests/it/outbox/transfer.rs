@@ -78,7 +78,7 @@ fn dead_letters_move_along_with_all_that_is_known_of_them_and_only_once() {
 
         let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
         let imported = import(&outbox, &file).await;
-        assert_eq!(imported, Imported { records: 7, dead_letters: 3, known: 0 });
+        assert_eq!(imported, Imported { records: 7, dead_letters: 3, known: 0, cut: None });
         let after = letters(&outbox).await;
         assert_eq!(after.len(), before.len());
         assert!(before.iter().all(|letter| after.contains(letter)), "{before:?} {after:?}");
@@ -98,7 +98,7 @@ fn dead_letters_move_along_with_all_that_is_known_of_them_and_only_once() {
         // Once more, as after an interruption: what waits is recognised by its key when it is sent, a dead letter here.
         let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
         let imported = import(&outbox, &file).await;
-        assert_eq!(imported, Imported { records: 7, dead_letters: 0, known: 3 });
+        assert_eq!(imported, Imported { records: 7, dead_letters: 0, known: 3, cut: None });
         assert_eq!(letters(&outbox).await, after);
         assert_conserved(&outbox.stats());
         close(outbox, threads);
@@ -120,5 +120,68 @@ fn dead_letters_move_along_with_all_that_is_known_of_them_and_only_once() {
             assert_eq!(outbox.stats().enqueued, [0; 5]);
             close(outbox, threads);
         }
+    });
+}
+
+#[test]
+fn dead_letters_that_are_alike_in_everything_all_move() {
+    let home = tempfile::tempdir().unwrap();
+    let (old, new, file) = (home.path().join("old"), home.path().join("new"), home.path().join("file"));
+    runtime().block_on(async {
+        let (outbox, threads) = Outbox::open(settings(&old)).unwrap();
+        // Of one round: they have one time.
+        append(&outbox, vec![rejected(), rejected(), rejected()]).await.unwrap();
+        let exported = outbox.export(&mut std::fs::File::create(&file).unwrap(), |_| ()).await.unwrap();
+        assert_eq!(exported, Exported { records: 0, dead_letters: 3 });
+        close(outbox, threads);
+
+        let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
+        append(&outbox, vec![rejected()]).await.unwrap();
+        assert!(outbox.flush().await);
+        let imported = import(&outbox, &file).await;
+        assert_eq!(
+            imported,
+            Imported { records: 0, dead_letters: 2, known: 1, cut: None },
+            "one was here already"
+        );
+        assert_eq!(letters(&outbox).await.len(), 3);
+        let again = import(&outbox, &file).await;
+        assert_eq!(again, Imported { records: 0, dead_letters: 0, known: 3, cut: None });
+        assert_eq!(letters(&outbox).await.len(), 3);
+        close(outbox, threads);
+    });
+}
+
+#[test]
+fn a_last_line_that_is_cut_off_is_passed_over_and_told() {
+    let home = tempfile::tempdir().unwrap();
+    let (old, new, file) = (home.path().join("old"), home.path().join("new"), home.path().join("file"));
+    runtime().block_on(async {
+        let (outbox, threads) = Outbox::open(settings(&old)).unwrap();
+        append(&outbox, records::records(110..120)).await.unwrap();
+        outbox.export(&mut std::fs::File::create(&file).unwrap(), |_| ()).await.unwrap();
+        close(outbox, threads);
+        let text = std::fs::read(&file).unwrap();
+        let last = text[..text.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+
+        let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
+        for cut in [last + 1, text.len() - 2] {
+            std::fs::write(&file, &text[..cut]).unwrap();
+            let imported = import(&outbox, &file).await;
+            assert_eq!(imported, Imported { records: 9, cut: Some(10), ..Imported::default() });
+        }
+        // All of a line is there but its end: an editor's doing.
+        std::fs::write(&file, &text[..text.len() - 1]).unwrap();
+        assert_eq!(import(&outbox, &file).await, Imported { records: 10, ..Imported::default() });
+        // In the middle of the file it is damage.
+        let mut torn = text[..last - 5].to_vec();
+        torn.extend_from_slice(&text[last - 1..]);
+        std::fs::write(&file, torn).unwrap();
+        let open = || -> std::io::Result<Box<dyn std::io::BufRead>> {
+            Ok(Box::new(BufReader::new(std::fs::File::open(&file)?)))
+        };
+        assert!(outbox.import(open, |_| ()).await.is_err());
+        assert_eq!(outbox.stats().enqueued[0], 28);
+        close(outbox, threads);
     });
 }

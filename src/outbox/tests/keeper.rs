@@ -1,0 +1,114 @@
+//! What the keeper does in which order, and for how long it keeps what.
+
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::super::keeper::Request;
+use super::super::{DeadLetter, Entry, Log, Payload, Reason};
+use super::rig::{Rig, entry, usage};
+use crate::record::{Kind, Timestamp};
+
+#[test]
+fn a_flood_of_rejected_messages_keeps_nobody_waiting_and_a_flush_waits_for_all_of_it() {
+    const FLOOD: u64 = 3000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.append((0..FLOOD).map(|n| entry(Kind::Lifecycle, n, 20)).collect()).unwrap();
+    rig.append(vec![entry(Kind::Quota, 0, 20)]).unwrap();
+    let (requests, requested) = mpsc::channel();
+    let mut ticked = Instant::now();
+    let (done, mut flushed) = oneshot::channel();
+    requests.send(Request::Flush { done }).unwrap();
+    while rig.stats().dead_letters == 0 {
+        assert!(rig.keeper.turn(&requested, &mut ticked));
+    }
+    let (done, mut leased) = oneshot::channel();
+    requests.send(Request::Lease { log: Log::Quota, from: 0, upto: u64::MAX, most: 10, done }).unwrap();
+    let lease = loop {
+        assert!(rig.keeper.turn(&requested, &mut ticked));
+        if let Ok(lease) = leased.try_recv() {
+            break lease.unwrap();
+        }
+    };
+    assert_eq!(lease.records.len(), 1);
+    assert!(rig.stats().dead_letters < FLOOD, "the lease came between");
+    assert!(flushed.try_recv().is_err(), "and not all is done that the flush waits for");
+    let flushed = loop {
+        assert!(rig.keeper.turn(&requested, &mut ticked));
+        if let Ok(flushed) = flushed.try_recv() {
+            break flushed;
+        }
+    };
+    assert!(flushed);
+    assert_eq!(rig.stats().dead_letters, FLOOD);
+    rig.check_counts();
+}
+
+/// One of another outbox, which was given up at that time.
+fn letter(n: u64, last_at: Timestamp) -> Entry {
+    Entry::Letter(Box::new(DeadLetter {
+        id: 0,
+        reason: Reason::Invalid,
+        detail: "no record".into(),
+        attempts: 0,
+        first_at: last_at,
+        last_at,
+        payload: Payload::Raw {
+            kind: Kind::Usage,
+            accepted_at: last_at,
+            bytes: n.to_string().into_bytes().into(),
+        },
+    }))
+}
+
+#[test]
+fn old_dead_letters_go_that_lie_behind_young_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    let (now, long_ago) = (crate::clock::now(), Timestamp(1));
+    // As an import leaves them; more than are looked at in one go.
+    let old = |n: u64| n % 31 == 30;
+    rig.append((0..100).map(|n| letter(n, if old(n) { long_ago } else { now })).collect()).unwrap();
+    rig.tick();
+    assert_eq!(rig.stats().dead_letters, 100);
+    for _ in 0..12 {
+        rig.chores();
+        rig.tick();
+    }
+    let stats = rig.stats();
+    assert_eq!((stats.dead_letters, stats.dead_letters_expired), (97, 3));
+    let mut left = 0;
+    rig.shared
+        .ledger
+        .letters(0, |(_, letter, _)| {
+            assert_eq!(letter.unwrap().last_at, now);
+            left += 1;
+            true
+        })
+        .unwrap();
+    assert_eq!(left, 97);
+}
+
+#[test]
+fn a_segment_that_is_read_stays_open_whatever_else_is_read_and_is_closed_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    for batch in 0..20 {
+        rig.append(usage(batch * 100, 100, 2000)).unwrap();
+    }
+    assert!(rig.segments() > 2);
+    let is_open = |rig: &Rig| rig.shared.state().segments[0].segment.is_open();
+    let begun = Instant::now();
+    let end = rig.shared.state().totals.next;
+    rig.keeper.lease(Log::Usage, 0, end, 10).unwrap();
+    for _ in 0..20 {
+        rig.keeper.lease(Log::Quota, 0, end, 10).unwrap();
+    }
+    assert!(is_open(&rig) || begun.elapsed() > Duration::from_millis(900), "it is being read");
+    while is_open(&rig) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "nobody reads it any more");
+        rig.chores();
+    }
+}

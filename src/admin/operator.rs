@@ -86,7 +86,13 @@ impl Operator {
     }
 
     /// Takes in some lines of what was exported, of the import with this name. None: another one is under way.
-    pub async fn import(&self, id: Uuid, chunk: Chunk) -> Result<Option<Imported>, TransferError> {
+    /// After the last ones that import has ended, and the dead letters among all of them are such.
+    pub async fn import(
+        &self,
+        id: Uuid,
+        chunk: Chunk,
+        is_last: bool,
+    ) -> Result<Option<Imported>, TransferError> {
         let mut open = self.import.lock().await;
         let parsed = tokio::task::spawn_blocking(move || chunk.entries()).await;
         let entries = parsed.map_err(std::io::Error::other)??;
@@ -100,6 +106,10 @@ impl Operator {
         };
         import.heard = Instant::now();
         let imported = self.outbox.import_chunk(entries, &mut import.known).await?;
+        if is_last {
+            *open = None;
+            self.outbox.end_import().await?;
+        }
         // A line for each of thousands: the counters tell the rest.
         tracing::debug!(
             imported = imported.records,

@@ -121,9 +121,10 @@ pub(super) async fn import(
 ) -> anyhow::Result<Imported> {
     let cut = check_lines(open(path)?)?;
     let (mut imported, import) = (Imported { cut, ..Imported::default() }, Uuid::new_v4());
-    for chunk in chunks(open(path)?, cut) {
-        let chunk = chunk?;
-        let to = format!("/admin/outbox/import?import={import}&first={}", chunk.first);
+    let mut chunks = chunks(open(path)?, cut).peekable();
+    while let Some(chunk) = chunks.next() {
+        let (chunk, is_last) = (chunk?, chunks.peek().is_none());
+        let to = format!("/admin/outbox/import?import={import}&first={}&last={is_last}", chunk.first);
         let answer = agent.post_text::<admin::Imported>(&to, chunk.text).await;
         let answer = answer.with_context(|| {
             format!(

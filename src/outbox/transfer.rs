@@ -567,7 +567,7 @@ impl Outbox {
             progress(imported.total());
         }
         // The dead letters among them become such now.
-        if self.flush().await { Ok(imported) } else { Err(TransferError::Unburied) }
+        self.end_import().await.map(|()| imported)
     }
 
     /// Begins an import: gives what each of its chunks must know.
@@ -577,6 +577,11 @@ impl Outbox {
             return Err(TransferError::Unready);
         }
         Ok(self.known_letters().await?)
+    }
+
+    /// Ends an import: the dead letters that were taken in become such now.
+    pub async fn end_import(&self) -> Result<(), TransferError> {
+        if self.flush().await { Ok(()) } else { Err(TransferError::Unburied) }
     }
 
     /// Takes in a chunk of what was exported, but what is known, and waits until it is durable.

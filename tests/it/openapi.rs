@@ -220,6 +220,8 @@ async fn answers_have_the_form_that_is_described() {
     for seen in ["post /admin/drain/pause", "get /admin/outbox/records", "get /admin/dead-letters"] {
         unseen.remove(seen);
     }
+    // Long jobs: `command_line_of_a_running_agent.rs` goes through them.
+    unseen.retain(|path| !["/export", "/import", "/salvage", "/verify"].iter().any(|job| path.contains(job)));
     // That one never ends: `status_page.rs` reads it.
     assert_eq!(unseen.into_iter().collect::<Vec<_>>(), ["get /events"], "no path is left out here");
 

@@ -8,7 +8,7 @@
 //! | `GET /admin/outbox/export/{id}/page` | the next lines, with their `X-Export-Page`; 202: not yet; 204: no more |
 //! | `POST /admin/outbox/export/{id}/confirm` | the page is safe elsewhere |
 //! | `DELETE /admin/outbox/export/{id}` | ends it: the drain goes on |
-//! | `POST /admin/outbox/import?import=…&first=1` | takes in lines of what was exported; `first` is the first one's number |
+//! | `POST /admin/outbox/import?import=…&first=1` | takes in lines of what was exported; `first` is the first one's number, `last=true` ends it |
 //!
 //! A client that goes away ends its job; one that exports is waited for, for a while.
 
@@ -210,6 +210,9 @@ pub(in crate::http) struct Place {
     import: Uuid,
     /// The number of the first line, from 1.
     first: u64,
+    /// Whether these are the last lines of the file.
+    #[serde(default)]
+    last: bool,
 }
 
 /// Takes in lines of what was exported.
@@ -231,7 +234,8 @@ pub(in crate::http) async fn import(
     Asked(place): Asked<Place>,
     text: String,
 ) -> Answer<Imported> {
-    let imported = admin.operator.import(place.import, Chunk { first: place.first, text }).await?;
+    let Place { import, first, last } = place;
+    let imported = admin.operator.import(import, Chunk { first, text }, last).await?;
     let busy = || Fault::Request(StatusCode::CONFLICT, "another import is under way".to_owned());
     imported.map(Json).ok_or_else(busy)
 }

@@ -1,5 +1,8 @@
 //! The composition root: opens, wires, supervises, and stops in order.
 
+mod settings;
+mod stages;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -8,35 +11,33 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 
 use crate::admin::{Letters, Operator, letters};
 use crate::commands::{self, Commands};
 use crate::config::{Config, Sources};
-use crate::control_plane::{Capabilities, Client, Registration};
-use crate::drain::{
-    self, BatchSettings, Controls, Drain, Horizon, LinkSettings, LinkStatus, RateLimit, Turns, turns,
-};
+use crate::control_plane::Client;
+use crate::drain::{Controls, Drain, Horizon, LinkStatus, RateLimit, Turns, turns};
 use crate::health_check::HealthCheck;
 use crate::http::admin::{Admin, Refusals};
 use crate::http::{self, Surface};
-use crate::intake::{self, Intake, Mirror, Names, RedisStatus, SourceError, push_quota_answers};
+use crate::intake::{self, Intake, Mirror, RedisStatus, push_quota_answers};
 use crate::membership::Membership;
 use crate::outbox::{Outbox, Threads};
-use crate::record::{Acceptor, Origin};
 use crate::reload::Reloader;
 use crate::systemd::{Notify, Service};
 use crate::telemetry::log::LogLevel;
 use crate::telemetry::metrics::Metrics;
 use crate::vitals::Vitals;
+pub(crate) use settings::intake_settings;
+use settings::{acceptor, drain_settings, registration};
+use stages::{Stages, ended};
 
 /// After a start the first contact is at a random moment within this time: a fleet that starts at once must not knock
 /// at once.
 const FIRST_CONTACT_WITHIN: Duration = Duration::from_millis(500);
 /// Answers to quota refreshes on their way to Redis.
 const QUOTA_ANSWERS: usize = 256;
-/// The stages after the intake and the drain share what they leave of the time to stop, and have this at least.
-const LAST_STAGES: Duration = Duration::from_secs(2);
 
 /// An agent with everything opened and bound, ready to run.
 pub struct Agent {
@@ -263,94 +264,6 @@ impl Agent {
     }
 }
 
-/// All that runs, in the order in which it is stopped.
-struct Stages {
-    taking: JoinSet<Result<(), SourceError>>,
-    sending: JoinSet<()>,
-    rest: JoinSet<()>,
-    serving: JoinSet<()>,
-    intake_stop: watch::Sender<bool>,
-    drain_stop: watch::Sender<bool>,
-    last_stop: watch::Sender<bool>,
-}
-
-impl Stages {
-    /// Done when a part has ended that should not have.
-    async fn end_by_themselves(&mut self) -> anyhow::Error {
-        tokio::select! {
-            Some(end) = self.taking.join_next() => end_of_intake(end),
-            end = self.sending.join_next() => unexpected("the drain", end),
-            error = first_failure(&mut self.rest) => unexpected("a background task", Some(Err(error))),
-            end = self.serving.join_next() => unexpected("the HTTP surface", end),
-        }
-    }
-
-    /// Upstream first: what the intake has taken is committed and acknowledged; then the drain's requests are answered
-    /// and settled; then the rest. A crash at any point here is as safe as anywhere.
-    async fn stop(mut self, within: Duration, outbox: &Outbox, membership: &Membership) {
-        let deadline = Instant::now() + within;
-        // With Redis silent the intake would use all of it, and the drain has answers to wait for.
-        finish("the intake", &self.intake_stop, &mut self.taking, Instant::now() + within / 2).await;
-        finish("the drain", &self.drain_stop, &mut self.sending, deadline).await;
-        if !outbox.flush().await {
-            tracing::warn!("not all that was settled is durable: it will be sent again, with the same keys");
-        }
-        let deadline = deadline.max(Instant::now() + LAST_STAGES);
-        // One that is not heard in time will be noticed missing by the ControlPlane.
-        let _ = tokio::time::timeout_at(deadline.into(), membership.goodbye()).await;
-        finish("background tasks", &self.last_stop, &mut self.rest, deadline).await;
-        finish("the HTTP surface", &self.last_stop, &mut self.serving, deadline).await;
-    }
-}
-
-/// Tells a stage to stop and waits for it until `deadline`; what overruns is named and left.
-async fn finish<T: 'static>(
-    name: &str,
-    stop: &watch::Sender<bool>,
-    tasks: &mut JoinSet<T>,
-    deadline: Instant,
-) {
-    stop.send_replace(true);
-    let all = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout_at(deadline.into(), all).await.is_err() {
-        tracing::warn!(stage = name, "did not stop in time");
-        tasks.shutdown().await;
-    }
-}
-
-/// Waits until one of these fails. That one is done is no failure: some have less to do than others.
-async fn first_failure(tasks: &mut JoinSet<()>) -> JoinError {
-    loop {
-        match tasks.join_next().await {
-            Some(Err(error)) => return error,
-            Some(Ok(())) => {}
-            None => std::future::pending().await,
-        }
-    }
-}
-
-/// Done when a thread of the outbox is gone, which only a panic in it brings about.
-async fn ended(threads: &Threads) {
-    while !threads.ended() {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
-fn unexpected(name: &str, end: Option<Result<(), JoinError>>) -> anyhow::Error {
-    match end {
-        Some(Err(error)) => anyhow::anyhow!("{name} failed: {error}"),
-        _ => anyhow::anyhow!("{name} ended by itself"),
-    }
-}
-
-fn end_of_intake(end: Result<Result<(), SourceError>, JoinError>) -> anyhow::Error {
-    match end {
-        // It says by itself what is wrong.
-        Ok(Err(error)) => error.into(),
-        end => unexpected("the intake", Some(end.map(|_| ()))),
-    }
-}
-
 async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
     let (host, port) = (config.http.host.as_str(), config.http.port);
     let main = http::listen(host, port)
@@ -368,65 +281,6 @@ async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
         }
     }
     Ok(listeners)
-}
-
-fn names(config: &Config) -> Names {
-    Names {
-        usage: config.redis.usage_records_queue.clone(),
-        lifecycle: config.redis.session_lifecycle_queue.clone(),
-        quota: config.redis.quota_refresh_queue.clone(),
-        quota_response: config.redis.quota_response_queue.clone(),
-        dead_letters: config.redis.dead_letter_queue.clone(),
-        server_id: config.identity.server_id.clone(),
-    }
-}
-
-/// How records are taken, as configured.
-pub(crate) fn intake_settings(config: &Config, server: intake::Server) -> intake::Settings {
-    intake::Settings {
-        server,
-        names: names(config),
-        timeout: config.redis.socket_timeout,
-        mode: config.redis.source_mode,
-        orphan_reclaim: config.redis.orphan_reclaim,
-    }
-}
-
-fn acceptor(config: &Config) -> Acceptor {
-    let origin = Origin {
-        server_id: config.identity.server_id.clone(),
-        region: config.identity.server_region.clone(),
-        version: config.identity.app_version.clone(),
-    };
-    Acceptor::new(
-        &origin,
-        config.delivery.unknown_fields,
-        usize::try_from(config.outbox.record_max_bytes.0).unwrap_or(usize::MAX),
-    )
-}
-
-fn drain_settings(config: &Config, first_contact_within: Duration) -> drain::Settings {
-    let (plane, delivery) = (&config.control_plane, &config.delivery);
-    drain::Settings {
-        link: LinkSettings {
-            failures_to_open: plane.retry_attempts,
-            initial_delay: plane.initial_error_delay,
-            max_backoff: plane.max_backoff,
-            multiplier: plane.error_backoff_multiplier,
-            concurrency: delivery.concurrency as usize,
-            refusal_brake: delivery.refusal_brake,
-        },
-        batch: BatchSettings {
-            mode: delivery.mode,
-            max_records: delivery.batch_max_records as usize,
-            max_bytes: delivery.batch_max_bytes.0 as usize,
-            compression: delivery.batch_compression,
-        },
-        quota_ttl: delivery.quota_refresh_ttl,
-        session_grace: delivery.session_unknown_grace,
-        poison_attempts: delivery.poison_attempts,
-        first_contact_within,
-    }
 }
 
 /// What asks the `ControlPlane` for something else than to take records.
@@ -455,17 +309,4 @@ fn askers(
     let commands = Commands::new(settings, turns, operator, vitals, metrics, registered);
     askers.spawn(commands.run(stop.subscribe()));
     askers
-}
-
-fn registration(config: &Config) -> Registration {
-    Registration {
-        region: config.identity.server_region.clone(),
-        ip_address: config.identity.dataplane_host.clone(),
-        port: config.identity.dataplane_port,
-        capabilities: Capabilities {
-            max_concurrent_sessions: 1000,
-            supported_products: "speech_transcription,speech_synthesis,real_time_streaming".into(),
-            supported_languages: "*".into(),
-        },
-    }
 }

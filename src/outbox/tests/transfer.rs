@@ -12,8 +12,8 @@ fn an_export_that_stops_leaves_nothing_in_the_file_that_is_not_settled() {
         outbox.append(usage(0, 6000, 20), None).await.unwrap().await.unwrap().unwrap();
         let path = home.path().join("file");
         let mut file = std::fs::File::create(&path).unwrap();
-        // The second write of usage, behind one each for two logs that are empty.
-        fault::fail_at(Some(3));
+        // The second page.
+        fault::fail_at(Some(1));
         let error = outbox.export(&mut file, |_| ()).await.unwrap_err();
         assert!(matches!(error, TransferError::Io(_)), "{error}");
         let text = std::fs::read_to_string(&path).unwrap();

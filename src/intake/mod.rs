@@ -94,7 +94,7 @@ pub struct RedisStatus {
     pub connected: bool,
     /// What is wrong, if anything is.
     pub fault: Option<String>,
-    /// What waits in each queue, in the order of [`Queue::ALL`].
+    /// What waits in each queue, in the order of [`Queue::ALL`](crate::record::Queue::ALL).
     pub depths: [u64; 3],
 }
 

@@ -159,39 +159,27 @@ class Trial:
                     "CONTROL_PLANE_URL": "http://127.0.0.1:9090", "CONTROL_PLANE_INITIAL_ERROR_DELAY": "0.1",
                     "CONTROL_PLANE_MAX_BACKOFF": "1"}
         self.machine.path(SETTINGS).write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        # A key that comes through a pipe: reading it lasts until somebody writes it.
-        pipe = self.machine.path("/var/lib/slow-key")
+        # A start that lasts until somebody writes to a pipe: the shell becomes the agent, whose word systemd waits for.
+        pipe = self.machine.path("/var/lib/go")
         os.mkfifo(pipe)
         pipe.chmod(0o644)
         drop_in = self.machine.path(DROP_IN)
         drop_in.parent.mkdir(parents=True)
-        drop_in.write_text("[Service]\nEnvironment=CONTROL_PLANE_API_KEY_FILE=/var/lib/slow-key\n")
+        drop_in.write_text(
+            f"[Service]\nEnvironment=CONTROL_PLANE_API_KEY={KEY}\nExecStart=\n"
+            "ExecStart=/bin/sh -c 'read go </var/lib/go && exec /usr/bin/dataplane-agent run'\n")
         self.systemctl("daemon-reload")
         self.systemctl("start", "--no-block", UNIT)
         # Opening for writing waits for the reader: from then on the process runs, and is not ready.
-        with pipe.open("w") as key:
+        with pipe.open("w") as go:
             check(self.pid() > 0, "there is a process")
             equal(self.is_active(), "activating", "the unit before READY")
-            key.write(KEY)
-        self.until_fed(pipe, "active")
+            go.write("go\n")
+        until("it is active", lambda: self.is_active() == "active")
         check(self.get("http://127.0.0.1:8010/health"), "an active agent answers")
-        self.systemctl("stop", "--no-block", UNIT)
-        self.until_fed(pipe, "inactive")
+        self.systemctl("stop", UNIT)
         drop_in.unlink()
         pipe.unlink()
-
-    def until_fed(self, pipe, state):
-        """Writes the key as often as it is read, until the unit is in `state`."""
-        def fed():
-            try:
-                end = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-            except OSError:
-                end = None  # Nobody reads.
-            if end is not None:
-                os.write(end, KEY.encode())
-                os.close(end)
-            return self.is_active() == state
-        until(f"it is {state}", fed)
 
     def credentials_arrive(self):
         """the API key comes as a credential, the service's user cannot read its file, and the ControlPlane takes it"""

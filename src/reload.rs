@@ -213,12 +213,12 @@ fn need_restart(before: &Config, now: &Config) -> Vec<String> {
             .and_then(|setting| setting.value.clone())
     };
     let mut names: Vec<_> = now.describe().iter().map(|setting| setting.name.clone()).collect();
-    // What is shown of a secret is the same for every value; one from a file is read again where it is used.
-    let differs = |before: &Option<Secret>, now: &Option<Secret>| {
-        let is_file = |secret: &Option<Secret>| {
-            matches!(secret.as_ref().map(Secret::source), Some(SecretSource::File(_)))
-        };
-        before != now && !(is_file(before) && is_file(now))
+    // What is shown of a secret is the same for every value. The content of a file is read again where it is used.
+    let differs = |before: &Option<Secret>, now: &Option<Secret>| match (before, now) {
+        (Some(before), Some(now)) if matches!(now.source(), SecretSource::File(_)) => {
+            before.source() != now.source()
+        }
+        _ => before != now,
     };
     let secrets = [
         ("REDIS_URL", differs(&before.redis.url, &now.redis.url)),

@@ -105,9 +105,13 @@ impl Operator {
             }
         };
         import.heard = Instant::now();
-        let imported = self.outbox.import_chunk(entries, &mut import.known).await?;
-        if is_last {
+        let imported = self.outbox.import_chunk(entries, &mut import.known).await;
+        if is_last || imported.is_err() {
+            // Whoever failed begins again, and need not wait for it.
             *open = None;
+        }
+        let imported = imported?;
+        if is_last {
             self.outbox.end_import().await?;
         }
         // A line for each of thousands: the counters tell the rest.

@@ -159,13 +159,7 @@ impl Link {
             return None;
         }
         self.refusals = 0;
-        self.trouble = None;
-        self.asked_to_wait = false;
-        self.pace.restart(now);
-        self.circuit = Circuit::Closed;
-        self.openings = 0;
-        self.limit = INITIAL_LIMIT.min(self.settings.concurrency as f64);
-        Some(Change::Up)
+        self.close(now)
     }
 
     /// The probe has ended, and its answer said nothing of the link: another may go.

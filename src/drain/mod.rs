@@ -270,9 +270,9 @@ impl Run {
         }
         if orders.holds() != before.holds() {
             self.parked = false;
+            metrics.paused.set(orders.holds().into());
         }
         if orders.paused != before.paused {
-            metrics.paused.set(orders.paused.into());
             tracing::info!(paused = orders.paused, "the drain was told to pause, or to go on");
         }
         if orders.exporting != before.exporting {

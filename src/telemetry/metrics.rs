@@ -66,7 +66,7 @@ pub struct Metrics {
     pub link_trouble: IntGaugeVec,
     /// Requests a second; 0: no limit.
     pub rate_limit: IntGauge,
-    /// 1 while the drain is paused by an operator.
+    /// 1 while the drain is paused by an operator, or held back for an export.
     pub paused: IntGauge,
     /// The most requests in flight just now.
     pub concurrency: IntGaugeVec,
@@ -173,7 +173,7 @@ impl Metrics {
                 &["reason"],
             )?,
             rate_limit: single("dataplane_drain_rate_limit", "Requests a second; 0: no limit")?,
-            paused: single("dataplane_drain_paused", "1 while an operator has paused the drain")?,
+            paused: single("dataplane_drain_paused", "1 while the drain is held back on purpose")?,
             concurrency: gauge("dataplane_drain_concurrency", "The most requests in flight just now", &[])?,
             commands: counter(
                 "dataplane_commands_total",

@@ -417,3 +417,46 @@ async fn settings_are_read_again_and_what_cannot_be_used_changes_nothing() {
     stage.agent.signal(Signal::HUP);
     until("it is read", async || (get(&stage, "/admin/drain").await["rate_limit"] == 7).then_some(())).await;
 }
+
+#[tokio::test]
+async fn a_record_that_cannot_be_sent_does_not_leave_the_link_in_doubt() {
+    let redis = super::harness::RedisServer::start().await;
+    let sandbox = Sandbox::start(&[]);
+    let mut agent = super::harness::Agent::new(&redis, &sandbox.url);
+    agent.set("HEARTBEAT_INTERVAL", "0.1");
+    agent.set("DELIVERY_MODE", "single");
+    // No path can name this session. It is the first that is tried, and the only one.
+    redis.push(USAGE, &[load::usage(".", 0)]).await;
+    agent.start();
+    until("it is a dead letter", async || (redis.len(DEAD_LETTERS).await == 1).then_some(())).await;
+    let beats = sandbox.accounts().await.all_requests("heartbeat");
+    until("the heart goes on beating", async || {
+        (sandbox.accounts().await.all_requests("heartbeat") >= beats + 3).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_paused_drain_hears_from_heartbeats_that_the_link_is_back() {
+    let mut stage = stage(&[]).await;
+    until("the server is known", async || {
+        stage.agent.health().await?["server_registered"].as_bool()?.then_some(())
+    })
+    .await;
+    stage.sandbox.weather(json!({"down": true})).await;
+    let pushed = load::push_sessions(&stage.redis, "s", 5, 3).await;
+    until("the link is down", async || get(&stage, "/admin/drain").await["reason"].as_str().map(|_| ()))
+        .await;
+    post(&stage, "/admin/drain/pause", None).await;
+    stage.sandbox.weather(json!({})).await;
+    until("the link is up", async || {
+        let health = stage.agent.health().await?;
+        let is_up = health["components"]["control_plane"]["status"] == "healthy";
+        (is_up && health["control_plane_connected"] == true).then_some(())
+    })
+    .await;
+    assert_eq!(stage.sandbox.accounts().await.processed(), 0, "no record was sent for it");
+    post(&stage, "/admin/drain/resume", None).await;
+    stage.drained().await;
+    stage.assert_each_once(pushed).await;
+}

@@ -13,6 +13,9 @@
 //!   that were read or written are looked up a few times over ([`READ_TOUCHES`], [`WRITE_TOUCHES`]): a leaf has about
 //!   eight. That takes 5 % of the time and leaves 15 MiB of a segment of 64 in memory.
 //! * sled panics on some damage: every call, and the drop, is made behind `catch_unwind`.
+//! * It writes a snapshot of its page table with each opening and closing, first to `snap.….generating`, and then takes
+//!   such a file for the newest snapshot: cut short by a kill, it makes the database one that cannot be opened. An
+//!   unfinished one is removed, and the one before it serves.
 //! * After a failed write sled refuses all further ones until it is closed and opened again.
 
 use std::fs::File;
@@ -184,6 +187,14 @@ impl Drop for Database {
     }
 }
 
+/// Removes what sled began to write of a snapshot and did not finish. Says whether there was any.
+fn remove_unfinished_snapshots(path: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(path) else { return false };
+    let names = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let unfinished = names.filter(|name| name.extension().is_some_and(|extension| extension == "generating"));
+    unfinished.filter(|name| std::fs::remove_file(name).is_ok()).count() > 0
+}
+
 impl Database {
     /// Opens the database in `path`, which must be there.
     pub(super) fn open(path: &Path, durability: Durability, cache: u64) -> Result<Self, DatabaseError> {
@@ -218,6 +229,10 @@ impl Database {
                 // A database that was just closed: sled's own threads let go of it a moment later.
                 Err(error) if error.is_in_use() && begun.elapsed() < LET_GO_WITHIN => {
                     std::thread::sleep(Duration::from_millis(2));
+                }
+                // IMPORTANT: only after sled had the database's lock: it may be about to finish one until then.
+                Err(error) if error.is_damage() && remove_unfinished_snapshots(path) => {
+                    tracing::warn!(%error, "sled left an unfinished snapshot, which is removed");
                 }
                 opened => break opened?,
             }

@@ -184,3 +184,28 @@ fn damage_never_gives_a_wrong_record_and_costs_no_other_segment() {
         }
     }
 }
+
+#[test]
+fn a_snapshot_that_a_kill_cut_short_costs_nothing() {
+    for length in [0, 5, 40] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rig = Rig::open(dir.path());
+        rig.append(super::rig::usage(0, 200, 50)).unwrap();
+        rig.tick();
+        let before = rig.stats();
+        drop(rig);
+        // As sled leaves it when it is killed while it opens a database: the newest by its name, and not whole.
+        let all = files(dir.path());
+        let databases: Vec<_> = all.iter().filter(|path| path.file_name().unwrap() == "db").collect();
+        assert_eq!(databases.len(), 2, "a segment and the ledger");
+        for database in databases {
+            let unfinished = database.with_file_name("snap.7FFFFFFFFFFFFFFF.generating");
+            std::fs::write(unfinished, vec![7; length]).unwrap();
+        }
+        let mut rig = Rig::open(dir.path());
+        let after = rig.stats();
+        assert_eq!((after.quarantined_segments, &after.enqueued), (0, &before.enqueued));
+        assert_eq!(rig.waiting(Log::Usage).len(), 200);
+        rig.check_counts();
+    }
+}

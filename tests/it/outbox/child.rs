@@ -75,8 +75,25 @@ pub(super) struct Account {
 }
 
 impl Account {
+    /// Starts a child and kills it this soon, most likely while it opens the outbox.
+    pub(super) fn kill_early(&mut self, dir: &Path, length: Duration) {
+        self.run_from(false, dir, false, length, |child| child.kill().unwrap());
+    }
+
     /// Runs a child for a while, then has `end` end it; notes what it said.
     pub(super) fn run(&mut self, dir: &Path, process: bool, length: Duration, end: impl FnOnce(&mut Child)) {
+        self.run_from(true, dir, process, length, end);
+    }
+
+    /// The while begins with its start, or, `at_work`, when it has appended something.
+    fn run_from(
+        &mut self,
+        at_work: bool,
+        dir: &Path,
+        process: bool,
+        length: Duration,
+        end: impl FnOnce(&mut Child),
+    ) {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "outbox::child::child", "--nocapture", "--test-threads=1"]);
         command.env(DIR, dir).env(FROM, self.next.to_string()).env_remove(PROCESS);
@@ -96,8 +113,10 @@ impl Account {
             });
             told.collect::<Vec<_>>()
         });
-        // However long it takes to start here: it works for this long.
-        let _ = begun.recv_timeout(STARTS_WITHIN);
+        if at_work {
+            // However long it takes to start here: it works for this long.
+            let _ = begun.recv_timeout(STARTS_WITHIN);
+        }
         std::thread::sleep(length);
         end(&mut child);
         // It may be dead already.

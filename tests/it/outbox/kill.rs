@@ -14,6 +14,10 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
         let length = Duration::from_millis(250 + u64::from(round) * 37 % 200);
         account.run(dir.path(), false, length, |child| child.kill().unwrap());
         appended += account.appended.len();
+        // And some that are killed before they have got anywhere: opening writes as well.
+        for _ in 0..2 {
+            account.kill_early(dir.path(), Duration::from_micros(rand::random_range(2_000..90_000)));
+        }
         assert_eq!(account.settle_accounts(dir.path(), false), 0, "records are lost in round {round}");
     }
     assert!(appended > 500, "the child did its work: {appended}");

@@ -126,10 +126,15 @@ fn adopt(
                 listed.dirty = true;
                 row.insert(id, listed);
             }
-            Ok(None) => {
-                segment.close();
-                let path = segment.path().to_path_buf();
-                segment.delete().map_err(|source| OpenError::Folder { path, source })?;
+            Ok(None) => discard(&segment)?,
+            // A kill while it was being made. Where the ledger is none itself, nothing says so: then it is damage.
+            Err(error)
+                if error.is_damage()
+                    && segment.is_blank()
+                    && row.range(id..).next().is_none()
+                    && !row.is_empty() =>
+            {
+                discard(&segment)?;
             }
             Err(error) if error.is_damage() => {
                 let report = super::quarantine::Report {
@@ -148,6 +153,12 @@ fn adopt(
         }
     }
     Ok(())
+}
+
+/// Deletes a segment that was never used.
+fn discard(segment: &Segment) -> Result<(), OpenError> {
+    segment.close();
+    segment.delete().map_err(|source| OpenError::Folder { path: segment.path().to_path_buf(), source })
 }
 
 /// What a segment holds, found by reading all of it. `None` if nothing was ever appended to it.

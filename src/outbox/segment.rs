@@ -227,6 +227,14 @@ impl Segment {
         tracing::warn!(%error, %path, "a settled segment cannot be deleted; it is tried again until it can");
     }
 
+    /// Whether there is no byte of it: nothing was ever written to it.
+    pub(super) fn is_blank(&self) -> bool {
+        match std::fs::metadata(self.path().join("db")) {
+            Ok(meta) => meta.len() == 0,
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        }
+    }
+
     /// Deletes its folder, durably.
     pub(super) fn delete(&self) -> std::io::Result<()> {
         self.close();

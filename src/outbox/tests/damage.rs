@@ -209,3 +209,28 @@ fn a_snapshot_that_a_kill_cut_short_costs_nothing() {
         rig.check_counts();
     }
 }
+
+#[test]
+fn a_segment_that_a_kill_left_half_made_is_no_damage() {
+    for left in [&[][..], &["conf"], &["conf", "db"]] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rig = Rig::open(dir.path());
+        rig.append(super::rig::usage(0, 200, 50)).unwrap();
+        rig.tick();
+        drop(rig);
+        let segments = dir.path().join("segments");
+        let last =
+            std::fs::read_dir(&segments).unwrap().map(|entry| entry.unwrap().file_name()).max().unwrap();
+        let next: u64 = last.to_string_lossy().parse::<u64>().unwrap() + 1;
+        let half_made = segments.join(format!("{next:012}"));
+        std::fs::create_dir(&half_made).unwrap();
+        for name in left {
+            std::fs::write(half_made.join(name), b"").unwrap();
+        }
+        let mut rig = Rig::open(dir.path());
+        assert_eq!(rig.stats().quarantined_segments, 0, "{left:?}");
+        assert!(!half_made.exists(), "{left:?}");
+        assert_eq!(rig.waiting(Log::Usage).len(), 200);
+        rig.check_counts();
+    }
+}

@@ -108,21 +108,24 @@ pub(crate) async fn malformed() {
     println!(
         "{GOOD} good records with {GOOD} malformed ones between them (asked: more than half of the rate without):"
     );
-    for mode in [Mode::List, Mode::Stream] {
-        let alone = good(mode, false).await;
-        let mixed = good(mode, true).await;
+    for (mode, away) in [(Mode::List, true), (Mode::Stream, true), (Mode::List, false), (Mode::Stream, false)]
+    {
+        let (alone, _) = good(mode, away, false).await;
+        let (mixed, buried) = good(mode, away, true).await;
         println!(
-            "  {}: {alone:.0} good records/s alone, {mixed:.0} mixed: {:.2} of that",
+            "  {}, to the {}: {alone:.0} good records/s alone, {mixed:.0} mixed: {:.2} of that; the malformed ones dead letters {buried:.2} s later",
             mode.name(),
+            if away { "outbox" } else { "ControlPlane" },
             mixed / alone
         );
     }
 }
 
-/// Good records a second into the outbox. And when nothing is left of the malformed ones but dead letters, that is said.
-async fn good(mode: Mode, mixed: bool) -> f64 {
+/// Good records a second, into the outbox with the ControlPlane away, or else to it. And how many seconds later nothing
+/// is left of the malformed ones but dead letters.
+async fn good(mode: Mode, away: bool, mixed: bool) -> (f64, f64) {
     let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
-    sandbox.weather(json!({"down": true})).await;
+    sandbox.weather(json!({"down": away})).await;
     let messages: Vec<String> = (0..GOOD)
         .flat_map(|n| {
             let session = format!("s-{}", n % 500);
@@ -139,26 +142,29 @@ async fn good(mode: Mode, mixed: bool) -> f64 {
     mode.push(&redis, USAGE, &messages).await;
     let mut agent = Agent::new(&redis, &sandbox.url);
     agent.set("SOURCE_MODE", mode.name());
+    agent.set("DELIVERY_MODE", "batch");
     let begun = Instant::now();
     agent.start();
     // What is acknowledged is in the outbox, durable.
     let in_flight = format!("{USAGE}:processing:{SERVER_ID}");
-    until("the good ones are in the outbox", async || {
+    until("all is taken", async || {
         (mode.len(&redis, USAGE).await + redis.len(&in_flight).await == 0).then_some(())
     })
     .await;
+    if !away {
+        until("the good ones are delivered", async || {
+            (sandbox.accounts().await.kind("usage", "processed") >= u64::from(GOOD)).then_some(())
+        })
+        .await;
+    }
     let took = begun.elapsed();
-    let bad = if mixed { GOOD } else { 0 };
-    until("the good ones wait, and every malformed one is kept", async || {
+    let (waiting, bad) = (if away { GOOD } else { 0 }, if mixed { GOOD } else { 0 });
+    until("nothing else waits, and every malformed one is kept", async || {
         let outbox = &agent.health().await?["outbox"];
-        (outbox["depth"] == GOOD && outbox["dead_letters"] == bad).then_some(())
+        (outbox["depth"] == waiting && outbox["dead_letters"] == bad).then_some(())
     })
     .await;
-    if mixed {
-        let (took, all) = (took.as_secs_f64(), begun.elapsed().as_secs_f64());
-        println!("    all taken after {took:.2} s, the malformed ones dead letters after {all:.2} s");
-    }
-    f64::from(GOOD) / took.as_secs_f64()
+    (f64::from(GOOD) / took.as_secs_f64(), begun.elapsed().saturating_sub(took).as_secs_f64())
 }
 
 async fn one_by_one(redis: &RedisServer) -> f64 {

@@ -1,7 +1,7 @@
 //! What the outbox stores: packs and dead letters.
 
 use super::records::{ACCEPTED, acceptor};
-use crate::outbox::codec::{Packer, decode_dead_letter, encode_dead_letter, seal, seal_dead_letter, unpack};
+use crate::outbox::codec::{self, decode_dead_letter, encode_dead_letter, seal, seal_dead_letter, unpack};
 use crate::outbox::{CodecError, DeadLetter, Entry, Log, Payload, Rejected};
 use crate::record::{Queue, Record, UnknownFields};
 
@@ -23,7 +23,7 @@ pub fn pack(data: &[u8]) {
             let _ = unpack(PLACE, stored).map(|(_, entries)| stored_again(&entries));
         }
         [1, count, raw @ ..] => {
-            let sealed = written(seal(&mut compressor(), PLACE, raw, u32::from(*count), 0));
+            let sealed = written(seal(PLACE, raw, u32::from(*count), 0));
             if let Ok((_, entries)) = unpack(PLACE, &sealed) {
                 assert_eq!(entries.len(), usize::from(*count));
                 stored_again(&entries);
@@ -41,10 +41,6 @@ pub fn pack(data: &[u8]) {
         }
         _ => {}
     }
-}
-
-fn compressor() -> zstd::bulk::Compressor<'static> {
-    written(zstd::bulk::Compressor::new(1))
 }
 
 /// In memory nothing goes wrong.
@@ -73,7 +69,7 @@ fn entry(message: &[u8]) -> Option<Entry> {
 /// Entries are stored as what they are. Gives the pack.
 fn stored_again(entries: &[Entry]) -> Vec<u8> {
     entries.iter().for_each(usable);
-    let stored = written(written(Packer::new()).pack(PLACE, &entries.iter().collect::<Vec<_>>()));
+    let stored = written(codec::pack(PLACE, &entries.iter().collect::<Vec<_>>()));
     match unpack(PLACE, &stored) {
         Ok((_, again)) => assert_eq!(again, entries),
         Err(error) => panic!("{error}"),

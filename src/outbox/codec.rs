@@ -5,8 +5,8 @@
 
 pub(super) use bincode::{Decode, Encode};
 
-use super::Log;
 use super::dead_letter::{DeadLetter, Payload, Reason};
+use super::{Log, compression};
 use crate::record::{Kind, Layout, Original, Record, Span, Timestamp};
 
 /// The version in front of each value.
@@ -14,9 +14,6 @@ pub(super) const VERSION: u8 = 1;
 
 /// Decoding allocates no more than this: more than the largest pack or dead letter, less than a flipped bit asks for.
 const DECODE_LIMIT: usize = 64 << 20;
-
-/// Level 1 is within 4 % of level 3 on packs of usage records and takes two thirds of the time.
-const ZSTD_LEVEL: i32 = 1;
 
 /// Why stored bytes could not be understood.
 #[derive(Debug, thiserror::Error)]
@@ -223,39 +220,21 @@ pub(crate) struct PackHeader {
     checksum: u64,
 }
 
-/// Packs entries: compresses with one context that is kept.
-pub(crate) struct Packer {
-    zstd: zstd::bulk::Compressor<'static>,
-    raw: Vec<u8>,
-}
-
-impl Packer {
-    pub(crate) fn new() -> std::io::Result<Self> {
-        Ok(Self { zstd: zstd::bulk::Compressor::new(ZSTD_LEVEL)?, raw: Vec::new() })
+/// The value that stores `entries` as one pack in its place.
+pub(crate) fn pack(place: (Log, u64), entries: &[&Entry]) -> std::io::Result<Vec<u8>> {
+    let metas: Vec<Meta> = entries.iter().map(|entry| meta_of(entry)).collect();
+    let mut raw = encode(&metas);
+    raw.reserve(metas.iter().map(|meta| meta.len as usize).sum());
+    for entry in entries {
+        push_data(entry, &mut raw);
     }
-
-    /// The value that stores `entries` as one pack in its place.
-    pub(crate) fn pack(&mut self, place: (Log, u64), entries: &[&Entry]) -> std::io::Result<Vec<u8>> {
-        let metas: Vec<Meta> = entries.iter().map(|entry| meta_of(entry)).collect();
-        self.raw.clear();
-        self.raw.append(&mut encode(&metas));
-        for entry in entries {
-            push_data(entry, &mut self.raw);
-        }
-        let oldest = entries.iter().map(|entry| entry.accepted_at().0).min().unwrap_or_default();
-        seal(&mut self.zstd, place, &self.raw, entries.len() as u32, oldest)
-    }
+    let oldest = entries.iter().map(|entry| entry.accepted_at().0).min().unwrap_or_default();
+    seal(place, &raw, entries.len() as u32, oldest)
 }
 
 /// Compresses a pack's bytes and puts its header in front.
-pub(crate) fn seal(
-    zstd: &mut zstd::bulk::Compressor<'_>,
-    place: (Log, u64),
-    raw: &[u8],
-    count: u32,
-    oldest: i64,
-) -> std::io::Result<Vec<u8>> {
-    let compressed = zstd.compress(raw)?;
+pub(crate) fn seal(place: (Log, u64), raw: &[u8], count: u32, oldest: i64) -> std::io::Result<Vec<u8>> {
+    let compressed = compression::compress(raw)?;
     let mut header = PackHeader { count, oldest, raw_len: raw.len() as u32, checksum: 0 };
     header.checksum = header.checksum_of(place, &compressed);
     let mut value = encode(&header);
@@ -296,7 +275,7 @@ fn decompress(compressed: &[u8], raw_len: u32) -> Result<Vec<u8>, CodecError> {
     if raw_len > DECODE_LIMIT {
         return Err(damaged("a length is beyond everything"));
     }
-    zstd::bulk::decompress(compressed, raw_len).map_err(damaged)
+    compression::decompress(compressed, raw_len).map_err(damaged)
 }
 
 /// What stands in front of a dead letter's compressed bytes.
@@ -348,7 +327,7 @@ pub(super) fn dead_letter_bytes(letter: &DeadLetter) -> Vec<u8> {
 
 /// Compresses a dead letter's bytes and puts its header in front.
 pub(crate) fn seal_dead_letter(id: u64, raw: &[u8]) -> std::io::Result<Vec<u8>> {
-    let compressed = zstd::bulk::compress(raw, ZSTD_LEVEL)?;
+    let compressed = compression::compress(raw)?;
     let checksum = xxhash_rust::xxh3::xxh3_64_with_seed(&compressed, id);
     let mut value = encode(&LetterHeader { raw_len: raw.len() as u32, checksum });
     value.extend_from_slice(&compressed);

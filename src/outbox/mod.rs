@@ -98,6 +98,7 @@
 
 pub(crate) mod codec;
 mod commands;
+mod compression;
 mod database;
 mod dead_letter;
 mod fault;

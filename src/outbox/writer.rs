@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::codec::Packer;
 use super::database::{Batch, DatabaseError};
 use super::schema::{Recent, SegmentInfo, Tally, Totals};
 use super::segment::{self, Listed, Segment};
 use super::settled::PACK_RECORDS;
 use super::shared::Shared;
 use super::state::RECENT_APPENDS;
-use super::{AppendError, Entry, LedgerError, Log};
+use super::{AppendError, Entry, LedgerError, Log, codec};
 use crate::failpoint;
 
 /// A pack is closed at this many bytes of records: about 4 KiB compressed.
@@ -59,7 +58,6 @@ enum WriteError {
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    packer: Packer,
     active: Arc<Segment>,
     totals: Totals,
     ranges: [Option<(u64, u64)>; Log::COUNT],
@@ -88,7 +86,6 @@ impl Writer {
             return Err(std::io::Error::other("the row of segments is empty"));
         };
         let writer = Self {
-            packer: Packer::new()?,
             active: Arc::clone(&listed.segment),
             ranges: listed.info.ranges,
             totals: state.totals.clone(),
@@ -231,7 +228,7 @@ impl Writer {
         for log in Log::ALL {
             for pack in packs(&by_log[log.index()]) {
                 let place = draft.totals.next;
-                let value = self.packer.pack((log, place), pack)?;
+                let value = codec::pack((log, place), pack)?;
                 segment::put_pack(&mut draft.batch, log, place, &value);
                 let first = draft.ranges[log.index()].map_or(place, |(first, _)| first);
                 draft.ranges[log.index()] = Some((first, place));

@@ -1,0 +1,32 @@
+//! zstd, with contexts that each thread keeps.
+//!
+//! A new context asks the processor what it can do, which a virtual machine's host answers in some twenty microseconds:
+//! longer than compressing a whole pack takes.
+
+use std::cell::RefCell;
+use std::io::Result;
+
+use zstd::bulk::{Compressor, Decompressor};
+
+/// Level 1 is within 4 % of level 3 on packs of usage records and takes two thirds of the time.
+const LEVEL: i32 = 1;
+
+thread_local! {
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+pub(super) fn compress(raw: &[u8]) -> Result<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|kept| match kept {
+        Some(kept) => kept.compress(raw),
+        None => kept.insert(Compressor::new(LEVEL)?).compress(raw),
+    })
+}
+
+/// What was compressed. An error if it is no such thing, or longer than `raw_len`.
+pub(super) fn decompress(compressed: &[u8], raw_len: usize) -> Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|kept| match kept {
+        Some(kept) => kept.decompress(compressed, raw_len),
+        None => kept.insert(Decompressor::new()?).decompress(compressed, raw_len),
+    })
+}

@@ -82,8 +82,10 @@ pub(super) struct Keeper {
     last_read: BTreeMap<u64, Instant>,
     /// The last burial went well, and left some rejected messages to the next.
     has_more_rejected: bool,
-    /// The next number that an append will give, and since when it is that.
-    next: (u64, Instant),
+    /// The number that the next append was to give when that was looked at.
+    next: u64,
+    /// When there was last something to append or to read.
+    busy_at: Instant,
     /// Who waits until all before this number is durable, and out of the rejected log.
     flushes: Vec<(u64, oneshot::Sender<bool>)>,
 }
@@ -101,7 +103,8 @@ impl Keeper {
             expire_from: 0,
             last_read: BTreeMap::new(),
             has_more_rejected: false,
-            next: (0, Instant::now()),
+            next: 0,
+            busy_at: Instant::now(),
             flushes: Vec::new(),
         }
     }
@@ -118,7 +121,7 @@ impl Keeper {
     ///
     /// A tick is short, also in a flood of rejected messages: it buries some of them, and who asks meanwhile comes between
     /// it and the next. Nor does burying, which costs more than appending, slow the good ones among them: while
-    /// appends come in there are no more ticks than without it.
+    /// records come in or go out there are no more ticks than without it.
     pub(super) fn turn(&mut self, requests: &Receiver<Request>, ticked: &mut Instant) -> bool {
         let is_pressed = !self.flushes.is_empty() || (self.has_more_rejected && self.is_quiet());
         let wait = if is_pressed {
@@ -151,13 +154,13 @@ impl Keeper {
         true
     }
 
-    /// Whether nothing was appended just now.
+    /// Whether no records come in or go out just now.
     fn is_quiet(&mut self) -> bool {
         let next = self.shared.state().totals.next;
-        if self.next.0 != next {
-            self.next = (next, Instant::now());
+        if std::mem::replace(&mut self.next, next) != next {
+            self.busy_at = Instant::now();
         }
-        self.next.1.elapsed() >= TICK
+        self.busy_at.elapsed() >= TICK
     }
 
     /// Those for whom all is done that can be done now.
@@ -181,7 +184,11 @@ impl Keeper {
     fn serve(&mut self, request: Request) {
         match request {
             Request::Lease { log, from, upto, most, done } => {
-                let _ = done.send(self.lease(log, from, upto, most));
+                let lease = self.lease(log, from, upto, most);
+                if lease.as_ref().is_ok_and(|lease| !lease.records.is_empty()) {
+                    self.busy_at = Instant::now();
+                }
+                let _ = done.send(lease);
             }
             Request::Letters { from, most, done } => {
                 let upto = self.shared.state().totals.next;

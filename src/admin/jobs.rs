@@ -77,16 +77,26 @@ struct Salvaging {
     _stop: oneshot::Sender<()>,
 }
 
-/// Brings back what can be read of damaged segments that were set aside. When the stream is dropped, the work ends
+/// How to salvage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct SalvageAsked {
+    /// What cannot be brought back is given up: the quarantine is done with.
+    #[serde(default)]
+    pub give_up: bool,
+}
+
+/// Brings back what can be read of what was set aside. When the stream is dropped, the work ends
 /// between two appends.
-pub fn salvage(outbox: Outbox) -> impl Stream<Item = JobLine<Vec<Salvaged>>> {
+pub fn salvage(outbox: Outbox, give_up: bool) -> impl Stream<Item = JobLine<Vec<Salvaged>>> {
     let (told, done) = oneshot::channel();
     let (tell, progress) = watch::channel(0);
     let (stop, mut stopped) = oneshot::channel::<()>();
     let runtime = tokio::runtime::Handle::current();
     // It copies and reads whole files: on no thread on which others wait.
     tokio::task::spawn_blocking(move || {
-        let work = outbox.salvage(move |records| {
+        let work = outbox.salvage(give_up, move |records| {
             tell.send_replace(records);
         });
         let outcome = runtime.block_on(async {

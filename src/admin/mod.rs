@@ -18,7 +18,7 @@ pub use dead_letters::{
     drop_selected, find_dead_letter, list_dead_letters, replay_selected,
 };
 pub use export::{Confirmed, ExportAsked, ExportError, ExportState, Exports, Page, PageNumber};
-pub use jobs::{Imported, JobLine, salvage, verify};
+pub use jobs::{Imported, JobLine, SalvageAsked, salvage, verify};
 pub use letters::{LetterWork, Letters, letters};
 pub use operator::{DrainState, Operator};
 pub use orders::{LogLevelBody, NewRateLimit};

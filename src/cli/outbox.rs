@@ -53,8 +53,12 @@ enum Verb {
         /// The file
         file: PathBuf,
     },
-    /// Brings back what can be read of damaged segments that were set aside
-    Salvage,
+    /// Brings back what can be read of what was set aside. Ends with 1 if that is not all of it
+    Salvage {
+        /// What cannot be brought back is given up: the alert ends, the files stay
+        #[arg(long)]
+        give_up: bool,
+    },
 }
 
 pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
@@ -66,7 +70,9 @@ pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
         Verb::Show { id } => common.with(flags, async |hands| show(&hands, id, json).await).await,
         Verb::Export { file } => common.with(flags, async |hands| export(&hands, &file, json).await).await,
         Verb::Import { file } => common.with(flags, async |hands| import(&hands, &file, json).await).await,
-        Verb::Salvage => common.with(flags, async |hands| salvage(&hands, json).await).await,
+        Verb::Salvage { give_up } => {
+            common.with(flags, async |hands| salvage(&hands, give_up, json).await).await
+        }
     }
 }
 
@@ -190,20 +196,28 @@ async fn import(hands: &Hands, path: &Path, json: bool) -> anyhow::Result<()> {
     }
 }
 
-async fn salvage(hands: &Hands, json: bool) -> anyhow::Result<()> {
+async fn salvage(hands: &Hands, give_up: bool, json: bool) -> anyhow::Result<()> {
     let bar = progress("salvaging", None);
-    let salvaged = hands.salvage(|n| bar.set_position(n)).await?;
+    let salvaged = hands.salvage(give_up, |n| bar.set_position(n)).await?;
     bar.finish_and_clear();
     if json {
-        return print_json(&salvaged);
-    }
-    for part in &salvaged {
-        println!("{}: {} of {} records are back", part.name, part.records, part.known);
-        for trouble in &part.trouble {
-            println!("  could not be read: {trouble}");
+        print_json(&salvaged)?;
+    } else {
+        for part in &salvaged {
+            println!("{}: {} of {} records are back", part.name, part.records, part.known);
+            for trouble in &part.trouble {
+                println!("  could not be read: {trouble}");
+            }
+        }
+        if salvaged.is_empty() {
+            println!("nothing to salvage");
         }
     }
-    if salvaged.is_empty() { said("nothing to salvage") } else { Ok(()) }
+    anyhow::ensure!(
+        salvaged.iter().all(|part| part.is_done),
+        "not all is back: mend or put back the files in the quarantine and try again, or give the rest up with --give-up"
+    );
+    Ok(())
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the other half of an `if` that prints JSON")]

@@ -242,10 +242,16 @@ impl Hands {
     }
 
     /// Brings back what was set aside.
-    pub(super) async fn salvage(&self, progress: impl FnMut(u64)) -> anyhow::Result<Vec<Salvaged>> {
+    pub(super) async fn salvage(
+        &self,
+        give_up: bool,
+        progress: impl FnMut(u64),
+    ) -> anyhow::Result<Vec<Salvaged>> {
         match self {
-            Self::Outbox(outbox) => Ok(outbox.salvage(progress).await?),
-            Self::Agent(agent) => job(agent, "/admin/outbox/salvage", progress).await,
+            Self::Outbox(outbox) => Ok(outbox.salvage(give_up, progress).await?),
+            Self::Agent(agent) => {
+                job(agent, &format!("/admin/outbox/salvage?give_up={give_up}"), progress).await
+            }
         }
     }
 }

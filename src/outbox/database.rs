@@ -14,8 +14,9 @@
 //!   eight. That takes 5 % of the time and leaves 15 MiB of a segment of 64 in memory.
 //! * sled panics on some damage: every call, and the drop, is made behind `catch_unwind`.
 //! * It writes a snapshot of its page table with each opening and closing, first to `snap.….generating`, and then takes
-//!   such a file for the newest snapshot: cut short by a kill, it makes the database one that cannot be opened. An
-//!   unfinished one is removed, and the one before it serves.
+//!   such a file for the newest snapshot: cut short by a kill, it makes the database one that cannot be opened, as a
+//!   flipped bit in a snapshot does. Snapshots that it cannot be opened with are removed: the log has all of it.
+//! * It overwrites what lies behind the first thing in its log that it cannot read: see [`repair`](super::repair).
 //! * After a failed write sled refuses all further ones until it is closed and opened again.
 
 use std::fs::File;
@@ -23,14 +24,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::chunks::{self, CHUNK, Chunks};
 use super::fault;
 
 /// sled's own segment (its I/O buffer): small, for three of these are resident per open database.
-const SLED_SEGMENT_BYTES: usize = 512 << 10;
-/// The longest value handed to sled: 20 of them stay under a quarter of [`SLED_SEGMENT_BYTES`].
-const CHUNK: usize = 5 << 10;
-/// In front of a chunked value: its length.
-const FRAME: usize = 4;
+pub(super) const SLED_SEGMENT_BYTES: usize = 512 << 10;
 /// How often each scanned key is looked up again, for sled to notice how full its cache is.
 const READ_TOUCHES: usize = 8;
 /// Likewise of each written key: writing itself accesses its leaf a few times.
@@ -139,19 +137,23 @@ impl Batch {
 
     /// Stores `value` under `key` followed by chunk numbers; any length. Read it with [`Database::scan_chunked`].
     pub(super) fn put_chunked(&mut self, key: &[u8], value: &[u8]) {
-        let framed = [&(value.len() as u32).to_be_bytes(), value].concat();
-        self.chunked |= framed.len() > CHUNK;
-        for (n, chunk) in framed.chunks(CHUNK).enumerate() {
-            let key = chunk_key(key, n);
+        chunks::cut(value, |n, chunk| {
+            self.chunked |= n > 0;
+            let key = chunks::key(key, n);
             self.writes.insert(key.as_slice(), chunk);
             self.packs.push(key);
-        }
+        });
+    }
+
+    /// Stores a pair as it was found in a log.
+    pub(super) fn put_found(&mut self, key: &[u8], value: &[u8]) {
+        self.writes.insert(key, value);
     }
 
     /// Removes what [`Self::put_chunked`] stored of a value of `len` bytes.
     pub(super) fn remove_chunked(&mut self, key: &[u8], len: usize) {
-        for n in 0..(len + FRAME).div_ceil(CHUNK) {
-            self.writes.remove(chunk_key(key, n));
+        for n in 0..chunks::count(len) {
+            self.writes.remove(chunks::key(key, n));
         }
     }
 
@@ -159,12 +161,6 @@ impl Batch {
     pub(super) fn remove(&mut self, key: &[u8]) {
         self.writes.remove(key);
     }
-}
-
-fn chunk_key(key: &[u8], n: usize) -> Vec<u8> {
-    let mut full = key.to_vec();
-    full.extend_from_slice(&(n as u16).to_be_bytes());
-    full
 }
 
 /// An open database.
@@ -187,12 +183,13 @@ impl Drop for Database {
     }
 }
 
-/// Removes what sled began to write of a snapshot and did not finish. Says whether there was any.
-fn remove_unfinished_snapshots(path: &Path) -> bool {
+/// Removes the snapshots, of which the log knows everything as well. Says whether there was any.
+pub(super) fn remove_snapshots(path: &Path) -> bool {
     let Ok(entries) = std::fs::read_dir(path) else { return false };
     let names = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let unfinished = names.filter(|name| name.extension().is_some_and(|extension| extension == "generating"));
-    unfinished.filter(|name| std::fs::remove_file(name).is_ok()).count() > 0
+    let snapshots = names
+        .filter(|name| name.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"snap.")));
+    snapshots.filter(|name| std::fs::remove_file(name).is_ok()).count() > 0
 }
 
 impl Database {
@@ -215,6 +212,7 @@ impl Database {
 
     fn open_or_create(path: &Path, durability: Durability, cache: u64) -> Result<Self, DatabaseError> {
         let begun = Instant::now();
+        let mut may_have_snapshots = true;
         let db = loop {
             let opened = guard(path, || {
                 sled::Config::new()
@@ -231,8 +229,9 @@ impl Database {
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 // IMPORTANT: only after sled had the database's lock: it may be about to finish one until then.
-                Err(error) if error.is_damage() && remove_unfinished_snapshots(path) => {
-                    tracing::warn!(%error, "sled left an unfinished snapshot, which is removed");
+                Err(error) if error.is_damage() && may_have_snapshots && remove_snapshots(path) => {
+                    may_have_snapshots = false;
+                    tracing::warn!(%error, "a database cannot be opened with its snapshot, and is without it");
                 }
                 opened => break opened?,
             }
@@ -316,22 +315,11 @@ impl Database {
         let mut value = Chunks::default();
         let mut done = false;
         self.scan(prefix, from, |key, chunk| {
-            let (name, number) = key.split_at(key.len().saturating_sub(2));
-            if value.is_open() && value.key != name {
-                done = !visit(&value.key, None);
-                value.clear();
-            }
-            if !done {
-                value.push(name, number, chunk);
-                if value.is_whole() {
-                    done = !visit(name, Some(&value.bytes[FRAME..]));
-                    value.clear();
-                }
-            }
+            done = !value.next(key, chunk, &mut visit);
             !done
         })?;
-        if !done && value.is_open() {
-            visit(&value.key, None);
+        if !done {
+            value.end(visit);
         }
         Ok(())
     }
@@ -344,41 +332,6 @@ impl Database {
     /// What it takes on the disk, in bytes.
     pub(super) fn disk_bytes(&self) -> u64 {
         self.barrier.metadata().map_or(0, |meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512)
-    }
-}
-
-/// A chunked value while it is put together.
-#[derive(Default)]
-struct Chunks {
-    key: Vec<u8>,
-    bytes: Vec<u8>,
-    next: u16,
-    is_broken: bool,
-}
-
-impl Chunks {
-    fn is_open(&self) -> bool {
-        self.next > 0
-    }
-
-    fn push(&mut self, key: &[u8], number: &[u8], chunk: &[u8]) {
-        if !self.is_open() {
-            self.key.extend_from_slice(key);
-        }
-        self.is_broken |= number != self.next.to_be_bytes();
-        self.next = self.next.saturating_add(1);
-        self.bytes.extend_from_slice(chunk);
-    }
-
-    fn is_whole(&self) -> bool {
-        let len = self.bytes.first_chunk::<FRAME>().map(|len| u32::from_be_bytes(*len) as usize);
-        !self.is_broken && len.is_some_and(|len| self.bytes.len() == len + FRAME)
-    }
-
-    fn clear(&mut self) {
-        self.key.clear();
-        self.bytes.clear();
-        (self.next, self.is_broken) = (0, false);
     }
 }
 

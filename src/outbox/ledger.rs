@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Log;
+use super::chunks::Chunks;
 use super::codec::{self, CodecError};
 use super::commands::CommandNote;
 use super::database::{Batch, DatabaseError, Durability};
 use super::dead_letter::DeadLetter;
+use super::log_file::Pairs;
 use super::schema::{Counters, SegmentInfo, Totals};
 use super::settled::{Changes, Mark, Settled};
 use super::slot::Slot;
@@ -121,6 +123,17 @@ fn numbered(tag: u8, id: u64) -> Vec<u8> {
     [&[tag][..], &id.to_be_bytes()].concat()
 }
 
+/// Whether a key has the form of one of the ledger's.
+fn is_key(key: &[u8]) -> bool {
+    match key.first() {
+        Some(&(SEGMENT | TOMBSTONE | COMMAND)) => key.len() == 9,
+        Some(&LOW) => key.len() == 2,
+        Some(&MARK) => key.len() == 10,
+        Some(&LETTER) => key.len() == 11,
+        _ => key == COUNTERS || key == TOTALS,
+    }
+}
+
 fn number(key: &[u8], at: usize) -> u64 {
     key.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
@@ -138,7 +151,7 @@ impl Ledger {
 
     /// Opens it. `None` where there is none.
     pub(super) fn open(dir: &Path, durability: Durability) -> Result<Option<Self>, LedgerError> {
-        let slot = Slot::new(Self::path(dir), durability);
+        let slot = Slot::new(Self::path(dir), durability, is_key);
         match slot.get() {
             Ok(_) => Ok(Some(Self { slot })),
             Err(DatabaseError::Missing(_)) => Ok(None),
@@ -148,7 +161,7 @@ impl Ledger {
 
     /// Makes an empty one.
     pub(super) fn create(dir: &Path, durability: Durability) -> Result<Self, LedgerError> {
-        let slot = Slot::new(Self::path(dir), durability);
+        let slot = Slot::new(Self::path(dir), durability, is_key);
         slot.create()?;
         Ok(Self { slot })
     }
@@ -223,6 +236,33 @@ impl Ledger {
         Ok(())
     }
 
+    /// Of a ledger that was mended only that is kept which is true by itself: dead letters, notes, and what is settled. The
+    /// counters begin anew, and the row of segments is found by reading them. Gives how many dead letters are gone.
+    pub(super) fn begin_anew(&self) -> Result<u64, LedgerError> {
+        let before = self.counters()?.unwrap_or_default();
+        let mut counters =
+            Counters { mirrored: before.mirrored, expired: before.expired, ..Counters::default() };
+        self.letters(0, |(id, _, len)| {
+            counters.dead_letters += 1;
+            counters.dead_letter_bytes += len as u64;
+            counters.next_dead_letter = id + 1;
+            true
+        })?;
+        counters.next_dead_letter = counters.next_dead_letter.max(before.next_dead_letter);
+        let mut entry = Entry::default();
+        entry.counters(&counters);
+        let mut segments = Vec::new();
+        self.slot.get()?.scan(&[SEGMENT], &[SEGMENT], |key, _| {
+            segments.push(key.to_vec());
+            true
+        })?;
+        for key in &segments {
+            entry.0.remove(key);
+        }
+        self.commit(entry)?;
+        Ok(before.dead_letters.saturating_sub(counters.dead_letters))
+    }
+
     /// The dead letter with this number.
     pub(super) fn letter(&self, id: u64) -> Result<Option<Found>, LedgerError> {
         let mut found = None;
@@ -241,6 +281,22 @@ impl Ledger {
             true
         })?;
         Ok(notes)
+    }
+
+    /// Hands the dead letters of a ledger that was set aside in `folder` to `visit`, until it answers false.
+    pub(super) fn letters_set_aside(
+        folder: &Path,
+        mut visit: impl FnMut(DeadLetter) -> bool,
+    ) -> std::io::Result<()> {
+        let pairs = Pairs::read(&folder.join("db"), is_key)?;
+        let mut chunks = Chunks::default();
+        pairs.scan(&[LETTER], &[LETTER], |key, chunk| {
+            chunks.next(key, chunk, |key, value| {
+                let id = number(key, 1);
+                let letter = value.and_then(|value| codec::decode_dead_letter(id, value).ok());
+                letter.is_none_or(&mut visit)
+            })
+        })
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {

@@ -46,7 +46,7 @@ pub(super) fn read_or_create(dir: &Path) -> Result<uuid::Uuid, OpenError> {
         Ok(Some(id)) => return Ok(id),
         Ok(None) => {}
         Err(OpenError::Manifest { source, .. }) => {
-            quarantine::move_aside(dir, NAME, source.to_string()).map_err(folder)?;
+            quarantine::move_aside(dir, &dir.join(NAME), NAME, NAME, source.to_string()).map_err(folder)?;
         }
         Err(error) => return Err(error),
     }

@@ -65,11 +65,14 @@
 //!
 //! # Damage
 //!
-//! What cannot be read is set aside and the rest goes on. A whole segment moves to `quarantine/` at once. Of one with a
-//! few bad packs, or without packs that it should have (sled silently drops what it finds torn), the rest is
-//! delivered first: then its own counts say how many records are missing. What was waiting in it counts as
-//! *exported* (it left for a file, and comes back by salvaging as newly enqueued), so that the counters add up. A lost
-//! ledger is begun anew: the counters begin anew, and all that the segments hold is sent again with the same keys.
+//! What cannot be read is set aside and the rest goes on. sled overwrites what lies behind damage, so a log is looked
+//! through before sled opens it ([`repair`]): of what can be read of a damaged one a new database is made, and the old files are
+//! kept as they were found. Of a segment with a few bad packs, or without packs that it should have, the rest is
+//! delivered first: then its own counts say how many records are missing, and it moves to `quarantine/`; one that
+//! cannot be opened at all moves there at once. What was waiting in it counts as *exported* (it left for a file, and
+//! comes back by salvaging as newly enqueued), so that the counters add up. Of a damaged ledger the dead letters, the notes
+//! of commands and what is settled are kept; of a lost one nothing. Then the counters begin anew, and what the segments
+//! hold and is not known to be settled is sent again with the same keys.
 //!
 //! # Assumptions
 //!
@@ -83,6 +86,8 @@
 //!   can take settlements back (they are sent again, with the same keys) and dead letters with it.
 //! * A newest segment that is lost takes along what was appended since the ledger's copy of its totals, a second at most,
 //!   without those records being counted.
+//! * Damage in the last batch of a database looks like the torn end that a power cut leaves, and so does a file that was cut
+//!   off: in a sealed segment the counts tell, in the newest the ledger's copy of its totals, in the ledger nothing does.
 //! * The limit is looked at before each commit: a commit, of 4 MiB and one append at the most, may go beyond it. The
 //!   reserve, and the ledger but for its dead letters, come on top.
 //! * While the ledger cannot be written, reading stops when its dead letters take 4 MiB of memory; until then what is
@@ -96,6 +101,7 @@
 //! The **writer** commits appends; the **keeper** reads packs for the drain, commits the ledger and deletes
 //! segments. Neither is the async runtime's. Both end when the [`Outbox`] is dropped.
 
+mod chunks;
 pub(crate) mod codec;
 mod commands;
 mod compression;
@@ -106,10 +112,12 @@ mod handle;
 mod inspect;
 mod keeper;
 mod ledger;
+mod log_file;
 mod manifest;
 mod open;
 mod probe;
 mod quarantine;
+mod repair;
 mod replay;
 mod reserve;
 mod row;

@@ -14,7 +14,9 @@ use super::manifest::{self, FORMAT};
 use super::reserve::Reserve;
 use super::turns::Turns;
 use super::writer::{Order, Writer};
-use super::{DatabaseError, Durability, LedgerError, Outbox, ReadError, Shared, Threads, quarantine, row};
+use super::{
+    DatabaseError, Durability, LedgerError, Outbox, ReadError, Shared, Threads, quarantine, repair, row,
+};
 
 /// Appends that may wait for the writer: more than the intake ever has under way.
 const APPENDS: usize = 16;
@@ -161,28 +163,51 @@ pub(super) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
     Ok(shared)
 }
 
-/// The ledger, and whether it is a new one. One that is damaged is set aside: then all that the segments hold is sent
-/// again, with the same keys.
+/// The ledger, and whether it is a new one. One that cannot be used is set aside: then all that the segments hold is sent
+/// again, with the same keys. What was found of one that could be mended is set aside too.
 fn open_ledger(settings: &Settings) -> Result<(Ledger, bool), OpenError> {
-    let ledger = match Ledger::open(&settings.dir, settings.durability) {
+    let path = settings.dir.join("ledger");
+    let folder = |source| OpenError::Folder { path: path.clone(), source };
+    let set_aside = |path: &Path, what, why| {
+        quarantine::move_aside(&settings.dir, path, "ledger", what, why).map_err(folder)
+    };
+    let trouble = match Ledger::open(&settings.dir, settings.durability) {
         Ok(Some(ledger)) => match ledger.check() {
-            Ok(()) => return Ok((ledger, false)),
+            Ok(()) => {
+                let kept = repair::kept(&path);
+                if kept.is_empty() {
+                    return Ok((ledger, false));
+                }
+                let lost = ledger.begin_anew()?;
+                for found in kept {
+                    let why =
+                        format!("a part of its log could not be read; dead letters that are lost: {lost}");
+                    set_aside(&found, "damaged ledger", why)?;
+                }
+                return Ok((ledger, true));
+            }
             Err(error) => {
                 ledger.close();
-                Err(error)
+                if !error.is_damage() {
+                    return Err(error.into());
+                }
+                error.to_string()
             }
         },
-        Ok(None) => Ok(()),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = ledger {
-        if !error.is_damage() {
-            return Err(error.into());
+        Ok(None) if !has_segments(&settings.dir) => {
+            return Ok((Ledger::create(&settings.dir, settings.durability)?, true));
         }
-        let folder = |source| OpenError::Folder { path: settings.dir.join("ledger"), source };
-        quarantine::move_aside(&settings.dir, "ledger", error.to_string()).map_err(folder)?;
-    }
+        Ok(None) => "it is missing, and the dead letters with it".to_owned(),
+        Err(error) if error.is_damage() => error.to_string(),
+        Err(error) => return Err(error.into()),
+    };
+    set_aside(&path, "ledger", trouble)?;
     Ok((Ledger::create(&settings.dir, settings.durability)?, true))
+}
+
+/// Whether there is any: then there was a ledger, which is made first.
+fn has_segments(dir: &Path) -> bool {
+    std::fs::read_dir(dir.join("segments")).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 fn start(shared: Arc<Shared>) -> std::io::Result<(Outbox, Threads)> {

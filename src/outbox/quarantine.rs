@@ -1,7 +1,7 @@
 //! What is damaged is set aside here with a report, never deleted.
 //!
 //! `quarantine/<name>/` holds `report.json` and what was set aside: `segment` or `ledger`. The report says what was
-//! settled, so that salvaging brings back only what still waited.
+//! settled, and what is back already, so that salvaging brings back only what still waits.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,8 @@ use crate::record::{Kind, Timestamp};
 /// What was set aside, why, and what is known of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// `segment` or `ledger`.
+    /// `segment`; `ledger`, which had to be begun anew; or `damaged ledger`, from which a new one was made of all that could
+    /// be read.
     pub what: String,
     /// The segment's number.
     #[serde(default)]
@@ -29,16 +30,19 @@ pub struct Report {
     pub records: u64,
     /// The same by kind.
     pub by_kind: BTreeMap<String, u64>,
-    /// Its numbers: from the first to before the second.
+    /// Its numbers: from the first to before the second, or to the end where that is 0.
     pub numbers: (u64, u64),
-    /// Which of them were settled, by log, as ranges of the same form.
+    /// Which of them were settled, or are back, by log, as ranges of the same form.
     pub settled: BTreeMap<String, Vec<(u64, u64)>>,
-    /// When it was salvaged, RFC 3339.
+    /// When all of it was back, or given up, RFC 3339.
     #[serde(default)]
     pub salvaged_at: Option<String>,
-    /// How many records that brought back.
+    /// How many records are back.
     #[serde(default)]
     pub salvaged_records: u64,
+    /// The same by kind.
+    #[serde(default)]
+    pub salvaged_by_kind: BTreeMap<String, u64>,
 }
 
 /// Where the set-aside things of an outbox are.
@@ -68,18 +72,22 @@ impl Report {
         for (kind, count) in Kind::ALL.into_iter().zip(waiting.by_kind()) {
             report.by_kind.insert(kind.name().to_owned(), count);
         }
-        report.numbers = (info.base, info.end.unwrap_or(state.totals.next));
+        // Of the newest there may be more than is known.
+        report.numbers = (info.base, info.end.unwrap_or(0));
         for log in Log::ALL {
-            let ranges = state.settled[log.index()].settled_in(report.numbers.0, report.numbers.1);
+            let upto = info.end.unwrap_or(state.totals.next);
+            let ranges = state.settled[log.index()].settled_in(info.base, upto);
             report.settled.insert(log.label().to_owned(), ranges);
         }
         report
     }
 
-    /// Whether this number of this log was settled.
-    pub(super) fn was_settled(&self, log: Log, seq: u64) -> bool {
-        let ranges = self.settled.get(log.label()).map_or(&[][..], Vec::as_slice);
-        ranges.iter().any(|(from, upto)| (*from..*upto).contains(&seq))
+    /// What was known to wait and is not back, by kind.
+    pub fn missing(&self) -> BTreeMap<String, u64> {
+        let back = |kind: &String| self.salvaged_by_kind.get(kind).copied().unwrap_or(0);
+        let missing =
+            self.by_kind.iter().map(|(kind, known)| (kind.clone(), known.saturating_sub(back(kind))));
+        missing.filter(|(_, missing)| *missing > 0).collect()
     }
 
     pub(super) fn write(&self, folder: &Path) -> std::io::Result<()> {
@@ -121,15 +129,24 @@ pub(super) fn move_segment(outbox: &Path, path: &Path, report: &Report) -> std::
     Ok(())
 }
 
-/// Moves a file or folder of the outbox that cannot be used here.
-pub(super) fn move_aside(outbox: &Path, name: &str, why: String) -> std::io::Result<()> {
+/// Moves what stands in `path` here, the outbox's `name` as it was found. Where nothing stands there, that is reported.
+pub(super) fn move_aside(
+    outbox: &Path,
+    path: &Path,
+    name: &str,
+    what: &str,
+    why: String,
+) -> std::io::Result<()> {
     let Timestamp(now) = crate::clock::now();
     let folder = dir(outbox).join(format!("{name}-{now}"));
-    tracing::error!(why, folder = %folder.display(), "{name} is damaged: it was set aside and is made anew");
-    Report::new(name, vec![why]).write(&folder)?;
-    std::fs::rename(outbox.join(name), folder.join(name))?;
-    sync_dir(&folder)?;
-    sync_dir(outbox)
+    tracing::error!(why, folder = %folder.display(), "{what}: set aside; the rest goes on; see `outbox salvage`");
+    Report::new(what, vec![why]).write(&folder)?;
+    if path.exists() {
+        std::fs::rename(path, folder.join(name))?;
+        sync_dir(&folder)?;
+        path.parent().map_or(Ok(()), sync_dir)?;
+    }
+    Ok(())
 }
 
 /// Everything that was set aside: the folders and their reports, oldest first.
@@ -150,9 +167,11 @@ pub(super) fn list(outbox: &Path) -> std::io::Result<Vec<(PathBuf, Report)>> {
     Ok(all)
 }
 
-/// How many segments and records are here that nobody has salvaged.
+/// How many things are here that are neither back nor given up, and how many records of them.
 pub(super) fn count(outbox: &Path) -> (u64, u64) {
     let all = list(outbox).unwrap_or_default();
     let open = all.iter().filter(|(_, report)| report.salvaged_at.is_none());
-    open.fold((0, 0), |(segments, records), (_, report)| (segments + 1, records + report.records))
+    open.fold((0, 0), |(things, records), (_, report)| {
+        (things + 1, records + report.records.saturating_sub(report.salvaged_records))
+    })
 }

@@ -218,11 +218,11 @@ fn seal_all_but_last(segments: &mut [Listed]) {
     }
 }
 
-/// A new ledger for old segments: all counters begin anew, with what is there as the first that was enqueued.
+/// A new ledger for old segments: all counters begin anew, with what waits as the first that was enqueued.
 fn begin_counting(counters: &mut Counters, segments: &[Listed]) {
     let Some(last) = segments.last() else { return };
     let here =
-        segments.iter().fold(super::schema::Tally::default(), |sum, listed| sum.plus(&listed.info.appended));
+        segments.iter().fold(super::schema::Tally::default(), |sum, listed| sum.plus(&listed.info.waiting()));
     let own = last.segment.totals().ok().flatten().unwrap_or_else(|| last.info.before.clone());
     counters.forgotten = own.appended.minus(&here).by_kind();
 }
@@ -301,16 +301,18 @@ fn continue_last(shared: &Shared) -> Result<Option<(u64, String)>, OpenError> {
     }
     let found = found.unwrap_or_else(|| info.before.clone());
     let is_short = found.next < state.totals.next;
+    let is_mended = !super::repair::kept(segment.path()).is_empty();
     if !is_short {
         state.totals = found;
     }
     let totals = state.totals.clone();
     let Some(listed) = state.segments.last_mut() else { return Ok(None) };
     listed.info.ranges = ranges;
-    if is_short {
-        // The ledger knows of records that are not there: an append goes to a new segment, behind them.
-        listed.fault("its end is missing".to_owned());
-        tracing::error!(segment = segment.id, "the newest segment has lost its end");
+    if is_short || is_mended {
+        // There may be records that are not there: an append goes to a new segment, behind them.
+        let what = if is_short { "its end is missing" } else { "a part of it could not be read" };
+        listed.fault(what.to_owned());
+        tracing::error!(segment = segment.id, what, "the newest segment is damaged");
         seal(listed, &totals);
     } else if info.end.is_none() {
         listed.info.appended = totals.appended.minus(&info.before.appended);

@@ -1,10 +1,15 @@
 //! Getting out of the quarantine what can be read, and back into the outbox.
+//!
+//! What was set aside is read as it lies there, without sled: nothing of it is changed but its report, which notes what is
+//! back. So it can be tried again, when a file has been mended or put back, and brings back only the rest.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::ledger::Ledger;
 use super::quarantine::{self, Report};
-use super::segment::Segment;
-use super::{AppendError, Entry, Log, Outbox, ReadError};
+use super::segment::Remains;
+use super::{AppendError, Entry, Log, Outbox, repair};
 
 /// About so many records, and so many bytes of them, are brought back in one append.
 const AT_ONCE: usize = 500;
@@ -26,14 +31,15 @@ pub enum SalvageError {
 pub struct Salvaged {
     /// Its folder's name.
     pub name: String,
-    /// Records that are known to have waited in it.
+    /// Records that are known to have waited in it and were not back before.
     pub known: u64,
-    /// Records that are in the outbox again, as new ones, with the keys and bodies that they always had.
+    /// Records that are in the outbox again, as new ones, with the keys and bodies that they always had; of a ledger, dead
+    /// letters.
     pub records: u64,
     /// What could not be read.
     pub trouble: Vec<String>,
-    /// Some of the trouble is not the files': it is worth another try, and nothing is noted as salvaged.
-    pub may_pass: bool,
+    /// It is done with: all that was known is back, or the rest was given up.
+    pub is_done: bool,
 }
 
 impl Outbox {
@@ -43,76 +49,32 @@ impl Outbox {
         Ok(all.into_iter().map(|(folder, report)| (name_of(&folder), report)).collect())
     }
 
-    /// Brings back what waited in the segments that were set aside, as far as it can be read, and notes that in their
-    /// reports. Nothing is deleted. `progress` is told how many records are back.
+    /// Brings back what waited in what was set aside, as far as it can be read, and notes that in the reports. Nothing is
+    /// deleted. What is known and cannot be read stays open, for another try, unless it is to be given up. `progress` is
+    /// told how many records are back.
     ///
-    /// Ended in the middle, and begun again, it brings some back twice: records with one key, so that they are billed
-    /// once; of what was on its way to the dead letters there are two then.
-    pub async fn salvage(&self, mut progress: impl FnMut(u64)) -> Result<Vec<Salvaged>, SalvageError> {
+    /// Ended in the middle, and begun again, it brings one append's records back twice: records with one key, so that they
+    /// are billed once; of what was on its way to the dead letters there are two then, and of a ledger's.
+    pub async fn salvage(
+        &self,
+        give_up: bool,
+        mut progress: impl FnMut(u64),
+    ) -> Result<Vec<Salvaged>, SalvageError> {
         let mut outcomes = Vec::new();
-        for (folder, mut report) in quarantine::list(&self.shared.settings.dir)? {
+        for (folder, report) in quarantine::list(&self.shared.settings.dir)? {
             if report.salvaged_at.is_some() || self.is_on_its_way(&folder, &report) {
                 continue;
             }
-            let mut outcome =
-                Salvaged { name: name_of(&folder), known: report.records, ..Salvaged::default() };
-            if folder.join("segment").exists() {
-                // From a copy: opening changes a database, and drops what it cannot make sense of.
-                let copy = folder.join("copy");
-                // IMPORTANT: one that an earlier salvaging left was opened: with the original laid over it, it would be
-                // neither.
-                remove(&copy)?;
-                copy_dir(&folder.join("segment"), &copy)?;
-                let segment = Segment::elsewhere(&copy, report.id);
-                for log in Log::ALL {
-                    self.salvage_log(&segment, log, &report, &mut outcome, &mut progress).await?;
-                }
-                segment.delete()?;
-            }
-            // What failed for the moment's sake (no room to open it, no descriptors) is there for the next time.
-            if !outcome.may_pass {
-                report.salvaged_at = Some(crate::clock::now().to_rfc3339());
-            }
-            report.salvaged_records = outcome.records;
-            report.write(&folder)?;
-            outcomes.push(outcome);
+            let known = report.records.saturating_sub(report.salvaged_records);
+            let outcome = Salvaged { name: name_of(&folder), known, ..Salvaged::default() };
+            let mut work = Work { outbox: self, folder: &folder, back: Back::of(&report), report, outcome };
+            work.salvage(&mut progress).await?;
+            outcomes.push(work.end(give_up)?);
         }
         self.shared.count_quarantined();
         Ok(outcomes)
     }
 
-    /// Brings back what waited in one log of a segment, page by page.
-    async fn salvage_log(
-        &self,
-        segment: &Segment,
-        log: Log,
-        report: &Report,
-        outcome: &mut Salvaged,
-        progress: &mut impl FnMut(u64),
-    ) -> Result<(), SalvageError> {
-        let mut from = Some(report.numbers.0);
-        while let Some(at) = from {
-            let mut page = Page::default();
-            if let Err(error) = page.read(segment, log, at, report) {
-                outcome.may_pass |= !error.is_damage();
-                page.trouble.push(format!("{}: {error}", log.label()));
-                page.next = None;
-            }
-            outcome.trouble.append(&mut page.trouble);
-            if !page.entries.is_empty() {
-                let records = page.entries.len() as u64;
-                let committed = self.append(page.entries, None).await?;
-                committed.await.map_err(|_| AppendError::Closed)??;
-                outcome.records += records;
-                progress(outcome.records);
-            }
-            from = page.next;
-        }
-        Ok(())
-    }
-}
-
-impl Outbox {
     /// Whether the keeper is setting it aside at this moment: the report is written before the folder is moved.
     fn is_on_its_way(&self, folder: &Path, report: &Report) -> bool {
         let is_listed = self.shared.state().segments.iter().any(|listed| listed.segment.id == report.id);
@@ -124,21 +86,165 @@ fn name_of(folder: &Path) -> String {
     folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
+/// One thing in the quarantine, while it is worked on.
+struct Work<'a> {
+    outbox: &'a Outbox,
+    folder: &'a Path,
+    report: Report,
+    back: Back,
+    outcome: Salvaged,
+}
+
+impl Work<'_> {
+    async fn salvage(&mut self, progress: &mut impl FnMut(u64)) -> Result<(), SalvageError> {
+        if self.report.what == "ledger" {
+            return self.letters(progress).await;
+        }
+        let segment = self.folder.join("segment");
+        let folders = repair::kept(&segment).into_iter().chain([segment.clone()]);
+        for folder in folders.filter(|folder| folder.exists()) {
+            match Remains::read(&folder) {
+                Ok(remains) => {
+                    for log in Log::ALL {
+                        self.log(&remains, log, progress).await?;
+                    }
+                }
+                Err(error) => self.outcome.trouble.push(format!("{}: {error}", folder.join("db").display())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings back what waited in one log of a segment, page by page.
+    async fn log(
+        &mut self,
+        remains: &Remains,
+        log: Log,
+        progress: &mut impl FnMut(u64),
+    ) -> Result<(), SalvageError> {
+        let mut from = Some(self.report.numbers.0);
+        while let Some(at) = from {
+            let mut page = Page::default();
+            page.read(remains, log, at, &self.report, &self.back)?;
+            self.outcome.trouble.append(&mut page.trouble);
+            from = page.next;
+            for entry in &page.entries {
+                *self.report.salvaged_by_kind.entry(entry.kind().name().to_owned()).or_default() += 1;
+            }
+            self.append(page.entries, progress).await?;
+            for seq in page.numbers {
+                self.back.add(log, seq);
+            }
+            self.note()?;
+        }
+        Ok(())
+    }
+
+    /// Brings back the dead letters of a ledger that had to be begun anew.
+    async fn letters(&mut self, progress: &mut impl FnMut(u64)) -> Result<(), SalvageError> {
+        let mut letters = Vec::new();
+        let ledger = self.folder.join("ledger");
+        let read = Ledger::letters_set_aside(&ledger, |letter| {
+            letters.push(Entry::Letter(Box::new(letter)));
+            true
+        });
+        if let Err(error) = read {
+            self.outcome.trouble.push(format!("{}: {error}", ledger.join("db").display()));
+        }
+        while !letters.is_empty() {
+            let rest = letters.split_off(letters.len().min(AT_ONCE));
+            self.append(std::mem::replace(&mut letters, rest), progress).await?;
+        }
+        Ok(())
+    }
+
+    async fn append(
+        &mut self,
+        entries: Vec<Entry>,
+        progress: &mut impl FnMut(u64),
+    ) -> Result<(), SalvageError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let records = entries.len() as u64;
+        let committed = self.outbox.append(entries, None).await?;
+        committed.await.map_err(|_| AppendError::Closed)??;
+        self.outcome.records += records;
+        progress(self.outcome.records);
+        Ok(())
+    }
+
+    fn note(&mut self) -> std::io::Result<()> {
+        self.report.salvaged_records = self.report.salvaged_by_kind.values().sum();
+        self.report.settled = self.back.ranges();
+        self.report.write(self.folder)
+    }
+
+    fn end(mut self, give_up: bool) -> std::io::Result<Salvaged> {
+        for (kind, missing) in self.report.missing() {
+            self.outcome.trouble.push(format!("{kind}: {missing} records"));
+        }
+        self.outcome.is_done = give_up || self.report.missing().is_empty();
+        if self.outcome.is_done {
+            self.report.salvaged_at = Some(crate::clock::now().to_rfc3339());
+        }
+        self.note()?;
+        Ok(self.outcome)
+    }
+}
+
+/// What was settled or is back, by log: the ends of its ranges by their beginnings.
+struct Back(BTreeMap<String, BTreeMap<u64, u64>>);
+
+impl Back {
+    fn of(report: &Report) -> Self {
+        let of_log = |ranges: &Vec<(u64, u64)>| ranges.iter().copied().collect();
+        Self(report.settled.iter().map(|(log, ranges)| (log.clone(), of_log(ranges))).collect())
+    }
+
+    fn has(&self, log: Log, seq: u64) -> bool {
+        let before = self.0.get(log.label()).and_then(|ranges| ranges.range(..=seq).next_back());
+        before.is_some_and(|(_, end)| seq < *end)
+    }
+
+    fn add(&mut self, log: Log, seq: u64) {
+        let ranges = self.0.entry(log.label().to_owned()).or_default();
+        match ranges.range_mut(..=seq).next_back() {
+            Some((_, end)) if *end >= seq => *end = (*end).max(seq + 1),
+            _ => {
+                ranges.insert(seq, seq + 1);
+            }
+        }
+    }
+
+    fn ranges(&self) -> BTreeMap<String, Vec<(u64, u64)>> {
+        self.0.iter().map(|(log, ranges)| (log.clone(), ranges.clone().into_iter().collect())).collect()
+    }
+}
+
 /// Some of what waited in a log, as far as it can be read, and what could not be.
 #[derive(Default)]
 struct Page {
     entries: Vec<Entry>,
+    numbers: Vec<u64>,
     trouble: Vec<String>,
     /// Where the next page begins, if there is one.
     next: Option<u64>,
 }
 
 impl Page {
-    fn read(&mut self, segment: &Segment, log: Log, from: u64, report: &Report) -> Result<(), ReadError> {
+    fn read(
+        &mut self,
+        remains: &Remains,
+        log: Log,
+        from: u64,
+        report: &Report,
+        back: &Back,
+    ) -> std::io::Result<()> {
         let (_, upto) = report.numbers;
         let is_known = upto > 0;
         let mut bytes = 0;
-        segment.read(log, from, |first, pack| {
+        remains.packs(log, from, |first, pack| {
             if is_known && first >= upto {
                 return false;
             }
@@ -148,10 +254,10 @@ impl Page {
             }
             match pack {
                 Ok((_, found)) => {
-                    let waited = (first..).zip(found).filter(|(seq, _)| !report.was_settled(log, *seq));
-                    for (_, entry) in waited {
+                    for (seq, entry) in (first..).zip(found).filter(|(seq, _)| !back.has(log, *seq)) {
                         bytes += entry.len();
                         self.entries.push(entry);
+                        self.numbers.push(seq);
                     }
                 }
                 Err(error) => self.trouble.push(format!("{} pack {first}: {error}", log.label())),
@@ -159,25 +265,4 @@ impl Page {
             true
         })
     }
-}
-
-fn remove(dir: &Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_dir(&entry.path(), &target)?;
-        } else {
-            std::fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
 }

@@ -4,8 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Log;
+use super::chunks::Chunks;
 use super::codec::{self, CodecError, Entry, PackHeader};
 use super::database::{Batch, Database, DatabaseError, Durability};
+use super::log_file::Pairs;
 use super::schema::{Recent, SegmentInfo, Totals};
 use super::slot::Slot;
 
@@ -66,6 +68,15 @@ fn pack_key(log: Log, first: u64) -> Vec<u8> {
     key
 }
 
+/// Whether a key has the form of one of a segment's.
+pub(super) fn is_key(key: &[u8]) -> bool {
+    match key {
+        [b'p', ..] => key.len() == 12,
+        [b'k', ..] => key.len() == 11,
+        _ => key == BEGIN || key == TOTALS,
+    }
+}
+
 fn pack_first(key: &[u8]) -> u64 {
     key.get(2..10).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
@@ -97,12 +108,7 @@ pub(super) fn forget_recent(batch: &mut Batch, number: u64, recent: &Recent) {
 impl Segment {
     pub(super) fn new(dir: &Path, id: u64, durability: Durability) -> Self {
         let path = dir.join("segments").join(format!("{id:012}"));
-        Self { id, slot: Slot::new(path, durability) }
-    }
-
-    /// A segment in a folder of its own: one that was set aside.
-    pub(super) fn elsewhere(path: &Path, id: u64) -> Self {
-        Self { id, slot: Slot::new(path.to_path_buf(), Durability::Process) }
+        Self { id, slot: Slot::new(path, durability, is_key) }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -243,6 +249,38 @@ impl Segment {
         // IMPORTANT: a folder that comes back after its tombstone has gone would be taken for one full of records.
         self.path().parent().map_or(Ok(()), super::database::sync_dir)?;
         super::fault::point()
+    }
+}
+
+/// The packs of a segment that is not opened, for it was set aside: as far as they can be read in its log.
+pub(super) struct Remains(Pairs);
+
+impl Remains {
+    pub(super) fn read(folder: &Path) -> std::io::Result<Self> {
+        Pairs::read(&folder.join("db"), is_key).map(Self)
+    }
+
+    /// As [`Segment::read`] does it.
+    pub(super) fn packs(
+        &self,
+        log: Log,
+        from: u64,
+        mut visit: impl FnMut(u64, Result<(PackHeader, Vec<Entry>), CodecError>) -> bool,
+    ) -> std::io::Result<()> {
+        let (mut chunks, mut done) = (Chunks::default(), false);
+        let mut visit = |key: &[u8], value: Option<&[u8]>| {
+            let first = pack_first(key);
+            let pack = value.ok_or_else(missing_part).and_then(|value| codec::unpack((log, first), value));
+            visit(first, pack)
+        };
+        self.0.scan(&[b'p', log as u8], &pack_key(log, from), |key, chunk| {
+            done = !chunks.next(key, chunk, &mut visit);
+            !done
+        })?;
+        if !done {
+            chunks.end(visit);
+        }
+        Ok(())
     }
 }
 

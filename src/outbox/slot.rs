@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::database::{Batch, Database, DatabaseError, Durability};
-use super::fault;
+use super::{fault, repair};
 
 /// sled's cache per open database: a scan needs a leaf or two.
 const CACHE_BYTES: u64 = 2 << 20;
@@ -13,12 +13,14 @@ const CACHE_BYTES: u64 = 2 << 20;
 pub(super) struct Slot {
     path: PathBuf,
     durability: Durability,
+    is_key: fn(&[u8]) -> bool,
     open: Mutex<Option<Arc<Database>>>,
 }
 
 impl Slot {
-    pub(super) fn new(path: PathBuf, durability: Durability) -> Self {
-        Self { path, durability, open: Mutex::new(None) }
+    /// Of a database whose keys are those that `is_key` knows.
+    pub(super) fn new(path: PathBuf, durability: Durability, is_key: fn(&[u8]) -> bool) -> Self {
+        Self { path, durability, is_key, open: Mutex::new(None) }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -49,7 +51,7 @@ impl Slot {
         if let Some(db) = open.as_ref() {
             return Ok(Arc::clone(db));
         }
-        let db = Arc::new(Database::open(&self.path, self.durability, CACHE_BYTES)?);
+        let db = Arc::new(repair::open(&self.path, self.durability, CACHE_BYTES, self.is_key)?);
         *open = Some(Arc::clone(&db));
         Ok(db)
     }

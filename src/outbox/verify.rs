@@ -1,4 +1,5 @@
-//! Reading everything, and saying what is wrong where. Repairs nothing, moves nothing.
+//! Reading everything, and saying what is wrong where. Repairs nothing, moves nothing: a database that opening would change, for
+//! its log is damaged, is not opened.
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use super::ledger::Ledger;
 use super::schema::{SegmentInfo, Tally, Totals};
 use super::segment::{ReadError, Segment};
 use super::settled::Settled;
-use super::{Log, OpenError, Outbox, Settings, manifest, open, quarantine};
+use super::{Log, OpenError, Outbox, Settings, manifest, open, quarantine, repair};
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,10 @@ pub struct Verified {
     pub dead_letters: u64,
     /// Everything that is wrong.
     pub problems: Vec<String>,
+}
+
+fn unreadable(at: u64) -> String {
+    format!("its log cannot be read at byte {at}, though there is more behind it")
 }
 
 struct Verifier<'a> {
@@ -43,6 +48,10 @@ impl Outbox {
         let _lock = open::lock(dir)?;
         manifest::read(dir)?.ok_or_else(absent)?;
         let mut verifier = Verifier { settled: Vec::new(), found: Verified::default(), progress };
+        if let Some(at) = repair::hole(&dir.join("ledger")) {
+            verifier.problem(format!("ledger: {}", unreadable(at)));
+            return Ok(verifier.found);
+        }
         match Ledger::open(dir, settings.durability) {
             Ok(Some(ledger)) => verifier.verify(settings, &ledger)?,
             Ok(None) => verifier.problem("ledger: missing"),
@@ -76,9 +85,13 @@ impl Verifier<'_> {
         let newest = row.len().saturating_sub(1);
         for (at, (id, info)) in row.iter_mut().enumerate() {
             let segment = Arc::new(Segment::new(&settings.dir, *id, settings.durability));
-            match self.segment(&segment, info, at == newest) {
-                Ok(own) => totals = own,
-                Err(error) => self.problem(format!("segment {id}: {error}")),
+            if let Some(at) = repair::hole(segment.path()) {
+                self.problem(format!("segment {id}: {}", unreadable(at)));
+            } else {
+                match self.segment(&segment, info, at == newest) {
+                    Ok(own) => totals = own,
+                    Err(error) => self.problem(format!("segment {id}: {error}")),
+                }
             }
             waiting = waiting.plus(&info.waiting());
             segment.close();

@@ -3,7 +3,7 @@
 //! | path | does |
 //! |---|---|
 //! | `POST /admin/outbox/verify` | reads and checks everything; answers a line a moment, the last one says what was found |
-//! | `POST /admin/outbox/salvage` | brings back what was set aside; answers likewise |
+//! | `POST /admin/outbox/salvage?give_up=false` | brings back what was set aside; answers likewise |
 //! | `POST /admin/outbox/export` | begins an export: the drain lets go of all records |
 //! | `GET /admin/outbox/export/{id}/page` | the next lines, with their `X-Export-Page`; 202: not yet; 204: no more |
 //! | `POST /admin/outbox/export/{id}/confirm` | the page is safe elsewhere |
@@ -26,7 +26,8 @@ use uuid::Uuid;
 
 use super::{Admin, Answer, Asked, Body, ErrorBody, Fault, Hands, Number, chain};
 use crate::admin::{
-    Confirmed, ExportAsked, ExportError, ExportState, Imported, JobLine, Page, PageNumber, salvage, verify,
+    Confirmed, ExportAsked, ExportError, ExportState, Imported, JobLine, Page, PageNumber, SalvageAsked,
+    salvage, verify,
 };
 use crate::outbox::{AppendError, Chunk, TransferError};
 
@@ -104,19 +105,20 @@ pub(in crate::http) async fn verify_all(State(admin): Hands) -> Response {
     lines(&admin, || verify(&admin.operator.outbox).boxed())
 }
 
-/// Brings back what can be read of damaged segments that were set aside.
+/// Brings back what can be read of what was set aside.
 #[utoipa::path(
     post,
     path = "/admin/outbox/salvage",
     tag = "outbox",
+    params(SalvageAsked),
     responses(
         (status = 200, description = "A line a moment; the last one says what is back", body = String, content_type = LINES),
         (status = 409, description = "Another such job is under way", body = ErrorBody),
     )
 )]
-pub(in crate::http) async fn salvage_all(State(admin): Hands) -> Response {
-    tracing::info!("salvaging was asked for");
-    lines(&admin, || salvage(admin.operator.outbox.clone()).boxed())
+pub(in crate::http) async fn salvage_all(State(admin): Hands, Asked(asked): Asked<SalvageAsked>) -> Response {
+    tracing::info!(give_up = asked.give_up, "salvaging was asked for");
+    lines(&admin, || salvage(admin.operator.outbox.clone(), asked.give_up).boxed())
 }
 
 /// Begins an export: the drain lets go of all records.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::super::{Entry, Log, Settlement};
-use super::rig::{Rig, entry, transaction};
+use super::super::{Entry, Log, Outbox, Settlement};
+use super::rig::{Rig, entry, settings, transaction, usage};
 use crate::record::Kind;
 
 /// A random number generator that gives the same numbers every time.
@@ -190,7 +190,7 @@ fn a_snapshot_that_a_kill_cut_short_costs_nothing() {
     for length in [0, 5, 40] {
         let dir = tempfile::tempdir().unwrap();
         let mut rig = Rig::open(dir.path());
-        rig.append(super::rig::usage(0, 200, 50)).unwrap();
+        rig.append(usage(0, 200, 50)).unwrap();
         rig.tick();
         let before = rig.stats();
         drop(rig);
@@ -215,7 +215,7 @@ fn a_segment_that_a_kill_left_half_made_is_no_damage() {
     for left in [&[][..], &["conf"], &["conf", "db"]] {
         let dir = tempfile::tempdir().unwrap();
         let mut rig = Rig::open(dir.path());
-        rig.append(super::rig::usage(0, 200, 50)).unwrap();
+        rig.append(usage(0, 200, 50)).unwrap();
         rig.tick();
         drop(rig);
         let segments = dir.path().join("segments");
@@ -233,4 +233,109 @@ fn a_segment_that_a_kill_left_half_made_is_no_damage() {
         assert_eq!(rig.waiting(Log::Usage).len(), 200);
         rig.check_counts();
     }
+}
+
+/// What an agent that was killed leaves: sled has not written where its log ends.
+fn without_snapshots(database: &Path) {
+    super::super::database::remove_snapshots(database);
+}
+
+fn flip(file: &Path, at: usize) {
+    let mut bytes = std::fs::read(file).unwrap();
+    bytes[at] ^= 4;
+    std::fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn a_flipped_bit_costs_the_packs_that_it_hit_and_nothing_behind_them() {
+    // In the packs, in the middle of a batch, in sled's own words.
+    let places = [30_000, 100_000, 8_200, 4_000, 60_001];
+    let cases = places.into_iter().flat_map(|at| {
+        [(true, true), (true, false), (false, true), (false, false)]
+            .map(|(newest, killed)| (at, newest, killed))
+    });
+    for (at, newest, killed) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rig = Rig::open(dir.path());
+        for n in 0..60 {
+            rig.append(usage(n * 50, 50, 300)).unwrap();
+        }
+        if !newest {
+            rig.writer.roll_if_used();
+        }
+        rig.tick();
+        drop(rig);
+        let segment = dir.path().join("segments/000000000001");
+        if killed {
+            without_snapshots(&segment);
+        }
+        flip(&segment.join("db"), at);
+        let as_found = std::fs::read(segment.join("db")).unwrap();
+
+        let problems = Outbox::verify(&settings(dir.path()), &mut |_| ()).unwrap().problems;
+        assert!(problems.iter().any(|problem| problem.contains("cannot be read at byte")), "{problems:?}");
+        assert!(std::fs::read(segment.join("db")).unwrap() == as_found, "verifying changed it");
+
+        let mut rig = Rig::open(dir.path());
+        let mut waiting: Vec<_> = rig.waiting(Log::Usage);
+        waiting.sort_by_key(|leased| leased.ticket.seq);
+        let back = waiting.len() as u64;
+        assert!((2_900..=3_000).contains(&back), "{newest} {killed} {at}: {back} of 3000");
+        assert_eq!(transaction(&waiting.last().unwrap().entry), transaction(&usage(2_999, 1, 300)[0]));
+        for leased in &waiting {
+            rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+        }
+        settle_down(&mut rig);
+        let missing = 3_000 - back;
+        assert_eq!(super::super::quarantine::count(dir.path()), (u64::from(missing > 0), missing));
+        if missing > 0 {
+            let kept = dir.path().join("quarantine/segment-000000000001/segment/as-found/db");
+            assert!(std::fs::read(kept).unwrap() == as_found, "it is kept as it was found");
+        }
+        rig.check_counts();
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_the_ledger_costs_few_dead_letters_and_is_told() {
+    for killed in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rig = Rig::open(dir.path());
+        rig.append(usage(0, 200, 300)).unwrap();
+        for leased in rig.waiting(Log::Usage).into_iter().take(150) {
+            let letter = super::model::letter(&leased.entry);
+            rig.shared.state().bury(&leased.ticket, letter);
+            if leased.ticket.seq % 5 == 0 {
+                rig.tick();
+            }
+        }
+        rig.tick();
+        assert_eq!(rig.stats().dead_letters, 150);
+        drop(rig);
+        let ledger = dir.path().join("ledger");
+        if killed {
+            without_snapshots(&ledger);
+        }
+        flip(&ledger.join("db"), 20_000);
+        let mut rig = Rig::open(dir.path());
+        let letters = super::model::letters(&rig).len();
+        assert!((120..=150).contains(&letters), "{killed}: {letters}");
+        assert_eq!(rig.stats().dead_letters, letters as u64);
+        assert_eq!(super::super::quarantine::count(dir.path()).0, 1);
+        assert!(rig.waiting(Log::Usage).len() >= 50);
+        rig.check_counts();
+    }
+}
+
+#[test]
+fn a_ledger_that_is_gone_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.append(usage(0, 200, 300)).unwrap();
+    rig.tick();
+    drop(rig);
+    std::fs::remove_dir_all(dir.path().join("ledger")).unwrap();
+    let mut rig = Rig::open(dir.path());
+    assert_eq!(super::super::quarantine::count(dir.path()).0, 1);
+    assert_eq!(rig.waiting(Log::Usage).len(), 200, "and all that waits is there");
 }

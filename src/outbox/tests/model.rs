@@ -92,7 +92,7 @@ fn check(rig: &mut Rig, model: &Model) {
     }
 }
 
-fn letters(rig: &Rig) -> Vec<String> {
+pub(super) fn letters(rig: &Rig) -> Vec<String> {
     let mut all = Vec::new();
     rig.shared
         .ledger

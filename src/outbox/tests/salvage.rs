@@ -14,7 +14,7 @@ fn what_is_just_being_set_aside_is_left_for_the_next_time() {
         let report = quarantine::Report::of_segment(&outbox.shared.state(), 1, "damaged");
         let folder = quarantine::dir(dir.path()).join(quarantine::segment_name(1));
         report.write(&folder).unwrap();
-        assert!(outbox.salvage(|_| ()).await.unwrap().is_empty());
+        assert!(outbox.salvage(false, |_| ()).await.unwrap().is_empty());
         let open: Vec<_> = outbox.quarantine().unwrap().into_iter().map(|(_, report)| report).collect();
         assert!(open.len() == 1 && open[0].salvaged_at.is_none(), "{open:?}");
         drop(outbox);

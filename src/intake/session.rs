@@ -326,7 +326,7 @@ impl<'a> Session<'a> {
 
     fn tell_paused(&self, reason: Option<&str>) {
         let paused = &self.intake.metrics.intake_paused;
-        for known in ["full", "disk_low", "storage", "stopping"] {
+        for known in ["full", "disk_low", "storage", "folder_gone", "stopping"] {
             paused.with_label_values(&[known]).set(i64::from(reason == Some(known)));
         }
     }

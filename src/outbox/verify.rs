@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::hold::Hold;
 use super::ledger::Ledger;
 use super::schema::{SegmentInfo, Tally, Totals};
 use super::segment::{ReadError, Segment};
 use super::settled::Settled;
-use super::{Log, OpenError, Outbox, Settings, manifest, open, quarantine};
+use super::{Log, OpenError, Outbox, Settings, manifest, quarantine};
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +41,7 @@ impl Outbox {
         if !dir.join("lock").exists() {
             return Err(absent());
         }
-        let _lock = open::lock(dir)?;
+        let _hold = Hold::take(dir)?;
         manifest::read(dir)?.ok_or_else(absent)?;
         let mut verifier = Verifier { settled: Vec::new(), found: Verified::default(), progress };
         match Ledger::open(dir, settings.durability) {

@@ -74,8 +74,9 @@
 //! # Assumptions
 //!
 //! The file system keeps what was synced (`fdatasync`, and `fsync` of directories, are honest); one process
-//! has the folder at a time (the lock sees to it), and the folder stays where it is (`hold` looks, behind each commit and every
-//! half second: while it does not, nothing is taken, deleted or set aside); the `ControlPlane` recognises a record by its idempotency key.
+//! has the folder at a time (the lock sees to it), and it stays where it is (`hold` looks, behind each commit and every
+//! half second: while it does not, nothing is taken, deleted or set aside); the `ControlPlane` recognises a record by its
+//! idempotency key.
 //!
 //! # Known limits
 //!

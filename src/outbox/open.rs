@@ -134,6 +134,7 @@ pub(super) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
         paused: watch::Sender::new(None),
         last: watch::Sender::new(0),
         used: AtomicU64::new(0),
+        counted: AtomicU64::new(0),
         free: AtomicU64::new(u64::MAX),
         ledger_failed: AtomicBool::new(false),
         writer_failed: AtomicBool::new(false),

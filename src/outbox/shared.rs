@@ -28,6 +28,8 @@ pub(super) struct Shared {
     pub last: watch::Sender<u64>,
     /// Used bytes, as last measured.
     pub used: AtomicU64,
+    /// Of these, what counts towards the limit.
+    pub counted: AtomicU64,
     /// Free bytes of the disk, as last measured; `u64::MAX` where that cannot be.
     pub free: AtomicU64,
     pub ledger_failed: AtomicBool,

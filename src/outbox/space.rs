@@ -44,6 +44,7 @@ impl Shared {
         };
         let taken = segments + self.ledger.disk_bytes() + self.reserve.disk_bytes();
         self.used.store(taken, Ordering::Relaxed);
+        self.counted.store(segments + letters, Ordering::Relaxed);
         let before = *self.paused.borrow();
         let (max, min_free) = (self.settings.max_bytes, self.settings.min_free_bytes);
         let free = free_bytes(&self.settings.dir).unwrap_or(u64::MAX);

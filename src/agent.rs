@@ -222,6 +222,7 @@ impl Agent {
             settings: source.clone(),
             outbox: outbox.clone(),
             most: config.redis.dead_letter_mirror_max as usize,
+            metrics: Arc::clone(&metrics),
         };
 
         let mut taking = JoinSet::new();
@@ -229,8 +230,9 @@ impl Agent {
         let mut sending = JoinSet::new();
         sending.spawn(drain.run(drain_stop.subscribe()));
         let registered = registered.subscribe();
+        let counted = Arc::clone(&metrics);
         let mut rest = askers(&config, turns, operator, vitals, metrics, registered, &intake_stop);
-        rest.spawn(push_quota_answers(source, answered, last_stop.subscribe()));
+        rest.spawn(push_quota_answers(source, counted, answered, last_stop.subscribe()));
         rest.spawn(mirror.run(last_stop.subscribe()));
         rest.spawn(letter_work.run(last_stop.subscribe()));
         rest.spawn(reloader.run(notify, reloads, last_stop.subscribe()));

@@ -3,6 +3,8 @@
 mod agent;
 mod check;
 mod dead_letters;
+mod export;
+mod out;
 mod outbox;
 mod owner;
 mod packaging;
@@ -82,12 +84,27 @@ pub fn main() -> ExitCode {
 /// Says what went wrong, if anything did.
 fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
+    if error.is::<out::Enough>() {
+        return ExitCode::SUCCESS;
+    }
     if let Some(problems) = error.downcast_ref::<Problems>() {
         eprintln!("The configuration cannot be used:\n{problems}");
         return ExitCode::from(Problems::EXIT_CODE);
     }
-    eprintln!("dataplane-agent: {error:#}");
+    eprintln!("dataplane-agent: {}", whole(&error));
     ExitCode::FAILURE
+}
+
+/// An error with its causes; a cause that has been said already is not said again.
+fn whole(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn run(flags: Flags) -> anyhow::Result<()> {
@@ -102,7 +119,7 @@ fn run(flags: Flags) -> anyhow::Result<()> {
             tracing::warn!("{warning}");
         }
         let agent = Agent::build(config, sources, log_level).await;
-        let agent = agent.inspect_err(|error| tracing::error!(critical = true, "{error:#}"))?;
+        let agent = agent.inspect_err(|error| tracing::error!(critical = true, "{}", whole(error)))?;
         for address in agent.addresses() {
             tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "dataplane-agent is running");
         }
@@ -111,7 +128,7 @@ fn run(flags: Flags) -> anyhow::Result<()> {
             ended = agent.run(stop.told(), reloads) => ended,
             never = hangups.forward(reload) => match never {},
         };
-        ended.inspect_err(|error| tracing::error!(critical = true, "{error:#}"))?;
+        ended.inspect_err(|error| tracing::error!(critical = true, "{}", whole(error)))?;
         tracing::info!("stopped");
         Ok(())
     })
@@ -131,6 +148,13 @@ fn on_runtime(threads: usize, work: impl Future<Output = anyhow::Result<()>>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = anyhow::anyhow!("no (os error 13)");
+        let error = cause.context("a/lock: no (os error 13)").context("stop the agent first");
+        assert_eq!(whole(&error), "stop the agent first: a/lock: no (os error 13)");
+    }
 
     #[test]
     fn no_flag_of_a_subcommand_collides_with_a_setting() {

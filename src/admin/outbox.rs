@@ -44,7 +44,10 @@ pub struct OutboxStats {
     pub bytes: u64,
     /// What all of it takes on the disk, in bytes.
     pub disk_bytes: u64,
-    /// The most it may take.
+    /// What of it counts towards the limit: the ledger and the reserve come on top.
+    #[serde(default)]
+    pub counted_bytes: u64,
+    /// The most of that.
     pub capacity_bytes: u64,
     /// Databases in use.
     pub segments: usize,
@@ -79,6 +82,7 @@ impl From<&Stats> for OutboxStats {
             depth: by_kind(stats.depth),
             bytes: stats.bytes,
             disk_bytes: stats.disk_bytes,
+            counted_bytes: stats.counted_bytes,
             capacity_bytes: stats.capacity_bytes,
             segments: stats.segments,
             dead_letters: stats.dead_letters,

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use super::out::{print_json, say};
 use super::{exit_code, on_runtime};
 use crate::check::{self, Finding, Report, State};
 use crate::config::{Config, Flags, Problems, Setting, Sources};
@@ -29,44 +30,38 @@ pub(super) fn run(args: Args, flags: Flags) -> ExitCode {
                 Finding::failed("configuration", format!("{}: {}", problem.variable, problem.text), "mend it")
             };
             let report = Report::of(problems.iter().map(failed).collect());
-            println!("{}", json!(report));
+            // Whether anybody reads it changes nothing in what is wrong.
+            let _ = print_json(&report);
             return ExitCode::from(Problems::EXIT_CODE);
         }
         Err(problems) => return exit_code(Err(problems.into())),
     };
     if args.print {
-        print(&config, args.json);
-        return ExitCode::SUCCESS;
+        return exit_code(print(&config, args.json));
     }
     exit_code(on_runtime(1, async {
         let report = check::run(&config).await;
-        if args.json {
-            println!("{}", json!(report));
-        } else {
-            report.checks.iter().for_each(line);
-        }
+        let printed = if args.json { print_json(&report) } else { report.checks.iter().try_for_each(line) };
         anyhow::ensure!(report.ok, "the agent cannot do its work like this: see what failed");
-        Ok(())
+        printed
     }))
 }
 
-fn line(finding: &Finding) {
+fn line(finding: &Finding) -> anyhow::Result<()> {
     let state = match finding.state {
         State::Ok => "ok",
         State::Warning => "WARNING",
         State::Failed => "FAILED",
     };
-    println!("{state:<8} {:<14} {}", finding.what, finding.says);
-    if let Some(advice) = &finding.advice {
-        println!("{:<8} {:<14} -> {advice}", "", "");
-    }
+    say!("{state:<8} {:<14} {}", finding.what, finding.says)?;
+    let Some(advice) = &finding.advice else { return Ok(()) };
+    say!("{:<8} {:<14} -> {advice}", "", "")
 }
 
-fn print(config: &Config, as_json: bool) {
+fn print(config: &Config, as_json: bool) -> anyhow::Result<()> {
     if as_json {
         let settings: Vec<_> = config.describe().iter().map(of_setting).collect();
-        println!("{}", json!({ "settings": settings, "warnings": config.warnings }));
-        return;
+        return print_json(&json!({ "settings": settings, "warnings": config.warnings }));
     }
     let settings = config.describe();
     let text =
@@ -74,11 +69,12 @@ fn print(config: &Config, as_json: bool) {
     // The long ones stand out by themselves.
     let width = settings.iter().map(|setting| text(setting).len()).max().unwrap_or(0).min(60);
     for setting in settings {
-        println!("{:<width$}  # {}", text(setting), setting.origin);
+        say!("{:<width$}  # {}", text(setting), setting.origin)?;
     }
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
     }
+    Ok(())
 }
 
 fn of_setting(setting: &Setting) -> serde_json::Value {

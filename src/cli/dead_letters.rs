@@ -3,8 +3,8 @@
 use anyhow::bail;
 use clap::Subcommand;
 
+use super::out::{print_json, say};
 use super::place::{Common, Hands};
-use super::stopped::print_json;
 use crate::admin::{Dropped, LetterFilter, Replayed, Selection};
 use crate::config::Flags;
 use crate::outbox::Reason;
@@ -95,7 +95,7 @@ async fn list(hands: &Hands, reason: Option<Reason>, limit: usize, json: bool) -
                 print_json(letter)?;
             } else {
                 let (kind, reason) = (letter.kind.name(), letter.reason.label());
-                println!("{:>10}  {}  {reason:<15} {kind:<18} {}", letter.id, letter.last_at, letter.detail);
+                say!("{:>10}  {}  {reason:<15} {kind:<18} {}", letter.id, letter.last_at, letter.detail)?;
             }
         }
         left -= page.dead_letters.len().min(left);
@@ -110,8 +110,7 @@ async fn show(hands: &Hands, id: u64, json: bool) -> anyhow::Result<()> {
     if json {
         return print_json(&letter);
     }
-    println!("{}", serde_json::to_string_pretty(&letter)?);
-    Ok(())
+    say!("{}", serde_json::to_string_pretty(&letter)?)
 }
 
 async fn drop_all(hands: &Hands, which: &Which, json: bool) -> anyhow::Result<()> {
@@ -124,11 +123,10 @@ async fn drop_all(hands: &Hands, which: &Which, json: bool) -> anyhow::Result<()
             next = part.next;
         }
     }
-    if json {
-        return print_json(&outcome);
-    }
-    println!("{} dropped", outcome.dropped);
-    Ok(())
+    let is_none = outcome.dropped == 0 && !which.ids.is_empty();
+    let printed = if json { print_json(&outcome) } else { say!("{} dropped", outcome.dropped) };
+    anyhow::ensure!(!is_none, "there is no dead letter of these numbers");
+    printed
 }
 
 async fn replay(hands: &Hands, which: &Which, json: bool) -> anyhow::Result<()> {
@@ -147,22 +145,26 @@ async fn replay(hands: &Hands, which: &Which, json: bool) -> anyhow::Result<()> 
             break;
         }
     }
-    if json {
-        print_json(&outcome)?;
-    } else {
-        println!("{} replayed", outcome.replayed.len());
-        for id in &outcome.not_records {
-            println!("{id}: never was a record; push it to Redis again, corrected");
-        }
-        for id in &outcome.unknown {
-            println!("{id}: there is no such dead letter");
-        }
-    }
-    if let Some(error) = outcome.error {
+    let printed = print_replayed(&outcome, json);
+    if let Some(error) = &outcome.error {
         bail!("the rest could not be replayed: {error}");
     }
     let is_asked_for = !which.ids.is_empty();
     let all_done = outcome.not_records.is_empty() && outcome.unknown.is_empty();
     anyhow::ensure!(all_done || !is_asked_for, "not all of them could be replayed");
+    printed
+}
+
+fn print_replayed(outcome: &Replayed, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(outcome);
+    }
+    say!("{} replayed", outcome.replayed.len())?;
+    for id in &outcome.not_records {
+        say!("{id}: never was a record; push it to Redis again, corrected")?;
+    }
+    for id in &outcome.unknown {
+        say!("{id}: there is no such dead letter")?;
+    }
     Ok(())
 }

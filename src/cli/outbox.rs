@@ -6,11 +6,14 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use serde_json::json;
 
+use super::export::{Stopped, new_file, old_file};
+use super::out::{print_json, say};
 use super::place::{Common, Hands, Place};
-use super::stopped::{print_json, progress};
+use super::stopped::progress;
+use super::whole;
 use crate::admin::{KindCounts, OutboxStats};
 use crate::config::Flags;
-use crate::outbox::Imported;
+use crate::outbox::{Exported, Imported, Verified};
 use crate::record::Kind;
 
 /// Records are listed so many at once.
@@ -46,11 +49,13 @@ enum Verb {
     /// meanwhile, and goes on with what comes later
     Export {
         /// A new file: JSON Lines
+        #[arg(value_parser = new_file)]
         file: PathBuf,
     },
     /// Takes in what was exported
     Import {
         /// The file
+        #[arg(value_parser = old_file)]
         file: PathBuf,
     },
     /// Brings back what can be read of what was set aside. Ends with 1 if that is not all of it
@@ -80,13 +85,19 @@ fn stats(stats: &OutboxStats, json: bool) -> anyhow::Result<()> {
     if json {
         return print_json(stats);
     }
-    println!(
+    say!(
         "{:<18} {:>12} {:>12} {:>12} {:>12} {:>12} {:>12}",
-        "", "enqueued", "delivered", "duplicates", "dead", "exported", "waiting"
-    );
+        "",
+        "enqueued",
+        "delivered",
+        "duplicates",
+        "dead",
+        "exported",
+        "waiting"
+    )?;
     for kind in Kind::ALL.map(Kind::name) {
         let of = |counts: &KindCounts| counts.get(kind).copied().unwrap_or(0);
-        println!(
+        say!(
             "{kind:<18} {:>12} {:>12} {:>12} {:>12} {:>12} {:>12}",
             of(&stats.enqueued),
             of(&stats.delivered),
@@ -94,18 +105,24 @@ fn stats(stats: &OutboxStats, json: bool) -> anyhow::Result<()> {
             of(&stats.dead_lettered),
             of(&stats.exported),
             of(&stats.depth)
-        );
+        )?;
     }
-    println!("waiting bytes {}, on the disk {}, of {}", stats.bytes, stats.disk_bytes, stats.capacity_bytes);
-    println!("segments {}, dead letters kept {}", stats.segments, stats.dead_letters);
+    say!("waiting bytes {}, on the disk {}", stats.bytes, stats.disk_bytes)?;
+    say!(
+        "of these {} count towards the limit of {}: the ledger and the reserve come on top",
+        stats.counted_bytes,
+        stats.capacity_bytes
+    )?;
+    say!("segments {}, dead letters kept {}", stats.segments, stats.dead_letters)?;
     if stats.quarantined_segments > 0 {
-        println!(
+        say!(
             "DAMAGED: {} set aside, with {} records",
-            stats.quarantined_segments, stats.quarantined_records
-        );
+            stats.quarantined_segments,
+            stats.quarantined_records
+        )?;
     }
     if let Some(reason) = &stats.paused {
-        println!("NOT ACCEPTING: {reason}");
+        say!("NOT ACCEPTING: {reason}")?;
     }
     Ok(())
 }
@@ -119,7 +136,7 @@ async fn list(hands: &Hands, limit: usize, json: bool) -> anyhow::Result<()> {
                 print_json(record)?;
             } else {
                 let (kind, at) = (record.kind.name(), &record.accepted_at);
-                println!("{:>12}  {kind:<18} {at}  {}  {}", record.id, record.session, record.transaction);
+                say!("{:>12}  {kind:<18} {at}  {}  {}", record.id, record.session, record.transaction)?;
             }
         }
         left -= page.records.len().min(left);
@@ -128,6 +145,13 @@ async fn list(hands: &Hands, limit: usize, json: bool) -> anyhow::Result<()> {
             break;
         }
     }
+    // What could not be read was set aside by reading it, if it was not before.
+    let OutboxStats { quarantined_segments, quarantined_records, .. } = hands.stats().await?;
+    anyhow::ensure!(
+        quarantined_segments == 0,
+        "this is not all that waits: {quarantined_segments} damaged segments cannot be read, with {quarantined_records} \
+         records as far as is known; see `outbox verify`, then `outbox salvage`"
+    );
     Ok(())
 }
 
@@ -136,7 +160,7 @@ async fn show(hands: &Hands, id: u64, json: bool) -> anyhow::Result<()> {
     if json {
         return print_json(&record);
     }
-    println!("{}", serde_json::to_string_pretty(&record)?);
+    say!("{}", serde_json::to_string_pretty(&record)?)?;
     Ok(())
 }
 
@@ -144,19 +168,23 @@ async fn verify(place: &Place, json: bool) -> anyhow::Result<()> {
     let bar = progress("verifying", None);
     let verified = place.verify(|n| bar.set_position(n)).await?;
     bar.finish_and_clear();
-    if json {
-        print_json(&verified)?;
-    } else {
-        println!(
-            "{} segments, {} records, {} waiting, {} dead letters",
-            verified.segments, verified.records, verified.waiting, verified.dead_letters
-        );
-        for problem in &verified.problems {
-            println!("WRONG: {problem}");
-        }
-    }
+    let printed = print_verified(&verified, json);
     anyhow::ensure!(verified.problems.is_empty(), "{} problems", verified.problems.len());
-    Ok(())
+    printed
+}
+
+fn print_verified(verified: &Verified, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(verified);
+    }
+    say!(
+        "{} segments, {} records, {} waiting, {} dead letters",
+        verified.segments,
+        verified.records,
+        verified.waiting,
+        verified.dead_letters
+    )?;
+    verified.problems.iter().try_for_each(|problem| say!("WRONG: {problem}"))
 }
 
 async fn export(hands: &Hands, path: &Path, json: bool) -> anyhow::Result<()> {
@@ -164,12 +192,22 @@ async fn export(hands: &Hands, path: &Path, json: bool) -> anyhow::Result<()> {
     let all = stats.depth.values().sum::<u64>() + stats.dead_letters;
     let bar = progress("exporting", Some(all));
     let exported = hands.export(path, |n| bar.set_position(n)).await;
-    let exported = exported.with_context(|| path.display().to_string())?;
     bar.finish_and_clear();
+    let exported = match exported {
+        Err(error) if json && error.is::<Stopped>() => {
+            let Exported { records, dead_letters } =
+                error.downcast_ref().map(Stopped::exported).unwrap_or_default();
+            let said = json!({ "exported": records, "dead_letters": dead_letters, "file": path, "error": whole(&error) });
+            // What went wrong is said in any case.
+            let _ = print_json(&said);
+            return Err(error);
+        }
+        exported => exported?,
+    };
     if json {
         print_json(&json!({ "exported": exported.records, "dead_letters": exported.dead_letters }))
     } else {
-        said(&format!("{} records and {} dead letters exported", exported.records, exported.dead_letters))
+        say!("{} records and {} dead letters exported", exported.records, exported.dead_letters)
     }
 }
 
@@ -190,9 +228,7 @@ async fn import(hands: &Hands, path: &Path, json: bool) -> anyhow::Result<()> {
         )
     } else {
         let Imported { records, dead_letters, known, .. } = imported;
-        said(&format!(
-            "{records} records and {dead_letters} dead letters imported; {known} dead letters were here"
-        ))
+        say!("{records} records and {dead_letters} dead letters imported; {known} dead letters were here")
     }
 }
 
@@ -204,24 +240,18 @@ async fn salvage(hands: &Hands, give_up: bool, json: bool) -> anyhow::Result<()>
         print_json(&salvaged)?;
     } else {
         for part in &salvaged {
-            println!("{}: {} of {} records are back", part.name, part.records, part.known);
+            say!("{}: {} of {} records are back", part.name, part.records, part.known)?;
             for trouble in &part.trouble {
-                println!("  could not be read: {trouble}");
+                say!("  could not be read: {trouble}")?;
             }
         }
         if salvaged.is_empty() {
-            println!("nothing to salvage");
+            say!("nothing to salvage")?;
         }
     }
     anyhow::ensure!(
         salvaged.iter().all(|part| part.is_done),
         "not all is back: mend or put back the files in the quarantine and try again, or give the rest up with --give-up"
     );
-    Ok(())
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "the other half of an `if` that prints JSON")]
-fn said(text: &str) -> anyhow::Result<()> {
-    println!("{text}");
     Ok(())
 }

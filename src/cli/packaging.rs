@@ -1,10 +1,11 @@
 //! What a package has beside the program, made from the command line's own declaration.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Command;
+
+use super::out::print;
 
 /// The name of the program, as it is called.
 const NAME: &str = "dataplane-agent";
@@ -36,12 +37,4 @@ pub(super) fn man(command: Command, args: &ManArgs) -> anyhow::Result<()> {
     let mut page = Vec::new();
     clap_mangen::Man::new(command).render(&mut page)?;
     print(&page)
-}
-
-fn print(text: &[u8]) -> anyhow::Result<()> {
-    match std::io::stdout().write_all(text) {
-        // Whoever reads has read enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
-    }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 
 use super::agent::{Agent, AgentError};
+use super::export::to_new_file;
 use super::owner::KeepsOwner;
 use super::stopped::{explain, open_settings, with_outbox};
 use super::transfer;
@@ -213,28 +214,18 @@ impl Hands {
     }
 
     /// Moves what waits, and the dead letters, to a new file.
-    pub(super) async fn export(
-        &self,
-        path: &Path,
-        mut progress: impl FnMut(u64),
-    ) -> anyhow::Result<Exported> {
-        // A new file: an older one may hold records that are nowhere else.
-        let mut file = std::fs::File::create_new(path)?;
-        // IMPORTANT: what goes into it leaves the outbox: its name must survive a power cut, too.
-        sync_parent(path)?;
-        let exported = match self {
-            Self::Outbox(outbox) => outbox.export(&mut file, progress).await.map_err(Into::into),
-            Self::Agent(agent) => transfer::export(agent, &mut file, &mut progress).await,
-        };
-        if exported.is_err() && file.metadata().is_ok_and(|meta| meta.len() == 0) {
-            // Nothing came of it: it would only be in the way of the next attempt.
-            std::fs::remove_file(path)?;
-        }
-        exported
+    pub(super) async fn export(&self, path: &Path, progress: impl FnMut(u64)) -> anyhow::Result<Exported> {
+        to_new_file(path, progress, async |file, progress| match self {
+            Self::Outbox(outbox) => Ok(outbox.export(file, progress).await?),
+            Self::Agent(agent) => transfer::export(agent, file, progress).await,
+        })
+        .await
     }
 
     /// Takes in what was exported.
     pub(super) async fn import(&self, path: &Path, progress: impl FnMut(u64)) -> anyhow::Result<Imported> {
+        // A pipe would be empty when it is read for the second time.
+        anyhow::ensure!(std::fs::metadata(path)?.is_file(), "this is no file: it is read twice");
         match self {
             Self::Outbox(outbox) => Ok(outbox.import(|| transfer::open(path), progress).await?),
             Self::Agent(agent) => transfer::import(agent, path, progress).await,
@@ -267,11 +258,6 @@ impl Place {
             Self::Agent(agent) => job(agent, "/admin/outbox/verify", progress).await,
         }
     }
-}
-
-fn sync_parent(path: &Path) -> std::io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::File::open(parent)?.sync_all()
 }
 
 /// Has something long done by an agent.

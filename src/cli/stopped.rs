@@ -32,9 +32,14 @@ pub(super) async fn with_outbox<T>(
 
 /// What to do about an outbox that cannot be opened.
 pub(super) fn explain(error: OpenError) -> anyhow::Error {
-    let is_locked = matches!(error, OpenError::Locked(_));
-    let error = anyhow::Error::from(error);
-    if is_locked { error.context("stop the agent first, or ask it (--url)") } else { error }
+    let advice = match error {
+        OpenError::Locked(_) => "stop the agent first, or ask it (--url)",
+        OpenError::Absent(_) => {
+            "set OUTBOX_DIR (or --outbox-dir) to where the agent has its outbox, which it makes when it is first started"
+        }
+        _ => return error.into(),
+    };
+    anyhow::Error::from(error).context(advice)
 }
 
 /// A bar that counts records, on a terminal; with what it comes to, where that is known.
@@ -49,10 +54,4 @@ pub(super) fn progress(doing: &'static str, all: Option<u64>) -> ProgressBar {
         bar.set_style(style);
     }
     bar.with_message(doing)
-}
-
-/// Prints a value for machines.
-pub(super) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string(value)?);
-    Ok(())
 }

@@ -21,6 +21,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 use tokio::sync::mpsc;
 
 use super::agent::Agent;
+use super::out::print;
 use super::place::local_address;
 use crate::config::{Flags, HttpConfig, Sources, load};
 use crate::failpoint;
@@ -84,7 +85,7 @@ async fn once(agents: &[Agent], mut board: Board, interval: Duration) -> anyhow:
             board.seen(n, look);
         }
     }
-    print!("{}", text(&mut board)?);
+    print(text(&mut board)?.as_bytes())?;
     let away = board.agents.iter().filter(|agent| agent.trouble.is_some()).count();
     ensure!(away == 0, "{away} of {} agents could not be asked", board.agents.len());
     Ok(())

@@ -27,7 +27,7 @@ pub(super) fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
 pub(super) async fn export(
     agent: &Agent,
     file: &mut File,
-    progress: &mut impl FnMut(u64),
+    progress: &mut dyn FnMut(Exported),
 ) -> anyhow::Result<Exported> {
     let state: ExportState = agent.post("/admin/outbox/export", &()).await?;
     let path = format!("/admin/outbox/export/{}", state.export);
@@ -43,7 +43,7 @@ async fn pages(
     agent: &Agent,
     path: &str,
     file: &mut File,
-    progress: &mut impl FnMut(u64),
+    progress: &mut dyn FnMut(Exported),
 ) -> anyhow::Result<Exported> {
     let (mut exported, begun) = (Exported::default(), Instant::now());
     loop {
@@ -58,7 +58,7 @@ async fn pages(
                 let page = page.and_then(|page| page.parse().ok());
                 let page = page.context("the agent gave a page without a number: is it another release?")?;
                 exported = keep(agent, path, file, page, &text).await?;
-                progress(exported.total());
+                progress(exported);
             }
         }
     }

@@ -13,7 +13,7 @@ use super::source::Source;
 use super::{BLOCK, Settings};
 
 /// A command that is refused is tried again so often; meanwhile rounds look at the same interval.
-const REFUSED: Duration = Duration::from_secs(1);
+pub(super) const REFUSED: Duration = Duration::from_secs(1);
 
 type Waiting = Pin<Box<dyn Future<Output = RedisResult<Option<Value>>> + Send>>;
 

@@ -71,6 +71,12 @@ impl SourceError {
 
 /// The kind of what Redis, or the way to it, has against us.
 pub(super) fn reason_of(error: &RedisError) -> &'static str {
+    // Of commands that were sent together, the first that was refused.
+    if error.code().is_none()
+        && let Some([(_, first), ..]) = error.clone().into_server_errors().as_deref()
+    {
+        return reason_of(&first.clone().into());
+    }
     match word(error) {
         Some("OOM") => return "out_of_memory",
         Some("FENCED") => return "lease_lost",
@@ -96,6 +102,32 @@ fn word(error: &RedisError) -> Option<&str> {
     match error.code() {
         Some("ERR") => error.detail()?.rsplit_once(": -")?.1.split(' ').next(),
         code => code,
+    }
+}
+
+/// What Redis has against a part of the work, while the rest goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// One of [`REASONS`].
+    pub reason: &'static str,
+    text: String,
+}
+
+impl Refusal {
+    /// What Redis answered.
+    pub(super) fn of(error: &RedisError) -> Self {
+        Self { reason: reason_of(error), text: error.to_string() }
+    }
+
+    /// What a round's script found at a queue's name, if that is no queue: it looks for nothing else.
+    pub(super) fn found(text: String) -> Option<Self> {
+        (!text.is_empty()).then_some(Self { reason: "wrong_type", text })
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use redis::{Script, Value};
 
 use super::connection::Connection;
+use super::fault::Refusal;
 use super::lease::{LEASE, Lease};
 use super::source::{Ask, Given, Message, ORDER, ROUND_BYTES};
 use super::{BLOCK, Names, SourceError};
@@ -157,7 +158,7 @@ fn parse_given(value: Value) -> Result<Given, SourceError> {
         messages: Vec::with_capacity(items.len()),
         digests: Vec::with_capacity(items.len()),
         left: left.max(0) as u64,
-        fault: Some(fault).filter(|fault| !fault.is_empty()),
+        fault: Refusal::found(fault),
     };
     for item in items.into_iter().rev() {
         let Value::BulkString(body) = item else { return Err(bad()) };

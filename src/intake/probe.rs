@@ -63,7 +63,23 @@ fn told(versions: &[String]) -> String {
 }
 
 fn unreached(error: &RedisError) -> Finding {
+    let text = error.to_string();
     let advice = match reason_of(error) {
+        "unreachable" if text.contains("invalid peer certificate: UnknownIssuer") => {
+            "set REDIS_CA_FILE to the authority of Redis' certificate, in PEM"
+        }
+        "unreachable" if text.contains("invalid peer certificate: NotValidForName") => {
+            "write the host in REDIS_URL as Redis' certificate has it"
+        }
+        "unreachable" if text.contains("invalid peer certificate: Expired") => {
+            "have Redis' certificate renewed, or set this machine's clock"
+        }
+        "unreachable" if text.contains("invalid peer certificate") => {
+            "see Redis' certificate, and REDIS_CA_FILE"
+        }
+        "unreachable" if text.contains("received fatal alert") => {
+            "set REDIS_CLIENT_CERT_FILE and REDIS_CLIENT_KEY_FILE to a certificate that Redis accepts"
+        }
         "authentication" => "set REDIS_PASSWORD, or user and password in REDIS_URL, to what Redis has",
         "timeout" => "check REDIS_HOST and the firewall between, or whether Redis hangs",
         "unreachable" => {
@@ -73,7 +89,7 @@ fn unreached(error: &RedisError) -> Finding {
         "no_permission" => "let the user of REDIS_URL do this (ACL SETUSER)",
         _ => "see what Redis says; the agent would wait until it is over",
     };
-    Finding::failed(REACH, error.to_string(), advice)
+    Finding::failed(REACH, text, advice)
 }
 
 /// Everything that the agent ever asks, asked of a scratch key; and a change that is none, of each key of its own.

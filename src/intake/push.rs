@@ -1,5 +1,6 @@
 //! What the agent pushes to Redis: answers to quota refreshes, and the mirror of dead letters.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -7,9 +8,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::Settings;
 use super::connection::{Connection, connect};
-use super::fault::is_refusal;
+use super::fault::{is_refusal, reason_of};
 use crate::drain::QuotaPush;
 use crate::outbox::{DeadLetter, Outbox};
+use crate::telemetry::metrics::Metrics;
 
 /// Between attempts.
 const RETRY: Duration = Duration::from_millis(500);
@@ -21,6 +23,7 @@ const MIRROR_EVERY: Duration = Duration::from_millis(250);
 /// Runs `commands` until Redis has taken them. False if `stop` came first.
 async fn insist(
     settings: &Settings,
+    metrics: &Metrics,
     connection: &mut Option<Connection>,
     commands: &redis::Pipeline,
     stop: &mut watch::Receiver<bool>,
@@ -39,9 +42,11 @@ async fn insist(
         match attempt.await {
             Ok(()) => return true,
             // The intake, on the same server, says what is wrong with that; not what is wrong with this key.
-            Err(error) if is_refusal(&error) && !said => {
-                said = true;
-                tracing::warn!(%error, "Redis refuses what is pushed to it; it is tried again until it takes it");
+            Err(error) if is_refusal(&error) => {
+                metrics.redis_failures.with_label_values(&[reason_of(&error)]).inc();
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(%error, "Redis refuses what is pushed to it; it is tried again until it takes it");
+                }
             }
             Err(error) => tracing::debug!(%error, "Redis did not take what was pushed"),
         }
@@ -58,6 +63,7 @@ async fn insist(
 /// Pushes answers to quota refreshes, until nobody sends any more. Each is confirmed when Redis has it.
 pub async fn push_quota_answers(
     settings: Settings,
+    metrics: Arc<Metrics>,
     mut answers: mpsc::Receiver<QuotaPush>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -73,7 +79,7 @@ pub async fn push_quota_answers(
         for push in &group {
             commands.lpush(&settings.names.quota_response, &push.data[..]).ignore();
         }
-        if insist(&settings, &mut connection, &commands, &mut stop).await {
+        if insist(&settings, &metrics, &mut connection, &commands, &mut stop).await {
             for push in group {
                 // The drain may have been told to stop meanwhile.
                 let _ = push.done.send(());
@@ -90,6 +96,8 @@ pub struct Mirror {
     pub outbox: Outbox,
     /// The most that the mirror holds; 0: no mirror.
     pub most: usize,
+    /// Where refusals are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Mirror {
@@ -130,7 +138,7 @@ impl Mirror {
                 commands.lpush(name, render(letter, queue)).ignore();
             }
             commands.ltrim(name, 0, self.most as isize - 1).ignore();
-            if insist(&self.settings, &mut connection, &commands, &mut stop).await {
+            if insist(&self.settings, &self.metrics, &mut connection, &commands, &mut stop).await {
                 self.outbox.set_mirrored(last);
             }
         }

@@ -1,11 +1,12 @@
 //! One conversation with Redis, from a connection to its loss: rounds, commits, acknowledgements.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
-use super::alarm::Alarm;
+use super::alarm::{Alarm, REFUSED};
+use super::fault::Refusal;
 use super::lease::RENEW;
 use super::source::{Ask, Given, Message, ORDER, Source};
 use super::{Intake, RedisStatus, SourceError};
@@ -57,7 +58,9 @@ pub(super) struct Session<'a> {
     /// When to look next for what agents that have gone left behind.
     reclaim_at: Option<Instant>,
     /// Why waiting for records is refused.
-    refused: Option<String>,
+    refused: Option<Refusal>,
+    /// When each reason of a refusal was last counted.
+    counted: BTreeMap<&'static str, Instant>,
 }
 
 impl<'a> Session<'a> {
@@ -79,6 +82,7 @@ impl<'a> Session<'a> {
             number,
             reclaim_at: reclaims.then(Instant::now),
             refused: None,
+            counted: BTreeMap::new(),
         })
     }
 
@@ -140,7 +144,7 @@ impl<'a> Session<'a> {
                 rung = alarm.rung() => {
                     rung?;
                     idle = false;
-                    self.refused = alarm.refused().map(ToString::to_string);
+                    self.refused = alarm.refused().map(Refusal::of);
                 }
                 Ok(()) = paused.changed() => idle = false,
                 _ = stop.changed() => {}
@@ -289,7 +293,21 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn tell_depths(&self, given: &[Given; 3]) {
+    /// Counts what Redis refuses now, each reason as often as refused waiting is tried again: how many rounds there are
+    /// meanwhile says nothing of it.
+    fn count_refusals(&mut self, given: &[Given; 3]) {
+        let refusals = given.iter().filter_map(|given| given.fault.as_ref()).chain(&self.refused);
+        for reason in refusals.map(|refusal| refusal.reason) {
+            let counted = self.counted.get(reason);
+            if counted.is_none_or(|at| at.elapsed() >= REFUSED) {
+                self.counted.insert(reason, Instant::now());
+                self.intake.metrics.redis_failures.with_label_values(&[reason]).inc();
+            }
+        }
+    }
+
+    fn tell_depths(&mut self, given: &[Given; 3]) {
+        self.count_refusals(given);
         let names = &self.intake.settings.names;
         let of_queue = given.iter().zip(ORDER).find_map(|(given, queue)| {
             given.fault.as_ref().map(|fault| format!("{}: {fault}", names.queue(queue)))
@@ -326,7 +344,7 @@ impl<'a> Session<'a> {
 
     fn tell_paused(&self, reason: Option<&str>) {
         let paused = &self.intake.metrics.intake_paused;
-        for known in ["full", "disk_low", "storage", "stopping"] {
+        for known in ["full", "disk_low", "storage", "folder_gone", "stopping"] {
             paused.with_label_values(&[known]).set(i64::from(reason == Some(known)));
         }
     }

@@ -1,6 +1,7 @@
 //! What is common to lists and streams: what a round is asked for, and what it gives.
 
 use super::connection::{Connection, connect};
+use super::fault::Refusal;
 use super::lease::Lease;
 use super::list::List;
 use super::stream::Stream;
@@ -45,7 +46,7 @@ pub(super) struct Given {
     /// What is still in Redis and not in hand.
     pub left: u64,
     /// Why this queue cannot be read.
-    pub fault: Option<String>,
+    pub fault: Option<Refusal>,
 }
 
 /// One connection's conversation with Redis, in either form.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use redis::{Script, Value};
 
 use super::connection::Connection;
+use super::fault::Refusal;
 use super::lease::Lease;
 use super::source::{Ask, Given, Message, ORDER, ROUND_BYTES};
 use super::{BLOCK, Names, SourceError};
@@ -182,7 +183,7 @@ impl Reading {
             return Err(bad());
         };
         let text = |value| redis::from_redis_value::<String>(value).map_err(|_| bad());
-        let fault = Some(text(fault)?).filter(|fault| !fault.is_empty());
+        let fault = Refusal::found(text(fault)?);
         self.is_faulty = fault.is_some();
         if fault.is_none() {
             for id in self.in_hand.drain(..acked.min(self.in_hand.len())) {

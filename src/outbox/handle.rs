@@ -160,6 +160,7 @@ impl Outbox {
         stats.quarantined_segments += segments;
         stats.quarantined_records = records;
         stats.disk_bytes = self.shared.used.load(std::sync::atomic::Ordering::Relaxed);
+        stats.counted_bytes = self.shared.counted.load(std::sync::atomic::Ordering::Relaxed);
         stats.id = self.shared.id;
         stats.durability = self.shared.settings.durability;
         stats.capacity_bytes = self.shared.settings.max_bytes;

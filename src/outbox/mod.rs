@@ -77,7 +77,9 @@
 //! # Assumptions
 //!
 //! The file system keeps what was synced (`fdatasync`, and `fsync` of directories, are honest); one process
-//! has the folder at a time (the lock sees to it); the `ControlPlane` recognises a record by its idempotency key.
+//! has the folder at a time (the lock sees to it), and it stays where it is (`hold` looks, behind each commit and every
+//! half second: while it does not, nothing is taken, deleted or set aside); the `ControlPlane` recognises a record by its
+//! idempotency key.
 //!
 //! # Known limits
 //!
@@ -109,6 +111,7 @@ mod database;
 mod dead_letter;
 mod fault;
 mod handle;
+mod hold;
 mod inspect;
 mod keeper;
 mod ledger;

@@ -1,6 +1,5 @@
 //! Opening an outbox: the lock, the format, the row of segments, and the threads.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, mpsc};
@@ -8,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::hold::Hold;
 use super::keeper::Keeper;
 use super::ledger::Ledger;
 use super::manifest::{self, FORMAT};
@@ -86,25 +86,13 @@ pub enum OpenError {
     Database(#[from] DatabaseError),
 }
 
-/// Takes the folder for this process alone.
-pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
-    let path = dir.join("lock");
-    let folder = |source| OpenError::Folder { path: path.clone(), source };
-    let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(folder)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked(dir.to_path_buf())),
-        Err(std::fs::TryLockError::Error(source)) => Err(folder(source)),
-    }
-}
-
 impl Outbox {
     /// Whether another process has the outbox in `dir` open; if so, with its id as far as it can be read.
     pub fn is_in_use(dir: &Path) -> Result<Option<Option<uuid::Uuid>>, OpenError> {
         if !dir.join("lock").exists() {
             return Ok(None);
         }
-        match lock(dir) {
+        match Hold::take(dir) {
             Ok(_) => Ok(None),
             Err(OpenError::Locked(_)) => Ok(Some(manifest::read(dir).ok().flatten())),
             Err(error) => Err(error),
@@ -132,7 +120,7 @@ pub(super) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
     let dir = settings.dir.clone();
     let folder = |source| OpenError::Folder { path: dir.clone(), source };
     std::fs::create_dir_all(dir.join("segments")).map_err(folder)?;
-    let lock = lock(&dir)?;
+    let hold = Hold::take(&dir)?;
     let reserve = Reserve::new(&dir);
     // Before anything is opened: sled cannot open a database on a full disk.
     reserve.give_up();
@@ -148,13 +136,14 @@ pub(super) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
         paused: watch::Sender::new(None),
         last: watch::Sender::new(0),
         used: AtomicU64::new(0),
+        counted: AtomicU64::new(0),
         free: AtomicU64::new(u64::MAX),
         ledger_failed: AtomicBool::new(false),
         writer_failed: AtomicBool::new(false),
         turns: Turns::new(),
         quarantined: Mutex::new(quarantine::count(&dir)),
         settings,
-        _lock: lock,
+        hold,
     });
     row::repair(&shared)?;
     let last = shared.state().totals.next - 1;

@@ -1,11 +1,11 @@
 //! What the outbox's threads and handles share, and the one way in which the ledger is written.
 
-use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::hold::Hold;
 use super::ledger::{Entry, Ledger};
 use super::quarantine::{self, Report};
 use super::reserve::Reserve;
@@ -28,6 +28,8 @@ pub(super) struct Shared {
     pub last: watch::Sender<u64>,
     /// Used bytes, as last measured.
     pub used: AtomicU64,
+    /// Of these, what counts towards the limit.
+    pub counted: AtomicU64,
     /// Free bytes of the disk, as last measured; `u64::MAX` where that cannot be.
     pub free: AtomicU64,
     pub ledger_failed: AtomicBool,
@@ -36,7 +38,7 @@ pub(super) struct Shared {
     pub turns: Turns,
     /// Segments and records that were set aside and not salvaged.
     pub quarantined: Mutex<(u64, u64)>,
-    pub _lock: File,
+    pub hold: Hold,
 }
 
 impl Shared {
@@ -74,6 +76,8 @@ impl Shared {
 
     /// Deletes a segment's folder; the next save forgets its tombstone.
     fn delete(&self, segment: &Segment) -> std::io::Result<()> {
+        // IMPORTANT: one that is only out of sight is not deleted: it may come back with the rest.
+        self.in_place()?;
         match segment.delete() {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             _ => {
@@ -119,6 +123,8 @@ impl Shared {
             };
             (Report::of_segment(&state, id, why), segment)
         };
+        // IMPORTANT: what is only out of sight is not damaged, and nothing of it is written off.
+        self.in_place()?;
         segment.close();
         quarantine::move_segment(&self.settings.dir, segment.path(), &report)?;
         self.state().write_off(id);

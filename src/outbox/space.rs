@@ -15,12 +15,22 @@ const SEGMENT_BYTES_AT_LEAST: u64 = 1 << 20;
 pub(super) const FULL: &str = "full";
 pub(super) const DISK_LOW: &str = "disk_low";
 pub(super) const STORAGE: &str = "storage";
+/// The folder was moved or deleted, or its mount is lost: what is written now, nobody would find.
+pub(super) const FOLDER_GONE: &str = "folder_gone";
 
 impl Shared {
     /// At which size the next segment is begun.
     pub(super) fn segment_bytes(&self) -> u64 {
         let most = (self.settings.max_bytes / SEGMENTS_AT_LEAST).max(SEGMENT_BYTES_AT_LEAST);
         self.settings.segment_bytes.min(most)
+    }
+
+    /// An error while the folder is not where it was opened.
+    pub(super) fn in_place(&self) -> std::io::Result<()> {
+        if self.hold.is_in_place() {
+            return Ok(());
+        }
+        Err(std::io::Error::new(std::io::ErrorKind::NotFound, "OUTBOX_DIR is not there any more"))
     }
 
     /// Measures, and pauses or resumes. Returns why appends are not accepted.
@@ -34,6 +44,7 @@ impl Shared {
         };
         let taken = segments + self.ledger.disk_bytes() + self.reserve.disk_bytes();
         self.used.store(taken, Ordering::Relaxed);
+        self.counted.store(segments + letters, Ordering::Relaxed);
         let before = *self.paused.borrow();
         let (max, min_free) = (self.settings.max_bytes, self.settings.min_free_bytes);
         let free = free_bytes(&self.settings.dir).unwrap_or(u64::MAX);
@@ -41,8 +52,9 @@ impl Shared {
         let limit = if before == Some(FULL) { max / 100 * RESUME_PERCENT } else { max };
         let floor = if before == Some(DISK_LOW) { min_free / RESUME_PERCENT * 100 } else { min_free };
         // Of the ledger its dead letters count: its file never shrinks, but it fills its gaps before it grows.
-        let now = if self.writer_failed.load(Ordering::Relaxed) || self.ledger_failed.load(Ordering::Relaxed)
-        {
+        let now = if !self.hold.is_in_place() {
+            Some(FOLDER_GONE)
+        } else if self.writer_failed.load(Ordering::Relaxed) || self.ledger_failed.load(Ordering::Relaxed) {
             Some(STORAGE)
         } else if segments + letters >= limit {
             Some(FULL)
@@ -59,6 +71,13 @@ impl Shared {
     fn pause(&self, why: Option<&'static str>) {
         let changed = self.paused.send_if_modified(|now| std::mem::replace(now, why) != why);
         match (changed, why) {
+            (true, Some(FOLDER_GONE)) => tracing::error!(
+                reason = FOLDER_GONE,
+                dir = %self.settings.dir.display(),
+                "OUTBOX_DIR is not there any more, or another folder is at its place: nothing more is taken, Redis keeps \
+                 the records. What can still be read is delivered. Put the folder back, and it goes on; a restart begins \
+                 an empty outbox"
+            ),
             (true, Some(reason)) => {
                 let used = self.used.load(Ordering::Relaxed);
                 tracing::warn!(reason, used, "the outbox takes no more for now; Redis keeps the records");

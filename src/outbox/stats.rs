@@ -41,7 +41,9 @@ pub struct Stats {
     pub quarantined_records: u64,
     /// What all of it takes on the disk, in bytes.
     pub disk_bytes: u64,
-    /// The most it may take.
+    /// What of it counts towards the limit: segments and dead letters.
+    pub counted_bytes: u64,
+    /// The most of that.
     pub capacity_bytes: u64,
     /// What is free on its disk, in bytes, if that is known.
     pub disk_free_bytes: Option<u64>,

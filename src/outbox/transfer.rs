@@ -316,11 +316,12 @@ impl Outbox {
     }
 
     /// Writes all that waits to `file`, and then the dead letters. As soon as it is safe there, what waits is settled here
-    /// as exported, and the dead letters are dropped. `progress` is told how much of it is done.
+    /// as exported, and the dead letters are dropped. `progress` is told how much of it is done:
+    /// that is in the file for good, also when the rest fails.
     pub async fn export(
         &self,
         file: &mut std::fs::File,
-        mut progress: impl FnMut(u64),
+        mut progress: impl FnMut(Exported),
     ) -> Result<Exported, TransferError> {
         let (mut exported, mut place) = (Exported::default(), self.begin_export().await?);
         while let Some(page) = self.export_page(&mut place).await? {
@@ -328,7 +329,7 @@ impl Outbox {
             write_synced(file, &page.text)?;
             self.settle_exported(&page).await?;
             exported += page.counts();
-            progress(exported.total());
+            progress(exported);
         }
         if self.flush().await { Ok(exported) } else { Err(TransferError::Unsettled) }
     }

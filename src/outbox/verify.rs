@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::hold::Hold;
 use super::ledger::Ledger;
 use super::schema::{SegmentInfo, Tally, Totals};
 use super::segment::{ReadError, Segment};
 use super::settled::Settled;
-use super::{Log, OpenError, Outbox, Settings, manifest, open, quarantine, repair};
+use super::{Log, OpenError, Outbox, Settings, manifest, quarantine, repair};
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +46,7 @@ impl Outbox {
         if !dir.join("lock").exists() {
             return Err(absent());
         }
-        let _lock = open::lock(dir)?;
+        let _hold = Hold::take(dir)?;
         manifest::read(dir)?.ok_or_else(absent)?;
         let mut verifier = Verifier { settled: Vec::new(), found: Verified::default(), progress };
         if let Some(at) = repair::hole(&dir.join("ledger")) {

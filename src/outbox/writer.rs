@@ -201,6 +201,8 @@ impl Writer {
         // IMPORTANT: durable first; only then does anybody, the drain included, hear of these records. A record
         // that was sent but did not survive would be accepted anew, with another time in its body.
         self.active.commit(draft.batch)?;
+        // IMPORTANT: looked at behind the commit: only then is it known that this is where the commit went.
+        self.shared.in_place()?;
         let appended = draft.totals.appended.minus(&self.totals.appended);
         let bytes = draft.totals.bytes - self.totals.bytes;
         (self.totals, self.ranges, self.recent, self.appends) =
@@ -270,6 +272,8 @@ impl Writer {
     /// Seals the active segment and starts the next.
     fn roll(&mut self) -> Result<(), WriteError> {
         let settings = &self.shared.settings;
+        // A segment elsewhere than the others would be one that nobody finds.
+        self.shared.in_place()?;
         let next = Arc::new(Segment::new(&settings.dir, self.active.id + 1, settings.durability));
         // IMPORTANT: created and synced, then listed, then used: a listed segment is always there.
         next.create(&self.totals, self.recent.iter())?;
@@ -301,6 +305,11 @@ impl Writer {
     /// After a failed write sled refuses all further ones, and of a failed barrier nobody knows what it left: a new
     /// segment is begun behind what was acknowledged, if the disk lets us.
     fn recover(&mut self) {
+        // What is open can still be read, and opened no more.
+        if self.shared.in_place().is_err() {
+            self.shared.measure();
+            return;
+        }
         self.shared.reserve.give_up();
         self.active.close();
         match self.roll() {

@@ -46,7 +46,7 @@ pub struct Metrics {
     pub redis_queue_depth: IntGaugeVec,
     /// 1 while Redis answers.
     pub redis_connection: IntGaugeVec,
-    /// What ended the conversation with Redis, each time.
+    /// What ended the conversation with Redis, each time; what it refuses meanwhile, each time that is tried again.
     pub redis_failures: IntCounterVec,
     /// 1 while the `ControlPlane` answers.
     pub control_plane_connection: IntGaugeVec,
@@ -139,7 +139,7 @@ impl Metrics {
             redis_connection: gauge("redis_connection_status", "1 while Redis answers", &["server_id"])?,
             redis_failures: counter(
                 "dataplane_redis_failures_total",
-                "What ended the conversation with Redis",
+                "What ended the conversation with Redis, or is refused in it",
                 &["reason"],
             )?,
             control_plane_connection: gauge(

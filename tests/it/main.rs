@@ -42,6 +42,7 @@ mod surface_under_siege;
 mod survives_faults;
 mod survives_kill;
 mod survives_outages;
+mod survives_without_its_folder;
 mod tells_systemd;
 mod tls_and_tokens;
 mod top;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use redis::Value;
 use rustix::process::Signal;
 
-use super::harness::{Agent, RedisServer, Sandbox, Stage, USAGE, load, until};
+use super::harness::{Agent, LIFECYCLE, RedisServer, Sandbox, Stage, USAGE, load, until};
 
 async fn reason(agent: &Agent, part: &str) {
     until(&format!("health's reason says {part:?}"), async || {
@@ -27,6 +27,15 @@ async fn well_again(agent: &Agent) {
 
 async fn set(redis: &RedisServer, name: &str, value: &str) {
     redis.run(redis::cmd("CONFIG").arg("SET").arg(name).arg(value)).await;
+}
+
+/// More than once: an alert sees only what goes on.
+async fn counted(agent: &Agent, reason: &str) {
+    until(&format!("{reason} is counted again and again"), async || {
+        let metrics = agent.metrics().await;
+        (metrics.sum("dataplane_redis_failures_total", &[("reason", reason)]) > 2.0).then_some(())
+    })
+    .await;
 }
 
 fn failures(log: &str) -> usize {
@@ -98,6 +107,7 @@ async fn a_redis_that_is_out_of_memory_is_emptied_all_the_same() {
     })
     .await;
     reason(&agent, "OOM").await;
+    counted(&agent, "out_of_memory").await;
     set(&redis, "maxmemory", "0").await;
     well_again(&agent).await;
     let mut stage = Stage { redis, sandbox, agent };
@@ -108,6 +118,34 @@ async fn a_redis_that_is_out_of_memory_is_emptied_all_the_same() {
     let enqueued = stage.agent.metrics().await.sum("dataplane_outbox_enqueued_total", &[]);
     assert_eq!(enqueued, pushed as f64);
     assert_eq!(failures(&stage.agent.log()), 0, "{}", stage.agent.log());
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_in_a_queues_place_is_named_and_counted_and_the_other_queues_go_on() {
+    let mut stage = Stage::set().await;
+    stage.redis.run(redis::cmd("SET").arg(USAGE).arg("x")).await;
+    reason(&stage.agent, USAGE).await;
+    counted(&stage.agent, "wrong_type").await;
+    stage.redis.push(LIFECYCLE, &[load::started("s")]).await;
+    until("the event is delivered", async || (stage.sandbox.accounts().await.processed() == 1).then_some(()))
+        .await;
+    stage.redis.run(redis::cmd("DEL").arg(USAGE)).await;
+    well_again(&stage.agent).await;
+    stage.redis.push(USAGE, &[load::usage("s", 0)]).await;
+    stage.drained().await;
+    assert_eq!(stage.sandbox.accounts().await.processed(), 2);
+
+    // What is pushed: quota answers and mirrored dead letters. The queues' own health does not tell.
+    let before =
+        stage.agent.metrics().await.sum("dataplane_redis_failures_total", &[("reason", "wrong_type")]);
+    stage.redis.run(redis::cmd("SET").arg("queue:dead_letter").arg("x")).await;
+    stage.redis.push(USAGE, &["no record"]).await;
+    until("it is counted", async || {
+        let metrics = stage.agent.metrics().await;
+        (metrics.sum("dataplane_redis_failures_total", &[("reason", "wrong_type")]) > before + 1.0)
+            .then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

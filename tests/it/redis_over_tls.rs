@@ -99,6 +99,21 @@ async fn an_authority_of_ones_own_is_trusted_and_the_agent_shows_its_certificate
 }
 
 #[tokio::test]
+async fn a_certificate_that_is_not_trusted_is_named_by_check_with_what_to_set() {
+    let papers = papers();
+    let ((_redis, port), sandbox) = (tls_server(&papers, "yes").await, Sandbox::start(&[]));
+    let mut agent = Agent::new(&RedisServer::stopped(), &sandbox.url);
+    agent.unset("REDIS_PORT");
+    agent.set("REDIS_URL", &format!("rediss://localhost:{port}/0"));
+    let ca = ("REDIS_CA_FILE", papers.ca.to_str().unwrap());
+    for (settings, named) in [(&[][..], "REDIS_CA_FILE"), (&[ca][..], "REDIS_CLIENT_CERT_FILE")] {
+        let said = agent.command(settings, &["check"]).await;
+        let line = said.out.lines().skip_while(|line| !line.starts_with("FAILED   redis ")).nth(1);
+        assert!(line.is_some_and(|line| line.contains(named)), "{named}: {said:?}");
+    }
+}
+
+#[tokio::test]
 async fn new_certificates_are_taken_in_while_it_runs() {
     for told in [true, false] {
         let (of_server, of_agent, fresh) = (papers(), papers(), papers());

@@ -132,6 +132,11 @@ async fn a_list_in_a_streams_place_is_named_and_harms_no_other_stream() {
         (stage.sandbox.accounts().await.kind("usage", "processed") == 1).then_some(())
     })
     .await;
+    until("it is counted again and again", async || {
+        let metrics = stage.agent.metrics().await;
+        (metrics.sum("dataplane_redis_failures_total", &[("reason", "wrong_type")]) > 2.0).then_some(())
+    })
+    .await;
     stage.redis.run(redis::cmd("DEL").arg(LIFECYCLE)).await;
     stage.redis.add(LIFECYCLE, &[load::started("s")]).await;
     stage.streams_drained().await;

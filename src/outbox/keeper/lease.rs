@@ -77,6 +77,8 @@ impl Keeper {
             self.last_read.insert(stretch.segment.id, Instant::now());
             match self.read_stretch(log, from, end, stretch, &mut reading) {
                 Ok(()) => {}
+                // Out of sight is not damaged.
+                Err(error) if !self.shared.hold.is_in_place() => return Err(error),
                 Err(error) if error.is_damage() => self.out_of_reach(stretch, &error)?,
                 Err(error) => {
                     // Opening a database takes room, too.
@@ -88,7 +90,9 @@ impl Keeper {
                 break;
             }
         }
-        self.close_unread();
+        if self.shared.hold.is_in_place() {
+            self.close_unread();
+        }
         // All there is has been read, unless it was cut short.
         let next = if reading.is_full() { reading.at } else { reading.at.max(end) };
         self.shared.state().settled[log.index()].advance(next);

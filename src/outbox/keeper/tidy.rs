@@ -47,6 +47,10 @@ fn fate(listed: &Listed, settled: &[Settled; Log::COUNT]) -> Fate {
 
 impl Keeper {
     pub(super) fn tidy(&mut self) {
+        // While the folder is away nothing in it is deleted or set aside.
+        if !self.shared.hold.is_in_place() {
+            return;
+        }
         let mut missing = Vec::new();
         {
             let mut guard = self.shared.state();
@@ -94,6 +98,10 @@ impl Keeper {
     /// What need not be done with every tick.
     pub(in crate::outbox) fn chores(&mut self) {
         self.chores_at = Instant::now();
+        // While the folder is away nothing is made in its place, and what is open stays open: it can still be read.
+        if !self.shared.hold.is_in_place() {
+            return;
+        }
         self.expire_letters();
         self.shared.reserve.take_back(self.shared.settings.min_free_bytes);
         if self.newest_should_end() {

@@ -194,3 +194,49 @@ fn a_disk_that_runs_low_pauses_the_outbox() {
     let refusal = rig.append(usage(0, 1, 10));
     assert!(matches!(refusal, Err(AppendError::Full("disk_low"))));
 }
+
+#[test]
+fn nothing_is_acknowledged_or_written_off_while_the_folder_is_not_in_its_place() {
+    let home = tempfile::tempdir().unwrap();
+    let (dir, elsewhere) = (home.path().join("outbox"), home.path().join("elsewhere"));
+    let mut rig = Rig::open(&dir);
+    for batch in 0..10 {
+        rig.append(usage(batch * 100, 100, 2000)).unwrap();
+    }
+    assert!(rig.segments() > 2);
+    rig.tick();
+    let here = || std::fs::exists(&dir).unwrap();
+    for foreign in [false, true] {
+        std::fs::rename(&dir, &elsewhere).unwrap();
+        if foreign {
+            std::fs::create_dir(&dir).unwrap();
+            std::fs::write(dir.join("lock"), "").unwrap();
+        }
+        // It looks before a commit.
+        let refusal = rig.append(usage(5_000, 1, 10));
+        assert!(matches!(refusal, Err(AppendError::Full("folder_gone"))), "{refusal:?}");
+        // Closed segments cannot be read, and are no damage.
+        let end = rig.shared.state().totals.next;
+        let _ = rig.keeper.lease(Log::Usage, 0, end, 10_000);
+        for _ in 0..3 {
+            rig.tick();
+            rig.chores();
+        }
+        assert_eq!(rig.shared.measure(), Some("folder_gone"));
+        rig.check_counts();
+        assert_eq!(rig.stats().quarantined_segments, 0);
+        if foreign {
+            assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1, "nothing is made in another folder");
+            std::fs::remove_dir_all(&dir).unwrap();
+        }
+        assert!(!here(), "nothing is made in its place");
+        std::fs::rename(&elsewhere, &dir).unwrap();
+        assert_eq!(rig.shared.measure(), None, "it resumes by itself");
+    }
+    rig.append(usage(1_000, 1, 10)).unwrap();
+    assert_eq!(rig.waiting(Log::Usage).len(), 1_001, "all of it, and what was refused is not there");
+    drop(rig);
+    let mut rig = Rig::open(&dir);
+    assert_eq!(rig.waiting(Log::Usage).len(), 1_001);
+    rig.check_counts();
+}

@@ -23,7 +23,23 @@ impl Said {
 
 fn agent(dir: &Path, words: &[&str]) -> Said {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dataplane-agent"));
-    command.args(words).env_clear().env("OUTBOX_DIR", dir).current_dir(dir.parent().unwrap());
+    command.args(words);
+    said(command, dir)
+}
+
+/// The same by a shell's script, in which `$0` is the program.
+fn script(dir: &Path, script: &str) -> Said {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_dataplane-agent")]);
+    said(command, dir)
+}
+
+fn said(mut command: Command, dir: &Path) -> Said {
+    command
+        .env_clear()
+        .env("OUTBOX_DIR", dir)
+        .env("PATH", "/usr/bin:/bin")
+        .current_dir(dir.parent().unwrap());
     let output = command.output().unwrap();
     Said {
         code: output.status.code().unwrap(),
@@ -67,7 +83,14 @@ fn a_backlog_moves_to_another_machine_with_its_identities() {
         (&stats["depth"]["usage_record"], &stats["exported"]["usage_record"]),
         (&0.into(), &48.into())
     );
-    assert_eq!(agent(&old, &["outbox", "export", file]).code, 1, "a file is never overwritten");
+    let again = agent(&old, &["outbox", "export", file]);
+    assert!(again.code == 1 && again.err.contains("nowhere else: export to another file"), "{}", again.err);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600, "customers' records are nobody else's to read");
+    for verb in ["export", "import"] {
+        let dash = agent(&old, &["outbox", verb, "-"]);
+        assert!(dash.code == 2 && dash.err.contains("name a file"), "{}", dash.err);
+    }
 
     let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
     close(outbox, threads);
@@ -117,9 +140,97 @@ fn dead_letters_are_listed_shown_replayed_and_dropped() {
         (&stats["depth"]["usage_record"], &stats["enqueued"]["usage_record"]),
         (&49.into(), &61.into())
     );
+    let unknown = agent(&dir, &["dead-letters", "drop", "999"]);
+    assert!(unknown.code == 1 && unknown.err.contains("no dead letter"), "{}", unknown.err);
     assert_eq!(agent(&dir, &["dead-letters", "drop", "--all", "--json"]).json()["dropped"], 1);
+    assert_eq!(agent(&dir, &["dead-letters", "drop", "--all", "--json"]).json()["dropped"], 0);
     assert_eq!(agent(&dir, &["outbox", "stats", "--json"]).json()["dead_letters"], 0);
     assert_eq!(agent(&dir, &["outbox", "verify"]).code, 0);
+}
+
+#[test]
+fn an_export_that_stops_half_way_says_what_is_in_the_file_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let (old, new) = (home.path().join("old"), home.path().join("new"));
+    runtime().block_on(async {
+        let (outbox, threads) = Outbox::open(settings(&old)).unwrap();
+        for n in 0..15 {
+            append(&outbox, records::records(n * 200..n * 200 + 200)).await.unwrap();
+        }
+        close(outbox, threads);
+    });
+    // A file may have 6 MiB: that is where writing fails, as on a full disk.
+    let stopped = script(&old, "trap '' XFSZ; ulimit -f 12288; exec \"$0\" outbox export first --json");
+    assert_eq!(stopped.code, 1, "{}", stopped.err);
+    assert!(!stopped.out.is_empty(), "{}", stopped.err);
+    let facts: Value = serde_json::from_str(&stopped.out).unwrap();
+    let first = facts["exported"].as_u64().unwrap();
+    assert!((1..3_000).contains(&first), "{facts}");
+    assert_eq!((&facts["file"], &facts["dead_letters"]), (&"first".into(), &0.into()));
+    let told = format!(
+        "{first} records and 0 dead letters are in first and no longer in the outbox: keep this file"
+    );
+    assert!(stopped.err.contains(&told) && stopped.err.contains("File too large"), "{}", stopped.err);
+    assert!(facts["error"].as_str().unwrap().contains("export the rest to another file"), "{facts}");
+    let rest = agent(&old, &["outbox", "export", "rest", "--json"]).json();
+    assert_eq!(rest["exported"].as_u64().unwrap() + first, 3_000);
+
+    // Both parts come to a new outbox, as soon as there is one.
+    let import = agent(&new, &["outbox", "import", "../first"]);
+    assert!(import.code == 1 && import.err.contains("when it is first started"), "{}", import.err);
+    assert!(!new.exists());
+    let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
+    close(outbox, threads);
+    for file in ["first", "rest"] {
+        assert_eq!(agent(&new, &["outbox", "import", file]).code, 0);
+    }
+    assert_eq!(agent(&new, &["outbox", "verify", "--json"]).json()["waiting"], 3_000);
+    let pipe = script(&new, "cat first | \"$0\" outbox import /dev/stdin");
+    assert!(pipe.code == 1 && pipe.err.contains("this is no file"), "{}", pipe.err);
+}
+
+#[test]
+fn whoever_stops_reading_ends_a_command_without_a_word() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("outbox");
+    runtime().block_on(async {
+        let (outbox, threads) = Outbox::open(settings(&dir)).unwrap();
+        append(&outbox, records::records(1..5_000)).await.unwrap();
+        close(outbox, threads);
+    });
+    for words in
+        ["outbox list --limit 1000000", "outbox list --json --limit 1000000", "completions bash", "man"]
+    {
+        let said = script(&dir, &format!("{{ \"$0\" {words}; echo $? >code; }} | head -n 1"));
+        assert_eq!((said.out.lines().count(), &*said.err), (1, ""), "{words}");
+        assert_eq!(std::fs::read_to_string(home.path().join("code")).unwrap(), "0\n", "{words}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_told_by_the_list() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("outbox");
+    runtime().block_on(async {
+        let (outbox, threads) = Outbox::open(settings(&dir)).unwrap();
+        for n in 0..8 {
+            append(&outbox, records::records(n * 400..n * 400 + 400)).await.unwrap();
+        }
+        assert!(outbox.stats().segments > 1);
+        close(outbox, threads);
+    });
+    let segment = dir.join("segments/000000000001");
+    std::fs::remove_dir_all(&segment).unwrap();
+    std::fs::write(&segment, "a plain file").unwrap();
+    let list = agent(&dir, &["outbox", "list", "--limit", "100000"]);
+    assert!(list.code == 1 && list.err.contains("this is not all that waits"), "{}", list.err);
+    assert!((1..3_200).contains(&list.out.lines().count()));
+    let salvage = agent(&dir, &["outbox", "salvage"]);
+    assert!(
+        salvage.err.is_empty() || salvage.err.contains("quarantine/segment-000000000001"),
+        "{}",
+        salvage.err
+    );
 }
 
 #[test]
@@ -134,7 +245,12 @@ fn exit_codes_tell_usage_from_configuration_from_failure() {
     let said = agent(&dir, &["outbox", "stats"]);
     assert!(said.code == 1 && said.err.contains("in use by a running agent"), "{}", said.err);
     close(outbox, threads);
-    assert_eq!(agent(&dir, &["outbox", "stats"]).code, 0);
+    let stats = agent(&dir, &["outbox", "stats"]);
+    assert!(stats.code == 0 && stats.out.contains("count towards the limit"), "{}", stats.out);
+    // A cause is said once.
+    std::fs::write(dir.join("format.json"), "{").unwrap();
+    let said = agent(&dir, &["outbox", "stats"]);
+    assert_eq!((said.code, said.err.matches("EOF while parsing").count()), (1, 1), "{}", said.err);
 }
 
 #[test]

@@ -1,0 +1,116 @@
+//! The file of `outbox export`: new, nobody else's to read, and what is said of it when the export stops half-way. What is
+//! in it has left the outbox, and is nowhere else.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+use crate::outbox::Exported;
+
+/// It holds what customers are billed for.
+const MODE: u32 = 0o600;
+
+/// An export that stopped before its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Stopped {
+    /// The file holds nothing, and is gone again.
+    #[error("{}: nothing has left the outbox", path.display())]
+    Nothing {
+        path: PathBuf,
+        #[source]
+        source: anyhow::Error,
+    },
+    /// The file is all that there is of them.
+    #[error(
+        "{} records and {} dead letters are in {} and no longer in the outbox: keep this file, import it where they are to \
+         go, and export the rest to another file. What stopped it",
+        exported.records, exported.dead_letters, path.display()
+    )]
+    HalfWay {
+        path: PathBuf,
+        exported: Exported,
+        #[source]
+        source: anyhow::Error,
+    },
+}
+
+impl Stopped {
+    /// What is in the file, for good.
+    pub(super) fn exported(&self) -> Exported {
+        match self {
+            Self::Nothing { .. } => Exported::default(),
+            Self::HalfWay { exported, .. } => *exported,
+        }
+    }
+}
+
+/// Makes the file, whose name survives a power cut, and has `write` fill it; that tells of all that is in it for good.
+pub(super) async fn to_new_file(
+    path: &Path,
+    mut progress: impl FnMut(u64),
+    write: impl AsyncFnOnce(&mut File, &mut dyn FnMut(Exported)) -> anyhow::Result<Exported>,
+) -> anyhow::Result<Exported> {
+    let mut file = create(path)?;
+    let mut exported = Exported::default();
+    let mut told = |so_far: Exported| {
+        exported = so_far;
+        progress(so_far.total());
+    };
+    let Err(source) = write(&mut file, &mut told).await else { return Ok(exported) };
+    let path = path.to_path_buf();
+    if file.metadata().is_ok_and(|meta| meta.len() == 0) {
+        // Nothing came of it: it would only be in the way of the next attempt.
+        std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        return Err(Stopped::Nothing { path, source }.into());
+    }
+    Err(Stopped::HalfWay { path, exported, source }.into())
+}
+
+fn create(path: &Path) -> anyhow::Result<File> {
+    let made = File::options().write(true).create_new(true).mode(MODE).open(path);
+    let name = path.display();
+    match made {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!(
+            "{name} is there already, and may hold records that are nowhere else: export to another file. If {name} is of an \
+             earlier export, `outbox import {name}` takes in what it holds"
+        ),
+        made => {
+            let file = made.with_context(|| name.to_string())?;
+            // IMPORTANT: what goes into it leaves the outbox: its name must survive a power cut, too.
+            sync_parent(path).with_context(|| name.to_string())?;
+            Ok(file)
+        }
+    }
+}
+
+fn sync_parent(path: &Path) -> std::io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
+/// A file's name, on the command line.
+pub(super) fn new_file(text: &str) -> Result<PathBuf, String> {
+    if text == "-" {
+        return Err(
+            "a record leaves the outbox when it is safe on a disk, which standard output is not: name a \
+                    file (./- if that is its name)"
+                .into(),
+        );
+    }
+    Ok(text.into())
+}
+
+/// Likewise, of one that is read.
+pub(super) fn old_file(text: &str) -> Result<PathBuf, String> {
+    if text == "-" {
+        return Err(
+            "it is read twice, to be checked as a whole first, which standard input cannot be: name a file \
+                    (./- if that is its name)"
+                .into(),
+        );
+    }
+    Ok(text.into())
+}

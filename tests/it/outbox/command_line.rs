@@ -72,7 +72,10 @@ fn a_backlog_moves_to_another_machine_with_its_identities() {
     let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
     close(outbox, threads);
     let imported = agent(&new, &["outbox", "import", file, "--json"]).json();
-    assert_eq!(imported, serde_json::json!({"imported": 48, "dead_letters": 2, "known_dead_letters": 0}));
+    assert_eq!(
+        imported,
+        serde_json::json!({"imported": 48, "dead_letters": 2, "known_dead_letters": 0, "complete": true})
+    );
     let shown = agent(&new, &["dead-letters", "show", "1", "--json"]).json();
     assert_eq!((&shown["attempts"], &shown["detail"]), (&2.into(), &"status 400: no".into()));
     assert_eq!(agent(&new, &["outbox", "verify", "--json"]).json()["waiting"], 48);
@@ -94,6 +97,25 @@ fn a_backlog_moves_to_another_machine_with_its_identities() {
         48,
         "all or nothing"
     );
+
+    // A copy that was cut, also at a line's end, is taken in by nobody who does not know it.
+    let end = text.trim_end().rfind('\n').unwrap();
+    let lines = [&text[..=end], &text[..end], &text[..text.len() - 3], ""];
+    for cut in lines {
+        std::fs::write(file, cut).unwrap();
+        let said = agent(&new, &["outbox", "import", file]);
+        assert!(said.code == 1 && said.err.contains("it is not whole"), "{}", said.err);
+        assert!(said.err.contains("--incomplete"), "{}", said.err);
+    }
+    let waiting = || agent(&new, &["outbox", "stats", "--json"]).json()["depth"]["usage_record"].clone();
+    assert_eq!(waiting(), 48);
+    // What an export leaves that died within its third line.
+    let third = text.match_indices('\n').nth(1).unwrap().0 + 20;
+    std::fs::write(file, &text[..third]).unwrap();
+    let said = agent(&new, &["outbox", "import", file, "--incomplete", "--json"]);
+    assert_eq!(said.json()["complete"], false);
+    assert!(said.err.contains("the file is not whole"), "{}", said.err);
+    assert_eq!(waiting(), 50);
 }
 
 #[test]

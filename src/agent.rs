@@ -22,7 +22,7 @@ use crate::health_check::HealthCheck;
 use crate::http::admin::{Admin, Refusals};
 use crate::http::{self, Surface};
 use crate::intake::{self, Intake, Mirror, RedisStatus, push_quota_answers};
-use crate::membership::Membership;
+use crate::membership::{self, Membership};
 use crate::outbox::{Outbox, Threads};
 use crate::reload::Reloader;
 use crate::systemd::{Notify, Service};
@@ -147,6 +147,7 @@ impl Agent {
         let (horizon, redis_status) =
             (watch::Sender::new(Horizon::default()), watch::Sender::new(RedisStatus::default()));
         let registered = watch::Sender::new(false);
+        let registration_trouble = watch::Sender::new(None);
         let (answers, answered) = mpsc::channel(QUOTA_ANSWERS);
         let (turns, asked) = turns();
         let source = intake_settings(&config, redis);
@@ -173,6 +174,9 @@ impl Agent {
             vitals: vitals.clone(),
             turns: turns.clone(),
             registered: registered.clone(),
+            trouble: registration_trouble.clone(),
+            metrics: Arc::clone(&metrics),
+            refusals: std::sync::Mutex::new(membership::Refusals::default()),
             unanswered: AtomicBool::new(false),
         });
         let surface = Arc::new(Surface {
@@ -185,6 +189,7 @@ impl Agent {
             link: link.subscribe(),
             orders: controls.subscribe(),
             registered: registered.subscribe(),
+            registration_trouble: registration_trouble.subscribe(),
             stopping: intake_stop.subscribe(),
             names: source.names.clone(),
             metrics: Arc::clone(&metrics),

@@ -15,15 +15,15 @@ use tokio::task::JoinSet;
 
 use crate::admin::{Letters, Operator, letters};
 use crate::commands::{self, Commands};
-use crate::config::{Config, Sources};
+use crate::config::{Config, Problems, Sources};
 use crate::control_plane::Client;
 use crate::drain::{Controls, Drain, Horizon, LinkStatus, RateLimit, Turns, turns};
 use crate::health_check::HealthCheck;
 use crate::http::admin::{Admin, Refusals};
 use crate::http::{self, Surface};
 use crate::intake::{self, Intake, Mirror, RedisStatus, push_quota_answers};
-use crate::membership::Membership;
-use crate::outbox::{Outbox, Threads};
+use crate::membership::{self, Membership};
+use crate::outbox::{self, OpenError, Outbox, Threads};
 use crate::reload::Reloader;
 use crate::systemd::{Notify, Service};
 use crate::telemetry::log::LogLevel;
@@ -36,6 +36,9 @@ use stages::{Stages, ended};
 /// After a start the first contact is at a random moment within this time: a fleet that starts at once must not knock
 /// at once.
 const FIRST_CONTACT_WITHIN: Duration = Duration::from_millis(500);
+/// A command of an operator has the outbox for moments, most often.
+const OUTBOX_PATIENCE: Duration = Duration::from_secs(10);
+const OUTBOX_AGAIN: Duration = Duration::from_millis(200);
 /// Answers to quota refreshes on their way to Redis.
 const QUOTA_ANSWERS: usize = 256;
 
@@ -82,7 +85,7 @@ impl Agent {
         );
         let (reloader, notify) = (Arc::new(reloader), Notify::of_process());
         let settings = config.outbox.settings(metrics.commit_seconds.clone());
-        let (outbox, threads) = tokio::task::spawn_blocking(|| Outbox::open(settings)).await??;
+        let (outbox, threads) = open_outbox(settings).await?;
         let listeners = listen(&config).await?;
         Ok(Self {
             config,
@@ -147,6 +150,7 @@ impl Agent {
         let (horizon, redis_status) =
             (watch::Sender::new(Horizon::default()), watch::Sender::new(RedisStatus::default()));
         let registered = watch::Sender::new(false);
+        let registration_trouble = watch::Sender::new(None);
         let (answers, answered) = mpsc::channel(QUOTA_ANSWERS);
         let (turns, asked) = turns();
         let source = intake_settings(&config, redis);
@@ -173,6 +177,9 @@ impl Agent {
             vitals: vitals.clone(),
             turns: turns.clone(),
             registered: registered.clone(),
+            trouble: registration_trouble.clone(),
+            metrics: Arc::clone(&metrics),
+            refusals: std::sync::Mutex::new(membership::Refusals::default()),
             unanswered: AtomicBool::new(false),
         });
         let surface = Arc::new(Surface {
@@ -185,6 +192,7 @@ impl Agent {
             link: link.subscribe(),
             orders: controls.subscribe(),
             registered: registered.subscribe(),
+            registration_trouble: registration_trouble.subscribe(),
             stopping: intake_stop.subscribe(),
             names: source.names.clone(),
             metrics: Arc::clone(&metrics),
@@ -266,11 +274,41 @@ impl Agent {
     }
 }
 
+/// Opens the outbox; one that another process has is waited for, for a while: it may be a command that looks into it.
+async fn open_outbox(settings: outbox::Settings) -> anyhow::Result<(Outbox, Threads)> {
+    let begun = Instant::now();
+    let mut has_said = false;
+    loop {
+        let settings = settings.clone();
+        let opened = tokio::task::spawn_blocking(|| Outbox::open(settings)).await?;
+        match opened {
+            Err(error @ OpenError::Locked(_)) if begun.elapsed() < OUTBOX_PATIENCE => {
+                if !has_said {
+                    let seconds = OUTBOX_PATIENCE.as_secs();
+                    tracing::warn!(%error, "waiting for it, for {seconds} s at the most");
+                    has_said = true;
+                }
+                tokio::time::sleep(OUTBOX_AGAIN).await;
+            }
+            Err(error @ OpenError::Folder { .. }) if error.is_no_folder() => {
+                return Err(Problems::of("OUTBOX_DIR", error.to_string()).into());
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
 async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
     let (host, port) = (config.http.host.as_str(), config.http.port);
-    let main = http::listen(host, port)
-        .await
-        .with_context(|| format!("SERVER_HOST and SERVER_PORT: cannot listen on {host}:{port}"))?;
+    let main = http::listen(host, port).await;
+    // Another address or port than is free may be free at the next start; a host that there is not takes another setting.
+    if let Err(error) = &main
+        && error.kind() == std::io::ErrorKind::NotFound
+    {
+        return Err(Problems::of("SERVER_HOST", format!("{host:?}: {error}")).into());
+    }
+    let main =
+        main.with_context(|| format!("SERVER_HOST and SERVER_PORT: cannot listen on {host}:{port}"))?;
     let mut listeners = vec![main];
     let others =
         [("METRICS_PORT", config.http.metrics_port), ("HEALTH_CHECK_PORT", config.http.health_check_port)];

@@ -62,6 +62,8 @@ enum Command {
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // What is made here holds customers' data: the outbox, an export, the log. What is there keeps the mode that it has.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let result = match cli.command {
         None => run(cli.flags),
         Some(Command::Run(flags)) => run(flags.or(cli.flags)),

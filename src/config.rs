@@ -21,6 +21,7 @@ mod redis;
 mod secret;
 mod sentinel;
 mod sources;
+mod spelling;
 #[cfg(test)]
 mod tests;
 mod values;

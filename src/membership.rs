@@ -1,18 +1,34 @@
 //! Fleet membership: registers this server, sends its heartbeats, and says goodbye.
+//!
+//! All of it in the name of `SERVER_ID`, and so not before it is known that no other agent works under that name
+//! ([`NameHolder`]): a goodbye of the second would take the first out of the fleet. Where Redis is away, and nobody can say
+//! it, this agent is taken for the one that it says it is: what its outbox holds is delivered all the same.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::control_plane::{Client, Heartbeat, Registration};
+use crate::control_plane::{CallError, Client, Heartbeat, Registration};
 use crate::drain::Turns;
+use crate::intake::NameHolder;
 use crate::rhythm::Rhythm;
+use crate::telemetry::metrics::Metrics;
 use crate::vitals::{Load, Vitals};
 
 /// While not registered, it is tried this often, or with the heartbeat's interval if that is shorter.
 const REGISTER_EVERY: Duration = Duration::from_secs(30);
+/// So many failures in a row are no bad moment any more.
+const TROUBLE_AFTER: u32 = 4;
+
+/// How registering goes wrong.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    in_a_row: u32,
+    /// What the log has said.
+    said: Option<String>,
+}
 
 /// Keeps the `ControlPlane` informed.
 pub struct Membership {
@@ -30,6 +46,12 @@ pub struct Membership {
     pub turns: Turns,
     /// Whether the server is registered.
     pub registered: watch::Sender<bool>,
+    /// Why it is not, once that has failed for a while.
+    pub trouble: watch::Sender<Option<String>>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// How registering goes wrong.
+    pub refusals: Mutex<Refusals>,
     /// A registration was sent and not answered: whether the server is known nobody can say.
     pub unanswered: AtomicBool,
 }
@@ -45,6 +67,12 @@ impl Membership {
                 biased;
                 // What is under way is not waited for: the stop would be as slow as the ControlPlane.
                 _ = stop.wait_for(|stop| *stop) => return,
+                () = self.name_lost() => {
+                    // Not this server's any more: also no command is asked for.
+                    self.know(false);
+                    self.unanswered.store(false, Ordering::Relaxed);
+                    false
+                }
                 is_new = self.round(wait, &mut load) => is_new,
             };
             wait = match (*self.registered.borrow(), is_new) {
@@ -59,6 +87,12 @@ impl Membership {
     /// Waits, and then tells what there is to tell. Gives whether the server is newly registered.
     async fn round(&self, wait: Duration, load: &mut Load) -> bool {
         tokio::time::sleep(wait).await;
+        // IMPORTANT: nothing is said in a name that another agent has.
+        let mut redis = self.vitals.redis.clone();
+        let is_free = |name| matches!(name, NameHolder::Ours | NameHolder::Untold);
+        if redis.wait_for(|redis| is_free(redis.name)).await.is_err() {
+            return false;
+        }
         let registered = || *self.registered.borrow();
         // While the link is down there is no turn, and the drain's probes are enough.
         if registered() && self.turns.take(self.interval).await {
@@ -78,18 +112,68 @@ impl Membership {
         self.unanswered.store(false, Ordering::Relaxed);
         match answer {
             Ok(()) => {
-                self.registered.send_replace(true);
+                self.know(true);
+                *self.refusals.lock().unwrap_or_else(PoisonError::into_inner) = Refusals::default();
+                self.trouble.send_replace(None);
                 tracing::info!("registered with the ControlPlane");
             }
-            Err(error) => tracing::debug!(%error, "not registered yet"),
+            Err(error) => self.refused(&error),
         }
+    }
+
+    fn know(&self, registered: bool) {
+        self.registered.send_replace(registered);
+        self.metrics.registered.set(i64::from(registered));
+    }
+
+    /// One log line for each kind of trouble: at once where the `ControlPlane` says no, after a while where it, or the way
+    /// to it, fails; then the link has its own line, most often.
+    fn refused(&self, error: &CallError) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.in_a_row += 1;
+        let lasts = refusals.in_a_row >= TROUBLE_AFTER;
+        let is_no =
+            matches!(error, CallError::Status { status: 300..=407 | 410..=424 | 426..=428 | 430..=499, .. });
+        let kind = match error {
+            CallError::Status { status: 500.., .. } => "5xx".to_owned(),
+            CallError::Failed(failure) => failure.label().to_owned(),
+            error => error.to_string(),
+        };
+        if (lasts || is_no) && refusals.said.as_ref() != Some(&kind) {
+            refusals.said = Some(kind);
+            tracing::warn!(
+                %error,
+                "the ControlPlane does not register this server: it gets no heartbeats and is asked for no commands until \
+                 it does; that is tried again and again, and records are delivered all the same"
+            );
+        } else {
+            tracing::debug!(%error, "not registered yet");
+        }
+        if lasts {
+            self.trouble
+                .send_replace(Some(format!("the ControlPlane does not register this server: {error}")));
+        }
+    }
+
+    /// Done when another agent has the name of this server, which was registered or may be.
+    async fn name_lost(&self) {
+        let mut redis = self.vitals.redis.clone();
+        let lost = redis.wait_for(|redis| redis.name == NameHolder::Another && self.is_known()).await.is_ok();
+        if !lost {
+            // The intake has ended.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn is_known(&self) -> bool {
+        *self.registered.borrow() || self.unanswered.load(Ordering::Relaxed)
     }
 
     async fn beat(&self, load: &mut Load) {
         match self.client.heartbeat(self.vitals.status(), self.vitals.metrics(load)).await {
             Ok(Heartbeat::Heard) => {}
             Ok(Heartbeat::Forgotten) => {
-                self.registered.send_replace(false);
+                self.know(false);
                 tracing::info!("the ControlPlane has forgotten this server; it registers again");
             }
             Err(error) => tracing::debug!(%error, "the heartbeat was not heard"),
@@ -98,7 +182,9 @@ impl Membership {
 
     /// Tells the `ControlPlane` that this server goes, if it knows it, or may.
     pub async fn goodbye(&self) {
-        if (*self.registered.borrow() || self.unanswered.load(Ordering::Relaxed))
+        let is_ours = self.vitals.redis.borrow().name != NameHolder::Another;
+        if is_ours
+            && self.is_known()
             && let Err(error) = self.client.shutdown_notice().await
         {
             tracing::debug!(%error, "the shutdown notice was not heard");

@@ -44,7 +44,7 @@ impl From<outbox::Imported> for Imported {
 impl From<Imported> for outbox::Imported {
     fn from(imported: Imported) -> Self {
         let Imported { imported, dead_letters, known_dead_letters } = imported;
-        Self { records: imported, dead_letters, known: known_dead_letters, cut: None }
+        Self { records: imported, dead_letters, known: known_dead_letters, is_incomplete: false }
     }
 }
 

@@ -13,7 +13,7 @@ use super::stopped::progress;
 use super::whole;
 use crate::admin::{KindCounts, OutboxStats};
 use crate::config::Flags;
-use crate::outbox::{Exported, Imported, Verified};
+use crate::outbox::{Accept, Exported, Imported, Verified};
 use crate::record::Kind;
 
 /// Records are listed so many at once.
@@ -52,11 +52,14 @@ enum Verb {
         #[arg(value_parser = new_file)]
         file: PathBuf,
     },
-    /// Takes in what was exported
+    /// Takes in what was exported; a file that is not whole is refused
     Import {
         /// The file
         #[arg(value_parser = old_file)]
         file: PathBuf,
+        /// Takes in what there is of a file that is known not to be whole: its export stopped half-way
+        #[arg(long)]
+        incomplete: bool,
     },
     /// Brings back what can be read of what was set aside. Ends with 1 if that is not all of it
     Salvage {
@@ -74,7 +77,10 @@ pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
         Verb::List { limit } => common.with(flags, async |hands| list(&hands, limit, json).await).await,
         Verb::Show { id } => common.with(flags, async |hands| show(&hands, id, json).await).await,
         Verb::Export { file } => common.with(flags, async |hands| export(&hands, &file, json).await).await,
-        Verb::Import { file } => common.with(flags, async |hands| import(&hands, &file, json).await).await,
+        Verb::Import { file, incomplete } => {
+            let accept = if incomplete { Accept::Incomplete } else { Accept::Whole };
+            common.with(flags, async |hands| import(&hands, &file, accept, json).await).await
+        }
         Verb::Salvage { give_up } => {
             common.with(flags, async |hands| salvage(&hands, give_up, json).await).await
         }
@@ -211,20 +217,21 @@ async fn export(hands: &Hands, path: &Path, json: bool) -> anyhow::Result<()> {
     }
 }
 
-async fn import(hands: &Hands, path: &Path, json: bool) -> anyhow::Result<()> {
+async fn import(hands: &Hands, path: &Path, accept: Accept, json: bool) -> anyhow::Result<()> {
     let bar = progress("importing", None);
-    let imported = hands.import(path, |n| bar.set_position(n)).await;
+    let imported = hands.import(path, accept, |n| bar.set_position(n)).await;
     let imported = imported.with_context(|| path.display().to_string())?;
     bar.finish_and_clear();
-    if let Some(line) = imported.cut {
+    if imported.is_incomplete {
         eprintln!(
-            "line {line}, the last, is cut off and passed over: what it was is still where it came from"
+            "the file is not whole: what is missing is still where it came from if its export stopped half-way, and \
+             nowhere else if the file was cut"
         );
     }
     if json {
         let (letters, known) = (imported.dead_letters, imported.known);
         print_json(
-            &json!({ "imported": imported.records, "dead_letters": letters, "known_dead_letters": known }),
+            &json!({ "imported": imported.records, "dead_letters": letters, "known_dead_letters": known, "complete": !imported.is_incomplete }),
         )
     } else {
         let Imported { records, dead_letters, known, .. } = imported;

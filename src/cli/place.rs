@@ -15,7 +15,7 @@ use crate::admin::{
     WaitingDetail, WaitingPage,
 };
 use crate::config::{Flags, HttpConfig, OutboxConfig, Sources, load};
-use crate::outbox::{Exported, Imported, Outbox, Salvaged, Settings, Verified};
+use crate::outbox::{Accept, Exported, Imported, Outbox, Salvaged, Settings, Verified};
 
 /// What all commands about an outbox know.
 #[derive(clap::Args)]
@@ -223,12 +223,17 @@ impl Hands {
     }
 
     /// Takes in what was exported.
-    pub(super) async fn import(&self, path: &Path, progress: impl FnMut(u64)) -> anyhow::Result<Imported> {
+    pub(super) async fn import(
+        &self,
+        path: &Path,
+        accept: Accept,
+        progress: impl FnMut(u64),
+    ) -> anyhow::Result<Imported> {
         // A pipe would be empty when it is read for the second time.
         anyhow::ensure!(std::fs::metadata(path)?.is_file(), "this is no file: it is read twice");
         match self {
-            Self::Outbox(outbox) => Ok(outbox.import(|| transfer::open(path), progress).await?),
-            Self::Agent(agent) => transfer::import(agent, path, progress).await,
+            Self::Outbox(outbox) => Ok(outbox.import(|| transfer::open(path), accept, progress).await?),
+            Self::Agent(agent) => transfer::import(agent, path, accept, progress).await,
         }
     }
 

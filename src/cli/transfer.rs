@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::agent::{Agent, AgentError};
 use crate::admin::{self, Confirmed, ExportState, PageNumber};
-use crate::outbox::{Exported, Imported, check_lines, chunks};
+use crate::outbox::{Accept, Checked, Exported, Imported, check_lines, chunks};
 
 /// While the drain waits for its last answers, it is asked again so often.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
@@ -53,7 +53,11 @@ async fn pages(
                 "the drain still waits for the answers to what it has sent, or for Redis to take an answer: see its /health"
             ),
             StatusCode::ACCEPTED => tokio::time::sleep(ASK_AGAIN).await,
-            StatusCode::NO_CONTENT => return Ok(exported),
+            StatusCode::NO_CONTENT => {
+                let ended = file.write_all(&exported.end_line()?).and_then(|()| file.sync_data());
+                ended.context("all is in the file but its last line: import it with --incomplete")?;
+                return Ok(exported);
+            }
             _ => {
                 let page = page.and_then(|page| page.parse().ok());
                 let page = page.context("the agent gave a page without a number: is it another release?")?;
@@ -117,10 +121,11 @@ async fn confirm(agent: &Agent, path: &str, page: u64) -> Result<Confirmed, Agen
 pub(super) async fn import(
     agent: &Agent,
     path: &Path,
+    accept: Accept,
     mut progress: impl FnMut(u64),
 ) -> anyhow::Result<Imported> {
-    let cut = check_lines(open(path)?)?;
-    let (mut imported, import) = (Imported { cut, ..Imported::default() }, Uuid::new_v4());
+    let Checked { cut, is_incomplete } = check_lines(open(path)?, accept)?;
+    let (mut imported, import) = (Imported { is_incomplete, ..Imported::default() }, Uuid::new_v4());
     let mut chunks = chunks(open(path)?, cut).peekable();
     while let Some(chunk) = chunks.next() {
         let (chunk, is_last) = (chunk?, chunks.peek().is_none());

@@ -40,7 +40,7 @@ use tokio::sync::watch;
 
 use crate::admin::{Operator, chain};
 use crate::config::CommandAlgorithm;
-use crate::control_plane::{Client, Command};
+use crate::control_plane::{CallError, Client, Command};
 use crate::drain::Turns;
 use crate::failpoint;
 use crate::outbox::CommandOutcome;
@@ -91,6 +91,8 @@ pub struct Commands {
     /// Why commands of this round cannot be noted, and as it was last said.
     unnoted: Option<String>,
     unnoted_said: Option<String>,
+    /// What is wrong with the answers, as it was last said.
+    misunderstood_said: Option<String>,
     /// Of a result: how often it was said that there is no such thing.
     not_found: HashMap<u64, u32>,
     /// Of a result: how often it alone was not heard.
@@ -155,6 +157,7 @@ impl Commands {
             waits_for_keys: false,
             unnoted: None,
             unnoted_said: None,
+            misunderstood_said: None,
             not_found: HashMap::new(),
             unheard: HashMap::new(),
             unwanted: HashSet::new(),
@@ -230,11 +233,15 @@ impl Commands {
                 let before = commands.len();
                 commands.retain(|command| Journal::can_note(&command.command_id));
                 let malformed = answer.malformed + before - commands.len();
-                if malformed > 0 {
-                    tracing::warn!(malformed, "what the ControlPlane hands out is in part no commands");
-                }
+                let misunderstood = (malformed > 0).then(|| format!("{malformed} of them are none"));
+                self.tell_misunderstood(misunderstood);
                 self.set_aside(&mut commands);
                 Some(commands)
+            }
+            // It does answer: that does not pass by itself, and the link says nothing of it.
+            Err(error @ CallError::BadAnswer(_)) => {
+                self.tell_misunderstood(Some(error.to_string()));
+                Some(Vec::new())
             }
             Err(error) => {
                 tracing::debug!(%error, "the ControlPlane does not say what it wants done");
@@ -406,6 +413,20 @@ impl Commands {
             tracing::warn!(error = %why, "commands wait: their tokens cannot be verified");
         }
         self.waits_for_keys = waits.is_some();
+    }
+
+    /// One log line when the answers begin to be no commands, or are none for another reason, and when they are some again.
+    fn tell_misunderstood(&mut self, misunderstood: Option<String>) {
+        if misunderstood != self.misunderstood_said {
+            match &misunderstood {
+                Some(error) => tracing::warn!(
+                    error,
+                    "asked for commands, the ControlPlane answers something else; it is asked again and again"
+                ),
+                None => tracing::info!("the ControlPlane says again what it wants done"),
+            }
+            self.misunderstood_said = misunderstood;
+        }
     }
 
     /// One log line when commands begin to wait because they cannot be noted, or do so for another reason.

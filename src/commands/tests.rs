@@ -94,6 +94,7 @@ fn every_claim_has_to_be_there_and_to_say_what_the_command_says() {
         with(&json!({"aud": ["edge-1"]})),
         with(&json!({"exp": NOW + 1})),
         with(&json!({"exp": NOW as f64 + 0.5})),
+        with(&json!({"exp": NOW + 366 * 86_400})),
         with(&json!({"nbf": NOW - 1})),
         with(&json!({"iss": "whoever", "sub": 7})),
     ] {
@@ -108,6 +109,9 @@ fn every_claim_has_to_be_there_and_to_say_what_the_command_says() {
         (with(&json!({"exp": NOW - 1})), Refusal::Expired),
         (with(&json!({"exp": 0})), Refusal::Expired),
         (with(&json!({"exp": -1e300})), Refusal::Expired),
+        (with(&json!({"exp": NOW + 366 * 86_400 + 1})), Refusal::Lasting),
+        // The year 30000.
+        (with(&json!({"exp": 884_541_340_800_i64})), Refusal::Lasting),
         (with(&json!({"nbf": NOW + 60})), Refusal::NotYet),
         (without("aud"), Refusal::Claims),
         (with(&json!({"aud": null})), Refusal::Audience),

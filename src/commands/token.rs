@@ -18,6 +18,10 @@ const KEYS_TRIED: usize = 16;
 /// `nbf` may be so far ahead: the clocks agree no better.
 const NOT_BEFORE_SECONDS: f64 = 5.0;
 
+/// A command is remembered for as long as its token is good. One that is good for longer than any order makes sense would
+/// take its place in the journal for ever.
+const LASTS_MOST_SECONDS: f64 = 366.0 * 86_400.0;
+
 /// Why a token proves nothing. None of these repeats what is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
@@ -35,6 +39,8 @@ pub(super) enum Refusal {
     Claims,
     #[error("its token has expired")]
     Expired,
+    #[error("its token is good for more than a year")]
+    Lasting,
     #[error("its token is not valid yet")]
     NotYet,
     #[error("its token is for another server")]
@@ -111,6 +117,9 @@ impl Verifier {
         }
         if claims.exp <= now {
             return Err(Refusal::Expired);
+        }
+        if claims.exp > now + LASTS_MOST_SECONDS {
+            return Err(Refusal::Lasting);
         }
         if claims.nbf.is_some_and(|nbf| nbf > now + NOT_BEFORE_SECONDS) {
             return Err(Refusal::NotYet);

@@ -48,6 +48,11 @@ impl Problems {
     /// What the process exits with: `EX_CONFIG` of sysexits.h, so that systemd does not start it again.
     pub const EXIT_CODE: u8 = 78;
 
+    /// One that shows itself only when the agent begins.
+    pub fn of(variable: &str, text: impl Into<String>) -> Self {
+        Self(vec![Problem { variable: variable.to_owned(), text: text.into() }])
+    }
+
     /// Each problem, in the order of the settings.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.0.iter()
@@ -132,10 +137,13 @@ pub fn load<T: Group>(sources: &Sources) -> Result<(T, Review), Problems> {
     let mut review = Review::default();
     let layers = Layers::read(sources).map_err(|e| {
         let variable = if sources.dotenv_required { ENV_FILE } else { ".env" };
-        Problems(vec![Problem { variable: variable.to_owned(), text: format!("cannot be read: {e}") }])
+        Problems::of(variable, format!("cannot be read: {e}"))
     })?;
     if !layers.skipped_lines.is_empty() {
         review.warn(format!(".env: lines that are no settings were skipped: {:?}", layers.skipped_lines));
+    }
+    for (name, known) in layers.misspelt() {
+        review.warn(format!(".env: {name} is no setting, and is not used: is {known} meant?"));
     }
     let args = declared::<T>();
     let mut words = Vec::new();
@@ -146,9 +154,7 @@ pub fn load<T: Group>(sources: &Sources) -> Result<(T, Review), Problems> {
     let command = Command::new("settings").no_binary_name(true).args(args);
     // Every argument was parsed before, so that this can only fail by a mistake in the declarations.
     let parsed = command.try_get_matches_from(words).and_then(|matches| T::from_arg_matches(&matches));
-    let mut group = parsed.map_err(|e| {
-        Problems(vec![Problem { variable: "settings".to_owned(), text: e.kind().to_string() }])
-    })?;
+    let mut group = parsed.map_err(|e| Problems::of("settings", e.kind().to_string()))?;
     group.check(&mut review);
     if review.problems.is_empty() {
         return Ok((group, review));

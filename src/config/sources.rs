@@ -1,6 +1,6 @@
 //! Where values come from: flags over the environment over `.env`, and files for secrets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::secret::{Secret, read_text};
-use super::{Config, dotenv};
+use super::{Config, dotenv, spelling};
 
 /// Where a setting's value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +145,18 @@ pub(super) fn is_secret(arg: &Arg) -> bool {
     arg.get_value_parser().type_id() == ValueParser::from(clap::value_parser!(Secret)).type_id()
 }
 
+/// Every name that means something in `.env`.
+fn known_names() -> BTreeSet<String> {
+    let settings = declared::<Config>();
+    let of_setting = settings.iter().flat_map(|arg| {
+        let name = arg.get_id().as_str().to_owned();
+        let file = is_secret(arg).then(|| file_variable(&name));
+        let aliases = arg.get_all_aliases().unwrap_or_default().into_iter().map(variable_of);
+        aliases.chain(file).chain([name])
+    });
+    of_setting.collect()
+}
+
 fn file_variable(name: &str) -> String {
     format!("{name}_FILE")
 }
@@ -223,6 +235,16 @@ impl Layers {
                 (Origin::Dotenv, dotenv.values),
             ],
         })
+    }
+
+    /// Names in `.env` that are no settings and look like one, each with that one. The environment has names of others.
+    pub(super) fn misspelt(&self) -> Vec<(&str, String)> {
+        let [.., (_, dotenv)] = &self.layers;
+        let known = known_names();
+        let unknown = dotenv.keys().filter(|name| !known.contains(*name));
+        unknown
+            .filter_map(|name| Some((name.as_str(), spelling::nearest(name, &known)?.to_owned())))
+            .collect()
     }
 
     /// The setting's value, if anyone set it. An error is a problem of this setting.

@@ -188,7 +188,12 @@ impl FromStr for BaseUrl {
 
     /// The error never repeats the URL: it may hold a password.
     fn from_str(s: &str) -> Result<Self, String> {
-        let url = Url::parse(s).map_err(|e| format!("is not a URL: {e}"))?;
+        let url = Url::parse(s).map_err(|error| match error {
+            url::ParseError::RelativeUrlWithoutBase => {
+                "is not a URL: http:// or https:// is missing at its beginning".to_owned()
+            }
+            error => format!("is not a URL: {error}"),
+        })?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err("is neither an http:// nor an https:// URL".to_owned());
         }
@@ -331,6 +336,18 @@ mod tests {
         }
         assert_eq!(without_user_info("a@b"), "a@b");
         assert_eq!(without_user_info("http://h/a@b"), "http://h/a@b");
+    }
+
+    #[test]
+    fn a_url_without_a_scheme_is_told_what_is_missing() {
+        for text in ["10.0.0.5:9090", "cp.example", "//cp.example"] {
+            assert!(
+                text.parse::<BaseUrl>().unwrap_err().contains("http:// or https:// is missing"),
+                "{text}"
+            );
+        }
+        // A name and a port look like a scheme.
+        assert!("localhost:9090".parse::<BaseUrl>().unwrap_err().contains("http:// nor an https://"));
     }
 
     #[test]

@@ -28,7 +28,9 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 
@@ -198,10 +200,22 @@ impl From<PathRejection> for Fault {
     }
 }
 
-/// A body in JSON; what is wrong with one is said in JSON, too.
-#[derive(FromRequest)]
-#[from_request(via(Json), rejection(Fault))]
+/// A body in JSON, an object; what is wrong with one is said in JSON, too.
 pub(super) struct Body<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Fault;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Fault> {
+        let Json(value) = Json::<Value>::from_request(request, state).await?;
+        let wrong = |text: String| Fault::Request(StatusCode::UNPROCESSABLE_ENTITY, text);
+        // A list would do as well, to serde: its values would be taken for the fields in their order.
+        if !value.is_object() {
+            return Err(wrong("the body is no JSON object".to_owned()));
+        }
+        serde_json::from_value(value).map(Self).map_err(|error| wrong(error.to_string()))
+    }
+}
 
 /// The query, likewise.
 #[derive(FromRequestParts)]

@@ -56,6 +56,7 @@ struct Components {
     outbox: OutboxComponent,
     drain: Component,
     control_plane: LinkComponent,
+    registration: Component,
 }
 
 /// A part of the agent.
@@ -159,6 +160,7 @@ pub(super) struct Health {
     pub redis_connected: bool,
     pub control_plane_connected: bool,
     pub registered: bool,
+    registration_trouble: Option<String>,
     pub redis_fault: Option<String>,
     pub stats: Stats,
     stopping: bool,
@@ -175,8 +177,10 @@ impl Health {
         let redis = surface.redis.borrow();
         let link = surface.link.borrow();
         let (orders, stats) = (*surface.orders.borrow(), surface.outbox.durable_stats());
+        let registration_trouble = surface.registration_trouble.borrow().clone();
         Self {
-            is_well: is_well(&redis, &link, orders, &stats),
+            is_well: is_well(&redis, &link, orders, &stats) && registration_trouble.is_none(),
+            registration_trouble,
             redis_connected: redis.connected,
             redis_fault: redis.fault.clone(),
             control_plane_connected: link.trouble.is_none() && surface.client.is_reachable(),
@@ -248,7 +252,9 @@ impl Health {
             self.next_probe.map(|at| at.saturating_duration_since(tokio::time::Instant::now()).as_secs_f64());
         let cause = self.link_cause.clone();
         let control_plane = LinkComponent { status, link, cause, next_probe_seconds };
-        Components { redis, outbox, drain, control_plane }
+        let trouble = self.registration_trouble.as_ref();
+        let registration = trouble.map_or_else(Component::healthy, Component::degraded);
+        Components { redis, outbox, drain, control_plane, registration }
     }
 
     pub(super) fn body(&self, surface: &Surface) -> HealthBody {

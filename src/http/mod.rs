@@ -82,6 +82,8 @@ pub struct Surface {
     pub orders: watch::Receiver<Orders>,
     /// Whether the `ControlPlane` knows this server.
     pub registered: watch::Receiver<bool>,
+    /// Why it does not, once that has lasted for a while.
+    pub registration_trouble: watch::Receiver<Option<String>>,
     /// Whether the agent is shutting down.
     pub stopping: watch::Receiver<bool>,
     /// The names of the queues.

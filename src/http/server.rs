@@ -42,13 +42,23 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Listens on the first address of `host` that can be listened on.
 pub async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
     let mut fault = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-    for address in lookup_host((host, port)).await? {
+    for address in lookup_host((host, port)).await.map_err(unknown_host)? {
         match listen_on(address) {
             Ok(listener) => return Ok(listener),
             Err(error) => fault = error,
         }
     }
     Err(fault)
+}
+
+/// A name that is none. That nobody could be asked passes by itself, and stays what it is.
+fn unknown_host(error: io::Error) -> io::Error {
+    let text = error.to_string();
+    // The resolver's words are all that is passed on: those of glibc, and of musl.
+    let is_for_now =
+        ["Temporary failure", "Try again", "System error"].iter().any(|for_now| text.contains(for_now));
+    let is_lookup = error.kind() != io::ErrorKind::InvalidInput && error.raw_os_error().is_none();
+    if is_lookup && !is_for_now { io::Error::new(io::ErrorKind::NotFound, error) } else { error }
 }
 
 fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {

@@ -96,6 +96,22 @@ pub struct RedisStatus {
     pub fault: Option<String>,
     /// What waits in each queue, in the order of [`Queue::ALL`](crate::record::Queue::ALL).
     pub depths: [u64; 3],
+    /// Whose the `SERVER_ID` is.
+    pub name: NameHolder,
+}
+
+/// Whose a `SERVER_ID` is, as far as Redis has said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NameHolder {
+    /// Redis has not been asked to an end yet.
+    #[default]
+    Unasked,
+    /// Redis does not say, and never has: it is away.
+    Untold,
+    /// This agent's: it has the lease, or had it when it last asked.
+    Ours,
+    /// Another agent works under it.
+    Another,
 }
 
 /// The intake, ready to run.
@@ -158,6 +174,11 @@ impl Intake {
         let of_outbox = matches!(error, SourceError::Append(_));
         self.status.send_modify(|status| {
             status.connected = connected;
+            status.name = match (error, status.name) {
+                (SourceError::Held { .. }, _) => NameHolder::Another,
+                (_, NameHolder::Unasked) => NameHolder::Untold,
+                (_, name) => name,
+            };
             status.fault = (!of_outbox).then(|| error.to_string());
         });
         self.metrics.redis_up(connected);
@@ -180,6 +201,7 @@ impl Intake {
             session = Session::begin(self, number, is_first) => session.map_err(|error| (error, false))?,
             _ = stop.changed() => return Ok(()),
         };
+        self.status.send_modify(|status| status.name = NameHolder::Ours);
         let end = session.run(stop).await;
         session.end().await;
         end.map_err(|error| (error, true))

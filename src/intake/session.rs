@@ -9,7 +9,7 @@ use super::alarm::{Alarm, REFUSED};
 use super::fault::Refusal;
 use super::lease::RENEW;
 use super::source::{Ask, Given, Message, ORDER, Source};
-use super::{Intake, RedisStatus, SourceError};
+use super::{Intake, NameHolder, RedisStatus, SourceError};
 use crate::drain::Horizon;
 use crate::failpoint;
 use crate::outbox::{AppendError, Entry, Recent, Rejected, Taken};
@@ -320,7 +320,7 @@ impl<'a> Session<'a> {
             depths[queue as usize] = given.left;
             self.intake.metrics.queue_depth(names.queue(queue), given.left as i64);
         }
-        let now = RedisStatus { connected: true, fault, depths };
+        let now = RedisStatus { connected: true, fault, depths, name: NameHolder::Ours };
         let before = self.intake.status.borrow().clone();
         if !before.connected {
             self.intake.metrics.redis_up(true);

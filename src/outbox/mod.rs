@@ -160,7 +160,8 @@ pub use segment::ReadError;
 pub use state::Settlement;
 pub use stats::Stats;
 pub use transfer::{
-    Chunk, ExportPage, ExportPlace, Exported, Imported, KnownLetters, TransferError, check_lines, chunks,
+    Accept, Checked, Chunk, ExportPage, ExportPlace, Exported, Imported, KnownLetters, TransferError,
+    check_lines, chunks,
 };
 pub use verify::Verified;
 

@@ -56,7 +56,7 @@ pub enum OpenError {
     #[error("OUTBOX_DIR {}: there is no outbox", .0.display())]
     Absent(PathBuf),
     /// Another process has it.
-    #[error("OUTBOX_DIR {}: another agent has this outbox open", .0.display())]
+    #[error("OUTBOX_DIR {}: another process has this outbox open", .0.display())]
     Locked(PathBuf),
     /// It was written by another release.
     #[error("OUTBOX_DIR {}: its format is {found}, this release reads format {FORMAT}", path.display())]
@@ -84,6 +84,14 @@ pub enum OpenError {
     /// A new segment.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+}
+
+impl OpenError {
+    /// Something else than a folder is in its place, or above it: only another one can be used.
+    pub fn is_no_folder(&self) -> bool {
+        let Self::Folder { source, .. } = self else { return false };
+        source.kind() == std::io::ErrorKind::NotADirectory
+    }
 }
 
 impl Outbox {

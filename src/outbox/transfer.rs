@@ -5,12 +5,18 @@
 //! {"v":1,"kind":"usage_record","accepted_at":1750000000000000,"sum":"…","key":"…","layout":{…},"data":"…"}
 //! {"v":1,"kind":"usage_record","accepted_at":1750000000000000,"sum":"…","key":"…","layout":{…},"data":"…","dead_letter":{…}}
 //! {"v":1,"kind":"usage_record","accepted_at":1750000000000000,"sum":"…","data":"…","dead_letter":{…}}
+//! {"v":1,"end":{"records":1,"dead_letters":2}}
 //! ```
 //!
 //! `data` is the record's buffer (the body, and what else is kept of the producer's bytes), `layout` says what lies where,
 //! `sum` is its XXH3. `dead_letter` has the reason, the words, the attempts and the times; of one that never was a record
 //! `data` is the message, as `hex` where it is not UTF-8. Records come log by log, and in order: quota requests,
-//! started events, usage, completed events; dead letters come last.
+//! started events, usage, completed events; then the dead letters.
+//!
+//! `end` is the last line, with what is before it: only an export that has written all writes it. A file without it, or
+//! with another number of lines, is not whole: its export stopped half-way, or it is a copy that was cut, and then what is
+//! missing is nowhere else. So it is taken in only for whoever says that it is known to be incomplete. Whole files may
+//! follow one another in one.
 //!
 //! Taken in twice, a record is there twice, with one key, and is billed once. A dead letter is there as often as in the
 //! file: nobody else would tell one from the other. Two of a file may be alike in everything, and are two all the same.
@@ -23,7 +29,7 @@ use std::io::{BufRead, Write};
 use super::{
     AppendError, DeadLetter, Entry, Leased, LedgerError, Log, Outbox, ReadError, Settlement, Ticket, codec,
 };
-use line::{Line, lines, parse};
+use line::{Line, Parsed, lines, parse};
 
 /// So many records are written before the file is synced and they are settled here.
 const AT_ONCE: usize = 5000;
@@ -58,6 +64,28 @@ pub enum TransferError {
         /// What is wrong with it.
         what: String,
     },
+    /// The file has no last line: its export did not finish, or it was cut.
+    #[error(
+        "it is not whole: it ends {place}, and lacks the line that an export writes when it has finished. If it is a \
+         copy, copy it again; if the export itself has stopped half-way, --incomplete takes in what there is"
+    )]
+    NoEnd {
+        /// Where it ends.
+        place: String,
+    },
+    /// The file holds something else than its last line says.
+    #[error(
+        "line {line} says that {} records and {} dead letters are before it, and there are {} and {}: --incomplete takes \
+         in what there is", .said.records, .said.dead_letters, .found.records, .found.dead_letters
+    )]
+    Miscounted {
+        /// The number of that line, from 1.
+        line: u64,
+        /// What it says.
+        said: Exported,
+        /// What there is.
+        found: Exported,
+    },
     /// What was written could not be settled.
     #[error(
         "the records are in the file, but could not be settled here: both outboxes have them, with the same keys"
@@ -88,6 +116,11 @@ impl Exported {
     pub fn total(self) -> u64 {
         self.records + self.dead_letters
     }
+
+    /// The line that ends an export that has written so much, and all.
+    pub fn end_line(self) -> Result<Vec<u8>, TransferError> {
+        line::end_line(self)
+    }
 }
 
 impl std::ops::AddAssign for Exported {
@@ -106,9 +139,8 @@ pub struct Imported {
     pub dead_letters: u64,
     /// Dead letters that were here already, and are not taken in again.
     pub known: u64,
-    /// The number of the last line, if that is cut off: it is passed over. What it would have been was not settled where it
-    /// came from.
-    pub cut: Option<u64>,
+    /// The file was not whole, which is what whoever wanted it taken in had said.
+    pub is_incomplete: bool,
 }
 
 impl Imported {
@@ -155,15 +187,62 @@ impl KnownLetters {
     }
 }
 
-/// Checks every line of what was exported. Gives the number of the last one if that is cut off: it is to be passed over.
-pub fn check_lines(file: impl BufRead) -> Result<Option<u64>, TransferError> {
+/// Which files are taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accept {
+    /// What an export has written to its end, and nothing less.
+    Whole,
+    /// Also a part of it.
+    Incomplete,
+}
+
+/// What was found in a file whose every line is good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// The number of the last line, if that is cut off: it is to be passed over.
+    pub cut: Option<u64>,
+    /// Something is missing.
+    pub is_incomplete: bool,
+}
+
+/// Checks every line of what was exported, and whether all of it is there.
+pub fn check_lines(file: impl BufRead, accept: Accept) -> Result<Checked, TransferError> {
+    // Of the part that a last line is still to come for.
+    let (mut found, mut has_end) = (Exported::default(), false);
+    let (mut count, mut checked) = (0, Checked::default());
+    let mut incomplete = |error: TransferError| match accept {
+        Accept::Whole => Err(error),
+        Accept::Incomplete => {
+            checked.is_incomplete = true;
+            Ok(())
+        }
+    };
+    let mut cut = None;
     for line in lines(file) {
         let line = line?;
-        if line.entry()?.is_none() {
-            return Ok(Some(line.n));
+        match line.parsed()? {
+            Some(Parsed::Entry(Entry::Letter(_))) => found.dead_letters += 1,
+            Some(Parsed::Entry(_)) => found.records += 1,
+            Some(Parsed::End(said)) => {
+                if said != found {
+                    incomplete(TransferError::Miscounted { line: line.n, said, found })?;
+                }
+                found = Exported::default();
+                (has_end, count) = (true, line.n);
+                continue;
+            }
+            None => {
+                (cut, has_end) = (Some(line.n), false);
+                break;
+            }
         }
+        (has_end, count) = (false, line.n);
     }
-    Ok(None)
+    if !has_end {
+        let place = cut.map_or_else(|| format!("after line {count}"), |cut| format!("within line {cut}"));
+        incomplete(TransferError::NoEnd { place })?;
+    }
+    Ok(Checked { cut, ..checked })
 }
 
 /// Some lines of what was exported, to be taken in together.
@@ -179,7 +258,13 @@ impl Chunk {
     /// The records and dead letters of these lines.
     pub fn entries(&self) -> Result<Vec<Entry>, TransferError> {
         let lines = (self.first..).zip(self.text.lines());
-        lines.map(|(n, line)| parse(n, line.as_bytes())).collect()
+        let parsed = lines.map(|(n, line)| parse(n, line.as_bytes()));
+        let entries = parsed.filter_map(|line| match line {
+            Ok(Parsed::Entry(entry)) => Some(Ok(entry)),
+            Ok(Parsed::End(_)) => None,
+            Err(error) => Some(Err(error)),
+        });
+        entries.collect()
     }
 }
 
@@ -331,18 +416,22 @@ impl Outbox {
             exported += page.counts();
             progress(exported);
         }
+        write_synced(file, &exported.end_line()?)?;
         if self.flush().await { Ok(exported) } else { Err(TransferError::Unsettled) }
     }
 
-    /// Appends what [`Outbox::export`] wrote. The file is checked as a whole before the first record is appended.
+    /// Appends what [`Outbox::export`] wrote. The file is checked as a whole before the first record is appended, also
+    /// whether all of it is there, unless less is to be accepted.
     /// Dead letters that are here already are passed over. `progress` is told how much of it is done.
     pub async fn import(
         &self,
         open: impl Fn() -> std::io::Result<Box<dyn BufRead>>,
+        accept: Accept,
         mut progress: impl FnMut(u64),
     ) -> Result<Imported, TransferError> {
-        let cut = check_lines(open()?)?;
-        let (mut imported, mut known) = (Imported { cut, ..Imported::default() }, self.begin_import().await?);
+        let Checked { cut, is_incomplete } = check_lines(open()?, accept)?;
+        let (mut imported, mut known) =
+            (Imported { is_incomplete, ..Imported::default() }, self.begin_import().await?);
         for chunk in chunks(open()?, cut) {
             imported += self.import_chunk(chunk?.entries()?, &mut known).await?;
             progress(imported.total());

@@ -68,6 +68,8 @@ pub struct Metrics {
     pub rate_limit: IntGauge,
     /// 1 while the drain is paused by an operator, or held back for an export.
     pub paused: IntGauge,
+    /// 1 while the `ControlPlane` knows this server.
+    pub registered: IntGauge,
     /// The most requests in flight just now.
     pub concurrency: IntGaugeVec,
     /// Commands of the `ControlPlane`, by type and by how they ended.
@@ -174,6 +176,7 @@ impl Metrics {
             )?,
             rate_limit: single("dataplane_drain_rate_limit", "Requests a second; 0: no limit")?,
             paused: single("dataplane_drain_paused", "1 while the drain is held back on purpose")?,
+            registered: single("dataplane_server_registered", "1 while the ControlPlane knows this server")?,
             concurrency: gauge("dataplane_drain_concurrency", "The most requests in flight just now", &[])?,
             commands: counter(
                 "dataplane_commands_total",

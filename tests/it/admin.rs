@@ -279,7 +279,8 @@ async fn the_rate_limit_changes_while_it_runs() {
         let most = 20.0 * begun.elapsed().as_secs_f64() + 2.0;
         assert!(sent as f64 <= most, "{sent} requests, where {most} are allowed");
     }
-    for body in [json!({"rate_limit": -1}), json!({"rate_limit": 1_000_001}), json!({"rate": 1})] {
+    for body in [json!({"rate_limit": -1}), json!({"rate_limit": 1_000_001}), json!({"rate": 1}), json!([1])]
+    {
         let (status, said) = ask(&stage, Method::PUT, "/admin/drain/rate-limit", Some(body)).await;
         assert!(status == 422 && said["error"].is_string(), "{said}");
     }

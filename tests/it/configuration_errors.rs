@@ -31,15 +31,50 @@ async fn every_problem_is_told_at_once_by_its_variable_with_exit_code_78() {
 }
 
 #[tokio::test]
-async fn an_outbox_folder_that_cannot_be_made_is_a_clear_error() {
-    let mut agent = Agent::new(&RedisServer::stopped(), "http://127.0.0.1:1");
-    let file = agent.dir().join("a-file");
-    std::fs::write(&file, "").expect("a file");
-    agent.set("OUTBOX_DIR", "a-file/outbox");
+async fn what_only_another_setting_can_mend_is_told_with_exit_code_78_also_when_the_start_finds_it() {
+    let cases = [
+        ("OUTBOX_DIR", "a-file/outbox"),
+        ("OUTBOX_DIR", "a-file"),
+        ("OUTBOX_DIR", "/etc/hostname"),
+        ("SERVER_HOST", "not.a.host.invalid"),
+    ];
+    for (variable, value) in cases {
+        let mut agent = Agent::new(&RedisServer::stopped(), "http://127.0.0.1:1");
+        std::fs::write(agent.dir().join("a-file"), "").expect("a file");
+        agent.set(variable, value);
+        agent.start();
+        let (code, said) = (agent.ended().await.code(), agent.log());
+        // Whether there is such a host can only be said where somebody can be asked.
+        assert!(
+            code == Some(78) || said.contains("Temporary failure"),
+            "{variable}={value}: {code:?}\n{said}"
+        );
+        assert!(said.contains(&format!("\n{variable}: ")), "{said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_agent_makes_is_for_nobody_else_to_read_and_what_is_there_stays_as_it_is() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let redis = RedisServer::start().await;
+    let mut agent = Agent::new(&redis, "http://127.0.0.1:1");
+    let there = agent.dir().join("logs");
+    std::fs::create_dir(&there).expect("a folder");
+    std::fs::set_permissions(&there, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    agent.set("LOG_FILE", "logs/agent.log");
+    agent.set("OUTBOX_DIR", "data/outbox");
     agent.start();
-    assert_eq!(agent.ended().await.code(), Some(1));
-    assert!(agent.log().contains("OUTBOX_DIR"), "{}", agent.log());
-    assert!(!agent.log().contains("panicked"), "{}", agent.log());
+    agent.ready().await;
+    let mode =
+        |path: &std::path::Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    for (folder, expected) in [("data", 0o700), ("data/outbox", 0o700), ("logs", 0o755)] {
+        assert_eq!(mode(&agent.dir().join(folder)), expected, "{folder}");
+    }
+    let logs = std::fs::read_dir(there).expect("a folder");
+    let logs: Vec<u32> = logs.map(|log| mode(&log.expect("a file").path())).collect();
+    assert_eq!(logs, [0o600]);
+    assert_eq!(mode(&agent.dir().join("data/outbox/lock")), 0o600);
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 //! connected.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 
 use axum::http::StatusCode;
@@ -144,4 +146,83 @@ async fn it_does_not_ask_while_others_ask_anyway() {
     let pauses = times.windows(2).map(|pair| pair[1].duration_since(pair[0]).as_secs_f64());
     let most: usize = pauses.map(|pause| (pause / 0.45) as usize).sum();
     assert!(health.len() <= most, "asked {} times, where {most} can be explained", health.len());
+}
+
+#[tokio::test]
+async fn a_control_plane_that_does_not_register_us_is_told_once_and_degrades_health() {
+    static ANSWER: AtomicU16 = AtomicU16::new(401);
+    let plane = Scripted::start_all(|request| {
+        let is_register = request.path.ends_with("/register");
+        let status = if is_register { ANSWER.load(Ordering::Relaxed) } else { 200 };
+        StatusCode::from_u16(status).expect("a status").into_response()
+    })
+    .await;
+    let redis = RedisServer::start().await;
+    let mut agent = Agent::new(&redis, &plane.url);
+    agent.set("HEARTBEAT_INTERVAL", "0.1");
+    agent.start();
+    for status in [401_u16, 500] {
+        ANSWER.store(status, Ordering::Relaxed);
+        let health = until("health has the reason", async || {
+            let health = agent.health().await?;
+            let reason = health["components"]["registration"]["reason"].as_str()?;
+            reason.contains(&format!("answered {status}")).then_some(health)
+        })
+        .await;
+        assert_eq!(health["status"], "degraded");
+        assert_eq!(agent.metrics().await.sum("dataplane_server_registered", &[]), 0.0);
+    }
+    let tries = || plane.received().iter().filter(|request| request.path.ends_with("/register")).count();
+    let before = tries();
+    until("it goes on trying", async || (tries() > before + 10).then_some(())).await;
+    assert_eq!(agent.log().matches("does not register this server").count(), 2, "{}", agent.log());
+
+    ANSWER.store(200, Ordering::Relaxed);
+    until("all is well", async || (agent.health().await?["status"] == "healthy").then_some(())).await;
+    assert_eq!(agent.metrics().await.sum("dataplane_server_registered", &[]), 1.0);
+}
+
+#[tokio::test]
+async fn it_registers_also_while_redis_is_away() {
+    let redis = RedisServer::start().await;
+    let plane = Scripted::start_all(|_| StatusCode::OK.into_response()).await;
+    let mut agent = Agent::new(&redis, &plane.url);
+    agent.set("REDIS_URL", "redis://127.0.0.1:1/");
+    agent.start();
+    until("it is registered", async || (agent.health().await?["server_registered"] == true).then_some(()))
+        .await;
+    assert_eq!(agent.health().await.expect("health")["redis_connected"], false);
+    assert!(agent.stop().await.success());
+    assert!(plane.received().iter().any(|request| request.path.ends_with("/shutdown")));
+}
+
+#[tokio::test]
+async fn what_is_no_list_of_commands_is_told_once_a_change() {
+    static ANSWER: Mutex<&str> = Mutex::new("null");
+    let plane = Scripted::start_all(|request| {
+        let is_commands = request.path.ends_with("/commands");
+        if is_commands {
+            ANSWER.lock().expect("no panic").into_response()
+        } else {
+            StatusCode::OK.into_response()
+        }
+    })
+    .await;
+    let redis = RedisServer::start().await;
+    let mut agent = Agent::new(&redis, &plane.url);
+    agent.set("COMMAND_POLL_INTERVAL", "0.05");
+    agent.start();
+    let polls = || plane.received().iter().filter(|request| request.path.ends_with("/commands")).count();
+    let said = |agent: &Agent| agent.log().matches("the ControlPlane answers something else").count();
+    for (answers, answer) in ["null", "[1, 2]", "<html>", r#"{"commands":[{},7]}"#].into_iter().enumerate() {
+        *ANSWER.lock().expect("no panic") = answer;
+        let before = polls();
+        until("it asks again and again", async || (polls() > before + 5).then_some(())).await;
+        assert_eq!(said(&agent), answers + 1, "{answer}: {}", agent.log());
+    }
+    *ANSWER.lock().expect("no panic") = r#"{"commands":[]}"#;
+    until("it says that all is well", async || {
+        agent.log().contains("says again what it wants done").then_some(())
+    })
+    .await;
 }

@@ -15,6 +15,11 @@ async fn a_second_agent_of_the_same_name_waits_and_then_ends_with_a_clear_error(
     let (mut first, mut second) = (agent(&redis, &sandbox, "edge-1"), agent(&redis, &sandbox, "edge-1"));
     first.start();
     first.ready().await;
+    until("the first is registered", async || {
+        (first.health().await?["server_registered"] == true).then_some(())
+    })
+    .await;
+    second.set("HEARTBEAT_INTERVAL", "0.2");
     second.start();
     until("health says why it waits", async || {
         let health = second.health().await?;
@@ -26,6 +31,9 @@ async fn a_second_agent_of_the_same_name_waits_and_then_ends_with_a_clear_error(
     assert_eq!(status.code(), Some(1), "{}", second.log());
     assert!(second.log().contains("every agent needs one of its own"), "{}", second.log());
     assert_eq!(second.log().matches("Redis cannot be used").count(), 1, "{}", second.log());
+    // In that name only the first has spoken, and it is not said to be gone.
+    let accounts = sandbox.accounts().await;
+    assert_eq!((accounts.all_requests("register"), accounts.all_requests("shutdown")), (1, 0));
     until("the first has delivered all", async || {
         (sandbox.accounts().await.kind("usage", "processed") == 100).then_some(())
     })

@@ -59,10 +59,24 @@ async fn a_second_agent_on_the_same_outbox_ends_with_a_clear_error_and_the_first
     second.set("OUTBOX_DIR", outbox.to_str().expect("a path"));
     second.start();
     assert_eq!(second.ended().await.code(), Some(1));
-    assert!(second.log().contains("another agent has this outbox open"), "{}", second.log());
+    assert!(second.log().contains("another process has this outbox open"), "{}", second.log());
+    assert_eq!(second.log().matches("waiting for it, for 10 s").count(), 1, "{}", second.log());
     let pushed = load::push_sessions(&stage.redis, "s", 5, 5).await;
     stage.drained().await;
     assert_eq!(stage.sandbox.accounts().await.processed(), pushed);
+}
+
+#[tokio::test]
+async fn an_outbox_that_a_command_has_for_a_moment_is_waited_for() {
+    let mut stage = Stage::set().await;
+    assert!(stage.agent.stop().await.success());
+    // As `outbox verify` does, of a stopped agent.
+    let lock = std::fs::File::open(stage.agent.dir().join("outbox/lock")).expect("the lock");
+    lock.lock().expect("it is free");
+    stage.agent.start();
+    until("it waits", async || stage.agent.log().contains("waiting for it").then_some(())).await;
+    drop(lock);
+    stage.agent.ready().await;
 }
 
 #[tokio::test]

@@ -128,3 +128,20 @@ fn lines_that_are_no_settings_are_told_by_their_numbers() {
     let (_dir, sources) = sources(&format!("nonsense\n{DOTENV}"));
     assert_eq!(loaded(&sources).warnings, [".env: lines that are no settings were skipped: [1]"]);
 }
+
+#[test]
+fn a_name_that_looks_like_a_setting_is_told_and_one_of_somebody_else_is_not() {
+    let (_dir, sources) =
+        sources(&format!("DRAIN_RATE_LIMT=5\nCOMPOSE_PROJECT_NAME=x\nADMIN_TOKEN_FIEL=/x\n{DOTENV}"));
+    assert_eq!(
+        loaded(&sources).warnings,
+        [
+            ".env: ADMIN_TOKEN_FIEL is no setting, and is not used: is ADMIN_TOKEN_FILE meant?",
+            ".env: DRAIN_RATE_LIMT is no setting, and is not used: is DRAIN_RATE_LIMIT meant?",
+        ]
+    );
+    // The environment has names of others.
+    let (_dir, mut sources) = self::sources(DOTENV);
+    sources.env.push(("DRAIN_RATE_LIMT".into(), "5".into()));
+    assert_eq!(loaded(&sources).warnings, [""; 0]);
+}

@@ -217,7 +217,7 @@ pub(in crate::http) struct Place {
     last: bool,
 }
 
-/// Takes in lines of what was exported.
+/// Takes in lines of what was exported. Whether a file is whole, which its last line says, its reader has to check before.
 #[utoipa::path(
     post,
     path = "/admin/outbox/import",

@@ -5,7 +5,7 @@ use std::io::BufRead;
 use serde::{Deserialize, Serialize};
 
 use super::super::{DeadLetter, Entry, Payload, Reason};
-use super::TransferError;
+use super::{Exported, TransferError};
 use crate::record::{Kind, Layout, Original, Record, Span, Timestamp};
 
 const VERSION: u32 = 1;
@@ -28,6 +28,21 @@ pub(super) struct Line {
     hex: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     dead_letter: Option<WireDeadLetter>,
+}
+
+/// What an export writes when it has written all else.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EndLine {
+    v: u32,
+    end: Counts,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Counts {
+    records: u64,
+    dead_letters: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -111,9 +126,7 @@ impl Line {
     }
 
     fn entry(mut self) -> Result<Entry, String> {
-        if self.v != VERSION {
-            return Err(format!("format {} found, this release reads {VERSION}", self.v));
-        }
+        check_version(self.v)?;
         match self.dead_letter.take() {
             None => self.record().map(Entry::Record),
             Some(letter) => self.letter(letter).map(|letter| Entry::Letter(Box::new(letter))),
@@ -184,6 +197,19 @@ impl Line {
     }
 }
 
+fn check_version(v: u32) -> Result<(), String> {
+    if v == VERSION { Ok(()) } else { Err(format!("format {v} found, this release reads {VERSION}")) }
+}
+
+/// The last line of an export that has written so much.
+pub(super) fn end_line(written: Exported) -> Result<Vec<u8>, TransferError> {
+    let Exported { records, dead_letters } = written;
+    let line = EndLine { v: VERSION, end: Counts { records, dead_letters } };
+    let mut text = serde_json::to_vec(&line).map_err(std::io::Error::from)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
 fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |hex, byte| hex + &format!("{byte:02x}"))
 }
@@ -191,6 +217,14 @@ fn to_hex(bytes: &[u8]) -> String {
 fn from_hex(hex: &str) -> Option<Vec<u8>> {
     let pairs = hex.as_bytes().chunks(2);
     pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+}
+
+/// What a line is.
+pub(super) enum Parsed {
+    /// A record or a dead letter.
+    Entry(Entry),
+    /// The export had finished: so much is before this line, or between the one like it and this one.
+    End(Exported),
 }
 
 /// A line of a file that is taken in.
@@ -201,8 +235,8 @@ pub(super) struct Numbered {
 }
 
 impl Numbered {
-    /// What it is. Nothing if it is the beginning of one: an export that was cut off, of what is still where it came from.
-    pub(super) fn entry(&self) -> Result<Option<Entry>, TransferError> {
+    /// What it is. Nothing if it is the beginning of one, for the file was cut off.
+    pub(super) fn parsed(&self) -> Result<Option<Parsed>, TransferError> {
         match parse(self.n, &self.text) {
             Err(_) if !self.text.ends_with(b"\n") => Ok(None),
             parsed => parsed.map(Some),
@@ -223,8 +257,13 @@ pub(super) fn lines(mut file: impl BufRead) -> impl Iterator<Item = std::io::Res
 }
 
 /// What line number `line` is.
-pub(super) fn parse(line: u64, text: &[u8]) -> Result<Entry, TransferError> {
+pub(super) fn parse(line: u64, text: &[u8]) -> Result<Parsed, TransferError> {
     let bad = |what: String| TransferError::Line { line, what };
-    let parsed: Line = serde_json::from_slice(text).map_err(|error| bad(error.to_string()))?;
-    parsed.entry().map_err(bad)
+    let error = match serde_json::from_slice::<Line>(text) {
+        Ok(parsed) => return parsed.entry().map(Parsed::Entry).map_err(bad),
+        Err(error) => error,
+    };
+    let Ok(EndLine { v, end }) = serde_json::from_slice(text) else { return Err(bad(error.to_string())) };
+    check_version(v).map_err(bad)?;
+    Ok(Parsed::End(Exported { records: end.records, dead_letters: end.dead_letters }))
 }

@@ -4,7 +4,8 @@ use std::io::BufReader;
 use std::path::Path;
 
 use dataplane_agent::outbox::{
-    DeadLetter, Entry, Exported, Imported, Outbox, Payload, Reason, Rejected, Settlement, Stats,
+    Accept, DeadLetter, Entry, Exported, Imported, Outbox, Payload, Reason, Rejected, Settlement, Stats,
+    TransferError,
 };
 use dataplane_agent::record::{Kind, Timestamp};
 
@@ -30,11 +31,15 @@ async fn letters(outbox: &Outbox) -> Vec<DeadLetter> {
     letters
 }
 
-async fn import(outbox: &Outbox, file: &Path) -> Imported {
+async fn try_import(outbox: &Outbox, file: &Path, accept: Accept) -> Result<Imported, TransferError> {
     let open = || -> std::io::Result<Box<dyn std::io::BufRead>> {
         Ok(Box::new(BufReader::new(std::fs::File::open(file)?)))
     };
-    outbox.import(open, |_| ()).await.unwrap()
+    outbox.import(open, accept, |_| ()).await
+}
+
+async fn import(outbox: &Outbox, file: &Path) -> Imported {
+    try_import(outbox, file, Accept::Whole).await.unwrap()
 }
 
 fn assert_conserved(stats: &Stats) {
@@ -78,7 +83,7 @@ fn dead_letters_move_along_with_all_that_is_known_of_them_and_only_once() {
 
         let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
         let imported = import(&outbox, &file).await;
-        assert_eq!(imported, Imported { records: 7, dead_letters: 3, known: 0, cut: None });
+        assert_eq!(imported, Imported { records: 7, dead_letters: 3, known: 0, is_incomplete: false });
         let after = letters(&outbox).await;
         assert_eq!(after.len(), before.len());
         assert!(before.iter().all(|letter| after.contains(letter)), "{before:?} {after:?}");
@@ -98,7 +103,7 @@ fn dead_letters_move_along_with_all_that_is_known_of_them_and_only_once() {
         // Once more, as after an interruption: what waits is recognised by its key when it is sent, a dead letter here.
         let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
         let imported = import(&outbox, &file).await;
-        assert_eq!(imported, Imported { records: 7, dead_letters: 0, known: 3, cut: None });
+        assert_eq!(imported, Imported { records: 7, dead_letters: 0, known: 3, is_incomplete: false });
         assert_eq!(letters(&outbox).await, after);
         assert_conserved(&outbox.stats());
         close(outbox, threads);
@@ -113,10 +118,8 @@ fn dead_letters_move_along_with_all_that_is_known_of_them_and_only_once() {
             assert!(text.contains(from));
             std::fs::write(&file, text.replacen(from, to, 1)).unwrap();
             let (outbox, threads) = Outbox::open(settings(&home.path().join("third"))).unwrap();
-            let open = || -> std::io::Result<Box<dyn std::io::BufRead>> {
-                Ok(Box::new(BufReader::new(std::fs::File::open(&file)?)))
-            };
-            assert!(outbox.import(open, |_| ()).await.is_err(), "{from}");
+            let error = try_import(&outbox, &file, Accept::Incomplete).await.unwrap_err();
+            assert!(matches!(error, TransferError::Line { .. }), "{from}: {error}");
             assert_eq!(outbox.stats().enqueued, [0; 5]);
             close(outbox, threads);
         }
@@ -141,19 +144,19 @@ fn dead_letters_that_are_alike_in_everything_all_move() {
         let imported = import(&outbox, &file).await;
         assert_eq!(
             imported,
-            Imported { records: 0, dead_letters: 2, known: 1, cut: None },
+            Imported { records: 0, dead_letters: 2, known: 1, is_incomplete: false },
             "one was here already"
         );
         assert_eq!(letters(&outbox).await.len(), 3);
         let again = import(&outbox, &file).await;
-        assert_eq!(again, Imported { records: 0, dead_letters: 0, known: 3, cut: None });
+        assert_eq!(again, Imported { records: 0, dead_letters: 0, known: 3, is_incomplete: false });
         assert_eq!(letters(&outbox).await.len(), 3);
         close(outbox, threads);
     });
 }
 
 #[test]
-fn a_last_line_that_is_cut_off_is_passed_over_and_told() {
+fn a_file_that_is_cut_anywhere_is_taken_in_only_as_an_incomplete_one() {
     let home = tempfile::tempdir().unwrap();
     let (old, new, file) = (home.path().join("old"), home.path().join("new"), home.path().join("file"));
     runtime().block_on(async {
@@ -161,27 +164,52 @@ fn a_last_line_that_is_cut_off_is_passed_over_and_told() {
         append(&outbox, records::records(110..120)).await.unwrap();
         outbox.export(&mut std::fs::File::create(&file).unwrap(), |_| ()).await.unwrap();
         close(outbox, threads);
-        let text = std::fs::read(&file).unwrap();
-        let last = text[..text.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+        let text = std::fs::read_to_string(&file).unwrap();
+        let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at + 1).collect();
+        assert_eq!(ends.len(), 11);
+        assert_eq!(&text[ends[9]..], "{\"v\":1,\"end\":{\"records\":10,\"dead_letters\":0}}\n");
 
         let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
-        for cut in [last + 1, text.len() - 2] {
+        // Within a line, at its end, before it, within the last line, and nothing at all.
+        let cuts = [(ends[8] + 1, 9), (ends[9], 10), (ends[8], 9), (text.len() - 2, 10), (0, 0)];
+        let mut enqueued = 0;
+        for (cut, records) in cuts {
             std::fs::write(&file, &text[..cut]).unwrap();
-            let imported = import(&outbox, &file).await;
-            assert_eq!(imported, Imported { records: 9, cut: Some(10), ..Imported::default() });
+            let error = try_import(&outbox, &file, Accept::Whole).await.unwrap_err();
+            assert!(matches!(error, TransferError::NoEnd { .. }), "{cut}: {error}");
+            assert_eq!(outbox.stats().enqueued[0], enqueued, "nothing of it");
+            let imported = try_import(&outbox, &file, Accept::Incomplete).await.unwrap();
+            assert_eq!(imported, Imported { records, is_incomplete: true, ..Imported::default() });
+            enqueued += records;
         }
         // All of a line is there but its end: an editor's doing.
         std::fs::write(&file, &text[..text.len() - 1]).unwrap();
-        assert_eq!(import(&outbox, &file).await, Imported { records: 10, ..Imported::default() });
-        // In the middle of the file it is damage.
-        let mut torn = text[..last - 5].to_vec();
-        torn.extend_from_slice(&text[last - 1..]);
-        std::fs::write(&file, torn).unwrap();
-        let open = || -> std::io::Result<Box<dyn std::io::BufRead>> {
-            Ok(Box::new(BufReader::new(std::fs::File::open(&file)?)))
-        };
-        assert!(outbox.import(open, |_| ()).await.is_err());
-        assert_eq!(outbox.stats().enqueued[0], 28);
+        let whole = Imported { records: 10, ..Imported::default() };
+        assert_eq!(import(&outbox, &file).await, whole);
+        assert_eq!(try_import(&outbox, &file, Accept::Incomplete).await.unwrap(), whole);
+        // One file behind the other.
+        std::fs::write(&file, format!("{text}{text}")).unwrap();
+        assert_eq!(import(&outbox, &file).await, Imported { records: 20, ..Imported::default() });
+        enqueued += 40;
+        // A line is gone in the middle.
+        for torn in
+            [format!("{}{}", &text[..ends[3]], &text[ends[4]..]), format!("{}{text}", &text[..ends[3]])]
+        {
+            std::fs::write(&file, torn).unwrap();
+            let error = try_import(&outbox, &file, Accept::Whole).await.unwrap_err();
+            assert!(matches!(error, TransferError::Miscounted { .. }), "{error}");
+            let imported = try_import(&outbox, &file, Accept::Incomplete).await.unwrap();
+            assert!(imported.is_incomplete);
+            enqueued += imported.records;
+        }
+        // In the middle of the file a line that is cut is damage, and so is a last line of another release.
+        let torn = format!("{}{}", &text[..ends[4] - 5], &text[ends[4] - 1..]);
+        for damaged in [torn, text.replace("{\"v\":1,\"end\"", "{\"v\":2,\"end\"")] {
+            std::fs::write(&file, damaged).unwrap();
+            let error = try_import(&outbox, &file, Accept::Incomplete).await.unwrap_err();
+            assert!(matches!(error, TransferError::Line { .. }), "{error}");
+        }
+        assert_eq!(outbox.stats().enqueued[0], enqueued);
         close(outbox, threads);
     });
 }

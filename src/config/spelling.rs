@@ -1,0 +1,74 @@
+//! Which name was meant by one that is none.
+
+use std::collections::BTreeSet;
+
+/// Shorter names are each other's neighbours without meaning it.
+const SHORTEST: usize = 6;
+/// From so many characters on, two of them may be wrong.
+const LONG: usize = 9;
+
+/// The name that looks most like this one, if one looks much like it: a slip or two of the fingers, or the end left out.
+pub(super) fn nearest<'a>(name: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
+    let length = name.chars().count();
+    if length < SHORTEST {
+        return None;
+    }
+    let slips = if length < LONG { 1 } else { 2 };
+    let near =
+        known.iter().map(|known| (distance(name, known), known)).filter(|(slips_of, _)| *slips_of <= slips);
+    let cut = || known.iter().find(|known| length >= LONG && known.starts_with(&format!("{name}_")));
+    near.min().map(|(_, known)| known).or_else(cut).map(String::as_str)
+}
+
+/// How many characters are wrong, missing, too many, or have changed places with their neighbour.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for (i, of_a) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, of_b) in b.iter().enumerate() {
+            let replaced = rows[i][j] + usize::from(of_a != of_b);
+            let mut least = replaced.min(rows[i][j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && *of_a == b[j - 1] && a[i - 1] == *of_b {
+                least = least.min(rows[i - 1][j - 1] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_is_recognised_and_a_name_of_somebody_else_is_not_taken_for_one() {
+        let known: BTreeSet<String> = [
+            "DRAIN_RATE_LIMIT",
+            "REDIS_PORT",
+            "REDIS_HOST",
+            "SERVER_ID",
+            "DEBUG",
+            "DATAPLANE_PORT",
+            "OUTBOX_MAX_BYTES",
+        ]
+        .map(str::to_owned)
+        .into();
+        for (name, meant) in [
+            ("DRAIN_RATE_LIMT", "DRAIN_RATE_LIMIT"),
+            ("DRIAN_RATE_LMIIT", "DRAIN_RATE_LIMIT"),
+            ("REDIS_PROT", "REDIS_PORT"),
+            ("SERVERID", "SERVER_ID"),
+            ("OUTBOX_MAX", "OUTBOX_MAX_BYTES"),
+        ] {
+            assert_eq!(nearest(name, &known), Some(meant), "{name}");
+        }
+        for name in
+            ["", "DEBUF", "PATH", "REDIS_USER", "DATABASE_PORT", "HTTP_PROXY", "SERVER_NAME", "POSTGRES_PORT"]
+        {
+            assert_eq!(nearest(name, &known), None, "{name}");
+        }
+    }
+}

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::lanes::{Item, LaneKey, Parcel, kind_of};
 use super::link::Change;
+use super::routes::Beside;
 use super::verdict::{Trouble, Verdict, by_status, judge};
 use super::{Form, Run, Sent};
 use crate::control_plane::{
@@ -49,6 +50,7 @@ impl Run {
     fn record_answered(&mut self, key: LaneKey, item: Item, sent: Instant, answer: &Answer) {
         let now = Instant::now();
         let (mut verdict, retry_after) = judge(&answer.result);
+        let mut beside = Beside::ItsKind;
         if let (Kind::Quota, Some(settlement), Ok(response)) =
             (item.ticket.kind, verdict.settlement(), &answer.result)
         {
@@ -67,6 +69,7 @@ impl Run {
                 (None, Settlement::Delivered) => {
                     UNUSABLE_QUOTA.clone_into(&mut self.heard);
                     verdict = Verdict::ServerError;
+                    beside = Beside::Any;
                 }
                 // It was answered before, and this answer has nothing to add: what was said then is lost, and whoever
                 // asked must ask anew.
@@ -89,7 +92,7 @@ impl Run {
                 self.session_unknown(key, item, detail(answer), now);
             }
             Verdict::ServerError => {
-                if !self.server_error(key, item, detail(answer), retry_after, now) {
+                if !self.server_error(key, item, beside, detail(answer), retry_after, now) {
                     let change = self.link.failed(Trouble::Failing, None, sent, now);
                     self.announce(change);
                 }
@@ -132,7 +135,7 @@ impl Run {
             if verdict == Verdict::Settled(Settlement::Delivered) {
                 UNUSABLE_BATCH.clone_into(&mut self.heard);
                 // 2xx without a result: nobody can say what it means for the record.
-                if !self.server_error(key, item, detail(answer), retry_after, now) {
+                if !self.server_error(key, item, Beside::ItsKind, detail(answer), retry_after, now) {
                     let change = self.link.failed(Trouble::Failing, None, sent, now);
                     self.announce(change);
                 }
@@ -198,7 +201,9 @@ impl Run {
             match verdict {
                 Verdict::Refused => self.refused(key, item, detail, now),
                 Verdict::SessionUnknown => self.session_unknown(key, item, detail, now),
-                Verdict::ServerError => drop(self.server_error(key, item, detail, None, now)),
+                Verdict::ServerError => {
+                    self.server_error(key, item, Beside::ItsKind, detail, None, now);
+                }
                 Verdict::Unavailable => self.unavailable(key, item, detail, was_up, now),
                 Verdict::Link(trouble) => self.retry(key, item, trouble.label(), None, now),
                 Verdict::Unsendable => self.bury(key, &item, Reason::Refused, detail),
@@ -247,10 +252,10 @@ impl Run {
         self.announce(change);
         let sets_it = self.routes.refused(log, &self.heard, now);
         // The brake holds from the refusal that sets it: that one is still a dead letter, no later one.
-        if self.routes.is_braked(log) && !sets_it {
-            self.retry(key, item, Trouble::Refusing.label(), None, now);
-        } else {
+        if self.routes.gives_up(log, sets_it) {
             self.bury(key, &item, Reason::Refused, detail);
+        } else {
+            self.retry(key, item, Trouble::Refusing.label(), None, now);
         }
         if sets_it {
             self.held(log);
@@ -299,11 +304,12 @@ impl Run {
         &mut self,
         key: LaneKey,
         mut item: Item,
+        beside: Beside,
         detail: String,
         retry_after: Option<Duration>,
         now: Instant,
     ) -> bool {
-        item.tries.poisoned += u32::from(self.routes.others_passed(item.ticket.log, &mut item.tries));
+        item.tries.poisoned += u32::from(self.routes.others_passed(item.ticket.log, beside, &mut item.tries));
         let poison = item.tries.poisoned >= self.drain.settings.poison_attempts;
         if poison {
             self.bury(key, &item, Reason::Poison, detail);

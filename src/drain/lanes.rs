@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::batch::{self, Batching};
 use crate::outbox::{Leased, Log, Ticket};
-use crate::record::{Kind, Record};
+use crate::record::{Kind, Record, Timestamp};
 
 use lane::Lane;
 pub(super) use lane::Unknown;
@@ -60,6 +60,8 @@ pub(super) struct Tries {
     pub poisoned: u32,
     /// How many of its kind had been delivered when it was last tried.
     pub deliveries: u64,
+    /// How many of any kind.
+    pub any_deliveries: u64,
     /// How many of its kind had been answered 503 until then.
     pub shed: u64,
     /// The most records that it may travel with: halved when a batch fails as a whole, so that a record at fault is
@@ -69,7 +71,7 @@ pub(super) struct Tries {
 
 impl Tries {
     pub(super) const NONE: Self =
-        Self { attempts: 0, poisoned: 0, deliveries: 0, shed: 0, batch_most: usize::MAX };
+        Self { attempts: 0, poisoned: 0, deliveries: 0, any_deliveries: 0, shed: 0, batch_most: usize::MAX };
 }
 
 /// A record in hand.
@@ -77,6 +79,8 @@ impl Tries {
 pub(super) struct Item {
     pub ticket: Ticket,
     pub record: Record,
+    /// Since when it waits, here and in Redis.
+    pub since: Timestamp,
     pub tries: Tries,
 }
 
@@ -164,7 +168,7 @@ impl Lanes {
         let bytes = record.data().len();
         let at = place_of(ticket.kind);
         let lane = self.lanes.entry(key).or_default();
-        if lane.load(Item { ticket, record, tries: Tries::NONE }) {
+        if lane.load(Item { ticket, since: record.waits_since(), record, tries: Tries::NONE }) {
             let head = lane.turn();
             self.grown[at] |= lane.not_before.is_some() || head.is_some_and(|head| self.held[head]);
             self.counts[at] += 1;
@@ -388,15 +392,15 @@ impl Lanes {
     }
 
     /// Lanes of quota requests older than the deadline that are not in flight.
-    pub(super) fn take_expired(&mut self, accepted_before: i64) -> Vec<(LaneKey, Item)> {
+    pub(super) fn take_expired(&mut self, before: i64) -> Vec<(LaneKey, Item)> {
         let expired: HashSet<LaneKey> = self
             .lanes
             .iter()
             .filter(|(_, lane)| {
                 !lane.busy
-                    && lane.head().is_some_and(|item| {
-                        item.ticket.kind == Kind::Quota && item.ticket.accepted_at.0 < accepted_before
-                    })
+                    && lane
+                        .head()
+                        .is_some_and(|item| item.ticket.kind == Kind::Quota && item.since.0 < before)
             })
             .map(|(key, _)| *key)
             .collect();

@@ -46,6 +46,15 @@ struct Route {
     held: Option<Held>,
 }
 
+/// Which others' fortunes tell whether a failure is a record's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// Those of its kind.
+    ItsKind,
+    /// Any: it was answered 2xx, and only the answer is worth nothing.
+    Any,
+}
+
 /// Why a kind is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Held {
@@ -58,6 +67,8 @@ pub(super) struct Held {
 pub(super) struct Routes {
     settings: Settings,
     routes: [Route; LOGS.len()],
+    /// Refusals of whichever kind since the last delivery of any, those left out that met a brake.
+    in_a_row: u32,
     /// When the next probe of what is held may go.
     until: Option<Instant>,
     /// Of which log one is under way.
@@ -73,7 +84,7 @@ impl Routes {
     pub(super) fn new(settings: Settings) -> Self {
         let routes = std::array::from_fn(|_| Route::default());
         let jitter = Jitter::default();
-        Self { settings, routes, until: None, probing: None, turn: 0, failures: 0, jitter }
+        Self { settings, routes, in_a_row: 0, until: None, probing: None, turn: 0, failures: 0, jitter }
     }
 
     fn of(&mut self, log: Log) -> &mut Route {
@@ -93,6 +104,7 @@ impl Routes {
 
     /// So many were delivered, or had been before. True if that ends a hold.
     pub(super) fn delivered(&mut self, log: Log, records: u64, now: Instant) -> bool {
+        self.in_a_row = 0;
         let route = self.of(log);
         if let Some(last) = route.last_delivery {
             route.delivering += now.saturating_duration_since(last).min(DELIVERING_GAP);
@@ -106,15 +118,23 @@ impl Routes {
     /// One was refused. True if it is one too many: from now on its kind is held.
     pub(super) fn refused(&mut self, log: Log, cause: &str, now: Instant) -> bool {
         let brake = self.settings.refusal_brake;
+        self.in_a_row = self.in_a_row.saturating_add(u32::from(!self.is_braked(log)));
+        let in_a_row = self.in_a_row;
         let route = self.of(log);
         route.refusals = route.refusals.saturating_add(1);
-        let is_enough = brake > 0 && route.refusals >= brake;
+        let is_enough = brake > 0 && (route.refusals >= brake || in_a_row >= brake);
         is_enough && self.hold(log, Trouble::Refusing, cause, now)
     }
 
     /// Whether refusals of it make no dead letters at present.
     pub(super) fn is_braked(&self, log: Log) -> bool {
         self.known_of(log).held.as_ref().is_some_and(|held| held.trouble == Trouble::Refusing)
+    }
+
+    /// Whether a refusal that was just told makes a dead letter: also the one that sets the brake, unless so many of other
+    /// kinds did before it.
+    pub(super) fn gives_up(&self, log: Log, sets_brake: bool) -> bool {
+        !self.is_braked(log) || (sets_brake && self.in_a_row <= self.settings.refusal_brake)
     }
 
     /// A session was not known, which is `news` of this one. When that is all that is heard, of several sessions, it is the
@@ -174,29 +194,33 @@ impl Routes {
         self.routes[at].deliveries == since.deliveries[at]
     }
 
-    /// Whether this failure is the record's own: others of its kind have passed since it was last tried.
-    pub(super) fn others_passed(&self, log: Log, tries: &mut Tries) -> bool {
-        let route = self.known_of(log);
-        let passed = route.deliveries > tries.deliveries;
-        (tries.deliveries, tries.shed) = (route.deliveries, route.shed);
-        passed
+    /// Whether this failure is the record's own: others have passed since it was last tried.
+    pub(super) fn others_passed(&self, log: Log, beside: Beside, tries: &mut Tries) -> bool {
+        let before = *tries;
+        self.note(log, tries);
+        match beside {
+            Beside::ItsKind => tries.deliveries > before.deliveries,
+            Beside::Any => tries.any_deliveries > before.any_deliveries,
+        }
     }
 
     /// Whether this 503 is: others have passed, and hardly any was answered so as well. A `ControlPlane` that sheds load
     /// says 503 to whatever comes.
     pub(super) fn only_it_was_shed(&mut self, log: Log, tries: &mut Tries) -> bool {
-        let route = self.of(log);
-        let passed = route.deliveries.saturating_sub(tries.deliveries);
-        let others_shed = route.shed.saturating_sub(tries.shed);
-        route.shed += 1;
-        (tries.deliveries, tries.shed) = (route.deliveries, route.shed);
+        let before = *tries;
+        self.note(log, tries);
+        let passed = tries.deliveries.saturating_sub(before.deliveries);
+        let others_shed = tries.shed.saturating_sub(before.shed);
+        self.of(log).shed += 1;
+        tries.shed += 1;
         passed > 0 && passed >= PASS_FOR_EACH_SHED.saturating_mul(others_shed)
     }
 
-    /// What a record's first attempt compares with later.
-    pub(super) fn first_try(&self, log: Log, tries: &mut Tries) {
+    /// Notes how far the others have come, to be compared with at the next attempt.
+    pub(super) fn note(&self, log: Log, tries: &mut Tries) {
         let route = self.known_of(log);
         (tries.deliveries, tries.shed) = (route.deliveries, route.shed);
+        tries.any_deliveries = self.routes.iter().map(|route| route.deliveries).sum();
     }
 
     /// A gap in which the link was down is no time in which records were delivered.
@@ -253,6 +277,7 @@ impl Routes {
             self.of(*log).forget();
             self.let_go(*log, now);
         }
+        self.in_a_row = 0;
         self.hurry(now);
         braked
     }

@@ -45,7 +45,7 @@ impl Run {
             };
             let Some(parcel) = picked else { break };
             let Some((key, first)) = parcel.first() else { continue };
-            if self.is_expired(&first.ticket) {
+            if self.is_expired(first) {
                 self.expire(*key, first);
                 continue;
             }
@@ -119,7 +119,7 @@ impl Run {
         for (_, item) in &mut parcel {
             item.tries.attempts += 1;
             if item.tries.attempts == 1 {
-                self.routes.first_try(item.ticket.log, &mut item.tries);
+                self.routes.note(item.ticket.log, &mut item.tries);
             }
         }
         let client = Arc::clone(&self.drain.client);

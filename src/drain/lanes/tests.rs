@@ -19,7 +19,7 @@ fn record(kind: Kind, session: &str, transaction: &str, accepted_at: i64) -> Rec
         ),
         Kind::Started => (Queue::Lifecycle, r#""event_type":"session_started""#),
         Kind::Completed => (Queue::Lifecycle, r#""event_type":"session_completed""#),
-        _ => (Queue::Quota, r#""timestamp":0"#),
+        _ => (Queue::Quota, r#""product_code":"speech_transcription""#),
     };
     let origin = Origin { server_id: "edge-1".into(), region: "eu".into(), version: "1".into() };
     Acceptor::new(&origin, UnknownFields::Forward, 1 << 18)

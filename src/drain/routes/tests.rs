@@ -36,6 +36,18 @@ fn refusals_of_a_kind_set_its_brake_whatever_else_is_delivered_and_a_delivery_of
 }
 
 #[test]
+fn a_no_to_every_kind_costs_one_brakes_worth_and_not_one_for_each() {
+    let (mut routes, now) = (routes(), Instant::now());
+    let mut given_up = 0;
+    for n in 0..100 {
+        let log = LOGS[n % LOGS.len()];
+        let sets_it = routes.refused(log, "status 422", now);
+        given_up += u32::from(routes.gives_up(log, sets_it));
+    }
+    assert_eq!((given_up, routes.held()), (5, [true; LOGS.len()]));
+}
+
+#[test]
 fn bad_records_among_good_ones_of_their_kind_set_no_brake() {
     let (mut routes, now) = (routes(), Instant::now());
     for _ in 0..100 {
@@ -52,6 +64,7 @@ fn what_an_earlier_process_met_counts_and_one_refusal_more_is_told_all_the_same(
     routes.remember_refusals(Log::Usage, 1000);
     assert!(!routes.is_braked(Log::Usage), "nothing is held before it was tried");
     assert!(routes.refused(Log::Usage, "status 422", now));
+    assert!(routes.gives_up(Log::Usage, true));
     assert!(!routes.refused(Log::Started, "status 422", now));
 }
 
@@ -110,12 +123,14 @@ fn a_grace_runs_only_while_others_of_its_kind_are_delivered() {
 fn a_record_is_poison_only_beside_deliveries_of_its_own_kind() {
     let (mut routes, now) = (routes(), Instant::now());
     let mut tries = Tries::NONE;
-    routes.first_try(Log::Usage, &mut tries);
+    routes.note(Log::Usage, &mut tries);
     routes.delivered(Log::Quota, 100, now);
-    assert!(!routes.others_passed(Log::Usage, &mut tries));
+    assert!(!routes.others_passed(Log::Usage, Beside::ItsKind, &mut tries));
     routes.delivered(Log::Usage, 1, now);
-    assert!(routes.others_passed(Log::Usage, &mut tries));
-    assert!(!routes.others_passed(Log::Usage, &mut tries), "each delivery counts once");
+    assert!(routes.others_passed(Log::Usage, Beside::ItsKind, &mut tries));
+    assert!(!routes.others_passed(Log::Usage, Beside::ItsKind, &mut tries), "each delivery counts once");
+    routes.delivered(Log::Quota, 1, now);
+    assert!(routes.others_passed(Log::Usage, Beside::Any, &mut tries), "where the answer alone was bad");
 }
 
 #[test]

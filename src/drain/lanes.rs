@@ -291,13 +291,13 @@ impl Lanes {
 
     fn next_class(&mut self) -> Option<usize> {
         let waiting = CLASSES.map(|logs| logs.iter().any(|at| self.may_go(*at)));
-        let lower = |class: usize| waiting[class + 1..].contains(&true);
-        for class in 0..2 {
-            if waiting[class] && (self.streaks[class] < STREAK || !lower(class)) {
-                self.streaks[class] = self.streaks[class].saturating_add(1);
+        for (class, streak) in self.streaks.iter_mut().enumerate() {
+            let lower = waiting[class + 1..].contains(&true);
+            if waiting[class] && (*streak < STREAK || !lower) {
+                *streak = streak.saturating_add(1);
                 return Some(class);
             }
-            self.streaks[class] = 0;
+            *streak = 0;
         }
         waiting[2].then_some(2)
     }

@@ -16,8 +16,8 @@ fn routes() -> Routes {
     })
 }
 
-fn session(number: u128) -> Option<LaneKey> {
-    Some(LaneKey::of_test(number))
+fn session(number: u128) -> LaneKey {
+    LaneKey::of_test(number)
 }
 
 #[test]
@@ -73,9 +73,9 @@ fn every_session_of_a_kind_unknown_is_its_route_whatever_else_is_delivered() {
     let (mut routes, now) = (routes(), Instant::now());
     for n in 0..34 {
         routes.delivered(Log::Started, 1, now);
-        assert!(!routes.session_unknown(Log::Usage, session(n), 32, "status 404", now));
+        assert!(!routes.session_unknown(Log::Usage, Some(session(n)), 32, "status 404", now));
     }
-    assert!(routes.session_unknown(Log::Usage, session(34), 32, "status 404", now));
+    assert!(routes.session_unknown(Log::Usage, Some(session(34)), 32, "status 404", now));
     assert_eq!(routes.held(), [false, false, true, false]);
     assert!(routes.delivered(Log::Usage, 1, now));
 }
@@ -84,10 +84,10 @@ fn every_session_of_a_kind_unknown_is_its_route_whatever_else_is_delivered() {
 fn one_unknown_session_is_no_outage_however_often_it_is_asked_and_some_more_are() {
     let (mut routes, now) = (routes(), Instant::now());
     for _ in 0..200 {
-        assert!(!routes.session_unknown(Log::Usage, session(1), 2, "status 404", now));
+        assert!(!routes.session_unknown(Log::Usage, Some(session(1)), 2, "status 404", now));
     }
-    assert!(!routes.session_unknown(Log::Usage, session(2), 2, "status 404", now));
-    assert!(routes.session_unknown(Log::Usage, session(3), 2, "status 404", now));
+    assert!(!routes.session_unknown(Log::Usage, Some(session(2)), 2, "status 404", now));
+    assert!(routes.session_unknown(Log::Usage, Some(session(3)), 2, "status 404", now));
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub struct DrainState {
     pub link: String,
     /// Why the link is down.
     pub reason: Option<String>,
-    /// Whether the brake holds: everything was refused.
+    /// Whether the brake holds: everything was refused, at least of one kind.
     pub braked: bool,
 }
 
@@ -136,9 +136,14 @@ impl Operator {
         }
     }
 
-    /// Sends no more records, or sends them again.
-    pub fn pause(&self, paused: bool) {
-        self.controls.pause(paused);
+    /// Sends no more records.
+    pub fn pause(&self) {
+        self.controls.pause();
+    }
+
+    /// Sends records again, and the next probe at once.
+    pub fn resume(&self) {
+        self.controls.resume();
     }
 
     /// Lets records go again after everything was refused. Done when the drain has heard it.
@@ -185,5 +190,5 @@ impl Operator {
 }
 
 fn is_braked(link: &LinkStatus) -> bool {
-    link.trouble == Some(Trouble::Refusing)
+    link.held.iter().any(|held| held.trouble == Trouble::Refusing)
 }

@@ -21,11 +21,11 @@ impl Commands {
             Order::HealthCheck => Ok(self.health()),
             Order::GetMetrics => Ok(self.vitals.metrics(&mut self.load)),
             Order::PauseDrain => {
-                self.operator.pause(true);
+                self.operator.pause();
                 Ok(self.drain())
             }
             Order::ResumeDrain => {
-                self.operator.pause(false);
+                self.operator.resume();
                 Ok(self.drain())
             }
             Order::SetRateLimit(limit) => {

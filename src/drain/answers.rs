@@ -4,18 +4,23 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lanes::{Item, LaneKey, Parcel, Unknown};
+use super::lanes::{Item, LaneKey, Parcel, kind_of};
 use super::link::Change;
+use super::routes::Beside;
 use super::verdict::{Trouble, Verdict, by_status, judge};
 use super::{Form, Run, Sent};
 use crate::control_plane::{
     Answer, QuotaAnswer, RecordResult, Response, parse_batch_answer, parse_quota_answer,
 };
-use crate::outbox::{DeadLetter, Payload, Reason, Settlement};
+use crate::outbox::{DeadLetter, Log, Payload, Reason, Settlement};
 use crate::record::Kind;
 
 /// Of an answer, a dead letter keeps so much.
 const DETAIL_BYTES: usize = 1024;
+
+/// What was heard where the status says nothing of what is wrong.
+const UNUSABLE_QUOTA: &str = "an answer to a quota request that cannot be used";
+const UNUSABLE_BATCH: &str = "a batch's answer without usable results";
 
 impl Run {
     /// A request has ended, one way or another.
@@ -23,7 +28,7 @@ impl Run {
         if let Some(heard) = heard(&sent.answer) {
             self.heard = heard;
         }
-        let Sent { mut parcel, form, at, answer } = sent;
+        let Sent { mut parcel, form, at, probes, answer } = sent;
         match form {
             Form::Batch { gzip } => self.batch_answered(parcel, gzip, at, &answer),
             Form::Single => {
@@ -31,6 +36,9 @@ impl Run {
                     self.record_answered(key, item, at, &answer);
                 }
             }
+        }
+        if let Some(log) = probes {
+            self.routes.probe_answered(log, Instant::now());
         }
         // Not every answer says how the link is; one that does not must not leave it in doubt.
         if self.sending.is_empty() {
@@ -42,6 +50,7 @@ impl Run {
     fn record_answered(&mut self, key: LaneKey, item: Item, sent: Instant, answer: &Answer) {
         let now = Instant::now();
         let (mut verdict, retry_after) = judge(&answer.result);
+        let mut beside = Beside::ItsKind;
         if let (Kind::Quota, Some(settlement), Ok(response)) =
             (item.ticket.kind, verdict.settlement(), &answer.result)
         {
@@ -53,32 +62,46 @@ impl Run {
             match (parse_quota_answer(&response.body).ok().filter(is_ours), settlement) {
                 (Some(parsed), _) => {
                     let data = parsed.data.to_vec();
-                    self.delivered(1, sent, now);
+                    self.delivered(item.ticket.log, 1, sent, now);
                     self.push(key, item, settlement, data);
                     return;
                 }
-                (None, Settlement::Delivered) => verdict = Verdict::ServerError,
-                // It was answered before, and this answer has nothing to add.
-                (None, Settlement::Duplicate | Settlement::Exported) => {}
+                (None, Settlement::Delivered) => {
+                    UNUSABLE_QUOTA.clone_into(&mut self.heard);
+                    verdict = Verdict::ServerError;
+                    beside = Beside::Any;
+                }
+                // It was answered before, and this answer has nothing to add: what was said then is lost, and whoever
+                // asked must ask anew.
+                (None, Settlement::Duplicate | Settlement::Exported) => tracing::warn!(
+                    correlation_id = &*item.record.correlation_id(),
+                    "a quota request was answered before, and is not told what: no answer to it goes to Redis"
+                ),
             }
         }
         match verdict {
             Verdict::Settled(settlement) => {
                 self.settle(key, &item, settlement);
-                self.delivered(1, sent, now);
+                self.delivered(item.ticket.log, 1, sent, now);
             }
             Verdict::Refused => self.refused(key, item, detail(answer), now),
             // Nobody was asked: it says nothing of the link.
             Verdict::Unsendable => self.bury(key, &item, Reason::Refused, detail(answer)),
             Verdict::SessionUnknown => {
-                self.tell_unknown(key, now);
+                self.tell_unknown(key, &item, now);
                 self.session_unknown(key, item, detail(answer), now);
             }
             Verdict::ServerError => {
-                if !self.server_error(key, item, detail(answer), retry_after, now) {
+                if !self.server_error(key, item, beside, detail(answer), retry_after, now) {
                     let change = self.link.failed(Trouble::Failing, None, sent, now);
                     self.announce(change);
                 }
+            }
+            Verdict::Unavailable => {
+                let was_up = self.link.trouble().is_none();
+                let change = self.link.failed(Trouble::Overloaded, retry_after, sent, now);
+                self.announce(change);
+                self.unavailable(key, item, detail(answer), was_up && retry_after.is_none(), now);
             }
             Verdict::Link(trouble) => self.link_failed(vec![(key, item)], trouble, retry_after, sent, now),
         }
@@ -95,7 +118,7 @@ impl Run {
         }
         match answer.result.as_ref().map(|response| response.status) {
             Ok(404 | 405 | 501) if self.batching.refused(now) => return self.give_back(parcel, now),
-            Ok(404 | 405 | 501) => return self.link_failed(parcel, Trouble::NoRoute, None, sent, now),
+            Ok(404 | 405 | 501) => return self.no_batches(parcel, now),
             Ok(415) if gzip => {
                 self.batching.stop_compressing();
                 return self.give_back(parcel, now);
@@ -105,11 +128,14 @@ impl Run {
         let (verdict, retry_after) = judge(&answer.result);
         if let Verdict::Link(trouble) = verdict {
             self.link_failed(parcel, trouble, retry_after, sent, now);
+        } else if verdict == Verdict::Unavailable && parcel.len() > 1 {
+            self.link_failed(parcel, Trouble::Overloaded, retry_after, sent, now);
         } else if parcel.len() == 1 {
             let Some((key, item)) = parcel.pop() else { return };
             if verdict == Verdict::Settled(Settlement::Delivered) {
+                UNUSABLE_BATCH.clone_into(&mut self.heard);
                 // 2xx without a result: nobody can say what it means for the record.
-                if !self.server_error(key, item, detail(answer), retry_after, now) {
+                if !self.server_error(key, item, Beside::ItsKind, detail(answer), retry_after, now) {
                     let change = self.link.failed(Trouble::Failing, None, sent, now);
                     self.announce(change);
                 }
@@ -117,8 +143,11 @@ impl Run {
                 self.record_answered(key, item, sent, answer);
             }
         } else if matches!(verdict, Verdict::ServerError | Verdict::Settled(Settlement::Delivered)) {
+            if verdict != Verdict::ServerError {
+                UNUSABLE_BATCH.clone_into(&mut self.heard);
+            }
             // Perhaps one of them broke it: if others pass meanwhile, it is looked for in halves.
-            let deliveries = self.link.deliveries();
+            let deliveries = self.routes.deliveries(Log::Usage);
             if parcel.iter().any(|(_, item)| deliveries > item.tries.deliveries) {
                 halve(&mut parcel);
             }
@@ -147,22 +176,35 @@ impl Run {
                 verdict => rest.push((key, item, verdict, result)),
             }
         }
+        let was_up = self.link.trouble().is_none();
         if delivered > 0 {
-            self.delivered(delivered, sent, now);
+            self.delivered(Log::Usage, delivered, sent, now);
         } else if rest.iter().all(|(.., verdict, _)| *verdict == Verdict::SessionUnknown) {
-            for (key, ..) in &rest {
-                self.tell_unknown(*key, now);
+            if let Some((.., result)) = rest.first() {
+                self.heard = of_a_batch(result);
             }
-        } else if let Some(trouble) = rest.iter().find_map(|(.., verdict, _)| verdict.trouble()) {
+            for (key, item, ..) in &rest {
+                self.tell_unknown(*key, item, now);
+            }
+        } else if let Some((trouble, result)) =
+            rest.iter().find_map(|(.., verdict, result)| Some((verdict.trouble()?, result)))
+        {
+            self.heard = of_a_batch(result);
             let change = self.link.failed(trouble, None, sent, now);
             self.announce(change);
         }
         for (key, item, verdict, result) in rest {
-            let detail = format!("status {}: {}", result.status, result.error.unwrap_or_default());
+            let detail = format!("status {}: {}", result.status, result.error.as_deref().unwrap_or_default());
+            if verdict == Verdict::Refused {
+                self.heard = of_a_batch(&result);
+            }
             match verdict {
                 Verdict::Refused => self.refused(key, item, detail, now),
                 Verdict::SessionUnknown => self.session_unknown(key, item, detail, now),
-                Verdict::ServerError => drop(self.server_error(key, item, detail, None, now)),
+                Verdict::ServerError => {
+                    self.server_error(key, item, Beside::ItsKind, detail, None, now);
+                }
+                Verdict::Unavailable => self.unavailable(key, item, detail, was_up, now),
                 Verdict::Link(trouble) => self.retry(key, item, trouble.label(), None, now),
                 Verdict::Unsendable => self.bury(key, &item, Reason::Refused, detail),
                 Verdict::Settled(settlement) => self.settle(key, &item, settlement),
@@ -170,41 +212,86 @@ impl Run {
         }
     }
 
-    fn delivered(&mut self, records: u64, sent: Instant, now: Instant) {
+    fn delivered(&mut self, log: Log, records: u64, sent: Instant, now: Instant) {
         self.renewed_token = false;
-        let change = self.link.delivered(records, sent, now);
+        let change = self.link.delivered(sent, now);
         if change == Some(Change::Up) {
             self.batching.ask_again();
         }
         self.announce(change);
+        if self.routes.delivered(log, records, now) {
+            self.let_go(log, now);
+        }
+    }
+
+    /// A kind that was held goes again.
+    pub(super) fn let_go(&mut self, log: Log, now: Instant) {
+        tracing::info!(kind = kind_of(log).name(), "the ControlPlane may have records of this kind again");
+        self.link.begin_small(now);
+        if log == Log::Usage {
+            self.batching.ask_again();
+        }
+    }
+
+    /// A kind is held from now on.
+    fn held(&self, log: Log) {
+        let held = self.routes.all_held().find(|(of, _)| *of == log);
+        if let Some((_, held)) = held {
+            tracing::warn!(
+                kind = kind_of(log).name(),
+                reason = held.trouble.label(),
+                cause = held.cause,
+                "the ControlPlane takes no records of this kind; they wait in the outbox"
+            );
+        }
     }
 
     fn refused(&mut self, key: LaneKey, item: Item, detail: String, now: Instant) {
+        let log = item.ticket.log;
         let change = self.link.refused(now);
+        self.announce(change);
+        let sets_it = self.routes.refused(log, &self.heard, now);
         // The brake holds from the refusal that sets it: that one is still a dead letter, no later one.
-        if self.link.is_braked() && change.is_none() {
-            self.retry(key, item, Trouble::Refusing.label(), None, now);
-        } else {
+        if self.routes.gives_up(log, sets_it) {
             self.bury(key, &item, Reason::Refused, detail);
+        } else {
+            self.retry(key, item, Trouble::Refusing.label(), None, now);
         }
-        self.announce(change);
+        if sets_it {
+            self.held(log);
+        }
     }
 
-    /// Tells the link of a session that is not known.
-    fn tell_unknown(&mut self, key: LaneKey, now: Instant) {
+    /// There are no batches, and we were told to insist: usage has no route.
+    fn no_batches(&mut self, parcel: Parcel, now: Instant) {
+        let change = self.link.not_found(now);
+        self.announce(change);
+        if self.routes.absent(Log::Usage, &self.heard, now) {
+            self.held(Log::Usage);
+        }
+        for (key, item) in parcel {
+            self.retry(key, item, Trouble::NoRoute.label(), None, now);
+        }
+    }
+
+    /// Tells the link, and the kind's route, of a session that is not known.
+    fn tell_unknown(&mut self, key: LaneKey, item: &Item, now: Instant) {
+        let log = item.ticket.log;
+        // Whatever was wrong with the link, it answers.
+        let change = self.link.not_found(now);
+        self.announce(change);
         // One that was unknown already while others were delivered is no sign that all are.
-        let is_news = self.unknown_since(key).deliveries == self.link.deliveries();
-        let change = self.link.session_unknown(is_news.then_some(key), now);
-        self.announce(change);
-    }
-
-    fn unknown_since(&mut self, key: LaneKey) -> Unknown {
-        let now = Unknown { clock: self.link.delivering(), deliveries: self.link.deliveries() };
-        self.lanes.unknown_since(key, now)
+        let since = self.lanes.unknown_since(key, self.routes.progress());
+        let session = LaneKey::of_session(item.record.session());
+        let news = self.routes.is_news(log, &since).then_some(session);
+        if self.routes.session_unknown(log, news, self.link.limit(now), &self.heard, now) {
+            self.held(log);
+        }
     }
 
     fn session_unknown(&mut self, key: LaneKey, item: Item, detail: String, now: Instant) {
-        let unknown_for = self.link.delivering().saturating_sub(self.unknown_since(key).clock);
+        let since = self.lanes.unknown_since(key, self.routes.progress());
+        let unknown_for = self.routes.delivering_since(item.ticket.log, &since);
         if unknown_for >= self.drain.settings.session_grace {
             self.bury(key, &item, Reason::SessionUnknown, detail);
         } else {
@@ -217,12 +304,12 @@ impl Run {
         &mut self,
         key: LaneKey,
         mut item: Item,
+        beside: Beside,
         detail: String,
         retry_after: Option<Duration>,
         now: Instant,
     ) -> bool {
-        item.tries.poisoned += u32::from(self.link.deliveries() > item.tries.deliveries);
-        item.tries.deliveries = self.link.deliveries();
+        item.tries.poisoned += u32::from(self.routes.others_passed(item.ticket.log, beside, &mut item.tries));
         let poison = item.tries.poisoned >= self.drain.settings.poison_attempts;
         if poison {
             self.bury(key, &item, Reason::Poison, detail);
@@ -230,6 +317,24 @@ impl Run {
             self.retry(key, item, Trouble::Failing.label(), retry_after, now);
         }
         poison
+    }
+
+    /// 503 for this record. It is not its own fault if the link was down, or a wait was asked for.
+    fn unavailable(
+        &mut self,
+        key: LaneKey,
+        mut item: Item,
+        detail: String,
+        may_be_its_own: bool,
+        now: Instant,
+    ) {
+        let is_its_own = self.routes.only_it_was_shed(item.ticket.log, &mut item.tries) && may_be_its_own;
+        item.tries.poisoned += u32::from(is_its_own);
+        if item.tries.poisoned >= self.drain.settings.poison_attempts {
+            self.bury(key, &item, Reason::Poison, detail);
+        } else {
+            self.retry(key, item, Trouble::Overloaded.label(), None, now);
+        }
     }
 
     fn link_failed(
@@ -328,6 +433,7 @@ impl Run {
                     "the link to the ControlPlane is down; records wait in the outbox"
                 );
                 self.cause = Some(self.heard.clone());
+                self.routes.link_down();
             }
             Some(Change::Up) => {
                 tracing::info!("the link to the ControlPlane is up");
@@ -345,6 +451,11 @@ fn heard(answer: &Answer) -> Option<String> {
         Ok(response) => Some(format!("status {}", response.status)),
         Err(failure) => Some(failure.to_string()),
     }
+}
+
+/// What one of a batch's results was, likewise.
+fn of_a_batch(result: &RecordResult) -> String {
+    format!("status {} for a record of a batch", result.status)
 }
 
 /// A batch's results, where the answer has them: also one that refuses may say for each record what it thinks of it.

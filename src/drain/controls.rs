@@ -36,6 +36,8 @@ pub struct Orders {
     pub rate_limit: RateLimit,
     /// How often the brake was released by hand.
     pub brake_releases: u64,
+    /// How often the next probe was wanted at once.
+    pub probes: u64,
 }
 
 impl Orders {
@@ -66,9 +68,17 @@ impl Controls {
         self.0.subscribe()
     }
 
-    /// Sends no more records, or sends them again.
-    pub fn pause(&self, paused: bool) {
-        self.0.send_if_modified(|orders| std::mem::replace(&mut orders.paused, paused) != paused);
+    /// Sends no more records.
+    pub fn pause(&self) {
+        self.0.send_if_modified(|orders| !std::mem::replace(&mut orders.paused, true));
+    }
+
+    /// Sends records again, and asks the `ControlPlane` at once, however long it was to be left alone.
+    pub fn resume(&self) {
+        self.0.send_modify(|orders| {
+            orders.paused = false;
+            orders.probes += 1;
+        });
     }
 
     /// Sends no records while what waits is exported.
@@ -81,8 +91,11 @@ impl Controls {
         self.0.send_if_modified(|orders| std::mem::replace(&mut orders.rate_limit, rate_limit) != rate_limit);
     }
 
-    /// Lets records go again after everything was refused.
+    /// Lets records go again after everything was refused, and asks at once as well.
     pub fn release_brake(&self) {
-        self.0.send_modify(|orders| orders.brake_releases += 1);
+        self.0.send_modify(|orders| {
+            orders.brake_releases += 1;
+            orders.probes += 1;
+        });
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::batch::{self, Batching};
 use crate::outbox::{Leased, Log, Ticket};
-use crate::record::{Kind, Record};
+use crate::record::{Kind, Record, Timestamp};
 
 use lane::Lane;
 pub(super) use lane::Unknown;
@@ -47,7 +47,7 @@ impl LaneKey {
         }
     }
 
-    fn of_session(session: &str) -> Self {
+    pub(super) fn of_session(session: &str) -> Self {
         Self(xxhash_rust::xxh3::xxh3_128(session.as_bytes()))
     }
 }
@@ -58,15 +58,20 @@ pub(super) struct Tries {
     pub attempts: u32,
     /// Attempts that failed with 5xx while other records passed.
     pub poisoned: u32,
-    /// The link's count of deliveries when it was last tried.
+    /// How many of its kind had been delivered when it was last tried.
     pub deliveries: u64,
+    /// How many of any kind.
+    pub any_deliveries: u64,
+    /// How many of its kind had been answered 503 until then.
+    pub shed: u64,
     /// The most records that it may travel with: halved when a batch fails as a whole, so that a record at fault is
     /// alone in the end.
     pub batch_most: usize,
 }
 
 impl Tries {
-    const NONE: Self = Self { attempts: 0, poisoned: 0, deliveries: 0, batch_most: usize::MAX };
+    pub(super) const NONE: Self =
+        Self { attempts: 0, poisoned: 0, deliveries: 0, any_deliveries: 0, shed: 0, batch_most: usize::MAX };
 }
 
 /// A record in hand.
@@ -74,6 +79,8 @@ impl Tries {
 pub(super) struct Item {
     pub ticket: Ticket,
     pub record: Record,
+    /// Since when it waits, here and in Redis.
+    pub since: Timestamp,
     pub tries: Tries,
 }
 
@@ -88,20 +95,45 @@ pub(super) fn place(log: Log) -> Option<usize> {
     LOGS.iter().position(|other| *other == log)
 }
 
+/// The place of each kind in [`LOGS`].
+pub(super) fn place_of(kind: Kind) -> usize {
+    match kind {
+        Kind::Quota => 0,
+        Kind::Started | Kind::Lifecycle => 1,
+        Kind::Usage => 2,
+        Kind::Completed => 3,
+    }
+}
+
+/// Of which kind a log's records are.
+pub(super) fn kind_of(log: Log) -> Kind {
+    match log {
+        Log::Quota => Kind::Quota,
+        Log::Started => Kind::Started,
+        Log::Usage | Log::Rejected => Kind::Usage,
+        Log::Completed => Kind::Completed,
+    }
+}
+
 /// The lanes, and which of them may go.
 #[derive(Default)]
 pub(super) struct Lanes {
     lanes: HashMap<LaneKey, Lane>,
-    ready: [VecDeque<LaneKey>; 3],
+    /// Lanes that may go, by the log of their head.
+    ready: [VecDeque<LaneKey>; LOGS.len()],
+    /// Logs of which nothing goes but a probe.
+    held: [bool; LOGS.len()],
+    /// Of started and completed events, which share a class, one goes after the other.
+    completed_next: bool,
     /// Lanes that wait, and until when.
     waiting: BTreeSet<(Instant, LaneKey)>,
     /// Those of them that have given up all their records.
     resting: BTreeSet<(Instant, LaneKey)>,
     streaks: [u32; 2],
-    counts: [usize; 3],
-    bytes: [usize; 3],
-    /// Lanes that wait may hold more of a class than when room was last made of them.
-    grown: [bool; 3],
+    counts: [usize; LOGS.len()],
+    bytes: [usize; LOGS.len()],
+    /// Lanes that wait may hold more of a log than when room was last made of them.
+    grown: [bool; LOGS.len()],
     /// Lanes whose wait has just ended.
     woken: Vec<LaneKey>,
     /// Lanes that want a log to be read again.
@@ -112,25 +144,20 @@ pub(super) struct Lanes {
     emptied: Vec<LaneKey>,
 }
 
-fn class_of(kind: Kind) -> usize {
-    match kind {
-        Kind::Quota => 0,
-        Kind::Started | Kind::Completed | Kind::Lifecycle => 1,
-        Kind::Usage => 2,
-    }
-}
+/// The classes in the order of their priority, each with its logs.
+const CLASSES: [&[usize]; 3] = [&[0], &[1, 3], &[2]];
 
 impl Lanes {
-    /// Records in hand of this kind's class.
+    /// Records in hand of this kind.
     #[cfg(test)]
     pub(super) fn count(&self, kind: Kind) -> usize {
-        self.counts[class_of(kind)]
+        self.counts[place_of(kind)]
     }
 
     /// Bytes of these.
     #[cfg(test)]
     pub(super) fn bytes(&self, kind: Kind) -> usize {
-        self.bytes[class_of(kind)]
+        self.bytes[place_of(kind)]
     }
 
     /// Takes in a record that was read. Quietly passes over what is in hand already, or has no room.
@@ -139,11 +166,19 @@ impl Lanes {
         let ticket = leased.ticket;
         let key = LaneKey::of(&ticket, &record);
         let bytes = record.data().len();
+        let at = place_of(ticket.kind);
         let lane = self.lanes.entry(key).or_default();
-        if lane.load(Item { ticket, record, tries: Tries::NONE }) {
-            self.grown[class_of(ticket.kind)] |= lane.not_before.is_some();
-            self.counts[class_of(ticket.kind)] += 1;
-            self.bytes[class_of(ticket.kind)] += bytes;
+        if lane.load(Item { ticket, since: record.waits_since(), record, tries: Tries::NONE }) {
+            let head = lane.turn();
+            self.grown[at] |= lane.not_before.is_some() || head.is_some_and(|head| self.held[head]);
+            self.counts[at] += 1;
+            self.bytes[at] += bytes;
+            if lane.queued != head
+                && let Some(before) = lane.queued.take()
+            {
+                // It goes before what was the head.
+                self.ready[before].retain(|other| *other != key);
+            }
             self.queue(key);
         }
     }
@@ -151,13 +186,19 @@ impl Lanes {
     /// Makes a lane ready if its head may go.
     fn queue(&mut self, key: LaneKey) {
         let Some(lane) = self.lanes.get_mut(&key) else { return };
-        if lane.busy || lane.queued || lane.not_before.is_some() {
+        if lane.busy || lane.queued.is_some() || lane.not_before.is_some() {
             return;
         }
-        if let Some(head) = lane.head() {
-            let class = class_of(head.ticket.kind);
-            lane.queued = true;
-            self.ready[class].push_back(key);
+        if let Some(head) = lane.turn() {
+            lane.queued = Some(head);
+            self.ready[head].push_back(key);
+        }
+    }
+
+    /// Of these logs nothing goes from now on but a probe.
+    pub(super) fn hold(&mut self, held: [bool; LOGS.len()]) {
+        if std::mem::replace(&mut self.held, held) != held {
+            self.grown = [true; LOGS.len()];
         }
     }
 
@@ -188,12 +229,21 @@ impl Lanes {
 
     /// Whether any record may go.
     pub(super) fn has_ready(&self) -> bool {
-        self.ready.iter().any(|queue| !queue.is_empty())
+        (0..LOGS.len()).any(|at| self.may_go(at))
     }
 
     /// Whether a quota request may go.
     pub(super) fn has_ready_quota(&self) -> bool {
-        !self.ready[class_of(Kind::Quota)].is_empty()
+        self.may_go(place_of(Kind::Quota))
+    }
+
+    /// Whether a log is held that could be probed now.
+    pub(super) fn has_held(&self, log: Log) -> bool {
+        place(log).is_some_and(|at| self.held[at] && !self.ready[at].is_empty())
+    }
+
+    fn may_go(&self, at: usize) -> bool {
+        !self.held[at] && !self.ready[at].is_empty()
     }
 
     /// What to send next: its lanes are busy until [`Self::settle`] or [`Self::put_back`].
@@ -201,24 +251,23 @@ impl Lanes {
     /// With `batching`, usage goes in batches of one record a lane: a second one could be taken while the first is
     /// to be sent again.
     pub(super) fn pick(&mut self, batching: Option<&Batching>) -> Option<Parcel> {
-        let class = self.next_class()?;
-        let first = self.ready[class].pop_front()?;
-        let Some(batching) =
-            batching.filter(|_| class == class_of(Kind::Usage) && self.goes_in_a_batch(first))
+        let at = self.next_log()?;
+        let first = self.ready[at].pop_front()?;
+        let Some(batching) = batching.filter(|_| at == place_of(Kind::Usage) && self.goes_in_a_batch(first))
         else {
             return Some(vec![self.take(first)?]);
         };
         let mut parcel = vec![self.take(first)?];
-        let mut most = batching.records(self.ready[class].len() + 1).min(parcel[0].1.tries.batch_most);
+        let mut most = batching.records(self.ready[at].len() + 1).min(parcel[0].1.tries.batch_most);
         let mut bytes = parcel[0].1.record.body().len();
-        while let Some(&key) = self.ready[class].front() {
+        while let Some(&key) = self.ready[at].front() {
             let Some(head) = self.lanes.get(&key).and_then(Lane::head) else { break };
             bytes += head.record.body().len();
             most = most.min(head.tries.batch_most);
             if parcel.len() >= most || bytes > batching.max_bytes() || !self.goes_in_a_batch(key) {
                 break;
             }
-            self.ready[class].pop_front();
+            self.ready[at].pop_front();
             parcel.extend(self.take(key));
         }
         Some(parcel)
@@ -229,46 +278,64 @@ impl Lanes {
         head.is_some_and(|item| item.ticket.kind == Kind::Usage && batch::fits(item.record.body()))
     }
 
+    fn next_log(&mut self) -> Option<usize> {
+        let class = self.next_class()?;
+        let in_turn = if self.completed_next { [3, 1] } else { [1, 3] };
+        let logs: &[usize] = if class == 1 { &in_turn } else { CLASSES[class] };
+        let at = logs.iter().copied().find(|at| self.may_go(*at))?;
+        if class == 1 {
+            self.completed_next = at == 1;
+        }
+        Some(at)
+    }
+
     fn next_class(&mut self) -> Option<usize> {
-        let waiting = |class: usize| !self.ready[class].is_empty();
-        let lower = |class: usize| (class + 1..3).any(waiting);
-        for class in 0..2 {
-            if waiting(class) && (self.streaks[class] < STREAK || !lower(class)) {
-                self.streaks[class] = self.streaks[class].saturating_add(1);
+        let waiting = CLASSES.map(|logs| logs.iter().any(|at| self.may_go(*at)));
+        for (class, streak) in self.streaks.iter_mut().enumerate() {
+            let lower = waiting[class + 1..].contains(&true);
+            if waiting[class] && (*streak < STREAK || !lower) {
+                *streak = streak.saturating_add(1);
                 return Some(class);
             }
-            self.streaks[class] = 0;
+            *streak = 0;
         }
-        waiting(2).then_some(2)
+        waiting[2].then_some(2)
     }
 
     /// A record to probe the link with: the one that was tried least, so that no bad record holds the link down.
     pub(super) fn pick_probe(&mut self) -> Option<Parcel> {
+        let at = CLASSES.into_iter().flatten().copied().find(|at| self.may_go(*at))?;
+        self.pick_least_tried(at)
+    }
+
+    /// A record to probe a log with that is held, likewise.
+    pub(super) fn pick_probe_of(&mut self, log: Log) -> Option<Parcel> {
+        self.pick_least_tried(place(log)?)
+    }
+
+    fn pick_least_tried(&mut self, at: usize) -> Option<Parcel> {
         const LOOK_AT: usize = 64;
-        for class in 0..3 {
-            let tried = |key: &LaneKey| {
-                self.lanes.get(key).and_then(Lane::head).map_or(0, |item| item.tries.attempts)
-            };
-            let least =
-                (0..self.ready[class].len().min(LOOK_AT)).min_by_key(|at| tried(&self.ready[class][*at]));
-            if let Some(key) = least.and_then(|at| self.ready[class].remove(at)) {
-                return Some(vec![self.take(key)?]);
-            }
-        }
-        None
+        let tried =
+            |key: &LaneKey| self.lanes.get(key).and_then(Lane::head).map_or(0, |item| item.tries.attempts);
+        let looked_at = 0..self.ready[at].len().min(LOOK_AT);
+        let least = looked_at.min_by_key(|n| tried(&self.ready[at][*n]))?;
+        let key = self.ready[at].remove(least)?;
+        Some(vec![self.take(key)?])
     }
 
     fn take(&mut self, key: LaneKey) -> Option<(LaneKey, Item)> {
         let lane = self.lanes.get_mut(&key)?;
+        lane.queued = None;
         let item = lane.pop()?;
-        (lane.busy, lane.queued) = (true, false);
+        lane.busy = true;
         Some((key, item))
     }
 
     /// The record in flight is done with: the next of its lane may go.
     pub(super) fn settle(&mut self, key: LaneKey, item: &Item) {
-        self.counts[class_of(item.ticket.kind)] -= 1;
-        self.bytes[class_of(item.ticket.kind)] -= item.record.data().len();
+        let at = place_of(item.ticket.kind);
+        self.counts[at] -= 1;
+        self.bytes[at] -= item.record.data().len();
         let Some(lane) = self.lanes.get_mut(&key) else { return };
         lane.busy = false;
         if !lane.is_empty() {
@@ -294,7 +361,15 @@ impl Lanes {
 
     /// Since when this lane's session has been unknown: since `now` if not before.
     pub(super) fn unknown_since(&mut self, key: LaneKey, now: Unknown) -> Unknown {
-        self.lanes.get_mut(&key).map_or(now, |lane| *lane.unknown_since.get_or_insert(now))
+        self.lanes.get_mut(&key).map_or(now, |lane| **lane.unknown_since.get_or_insert_with(|| Box::new(now)))
+    }
+
+    /// Every lane that waits may go: somebody knows that it is time.
+    pub(super) fn wake_all(&mut self) {
+        let last = [&self.waiting, &self.resting].into_iter().filter_map(|set| set.last());
+        if let Some(last) = last.map(|(until, _)| *until).max() {
+            self.wake(last);
+        }
     }
 
     /// This lane's session is known.
@@ -313,23 +388,23 @@ impl Lanes {
         }
         lane.not_before = Some(not_before);
         self.waiting.insert((not_before, key));
-        self.grown = [true; 3];
+        self.grown = [true; LOGS.len()];
     }
 
     /// Lanes of quota requests older than the deadline that are not in flight.
-    pub(super) fn take_expired(&mut self, accepted_before: i64) -> Vec<(LaneKey, Item)> {
+    pub(super) fn take_expired(&mut self, before: i64) -> Vec<(LaneKey, Item)> {
         let expired: HashSet<LaneKey> = self
             .lanes
             .iter()
             .filter(|(_, lane)| {
                 !lane.busy
-                    && lane.head().is_some_and(|item| {
-                        item.ticket.kind == Kind::Quota && item.ticket.accepted_at.0 < accepted_before
-                    })
+                    && lane
+                        .head()
+                        .is_some_and(|item| item.ticket.kind == Kind::Quota && item.since.0 < before)
             })
             .map(|(key, _)| *key)
             .collect();
-        self.ready[class_of(Kind::Quota)].retain(|key| !expired.contains(key));
+        self.ready[place_of(Kind::Quota)].retain(|key| !expired.contains(key));
         expired
             .into_iter()
             .filter_map(|key| {

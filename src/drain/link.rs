@@ -1,17 +1,16 @@
-//! The state of the link: circuit, backoff, the brake, and how many requests may be in flight.
+//! The state of the link: circuit, backoff, and how many requests may be in flight. One for all kinds of records: what
+//! only one of them meets is told by [`super::routes`].
 //!
 //! A pure state machine: the time is an argument, nothing here waits.
 //!
 //! A failure counts towards opening the circuit only if nothing has succeeded since its request was sent: with
 //! many requests in flight a few failures among successes are the records' misfortune, not the link's.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use rand::RngExt;
 use tokio::time::Instant;
 
-use super::lanes::LaneKey;
 use super::pace::Pace;
 use super::verdict::Trouble;
 
@@ -28,8 +27,17 @@ pub struct Settings {
     pub multiplier: f64,
     /// The most requests in flight.
     pub concurrency: usize,
-    /// Refusals in a row that set the brake; 0: never.
+    /// Refusals of a kind in a row that set its brake; 0: never.
     pub refusal_brake: u32,
+}
+
+impl Settings {
+    /// The longest wait after so many failures.
+    pub(super) fn backoff(&self, failures: u32) -> Duration {
+        let exponent = i32::try_from(failures.min(64)).unwrap_or(64);
+        let seconds = self.initial_delay.as_secs_f64() * self.multiplier.powi(exponent);
+        Duration::from_secs_f64(seconds.min(self.max_backoff.as_secs_f64()))
+    }
 }
 
 /// Requests in flight after a start or an outage. It doubles with every round trip that goes well.
@@ -37,9 +45,6 @@ const INITIAL_LIMIT: f64 = 2.0;
 /// A latency this many times the usual one, and [`SLOW_AT_LEAST`], is a queue building up over there.
 const SLOW_TIMES: f64 = 8.0;
 const SLOW_AT_LEAST: f64 = 0.25;
-
-/// Longer without a delivery is no time in which records were being delivered: a session's grace stands still.
-const DELIVERING_GAP: Duration = Duration::from_secs(10);
 
 /// A `Retry-After` below this is no wait: the backoff counts.
 const SHORTEST_ASKED: Duration = Duration::from_secs(1);
@@ -74,16 +79,9 @@ pub(super) struct Link {
     trouble: Option<Trouble>,
     failures: u32,
     openings: u32,
-    refusals: u32,
-    unknown: u32,
-    /// Sessions that were not known since the last delivery; a few are enough to know.
-    unknown_sessions: HashSet<LaneKey>,
     /// The wait was asked for by the other side: only a probe after it ends it.
     asked_to_wait: bool,
     last_success: Option<Instant>,
-    last_delivery: Option<Instant>,
-    deliveries: u64,
-    delivering: Duration,
     limit: f64,
     threshold: f64,
     last_cut: Option<Instant>,
@@ -101,14 +99,8 @@ impl Link {
             trouble: None,
             failures: 0,
             openings: 0,
-            refusals: 0,
-            unknown: 0,
-            unknown_sessions: HashSet::new(),
             asked_to_wait: false,
             last_success: None,
-            last_delivery: None,
-            deliveries: 0,
-            delivering: Duration::ZERO,
             limit: INITIAL_LIMIT.min(threshold),
             threshold,
             last_cut: None,
@@ -138,28 +130,11 @@ impl Link {
         }
     }
 
-    /// Records settled by an answer so far.
-    pub(super) fn deliveries(&self) -> u64 {
-        self.deliveries
-    }
-
-    /// For how long records have been delivered, gaps in which the link was down left out.
-    pub(super) fn delivering(&self) -> Duration {
-        self.delivering
-    }
-
-    /// Whether refusals make no dead letters at present.
-    pub(super) fn is_braked(&self) -> bool {
-        self.trouble == Some(Trouble::Refusing)
-    }
-
-    /// The operator knows better: records may go again, and be refused.
-    pub(super) fn release_brake(&mut self, now: Instant) -> Option<Change> {
-        if !self.is_braked() {
-            return None;
+    /// Somebody knows better than to wait: the next probe may go now, whatever was asked for.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        if let Circuit::Open { until } = &mut self.circuit {
+            *until = now.min(*until);
         }
-        self.refusals = 0;
-        self.close(now)
     }
 
     /// The probe has ended, and its answer said nothing of the link: another may go.
@@ -190,54 +165,28 @@ impl Link {
         }
     }
 
-    /// One request delivered so many records (or they had been before).
-    pub(super) fn delivered(&mut self, records: u64, sent: Instant, now: Instant) -> Option<Change> {
-        if let Some(last) = self.last_delivery {
-            self.delivering += now.saturating_duration_since(last).min(DELIVERING_GAP);
-        }
-        self.last_delivery = Some(now);
-        self.deliveries += records;
-        self.refusals = 0;
-        self.unknown = 0;
-        self.unknown_sessions.clear();
+    /// One request delivered records (or they had been before).
+    pub(super) fn delivered(&mut self, sent: Instant, now: Instant) -> Option<Change> {
         self.good(now);
         self.grow(now.saturating_duration_since(sent), now);
         self.close(now)
     }
 
-    /// A record was refused. The link works, but perhaps it refuses everything.
+    /// A record was refused: whatever that means for it, the link works.
     pub(super) fn refused(&mut self, now: Instant) -> Option<Change> {
-        self.refusals = self.refusals.saturating_add(1);
-        if self.is_braked()
-            || (self.settings.refusal_brake > 0 && self.refusals >= self.settings.refusal_brake)
-        {
-            return self.open(Trouble::Refusing, None, now);
-        }
         self.good(now);
         self.close(now)
     }
 
-    /// A session was not known. When that is all that is heard, of several sessions of which it is `news`, it is the route.
-    pub(super) fn session_unknown(&mut self, news: Option<LaneKey>, now: Instant) -> Option<Change> {
-        let enough = self.settings.failures_to_open as usize;
-        if let Some(session) = news {
-            self.unknown = self.unknown.saturating_add(1);
-            if self.unknown_sessions.len() < enough {
-                self.unknown_sessions.insert(session);
-            }
-        }
-        // As many more as may have been in flight together: a few new sessions at once are no outage.
-        let in_a_row = self.settings.failures_to_open + self.limit as u32;
-        let is_route = self.unknown_sessions.len() >= enough && self.unknown >= in_a_row;
-        match (self.circuit, self.trouble) {
-            (Circuit::HalfOpen, Some(Trouble::NoRoute | Trouble::Refusing)) => {
-                self.open(Trouble::NoRoute, None, now)
-            }
-            // Whatever it was, it answers again.
-            (Circuit::HalfOpen, _) => self.close(now),
-            _ if is_route && news.is_some() => self.open(Trouble::NoRoute, None, now),
-            _ => None,
-        }
+    /// There is no such session, or no such route. Whatever was wrong with the link, it answers again.
+    pub(super) fn not_found(&mut self, now: Instant) -> Option<Change> {
+        if self.circuit == Circuit::HalfOpen { self.close(now) } else { None }
+    }
+
+    /// What was held back may go again, and may be much: it begins small, as after an outage.
+    pub(super) fn begin_small(&mut self, now: Instant) {
+        self.pace.restart(now);
+        self.limit = self.limit.min(INITIAL_LIMIT);
     }
 
     /// The link failed.
@@ -273,7 +222,7 @@ impl Link {
 
     fn close(&mut self, now: Instant) -> Option<Change> {
         let waits = matches!(self.circuit, Circuit::Open { until } if until > now);
-        if self.asked_to_wait && waits && !self.is_braked() {
+        if self.asked_to_wait && waits {
             // An answer to what was sent before the wait was asked for.
             return None;
         }
@@ -294,48 +243,31 @@ impl Link {
         // is no advice.
         let asked =
             retry_after.filter(|wait| *wait >= SHORTEST_ASKED).map(|wait| jittered(wait, wait.mul_f64(1.1)));
-        let change = (!self.is_braked() && self.trouble != Some(trouble)).then_some(Change::Down(trouble));
+        let change = (self.trouble != Some(trouble)).then_some(Change::Down(trouble));
         if let Circuit::Open { until } = self.circuit
             && self.trouble.is_some()
             && until > now
         {
-            // Stragglers of the requests that were in flight when it opened change nothing but a longer wait asked for,
-            // and the brake, which must not miss a refusal.
+            // Stragglers of the requests that were in flight when it opened change nothing but a longer wait asked for.
             if let Some(wait) = asked {
                 self.circuit = Circuit::Open { until: until.max(now + wait) };
                 self.asked_to_wait = true;
-            }
-            if trouble == Trouble::Refusing {
-                self.trouble = Some(trouble);
-                return change;
             }
             return None;
         }
         self.openings = self.openings.saturating_add(1);
         self.asked_to_wait = asked.is_some();
-        let (least, most) = (self.settings.initial_delay, self.backoff(self.openings));
+        let (least, most) = (self.settings.initial_delay, self.settings.backoff(self.openings));
         let wait = asked.unwrap_or_else(|| self.jitter.between(least, most));
         self.circuit = Circuit::Open { until: now + wait };
         self.failures = 0;
-        // A gap in which the link was down is no time in which records were delivered.
-        self.last_delivery = None;
-        // The brake stays the reason until a delivery: a probe that meets a 503 releases nothing.
-        if !self.is_braked() {
-            self.trouble = Some(trouble);
-        }
+        self.trouble = Some(trouble);
         change
-    }
-
-    /// The longest wait after so many failures.
-    fn backoff(&self, failures: u32) -> Duration {
-        let exponent = i32::try_from(failures.min(64)).unwrap_or(64);
-        let seconds = self.settings.initial_delay.as_secs_f64() * self.settings.multiplier.powi(exponent);
-        Duration::from_secs_f64(seconds.min(self.settings.max_backoff.as_secs_f64()))
     }
 
     /// How long one record waits after its `attempts`-th failure on a link that is up.
     pub(super) fn record_delay(&self, attempts: u32) -> Duration {
-        jittered(Duration::ZERO, self.backoff(attempts.saturating_sub(1)))
+        jittered(Duration::ZERO, self.settings.backoff(attempts.saturating_sub(1)))
     }
 
     fn grow(&mut self, latency: Duration, now: Instant) {
@@ -367,12 +299,12 @@ impl Link {
 /// Full jitter in pairs: of two waits each is anywhere, and together they are always as long. So a fleet is spread out as
 /// widely as can be, and yet no agent asks much more often than the others in a long outage.
 #[derive(Debug, Default)]
-struct Jitter {
+pub(super) struct Jitter {
     before: Option<f64>,
 }
 
 impl Jitter {
-    fn between(&mut self, least: Duration, most: Duration) -> Duration {
+    pub(super) fn between(&mut self, least: Duration, most: Duration) -> Duration {
         let share = match self.before.take() {
             Some(share) => 1.0 - share,
             None => *self.before.insert(rand::random_range(0.0..=1.0)),

@@ -19,6 +19,7 @@ mod link;
 mod pace;
 mod quota;
 mod read_ahead;
+mod routes;
 mod send;
 mod turns;
 mod verdict;
@@ -34,7 +35,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::control_plane::{Answer, Client};
-use crate::outbox::{Lease, Log, Outbox, ReadError, Settlement};
+use crate::outbox::{Lease, Log, Outbox, Payload, ReadError, Reason, Settlement};
+use crate::record::Kind;
 use crate::telemetry::metrics::Metrics;
 
 use batch::Batching;
@@ -42,15 +44,20 @@ pub use batch::{Compression, DeliveryMode, Settings as BatchSettings};
 use controls::Limiter;
 pub use controls::{Controls, Orders, RateLimit};
 pub use horizon::Horizon;
-use lanes::{Item, LaneKey, Lanes, Parcel};
+use lanes::{Item, LOGS, LaneKey, Lanes, Parcel};
 use link::Link;
 pub use link::{Circuit, Settings as LinkSettings};
 use read_ahead::ReadAhead;
+use routes::Routes;
 pub use turns::{Asked, Turns, turns};
 pub use verdict::Trouble;
 
 /// How often quota requests are looked through for expired ones.
 const EXPIRY_SWEEP: Duration = Duration::from_secs(1);
+
+/// Of refusals that an earlier process met, so many of the newest dead letters tell, and so long: a week.
+const REMEMBERED_LETTERS: u64 = 2000;
+const REMEMBERED_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
 
 /// How the drain works.
 #[derive(Clone, Debug)]
@@ -88,13 +95,33 @@ pub struct LinkStatus {
     pub cause: Option<String>,
     /// When the next probe goes.
     pub next_probe: Option<Instant>,
+    /// The kinds of records that are held by themselves, in the order in which they are sent.
+    pub held: Vec<HeldKind>,
     /// The drain is paused, or held back for an export, and has nothing in hand.
     pub parked: bool,
 }
 
+/// A kind of records that the `ControlPlane` does not take, while others may pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldKind {
+    /// Which.
+    pub kind: Kind,
+    /// Why.
+    pub trouble: Trouble,
+    /// What the answer was that showed it.
+    pub cause: String,
+}
+
 impl Default for LinkStatus {
     fn default() -> Self {
-        Self { circuit: "closed", trouble: None, cause: None, next_probe: None, parked: false }
+        Self {
+            circuit: "closed",
+            trouble: None,
+            cause: None,
+            next_probe: None,
+            held: Vec::new(),
+            parked: false,
+        }
     }
 }
 
@@ -137,6 +164,8 @@ struct Sent {
     parcel: Parcel,
     form: Form,
     at: Instant,
+    /// It probes a kind that is held.
+    probes: Option<Log>,
     answer: Answer,
 }
 
@@ -148,6 +177,7 @@ struct Run {
     drain: Drain,
     lanes: Lanes,
     link: Link,
+    routes: Routes,
     batching: Batching,
     limiter: Option<Limiter>,
     /// What the operator wanted when it was last looked at.
@@ -180,6 +210,7 @@ impl Drain {
         let mut run = Run {
             lanes: Lanes::default(),
             link: Link::new(self.settings.link.clone(), first_contact),
+            routes: Routes::new(self.settings.link.clone()),
             batching: Batching::new(self.settings.batch.clone()),
             limiter: None,
             orders: Orders::default(),
@@ -197,9 +228,14 @@ impl Drain {
             cause: None,
             drain: self,
         };
-        run.tell_trouble(None);
+        run.tell_trouble(&[]);
         for reason in Trouble::ALL.map(Trouble::label).into_iter().chain(["session_unknown"]) {
             run.drain.metrics.retries.with_label_values(&[reason]).inc_by(0);
+        }
+        tokio::select! {
+            () = run.remember_refusals() => {}
+            // What is over before it has begun need remember nothing.
+            _ = stop.wait_for(|stop| *stop) => {}
         }
         let mut last = run.drain.outbox.last();
         let mut horizon = run.drain.horizon.clone();
@@ -278,9 +314,16 @@ impl Run {
         if orders.exporting != before.exporting {
             tracing::info!(exporting = orders.exporting, "an export of what waits has begun, or ended");
         }
+        let now = Instant::now();
         if orders.brake_releases != before.brake_releases {
-            let change = self.link.release_brake(Instant::now());
-            self.announce(change);
+            for log in self.routes.release_brakes(now) {
+                self.let_go(log, now);
+            }
+        }
+        if orders.probes != before.probes {
+            self.link.hurry(now);
+            self.routes.hurry(now);
+            self.lanes.wake_all();
         }
     }
 
@@ -295,11 +338,50 @@ impl Run {
     }
 
     /// Every reason has a sample, from the start on: a series that appears with the fault it counts is seen by no alert.
-    fn tell_trouble(&self, now: Option<Trouble>) {
+    fn tell_trouble(&self, now: &[Trouble]) {
         for trouble in Trouble::ALL {
-            let is_it = i64::from(now == Some(trouble));
+            let is_it = i64::from(now.contains(&trouble));
             self.drain.metrics.link_trouble.with_label_values(&[trouble.label()]).set(is_it);
         }
+    }
+
+    /// Refusals of each kind that are dead letters, the newest of all: what an earlier process met, perhaps a moment ago.
+    /// Without it each restart would cost a brake's worth of dead letters anew.
+    async fn remember_refusals(&mut self) {
+        if self.drain.settings.link.refusal_brake == 0 {
+            return;
+        }
+        let outbox = self.drain.outbox.clone();
+        let since = crate::clock::now().0.saturating_sub(REMEMBERED_MICROS);
+        let mut from = outbox.next_dead_letter().saturating_sub(REMEMBERED_LETTERS);
+        let mut refusals = [0; LOGS.len()];
+        loop {
+            // One that cannot be read is no reason to send nothing: without it the brake begins anew.
+            let letters = outbox.dead_letters(from, 100).await.unwrap_or_default();
+            let Some(last) = letters.last() else { break };
+            from = last.id + 1;
+            for letter in letters {
+                let was_answered = letter.reason == Reason::Refused && letter.detail.starts_with("status ");
+                if let Payload::Record(record) = &letter.payload
+                    && was_answered
+                    && letter.last_at.0 >= since
+                {
+                    refusals[lanes::place_of(record.kind())] += 1;
+                }
+            }
+        }
+        for (log, refusals) in LOGS.into_iter().zip(refusals) {
+            self.routes.remember_refusals(log, refusals);
+        }
+    }
+
+    fn held_kinds(&self) -> Vec<HeldKind> {
+        let held = self.routes.all_held().map(|(log, held)| HeldKind {
+            kind: lanes::kind_of(log),
+            trouble: held.trouble,
+            cause: held.cause.clone(),
+        });
+        held.collect()
     }
 
     /// Tells the others how the link is.
@@ -312,7 +394,17 @@ impl Run {
             Circuit::Open { until } => ("open", 2, Some(until)),
         };
         let (trouble, cause, parked) = (self.link.trouble(), self.cause.clone(), self.parked);
-        let status = LinkStatus { circuit, trouble, cause, next_probe, parked };
+        let mut status = LinkStatus { circuit, trouble, cause, next_probe, held: self.held_kinds(), parked };
+        let state = match status.held.first() {
+            // While the link itself is up, it is told as down for what is held.
+            Some(held) if trouble.is_none() => {
+                status.trouble = Some(held.trouble);
+                status.cause = Some(format!("{}: {}", held.kind.name(), held.cause));
+                (status.circuit, status.next_probe) = ("open", self.routes.next_probe());
+                2
+            }
+            _ => state,
+        };
         let metrics = &self.drain.metrics;
         let changed = self.drain.status.send_if_modified(|now| {
             let changed = *now != status;
@@ -321,7 +413,8 @@ impl Run {
         });
         if changed {
             metrics.link_state.with_label_values(&[] as &[&str]).set(state);
-            self.tell_trouble(status.trouble);
+            let troubles = status.trouble.into_iter().chain(status.held.iter().map(|held| held.trouble));
+            self.tell_trouble(&troubles.collect::<Vec<_>>());
         }
         let limit = self.link.limit(Instant::now()) as i64;
         metrics.concurrency.with_label_values(&[] as &[&str]).set(limit);

@@ -2,13 +2,12 @@
 //!
 //! [`ReadAhead`] decides, and does nothing: what it decides is read by whoever asks, one read at a time.
 
-use super::lanes::{LOGS, Lanes, Window, place};
+use super::lanes::{LOGS, Lanes, Window, kind_of, place};
 use super::{Horizon, Run};
 use crate::outbox::{Lease, Log, ReadError};
-use crate::record::Kind;
 
-/// Records, and bytes of them, in hand at the most: quota requests, lifecycle events and usage each by themselves,
-/// so that none can wait for room that another holds.
+/// Records, and bytes of them, in hand at the most: quota requests and usage each by themselves, started and completed
+/// events with half of it each, so that none can wait for room that another holds.
 const WINDOW: Window = Window { records: 8192, bytes: 12 << 20 };
 /// Records read at once.
 const READ_RECORDS: usize = 512;
@@ -81,7 +80,7 @@ impl ReadAhead {
 
     /// What is to be read next, if anything is and there is room for it. No other is asked for before [`Self::loaded`].
     pub(super) fn next(&mut self, lanes: &mut Lanes, end: u64, horizon: Horizon) -> Option<Read> {
-        for (at, (log, kind)) in LOGS.into_iter().zip(KINDS).enumerate() {
+        for (at, (log, kind)) in LOGS.into_iter().zip(LOGS.map(kind_of)).enumerate() {
             let bound = self.bound(log, end, horizon);
             let position = &mut self.positions[at];
             // In turns with reading on: else those that wait again and again would hold up what has never been tried.
@@ -95,8 +94,10 @@ impl ReadAhead {
             if from >= upto {
                 continue;
             }
-            if lanes.is_full(kind, self.window) {
-                lanes.make_room(kind, self.window);
+            let halves = matches!(log, Log::Started | Log::Completed);
+            let window = self.window.share(if halves { 2 } else { 1 });
+            if lanes.is_full(kind, window) {
+                lanes.make_room(kind, window);
                 continue;
             }
             return Some(Read { log, from, upto });
@@ -124,9 +125,6 @@ impl ReadAhead {
         }
     }
 }
-
-/// Of which kind the records of each of [`LOGS`] are.
-const KINDS: [Kind; LOGS.len()] = [Kind::Quota, Kind::Started, Kind::Usage, Kind::Completed];
 
 impl Run {
     /// Reads ahead, one log at a time, where there is room and something to read.

@@ -7,10 +7,11 @@ use governor::clock::Clock as _;
 use tokio::time::Instant;
 
 use super::batch::{self, Body};
-use super::lanes::{Item, LaneKey, Parcel};
+use super::lanes::{Item, LOGS, LaneKey, Parcel};
 use super::link::Circuit;
 use super::{Form, Run, Sent};
 use crate::control_plane::{Answer, Batch, Client, Delivery};
+use crate::outbox::Log;
 use crate::record::{Kind, Record};
 
 impl Run {
@@ -21,7 +22,12 @@ impl Run {
         if let Some(until) = self.give_turn(now) {
             return Some(until);
         }
-        while self.sending.len() < self.link.limit(now) && self.lanes.has_ready() {
+        self.lanes.hold(self.routes.held());
+        while self.sending.len() < self.link.limit(now) {
+            let probes = self.routes.due(now, |log| self.lanes.has_held(log));
+            if probes.is_none() && !self.lanes.has_ready() {
+                break;
+            }
             if let Some(until) = self.link.paced_until(now) {
                 return Some(until);
             }
@@ -29,13 +35,17 @@ impl Run {
                 return Some(until);
             }
             let batches = self.batching.is_on(now);
-            let picked = match self.link.circuit() {
-                Circuit::Closed => self.lanes.pick(batches.then_some(&self.batching)),
-                _ => self.lanes.pick_probe(),
+            let is_closed = self.link.circuit() == Circuit::Closed;
+            // What is held says nothing good of a link that is down: it probes that where nothing else can.
+            let probes = probes.filter(|_| is_closed || !self.lanes.has_ready());
+            let picked = match probes {
+                Some(log) => self.lanes.pick_probe_of(log),
+                None if is_closed => self.lanes.pick(batches.then_some(&self.batching)),
+                None => self.lanes.pick_probe(),
             };
             let Some(parcel) = picked else { break };
             let Some((key, first)) = parcel.first() else { continue };
-            if self.is_expired(&first.ticket) {
+            if self.is_expired(first) {
                 self.expire(*key, first);
                 continue;
             }
@@ -43,14 +53,29 @@ impl Run {
             let form = if batch { self.batching.next() } else { Form::Single };
             self.link.sent(now);
             self.may_send = false;
-            self.send(parcel, form, now);
+            if let Some(log) = probes {
+                self.routes.probe_sent(log);
+            }
+            self.send(parcel, form, probes, now);
         }
         let probe = match self.link.circuit() {
             Circuit::Open { until } if self.lanes.has_ready() => Some(until.max(now)),
             _ => None,
         };
         let probe = probe.filter(|_| self.sending.is_empty() || self.link.limit(now) == 0);
-        probe.into_iter().chain(self.lanes.next_wake()).min()
+        probe.into_iter().chain(self.held_probe(now)).chain(self.lanes.next_wake()).min()
+    }
+
+    /// When a kind that is held will be probed, if that is not now.
+    fn held_probe(&self, now: Instant) -> Option<Instant> {
+        let is_any = LOGS.into_iter().any(|log| self.lanes.has_held(log));
+        let due = self.routes.next_probe().filter(|_| is_any)?;
+        let at = match self.link.circuit() {
+            Circuit::Open { until } => due.max(until),
+            Circuit::HalfOpen => return None,
+            Circuit::Closed => due,
+        };
+        (at > now).then_some(at)
     }
 
     /// Lets one request go that is about no record, if somebody waits for that and no quota refresh does. Returns until
@@ -90,11 +115,11 @@ impl Run {
         Some(now + wait.wait_time_from(governor::clock::DefaultClock::default().now()))
     }
 
-    fn send(&mut self, mut parcel: Parcel, form: Form, now: Instant) {
+    fn send(&mut self, mut parcel: Parcel, form: Form, probes: Option<Log>, now: Instant) {
         for (_, item) in &mut parcel {
             item.tries.attempts += 1;
             if item.tries.attempts == 1 {
-                item.tries.deliveries = self.link.deliveries();
+                self.routes.note(item.ticket.log, &mut item.tries);
             }
         }
         let client = Arc::clone(&self.drain.client);
@@ -103,7 +128,7 @@ impl Run {
                 (Form::Single, [(_, item)]) => deliver(&client, &item.record).await,
                 (form, parcel) => deliver_batch(&client, parcel, form == Form::Batch { gzip: true }).await,
             };
-            Sent { parcel, form, at: now, answer }
+            Sent { parcel, form, at: now, probes, answer }
         }));
     }
 }

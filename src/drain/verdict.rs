@@ -18,6 +18,8 @@ pub(super) enum Verdict {
     SessionUnknown,
     /// The server failed: the link, or a poison record, as the neighbours' fortunes tell.
     ServerError,
+    /// 503: too much for it, or a poison record, likewise.
+    Unavailable,
     /// The link itself: retried for as long as it takes.
     Link(Trouble),
 }
@@ -36,6 +38,7 @@ impl Verdict {
         match self {
             Self::Link(trouble) => Some(*trouble),
             Self::ServerError => Some(Trouble::Failing),
+            Self::Unavailable => Some(Trouble::Overloaded),
             Self::Settled(_) | Self::Refused | Self::Unsendable | Self::SessionUnknown => None,
         }
     }
@@ -115,8 +118,9 @@ pub(super) fn by_status(status: u16) -> Verdict {
         300..=399 | 100..=199 => Verdict::Link(Trouble::Misconfigured),
         401 | 403 => Verdict::Link(Trouble::Credentials),
         404 | 410 => Verdict::SessionUnknown,
-        408 | 425 | 429 | 503 => Verdict::Link(Trouble::Overloaded),
+        408 | 425 | 429 => Verdict::Link(Trouble::Overloaded),
         400..=499 => Verdict::Refused,
+        503 => Verdict::Unavailable,
         _ => Verdict::ServerError,
     }
 }
@@ -141,7 +145,7 @@ mod tests {
     #[test]
     fn every_status_means_what_the_contract_says() {
         use Trouble::{Credentials, Misconfigured, Overloaded};
-        use Verdict::{Link, Refused, ServerError, SessionUnknown};
+        use Verdict::{Link, Refused, ServerError, SessionUnknown, Unavailable};
         let (delivered, duplicate) =
             (Verdict::Settled(Settlement::Delivered), Verdict::Settled(Settlement::Duplicate));
         let table = [
@@ -162,7 +166,7 @@ mod tests {
             (408, Link(Overloaded)),
             (425, Link(Overloaded)),
             (429, Link(Overloaded)),
-            (503, Link(Overloaded)),
+            (503, Unavailable),
             (500, ServerError),
             (502, ServerError),
             (504, ServerError),

@@ -366,11 +366,11 @@ pub(super) async fn drain(State(admin): Hands) -> Json<DrainState> {
     responses((status = 200, description = "As it is now", body = DrainState))
 )]
 pub(super) async fn pause(State(admin): Hands) -> Json<DrainState> {
-    admin.operator.pause(true);
+    admin.operator.pause();
     Json(admin.operator.drain())
 }
 
-/// Sends records again.
+/// Sends records again, and the next probe at once: also while an answer has asked for a longer wait.
 #[utoipa::path(
     post,
     path = "/admin/drain/resume",
@@ -378,11 +378,11 @@ pub(super) async fn pause(State(admin): Hands) -> Json<DrainState> {
     responses((status = 200, description = "As it is now", body = DrainState))
 )]
 pub(super) async fn resume(State(admin): Hands) -> Json<DrainState> {
-    admin.operator.pause(false);
+    admin.operator.resume();
     Json(admin.operator.drain())
 }
 
-/// Lets records go again after everything was refused.
+/// Lets records go again after everything was refused, and sends the next probe at once.
 #[utoipa::path(
     post,
     path = "/admin/drain/release-brake",

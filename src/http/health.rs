@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Surface;
-use crate::drain::{Orders, Trouble};
+use crate::drain::{HeldKind, Orders, Trouble};
 use crate::outbox::Stats;
 use crate::record::Queue;
 use crate::telemetry::metrics::oldest_ages;
@@ -89,6 +89,19 @@ struct LinkComponent {
     cause: Option<String>,
     /// In how many seconds the next probe goes, while it is down.
     next_probe_seconds: Option<f64>,
+    /// The kinds of records that the ControlPlane does not take; what is of no such kind passes, if the link is up.
+    held: Vec<HeldBody>,
+}
+
+/// A kind of records that is held: they wait, one at a time probes, and none is given up.
+#[derive(Debug, Serialize, ToSchema)]
+struct HeldBody {
+    /// usage_record, session_started, session_completed or quota_refresh.
+    kind: &'static str,
+    /// refusing, or no_route.
+    reason: &'static str,
+    /// The answer that showed it.
+    cause: String,
 }
 
 /// Health with metrics.
@@ -168,6 +181,7 @@ pub(super) struct Health {
     trouble: Option<Trouble>,
     link_cause: Option<String>,
     next_probe: Option<tokio::time::Instant>,
+    held: Vec<HeldKind>,
     drain_holds: Option<&'static str>,
     is_well: bool,
 }
@@ -188,6 +202,7 @@ impl Health {
             trouble: link.trouble,
             link_cause: link.cause.clone(),
             next_probe: link.next_probe,
+            held: link.held.clone(),
             drain_holds: match orders {
                 Orders { exporting: true, .. } => Some("what waits is being exported"),
                 Orders { paused: true, .. } => Some("paused by an operator"),
@@ -251,7 +266,13 @@ impl Health {
         let next_probe_seconds =
             self.next_probe.map(|at| at.saturating_duration_since(tokio::time::Instant::now()).as_secs_f64());
         let cause = self.link_cause.clone();
-        let control_plane = LinkComponent { status, link, cause, next_probe_seconds };
+        let held = self.held.iter().map(|held| HeldBody {
+            kind: held.kind.name(),
+            reason: held.trouble.label(),
+            cause: held.cause.clone(),
+        });
+        let held = held.collect();
+        let control_plane = LinkComponent { status, link, cause, next_probe_seconds, held };
         let trouble = self.registration_trouble.as_ref();
         let registration = trouble.map_or_else(Component::healthy, Component::degraded);
         Components { redis, outbox, drain, control_plane, registration }

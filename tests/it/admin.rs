@@ -361,6 +361,24 @@ async fn the_brake_is_released_by_hand() {
 }
 
 #[tokio::test]
+async fn an_operator_need_not_wait_for_as_long_as_an_answer_asked_for() {
+    for order in ["/admin/drain/resume", "/admin/drain/release-brake"] {
+        let mut stage = stage(&[]).await;
+        stage.sandbox.weather(json!({"always": 503, "retry_after": "86400"})).await;
+        stage.redis.push(USAGE, &[load::usage("s", 0)]).await;
+        until("the link waits for an hour", async || {
+            let link = stage.agent.health().await?["components"]["control_plane"].clone();
+            (link["next_probe_seconds"].as_f64()? > 3500.0).then_some(())
+        })
+        .await;
+        // Only the operator knows that all is well again.
+        stage.sandbox.weather(json!({})).await;
+        post(&stage, order, None).await;
+        stage.drained().await;
+    }
+}
+
+#[tokio::test]
 async fn the_log_level_changes_while_it_runs() {
     let stage = stage(&[("LOG_LEVEL", "ERROR")]).await;
     assert_eq!(get(&stage, "/admin/log-level").await, json!({"level": "ERROR"}));

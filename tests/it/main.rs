@@ -22,6 +22,7 @@ mod harness;
 mod http_surface;
 mod large_records;
 mod monitoring;
+mod one_route_fails;
 mod openapi;
 mod outbox;
 mod outcomes_of_answers;

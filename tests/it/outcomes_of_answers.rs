@@ -120,6 +120,24 @@ async fn a_quota_request_that_waited_too_long_expires() {
 }
 
 #[tokio::test]
+async fn a_quota_request_that_was_too_old_when_it_came_expires_and_one_from_a_clock_ahead_does_not() {
+    let mut stage = Stage::set().await;
+    let asked = |number: u32, seconds_ago: i64| {
+        let mut request: Value = serde_json::from_str(&load::quota("s", number)).expect("JSON");
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock");
+        request["timestamp"] = (now.as_secs() as i64 - seconds_ago).into();
+        request.to_string()
+    };
+    stage.redis.push(QUOTA, &[asked(0, 3600), asked(1, 60), asked(2, -3600)]).await;
+    stage.drained().await;
+    let letters = letters(&stage, 1).await;
+    assert_eq!(letters[0]["reason"], "expired");
+    let why = letters[0]["error_info"].as_str().expect("a reason");
+    assert!(why.contains("before it was accepted, by its timestamp"), "{why}");
+    assert_eq!(stage.sandbox.accounts().await.kind("quota", "processed"), 2);
+}
+
+#[tokio::test]
 async fn a_quota_answer_for_another_request_is_none_and_never_passed_on() {
     let server = Scripted::start(|request: &Received| {
         if request.is_batch() {
@@ -207,4 +225,91 @@ async fn a_session_that_no_url_can_name_is_a_dead_letter_and_no_refusal() {
     assert_eq!(letters(&stage, 10).await[0]["reason"], "refused");
     let accounts = stage.sandbox.accounts().await;
     assert_eq!((accounts.kind("started", "processed"), accounts.all_requests("started")), (1, 1));
+}
+
+/// An agent of a server that answers like this.
+async fn agent_of(redis: &RedisServer, server: &Scripted, settings: &[(&str, &str)]) -> Agent {
+    let mut agent = Agent::new(redis, &server.url);
+    for (name, value) in [("BATCH_COMPRESSION", "none")].iter().chain(settings) {
+        agent.set(name, value);
+    }
+    agent.start();
+    agent.ready().await;
+    agent
+}
+
+#[tokio::test]
+async fn a_record_that_is_answered_503_while_others_pass_is_poison_too() {
+    for mode in ["single", "batch"] {
+        let server = Scripted::start(|request: &Received| {
+            let status = |id: &str| if id.starts_with("usage-bad-") { 503 } else { 200 };
+            if request.is_batch() {
+                return request.results(status);
+            }
+            let id = request.json()["transaction_id"].as_str().unwrap_or_default().to_owned();
+            axum::http::StatusCode::from_u16(status(&id)).expect("a status").into_response()
+        })
+        .await;
+        let redis = RedisServer::start().await;
+        let agent = agent_of(&redis, &server, &[("DELIVERY_MODE", mode), ("POISON_ATTEMPTS", "3")]).await;
+        redis.push(USAGE, &[load::usage("bad", 0)]).await;
+        let mut number = 0;
+        until(&format!("{mode}: the record is given up"), async || {
+            number += 1;
+            redis.push(USAGE, &[load::usage("good", number)]).await;
+            (redis.len(DEAD_LETTERS).await == 1).then_some(())
+        })
+        .await;
+        agent.outbox_emptied().await;
+        let metrics = agent.metrics().await;
+        assert_eq!(metrics.sum("dataplane_dead_lettered_total", &[("reason", "poison")]), 1.0);
+        assert_eq!(metrics.sum("dataplane_delivered_total", &[]), f64::from(number));
+    }
+}
+
+#[tokio::test]
+async fn the_cause_of_a_link_that_is_down_is_told_also_where_the_answer_was_200() {
+    type Script = fn(&Received) -> axum::response::Response;
+    let scripts: [(&str, Script); 3] = [
+        ("status 401 for a record of a batch", |request| request.results(|_| 401)),
+        ("status 500 for a record of a batch", |request| request.results(|_| 500)),
+        ("a batch's answer without usable results", |_| axum::Json(json!({"success": true})).into_response()),
+    ];
+    for (cause, script) in scripts {
+        let server = Scripted::start(script).await;
+        let redis = RedisServer::start().await;
+        let agent = agent_of(&redis, &server, &[("DELIVERY_MODE", "batch")]).await;
+        redis.push(USAGE, &[load::usage("s", 0), load::usage("t", 0)]).await;
+        until(&format!("{cause} is told"), async || {
+            let link = agent.health().await?["components"]["control_plane"].clone();
+            (link["cause"] == cause).then_some(())
+        })
+        .await;
+        assert!(agent.log().contains(&format!("\"cause\":\"{cause}\"")), "{}", agent.log());
+    }
+    let server = Scripted::start(|_| axum::Json(json!({"success": true})).into_response()).await;
+    let redis = RedisServer::start().await;
+    let agent = agent_of(&redis, &server, &[]).await;
+    redis.push(QUOTA, &[load::quota("s", 0)]).await;
+    until("that of a quota request is told", async || {
+        let cause = &agent.health().await?["components"]["control_plane"]["cause"];
+        (cause == "an answer to a quota request that cannot be used").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_quota_request_that_was_answered_before_is_settled_and_the_lost_answer_is_told() {
+    let server = Scripted::start(|_| axum::http::StatusCode::CONFLICT.into_response()).await;
+    let redis = RedisServer::start().await;
+    let agent = agent_of(&redis, &server, &[]).await;
+    redis.push(QUOTA, &[load::quota("s", 0)]).await;
+    until("it is settled", async || {
+        (agent.metrics().await.sum("dataplane_duplicates_total", &[]) == 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(redis.len(QUOTA_ANSWERS).await, 0);
+    let log = agent.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("no answer to it goes to Redis")).collect();
+    assert!(told.len() == 1 && told[0].contains("[warning]"), "{log}");
 }

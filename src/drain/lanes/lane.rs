@@ -82,23 +82,24 @@ pub(super) struct Lane {
     /// In the order of [`LOGS`], which is the order in which they go.
     pub(super) lines: [Line; LOGS.len()],
     pub(super) busy: bool,
-    pub(super) queued: bool,
+    /// In which queue of those that may go it is.
+    pub(super) queued: Option<usize>,
     pub(super) not_before: Option<Instant>,
-    pub(super) unknown_since: Option<Unknown>,
+    pub(super) unknown_since: Option<Box<Unknown>>,
 }
 
-/// How far the link had come when a session was first found unknown.
+/// How far each kind had come when a session was first found unknown, in the order of [`LOGS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::drain) struct Unknown {
-    /// Its clock of delivering.
-    pub(in crate::drain) clock: Duration,
-    /// Its count of deliveries.
-    pub(in crate::drain) deliveries: u64,
+    /// For how long it had been delivered.
+    pub(in crate::drain) delivering: [Duration; LOGS.len()],
+    /// How many had been delivered.
+    pub(in crate::drain) deliveries: [u64; LOGS.len()],
 }
 
 impl Lane {
     /// The line whose turn it is. None while records that must go before the others have to be read again.
-    fn turn(&self) -> Option<usize> {
+    pub(super) fn turn(&self) -> Option<usize> {
         let at = self.lines.iter().position(|line| !line.is_done())?;
         (!self.lines[at].items.is_empty()).then_some(at)
     }

@@ -5,15 +5,18 @@
 //! that, and from which number on its log must be read again. So any number of sessions may wait, for as long as it
 //! takes, and the others' records go past them.
 //!
+//! A lane whose head is of a kind that is held gives up what goes behind that head, so that it takes no room from other
+//! kinds. The head itself it keeps: of a kind that is held no more is read than the window takes, however long that lasts.
+//!
 //! What such a lane holds then is some 400 bytes. It asks for its records when its wait is over.
 
 use std::collections::HashSet;
 
-use super::{LOGS, Lane, LaneKey, Lanes, class_of, place};
+use super::{LOGS, Lane, LaneKey, Lanes, place, place_of};
 use crate::outbox::Log;
 use crate::record::Kind;
 
-/// Records, and bytes of them, that a class may have in hand.
+/// Records, and bytes of them, that may be in hand of a log.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::drain) struct Window {
     pub(in crate::drain) records: usize,
@@ -25,7 +28,7 @@ impl Window {
         records > self.records || bytes > self.bytes
     }
 
-    fn share(self, of: usize) -> Self {
+    pub(in crate::drain) fn share(self, of: usize) -> Self {
         Self { records: self.records / of, bytes: self.bytes / of }
     }
 }
@@ -34,31 +37,30 @@ impl Window {
 const WAITING_SHARE: usize = 4;
 
 impl Lanes {
-    /// Whether no more of this kind's class is to be read.
+    /// Whether no more of this kind is to be read.
     pub(in crate::drain) fn is_full(&self, kind: Kind, window: Window) -> bool {
-        let class = class_of(kind);
-        self.counts[class] >= window.records || self.bytes[class] >= window.bytes
+        let at = place_of(kind);
+        self.counts[at] >= window.records || self.bytes[at] >= window.bytes
     }
 
     /// Makes room where lanes that wait hold it. Called whenever the window is full: it looks through them only when they
     /// may hold more than when it last did.
     pub(in crate::drain) fn make_room(&mut self, kind: Kind, window: Window) {
-        let class = class_of(kind);
-        if !std::mem::take(&mut self.grown[class]) {
+        let at = place_of(kind);
+        if !std::mem::take(&mut self.grown[at]) {
             return;
         }
+        self.make_room_behind_held(at);
         let (mut records, mut bytes) = (0, 0);
         for (_, key) in &self.waiting {
             let Some(lane) = self.lanes.get_mut(key) else { continue };
-            for at in lines_of(class) {
-                while lane.lines[at].items.len() > 1 {
-                    let Some(item) = lane.lines[at].give_up_last() else { break };
-                    self.counts[class] -= 1;
-                    self.bytes[class] -= item.record.data().len();
-                }
-                records += lane.lines[at].items.len();
-                bytes += lane.lines[at].items.front().map_or(0, |item| item.record.data().len());
+            while lane.lines[at].items.len() > 1 {
+                let Some(item) = lane.lines[at].give_up_last() else { break };
+                self.counts[at] -= 1;
+                self.bytes[at] -= item.record.data().len();
             }
+            records += lane.lines[at].items.len();
+            bytes += lane.lines[at].items.front().map_or(0, |item| item.record.data().len());
         }
         if !window.share(WAITING_SHARE).is_exceeded_by(records, bytes) {
             return;
@@ -71,14 +73,16 @@ impl Lanes {
                 break;
             }
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
-            let Some(from) = lines_of(class).find(|at| !lane.lines[*at].items.is_empty()) else { continue };
+            if lane.lines[at].items.is_empty() {
+                continue;
+            }
             // What goes behind it goes with it: it could not go without, and would hold room for nothing.
-            for line in &mut lane.lines[from..] {
+            for (line, of) in lane.lines[at..].iter_mut().zip(at..) {
                 while let Some(item) = line.give_up_last() {
-                    let (of, size) = (class_of(item.ticket.kind), item.record.data().len());
+                    let size = item.record.data().len();
                     self.counts[of] -= 1;
                     self.bytes[of] -= size;
-                    if of == class {
+                    if of == at {
                         records -= 1;
                         bytes -= size;
                     }
@@ -87,6 +91,21 @@ impl Lanes {
             if !lane.holds_any() {
                 self.waiting.remove(&(until, key));
                 self.resting.insert((until, key));
+            }
+        }
+    }
+
+    /// Lanes that are held before they come to this log give up what they have of it, and what goes behind that.
+    fn make_room_behind_held(&mut self, at: usize) {
+        for head in (0..at).filter(|head| self.held[*head]) {
+            for key in &self.ready[head] {
+                let Some(lane) = self.lanes.get_mut(key) else { continue };
+                for (line, of) in lane.lines[at..].iter_mut().zip(at..) {
+                    while let Some(item) = line.give_up_last() {
+                        self.counts[of] -= 1;
+                        self.bytes[of] -= item.record.data().len();
+                    }
+                }
             }
         }
     }
@@ -143,19 +162,6 @@ impl Lanes {
     /// Whether a log is being read again.
     pub(super) fn is_refilling(&self) -> bool {
         self.refilling.iter().any(|lanes| !lanes.is_empty())
-    }
-}
-
-/// The lines that hold records of a class.
-fn lines_of(class: usize) -> impl Iterator<Item = usize> {
-    (0..LOGS.len()).filter(move |at| class_of_log(LOGS[*at]) == class)
-}
-
-fn class_of_log(log: Log) -> usize {
-    match log {
-        Log::Quota => 0,
-        Log::Started | Log::Completed => 1,
-        Log::Usage | Log::Rejected => 2,
     }
 }
 

@@ -19,7 +19,7 @@ fn record(kind: Kind, session: &str, transaction: &str, accepted_at: i64) -> Rec
         ),
         Kind::Started => (Queue::Lifecycle, r#""event_type":"session_started""#),
         Kind::Completed => (Queue::Lifecycle, r#""event_type":"session_completed""#),
-        _ => (Queue::Quota, r#""timestamp":0"#),
+        _ => (Queue::Quota, r#""product_code":"speech_transcription""#),
     };
     let origin = Origin { server_id: "edge-1".into(), region: "eu".into(), version: "1".into() };
     Acceptor::new(&origin, UnknownFields::Forward, 1 << 18)
@@ -120,7 +120,7 @@ fn quota_goes_first_and_lifecycle_second_and_neither_starves_the_others() {
         load(&mut lanes, kind, &format!("s{seq}"), seq);
     }
     let classes: Vec<_> =
-        std::iter::from_fn(|| pick(&mut lanes)).map(|(_, item)| class_of(item.ticket.kind)).collect();
+        std::iter::from_fn(|| pick(&mut lanes)).map(|(_, item)| place_of(item.ticket.kind)).collect();
     let streak = STREAK as usize;
     assert!(classes[..streak].iter().all(|class| *class == 0));
     for (at, run) in classes[..600].windows(streak + 1).enumerate() {
@@ -277,7 +277,10 @@ fn sessions_that_wait_leave_room_for_others_and_forget_nothing() {
         load(&mut lanes, Kind::Usage, &format!("unknown-{seq}"), seq);
         load(&mut lanes, Kind::Completed, &format!("unknown-{seq}"), 100 + seq);
     }
-    let unknown = |seconds| Unknown { clock: Duration::from_secs(seconds), deliveries: seconds };
+    let unknown = |seconds| Unknown {
+        delivering: [Duration::from_secs(seconds); LOGS.len()],
+        deliveries: [seconds; LOGS.len()],
+    };
     let not_before = soon();
     let first = LaneKey::of_session("unknown-1");
     assert_eq!(lanes.unknown_since(first, unknown(7)), unknown(7));
@@ -432,4 +435,62 @@ fn only_quota_requests_that_are_not_in_flight_expire() {
     lanes.wake(not_before);
     assert_eq!(send_all(&mut lanes), [9, 4]);
     assert!(lanes.lanes.is_empty() && lanes.next_wake().is_none());
+}
+
+#[test]
+fn of_a_log_that_is_held_nothing_goes_but_a_probe_and_the_others_go_past_it() {
+    let mut lanes = lanes(&[
+        (Kind::Started, "a", 1),
+        (Kind::Completed, "b", 2),
+        (Kind::Usage, "c", 3),
+        (Kind::Completed, "d", 4),
+        (Kind::Started, "e", 5),
+    ]);
+    lanes.hold([false, true, false, false]);
+    assert_eq!(send_all(&mut lanes), [2, 4, 3]);
+    assert!(!lanes.has_ready() && lanes.has_held(Log::Started) && !lanes.has_held(Log::Usage));
+    let (key, item) = lanes.pick_probe_of(Log::Started).unwrap().pop().unwrap();
+    assert_eq!(item.ticket.seq, 1);
+    lanes.settle(key, &item);
+    lanes.hold([false; LOGS.len()]);
+    assert_eq!(send_all(&mut lanes), [5]);
+}
+
+#[test]
+fn started_and_completed_events_go_in_turns() {
+    let mut lanes = Lanes::default();
+    for seq in 1..=6 {
+        let kind = if seq > 3 { Kind::Completed } else { Kind::Started };
+        load(&mut lanes, kind, &format!("s{seq}"), seq);
+    }
+    assert_eq!(send_all(&mut lanes), [1, 4, 2, 5, 3, 6]);
+}
+
+#[test]
+fn what_goes_behind_a_held_head_takes_no_room_from_others_and_is_read_again() {
+    let mut lanes = Lanes::default();
+    load(&mut lanes, Kind::Started, "a", 1);
+    lanes.hold([false, true, false, false]);
+    for seq in 2..=5 {
+        load(&mut lanes, Kind::Usage, "a", seq);
+    }
+    load(&mut lanes, Kind::Completed, "a", 6);
+    lanes.make_room(Kind::Usage, SMALL);
+    assert_eq!(
+        (lanes.count(Kind::Started), lanes.count(Kind::Usage), lanes.count(Kind::Completed)),
+        (1, 0, 0)
+    );
+    load(&mut lanes, Kind::Usage, "a", 7);
+    load(&mut lanes, Kind::Usage, "b", 8);
+    assert_eq!(send_all(&mut lanes), [8], "others are read past it");
+
+    lanes.hold([false; LOGS.len()]);
+    assert_eq!(send_all(&mut lanes), [1]);
+    assert_eq!(lanes.begin_refill(Log::Usage), Some(2));
+    for seq in [2, 3, 4, 5, 7] {
+        load(&mut lanes, Kind::Usage, "a", seq);
+    }
+    lanes.refilled(Log::Usage);
+    assert_eq!(send_all(&mut lanes), [2, 3, 4, 5, 7]);
+    assert_eq!(lanes.begin_refill(Log::Completed), Some(6));
 }

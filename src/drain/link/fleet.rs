@@ -118,7 +118,7 @@ impl Agent for Ours {
     fn answered(&mut self, served: bool, sent: Instant, now: Instant) {
         self.in_flight -= 1;
         if served {
-            self.link.delivered(1, sent, now);
+            self.link.delivered(sent, now);
         } else {
             self.link.failed(Trouble::Overloaded, None, sent, now);
         }

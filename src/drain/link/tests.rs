@@ -1,4 +1,4 @@
-//! When the circuit opens and closes, how long it waits, and what sets and releases the brake.
+//! When the circuit opens and closes, how long it waits, and who may shorten that.
 
 use super::*;
 
@@ -20,7 +20,7 @@ const MS: Duration = Duration::from_millis(1);
 fn three_failures_in_a_row_open_it_and_one_success_closes_it() {
     let (mut link, start) = (link(), Instant::now());
     link.sent(start);
-    link.delivered(1, start, start + MS);
+    link.delivered(start, start + MS);
     assert_eq!(link.circuit(), Circuit::Closed);
     let now = start + 2 * MS;
     assert_eq!(link.failed(Trouble::Unreachable, None, now, now), None);
@@ -31,7 +31,7 @@ fn three_failures_in_a_row_open_it_and_one_success_closes_it() {
     assert_eq!(link.limit(now + Duration::from_secs(31)), 1, "one probe");
     link.sent(start);
     assert_eq!(link.circuit(), Circuit::HalfOpen);
-    assert_eq!(link.delivered(1, now, now + MS), Some(Change::Up));
+    assert_eq!(link.delivered(now, now + MS), Some(Change::Up));
     assert_eq!(link.limit(now), INITIAL_LIMIT as usize, "it starts small");
 }
 
@@ -40,7 +40,7 @@ fn failures_among_successes_do_not_open_it() {
     let (mut link, start) = (link(), Instant::now());
     for n in 0..100 {
         let now = start + n * MS;
-        link.delivered(1, start, now);
+        link.delivered(start, now);
         assert_eq!(link.failed(Trouble::Failing, None, start, now + MS), None, "sent before the success");
     }
     assert_eq!(link.circuit(), Circuit::Closed);
@@ -64,7 +64,7 @@ fn an_outage_of_ten_minutes_is_forty_requests_at_the_most() {
     let mut sum = 0;
     for _ in 0..1000 {
         let (mut link, start) = (link(), Instant::now());
-        link.delivered(1, start, start);
+        link.delivered(start, start);
         let (mut now, mut requests) = (start, 0);
         while now < start + Duration::from_secs(600) {
             match link.circuit() {
@@ -85,32 +85,15 @@ fn an_outage_of_ten_minutes_is_forty_requests_at_the_most() {
 }
 
 #[test]
-fn the_brake_holds_until_a_delivery() {
-    let (mut link, now) = (link(), Instant::now());
-    link.delivered(1, now, now);
-    for _ in 0..4 {
-        assert_eq!(link.refused(now), None);
-    }
-    assert_eq!(link.refused(now), Some(Change::Down(Trouble::Refusing)));
-    assert!(link.is_braked());
-    link.circuit = Circuit::HalfOpen;
-    link.failed(Trouble::Unreachable, None, now, now);
-    assert!(link.is_braked(), "another fault does not release it");
-    link.circuit = Circuit::HalfOpen;
-    assert_eq!(link.delivered(1, now, now), Some(Change::Up));
-    assert!(!link.is_braked());
-}
-
-#[test]
 fn retry_after_is_obeyed() {
     let (mut link, now) = (link(), Instant::now());
     link.failed(Trouble::Overloaded, Some(Duration::from_secs(77)), now, now);
     let Circuit::Open { until } = link.circuit() else { panic!("not open") };
     assert!((77.0..85.0).contains(&(until - now).as_secs_f64()));
-    assert_eq!(link.delivered(1, now, now + MS), None, "an answer to what was sent before ends no wait");
+    assert_eq!(link.delivered(now, now + MS), None, "an answer to what was sent before ends no wait");
     assert_eq!(link.circuit(), Circuit::Open { until });
     link.sent(until);
-    assert_eq!(link.delivered(1, until, until + MS), Some(Change::Up));
+    assert_eq!(link.delivered(until, until + MS), Some(Change::Up));
 }
 
 #[test]
@@ -121,48 +104,26 @@ fn a_retry_after_of_nothing_leaves_the_backoff() {
 }
 
 #[test]
-fn one_unknown_session_is_no_outage_however_often_it_is_asked_and_many_are_the_route() {
+fn an_operator_need_not_wait_for_the_probe_however_long_a_wait_was_asked_for() {
     let (mut link, now) = (link(), Instant::now());
-    link.delivered(1, now, now);
-    for _ in 0..200 {
-        assert_eq!(link.session_unknown(Some(LaneKey::of_test(1)), now), None);
-    }
-    assert_eq!(link.session_unknown(Some(LaneKey::of_test(2)), now), None);
-    let change = link.session_unknown(Some(LaneKey::of_test(3)), now);
-    assert_eq!(change, Some(Change::Down(Trouble::NoRoute)));
+    link.failed(Trouble::Overloaded, Some(Duration::from_secs(3600)), now, now);
+    assert_eq!(link.limit(now), 0);
+    link.hurry(now);
+    assert_eq!(
+        (link.limit(now), link.trouble()),
+        (1, Some(Trouble::Overloaded)),
+        "one probe, not the backlog"
+    );
+    link.sent(now);
+    assert_eq!(link.delivered(now, now + MS), Some(Change::Up));
 }
 
 #[test]
-fn sessions_that_have_been_unknown_for_long_are_no_sign_of_the_route() {
+fn an_answer_that_there_is_no_such_session_ends_an_outage_of_the_link() {
     let (mut link, now) = (link(), Instant::now());
-    link.delivered(1, now, now);
-    for _ in 0..1000 {
-        assert_eq!(link.session_unknown(None, now), None);
-    }
-    assert_eq!(link.circuit(), Circuit::Closed);
-}
-
-#[test]
-fn the_brake_misses_no_refusal_of_a_straggler() {
-    let (mut link, now) = (link(), Instant::now());
-    link.delivered(1, now, now);
-    link.failed(Trouble::Overloaded, Some(Duration::from_secs(60)), now, now);
-    for _ in 0..5 {
-        link.refused(now);
-    }
-    assert!(link.is_braked());
-}
-
-#[test]
-fn time_in_which_the_link_was_down_is_not_time_of_delivering() {
-    let (mut link, start) = (link(), Instant::now());
-    link.delivered(1, start, start);
-    link.delivered(1, start, start + Duration::from_secs(10));
-    assert_eq!(link.delivering(), Duration::from_secs(10));
-    let later = start + Duration::from_secs(20);
-    for _ in 0..3 {
-        link.failed(Trouble::Unreachable, None, later, later);
-    }
-    link.delivered(1, later, later + Duration::from_secs(3600));
-    assert_eq!(link.delivering(), Duration::from_secs(10));
+    link.circuit = Circuit::HalfOpen;
+    link.failed(Trouble::Unreachable, None, now, now);
+    assert_eq!(link.not_found(now), None, "one to what was sent before says nothing");
+    link.circuit = Circuit::HalfOpen;
+    assert_eq!(link.not_found(now), Some(Change::Up));
 }

@@ -25,6 +25,8 @@ enum Op {
     PutBack(Index, u64),
     Tick,
     Expire,
+    Hold([bool; LOGS.len()]),
+    ProbeHeld(Log),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -41,6 +43,8 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (any::<Index>(), 0..4_u64).prop_map(|(which, delay)| Op::PutBack(which, delay)),
         2 => Just(Op::Tick),
         1 => Just(Op::Expire),
+        1 => any::<[bool; LOGS.len()]>().prop_map(Op::Hold),
+        3 => prop::sample::select(&LOGS[..]).prop_map(Op::ProbeHeld),
     ]
 }
 
@@ -186,7 +190,16 @@ impl Model {
                     self.settle(self.in_flight.len() - 1);
                 }
             }
-            Op::Settle(_) | Op::PutBack(..) => {}
+            Op::Hold(held) => self.lanes.hold(*held),
+            Op::ProbeHeld(log) if self.lanes.has_held(*log) => {
+                let parcel = self.lanes.pick_probe_of(*log);
+                prop_assert_eq!(parcel.as_ref().map(Vec::len), Some(1), "what is held can be probed");
+                for (key, item) in parcel.into_iter().flatten() {
+                    prop_assert_eq!(item.ticket.log, *log);
+                    self.judge(key, item)?;
+                }
+            }
+            Op::Settle(_) | Op::PutBack(..) | Op::ProbeHeld(_) => {}
         }
         Ok(())
     }
@@ -194,6 +207,7 @@ impl Model {
     /// A link without trouble, until nothing moves any more.
     fn finish(&mut self, epoch: Instant) -> Result<(), TestCaseError> {
         self.seconds += 60;
+        self.lanes.hold([false; LOGS.len()]);
         let mut idle = 0;
         while idle < 3 {
             let before =

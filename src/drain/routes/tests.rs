@@ -1,0 +1,203 @@
+//! What holds a kind and what lets it go, and that no kind speaks for another.
+
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+const FOR_LONG: Duration = Duration::from_secs(3600);
+
+fn routes() -> Routes {
+    Routes::new(Settings {
+        failures_to_open: 3,
+        initial_delay: Duration::from_secs(5),
+        max_backoff: Duration::from_secs(30),
+        multiplier: 2.0,
+        concurrency: 32,
+        refusal_brake: 5,
+    })
+}
+
+fn session(number: u128) -> LaneKey {
+    LaneKey::of_test(number)
+}
+
+#[test]
+fn refusals_of_a_kind_set_its_brake_whatever_else_is_delivered_and_a_delivery_of_it_releases_it() {
+    let (mut routes, now) = (routes(), Instant::now());
+    for n in 1..=5 {
+        routes.delivered(Log::Quota, 1, now);
+        routes.delivered(Log::Started, 1, now);
+        assert_eq!(routes.refused(Log::Usage, "status 422", now), n == 5);
+    }
+    assert!(routes.is_braked(Log::Usage) && !routes.is_braked(Log::Quota));
+    assert!(!routes.refused(Log::Usage, "status 422", now), "it is told once");
+    assert!(!routes.delivered(Log::Quota, 1, now) && routes.is_braked(Log::Usage));
+    assert!(routes.delivered(Log::Usage, 1, now) && !routes.is_braked(Log::Usage));
+    assert!(!routes.refused(Log::Usage, "status 422", now), "and counts anew");
+}
+
+#[test]
+fn a_no_to_every_kind_costs_one_brakes_worth_and_not_one_for_each() {
+    let (mut routes, now) = (routes(), Instant::now());
+    let mut given_up = 0;
+    for n in 0..100 {
+        let log = LOGS[n % LOGS.len()];
+        let sets_it = routes.refused(log, "status 422", now);
+        given_up += u32::from(routes.gives_up(log, sets_it));
+    }
+    assert_eq!((given_up, routes.held()), (5, [true; LOGS.len()]));
+}
+
+#[test]
+fn bad_records_among_good_ones_of_their_kind_set_no_brake() {
+    let (mut routes, now) = (routes(), Instant::now());
+    for _ in 0..100 {
+        for _ in 0..4 {
+            assert!(!routes.refused(Log::Usage, "status 422", now));
+        }
+        routes.delivered(Log::Usage, 1, now);
+    }
+}
+
+#[test]
+fn what_an_earlier_process_met_counts_and_one_refusal_more_is_told_all_the_same() {
+    let (mut routes, now) = (routes(), Instant::now());
+    routes.remember_refusals(Log::Usage, 1000);
+    assert!(!routes.is_braked(Log::Usage), "nothing is held before it was tried");
+    assert!(routes.refused(Log::Usage, "status 422", now));
+    assert!(routes.gives_up(Log::Usage, true));
+    assert!(!routes.refused(Log::Started, "status 422", now));
+}
+
+#[test]
+fn every_session_of_a_kind_unknown_is_its_route_whatever_else_is_delivered() {
+    let (mut routes, now) = (routes(), Instant::now());
+    for n in 0..34 {
+        routes.delivered(Log::Started, 1, now);
+        assert!(!routes.session_unknown(Log::Usage, Some(session(n)), 32, "status 404", now));
+    }
+    assert!(routes.session_unknown(Log::Usage, Some(session(34)), 32, "status 404", now));
+    assert_eq!(routes.held(), [false, false, true, false]);
+    assert!(routes.delivered(Log::Usage, 1, now));
+}
+
+#[test]
+fn one_unknown_session_is_no_outage_however_often_it_is_asked_and_some_more_are() {
+    let (mut routes, now) = (routes(), Instant::now());
+    for _ in 0..200 {
+        assert!(!routes.session_unknown(Log::Usage, Some(session(1)), 2, "status 404", now));
+    }
+    assert!(!routes.session_unknown(Log::Usage, Some(session(2)), 2, "status 404", now));
+    assert!(routes.session_unknown(Log::Usage, Some(session(3)), 2, "status 404", now));
+}
+
+#[test]
+fn sessions_that_have_been_unknown_for_long_are_no_sign_of_the_route() {
+    let (mut routes, now) = (routes(), Instant::now());
+    for _ in 0..1000 {
+        assert!(!routes.session_unknown(Log::Usage, None, 2, "status 404", now));
+    }
+}
+
+#[test]
+fn a_grace_runs_only_while_others_of_its_kind_are_delivered() {
+    let (mut routes, start) = (routes(), Instant::now());
+    routes.delivered(Log::Usage, 1, start);
+    let since = routes.progress();
+    for n in 1..=1000 {
+        routes.delivered(Log::Started, 1, start + n * 1000 * MS);
+    }
+    assert_eq!(routes.delivering_since(Log::Usage, &since), Duration::ZERO);
+    assert!(routes.is_news(Log::Usage, &since));
+    routes.delivered(Log::Usage, 1, start + Duration::from_secs(3));
+    assert_eq!(routes.delivering_since(Log::Usage, &since), Duration::from_secs(3));
+    assert!(!routes.is_news(Log::Usage, &since));
+    // Nor while the link is down, or nothing comes.
+    routes.link_down();
+    routes.delivered(Log::Usage, 1, start + FOR_LONG);
+    assert_eq!(routes.delivering_since(Log::Usage, &since), Duration::from_secs(3));
+    routes.delivered(Log::Usage, 1, start + 2 * FOR_LONG);
+    assert_eq!(routes.delivering_since(Log::Usage, &since), Duration::from_secs(13));
+}
+
+#[test]
+fn a_record_is_poison_only_beside_deliveries_of_its_own_kind() {
+    let (mut routes, now) = (routes(), Instant::now());
+    let mut tries = Tries::NONE;
+    routes.note(Log::Usage, &mut tries);
+    routes.delivered(Log::Quota, 100, now);
+    assert!(!routes.others_passed(Log::Usage, Beside::ItsKind, &mut tries));
+    routes.delivered(Log::Usage, 1, now);
+    assert!(routes.others_passed(Log::Usage, Beside::ItsKind, &mut tries));
+    assert!(!routes.others_passed(Log::Usage, Beside::ItsKind, &mut tries), "each delivery counts once");
+    routes.delivered(Log::Quota, 1, now);
+    assert!(routes.others_passed(Log::Usage, Beside::Any, &mut tries), "where the answer alone was bad");
+}
+
+#[test]
+fn a_503_is_a_records_own_when_hardly_any_other_meets_one() {
+    let (mut routes, now) = (routes(), Instant::now());
+    let (mut bad, mut other) = (Tries::NONE, Tries::NONE);
+    routes.delivered(Log::Usage, 1, now);
+    assert!(routes.only_it_was_shed(Log::Usage, &mut bad));
+    assert!(!routes.only_it_was_shed(Log::Usage, &mut bad), "nothing passed meanwhile");
+    for passed in [3, 4] {
+        routes.delivered(Log::Usage, passed, now);
+        routes.only_it_was_shed(Log::Usage, &mut other);
+        assert_eq!(
+            routes.only_it_was_shed(Log::Usage, &mut bad),
+            passed == 4,
+            "{passed} passed, one did not"
+        );
+    }
+}
+
+#[test]
+fn kinds_that_are_held_are_probed_in_turn_and_no_more_often_than_one() {
+    let (mut routes, start) = (routes(), Instant::now());
+    for log in LOGS {
+        for _ in 0..5 {
+            routes.refused(log, "status 422", start);
+        }
+    }
+    let (mut now, mut probed) = (start, Vec::new());
+    while now < start + Duration::from_secs(600) {
+        now = routes.next_probe().unwrap();
+        let log = routes.due(now, |log| log != Log::Completed).unwrap();
+        routes.probe_sent(log);
+        assert_eq!(routes.due(now + FOR_LONG, |_| true), None, "one at a time");
+        routes.refused(log, "status 422", now);
+        routes.probe_answered(log, now);
+        probed.push(log);
+    }
+    assert!((20..=40).contains(&probed.len()), "{} probes in ten minutes", probed.len());
+    assert_eq!(probed[..4], [Log::Quota, Log::Started, Log::Usage, Log::Quota], "what has something to send");
+}
+
+#[test]
+fn where_one_kind_is_mended_the_others_are_tried_at_once() {
+    let (mut routes, now) = (routes(), Instant::now());
+    for log in [Log::Usage, Log::Started] {
+        for _ in 0..5 {
+            routes.refused(log, "status 422", now);
+        }
+    }
+    assert_eq!(routes.due(now, |_| true), None);
+    assert!(routes.delivered(Log::Usage, 1, now));
+    assert_eq!(routes.due(now, |_| true), Some(Log::Started));
+    assert!(routes.delivered(Log::Started, 1, now));
+    assert_eq!(routes.next_probe(), None, "nothing is held any more");
+}
+
+#[test]
+fn an_operator_releases_every_brake_and_makes_the_probe_of_a_lost_route_due() {
+    let (mut routes, now) = (routes(), Instant::now());
+    for _ in 0..5 {
+        routes.refused(Log::Usage, "status 422", now);
+    }
+    for _ in 0..3 {
+        routes.absent(Log::Completed, "status 404", now);
+    }
+    assert_eq!(routes.release_brakes(now), [Log::Usage]);
+    assert_eq!(routes.held(), [false, false, false, true]);
+    assert_eq!(routes.due(now, |_| true), Some(Log::Completed));
+}

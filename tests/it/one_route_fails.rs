@@ -1,0 +1,225 @@
+//! Goal: an outage of one kind of records alone costs no more than one of all, is told as what it is, and holds up no other
+//! kind. Method: a ControlPlane with one route that says no, and traffic of all kinds that goes on meanwhile.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use serde_json::{Value, json};
+
+use super::harness::{Agent, LIFECYCLE, QUOTA, Received, RedisServer, Scripted, USAGE, load, until};
+
+const BRAKE: u32 = 10;
+const CONCURRENCY: u32 = 4;
+/// Rounds of traffic while the route is broken: several graces, and more records than the brake takes.
+const ROUNDS: u32 = 60;
+
+/// Which route is broken, and in which form it says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Broken {
+    /// Usage, and batches of it as a whole.
+    Usage(u16),
+    /// Each record of a batch, and usage one by one.
+    Results(u16),
+    /// Started and completed events.
+    Lifecycle(u16),
+    Quota(u16),
+}
+
+/// A ControlPlane, and what it has taken.
+struct Plane {
+    server: Scripted,
+    works: Arc<AtomicBool>,
+    taken: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Plane {
+    async fn start(broken: Broken) -> Self {
+        let works = Arc::new(AtomicBool::new(false));
+        let taken = Arc::new(Mutex::new(HashSet::new()));
+        let (is_well, took) = (Arc::clone(&works), Arc::clone(&taken));
+        let server = Scripted::start(move |request| {
+            answer(request, broken, is_well.load(Ordering::Relaxed), &mut took.lock().expect("whole"))
+        })
+        .await;
+        Self { server, works, taken }
+    }
+
+    fn taken(&self, what: &str) -> usize {
+        self.taken.lock().expect("no test panics here").iter().filter(|id| id.starts_with(what)).count()
+    }
+}
+
+fn answer(request: &Received, broken: Broken, works: bool, taken: &mut HashSet<String>) -> Response {
+    let no = |status: u16| (StatusCode::from_u16(status).expect("a status"), "no").into_response();
+    let ends = |with: &str| request.path.ends_with(with);
+    let is_lifecycle = ends("/started") || ends("/completed");
+    match broken {
+        Broken::Usage(status) if !works && (request.is_batch() || ends("/usage-records")) => {
+            return no(status);
+        }
+        Broken::Results(status) if !works && ends("/usage-records") => return no(status),
+        Broken::Results(status) if !works && request.is_batch() => return request.results(|_| status),
+        Broken::Lifecycle(status) if !works && is_lifecycle => return no(status),
+        Broken::Quota(status) if !works && ends("/refresh") => return no(status),
+        _ => {}
+    }
+    if request.is_batch() {
+        taken.extend(request.transactions());
+        return request.results(|_| 200);
+    }
+    let asked = request.json();
+    taken.insert(asked["transaction_id"].as_str().unwrap_or_default().to_owned());
+    let data = json!({
+        "api_session_id": asked["api_session_id"], "transaction_id": asked["transaction_id"],
+        "new_quota_amount": 60, "final_quota": false, "timestamp": "2026-01-01T00:00:00Z",
+    });
+    axum::Json(json!({"success": true, "data": data})).into_response()
+}
+
+async fn control_plane(agent: &Agent) -> Option<Value> {
+    Some(agent.health().await?["components"]["control_plane"].clone())
+}
+
+async fn agent(redis: &RedisServer, plane: &Plane, mode: &str) -> Agent {
+    let mut agent = Agent::new(redis, &plane.server.url);
+    for (name, value) in [
+        ("DELIVERY_MODE", mode),
+        ("REFUSAL_BRAKE", &BRAKE.to_string()),
+        ("DRAIN_CONCURRENCY", &CONCURRENCY.to_string()),
+        ("BATCH_COMPRESSION", "none"),
+        ("POISON_ATTEMPTS", "3"),
+        ("SESSION_UNKNOWN_GRACE_SECONDS", "0.3"),
+        ("CONTROL_PLANE_INITIAL_ERROR_DELAY", "0.02"),
+        ("CONTROL_PLANE_MAX_BACKOFF", "0.1"),
+    ] {
+        agent.set(name, value);
+    }
+    agent.start();
+    agent.ready().await;
+    agent
+}
+
+/// The route is broken while traffic of all kinds goes on, and then works. `kinds` is what is held for this `reason`.
+async fn breaks(broken: Broken, mode: &str, kinds: &[&str], reason: Option<&str>) {
+    let plane = Plane::start(broken).await;
+    let redis = RedisServer::start().await;
+    let agent = agent(&redis, &plane, mode).await;
+    let what = format!("{broken:?}, {mode}");
+    for round in 0..ROUNDS {
+        // Sessions that began before are not held up by events that do not get through.
+        let old: Vec<_> = (0..4).map(|n| load::usage(&format!("old-{n}"), round)).collect();
+        let session = format!("new-{round}");
+        redis.push(LIFECYCLE, &[load::started(&session)]).await;
+        redis.push(USAGE, &[&old[..], &[load::usage(&session, 0)]].concat()).await;
+        redis.push(LIFECYCLE, &[load::completed(&session)]).await;
+        redis.push(QUOTA, &[load::quota("old", round)]).await;
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    if broken != Broken::Quota(422) {
+        until(&format!("{what}: quota requests pass"), async || {
+            (plane.taken("quota-") == ROUNDS as usize).then_some(())
+        })
+        .await;
+    }
+    if matches!(broken, Broken::Lifecycle(_) | Broken::Quota(_)) {
+        until(&format!("{what}: usage of other sessions passes"), async || {
+            (plane.taken("usage-old-") == 4 * ROUNDS as usize).then_some(())
+        })
+        .await;
+    } else {
+        until(&format!("{what}: events pass"), async || {
+            (plane.taken("session_started-") == ROUNDS as usize).then_some(())
+        })
+        .await;
+    }
+    if let Some(reason) = reason {
+        let told = until(&format!("{what}: it is told"), async || {
+            let link = control_plane(&agent).await?;
+            link["link"].as_str()?.ends_with(reason).then_some(link)
+        })
+        .await;
+        let held = told["held"].as_array().expect("a list");
+        assert!(!held.is_empty(), "{what}: {told}");
+        for held in held {
+            assert!(kinds.contains(&held["kind"].as_str().expect("a kind")), "{what}: {told}");
+            let cause = held["cause"].as_str().expect("a cause");
+            assert!(held["reason"] == reason && cause.starts_with("status 4"), "{what}: {told}");
+        }
+        let said = agent.log();
+        assert_eq!(said.matches("takes no records of this kind").count(), held.len(), "{what}: {said}");
+    }
+    plane.works.store(true, Ordering::Relaxed);
+    agent.outbox_emptied().await;
+    let metrics = agent.metrics().await;
+    metrics.assert_conserved();
+    let dead = metrics.sum("dataplane_dead_letters", &[]);
+    let most = if reason == Some("refusing") { (BRAKE + CONCURRENCY) * kinds.len() as u32 } else { 0 };
+    assert!(dead <= f64::from(most), "{what}: {dead} dead letters\n{}", agent.log());
+    assert_eq!(plane.taken(""), ROUNDS as usize * 8 - dead as usize, "{what}: the rest is delivered");
+}
+
+const USAGE_ALONE: &[&str] = &["usage_record"];
+const EVENTS_ALONE: &[&str] = &["session_started", "session_completed"];
+
+#[tokio::test]
+async fn usage_alone_that_is_refused_meets_the_brake() {
+    breaks(Broken::Usage(422), "single", USAGE_ALONE, Some("refusing")).await;
+    breaks(Broken::Usage(422), "batch", USAGE_ALONE, Some("refusing")).await;
+    breaks(Broken::Results(422), "auto", USAGE_ALONE, Some("refusing")).await;
+}
+
+#[tokio::test]
+async fn usage_alone_without_a_route_is_no_unknown_sessions() {
+    breaks(Broken::Usage(404), "auto", USAGE_ALONE, Some("no_route")).await;
+    breaks(Broken::Usage(404), "batch", USAGE_ALONE, Some("no_route")).await;
+    breaks(Broken::Results(404), "auto", USAGE_ALONE, Some("no_route")).await;
+}
+
+#[tokio::test]
+async fn usage_alone_that_fails_in_every_way_a_server_can_is_no_poison() {
+    for status in [500, 503] {
+        breaks(Broken::Usage(status), "auto", USAGE_ALONE, None).await;
+        breaks(Broken::Results(status), "auto", USAGE_ALONE, None).await;
+    }
+}
+
+#[tokio::test]
+async fn events_alone_that_are_refused_or_have_no_route_cost_no_more() {
+    breaks(Broken::Lifecycle(422), "auto", EVENTS_ALONE, Some("refusing")).await;
+    breaks(Broken::Lifecycle(404), "auto", EVENTS_ALONE, Some("no_route")).await;
+}
+
+#[tokio::test]
+async fn quota_requests_alone_that_are_refused_meet_a_brake_of_their_own() {
+    breaks(Broken::Quota(422), "auto", &["quota_refresh"], Some("refusing")).await;
+}
+
+#[tokio::test]
+async fn restarts_during_an_outage_of_refusals_cost_one_dead_letter_each() {
+    const RESTARTS: u32 = 3;
+    let plane = Plane::start(Broken::Usage(422)).await;
+    let redis = RedisServer::start().await;
+    let mut agent = agent(&redis, &plane, "single").await;
+    let usage: Vec<_> = (0..200).map(|n| load::usage(&format!("s{n}"), 0)).collect();
+    redis.push(USAGE, &usage).await;
+    for _ in 0..=RESTARTS {
+        until("the brake holds", async || {
+            let link = control_plane(&agent).await?;
+            (link["link"] == "open: refusing").then_some(())
+        })
+        .await;
+        // What was refused meanwhile is durable, and whatever comes after it is refused as well.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        agent.kill();
+        agent.start();
+        agent.ready().await;
+    }
+    plane.works.store(true, Ordering::Relaxed);
+    agent.outbox_emptied().await;
+    let dead = agent.metrics().await.sum("dataplane_dead_letters", &[]);
+    assert!(dead <= f64::from(BRAKE + RESTARTS + 1), "{dead} dead letters");
+    assert_eq!(plane.taken("usage-"), 200 - dead as usize);
+}

@@ -43,7 +43,7 @@ pub struct DeliveryConfig {
     #[arg(id = "UNKNOWN_FIELDS", default_value = "forward")]
     pub unknown_fields: UnknownFields,
 
-    /// Seconds after which a quota refresh request, by its timestamp, is no longer worth sending
+    /// Seconds after which a quota refresh request, once accepted, is no longer worth sending
     #[arg(id = "QUOTA_REFRESH_TTL_SECONDS", default_value = "300", value_parser = seconds)]
     pub quota_refresh_ttl: Duration,
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::batch::{self, Batching};
 use crate::outbox::{Leased, Log, Ticket};
-use crate::record::{Kind, Record, Timestamp};
+use crate::record::{Kind, Record};
 
 use lane::Lane;
 pub(super) use lane::Unknown;
@@ -79,8 +79,6 @@ impl Tries {
 pub(super) struct Item {
     pub ticket: Ticket,
     pub record: Record,
-    /// Since when it waits, here and in Redis.
-    pub since: Timestamp,
     pub tries: Tries,
 }
 
@@ -168,7 +166,7 @@ impl Lanes {
         let bytes = record.data().len();
         let at = place_of(ticket.kind);
         let lane = self.lanes.entry(key).or_default();
-        if lane.load(Item { ticket, since: record.waits_since(), record, tries: Tries::NONE }) {
+        if lane.load(Item { ticket, record, tries: Tries::NONE }) {
             let head = lane.turn();
             self.grown[at] |= lane.not_before.is_some() || head.is_some_and(|head| self.held[head]);
             self.counts[at] += 1;
@@ -398,9 +396,9 @@ impl Lanes {
             .iter()
             .filter(|(_, lane)| {
                 !lane.busy
-                    && lane
-                        .head()
-                        .is_some_and(|item| item.ticket.kind == Kind::Quota && item.since.0 < before)
+                    && lane.head().is_some_and(|item| {
+                        item.ticket.kind == Kind::Quota && item.ticket.accepted_at.0 < before
+                    })
             })
             .map(|(key, _)| *key)
             .collect();

@@ -12,7 +12,7 @@ use crate::record::{Kind, Timestamp};
 
 impl Run {
     pub(super) fn is_expired(&self, item: &Item) -> bool {
-        item.ticket.kind == Kind::Quota && item.since.0 < self.expiry().0
+        item.ticket.kind == Kind::Quota && item.ticket.accepted_at.0 < self.expiry().0
     }
 
     fn expiry(&self) -> Timestamp {
@@ -22,12 +22,7 @@ impl Run {
 
     pub(super) fn expire(&mut self, key: LaneKey, item: &Item) {
         let ttl = self.drain.settings.quota_ttl.as_secs();
-        let before = (item.ticket.accepted_at.0 - item.since.0) / 1_000_000;
-        let in_redis = match before {
-            0 => String::new(),
-            before => format!(", of these {before} s before it was accepted, by its timestamp"),
-        };
-        self.bury(key, item, Reason::Expired, format!("waited for longer than {ttl} s{in_redis}"));
+        self.bury(key, item, Reason::Expired, format!("waited for longer than {ttl} s"));
     }
 
     /// What comes with time alone.

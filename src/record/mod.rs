@@ -85,14 +85,6 @@ impl Record {
         self.accepted_at
     }
 
-    /// Since when it waits, here and in Redis: of a quota request its producer's timestamp tells, unless that cannot be.
-    pub fn waits_since(&self) -> Timestamp {
-        match self.kind {
-            Kind::Quota => quota::waits_since(self.body(), self.accepted_at),
-            _ => self.accepted_at,
-        }
-    }
-
     /// The body of its request: the same bytes on every attempt.
     pub fn body(&self) -> &[u8] {
         &self.data[..self.layout.body as usize]

@@ -3,15 +3,9 @@
 use super::Kind;
 use super::accept::{Acceptance, Draft};
 use super::schema::{Absent, Field, Rule, Schema};
-use super::time::{self, Timestamp};
 
 const TRANSACTION: usize = 0;
 const SESSION: usize = 1;
-const TIMESTAMP: usize = 4;
-
-/// A stamp this long before the acceptance is that of a clock without a date, as a machine has that was just switched on:
-/// nothing waits in Redis for a month.
-const NO_DATE_MICROS: i64 = 30 * 24 * 3600 * 1_000_000;
 
 /// What the customer uses; the same in usage records.
 pub(super) const PRODUCT_CODE: Field = Field {
@@ -42,22 +36,4 @@ pub(super) fn draft<'a>(acceptance: &Acceptance<'_>, text: &'a str) -> Result<Dr
         traceparent: found.traceparent,
         body: acceptance.forward(&SCHEMA, text, &found, &values, "}")?,
     })
-}
-
-/// Since when a request waits: since its timestamp, if that can be true, or else since it was accepted.
-///
-/// A producer's clock that is ahead counts as now. One that is behind by minutes or days cannot be told from a request that
-/// waited in Redis: the request is as old as it says.
-pub(super) fn waits_since(body: &[u8], accepted_at: Timestamp) -> Timestamp {
-    let stamped = || {
-        let text = std::str::from_utf8(body).ok()?;
-        let found = SCHEMA.find(text).ok()?;
-        let moment = time::moment(SCHEMA.required(&found, TIMESTAMP).ok()?).ok()?;
-        Some(Timestamp(moment.instant.timestamp_micros()))
-    };
-    let may_be = |stamp: &Timestamp| {
-        let before = accepted_at.0.saturating_sub(stamp.0);
-        (0..NO_DATE_MICROS).contains(&before)
-    };
-    stamped().filter(may_be).unwrap_or(accepted_at)
 }

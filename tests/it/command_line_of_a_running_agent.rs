@@ -386,8 +386,9 @@ async fn an_export_that_stops_half_way_says_what_has_left_the_agent() {
     assert_eq!(lines(&first).len(), 40, "whole lines, of what has left");
     let rest = stage.agent.command(&[], &["outbox", "export", "rest", "--json"]).await.json();
     assert_eq!(rest["exported"], pushed - 40);
-    for file in ["first", "rest"] {
-        assert_eq!(stage.agent.command(&[], &["outbox", "import", file]).await.code, 0);
+    assert_eq!(stage.agent.command(&[], &["outbox", "import", "first"]).await.code, 1, "it is not whole");
+    for words in [&["outbox", "import", "first", "--incomplete"][..], &["outbox", "import", "rest"]] {
+        assert_eq!(stage.agent.command(&[], words).await.code, 0);
     }
     post(&stage.agent, "/admin/drain/resume").await;
     stage.drained().await;

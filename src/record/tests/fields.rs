@@ -266,16 +266,3 @@ fn a_message_of_the_limit_is_accepted_and_one_byte_more_is_not() {
     );
     assert!(rejected(Queue::Quota, vec![0xff; RECORD_MAX_BYTES + 1]).starts_with("too large"));
 }
-
-#[test]
-fn a_quota_request_waits_since_its_timestamp_unless_that_cannot_be() {
-    let since = |timestamp: &str| accepted(Queue::Quota, &with(QUOTA, "timestamp", timestamp)).waits_since();
-    let before = |seconds: i64| Timestamp(ACCEPTED.0 - seconds * 1_000_000 - 1);
-    assert_eq!(since("\"2026-01-31T11:59:00Z\""), before(60), "the earlier of the two");
-    assert_eq!(since("1769860740"), before(60), "in whichever form");
-    assert_eq!(since("\"2026-01-02T12:00:00Z\""), before(29 * 86_400), "however long that is");
-    assert_eq!(since("\"2026-01-31T13:00:00Z\""), ACCEPTED, "a clock that is ahead");
-    assert_eq!(since("0"), ACCEPTED, "a machine without a date");
-    assert_eq!(accepted(Queue::Quota, &without(QUOTA, "timestamp")).waits_since(), ACCEPTED);
-    assert_eq!(accepted(Queue::Usage, USAGE).waits_since(), ACCEPTED);
-}

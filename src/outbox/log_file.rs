@@ -133,8 +133,13 @@ fn walk(file: &File, mut visit: impl FnMut(u64, Met<'_>) -> ControlFlow<()>) -> 
     let mut order = BTreeMap::new();
     let len = file.metadata()?.len();
     for offset in (0..len).step_by(SEGMENT) {
-        load(file, offset, &mut segment)?;
-        let Some((number, is_sure)) = number_of(&segment) else { continue };
+        load(file, offset, SEGMENT_HEADER, &mut segment)?;
+        let mut number = number_of(&segment);
+        if number.is_none() {
+            load(file, offset, SEGMENT, &mut segment)?;
+            number = number_of(&segment);
+        }
+        let Some((number, is_sure)) = number else { continue };
         // Of two of one number, one was about to be written anew.
         let place = order.entry(number).or_insert((offset, is_sure));
         if is_sure && !place.1 {
@@ -142,7 +147,7 @@ fn walk(file: &File, mut visit: impl FnMut(u64, Met<'_>) -> ControlFlow<()>) -> 
         }
     }
     for (number, (offset, is_sure)) in order {
-        load(file, offset, &mut segment)?;
+        load(file, offset, SEGMENT, &mut segment)?;
         if !is_sure && visit(offset, Met::Hole).is_break() {
             return Ok(());
         }
@@ -153,10 +158,11 @@ fn walk(file: &File, mut visit: impl FnMut(u64, Met<'_>) -> ControlFlow<()>) -> 
     Ok(())
 }
 
-fn load(file: &File, offset: u64, segment: &mut Vec<u8>) -> Result<()> {
-    segment.resize(SEGMENT, 0);
+/// Loads `len` bytes, or as many as there are.
+fn load(file: &File, offset: u64, len: usize, segment: &mut Vec<u8>) -> Result<()> {
+    segment.resize(len, 0);
     let mut filled = 0;
-    while filled < SEGMENT {
+    while filled < len {
         match file.read_at(&mut segment[filled..], offset + filled as u64) {
             Ok(0) => break,
             Ok(read) => filled += read,
@@ -413,7 +419,8 @@ mod tests {
             database
                 .scan(b"key", b"key", |key, value| held.insert(key.to_vec(), value.to_vec()).is_none())
                 .unwrap();
-            let pairs = Pairs::read(&path.join("db"), |key| key.starts_with(b"key")).unwrap();
+            let pairs =
+                Pairs::read(&path.join("db"), |key| key.starts_with(b"key") && key.len() == 11).unwrap();
             let mut read = BTreeMap::new();
             pairs
                 .scan(b"key", b"key", |key, value| read.insert(key.to_vec(), value.to_vec()).is_none())

@@ -26,7 +26,7 @@ pub(super) enum Stopped {
     /// The file is all that there is of them.
     #[error(
         "{} records and {} dead letters are in {} and no longer in the outbox: keep this file, import it where they are to \
-         go, and export the rest to another file. What stopped it",
+         go (with --incomplete), and export the rest to another file. What stopped it",
         exported.records, exported.dead_letters, path.display()
     )]
     HalfWay {
@@ -75,7 +75,7 @@ fn create(path: &Path) -> anyhow::Result<File> {
     match made {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!(
             "{name} is there already, and may hold records that are nowhere else: export to another file. If {name} is of an \
-             earlier export, `outbox import {name}` takes in what it holds"
+             earlier export, `outbox import {name}` takes in what it holds, with --incomplete if that one had stopped"
         ),
         made => {
             let file = made.with_context(|| name.to_string())?;

@@ -23,9 +23,27 @@ pub(super) fn key(key: &[u8], n: usize) -> Vec<u8> {
     full
 }
 
-/// A chunked value while it is put together.
+/// Puts values together again: `scan` hands over the chunks in the order of their keys until it is answered false, and
+/// `visit` gets each value under its key without the chunk's number, until it answers false; `None` for one of which a
+/// part is missing.
+pub(super) fn join<E>(
+    scan: impl FnOnce(&mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), E>,
+    mut visit: impl FnMut(&[u8], Option<&[u8]>) -> bool,
+) -> Result<(), E> {
+    let (mut value, mut done) = (Chunks::default(), false);
+    scan(&mut |key, chunk| {
+        done = !value.next(key, chunk, &mut visit);
+        !done
+    })?;
+    if !done && value.is_open() {
+        visit(&value.key, None);
+    }
+    Ok(())
+}
+
+/// A value while it is put together.
 #[derive(Default)]
-pub(super) struct Chunks {
+struct Chunks {
     key: Vec<u8>,
     bytes: Vec<u8>,
     next: u16,
@@ -35,7 +53,7 @@ pub(super) struct Chunks {
 impl Chunks {
     /// Takes the next chunk, and hands over the value that is whole with it, or the one before that never was. False if
     /// `visit` says that it has enough.
-    pub(super) fn next(
+    fn next(
         &mut self,
         key: &[u8],
         chunk: &[u8],
@@ -56,13 +74,6 @@ impl Chunks {
         let goes_on = visit(name, Some(&self.bytes[FRAME..]));
         self.clear();
         goes_on
-    }
-
-    /// Hands over what was begun and has no end.
-    pub(super) fn end(self, mut visit: impl FnMut(&[u8], Option<&[u8]>) -> bool) {
-        if self.is_open() {
-            visit(&self.key, None);
-        }
     }
 
     fn is_open(&self) -> bool {

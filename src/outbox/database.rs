@@ -24,7 +24,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::chunks::{self, CHUNK, Chunks};
+use super::chunks::{self, CHUNK};
 use super::fault;
 
 /// sled's own segment (its I/O buffer): small, for three of these are resident per open database.
@@ -184,12 +184,19 @@ impl Drop for Database {
 }
 
 /// Removes the snapshots, of which the log knows everything as well. Says whether there was any.
-pub(super) fn remove_snapshots(path: &Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(path) else { return false };
-    let names = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let snapshots = names
-        .filter(|name| name.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"snap.")));
-    snapshots.filter(|name| std::fs::remove_file(name).is_ok()).count() > 0
+pub(super) fn remove_snapshots(path: &Path) -> Result<bool, DatabaseError> {
+    let remove = || {
+        let mut removed = false;
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.file_name().as_encoded_bytes().starts_with(b"snap.") {
+                std::fs::remove_file(entry.path())?;
+                removed = true;
+            }
+        }
+        Ok(removed)
+    };
+    remove().map_err(|source| DatabaseError::Io { path: path.to_path_buf(), source })
 }
 
 impl Database {
@@ -229,7 +236,7 @@ impl Database {
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 // IMPORTANT: only after sled had the database's lock: it may be about to finish one until then.
-                Err(error) if error.is_damage() && may_have_snapshots && remove_snapshots(path) => {
+                Err(error) if error.is_damage() && may_have_snapshots && remove_snapshots(path)? => {
                     may_have_snapshots = false;
                     tracing::warn!(%error, "a database cannot be opened with its snapshot, and is without it");
                 }
@@ -310,18 +317,9 @@ impl Database {
         &self,
         prefix: &[u8],
         from: &[u8],
-        mut visit: impl FnMut(&[u8], Option<&[u8]>) -> bool,
+        visit: impl FnMut(&[u8], Option<&[u8]>) -> bool,
     ) -> Result<(), DatabaseError> {
-        let mut value = Chunks::default();
-        let mut done = false;
-        self.scan(prefix, from, |key, chunk| {
-            done = !value.next(key, chunk, &mut visit);
-            !done
-        })?;
-        if !done {
-            value.end(visit);
-        }
-        Ok(())
+        chunks::join(|next| self.scan(prefix, from, next), visit)
     }
 
     /// The last key that begins with `prefix`.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Log;
-use super::chunks::Chunks;
+use super::chunks;
 use super::codec::{self, CodecError};
 use super::commands::CommandNote;
 use super::database::{Batch, DatabaseError, Durability};
@@ -227,12 +227,8 @@ impl Ledger {
 
     /// Hands the dead letters from number `from` on to `visit`, until it answers false.
     pub(super) fn letters(&self, from: u64, mut visit: impl FnMut(Found) -> bool) -> Result<(), LedgerError> {
-        let missing = || CodecError::Damaged("a part is missing".into());
-        self.slot.get()?.scan_chunked(&[LETTER], &numbered(LETTER, from), |key, value| {
-            let id = number(key, 1);
-            let letter = value.ok_or_else(missing).and_then(|value| codec::decode_dead_letter(id, value));
-            visit((id, letter, value.map_or(0, <[u8]>::len)))
-        })?;
+        let from = numbered(LETTER, from);
+        self.slot.get()?.scan_chunked(&[LETTER], &from, |key, value| visit(found_letter(key, value)))?;
         Ok(())
     }
 
@@ -283,27 +279,34 @@ impl Ledger {
         Ok(notes)
     }
 
-    /// Hands the dead letters of a ledger that was set aside in `folder` to `visit`, until it answers false.
-    pub(super) fn letters_set_aside(
-        folder: &Path,
-        mut visit: impl FnMut(DeadLetter) -> bool,
-    ) -> std::io::Result<()> {
-        let pairs = Pairs::read(&folder.join("db"), is_key)?;
-        let mut chunks = Chunks::default();
-        pairs.scan(&[LETTER], &[LETTER], |key, chunk| {
-            chunks.next(key, chunk, |key, value| {
-                let id = number(key, 1);
-                let letter = value.and_then(|value| codec::decode_dead_letter(id, value).ok());
-                letter.is_none_or(&mut visit)
-            })
-        })
-    }
-
     pub(super) fn disk_bytes(&self) -> u64 {
         self.slot.disk_bytes()
     }
 
     pub(super) fn close(&self) {
         self.slot.close();
+    }
+}
+
+fn found_letter(key: &[u8], value: Option<&[u8]>) -> Found {
+    let id = number(key, 1);
+    let missing = || CodecError::Damaged("a part is missing".into());
+    let letter = value.ok_or_else(missing).and_then(|value| codec::decode_dead_letter(id, value));
+    (id, letter, value.map_or(0, <[u8]>::len))
+}
+
+/// The dead letters of a ledger that is not opened, for it was set aside: as far as they can be read in its log.
+pub(super) struct Letters(Pairs);
+
+impl Letters {
+    pub(super) fn read(folder: &Path) -> std::io::Result<Self> {
+        Pairs::read(&folder.join("db"), is_key).map(Self)
+    }
+
+    /// As [`Ledger::letters`] does it.
+    pub(super) fn letters(&self, from: u64, mut visit: impl FnMut(Found) -> bool) -> std::io::Result<()> {
+        let from = numbered(LETTER, from);
+        let scan = |next: &mut dyn FnMut(&[u8], &[u8]) -> bool| self.0.scan(&[LETTER], &from, next);
+        chunks::join(scan, |key, value| visit(found_letter(key, value)))
     }
 }

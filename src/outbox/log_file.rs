@@ -18,107 +18,24 @@
 //! manifest  what follows, up to a sequence number, is one batch
 //! ```
 
+mod message;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{ErrorKind, Result};
-use std::ops::{Bound, ControlFlow};
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::database::SLED_SEGMENT_BYTES;
+use message::{Leaf, Message, kind, link};
 
 const SEGMENT: usize = SLED_SEGMENT_BYTES;
 const SEGMENT_HEADER: usize = 20;
 /// No message begins closer than this to a segment's end.
 const LARGEST_HEADER: usize = 32;
-
-const CAP: u8 = 2;
-const MANIFEST: u8 = 3;
-const FREE: u8 = 4;
-const NODE: u8 = 8;
-const LINK: u8 = 10;
-const KINDS: std::ops::RangeInclusive<u8> = 1..=11;
-
-/// What stands in a segment's or link's first byte.
-const LEAF: u8 = 0;
-const SET: u8 = 0;
-const REMOVE: u8 = 1;
-
-/// A message that is whole.
-struct Message<'a> {
-    kind: u8,
-    segment: u64,
-    page: u64,
-    body: &'a [u8],
-    /// Where the body lies in its segment.
-    body_at: usize,
-}
-
-impl<'a> Message<'a> {
-    /// The message at `at`, if there is one, of that segment if a number is given, and its checksum is right.
-    fn read(segment: &'a [u8], at: usize, of: Option<u64>) -> Option<Self> {
-        let bytes = segment.get(at..)?;
-        let crc32 = u32::from_le_bytes(*bytes.first_chunk()?);
-        let mut rest = Bytes(&bytes[4..]);
-        let kind = rest.byte().filter(|kind| KINDS.contains(kind))?;
-        let len = usize::try_from(rest.number()?).ok()?;
-        let (number, page) = (rest.number()?, rest.number()?);
-        if of.is_some_and(|of| of != number) {
-            return None;
-        }
-        let header = bytes.len() - rest.0.len();
-        let body = rest.0.get(..len)?;
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(body);
-        hasher.update(&bytes[4..header]);
-        (hasher.finalize() ^ u32::MAX == crc32).then_some(Self {
-            kind,
-            segment: number,
-            page,
-            body,
-            body_at: at + header,
-        })
-    }
-}
-
-/// Bytes that are taken off one after the other. `None` behind their end.
-struct Bytes<'a>(&'a [u8]);
-
-impl<'a> Bytes<'a> {
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn byte(&mut self) -> Option<u8> {
-        self.take(1).map(|bytes| bytes[0])
-    }
-
-    /// sled's own variable-length integer.
-    fn number(&mut self) -> Option<u64> {
-        Some(match self.byte()? {
-            small @ 0..=240 => u64::from(small),
-            high @ 241..=248 => 240 + 256 * (u64::from(high) - 241) + u64::from(self.byte()?),
-            249 => 2288 + 256 * u64::from(self.byte()?) + u64::from(self.byte()?),
-            longer => {
-                let mut bytes = [0; 8];
-                let len = usize::from(longer) - 247;
-                bytes[..len].copy_from_slice(self.take(len)?);
-                u64::from_le_bytes(bytes)
-            }
-        })
-    }
-
-    fn string(&mut self) -> Option<&'a [u8]> {
-        let len = usize::try_from(self.number()?).ok()?;
-        self.take(len)
-    }
-
-    fn strings(&mut self, count: u64) -> Option<Vec<&'a [u8]>> {
-        (0..count).map(|_| self.string()).collect()
-    }
-}
 
 /// What is met on the way through the log.
 enum Met<'a> {
@@ -221,9 +138,9 @@ fn walk_segment(
             // sled has begun to use the place anew: what was here is not needed any more.
             break;
         }
-        let (kind, next) = (message.kind, message.body_at + message.body.len());
+        let (is_cap, next) = (message.kind == kind::CAP, message.body_at + message.body.len());
         visit(at, Met::Message(message))?;
-        if kind == CAP {
+        if is_cap {
             break;
         }
         at = next;
@@ -242,7 +159,7 @@ pub(super) fn hole(path: &Path) -> Result<Option<u64>> {
             first.get_or_insert(at);
             ControlFlow::Continue(())
         }
-        Met::Message(message) if message.kind == MANIFEST && first.is_some() => {
+        Met::Message(message) if message.kind == kind::MANIFEST && first.is_some() => {
             is_hole = true;
             ControlFlow::Break(())
         }
@@ -273,7 +190,7 @@ impl Pairs {
                 (body_at + within as u64, value.len())
             };
             match message.kind {
-                NODE => {
+                kind::NODE => {
                     let Some(leaf) = Leaf::read(message.body) else {
                         prefixes.remove(&message.page);
                         return ControlFlow::Continue(());
@@ -291,7 +208,7 @@ impl Pairs {
                     }
                     prefixes.insert(message.page, leaf.prefix.to_vec());
                 }
-                LINK => {
+                kind::LINK => {
                     let Some(prefix) = prefixes.get(&message.page) else { return ControlFlow::Continue(()) };
                     match link(message.body) {
                         Some((key, Some(value))) => {
@@ -306,7 +223,7 @@ impl Pairs {
                         None => {}
                     }
                 }
-                FREE => {
+                kind::FREE => {
                     prefixes.remove(&message.page);
                 }
                 _ => {}
@@ -335,136 +252,5 @@ impl Pairs {
             }
         }
         Ok(())
-    }
-}
-
-/// A whole page of keys and values.
-struct Leaf<'a> {
-    low: &'a [u8],
-    /// Empty if there is none.
-    high: &'a [u8],
-    /// Of each key.
-    prefix: &'a [u8],
-    pairs: Vec<(&'a [u8], &'a [u8])>,
-}
-
-impl<'a> Leaf<'a> {
-    /// `None` if it is no leaf.
-    fn read(node: &'a [u8]) -> Option<Self> {
-        let mut node = Bytes(node);
-        let (_next, _merging_child, _is_merging) = (node.number()?, node.number()?, node.byte()?);
-        let prefix_len = usize::from(node.byte()?);
-        let (low, high) = (node.string()?, node.string()?);
-        if node.byte()? != LEAF {
-            return None;
-        }
-        let count = node.number()?;
-        let (keys, values) = (node.strings(count)?, node.strings(count)?);
-        Some(Self {
-            low,
-            high,
-            prefix: low.get(..prefix_len)?,
-            pairs: keys.into_iter().zip(values).collect(),
-        })
-    }
-
-    fn bounds(&self) -> (Bound<&'a [u8]>, Bound<&'a [u8]>) {
-        let is_bounded = !self.high.is_empty() && self.high > self.low;
-        (Bound::Included(self.low), if is_bounded { Bound::Excluded(self.high) } else { Bound::Unbounded })
-    }
-}
-
-/// The key that a link sets or removes, and the value that it sets.
-fn link(link: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
-    let mut link = Bytes(link);
-    match link.byte()? {
-        SET => Some((link.string()?, Some(link.string()?))),
-        REMOVE => Some((link.string()?, None)),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::database::{Batch, Database, Durability};
-    use super::*;
-
-    /// Writes, overwrites and removes; opened now and then, so that sled moves its pages and uses its segments again.
-    #[test]
-    fn a_log_is_read_as_sled_reads_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        let mut dice = 7_u64;
-        let mut roll = |below: u64| {
-            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (dice >> 33) % below
-        };
-        drop(Database::create(&path, Durability::Process, 1 << 20).unwrap());
-        for _ in 0..6 {
-            let database = Database::open(&path, Durability::Process, 1 << 20).unwrap();
-            for _ in 0..60 {
-                let mut batch = Batch::default();
-                for _ in 0..20 {
-                    let key = [b"key".as_slice(), &roll(3_000).to_be_bytes()].concat();
-                    if roll(3) == 0 {
-                        batch.remove(&key);
-                    } else {
-                        batch.put(&key, vec![roll(256) as u8; roll(5_000) as usize]);
-                    }
-                }
-                database.commit(batch).unwrap();
-            }
-            assert_eq!(hole(&path.join("db")).unwrap(), None);
-            let mut held = BTreeMap::new();
-            database
-                .scan(b"key", b"key", |key, value| held.insert(key.to_vec(), value.to_vec()).is_none())
-                .unwrap();
-            let pairs =
-                Pairs::read(&path.join("db"), |key| key.starts_with(b"key") && key.len() == 11).unwrap();
-            let mut read = BTreeMap::new();
-            pairs
-                .scan(b"key", b"key", |key, value| read.insert(key.to_vec(), value.to_vec()).is_none())
-                .unwrap();
-            assert!(held.len() > 500 && read == held, "{} and {}", read.len(), held.len());
-        }
-    }
-
-    #[test]
-    fn a_torn_end_is_no_hole_and_a_flipped_bit_before_it_is_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        let database = Database::create(&path, Durability::Process, 1 << 20).unwrap();
-        for n in 0..100_u64 {
-            let mut batch = Batch::default();
-            batch.put(&n.to_be_bytes(), vec![1; 1000]);
-            database.commit(batch).unwrap();
-        }
-        drop(database);
-        let file = path.join("db");
-        let bytes = std::fs::read(&file).unwrap();
-        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-        for cut in [end, end - 10, end - 900] {
-            std::fs::write(&file, &bytes[..cut]).unwrap();
-            assert_eq!(hole(&file).unwrap(), None, "{cut}");
-        }
-        for at in [10, 40, 3_000, end / 2, end - 10_000] {
-            let mut flipped = bytes.clone();
-            flipped[at] ^= 1;
-            std::fs::write(&file, &flipped).unwrap();
-            assert!(hole(&file).unwrap().is_some_and(|found| found <= at as u64), "{at}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_log_is_read_without_a_panic() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("db");
-        for len in [0, 1, 19, 20, 21, 600, SEGMENT, SEGMENT + 7] {
-            for byte in [0, 1, 10, 250, 255] {
-                std::fs::write(&file, vec![byte; len]).unwrap();
-                assert_eq!(hole(&file).unwrap(), None);
-                assert!(Pairs::read(&file, |_| true).unwrap().values.is_empty());
-            }
-        }
     }
 }

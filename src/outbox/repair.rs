@@ -148,7 +148,7 @@ fn replace(path: &Path, found: &Pairs, cache: u64) -> Result<(), DatabaseError> 
     database.commit(batch)?;
     drop(database);
     // IMPORTANT: in this order. A snapshot of the old log would be taken for one of the new.
-    remove_snapshots(path);
+    remove_snapshots(path)?;
     sync_dir(path).map_err(io)?;
     std::fs::rename(new.join("db"), path.join("db")).map_err(io)?;
     sync_dir(path).map_err(io)?;

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::ledger::Ledger;
+use super::ledger::Letters;
 use super::quarantine::{self, Report};
 use super::segment::Remains;
-use super::{AppendError, Entry, Log, Outbox, repair};
+use super::{AppendError, Entry, Log, Outbox, TransferError, repair};
 
 /// About so many records, and so many bytes of them, are brought back in one append.
 const AT_ONCE: usize = 500;
@@ -24,6 +24,9 @@ pub enum SalvageError {
     /// The records could not be appended.
     #[error(transparent)]
     Append(#[from] AppendError),
+    /// The dead letters could not be.
+    #[error(transparent)]
+    Letters(#[from] TransferError),
 }
 
 /// What came of one thing in the quarantine.
@@ -54,7 +57,7 @@ impl Outbox {
     /// told how many records are back.
     ///
     /// Ended in the middle, and begun again, it brings one append's records back twice: records with one key, so that they
-    /// are billed once; of what was on its way to the dead letters there are two then, and of a ledger's.
+    /// are billed once; of what was on its way to the dead letters there are two then.
     pub async fn salvage(
         &self,
         give_up: bool,
@@ -140,20 +143,33 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Brings back the dead letters of a ledger that had to be begun anew.
+    /// Brings back the dead letters of a ledger that had to be begun anew, but those that are here already, page by page.
     async fn letters(&mut self, progress: &mut impl FnMut(u64)) -> Result<(), SalvageError> {
-        let mut letters = Vec::new();
         let ledger = self.folder.join("ledger");
-        let read = Ledger::letters_set_aside(&ledger, |letter| {
-            letters.push(Entry::Letter(Box::new(letter)));
-            true
-        });
-        if let Err(error) = read {
-            self.outcome.trouble.push(format!("{}: {error}", ledger.join("db").display()));
-        }
-        while !letters.is_empty() {
-            let rest = letters.split_off(letters.len().min(AT_ONCE));
-            self.append(std::mem::replace(&mut letters, rest), progress).await?;
+        let letters = match Letters::read(&ledger) {
+            Ok(letters) => letters,
+            Err(error) => {
+                self.outcome.trouble.push(format!("{}: {error}", ledger.join("db").display()));
+                return Ok(());
+            }
+        };
+        let (mut known, mut from) = (self.outbox.begin_import().await?, Some(0));
+        while let Some(at) = from.take() {
+            let (mut page, mut bytes) = (Vec::new(), 0);
+            letters.letters(at, |(id, letter, len)| {
+                if page.len() >= AT_ONCE || bytes >= BYTES_AT_ONCE {
+                    from = Some(id);
+                    return false;
+                }
+                bytes += len;
+                match letter {
+                    Ok(letter) => page.push(Entry::Letter(Box::new(letter))),
+                    Err(error) => self.outcome.trouble.push(format!("dead letter {id}: {error}")),
+                }
+                true
+            })?;
+            self.outcome.records += self.outbox.import_chunk(page, &mut known).await?.dead_letters;
+            progress(self.outcome.records);
         }
         Ok(())
     }
@@ -181,10 +197,14 @@ impl Work<'_> {
     }
 
     fn end(mut self, give_up: bool) -> std::io::Result<Salvaged> {
-        for (kind, missing) in self.report.missing() {
+        // Where nobody had counted what was in it, all is back if all could be read.
+        let is_counted = !self.report.by_kind.is_empty();
+        let missing = self.report.missing();
+        self.outcome.is_done =
+            give_up || if is_counted { missing.is_empty() } else { self.outcome.trouble.is_empty() };
+        for (kind, missing) in missing {
             self.outcome.trouble.push(format!("{kind}: {missing} records"));
         }
-        self.outcome.is_done = give_up || self.report.missing().is_empty();
         if self.outcome.is_done {
             self.report.salvaged_at = Some(crate::clock::now().to_rfc3339());
         }

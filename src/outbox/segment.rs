@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Log;
-use super::chunks::Chunks;
+use super::chunks;
 use super::codec::{self, CodecError, Entry, PackHeader};
 use super::database::{Batch, Database, DatabaseError, Durability};
 use super::log_file::Pairs;
@@ -193,8 +193,7 @@ impl Segment {
         mut visit: impl FnMut(u64, Result<(PackHeader, Vec<Entry>), CodecError>) -> bool,
     ) -> Result<(), ReadError> {
         self.database()?.scan_chunked(&[b'p', log as u8], &pack_key(log, from), |key, value| {
-            let first = pack_first(key);
-            let pack = value.ok_or_else(missing_part).and_then(|value| codec::unpack((log, first), value));
+            let (first, pack) = found_pack(log, key, value);
             visit(first, pack)
         })?;
         Ok(())
@@ -267,21 +266,25 @@ impl Remains {
         from: u64,
         mut visit: impl FnMut(u64, Result<(PackHeader, Vec<Entry>), CodecError>) -> bool,
     ) -> std::io::Result<()> {
-        let (mut chunks, mut done) = (Chunks::default(), false);
-        let mut visit = |key: &[u8], value: Option<&[u8]>| {
-            let first = pack_first(key);
-            let pack = value.ok_or_else(missing_part).and_then(|value| codec::unpack((log, first), value));
-            visit(first, pack)
-        };
-        self.0.scan(&[b'p', log as u8], &pack_key(log, from), |key, chunk| {
-            done = !chunks.next(key, chunk, &mut visit);
-            !done
-        })?;
-        if !done {
-            chunks.end(visit);
-        }
-        Ok(())
+        let (prefix, from) = ([b'p', log as u8], pack_key(log, from));
+        chunks::join(
+            |next| self.0.scan(&prefix, &from, next),
+            |key, value| {
+                let (first, pack) = found_pack(log, key, value);
+                visit(first, pack)
+            },
+        )
     }
+}
+
+/// A pack and its first number, from what lies under its key.
+fn found_pack(
+    log: Log,
+    key: &[u8],
+    value: Option<&[u8]>,
+) -> (u64, Result<(PackHeader, Vec<Entry>), CodecError>) {
+    let first = pack_first(key);
+    (first, value.ok_or_else(missing_part).and_then(|value| codec::unpack((log, first), value)))
 }
 
 fn missing_part() -> CodecError {

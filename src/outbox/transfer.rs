@@ -21,6 +21,7 @@
 //! Taken in twice, a record is there twice, with one key, and is billed once. A dead letter is there as often as in the
 //! file: nobody else would tell one from the other. Two of a file may be alike in everything, and are two all the same.
 
+mod check;
 mod line;
 
 use std::collections::HashMap;
@@ -29,7 +30,9 @@ use std::io::{BufRead, Write};
 use super::{
     AppendError, DeadLetter, Entry, Leased, LedgerError, Log, Outbox, ReadError, Settlement, Ticket, codec,
 };
-use line::{Line, Parsed, lines, parse};
+use line::{Line, Parsed, parse};
+
+pub use check::{Accept, Checked, check_lines};
 
 /// So many records are written before the file is synced and they are settled here.
 const AT_ONCE: usize = 5000;
@@ -185,64 +188,6 @@ impl KnownLetters {
         let left = self.0.get_mut(&digest(letter)).filter(|left| **left > 0);
         left.map(|left| *left -= 1).is_some()
     }
-}
-
-/// Which files are taken in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accept {
-    /// What an export has written to its end, and nothing less.
-    Whole,
-    /// Also a part of it.
-    Incomplete,
-}
-
-/// What was found in a file whose every line is good.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Checked {
-    /// The number of the last line, if that is cut off: it is to be passed over.
-    pub cut: Option<u64>,
-    /// Something is missing.
-    pub is_incomplete: bool,
-}
-
-/// Checks every line of what was exported, and whether all of it is there.
-pub fn check_lines(file: impl BufRead, accept: Accept) -> Result<Checked, TransferError> {
-    // Of the part that a last line is still to come for.
-    let (mut found, mut has_end) = (Exported::default(), false);
-    let (mut count, mut checked) = (0, Checked::default());
-    let mut incomplete = |error: TransferError| match accept {
-        Accept::Whole => Err(error),
-        Accept::Incomplete => {
-            checked.is_incomplete = true;
-            Ok(())
-        }
-    };
-    let mut cut = None;
-    for line in lines(file) {
-        let line = line?;
-        match line.parsed()? {
-            Some(Parsed::Entry(Entry::Letter(_))) => found.dead_letters += 1,
-            Some(Parsed::Entry(_)) => found.records += 1,
-            Some(Parsed::End(said)) => {
-                if said != found {
-                    incomplete(TransferError::Miscounted { line: line.n, said, found })?;
-                }
-                found = Exported::default();
-                (has_end, count) = (true, line.n);
-                continue;
-            }
-            None => {
-                (cut, has_end) = (Some(line.n), false);
-                break;
-            }
-        }
-        (has_end, count) = (false, line.n);
-    }
-    if !has_end {
-        let place = cut.map_or_else(|| format!("after line {count}"), |cut| format!("within line {cut}"));
-        incomplete(TransferError::NoEnd { place })?;
-    }
-    Ok(Checked { cut, ..checked })
 }
 
 /// Some lines of what was exported, to be taken in together.

@@ -237,7 +237,7 @@ fn a_segment_that_a_kill_left_half_made_is_no_damage() {
 
 /// What an agent that was killed leaves: sled has not written where its log ends.
 fn without_snapshots(database: &Path) {
-    super::super::database::remove_snapshots(database);
+    super::super::database::remove_snapshots(database).unwrap();
 }
 
 fn flip(file: &Path, at: usize) {

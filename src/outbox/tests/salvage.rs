@@ -1,7 +1,7 @@
 //! Salvaging beside the keeper, which may be setting something aside at the same moment.
 
-use super::super::{Outbox, quarantine};
-use super::rig::{settings, usage};
+use super::super::{Log, Outbox, quarantine};
+use super::rig::{Rig, settings, usage};
 
 #[test]
 fn what_is_just_being_set_aside_is_left_for_the_next_time() {
@@ -17,6 +17,64 @@ fn what_is_just_being_set_aside_is_left_for_the_next_time() {
         assert!(outbox.salvage(false, |_| ()).await.unwrap().is_empty());
         let open: Vec<_> = outbox.quarantine().unwrap().into_iter().map(|(_, report)| report).collect();
         assert!(open.len() == 1 && open[0].salvaged_at.is_none(), "{open:?}");
+        drop(outbox);
+        assert!(threads.join());
+    });
+}
+
+#[test]
+fn the_dead_letters_of_a_ledger_that_had_to_be_begun_anew_come_back_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.append(usage(0, 700, 400)).unwrap();
+    for leased in rig.waiting(Log::Usage).into_iter().take(600) {
+        let letter = super::model::letter(&leased.entry);
+        rig.shared.state().bury(&leased.ticket, letter);
+    }
+    rig.tick();
+    drop(rig);
+    let conf = dir.path().join("ledger/conf");
+    let mut bytes = std::fs::read(&conf).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&conf, &bytes).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (outbox, threads) = Outbox::open(settings(dir.path())).unwrap();
+        assert_eq!((outbox.stats().dead_letters, outbox.stats().quarantined_segments), (0, 1));
+        let salvaged = outbox.salvage(false, |_| ()).await.unwrap();
+        assert!(salvaged[0].is_done && salvaged[0].records == 600, "{salvaged:?}");
+        assert!(outbox.flush().await);
+        assert_eq!((outbox.stats().dead_letters, outbox.stats().quarantined_segments), (600, 0));
+        // Its report is lost, say: what is here already is not brought back again.
+        let (name, report) = outbox.quarantine().unwrap().remove(0);
+        let folder = quarantine::dir(dir.path()).join(name);
+        quarantine::Report { salvaged_at: None, ..report }.write(&folder).unwrap();
+        assert_eq!(outbox.salvage(false, |_| ()).await.unwrap()[0].records, 0);
+        assert!(outbox.flush().await);
+        assert_eq!(outbox.stats().dead_letters, 600);
+        drop(outbox);
+        assert!(threads.join());
+    });
+}
+
+#[test]
+fn what_cannot_be_read_stays_open_until_it_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.append(usage(0, 200, 400)).unwrap();
+    rig.tick();
+    drop(rig);
+    std::fs::remove_dir_all(dir.path().join("ledger")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (outbox, threads) = Outbox::open(settings(dir.path())).unwrap();
+        for _ in 0..2 {
+            let salvaged = outbox.salvage(false, |_| ()).await.unwrap();
+            assert!(salvaged.len() == 1 && !salvaged[0].is_done, "{salvaged:?}");
+            assert_eq!(outbox.stats().quarantined_segments, 1);
+        }
+        assert!(outbox.salvage(true, |_| ()).await.unwrap()[0].is_done);
+        assert_eq!(outbox.stats().quarantined_segments, 0);
         drop(outbox);
         assert!(threads.join());
     });

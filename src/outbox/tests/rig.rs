@@ -92,8 +92,11 @@ impl Rig {
         all
     }
 
+    /// As the outbox gives them, with what is set aside.
     pub(super) fn stats(&self) -> Stats {
-        self.shared.state().stats()
+        let mut stats = self.shared.state().stats();
+        stats.quarantined_segments += super::super::quarantine::count(&self.shared.settings.dir).0;
+        stats
     }
 
     /// Invariant 8, and that the segments' own counts say the same.

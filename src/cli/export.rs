@@ -1,17 +1,13 @@
-//! The file of `outbox export`: new, nobody else's to read, and what is said of it when the export stops half-way. What is
+//! The file of `outbox export`: new, and what is said of it when the export stops half-way. What is
 //! in it has left the outbox, and is nowhere else.
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
 use crate::outbox::Exported;
-
-/// It holds what customers are billed for.
-const MODE: u32 = 0o600;
 
 /// An export that stopped before its end.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +66,7 @@ pub(super) async fn to_new_file(
 }
 
 fn create(path: &Path) -> anyhow::Result<File> {
-    let made = File::options().write(true).create_new(true).mode(MODE).open(path);
+    let made = File::create_new(path);
     let name = path.display();
     match made {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!(

@@ -301,16 +301,20 @@ fn continue_last(shared: &Shared) -> Result<Option<(u64, String)>, OpenError> {
     }
     let found = found.unwrap_or_else(|| info.before.clone());
     let is_short = found.next < state.totals.next;
+    let is_mended = !super::repair::kept(segment.path()).is_empty();
     if !is_short {
         state.totals = found;
     }
     let totals = state.totals.clone();
     let Some(listed) = state.segments.last_mut() else { return Ok(None) };
     listed.info.ranges = ranges;
-    if is_short {
-        // The ledger knows of records that are not there: an append goes to a new segment, behind them.
-        listed.fault("its end is missing".to_owned());
-        tracing::error!(segment = segment.id, "the newest segment has lost its end");
+    if is_short || is_mended {
+        // There may be records that are not there, which only a sealed segment is asked for: an append goes to a new
+        // one, behind them.
+        if is_short {
+            listed.fault("its end is missing".to_owned());
+            tracing::error!(segment = segment.id, "the newest segment has lost its end");
+        }
         seal(listed, &totals);
     } else if info.end.is_none() {
         listed.info.appended = totals.appended.minus(&info.before.appended);

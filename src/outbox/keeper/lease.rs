@@ -11,7 +11,7 @@ use super::Keeper;
 /// A lease ends behind so many bytes: a bound on the memory of whoever reads.
 const LEASE_BYTES: usize = 2 << 20;
 /// Of the sealed segments so many stay open: the one that is read, and one of another log or for a session that waits.
-const OPEN_SEGMENTS: usize = 2;
+pub(super) const OPEN_SEGMENTS: usize = 2;
 /// One that was not read for so long is closed: an open one takes 15 MiB of memory. Told by time and not by leases: those of
 /// other logs, which come by the dozen, say nothing of this one.
 const UNREAD: Duration = Duration::from_secs(1);
@@ -74,6 +74,10 @@ impl Keeper {
         };
         let mut reading = Reading { records: Vec::new(), bytes: 0, most, at: start };
         for stretch in &stretches {
+            if !stretch.segment.is_open() && self.shared.hold.is_in_place() {
+                // Before it takes memory, and not behind it.
+                self.close_unread(OPEN_SEGMENTS - 1);
+            }
             self.last_read.insert(stretch.segment.id, Instant::now());
             match self.read_stretch(log, from, end, stretch, &mut reading) {
                 Ok(()) => {}
@@ -91,7 +95,7 @@ impl Keeper {
             }
         }
         if self.shared.hold.is_in_place() {
-            self.close_unread();
+            self.close_unread(OPEN_SEGMENTS);
         }
         // All there is has been read, unless it was cut short.
         let next = if reading.is_full() { reading.at } else { reading.at.max(end) };
@@ -170,8 +174,8 @@ impl Keeper {
         self.set_aside(id, &error.to_string()).then_some(()).ok_or(ReadError::Aside(id))
     }
 
-    /// Closes the sealed segments that are not being read.
-    pub(super) fn close_unread(&mut self) {
+    /// Closes the sealed segments that are not being read, and all but so many of those that are.
+    pub(super) fn close_unread(&mut self, most: usize) {
         self.last_read.retain(|_, read| read.elapsed() < UNREAD);
         let sealed: Vec<_> = {
             let state = self.shared.state();
@@ -181,7 +185,7 @@ impl Keeper {
         let mut open: Vec<_> = open.map(|segment| (self.last_read.get(&segment.id), segment)).collect();
         open.sort_unstable_by_key(|(read, _)| std::cmp::Reverse(*read));
         for (rank, (read, segment)) in open.into_iter().enumerate() {
-            if rank >= OPEN_SEGMENTS || read.is_none() {
+            if rank >= most || read.is_none() {
                 segment.close();
             }
         }

@@ -10,6 +10,7 @@ use super::super::settled::Settled;
 use super::super::space::FULL;
 use super::super::{Log, ReadError};
 use super::Keeper;
+use super::lease::OPEN_SEGMENTS;
 
 const SETTING_ASIDE: &str = "setting a damaged segment aside";
 const CARRYING: &str = "carrying on the last records of a segment";
@@ -116,7 +117,7 @@ impl Keeper {
             }
         }
         self.shared.delete_lingering();
-        self.close_unread();
+        self.close_unread(OPEN_SEGMENTS);
     }
 
     /// The newest segment is ended before it is full: when it is damaged; when all of it is settled and either it

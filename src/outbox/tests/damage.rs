@@ -247,6 +247,16 @@ fn flip(file: &Path, at: usize) {
     std::fs::write(file, bytes).unwrap();
 }
 
+/// In every place where the file holds this value.
+fn flip_all(file: &Path, value: &[u8]) {
+    let bytes = std::fs::read(file).unwrap();
+    let places: Vec<usize> = memchr::memmem::find_iter(&bytes, &value[30..60]).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        flip(file, at);
+    }
+}
+
 #[test]
 fn a_flipped_bit_costs_the_packs_that_it_hit_and_nothing_behind_them() {
     // Somewhere, where most often the page that was hit was written again later; and wherever the third batch is.
@@ -276,14 +286,7 @@ fn a_flipped_bit_costs_the_packs_that_it_hit_and_nothing_behind_them() {
         }
         match at {
             Some(at) => flip(&segment.join("db"), at),
-            None => {
-                let bytes = std::fs::read(segment.join("db")).unwrap();
-                let places: Vec<usize> = memchr::memmem::find_iter(&bytes, &pack[30..60]).collect();
-                assert!(!places.is_empty());
-                for at in places {
-                    flip(&segment.join("db"), at);
-                }
-            }
+            None => flip_all(&segment.join("db"), &pack),
         }
         let as_found = std::fs::read(segment.join("db")).unwrap();
 
@@ -292,15 +295,13 @@ fn a_flipped_bit_costs_the_packs_that_it_hit_and_nothing_behind_them() {
         assert!(std::fs::read(segment.join("db")).unwrap() == as_found, "verifying changed it");
 
         let mut rig = Rig::open(dir.path());
-        // What comes later is none of the damage's business.
-        rig.append(usage(batches * 50, 50, 300)).unwrap();
         let mut waiting: Vec<_> = rig.waiting(Log::Usage);
         waiting.sort_by_key(|leased| leased.ticket.seq);
-        let missing = (batches + 1) * 50 - waiting.len() as u64;
+        let missing = batches * 50 - waiting.len() as u64;
         let hit = if at.is_some() { 0..=0 } else { 1..=50 };
         assert!(hit.contains(&missing), "{case}: {missing}");
         let names: Vec<String> = waiting.iter().map(|leased| transaction(&leased.entry)).collect();
-        let behind = usage((batches - 1) * 50, 100, 300);
+        let behind = usage((batches - 1) * 50, 50, 300);
         assert!(
             names.ends_with(&behind.iter().map(transaction).collect::<Vec<_>>()),
             "what lies behind is there"
@@ -316,6 +317,49 @@ fn a_flipped_bit_costs_the_packs_that_it_hit_and_nothing_behind_them() {
             assert!(std::fs::read(kept).unwrap() == as_found, "it is kept as it was found");
         }
         assert_eq!(rig.stats().total_depth(), 0, "{case}");
+        rig.check_counts();
+    }
+}
+
+/// Nothing of its kind lies behind it, which would tell that it is missing.
+#[test]
+fn the_last_pack_of_a_kind_is_missed_in_the_newest_segment_too() {
+    for killed in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rig = Rig::open(dir.path());
+        rig.append(usage(0, 20, 300)).unwrap();
+        let segment = Arc::clone(&rig.shared.state().segments[0].segment);
+        let pack = segment.raw_pack(Log::Usage, 1).unwrap().unwrap();
+        drop(segment);
+        for n in 50..60 {
+            rig.append((0..10).map(|k| entry(Kind::Quota, n * 10 + k, 300)).collect()).unwrap();
+        }
+        rig.tick();
+        drop(rig);
+        let segment = dir.path().join("segments/000000000001");
+        if killed {
+            without_snapshots(&segment);
+        }
+        flip_all(&segment.join("db"), &pack);
+
+        let mut rig = Rig::open(dir.path());
+        assert_eq!(rig.waiting(Log::Usage).len(), 0);
+        // What comes now has a place behind what is missing.
+        rig.append(usage(700, 50, 300)).unwrap();
+        for log in [Log::Usage, Log::Quota] {
+            for leased in rig.waiting(log) {
+                rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+            }
+        }
+        settle_down(&mut rig);
+        let (segments, missing) = super::super::quarantine::count(dir.path());
+        assert!(segments == 1 && missing >= 20, "{killed}: {segments}, {missing}");
+        let stats = rig.stats();
+        assert_eq!(
+            (stats.total_depth(), stats.delivered.iter().sum::<u64>()),
+            (0, 170 - missing),
+            "{killed}"
+        );
         rig.check_counts();
     }
 }

@@ -8,11 +8,10 @@
 -- The order of the queues matters: the first is lifecycle, the second usage. Usage is taken only when no lifecycle
 -- event is left behind, so that a session's `started` is never taken after its usage.
 local CHUNK = 64
-local room = tonumber(ARGV[14])
 local reply = {}
 local blocked = false
--- What is given out at the most: also of what has lain in flight since a crash, or came in one large chunk.
-local give = room
+-- What is given out at the most, in bytes.
+local give = tonumber(ARGV[14])
 for q = 0, 2 do
   local queue, inflight, acked = KEYS[q * 3 + 3], KEYS[q * 3 + 4], KEYS[q * 3 + 5]
   local ack, known, want = tonumber(ARGV[q * 3 + 5]), tonumber(ARGV[q * 3 + 6]), tonumber(ARGV[q * 3 + 7])
@@ -38,25 +37,9 @@ for q = 0, 2 do
   else
     if q == 1 and blocked then want = 0 end
     local unknown = held - ack - known
-    while unknown < want and room > 0 do
-      local chunk = redis.call('LRANGE', queue, -math.min(CHUNK, want - unknown), -1)
-      local n = #chunk
-      if n == 0 then break end
-      local oldest_first = {}
-      for i = n, 1, -1 do
-        oldest_first[n - i + 1] = chunk[i]
-        room = room - #chunk[i]
-      end
-      redis.call('LPUSH', inflight, unpack(oldest_first))
-      redis.call('LTRIM', queue, 0, -(n + 1))
-      unknown = unknown + n
-    end
-    -- One at least, however large it is; what is not given out is left for the next round.
     local oldest_first, given = {}, 0
-    local most = math.min(unknown, want)
-    while given < most and (given == 0 or give > 0) do
-      local n = math.min(CHUNK, most - given)
-      local chunk = redis.call('LRANGE', inflight, -(known + given + n), -(known + given + 1))
+    -- One at least, however large it is; what is not given out is left for the next round.
+    local function give_out(chunk)
       for i = #chunk, 1, -1 do
         if given > 0 and give <= 0 then break end
         given = given + 1
@@ -64,11 +47,27 @@ for q = 0, 2 do
         give = give - #chunk[i]
       end
     end
-    local items = {}
-    for i = 1, given do items[i] = oldest_first[given + 1 - i] end
+    -- What has lain in flight since a crash, or came by an alarm, or with a chunk that was not given out to its end.
+    local most = math.min(unknown, want)
+    while given < most and (given == 0 or give > 0) do
+      local n = math.min(CHUNK, most - given)
+      give_out(redis.call('LRANGE', inflight, -(known + given + n), -(known + given + 1)))
+    end
+    -- What is in the queue.
+    while given == unknown and unknown < want and give > 0 do
+      local chunk = redis.call('LRANGE', queue, -math.min(CHUNK, want - unknown), -1)
+      local n = #chunk
+      if n == 0 then break end
+      local moved = {}
+      for i = n, 1, -1 do moved[n - i + 1] = chunk[i] end
+      redis.call('LPUSH', inflight, unpack(moved))
+      redis.call('LTRIM', queue, 0, -(n + 1))
+      unknown = unknown + n
+      give_out(chunk)
+    end
     local left = redis.call('LLEN', queue) + unknown - given
     if q == 0 and left > 0 then blocked = true end
-    reply[q + 1] = { '', left, items }
+    reply[q + 1] = { '', left, oldest_first }
   end
 end
 return reply

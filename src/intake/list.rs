@@ -160,7 +160,7 @@ fn parse_given(value: Value) -> Result<Given, SourceError> {
         left: left.max(0) as u64,
         fault: Refusal::found(fault),
     };
-    for item in items.into_iter().rev() {
+    for item in items {
         let Value::BulkString(body) = item else { return Err(bad()) };
         given.digests.push(digest(&body));
         given.messages.push(Message { body, defect: None });

@@ -2,7 +2,7 @@
 //!
 //! The only place that names redis. One task owns the conversation ([`session`]). Each *round* is one script call, which
 //! acknowledges what has been committed, takes more, and measures; while the outbox commits one batch the next is
-//! being taken and parsed. When all queues are empty, connections block until something comes ([`alarm`]); that
+//! parsed, and the one behind it taken. When all queues are empty, connections block until something comes ([`alarm`]); that
 //! is only the wake-up: the next round takes what there is, so one atomic picture decides the order of things.
 //! What is taken from is a [`list`] or a [`stream`] a queue; [`source`] is what both have in common. In a Redis Cluster, where
 //! each stream has a slot of its own, a round is a script call a stream ([`stream`]'s `apart`).

@@ -17,14 +17,24 @@ use crate::record::{Kind, Queue, Record, Rejection};
 
 /// Messages of one queue in one round.
 const ROUND_MESSAGES: usize = 1024;
-/// Batches that wait for their commit: one is being written, one waits, one is being parsed. Fewer than the outbox
-/// keeps checkpoints for.
+/// Batches on their way from Redis to their commit: one is being written, one waits, one is being parsed. Fewer than the
+/// outbox keeps checkpoints for.
 const PIPELINE: usize = 3;
 /// While the intake is paused, queues are measured this often.
 const MEASURE: Duration = Duration::from_secs(1);
 /// What agents that have gone left behind is looked for this often, or four times in the time they may be gone.
 const RECLAIM_EVERY: Duration = Duration::from_secs(30);
 const RECLAIM_MOST_OFTEN: Duration = Duration::from_secs(1);
+
+/// What a round gave, not parsed yet.
+struct Taking {
+    /// By queue, in the order of [`ORDER`].
+    given: [Given; 3],
+    /// The positions of the first of each queue.
+    positions: [u64; 3],
+    /// As [`Batch::watermark`].
+    watermark: u64,
+}
 
 /// A batch on its way into the outbox.
 struct Batch {
@@ -40,6 +50,8 @@ struct Batch {
 pub(super) struct Session<'a> {
     intake: &'a Intake,
     source: Source,
+    /// Parsed while the next round is under way.
+    taking: Option<Taking>,
     batches: VecDeque<Batch>,
     /// Whether what is in flight has been compared with the outbox.
     recovered: bool,
@@ -70,6 +82,7 @@ impl<'a> Session<'a> {
         Ok(Self {
             intake,
             source,
+            taking: None,
             batches: VecDeque::new(),
             recovered: false,
             known: [0; 3],
@@ -114,7 +127,7 @@ impl<'a> Session<'a> {
             let pause = *paused.borrow_and_update();
             self.tell_paused(if stopping { Some("stopping") } else { pause });
             let open = !stopping && pause.is_none();
-            if stopping && self.batches.is_empty() {
+            if stopping && self.taking.is_none() && self.batches.is_empty() {
                 self.round(false).await?;
                 // One that is not released ends by itself.
                 let _ = self.source.release().await;
@@ -127,11 +140,15 @@ impl<'a> Session<'a> {
                 self.reclaim().await?;
                 idle = false;
             }
-            let take = open && self.batches.len() < PIPELINE;
+            let take = open && self.batches.len() + usize::from(self.taking.is_some()) < PIPELINE;
             let has_acks = self.to_ack.iter().any(|n| *n > 0);
             if has_acks || (take && !idle) {
                 let gave = self.round(take).await?;
                 idle = take && !gave && !self.source.has_more();
+                continue;
+            }
+            if let Some(taking) = self.taking.take() {
+                append(self.intake, self.number, taking, &mut self.batches).await?;
                 continue;
             }
             // Nothing to do just now: a commit, a message, the end of a pause, or the time to measure.
@@ -155,7 +172,8 @@ impl<'a> Session<'a> {
     }
 
     /// Waits for what is on its way into the outbox. What the next conversation finds in flight is compared with what
-    /// the outbox holds: a commit that came after that would not be seen, and its messages taken twice.
+    /// the outbox holds: a commit that came after that would not be seen, and its messages taken twice. What was taken
+    /// and not handed over is in flight, and nothing else.
     pub(super) async fn end(&mut self) {
         for batch in self.batches.drain(..) {
             // Acknowledged or not: the next conversation finds out.
@@ -171,13 +189,22 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// One round. True if it gave anything.
+    /// One round; while Redis is at it, what the last one gave goes into the outbox. True if it gave anything.
     async fn round(&mut self, take: bool) -> Result<bool, SourceError> {
         let want = if take { ROUND_MESSAGES } else { 0 };
         let asks =
             std::array::from_fn(|n| Ask { ack: self.to_ack[n], known: self.known[n] - self.to_ack[n], want });
         failpoint::reached("intake::asking");
-        let given = self.source.round(&asks).await?;
+        let taking = self.taking.take();
+        let parse = async {
+            let Some(taking) = taking else { return Ok(()) };
+            // The connection's own task sends what is asked: on this thread, and only when this task makes way.
+            tokio::task::yield_now().await;
+            append(self.intake, self.number, taking, &mut self.batches).await
+        };
+        let (given, appended) = tokio::join!(biased; self.source.round(&asks), parse);
+        appended?;
+        let given = given?;
         for (n, ask) in asks.iter().enumerate() {
             self.known[n] -= ask.ack;
         }
@@ -203,47 +230,14 @@ impl<'a> Session<'a> {
         let gave = given.iter().any(|given| !given.messages.is_empty());
         if gave {
             failpoint::reached("intake::taken");
-            self.append(given, watermark).await?;
+            self.taking = Some(Taking { positions: self.positions, watermark, given });
+            for (n, given) in self.taking.iter().flat_map(|taking| taking.given.iter().enumerate()) {
+                self.known[n] += given.messages.len();
+                self.positions[n] += given.messages.len() as u64;
+            }
         }
         self.release();
         Ok(gave)
-    }
-
-    async fn append(&mut self, given: [Given; 3], watermark: u64) -> Result<(), SourceError> {
-        let accepted_at = crate::clock::now();
-        let acceptance = self.intake.acceptor.at(accepted_at);
-        let mut entries = Vec::with_capacity(given.iter().map(|given| given.messages.len()).sum());
-        let mut recent = Recent::default();
-        let mut counts = [0; 3];
-        for (n, given) in given.into_iter().enumerate() {
-            let queue = ORDER[n];
-            counts[n] = given.messages.len();
-            let taken = Taken { position: self.positions[n], digests: given.digests };
-            for Message { body, defect } in given.messages {
-                let accepted = match defect {
-                    None => acceptance.accept(queue, &body),
-                    Some(defect) => Err(Rejection { kind: unread_kind(queue), detail: defect.into() }),
-                };
-                entries.push(match accepted {
-                    Ok(record) => {
-                        tell_accepted(&record);
-                        Entry::Record(record)
-                    }
-                    Err(Rejection { kind, detail }) => {
-                        Entry::Rejected(Rejected { kind, accepted_at, raw: body.into(), detail })
-                    }
-                });
-            }
-            self.intake.metrics.intake_records.with_label_values(&[queue.label()]).inc_by(counts[n] as u64);
-            self.known[n] += counts[n];
-            self.positions[n] += counts[n] as u64;
-            recent.queues[queue as usize] = taken;
-        }
-        let has_events = entries.iter().any(|entry| entry.kind() == Kind::Completed);
-        failpoint::reached("intake::parsed");
-        let committed = self.intake.outbox.append(entries, Some((self.number, recent))).await?;
-        self.batches.push_back(Batch { committed, counts, watermark, has_events });
-        Ok(())
     }
 
     /// Notes every commit that has been answered already.
@@ -356,6 +350,45 @@ fn tell_accepted(record: &Record) {
         let (correlation_id, kind) = (record.correlation_id(), record.kind().name());
         tracing::debug!(correlation_id = &*correlation_id, kind, "a record is accepted");
     }
+}
+
+/// Makes records of what was taken, and hands them to the outbox.
+async fn append(
+    intake: &Intake,
+    conversation: u64,
+    taking: Taking,
+    batches: &mut VecDeque<Batch>,
+) -> Result<(), SourceError> {
+    let accepted_at = crate::clock::now();
+    let acceptance = intake.acceptor.at(accepted_at);
+    let Taking { given, positions, watermark } = taking;
+    let counts = std::array::from_fn(|n| given[n].messages.len());
+    let mut entries = Vec::with_capacity(counts.iter().sum());
+    let mut recent = Recent::default();
+    for ((given, queue), position) in given.into_iter().zip(ORDER).zip(positions) {
+        intake.metrics.intake_records.with_label_values(&[queue.label()]).inc_by(given.messages.len() as u64);
+        recent.queues[queue as usize] = Taken { position, digests: given.digests };
+        for Message { body, defect } in given.messages {
+            let accepted = match defect {
+                None => acceptance.accept(queue, &body),
+                Some(defect) => Err(Rejection { kind: unread_kind(queue), detail: defect.into() }),
+            };
+            entries.push(match accepted {
+                Ok(record) => {
+                    tell_accepted(&record);
+                    Entry::Record(record)
+                }
+                Err(Rejection { kind, detail }) => {
+                    Entry::Rejected(Rejected { kind, accepted_at, raw: body.into(), detail })
+                }
+            });
+        }
+    }
+    let has_events = entries.iter().any(|entry| entry.kind() == Kind::Completed);
+    failpoint::reached("intake::parsed");
+    let committed = intake.outbox.append(entries, Some((conversation, recent))).await?;
+    batches.push_back(Batch { committed, counts, watermark, has_events });
+    Ok(())
 }
 
 async fn first_commit(batches: &mut VecDeque<Batch>) -> Result<u64, AppendError> {

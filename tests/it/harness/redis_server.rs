@@ -69,6 +69,8 @@ impl RedisServer {
         let process = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .args(["--appendonly", "yes", "--appendfsync", "no"])
+            // Whether it begins in the middle of a measurement is chance, and takes a core.
+            .args(["--auto-aof-rewrite-percentage", "0"])
             .arg("--dir")
             .arg(self.dir.path())
             .args(&self.flags)

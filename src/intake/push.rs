@@ -110,26 +110,27 @@ impl Mirror {
         }
         let mut connection = None;
         while !*stop.borrow() {
-            let from = self.outbox.mirrored() + 1;
-            let next = self.outbox.next_dead_letter();
-            let letters = if from < next {
-                self.outbox.dead_letters(from, MIRROR_AT_ONCE).await.unwrap_or_else(|error| {
-                    tracing::error!(%error, "dead letters cannot be read; these are not mirrored");
-                    Vec::new()
-                })
-            } else {
+            self.mirror(&mut connection, &mut stop).await;
+            tokio::select! {
+                () = tokio::time::sleep(MIRROR_EVERY) => {}
+                _ = stop.changed() => {}
+            }
+        }
+    }
+
+    /// Mirrors what there is now: in a flood of dead letters the rest waits for the next time, for it may be cut off again.
+    async fn mirror(&self, connection: &mut Option<Connection>, stop: &mut watch::Receiver<bool>) {
+        let unmirrored = self.outbox.unmirrored();
+        let mut from = unmirrored.start.max(unmirrored.end.saturating_sub(self.most as u64));
+        while from < unmirrored.end && !*stop.borrow() {
+            let letters = self.outbox.dead_letters(from, MIRROR_AT_ONCE).await.unwrap_or_else(|error| {
+                tracing::error!(%error, "dead letters cannot be read; these are not mirrored");
                 Vec::new()
-            };
+            });
             let Some(last) = letters.last().map(|letter| letter.id) else {
-                if from < next {
-                    // Dropped or replayed before they were mirrored, or damaged: nothing is to be had of them.
-                    self.outbox.set_mirrored(next - 1);
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(MIRROR_EVERY) => {}
-                    _ = stop.changed() => {}
-                }
-                continue;
+                // Dropped or replayed before they were mirrored, or damaged: nothing is to be had of them.
+                self.outbox.set_mirrored(unmirrored.end - 1);
+                return;
             };
             let name = &self.settings.names.dead_letters;
             let mut commands = redis::pipe();
@@ -138,9 +139,11 @@ impl Mirror {
                 commands.lpush(name, render(letter, queue)).ignore();
             }
             commands.ltrim(name, 0, self.most as isize - 1).ignore();
-            if insist(&self.settings, &self.metrics, &mut connection, &commands, &mut stop).await {
-                self.outbox.set_mirrored(last);
+            if !insist(&self.settings, &self.metrics, connection, &commands, stop).await {
+                return;
             }
+            self.outbox.set_mirrored(last);
+            from = last + 1;
         }
     }
 }

@@ -234,7 +234,7 @@ pub(crate) fn pack(place: (Log, u64), entries: &[&Entry]) -> std::io::Result<Vec
 
 /// Compresses a pack's bytes and puts its header in front.
 pub(crate) fn seal(place: (Log, u64), raw: &[u8], count: u32, oldest: i64) -> std::io::Result<Vec<u8>> {
-    let compressed = compression::compress(raw)?;
+    let compressed = compression::compress(raw, compression::PACK)?;
     let mut header = PackHeader { count, oldest, raw_len: raw.len() as u32, checksum: 0 };
     header.checksum = header.checksum_of(place, &compressed);
     let mut value = encode(&header);
@@ -327,7 +327,7 @@ pub(super) fn dead_letter_bytes(letter: &DeadLetter) -> Vec<u8> {
 
 /// Compresses a dead letter's bytes and puts its header in front.
 pub(crate) fn seal_dead_letter(id: u64, raw: &[u8]) -> std::io::Result<Vec<u8>> {
-    let compressed = compression::compress(raw)?;
+    let compressed = compression::compress(raw, compression::SINGLE)?;
     let checksum = xxhash_rust::xxh3::xxh3_64_with_seed(&compressed, id);
     let mut value = encode(&LetterHeader { raw_len: raw.len() as u32, checksum });
     value.extend_from_slice(&compressed);

@@ -180,6 +180,8 @@ impl Drop for Database {
             drop(db);
             Ok(())
         });
+        // What was in use when it was closed is two epochs from being free.
+        (0..3).for_each(|_| collect_garbage());
     }
 }
 
@@ -307,6 +309,7 @@ impl Database {
                     db.contains_key(&key)?;
                 }
             }
+            collect_garbage();
             Ok(())
         })
     }
@@ -331,6 +334,11 @@ impl Database {
     pub(super) fn disk_bytes(&self) -> u64 {
         self.barrier.metadata().map_or(0, |meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512)
     }
+}
+
+/// Frees what sled no longer uses: it leaves that to its collector, which is in no hurry, and whole pages wait for that.
+fn collect_garbage() {
+    crossbeam_epoch::pin().flush();
 }
 
 /// Runs a call into sled; a panic in there becomes an error here.

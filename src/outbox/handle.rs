@@ -121,9 +121,10 @@ impl Outbox {
         dropped.await.unwrap_or(Err(LedgerError::Closed))
     }
 
-    /// The number of the last dead letter that was mirrored.
-    pub fn mirrored(&self) -> u64 {
-        self.shared.state().counters.mirrored
+    /// The numbers of the dead letters that are on the disk and were not mirrored.
+    pub fn unmirrored(&self) -> std::ops::Range<u64> {
+        let state = self.shared.state();
+        state.counters.mirrored + 1..state.durable.next_dead_letter
     }
 
     /// Dead letters up to this number have been mirrored.

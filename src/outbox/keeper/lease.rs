@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::super::segment::{ReadError, Segment};
+use super::super::segment::{Listed, ReadError, Segment};
 use super::super::{Lease, Leased, Log, Ticket};
 use super::Keeper;
 
@@ -76,6 +76,7 @@ impl Keeper {
         for stretch in &stretches {
             if !stretch.segment.is_open() && self.shared.hold.is_in_place() {
                 // Before it takes memory, and not behind it.
+                self.close_read_through();
                 self.close_unread(OPEN_SEGMENTS - 1);
             }
             self.last_read.insert(stretch.segment.id, Instant::now());
@@ -172,6 +173,24 @@ impl Keeper {
             return Err(ReadError::Aside(id));
         }
         self.set_aside(id, &error.to_string()).then_some(()).ok_or(ReadError::Aside(id))
+    }
+
+    /// Closes the sealed segments in which no log has anything more to be read on.
+    fn close_read_through(&self) {
+        let through: Vec<_> = {
+            let state = self.shared.state();
+            let is_read_through = |log: Log, listed: &Listed| {
+                listed.info.ranges[log.index()]
+                    .is_none_or(|(_, last)| state.settled[log.index()].frontier() > last)
+            };
+            let sealed = state.segments.iter().rev().skip(1);
+            let through =
+                sealed.filter(|listed| Log::ALL.into_iter().all(|log| is_read_through(log, listed)));
+            through.map(|listed| Arc::clone(&listed.segment)).collect()
+        };
+        for segment in through {
+            segment.close();
+        }
     }
 
     /// Closes the sealed segments that are not being read, and all but so many of those that are.

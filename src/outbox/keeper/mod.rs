@@ -61,7 +61,6 @@ pub(super) enum Request {
     },
     /// Does a short piece of reading between other work, so that nobody else has a database open meanwhile.
     Look(Box<dyn FnOnce(&Shared) + Send>),
-    /// There is something to commit.
     /// Take a turn: there may be something to commit.
     Wake,
 }
@@ -155,7 +154,7 @@ impl Keeper {
     }
 
     /// Whether no records come in or go out just now.
-    fn is_quiet(&mut self) -> bool {
+    pub(super) fn is_quiet(&mut self) -> bool {
         let next = self.shared.state().totals.next;
         if std::mem::replace(&mut self.next, next) != next {
             self.busy_at = Instant::now();
@@ -192,15 +191,13 @@ impl Keeper {
             }
             Request::Letters { from, most, done } => {
                 let upto = self.shared.state().totals.next;
-                self.tick();
                 let mut letters = self.letters(from, most);
                 // What is still on its way to the ledger is a dead letter too: only behind all that is the end.
-                while letters.as_ref().is_ok_and(Vec::is_empty)
-                    && self.has_more_rejected
-                    && self.buried() < upto
-                {
+                let mut may_be_more = true;
+                while may_be_more && letters.as_ref().is_ok_and(Vec::is_empty) {
                     self.tick();
                     letters = self.letters(from, most);
+                    may_be_more = self.has_more_rejected && self.buried() < upto;
                 }
                 let _ = done.send(letters);
             }

@@ -353,9 +353,11 @@ impl Run {
         }
         let outbox = self.drain.outbox.clone();
         let since = crate::clock::now().0.saturating_sub(REMEMBERED_MICROS);
-        let mut from = outbox.next_dead_letter().saturating_sub(REMEMBERED_LETTERS);
+        let end = outbox.next_dead_letter();
+        let mut from = end.saturating_sub(REMEMBERED_LETTERS);
         let mut refusals = [0; LOGS.len()];
-        loop {
+        // No further: in a flood of malformed messages there are always more.
+        while from < end {
             // One that cannot be read is no reason to send nothing: without it the brake begins anew.
             let letters = outbox.dead_letters(from, 100).await.unwrap_or_default();
             let Some(last) = letters.last() else { break };

@@ -123,10 +123,14 @@ impl Mirror {
         let unmirrored = self.outbox.unmirrored();
         let mut from = unmirrored.start.max(unmirrored.end.saturating_sub(self.most as u64));
         while from < unmirrored.end && !*stop.borrow() {
-            let letters = self.outbox.dead_letters(from, MIRROR_AT_ONCE).await.unwrap_or_else(|error| {
-                tracing::error!(%error, "dead letters cannot be read; these are not mirrored");
-                Vec::new()
-            });
+            let letters = match self.outbox.dead_letters(from, MIRROR_AT_ONCE).await {
+                Ok(letters) => letters,
+                // What cannot be read just now is mirrored later.
+                Err(error) => {
+                    tracing::debug!(%error, "dead letters cannot be read to be mirrored");
+                    return;
+                }
+            };
             let Some(last) = letters.last().map(|letter| letter.id) else {
                 // Dropped or replayed before they were mirrored, or damaged: nothing is to be had of them.
                 self.outbox.set_mirrored(unmirrored.end - 1);

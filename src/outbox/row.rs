@@ -179,9 +179,12 @@ fn survey(
         };
     };
     let mut info = SegmentInfo::beginning(&before);
+    let mut end = totals.next;
     for log in Log::ALL {
         segment.read(log, lowest, |first, pack| {
-            if let Ok((_, entries)) = pack {
+            end = end.max(first + 1);
+            if let Ok((header, entries)) = pack {
+                end = end.max(first + u64::from(header.count));
                 info.base = info.base.min(first);
                 for (seq, entry) in (first..).zip(&entries) {
                     info.appended.add(log, entry.kind(), 1);
@@ -195,7 +198,7 @@ fn survey(
             true
         })?;
     }
-    info.end = Some(totals.next);
+    info.end = Some(end);
     info.ranges = segment.ranges(info.base)?;
     Ok((info.appended.total() > 0).then_some(info))
 }
@@ -299,9 +302,12 @@ fn continue_last(shared: &Shared) -> Result<Option<(u64, String)>, OpenError> {
     while state.recent.len() > RECENT_APPENDS {
         state.recent.pop_front();
     }
-    let found = found.unwrap_or_else(|| info.before.clone());
-    let is_short = found.next < state.totals.next;
+    let mut found = found.unwrap_or_else(|| info.before.clone());
     let is_mended = !super::repair::kept(segment.path()).is_empty();
+    if is_mended {
+        count_behind(&segment, &mut found)?;
+    }
+    let is_short = found.next < state.totals.next;
     if !is_short {
         state.totals = found;
     }
@@ -321,6 +327,26 @@ fn continue_last(shared: &Shared) -> Result<Option<(u64, String)>, OpenError> {
         listed.info.bytes = totals.bytes.saturating_sub(info.before.bytes);
     }
     Ok(None)
+}
+
+/// Counts what lies behind the totals of a mended segment, which may be older than what can be read of it: no number may
+/// be given out a second time.
+fn count_behind(segment: &Segment, totals: &mut Totals) -> Result<(), ReadError> {
+    let from = totals.next;
+    for log in Log::ALL {
+        segment.read(log, from, |first, pack| {
+            totals.next = totals.next.max(first + 1);
+            if let Ok((header, entries)) = pack {
+                totals.next = totals.next.max(first + u64::from(header.count));
+                for entry in &entries {
+                    totals.appended.add(log, entry.kind(), 1);
+                    totals.bytes += entry.len() as u64;
+                }
+            }
+            true
+        })?;
+    }
+    Ok(())
 }
 
 /// The segment takes no more: it held what was appended up to `totals`. Gives its number.

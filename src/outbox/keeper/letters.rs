@@ -1,8 +1,10 @@
 //! The dead letters' upkeep: what the intake could not accept comes in, what is too old goes.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::super::ledger::LedgerError;
+use super::super::space::FULL;
 use super::super::{DeadLetter, Entry, Leased, Log, Payload, Reason};
 use super::Keeper;
 
@@ -34,6 +36,13 @@ impl Keeper {
         self.shared.state().settled[Log::Rejected.index()].frontier()
     }
 
+    /// Whether what is not buried fills the outbox, or lies in an old segment, which would have to be open beside those
+    /// that are being read.
+    fn is_burying_late(&self, frontier: u64) -> bool {
+        let newest = self.shared.state().segments.last().map(|listed| listed.info.base);
+        *self.shared.paused.borrow() == Some(FULL) || newest.is_some_and(|base| frontier < base)
+    }
+
     /// Moves some of it to the dead letters.
     pub(super) fn bury_rejected(&mut self) {
         self.has_more_rejected = false;
@@ -41,7 +50,7 @@ impl Keeper {
             return;
         }
         let from = self.shared.state().settled[Log::Rejected.index()].frontier();
-        let most = if self.is_quiet() { BURIAL } else { BURIAL_BESIDES };
+        let most = if self.is_quiet() || self.is_burying_late(from) { BURIAL } else { BURIAL_BESIDES };
         let lease = match self.lease(Log::Rejected, from, u64::MAX, most) {
             Ok(lease) => lease,
             Err(error) => {
@@ -80,7 +89,12 @@ impl Keeper {
 
     pub(super) fn letters(&self, from: u64, most: usize) -> Result<Vec<DeadLetter>, LedgerError> {
         let (mut letters, mut bytes) = (Vec::new(), 0);
+        // One whose dropping is not on the disk yet is none any more: replayed again it would be doubled.
+        let dropped: BTreeSet<u64> = self.shared.state().dropped.iter().map(|(id, _)| *id).collect();
         self.shared.ledger.letters(from, |(id, letter, len)| {
+            if dropped.contains(&id) {
+                return true;
+            }
             match letter {
                 Ok(letter) => {
                     letters.push(letter);

@@ -1,9 +1,11 @@
 //! Files that are flipped, cut or gone: never a crash, never a wrong record, and whatever is not damaged is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::super::database::{Batch, Durability};
+use super::super::segment::{self, Segment};
 use super::super::{Entry, Log, Outbox, Settlement};
 use super::rig::{Rig, entry, settings, transaction, usage};
 use crate::record::Kind;
@@ -362,6 +364,37 @@ fn the_last_pack_of_a_kind_is_missed_in_the_newest_segment_too() {
         );
         rig.check_counts();
     }
+}
+
+#[test]
+fn totals_older_than_the_packs_of_a_mended_segment_give_no_number_out_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.append(usage(0, 100, 300)).unwrap();
+    rig.tick();
+    let old = rig.shared.state().totals.clone();
+    rig.append(usage(100, 100, 300)).unwrap();
+    drop(rig);
+    // What mending leaves when the page of the totals was hit.
+    let segment = Segment::new(dir.path(), 1, Durability::Fsync);
+    let mut batch = Batch::default();
+    segment::put_totals(&mut batch, &old);
+    segment.commit(batch).unwrap();
+    std::fs::create_dir(segment.path().join("as-found")).unwrap();
+    drop(segment);
+
+    let mut rig = Rig::open(dir.path());
+    rig.append(usage(200, 50, 300)).unwrap();
+    let waiting = rig.waiting(Log::Usage);
+    let names: BTreeSet<String> = waiting.iter().map(|leased| transaction(&leased.entry)).collect();
+    let numbers: BTreeSet<u64> = waiting.iter().map(|leased| leased.ticket.seq).collect();
+    assert_eq!((names.len(), numbers.len()), (250, 250));
+    for leased in &waiting {
+        rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+    }
+    settle_down(&mut rig);
+    assert_eq!(rig.stats().total_depth(), 0);
+    rig.check_counts();
 }
 
 #[test]

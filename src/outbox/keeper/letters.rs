@@ -87,7 +87,7 @@ impl Keeper {
         self.has_more_rejected = self.commit() && self.has_rejected();
     }
 
-    pub(super) fn letters(&self, from: u64, most: usize) -> Result<Vec<DeadLetter>, LedgerError> {
+    pub(in crate::outbox) fn letters(&self, from: u64, most: usize) -> Result<Vec<DeadLetter>, LedgerError> {
         let (mut letters, mut bytes) = (Vec::new(), 0);
         // One whose dropping is not on the disk yet is none any more: replayed again it would be doubled.
         let dropped: BTreeSet<u64> = self.shared.state().dropped.iter().map(|(id, _)| *id).collect();

@@ -112,3 +112,22 @@ fn a_segment_that_is_read_stays_open_whatever_else_is_read_and_is_closed_afterwa
         rig.chores();
     }
 }
+
+/// Replayed again it would be doubled.
+#[test]
+fn a_dead_letter_whose_dropping_is_not_on_the_disk_yet_is_none_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.append(usage(0, 2, 50)).unwrap();
+    for leased in rig.waiting(Log::Usage) {
+        let letter = super::model::letter(&leased.entry);
+        rig.shared.state().bury(&leased.ticket, letter);
+    }
+    rig.tick();
+    let ids = |rig: &Rig| -> Vec<u64> {
+        rig.keeper.letters(0, 10).unwrap().iter().map(|letter| letter.id).collect()
+    };
+    assert_eq!(ids(&rig), [1, 2]);
+    assert!(rig.shared.state().drop_letter(1, 1));
+    assert_eq!(ids(&rig), [2]);
+}

@@ -13,6 +13,7 @@
 
 pub mod admin;
 mod assets;
+mod exposition;
 mod health;
 mod history;
 mod live;
@@ -40,8 +41,9 @@ use crate::control_plane::Client;
 use crate::drain::{LinkStatus, Orders};
 use crate::intake::{self, Names, RedisStatus};
 use crate::outbox::Outbox;
-use crate::telemetry::metrics::{Metrics, Moment};
+use crate::telemetry::metrics::Metrics;
 use admin::Admin;
+use exposition::Exposition;
 use health::{DetailedHealth, Health, HealthBody, MetricsBody};
 pub use live::{Live, Sampler};
 pub use server::listen;
@@ -113,7 +115,9 @@ pub async fn serve(
 
 /// Every path of the surface; [`openapi`] describes the same ones.
 fn router(surface: Arc<Surface>, admin: Arc<Admin>, live: Arc<Live>) -> Router {
-    let quick = figures().with_state(surface).merge(page().with_state(live)).merge(documentation());
+    let exposition = Arc::new(Exposition::new(Arc::clone(&surface)));
+    let figures = figures().with_state(surface).merge(metrics().with_state(exposition));
+    let quick = figures.merge(page().with_state(live)).merge(documentation());
     quick.layer(middleware::from_fn(answer_quickly)).merge(admin::router(admin))
 }
 
@@ -122,9 +126,11 @@ fn figures() -> Router<Arc<Surface>> {
         .route("/health", get(health))
         .route("/health/", get(health))
         .route("/health/detailed", get(detailed))
-        .route("/metrics", get(metrics))
-        .route("/metrics/", get(metrics))
         .route("/metrics/json", get(metrics_json))
+}
+
+fn metrics() -> Router<Arc<Exposition>> {
+    Router::new().route("/metrics", get(exposition::metrics)).route("/metrics/", get(exposition::metrics))
 }
 
 fn page() -> Router<Arc<Live>> {
@@ -211,24 +217,6 @@ async fn detailed(State(surface): State<Arc<Surface>>) -> (StatusCode, Json<Deta
     (code, Json(health.detailed(&surface)))
 }
 
-/// Metrics in Prometheus' text format.
-#[utoipa::path(
-    get,
-    path = "/metrics",
-    tag = "metrics",
-    responses((status = 200, description = "All of them", body = String, content_type = "text/plain"))
-)]
-async fn metrics(State(surface): State<Arc<Surface>>) -> Response {
-    surface.metrics.control_plane_up(Health::of(&surface).control_plane_connected);
-    match surface.metrics.expose(&surface.moment()) {
-        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "metrics cannot be rendered");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
-}
-
 /// The most important metrics in JSON.
 #[utoipa::path(
     get,
@@ -238,17 +226,4 @@ async fn metrics(State(surface): State<Arc<Surface>>) -> Response {
 )]
 async fn metrics_json(State(surface): State<Arc<Surface>>) -> Json<MetricsBody> {
     Json(Health::of(&surface).metrics(&surface))
-}
-
-impl Surface {
-    fn moment(&self) -> Moment {
-        let mut expiries = self.client.expiries();
-        expiries.extend(self.redis_server.expiries());
-        Moment {
-            stats: self.outbox.durable_stats(),
-            now_micros: crate::clock::now().0,
-            clock_skew_seconds: self.client.clock_skew().as_seconds_f64(),
-            expiries,
-        }
-    }
 }

@@ -12,7 +12,7 @@ use utoipa::openapi::{self, Content, OpenApi, Ref, ResponseBuilder};
 use utoipa::{Modify, OpenApi as _};
 
 use super::live::Picture;
-use super::{admin, assets, live, pages};
+use super::{admin, assets, exposition, live, pages};
 
 const TOKEN: &str = "admin_token";
 /// Paths that are there twice, for scrapers that end theirs with a slash.
@@ -28,7 +28,7 @@ const TWICE: [&str; 2] = ["/health", "/metrics"];
             and is not there without one.",
     ),
     paths(
-        super::health, super::detailed, super::metrics, super::metrics_json,
+        super::health, super::detailed, exposition::metrics, super::metrics_json,
         pages::status_page, pages::docs, pages::redoc, assets::asset, description,
         live::events, live::history, live::status,
         admin::outbox_stats, admin::waiting, admin::waiting_record,

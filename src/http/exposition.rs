@@ -1,0 +1,99 @@
+//! Metrics in Prometheus' text format, rendered once for all who ask at nearly the same time.
+//!
+//! A rendering takes three times what the rest of a request takes: it copies every series and reads `/proc`. Whoever asks
+//! a thousand times a second must not take that from the pipeline each time.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::Surface;
+use super::health::Health;
+use crate::telemetry::metrics::Moment;
+
+/// A text is told again so long: too short for anybody to see that it is not of this moment.
+const FRESH_FOR: Duration = Duration::from_millis(20);
+
+/// What `/metrics` answers from.
+pub(super) struct Exposition {
+    surface: Arc<Surface>,
+    latest: Latest,
+}
+
+impl Exposition {
+    pub(super) fn new(surface: Arc<Surface>) -> Self {
+        Self { surface, latest: Latest::default() }
+    }
+
+    fn render(&self) -> prometheus::Result<Vec<u8>> {
+        let Surface { metrics, client, redis_server, outbox, .. } = &*self.surface;
+        metrics.control_plane_up(Health::of(&self.surface).control_plane_connected);
+        let mut expiries = client.expiries();
+        expiries.extend(redis_server.expiries());
+        metrics.expose(&Moment {
+            stats: outbox.durable_stats(),
+            now_micros: crate::clock::now().0,
+            clock_skew_seconds: client.clock_skew().as_seconds_f64(),
+            expiries,
+        })
+    }
+}
+
+/// The latest text.
+#[derive(Default)]
+struct Latest(Mutex<Option<(Instant, Bytes)>>);
+
+impl Latest {
+    /// It, while it is fresh, or what `render` makes. Who asks meanwhile waits: that takes a fraction of a millisecond.
+    fn text<E>(&self, now: Instant, render: impl FnOnce() -> Result<Vec<u8>, E>) -> Result<Bytes, E> {
+        let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, text)) = &*latest
+            && now.saturating_duration_since(*at) < FRESH_FOR
+        {
+            return Ok(text.clone());
+        }
+        let text = Bytes::from(render()?);
+        *latest = Some((now, text.clone()));
+        Ok(text)
+    }
+}
+
+/// Metrics in Prometheus' text format.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "metrics",
+    responses((status = 200, description = "All of them", body = String, content_type = "text/plain"))
+)]
+pub(super) async fn metrics(State(exposition): State<Arc<Exposition>>) -> Response {
+    match exposition.latest.text(Instant::now(), || exposition.render()) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be rendered");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_told_while_it_is_fresh_and_a_failure_never_again() {
+        let (latest, begun) = (Latest::default(), Instant::now());
+        let ask = |after, made: Result<&str, &str>| {
+            latest.text(begun + after, || made.map(|text| text.as_bytes().to_vec()).map_err(str::to_owned))
+        };
+        assert_eq!(ask(Duration::ZERO, Err("cannot")), Err("cannot".to_owned()));
+        assert_eq!(ask(Duration::ZERO, Ok("first")), Ok("first".into()));
+        assert_eq!(ask(FRESH_FOR - Duration::from_nanos(1), Ok("not made")), Ok("first".into()));
+        assert_eq!(ask(FRESH_FOR, Ok("second")), Ok("second".into()));
+        assert_eq!(ask(FRESH_FOR * 2, Err("cannot")), Err("cannot".to_owned()));
+        assert_eq!(ask(FRESH_FOR * 2, Ok("third")), Ok("third".into()));
+    }
+}

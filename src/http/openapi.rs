@@ -165,6 +165,7 @@ mod tests {
     fn every_path_is_described_and_nothing_else() {
         let routers = [
             format!("{:?}", super::super::figures()),
+            format!("{:?}", super::super::metrics()),
             format!("{:?}", super::super::page()),
             format!("{:?}", super::super::documentation()),
             format!("{:?}", admin::paths()),

@@ -62,6 +62,11 @@ impl Outbox {
     ///
     /// A record is given out as often as it is read: the caller knows what it has in hand.
     pub async fn lease(&self, log: Log, from: u64, upto: u64, most: usize) -> Result<Lease, ReadError> {
+        let mut nothing = None;
+        self.change(|state| nothing = state.pass_over_nothing(log, from, upto));
+        if let Some(next) = nothing {
+            return Ok(Lease { records: Vec::new(), next });
+        }
         let (done, lease) = oneshot::channel();
         self.requests
             .send(keeper::Request::Lease { log, from, upto, most, done })
@@ -94,13 +99,14 @@ impl Outbox {
         self.change(|state| state.bury(ticket, letter));
     }
 
-    /// Changes what the ledger has to hold; the first change after a rest wakes the keeper.
+    /// Changes what the ledger may have to hold; the first change after a rest wakes the keeper.
     fn change(&self, change: impl FnOnce(&mut state::State)) {
         let mut state = self.shared.state();
-        let had_work = state.is_dirty();
+        let was_dirty = state.is_dirty();
         change(&mut state);
+        let is_dirty = state.is_dirty();
         drop(state);
-        if !had_work {
+        if is_dirty && !was_dirty {
             // A keeper that is gone has failed: whoever leases hears of it.
             let _ = self.requests.send(keeper::Request::Wake);
         }

@@ -127,6 +127,21 @@ impl State {
         lost
     }
 
+    /// Where reading `log` goes on behind `from..upto`, if no segment has anything of it there: nobody need be asked then,
+    /// and most of what is appended is of one log while a reader follows all of them.
+    pub(super) fn pass_over_nothing(&mut self, log: Log, from: u64, upto: u64) -> Option<u64> {
+        let settled = &mut self.settled[log.index()];
+        let start = settled.start(from);
+        let has_some =
+            |listed: &Listed| listed.info.ranges[log.index()].is_some_and(|(_, last)| last >= start);
+        if self.segments.iter().any(has_some) {
+            return None;
+        }
+        let next = self.totals.next.min(upto).max(start);
+        settled.advance(next);
+        Some(next.max(from))
+    }
+
     pub(super) fn is_dirty(&self) -> bool {
         let has_left = !(self.leaving.is_empty() && self.left.is_empty());
         self.counters_dirty || has_left || self.settled.iter().any(Settled::is_dirty)

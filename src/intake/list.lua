@@ -53,8 +53,8 @@ for q = 0, 2 do
       local n = math.min(CHUNK, most - given)
       give_out(redis.call('LRANGE', inflight, -(known + given + n), -(known + given + 1)))
     end
-    -- What is in the queue.
-    while given == unknown and unknown < want and give > 0 do
+    -- What is in the queue: one at least here as well, so that large records of one queue leave none of another behind.
+    while given == unknown and unknown < want and (given == 0 or give > 0) do
       local chunk = redis.call('LRANGE', queue, -math.min(CHUNK, want - unknown), -1)
       local n = #chunk
       if n == 0 then break end

@@ -46,6 +46,15 @@ struct Batch {
     has_events: bool,
 }
 
+impl Batch {
+    /// What is to be waited for below the number that its commit was answered with. The outbox answers all that it commits
+    /// together with the last number of all: behind this batch's events may lie those of batches that were taken `later`.
+    fn watermark_with(&self, later: &VecDeque<Batch>) -> u64 {
+        let later = later.iter().filter(|batch| batch.has_events).map(|batch| batch.watermark);
+        later.fold(self.watermark, u64::max)
+    }
+}
+
 /// One conversation.
 pub(super) struct Session<'a> {
     intake: &'a Intake,
@@ -143,8 +152,8 @@ impl<'a> Session<'a> {
             let take = open && self.batches.len() + usize::from(self.taking.is_some()) < PIPELINE;
             let has_acks = self.to_ack.iter().any(|n| *n > 0);
             if has_acks || (take && !idle) {
-                let gave = self.round(take).await?;
-                idle = take && !gave && !self.source.has_more();
+                let is_more = self.round(take).await?;
+                idle = take && !is_more && !self.source.has_more();
                 continue;
             }
             if let Some(taking) = self.taking.take() {
@@ -189,7 +198,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// One round; while Redis is at it, what the last one gave goes into the outbox. True if it gave anything.
+    /// One round; while Redis is at it, what the last one gave goes into the outbox. True if it gave something and left
+    /// something: else the next would find nothing, and what this one gave would wait for that.
     async fn round(&mut self, take: bool) -> Result<bool, SourceError> {
         let want = if take { ROUND_MESSAGES } else { 0 };
         let asks =
@@ -228,6 +238,7 @@ impl<'a> Session<'a> {
             *waits_for = (*waits_for).min(watermark);
         }
         let gave = given.iter().any(|given| !given.messages.is_empty());
+        let left = given.iter().any(|given| given.left > 0);
         if gave {
             failpoint::reached("intake::taken");
             self.taking = Some(Taking { positions: self.positions, watermark, given });
@@ -237,7 +248,7 @@ impl<'a> Session<'a> {
             }
         }
         self.release();
-        Ok(gave)
+        Ok(gave && left)
     }
 
     /// Notes every commit that has been answered already.
@@ -264,7 +275,7 @@ impl<'a> Session<'a> {
         }
         self.usage_committed += batch.counts[1] as u64;
         if batch.has_events {
-            self.waits.push_back((last + 1, batch.watermark));
+            self.waits.push_back((last + 1, batch.watermark_with(&self.batches)));
             self.waited_for = last + 1;
         }
         self.release();
@@ -404,5 +415,28 @@ fn unread_kind(queue: Queue) -> Kind {
         Queue::Usage => Kind::Usage,
         Queue::Lifecycle => Kind::Lifecycle,
         Queue::Quota => Kind::Quota,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(watermark: u64, has_events: bool) -> Batch {
+        let (_, committed) = oneshot::channel();
+        Batch { committed, counts: [0; 3], watermark, has_events }
+    }
+
+    #[test]
+    fn events_that_may_be_committed_together_wait_for_the_usage_of_all_of_them() {
+        let first = batch(10, true);
+        assert_eq!(first.watermark_with(&VecDeque::new()), 10);
+        // The last number of their commit lies behind the second one's event, whose usage is not all taken yet.
+        assert_eq!(first.watermark_with(&[batch(25, true), batch(40, false)].into()), 25);
+        assert_eq!(
+            first.watermark_with(&[batch(25, false)].into()),
+            10,
+            "one without events holds up nothing"
+        );
     }
 }

@@ -45,7 +45,7 @@ for q = 0, #KEYS - 3 do
     end
     if q == 1 and blocked then want = 0 end
     -- What this consumer was given before and has not acknowledged.
-    while from ~= '' and #entries < want and room > 0 do
+    while from ~= '' and #entries < want and (#entries == 0 or room > 0) do
       local found = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', math.min(CHUNK, want - #entries),
         'STREAMS', stream, from)
       if not found or #found[1][2] == 0 then
@@ -68,9 +68,9 @@ for q = 0, #KEYS - 3 do
         cursor = claimed[1]
       until cursor == '0-0' or #entries >= want or room <= 0
     end
-    -- What is new.
+    -- What is new: some at least, so that large records of one stream leave none of another behind.
     local dry = false
-    while from == '' and #entries < want and room > 0 do
+    while from == '' and #entries < want and (#entries == 0 or room > 0) do
       local found = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', math.min(CHUNK, want - #entries),
         'STREAMS', stream, '>')
       if not found or #found[1][2] == 0 then

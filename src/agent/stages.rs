@@ -41,8 +41,18 @@ impl Stages {
         // With Redis silent the intake would use all of it, and the drain has answers to wait for.
         finish("the intake", &self.intake_stop, &mut self.taking, Instant::now() + within / 2).await;
         finish("the drain", &self.drain_stop, &mut self.sending, deadline).await;
-        if !outbox.flush().await {
-            tracing::warn!("not all that was settled is durable: it will be sent again, with the same keys");
+        let deadline = deadline.max(Instant::now() + LAST_STAGES);
+        match tokio::time::timeout_at(deadline.into(), outbox.flush()).await {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!(
+                    "not all that was settled is durable: it will be sent again, with the same keys"
+                );
+            }
+            // It commits as it goes.
+            Err(_) => tracing::warn!(
+                "not all that could not be accepted is among the dead letters yet: the next start goes on with it"
+            ),
         }
         let deadline = deadline.max(Instant::now() + LAST_STAGES);
         // One that is not heard in time will be noticed missing by the ControlPlane.

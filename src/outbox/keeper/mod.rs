@@ -138,10 +138,8 @@ impl Keeper {
             Err(RecvTimeoutError::Timeout) => is_pressed,
             Err(RecvTimeoutError::Disconnected) => {
                 self.failed_at = None;
+                // What it does not bury stays where it is, for the next start.
                 self.tick();
-                while self.has_more_rejected {
-                    self.tick();
-                }
                 return false;
             }
         };

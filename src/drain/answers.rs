@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::lanes::{Item, LaneKey, Parcel, kind_of};
-use super::link::Change;
+use super::link::{Change, Trip};
 use super::routes::Beside;
 use super::verdict::{Trouble, Verdict, by_status, judge};
 use super::{Form, Run, Sent};
@@ -22,18 +22,30 @@ const DETAIL_BYTES: usize = 1024;
 const UNUSABLE_QUOTA: &str = "an answer to a quota request that cannot be used";
 const UNUSABLE_BATCH: &str = "a batch's answer without usable results";
 
+/// A batch that has been shed so often, while others passed, may be shed for what is in it.
+const SHED_AGAIN: u32 = 3;
+
+/// 5xx for one record.
+struct Failure {
+    trouble: Trouble,
+    beside: Beside,
+    retry_after: Option<Duration>,
+    /// The link was up: else the failure is not the record's.
+    was_up: bool,
+}
+
 impl Run {
     /// A request has ended, one way or another.
     pub(super) fn answered(&mut self, sent: Sent) {
         if let Some(heard) = heard(&sent.answer) {
             self.heard = heard;
         }
-        let Sent { mut parcel, form, at, probes, answer } = sent;
+        let Sent { mut parcel, form, trip, probes, answer } = sent;
         match form {
-            Form::Batch { gzip } => self.batch_answered(parcel, gzip, at, &answer),
+            Form::Batch { gzip } => self.batch_answered(parcel, gzip, trip, &answer),
             Form::Single => {
                 if let Some((key, item)) = parcel.pop() {
-                    self.record_answered(key, item, at, &answer);
+                    self.record_answered(key, item, trip, &answer);
                 }
             }
         }
@@ -47,9 +59,10 @@ impl Run {
     }
 
     /// The answer to a request about one record.
-    fn record_answered(&mut self, key: LaneKey, item: Item, sent: Instant, answer: &Answer) {
+    fn record_answered(&mut self, key: LaneKey, item: Item, trip: Trip, answer: &Answer) {
         let now = Instant::now();
         let (mut verdict, retry_after) = judge(&answer.result);
+        let was_up = self.link.trouble().is_none();
         let mut beside = Beside::ItsKind;
         if let (Kind::Quota, Some(settlement), Ok(response)) =
             (item.ticket.kind, verdict.settlement(), &answer.result)
@@ -62,7 +75,7 @@ impl Run {
             match (parse_quota_answer(&response.body).ok().filter(is_ours), settlement) {
                 (Some(parsed), _) => {
                     let data = parsed.data.to_vec();
-                    self.delivered(item.ticket.log, 1, sent, now);
+                    self.delivered(item.ticket.log, 1, trip, now);
                     self.push(key, item, settlement, data);
                     return;
                 }
@@ -82,7 +95,7 @@ impl Run {
         match verdict {
             Verdict::Settled(settlement) => {
                 self.settle(key, &item, settlement);
-                self.delivered(item.ticket.log, 1, sent, now);
+                self.delivered(item.ticket.log, 1, trip, now);
             }
             Verdict::Refused => self.refused(key, item, detail(answer), now),
             // Nobody was asked: it says nothing of the link.
@@ -92,28 +105,29 @@ impl Run {
                 self.session_unknown(key, item, detail(answer), now);
             }
             Verdict::ServerError => {
-                if !self.server_error(key, item, beside, detail(answer), retry_after, now) {
-                    let change = self.link.failed(Trouble::Failing, None, sent, now);
+                let failure = Failure { trouble: Trouble::Failing, beside, retry_after, was_up };
+                if !self.failed(key, item, failure, detail(answer), now) {
+                    let change = self.link.failed(Trouble::Failing, None, trip, now);
                     self.announce(change);
                 }
             }
             Verdict::Unavailable => {
-                let was_up = self.link.trouble().is_none();
-                let change = self.link.failed(Trouble::Overloaded, retry_after, sent, now);
+                let change = self.link.failed(Trouble::Overloaded, retry_after, trip, now);
                 self.announce(change);
-                self.unavailable(key, item, detail(answer), was_up && retry_after.is_none(), now);
+                let failure = Failure { trouble: Trouble::Overloaded, beside, retry_after, was_up };
+                self.failed(key, item, failure, detail(answer), now);
             }
-            Verdict::Link(trouble) => self.link_failed(vec![(key, item)], trouble, retry_after, sent, now),
+            Verdict::Link(trouble) => self.link_failed(vec![(key, item)], trouble, retry_after, trip, now),
         }
     }
 
     /// The answer to a batch: a result for each record, or one answer for all of them.
-    fn batch_answered(&mut self, mut parcel: Parcel, gzip: bool, sent: Instant, answer: &Answer) {
+    fn batch_answered(&mut self, mut parcel: Parcel, gzip: bool, trip: Trip, answer: &Answer) {
         let now = Instant::now();
         let results = answer.result.as_ref().ok().and_then(|response| results_in(response, &parcel));
         self.batching.answered(results.is_some());
         if let Some(results) = results {
-            self.batch_results(parcel, results, sent, now);
+            self.batch_results(parcel, results, trip, now);
             return;
         }
         match answer.result.as_ref().map(|response| response.status) {
@@ -127,34 +141,42 @@ impl Run {
         }
         let (verdict, retry_after) = judge(&answer.result);
         if let Verdict::Link(trouble) = verdict {
-            self.link_failed(parcel, trouble, retry_after, sent, now);
+            self.link_failed(parcel, trouble, retry_after, trip, now);
         } else if verdict == Verdict::Unavailable && parcel.len() > 1 {
-            self.link_failed(parcel, Trouble::Overloaded, retry_after, sent, now);
+            // Load, most often; and what one of them does to the server, which is looked for where load would be over.
+            let lasts = parcel.iter().any(|(_, item)| item.tries.attempts >= SHED_AGAIN);
+            let others_passed =
+                self.routes.may_be_one_of(Log::Usage, parcel.iter_mut().map(|(_, item)| &mut item.tries));
+            if lasts && others_passed {
+                halve(&mut parcel);
+            }
+            self.link_failed(parcel, Trouble::Overloaded, retry_after, trip, now);
         } else if parcel.len() == 1 {
             let Some((key, item)) = parcel.pop() else { return };
             if verdict == Verdict::Settled(Settlement::Delivered) {
                 UNUSABLE_BATCH.clone_into(&mut self.heard);
                 // 2xx without a result: nobody can say what it means for the record.
-                if !self.server_error(key, item, Beside::ItsKind, detail(answer), retry_after, now) {
-                    let change = self.link.failed(Trouble::Failing, None, sent, now);
+                let was_up = self.link.trouble().is_none();
+                let failure =
+                    Failure { trouble: Trouble::Failing, beside: Beside::ItsKind, retry_after, was_up };
+                if !self.failed(key, item, failure, detail(answer), now) {
+                    let change = self.link.failed(Trouble::Failing, None, trip, now);
                     self.announce(change);
                 }
             } else {
-                self.record_answered(key, item, sent, answer);
+                self.record_answered(key, item, trip, answer);
             }
         } else if matches!(verdict, Verdict::ServerError | Verdict::Settled(Settlement::Delivered)) {
             if verdict != Verdict::ServerError {
                 UNUSABLE_BATCH.clone_into(&mut self.heard);
             }
             // Perhaps one of them broke it: if others pass meanwhile, it is looked for in halves.
-            let deliveries = self.routes.deliveries(Log::Usage);
-            if parcel.iter().any(|(_, item)| deliveries > item.tries.deliveries) {
+            if self.routes.may_be_one_of(Log::Usage, parcel.iter_mut().map(|(_, item)| &mut item.tries)) {
                 halve(&mut parcel);
             }
-            let change = self.link.failed(Trouble::Failing, None, sent, now);
+            let change = self.link.failed(Trouble::Failing, None, trip, now);
             self.announce(change);
-            for (key, mut item) in parcel {
-                item.tries.deliveries = deliveries;
+            for (key, item) in parcel {
                 self.retry(key, item, Trouble::Failing.label(), retry_after, now);
             }
         } else {
@@ -164,7 +186,7 @@ impl Run {
         }
     }
 
-    fn batch_results(&mut self, parcel: Parcel, results: Vec<RecordResult>, sent: Instant, now: Instant) {
+    fn batch_results(&mut self, parcel: Parcel, results: Vec<RecordResult>, trip: Trip, now: Instant) {
         let (mut delivered, mut rest) = (0, Vec::new());
         // IMPORTANT: what was delivered first: it says whether the others' fates are theirs or the link's.
         for ((key, item), result) in parcel.into_iter().zip(results) {
@@ -178,7 +200,7 @@ impl Run {
         }
         let was_up = self.link.trouble().is_none();
         if delivered > 0 {
-            self.delivered(Log::Usage, delivered, sent, now);
+            self.delivered(Log::Usage, delivered, trip, now);
         } else if rest.iter().all(|(.., verdict, _)| *verdict == Verdict::SessionUnknown) {
             if let Some((.., result)) = rest.first() {
                 self.heard = of_a_batch(result);
@@ -190,7 +212,7 @@ impl Run {
             rest.iter().find_map(|(.., verdict, result)| Some((verdict.trouble()?, result)))
         {
             self.heard = of_a_batch(result);
-            let change = self.link.failed(trouble, None, sent, now);
+            let change = self.link.failed(trouble, None, trip, now);
             self.announce(change);
         }
         for (key, item, verdict, result) in rest {
@@ -201,10 +223,12 @@ impl Run {
             match verdict {
                 Verdict::Refused => self.refused(key, item, detail, now),
                 Verdict::SessionUnknown => self.session_unknown(key, item, detail, now),
-                Verdict::ServerError => {
-                    self.server_error(key, item, Beside::ItsKind, detail, None, now);
+                Verdict::ServerError | Verdict::Unavailable => {
+                    let trouble =
+                        if verdict == Verdict::Unavailable { Trouble::Overloaded } else { Trouble::Failing };
+                    let failure = Failure { trouble, beside: Beside::ItsKind, retry_after: None, was_up };
+                    self.failed(key, item, failure, detail, now);
                 }
-                Verdict::Unavailable => self.unavailable(key, item, detail, was_up, now),
                 Verdict::Link(trouble) => self.retry(key, item, trouble.label(), None, now),
                 Verdict::Unsendable => self.bury(key, &item, Reason::Refused, detail),
                 Verdict::Settled(settlement) => self.settle(key, &item, settlement),
@@ -212,9 +236,9 @@ impl Run {
         }
     }
 
-    fn delivered(&mut self, log: Log, records: u64, sent: Instant, now: Instant) {
+    fn delivered(&mut self, log: Log, records: u64, trip: Trip, now: Instant) {
         self.renewed_token = false;
-        let change = self.link.delivered(sent, now);
+        let change = self.link.delivered(trip, now);
         if change == Some(Change::Up) {
             self.batching.ask_again();
         }
@@ -300,41 +324,30 @@ impl Run {
     }
 
     /// The server failed on this record. True if that was once too often.
-    fn server_error(
+    fn failed(
         &mut self,
         key: LaneKey,
         mut item: Item,
-        beside: Beside,
+        Failure { trouble, beside, retry_after, was_up }: Failure,
         detail: String,
-        retry_after: Option<Duration>,
         now: Instant,
     ) -> bool {
-        item.tries.poisoned += u32::from(self.routes.others_passed(item.ticket.log, beside, &mut item.tries));
-        let poison = item.tries.poisoned >= self.drain.settings.poison_attempts;
-        if poison {
-            self.bury(key, &item, Reason::Poison, detail);
-        } else {
-            self.retry(key, item, Trouble::Failing.label(), retry_after, now);
-        }
-        poison
-    }
-
-    /// 503 for this record. It is not its own fault if the link was down, or a wait was asked for.
-    fn unavailable(
-        &mut self,
-        key: LaneKey,
-        mut item: Item,
-        detail: String,
-        may_be_its_own: bool,
-        now: Instant,
-    ) {
-        let is_its_own = self.routes.only_it_was_shed(item.ticket.log, &mut item.tries) && may_be_its_own;
+        let is_its_own = self.routes.is_its_own(item.ticket.log, beside, &mut item.tries) && was_up;
         item.tries.poisoned += u32::from(is_its_own);
         if item.tries.poisoned >= self.drain.settings.poison_attempts {
             self.bury(key, &item, Reason::Poison, detail);
-        } else {
-            self.retry(key, item, Trouble::Overloaded.label(), None, now);
+            return true;
         }
+        let wait = match (trouble, is_its_own) {
+            // It need not be tried again with every probe that finds the others well.
+            (Trouble::Overloaded, true) => {
+                Some(self.link.record_delay(item.tries.attempts).max(retry_after.unwrap_or_default()))
+            }
+            (Trouble::Overloaded, false) => None,
+            _ => retry_after,
+        };
+        self.retry(key, item, trouble.label(), wait, now);
+        false
     }
 
     fn link_failed(
@@ -342,14 +355,14 @@ impl Run {
         parcel: Parcel,
         trouble: Trouble,
         retry_after: Option<Duration>,
-        sent: Instant,
+        trip: Trip,
         now: Instant,
     ) {
         if trouble == Trouble::Credentials && !self.renewed_token {
             self.renewed_token = true;
             self.drain.client.renew_token();
         }
-        let change = self.link.failed(trouble, retry_after, sent, now);
+        let change = self.link.failed(trouble, retry_after, trip, now);
         self.announce(change);
         for (key, item) in parcel {
             self.retry(key, item, trouble.label(), None, now);

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::Form;
 use super::lanes::{Item, LaneKey};
-use crate::record::KEY_NAMESPACE;
+use crate::record::{KEY_NAMESPACE, Record};
 
 /// A `ControlPlane` that had no batches is asked again after this time: it may have been updated.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
@@ -143,6 +143,16 @@ pub(super) fn fits(body: &[u8]) -> bool {
     memchr::memmem::find(body, KEY_MEMBER.as_bytes()).is_none()
 }
 
+/// What a batch without records takes, in bytes, and what each record adds.
+pub(super) const EMPTY: usize = BEGIN.len() + END.len();
+const BEGIN: &[u8] = b"{\"records\":[";
+const END: &[u8] = b"]}";
+
+pub(super) fn size(record: &Record) -> usize {
+    // Two commas, a colon, and the key in quotation marks; its own brace moves behind them.
+    record.body().len() + KEY_MEMBER.len() + 41
+}
+
 /// What is sent for a parcel.
 pub(super) struct Body {
     pub bytes: Bytes,
@@ -153,10 +163,10 @@ pub(super) struct Body {
 /// The body of a batch. The records' own bytes, each with its key behind them, so that each is the same in whichever
 /// batch it travels.
 pub(super) fn body(parcel: &[(LaneKey, Item)], gzip: bool) -> Body {
-    let size = parcel.iter().map(|(_, item)| item.record.body().len() + KEY_MEMBER.len() + 42).sum::<usize>();
-    let mut plain = Vec::with_capacity(size + 16);
+    let size = EMPTY + parcel.iter().map(|(_, item)| size(&item.record)).sum::<usize>();
+    let mut plain = Vec::with_capacity(size);
     let mut keys = Vec::with_capacity(parcel.len() * 16);
-    plain.extend_from_slice(b"{\"records\":[");
+    plain.extend_from_slice(BEGIN);
     for (n, (_, item)) in parcel.iter().enumerate() {
         let key = item.record.key();
         keys.extend_from_slice(key.as_bytes());
@@ -172,7 +182,7 @@ pub(super) fn body(parcel: &[(LaneKey, Item)], gzip: bool) -> Body {
         plain.extend_from_slice(key.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
         plain.extend_from_slice(b"\"}");
     }
-    plain.extend_from_slice(b"]}");
+    plain.extend_from_slice(END);
     let bytes = if gzip { compress(&plain) } else { plain };
     Body { bytes: bytes.into(), key: Uuid::new_v5(&KEY_NAMESPACE, &keys) }
 }

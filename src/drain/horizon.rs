@@ -1,5 +1,10 @@
 //! What the intake tells the drain about `completed` events: up to where they may go.
 
+use std::collections::VecDeque;
+
+/// So many are remembered. With more, the one that makes the least difference is forgotten.
+const MOST: usize = 128;
+
 /// How far `completed` events may go.
 ///
 /// An event must not overtake usage that was pushed to Redis before it. The intake knows, when it takes the
@@ -10,4 +15,79 @@ pub struct Horizon {
     pub completed: u64,
     /// ... once all usage numbered below this has been read.
     pub usage: u64,
+}
+
+/// The horizons that reading has not come to yet. Each is kept for itself: the newest alone lies behind all that waits,
+/// and with a backlog no event at all would go before the end of it.
+#[derive(Debug, Default)]
+pub(super) struct Horizons {
+    /// The last that was told.
+    told: Horizon,
+    /// Events numbered below this may be sent.
+    completed: u64,
+    /// In the order in which they were told, which is the order of both their numbers.
+    ahead: VecDeque<Horizon>,
+}
+
+impl Horizons {
+    /// Takes note of how far the intake says that events may go, now.
+    pub(super) fn tell(&mut self, horizon: Horizon) {
+        if horizon == self.told {
+            return;
+        }
+        self.told = horizon;
+        self.ahead.push_back(horizon);
+        if self.ahead.len() > MOST {
+            // What it let go waits for the next one. Never the last: there is no next.
+            let before = |at: usize| at.checked_sub(1).map_or(0, |before| self.ahead[before].usage);
+            let least = (0..MOST).min_by_key(|at| self.ahead[at + 1].usage - before(*at));
+            self.ahead.remove(least.unwrap_or_default());
+        }
+    }
+
+    /// Up to where events may be sent when usage has been read up to this number.
+    pub(super) fn completed(&mut self, usage: u64) -> u64 {
+        while let Some(passed) = self.ahead.front().filter(|horizon| horizon.usage <= usage) {
+            self.completed = passed.completed;
+            self.ahead.pop_front();
+        }
+        self.completed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn horizon(n: u64) -> Horizon {
+        Horizon { completed: 10 * n, usage: 10 * n + 1 }
+    }
+
+    #[test]
+    fn events_go_as_far_as_usage_was_read_and_not_only_at_the_end() {
+        let mut horizons = Horizons::default();
+        assert_eq!(horizons.completed(1000), 0, "nothing was told");
+        (1..=5).for_each(|n| horizons.tell(horizon(n)));
+        assert_eq!(horizons.completed(10), 0, "one record of usage is missing");
+        assert_eq!(horizons.completed(11), 10);
+        assert_eq!(horizons.completed(50), 40);
+        horizons.tell(horizon(6));
+        assert_eq!(horizons.completed(61), 60);
+    }
+
+    #[test]
+    fn a_long_backlog_is_remembered_evenly_and_nothing_goes_too_early() {
+        let mut horizons = Horizons::default();
+        let told = 100_000;
+        (1..=told).for_each(|n| horizons.tell(horizon(n)));
+        assert!(horizons.ahead.len() <= MOST);
+        let mut behind = 0;
+        for n in (0..=told).step_by(100) {
+            let allowed = horizons.completed(horizon(n).usage);
+            assert!(allowed <= 10 * n, "usage {} lets {allowed} go", horizon(n).usage);
+            behind = behind.max(10 * n - allowed);
+        }
+        assert!(behind < 10 * told / 30, "at the most {behind} behind of {}", 10 * told);
+        assert_eq!(horizons.completed(horizon(told).usage), 10 * told);
+    }
 }

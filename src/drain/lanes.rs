@@ -62,16 +62,22 @@ pub(super) struct Tries {
     pub deliveries: u64,
     /// How many of any kind.
     pub any_deliveries: u64,
-    /// How many of its kind had been answered 503 until then.
-    pub shed: u64,
+    /// How many of its kind had been answered 5xx until then.
+    pub failed: u64,
     /// The most records that it may travel with: halved when a batch fails as a whole, so that a record at fault is
     /// alone in the end.
     pub batch_most: usize,
 }
 
 impl Tries {
-    pub(super) const NONE: Self =
-        Self { attempts: 0, poisoned: 0, deliveries: 0, any_deliveries: 0, shed: 0, batch_most: usize::MAX };
+    pub(super) const NONE: Self = Self {
+        attempts: 0,
+        poisoned: 0,
+        deliveries: 0,
+        any_deliveries: 0,
+        failed: 0,
+        batch_most: usize::MAX,
+    };
 }
 
 /// A record in hand.
@@ -140,6 +146,8 @@ pub(super) struct Lanes {
     refilling: [Vec<LaneKey>; LOGS.len()],
     /// Lanes that ran empty while a log was being read again.
     emptied: Vec<LaneKey>,
+    /// Lanes that rest until what they are held for is let go.
+    laid_off: Vec<LaneKey>,
 }
 
 /// The classes in the order of their priority, each with its logs.
@@ -195,8 +203,12 @@ impl Lanes {
 
     /// Of these logs nothing goes from now on but a probe.
     pub(super) fn hold(&mut self, held: [bool; LOGS.len()]) {
-        if std::mem::replace(&mut self.held, held) != held {
+        let before = std::mem::replace(&mut self.held, held);
+        if before != held {
             self.grown = [true; LOGS.len()];
+        }
+        if before.iter().zip(held).any(|(before, now)| *before && !now) {
+            self.call_back();
         }
     }
 
@@ -257,10 +269,10 @@ impl Lanes {
         };
         let mut parcel = vec![self.take(first)?];
         let mut most = batching.records(self.ready[at].len() + 1).min(parcel[0].1.tries.batch_most);
-        let mut bytes = parcel[0].1.record.body().len();
+        let mut bytes = batch::EMPTY + batch::size(&parcel[0].1.record);
         while let Some(&key) = self.ready[at].front() {
             let Some(head) = self.lanes.get(&key).and_then(Lane::head) else { break };
-            bytes += head.record.body().len();
+            bytes += batch::size(&head.record);
             most = most.min(head.tries.batch_most);
             if parcel.len() >= most || bytes > batching.max_bytes() || !self.goes_in_a_batch(key) {
                 break;

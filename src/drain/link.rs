@@ -6,6 +6,8 @@
 //! A failure counts towards opening the circuit only if nothing has succeeded since its request was sent: with
 //! many requests in flight a few failures among successes are the records' misfortune, not the link's.
 
+mod latency;
+
 use std::time::Duration;
 
 use rand::RngExt;
@@ -13,6 +15,8 @@ use tokio::time::Instant;
 
 use super::pace::Pace;
 use super::verdict::Trouble;
+use latency::Latencies;
+pub(super) use latency::Trip;
 
 /// How the link behaves.
 #[derive(Clone, Debug)]
@@ -42,9 +46,9 @@ impl Settings {
 
 /// Requests in flight after a start or an outage. It doubles with every round trip that goes well.
 const INITIAL_LIMIT: f64 = 2.0;
-/// A latency this many times the usual one, and [`SLOW_AT_LEAST`], is a queue building up over there.
-const SLOW_TIMES: f64 = 8.0;
-const SLOW_AT_LEAST: f64 = 0.25;
+/// How long a round trip is taken for that none is known of.
+const UNKNOWN_ROUND: Duration = Duration::from_millis(100);
+const SHORTEST_ROUND: Duration = Duration::from_millis(10);
 
 /// A `Retry-After` below this is no wait: the backoff counts.
 const SHORTEST_ASKED: Duration = Duration::from_secs(1);
@@ -85,7 +89,7 @@ pub(super) struct Link {
     limit: f64,
     threshold: f64,
     last_cut: Option<Instant>,
-    usual_latency: Option<f64>,
+    latencies: Latencies,
     pace: Pace,
     jitter: Jitter,
 }
@@ -104,7 +108,7 @@ impl Link {
             limit: INITIAL_LIMIT.min(threshold),
             threshold,
             last_cut: None,
-            usual_latency: None,
+            latencies: Latencies::default(),
             pace: Pace::new(first_contact),
             jitter: Jitter::default(),
             settings,
@@ -166,9 +170,9 @@ impl Link {
     }
 
     /// One request delivered records (or they had been before).
-    pub(super) fn delivered(&mut self, sent: Instant, now: Instant) -> Option<Change> {
+    pub(super) fn delivered(&mut self, trip: Trip, now: Instant) -> Option<Change> {
         self.good(now);
-        self.grow(now.saturating_duration_since(sent), now);
+        self.grow(trip, now);
         self.close(now)
     }
 
@@ -194,16 +198,17 @@ impl Link {
         &mut self,
         trouble: Trouble,
         retry_after: Option<Duration>,
-        sent: Instant,
+        trip: Trip,
         now: Instant,
     ) -> Option<Change> {
         if trouble.is_congestion() {
-            self.shrink(now);
+            self.shrink(trip, now);
         }
         let definite = matches!(trouble, Trouble::Credentials | Trouble::Misconfigured);
-        let counts = self.last_success.is_none_or(|success| sent >= success);
+        let counts = self.last_success.is_none_or(|success| trip.sent >= success);
         self.failures += u32::from(counts);
-        let asked_to_wait = retry_after.is_some() && trouble == Trouble::Overloaded;
+        let asked_to_wait =
+            trouble == Trouble::Overloaded && retry_after.is_some_and(|wait| wait >= SHORTEST_ASKED);
         if definite
             || asked_to_wait
             || self.failures >= self.settings.failures_to_open
@@ -270,23 +275,18 @@ impl Link {
         jittered(Duration::ZERO, self.settings.backoff(attempts.saturating_sub(1)))
     }
 
-    fn grow(&mut self, latency: Duration, now: Instant) {
-        let latency = latency.as_secs_f64();
-        let usual = self.usual_latency.get_or_insert(latency);
-        if latency > *usual * SLOW_TIMES && latency > SLOW_AT_LEAST {
-            self.shrink(now);
+    fn grow(&mut self, trip: Trip, now: Instant) {
+        if self.latencies.is_slow(trip, now) {
+            self.shrink(trip, now);
         } else if self.limit < self.settings.concurrency as f64 {
             let step = if self.limit < self.threshold { 1.0 } else { 1.0 / self.limit };
             self.limit = (self.limit + step).min(self.settings.concurrency as f64);
         }
-        // Follows a fall at once and a rise slowly, so that a growing queue is seen as one.
-        let usual = self.usual_latency.get_or_insert(latency);
-        *usual = if latency < *usual { latency } else { *usual * 0.999 + latency * 0.001 };
     }
 
-    fn shrink(&mut self, now: Instant) {
+    fn shrink(&mut self, trip: Trip, now: Instant) {
         // Once a round trip: the other answers to the same excess say nothing new.
-        let round = Duration::from_secs_f64(self.usual_latency.unwrap_or(0.1).max(0.01));
+        let round = self.latencies.usual(trip).unwrap_or(UNKNOWN_ROUND).max(SHORTEST_ROUND);
         if self.last_cut.is_none_or(|cut| now.saturating_duration_since(cut) > round) {
             self.last_cut = Some(now);
             self.pace.congested(now);

@@ -45,13 +45,16 @@ use controls::Limiter;
 pub use controls::{Controls, Orders, RateLimit};
 pub use horizon::Horizon;
 use lanes::{Item, LOGS, LaneKey, Lanes, Parcel};
-use link::Link;
 pub use link::{Circuit, Settings as LinkSettings};
+use link::{Link, Trip};
 use read_ahead::ReadAhead;
 use routes::Routes;
 pub use turns::{Asked, Turns, turns};
 pub use verdict::Trouble;
 
+/// When the drain is held back or stops, Redis has so long to take the answers to quota requests that are under way. What it
+/// has not taken then is asked for again, with the same key.
+const LAST_PUSHES: Duration = Duration::from_secs(5);
 /// How often quota requests are looked through for expired ones.
 const EXPIRY_SWEEP: Duration = Duration::from_secs(1);
 
@@ -163,7 +166,7 @@ enum Form {
 struct Sent {
     parcel: Parcel,
     form: Form,
-    at: Instant,
+    trip: Trip,
     /// It probes a kind that is held.
     probes: Option<Log>,
     answer: Answer,
@@ -182,6 +185,8 @@ struct Run {
     limiter: Option<Limiter>,
     /// What the operator wanted when it was last looked at.
     orders: Orders,
+    /// Since when it has been held back.
+    held_back: Option<Instant>,
     /// Held back, with nothing in hand.
     parked: bool,
     /// Somebody waits for a turn at the link.
@@ -214,6 +219,7 @@ impl Drain {
             batching: Batching::new(self.settings.batch.clone()),
             limiter: None,
             orders: Orders::default(),
+            held_back: None,
             parked: false,
             turn: None,
             may_send: false,
@@ -271,9 +277,12 @@ impl Drain {
             run.answered(sent);
         }
         // An answer that Redis has must not be asked for again.
-        while let Some(pushed) = run.pushing.next().await {
-            run.pushed(pushed);
-        }
+        let pushes = async {
+            while let Some(pushed) = run.pushing.next().await {
+                run.pushed(pushed);
+            }
+        };
+        let _ = tokio::time::timeout(LAST_PUSHES, pushes).await;
     }
 }
 
@@ -306,6 +315,7 @@ impl Run {
         }
         if orders.holds() != before.holds() {
             self.parked = false;
+            self.held_back = orders.holds().then(Instant::now);
             metrics.paused.set(orders.holds().into());
         }
         if orders.paused != before.paused {
@@ -330,6 +340,9 @@ impl Run {
     /// While held back, and when what was in flight has ended: forgets what is in hand. It is read again when the drain goes
     /// on, without what was settled meanwhile by somebody else.
     fn park(&mut self) {
+        if self.held_back.is_some_and(|since| since.elapsed() >= LAST_PUSHES) {
+            self.pushing.clear();
+        }
         if !self.parked && self.sending.is_empty() && self.pushing.is_empty() && self.reading.is_none() {
             self.lanes = Lanes::default();
             self.read_ahead = ReadAhead::default();

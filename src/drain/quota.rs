@@ -53,7 +53,7 @@ impl Run {
         if done {
             self.settle(key, &item, settlement);
         } else {
-            // Only at shutdown: the record stays and is asked for again, with the same key, after the next start.
+            // Whoever pushes has failed, and the agent ends: the record stays and is asked for again, with the same key.
             self.lanes.put_back(key, item, Instant::now() + Duration::from_hours(1));
         }
     }

@@ -2,8 +2,9 @@
 //!
 //! [`ReadAhead`] decides, and does nothing: what it decides is read by whoever asks, one read at a time.
 
+use super::Run;
+use super::horizon::{Horizon, Horizons};
 use super::lanes::{LOGS, Lanes, Window, kind_of, place};
-use super::{Horizon, Run};
 use crate::outbox::{Lease, Log, ReadError};
 
 /// Records, and bytes of them, in hand at the most: quota requests and usage each by themselves, started and completed
@@ -43,6 +44,7 @@ impl Position {
 pub(super) struct ReadAhead {
     window: Window,
     positions: [Position; LOGS.len()],
+    horizons: Horizons,
 }
 
 impl Default for ReadAhead {
@@ -53,7 +55,7 @@ impl Default for ReadAhead {
 
 impl ReadAhead {
     pub(super) fn within(window: Window) -> Self {
-        Self { window, positions: Default::default() }
+        Self { window, positions: Default::default(), horizons: Horizons::default() }
     }
 
     /// Up to where each log has been read.
@@ -67,21 +69,23 @@ impl ReadAhead {
     }
 
     /// Up to where a log may be read, where `end` is behind its last record.
-    fn bound(&self, log: Log, end: u64, horizon: Horizon) -> u64 {
+    fn bound(&mut self, log: Log, end: u64) -> u64 {
         match log {
             Log::Quota | Log::Started => end,
             Log::Usage => self.reached(Log::Started),
-            Log::Completed if self.reached(Log::Usage) >= horizon.usage => {
-                horizon.completed.min(self.reached(Log::Usage))
+            Log::Completed => {
+                let usage = self.reached(Log::Usage);
+                self.horizons.completed(usage).min(usage)
             }
-            Log::Completed | Log::Rejected => 0,
+            Log::Rejected => 0,
         }
     }
 
     /// What is to be read next, if anything is and there is room for it. No other is asked for before [`Self::loaded`].
     pub(super) fn next(&mut self, lanes: &mut Lanes, end: u64, horizon: Horizon) -> Option<Read> {
+        self.horizons.tell(horizon);
         for (at, (log, kind)) in LOGS.into_iter().zip(LOGS.map(kind_of)).enumerate() {
-            let bound = self.bound(log, end, horizon);
+            let bound = self.bound(log, end);
             let position = &mut self.positions[at];
             // In turns with reading on: else those that wait again and again would hold up what has never been tried.
             if position.refill_upto.is_none()
@@ -160,5 +164,26 @@ impl Run {
             tracing::info!(log = ?log, from, "the outbox can be read again");
         }
         self.read_ahead.loaded(&mut self.lanes, log, lease);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn completed_events_go_behind_the_usage_before_them_and_not_behind_a_whole_backlog() {
+        let (mut read_ahead, mut lanes, end) = (ReadAhead::default(), Lanes::default(), 10_000);
+        let usage = place(Log::Usage).unwrap();
+        // The window is full: usage has been read up to here, while the intake goes on taking.
+        read_ahead.positions[usage].read = 1050;
+        for n in 1..=100 {
+            read_ahead.next(&mut lanes, end, Horizon { completed: n * 100, usage: n * 100 });
+        }
+        assert_eq!(read_ahead.bound(Log::Completed, end), 1000);
+        read_ahead.positions[usage].read = 9_999;
+        assert_eq!(read_ahead.bound(Log::Completed, end), 9_900);
+        read_ahead.positions[usage].read = 10_000;
+        assert_eq!(read_ahead.bound(Log::Completed, end), 10_000);
     }
 }

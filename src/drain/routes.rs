@@ -23,8 +23,9 @@ use crate::outbox::Log;
 
 /// Longer without a delivery is no time in which records were being delivered: a session's grace stands still.
 const DELIVERING_GAP: Duration = Duration::from_secs(10);
-/// A 503 is a record's own when so many of its kind were delivered for each that was answered so as well: else it is load.
-const PASS_FOR_EACH_SHED: u64 = 4;
+/// A 5xx is a record's own when so many of its kind were delivered for each other that was answered so: else it is load, or
+/// an outage of a part of the `ControlPlane`.
+const PASS_FOR_EACH_FAILED: u64 = 4;
 
 /// What is known of one kind.
 #[derive(Debug, Default)]
@@ -40,8 +41,8 @@ struct Route {
     unknown_sessions: HashSet<LaneKey>,
     /// Answers since then that there is no such route.
     absent: u32,
-    /// Answers of 503 so far.
-    shed: u64,
+    /// Answers of 5xx for one record so far.
+    failed: u64,
     /// Why it is held.
     held: Option<Held>,
 }
@@ -49,7 +50,7 @@ struct Route {
 /// Which others' fortunes tell whether a failure is a record's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beside {
-    /// Those of its kind.
+    /// Those of its kind, of which hardly any may have failed as well.
     ItsKind,
     /// Any: it was answered 2xx, and only the answer is worth nothing.
     Any,
@@ -194,32 +195,40 @@ impl Routes {
         self.routes[at].deliveries == since.deliveries[at]
     }
 
-    /// Whether this failure is the record's own: others have passed since it was last tried.
-    pub(super) fn others_passed(&self, log: Log, beside: Beside, tries: &mut Tries) -> bool {
+    /// Whether this 5xx is the record's own: others have passed since it was last tried, and hardly any has failed likewise.
+    pub(super) fn is_its_own(&mut self, log: Log, beside: Beside, tries: &mut Tries) -> bool {
         let before = *tries;
         self.note(log, tries);
+        self.of(log).failed += 1;
+        // It is not one of the others.
+        tries.failed += 1;
         match beside {
-            Beside::ItsKind => tries.deliveries > before.deliveries,
+            Beside::ItsKind => {
+                let passed = tries.deliveries.saturating_sub(before.deliveries);
+                let others_failed = tries.failed.saturating_sub(before.failed + 1);
+                passed > 0 && passed >= PASS_FOR_EACH_FAILED.saturating_mul(others_failed)
+            }
             Beside::Any => tries.any_deliveries > before.any_deliveries,
         }
     }
 
-    /// Whether this 503 is: others have passed, and hardly any was answered so as well. A `ControlPlane` that sheds load
-    /// says 503 to whatever comes.
-    pub(super) fn only_it_was_shed(&mut self, log: Log, tries: &mut Tries) -> bool {
-        let before = *tries;
-        self.note(log, tries);
-        let passed = tries.deliveries.saturating_sub(before.deliveries);
-        let others_shed = tries.shed.saturating_sub(before.shed);
-        self.of(log).shed += 1;
-        tries.shed += 1;
-        passed > 0 && passed >= PASS_FOR_EACH_SHED.saturating_mul(others_shed)
+    /// A batch failed as a whole with 5xx: perhaps one of these broke it, if others have passed since it was last tried.
+    pub(super) fn may_be_one_of<'a>(&mut self, log: Log, batch: impl Iterator<Item = &'a mut Tries>) -> bool {
+        let deliveries = self.deliveries(log);
+        let (mut others_passed, mut failed) = (false, 0);
+        for tries in batch {
+            others_passed |= deliveries > tries.deliveries;
+            failed += 1;
+            self.note(log, tries);
+        }
+        self.of(log).failed += failed;
+        others_passed
     }
 
     /// Notes how far the others have come, to be compared with at the next attempt.
     pub(super) fn note(&self, log: Log, tries: &mut Tries) {
         let route = self.known_of(log);
-        (tries.deliveries, tries.shed) = (route.deliveries, route.shed);
+        (tries.deliveries, tries.failed) = (route.deliveries, route.failed);
         tries.any_deliveries = self.routes.iter().map(|route| route.deliveries).sum();
     }
 

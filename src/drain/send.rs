@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::batch::{self, Body};
 use super::lanes::{Item, LOGS, LaneKey, Parcel};
-use super::link::Circuit;
+use super::link::{Circuit, Trip};
 use super::{Form, Run, Sent};
 use crate::control_plane::{Answer, Batch, Client, Delivery};
 use crate::outbox::Log;
@@ -123,12 +123,13 @@ impl Run {
             }
         }
         let client = Arc::clone(&self.drain.client);
+        let trip = Trip::begin(&parcel, now);
         self.sending.push(Box::pin(async move {
             let answer = match (form, parcel.as_slice()) {
                 (Form::Single, [(_, item)]) => deliver(&client, &item.record).await,
                 (form, parcel) => deliver_batch(&client, parcel, form == Form::Batch { gzip: true }).await,
             };
-            Sent { parcel, form, at: now, probes, answer }
+            Sent { parcel, form, trip, probes, answer }
         }));
     }
 }

@@ -20,12 +20,13 @@ const MIRROR_AT_ONCE: usize = 100;
 /// How often the outbox is asked for new dead letters.
 const MIRROR_EVERY: Duration = Duration::from_millis(250);
 
-/// Runs `commands` until Redis has taken them. False if `stop` came first.
+/// Runs `commands` until Redis has taken them. False if `stop` came first, or nobody wants it any more.
 async fn insist(
     settings: &Settings,
     metrics: &Metrics,
     connection: &mut Option<Connection>,
     commands: &redis::Pipeline,
+    is_wanted: impl Fn() -> bool,
     stop: &mut watch::Receiver<bool>,
 ) -> bool {
     let mut said = false;
@@ -50,7 +51,7 @@ async fn insist(
             }
             Err(error) => tracing::debug!(%error, "Redis did not take what was pushed"),
         }
-        if *stop.borrow() {
+        if *stop.borrow() || !is_wanted() {
             return false;
         }
         tokio::select! {
@@ -75,11 +76,16 @@ pub async fn push_quota_answers(
         {
             group.push(next);
         }
+        let is_wanted = |push: &QuotaPush| !push.done.is_closed();
+        group.retain(is_wanted);
         let mut commands = redis::pipe();
         for push in &group {
             commands.lpush(&settings.names.quota_response, &push.data[..]).ignore();
         }
-        if insist(&settings, &metrics, &mut connection, &commands, &mut stop).await {
+        let is_any_wanted = || group.iter().any(is_wanted);
+        if is_any_wanted()
+            && insist(&settings, &metrics, &mut connection, &commands, is_any_wanted, &mut stop).await
+        {
             for push in group {
                 // The drain may have been told to stop meanwhile.
                 let _ = push.done.send(());
@@ -143,7 +149,7 @@ impl Mirror {
                 commands.lpush(name, render(letter, queue)).ignore();
             }
             commands.ltrim(name, 0, self.most as isize - 1).ignore();
-            if !insist(&self.settings, &self.metrics, connection, &commands, stop).await {
+            if !insist(&self.settings, &self.metrics, connection, &commands, || true, stop).await {
                 return;
             }
             self.outbox.set_mirrored(last);

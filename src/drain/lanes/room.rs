@@ -6,11 +6,16 @@
 //! takes, and the others' records go past them.
 //!
 //! A lane whose head is of a kind that is held gives up what goes behind that head, so that it takes no room from other
-//! kinds. The head itself it keeps: of a kind that is held no more is read than the window takes, however long that lasts.
+//! kinds. When such heads fill their own window, and other logs are read only as far as theirs, all but a few lanes, to probe
+//! with, give up their heads as well and rest until the kind is let go. So any kind may be held, for as long as it takes,
+//! and what does not go behind its records goes past them.
 //!
 //! What such a lane holds then is some 400 bytes. It asks for its records when its wait is over.
 
 use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{LOGS, Lane, LaneKey, Lanes, place, place_of};
 use crate::outbox::Log;
@@ -35,6 +40,12 @@ impl Window {
 
 /// Of a full window the lanes that wait may keep this part; when they hold more, they are brought down to half of it.
 const WAITING_SHARE: usize = 4;
+/// Lanes that keep a head that is held, to probe with. Few under test, so that a short run lays lanes off.
+const HELD_KEPT: usize = if cfg!(test) { 2 } else { 64 };
+/// Rest until something else ends it.
+const LAID_OFF: Duration = Duration::from_hours(24 * 365);
+/// The logs up to where which others are read: see [`crate::drain`]. Started events, and usage.
+const READ_BEHIND: [usize; 2] = [1, 2];
 
 impl Lanes {
     /// Whether no more of this kind is to be read.
@@ -51,6 +62,9 @@ impl Lanes {
             return;
         }
         self.make_room_behind_held(at);
+        if self.held[at] && READ_BEHIND.contains(&at) {
+            self.lay_off(at);
+        }
         let (mut records, mut bytes) = (0, 0);
         for (_, key) in &self.waiting {
             let Some(lane) = self.lanes.get_mut(key) else { continue };
@@ -106,6 +120,37 @@ impl Lanes {
                         self.bytes[of] -= item.record.data().len();
                     }
                 }
+            }
+        }
+    }
+
+    /// Of the lanes that are held at this log the newest give up all that they have, and rest.
+    fn lay_off(&mut self, at: usize) {
+        let until = Instant::now() + LAID_OFF;
+        while self.ready[at].len() > HELD_KEPT
+            && let Some(key) = self.ready[at].pop_back()
+        {
+            let Some(lane) = self.lanes.get_mut(&key) else { continue };
+            for (line, of) in lane.lines[at..].iter_mut().zip(at..) {
+                while let Some(item) = line.give_up_last() {
+                    self.counts[of] -= 1;
+                    self.bytes[of] -= item.record.data().len();
+                }
+            }
+            lane.queued = None;
+            lane.not_before = Some(until);
+            self.resting.insert((until, key));
+            self.laid_off.push(key);
+        }
+    }
+
+    /// Lanes that were laid off may be needed: the next [`Self::wake`] has them read again.
+    pub(super) fn call_back(&mut self) {
+        for key in std::mem::take(&mut self.laid_off) {
+            let rests_until = self.lanes.get(&key).and_then(|lane| lane.not_before);
+            // Others have been woken since.
+            if rests_until.is_some_and(|until| self.resting.remove(&(until, key))) {
+                self.woken.push(key);
             }
         }
     }

@@ -457,6 +457,37 @@ fn of_a_log_that_is_held_nothing_goes_but_a_probe_and_the_others_go_past_it() {
 }
 
 #[test]
+fn lanes_that_fill_the_window_of_a_held_log_rest_until_it_is_let_go() {
+    let mut lanes = Lanes::default();
+    lanes.hold([false, true, false, false]);
+    for seq in 1..=6 {
+        load(&mut lanes, Kind::Started, &format!("s{seq}"), seq);
+    }
+    lanes.make_room(Kind::Started, SMALL);
+    assert_eq!(lanes.count(Kind::Started), 2, "a few to probe with");
+    // Its usage would have to go behind it, and takes no room meanwhile.
+    load(&mut lanes, Kind::Usage, "s6", 7);
+    assert_eq!((lanes.count(Kind::Usage), send_all(&mut lanes)), (0, vec![]));
+    lanes.wake(Instant::now() + Duration::from_secs(3600));
+    assert_eq!(lanes.begin_refill(Log::Started), None, "time alone brings nothing");
+
+    lanes.hold([false; LOGS.len()]);
+    assert_eq!(send_all(&mut lanes), [1, 2]);
+    lanes.wake(soon());
+    assert_eq!(lanes.begin_refill(Log::Started), Some(3));
+    for seq in 3..=6 {
+        load(&mut lanes, Kind::Started, &format!("s{seq}"), seq);
+    }
+    lanes.refilled(Log::Started);
+    assert_eq!(send_all(&mut lanes), [3, 4, 5, 6]);
+    assert_eq!(lanes.begin_refill(Log::Usage), Some(7));
+    load(&mut lanes, Kind::Usage, "s6", 7);
+    lanes.refilled(Log::Usage);
+    assert_eq!(send_all(&mut lanes), [7]);
+    assert!(lanes.lanes.is_empty() && lanes.next_wake().is_none());
+}
+
+#[test]
 fn started_and_completed_events_go_in_turns() {
     let mut lanes = Lanes::default();
     for seq in 1..=6 {
@@ -493,4 +524,19 @@ fn what_goes_behind_a_held_head_takes_no_room_from_others_and_is_read_again() {
     lanes.refilled(Log::Usage);
     assert_eq!(send_all(&mut lanes), [2, 3, 4, 5, 7]);
     assert_eq!(lanes.begin_refill(Log::Completed), Some(6));
+}
+
+#[test]
+fn a_batch_is_as_large_as_it_may_be_and_no_larger() {
+    let max_bytes = 5000;
+    let (mode, compression) = (batch::DeliveryMode::Batch, batch::Compression::None);
+    let batching = Batching::new(batch::Settings { mode, max_records: 1000, max_bytes, compression });
+    let mut lanes = Lanes::default();
+    for seq in 1..=100 {
+        load(&mut lanes, Kind::Usage, &format!("s{seq}"), seq);
+    }
+    let parcel = lanes.pick(Some(&batching)).unwrap();
+    let (whole, one) =
+        (batch::body(&parcel, false).bytes.len(), batch::body(&parcel[..1], false).bytes.len());
+    assert!(whole <= max_bytes && whole + one > max_bytes, "{whole} bytes, of which {one} with one record");
 }

@@ -118,9 +118,9 @@ impl Agent for Ours {
     fn answered(&mut self, served: bool, sent: Instant, now: Instant) {
         self.in_flight -= 1;
         if served {
-            self.link.delivered(sent, now);
+            self.link.delivered(Trip::of_test(sent, 1), now);
         } else {
-            self.link.failed(Trouble::Overloaded, None, sent, now);
+            self.link.failed(Trouble::Overloaded, None, Trip::of_test(sent, 1), now);
         }
     }
 }
@@ -163,7 +163,7 @@ fn a_fleet_uses_a_control_plane_that_came_back_and_does_not_knock_it_over() {
     let ours = |_| {
         let mut link = Link::new(settings.clone(), begin);
         link.sent(begin);
-        link.failed(Trouble::Unreachable, None, begin, begin);
+        link.failed(Trouble::Unreachable, None, Trip::of_test(begin, 1), begin);
         Ours { link, in_flight: 0, asked_until: None }
     };
     let ours = simulate((0..AGENTS).map(ours).collect(), begin);

@@ -16,22 +16,26 @@ fn link() -> Link {
 
 const MS: Duration = Duration::from_millis(1);
 
+fn trip(sent: Instant) -> Trip {
+    Trip::of_test(sent, 1)
+}
+
 #[test]
 fn three_failures_in_a_row_open_it_and_one_success_closes_it() {
     let (mut link, start) = (link(), Instant::now());
     link.sent(start);
-    link.delivered(start, start + MS);
+    link.delivered(trip(start), start + MS);
     assert_eq!(link.circuit(), Circuit::Closed);
     let now = start + 2 * MS;
-    assert_eq!(link.failed(Trouble::Unreachable, None, now, now), None);
-    assert_eq!(link.failed(Trouble::Unreachable, None, now, now), None);
-    let change = link.failed(Trouble::Unreachable, None, now, now);
+    assert_eq!(link.failed(Trouble::Unreachable, None, trip(now), now), None);
+    assert_eq!(link.failed(Trouble::Unreachable, None, trip(now), now), None);
+    let change = link.failed(Trouble::Unreachable, None, trip(now), now);
     assert_eq!(change, Some(Change::Down(Trouble::Unreachable)));
     assert_eq!(link.limit(now), 0, "nothing goes before the backoff is over");
     assert_eq!(link.limit(now + Duration::from_secs(31)), 1, "one probe");
     link.sent(start);
     assert_eq!(link.circuit(), Circuit::HalfOpen);
-    assert_eq!(link.delivered(now, now + MS), Some(Change::Up));
+    assert_eq!(link.delivered(trip(now), now + MS), Some(Change::Up));
     assert_eq!(link.limit(now), INITIAL_LIMIT as usize, "it starts small");
 }
 
@@ -40,8 +44,12 @@ fn failures_among_successes_do_not_open_it() {
     let (mut link, start) = (link(), Instant::now());
     for n in 0..100 {
         let now = start + n * MS;
-        link.delivered(start, now);
-        assert_eq!(link.failed(Trouble::Failing, None, start, now + MS), None, "sent before the success");
+        link.delivered(trip(start), now);
+        assert_eq!(
+            link.failed(Trouble::Failing, None, trip(start), now + MS),
+            None,
+            "sent before the success"
+        );
     }
     assert_eq!(link.circuit(), Circuit::Closed);
 }
@@ -52,7 +60,7 @@ fn the_wait_stays_between_its_bounds_and_grows() {
     for round in 0..40 {
         let now = Instant::now();
         link.circuit = Circuit::HalfOpen;
-        link.failed(Trouble::Unreachable, None, now, now);
+        link.failed(Trouble::Unreachable, None, trip(now), now);
         let Circuit::Open { until } = link.circuit() else { panic!("round {round}: not open") };
         let most = if round == 0 { 10 } else { 30 };
         assert!(until - now >= Duration::from_secs(5) && until - now <= Duration::from_secs(most));
@@ -64,7 +72,7 @@ fn an_outage_of_ten_minutes_is_forty_requests_at_the_most() {
     let mut sum = 0;
     for _ in 0..1000 {
         let (mut link, start) = (link(), Instant::now());
-        link.delivered(start, start);
+        link.delivered(trip(start), start);
         let (mut now, mut requests) = (start, 0);
         while now < start + Duration::from_secs(600) {
             match link.circuit() {
@@ -73,7 +81,7 @@ fn an_outage_of_ten_minutes_is_forty_requests_at_the_most() {
                     link.sent(now);
                     requests += 1;
                     // The quickest of all outages: refused at once.
-                    link.failed(Trouble::Unreachable, None, now, now);
+                    link.failed(Trouble::Unreachable, None, trip(now), now);
                 }
             }
         }
@@ -87,26 +95,32 @@ fn an_outage_of_ten_minutes_is_forty_requests_at_the_most() {
 #[test]
 fn retry_after_is_obeyed() {
     let (mut link, now) = (link(), Instant::now());
-    link.failed(Trouble::Overloaded, Some(Duration::from_secs(77)), now, now);
+    link.failed(Trouble::Overloaded, Some(Duration::from_secs(77)), trip(now), now);
     let Circuit::Open { until } = link.circuit() else { panic!("not open") };
     assert!((77.0..85.0).contains(&(until - now).as_secs_f64()));
-    assert_eq!(link.delivered(now, now + MS), None, "an answer to what was sent before ends no wait");
+    assert_eq!(link.delivered(trip(now), now + MS), None, "an answer to what was sent before ends no wait");
     assert_eq!(link.circuit(), Circuit::Open { until });
     link.sent(until);
-    assert_eq!(link.delivered(until, until + MS), Some(Change::Up));
+    assert_eq!(link.delivered(trip(until), until + MS), Some(Change::Up));
 }
 
 #[test]
-fn a_retry_after_of_nothing_leaves_the_backoff() {
+fn a_retry_after_of_nothing_is_none() {
     let (mut link, now) = (link(), Instant::now());
-    link.failed(Trouble::Overloaded, Some(Duration::ZERO), now, now);
-    assert_eq!(link.limit(now + Duration::from_secs(4)), 0);
+    link.sent(now);
+    link.delivered(trip(now), now);
+    for _ in 0..2 {
+        link.failed(Trouble::Overloaded, Some(Duration::ZERO), trip(now), now);
+        assert_eq!(link.circuit(), Circuit::Closed, "one failure among others");
+    }
+    link.failed(Trouble::Overloaded, Some(Duration::ZERO), trip(now), now);
+    assert_eq!(link.limit(now + Duration::from_secs(4)), 0, "the backoff counts");
 }
 
 #[test]
 fn an_operator_need_not_wait_for_the_probe_however_long_a_wait_was_asked_for() {
     let (mut link, now) = (link(), Instant::now());
-    link.failed(Trouble::Overloaded, Some(Duration::from_secs(3600)), now, now);
+    link.failed(Trouble::Overloaded, Some(Duration::from_secs(3600)), trip(now), now);
     assert_eq!(link.limit(now), 0);
     link.hurry(now);
     assert_eq!(
@@ -115,14 +129,14 @@ fn an_operator_need_not_wait_for_the_probe_however_long_a_wait_was_asked_for() {
         "one probe, not the backlog"
     );
     link.sent(now);
-    assert_eq!(link.delivered(now, now + MS), Some(Change::Up));
+    assert_eq!(link.delivered(trip(now), now + MS), Some(Change::Up));
 }
 
 #[test]
 fn an_answer_that_there_is_no_such_session_ends_an_outage_of_the_link() {
     let (mut link, now) = (link(), Instant::now());
     link.circuit = Circuit::HalfOpen;
-    link.failed(Trouble::Unreachable, None, now, now);
+    link.failed(Trouble::Unreachable, None, trip(now), now);
     assert_eq!(link.not_found(now), None, "one to what was sent before says nothing");
     link.circuit = Circuit::HalfOpen;
     assert_eq!(link.not_found(now), Some(Change::Up));

@@ -125,30 +125,60 @@ fn a_record_is_poison_only_beside_deliveries_of_its_own_kind() {
     let mut tries = Tries::NONE;
     routes.note(Log::Usage, &mut tries);
     routes.delivered(Log::Quota, 100, now);
-    assert!(!routes.others_passed(Log::Usage, Beside::ItsKind, &mut tries));
+    assert!(!routes.is_its_own(Log::Usage, Beside::ItsKind, &mut tries));
     routes.delivered(Log::Usage, 1, now);
-    assert!(routes.others_passed(Log::Usage, Beside::ItsKind, &mut tries));
-    assert!(!routes.others_passed(Log::Usage, Beside::ItsKind, &mut tries), "each delivery counts once");
+    assert!(routes.is_its_own(Log::Usage, Beside::ItsKind, &mut tries));
+    assert!(!routes.is_its_own(Log::Usage, Beside::ItsKind, &mut tries), "each delivery counts once");
     routes.delivered(Log::Quota, 1, now);
-    assert!(routes.others_passed(Log::Usage, Beside::Any, &mut tries), "where the answer alone was bad");
+    assert!(routes.is_its_own(Log::Usage, Beside::Any, &mut tries), "where the answer alone was bad");
 }
 
 #[test]
-fn a_503_is_a_records_own_when_hardly_any_other_meets_one() {
+fn a_5xx_is_a_records_own_when_hardly_any_other_meets_one() {
     let (mut routes, now) = (routes(), Instant::now());
     let (mut bad, mut other) = (Tries::NONE, Tries::NONE);
     routes.delivered(Log::Usage, 1, now);
-    assert!(routes.only_it_was_shed(Log::Usage, &mut bad));
-    assert!(!routes.only_it_was_shed(Log::Usage, &mut bad), "nothing passed meanwhile");
+    assert!(routes.is_its_own(Log::Usage, Beside::ItsKind, &mut bad));
+    assert!(!routes.is_its_own(Log::Usage, Beside::ItsKind, &mut bad), "nothing passed meanwhile");
     for passed in [3, 4] {
         routes.delivered(Log::Usage, passed, now);
-        routes.only_it_was_shed(Log::Usage, &mut other);
+        routes.is_its_own(Log::Usage, Beside::ItsKind, &mut other);
         assert_eq!(
-            routes.only_it_was_shed(Log::Usage, &mut bad),
+            routes.is_its_own(Log::Usage, Beside::ItsKind, &mut bad),
             passed == 4,
             "{passed} passed, one did not"
         );
     }
+}
+
+#[test]
+fn nothing_is_poison_while_a_part_of_the_control_plane_is_out() {
+    // Every third record meets the part that fails, whichever record it is: a hundred of them, tried again and again.
+    let (mut routes, now) = (routes(), Instant::now());
+    let mut tries = vec![Tries::NONE; 100];
+    let mut own = 0;
+    for round in 0..20 {
+        for (n, tries) in tries.iter_mut().enumerate() {
+            if (n + round) % 3 == 0 {
+                own += u32::from(routes.is_its_own(Log::Usage, Beside::ItsKind, tries));
+            } else {
+                routes.delivered(Log::Usage, 1, now);
+            }
+        }
+    }
+    assert!(own <= 1, "{own} failures are held against a record");
+}
+
+#[test]
+fn a_batch_that_failed_as_a_whole_counts_for_each_of_its_records() {
+    let (mut routes, now) = (routes(), Instant::now());
+    let (mut bad, mut batch) = (Tries::NONE, [Tries::NONE; 3]);
+    routes.note(Log::Usage, &mut bad);
+    assert!(!routes.may_be_one_of(Log::Usage, batch.iter_mut()), "nothing has passed");
+    routes.delivered(Log::Usage, 11, now);
+    assert!(routes.may_be_one_of(Log::Usage, batch[..1].iter_mut()));
+    assert!(!routes.may_be_one_of(Log::Usage, batch[..1].iter_mut()), "nothing has passed since");
+    assert!(!routes.is_its_own(Log::Usage, Beside::ItsKind, &mut bad), "eleven passed, and five did not");
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl Model {
             return;
         }
         let end = self.log.len() as u64 + 1;
-        let horizon = Horizon { completed: end, usage: 0 };
+        let horizon = Horizon { completed: end, usage: end };
         if let Some(Read { log, from, upto }) = self.read_ahead.next(&mut self.lanes, end, horizon) {
             self.reading = Some((log, self.lease(log, from, upto)));
         }

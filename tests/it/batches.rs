@@ -134,26 +134,28 @@ async fn a_batch_that_is_refused_whole_is_halved_until_the_record_at_fault_stand
 #[tokio::test]
 async fn a_record_that_breaks_every_batch_it_is_in_is_found_and_given_up() {
     let poison = "usage-s5-0";
-    let server = Scripted::start(move |request: &Received| {
-        if request.transactions().iter().any(|id| id == poison) {
-            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-        }
-        request.results(|_| 200)
-    })
-    .await;
-    let settings = [("DELIVERY_MODE", "batch"), ("BATCH_COMPRESSION", "none"), ("POISON_ATTEMPTS", "2")];
-    let (redis, agent) = around(&server, &one_each(30), &settings).await;
-    let mut number = 0;
-    until("the record is given up", async || {
-        number += 1;
-        redis.push(USAGE, &[load::usage("other", number)]).await;
-        (redis.len(DEAD_LETTERS).await == 1).then_some(())
-    })
-    .await;
-    settled(&redis, &agent).await;
-    let metrics = agent.metrics().await;
-    assert_eq!(metrics.sum("dataplane_dead_lettered_total", &[("reason", "poison")]), 1.0);
-    assert_eq!(metrics.sum("dataplane_delivered_total", &[("kind", "usage")]), 29.0 + f64::from(number));
+    for status in [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::SERVICE_UNAVAILABLE] {
+        let server = Scripted::start(move |request: &Received| {
+            if request.transactions().iter().any(|id| id == poison) {
+                return status.into_response();
+            }
+            request.results(|_| 200)
+        })
+        .await;
+        let settings = [("DELIVERY_MODE", "batch"), ("BATCH_COMPRESSION", "none"), ("POISON_ATTEMPTS", "2")];
+        let (redis, agent) = around(&server, &one_each(30), &settings).await;
+        let mut number = 0;
+        until(&format!("{status}: the record is given up"), async || {
+            number += 1;
+            redis.push(USAGE, &[load::usage("other", number)]).await;
+            (redis.len(DEAD_LETTERS).await == 1).then_some(())
+        })
+        .await;
+        settled(&redis, &agent).await;
+        let metrics = agent.metrics().await;
+        assert_eq!(metrics.sum("dataplane_dead_lettered_total", &[("reason", "poison")]), 1.0);
+        assert_eq!(metrics.sum("dataplane_delivered_total", &[("kind", "usage")]), 29.0 + f64::from(number));
+    }
 }
 
 #[tokio::test]

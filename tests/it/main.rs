@@ -32,6 +32,7 @@ mod redis_in_the_field;
 mod redis_over_tls;
 mod redis_sentinel;
 mod refuses_everything;
+mod rounds_of_the_intake;
 mod samples;
 mod samples_through_an_agent;
 mod several_agents;

@@ -1,5 +1,8 @@
 //! Goal: each answer means what the contract's table says. Method: records with fates of their own in the sandbox.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
 use axum::response::IntoResponse as _;
 use serde_json::{Value, json};
 
@@ -236,21 +239,25 @@ async fn agent_of(redis: &RedisServer, server: &Scripted, settings: &[(&str, &st
 
 #[tokio::test]
 async fn a_record_that_is_answered_503_while_others_pass_is_poison_too() {
-    for mode in ["single", "batch"] {
-        let server = Scripted::start(|request: &Received| {
+    for (mode, retry_after) in [("single", None), ("single", Some("1")), ("batch", None)] {
+        let server = Scripted::start(move |request: &Received| {
             let status = |id: &str| if id.starts_with("usage-bad-") { 503 } else { 200 };
             if request.is_batch() {
                 return request.results(status);
             }
             let id = request.json()["transaction_id"].as_str().unwrap_or_default().to_owned();
-            axum::http::StatusCode::from_u16(status(&id)).expect("a status").into_response()
+            let status = axum::http::StatusCode::from_u16(status(&id)).expect("a status");
+            match retry_after {
+                Some(wait) if status != 200 => (status, [("retry-after", wait)]).into_response(),
+                _ => status.into_response(),
+            }
         })
         .await;
         let redis = RedisServer::start().await;
         let agent = agent_of(&redis, &server, &[("DELIVERY_MODE", mode), ("POISON_ATTEMPTS", "3")]).await;
         redis.push(USAGE, &[load::usage("bad", 0)]).await;
         let mut number = 0;
-        until(&format!("{mode}: the record is given up"), async || {
+        until(&format!("{mode}, {retry_after:?}: the record is given up"), async || {
             number += 1;
             redis.push(USAGE, &[load::usage("good", number)]).await;
             (redis.len(DEAD_LETTERS).await == 1).then_some(())
@@ -261,6 +268,41 @@ async fn a_record_that_is_answered_503_while_others_pass_is_poison_too() {
         assert_eq!(metrics.sum("dataplane_dead_lettered_total", &[("reason", "poison")]), 1.0);
         assert_eq!(metrics.sum("dataplane_delivered_total", &[]), f64::from(number));
     }
+}
+
+#[tokio::test]
+async fn a_part_of_the_control_plane_that_is_out_makes_no_poison() {
+    // Of what comes, one in three meets the part that is well: whichever record it is.
+    let (well, turn) = (Arc::<AtomicBool>::default(), Arc::<AtomicU32>::default());
+    let is_well = Arc::clone(&well);
+    let server = Scripted::start(move |request: &Received| {
+        let passes = |_: &str| {
+            let turn = turn.fetch_add(1, Ordering::Relaxed);
+            if is_well.load(Ordering::Relaxed) || turn.is_multiple_of(3) { 200 } else { 500 }
+        };
+        if request.is_batch() {
+            return request.results(passes);
+        }
+        axum::http::StatusCode::from_u16(passes("")).expect("a status").into_response()
+    })
+    .await;
+    let redis = RedisServer::start().await;
+    let agent = agent_of(&redis, &server, &[("DELIVERY_MODE", "batch"), ("POISON_ATTEMPTS", "2")]).await;
+    let mut number = 0;
+    until("many have failed again and again", async || {
+        let records: Vec<String> = (0..20).map(|n| load::usage(&format!("s{n}"), number + n)).collect();
+        let events: Vec<String> = (0..5).map(|n| load::started(&format!("e{}", number + n))).collect();
+        number += 20;
+        redis.push(USAGE, &records).await;
+        redis.push(LIFECYCLE, &events).await;
+        (agent.metrics().await.sum("dataplane_retries_total", &[("reason", "failing")]) > 500.0).then_some(())
+    })
+    .await;
+    well.store(true, Ordering::Relaxed);
+    agent.outbox_emptied().await;
+    let metrics = agent.metrics().await;
+    assert_eq!(metrics.sum("dataplane_dead_lettered_total", &[]), 0.0);
+    assert_eq!(metrics.sum("dataplane_delivered_total", &[]), f64::from(number / 20 * 25));
 }
 
 #[tokio::test]

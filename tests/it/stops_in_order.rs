@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::harness::{Agent, RedisServer, Stage, load, until};
+use super::harness::{Agent, QUOTA, QUOTA_ANSWERS, RedisServer, Stage, load, until};
 
 #[tokio::test]
 async fn sigterm_finishes_what_is_in_flight_says_goodbye_and_exits_with_0() {
@@ -40,6 +40,29 @@ async fn sigterm_finishes_what_is_in_flight_says_goodbye_and_exits_with_0() {
     assert_eq!(accounts.processed(), pushed);
     assert_eq!(accounts.sum("duplicates"), 0, "what was answered before the stop was settled");
     accounts.assert_in_order_and_recognisable();
+}
+
+#[tokio::test]
+async fn an_answer_that_redis_does_not_take_holds_up_neither_an_export_nor_the_stop() {
+    let mut stage = Stage::set_with(&[("ADMIN_TOKEN", "operator"), ("SHUTDOWN_TIMEOUT_SECONDS", "60")]).await;
+    let mut connection = stage.redis.connection();
+    let wrong = redis::cmd("SET").arg(QUOTA_ANSWERS).arg("no list").query_async(&mut connection).await;
+    let () = wrong.expect("it is set");
+    stage.redis.push(QUOTA, &[load::quota("s", 0)]).await;
+    until("it was asked for", async || {
+        (stage.sandbox.accounts().await.kind("quota", "processed") == 1).then_some(())
+    })
+    .await;
+    let exported = stage.agent.command(&[], &["outbox", "export", "backlog", "--json"]).await;
+    assert_eq!(exported.json()["exported"], 1, "{exported:?}");
+
+    stage.redis.push(QUOTA, &[load::quota("s", 1)]).await;
+    until("the next one, too", async || {
+        (stage.sandbox.accounts().await.kind("quota", "processed") == 2).then_some(())
+    })
+    .await;
+    assert_eq!(stage.agent.stop().await.code(), Some(0), "{}", stage.agent.log());
+    assert!(!stage.agent.log().contains("did not stop in time"), "{}", stage.agent.log());
 }
 
 #[tokio::test]

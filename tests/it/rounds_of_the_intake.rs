@@ -1,0 +1,54 @@
+//! Goal: however large the records of one queue are, a round leaves none of the others behind.
+//!
+//! Method: the scripts by themselves, against a real Redis.
+
+use redis::Value;
+
+use super::harness::{LIFECYCLE, Mode, QUOTA, RedisServer, USAGE};
+
+const LEASE: &str = include_str!("../../src/intake/lease.lua");
+const LIST: &str = include_str!("../../src/intake/list.lua");
+const STREAM: &str = include_str!("../../src/intake/stream.lua");
+/// What a round may give out, in bytes.
+const ROUND: usize = 1 << 20;
+
+/// How many messages one round gives of each queue.
+async fn round(redis: &RedisServer, mode: Mode) -> Vec<usize> {
+    let mut connection = redis.connection();
+    let () =
+        redis::cmd("SET").arg("lease").arg("held").query_async(&mut connection).await.expect("it is set");
+    let script = redis::Script::new(&[LEASE, if mode == Mode::List { LIST } else { STREAM }].concat());
+    let mut call = script.key("lease");
+    call.key("agents").arg("held").arg(60_000).arg("edge").arg("held");
+    if mode == Mode::List {
+        for queue in [LIFECYCLE, USAGE, QUOTA] {
+            call.key(queue).key(format!("{queue}:in-flight")).key(format!("{queue}:acked"));
+            call.arg(0).arg(0).arg(1024);
+        }
+        call.arg(ROUND);
+    } else {
+        call.arg("dataplane-agent").arg("edge").arg(ROUND);
+        for queue in [LIFECYCLE, USAGE, QUOTA] {
+            call.key(queue).arg(1024).arg("").arg(0).arg(0);
+        }
+    }
+    let reply: Vec<Vec<Value>> = call.invoke_async(&mut connection).await.expect("a round");
+    let messages = |queue: &Vec<Value>| match queue.last() {
+        Some(Value::Array(messages)) => messages.len(),
+        other => panic!("no messages: {other:?}"),
+    };
+    reply.iter().map(messages).collect()
+}
+
+#[tokio::test]
+async fn large_records_of_one_queue_leave_nothing_of_another_behind() {
+    for mode in [Mode::List, Mode::Stream] {
+        let redis = RedisServer::start().await;
+        let large = vec!["x".repeat(100 << 10); 100];
+        mode.push(&redis, USAGE, &large).await;
+        mode.push(&redis, QUOTA, &["asks".to_owned()]).await;
+        let given = round(&redis, mode).await;
+        assert_eq!((given[0], given[2]), (0, 1), "{}: {given:?}", mode.name());
+        assert!((10..=64).contains(&given[1]), "{}: {given:?}", mode.name());
+    }
+}

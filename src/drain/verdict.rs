@@ -47,7 +47,7 @@ impl Verdict {
 /// What is wrong with the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// No answer: refused, DNS, cut, time-out.
+    /// No answer, or none in HTTP: refused, DNS, cut.
     Unreachable,
     /// No answer in time.
     Timeout,
@@ -55,7 +55,7 @@ pub enum Trouble {
     Tls,
     /// 401 or 403.
     Credentials,
-    /// 3xx: the URL is wrong.
+    /// 3xx, or 1xx as the answer: the URL is wrong.
     Misconfigured,
     /// 408, 425, 429, 503: too much for it.
     Overloaded,

@@ -3,7 +3,7 @@
 -- After lease.lua, whose KEYS and ARGV come first.
 -- KEYS: for each queue the queue, this agent's in-flight list, and its count of acknowledged messages.
 -- ARGV: for each queue how many to acknowledge, how many in-flight messages the agent knows beyond those, and how
--- many to take; then how many bytes to take at the most.
+-- many to take; then how many bytes to give out at the most.
 --
 -- The order of the queues matters: the first is lifecycle, the second usage. Usage is taken only when no lifecycle
 -- event is left behind, so that a session's `started` is never taken after its usage.

@@ -12,7 +12,7 @@ use crate::record::Queue;
 
 /// The queues in the order of the scripts.
 pub(super) const ORDER: [Queue; 3] = [Queue::Lifecycle, Queue::Usage, Queue::Quota];
-/// Bytes of messages in one round at the most, and one chunk of the script more.
+/// Bytes of messages in one round at the most, and of each queue one message more, or from a stream one chunk.
 pub(super) const ROUND_BYTES: usize = 1 << 20;
 /// The oldest Redis that can be used: it has `LMOVE`, `BLMOVE` and `XAUTOCLAIM`.
 const OLDEST: (u32, u32) = (6, 2);

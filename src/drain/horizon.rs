@@ -18,7 +18,8 @@ pub struct Horizon {
 }
 
 /// The horizons that reading has not come to yet. Each is kept for itself: the newest alone lies behind all that waits,
-/// and with a backlog no event at all would go before the end of it.
+/// and with a backlog no event at all would go before the end of it. After a start that is so for the events in the outbox,
+/// since nobody remembers which of them had been let go: they wait until the usage that was there then has been read once.
 #[derive(Debug, Default)]
 pub(super) struct Horizons {
     /// The last that was told.

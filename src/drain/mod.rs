@@ -340,10 +340,12 @@ impl Run {
     /// While held back, and when what was in flight has ended: forgets what is in hand. It is read again when the drain goes
     /// on, without what was settled meanwhile by somebody else.
     fn park(&mut self) {
-        if self.held_back.is_some_and(|since| since.elapsed() >= LAST_PUSHES) {
+        let is_over = self.held_back.is_some_and(|since| since.elapsed() >= LAST_PUSHES);
+        let waits =
+            !self.sending.is_empty() || self.reading.is_some() || !(self.pushing.is_empty() || is_over);
+        if !self.parked && !waits {
+            // IMPORTANT: in one step with the lanes, which would wait for them.
             self.pushing.clear();
-        }
-        if !self.parked && self.sending.is_empty() && self.pushing.is_empty() && self.reading.is_none() {
             self.lanes = Lanes::default();
             self.read_ahead = ReadAhead::default();
             self.parked = true;

@@ -213,15 +213,18 @@ impl Routes {
     }
 
     /// A batch failed as a whole with 5xx: perhaps one of these broke it, if others have passed since it was last tried.
-    pub(super) fn may_be_one_of<'a>(&mut self, log: Log, batch: impl Iterator<Item = &'a mut Tries>) -> bool {
+    pub(super) fn may_be_one_of<'a>(
+        &mut self,
+        log: Log,
+        batch: impl ExactSizeIterator<Item = &'a mut Tries>,
+    ) -> bool {
         let deliveries = self.deliveries(log);
-        let (mut others_passed, mut failed) = (false, 0);
+        self.of(log).failed += batch.len() as u64;
+        let mut others_passed = false;
         for tries in batch {
             others_passed |= deliveries > tries.deliveries;
-            failed += 1;
             self.note(log, tries);
         }
-        self.of(log).failed += failed;
         others_passed
     }
 

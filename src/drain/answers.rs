@@ -201,13 +201,15 @@ impl Run {
         detail: String,
         now: Instant,
     ) -> bool {
-        let is_its_own = self.routes.is_its_own(item.ticket.log, beside, &mut item.tries) && was_up;
-        item.tries.poisoned += u32::from(is_its_own);
-        if item.tries.poisoned >= self.drain.settings.poison_attempts {
+        let log = item.ticket.log;
+        let others_passed = self.routes.failed_on(log, beside, &mut item.tries) && was_up;
+        item.tries.poisoned += u32::from(others_passed);
+        let is_its_own = self.routes.are_its_own(log, beside, &item.tries);
+        if item.tries.poisoned >= self.drain.settings.poison_attempts && is_its_own {
             self.bury(key, &item, Reason::Poison, detail);
             return true;
         }
-        let wait = match (trouble, is_its_own) {
+        let wait = match (trouble, others_passed && is_its_own) {
             // It need not be tried again with every probe that finds the others well.
             (Trouble::Overloaded, true) => {
                 Some(self.link.record_delay(item.tries.attempts).max(retry_after.unwrap_or_default()))

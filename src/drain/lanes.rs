@@ -52,6 +52,13 @@ impl LaneKey {
     }
 }
 
+/// How often the `ControlPlane` could do what it was asked to, and how often it failed with 5xx.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Fares {
+    pub passes: u64,
+    pub failures: u64,
+}
+
 /// What has happened to a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tries {
@@ -62,8 +69,10 @@ pub(super) struct Tries {
     pub deliveries: u64,
     /// How many of any kind.
     pub any_deliveries: u64,
-    /// How many of its kind had been answered 5xx until then.
-    pub failed: u64,
+    /// How its kind had fared when it was first tried.
+    pub first: Fares,
+    /// How many of the failures since then were those of its own requests.
+    pub own_failures: u64,
     /// The most records that it may travel with: halved when a batch fails as a whole, so that a record at fault is
     /// alone in the end.
     pub batch_most: usize,
@@ -75,7 +84,8 @@ impl Tries {
         poisoned: 0,
         deliveries: 0,
         any_deliveries: 0,
-        failed: 0,
+        first: Fares { passes: 0, failures: 0 },
+        own_failures: 0,
         batch_most: usize::MAX,
     };
 }

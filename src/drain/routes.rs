@@ -16,15 +16,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lanes::{LOGS, LaneKey, Tries, Unknown, place};
+use super::lanes::{Fares, LOGS, LaneKey, Tries, Unknown, place};
 use super::link::{Jitter, Settings};
 use super::verdict::Trouble;
 use crate::outbox::Log;
 
 /// Longer without a delivery is no time in which records were being delivered: a session's grace stands still.
 const DELIVERING_GAP: Duration = Duration::from_secs(10);
-/// A 5xx is a record's own when so many of its kind were delivered for each other that was answered so: else it is load, or
-/// an outage of a part of the `ControlPlane`.
+/// 5xx is a record's own fault when so much of its kind has passed for each other failure: else it is load, or an outage of
+/// a part of the `ControlPlane`.
 const PASS_FOR_EACH_FAILED: u64 = 4;
 
 /// What is known of one kind.
@@ -41,8 +41,8 @@ struct Route {
     unknown_sessions: HashSet<LaneKey>,
     /// Answers since then that there is no such route.
     absent: u32,
-    /// Answers of 5xx for one record so far.
-    failed: u64,
+    /// How it has fared so far. What is answered as a whole counts once, however much is in it: an outage does not ask.
+    fares: Fares,
     /// Why it is held.
     held: Option<Held>,
 }
@@ -50,7 +50,7 @@ struct Route {
 /// Which others' fortunes tell whether a failure is a record's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beside {
-    /// Those of its kind, of which hardly any may have failed as well.
+    /// Those of its kind.
     ItsKind,
     /// Any: it was answered 2xx, and only the answer is worth nothing.
     Any,
@@ -112,6 +112,7 @@ impl Routes {
         }
         route.last_delivery = Some(now);
         route.deliveries += records;
+        route.fares.passes += 1;
         route.forget();
         self.let_go(log, now)
     }
@@ -195,43 +196,52 @@ impl Routes {
         self.routes[at].deliveries == since.deliveries[at]
     }
 
-    /// Whether this 5xx is the record's own: others have passed since it was last tried, and hardly any has failed likewise.
-    pub(super) fn is_its_own(&mut self, log: Log, beside: Beside, tries: &mut Tries) -> bool {
+    /// Of a batch that was answered record by record, so many passed beside some that failed: each by itself.
+    pub(super) fn passed_apart(&mut self, log: Log, records: u64) {
+        self.of(log).fares.passes += records.saturating_sub(1);
+    }
+
+    /// The server failed on this record alone. Whether others have passed since it was last tried.
+    pub(super) fn failed_on(&mut self, log: Log, beside: Beside, tries: &mut Tries) -> bool {
         let before = *tries;
         self.note(log, tries);
-        self.of(log).failed += 1;
-        // It is not one of the others.
-        tries.failed += 1;
+        self.of(log).fares.failures += 1;
+        tries.own_failures += 1;
         match beside {
-            Beside::ItsKind => {
-                let passed = tries.deliveries.saturating_sub(before.deliveries);
-                let others_failed = tries.failed.saturating_sub(before.failed + 1);
-                passed > 0 && passed >= PASS_FOR_EACH_FAILED.saturating_mul(others_failed)
-            }
+            Beside::ItsKind => tries.deliveries > before.deliveries,
             Beside::Any => tries.any_deliveries > before.any_deliveries,
         }
     }
 
-    /// A batch failed as a whole with 5xx: perhaps one of these broke it, if others have passed since it was last tried.
-    pub(super) fn may_be_one_of<'a>(
-        &mut self,
-        log: Log,
-        batch: impl ExactSizeIterator<Item = &'a mut Tries>,
-    ) -> bool {
+    /// The server failed on a batch as a whole: perhaps for one of these, if others have passed since it was last tried.
+    pub(super) fn failed_on_all<'a>(&mut self, log: Log, batch: impl Iterator<Item = &'a mut Tries>) -> bool {
         let deliveries = self.deliveries(log);
-        self.of(log).failed += batch.len() as u64;
         let mut others_passed = false;
         for tries in batch {
             others_passed |= deliveries > tries.deliveries;
             self.note(log, tries);
+            tries.own_failures += 1;
         }
+        self.of(log).fares.failures += 1;
         others_passed
     }
 
+    /// Whether the failures that a record has met are its own: since it was first tried, hardly anything else has failed.
+    pub(super) fn are_its_own(&self, log: Log, beside: Beside, tries: &Tries) -> bool {
+        let (now, first) = (self.known_of(log).fares, tries.first);
+        let others_failed = (now.failures - first.failures).saturating_sub(tries.own_failures);
+        beside == Beside::Any || now.passes - first.passes >= PASS_FOR_EACH_FAILED * others_failed
+    }
+
+    /// A record is tried for the first time.
+    pub(super) fn begin(&self, log: Log, tries: &mut Tries) {
+        self.note(log, tries);
+        tries.first = self.known_of(log).fares;
+    }
+
     /// Notes how far the others have come, to be compared with at the next attempt.
-    pub(super) fn note(&self, log: Log, tries: &mut Tries) {
-        let route = self.known_of(log);
-        (tries.deliveries, tries.failed) = (route.deliveries, route.failed);
+    fn note(&self, log: Log, tries: &mut Tries) {
+        tries.deliveries = self.deliveries(log);
         tries.any_deliveries = self.routes.iter().map(|route| route.deliveries).sum();
     }
 

@@ -119,7 +119,7 @@ impl Run {
         for (_, item) in &mut parcel {
             item.tries.attempts += 1;
             if item.tries.attempts == 1 {
-                self.routes.note(item.ticket.log, &mut item.tries);
+                self.routes.begin(item.ticket.log, &mut item.tries);
             }
         }
         let client = Arc::clone(&self.drain.client);

@@ -272,37 +272,43 @@ async fn a_record_that_is_answered_503_while_others_pass_is_poison_too() {
 
 #[tokio::test]
 async fn a_part_of_the_control_plane_that_is_out_makes_no_poison() {
-    // Of what comes, one in three meets the part that is well: whichever record it is.
-    let (well, turn) = (Arc::<AtomicBool>::default(), Arc::<AtomicU32>::default());
-    let is_well = Arc::clone(&well);
-    let server = Scripted::start(move |request: &Received| {
-        let passes = |_: &str| {
-            let turn = turn.fetch_add(1, Ordering::Relaxed);
-            if is_well.load(Ordering::Relaxed) || turn.is_multiple_of(3) { 200 } else { 500 }
-        };
-        if request.is_batch() {
-            return request.results(passes);
-        }
-        axum::http::StatusCode::from_u16(passes("")).expect("a status").into_response()
-    })
-    .await;
-    let redis = RedisServer::start().await;
-    let agent = agent_of(&redis, &server, &[("DELIVERY_MODE", "batch"), ("POISON_ATTEMPTS", "2")]).await;
-    let mut number = 0;
-    until("many have failed again and again", async || {
-        let records: Vec<String> = (0..20).map(|n| load::usage(&format!("s{n}"), number + n)).collect();
-        let events: Vec<String> = (0..5).map(|n| load::started(&format!("e{}", number + n))).collect();
-        number += 20;
-        redis.push(USAGE, &records).await;
-        redis.push(LIFECYCLE, &events).await;
-        (agent.metrics().await.sum("dataplane_retries_total", &[("reason", "failing")]) > 500.0).then_some(())
-    })
-    .await;
-    well.store(true, Ordering::Relaxed);
-    agent.outbox_emptied().await;
-    let metrics = agent.metrics().await;
-    assert_eq!(metrics.sum("dataplane_dead_lettered_total", &[]), 0.0);
-    assert_eq!(metrics.sum("dataplane_delivered_total", &[]), f64::from(number / 20 * 25));
+    // Of what comes, each record of a batch or each request, one in three meets the part that is well: whichever it is.
+    for (mode, apart) in [("batch", true), ("batch", false), ("single", false)] {
+        let (well, turn) = (Arc::<AtomicBool>::default(), Arc::<AtomicU32>::default());
+        let is_well = Arc::clone(&well);
+        let server = Scripted::start(move |request: &Received| {
+            let passes = |_: &str| {
+                let turn = turn.fetch_add(1, Ordering::Relaxed);
+                if is_well.load(Ordering::Relaxed) || turn.is_multiple_of(3) { 200 } else { 500 }
+            };
+            if request.is_batch() && apart {
+                return request.results(passes);
+            }
+            match passes("") {
+                200 if request.is_batch() => request.results(|_| 200),
+                status => axum::http::StatusCode::from_u16(status).expect("a status").into_response(),
+            }
+        })
+        .await;
+        let redis = RedisServer::start().await;
+        let agent = agent_of(&redis, &server, &[("DELIVERY_MODE", mode), ("POISON_ATTEMPTS", "5")]).await;
+        let mut number = 0;
+        until(&format!("{mode}, {apart}: many have failed again and again"), async || {
+            let records: Vec<String> = (0..20).map(|n| load::usage(&format!("s{n}"), number + n)).collect();
+            let events: Vec<String> = (0..5).map(|n| load::started(&format!("e{}", number + n))).collect();
+            number += 20;
+            redis.push(USAGE, &records).await;
+            redis.push(LIFECYCLE, &events).await;
+            let retries = agent.metrics().await.sum("dataplane_retries_total", &[("reason", "failing")]);
+            (retries > 500.0).then_some(())
+        })
+        .await;
+        well.store(true, Ordering::Relaxed);
+        agent.outbox_emptied().await;
+        let metrics = agent.metrics().await;
+        assert_eq!(metrics.sum("dataplane_dead_lettered_total", &[]), 0.0, "{mode}, {apart}");
+        assert_eq!(metrics.sum("dataplane_delivered_total", &[]), f64::from(number / 20 * 25));
+    }
 }
 
 #[tokio::test]

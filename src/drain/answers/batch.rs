@@ -42,7 +42,7 @@ impl Run {
             // Load, most often; and what one of them does to the server, which is looked for where load would be over.
             let lasts = parcel.iter().any(|(_, item)| item.tries.attempts >= SHED_AGAIN);
             let others_passed =
-                self.routes.may_be_one_of(Log::Usage, parcel.iter_mut().map(|(_, item)| &mut item.tries));
+                self.routes.failed_on_all(Log::Usage, parcel.iter_mut().map(|(_, item)| &mut item.tries));
             if lasts && others_passed {
                 halve(&mut parcel);
             }
@@ -67,7 +67,7 @@ impl Run {
                 UNUSABLE_BATCH.clone_into(&mut self.heard);
             }
             // Perhaps one of them broke it: if others pass meanwhile, it is looked for in halves.
-            if self.routes.may_be_one_of(Log::Usage, parcel.iter_mut().map(|(_, item)| &mut item.tries)) {
+            if self.routes.failed_on_all(Log::Usage, parcel.iter_mut().map(|(_, item)| &mut item.tries)) {
                 halve(&mut parcel);
             }
             let change = self.link.failed(Trouble::Failing, None, trip, now);
@@ -97,6 +97,12 @@ impl Run {
         let was_up = self.link.trouble().is_none();
         if delivered > 0 {
             self.delivered(Log::Usage, delivered, trip, now);
+            if rest
+                .iter()
+                .any(|(.., verdict, _)| matches!(verdict, Verdict::ServerError | Verdict::Unavailable))
+            {
+                self.routes.passed_apart(Log::Usage, delivered);
+            }
         } else if rest.iter().all(|(.., verdict, _)| *verdict == Verdict::SessionUnknown) {
             if let Some((.., result)) = rest.first() {
                 self.heard = of_a_batch(result);

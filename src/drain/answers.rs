@@ -204,6 +204,7 @@ impl Run {
         let log = item.ticket.log;
         let others_passed = self.routes.failed_on(log, beside, &mut item.tries) && was_up;
         item.tries.poisoned += u32::from(others_passed);
+        self.routes.is_failing(log, key);
         let is_its_own = self.routes.are_its_own(log, beside, &item.tries);
         if item.tries.poisoned >= self.drain.settings.poison_attempts && is_its_own {
             self.bury(key, &item, Reason::Poison, detail);
@@ -249,6 +250,7 @@ impl Run {
     pub(super) fn settle(&mut self, key: LaneKey, item: &Item, settlement: Settlement) {
         // IMPORTANT: the outbox first: once the lane is gone, only the outbox knows that this record is done with.
         self.drain.outbox.settle(&item.ticket, settlement);
+        self.routes.is_done(item.ticket.log, key);
         self.lanes.known(key);
         self.lanes.settle(key, item);
         if tracing::enabled!(tracing::Level::DEBUG) {
@@ -304,6 +306,7 @@ impl Run {
             payload: Payload::Record(item.record.clone()),
         };
         self.drain.outbox.bury(&item.ticket, letter);
+        self.routes.is_done(item.ticket.log, key);
         self.lanes.settle(key, item);
     }
 

@@ -347,6 +347,7 @@ impl Run {
             // IMPORTANT: in one step with the lanes, which would wait for them.
             self.pushing.clear();
             self.lanes = Lanes::default();
+            self.routes.forget_lanes();
             self.read_ahead = ReadAhead::default();
             self.parked = true;
         }

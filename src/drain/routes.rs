@@ -43,6 +43,8 @@ struct Route {
     absent: u32,
     /// How it has fared so far. What is answered as a whole counts once, however much is in it: an outage does not ask.
     fares: Fares,
+    /// Lanes whose head has met 5xx, and waits.
+    failing: HashSet<LaneKey>,
     /// Why it is held.
     held: Option<Held>,
 }
@@ -226,8 +228,28 @@ impl Routes {
         others_passed
     }
 
-    /// Whether the failures that a record has met are its own: since it was first tried, hardly anything else has failed.
+    /// The head of a lane has met 5xx, by itself.
+    pub(super) fn is_failing(&mut self, log: Log, key: LaneKey) {
+        self.of(log).failing.insert(key);
+    }
+
+    /// The head of a lane is done with.
+    pub(super) fn is_done(&mut self, log: Log, key: LaneKey) {
+        self.of(log).failing.remove(&key);
+    }
+
+    /// All lanes are forgotten.
+    pub(super) fn forget_lanes(&mut self) {
+        self.routes.iter_mut().for_each(|route| route.failing.clear());
+    }
+
+    /// Whether the failures that a record has met are its own: since it was first tried, hardly anything else has failed, and
+    /// no more records fail at the same time than may be refused in a row. Else it is always the same part that is out.
     pub(super) fn are_its_own(&self, log: Log, beside: Beside, tries: &Tries) -> bool {
+        let most = self.settings.refusal_brake as usize;
+        if most > 0 && self.known_of(log).failing.len() > most {
+            return false;
+        }
         let (now, first) = (self.known_of(log).fares, tries.first);
         let others_failed = (now.failures - first.failures).saturating_sub(tries.own_failures);
         beside == Beside::Any || now.passes - first.passes >= PASS_FOR_EACH_FAILED * others_failed

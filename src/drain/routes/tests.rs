@@ -177,6 +177,23 @@ fn a_batch_that_failed_as_a_whole_is_no_failure_of_others_to_its_records() {
 }
 
 #[test]
+fn more_failing_records_than_may_be_refused_are_an_outage_that_always_hits_the_same_ones() {
+    let (mut routes, now) = (routes(), Instant::now());
+    let mut tries = Tries::NONE;
+    routes.begin(Log::Usage, &mut tries);
+    routes.delivered(Log::Usage, 1, now);
+    routes.failed_on(Log::Usage, Beside::ItsKind, &mut tries);
+    for session in 1..=6 {
+        assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &tries), "{session} fail");
+        routes.is_failing(Log::Usage, LaneKey::of_test(session));
+        routes.is_failing(Log::Started, LaneKey::of_test(session));
+    }
+    assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &tries));
+    routes.is_done(Log::Usage, LaneKey::of_test(3));
+    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &tries));
+}
+
+#[test]
 fn nothing_is_poison_while_a_part_of_the_control_plane_is_out() {
     // Three of ten requests meet the part that fails, whatever is in them. Records that have met it are tried again, after a
     // backoff in which others are.

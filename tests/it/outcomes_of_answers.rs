@@ -329,7 +329,7 @@ async fn the_cause_of_a_link_that_is_down_is_told_also_where_the_answer_was_200(
             (link["cause"] == cause).then_some(())
         })
         .await;
-        assert!(agent.log().contains(&format!("\"cause\":\"{cause}\"")), "{}", agent.log());
+        agent.says(&format!("\"cause\":\"{cause}\"")).await;
     }
     let server = Scripted::start(|_| axum::Json(json!({"success": true})).into_response()).await;
     let redis = RedisServer::start().await;

@@ -169,6 +169,11 @@ impl Agent {
         serde_json::from_str(&self.get("/health").await?.1).ok()
     }
 
+    /// Waits until its log has these words: a line comes a moment behind what it tells of.
+    pub(crate) async fn says(&self, words: &str) {
+        until(&format!("the log says: {words}"), async || self.log().contains(words).then_some(())).await;
+    }
+
     /// Waits until what waits in its outbox has become none. As long as it becomes less that may take long.
     pub(crate) async fn outbox_emptied(&self) {
         let mut least = u64::MAX;

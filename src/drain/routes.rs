@@ -246,13 +246,13 @@ impl Routes {
     /// Whether the failures that a record has met are its own: since it was first tried, hardly anything else has failed, and
     /// no more records fail at the same time than may be refused in a row. Else it is always the same part that is out.
     pub(super) fn are_its_own(&self, log: Log, beside: Beside, tries: &Tries) -> bool {
-        let most = self.settings.refusal_brake as usize;
-        if most > 0 && self.known_of(log).failing.len() > most {
-            return false;
+        if beside == Beside::Any {
+            return true;
         }
-        let (now, first) = (self.known_of(log).fares, tries.first);
-        let others_failed = (now.failures - first.failures).saturating_sub(tries.own_failures);
-        beside == Beside::Any || now.passes - first.passes >= PASS_FOR_EACH_FAILED * others_failed
+        let (route, most) = (self.known_of(log), self.settings.refusal_brake as usize);
+        let others_failed = (route.fares.failures - tries.first.failures).saturating_sub(tries.own_failures);
+        let passed = route.fares.passes - tries.first.passes;
+        passed >= PASS_FOR_EACH_FAILED * others_failed && (most == 0 || route.failing.len() <= most)
     }
 
     /// A record is tried for the first time.

@@ -91,17 +91,10 @@ impl Lanes {
                 continue;
             }
             // What goes behind it goes with it: it could not go without, and would hold room for nothing.
-            for (line, of) in lane.lines[at..].iter_mut().zip(at..) {
-                while let Some(item) = line.give_up_last() {
-                    let size = item.record.data().len();
-                    self.counts[of] -= 1;
-                    self.bytes[of] -= size;
-                    if of == at {
-                        records -= 1;
-                        bytes -= size;
-                    }
-                }
-            }
+            let before = (self.counts[at], self.bytes[at]);
+            give_up_from(at, lane, &mut self.counts, &mut self.bytes);
+            records -= before.0 - self.counts[at];
+            bytes -= before.1 - self.bytes[at];
             if !lane.holds_any() {
                 self.waiting.remove(&(until, key));
                 self.resting.insert((until, key));
@@ -114,12 +107,7 @@ impl Lanes {
         for head in (0..at).filter(|head| self.held[*head]) {
             for key in &self.ready[head] {
                 let Some(lane) = self.lanes.get_mut(key) else { continue };
-                for (line, of) in lane.lines[at..].iter_mut().zip(at..) {
-                    while let Some(item) = line.give_up_last() {
-                        self.counts[of] -= 1;
-                        self.bytes[of] -= item.record.data().len();
-                    }
-                }
+                give_up_from(at, lane, &mut self.counts, &mut self.bytes);
             }
         }
     }
@@ -131,12 +119,7 @@ impl Lanes {
             && let Some(key) = self.ready[at].pop_back()
         {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
-            for (line, of) in lane.lines[at..].iter_mut().zip(at..) {
-                while let Some(item) = line.give_up_last() {
-                    self.counts[of] -= 1;
-                    self.bytes[of] -= item.record.data().len();
-                }
-            }
+            give_up_from(at, lane, &mut self.counts, &mut self.bytes);
             lane.queued = None;
             lane.not_before = Some(until);
             self.resting.insert((until, key));
@@ -207,6 +190,21 @@ impl Lanes {
     /// Whether a log is being read again.
     pub(super) fn is_refilling(&self) -> bool {
         self.refilling.iter().any(|lanes| !lanes.is_empty())
+    }
+}
+
+/// A lane gives up all that it has of the log at this place, and of those behind it.
+fn give_up_from(
+    at: usize,
+    lane: &mut Lane,
+    counts: &mut [usize; LOGS.len()],
+    bytes: &mut [usize; LOGS.len()],
+) {
+    for (line, of) in lane.lines[at..].iter_mut().zip(at..) {
+        while let Some(item) = line.give_up_last() {
+            counts[of] -= 1;
+            bytes[of] -= item.record.data().len();
+        }
     }
 }
 

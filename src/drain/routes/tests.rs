@@ -189,6 +189,7 @@ fn more_failing_records_than_may_be_refused_are_an_outage_that_always_hits_the_s
         routes.is_failing(Log::Started, LaneKey::of_test(session));
     }
     assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &tries));
+    assert!(routes.are_its_own(Log::Usage, Beside::Any, &tries), "where every answer of the kind is wrong");
     routes.is_done(Log::Usage, LaneKey::of_test(3));
     assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &tries));
 }

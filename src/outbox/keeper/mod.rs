@@ -144,6 +144,9 @@ impl Keeper {
             }
         };
         if is_due || ticked.elapsed() >= TICK {
+            if self.chores_at.elapsed() >= CHORES {
+                self.chores();
+            }
             self.tick();
             self.answer_flushes();
             *ticked = Instant::now();
@@ -229,9 +232,6 @@ impl Keeper {
         }
         self.bury_rejected();
         self.tidy();
-        if self.chores_at.elapsed() >= CHORES {
-            self.chores();
-        }
         self.commit();
         self.shared.measure();
     }

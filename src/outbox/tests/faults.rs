@@ -215,6 +215,7 @@ fn tell(dir: &std::path::Path, fails_at: Option<u64>, dies: bool) -> u64 {
     story.tick(false);
     assert_eq!(story.rig().stats().total_depth(), 0);
     assert_eq!(story.rig().segments(), 1);
+    // A large newest one is ended too, and then given back.
     story.tick(true);
     story.tick(false);
     let folders = std::fs::read_dir(dir.join("segments")).unwrap().count();

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::lanes::{Item, LaneKey, Parcel, kind_of};
-use super::link::{Change, Trip};
-use super::routes::Beside;
+use super::link::{Change, Trip, asked_wait};
+use super::routes::{Beside, Whose};
 use super::verdict::{Trouble, Verdict, judge};
 use super::{Form, Run, Sent};
 use crate::control_plane::{Answer, QuotaAnswer, parse_quota_answer};
@@ -17,6 +17,9 @@ use crate::record::Kind;
 
 /// Of an answer, a dead letter keeps so much.
 const DETAIL_BYTES: usize = 1024;
+
+/// So often a failure must be met to speak for itself, and not of the link.
+const FAILED_AGAIN: u32 = 3;
 
 /// What was heard where the status says nothing of what is wrong.
 const UNUSABLE_QUOTA: &str = "an answer to a quota request that cannot be used";
@@ -28,6 +31,8 @@ struct Failure {
     retry_after: Option<Duration>,
     /// The link was up: else the failure is not the record's.
     was_up: bool,
+    /// Of the request, if it was for this record alone: the link has not heard of it yet.
+    trip: Option<Trip>,
 }
 
 impl Run {
@@ -101,16 +106,13 @@ impl Run {
                 self.session_unknown(key, item, detail(answer), now);
             }
             Verdict::ServerError => {
-                let failure = Failure { trouble: Trouble::Failing, beside, retry_after, was_up };
-                if !self.failed(key, item, failure, detail(answer), now) {
-                    let change = self.link.failed(Trouble::Failing, None, trip, now);
-                    self.announce(change);
-                }
+                let failure =
+                    Failure { trouble: Trouble::Failing, beside, retry_after, was_up, trip: Some(trip) };
+                self.failed(key, item, failure, detail(answer), now);
             }
             Verdict::Unavailable => {
-                let change = self.link.failed(Trouble::Overloaded, retry_after, trip, now);
-                self.announce(change);
-                let failure = Failure { trouble: Trouble::Overloaded, beside, retry_after, was_up };
+                let failure =
+                    Failure { trouble: Trouble::Overloaded, beside, retry_after, was_up, trip: Some(trip) };
                 self.failed(key, item, failure, detail(answer), now);
             }
             Verdict::Link(trouble) => self.link_failed(vec![(key, item)], trouble, retry_after, trip, now),
@@ -138,6 +140,13 @@ impl Run {
         }
     }
 
+    /// It was answered, if not as one would wish.
+    fn answers(&mut self, log: Log, now: Instant) {
+        if self.routes.answered(log, now) {
+            self.let_go(log, now);
+        }
+    }
+
     /// A kind is held from now on.
     fn held(&self, log: Log) {
         let held = self.routes.all_held().find(|(of, _)| *of == log);
@@ -155,6 +164,7 @@ impl Run {
         let log = item.ticket.log;
         let change = self.link.refused(now);
         self.announce(change);
+        self.answers(log, now);
         let sets_it = self.routes.refused(log, &self.heard, now);
         // The brake holds from the refusal that sets it: that one is still a dead letter, no later one.
         if self.routes.gives_up(log, sets_it) {
@@ -173,6 +183,7 @@ impl Run {
         // Whatever was wrong with the link, it answers.
         let change = self.link.not_found(now);
         self.announce(change);
+        self.answers(log, now);
         // One that was unknown already while others were delivered is no sign that all are.
         let since = self.lanes.unknown_since(key, self.routes.progress());
         let session = LaneKey::of_session(item.record.session());
@@ -192,34 +203,64 @@ impl Run {
         }
     }
 
-    /// The server failed on this record. True if that was once too often.
-    fn failed(
-        &mut self,
-        key: LaneKey,
-        mut item: Item,
-        Failure { trouble, beside, retry_after, was_up }: Failure,
-        detail: String,
-        now: Instant,
-    ) -> bool {
+    /// The server failed on this record.
+    fn failed(&mut self, key: LaneKey, mut item: Item, failure: Failure, detail: String, now: Instant) {
+        let Failure { trouble, beside, retry_after, was_up, trip } = failure;
         let log = item.ticket.log;
-        let others_passed = self.routes.failed_on(log, beside, &mut item.tries) && was_up;
+        let passed = self.routes.failed_on(log, &mut item.tries);
+        let others_passed = passed.beside(beside) && was_up;
         item.tries.poisoned += u32::from(others_passed);
         self.routes.is_failing(log, key);
         let is_its_own = self.routes.are_its_own(log, beside, &item.tries);
         if item.tries.poisoned >= self.drain.settings.poison_attempts && is_its_own {
             self.bury(key, &item, Reason::Poison, detail);
-            return true;
+            return;
         }
-        let wait = match (trouble, others_passed && is_its_own) {
+        // One that fails again and again while nothing else does must not hold up all that with it.
+        let speaks_for_itself = is_its_own && passed.of_any && was_up && item.tries.attempts >= FAILED_AGAIN;
+        if let Some(trip) = trip.filter(|_| !speaks_for_itself) {
+            let asked = retry_after.filter(|_| trouble == Trouble::Overloaded);
+            self.troubled(log, std::iter::once(key), trouble, asked, trip, now);
+        }
+        let is_known = speaks_for_itself || (others_passed && is_its_own);
+        let wait = match trouble {
             // It need not be tried again with every probe that finds the others well.
-            (Trouble::Overloaded, true) => {
+            _ if is_known => {
                 Some(self.link.record_delay(item.tries.attempts).max(retry_after.unwrap_or_default()))
             }
-            (Trouble::Overloaded, false) => None,
+            Trouble::Overloaded => None,
             _ => retry_after,
         };
         self.retry(key, item, trouble.label(), wait, now);
-        false
+    }
+
+    /// A request met what the link may be to blame for: the link hears of it, unless its kind alone is in trouble.
+    fn troubled(
+        &mut self,
+        log: Log,
+        sessions: impl Iterator<Item = LaneKey>,
+        trouble: Trouble,
+        retry_after: Option<Duration>,
+        trip: Trip,
+        now: Instant,
+    ) {
+        let whose = if trouble.may_be_a_kinds() {
+            self.routes.troubled(log, sessions, trouble, &self.heard, now)
+        } else {
+            Whose::Link
+        };
+        if whose == Whose::Link {
+            let change = self.link.failed(trouble, retry_after, trip, now);
+            self.announce(change);
+            return;
+        }
+        if whose == Whose::KindFromNowOn {
+            self.link.was_not_congested(now);
+            self.held(log);
+        }
+        if let Some(wait) = asked_wait(retry_after) {
+            self.routes.asked_to_wait(now + wait);
+        }
     }
 
     fn link_failed(
@@ -234,8 +275,10 @@ impl Run {
             self.renewed_token = true;
             self.drain.client.renew_token();
         }
-        let change = self.link.failed(trouble, retry_after, trip, now);
-        self.announce(change);
+        if let Some((_, first)) = parcel.first() {
+            let sessions = parcel.iter().map(|(key, _)| *key);
+            self.troubled(first.ticket.log, sessions, trouble, retry_after, trip, now);
+        }
         for (key, item) in parcel {
             self.retry(key, item, trouble.label(), None, now);
         }
@@ -325,6 +368,7 @@ impl Run {
             Some(Change::Up) => {
                 tracing::info!("the link to the ControlPlane is up");
                 self.cause = None;
+                self.routes.link_up(Instant::now());
             }
             None => {}
         }

@@ -322,10 +322,11 @@ impl Lanes {
         waiting[2].then_some(2)
     }
 
-    /// A record to probe the link with: the one that was tried least, so that no bad record holds the link down.
-    pub(super) fn pick_probe(&mut self) -> Option<Parcel> {
-        let at = CLASSES.into_iter().flatten().copied().find(|at| self.may_go(*at))?;
-        self.pick_least_tried(at)
+    /// A record to probe the link with: of the kind that failed least, the one that was tried least, so that neither a bad
+    /// record nor one bad kind holds the link down.
+    pub(super) fn pick_probe(&mut self, failed: impl Fn(Log) -> u64) -> Option<Parcel> {
+        let may_go = CLASSES.into_iter().flatten().copied().filter(|at| self.may_go(*at));
+        self.pick_least_tried(may_go.min_by_key(|at| failed(LOGS[*at]))?)
     }
 
     /// A record to probe a log with that is held, likewise.

@@ -193,6 +193,12 @@ impl Link {
         self.limit = self.limit.min(INITIAL_LIMIT);
     }
 
+    /// What looked like congestion was not the link's: it need not be as slow as it has become.
+    pub(super) fn was_not_congested(&mut self, now: Instant) {
+        self.pace.begin_anew(now);
+        self.threshold = self.settings.concurrency as f64;
+    }
+
     /// The link failed.
     pub(super) fn failed(
         &mut self,
@@ -244,10 +250,7 @@ impl Link {
     }
 
     fn open(&mut self, trouble: Trouble, retry_after: Option<Duration>, now: Instant) -> Option<Change> {
-        // A fleet that is told the same time must not come back in the same instant; and what is hardly a wait at all
-        // is no advice.
-        let asked =
-            retry_after.filter(|wait| *wait >= SHORTEST_ASKED).map(|wait| jittered(wait, wait.mul_f64(1.1)));
+        let asked = asked_wait(retry_after);
         let change = (self.trouble != Some(trouble)).then_some(Change::Down(trouble));
         if let Circuit::Open { until } = self.circuit
             && self.trouble.is_some()
@@ -311,6 +314,12 @@ impl Jitter {
         };
         least + most.saturating_sub(least).mul_f64(share)
     }
+}
+
+/// How long to wait when asked to. A fleet that is told the same time must not come back in the same instant; and what is
+/// hardly a wait at all is no advice.
+pub(super) fn asked_wait(retry_after: Option<Duration>) -> Option<Duration> {
+    retry_after.filter(|wait| *wait >= SHORTEST_ASKED).map(|wait| jittered(wait, wait.mul_f64(1.1)))
 }
 
 fn jittered(least: Duration, most: Duration) -> Duration {

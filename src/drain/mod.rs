@@ -193,6 +193,8 @@ struct Run {
     turn: Option<oneshot::Sender<()>>,
     /// The limiter has let one request through that has not gone yet.
     may_send: bool,
+    /// The last request that went was a probe of what is held.
+    probed: bool,
     read_ahead: ReadAhead,
     sending: FuturesUnordered<Sending>,
     pushing: FuturesUnordered<Pushing>,
@@ -223,6 +225,7 @@ impl Drain {
             parked: false,
             turn: None,
             may_send: false,
+            probed: false,
             read_ahead: ReadAhead::default(),
             sending: FuturesUnordered::new(),
             pushing: FuturesUnordered::new(),

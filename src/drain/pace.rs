@@ -112,6 +112,13 @@ impl Pace {
         self.set(rate, Growth::Doubling, now);
     }
 
+    /// What it was slowed down for was no congestion: it begins as after an outage, and knows nothing of what may be.
+    pub(super) fn begin_anew(&mut self, now: Instant) {
+        if self.limit.take().is_some() {
+            self.restart(now);
+        }
+    }
+
     fn set(&mut self, rate: f64, growth: Growth, now: Instant) {
         let tokens = self.limit.map_or(0.0, |limit| limit.tokens.min(1.0));
         self.limit = Some(Limit { rate, growth, since: now, tokens, filled: now });
@@ -183,6 +190,21 @@ mod tests {
         let first = run(&mut pace, begin, 1);
         assert!((15..60).contains(&first), "{first}");
         assert!(run(&mut pace, begin + Duration::from_secs(1), 9) > 20_000);
+    }
+
+    #[test]
+    fn what_was_no_congestion_leaves_no_low_rate() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(begin);
+        pace.begin_anew(begin);
+        assert_eq!(pace.until(begin), None, "where there was no limit there is none");
+        for n in 0..100 {
+            pace.congested(begin + Duration::from_millis(n * 10));
+        }
+        let now = begin + Duration::from_secs(1);
+        pace.begin_anew(now);
+        let first = run(&mut pace, now, 1);
+        assert!((15..60).contains(&first), "{first}");
     }
 
     #[test]

@@ -5,27 +5,29 @@
 //! quota requests go on as ever. So deliveries, refusals and unknown sessions are counted for each kind, and what is
 //! delivered of one is no evidence for another.
 //!
-//! A kind of which everything is refused, or every session unknown, is *held*: nothing more of it becomes a dead letter, one
-//! of its records at a time probes it, and the other kinds go on. However many kinds are held, they take turns: an outage of
-//! all of them is as quiet as that of one.
+//! A kind of which everything is refused, or every session unknown, or which alone meets what else would be the link's
+//! trouble ([`fares`]), is *held*: nothing more of it becomes a dead letter, one of its records at a time probes it, and the
+//! other kinds go on. However many kinds are held, they take turns: an outage of all of them is as quiet as that of one.
 //!
 //! A pure state machine: the time is an argument, nothing here waits.
+
+mod fares;
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lanes::{Fares, LOGS, LaneKey, Tries, Unknown, place};
+use super::lanes::{Fares, LOGS, LaneKey, Unknown, place};
 use super::link::{Jitter, Settings};
 use super::verdict::Trouble;
 use crate::outbox::Log;
 
+use fares::Troubles;
+pub(super) use fares::{Beside, Whose};
+
 /// Longer without a delivery is no time in which records were being delivered: a session's grace stands still.
 const DELIVERING_GAP: Duration = Duration::from_secs(10);
-/// 5xx is a record's own fault when so much of its kind has passed for each other failure: else it is load, or an outage of
-/// a part of the `ControlPlane`.
-const PASS_FOR_EACH_FAILED: u64 = 4;
 
 /// What is known of one kind.
 #[derive(Debug, Default)]
@@ -45,17 +47,10 @@ struct Route {
     fares: Fares,
     /// Lanes whose head has met 5xx, and waits.
     failing: HashSet<LaneKey>,
+    /// What the link may be to blame for, since the last delivery.
+    troubles: Troubles,
     /// Why it is held.
     held: Option<Held>,
-}
-
-/// Which others' fortunes tell whether a failure is a record's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Beside {
-    /// Those of its kind.
-    ItsKind,
-    /// Any: it was answered 2xx, and only the answer is worth nothing.
-    Any,
 }
 
 /// Why a kind is held.
@@ -74,6 +69,8 @@ pub(super) struct Routes {
     in_a_row: u32,
     /// When the next probe of what is held may go.
     until: Option<Instant>,
+    /// Not before this, for it was asked to wait.
+    asked: Option<Instant>,
     /// Of which log one is under way.
     probing: Option<usize>,
     /// Whose turn it is.
@@ -87,7 +84,17 @@ impl Routes {
     pub(super) fn new(settings: Settings) -> Self {
         let routes = std::array::from_fn(|_| Route::default());
         let jitter = Jitter::default();
-        Self { settings, routes, in_a_row: 0, until: None, probing: None, turn: 0, failures: 0, jitter }
+        Self {
+            settings,
+            routes,
+            in_a_row: 0,
+            until: None,
+            asked: None,
+            probing: None,
+            turn: 0,
+            failures: 0,
+            jitter,
+        }
     }
 
     fn of(&mut self, log: Log) -> &mut Route {
@@ -198,80 +205,17 @@ impl Routes {
         self.routes[at].deliveries == since.deliveries[at]
     }
 
-    /// Of a batch that was answered record by record, so many passed beside some that failed: each by itself.
-    pub(super) fn passed_apart(&mut self, log: Log, records: u64) {
-        self.of(log).fares.passes += records.saturating_sub(1);
-    }
-
-    /// The server failed on this record alone. Whether others have passed since it was last tried.
-    pub(super) fn failed_on(&mut self, log: Log, beside: Beside, tries: &mut Tries) -> bool {
-        let before = *tries;
-        self.note(log, tries);
-        self.of(log).fares.failures += 1;
-        tries.own_failures += 1;
-        match beside {
-            Beside::ItsKind => tries.deliveries > before.deliveries,
-            Beside::Any => tries.any_deliveries > before.any_deliveries,
-        }
-    }
-
-    /// The server failed on a batch as a whole: perhaps for one of these, if others have passed since it was last tried.
-    pub(super) fn failed_on_all<'a>(&mut self, log: Log, batch: impl Iterator<Item = &'a mut Tries>) -> bool {
-        let deliveries = self.deliveries(log);
-        let mut others_passed = false;
-        for tries in batch {
-            others_passed |= deliveries > tries.deliveries;
-            self.note(log, tries);
-            tries.own_failures += 1;
-        }
-        self.of(log).fares.failures += 1;
-        others_passed
-    }
-
-    /// The head of a lane has met 5xx, by itself.
-    pub(super) fn is_failing(&mut self, log: Log, key: LaneKey) {
-        self.of(log).failing.insert(key);
-    }
-
-    /// The head of a lane is done with.
-    pub(super) fn is_done(&mut self, log: Log, key: LaneKey) {
-        self.of(log).failing.remove(&key);
-    }
-
-    /// All lanes are forgotten.
-    pub(super) fn forget_lanes(&mut self) {
-        self.routes.iter_mut().for_each(|route| route.failing.clear());
-    }
-
-    /// Whether the failures that a record has met are its own: since it was first tried, hardly anything else has failed, and
-    /// no more records fail at the same time than may be refused in a row. Else it is always the same part that is out.
-    pub(super) fn are_its_own(&self, log: Log, beside: Beside, tries: &Tries) -> bool {
-        if beside == Beside::Any {
-            return true;
-        }
-        let (route, most) = (self.known_of(log), self.settings.refusal_brake as usize);
-        let others_failed = (route.fares.failures - tries.first.failures).saturating_sub(tries.own_failures);
-        let passed = route.fares.passes - tries.first.passes;
-        passed >= PASS_FOR_EACH_FAILED * others_failed && (most == 0 || route.failing.len() <= most)
-    }
-
-    /// A record is tried for the first time.
-    pub(super) fn begin(&self, log: Log, tries: &mut Tries) {
-        self.note(log, tries);
-        tries.first = self.known_of(log).fares;
-    }
-
-    /// Notes how far the others have come, to be compared with at the next attempt.
-    fn note(&self, log: Log, tries: &mut Tries) {
-        tries.deliveries = self.deliveries(log);
-        tries.any_deliveries = self.routes.iter().map(|route| route.deliveries).sum();
-    }
-
     /// A gap in which the link was down is no time in which records were delivered.
     pub(super) fn link_down(&mut self) {
         for route in &mut self.routes {
             route.last_delivery = None;
         }
+    }
+
+    /// The link is up again: what is held may have failed with it.
+    pub(super) fn link_up(&mut self, now: Instant) {
+        let soonest = self.asked.map_or(now, |asked| asked.max(now));
+        self.until = self.until.map(|until| until.min(soonest));
     }
 
     /// Which logs are held.
@@ -326,8 +270,15 @@ impl Routes {
         braked
     }
 
-    /// Somebody knows better than to wait: the next probe may go now.
+    /// What is held is asked for no sooner than this.
+    pub(super) fn asked_to_wait(&mut self, until: Instant) {
+        self.asked = self.asked.max(Some(until));
+        self.until = self.until.max(self.asked);
+    }
+
+    /// Somebody knows better than to wait: the next probe may go now, whatever was asked for.
     pub(super) fn hurry(&mut self, now: Instant) {
+        self.asked = None;
         self.until = self.until.map(|until| until.min(now));
     }
 
@@ -348,7 +299,7 @@ impl Routes {
     fn let_go(&mut self, log: Log, now: Instant) -> bool {
         let was_held = self.of(log).held.take().is_some();
         if was_held {
-            self.failures = 1;
+            (self.failures, self.asked) = (1, None);
             // Where one is mended the others may be.
             self.until = self.held().contains(&true).then_some(now);
         }
@@ -357,7 +308,8 @@ impl Routes {
 
     fn wait(&mut self, now: Instant) {
         let (least, most) = (self.settings.initial_delay, self.settings.backoff(self.failures));
-        self.until = Some(now + self.jitter.between(least, most));
+        let until = now + self.jitter.between(least, most);
+        self.until = Some(until).max(self.asked);
     }
 }
 
@@ -366,6 +318,7 @@ impl Route {
     fn forget(&mut self) {
         (self.refusals, self.unknown, self.absent) = (0, 0, 0);
         self.unknown_sessions.clear();
+        self.troubles = Troubles::default();
     }
 }
 

@@ -36,12 +36,14 @@ impl Run {
             }
             let batches = self.batching.is_on(now);
             let is_closed = self.link.circuit() == Circuit::Closed;
-            // What is held says nothing good of a link that is down: it probes that where nothing else can.
-            let probes = probes.filter(|_| is_closed || !self.lanes.has_ready());
+            // What is held says nothing good of a link that is down: it probes that where nothing else can. Nor does it
+            // take one place after the other where these are few.
+            let may_probe = is_closed && !self.probed || !self.lanes.has_ready();
+            let probes = probes.filter(|_| may_probe);
             let picked = match probes {
                 Some(log) => self.lanes.pick_probe_of(log),
                 None if is_closed => self.lanes.pick(batches.then_some(&self.batching)),
-                None => self.lanes.pick_probe(),
+                None => self.lanes.pick_probe(|log| self.routes.troubles_in_a_row(log)),
             };
             let Some(parcel) = picked else { break };
             let Some((key, first)) = parcel.first() else { continue };
@@ -53,6 +55,7 @@ impl Run {
             let form = if batch { self.batching.next() } else { Form::Single };
             self.link.sent(now);
             self.may_send = false;
+            self.probed = probes.is_some();
             if let Some(log) = probes {
                 self.routes.probe_sent(log);
             }

@@ -96,6 +96,16 @@ impl Trouble {
         }
     }
 
+    /// Whether a part of the `ControlPlane` that serves one kind of records may be to blame, and not the link.
+    pub(super) const fn may_be_a_kinds(self) -> bool {
+        matches!(self, Self::Unreachable | Self::Timeout | Self::Overloaded | Self::Failing)
+    }
+
+    /// Whether it was answered at all.
+    pub(super) const fn is_answer(self) -> bool {
+        !matches!(self, Self::Unreachable | Self::Timeout | Self::Tls)
+    }
+
     /// Whether going slower would help.
     pub const fn is_congestion(self) -> bool {
         matches!(self, Self::Overloaded | Self::Timeout)

@@ -25,6 +25,8 @@ enum Broken {
     Results(u16),
     /// Started and completed events.
     Lifecycle(u16),
+    /// Likewise, and it asks to wait a second.
+    LifecycleLater(u16),
     Quota(u16),
 }
 
@@ -63,6 +65,10 @@ fn answer(request: &Received, broken: Broken, works: bool, taken: &mut HashSet<S
         Broken::Results(status) if !works && ends("/usage-records") => return no(status),
         Broken::Results(status) if !works && request.is_batch() => return request.results(|_| status),
         Broken::Lifecycle(status) if !works && is_lifecycle => return no(status),
+        Broken::LifecycleLater(status) if !works && is_lifecycle => {
+            let later = [(axum::http::header::RETRY_AFTER, "1")];
+            return (later, no(status)).into_response();
+        }
         Broken::Quota(status) if !works && ends("/refresh") => return no(status),
         _ => {}
     }
@@ -103,7 +109,7 @@ async fn agent(redis: &RedisServer, plane: &Plane, mode: &str) -> Agent {
 }
 
 /// The route is broken while traffic of all kinds goes on, and then works. `kinds` is what is held for this `reason`.
-async fn breaks(broken: Broken, mode: &str, kinds: &[&str], reason: Option<&str>) {
+async fn breaks(broken: Broken, mode: &str, kinds: &[&str], reason: &str) {
     let plane = Plane::start(broken).await;
     let redis = RedisServer::start().await;
     let agent = agent(&redis, &plane, mode).await;
@@ -118,13 +124,13 @@ async fn breaks(broken: Broken, mode: &str, kinds: &[&str], reason: Option<&str>
         redis.push(QUOTA, &[load::quota("old", round)]).await;
         tokio::time::sleep(std::time::Duration::from_millis(25)).await;
     }
-    if broken != Broken::Quota(422) {
+    if !matches!(broken, Broken::Quota(_)) {
         until(&format!("{what}: quota requests pass"), async || {
             (plane.taken("quota-") == ROUNDS as usize).then_some(())
         })
         .await;
     }
-    if matches!(broken, Broken::Lifecycle(_) | Broken::Quota(_)) {
+    if matches!(broken, Broken::Lifecycle(_) | Broken::LifecycleLater(_) | Broken::Quota(_)) {
         until(&format!("{what}: usage of other sessions passes"), async || {
             (plane.taken("usage-old-") == 4 * ROUNDS as usize).then_some(())
         })
@@ -135,28 +141,26 @@ async fn breaks(broken: Broken, mode: &str, kinds: &[&str], reason: Option<&str>
         })
         .await;
     }
-    if let Some(reason) = reason {
-        let told = until(&format!("{what}: it is told"), async || {
-            let link = control_plane(&agent).await?;
-            link["link"].as_str()?.ends_with(reason).then_some(link)
-        })
-        .await;
-        let held = told["held"].as_array().expect("a list");
-        assert!(!held.is_empty(), "{what}: {told}");
-        for held in held {
-            assert!(kinds.contains(&held["kind"].as_str().expect("a kind")), "{what}: {told}");
-            let cause = held["cause"].as_str().expect("a cause");
-            assert!(held["reason"] == reason && cause.starts_with("status 4"), "{what}: {told}");
-        }
-        let said = agent.log();
-        assert_eq!(said.matches("takes no records of this kind").count(), held.len(), "{what}: {said}");
+    let told = until(&format!("{what}: it is told"), async || {
+        let link = control_plane(&agent).await?;
+        link["link"].as_str()?.ends_with(reason).then_some(link)
+    })
+    .await;
+    let held = told["held"].as_array().expect("a list");
+    assert!(!held.is_empty(), "{what}: {told}");
+    for held in held {
+        assert!(kinds.contains(&held["kind"].as_str().expect("a kind")), "{what}: {told}");
+        let cause = held["cause"].as_str().expect("a cause");
+        assert!(held["reason"] == reason && cause.starts_with("status "), "{what}: {told}");
     }
+    let said = agent.log();
+    assert_eq!(said.matches("takes no records of this kind").count(), held.len(), "{what}: {said}");
     plane.works.store(true, Ordering::Relaxed);
     agent.outbox_emptied().await;
     let metrics = agent.metrics().await;
     metrics.assert_conserved();
     let dead = metrics.sum("dataplane_dead_letters", &[]);
-    let most = if reason == Some("refusing") { (BRAKE + CONCURRENCY) * kinds.len() as u32 } else { 0 };
+    let most = if reason == "refusing" { (BRAKE + CONCURRENCY) * kinds.len() as u32 } else { 0 };
     assert!(dead <= f64::from(most), "{what}: {dead} dead letters\n{}", agent.log());
     assert_eq!(plane.taken(""), ROUNDS as usize * 8 - dead as usize, "{what}: the rest is delivered");
 }
@@ -166,35 +170,46 @@ const EVENTS_ALONE: &[&str] = &["session_started", "session_completed"];
 
 #[tokio::test]
 async fn usage_alone_that_is_refused_meets_the_brake() {
-    breaks(Broken::Usage(422), "single", USAGE_ALONE, Some("refusing")).await;
-    breaks(Broken::Usage(422), "batch", USAGE_ALONE, Some("refusing")).await;
-    breaks(Broken::Results(422), "auto", USAGE_ALONE, Some("refusing")).await;
+    breaks(Broken::Usage(422), "single", USAGE_ALONE, "refusing").await;
+    breaks(Broken::Usage(422), "batch", USAGE_ALONE, "refusing").await;
+    breaks(Broken::Results(422), "auto", USAGE_ALONE, "refusing").await;
 }
 
 #[tokio::test]
 async fn usage_alone_without_a_route_is_no_unknown_sessions() {
-    breaks(Broken::Usage(404), "auto", USAGE_ALONE, Some("no_route")).await;
-    breaks(Broken::Usage(404), "batch", USAGE_ALONE, Some("no_route")).await;
-    breaks(Broken::Results(404), "auto", USAGE_ALONE, Some("no_route")).await;
+    breaks(Broken::Usage(404), "auto", USAGE_ALONE, "no_route").await;
+    breaks(Broken::Usage(404), "batch", USAGE_ALONE, "no_route").await;
+    breaks(Broken::Results(404), "auto", USAGE_ALONE, "no_route").await;
 }
 
 #[tokio::test]
 async fn usage_alone_that_fails_in_every_way_a_server_can_is_no_poison() {
-    for status in [500, 503] {
-        breaks(Broken::Usage(status), "auto", USAGE_ALONE, None).await;
-        breaks(Broken::Results(status), "auto", USAGE_ALONE, None).await;
+    for (status, reason) in [(500, "failing"), (503, "overloaded")] {
+        breaks(Broken::Usage(status), "auto", USAGE_ALONE, reason).await;
+        breaks(Broken::Results(status), "auto", USAGE_ALONE, reason).await;
     }
 }
 
 #[tokio::test]
 async fn events_alone_that_are_refused_or_have_no_route_cost_no_more() {
-    breaks(Broken::Lifecycle(422), "auto", EVENTS_ALONE, Some("refusing")).await;
-    breaks(Broken::Lifecycle(404), "auto", EVENTS_ALONE, Some("no_route")).await;
+    breaks(Broken::Lifecycle(422), "auto", EVENTS_ALONE, "refusing").await;
+    breaks(Broken::Lifecycle(404), "auto", EVENTS_ALONE, "no_route").await;
+}
+
+#[tokio::test]
+async fn events_alone_that_fail_stop_no_usage() {
+    breaks(Broken::Lifecycle(500), "auto", EVENTS_ALONE, "failing").await;
+    breaks(Broken::LifecycleLater(503), "auto", EVENTS_ALONE, "overloaded").await;
+}
+
+#[tokio::test]
+async fn quota_requests_alone_that_fail_stop_nothing_else() {
+    breaks(Broken::Quota(503), "auto", &["quota_refresh"], "overloaded").await;
 }
 
 #[tokio::test]
 async fn quota_requests_alone_that_are_refused_meet_a_brake_of_their_own() {
-    breaks(Broken::Quota(422), "auto", &["quota_refresh"], Some("refusing")).await;
+    breaks(Broken::Quota(422), "auto", &["quota_refresh"], "refusing").await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Failure, detail};
+use super::{FAILED_AGAIN, Failure, detail};
 use crate::control_plane::{Answer, RecordResult, Response, parse_batch_answer};
 use crate::drain::Run;
 use crate::drain::lanes::Parcel;
@@ -13,8 +13,6 @@ use crate::outbox::{Log, Reason, Settlement};
 
 /// What was heard where the status says nothing of what is wrong.
 const UNUSABLE_BATCH: &str = "a batch's answer without usable results";
-/// A batch that has been shed so often, while others passed, may be shed for what is in it.
-const SHED_AGAIN: u32 = 3;
 
 impl Run {
     /// The answer to a batch: a result for each record, or one answer for all of them.
@@ -40,7 +38,7 @@ impl Run {
             self.link_failed(parcel, trouble, retry_after, trip, now);
         } else if verdict == Verdict::Unavailable && parcel.len() > 1 {
             // Load, most often; and what one of them does to the server, which is looked for where load would be over.
-            let lasts = parcel.iter().any(|(_, item)| item.tries.attempts >= SHED_AGAIN);
+            let lasts = parcel.iter().any(|(_, item)| item.tries.attempts >= FAILED_AGAIN);
             let others_passed =
                 self.routes.failed_on_all(Log::Usage, parcel.iter_mut().map(|(_, item)| &mut item.tries));
             if lasts && others_passed {
@@ -53,12 +51,9 @@ impl Run {
                 UNUSABLE_BATCH.clone_into(&mut self.heard);
                 // 2xx without a result: nobody can say what it means for the record.
                 let was_up = self.link.trouble().is_none();
-                let failure =
-                    Failure { trouble: Trouble::Failing, beside: Beside::ItsKind, retry_after, was_up };
-                if !self.failed(key, item, failure, detail(answer), now) {
-                    let change = self.link.failed(Trouble::Failing, None, trip, now);
-                    self.announce(change);
-                }
+                let (trouble, beside) = (Trouble::Failing, Beside::ItsKind);
+                let failure = Failure { trouble, beside, retry_after, was_up, trip: Some(trip) };
+                self.failed(key, item, failure, detail(answer), now);
             } else {
                 self.record_answered(key, item, trip, answer);
             }
@@ -70,8 +65,8 @@ impl Run {
             if self.routes.failed_on_all(Log::Usage, parcel.iter_mut().map(|(_, item)| &mut item.tries)) {
                 halve(&mut parcel);
             }
-            let change = self.link.failed(Trouble::Failing, None, trip, now);
-            self.announce(change);
+            let sessions = parcel.iter().map(|(key, _)| *key);
+            self.troubled(Log::Usage, sessions, Trouble::Failing, None, trip, now);
             for (key, item) in parcel {
                 self.retry(key, item, Trouble::Failing.label(), retry_after, now);
             }
@@ -114,8 +109,8 @@ impl Run {
             rest.iter().find_map(|(.., verdict, result)| Some((verdict.trouble()?, result)))
         {
             self.heard = of_a_batch(result);
-            let change = self.link.failed(trouble, None, trip, now);
-            self.announce(change);
+            let sessions = rest.iter().map(|(key, ..)| *key);
+            self.troubled(Log::Usage, sessions, trouble, None, trip, now);
         }
         for (key, item, verdict, result) in rest {
             let detail = format!("status {}: {}", result.status, result.error.as_deref().unwrap_or_default());
@@ -128,7 +123,8 @@ impl Run {
                 Verdict::ServerError | Verdict::Unavailable => {
                     let trouble =
                         if verdict == Verdict::Unavailable { Trouble::Overloaded } else { Trouble::Failing };
-                    let failure = Failure { trouble, beside: Beside::ItsKind, retry_after: None, was_up };
+                    let beside = Beside::ItsKind;
+                    let failure = Failure { trouble, beside, retry_after: None, was_up, trip: None };
                     self.failed(key, item, failure, detail, now);
                 }
                 Verdict::Link(trouble) => self.retry(key, item, trouble.label(), None, now),

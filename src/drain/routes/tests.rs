@@ -5,7 +5,7 @@ use super::*;
 const MS: Duration = Duration::from_millis(1);
 const FOR_LONG: Duration = Duration::from_secs(3600);
 
-fn routes() -> Routes {
+pub(super) fn routes() -> Routes {
     Routes::new(Settings {
         failures_to_open: 3,
         initial_delay: Duration::from_secs(5),
@@ -117,106 +117,6 @@ fn a_grace_runs_only_while_others_of_its_kind_are_delivered() {
     assert_eq!(routes.delivering_since(Log::Usage, &since), Duration::from_secs(3));
     routes.delivered(Log::Usage, 1, start + 2 * FOR_LONG);
     assert_eq!(routes.delivering_since(Log::Usage, &since), Duration::from_secs(13));
-}
-
-#[test]
-fn a_record_is_poison_only_beside_deliveries_of_its_own_kind() {
-    let (mut routes, now) = (routes(), Instant::now());
-    let mut tries = Tries::NONE;
-    routes.begin(Log::Usage, &mut tries);
-    routes.delivered(Log::Quota, 100, now);
-    assert!(!routes.failed_on(Log::Usage, Beside::ItsKind, &mut tries));
-    routes.delivered(Log::Usage, 1, now);
-    assert!(routes.failed_on(Log::Usage, Beside::ItsKind, &mut tries));
-    assert!(!routes.failed_on(Log::Usage, Beside::ItsKind, &mut tries), "each delivery counts once");
-    routes.delivered(Log::Quota, 1, now);
-    assert!(routes.failed_on(Log::Usage, Beside::Any, &mut tries), "where the answer alone was bad");
-    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &tries), "nothing else has failed");
-}
-
-#[test]
-fn failures_are_a_records_own_when_hardly_any_other_meets_one() {
-    let (mut routes, now) = (routes(), Instant::now());
-    let (mut bad, mut other) = (Tries::NONE, Tries::NONE);
-    routes.failed_on(Log::Usage, Beside::ItsKind, &mut other);
-    routes.begin(Log::Usage, &mut bad);
-    routes.failed_on(Log::Usage, Beside::ItsKind, &mut bad);
-    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &bad), "what failed before says nothing of now");
-    routes.failed_on(Log::Usage, Beside::ItsKind, &mut other);
-    for passed in 0..4 {
-        assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &bad), "one failed, {passed} passed");
-        // However much is in a request, it passes once.
-        routes.delivered(Log::Usage, 500, now);
-    }
-    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &bad));
-    routes.failed_on_all(Log::Usage, std::iter::once(&mut other));
-    assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &bad));
-    assert!(
-        routes.are_its_own(Log::Usage, Beside::Any, &bad),
-        "where the answers of the kind are what is wrong"
-    );
-    // Each by itself where each was answered by itself.
-    routes.delivered(Log::Usage, 4, now);
-    routes.passed_apart(Log::Usage, 4);
-    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &bad));
-}
-
-#[test]
-fn a_batch_that_failed_as_a_whole_is_no_failure_of_others_to_its_records() {
-    let (mut routes, now) = (routes(), Instant::now());
-    let mut batch = [Tries::NONE; 3];
-    for tries in &mut batch {
-        routes.begin(Log::Usage, tries);
-    }
-    assert!(!routes.failed_on_all(Log::Usage, batch.iter_mut()), "nothing has passed");
-    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &batch[0]));
-    routes.delivered(Log::Usage, 1, now);
-    assert!(routes.failed_on_all(Log::Usage, batch[..1].iter_mut()));
-    assert!(!routes.failed_on_all(Log::Usage, batch[..1].iter_mut()), "nothing has passed since");
-    assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &batch[2]), "two others failed, and one passed");
-}
-
-#[test]
-fn more_failing_records_than_may_be_refused_are_an_outage_that_always_hits_the_same_ones() {
-    let (mut routes, now) = (routes(), Instant::now());
-    let mut tries = Tries::NONE;
-    routes.begin(Log::Usage, &mut tries);
-    routes.delivered(Log::Usage, 1, now);
-    routes.failed_on(Log::Usage, Beside::ItsKind, &mut tries);
-    for session in 1..=6 {
-        assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &tries), "{session} fail");
-        routes.is_failing(Log::Usage, LaneKey::of_test(session));
-        routes.is_failing(Log::Started, LaneKey::of_test(session));
-    }
-    assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &tries));
-    assert!(routes.are_its_own(Log::Usage, Beside::Any, &tries), "where every answer of the kind is wrong");
-    routes.is_done(Log::Usage, LaneKey::of_test(3));
-    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &tries));
-}
-
-#[test]
-fn nothing_is_poison_while_a_part_of_the_control_plane_is_out() {
-    // Three of ten requests meet the part that fails, whatever is in them. Records that have met it are tried again, after a
-    // backoff in which others are.
-    let (mut routes, now) = (routes(), Instant::now());
-    let mut waiting = std::collections::VecDeque::new();
-    let mut random = 1_u64;
-    for _ in 0..100_000 {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let mut tries = if waiting.len() > 20 { waiting.pop_front() } else { None }.unwrap_or_else(|| {
-            let mut tries = Tries::NONE;
-            routes.begin(Log::Usage, &mut tries);
-            tries
-        });
-        if (random >> 32) % 10 < 7 {
-            routes.delivered(Log::Usage, 1, now);
-            continue;
-        }
-        tries.poisoned += u32::from(routes.failed_on(Log::Usage, Beside::ItsKind, &mut tries));
-        let is_its_own = routes.are_its_own(Log::Usage, Beside::ItsKind, &tries);
-        assert!(tries.poisoned < 4 || !is_its_own, "{tries:?}");
-        waiting.push_back(tries);
-    }
 }
 
 #[test]

@@ -119,7 +119,8 @@ impl Model {
     /// Takes the next record, and judges whether it may go.
     fn pick(&mut self, probe: bool) -> Result<bool, TestCaseError> {
         let ready = self.lanes.has_ready();
-        let picked = if probe { self.lanes.pick_probe() } else { self.lanes.pick(self.batching.as_ref()) };
+        let picked =
+            if probe { self.lanes.pick_probe(|_| 0) } else { self.lanes.pick(self.batching.as_ref()) };
         prop_assert_eq!(ready, picked.is_some(), "what is said to be ready can be taken");
         let Some(parcel) = picked else { return Ok(false) };
         prop_assert!(parcel.len() == 1 || self.batching.is_some());

@@ -1,0 +1,207 @@
+//! Whose failure it is, as the fortunes of others tell: a record's own, its kind's, or the link's.
+
+use std::collections::HashSet;
+
+use tokio::time::Instant;
+
+use super::super::lanes::{LOGS, LaneKey, Tries};
+use super::super::verdict::Trouble;
+use super::Routes;
+use crate::outbox::Log;
+
+/// A failure is one's own when so much else has passed for each other one that failed: else it is load, or an outage of a part
+/// of the `ControlPlane`.
+const PASS_FOR_EACH_FAILED: u64 = 4;
+/// A kind fails when that is so for this many of its sessions. One alone may be a record's own failure.
+const SESSIONS_OF_A_KIND: usize = 2;
+
+/// Which others' fortunes tell whether a failure is a record's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::drain) enum Beside {
+    /// Those of its kind.
+    ItsKind,
+    /// Any: it was answered 2xx, and only the answer is worth nothing.
+    Any,
+}
+
+/// Who has passed since a record was last tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::drain) struct Passed {
+    of_its_kind: bool,
+    pub(in crate::drain) of_any: bool,
+}
+
+impl Passed {
+    /// Whether one of those did.
+    pub(in crate::drain) fn beside(self, beside: Beside) -> bool {
+        match beside {
+            Beside::ItsKind => self.of_its_kind,
+            Beside::Any => self.of_any,
+        }
+    }
+}
+
+/// Whose a failure is that the link may be to blame for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::drain) enum Whose {
+    /// The link's, for all that is known.
+    Link,
+    /// Its kind's, which is held.
+    Kind,
+    /// Likewise, as is known now.
+    KindFromNowOn,
+}
+
+/// What a kind has met since its last delivery that the link may be to blame for.
+#[derive(Debug, Default)]
+pub(super) struct Troubles {
+    /// Requests.
+    failed: u32,
+    /// Sessions in them; as many as it takes to know.
+    sessions: HashSet<LaneKey>,
+    /// How often requests of other kinds had passed when the first failed.
+    others_passed: u64,
+}
+
+impl Routes {
+    /// Of a batch that was answered record by record, so many passed beside some that failed: each by itself.
+    pub(in crate::drain) fn passed_apart(&mut self, log: Log, records: u64) {
+        self.of(log).fares.passes += records.saturating_sub(1);
+    }
+
+    /// The server failed on this record alone. Tells which others have passed since it was last tried.
+    pub(in crate::drain) fn failed_on(&mut self, log: Log, tries: &mut Tries) -> Passed {
+        let before = *tries;
+        self.note(log, tries);
+        self.of(log).fares.failures += 1;
+        tries.own_failures += 1;
+        Passed {
+            of_its_kind: tries.deliveries > before.deliveries,
+            of_any: tries.any_deliveries > before.any_deliveries,
+        }
+    }
+
+    /// The server failed on a batch as a whole: perhaps for one of these, if others have passed since it was last tried.
+    pub(in crate::drain) fn failed_on_all<'a>(
+        &mut self,
+        log: Log,
+        batch: impl Iterator<Item = &'a mut Tries>,
+    ) -> bool {
+        let deliveries = self.deliveries(log);
+        let mut others_passed = false;
+        for tries in batch {
+            others_passed |= deliveries > tries.deliveries;
+            self.note(log, tries);
+            tries.own_failures += 1;
+        }
+        self.of(log).fares.failures += 1;
+        others_passed
+    }
+
+    /// The head of a lane has met 5xx, by itself.
+    pub(in crate::drain) fn is_failing(&mut self, log: Log, key: LaneKey) {
+        self.of(log).failing.insert(key);
+    }
+
+    /// The head of a lane is done with.
+    pub(in crate::drain) fn is_done(&mut self, log: Log, key: LaneKey) {
+        self.of(log).failing.remove(&key);
+    }
+
+    /// All lanes are forgotten.
+    pub(in crate::drain) fn forget_lanes(&mut self) {
+        self.routes.iter_mut().for_each(|route| route.failing.clear());
+    }
+
+    /// Whether the failures that a record has met are its own: since it was first tried, hardly anything else has failed, and
+    /// no more records fail at the same time than may be refused in a row. Else it is always the same part that is out.
+    pub(in crate::drain) fn are_its_own(&self, log: Log, beside: Beside, tries: &Tries) -> bool {
+        if beside == Beside::Any {
+            return true;
+        }
+        let (route, most) = (self.known_of(log), self.settings.refusal_brake as usize);
+        let others_failed = (route.fares.failures - tries.first.failures).saturating_sub(tries.own_failures);
+        let passed = route.fares.passes - tries.first.passes;
+        passed >= PASS_FOR_EACH_FAILED * others_failed && (most == 0 || route.failing.len() <= most)
+    }
+
+    /// A record is tried for the first time.
+    pub(in crate::drain) fn begin(&self, log: Log, tries: &mut Tries) {
+        self.note(log, tries);
+        tries.first = self.known_of(log).fares;
+    }
+
+    /// Notes how far the others have come, to be compared with at the next attempt.
+    fn note(&self, log: Log, tries: &mut Tries) {
+        tries.deliveries = self.deliveries(log);
+        tries.any_deliveries = self.routes.iter().map(|route| route.deliveries).sum();
+    }
+
+    /// A request of this kind, with records of these sessions, met what the link may be to blame for. Tells whose it is.
+    pub(in crate::drain) fn troubled(
+        &mut self,
+        log: Log,
+        sessions: impl Iterator<Item = LaneKey>,
+        trouble: Trouble,
+        cause: &str,
+        now: Instant,
+    ) -> Whose {
+        let others_passed = self.passes_beside(log);
+        let troubles = &mut self.of(log).troubles;
+        if troubles.failed == 0 {
+            troubles.others_passed = others_passed;
+        }
+        troubles.failed = troubles.failed.saturating_add(1);
+        for session in sessions {
+            if troubles.sessions.len() >= SESSIONS_OF_A_KIND {
+                break;
+            }
+            troubles.sessions.insert(session);
+        }
+        match &self.known_of(log).held {
+            // What is held probes on its own, and the link hears of what is new.
+            Some(held)
+                if held.trouble.is_answer() == trouble.is_answer() && held.trouble.may_be_a_kinds() =>
+            {
+                Whose::Kind
+            }
+            None if self.fails_alone(log) => {
+                self.hold(log, trouble, cause, now);
+                Whose::KindFromNowOn
+            }
+            _ => Whose::Link,
+        }
+    }
+
+    /// It has failed as often in a row as opens the circuit, of more than one session, while others passed.
+    fn fails_alone(&self, log: Log) -> bool {
+        let troubles = &self.known_of(log).troubles;
+        let others_fail: u64 =
+            LOGS.into_iter().filter(|other| *other != log).map(|other| self.troubles_in_a_row(other)).sum();
+        let others_passed = self.passes_beside(log) - troubles.others_passed;
+        troubles.failed >= self.settings.failures_to_open
+            && troubles.sessions.len() >= SESSIONS_OF_A_KIND
+            && others_passed >= (PASS_FOR_EACH_FAILED * others_fail).max(1)
+    }
+
+    /// How often it has failed in a row, if it is not known by now that it does so alone.
+    pub(in crate::drain) fn troubles_in_a_row(&self, log: Log) -> u64 {
+        let route = self.known_of(log);
+        if route.held.is_some() { 0 } else { route.troubles.failed.into() }
+    }
+
+    /// It was answered, if not as one would wish. True if that ends a hold.
+    pub(in crate::drain) fn answered(&mut self, log: Log, now: Instant) -> bool {
+        let route = self.of(log);
+        route.troubles = Troubles::default();
+        let is_held = route.held.as_ref().is_some_and(|held| held.trouble.may_be_a_kinds());
+        is_held && self.let_go(log, now)
+    }
+
+    fn passes_beside(&self, log: Log) -> u64 {
+        LOGS.into_iter().filter(|other| *other != log).map(|other| self.known_of(other).fares.passes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests;

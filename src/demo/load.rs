@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::stage::connect;
+
 pub(super) const QUEUES: [&str; 3] =
     ["queue:usage_records", "queue:session_lifecycle", "queue:quota_refresh"];
 const USAGE: &str = QUEUES[0];
@@ -106,7 +108,7 @@ fn quota(session: u32) -> String {
 
 /// Pushes everything, step by step, each session's records in order.
 pub(super) async fn push(redis_url: String, sessions: u32, records: u32) -> anyhow::Result<Pushed> {
-    let mut redis = redis::Client::open(redis_url)?.get_multiplexed_async_connection().await?;
+    let mut redis = connect(&redis_url).await?;
     let mut clock = tokio::time::interval(STEP);
     let mut malformed = 0;
     for step in 0..STEPS {

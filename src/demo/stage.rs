@@ -7,6 +7,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use redis::AsyncConnectionConfig;
+use redis::aio::MultiplexedConnection;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -185,7 +187,7 @@ impl Stage {
         if health["outbox"]["depth"] != 0 {
             return Ok(false);
         }
-        let mut connection = self.connect().await?;
+        let mut connection = connect(&self.redis_url).await?;
         for queue in QUEUES {
             for key in [queue.to_owned(), format!("{queue}:processing:{SERVER_ID}")] {
                 let left: u64 = redis::cmd("LLEN").arg(key).query_async(&mut connection).await?;
@@ -197,17 +199,13 @@ impl Stage {
         Ok(true)
     }
 
-    async fn connect(&self) -> anyhow::Result<redis::aio::MultiplexedConnection> {
-        Ok(redis::Client::open(self.redis_url.as_str())?.get_multiplexed_async_connection().await?)
-    }
-
     pub(super) async fn accounts(&self) -> anyhow::Result<Value> {
         self.get(&format!("{}/sandbox/accounts", self.control_url)).await
     }
 
     /// The mirror, complete: it follows the dead letters by a moment.
     pub(super) async fn dead_letters(&self) -> anyhow::Result<DeadLetters> {
-        let mut connection = self.connect().await?;
+        let mut connection = connect(&self.redis_url).await?;
         let begun = Instant::now();
         loop {
             let health = self.get(&format!("{}/health", self.agent_url())).await?;
@@ -227,7 +225,7 @@ impl Stage {
     }
 
     pub(super) async fn quota_answers(&self) -> anyhow::Result<u64> {
-        let mut connection = self.connect().await?;
+        let mut connection = connect(&self.redis_url).await?;
         Ok(redis::cmd("LLEN").arg("queue:quota_response").query_async(&mut connection).await?)
     }
 
@@ -288,4 +286,10 @@ fn start_agent(dir: &Path, redis_port: u16, control_plane: &str, port: u16) -> a
         .stderr(log)
         .spawn()?;
     Ok(agent)
+}
+
+/// A connection to the demonstration's Redis, which may be slow beside all the rest.
+pub(super) async fn connect(redis_url: &str) -> anyhow::Result<MultiplexedConnection> {
+    let patient = AsyncConnectionConfig::new().set_response_timeout(Some(READY_WITHIN));
+    Ok(redis::Client::open(redis_url)?.get_multiplexed_async_connection_with_config(&patient).await?)
 }

@@ -25,6 +25,7 @@ const FAILED_AGAIN: u32 = 3;
 const UNUSABLE_QUOTA: &str = "an answer to a quota request that cannot be used";
 
 /// 5xx for one record.
+#[derive(Clone, Copy)]
 struct Failure {
     trouble: Trouble,
     beside: Beside,

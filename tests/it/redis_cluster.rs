@@ -10,7 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::harness::{
-    Agent, DEAD_LETTERS, LIFECYCLE, QUOTA, QUOTA_ANSWERS, RedisServer, Sandbox, USAGE, free_port, load, until,
+    Agent, DEAD_LETTERS, DEADLINE, LIFECYCLE, QUOTA, QUOTA_ANSWERS, RedisServer, Sandbox, USAGE, free_port,
+    load, until,
 };
 
 /// Where each primary's slots begin, and where the last ones' end: so that each has one of the streams.
@@ -20,6 +21,10 @@ struct Cluster {
     /// The three primaries, then replicas.
     nodes: Vec<RedisServer>,
     producer: ClusterConnection,
+}
+
+fn client(urls: impl Iterator<Item = String>) -> ClusterClient {
+    ClusterClient::builder(urls).response_timeout(DEADLINE).build().expect("URLs")
 }
 
 /// Not started yet. Nodes speak to each other on a second port, 10000 further on.
@@ -82,8 +87,8 @@ impl Cluster {
             })
             .await;
         }
-        let producer = ClusterClient::new(nodes.iter().map(RedisServer::url)).expect("URLs");
-        let producer = producer.get_async_connection().await.expect("a cluster");
+        let producer =
+            client(nodes.iter().map(RedisServer::url)).get_async_connection().await.expect("a cluster");
         Self { nodes, producer }
     }
 
@@ -335,7 +340,7 @@ async fn a_primary_that_is_gone_for_good_is_replaced_and_nothing_is_lost() {
         (info.contains("cluster_state:ok") && role.contains("role:master")).then_some(())
     })
     .await;
-    let fresh = ClusterClient::new([cluster.nodes[1].url(), cluster.nodes[3].url()]).unwrap();
+    let fresh = client([cluster.nodes[1].url(), cluster.nodes[3].url()].into_iter());
     cluster.producer = until("producers find it", async || fresh.get_async_connection().await.ok()).await;
     pushed += cluster.add_sessions("after", 40, 10).await;
     cluster.drained(&agent).await;

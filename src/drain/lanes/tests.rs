@@ -184,7 +184,7 @@ fn the_link_is_probed_with_what_was_tried_least() {
 #[test]
 fn the_link_is_probed_with_the_kind_that_failed_least() {
     let mut lanes = lanes(&[(Kind::Usage, "a", 1), (Kind::Completed, "b", 2), (Kind::Quota, "c", 3)]);
-    let failed = |log| if log == Log::Quota { 1 } else { 0 };
+    let failed = |log| u64::from(log == Log::Quota);
     let mut probe = || lanes.pick_probe(failed).unwrap()[0].1.ticket.seq;
     assert_eq!([probe(), probe(), probe()], [2, 1, 3]);
 }

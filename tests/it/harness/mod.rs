@@ -30,7 +30,7 @@ pub(crate) const DEAD_LETTERS: &str = "queue:dead_letter";
 pub(crate) const QUOTA_ANSWERS: &str = "queue:quota_response";
 
 /// Far longer than anything takes: only a fault reaches it.
-const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Polls until `condition` gives something; panics with `what` when it does not in time.

@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::{free_port, until};
+use super::{DEADLINE, free_port, until};
 
 pub(crate) struct RedisServer {
     pub(crate) port: u16,
@@ -86,6 +86,8 @@ impl RedisServer {
         self.connection = Some(
             until("redis-server answers", async || {
                 let mut connection = client.get_multiplexed_async_connection().await.ok()?;
+                // The client's half a second is short beside a test suite.
+                connection.set_response_timeout(DEADLINE);
                 let pong: redis::RedisResult<String> = redis::cmd("PING").query_async(&mut connection).await;
                 pong.ok().map(|_| connection)
             })

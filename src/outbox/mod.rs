@@ -101,7 +101,7 @@
 //! # Threads
 //!
 //! The **writer** commits appends; the **keeper** reads packs for the drain, commits the ledger and deletes
-//! segments. Neither is the async runtime's. Both end when the [`Outbox`] is dropped.
+//! segments. A small commit of a moment ago is read without either ([`fresh`]). Neither is the async runtime's. Both end when the [`Outbox`] is dropped.
 
 mod chunks;
 pub(crate) mod codec;
@@ -110,6 +110,7 @@ mod compression;
 mod database;
 mod dead_letter;
 mod fault;
+mod fresh;
 mod handle;
 mod hold;
 mod inspect;
@@ -230,6 +231,12 @@ pub struct Ticket {
     /// When it was accepted.
     pub accepted_at: Timestamp,
     bytes: u32,
+}
+
+impl Ticket {
+    fn of(seq: u64, log: Log, entry: &Entry) -> Self {
+        Self { seq, log, kind: entry.kind(), accepted_at: entry.accepted_at(), bytes: entry.len() as u32 }
+    }
 }
 
 /// A record that was read to be delivered.

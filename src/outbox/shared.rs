@@ -14,6 +14,10 @@ use super::state::State;
 use super::turns::Turns;
 use super::{LedgerError, Settings};
 
+/// While the ledger cannot be written, reading stops at so many bytes of dead letters that wait for it: with what is in
+/// the drain's hands, a bound on their memory.
+const UNSAVED_LETTERS: usize = if cfg!(test) { 64 << 10 } else { 4 << 20 };
+
 pub(super) struct Shared {
     pub settings: Settings,
     pub id: uuid::Uuid,
@@ -45,6 +49,11 @@ impl Shared {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // Poisoned or not: every change under this lock is complete in itself.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody may read on: he would have more to bury. What is not read stays where it is.
+    pub(super) fn must_not_read(&self, state: &State) -> bool {
+        self.ledger_failed.load(Ordering::Relaxed) && state.letters_bytes() >= UNSAVED_LETTERS
     }
 
     /// Makes durable what the ledger does not know yet: marks, counters, dead letters and segments, in one step.

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::dead_letter::DeadLetter;
+use super::fresh::Fresh;
 use super::ledger::{Entry, LedgerError};
 use super::schema::{Counters, Recent, SegmentInfo, Tally, Totals, at};
 use super::segment::{Listed, Segment};
@@ -28,6 +29,8 @@ pub(super) struct State {
     /// In the order of their numbers; the last takes appends.
     pub segments: Vec<Listed>,
     pub recent: VecDeque<(u64, Recent)>,
+    /// Of each log the last pack, if it is small, new and not read.
+    pub fresh: [Option<Fresh>; Log::COUNT],
     /// Dead letters that the next commit of the ledger will hold.
     pub letters: Vec<DeadLetter>,
     pub counters_dirty: bool,
@@ -125,21 +128,6 @@ impl State {
         }
         self.counters_dirty = true;
         lost
-    }
-
-    /// Where reading `log` goes on behind `from..upto`, if no segment has anything of it there: nobody need be asked then,
-    /// and most of what is appended is of one log while a reader follows all of them.
-    pub(super) fn pass_over_nothing(&mut self, log: Log, from: u64, upto: u64) -> Option<u64> {
-        let settled = &mut self.settled[log.index()];
-        let start = settled.start(from);
-        let has_some =
-            |listed: &Listed| listed.info.ranges[log.index()].is_some_and(|(_, last)| last >= start);
-        if self.segments.iter().any(has_some) {
-            return None;
-        }
-        let next = self.totals.next.min(upto).max(start);
-        settled.advance(next);
-        Some(next.max(from))
     }
 
     pub(super) fn is_dirty(&self) -> bool {

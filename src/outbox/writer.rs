@@ -13,11 +13,11 @@ use super::segment::{self, Listed, Segment};
 use super::settled::PACK_RECORDS;
 use super::shared::Shared;
 use super::state::RECENT_APPENDS;
-use super::{AppendError, Entry, LedgerError, Log, codec};
+use super::{AppendError, Entry, LedgerError, Log, codec, fresh};
 use crate::failpoint;
 
 /// A pack is closed at this many bytes of records: about 4 KiB compressed.
-const PACK_BYTES: usize = 32 << 10;
+pub(super) const PACK_BYTES: usize = 32 << 10;
 /// Appends are committed together up to this many bytes: a bound on the memory of one commit.
 const COMMIT_BYTES: usize = 4 << 20;
 /// How long to wait before the storage is tried again after it failed.
@@ -144,7 +144,7 @@ impl Writer {
     }
 
     /// Commits appends together, and answers each.
-    pub(super) fn append(&mut self, group: Vec<Append>) {
+    pub(super) fn append(&mut self, mut group: Vec<Append>) {
         let of_refused =
             |append: &Append| append.taken.as_ref().is_some_and(|(number, _)| Some(*number) == self.refused);
         if group.iter().any(of_refused) {
@@ -159,7 +159,7 @@ impl Writer {
             return;
         }
         let begun = Instant::now();
-        match self.commit(&group) {
+        match self.commit(&mut group) {
             Ok(()) => {
                 self.shared.settings.commit_seconds.observe(begun.elapsed().as_secs_f64());
                 for append in group {
@@ -192,7 +192,7 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, group: &[Append]) -> Result<(), WriteError> {
+    fn commit(&mut self, group: &mut [Append]) -> Result<(), WriteError> {
         if self.active.disk_bytes() >= self.shared.segment_bytes() && self.has_appended() {
             self.roll()?;
         }
@@ -207,7 +207,7 @@ impl Writer {
         let bytes = draft.totals.bytes - self.totals.bytes;
         (self.totals, self.ranges, self.recent, self.appends) =
             (draft.totals, draft.ranges, draft.recent, draft.appends);
-        self.publish(&appended, bytes);
+        self.publish(&appended, bytes, group);
         Ok(())
     }
 
@@ -252,8 +252,22 @@ impl Writer {
     }
 
     /// Lets everybody know of what has become durable.
-    fn publish(&self, appended: &Tally, bytes: u64) {
+    fn publish(&self, appended: &Tally, bytes: u64, group: &mut [Append]) {
+        let is_small = fresh::is_small(group.iter().flat_map(|append| &append.entries));
+        let mut by_log: [Vec<Entry>; Log::COUNT] = Default::default();
+        if is_small {
+            for entry in group.iter_mut().flat_map(|append| std::mem::take(&mut append.entries)) {
+                by_log[Log::of(&entry).index()].push(entry);
+            }
+        }
         let mut state = self.shared.state();
+        for (log, entries) in Log::ALL.into_iter().zip(by_log) {
+            if let Some((_, last)) = self.ranges[log.index()]
+                && appended.of(log) > 0
+            {
+                state.committed(log, last, is_small.then_some(entries));
+            }
+        }
         state.totals = self.totals.clone();
         state.recent.clone_from(&self.recent);
         if let Some(listed) = state.segments.last_mut() {

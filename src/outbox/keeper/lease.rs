@@ -1,7 +1,6 @@
 //! Reading packs for whoever delivers them, and past what cannot be read.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::super::segment::{Listed, ReadError, Segment};
@@ -15,10 +14,6 @@ pub(super) const OPEN_SEGMENTS: usize = 2;
 /// One that was not read for so long is closed: an open one takes 15 MiB of memory. Told by time and not by leases: those of
 /// other logs, which come by the dozen, say nothing of this one.
 const UNREAD: Duration = Duration::from_secs(1);
-
-/// While the ledger cannot be written, reading stops at so many bytes of dead letters that wait for it: with what is in
-/// the drain's hands, a bound on their memory.
-const UNSAVED_LETTERS: usize = if cfg!(test) { 64 << 10 } else { 4 << 20 };
 
 /// A lease in the making.
 struct Reading {
@@ -53,8 +48,7 @@ impl Keeper {
     ) -> Result<Lease, ReadError> {
         let (start, stretches, end) = {
             let state = self.shared.state();
-            // IMPORTANT: whoever reads on would have more to bury; what is not read stays where it is.
-            if self.shared.ledger_failed.load(Ordering::Relaxed) && state.letters_bytes() >= UNSAVED_LETTERS {
+            if self.shared.must_not_read(&state) {
                 return Err(ReadError::Unsaved);
             }
             let start = state.settled[log.index()].start(from);
@@ -126,10 +120,8 @@ impl Keeper {
                         settled.enter(first, header.count, header.oldest);
                         for (seq, entry) in (first..).zip(entries) {
                             if seq >= from && !settled.is_settled(seq) {
-                                let (kind, accepted_at, bytes) = (entry.kind(), entry.accepted_at(), entry.len());
-                                let ticket = Ticket { seq, log, kind, accepted_at, bytes: bytes as u32 };
-                                reading.bytes += bytes;
-                                reading.records.push(Leased { ticket, entry });
+                                reading.bytes += entry.len();
+                                reading.records.push(Leased { ticket: Ticket::of(seq, log, &entry), entry });
                             }
                         }
                         first + u64::from(header.count)

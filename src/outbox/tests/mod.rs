@@ -2,6 +2,7 @@
 
 mod damage;
 mod faults;
+mod fresh;
 mod inspect;
 mod keeper;
 mod model;

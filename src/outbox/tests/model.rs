@@ -194,7 +194,7 @@ fn run(steps: Vec<Step>) {
                 rig.shared.state().bury(&ticket, letter(&entry));
                 model.letters.push(transaction(&entry));
             }
-            Step::Lease { log } => drop(rig.keeper.lease(Log::ALL[log], 0, u64::MAX, 10).unwrap()),
+            Step::Lease { log } => drop(rig.lease(Log::ALL[log], 0, u64::MAX, 10).unwrap()),
             Step::Tick | Step::Chores => {
                 if matches!(step, Step::Chores) {
                     rig.chores();

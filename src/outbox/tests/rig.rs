@@ -9,7 +9,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::super::keeper::Keeper;
 use super::super::shared::Shared;
 use super::super::writer::{Append, Order, Writer};
-use super::super::{AppendError, Durability, Entry, Leased, Log, Rejected, Settings, Stats, open};
+use super::super::{
+    AppendError, Durability, Entry, Lease, Leased, Log, ReadError, Rejected, Settings, Stats, open,
+};
 use crate::record::{Acceptor, Kind, Origin, Queue, Record, UnknownFields};
 
 pub(super) struct Rig {
@@ -71,13 +73,19 @@ impl Rig {
         }
     }
 
+    /// As the outbox gives it.
+    pub(super) fn lease(&mut self, log: Log, from: u64, upto: u64, most: usize) -> Result<Lease, ReadError> {
+        let at_hand = self.shared.state().at_hand(log, from, upto, most);
+        at_hand.map_or_else(|| self.keeper.lease(log, from, upto, most), Ok)
+    }
+
     /// All that waits in a log, in order.
     pub(super) fn waiting(&mut self, log: Log) -> Vec<Leased> {
         let (mut all, mut from) = (Vec::new(), 0);
         let end = self.shared.state().totals.next;
         let mut again = 0;
         while from < end {
-            match self.keeper.lease(log, from, end, 100) {
+            match self.lease(log, from, end, 100) {
                 Ok(lease) => {
                     all.extend(lease.records);
                     from = lease.next;

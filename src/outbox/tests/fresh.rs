@@ -1,0 +1,80 @@
+//! What is still in memory is read as it would be from the disk, and only where nothing lies before it.
+
+use super::super::{Leased, Log, Settlement};
+use super::rig::{Rig, entry, transaction, usage};
+use crate::record::Kind;
+
+const END: u64 = u64::MAX;
+
+fn at_hand(rig: &Rig, log: Log, from: u64, upto: u64, most: usize) -> Option<Vec<Leased>> {
+    let lease = rig.shared.state().at_hand(log, from, upto, most)?;
+    assert_eq!(lease.next, rig.shared.state().totals.next.min(upto), "all of it has been read");
+    Some(lease.records)
+}
+
+fn told(leased: &[Leased]) -> Vec<(u64, String)> {
+    leased.iter().map(|leased| (leased.ticket.seq, transaction(&leased.entry))).collect()
+}
+
+#[test]
+fn a_small_commit_is_read_from_memory_once_and_as_it_is_on_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    for round in 0..3 {
+        rig.append(vec![entry(Kind::Usage, round * 2, 100), entry(Kind::Quota, 900 + round, 100)]).unwrap();
+        rig.append(vec![entry(Kind::Usage, round * 2 + 1, 100)]).unwrap();
+        let from = rig.shared.state().settled[Log::Usage.index()].frontier();
+        assert!(at_hand(&rig, Log::Usage, from, END, 100).is_none(), "another waits before it");
+        assert_eq!(rig.keeper.lease(Log::Usage, from, END, 100).unwrap().records.len(), 2);
+        assert_eq!(at_hand(&rig, Log::Quota, from, END, 100).unwrap().len(), 1, "of another log none does");
+    }
+    let from = rig.shared.state().totals.next;
+    let ours = [Kind::Usage, Kind::Started, Kind::Usage].map(|kind| entry(kind, from, 300));
+    rig.append(ours.to_vec()).unwrap();
+    assert!(at_hand(&rig, Log::Usage, from, from + 1, 100).is_none(), "whole packs only");
+    assert!(at_hand(&rig, Log::Usage, from, END, 1).is_none(), "nor more than is asked for");
+    let ours = at_hand(&rig, Log::Usage, from, END, 100).unwrap();
+    assert_eq!(ours.len(), 2);
+    assert!(at_hand(&rig, Log::Usage, from, END, 100).is_none(), "it is given out once");
+    let theirs = rig.keeper.lease(Log::Usage, from, END, 100).unwrap().records;
+    assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
+    assert_eq!(
+        at_hand(&rig, Log::Completed, from, END, 100).unwrap().len(),
+        0,
+        "and nothing where there is nothing"
+    );
+    for leased in &ours {
+        rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+    }
+    rig.check_counts();
+    drop(rig.lease(Log::Started, 0, END, 100).unwrap());
+    rig.tick();
+    drop(rig);
+    let mut rig = Rig::open(dir.path());
+    let waiting = told(&rig.waiting(Log::Usage));
+    assert_eq!(waiting.len(), 6, "what was settled is, and the rest waits: {waiting:?}");
+}
+
+#[test]
+fn a_large_commit_is_read_from_the_disk_and_with_it_what_lay_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.append(usage(0, 1, 100)).unwrap();
+    rig.append(usage(1, 100, 100)).unwrap();
+    assert!(at_hand(&rig, Log::Usage, 0, END, 1000).is_none());
+    assert_eq!(rig.waiting(Log::Usage).len(), 101);
+    rig.append(usage(101, 2, 40_000)).unwrap();
+    let from = rig.shared.state().settled[Log::Usage.index()].frontier();
+    assert!(at_hand(&rig, Log::Usage, from, END, 1000).is_none(), "it is not small");
+}
+
+#[test]
+fn what_failed_to_become_durable_is_not_at_hand() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    super::super::fault::fail_at(Some(0));
+    assert!(rig.append(usage(0, 1, 100)).is_err());
+    assert!(at_hand(&rig, Log::Usage, 0, END, 100).unwrap().is_empty());
+    rig.append(usage(1, 1, 100)).unwrap();
+    assert_eq!(told(&at_hand(&rig, Log::Usage, 0, END, 100).unwrap()).len(), 1);
+}

@@ -14,6 +14,10 @@ use crate::control_plane::{Answer, Batch, Client, Delivery};
 use crate::outbox::Log;
 use crate::record::{Kind, Record};
 
+/// With so many places for requests in flight, one is kept for a quota request: it goes at once, however slowly all the others
+/// are answered. Of fewer, one would be much.
+const KEEPS_ONE_OF: usize = 8;
+
 impl Run {
     /// Sends what may go now. Returns when there is something to do again, if time brings it.
     pub(super) fn start_sending(&mut self) -> Option<Instant> {
@@ -23,7 +27,7 @@ impl Run {
             return Some(until);
         }
         self.lanes.hold(self.routes.held());
-        while self.sending.len() < self.link.limit(now) {
+        while self.sending.len() < self.places(now) {
             let probes = self.routes.due(now, |log| self.lanes.has_held(log));
             if probes.is_none() && !self.lanes.has_ready() {
                 break;
@@ -67,6 +71,12 @@ impl Run {
         };
         let probe = probe.filter(|_| self.sending.is_empty() || self.link.limit(now) == 0);
         probe.into_iter().chain(self.held_probe(now)).chain(self.lanes.next_wake()).min()
+    }
+
+    /// How many requests may be in flight, with the next one.
+    fn places(&self, now: Instant) -> usize {
+        let limit = self.link.limit(now);
+        if limit >= KEEPS_ONE_OF && !self.lanes.has_ready_quota() { limit - 1 } else { limit }
     }
 
     /// When a kind that is held will be probed, if that is not now.

@@ -26,6 +26,7 @@ mod one_route_fails;
 mod openapi;
 mod outbox;
 mod outcomes_of_answers;
+mod quota_goes_first;
 mod redis_cluster;
 mod redis_comes_and_goes;
 mod redis_in_the_field;

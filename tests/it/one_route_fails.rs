@@ -212,6 +212,30 @@ async fn quota_requests_alone_that_are_refused_meet_a_brake_of_their_own() {
     breaks(Broken::Quota(422), "auto", &["quota_refresh"], "refusing").await;
 }
 
+/// A record that is told to come back later again and again is its own affair, also where it is the only one of its kind.
+#[tokio::test]
+async fn one_event_alone_that_always_asks_to_wait_holds_back_no_usage() {
+    const ATTEMPTS: usize = 6;
+    let plane = Plane::start(Broken::LifecycleLater(503)).await;
+    let redis = RedisServer::start().await;
+    let agent = agent(&redis, &plane, "single").await;
+    redis.push(LIFECYCLE, &[load::started("new")]).await;
+    let events =
+        || plane.server.received().iter().filter(|request| request.path.ends_with("/started")).count();
+    let mut round = 0;
+    until("it was tried often enough", async || {
+        redis.push(USAGE, &[load::usage("old", round)]).await;
+        round += 1;
+        (events() >= ATTEMPTS).then_some(())
+    })
+    .await;
+    let downs = agent.log().matches("the link to the ControlPlane is down").count();
+    assert!(downs <= 2, "{downs} times: {}", agent.log());
+    plane.works.store(true, Ordering::Relaxed);
+    agent.outbox_emptied().await;
+    assert_eq!(plane.taken("usage-old-"), round as usize);
+}
+
 #[tokio::test]
 async fn restarts_during_an_outage_of_refusals_cost_one_dead_letter_each() {
     const RESTARTS: u32 = 3;

@@ -90,11 +90,17 @@ async fn control_plane(agent: &Agent) -> Option<Value> {
 }
 
 async fn agent(redis: &RedisServer, plane: &Plane, mode: &str) -> Agent {
+    limited_agent(redis, plane, mode, 0).await
+}
+
+/// One that sends no more than so many requests a second; 0: as many as it can.
+async fn limited_agent(redis: &RedisServer, plane: &Plane, mode: &str, limit: u32) -> Agent {
     let mut agent = Agent::new(redis, &plane.server.url);
     for (name, value) in [
         ("DELIVERY_MODE", mode),
         ("REFUSAL_BRAKE", &BRAKE.to_string()),
         ("DRAIN_CONCURRENCY", &CONCURRENCY.to_string()),
+        ("DRAIN_RATE_LIMIT", &limit.to_string()),
         ("BATCH_COMPRESSION", "none"),
         ("POISON_ATTEMPTS", "3"),
         ("SESSION_UNKNOWN_GRACE_SECONDS", "0.3"),
@@ -210,6 +216,26 @@ async fn quota_requests_alone_that_fail_stop_nothing_else() {
 #[tokio::test]
 async fn quota_requests_alone_that_are_refused_meet_a_brake_of_their_own() {
     breaks(Broken::Quota(422), "auto", &["quota_refresh"], "refusing").await;
+}
+
+/// Where places are few, those who probe what is held would take all.
+#[tokio::test]
+async fn what_is_held_takes_no_more_than_every_other_place() {
+    let plane = Plane::start(Broken::Quota(503)).await;
+    let redis = RedisServer::start().await;
+    let agent = limited_agent(&redis, &plane, "single", 5).await;
+    redis.push(QUOTA, &[load::quota("a", 0), load::quota("b", 0)]).await;
+    redis.push(USAGE, &[load::usage("old", 0)]).await;
+    until("quota requests are held", async || {
+        let held = control_plane(&agent).await?["held"].as_array()?.len();
+        (held == 1).then_some(())
+    })
+    .await;
+    let usage: Vec<_> = (1..10).map(|round| load::usage("old", round)).collect();
+    redis.push(USAGE, &usage).await;
+    until("usage passes", async || (plane.taken("usage-old-") == 10).then_some(())).await;
+    plane.works.store(true, Ordering::Relaxed);
+    agent.outbox_emptied().await;
 }
 
 /// A record that is told to come back later again and again is its own affair, also where it is the only one of its kind.

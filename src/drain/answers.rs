@@ -390,8 +390,13 @@ fn detail(answer: &Answer) -> String {
     match &answer.result {
         Ok(response) => {
             let head = &response.body[..response.body.len().min(DETAIL_BYTES)];
-            format!("status {}: {}", response.status, String::from_utf8_lossy(head))
+            in_words(response.status, &String::from_utf8_lossy(head))
         }
         Err(failure) => failure.to_string(),
     }
+}
+
+/// The same of one of a batch's results. Where nothing was said, there is nothing behind the status.
+fn in_words(status: u16, words: &str) -> String {
+    if words.is_empty() { format!("status {status}") } else { format!("status {status}: {words}") }
 }

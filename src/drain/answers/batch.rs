@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{FAILED_AGAIN, Failure, detail};
+use super::{FAILED_AGAIN, Failure, detail, in_words};
 use crate::control_plane::{Answer, RecordResult, Response, parse_batch_answer};
 use crate::drain::Run;
 use crate::drain::lanes::Parcel;
@@ -113,7 +113,7 @@ impl Run {
             self.troubled(Log::Usage, sessions, trouble, None, trip, now);
         }
         for (key, item, verdict, result) in rest {
-            let detail = format!("status {}: {}", result.status, result.error.as_deref().unwrap_or_default());
+            let detail = in_words(result.status, result.error.as_deref().unwrap_or_default());
             if verdict == Verdict::Refused {
                 self.heard = of_a_batch(&result);
             }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::lanes::{Item, LaneKey, Parcel, kind_of};
 use super::link::{Change, Trip, asked_wait};
-use super::routes::{Beside, Whose};
+use super::routes::{Beside, Blame};
 use super::verdict::{Trouble, Verdict, judge};
 use super::{Form, Run, Sent};
 use crate::control_plane::{Answer, QuotaAnswer, parse_quota_answer};
@@ -18,8 +18,8 @@ use crate::record::Kind;
 /// Of an answer, a dead letter keeps so much.
 const DETAIL_BYTES: usize = 1024;
 
-/// So often a failure must be met to speak for itself, and not of the link.
-const FAILED_AGAIN: u32 = 3;
+/// So often a record must fail to speak for itself, and not of the link.
+const FAILED_AGAIN: u64 = 3;
 
 /// What was heard where the status says nothing of what is wrong.
 const UNUSABLE_QUOTA: &str = "an answer to a quota request that cannot be used";
@@ -208,17 +208,20 @@ impl Run {
     fn failed(&mut self, key: LaneKey, mut item: Item, failure: Failure, detail: String, now: Instant) {
         let Failure { trouble, beside, retry_after, was_up, trip } = failure;
         let log = item.ticket.log;
-        let passed = self.routes.failed_on(log, &mut item.tries);
-        let others_passed = passed.beside(beside) && was_up;
+        // Nor is it while its kind is held, but for an answer that is worth nothing.
+        let counts = was_up && (beside == Beside::Any || !self.routes.is_held(log));
+        let passed = self.routes.failed_on(log, beside, &mut item.tries);
+        let others_passed = passed.others && counts;
         item.tries.poisoned += u32::from(others_passed);
         self.routes.is_failing(log, key);
         let is_its_own = self.routes.are_its_own(log, beside, &item.tries);
-        if item.tries.poisoned >= self.drain.settings.poison_attempts && is_its_own {
+        let is_poison = item.tries.poisoned >= self.drain.settings.poison_attempts;
+        if is_poison && others_passed && is_its_own {
             self.bury(key, &item, Reason::Poison, detail);
             return;
         }
         // One that fails again and again while nothing else does must not hold up all that with it.
-        let speaks_for_itself = is_its_own && passed.of_any && was_up && item.tries.attempts >= FAILED_AGAIN;
+        let speaks_for_itself = is_its_own && passed.any && was_up && item.tries.own_failures >= FAILED_AGAIN;
         if let Some(trip) = trip.filter(|_| !speaks_for_itself) {
             let asked = retry_after.filter(|_| trouble == Trouble::Overloaded);
             self.troubled(log, std::iter::once(key), trouble, asked, trip, now);
@@ -239,28 +242,28 @@ impl Run {
     fn troubled(
         &mut self,
         log: Log,
-        sessions: impl Iterator<Item = LaneKey>,
+        lanes: impl Iterator<Item = LaneKey>,
         trouble: Trouble,
         retry_after: Option<Duration>,
         trip: Trip,
         now: Instant,
     ) {
-        let whose = if trouble.may_be_a_kinds() {
-            self.routes.troubled(log, sessions, trouble, &self.heard, now)
+        let blame = if trouble.may_be_a_kinds() {
+            self.routes.troubled(log, lanes, trouble, trip.sent, &self.heard, now)
         } else {
-            Whose::Link
+            Blame::Link
         };
-        if whose == Whose::Link {
+        if blame == Blame::Link {
             let change = self.link.failed(trouble, retry_after, trip, now);
             self.announce(change);
             return;
         }
-        if whose == Whose::KindFromNowOn {
-            self.link.was_not_congested(now);
+        if blame == Blame::KindFromNowOn {
+            self.link.was_not_to_blame(trouble, now);
             self.held(log);
         }
         if let Some(wait) = asked_wait(retry_after) {
-            self.routes.asked_to_wait(now + wait);
+            self.routes.asked_to_wait(log, now + wait);
         }
     }
 
@@ -277,8 +280,7 @@ impl Run {
             self.drain.client.renew_token();
         }
         if let Some((_, first)) = parcel.first() {
-            let sessions = parcel.iter().map(|(key, _)| *key);
-            self.troubled(first.ticket.log, sessions, trouble, retry_after, trip, now);
+            self.troubled(first.ticket.log, lanes_of(&parcel), trouble, retry_after, trip, now);
         }
         for (key, item) in parcel {
             self.retry(key, item, trouble.label(), None, now);
@@ -374,6 +376,11 @@ impl Run {
             None => {}
         }
     }
+}
+
+/// The lanes of these.
+fn lanes_of(parcel: &Parcel) -> impl Iterator<Item = LaneKey> {
+    parcel.iter().map(|(key, _)| *key)
 }
 
 /// What an answer that settles nothing was, for people. Its body is not told: it may repeat the record.

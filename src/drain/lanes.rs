@@ -293,6 +293,12 @@ impl Lanes {
         Some(parcel)
     }
 
+    /// The next quota request.
+    pub(super) fn pick_quota(&mut self) -> Option<Parcel> {
+        let key = self.ready[place_of(Kind::Quota)].pop_front()?;
+        Some(vec![self.take(key)?])
+    }
+
     fn goes_in_a_batch(&self, key: LaneKey) -> bool {
         let head = self.lanes.get(&key).and_then(Lane::head);
         head.is_some_and(|item| item.ticket.kind == Kind::Usage && batch::fits(item.record.body()))

@@ -193,10 +193,14 @@ impl Link {
         self.limit = self.limit.min(INITIAL_LIMIT);
     }
 
-    /// What looked like congestion was not the link's: it need not be as slow as it has become.
-    pub(super) fn was_not_congested(&mut self, now: Instant) {
-        self.pace.begin_anew(now);
-        self.threshold = self.settings.concurrency as f64;
+    /// It was a kind's trouble that the link was blamed for: what was done about it is undone. If all else is well, the next
+    /// request shows it.
+    pub(super) fn was_not_to_blame(&mut self, trouble: Trouble, now: Instant) {
+        self.hurry(now);
+        if trouble.is_congestion() {
+            self.pace.begin_anew(now);
+            self.threshold = self.settings.concurrency as f64;
+        }
     }
 
     /// The link failed.

@@ -421,7 +421,7 @@ impl Run {
             Some(held) if trouble.is_none() => {
                 status.trouble = Some(held.trouble);
                 status.cause = Some(format!("{}: {}", held.kind.name(), held.cause));
-                (status.circuit, status.next_probe) = ("open", self.routes.next_probe());
+                (status.circuit, status.next_probe) = ("open", self.routes.next_probe(|_| true));
                 2
             }
             _ => state,

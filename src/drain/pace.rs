@@ -112,10 +112,10 @@ impl Pace {
         self.set(rate, Growth::Doubling, now);
     }
 
-    /// What it was slowed down for was no congestion: it begins as after an outage, and knows nothing of what may be.
+    /// What it was slowed down for was no congestion: it is at least as fast as after an outage, and doubles.
     pub(super) fn begin_anew(&mut self, now: Instant) {
-        if self.limit.take().is_some() {
-            self.restart(now);
+        if let Some(limit) = self.limit {
+            self.set(limit.rate.max(FIRST), Growth::Doubling, now);
         }
     }
 
@@ -205,6 +205,11 @@ mod tests {
         pace.begin_anew(now);
         let first = run(&mut pace, now, 1);
         assert!((15..60).contains(&first), "{first}");
+        assert!(run(&mut pace, now + Duration::from_secs(1), 9) > 20_000);
+        let later = now + Duration::from_secs(10);
+        pace.congested(later);
+        pace.begin_anew(later);
+        assert!(run(&mut pace, later, 1) > 2000, "what was fast stays so");
     }
 
     #[test]

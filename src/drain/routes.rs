@@ -6,12 +6,11 @@
 //! delivered of one is no evidence for another.
 //!
 //! A kind of which everything is refused, or every session unknown, or which alone meets what else would be the link's
-//! trouble ([`fares`]), is *held*: nothing more of it becomes a dead letter, one of its records at a time probes it, and the
-//! other kinds go on. However many kinds are held, they take turns: an outage of all of them is as quiet as that of one.
+//! trouble ([`blame`]), is *held*: no record of it is given up for that, one at a time probes it, and the other kinds go on. However many kinds are held, they take turns: an outage of all of them is as quiet as that of one.
 //!
 //! A pure state machine: the time is an argument, nothing here waits.
 
-mod fares;
+mod blame;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -23,8 +22,8 @@ use super::link::{Jitter, Settings};
 use super::verdict::Trouble;
 use crate::outbox::Log;
 
-use fares::Troubles;
-pub(super) use fares::{Beside, Whose};
+pub(super) use blame::{Beside, Blame};
+use blame::{Recent, Troubles};
 
 /// Longer without a delivery is no time in which records were being delivered: a session's grace stands still.
 const DELIVERING_GAP: Duration = Duration::from_secs(10);
@@ -47,10 +46,15 @@ struct Route {
     fares: Fares,
     /// Lanes whose head has met 5xx, and waits.
     failing: HashSet<LaneKey>,
-    /// What the link may be to blame for, since the last delivery.
+    /// What the link may be to blame for, since one of it was last answered.
     troubles: Troubles,
+    recent: Recent,
+    /// When one of it was last delivered, or answered otherwise.
+    answered_at: Option<Instant>,
     /// Why it is held.
     held: Option<Held>,
+    /// It is not to be probed before this.
+    asked: Option<Instant>,
 }
 
 /// Why a kind is held.
@@ -69,8 +73,6 @@ pub(super) struct Routes {
     in_a_row: u32,
     /// When the next probe of what is held may go.
     until: Option<Instant>,
-    /// Not before this, for it was asked to wait.
-    asked: Option<Instant>,
     /// Of which log one is under way.
     probing: Option<usize>,
     /// Whose turn it is.
@@ -84,17 +86,7 @@ impl Routes {
     pub(super) fn new(settings: Settings) -> Self {
         let routes = std::array::from_fn(|_| Route::default());
         let jitter = Jitter::default();
-        Self {
-            settings,
-            routes,
-            in_a_row: 0,
-            until: None,
-            asked: None,
-            probing: None,
-            turn: 0,
-            failures: 0,
-            jitter,
-        }
+        Self { settings, routes, in_a_row: 0, until: None, probing: None, turn: 0, failures: 0, jitter }
     }
 
     fn of(&mut self, log: Log) -> &mut Route {
@@ -119,9 +111,10 @@ impl Routes {
         if let Some(last) = route.last_delivery {
             route.delivering += now.saturating_duration_since(last).min(DELIVERING_GAP);
         }
-        route.last_delivery = Some(now);
+        (route.last_delivery, route.answered_at) = (Some(now), Some(now));
         route.deliveries += records;
         route.fares.passes += 1;
+        route.recent.passed();
         route.forget();
         self.let_go(log, now)
     }
@@ -214,8 +207,12 @@ impl Routes {
 
     /// The link is up again: what is held may have failed with it.
     pub(super) fn link_up(&mut self, now: Instant) {
-        let soonest = self.asked.map_or(now, |asked| asked.max(now));
-        self.until = self.until.map(|until| until.min(soonest));
+        self.until = self.until.map(|until| until.min(now));
+    }
+
+    /// Whether a log is held.
+    pub(super) fn is_held(&self, log: Log) -> bool {
+        self.known_of(log).held.is_some()
     }
 
     /// Which logs are held.
@@ -228,16 +225,19 @@ impl Routes {
         LOGS.into_iter().zip(&self.routes).filter_map(|(log, route)| Some((log, route.held.as_ref()?)))
     }
 
-    /// When the next probe of what is held may go, if none is under way.
-    pub(super) fn next_probe(&self) -> Option<Instant> {
-        self.until.filter(|_| self.probing.is_none())
+    /// When the next probe may go of what is held and of which there `is` something to send, if none is under way.
+    pub(super) fn next_probe(&self, is: impl Fn(Log) -> bool) -> Option<Instant> {
+        let until = self.until.filter(|_| self.probing.is_none())?;
+        let held = LOGS.into_iter().zip(&self.routes).filter(|(log, route)| route.held.is_some() && is(*log));
+        held.map(|(_, route)| route.asked.map_or(until, |asked| asked.max(until))).min()
     }
 
     /// The log to be probed now, of those of which there `is` something to send.
     pub(super) fn due(&self, now: Instant, is: impl Fn(Log) -> bool) -> Option<Log> {
-        self.next_probe().filter(|until| *until <= now)?;
+        self.next_probe(&is).filter(|until| *until <= now)?;
         let in_turn = (0..LOGS.len()).map(|n| (self.turn + n) % LOGS.len());
-        in_turn.filter(|at| self.routes[*at].held.is_some()).map(|at| LOGS[at]).find(|log| is(*log))
+        let may_go = |route: &Route| route.held.is_some() && route.asked.is_none_or(|asked| asked <= now);
+        in_turn.filter(|at| may_go(&self.routes[*at])).map(|at| LOGS[at]).find(|log| is(*log))
     }
 
     /// A probe of this log goes out.
@@ -251,7 +251,7 @@ impl Routes {
     pub(super) fn probe_answered(&mut self, log: Log, now: Instant) {
         self.probing = None;
         // One that was let go has set the next probe of the others itself.
-        if self.known_of(log).held.is_some() {
+        if self.is_held(log) {
             self.failures = self.failures.saturating_add(1);
             self.wait(now);
         }
@@ -270,22 +270,24 @@ impl Routes {
         braked
     }
 
-    /// What is held is asked for no sooner than this.
-    pub(super) fn asked_to_wait(&mut self, until: Instant) {
-        self.asked = self.asked.max(Some(until));
-        self.until = self.until.max(self.asked);
+    /// What is held is to be probed no sooner than this.
+    pub(super) fn asked_to_wait(&mut self, log: Log, until: Instant) {
+        let asked = &mut self.of(log).asked;
+        *asked = (*asked).max(Some(until));
     }
 
     /// Somebody knows better than to wait: the next probe may go now, whatever was asked for.
     pub(super) fn hurry(&mut self, now: Instant) {
-        self.asked = None;
-        self.until = self.until.map(|until| until.min(now));
+        self.routes.iter_mut().for_each(|route| route.asked = None);
+        self.link_up(now);
     }
 
     fn hold(&mut self, log: Log, trouble: Trouble, cause: &str, now: Instant) -> bool {
         let route = self.of(log);
         route.last_delivery = None;
-        if route.held.as_ref().is_some_and(|held| held.trouble == trouble) {
+        // IMPORTANT: a brake stays one, or each change of what is heard would cost a dead letter.
+        let stays = |held: &Held| held.trouble == trouble || held.trouble == Trouble::Refusing;
+        if route.held.as_ref().is_some_and(stays) {
             return false;
         }
         route.held = Some(Held { trouble, cause: cause.to_owned() });
@@ -297,19 +299,22 @@ impl Routes {
     }
 
     fn let_go(&mut self, log: Log, now: Instant) -> bool {
-        let was_held = self.of(log).held.take().is_some();
-        if was_held {
-            (self.failures, self.asked) = (1, None);
-            // Where one is mended the others may be.
-            self.until = self.held().contains(&true).then_some(now);
+        let route = self.of(log);
+        let Some(held) = route.held.take() else { return false };
+        route.asked = None;
+        if held.trouble.may_be_a_kinds() {
+            // What was its own speaks for nobody else's.
+            (route.troubles.is_known, route.recent) = (true, Recent::default());
         }
-        was_held
+        self.failures = 1;
+        // Where one is mended the others may be.
+        self.until = self.held().contains(&true).then_some(now);
+        true
     }
 
     fn wait(&mut self, now: Instant) {
         let (least, most) = (self.settings.initial_delay, self.settings.backoff(self.failures));
-        let until = now + self.jitter.between(least, most);
-        self.until = Some(until).max(self.asked);
+        self.until = Some(now + self.jitter.between(least, most));
     }
 }
 

@@ -7,7 +7,7 @@ use governor::clock::Clock as _;
 use tokio::time::Instant;
 
 use super::batch::{self, Body};
-use super::lanes::{Item, LOGS, LaneKey, Parcel};
+use super::lanes::{Item, LaneKey, Parcel};
 use super::link::{Circuit, Trip};
 use super::{Form, Run, Sent};
 use crate::control_plane::{Answer, Batch, Client, Delivery};
@@ -27,9 +27,11 @@ impl Run {
             return Some(until);
         }
         self.lanes.hold(self.routes.held());
-        while self.sending.len() < self.places(now) {
-            let probes = self.routes.due(now, |log| self.lanes.has_held(log));
-            if probes.is_none() && !self.lanes.has_ready() {
+        while self.sending.len() < self.link.limit(now) {
+            let is_kept = self.is_kept_for_quota(now);
+            let probes = self.routes.due(now, |log| self.lanes.has_held(log)).filter(|_| !is_kept);
+            let has_ready = if is_kept { self.lanes.has_ready_quota() } else { self.lanes.has_ready() };
+            if probes.is_none() && !has_ready {
                 break;
             }
             if let Some(until) = self.link.paced_until(now) {
@@ -41,11 +43,12 @@ impl Run {
             let batches = self.batching.is_on(now);
             let is_closed = self.link.circuit() == Circuit::Closed;
             // What is held says nothing good of a link that is down: it probes that where nothing else can. Nor does it
-            // take one place after the other where these are few.
-            let may_probe = is_closed && !self.probed || !self.lanes.has_ready();
+            // take one place after the other where these are few, by a limit on the rate or a slow pace.
+            let may_probe = is_closed && !self.probed || !has_ready;
             let probes = probes.filter(|_| may_probe);
             let picked = match probes {
                 Some(log) => self.lanes.pick_probe_of(log),
+                None if is_kept => self.lanes.pick_quota(),
                 None if is_closed => self.lanes.pick(batches.then_some(&self.batching)),
                 None => self.lanes.pick_probe(|log| self.routes.troubles_in_a_row(log)),
             };
@@ -73,16 +76,15 @@ impl Run {
         probe.into_iter().chain(self.held_probe(now)).chain(self.lanes.next_wake()).min()
     }
 
-    /// How many requests may be in flight, with the next one.
-    fn places(&self, now: Instant) -> usize {
+    /// Whether the next place is the last of many.
+    fn is_kept_for_quota(&self, now: Instant) -> bool {
         let limit = self.link.limit(now);
-        if limit >= KEEPS_ONE_OF && !self.lanes.has_ready_quota() { limit - 1 } else { limit }
+        limit >= KEEPS_ONE_OF && self.sending.len() + 1 == limit
     }
 
     /// When a kind that is held will be probed, if that is not now.
     fn held_probe(&self, now: Instant) -> Option<Instant> {
-        let is_any = LOGS.into_iter().any(|log| self.lanes.has_held(log));
-        let due = self.routes.next_probe().filter(|_| is_any)?;
+        let due = self.routes.next_probe(|log| self.lanes.has_held(log))?;
         let at = match self.link.circuit() {
             Circuit::Open { until } => due.max(until),
             Circuit::HalfOpen => return None,

@@ -101,11 +101,6 @@ impl Trouble {
         matches!(self, Self::Unreachable | Self::Timeout | Self::Overloaded | Self::Failing)
     }
 
-    /// Whether it was answered at all.
-    pub(super) const fn is_answer(self) -> bool {
-        !matches!(self, Self::Unreachable | Self::Timeout | Self::Tls)
-    }
-
     /// Whether going slower would help.
     pub const fn is_congestion(self) -> bool {
         matches!(self, Self::Overloaded | Self::Timeout)

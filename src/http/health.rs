@@ -93,12 +93,12 @@ struct LinkComponent {
     held: Vec<HeldBody>,
 }
 
-/// A kind of records that is held: they wait, one at a time probes, and none is given up.
+/// A kind of records that is held: they wait, and one at a time probes.
 #[derive(Debug, Serialize, ToSchema)]
 struct HeldBody {
     /// usage_record, session_started, session_completed or quota_refresh.
     kind: &'static str,
-    /// refusing, or no_route.
+    /// refusing, no_route, or what it meets alone: overloaded, failing, timeout, unreachable.
     reason: &'static str,
     /// The answer that showed it.
     cause: String,

@@ -8,7 +8,7 @@ use super::state::State;
 use super::writer::PACK_BYTES;
 use super::{Entry, Lease, Leased, Log, Ticket};
 
-/// The last pack of a log, durable, and not yet read.
+/// The last pack of a log: durable, small, and read by nobody.
 #[derive(Debug)]
 pub(super) struct Fresh {
     first: u64,
@@ -18,7 +18,8 @@ pub(super) struct Fresh {
 }
 
 impl Fresh {
-    fn end(&self) -> u64 {
+    /// Behind its last record.
+    pub(super) fn end(&self) -> u64 {
         self.first + self.entries.len() as u64
     }
 }
@@ -28,7 +29,7 @@ pub(super) fn is_small<'a>(entries: impl Iterator<Item = &'a Entry>) -> bool {
     let (mut count, mut bytes) = (0, 0);
     for entry in entries {
         (count, bytes) = (count + 1, bytes + entry.len());
-        if count > PACK_RECORDS || bytes > PACK_BYTES {
+        if count > PACK_RECORDS || bytes >= PACK_BYTES {
             return false;
         }
     }
@@ -40,6 +41,8 @@ impl State {
     pub(super) fn committed(&mut self, log: Log, first: u64, entries: Option<Vec<Entry>>) {
         let ranges = self.segments.iter().filter_map(|listed| listed.info.ranges[log.index()]);
         let before = ranges.map(|(_, last)| last).max();
+        // What was rejected is for the keeper alone.
+        let entries = entries.filter(|_| log != Log::Rejected);
         self.fresh[log.index()] = entries.map(|entries| Fresh { first, entries, before });
     }
 

@@ -63,11 +63,7 @@ impl Outbox {
     /// A record is given out as often as it is read: the caller knows what it has in hand.
     pub async fn lease(&self, log: Log, from: u64, upto: u64, most: usize) -> Result<Lease, ReadError> {
         let mut at_hand = None;
-        self.change(|state| {
-            if !self.shared.must_not_read(state) {
-                at_hand = state.at_hand(log, from, upto, most);
-            }
-        });
+        self.change(|state| at_hand = self.shared.at_hand(state, (log, from, upto), most));
         if let Some(lease) = at_hand {
             return Ok(lease);
         }

@@ -12,7 +12,7 @@ use super::reserve::Reserve;
 use super::segment::Segment;
 use super::state::State;
 use super::turns::Turns;
-use super::{LedgerError, Settings};
+use super::{Lease, LedgerError, Log, Settings};
 
 /// While the ledger cannot be written, reading stops at so many bytes of dead letters that wait for it: with what is in
 /// the drain's hands, a bound on their memory.
@@ -54,6 +54,16 @@ impl Shared {
     /// Whether nobody may read on: he would have more to bury. What is not read stays where it is.
     pub(super) fn must_not_read(&self, state: &State) -> bool {
         self.ledger_failed.load(Ordering::Relaxed) && state.letters_bytes() >= UNSAVED_LETTERS
+    }
+
+    /// What can be read without the keeper, if it may be read.
+    pub(super) fn at_hand(
+        &self,
+        state: &mut State,
+        (log, from, upto): (Log, u64, u64),
+        most: usize,
+    ) -> Option<Lease> {
+        if self.must_not_read(state) { None } else { state.at_hand(log, from, upto, most) }
     }
 
     /// Makes durable what the ledger does not know yet: marks, counters, dead letters and segments, in one step.

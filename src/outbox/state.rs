@@ -1,6 +1,6 @@
 //! What the outbox knows at any moment, in memory: the totals, what is settled, and the row of segments.
 //!
-//! One lock, held for a few instructions. The totals change only after the commit that made them true, so a
+//! One lock, held briefly: for some dozens of records at the most. The totals change only after the commit that made them true, so a
 //! reader never sees a record that a power cut could still take.
 
 use std::collections::VecDeque;
@@ -29,7 +29,7 @@ pub(super) struct State {
     /// In the order of their numbers; the last takes appends.
     pub segments: Vec<Listed>,
     pub recent: VecDeque<(u64, Recent)>,
-    /// Of each log the last pack, if it is small, new and not read.
+    /// Of each log the last pack, if it is small and nobody has read it.
     pub fresh: [Option<Fresh>; Log::COUNT],
     /// Dead letters that the next commit of the ledger will hold.
     pub letters: Vec<DeadLetter>,

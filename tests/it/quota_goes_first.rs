@@ -8,11 +8,12 @@ use tokio::sync::watch;
 
 use super::harness::{Agent, QUOTA, QUOTA_ANSWERS, RedisServer, Scripted, USAGE, load, until};
 
+const QUOTA_REQUESTS: u32 = 40;
 /// As many sessions as requests may be in flight, and some.
 const SESSIONS: u32 = 100;
 
 #[tokio::test]
-async fn a_quota_request_finds_a_place_beside_usage_that_is_not_answered() {
+async fn quota_requests_find_a_place_beside_usage_that_is_not_answered() {
     let (hangs, state) = watch::channel(false);
     let plane = Scripted::start(move |request| {
         let asked = request.json();
@@ -50,9 +51,14 @@ async fn a_quota_request_finds_a_place_beside_usage_that_is_not_answered() {
     redis.push(USAGE, &usage(round)).await;
     let hanging = || asked("/usage-records") - before;
     until("usage fills its places", async || (hanging() == fills).then_some(())).await;
-    redis.push(QUOTA, &[load::quota("s0", 0)]).await;
-    until("the quota request has come", async || (asked("/refresh") == 1).then_some(())).await;
-    until("and its answer is in Redis", async || (redis.len(QUOTA_ANSWERS).await == 1).then_some(())).await;
+    // More than go before another kind has its turn.
+    let quota: Vec<_> = (0..QUOTA_REQUESTS).map(|n| load::quota("s0", n)).collect();
+    redis.push(QUOTA, &quota).await;
+    until("the quota requests have come", async || (asked("/refresh") == quota.len()).then_some(())).await;
+    until("and their answers are in Redis", async || {
+        (redis.len(QUOTA_ANSWERS).await == u64::from(QUOTA_REQUESTS)).then_some(())
+    })
+    .await;
     assert_eq!(hanging(), fills, "and no usage took its place");
     hangs.send_replace(false);
     agent.outbox_emptied().await;

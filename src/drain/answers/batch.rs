@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{FAILED_AGAIN, Failure, detail, in_words};
+use super::{FAILED_AGAIN, Failure, detail, in_words, lanes_of};
 use crate::control_plane::{Answer, RecordResult, Response, parse_batch_answer};
 use crate::drain::Run;
 use crate::drain::lanes::Parcel;
@@ -38,10 +38,9 @@ impl Run {
             self.link_failed(parcel, trouble, retry_after, trip, now);
         } else if verdict == Verdict::Unavailable && parcel.len() > 1 {
             // Load, most often; and what one of them does to the server, which is looked for where load would be over.
-            let lasts = parcel.iter().any(|(_, item)| item.tries.attempts >= FAILED_AGAIN);
             let others_passed =
                 self.routes.failed_on_all(Log::Usage, parcel.iter_mut().map(|(_, item)| &mut item.tries));
-            if lasts && others_passed {
+            if others_passed && parcel.iter().any(|(_, item)| item.tries.own_failures >= FAILED_AGAIN) {
                 halve(&mut parcel);
             }
             self.link_failed(parcel, Trouble::Overloaded, retry_after, trip, now);
@@ -65,8 +64,7 @@ impl Run {
             if self.routes.failed_on_all(Log::Usage, parcel.iter_mut().map(|(_, item)| &mut item.tries)) {
                 halve(&mut parcel);
             }
-            let sessions = parcel.iter().map(|(key, _)| *key);
-            self.troubled(Log::Usage, sessions, Trouble::Failing, None, trip, now);
+            self.troubled(Log::Usage, lanes_of(&parcel), Trouble::Failing, None, trip, now);
             for (key, item) in parcel {
                 self.retry(key, item, Trouble::Failing.label(), retry_after, now);
             }
@@ -109,8 +107,8 @@ impl Run {
             rest.iter().find_map(|(.., verdict, result)| Some((verdict.trouble()?, result)))
         {
             self.heard = of_a_batch(result);
-            let sessions = rest.iter().map(|(key, ..)| *key);
-            self.troubled(Log::Usage, sessions, trouble, None, trip, now);
+            let lanes = rest.iter().map(|(key, ..)| *key);
+            self.troubled(Log::Usage, lanes, trouble, None, trip, now);
         }
         for (key, item, verdict, result) in rest {
             let detail = in_words(result.status, result.error.as_deref().unwrap_or_default());

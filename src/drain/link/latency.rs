@@ -30,7 +30,7 @@ struct Sort {
 /// A request on its way.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::drain) struct Trip {
-    pub(super) sent: Instant,
+    pub(in crate::drain) sent: Instant,
     sort: Sort,
 }
 

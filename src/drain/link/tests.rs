@@ -40,6 +40,21 @@ fn three_failures_in_a_row_open_it_and_one_success_closes_it() {
 }
 
 #[test]
+fn what_a_kind_alone_was_told_does_not_keep_it_open() {
+    let (mut link, start) = (link(), Instant::now());
+    link.sent(start);
+    link.delivered(trip(start), start);
+    let hour = Some(Duration::from_secs(3600));
+    assert!(link.failed(Trouble::Overloaded, hour, trip(start), start).is_some());
+    let now = start + Duration::from_secs(60);
+    assert_eq!(link.limit(now), 0);
+    link.was_not_to_blame(Trouble::Overloaded, now);
+    assert_eq!(link.limit(now), 1, "one probe");
+    link.sent(now);
+    assert_eq!(link.delivered(trip(now), now), Some(Change::Up));
+}
+
+#[test]
 fn failures_among_successes_do_not_open_it() {
     let (mut link, start) = (link(), Instant::now());
     for n in 0..100 {

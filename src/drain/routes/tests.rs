@@ -129,7 +129,7 @@ fn kinds_that_are_held_are_probed_in_turn_and_no_more_often_than_one() {
     }
     let (mut now, mut probed) = (start, Vec::new());
     while now < start + Duration::from_secs(600) {
-        now = routes.next_probe().unwrap();
+        now = routes.next_probe(|_| true).unwrap();
         let log = routes.due(now, |log| log != Log::Completed).unwrap();
         routes.probe_sent(log);
         assert_eq!(routes.due(now + FOR_LONG, |_| true), None, "one at a time");
@@ -153,7 +153,7 @@ fn where_one_kind_is_mended_the_others_are_tried_at_once() {
     assert!(routes.delivered(Log::Usage, 1, now));
     assert_eq!(routes.due(now, |_| true), Some(Log::Started));
     assert!(routes.delivered(Log::Started, 1, now));
-    assert_eq!(routes.next_probe(), None, "nothing is held any more");
+    assert_eq!(routes.next_probe(|_| true), None, "nothing is held any more");
 }
 
 #[test]

@@ -94,7 +94,9 @@ impl Keeper {
         }
         // All there is has been read, unless it was cut short.
         let next = if reading.is_full() { reading.at } else { reading.at.max(end) };
-        self.shared.state().settled[log.index()].advance(next);
+        let mut state = self.shared.state();
+        state.settled[log.index()].advance(next);
+        state.fresh[log.index()].take_if(|fresh| fresh.end() <= next);
         Ok(Lease { records: reading.records, next: next.max(from) })
     }
 

@@ -7,7 +7,7 @@ use crate::record::Kind;
 const END: u64 = u64::MAX;
 
 fn at_hand(rig: &Rig, log: Log, from: u64, upto: u64, most: usize) -> Option<Vec<Leased>> {
-    let lease = rig.shared.state().at_hand(log, from, upto, most)?;
+    let lease = rig.shared.at_hand(&mut rig.shared.state(), (log, from, upto), most)?;
     assert_eq!(lease.next, rig.shared.state().totals.next.min(upto), "all of it has been read");
     Some(lease.records)
 }
@@ -77,4 +77,47 @@ fn what_failed_to_become_durable_is_not_at_hand() {
     assert!(at_hand(&rig, Log::Usage, 0, END, 100).unwrap().is_empty());
     rig.append(usage(1, 1, 100)).unwrap();
     assert_eq!(told(&at_hand(&rig, Log::Usage, 0, END, 100).unwrap()).len(), 1);
+}
+
+#[test]
+fn what_the_disk_gave_is_in_memory_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.append(usage(0, 1, 100)).unwrap();
+    rig.append(vec![entry(Kind::Lifecycle, 1, 100)]).unwrap();
+    assert_eq!(rig.keeper.lease(Log::Usage, 0, END, 100).unwrap().records.len(), 1);
+    assert!(rig.shared.state().fresh.iter().all(Option::is_none), "nor what only the keeper reads");
+}
+
+#[test]
+fn nothing_is_at_hand_while_too_many_dead_letters_wait_for_the_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.append(usage(0, 1, 100_000)).unwrap();
+    let large = rig.waiting(Log::Usage).remove(0);
+    rig.shared.state().bury(&large.ticket, super::model::letter(&large.entry));
+    rig.append(usage(1, 1, 100)).unwrap();
+    rig.shared.ledger_failed.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(at_hand(&rig, Log::Usage, large.ticket.seq + 1, END, 100).is_none());
+    assert!(at_hand(&rig, Log::Quota, 0, END, 100).is_none());
+    rig.tick();
+    assert_eq!(at_hand(&rig, Log::Usage, large.ticket.seq + 1, END, 100).unwrap().len(), 1);
+}
+
+#[test]
+fn a_segment_that_ended_or_was_set_aside_since_makes_no_difference() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.append(usage(0, 1, 100)).unwrap();
+    rig.writer.roll_if_used();
+    let first = at_hand(&rig, Log::Usage, 0, END, 100).unwrap();
+    assert_eq!(first.len(), 1);
+    rig.append(usage(1, 1, 100)).unwrap();
+    let last = rig.shared.state().segments.last().unwrap().segment.id;
+    rig.writer.roll_if_used();
+    rig.shared.set_aside(last, "tried").unwrap();
+    assert!(at_hand(&rig, Log::Usage, 1, END, 100).unwrap_or_default().is_empty(), "it is elsewhere now");
+    rig.shared.state().deliver(&first[0].ticket, Settlement::Delivered);
+    rig.check_counts();
+    assert!(rig.waiting(Log::Usage).is_empty());
 }

@@ -75,7 +75,7 @@ impl Rig {
 
     /// As the outbox gives it.
     pub(super) fn lease(&mut self, log: Log, from: u64, upto: u64, most: usize) -> Result<Lease, ReadError> {
-        let at_hand = self.shared.state().at_hand(log, from, upto, most);
+        let at_hand = self.shared.at_hand(&mut self.shared.state(), (log, from, upto), most);
         at_hand.map_or_else(|| self.keeper.lease(log, from, upto, most), Ok)
     }
 

@@ -6,14 +6,14 @@ use tokio::time::Instant;
 
 use super::super::lanes::{LOGS, LaneKey, Tries};
 use super::super::verdict::Trouble;
-use super::Routes;
+use super::{Held, Routes};
 use crate::outbox::Log;
 
 /// A failure is one's own when so much else has passed for each other one that failed: else it is load, or an outage of a part
 /// of the `ControlPlane`.
 const PASS_FOR_EACH_FAILED: u64 = 4;
-/// A kind fails when that is so for this many of its sessions. One alone may be a record's own failure.
-const SESSIONS_OF_A_KIND: usize = 2;
+/// A kind fails when that is so for so many of its lanes: sessions, or quota requests. One alone may be a record's own failure.
+const LANES_OF_A_KIND: usize = 2;
 
 /// Which others' fortunes tell whether a failure is a record's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,23 +27,15 @@ pub(in crate::drain) enum Beside {
 /// Who has passed since a record was last tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::drain) struct Passed {
-    of_its_kind: bool,
-    pub(in crate::drain) of_any: bool,
-}
-
-impl Passed {
-    /// Whether one of those did.
-    pub(in crate::drain) fn beside(self, beside: Beside) -> bool {
-        match beside {
-            Beside::ItsKind => self.of_its_kind,
-            Beside::Any => self.of_any,
-        }
-    }
+    /// One of those that it is compared with.
+    pub(in crate::drain) others: bool,
+    /// One of whichever kind.
+    pub(in crate::drain) any: bool,
 }
 
 /// Whose a failure is that the link may be to blame for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::drain) enum Whose {
+pub(in crate::drain) enum Blame {
     /// The link's, for all that is known.
     Link,
     /// Its kind's, which is held.
@@ -52,15 +44,36 @@ pub(in crate::drain) enum Whose {
     KindFromNowOn,
 }
 
-/// What a kind has met since its last delivery that the link may be to blame for.
+/// What a kind has met since it was last answered that the link may be to blame for.
 #[derive(Debug, Default)]
 pub(super) struct Troubles {
+    /// It was held for such until it was answered: one more is enough.
+    pub(super) is_known: bool,
     /// Requests.
     failed: u32,
-    /// Sessions in them; as many as it takes to know.
-    sessions: HashSet<LaneKey>,
+    /// Lanes in them; as many as it takes to know.
+    lanes: HashSet<LaneKey>,
     /// How often requests of other kinds had passed when the first failed.
     others_passed: u64,
+}
+
+/// How the last requests of a kind have fared, of which so many are looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Recent {
+    /// The last in the lowest bit; set where it met what the link may be to blame for.
+    failed: u16,
+    known: u32,
+}
+
+impl Recent {
+    pub(super) fn passed(&mut self) {
+        self.note(0);
+    }
+
+    fn note(&mut self, failed: u16) {
+        self.failed = self.failed << 1 | failed;
+        self.known = (self.known + 1).min(u16::BITS);
+    }
 }
 
 impl Routes {
@@ -70,15 +83,14 @@ impl Routes {
     }
 
     /// The server failed on this record alone. Tells which others have passed since it was last tried.
-    pub(in crate::drain) fn failed_on(&mut self, log: Log, tries: &mut Tries) -> Passed {
+    pub(in crate::drain) fn failed_on(&mut self, log: Log, beside: Beside, tries: &mut Tries) -> Passed {
         let before = *tries;
         self.note(log, tries);
         self.of(log).fares.failures += 1;
         tries.own_failures += 1;
-        Passed {
-            of_its_kind: tries.deliveries > before.deliveries,
-            of_any: tries.any_deliveries > before.any_deliveries,
-        }
+        let of_its_kind = tries.deliveries > before.deliveries;
+        let any = tries.any_deliveries > before.any_deliveries;
+        Passed { others: if beside == Beside::Any { any } else { of_its_kind }, any }
     }
 
     /// The server failed on a batch as a whole: perhaps for one of these, if others have passed since it was last tried.
@@ -137,51 +149,61 @@ impl Routes {
         tries.any_deliveries = self.routes.iter().map(|route| route.deliveries).sum();
     }
 
-    /// A request of this kind, with records of these sessions, met what the link may be to blame for. Tells whose it is.
+    /// A request of this kind, with the heads of these lanes, met what the link may be to blame for. Tells who is.
     pub(in crate::drain) fn troubled(
         &mut self,
         log: Log,
-        sessions: impl Iterator<Item = LaneKey>,
+        lanes: impl Iterator<Item = LaneKey>,
         trouble: Trouble,
+        sent: Instant,
         cause: &str,
         now: Instant,
-    ) -> Whose {
+    ) -> Blame {
         let others_passed = self.passes_beside(log);
-        let troubles = &mut self.of(log).troubles;
+        let route = self.of(log);
+        route.recent.note(1);
+        if let Some(held) = &mut route.held {
+            // What it was refused for, and the brake with it, is not forgotten for that.
+            if held.trouble.may_be_a_kinds() {
+                *held = Held { trouble, cause: cause.to_owned() };
+            }
+            return Blame::Kind;
+        }
+        // With many in flight, some fail among others that do not.
+        if route.answered_at.is_some_and(|answered| sent < answered) {
+            return Blame::Link;
+        }
+        let troubles = &mut route.troubles;
         if troubles.failed == 0 {
             troubles.others_passed = others_passed;
         }
         troubles.failed = troubles.failed.saturating_add(1);
-        for session in sessions {
-            if troubles.sessions.len() >= SESSIONS_OF_A_KIND {
+        for lane in lanes {
+            if troubles.lanes.len() >= LANES_OF_A_KIND {
                 break;
             }
-            troubles.sessions.insert(session);
+            troubles.lanes.insert(lane);
         }
-        match &self.known_of(log).held {
-            // What is held probes on its own, and the link hears of what is new.
-            Some(held)
-                if held.trouble.is_answer() == trouble.is_answer() && held.trouble.may_be_a_kinds() =>
-            {
-                Whose::Kind
-            }
-            None if self.fails_alone(log) => {
-                self.hold(log, trouble, cause, now);
-                Whose::KindFromNowOn
-            }
-            _ => Whose::Link,
+        if self.fails_alone(log) {
+            self.hold(log, trouble, cause, now);
+            return Blame::KindFromNowOn;
         }
+        Blame::Link
     }
 
-    /// It has failed as often in a row as opens the circuit, of more than one session, while others passed.
+    /// It has failed as often in a row as opens the circuit, of more than one lane, while others passed; or it did so a
+    /// moment ago. And hardly any of those others fail that do not fail alone themselves.
     fn fails_alone(&self, log: Log) -> bool {
-        let troubles = &self.known_of(log).troubles;
-        let others_fail: u64 =
-            LOGS.into_iter().filter(|other| *other != log).map(|other| self.troubles_in_a_row(other)).sum();
-        let others_passed = self.passes_beside(log) - troubles.others_passed;
-        troubles.failed >= self.settings.failures_to_open
-            && troubles.sessions.len() >= SESSIONS_OF_A_KIND
-            && others_passed >= (PASS_FOR_EACH_FAILED * others_fail).max(1)
+        let enough = self.settings.failures_to_open;
+        let Troubles { is_known, failed, lanes, others_passed } = &self.known_of(log).troubles;
+        let is_shown =
+            *failed >= enough && lanes.len() >= LANES_OF_A_KIND && self.passes_beside(log) > *others_passed;
+        let others = LOGS.into_iter().zip(&self.routes).filter(|(other, _)| *other != log);
+        let others = others.filter(|(_, route)| route.held.is_none() && route.troubles.failed < enough);
+        let (failed, known) = others.fold((0, 0), |(failed, known), (_, route)| {
+            (failed + route.recent.failed.count_ones(), known + route.recent.known)
+        });
+        (is_shown || *is_known) && u64::from(known - failed) >= PASS_FOR_EACH_FAILED * u64::from(failed)
     }
 
     /// How often it has failed in a row, if it is not known by now that it does so alone.
@@ -194,6 +216,7 @@ impl Routes {
     pub(in crate::drain) fn answered(&mut self, log: Log, now: Instant) -> bool {
         let route = self.of(log);
         route.troubles = Troubles::default();
+        route.answered_at = Some(now);
         let is_held = route.held.as_ref().is_some_and(|held| held.trouble.may_be_a_kinds());
         is_held && self.let_go(log, now)
     }

@@ -1,0 +1,280 @@
+//! Whose failure it is.
+
+use std::time::Duration;
+
+use super::super::tests::routes;
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A request fails at once, of two sessions.
+fn fails(routes: &mut Routes, log: Log, trouble: Trouble, now: Instant) -> Blame {
+    failed(routes, log, trouble, now, now)
+}
+
+fn failed(routes: &mut Routes, log: Log, trouble: Trouble, sent: Instant, now: Instant) -> Blame {
+    routes.troubled(log, [1, 2].map(LaneKey::of_test).into_iter(), trouble, sent, "status 503", now)
+}
+
+/// Makes a kind held for that.
+fn fails_alone(routes: &mut Routes, log: Log, trouble: Trouble, now: Instant) {
+    let beside = if log == Log::Usage { Log::Quota } else { Log::Usage };
+    for _ in 0..3 {
+        fails(routes, log, trouble, now);
+        routes.delivered(beside, 1, now);
+    }
+    fails(routes, log, trouble, now);
+    assert!(routes.is_held(log));
+}
+
+#[test]
+fn a_record_is_poison_only_beside_deliveries_of_its_own_kind() {
+    let (mut routes, now) = (routes(), Instant::now());
+    let mut tries = Tries::NONE;
+    routes.begin(Log::Usage, &mut tries);
+    routes.delivered(Log::Quota, 100, now);
+    assert!(!routes.failed_on(Log::Usage, Beside::ItsKind, &mut tries).others);
+    routes.delivered(Log::Usage, 1, now);
+    assert!(routes.failed_on(Log::Usage, Beside::ItsKind, &mut tries).others);
+    assert!(!routes.failed_on(Log::Usage, Beside::ItsKind, &mut tries).others, "each delivery counts once");
+    routes.delivered(Log::Quota, 1, now);
+    assert!(routes.failed_on(Log::Usage, Beside::Any, &mut tries).others, "where the answer alone was bad");
+    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &tries), "nothing else has failed");
+}
+
+#[test]
+fn failures_are_a_records_own_when_hardly_any_other_meets_one() {
+    let (mut routes, now) = (routes(), Instant::now());
+    let (mut bad, mut other) = (Tries::NONE, Tries::NONE);
+    routes.failed_on(Log::Usage, Beside::ItsKind, &mut other);
+    routes.begin(Log::Usage, &mut bad);
+    routes.failed_on(Log::Usage, Beside::ItsKind, &mut bad);
+    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &bad), "what failed before says nothing of now");
+    routes.failed_on(Log::Usage, Beside::ItsKind, &mut other);
+    for passed in 0..4 {
+        assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &bad), "one failed, {passed} passed");
+        // However much is in a request, it passes once.
+        routes.delivered(Log::Usage, 500, now);
+    }
+    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &bad));
+    routes.failed_on_all(Log::Usage, std::iter::once(&mut other));
+    assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &bad));
+    assert!(
+        routes.are_its_own(Log::Usage, Beside::Any, &bad),
+        "where the answers of the kind are what is wrong"
+    );
+    // Each by itself where each was answered by itself.
+    routes.delivered(Log::Usage, 4, now);
+    routes.passed_apart(Log::Usage, 4);
+    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &bad));
+}
+
+#[test]
+fn a_batch_that_failed_as_a_whole_is_no_failure_of_others_to_its_records() {
+    let (mut routes, now) = (routes(), Instant::now());
+    let mut batch = [Tries::NONE; 3];
+    for tries in &mut batch {
+        routes.begin(Log::Usage, tries);
+    }
+    assert!(!routes.failed_on_all(Log::Usage, batch.iter_mut()), "nothing has passed");
+    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &batch[0]));
+    routes.delivered(Log::Usage, 1, now);
+    assert!(routes.failed_on_all(Log::Usage, batch[..1].iter_mut()));
+    assert!(!routes.failed_on_all(Log::Usage, batch[..1].iter_mut()), "nothing has passed since");
+    assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &batch[2]), "two others failed, and one passed");
+}
+
+#[test]
+fn more_failing_records_than_may_be_refused_are_an_outage_that_always_hits_the_same_ones() {
+    let (mut routes, now) = (routes(), Instant::now());
+    let mut tries = Tries::NONE;
+    routes.begin(Log::Usage, &mut tries);
+    routes.delivered(Log::Usage, 1, now);
+    routes.failed_on(Log::Usage, Beside::ItsKind, &mut tries);
+    for session in 1..=6 {
+        assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &tries), "{session} fail");
+        routes.is_failing(Log::Usage, LaneKey::of_test(session));
+        routes.is_failing(Log::Started, LaneKey::of_test(session));
+    }
+    assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &tries));
+    assert!(routes.are_its_own(Log::Usage, Beside::Any, &tries), "where every answer of the kind is wrong");
+    routes.is_done(Log::Usage, LaneKey::of_test(3));
+    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &tries));
+}
+
+#[test]
+fn nothing_is_poison_while_a_part_of_the_control_plane_is_out() {
+    // Three of ten requests meet the part that fails, whatever is in them. Records that have met it are tried again, after a
+    // backoff in which others are.
+    let (mut routes, now) = (routes(), Instant::now());
+    let mut waiting = std::collections::VecDeque::new();
+    let mut random = 1_u64;
+    for _ in 0..100_000 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let mut tries = if waiting.len() > 20 { waiting.pop_front() } else { None }.unwrap_or_else(|| {
+            let mut tries = Tries::NONE;
+            routes.begin(Log::Usage, &mut tries);
+            tries
+        });
+        if (random >> 32) % 10 < 7 {
+            routes.delivered(Log::Usage, 1, now);
+            continue;
+        }
+        tries.poisoned += u32::from(routes.failed_on(Log::Usage, Beside::ItsKind, &mut tries).others);
+        let is_its_own = routes.are_its_own(Log::Usage, Beside::ItsKind, &tries);
+        assert!(tries.poisoned < 4 || !is_its_own, "{tries:?}");
+        waiting.push_back(tries);
+    }
+}
+
+#[test]
+fn a_kind_that_alone_fails_in_a_row_is_held_and_the_link_hears_of_it_no_more() {
+    use Trouble::{Failing, Overloaded, Timeout};
+    let (mut routes, now) = (routes(), Instant::now());
+    for _ in 0..10 {
+        assert_eq!(fails(&mut routes, Log::Started, Overloaded, now), Blame::Link, "nothing else has passed");
+    }
+    for _ in 0..2 {
+        fails(&mut routes, Log::Usage, Overloaded, now);
+    }
+    for passed in 0..8 {
+        assert_eq!(
+            fails(&mut routes, Log::Started, Overloaded, now),
+            Blame::Link,
+            "two failed, {passed} passed"
+        );
+        routes.delivered(Log::Quota, 100, now);
+    }
+    assert_eq!(fails(&mut routes, Log::Started, Overloaded, now), Blame::KindFromNowOn);
+    assert_eq!(routes.held(), [false, true, false, false]);
+    assert_eq!(fails(&mut routes, Log::Started, Failing, now), Blame::Kind);
+    assert_eq!(fails(&mut routes, Log::Started, Timeout, now), Blame::Kind);
+    let told: Vec<_> = routes.all_held().map(|(_, held)| held.trouble).collect();
+    assert_eq!(told, [Timeout], "what it meets now is told");
+}
+
+#[test]
+fn a_kind_that_was_held_a_moment_ago_is_held_again_sooner() {
+    let (mut routes, now) = (routes(), Instant::now());
+    fails_alone(&mut routes, Log::Started, Trouble::Overloaded, now);
+    assert!(routes.delivered(Log::Started, 1, now));
+    assert_eq!(fails(&mut routes, Log::Started, Trouble::Overloaded, now), Blame::KindFromNowOn);
+    assert!(routes.delivered(Log::Started, 1, now));
+    assert!(!routes.delivered(Log::Started, 1, now));
+    assert_eq!(fails(&mut routes, Log::Started, Trouble::Overloaded, now), Blame::Link, "and counts anew");
+}
+
+#[test]
+fn what_fails_among_others_that_were_in_flight_with_it_is_not_in_a_row() {
+    let (mut routes, begin) = (routes(), Instant::now());
+    for n in 1..100 {
+        let (sent, now) = (begin + n * SECOND, begin + (n + 2) * SECOND);
+        routes.delivered(Log::Started, 1, now);
+        routes.delivered(Log::Usage, 1, now);
+        for _ in 0..10 {
+            assert_eq!(failed(&mut routes, Log::Usage, Trouble::Overloaded, sent, now), Blame::Link);
+        }
+    }
+}
+
+#[test]
+fn a_kind_does_not_fail_alone_while_others_fail_too() {
+    let (mut routes, now) = (routes(), Instant::now());
+    // Of one kind every other request passes.
+    for _ in 0..1000 {
+        for _ in 0..3 {
+            assert_eq!(fails(&mut routes, Log::Completed, Trouble::Overloaded, now), Blame::Link);
+            assert_eq!(fails(&mut routes, Log::Usage, Trouble::Overloaded, now), Blame::Link);
+            routes.delivered(Log::Usage, 1, now);
+        }
+        routes.delivered(Log::Completed, 1, now);
+        assert_eq!(fails(&mut routes, Log::Usage, Trouble::Overloaded, now), Blame::Link);
+    }
+}
+
+#[test]
+fn two_kinds_fail_alone_beside_a_third_also_after_a_long_outage_of_all() {
+    let (mut routes, now) = (routes(), Instant::now());
+    for _ in 0..1000 {
+        for log in [Log::Quota, Log::Started, Log::Usage] {
+            assert_eq!(fails(&mut routes, log, Trouble::Overloaded, now), Blame::Link);
+        }
+    }
+    for _ in 0..12 {
+        routes.delivered(Log::Usage, 1, now);
+        assert_eq!(fails(&mut routes, Log::Started, Trouble::Overloaded, now), Blame::Link);
+        assert_eq!(fails(&mut routes, Log::Quota, Trouble::Overloaded, now), Blame::Link);
+    }
+    routes.delivered(Log::Usage, 1, now);
+    assert_eq!(fails(&mut routes, Log::Started, Trouble::Overloaded, now), Blame::KindFromNowOn);
+    assert_eq!(fails(&mut routes, Log::Quota, Trouble::Overloaded, now), Blame::KindFromNowOn);
+}
+
+#[test]
+fn one_session_alone_is_no_kind() {
+    let (mut routes, now) = (routes(), Instant::now());
+    for _ in 0..100 {
+        routes.delivered(Log::Usage, 1, now);
+        let one = std::iter::once(LaneKey::of_test(1));
+        assert_eq!(routes.troubled(Log::Started, one, Trouble::Failing, now, "status 500", now), Blame::Link);
+    }
+}
+
+#[test]
+fn a_kind_that_is_answered_is_held_for_its_troubles_no_more_and_for_its_refusals_still() {
+    let (mut routes, now) = (routes(), Instant::now());
+    fails_alone(&mut routes, Log::Started, Trouble::Timeout, now);
+    for _ in 0..5 {
+        routes.refused(Log::Quota, "status 422", now);
+    }
+    assert_eq!(routes.held(), [true, true, false, false]);
+    assert!(routes.answered(Log::Started, now) && !routes.answered(Log::Quota, now));
+    assert_eq!(routes.held(), [true, false, false, false]);
+}
+
+#[test]
+fn whatever_a_kind_is_held_for_the_link_does_not_hear_of_its_probes_and_a_brake_stays_one() {
+    let (mut routes, now) = (routes(), Instant::now());
+    for n in 0..5 {
+        routes.refused(Log::Quota, "status 422", now);
+        routes.absent(Log::Started, "status 404", now);
+        routes.session_unknown(Log::Usage, Some(LaneKey::of_test(n)), 0, "status 404", now);
+    }
+    for log in [Log::Quota, Log::Started, Log::Usage] {
+        for trouble in [Trouble::Overloaded, Trouble::Timeout] {
+            assert_eq!(fails(&mut routes, log, trouble, now), Blame::Kind);
+        }
+    }
+    assert!(!routes.absent(Log::Quota, "status 404", now) && routes.is_braked(Log::Quota));
+    let told: Vec<_> = routes.all_held().map(|(_, held)| held.trouble).collect();
+    assert_eq!(told, [Trouble::Refusing, Trouble::NoRoute, Trouble::NoRoute]);
+}
+
+#[test]
+fn what_is_held_waits_as_long_as_it_is_asked_to_and_nothing_else_does() {
+    let (mut routes, now) = (routes(), Instant::now());
+    let any = |_| true;
+    fails_alone(&mut routes, Log::Started, Trouble::Overloaded, now);
+    let asked = now + 1000 * SECOND;
+    routes.asked_to_wait(Log::Started, asked);
+    assert_eq!(routes.next_probe(any), Some(asked));
+    routes.link_up(now);
+    assert_eq!(routes.due(now, any), None);
+    // Another is held meanwhile, probed, let go.
+    fails_alone(&mut routes, Log::Quota, Trouble::Overloaded, now);
+    routes.link_up(now);
+    assert_eq!(routes.due(now, any), Some(Log::Quota));
+    assert_eq!(routes.next_probe(|log| log == Log::Started), Some(asked));
+    routes.probe_sent(Log::Quota);
+    assert!(routes.delivered(Log::Quota, 1, now));
+    routes.probe_answered(Log::Quota, now);
+    assert_eq!((routes.due(now, any), routes.next_probe(any)), (None, Some(asked)));
+    assert_eq!(routes.due(asked, any), Some(Log::Started));
+    routes.hurry(now);
+    assert_eq!(routes.due(now, any), Some(Log::Started), "but for an operator");
+    // What was asked for is over with the hold.
+    routes.asked_to_wait(Log::Started, asked);
+    assert!(routes.delivered(Log::Started, 1, now));
+    fails_alone(&mut routes, Log::Started, Trouble::Failing, now);
+    assert!(routes.next_probe(any).unwrap() < asked);
+}

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::lanes::{Item, LaneKey, Parcel, kind_of};
 use super::link::{Change, Trip, asked_wait};
-use super::routes::{Beside, Blame};
+use super::routes::{Beside, Blame, Met};
 use super::verdict::{Trouble, Verdict, judge};
 use super::{Form, Run, Sent};
 use crate::control_plane::{Answer, QuotaAnswer, parse_quota_answer};
@@ -19,7 +19,7 @@ use crate::record::Kind;
 const DETAIL_BYTES: usize = 1024;
 
 /// So often a record must fail to speak for itself, and not of the link.
-const FAILED_AGAIN: u64 = 3;
+const FAILED_AGAIN: u64 = 2;
 
 /// What was heard where the status says nothing of what is wrong.
 const UNUSABLE_QUOTA: &str = "an answer to a quota request that cannot be used";
@@ -248,8 +248,10 @@ impl Run {
         trip: Trip,
         now: Instant,
     ) {
+        let asked = asked_wait(retry_after);
         let blame = if trouble.may_be_a_kinds() {
-            self.routes.troubled(log, lanes, trouble, trip.sent, &self.heard, now)
+            let met = Met { trouble, sent: trip.sent, is_asked: asked.is_some(), cause: &self.heard };
+            self.routes.troubled(log, lanes, met, now)
         } else {
             Blame::Link
         };
@@ -262,7 +264,7 @@ impl Run {
             self.link.was_not_to_blame(trouble, now);
             self.held(log);
         }
-        if let Some(wait) = asked_wait(retry_after) {
+        if let Some(wait) = asked {
             self.routes.asked_to_wait(log, now + wait);
         }
     }

@@ -284,7 +284,13 @@ impl Link {
 
     fn grow(&mut self, trip: Trip, now: Instant) {
         if self.latencies.is_slow(trip, now) {
-            self.shrink(trip, now);
+            if self.limit <= INITIAL_LIMIT {
+                // Sending less has not helped: it is no queue of ours, and nothing to be slow for.
+                self.latencies.forget();
+                self.threshold = self.settings.concurrency as f64;
+            } else {
+                self.halve(trip, now);
+            }
         } else if self.limit < self.settings.concurrency as f64 {
             let step = if self.limit < self.threshold { 1.0 } else { 1.0 / self.limit };
             self.limit = (self.limit + step).min(self.settings.concurrency as f64);
@@ -292,14 +298,21 @@ impl Link {
     }
 
     fn shrink(&mut self, trip: Trip, now: Instant) {
-        // Once a round trip: the other answers to the same excess say nothing new.
-        let round = self.latencies.usual(trip).unwrap_or(UNKNOWN_ROUND).max(SHORTEST_ROUND);
-        if self.last_cut.is_none_or(|cut| now.saturating_duration_since(cut) > round) {
-            self.last_cut = Some(now);
+        if self.halve(trip, now) {
             self.pace.congested(now);
+        }
+    }
+
+    /// Halves the requests in flight. Once a round trip: the other answers to the same excess say nothing new.
+    fn halve(&mut self, trip: Trip, now: Instant) -> bool {
+        let round = self.latencies.usual(trip).unwrap_or(UNKNOWN_ROUND).max(SHORTEST_ROUND);
+        let is_new = self.last_cut.is_none_or(|cut| now.saturating_duration_since(cut) > round);
+        if is_new {
+            self.last_cut = Some(now);
             self.limit = (self.limit / 2.0).max(1.0);
             self.threshold = self.limit;
         }
+        is_new
     }
 }
 

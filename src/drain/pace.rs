@@ -100,16 +100,17 @@ impl Pace {
     /// The other side is congested.
     pub(super) fn congested(&mut self, now: Instant) {
         self.measure(now);
-        let measured = self.measured.max(self.so_far(now)).max(LEAST);
-        let most = self.limit.map_or(measured, |limit| limit.rate.min(measured));
+        let measured = self.measured.max(self.so_far(now));
+        // Where hardly anything was sent, that says little of what is too much.
+        let most =
+            self.limit.map_or(measured.max(FIRST), |Limit { rate, .. }| measured.clamp(rate * KEPT, rate));
         self.set((most * KEPT).max(LEAST), Growth::Cubic { most }, now);
     }
 
     /// The link was down and is up.
     pub(super) fn restart(&mut self, now: Instant) {
         (self.measured, self.sent, self.counting) = (0.0, 0, now);
-        let rate = self.limit.map_or(FIRST, |limit| limit.rate.min(FIRST));
-        self.set(rate, Growth::Doubling, now);
+        self.set(FIRST, Growth::Doubling, now);
     }
 
     /// What it was slowed down for was no congestion: it is at least as fast as after an outage, and doubles.

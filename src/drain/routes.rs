@@ -22,7 +22,7 @@ use super::link::{Jitter, Settings};
 use super::verdict::Trouble;
 use crate::outbox::Log;
 
-pub(super) use blame::{Beside, Blame};
+pub(super) use blame::{Beside, Blame, Met};
 use blame::{Recent, Troubles};
 
 /// Longer without a delivery is no time in which records were being delivered: a session's grace stands still.
@@ -49,6 +49,8 @@ struct Route {
     /// What the link may be to blame for, since one of it was last answered.
     troubles: Troubles,
     recent: Recent,
+    /// When one of it was last delivered.
+    passed_at: Option<Instant>,
     /// When one of it was last delivered, or answered otherwise.
     answered_at: Option<Instant>,
     /// Why it is held.
@@ -111,7 +113,7 @@ impl Routes {
         if let Some(last) = route.last_delivery {
             route.delivering += now.saturating_duration_since(last).min(DELIVERING_GAP);
         }
-        (route.last_delivery, route.answered_at) = (Some(now), Some(now));
+        (route.last_delivery, route.passed_at, route.answered_at) = (Some(now), Some(now), Some(now));
         route.deliveries += records;
         route.fares.passes += 1;
         route.recent.passed();

@@ -1,8 +1,8 @@
 //! How long requests take, and whether that is longer than they should.
 //!
 //! A batch of five hundred honestly takes longer than one quota request, and one route longer than another: a request is
-//! compared with its like alone. And what has become slow for good, by a longer way or a slower machine, is no queue that
-//! would get shorter if we sent less: after a while it is what is usual.
+//! compared with its like alone. And what stays slow though hardly anything is under way, by a longer way or a slower machine,
+//! is no queue that would get shorter if we sent less: it is what is usual from then on.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -93,6 +93,11 @@ impl Latencies {
         let is_slow = latency > usual.least() * SLOW_TIMES && latency > SLOW_AT_LEAST;
         usual.note(latency, now);
         is_slow
+    }
+
+    /// What is known says nothing any more: what comes is what is usual.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
     }
 }
 

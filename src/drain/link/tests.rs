@@ -54,6 +54,28 @@ fn what_a_kind_alone_was_told_does_not_keep_it_open() {
     assert_eq!(link.delivered(trip(now), now), Some(Change::Up));
 }
 
+/// Requests of which each takes so long are answered for a while; how many may be in flight then.
+fn answered(link: &mut Link, begin: Instant, latency: Duration, requests: u32) -> (Instant, usize) {
+    let mut now = begin;
+    for _ in 0..requests {
+        // As many as may be in flight share the time.
+        now += latency / link.limit(now) as u32;
+        link.sent(now - latency);
+        link.delivered(trip(now - latency), now);
+    }
+    (now, link.limit(now))
+}
+
+#[test]
+fn what_stays_slow_when_little_is_sent_is_no_congestion() {
+    let mut link = link();
+    let (now, fast) = answered(&mut link, Instant::now() + Duration::from_secs(10), 2 * MS, 1000);
+    let (later, slow) = answered(&mut link, now, 500 * MS, 500);
+    assert_eq!((fast, slow), (32, 32));
+    assert!(later - now < Duration::from_secs(30), "{:?}", later - now);
+    assert_eq!(link.paced_until(later), None, "nor is there a pace");
+}
+
 #[test]
 fn failures_among_successes_do_not_open_it() {
     let (mut link, start) = (link(), Instant::now());

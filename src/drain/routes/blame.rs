@@ -14,6 +14,8 @@ use crate::outbox::Log;
 const PASS_FOR_EACH_FAILED: u64 = 4;
 /// A kind fails when that is so for so many of its lanes: sessions, or quota requests. One alone may be a record's own failure.
 const LANES_OF_A_KIND: usize = 2;
+/// So often in a row a kind asks to wait, while others pass meanwhile, until it waits alone.
+const ASKED_AGAIN: u32 = 2;
 
 /// Which others' fortunes tell whether a failure is a record's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,18 @@ pub(in crate::drain) enum Blame {
     Kind,
     /// Likewise, as is known now.
     KindFromNowOn,
+}
+
+/// What a request met that the link may be to blame for.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::drain) struct Met<'a> {
+    pub(in crate::drain) trouble: Trouble,
+    /// Since when it was under way.
+    pub(in crate::drain) sent: Instant,
+    /// It was asked to wait.
+    pub(in crate::drain) is_asked: bool,
+    /// What was heard.
+    pub(in crate::drain) cause: &'a str,
 }
 
 /// What a kind has met since it was last answered that the link may be to blame for.
@@ -154,9 +168,7 @@ impl Routes {
         &mut self,
         log: Log,
         lanes: impl Iterator<Item = LaneKey>,
-        trouble: Trouble,
-        sent: Instant,
-        cause: &str,
+        met: Met<'_>,
         now: Instant,
     ) -> Blame {
         let others_passed = self.passes_beside(log);
@@ -165,12 +177,12 @@ impl Routes {
         if let Some(held) = &mut route.held {
             // What it was refused for, and the brake with it, is not forgotten for that.
             if held.trouble.may_be_a_kinds() {
-                *held = Held { trouble, cause: cause.to_owned() };
+                *held = Held { trouble: met.trouble, cause: met.cause.to_owned() };
             }
             return Blame::Kind;
         }
         // With many in flight, some fail among others that do not.
-        if route.answered_at.is_some_and(|answered| sent < answered) {
+        if route.answered_at.is_some_and(|answered| met.sent < answered) {
             return Blame::Link;
         }
         let troubles = &mut route.troubles;
@@ -184,26 +196,34 @@ impl Routes {
             }
             troubles.lanes.insert(lane);
         }
-        if self.fails_alone(log) {
-            self.hold(log, trouble, cause, now);
+        if self.fails_alone(log, met, now) {
+            self.hold(log, met.trouble, met.cause, now);
             return Blame::KindFromNowOn;
         }
         Blame::Link
     }
 
-    /// It has failed as often in a row as opens the circuit, of more than one lane, while others passed; or it did so a
-    /// moment ago. And hardly any of those others fail that do not fail alone themselves.
-    fn fails_alone(&self, log: Log) -> bool {
+    /// It has failed as often in a row as opens the circuit, of more than one lane, while others passed; or it did so a moment
+    /// ago. And hardly any of those others fail that do not fail alone themselves.
+    fn fails_alone(&self, log: Log, met: Met<'_>, now: Instant) -> bool {
         let enough = self.settings.failures_to_open;
-        let Troubles { is_known, failed, lanes, others_passed } = &self.known_of(log).troubles;
-        let is_shown =
-            *failed >= enough && lanes.len() >= LANES_OF_A_KIND && self.passes_beside(log) > *others_passed;
         let others = LOGS.into_iter().zip(&self.routes).filter(|(other, _)| *other != log);
+        let Troubles { is_known, failed, lanes, others_passed } = &self.known_of(log).troubles;
+        let is_shown = if met.trouble == Trouble::Timeout {
+            // All that time others have passed, to the end: no need to wait as long again, and again.
+            let half = met.sent + now.saturating_duration_since(met.sent) / 2;
+            others.clone().any(|(_, route)| route.passed_at.is_some_and(|passed| passed >= half))
+        } else {
+            // Each time that it asks to wait everything has waited.
+            let enough = if met.is_asked { enough.min(ASKED_AGAIN) } else { enough };
+            *failed >= enough && self.passes_beside(log) > *others_passed
+        };
         let others = others.filter(|(_, route)| route.held.is_none() && route.troubles.failed < enough);
         let (failed, known) = others.fold((0, 0), |(failed, known), (_, route)| {
             (failed + route.recent.failed.count_ones(), known + route.recent.known)
         });
-        (is_shown || *is_known) && u64::from(known - failed) >= PASS_FOR_EACH_FAILED * u64::from(failed)
+        ((is_shown && lanes.len() >= LANES_OF_A_KIND) || *is_known)
+            && u64::from(known - failed) >= PASS_FOR_EACH_FAILED * u64::from(failed)
     }
 
     /// How often it has failed in a row, if it is not known by now that it does so alone.

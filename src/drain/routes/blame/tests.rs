@@ -13,7 +13,8 @@ fn fails(routes: &mut Routes, log: Log, trouble: Trouble, now: Instant) -> Blame
 }
 
 fn failed(routes: &mut Routes, log: Log, trouble: Trouble, sent: Instant, now: Instant) -> Blame {
-    routes.troubled(log, [1, 2].map(LaneKey::of_test).into_iter(), trouble, sent, "status 503", now)
+    let met = Met { trouble, sent, is_asked: false, cause: "status 503" };
+    routes.troubled(log, [1, 2].map(LaneKey::of_test).into_iter(), met, now)
 }
 
 /// Makes a kind held for that.
@@ -211,12 +212,48 @@ fn two_kinds_fail_alone_beside_a_third_also_after_a_long_outage_of_all() {
 }
 
 #[test]
+fn a_kind_that_asks_to_wait_again_waits_alone() {
+    let (mut routes, now) = (routes(), Instant::now());
+    let met = Met { trouble: Trouble::Overloaded, sent: now, is_asked: true, cause: "status 503" };
+    let mut asks = || routes.troubled(Log::Started, [1, 2].map(LaneKey::of_test).into_iter(), met, now);
+    assert_eq!([asks(), asks(), asks()], [Blame::Link; 3], "nothing else passes");
+    routes.delivered(Log::Usage, 1, now);
+    let mut asks = || routes.troubled(Log::Completed, [1, 2].map(LaneKey::of_test).into_iter(), met, now);
+    assert_eq!([asks(), asks()], [Blame::Link; 2], "nor has anything since");
+    routes.delivered(Log::Usage, 1, now);
+    let mut asks = || routes.troubled(Log::Completed, [1, 2].map(LaneKey::of_test).into_iter(), met, now);
+    assert_eq!(asks(), Blame::KindFromNowOn);
+}
+
+#[test]
+fn a_kind_that_hangs_while_others_pass_to_the_end_is_held_at_once() {
+    let (mut routes, sent) = (routes(), Instant::now());
+    let now = sent + 30 * SECOND;
+    routes.delivered(Log::Usage, 1, sent + 10 * SECOND);
+    assert_eq!(
+        failed(&mut routes, Log::Started, Trouble::Timeout, sent, now),
+        Blame::Link,
+        "all hang since then, perhaps"
+    );
+    for _ in 0..10 {
+        routes.delivered(Log::Usage, 1, sent + 20 * SECOND);
+    }
+    assert_eq!(
+        failed(&mut routes, Log::Started, Trouble::Failing, sent, now),
+        Blame::Link,
+        "that took no time"
+    );
+    assert_eq!(failed(&mut routes, Log::Completed, Trouble::Timeout, sent, now), Blame::KindFromNowOn);
+}
+
+#[test]
 fn one_session_alone_is_no_kind() {
     let (mut routes, now) = (routes(), Instant::now());
     for _ in 0..100 {
         routes.delivered(Log::Usage, 1, now);
         let one = std::iter::once(LaneKey::of_test(1));
-        assert_eq!(routes.troubled(Log::Started, one, Trouble::Failing, now, "status 500", now), Blame::Link);
+        let met = Met { trouble: Trouble::Failing, sent: now, is_asked: true, cause: "status 500" };
+        assert_eq!(routes.troubled(Log::Started, one, met, now), Blame::Link);
     }
 }
 

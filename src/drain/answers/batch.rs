@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{FAILED_AGAIN, Failure, detail, in_words, lanes_of};
+use super::{Failure, detail, in_words, lanes_of};
 use crate::control_plane::{Answer, RecordResult, Response, parse_batch_answer};
 use crate::drain::Run;
 use crate::drain::lanes::Parcel;
@@ -13,6 +13,8 @@ use crate::outbox::{Log, Reason, Settlement};
 
 /// What was heard where the status says nothing of what is wrong.
 const UNUSABLE_BATCH: &str = "a batch's answer without usable results";
+/// A batch that has been shed so often, while others passed, may be shed for what is in it.
+const SHED_AGAIN: u64 = 3;
 
 impl Run {
     /// The answer to a batch: a result for each record, or one answer for all of them.
@@ -40,7 +42,7 @@ impl Run {
             // Load, most often; and what one of them does to the server, which is looked for where load would be over.
             let others_passed =
                 self.routes.failed_on_all(Log::Usage, parcel.iter_mut().map(|(_, item)| &mut item.tries));
-            if others_passed && parcel.iter().any(|(_, item)| item.tries.own_failures >= FAILED_AGAIN) {
+            if others_passed && parcel.iter().any(|(_, item)| item.tries.own_failures >= SHED_AGAIN) {
                 halve(&mut parcel);
             }
             self.link_failed(parcel, Trouble::Overloaded, retry_after, trip, now);

@@ -170,9 +170,9 @@ fn what_fails_among_others_that_were_in_flight_with_it_is_not_in_a_row() {
     let (mut routes, begin) = (routes(), Instant::now());
     for n in 1..100 {
         let (sent, now) = (begin + n * SECOND, begin + (n + 2) * SECOND);
-        routes.delivered(Log::Started, 1, now);
         routes.delivered(Log::Usage, 1, now);
         for _ in 0..10 {
+            routes.delivered(Log::Started, 1, now);
             assert_eq!(failed(&mut routes, Log::Usage, Trouble::Overloaded, sent, now), Blame::Link);
         }
     }

@@ -184,6 +184,25 @@ mod tests {
     }
 
     #[test]
+    fn what_was_hardly_used_is_not_cut_to_nothing() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(begin);
+        // Two requests a second, and congestion twice.
+        for n in 0..10 {
+            pace.sent(begin + Duration::from_millis(n * 500));
+        }
+        let now = begin + Duration::from_secs(5);
+        pace.congested(now);
+        pace.congested(now);
+        let first = run(&mut pace, now, 1);
+        assert!((7..40).contains(&first), "{first}");
+        // And an outage after it changes nothing.
+        pace.congested(now);
+        pace.restart(now);
+        assert!(run(&mut pace, now, 1) >= 15);
+    }
+
+    #[test]
     fn after_an_outage_it_begins_small_and_doubles() {
         let begin = Instant::now();
         let mut pace = Pace::new(begin);

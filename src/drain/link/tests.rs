@@ -73,6 +73,7 @@ fn what_stays_slow_when_little_is_sent_is_no_congestion() {
     let (later, slow) = answered(&mut link, now, 500 * MS, 500);
     assert_eq!((fast, slow), (32, 32));
     assert!(later - now < Duration::from_secs(30), "{:?}", later - now);
+    link.paced_until(later);
     (0..10_000).for_each(|_| link.sent(later));
     assert_eq!(link.paced_until(later), None, "nor is there a pace");
 }

@@ -49,6 +49,8 @@ struct Route {
     /// What the link may be to blame for, since one of it was last answered.
     troubles: Troubles,
     recent: Recent,
+    /// It was held for such, and then some of it passed.
+    is_partial: bool,
     /// When one of it was last delivered.
     passed_at: Option<Instant>,
     /// When one of it was last delivered, or answered otherwise.
@@ -117,6 +119,7 @@ impl Routes {
         route.deliveries += records;
         route.fares.passes += 1;
         route.recent.passed();
+        route.is_partial &= !route.recent.has_only_passed();
         route.forget();
         self.let_go(log, now)
     }
@@ -306,7 +309,7 @@ impl Routes {
         route.asked = None;
         if held.trouble.may_be_a_kinds() {
             // What was its own speaks for nobody else's.
-            (route.troubles.is_known, route.recent) = (true, Recent::default());
+            (route.troubles.is_known, route.is_partial, route.recent) = (true, true, Recent::default());
         }
         self.failures = 1;
         // Where one is mended the others may be.

@@ -61,7 +61,7 @@ pub(in crate::drain) struct Met<'a> {
 /// What a kind has met since it was last answered that the link may be to blame for.
 #[derive(Debug, Default)]
 pub(super) struct Troubles {
-    /// It was held for such until it was answered: one more is enough.
+    /// It was held for such until it was answered: one more that everything would wait for is enough.
     pub(super) is_known: bool,
     /// Requests.
     failed: u32,
@@ -82,6 +82,15 @@ pub(super) struct Recent {
 impl Recent {
     pub(super) fn passed(&mut self) {
         self.note(0);
+    }
+
+    /// Nothing else, as far as is looked.
+    pub(super) fn has_only_passed(self) -> bool {
+        self.known == u16::BITS && self.failed == 0
+    }
+
+    fn has_only_failed(self) -> bool {
+        self.failed == u16::MAX
     }
 
     fn note(&mut self, failed: u16) {
@@ -203,26 +212,30 @@ impl Routes {
         Blame::Link
     }
 
-    /// It has failed as often in a row as opens the circuit, of more than one lane, while others passed; or it did so a moment
-    /// ago. And hardly any of those others fail that do not fail alone themselves.
+    /// It has failed as often in a row as opens the circuit, of more than one lane, while others passed. And hardly any of
+    /// those others fail that do not fail alone themselves.
     fn fails_alone(&self, log: Log, met: Met<'_>, now: Instant) -> bool {
-        let enough = self.settings.failures_to_open;
+        let (route, enough) = (self.known_of(log), self.settings.failures_to_open);
         let others = LOGS.into_iter().zip(&self.routes).filter(|(other, _)| *other != log);
-        let Troubles { is_known, failed, lanes, others_passed } = &self.known_of(log).troubles;
+        let Troubles { is_known, failed, lanes, others_passed } = &route.troubles;
         let is_shown = if met.trouble == Trouble::Timeout {
             // All that time others have passed, to the end: no need to wait as long again, and again.
             let half = met.sent + now.saturating_duration_since(met.sent) / 2;
             others.clone().any(|(_, route)| route.passed_at.is_some_and(|passed| passed >= half))
         } else {
+            let passed = self.passes_beside(log) > *others_passed;
             // Each time that it asks to wait everything has waited.
-            let enough = if met.is_asked { enough.min(ASKED_AGAIN) } else { enough };
-            *failed >= enough && self.passes_beside(log) > *others_passed
+            let again = met.is_asked && *failed >= ASKED_AGAIN;
+            // Of one that fails in part the rest is to pass.
+            let is_all = !route.is_partial || route.recent.has_only_failed();
+            passed && (again || is_all && *failed >= enough)
         };
+        let is_dear = met.is_asked || met.trouble == Trouble::Timeout;
         let others = others.filter(|(_, route)| route.held.is_none() && route.troubles.failed < enough);
         let (failed, known) = others.fold((0, 0), |(failed, known), (_, route)| {
             (failed + route.recent.failed.count_ones(), known + route.recent.known)
         });
-        ((is_shown && lanes.len() >= LANES_OF_A_KIND) || *is_known)
+        (is_shown && lanes.len() >= LANES_OF_A_KIND || *is_known && is_dear)
             && u64::from(known - failed) >= PASS_FOR_EACH_FAILED * u64::from(failed)
     }
 

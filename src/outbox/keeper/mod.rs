@@ -71,6 +71,8 @@ pub(super) struct Keeper {
     orders: mpsc::WeakSender<Order>,
     failed_at: Option<Instant>,
     chores_at: Instant,
+    /// The ledger's copy of the totals is to be made anew.
+    copies_totals: bool,
     expired_at: Option<Instant>,
     /// Where to look on for old dead letters.
     expire_from: u64,
@@ -96,6 +98,7 @@ impl Keeper {
             orders,
             failed_at: None,
             chores_at: Instant::now(),
+            copies_totals: false,
             expired_at: None,
             stragglers: Vec::new(),
             troubles: Troubles::default(),
@@ -240,16 +243,13 @@ impl Keeper {
     fn commit(&mut self) -> bool {
         // IMPORTANT: what the writer is saving just now is no longer dirty, and not yet durable.
         self.shared.wait_for_save();
-        let (is_dirty, totals_stored) = {
+        // The copy of the totals goes along with what is settled; without that, with the chores will do.
+        let is_due = {
             let state = self.shared.state();
-            (state.is_dirty(), state.totals_stored)
+            state.is_dirty() || self.copies_totals && state.totals.next != state.totals_stored
         };
-        // The copy of the totals goes along with what is settled; without that, once a second will do.
-        let is_copy_due = {
-            let state = self.shared.state();
-            state.totals.next != totals_stored && self.chores_at.elapsed() < TICK
-        };
-        if !is_dirty && !is_copy_due {
+        self.copies_totals = false;
+        if !is_due {
             return true;
         }
         failpoint::reached("outbox::saving");

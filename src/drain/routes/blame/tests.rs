@@ -20,11 +20,11 @@ fn failed(routes: &mut Routes, log: Log, trouble: Trouble, sent: Instant, now: I
 /// Makes a kind held for that.
 fn fails_alone(routes: &mut Routes, log: Log, trouble: Trouble, now: Instant) {
     let beside = if log == Log::Usage { Log::Quota } else { Log::Usage };
-    for _ in 0..3 {
+    // More often where it was let go before.
+    for _ in 0..16 {
         fails(routes, log, trouble, now);
         routes.delivered(beside, 1, now);
     }
-    fails(routes, log, trouble, now);
     assert!(routes.is_held(log));
 }
 
@@ -155,14 +155,46 @@ fn a_kind_that_alone_fails_in_a_row_is_held_and_the_link_hears_of_it_no_more() {
 }
 
 #[test]
-fn a_kind_that_was_held_a_moment_ago_is_held_again_sooner() {
+fn a_kind_that_was_held_a_moment_ago_and_asks_to_wait_is_held_again_at_once() {
     let (mut routes, now) = (routes(), Instant::now());
     fails_alone(&mut routes, Log::Started, Trouble::Overloaded, now);
     assert!(routes.delivered(Log::Started, 1, now));
-    assert_eq!(fails(&mut routes, Log::Started, Trouble::Overloaded, now), Blame::KindFromNowOn);
+    let met = Met { trouble: Trouble::Overloaded, sent: now, is_asked: true, cause: "status 503" };
+    let asks =
+        |routes: &mut Routes| routes.troubled(Log::Started, std::iter::once(LaneKey::of_test(1)), met, now);
+    assert_eq!(asks(&mut routes), Blame::KindFromNowOn);
     assert!(routes.delivered(Log::Started, 1, now));
     assert!(!routes.delivered(Log::Started, 1, now));
-    assert_eq!(fails(&mut routes, Log::Started, Trouble::Overloaded, now), Blame::Link, "and counts anew");
+    assert_eq!(asks(&mut routes), Blame::Link, "and counts anew");
+}
+
+#[test]
+fn a_kind_that_fails_in_part_is_held_once_and_then_only_when_nothing_of_it_passes() {
+    let (mut routes, now) = (routes(), Instant::now());
+    let (mut random, mut held) = (1_u64, 0);
+    let mut some_pass = |routes: &mut Routes| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        routes.delivered(Log::Started, 1, now);
+        if (random >> 32) % 2 == 0 {
+            routes.delivered(Log::Usage, 1, now);
+            return;
+        }
+        held += u32::from(fails(routes, Log::Usage, Trouble::Failing, now) == Blame::KindFromNowOn);
+    };
+    (0..10_000).for_each(|_| some_pass(&mut routes));
+    assert_eq!(held, 1, "of ten thousand half of which fail");
+    for _ in 0..16 {
+        routes.delivered(Log::Started, 1, now);
+        fails(&mut routes, Log::Usage, Trouble::Failing, now);
+    }
+    assert!(routes.is_held(Log::Usage));
+    // One that has been well for long is held as soon as ever.
+    (0..20).for_each(|_| drop(routes.delivered(Log::Usage, 1, now)));
+    for _ in 0..3 {
+        routes.delivered(Log::Started, 1, now);
+        fails(&mut routes, Log::Usage, Trouble::Failing, now);
+    }
+    assert!(routes.is_held(Log::Usage));
 }
 
 #[test]

@@ -208,7 +208,7 @@ impl Run {
     fn failed(&mut self, key: LaneKey, mut item: Item, failure: Failure, detail: String, now: Instant) {
         let Failure { trouble, beside, retry_after, was_up, trip } = failure;
         let log = item.ticket.log;
-        // Nor is it while its kind is held, but for an answer that is worth nothing.
+        // While its kind is held a failure is not the record's own, but for an answer that is worth nothing.
         let counts = was_up && (beside == Beside::Any || !self.routes.is_held(log));
         let passed = self.routes.failed_on(log, beside, &mut item.tries);
         let others_passed = passed.others && counts;

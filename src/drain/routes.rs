@@ -6,7 +6,8 @@
 //! delivered of one is no evidence for another.
 //!
 //! A kind of which everything is refused, or every session unknown, or which alone meets what else would be the link's
-//! trouble ([`blame`]), is *held*: no record of it is given up for that, one at a time probes it, and the other kinds go on. However many kinds are held, they take turns: an outage of all of them is as quiet as that of one.
+//! trouble ([`blame`]), is *held*: no record of it is given up for that, one at a time probes it, and the other kinds go
+//! on. However many kinds are held, they take turns: an outage of all of them is as quiet as that of one.
 //!
 //! A pure state machine: the time is an argument, nothing here waits.
 
@@ -48,6 +49,7 @@ struct Route {
     failing: HashSet<LaneKey>,
     /// What the link may be to blame for, since one of it was last answered.
     troubles: Troubles,
+    /// How the last of its requests have fared.
     recent: Recent,
     /// It was held for such, and then some of it passed.
     is_partial: bool,

@@ -40,7 +40,7 @@ pub(in crate::drain) struct Passed {
 pub(in crate::drain) enum Blame {
     /// The link's, for all that is known.
     Link,
-    /// Its kind's, which is held.
+    /// Its kind's, which is held, or of which the rest passes.
     Kind,
     /// Likewise, as is known now.
     KindFromNowOn,
@@ -209,19 +209,23 @@ impl Routes {
             self.hold(log, met.trouble, met.cause, now);
             return Blame::KindFromNowOn;
         }
-        Blame::Link
+        // A kind that is known to fail in part, and still does: to slow all for it would help nobody.
+        let route = self.known_of(log);
+        let is_in_part =
+            met.trouble == Trouble::Failing && route.is_partial && !route.recent.has_only_failed();
+        if is_in_part && self.others_are_well(log) { Blame::Kind } else { Blame::Link }
     }
 
     /// It has failed as often in a row as opens the circuit, of more than one lane, while others passed. And hardly any of
     /// those others fail that do not fail alone themselves.
     fn fails_alone(&self, log: Log, met: Met<'_>, now: Instant) -> bool {
         let (route, enough) = (self.known_of(log), self.settings.failures_to_open);
-        let others = LOGS.into_iter().zip(&self.routes).filter(|(other, _)| *other != log);
+        let mut others = LOGS.into_iter().zip(&self.routes).filter(|(other, _)| *other != log);
         let Troubles { is_known, failed, lanes, others_passed } = &route.troubles;
         let is_shown = if met.trouble == Trouble::Timeout {
             // All that time others have passed, to the end: no need to wait as long again, and again.
             let half = met.sent + now.saturating_duration_since(met.sent) / 2;
-            others.clone().any(|(_, route)| route.passed_at.is_some_and(|passed| passed >= half))
+            others.any(|(_, route)| route.passed_at.is_some_and(|passed| passed >= half))
         } else {
             let passed = self.passes_beside(log) > *others_passed;
             // Each time that it asks to wait everything has waited.
@@ -231,12 +235,18 @@ impl Routes {
             passed && (again || is_all && *failed >= enough)
         };
         let is_dear = met.is_asked || met.trouble == Trouble::Timeout;
-        let others = others.filter(|(_, route)| route.held.is_none() && route.troubles.failed < enough);
+        (is_shown && lanes.len() >= LANES_OF_A_KIND || *is_known && is_dear) && self.others_are_well(log)
+    }
+
+    /// Whether hardly any of the other kinds fails, of those that do not fail alone themselves.
+    fn others_are_well(&self, log: Log) -> bool {
+        let others = LOGS.into_iter().zip(&self.routes).filter(|(other, route)| {
+            *other != log && route.held.is_none() && route.troubles.failed < self.settings.failures_to_open
+        });
         let (failed, known) = others.fold((0, 0), |(failed, known), (_, route)| {
             (failed + route.recent.failed.count_ones(), known + route.recent.known)
         });
-        (is_shown && lanes.len() >= LANES_OF_A_KIND || *is_known && is_dear)
-            && u64::from(known - failed) >= PASS_FOR_EACH_FAILED * u64::from(failed)
+        u64::from(known - failed) >= PASS_FOR_EACH_FAILED * u64::from(failed)
     }
 
     /// How often it has failed in a row, if it is not known by now that it does so alone.

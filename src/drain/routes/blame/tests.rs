@@ -179,10 +179,13 @@ fn a_kind_that_fails_in_part_is_held_once_and_then_only_when_nothing_of_it_passe
             routes.delivered(Log::Usage, 1, now);
             return;
         }
-        held += u32::from(fails(routes, Log::Usage, Trouble::Failing, now) == Blame::KindFromNowOn);
+        let blame = fails(routes, Log::Usage, Trouble::Failing, now);
+        assert!(held == 0 || blame != Blame::Link, "the link hears no more of it");
+        held += u32::from(blame == Blame::KindFromNowOn);
     };
     (0..10_000).for_each(|_| some_pass(&mut routes));
     assert_eq!(held, 1, "of ten thousand half of which fail");
+    assert_eq!(fails(&mut routes, Log::Usage, Trouble::Overloaded, now), Blame::Link, "but of load it does");
     for _ in 0..16 {
         routes.delivered(Log::Started, 1, now);
         fails(&mut routes, Log::Usage, Trouble::Failing, now);

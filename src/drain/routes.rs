@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lanes::{Fares, LOGS, LaneKey, Unknown, place};
+use super::queues::{LOGS, LaneKey, Outcomes, Unknown, place};
 use super::link::{Jitter, Settings};
 use super::verdict::Trouble;
 use crate::outbox::Log;
@@ -44,7 +44,7 @@ struct Route {
     /// Answers since then that there is no such route.
     absent: u32,
     /// How it has fared so far. What is answered as a whole counts once, however much is in it: an outage does not ask.
-    fares: Fares,
+    outcomes: Outcomes,
     /// Lanes whose head has met 5xx, and waits.
     failing: HashSet<LaneKey>,
     /// What the link may be to blame for, since one of it was last answered.
@@ -119,7 +119,7 @@ impl Routes {
         }
         (route.last_delivery, route.passed_at, route.answered_at) = (Some(now), Some(now), Some(now));
         route.deliveries += records;
-        route.fares.passes += 1;
+        route.outcomes.passes += 1;
         route.recent.passed();
         route.is_partial &= !route.recent.has_only_passed();
         route.forget();
@@ -140,12 +140,6 @@ impl Routes {
     /// Whether refusals of it make no dead letters at present.
     pub(super) fn is_braked(&self, log: Log) -> bool {
         self.known_of(log).held.as_ref().is_some_and(|held| held.trouble == Trouble::Refusing)
-    }
-
-    /// Whether a refusal that was just told makes a dead letter: also the one that sets the brake, unless so many of other
-    /// kinds did before it.
-    pub(super) fn gives_up(&self, log: Log, sets_brake: bool) -> bool {
-        !self.is_braked(log) || (sets_brake && self.in_a_row <= self.settings.refusal_brake)
     }
 
     /// A session was not known, which is `news` of this one. When that is all that is heard, of several sessions, it is the
@@ -301,6 +295,10 @@ impl Routes {
         if self.until.is_none() {
             self.failures = 1;
             self.wait(now);
+        }
+        if trouble == Trouble::Refusing {
+            // Bad records and a bad release look alike: the first other session tells them apart.
+            self.until = Some(now);
         }
         true
     }

@@ -1,46 +1,54 @@
-//! What an answer means: a pure, total function from what came back to what is done about it.
+//! What is done about an answer: a pure, total function of what it means.
 
 use std::time::Duration;
 
-use crate::control_plane::{Failure, Response};
+use crate::control_plane::{Failure, Meaning, Response};
 use crate::outbox::Settlement;
 
 /// What is done about an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Taken, now or before: settled.
     Settled(Settlement),
-    /// This record is refused: a dead letter, unless the brake is on.
+    /// This record is refused: a dead letter once that is confirmed, unless the brake is on.
     Refused,
     /// No request can be made of it: a dead letter, and no word of the link.
     Unsendable,
     /// The session is not known (yet): retried within its grace.
     SessionUnknown,
-    /// The server failed: the link, or a poison record, as the neighbours' fortunes tell.
-    ServerError,
-    /// 503: too much for it, or a poison record, likewise.
-    Unavailable,
-    /// The link itself: retried for as long as it takes.
-    Link(Trouble),
+    /// The first attempt is still under way: retried when the answer says so.
+    InProgress,
+    /// Within a batch: not tried, because of an earlier record of its session. No attempt.
+    NotTried,
+    /// It failed: the link, the kind's route, or the record, as the others' outcomes tell.
+    Failed {
+        /// What the link's trouble is, if it is the link's.
+        trouble: Trouble,
+        /// The server may have failed on the record: after enough of that, it is a dead letter.
+        may_be_poison: bool,
+    },
 }
 
 impl Verdict {
-    /// How the record is settled, if it is.
-    pub(super) fn settlement(&self) -> Option<Settlement> {
+    const fn failed(trouble: Trouble) -> Self {
+        Self::Failed { trouble, may_be_poison: false }
+    }
+
+    const fn server_failed(trouble: Trouble) -> Self {
+        Self::Failed { trouble, may_be_poison: true }
+    }
+
+    /// What it would say of the link if nothing else were heard.
+    pub(super) fn trouble(self) -> Option<Trouble> {
         match self {
-            Self::Settled(settlement) => Some(*settlement),
+            Self::Failed { trouble, .. } => Some(trouble),
             _ => None,
         }
     }
 
-    /// What it would say of the link if nothing else were heard.
-    pub(super) fn trouble(&self) -> Option<Trouble> {
-        match self {
-            Self::Link(trouble) => Some(*trouble),
-            Self::ServerError => Some(Trouble::Failing),
-            Self::Unavailable => Some(Trouble::Overloaded),
-            Self::Settled(_) | Self::Refused | Self::Unsendable | Self::SessionUnknown => None,
-        }
+    /// Whether the `ControlPlane` takes no record of the session behind this one in the same batch.
+    pub(super) fn stops_session(self) -> bool {
+        matches!(self, Self::Failed { .. } | Self::SessionUnknown | Self::NotTried)
     }
 }
 
@@ -49,14 +57,16 @@ impl Verdict {
 pub enum Trouble {
     /// No answer, or none in HTTP: refused, DNS, cut.
     Unreachable,
-    /// No answer in time.
+    /// No progress in time.
     Timeout,
     /// TLS failed.
     Tls,
     /// 401 or 403.
     Credentials,
-    /// 3xx, or 1xx as the answer: the URL is wrong.
+    /// 3xx, or a status of a wrong URL, proxy or host.
     Misconfigured,
+    /// A 2xx that the `ControlPlane` cannot have given: a captive portal, a proxy, another host.
+    ForeignAnswer,
     /// 408, 425, 429, 503: too much for it.
     Overloaded,
     /// Other 5xx.
@@ -69,12 +79,13 @@ pub enum Trouble {
 
 impl Trouble {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Unreachable,
         Self::Timeout,
         Self::Tls,
         Self::Credentials,
         Self::Misconfigured,
+        Self::ForeignAnswer,
         Self::Overloaded,
         Self::Failing,
         Self::NoRoute,
@@ -89,6 +100,7 @@ impl Trouble {
             Self::Tls => "tls",
             Self::Credentials => "credentials",
             Self::Misconfigured => "misconfigured",
+            Self::ForeignAnswer => "foreign_answer",
             Self::Overloaded => "overloaded",
             Self::Failing => "failing",
             Self::NoRoute => "no_route",
@@ -96,9 +108,14 @@ impl Trouble {
         }
     }
 
-    /// Whether a part of the `ControlPlane` that serves one kind of records may be to blame, and not the link.
+    /// Whether one answer is enough to know: the same would come to every request.
+    pub(super) const fn is_definite(self) -> bool {
+        matches!(self, Self::Credentials | Self::Misconfigured | Self::ForeignAnswer)
+    }
+
+    /// Whether what a kind is held for was met by its own requests alone, and the next answer to one ends it.
     pub(super) const fn may_be_a_kinds(self) -> bool {
-        matches!(self, Self::Unreachable | Self::Timeout | Self::Overloaded | Self::Failing)
+        !matches!(self, Self::NoRoute | Self::Refusing)
     }
 
     /// Whether going slower would help.
@@ -110,35 +127,54 @@ impl Trouble {
 /// The verdict on one attempt, and how long the peer asks us to wait.
 pub(super) fn judge(result: &Result<Response, Failure>) -> (Verdict, Option<Duration>) {
     match result {
-        Ok(response) => (by_status(response.status), response.retry_after),
+        Ok(response) => (by_meaning(response.meaning, response.status), response.retry_after),
         Err(failure) => (by_failure(failure), None),
     }
 }
 
-/// The verdict on one status: an answer's, or one of a batch's results.
+fn by_meaning(meaning: Meaning, status: u16) -> Verdict {
+    match meaning {
+        Meaning::Delivered => Verdict::Settled(Settlement::Delivered),
+        Meaning::Duplicate => Verdict::Settled(Settlement::Duplicate),
+        Meaning::InProgress => Verdict::InProgress,
+        Meaning::Refused => Verdict::Refused,
+        Meaning::NotFound => Verdict::SessionUnknown,
+        Meaning::Credentials => Verdict::failed(Trouble::Credentials),
+        // 503 is load most often, and what one record does to a server otherwise.
+        Meaning::Overloaded if status == 503 => Verdict::server_failed(Trouble::Overloaded),
+        Meaning::Overloaded => Verdict::failed(Trouble::Overloaded),
+        Meaning::Failing => Verdict::server_failed(Trouble::Failing),
+        Meaning::Misconfigured => Verdict::failed(Trouble::Misconfigured),
+        Meaning::Foreign => Verdict::failed(Trouble::ForeignAnswer),
+        // Like an answer that was cut off: this request has none.
+        Meaning::Mismatched => Verdict::failed(Trouble::Unreachable),
+    }
+}
+
+/// The verdict on a record's own status within a batch's answer.
 pub(super) fn by_status(status: u16) -> Verdict {
     match status {
-        200..=299 => Verdict::Settled(Settlement::Delivered),
         409 => Verdict::Settled(Settlement::Duplicate),
-        300..=399 | 100..=199 => Verdict::Link(Trouble::Misconfigured),
-        401 | 403 => Verdict::Link(Trouble::Credentials),
+        400 | 413 | 414 | 415 | 422 => Verdict::Refused,
+        401 | 403 => Verdict::failed(Trouble::Credentials),
         404 | 410 => Verdict::SessionUnknown,
-        408 | 425 | 429 => Verdict::Link(Trouble::Overloaded),
-        400..=499 => Verdict::Refused,
-        503 => Verdict::Unavailable,
-        _ => Verdict::ServerError,
+        408 | 425 | 429 => Verdict::failed(Trouble::Overloaded),
+        424 => Verdict::NotTried,
+        503 => Verdict::server_failed(Trouble::Overloaded),
+        500.. => Verdict::server_failed(Trouble::Failing),
+        _ => Verdict::failed(Trouble::Misconfigured),
     }
 }
 
 fn by_failure(failure: &Failure) -> Verdict {
     match failure {
-        Failure::Tls(_) => Verdict::Link(Trouble::Tls),
-        Failure::Timeout { .. } => Verdict::Link(Trouble::Timeout),
-        Failure::Token(_) => Verdict::Link(Trouble::Credentials),
+        Failure::Tls(_) => Verdict::failed(Trouble::Tls),
+        Failure::Timeout { .. } => Verdict::failed(Trouble::Timeout),
+        Failure::Token(_) => Verdict::failed(Trouble::Credentials),
         // The record's own fault: no request can name its session.
         Failure::Unsendable(_) => Verdict::Unsendable,
         Failure::Dns(_) | Failure::Unreachable(_) | Failure::Cut(_) | Failure::NotHttp(_) => {
-            Verdict::Link(Trouble::Unreachable)
+            Verdict::failed(Trouble::Unreachable)
         }
     }
 }
@@ -148,39 +184,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_status_means_what_the_contract_says() {
-        use Trouble::{Credentials, Misconfigured, Overloaded};
-        use Verdict::{Link, Refused, ServerError, SessionUnknown, Unavailable};
-        let (delivered, duplicate) =
-            (Verdict::Settled(Settlement::Delivered), Verdict::Settled(Settlement::Duplicate));
-        let table = [
-            (200, delivered.clone()),
-            (201, delivered.clone()),
-            (204, delivered.clone()),
-            (409, duplicate),
-            (400, Refused),
-            (402, Refused),
-            (405, Refused),
-            (413, Refused),
-            (415, Refused),
-            (422, Refused),
-            (404, SessionUnknown),
-            (410, SessionUnknown),
-            (401, Link(Credentials)),
-            (403, Link(Credentials)),
-            (408, Link(Overloaded)),
-            (425, Link(Overloaded)),
-            (429, Link(Overloaded)),
-            (503, Unavailable),
-            (500, ServerError),
-            (502, ServerError),
-            (504, ServerError),
-            (301, Link(Misconfigured)),
-            (302, Link(Misconfigured)),
-            (307, Link(Misconfigured)),
-        ];
-        for (status, verdict) in table {
-            assert_eq!(by_status(status), verdict, "{status}");
+    fn every_status_of_a_record_in_a_batch_means_what_the_contract_says() {
+        use Trouble::{Credentials, Failing, Misconfigured, Overloaded};
+        let refused = [400, 413, 414, 415, 422];
+        for status in 300..=599 {
+            let expected = match status {
+                409 => Verdict::Settled(Settlement::Duplicate),
+                424 => Verdict::NotTried,
+                404 | 410 => Verdict::SessionUnknown,
+                401 | 403 => Verdict::failed(Credentials),
+                408 | 425 | 429 => Verdict::failed(Overloaded),
+                503 => Verdict::server_failed(Overloaded),
+                500..=599 => Verdict::server_failed(Failing),
+                _ if refused.contains(&status) => Verdict::Refused,
+                _ => Verdict::failed(Misconfigured),
+            };
+            assert_eq!(by_status(status), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn only_what_the_control_plane_said_settles_or_refuses_a_record() {
+        use Meaning::{
+            Credentials, Delivered, Duplicate, Failing, Foreign, InProgress, Mismatched, Misconfigured,
+            NotFound, Overloaded, Refused,
+        };
+        let settles = |meaning| matches!(by_meaning(meaning, 200), Verdict::Settled(_));
+        let refuses = |meaning| by_meaning(meaning, 422) == Verdict::Refused;
+        assert!(settles(Delivered) && settles(Duplicate) && refuses(Refused));
+        let others =
+            [Credentials, Failing, Foreign, InProgress, Mismatched, Misconfigured, NotFound, Overloaded];
+        for meaning in others {
+            assert!(!settles(meaning) && !refuses(meaning), "{meaning:?}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use tokio::time::Instant;
 
-use super::super::lanes::{LOGS, LaneKey, Tries};
+use super::super::queues::{History, LOGS, LaneKey, place};
 use super::super::verdict::Trouble;
 use super::{Held, Routes};
 use crate::outbox::Log;
@@ -102,34 +102,36 @@ impl Recent {
 impl Routes {
     /// Of a batch that was answered record by record, so many passed beside some that failed: each by itself.
     pub(in crate::drain) fn passed_apart(&mut self, log: Log, records: u64) {
-        self.of(log).fares.passes += records.saturating_sub(1);
+        self.of(log).outcomes.passes += records.saturating_sub(1);
     }
 
     /// The server failed on this record alone. Tells which others have passed since it was last tried.
-    pub(in crate::drain) fn failed_on(&mut self, log: Log, beside: Beside, tries: &mut Tries) -> Passed {
-        let before = *tries;
-        self.note(log, tries);
-        self.of(log).fares.failures += 1;
-        tries.own_failures += 1;
-        let of_its_kind = tries.deliveries > before.deliveries;
-        let any = tries.any_deliveries > before.any_deliveries;
+    pub(in crate::drain) fn failed_on(&mut self, log: Log, beside: Beside, history: &mut History) -> Passed {
+        let before = *history;
+        self.note(log, history);
+        self.of(log).outcomes.failures += 1;
+        history.own_failures += 1;
+        let of_its_kind = history.deliveries > before.deliveries;
+        let any = history.any_deliveries > before.any_deliveries;
         Passed { others: if beside == Beside::Any { any } else { of_its_kind }, any }
     }
 
     /// The server failed on a batch as a whole: perhaps for one of these, if others have passed since it was last tried.
     pub(in crate::drain) fn failed_on_all<'a>(
         &mut self,
-        log: Log,
-        batch: impl Iterator<Item = &'a mut Tries>,
+        batch: impl Iterator<Item = (Log, &'a mut History)>,
     ) -> bool {
-        let deliveries = self.deliveries(log);
         let mut others_passed = false;
-        for tries in batch {
-            others_passed |= deliveries > tries.deliveries;
-            self.note(log, tries);
-            tries.own_failures += 1;
+        let mut is_in_it = [false; LOGS.len()];
+        for (log, history) in batch {
+            others_passed |= self.deliveries(log) > history.deliveries;
+            self.note(log, history);
+            history.own_failures += 1;
+            is_in_it[place(log).unwrap_or_default()] = true;
         }
-        self.of(log).fares.failures += 1;
+        for (log, _) in LOGS.into_iter().zip(is_in_it).filter(|(_, is_in_it)| *is_in_it) {
+            self.of(log).outcomes.failures += 1;
+        }
         others_passed
     }
 
@@ -150,26 +152,26 @@ impl Routes {
 
     /// Whether the failures that a record has met are its own: since it was first tried, hardly anything else has failed, and
     /// no more records fail at the same time than may be refused in a row. Else it is always the same part that is out.
-    pub(in crate::drain) fn are_its_own(&self, log: Log, beside: Beside, tries: &Tries) -> bool {
+    pub(in crate::drain) fn are_its_own(&self, log: Log, beside: Beside, history: &History) -> bool {
         if beside == Beside::Any {
             return true;
         }
         let (route, most) = (self.known_of(log), self.settings.refusal_brake as usize);
-        let others_failed = (route.fares.failures - tries.first.failures).saturating_sub(tries.own_failures);
-        let passed = route.fares.passes - tries.first.passes;
+        let others_failed = (route.outcomes.failures - history.first.failures).saturating_sub(history.own_failures);
+        let passed = route.outcomes.passes - history.first.passes;
         passed >= PASS_FOR_EACH_FAILED * others_failed && (most == 0 || route.failing.len() <= most)
     }
 
     /// A record is tried for the first time.
-    pub(in crate::drain) fn begin(&self, log: Log, tries: &mut Tries) {
-        self.note(log, tries);
-        tries.first = self.known_of(log).fares;
+    pub(in crate::drain) fn begin(&self, log: Log, history: &mut History) {
+        self.note(log, history);
+        history.first = self.known_of(log).outcomes;
     }
 
     /// Notes how far the others have come, to be compared with at the next attempt.
-    fn note(&self, log: Log, tries: &mut Tries) {
-        tries.deliveries = self.deliveries(log);
-        tries.any_deliveries = self.routes.iter().map(|route| route.deliveries).sum();
+    fn note(&self, log: Log, history: &mut History) {
+        history.deliveries = self.deliveries(log);
+        history.any_deliveries = self.routes.iter().map(|route| route.deliveries).sum();
     }
 
     /// A request of this kind, with the heads of these lanes, met what the link may be to blame for. Tells who is.
@@ -265,7 +267,7 @@ impl Routes {
     }
 
     fn passes_beside(&self, log: Log) -> u64 {
-        LOGS.into_iter().filter(|other| *other != log).map(|other| self.known_of(other).fares.passes).sum()
+        LOGS.into_iter().filter(|other| *other != log).map(|other| self.known_of(other).outcomes.passes).sum()
     }
 }
 

@@ -2,16 +2,17 @@
 //!
 //! [`ReadAhead`] decides, and does nothing: what it decides is read by whoever asks, one read at a time.
 
-use super::Run;
 use super::horizon::{Horizon, Horizons};
-use super::lanes::{LOGS, Lanes, Window, kind_of, place};
+use super::memory::Window;
+use super::{LOGS, Lanes, kind_of, place};
+use crate::drain::Run;
 use crate::outbox::{Lease, Log, ReadError};
 
 /// Records, and bytes of them, in hand at the most: quota requests and usage each by themselves, started and completed
 /// events with half of it each, so that none can wait for room that another holds.
-const WINDOW: Window = Window { records: 8192, bytes: 12 << 20 };
+const WINDOW: Window = Window { records: 16_384, bytes: 12 << 20 };
 /// Records read at once.
-const READ_RECORDS: usize = 512;
+const READ_RECORDS: usize = 1024;
 
 /// A stretch of a log to be read.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +42,7 @@ impl Position {
 
 /// The position in every log, and the decision where to go on.
 #[derive(Debug)]
-pub(super) struct ReadAhead {
+pub(in crate::drain) struct ReadAhead {
     window: Window,
     positions: [Position; LOGS.len()],
     horizons: Horizons,
@@ -132,7 +133,7 @@ impl ReadAhead {
 
 impl Run {
     /// Reads ahead, one log at a time, where there is room and something to read.
-    pub(super) fn start_reading(&mut self) {
+    pub(in crate::drain) fn start_reading(&mut self) {
         if self.reading.is_some() || self.read_failed {
             return;
         }
@@ -146,7 +147,7 @@ impl Run {
             Some(Box::pin(async move { (log, from, outbox.lease(log, from, upto, READ_RECORDS).await) }));
     }
 
-    pub(super) fn loaded(&mut self, log: Log, from: u64, lease: Result<Lease, ReadError>) {
+    pub(in crate::drain) fn loaded(&mut self, log: Log, from: u64, lease: Result<Lease, ReadError>) {
         let lease = match lease {
             Ok(lease) => lease,
             Err(error) => {

@@ -23,7 +23,7 @@ use crate::record::Kind;
 
 /// Records, and bytes of them, that may be in hand of a log.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::drain) struct Window {
+pub(super) struct Window {
     pub(in crate::drain) records: usize,
     pub(in crate::drain) bytes: usize,
 }
@@ -67,7 +67,7 @@ impl Lanes {
         }
         let (mut records, mut bytes) = (0, 0);
         for (_, key) in &self.waiting {
-            let Some(lane) = self.lanes.get_mut(key) else { continue };
+            let Some(lane) = self.lanes.get_mut(key).filter(|lane| lane.in_flight == 0) else { continue };
             while lane.lines[at].items.len() > 1 {
                 let Some(item) = lane.lines[at].give_up_last() else { break };
                 self.counts[at] -= 1;
@@ -86,7 +86,8 @@ impl Lanes {
             if !keep.is_exceeded_by(records, bytes) {
                 break;
             }
-            let Some(lane) = self.lanes.get_mut(&key) else { continue };
+            // What is in flight lies between: it would be read again.
+            let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.in_flight == 0) else { continue };
             if lane.lines[at].items.is_empty() {
                 continue;
             }
@@ -105,19 +106,34 @@ impl Lanes {
     /// Lanes that are held before they come to this log give up what they have of it, and what goes behind that.
     fn make_room_behind_held(&mut self, at: usize) {
         for head in (0..at).filter(|head| self.held[*head]) {
-            for key in &self.ready[head] {
-                let Some(lane) = self.lanes.get_mut(key) else { continue };
+            for key in self.ready[head].iter().chain(&self.suspects[head]) {
+                let Some(lane) = self.lanes.get_mut(key).filter(|lane| lane.in_flight == 0) else { continue };
                 give_up_from(at, lane, &mut self.counts, &mut self.bytes);
             }
         }
     }
 
-    /// Of the lanes that are held at this log the newest give up all that they have, and rest.
+    /// Of the lanes that are held at this log all but a few give up all that they have, and rest. Those are kept of which
+    /// records were delivered: they are the best probes.
     fn lay_off(&mut self, at: usize) {
         let until = Instant::now() + LAID_OFF;
-        while self.ready[at].len() > HELD_KEPT
-            && let Some(key) = self.ready[at].pop_back()
-        {
+        let may_rest = |key: &LaneKey, proven| {
+            self.lanes.get(key).is_some_and(|lane| lane.in_flight == 0 && lane.is_proven == proven)
+        };
+        let mut excess = (self.ready[at].len() + self.suspects[at].len()).saturating_sub(HELD_KEPT);
+        let mut resting = Vec::with_capacity(excess);
+        for (is_suspect, proven) in [(true, false), (false, false), (true, true), (false, true)] {
+            let lanes = if is_suspect { &mut self.suspects[at] } else { &mut self.ready[at] };
+            let mut n = lanes.len();
+            while n > 0 && excess > 0 {
+                n -= 1;
+                if may_rest(&lanes[n], proven) {
+                    resting.extend(lanes.remove(n));
+                    excess -= 1;
+                }
+            }
+        }
+        for key in resting {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             give_up_from(at, lane, &mut self.counts, &mut self.bytes);
             lane.queued = None;
@@ -178,9 +194,9 @@ impl Lanes {
         for key in std::mem::take(&mut self.refilling[at]) {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             lane.lines[at].refilling = false;
-            if lane.is_empty() && !lane.busy {
+            if lane.is_empty() && lane.in_flight == 0 {
                 self.lanes.remove(&key);
-            } else if !lane.busy && lane.not_before.is_none() {
+            } else if lane.in_flight == 0 && lane.not_before.is_none() {
                 self.ask(key);
                 self.queue(key);
             }

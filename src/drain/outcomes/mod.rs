@@ -1,13 +1,14 @@
-//! Acting on answers: what each one settles, buries or gives back, and what the link learns from it.
+//! Acting on answers: what each one settles, makes a dead letter of or gives back, and what the link learns from it.
 
 mod batch;
+mod confirmation;
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lanes::{Item, LaneKey, Parcel, kind_of};
-use super::link::{Change, Trip, asked_wait};
+use super::link::{Change, Flight, asked_wait};
+use super::queues::{Item, LaneKey, Parcel, kind_of};
 use super::routes::{Beside, Blame, Met};
 use super::verdict::{Trouble, Verdict, judge};
 use super::{Form, Run, Sent};
@@ -15,59 +16,73 @@ use crate::control_plane::{Answer, QuotaAnswer, parse_quota_answer};
 use crate::outbox::{DeadLetter, Log, Payload, Reason, Settlement};
 use crate::record::Kind;
 
+pub(super) use confirmation::Confirmation;
+
 /// Of an answer, a dead letter keeps so much.
 const DETAIL_BYTES: usize = 1024;
 
-/// So often a record must fail to speak for itself, and not of the link.
+/// Own failures after which a record no longer counts against the link.
 const FAILED_AGAIN: u64 = 2;
+
+/// Why a record is sent again where no trouble is the reason: its first attempt is under way; its refusal is not confirmed.
+pub(super) const IN_PROGRESS: &str = "in_progress";
+pub(super) const UNCONFIRMED: &str = "unconfirmed_refusal";
 
 /// What was heard where the status says nothing of what is wrong.
 const UNUSABLE_QUOTA: &str = "an answer to a quota request that cannot be used";
 
-/// 5xx for one record.
+/// A record's request, or its part of a batch, failed.
 #[derive(Clone, Copy)]
-struct Failure {
+struct RecordFailure {
     trouble: Trouble,
+    /// The server may have failed on the record itself.
+    may_be_poison: bool,
     beside: Beside,
     retry_after: Option<Duration>,
     /// The link was up: else the failure is not the record's.
     was_up: bool,
-    /// Of the request, if it was for this record alone: the link has not heard of it yet.
-    trip: Option<Trip>,
+    /// The request, if it was for this record alone: the link has not heard of it yet.
+    flight: Option<Flight>,
 }
 
 impl Run {
     /// A request has ended, one way or another.
     pub(super) fn answered(&mut self, sent: Sent) {
+        let now = Instant::now();
         if let Some(heard) = heard(&sent.answer) {
             self.heard = heard;
         }
-        let Sent { mut parcel, form, trip, probes, answer } = sent;
+        let Sent { parcel, form, flight, probes, answer } = sent;
+        self.link.landed(flight);
+        if let Some(accepts) = answer.result.as_ref().ok().and_then(|response| response.accepts) {
+            self.batching.heard(accepts);
+        }
         match form {
-            Form::Batch { gzip } => self.batch_answered(parcel, gzip, trip, &answer),
+            Form::Batch { encoding, key } => self.batch_answered(parcel, encoding, key, flight, &answer, now),
             Form::Single => {
-                if let Some((key, item)) = parcel.pop() {
-                    self.record_answered(key, item, trip, &answer);
+                for group in parcel {
+                    for item in group.items {
+                        self.record_answered(group.lane, item, flight, &answer, now);
+                    }
                 }
             }
         }
         if let Some(log) = probes {
-            self.routes.probe_answered(log, Instant::now());
+            self.routes.probe_answered(log, now);
         }
         // Not every answer says how the link is; one that does not must not leave it in doubt.
         if self.sending.is_empty() {
-            self.link.undecided(Instant::now());
+            self.link.undecided(now);
         }
     }
 
     /// The answer to a request about one record.
-    fn record_answered(&mut self, key: LaneKey, item: Item, trip: Trip, answer: &Answer) {
-        let now = Instant::now();
+    fn record_answered(&mut self, key: LaneKey, item: Item, flight: Flight, answer: &Answer, now: Instant) {
         let (mut verdict, retry_after) = judge(&answer.result);
         let was_up = self.link.trouble().is_none();
         let mut beside = Beside::ItsKind;
-        if let (Kind::Quota, Some(settlement), Ok(response)) =
-            (item.ticket.kind, verdict.settlement(), &answer.result)
+        if let (Kind::Quota, Verdict::Settled(settlement), Ok(response)) =
+            (item.ticket.kind, verdict, &answer.result)
         {
             // One for another request is no answer to this one: whoever waits for it would take it for his.
             let is_ours = |answer: &QuotaAnswer<'_>| {
@@ -77,13 +92,13 @@ impl Run {
             match (parse_quota_answer(&response.body).ok().filter(is_ours), settlement) {
                 (Some(parsed), _) => {
                     let data = parsed.data.to_vec();
-                    self.delivered(item.ticket.log, 1, trip, now);
+                    self.delivered(item.ticket.log, 1, flight, now);
                     self.push(key, item, settlement, data);
                     return;
                 }
                 (None, Settlement::Delivered) => {
                     UNUSABLE_QUOTA.clone_into(&mut self.heard);
-                    verdict = Verdict::ServerError;
+                    verdict = Verdict::Failed { trouble: Trouble::Failing, may_be_poison: true };
                     beside = Beside::Any;
                 }
                 // It was answered before, and this answer has nothing to add: what was said then is lost, and whoever
@@ -96,33 +111,41 @@ impl Run {
         }
         match verdict {
             Verdict::Settled(settlement) => {
-                self.settle(key, &item, settlement);
-                self.delivered(item.ticket.log, 1, trip, now);
+                let log = item.ticket.log;
+                self.settle(key, &item, settlement, now);
+                self.delivered(log, 1, flight, now);
             }
-            Verdict::Refused => self.refused(key, item, detail(answer), now),
+            Verdict::Refused => self.refused(key, item, detail(answer), true, now),
             // Nobody was asked: it says nothing of the link.
-            Verdict::Unsendable => self.bury(key, &item, Reason::Refused, detail(answer)),
+            Verdict::Unsendable => self.dead_letter(key, &item, Reason::Refused, detail(answer)),
             Verdict::SessionUnknown => {
                 self.tell_unknown(key, &item, now);
                 self.session_unknown(key, item, detail(answer), now);
             }
-            Verdict::ServerError => {
-                let failure =
-                    Failure { trouble: Trouble::Failing, beside, retry_after, was_up, trip: Some(trip) };
+            Verdict::InProgress => {
+                let change = self.link.answered(now);
+                self.announce(change);
+                self.answers(item.ticket.log, now);
+                self.retry(key, item, IN_PROGRESS, retry_after, now);
+            }
+            Verdict::NotTried => self.lanes.put_back(key, item, now),
+            Verdict::Failed { trouble, may_be_poison } => {
+                let failure = RecordFailure {
+                    trouble,
+                    may_be_poison,
+                    beside,
+                    retry_after,
+                    was_up,
+                    flight: Some(flight),
+                };
                 self.failed(key, item, failure, detail(answer), now);
             }
-            Verdict::Unavailable => {
-                let failure =
-                    Failure { trouble: Trouble::Overloaded, beside, retry_after, was_up, trip: Some(trip) };
-                self.failed(key, item, failure, detail(answer), now);
-            }
-            Verdict::Link(trouble) => self.link_failed(vec![(key, item)], trouble, retry_after, trip, now),
         }
     }
 
-    fn delivered(&mut self, log: Log, records: u64, trip: Trip, now: Instant) {
+    fn delivered(&mut self, log: Log, records: u64, flight: Flight, now: Instant) {
         self.renewed_token = false;
-        let change = self.link.delivered(trip, now);
+        let change = self.link.delivered(flight, now);
         if change == Some(Change::Up) {
             self.batching.ask_again();
         }
@@ -161,19 +184,23 @@ impl Run {
         }
     }
 
-    fn refused(&mut self, key: LaneKey, item: Item, detail: String, now: Instant) {
+    /// A record was refused. `counts` for the brake if nothing was delivered beside it.
+    fn refused(&mut self, key: LaneKey, mut item: Item, detail: String, counts: bool, now: Instant) {
         let log = item.ticket.log;
-        let change = self.link.refused(now);
+        let change = self.link.answered(now);
         self.announce(change);
         self.answers(log, now);
-        let sets_it = self.routes.refused(log, &self.heard, now);
-        // The brake holds from the refusal that sets it: that one is still a dead letter, no later one.
-        if self.routes.gives_up(log, sets_it) {
-            self.bury(key, &item, Reason::Refused, detail);
-        } else {
+        let sets_brake = counts && self.routes.refused(log, &self.heard, now);
+        let is_confirmed = self.confirmation.refused(&mut item.history, now);
+        if self.routes.is_braked(log) {
             self.retry(key, item, Trouble::Refusing.label(), None, now);
+        } else if is_confirmed {
+            self.dead_letter(key, &item, Reason::Refused, detail);
+        } else {
+            let wait = Confirmation::wait(&item.history);
+            self.retry(key, item, UNCONFIRMED, Some(wait), now);
         }
-        if sets_it {
+        if sets_brake {
             self.held(log);
         }
     }
@@ -198,42 +225,45 @@ impl Run {
         let since = self.lanes.unknown_since(key, self.routes.progress());
         let unknown_for = self.routes.delivering_since(item.ticket.log, &since);
         if unknown_for >= self.drain.settings.session_grace {
-            self.bury(key, &item, Reason::SessionUnknown, detail);
+            self.dead_letter(key, &item, Reason::SessionUnknown, detail);
         } else {
             self.retry(key, item, "session_unknown", None, now);
         }
     }
 
-    /// The server failed on this record.
-    fn failed(&mut self, key: LaneKey, mut item: Item, failure: Failure, detail: String, now: Instant) {
-        let Failure { trouble, beside, retry_after, was_up, trip } = failure;
+    /// A record's request failed.
+    fn failed(&mut self, key: LaneKey, mut item: Item, failure: RecordFailure, detail: String, now: Instant) {
+        let RecordFailure { trouble, may_be_poison, beside, retry_after, was_up, flight } = failure;
         let log = item.ticket.log;
         // While its kind is held a failure is not the record's own, but for an answer that is worth nothing.
         let counts = was_up && (beside == Beside::Any || !self.routes.is_held(log));
-        let passed = self.routes.failed_on(log, beside, &mut item.tries);
+        let passed = self.routes.failed_on(log, beside, &mut item.history);
         let others_passed = passed.others && counts;
-        item.tries.poisoned += u32::from(others_passed);
+        item.history.poisoned += u32::from(others_passed && may_be_poison);
         self.routes.is_failing(log, key);
-        let is_its_own = self.routes.are_its_own(log, beside, &item.tries);
-        let is_poison = item.tries.poisoned >= self.drain.settings.poison_attempts;
-        if is_poison && others_passed && is_its_own {
-            self.bury(key, &item, Reason::Poison, detail);
+        let is_its_own = self.routes.are_its_own(log, beside, &item.history);
+        let is_poison = item.history.poisoned >= self.drain.settings.poison_attempts;
+        if may_be_poison && is_poison && others_passed && is_its_own {
+            self.dead_letter(key, &item, Reason::Poison, detail);
             return;
         }
         // One that fails again and again while nothing else does must not hold up all that with it.
-        let speaks_for_itself = is_its_own && passed.any && was_up && item.tries.own_failures >= FAILED_AGAIN;
-        if let Some(trip) = trip.filter(|_| !speaks_for_itself) {
+        let speaks_for_itself =
+            is_its_own && passed.any && was_up && item.history.own_failures >= FAILED_AGAIN;
+        if let Some(flight) = flight.filter(|_| !speaks_for_itself) {
             let asked = retry_after.filter(|_| trouble == Trouble::Overloaded);
-            self.troubled(log, std::iter::once(key), trouble, asked, trip, now);
+            self.renew_credentials(trouble);
+            self.troubled(log, std::iter::once(key), trouble, asked, flight, now);
         }
         let is_known = speaks_for_itself || (others_passed && is_its_own);
         let wait = match trouble {
             // It need not be tried again with every probe that finds the others well.
             _ if is_known => {
-                Some(self.link.record_delay(item.tries.attempts).max(retry_after.unwrap_or_default()))
+                let own = self.link.record_delay(item.history.attempts);
+                Some(own.max(retry_after.unwrap_or_default()))
             }
-            Trouble::Overloaded => None,
-            _ => retry_after,
+            Trouble::Failing => retry_after,
+            _ => None,
         };
         self.retry(key, item, trouble.label(), wait, now);
     }
@@ -245,18 +275,14 @@ impl Run {
         lanes: impl Iterator<Item = LaneKey>,
         trouble: Trouble,
         retry_after: Option<Duration>,
-        trip: Trip,
+        flight: Flight,
         now: Instant,
     ) {
         let asked = asked_wait(retry_after);
-        let blame = if trouble.may_be_a_kinds() {
-            let met = Met { trouble, sent: trip.sent, is_asked: asked.is_some(), cause: &self.heard };
-            self.routes.troubled(log, lanes, met, now)
-        } else {
-            Blame::Link
-        };
+        let met = Met { trouble, sent: flight.sent, is_asked: asked.is_some(), cause: &self.heard };
+        let blame = self.routes.troubled(log, lanes, met, now);
         if blame == Blame::Link {
-            let change = self.link.failed(trouble, retry_after, trip, now);
+            let change = self.link.failed(trouble, retry_after, flight, now);
             self.announce(change);
             return;
         }
@@ -269,37 +295,33 @@ impl Run {
         }
     }
 
-    fn link_failed(
-        &mut self,
-        parcel: Parcel,
-        trouble: Trouble,
-        retry_after: Option<Duration>,
-        trip: Trip,
-        now: Instant,
-    ) {
+    /// A token that was minted too long ago, or for a key that is replaced by now: once a new one.
+    fn renew_credentials(&mut self, trouble: Trouble) {
         if trouble == Trouble::Credentials && !self.renewed_token {
             self.renewed_token = true;
             self.drain.client.renew_token();
         }
-        if let Some((_, first)) = parcel.first() {
-            self.troubled(first.ticket.log, lanes_of(&parcel), trouble, retry_after, trip, now);
-        }
-        for (key, item) in parcel {
-            self.retry(key, item, trouble.label(), None, now);
-        }
     }
 
     fn give_back(&mut self, parcel: Parcel, now: Instant) {
-        for (key, item) in parcel {
-            self.lanes.put_back(key, item, now);
+        for group in parcel {
+            for item in group.items {
+                self.lanes.put_back(group.lane, item, now);
+            }
         }
     }
 
-    pub(super) fn settle(&mut self, key: LaneKey, item: &Item, settlement: Settlement) {
+    pub(super) fn settle(&mut self, key: LaneKey, item: &Item, settlement: Settlement, now: Instant) {
         // IMPORTANT: the outbox first: once the lane is gone, only the outbox knows that this record is done with.
         self.drain.outbox.settle(&item.ticket, settlement);
+        self.settled(key, item, settlement, now);
+    }
+
+    /// The outbox knows by now that this record is settled.
+    fn settled(&mut self, key: LaneKey, item: &Item, settlement: Settlement, now: Instant) {
+        self.confirmation.delivered(&item.history, now);
         self.routes.is_done(item.ticket.log, key);
-        self.lanes.known(key);
+        self.lanes.delivered(key);
         self.lanes.settle(key, item);
         if tracing::enabled!(tracing::Level::DEBUG) {
             tracing::debug!(
@@ -317,7 +339,7 @@ impl Run {
     fn retry(&mut self, key: LaneKey, item: Item, reason: &str, wait: Option<Duration>, now: Instant) {
         self.drain.metrics.retries.with_label_values(&[reason]).inc();
         if tracing::enabled!(tracing::Level::DEBUG) {
-            let (correlation_id, attempts) = (item.record.correlation_id(), item.tries.attempts);
+            let (correlation_id, attempts) = (item.record.correlation_id(), item.history.attempts);
             tracing::debug!(
                 correlation_id = &*correlation_id,
                 reason,
@@ -328,16 +350,16 @@ impl Run {
         let link_is_down = self.link.trouble().is_some();
         // While the link is down its own backoff paces everything: a record that waited longer would only delay
         // the backlog when the link is back. What the record itself met keeps its own backoff.
-        let own_fault = matches!(reason, "failing" | "session_unknown" | "refusing");
+        let own_fault = matches!(reason, "failing" | "session_unknown" | "refusing" | IN_PROGRESS);
         let delay = match wait {
             Some(wait) => wait,
             None if link_is_down && !own_fault => Duration::ZERO,
-            None => self.link.record_delay(item.tries.attempts),
+            None => self.link.record_delay(item.history.attempts),
         };
         self.lanes.put_back(key, item, now + delay);
     }
 
-    pub(super) fn bury(&mut self, key: LaneKey, item: &Item, reason: Reason, detail: String) {
+    pub(super) fn dead_letter(&mut self, key: LaneKey, item: &Item, reason: Reason, detail: String) {
         tracing::warn!(
             correlation_id = &*item.record.correlation_id(),
             reason = reason.label(),
@@ -348,7 +370,7 @@ impl Run {
             id: 0,
             reason,
             detail,
-            attempts: item.tries.attempts,
+            attempts: item.history.attempts,
             first_at: item.ticket.accepted_at,
             last_at: crate::clock::now(),
             payload: Payload::Record(item.record.clone()),
@@ -378,11 +400,6 @@ impl Run {
             None => {}
         }
     }
-}
-
-/// The lanes of these.
-fn lanes_of(parcel: &Parcel) -> impl Iterator<Item = LaneKey> {
-    parcel.iter().map(|(key, _)| *key)
 }
 
 /// What an answer that settles nothing was, for people. Its body is not told: it may repeat the record.

@@ -5,18 +5,22 @@
 //!
 //! A failure counts towards opening the circuit only if nothing has succeeded since its request was sent: with
 //! many requests in flight a few failures among successes are the records' misfortune, not the link's.
+//!
+//! What may be in flight has two limits: requests, which a `ControlPlane` that sheds them brings down, and bytes, which
+//! follow the way's delay ([`window`]).
 
-mod latency;
+mod rate;
+mod window;
 
 use std::time::Duration;
 
 use rand::RngExt;
 use tokio::time::Instant;
 
-use super::pace::Pace;
 use super::verdict::Trouble;
-use latency::Latencies;
-pub(super) use latency::Trip;
+use rate::Pace;
+pub(super) use window::Flight;
+use window::Window;
 
 /// How the link behaves.
 #[derive(Clone, Debug)]
@@ -46,9 +50,6 @@ impl Settings {
 
 /// Requests in flight after a start or an outage. It doubles with every round trip that goes well.
 const INITIAL_LIMIT: f64 = 2.0;
-/// How long a round trip is taken for that none is known of.
-const UNKNOWN_ROUND: Duration = Duration::from_millis(100);
-const SHORTEST_ROUND: Duration = Duration::from_millis(10);
 
 /// A `Retry-After` below this is no wait: the backoff counts.
 const SHORTEST_ASKED: Duration = Duration::from_secs(1);
@@ -88,8 +89,7 @@ pub(super) struct Link {
     last_success: Option<Instant>,
     limit: f64,
     threshold: f64,
-    last_cut: Option<Instant>,
-    latencies: Latencies,
+    window: Window,
     pace: Pace,
     jitter: Jitter,
 }
@@ -107,8 +107,7 @@ impl Link {
             last_success: None,
             limit: INITIAL_LIMIT.min(threshold),
             threshold,
-            last_cut: None,
-            latencies: Latencies::default(),
+            window: Window::new(),
             pace: Pace::new(first_contact),
             jitter: Jitter::default(),
             settings,
@@ -161,23 +160,45 @@ impl Link {
         if self.circuit == Circuit::Closed { self.pace.until(now) } else { None }
     }
 
-    /// A request goes out.
-    pub(super) fn sent(&mut self, now: Instant) {
+    /// Requests that a backlog is spread over.
+    pub(super) fn pipes(&self, now: Instant) -> usize {
+        self.window.pipes().min(self.limit(now)).max(1)
+    }
+
+    /// Bytes of the next request's body, if the window of bytes has room for one.
+    pub(super) fn room(&mut self) -> Option<usize> {
+        self.window.room()
+    }
+
+    /// The window of bytes, and the shortest round trip of late.
+    pub(super) fn measured(&self) -> (u64, Option<Duration>) {
+        (self.window.bytes(), self.window.round_trip())
+    }
+
+    /// A request of so many bytes goes out on this route.
+    pub(super) fn sent(&mut self, route: usize, bytes: u64, now: Instant) -> Flight {
         self.pace.sent(now);
         if matches!(self.circuit, Circuit::Open { .. }) {
             self.circuit = Circuit::HalfOpen;
         }
+        self.window.sent(route, bytes, now)
+    }
+
+    /// A request has ended, one way or another.
+    pub(super) fn landed(&mut self, flight: Flight) {
+        self.window.landed(flight);
     }
 
     /// One request delivered records (or they had been before).
-    pub(super) fn delivered(&mut self, trip: Trip, now: Instant) -> Option<Change> {
+    pub(super) fn delivered(&mut self, flight: Flight, now: Instant) -> Option<Change> {
         self.good(now);
-        self.grow(trip, now);
+        self.window.delivered(flight, now);
+        self.grow();
         self.close(now)
     }
 
-    /// A record was refused: whatever that means for it, the link works.
-    pub(super) fn refused(&mut self, now: Instant) -> Option<Change> {
+    /// It was answered, if not as one would wish: the link works.
+    pub(super) fn answered(&mut self, now: Instant) -> Option<Change> {
         self.good(now);
         self.close(now)
     }
@@ -190,6 +211,7 @@ impl Link {
     /// What was held back may go again, and may be much: it begins small, as after an outage.
     pub(super) fn begin_small(&mut self, now: Instant) {
         self.pace.restart(now);
+        self.window.restart();
         self.limit = self.limit.min(INITIAL_LIMIT);
     }
 
@@ -208,18 +230,19 @@ impl Link {
         &mut self,
         trouble: Trouble,
         retry_after: Option<Duration>,
-        trip: Trip,
+        flight: Flight,
         now: Instant,
     ) -> Option<Change> {
-        if trouble.is_congestion() {
-            self.shrink(trip, now);
+        if trouble.is_congestion() && self.window.congested(flight, now) {
+            self.limit = (self.limit / 2.0).max(1.0);
+            self.threshold = self.limit;
+            self.pace.congested(now);
         }
-        let definite = matches!(trouble, Trouble::Credentials | Trouble::Misconfigured);
-        let counts = self.last_success.is_none_or(|success| trip.sent >= success);
+        let counts = self.last_success.is_none_or(|success| flight.sent >= success);
         self.failures += u32::from(counts);
         let asked_to_wait =
             trouble == Trouble::Overloaded && retry_after.is_some_and(|wait| wait >= SHORTEST_ASKED);
-        if definite
+        if trouble.is_definite() && counts
             || asked_to_wait
             || self.failures >= self.settings.failures_to_open
             || self.circuit == Circuit::HalfOpen
@@ -248,6 +271,7 @@ impl Link {
         if self.circuit != Circuit::Closed {
             self.circuit = Circuit::Closed;
             self.openings = 0;
+            self.window.restart();
             self.limit = INITIAL_LIMIT.min(self.settings.concurrency as f64);
         }
         was_down.then_some(Change::Up)
@@ -282,37 +306,9 @@ impl Link {
         jittered(Duration::ZERO, self.settings.backoff(attempts.saturating_sub(1)))
     }
 
-    fn grow(&mut self, trip: Trip, now: Instant) {
-        if self.latencies.is_slow(trip, now) {
-            if self.limit <= INITIAL_LIMIT {
-                // Sending less has not helped: it is no queue of ours, and nothing to be slow for.
-                self.latencies.forget();
-                self.threshold = self.settings.concurrency as f64;
-            } else {
-                self.halve(trip, now);
-            }
-        } else if self.limit < self.settings.concurrency as f64 {
-            let step = if self.limit < self.threshold { 1.0 } else { 1.0 / self.limit };
-            self.limit = (self.limit + step).min(self.settings.concurrency as f64);
-        }
-    }
-
-    fn shrink(&mut self, trip: Trip, now: Instant) {
-        if self.halve(trip, now) {
-            self.pace.congested(now);
-        }
-    }
-
-    /// Halves the requests in flight. Once a round trip: the other answers to the same excess say nothing new.
-    fn halve(&mut self, trip: Trip, now: Instant) -> bool {
-        let round = self.latencies.usual(trip).unwrap_or(UNKNOWN_ROUND).max(SHORTEST_ROUND);
-        let is_new = self.last_cut.is_none_or(|cut| now.saturating_duration_since(cut) > round);
-        if is_new {
-            self.last_cut = Some(now);
-            self.limit = (self.limit / 2.0).max(1.0);
-            self.threshold = self.limit;
-        }
-        is_new
+    fn grow(&mut self) {
+        let step = if self.limit < self.threshold { 1.0 } else { 1.0 / self.limit };
+        self.limit = (self.limit + step).min(self.settings.concurrency as f64);
     }
 }
 

@@ -6,17 +6,19 @@ use bytes::Bytes;
 use governor::clock::Clock as _;
 use tokio::time::Instant;
 
-use super::batch::{self, Body};
-use super::lanes::{Item, LaneKey, Parcel};
-use super::link::{Circuit, Trip};
+use super::batch::Body;
+use super::link::Circuit;
+use super::queues::{BatchLimits, Group, Item, LOGS, LaneKey, Parcel, SessionOrder, place_of};
 use super::{Form, Run, Sent};
-use crate::control_plane::{Answer, Batch, Client, Delivery};
+use crate::control_plane::{Answer, Batch, Client, Connection, Delivery, Failure};
 use crate::outbox::Log;
 use crate::record::{Kind, Record};
 
 /// With so many places for requests in flight, one is kept for a quota request: it goes at once, however slowly all the others
 /// are answered. Of fewer, one would be much.
 const KEEPS_ONE_OF: usize = 8;
+/// A request's head: what it adds to the body on the wire, about.
+const HEAD_BYTES: u64 = 400;
 
 impl Run {
     /// Sends what may go now. Returns when there is something to do again, if time brings it.
@@ -27,10 +29,15 @@ impl Run {
             return Some(until);
         }
         self.lanes.hold(self.routes.held());
+        let batches = self.batching.is_on(now);
+        // A batch has the session's order in it.
+        self.lanes.set_order(if batches { SessionOrder::Strict } else { self.drain.settings.session_order });
         while self.sending.len() < self.link.limit(now) {
-            let is_kept = self.is_kept_for_quota(now);
-            let probes = self.routes.due(now, |log| self.lanes.has_held(log)).filter(|_| !is_kept);
-            let has_ready = if is_kept { self.lanes.has_ready_quota() } else { self.lanes.has_ready() };
+            // A quota request waits neither for the last place nor for the window of bytes.
+            let room = self.link.room();
+            let only_quota = self.is_kept_for_quota(now) || room.is_none();
+            let probes = self.routes.due(now, |log| self.lanes.has_held(log)).filter(|_| !only_quota);
+            let has_ready = if only_quota { self.lanes.has_ready_quota() } else { self.lanes.has_ready() };
             if probes.is_none() && !has_ready {
                 break;
             }
@@ -40,33 +47,29 @@ impl Run {
             if let Some(until) = self.limited_until(now) {
                 return Some(until);
             }
-            let batches = self.batching.is_on(now);
-            let is_closed = self.link.circuit() == Circuit::Closed;
             // What is held says nothing good of a link that is down: it probes that where nothing else can. Nor does it
             // take one place after the other where these are few, by a limit on the rate or a slow pace.
+            let is_closed = self.link.circuit() == Circuit::Closed;
             let may_probe = is_closed && !self.probed || !has_ready;
             let probes = probes.filter(|_| may_probe);
+            let limits = batches.then(|| self.batch_limits(room.unwrap_or_default(), now));
             let picked = match probes {
                 Some(log) => self.lanes.pick_probe_of(log),
-                None if is_kept => self.lanes.pick_quota(),
-                None if is_closed => self.lanes.pick(batches.then_some(&self.batching)),
+                None if only_quota => self.lanes.pick_quota(),
+                None if is_closed => self.lanes.pick(limits),
                 None => self.lanes.pick_probe(|log| self.routes.troubles_in_a_row(log)),
             };
             let Some(parcel) = picked else { break };
-            let Some((key, first)) = parcel.first() else { continue };
-            if self.is_expired(first) {
-                self.expire(*key, first);
+            if let Some((lane, expired)) = first_of(&parcel).filter(|(_, item)| self.is_expired(item)) {
+                self.expire(lane, expired);
                 continue;
             }
-            let batch = batches && first.ticket.kind == Kind::Usage && batch::fits(first.record.body());
-            let form = if batch { self.batching.next() } else { Form::Single };
-            self.link.sent(now);
             self.may_send = false;
             self.probed = probes.is_some();
             if let Some(log) = probes {
                 self.routes.probe_sent(log);
             }
-            self.send(parcel, form, probes, now);
+            self.send(parcel, batches, probes, now);
         }
         let probe = match self.link.circuit() {
             Circuit::Open { until } if self.lanes.has_ready() => Some(until.max(now)),
@@ -74,6 +77,12 @@ impl Run {
         };
         let probe = probe.filter(|_| self.sending.is_empty() || self.link.limit(now) == 0);
         probe.into_iter().chain(self.held_probe(now)).chain(self.lanes.next_wake()).min()
+    }
+
+    fn batch_limits(&self, wire_bytes: usize, now: Instant) -> BatchLimits {
+        let (records, bytes) = self.batching.limits(wire_bytes);
+        let of_a_session = self.batching.session_most();
+        BatchLimits { records, bytes, of_a_session, pipes: self.link.pipes(now) }
     }
 
     /// Whether the next place is the last of many.
@@ -100,7 +109,7 @@ impl Run {
             self.turn = None;
             return None;
         }
-        // Of a drain that holds back nothing may go that would have to go first.
+        // A paused drain has no records that could take precedence.
         let runs = !self.orders.holds();
         match self.link.circuit() {
             Circuit::HalfOpen => return None,
@@ -130,44 +139,67 @@ impl Run {
         Some(now + wait.wait_time_from(governor::clock::DefaultClock::default().now()))
     }
 
-    fn send(&mut self, mut parcel: Parcel, form: Form, probes: Option<Log>, now: Instant) {
-        for (_, item) in &mut parcel {
-            item.tries.attempts += 1;
-            if item.tries.attempts == 1 {
-                self.routes.begin(item.ticket.log, &mut item.tries);
+    fn send(&mut self, mut parcel: Parcel, batches: bool, probes: Option<Log>, now: Instant) {
+        for item in parcel.iter_mut().flat_map(|group| &mut group.items) {
+            item.history.attempts += 1;
+            if item.history.attempts == 1 {
+                self.routes.begin(item.ticket.log, &mut item.history);
             }
         }
+        let Some((_, first)) = first_of(&parcel) else { return };
+        // A probe of a link that is down, and a confirmation: by a connection that nobody has used before.
+        let is_new = self.link.circuit() != Circuit::Closed || first.history.is_suspect();
+        let connection = if is_new { Connection::New } else { Connection::Any };
         let client = Arc::clone(&self.drain.client);
-        let trip = Trip::begin(&parcel, now);
-        self.sending.push(Box::pin(async move {
-            let answer = match (form, parcel.as_slice()) {
-                (Form::Single, [(_, item)]) => deliver(&client, &item.record).await,
-                (form, parcel) => deliver_batch(&client, parcel, form == Form::Batch { gzip: true }).await,
-            };
-            Sent { parcel, form, trip, probes, answer }
-        }));
+        let goes_in_a_batch = batches && first.ticket.kind != Kind::Quota && self.batching.fits(&first.record);
+        if goes_in_a_batch {
+            let body = self.batching.body(&parcel);
+            let flight = self.link.sent(LOGS.len(), HEAD_BYTES + body.bytes.len() as u64, now);
+            self.sending.push(Box::pin(async move {
+                let form = Form::Batch { encoding: body.encoding, key: body.key };
+                let answer = deliver_batch(&client, &parcel, body, connection).await;
+                Sent { parcel, form, flight, probes, answer }
+            }));
+        } else {
+            let bytes = HEAD_BYTES + first.record.body().len() as u64;
+            let flight = self.link.sent(place_of(first.ticket.kind), bytes, now);
+            self.sending.push(Box::pin(async move {
+                let answer = match first_of(&parcel) {
+                    Some((_, item)) => deliver(&client, &item.record, connection).await,
+                    None => Answer::none(Failure::Unsendable("there is no record")),
+                };
+                Sent { parcel, form: Form::Single, flight, probes, answer }
+            }));
+        }
     }
 }
 
-async fn deliver(client: &Client, record: &Record) -> Answer {
+fn first_of(parcel: &Parcel) -> Option<(LaneKey, &Item)> {
+    let group = parcel.first()?;
+    Some((group.lane, group.items.first()?))
+}
+
+async fn deliver(client: &Client, record: &Record, connection: Connection) -> Answer {
     client
         .deliver(Delivery {
             kind: record.kind(),
             session_id: record.session(),
+            transaction_id: record.transaction(),
             body: Bytes::copy_from_slice(record.body()),
             key: record.key(),
             correlation_id: &record.correlation_id(),
             traceparent: record.traceparent(),
+            connection,
         })
         .await
 }
 
-async fn deliver_batch(client: &Client, parcel: &[(LaneKey, Item)], gzip: bool) -> Answer {
-    let Body { bytes, key } = batch::body(parcel, gzip);
+async fn deliver_batch(client: &Client, parcel: &[Group], body: Body, connection: Connection) -> Answer {
+    let Body { bytes, encoding, key, records } = body;
     let mut buffer = uuid::Uuid::encode_buffer();
     let correlation_id: &str = key.hyphenated().encode_lower(&mut buffer);
     if tracing::enabled!(tracing::Level::DEBUG) {
-        for (_, item) in parcel {
+        for item in parcel.iter().flat_map(|group| &group.items) {
             // The request has one id for all of them: this line leads from each record's own to that.
             tracing::debug!(
                 correlation_id = &*item.record.correlation_id(),
@@ -176,5 +208,5 @@ async fn deliver_batch(client: &Client, parcel: &[(LaneKey, Item)], gzip: bool) 
             );
         }
     }
-    client.deliver_batch(Batch { body: bytes, gzip, records: parcel.len(), key, correlation_id }).await
+    client.deliver_batch(Batch { body: bytes, encoding, records, key, correlation_id, connection }).await
 }

@@ -5,8 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Item, LANE_MOST, LOGS, Tries, place};
+use super::parcel::Room;
+use super::{History, Item, LANE_MOST, LOGS, Queue, place};
+use crate::drain::batch;
 use crate::outbox::Log;
+
+/// What has happened to records that were given up is remembered of so many of a lane and log: of those that go first.
+const REMEMBERED: usize = 64;
 
 /// What a lane has of one log, in order.
 #[derive(Default)]
@@ -20,8 +25,8 @@ pub(super) struct Line {
     passed: u64,
     /// It is being read again just now.
     pub(super) refilling: bool,
-    /// What has happened to a record that was given up, and its number.
-    tried: Option<Box<(u64, Tries)>>,
+    /// What has happened to records that were given up, and their numbers, the last first.
+    given_up: Vec<(u64, History)>,
 }
 
 impl Line {
@@ -54,8 +59,10 @@ impl Line {
             self.passed = self.passed.max(seq);
             return false;
         }
-        if let Some(tried) = self.tried.take_if(|tried| tried.0 == seq) {
-            item.tries = tried.1;
+        while let Some((number, history)) = self.given_up.pop_if(|(number, _)| *number <= seq) {
+            if number == seq {
+                item.history = history;
+            }
         }
         self.loaded = seq;
         self.items.push_back(item);
@@ -69,10 +76,19 @@ impl Line {
         self.cut = Some(seq);
         self.loaded = seq - 1;
         self.passed = self.passed.max(seq);
-        if item.tries.attempts > 0 {
-            self.tried = Some(Box::new((seq, item.tries)));
+        if item.history.attempts > 0 {
+            if self.given_up.len() >= REMEMBERED {
+                self.given_up.remove(0);
+            }
+            self.given_up.push((seq, item.history));
         }
         Some(item)
+    }
+
+    /// Puts a record back between those before and behind it.
+    fn put_back(&mut self, item: Item) {
+        let at = self.items.partition_point(|other| other.ticket.seq < item.ticket.seq);
+        self.items.insert(at, item);
     }
 }
 
@@ -81,10 +97,14 @@ impl Line {
 pub(super) struct Lane {
     /// In the order of [`LOGS`], which is the order in which they go.
     pub(super) lines: [Line; LOGS.len()],
-    pub(super) busy: bool,
+    /// Records in flight, and the line that they are of.
+    pub(super) in_flight: usize,
+    pub(super) flying: usize,
     /// In which queue of those that may go it is.
-    pub(super) queued: Option<usize>,
+    pub(super) queued: Option<Queue>,
     pub(super) not_before: Option<Instant>,
+    /// A record of it was delivered.
+    pub(super) is_proven: bool,
     pub(super) unknown_since: Option<Box<Unknown>>,
 }
 
@@ -104,13 +124,70 @@ impl Lane {
         (!self.lines[at].items.is_empty()).then_some(at)
     }
 
-    pub(super) fn head(&self) -> Option<&Item> {
-        self.lines[self.turn()?].items.front()
+    /// What goes next, and its line.
+    pub(super) fn head(&self) -> Option<(usize, &Item)> {
+        let turn = self.turn()?;
+        Some((turn, self.lines[turn].items.front()?))
     }
 
+    /// Takes what goes next: it is in flight until [`Self::landed`].
     pub(super) fn pop(&mut self) -> Option<Item> {
         let turn = self.turn()?;
-        self.lines[turn].items.pop_front()
+        self.pop_at(turn, 0)
+    }
+
+    /// The same of a record further behind in its line.
+    pub(super) fn pop_at(&mut self, line: usize, index: usize) -> Option<Item> {
+        let item = self.lines[line].items.remove(index)?;
+        self.in_flight += 1;
+        self.flying = line;
+        Some(item)
+    }
+
+    /// Takes as many records as may go together and have room in this lane's `share` of a batch: suspects, or what is none.
+    pub(super) fn pop_run(
+        &mut self,
+        suspects: bool,
+        held: &[bool; LOGS.len()],
+        mut share: Room,
+        batch: &mut Room,
+    ) -> Vec<Item> {
+        let mut items = Vec::new();
+        let (is_alone, first) = (self.in_flight == 0, self.turn());
+        while let Some((line, item)) = self.head().filter(|(line, _)| is_alone || first == Some(*line)) {
+            let most = item.history.batch_most;
+            let around = if items.is_empty() { batch::group_size(&item.record) } else { 0 };
+            let bytes = around + batch::size(&item.record);
+            // Never more than the share, but for one record, which needs no more than the batch has.
+            let fits = batch.fits(bytes) && share.fits(bytes) && share.admits(most);
+            if held[line] || item.history.is_suspect() != suspects || !fits || !batch.admits(most) {
+                break;
+            }
+            batch.take(bytes, most);
+            share.take(bytes, most);
+            items.extend(self.pop());
+        }
+        items
+    }
+
+    /// Where in this line the first record lies that is no suspect, if the line is whose turn it is.
+    pub(super) fn behind_suspects(&self, line: usize) -> Option<usize> {
+        if self.turn() != Some(line) {
+            return None;
+        }
+        self.lines[line].items.iter().position(|item| !item.history.is_suspect())
+    }
+
+    /// A record in flight has come back, or is done with.
+    pub(super) fn landed(&mut self) {
+        self.in_flight -= 1;
+    }
+
+    /// Puts a record back in its place.
+    pub(super) fn put_back(&mut self, item: Item) {
+        if let Some(at) = place(item.ticket.log) {
+            self.lines[at].put_back(item);
+        }
     }
 
     /// Takes a record in, if there is room for it.

@@ -1,0 +1,329 @@
+//! The answer to a batch: the records that were not taken, or one answer for all of them, and then perhaps which of them
+//! it is for.
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{RecordFailure, detail, in_words};
+use crate::control_plane::{Answer, BatchException, Encoding, Meaning, Response, parse_batch_answer};
+use crate::drain::Run;
+use crate::drain::link::Flight;
+use crate::drain::queues::{Group, Item, LOGS, LaneKey, Parcel, lanes_of, place, records_in};
+use crate::drain::routes::Beside;
+use crate::drain::verdict::{Trouble, Verdict, by_status, judge};
+use crate::outbox::{Log, Reason, Settlement};
+
+/// What was heard where the status says nothing of what is wrong.
+const UNUSABLE_BATCH: &str = "a batch's answer that does not say what was taken";
+/// A batch that has been shed so often, while others passed, may be shed for what is in it.
+const SHED_AGAIN: u64 = 3;
+
+/// A record of a batch that was not taken.
+struct Rest {
+    lane: LaneKey,
+    item: Item,
+    verdict: Verdict,
+    exception: BatchException,
+}
+
+/// What became of a batch's records.
+#[derive(Default)]
+struct Results {
+    taken: Vec<(LaneKey, Item, Settlement)>,
+    rest: Vec<Rest>,
+    /// A record that was taken behind one of its session that was not.
+    breach: Option<String>,
+}
+
+impl Run {
+    /// The answer to a batch: what was not taken, or one answer for all.
+    pub(super) fn batch_answered(
+        &mut self,
+        mut parcel: Parcel,
+        encoding: Encoding,
+        key: Uuid,
+        flight: Flight,
+        answer: &Answer,
+        now: Instant,
+    ) {
+        let response = answer.result.as_ref().ok();
+        let exceptions = response.and_then(|response| exceptions_in(response, key, records_in(&parcel)));
+        self.batching.answered(exceptions.is_some());
+        if let Some(exceptions) = exceptions {
+            self.learn_of_compression(&parcel, encoding, now);
+            self.batch_results(parcel, exceptions, flight, now);
+            return;
+        }
+        match response.map(|response| (response.status, response)) {
+            Some((404 | 405 | 501, _)) if self.batching.absent(now) => return self.give_back(parcel, now),
+            Some((404 | 405 | 501, _)) => return self.no_batches(parcel, now),
+            Some((415, response)) if encoding != Encoding::Identity => {
+                self.batching.refuses(encoding, response.accepts);
+                return self.give_back(parcel, now);
+            }
+            Some((status, _)) if encoding != Encoding::Identity && may_be_the_encodings(status) => {
+                return self.try_plain(parcel, now);
+            }
+            _ => {}
+        }
+        parcel.iter_mut().flat_map(|group| &mut group.items).for_each(|item| item.history.is_plain = false);
+        if records_in(&parcel) == 1 {
+            for (lane, item) in items_of(parcel) {
+                self.lone_record_answered(lane, item, flight, answer, now);
+            }
+            return;
+        }
+        match judge(&answer.result) {
+            (Verdict::Settled(Settlement::Delivered), retry_after) => {
+                UNUSABLE_BATCH.clone_into(&mut self.heard);
+                self.batch_failed(parcel, Trouble::Failing, retry_after, flight, now);
+            }
+            (Verdict::Failed { trouble, .. }, retry_after) => {
+                self.batch_failed(parcel, trouble, retry_after, flight, now);
+            }
+            // Refused, or known, as a whole: halves tell which of them is meant.
+            _ => {
+                halve(&mut parcel);
+                self.give_back(parcel, now);
+            }
+        }
+    }
+
+    /// A batch of one record was answered as a whole: that is the record's answer.
+    fn lone_record_answered(&mut self, key: LaneKey, item: Item, flight: Flight, answer: &Answer, now: Instant) {
+        if judge(&answer.result).0 != Verdict::Settled(Settlement::Delivered) {
+            return self.record_answered(key, item, flight, answer, now);
+        }
+        // 2xx that does not say what was taken: nobody can say what it means for the record.
+        UNUSABLE_BATCH.clone_into(&mut self.heard);
+        let failure = RecordFailure {
+            trouble: Trouble::Failing,
+            may_be_poison: true,
+            beside: Beside::ItsKind,
+            retry_after: None,
+            was_up: self.link.trouble().is_none(),
+            flight: Some(flight),
+        };
+        self.failed(key, item, failure, detail(answer), now);
+    }
+
+    /// A batch failed as a whole: by load, by the link, or by one record in it, which is looked for in halves once others
+    /// pass meanwhile.
+    fn batch_failed(
+        &mut self,
+        mut parcel: Parcel,
+        trouble: Trouble,
+        retry_after: Option<std::time::Duration>,
+        flight: Flight,
+        now: Instant,
+    ) {
+        let Some(log) = parcel.first().and_then(|group| group.items.first()).map(|item| item.ticket.log) else {
+            return;
+        };
+        let items = parcel.iter_mut().flat_map(|group| &mut group.items);
+        let others_passed = self.routes.failed_on_all(items.map(|item| (item.ticket.log, &mut item.history)));
+        let mut items = parcel.iter().flat_map(|group| &group.items);
+        let is_again = items.any(|item| item.history.own_failures >= SHED_AGAIN);
+        if others_passed && (is_again || trouble == Trouble::Failing) {
+            halve(&mut parcel);
+        }
+        self.renew_credentials(trouble);
+        let asked = retry_after.filter(|_| trouble == Trouble::Overloaded);
+        self.troubled(log, lanes_of(&parcel), trouble, asked, flight, now);
+        let wait = retry_after.filter(|_| trouble == Trouble::Failing);
+        for (lane, item) in items_of(parcel) {
+            self.retry(lane, item, trouble.label(), wait, now);
+        }
+    }
+
+    /// What breaks on the way compressed may pass plain: nothing is concluded before that was tried.
+    fn try_plain(&mut self, mut parcel: Parcel, now: Instant) {
+        for item in parcel.iter_mut().flat_map(|group| &mut group.items) {
+            item.history.is_plain = true;
+            item.history.attempts -= 1;
+        }
+        self.give_back(parcel, now);
+    }
+
+    fn learn_of_compression(&mut self, parcel: &[Group], encoding: Encoding, now: Instant) {
+        let had_failed = parcel.iter().flat_map(|group| &group.items).any(|item| item.history.is_plain);
+        if encoding != Encoding::Identity {
+            self.batching.compressed_passed();
+        } else if had_failed {
+            self.batching.plain_passed(now);
+        }
+    }
+
+    fn batch_results(
+        &mut self,
+        parcel: Parcel,
+        exceptions: Vec<BatchException>,
+        flight: Flight,
+        now: Instant,
+    ) {
+        let Results { taken, rest, breach } = sort_out(parcel, exceptions);
+        if let Some(session) = breach {
+            self.drain.metrics.order_breaches.inc();
+            tracing::error!(
+                session,
+                "the ControlPlane took a record behind one of its session that it had not taken; batches hold one record a session for now"
+            );
+            self.batching.breached(now);
+        }
+        let was_up = self.link.trouble().is_none();
+        // IMPORTANT: what was delivered first: it says whether the others' fates are theirs or the link's. And the outbox
+        // before the lanes: once a lane is gone, only the outbox knows that its records are done with.
+        self.drain.outbox.settle_all(taken.iter().map(|(_, item, settlement)| (&item.ticket, *settlement)));
+        let mut delivered = [0_u64; LOGS.len()];
+        for (lane, item, settlement) in &taken {
+            delivered[place(item.ticket.log).unwrap_or_default()] += 1;
+            self.settled(*lane, item, *settlement, now);
+        }
+        let is_any_delivered = !taken.is_empty();
+        drop(taken);
+        self.batch_delivered(delivered, &rest, flight, now);
+        self.batch_troubled(delivered, &rest, flight, now);
+        for Rest { lane, mut item, verdict, exception } in rest {
+            item.history.is_plain = false;
+            let detail = in_words(exception.status, exception.error.as_deref().unwrap_or_default());
+            match verdict {
+                Verdict::Refused => {
+                    self.heard = of_a_batch(&exception);
+                    self.refused(lane, item, detail, !is_any_delivered, now);
+                }
+                Verdict::SessionUnknown => self.session_unknown(lane, item, detail, now),
+                Verdict::NotTried | Verdict::InProgress => {
+                    item.history.attempts -= 1;
+                    self.lanes.put_back(lane, item, now);
+                }
+                Verdict::Failed { trouble, may_be_poison } => {
+                    let beside = Beside::ItsKind;
+                    let failure = RecordFailure {
+                        trouble,
+                        may_be_poison,
+                        beside,
+                        retry_after: None,
+                        was_up,
+                        flight: None,
+                    };
+                    self.failed(lane, item, failure, detail, now);
+                }
+                Verdict::Unsendable => self.dead_letter(lane, &item, Reason::Refused, detail),
+                Verdict::Settled(settlement) => self.settle(lane, &item, settlement, now),
+            }
+        }
+    }
+
+    /// Tells the link and the routes what was delivered.
+    fn batch_delivered(&mut self, delivered: [u64; LOGS.len()], rest: &[Rest], flight: Flight, now: Instant) {
+        for (log, records) in LOGS.into_iter().zip(delivered).filter(|(_, records)| *records > 0) {
+            self.delivered(log, records, flight, now);
+            if rest.iter().any(|rest| rest.item.ticket.log == log && rest.verdict.trouble().is_some()) {
+                self.routes.passed_apart(log, records);
+            }
+        }
+    }
+
+    /// Tells the link and the routes of kinds of which nothing was delivered.
+    fn batch_troubled(&mut self, delivered: [u64; LOGS.len()], rest: &[Rest], flight: Flight, now: Instant) {
+        for (log, _) in LOGS.into_iter().zip(delivered).filter(|(_, records)| *records == 0) {
+            let of_it = || rest.iter().filter(|rest| rest.item.ticket.log == log);
+            let failed = of_it().find_map(|rest| Some((rest.verdict.trouble()?, &rest.exception)));
+            let unknown = || of_it().filter(|rest| rest.verdict == Verdict::SessionUnknown);
+            if let Some((trouble, exception)) = failed {
+                self.heard = of_a_batch(exception);
+                self.renew_credentials(trouble);
+                let lanes = of_it().filter(|rest| rest.verdict.trouble().is_some()).map(|rest| rest.lane);
+                self.troubled(log, lanes, trouble, None, flight, now);
+            } else if let Some(first) = unknown().next() {
+                self.heard = of_a_batch(&first.exception);
+                for rest in unknown() {
+                    self.tell_unknown(rest.lane, &rest.item, now);
+                }
+            }
+        }
+    }
+
+    /// There are no batches, and we were told to insist: records have no route.
+    fn no_batches(&mut self, parcel: Parcel, now: Instant) {
+        let change = self.link.not_found(now);
+        self.announce(change);
+        for log in LOGS.into_iter().filter(|log| {
+            parcel.iter().flat_map(|group| &group.items).any(|item| item.ticket.log == *log)
+        }) {
+            if self.routes.absent(log, &self.heard, now) {
+                self.held(log);
+            }
+        }
+        for (lane, item) in items_of(parcel) {
+            self.retry(lane, item, Trouble::NoRoute.label(), None, now);
+        }
+    }
+}
+
+fn items_of(parcel: Parcel) -> impl Iterator<Item = (LaneKey, Item)> {
+    parcel.into_iter().flat_map(|group| group.items.into_iter().map(move |item| (group.lane, item)))
+}
+
+/// Which records were taken, and what is to be done about each of the others.
+fn sort_out(parcel: Parcel, exceptions: Vec<BatchException>) -> Results {
+    let mut results = Results::default();
+    let mut exceptions = exceptions.into_iter().peekable();
+    let mut index = 0;
+    for group in parcel {
+        let mut is_stopped = false;
+        for item in group.items {
+            let exception = exceptions.next_if(|exception| exception.index == index);
+            index += 1;
+            let Some(exception) = exception else {
+                if is_stopped && results.breach.is_none() {
+                    results.breach = Some(item.record.session().to_owned());
+                }
+                results.taken.push((group.lane, item, Settlement::Delivered));
+                continue;
+            };
+            let verdict = match by_status(exception.status) {
+                // Nothing of its session stands before it: it is this record that was not taken.
+                Verdict::NotTried if !is_stopped => {
+                    Verdict::Failed { trouble: Trouble::Failing, may_be_poison: true }
+                }
+                verdict => verdict,
+            };
+            is_stopped |= verdict.stops_session();
+            match verdict {
+                Verdict::Settled(settlement) => results.taken.push((group.lane, item, settlement)),
+                _ => results.rest.push(Rest { lane: group.lane, item, verdict, exception }),
+            }
+        }
+    }
+    results
+}
+
+/// What one of a batch's records was answered.
+fn of_a_batch(exception: &BatchException) -> String {
+    format!("status {} for a record of a batch", exception.status)
+}
+
+/// What was not taken, where the answer says so.
+fn exceptions_in(response: &Response, batch: Uuid, records: usize) -> Option<Vec<BatchException>> {
+    if response.meaning != Meaning::Delivered {
+        return None;
+    }
+    parse_batch_answer(&response.body, batch, records).ok()
+}
+
+/// Whether a proxy that breaks compressed bodies answers so.
+fn may_be_the_encodings(status: u16) -> bool {
+    matches!(status, 400 | 406 | 422 | 500 | 502)
+}
+
+/// From now on these travel with half as many.
+fn halve(parcel: &mut Parcel) {
+    let most = (records_in(parcel) / 2).max(1);
+    for item in parcel.iter_mut().flat_map(|group| &mut group.items) {
+        item.history.batch_most = most;
+    }
+}
+
+#[cfg(test)]
+mod tests;

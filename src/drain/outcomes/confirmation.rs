@@ -1,0 +1,71 @@
+//! When a refusal is believed.
+//!
+//! A record is refused when it was refused twice, on different connections: one refusal may be a middlebox's, or one
+//! bad server's of several. A record that was refused and is then delivered shows that the answers depend on who gives
+//! them. For a while after that it takes eight: of two servers of which one refuses everything, eight refusals in a row
+//! meet four records in a thousand.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::drain::queues::History;
+
+/// Refusals that it takes.
+const ENOUGH: u8 = 2;
+/// After a contradiction.
+const ENOUGH_IN_DOUBT: u8 = 8;
+/// A contradiction counts for so long.
+const DOUBT: Duration = Duration::from_secs(600);
+/// The first confirmation is asked for at once; each further one within this time.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// Whether refusals are being contradicted.
+#[derive(Debug, Default)]
+pub(in crate::drain) struct Confirmation {
+    in_doubt_until: Option<Instant>,
+}
+
+impl Confirmation {
+    /// A record was refused once more. True if that is enough.
+    pub(in crate::drain) fn refused(&self, history: &mut History, now: Instant) -> bool {
+        history.refusals = history.refusals.saturating_add(1);
+        let is_in_doubt = self.in_doubt_until.is_some_and(|until| until > now);
+        history.refusals >= if is_in_doubt { ENOUGH_IN_DOUBT } else { ENOUGH }
+    }
+
+    /// A record was delivered.
+    pub(in crate::drain) fn delivered(&mut self, history: &History, now: Instant) {
+        if history.is_suspect() {
+            self.in_doubt_until = Some(now + DOUBT);
+        }
+    }
+
+    /// How long a refused record waits before it is asked for again.
+    pub(in crate::drain) fn wait(history: &History) -> Duration {
+        if history.refusals <= 1 { Duration::ZERO } else { WAIT.mul_f64(rand::random_range(0.0..=1.0)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often a record is refused until that is believed.
+    fn refusals(confirmation: &Confirmation, now: Instant) -> u8 {
+        let mut history = History::NONE;
+        while !confirmation.refused(&mut history, now) {}
+        history.refusals
+    }
+
+    #[test]
+    fn a_refusal_is_confirmed_once_and_seven_times_while_answers_contradict_each_other() {
+        let (mut confirmation, now) = (Confirmation::default(), Instant::now());
+        assert_eq!(refusals(&confirmation, now), 2);
+        confirmation.delivered(&History::NONE, now);
+        assert_eq!(refusals(&confirmation, now), 2, "what was never refused contradicts nothing");
+        confirmation.delivered(&History { refusals: 1, ..History::NONE }, now);
+        assert_eq!(refusals(&confirmation, now + DOUBT / 2), 8);
+        assert_eq!(refusals(&confirmation, now + DOUBT), 2);
+    }
+}

@@ -1,0 +1,557 @@
+//! Who may go next: order within a session, priority between kinds, and no waiting between sessions.
+//!
+//! A lane is a session's records in the order in which they must go. Started events come before the session's usage,
+//! `completed` after it. A quota request is a lane of its own. Of a lane at most one request is in flight: it carries one
+//! record, or in a batch a run of them. With [`SessionOrder::Boundaries`] several requests with usage of one lane may be
+//! in flight, and the events still go before and after all of them.
+//!
+//! A record that was refused and waits for its confirmation is a *suspect*. Lanes that begin with one have queues of
+//! their own, so that bad records never hold up good ones.
+//!
+//! Memory is bounded: a lane holds at most [`LANE_MOST`] records of a log; when more come, or when the lane waits and
+//! room is needed, it is cut off and remembers from which number on its records must be read again ([`memory`]).
+
+mod horizon;
+mod lane;
+mod memory;
+mod parcel;
+mod read_ahead;
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::num::NonZeroUsize;
+
+use tokio::time::Instant;
+
+use super::batch;
+use crate::outbox::{Leased, Log, Ticket};
+use crate::record::{Kind, Record};
+
+pub use horizon::Horizon;
+use lane::Lane;
+pub(super) use lane::Unknown;
+use memory::Asking;
+pub(super) use parcel::{Group, History, Item, Outcomes, Parcel, SessionOrder, lanes_of, records_in};
+pub(super) use read_ahead::ReadAhead;
+
+#[cfg(test)]
+mod tests;
+
+/// The most records of one session and log in memory: what a fast link carries of a session in a few round trips. Few
+/// under test, so that a short run cuts lanes off again and again.
+const LANE_MOST: usize = if cfg!(test) { 8 } else { 4096 };
+/// After so many quota requests, lifecycle events, or suspects in a row one of the next class goes, so that none starves.
+const STREAKS: [u32; 3] = [16, 16, 1];
+
+/// What a lane is found by: a hash of its session, or a quota request's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct LaneKey(u128);
+
+impl LaneKey {
+    #[cfg(test)]
+    pub(super) fn of_test(number: u128) -> Self {
+        Self(number)
+    }
+
+    fn of(ticket: &Ticket, record: &Record) -> Self {
+        match ticket.kind {
+            Kind::Quota => Self(u128::from(ticket.seq)),
+            _ => Self::of_session(record.session()),
+        }
+    }
+
+    pub(super) fn of_session(session: &str) -> Self {
+        Self(xxhash_rust::xxh3::xxh3_128(session.as_bytes()))
+    }
+}
+
+/// The logs that are sent, in the order in which a session's records go. A quota request is alone in its lane.
+pub(super) const LOGS: [Log; 4] = [Log::Quota, Log::Started, Log::Usage, Log::Completed];
+/// Their places.
+const QUOTA: usize = 0;
+const STARTED: usize = 1;
+const USAGE: usize = 2;
+const COMPLETED: usize = 3;
+
+/// Where a log is in [`LOGS`], and its line in a lane. What was rejected is never sent.
+pub(super) fn place(log: Log) -> Option<usize> {
+    LOGS.iter().position(|other| *other == log)
+}
+
+/// The place of each kind in [`LOGS`].
+pub(super) fn place_of(kind: Kind) -> usize {
+    match kind {
+        Kind::Quota => QUOTA,
+        Kind::Started | Kind::Lifecycle => STARTED,
+        Kind::Usage => USAGE,
+        Kind::Completed => COMPLETED,
+    }
+}
+
+/// Of which kind a log's records are.
+pub(super) fn kind_of(log: Log) -> Kind {
+    match log {
+        Log::Quota => Kind::Quota,
+        Log::Started => Kind::Started,
+        Log::Usage | Log::Rejected => Kind::Usage,
+        Log::Completed => Kind::Completed,
+    }
+}
+
+/// How much may go in one batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BatchLimits {
+    pub records: usize,
+    /// Before compression.
+    pub bytes: usize,
+    /// Of one session, if not as many as there are.
+    pub of_a_session: Option<NonZeroUsize>,
+    /// Requests that share the lanes: each takes its part of them, so that no batch swallows all sessions.
+    pub pipes: usize,
+}
+
+/// A queue of lanes that may go: by the log of their head, and whether that is a suspect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Queue {
+    at: usize,
+    is_suspect: bool,
+}
+
+/// What the queues are served by, in the order of priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Quota,
+    Lifecycle,
+    Suspects,
+    Usage,
+}
+
+impl Class {
+    const ALL: [Self; 4] = [Self::Quota, Self::Lifecycle, Self::Suspects, Self::Usage];
+}
+
+/// The lanes, and which of them may go.
+#[derive(Default)]
+pub(super) struct Lanes {
+    lanes: HashMap<LaneKey, Lane>,
+    /// Lanes that may go, by the log of their head.
+    ready: [VecDeque<LaneKey>; LOGS.len()],
+    /// Those of them that begin with a suspect.
+    suspects: [VecDeque<LaneKey>; LOGS.len()],
+    order: SessionOrder,
+    /// Logs of which nothing goes but a probe.
+    held: [bool; LOGS.len()],
+    /// Of started and completed events, which share a class, one goes after the other.
+    completed_next: bool,
+    /// Lanes that wait, and until when.
+    waiting: BTreeSet<(Instant, LaneKey)>,
+    /// Those of them that have given up all their records.
+    resting: BTreeSet<(Instant, LaneKey)>,
+    streaks: [u32; STREAKS.len()],
+    counts: [usize; LOGS.len()],
+    bytes: [usize; LOGS.len()],
+    /// Lanes of which records are in flight.
+    flying: usize,
+    /// Lanes that wait may hold more of a log than when room was last made of them.
+    grown: [bool; LOGS.len()],
+    /// Lanes whose wait has just ended.
+    woken: Vec<LaneKey>,
+    /// Lanes that want a log to be read again.
+    asking: Asking,
+    /// The lanes for which a log is being read again.
+    refilling: [Vec<LaneKey>; LOGS.len()],
+    /// Lanes that ran empty while a log was being read again.
+    emptied: Vec<LaneKey>,
+    /// Lanes that rest until what they are held for is let go.
+    laid_off: Vec<LaneKey>,
+}
+
+impl Lanes {
+    /// From now on a session's records go in this order.
+    pub(super) fn set_order(&mut self, order: SessionOrder) {
+        self.order = order;
+    }
+
+    /// Records in hand of this kind.
+    #[cfg(test)]
+    pub(super) fn count(&self, kind: Kind) -> usize {
+        self.counts[place_of(kind)]
+    }
+
+    /// Bytes of these.
+    #[cfg(test)]
+    pub(super) fn bytes(&self, kind: Kind) -> usize {
+        self.bytes[place_of(kind)]
+    }
+
+    /// Takes in a record that was read. Quietly passes over what is in hand already, or has no room.
+    pub(super) fn load(&mut self, leased: Leased) {
+        let crate::outbox::Entry::Record(record) = leased.entry else { return };
+        let ticket = leased.ticket;
+        let key = LaneKey::of(&ticket, &record);
+        let bytes = record.data().len();
+        let at = place_of(ticket.kind);
+        let lane = self.lanes.entry(key).or_default();
+        if lane.load(Item { ticket, record, history: History::NONE }) {
+            let head = lane.turn();
+            self.grown[at] |= lane.not_before.is_some() || head.is_some_and(|head| self.held[head]);
+            self.counts[at] += 1;
+            self.bytes[at] += bytes;
+            if lane.queued.is_some_and(|queue| Some(queue.at) != head) {
+                // It goes before what was the head.
+                self.dequeue(key);
+            }
+            self.queue(key);
+        }
+    }
+
+    fn queue_of(&mut self, queue: Queue) -> &mut VecDeque<LaneKey> {
+        if queue.is_suspect { &mut self.suspects[queue.at] } else { &mut self.ready[queue.at] }
+    }
+
+    /// Makes a lane ready if its head may go.
+    fn queue(&mut self, key: LaneKey) {
+        let order = self.order;
+        let Some(lane) = self.lanes.get_mut(&key) else { return };
+        if lane.queued.is_some() || lane.not_before.is_some() {
+            return;
+        }
+        let Some((at, head)) = lane.head() else { return };
+        let may_join = order == SessionOrder::Boundaries && at == USAGE && lane.flying == USAGE;
+        if lane.in_flight > 0 && !may_join {
+            return;
+        }
+        let queue = Queue { at, is_suspect: head.history.is_suspect() };
+        lane.queued = Some(queue);
+        self.queue_of(queue).push_back(key);
+    }
+
+    fn dequeue(&mut self, key: LaneKey) {
+        if let Some(queue) = self.lanes.get_mut(&key).and_then(|lane| lane.queued.take()) {
+            self.queue_of(queue).retain(|other| *other != key);
+        }
+    }
+
+    /// Of these logs nothing goes from now on but a probe.
+    pub(super) fn hold(&mut self, held: [bool; LOGS.len()]) {
+        let before = std::mem::replace(&mut self.held, held);
+        if before != held {
+            self.grown = [true; LOGS.len()];
+        }
+        if before.iter().zip(held).any(|(before, now)| *before && !now) {
+            self.call_back();
+        }
+    }
+
+    /// Lanes whose wait is over become ready, or ask for what they gave up.
+    pub(super) fn wake(&mut self, now: Instant) {
+        for set in [&mut self.waiting, &mut self.resting] {
+            while let Some((_, key)) = set.first().copied().filter(|(until, _)| *until <= now) {
+                set.pop_first();
+                self.woken.push(key);
+            }
+        }
+        for key in std::mem::take(&mut self.woken) {
+            if let Some(lane) = self.lanes.get_mut(&key) {
+                lane.not_before = None;
+                if lane.head().is_none() {
+                    self.ask(key);
+                }
+            }
+            self.queue(key);
+        }
+    }
+
+    /// When [`Self::wake`] has something to do.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        let first = |set: &BTreeSet<(Instant, LaneKey)>| set.first().map(|(until, _)| *until);
+        first(&self.waiting).into_iter().chain(first(&self.resting)).min()
+    }
+
+    /// Whether any record may go.
+    pub(super) fn has_ready(&self) -> bool {
+        Class::ALL.into_iter().any(|class| self.has(class))
+    }
+
+    /// Whether a quota request may go.
+    pub(super) fn has_ready_quota(&self) -> bool {
+        self.may_go(QUOTA)
+    }
+
+    /// Whether a log is held that could be probed now.
+    pub(super) fn has_held(&self, log: Log) -> bool {
+        place(log).is_some_and(|at| {
+            self.held[at] && !(self.ready[at].is_empty() && self.suspects[at].is_empty())
+        })
+    }
+
+    fn may_go(&self, at: usize) -> bool {
+        !self.held[at] && !self.ready[at].is_empty()
+    }
+
+    fn suspect_log(&self) -> Option<usize> {
+        (0..LOGS.len()).find(|at| !self.held[*at] && !self.suspects[*at].is_empty())
+    }
+
+    fn has(&self, class: Class) -> bool {
+        match class {
+            Class::Quota => self.may_go(QUOTA),
+            Class::Lifecycle => self.may_go(STARTED) || self.may_go(COMPLETED),
+            Class::Suspects => self.suspect_log().is_some(),
+            Class::Usage => self.may_go(USAGE),
+        }
+    }
+
+    /// What to send next. Its lanes are in flight until each record was settled or put back.
+    ///
+    /// Without `batch`, and of quota requests always, one record.
+    pub(super) fn pick(&mut self, batch: Option<BatchLimits>) -> Option<Parcel> {
+        let queue = match self.next_class()? {
+            Class::Quota => Queue { at: QUOTA, is_suspect: false },
+            Class::Suspects => Queue { at: self.suspect_log()?, is_suspect: true },
+            Class::Usage => Queue { at: USAGE, is_suspect: false },
+            Class::Lifecycle => {
+                let in_turn = if self.completed_next { [COMPLETED, STARTED] } else { [STARTED, COMPLETED] };
+                let at = in_turn.into_iter().find(|at| self.may_go(*at))?;
+                self.completed_next = at == STARTED;
+                Queue { at, is_suspect: false }
+            }
+        };
+        match batch {
+            Some(limits) if queue.at != QUOTA => Some(self.pick_batch(queue, limits)),
+            _ => {
+                let key = self.queue_of(queue).pop_front()?;
+                self.take_one(key)
+            }
+        }
+    }
+
+    /// The next quota request.
+    pub(super) fn pick_quota(&mut self) -> Option<Parcel> {
+        let key = self.ready[QUOTA].pop_front()?;
+        self.take_one(key)
+    }
+
+    fn next_class(&mut self) -> Option<Class> {
+        let waiting = Class::ALL.map(|class| self.has(class));
+        for (class, most) in STREAKS.into_iter().enumerate() {
+            let streak = &mut self.streaks[class];
+            let others_wait = waiting[class + 1..].contains(&true);
+            if waiting[class] && (*streak < most || !others_wait) {
+                *streak = streak.saturating_add(1);
+                return Some(Class::ALL[class]);
+            }
+            *streak = 0;
+        }
+        waiting[STREAKS.len()].then_some(Class::Usage)
+    }
+
+    /// Lanes for a batch that begins with this queue: their part of all that are under way.
+    fn batch_lanes(&mut self, first: Queue, pipes: usize) -> Vec<LaneKey> {
+        let logs = [first.at, STARTED, COMPLETED, USAGE];
+        let (held, is_suspect) = (self.held, first.is_suspect);
+        let may = |at: &usize| *at != QUOTA && !held[*at];
+        let queues = if is_suspect { &mut self.suspects } else { &mut self.ready };
+        let waiting: usize = (0..LOGS.len()).filter(may).map(|at| queues[at].len()).sum();
+        let all = if is_suspect { waiting } else { waiting + self.flying };
+        let share = all.div_ceil(pipes.max(1)).max(1);
+        let mut keys = Vec::with_capacity(share.min(waiting));
+        for at in logs.into_iter().filter(may) {
+            while keys.len() < share
+                && let Some(key) = queues[at].pop_front()
+            {
+                keys.push(key);
+            }
+        }
+        keys
+    }
+
+    fn pick_batch(&mut self, first: Queue, limits: BatchLimits) -> Parcel {
+        let keys = self.batch_lanes(first, limits.pipes);
+        let mut room = parcel::Room::of(limits.records, limits.bytes.saturating_sub(batch::EMPTY));
+        let mut groups = Vec::with_capacity(keys.len());
+        let mut lanes_left = keys.len();
+        let mut left_over = Vec::new();
+        for key in keys {
+            let mut share = room.share(lanes_left);
+            share.most = limits.of_a_session.map_or(usize::MAX, NonZeroUsize::get);
+            lanes_left -= 1;
+            let held = self.held;
+            let Some(lane) = self.lanes.get_mut(&key) else { continue };
+            lane.queued = None;
+            let was_flying = lane.in_flight > 0;
+            let items = lane.pop_run(first.is_suspect, &held, share, &mut room);
+            if items.is_empty() {
+                left_over.push(key);
+                continue;
+            }
+            self.flying += usize::from(!was_flying);
+            groups.push(Group { lane: key, items });
+        }
+        // What found no room goes first next time.
+        for key in left_over.into_iter().rev() {
+            self.queue_first(key);
+        }
+        groups
+    }
+
+    fn queue_first(&mut self, key: LaneKey) {
+        self.queue(key);
+        if let Some(queue) = self.lanes.get(&key).and_then(|lane| lane.queued) {
+            let lanes = self.queue_of(queue);
+            if lanes.back() == Some(&key) {
+                lanes.rotate_right(1);
+            }
+        }
+    }
+
+    /// A record to probe the link with: of the kind that failed least, the one that was tried least, so that neither a bad
+    /// record nor one bad kind holds the link down.
+    pub(super) fn pick_probe(&mut self, failed: impl Fn(Log) -> u64) -> Option<Parcel> {
+        let order = [QUOTA, STARTED, COMPLETED, USAGE];
+        let least = order.into_iter().filter(|at| self.may_go(*at)).min_by_key(|at| failed(LOGS[*at]));
+        match least {
+            Some(at) => self.pick_least_tried(Queue { at, is_suspect: false }),
+            None => self.pick_least_tried(Queue { at: self.suspect_log()?, is_suspect: true }),
+        }
+    }
+
+    /// A record to probe a log with that is held: of a session of which records were delivered, if there is one, and
+    /// never a suspect while there is anything else, be it behind one.
+    pub(super) fn pick_probe_of(&mut self, log: Log) -> Option<Parcel> {
+        let at = place(log)?;
+        if let Some(parcel) = self.pick_least_tried(Queue { at, is_suspect: false }) {
+            return Some(parcel);
+        }
+        // The contract lets a session go on behind what was refused: the first record there that is no suspect.
+        let behind = |key: &LaneKey| self.lanes.get(key).and_then(|lane| lane.behind_suspects(at));
+        let found = self.suspects[at].iter().enumerate().find_map(|(n, key)| Some((n, *key, behind(key)?)));
+        if let Some((n, key, index)) = found {
+            self.suspects[at].remove(n);
+            let lane = self.lanes.get_mut(&key)?;
+            lane.queued = None;
+            let item = lane.pop_at(at, index)?;
+            self.flying += 1;
+            return Some(vec![Group { lane: key, items: vec![item] }]);
+        }
+        self.pick_least_tried(Queue { at, is_suspect: true })
+    }
+
+    fn pick_least_tried(&mut self, queue: Queue) -> Option<Parcel> {
+        let rank = |key: &LaneKey| {
+            let lane = self.lanes.get(key)?;
+            let (_, head) = lane.head()?;
+            Some((head.history.attempts, !lane.is_proven))
+        };
+        let keys = if queue.is_suspect { &self.suspects[queue.at] } else { &self.ready[queue.at] };
+        let (n, _) = keys.iter().enumerate().min_by_key(|(_, key)| rank(key))?;
+        let key = self.queue_of(queue).remove(n)?;
+        self.take_one(key)
+    }
+
+    /// Takes the head of a lane that has just left its queue.
+    fn take_one(&mut self, key: LaneKey) -> Option<Parcel> {
+        let lane = self.lanes.get_mut(&key)?;
+        lane.queued = None;
+        let was_flying = lane.in_flight > 0;
+        let item = lane.pop()?;
+        self.flying += usize::from(!was_flying);
+        self.queue(key);
+        Some(vec![Group { lane: key, items: vec![item] }])
+    }
+
+    /// A record in flight is done with. The next of its lane may go when all that is in flight of it has ended.
+    pub(super) fn settle(&mut self, key: LaneKey, item: &Item) {
+        let at = place_of(item.ticket.kind);
+        self.counts[at] -= 1;
+        self.bytes[at] -= item.record.data().len();
+        let Some(lane) = self.lanes.get_mut(&key) else { return };
+        lane.landed();
+        let (is_empty, has_landed) = (lane.is_empty(), lane.in_flight == 0);
+        if has_landed {
+            self.flying -= 1;
+            if lane.not_before.is_some() {
+                self.grown = [true; LOGS.len()];
+            }
+        }
+        if !is_empty {
+            self.ask(key);
+            self.queue(key);
+        } else if has_landed && !self.is_refilling() {
+            self.lanes.remove(&key);
+        } else if has_landed {
+            // IMPORTANT: the read that is under way may have found this record before it was settled. Only the lane
+            // still knows that it has been in hand.
+            self.emptied.push(key);
+        }
+    }
+
+    /// All that was read has been loaded. What is read from now on lacks what is settled by now.
+    pub(super) fn forget_emptied(&mut self) {
+        for key in std::mem::take(&mut self.emptied) {
+            if self.lanes.get(&key).is_some_and(|lane| lane.is_empty() && lane.in_flight == 0) {
+                self.lanes.remove(&key);
+            }
+        }
+    }
+
+    /// Since when this lane's session has been unknown: since `now` if not before.
+    pub(super) fn unknown_since(&mut self, key: LaneKey, now: Unknown) -> Unknown {
+        self.lanes.get_mut(&key).map_or(now, |lane| **lane.unknown_since.get_or_insert_with(|| Box::new(now)))
+    }
+
+    /// Every lane that waits may go: somebody knows that it is time.
+    pub(super) fn wake_all(&mut self) {
+        let last = [&self.waiting, &self.resting].into_iter().filter_map(|set| set.last());
+        if let Some(last) = last.map(|(until, _)| *until).max() {
+            self.wake(last);
+        }
+    }
+
+    /// A record of this lane was delivered: its session is known.
+    pub(super) fn delivered(&mut self, key: LaneKey) {
+        if let Some(lane) = self.lanes.get_mut(&key) {
+            lane.unknown_since = None;
+            lane.is_proven = true;
+        }
+    }
+
+    /// A record in flight goes back to its place in its lane, which waits until `not_before`, or longer if another of its
+    /// records asks for that.
+    pub(super) fn put_back(&mut self, key: LaneKey, item: Item, not_before: Instant) {
+        self.dequeue(key);
+        let Some(lane) = self.lanes.get_mut(&key) else { return };
+        lane.landed();
+        self.flying -= usize::from(lane.in_flight == 0);
+        lane.put_back(item);
+        let until = lane.not_before.map_or(not_before, |before| before.max(not_before));
+        if let Some(before) = lane.not_before.replace(until) {
+            self.waiting.remove(&(before, key));
+        }
+        self.waiting.insert((until, key));
+        self.grown = [true; LOGS.len()];
+    }
+
+    /// Lanes of quota requests older than the deadline that are not in flight.
+    pub(super) fn take_expired(&mut self, before: i64) -> Vec<(LaneKey, Item)> {
+        let is_expired = |lane: &Lane| {
+            let head = lane.head().map(|(_, item)| item.ticket);
+            lane.in_flight == 0
+                && head.is_some_and(|it| it.kind == Kind::Quota && it.accepted_at.0 < before)
+        };
+        let expired: HashSet<LaneKey> =
+            self.lanes.iter().filter(|(_, lane)| is_expired(lane)).map(|(key, _)| *key).collect();
+        for queue in [&mut self.ready[QUOTA], &mut self.suspects[QUOTA]] {
+            queue.retain(|key| !expired.contains(key));
+        }
+        let mut taken = Vec::with_capacity(expired.len());
+        for key in expired {
+            if let Some(until) = self.lanes.get(&key).and_then(|lane| lane.not_before) {
+                self.waiting.remove(&(until, key));
+            }
+            for group in self.take_one(key).into_iter().flatten() {
+                taken.extend(group.items.into_iter().map(|item| (group.lane, item)));
+            }
+        }
+        taken
+    }
+}

@@ -1,0 +1,135 @@
+//! What goes in one request: records in hand, in groups by session, and what has happened to each of them.
+
+use clap::ValueEnum;
+
+use super::LaneKey;
+use crate::outbox::Ticket;
+use crate::record::Record;
+
+/// In which order the records of one session go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SessionOrder {
+    /// One after another.
+    #[default]
+    Strict,
+    /// The started event first and the completed event last; usage between them in any order, and several at once.
+    Boundaries,
+}
+
+/// How many requests the `ControlPlane` could fulfil, and on how many it failed with 5xx.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::drain) struct Outcomes {
+    pub passes: u64,
+    pub failures: u64,
+}
+
+/// What has happened to a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::drain) struct History {
+    pub attempts: u32,
+    /// Attempts that failed with 5xx while other records passed.
+    pub poisoned: u32,
+    /// Refusals, each on another connection, that are not confirmed yet.
+    pub refusals: u8,
+    /// Its last batch was compressed and failed as a whole: it goes uncompressed once.
+    pub is_plain: bool,
+    /// How many of its kind had been delivered when it was last tried.
+    pub deliveries: u64,
+    /// How many of any kind.
+    pub any_deliveries: u64,
+    /// The outcomes of its kind when it was first tried.
+    pub first: Outcomes,
+    /// How many of the failures since then were those of its own requests.
+    pub own_failures: u64,
+    /// The most records that it may travel with: halved when a batch fails as a whole, so that a record at fault is
+    /// alone in the end.
+    pub batch_most: usize,
+}
+
+impl History {
+    pub(in crate::drain) const NONE: Self = Self {
+        attempts: 0,
+        poisoned: 0,
+        refusals: 0,
+        is_plain: false,
+        deliveries: 0,
+        any_deliveries: 0,
+        first: Outcomes { passes: 0, failures: 0 },
+        own_failures: 0,
+        batch_most: usize::MAX,
+    };
+
+    /// It was refused, and waits for the confirmation.
+    pub(in crate::drain) fn is_suspect(&self) -> bool {
+        self.refusals > 0
+    }
+}
+
+/// A record in hand.
+#[derive(Debug)]
+pub(in crate::drain) struct Item {
+    pub ticket: Ticket,
+    pub record: Record,
+    pub history: History,
+}
+
+/// Records of one session, in order.
+#[derive(Debug)]
+pub(in crate::drain) struct Group {
+    pub lane: LaneKey,
+    pub items: Vec<Item>,
+}
+
+/// What goes in one request.
+pub(in crate::drain) type Parcel = Vec<Group>;
+
+/// How many records are in it.
+pub(in crate::drain) fn records_in(parcel: &[Group]) -> usize {
+    parcel.iter().map(|group| group.items.len()).sum()
+}
+
+/// The lanes of these.
+pub(in crate::drain) fn lanes_of(parcel: &[Group]) -> impl Iterator<Item = LaneKey> {
+    parcel.iter().map(|group| group.lane)
+}
+
+/// Room that is left in a batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    pub(super) records: usize,
+    pub(super) bytes: usize,
+    /// Records in it.
+    pub(super) taken: usize,
+    /// The most that may be in it, for the sake of what is.
+    pub(super) most: usize,
+}
+
+impl Room {
+    pub(super) fn of(records: usize, bytes: usize) -> Self {
+        Self { records, bytes, taken: 0, most: usize::MAX }
+    }
+
+    /// An equal share of it for each of so many lanes.
+    pub(super) fn share(self, lanes: usize) -> Self {
+        let lanes = lanes.max(1);
+        Self::of(self.records.div_ceil(lanes), self.bytes.div_ceil(lanes))
+    }
+
+    /// Whether a record of this size has room. The first always has.
+    pub(super) fn fits(self, bytes: usize) -> bool {
+        self.taken == 0 || (self.records > 0 && bytes <= self.bytes)
+    }
+
+    /// Whether a record may join that travels with at most `most`, itself among them.
+    pub(super) fn admits(self, most: usize) -> bool {
+        self.taken < most.min(self.most).max(1)
+    }
+
+    /// A record of this size is in it, which travels with at most `most`.
+    pub(super) fn take(&mut self, bytes: usize, most: usize) {
+        self.records = self.records.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.taken += 1;
+        self.most = self.most.min(most);
+    }
+}

@@ -10,7 +10,7 @@ use super::batch::{self, Body};
 use super::lanes::{Item, LaneKey, Parcel};
 use super::link::{Circuit, Trip};
 use super::{Form, Run, Sent};
-use crate::control_plane::{Answer, Batch, Client, Delivery};
+use crate::control_plane::{Answer, Batch, Client, Connection, Delivery, Encoding};
 use crate::outbox::Log;
 use crate::record::{Kind, Record};
 
@@ -154,10 +154,12 @@ async fn deliver(client: &Client, record: &Record) -> Answer {
         .deliver(Delivery {
             kind: record.kind(),
             session_id: record.session(),
+            transaction_id: record.transaction(),
             body: Bytes::copy_from_slice(record.body()),
             key: record.key(),
             correlation_id: &record.correlation_id(),
             traceparent: record.traceparent(),
+            connection: Connection::Any,
         })
         .await
 }
@@ -176,5 +178,8 @@ async fn deliver_batch(client: &Client, parcel: &[(LaneKey, Item)], gzip: bool) 
             );
         }
     }
-    client.deliver_batch(Batch { body: bytes, gzip, records: parcel.len(), key, correlation_id }).await
+    let encoding = if gzip { Encoding::Gzip } else { Encoding::Identity };
+    let records = parcel.len();
+    let connection = Connection::Any;
+    client.deliver_batch(Batch { body: bytes, encoding, records, key, correlation_id, connection }).await
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::control_plane::{CallError, Client, Heartbeat, Registration};
+use crate::control_plane::{CallError, Client, Heartbeat, Meaning, Registration};
 use crate::drain::Turns;
 use crate::intake::NameHolder;
 use crate::rhythm::Rhythm;
@@ -132,8 +132,17 @@ impl Membership {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         refusals.in_a_row += 1;
         let lasts = refusals.in_a_row >= TROUBLE_AFTER;
-        let is_no =
-            matches!(error, CallError::Status { status: 300..=407 | 410..=424 | 426..=428 | 430..=499, .. });
+        let is_no = matches!(
+            error,
+            CallError::Status {
+                meaning: Meaning::Refused
+                    | Meaning::NotFound
+                    | Meaning::Credentials
+                    | Meaning::Misconfigured
+                    | Meaning::Foreign,
+                ..
+            }
+        );
         let kind = match error {
             CallError::Status { status: 500.., .. } => "5xx".to_owned(),
             CallError::Failed(failure) => failure.label().to_owned(),

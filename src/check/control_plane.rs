@@ -1,12 +1,16 @@
 //! The `ControlPlane`: whether it is there, whether it is the one that is meant, whether it lets us in. Two questions
 //! that change nothing.
 
-use super::{Finding, REPORT};
+use std::time::Duration;
+
+use super::{Finding, REPORT, State};
 use crate::config::Config;
-use crate::control_plane::{BadAnswer, CallError, Client, Failure, TlsProblem};
+use crate::control_plane::{BadAnswer, CallError, Client, Failure, Meaning, TlsProblem};
 
 const REACH: &str = "control_plane";
 const CREDENTIALS: &str = "credentials";
+/// What to do about an answer that no ControlPlane gives.
+const SOMEBODY_ELSE: &str = "a captive portal, a proxy or another server answers in its place: sign in there, or check CONTROL_PLANE_URL";
 /// Tokens are usually let pass with clocks this far apart.
 const CLOCK_SECONDS: i64 = 30;
 
@@ -22,22 +26,10 @@ pub(super) async fn probe(config: &Config) -> Vec<Finding> {
     let begun = std::time::Instant::now();
     let health = client.health().await;
     let took = begun.elapsed();
-    let reached = match &health {
-        Err(CallError::Failed(failure)) => return vec![unreached(&url, failure)],
-        Err(CallError::Status { status: 300..=399, .. }) => {
-            return vec![Finding::failed(
-                REACH,
-                format!("{url} answers with a redirect"),
-                "set CONTROL_PLANE_URL to where it leads: credentials are sent to no other host by themselves",
-            )];
-        }
-        Err(CallError::Status { status: status @ 500.., .. }) => Finding::warning(
-            REACH,
-            format!("{url} is reached, and answers {status}: it is not well"),
-            "nothing to be done here: records wait in the outbox until it is",
-        ),
-        _ => Finding::ok(REACH, format!("{url} is reached and answers in {} ms", took.as_millis())),
-    };
+    let reached = reached(&url, &health, took);
+    if reached.state == State::Failed {
+        return vec![reached];
+    }
     let mut found = vec![reached, credentials(&health, client.commands().await.map(drop))];
     let skew = client.clock_skew().num_seconds();
     if skew.abs() > CLOCK_SECONDS {
@@ -48,6 +40,55 @@ pub(super) async fn probe(config: &Config) -> Vec<Finding> {
         ));
     }
     found
+}
+
+/// What the first answer says of the way there.
+fn reached(url: &str, health: &Result<(), CallError>, took: Duration) -> Finding {
+    let (status, meaning) = match health {
+        Ok(()) => {
+            return Finding::ok(REACH, format!("{url} is reached and answers in {} ms", took.as_millis()));
+        }
+        Err(CallError::Failed(failure)) => return unreached(url, failure),
+        Err(CallError::BadAnswer(error)) => {
+            return Finding::failed(REACH, format!("{url} answers, but {error}"), SOMEBODY_ELSE);
+        }
+        Err(CallError::Status { status, meaning, .. }) => (status, meaning),
+    };
+    let answers = format!("{url} answers {status}");
+    match meaning {
+        Meaning::Foreign => {
+            Finding::failed(REACH, format!("{answers}, but not as a ControlPlane does"), SOMEBODY_ELSE)
+        }
+        Meaning::Mismatched => Finding::failed(
+            REACH,
+            format!("{answers}, but to another request"),
+            "a proxy or a balancer in between mixes up answers: have it mended, or go around it",
+        ),
+        Meaning::Misconfigured if (300..400).contains(status) => Finding::failed(
+            REACH,
+            format!("{answers}, a redirect"),
+            "set CONTROL_PLANE_URL to where it leads: credentials are sent to no other host by themselves",
+        ),
+        Meaning::Misconfigured => Finding::failed(
+            REACH,
+            format!("{answers}: the way there is wrong"),
+            "check CONTROL_PLANE_URL, and the proxy or balancer in between",
+        ),
+        Meaning::Failing | Meaning::Overloaded => Finding::warning(
+            REACH,
+            format!("{url} is reached, and answers {status}: it is not well"),
+            "nothing to be done here: records wait in the outbox until it is",
+        ),
+        // What it says of credentials and routes is judged with the second answer.
+        Meaning::Delivered
+        | Meaning::Duplicate
+        | Meaning::InProgress
+        | Meaning::Refused
+        | Meaning::NotFound
+        | Meaning::Credentials => {
+            Finding::ok(REACH, format!("{url} is reached and answers in {} ms", took.as_millis()))
+        }
+    }
 }
 
 /// Why there was no answer.
@@ -81,12 +122,8 @@ fn unreached(url: &str, failure: &Failure) -> Finding {
 
 /// What two answers say of our credentials. The second question needs them in any case.
 fn credentials(health: &Result<(), CallError>, commands: Result<(), CallError>) -> Finding {
-    let status = |result: &Result<(), CallError>| match result {
-        Err(CallError::Status { status, .. }) => Some(*status),
-        _ => None,
-    };
     for answered in [health, &commands] {
-        if let Some(status @ (401 | 403)) = status(answered) {
+        if let Err(CallError::Status { status, meaning: Meaning::Credentials, .. }) = answered {
             return Finding::failed(
                 CREDENTIALS,
                 format!("they are refused: {status}"),
@@ -99,10 +136,10 @@ fn credentials(health: &Result<(), CallError>, commands: Result<(), CallError>) 
         Ok(()) | Err(CallError::BadAnswer(BadAnswer::TooLong)) => {
             Finding::ok(CREDENTIALS, "they are accepted")
         }
-        Err(CallError::Status { status: 404 | 410, .. }) if health.is_ok() => {
+        Err(CallError::Status { meaning: Meaning::NotFound, .. }) if health.is_ok() => {
             Finding::ok(CREDENTIALS, "they are accepted; this server is not registered yet")
         }
-        Err(CallError::Status { status: 404 | 410, .. }) => Finding::failed(
+        Err(CallError::Status { meaning: Meaning::NotFound, .. }) => Finding::failed(
             CREDENTIALS,
             "whatever is asked for is not found",
             "check CONTROL_PLANE_URL: the API is at /api/v1/… below it",
@@ -110,8 +147,14 @@ fn credentials(health: &Result<(), CallError>, commands: Result<(), CallError>) 
         Err(CallError::BadAnswer(error)) => Finding::failed(
             CREDENTIALS,
             format!("the answer is not what a ControlPlane says: {error}"),
-            "check CONTROL_PLANE_URL: something else answers there",
+            SOMEBODY_ELSE,
         ),
+        Err(
+            error @ CallError::Status {
+                meaning: Meaning::Foreign | Meaning::Mismatched | Meaning::Misconfigured,
+                ..
+            },
+        ) => Finding::failed(CREDENTIALS, format!("the question was {error}"), SOMEBODY_ELSE),
         Err(error) => Finding::warning(
             CREDENTIALS,
             format!("not known: {error}"),

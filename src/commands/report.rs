@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use super::journal::Journal;
 use super::order::CommandType;
 use super::{Commands, until};
-use crate::control_plane::{CallError, CommandResult};
+use crate::control_plane::{CallError, CommandResult, Meaning};
 use crate::failpoint;
 use crate::record::Timestamp;
 
@@ -34,11 +34,17 @@ enum Fate {
 fn fate(answer: &Result<(), CallError>) -> Fate {
     match answer {
         Ok(()) => Fate::Heard,
-        Err(CallError::Status { status, .. }) => match status {
-            404 | 410 => Fate::NotFound,
-            401 | 403 | 408 | 425 | 429 | 503 => Fate::NotNow,
-            400..500 => Fate::Refused,
-            _ => Fate::Again,
+        Err(CallError::Status { meaning, .. }) => match meaning {
+            Meaning::Delivered | Meaning::Duplicate => Fate::Heard,
+            Meaning::NotFound => Fate::NotFound,
+            Meaning::Refused => Fate::Refused,
+            Meaning::InProgress | Meaning::Failing => Fate::Again,
+            // The way there: nobody else's result would fare better.
+            Meaning::Credentials
+            | Meaning::Overloaded
+            | Meaning::Misconfigured
+            | Meaning::Foreign
+            | Meaning::Mismatched => Fate::NotNow,
         },
         Err(CallError::BadAnswer(_)) => Fate::Again,
         Err(CallError::Failed(_)) => Fate::NotNow,
@@ -123,25 +129,22 @@ mod tests {
 
     #[test]
     fn a_result_is_given_up_only_where_nothing_else_will_be_said() {
-        let status = |status| fate(&Err(CallError::Status { status, retry_after: None }));
+        let fate_of = |meaning| fate(&Err(CallError::Status { status: 400, meaning, retry_after: None }));
         assert_eq!(fate(&Ok(())), Fate::Heard);
-        for (code, expected) in [
-            (400, Fate::Refused),
-            (401, Fate::NotNow),
-            (403, Fate::NotNow),
-            (404, Fate::NotFound),
-            (408, Fate::NotNow),
-            (410, Fate::NotFound),
-            (413, Fate::Refused),
-            (422, Fate::Refused),
-            (425, Fate::NotNow),
-            (429, Fate::NotNow),
-            (302, Fate::Again),
-            (500, Fate::Again),
-            (502, Fate::Again),
-            (503, Fate::NotNow),
+        for (meaning, expected) in [
+            (Meaning::Delivered, Fate::Heard),
+            (Meaning::Duplicate, Fate::Heard),
+            (Meaning::InProgress, Fate::Again),
+            (Meaning::Refused, Fate::Refused),
+            (Meaning::NotFound, Fate::NotFound),
+            (Meaning::Credentials, Fate::NotNow),
+            (Meaning::Overloaded, Fate::NotNow),
+            (Meaning::Failing, Fate::Again),
+            (Meaning::Misconfigured, Fate::NotNow),
+            (Meaning::Foreign, Fate::NotNow),
+            (Meaning::Mismatched, Fate::NotNow),
         ] {
-            assert_eq!(status(code), expected, "{code}");
+            assert_eq!(fate_of(meaning), expected, "{meaning:?}");
         }
     }
 }

@@ -9,16 +9,20 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::{Bytes, BytesMut};
 use chrono::TimeDelta;
 use reqwest::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue,
+    RETRY_AFTER,
 };
 use reqwest::{Method, Request, Url};
 use uuid::Uuid;
 
+use super::accepts::Accepts;
 use super::auth::Tokens;
 use super::clock::Clock;
 use super::credentials::{ClientError, Credentials};
+use super::decode::decode;
 use super::failure::{Failure, classify};
-use super::retry_after::retry_after;
+use super::meaning::{Asked, Meaning, Said, is_another_correlation_id, meaning};
+use super::retry_after::retry_after as retry_after_of;
 use super::settings::{SecretSource, Settings};
 use super::target::Target;
 use crate::expiry::Expiry;
@@ -42,6 +46,8 @@ pub struct Delivery<'a> {
     pub kind: Kind,
     /// Its session.
     pub session_id: &'a str,
+    /// Its transaction: an answer that names another is another request's.
+    pub transaction_id: &'a str,
     /// The request's body, sent as it is.
     pub body: Bytes,
     /// Its idempotency key.
@@ -50,21 +56,59 @@ pub struct Delivery<'a> {
     pub correlation_id: &'a str,
     /// Its W3C `traceparent`.
     pub traceparent: Option<&'a str>,
+    /// Which connection it goes over.
+    pub connection: Connection,
 }
 
-/// Usage records to deliver in one request.
+/// Records to deliver in one request.
 #[derive(Clone, Debug)]
 pub struct Batch<'a> {
-    /// The request's body, `{"records":[…]}`, perhaps compressed.
+    /// The request's body, `{"sessions":[…]}`, perhaps compressed.
     pub body: Bytes,
-    /// Whether the body is compressed with gzip.
-    pub gzip: bool,
+    /// How the body is compressed.
+    pub encoding: Encoding,
     /// How many records are in it; the answer may be longer for more of them.
     pub records: usize,
     /// The idempotency key, made of those inside.
     pub key: Uuid,
     /// The request's `X-Correlation-ID`.
     pub correlation_id: &'a str,
+    /// Which connection it goes over.
+    pub connection: Connection,
+}
+
+/// How a request's body is compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoding {
+    /// Not at all.
+    #[default]
+    Identity,
+    /// `Content-Encoding: gzip`.
+    Gzip,
+    /// `Content-Encoding: zstd`.
+    Zstd,
+}
+
+impl Encoding {
+    /// Its name in `Content-Encoding`.
+    const fn header(self) -> Option<HeaderValue> {
+        match self {
+            Self::Identity => None,
+            Self::Gzip => Some(HeaderValue::from_static("gzip")),
+            Self::Zstd => Some(HeaderValue::from_static("zstd")),
+        }
+    }
+}
+
+/// Which connection a request goes over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Connection {
+    /// Whichever is free.
+    #[default]
+    Any,
+    /// One that nobody has used before, to a name that was just resolved: a probe of a link that is down, or the
+    /// confirmation of a refusal.
+    New,
 }
 
 /// What became of one attempt.
@@ -74,6 +118,10 @@ pub struct Answer {
     pub result: Result<Response, Failure>,
     /// From the start to the last byte that was read.
     pub elapsed: Duration,
+    /// From the start until the kernel had taken the request's last byte; zero if that is not known.
+    pub upload: Duration,
+    /// The request's bytes as sent, head and body.
+    pub wire_bytes: u64,
 }
 
 /// What the peer said.
@@ -83,10 +131,14 @@ pub struct Response {
     pub status: u16,
     /// How long it asks us to stay away, at most an hour.
     pub retry_after: Option<Duration>,
-    /// The body, as far as it was read.
+    /// What it means.
+    pub meaning: Meaning,
+    /// The body as far as it was read, decoded, without a byte order mark.
     pub body: Bytes,
     /// Whether there was more of it than is kept.
     pub truncated: bool,
+    /// Which encodings of a request's body the peer accepts, if it says so.
+    pub accepts: Option<Accepts>,
 }
 
 impl fmt::Debug for Response {
@@ -94,9 +146,11 @@ impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Response")
             .field("status", &self.status)
+            .field("meaning", &self.meaning)
             .field("retry_after", &self.retry_after)
             .field("body_bytes", &self.body.len())
             .field("truncated", &self.truncated)
+            .field("accepts", &self.accepts)
             .finish()
     }
 }
@@ -131,9 +185,10 @@ pub(super) struct Outgoing<'a> {
     pub(super) method: Method,
     pub(super) url: String,
     pub(super) body: Option<Bytes>,
-    pub(super) gzip: bool,
+    pub(super) encoding: Encoding,
     pub(super) key: Option<Uuid>,
-    pub(super) correlation_id: &'a str,
+    /// What an answer may name. A correlation id that no header can carry is replaced by the key.
+    pub(super) asked: Asked<'a>,
     pub(super) traceparent: Option<&'a str>,
     pub(super) answer_max_bytes: usize,
 }
@@ -248,7 +303,8 @@ impl Client {
         let url = match self.target.record(delivery.kind, delivery.session_id) {
             Ok(url) => url,
             Err(reason) => {
-                return Answer { result: Err(Failure::Unsendable(reason)), elapsed: Duration::ZERO };
+                let result = Err(Failure::Unsendable(reason));
+                return Answer { result, elapsed: Duration::ZERO, upload: Duration::ZERO, wire_bytes: 0 };
             }
         };
         self.send(Outgoing {
@@ -261,26 +317,31 @@ impl Client {
             method: Method::POST,
             url,
             body: Some(delivery.body),
-            gzip: false,
+            encoding: Encoding::Identity,
             key: Some(delivery.key),
-            correlation_id: delivery.correlation_id,
+            asked: Asked {
+                correlation_id: delivery.correlation_id,
+                transaction_id: Some(delivery.transaction_id),
+                api_session_id: Some(delivery.session_id),
+                batch: None,
+            },
             traceparent: delivery.traceparent,
             answer_max_bytes: ANSWER_MAX_BYTES,
         })
         .await
     }
 
-    /// Sends usage records together, once.
+    /// Sends records together, once.
     pub async fn deliver_batch(&self, batch: Batch<'_>) -> Answer {
         let per_record = batch.records.saturating_mul(BATCH_ANSWER_BYTES_PER_RECORD);
         self.send(Outgoing {
             endpoint: "batch",
             method: Method::POST,
-            url: self.target.path("/api/v1/usage-records/batch"),
+            url: self.target.path("/api/v1/records/batch"),
             body: Some(batch.body),
-            gzip: batch.gzip,
+            encoding: batch.encoding,
             key: Some(batch.key),
-            correlation_id: batch.correlation_id,
+            asked: Asked { correlation_id: batch.correlation_id, batch: Some(batch.key), ..Asked::default() },
             traceparent: None,
             answer_max_bytes: BATCH_ANSWER_MAX_BYTES.saturating_add(per_record),
         })
@@ -297,49 +358,51 @@ impl Client {
 
     pub(super) async fn send(&self, outgoing: Outgoing<'_>) -> Answer {
         let (started, endpoint) = (Instant::now(), outgoing.endpoint);
+        let wire_bytes = outgoing.body.as_ref().map_or(0, |body| body.len() as u64);
         let result = self.attempt(outgoing).await;
-        let served = |response: &Response| matches!(response.status, 200..=299 | 400 | 402 | 404..=499);
-        self.reachable.store(result.as_ref().is_ok_and(served), Ordering::Relaxed);
+        self.reachable.store(result.as_ref().is_ok_and(is_served), Ordering::Relaxed);
         self.attempts.fetch_add(1, Ordering::Relaxed);
         *self.last_attempt.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        let answer = Answer { result, elapsed: started.elapsed() };
+        let answer = Answer { result, elapsed: started.elapsed(), upload: Duration::ZERO, wire_bytes };
         (self.observer)(endpoint, &answer);
         answer
     }
 
     async fn attempt(&self, outgoing: Outgoing<'_>) -> Result<Response, Failure> {
         let credentials = self.credentials();
-        let answer_max_bytes = outgoing.answer_max_bytes;
+        let (answer_max_bytes, mut asked) = (outgoing.answer_max_bytes, outgoing.asked);
         let request = self.request(outgoing, credentials.tokens.as_ref())?;
+        let correlation_id = request.headers().get(&CORRELATION_ID).cloned();
+        asked.correlation_id = correlation_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
         let sent = SystemTime::now();
         let mut response = credentials.http.execute(request).await.map_err(|e| classify(&e, false))?;
         let answered = SystemTime::now();
-        let date = http_date(response.headers());
-        if let Some(date) = date {
+        let (body, truncated) = read_body(&mut response, answer_max_bytes).await?;
+        let response = understood(&asked, &response, body, truncated, answer_max_bytes, answered);
+        let (response, date) = response;
+        // A portal's clock is not the ControlPlane's.
+        let is_from_elsewhere =
+            matches!(response.meaning, Meaning::Foreign | Meaning::Mismatched | Meaning::Misconfigured);
+        if let Some(date) = date.filter(|_| !is_from_elsewhere) {
             self.clock.observe(date, sent, answered);
         }
-        let retry_after = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| retry_after(value, date, answered));
-        let (body, truncated) = read_body(&mut response, answer_max_bytes).await?;
-        Ok(Response { status: response.status().as_u16(), retry_after, body, truncated })
+        Ok(response)
     }
 
     fn request(&self, outgoing: Outgoing<'_>, tokens: Option<&Tokens>) -> Result<Request, Failure> {
         let url = Url::parse(&outgoing.url).map_err(|_| Failure::Unsendable("its URL is not one"))?;
         let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(super::decode::ACCEPTED));
         if outgoing.body.is_some() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        if outgoing.gzip {
-            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        if let Some(encoding) = outgoing.encoding.header() {
+            headers.insert(CONTENT_ENCODING, encoding);
         }
         let key = outgoing.key.and_then(|key| {
             HeaderValue::from_str(key.hyphenated().encode_lower(&mut Uuid::encode_buffer())).ok()
         });
-        if let Some(id) = HeaderValue::from_str(outgoing.correlation_id).ok().or_else(|| key.clone()) {
+        if let Some(id) = HeaderValue::from_str(outgoing.asked.correlation_id).ok().or_else(|| key.clone()) {
             headers.insert(&CORRELATION_ID, id);
         }
         if let Some(key) = key {
@@ -368,8 +431,41 @@ impl fmt::Debug for Client {
     }
 }
 
+/// Whether it is the answer of a `ControlPlane` that is well and lets us in, if only to be asked less often.
+fn is_served(response: &Response) -> bool {
+    response.meaning.is_served() || response.meaning == Meaning::Overloaded && response.status < 500
+}
+
 fn http_date(headers: &HeaderMap) -> Option<SystemTime> {
     httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()
+}
+
+/// The answer as callers see it, and its `Date`.
+fn understood(
+    asked: &Asked<'_>,
+    response: &reqwest::Response,
+    body: Bytes,
+    truncated: bool,
+    max: usize,
+    answered: SystemTime,
+) -> (Response, Option<SystemTime>) {
+    let (status, headers) = (response.status().as_u16(), response.headers());
+    let values = |name: &HeaderName| headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let (body, truncated) = decode(values(&CONTENT_ENCODING), body, truncated, max);
+    let mut correlation_ids = values(&CORRELATION_ID);
+    let said = Said {
+        status,
+        has_retry_after: headers.contains_key(RETRY_AFTER),
+        has_foreign_id: correlation_ids.any(|id| is_another_correlation_id(asked.correlation_id, id)),
+        body: &body,
+        truncated,
+    };
+    let meaning = meaning(asked, &said);
+    let date = http_date(headers);
+    let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let retry_after = retry_after.and_then(|value| retry_after_of(value, date, answered));
+    let accepts = Accepts::read(values(&ACCEPT_ENCODING));
+    (Response { status, retry_after, meaning, body, truncated, accepts }, date)
 }
 
 /// Reads the body up to the limit. The rest is not read: dropping the response closes the connection.

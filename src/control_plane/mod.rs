@@ -1,7 +1,7 @@
 //! Speaks the `ControlPlane`'s REST API: one attempt a call, and an exact account of what became of it.
 //!
 //! The only place of the agent that names `reqwest`; the command line has a client of its own, for agents. It never
-//! retries, never follows a redirect and never decides what an answer means for a record: that is the drain's. What it
+//! retries, never follows a redirect; it says what an answer means, and what becomes of a record is the drain's. What it
 //! promises its callers:
 //!
 //! * every call ends within the time-out, whatever the peer does, and keeps at most a limit of the answer;
@@ -10,14 +10,17 @@
 //!
 //! `settings` is what it needs to know, `client` the attempt, `credentials` what a reload replaces, `auth` the
 //! tokens, `clock` how wrong this machine's clock is, `target` where requests go, `failure` why there was no
-//! answer, `answers` what an answer's body says, `registration` the calls about the server itself.
+//! answer, `meaning` what an answer means, `answers` what its body says, `registration` the calls about the server itself.
 
+mod accepts;
 mod answers;
 mod auth;
 mod client;
 mod clock;
 mod credentials;
+mod decode;
 mod failure;
+mod meaning;
 mod registration;
 mod retry_after;
 mod settings;
@@ -26,14 +29,16 @@ mod target;
 #[cfg(test)]
 mod tests;
 
+pub use accepts::Accepts;
 pub use answers::{
     BadAnswer, Command, Commands, QuotaAnswer, RecordResult, parse_batch_answer, parse_commands,
     parse_key_set, parse_quota_answer,
 };
 pub use auth::KeyError;
-pub use client::{Answer, Batch, Client, Delivery, Fresh, Observer, Response};
+pub use client::{Answer, Batch, Client, Connection, Delivery, Encoding, Fresh, Observer, Response};
 pub use credentials::ClientError;
 pub use failure::{Failure, TlsProblem};
+pub use meaning::{Asked, Meaning, Said, meaning};
 pub use registration::{CallError, Capabilities, CommandResult, Heartbeat, Registration, ServerStatus};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use retry_after::retry_after;

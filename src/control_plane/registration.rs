@@ -8,8 +8,9 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::answers::{BadAnswer, Commands, parse_commands, parse_key_set};
-use super::client::{Client, Outgoing, Response};
+use super::client::{Client, Encoding, Outgoing, Response};
 use super::failure::Failure;
+use super::meaning::{Asked, Meaning};
 
 /// Many hundred commands, or every key that anyone ever had.
 const ANSWER_MAX_BYTES: usize = 1 << 20;
@@ -79,10 +80,12 @@ pub enum CallError {
     #[error(transparent)]
     Failed(#[from] Failure),
     /// The answer is not a good one.
-    #[error("answered {status}")]
+    #[error("answered {status}{}", .meaning.remark())]
     Status {
         /// Its HTTP status.
         status: u16,
+        /// What it means.
+        meaning: Meaning,
         /// How long it asks us to stay away.
         retry_after: Option<Duration>,
     },
@@ -113,8 +116,8 @@ impl Client {
         let url = self.server_url("/heartbeat")?;
         let response =
             self.call("heartbeat", Method::PUT, url, Some(to_json(&body)?), Uuid::new_v4()).await?;
-        match response.status {
-            404 | 410 => Ok(Heartbeat::Forgotten),
+        match response.meaning {
+            Meaning::NotFound => Ok(Heartbeat::Forgotten),
             _ => done(response).map(|()| Heartbeat::Heard),
         }
     }
@@ -171,9 +174,12 @@ impl Client {
             method,
             url,
             body: body.map(Into::into),
-            gzip: false,
+            encoding: Encoding::Identity,
             key,
-            correlation_id: id.hyphenated().encode_lower(&mut Uuid::encode_buffer()),
+            asked: Asked {
+                correlation_id: id.hyphenated().encode_lower(&mut Uuid::encode_buffer()),
+                ..Asked::default()
+            },
             traceparent: None,
             answer_max_bytes: ANSWER_MAX_BYTES,
         })
@@ -188,15 +194,15 @@ fn to_json(body: &impl Serialize) -> Result<Vec<u8>, Failure> {
 
 /// Whether a change was made, now or before.
 fn done(response: Response) -> Result<(), CallError> {
-    if response.status == 409 { Ok(()) } else { answered(response).map(drop) }
+    if response.meaning == Meaning::Duplicate { Ok(()) } else { answered(response).map(drop) }
 }
 
 /// The body of a good answer, whole.
 fn answered(response: Response) -> Result<bytes::Bytes, CallError> {
-    let Response { status, retry_after, body, truncated } = response;
-    match status {
-        200..300 if truncated => Err(BadAnswer::TooLong.into()),
-        200..300 => Ok(body),
-        _ => Err(CallError::Status { status, retry_after }),
+    let Response { status, retry_after, meaning, body, truncated, .. } = response;
+    match meaning {
+        Meaning::Delivered => Ok(body),
+        Meaning::Foreign if truncated => Err(BadAnswer::TooLong.into()),
+        _ => Err(CallError::Status { status, meaning, retry_after }),
     }
 }

@@ -173,6 +173,16 @@ async fn each_fault_of_the_control_plane_is_told_apart() {
         "control_plane",
         "redirect",
     );
+    for (status, body, part) in [
+        (StatusCode::OK, "<html>Sign in</html>", "not as a ControlPlane does"),
+        (StatusCode::OK, "", "not as a ControlPlane does"),
+        (StatusCode::OK, r#"{"data":{"transaction_id":"another"}}"#, "to another request"),
+        (StatusCode::METHOD_NOT_ALLOWED, "{}", "the way there is wrong"),
+    ] {
+        let portal = Scripted::start_all(move |_| (status, body).into_response()).await;
+        let said = agent.command(&[("CONTROL_PLANE_URL", &portal.url)], &CHECK).await;
+        assert_failed(&said, "control_plane", part);
+    }
     // An outage is nothing to be mended here.
     sandbox.weather(json!({"status": {"503": 1.0}})).await;
     let ill = agent.command(&[], &CHECK).await;

@@ -77,8 +77,7 @@ async fn each_call_goes_where_the_contract_says() {
 async fn a_server_that_was_forgotten_is_told_from_a_failed_call() {
     let (client, _received) = client_of(http("404 Not Found", "", "")).await;
     assert_eq!(client.heartbeat(ServerStatus::Online, Value::Null).await, Ok(Heartbeat::Forgotten));
-    let status = |status| Err(CallError::Status { status, retry_after: None });
-    assert_eq!(client.register(&registration()).await, status(404));
+    assert_eq!(client.register(&registration()).await, answered(404, Meaning::NotFound));
     let (client, _received) = client_of(http("503 Busy", "", "")).await;
     assert!(matches!(
         client.heartbeat(ServerStatus::Online, Value::Null).await,
@@ -93,9 +92,53 @@ async fn a_change_made_before_is_as_good_as_one_made_now() {
     assert!(matches!(client.commands().await, Err(CallError::Status { status: 409, .. })));
 }
 
+fn answered<T>(status: u16, meaning: Meaning) -> Result<T, CallError> {
+    Err(CallError::Status { status, meaning, retry_after: None })
+}
+
+/// What every call makes of this answer, the health probe's last.
+async fn assert_answers(answer: String, status: u16, meaning: Meaning) {
+    let (client, _received) = client_of(answer).await;
+    let result = CommandResult {
+        command_id: "1".into(),
+        success: true,
+        result: Value::Null,
+        error_message: None,
+        execution_timestamp: String::new(),
+    };
+    assert_eq!(client.register(&registration()).await, answered(status, meaning));
+    assert_eq!(client.heartbeat(ServerStatus::Online, Value::Null).await, answered(status, meaning));
+    assert_eq!(client.shutdown_notice().await, answered(status, meaning));
+    assert_eq!(client.command_result(&result).await, answered(status, meaning));
+    assert_eq!(client.commands().await, answered(status, meaning));
+    assert_eq!(client.public_keys().await, answered(status, meaning));
+    assert_eq!(client.health().await, answered(status, meaning));
+    assert!(!client.is_reachable(), "{status} {meaning:?}");
+}
+
+#[tokio::test]
+async fn a_portal_registers_nobody_and_is_not_the_control_plane() {
+    for (status, body) in [
+        ("200 OK", "<html>Sign in</html>"),
+        ("200 OK", ""),
+        ("200 OK", "{\"success\":true"),
+        ("202 Accepted", "[]"),
+        ("203 Mirrored", "{\"success\":true}"),
+    ] {
+        assert_answers(http(status, "", body), status[..3].parse().unwrap(), Meaning::Foreign).await;
+    }
+    let page = "<html>";
+    assert_answers(http("400 Bad Request", "", page), 400, Meaning::Failing).await;
+    assert_answers(http("409 Conflict", "", page), 409, Meaning::Failing).await;
+    assert_answers(http("405 Not Allowed", "", "{}"), 405, Meaning::Misconfigured).await;
+    assert_answers(http("200 OK", "", "{\"success\":false}"), 200, Meaning::Failing).await;
+    let anothers = "X-Correlation-ID: another\r\n";
+    assert_answers(http("200 OK", anothers, "{\"success\":true}"), 200, Meaning::Mismatched).await;
+}
+
 #[tokio::test]
 async fn commands_that_do_not_parse_or_do_not_end_are_an_error() {
-    let (client, _received) = client_of(http("200 OK", "", "<html>")).await;
+    let (client, _received) = client_of(http("200 OK", "", "{}")).await;
     assert!(matches!(client.commands().await, Err(CallError::BadAnswer(BadAnswer::Json { .. }))));
     let long = format!(r#"{{"commands":[]}}{}"#, " ".repeat(1 << 20));
     let (client, _received) = client_of(http("200 OK", "", &long)).await;

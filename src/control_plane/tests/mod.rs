@@ -41,10 +41,23 @@ fn delivery(session_id: &str) -> Delivery<'_> {
     Delivery {
         kind: Kind::Usage,
         session_id,
+        transaction_id: "t-1",
         body: Bytes::from_static(b"{\"a\":1}"),
         key: Uuid::from_u128(7),
         correlation_id: "corr-1",
         traceparent: None,
+        connection: Connection::Any,
+    }
+}
+
+fn batch(body: Bytes, records: usize) -> Batch<'static> {
+    Batch {
+        body,
+        encoding: Encoding::Identity,
+        records,
+        key: Uuid::from_u128(9),
+        correlation_id: "corr-2",
+        connection: Connection::Any,
     }
 }
 

@@ -47,7 +47,8 @@ async fn a_delivery_carries_what_the_contract_says() {
     ] {
         assert_eq!(request.header(name), Some(value), "{name}");
     }
-    for name in ["authorization", "cookie", "accept-encoding", "content-encoding", "referer"] {
+    assert_eq!(request.header("accept-encoding"), Some("gzip, zstd"));
+    for name in ["authorization", "cookie", "content-encoding", "referer"] {
         assert_eq!(request.header(name), None, "{name}");
     }
 }
@@ -68,14 +69,15 @@ async fn a_batch_goes_to_its_endpoint_and_says_when_it_is_compressed() {
     let (url, mut received) = answering(http("200 OK", "", "{}")).await;
     let client = Client::new(settings(&url)).unwrap();
     let body = Bytes::from_static(b"\x1f\x8b\x08");
-    let batch = Batch { body, gzip: true, records: 3, key: Uuid::from_u128(9), correlation_id: "corr-2" };
-    client.deliver_batch(batch.clone()).await.result.unwrap();
-    client.deliver_batch(Batch { gzip: false, ..batch }).await.result.unwrap();
-    let compressed = received.recv().await.unwrap();
-    assert_eq!(compressed.line(), "POST /api/v1/usage-records/batch HTTP/1.1");
-    assert_eq!(compressed.body, b"\x1f\x8b\x08");
-    assert_eq!(compressed.header("content-encoding"), Some("gzip"));
-    assert_eq!(received.recv().await.unwrap().header("content-encoding"), None);
+    for (encoding, header) in
+        [(Encoding::Gzip, Some("gzip")), (Encoding::Zstd, Some("zstd")), (Encoding::Identity, None)]
+    {
+        client.deliver_batch(Batch { encoding, ..batch(body.clone(), 3) }).await.result.unwrap();
+        let request = received.recv().await.unwrap();
+        assert_eq!(request.line(), "POST /api/v1/records/batch HTTP/1.1");
+        assert_eq!(request.body, b"\x1f\x8b\x08");
+        assert_eq!(request.header("content-encoding"), header);
+    }
 }
 
 #[tokio::test]
@@ -170,11 +172,9 @@ async fn an_answer_of_just_the_limit_is_whole_and_one_byte_more_is_not() {
 async fn a_batchs_answer_may_be_longer_the_more_records_it_is_for() {
     let (url, _received) = answering(http("200 OK", "", &"x".repeat((1 << 20) + 5000))).await;
     let client = Client::new(settings(&url)).unwrap();
-    let batch =
-        |records| Batch { body: Bytes::new(), gzip: false, records, key: Uuid::nil(), correlation_id: "c" };
-    let short = client.deliver_batch(batch(1)).await.result.unwrap();
+    let short = client.deliver_batch(batch(Bytes::new(), 1)).await.result.unwrap();
     assert_eq!((short.body.len(), short.truncated), ((1 << 20) + 1024, true));
-    let whole = client.deliver_batch(batch(5)).await.result.unwrap();
+    let whole = client.deliver_batch(batch(Bytes::new(), 5)).await.result.unwrap();
     assert_eq!((whole.body.len(), whole.truncated), ((1 << 20) + 5000, false));
 }
 
@@ -268,7 +268,14 @@ async fn no_secret_is_in_anything_that_can_be_printed() {
     for secret in ["hunter2", "pa55word"] {
         assert!(!printed.contains(secret), "{printed}");
     }
-    let response = Response { status: 200, retry_after: None, body: "customer".into(), truncated: false };
+    let response = Response {
+        status: 200,
+        retry_after: None,
+        meaning: Meaning::Foreign,
+        body: "customer".into(),
+        truncated: false,
+        accepts: None,
+    };
     assert!(!format!("{response:?}").contains("customer"));
 }
 

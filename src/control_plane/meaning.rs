@@ -1,0 +1,389 @@
+//! What an answer means: a pure, total function of what was asked and what came back (CONTRACT §2).
+//!
+//! Captive portals, proxies and balancers answer too. Only what the `ControlPlane` can have said settles or refuses a
+//! record; in doubt the record is kept, because a repetition is recognisable and a loss is not.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+/// What an answer means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// 200, 201, 202 with a JSON object whose `success` is not `false`; 204.
+    Delivered,
+    /// 409 with a JSON object or without a body, and without `Retry-After`.
+    Duplicate,
+    /// 409 with `Retry-After`: the first attempt is still under way.
+    InProgress,
+    /// 400, 413, 414, 415, 422, each without a body or with a JSON object (413: with any body).
+    Refused,
+    /// 404, 410.
+    NotFound,
+    /// 401, 403.
+    Credentials,
+    /// 408, 425, 429, 503.
+    Overloaded,
+    /// Other 5xx; 2xx with `success: false`; a refusal or a 409 whose body is a middlebox's page.
+    Failing,
+    /// 3xx, 1xx as the final answer, and every other 4xx.
+    Misconfigured,
+    /// 2xx with anything else (HTML, text, no body, cut-off JSON, a body longer than the limit), and every other 2xx.
+    Foreign,
+    /// It names another request than was asked, whatever its status.
+    Mismatched,
+}
+
+impl Meaning {
+    /// Whether a `ControlPlane` that lets us in has answered this request.
+    pub fn is_served(self) -> bool {
+        matches!(self, Self::Delivered | Self::Duplicate | Self::InProgress | Self::Refused | Self::NotFound)
+    }
+
+    /// Why an answer of this meaning is not a good one, in words that follow "answered 200".
+    pub(super) fn remark(self) -> &'static str {
+        match self {
+            Self::Foreign => ", but not as a ControlPlane does: something else answers there",
+            Self::Mismatched => ", but to another request",
+            Self::InProgress => ": the first attempt is still under way",
+            _ => "",
+        }
+    }
+}
+
+/// What was asked, as far as an answer may name it. An answer that names what was not asked at all is another
+/// request's answer, too.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked<'a> {
+    /// The `X-Correlation-ID` that was sent.
+    pub correlation_id: &'a str,
+    /// The record's transaction, in a request about one record.
+    pub transaction_id: Option<&'a str>,
+    /// Its session.
+    pub api_session_id: Option<&'a str>,
+    /// The idempotency key of a batch.
+    pub batch: Option<Uuid>,
+}
+
+/// What came back, as far as its meaning depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Said<'a> {
+    /// The HTTP status.
+    pub status: u16,
+    /// Whether there is a `Retry-After`, readable or not.
+    pub has_retry_after: bool,
+    /// Whether one of its `X-Correlation-ID`s is another than was sent.
+    pub has_foreign_id: bool,
+    /// The decoded body, without a byte order mark.
+    pub body: &'a [u8],
+    /// Whether there was more of it than is kept.
+    pub truncated: bool,
+}
+
+/// What an answer means.
+pub fn meaning(asked: &Asked<'_>, said: &Said<'_>) -> Meaning {
+    let body = Body::read(said);
+    if said.has_foreign_id || matches!(&body, Body::Object(envelope) if envelope.is_for_another(asked)) {
+        return Meaning::Mismatched;
+    }
+    let may_be_its_own = matches!(body, Body::None | Body::Object(_));
+    match said.status {
+        204 => Meaning::Delivered,
+        200..=299 if matches!(&body, Body::Object(envelope) if envelope.is_failure()) => Meaning::Failing,
+        200..=202 if matches!(body, Body::Object(_)) => Meaning::Delivered,
+        200..=299 => Meaning::Foreign,
+        409 if said.has_retry_after => Meaning::InProgress,
+        409 if may_be_its_own => Meaning::Duplicate,
+        413 => Meaning::Refused,
+        400 | 414 | 415 | 422 if may_be_its_own => Meaning::Refused,
+        404 | 410 => Meaning::NotFound,
+        401 | 403 => Meaning::Credentials,
+        408 | 425 | 429 | 503 => Meaning::Overloaded,
+        // The first five with a middlebox's page.
+        400 | 409 | 414 | 415 | 422 | 500..=599 => Meaning::Failing,
+        _ => Meaning::Misconfigured,
+    }
+}
+
+enum Body<'a> {
+    None,
+    Object(Envelope<'a>),
+    Other,
+}
+
+impl<'a> Body<'a> {
+    fn read(said: &Said<'a>) -> Self {
+        if said.body.is_empty() {
+            return Self::None;
+        }
+        let text = std::str::from_utf8(said.body).ok().filter(|_| !said.truncated);
+        text.and_then(Envelope::read).map_or(Self::Other, Self::Object)
+    }
+}
+
+/// A JSON object's members that are looked at: of the answer itself, and of its `data`. A member given twice makes it
+/// no answer.
+#[derive(Deserialize)]
+struct Members<'a> {
+    #[serde(borrow)]
+    success: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    transaction_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    api_session_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    batch: Option<&'a RawValue>,
+}
+
+impl<'a> Members<'a> {
+    /// `None` for anything but an object; serde would take an array for one.
+    fn read(text: &'a str) -> Option<Self> {
+        let is_object = text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{');
+        is_object.then(|| serde_json::from_str(text).ok()).flatten()
+    }
+
+    fn names_another(&self, asked: &Asked<'_>) -> bool {
+        is_another(asked.transaction_id, self.transaction_id)
+            || is_another(asked.api_session_id, self.api_session_id)
+            || is_another_batch(asked.batch, self.batch)
+    }
+}
+
+struct Envelope<'a> {
+    top: Members<'a>,
+    data: Option<Members<'a>>,
+}
+
+impl<'a> Envelope<'a> {
+    fn read(text: &'a str) -> Option<Self> {
+        let top = Members::read(text)?;
+        let data = match top.data {
+            Some(data) if data.get().starts_with('{') => Some(Members::read(data.get())?),
+            _ => None,
+        };
+        Some(Self { top, data })
+    }
+
+    fn is_failure(&self) -> bool {
+        self.top.success.is_some_and(|success| success.get() == "false")
+    }
+
+    fn is_for_another(&self, asked: &Asked<'_>) -> bool {
+        self.top.names_another(asked) || self.data.as_ref().is_some_and(|data| data.names_another(asked))
+    }
+}
+
+/// What a value names: a string's text, a number's digits. Null and an empty string name nothing.
+fn name(value: Option<&RawValue>) -> Option<Cow<'_, str>> {
+    let raw = value?.get();
+    let text = if raw.starts_with('"') {
+        serde_json::from_str(raw).map_or(Cow::Borrowed(raw), Cow::Owned)
+    } else {
+        Cow::Borrowed(raw)
+    };
+    Some(text).filter(|text: &Cow<'_, str>| !text.is_empty())
+}
+
+fn is_another(asked: Option<&str>, named: Option<&RawValue>) -> bool {
+    name(named).is_some_and(|named| asked != Some(&named))
+}
+
+/// Where no batch was asked, a UUID names one; what else is called a batch is the answer's own affair.
+fn is_another_batch(asked: Option<Uuid>, named: Option<&RawValue>) -> bool {
+    let Some(named) = name(named) else { return false };
+    match (Uuid::parse_str(&named), asked) {
+        (Ok(named), asked) => asked != Some(named),
+        (Err(_), asked) => asked.is_some(),
+    }
+}
+
+/// Whether an answer's `X-Correlation-ID` is another than was sent.
+pub(super) fn is_another_correlation_id(asked: &str, named: &[u8]) -> bool {
+    let (asked, named) = (asked.trim(), named.trim_ascii());
+    let same_uuid = || match (Uuid::parse_str(asked), Uuid::try_parse_ascii(named)) {
+        (Ok(asked), Ok(named)) => asked == named,
+        _ => false,
+    };
+    !named.is_empty() && named != asked.as_bytes() && !same_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BATCH: Uuid = Uuid::from_u128(9);
+
+    fn single() -> Asked<'static> {
+        Asked { correlation_id: "c", transaction_id: Some("t-1"), api_session_id: Some("s-1"), batch: None }
+    }
+
+    fn batch() -> Asked<'static> {
+        Asked { correlation_id: "c", batch: Some(BATCH), ..Asked::default() }
+    }
+
+    fn call() -> Asked<'static> {
+        Asked { correlation_id: "c", ..Asked::default() }
+    }
+
+    fn said(status: u16, body: &[u8]) -> Said<'_> {
+        Said { status, has_retry_after: false, has_foreign_id: false, body, truncated: false }
+    }
+
+    /// What a body is, for the table.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Is {
+        Absent,
+        Object,
+        Failure,
+        Other,
+    }
+
+    const BODIES: &[(&[u8], Is)] = &[
+        (b"", Is::Absent),
+        (b"{}", Is::Object),
+        (b" \r\n\t{\"success\":true} \n", Is::Object),
+        (br#"{"success":true,"data":{"transaction_id":"t-1","api_session_id":"s-1"}}"#, Is::Object),
+        (br#"{"success":null,"data":[{"transaction_id":"t-2"}]}"#, Is::Object),
+        (br#"{"success":"false","data":"x"}"#, Is::Object),
+        (br#"{"success":0,"data":null}"#, Is::Object),
+        (br#"{"success":false}"#, Is::Failure),
+        (br#"{"data":{},"success" : false , "error":{"code":7}}"#, Is::Failure),
+        (b"<html><body>Sign in</body></html>", Is::Other),
+        (b"OK", Is::Other),
+        (b" ", Is::Other),
+        (b"\n", Is::Other),
+        (b"[]", Is::Other),
+        (b"[true,{}]", Is::Other),
+        (b"null", Is::Other),
+        (b"true", Is::Other),
+        (b"\"{}\"", Is::Other),
+        (br#"{"success":true"#, Is::Other),
+        (br#"{"success":true,"data":{"transaction_id":"t-1"}"#, Is::Other),
+        (b"{}{}", Is::Other),
+        (b"{} <!-- proxy -->", Is::Other),
+        (b"{\"a\":\"\xff\"}", Is::Other),
+        (b"\xff\xfe{\0}\0", Is::Other),
+        (br#"{"success":true,"success":false}"#, Is::Other),
+        (br#"{"data":{"transaction_id":"t-1","transaction_id":"t-1"}}"#, Is::Other),
+    ];
+
+    /// The contract's table, written down a second time.
+    fn expected(status: u16, is: Is, has_retry_after: bool) -> Meaning {
+        let is_object = matches!(is, Is::Object | Is::Failure);
+        match status {
+            204 => Meaning::Delivered,
+            200..=299 if is == Is::Failure => Meaning::Failing,
+            200..=202 if is == Is::Object => Meaning::Delivered,
+            200..=299 => Meaning::Foreign,
+            409 if has_retry_after => Meaning::InProgress,
+            409 if is_object || is == Is::Absent => Meaning::Duplicate,
+            413 => Meaning::Refused,
+            400 | 414 | 415 | 422 if is_object || is == Is::Absent => Meaning::Refused,
+            400 | 409 | 414 | 415 | 422 | 500..=502 | 504..=599 => Meaning::Failing,
+            404 | 410 => Meaning::NotFound,
+            401 | 403 => Meaning::Credentials,
+            408 | 425 | 429 | 503 => Meaning::Overloaded,
+            _ => Meaning::Misconfigured,
+        }
+    }
+
+    #[test]
+    fn every_status_with_every_body_means_what_the_contract_says() {
+        for status in 100..=599 {
+            for (body, is) in BODIES {
+                for has_retry_after in [false, true] {
+                    let said = Said { has_retry_after, ..said(status, body) };
+                    let text = String::from_utf8_lossy(body);
+                    let found = meaning(&single(), &said);
+                    assert_eq!(found, expected(status, *is, has_retry_after), "{status} {text}");
+                    let cut = Said { truncated: true, ..said };
+                    let is = if *is == Is::Absent { Is::Absent } else { Is::Other };
+                    let found = meaning(&single(), &cut);
+                    assert_eq!(found, expected(status, is, has_retry_after), "{status} {text} and more");
+                }
+            }
+        }
+        for status in [0, 99, 600, 999] {
+            assert_eq!(meaning(&single(), &said(status, b"{}")), Meaning::Misconfigured, "{status}");
+        }
+    }
+
+    #[test]
+    fn what_names_another_request_is_none_of_ours_whatever_its_status() {
+        let other = Uuid::from_u128(8);
+        let of_batch = |id: Uuid| format!(r#"{{"success":true,"data":{{"batch":"{id}","count":1}}}}"#);
+        let foreign = |asked: Asked<'_>, body: &str| {
+            for status in 100..=599 {
+                let found = meaning(&asked, &said(status, body.as_bytes()));
+                assert_eq!(found, Meaning::Mismatched, "{status} {body}");
+            }
+        };
+        for body in [
+            r#"{"success":true,"data":{"transaction_id":"t-2"}}"#,
+            r#"{"success":true,"data":{"transaction_id":"T-1"}}"#,
+            r#"{"success":true,"data":{"transaction_id":7}}"#,
+            r#"{"success":true,"data":{"transaction_id":["t-1"]}}"#,
+            r#"{"success":true,"data":{"transaction_id":"t-1","api_session_id":"s-2"}}"#,
+            r#"{"success":false,"data":{"api_session_id":"s-2"}}"#,
+            r#"{"error":"refused","transaction_id":"t-2"}"#,
+            r#"{"transaction_id":"t-1","data":{"transaction_id":"t-2"}}"#,
+            r#"{"data":{"\u0074ransaction_id":"t-2"}}"#,
+            &of_batch(other),
+        ] {
+            foreign(single(), body);
+        }
+        for body in [
+            of_batch(other).as_str(),
+            r#"{"success":true,"data":{"batch":"none","count":1}}"#,
+            r#"{"success":true,"data":{"batch":9}}"#,
+            r#"{"success":true,"data":{"transaction_id":"t-1"}}"#,
+        ] {
+            foreign(batch(), body);
+        }
+        foreign(call(), r#"{"success":true,"data":{"transaction_id":"t-1"}}"#);
+        foreign(call(), &of_batch(other));
+        for (body, _) in BODIES {
+            for status in 100..=599 {
+                let anothers = Said { has_foreign_id: true, ..said(status, body) };
+                assert_eq!(meaning(&single(), &anothers), Meaning::Mismatched);
+            }
+        }
+    }
+
+    #[test]
+    fn what_names_the_request_in_another_spelling_or_nothing_is_ours() {
+        let own = |asked: Asked<'_>, body: &str| {
+            assert_eq!(meaning(&asked, &said(200, body.as_bytes())), Meaning::Delivered, "{body}");
+        };
+        own(single(), r#"{"data":{"transaction_id":"\u0074-1"}}"#);
+        own(single(), r#"{"data":{"transaction_id":null,"api_session_id":""}}"#);
+        own(single(), r#"{"data":{"batch":"2026-11"}}"#);
+        own(Asked { transaction_id: Some("7"), ..single() }, r#"{"data":{"transaction_id":7}}"#);
+        own(batch(), &format!(r#"{{"data":{{"batch":"{}"}}}}"#, BATCH.simple().to_string().to_uppercase()));
+        own(batch(), r#"{"data":{"count":3}}"#);
+        own(call(), r#"{"commands":[{"command_id":"1","transaction_id":"t"}]}"#);
+    }
+
+    #[test]
+    fn a_correlation_id_is_compared_as_text_or_as_a_uuid() {
+        let upper = "0AF76519-16CD-43DD-8448-EB211C80319C";
+        for (asked, named) in [("c", "c"), (" c ", "c"), ("c", ""), (&*upper.to_lowercase(), upper)] {
+            assert!(!is_another_correlation_id(asked, named.as_bytes()), "{asked} {named}");
+        }
+        for (asked, named) in [("c", "C"), ("c", "c,d"), ("c", "\u{fc}"), (upper, "0AF76519")] {
+            assert!(is_another_correlation_id(asked, named.as_bytes()), "{asked} {named}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_have_a_meaning(status: u16, body: Vec<u8>, json in "[\\[\\]{}:,\"a-z0-9 ]{0,80}") {
+            meaning(&single(), &said(status, &body));
+            meaning(&batch(), &said(status, json.as_bytes()));
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //! that change nothing.
 
 use super::{Finding, REPORT};
-use crate::config::Config;
+use crate::config::{Config, Proxy};
 use crate::control_plane::{BadAnswer, CallError, Client, Failure, TlsProblem};
 
 const REACH: &str = "control_plane";
@@ -18,7 +18,13 @@ pub(super) async fn probe(config: &Config) -> Vec<Finding> {
         Ok(Err(error)) => return vec![Finding::failed(REACH, error.to_string(), "mend what is named here")],
         Err(error) => return vec![Finding::failed(REACH, error.to_string(), REPORT)],
     };
-    let url = format!("{:?}", config.control_plane.url);
+    let mut url = format!("{:?}", config.control_plane.url);
+    let mut when_ill = "nothing to be done here: records wait in the outbox until it is";
+    if let Proxy::Through { settings, .. } = &config.control_plane.proxy {
+        url = format!("{url} (through the proxy {settings})");
+        when_ill = "ask it without the proxy: if it is well there, mend the proxy or name it in NO_PROXY; \
+                    records wait in the outbox";
+    }
     let begun = std::time::Instant::now();
     let health = client.health().await;
     let took = begun.elapsed();
@@ -34,7 +40,7 @@ pub(super) async fn probe(config: &Config) -> Vec<Finding> {
         Err(CallError::Status { status: status @ 500.., .. }) => Finding::warning(
             REACH,
             format!("{url} is reached, and answers {status}: it is not well"),
-            "nothing to be done here: records wait in the outbox until it is",
+            when_ill,
         ),
         _ => Finding::ok(REACH, format!("{url} is reached and answers in {} ms", took.as_millis())),
     };

@@ -37,4 +37,4 @@ pub use failure::{Failure, TlsProblem};
 pub use registration::{CallError, Capabilities, CommandResult, Heartbeat, Registration, ServerStatus};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use retry_after::retry_after;
-pub use settings::{Auth, JwtAlgorithm, Secret, SecretSource, Settings, UnreadableFile};
+pub use settings::{Auth, JwtAlgorithm, ProxySettings, Secret, SecretSource, Settings, UnreadableFile};

@@ -20,6 +20,7 @@ mod env_example;
 mod fleet_membership;
 mod harness;
 mod http_surface;
+mod identity;
 mod large_records;
 mod monitoring;
 mod one_route_fails;

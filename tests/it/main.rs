@@ -22,6 +22,7 @@ mod harness;
 mod http_surface;
 mod identity;
 mod large_records;
+mod log_files;
 mod monitoring;
 mod one_route_fails;
 mod openapi;

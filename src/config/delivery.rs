@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::drain::{Compression, DeliveryMode};
+use crate::drain::{Compression, DeliveryMode, SessionOrder};
 use crate::record::UnknownFields;
 
 use super::values::{Bytes, bytes, seconds, seconds_or_zero, whole};
@@ -23,12 +23,12 @@ pub struct DeliveryConfig {
     #[arg(id = "DRAIN_BURST", default_value = "0", value_parser = whole(0, 1_000_000))]
     pub burst: u32,
 
-    /// How usage records are sent: one a request, many, or many where the ControlPlane can
+    /// How records are sent: one a request, many, or many where the ControlPlane can
     #[arg(id = "DELIVERY_MODE", default_value = "auto")]
     pub mode: DeliveryMode,
 
     /// The most records in a batch
-    #[arg(id = "BATCH_MAX_RECORDS", default_value = "500", value_parser = whole(1, 10_000))]
+    #[arg(id = "BATCH_MAX_RECORDS", default_value = "2000", value_parser = whole(1, 10_000))]
     pub batch_max_records: u32,
 
     /// The most bytes in a batch, before compression
@@ -36,8 +36,12 @@ pub struct DeliveryConfig {
     pub batch_max_bytes: Bytes,
 
     /// How batches are compressed
-    #[arg(id = "BATCH_COMPRESSION", default_value = "gzip")]
+    #[arg(id = "BATCH_COMPRESSION", default_value = "auto")]
     pub batch_compression: Compression,
+
+    /// The order of a session's records where they go one a request: one after another, or usage several at once
+    #[arg(id = "SESSION_ORDER", default_value = "strict")]
+    pub session_order: SessionOrder,
 
     /// Fields that the contract does not name: sent on, or dropped
     #[arg(id = "UNKNOWN_FIELDS", default_value = "forward")]

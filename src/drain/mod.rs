@@ -1,6 +1,6 @@
 //! The drain: sends what waits in the outbox, in order per session, as fast as the link takes it and no faster.
 //!
-//! One task owns all of it: it reads ahead from the outbox into [`lanes`], asks the [`link`] how many requests may
+//! One task owns all of it: it reads ahead from the outbox into [`queues`], asks the [`link`] how many requests may
 //! be in flight, and acts on the [`verdict`] of each answer. Nothing is settled before an answer says so.
 //!
 //! # Which record may be read
@@ -10,18 +10,15 @@
 //! * `completed`: once the [`Horizon`] says that no usage pushed before it is left in Redis, and all usage that
 //!   was appended until then has been read. The lanes see to the rest.
 
-mod answers;
+mod admission;
 mod batch;
 mod controls;
-mod horizon;
-mod lanes;
+mod dispatch;
 mod link;
-mod pace;
+mod outcomes;
+mod queues;
 mod quota;
-mod read_ahead;
 mod routes;
-mod send;
-mod turns;
 mod verdict;
 
 use std::future::Future;
@@ -34,22 +31,23 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::control_plane::{Answer, Client};
+use crate::control_plane::{Answer, Client, Encoding};
 use crate::outbox::{Lease, Log, Outbox, Payload, ReadError, Reason, Settlement};
 use crate::record::Kind;
 use crate::telemetry::metrics::Metrics;
+use uuid::Uuid;
 
+pub use admission::{Asked, Turns, turns};
 use batch::Batching;
 pub use batch::{Compression, DeliveryMode, Settings as BatchSettings};
 use controls::Limiter;
 pub use controls::{Controls, Orders, RateLimit};
-pub use horizon::Horizon;
-use lanes::{Item, LOGS, LaneKey, Lanes, Parcel};
 pub use link::{Circuit, Settings as LinkSettings};
-use link::{Link, Trip};
-use read_ahead::ReadAhead;
+use link::{Flight, Link};
+use outcomes::Confirmation;
+pub use queues::{Horizon, SessionOrder};
+use queues::{Item, LOGS, LaneKey, Lanes, Parcel, ReadAhead};
 use routes::Routes;
-pub use turns::{Asked, Turns, turns};
 pub use verdict::Trouble;
 
 /// When the drain is held back or stops, Redis has so long to take the answers to quota requests that are under way. What it
@@ -62,6 +60,9 @@ const EXPIRY_SWEEP: Duration = Duration::from_secs(1);
 const REMEMBERED_LETTERS: u64 = 2000;
 const REMEMBERED_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
 
+/// Why records are sent again, where no trouble of the link is the reason.
+const OWN_REASONS: [&str; 3] = ["session_unknown", outcomes::IN_PROGRESS, outcomes::UNCONFIRMED];
+
 /// How the drain works.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -69,6 +70,8 @@ pub struct Settings {
     pub link: LinkSettings,
     /// The batches' part.
     pub batch: BatchSettings,
+    /// In which order the records of a session go, where they do not go in batches.
+    pub session_order: SessionOrder,
     /// How old a quota request may get.
     pub quota_ttl: Duration,
     /// How long a session may be unknown while others are delivered.
@@ -157,8 +160,10 @@ enum Form {
     Single,
     /// Some, to the batches' endpoint.
     Batch {
-        /// Whether the body is compressed.
-        gzip: bool,
+        /// How the body is compressed.
+        encoding: Encoding,
+        /// The request's idempotency key, which its answer names.
+        key: Uuid,
     },
 }
 
@@ -166,7 +171,7 @@ enum Form {
 struct Sent {
     parcel: Parcel,
     form: Form,
-    trip: Trip,
+    flight: Flight,
     /// It probes a kind that is held.
     probes: Option<Log>,
     answer: Answer,
@@ -182,6 +187,7 @@ struct Run {
     link: Link,
     routes: Routes,
     batching: Batching,
+    confirmation: Confirmation,
     limiter: Option<Limiter>,
     /// What the operator wanted when it was last looked at.
     orders: Orders,
@@ -219,6 +225,7 @@ impl Drain {
             link: Link::new(self.settings.link.clone(), first_contact),
             routes: Routes::new(self.settings.link.clone()),
             batching: Batching::new(self.settings.batch.clone()),
+            confirmation: Confirmation::default(),
             limiter: None,
             orders: Orders::default(),
             held_back: None,
@@ -238,7 +245,7 @@ impl Drain {
             drain: self,
         };
         run.tell_trouble(&[]);
-        for reason in Trouble::ALL.map(Trouble::label).into_iter().chain(["session_unknown"]) {
+        for reason in Trouble::ALL.map(Trouble::label).into_iter().chain(OWN_REASONS) {
             run.drain.metrics.retries.with_label_values(&[reason]).inc_by(0);
         }
         tokio::select! {
@@ -387,7 +394,7 @@ impl Run {
                     && was_answered
                     && letter.last_at.0 >= since
                 {
-                    refusals[lanes::place_of(record.kind())] += 1;
+                    refusals[queues::place_of(record.kind())] += 1;
                 }
             }
         }
@@ -398,7 +405,7 @@ impl Run {
 
     fn held_kinds(&self) -> Vec<HeldKind> {
         let held = self.routes.all_held().map(|(log, held)| HeldKind {
-            kind: lanes::kind_of(log),
+            kind: queues::kind_of(log),
             trouble: held.trouble,
             cause: held.cause.clone(),
         });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::lanes::{Item, LaneKey};
+use super::queues::{Item, LaneKey};
 use super::{QuotaPush, Run};
 use crate::outbox::{Reason, Settlement};
 use crate::record::{Kind, Timestamp};
@@ -22,7 +22,7 @@ impl Run {
 
     pub(super) fn expire(&mut self, key: LaneKey, item: &Item) {
         let ttl = self.drain.settings.quota_ttl.as_secs();
-        self.bury(key, item, Reason::Expired, format!("waited for longer than {ttl} s"));
+        self.dead_letter(key, item, Reason::Expired, format!("waited for longer than {ttl} s"));
     }
 
     /// What comes with time alone.
@@ -51,7 +51,7 @@ impl Run {
 
     pub(super) fn pushed(&mut self, (key, item, settlement, done): (LaneKey, Item, Settlement, bool)) {
         if done {
-            self.settle(key, &item, settlement);
+            self.settle(key, &item, settlement, Instant::now());
         } else {
             // Whoever pushes has failed, and the agent ends: the record stays and is asked for again, with the same key.
             self.lanes.put_back(key, item, Instant::now() + Duration::from_hours(1));

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128, xxh3_128_with_seed};
 
 use super::order::{Sessions, Step, Violations};
+use crate::record::KEY_NAMESPACE;
 
 /// What is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -31,6 +32,21 @@ impl Kind {
             Self::Completed => "completed",
             Self::Quota => "quota",
         }
+    }
+
+    /// Its name in batches and in idempotency keys.
+    pub(super) fn wire_name(self) -> &'static str {
+        match self {
+            Self::Usage => "usage_record",
+            Self::Started => "session_started",
+            Self::Completed => "session_completed",
+            Self::Quota => "quota_refresh",
+        }
+    }
+
+    /// The kind that a batch names so. A quota refresh waits for nobody, and so comes in none.
+    pub(super) fn in_batch(name: &str) -> Option<Self> {
+        [Self::Usage, Self::Started, Self::Completed].into_iter().find(|kind| kind.wire_name() == name)
     }
 }
 
@@ -67,6 +83,18 @@ impl Key {
     /// A record without one: its transaction alone identifies it then.
     pub(super) const NONE: Self = Self(0);
 
+    /// The key of a record: of its kind and its transaction, whichever way it comes.
+    pub(super) fn of_record(kind: Kind, transaction: &str) -> Self {
+        let name = [kind.wire_name(), ":", transaction].concat();
+        Self(Uuid::new_v5(&KEY_NAMESPACE, name.as_bytes()).as_u128())
+    }
+
+    /// The key of a batch: of its records' keys, in order.
+    pub(super) fn of_batch(records: impl Iterator<Item = Self>) -> Self {
+        let keys: Vec<u8> = records.flat_map(|key| key.0.to_be_bytes()).collect();
+        Self(Uuid::new_v5(&KEY_NAMESPACE, &keys).as_u128())
+    }
+
     pub(super) fn of(text: &str) -> Self {
         match Uuid::try_parse(text) {
             Ok(uuid) => Self(uuid.as_u128()),
@@ -78,22 +106,13 @@ impl Key {
         xxh3_64(&self.0.to_ne_bytes())
     }
 
-    fn text(self) -> Option<String> {
+    pub(super) fn text(self) -> Option<String> {
         (self != Self::NONE).then(|| Uuid::from_u128(self.0).to_string())
     }
 }
 
-/// How a record came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
-    Single,
-    /// Its bytes carry its idempotency key, so they never equal the same record's in [`Mode::Single`].
-    Batch,
-}
-
 /// One record as it came in, hashed so that nothing is left to do while the accounts are locked.
 pub(super) struct Delivery<'a> {
-    pub(super) mode: Mode,
     pub(super) session: &'a str,
     pub(super) key: Key,
     pub(super) step: Step<'a>,
@@ -103,9 +122,9 @@ pub(super) struct Delivery<'a> {
 }
 
 impl<'a> Delivery<'a> {
-    pub(super) fn new(mode: Mode, session: &'a str, key: Key, step: Step<'a>, body: &[u8]) -> Self {
+    pub(super) fn new(session: &'a str, key: Key, step: Step<'a>, body: &[u8]) -> Self {
         let (identity, session_hash) = (identity(step.kind, step.transaction), xxh3_128(session.as_bytes()));
-        Self { mode, session, key, step, identity, session_hash, body_hash: xxh3_64(body) }
+        Self { session, key, step, identity, session_hash, body_hash: xxh3_64(body) }
     }
 }
 
@@ -128,7 +147,6 @@ struct Entry {
     body_hash: u64,
     session: u32,
     seen: u16,
-    mode: Mode,
 }
 
 /// Sums of one kind: `received` = `processed` + `duplicates` + `turned_away`.
@@ -140,8 +158,6 @@ struct Totals {
     duplicates: u64,
     duplicates_same_key_and_body: u64,
     duplicates_different: u64,
-    /// Duplicates with the same key that came once alone and once in a batch: their bytes cannot be compared.
-    duplicates_across_modes: u64,
     /// Deliveries that were answered with an error, and not processed.
     turned_away: u64,
 }
@@ -195,8 +211,6 @@ impl Accounts {
             if entry.key != delivery.key {
                 totals.duplicates_different += 1;
                 self.key_violations.add(|| format!("{} {transaction} came with two keys", kind.label()));
-            } else if entry.mode != delivery.mode {
-                totals.duplicates_across_modes += 1;
             } else if entry.body_hash == delivery.body_hash {
                 totals.duplicates_same_key_and_body += 1;
             } else {
@@ -215,9 +229,15 @@ impl Accounts {
         totals.processed += 1;
         let session = self.sessions.number(delivery.session_hash, delivery.session);
         self.sessions.step(session, &delivery.step);
-        let Delivery { key, body_hash, mode, .. } = *delivery;
-        self.entries.insert(delivery.identity, Entry { key, body_hash, session, seen: 1, mode });
+        let Delivery { key, body_hash, .. } = *delivery;
+        self.entries.insert(delivery.identity, Entry { key, body_hash, session, seen: 1 });
         Receipt::Processed
+    }
+
+    /// A batch came with a key that its records do not give.
+    pub(super) fn wrong_batch_key(&mut self, came: &str, expected: Key) {
+        let expected = expected.text().unwrap_or_default();
+        self.key_violations.add(|| format!("a batch came with the key {came}, its records give {expected}"));
     }
 
     /// Enters one delivery that was answered with an error.

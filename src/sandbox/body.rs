@@ -1,23 +1,22 @@
-//! Bodies: requests' read and decompressed within limits, answers' written or spoilt.
+//! Bodies: requests' read within limits, answers' written or spoilt.
 
-use std::{convert::Infallible, fmt::Display, io::Read, iter, time::Duration};
+use std::{convert::Infallible, fmt::Display, iter, time::Duration};
 
 use axum::{
     Json,
     body::Body,
     extract::{DefaultBodyLimit, FromRequest, Request},
-    http::{HeaderMap, HeaderName, StatusCode, header},
+    http::{HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use flate2::bufread::MultiGzDecoder;
 use futures_util::stream;
 use serde_json::json;
 
 use super::weather::BadBody;
 
 /// The largest request body, as sent and decompressed, in bytes.
-const MAX_BYTES: usize = 64 << 20;
+pub(super) const MAX_BYTES: usize = 64 << 20;
 /// How long a client may take to send one.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two chunks of an endless answer: it is to outlast the client's patience, not to heat the room.
@@ -27,6 +26,7 @@ static CHUNK: [u8; 1 << 16] = [b'a'; 1 << 16];
 const HUGE_CHUNKS: usize = (256 << 20) / CHUNK.len();
 
 const JSON: (HeaderName, &str) = (header::CONTENT_TYPE, "application/json");
+const HTML: (HeaderName, &str) = (header::CONTENT_TYPE, "text/html");
 
 /// An answer that says what is wrong.
 pub(super) fn error(status: StatusCode, why: impl Display) -> Response {
@@ -54,38 +54,14 @@ pub(super) async fn read(body: Body) -> Result<Bytes, Response> {
     }
 }
 
-/// Whether the headers say that the body is compressed with gzip.
-pub(super) fn is_gzip(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::CONTENT_ENCODING)
-        .is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"gzip"))
+/// An answer that is none: a 2xx that says that nothing was processed.
+pub(super) fn success_false() -> Response {
+    Json(json!({"success": false, "error": "the weather"})).into_response()
 }
 
-/// The body as it was before its `Content-Encoding`, or the answer to give instead.
-pub(super) fn decode(headers: &HeaderMap, body: Bytes) -> Result<Bytes, Response> {
-    match headers.get(header::CONTENT_ENCODING) {
-        None => Ok(body),
-        Some(_) if is_gzip(headers) => gunzip(&body),
-        Some(_) => {
-            Err(error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Encoding: only gzip is understood"))
-        }
-    }
-}
-
-fn gunzip(body: &[u8]) -> Result<Bytes, Response> {
-    let mut plain = Vec::with_capacity(body.len().saturating_mul(8).min(MAX_BYTES));
-    let decoder = MultiGzDecoder::new(body);
-    match decoder.take(MAX_BYTES as u64 + 1).read_to_end(&mut plain) {
-        Ok(length) if length > MAX_BYTES => {
-            Err(error(StatusCode::PAYLOAD_TOO_LARGE, "too large decompressed"))
-        }
-        Ok(_) => Ok(plain.into()),
-        Err(problem) => Err(error(StatusCode::BAD_REQUEST, format_args!("not gzip: {problem}"))),
-    }
-}
-
-/// An answer with the status of a good one and a body that is not.
+/// An answer with this status and a body that belongs to no answer.
 pub(super) fn spoilt(status: StatusCode, kind: BadBody) -> Response {
+    let content_type = if kind == BadBody::NotJson { HTML } else { JSON };
     let body = match kind {
         BadBody::Empty => Body::empty(),
         BadBody::NotJson => Body::from("<html><body>It works!</body></html>"),
@@ -95,7 +71,7 @@ pub(super) fn spoilt(status: StatusCode, kind: BadBody) -> Response {
             Some((Ok::<_, Infallible>(Bytes::from_static(&CHUNK)), ()))
         })),
     };
-    (status, [JSON], body).into_response()
+    (status, [content_type], body).into_response()
 }
 
 fn huge() -> impl Iterator<Item = Bytes> {

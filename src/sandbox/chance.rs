@@ -24,6 +24,11 @@ pub enum BadValue {
 #[serde(try_from = "f64", into = "f64")]
 pub struct Probability(f64);
 
+impl Probability {
+    /// As likely as not.
+    pub(super) const EVEN: Self = Self(0.5);
+}
+
 impl TryFrom<f64> for Probability {
     type Error = BadValue;
 

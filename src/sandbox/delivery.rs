@@ -30,15 +30,12 @@ pub(super) struct Record<'a> {
     pub(super) transaction_id: Cow<'a, str>,
     #[serde(borrow, default)]
     pub(super) api_session_id: Cow<'a, str>,
-    /// In batches only.
-    #[serde(borrow, default)]
-    pub(super) idempotency_key: Cow<'a, str>,
     #[serde(borrow)]
     sequence: Option<&'a RawValue>,
 }
 
 impl<'a> Record<'a> {
-    const TEXTS: [&'static str; 3] = ["transaction_id", "api_session_id", "idempotency_key"];
+    const TEXTS: [&'static str; 2] = ["transaction_id", "api_session_id"];
 
     pub(super) fn parse(text: &'a str) -> Result<Self, Refusal> {
         let record: Self = serde_json::from_str(text).map_err(|error| Self::explain(text, &error))?;
@@ -71,16 +68,34 @@ impl<'a> Record<'a> {
     }
 }
 
-/// The records of a batch, each with its own bytes.
-pub(super) fn parse_batch(text: &str) -> Result<Vec<&RawValue>, Refusal> {
+/// A session's records in a batch, in their order.
+#[derive(Deserialize)]
+pub(super) struct Group<'a> {
+    #[serde(borrow)]
+    pub(super) api_session_id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) records: Vec<Enclosed<'a>>,
+}
+
+/// One record of a batch: its kind, and the very bytes of its single request.
+#[derive(Deserialize)]
+pub(super) struct Enclosed<'a> {
+    #[serde(borrow)]
+    pub(super) kind: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) body: &'a RawValue,
+}
+
+/// The sessions of a batch.
+pub(super) fn parse_batch(text: &str) -> Result<Vec<Group<'_>>, Refusal> {
     #[derive(Deserialize)]
     struct Batch<'a> {
         #[serde(borrow)]
-        records: Vec<&'a RawValue>,
+        sessions: Vec<Group<'a>>,
     }
     match serde_json::from_str::<Batch<'_>>(text) {
-        Ok(batch) => Ok(batch.records),
-        Err(error) if error.is_data() => Err(Refusal::unprocessable(format!("records: {error}"))),
+        Ok(batch) => Ok(batch.sessions),
+        Err(error) if error.is_data() => Err(Refusal::unprocessable(format!("sessions: {error}"))),
         Err(error) => Err(Refusal::new(StatusCode::BAD_REQUEST, format!("not JSON: {error}"))),
     }
 }
@@ -117,9 +132,20 @@ mod tests {
 
     #[test]
     fn a_batch_keeps_its_records_bytes() {
-        let records = parse_batch(r#"{"more":1,"records":[{"a" : 1.50},7]}"#).unwrap();
-        assert_eq!(records.iter().map(|raw| raw.get()).collect::<Vec<_>>(), [r#"{"a" : 1.50}"#, "7"]);
-        assert_eq!(parse_batch(r#"{"record":[]}"#).unwrap_err().status, 422);
-        assert_eq!(parse_batch(r#"{"records":["#).unwrap_err().status, 400);
+        let text = r#"{"more":1,"sessions":[{"api_session_id":"s","records":[
+            {"kind":"usage_record","body":{"a" : 1.50}},{"kind":"x","body":7}]},{"api_session_id":"t","records":[]}]}"#;
+        let groups = parse_batch(text).unwrap();
+        assert_eq!(groups.iter().map(|group| &*group.api_session_id).collect::<Vec<_>>(), ["s", "t"]);
+        let bodies: Vec<_> =
+            groups[0].records.iter().map(|record| (&*record.kind, record.body.get())).collect();
+        assert_eq!(bodies, [("usage_record", r#"{"a" : 1.50}"#), ("x", "7")]);
+        for (text, status) in [
+            (r#"{"records":[]}"#, 422),
+            (r#"{"sessions":[{"records":[]}]}"#, 422),
+            (r#"{"sessions":[{"api_session_id":"s","records":[{"kind":"x"}]}]}"#, 422),
+            (r#"{"sessions":["#, 400),
+        ] {
+            assert_eq!(parse_batch(text).err().unwrap().status, status, "{text}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use axum::{
 
 use super::{
     Shared, api, body,
+    encoding::{self, Encoding},
     listener::Cut,
     traffic::{Endpoint, Outcome},
     weather::Weather,
@@ -22,6 +23,8 @@ enum Fate {
     Pass,
     Hang,
     Reset,
+    /// A 200 that takes nothing.
+    SuccessFalse,
     Answer(StatusCode),
 }
 
@@ -32,29 +35,42 @@ pub(super) async fn pass(
     next: Next,
 ) -> Response {
     let weather = shared.weather();
-    let exchange = Exchange::begin(&shared, endpoint, &request);
+    let accepted = Encoding::accepted(request.headers());
+    let answer = meet(&shared, &weather, endpoint, request, next).await;
+    encoding::finish(answer, accepted, &weather).await
+}
+
+async fn meet(
+    shared: &Shared,
+    weather: &Weather,
+    endpoint: Endpoint,
+    request: Request,
+    next: Next,
+) -> Response {
+    let exchange = Exchange::begin(shared, endpoint, &request);
     let (mut parts, sent) = request.into_parts();
     // Read in any case: a client that is still sending would see a broken pipe instead of its answer.
     let sent = match body::read(sent).await {
         Ok(sent) => sent,
         Err(answer) => return exchange.answer(answer),
     };
-    shared.traffic().body(sent.len(), body::is_gzip(&parts.headers));
+    shared.traffic().body(sent.len(), Encoding::of(&parts.headers));
 
-    let latency = shared.dice().latency(&weather);
+    let latency = shared.dice().latency(weather);
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
     }
-    match fate(&shared, &weather, endpoint) {
+    match fate(shared, weather, endpoint) {
         Fate::Pass => {}
         Fate::Hang => return exchange.hang().await,
         Fate::Reset => return exchange.cut(Outcome::Reset),
-        Fate::Answer(status) => return exchange.answer(instead(status, &weather)),
+        Fate::SuccessFalse => return exchange.answer(body::success_false()),
+        Fate::Answer(status) => return exchange.answer(instead(status, weather)),
     }
     if !admitted(shared.api_key.as_deref(), &parts.headers) {
         return exchange.answer(body::error(StatusCode::UNAUTHORIZED, "not the API key that is expected"));
     }
-    let plain = match body::decode(&parts.headers, sent) {
+    let plain = match encoding::decode(&parts.headers, weather, sent) {
         Ok(plain) => plain,
         Err(answer) => return exchange.answer(answer),
     };
@@ -87,6 +103,9 @@ fn fate(shared: &Shared, weather: &Weather, endpoint: Endpoint) -> Fate {
     if !dice.has_capacity(weather.capacity, Instant::now()) {
         return Fate::Answer(StatusCode::TOO_MANY_REQUESTS);
     }
+    if dice.throw(weather.success_false) {
+        return Fate::SuccessFalse;
+    }
     let by_record = endpoint == Endpoint::Batch && f64::from(weather.partial_batch) > 0.0;
     match dice.status(&weather.status) {
         Some(status) if !by_record => Fate::Answer(status.code()),
@@ -96,7 +115,9 @@ fn fate(shared: &Shared, weather: &Weather, endpoint: Endpoint) -> Fate {
 
 /// The answer that the weather gives, with the headers that belong to its status.
 fn instead(status: StatusCode, weather: &Weather) -> Response {
-    let mut answer = if status.is_success() {
+    let mut answer = if let (Some(_), Some(kind)) = (weather.always, weather.bad_body) {
+        body::spoilt(status, kind)
+    } else if status.is_success() {
         body::success(())
     } else {
         body::error(status, format_args!("the weather: {status}"))

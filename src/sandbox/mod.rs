@@ -13,7 +13,7 @@
 //! | `GET`, `POST commands` | pending commands and the results that came; queue one (for one server by `server_id`, signed with `"sign": true`) |
 //! | `PUT`, `POST public-keys` | the JWK Set to hand out; sign with a new key, and hand out that |
 //!
-//! A request passes `listener` → `gate` (weather) → `api` or `fleet` → `accounts`.
+//! A request passes `listener` → `gate` (weather) → `api`, `batch` or `fleet` → `accounts`.
 
 use std::{
     fmt,
@@ -29,10 +29,12 @@ use tokio::sync::watch;
 
 mod accounts;
 mod api;
+mod batch;
 mod body;
 mod chance;
 mod delivery;
 mod dice;
+mod encoding;
 mod fleet;
 mod gate;
 mod listener;
@@ -47,6 +49,7 @@ mod weather;
 mod tests;
 
 pub use chance::{BadValue, Probability, Status, StatusChances};
+pub use encoding::Encoding;
 pub use weather::{BadBody, Weather};
 
 use accounts::{Accounts, Receipt};

@@ -7,6 +7,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
 
 use super::api::{API_KEY, CORRELATION_ID, IDEMPOTENCY_KEY};
+use super::encoding::Encoding;
 
 /// The routes of a `ControlPlane`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -71,6 +72,7 @@ struct Seen {
     /// As sent, before any decompression.
     bytes: u64,
     gzip_bodies: u64,
+    zstd_bodies: u64,
     batches: u64,
     largest_batch: usize,
     #[serde(serialize_with = "rfc3339")]
@@ -82,7 +84,7 @@ struct Seen {
     missing: Missing,
 }
 
-/// Requests (for a batch also its records) without what they should carry.
+/// Requests without what they should carry.
 #[derive(Clone, Default, Serialize)]
 struct Missing {
     idempotency_key: u64,
@@ -118,16 +120,16 @@ impl Traffic {
     }
 
     /// Its body has arrived.
-    pub(super) fn body(&mut self, bytes: usize, gzip: bool) {
+    pub(super) fn body(&mut self, bytes: usize, encoding: Option<Encoding>) {
         self.seen.bytes += bytes as u64;
-        self.seen.gzip_bodies += u64::from(gzip);
+        self.seen.gzip_bodies += u64::from(encoding == Some(Encoding::Gzip));
+        self.seen.zstd_bodies += u64::from(encoding == Some(Encoding::Zstd));
     }
 
-    /// It was a batch of so many records, so many of them without an idempotency key.
-    pub(super) fn batch(&mut self, records: usize, without_key: usize) {
+    /// It was a batch of so many records.
+    pub(super) fn batch(&mut self, records: usize) {
         self.seen.batches += 1;
         self.seen.largest_batch = self.seen.largest_batch.max(records);
-        self.seen.missing.idempotency_key += without_key as u64;
     }
 
     pub(super) fn end(&mut self, endpoint: Endpoint, outcome: Outcome) {

@@ -6,12 +6,14 @@ use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::chance::{Probability, Status, StatusChances};
+use super::encoding::Encoding;
 
 /// What goes wrong, and how often. The default is fair: everything is answered at once, as it should be.
 ///
-/// A request meets, in this order: `latency_ms`, `hang`, `reset`, `always`, `capacity`, `status`, and then its
-/// records' own fate (`unknown_sessions`, `refuse_transactions`, `poison_transactions`, `partial_batch`). Nothing of
-/// it is processed when one of them decides the answer. What is processed may still meet `lost_answer` or `bad_body`.
+/// A request meets, in this order: `latency_ms`, `hang`, `reset`, `always`, `capacity`, `success_false`, `status`,
+/// `refuse_encodings`, and then its records' own fate (`unknown_sessions`, `refuse_transactions`,
+/// `poison_transactions`, `refuse_chance`, `partial_batch`). Nothing of it is processed when one of them decides the
+/// answer. What is processed may still meet `foreign_batch`, `lost_answer` or `bad_body`.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 #[command(next_help_heading = "Weather")]
@@ -48,7 +50,10 @@ pub struct Weather {
     /// What these are answered, each always the same of these [default: 422]
     #[arg(long, value_delimiter = ',', value_name = "STATUS,…")]
     pub refuse_with: Vec<Status>,
-    /// Probability of a batch with such a record being refused as a whole, without a result for each record
+    /// Probability of any record being refused, as by one of two backends: with --refuse-with too
+    #[arg(long, default_value_t, value_name = "PROBABILITY")]
+    pub refuse_chance: Probability,
+    /// Probability of a batch being refused as a whole where one of its records would be, or by that chance
     #[arg(long, default_value_t, value_name = "PROBABILITY")]
     pub refuse_batch: Probability,
     /// Prefixes of transaction ids that are always answered 500
@@ -70,7 +75,17 @@ pub struct Weather {
     /// how, by its proportions, and no longer applies to batches as a whole
     #[arg(long, default_value_t, value_name = "PROBABILITY")]
     pub partial_batch: Probability,
-    /// What a 2xx answer holds instead of what it should
+    /// Probability, for each record of a batch that is not taken, of a broken promise: those of its session behind it
+    /// are taken all the same, where they would be answered 424
+    #[arg(long, default_value_t, value_name = "PROBABILITY")]
+    pub break_batch_order: Probability,
+    /// Probability of a batch that is processed and whose answer names another `batch`, or another `count`
+    #[arg(long, default_value_t, value_name = "PROBABILITY")]
+    pub foreign_batch: Probability,
+    /// Probability of a 200 that says `"success": false`, nothing processed
+    #[arg(long, default_value_t, value_name = "PROBABILITY")]
+    pub success_false: Probability,
+    /// What a 2xx answer holds instead of what it should; with --always, what every answer holds
     #[arg(long)]
     pub bad_body: Option<BadBody>,
     /// Probability of that [default: 1]
@@ -79,6 +94,16 @@ pub struct Weather {
     /// Requests a second above which 429 is answered; 0 is no limit
     #[arg(long, default_value_t, value_name = "REQUESTS")]
     pub capacity: u32,
+    /// Content encodings of requests that are answered 415
+    #[arg(long, value_delimiter = ',', value_name = "ENCODING,…")]
+    pub refuse_encodings: Vec<Encoding>,
+    /// Do not say in answers which encodings are taken (`Accept-Encoding`)
+    #[arg(long)]
+    pub hide_encodings: bool,
+    /// `Content-Encoding` of every answer, accepted or not: gzip, zstd, or a name that is only claimed
+    #[arg(long, value_parser = header_text, value_name = "ENCODING")]
+    #[serde(deserialize_with = "header_value")]
+    pub answer_encoding: Option<String>,
 }
 
 /// A body that no client should trust.

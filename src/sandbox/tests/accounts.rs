@@ -2,14 +2,13 @@
 
 use super::*;
 
-/// The kinds of duplicates: with the same key and body, with another, across modes.
-async fn duplicates(peer: &Peer) -> [u64; 3] {
+/// The kinds of duplicates: with the same key and body, and with another.
+async fn duplicates(peer: &Peer) -> [u64; 2] {
     let usage = &peer.accounts().await["kinds"]["usage"];
-    ["duplicates_same_key_and_body", "duplicates_different", "duplicates_across_modes"]
-        .map(|name| usage[name].as_u64().unwrap())
+    ["duplicates_same_key_and_body", "duplicates_different"].map(|name| usage[name].as_u64().unwrap())
 }
 
-async fn violations(peer: &Peer, of: &str) -> Vec<String> {
+pub(super) async fn violations(peer: &Peer, of: &str) -> Vec<String> {
     let violations = &peer.accounts().await[of];
     let examples = violations["examples"].as_array().unwrap();
     assert_eq!(violations["count"], examples.len());
@@ -23,47 +22,35 @@ async fn duplicates_are_told_apart_by_key_and_body() {
     let other = json!({"transaction_id": "t", "api_session_id": "s", "more": 1});
     let send = |key: &str, body: &Value| status(peer.delivery("s", "usage-records", key, body));
     assert_eq!(send("k", &body).await, 200);
-    assert_eq!((send("k", &body).await, duplicates(&peer).await), (409, [1, 0, 0]));
-    assert_eq!((send("k", &other).await, duplicates(&peer).await), (409, [1, 1, 0]));
+    assert_eq!((send("k", &body).await, duplicates(&peer).await), (409, [1, 0]));
+    assert_eq!((send("k", &other).await, duplicates(&peer).await), (409, [1, 1]));
     assert!(violations(&peer, "key_violations").await.is_empty());
 
-    assert_eq!((send("k2", &body).await, duplicates(&peer).await), (409, [1, 2, 0]));
+    assert_eq!((send("k2", &body).await, duplicates(&peer).await), (409, [1, 2]));
     assert_eq!(violations(&peer, "key_violations").await, ["usage t came with two keys"]);
     let another = json!({"transaction_id": "u", "api_session_id": "s"});
-    assert_eq!((send("k", &another).await, duplicates(&peer).await), (409, [1, 3, 0]));
+    assert_eq!((send("k", &another).await, duplicates(&peer).await), (409, [1, 3]));
     assert_eq!(violations(&peer, "key_violations").await[1], "usage u came with another record's key");
     assert_eq!(peer.totals("usage").await, [5, 1, 4, 0]);
 }
 
 #[tokio::test]
-async fn a_record_that_comes_alone_and_in_a_batch_is_one_record() {
+async fn a_record_has_the_same_key_and_body_alone_and_in_a_batch() {
     let peer = peer().await;
+    let body = |id: &str| json!({"transaction_id": id, "api_session_id": "s"});
     assert_eq!(status(peer.usage("s", "t1")).await, 200);
-    let records = json!({"records": [
-        {"transaction_id": "t1", "api_session_id": "s", "idempotency_key": "t1"},
-        {"transaction_id": "t2", "api_session_id": "s", "idempotency_key": "t2"},
-        {"transaction_id": "t2", "api_session_id": "s", "idempotency_key": "t2"},
-        {"transaction_id": "t3"},
-        7,
-    ]});
-    let (status, body) = answer(peer.request(Method::POST, "usage-records/batch").json(&records)).await;
-    let results = json!([
-        {"transaction_id": "t1", "status": 409, "error": "processed before"},
-        {"transaction_id": "t2", "status": 200},
-        {"transaction_id": "t2", "status": 409, "error": "processed before"},
-        {"transaction_id": "t3", "status": 422, "error": "api_session_id: missing or empty"},
-        {"transaction_id": null, "status": 422, "error": "not a JSON object"},
-    ]);
-    let without_errors = |results: &Value| -> Vec<Value> {
-        let pick = |result: &Value| json!([result["transaction_id"], result["status"]]);
-        results.as_array().unwrap().iter().map(pick).collect()
-    };
-    assert_eq!(status, 200);
-    assert_eq!(without_errors(&body["data"]["results"]), without_errors(&results), "in order: {body}");
-    assert_eq!(body["data"]["results"][3]["error"], "api_session_id: missing or empty");
-    assert_eq!(peer.totals("usage").await, [6, 2, 2, 2]);
-    assert_eq!(duplicates(&peer).await, [1, 0, 1]);
-    assert_eq!(peer.accounts().await["missing"]["idempotency_key"], 2, "the batch itself, and t3");
+    let records =
+        vec![("usage_record", body("t1")), ("usage_record", body("t2")), ("usage_record", body("t2"))];
+    assert_eq!(peer.exceptions(&[("s", records)]).await, [(0, 409), (2, 409)]);
+    assert_eq!(status(peer.usage("s", "t2")).await, 409);
+    assert_eq!(duplicates(&peer).await, [3, 0]);
+
+    let with_more = ("usage_record", json!({"transaction_id": "t1", "api_session_id": "s", "more": 1}));
+    assert_eq!(peer.exceptions(&[("s", vec![with_more])]).await, [(0, 409)]);
+    assert_eq!(duplicates(&peer).await, [3, 1], "its bytes are compared whichever way it comes");
+    status(peer.delivery("s", "usage-records", "another key", &body("t2"))).await;
+    assert_eq!(violations(&peer, "key_violations").await, ["usage t2 came with two keys"]);
+    assert_eq!(peer.totals("usage").await, [7, 2, 5, 0]);
 }
 
 #[tokio::test]

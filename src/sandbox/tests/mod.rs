@@ -2,6 +2,8 @@
 
 mod accounts;
 mod api;
+mod batch;
+mod encoding;
 mod fleet;
 mod weather;
 
@@ -10,8 +12,10 @@ use std::{net::SocketAddr, time::Duration};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use super::*;
+use crate::record::KEY_NAMESPACE;
 
 /// Long enough for a slow machine; only a test that fails waits for it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -63,7 +67,40 @@ impl Peer {
 
     fn usage(&self, session: &str, transaction: &str) -> RequestBuilder {
         let body = json!({"transaction_id": transaction, "api_session_id": session});
-        self.delivery(session, "usage-records", transaction, &body)
+        let key = key("usage_record", transaction).to_string();
+        self.delivery(session, "usage-records", &key, &body)
+    }
+
+    /// A batch as the agent makes it, of sessions with their records' kinds and bodies.
+    fn batch(&self, sessions: &[(&str, Vec<(&str, Value)>)]) -> RequestBuilder {
+        let keys: Vec<u8> = sessions
+            .iter()
+            .flat_map(|(_, records)| records)
+            .flat_map(|(kind, body)| {
+                key(kind, body["transaction_id"].as_str().unwrap_or_default()).into_bytes()
+            })
+            .collect();
+        let sessions = sessions.iter().map(|(session, records)| {
+            let records =
+                records.iter().map(|(kind, body)| json!({"kind": kind, "body": body})).collect::<Vec<_>>();
+            json!({"api_session_id": session, "records": records})
+        });
+        self.request(Method::POST, "records/batch")
+            .header("x-api-key", "key")
+            .header("x-correlation-id", "corr")
+            .header("idempotency-key", Uuid::new_v5(&KEY_NAMESPACE, &keys).to_string())
+            .json(&json!({"sessions": sessions.collect::<Vec<_>>()}))
+    }
+
+    /// The exceptions of a batch: positions and statuses.
+    async fn exceptions(&self, sessions: &[(&str, Vec<(&str, Value)>)]) -> Vec<(u64, u64)> {
+        let (status, body) = answer(self.batch(sessions)).await;
+        assert_eq!(status, 200, "{body}");
+        let count: usize = sessions.iter().map(|(_, records)| records.len()).sum();
+        assert_eq!(body["data"]["count"], count);
+        let number = |exception: &Value, name: &str| exception[name].as_u64().unwrap();
+        let exceptions = body["data"]["exceptions"].as_array().unwrap().iter();
+        exceptions.map(|exception| (number(exception, "index"), number(exception, "status"))).collect()
     }
 
     async fn get(&self, path: &str) -> Value {
@@ -97,6 +134,16 @@ impl Peer {
         };
         tokio::time::timeout(PATIENCE, asking).await.expect("the accounts never came to what is wanted");
     }
+}
+
+/// The idempotency key of a record.
+fn key(kind: &str, transaction: &str) -> Uuid {
+    Uuid::new_v5(&KEY_NAMESPACE, format!("{kind}:{transaction}").as_bytes())
+}
+
+/// A usage record for a batch.
+fn usage(transaction: &str) -> (&'static str, Value) {
+    ("usage_record", json!({"transaction_id": transaction}))
 }
 
 /// The answer's status, and its body where that is JSON.

@@ -189,51 +189,67 @@ async fn a_refused_record_has_one_status_for_ever_and_may_take_its_batch_with_it
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), [400, 413, 415]);
 
-    let record = |id: &str| json!({"transaction_id": id, "api_session_id": "s", "idempotency_key": id});
-    let send = |ids: [&str; 2]| {
-        answer(peer.request(Method::POST, "usage-records/batch").json(&json!({"records": ids.map(record)})))
-    };
-    assert_eq!(send(["good", "bad-1"]).await.0, 200, "each by itself");
+    let send = |ids: [&str; 2]| status(peer.batch(&[("s", ids.map(usage).to_vec())]));
+    assert_eq!(send(["good", "bad-1"]).await, 200, "each by itself");
     peer.forecast(json!({"refuse_transactions": "bad", "refuse_batch": 1})).await;
-    assert!([400, 413, 415].contains(&send(["better", "bad-1"]).await.0.as_u16()));
+    assert!([400, 413, 415].contains(&send(["better", "bad-1"]).await));
     assert_eq!(
         peer.get("seen?kind=usage&transaction_id=better").await["seen"],
         0,
         "nothing of it is processed"
     );
-    assert_eq!(send(["better", "best"]).await.0, 200);
+    assert_eq!(send(["better", "best"]).await, 200);
 }
 
 #[tokio::test]
-async fn records_of_a_batch_fail_by_themselves_and_the_batch_does_not() {
+async fn one_of_two_backends_refuses_by_chance_a_record_or_a_batch() {
     let peer = peer().await;
-    let record = |n: usize| json!({"transaction_id": format!("t{n}"), "api_session_id": "s", "idempotency_key": format!("k{n}")});
-    let batch = json!({"records": (0..100).map(record).collect::<Vec<_>>()});
-    let send = || answer(peer.request(Method::POST, "usage-records/batch").json(&batch));
-    let statuses = |body: &Value| -> Vec<u64> {
-        body["data"]["results"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|result| result["status"].as_u64().unwrap())
-            .collect()
-    };
-    peer.forecast(json!({"partial_batch": 1})).await;
-    assert_eq!(statuses(&send().await.1), [500; 100]);
-    peer.forecast(json!({"status": {"503": 1}})).await;
-    assert_eq!(statuses(&send().await.1), [503; 100]);
-    assert_eq!(peer.totals("usage").await, [200, 0, 0, 200]);
+    peer.forecast(json!({"refuse_chance": 0.5, "refuse_with": [400]})).await;
+    let mut refused = 0;
+    for n in 0..100 {
+        refused += u64::from(status(peer.usage("s", &format!("t{n}"))).await == 400);
+    }
+    assert!((20..=80).contains(&refused), "{refused}");
+    assert_eq!(peer.totals("usage").await, [100, 100 - refused, 0, refused]);
 
-    peer.forecast(json!({"partial_batch": 0.5})).await;
-    let (status, body) = send().await;
-    let failed = statuses(&body).iter().filter(|status| **status == 503).count() as u64;
-    assert!(status == 200 && (20..=80).contains(&failed), "{failed}");
-    assert_eq!(peer.totals("usage").await, [300, 100 - failed, 0, 200 + failed]);
-    assert_eq!(
-        super::status(peer.usage("s", "t")).await,
-        503,
-        "what is no batch meets the status as a whole"
-    );
+    let ids: Vec<String> = (0..100).map(|n| format!("u{n}")).collect();
+    let records = || vec![("s", ids.iter().map(|id| usage(id)).collect::<Vec<_>>())];
+    let exceptions = peer.exceptions(&records()).await;
+    assert!((20..=80).contains(&exceptions.len()), "by record: {exceptions:?}");
+    assert!(exceptions.iter().all(|&(_, status)| status == 400), "nobody waits for a refused one");
+
+    peer.forecast(json!({"refuse_batch": 1})).await;
+    let mut seen = std::collections::BTreeMap::new();
+    for _ in 0..50 {
+        *seen.entry(status(peer.batch(&records())).await).or_insert(0) += 1;
+    }
+    assert!((5..=45).contains(&seen[&400]) && seen[&400] + seen[&200] == 50, "as a whole: {seen:?}");
+}
+
+#[tokio::test]
+async fn success_false_is_no_success_and_takes_nothing() {
+    let peer = peer().await;
+    peer.forecast(json!({"success_false": 1})).await;
+    for request in [peer.usage("s", "t"), peer.batch(&[("s", vec![usage("t")])])] {
+        let (status, body) = answer(request).await;
+        assert_eq!((status.as_u16(), &body["success"]), (200, &json!(false)));
+    }
+    assert_eq!(peer.totals("usage").await, [0; 4]);
+}
+
+#[tokio::test]
+async fn a_portal_answers_everything_with_its_page_and_takes_nothing() {
+    let peer = peer().await;
+    for always in [200, 400, 503] {
+        peer.forecast(json!({"always": always, "bad_body": "not_json"})).await;
+        let response = peer.usage("s", "t").send().await.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), response.headers()["content-type"].as_bytes()),
+            (always, &b"text/html"[..])
+        );
+        assert!(response.text().await.unwrap().starts_with("<html>"));
+    }
+    assert_eq!(peer.totals("usage").await, [0; 4]);
 }
 
 #[tokio::test]

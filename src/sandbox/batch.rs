@@ -1,0 +1,237 @@
+//! Batches: many records in one request, each session's in its order.
+//!
+//! The promise: once one record of a session is not taken, none of that session's behind it is taken in the same
+//! request, and each of them is answered 424. A refused record stops nobody. `break_batch_order` breaks the promise.
+
+use std::{collections::HashSet, str, sync::Arc};
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{
+    Shared,
+    accounts::{Delivery, Key, Kind, Receipt},
+    api::{self, IDEMPOTENCY_KEY},
+    body,
+    chance::Probability,
+    delivery::{Enclosed, Record, Refusal, parse_batch},
+    order::Step,
+    recent,
+    weather::Weather,
+};
+
+/// One record of a batch as it was read.
+struct Entry<'a> {
+    session: &'a str,
+    body: &'a RawValue,
+    kind: Option<Kind>,
+    read: Result<(Kind, Key, Record<'a>), Refusal>,
+}
+
+impl<'a> Entry<'a> {
+    fn read(session: &'a str, enclosed: &Enclosed<'a>) -> Self {
+        let kind = Kind::in_batch(&enclosed.kind);
+        let read = kind
+            .ok_or_else(|| unprocessable(format!("kind: {} is in no batch", enclosed.kind)))
+            .and_then(|kind| {
+                let record = Record::parse(enclosed.body.get())?;
+                if session.is_empty() {
+                    return Err(unprocessable("api_session_id: missing or empty"));
+                }
+                if !record.api_session_id.is_empty() && record.api_session_id != session {
+                    return Err(unprocessable("api_session_id: not the session that it stands in"));
+                }
+                Ok((kind, Key::of_record(kind, &record.transaction_id), record))
+            });
+        Self { session, body: enclosed.body, kind, read }
+    }
+
+    fn key(&self) -> Option<Key> {
+        self.read.as_ref().ok().map(|&(_, key, _)| key)
+    }
+}
+
+fn unprocessable(reason: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
+    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, reason)
+}
+
+/// What is answered to a batch.
+#[derive(Serialize)]
+struct Outcome {
+    batch: String,
+    count: usize,
+    exceptions: Vec<Exception>,
+}
+
+/// A record that was not taken now, by its position in the request.
+#[derive(Serialize)]
+struct Exception {
+    index: usize,
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+pub(super) async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+    let Ok(text) = str::from_utf8(&body) else {
+        return Refusal::new(StatusCode::BAD_REQUEST, "not UTF-8").into_response();
+    };
+    let groups = match parse_batch(text) {
+        Ok(groups) => groups,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let entries: Vec<Entry<'_>> = groups
+        .iter()
+        .flat_map(|group| group.records.iter().map(|record| Entry::read(&group.api_session_id, record)))
+        .collect();
+    shared.traffic().batch(entries.len());
+    let weather = shared.weather();
+    let batch = check_key(&shared, &headers, &entries);
+    let as_a_whole = shared.dice().throw(weather.refuse_batch);
+    if as_a_whole && let Some(refusal) = whole_fate(&shared, &weather, &entries) {
+        return refusal.into_response();
+    }
+    let refuse_chance = if as_a_whole { Probability::default() } else { weather.refuse_chance };
+    let judged = judge(&shared, &weather, refuse_chance, &entries);
+    let receipts = enter(&shared, &entries, &judged);
+    let exceptions = judged.into_iter().zip(receipts).enumerate();
+    let exceptions = exceptions.filter_map(|(index, (judged, receipt))| {
+        let (status, error) = match (judged, receipt) {
+            (Ok(_), None) => return None,
+            (Ok(_), Some(receipt)) => (shared.status(receipt), None),
+            (Err(refusal), _) => (refusal.status, Some(refusal.reason.into_owned())),
+        };
+        (status != StatusCode::OK).then(|| Exception { index, status: status.as_u16(), error })
+    });
+    let mut outcome = Outcome { batch, count: entries.len(), exceptions: exceptions.collect() };
+    make_foreign(&shared, &weather, &mut outcome);
+    body::success(outcome)
+}
+
+/// The batch's key as it came, or what it should have been.
+fn check_key(shared: &Shared, headers: &HeaderMap, entries: &[Entry<'_>]) -> String {
+    let expected = Key::of_batch(entries.iter().filter_map(Entry::key));
+    let Some(came) = headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()) else {
+        return expected.text().unwrap_or_default();
+    };
+    // The key of a record that cannot be read is not known.
+    if Key::of(came) != expected && entries.iter().all(|entry| entry.read.is_ok()) {
+        shared.accounts().wrong_batch_key(came, expected);
+    }
+    came.to_owned()
+}
+
+/// Why a batch is refused as a whole: because of one record in it, or by chance.
+fn whole_fate(shared: &Shared, weather: &Weather, entries: &[Entry<'_>]) -> Option<Refusal> {
+    let transactions = || {
+        entries
+            .iter()
+            .filter_map(|entry| entry.read.as_ref().ok())
+            .map(|(_, _, record)| &*record.transaction_id)
+    };
+    let is_refused = |id: &&str| weather.refuse_transactions.iter().any(|prefix| id.starts_with(&**prefix));
+    if let Some(refused) = transactions().find(is_refused) {
+        return Some(Refusal::new(weather.refusal(refused), "a record of the batch is refused"));
+    }
+    let refused = shared.dice().throw(weather.refuse_chance);
+    refused.then(|| api::chance_refusal(weather, transactions().next().unwrap_or_default()))
+}
+
+/// Says of each record whether it will be processed, keeping the promise, and hashes it.
+fn judge<'a>(
+    shared: &Shared,
+    weather: &Weather,
+    refuse_chance: Probability,
+    entries: &'a [Entry<'_>],
+) -> Vec<Result<Delivery<'a>, Refusal>> {
+    let mut dice = shared.dice();
+    let mut stopped = HashSet::new();
+    let judge = |entry: &'a Entry<'_>| {
+        if stopped.contains(entry.session) {
+            return Err(Refusal::new(
+                StatusCode::FAILED_DEPENDENCY,
+                "an earlier record of its session failed",
+            ));
+        }
+        let fate = entry.read.as_ref().map_err(Clone::clone).and_then(|(kind, key, record)| {
+            if let Some(refusal) = api::own_fate(weather, &record.transaction_id, entry.session) {
+                Err(refusal)
+            } else if dice.throw(refuse_chance) {
+                Err(api::chance_refusal(weather, &record.transaction_id))
+            } else if let Some(status) = dice.partial(weather) {
+                Err(Refusal::new(status.code(), "the weather"))
+            } else {
+                let step =
+                    Step { kind: *kind, transaction: &record.transaction_id, sequence: record.sequence() };
+                Ok(Delivery::new(entry.session, *key, step, entry.body.get().as_bytes()))
+            }
+        });
+        if let Err(refusal) = &fate
+            && !is_refused(refusal.status)
+            && !dice.throw(weather.break_batch_order)
+        {
+            stopped.insert(entry.session);
+        }
+        fate
+    };
+    entries.iter().map(judge).collect()
+}
+
+/// Whether the record itself is to blame, so that those behind it need not wait for it.
+fn is_refused(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::URI_TOO_LONG
+            | StatusCode::UNPROCESSABLE_ENTITY
+    )
+}
+
+/// Enters the records that will be processed, in order, under one lock.
+fn enter(
+    shared: &Shared,
+    entries: &[Entry<'_>],
+    judged: &[Result<Delivery<'_>, Refusal>],
+) -> Vec<Option<Receipt>> {
+    let mut accounts = shared.accounts();
+    let receipts: Vec<_> = entries
+        .iter()
+        .zip(judged)
+        .map(|(entry, judged)| match judged {
+            Ok(delivery) => Some(accounts.receive(delivery)),
+            Err(_) => {
+                entry.kind.into_iter().for_each(|kind| accounts.turn_away(kind));
+                None
+            }
+        })
+        .collect();
+    drop(accounts);
+    let mut recents = shared.recents();
+    let newest = entries.len().saturating_sub(recent::CAPACITY);
+    for ((entry, judged), receipt) in entries.iter().zip(judged).zip(&receipts).skip(newest) {
+        if let (Ok(delivery), Some(receipt)) = (judged, receipt) {
+            recents.push(delivery.step.kind, entry.session, *receipt, entry.body.get());
+        }
+    }
+    receipts
+}
+
+/// Makes it the answer to another batch, if the weather says so.
+fn make_foreign(shared: &Shared, weather: &Weather, outcome: &mut Outcome) {
+    let mut dice = shared.dice();
+    if !dice.throw(weather.foreign_batch) {
+        return;
+    }
+    if dice.throw(Probability::EVEN) {
+        outcome.count += 1;
+    } else {
+        outcome.batch = Key::of_batch([Key::of(&outcome.batch)].into_iter()).text().unwrap_or_default();
+    }
+}

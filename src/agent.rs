@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::admin::{Letters, Operator, letters};
 use crate::commands::{self, Commands};
 use crate::config::{Config, Problems, Sources};
-use crate::control_plane::Client;
+use crate::control_plane::{Client, Meaning};
 use crate::drain::{Controls, Drain, Horizon, LinkStatus, RateLimit, Turns, turns};
 use crate::health_check::HealthCheck;
 use crate::http::admin::{Admin, Refusals};
@@ -69,7 +69,10 @@ impl Agent {
                 .context("the ControlPlane's client")?;
         let observed = Arc::clone(&metrics);
         let client = client.observed(Box::new(move |endpoint, answer| match &answer.result {
-            Ok(response) => observed.request(endpoint, &response.status.to_string(), answer.elapsed),
+            Ok(response) => {
+                observed.foreign_answers.inc_by(u64::from(response.meaning == Meaning::Foreign));
+                observed.request(endpoint, &response.status.to_string(), answer.elapsed);
+            }
             Err(failure) => observed.request(endpoint, failure.label(), answer.elapsed),
         }));
         let (client, redis) = (Arc::new(client), intake::server(&config.redis)?);

@@ -8,7 +8,7 @@ use axum::response::IntoResponse as _;
 use serde_json::json;
 
 use super::harness::{
-    Agent, QUOTA, QUOTA_ANSWERS, Received, RedisServer, Sandbox, Scripted, Stage, USAGE, load, until,
+    Agent, QUOTA, QUOTA_ANSWERS, Received, RedisServer, Sandbox, Scripted, Stage, USAGE, load, taken, until,
 };
 use super::throughput::fill;
 
@@ -40,9 +40,11 @@ pub(crate) fn print_percentiles(name: &str, mut values: Vec<Duration>) {
 }
 
 pub(crate) async fn push_to_control_plane() {
-    let server = Scripted::start(|request: &Received| {
-        if request.is_batch() { request.results(|_| 200) } else { StatusCode::OK.into_response() }
-    })
+    let server = Scripted::start(
+        |request: &Received| {
+            if request.is_batch() { request.results(|_| 200) } else { taken() }
+        },
+    )
     .await;
     let redis = RedisServer::start().await;
     let mut agent = Agent::new(&redis, &server.url);

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use serde_json::json;
 
-use super::harness::{Agent, Received, RedisServer, Scripted, USAGE, load, until};
+use super::harness::{Agent, Received, RedisServer, Scripted, USAGE, load, taken, until};
 
 /// Requests a second, one limit after the other.
 const LIMITS: [u32; 4] = [20, 200, 2_000, 50];
@@ -16,7 +16,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 const TOKEN: &str = "a-token-of-the-operator";
 
 pub(crate) async fn run() {
-    let server = Scripted::start(|_: &Received| StatusCode::OK.into_response()).await;
+    let server = Scripted::start(|_: &Received| taken()).await;
     let redis = RedisServer::start().await;
     let mut agent = Agent::new(&redis, &server.url);
     agent.set("DELIVERY_MODE", "single");

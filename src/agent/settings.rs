@@ -60,6 +60,7 @@ pub(super) fn drain_settings(config: &Config, first_contact_within: Duration) ->
             max_bytes: delivery.batch_max_bytes.0 as usize,
             compression: delivery.batch_compression,
         },
+        session_order: delivery.session_order,
         quota_ttl: delivery.quota_refresh_ttl,
         session_grace: delivery.session_unknown_grace,
         poison_attempts: delivery.poison_attempts,

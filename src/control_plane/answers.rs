@@ -1,11 +1,10 @@
 //! What an answer's body says: pure parsers, safe on any bytes. The caller has bounded the size.
 
-use std::borrow::Cow;
-
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use super::settings::Secret;
 
@@ -31,22 +30,25 @@ pub enum BadAnswer {
     /// A field has a type that it cannot have.
     #[error("its {0} is of the wrong type")]
     WrongType(&'static str),
-    /// Another number of results than of records.
-    #[error("{found} results for {expected} records")]
+    /// It is about another batch.
+    #[error("it is about another batch")]
+    AnotherBatch,
+    /// It counts another number of records than were sent.
+    #[error("it counts {found} records where {expected} were sent")]
     Count {
         /// How many records were sent.
         expected: usize,
-        /// How many results there are.
+        /// How many it counts.
         found: usize,
     },
-    /// A result for another record than the one in its place.
-    #[error("result {index} is for another record")]
-    Order {
+    /// An exception for a position that is beyond the batch, or given twice.
+    #[error("position {index} is beyond the batch, or given twice")]
+    Position {
         /// Counted from 0.
         index: usize,
     },
-    /// A result's status is no HTTP status.
-    #[error("result {index} has a status that is none")]
+    /// An exception with a status that no record can have that was not taken.
+    #[error("position {index} has a status that is none of a record that was not taken")]
     Status {
         /// Counted from 0.
         index: usize,
@@ -73,10 +75,12 @@ pub struct QuotaAnswer<'a> {
     pub data: &'a [u8],
 }
 
-/// What became of one record of a batch.
+/// A record of a batch that was not taken now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordResult {
-    /// An HTTP status for this record alone, 100 to 599.
+pub struct BatchException {
+    /// Its position among all records of the request, from 0.
+    pub index: usize,
+    /// The HTTP status that it would have had by itself, 300 to 599.
     pub status: u16,
     /// What the `ControlPlane` says about it, at most 1 KiB.
     pub error: Option<String>,
@@ -149,42 +153,50 @@ pub fn parse_quota_answer(body: &[u8]) -> Result<QuotaAnswer<'_>, BadAnswer> {
     Ok(QuotaAnswer { api_session_id, transaction_id, data: data.as_bytes() })
 }
 
-/// Reads the answer to a batch whose records have these transaction ids: one result for each, in their order,
-/// or it is no answer at all. A result in the wrong place would settle the wrong record.
-pub fn parse_batch_answer<'a, I>(body: &[u8], transaction_ids: I) -> Result<Vec<RecordResult>, BadAnswer>
-where
-    I: IntoIterator<Item = &'a str, IntoIter: ExactSizeIterator>,
-{
+/// Reads the answer to the batch with this key and so many records: those that were not taken, in their order. Or it is no
+/// answer at all: one to another batch, or with a result in the wrong place, would settle the wrong records.
+pub fn parse_batch_answer(
+    body: &[u8],
+    batch: Uuid,
+    records: usize,
+) -> Result<Vec<BatchException>, BadAnswer> {
     #[derive(Deserialize)]
     struct Batch<'a> {
+        batch: Uuid,
+        count: usize,
         #[serde(borrow)]
-        results: Vec<Entry<'a>>,
+        exceptions: Vec<Entry<'a>>,
     }
     #[derive(Deserialize)]
     struct Entry<'a> {
-        #[serde(borrow)]
-        transaction_id: Cow<'a, str>,
+        index: usize,
         status: u16,
         #[serde(borrow, default)]
         error: Option<&'a RawValue>,
     }
-    let transaction_ids = transaction_ids.into_iter();
-    let Batch { results } = serde_json::from_str(data(body)?.get())?;
-    if results.len() != transaction_ids.len() {
-        return Err(BadAnswer::Count { expected: transaction_ids.len(), found: results.len() });
+    let answer: Batch<'_> = serde_json::from_str(data(body)?.get())?;
+    if answer.batch != batch {
+        return Err(BadAnswer::AnotherBatch);
     }
-    let pairs = results.into_iter().zip(transaction_ids).enumerate();
-    pairs
-        .map(|(index, (entry, transaction_id))| {
-            if entry.transaction_id != transaction_id {
-                return Err(BadAnswer::Order { index });
-            }
-            if !(100..600).contains(&entry.status) {
-                return Err(BadAnswer::Status { index });
-            }
-            Ok(RecordResult { status: entry.status, error: entry.error.map(error_text) })
-        })
-        .collect()
+    if answer.count != records {
+        return Err(BadAnswer::Count { expected: records, found: answer.count });
+    }
+    let mut exceptions = Vec::with_capacity(answer.exceptions.len().min(records));
+    for Entry { index, status, error } in answer.exceptions {
+        if index >= records {
+            return Err(BadAnswer::Position { index });
+        }
+        // What was taken is not listed: a status that says so contradicts itself.
+        if !(300..600).contains(&status) {
+            return Err(BadAnswer::Status { index });
+        }
+        exceptions.push(BatchException { index, status, error: error.map(error_text) });
+    }
+    exceptions.sort_unstable_by_key(|exception| exception.index);
+    match exceptions.windows(2).find(|pair| pair[0].index == pair[1].index) {
+        Some(pair) => Err(BadAnswer::Position { index: pair[0].index }),
+        None => Ok(exceptions),
+    }
 }
 
 /// An error as text: the string itself if it is one, else its JSON.
@@ -280,43 +292,51 @@ mod tests {
         assert!(matches!(parse_quota_answer(body.as_bytes()), Err(BadAnswer::Json { .. })));
     }
 
-    fn batch(results: &str) -> Result<Vec<RecordResult>, BadAnswer> {
-        parse_batch_answer(
-            format!(r#"{{"success":true,"data":{{"results":{results}}}}}"#).as_bytes(),
-            ["a", "é\""],
-        )
+    const BATCH: Uuid = Uuid::from_u128(7);
+
+    fn batch(exceptions: &str) -> Result<Vec<BatchException>, BadAnswer> {
+        let data = format!(r#"{{"batch":"{BATCH}","count":3,"exceptions":{exceptions}}}"#);
+        parse_batch_answer(format!(r#"{{"success":true,"data":{data}}}"#).as_bytes(), BATCH, 3)
     }
 
     #[test]
-    fn a_batch_answer_has_one_result_a_record_in_order() {
-        let results = batch(
-            r#"[{"transaction_id":"a","status":201},{"transaction_id":"\u00e9\"","status":422,"error":"no such \"x\""}]"#,
-        );
+    fn a_batch_answer_names_what_was_not_taken_in_whichever_order() {
+        let exceptions =
+            batch(r#"[{"index":2,"status":424},{"index":0,"status":422,"error":"no such \"x\""}]"#);
         let expected = [
-            RecordResult { status: 201, error: None },
-            RecordResult { status: 422, error: Some("no such \"x\"".into()) },
+            BatchException { index: 0, status: 422, error: Some("no such \"x\"".into()) },
+            BatchException { index: 2, status: 424, error: None },
         ];
-        assert_eq!(results.unwrap(), expected);
+        assert_eq!(exceptions.unwrap(), expected);
+        assert_eq!(batch("[]").unwrap(), []);
     }
 
     #[test]
-    fn a_batch_answer_out_of_step_settles_nothing() {
-        let (a, b) = (r#"{"transaction_id":"a","status":200}"#, r#"{"transaction_id":"é\"","status":200}"#);
-        assert_eq!(batch(&format!("[{b},{a}]")), Err(BadAnswer::Order { index: 0 }));
-        assert_eq!(batch(&format!("[{a},{a}]")), Err(BadAnswer::Order { index: 1 }));
-        assert_eq!(batch(&format!("[{a}]")), Err(BadAnswer::Count { expected: 2, found: 1 }));
-        assert_eq!(batch(&format!("[{a},{b},{b}]")), Err(BadAnswer::Count { expected: 2, found: 3 }));
-        assert_eq!(batch("[]"), Err(BadAnswer::Count { expected: 2, found: 0 }));
-        for status in ["0", "99", "600", "65535"] {
-            let bad = a.replace("200", status);
-            assert_eq!(batch(&format!("[{bad},{b}]")), Err(BadAnswer::Status { index: 0 }), "{status}");
+    fn a_batch_answer_that_fits_another_batch_settles_nothing() {
+        let entry = |index: &str| format!(r#"{{"index":{index},"status":503}}"#);
+        assert_eq!(batch(&format!("[{}]", entry("3"))), Err(BadAnswer::Position { index: 3 }));
+        assert_eq!(batch(&format!("[{0},{0}]", entry("1"))), Err(BadAnswer::Position { index: 1 }));
+        for status in ["0", "99", "100", "200", "204", "299", "600", "65535"] {
+            let bad = entry("0").replace("503", status);
+            assert_eq!(batch(&format!("[{bad}]")), Err(BadAnswer::Status { index: 0 }), "{status}");
         }
-        for status in ["-1", "65536", "\"200\"", "200.5", "null"] {
-            let bad = a.replace("200", status);
-            assert!(matches!(batch(&format!("[{bad},{b}]")), Err(BadAnswer::Json { .. })), "{status}");
+        for bad in ["[{\"index\":-1,\"status\":503}]", "[{\"index\":0}]", "[7]", "{}", "null"] {
+            assert!(matches!(batch(bad), Err(BadAnswer::Json { .. })), "{bad}");
         }
-        assert!(batch("{}").is_err());
-        assert_eq!(parse_batch_answer(br#"{"success":false,"data":{}}"#, []), Err(BadAnswer::Unsuccessful));
+        let answer = |data: &str| {
+            parse_batch_answer(format!(r#"{{"success":true,"data":{data}}}"#).as_bytes(), BATCH, 3)
+        };
+        let other = Uuid::from_u128(8);
+        let of_another = answer(&format!(r#"{{"batch":"{other}","count":3,"exceptions":[]}}"#));
+        assert_eq!(of_another, Err(BadAnswer::AnotherBatch));
+        let of_more = answer(&format!(r#"{{"batch":"{BATCH}","count":4,"exceptions":[]}}"#));
+        assert_eq!(of_more, Err(BadAnswer::Count { expected: 3, found: 4 }));
+        assert!(answer(&format!(r#"{{"batch":"{BATCH}","count":3}}"#)).is_err());
+        assert!(answer(r#"{"count":3,"exceptions":[]}"#).is_err());
+        assert_eq!(
+            parse_batch_answer(br#"{"success":false,"data":{}}"#, BATCH, 3),
+            Err(BadAnswer::Unsuccessful)
+        );
     }
 
     #[test]
@@ -367,7 +387,7 @@ mod tests {
         fn no_bytes_bring_a_parser_down(body in proptest::collection::vec(any::<u8>(), 0..200), json in "[\\[\\]{}:,\"a-z0-9 ]{0,80}") {
             for bytes in [body.as_slice(), json.as_bytes()] {
                 let _ = parse_quota_answer(bytes);
-                let _ = parse_batch_answer(bytes, ["a"]);
+                let _ = parse_batch_answer(bytes, BATCH, 3);
                 let _ = parse_commands(bytes);
                 let _ = parse_key_set(bytes);
             }

@@ -31,7 +31,7 @@ mod tests;
 
 pub use accepts::Accepts;
 pub use answers::{
-    BadAnswer, Command, Commands, QuotaAnswer, RecordResult, parse_batch_answer, parse_commands,
+    BadAnswer, BatchException, Command, Commands, QuotaAnswer, parse_batch_answer, parse_commands,
     parse_key_set, parse_quota_answer,
 };
 pub use auth::KeyError;

@@ -8,7 +8,6 @@ use flate2::{Compress, Compression as Level, FlushCompress, Status};
 use tokio::time::{Duration, Instant};
 use uuid::Uuid;
 
-use super::Form;
 use super::queues::{Group, records_in};
 use crate::control_plane::{Accepts, Encoding};
 use crate::record::{KEY_NAMESPACE, Record};
@@ -16,6 +15,8 @@ use crate::record::{KEY_NAMESPACE, Record};
 /// A `ControlPlane` that had no batches, or broke their promise, or a way on which compressed bodies broke, is tried again
 /// after this time: it may have been mended.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
+/// For so long kinds go apart after a batch of several failed as a whole.
+const APART: Duration = Duration::from_secs(60);
 /// A body below this is not compressed: it would save a packet at the most.
 const COMPRESS_FROM: usize = 1 << 10;
 /// zstd's level 1 makes 63 bytes of a usage record at 1.2 µs.
@@ -71,6 +72,8 @@ pub(super) struct Batching {
     absent_until: Option<Instant>,
     /// The promise of order was broken: until then a batch holds one record of a session.
     breached_until: Option<Instant>,
+    /// A batch of several kinds failed as a whole: until then each kind goes by itself, and it shows which is at fault.
+    one_kind_until: Option<Instant>,
     /// A batch was answered record by record.
     is_proven: bool,
     /// A batch is under way to find out.
@@ -91,6 +94,7 @@ impl Batching {
             settings,
             absent_until: None,
             breached_until: None,
+            one_kind_until: None,
             is_proven: false,
             is_trying: false,
             accepts_zstd: false,
@@ -103,7 +107,13 @@ impl Batching {
 
     /// Whether records go in batches now.
     pub(super) fn is_on(&mut self, now: Instant) -> bool {
-        for until in [&mut self.absent_until, &mut self.breached_until, &mut self.plain_until] {
+        let until = [
+            &mut self.absent_until,
+            &mut self.breached_until,
+            &mut self.one_kind_until,
+            &mut self.plain_until,
+        ];
+        for until in until {
             until.take_if(|until| *until <= now);
         }
         match self.settings.mode {
@@ -123,6 +133,16 @@ impl Batching {
     /// The most records of one session in a batch.
     pub(super) fn session_most(&self) -> Option<NonZeroUsize> {
         self.breached_until.map(|_| NonZeroUsize::MIN)
+    }
+
+    /// Whether a batch holds records of one kind alone.
+    pub(super) fn is_of_one_kind(&self) -> bool {
+        self.one_kind_until.is_some()
+    }
+
+    /// A batch of several kinds failed as a whole.
+    pub(super) fn mixed_failed(&mut self, now: Instant) {
+        self.one_kind_until = Some(now + APART);
     }
 
     /// Whether this record can go in a batch at all.
@@ -184,13 +204,14 @@ impl Batching {
     pub(super) fn ask_again(&mut self) {
         self.absent_until = None;
         self.breached_until = None;
+        self.one_kind_until = None;
         self.plain_until = None;
         self.refused.clear();
     }
 
     /// A body in this encoding was answered 415, and what is taken was named or not.
     pub(super) fn refuses(&mut self, encoding: Encoding, accepts: Option<Accepts>) {
-        tracing::info!(encoding = encoding.name(), "the ControlPlane does not take this encoding; batches go in another");
+        tracing::info!(?encoding, "the ControlPlane does not take this encoding; batches go in another");
         self.refused.push(encoding);
         // Nothing is named: none is taken.
         let accepts = accepts.unwrap_or_default();
@@ -212,7 +233,9 @@ impl Batching {
         self.broken += 1;
         if self.broken >= BREAKS_AGAIN {
             self.broken = 0;
-            tracing::warn!("compressed batches fail and the same records pass uncompressed: batches go uncompressed for now");
+            tracing::warn!(
+                "compressed batches fail and the same records pass uncompressed: batches go uncompressed for now"
+            );
             self.plain_until = Some(now + ASK_AGAIN);
         }
     }

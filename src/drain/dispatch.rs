@@ -1,6 +1,7 @@
 //! Sending: what may go now goes, one record a request or many.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use governor::clock::Clock as _;
@@ -81,8 +82,13 @@ impl Run {
 
     fn batch_limits(&self, wire_bytes: usize, now: Instant) -> BatchLimits {
         let (records, bytes) = self.batching.limits(wire_bytes);
-        let of_a_session = self.batching.session_most();
-        BatchLimits { records, bytes, of_a_session, pipes: self.link.pipes(now) }
+        BatchLimits {
+            records,
+            bytes,
+            of_a_session: self.batching.session_most(),
+            of_one_kind: self.batching.is_of_one_kind(),
+            pipes: self.link.pipes(now),
+        }
     }
 
     /// Whether the next place is the last of many.
@@ -151,7 +157,8 @@ impl Run {
         let is_new = self.link.circuit() != Circuit::Closed || first.history.is_suspect();
         let connection = if is_new { Connection::New } else { Connection::Any };
         let client = Arc::clone(&self.drain.client);
-        let goes_in_a_batch = batches && first.ticket.kind != Kind::Quota && self.batching.fits(&first.record);
+        let goes_in_a_batch =
+            batches && first.ticket.kind != Kind::Quota && self.batching.fits(&first.record);
         if goes_in_a_batch {
             let body = self.batching.body(&parcel);
             let flight = self.link.sent(LOGS.len(), HEAD_BYTES + body.bytes.len() as u64, now);
@@ -166,7 +173,7 @@ impl Run {
             self.sending.push(Box::pin(async move {
                 let answer = match first_of(&parcel) {
                     Some((_, item)) => deliver(&client, &item.record, connection).await,
-                    None => Answer::none(Failure::Unsendable("there is no record")),
+                    None => nothing_sent(),
                 };
                 Sent { parcel, form: Form::Single, flight, probes, answer }
             }));
@@ -177,6 +184,16 @@ impl Run {
 fn first_of(parcel: &Parcel) -> Option<(LaneKey, &Item)> {
     let group = parcel.first()?;
     Some((group.lane, group.items.first()?))
+}
+
+/// The answer to a request about no record: there is none.
+fn nothing_sent() -> Answer {
+    Answer {
+        result: Err(Failure::Unsendable("there is no record in it")),
+        elapsed: Duration::ZERO,
+        upload: Duration::ZERO,
+        wire_bytes: 0,
+    }
 }
 
 async fn deliver(client: &Client, record: &Record, connection: Connection) -> Answer {

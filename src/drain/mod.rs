@@ -446,5 +446,8 @@ impl Run {
         }
         let limit = self.link.limit(Instant::now()) as i64;
         metrics.concurrency.with_label_values(&[] as &[&str]).set(limit);
+        let (rate, round_trip) = self.link.measured();
+        metrics.link_rate.set(rate);
+        metrics.link_round_trip.set(round_trip.unwrap_or_default().as_secs_f64());
     }
 }

@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::queues::{LOGS, LaneKey, Outcomes, Unknown, place};
 use super::link::{Jitter, Settings};
+use super::queues::{LOGS, LaneKey, Outcomes, Unknown, place};
 use super::verdict::Trouble;
 use crate::outbox::Log;
 

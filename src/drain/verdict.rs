@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn only_what_the_control_plane_said_settles_or_refuses_a_record() {
         use Meaning::{
-            Credentials, Delivered, Duplicate, Failing, Foreign, InProgress, Mismatched, Misconfigured,
+            Credentials, Delivered, Duplicate, Failing, Foreign, InProgress, Misconfigured, Mismatched,
             NotFound, Overloaded, Refused,
         };
         let settles = |meaning| matches!(by_meaning(meaning, 200), Verdict::Settled(_));

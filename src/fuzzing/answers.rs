@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use crate::control_plane::{
     BadAnswer, Commands, parse_batch_answer, parse_commands, parse_key_set, parse_quota_answer,
@@ -37,33 +38,25 @@ pub fn quota_answer(body: &[u8]) {
     assert_eq!(parse_quota_answer(&refused), Err(BadAnswer::Unsuccessful));
 }
 
-/// An answer to a batch of the records that it names.
+/// An answer to the batch that it names.
 pub fn batch_answer(body: &[u8]) {
-    let named = serde_json::from_slice::<Value>(body).ok();
-    let named = named.as_ref().and_then(|body| body.pointer("/data/results")?.as_array());
-    let ids: Vec<&str> =
-        named.into_iter().flatten().filter_map(|result| result["transaction_id"].as_str()).collect();
-    let parse = |ids: &[&str]| parse_batch_answer(body, ids.iter().copied());
-    let results = match parse(&ids) {
-        Ok(results) => results,
+    let named = serde_json::from_slice::<Value>(body).unwrap_or_default();
+    let batch =
+        named.pointer("/data/batch").and_then(|batch| batch.as_str()?.parse().ok()).unwrap_or_default();
+    let count = named.pointer("/data/count").and_then(Value::as_u64).unwrap_or_default() as usize;
+    let exceptions = match parse_batch_answer(body, batch, count) {
+        Ok(exceptions) => exceptions,
         Err(error) => return reticent(&error),
     };
-    assert_eq!(results.len(), ids.len());
-    for result in &results {
-        assert!((100..=599).contains(&result.status));
-        assert!(result.error.as_ref().is_none_or(|error| error.len() <= 1024));
+    for exception in &exceptions {
+        assert!((300..=599).contains(&exception.status) && exception.index < count);
+        assert!(exception.error.as_ref().is_none_or(|error| error.len() <= 1024));
     }
-    let count = |expected| Err(BadAnswer::Count { expected, found: ids.len() });
-    assert_eq!(parse(&[&ids[..], &["more"]].concat()), count(ids.len() + 1));
-    if let Some((_, fewer)) = ids.split_last() {
-        assert_eq!(parse(fewer), count(ids.len() - 1));
-    }
-    for index in 0..ids.len() {
-        let mut others = ids.clone();
-        let other = format!("{}?", ids[index]);
-        others[index] = &other;
-        assert_eq!(parse(&others), Err(BadAnswer::Order { index }), "another record's result");
-    }
+    assert!(exceptions.is_sorted_by(|one, other| one.index < other.index), "a position twice");
+    let other = Uuid::from_u128(!batch.as_u128());
+    assert_eq!(parse_batch_answer(body, other, count), Err(BadAnswer::AnotherBatch));
+    let more = count.wrapping_add(1);
+    assert_eq!(parse_batch_answer(body, batch, more), Err(BadAnswer::Count { expected: more, found: count }));
 }
 
 /// An answer to the question for commands.

@@ -52,6 +52,10 @@ pub struct Metrics {
     pub control_plane_connection: IntGaugeVec,
     /// Attempts that will be made again, by reason.
     pub retries: IntCounterVec,
+    /// 2xx answers that the `ControlPlane` cannot have given.
+    pub foreign_answers: IntCounter,
+    /// Batches of which a record was taken behind one of its session that was not.
+    pub order_breaches: IntCounter,
     /// Requests by endpoint and status code, or the failure's name.
     pub requests: IntCounterVec,
     /// How long requests take.
@@ -72,6 +76,10 @@ pub struct Metrics {
     pub registered: IntGauge,
     /// The most requests in flight just now.
     pub concurrency: IntGaugeVec,
+    /// Bytes a second that the link carries, as estimated.
+    pub link_rate: prometheus::Gauge,
+    /// The link's shortest round trip of late, in seconds.
+    pub link_round_trip: prometheus::Gauge,
     /// Commands of the `ControlPlane`, by type and by how they ended.
     pub commands: IntCounterVec,
     /// Requests to the admin surface without its token.
@@ -101,8 +109,18 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok(metric)
         };
+        let count = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
+            let metric = IntCounter::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
         let single = |name: &str, help: &str| -> prometheus::Result<IntGauge> {
             let metric = IntGauge::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let measured = |name: &str, help: &str| -> prometheus::Result<prometheus::Gauge> {
+            let metric = prometheus::Gauge::new(name, help)?;
             registry.register(Box::new(metric.clone()))?;
             Ok(metric)
         };
@@ -150,6 +168,14 @@ impl Metrics {
                 &["server_id"],
             )?,
             retries: counter("dataplane_retries_total", "Attempts that will be made again", &["reason"])?,
+            foreign_answers: count(
+                "dataplane_foreign_answers_total",
+                "2xx answers that the ControlPlane cannot have given: a captive portal's, a proxy's, another host's",
+            )?,
+            order_breaches: count(
+                "dataplane_batch_order_breaches_total",
+                "Batches of which a record was taken behind one of its session that was not",
+            )?,
             requests: counter(
                 "dataplane_control_plane_requests_total",
                 "Requests to the ControlPlane",
@@ -177,6 +203,14 @@ impl Metrics {
             rate_limit: single("dataplane_drain_rate_limit", "Requests a second; 0: no limit")?,
             paused: single("dataplane_drain_paused", "1 while the drain is held back on purpose")?,
             registered: single("dataplane_server_registered", "1 while the ControlPlane knows this server")?,
+            link_rate: measured(
+                "dataplane_link_rate_bytes",
+                "Bytes a second that the link carries, as estimated",
+            )?,
+            link_round_trip: measured(
+                "dataplane_link_round_trip_seconds",
+                "The link's shortest round trip of late",
+            )?,
             concurrency: gauge("dataplane_drain_concurrency", "The most requests in flight just now", &[])?,
             commands: counter(
                 "dataplane_commands_total",

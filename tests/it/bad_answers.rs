@@ -70,7 +70,7 @@ async fn converse(
 ) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
-        let (mut line, mut length) = (String::new(), 0);
+        let (mut line, mut length, mut key) = (String::new(), 0, String::new());
         if stream.read_line(&mut line).await? == 0 {
             return Ok(());
         }
@@ -78,10 +78,12 @@ async fn converse(
         while line != "\r\n" {
             line.clear();
             stream.read_line(&mut line).await?;
-            if let Some((name, value)) = line.split_once(':')
-                && name.eq_ignore_ascii_case("content-length")
-            {
-                length = value.trim().parse().unwrap_or(0);
+            if let Some((name, value)) = line.split_once(':') {
+                match name.to_ascii_lowercase().as_str() {
+                    "content-length" => length = value.trim().parse().unwrap_or(0),
+                    "idempotency-key" => value.trim().clone_into(&mut key),
+                    _ => {}
+                }
             }
         }
         let mut body = vec![0; length];
@@ -93,7 +95,7 @@ async fn converse(
             // The fleet's calls are not what is tried here.
             _ if !is_record => stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").await?,
             Manner::Well(version) => {
-                let answer = answer(&body).to_string();
+                let answer = answer(&body, &key).to_string();
                 let head = format!("{version} 200 OK\r\nContent-Length: {}\r\n\r\n", answer.len());
                 stream.write_all((head + &answer).as_bytes()).await?;
                 if version == "HTTP/1.0" {
@@ -116,12 +118,12 @@ async fn converse(
 }
 
 /// What a `ControlPlane` says to a batch or to a quota request.
-fn answer(body: &[u8]) -> Value {
+fn answer(body: &[u8], key: &str) -> Value {
     let asked: Value = serde_json::from_slice(body).unwrap_or_default();
-    let data = match asked["records"].as_array() {
-        Some(records) => {
-            let result = |record: &Value| json!({"transaction_id": record["transaction_id"], "status": 200});
-            json!({"results": records.iter().map(result).collect::<Vec<_>>()})
+    let data = match asked["sessions"].as_array() {
+        Some(sessions) => {
+            let records = |session: &Value| session["records"].as_array().map_or(0, Vec::len);
+            json!({"batch": key, "count": sessions.iter().map(records).sum::<usize>(), "exceptions": []})
         }
         None => json!({
             "api_session_id": asked["api_session_id"], "transaction_id": asked["transaction_id"],
@@ -150,19 +152,19 @@ async fn no_answer_however_bad_takes_memory_a_record_or_our_credentials() {
     let head = "HTTP/1.1 200 OK\r\n";
     // With what is wrong with the link meanwhile.
     let manners = [
-        ("empty", Manner::Bytes(ok("", "")), "failing"),
-        ("not JSON", Manner::Bytes(ok("", "<html>It works!</html>")), "failing"),
+        ("empty", Manner::Bytes(ok("", "")), "foreign_answer"),
+        ("not JSON", Manner::Bytes(ok("", "<html>It works!</html>")), "foreign_answer"),
         ("the wrong JSON", Manner::Bytes(ok("", r#"{"success":true,"data":[]}"#)), "failing"),
-        ("deeply nested", Manner::Bytes(ok("", &"[".repeat(200_000))), "failing"),
+        ("deeply nested", Manner::Bytes(ok("", &"[".repeat(200_000))), "foreign_answer"),
         (
             "100 MB",
             Manner::Again(format!("{head}Content-Length: 104857600\r\n\r\n"), mebibyte.clone(), 100),
-            "failing",
+            "foreign_answer",
         ),
         (
             "never-ending",
             Manner::Again(format!("{head}Transfer-Encoding: chunked\r\n\r\n"), chunk, usize::MAX),
-            "failing",
+            "foreign_answer",
         ),
         ("a redirect", redirect(302), "misconfigured"),
         ("a redirect that keeps the method", redirect(307), "misconfigured"),

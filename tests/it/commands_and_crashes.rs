@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use serde_json::{Value, json};
 
-use super::harness::{Agent, RedisServer, SERVER_ID, Scripted, Stage, USAGE, load, until};
+use super::harness::{Agent, RedisServer, SERVER_ID, Scripted, Stage, USAGE, load, taken, until};
 
 #[tokio::test]
 async fn killed_at_any_point_it_neither_repeats_nor_loses_a_command() {
@@ -83,9 +83,9 @@ async fn commanding(
         }
         if request.path.ends_with("/command-results") {
             let status = status(request.json()["command_id"].as_str().expect("an id"));
-            return StatusCode::from_u16(status).expect("a status").into_response();
+            return (StatusCode::from_u16(status).expect("a status"), taken()).into_response();
         }
-        StatusCode::OK.into_response()
+        taken()
     })
     .await
 }

@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use serde_json::Value;
 
-use super::harness::{Agent, DEAD_LETTERS, Received, RedisServer, Scripted, USAGE, load, until};
+use super::harness::{Agent, DEAD_LETTERS, Received, RedisServer, Scripted, USAGE, load, taken, until};
 
 const OWN: &str = "producer-7f3a";
 const REFUSED: &str = "producer-refused";
@@ -29,7 +29,7 @@ async fn run(mode: &str, level: &str) -> (Vec<Received>, Vec<Value>) {
             return request.results(|id| if id.contains("refused") { 422 } else { 200 });
         }
         let refused = request.path.contains("refused");
-        if refused { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK }.into_response()
+        if refused { StatusCode::UNPROCESSABLE_ENTITY.into_response() } else { taken() }
     })
     .await;
     let redis = RedisServer::start().await;
@@ -61,7 +61,7 @@ fn said<'a>(lines: &'a [Value], id: &str) -> Vec<&'a str> {
 #[tokio::test]
 async fn a_records_id_is_in_its_request_and_in_every_line_about_it() {
     let (received, lines) = run("single", "DEBUG").await;
-    assert_eq!(received.len(), 3);
+    assert_eq!(received.len(), 4, "one of them twice: a refusal is confirmed");
     let of = |session: &str| {
         let end = format!("/sessions/{session}/usage-records");
         &received.iter().find(|request| request.path.ends_with(&end)).expect("a request").headers
@@ -75,7 +75,10 @@ async fn a_records_id_is_in_its_request_and_in_every_line_about_it() {
     assert_eq!(said(&lines, OWN), ["a record is accepted", "a record is delivered"]);
     let key = of("b")["idempotency-key"].to_str().expect("a key");
     assert_eq!(said(&lines, key), ["a record is accepted", "a record is delivered"]);
-    assert_eq!(said(&lines, REFUSED), ["a record is accepted", "a record became a dead letter"]);
+    assert_eq!(
+        said(&lines, REFUSED),
+        ["a record is accepted", "a record will be sent again", "a record became a dead letter"]
+    );
 }
 
 #[tokio::test]
@@ -88,8 +91,8 @@ async fn in_a_batch_the_records_ids_lead_to_the_requests() {
     let sent = lines.iter().find(|line| line["correlation_id"] == OWN && line["batch"].is_string());
     let batch = sent.expect("a line about the batch")["batch"].as_str().expect("an id").to_owned();
     let request = received.iter().find(|request| request.headers["x-correlation-id"] == batch.as_str());
-    let records = request.expect("the request of that id").json()["records"].clone();
-    let own = records.as_array().expect("records").iter().find(|record| record["correlation_id"] == OWN);
+    let sessions = request.expect("the request of that id").sessions();
+    let own = sessions.iter().flat_map(|(_, records)| records).find(|record| record["correlation_id"] == OWN);
     assert_eq!(own.expect("the record")["traceparent"], PARENT, "of many records each keeps its own");
 }
 

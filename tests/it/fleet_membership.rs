@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use serde_json::json;
 
-use super::harness::{Agent, RedisServer, Scripted, Stage, USAGE, load, until};
+use super::harness::{Agent, RedisServer, Scripted, Stage, USAGE, load, taken, until};
 
 #[tokio::test]
 async fn a_heartbeat_tells_all_that_there_is_to_tell() {
@@ -53,7 +53,7 @@ async fn a_fleet_that_starts_at_once_does_not_beat_at_once() {
     // The first of eight is, on average, a ninth of it away.
     const INTERVAL: f64 = 40.0;
     let redis = RedisServer::start().await;
-    let plane = Scripted::start_all(|_| StatusCode::OK.into_response()).await;
+    let plane = Scripted::start_all(|_| taken()).await;
     let mut fleet: Vec<Agent> = (0..8)
         .map(|n| {
             let mut agent = Agent::new(&redis, &plane.url);
@@ -125,7 +125,7 @@ async fn it_does_not_ask_where_that_is_switched_off() {
 #[tokio::test]
 async fn it_does_not_ask_while_others_ask_anyway() {
     let redis = RedisServer::start().await;
-    let plane = Scripted::start_all(|_| StatusCode::OK.into_response()).await;
+    let plane = Scripted::start_all(|_| taken()).await;
     let mut agent = Agent::new(&redis, &plane.url);
     for (name, value) in [("HEARTBEAT_INTERVAL", "0.1"), ("CONTROL_PLANE_HEALTH_CHECK_INTERVAL", "1")] {
         agent.set(name, value);
@@ -185,7 +185,7 @@ async fn a_control_plane_that_does_not_register_us_is_told_once_and_degrades_hea
 #[tokio::test]
 async fn it_registers_also_while_redis_is_away() {
     let redis = RedisServer::start().await;
-    let plane = Scripted::start_all(|_| StatusCode::OK.into_response()).await;
+    let plane = Scripted::start_all(|_| taken()).await;
     let mut agent = Agent::new(&redis, &plane.url);
     agent.set("REDIS_URL", "redis://127.0.0.1:1/");
     agent.start();
@@ -201,11 +201,7 @@ async fn what_is_no_list_of_commands_is_told_once_a_change() {
     static ANSWER: Mutex<&str> = Mutex::new("null");
     let plane = Scripted::start_all(|request| {
         let is_commands = request.path.ends_with("/commands");
-        if is_commands {
-            ANSWER.lock().expect("no panic").into_response()
-        } else {
-            StatusCode::OK.into_response()
-        }
+        if is_commands { ANSWER.lock().expect("no panic").into_response() } else { taken() }
     })
     .await;
     let redis = RedisServer::start().await;

@@ -19,9 +19,9 @@ const ROUNDS: u32 = 60;
 /// Which route is broken, and in which form it says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Broken {
-    /// Usage, and batches of it as a whole.
+    /// Usage, and batches with usage in them as a whole.
     Usage(u16),
-    /// Each record of a batch, and usage one by one.
+    /// Each usage record of a batch, and usage one by one.
     Results(u16),
     /// Started and completed events.
     Lifecycle(u16),
@@ -55,15 +55,26 @@ impl Plane {
 }
 
 fn answer(request: &Received, broken: Broken, works: bool, taken: &mut HashSet<String>) -> Response {
-    let no = |status: u16| (StatusCode::from_u16(status).expect("a status"), "no").into_response();
+    let no = |status: u16| {
+        (StatusCode::from_u16(status).expect("a status"), axum::Json(json!({"error": "no"}))).into_response()
+    };
     let ends = |with: &str| request.path.ends_with(with);
     let is_lifecycle = ends("/started") || ends("/completed");
+    let is_usage = |id: &str| id.starts_with("usage-");
+    let has_usage = request.is_batch() && request.transactions().iter().any(|id| is_usage(id));
     match broken {
-        Broken::Usage(status) if !works && (request.is_batch() || ends("/usage-records")) => {
-            return no(status);
-        }
+        Broken::Usage(status) if !works && (has_usage || ends("/usage-records")) => return no(status),
         Broken::Results(status) if !works && ends("/usage-records") => return no(status),
-        Broken::Results(status) if !works && request.is_batch() => return request.results(|_| status),
+        Broken::Results(status) if !works && request.is_batch() => {
+            let status_of = |id: &str| if is_usage(id) { status } else { 200 };
+            taken.extend(request.taken(status_of));
+            return request.results(status_of);
+        }
+        Broken::Lifecycle(status) if !works && request.is_batch() => {
+            let status_of = |id: &str| if is_usage(id) { 200 } else { status };
+            taken.extend(request.taken(status_of));
+            return request.results(status_of);
+        }
         Broken::Lifecycle(status) if !works && is_lifecycle => return no(status),
         Broken::LifecycleLater(status) if !works && is_lifecycle => {
             let later = [(axum::http::header::RETRY_AFTER, "1")];
@@ -205,7 +216,7 @@ async fn events_alone_that_are_refused_or_have_no_route_cost_no_more() {
 #[tokio::test]
 async fn events_alone_that_fail_stop_no_usage() {
     breaks(Broken::Lifecycle(500), "auto", EVENTS_ALONE, "failing").await;
-    breaks(Broken::LifecycleLater(503), "auto", EVENTS_ALONE, "overloaded").await;
+    breaks(Broken::LifecycleLater(503), "single", EVENTS_ALONE, "overloaded").await;
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@ use axum::response::IntoResponse as _;
 use serde_json::{Value, json};
 
 use super::harness::{
-    Agent, DEAD_LETTERS, LIFECYCLE, QUOTA, QUOTA_ANSWERS, Received, RedisServer, Sandbox, Scripted, Stage,
-    USAGE, load, until,
+    Agent, DEAD_LETTERS, LIFECYCLE, QUOTA, QUOTA_ANSWERS, Received, RedisServer, Scripted, Stage, USAGE,
+    load, taken, until,
 };
 
 /// The dead letters in the mirror, when there are so many.
@@ -93,22 +93,27 @@ async fn an_answer_that_was_lost_is_asked_for_again_with_the_same_key_and_settle
 
 #[tokio::test]
 async fn a_quota_answer_that_is_none_is_retried_and_then_a_dead_letter() {
-    // A ControlPlane that answers repetitions as if they were new, so that the answer is asked for again.
-    let sandbox = Sandbox::start(&["--duplicates", "200"]);
-    let mut stage = Stage::set_around(sandbox, &[("POISON_ATTEMPTS", "3")]).await;
-    stage.sandbox.weather(json!({"bad_body": "not_json"})).await;
-    stage.redis.push(QUOTA, &[load::quota("s", 0)]).await;
+    let server = Scripted::start(
+        |request: &Received| {
+            if request.is_batch() { request.results(|_| 200) } else { taken() }
+        },
+    )
+    .await;
+    let redis = RedisServer::start().await;
+    let agent = agent_of(&redis, &server, &[("POISON_ATTEMPTS", "3")]).await;
+    redis.push(QUOTA, &[load::quota("s", 0)]).await;
     let mut number = 0_u32;
     until("the request is given up", async || {
         number += 1;
-        // A record whose answer needs no body to be good.
-        stage.redis.push(LIFECYCLE, &[load::started(&format!("good-{number}"))]).await;
-        (stage.redis.len(DEAD_LETTERS).await == 1).then_some(())
+        // A record whose answer needs no data to be good.
+        redis.push(LIFECYCLE, &[load::started(&format!("good-{number}"))]).await;
+        (redis.len(DEAD_LETTERS).await == 1).then_some(())
     })
     .await;
-    assert_eq!(letters(&stage, 1).await[0]["processing_queue"], QUOTA);
-    assert_eq!(stage.redis.len(QUOTA_ANSWERS).await, 0);
-    stage.drained().await;
+    let letter: Value = serde_json::from_slice(&redis.list(DEAD_LETTERS).await[0]).expect("JSON");
+    assert_eq!((&letter["processing_queue"], &letter["reason"]), (&QUOTA.into(), &"poison".into()));
+    assert_eq!(redis.len(QUOTA_ANSWERS).await, 0);
+    agent.outbox_emptied().await;
 }
 
 #[tokio::test]
@@ -160,13 +165,15 @@ async fn a_quota_answer_for_another_request_is_none_and_never_passed_on() {
     let redis = RedisServer::start().await;
     let mut agent = Agent::new(&redis, &server.url);
     agent.set("POISON_ATTEMPTS", "2");
+    agent.set("QUOTA_REFRESH_TTL_SECONDS", "3");
     agent.start();
     agent.ready().await;
     let mut second: Value = serde_json::from_str(&load::quota("mixed-up", 1)).expect("JSON");
     second["correlation_id"] = "second".into();
     redis.push(QUOTA, &[load::quota("mixed-up", 0), second.to_string()]).await;
     let mut number = 0;
-    until("both are given up, while others pass", async || {
+    // An answer to another request is none: nothing is concluded from it, as from one that was cut off.
+    until("both expire, while others pass", async || {
         number += 1;
         redis.push(QUOTA, &[load::quota("well", number)]).await;
         (redis.len(DEAD_LETTERS).await == 2).then_some(())
@@ -180,7 +187,7 @@ async fn a_quota_answer_for_another_request_is_none_and_never_passed_on() {
         let letter: Value = serde_json::from_slice(&letter).expect("JSON");
         assert_eq!(
             (&letter["reason"], &letter["original_message"]["api_session_id"]),
-            (&"poison".into(), &"mixed-up".into())
+            (&"expired".into(), &"mixed-up".into())
         );
     }
     for answer in redis.list(QUOTA_ANSWERS).await {
@@ -209,12 +216,13 @@ async fn retry_after_is_obeyed() {
     // Three times the longest backoff: a probe that did not care would have come.
     until("time has passed", async || (uptime().await? > begun + 1.5).then_some(())).await;
     let accounts = stage.sandbox.accounts().await;
-    assert_eq!(accounts.all_requests("started") + accounts.all_requests("usage"), 1, "{accounts:?}");
+    let requests = ["batch", "started", "usage"].map(|endpoint| accounts.all_requests(endpoint));
+    assert_eq!(requests.iter().sum::<u64>(), 1, "{accounts:?}");
 }
 
 #[tokio::test]
 async fn a_session_that_no_url_can_name_is_a_dead_letter_and_no_refusal() {
-    let mut stage = Stage::set_with(&[("REFUSAL_BRAKE", "3")]).await;
+    let mut stage = Stage::set_with(&[("REFUSAL_BRAKE", "3"), ("DELIVERY_MODE", "single")]).await;
     let events: Vec<String> = (0..10)
         .map(|n| load::started("..").replace("session_started-..", &format!("t{n}")))
         .chain([load::started("well")])
@@ -249,6 +257,7 @@ async fn a_record_that_is_answered_503_while_others_pass_is_poison_too() {
             let status = axum::http::StatusCode::from_u16(status(&id)).expect("a status");
             match retry_after {
                 Some(wait) if status != 200 => (status, [("retry-after", wait)]).into_response(),
+                _ if status == 200 => taken(),
                 _ => status.into_response(),
             }
         })
@@ -286,6 +295,7 @@ async fn a_part_of_the_control_plane_that_is_out_makes_no_poison() {
             }
             match passes("") {
                 200 if request.is_batch() => request.results(|_| 200),
+                200 => taken(),
                 status => axum::http::StatusCode::from_u16(status).expect("a status").into_response(),
             }
         })
@@ -317,7 +327,9 @@ async fn the_cause_of_a_link_that_is_down_is_told_also_where_the_answer_was_200(
     let scripts: [(&str, Script); 3] = [
         ("status 401 for a record of a batch", |request| request.results(|_| 401)),
         ("status 500 for a record of a batch", |request| request.results(|_| 500)),
-        ("a batch's answer without usable results", |_| axum::Json(json!({"success": true})).into_response()),
+        ("a batch's answer that does not say what was taken", |_| {
+            axum::Json(json!({"success": true})).into_response()
+        }),
     ];
     for (cause, script) in scripts {
         let server = Scripted::start(script).await;

@@ -4,11 +4,10 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::StatusCode;
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::harness::{Agent, QUOTA, QUOTA_ANSWERS, RedisServer, Stage, load, until};
+use super::harness::{Agent, QUOTA, QUOTA_ANSWERS, RedisServer, Stage, load, taken, until};
 
 #[tokio::test]
 async fn sigterm_finishes_what_is_in_flight_says_goodbye_and_exits_with_0() {
@@ -145,7 +144,7 @@ async fn a_heartbeat_or_registration_that_is_never_answered_does_not_hold_up_the
             if is_silent {
                 std::future::pending::<()>().await;
             }
-            StatusCode::OK
+            taken()
         });
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("its address"));

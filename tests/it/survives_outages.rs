@@ -97,6 +97,6 @@ async fn a_control_plane_that_refuses_everything_meets_the_brake() {
     stage.sandbox.weather(json!({})).await;
     stage.drained().await;
     let dead = stage.agent.metrics().await.sum("dataplane_dead_letters", &[]);
-    assert!((10.0..=14.0).contains(&dead), "REFUSAL_BRAKE + DRAIN_CONCURRENCY at the most: {dead}");
+    assert!(dead <= 14.0, "REFUSAL_BRAKE + DRAIN_CONCURRENCY at the most: {dead}");
     assert_eq!(stage.sandbox.accounts().await.processed(), pushed - dead as u64);
 }

@@ -100,7 +100,7 @@ impl Agent for Ours {
                 again = Some(until);
                 break;
             }
-            self.link.sent(now);
+            self.link.sent(0, 0, now);
             self.in_flight += 1;
             requests += 1;
         }
@@ -118,9 +118,9 @@ impl Agent for Ours {
     fn answered(&mut self, served: bool, sent: Instant, now: Instant) {
         self.in_flight -= 1;
         if served {
-            self.link.delivered(Trip::of_test(sent, 1), now);
+            self.link.delivered(Flight::of_test(sent, 0), now);
         } else {
-            self.link.failed(Trouble::Overloaded, None, Trip::of_test(sent, 1), now);
+            self.link.failed(Trouble::Overloaded, None, Flight::of_test(sent, 0), now);
         }
     }
 }
@@ -162,8 +162,8 @@ fn a_fleet_uses_a_control_plane_that_came_back_and_does_not_knock_it_over() {
     };
     let ours = |_| {
         let mut link = Link::new(settings.clone(), begin);
-        link.sent(begin);
-        link.failed(Trouble::Unreachable, None, Trip::of_test(begin, 1), begin);
+        link.sent(0, 0, begin);
+        link.failed(Trouble::Unreachable, None, Flight::of_test(begin, 0), begin);
         Ours { link, in_flight: 0, asked_until: None }
     };
     let ours = simulate((0..AGENTS).map(ours).collect(), begin);

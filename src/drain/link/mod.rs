@@ -170,9 +170,9 @@ impl Link {
         self.window.room()
     }
 
-    /// The window of bytes, and the shortest round trip of late.
-    pub(super) fn measured(&self) -> (u64, Option<Duration>) {
-        (self.window.bytes(), self.window.round_trip())
+    /// Bytes a second that the link has carried of late, and its shortest round trip.
+    pub(super) fn measured(&self) -> (f64, Option<Duration>) {
+        (self.window.rate(), self.window.round_trip())
     }
 
     /// A request of so many bytes goes out on this route.

@@ -16,66 +16,42 @@ fn link() -> Link {
 
 const MS: Duration = Duration::from_millis(1);
 
-fn trip(sent: Instant) -> Trip {
-    Trip::of_test(sent, 1)
+fn flight(sent: Instant) -> Flight {
+    Flight::of_test(sent, 0)
 }
 
 #[test]
 fn three_failures_in_a_row_open_it_and_one_success_closes_it() {
     let (mut link, start) = (link(), Instant::now());
-    link.sent(start);
-    link.delivered(trip(start), start + MS);
+    link.sent(0, 0, start);
+    link.delivered(flight(start), start + MS);
     assert_eq!(link.circuit(), Circuit::Closed);
     let now = start + 2 * MS;
-    assert_eq!(link.failed(Trouble::Unreachable, None, trip(now), now), None);
-    assert_eq!(link.failed(Trouble::Unreachable, None, trip(now), now), None);
-    let change = link.failed(Trouble::Unreachable, None, trip(now), now);
+    assert_eq!(link.failed(Trouble::Unreachable, None, flight(now), now), None);
+    assert_eq!(link.failed(Trouble::Unreachable, None, flight(now), now), None);
+    let change = link.failed(Trouble::Unreachable, None, flight(now), now);
     assert_eq!(change, Some(Change::Down(Trouble::Unreachable)));
     assert_eq!(link.limit(now), 0, "nothing goes before the backoff is over");
     assert_eq!(link.limit(now + Duration::from_secs(31)), 1, "one probe");
-    link.sent(start);
+    link.sent(0, 0, start);
     assert_eq!(link.circuit(), Circuit::HalfOpen);
-    assert_eq!(link.delivered(trip(now), now + MS), Some(Change::Up));
+    assert_eq!(link.delivered(flight(now), now + MS), Some(Change::Up));
     assert_eq!(link.limit(now), INITIAL_LIMIT as usize, "it starts small");
 }
 
 #[test]
 fn what_a_kind_alone_was_told_does_not_keep_it_open() {
     let (mut link, start) = (link(), Instant::now());
-    link.sent(start);
-    link.delivered(trip(start), start);
+    link.sent(0, 0, start);
+    link.delivered(flight(start), start);
     let hour = Some(Duration::from_secs(3600));
-    assert!(link.failed(Trouble::Overloaded, hour, trip(start), start).is_some());
+    assert!(link.failed(Trouble::Overloaded, hour, flight(start), start).is_some());
     let now = start + Duration::from_secs(60);
     assert_eq!(link.limit(now), 0);
     link.was_not_to_blame(Trouble::Overloaded, now);
     assert_eq!(link.limit(now), 1, "one probe");
-    link.sent(now);
-    assert_eq!(link.delivered(trip(now), now), Some(Change::Up));
-}
-
-/// Requests of which each takes so long are answered for a while; how many may be in flight then.
-fn answered(link: &mut Link, begin: Instant, latency: Duration, requests: u32) -> (Instant, usize) {
-    let mut now = begin;
-    for _ in 0..requests {
-        // As many as may be in flight share the time.
-        now += latency / link.limit(now) as u32;
-        link.sent(now - latency);
-        link.delivered(trip(now - latency), now);
-    }
-    (now, link.limit(now))
-}
-
-#[test]
-fn what_stays_slow_when_little_is_sent_is_no_congestion() {
-    let mut link = link();
-    let (now, fast) = answered(&mut link, Instant::now() + Duration::from_secs(10), 2 * MS, 1000);
-    let (later, slow) = answered(&mut link, now, 500 * MS, 500);
-    assert_eq!((fast, slow), (32, 32));
-    assert!(later - now < Duration::from_secs(30), "{:?}", later - now);
-    link.paced_until(later);
-    (0..10_000).for_each(|_| link.sent(later));
-    assert_eq!(link.paced_until(later), None, "nor is there a pace");
+    link.sent(0, 0, now);
+    assert_eq!(link.delivered(flight(now), now), Some(Change::Up));
 }
 
 #[test]
@@ -83,9 +59,9 @@ fn failures_among_successes_do_not_open_it() {
     let (mut link, start) = (link(), Instant::now());
     for n in 0..100 {
         let now = start + n * MS;
-        link.delivered(trip(start), now);
+        link.delivered(flight(start), now);
         assert_eq!(
-            link.failed(Trouble::Failing, None, trip(start), now + MS),
+            link.failed(Trouble::Failing, None, flight(start), now + MS),
             None,
             "sent before the success"
         );
@@ -99,7 +75,7 @@ fn the_wait_stays_between_its_bounds_and_grows() {
     for round in 0..40 {
         let now = Instant::now();
         link.circuit = Circuit::HalfOpen;
-        link.failed(Trouble::Unreachable, None, trip(now), now);
+        link.failed(Trouble::Unreachable, None, flight(now), now);
         let Circuit::Open { until } = link.circuit() else { panic!("round {round}: not open") };
         let most = if round == 0 { 10 } else { 30 };
         assert!(until - now >= Duration::from_secs(5) && until - now <= Duration::from_secs(most));
@@ -111,16 +87,16 @@ fn an_outage_of_ten_minutes_is_forty_requests_at_the_most() {
     let mut sum = 0;
     for _ in 0..1000 {
         let (mut link, start) = (link(), Instant::now());
-        link.delivered(trip(start), start);
+        link.delivered(flight(start), start);
         let (mut now, mut requests) = (start, 0);
         while now < start + Duration::from_secs(600) {
             match link.circuit() {
                 Circuit::Open { until } if until > now => now = until,
                 _ => {
-                    link.sent(now);
+                    link.sent(0, 0, now);
                     requests += 1;
                     // The quickest of all outages: refused at once.
-                    link.failed(Trouble::Unreachable, None, trip(now), now);
+                    link.failed(Trouble::Unreachable, None, flight(now), now);
                 }
             }
         }
@@ -134,32 +110,32 @@ fn an_outage_of_ten_minutes_is_forty_requests_at_the_most() {
 #[test]
 fn retry_after_is_obeyed() {
     let (mut link, now) = (link(), Instant::now());
-    link.failed(Trouble::Overloaded, Some(Duration::from_secs(77)), trip(now), now);
+    link.failed(Trouble::Overloaded, Some(Duration::from_secs(77)), flight(now), now);
     let Circuit::Open { until } = link.circuit() else { panic!("not open") };
     assert!((77.0..85.0).contains(&(until - now).as_secs_f64()));
-    assert_eq!(link.delivered(trip(now), now + MS), None, "an answer to what was sent before ends no wait");
+    assert_eq!(link.delivered(flight(now), now + MS), None, "an answer to what was sent before ends no wait");
     assert_eq!(link.circuit(), Circuit::Open { until });
-    link.sent(until);
-    assert_eq!(link.delivered(trip(until), until + MS), Some(Change::Up));
+    link.sent(0, 0, until);
+    assert_eq!(link.delivered(flight(until), until + MS), Some(Change::Up));
 }
 
 #[test]
 fn a_retry_after_of_nothing_is_none() {
     let (mut link, now) = (link(), Instant::now());
-    link.sent(now);
-    link.delivered(trip(now), now);
+    link.sent(0, 0, now);
+    link.delivered(flight(now), now);
     for _ in 0..2 {
-        link.failed(Trouble::Overloaded, Some(Duration::ZERO), trip(now), now);
+        link.failed(Trouble::Overloaded, Some(Duration::ZERO), flight(now), now);
         assert_eq!(link.circuit(), Circuit::Closed, "one failure among others");
     }
-    link.failed(Trouble::Overloaded, Some(Duration::ZERO), trip(now), now);
+    link.failed(Trouble::Overloaded, Some(Duration::ZERO), flight(now), now);
     assert_eq!(link.limit(now + Duration::from_secs(4)), 0, "the backoff counts");
 }
 
 #[test]
 fn an_operator_need_not_wait_for_the_probe_however_long_a_wait_was_asked_for() {
     let (mut link, now) = (link(), Instant::now());
-    link.failed(Trouble::Overloaded, Some(Duration::from_secs(3600)), trip(now), now);
+    link.failed(Trouble::Overloaded, Some(Duration::from_secs(3600)), flight(now), now);
     assert_eq!(link.limit(now), 0);
     link.hurry(now);
     assert_eq!(
@@ -167,15 +143,15 @@ fn an_operator_need_not_wait_for_the_probe_however_long_a_wait_was_asked_for() {
         (1, Some(Trouble::Overloaded)),
         "one probe, not the backlog"
     );
-    link.sent(now);
-    assert_eq!(link.delivered(trip(now), now + MS), Some(Change::Up));
+    link.sent(0, 0, now);
+    assert_eq!(link.delivered(flight(now), now + MS), Some(Change::Up));
 }
 
 #[test]
 fn an_answer_that_there_is_no_such_session_ends_an_outage_of_the_link() {
     let (mut link, now) = (link(), Instant::now());
     link.circuit = Circuit::HalfOpen;
-    link.failed(Trouble::Unreachable, None, trip(now), now);
+    link.failed(Trouble::Unreachable, None, flight(now), now);
     assert_eq!(link.not_found(now), None, "one to what was sent before says nothing");
     link.circuit = Circuit::HalfOpen;
     assert_eq!(link.not_found(now), Some(Change::Up));

@@ -33,6 +33,8 @@ const PIPES_UNDER_LOSS: f64 = 32.0;
 /// How far the answers' lateness lies apart on a link that loses packets; and below what it does not.
 const LOSSY_FROM: f64 = 0.35;
 const CLEAN_BELOW: f64 = 0.2;
+/// What a second leaves of the best rate.
+const RATE_KEPT: f64 = 0.95;
 /// What one answer counts of that.
 const SPREAD_GAIN: f64 = 0.03;
 /// On a shorter way a lost packet is sent again too soon to matter.
@@ -76,6 +78,10 @@ pub(super) struct Window {
     is_lossy: bool,
     /// Something has to wait for room.
     is_short: bool,
+    /// Bytes that were delivered since `counting`, and a second in which the link was busy before that.
+    delivered: u64,
+    counting: Option<Instant>,
+    rate: f64,
     last_cut: Option<Instant>,
 }
 
@@ -89,6 +95,9 @@ impl Window {
             spread: 0.0,
             is_lossy: false,
             is_short: false,
+            delivered: 0,
+            counting: None,
+            rate: 0.0,
             last_cut: None,
         }
     }
@@ -106,11 +115,6 @@ impl Window {
         let has_room = self.in_flight == 0 || room >= body / 2.0;
         self.is_short |= !has_room;
         has_room.then_some(body.min(room.max(LEAST)) as usize)
-    }
-
-    /// The window, in bytes.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes as u64
     }
 
     /// A request of this size goes out.
@@ -134,6 +138,7 @@ impl Window {
         let expected = best + (2.0 * best).clamp(QUEUE_LEAST, QUEUE_MOST);
         let ratio = expected / delay;
         self.observe_spread(best, delay);
+        self.measure_rate(flight.bytes, now);
         let share = (flight.bytes as f64 / self.bytes).min(1.0);
         if ratio >= 1.0 {
             if flight.filled {
@@ -164,6 +169,21 @@ impl Window {
         (self.lateness, self.spread, self.is_lossy) = (0.0, 0.0, false);
     }
 
+    /// Bytes a second that the link has carried of late, at its best.
+    pub(super) fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    fn measure_rate(&mut self, bytes: u64, now: Instant) {
+        self.delivered += bytes;
+        let since = *self.counting.get_or_insert(now);
+        let seconds = now.saturating_duration_since(since).as_secs_f64();
+        if seconds >= 1.0 {
+            self.rate = (self.rate * RATE_KEPT).max(self.delivered as f64 / seconds);
+            (self.delivered, self.counting) = (0, Some(now));
+        }
+    }
+
     /// The shortest round trip of late, of whatever request.
     pub(super) fn round_trip(&self) -> Option<Duration> {
         let best = self.best.values().copied().reduce(f64::min)?;
@@ -176,5 +196,127 @@ impl Window {
         self.spread += ((lateness - self.lateness).abs() - self.spread) * SPREAD_GAIN;
         self.lateness += (lateness - self.lateness) * SPREAD_GAIN;
         self.is_lossy = self.spread > if self.is_lossy { CLEAN_BELOW } else { LOSSY_FROM };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cmp::Reverse;
+    use std::collections::BinaryHeap;
+
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+
+    /// A way with a bottleneck, and a backlog that never ends.
+    struct Way {
+        round_trip: f64,
+        bytes_per_second: f64,
+        /// What the other side takes for each byte.
+        processing: f64,
+        /// The share of requests that have to send a packet again, and what that takes.
+        late: f64,
+    }
+
+    /// What a run brings: bytes a second, the mean time behind the bottleneck's queue, and the window in the end.
+    struct Run {
+        rate: f64,
+        queue: f64,
+        window: Window,
+    }
+
+    /// Sends through the way for so long; the last half counts.
+    fn run(mut window: Window, way: &Way, begin: Instant, seconds: f64) -> Run {
+        let mut dice = rand::rngs::SmallRng::seed_from_u64(7);
+        let (mut now, mut free_at) = (0.0_f64, 0.0_f64);
+        let mut events: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::new();
+        let mut flights: Vec<Flight> = Vec::new();
+        let (mut carried, mut queues, mut requests) = (0.0, 0.0, 0.0_f64);
+        let at = |seconds: f64| begin + Duration::from_secs_f64(seconds);
+        while now < seconds {
+            while events.len() < window.pipes()
+                && let Some(bytes) = window.room()
+            {
+                let starts = free_at.max(now);
+                free_at = starts + bytes as f64 / way.bytes_per_second;
+                let late = if dice.random_bool(way.late) { 2.0 * way.round_trip } else { 0.0 };
+                let answered = free_at + way.round_trip + way.processing * bytes as f64 + late;
+                events.push(Reverse(((answered * 1e9) as u64, flights.len())));
+                flights.push(window.sent(0, bytes as u64, at(now)));
+                if now > seconds / 2.0 {
+                    (carried, queues, requests) =
+                        (carried + bytes as f64, queues + starts - now, requests + 1.0);
+                }
+            }
+            let Some(Reverse((nanos, flight))) = events.pop() else { break };
+            now = nanos as f64 / 1e9;
+            window.landed(flights[flight]);
+            window.delivered(flights[flight], at(now));
+        }
+        Run { rate: carried / (seconds / 2.0), queue: queues / requests.max(1.0), window }
+    }
+
+    const CLEAN: Way = Way { round_trip: 0.1, bytes_per_second: 125_000.0, processing: 0.0, late: 0.0 };
+
+    #[test]
+    fn a_thin_link_is_filled_and_its_queue_stays_short() {
+        for (bytes_per_second, round_trip) in [(125e3, 0.1), (125e3, 0.02), (1.25e6, 0.1), (1.25e6, 0.3)] {
+            let way = Way { bytes_per_second, round_trip, ..CLEAN };
+            let ran = run(Window::new(), &way, Instant::now(), 60.0);
+            assert!(ran.rate >= 0.9 * bytes_per_second, "{bytes_per_second} at {round_trip}: {}", ran.rate);
+            assert!(ran.queue <= 0.3, "{bytes_per_second} at {round_trip}: {} s in the queue", ran.queue);
+        }
+    }
+
+    #[test]
+    fn a_wide_link_is_filled_within_seconds() {
+        let way = Way { bytes_per_second: 12.5e6, ..CLEAN };
+        let ran = run(Window::new(), &way, Instant::now(), 6.0);
+        assert!(ran.rate >= 8e6, "{}", ran.rate);
+    }
+
+    #[test]
+    fn under_loss_more_pipes_carry_what_a_clean_link_carries() {
+        let way = Way { bytes_per_second: 12.5e6, late: 0.4, ..CLEAN };
+        let ran = run(Window::new(), &way, Instant::now(), 30.0);
+        assert!(ran.window.is_lossy && ran.window.pipes() > PIPES as usize, "{:?}", ran.window);
+        assert!(ran.rate >= 3e6, "{}", ran.rate);
+        let clean = run(Window::new(), &Way { late: 0.0, ..way }, Instant::now(), 30.0);
+        assert!(!clean.window.is_lossy);
+    }
+
+    #[test]
+    fn a_slow_control_plane_is_no_queue_that_sending_less_would_shorten() {
+        let begin = Instant::now();
+        let fast = run(Window::new(), &Way { bytes_per_second: 12.5e6, ..CLEAN }, begin, 20.0);
+        let slow = Way { bytes_per_second: 12.5e6, processing: 40e-6, round_trip: 0.4, ..CLEAN };
+        let ran = run(fast.window, &slow, begin + Duration::from_secs(20), 120.0);
+        assert!(ran.rate >= 50e3, "{}", ran.rate);
+    }
+
+    #[test]
+    fn a_link_that_becomes_thin_is_not_flooded() {
+        let begin = Instant::now();
+        let wide = run(Window::new(), &Way { bytes_per_second: 12.5e6, ..CLEAN }, begin, 20.0);
+        let ran = run(wide.window, &CLEAN, begin + Duration::from_secs(20), 120.0);
+        assert!(ran.rate >= 0.9 * CLEAN.bytes_per_second, "{}", ran.rate);
+        assert!(ran.queue <= 0.4, "{} s in the queue", ran.queue);
+    }
+
+    #[test]
+    fn a_lone_request_always_has_room_and_timeouts_halve_the_window_once_a_round() {
+        let (mut window, now) = (Window::new(), Instant::now());
+        for n in 0..20 {
+            let sent = now + Duration::from_secs(n);
+            assert!(window.room().is_some_and(|bytes| bytes >= LEAST as usize / 2));
+            let flights: Vec<Flight> = (0..3).map(|_| window.sent(0, 1 << 20, sent)).collect();
+            assert!(window.room().is_none(), "it is full");
+            let before = window.bytes;
+            for flight in flights {
+                window.landed(flight);
+                window.congested(flight, sent + Duration::from_millis(500));
+            }
+            assert!((window.bytes - (before / 2.0).max(LEAST)).abs() < 1.0);
+        }
     }
 }

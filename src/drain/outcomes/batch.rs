@@ -7,11 +7,11 @@ use uuid::Uuid;
 use super::{RecordFailure, detail, in_words};
 use crate::control_plane::{Answer, BatchException, Encoding, Meaning, Response, parse_batch_answer};
 use crate::drain::Run;
-use crate::drain::link::Flight;
+use crate::drain::link::{Flight, asked_wait};
 use crate::drain::queues::{Group, Item, LOGS, LaneKey, Parcel, lanes_of, place, records_in};
 use crate::drain::routes::Beside;
 use crate::drain::verdict::{Trouble, Verdict, by_status, judge};
-use crate::outbox::{Log, Reason, Settlement};
+use crate::outbox::{Reason, Settlement};
 
 /// What was heard where the status says nothing of what is wrong.
 const UNUSABLE_BATCH: &str = "a batch's answer that does not say what was taken";
@@ -54,6 +54,11 @@ impl Run {
             self.batch_results(parcel, exceptions, flight, now);
             return;
         }
+        if is_mixed(&parcel) && may_be_a_kinds(answer) {
+            // Which kind is at fault is not known: each goes by itself, and nothing is concluded before.
+            self.batching.mixed_failed(now);
+            return self.try_again(parcel, now);
+        }
         match response.map(|response| (response.status, response)) {
             Some((404 | 405 | 501, _)) if self.batching.absent(now) => return self.give_back(parcel, now),
             Some((404 | 405 | 501, _)) => return self.no_batches(parcel, now),
@@ -82,7 +87,15 @@ impl Run {
                 self.batch_failed(parcel, trouble, retry_after, flight, now);
             }
             // Refused, or known, as a whole: halves tell which of them is meant.
-            _ => {
+            (verdict, _) => {
+                let log = parcel.first().and_then(|group| group.items.first()).map(|item| item.ticket.log);
+                if let Some(log) = log.filter(|_| verdict == Verdict::Refused) {
+                    let change = self.link.answered(now);
+                    self.announce(change);
+                    if self.routes.refused(log, &self.heard, now) {
+                        self.held(log);
+                    }
+                }
                 halve(&mut parcel);
                 self.give_back(parcel, now);
             }
@@ -90,7 +103,14 @@ impl Run {
     }
 
     /// A batch of one record was answered as a whole: that is the record's answer.
-    fn lone_record_answered(&mut self, key: LaneKey, item: Item, flight: Flight, answer: &Answer, now: Instant) {
+    fn lone_record_answered(
+        &mut self,
+        key: LaneKey,
+        item: Item,
+        flight: Flight,
+        answer: &Answer,
+        now: Instant,
+    ) {
         if judge(&answer.result).0 != Verdict::Settled(Settlement::Delivered) {
             return self.record_answered(key, item, flight, answer, now);
         }
@@ -117,7 +137,8 @@ impl Run {
         flight: Flight,
         now: Instant,
     ) {
-        let Some(log) = parcel.first().and_then(|group| group.items.first()).map(|item| item.ticket.log) else {
+        let Some(log) = parcel.first().and_then(|group| group.items.first()).map(|item| item.ticket.log)
+        else {
             return;
         };
         let items = parcel.iter_mut().flat_map(|group| &mut group.items);
@@ -138,10 +159,13 @@ impl Run {
 
     /// What breaks on the way compressed may pass plain: nothing is concluded before that was tried.
     fn try_plain(&mut self, mut parcel: Parcel, now: Instant) {
-        for item in parcel.iter_mut().flat_map(|group| &mut group.items) {
-            item.history.is_plain = true;
-            item.history.attempts -= 1;
-        }
+        parcel.iter_mut().flat_map(|group| &mut group.items).for_each(|item| item.history.is_plain = true);
+        self.try_again(parcel, now);
+    }
+
+    /// In another form, which makes it no attempt.
+    fn try_again(&mut self, mut parcel: Parcel, now: Instant) {
+        parcel.iter_mut().flat_map(|group| &mut group.items).for_each(|item| item.history.attempts -= 1);
         self.give_back(parcel, now);
     }
 
@@ -248,9 +272,10 @@ impl Run {
     fn no_batches(&mut self, parcel: Parcel, now: Instant) {
         let change = self.link.not_found(now);
         self.announce(change);
-        for log in LOGS.into_iter().filter(|log| {
-            parcel.iter().flat_map(|group| &group.items).any(|item| item.ticket.log == *log)
-        }) {
+        for log in LOGS
+            .into_iter()
+            .filter(|log| parcel.iter().flat_map(|group| &group.items).any(|item| item.ticket.log == *log))
+        {
             if self.routes.absent(log, &self.heard, now) {
                 self.held(log);
             }
@@ -259,6 +284,21 @@ impl Run {
             self.retry(lane, item, Trouble::NoRoute.label(), None, now);
         }
     }
+}
+
+/// Whether one kind in it may be why a batch failed as a whole, and not the link.
+fn may_be_a_kinds(answer: &Answer) -> bool {
+    let (verdict, retry_after) = judge(&answer.result);
+    let is_asked = asked_wait(retry_after).is_some();
+    let failed = matches!(verdict, Verdict::Failed { may_be_poison: true, .. });
+    !is_asked && (failed || matches!(verdict, Verdict::Refused | Verdict::SessionUnknown))
+}
+
+/// Whether records of several kinds are in it.
+fn is_mixed(parcel: &[Group]) -> bool {
+    let mut kinds = parcel.iter().flat_map(|group| &group.items).map(|item| item.ticket.kind);
+    let first = kinds.next();
+    kinds.any(|kind| Some(kind) != first)
 }
 
 fn items_of(parcel: Parcel) -> impl Iterator<Item = (LaneKey, Item)> {
@@ -324,6 +364,3 @@ fn halve(parcel: &mut Parcel) {
         item.history.batch_most = most;
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -144,11 +144,12 @@ impl Lane {
         Some(item)
     }
 
-    /// Takes as many records as may go together and have room in this lane's `share` of a batch: suspects, or what is none.
+    /// Takes as many records as may go together and have room in this lane's `share` of a batch: suspects, or what is none;
+    /// up to the first of a line at which it `stops`.
     pub(super) fn pop_run(
         &mut self,
         suspects: bool,
-        held: &[bool; LOGS.len()],
+        stops: &[bool; LOGS.len()],
         mut share: Room,
         batch: &mut Room,
     ) -> Vec<Item> {
@@ -160,7 +161,7 @@ impl Lane {
             let bytes = around + batch::size(&item.record);
             // Never more than the share, but for one record, which needs no more than the batch has.
             let fits = batch.fits(bytes) && share.fits(bytes) && share.admits(most);
-            if held[line] || item.history.is_suspect() != suspects || !fits || !batch.admits(most) {
+            if stops[line] || item.history.is_suspect() != suspects || !fits || !batch.admits(most) {
                 break;
             }
             batch.take(bytes, most);

@@ -49,14 +49,14 @@ const READ_BEHIND: [usize; 2] = [1, 2];
 
 impl Lanes {
     /// Whether no more of this kind is to be read.
-    pub(in crate::drain) fn is_full(&self, kind: Kind, window: Window) -> bool {
+    pub(super) fn is_full(&self, kind: Kind, window: Window) -> bool {
         let at = place_of(kind);
         self.counts[at] >= window.records || self.bytes[at] >= window.bytes
     }
 
     /// Makes room where lanes that wait hold it. Called whenever the window is full: it looks through them only when they
     /// may hold more than when it last did.
-    pub(in crate::drain) fn make_room(&mut self, kind: Kind, window: Window) {
+    pub(super) fn make_room(&mut self, kind: Kind, window: Window) {
         let at = place_of(kind);
         if !std::mem::take(&mut self.grown[at]) {
             return;

@@ -30,7 +30,8 @@ pub use horizon::Horizon;
 use lane::Lane;
 pub(super) use lane::Unknown;
 use memory::Asking;
-pub(super) use parcel::{Group, History, Item, Outcomes, Parcel, SessionOrder, lanes_of, records_in};
+pub use parcel::SessionOrder;
+pub(super) use parcel::{Group, History, Item, Outcomes, Parcel, lanes_of, records_in};
 pub(super) use read_ahead::ReadAhead;
 
 #[cfg(test)]
@@ -105,6 +106,8 @@ pub(super) struct BatchLimits {
     pub bytes: usize,
     /// Of one session, if not as many as there are.
     pub of_a_session: Option<NonZeroUsize>,
+    /// Of one kind alone.
+    pub of_one_kind: bool,
     /// Requests that share the lanes: each takes its part of them, so that no batch swallows all sessions.
     pub pipes: usize,
 }
@@ -279,9 +282,8 @@ impl Lanes {
 
     /// Whether a log is held that could be probed now.
     pub(super) fn has_held(&self, log: Log) -> bool {
-        place(log).is_some_and(|at| {
-            self.held[at] && !(self.ready[at].is_empty() && self.suspects[at].is_empty())
-        })
+        place(log)
+            .is_some_and(|at| self.held[at] && !(self.ready[at].is_empty() && self.suspects[at].is_empty()))
     }
 
     fn may_go(&self, at: usize) -> bool {
@@ -346,16 +348,17 @@ impl Lanes {
     }
 
     /// Lanes for a batch that begins with this queue: their part of all that are under way.
-    fn batch_lanes(&mut self, first: Queue, pipes: usize) -> Vec<LaneKey> {
-        let logs = [first.at, STARTED, COMPLETED, USAGE];
+    fn batch_lanes(&mut self, first: Queue, limits: &BatchLimits) -> Vec<LaneKey> {
+        let all_logs = [first.at, STARTED, COMPLETED, USAGE];
+        let logs = if limits.of_one_kind { &all_logs[..1] } else { &all_logs[..] };
         let (held, is_suspect) = (self.held, first.is_suspect);
         let may = |at: &usize| *at != QUOTA && !held[*at];
         let queues = if is_suspect { &mut self.suspects } else { &mut self.ready };
         let waiting: usize = (0..LOGS.len()).filter(may).map(|at| queues[at].len()).sum();
         let all = if is_suspect { waiting } else { waiting + self.flying };
-        let share = all.div_ceil(pipes.max(1)).max(1);
+        let share = all.div_ceil(limits.pipes.max(1)).max(1);
         let mut keys = Vec::with_capacity(share.min(waiting));
-        for at in logs.into_iter().filter(may) {
+        for at in logs.iter().copied().filter(may) {
             while keys.len() < share
                 && let Some(key) = queues[at].pop_front()
             {
@@ -366,7 +369,7 @@ impl Lanes {
     }
 
     fn pick_batch(&mut self, first: Queue, limits: BatchLimits) -> Parcel {
-        let keys = self.batch_lanes(first, limits.pipes);
+        let keys = self.batch_lanes(first, &limits);
         let mut room = parcel::Room::of(limits.records, limits.bytes.saturating_sub(batch::EMPTY));
         let mut groups = Vec::with_capacity(keys.len());
         let mut lanes_left = keys.len();
@@ -375,11 +378,14 @@ impl Lanes {
             let mut share = room.share(lanes_left);
             share.most = limits.of_a_session.map_or(usize::MAX, NonZeroUsize::get);
             lanes_left -= 1;
-            let held = self.held;
+            let stops = match limits.of_one_kind {
+                true => std::array::from_fn(|at| at != first.at),
+                false => self.held,
+            };
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             lane.queued = None;
             let was_flying = lane.in_flight > 0;
-            let items = lane.pop_run(first.is_suspect, &held, share, &mut room);
+            let items = lane.pop_run(first.is_suspect, &stops, share, &mut room);
             if items.is_empty() {
                 left_over.push(key);
                 continue;
@@ -535,8 +541,7 @@ impl Lanes {
     pub(super) fn take_expired(&mut self, before: i64) -> Vec<(LaneKey, Item)> {
         let is_expired = |lane: &Lane| {
             let head = lane.head().map(|(_, item)| item.ticket);
-            lane.in_flight == 0
-                && head.is_some_and(|it| it.kind == Kind::Quota && it.accepted_at.0 < before)
+            lane.in_flight == 0 && head.is_some_and(|it| it.kind == Kind::Quota && it.accepted_at.0 < before)
         };
         let expired: HashSet<LaneKey> =
             self.lanes.iter().filter(|(_, lane)| is_expired(lane)).map(|(key, _)| *key).collect();

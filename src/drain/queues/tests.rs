@@ -4,6 +4,7 @@ mod model;
 
 use std::time::Duration;
 
+use super::memory::Window;
 use super::*;
 use crate::outbox::Leased;
 use crate::record::{Acceptor, Origin, Queue, Timestamp, UnknownFields};
@@ -40,9 +41,20 @@ fn lanes(records: &[(Kind, &str, u64)]) -> Lanes {
     lanes
 }
 
+/// The one record of a parcel.
+fn only(parcel: Parcel) -> (LaneKey, Item) {
+    let mut items: Vec<_> = items_of(parcel).collect();
+    assert_eq!(items.len(), 1);
+    items.remove(0)
+}
+
+fn items_of(parcel: Parcel) -> impl Iterator<Item = (LaneKey, Item)> {
+    parcel.into_iter().flat_map(|group| group.items.into_iter().map(move |item| (group.lane, item)))
+}
+
 /// The next record, one by one.
 fn pick(lanes: &mut Lanes) -> Option<(LaneKey, Item)> {
-    lanes.pick(None)?.pop()
+    lanes.pick(None).map(only)
 }
 
 /// Sends the next record, and says which.
@@ -121,7 +133,7 @@ fn quota_goes_first_and_lifecycle_second_and_neither_starves_the_others() {
     }
     let classes: Vec<_> =
         std::iter::from_fn(|| pick(&mut lanes)).map(|(_, item)| place_of(item.ticket.kind)).collect();
-    let streak = STREAK as usize;
+    let streak = STREAKS[0] as usize;
     assert!(classes[..streak].iter().all(|class| *class == 0));
     for (at, run) in classes[..600].windows(streak + 1).enumerate() {
         assert!(run.iter().any(|class| *class > 0), "only quota from {at} on");
@@ -140,7 +152,7 @@ fn quota_goes_first_and_lifecycle_second_and_neither_starves_the_others() {
 fn what_was_put_back_waits_for_its_time_at_the_head_of_its_lane() {
     let mut lanes = lanes(&[(Kind::Usage, "a", 1), (Kind::Usage, "a", 2), (Kind::Usage, "b", 3)]);
     let (key, mut item) = pick(&mut lanes).unwrap();
-    item.tries.attempts = 7;
+    item.history.attempts = 7;
     let not_before = soon();
     lanes.put_back(key, item, not_before);
     assert_eq!(lanes.next_wake(), Some(not_before));
@@ -152,7 +164,7 @@ fn what_was_put_back_waits_for_its_time_at_the_head_of_its_lane() {
     lanes.wake(not_before);
     assert_eq!(lanes.next_wake(), None);
     let (key, item) = pick(&mut lanes).unwrap();
-    assert_eq!((item.ticket.seq, item.tries.attempts), (1, 7), "what happened to it is not forgotten");
+    assert_eq!((item.ticket.seq, item.history.attempts), (1, 7), "what happened to it is not forgotten");
     lanes.settle(key, &item);
     assert_eq!(send_all(&mut lanes), [2, 4]);
 }
@@ -174,18 +186,18 @@ fn the_link_is_probed_with_what_was_tried_least() {
     let now = Instant::now();
     let picked: Vec<_> = std::iter::from_fn(|| pick(&mut lanes)).collect();
     for ((key, mut item), attempts) in picked.into_iter().zip([2, 1, 2]) {
-        item.tries.attempts = attempts;
+        item.history.attempts = attempts;
         lanes.put_back(key, item, now);
     }
     lanes.wake(now);
-    assert_eq!(lanes.pick_probe(|_| 0).unwrap()[0].1.ticket.seq, 2);
+    assert_eq!(only(lanes.pick_probe(|_| 0).unwrap()).1.ticket.seq, 2);
 }
 
 #[test]
 fn the_link_is_probed_with_the_kind_that_failed_least() {
     let mut lanes = lanes(&[(Kind::Usage, "a", 1), (Kind::Completed, "b", 2), (Kind::Quota, "c", 3)]);
     let failed = |log| u64::from(log == Log::Quota);
-    let mut probe = || lanes.pick_probe(failed).unwrap()[0].1.ticket.seq;
+    let mut probe = || only(lanes.pick_probe(failed).unwrap()).1.ticket.seq;
     assert_eq!([probe(), probe(), probe()], [2, 1, 3]);
 }
 
@@ -273,7 +285,7 @@ fn a_refill_begins_at_the_first_cut_of_those_that_asked() {
 fn put_all_back(lanes: &mut Lanes, not_before: Instant, attempts: u32) {
     let heads: Vec<_> = std::iter::from_fn(|| pick(lanes)).collect();
     for (key, mut item) in heads {
-        item.tries.attempts = attempts;
+        item.history.attempts = attempts;
         lanes.put_back(key, item, not_before);
     }
 }
@@ -313,7 +325,7 @@ fn sessions_that_wait_leave_room_for_others_and_forget_nothing() {
     let again: Vec<_> = std::iter::from_fn(|| pick(&mut lanes)).collect();
     assert_eq!(again.len(), SMALL.records);
     for (key, item) in again {
-        assert_eq!(item.tries.attempts, 3, "what happened to it is not forgotten");
+        assert_eq!(item.history.attempts, 3, "what happened to it is not forgotten");
         lanes.settle(key, &item);
     }
     assert!(lanes.begin_refill(Log::Completed).is_some());
@@ -457,7 +469,7 @@ fn of_a_log_that_is_held_nothing_goes_but_a_probe_and_the_others_go_past_it() {
     lanes.hold([false, true, false, false]);
     assert_eq!(send_all(&mut lanes), [2, 4, 3]);
     assert!(!lanes.has_ready() && lanes.has_held(Log::Started) && !lanes.has_held(Log::Usage));
-    let (key, item) = lanes.pick_probe_of(Log::Started).unwrap().pop().unwrap();
+    let (key, item) = only(lanes.pick_probe_of(Log::Started).unwrap());
     assert_eq!(item.ticket.seq, 1);
     lanes.settle(key, &item);
     lanes.hold([false; LOGS.len()]);
@@ -534,17 +546,185 @@ fn what_goes_behind_a_held_head_takes_no_room_from_others_and_is_read_again() {
     assert_eq!(lanes.begin_refill(Log::Completed), Some(6));
 }
 
+/// As much as anybody would put in a batch.
+const LIMITS: BatchLimits =
+    BatchLimits { records: 1000, bytes: 1 << 20, of_a_session: None, of_one_kind: false, pipes: 1 };
+
+/// The numbers in a batch, by session.
+fn batch_of(lanes: &mut Lanes, limits: BatchLimits) -> (Parcel, Vec<Vec<u64>>) {
+    let parcel = lanes.pick(Some(limits)).unwrap_or_default();
+    let numbers =
+        parcel.iter().map(|group| group.items.iter().map(|item| item.ticket.seq).collect()).collect();
+    (parcel, numbers)
+}
+
 #[test]
-fn a_batch_is_as_large_as_it_may_be_and_no_larger() {
-    let max_bytes = 5000;
-    let (mode, compression) = (batch::DeliveryMode::Batch, batch::Compression::None);
-    let batching = Batching::new(batch::Settings { mode, max_records: 1000, max_bytes, compression });
+fn a_batch_holds_whole_sessions_each_in_its_order() {
+    let mut lanes = lanes(&[
+        (Kind::Usage, "a", 2),
+        (Kind::Started, "a", 1),
+        (Kind::Usage, "a", 4),
+        (Kind::Completed, "a", 6),
+        (Kind::Usage, "b", 3),
+        (Kind::Usage, "b", 5),
+        (Kind::Quota, "a", 7),
+    ]);
+    let quota = lanes.pick(Some(LIMITS)).unwrap();
+    assert_eq!(only(quota).1.ticket.seq, 7, "quota requests are never batched");
+    let (_, numbers) = batch_of(&mut lanes, LIMITS);
+    assert_eq!(numbers, [vec![1, 2, 4, 6], vec![3, 5]]);
+    assert!(!lanes.has_ready(), "each session is in one request at a time");
+}
+
+#[test]
+fn sessions_are_spread_over_pipes_and_share_a_batch_evenly() {
     let mut lanes = Lanes::default();
-    for seq in 1..=100 {
-        load(&mut lanes, Kind::Usage, &format!("s{seq}"), seq);
+    for seq in 0..64 {
+        load(&mut lanes, Kind::Usage, &format!("s{}", seq % 8), seq + 1);
     }
-    let parcel = lanes.pick(Some(&batching)).unwrap();
-    let (whole, one) =
-        (batch::body(&parcel, false).bytes.len(), batch::body(&parcel[..1], false).bytes.len());
-    assert!(whole <= max_bytes && whole + one > max_bytes, "{whole} bytes, of which {one} with one record");
+    let limits = BatchLimits { records: 8, pipes: 4, ..LIMITS };
+    for _ in 0..4 {
+        let (_, numbers) = batch_of(&mut lanes, limits);
+        assert_eq!(numbers.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4]);
+    }
+    assert!(!lanes.has_ready());
+}
+
+#[test]
+fn what_has_no_room_in_a_batch_goes_first_in_the_next() {
+    let mut lanes = lanes(&[(Kind::Usage, "a", 1), (Kind::Usage, "b", 2), (Kind::Usage, "c", 3)]);
+    let limits = BatchLimits { records: 2, ..LIMITS };
+    assert_eq!(batch_of(&mut lanes, limits).1, [[1], [2]]);
+    load(&mut lanes, Kind::Usage, "d", 4);
+    assert_eq!(batch_of(&mut lanes, limits).1, [[3], [4]]);
+}
+
+#[test]
+fn a_record_that_is_looked_for_travels_with_as_few_as_it_may() {
+    let mut lanes = lanes(&[(Kind::Usage, "a", 1), (Kind::Usage, "b", 2), (Kind::Usage, "c", 3)]);
+    let (parcel, _) = batch_of(&mut lanes, LIMITS);
+    let now = Instant::now();
+    for (key, mut item) in items_of(parcel) {
+        item.history.batch_most = if item.ticket.seq == 2 { 1 } else { 2 };
+        lanes.put_back(key, item, now);
+    }
+    lanes.wake(now);
+    let mut sizes: Vec<usize> = Vec::new();
+    while lanes.has_ready() {
+        sizes.push(batch_of(&mut lanes, LIMITS).1.iter().map(Vec::len).sum());
+    }
+    assert!(sizes.iter().all(|size| *size <= 2) && sizes.contains(&1), "{sizes:?}");
+}
+
+#[test]
+fn after_a_breach_a_batch_holds_one_record_of_a_session() {
+    let mut lanes = lanes(&[(Kind::Usage, "a", 1), (Kind::Usage, "a", 2), (Kind::Usage, "b", 3)]);
+    let limits = BatchLimits { of_a_session: NonZeroUsize::new(1), ..LIMITS };
+    assert_eq!(batch_of(&mut lanes, limits).1, [[1], [3]]);
+}
+
+#[test]
+fn kinds_go_apart_while_it_is_not_known_which_of_them_fails() {
+    let mut lanes = lanes(&[(Kind::Started, "a", 1), (Kind::Usage, "a", 2), (Kind::Usage, "b", 3)]);
+    let limits = BatchLimits { of_one_kind: true, ..LIMITS };
+    assert_eq!(batch_of(&mut lanes, limits).1, [[1]]);
+    assert_eq!(batch_of(&mut lanes, limits).1, [[3]]);
+}
+
+#[test]
+fn what_comes_back_of_a_batch_takes_its_place_again() {
+    let mut lanes = lanes(&[(Kind::Started, "a", 1), (Kind::Usage, "a", 2), (Kind::Usage, "a", 3)]);
+    load(&mut lanes, Kind::Usage, "a", 4);
+    let (parcel, _) = batch_of(&mut lanes, LIMITS);
+    load(&mut lanes, Kind::Usage, "a", 5);
+    let now = Instant::now();
+    for (key, item) in items_of(parcel).collect::<Vec<_>>().into_iter().rev() {
+        match item.ticket.seq {
+            2 | 4 => lanes.put_back(key, item, now),
+            _ => lanes.settle(key, &item),
+        }
+        assert!(!lanes.has_ready(), "not before all of it has come back");
+    }
+    lanes.wake(now);
+    assert_eq!(batch_of(&mut lanes, LIMITS).1, [[2, 4, 5]]);
+}
+
+/// Puts back the head of every lane as refused once.
+fn refuse_heads(lanes: &mut Lanes, now: Instant) {
+    for (key, mut item) in std::iter::from_fn(|| pick(lanes)).collect::<Vec<_>>() {
+        item.history.refusals = 1;
+        lanes.put_back(key, item, now);
+    }
+    lanes.wake(now);
+}
+
+#[test]
+fn suspects_travel_by_themselves_and_take_turns_with_good_records() {
+    let mut lanes = lanes(&[(Kind::Usage, "bad-1", 1), (Kind::Usage, "bad-2", 2), (Kind::Usage, "bad-2", 3)]);
+    let now = Instant::now();
+    refuse_heads(&mut lanes, now);
+    for seq in 10..14 {
+        load(&mut lanes, Kind::Usage, &format!("good-{seq}"), seq);
+    }
+    let order: Vec<_> = std::iter::from_fn(|| pick(&mut lanes)).map(|(_, item)| item.ticket.seq).collect();
+    assert_eq!(order, [1, 10, 2, 11, 12, 13], "one suspect, one good record");
+
+    let mut lanes =
+        super::tests::lanes(&[(Kind::Usage, "bad", 1), (Kind::Usage, "bad", 2), (Kind::Usage, "good", 3)]);
+    let (parcel, _) = batch_of(&mut lanes, LIMITS);
+    for (key, mut item) in items_of(parcel) {
+        item.history.refusals = u8::from(item.ticket.seq == 1);
+        lanes.put_back(key, item, now);
+    }
+    lanes.wake(now);
+    assert_eq!(batch_of(&mut lanes, LIMITS).1, [[1]], "the confirmation, alone");
+    assert_eq!(batch_of(&mut lanes, LIMITS).1, [[3]]);
+}
+
+#[test]
+fn a_kind_that_is_refused_is_probed_with_sessions_that_were_delivered_and_behind_suspects() {
+    let mut lanes = Lanes::default();
+    let now = Instant::now();
+    load(&mut lanes, Kind::Usage, "bad", 1);
+    load(&mut lanes, Kind::Usage, "bad", 2);
+    refuse_heads(&mut lanes, now);
+    for seq in 3..8 {
+        load(&mut lanes, Kind::Usage, &format!("new-{seq}"), seq);
+    }
+    load(&mut lanes, Kind::Usage, "proven", 8);
+    lanes.delivered(LaneKey::of_session("proven"));
+    lanes.hold([false, false, true, false]);
+    let mut probe = || only(lanes.pick_probe_of(Log::Usage).unwrap()).1.ticket.seq;
+    assert_eq!(probe(), 8, "a session that is known to be good");
+    let others: Vec<_> = (3..8).map(|_| probe()).collect();
+    assert_eq!(others, [3, 4, 5, 6, 7]);
+    assert_eq!(probe(), 2, "behind the suspect");
+    assert!(lanes.pick_probe_of(Log::Usage).is_none());
+}
+
+#[test]
+fn with_boundaries_usage_goes_several_at_once_and_the_events_around_it() {
+    let mut lanes = lanes(&[
+        (Kind::Started, "a", 1),
+        (Kind::Usage, "a", 2),
+        (Kind::Usage, "a", 3),
+        (Kind::Usage, "a", 4),
+        (Kind::Completed, "a", 5),
+    ]);
+    lanes.set_order(SessionOrder::Boundaries);
+    let (key, started) = pick(&mut lanes).unwrap();
+    assert!(pick(&mut lanes).is_none(), "started goes alone");
+    lanes.settle(key, &started);
+    let mut usage: Vec<_> = std::iter::from_fn(|| pick(&mut lanes)).collect();
+    assert_eq!(usage.iter().map(|(_, item)| item.ticket.seq).collect::<Vec<_>>(), [2, 3, 4]);
+    let now = Instant::now();
+    let (key, first) = usage.remove(0);
+    lanes.put_back(key, first, now);
+    for (key, item) in usage {
+        lanes.settle(key, &item);
+        assert!(pick(&mut lanes).is_none(), "completed waits for all usage");
+    }
+    lanes.wake(now);
+    assert_eq!(send_all(&mut lanes), [2, 5]);
+    assert!(lanes.lanes.is_empty());
 }

@@ -157,7 +157,8 @@ impl Routes {
             return true;
         }
         let (route, most) = (self.known_of(log), self.settings.refusal_brake as usize);
-        let others_failed = (route.outcomes.failures - history.first.failures).saturating_sub(history.own_failures);
+        let others_failed =
+            (route.outcomes.failures - history.first.failures).saturating_sub(history.own_failures);
         let passed = route.outcomes.passes - history.first.passes;
         passed >= PASS_FOR_EACH_FAILED * others_failed && (most == 0 || route.failing.len() <= most)
     }

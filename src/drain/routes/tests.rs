@@ -38,13 +38,25 @@ fn refusals_of_a_kind_set_its_brake_whatever_else_is_delivered_and_a_delivery_of
 #[test]
 fn a_no_to_every_kind_costs_one_brakes_worth_and_not_one_for_each() {
     let (mut routes, now) = (routes(), Instant::now());
-    let mut given_up = 0;
+    let mut not_braked = 0;
     for n in 0..100 {
         let log = LOGS[n % LOGS.len()];
-        let sets_it = routes.refused(log, "status 422", now);
-        given_up += u32::from(routes.gives_up(log, sets_it));
+        routes.refused(log, "status 422", now);
+        not_braked += u32::from(!routes.is_braked(log));
     }
-    assert_eq!((given_up, routes.held()), (5, [true; LOGS.len()]));
+    assert_eq!((not_braked, routes.held()), (4, [true; LOGS.len()]));
+}
+
+#[test]
+fn the_first_probe_behind_a_brake_goes_at_once() {
+    let (mut routes, now) = (routes(), Instant::now());
+    (0..5).for_each(|_| {
+        assert!(!routes.refused(Log::Usage, "status 422", now) || routes.is_braked(Log::Usage))
+    });
+    assert_eq!(routes.due(now, |_| true), Some(Log::Usage));
+    routes.probe_sent(Log::Usage);
+    routes.probe_answered(Log::Usage, now);
+    assert_eq!(routes.due(now, |_| true), None, "the next one waits");
 }
 
 #[test]
@@ -59,12 +71,11 @@ fn bad_records_among_good_ones_of_their_kind_set_no_brake() {
 }
 
 #[test]
-fn what_an_earlier_process_met_counts_and_one_refusal_more_is_told_all_the_same() {
+fn what_an_earlier_process_met_counts() {
     let (mut routes, now) = (routes(), Instant::now());
     routes.remember_refusals(Log::Usage, 1000);
     assert!(!routes.is_braked(Log::Usage), "nothing is held before it was tried");
     assert!(routes.refused(Log::Usage, "status 422", now));
-    assert!(routes.gives_up(Log::Usage, true));
     assert!(!routes.refused(Log::Started, "status 422", now));
 }
 
@@ -148,6 +159,11 @@ fn where_one_kind_is_mended_the_others_are_tried_at_once() {
         for _ in 0..5 {
             routes.refused(log, "status 422", now);
         }
+    }
+    for _ in 0..2 {
+        let probed = routes.due(now, |_| true).unwrap_or(Log::Usage);
+        routes.probe_sent(probed);
+        routes.probe_answered(probed, now);
     }
     assert_eq!(routes.due(now, |_| true), None);
     assert!(routes.delivered(Log::Usage, 1, now));

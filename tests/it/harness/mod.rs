@@ -20,7 +20,7 @@ pub(crate) use faults::Faults;
 pub(crate) use mode::Mode;
 pub(crate) use redis_server::RedisServer;
 pub(crate) use sandbox::Sandbox;
-pub(crate) use scripted::{Received, Scripted};
+pub(crate) use scripted::{Received, Scripted, taken};
 pub(crate) use signing_key::SigningKey;
 
 pub(crate) const USAGE: &str = "queue:usage_records";

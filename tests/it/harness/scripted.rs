@@ -1,5 +1,6 @@
 //! A ControlPlane that answers as the test says, for what the sandbox has no weather for.
 
+use std::io::Read as _;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -27,33 +28,75 @@ pub(crate) struct Received {
 }
 
 impl Received {
-    /// Its body as JSON.
+    /// Its body as JSON, decompressed.
     pub(crate) fn json(&self) -> Value {
+        let is_gzip = self.headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip");
+        let mut plain = Vec::new();
+        if is_gzip && flate2::read::GzDecoder::new(&*self.body).read_to_end(&mut plain).is_ok() {
+            return serde_json::from_slice(&plain).unwrap_or(Value::Null);
+        }
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 
     pub(crate) fn is_batch(&self) -> bool {
-        self.path.ends_with("/usage-records/batch")
+        self.path.ends_with("/records/batch")
+    }
+
+    /// A batch's sessions, each with its records' bodies in order.
+    pub(crate) fn sessions(&self) -> Vec<(String, Vec<Value>)> {
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let body = |record: &Value| record["body"].clone();
+        let session = |session: &Value| {
+            let name = session["api_session_id"].as_str().unwrap_or_default().to_owned();
+            (name, list(&session["records"]).iter().map(body).collect())
+        };
+        list(&self.json()["sessions"]).iter().map(session).collect()
     }
 
     /// The transactions of a batch's records, in order.
     pub(crate) fn transactions(&self) -> Vec<String> {
-        let records = self.json()["records"].as_array().cloned().unwrap_or_default();
-        records
-            .iter()
-            .map(|record| record["transaction_id"].as_str().unwrap_or_default().to_owned())
-            .collect()
+        let records = self.sessions().into_iter().flat_map(|(_, records)| records);
+        records.map(|record| record["transaction_id"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
-    /// The answer to a batch in which each record has this status.
-    pub(crate) fn results(&self, status: impl Fn(&str) -> u16) -> Response {
-        let results: Vec<Value> = self
-            .transactions()
-            .iter()
-            .map(|id| json!({"transaction_id": id, "status": status(id)}))
-            .collect();
-        axum::Json(json!({"success": true, "data": {"results": results}})).into_response()
+    /// The status of each record of a batch, in order: its own, or 424 behind one of its session that was not taken.
+    fn statuses(&self, status: impl Fn(&str) -> u16) -> Vec<(String, u16)> {
+        let mut statuses = Vec::new();
+        for (_, records) in self.sessions() {
+            let mut is_stopped = false;
+            for record in records {
+                let id = record["transaction_id"].as_str().unwrap_or_default().to_owned();
+                let status = if is_stopped { 424 } else { status(&id) };
+                is_stopped |= matches!(status, 401 | 403 | 404 | 408 | 410 | 424 | 425 | 429 | 500..);
+                statuses.push((id, status));
+            }
+        }
+        statuses
     }
+
+    /// The transactions that [`Self::results`] takes.
+    pub(crate) fn taken(&self, status: impl Fn(&str) -> u16) -> Vec<String> {
+        self.statuses(status).into_iter().filter(|(_, status)| *status == 200).map(|(id, _)| id).collect()
+    }
+
+    /// The answer to a batch of which each record has this status, or 424 behind one of its session that was not taken.
+    pub(crate) fn results(&self, status: impl Fn(&str) -> u16) -> Response {
+        let statuses = self.statuses(status);
+        let exceptions: Vec<Value> = statuses
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, status))| *status != 200)
+            .map(|(index, (_, status))| json!({"index": index, "status": status}))
+            .collect();
+        let batch = self.headers["idempotency-key"].to_str().unwrap_or_default();
+        let data = json!({"batch": batch, "count": statuses.len(), "exceptions": exceptions});
+        axum::Json(json!({"success": true, "data": data})).into_response()
+    }
+}
+
+/// What a ControlPlane says that has taken a record.
+pub(crate) fn taken() -> Response {
+    axum::Json(json!({"success": true})).into_response()
 }
 
 /// A port that speaks TLS. Whoever fails at the handshake is gone.

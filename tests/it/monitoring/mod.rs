@@ -8,14 +8,13 @@ mod promql;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use axum::http::StatusCode;
 use axum::http::header::DATE;
 use axum::response::IntoResponse as _;
 use jsonwebtoken::{EncodingKey, Header};
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::{Value, json};
 
-use super::harness::{Agent, Metrics, RedisServer, Sandbox, Scripted, Stage, USAGE, load, until};
+use super::harness::{Agent, Metrics, RedisServer, Sandbox, Scripted, Stage, USAGE, load, taken, until};
 use promql::asked;
 
 const EXPIRY: &str = "dataplane_credential_expiry_timestamp_seconds";
@@ -257,7 +256,7 @@ async fn the_ends_of_credentials_are_told_and_follow_the_files() {
 async fn the_difference_of_the_clocks_is_told() {
     let ahead = Scripted::start(|_| {
         let date = std::time::SystemTime::now() + std::time::Duration::from_secs(100);
-        (StatusCode::OK, [(DATE, httpdate::fmt_http_date(date))]).into_response()
+        ([(DATE, httpdate::fmt_http_date(date))], taken()).into_response()
     })
     .await;
     let redis = RedisServer::start().await;

@@ -7,8 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
-use crate::drain::Horizon;
-use crate::drain::read_ahead::{Read, ReadAhead};
+use crate::drain::queues::read_ahead::Read;
 use crate::outbox::{Entry, Lease};
 
 const WINDOW: Window = Window { records: 12, bytes: 1 << 20 };
@@ -56,15 +55,22 @@ struct Model {
     settled: Vec<bool>,
     attempts: Vec<u32>,
     reading: Option<(Log, Lease)>,
-    in_flight: Vec<(LaneKey, Item)>,
+    in_flight: Vec<(u64, LaneKey, Item)>,
+    /// Parcels handed out so far: each record in flight knows its own.
+    parcels: u64,
+    order: SessionOrder,
     seconds: u64,
-    batching: Option<Batching>,
+    batching: Option<BatchLimits>,
 }
 
 impl Model {
-    fn new(batching: Option<Batching>) -> Self {
+    fn new(batching: Option<BatchLimits>, order: SessionOrder) -> Self {
+        let mut lanes = Lanes::default();
+        lanes.set_order(order);
         Self {
-            lanes: Lanes::default(),
+            lanes,
+            parcels: 0,
+            order,
             read_ahead: ReadAhead::within(WINDOW),
             log: Vec::new(),
             settled: Vec::new(),
@@ -119,15 +125,25 @@ impl Model {
     /// Takes the next record, and judges whether it may go.
     fn pick(&mut self, probe: bool) -> Result<bool, TestCaseError> {
         let ready = self.lanes.has_ready();
-        let picked =
-            if probe { self.lanes.pick_probe(|_| 0) } else { self.lanes.pick(self.batching.as_ref()) };
+        let picked = if probe { self.lanes.pick_probe(|_| 0) } else { self.lanes.pick(self.batching) };
         prop_assert_eq!(ready, picked.is_some(), "what is said to be ready can be taken");
         let Some(parcel) = picked else { return Ok(false) };
-        prop_assert!(parcel.len() == 1 || self.batching.is_some());
-        for (key, item) in parcel {
+        prop_assert!(records_in(&parcel) == 1 || self.batching.is_some());
+        self.judge_parcel(parcel)?;
+        Ok(true)
+    }
+
+    fn judge_parcel(&mut self, parcel: Parcel) -> Result<(), TestCaseError> {
+        self.parcels += 1;
+        for (key, item) in items_of(parcel) {
             self.judge(key, item)?;
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// Whether this record goes in the parcel that is being judged, before what is judged now.
+    fn is_in_this_parcel(&self, ticket: &Ticket) -> bool {
+        self.in_flight.iter().any(|(parcel, _, item)| *parcel == self.parcels && item.ticket == *ticket)
     }
 
     fn judge(&mut self, key: LaneKey, item: Item) -> Result<(), TestCaseError> {
@@ -135,7 +151,7 @@ impl Model {
         let at = ticket.seq as usize - 1;
         prop_assert!(!self.settled[at], "{ticket:?} goes a second time");
         prop_assert_eq!(
-            item.tries.attempts,
+            item.history.attempts,
             self.attempts[at],
             "how often {:?} was tried is forgotten",
             ticket
@@ -144,20 +160,26 @@ impl Model {
             let Entry::Record(record) = entry else { continue };
             let same = record.session() == item.record.session();
             if same && must_precede(other, &ticket) {
-                prop_assert!(self.settled[other.seq as usize - 1], "{ticket:?} overtakes {other:?}");
+                let is_before = self.settled[other.seq as usize - 1] || self.is_in_this_parcel(other);
+                let is_free = self.order == SessionOrder::Boundaries
+                    && (other.kind, ticket.kind) == (Kind::Usage, Kind::Usage);
+                prop_assert!(is_before || is_free, "{ticket:?} overtakes {other:?}");
             }
         }
         let quota = ticket.kind == Kind::Quota;
-        let waits = |(_, other): &(LaneKey, Item)| {
-            !quota && other.ticket.kind != Kind::Quota && other.record.session() == item.record.session()
+        let waits = |(parcel, _, other): &(u64, LaneKey, Item)| {
+            let is_free = self.order == SessionOrder::Boundaries
+                && (other.ticket.kind, ticket.kind) == (Kind::Usage, Kind::Usage);
+            let same = other.record.session() == item.record.session();
+            *parcel != self.parcels && !quota && other.ticket.kind != Kind::Quota && same && !is_free
         };
-        prop_assert!(!self.in_flight.iter().any(waits), "two of a session are in flight");
-        self.in_flight.push((key, item));
+        prop_assert!(!self.in_flight.iter().any(waits), "a session is in two requests");
+        self.in_flight.push((self.parcels, key, item));
         Ok(())
     }
 
     fn settle(&mut self, at: usize) {
-        let (key, item) = self.in_flight.swap_remove(at);
+        let (_, key, item) = self.in_flight.swap_remove(at);
         self.settled[item.ticket.seq as usize - 1] = true;
         self.lanes.settle(key, &item);
     }
@@ -174,8 +196,8 @@ impl Model {
             Op::Pick { probe } => drop(self.pick(*probe)?),
             Op::Settle(which) if !self.in_flight.is_empty() => self.settle(which.index(self.in_flight.len())),
             Op::PutBack(which, delay) if !self.in_flight.is_empty() => {
-                let (key, mut item) = self.in_flight.swap_remove(which.index(self.in_flight.len()));
-                item.tries.attempts += 1;
+                let (_, key, mut item) = self.in_flight.swap_remove(which.index(self.in_flight.len()));
+                item.history.attempts += 1;
                 self.attempts[item.ticket.seq as usize - 1] += 1;
                 self.lanes.put_back(key, item, self.now(epoch) + Duration::from_secs(*delay));
             }
@@ -187,18 +209,16 @@ impl Model {
                 let old = self.log.len() as i64 / 2;
                 for (key, item) in self.lanes.take_expired(old) {
                     prop_assert!(item.ticket.kind == Kind::Quota && item.ticket.accepted_at.0 < old);
-                    self.in_flight.push((key, item));
+                    self.in_flight.push((0, key, item));
                     self.settle(self.in_flight.len() - 1);
                 }
             }
             Op::Hold(held) => self.lanes.hold(*held),
             Op::ProbeHeld(log) if self.lanes.has_held(*log) => {
-                let parcel = self.lanes.pick_probe_of(*log);
-                prop_assert_eq!(parcel.as_ref().map(Vec::len), Some(1), "what is held can be probed");
-                for (key, item) in parcel.into_iter().flatten() {
-                    prop_assert_eq!(item.ticket.log, *log);
-                    self.judge(key, item)?;
-                }
+                let parcel = self.lanes.pick_probe_of(*log).unwrap_or_default();
+                prop_assert_eq!(records_in(&parcel), 1, "what is held can be probed");
+                prop_assert!(parcel.iter().all(|group| group.items[0].ticket.log == *log));
+                self.judge_parcel(parcel)?;
             }
             Op::Settle(_) | Op::PutBack(..) | Op::ProbeHeld(_) => {}
         }
@@ -255,16 +275,15 @@ proptest! {
     #[test]
     fn every_record_goes_once_and_in_the_order_of_its_session(
         ops in prop::collection::vec(op(), 0..400),
-        batches in any::<bool>(),
+        mode in 0..4_u8,
     ) {
         let epoch = Instant::now();
-        let settings = batch::Settings {
-            mode: batch::DeliveryMode::Batch,
-            max_records: 3,
-            max_bytes: 1 << 20,
-            compression: batch::Compression::None,
+        let limits = BatchLimits { records: 5, bytes: 1 << 20, of_a_session: None, of_one_kind: mode == 3, pipes: 2 };
+        let mut model = match mode {
+            0 => Model::new(None, SessionOrder::Strict),
+            1 => Model::new(None, SessionOrder::Boundaries),
+            _ => Model::new(Some(limits), SessionOrder::Strict),
         };
-        let mut model = Model::new(batches.then(|| Batching::new(settings)));
         for op in &ops {
             model.run(op, epoch)?;
         }

@@ -31,22 +31,22 @@ fn fails_alone(routes: &mut Routes, log: Log, trouble: Trouble, now: Instant) {
 #[test]
 fn a_record_is_poison_only_beside_deliveries_of_its_own_kind() {
     let (mut routes, now) = (routes(), Instant::now());
-    let mut tries = Tries::NONE;
-    routes.begin(Log::Usage, &mut tries);
+    let mut history = History::NONE;
+    routes.begin(Log::Usage, &mut history);
     routes.delivered(Log::Quota, 100, now);
-    assert!(!routes.failed_on(Log::Usage, Beside::ItsKind, &mut tries).others);
+    assert!(!routes.failed_on(Log::Usage, Beside::ItsKind, &mut history).others);
     routes.delivered(Log::Usage, 1, now);
-    assert!(routes.failed_on(Log::Usage, Beside::ItsKind, &mut tries).others);
-    assert!(!routes.failed_on(Log::Usage, Beside::ItsKind, &mut tries).others, "each delivery counts once");
+    assert!(routes.failed_on(Log::Usage, Beside::ItsKind, &mut history).others);
+    assert!(!routes.failed_on(Log::Usage, Beside::ItsKind, &mut history).others, "each delivery counts once");
     routes.delivered(Log::Quota, 1, now);
-    assert!(routes.failed_on(Log::Usage, Beside::Any, &mut tries).others, "where the answer alone was bad");
-    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &tries), "nothing else has failed");
+    assert!(routes.failed_on(Log::Usage, Beside::Any, &mut history).others, "where the answer alone was bad");
+    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &history), "nothing else has failed");
 }
 
 #[test]
 fn failures_are_a_records_own_when_hardly_any_other_meets_one() {
     let (mut routes, now) = (routes(), Instant::now());
-    let (mut bad, mut other) = (Tries::NONE, Tries::NONE);
+    let (mut bad, mut other) = (History::NONE, History::NONE);
     routes.failed_on(Log::Usage, Beside::ItsKind, &mut other);
     routes.begin(Log::Usage, &mut bad);
     routes.failed_on(Log::Usage, Beside::ItsKind, &mut bad);
@@ -58,7 +58,7 @@ fn failures_are_a_records_own_when_hardly_any_other_meets_one() {
         routes.delivered(Log::Usage, 500, now);
     }
     assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &bad));
-    routes.failed_on_all(Log::Usage, std::iter::once(&mut other));
+    routes.failed_on_all(std::iter::once((Log::Usage, &mut other)));
     assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &bad));
     assert!(
         routes.are_its_own(Log::Usage, Beside::Any, &bad),
@@ -73,34 +73,40 @@ fn failures_are_a_records_own_when_hardly_any_other_meets_one() {
 #[test]
 fn a_batch_that_failed_as_a_whole_is_no_failure_of_others_to_its_records() {
     let (mut routes, now) = (routes(), Instant::now());
-    let mut batch = [Tries::NONE; 3];
-    for tries in &mut batch {
-        routes.begin(Log::Usage, tries);
+    let mut batch = [History::NONE; 3];
+    for history in &mut batch {
+        routes.begin(Log::Usage, history);
     }
-    assert!(!routes.failed_on_all(Log::Usage, batch.iter_mut()), "nothing has passed");
+    assert!(
+        !routes.failed_on_all(batch.iter_mut().map(|history| (Log::Usage, history))),
+        "nothing has passed"
+    );
     assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &batch[0]));
     routes.delivered(Log::Usage, 1, now);
-    assert!(routes.failed_on_all(Log::Usage, batch[..1].iter_mut()));
-    assert!(!routes.failed_on_all(Log::Usage, batch[..1].iter_mut()), "nothing has passed since");
+    assert!(routes.failed_on_all(batch[..1].iter_mut().map(|history| (Log::Usage, history))));
+    assert!(
+        !routes.failed_on_all(batch[..1].iter_mut().map(|history| (Log::Usage, history))),
+        "nothing has passed since"
+    );
     assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &batch[2]), "two others failed, and one passed");
 }
 
 #[test]
 fn more_failing_records_than_may_be_refused_are_an_outage_that_always_hits_the_same_ones() {
     let (mut routes, now) = (routes(), Instant::now());
-    let mut tries = Tries::NONE;
-    routes.begin(Log::Usage, &mut tries);
+    let mut history = History::NONE;
+    routes.begin(Log::Usage, &mut history);
     routes.delivered(Log::Usage, 1, now);
-    routes.failed_on(Log::Usage, Beside::ItsKind, &mut tries);
+    routes.failed_on(Log::Usage, Beside::ItsKind, &mut history);
     for session in 1..=6 {
-        assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &tries), "{session} fail");
+        assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &history), "{session} fail");
         routes.is_failing(Log::Usage, LaneKey::of_test(session));
         routes.is_failing(Log::Started, LaneKey::of_test(session));
     }
-    assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &tries));
-    assert!(routes.are_its_own(Log::Usage, Beside::Any, &tries), "where every answer of the kind is wrong");
+    assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &history));
+    assert!(routes.are_its_own(Log::Usage, Beside::Any, &history), "where every answer of the kind is wrong");
     routes.is_done(Log::Usage, LaneKey::of_test(3));
-    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &tries));
+    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &history));
 }
 
 #[test]
@@ -112,19 +118,19 @@ fn nothing_is_poison_while_a_part_of_the_control_plane_is_out() {
     let mut random = 1_u64;
     for _ in 0..100_000 {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let mut tries = if waiting.len() > 20 { waiting.pop_front() } else { None }.unwrap_or_else(|| {
-            let mut tries = Tries::NONE;
-            routes.begin(Log::Usage, &mut tries);
-            tries
+        let mut history = if waiting.len() > 20 { waiting.pop_front() } else { None }.unwrap_or_else(|| {
+            let mut history = History::NONE;
+            routes.begin(Log::Usage, &mut history);
+            history
         });
         if (random >> 32) % 10 < 7 {
             routes.delivered(Log::Usage, 1, now);
             continue;
         }
-        tries.poisoned += u32::from(routes.failed_on(Log::Usage, Beside::ItsKind, &mut tries).others);
-        let is_its_own = routes.are_its_own(Log::Usage, Beside::ItsKind, &tries);
-        assert!(tries.poisoned < 4 || !is_its_own, "{tries:?}");
-        waiting.push_back(tries);
+        history.poisoned += u32::from(routes.failed_on(Log::Usage, Beside::ItsKind, &mut history).others);
+        let is_its_own = routes.are_its_own(Log::Usage, Beside::ItsKind, &history);
+        assert!(history.poisoned < 4 || !is_its_own, "{history:?}");
+        waiting.push_back(history);
     }
 }
 

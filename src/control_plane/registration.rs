@@ -15,6 +15,10 @@ use super::meaning::{Asked, Meaning};
 /// Many hundred commands, or every key that anyone ever had.
 const ANSWER_MAX_BYTES: usize = 1 << 20;
 
+/// The endpoint that gives commands, and the most of its answer.
+const COMMANDS: &str = "commands";
+const COMMANDS_MAX_BYTES: usize = 16 << 20;
+
 /// What a server says of itself; its id and version are the client's.
 #[derive(Clone, Debug, Serialize)]
 pub struct Registration {
@@ -136,7 +140,7 @@ impl Client {
     /// Asks for the commands that wait for this server.
     pub async fn commands(&self) -> Result<Commands, CallError> {
         let body = answered(
-            self.call("commands", Method::GET, self.server_url("/commands")?, None, Uuid::new_v4()).await?,
+            self.call(COMMANDS, Method::GET, self.server_url("/commands")?, None, Uuid::new_v4()).await?,
         )?;
         Ok(parse_commands(&body)?)
     }
@@ -181,7 +185,8 @@ impl Client {
                 ..Asked::default()
             },
             traceparent: None,
-            answer_max_bytes: ANSWER_MAX_BYTES,
+            // One command that is far too large must not keep the others from being heard.
+            answer_max_bytes: if endpoint == COMMANDS { COMMANDS_MAX_BYTES } else { ANSWER_MAX_BYTES },
         })
         .await
         .result

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 pub(super) const MESSAGE_BYTES: usize = 1 << 20;
 /// Bytes of messages that a round gives out, and one message more of each queue; 0: one message in all.
 const STEPS: [usize; 5] = [1 << 20, 256 << 10, 64 << 10, 16 << 10, 0];
+/// The largest answer that is ever asked for: a round's bytes, and one message more of each of three queues.
+pub(super) const ANSWER_BYTES: usize = STEPS[0] + 3 * MESSAGE_BYTES;
 /// A note on an oversized message is smaller, and must not be taken for one.
 const MESSAGE_BYTES_LEAST: usize = 16 << 10;
 /// Until more is tried again: the first time, and at the most.

@@ -204,7 +204,11 @@ impl Intake {
                 (_, NameHolder::Unasked) => NameHolder::Untold,
                 (_, name) => name,
             };
-            status.fault = (!of_outbox).then(|| error.to_string());
+            status.fault = match error {
+                _ if of_outbox => None,
+                SourceError::Held { .. } => Some(format!("waits for {error}")),
+                _ => Some(error.to_string()),
+            };
         });
         self.metrics.redis_up(connected);
         self.metrics.redis_failures.with_label_values(&[reason]).inc();

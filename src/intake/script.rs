@@ -30,6 +30,11 @@ impl Script {
         Self { text, digest, is_sent_whole: AtomicBool::new(false) }
     }
 
+    /// Redis turned out to know nothing of digests.
+    pub(super) fn is_sent_whole(&self) -> bool {
+        self.is_sent_whole.load(Ordering::Relaxed)
+    }
+
     pub(super) fn call(&self) -> Call<'_> {
         Call { script: self, keys: Vec::new(), arguments: Vec::new() }
     }
@@ -49,7 +54,7 @@ impl Call<'_> {
     /// Runs it once: it is sent a second time only where the first one was not run.
     pub(super) async fn invoke<T: FromRedisValue>(&self, connection: &mut Connection) -> RedisResult<T> {
         let script = self.script;
-        if !script.is_sent_whole.load(Ordering::Relaxed) {
+        if !script.is_sent_whole() {
             match self.command("EVALSHA", &script.digest).query_async(connection).await {
                 Err(error) if is_unknown_script(&error) => {}
                 Err(error) if refuses(&error, "EVALSHA") => {

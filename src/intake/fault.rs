@@ -2,11 +2,13 @@
 
 use redis::{ErrorKind, RedisError};
 
+use super::allowance::Allowance;
 use crate::outbox::AppendError;
 
 /// Every [`SourceError::reason`].
-pub(super) const REASONS: [&str; 16] = [
+pub(super) const REASONS: [&str; 17] = [
     "answer",
+    "answer_cut",
     "authentication",
     "cluster",
     "held",
@@ -36,6 +38,11 @@ pub enum SourceError {
     /// The answer is not what was asked for.
     #[error("Redis answered what was not asked: {0}")]
     Answer(&'static str),
+    /// Redis broke the connection off instead of giving messages.
+    #[error(
+        "Redis closed the connection instead of answering {0}: its client-output-buffer-limit for normal clients may be too small, or it ended"
+    )]
+    Cut(Allowance),
     /// Somebody else works under this name.
     #[error(
         "another agent, with the outbox {holder}, runs with the SERVER_ID {server_id}: every agent needs one of its own"
@@ -57,6 +64,7 @@ impl SourceError {
         match self {
             Self::TooOld(_) => "too_old",
             Self::Answer(_) => "answer",
+            Self::Cut(_) => "answer_cut",
             Self::Held { .. } => "held",
             Self::Append(_) => "outbox",
             Self::Redis(error) => reason_of(error),
@@ -136,6 +144,18 @@ pub(super) fn is_refusal(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }
 
+/// Whether it is this command that Redis does not have, under this name, or does not allow: not what else a script that was
+/// called by it met.
+pub(super) fn refuses(error: &RedisError, command: &str) -> bool {
+    let is_said = |text: &str| text.to_ascii_uppercase().contains(command);
+    is_refusal(error) && error.detail().is_some_and(is_said)
+}
+
+/// Whether the connection broke while an answer was waited for.
+pub(super) fn is_broken_off(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Io && error.is_connection_dropped() && !error.is_connection_refusal()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,6 +163,24 @@ mod tests {
     fn reason(answer: &[u8]) -> &'static str {
         let value = redis::parse_redis_value(answer).unwrap();
         reason_of(&value.extract_error().unwrap_err())
+    }
+
+    #[test]
+    fn a_command_that_is_renamed_or_forbidden_is_told_from_what_a_script_met() {
+        let table: [(&[u8], bool); 5] = [
+            (b"-ERR unknown command 'EVALSHA', with args beginning with: 'f00' '0' \r\n", true),
+            (
+                b"-NOPERM this user has no permissions to run the 'evalsha' command or its subcommand\r\n",
+                true,
+            ),
+            (b"-NOPERM User agent has no permissions to run the 'lmove' command script: f_bd6f\r\n", false),
+            (b"-NOAUTH Authentication required.\r\n", false),
+            (b"-LOADING Redis is loading the dataset in memory\r\n", false),
+        ];
+        for (answer, expected) in table {
+            let error = redis::parse_redis_value(answer).unwrap().extract_error().unwrap_err();
+            assert_eq!(refuses(&error, "EVALSHA"), expected, "{error}");
+        }
     }
 
     #[test]

@@ -7,12 +7,13 @@
 
 use std::time::Duration;
 
-use redis::{Script, ScriptInvocation, Value};
+use redis::Value;
 use uuid::Uuid;
 
 use super::SourceError;
 use super::connection::Connection;
 use super::names::LeaseKeys;
+use super::script::{Call, Script};
 
 /// How long a lease lasts that is not renewed.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
@@ -38,15 +39,11 @@ impl Lease {
     ) -> Result<Self, SourceError> {
         let holder = format!("{outbox}/{}", Uuid::new_v4().simple());
         let lease = Self { keys, server_id: server_id.to_owned(), holder, calls: 0 };
-        let holder: Option<String> = Script::new(include_str!("acquire.lua"))
-            .key(&lease.keys.lease)
-            .key(&lease.keys.agents)
-            .arg(outbox.to_string())
-            .arg(lease.held())
-            .arg(LEASE.as_millis() as u64)
-            .arg(&lease.server_id)
-            .invoke_async(connection)
-            .await?;
+        let script = Script::new(&[include_str!("acquire.lua")]);
+        let mut call = script.call();
+        call.key(&lease.keys.lease).key(&lease.keys.agents);
+        call.arg(outbox.to_string()).arg(lease.held()).arg(LEASE.as_millis() as u64).arg(&lease.server_id);
+        let holder: Option<String> = call.invoke(connection).await?;
         match holder {
             None => Ok(lease),
             Some(holder) => {
@@ -63,10 +60,10 @@ impl Lease {
 
     /// A call of a script that begins with `lease.lua`, its first keys and arguments filled in. To be made once: whatever
     /// becomes of it, the lease is another afterwards, or the conversation is over.
-    pub(super) fn call<'a>(&mut self, script: &'a Script) -> ScriptInvocation<'a> {
+    pub(super) fn call<'a>(&mut self, script: &'a Script) -> Call<'a> {
         let before = self.held();
         self.calls += 1;
-        let mut call = script.prepare_invoke();
+        let mut call = script.call();
         call.key(&self.keys.lease).key(&self.keys.agents);
         call.arg(before).arg(LEASE.as_millis() as u64).arg(&self.server_id).arg(self.held());
         call
@@ -78,13 +75,13 @@ impl Lease {
         connection: &mut Connection,
         in_flight: &[String],
     ) -> redis::RedisResult<()> {
-        let script = Script::new(include_str!("release.lua"));
-        let mut call = script.key(&self.keys.lease);
-        call.key(&self.keys.agents);
+        let script = Script::new(&[include_str!("release.lua")]);
+        let mut call = script.call();
+        call.key(&self.keys.lease).key(&self.keys.agents);
         for list in in_flight {
             call.key(list);
         }
-        let _: Value = call.arg(self.held()).arg(&self.server_id).invoke_async(connection).await?;
+        let _: Value = call.arg(self.held()).arg(&self.server_id).invoke(connection).await?;
         Ok(())
     }
 }

@@ -1,28 +1,30 @@
 -- One round of the intake, atomic: acknowledge what is committed, take more, say what is left.
 --
--- After lease.lua, whose KEYS and ARGV come first.
--- KEYS: for each queue the queue, this agent's in-flight list, and its count of acknowledged messages.
+-- After lease.lua, whose KEYS and ARGV come first, and oversize.lua.
+-- KEYS: for each queue the queue, this agent's in-flight list, its count of acknowledged messages, the list of
+-- oversized messages, and the key that its blocking command names as the destination.
 -- ARGV: for each queue how many to acknowledge, how many in-flight messages the agent knows beyond those, and how
--- many to take; then how many bytes to give out at the most.
+-- many to take; then how many bytes to give out at the most (0: one message in all), and from how many bytes on a message
+-- is not given out but moved.
 --
 -- The order of the queues matters: the first is lifecycle, the second usage. Usage is taken only when no lifecycle
 -- event is left behind, so that a session's `started` is never taken after its usage.
-local CHUNK = 64
+--
+-- Messages are looked at a few at a time, first one and then more: each look copies them, and any of them may be huge.
+local CHUNK = 16
+-- Longer than a blocking command waits; this script sets the key anew before each.
+local WAKEUP_MILLIS = '60000'
+local give, limit = tonumber(ARGV[14]), tonumber(ARGV[15])
+local single = give <= 0
 local reply = {}
-local blocked = false
--- What is given out at the most, in bytes.
-local give = tonumber(ARGV[14])
+-- `ended`: nothing more is given out in this round. Moving an oversized message takes long enough.
+local blocked, ended = false, false
 for q = 0, 2 do
-  local queue, inflight, acked = KEYS[q * 3 + 3], KEYS[q * 3 + 4], KEYS[q * 3 + 5]
-  local ack, known, want = tonumber(ARGV[q * 3 + 5]), tonumber(ARGV[q * 3 + 6]), tonumber(ARGV[q * 3 + 7])
-  local kind = redis.call('TYPE', queue).ok
-  local mine = redis.call('TYPE', inflight).ok
-  local fault = ''
-  for _, found in ipairs({ kind, mine }) do
-    if found ~= 'list' and found ~= 'none' then fault = 'a key of type ' .. found .. ' stands where a list belongs' end
-  end
+  local queue, inflight, acked, oversize, wakeup = unpack(KEYS, q * 5 + 3, q * 5 + 7)
+  local ack, known, asked = tonumber(ARGV[q * 3 + 5]), tonumber(ARGV[q * 3 + 6]), tonumber(ARGV[q * 3 + 7])
+  local fault = wrong(queue, inflight)
   local held = 0
-  if mine == 'list' then held = redis.call('LLEN', inflight) end
+  if wrong(inflight) == '' then held = redis.call('LLEN', inflight) end
   if held < ack + known then
     -- Somebody else took from it: what the agent counts from is not there any more.
     return redis.error_reply('FENCED ' .. inflight .. ' was changed by somebody else')
@@ -35,39 +37,83 @@ for q = 0, 2 do
   if fault ~= '' then
     reply[q + 1] = { fault, 0, {} }
   else
+    -- The key was deleted while the blocking command waited, which therefore moved what came.
+    if redis.call('TYPE', wakeup).ok == 'list' then
+      while redis.call('LMOVE', wakeup, inflight, 'RIGHT', 'LEFT') do held = held + 1 end
+    end
+    if asked > 0 then redis.call('SET', wakeup, '', 'PX', WAKEUP_MILLIS) end
+    local want = asked
     if q == 1 and blocked then want = 0 end
     local unknown = held - ack - known
     local oldest_first, given = {}, 0
-    -- One at least, however large it is; what is not given out is left for the next round.
-    local function give_out(chunk)
-      for i = #chunk, 1, -1 do
-        if given > 0 and give <= 0 then break end
-        given = given + 1
-        oldest_first[given] = chunk[i]
-        give = give - #chunk[i]
+    -- One at least, so that large records of one queue leave none of another behind.
+    local function wanted()
+      return fault == '' and not ended and given < want and (given == 0 or give > 0)
+    end
+    local function give_out(message)
+      given = given + 1
+      give = give - #message
+      oldest_first[given] = is_note(message) and { message } or message
+      if single then ended = true end
+    end
+    -- Moves the oldest of a list, which is too large; `put` puts its note into the in-flight list.
+    local function set_aside(from, put)
+      fault = wrong(oversize)
+      if fault == '' then
+        local note = note_on(redis.call('LMOVE', from, oversize, 'RIGHT', 'LEFT'), oversize)
+        redis.call(put, inflight, note)
+        give_out(note)
+        ended = true
       end
     end
-    -- What has lain in flight since a crash, or came by an alarm, or with a chunk that was not given out to its end.
-    local most = math.min(unknown, want)
-    while given < most and (given == 0 or give > 0) do
-      local n = math.min(CHUNK, most - given)
-      give_out(redis.call('LRANGE', inflight, -(known + given + n), -(known + given + 1)))
+    -- Gives out messages of a list, `skip` older ones left out, until one is too large or there is enough. Returns how many,
+    -- whether the next one is too large, and those given, newest first.
+    local function give_from(list, skip, most)
+      local chunk = redis.call('LRANGE', list, -(skip + most), -(skip + 1))
+      local n = 0
+      while n < #chunk and wanted() do
+        local message = chunk[#chunk - n]
+        if #message > limit then return n, true, chunk end
+        give_out(message)
+        n = n + 1
+      end
+      return n, false, chunk
     end
-    -- What is in the queue: one at least here as well, so that large records of one queue leave none of another behind.
-    while given == unknown and unknown < want and (given == 0 or give > 0) do
-      local chunk = redis.call('LRANGE', queue, -math.min(CHUNK, want - unknown), -1)
-      local n = #chunk
-      if n == 0 then break end
-      local moved = {}
-      for i = n, 1, -1 do moved[n - i + 1] = chunk[i] end
-      redis.call('LPUSH', inflight, unpack(moved))
-      redis.call('LTRIM', queue, 0, -(n + 1))
-      unknown = unknown + n
-      give_out(chunk)
+    local chunk = 1
+    -- What has lain in flight since a crash.
+    while wanted() and given < unknown do
+      local n, is_large = give_from(inflight, known + given, math.min(chunk, want - given, unknown - given))
+      if is_large then
+        -- It is moved from the end of the list: when all that is older has been acknowledged.
+        if known + given > 0 then break end
+        free_memory()
+        set_aside(inflight, 'RPUSH')
+      end
+      chunk = math.min(chunk * 2, CHUNK)
+    end
+    -- What is in the queue.
+    while wanted() and given >= unknown do
+      local n, is_large, messages = give_from(queue, 0, math.min(chunk, want - given))
+      if n > 0 then
+        local moved = {}
+        for i = 1, n do moved[i] = messages[#messages - i + 1] end
+        redis.call('LPUSH', inflight, unpack(moved))
+        redis.call('LTRIM', queue, 0, -(n + 1))
+        unknown = unknown + n
+      end
+      messages = nil
+      if is_large then
+        free_memory()
+        set_aside(queue, 'LPUSH')
+        if fault == '' then unknown = unknown + 1 end
+      elseif n == 0 then
+        break
+      end
+      chunk = math.min(chunk * 2, CHUNK)
     end
     local left = redis.call('LLEN', queue) + unknown - given
     if q == 0 and left > 0 then blocked = true end
-    reply[q + 1] = { '', left, oldest_first }
+    reply[q + 1] = { fault, left, oldest_first }
   end
 end
 return reply

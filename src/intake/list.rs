@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
-use redis::{Script, Value};
+use redis::Value;
 
+use super::allowance::{Allowance, MESSAGE_BYTES};
 use super::connection::Connection;
 use super::fault::Refusal;
 use super::lease::{LEASE, Lease};
-use super::source::{Ask, Given, Message, ORDER, ROUND_BYTES};
+use super::oversize;
+use super::script::Script;
+use super::source::{Ask, Given, Message, ORDER};
+use super::wakeup::Wait;
 use super::{BLOCK, Names, SourceError};
 use crate::outbox::Taken;
 use crate::record::Queue;
 
 /// Messages given back in one call at the most: Redis serves nobody else meanwhile.
 const GIVE_BACK: usize = 4096;
+const GIVE_BACK_BYTES: usize = 16 << 20;
 
 pub(super) struct List {
     connection: Connection,
@@ -24,21 +29,24 @@ pub(super) struct List {
 
 impl List {
     pub(super) fn new(connection: Connection, lease: Lease, names: Names) -> Self {
-        let round = Script::new(concat!(include_str!("lease.lua"), include_str!("list.lua")));
+        let parts = [include_str!("lease.lua"), include_str!("oversize.lua"), include_str!("list.lua")];
+        let round = Script::new(&parts);
         Self { connection, lease, names, round }
     }
 
     /// Gives back to the queue, once, what the previous agent had in flight: in its old order, to be taken next.
     pub(super) async fn adopt_previous(&mut self) -> Result<u64, SourceError> {
-        let give_back = Script::new(include_str!("give_back.lua"));
+        let give_back = Script::new(&[include_str!("give_back.lua")]);
         let mut adopted = 0;
         loop {
-            let mut call = give_back.key(self.names.agents());
+            let mut call = give_back.call();
+            call.key(self.names.agents());
             for queue in ORDER {
                 let name = self.names.queue(queue);
                 call.key(format!("{name}:processing")).key(name);
             }
-            let (moved, _left): (u64, u64) = call.arg(GIVE_BACK).invoke_async(&mut self.connection).await?;
+            call.arg(GIVE_BACK).arg(GIVE_BACK_BYTES);
+            let (moved, _left): (u64, u64) = call.invoke(&mut self.connection).await?;
             if moved == 0 {
                 return Ok(adopted);
             }
@@ -51,19 +59,24 @@ impl List {
     pub(super) async fn reclaim(&mut self, gone_for: Duration) -> Result<u64, SourceError> {
         let gone_for = (LEASE + gone_for).as_secs();
         let gone = "return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', redis.call('TIME')[1] - ARGV[1])";
-        let gone = Script::new(gone);
-        let agents: Vec<String> =
-            gone.key(self.names.agents()).arg(gone_for).invoke_async(&mut self.connection).await?;
-        let give_back = Script::new(include_str!("give_back.lua"));
+        let gone = Script::new(&[gone]);
+        let mut call = gone.call();
+        call.key(self.names.agents()).arg(gone_for);
+        let agents: Vec<String> = call.invoke(&mut self.connection).await?;
+        let give_back = Script::new(&[include_str!("give_back.lua")]);
         let mut reclaimed = 0;
         for agent in agents {
             loop {
-                let mut call = give_back.key(self.names.agents());
+                let mut call = give_back.call();
+                call.key(self.names.agents());
                 for queue in ORDER {
+                    // The newest first: what goes back last is taken first.
+                    call.key(self.names.wakeup_of(queue, &agent)).key(self.names.queue(queue));
                     call.key(self.names.in_flight_of(queue, &agent)).key(self.names.queue(queue));
                 }
-                call.key(self.names.lease(&agent)).arg(GIVE_BACK).arg(&agent).arg(gone_for);
-                let (moved, left): (u64, u64) = call.invoke_async(&mut self.connection).await?;
+                call.key(self.names.lease(&agent));
+                call.arg(GIVE_BACK).arg(GIVE_BACK_BYTES).arg(&agent).arg(gone_for);
+                let (moved, left): (u64, u64) = call.invoke(&mut self.connection).await?;
                 if moved > 0 {
                     tracing::info!(
                         agent,
@@ -84,56 +97,80 @@ impl List {
         &mut self,
         queue: Queue,
         taken: &[Taken],
+        allowance: Allowance,
     ) -> Result<(usize, u64), SourceError> {
         let acked: Option<u64> =
             redis::cmd("GET").arg(self.names.acked(queue)).query_async(&mut self.connection).await?;
         let committed = taken.last().map_or(0, |last| last.position + last.digests.len() as u64);
         let digests: Vec<u32> = taken.iter().flat_map(|taken| taken.digests.iter().copied()).collect();
-        let list: Vec<Vec<u8>> = redis::cmd("LRANGE")
-            .arg(self.names.in_flight(queue))
-            .arg(-(digests.len().max(1) as i64))
-            .arg(-1)
-            .query_async(&mut self.connection)
-            .await?;
-        let list: Vec<u32> = list.iter().rev().map(|message| digest(message)).collect();
+        let list = self.in_flight(queue, digests.len(), allowance).await?;
         let done = already_committed(&digests, committed, acked, &list);
         // The count says from now on what it has to, also where it was lost.
         let position = committed.max(acked.unwrap_or(0));
         let before = position.saturating_sub(done as u64);
         if acked.unwrap_or(0) != before {
-            let set = Script::new(concat!(include_str!("lease.lua"), "redis.call('SET', KEYS[3], ARGV[5])"));
+            let set = Script::new(&[include_str!("lease.lua"), "redis.call('SET', KEYS[3], ARGV[5])"]);
             let mut call = self.lease.call(&set);
             call.key(self.names.acked(queue)).arg(before);
-            let _: Value = call.invoke_async(&mut self.connection).await?;
+            let _: Value = call.invoke(&mut self.connection).await?;
         }
         Ok((done, position))
     }
 
-    pub(super) async fn round(&mut self, asks: &[Ask; 3]) -> Result<[Given; 3], SourceError> {
+    /// Digests of the oldest messages in flight. Nothing for one that is too large to be fetched.
+    async fn in_flight(
+        &mut self,
+        queue: Queue,
+        most: usize,
+        allowance: Allowance,
+    ) -> Result<Vec<Option<u32>>, SourceError> {
+        let script = Script::new(&[include_str!("in_flight.lua")]);
+        let mut list = Vec::new();
+        while list.len() < most {
+            let mut call = script.call();
+            call.key(self.names.in_flight(queue));
+            call.arg(list.len()).arg(most - list.len()).arg(allowance.bytes()).arg(MESSAGE_BYTES);
+            let some: Vec<Option<Vec<u8>>> = call.invoke(&mut self.connection).await?;
+            if some.is_empty() {
+                break;
+            }
+            list.extend(some.iter().map(|message| message.as_deref().map(digest)));
+        }
+        Ok(list)
+    }
+
+    pub(super) async fn round(
+        &mut self,
+        asks: &[Ask; 3],
+        allowance: Allowance,
+    ) -> Result<[Given; 3], SourceError> {
         let mut call = self.lease.call(&self.round);
         for queue in ORDER {
             call.key(self.names.queue(queue)).key(self.names.in_flight(queue)).key(self.names.acked(queue));
+            call.key(self.names.oversize(queue, false));
+            call.key(self.names.wakeup_of(queue, &self.names.server_id));
         }
         for ask in asks {
             call.arg(ask.ack).arg(ask.known).arg(ask.want);
         }
-        call.arg(ROUND_BYTES);
-        let reply: Value = call.invoke_async(&mut self.connection).await?;
+        call.arg(allowance.bytes()).arg(allowance.message_bytes);
+        let reply: Value = call.invoke(&mut self.connection).await?;
         let Value::Array(queues) = reply else { return Err(SourceError::Answer("a round is a list")) };
         let mut given = queues.into_iter().map(parse_given);
         let mut next = || given.next().unwrap_or(Err(SourceError::Answer("a round is three queues")));
         Ok([next()?, next()?, next()?])
     }
 
-    /// What it moves is in the in-flight list, and given out by the next round.
-    pub(super) fn alarms(&self) -> Vec<redis::Cmd> {
-        let alarm = |queue| {
+    /// Waits for something to come, and moves nothing: the destination is no list. What comes is then refused with
+    /// `WRONGTYPE`, which is the signal; it stays in the queue, and no message is ever an answer to this.
+    pub(super) fn waits(&self) -> Vec<Wait> {
+        let wait = |queue| {
             let mut command = redis::cmd("BLMOVE");
-            command.arg(self.names.queue(queue)).arg(self.names.in_flight(queue));
+            command.arg(self.names.queue(queue)).arg(self.names.wakeup_of(queue, &self.names.server_id));
             command.arg("RIGHT").arg("LEFT").arg(BLOCK.as_secs());
-            command
+            Wait::ForRefusal(command)
         };
-        ORDER.into_iter().map(alarm).collect()
+        ORDER.into_iter().map(wait).collect()
     }
 
     pub(super) async fn release(&mut self) -> redis::RedisResult<()> {
@@ -159,11 +196,21 @@ fn parse_given(value: Value) -> Result<Given, SourceError> {
         digests: Vec::with_capacity(items.len()),
         left: left.max(0) as u64,
         fault: Refusal::found(fault),
+        trimmed: 0,
     };
     for item in items {
-        let Value::BulkString(body) = item else { return Err(bad()) };
-        given.digests.push(digest(&body));
-        given.messages.push(Message { body, defect: None });
+        match item {
+            Value::BulkString(body) => {
+                given.digests.push(digest(&body));
+                given.messages.push(Message { body, defect: None });
+            }
+            Value::Array(note) => {
+                let Ok([Value::BulkString(note)]) = <[Value; 1]>::try_from(note) else { return Err(bad()) };
+                given.digests.push(digest(&note));
+                given.messages.push(oversize::message(&note).ok_or_else(bad)?);
+            }
+            _ => return Err(bad()),
+        }
     }
     Ok(given)
 }
@@ -173,17 +220,20 @@ fn parse_given(value: Value) -> Result<Given, SourceError> {
 /// `digests` are those of the last commits, of which the last ended at position `committed`; `acked` is Redis' own
 /// count. Acknowledging removes from the old end only, so the list is some tail of what was committed, then what was
 /// not. The count says how long that tail is; where it was lost, or contradicts the digests, the longest match is
-/// taken: two messages that cannot be told apart are the same record to the `ControlPlane`, too.
-fn already_committed(digests: &[u32], committed: u64, acked: Option<u64>, list: &[u32]) -> usize {
-    let matches =
-        |n: usize| n <= digests.len() && n <= list.len() && list[..n] == digests[digests.len() - n..];
+/// taken: two messages that cannot be told apart are the same record to the `ControlPlane`, too. An oversized message, of
+/// which there is no digest, was committed by an older agent if the count says so; else it is taken for a new one.
+fn already_committed(digests: &[u32], committed: u64, acked: Option<u64>, list: &[Option<u32>]) -> usize {
+    let matches = |n: usize, is_counted: bool| {
+        let same = |(digest, found): (&u32, &Option<u32>)| found.map_or(is_counted, |found| found == *digest);
+        n <= digests.len() && n <= list.len() && digests[digests.len() - n..].iter().zip(list).all(same)
+    };
     if let Some(acked) = acked
         && let Some(n) = committed.checked_sub(acked).and_then(|n| usize::try_from(n).ok())
-        && matches(n)
+        && matches(n, true)
     {
         return n;
     }
-    (0..=digests.len().min(list.len())).rev().find(|n| matches(*n)).unwrap_or(0)
+    (0..=digests.len().min(list.len())).rev().find(|n| matches(*n, false)).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -194,7 +244,9 @@ mod tests {
     fn what_is_committed_is_told_from_what_is_not() {
         /// Digests, position, Redis' count, in-flight list; how many are committed.
         type Case<'a> = (&'a [u32], u64, Option<u64>, &'a [u32], usize);
-        let table: [Case<'_>; 9] = [
+        /// Too large to be fetched.
+        const LARGE: u32 = 0;
+        let table: [Case<'_>; 12] = [
             (&[], 0, None, &[1, 2], 0),
             (&[1, 2, 3], 3, Some(3), &[4, 5], 0),
             (&[1, 2, 3], 3, Some(0), &[1, 2, 3, 4], 3),
@@ -206,10 +258,15 @@ mod tests {
             (&[1, 2, 3], 3, None, &[2, 3, 9], 2),
             (&[1, 2, 3], 3, Some(50), &[3, 9], 1),
             (&[1, 2, 3], 3, None, &[9], 0),
+            // An older agent may have committed what this one does not fetch: the count alone can tell.
+            (&[1, 2, 3], 3, Some(1), &[LARGE, 3, 9], 2),
+            (&[1, 2, 3], 3, Some(3), &[LARGE, 9], 0),
+            (&[1, 2, 3], 3, None, &[2, LARGE], 0),
         ];
         for (digests, committed, acked, list, expected) in table {
+            let found: Vec<_> = list.iter().map(|digest| (*digest != LARGE).then_some(*digest)).collect();
             assert_eq!(
-                already_committed(digests, committed, acked, list),
+                already_committed(digests, committed, acked, &found),
                 expected,
                 "{digests:?} {acked:?} {list:?}"
             );

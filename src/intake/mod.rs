@@ -2,7 +2,7 @@
 //!
 //! The only place that names redis. One task owns the conversation ([`session`]). Each *round* is one script call, which
 //! acknowledges what has been committed, takes more, and measures; while the outbox commits one batch the next is
-//! parsed, and the one behind it taken. When all queues are empty, connections block until something comes ([`alarm`]); that
+//! parsed, and the one behind it taken. When all queues are empty, connections block until something comes ([`wakeup`]); that
 //! is only the wake-up: the next round takes what there is, so one atomic picture decides the order of things.
 //! What is taken from is a [`list`] or a [`stream`] a queue; [`source`] is what both have in common. In a Redis Cluster, where
 //! each stream has a slot of its own, a round is a script call a stream ([`stream`]'s `apart`).
@@ -15,11 +15,13 @@
 //! |---|---|
 //! | `<queue>:processing:<SERVER_ID>` | what this agent has taken and not acknowledged, oldest at the right (lists) |
 //! | `<queue>:acked:<SERVER_ID>` | how many messages it has acknowledged (lists) |
+//! | `<queue>:wakeup:<SERVER_ID>` | nothing: the destination of its blocking command (lists) |
+//! | `<queue>:oversize` | messages that are too large to be fetched, whole ([`oversize`]) |
 //! | `<usage queue>:lease:<SERVER_ID>` | who works under this name; ends by itself ([`lease`]) |
 //! | `<usage queue>:agents` | when each agent was last seen, by Redis' clock |
 //!
-//! In a cluster each stream has a lease and agents of its own beside it, in its slot: `{<stream>}:lease:<SERVER_ID>`, or
-//! without these braces where the stream's name has a hash tag.
+//! In a cluster each stream has a lease, agents and a list of oversized messages of its own beside it, in its slot:
+//! `{<stream>}:lease:<SERVER_ID>`, or without these braces where the stream's name has a hash tag.
 //!
 //! # Crash safety
 //!
@@ -29,22 +31,31 @@
 //! may arrive late: the next conversation takes the lease anew, and they do nothing. One that arrives twice (a cluster's
 //! client calls again when an answer is lost) does nothing the second time: each call changes the lease.
 //!
+//! # Size
+//!
+//! A message of more than 1 MiB never leaves Redis: the script that would give it out moves it, and gives out a note
+//! ([`oversize`]). The note lies where the message lay, so that a crash between the move and the commit finds it again, and
+//! becomes the dead letter. Whatever else is read is bounded in bytes ([`allowance`]), and what blocks answers without data.
+//!
 //! # Assumptions
 //!
 //! A script is atomic. What Redis acknowledged may still be lost with Redis' own disk or in a fail-over: a record that
 //! comes back so is taken again, and the `ControlPlane` knows it by its key.
 
-mod alarm;
+mod allowance;
 mod connection;
 mod fault;
 mod lease;
 mod list;
 mod names;
+mod oversize;
 mod probe;
 mod push;
+mod script;
 mod session;
 mod source;
 mod stream;
+mod wakeup;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,6 +68,7 @@ use crate::outbox::Outbox;
 use crate::record::Acceptor;
 use crate::telemetry::metrics::Metrics;
 
+use allowance::Allowances;
 pub use connection::{ClientError, Fresh, Server, server};
 pub use fault::SourceError;
 pub use names::Names;
@@ -141,10 +153,12 @@ impl Intake {
         let mut number = 0;
         let (mut has_worked, mut held_since) = (false, None);
         let mut said = None;
+        let mut allowances = Allowances::new(self.acceptor.max_bytes());
         while !*stop.borrow() {
             number += 1;
             let begun = Instant::now();
-            let Err((error, worked)) = self.converse(number, !has_worked, &mut stop).await else {
+            let Err((error, worked)) = self.converse(&mut allowances, number, !has_worked, &mut stop).await
+            else {
                 return Ok(());
             };
             has_worked |= worked;
@@ -152,6 +166,10 @@ impl Intake {
                 (delay, said) = (RECONNECT_FIRST, None);
             }
             self.lost(&error, &mut said);
+            if self.is_cut(&error) && allowances.cut() {
+                // Less is asked for: there is nothing to wait for.
+                delay = RECONNECT_FIRST;
+            }
             let held = matches!(error, SourceError::Held { .. });
             held_since = held.then(|| held_since.unwrap_or_else(Instant::now));
             let too_old = matches!(error, SourceError::TooOld(_)) && !has_worked;
@@ -167,6 +185,13 @@ impl Intake {
         Ok(())
     }
 
+    /// Whether an answer with messages may have been cut off. A cluster's client asks again by itself, and is then told that
+    /// the lease is another.
+    fn is_cut(&self, error: &SourceError) -> bool {
+        let is_cluster = self.settings.server.is_cluster();
+        matches!(error, SourceError::Cut(_)) || (is_cluster && error.reason() == "lease_lost")
+    }
+
     /// Tells what ended a conversation: the log once for each kind of trouble.
     fn lost(&self, error: &SourceError, said: &mut Option<&'static str>) {
         let (connected, reason) = (error.is_connected(), error.reason());
@@ -179,7 +204,11 @@ impl Intake {
                 (_, NameHolder::Unasked) => NameHolder::Untold,
                 (_, name) => name,
             };
-            status.fault = (!of_outbox).then(|| error.to_string());
+            status.fault = match error {
+                _ if of_outbox => None,
+                SourceError::Held { .. } => Some(format!("waits for {error}")),
+                _ => Some(error.to_string()),
+            };
         });
         self.metrics.redis_up(connected);
         self.metrics.redis_failures.with_label_values(&[reason]).inc();
@@ -193,12 +222,13 @@ impl Intake {
     /// One conversation. `Ok` when it was stopped; else what ended it, and whether it had begun.
     async fn converse(
         &self,
+        allowances: &mut Allowances,
         number: u64,
         is_first: bool,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), (SourceError, bool)> {
         let mut session = tokio::select! {
-            session = Session::begin(self, number, is_first) => session.map_err(|error| (error, false))?,
+            session = Session::begin(self, allowances, number, is_first) => session.map_err(|error| (error, false))?,
             _ = stop.changed() => return Ok(()),
         };
         self.status.send_modify(|status| status.name = NameHolder::Ours);

@@ -46,6 +46,17 @@ impl Names {
         format!("{}:acked:{}", self.queue(queue), self.server_id)
     }
 
+    /// What was too large to be fetched; `is_apart`: in its queue's slot of a cluster.
+    pub(super) fn oversize(&self, queue: Queue, is_apart: bool) -> String {
+        let queue = self.queue(queue);
+        if is_apart { format!("{}:oversize", beside(queue)) } else { format!("{queue}:oversize") }
+    }
+
+    /// What an agent's blocking command names as its destination: no list, so that nothing is moved.
+    pub(super) fn wakeup_of(&self, queue: Queue, server_id: &str) -> String {
+        format!("{}:wakeup:{server_id}", self.queue(queue))
+    }
+
     /// Who works under an agent's name.
     pub(super) fn lease(&self, server_id: &str) -> String {
         format!("{}:lease:{server_id}", self.usage)
@@ -109,5 +120,8 @@ mod tests {
         assert_eq!(lifecycle.lease, "queue:{edge}:events:lease:a");
         assert_eq!(usage.agents, "{usage}:agents");
         assert_eq!(hash_tag(&usage.lease), Some("usage"));
+        assert_eq!(names.oversize(Queue::Usage, true), "{usage}:oversize");
+        assert_eq!(names.oversize(Queue::Usage, false), "usage:oversize");
+        assert_eq!(names.oversize(Queue::Lifecycle, true), "queue:{edge}:events:oversize");
     }
 }

@@ -4,13 +4,16 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, RedisError, Script, cmd};
+use redis::{Cmd, RedisError, cmd};
 use uuid::Uuid;
 
+use super::allowance::ANSWER_BYTES;
 use super::connection::{Connection, connect};
-use super::fault::reason_of;
+use super::fault::{is_broken_off, reason_of, refuses};
 use super::names::{LeaseKeys, beside};
+use super::script::Script;
 use super::source::{check_version, evicts, versions};
+use super::wakeup::can_be_silent;
 use super::{Settings, SourceError};
 use crate::check::Finding;
 use crate::config::SourceMode;
@@ -47,6 +50,8 @@ pub async fn probe(settings: &Settings, own: Option<Uuid>) -> Vec<Finding> {
         ));
     }
     all.push(rights(&mut connection, settings).await);
+    all.extend(waiting(&mut connection, settings).await);
+    all.extend(answers(settings).await);
     all.push(queues(&mut connection, settings).await);
     all.extend(holder(&mut connection, settings, own).await);
     all
@@ -57,6 +62,7 @@ fn told(versions: &[String]) -> String {
     let different: BTreeSet<&str> = versions.iter().map(String::as_str).collect();
     let different = different.into_iter().collect::<Vec<_>>().join(", ");
     match versions.len() {
+        0 => "a Redis that tells its version by neither INFO nor HELLO is".to_owned(),
         1 => format!("version {different} is"),
         nodes => format!("{nodes} nodes of version {different} are"),
     }
@@ -92,6 +98,47 @@ fn unreached(error: &RedisError) -> Finding {
     Finding::failed(REACH, text, advice)
 }
 
+/// Whether it can be waited for what comes to streams.
+async fn waiting(connection: &mut Connection, settings: &Settings) -> Option<Finding> {
+    let key = settings.names.queue(Queue::Usage);
+    if settings.mode == SourceMode::List || can_be_silent(connection, key).await.ok()? {
+        return None;
+    }
+    Some(Finding::warning(
+        "redis_waiting",
+        "CLIENT REPLY is not allowed, or not there: streams are looked at ten times a second instead of waited for",
+        "let the user of REDIS_URL do this: ACL SETUSER … +client|reply",
+    ))
+}
+
+/// How large an answer may be: Redis closes a connection whose answer is over its limit, and says nothing.
+async fn answers(settings: &Settings) -> Option<Finding> {
+    let script = Script::new(&["return string.rep('x', ARGV[1])"]);
+    let mut bytes = ANSWER_BYTES;
+    loop {
+        let mut connection = connect(settings, Duration::ZERO).await.ok()?;
+        let mut call = script.call();
+        call.key(settings.names.queue(Queue::Usage)).arg(bytes);
+        match call.invoke::<Vec<u8>>(&mut connection).await {
+            Ok(_) => break,
+            Err(error) if is_broken_off(&error) && bytes > 1 => bytes /= 2,
+            // Whatever else it is: the rights tell.
+            Err(_) => return None,
+        }
+    }
+    (bytes < ANSWER_BYTES).then(|| {
+        Finding::warning(
+            "redis_answers",
+            format!(
+                "Redis closes the connection instead of giving an answer of {} bytes, and gives one of {bytes}: records are \
+                 taken in smaller rounds, and one that is longer than that is not taken at all",
+                bytes * 2
+            ),
+            format!("raise client-output-buffer-limit normal in Redis to {ANSWER_BYTES} bytes, or to 0"),
+        )
+    })
+}
+
 /// Everything that the agent ever asks, asked of a scratch key; and a change that is none, of each key of its own.
 async fn rights(connection: &mut Connection, settings: &Settings) -> Finding {
     let names = &settings.names;
@@ -103,11 +150,13 @@ async fn rights(connection: &mut Connection, settings: &Settings) -> Finding {
     let mut refused = None;
     let mut note = |what: &str, error: &RedisError, missing: &mut Vec<String>| match reason_of(error) {
         "no_permission" => missing.push(what.to_owned()),
+        _ if refuses(error, what) => missing.push(what.to_owned()),
         _ if refused.is_none() => refused = Some(format!("{what}: {error}")),
         _ => {}
     };
-    if let Err(error) = Script::new("return 1").key(&scratch).invoke_async::<i64>(connection).await {
-        note("EVALSHA and SCRIPT LOAD", &error, &mut missing);
+    let script = Script::new(&["return 1"]);
+    if let Err(error) = script.call().key(&scratch).invoke::<i64>(connection).await {
+        note("EVAL", &error, &mut missing);
     }
     for command in attempts(&scratch, settings.mode) {
         if let Err(error) = command.query_async::<redis::Value>(connection).await {
@@ -131,12 +180,14 @@ async fn rights(connection: &mut Connection, settings: &Settings) -> Finding {
         );
     }
     if missing.is_empty() {
-        return Finding::ok(RIGHTS, "everything that the agent asks is allowed");
+        let scripts =
+            if script.is_sent_whole() { "; scripts are sent whole, since EVALSHA is not" } else { "" };
+        return Finding::ok(RIGHTS, format!("everything that the agent asks is allowed{scripts}"));
     }
     missing.dedup();
     Finding::failed(
         RIGHTS,
-        format!("not allowed: {}", missing.join(", ")),
+        format!("not allowed, or renamed: {}", missing.join(", ")),
         format!(
             "let the user of REDIS_URL do this: ACL SETUSER … ~queue:* +@connection +@list +@stream +@string +@sortedset +@scripting +@keyspace -@dangerous +time (the queues here: ~{}*)",
             names.usage.split_once(':').map_or(&*names.usage, |(prefix, _)| prefix)
@@ -180,12 +231,13 @@ fn attempts(scratch: &str, mode: SourceMode) -> Vec<Cmd> {
         ask("BLMOVE", &[&list, &other, "RIGHT", "LEFT", "1"]);
     } else {
         let stream = key("x");
+        ask("XADD", &[&stream, "*", "data", "1"]);
         ask("XGROUP", &["CREATE", &stream, "g", "0", "MKSTREAM"]);
         ask("XREADGROUP", &["GROUP", "g", "c", "COUNT", "1", "STREAMS", &stream, ">"]);
         ask("XREAD", &["COUNT", "1", "STREAMS", &stream, "0"]);
         ask("XPENDING", &[&stream, "g"]);
         ask("XAUTOCLAIM", &[&stream, "g", "c", "0", "0"]);
-        ask("XINFO", &["STREAM", &stream]);
+        ask("XINFO", &["GROUPS", &stream]);
         ask("XLEN", &[&stream]);
         ask("XACK", &[&stream, "g", "1-1"]);
         ask("XDEL", &[&stream, "1-1"]);
@@ -196,9 +248,14 @@ fn attempts(scratch: &str, mode: SourceMode) -> Vec<Cmd> {
     all
 }
 
+/// Each stream is in a slot of its own.
+fn is_apart(settings: &Settings) -> bool {
+    settings.server.is_cluster() && settings.mode == SourceMode::Stream
+}
+
 /// This agent's leases: in a cluster one beside each stream.
 fn leases(settings: &Settings) -> Vec<LeaseKeys> {
-    settings.names.leases(settings.server.is_cluster() && settings.mode == SourceMode::Stream)
+    settings.names.leases(is_apart(settings))
 }
 
 /// A change of each key that the agent writes to, which leaves it as it is and makes none.
@@ -218,10 +275,12 @@ fn changes_of_nothing(settings: &Settings) -> Vec<Cmd> {
         ask("SETRANGE", &lease, &["0", ""]);
     }
     for queue in Queue::ALL {
+        ask("LTRIM", &names.oversize(queue, is_apart(settings)), &["0", "-1"]);
         if mode == SourceMode::List {
             ask("LTRIM", names.queue(queue), &["0", "-1"]);
             ask("LTRIM", &names.in_flight(queue), &["0", "-1"]);
             ask("SETRANGE", &names.acked(queue), &["0", ""]);
+            ask("SETRANGE", &names.wakeup_of(queue, &names.server_id), &["0", ""]);
         } else {
             ask("XDEL", names.queue(queue), &["0-0"]);
         }
@@ -236,6 +295,7 @@ async fn queues(connection: &mut Connection, settings: &Settings) -> Finding {
     let mut expected: Vec<(String, &str)> =
         Queue::ALL.iter().map(|queue| (names.queue(*queue).to_owned(), taken)).collect();
     expected.extend([(names.quota_response.clone(), "list"), (names.dead_letters.clone(), "list")]);
+    expected.extend(Queue::ALL.iter().map(|queue| (names.oversize(*queue, is_apart(settings)), "list")));
     if settings.mode == SourceMode::List {
         expected.extend(Queue::ALL.iter().map(|queue| (names.in_flight(*queue), "list")));
     }

@@ -11,12 +11,15 @@ use super::connection::{Connection, connect};
 use super::fault::{is_refusal, reason_of};
 use crate::drain::QuotaPush;
 use crate::outbox::{DeadLetter, Outbox};
+use crate::record::MAX_DEPTH;
 use crate::telemetry::metrics::Metrics;
 
 /// Between attempts.
 const RETRY: Duration = Duration::from_millis(500);
-/// Dead letters mirrored in one command.
-const MIRROR_AT_ONCE: usize = 100;
+/// Quota answers pushed in one command.
+const PUSH_AT_ONCE: usize = 100;
+/// Dead letters mirrored in one command: each may be a MiB, and is there twice.
+const MIRROR_AT_ONCE: usize = 8;
 /// How often the outbox is asked for new dead letters.
 const MIRROR_EVERY: Duration = Duration::from_millis(250);
 
@@ -71,7 +74,7 @@ pub async fn push_quota_answers(
     let mut connection = None;
     while let Some(first) = answers.recv().await {
         let mut group = vec![first];
-        while group.len() < MIRROR_AT_ONCE
+        while group.len() < PUSH_AT_ONCE
             && let Ok(next) = answers.try_recv()
         {
             group.push(next);
@@ -177,8 +180,8 @@ fn render(letter: &DeadLetter, queue: &str) -> Vec<u8> {
     }
     let bytes = letter.original();
     let original_message = match serde_json::from_slice::<&RawValue>(&bytes) {
-        Ok(json) => Original::Json(json),
-        Err(_) => Original::Text(String::from_utf8_lossy(&bytes).into_owned()),
+        Ok(json) if depth(&bytes) <= MAX_DEPTH => Original::Json(json),
+        _ => Original::Text(String::from_utf8_lossy(&bytes).into_owned()),
     };
     let mirrored = Mirrored {
         original_message,
@@ -189,4 +192,73 @@ fn render(letter: &DeadLetter, queue: &str) -> Vec<u8> {
         reason: letter.reason.label(),
     };
     serde_json::to_vec(&mirrored).unwrap_or_default()
+}
+
+/// How deep JSON is nested. Readers of the mirror recurse, and have a limit of their own.
+fn depth(json: &[u8]) -> u32 {
+    let (mut depth, mut deepest) = (0_u32, 0);
+    let mut bytes = json.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'"' => skip_string(&mut bytes),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// To behind the quote that ends it.
+fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => {
+                bytes.next();
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::{Payload, Reason};
+    use crate::record::{Kind, Timestamp};
+
+    fn original(message: &str) -> serde_json::Value {
+        let (bytes, at) = (message.as_bytes().into(), Timestamp(0));
+        let letter = DeadLetter {
+            id: 1,
+            reason: Reason::Invalid,
+            detail: String::new(),
+            attempts: 0,
+            first_at: at,
+            last_at: at,
+            payload: Payload::Raw { kind: Kind::Usage, accepted_at: at, bytes },
+        };
+        let mirrored: serde_json::Value = serde_json::from_slice(&render(&letter, "queue")).unwrap();
+        mirrored["original_message"].clone()
+    }
+
+    #[test]
+    fn what_is_nested_deeper_than_64_is_mirrored_as_a_string() {
+        for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
+            let nested = |levels: usize| format!("{}0{}", open.repeat(levels), close.repeat(levels));
+            assert!(!original(&nested(64)).is_string());
+            for levels in [65, 100_000] {
+                assert_eq!(original(&nested(levels)), nested(levels));
+            }
+        }
+        // Brackets within strings are no nesting, and neither are those of what is no JSON.
+        let text = format!(r#"["{}\"{}", []]"#, "[".repeat(100), "{".repeat(100));
+        assert!(original(&text).is_array());
+        assert_eq!(depth(text.as_bytes()), 2);
+        assert_eq!(original("[[\"\\"), "[[\"\\");
+    }
 }

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
-use super::alarm::{Alarm, REFUSED};
-use super::fault::Refusal;
+use super::allowance::{Allowance, Allowances};
+use super::fault::{Refusal, is_broken_off};
 use super::lease::RENEW;
 use super::source::{Ask, Given, Message, ORDER, Source};
+use super::wakeup::{REFUSED, Wakeup};
 use super::{Intake, NameHolder, RedisStatus, SourceError};
 use crate::drain::Horizon;
 use crate::failpoint;
@@ -36,6 +37,14 @@ struct Taking {
     watermark: u64,
 }
 
+/// What came of a round.
+struct Round {
+    /// Some messages were given.
+    gave: bool,
+    /// Another round at once would give more.
+    is_more: bool,
+}
+
 /// A batch on its way into the outbox.
 struct Batch {
     committed: oneshot::Receiver<Result<u64, AppendError>>,
@@ -59,6 +68,7 @@ impl Batch {
 pub(super) struct Session<'a> {
     intake: &'a Intake,
     source: Source,
+    allowances: &'a mut Allowances,
     /// Parsed while the next round is under way.
     taking: Option<Taking>,
     batches: VecDeque<Batch>,
@@ -76,6 +86,9 @@ pub(super) struct Session<'a> {
     /// Completed events below this number have been told what they wait for.
     waited_for: u64,
     number: u64,
+    /// The last round asked for quota requests only.
+    is_quota_only: bool,
+    is_quota_left: bool,
     /// When to look next for what agents that have gone left behind.
     reclaim_at: Option<Instant>,
     /// Why waiting for records is refused.
@@ -85,12 +98,18 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub(super) async fn begin(intake: &'a Intake, number: u64, is_first: bool) -> Result<Self, SourceError> {
+    pub(super) async fn begin(
+        intake: &'a Intake,
+        allowances: &'a mut Allowances,
+        number: u64,
+        is_first: bool,
+    ) -> Result<Self, SourceError> {
         let source = Source::open(&intake.settings, &intake.outbox, is_first).await?;
         let reclaims = !intake.settings.orphan_reclaim.is_zero();
         Ok(Self {
             intake,
             source,
+            allowances,
             taking: None,
             batches: VecDeque::new(),
             recovered: false,
@@ -102,6 +121,8 @@ impl<'a> Session<'a> {
             waits: VecDeque::new(),
             waited_for: 0,
             number,
+            is_quota_only: false,
+            is_quota_left: false,
             reclaim_at: reclaims.then(Instant::now),
             refused: None,
             counted: BTreeMap::new(),
@@ -118,7 +139,9 @@ impl<'a> Session<'a> {
         failpoint::reached("intake::adopted");
         for (n, queue) in ORDER.into_iter().enumerate() {
             let taken = self.intake.outbox.recently_taken(queue);
-            (self.to_ack[n], self.positions[n]) = self.source.recover(queue, &taken).await?;
+            let allowance = self.allowances.now();
+            let recovered = self.source.recover(queue, &taken, allowance).await;
+            (self.to_ack[n], self.positions[n]) = recovered.map_err(|error| cut(error, allowance))?;
         }
         self.known = self.to_ack;
         self.recovered = true;
@@ -127,7 +150,7 @@ impl<'a> Session<'a> {
     }
 
     pub(super) async fn run(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), SourceError> {
-        let mut alarm = Alarm::open(&self.intake.settings, &self.source).await?;
+        let mut wakeup = Some(Wakeup::open(&self.intake.settings, &self.source).await?);
         let mut paused = self.intake.outbox.paused();
         let mut idle = false;
         loop {
@@ -136,8 +159,13 @@ impl<'a> Session<'a> {
             let pause = *paused.borrow_and_update();
             self.tell_paused(if stopping { Some("stopping") } else { pause });
             let open = !stopping && pause.is_none();
+            if stopping {
+                // IMPORTANT: before the lease is released. Nothing may be on its way to an agent that is struck off.
+                wakeup = None;
+            }
             if stopping && self.taking.is_none() && self.batches.is_empty() {
                 self.round(false).await?;
+                failpoint::reached("intake::releasing");
                 // One that is not released ends by itself.
                 let _ = self.source.release().await;
                 return Ok(());
@@ -152,7 +180,10 @@ impl<'a> Session<'a> {
             let take = open && self.batches.len() + usize::from(self.taking.is_some()) < PIPELINE;
             let has_acks = self.to_ack.iter().any(|n| *n > 0);
             if has_acks || (take && !idle) {
-                let is_more = self.round(take).await?;
+                let Round { gave, is_more } = self.round(take).await?;
+                if let Some(wakeup) = wakeup.as_mut().filter(|_| gave) {
+                    wakeup.found();
+                }
                 idle = take && !is_more && !self.source.has_more();
                 continue;
             }
@@ -161,16 +192,17 @@ impl<'a> Session<'a> {
                 continue;
             }
             // Nothing to do just now: a commit, a message, the end of a pause, or the time to measure.
-            let waits = open && take;
-            if waits {
-                alarm.arm(&self.source);
+            if open
+                && take
+                && let Some(wakeup) = &mut wakeup
+            {
+                wakeup.arm(&self.source);
             }
             tokio::select! {
                 committed = first_commit(&mut self.batches) => self.committed(committed)?,
-                rung = alarm.rung() => {
-                    rung?;
+                refused = woken(&mut wakeup) => {
                     idle = false;
-                    self.refused = alarm.refused().map(Refusal::of);
+                    self.refused = refused?;
                 }
                 Ok(()) = paused.changed() => idle = false,
                 _ = stop.changed() => {}
@@ -198,12 +230,17 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// One round; while Redis is at it, what the last one gave goes into the outbox. True if it gave something and left
-    /// something: else the next would find nothing, and what this one gave would wait for that.
-    async fn round(&mut self, take: bool) -> Result<bool, SourceError> {
-        let want = if take { ROUND_MESSAGES } else { 0 };
-        let asks =
-            std::array::from_fn(|n| Ask { ack: self.to_ack[n], known: self.known[n] - self.to_ack[n], want });
+    /// One round; while Redis is at it, what the last one gave goes into the outbox.
+    async fn round(&mut self, take: bool) -> Result<Round, SourceError> {
+        let allowance = self.allowances.now();
+        // Of one message in all, that of a quota request may be every other one: it waits for no other queue.
+        self.is_quota_only = take && allowance.is_single() && self.is_quota_left && !self.is_quota_only;
+        let is_asked = |n: usize| take && (!self.is_quota_only || ORDER[n] == Queue::Quota);
+        let asks = std::array::from_fn(|n| Ask {
+            ack: self.to_ack[n],
+            known: self.known[n] - self.to_ack[n],
+            want: if is_asked(n) { ROUND_MESSAGES } else { 0 },
+        });
         failpoint::reached("intake::asking");
         let taking = self.taking.take();
         let parse = async {
@@ -212,9 +249,9 @@ impl<'a> Session<'a> {
             tokio::task::yield_now().await;
             append(self.intake, self.number, taking, &mut self.batches).await
         };
-        let (given, appended) = tokio::join!(biased; self.source.round(&asks), parse);
+        let (given, appended) = tokio::join!(biased; self.source.round(&asks, allowance), parse);
         appended?;
-        let given = given?;
+        let given = given.map_err(|error| if take { cut(error, allowance) } else { error })?;
         for (n, ask) in asks.iter().enumerate() {
             self.known[n] -= ask.ack;
         }
@@ -239,6 +276,7 @@ impl<'a> Session<'a> {
         }
         let gave = given.iter().any(|given| !given.messages.is_empty());
         let left = given.iter().any(|given| given.left > 0);
+        self.is_quota_left = given[2].left > 0;
         if gave {
             failpoint::reached("intake::taken");
             self.taking = Some(Taking { positions: self.positions, watermark, given });
@@ -248,7 +286,9 @@ impl<'a> Session<'a> {
             }
         }
         self.release();
-        Ok(gave && left)
+        // If it gave nothing the next would give nothing, and if it left nothing find nothing: what this one gave would wait
+        // for that.
+        Ok(Round { gave, is_more: left && (gave || self.is_quota_only) })
     }
 
     /// Notes every commit that has been answered already.
@@ -311,8 +351,23 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Entries of streams that are gone before they were read: nobody has them, and nothing but this says so.
+    fn tell_trimmed(&self, given: &[Given; 3]) {
+        for (given, queue) in given.iter().zip(ORDER).filter(|(given, _)| given.trimmed > 0) {
+            let (entries, stream) = (given.trimmed, self.intake.settings.names.queue(queue));
+            self.intake.metrics.stream_trimmed.with_label_values(&[queue.label()]).inc_by(entries);
+            tracing::error!(
+                entries,
+                stream,
+                "entries were trimmed or deleted from the stream while they were pending: their records are lost, and they \
+                 are acknowledged; see whether a producer trims (XADD … MAXLEN, XTRIM) what is not acknowledged yet"
+            );
+        }
+    }
+
     fn tell_depths(&mut self, given: &[Given; 3]) {
         self.count_refusals(given);
+        self.tell_trimmed(given);
         let names = &self.intake.settings.names;
         let of_queue = given.iter().zip(ORDER).find_map(|(given, queue)| {
             given.fault.as_ref().map(|fault| format!("{}: {fault}", names.queue(queue)))
@@ -382,7 +437,7 @@ async fn append(
         for Message { body, defect } in given.messages {
             let accepted = match defect {
                 None => acceptance.accept(queue, &body),
-                Some(defect) => Err(Rejection { kind: unread_kind(queue), detail: defect.into() }),
+                Some(defect) => Err(Rejection { kind: unread_kind(queue), detail: defect.into_owned() }),
             };
             entries.push(match accepted {
                 Ok(record) => {
@@ -400,6 +455,25 @@ async fn append(
     let committed = intake.outbox.append(entries, Some((conversation, recent))).await?;
     batches.push_back(Batch { committed, counts, watermark, has_events });
     Ok(())
+}
+
+/// Waits until something may have come. What Redis has against waiting, if anything.
+async fn woken(wakeup: &mut Option<Wakeup>) -> Result<Option<Refusal>, SourceError> {
+    match wakeup {
+        Some(wakeup) => {
+            wakeup.woken().await?;
+            Ok(wakeup.refused().map(Refusal::of))
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// What it means that messages were asked for and did not come.
+fn cut(error: SourceError, allowance: Allowance) -> SourceError {
+    match error {
+        SourceError::Redis(error) if is_broken_off(&error) => SourceError::Cut(allowance),
+        error => error,
+    }
 }
 
 async fn first_commit(batches: &mut VecDeque<Batch>) -> Result<u64, AppendError> {

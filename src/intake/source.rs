@@ -1,10 +1,14 @@
 //! What is common to lists and streams: what a round is asked for, and what it gives.
 
+use std::borrow::Cow;
+
+use super::allowance::Allowance;
 use super::connection::{Connection, connect};
-use super::fault::Refusal;
+use super::fault::{Refusal, refuses};
 use super::lease::Lease;
 use super::list::List;
 use super::stream::Stream;
+use super::wakeup::Wait;
 use super::{Settings, SourceError};
 use crate::config::SourceMode;
 use crate::outbox::{Outbox, Taken};
@@ -12,8 +16,6 @@ use crate::record::Queue;
 
 /// The queues in the order of the scripts.
 pub(super) const ORDER: [Queue; 3] = [Queue::Lifecycle, Queue::Usage, Queue::Quota];
-/// Bytes of messages in one round at the most, and of each queue one message more, or from a stream one chunk.
-pub(super) const ROUND_BYTES: usize = 1 << 20;
 /// The oldest Redis that can be used: it has `LMOVE`, `BLMOVE` and `XAUTOCLAIM`.
 const OLDEST: (u32, u32) = (6, 2);
 
@@ -31,9 +33,10 @@ pub(super) struct Ask {
 /// A message as it was found.
 #[derive(Debug)]
 pub(super) struct Message {
+    /// Its bytes, or the first of them.
     pub body: Vec<u8>,
     /// Why this can be no record, whatever it holds.
-    pub defect: Option<&'static str>,
+    pub defect: Option<Cow<'static, str>>,
 }
 
 /// What one round gave of one queue.
@@ -47,6 +50,8 @@ pub(super) struct Given {
     pub left: u64,
     /// Why this queue cannot be read.
     pub fault: Option<Refusal>,
+    /// Entries that were deleted from a stream before they were read.
+    pub trimmed: u64,
 }
 
 /// One connection's conversation with Redis, in either form.
@@ -104,18 +109,23 @@ impl Source {
         &mut self,
         queue: Queue,
         taken: &[Taken],
+        allowance: Allowance,
     ) -> Result<(usize, u64), SourceError> {
         match self {
-            Self::List(list) => list.recover(queue, taken).await,
+            Self::List(list) => list.recover(queue, taken, allowance).await,
             Self::Stream(stream) => Ok(stream.recover(queue, taken)),
         }
     }
 
     /// One round: acknowledge, take, measure.
-    pub(super) async fn round(&mut self, asks: &[Ask; 3]) -> Result<[Given; 3], SourceError> {
+    pub(super) async fn round(
+        &mut self,
+        asks: &[Ask; 3],
+        allowance: Allowance,
+    ) -> Result<[Given; 3], SourceError> {
         match self {
-            Self::List(list) => list.round(asks).await,
-            Self::Stream(stream) => stream.round(asks).await,
+            Self::List(list) => list.round(asks, allowance).await,
+            Self::Stream(stream) => stream.round(asks, allowance).await,
         }
     }
 
@@ -140,10 +150,10 @@ impl Source {
     }
 
     /// What to wait in, one connection each, for something to come.
-    pub(super) fn alarms(&self) -> Vec<redis::Cmd> {
+    pub(super) fn waits(&self) -> Vec<Wait> {
         match self {
-            Self::List(list) => list.alarms(),
-            Self::Stream(stream) => stream.alarms(),
+            Self::List(list) => list.waits(),
+            Self::Stream(stream) => stream.waits(),
         }
     }
 
@@ -166,7 +176,8 @@ pub(super) async fn evicts(connection: &mut Connection) -> Option<String> {
     })
 }
 
-/// The servers' versions, asked in a way that is allowed.
+/// The servers' versions, asked in a way that there is and that is allowed. None if there is no such way: what is then
+/// missing is found when it is used.
 pub(super) async fn versions(connection: &mut Connection) -> Result<Vec<String>, SourceError> {
     match connection.info("server").await {
         Ok(infos) => {
@@ -174,15 +185,19 @@ pub(super) async fn versions(connection: &mut Connection) -> Result<Vec<String>,
                 let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
                 version.unwrap_or("unknown").trim().to_owned()
             };
-            Ok(infos.iter().map(version).collect())
+            return Ok(infos.iter().map(version).collect());
         }
-        // An ACL may forbid INFO as dangerous, and still let HELLO through.
-        Err(error) if error.code() == Some("NOPERM") => {
-            let hello: std::collections::HashMap<String, redis::Value> =
-                redis::cmd("HELLO").arg(2).query_async(connection).await?;
+        // An ACL may forbid INFO as dangerous, and a managed Redis rename it, and still let HELLO through.
+        Err(error) if refuses(&error, "INFO") => {}
+        Err(error) => return Err(error.into()),
+    }
+    match redis::cmd("HELLO").arg(2).query_async(connection).await {
+        Ok(hello) => {
+            let hello: std::collections::HashMap<String, redis::Value> = hello;
             let version = hello.get("version").ok_or(SourceError::Answer("HELLO names a version"))?;
             Ok(vec![redis::from_redis_value_ref(version).map_err(redis::RedisError::from)?])
         }
+        Err(error) if refuses(&error, "HELLO") => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }
 }

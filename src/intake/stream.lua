@@ -1,29 +1,52 @@
 -- One round of the intake from streams, atomic: acknowledge what is committed, take more, say what is left.
 --
--- After lease.lua, whose KEYS and ARGV come first.
--- KEYS: the three streams, or in a cluster one. ARGV: the group, the consumer, how many bytes to take at the most; then for each stream how
--- many to take, where to read on in what this consumer has been given already ('' when that is done), for how many
--- milliseconds an entry must lie with a consumer to be taken from it (0: leave them), how many entries to
--- acknowledge, and their ids.
+-- After lease.lua, whose KEYS and ARGV come first, and oversize.lua.
+-- KEYS: for each of the three streams, or in a cluster for one, the stream and the list of oversized messages.
+-- ARGV: the group, the consumer, how many bytes to give out at the most (0: one entry in all), and from how many bytes on
+-- an entry is not given out but moved; then for each stream how many to take, where to read on in what this consumer has
+-- been given already ('' when that is done), for how many milliseconds an entry must lie with a consumer to be taken from
+-- it (0: leave them), how many entries to acknowledge, and their ids.
 --
--- The order of the streams matters as in list.lua.
--- Returns for each stream: a fault, what is left, the last id, where the reading of what was given before has come
--- to, and the entries; one that was given before but is gone has no fields.
-local CHUNK = 64
+-- The order of the streams matters as in list.lua, and entries are read a few at a time as there.
+-- Returns for each stream: a fault, what is left, the last id that the group was given, where the reading of what was given
+-- before has come to, the entries, whether those named were acknowledged, and how many were trimmed before they could be
+-- claimed. An entry is its id and its fields, of which only `data` if it has that; a note alone; nothing if it was trimmed.
+local CHUNK = 16
 local SOME = 1000
-local group, consumer, room = ARGV[5], ARGV[6], tonumber(ARGV[7])
+local group, consumer, room, limit = ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local single = room <= 0
 local reply = {}
-local blocked = false
-local at = 8
-for q = 0, #KEYS - 3 do
-  local stream = KEYS[q + 3]
+-- `ended`: nothing more is given out in this round. Moving an oversized entry takes long enough.
+local blocked, ended = false, false
+local at = 9
+
+-- What is given out of an entry's fields; and, instead, its message if it is too large.
+local function read(fields)
+  local data, size = nil, 0
+  for n = 1, #fields, 2 do
+    if fields[n] == 'data' and not data then data = fields[n + 1] end
+    size = size + #fields[n] + #fields[n + 1]
+  end
+  if data and #data > limit then return nil, data end
+  if data then return { 'data', data }, nil, #data end
+  if size > limit then
+    local all = {}
+    for n = 1, #fields, 2 do all[fields[n]] = fields[n + 1] end
+    return nil, cjson.encode(all)
+  end
+  if #fields == 2 and fields[1] == 'oversize' and is_note(fields[2]) then return { fields[2] }, nil, size end
+  return fields, nil, size
+end
+
+for q = 0, #KEYS / 2 - 2 do
+  local stream, oversize = KEYS[q * 2 + 3], KEYS[q * 2 + 4]
   local want, from, idle, acks = tonumber(ARGV[at]), ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local ids = {}
   for n = 1, acks do ids[n] = ARGV[at + 3 + n] end
   at = at + 4 + acks
   local kind = redis.call('TYPE', stream).ok
   if kind ~= 'stream' and kind ~= 'none' then
-    reply[q + 1] = { 'a key of type ' .. kind .. ' stands where a stream belongs', 0, '0-0', from, {} }
+    reply[q + 1] = { 'a key of type ' .. kind .. ' stands where a stream belongs', 0, '0-0', from, {}, 0, 0 }
   else
     -- A stream or group that is not there, or vanished, is made, from its beginning.
     if redis.pcall('XPENDING', stream, group).err then
@@ -34,55 +57,84 @@ for q = 0, #KEYS - 3 do
       redis.call('XACK', stream, group, unpack(some))
       redis.call('XDEL', stream, unpack(some))
     end
-    local entries = {}
-    local function add(found)
-      for _, entry in ipairs(found) do
-        entries[#entries + 1] = entry
-        if entry[2] then
-          for _, text in ipairs(entry[2]) do room = room - #text end
-        end
-      end
-    end
+    local entries, fault, trimmed = {}, '', 0
     if q == 1 and blocked then want = 0 end
-    -- What this consumer was given before and has not acknowledged.
-    while from ~= '' and #entries < want and (#entries == 0 or room > 0) do
-      local found = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', math.min(CHUNK, want - #entries),
-        'STREAMS', stream, from)
-      if not found or #found[1][2] == 0 then
-        from = ''
-      else
-        add(found[1][2])
-        from = found[1][2][#found[1][2]][1]
-      end
+    -- One at least, so that large records of one stream leave none of another behind.
+    local function wanted()
+      return fault == '' and not ended and #entries < want and (#entries == 0 or room > 0)
     end
-    -- What others were given and have not acknowledged for long.
-    if from == '' and idle > 0 and want > 0 then
-      local cursor = '0-0'
-      repeat
-        local claimed = redis.call('XAUTOCLAIM', stream, group, consumer, idle, cursor, 'COUNT', CHUNK)
-        local found = {}
-        for _, entry in ipairs(claimed[2]) do
-          if entry then found[#found + 1] = entry end
+    local function give_out(id, fields)
+      if fields then
+        local given, large, size = read(fields)
+        if large then
+          fault = wrong(oversize)
+          if fault ~= '' then return false end
+          ended = true
+          redis.call('LPUSH', oversize, large)
+          redis.call('XADD', stream, '*', 'oversize', note_on(large, oversize))
+          redis.call('XACK', stream, group, id)
+          redis.call('XDEL', stream, id)
+          return true
         end
-        add(found)
-        cursor = claimed[1]
-      until cursor == '0-0' or #entries >= want or room <= 0
+        fields, room = given, room - size
+      end
+      entries[#entries + 1] = fields and { id, fields } or { id }
+      if single then ended = true end
+      return true
     end
-    -- What is new: some at least, so that large records of one stream leave none of another behind.
+    local chunk = 1
+    -- Reads some and gives them out. What is not given out is this consumer's all the same: `from` is set to where the next
+    -- round reads on. False if there was nothing.
+    local function read_from(place)
+      local found = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', math.min(chunk, want - #entries),
+        'STREAMS', stream, place)
+      if not found or #found[1][2] == 0 then return false end
+      chunk = math.min(chunk * 2, CHUNK)
+      local last = place
+      if last == '>' then last = '0' end
+      for n, entry in ipairs(found[1][2]) do
+        if n > 1 and not wanted() or not give_out(entry[1], entry[2]) then
+          from = last
+          return true
+        end
+        last = entry[1]
+      end
+      if place ~= '>' or ended then from = last end
+      return true
+    end
+    -- What others were given and have not acknowledged for long becomes this consumer's, to be read with all that is.
+    if idle > 0 and want > 0 then
+      local cursor, claimed = '0-0', 0
+      repeat
+        local answer = redis.call('XAUTOCLAIM', stream, group, consumer, idle, cursor, 'COUNT', want, 'JUSTID')
+        claimed = claimed + #answer[2]
+        -- Redis 7 drops what is gone from the stream; before, it is found when it is read.
+        trimmed = trimmed + #(answer[3] or {})
+        cursor = answer[1]
+      until cursor == '0-0' or claimed >= want
+      if claimed > 0 then from = '0' end
+    end
+    -- What this consumer was given before and has not acknowledged.
+    while from ~= '' and wanted() do
+      if not read_from(from) then from = '' end
+    end
+    -- What is new.
     local dry = false
-    while from == '' and #entries < want and (#entries == 0 or room > 0) do
-      local found = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', math.min(CHUNK, want - #entries),
-        'STREAMS', stream, '>')
-      if not found or #found[1][2] == 0 then
+    while from == '' and wanted() do
+      if not read_from('>') then
         dry = true
         break
       end
-      add(found[1][2])
     end
-    local info = redis.call('XINFO', 'STREAM', stream)
+    -- What names no entry, as XINFO STREAM does.
     local last = '0-0'
-    for n = 1, #info, 2 do
-      if info[n] == 'last-generated-id' then last = info[n + 1] end
+    for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+      local is_ours, delivered = false, '0-0'
+      for n = 1, #info, 2 do
+        if info[n] == 'name' then is_ours = info[n + 1] == group end
+        if info[n] == 'last-delivered-id' then delivered = info[n + 1] end
+      end
+      if is_ours then last = delivered end
     end
     -- Acknowledged entries are deleted, so that the stream holds what is pending and what is left.
     local pending = redis.call('XPENDING', stream, group)
@@ -96,7 +148,7 @@ for q = 0, #KEYS - 3 do
       end
     end
     if q == 0 and (left > 0 or from ~= '') then blocked = true end
-    reply[q + 1] = { '', left, last, from, entries }
+    reply[q + 1] = { fault, left, last, from, entries, 1, trimmed }
   end
 end
 return reply

@@ -10,12 +10,16 @@ mod tests;
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use redis::{Script, Value};
+use redis::Value;
 
+use super::allowance::Allowance;
 use super::connection::Connection;
 use super::fault::Refusal;
 use super::lease::Lease;
-use super::source::{Ask, Given, Message, ORDER, ROUND_BYTES};
+use super::oversize;
+use super::script::Script;
+use super::source::{Ask, Given, Message, ORDER};
+use super::wakeup::Wait;
 use super::{BLOCK, Names, SourceError};
 use crate::outbox::Taken;
 use crate::record::Queue;
@@ -62,7 +66,8 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn new(connection: Connection, leases: Vec<Lease>, names: Names, gone_for: Duration) -> Self {
-        let round = Script::new(concat!(include_str!("lease.lua"), include_str!("stream.lua")));
+        let parts = [include_str!("lease.lua"), include_str!("oversize.lua"), include_str!("stream.lua")];
+        let round = Script::new(&parts);
         let reading = || Reading { from: "0".into(), last: "0-0".into(), ..Reading::default() };
         let readings = [reading(), reading(), reading()];
         let held = Given::default();
@@ -80,12 +85,21 @@ impl Stream {
         (0, taken.last().map_or(0, |last| last.position + last.digests.len() as u64 / 4))
     }
 
-    pub(super) async fn round(&mut self, asks: &[Ask; 3]) -> Result<[Given; 3], SourceError> {
+    /// Each has a lease and oversized messages in its own slot of a cluster.
+    fn are_apart(&self) -> bool {
+        self.leases.len() == ORDER.len()
+    }
+
+    pub(super) async fn round(
+        &mut self,
+        asks: &[Ask; 3],
+        allowance: Allowance,
+    ) -> Result<[Given; 3], SourceError> {
         let reclaims = self.reclaim && asks.iter().any(|ask| ask.want > 0);
-        let given = if self.leases.len() == ORDER.len() {
-            self.round_apart(asks, reclaims).await?
+        let given = if self.are_apart() {
+            self.round_apart(asks, reclaims, allowance).await?
         } else {
-            self.call(0, [0, 1, 2], *asks, reclaims).await?
+            self.call(0, [0, 1, 2], *asks, reclaims, allowance).await?
         };
         self.reclaim &= !reclaims;
         Ok(given)
@@ -98,12 +112,14 @@ impl Stream {
         streams: [usize; N],
         asks: [Ask; N],
         reclaims: bool,
+        allowance: Allowance,
     ) -> Result<[Given; N], SourceError> {
+        let are_apart = self.are_apart();
         let mut call = self.leases[lease].call(&self.round);
         for n in streams {
-            call.key(self.names.queue(ORDER[n]));
+            call.key(self.names.queue(ORDER[n])).key(self.names.oversize(ORDER[n], are_apart));
         }
-        call.arg(GROUP).arg(&self.names.server_id).arg(ROUND_BYTES);
+        call.arg(GROUP).arg(&self.names.server_id).arg(allowance.bytes()).arg(allowance.message_bytes);
         let idle = if reclaims { self.gone_for.as_millis() as u64 } else { 0 };
         for (n, ask) in streams.into_iter().zip(asks) {
             let reading = &self.readings[n];
@@ -112,7 +128,7 @@ impl Stream {
                 call.arg(id);
             }
         }
-        let reply: Value = call.invoke_async(&mut self.connection).await?;
+        let reply: Value = call.invoke(&mut self.connection).await?;
         let bad = || SourceError::Answer("a round is as many streams as were asked for");
         let Value::Array(replies) = reply else { return Err(bad()) };
         let Ok(replies) = <[Value; N]>::try_from(replies) else { return Err(bad()) };
@@ -134,15 +150,16 @@ impl Stream {
         self.readings.iter().any(Reading::has_more)
     }
 
-    /// Reading past the group: what it sees is given out by the next round.
-    pub(super) fn alarms(&self) -> Vec<redis::Cmd> {
-        if self.leases.len() == ORDER.len() {
-            return (0..ORDER.len()).map(|n| self.alarm(n..n + 1)).collect();
+    /// Reading past the group, without hearing what: it is given out by the next round.
+    pub(super) fn waits(&self) -> Vec<Wait> {
+        if self.are_apart() {
+            return (0..ORDER.len()).map(|n| self.wait(n..n + 1)).collect();
         }
-        vec![self.alarm(0..ORDER.len())]
+        vec![self.wait(0..ORDER.len())]
     }
 
-    fn alarm(&self, streams: std::ops::Range<usize>) -> redis::Cmd {
+    fn wait(&self, streams: std::ops::Range<usize>) -> Wait {
+        let key = self.names.queue(ORDER[streams.start]).to_owned();
         let mut command = redis::cmd("XREAD");
         command.arg("COUNT").arg(1).arg("BLOCK").arg(BLOCK.as_millis() as u64).arg("STREAMS");
         for queue in &ORDER[streams.clone()] {
@@ -151,7 +168,7 @@ impl Stream {
         for reading in &self.readings[streams] {
             command.arg(&reading.last);
         }
-        command
+        Wait::Silently { key, command }
     }
 
     pub(super) async fn release(&mut self) -> redis::RedisResult<()> {
@@ -176,52 +193,76 @@ impl Reading {
 
     /// Takes in what a round gave, after it has acknowledged the oldest `acked` in hand.
     fn take(&mut self, stream: Value, acked: usize) -> Result<Given, SourceError> {
-        let bad = || SourceError::Answer("a stream is a fault, a count, two ids and entries");
+        let bad = || SourceError::Answer("a stream is a fault, three counts, two ids and entries");
         let Value::Array(parts) = stream else { return Err(bad()) };
-        let Ok([fault, Value::Int(left), last, from, Value::Array(entries)]) = <[Value; 5]>::try_from(parts)
+        let Ok(
+            [
+                fault,
+                Value::Int(left),
+                last,
+                from,
+                Value::Array(entries),
+                Value::Int(looked),
+                Value::Int(trimmed),
+            ],
+        ) = <[Value; 7]>::try_from(parts)
         else {
             return Err(bad());
         };
         let text = |value| redis::from_redis_value::<String>(value).map_err(|_| bad());
         let fault = Refusal::found(text(fault)?);
         self.is_faulty = fault.is_some();
-        if fault.is_none() {
+        if looked == 1 {
             for id in self.in_hand.drain(..acked.min(self.in_hand.len())) {
                 self.known.remove(&id);
             }
             self.done.clear();
             (self.last, self.from) = (text(last)?, text(from)?);
         }
-        let mut given = Given { left: left.max(0) as u64, fault, ..Given::default() };
+        let trimmed = trimmed.max(0) as u64;
+        let mut given = Given { left: left.max(0) as u64, fault, trimmed, ..Given::default() };
         for entry in entries {
-            let Value::Array(parts) = entry else { return Err(bad()) };
-            let Ok([id, fields]) = <[Value; 2]>::try_from(parts) else { return Err(bad()) };
-            let id = text(id)?;
+            let Value::Array(mut parts) = entry else { return Err(bad()) };
+            let fields = if parts.len() > 1 { parts.pop() } else { None };
+            let id = text(parts.pop().ok_or_else(bad)?)?;
             match fields {
-                // Given again while it is in hand: after its group was made anew.
+                // Given again while it is in hand: after its group was made anew, or others' entries were claimed.
                 _ if self.known.contains(&id) => {}
-                Value::Array(fields) => self.take_entry(id, &fields, &mut given),
+                Some(Value::Array(fields)) => self.take_entry(id, &fields, &mut given)?,
                 // Deleted by somebody while it was pending.
-                _ => self.done.push(id),
+                _ => {
+                    given.trimmed += 1;
+                    self.done.push(id);
+                }
             }
         }
         Ok(given)
     }
 
-    fn take_entry(&mut self, id: String, fields: &[Value], given: &mut Given) {
-        let message = match field(fields) {
-            Some(data) => Message { body: data.to_vec(), defect: None },
-            None => Message { body: render(fields), defect: Some(NO_FIELD) },
+    fn take_entry(&mut self, id: String, fields: &[Value], given: &mut Given) -> Result<(), SourceError> {
+        let (message, digest) = match fields {
+            [Value::BulkString(note)] => {
+                let message = oversize::message(note).ok_or(SourceError::Answer("a note says where"))?;
+                (message, digest(&id, note))
+            }
+            fields => {
+                let message = match field(fields) {
+                    Some(data) => Message { body: data.to_vec(), defect: None },
+                    None => Message { body: render(fields), defect: Some(NO_FIELD.into()) },
+                };
+                let digest = digest(&id, &message.body);
+                (message, digest)
+            }
         };
-        let digest = digest(&id, &message.body);
         if self.committed.contains(&digest) {
             self.done.push(id);
-            return;
+            return Ok(());
         }
         given.messages.push(message);
         given.digests.extend(digest);
         self.known.insert(id.clone());
         self.in_hand.push_back(id);
+        Ok(())
     }
 }
 

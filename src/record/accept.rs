@@ -55,6 +55,11 @@ impl Acceptor {
         }
     }
 
+    /// The longest message that is accepted.
+    pub fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
     /// Prepares to accept what was taken at this time.
     pub fn at(&self, accepted_at: Timestamp) -> Acceptance<'_> {
         let now = format!("\"{}\"", accepted_at.to_rfc3339());

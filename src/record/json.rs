@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 /// The deepest nesting that is accepted; the record's own object is level 1.
-pub(super) const MAX_DEPTH: u32 = 64;
+pub(crate) const MAX_DEPTH: u32 = 64;
 
 /// What JSON calls white space. (Unicode knows more of it; JSON does not.)
 pub(super) const SPACE: [char; 4] = [' ', '\t', '\n', '\r'];

@@ -37,6 +37,8 @@ mod usage;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use json::MAX_DEPTH;
+
 pub use accept::{Acceptance, Acceptor, Origin, UnknownFields};
 pub use kind::{Kind, Queue};
 pub use layout::{BadLayout, Layout, Original, Span};

@@ -48,6 +48,8 @@ pub struct Metrics {
     pub redis_connection: IntGaugeVec,
     /// What ended the conversation with Redis, each time; what it refuses meanwhile, each time that is tried again.
     pub redis_failures: IntCounterVec,
+    /// Entries of streams that were deleted while they were pending, before they were read.
+    pub stream_trimmed: IntCounterVec,
     /// 1 while the `ControlPlane` answers.
     pub control_plane_connection: IntGaugeVec,
     /// Attempts that will be made again, by reason.
@@ -162,6 +164,11 @@ impl Metrics {
                 "What ended the conversation with Redis, or is refused in it",
                 &["reason"],
             )?,
+            stream_trimmed: counter(
+                "dataplane_stream_trimmed_total",
+                "Stream entries deleted while pending, before they were read: lost records",
+                &["queue"],
+            )?,
             control_plane_connection: gauge(
                 "control_plane_connection_status",
                 "1 while the ControlPlane answers",
@@ -232,6 +239,7 @@ impl Metrics {
         self.link_state.with_label_values(&[] as &[&str]).set(0);
         for queue in Queue::ALL {
             self.intake_records.with_label_values(&[queue.label()]).inc_by(0);
+            self.stream_trimmed.with_label_values(&[queue.label()]).inc_by(0);
             self.delivery_latency.with_label_values(&[queue.label()]);
         }
     }

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::harness::{
     Agent, DEAD_LETTERS, DEADLINE, LIFECYCLE, QUOTA, QUOTA_ANSWERS, RedisServer, Sandbox, USAGE, free_port,
-    load, until,
+    load, memory_mib, until,
 };
 
 /// Where each primary's slots begin, and where the last ones' end: so that each has one of the streams.
@@ -289,6 +289,32 @@ async fn a_call_whose_answer_is_lost_is_not_done_a_second_time() {
     }
     cluster.drained(&agent).await;
     assert_each_once(&sandbox, &agent, pushed).await;
+}
+
+#[tokio::test]
+async fn oversized_entries_are_moved_within_the_slot_of_their_stream() {
+    let (cluster, sandbox) = (Cluster::start().await, Sandbox::start(&[]));
+    let mut agent = cluster.agent(&sandbox, "stream");
+    agent.start();
+    agent.ready().await;
+    for queue in [USAGE, LIFECYCLE, QUOTA] {
+        let mut push = redis::cmd("EVAL");
+        push.arg("return redis.call('XADD', KEYS[1], '*', 'data', string.rep('x', ARGV[1]))");
+        push.arg(1).arg(queue).arg(70 << 20);
+        let _: redis::Value = push.query_async(&mut cluster.producer.clone()).await.expect("it is added");
+    }
+    let pushed = cluster.add_sessions("s", 10, 10).await;
+    cluster.drained(&agent).await;
+    for queue in [USAGE, LIFECYCLE, QUOTA] {
+        assert_eq!(cluster.len("LLEN", &format!("{{{queue}}}:oversize")).await, Some(1), "{queue}");
+    }
+    let accounts = sandbox.accounts().await;
+    assert_eq!(accounts.processed(), pushed);
+    accounts.assert_in_order_and_recognisable();
+    let invalid = agent.metrics().await.sum("dataplane_dead_lettered_total", &[("reason", "invalid")]);
+    assert_eq!(invalid, 3.0);
+    let peak = memory_mib(agent.pid(), "VmHWM");
+    assert!(peak < 96.0, "{peak} MiB resident");
 }
 
 #[tokio::test]

@@ -7,33 +7,38 @@ use redis::Value;
 use super::harness::{LIFECYCLE, Mode, QUOTA, RedisServer, USAGE};
 
 const LEASE: &str = include_str!("../../src/intake/lease.lua");
+const OVERSIZE: &str = include_str!("../../src/intake/oversize.lua");
 const LIST: &str = include_str!("../../src/intake/list.lua");
 const STREAM: &str = include_str!("../../src/intake/stream.lua");
-/// What a round may give out, in bytes.
+/// What a round may give out, in bytes, and the longest message.
 const ROUND: usize = 1 << 20;
+const MESSAGE: usize = 1 << 20;
 
 /// How many messages one round gives of each queue.
 async fn round(redis: &RedisServer, mode: Mode) -> Vec<usize> {
     let mut connection = redis.connection();
     let () =
         redis::cmd("SET").arg("lease").arg("held").query_async(&mut connection).await.expect("it is set");
-    let script = redis::Script::new(&[LEASE, if mode == Mode::List { LIST } else { STREAM }].concat());
+    let script =
+        redis::Script::new(&[LEASE, OVERSIZE, if mode == Mode::List { LIST } else { STREAM }].concat());
     let mut call = script.key("lease");
     call.key("agents").arg("held").arg(60_000).arg("edge").arg("held");
     if mode == Mode::List {
         for queue in [LIFECYCLE, USAGE, QUOTA] {
             call.key(queue).key(format!("{queue}:in-flight")).key(format!("{queue}:acked"));
+            call.key(format!("{queue}:oversize")).key(format!("{queue}:wakeup"));
             call.arg(0).arg(0).arg(1024);
         }
-        call.arg(ROUND);
+        call.arg(ROUND).arg(MESSAGE);
     } else {
-        call.arg("dataplane-agent").arg("edge").arg(ROUND);
+        call.arg("dataplane-agent").arg("edge").arg(ROUND).arg(MESSAGE);
         for queue in [LIFECYCLE, USAGE, QUOTA] {
-            call.key(queue).arg(1024).arg("").arg(0).arg(0);
+            call.key(queue).key(format!("{queue}:oversize")).arg(1024).arg("").arg(0).arg(0);
         }
     }
     let reply: Vec<Vec<Value>> = call.invoke_async(&mut connection).await.expect("a round");
-    let messages = |queue: &Vec<Value>| match queue.last() {
+    let place = if mode == Mode::List { 2 } else { 4 };
+    let messages = |queue: &Vec<Value>| match queue.get(place) {
         Some(Value::Array(messages)) => messages.len(),
         other => panic!("no messages: {other:?}"),
     };

@@ -23,7 +23,9 @@ async fn a_second_agent_of_the_same_name_waits_and_then_ends_with_a_clear_error(
     second.start();
     until("health says why it waits", async || {
         let health = second.health().await?;
-        health["components"]["redis"]["reason"].as_str()?.contains("SERVER_ID edge-1").then_some(())
+        let reason = health["components"]["redis"]["reason"].as_str()?;
+        let says = reason.contains("waits for another agent") && reason.contains("SERVER_ID edge-1");
+        (says && health["status"] == "degraded").then_some(())
     })
     .await;
     redis.push(USAGE, &(0..100).map(|n| load::usage("s", n)).collect::<Vec<_>>()).await;

@@ -7,7 +7,9 @@ use axum::extract::Request;
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::harness::{Agent, QUOTA, QUOTA_ANSWERS, RedisServer, Stage, load, taken, until};
+use super::harness::{
+    Agent, LIFECYCLE, Mode, QUOTA, QUOTA_ANSWERS, RedisServer, SERVER_ID, Sandbox, Stage, USAGE, load, taken, until,
+};
 
 #[tokio::test]
 async fn sigterm_finishes_what_is_in_flight_says_goodbye_and_exits_with_0() {
@@ -163,5 +165,39 @@ async fn a_heartbeat_or_registration_that_is_never_answered_does_not_hold_up_the
         assert!(!agent.log().contains("did not stop in time"), "{silent}: {}", agent.log());
         assert!(has_asked("/shutdown"), "{silent}: it says goodbye, for it may be known");
         plane.abort();
+    }
+}
+
+#[tokio::test]
+async fn what_comes_while_it_stops_stays_in_its_queue() {
+    for mode in [Mode::List, Mode::Stream] {
+        let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
+        let mut agent = Agent::new(&redis, &sandbox.url);
+        let held = agent.dir().join("held");
+        agent.set("SOURCE_MODE", mode.name());
+        agent.set("FAILPOINT", &format!("intake::releasing=1=hold:{}", held.display()));
+        agent.start();
+        agent.ready().await;
+        // It has nothing to do, and waits.
+        mode.push(&redis, USAGE, &[load::usage("s", 0)]).await;
+        until("it is delivered", async || (sandbox.accounts().await.processed() == 1).then_some(())).await;
+        agent.signal(Signal::TERM);
+        until("it is held before it gives up its name", async || held.exists().then_some(())).await;
+        for queue in [USAGE, LIFECYCLE, QUOTA] {
+            mode.push(&redis, queue, &["late".to_owned()]).await;
+        }
+        std::fs::remove_file(&held).expect("it is held by it");
+        assert!(agent.ended().await.success());
+        for queue in [USAGE, LIFECYCLE, QUOTA] {
+            assert_eq!(mode.len(&redis, queue).await, 1, "{queue}");
+            assert_eq!(redis.len(&format!("{queue}:processing:{SERVER_ID}")).await, 0, "{queue}");
+        }
+        let mut agents = redis::cmd("ZCARD");
+        let agents: u64 = agents
+            .arg(format!("{USAGE}:agents"))
+            .query_async(&mut redis.connection())
+            .await
+            .expect("a count");
+        assert_eq!(agents, 0, "it is struck off");
     }
 }

@@ -97,6 +97,39 @@ async fn what_a_consumer_that_is_gone_was_given_is_claimed() {
 }
 
 #[tokio::test]
+async fn entries_that_were_trimmed_while_they_were_pending_are_told_and_counted() {
+    // By the agent that was given them, and by another that claims them.
+    for heir in ["gone", "other"] {
+        let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
+        let mut gone = Agent::new(&redis, &sandbox.url);
+        gone.set("SERVER_ID", "gone");
+        gone.set("SOURCE_MODE", "stream");
+        gone.set("FAILPOINT", "intake::taken=1=abort");
+        redis.add(USAGE, &(0..300).map(|n| load::usage("s", n)).collect::<Vec<_>>()).await;
+        gone.start();
+        gone.ended().await;
+        redis.run(redis::cmd("XTRIM").arg(USAGE).arg("MAXLEN").arg("=").arg(100)).await;
+        let mut agent = Agent::new(&redis, &sandbox.url);
+        if heir == "gone" {
+            agent = gone;
+            agent.unset("FAILPOINT");
+        }
+        agent.set("SOURCE_MODE", "stream");
+        agent.set("ORPHAN_RECLAIM_SECONDS", "1");
+        agent.start();
+        agent.ready().await;
+        let mut stage = Stage { redis, sandbox, agent };
+        stage.streams_drained().await;
+        until("nothing is pending", async || (pending(&stage.redis).await == 0).then_some(())).await;
+        assert_eq!(stage.sandbox.accounts().await.kind("usage", "processed"), 100);
+        let trimmed =
+            stage.agent.metrics().await.sum("dataplane_stream_trimmed_total", &[("queue", "usage")]);
+        assert_eq!(trimmed, 200.0, "{heir}");
+        assert!(stage.agent.log().contains("were trimmed"), "{}", stage.agent.log());
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_lost_or_doubled_by_kills_of_the_agent_and_of_redis_under_load() {
     let mut stage = stage().await;
     let mut pushed = 0;

@@ -11,6 +11,7 @@
 
 use super::{Given, Stream};
 use crate::intake::SourceError;
+use crate::intake::allowance::Allowance;
 use crate::intake::source::Ask;
 
 /// As in [`crate::intake::source::ORDER`].
@@ -23,6 +24,7 @@ impl Stream {
         &mut self,
         asks: &[Ask; 3],
         reclaims: bool,
+        allowance: Allowance,
     ) -> Result<[Given; 3], SourceError> {
         let mut ask = asks[USAGE];
         if ask.want == 0 {
@@ -31,13 +33,13 @@ impl Stream {
         if !self.held.messages.is_empty() {
             ask.want = 0;
         }
-        let [mut usage] = self.call(USAGE, [USAGE], [ask], reclaims).await?;
+        let [mut usage] = self.call(USAGE, [USAGE], [ask], reclaims, allowance).await?;
         self.held.messages.append(&mut usage.messages);
         self.held.digests.append(&mut usage.digests);
-        let [quota] = self.call(QUOTA, [QUOTA], [asks[QUOTA]], reclaims).await?;
-        let [events] = self.call(EVENTS, [EVENTS], [asks[EVENTS]], reclaims).await?;
+        let [quota] = self.call(QUOTA, [QUOTA], [asks[QUOTA]], reclaims, allowance).await?;
+        let [events] = self.call(EVENTS, [EVENTS], [asks[EVENTS]], reclaims, allowance).await?;
         if !events.messages.is_empty() {
-            let [now] = self.call(USAGE, [USAGE], [Ask::default()], false).await?;
+            let [now] = self.call(USAGE, [USAGE], [Ask::default()], false, allowance).await?;
             usage.left = now.left;
         }
         let is_complete =

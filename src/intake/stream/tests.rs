@@ -96,24 +96,24 @@ async fn usage_that_was_held_and_claimed_in_a_pause_is_not_given_out_after_it() 
     let theirs = server.add(USAGE, "theirs").await;
     server.add(USAGE, "ours").await;
     let mut stream = server.stream(true).await;
-    let [events, usage, _] = stream.round(&asks(2)).await.unwrap();
+    let [events, usage, _] = stream.round(&asks(2), Allowance::full()).await.unwrap();
     assert_eq!((bodies(&events), bodies(&usage)), (vec!["a", "b"], vec![]), "usage waits for the events");
     assert_eq!(usage.left, 2);
 
-    let [_, usage, _] = stream.round(&asks(0)).await.unwrap();
+    let [_, usage, _] = stream.round(&asks(0), Allowance::full()).await.unwrap();
     assert_eq!(usage.left, 2, "it is still to be taken");
     let _: redis::Value = server.run(&["XCLAIM", USAGE, GROUP, "other", "0", &theirs]).await;
 
     let (mut events, mut usage) = (Vec::new(), Vec::new());
     while usage.is_empty() || stream.has_more() {
-        let [of_events, of_usage, _] = stream.round(&asks(2)).await.unwrap();
+        let [of_events, of_usage, _] = stream.round(&asks(2), Allowance::full()).await.unwrap();
         events.extend(bodies(&of_events).into_iter().map(str::to_owned));
         usage.extend(bodies(&of_usage).into_iter().map(str::to_owned));
         assert!(usage.is_empty() || events == ["c"], "events go first");
     }
     assert_eq!(usage, ["ours"], "taken once, by one agent");
     let ack = [Ask { ack: 3, ..Ask::default() }, Ask { ack: 1, ..Ask::default() }, Ask::default()];
-    stream.round(&ack).await.unwrap();
+    stream.round(&ack, Allowance::full()).await.unwrap();
     assert_eq!(server.run::<u64>(&["XLEN", USAGE]).await, 1, "theirs is left to them");
     assert_eq!(server.run::<u64>(&["XLEN", EVENTS]).await, 0);
 }
@@ -132,9 +132,9 @@ async fn entries_that_nobody_is_given_any_more_hold_up_nothing_and_are_not_waite
         }
         server.add(USAGE, "usage").await;
         let mut stream = server.stream(is_apart).await;
-        let [_, usage, _] = stream.round(&asks(9)).await.unwrap();
+        let [_, usage, _] = stream.round(&asks(9), Allowance::full()).await.unwrap();
         assert_eq!(bodies(&usage), ["usage"]);
-        let [events, usage, _] = stream.round(&asks(9)).await.unwrap();
+        let [events, usage, _] = stream.round(&asks(9), Allowance::full()).await.unwrap();
         assert_eq!(
             (events.left, usage.left),
             (0, 0),

@@ -1,0 +1,132 @@
+//! How much one answer of Redis may hold: less after one was cut off.
+//!
+//! Redis closes a connection whose answer is over its `client-output-buffer-limit`, and says nothing else. A connection that
+//! broke instead of giving messages may have met that, or Redis ended; asking for less is right in the first case and
+//! harmless in the second. After a while more is tried again, and less and less often where that is cut off each time.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// The longest message that is ever fetched.
+pub(super) const MESSAGE_BYTES: usize = 1 << 20;
+/// Bytes of messages that a round gives out, and one message more of each queue; 0: one message in all.
+const STEPS: [usize; 5] = [1 << 20, 256 << 10, 64 << 10, 16 << 10, 0];
+/// The largest answer that is ever asked for: a round's bytes, and one message more of each of three queues.
+pub(super) const ANSWER_BYTES: usize = STEPS[0] + 3 * MESSAGE_BYTES;
+/// A note on an oversized message is smaller, and must not be taken for one.
+const MESSAGE_BYTES_LEAST: usize = 16 << 10;
+/// Until more is tried again: the first time, and at the most.
+const MORE_AFTER: Duration = Duration::from_secs(10);
+const MORE_AFTER_MOST: Duration = Duration::from_secs(3600);
+
+/// What is allowed now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    step: usize,
+    /// The longest message that is fetched.
+    pub(super) message_bytes: usize,
+}
+
+impl Allowance {
+    /// As much as ever.
+    pub(super) fn full() -> Self {
+        Self { step: 0, message_bytes: MESSAGE_BYTES }
+    }
+
+    pub(super) fn bytes(self) -> usize {
+        STEPS.get(self.step).copied().unwrap_or(0)
+    }
+
+    /// One message in all queues.
+    pub(super) fn is_single(self) -> bool {
+        self.bytes() == 0
+    }
+}
+
+impl fmt::Display for Allowance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.bytes() {
+            0 => write!(f, "with one message of up to {} bytes", self.message_bytes),
+            bytes => write!(f, "with messages of {bytes} bytes in all"),
+        }
+    }
+}
+
+/// What is allowed, from conversation to conversation.
+pub(super) struct Allowances {
+    now: Allowance,
+    /// The longest message that can be a record. One that is longer may be left in Redis if it is all that is asked for and
+    /// is cut off.
+    record_bytes: usize,
+    more_at: Instant,
+    more_after: Duration,
+}
+
+impl Allowances {
+    pub(super) fn new(record_bytes: usize) -> Self {
+        let record_bytes = record_bytes.clamp(MESSAGE_BYTES_LEAST, MESSAGE_BYTES);
+        Self { now: Allowance::full(), record_bytes, more_at: Instant::now(), more_after: MORE_AFTER }
+    }
+
+    pub(super) fn now(&mut self) -> Allowance {
+        if self.now != Allowance::full() && self.more_at <= Instant::now() {
+            if self.now.message_bytes < MESSAGE_BYTES {
+                self.now.message_bytes = MESSAGE_BYTES;
+            } else {
+                self.now.step -= 1;
+            }
+            // Should this be cut off, the next time comes later.
+            self.more_after = (self.more_after * 2).min(MORE_AFTER_MOST);
+            self.more_at = Instant::now() + self.more_after;
+        }
+        self.now
+    }
+
+    /// An answer was cut off. False if nothing smaller can be asked for.
+    pub(super) fn cut(&mut self) -> bool {
+        self.more_at = Instant::now() + self.more_after;
+        if self.now.step + 1 < STEPS.len() {
+            self.now.step += 1;
+        } else if self.record_bytes < self.now.message_bytes {
+            self.now.message_bytes = self.record_bytes;
+        } else {
+            return false;
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_is_asked_for_after_each_cut_down_to_one_message_that_can_be_a_record() {
+        let mut allowances = Allowances::new(20_000);
+        let mut seen = Vec::new();
+        while allowances.cut() {
+            let now = allowances.now();
+            seen.push((now.bytes(), now.message_bytes));
+        }
+        let large = MESSAGE_BYTES;
+        assert_eq!(seen, [(256 << 10, large), (64 << 10, large), (16 << 10, large), (0, large), (0, 20_000)]);
+        assert!(allowances.now().is_single());
+    }
+
+    #[test]
+    fn more_is_tried_again_step_by_step_and_later_each_time() {
+        let mut allowances = Allowances::new(MESSAGE_BYTES);
+        assert!(allowances.cut() && allowances.cut());
+        assert_eq!(allowances.now().bytes(), 64 << 10, "not at once");
+        allowances.more_at = Instant::now();
+        assert_eq!(allowances.now().bytes(), 256 << 10);
+        assert_eq!(allowances.now().bytes(), 256 << 10, "one step");
+        assert!(allowances.cut());
+        assert!(allowances.more_at > Instant::now() + MORE_AFTER, "it is waited for longer");
+        for _ in 0..2 {
+            allowances.more_at = Instant::now();
+            allowances.now();
+        }
+        assert_eq!(allowances.now(), Allowance::full());
+    }
+}

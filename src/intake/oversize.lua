@@ -1,0 +1,33 @@
+-- Goes between lease.lua and the script of a round: what becomes of a message that is too large to be fetched.
+--
+-- It is moved, whole, to a list beside its queue, and a note takes its place: what an agent is given, and what is found
+-- again after a crash. A note carries a checksum, so that no message is taken for one by chance.
+local NOTE = 'dataplane-agent: a message that is too large to be fetched '
+local HEAD = 4096
+
+local function note_on(message, list)
+  local about = cjson.encode({ list = list, length = #message, sha1 = redis.sha1hex(message) })
+  about = about .. '\n' .. string.sub(message, 1, HEAD)
+  return NOTE .. redis.sha1hex(about) .. '\n' .. about
+end
+
+local function is_note(message)
+  if string.sub(message, 1, #NOTE) ~= NOTE then return false end
+  return string.sub(message, #NOTE + 1, #NOTE + 40) == redis.sha1hex(string.sub(message, #NOTE + 42))
+end
+
+-- What is wrong with these keys, which are lists or do not exist; '' if nothing is.
+local function wrong(...)
+  for _, key in ipairs({ ... }) do
+    local kind = redis.call('TYPE', key).ok
+    if kind ~= 'list' and kind ~= 'none' then
+      return 'a key of type ' .. kind .. ' stands where a list belongs: ' .. key
+    end
+  end
+  return ''
+end
+
+-- Gives back what looking at a huge message took, before it is copied again.
+local function free_memory()
+  pcall(function() collectgarbage() end)
+end

@@ -1,0 +1,50 @@
+//! Messages that are too large to be fetched. The scripts move them to a list of their own (`oversize.lua`) and give out a
+//! note instead: this is what a note says, and what the dead letter says of it.
+
+use serde::Deserialize;
+
+use super::source::Message;
+
+#[derive(Deserialize)]
+struct About {
+    list: String,
+    length: u64,
+    sha1: String,
+}
+
+/// What becomes a dead letter: the beginning of the message, and where the whole is. The script has verified the note.
+pub(super) fn message(note: &[u8]) -> Option<Message> {
+    let mut parts = note.splitn(3, |byte| *byte == b'\n');
+    let (_checksum, about, head) = (parts.next()?, parts.next()?, parts.next()?);
+    let About { list, length, sha1 } = serde_json::from_slice(about).ok()?;
+    let defect = format!(
+        "too large: {length} bytes, more than is fetched; the whole message is in Redis, in the list {list} \
+         (SHA-1 {sha1}), and its first {} bytes are kept here",
+        head.len()
+    );
+    Some(Message { body: head.to_vec(), defect: Some(defect.into()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_says_where_the_message_is_and_what_it_began_with() {
+        let note =
+            b"a message 0123\n{\"length\":2000000,\"list\":\"q:oversize\",\"sha1\":\"ab\"}\nhead\n\xff";
+        let message = message(note).unwrap();
+        assert_eq!(message.body, b"head\n\xff");
+        let defect = message.defect.unwrap();
+        for part in ["2000000 bytes", "q:oversize", "SHA-1 ab", "first 6 bytes"] {
+            assert!(defect.contains(part), "{defect}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_note_is_none() {
+        for bytes in [&b""[..], b"one line", b"two\nlines", b"x\n{}\nhead"] {
+            assert!(message(bytes).is_none());
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Lua scripts, also where Redis has no `EVALSHA`: managed ones rename it, or an ACL forbids it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use redis::{Cmd, FromRedisValue, RedisError, RedisResult, ServerErrorKind, ToRedisArgs, cmd};
+
+use super::connection::Connection;
+use super::fault::refuses;
+
+/// A script, sent by its digest where Redis knows it already.
+pub(super) struct Script {
+    text: String,
+    digest: String,
+    /// `EVALSHA` is not there, or not allowed.
+    is_sent_whole: AtomicBool,
+}
+
+/// Its keys and arguments.
+pub(super) struct Call<'a> {
+    script: &'a Script,
+    keys: Vec<Vec<u8>>,
+    arguments: Vec<Vec<u8>>,
+}
+
+impl Script {
+    /// Of parts, one after another.
+    pub(super) fn new(parts: &[&str]) -> Self {
+        let text = parts.concat();
+        let digest = redis::Script::new(&text).get_hash().to_owned();
+        Self { text, digest, is_sent_whole: AtomicBool::new(false) }
+    }
+
+    /// Redis turned out to know nothing of digests.
+    pub(super) fn is_sent_whole(&self) -> bool {
+        self.is_sent_whole.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn call(&self) -> Call<'_> {
+        Call { script: self, keys: Vec::new(), arguments: Vec::new() }
+    }
+}
+
+impl Call<'_> {
+    pub(super) fn key(&mut self, key: impl ToRedisArgs) -> &mut Self {
+        key.write_redis_args(&mut self.keys);
+        self
+    }
+
+    pub(super) fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
+        argument.write_redis_args(&mut self.arguments);
+        self
+    }
+
+    /// Runs it once: it is sent a second time only where the first one was not run.
+    pub(super) async fn invoke<T: FromRedisValue>(&self, connection: &mut Connection) -> RedisResult<T> {
+        let script = self.script;
+        if !script.is_sent_whole() {
+            match self.command("EVALSHA", &script.digest).query_async(connection).await {
+                Err(error) if is_unknown_script(&error) => {}
+                Err(error) if refuses(&error, "EVALSHA") => {
+                    script.is_sent_whole.store(true, Ordering::Relaxed)
+                }
+                answer => return answer,
+            }
+        }
+        // Redis remembers it from now on.
+        self.command("EVAL", &script.text).query_async(connection).await
+    }
+
+    fn command(&self, name: &str, script: &str) -> Cmd {
+        let mut command = cmd(name);
+        command.arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.arguments);
+        command
+    }
+}
+
+fn is_unknown_script(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript)
+}

@@ -116,8 +116,9 @@ impl Reloader {
         let (client, redis) = (self.client.prepare(settings)?, self.redis.prepare()?);
         self.client.adopt(client);
         self.redis.adopt(redis);
-        let DeliveryConfig { rate_limit: per_second, burst, .. } = config.delivery;
+        let DeliveryConfig { rate_limit: per_second, burst, bandwidth, .. } = config.delivery;
         self.controls.set_rate_limit(RateLimit { per_second, burst });
+        self.controls.set_bandwidth(bandwidth.0);
         self.log_level.set(config.log().level);
         self.admin_token.send_replace(config.http.admin_token.clone());
         Ok(need_restart(&self.started_with, &config))

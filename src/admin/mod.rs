@@ -21,7 +21,7 @@ pub use export::{Confirmed, ExportAsked, ExportError, ExportState, Exports, Page
 pub use jobs::{Imported, JobLine, SalvageAsked, salvage, verify};
 pub use letters::{LetterWork, Letters, letters};
 pub use operator::{DrainState, Operator};
-pub use orders::{LogLevelBody, NewRateLimit};
+pub use orders::{LogLevelBody, NewBandwidth, NewRateLimit};
 pub use outbox::{
     KindCounts, OutboxStats, WaitingDetail, WaitingFilter, WaitingLine, WaitingPage, find_waiting,
     list_waiting,

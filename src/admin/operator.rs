@@ -23,6 +23,8 @@ pub struct DrainState {
     pub rate_limit: u32,
     /// How many may go at once after a pause; 0: as many as go in a tenth of a second.
     pub burst: u32,
+    /// Bytes a second that requests may take of the link; 0: no limit.
+    pub bandwidth: u64,
     /// The circuit: closed, half-open or open.
     pub link: String,
     /// Why the link is down.
@@ -130,6 +132,7 @@ impl Operator {
             paused: orders.paused,
             rate_limit: orders.rate_limit.per_second,
             burst: orders.rate_limit.burst,
+            bandwidth: orders.bandwidth,
             link: link.circuit.to_owned(),
             reason: link.trouble.map(|trouble| trouble.label().to_owned()),
             braked: is_braked(&link),
@@ -166,6 +169,15 @@ impl Operator {
             );
         }
         self.controls.set_rate_limit(rate_limit);
+    }
+
+    /// Limits what requests take of the link, until the next reload or restart.
+    pub fn set_bandwidth(&self, bandwidth: u64) {
+        let before = self.controls.orders().bandwidth;
+        if bandwidth != before {
+            tracing::info!(bandwidth, before, "the bandwidth limit was changed by an operator");
+        }
+        self.controls.set_bandwidth(bandwidth);
     }
 
     /// Logs from this level on, until the next reload or restart.

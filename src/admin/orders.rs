@@ -31,6 +31,25 @@ impl NewRateLimit {
     }
 }
 
+/// The most bytes a second that can be asked for, as with `DRAIN_BANDWIDTH`: 100 GiB.
+const BANDWIDTH_MOST: u64 = 100 << 30;
+
+/// A limit of what requests take of the link.
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewBandwidth {
+    /// Bytes a second; 0: no limit.
+    #[schema(maximum = 107_374_182_400_u64)]
+    pub bandwidth: u64,
+}
+
+impl NewBandwidth {
+    /// The limit, or what is wrong with it.
+    pub fn limit(&self) -> Result<u64, String> {
+        if self.bandwidth > BANDWIDTH_MOST { Err(format!("at most {BANDWIDTH_MOST}")) } else { Ok(self.bandwidth) }
+    }
+}
+
 /// The log's level.
 #[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]

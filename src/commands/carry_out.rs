@@ -32,6 +32,10 @@ impl Commands {
                 self.operator.set_rate_limit(limit);
                 Ok(self.drain())
             }
+            Order::SetBandwidth(limit) => {
+                self.operator.set_bandwidth(limit);
+                Ok(self.drain())
+            }
             Order::SetLogLevel(level) => {
                 self.operator.set_log_level(level);
                 Ok(json!({"level": level}))

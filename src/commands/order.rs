@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::admin::{LogLevelBody, NewRateLimit, Selection};
+use crate::admin::{LogLevelBody, NewBandwidth, NewRateLimit, Selection};
 use crate::drain::RateLimit;
 use crate::telemetry::log::Level;
 
@@ -16,19 +16,21 @@ pub(super) enum CommandType {
     PauseDrain,
     ResumeDrain,
     SetRateLimit,
+    SetBandwidth,
     SetLogLevel,
     ReplayDeadLetters,
     ReloadConfiguration,
 }
 
 impl CommandType {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::RefreshPublicKeys,
         Self::HealthCheck,
         Self::GetMetrics,
         Self::PauseDrain,
         Self::ResumeDrain,
         Self::SetRateLimit,
+        Self::SetBandwidth,
         Self::SetLogLevel,
         Self::ReplayDeadLetters,
         Self::ReloadConfiguration,
@@ -43,6 +45,7 @@ impl CommandType {
             Self::PauseDrain => "pause_drain",
             Self::ResumeDrain => "resume_drain",
             Self::SetRateLimit => "set_rate_limit",
+            Self::SetBandwidth => "set_bandwidth",
             Self::SetLogLevel => "set_log_level",
             Self::ReplayDeadLetters => "replay_dead_letters",
             Self::ReloadConfiguration => "reload_configuration",
@@ -60,7 +63,10 @@ impl CommandType {
 
     /// Whether what it changed is as before after a restart of the agent.
     pub(super) const fn ends_with_the_process(self) -> bool {
-        matches!(self, Self::PauseDrain | Self::ResumeDrain | Self::SetRateLimit | Self::SetLogLevel)
+        matches!(
+            self,
+            Self::PauseDrain | Self::ResumeDrain | Self::SetRateLimit | Self::SetBandwidth | Self::SetLogLevel
+        )
     }
 }
 
@@ -73,6 +79,7 @@ pub(super) enum Order {
     PauseDrain,
     ResumeDrain,
     SetRateLimit(RateLimit),
+    SetBandwidth(u64),
     SetLogLevel(Level),
     ReplayDeadLetters(Selection),
     ReloadConfiguration,
@@ -92,6 +99,10 @@ impl Order {
             CommandType::SetRateLimit => {
                 let limit = read::<NewRateLimit>(parameters)?.limit();
                 Self::SetRateLimit(limit.map_err(|wrong| format!("parameters: {wrong}"))?)
+            }
+            CommandType::SetBandwidth => {
+                let limit = read::<NewBandwidth>(parameters)?.limit();
+                Self::SetBandwidth(limit.map_err(|wrong| format!("parameters: {wrong}"))?)
             }
             CommandType::ReplayDeadLetters => {
                 let selection: Selection = read(parameters)?;
@@ -142,6 +153,9 @@ mod tests {
         assert!(Order::new(CommandType::ReplayDeadLetters, &json!({"reason": "refused"})).is_ok());
         for (kind, parameters) in [
             (CommandType::SetRateLimit, json!(null)),
+            (CommandType::SetBandwidth, json!({})),
+            (CommandType::SetBandwidth, json!({"bandwidth": -1})),
+            (CommandType::SetBandwidth, json!({"bandwidth": 107_374_182_401_u64})),
             (CommandType::SetRateLimit, json!({})),
             (CommandType::SetRateLimit, json!({"rate_limit": -1})),
             (CommandType::SetRateLimit, json!({"rate_limit": 1.5})),

@@ -23,6 +23,10 @@ pub struct DeliveryConfig {
     #[arg(id = "DRAIN_BURST", default_value = "0", value_parser = whole(0, 1_000_000))]
     pub burst: u32,
 
+    /// The most bytes a second that requests take of the link, heads and TLS included (0: no limit)
+    #[arg(id = "DRAIN_BANDWIDTH", default_value = "0", value_parser = bytes(Bytes(0), Bytes(100 << 30)))]
+    pub bandwidth: Bytes,
+
     /// How records are sent: one a request, many, or many where the ControlPlane can
     #[arg(id = "DELIVERY_MODE", default_value = "auto")]
     pub mode: DeliveryMode,

@@ -34,6 +34,8 @@ pub struct Orders {
     pub exporting: bool,
     /// How fast requests may go.
     pub rate_limit: RateLimit,
+    /// Bytes a second that they may take of the link; 0: no limit.
+    pub bandwidth: u64,
     /// How often the brake was released by hand.
     pub brake_releases: u64,
     /// How often the next probe was wanted at once.
@@ -54,8 +56,8 @@ pub struct Controls(watch::Sender<Orders>);
 
 impl Controls {
     /// What is configured.
-    pub fn new(rate_limit: RateLimit) -> Self {
-        Self(watch::Sender::new(Orders { rate_limit, ..Orders::default() }))
+    pub fn new(rate_limit: RateLimit, bandwidth: u64) -> Self {
+        Self(watch::Sender::new(Orders { rate_limit, bandwidth, ..Orders::default() }))
     }
 
     /// What holds now.
@@ -89,6 +91,11 @@ impl Controls {
     /// Limits the rate anew.
     pub fn set_rate_limit(&self, rate_limit: RateLimit) {
         self.0.send_if_modified(|orders| std::mem::replace(&mut orders.rate_limit, rate_limit) != rate_limit);
+    }
+
+    /// Limits the bytes a second anew; 0: no limit.
+    pub fn set_bandwidth(&self, bandwidth: u64) {
+        self.0.send_if_modified(|orders| std::mem::replace(&mut orders.bandwidth, bandwidth) != bandwidth);
     }
 
     /// Lets records go again after everything was refused, and asks at once as well.

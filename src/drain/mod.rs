@@ -22,6 +22,7 @@ mod routes;
 mod verdict;
 
 use std::future::Future;
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -209,6 +210,8 @@ struct Run {
     /// Why, as it was last said.
     read_trouble: Option<String>,
     renewed_token: bool,
+    /// Bytes sent and received that the metrics know of.
+    counted_bytes: (u64, u64),
     /// The last answer that was not 2xx.
     heard: String,
     /// What the answer was that showed that the link is down.
@@ -240,6 +243,7 @@ impl Drain {
             read_failed: false,
             read_trouble: None,
             renewed_token: false,
+            counted_bytes: (0, 0),
             heard: String::new(),
             cause: None,
             drain: self,
@@ -322,6 +326,10 @@ impl Run {
         if orders.rate_limit != before.rate_limit {
             self.limiter = orders.rate_limit.limiter();
             metrics.rate_limit.set(orders.rate_limit.per_second.into());
+        }
+        if orders.bandwidth != before.bandwidth {
+            self.drain.client.set_bandwidth(NonZeroU64::new(orders.bandwidth));
+            metrics.bandwidth_limit.set(orders.bandwidth as i64);
         }
         if orders.holds() != before.holds() {
             self.parked = false;

@@ -35,8 +35,18 @@ impl Run {
         for (key, item) in self.lanes.take_expired(self.expiry().0) {
             self.expire(key, &item);
         }
+        self.count_bytes();
         // Whatever could not be read may be readable again: storage that was full, or was opened anew.
         self.read_failed = false;
+    }
+
+    /// What has gone over the link since this was last asked.
+    fn count_bytes(&mut self) {
+        let (sent, received) = self.drain.client.wire_totals();
+        let (sent_before, received_before) = std::mem::replace(&mut self.counted_bytes, (sent, received));
+        for (direction, bytes) in [("sent", sent - sent_before), ("received", received - received_before)] {
+            self.drain.metrics.link_bytes.with_label_values(&[direction]).inc_by(bytes);
+        }
     }
 
     /// Hands a quota answer to Redis; the record is settled when it is there.

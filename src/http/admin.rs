@@ -36,7 +36,7 @@ use tokio::sync::watch;
 
 use crate::admin::{
     AdminError, DeadLetterDetail, DeadLetterPage, DrainState, Dropped, LetterFilter, LogLevelBody,
-    NewRateLimit, Operator, OutboxStats, Replayed, Selection, WaitingDetail, WaitingFilter, WaitingPage,
+    NewBandwidth, NewRateLimit, Operator, OutboxStats, Replayed, Selection, WaitingDetail, WaitingFilter, WaitingPage,
     chain, find_dead_letter, find_waiting, list_dead_letters, list_waiting,
 };
 use crate::config::Secret;
@@ -103,6 +103,7 @@ pub(super) fn paths() -> Router<Arc<Admin>> {
         .route("/admin/drain/resume", post(resume))
         .route("/admin/drain/release-brake", post(release_brake))
         .route("/admin/drain/rate-limit", put(rate_limit))
+        .route("/admin/drain/bandwidth", put(bandwidth))
         .route("/admin/log-level", get(log_level).put(set_log_level))
         .route("/admin/reload", post(reload))
         .merge(jobs::router())
@@ -405,6 +406,20 @@ pub(super) async fn release_brake(State(admin): Hands) -> Json<DrainState> {
 pub(super) async fn rate_limit(State(admin): Hands, Body(asked): Body<NewRateLimit>) -> Answer<DrainState> {
     let limit = asked.limit().map_err(|wrong| Fault::Request(StatusCode::UNPROCESSABLE_ENTITY, wrong))?;
     admin.operator.set_rate_limit(limit);
+    Ok(Json(admin.operator.drain()))
+}
+
+/// Limits the bytes a second that requests take of the link, until the next reload or restart.
+#[utoipa::path(
+    put,
+    path = "/admin/drain/bandwidth",
+    tag = "drain",
+    request_body = NewBandwidth,
+    responses((status = 200, description = "As it is now", body = DrainState))
+)]
+pub(super) async fn bandwidth(State(admin): Hands, Body(asked): Body<NewBandwidth>) -> Answer<DrainState> {
+    let limit = asked.limit().map_err(|wrong| Fault::Request(StatusCode::UNPROCESSABLE_ENTITY, wrong))?;
+    admin.operator.set_bandwidth(limit);
     Ok(Json(admin.operator.drain()))
 }
 

@@ -94,6 +94,8 @@ struct LinkPicture {
     paused: bool,
     /// Requests a second; 0: no limit.
     rate_limit: u32,
+    /// Bytes a second that requests may take of the link; 0: no limit.
+    bandwidth: u64,
 }
 
 /// One kind of record.
@@ -192,6 +194,7 @@ impl Live {
                     .map(|at| at.saturating_duration_since(tokio::time::Instant::now()).as_secs_f64()),
                 paused: orders.paused,
                 rate_limit: orders.rate_limit.per_second,
+                bandwidth: orders.bandwidth,
             },
             kinds: ByKind::each(|queue| KindPicture {
                 in_redis: in_redis[queue as usize],

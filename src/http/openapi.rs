@@ -36,7 +36,7 @@ const BY_NAME: [&str; 3] = ["/events", "/history", "/status"];
         live::events, live::history, live::status,
         admin::outbox_stats, admin::waiting, admin::waiting_record,
         admin::dead_letters, admin::dead_letter, admin::replay, admin::drop_letters,
-        admin::drain, admin::pause, admin::resume, admin::release_brake, admin::rate_limit,
+        admin::drain, admin::pause, admin::resume, admin::release_brake, admin::rate_limit, admin::bandwidth,
         admin::log_level, admin::set_log_level, admin::reload,
         admin::jobs::verify_all, admin::jobs::salvage_all, admin::jobs::begin_export, admin::jobs::export_page,
         admin::jobs::confirm_page, admin::jobs::end_export, admin::jobs::import,

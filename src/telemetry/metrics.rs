@@ -72,6 +72,10 @@ pub struct Metrics {
     pub link_trouble: IntGaugeVec,
     /// Requests a second; 0: no limit.
     pub rate_limit: IntGauge,
+    /// Bytes a second that requests may take of the link; 0: no limit.
+    pub bandwidth_limit: IntGauge,
+    /// Bytes on the sockets to the `ControlPlane`, by direction.
+    pub link_bytes: IntCounterVec,
     /// 1 while the drain is paused by an operator, or held back for an export.
     pub paused: IntGauge,
     /// 1 while the `ControlPlane` knows this server.
@@ -208,6 +212,15 @@ impl Metrics {
                 &["reason"],
             )?,
             rate_limit: single("dataplane_drain_rate_limit", "Requests a second; 0: no limit")?,
+            bandwidth_limit: single(
+                "dataplane_drain_bandwidth_limit",
+                "Bytes a second that requests may take of the link; 0: no limit",
+            )?,
+            link_bytes: counter(
+                "dataplane_link_bytes_total",
+                "Bytes on the sockets to the ControlPlane, sent and received",
+                &["direction"],
+            )?,
             paused: single("dataplane_drain_paused", "1 while the drain is held back on purpose")?,
             registered: single("dataplane_server_registered", "1 while the ControlPlane knows this server")?,
             link_rate: measured(

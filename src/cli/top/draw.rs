@@ -162,10 +162,7 @@ fn words(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Picture) 
     }
     let mut drain = match &picture.drain_holds {
         Some(why) => vec![Span::styled(format!("sends nothing: {why}"), DOUBTFUL)],
-        None if picture.rate_limit > 0.0 => {
-            vec![Span::raw(format!("sends, at most {} requests/s", count(picture.rate_limit)))]
-        }
-        None => vec![Span::raw("sends, without a limit")],
+        None => vec![Span::raw(limits(picture.rate_limit, picture.bandwidth))],
     };
     drain.push(Span::raw(match agent.drained() {
         Drained::Now => "; nothing waits".to_owned(),
@@ -313,4 +310,16 @@ fn bytes(bytes: f64) -> String {
         (value, unit) = (value / 1024.0, unit + 1);
     }
     if unit == 0 { format!("{value:.0} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+/// How fast the drain may send.
+fn limits(requests: f64, bandwidth: f64) -> String {
+    let limits = [
+        (requests > 0.0).then(|| format!("{} requests/s", count(requests))),
+        (bandwidth > 0.0).then(|| format!("{}/s", bytes(bandwidth))),
+    ];
+    match limits.into_iter().flatten().collect::<Vec<_>>() {
+        limits if limits.is_empty() => "sends, without a limit".to_owned(),
+        limits => format!("sends, at most {}", limits.join(" and ")),
+    }
 }

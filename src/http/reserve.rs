@@ -32,6 +32,11 @@ impl Reserve {
         true
     }
 
+    /// Whether some are lacking: what lasts must not begin now.
+    pub(super) fn is_short(&self) -> bool {
+        self.held().len() < KEPT
+    }
+
     /// Gives one back to the process. Whether there was one.
     pub(super) fn release(&self) -> bool {
         self.held().pop().is_some()

@@ -116,4 +116,5 @@ for q = 0, 2 do
     reply[q + 1] = { fault, left, oldest_first }
   end
 end
+if ended then free_memory() end
 return reply

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::allowance::{Allowance, MESSAGE_BYTES};
+use super::allowance::Allowance;
 use super::connection::Connection;
 use super::fault::Refusal;
 use super::lease::{LEASE, Lease};
@@ -117,7 +117,7 @@ impl List {
         Ok((done, position))
     }
 
-    /// Digests of the oldest messages in flight. Nothing for one that is too large to be fetched.
+    /// Digests of the oldest messages in flight. Nothing for one that is too large to be fetched now.
     async fn in_flight(
         &mut self,
         queue: Queue,
@@ -129,7 +129,7 @@ impl List {
         while list.len() < most {
             let mut call = script.call();
             call.key(self.names.in_flight(queue));
-            call.arg(list.len()).arg(most - list.len()).arg(allowance.bytes()).arg(MESSAGE_BYTES);
+            call.arg(list.len()).arg(most - list.len()).arg(allowance.bytes()).arg(allowance.message_bytes);
             let some: Vec<Option<Vec<u8>>> = call.invoke(&mut self.connection).await?;
             if some.is_empty() {
                 break;

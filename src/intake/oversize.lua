@@ -27,7 +27,7 @@ local function wrong(...)
   return ''
 end
 
--- Gives back what looking at a huge message took, before it is copied again.
+-- Gives back what copies of a huge message took.
 local function free_memory()
   pcall(function() collectgarbage() end)
 end

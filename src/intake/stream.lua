@@ -151,4 +151,5 @@ for q = 0, #KEYS / 2 - 2 do
     reply[q + 1] = { fault, left, last, from, entries, 1, trimmed }
   end
 end
+if ended then free_memory() end
 return reply

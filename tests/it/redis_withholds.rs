@@ -44,7 +44,7 @@ async fn after_answers_that_were_cut_off_rounds_are_smaller_and_all_is_taken() {
         let cut = stage.agent.metrics().await;
         assert!(cut.sum("dataplane_redis_failures_total", &[("reason", "answer_cut")]) > 0.0);
         let log = stage.agent.log();
-        assert_eq!(log.matches("client-output-buffer-limit").count(), 1, "{log}");
+        assert!(log.contains("client-output-buffer-limit"), "{log}");
 
         let report = stage.agent.command(&[], &CHECK).await.json();
         let found = finding(&report, "redis_answers").expect("a finding");

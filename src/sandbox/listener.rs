@@ -1,6 +1,6 @@
 //! A port that can be taken away, connections and all, and given back.
 
-use std::{convert::Infallible, io, net::SocketAddr, pin::pin, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, extract::Request, response::Response};
 use hyper::{
@@ -13,11 +13,14 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
     task::JoinSet,
     time,
 };
+
+use super::link::{Link, SOCKET_BUFFER};
 
 /// How long a connection may be idle, or take to send a request's head.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
@@ -25,6 +28,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 /// Between two attempts to accept, or to take the port back, after one failed.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
+/// Between the link's end and the server, in bytes.
+const LINK_BUFFER: usize = 64 << 10;
 
 /// What a listener is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +57,15 @@ struct ConnectionCut;
 /// One address that is served.
 pub(super) struct Listener {
     address: SocketAddr,
+    /// What every connection is carried over, if anything.
+    link: Option<Arc<Link>>,
     socket: Option<TcpListener>,
 }
 
 impl Listener {
-    pub(super) async fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = TcpListener::bind(address).await?;
-        Ok(Self { address: socket.local_addr()?, socket: Some(socket) })
+    pub(super) fn bind(address: SocketAddr, link: Option<Arc<Link>>) -> io::Result<Self> {
+        let socket = listen(address, link.is_some())?;
+        Ok(Self { address: socket.local_addr()?, link, socket: Some(socket) })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -85,7 +95,7 @@ impl Listener {
                         break;
                     }
                 }
-                (Phase::Open, None) => match TcpListener::bind(self.address).await {
+                (Phase::Open, None) => match listen(self.address, self.link.is_some()) {
                     Ok(socket) => self.socket = Some(socket),
                     Err(error) => {
                         tracing::warn!(%error, address = %self.address, "the port cannot be taken back yet");
@@ -98,7 +108,8 @@ impl Listener {
                         stream = socket.accept() => match stream {
                             Ok((stream, _)) => {
                                 accepted();
-                                connections.spawn(converse(stream, app.clone(), phase.clone()));
+                                let link = self.link.clone();
+                                connections.spawn(connection(stream, link, app.clone(), phase.clone()));
                             }
                             Err(error) => {
                                 tracing::warn!(%error, "a connection could not be accepted");
@@ -117,10 +128,52 @@ impl Listener {
     }
 }
 
-/// One connection, until either side closes it.
-async fn converse(stream: TcpStream, app: TowerToHyperService<Router>, mut phase: watch::Receiver<Phase>) {
+/// Takes a port. Behind a link its connections' sockets buffer little, so that it is the link that they wait for.
+fn listen(address: SocketAddr, behind_link: bool) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    if behind_link {
+        socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+        socket.set_send_buffer_size(SOCKET_BUFFER)?;
+    }
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// One connection, over the link if there is one.
+async fn connection(
+    stream: TcpStream,
+    link: Option<Arc<Link>>,
+    app: TowerToHyperService<Router>,
+    mut phase: watch::Receiver<Phase>,
+) {
     // Only a delay is lost where this fails.
     let _ = stream.set_nodelay(true);
+    let Some(link) = link else { return converse(stream, app, phase).await };
+    let (far, near) = tokio::io::duplex(LINK_BUFFER);
+    let mut carried = pin!(link.carry(stream, far));
+    let conversation = converse(near, app, phase.clone());
+    tokio::select! {
+        () = &mut carried => return,
+        () = conversation => {}
+    }
+    // What it answered last is still under way.
+    let closing = async {
+        let _ = phase.wait_for(|phase| *phase == Phase::Closing).await;
+        time::sleep(SHUTDOWN_GRACE).await;
+    };
+    tokio::select! {
+        () = carried => {}
+        () = closing => {}
+    }
+}
+
+/// Answers a client's requests, until either side closes the connection.
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    app: TowerToHyperService<Router>,
+    mut phase: watch::Receiver<Phase>,
+) {
     let service = service_fn(move |request: Request<Incoming>| {
         let answer = app.call(request);
         async move { cut_or_send(answer.await) }

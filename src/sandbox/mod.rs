@@ -9,6 +9,7 @@
 //! | `GET seen?kind=&transaction_id=` | how often one record was seen, with which key, in which session; `kind` is `usage`, `started`, `completed` or `quota` |
 //! | `GET records?limit=` | the last bodies, the newest first |
 //! | `GET`, `PUT`, `PATCH weather` | read, replace, change the [`Weather`] |
+//! | `GET`, `PUT link` | what `--link` is set to and has carried, as a client's bytes each way; set it, written as the flag is |
 //! | `GET`, `DELETE servers` | registrations with the last heartbeats; forget them |
 //! | `GET`, `POST commands` | pending commands and the results that came; queue one (for one server by `server_id`, signed with `"sign": true`) |
 //! | `PUT`, `POST public-keys` | the JWK Set to hand out; sign with a new key, and hand out that |
@@ -37,6 +38,7 @@ mod dice;
 mod encoding;
 mod fleet;
 mod gate;
+mod link;
 mod listener;
 mod operator;
 mod order;
@@ -50,11 +52,13 @@ mod tests;
 
 pub use chance::{BadValue, Probability, Status, StatusChances};
 pub use encoding::Encoding;
+pub use link::{BadLink, Settings as LinkSettings};
 pub use weather::{BadBody, Weather};
 
 use accounts::{Accounts, Receipt};
 use dice::Dice;
 use fleet::Fleet;
+use link::Link;
 use listener::{Listener, Phase};
 use recent::Recents;
 use traffic::Traffic;
@@ -79,6 +83,10 @@ pub struct Args {
     /// The status of a record that was processed before
     #[arg(long, value_enum, default_value_t)]
     pub duplicates: Duplicates,
+    /// Put a slow link in front of the port, like rtt=100ms,rate=10mbit; rtt is both ways, rate each way, queue
+    /// (default 256k) what waits of all connections each way, window (default 4m) what one has under way
+    #[arg(long, value_name = "LINK")]
+    pub link: Option<LinkSettings>,
     /// Makes the weather's chances reproducible
     #[arg(long)]
     pub seed: Option<u64>,
@@ -94,6 +102,7 @@ impl Default for Args {
             control_listen: None,
             api_key: None,
             no_batch: false,
+            link: None,
             duplicates: Duplicates::default(),
             seed: None,
             weather: Weather::default(),
@@ -142,6 +151,8 @@ struct Shared {
     recents: Mutex<Recents>,
     traffic: Mutex<Traffic>,
     fleet: Mutex<Fleet>,
+    /// What lies in front of the `ControlPlane`'s port.
+    link: Option<Arc<Link>>,
     /// What the `ControlPlane`'s port is to do.
     phase: watch::Sender<Phase>,
     /// What it does.
@@ -155,12 +166,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     fn new(args: Args) -> Self {
-        let Args { api_key, no_batch, duplicates, seed, weather, .. } = args;
+        let Args { api_key, no_batch, duplicates, link, seed, weather, .. } = args;
         let phase = if weather.down { Phase::Down } else { Phase::Open };
         Self {
             api_key: api_key.map(|key| key.0),
             batch: !no_batch,
             duplicates,
+            link: link.map(|settings| Arc::new(Link::new(settings))),
             weather: RwLock::new(Arc::new(weather)),
             dice: Mutex::new(Dice::new(seed.unwrap_or_else(rand::random))),
             accounts: Mutex::default(),
@@ -233,19 +245,18 @@ pub struct Sandbox {
 impl Sandbox {
     /// Takes the ports.
     pub async fn bind(args: Args) -> anyhow::Result<Self> {
-        let bind = async |address| {
-            Listener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+        let bind = |address, link| {
+            Listener::bind(address, link).with_context(|| format!("cannot listen on {address}"))
         };
         anyhow::ensure!(!args.weather.down || args.control_listen.is_some(), "--down needs --control-listen");
         if let Some(problem) = args.weather.problem() {
             anyhow::bail!("--{problem}");
         }
-        let main = bind(args.listen).await?;
-        let control = match args.control_listen {
-            Some(address) => Some(bind(address).await?),
-            None => None,
-        };
-        Ok(Self { main, control, shared: Arc::new(Shared::new(args)) })
+        let (listen, control_listen) = (args.listen, args.control_listen);
+        let shared = Arc::new(Shared::new(args));
+        let main = bind(listen, shared.link.clone())?;
+        let control = control_listen.map(|address| bind(address, None)).transpose()?;
+        Ok(Self { main, control, shared })
     }
 
     /// Where the `ControlPlane` is, with the port that was taken.

@@ -14,7 +14,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time;
 
-use super::{Shared, accounts::Kind, body, delivery::Refusal, fleet, recent, weather::Weather};
+use super::{
+    Shared,
+    accounts::Kind,
+    body,
+    delivery::Refusal,
+    fleet,
+    link::{BadLink, Link},
+    recent,
+    weather::Weather,
+};
 
 /// The largest body of a request here, in bytes: a key set or a few commands.
 const MAX_BYTES: usize = 1 << 20;
@@ -35,6 +44,7 @@ pub(super) fn router(shared: &Arc<Shared>, stays: bool) -> Router {
         .route("/sandbox/seen", get(seen))
         .route("/sandbox/records", get(records))
         .route("/sandbox/weather", get(weather).put(replace_weather).patch(change_weather))
+        .route("/sandbox/link", get(link).put(set_link))
         .route("/sandbox/servers", get(servers).delete(forget_servers))
         .route("/sandbox/commands", get(commands).merge(post(command)))
         .route("/sandbox/public-keys", put(set_keys).merge(post(rotate_keys)))
@@ -64,6 +74,9 @@ async fn reset(State(Operator { shared, .. }): State<Operator>) -> StatusCode {
     *shared.recents() = recent::Recents::default();
     shared.traffic().reset();
     shared.fleet().reset();
+    if let Some(link) = &shared.link {
+        link.reset().await;
+    }
     StatusCode::NO_CONTENT
 }
 
@@ -121,6 +134,27 @@ impl Operator {
             _ => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the port does not follow")),
         }
     }
+}
+
+async fn link(State(Operator { shared, .. }): State<Operator>) -> Result<Response, Refusal> {
+    Ok(Json(the_link(&shared)?.report().await).into_response())
+}
+
+async fn set_link(
+    State(Operator { shared, .. }): State<Operator>,
+    text: String,
+) -> Result<Response, Refusal> {
+    let settings = text
+        .parse()
+        .map_err(|problem: BadLink| Refusal::new(StatusCode::BAD_REQUEST, problem.to_string()))?;
+    let link = the_link(&shared)?;
+    link.set(settings);
+    Ok(Json(link.report().await).into_response())
+}
+
+fn the_link(shared: &Shared) -> Result<&Link, Refusal> {
+    let missing = || Refusal::new(StatusCode::CONFLICT, "there is no link: start the sandbox with --link");
+    shared.link.as_deref().ok_or_else(missing)
 }
 
 async fn servers(State(Operator { shared, .. }): State<Operator>) -> Response {

@@ -5,6 +5,7 @@ mod api;
 mod batch;
 mod encoding;
 mod fleet;
+mod link;
 mod weather;
 
 use std::{net::SocketAddr, time::Duration};

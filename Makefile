@@ -5,7 +5,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Incremental builds make a target folder large and a cold build slower.
 export CARGO_INCREMENTAL := 0
 
-.PHONY: help build demo test test-outbox format lint units docs bench redis test-tools
+.PHONY: help build demo test test-outbox format lint units docs bench bench-wan redis test-tools
 
 help:            ## Says what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -36,6 +36,11 @@ docs:
 
 bench: redis     ## Prints what the main job costs, as figures and as ratios within the run
 	cargo bench --locked
+
+bench-wan: redis ## Prints what the main job does over long, narrow and (as root) lossy links, beside each link's limit
+	@$(call install,ip,iproute2)
+	@$(call install,unshare,util-linux)
+	cargo bench --locked -- wan
 
 # redis-server for the tests and the demonstration; the tests also cut the power of a file system in an image (as root:
 # mkfs.ext4, and python3 for the ioctl that does it), and watch `top` in tmux's terminal.

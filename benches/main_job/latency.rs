@@ -20,7 +20,7 @@ const BACKLOG: u32 = 1_000_000;
 const QUOTA_EVERY: Duration = Duration::from_millis(20);
 
 /// At this share of the sorted values, in milliseconds.
-fn percentile(sorted: &[Duration], share: f64) -> f64 {
+pub(crate) fn percentile(sorted: &[Duration], share: f64) -> f64 {
     let at = ((sorted.len() - 1) as f64 * share).round() as usize;
     sorted[at].as_secs_f64() * 1e3
 }

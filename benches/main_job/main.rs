@@ -4,6 +4,7 @@
 
 #![allow(clippy::expect_used, reason = "what fails here fails the run")]
 
+mod afternoon;
 mod faults;
 #[path = "../../tests/it/harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests use more of it")]
@@ -18,6 +19,7 @@ mod rounds;
 mod shared;
 mod surface;
 mod throughput;
+mod wan;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
@@ -27,6 +29,14 @@ async fn main() {
     // `cargo bench` passes flags of the standard harness; a word without a dash picks a part.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let want = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
+    if wanted.iter().any(|part| part == wan::lossy::INSIDE) {
+        return wan::lossy::inside().await;
+    }
+    // It takes long, and is asked for by its name.
+    if wanted.iter().any(|part| part == "wan") {
+        wan::run().await;
+        return wan::lossy::run();
+    }
     let mut base = None;
     for (part, records) in [("outbox-100k", 100_000), ("outbox-1m", 1_000_000), ("outbox-10m", 10_000_000)] {
         if want(part) {

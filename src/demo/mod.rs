@@ -51,8 +51,11 @@ fn acts() -> Vec<Act> {
         Act {
             kills: true,
             ..act(
-                "flaky: lost answers, 429, 500, resets",
-                json!({ "lost_answer": 0.03, "reset": 0.02, "status": { "429": 0.01, "500": 0.04 }, "latency_ms": 2 }),
+                "flaky: lost answers, 429, 500, resets, records that fail within their batch",
+                json!({
+                    "lost_answer": 0.03, "reset": 0.02, "status": { "429": 0.01, "500": 0.04 },
+                    "partial_batch": 0.02, "latency_ms": 2
+                }),
                 10,
             )
         },

@@ -1,7 +1,7 @@
 //! The sandbox as a process of its own.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead as _, BufReader, Lines};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 
@@ -15,13 +15,20 @@ pub(crate) struct Sandbox {
 impl Sandbox {
     /// Started with these flags, and listening.
     pub(crate) fn start(flags: &[&str]) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_dataplane-agent"))
-            .args(["sandbox", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"])
-            .args(flags)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the sandbox can be started");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dataplane-agent"));
+        command.args(["sandbox", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"]).args(flags);
+        Self::start_by(command, |_, _| {})
+    }
+
+    /// Started by this command, which becomes the sandbox; `prepare` may read its lines and write to it before.
+    pub(crate) fn start_by(
+        mut command: Command,
+        prepare: impl FnOnce(&mut Child, &mut Lines<BufReader<ChildStdout>>),
+    ) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().expect("the sandbox can be started");
         let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
+        prepare(&mut process, &mut lines);
         let mut address = |prefix: &str| {
             let line = lines.next().expect("a line").expect("its output can be read");
             line.strip_prefix(prefix).unwrap_or_else(|| panic!("the sandbox says {line:?}")).to_owned()
@@ -40,6 +47,11 @@ impl Sandbox {
     async fn get(&self, path: &str) -> Value {
         let answer = self.http.get(format!("{}/sandbox/{path}", self.control)).send().await;
         answer.expect("the sandbox answers").json().await.expect("it answers JSON")
+    }
+
+    /// What its link is set to, and has carried.
+    pub(crate) async fn link(&self) -> Value {
+        self.get("link").await
     }
 
     pub(crate) async fn accounts(&self) -> Accounts {

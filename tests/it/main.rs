@@ -29,6 +29,7 @@ mod one_route_fails;
 mod openapi;
 mod outbox;
 mod outcomes_of_answers;
+mod over_a_slow_link;
 mod oversized_messages;
 mod quota_goes_first;
 mod redis_cluster;

@@ -69,6 +69,8 @@ async fn row(emulator: &Path, loss: f64) -> Figures {
     let setting = Setting::plain(Load::Usage { sessions: 20 }, Records::Many.number(), BATCH);
     let mut figures = measure_against(&setting, &sandbox).await;
     figures.bytes = Some(link.bytes(figures.records()));
+    // At once: a namespace is taken down some time after its last process.
+    ip("link delete controlA");
     figures
 }
 

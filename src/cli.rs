@@ -20,7 +20,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use tokio::sync::mpsc;
 
 use crate::agent::Agent;
-use crate::config::{Config, Flags, Problems, Sources};
+use crate::config::{Config, Flags, Problems, Proxy, Sources};
 use crate::telemetry::log::LogLevel;
 use crate::{demo, sandbox, telemetry};
 use signals::{Hangups, Stop};
@@ -119,6 +119,9 @@ fn run(flags: Flags) -> anyhow::Result<()> {
         let _log = telemetry::log::init(&config.log(), log_level.clone())?;
         for warning in &config.warnings {
             tracing::warn!("{warning}");
+        }
+        if let Proxy::Through { settings, variable, .. } = &config.control_plane.proxy {
+            tracing::info!(proxy = %settings, variable, "requests to the ControlPlane go through a proxy");
         }
         let agent = Agent::build(config, sources, log_level).await;
         let agent = agent.inspect_err(|error| tracing::error!(critical = true, "{}", whole(error)))?;

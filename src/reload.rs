@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::config::{Config, DeliveryConfig, Problems, Secret, SecretSource, Sources};
-use crate::control_plane::{Client, ClientError};
+use crate::config::{Config, ControlPlaneConfig, DeliveryConfig, Problems, Secret, SecretSource, Sources};
+use crate::control_plane::{Client, ClientError, Settings};
 use crate::drain::{Controls, RateLimit};
 use crate::intake;
 use crate::systemd::Notify;
@@ -112,8 +112,7 @@ impl Reloader {
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         // IMPORTANT: first all that can fail, and then nothing that can.
         let config = Config::load(&self.sources)?;
-        let concurrency = config.delivery.concurrency;
-        let settings = config.control_plane.client_settings(&config.identity, concurrency);
+        let settings = client_settings(&self.started_with, &config);
         let (client, redis) = (self.client.prepare(settings)?, self.redis.prepare()?);
         self.client.adopt(client);
         self.redis.adopt(redis);
@@ -203,6 +202,28 @@ impl Reloader {
     }
 }
 
+/// What the client is told after a reload: what applies at once is new, everything else (the server's id and version, the
+/// proxy) is what the agent was started with. Paths, tokens and headers name one server.
+fn client_settings(started_with: &Config, now: &Config) -> Settings {
+    let ControlPlaneConfig { auth, api_key, api_key_header, jwt_key, jwt_algorithm, .. } =
+        now.control_plane.clone();
+    let ControlPlaneConfig { ca_file, client_cert_file, client_key_file, timeout, .. } =
+        now.control_plane.clone();
+    let mixed = ControlPlaneConfig {
+        auth,
+        api_key,
+        api_key_header,
+        jwt_key,
+        jwt_algorithm,
+        ca_file,
+        client_cert_file,
+        client_key_file,
+        timeout,
+        ..started_with.control_plane.clone()
+    };
+    mixed.client_settings(&started_with.identity, started_with.delivery.concurrency)
+}
+
 /// Settings that have another value than at the start, and take a restart.
 fn need_restart(before: &Config, now: &Config) -> Vec<String> {
     let value = |config: &Config, name: &str| {
@@ -213,6 +234,10 @@ fn need_restart(before: &Config, now: &Config) -> Vec<String> {
             .and_then(|setting| setting.value.clone())
     };
     let mut names: Vec<_> = now.describe().iter().map(|setting| setting.name.clone()).collect();
+    // Proxies are there only while they are set.
+    let gone = before.describe().iter().filter(|setting| !names.contains(&setting.name));
+    let gone: Vec<_> = gone.map(|setting| setting.name.clone()).collect();
+    names.extend(gone);
     // What is shown of a secret is the same for every value. The content of a file is read again where it is used.
     let differs = |before: &Option<Secret>, now: &Option<Secret>| match (before, now) {
         (Some(before), Some(now)) if matches!(now.source(), SecretSource::File(_)) => {

@@ -61,7 +61,11 @@ fn line(finding: &Finding) -> anyhow::Result<()> {
 fn print(config: &Config, as_json: bool) -> anyhow::Result<()> {
     if as_json {
         let settings: Vec<_> = config.describe().iter().map(of_setting).collect();
-        return print_json(&json!({ "settings": settings, "warnings": config.warnings }));
+        return print_json(&json!({
+            "settings": settings,
+            "proxy": config.control_plane.proxy.to_string(),
+            "warnings": config.warnings,
+        }));
     }
     let settings = config.describe();
     let text =
@@ -71,6 +75,7 @@ fn print(config: &Config, as_json: bool) -> anyhow::Result<()> {
     for setting in settings {
         say!("{:<width$}  # {}", text(setting), setting.origin)?;
     }
+    say!("# Proxy to the ControlPlane: {}", config.control_plane.proxy)?;
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
     }

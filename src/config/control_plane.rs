@@ -9,6 +9,7 @@ use crate::control_plane::{self, Auth, Client, ClientError, JwtAlgorithm, Secret
 
 use super::identity::IdentityConfig;
 use super::load::{Group, Review};
+use super::proxy::Proxy;
 use super::secret::Secret;
 use super::values::{BaseUrl, boolean, factor, header_name, seconds, whole};
 
@@ -150,12 +151,17 @@ pub struct ControlPlaneConfig {
     /// Seconds that the ControlPlane's public keys are kept
     #[arg(id = "JWT_PUBLIC_KEYS_CACHE_TTL", default_value = "3600", value_parser = seconds)]
     pub public_keys_cache_ttl: Duration,
+
+    /// The proxy on the way there.
+    #[arg(skip)]
+    pub proxy: Proxy,
 }
 
 impl Group for ControlPlaneConfig {
     fn check(&mut self, review: &mut Review) {
         self.check_credentials(review);
         self.check_backoff(review);
+        self.proxy = Proxy::decide(&self.url, review);
         review.readable("CONTROL_PLANE_CA_FILE", self.ca_file.as_deref());
         review.pair(
             ("CONTROL_PLANE_CLIENT_CERT_FILE", self.client_cert_file.as_deref()),
@@ -192,6 +198,7 @@ impl ControlPlaneConfig {
             ca_file: self.ca_file.clone(),
             client_cert_file: self.client_cert_file.clone(),
             client_key_file: self.client_key_file.clone(),
+            proxy: self.proxy.settings(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::error::ErrorKind;
 use clap::{Arg, Command, ValueHint};
 
+use super::proxy;
 use super::secret::{HIDDEN, read_text};
 use super::sources::{ENV_FILE, Layers, Origin, Sources, declared, is_secret};
 use super::values::without_user_info;
@@ -76,6 +77,8 @@ impl std::error::Error for Problems {}
 pub struct Review {
     pub(super) settings: Vec<Setting>,
     pub(super) warnings: Vec<String>,
+    /// Variables that name proxies, which are no settings of ours alone.
+    pub(super) proxy_variables: Vec<proxy::Variable>,
     problems: Vec<Problem>,
 }
 
@@ -151,6 +154,7 @@ pub fn load<T: Group>(sources: &Sources) -> Result<(T, Review), Problems> {
         let argument = setting(arg, &layers, &mut review);
         words.extend(argument.map(|text| argument_of(arg, &text)));
     }
+    proxy_variables(&layers, &mut review);
     let command = Command::new("settings").no_binary_name(true).args(args);
     // Every argument was parsed before, so that this can only fail by a mistake in the declarations.
     let parsed = command.try_get_matches_from(words).and_then(|matches| T::from_arg_matches(&matches));
@@ -196,6 +200,22 @@ fn setting(arg: &Arg, layers: &Layers, review: &mut Review) -> Option<String> {
         help: arg.get_help().map(ToString::to_string).unwrap_or_default(),
     });
     text
+}
+
+/// Notes what the sources say of proxies.
+fn proxy_variables(layers: &Layers, review: &mut Review) {
+    for (name, help) in proxy::VARIABLES {
+        let Some((spelling, found)) = layers.shared(name) else { continue };
+        let variable = proxy::Variable { name, spelling, text: found.text, origin: found.origin };
+        review.settings.push(Setting {
+            name: variable.spelling.clone(),
+            value: Some(variable.shown()),
+            default: None,
+            origin: variable.origin.clone(),
+            help: help.to_owned(),
+        });
+        review.proxy_variables.push(variable);
+    }
 }
 
 /// Lets a group be checked as a whole although a required value is missing. Never leaves [`load`]: there is a problem.

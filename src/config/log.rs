@@ -27,7 +27,7 @@ pub struct LogSettings {
     #[arg(id = "LOG_FILE")]
     pub file: Option<PathBuf>,
 
-    /// Days that past files are kept
+    /// Files of past days that are kept beside today's, each <LOG_FILE>.YYYY-MM-DD
     #[arg(id = "LOG_RETENTION_DAYS", default_value = "7", value_parser = whole(1, 3_650))]
     pub retention_days: u32,
 }

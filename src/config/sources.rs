@@ -267,6 +267,18 @@ impl Layers {
         }
     }
 
+    /// A variable that other programs read as well, which write it in upper or in lower case; as it is written here, and its
+    /// value.
+    pub(super) fn shared(&self, name: &str) -> Option<(String, Found)> {
+        let spellings = [name.to_owned(), name.to_ascii_lowercase()];
+        self.layers.iter().flat_map(|layer| spellings.iter().map(move |name| (layer, name))).find_map(
+            |((origin, values), name)| {
+                let text = values.get(name).map(|text| text.trim()).filter(|text| !text.is_empty())?;
+                Some((name.clone(), Found { text: text.to_owned(), origin: origin.clone() }))
+            },
+        )
+    }
+
     fn value(&self, names: &[String]) -> Option<Found> {
         self.layers.iter().find_map(|(origin, values)| {
             let text =

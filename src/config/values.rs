@@ -172,6 +172,13 @@ impl BaseUrl {
         self.0.scheme() == "https"
     }
 
+    /// Its host and port.
+    pub(super) fn host_and_port(&self) -> (url::Host<String>, u16) {
+        // An HTTP URL has both.
+        let host = self.0.host().map_or_else(|| url::Host::Domain(String::new()), |host| host.to_owned());
+        (host, self.0.port_or_known_default().unwrap_or_default())
+    }
+
     /// Whether it names this machine itself.
     pub fn is_loopback(&self) -> bool {
         match self.0.host() {
@@ -327,6 +334,9 @@ mod tests {
         assert!(url.is_https() && !url.is_loopback() && url.expose().contains("hunter2"));
         for text in ["http://localhost:1", "http://127.0.0.2", "http://[::1]", "http://[::ffff:127.0.0.1]"] {
             assert!(text.parse::<BaseUrl>().unwrap().is_loopback(), "{text}");
+        }
+        for text in ["http://localhost.example", "http://10.0.0.1", "http://[::2]", "http://128.0.0.1"] {
+            assert!(!text.parse::<BaseUrl>().unwrap().is_loopback(), "{text}");
         }
         for text in
             ["cp.example", "ftp://hunter2@h", "http://", "http://h?hunter2", "http://h#x", "http://[x"]

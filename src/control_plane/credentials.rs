@@ -100,9 +100,10 @@ fn http_client(
         .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout / 2))
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(settings.max_idle_connections);
-    if target.is_loopback {
-        builder = builder.no_proxy();
-    }
+    builder = match &settings.proxy {
+        Some(proxy) => builder.proxy(reqwest::Proxy::all(proxy.url.expose()).map_err(|e| tls_error(&e))?),
+        None => builder.no_proxy(),
+    };
     if let Some(path) = &settings.ca_file {
         let pem = read_file(path)?;
         let authorities = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| tls_error(&e))?;

@@ -42,4 +42,4 @@ pub use meaning::{Asked, Meaning, Said, meaning};
 pub use registration::{CallError, Capabilities, CommandResult, Heartbeat, Registration, ServerStatus};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use retry_after::retry_after;
-pub use settings::{Auth, JwtAlgorithm, Secret, SecretSource, Settings, UnreadableFile};
+pub use settings::{Auth, JwtAlgorithm, ProxySettings, Secret, SecretSource, Settings, UnreadableFile};

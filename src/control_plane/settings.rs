@@ -42,6 +42,34 @@ pub struct Settings {
     pub client_cert_file: Option<PathBuf>,
     /// Its private key (PEM).
     pub client_key_file: Option<PathBuf>,
+    /// The proxy that every request goes through; `None`: none, whatever the environment says.
+    pub proxy: Option<ProxySettings>,
+}
+
+/// A proxy between the agent and the `ControlPlane`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxySettings {
+    /// Its URL: one of [`Self::SCHEMES`], a host, a port unless it is the scheme's own, perhaps user info.
+    pub url: Secret,
+    /// The hosts that are reached without it. `CONTROL_PLANE_URL` is not among them.
+    pub no_proxy: Vec<String>,
+}
+
+impl ProxySettings {
+    /// The schemes that can be used, each with its port.
+    pub const SCHEMES: [(&str, u16); 4] = [("http", 80), ("https", 443), ("socks5", 1080), ("socks5h", 1080)];
+}
+
+impl fmt::Display for ProxySettings {
+    /// Without its user info.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = self.url.expose().trim_end_matches('/');
+        let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+        match rest.rsplit_once('@') {
+            Some((_, host)) => write!(f, "{scheme}://***@{host}"),
+            None => write!(f, "{scheme}://{rest}"),
+        }
+    }
 }
 
 /// Which credentials a request carries.

@@ -19,7 +19,6 @@ pub(super) struct Target {
     /// What a token is for: the URL's scheme, host and port.
     pub(super) origin: String,
     pub(super) is_https: bool,
-    pub(super) is_loopback: bool,
     /// The URL's user info as Basic authentication.
     pub(super) basic: Option<HeaderValue>,
 }
@@ -35,11 +34,6 @@ impl Target {
             return Err("a base URL has no query and no fragment");
         }
         let basic = take_user_info(&mut url)?;
-        let host = url.host_str().unwrap_or_default();
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let is_loopback = host == "localhost"
-            || host.ends_with(".localhost")
-            || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
         let prefix = url.as_str().trim_end_matches('/').to_owned();
         // What can be parsed is not yet what can be requested. A base URL that cannot must not get past here: each
         // record sent to it would seem to be the one at fault.
@@ -50,7 +44,6 @@ impl Target {
             prefix,
             origin: url.origin().ascii_serialization(),
             is_https: url.scheme() == "https",
-            is_loopback,
             basic,
         })
     }
@@ -163,22 +156,6 @@ mod tests {
         let basic = target.basic.unwrap();
         assert_eq!(basic, "Basic dXNlcjpwYUBzcw==");
         assert!(basic.is_sensitive());
-    }
-
-    #[test]
-    fn loopback_is_told_from_what_only_looks_like_it() {
-        for url in [
-            "http://localhost",
-            "http://127.0.0.1:1",
-            "http://127.9.9.9",
-            "http://[::1]:1",
-            "http://a.localhost",
-        ] {
-            assert!(target(url).is_loopback, "{url}");
-        }
-        for url in ["http://localhost.example", "http://10.0.0.1", "http://[::2]", "http://128.0.0.1"] {
-            assert!(!target(url).is_loopback, "{url}");
-        }
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! Lines are written by a thread of their own behind a bounded queue, so that a full disk or a pipe that nobody
 //! reads never holds up a record. What does not fit into the queue is dropped.
 
+mod daily;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -17,13 +19,14 @@ use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_appender::non_blocking::WorkerGuard;
-use tracing_appender::rolling::{InitError, RollingFileAppender, Rotation};
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use daily::DailyFile;
 
 /// Marks an error as critical: the agent cannot go on.
 const CRITICAL: &str = "critical";
@@ -100,7 +103,7 @@ pub struct LogConfig {
     pub format: Format,
     /// This file, a new one each day; `None`: standard output.
     pub file: Option<PathBuf>,
-    /// How many past files are kept, one a day.
+    /// How many files of past days are kept, beside today's.
     pub retention_days: u32,
 }
 
@@ -114,7 +117,7 @@ pub enum LogError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: InitError,
+        source: io::Error,
     },
     /// There is one already.
     #[error("this process has a log already")]
@@ -157,7 +160,12 @@ impl LogLevel {
 /// Starts the log of this process, at this level. What is queued is written when the guard is dropped.
 pub fn init(config: &LogConfig, level: LogLevel) -> Result<WorkerGuard, LogError> {
     let (writer, guard) = match &config.file {
-        Some(path) => tracing_appender::non_blocking(daily(path, config.retention_days)?),
+        Some(path) => {
+            let keep = config.retention_days as usize;
+            let file = DailyFile::open(path, keep, Box::new(|| chrono::Utc::now().date_naive()));
+            let file = file.map_err(|source| LogError::File { path: path.clone(), source })?;
+            tracing_appender::non_blocking(file)
+        }
         None => tracing_appender::non_blocking(io::stdout()),
     };
     let wanted = filter_fn(move |metadata| {
@@ -171,17 +179,6 @@ pub fn init(config: &LogConfig, level: LogLevel) -> Result<WorkerGuard, LogError
         .with_filter(wanted);
     tracing_subscriber::registry().with(layer).try_init()?;
     Ok(guard)
-}
-
-/// `agent.log` becomes `agent.log.2026-01-31` and so on, next to each other.
-fn daily(path: &Path, keep: u32) -> Result<RollingFileAppender, LogError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    RollingFileAppender::builder()
-        .rotation(Rotation::DAILY)
-        .filename_prefix(name)
-        .max_log_files(keep as usize)
-        .build(path.parent().unwrap_or(Path::new("")))
-        .map_err(|source| LogError::File { path: path.to_owned(), source })
 }
 
 /// Writes lines of either form.

@@ -193,6 +193,36 @@ async fn each_fault_of_the_control_plane_is_told_apart() {
 }
 
 #[tokio::test]
+async fn a_proxy_on_the_way_is_named_without_its_credentials() {
+    let proxy = Scripted::start(|_| StatusCode::BAD_GATEWAY.into_response()).await;
+    let mut agent = Agent::new(&RedisServer::stopped(), "http://cp.invalid:8080");
+    quiet(&mut agent);
+    agent.set("ENABLE_TLS", "false");
+    agent.set("http_proxy", &proxy.url.replace("http://", "http://user:hunter2@"));
+    let shown = proxy.url.replace("http://", "http://***@");
+    let said = agent.command(&[], &CHECK).await;
+    let plane = of(&said, "control_plane");
+    let says = plane["says"].as_str().expect("words");
+    assert!(says.contains(&format!("through the proxy {shown}")) && says.contains("502"), "{plane}");
+    assert!(plane["advice"].as_str().expect("what to do").contains("NO_PROXY"), "{plane}");
+    // NO_PROXY counts with its port.
+    let straight = agent.command(&[("NO_PROXY", "cp.invalid:8080")], &CHECK).await;
+    assert_failed(&straight, "control_plane", "cannot be resolved");
+    assert!(!of(&straight, "control_plane")["says"].as_str().expect("words").contains("proxy"));
+
+    let printed = agent.command(&[("NO_PROXY", "other:8080")], &["check", "--print"]).await;
+    let used = format!("# Proxy to the ControlPlane: {shown} (http_proxy, environment)");
+    assert!(printed.out.lines().any(|line| line == used), "{printed:?}");
+    assert!(printed.out.contains("NO_PROXY=other:8080 "), "{printed:?}");
+    assert!(!format!("{said:?}{printed:?}").contains("hunter2"));
+    let wrong =
+        agent.command(&[("HTTPS_PROXY", "ftp://user:hunter2@p"), ("REDIS_PORT", "0")], &["run"]).await;
+    assert_eq!(wrong.code, 78, "{wrong:?}");
+    assert!(wrong.err.contains("HTTPS_PROXY: ") && wrong.err.contains("REDIS_PORT: "), "{wrong:?}");
+    assert!(!wrong.err.contains("hunter2"), "{wrong:?}");
+}
+
+#[tokio::test]
 async fn the_effective_configuration_is_shown_with_origins_and_without_secrets() {
     let mut agent = Agent::new(&RedisServer::stopped(), "https://user:hunter2@cp.example/base");
     agent.unset("SERVER_REGION");

@@ -3,6 +3,7 @@
 mod defaults;
 mod previous_agent;
 mod problems;
+mod proxy;
 mod secrets;
 mod sources;
 

@@ -34,6 +34,7 @@ fn settings(url: &str) -> Settings {
         ca_file: None,
         client_cert_file: None,
         client_key_file: None,
+        proxy: None,
     }
 }
 

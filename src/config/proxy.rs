@@ -1,0 +1,353 @@
+//! The proxy between the agent and the `ControlPlane`: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or
+//! lower case.
+//!
+//! They are named by convention and shared with other programs, so they have neither flags nor `X_FILE`. As with `reqwest`, the
+//! upper-case name counts first, `ALL_PROXY` stands in for both schemes, and an address of this machine is reached directly.
+//! `CONTROL_PLANE_URL` is the only URL of the agent, so everything is decided here: nothing below reads the environment.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use url::{Host, Url};
+
+use crate::control_plane::{self, ProxySettings};
+
+use super::load::Review;
+use super::secret::HIDDEN;
+use super::sources::Origin;
+use super::values::{BaseUrl, without_user_info};
+
+const HTTP: &str = "HTTP_PROXY";
+const HTTPS: &str = "HTTPS_PROXY";
+const ALL: &str = "ALL_PROXY";
+const NO: &str = "NO_PROXY";
+
+/// Every variable here, and what it does.
+pub(super) const VARIABLES: [(&str, &str); 4] = [
+    (HTTP, "Proxy for a CONTROL_PLANE_URL that is http://"),
+    (HTTPS, "Proxy for a CONTROL_PLANE_URL that is https://"),
+    (ALL, "Proxy for either, unless the other has one of its own"),
+    (NO, "Hosts that are reached without a proxy, also with a port, separated by commas"),
+];
+
+/// A variable as it was found.
+#[derive(Clone, Debug)]
+pub(super) struct Variable {
+    /// Its name in upper case.
+    pub(super) name: &'static str,
+    /// Its name as it is written where it was found.
+    pub(super) spelling: String,
+    pub(super) text: String,
+    pub(super) origin: Origin,
+}
+
+impl Variable {
+    /// Its value for people, without credentials.
+    pub(super) fn shown(&self) -> String {
+        if self.name == NO {
+            return self.text.clone();
+        }
+        // A URL that cannot be read may hold a password anywhere.
+        proxy_url(&self.text).map_or_else(|_| HIDDEN.to_owned(), |url| without_user_info(url.as_str()))
+    }
+}
+
+/// How requests reach the `ControlPlane`.
+#[derive(Clone, Debug, Default)]
+pub enum Proxy {
+    /// Directly: no proxy is set for its scheme.
+    #[default]
+    Unset,
+    /// Directly: the host is exempt from the proxy.
+    Exempt {
+        /// Why, for people.
+        because: String,
+    },
+    /// Through a proxy.
+    Through {
+        /// The variable that names it, as it is written.
+        variable: String,
+        /// Where that was found.
+        origin: Origin,
+        /// The proxy.
+        settings: ProxySettings,
+    },
+}
+
+impl Proxy {
+    /// The proxy for this URL by the variables that were found.
+    pub(super) fn decide(url: &BaseUrl, review: &mut Review) -> Self {
+        let variables = std::mem::take(&mut review.proxy_variables);
+        let found = |name| variables.iter().find(|variable| variable.name == name);
+        let no_proxy: Vec<_> = found(NO).map(|no| entries(&no.text)).unwrap_or_default();
+        for entry in &no_proxy {
+            if Entry::parse(entry).is_none() {
+                review.warn(format!(
+                    "NO_PROXY: {entry:?} is neither a host, an address nor a CIDR block, perhaps with a port; it has no effect"
+                ));
+            }
+        }
+        // Each is judged, also one that does not count for this URL: no problem waits for another to be mended.
+        for variable in variables.iter().filter(|variable| variable.name != NO) {
+            if let Err(reason) = proxy_url(&variable.text) {
+                review.problem(&variable.spelling, reason);
+            }
+        }
+        let Some(chosen) = found(if url.is_https() { HTTPS } else { HTTP }).or_else(|| found(ALL)) else {
+            return Self::Unset;
+        };
+        if let Some(because) = exemption(url, &no_proxy) {
+            return Self::Exempt { because };
+        }
+        let Ok(proxy_url) = proxy_url(&chosen.text) else { return Self::Unset };
+        Self::Through {
+            variable: chosen.spelling.clone(),
+            origin: chosen.origin.clone(),
+            settings: ProxySettings { url: control_plane::Secret::new(proxy_url.as_str()), no_proxy },
+        }
+    }
+
+    /// What the client needs to know; `None`: requests go directly.
+    pub fn settings(&self) -> Option<ProxySettings> {
+        match self {
+            Self::Through { settings, .. } => Some(settings.clone()),
+            Self::Unset | Self::Exempt { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unset => f.write_str("none: no variable sets one"),
+            Self::Exempt { because } => write!(f, "none: {because}"),
+            Self::Through { variable, origin, settings } => {
+                write!(f, "{settings} ({variable}, {origin})")
+            }
+        }
+    }
+}
+
+/// Why the URL is reached without the proxy, if it is.
+fn exemption(url: &BaseUrl, no_proxy: &[String]) -> Option<String> {
+    if url.is_loopback() {
+        return Some("CONTROL_PLANE_URL is an address of this machine".to_owned());
+    }
+    let (host, port) = url.host_and_port();
+    let entry =
+        no_proxy.iter().find(|entry| Entry::parse(entry).is_some_and(|entry| entry.matches(&host, port)))?;
+    Some(format!("NO_PROXY holds {entry}"))
+}
+
+/// A proxy's URL, with its port. The error repeats nothing of it: it may hold a password.
+fn proxy_url(text: &str) -> Result<Url, String> {
+    // Without a scheme it is a host that speaks HTTP, to every program that reads these variables.
+    let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let mut url = Url::parse(&text).map_err(|error| format!("is not the URL of a proxy: {error}"))?;
+    // As desktops write it.
+    if url.scheme() == "socks" {
+        let _ = url.set_scheme("socks5");
+    }
+    let schemes = ProxySettings::SCHEMES;
+    let Some((_, usual_port)) = schemes.into_iter().find(|(scheme, _)| *scheme == url.scheme()) else {
+        let names = schemes.map(|(scheme, _)| format!("{scheme}://"));
+        return Err(format!("is not the URL of a proxy that can be used ({})", names.join(", ")));
+    };
+    // Hosts of URLs that are not HTTP's are not looked at by the parser.
+    let host = url.host_str().filter(|host| !host.is_empty()).map(Host::parse);
+    if !matches!(host, Some(Ok(_))) {
+        return Err("is not the URL of a proxy: it names no host".to_owned());
+    }
+    let port = url.port_or_known_default().unwrap_or(usual_port);
+    if port == 0 {
+        return Err("is not the URL of a proxy: 0 is no port".to_owned());
+    }
+    // What stands behind the port means nothing to a proxy.
+    url.set_path("");
+    url.set_query(None);
+    url.set_fragment(None);
+    // The URL drops its scheme's own port again.
+    url.set_port(Some(port)).map_err(|()| "is not the URL of a proxy: it has no port".to_owned())?;
+    Ok(url)
+}
+
+/// The entries of `NO_PROXY`. No host holds a blank, so blanks separate as well as commas.
+fn entries(text: &str) -> Vec<String> {
+    let parts = text.split(|c: char| c == ',' || c.is_whitespace());
+    parts.filter(|part| !part.is_empty()).map(ToOwned::to_owned).collect()
+}
+
+/// One entry of `NO_PROXY`.
+struct Entry {
+    hosts: Hosts,
+    /// Only this port of theirs.
+    port: Option<u16>,
+}
+
+enum Hosts {
+    All,
+    Block(IpNet),
+    /// This domain and every one below it, in lower case.
+    Domain(String),
+    /// Only the domains below it.
+    Below(String),
+}
+
+impl Entry {
+    fn parse(text: &str) -> Option<Self> {
+        if let Some(hosts) = Hosts::parse(text) {
+            return Some(Self { hosts, port: None });
+        }
+        let (hosts, port) = text.rsplit_once(':')?;
+        Some(Self { hosts: Hosts::parse(hosts)?, port: Some(port.parse().ok()?) })
+    }
+
+    fn matches(&self, host: &Host<String>, port: u16) -> bool {
+        self.port.is_none_or(|own| own == port) && self.hosts.contain(host)
+    }
+}
+
+impl Hosts {
+    fn parse(text: &str) -> Option<Self> {
+        if text == "*" {
+            return Some(Self::All);
+        }
+        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        if let Ok(block) = bare.parse::<IpNet>() {
+            return Some(Self::Block(block));
+        }
+        if let Ok(ip) = bare.parse::<IpAddr>() {
+            return Some(Self::Block(IpNet::from(ip.to_canonical())));
+        }
+        let (below, name) = match text.strip_prefix("*.") {
+            Some(name) => (true, name),
+            None => (false, text.strip_prefix('.').unwrap_or(text)),
+        };
+        let name = name.trim_end_matches('.');
+        // It also turns an internationalised name into what the URL has.
+        let Ok(Host::Domain(name)) = Host::parse(name) else { return None };
+        Some(if below { Self::Below(name) } else { Self::Domain(name) })
+    }
+
+    fn contain(&self, host: &Host<String>) -> bool {
+        let is_below = |name: &str, domain: &str| {
+            name.strip_suffix(domain).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+        };
+        match (self, host) {
+            (Self::All, _) => true,
+            (Self::Block(block), Host::Ipv4(ip)) => block.contains(&IpAddr::V4(*ip)),
+            (Self::Block(block), Host::Ipv6(ip)) => {
+                block.contains(&IpAddr::V6(*ip)) || block.contains(&IpAddr::V6(*ip).to_canonical())
+            }
+            (Self::Domain(domain), Host::Domain(name)) => {
+                let name = name.trim_end_matches('.');
+                name == domain || is_below(name, domain)
+            }
+            (Self::Below(domain), Host::Domain(name)) => is_below(name.trim_end_matches('.'), domain),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_proxy_is_reached_by_is_filled_in() {
+        for (text, url) in [
+            ("proxy", "http://proxy/"),
+            ("proxy:3128", "http://proxy:3128/"),
+            ("http://proxy:3128/some/where?x#y", "http://proxy:3128/"),
+            ("HTTP://user:pa%40ss@Proxy:8080", "http://user:pa%40ss@proxy:8080/"),
+            ("user:pass@proxy:3128", "http://user:pass@proxy:3128/"),
+            ("https://proxy", "https://proxy/"),
+            ("socks5://proxy", "socks5://proxy:1080"),
+            ("socks://proxy:1081/", "socks5://proxy:1081"),
+            ("socks5h://u:p@[::1]:80", "socks5h://u:p@[::1]:80"),
+            ("10.0.0.1:1", "http://10.0.0.1:1/"),
+        ] {
+            assert_eq!(proxy_url(text).unwrap().as_str(), url, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_proxy_is_refused_without_being_repeated() {
+        for text in [
+            "http://",
+            "http://hunter2@",
+            "ftp://u:hunter2@proxy",
+            "socks4://u:hunter2@proxy",
+            "socks5://",
+            "socks5://u:hunter2@",
+            "socks5://pro%20xy:1",
+            "http://u:hunter2@proxy:99999",
+            "http://u:hunter2@proxy:0",
+            "proxy:hunter2",
+            "hunter2 hunter2",
+            "http://[::1",
+            "://hunter2",
+        ] {
+            let reason = proxy_url(text).expect_err(text);
+            assert!(!reason.contains("hunter2"), "{reason}");
+        }
+    }
+
+    #[track_caller]
+    fn exempts(no_proxy: &str, url: &str) -> bool {
+        exemption(&url.parse().unwrap(), &entries(no_proxy)).is_some()
+    }
+
+    #[test]
+    fn no_proxy_names_hosts_below_them_addresses_blocks_and_ports() {
+        for (no_proxy, url) in [
+            ("*", "https://cp.example"),
+            ("*:443", "https://cp.example"),
+            ("cp.example", "https://cp.example"),
+            ("CP.Example.", "https://cp.EXAMPLE./base"),
+            ("example", "https://cp.example:8443"),
+            (".cp.example", "https://cp.example"),
+            (".example", "https://cp.example"),
+            ("*.example", "https://cp.example"),
+            ("other, cp.example", "https://cp.example"),
+            ("other cp.example", "https://cp.example"),
+            ("cp.example:443", "https://cp.example"),
+            ("cp.example:80", "http://cp.example"),
+            (".example:8443", "https://cp.example:8443"),
+            ("10.1.2.3", "http://10.1.2.3:8080"),
+            ("10.1.2.3:8080", "http://10.1.2.3:8080"),
+            ("10.0.0.0/8", "http://10.1.2.3"),
+            ("10.0.0.0/8:80", "http://10.1.2.3"),
+            ("10.1.2.3", "http://[::ffff:10.1.2.3]"),
+            ("::ffff:10.1.2.3", "http://10.1.2.3"),
+            ("fd00::1", "http://[fd00::1]:8080"),
+            ("[fd00::1]", "http://[fd00::1]:8080"),
+            ("[fd00::1]:8080", "http://[fd00::1]:8080"),
+            ("fd00::/8", "http://[fd00::1]"),
+            ("bücher.example", "http://xn--bcher-kva.example"),
+            ("", "http://localhost:1"),
+            ("", "http://127.0.0.1:1"),
+        ] {
+            assert!(exempts(no_proxy, url), "{no_proxy:?} exempts {url}");
+        }
+        for (no_proxy, url) in [
+            ("", "https://cp.example"),
+            (" , ,", "https://cp.example"),
+            ("cp.example:8443", "https://cp.example"),
+            ("cp.example:443", "http://cp.example"),
+            ("p.example", "https://cp.example"),
+            ("cp.example", "https://xcp.example"),
+            ("cp.example", "https://cp.example.org"),
+            ("*.cp.example", "https://cp.example"),
+            ("10.1.2.3:80", "http://10.1.2.3:8080"),
+            ("10.1.2", "http://10.1.2.3"),
+            ("10.0.0.0/8", "http://11.1.2.3"),
+            ("[fd00::1]:80", "http://[fd00::1]:8080"),
+            ("cp.example:99999", "https://cp.example"),
+            (".", "https://cp.example"),
+        ] {
+            assert!(!exempts(no_proxy, url), "{no_proxy:?} exempts {url}");
+        }
+    }
+}

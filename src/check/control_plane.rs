@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{Finding, REPORT, State};
-use crate::config::Config;
+use crate::config::{Config, Proxy};
 use crate::control_plane::{BadAnswer, CallError, Client, Failure, Meaning, TlsProblem};
 
 const REACH: &str = "control_plane";
@@ -22,11 +22,17 @@ pub(super) async fn probe(config: &Config) -> Vec<Finding> {
         Ok(Err(error)) => return vec![Finding::failed(REACH, error.to_string(), "mend what is named here")],
         Err(error) => return vec![Finding::failed(REACH, error.to_string(), REPORT)],
     };
-    let url = format!("{:?}", config.control_plane.url);
+    let mut url = format!("{:?}", config.control_plane.url);
+    let mut when_ill = "nothing to be done here: records wait in the outbox until it is";
+    if let Proxy::Through { settings, .. } = &config.control_plane.proxy {
+        url = format!("{url} (through the proxy {settings})");
+        when_ill = "ask it without the proxy: if it is well there, mend the proxy or name it in NO_PROXY; \
+                    records wait in the outbox";
+    }
     let begun = std::time::Instant::now();
     let health = client.health().await;
     let took = begun.elapsed();
-    let reached = reached(&url, &health, took);
+    let reached = reached(&url, &health, took, when_ill);
     if reached.state == State::Failed {
         return vec![reached];
     }
@@ -43,11 +49,10 @@ pub(super) async fn probe(config: &Config) -> Vec<Finding> {
 }
 
 /// What the first answer says of the way there.
-fn reached(url: &str, health: &Result<(), CallError>, took: Duration) -> Finding {
+fn reached(url: &str, health: &Result<(), CallError>, took: Duration, when_ill: &str) -> Finding {
+    let well = || Finding::ok(REACH, format!("{url} is reached and answers in {} ms", took.as_millis()));
     let (status, meaning) = match health {
-        Ok(()) => {
-            return Finding::ok(REACH, format!("{url} is reached and answers in {} ms", took.as_millis()));
-        }
+        Ok(()) => return well(),
         Err(CallError::Failed(failure)) => return unreached(url, failure),
         Err(CallError::BadAnswer(error)) => {
             return Finding::failed(REACH, format!("{url} answers, but {error}"), SOMEBODY_ELSE);
@@ -77,7 +82,7 @@ fn reached(url: &str, health: &Result<(), CallError>, took: Duration) -> Finding
         Meaning::Failing | Meaning::Overloaded => Finding::warning(
             REACH,
             format!("{url} is reached, and answers {status}: it is not well"),
-            "nothing to be done here: records wait in the outbox until it is",
+            when_ill,
         ),
         // What it says of credentials and routes is judged with the second answer.
         Meaning::Delivered
@@ -85,9 +90,7 @@ fn reached(url: &str, health: &Result<(), CallError>, took: Duration) -> Finding
         | Meaning::InProgress
         | Meaning::Refused
         | Meaning::NotFound
-        | Meaning::Credentials => {
-            Finding::ok(REACH, format!("{url} is reached and answers in {} ms", took.as_millis()))
-        }
+        | Meaning::Credentials => well(),
     }
 }
 

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use clap::{ValueEnum, ValueHint};
 
-use crate::control_plane::{self, Auth, Client, ClientError, JwtAlgorithm, SecretSource, Settings};
+use crate::control_plane::{
+    self, Auth, Client, ClientError, HttpVersion, JwtAlgorithm, SecretSource, Settings,
+};
 
+use super::dscp::Dscp;
 use super::identity::IdentityConfig;
 use super::load::{Group, Review};
 use super::proxy::Proxy;
@@ -99,7 +102,7 @@ pub struct ControlPlaneConfig {
     #[arg(id = "ENABLE_TLS", default_value = "true", value_parser = boolean)]
     pub enable_tls: bool,
 
-    /// Seconds that one request may take
+    /// Seconds without progress after which a request has failed: while it is sent, and then until it is answered
     #[arg(id = "CONTROL_PLANE_TIMEOUT", default_value = "30", value_parser = seconds)]
     pub timeout: Duration,
 
@@ -152,6 +155,14 @@ pub struct ControlPlaneConfig {
     #[arg(id = "JWT_PUBLIC_KEYS_CACHE_TTL", default_value = "3600", value_parser = seconds)]
     pub public_keys_cache_ttl: Duration,
 
+    /// HTTP version: auto (what ALPN gives), 1.1 or 2
+    #[arg(id = "CONTROL_PLANE_HTTP", default_value = "auto")]
+    pub http: HttpVersion,
+
+    /// DSCP of what is sent: a name (LE, CS1, AF11, EF), or a number from 0 to 63
+    #[arg(id = "CONTROL_PLANE_DSCP")]
+    pub dscp: Option<Dscp>,
+
     /// The proxy on the way there.
     #[arg(skip)]
     pub proxy: Proxy,
@@ -198,6 +209,8 @@ impl ControlPlaneConfig {
             ca_file: self.ca_file.clone(),
             client_cert_file: self.client_cert_file.clone(),
             client_key_file: self.client_key_file.clone(),
+            http: self.http,
+            dscp: self.dscp.map(|dscp| dscp.0),
             proxy: self.proxy.settings(),
         }
     }
@@ -207,6 +220,7 @@ impl ControlPlaneConfig {
         let Err(error) = Client::new(self.client_settings(identity, 1)) else { return };
         let variable = match &error {
             ClientError::Url(_) => "CONTROL_PLANE_URL",
+            ClientError::Proxy(_) => "HTTPS_PROXY",
             ClientError::ServerId(_) => "SERVER_ID",
             ClientError::Version => "APP_VERSION",
             ClientError::ApiKey(_) => "CONTROL_PLANE_API_KEY",

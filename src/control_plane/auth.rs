@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
+use hyper::header::{HeaderName, HeaderValue};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use reqwest::header::{HeaderName, HeaderValue};
 use serde::Serialize;
 use uuid::Uuid;
 

@@ -1,30 +1,31 @@
 //! One attempt at one request: what is sent, and exactly what came back.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use chrono::TimeDelta;
-use reqwest::header::{
+use hyper::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue,
     RETRY_AFTER,
 };
-use reqwest::{Method, Request, Url};
+use hyper::{Method, Uri};
 use uuid::Uuid;
 
 use super::accepts::Accepts;
-use super::auth::Tokens;
 use super::clock::Clock;
 use super::credentials::{ClientError, Credentials};
 use super::decode::decode;
-use super::failure::{Failure, classify};
-use super::meaning::{Asked, Meaning, Said, is_another_correlation_id, meaning};
+use super::failure::Failure;
+use super::meaning::{Asked, Meaning, Said, is_another_correlation_id, meaning_and_name};
 use super::retry_after::retry_after as retry_after_of;
 use super::settings::{SecretSource, Settings};
 use super::target::Target;
+use super::transport::{Inbound, Meter, Outbound, Priority, Sent};
 use crate::expiry::Expiry;
 use crate::record::Kind;
 
@@ -162,6 +163,7 @@ pub struct Client {
     settings: RwLock<Settings>,
     target: Target,
     clock: Clock,
+    meter: Arc<Meter>,
     credentials: RwLock<Arc<Credentials>>,
     reachable: AtomicBool,
     attempts: AtomicU64,
@@ -191,6 +193,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) asked: Asked<'a>,
     pub(super) traceparent: Option<&'a str>,
     pub(super) answer_max_bytes: usize,
+    pub(super) connection: Connection,
+    pub(super) priority: Priority,
 }
 
 impl Client {
@@ -198,14 +202,16 @@ impl Client {
     pub fn new(settings: Settings) -> Result<Self, ClientError> {
         let target = Target::new(settings.url.expose()).map_err(ClientError::Url)?;
         target.server(&settings.server_id, "").map_err(ClientError::ServerId)?;
-        let credentials = RwLock::new(Arc::new(Credentials::load(&settings, &target)?));
+        let meter = Arc::<Meter>::default();
+        let credentials = Credentials::load(&settings, &target, Arc::clone(&meter))?;
         Ok(Self {
             server_id: settings.server_id.clone(),
             version: settings.version.clone(),
             settings: RwLock::new(settings),
             target,
             clock: Clock::default(),
-            credentials,
+            meter,
+            credentials: RwLock::new(Arc::new(credentials)),
             reachable: AtomicBool::new(false),
             attempts: AtomicU64::new(0),
             last_attempt: Mutex::new(Instant::now()),
@@ -231,7 +237,7 @@ impl Client {
     /// Reads secrets and certificates by other settings, and changes nothing yet. What these say of the URL, the server
     /// and the version is not looked at. It reads files.
     pub fn prepare(&self, settings: Settings) -> Result<Fresh, ClientError> {
-        let credentials = Arc::new(Credentials::load(&settings, &self.target)?);
+        let credentials = Arc::new(Credentials::load(&settings, &self.target, Arc::clone(&self.meter))?);
         Ok(Fresh { settings, credentials })
     }
 
@@ -283,6 +289,22 @@ impl Client {
         self.attempts.load(Ordering::Relaxed)
     }
 
+    /// Sets or lifts the limit on bytes sent a second (`DRAIN_BANDWIDTH`), for all connections together. Urgent requests do
+    /// not wait for it; the backlog pays for them.
+    pub fn set_bandwidth(&self, bytes_per_second: Option<NonZeroU64>) {
+        self.meter.set_bandwidth(bytes_per_second);
+    }
+
+    /// Bytes sent and received on sockets since the start.
+    pub fn wire_totals(&self) -> (u64, u64) {
+        self.meter.totals()
+    }
+
+    /// The proxy on the way there, without its user info.
+    pub fn proxy(&self) -> Option<String> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).proxy.as_ref().map(ToString::to_string)
+    }
+
     /// For how long no request has ended. What is said of the `ControlPlane` is so old.
     pub fn quiet_for(&self) -> Duration {
         self.last_attempt.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
@@ -327,6 +349,9 @@ impl Client {
             },
             traceparent: delivery.traceparent,
             answer_max_bytes: ANSWER_MAX_BYTES,
+            connection: delivery.connection,
+            // Somebody waits for a quota.
+            priority: if delivery.kind == Kind::Quota { Priority::Urgent } else { Priority::Backlog },
         })
         .await
     }
@@ -344,6 +369,8 @@ impl Client {
             asked: Asked { correlation_id: batch.correlation_id, batch: Some(batch.key), ..Asked::default() },
             traceparent: None,
             answer_max_bytes: BATCH_ANSWER_MAX_BYTES.saturating_add(per_record),
+            connection: batch.connection,
+            priority: Priority::Backlog,
         })
         .await
     }
@@ -358,41 +385,44 @@ impl Client {
 
     pub(super) async fn send(&self, outgoing: Outgoing<'_>) -> Answer {
         let (started, endpoint) = (Instant::now(), outgoing.endpoint);
-        let wire_bytes = outgoing.body.as_ref().map_or(0, |body| body.len() as u64);
-        let result = self.attempt(outgoing).await;
+        let (result, upload, wire_bytes) = self.attempt(outgoing).await;
         self.reachable.store(result.as_ref().is_ok_and(is_served), Ordering::Relaxed);
         self.attempts.fetch_add(1, Ordering::Relaxed);
         *self.last_attempt.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        let answer = Answer { result, elapsed: started.elapsed(), upload: Duration::ZERO, wire_bytes };
+        let answer = Answer { result, elapsed: started.elapsed(), upload, wire_bytes };
         (self.observer)(endpoint, &answer);
         answer
     }
 
-    async fn attempt(&self, outgoing: Outgoing<'_>) -> Result<Response, Failure> {
+    async fn attempt(&self, outgoing: Outgoing<'_>) -> (Result<Response, Failure>, Duration, u64) {
         let credentials = self.credentials();
-        let (answer_max_bytes, mut asked) = (outgoing.answer_max_bytes, outgoing.asked);
-        let request = self.request(outgoing, credentials.tokens.as_ref())?;
-        let correlation_id = request.headers().get(&CORRELATION_ID).cloned();
-        asked.correlation_id = correlation_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let mut asked = outgoing.asked;
+        let outbound = match self.outbound(outgoing, &credentials) {
+            Ok(outbound) => outbound,
+            Err(failure) => return (Err(failure), Duration::ZERO, 0),
+        };
+        let correlation_id = outbound.headers.get(&CORRELATION_ID).and_then(|id| id.to_str().ok());
+        asked.correlation_id = correlation_id.unwrap_or_default();
         let sent = SystemTime::now();
-        let mut response = credentials.http.execute(request).await.map_err(|e| classify(&e, false))?;
+        let Sent { result, upload, wire_bytes } = credentials.transport.send(&outbound).await;
         let answered = SystemTime::now();
-        let (body, truncated) = read_body(&mut response, answer_max_bytes).await?;
-        let response = understood(&asked, &response, body, truncated, answer_max_bytes, answered);
-        let (response, date) = response;
-        // A portal's clock is not the ControlPlane's.
-        let is_from_elsewhere =
-            matches!(response.meaning, Meaning::Foreign | Meaning::Mismatched | Meaning::Misconfigured);
-        if let Some(date) = date.filter(|_| !is_from_elsewhere) {
-            self.clock.observe(date, sent, answered);
-        }
-        Ok(response)
+        let response = result.map(|inbound| {
+            let (response, date) = understood(&asked, inbound, outbound.answer_max_bytes, answered);
+            // A portal's clock is not the ControlPlane's.
+            let is_from_elsewhere =
+                matches!(response.meaning, Meaning::Foreign | Meaning::Mismatched | Meaning::Misconfigured);
+            if let Some(date) = date.filter(|_| !is_from_elsewhere) {
+                self.clock.observe(date, sent, answered);
+            }
+            response
+        });
+        (response, upload, wire_bytes)
     }
 
-    fn request(&self, outgoing: Outgoing<'_>, tokens: Option<&Tokens>) -> Result<Request, Failure> {
-        let url = Url::parse(&outgoing.url).map_err(|_| Failure::Unsendable("its URL is not one"))?;
-        let mut headers = HeaderMap::with_capacity(8);
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(super::decode::ACCEPTED));
+    fn outbound(&self, outgoing: Outgoing<'_>, credentials: &Credentials) -> Result<Outbound, Failure> {
+        let uri: Uri =
+            outgoing.url.parse().map_err(|_| Failure::Unsendable("its URL is longer than a URL may be"))?;
+        let mut headers = credentials.headers.clone();
         if outgoing.body.is_some() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
@@ -411,13 +441,12 @@ impl Client {
         if let Some(parent) = outgoing.traceparent.and_then(|parent| HeaderValue::from_str(parent).ok()) {
             headers.insert(&TRACEPARENT, parent);
         }
-        if let Some(tokens) = tokens {
+        if let Some(tokens) = &credentials.tokens {
             headers.insert(AUTHORIZATION, tokens.authorization(&self.clock).map_err(Failure::Token)?);
         }
-        let mut request = Request::new(outgoing.method, url);
-        *request.headers_mut() = headers;
-        *request.body_mut() = outgoing.body.map(Into::into);
-        Ok(request)
+        let Outgoing { method, body, connection, priority, answer_max_bytes, .. } = outgoing;
+        let body = body.unwrap_or_default();
+        Ok(Outbound { method, uri, headers, body, connection, priority, answer_max_bytes })
     }
 
     fn credentials(&self) -> Arc<Credentials> {
@@ -440,54 +469,34 @@ fn http_date(headers: &HeaderMap) -> Option<SystemTime> {
     httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()
 }
 
-/// The answer as callers see it, and its `Date`.
+/// The answer as callers see it, and its `Date`. Its connection is given back, unless the answer is another request's.
 fn understood(
     asked: &Asked<'_>,
-    response: &reqwest::Response,
-    body: Bytes,
-    truncated: bool,
+    inbound: Inbound,
     max: usize,
     answered: SystemTime,
 ) -> (Response, Option<SystemTime>) {
-    let (status, headers) = (response.status().as_u16(), response.headers());
+    let Inbound { status, headers, body, truncated, lease } = inbound;
     let values = |name: &HeaderName| headers.get_all(name).iter().map(HeaderValue::as_bytes);
     let (body, truncated) = decode(values(&CONTENT_ENCODING), body, truncated, max);
-    let mut correlation_ids = values(&CORRELATION_ID);
+    let mut ids = values(&CORRELATION_ID);
+    let has_foreign_id = ids.any(|id| is_another_correlation_id(asked.correlation_id, id));
     let said = Said {
         status,
         has_retry_after: headers.contains_key(RETRY_AFTER),
-        has_foreign_id: correlation_ids.any(|id| is_another_correlation_id(asked.correlation_id, id)),
+        has_foreign_id,
         body: &body,
         truncated,
     };
-    let meaning = meaning(asked, &said);
-    let date = http_date(headers);
+    let (meaning, is_named) = meaning_and_name(asked, &said);
+    let date = http_date(&headers);
     let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = retry_after.and_then(|value| retry_after_of(value, date, answered));
     let accepts = Accepts::read(values(&ACCEPT_ENCODING));
-    (Response { status, retry_after, meaning, body, truncated, accepts }, date)
-}
-
-/// Reads the body up to the limit. The rest is not read: dropping the response closes the connection.
-async fn read_body(response: &mut reqwest::Response, max: usize) -> Result<(Bytes, bool), Failure> {
-    let mut next = async || response.chunk().await.map_err(|e| classify(&e, true));
-    let Some(mut first) = next().await? else { return Ok((Bytes::new(), false)) };
-    if first.len() > max {
-        first.truncate(max);
-        return Ok((first, true));
+    let is_named = is_named || values(&CORRELATION_ID).any(|id| !id.trim_ascii().is_empty());
+    let response = Response { status, retry_after, meaning, body, truncated, accepts };
+    if meaning != Meaning::Mismatched {
+        lease.give_back(is_named, is_served(&response));
     }
-    // Nearly every answer is one chunk, which is then given on without a copy.
-    let Some(mut more) = next().await? else { return Ok((first, false)) };
-    let mut body = BytesMut::from(first);
-    loop {
-        let room = max - body.len();
-        body.extend_from_slice(&more[..more.len().min(room)]);
-        if more.len() > room {
-            return Ok((body.freeze(), true));
-        }
-        match next().await? {
-            Some(chunk) => more = chunk,
-            None => return Ok((body.freeze(), false)),
-        }
-    }
+    (response, date)
 }

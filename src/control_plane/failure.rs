@@ -17,7 +17,7 @@ pub enum Failure {
     /// A connection that could not be made secure.
     #[error("TLS: {0}")]
     Tls(TlsProblem),
-    /// No whole answer within the time-out.
+    /// No progress for as long as the time-out.
     #[error("timed out {}", if *.connected { "waiting for the answer" } else { "connecting" })]
     Timeout {
         /// Whether there was a connection: if so, the peer may have processed the request.
@@ -82,27 +82,26 @@ pub enum TlsProblem {
     Other(String),
 }
 
-/// Says what happened. `answering`: the answer's head had already been read.
-pub(super) fn classify(error: &reqwest::Error, answering: bool) -> Failure {
-    if error.is_builder() {
-        return Failure::Unsendable("its URL is longer than a URL may be");
-    }
+/// Says what happened to a request.
+pub(super) fn classify(error: &hyper::Error) -> Failure {
     if let Some(tls) = find::<rustls::Error>(error) {
         return Failure::Tls(tls_problem(tls));
     }
-    if error.is_dns() {
-        return Failure::Dns(innermost(error));
-    }
     if error.is_timeout() {
-        return Failure::Timeout { connected: answering || !error.is_connect() };
+        return Failure::Timeout { connected: true };
     }
-    if error.is_connect() {
-        return Failure::Unreachable(innermost(error));
-    }
-    if find::<hyper::Error>(error).is_some_and(hyper::Error::is_parse) {
+    if error.is_parse() {
         return Failure::NotHttp(innermost(error));
     }
     Failure::Cut(innermost(error))
+}
+
+/// Says what happened to a connection that was being made secure.
+pub(super) fn connecting(error: &io::Error) -> Failure {
+    match find::<rustls::Error>(error) {
+        Some(tls) => Failure::Tls(tls_problem(tls)),
+        None => Failure::Unreachable(innermost(error)),
+    }
 }
 
 fn tls_problem(error: &rustls::Error) -> TlsProblem {
@@ -150,11 +149,11 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
     })
 }
 
-fn find<E: Error + 'static>(error: &reqwest::Error) -> Option<&E> {
+fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     chain(error).find_map(|e| e.downcast_ref())
 }
 
-/// What the lowest layer said. The upper ones name the URL.
-fn innermost(error: &reqwest::Error) -> String {
-    chain(error).skip(1).last().map_or_else(|| "unknown".to_owned(), ToString::to_string)
+/// What the lowest layer said.
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    chain(error).last().map_or_else(|| "unknown".to_owned(), ToString::to_string)
 }

@@ -84,14 +84,24 @@ pub struct Said<'a> {
 
 /// What an answer means.
 pub fn meaning(asked: &Asked<'_>, said: &Said<'_>) -> Meaning {
+    by_body(asked, said, &Body::read(said))
+}
+
+/// The same, and whether the body names the request, so that a neighbour's answer would have been told from it.
+pub(super) fn meaning_and_name(asked: &Asked<'_>, said: &Said<'_>) -> (Meaning, bool) {
     let body = Body::read(said);
-    if said.has_foreign_id || matches!(&body, Body::Object(envelope) if envelope.is_for_another(asked)) {
+    let is_named = matches!(&body, Body::Object(envelope) if envelope.names(asked));
+    (by_body(asked, said, &body), is_named)
+}
+
+fn by_body(asked: &Asked<'_>, said: &Said<'_>, body: &Body<'_>) -> Meaning {
+    if said.has_foreign_id || matches!(body, Body::Object(envelope) if envelope.is_for_another(asked)) {
         return Meaning::Mismatched;
     }
     let may_be_its_own = matches!(body, Body::None | Body::Object(_));
     match said.status {
         204 => Meaning::Delivered,
-        200..=299 if matches!(&body, Body::Object(envelope) if envelope.is_failure()) => Meaning::Failing,
+        200..=299 if matches!(body, Body::Object(envelope) if envelope.is_failure()) => Meaning::Failing,
         200..=202 if matches!(body, Body::Object(_)) => Meaning::Delivered,
         200..=299 => Meaning::Foreign,
         409 if said.has_retry_after => Meaning::InProgress,
@@ -166,6 +176,13 @@ impl<'a> Envelope<'a> {
             _ => None,
         };
         Some(Self { top, data })
+    }
+
+    fn names(&self, asked: &Asked<'_>) -> bool {
+        [Some(&self.top), self.data.as_ref()].into_iter().flatten().any(|members| {
+            (asked.transaction_id.is_some() && members.transaction_id.is_some())
+                || (asked.batch.is_some() && members.batch.is_some())
+        })
     }
 
     fn is_failure(&self) -> bool {

@@ -1,15 +1,15 @@
 //! Speaks the `ControlPlane`'s REST API: one attempt a call, and an exact account of what became of it.
 //!
-//! The only place of the agent that names `reqwest`; the command line has a client of its own, for agents. It never
-//! retries, never follows a redirect; it says what an answer means, and what becomes of a record is the drain's. What it
+//! It never retries (but a request that a used connection swallowed), never follows a redirect; it says what an answer means, and what becomes of a record is the drain's. What it
 //! promises its callers:
 //!
-//! * every call ends within the time-out, whatever the peer does, and keeps at most a limit of the answer;
+//! * every call ends when nothing has progressed for as long as the time-out, and keeps at most a limit of the answer;
 //! * credentials go to the configured host and nowhere else, and into no log line, error or `Debug`;
 //! * new secrets and certificates are taken in as a whole ([`Client::reload`]), or the old ones stay.
 //!
 //! `settings` is what it needs to know, `client` the attempt, `credentials` what a reload replaces, `auth` the
-//! tokens, `clock` how wrong this machine's clock is, `target` where requests go, `failure` why there was no
+//! tokens, `clock` how wrong this machine's clock is, `target` where requests go, `transport` over which connections,
+//! `failure` why there was no
 //! answer, `meaning` what an answer means, `answers` what its body says, `registration` the calls about the server itself.
 
 mod accepts;
@@ -25,6 +25,7 @@ mod registration;
 mod retry_after;
 mod settings;
 mod target;
+mod transport;
 
 #[cfg(test)]
 mod tests;
@@ -42,4 +43,7 @@ pub use meaning::{Asked, Meaning, Said, meaning};
 pub use registration::{CallError, Capabilities, CommandResult, Heartbeat, Registration, ServerStatus};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use retry_after::retry_after;
-pub use settings::{Auth, JwtAlgorithm, ProxySettings, Secret, SecretSource, Settings, UnreadableFile};
+pub use settings::{
+    Auth, HttpVersion, JwtAlgorithm, ProxySettings, Secret, SecretSource, Settings, UnreadableFile,
+};
+pub use transport::Priority;

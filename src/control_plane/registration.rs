@@ -1,16 +1,17 @@
 //! The calls about the server itself: that it is here, that it lives, what it is told to do.
 
+use hyper::Method;
 use jsonwebtoken::jwk::JwkSet;
-use reqwest::Method;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 use uuid::Uuid;
 
 use super::answers::{BadAnswer, Commands, parse_commands, parse_key_set};
-use super::client::{Client, Encoding, Outgoing, Response};
+use super::client::{Client, Connection, Encoding, Outgoing, Response};
 use super::failure::Failure;
 use super::meaning::{Asked, Meaning};
+use super::transport::Priority;
 
 /// Many hundred commands, or every key that anyone ever had.
 const ANSWER_MAX_BYTES: usize = 1 << 20;
@@ -187,6 +188,8 @@ impl Client {
             traceparent: None,
             // One command that is far too large must not keep the others from being heard.
             answer_max_bytes: if endpoint == COMMANDS { COMMANDS_MAX_BYTES } else { ANSWER_MAX_BYTES },
+            connection: Connection::Any,
+            priority: Priority::Urgent,
         })
         .await
         .result

@@ -16,7 +16,7 @@ pub struct Settings {
     /// `http://` or `https://`, a host, perhaps a port and a path under which the API lives. User info in it
     /// becomes Basic authentication where no JWT is used. A secret for that reason.
     pub url: Secret,
-    /// The longest one attempt may take, from name resolution to the last byte of the answer.
+    /// The longest that an attempt may make no progress: while it is sent, and then until it is answered.
     pub timeout: Duration,
     /// The most idle connections kept for reuse: as many as are ever used at once.
     pub max_idle_connections: usize,
@@ -42,6 +42,10 @@ pub struct Settings {
     pub client_cert_file: Option<PathBuf>,
     /// Its private key (PEM).
     pub client_key_file: Option<PathBuf>,
+    /// Which HTTP is spoken.
+    pub http: HttpVersion,
+    /// The DSCP of what is sent, 0 to 63; `None`: the system's.
+    pub dscp: Option<u8>,
     /// The proxy that every request goes through; `None`: none, whatever the environment says.
     pub proxy: Option<ProxySettings>,
 }
@@ -93,6 +97,20 @@ impl Auth {
     pub(super) fn sends_jwt(self) -> bool {
         self != Self::ApiKey
     }
+}
+
+/// Which HTTP is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum HttpVersion {
+    /// What the host chooses by ALPN; 1.1 without TLS.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    #[value(name = "1.1")]
+    Http1,
+    /// HTTP/2, without TLS too.
+    #[value(name = "2")]
+    Http2,
 }
 
 /// How our tokens are signed.

@@ -1,9 +1,11 @@
 //! Where requests go: the base URL, taken apart once, and paths put behind it.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::Url;
-use reqwest::header::HeaderValue;
+use hyper::Uri;
+use hyper::header::HeaderValue;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use url::Url;
 
+use super::transport::basic;
 use crate::record::Kind;
 
 /// All but RFC 3986's unreserved characters: whatever an id holds, it stays one segment.
@@ -16,6 +18,8 @@ const PREFIX_MAX_BYTES: usize = 2 << 10;
 pub(super) struct Target {
     /// `https://host:port/path`, without a slash at its end, without user info.
     prefix: String,
+    /// The same, taken apart.
+    pub(super) uri: Uri,
     /// What a token is for: the URL's scheme, host and port.
     pub(super) origin: String,
     pub(super) is_https: bool,
@@ -37,11 +41,11 @@ impl Target {
         let prefix = url.as_str().trim_end_matches('/').to_owned();
         // What can be parsed is not yet what can be requested. A base URL that cannot must not get past here: each
         // record sent to it would seem to be the one at fault.
-        if prefix.len() > PREFIX_MAX_BYTES || prefix.parse::<hyper::Uri>().is_err() {
-            return Err("it is too long, or has characters that a request cannot name");
-        }
+        let uri = prefix.parse().ok().filter(|_| prefix.len() <= PREFIX_MAX_BYTES);
+        let uri = uri.ok_or("it is too long, or has characters that a request cannot name")?;
         Ok(Self {
             prefix,
+            uri,
             origin: url.origin().ascii_serialization(),
             is_https: url.scheme() == "https",
             basic,
@@ -91,15 +95,11 @@ fn take_user_info(url: &mut Url) -> Result<Option<HeaderValue>, &'static str> {
     if url.username().is_empty() && url.password().is_none() {
         return Ok(None);
     }
-    // reqwest turns user info into Basic authentication when a request is built; it is let do so once, here.
-    let request = reqwest::Client::builder()
-        .no_proxy()
-        .tls_certs_only([])
-        .build()
-        .and_then(|client| client.get(url.clone()).build())
-        .map_err(|_| "its user info cannot be sent")?;
-    *url = request.url().clone();
-    Ok(request.headers().get(reqwest::header::AUTHORIZATION).cloned())
+    let decoded = |text| percent_decode_str(text).collect::<Vec<u8>>();
+    let basic = basic(&decoded(url.username()), &decoded(url.password().unwrap_or_default()))?;
+    let cleared = url.set_username("").and_then(|()| url.set_password(None));
+    cleared.map_err(|()| "its user info cannot be sent")?;
+    Ok(Some(basic))
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
 //! The client against real sockets: a peer that sends exactly the bytes that a test wants.
 
 mod calls;
+mod connections;
+mod http2;
+mod progress;
+mod proxies;
 mod tls;
 mod tokens;
 mod wire;
@@ -34,6 +38,8 @@ fn settings(url: &str) -> Settings {
         ca_file: None,
         client_cert_file: None,
         client_key_file: None,
+        http: HttpVersion::Auto,
+        dscp: None,
         proxy: None,
     }
 }

@@ -13,20 +13,20 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use super::*;
 
 /// An authority made for one test, with its certificate in a file.
-struct Authority {
+pub(super) struct Authority {
     dir: TempDir,
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate with its key.
-struct Pair {
+pub(super) struct Pair {
     certificate: rcgen::Certificate,
     key: KeyPair,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::named(&Uuid::new_v4().to_string())
     }
 
@@ -53,12 +53,12 @@ impl Authority {
         Pair { certificate: params.signed_by(&key, &self.issuer).unwrap(), key }
     }
 
-    fn good(&self) -> Pair {
+    pub(super) fn good(&self) -> Pair {
         self.sign("127.0.0.1", 2020..2100)
     }
 
-    /// Serves with this certificate; with `clients`, only those who have a certificate of that authority.
-    async fn serve(pair: &Pair, clients: Option<&Self>) -> String {
+    /// For a host with this certificate; with `clients`, only for those who have a certificate of that authority.
+    pub(super) fn server_config(pair: &Pair, clients: Option<&Self>) -> ServerConfig {
         let builder = ServerConfig::builder();
         let builder = if let Some(authority) = clients {
             let mut roots = RootCertStore::empty();
@@ -68,7 +68,11 @@ impl Authority {
             builder.with_no_client_auth()
         };
         let key = PrivateKeyDer::try_from(pair.key.serialize_der()).unwrap();
-        let config = builder.with_single_cert(vec![pair.certificate.der().clone()], key).unwrap();
+        builder.with_single_cert(vec![pair.certificate.der().clone()], key).unwrap()
+    }
+
+    pub(super) async fn serve(pair: &Pair, clients: Option<&Self>) -> String {
+        let config = Self::server_config(pair, clients);
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let url = peer(move |stream| {
             let acceptor = acceptor.clone();
@@ -83,7 +87,7 @@ impl Authority {
         url.replace("http://", "https://")
     }
 
-    fn settings(&self, url: &str) -> Settings {
+    pub(super) fn settings(&self, url: &str) -> Settings {
         Settings { ca_file: Some(self.file("ca.pem")), ..settings(url) }
     }
 }

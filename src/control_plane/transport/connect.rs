@@ -1,0 +1,252 @@
+//! Opens connections: name, address, proxy, TLS, and which HTTP is spoken.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use hyper::Uri;
+use hyper::header::HeaderValue;
+use rustls::pki_types::ServerName;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use url::Host;
+
+use super::proxy::{self, Destination, Proxy, ProxyKind};
+use super::socket::{Line, Meter, Socket};
+use super::tls::Tls;
+use crate::control_plane::credentials::ClientError;
+use crate::control_plane::failure::{Failure, connecting};
+use crate::control_plane::settings::{HttpVersion, Settings};
+
+/// A host that is there answers a handshake well within this, on the worst of links. Half of a shorter time-out
+/// at most, so that a host that is not there is told from one that does not answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The next address is tried when the one before has not answered for so long (RFC 8305).
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+/// No more addresses than this are tried.
+const ADDRESSES_MOST: usize = 16;
+/// So much waits in the kernel unsent: what is behind megabytes there is late, however urgent.
+const UNSENT_MOST: u32 = 32 << 10;
+
+/// Any stream that HTTP can be spoken over.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A stream that is ready for HTTP.
+pub(super) struct Connected {
+    pub(super) stream: Box<dyn Stream>,
+    pub(super) line: Arc<Line>,
+    pub(super) is_http2: bool,
+}
+
+/// Opens connections to one host.
+pub(super) struct Connector {
+    host: Host<String>,
+    port: u16,
+    tls: Option<(ServerName<'static>, Tls)>,
+    proxy: Option<(Proxy, Option<(ServerName<'static>, Tls)>)>,
+    http: HttpVersion,
+    timeout: Duration,
+    dscp: Option<u8>,
+    meter: Arc<Meter>,
+}
+
+impl Connector {
+    pub(super) fn new(
+        settings: &Settings,
+        target: &Uri,
+        tls: Option<Tls>,
+        meter: Arc<Meter>,
+    ) -> Result<Self, ClientError> {
+        let host = Host::parse(target.host().unwrap_or_default())
+            .map_err(|_| ClientError::Url("its host is not one"))?;
+        let is_https = target.scheme_str() == Some("https");
+        let name = |host: &Host<String>| {
+            let name = match host {
+                Host::Domain(name) => ServerName::try_from(name.trim_end_matches('.').to_owned()).ok(),
+                Host::Ipv4(ip) => Some(IpAddr::V4(*ip).into()),
+                Host::Ipv6(ip) => Some(IpAddr::V6(*ip).into()),
+            };
+            name.ok_or(ClientError::Url("no certificate can be for its host"))
+        };
+        let secured = |host: &Host<String>| {
+            let tls = tls.clone().ok_or_else(|| ClientError::Tls("no authorities".to_owned()))?;
+            Ok::<_, ClientError>((name(host)?, tls))
+        };
+        let proxy = match &settings.proxy {
+            Some(settings) => {
+                let proxy = Proxy::new(settings).map_err(ClientError::Proxy)?;
+                let tls = (proxy.kind == ProxyKind::Https).then(|| secured(&proxy.host)).transpose()?;
+                Some((proxy, tls))
+            }
+            None => None,
+        };
+        Ok(Self {
+            port: target.port_u16().unwrap_or(if is_https { 443 } else { 80 }),
+            tls: is_https.then(|| secured(&host)).transpose()?,
+            host,
+            proxy,
+            http: settings.http,
+            timeout: CONNECT_TIMEOUT.min(settings.timeout / 2),
+            dscp: settings.dscp,
+            meter,
+        })
+    }
+
+    /// The longest that a connection may take to be opened.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Which HTTP will be spoken, if that is known before there is a connection.
+    pub(super) fn is_http2(&self) -> Option<bool> {
+        match (self.http, &self.tls) {
+            (HttpVersion::Http1, _) | (HttpVersion::Auto, None) => Some(false),
+            (HttpVersion::Http2, _) => Some(true),
+            (HttpVersion::Auto, Some(_)) => None,
+        }
+    }
+
+    /// Whether requests name the whole URL, for a proxy that forwards them, and what it is shown.
+    pub(super) fn forwarding(&self) -> Option<Option<&HeaderValue>> {
+        let (proxy, _) = self.proxy.as_ref()?;
+        let forwards = matches!(proxy.kind, ProxyKind::Http | ProxyKind::Https) && self.tls.is_none();
+        forwards.then_some(proxy.basic.as_ref())
+    }
+
+    /// Opens a connection. The name is resolved anew each time.
+    pub(super) async fn connect(&self, is_urgent: bool) -> Result<Connected, Failure> {
+        let (host, port) = match &self.proxy {
+            Some((proxy, _)) => (&proxy.host, proxy.port),
+            None => (&self.host, self.port),
+        };
+        let addresses = resolve(host, port).await?;
+        let stream = self.dial(&addresses).await.map_err(|e| Failure::Unreachable(e.to_string()))?;
+        let line = Arc::new(Line::new(stream, Arc::clone(&self.meter)));
+        line.set_urgent(is_urgent);
+        let mut stream: Box<dyn Stream> = Box::new(Socket::new(Arc::clone(&line)));
+        if let Some((proxy, tls)) = &self.proxy {
+            if let Some((name, tls)) = tls {
+                stream = Box::new(secure(stream, name, &tls.proxy).await?);
+            }
+            self.through(&mut stream, proxy).await?;
+        }
+        let mut is_http2 = self.http == HttpVersion::Http2;
+        if let Some((name, tls)) = &self.tls {
+            let secured = secure(stream, name, &tls.host).await?;
+            is_http2 = secured.get_ref().1.alpn_protocol() == Some(b"h2");
+            stream = Box::new(secured);
+        }
+        Ok(Connected { stream, line, is_http2 })
+    }
+
+    async fn through(&self, stream: &mut Box<dyn Stream>, proxy: &Proxy) -> Result<(), Failure> {
+        match proxy.kind {
+            ProxyKind::Http | ProxyKind::Https if self.tls.is_none() => Ok(()),
+            ProxyKind::Http | ProxyKind::Https => {
+                let authority = format!("{}:{}", self.host, self.port);
+                proxy::connect(stream, &authority, proxy.basic.as_ref()).await
+            }
+            ProxyKind::Socks5 => {
+                let address = resolve(&self.host, self.port).await?;
+                let Some(address) = address.first() else { return Err(Failure::Dns("no address".into())) };
+                proxy::socks5(stream, proxy, Destination::Address(address.ip()), self.port).await
+            }
+            ProxyKind::Socks5h => {
+                let destination = match &self.host {
+                    Host::Domain(name) => Destination::Name(name),
+                    Host::Ipv4(ip) => Destination::Address(IpAddr::V4(*ip)),
+                    Host::Ipv6(ip) => Destination::Address(IpAddr::V6(*ip)),
+                };
+                proxy::socks5(stream, proxy, destination, self.port).await
+            }
+        }
+    }
+
+    /// The first of these addresses that answers: each joins when the one before has kept silent for a while.
+    async fn dial(&self, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+        let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        let mut attempts = FuturesUnordered::new();
+        for address in addresses {
+            attempts.push(self.open(*address));
+            let first = timeout(NEXT_ADDRESS_AFTER, first_of(&mut attempts, &mut error)).await;
+            if let Ok(Some(connected)) = first {
+                return Ok(connected);
+            }
+        }
+        first_of(&mut attempts, &mut error).await.ok_or(error)
+    }
+
+    async fn open(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_nodelay(true)?;
+        let options = SockRef::from(&socket);
+        // Not every kernel has these, and every one delivers without them.
+        if let Err(error) = options.set_tcp_notsent_lowat(UNSENT_MOST) {
+            tracing::debug!(%error, "TCP_NOTSENT_LOWAT cannot be set");
+        }
+        if let Some(dscp) = self.dscp {
+            let class = u32::from(dscp) << 2;
+            let set =
+                if address.is_ipv4() { options.set_tos_v4(class) } else { options.set_tclass_v6(class) };
+            if let Err(error) = set {
+                tracing::debug!(%error, dscp, "CONTROL_PLANE_DSCP cannot be set on a socket");
+            }
+        }
+        socket.connect(address).await
+    }
+}
+
+/// The first that succeeds; `None` when all that are under way have failed, and the last one's error.
+async fn first_of<F, T>(attempts: &mut FuturesUnordered<F>, error: &mut io::Error) -> Option<T>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    while let Some(attempt) = attempts.next().await {
+        match attempt {
+            Ok(connected) => return Some(connected),
+            Err(failed) => *error = failed,
+        }
+    }
+    None
+}
+
+/// The addresses of a host, the two families in turn.
+async fn resolve(host: &Host<String>, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    let name = match host {
+        Host::Ipv4(ip) => return Ok(vec![SocketAddr::new(IpAddr::V4(*ip), port)]),
+        Host::Ipv6(ip) => return Ok(vec![SocketAddr::new(IpAddr::V6(*ip), port)]),
+        Host::Domain(name) => name.as_str(),
+    };
+    let found = tokio::net::lookup_host((name, port)).await.map_err(|e| Failure::Dns(e.to_string()))?;
+    let found: Vec<_> = found.collect();
+    let first_is_v4 = found.first().is_some_and(SocketAddr::is_ipv4);
+    let (mut first, mut second): (VecDeque<_>, VecDeque<_>) =
+        found.into_iter().partition(|address| address.is_ipv4() == first_is_v4);
+    let mut addresses = Vec::new();
+    while addresses.len() < ADDRESSES_MOST && !(first.is_empty() && second.is_empty()) {
+        addresses.extend(first.pop_front());
+        addresses.extend(second.pop_front());
+    }
+    if addresses.is_empty() {
+        return Err(Failure::Dns("the name has no address".to_owned()));
+    }
+    Ok(addresses)
+}
+
+async fn secure(
+    stream: Box<dyn Stream>,
+    name: &ServerName<'static>,
+    config: &Arc<rustls::ClientConfig>,
+) -> Result<tokio_rustls::client::TlsStream<Box<dyn Stream>>, Failure> {
+    let connector = TlsConnector::from(Arc::clone(config));
+    connector.connect(name.clone(), stream).await.map_err(|e| connecting(&e))
+}

@@ -1,0 +1,182 @@
+//! Connections to the `ControlPlane`: opened, shared out, measured, and never used again when in doubt.
+//!
+//! What it promises:
+//!
+//! * A connection on which anything arrived unasked, or after a time-out, a cut or an answer to another request, is
+//!   closed. Before a request goes over a used connection, nothing may wait there to be read.
+//! * A time-out is no progress: any byte that the kernel takes is progress, and once the body is sent the answer has the
+//!   whole time-out. Opening a connection has a time-out of its own.
+//! * A request that dies on a used connection without a byte of an answer is repeated at once on a new one, once. Its
+//!   idempotency key makes that safe.
+//! * Requests with [`Priority::Urgent`] never wait for the bandwidth limit, nor behind the backlog's bytes: a connection
+//!   carries the one or the other, and the kernel holds little that is not sent.
+//! * HTTP/2 never means one connection for all.
+//!
+//! `connect` opens a stream (name, addresses, `proxy`, `tls`), `connection` speaks HTTP on it, `exchange` is one request
+//! on its way, `pool` shares connections out, `socket` counts bytes and obeys `bandwidth`.
+
+mod bandwidth;
+mod connect;
+mod connection;
+mod exchange;
+mod pool;
+mod proxy;
+mod socket;
+mod tls;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::uri::PathAndQuery;
+use hyper::{Method, Request, Uri};
+use tokio::time::Instant;
+
+pub(super) use pool::Lease;
+pub(super) use proxy::basic;
+pub(super) use socket::Meter;
+pub(super) use tls::Tls;
+
+use super::client::Connection;
+use super::credentials::ClientError;
+use super::failure::Failure;
+use super::settings::Settings;
+use connect::Connector;
+use connection::Heeded;
+use exchange::Upload;
+use pool::Pool;
+
+static PROXY_AUTHORIZATION: HeaderName = HeaderName::from_static("proxy-authorization");
+
+/// What a head of HTTP/2 takes, about: its bytes are shared with other requests'.
+const HTTP2_HEAD_BYTES: u64 = 100;
+
+/// Whether a request may wait for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// It keeps to the bandwidth limit.
+    Backlog,
+    /// It waits for nobody; the backlog pays for its bytes.
+    Urgent,
+}
+
+/// A request, as it will be sent.
+pub(super) struct Outbound {
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    pub(super) connection: Connection,
+    pub(super) priority: Priority,
+    pub(super) answer_max_bytes: usize,
+}
+
+/// An answer, as it came. Its connection is closed unless it is given back.
+pub(super) struct Inbound {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    pub(super) truncated: bool,
+    pub(super) lease: Lease,
+}
+
+/// What became of a request.
+pub(super) struct Sent {
+    pub(super) result: Result<Inbound, Failure>,
+    /// From the start until the kernel had taken its last byte.
+    pub(super) upload: Duration,
+    pub(super) wire_bytes: u64,
+}
+
+/// Sends requests to one host.
+pub(super) struct Transport {
+    pool: Arc<Pool>,
+    timeout: Duration,
+}
+
+impl Transport {
+    pub(super) fn new(
+        settings: &Settings,
+        target: &Uri,
+        tls: Option<Tls>,
+        meter: Arc<Meter>,
+    ) -> Result<Self, ClientError> {
+        let connector = Connector::new(settings, target, tls, meter)?;
+        let pool = Arc::new(Pool::new(connector, settings.max_idle_connections));
+        Ok(Self { pool, timeout: settings.timeout })
+    }
+
+    pub(super) async fn send(&self, outbound: &Outbound) -> Sent {
+        let started = Instant::now();
+        let is_urgent = outbound.priority == Priority::Urgent;
+        let leased = match outbound.connection {
+            Connection::Any => self.pool.lease(is_urgent).await,
+            Connection::New => self.pool.open(is_urgent, true).await,
+        };
+        let (sent, may_repeat) = match leased {
+            Ok(lease) => self.attempt(outbound, lease, started).await,
+            Err(failure) => return Sent::not(failure),
+        };
+        if !may_repeat {
+            return sent;
+        }
+        match self.pool.open(is_urgent, false).await {
+            Ok(lease) => self.attempt(outbound, lease, started).await.0,
+            Err(failure) => Sent::not(failure),
+        }
+    }
+
+    /// Whether it is worth another attempt is said, too: where nothing was heard on a connection that had served others.
+    async fn attempt(&self, outbound: &Outbound, mut lease: Lease, started: Instant) -> (Sent, bool) {
+        let is_urgent = outbound.priority == Priority::Urgent;
+        let (is_used, is_http2) = (lease.is_used(), lease.is_http2());
+        let request = self.request(outbound, is_http2);
+        let progress = request.body().progress();
+        let line = lease.line().cloned();
+        let sent_before = line.as_ref().map_or(0, |line| line.sent());
+        let heeded = lease.exchange(request, outbound.answer_max_bytes, self.timeout, is_urgent).await;
+        let (uploaded_at, wire_bytes) = match line {
+            Some(line) if !is_http2 => (line.progressed_at(), line.sent() - sent_before),
+            _ => (progress.at(), outbound.body.len() as u64 + HTTP2_HEAD_BYTES),
+        };
+        let upload = uploaded_at.saturating_duration_since(started);
+        let (result, may_repeat) = match heeded {
+            Ok(Heeded { head, body, truncated, .. }) => {
+                let (status, headers) = (head.status.as_u16(), head.headers);
+                (Ok(Inbound { status, headers, body, truncated, lease }), false)
+            }
+            Err(broken) => (Err(broken.failure), broken.is_unanswered && is_used),
+        };
+        (Sent { result, upload, wire_bytes }, may_repeat)
+    }
+
+    fn request(&self, outbound: &Outbound, is_http2: bool) -> Request<Upload> {
+        let mut request = Request::new(Upload::new(outbound.body.clone()));
+        *request.method_mut() = outbound.method.clone();
+        let mut headers = outbound.headers.clone();
+        let forwarding = self.pool.connector().forwarding();
+        if let Some(Some(basic)) = forwarding {
+            headers.insert(&PROXY_AUTHORIZATION, basic.clone());
+        }
+        *request.uri_mut() = if is_http2 || forwarding.is_some() {
+            outbound.uri.clone()
+        } else {
+            outbound.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")).into()
+        };
+        if !is_http2
+            && let Some(authority) = outbound.uri.authority()
+            && let Ok(host) = HeaderValue::from_str(authority.as_str())
+        {
+            headers.insert(HOST, host);
+        }
+        *request.headers_mut() = headers;
+        request
+    }
+}
+
+impl Sent {
+    fn not(failure: Failure) -> Self {
+        Self { result: Err(failure), upload: Duration::ZERO, wire_bytes: 0 }
+    }
+}

@@ -1,0 +1,345 @@
+//! The connections that are open, and which of them a request goes over.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::Request;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::connect::Connector;
+use super::connection::{Broken, Heeded, Http1, Http2, Opened, begin};
+use super::exchange::Upload;
+use super::socket::Line;
+use crate::control_plane::failure::Failure;
+
+/// Shorter than the 60 s after which common load balancers close, so that they seldom close under a request.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+
+/// After an answer that does not name its request, a connection rests: what else arrives belongs to that request.
+const REST: Duration = Duration::from_millis(5);
+
+/// For so long after something arrived unasked, every connection serves one request only.
+const SUSPICIOUS_FOR: Duration = Duration::from_mins(10);
+
+/// HTTP/2 requests share a connection only when there are so many: on one, all of them would stall with each lost
+/// packet.
+const HTTP2_CONNECTIONS: usize = 8;
+/// And no more of them share one, unless there may be no more connections.
+const HTTP2_STREAMS: usize = 4;
+
+/// Whether this host, or what is between, sends what nobody has asked for.
+#[derive(Default)]
+pub(super) struct Suspicion {
+    until: Mutex<Option<Instant>>,
+}
+
+impl Suspicion {
+    pub(super) fn rouse(&self) {
+        let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = until.is_none_or(|until| until < Instant::now());
+        *until = Some(Instant::now() + SUSPICIOUS_FOR);
+        drop(until);
+        if is_new {
+            tracing::warn!(
+                "the ControlPlane, or what is between, sends answers that nobody asked for; connections are used only once for a while"
+            );
+        }
+    }
+
+    fn is_roused(&self) -> bool {
+        let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+/// Connections to one host.
+pub(super) struct Pool {
+    connector: Connector,
+    /// The most that are kept, and that HTTP/2 opens.
+    most: usize,
+    state: Mutex<State>,
+    suspicion: Arc<Suspicion>,
+    /// Held while a connection is opened that others may share.
+    opening: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The one used last at the end.
+    idle: Vec<Idle>,
+    shared: Vec<Shared>,
+    /// Which HTTP the host speaks, once that is known.
+    is_http2: Option<bool>,
+    /// HTTP/1.1 connections, idle or not.
+    open: usize,
+    /// Something has failed since the last fresh connection did well.
+    is_sour: bool,
+    /// Connections that are older are used no more: a fresh one did well when they did not.
+    renewed_at: Option<Instant>,
+}
+
+struct Idle {
+    connection: Http1,
+    since: Instant,
+    rests_until: Instant,
+}
+
+struct Shared {
+    connection: Arc<Http2>,
+    used_at: Instant,
+}
+
+/// A connection for one request. Unless it is given back it is closed.
+pub(in crate::control_plane) struct Lease {
+    connection: Option<Leased>,
+    pool: Arc<Pool>,
+    is_fresh: bool,
+    is_probe: bool,
+    is_reusable: bool,
+}
+
+enum Leased {
+    Http1(Http1),
+    Http2(Arc<Http2>),
+}
+
+enum Choice {
+    Take(Leased),
+    /// All of them rest; there may be no more.
+    WaitUntil(Instant),
+    Open,
+}
+
+impl Pool {
+    pub(super) fn new(connector: Connector, most: usize) -> Self {
+        let state = State { is_http2: connector.is_http2(), ..State::default() };
+        Self {
+            connector,
+            most: most.max(1),
+            state: Mutex::new(state),
+            suspicion: Arc::default(),
+            opening: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    pub(super) fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    /// A connection that is free, or else a new one.
+    pub(super) async fn lease(self: &Arc<Self>, is_urgent: bool) -> Result<Lease, Failure> {
+        let until = Instant::now() + self.connector.timeout();
+        loop {
+            match self.choose(is_urgent) {
+                Choice::Take(connection) => return Ok(self.leased(connection, false, false)),
+                Choice::WaitUntil(rested) => sleep_until(rested).await,
+                Choice::Open if self.lock().is_http2 == Some(false) => {
+                    return self.open(is_urgent, false).await;
+                }
+                // Others may share it: who waits for it finds it.
+                Choice::Open => {
+                    let Ok(_one) = timeout_at(until, self.opening.lock()).await else {
+                        return Err(Failure::Timeout { connected: false });
+                    };
+                    if let Choice::Take(connection) = self.choose(is_urgent) {
+                        return Ok(self.leased(connection, false, false));
+                    }
+                    return self.open(is_urgent, false).await;
+                }
+            }
+        }
+    }
+
+    /// A connection that nobody has used before, to a name that is resolved anew.
+    pub(super) async fn open(self: &Arc<Self>, is_urgent: bool, is_probe: bool) -> Result<Lease, Failure> {
+        let opening = async {
+            let connected = self.connector.connect(is_urgent).await?;
+            begin(connected, is_urgent, &self.suspicion).await
+        };
+        let opened = match timeout(self.connector.timeout(), opening).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Failure::Timeout { connected: false }),
+        };
+        let mut state = self.lock();
+        let connection = match opened {
+            Ok(Opened::Http1(connection)) => {
+                state.is_http2 = Some(false);
+                state.open += 1;
+                Leased::Http1(connection)
+            }
+            Ok(Opened::Http2(connection)) => {
+                state.is_http2 = Some(true);
+                let connection = Arc::new(connection);
+                connection.streams.fetch_add(1, Ordering::Relaxed);
+                let shared = Shared { connection: Arc::clone(&connection), used_at: Instant::now() };
+                state.shared.push(shared);
+                Leased::Http2(connection)
+            }
+            Err(failure) => {
+                state.is_sour = true;
+                return Err(failure);
+            }
+        };
+        drop(state);
+        Ok(self.leased(connection, true, is_probe))
+    }
+
+    fn leased(self: &Arc<Self>, connection: Leased, is_fresh: bool, is_probe: bool) -> Lease {
+        Lease { connection: Some(connection), pool: Arc::clone(self), is_fresh, is_probe, is_reusable: false }
+    }
+
+    fn choose(&self, is_urgent: bool) -> Choice {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.prune(now);
+        if let Some(connection) = state.choose_shared(is_urgent, self.most) {
+            return Choice::Take(Leased::Http2(connection));
+        }
+        while let Some(at) = state.idle.iter().rposition(|idle| idle.rests_until <= now) {
+            let idle = state.idle.remove(at);
+            if idle.connection.is_ready() {
+                return Choice::Take(Leased::Http1(idle.connection));
+            }
+            state.open -= 1;
+        }
+        match state.idle.iter().map(|idle| idle.rests_until).min() {
+            Some(rested) if state.open >= self.most => Choice::WaitUntil(rested),
+            _ => Choice::Open,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Closes what is closed already, too old, or worse than a fresh connection.
+    fn prune(&mut self, now: Instant) {
+        let renewed_at = self.renewed_at;
+        let is_good = |since: Instant, opened_at| {
+            now.saturating_duration_since(since) < IDLE_TIMEOUT && renewed_at.is_none_or(|at| opened_at >= at)
+        };
+        let before = self.idle.len();
+        self.idle.retain(|idle| {
+            is_good(idle.since, idle.connection.wire.opened_at) && !idle.connection.is_closed()
+        });
+        self.open -= before - self.idle.len();
+        self.shared.retain(|shared| {
+            let connection = &shared.connection;
+            let is_used = connection.streams.load(Ordering::Relaxed) > 0;
+            let since = if is_used { now } else { shared.used_at };
+            !connection.is_closed() && is_good(since, connection.wire.opened_at)
+        });
+    }
+
+    /// Few requests have a connection each; more of them share, up to a number.
+    fn choose_shared(&mut self, is_urgent: bool, most: usize) -> Option<Arc<Http2>> {
+        // A quota request behind a megabyte of backlog on the same connection would be late.
+        let own = self.shared.iter_mut().filter(|shared| shared.connection.is_urgent == is_urgent);
+        let (mut count, mut least): (usize, Option<(usize, &mut Shared)>) = (0, None);
+        for shared in own {
+            count += 1;
+            let streams = shared.connection.streams.load(Ordering::Relaxed);
+            if least.as_ref().is_none_or(|(fewest, _)| streams < *fewest) {
+                least = Some((streams, shared));
+            }
+        }
+        let (streams, shared) = least?;
+        let is_free = streams == 0;
+        let may_share = count >= HTTP2_CONNECTIONS.min(most) && (streams < HTTP2_STREAMS || count >= most);
+        if !is_free && !may_share {
+            return None;
+        }
+        shared.connection.streams.fetch_add(1, Ordering::Relaxed);
+        shared.used_at = Instant::now();
+        Some(Arc::clone(&shared.connection))
+    }
+}
+
+impl Lease {
+    /// Whether the connection has served others before.
+    pub(super) fn is_used(&self) -> bool {
+        !self.is_fresh
+    }
+
+    pub(super) fn line(&self) -> Option<&Arc<Line>> {
+        self.connection.as_ref().map(|connection| match connection {
+            Leased::Http1(connection) => &connection.wire.line,
+            Leased::Http2(connection) => &connection.wire.line,
+        })
+    }
+
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self.connection, Some(Leased::Http2(_)))
+    }
+
+    pub(super) async fn exchange(
+        &mut self,
+        request: Request<Upload>,
+        max: usize,
+        patience: Duration,
+        is_urgent: bool,
+    ) -> Result<Heeded, Broken> {
+        let heeded = match &mut self.connection {
+            Some(Leased::Http1(connection)) => {
+                connection.wire.line.set_urgent(is_urgent);
+                connection.exchange(request, max, patience).await?
+            }
+            Some(Leased::Http2(connection)) => connection.exchange(request, max, patience).await?,
+            None => return Err(Broken { failure: Failure::Cut("closed".to_owned()), is_unanswered: true }),
+        };
+        self.is_reusable = heeded.is_reusable;
+        Ok(heeded)
+    }
+
+    /// Gives the connection back for the next request. `is_named`: the answer says whose it is; `is_served`: it is a
+    /// good one.
+    pub(in crate::control_plane) fn give_back(mut self, is_named: bool, is_served: bool) {
+        let Some(connection) = self.connection.take() else { return };
+        let mut state = self.pool.lock();
+        let now = Instant::now();
+        if !is_served {
+            state.is_sour = true;
+        } else if self.is_probe && std::mem::take(&mut state.is_sour) {
+            state.renewed_at = Some(match &connection {
+                Leased::Http1(connection) => connection.wire.opened_at,
+                Leased::Http2(connection) => connection.wire.opened_at,
+            });
+        }
+        match connection {
+            Leased::Http1(connection) => {
+                let is_kept = self.is_reusable
+                    && state.idle.len() < self.pool.most
+                    && !self.pool.suspicion.is_roused()
+                    && state.renewed_at.is_none_or(|at| connection.wire.opened_at >= at);
+                if is_kept {
+                    let rests_until = if is_named { now } else { now + REST };
+                    state.idle.push(Idle { connection, since: now, rests_until });
+                } else {
+                    state.open -= 1;
+                }
+            }
+            Leased::Http2(connection) => {
+                connection.streams.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        let mut state = self.pool.lock();
+        state.is_sour = true;
+        match connection {
+            Leased::Http1(_) => state.open -= 1,
+            // Others are served over it to their end.
+            Leased::Http2(connection) => {
+                connection.retire();
+                connection.streams.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+}

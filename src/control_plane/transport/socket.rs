@@ -1,0 +1,220 @@
+//! The bytes of one TCP connection: counted, and paced by the bandwidth limit.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use super::bandwidth::{Bandwidth, Grant};
+
+/// What all connections share: the limit, and the totals since the start.
+#[derive(Debug, Default)]
+pub(in crate::control_plane) struct Meter {
+    pub(super) bandwidth: Bandwidth,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Meter {
+    /// Sets or lifts the limit on what is sent.
+    pub(in crate::control_plane) fn set_bandwidth(&self, bytes_per_second: Option<std::num::NonZeroU64>) {
+        self.bandwidth.set(bytes_per_second);
+    }
+
+    /// Bytes that were sent and received.
+    pub(in crate::control_plane) fn totals(&self) -> (u64, u64) {
+        (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
+    }
+}
+
+/// One TCP connection, as both the task that serves it and the pool see it.
+#[derive(Debug)]
+pub(super) struct Line {
+    stream: TcpStream,
+    meter: Arc<Meter>,
+    begun: Instant,
+    sent: AtomicU64,
+    /// Nanoseconds since it was made.
+    progressed: AtomicU64,
+    is_urgent: AtomicBool,
+}
+
+impl Line {
+    pub(super) fn new(stream: TcpStream, meter: Arc<Meter>) -> Self {
+        Self {
+            stream,
+            meter,
+            begun: Instant::now(),
+            sent: AtomicU64::new(0),
+            progressed: AtomicU64::new(0),
+            is_urgent: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether what is sent from now on waits for nobody.
+    pub(super) fn set_urgent(&self, is_urgent: bool) {
+        self.is_urgent.store(is_urgent, Ordering::Relaxed);
+    }
+
+    /// Bytes that the kernel has taken.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// When the kernel last took some, or they last waited for the bandwidth limit, which is nobody's failure.
+    pub(super) fn progressed_at(&self) -> Instant {
+        self.begun + Duration::from_nanos(self.progressed.load(Ordering::Relaxed))
+    }
+
+    /// Whether nothing has arrived that nobody has read, not even the end.
+    pub(super) fn is_quiet(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit(); 1];
+        let peeked = SockRef::from(&self.stream).peek(&mut byte);
+        peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn progress(&self) {
+        self.progressed.store(self.begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    }
+}
+
+/// The stream that protocols are spoken over.
+pub(super) struct Socket {
+    line: Arc<Line>,
+    /// Bytes that may be sent.
+    granted: usize,
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+impl Socket {
+    pub(super) fn new(line: Arc<Line>) -> Self {
+        Self { line, granted: 0, wait: None }
+    }
+
+    /// How many bytes may be sent now.
+    fn poll_granted(&mut self, wanted: usize, cx: &mut Context<'_>) -> Poll<usize> {
+        while self.granted == 0 {
+            if let Some(wait) = &mut self.wait {
+                ready!(wait.as_mut().poll(cx));
+                self.wait = None;
+            }
+            match self.line.meter.bandwidth.take(wanted) {
+                Grant::Bytes(bytes) => self.granted = bytes,
+                Grant::Wait(time) => {
+                    self.line.progress();
+                    self.wait = Some(Box::pin(tokio::time::sleep(time)));
+                }
+            }
+        }
+        Poll::Ready(self.granted.min(wanted))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.line.meter.bandwidth.give_back(self.granted);
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let line = &self.line;
+        loop {
+            ready!(line.stream.poll_read_ready(cx))?;
+            match line.stream.try_read_buf(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(bytes) => {
+                    line.meter.received.fetch_add(bytes as u64, Ordering::Relaxed);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let is_urgent = self.line.is_urgent.load(Ordering::Relaxed);
+        let most = if is_urgent { bytes.len() } else { ready!(self.poll_granted(bytes.len(), cx)) };
+        loop {
+            ready!(self.line.stream.poll_write_ready(cx))?;
+            let written = match self.line.stream.try_write(&bytes[..most]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                written => written?,
+            };
+            if is_urgent {
+                self.line.meter.bandwidth.charge(written);
+            } else {
+                self.granted -= written;
+            }
+            self.line.sent.fetch_add(written as u64, Ordering::Relaxed);
+            self.line.meter.sent.fetch_add(written as u64, Ordering::Relaxed);
+            self.line.progress();
+            return Poll::Ready(Ok(written));
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // It closes when it is dropped.
+        Poll::Ready(SockRef::from(&self.line.stream).shutdown(std::net::Shutdown::Write))
+    }
+}
+
+/// Counts what is heard above TLS: the bytes of answers, and not of the encryption around them.
+pub(super) struct Heard<S> {
+    stream: S,
+    bytes: Arc<AtomicU64>,
+}
+
+impl<S> Heard<S> {
+    pub(super) fn new(stream: S, bytes: Arc<AtomicU64>) -> Self {
+        Self { stream, bytes }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.bytes.fetch_add((buffer.filled().len() - before) as u64, Ordering::Relaxed);
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

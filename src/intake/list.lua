@@ -60,8 +60,10 @@ for q = 0, 2 do
     local function set_aside(from, put)
       fault = wrong(oversize)
       if fault == '' then
-        local note = note_on(redis.call('LMOVE', from, oversize, 'RIGHT', 'LEFT'), oversize)
+        local message = redis.call('LMOVE', from, oversize, 'RIGHT', 'LEFT')
+        local note = note_on(message, oversize)
         redis.call(put, inflight, note)
+        prolong_lease(#message)
         give_out(note)
         ended = true
       end

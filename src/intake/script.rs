@@ -58,7 +58,7 @@ impl Call<'_> {
             match self.command("EVALSHA", &script.digest).query_async(connection).await {
                 Err(error) if is_unknown_script(&error) => {}
                 Err(error) if refuses(&error, "EVALSHA") => {
-                    script.is_sent_whole.store(true, Ordering::Relaxed)
+                    script.is_sent_whole.store(true, Ordering::Relaxed);
                 }
                 answer => return answer,
             }

@@ -74,6 +74,7 @@ for q = 0, #KEYS / 2 - 2 do
           redis.call('XADD', stream, '*', 'oversize', note_on(large, oversize))
           redis.call('XACK', stream, group, id)
           redis.call('XDEL', stream, id)
+          prolong_lease(#large)
           return true
         end
         fields, room = given, room - size

@@ -103,6 +103,7 @@ fn commit_seconds() -> prometheus::Result<Histogram> {
 
 impl Metrics {
     /// All metrics, registered.
+    #[expect(clippy::too_many_lines, reason = "every metric, declared once")]
     pub fn new(server_id: &str) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let counter = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
@@ -63,8 +63,8 @@ impl Hosts {
         let local = request.extensions().get::<LocalAddress>().map(|local| local.0.ip().to_canonical());
         let headers = request.headers().get_all(header::HOST);
         // RFC 9112 §3.2: one Host, and a target that names a host itself counts before it. Here both have to be ours.
-        let named = headers.iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        let mut names: Vec<String> = named.collect();
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let mut names: Vec<String> = headers.iter().map(text).collect();
         if names.len() != 1 {
             return Some(names.join(", "));
         }

@@ -155,7 +155,7 @@ pub struct ControlPlaneConfig {
     #[arg(id = "JWT_PUBLIC_KEYS_CACHE_TTL", default_value = "3600", value_parser = seconds)]
     pub public_keys_cache_ttl: Duration,
 
-    /// HTTP version: auto (what ALPN gives), 1.1 or 2
+    /// HTTP version; auto: 2 where the ControlPlane offers it over TLS, else 1.1
     #[arg(id = "CONTROL_PLANE_HTTP", default_value = "auto")]
     pub http: HttpVersion,
 

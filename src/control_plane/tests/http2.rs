@@ -61,7 +61,8 @@ where
             }
             seen.under_way.fetch_sub(1, Ordering::SeqCst);
             let status = if request.version() == Version::HTTP_2 { 201 } else { 200 };
-            let answer = axum::response::Response::builder().status(status);
+            let id = request.headers()["x-correlation-id"].clone();
+            let answer = axum::response::Response::builder().status(status).header("x-correlation-id", id);
             Ok::<_, std::convert::Infallible>(answer.body(axum::body::Body::from("{}")).unwrap())
         }
     });

@@ -79,7 +79,10 @@ impl Authority {
             async move {
                 let Ok(mut stream) = acceptor.accept(stream).await else { return };
                 while receive(&mut stream).await.is_some() {
-                    stream.write_all(http("200 OK", "", "ok").as_bytes()).await.unwrap();
+                    stream
+                        .write_all(http("200 OK", "X-Correlation-ID: corr-1\r\n", "{}").as_bytes())
+                        .await
+                        .unwrap();
                 }
             }
         })

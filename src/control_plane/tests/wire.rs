@@ -99,7 +99,10 @@ async fn one_connection_serves_one_request_after_another() {
         counted.fetch_add(1, Ordering::SeqCst);
         async move {
             while receive(&mut stream).await.is_some() {
-                stream.write_all(http("200 OK", "", "ok").as_bytes()).await.unwrap();
+                stream
+                    .write_all(http("200 OK", "X-Correlation-ID: corr-1\r\n", "ok").as_bytes())
+                    .await
+                    .unwrap();
             }
         }
     })

@@ -19,6 +19,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// After an answer that does not name its request, a connection rests: what else arrives belongs to that request.
 const REST: Duration = Duration::from_millis(5);
 
+/// One request after the other need not wait for that: so many connections take turns.
+const ROTATED: usize = 4;
+
 /// For so long after something arrived unasked, every connection serves one request only.
 const SUSPICIOUS_FOR: Duration = Duration::from_mins(10);
 
@@ -71,7 +74,7 @@ struct State {
     shared: Vec<Shared>,
     /// Which HTTP the host speaks, once that is known.
     is_http2: Option<bool>,
-    /// HTTP/1.1 connections, idle or not.
+    /// HTTP/1.1 connections, idle or not, and those that are being opened.
     open: usize,
     /// Something has failed since the last fresh connection did well.
     is_sour: bool,
@@ -106,9 +109,18 @@ enum Leased {
 
 enum Choice {
     Take(Leased),
-    /// All of them rest; there may be no more.
+    /// All of them rest, and there are enough.
     WaitUntil(Instant),
-    Open,
+    Open(Place),
+}
+
+/// A place among the connections, for one that is being opened.
+struct Place(Arc<Pool>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.lock().open -= 1;
+    }
 }
 
 impl Pool {
@@ -134,18 +146,19 @@ impl Pool {
             match self.choose(is_urgent) {
                 Choice::Take(connection) => return Ok(self.leased(connection, false, false)),
                 Choice::WaitUntil(rested) => sleep_until(rested).await,
-                Choice::Open if self.lock().is_http2 == Some(false) => {
-                    return self.open(is_urgent, false).await;
+                Choice::Open(place) if !self.lock().may_be_shared() => {
+                    return self.open_at(place, is_urgent, false).await;
                 }
                 // Others may share it: who waits for it finds it.
-                Choice::Open => {
-                    let Ok(_one) = timeout_at(until, self.opening.lock()).await else {
+                Choice::Open(place) => {
+                    let Ok(turn) = timeout_at(until, self.opening.lock()).await else {
                         return Err(Failure::Timeout { connected: false });
                     };
                     if let Choice::Take(connection) = self.choose(is_urgent) {
                         return Ok(self.leased(connection, false, false));
                     }
-                    return self.open(is_urgent, false).await;
+                    let _turn = Some(turn).filter(|_| self.lock().may_be_shared());
+                    return self.open_at(place, is_urgent, false).await;
                 }
             }
         }
@@ -153,6 +166,16 @@ impl Pool {
 
     /// A connection that nobody has used before, to a name that is resolved anew.
     pub(super) async fn open(self: &Arc<Self>, is_urgent: bool, is_probe: bool) -> Result<Lease, Failure> {
+        let place = self.place(&mut self.lock());
+        self.open_at(place, is_urgent, is_probe).await
+    }
+
+    async fn open_at(
+        self: &Arc<Self>,
+        place: Place,
+        is_urgent: bool,
+        is_probe: bool,
+    ) -> Result<Lease, Failure> {
         let opening = async {
             let connected = self.connector.connect(is_urgent).await?;
             begin(connected, is_urgent, &self.suspicion).await
@@ -161,6 +184,7 @@ impl Pool {
             Ok(opened) => opened,
             Err(_) => Err(Failure::Timeout { connected: false }),
         };
+        drop(place);
         let mut state = self.lock();
         let connection = match opened {
             Ok(Opened::Http1(connection)) => {
@@ -189,7 +213,12 @@ impl Pool {
         Lease { connection: Some(connection), pool: Arc::clone(self), is_fresh, is_probe, is_reusable: false }
     }
 
-    fn choose(&self, is_urgent: bool) -> Choice {
+    fn place(self: &Arc<Self>, state: &mut State) -> Place {
+        state.open += 1;
+        Place(Arc::clone(self))
+    }
+
+    fn choose(self: &Arc<Self>, is_urgent: bool) -> Choice {
         let now = Instant::now();
         let mut state = self.lock();
         state.prune(now);
@@ -204,8 +233,8 @@ impl Pool {
             state.open -= 1;
         }
         match state.idle.iter().map(|idle| idle.rests_until).min() {
-            Some(rested) if state.open >= self.most => Choice::WaitUntil(rested),
-            _ => Choice::Open,
+            Some(rested) if state.open >= ROTATED.min(self.most) => Choice::WaitUntil(rested),
+            _ => Choice::Open(self.place(&mut state)),
         }
     }
 
@@ -234,11 +263,21 @@ impl State {
         });
     }
 
+    /// Whether a connection that is being opened is worth waiting for: nobody knows yet what the host speaks, or there are
+    /// enough for requests to share.
+    fn may_be_shared(&self) -> bool {
+        match self.is_http2 {
+            Some(false) => false,
+            None => true,
+            Some(true) => self.shared.len() + self.open > HTTP2_CONNECTIONS,
+        }
+    }
+
     /// Few requests have a connection each; more of them share, up to a number.
     fn choose_shared(&mut self, is_urgent: bool, most: usize) -> Option<Arc<Http2>> {
         // A quota request behind a megabyte of backlog on the same connection would be late.
         let own = self.shared.iter_mut().filter(|shared| shared.connection.is_urgent == is_urgent);
-        let (mut count, mut least): (usize, Option<(usize, &mut Shared)>) = (0, None);
+        let (mut count, mut least): (usize, Option<(usize, &mut Shared)>) = (self.open, None);
         for shared in own {
             count += 1;
             let streams = shared.connection.streams.load(Ordering::Relaxed);

@@ -387,6 +387,7 @@ impl Run {
                 tracing::warn!(
                     reason = trouble.label(),
                     cause = self.heard,
+                    proxy = self.drain.client.proxy(),
                     "the link to the ControlPlane is down; records wait in the outbox"
                 );
                 self.cause = Some(self.heard.clone());

@@ -243,6 +243,12 @@ impl Client {
         self.clock.corrected_unix_micros()
     }
 
+    /// The time that the `ControlPlane`'s answers have confirmed in this run, in microseconds since the Unix epoch. `None`
+    /// before any of them bore a date.
+    pub fn confirmed_unix_micros(&self) -> Option<i64> {
+        self.clock.confirmed_unix_micros()
+    }
+
     /// Sends one record, once.
     pub async fn deliver(&self, delivery: Delivery<'_>) -> Answer {
         let url = match self.target.record(delivery.kind, delivery.session_id) {

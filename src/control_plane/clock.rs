@@ -22,6 +22,8 @@ struct State {
     skew: TimeDelta,
     said: TimeDelta,
     said_at: Option<Instant>,
+    /// The date of the last answer that bore one, and when it came.
+    date: Option<(SystemTime, Instant)>,
 }
 
 impl Clock {
@@ -40,11 +42,20 @@ impl Clock {
         (chrono::Utc::now() + self.skew()).timestamp_micros()
     }
 
+    /// Microseconds since the Unix epoch by the last answer's date and the time that has passed since; `None` before there
+    /// was any in this run. This machine's wall clock has no part in it.
+    pub(super) fn confirmed_unix_micros(&self) -> Option<i64> {
+        let (date, at) = self.lock().date?;
+        let since_epoch = date.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        i64::try_from((since_epoch + at.elapsed()).as_micros()).ok()
+    }
+
     /// Takes note of an answer that bore this date, to a request sent and answered at these times of ours.
     pub(super) fn observe(&self, date: SystemTime, sent: SystemTime, answered: SystemTime) {
         let skew = skew_between(date, sent, answered);
         let mut state = self.lock();
         state.skew = skew;
+        state.date = Some((date, Instant::now()));
         if (skew - state.said).abs() <= TOLERANCE
             || state.said_at.is_some_and(|t| t.elapsed() < SAY_AGAIN_AFTER)
         {
@@ -113,5 +124,18 @@ mod tests {
         assert!((3595..=3605).contains(&ahead), "{ahead}");
         clock.observe(now, now, now);
         assert_eq!(clock.skew(), TimeDelta::zero());
+    }
+
+    #[test]
+    fn what_an_answer_confirms_has_nothing_to_do_with_this_machines_clock() {
+        let clock = Clock::default();
+        assert_eq!(clock.confirmed_unix_micros(), None, "nobody has said anything");
+        for seconds in [4_000_000_000, 1_000] {
+            clock.observe(at(seconds), SystemTime::now(), SystemTime::now());
+            let confirmed = clock.confirmed_unix_micros().unwrap();
+            // Whatever time it takes to ask.
+            let micros = seconds as i64 * 1_000_000;
+            assert!((micros..micros + 600_000_000).contains(&confirmed), "{confirmed}");
+        }
     }
 }

@@ -16,8 +16,7 @@ impl Run {
     }
 
     fn expiry(&self) -> Timestamp {
-        let ttl = i64::try_from(self.drain.settings.quota_ttl.as_micros()).unwrap_or(i64::MAX);
-        Timestamp(crate::clock::now().0.saturating_sub(ttl))
+        crate::clock::lowest_within(self.drain.settings.quota_ttl)
     }
 
     pub(super) fn expire(&mut self, key: LaneKey, item: &Item) {

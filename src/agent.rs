@@ -2,6 +2,7 @@
 
 mod settings;
 mod stages;
+mod time;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -243,6 +244,7 @@ impl Agent {
         rest.spawn(push_quota_answers(source, counted, answered, last_stop.subscribe()));
         rest.spawn(mirror.run(last_stop.subscribe()));
         rest.spawn(letter_work.run(last_stop.subscribe()));
+        rest.spawn(time::confirm(Arc::clone(&surface.client), outbox.clone(), last_stop.subscribe()));
         rest.spawn(reloader.run(notify, reloads, last_stop.subscribe()));
         rest.spawn(Arc::clone(&membership).run(intake_stop.subscribe()));
         let (live, sampler) = http::Live::of(Arc::clone(&surface), admin.token.clone());

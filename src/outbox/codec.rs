@@ -15,6 +15,12 @@ pub(super) const VERSION: u8 = 1;
 /// Decoding allocates no more than this: more than the largest pack or dead letter, less than a flipped bit asks for.
 const DECODE_LIMIT: usize = 64 << 20;
 
+/// The longest entry that is stored, in bytes. As one of a pack, and as a dead letter with all that is said about it, it
+/// stays below what is decoded.
+pub(super) const ENTRY_BYTES: usize = DECODE_LIMIT - (2 << 20);
+/// The longest word about a dead letter that is stored: what is beyond is cut off.
+pub(super) const DETAIL_BYTES: usize = 64 << 10;
+
 /// Why stored bytes could not be understood.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
@@ -313,9 +319,10 @@ pub(super) fn dead_letter_bytes(letter: &DeadLetter) -> Vec<u8> {
     };
     let mut data = Vec::with_capacity(entry.len());
     push_data(&entry, &mut data);
+    let end = letter.detail.floor_char_boundary(DETAIL_BYTES);
     let wire = WireDeadLetter {
         reason: letter.reason as u8,
-        detail: letter.detail.clone(),
+        detail: letter.detail[..end].to_owned(),
         attempts: letter.attempts,
         first_at: letter.first_at.0,
         last_at: letter.last_at.0,

@@ -18,6 +18,8 @@
 //!   flipped bit in a snapshot does. Snapshots that it cannot be opened with are removed: the log has all of it.
 //! * It overwrites what lies behind the first thing in its log that it cannot read: see [`repair`](super::repair).
 //! * After a failed write sled refuses all further ones until it is closed and opened again.
+//! * After a failed sync the kernel takes pages for written that are not, and later syncs succeed without them: such a
+//!   file is never written to again, see [`Slot`](super::slot) and [`repair`](super::repair).
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -59,6 +61,15 @@ pub enum DatabaseError {
     /// It is not there.
     #[error("{}: missing", .0.display())]
     Missing(PathBuf),
+    /// A sync failed: what can be read of it may not be on the disk.
+    #[error("{}: cannot be synced: {source}", path.display())]
+    Unsynced {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's word.
+        #[source]
+        source: std::io::Error,
+    },
     /// The file system said no.
     #[error("{}: {source}", path.display())]
     Io {
@@ -94,7 +105,48 @@ impl DatabaseError {
                 source.kind() == std::io::ErrorKind::NotFound
                     || source.raw_os_error().is_some() && of_io(source)
             }
+            Self::Unsynced { .. } => false,
             Self::Panicked { .. } | Self::Missing(_) | Self::Sled { .. } => true,
+        }
+    }
+
+    /// Whether sled had no room to write.
+    fn is_lack_of_room(&self) -> bool {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        let Self::Sled { source: sled::Error::Io(error), .. } = self else { return false };
+        matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+    }
+
+    /// Whether, after a failed commit, what can be read may differ from what is on the disk.
+    pub(super) fn leaves_doubt(&self) -> bool {
+        match self {
+            Self::Unsynced { .. } => true,
+            // Of a lack of room nothing is in doubt: the commit has synced what had been written before it.
+            Self::Sled { .. } | Self::Panicked { .. } => !self.is_lack_of_room(),
+            Self::Missing(_) | Self::Io { .. } => false,
+        }
+    }
+
+    /// The same, of a file that was read a moment ago: what fails is not what is stored.
+    pub(super) fn of_readable(self) -> Self {
+        if !self.is_of_medium() {
+            return self;
+        }
+        match self {
+            Self::Sled { path, source } => Self::Unsynced { path, source: std::io::Error::other(source) },
+            Self::Io { path, source } => Self::Unsynced { path, source },
+            other => other,
+        }
+    }
+
+    /// Whether opening met a medium that did not read, write or sync.
+    pub(super) fn is_of_medium(&self) -> bool {
+        match self {
+            Self::Unsynced { .. } => true,
+            Self::Sled { source: sled::Error::Io(source), .. } | Self::Io { source, .. } => {
+                source.raw_os_error() == Some(EIO)
+            }
+            Self::Sled { .. } | Self::Panicked { .. } | Self::Missing(_) => false,
         }
     }
 }
@@ -247,7 +299,20 @@ impl Database {
         };
         let barrier = File::open(path.join("db"))
             .map_err(|source| DatabaseError::Io { path: path.to_path_buf(), source })?;
-        Ok(Self { path: path.to_path_buf(), db: Some(db), barrier, durability })
+        let database = Self { path: path.to_path_buf(), db: Some(db), barrier, durability };
+        // IMPORTANT: whoever opens it acts on what he reads. A process that was killed before its barrier has left
+        // pages that can be read and are not on the disk.
+        database.sync()?;
+        Ok(database)
+    }
+
+    /// Returns when all that was written would survive (see [`Durability`]).
+    fn sync(&self) -> Result<(), DatabaseError> {
+        if self.durability == Durability::Process {
+            return Ok(());
+        }
+        let unsynced = |source| DatabaseError::Unsynced { path: self.path.join("db"), source };
+        self.barrier.sync_data().map_err(unsynced)
     }
 
     /// Runs a call into sled.
@@ -260,16 +325,19 @@ impl Database {
 
     /// Applies `batch` and returns when it would survive (see [`Durability`]).
     pub(super) fn commit(&self, batch: Batch) -> Result<(), DatabaseError> {
-        let io = |source| DatabaseError::Io { path: self.path.join("db"), source };
-        fault::point().map_err(io)?;
-        self.call(|db| {
+        let path = || self.path.join("db");
+        fault::point().map_err(|source| DatabaseError::Io { path: path(), source })?;
+        let written = self.call(|db| {
             db.apply_batch(batch.writes)?;
             db.flush()
-        })?;
-        if self.durability == Durability::Fsync {
-            self.barrier.sync_data().map_err(io)?;
+        });
+        if let Err(error) = written {
+            // IMPORTANT: sled's own syncs may be what failed. This descriptor hears of a failed one as well.
+            self.sync()?;
+            return Err(error);
         }
-        fault::point().map_err(io)?;
+        self.sync()?;
+        fault::point().map_err(|source| DatabaseError::Unsynced { path: path(), source })?;
         // What is written is safe: whatever this meets, the next call will meet.
         let _ = self.call(|db| {
             let touches = batch.packs.iter().flat_map(|key| std::iter::repeat_n(key, WRITE_TOUCHES));
@@ -369,8 +437,38 @@ fn sync_tree(path: &Path) -> std::io::Result<()> {
     sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
-/// Syncs the names in `dir`.
+/// Syncs the names in `dir`. After a failure the next call writes them anew.
 pub(super) fn sync_dir(dir: &Path) -> std::io::Result<()> {
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-    File::open(dir)?.sync_all()
+    File::open(dir)?.sync_all().inspect_err(|_| {
+        // The kernel may take the names for written now. A change makes it write them again; if even that fails, there is
+        // nothing left to be done.
+        let changed = dir.join("sync.tmp");
+        let _ = File::create(&changed);
+        let _ = std::fs::remove_file(&changed);
+    })
+}
+
+/// Waits until nobody has the database in `path` open, and keeps it closed for as long as the file is held.
+pub(super) fn keep_closed(path: &Path) -> Result<File, DatabaseError> {
+    let io = |source| DatabaseError::Io { path: path.join("db"), source };
+    let file = match File::options().read(true).write(true).open(path.join("db")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(DatabaseError::Missing(path.to_path_buf()));
+        }
+        opened => opened.map_err(io)?,
+    };
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) if begun.elapsed() < LET_GO_WITHIN => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(io(std::io::Error::other("it is still being read")));
+            }
+            Err(std::fs::TryLockError::Error(source)) => return Err(io(source)),
+        }
+    }
 }

@@ -11,7 +11,8 @@ use super::{
     AppendError, DeadLetter, Entry, Lease, LedgerError, Log, ReadError, Settlement, Stats, Ticket, keeper,
     state, writer,
 };
-use crate::record::Queue;
+use crate::clock::Moment;
+use crate::record::{Queue, Timestamp};
 
 /// An open outbox. Clones share it.
 #[derive(Clone)]
@@ -125,6 +126,11 @@ impl Outbox {
         let (done, dropped) = oneshot::channel();
         self.requests.send(keeper::Request::DropLetters { ids, done }).map_err(|_| LedgerError::Closed)?;
         dropped.await.unwrap_or(Err(LedgerError::Closed))
+    }
+
+    /// The `ControlPlane` has said what time it is, a moment ago. Until it has, in this run, no dead letter expires.
+    pub fn confirm_time(&self, date: Timestamp) {
+        self.shared.confirmed.confirm(date, Moment::now());
     }
 
     /// The numbers of the dead letters that are on the disk and were not mirrored.

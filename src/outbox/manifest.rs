@@ -56,6 +56,11 @@ pub(super) fn read_or_create(dir: &Path) -> Result<uuid::Uuid, OpenError> {
     std::fs::write(&new, text).map_err(folder)?;
     File::open(&new).and_then(|file| file.sync_all()).map_err(folder)?;
     std::fs::rename(&new, dir.join(NAME)).map_err(folder)?;
-    sync_dir(dir).map_err(folder)?;
+    sync_dir(dir).map_err(|error| {
+        // IMPORTANT: one that can be read and is not on the disk would be trusted by the next start. If it cannot be
+        // removed either, the disk does not write at all, and no other start gets any further.
+        let _ = std::fs::remove_file(dir.join(NAME));
+        folder(error)
+    })?;
     Ok(manifest.id)
 }

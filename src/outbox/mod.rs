@@ -51,6 +51,11 @@
 //! * **Settle**: in memory at once, in the ledger every 50 ms: marks, counters, dead letters and the segments' own
 //!   counts in one atomic batch. A crash loses at most that last tick (and what the requests in flight answer
 //!   meanwhile): those records are sent again with the same key and body. Settling never touches a segment.
+//! * **After a failed sync** nothing more is written to that file: the kernel may have dropped its last pages, and reports
+//!   that once. It is marked `unsynced`; all that can be read of it goes to a new file, which is synced and renamed into its
+//!   place before the next write, and before the next process acts on what it reads there. What the failed write held is
+//!   written again. Until the ledger's commit has succeeded in the new file no segment is deleted. The writer does not wait for
+//!   that: it goes on in a new segment. A failed sync of a folder is made up for by writing its names anew.
 //! * **A new segment**: created with the totals and the checkpoint, synced; then listed in the ledger, together with
 //!   the end of the one before; then used. After a failed write it begins behind what was acknowledged, and what
 //!   the failure may have left in the old one is not read: it was never acknowledged.
@@ -76,16 +81,17 @@
 //!
 //! # Assumptions
 //!
-//! The file system keeps what was synced (`fdatasync`, and `fsync` of directories, are honest); one process
-//! has the folder at a time (the lock sees to it), and it stays where it is (`hold` looks, behind each commit and every
+//! The file system keeps what was synced: an `fdatasync`, or `fsync` of a directory, that succeeds is honest, if none of that
+//! file has failed before. One process has the folder at a time (the lock sees to it), and it stays where it is (`hold` looks, behind each commit and every
 //! half second: while it does not, nothing is taken, deleted or set aside); the `ControlPlane` recognises a record by its
 //! idempotency key.
 //!
 //! # Known limits
 //!
-//! * After a barrier fails (not for want of room: the medium) the kernel may forget what it could not write. A segment
-//!   is not written to any more then; the ledger is opened again and goes on, so that a power cut after such a failure
-//!   can take settlements back (they are sent again, with the same keys) and dead letters with it.
+//! * After a failed sync a database needs room for itself twice until it is renewed, and the ledger takes no more
+//!   changes before that. While it is renewed, some seconds for each 100 MiB of dead letters, nothing is read or settled.
+//! * Dead letters are stamped by this machine's clock. One that was written while that was far behind looks too old when it
+//!   is right again: it is deleted early, though as slowly as all of them, and hours after the jump if that was in this run.
 //! * A newest segment that is lost takes along what was appended since the ledger's copy of its totals, a second at most,
 //!   without those records being counted.
 //! * Damage in the last batch of a database looks like the torn end that a power cut leaves, and so does a file that was cut
@@ -277,6 +283,14 @@ pub enum AppendError {
     /// The storage failed; it is being opened again.
     #[error("the outbox's storage failed: {0}")]
     Storage(String),
+    /// An entry that nobody could read again.
+    #[error("an entry of {bytes} bytes is too long: the outbox stores {most} at most")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// The longest that is stored.
+        most: usize,
+    },
     /// The outbox was closed.
     #[error("the outbox is closed")]
     Closed,

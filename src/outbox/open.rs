@@ -14,6 +14,8 @@ use super::manifest::{self, FORMAT};
 use super::reserve::Reserve;
 use super::turns::Turns;
 use super::writer::{Order, Writer};
+use crate::clock::Confirmed;
+
 use super::{
     DatabaseError, Durability, LedgerError, Outbox, ReadError, Shared, Threads, quarantine, repair, row,
 };
@@ -152,6 +154,7 @@ pub(super) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
         quarantined: Mutex::new(quarantine::count(&dir)),
         settings,
         hold,
+        confirmed: Confirmed::default(),
     });
     row::repair(&shared)?;
     let last = shared.state().totals.next - 1;

@@ -116,9 +116,11 @@ pub(super) fn move_segment(outbox: &Path, path: &Path, report: &Report) -> std::
     super::fault::point()?;
     if path.exists() {
         std::fs::rename(path, folder.join("segment"))?;
-        sync_dir(&folder)?;
-        path.parent().map_or(Ok(()), sync_dir)?;
     }
+    // IMPORTANT: also when an earlier attempt has moved it, and could not sync that. A folder that came back to its old
+    // place would be deleted there, for the ledger is about to forget it.
+    sync_dir(&folder)?;
+    path.parent().map_or(Ok(()), sync_dir)?;
     tracing::error!(
         segment = report.id,
         records = report.records,
@@ -161,10 +163,26 @@ pub(super) fn list(outbox: &Path) -> std::io::Result<Vec<(PathBuf, Report)>> {
         let folder = entry?.path();
         let report = std::fs::read(folder.join("report.json")).ok();
         let report = report.and_then(|bytes| serde_json::from_slice::<Report>(&bytes).ok());
-        all.push((folder, report.unwrap_or_else(|| Report::new("unknown", vec!["no report".to_owned()]))));
+        let report = report.unwrap_or_else(|| unreported(&folder));
+        all.push((folder, report));
     }
-    all.sort_by(|a, b| a.0.cmp(&b.0));
+    // By the moment, not by its text: one without a fraction of a second sorts behind those that have one.
+    let age = |report: &Report| {
+        chrono::DateTime::parse_from_rfc3339(&report.at).map_or(i64::MAX, |at| at.timestamp_micros())
+    };
+    all.sort_by_cached_key(|(folder, report)| (age(report), folder.clone()));
     Ok(all)
+}
+
+/// Of something that was put here without a report. It is as old as its folder.
+fn unreported(folder: &Path) -> Report {
+    let mut report = Report::new("unknown", vec!["no report".to_owned()]);
+    let changed = std::fs::metadata(folder).and_then(|meta| meta.modified()).ok();
+    let since = changed.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    if let Some(at) = since.and_then(|since| i64::try_from(since.as_micros()).ok()) {
+        report.at = Timestamp(at).to_rfc3339();
+    }
+    report
 }
 
 /// How many things are here that are neither back nor given up, and how many records of them.
@@ -174,4 +192,31 @@ pub(super) fn count(outbox: &Path) -> (u64, u64) {
     open.fold((0, 0), |(things, records), (_, report)| {
         (things + 1, records + report.records.saturating_sub(report.salvaged_records))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_set_aside_is_listed_oldest_first_whatever_it_is_called() {
+        let outbox = tempfile::tempdir().unwrap();
+        for (name, at) in [
+            ("ledger-3", "2026-01-02T00:00:00Z"),
+            ("segment-000000000001", "2026-01-03T00:00:00.5Z"),
+            ("segment-000000000009", "2026-01-01T00:00:00.000001Z"),
+            ("format.json-2", "2026-01-03T00:00:00Z"),
+        ] {
+            let report = Report { at: at.into(), ..Report::new("segment", Vec::new()) };
+            report.write(&dir(outbox.path()).join(name)).unwrap();
+        }
+        // Without a report: made now.
+        std::fs::create_dir(dir(outbox.path()).join("a")).unwrap();
+        let listed = list(outbox.path()).unwrap();
+        let names = listed.iter().map(|(folder, _)| folder.file_name().unwrap().to_str().unwrap());
+        assert_eq!(
+            names.collect::<Vec<_>>(),
+            ["segment-000000000009", "ledger-3", "format.json-2", "segment-000000000001", "a"]
+        );
+    }
 }

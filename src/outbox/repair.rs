@@ -1,9 +1,14 @@
-//! Opening a database whose log may be damaged: what can be read is kept, and so is the file as it was found.
+//! Opening a database whose log may be damaged, or may not be on the disk: what can be read is kept.
 //!
 //! Left alone, sled would overwrite all that lies behind the damage (see [`log_file`]). So where there is batch after
 //! batch behind something that cannot be read, sled is shown a copy first. If it misses anything that can be read, the
 //! files are kept as they were found, in a folder of the database's own, and a new database is made of what can be
 //! read, in the place of the old one: what was damaged itself is missing in it, and is found missing by the counts.
+//!
+//! After a failed sync ([`mark_unsynced`]) the log can be read, but its last pages may not be on the disk, and no later
+//! sync would put them there: a power cut would leave a hole, and take along what was committed behind it. So of all that
+//! can be read a new, synced database is made. sled is shown a copy there as well: to open a log it writes
+//! a snapshot, which would name places that the disk does not have.
 //!
 //! A crash in the middle begins anew: until the new database stands in its place the old one does, untouched.
 
@@ -11,41 +16,83 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::database::{Batch, Database, DatabaseError, Durability, remove_snapshots, sync_dir};
+use super::database::{Batch, Database, DatabaseError, Durability, keep_closed, remove_snapshots, sync_dir};
 use super::log_file::{self, Pairs};
 
 /// The files of a damaged database as they were found: a folder in its own.
 const AS_FOUND: &str = "as-found";
 /// Where copies and new databases are made.
 const SCRATCH: &str = "scratch";
+/// What sled is shown of a log that may not be on the disk.
+const COPY: &str = "copy";
+/// An empty file: a sync of this database has failed.
+const UNSYNCED: &str = "unsynced";
 /// About so many bytes are put into the new one at once.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Opens the database in `path`, having mended it if it is damaged. Its keys are those that `is_key` knows.
+/// Opens the database in `path`, having mended it if it is damaged, and renewed it if it may not be on the disk: if it
+/// `is_unsynced` or marked so. Its keys are those that `is_key` knows.
 pub(super) fn open(
     path: &Path,
     durability: Durability,
     cache: u64,
     is_key: fn(&[u8]) -> bool,
+    is_unsynced: bool,
 ) -> Result<Database, DatabaseError> {
-    let Some(at) = hole(path) else {
-        return Database::open(path, durability, cache);
-    };
-    let io = |source| DatabaseError::Io { path: path.to_path_buf(), source };
-    let found = Pairs::read(&path.join("db"), is_key).map_err(io)?;
-    if sled_reads_all(path, cache, &found)? {
-        // What cannot be read is what sled itself had no more use for.
-        return Database::open(path, durability, cache);
+    if let Some(at) = hole(path) {
+        let io = |source| DatabaseError::Io { path: path.to_path_buf(), source };
+        let found = Pairs::read(&path.join("db"), is_key).map_err(io)?;
+        // Else what cannot be read is what sled itself had no more use for.
+        if !sled_reads_all(path, cache, &found)? {
+            let kept = keep(path)?;
+            replace(path, cache, |put| found.scan(&[], &[], put).map_err(io))?;
+            tracing::error!(
+                at,
+                path = %path.display(),
+                as_found = %kept.display(),
+                "a database is damaged: a new one holds what can be read of it, and its files are kept as they were found"
+            );
+        }
     }
-    let kept = keep(path).map_err(io)?;
-    replace(path, &found, cache)?;
+    if !is_unsynced && !path.join(UNSYNCED).exists() {
+        match Database::open(path, durability, cache) {
+            Err(error) if error.is_of_medium() => mark_unsynced(path, &error),
+            opened => return opened,
+        }
+    }
+    renew(path, cache)?;
+    Database::open(path, durability, cache).map_err(DatabaseError::of_readable)
+}
+
+/// A sync of the database in `path` has failed: it is to be renewed before it is opened again, also by the next process.
+/// The mark itself need not survive a power cut: what that leaves is what is on the disk.
+pub(super) fn mark_unsynced(path: &Path, why: &DatabaseError) {
     tracing::error!(
-        at,
+        error = %why,
         path = %path.display(),
-        as_found = %kept.display(),
-        "a database is damaged: a new one holds what can be read of it, and its files are kept as they were found"
+        "a sync has failed, and what it should have written may be gone from the disk: the file is not written to any \
+         more; before the next write all that can be read goes to a new one"
     );
-    Database::open(path, durability, cache)
+    if let Err(error) = File::create(path.join(UNSYNCED)) {
+        tracing::warn!(%error, path = %path.display(), "this database cannot be marked as not synced");
+    }
+}
+
+/// Makes the database in `path` anew of all that can be read of it.
+fn renew(path: &Path, cache: u64) -> Result<(), DatabaseError> {
+    let io = |source| DatabaseError::Io { path: path.to_path_buf(), source };
+    let _closed = keep_closed(path)?;
+    let copy = path.join(COPY);
+    remove(&copy).map_err(io)?;
+    std::fs::create_dir(&copy).map_err(io)?;
+    // Without its snapshots: the log has all of it.
+    std::fs::copy(path.join("db"), copy.join("db")).map_err(io)?;
+    let old = Database::open(&copy, Durability::Process, cache).map_err(DatabaseError::of_readable)?;
+    replace(path, cache, |put| old.scan(&[], &[], put))?;
+    drop(old);
+    remove(&copy).map_err(io)?;
+    tracing::warn!(path = %path.display(), "all that can be read of an unsynced database is in a new, synced one");
+    Ok(())
 }
 
 /// Where the log of the database in `path` cannot be read though there is more behind it. `None` as well where that
@@ -55,7 +102,7 @@ pub(super) fn hole(path: &Path) -> Option<u64> {
 }
 
 /// Keeps the database's files as they are.
-fn keep(path: &Path) -> std::io::Result<PathBuf> {
+fn keep(path: &Path) -> Result<PathBuf, DatabaseError> {
     // Damage on damage: each has its own.
     let mut kept = path.join(AS_FOUND);
     for number in 2.. {
@@ -66,8 +113,8 @@ fn keep(path: &Path) -> std::io::Result<PathBuf> {
     }
     let scratch = path.join(SCRATCH);
     copy_files(path, &scratch)?;
-    std::fs::rename(&scratch, &kept)?;
-    sync_dir(path)?;
+    std::fs::rename(&scratch, &kept).map_err(|source| DatabaseError::Io { path: kept.clone(), source })?;
+    sync_dir(path).map_err(|source| DatabaseError::Unsynced { path: path.to_path_buf(), source })?;
     Ok(kept)
 }
 
@@ -81,18 +128,24 @@ pub(super) fn kept(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Copies the files of `path` into a new folder, durably.
-fn copy_files(path: &Path, to: &Path) -> std::io::Result<()> {
-    remove(to)?;
-    std::fs::create_dir(to)?;
-    for entry in std::fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            let target = to.join(entry.file_name());
-            std::fs::copy(entry.path(), &target)?;
-            File::open(&target)?.sync_all()?;
+fn copy_files(path: &Path, to: &Path) -> Result<(), DatabaseError> {
+    let copy = || {
+        let mut copies = Vec::new();
+        remove(to)?;
+        std::fs::create_dir(to)?;
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                let target = to.join(entry.file_name());
+                std::fs::copy(entry.path(), &target)?;
+                copies.push(File::open(&target)?);
+            }
         }
-    }
-    sync_dir(to)
+        Ok(copies)
+    };
+    let copies = copy().map_err(|source| DatabaseError::Io { path: path.to_path_buf(), source })?;
+    let synced = copies.iter().try_for_each(File::sync_all).and_then(|()| sync_dir(to));
+    synced.map_err(|source| DatabaseError::Unsynced { path: to.to_path_buf(), source })
 }
 
 fn remove(dir: &Path) -> std::io::Result<()> {
@@ -106,9 +159,9 @@ fn remove(dir: &Path) -> std::io::Result<()> {
 fn sled_reads_all(path: &Path, cache: u64, found: &Pairs) -> Result<bool, DatabaseError> {
     let scratch = path.join(SCRATCH);
     let io = |source| DatabaseError::Io { path: scratch.clone(), source };
-    copy_files(path, &scratch).map_err(io)?;
+    copy_files(path, &scratch)?;
     let (mut trouble, mut has_all) = (Ok(()), true);
-    match Database::open(&scratch, Durability::Process, cache) {
+    match Database::open(&scratch, Durability::Process, cache).map_err(DatabaseError::of_readable) {
         Ok(copy) => found
             .scan(&[], &[], |key, value| {
                 match copy.get(key) {
@@ -126,31 +179,49 @@ fn sled_reads_all(path: &Path, cache: u64, found: &Pairs) -> Result<bool, Databa
     trouble.map(|()| has_all)
 }
 
-/// Puts a new database in the place of the one in `path`.
-fn replace(path: &Path, found: &Pairs, cache: u64) -> Result<(), DatabaseError> {
+/// Puts a new database, of the pairs that `scan` hands over, in the place of the one in `path`.
+fn replace(
+    path: &Path,
+    cache: u64,
+    scan: impl FnOnce(&mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), DatabaseError>,
+) -> Result<(), DatabaseError> {
     let io = |source| DatabaseError::Io { path: path.to_path_buf(), source };
     let new = path.join(SCRATCH);
     remove(&new).map_err(io)?;
-    let database = Database::create(&new, Durability::Fsync, cache)?;
-    let (mut batch, mut bytes, mut trouble) = (Batch::default(), 0, Ok(()));
-    found
-        .scan(&[], &[], |key, value| {
-            batch.put_found(key, value);
-            bytes += key.len() + value.len();
-            if bytes >= BATCH_BYTES {
-                bytes = 0;
-                trouble = database.commit(std::mem::take(&mut batch));
-            }
-            trouble.is_ok()
-        })
-        .map_err(io)?;
-    trouble?;
-    database.commit(batch)?;
-    drop(database);
+    fill(&new, cache, scan)?;
+    // IMPORTANT: until the new name is on the disk this is not the file to be written to, whatever the reason for it.
+    File::create(path.join(UNSYNCED)).map_err(io)?;
     // IMPORTANT: in this order. A snapshot of the old log would be taken for one of the new.
     remove_snapshots(path)?;
-    sync_dir(path).map_err(io)?;
+    let sync = |source| DatabaseError::Unsynced { path: path.to_path_buf(), source };
+    sync_dir(path).map_err(sync)?;
     std::fs::rename(new.join("db"), path.join("db")).map_err(io)?;
-    sync_dir(path).map_err(io)?;
+    sync_dir(path).map_err(sync)?;
+    std::fs::remove_file(path.join(UNSYNCED)).map_err(io)?;
     remove(&new).map_err(io)
+}
+
+/// Makes a database in `new`, on the disk when this returns.
+fn fill(
+    new: &Path,
+    cache: u64,
+    scan: impl FnOnce(&mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), DatabaseError>,
+) -> Result<(), DatabaseError> {
+    // What fails here says nothing of what is stored.
+    let unsynced = |error: DatabaseError| DatabaseError::Unsynced {
+        path: new.to_path_buf(),
+        source: std::io::Error::other(error),
+    };
+    let database = Database::create(new, Durability::Fsync, cache).map_err(unsynced)?;
+    let (mut batch, mut bytes, mut trouble) = (Batch::default(), 0, Ok(()));
+    scan(&mut |key, value| {
+        batch.put_found(key, value);
+        bytes += key.len() + value.len();
+        if bytes >= BATCH_BYTES {
+            bytes = 0;
+            trouble = database.commit(std::mem::take(&mut batch));
+        }
+        trouble.is_ok()
+    })?;
+    trouble.and_then(|()| database.commit(batch)).map_err(unsynced)
 }

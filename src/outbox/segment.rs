@@ -240,12 +240,16 @@ impl Segment {
         }
     }
 
-    /// Deletes its folder, durably.
+    /// Deletes its folder, durably, if it is there.
     pub(super) fn delete(&self) -> std::io::Result<()> {
         self.close();
         super::fault::point()?;
-        std::fs::remove_dir_all(self.path())?;
-        // IMPORTANT: a folder that comes back after its tombstone has gone would be taken for one full of records.
+        match std::fs::remove_dir_all(self.path()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // IMPORTANT: a folder that comes back after its tombstone has gone would be taken for one full of records. So also
+        // when an earlier attempt has deleted it, and could not sync that.
         self.path().parent().map_or(Ok(()), super::database::sync_dir)?;
         super::fault::point()
     }

@@ -13,6 +13,7 @@ use super::segment::Segment;
 use super::state::State;
 use super::turns::Turns;
 use super::{Lease, LedgerError, Log, Settings};
+use crate::clock::Confirmed;
 
 /// While the ledger cannot be written, reading stops at so many bytes of dead letters that wait for it: with what is in
 /// the drain's hands, a bound on their memory.
@@ -43,6 +44,8 @@ pub(super) struct Shared {
     /// Segments and records that were set aside and not salvaged.
     pub quarantined: Mutex<(u64, u64)>,
     pub hold: Hold,
+    /// The time by which dead letters grow old.
+    pub confirmed: Confirmed,
 }
 
 impl Shared {
@@ -97,13 +100,9 @@ impl Shared {
     fn delete(&self, segment: &Segment) -> std::io::Result<()> {
         // IMPORTANT: one that is only out of sight is not deleted: it may come back with the rest.
         self.in_place()?;
-        match segment.delete() {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            _ => {
-                self.state().left.push(segment.id);
-                Ok(())
-            }
-        }
+        segment.delete()?;
+        self.state().left.push(segment.id);
+        Ok(())
     }
 
     /// Tries again to delete the folders that could not be deleted.

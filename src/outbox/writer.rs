@@ -1,6 +1,6 @@
 //! The writer: commits appends, together when they arrive together, and starts new segments.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -22,6 +22,11 @@ pub(super) const PACK_BYTES: usize = 32 << 10;
 const COMMIT_BYTES: usize = 4 << 20;
 /// How long to wait before the storage is tried again after it failed.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// How soon an append is refused meanwhile.
+const REFUSE_WITHIN: Duration = Duration::from_millis(10);
+/// So many conversations are remembered of which an append was refused. There is one at a time, and a new one has a new
+/// number.
+const REFUSED_CONVERSATIONS: usize = 16;
 
 /// What the writer is told.
 pub(super) enum Order {
@@ -63,10 +68,10 @@ pub(super) struct Writer {
     ranges: [Option<(u64, u64)>; Log::COUNT],
     appends: u64,
     recent: VecDeque<(u64, Recent)>,
-    /// The conversation of which an append was refused.
-    refused: Option<u64>,
-    /// A commit has failed, and no new segment could be begun since.
-    is_broken: bool,
+    /// The conversations of which an append was refused.
+    refused: BTreeSet<u64>,
+    /// What has failed, if no new segment could be begun since.
+    broken: Option<String>,
 }
 
 /// A commit in the making: what will be true when it is durable.
@@ -91,8 +96,8 @@ impl Writer {
             totals: state.totals.clone(),
             appends: state.recent.back().map_or(0, |(n, _)| n + 1),
             recent: state.recent.clone(),
-            refused: None,
-            is_broken: false,
+            refused: BTreeSet::new(),
+            broken: None,
             shared: Arc::clone(shared),
         };
         drop(state);
@@ -121,13 +126,30 @@ impl Writer {
             if !group.is_empty() {
                 self.append(group);
             }
-            // Nobody who is left may wait for a disk that never comes back.
-            while self.is_broken && !orders.is_closed() {
-                std::thread::sleep(RETRY_AFTER);
-                self.recover();
-                self.shared.turns.of_writer();
+            self.wait_until_mended(&mut orders);
+            self.shared.turns.of_writer();
+        }
+    }
+
+    /// While the storage is broken: tries again and again to begin a new segment. Nobody waits for that: whoever appends
+    /// meanwhile is refused at once, and a disk that never comes back keeps nobody from closing the outbox.
+    fn wait_until_mended(&mut self, orders: &mut mpsc::Receiver<Order>) {
+        let mut tried = Instant::now();
+        while let Some(why) = self.broken.clone() {
+            while let Ok(order) = orders.try_recv() {
+                if let Order::Append(append) = order {
+                    self.refuse(append, &AppendError::Storage(why.clone()));
+                }
+            }
+            if orders.is_closed() {
+                return;
             }
             self.shared.turns.of_writer();
+            std::thread::sleep(REFUSE_WITHIN);
+            if tried.elapsed() >= RETRY_AFTER {
+                self.recover();
+                tried = Instant::now();
+            }
         }
     }
 
@@ -139,23 +161,21 @@ impl Writer {
             tracing::warn!(%error, "a new segment could not be begun");
             // IMPORTANT: whether the ledger lists the new segment is not known now. Nothing may be appended to this
             // one before a roll has succeeded: what came behind the end that the ledger knows would not be read.
-            self.broke();
+            self.broke(error.to_string());
         }
     }
 
     /// Commits appends together, and answers each.
-    pub(super) fn append(&mut self, mut group: Vec<Append>) {
-        let of_refused =
-            |append: &Append| append.taken.as_ref().is_some_and(|(number, _)| Some(*number) == self.refused);
-        if group.iter().any(of_refused) {
-            self.refuse(group, &AppendError::Full("an earlier batch was refused"));
+    pub(super) fn append(&mut self, group: Vec<Append>) {
+        let mut group = self.acceptable(group);
+        if group.is_empty() {
             return;
         }
-        if self.is_broken {
+        if self.broken.is_some() {
             self.recover();
         }
         if let Some(reason) = self.shared.measure() {
-            self.refuse(group, &AppendError::Full(reason));
+            self.refuse_all(group, &AppendError::Full(reason));
             return;
         }
         let begun = Instant::now();
@@ -169,27 +189,51 @@ impl Writer {
             }
             Err(error) => {
                 tracing::error!(%error, "the outbox could not write");
-                self.refuse(group, &AppendError::Storage(error.to_string()));
-                self.broke();
+                self.refuse_all(group, &AppendError::Storage(error.to_string()));
+                self.broke(error.to_string());
             }
         }
     }
 
+    /// Refuses what can be refused by itself, and gives the rest.
+    fn acceptable(&mut self, group: Vec<Append>) -> Vec<Append> {
+        let mut rest = Vec::with_capacity(group.len());
+        for append in group {
+            let of_refused = append.taken.as_ref().is_some_and(|(number, _)| self.refused.contains(number));
+            let longest = append.entries.iter().map(Entry::len).max().unwrap_or(0);
+            if of_refused {
+                self.refuse(append, &AppendError::Full("an earlier batch was refused"));
+            } else if longest > codec::ENTRY_BYTES {
+                self.refuse(append, &AppendError::TooLong { bytes: longest, most: codec::ENTRY_BYTES });
+            } else {
+                rest.push(append);
+            }
+        }
+        rest
+    }
+
     /// Until a new segment has begun, nothing is appended.
-    fn broke(&mut self) {
-        self.is_broken = true;
+    fn broke(&mut self, why: String) {
+        self.broken = Some(why);
         self.shared.writer_failed.store(true, Ordering::Relaxed);
         self.shared.measure();
     }
 
-    fn refuse(&mut self, group: Vec<Append>, error: &AppendError) {
+    fn refuse_all(&mut self, group: Vec<Append>, error: &AppendError) {
         for append in group {
-            if let Some((number, _)) = append.taken {
-                self.refused = Some(number);
-            }
-            // Nobody waiting is nobody to tell.
-            let _ = append.done.send(Err(error.clone()));
+            self.refuse(append, error);
         }
+    }
+
+    fn refuse(&mut self, append: Append, error: &AppendError) {
+        if let Some((number, _)) = append.taken {
+            self.refused.insert(number);
+            while self.refused.len() > REFUSED_CONVERSATIONS {
+                self.refused.pop_first();
+            }
+        }
+        // Nobody waiting is nobody to tell.
+        let _ = append.done.send(Err(error.clone()));
     }
 
     fn commit(&mut self, group: &mut [Append]) -> Result<(), WriteError> {
@@ -325,10 +369,9 @@ impl Writer {
             return;
         }
         self.shared.reserve.give_up();
-        self.active.close();
         match self.roll() {
             Ok(()) => {
-                self.is_broken = false;
+                self.broken = None;
                 self.shared.writer_failed.store(false, Ordering::Relaxed);
                 self.shared.measure();
             }

@@ -1,7 +1,6 @@
-//! The dead letters' upkeep: what the intake could not accept comes in, what is too old goes.
+//! The dead letters: what the intake could not accept comes in, and they are read and dropped.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use super::super::ledger::LedgerError;
 use super::super::space::FULL;
@@ -15,9 +14,6 @@ const BURIAL: usize = 512;
 const BURIAL_BESIDES: usize = 128;
 /// Dead letters are handed out in pages of at most so many bytes, as stored.
 const PAGE_BYTES: usize = 1 << 20;
-/// How often all of them are looked through for old ones, and how many at once: the next come with the next chores.
-const EXPIRE_EVERY: Duration = Duration::from_hours(1);
-const EXPIRE_AT_ONCE: usize = if cfg!(test) { 10 } else { 1000 };
 
 impl Keeper {
     /// Whether the intake has appended what it could not accept.
@@ -116,36 +112,5 @@ impl Keeper {
         }
         self.shared.save()?;
         Ok(dropped)
-    }
-
-    /// Drops those that were kept for long enough. Not the oldest come first: some were another outbox's.
-    pub(super) fn expire_letters(&mut self) {
-        if self.expired_at.is_some_and(|at| at.elapsed() < EXPIRE_EVERY) {
-            return;
-        }
-        let keep = i64::try_from(self.shared.settings.dead_letter_retention.as_micros()).unwrap_or(i64::MAX);
-        let oldest = crate::clock::now().0.saturating_sub(keep);
-        let (mut expired, mut seen) = (Vec::new(), 0);
-        let from = std::mem::take(&mut self.expire_from);
-        let read = self.shared.ledger.letters(from, |(id, letter, len)| {
-            // One that cannot be read is kept for whoever can.
-            if letter.is_ok_and(|letter| letter.last_at.0 < oldest) {
-                expired.push((id, len));
-            }
-            seen += 1;
-            self.expire_from = id + 1;
-            seen < EXPIRE_AT_ONCE
-        });
-        let is_through = seen < EXPIRE_AT_ONCE;
-        if let Err(error) = &read {
-            tracing::warn!(%error, "old dead letters could not be looked for");
-        }
-        if is_through || read.is_err() {
-            (self.expired_at, self.expire_from) = (Some(Instant::now()), 0);
-        }
-        let mut state = self.shared.state();
-        for (id, len) in expired {
-            state.counters.expired += u64::from(state.drop_letter(id, len));
-        }
     }
 }

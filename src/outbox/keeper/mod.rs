@@ -1,6 +1,7 @@
 //! The keeper: reads packs for the drain, makes settlements durable, and deletes what is settled.
 
 mod commands;
+mod expiry;
 mod lease;
 mod letters;
 mod tidy;
@@ -19,6 +20,7 @@ use super::shared::Shared;
 use super::writer::Order;
 use super::{CommandNote, CommandNotes, DeadLetter, Lease, Log};
 use crate::failpoint;
+use expiry::Expiry;
 use troubles::Troubles;
 
 /// Settlements become durable this often: what a crash can make us send again.
@@ -73,9 +75,7 @@ pub(super) struct Keeper {
     chores_at: Instant,
     /// The ledger's copy of the totals is to be made anew.
     copies_totals: bool,
-    expired_at: Option<Instant>,
-    /// Where to look on for old dead letters.
-    expire_from: u64,
+    expiry: Expiry,
     /// Each segment's number and what waited in it when it was last looked at.
     stragglers: Vec<(u64, u64)>,
     troubles: Troubles,
@@ -89,6 +89,16 @@ pub(super) struct Keeper {
     busy_at: Instant,
     /// Who waits until all before this number is durable, and out of the rejected log.
     flushes: Vec<(u64, oneshot::Sender<bool>)>,
+    /// Who has read all dead letters that there are, while some are on their way.
+    readers: Vec<LetterReader>,
+}
+
+/// A reader of dead letters, who is answered as soon as there are any, or all before `upto` are there.
+struct LetterReader {
+    from: u64,
+    most: usize,
+    upto: u64,
+    done: oneshot::Sender<Result<Vec<DeadLetter>, LedgerError>>,
 }
 
 impl Keeper {
@@ -99,15 +109,15 @@ impl Keeper {
             failed_at: None,
             chores_at: Instant::now(),
             copies_totals: false,
-            expired_at: None,
+            expiry: Expiry::begin(),
             stragglers: Vec::new(),
             troubles: Troubles::default(),
-            expire_from: 0,
             last_read: BTreeMap::new(),
             has_more_rejected: false,
             next: 0,
             busy_at: Instant::now(),
             flushes: Vec::new(),
+            readers: Vec::new(),
         }
     }
 
@@ -128,7 +138,7 @@ impl Keeper {
         let is_pressed = !self.flushes.is_empty() || (self.has_more_rejected && self.is_quiet());
         let wait = if is_pressed {
             Duration::ZERO
-        } else if self.has_work() {
+        } else if self.has_work() || !self.readers.is_empty() {
             TICK.saturating_sub(ticked.elapsed())
         } else {
             IDLE
@@ -152,6 +162,7 @@ impl Keeper {
             }
             self.tick();
             self.answer_flushes();
+            self.answer_readers();
             *ticked = Instant::now();
         }
         true
@@ -183,6 +194,22 @@ impl Keeper {
         }
     }
 
+    /// Answers whom there is something new for, and who need not wait for more. Called behind a tick.
+    fn answer_readers(&mut self) {
+        for reader in std::mem::take(&mut self.readers) {
+            if reader.done.is_closed() {
+                continue;
+            }
+            let letters = self.letters(reader.from, reader.most);
+            let may_be_more = self.has_more_rejected && self.buried() < reader.upto;
+            if may_be_more && letters.as_ref().is_ok_and(Vec::is_empty) {
+                self.readers.push(reader);
+            } else {
+                let _ = reader.done.send(letters);
+            }
+        }
+    }
+
     /// Whoever asked may have gone: then nobody hears the answer.
     fn serve(&mut self, request: Request) {
         match request {
@@ -194,16 +221,15 @@ impl Keeper {
                 let _ = done.send(lease);
             }
             Request::Letters { from, most, done } => {
-                let upto = self.shared.state().totals.next;
-                let mut letters = self.letters(from, most);
-                // What is still on its way to the ledger is a dead letter too: only behind all that is the end.
-                let mut may_be_more = true;
-                while may_be_more && letters.as_ref().is_ok_and(Vec::is_empty) {
-                    self.tick();
-                    letters = self.letters(from, most);
-                    may_be_more = self.has_more_rejected && self.buried() < upto;
+                let letters = self.letters(from, most);
+                if letters.as_ref().is_ok_and(Vec::is_empty) {
+                    // What is still on its way to the ledger is a dead letter too: only behind all that is the end. That
+                    // comes with the ticks, and others are served meanwhile.
+                    let upto = self.shared.state().totals.next;
+                    self.readers.push(LetterReader { from, most, upto, done });
+                } else {
+                    let _ = done.send(letters);
                 }
-                let _ = done.send(letters);
             }
             Request::DropLetters { ids, done } => {
                 self.tick();

@@ -11,6 +11,7 @@ use super::super::space::FULL;
 use super::super::{Log, ReadError};
 use super::Keeper;
 use super::lease::OPEN_SEGMENTS;
+use crate::clock::Moment;
 
 const SETTING_ASIDE: &str = "setting a damaged segment aside";
 const CARRYING: &str = "carrying on the last records of a segment";
@@ -103,7 +104,7 @@ impl Keeper {
         if !self.shared.hold.is_in_place() {
             return;
         }
-        self.expire_letters();
+        self.expire_letters(Moment::now());
         self.shared.reserve.take_back(self.shared.settings.min_free_bytes);
         if self.newest_should_end() {
             self.ask_for_new_segment();

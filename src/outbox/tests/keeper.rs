@@ -64,34 +64,6 @@ fn letter(n: u64, last_at: Timestamp) -> Entry {
 }
 
 #[test]
-fn old_dead_letters_go_that_lie_behind_young_ones() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut rig = Rig::open(dir.path());
-    let (now, long_ago) = (crate::clock::now(), Timestamp(1));
-    // As an import leaves them; more than are looked at in one go.
-    let old = |n: u64| n % 31 == 30;
-    rig.append((0..100).map(|n| letter(n, if old(n) { long_ago } else { now })).collect()).unwrap();
-    rig.tick();
-    assert_eq!(rig.stats().dead_letters, 100);
-    for _ in 0..12 {
-        rig.chores();
-        rig.tick();
-    }
-    let stats = rig.stats();
-    assert_eq!((stats.dead_letters, stats.dead_letters_expired), (97, 3));
-    let mut left = 0;
-    rig.shared
-        .ledger
-        .letters(0, |(_, letter, _)| {
-            assert_eq!(letter.unwrap().last_at, now);
-            left += 1;
-            true
-        })
-        .unwrap();
-    assert_eq!(left, 97);
-}
-
-#[test]
 fn a_segment_that_is_read_stays_open_whatever_else_is_read_and_is_closed_afterwards() {
     let dir = tempfile::tempdir().unwrap();
     let mut rig = Rig::open(dir.path());
@@ -130,4 +102,71 @@ fn a_dead_letter_whose_dropping_is_not_on_the_disk_yet_is_none_any_more() {
     assert_eq!(ids(&rig), [1, 2]);
     assert!(rig.shared.state().drop_letter(1, 1));
     assert_eq!(ids(&rig), [2]);
+}
+
+/// Those of which the ledger knows nothing yet come with the ticks, between which others are served.
+#[test]
+fn a_reader_past_the_last_dead_letter_holds_up_nobody() {
+    const FLOOD: u64 = 3000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    // One before, so that the reader can be past it.
+    rig.append(vec![letter(0, crate::clock::now())]).unwrap();
+    rig.tick();
+    rig.append((0..FLOOD).map(|n| entry(Kind::Lifecycle, n, 20)).collect()).unwrap();
+    rig.append(vec![entry(Kind::Quota, 0, 20)]).unwrap();
+    let (requests, requested) = mpsc::channel();
+    let mut ticked = Instant::now();
+    let read = |from| {
+        let (done, letters) = oneshot::channel();
+        requests.send(Request::Letters { from, most: 10, done }).unwrap();
+        letters
+    };
+    // The second's reader is so far ahead that all has to come before he can be told that there are no more.
+    let (mut first, mut beyond) = (read(2), read(1_000_000));
+    let (done, mut leased) = oneshot::channel();
+    requests.send(Request::Lease { log: Log::Quota, from: 0, upto: u64::MAX, most: 10, done }).unwrap();
+    let buried = rig.stats().dead_letters;
+    for _ in 0..3 {
+        assert!(rig.keeper.turn(&requested, &mut ticked));
+    }
+    assert_eq!(leased.try_recv().unwrap().unwrap().records.len(), 1);
+    assert!(rig.stats().dead_letters < buried + FLOOD / 2, "the lease did not wait for all of them");
+    let answer = loop {
+        assert!(rig.keeper.turn(&requested, &mut ticked));
+        if let Ok(answer) = first.try_recv() {
+            break answer.unwrap();
+        }
+    };
+    assert_eq!(answer.iter().map(|letter| letter.id).collect::<Vec<_>>(), (2..12).collect::<Vec<_>>());
+    assert!(beyond.try_recv().is_err(), "there are more to come");
+    let answer = loop {
+        assert!(rig.keeper.turn(&requested, &mut ticked));
+        if let Ok(answer) = beyond.try_recv() {
+            break answer.unwrap();
+        }
+    };
+    assert!(answer.is_empty());
+    assert_eq!(rig.stats().dead_letters, FLOOD + 1);
+}
+
+/// Of all that ends with its reader's life nothing is kept for him.
+#[test]
+fn a_reader_who_has_gone_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    let (requests, requested) = mpsc::channel();
+    let mut ticked = Instant::now();
+    let (done, letters) = oneshot::channel();
+    requests.send(Request::Letters { from: 0, most: 10, done }).unwrap();
+    drop(letters);
+    let (done, mut letters) = oneshot::channel();
+    requests.send(Request::Letters { from: 0, most: 10, done }).unwrap();
+    let answer = loop {
+        assert!(rig.keeper.turn(&requested, &mut ticked));
+        if let Ok(answer) = letters.try_recv() {
+            break answer.unwrap();
+        }
+    };
+    assert!(answer.is_empty());
 }

@@ -1,6 +1,8 @@
 //! The outbox driven step by step, on one thread: what it does between two steps is known, so it can fail at each.
 
+mod appends;
 mod damage;
+mod expiry;
 mod faults;
 mod fresh;
 mod inspect;

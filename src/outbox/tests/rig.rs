@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::keeper::Keeper;
+use super::super::keeper::{Keeper, Request};
 use super::super::shared::Shared;
 use super::super::writer::{Append, Order, Writer};
 use super::super::{
-    AppendError, Durability, Entry, Lease, Leased, Log, ReadError, Rejected, Settings, Stats, open,
+    AppendError, Durability, Entry, Lease, Leased, Log, Outbox, ReadError, Rejected, Settings, Stats, open,
 };
 use crate::record::{Acceptor, Kind, Origin, Queue, Record, UnknownFields};
 
@@ -19,7 +19,7 @@ pub(super) struct Rig {
     pub writer: Writer,
     pub keeper: Keeper,
     orders: mpsc::Receiver<Order>,
-    _sender: mpsc::Sender<Order>,
+    sender: mpsc::Sender<Order>,
 }
 
 pub(super) fn settings(dir: &Path) -> Settings {
@@ -45,7 +45,7 @@ impl Rig {
         let (sender, orders) = mpsc::channel(16);
         let writer = Writer::new(&shared).unwrap();
         let keeper = Keeper::new(Arc::clone(&shared), sender.downgrade());
-        Ok(Self { shared, writer, keeper, orders, _sender: sender })
+        Ok(Self { shared, writer, keeper, orders, sender })
     }
 
     pub(super) fn append(&mut self, entries: Vec<Entry>) -> Result<u64, AppendError> {
@@ -120,6 +120,12 @@ impl Rig {
         let row = self.shared.state();
         let waiting: u64 = row.segments.iter().map(|listed| listed.info.waiting().total()).sum();
         assert_eq!(stats.total_depth(), waiting, "{stats:?}");
+    }
+
+    /// The handle of it, and what it asks the keeper.
+    pub(super) fn outbox(&self) -> (Outbox, std::sync::mpsc::Receiver<Request>) {
+        let (requests, requested) = std::sync::mpsc::channel();
+        (Outbox { shared: Arc::clone(&self.shared), appends: self.sender.clone(), requests }, requested)
     }
 
     pub(super) fn segments(&self) -> usize {

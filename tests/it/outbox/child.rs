@@ -1,7 +1,7 @@
 //! A process that appends and settles until it is killed: this test binary itself, started again.
 //!
 //! It says on its standard output what it has been promised: `A from upto` appended and durable, `D n` about to be
-//! settled, `F` all of these are durable. [`Account`] is what its parent makes of that.
+//! settled, `B n` about to become a dead letter, `F` all of these are durable. [`Account`] is what its parent makes of that.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use dataplane_agent::outbox::{Durability, Log, Outbox, Settlement};
+use dataplane_agent::outbox::{DeadLetter, Durability, Log, OpenError, Outbox, Payload, Settlement};
 
 use super::{append, records, runtime, settings};
 
@@ -18,6 +18,9 @@ const FROM: &str = "OUTBOX_CHILD_FROM";
 /// Far longer than it takes.
 const STARTS_WITHIN: Duration = Duration::from_mins(1);
 const PROCESS: &str = "OUTBOX_CHILD_PROCESS";
+const BURIES: &str = "OUTBOX_CHILD_BURIES";
+/// After the storage has failed, it is tried again.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// Not a test: what the started process does. Without its variables it does nothing.
 #[test]
@@ -30,8 +33,10 @@ fn child() {
 async fn work(dir: &Path, from: u64) {
     let durability =
         if std::env::var_os(PROCESS).is_some() { Durability::Process } else { Durability::Fsync };
-    let (outbox, _threads) =
-        Outbox::open(dataplane_agent::outbox::Settings { durability, ..settings(dir) }).unwrap();
+    let buries = std::env::var_os(BURIES).is_some();
+    let open = || Outbox::open(dataplane_agent::outbox::Settings { durability, ..settings(dir) });
+    // As the agent is started again.
+    let (outbox, _threads) = open().or_else(|_| open()).unwrap();
     let mut out = std::io::stdout();
     let mut say = move |line: String| {
         // One write a line: what arrives is whole.
@@ -42,15 +47,21 @@ async fn work(dir: &Path, from: u64) {
     loop {
         round += 1;
         let upto = next + 1 + round.wrapping_mul(7919) % 150;
-        append(&outbox, records::records(next..upto)).await.unwrap();
+        // Nothing of what was refused is there.
+        while append(&outbox, records::records(next..upto)).await.is_err() {
+            tokio::time::sleep(AGAIN).await;
+        }
         say(format!("A {next} {upto}"));
         next = upto;
         if round.is_multiple_of(3) {
             // Settles a part of what waits, from the front and here and there.
             let end = *outbox.last().borrow() + 1;
-            let lease = outbox.lease(Log::Usage, 0, end, 300).await.unwrap();
+            let Ok(lease) = outbox.lease(Log::Usage, 0, end, 300).await else { continue };
             for (at, leased) in lease.records.iter().enumerate() {
-                if at % 5 != 1 || round.is_multiple_of(2) {
+                if buries && at % 7 == 2 {
+                    say(format!("B {}", records::number(leased)));
+                    outbox.bury(&leased.ticket, super::letter(leased));
+                } else if at % 5 != 1 || round.is_multiple_of(2) {
                     say(format!("D {}", records::number(leased)));
                     outbox.settle(&leased.ticket, Settlement::Delivered);
                 }
@@ -70,6 +81,14 @@ pub(super) struct Account {
     pub leaving: BTreeSet<u64>,
     /// Settled durably.
     pub left: BTreeSet<u64>,
+    /// Became dead letters, but perhaps not durably.
+    pub burying: BTreeSet<u64>,
+    /// Became dead letters durably.
+    pub buried: BTreeSet<u64>,
+    /// What a process that is gone may have settled or not.
+    undecided: BTreeSet<u64>,
+    /// What the child's environment has besides.
+    pub env: Vec<(&'static str, std::ffi::OsString)>,
     /// The first number that was never used.
     pub next: u64,
 }
@@ -94,9 +113,12 @@ impl Account {
         length: Duration,
         end: impl FnOnce(&mut Child),
     ) {
+        self.undecided.append(&mut self.leaving);
+        self.undecided.append(&mut self.burying);
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "outbox::child::child", "--nocapture", "--test-threads=1"]);
         command.env(DIR, dir).env(FROM, self.next.to_string()).env_remove(PROCESS);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         if process {
             command.env(PROCESS, "1");
         }
@@ -131,7 +153,11 @@ impl Account {
                     self.next = self.next.max(upto);
                 }
                 ["D", n] => drop(self.leaving.insert(n.parse().unwrap())),
-                ["F"] => self.left.append(&mut self.leaving),
+                ["B", n] => drop(self.burying.insert(n.parse().unwrap())),
+                ["F"] => {
+                    self.left.append(&mut self.leaving);
+                    self.buried.append(&mut self.burying);
+                }
                 _ => {}
             }
         }
@@ -139,31 +165,91 @@ impl Account {
         self.next += 1000;
     }
 
+    /// A child that makes dead letters as well.
+    pub(super) fn with_letters(mut self) -> Self {
+        self.env.push((BURIES, "1".into()));
+        self
+    }
+
     /// Opens the outbox and compares: how many records are lost. Panics if one is mangled, doubled, or back.
-    pub(super) fn settle_accounts(&mut self, dir: &Path, process: bool) -> usize {
-        let durability = if process { Durability::Process } else { Durability::Fsync };
-        let found = runtime().block_on(async {
-            let (outbox, threads) =
-                Outbox::open(dataplane_agent::outbox::Settings { durability, ..settings(dir) }).unwrap();
+    pub(super) fn settle_accounts(&mut self, dir: &Path) -> usize {
+        let (found, letters) = runtime().block_on(async {
+            let (outbox, threads) = Outbox::open(settings(dir)).unwrap();
             let found: Vec<u64> = super::waiting(&outbox).await.iter().map(records::number).collect();
-            let stats = outbox.stats();
-            let aside = outbox.quarantine().unwrap();
-            assert!(process || stats.quarantined_segments == 0, "{stats:?} {aside:?}");
-            assert_eq!(stats.total_depth() as usize, found.len());
+            let letters = letters(&outbox).await;
+            let (stats, aside) = (outbox.stats(), outbox.quarantine().unwrap());
+            assert_eq!(stats.quarantined_segments, 0, "{stats:?} {aside:?}");
+            // Conservation: what was counted is what is there, and each record is counted once.
+            assert_eq!(stats.total_depth() as usize, found.len(), "{stats:?}");
+            assert_eq!(stats.dead_letters as usize, letters.len(), "{stats:?}");
+            assert_eq!(
+                stats.dead_lettered.iter().flatten().sum::<u64>() as usize,
+                letters.len(),
+                "{stats:?}"
+            );
+            let all = |counts: [u64; 5]| counts.iter().sum::<u64>() as usize;
+            let gone = all(stats.delivered) + all(stats.duplicates) + all(stats.exported);
+            assert_eq!(all(stats.enqueued), gone + letters.len() + found.len(), "{stats:?}");
             super::close(outbox, threads);
-            found
+            (found, letters)
         });
+        assert!(found.is_sorted(), "the order of the log");
         let once: BTreeSet<u64> = found.iter().copied().collect();
         assert_eq!(once.len(), found.len(), "a record is there twice");
-        assert!(found.is_sorted(), "the order of the log");
-        let back = self.left.intersection(&once).count();
-        assert!(process || back == 0, "{back} records were settled durably, and are back");
-        let gone = |n: &&u64| !once.contains(n) && !self.left.contains(n) && !self.leaving.contains(n);
-        let lost = self.appended.iter().filter(gone).count();
+        let dead: BTreeSet<u64> = letters.iter().copied().collect();
+        assert_eq!(dead.len(), letters.len(), "a dead letter is there twice");
+        assert_eq!(once.intersection(&dead).count(), 0, "a record waits and is a dead letter");
+        let back = self.left.intersection(&once).count() + self.buried.intersection(&once).count();
+        assert_eq!(back, 0, "{back} records were settled durably, and are back");
+        let letters_lost = self.buried.difference(&dead).count();
+        assert_eq!(letters_lost, 0, "of {} durable dead letters {letters_lost} are lost", self.buried.len());
+        let lost = self.lost(&once, &dead);
         // From here on what waits is what was found: also what was committed and not told.
         self.appended.clone_from(&once);
         self.left.append(&mut self.leaving);
-        self.left.retain(|n| !once.contains(n));
+        self.left.append(&mut self.undecided);
+        self.left.retain(|n| !once.contains(n) && !dead.contains(n));
+        (self.buried, self.burying) = (dead, BTreeSet::new());
         lost
+    }
+
+    fn lost(&self, found: &BTreeSet<u64>, dead: &BTreeSet<u64>) -> usize {
+        let is_there = |n: &u64| found.contains(n) || dead.contains(n);
+        let is_settled =
+            |n: &u64| [&self.left, &self.leaving, &self.undecided].iter().any(|set| set.contains(n));
+        let gone = |n: &&u64| !is_there(n) && !is_settled(n);
+        self.appended.iter().filter(gone).count()
+    }
+
+    /// The same of an outbox that did not wait for its disk: how many records are lost, or in what words it says that it
+    /// cannot be read.
+    pub(super) fn losses_of_process(&mut self, dir: &Path) -> Result<usize, String> {
+        let durability = Durability::Process;
+        let found = runtime().block_on(async {
+            let settings = dataplane_agent::outbox::Settings { durability, ..settings(dir) };
+            let (outbox, threads) = Outbox::open(settings).map_err(|error: OpenError| error.to_string())?;
+            let found = super::try_waiting(&outbox).await.map_err(|error| error.to_string());
+            super::close(outbox, threads);
+            found
+        })?;
+        let once: BTreeSet<u64> = found.iter().map(records::number).collect();
+        let lost = self.lost(&once, &BTreeSet::new());
+        self.appended.clone_from(&once);
+        self.left.append(&mut self.leaving);
+        Ok(lost)
+    }
+}
+
+/// The numbers of the dead letters. Panics unless each record is as it was made.
+async fn letters(outbox: &Outbox) -> Vec<u64> {
+    let (mut all, mut from) = (Vec::new(), 0);
+    loop {
+        let page: Vec<DeadLetter> = outbox.dead_letters(from, 500).await.unwrap();
+        let Some(last) = page.last() else { return all };
+        from = last.id + 1;
+        for letter in page {
+            let Payload::Record(record) = letter.payload else { panic!("no record") };
+            all.push(records::number_of(&record));
+        }
     }
 }

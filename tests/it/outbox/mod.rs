@@ -6,6 +6,7 @@
 
 mod child;
 mod command_line;
+mod failed_sync;
 mod full_disk;
 mod golden;
 mod kill;
@@ -59,6 +60,10 @@ async fn append(outbox: &Outbox, entries: Vec<Entry>) -> Result<u64, dataplane_a
 
 /// All that waits in the usage log.
 async fn waiting(outbox: &Outbox) -> Vec<Leased> {
+    try_waiting(outbox).await.unwrap()
+}
+
+async fn try_waiting(outbox: &Outbox) -> Result<Vec<Leased>, ReadError> {
     let (mut all, mut from, end) = (Vec::new(), 0, *outbox.last().borrow() + 1);
     while from < end {
         match outbox.lease(Log::Usage, from, end, 500).await {
@@ -67,10 +72,10 @@ async fn waiting(outbox: &Outbox) -> Vec<Leased> {
                 from = lease.next;
             }
             Err(ReadError::Aside(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
-            Err(error) => panic!("{error}"),
+            Err(error) => return Err(error),
         }
     }
-    all
+    Ok(all)
 }
 
 /// Copies a folder, to do with the copy what must not be done to the original.

@@ -1,7 +1,7 @@
 //! Records that are known by their number: whoever reads one can tell whether it is as it was made.
 
 use dataplane_agent::outbox::{Entry, Leased};
-use dataplane_agent::record::{Acceptor, Origin, Queue, Timestamp, UnknownFields};
+use dataplane_agent::record::{Acceptor, Origin, Queue, Record, Timestamp, UnknownFields};
 
 /// From 100 bytes to 200 KB.
 fn size_of(n: u64) -> usize {
@@ -43,7 +43,12 @@ pub(super) fn records(numbers: std::ops::Range<u64>) -> Vec<Entry> {
 /// Its number. Panics unless every byte of it is as it was made.
 pub(super) fn number(leased: &Leased) -> u64 {
     let Entry::Record(found) = &leased.entry else { panic!("no record: {:?}", leased.entry) };
+    number_of(found)
+}
+
+/// Likewise.
+pub(super) fn number_of(found: &Record) -> u64 {
     let n = found.transaction().strip_prefix("t-").unwrap().parse().unwrap();
-    assert!(record(n) == leased.entry, "record {n} is mangled");
+    assert!(matches!(record(n), Entry::Record(made) if made == *found), "record {n} is mangled");
     n
 }

@@ -21,6 +21,16 @@ fn threads_that_try_in_vain_to_write_still_take_turns() {
         mount.cut_power();
         let refusal = append(&outbox, records::records(20..40)).await.unwrap_err();
         assert!(matches!(refusal, AppendError::Storage(_)), "{refusal}");
+        // Those that come meanwhile, more at a time than wait for the writer, are told at once: nobody waits for a medium
+        // that never comes back.
+        let appends = (2..42).map(|n| {
+            let outbox = outbox.clone();
+            tokio::spawn(async move { append(&outbox, records::records(n * 20..n * 20 + 20)).await })
+        });
+        for refused in appends.collect::<Vec<_>>() {
+            let refusal = tokio::time::timeout(DEADLINE, refused).await.unwrap().unwrap().unwrap_err();
+            assert!(matches!(refusal, AppendError::Storage(_)), "{refusal}");
+        }
         for _ in 0..5 {
             assert!(tokio::time::timeout(DEADLINE, outbox.turn()).await.is_ok(), "a thread hangs");
         }

@@ -1,0 +1,27 @@
+//! What the `ControlPlane`'s answers say of the time is told to the outbox, which deletes dead letters by their age.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::control_plane::Client;
+use crate::outbox::Outbox;
+use crate::record::Timestamp;
+
+/// Often enough to notice a jump before much is deleted by it.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// Confirms the outbox's time until it is stopped. As long as no answer bears a date nothing is confirmed.
+pub(super) async fn confirm(client: Arc<Client>, outbox: Outbox, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            // An agent that is gone needs no time.
+            _ = stop.wait_for(|stop| *stop) => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        if let Some(micros) = client.confirmed_unix_micros() {
+            outbox.confirm_time(Timestamp::from_unix_micros(micros));
+        }
+    }
+}

@@ -20,7 +20,7 @@ use crate::control_plane::Client;
 use crate::drain::{Controls, Drain, Horizon, LinkStatus, RateLimit, Turns, turns};
 use crate::health_check::HealthCheck;
 use crate::http::admin::{Admin, Refusals};
-use crate::http::{self, Surface};
+use crate::http::{self, Hosts, Surface};
 use crate::intake::{self, Intake, Mirror, RedisStatus, push_quota_answers};
 use crate::membership::{self, Membership};
 use crate::outbox::{self, OpenError, Outbox, Threads};
@@ -199,6 +199,7 @@ impl Agent {
             client: Arc::clone(&client),
             redis_server: source.server.clone(),
             trusted: config.http.trusted_ips.clone(),
+            hosts: Arc::new(Hosts::new(&config.http.host, config.http.trusted_hosts.as_ref())),
         });
         let service = Service::new(
             notify.clone(),

@@ -64,6 +64,9 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     // What is made here holds customers' data: the outbox, an export, the log. What is there keeps the mode that it has.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    if let Err(error) = signals::survive_the_file_size_limit() {
+        return exit_code(Err(error.into()));
+    }
     let result = match cli.command {
         None => run(cli.flags),
         Some(Command::Run(flags)) => run(flags.or(cli.flags)),

@@ -26,6 +26,7 @@ mod sources;
 mod spelling;
 #[cfg(test)]
 mod tests;
+mod trusted_hosts;
 mod values;
 
 pub use cluster::{ClusterUrl, hash_tag};
@@ -42,6 +43,7 @@ pub use redis::{RedisConfig, SourceMode};
 pub use secret::{Secret, SecretSource, read_small};
 pub use sentinel::SentinelUrl;
 pub use sources::{Flags, Origin, Sources};
+pub use trusted_hosts::{CalledHost, TrustedHosts};
 pub use values::{BaseUrl, Bytes, TrustedIps};
 
 use crate::telemetry::log::LogConfig;

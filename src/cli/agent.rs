@@ -55,7 +55,9 @@ pub(super) enum AgentError {
     #[error("the agent at {0} has no /admin: set ADMIN_TOKEN for it, and restart it or have it reload")]
     Off(String),
     /// This address may not ask.
-    #[error("the agent at {0} does not let this machine ask: see its TRUSTED_IPS")]
+    #[error(
+        "the agent at {0} does not let this machine ask: see its TRUSTED_IPS, and for this name TRUSTED_HOSTS"
+    )]
     NotTrusted(String),
     /// It said no.
     #[error("{text}")]

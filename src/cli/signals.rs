@@ -4,8 +4,17 @@
 use std::convert::Infallible;
 use std::io;
 
+use rustix::process::Signal as Number;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+
+/// Has a write beyond the largest file that is allowed (`ulimit -f`) fail with EFBIG; SIGXFSZ would end the process.
+pub(super) fn survive_the_file_size_limit() -> io::Result<()> {
+    // The handler stays for as long as the process lives, and where nobody listens it does nothing.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _entered = runtime.enter();
+    signal(SignalKind::from_raw(Number::XFSZ.as_raw())).map(drop)
+}
 
 /// SIGTERM and SIGINT.
 pub(super) struct Stop {

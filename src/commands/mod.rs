@@ -324,6 +324,9 @@ impl Commands {
         let Some(kind) = kind else {
             return Ok(Judgement::Impossible("there is no such type of command".into()));
         };
+        if command.is_oversized {
+            return Ok(Judgement::Impossible("it is larger than any command may be".into()));
+        }
         let mut expires = None;
         if kind.is_change() {
             let ask = (&*self.client, &self.turns);

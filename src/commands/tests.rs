@@ -40,8 +40,17 @@ fn pair(algorithm: Algorithm, kid: &str) -> Pair {
 
 impl Pair {
     fn sign(&self, kid: Option<&str>, claims: &Value) -> String {
+        self.sign_critically(kid, None, claims)
+    }
+
+    /// With a list of extensions that whoever verifies it has to know.
+    fn sign_critically(&self, kid: Option<&str>, critical: Option<&[&str]>, claims: &Value) -> String {
         let mut header = Header::new(self.algorithm);
         header.kid = kid.map(Into::into);
+        header.crit = critical.map(|names| names.iter().map(ToString::to_string).collect());
+        if let Some(name) = critical.and_then(|names| names.first()) {
+            header.extras.insert(*name, true);
+        }
         jsonwebtoken::encode(&header, claims, &self.private).unwrap()
     }
 }
@@ -203,6 +212,23 @@ fn only_the_configured_algorithm_counts_with_a_key_that_is_for_it() {
         key[name] = value;
         assert_eq!(judge(&good, &[&key]), Ok(()), "{key}");
     }
+}
+
+#[test]
+fn a_token_with_an_extension_that_has_to_be_known_is_refused() {
+    let own = pair(Algorithm::RS256, "k");
+    for critical in [&["b64"][..], &["exp"], &["urn:example:once", "b64"], &[]] {
+        let token = own.sign_critically(Some("k"), Some(critical), &claims());
+        let command = command(&json!({"rate_limit": 5}), &token);
+        assert_eq!(rs256().token(&command), Err(Refusal::Critical), "{critical:?}");
+        assert_eq!(rs256().verify(&command, &set(&[&own.jwk]), NOW), Err(Refusal::Critical), "{critical:?}");
+    }
+    // What nobody has to know is passed over.
+    let mut header = Header::new(Algorithm::RS256);
+    header.extras.insert("urn:example:once", true);
+    let token = jsonwebtoken::encode(&header, &claims(), &own.private).unwrap();
+    let command = command(&json!({"rate_limit": 5}), &token);
+    assert!(rs256().verify(&command, &set(&[&own.jwk]), NOW).is_ok());
 }
 
 #[test]

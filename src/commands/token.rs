@@ -31,6 +31,8 @@ pub(super) enum Refusal {
     Malformed,
     #[error("its token is not signed with JWT_ALGORITHM")]
     Algorithm,
+    #[error("its token asks for an extension that this agent does not know")]
+    Critical,
     #[error("its token is signed with no key of the ControlPlane")]
     UnknownKey,
     #[error("its token's signature is wrong")]
@@ -104,7 +106,11 @@ impl Verifier {
         // IMPORTANT: what is allowed is what is configured, never what the token says of itself. `none` is no algorithm
         // to the library, and HMAC with the public key for its secret is not the one that is configured.
         let header = decode_header(token).map_err(|_| Refusal::Malformed)?;
-        if header.alg == self.algorithm { Ok(token) } else { Err(Refusal::Algorithm) }
+        if header.alg != self.algorithm {
+            return Err(Refusal::Algorithm);
+        }
+        // RFC 7515 §4.1.11: whoever does not know what is critical must refuse. No extension is known here.
+        if header.crit.is_some() { Err(Refusal::Critical) } else { Ok(token) }
     }
 
     /// Whether the token proves that the `ControlPlane` wants just this command done here, now.

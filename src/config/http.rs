@@ -2,6 +2,7 @@
 
 use super::load::{Group, Review};
 use super::secret::Secret;
+use super::trusted_hosts::TrustedHosts;
 use super::values::{TrustedIps, host, port};
 
 /// Below this a token can be guessed.
@@ -30,6 +31,10 @@ pub struct HttpConfig {
     /// Addresses and CIDR blocks that may read the surface, separated by commas; unset: all
     #[arg(id = "TRUSTED_IPS")]
     pub trusted_ips: Option<TrustedIps>,
+
+    /// Further names and addresses by which browsers may call the surface, separated by commas, perhaps with a port
+    #[arg(id = "TRUSTED_HOSTS")]
+    pub trusted_hosts: Option<TrustedHosts>,
 
     /// Bearer token of /admin; unset: no /admin
     #[arg(id = "ADMIN_TOKEN")]

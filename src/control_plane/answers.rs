@@ -1,13 +1,20 @@
 //! What an answer's body says: pure parsers, safe on any bytes. The caller has bounded the size.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet};
-use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::settings::Secret;
+
+/// No command that this agent knows comes near this: a token repeats the parameters, and those are a few KiB.
+const COMMAND_MAX_BYTES: usize = 128 << 10;
+/// So much is kept of one answer: JSON takes many times its length once it is read. The other commands are handed out again.
+const COMMANDS_KEPT_BYTES: usize = 1 << 20;
 
 /// As much of a record's error as a dead letter keeps.
 const ERROR_MAX_BYTES: usize = 1 << 10;
@@ -98,6 +105,36 @@ pub struct Command {
     /// What proves that it is the `ControlPlane`'s.
     #[serde(default)]
     pub token: Option<Secret>,
+    /// It is larger than any command may be; only its id and type were read.
+    #[serde(skip)]
+    pub is_oversized: bool,
+}
+
+impl Command {
+    /// Reads one of an answer, if it is one.
+    fn parse(raw: &RawValue) -> Option<Self> {
+        /// What tells a command from another.
+        #[derive(Deserialize)]
+        struct Label {
+            command_id: String,
+            command_type: String,
+        }
+        let raw = raw.get();
+        let command = if raw.len() <= COMMAND_MAX_BYTES {
+            serde_json::from_str(raw).ok()?
+        } else {
+            let Label { command_id, command_type } = serde_json::from_str(raw).ok()?;
+            Self {
+                command_id,
+                command_type,
+                parameters: Value::Null,
+                timestamp: Value::Null,
+                token: None,
+                is_oversized: true,
+            }
+        };
+        Some(command).filter(|command| !command.command_id.is_empty())
+    }
 }
 
 /// The commands that wait.
@@ -197,17 +234,44 @@ fn error_text(error: &RawValue) -> String {
 /// Reads the commands that wait.
 pub fn parse_commands(body: &[u8]) -> Result<Commands, BadAnswer> {
     #[derive(Deserialize)]
-    struct Waiting<'a> {
-        #[serde(borrow)]
-        commands: Vec<&'a RawValue>,
+    struct Waiting {
+        #[serde(deserialize_with = "one_by_one")]
+        commands: Commands,
     }
-    let Waiting { commands: waiting } = serde_json::from_slice(body)?;
-    let commands: Vec<Command> = waiting
-        .iter()
-        .filter_map(|raw| serde_json::from_str(raw.get()).ok())
-        .filter(|command: &Command| !command.command_id.is_empty())
-        .collect();
-    Ok(Commands { malformed: waiting.len() - commands.len(), commands })
+    // A character that is none belongs to one command, and must not hold up the others.
+    let Waiting { commands } = serde_json::from_str(&String::from_utf8_lossy(body))?;
+    Ok(commands)
+}
+
+/// Each command by itself, so that none is in the way of another and the answer is not in memory twice.
+fn one_by_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Commands, D::Error> {
+    struct Each;
+    impl<'de> Visitor<'de> for Each {
+        type Value = Commands;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of commands")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut waiting: A) -> Result<Commands, A::Error> {
+            let (mut all, mut kept) = (Commands::default(), 0);
+            while let Some(raw) = waiting.next_element::<&RawValue>()? {
+                // What is skipped is not even read.
+                if kept >= COMMANDS_KEPT_BYTES {
+                    continue;
+                }
+                match Command::parse(raw) {
+                    Some(command) => {
+                        kept += raw.get().len().min(COMMAND_MAX_BYTES);
+                        all.commands.push(command);
+                    }
+                    None => all.malformed += 1,
+                }
+            }
+            Ok(all)
+        }
+    }
+    deserializer.deserialize_seq(Each)
 }
 
 /// Reads a JWK Set, under `data` or bare. A key of a kind that we do not know is passed over, as
@@ -340,6 +404,29 @@ mod tests {
         assert_eq!(commands[0].token.as_ref().unwrap().expose(), "ey.hunter2");
         assert!(!format!("{commands:?}").contains("hunter2"));
         assert!(parse_commands(b"{}").is_err());
+    }
+
+    #[test]
+    fn a_command_of_any_size_does_not_hold_up_the_others() {
+        let large = |bytes: usize| {
+            let filler = "x".repeat(bytes);
+            format!(r#"{{"parameters":{{"a":"{filler}"}},"command_id":"{bytes}","command_type":"ping"}}"#)
+        };
+        let (small, limit, huge) = (large(10), large(COMMAND_MAX_BYTES - 100), large(8 << 20));
+        let body = format!(r#"{{"commands":[{huge},{small},{limit},{{"command_id":"é"}},{huge}]}}"#);
+        let Commands { commands, malformed } = parse_commands(body.as_bytes()).unwrap();
+        let found: Vec<_> = commands.iter().map(|c| (c.command_id.as_str(), c.is_oversized)).collect();
+        assert_eq!(found, [("8388608", true), ("10", false), ("130972", false), ("8388608", true)]);
+        assert_eq!(malformed, 1);
+        assert!(commands[0].parameters.is_null() && commands[1].parameters.is_object());
+    }
+
+    #[test]
+    fn a_command_with_a_character_that_is_none_does_not_hold_up_the_others() {
+        let mut body = br#"{"commands":[{"command_id":"1","command_type":"\xe4"},{"command_id":"2","command_type":"p"}]}"#.to_vec();
+        let escape = body.iter().position(|byte| *byte == b'\\').unwrap();
+        body.splice(escape..escape + 4, [0xe4]);
+        assert_eq!(parse_commands(&body).unwrap().commands.len(), 2);
     }
 
     #[test]

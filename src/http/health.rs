@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -217,6 +218,12 @@ impl Health {
     /// It cannot take over records: the outbox is full or cannot be written, or the process is going away.
     pub(super) fn is_unhealthy(&self) -> bool {
         self.stopping || !self.stats.accepting
+    }
+
+    /// Whether it does its work: 200, or 503.
+    pub(super) fn readiness(&self) -> StatusCode {
+        let is_down = self.is_unhealthy() || !self.redis_connected;
+        if is_down { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
     }
 
     /// Something of the outbox is damaged and was set aside: the rest goes on, but somebody has to look.

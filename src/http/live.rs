@@ -18,6 +18,7 @@ use utoipa::ToSchema;
 use super::Surface;
 use super::health::{Condition, Health};
 use super::history::{ByKind, History, HistoryBody, Reading, TICK};
+use super::reserve::RESERVE;
 use crate::config::Secret;
 use crate::outbox::Reason;
 use crate::record::Queue;
@@ -251,11 +252,12 @@ fn event(name: &str, data: &impl Serialize) -> Bytes {
     responses(
         (status = 200, description = "Server-sent events, until the agent stops", body = String,
             content_type = "text/event-stream"),
-        (status = 503, description = "Too many look already"),
+        (status = 503, description = "Too many look already, or the agent is short of descriptors"),
     )
 )]
 pub(super) async fn events(State(live): State<Arc<Live>>) -> Response {
-    let Ok(place) = Arc::clone(&live.streams).try_acquire_owned() else {
+    let place = Arc::clone(&live.streams).try_acquire_owned().ok().filter(|_| !RESERVE.is_short());
+    let Some(place) = place else {
         return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "10")]).into_response();
     };
     let history = live.hour();

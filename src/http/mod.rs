@@ -5,20 +5,26 @@
 //! | `GET /` | the status page; its files are under `/assets/` |
 //! | `GET /events` | what it shows, live; `/status` and `/history` give the same once |
 //! | `GET /health`, `/health/` | whether the process can do its work |
+//! | `GET /healthz` | for orchestrators: whether the process works |
+//! | `GET /readyz` | likewise: whether it can do its work, as `/health/detailed` says |
 //! | `GET /health/detailed` | the same with metrics; also 503 when Redis is away or the outbox is full |
 //! | `GET /metrics`, `/metrics/` | Prometheus' text format |
 //! | `GET /metrics/json` | the same picture for people's own scripts |
 //! | `GET /openapi.json`, `/docs`, `/redoc` | the description of all this, from the handlers themselves |
 //! | `/admin/…` | see [`admin`] |
+//!
+//! `/events`, `/status`, `/history` and `/admin` are for those who call the agent by a name of its own: see [`hosts`].
 
 pub mod admin;
 mod assets;
 mod exposition;
 mod health;
 mod history;
+mod hosts;
 mod live;
 mod openapi;
 mod pages;
+mod reserve;
 mod seats;
 mod server;
 mod socket;
@@ -45,6 +51,7 @@ use crate::telemetry::metrics::Metrics;
 use admin::Admin;
 use exposition::Exposition;
 use health::{DetailedHealth, Health, HealthBody, MetricsBody};
+pub use hosts::Hosts;
 pub use live::{Live, Sampler};
 pub use server::listen;
 
@@ -98,6 +105,8 @@ pub struct Surface {
     pub redis_server: intake::Server,
     /// Who may read; `None`: everybody.
     pub trusted: Option<TrustedIps>,
+    /// By which names it may be called.
+    pub hosts: Arc<Hosts>,
 }
 
 /// Serves until `stop` is true.
@@ -116,15 +125,19 @@ pub async fn serve(
 /// Every path of the surface; [`openapi`] describes the same ones.
 fn router(surface: Arc<Surface>, admin: Arc<Admin>, live: Arc<Live>) -> Router {
     let exposition = Arc::new(Exposition::new(Arc::clone(&surface)));
+    let by_name = middleware::from_fn_with_state(Arc::clone(&surface.hosts), hosts::only_by_own_names);
     let figures = figures().with_state(surface).merge(metrics().with_state(exposition));
-    let quick = figures.merge(page().with_state(live)).merge(documentation());
-    quick.layer(middleware::from_fn(answer_quickly)).merge(admin::router(admin))
+    let data = page_data().with_state(live).route_layer(by_name.clone());
+    let quick = figures.merge(page()).merge(data).merge(documentation());
+    quick.layer(middleware::from_fn(answer_quickly)).merge(admin::router(admin).route_layer(by_name))
 }
 
 fn figures() -> Router<Arc<Surface>> {
     Router::new()
         .route("/health", get(health))
         .route("/health/", get(health))
+        .route("/healthz", get(alive))
+        .route("/readyz", get(ready))
         .route("/health/detailed", get(detailed))
         .route("/metrics/json", get(metrics_json))
 }
@@ -133,10 +146,12 @@ fn metrics() -> Router<Arc<Exposition>> {
     Router::new().route("/metrics", get(exposition::metrics)).route("/metrics/", get(exposition::metrics))
 }
 
-fn page() -> Router<Arc<Live>> {
+fn page() -> Router {
+    Router::new().route("/", get(pages::status_page)).route("/assets/{name}", get(assets::asset))
+}
+
+fn page_data() -> Router<Arc<Live>> {
     Router::new()
-        .route("/", get(pages::status_page))
-        .route("/assets/{name}", get(assets::asset))
         .route("/events", get(live::events))
         .route("/history", get(live::history))
         .route("/status", get(live::status))
@@ -145,8 +160,11 @@ fn page() -> Router<Arc<Live>> {
 fn documentation() -> Router {
     Router::new()
         .route("/openapi.json", get(openapi::description))
+        .route("/openapi.json/", get(openapi::description))
         .route("/docs", get(pages::docs))
+        .route("/docs/", get(pages::docs_below))
         .route("/redoc", get(pages::redoc))
+        .route("/redoc/", get(pages::redoc_below))
 }
 
 /// Who may come in, and the headers that go back.
@@ -200,6 +218,34 @@ async fn health(State(surface): State<Arc<Surface>>) -> (StatusCode, Json<Health
     (code, Json(health.body(&surface)))
 }
 
+/// Whether the process works. Neither an outage nor a full outbox changes that: restarting it would mend neither.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "health",
+    responses((status = 200, description = "It works", body = String, content_type = "text/plain"))
+)]
+async fn alive() -> &'static str {
+    "ok\n"
+}
+
+/// Whether the agent can do its work, as `/health/detailed` says.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "health",
+    responses(
+        (status = 200, description = "It does its work", body = String, content_type = "text/plain"),
+        (status = 503, description = "It cannot, or Redis is away", body = String, content_type = "text/plain"),
+    )
+)]
+async fn ready(State(surface): State<Arc<Surface>>) -> (StatusCode, &'static str) {
+    match Health::of(&surface).readiness() {
+        StatusCode::OK => (StatusCode::OK, "ready\n"),
+        code => (code, "not ready\n"),
+    }
+}
+
 /// The same with metrics.
 #[utoipa::path(
     get,
@@ -212,9 +258,7 @@ async fn health(State(surface): State<Arc<Surface>>) -> (StatusCode, Json<Health
 )]
 async fn detailed(State(surface): State<Arc<Surface>>) -> (StatusCode, Json<DetailedHealth>) {
     let health = Health::of(&surface);
-    let down = health.is_unhealthy() || !health.redis_connected;
-    let code = if down { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    (code, Json(health.detailed(&surface)))
+    (health.readiness(), Json(health.detailed(&surface)))
 }
 
 /// The most important metrics in JSON.

@@ -15,8 +15,10 @@ use super::live::Picture;
 use super::{admin, assets, exposition, live, pages};
 
 const TOKEN: &str = "admin_token";
-/// Paths that are there twice, for scrapers that end theirs with a slash.
-const TWICE: [&str; 2] = ["/health", "/metrics"];
+/// Paths that are there twice, for whoever ends them with a slash.
+const TWICE: [&str; 5] = ["/health", "/metrics", "/docs", "/redoc", "/openapi.json"];
+/// Paths that are there only for who calls the agent by a name of its own, besides `/admin`.
+const BY_NAME: [&str; 3] = ["/events", "/history", "/status"];
 
 /// What the surface is.
 #[derive(utoipa::OpenApi)]
@@ -25,10 +27,11 @@ const TWICE: [&str; 2] = ["/health", "/metrics"];
         title = "dataplane-agent",
         description = "What the agent on an edge server tells of itself, and what its operator may do.\n\n\
             `TRUSTED_IPS` says who may use any of it. `/admin` needs the token of `ADMIN_TOKEN` besides, \
-            and is not there without one.",
+            and is not there without one. What tells of records or changes anything is only for requests whose `Host` is \
+            an address of the agent, `localhost`, or one of `TRUSTED_HOSTS`.",
     ),
     paths(
-        super::health, super::detailed, exposition::metrics, super::metrics_json,
+        super::health, super::detailed, super::alive, super::ready, exposition::metrics, super::metrics_json,
         pages::status_page, pages::docs, pages::redoc, assets::asset, description,
         live::events, live::history, live::status,
         admin::outbox_stats, admin::waiting, admin::waiting_record,
@@ -73,7 +76,13 @@ impl Modify for Layers {
         for (path, item) in &mut api.paths.paths {
             let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
             for operation in operations.into_iter().filter_map(Option::as_mut) {
-                answer(operation, "403", openapi::Response::new("The address is not one of `TRUSTED_IPS`"));
+                let is_by_name = path.starts_with("/admin/") || BY_NAME.contains(&path.as_str());
+                let refused = if is_by_name {
+                    "The address is not one of `TRUSTED_IPS`, or `Host` is no name of this agent"
+                } else {
+                    "The address is not one of `TRUSTED_IPS`"
+                };
+                answer(operation, "403", openapi::Response::new(refused));
                 answer(operation, "504", openapi::Response::new("It took too long"));
                 if path.starts_with("/admin/") {
                     guarded(operation);
@@ -167,6 +176,7 @@ mod tests {
             format!("{:?}", super::super::figures()),
             format!("{:?}", super::super::metrics()),
             format!("{:?}", super::super::page()),
+            format!("{:?}", super::super::page_data()),
             format!("{:?}", super::super::documentation()),
             format!("{:?}", admin::paths()),
         ];

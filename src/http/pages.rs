@@ -1,5 +1,6 @@
 //! The pages: status at `/`, and the surface's description as two readers show it. Each may fetch from this agent alone.
 
+use axum::body::Body;
 use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
 
@@ -12,8 +13,15 @@ const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
 /// Redoc writes its styles as it goes.
 const REDOC_POLICY: &str = DOCS_POLICY;
 
-fn page(policy: &'static str, text: &'static str) -> Response {
-    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(text)).into_response()
+fn page(policy: &'static str, text: impl Into<Body>) -> Response {
+    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(text.into())).into_response()
+}
+
+/// A page whose links lead to the same places from one level below. The pages' links are relative: a proxy may have the agent
+/// under a path of its own.
+fn one_level_up(text: &str) -> String {
+    let links = ["href=\"assets/", "src=\"assets/", "href=\"openapi.json"];
+    links.iter().fold(text.to_owned(), |text, link| text.replace(link, &link.replacen('"', "\"../", 1)))
 }
 
 /// The status page.
@@ -38,6 +46,11 @@ pub(super) async fn docs() -> Response {
     page(DOCS_POLICY, include_str!("pages/docs.html"))
 }
 
+/// The same with a slash at its end: what it fetches is one level up.
+pub(super) async fn docs_below() -> Response {
+    page(DOCS_POLICY, one_level_up(include_str!("pages/docs.html")))
+}
+
 /// This description in Redoc.
 #[utoipa::path(
     get,
@@ -47,4 +60,9 @@ pub(super) async fn docs() -> Response {
 )]
 pub(super) async fn redoc() -> Response {
     page(REDOC_POLICY, include_str!("pages/redoc.html"))
+}
+
+/// The same with a slash at its end.
+pub(super) async fn redoc_below() -> Response {
+    page(REDOC_POLICY, one_level_up(include_str!("pages/redoc.html")))
 }

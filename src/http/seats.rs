@@ -1,5 +1,6 @@
 //! Places for connections, so many at a time. When all are taken, the one that has waited longest for its peer (to send
-//! a request, or to take an answer) gives its place to whoever knocks: ten thousand that say nothing keep nobody out.
+//! a request or the rest of its body, or to take an answer) gives its place to whoever knocks: ten thousand that say nothing
+//! keep nobody out.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,6 +34,8 @@ pub(super) struct Seat {
     answering: AtomicBool,
     /// The answer cannot go on because the peer takes nothing.
     stalled: AtomicBool,
+    /// The request cannot be answered because the peer does not send the rest of its body.
+    starved: AtomicBool,
     /// The number of its wait; 0 while there is something to do.
     wait: AtomicU64,
 }
@@ -67,19 +70,36 @@ impl Seats {
                 leave: Arc::default(),
                 answering: AtomicBool::new(false),
                 stalled: AtomicBool::new(false),
+                starved: AtomicBool::new(false),
                 wait: AtomicU64::new(0),
             };
             seat.settle();
             return Some(seat);
         }
         // One place is needed: one leaves.
-        if state.leaving == 0
-            && let Some((_, leave)) = state.waiting.pop_first()
+        state.make_room();
+        None
+    }
+
+    /// Has the connection that has waited longest leave, for its descriptor. Done when one has left, or none waits.
+    pub(super) async fn make_room(&self) {
+        let left = self.changed.notified();
+        if self.state().make_room() {
+            left.await;
+        }
+    }
+}
+
+impl State {
+    /// Tells one to leave, unless one does already. Whether there is one.
+    fn make_room(&mut self) -> bool {
+        if self.leaving == 0
+            && let Some((_, leave)) = self.waiting.pop_first()
         {
-            state.leaving += 1;
+            self.leaving += 1;
             leave.notify_one();
         }
-        None
+        self.leaving > 0
     }
 }
 
@@ -97,9 +117,17 @@ impl Seat {
         }
     }
 
+    /// The peer does not send the rest of its request, or does again.
+    pub(super) fn starved(&self, starved: bool) {
+        if self.starved.swap(starved, Ordering::Relaxed) != starved {
+            self.settle();
+        }
+    }
+
     /// Whoever waits for the peer is in the row of those who may be told to leave; whoever works is not.
     fn settle(&self) {
-        let works = self.answering.load(Ordering::Relaxed) && !self.stalled.load(Ordering::Relaxed);
+        let is_held_up = self.stalled.load(Ordering::Relaxed) || self.starved.load(Ordering::Relaxed);
+        let works = self.answering.load(Ordering::Relaxed) && !is_held_up;
         let wait = self.wait.load(Ordering::Relaxed);
         if works == (wait == 0) {
             return;
@@ -192,6 +220,36 @@ mod tests {
         seat.answering(false);
         seat.stalled(false);
         assert!(seats.take().now_or_never().is_none() && is_wanted(&seat), "it was answered");
+    }
+
+    #[test]
+    fn whoever_does_not_send_the_rest_of_the_request_makes_room() {
+        let seats = Seats::new(2);
+        let take = || seats.take().now_or_never();
+        let (slow, busy) = (take().expect("a place"), take().expect("a place"));
+        slow.answering(true);
+        busy.answering(true);
+        slow.starved(true);
+        assert!(take().is_none() && is_wanted(&slow) && !is_wanted(&busy));
+        drop(slow);
+        let trickling = take().expect("a place");
+        trickling.answering(true);
+        trickling.starved(true);
+        trickling.starved(false);
+        assert!(take().is_none() && !is_wanted(&trickling) && !is_wanted(&busy), "all of it has come");
+    }
+
+    #[test]
+    fn room_can_be_made_while_places_are_free() {
+        let seats = Seats::new(9);
+        let (first, second) = (seats.take().now_or_never().unwrap(), seats.take().now_or_never().unwrap());
+        let mut room = Box::pin(seats.make_room());
+        assert!(room.as_mut().now_or_never().is_none());
+        assert!(is_wanted(&first) && !is_wanted(&second));
+        drop(first);
+        assert!(room.now_or_never().is_some());
+        second.answering(true);
+        assert!(seats.make_room().now_or_never().is_some(), "nobody waits");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Serves a router within limits: of connections, of the time a request's head may take, of the time a peer may take to
+//! Serves a router within limits: of connections and descriptors, of the time a request's head may take, of the time a peer may take to
 //! read its answer, and of the time to stop.
 
 use std::io;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, Request};
+use futures_util::FutureExt as _;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,6 +21,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::hosts::LocalAddress;
+use super::reserve::{RESERVE, is_out_of_descriptors};
 use super::seats::{Seat, Seats};
 use super::socket::Socket;
 
@@ -34,8 +37,10 @@ const HEADERS: usize = 64;
 const UNREAD_BYTES: u32 = 64 << 10;
 /// So many may knock at once. One more would have to knock again, a second later.
 const KNOCKING: u32 = 1024;
-/// After an accept that failed: descriptors are short, and somebody must end first.
+/// After an accept that failed: somebody must end first.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often descriptors are taken back while some are lacking.
+const REFILL_EVERY: Duration = Duration::from_secs(1);
 /// What is being answered at a stop has so long.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -82,14 +87,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch
     loop {
         let accepted = async {
             if knocking.is_none() {
-                match listener.accept().await {
-                    Ok(accepted) => knocking = Some(accepted),
-                    Err(error) => {
-                        tracing::debug!(%error, "a connection could not be accepted");
-                        tokio::time::sleep(PAUSE).await;
-                        return None;
-                    }
-                }
+                knocking = Some(accept(&listener, &seats).await?);
             }
             let seat = seats.take().await;
             knocking.take().map(|(stream, peer)| (seat, stream, peer))
@@ -99,7 +97,12 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch
             Some(_) = connections.join_next() => {}
             accepted = accepted => {
                 let Some((seat, stream, peer)) = accepted else { continue };
-                connections.spawn(converse(stream, peer, Arc::new(seat), service.clone(), told.clone()));
+                let conversation = converse(stream, peer, Arc::new(seat), service.clone(), told.clone());
+                connections.spawn(async {
+                    conversation.await;
+                    // Before anybody else takes the descriptor that this connection had.
+                    RESERVE.refill();
+                });
             }
         }
     }
@@ -108,6 +111,31 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch
     if tokio::time::timeout(LAST_ANSWERS, all).await.is_err() {
         connections.shutdown().await;
     }
+}
+
+/// The next connection; none if there is none yet, or it cannot be had.
+async fn accept(listener: &TcpListener, seats: &Seats) -> Option<(TcpStream, SocketAddr)> {
+    let is_full = RESERVE.refill();
+    let accepted = if is_full {
+        listener.accept().await
+    } else {
+        tokio::time::timeout(REFILL_EVERY, listener.accept()).await.ok()?
+    };
+    let error = match accepted {
+        Ok(accepted) => return Some(accepted),
+        Err(error) => error,
+    };
+    if is_out_of_descriptors(&error) {
+        if RESERVE.release() {
+            // At once: nobody else on this thread comes between.
+            return listener.accept().now_or_never()?.ok();
+        }
+        // All of the reserve is in use: whoever waits longest for its peer gives its descriptor back.
+        let _ = tokio::time::timeout(PAUSE, seats.make_room()).await;
+    }
+    tracing::debug!(%error, "a connection could not be accepted");
+    tokio::time::sleep(PAUSE).await;
+    None
 }
 
 /// One connection, until either side ends it.
@@ -120,11 +148,15 @@ async fn converse(
 ) {
     // An answer of several writes must not wait for the peer to acknowledge the first. Where it cannot be had, it waits.
     let _ = stream.set_nodelay(true);
+    let local = stream.local_addr().ok();
     let place = Arc::clone(&seat);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let at_work = AtWork::new(&place);
-        let mut request: Request = request.map(Body::new);
+        let mut request: Request = request.map(|body| Body::new(Question { body, seat: Arc::clone(&place) }));
         request.extensions_mut().insert(ConnectInfo(peer));
+        if let Some(local) = local {
+            request.extensions_mut().insert(LocalAddress(local));
+        }
         let answer = hyper::service::Service::call(&service, request);
         async move { answer.await.map(|answer| answer.map(|body| Answer { body, _at_work: at_work })) }
     });
@@ -160,6 +192,40 @@ impl AtWork {
 impl Drop for AtWork {
     fn drop(&mut self) {
         self.0.answering(false);
+    }
+}
+
+/// A request's body: while the peer does not send the rest of it, the connection has nothing to do.
+struct Question {
+    body: Incoming,
+    seat: Arc<Seat>,
+}
+
+impl HttpBody for Question {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        self.seat.starved(polled.is_pending());
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.seat.starved(false);
     }
 }
 

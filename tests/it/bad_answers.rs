@@ -10,7 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::harness::{
-    Agent, DEAD_LETTERS, QUOTA, QUOTA_ANSWERS, RedisServer, USAGE, load, memory_mib, until,
+    Agent, DEAD_LETTERS, QUOTA, QUOTA_ANSWERS, Received, RedisServer, Scripted, USAGE, load, memory_mib,
+    until,
 };
 
 /// The most that the agent may ever have had resident.
@@ -221,4 +222,38 @@ async fn no_answer_however_bad_takes_memory_a_record_or_our_credentials() {
     assert_eq!(redis.len(DEAD_LETTERS).await, 0);
     let visit = elsewhere.accept().map_err(|error| error.kind());
     assert_eq!(visit.err(), Some(std::io::ErrorKind::WouldBlock), "the other host was asked");
+}
+
+#[tokio::test]
+async fn a_command_of_megabytes_is_refused_and_those_around_it_are_carried_out() {
+    use axum::response::IntoResponse as _;
+    let health_check = |id: &str| json!({"command_id": id, "command_type": "health_check"});
+    let mut huge = health_check("huge");
+    huge["parameters"] = json!({"filler": "x".repeat(5 << 20)});
+    let commands = json!({"commands": [health_check("before"), huge, health_check("after")]});
+    let answer = move |request: &Received| {
+        let asks = request.path.ends_with("/commands");
+        axum::Json(if asks { commands.clone() } else { json!({"success": true}) }).into_response()
+    };
+    let plane = Scripted::start_all(answer).await;
+    let redis = RedisServer::start().await;
+    let mut agent = Agent::new(&redis, &plane.url);
+    agent.set("COMMAND_POLL_INTERVAL", "0.2");
+    agent.start();
+    let result = async |id: &str| {
+        until(&format!("the result of {id}"), async || {
+            let results =
+                plane.received().into_iter().filter(|request| request.path.ends_with("/command-results"));
+            results.map(|request| request.json()).find(|result| result["command_id"] == id)
+        })
+        .await
+    };
+    for id in ["before", "after"] {
+        assert_eq!(result(id).await["success"], true, "{id}");
+    }
+    let refused = result("huge").await;
+    assert_eq!(refused["success"], false);
+    assert!(refused["error_message"].as_str().expect("why").contains("larger than"), "{refused}");
+    let peak = memory_mib(agent.pid(), "VmHWM");
+    assert!(peak < MEMORY_MIB, "{peak} MiB");
 }

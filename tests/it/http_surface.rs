@@ -92,6 +92,102 @@ async fn only_trusted_addresses_may_read() {
     assert_eq!(status, 403);
 }
 
+/// The status of a request that is written as it is.
+fn status_of(agent: &super::harness::Agent, request: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let address = agent.url("").trim_start_matches("http://").to_owned();
+    let mut stream = std::net::TcpStream::connect(address).expect("a connection");
+    stream.write_all(request.as_bytes()).expect("it takes the request");
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).expect("an answer");
+    String::from_utf8_lossy(&answer[9..]).into_owned()
+}
+
+#[tokio::test]
+async fn a_page_that_has_its_own_name_point_here_reads_nothing_and_does_nothing() {
+    let stage = Stage::set_with(&[
+        ("ADMIN_TOKEN", "a-token-of-the-operator"),
+        ("TRUSTED_HOSTS", "agent.example, 192.0.2.7:80"),
+        ("SERVER_HOST", "0.0.0.0"),
+    ])
+    .await;
+    let port = stage.agent.url("").rsplit(':').next().expect("a port").to_owned();
+    let ask = |method: &str, path: &str, host: &str| {
+        let token = "Authorization: Bearer a-token-of-the-operator";
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{token}\r\nX-Forwarded-Host: localhost\r\n\r\n"
+        );
+        status_of(&stage.agent, &head)
+    };
+    let private = ["/status", "/events", "/history", "/admin/drain"];
+    for host in [
+        "localhost",
+        "LOCALHOST.:1",
+        "127.0.0.1",
+        &format!("127.0.0.1:{port}"),
+        "agent.example",
+        "192.0.2.7:80",
+    ] {
+        for path in private {
+            assert_eq!(ask("GET", path, host), "200", "{path} of {host}");
+        }
+    }
+    for host in
+        ["evil.example", "evil.localhost", "0.0.0.0", "192.0.2.7", "[::1]", "", "localhost@evil.example"]
+    {
+        for path in private {
+            assert_eq!(ask("GET", path, host), "403", "{path} of {host}");
+        }
+        assert_eq!(ask("POST", "/admin/drain/pause", host), "403", "{host}");
+    }
+    assert_eq!(ask("GET", "http://evil.example/status", "localhost"), "403");
+    assert_eq!(status_of(&stage.agent, "GET /status HTTP/1.0\r\n\r\n"), "403");
+    assert_eq!(stage.agent.metrics().await.sum("dataplane_drain_paused", &[]), 0.0);
+    // Orchestrators and scrapers call it by whatever name they have.
+    for path in ["/health", "/healthz", "/readyz", "/metrics", "/", "/docs"] {
+        assert_eq!(ask("GET", path, "anything.example"), "200", "{path}");
+    }
+    stage.agent.says("TRUSTED_HOSTS can add it").await;
+    assert_eq!(stage.agent.log().matches("TRUSTED_HOSTS can add it").count(), 1, "once a minute at the most");
+}
+
+#[tokio::test]
+async fn a_slash_at_the_end_changes_nothing() {
+    let stage = Stage::set().await;
+    for path in ["/health", "/docs", "/redoc", "/openapi.json"] {
+        let (plain, slash) = (stage.agent.get(path).await, stage.agent.get(&format!("{path}/")).await);
+        let ((plain_status, plain), (slash_status, slash)) =
+            (plain.expect("it answers"), slash.expect("it answers"));
+        assert_eq!((plain_status, slash_status), (200, 200), "{path}");
+        if path != "/health" {
+            // Links are relative, and lead to the same files.
+            assert_eq!(slash.replace("\"../", "\""), plain, "{path}");
+        }
+        let files = slash.split('"').filter(|part| part.starts_with("../"));
+        for file in files {
+            assert_eq!(stage.agent.get(&file.replace("..", "")).await.expect("it answers").0, 200, "{file}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn orchestrators_are_told_whether_it_lives_and_whether_it_is_ready() {
+    let mut redis = super::harness::RedisServer::start().await;
+    let mut agent = super::harness::Agent::new(&redis, "http://127.0.0.1:1");
+    agent.start();
+    let told = async |path: &str, status: u16, text: &str| {
+        super::harness::until(&format!("{path} answers {status}"), async || {
+            (agent.get(path).await? == (status, format!("{text}\n"))).then_some(())
+        })
+        .await;
+    };
+    told("/readyz", 200, "ready").await;
+    redis.kill();
+    told("/readyz", 503, "not ready").await;
+    told("/healthz", 200, "ok").await;
+    assert_eq!(agent.get("/health/detailed").await.expect("it answers").0, 503);
+}
+
 #[tokio::test]
 async fn the_log_has_its_form_and_tells_no_secret_and_no_record() {
     for format in ["log4j", "json"] {

@@ -17,6 +17,7 @@ mod crash_points;
 mod credentials;
 mod delivers_everything_once_and_in_order;
 mod env_example;
+mod file_size_limit;
 mod fleet_membership;
 mod harness;
 mod http_surface;

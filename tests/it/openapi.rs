@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use super::harness::{Stage, USAGE, load, until};
 
 const TOKEN: &str = "a-token-of-the-operator";
+/// What answers with a text or a page, also with a slash at its end.
+const TEXTS: [&str; 8] =
+    ["/docs", "/docs/", "/redoc", "/redoc/", "/openapi.json", "/openapi.json/", "/healthz", "/readyz"];
 
 /// Holds values against schemas of one description.
 struct Description(Value);
@@ -178,13 +181,11 @@ async fn answers_have_the_form_that_is_described() {
     let (replay, drop) = ("/admin/dead-letters/replay", "/admin/dead-letters/drop");
     let (limit, level) = ("/admin/drain/rate-limit", "/admin/log-level");
     let page = |name: &str| format!("/assets/{name}");
-    for (method, path, url, body, status) in [
+    let texts = TEXTS.map(|path| ("GET", path, path.to_owned(), None, 200));
+    for (method, path, url, body, status) in texts.into_iter().chain([
         ("GET", "/", "/".to_owned(), None, 200),
         ("GET", "/assets/{name}", page("page.js"), None, 200),
         ("GET", "/assets/{name}", page("none.js"), None, 404),
-        ("GET", "/docs", "/docs".into(), None, 200),
-        ("GET", "/redoc", "/redoc".into(), None, 200),
-        ("GET", "/openapi.json", "/openapi.json".into(), None, 200),
         ("GET", "/health", "/health".into(), None, 200),
         ("GET", "/health/", "/health/".into(), None, 200),
         ("GET", "/health/detailed", "/health/detailed".into(), None, 200),
@@ -212,7 +213,7 @@ async fn answers_have_the_form_that_is_described() {
         ("GET", level, level.into(), None, 200),
         ("PUT", level, level.into(), Some(json!({"level": "WARNING"})), 200),
         ("POST", "/admin/reload", "/admin/reload".into(), None, 200),
-    ] {
+    ]) {
         let (answered, body) = asker.ask(&stage, method, path, &url, body).await;
         assert_eq!(answered, status, "{method} {url}: {body}");
         unseen.remove(&format!("{} {path}", method.to_lowercase()));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::harness::{Agent, Stage, load};
+use super::harness::{Agent, RedisServer, Sandbox, Stage, load};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -101,6 +101,69 @@ async fn a_head_of_ten_megabytes_is_refused_early() {
         assert!(!answer.starts_with(b"HTTP/1.1 2"));
     }
     assert_at_work(&mut stage, "s").await;
+}
+
+#[tokio::test]
+async fn bodies_that_never_come_keep_nobody_out() {
+    let token = "a-token-of-the-operator";
+    let mut stage = Stage::set_with(&[("ADMIN_TOKEN", token)]).await;
+    let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
+    let mut slow = Vec::new();
+    for round in 0..3 {
+        for _ in 0..400 {
+            let mut stream = connect(&stage.agent).expect("a connection");
+            let head = format!(
+                "POST /admin/dead-letters/replay HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
+                 Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{"
+            );
+            stream.write_all(head.as_bytes()).expect("the beginning of a request");
+            slow.push(stream);
+        }
+        let begun = Instant::now();
+        let answer = http.get(stage.agent.url("/health")).send().await.expect("it answers");
+        assert_eq!(answer.status(), 200);
+        // If it waited until their time is over, it would be half a minute.
+        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+        // A byte now and then makes no difference.
+        let alive = slow.iter_mut().filter(|stream| (&**stream).write_all(b" ").is_ok()).count();
+        assert!(alive > 0);
+        assert_at_work(&mut stage, &format!("s{round}")).await;
+    }
+}
+
+#[tokio::test]
+async fn an_agent_without_descriptors_says_how_it_is() {
+    let redis = RedisServer::start().await;
+    let sandbox = Sandbox::start(&[]);
+    let mut agent = Agent::new(&redis, &sandbox.url);
+    agent.limit("-n 40");
+    agent.start();
+    agent.ready().await;
+    // Streams last for as long as the agent does.
+    let mut held = Vec::new();
+    loop {
+        let mut stream = connect(&agent).expect("a connection");
+        stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("a request");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).expect("an answer");
+        held.push(stream);
+        if &answer != b"HTTP/1.1 200" {
+            break;
+        }
+        assert!(held.len() < 40, "it has no more than 40 descriptors");
+    }
+    let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).pool_max_idle_per_host(0).build();
+    let http = http.expect("a client");
+    for round in 0..20 {
+        // Those that come and say nothing take no descriptor from who asks.
+        held.push(connect(&agent).expect("a connection"));
+        let answer = http.get(agent.url("/health")).send().await;
+        let answer = answer.unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+        assert!(answer.status() == 200 || answer.status() == 503, "{round}: {}", answer.status());
+    }
+    drop(held);
+    let mut stage = Stage { redis, sandbox, agent };
+    assert_at_work(&mut stage, "after").await;
 }
 
 #[tokio::test]

@@ -41,7 +41,9 @@ pub(super) async fn look(agent: &Agent) -> Seen {
     let said = ask(agent).await.map_err(|error| match error {
         AgentError::Nobody { .. } => "away: nobody answers".to_owned(),
         AgentError::Cut { .. } => "away: it does not answer".to_owned(),
-        AgentError::NotTrusted(_) => "this machine may not ask: see its TRUSTED_IPS".to_owned(),
+        AgentError::NotTrusted(_) => {
+            "this machine may not ask: see its TRUSTED_IPS and TRUSTED_HOSTS".to_owned()
+        }
         _ => "what answers there is no dataplane-agent".to_owned(),
     });
     (since_start(), said)

@@ -4,7 +4,7 @@ document.documentElement.classList.toggle("dark-mode", matchMedia("(prefers-colo
 document.body.style.margin = "0";
 
 window.ui = SwaggerUIBundle({
-  url: "openapi.json",
+  url: new URL("../openapi.json", document.currentScript.src).href,
   dom_id: "#docs",
   validatorUrl: null,
   deepLinking: true,

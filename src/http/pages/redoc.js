@@ -21,7 +21,7 @@ const night = {
 };
 
 Redoc.init(
-  "openapi.json",
+  new URL("../openapi.json", document.currentScript.src).href,
   {
     disableSearch: true,
     hideDownloadButton: false,

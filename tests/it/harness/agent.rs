@@ -17,6 +17,8 @@ pub(crate) const API_KEY: &str = "s3cret-api-key";
 pub(crate) struct Agent {
     dir: TempDir,
     settings: BTreeMap<String, String>,
+    /// Arguments of `ulimit`.
+    limit: Option<String>,
     process: Option<Child>,
     http: reqwest::Client,
 }
@@ -39,7 +41,7 @@ impl Agent {
         ];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let dir = tempfile::tempdir().expect("a temporary folder");
-        Self { dir, settings, process: None, http: sandbox::client() }
+        Self { dir, settings, limit: None, process: None, http: sandbox::client() }
     }
 
     pub(crate) fn set(&mut self, name: &str, value: &str) {
@@ -48,6 +50,11 @@ impl Agent {
 
     pub(crate) fn unset(&mut self, name: &str) {
         self.settings.remove(name);
+    }
+
+    /// Has it run under a limit from its next start on, as `-n 40`.
+    pub(crate) fn limit(&mut self, limit: &str) {
+        self.limit = Some(limit.to_owned());
     }
 
     /// The folder that it works in.
@@ -59,7 +66,16 @@ impl Agent {
     pub(crate) fn start(&mut self) {
         assert!(self.process.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(self.log_file()).expect("a log file");
-        let process = Command::new(env!("CARGO_BIN_EXE_dataplane-agent"))
+        let program = env!("CARGO_BIN_EXE_dataplane-agent");
+        let mut command = match &self.limit {
+            Some(limit) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", &format!("ulimit {limit} && exec {program}")]);
+                shell
+            }
+            None => Command::new(program),
+        };
+        let process = command
             .current_dir(self.dir.path())
             .env_clear()
             .envs(&self.settings)

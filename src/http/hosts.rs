@@ -1,0 +1,165 @@
+//! By which names the surface is called. A page from elsewhere can have its own name point here ("DNS rebinding"), and then
+//! reads and does whatever the browser's user could; but the browser says that name in `Host`.
+//!
+//! What tells about customers or changes anything is for those who call the surface by an address of its own, `localhost`, the
+//! host of `SERVER_HOST`, or one of `TRUSTED_HOSTS`. Health and metrics are for everybody. What a proxy writes into
+//! `X-Forwarded-Host` anybody can write, and is not looked at.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use serde_json::json;
+use url::Host;
+
+use crate::config::{CalledHost, TrustedHosts};
+
+/// As much of a name as the log says.
+const NAME_LOGGED: usize = 100;
+/// Refused requests are logged no more often: whoever sends them must not fill the disk.
+const LOG_EVERY: Duration = Duration::from_mins(1);
+
+/// The address on which a connection came in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LocalAddress(pub(super) SocketAddr);
+
+/// Who may be meant.
+pub struct Hosts {
+    trusted: TrustedHosts,
+    refused: Mutex<Refused>,
+}
+
+#[derive(Default)]
+struct Refused {
+    logged: Option<Instant>,
+    count: u64,
+}
+
+impl Hosts {
+    /// A surface that listens on `server_host`, and is called by these names as well.
+    pub fn new(server_host: &str, trusted: Option<&TrustedHosts>) -> Self {
+        let trusted = trusted.cloned().unwrap_or_default().with_own(server_host);
+        Self { trusted, refused: Mutex::default() }
+    }
+
+    /// Whether a name is one of the surface's, on a connection to this address.
+    fn is_own(&self, name: &str, local: Option<IpAddr>) -> bool {
+        let Some(called) = CalledHost::parse(name) else { return false };
+        let is_local = match &called.host {
+            Host::Domain(name) => name == "localhost",
+            Host::Ipv4(ip) => local == Some(IpAddr::V4(*ip)),
+            Host::Ipv6(ip) => local == Some(IpAddr::V6(*ip)),
+        };
+        is_local || self.trusted.contains(&called)
+    }
+
+    /// The name by which a request calls somebody else, if it does.
+    fn stranger(&self, request: &Request) -> Option<String> {
+        let local = request.extensions().get::<LocalAddress>().map(|local| local.0.ip().to_canonical());
+        let headers = request.headers().get_all(header::HOST);
+        // RFC 9112 §3.2: one Host, and a target that names a host itself counts before it. Here both have to be ours.
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let mut names: Vec<String> = headers.iter().map(text).collect();
+        if names.len() != 1 {
+            return Some(names.join(", "));
+        }
+        names.extend(request.uri().authority().map(ToString::to_string));
+        names.into_iter().find(|name| !self.is_own(name, local))
+    }
+
+    fn note(&self, name: &str) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.count += 1;
+        if refused.logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
+            let count = std::mem::take(&mut refused.count);
+            refused.logged = Some(Instant::now());
+            let host: String = name.chars().take(NAME_LOGGED).collect();
+            tracing::warn!(
+                count,
+                host,
+                "security: requests were refused whose Host is no name of this agent; TRUSTED_HOSTS can add it"
+            );
+        }
+    }
+}
+
+/// Lets in who means this agent.
+pub(super) async fn only_by_own_names(
+    State(hosts): State<Arc<Hosts>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some(name) = hosts.stranger(&request) else { return next.run(request).await };
+    hosts.note(&name);
+    let error = "Host is neither an address of this agent nor localhost nor one of its TRUSTED_HOSTS";
+    (StatusCode::FORBIDDEN, Json(json!({ "error": error }))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    fn is_let_in(target: &str, hosts: &[&str], local: &str) -> bool {
+        let own = Hosts::new("edge-1.internal", Some(&"agent.example,10.9.9.9:80".parse().unwrap()));
+        let mut request = Request::builder().uri(target);
+        for host in hosts {
+            request = request.header("Host", *host);
+        }
+        let mut request = request.header("X-Forwarded-Host", "localhost").body(Body::empty()).unwrap();
+        request.extensions_mut().insert(LocalAddress(local.parse().unwrap()));
+        own.stranger(&request).is_none()
+    }
+
+    #[test]
+    fn an_agent_is_called_by_its_addresses_and_names() {
+        for (host, local) in [
+            ("localhost", "127.0.0.1:8010"),
+            ("LocalHost.:9999", "127.0.0.1:8010"),
+            ("127.0.0.1:8010", "127.0.0.1:8010"),
+            ("127.0.0.1", "[::ffff:127.0.0.1]:8010"),
+            ("[::ffff:127.0.0.1]", "127.0.0.1:8010"),
+            ("[::1]:8010", "[::1]:8010"),
+            ("192.168.1.5:8010", "192.168.1.5:8010"),
+            ("edge-1.INTERNAL:8010", "10.0.0.1:8010"),
+            ("agent.example", "10.0.0.1:8010"),
+            ("10.9.9.9:80", "10.0.0.1:8010"),
+        ] {
+            assert!(is_let_in("/status", &[host], local), "{host} at {local}");
+        }
+        assert!(is_let_in("http://localhost:8010/status", &["localhost"], "127.0.0.1:8010"));
+    }
+
+    #[test]
+    fn by_any_other_name_it_is_not_meant() {
+        let local = "127.0.0.1:8010";
+        for host in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "evil.localhost",
+            "127.0.0.1.evil.example",
+            "127.0.0.2",
+            "0.0.0.0",
+            "[::1]",
+            "10.9.9.9",
+            "x.agent.example",
+            "localhost@evil.example",
+            "evil.example@localhost",
+            "localhost, evil.example",
+            "localhost:evil",
+        ] {
+            assert!(!is_let_in("/status", &[host], local), "{host:?}");
+        }
+        assert!(!is_let_in("/status", &[], local), "none at all");
+        assert!(!is_let_in("/status", &["localhost", "localhost"], local), "two");
+        assert!(!is_let_in("http://evil.example/status", &["localhost"], local), "the target's counts");
+        assert!(!is_let_in("http://localhost/status", &["evil.example"], local));
+    }
+}

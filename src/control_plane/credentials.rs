@@ -79,7 +79,7 @@ impl Credentials {
             headers.insert(name, value);
         }
         let tls = Tls::load(settings, target.is_https, &mut expiries)?;
-        let transport = Transport::new(settings, &target.uri, tls, meter)?;
+        let transport = Transport::new(settings, &target.uri, tls.as_ref(), meter)?;
         Ok(Self { headers, transport, tokens, expiries })
     }
 }

@@ -138,9 +138,12 @@ async fn a_portal_registers_nobody_and_is_not_the_control_plane() {
 
 #[tokio::test]
 async fn commands_that_do_not_parse_or_do_not_end_are_an_error() {
+    let odd = b"HTTP/1.1 200 OK\r\nContent-Length: 51\r\n\r\n{\"commands\":[{\"command_id\":\"\xff\",\"command_type\":\"\"}]}";
+    let (url, _received) = answering(odd).await;
+    assert_eq!(Client::new(settings(&url)).unwrap().commands().await.unwrap().commands.len(), 1);
     let (client, _received) = client_of(http("200 OK", "", "{}")).await;
     assert!(matches!(client.commands().await, Err(CallError::BadAnswer(BadAnswer::Json { .. }))));
-    let long = format!(r#"{{"commands":[]}}{}"#, " ".repeat(1 << 20));
+    let long = format!(r#"{{"commands":[]}}{}"#, " ".repeat(16 << 20));
     let (client, _received) = client_of(http("200 OK", "", &long)).await;
     assert!(matches!(client.commands().await, Err(CallError::BadAnswer(BadAnswer::TooLong))));
 }

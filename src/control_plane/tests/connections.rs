@@ -104,7 +104,7 @@ async fn a_connection_is_not_used_again_after_a_time_out_or_a_cut() {
                 let answer = if n == 1 { head } else { whole.as_bytes() };
                 stream.write_all(answer).await.unwrap();
                 if n == 1 && head.ends_with(b"\r\n\r\n") {
-                    let _ = stream.write_all(&[b'x'; 300_000]).await;
+                    let _ = stream.write_all(&vec![b'x'; 300_000]).await;
                 }
             }
         })
@@ -145,8 +145,7 @@ async fn a_request_that_a_used_connection_swallows_is_repeated_at_once_on_a_new_
 #[tokio::test]
 async fn what_dies_on_a_new_connection_or_in_an_answer_is_not_repeated() {
     let (url, connections) = counted(|mut stream, n| async move {
-        let requests = if n == 1 { 0 } else { 1 };
-        for _ in 0..requests {
+        if n > 1 {
             receive(&mut stream).await;
             stream.write_all(http("200 OK", "", "{}").as_bytes()).await.unwrap();
         }

@@ -112,7 +112,8 @@ async fn many_requests_share_several_connections_and_never_one() {
     let client = Client::new(Settings { max_idle_connections: 32, ..authority.settings(&url) }).unwrap();
     let client = Arc::new(client);
     for (requests, connections) in [(1, 1), (4, 4), (8, 8), (32, 8), (40, 10)] {
-        (seen.most.store(0, Ordering::SeqCst), seen.together.store(requests, Ordering::SeqCst));
+        seen.most.store(0, Ordering::SeqCst);
+        seen.together.store(requests, Ordering::SeqCst);
         let sent = (0..requests).map(|_| {
             let client = Arc::clone(&client);
             tokio::spawn(async move { client.deliver(delivery("s")).await.result.unwrap().status })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::*;
 
 /// A peer that takes little at a time.
-async fn slow_reader(every: Duration, most: usize) -> (String, tokio::sync::mpsc::UnboundedReceiver<usize>) {
+fn slow_reader(every: Duration, most: usize) -> (String, tokio::sync::mpsc::UnboundedReceiver<usize>) {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(8 << 10).unwrap();
@@ -38,7 +38,7 @@ async fn slow_reader(every: Duration, most: usize) -> (String, tokio::sync::mpsc
 async fn an_upload_that_progresses_is_never_timed_out_and_one_that_stands_still_is() {
     let body = Bytes::from(vec![b'x'; 1 << 20]);
     let patience = Duration::from_millis(800);
-    let (url, _read) = slow_reader(Duration::from_millis(20), 1 << 20).await;
+    let (url, _read) = slow_reader(Duration::from_millis(20), 1 << 20);
     let client = Client::new(Settings { timeout: patience, ..settings(&url) }).unwrap();
     let answer = client.deliver_batch(batch(body.clone(), 1)).await;
     assert_eq!(answer.result.unwrap().status, 200);
@@ -46,7 +46,7 @@ async fn an_upload_that_progresses_is_never_timed_out_and_one_that_stands_still_
     assert!(answer.upload > patience / 2 && answer.upload <= answer.elapsed, "{:?}", answer.upload);
     assert!(answer.wire_bytes > 1 << 20 && answer.wire_bytes < (1 << 20) + 1000, "{}", answer.wire_bytes);
 
-    let (url, _read) = slow_reader(Duration::from_hours(1), 1 << 20).await;
+    let (url, _read) = slow_reader(Duration::from_hours(1), 1 << 20);
     let client = Client::new(Settings { timeout: patience, ..settings(&url) }).unwrap();
     assert_eq!(client.deliver_batch(batch(body, 1)).await.result, Err(Failure::Timeout { connected: true }));
 }

@@ -63,7 +63,7 @@ impl Connector {
     pub(super) fn new(
         settings: &Settings,
         target: &Uri,
-        tls: Option<Tls>,
+        tls: Option<&Tls>,
         meter: Arc<Meter>,
     ) -> Result<Self, ClientError> {
         let host = Host::parse(target.host().unwrap_or_default())
@@ -78,7 +78,7 @@ impl Connector {
             name.ok_or(ClientError::Url("no certificate can be for its host"))
         };
         let secured = |host: &Host<String>| {
-            let tls = tls.clone().ok_or_else(|| ClientError::Tls("no authorities".to_owned()))?;
+            let tls = tls.cloned().ok_or_else(|| ClientError::Tls("no authorities".to_owned()))?;
             Ok::<_, ClientError>((name(host)?, tls))
         };
         let proxy = match &settings.proxy {
@@ -115,11 +115,15 @@ impl Connector {
         }
     }
 
-    /// Whether requests name the whole URL, for a proxy that forwards them, and what it is shown.
-    pub(super) fn forwarding(&self) -> Option<Option<&HeaderValue>> {
-        let (proxy, _) = self.proxy.as_ref()?;
-        let forwards = matches!(proxy.kind, ProxyKind::Http | ProxyKind::Https) && self.tls.is_none();
-        forwards.then_some(proxy.basic.as_ref())
+    /// Whether a proxy forwards requests, which name the whole URL then.
+    pub(super) fn is_forwarded(&self) -> bool {
+        let kind = self.proxy.as_ref().map(|(proxy, _)| proxy.kind);
+        matches!(kind, Some(ProxyKind::Http | ProxyKind::Https)) && self.tls.is_none()
+    }
+
+    /// What such a proxy is shown.
+    pub(super) fn proxy_authorization(&self) -> Option<&HeaderValue> {
+        self.proxy.as_ref().filter(|_| self.is_forwarded())?.0.basic.as_ref()
     }
 
     /// Opens a connection. The name is resolved anew each time.
@@ -249,4 +253,66 @@ async fn secure(
 ) -> Result<tokio_rustls::client::TlsStream<Box<dyn Stream>>, Failure> {
     let connector = TlsConnector::from(Arc::clone(config));
     connector.connect(name.clone(), stream).await.map_err(|e| connecting(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::control_plane::settings::{Auth, Secret};
+
+    fn connector(dscp: Option<u8>) -> Connector {
+        let settings = Settings {
+            url: Secret::new("http://localhost"),
+            timeout: Duration::from_secs(20),
+            max_idle_connections: 1,
+            server_id: "edge-1".into(),
+            version: "1".into(),
+            auth: Auth::ApiKey,
+            api_key_header: "X-API-Key".into(),
+            api_key: None,
+            jwt_key: None,
+            jwt_algorithm: None,
+            jwt_key_id: None,
+            ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+            http: HttpVersion::Auto,
+            dscp,
+            proxy: None,
+        };
+        let target = Uri::from_static("http://localhost");
+        Connector::new(&settings, &target, None, Arc::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn sockets_carry_the_dscp_and_hold_little_back() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            // A machine without IPv6 has nothing to set.
+            let Ok(listener) = TcpListener::bind(address).await else { continue };
+            let address = listener.local_addr().unwrap();
+            for (dscp, class) in [(None, 0), (Some(1), 4), (Some(46), 184)] {
+                let stream = connector(dscp).open(address).await.unwrap();
+                let socket = SockRef::from(&stream);
+                let found = if address.is_ipv4() { socket.tos_v4() } else { socket.tclass_v6() };
+                assert_eq!(found.unwrap(), class, "{address} {dscp:?}");
+                assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT_MOST);
+                assert!(stream.nodelay().unwrap());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_gives_way_to_the_next() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = [gone.local_addr().unwrap(), listener.local_addr().unwrap()];
+        drop(gone);
+        let stream = connector(None).dial(&addresses).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), addresses[1]);
+        let error = connector(None).dial(&addresses[..1]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(connector(None).dial(&[]).await.is_err());
+    }
 }

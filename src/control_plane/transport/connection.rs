@@ -175,12 +175,12 @@ impl Http1 {
         max: usize,
         patience: Duration,
     ) -> Result<Heeded, Broken> {
-        let (begun, heard) = (Instant::now(), self.wire.heard());
+        let (begun, before) = (Instant::now(), self.wire.heard());
         self.requests += 1;
         let line = &self.wire.line;
         let sending = self.sender.send_request(request);
         let response = while_progressing(sending, || line.progressed_at().max(begun), patience).await;
-        let (head, body) = self.wire.head(response, heard)?;
+        let (head, body) = self.wire.head(response, before)?;
         let (body, truncated) = read_body(body, max, patience).await.map_err(Broken::answered)?;
         self.answered.now();
         let is_reusable =
@@ -224,12 +224,12 @@ impl Wire {
     fn head(
         &self,
         response: Option<hyper::Result<hyper::Response<hyper::body::Incoming>>>,
-        heard_before: u64,
+        before: u64,
     ) -> Result<(Parts, hyper::body::Incoming), Broken> {
         match response {
             Some(Ok(response)) => Ok(response.into_parts()),
             Some(Err(error)) => {
-                let is_unanswered = error.is_canceled() || self.heard() == heard_before;
+                let is_unanswered = error.is_canceled() || self.heard() == before;
                 Err(Broken { failure: classify(&error), is_unanswered })
             }
             None => Err(Broken::answered(Failure::Timeout { connected: true })),

@@ -99,7 +99,7 @@ impl Transport {
     pub(super) fn new(
         settings: &Settings,
         target: &Uri,
-        tls: Option<Tls>,
+        tls: Option<&Tls>,
         meter: Arc<Meter>,
     ) -> Result<Self, ClientError> {
         let connector = Connector::new(settings, target, tls, meter)?;
@@ -155,11 +155,11 @@ impl Transport {
         let mut request = Request::new(Upload::new(outbound.body.clone()));
         *request.method_mut() = outbound.method.clone();
         let mut headers = outbound.headers.clone();
-        let forwarding = self.pool.connector().forwarding();
-        if let Some(Some(basic)) = forwarding {
+        let connector = self.pool.connector();
+        if let Some(basic) = connector.proxy_authorization() {
             headers.insert(&PROXY_AUTHORIZATION, basic.clone());
         }
-        *request.uri_mut() = if is_http2 || forwarding.is_some() {
+        *request.uri_mut() = if is_http2 || connector.is_forwarded() {
             outbound.uri.clone()
         } else {
             outbound.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")).into()

@@ -25,6 +25,8 @@ const ZSTD_LEVEL: i32 = 1;
 const GZIP_LEVEL: u32 = 3;
 /// So often in a row records pass plain that had failed compressed, until batches go uncompressed.
 const BREAKS_AGAIN: u32 = 2;
+/// What happens within this time counts once.
+const ONE_MOMENT: Duration = Duration::from_secs(2);
 /// What a compressed body is of a plain one, before any was compressed.
 const FIRST_RATIO: f64 = 0.25;
 
@@ -68,6 +70,8 @@ pub struct Settings {
 /// Whether records go in batches, and how, as the `ControlPlane`'s answers have taught.
 pub(super) struct Batching {
     settings: Settings,
+    /// The most bytes in a batch, as answers of 413 have taught.
+    max_bytes: usize,
     /// There are no batches until then.
     absent_until: Option<Instant>,
     /// The promise of order was broken: until then a batch holds one record of a session.
@@ -85,12 +89,14 @@ pub(super) struct Batching {
     plain_until: Option<Instant>,
     /// How often in a row that was so.
     broken: u32,
+    broken_at: Option<Instant>,
     encoder: Encoder,
 }
 
 impl Batching {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
+            max_bytes: settings.max_bytes,
             settings,
             absent_until: None,
             breached_until: None,
@@ -101,6 +107,7 @@ impl Batching {
             refused: Vec::new(),
             plain_until: None,
             broken: 0,
+            broken_at: None,
             encoder: Encoder::default(),
         }
     }
@@ -127,12 +134,29 @@ impl Batching {
     /// How much may go in one batch, where `wire_bytes` may be in flight: records, and bytes before compression.
     pub(super) fn limits(&self, wire_bytes: usize) -> (usize, usize) {
         let plain = (wire_bytes as f64 / self.encoder.ratio) as usize;
-        (self.settings.max_records, plain.clamp(COMPRESS_FROM, self.settings.max_bytes))
+        (self.settings.max_records, plain.max(COMPRESS_FROM).min(self.max_bytes))
     }
 
     /// The most records of one session in a batch.
     pub(super) fn session_most(&self) -> Option<NonZeroUsize> {
         self.breached_until.map(|_| NonZeroUsize::MIN)
+    }
+
+    /// Whether records may go one by one to endpoints of their own.
+    pub(super) fn has_singles(&self) -> bool {
+        self.settings.mode == DeliveryMode::Auto
+    }
+
+    /// Whether a batch was ever answered record by record.
+    pub(super) fn is_proven(&self) -> bool {
+        self.is_proven
+    }
+
+    /// A body was too large: smaller ones from now on.
+    pub(super) fn too_large(&mut self, parcel: &[Group]) {
+        let items = || parcel.iter().flat_map(|group| &group.items);
+        let bytes: usize = items().map(|item| size(&item.record)).sum();
+        self.max_bytes = self.max_bytes.min((bytes / 2).max(COMPRESS_FROM));
     }
 
     /// Whether a batch holds records of one kind alone.
@@ -206,6 +230,7 @@ impl Batching {
         self.breached_until = None;
         self.one_kind_until = None;
         self.plain_until = None;
+        self.max_bytes = self.settings.max_bytes;
         self.refused.clear();
     }
 
@@ -230,6 +255,11 @@ impl Batching {
     /// Records that had failed compressed have passed plain. Again and again, that is no chance: something on the way
     /// breaks compressed bodies.
     pub(super) fn plain_passed(&mut self, now: Instant) {
+        // Several in flight meet the same moment.
+        if self.broken_at.is_some_and(|at| now.saturating_duration_since(at) < ONE_MOMENT) {
+            return;
+        }
+        self.broken_at = Some(now);
         self.broken += 1;
         if self.broken >= BREAKS_AGAIN {
             self.broken = 0;

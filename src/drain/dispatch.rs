@@ -9,7 +9,9 @@ use tokio::time::Instant;
 
 use super::batch::Body;
 use super::link::Circuit;
-use super::queues::{BatchLimits, Group, Item, LOGS, LaneKey, Parcel, SessionOrder, place_of};
+use super::queues::{
+    BatchLimits, Group, Item, LOGS, LaneKey, Parcel, SessionOrder, place_of, records_in,
+};
 use super::{Form, Run, Sent};
 use crate::control_plane::{Answer, Batch, Client, Connection, Delivery, Failure};
 use crate::outbox::Log;
@@ -35,7 +37,7 @@ impl Run {
         self.lanes.set_order(if batches { SessionOrder::Strict } else { self.drain.settings.session_order });
         while self.sending.len() < self.link.limit(now) {
             // A quota request waits neither for the last place nor for the window of bytes.
-            let room = self.link.room();
+            let room = self.link.room(now);
             let only_quota = self.is_kept_for_quota(now) || room.is_none();
             let probes = self.routes.due(now, |log| self.lanes.has_held(log)).filter(|_| !only_quota);
             let has_ready = if only_quota { self.lanes.has_ready_quota() } else { self.lanes.has_ready() };
@@ -77,7 +79,8 @@ impl Run {
             _ => None,
         };
         let probe = probe.filter(|_| self.sending.is_empty() || self.link.limit(now) == 0);
-        probe.into_iter().chain(self.held_probe(now)).chain(self.lanes.next_wake()).min()
+        let whole_again = self.link.whole_again(now);
+        probe.into_iter().chain(self.held_probe(now)).chain(self.lanes.next_wake()).chain(whole_again).min()
     }
 
     fn batch_limits(&self, wire_bytes: usize, now: Instant) -> BatchLimits {

@@ -174,6 +174,12 @@ impl Routes {
         route.absent >= enough && self.hold(log, Trouble::NoRoute, cause, now)
     }
 
+    /// Whether it is held for what an endpoint of batches that is none says to everything.
+    pub(super) fn may_lack_batches(&self, log: Log) -> bool {
+        let held = self.known_of(log).held.as_ref();
+        held.is_some_and(|held| matches!(held.trouble, Trouble::Refusing | Trouble::NoRoute))
+    }
+
     /// How many were delivered so far.
     pub(super) fn deliveries(&self, log: Log) -> u64 {
         self.known_of(log).deliveries

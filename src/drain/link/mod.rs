@@ -166,8 +166,13 @@ impl Link {
     }
 
     /// Bytes of the next request's body, if the window of bytes has room for one.
-    pub(super) fn room(&mut self) -> Option<usize> {
-        self.window.room()
+    pub(super) fn room(&mut self, now: Instant) -> Option<usize> {
+        self.window.room(now)
+    }
+
+    /// When the window of bytes is whole again that is small for a moment.
+    pub(super) fn whole_again(&self, now: Instant) -> Option<Instant> {
+        self.window.whole_again(now)
     }
 
     /// Bytes a second that the link has carried of late, and its shortest round trip.
@@ -189,7 +194,7 @@ impl Link {
         self.window.landed(flight);
     }
 
-    /// One request delivered records (or they had been before).
+    /// One request delivered records (or they had been before): once a request.
     pub(super) fn delivered(&mut self, flight: Flight, now: Instant) -> Option<Change> {
         self.good(now);
         self.window.delivered(flight, now);

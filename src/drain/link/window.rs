@@ -5,7 +5,9 @@
 //! while the queue is shorter than its target and shrinks while it is longer. Loss delays some requests and a queue
 //! delays all, so a slow answer weighs less than a quick one; under loss the bytes are spread over more connections.
 //!
-//! What stays slow though hardly anything is in flight is no queue of ours: that is the best from then on.
+//! What stays slow though hardly anything is in flight is no queue of ours: that is the best from then on. The best also
+//! ages, since a server's delays vary; and so that a standing queue is not taken for the way itself, now and then the
+//! window is small for a moment, as BBR's is when it probes for the round trip.
 //!
 //! A pure state machine: the time is an argument, nothing here waits.
 
@@ -27,6 +29,14 @@ const QUEUE_MOST: f64 = 0.15;
 const SLOW_WEIGHT: f64 = 1.0 / 3.0;
 /// The bytes of one request, before there are more requests at a time.
 const REQUEST: f64 = 12.0 * 1024.0;
+/// So many requests are always let through: one that hangs must not stop all others.
+const ALWAYS: usize = 2;
+/// The best delay moves towards what is met with this time constant, in seconds.
+const BEST_AGES: f64 = 20.0;
+/// How often the queue is drained to see the way itself, for how many times the shortest delay, and to which part.
+const DRAIN_EVERY: Duration = Duration::from_secs(15);
+const DRAIN_FOR: f64 = 2.0;
+const DRAIN_TO: f64 = 0.3;
 /// Requests at a time, on a link without and with loss.
 const PIPES: f64 = 8.0;
 const PIPES_UNDER_LOSS: f64 = 32.0;
@@ -35,7 +45,7 @@ const LOSSY_FROM: f64 = 0.35;
 const CLEAN_BELOW: f64 = 0.2;
 /// What a second leaves of the best rate.
 const RATE_KEPT: f64 = 0.95;
-/// What one answer counts of that.
+/// The weight of one answer in the lateness and its spread.
 const SPREAD_GAIN: f64 = 0.03;
 /// On a shorter way a lost packet is sent again too soon to matter.
 const LOSSY_WAY: f64 = 0.02;
@@ -65,13 +75,36 @@ impl Flight {
     }
 }
 
+/// The shortest delay of late, in seconds.
+#[derive(Clone, Copy, Debug)]
+struct Best {
+    delay: f64,
+    at: Instant,
+}
+
+impl Best {
+    fn observe(&mut self, delay: f64, now: Instant) {
+        let since = now.saturating_duration_since(self.at).as_secs_f64();
+        self.at = now;
+        if delay < self.delay {
+            self.delay = delay;
+        } else {
+            self.delay += (delay - self.delay) * (since / BEST_AGES).min(1.0);
+        }
+    }
+}
+
 /// The window of bytes.
 #[derive(Debug)]
 pub(super) struct Window {
     bytes: f64,
     in_flight: u64,
-    /// The shortest delay of each class, in seconds.
-    best: BTreeMap<Class, f64>,
+    requests: usize,
+    /// The shortest delay of each class.
+    best: BTreeMap<Class, Best>,
+    /// When the queue is drained next, and until when it is being drained.
+    drain_at: Option<Instant>,
+    drain_until: Option<Instant>,
     /// How late answers are, as the logarithm of delay to best: the mean, and the mean deviation from it.
     lateness: f64,
     spread: f64,
@@ -90,7 +123,10 @@ impl Window {
         Self {
             bytes: FIRST,
             in_flight: 0,
+            requests: 0,
             best: BTreeMap::new(),
+            drain_at: None,
+            drain_until: None,
             lateness: 0.0,
             spread: 0.0,
             is_lossy: false,
@@ -109,10 +145,12 @@ impl Window {
     }
 
     /// Bytes of a request's body, if so many may go now.
-    pub(super) fn room(&mut self) -> Option<usize> {
+    pub(super) fn room(&mut self, now: Instant) -> Option<usize> {
         let body = self.bytes / self.pipes() as f64;
-        let room = self.bytes - self.in_flight as f64;
-        let has_room = self.in_flight == 0 || room >= body / 2.0;
+        let is_draining = self.drain_until.is_some_and(|until| now < until);
+        let window = if is_draining { self.bytes * DRAIN_TO } else { self.bytes };
+        let room = window - self.in_flight as f64;
+        let has_room = self.requests < ALWAYS || room >= body / 2.0;
         self.is_short |= !has_room;
         has_room.then_some(body.min(room.max(LEAST)) as usize)
     }
@@ -120,6 +158,7 @@ impl Window {
     /// A request of this size goes out.
     pub(super) fn sent(&mut self, route: usize, bytes: u64, now: Instant) -> Flight {
         self.in_flight += bytes;
+        self.requests += 1;
         let filled = std::mem::take(&mut self.is_short) || self.in_flight as f64 >= self.bytes / 2.0;
         Flight { sent: now, bytes, class: Class { route, magnitude: bytes.max(1).ilog2() }, filled }
     }
@@ -127,18 +166,22 @@ impl Window {
     /// A request has ended, one way or another.
     pub(super) fn landed(&mut self, flight: Flight) {
         self.in_flight -= flight.bytes;
+        self.requests -= 1;
     }
 
     /// It was answered as one would wish.
     pub(super) fn delivered(&mut self, flight: Flight, now: Instant) {
         let delay = now.saturating_duration_since(flight.sent).as_secs_f64().max(1e-6);
-        let best = self.best.entry(flight.class).or_insert(delay);
-        *best = best.min(delay);
-        let best = *best;
+        let best = self.best.entry(flight.class).or_insert(Best { delay, at: now });
+        best.observe(delay, now);
+        let best = best.delay;
         let expected = best + (2.0 * best).clamp(QUEUE_LEAST, QUEUE_MOST);
         let ratio = expected / delay;
         self.observe_spread(best, delay);
         self.measure_rate(flight.bytes, now);
+        if flight.filled {
+            self.drain_now_and_then(best, now);
+        }
         let share = (flight.bytes as f64 / self.bytes).min(1.0);
         if ratio >= 1.0 {
             if flight.filled {
@@ -151,6 +194,19 @@ impl Window {
             self.bytes *= 1.0 - (1.0 - ratio).min(0.5) * share * SLOW_WEIGHT;
         }
         self.bytes = self.bytes.clamp(LEAST, MOST);
+    }
+
+    /// A queue that never drains looks like a longer way.
+    fn drain_now_and_then(&mut self, best: f64, now: Instant) {
+        if *self.drain_at.get_or_insert(now + DRAIN_EVERY) <= now {
+            self.drain_at = Some(now + DRAIN_EVERY);
+            self.drain_until = Some(now + Duration::from_secs_f64(DRAIN_FOR * best));
+        }
+    }
+
+    /// When a window that is small for a moment is whole again.
+    pub(super) fn whole_again(&self, now: Instant) -> Option<Instant> {
+        self.drain_until.filter(|until| *until > now)
     }
 
     /// It got no answer in time, or was shed. True if that says something new: once a round trip.
@@ -186,7 +242,7 @@ impl Window {
 
     /// The shortest round trip of late, of whatever request.
     pub(super) fn round_trip(&self) -> Option<Duration> {
-        let best = self.best.values().copied().reduce(f64::min)?;
+        let best = self.best.values().map(|best| best.delay).reduce(f64::min)?;
         Some(Duration::from_secs_f64(best))
     }
 
@@ -216,6 +272,14 @@ mod tests {
         processing: f64,
         /// The share of requests that have to send a packet again, and what that takes.
         late: f64,
+        /// How much the round trip varies: the deviation of its logarithm.
+        varies: f64,
+    }
+
+    fn log_normal(dice: &mut impl rand::Rng, deviation: f64) -> f64 {
+        // Of twelve dice the sum less six is as good as a normal distribution here.
+        let normal: f64 = (0..12).map(|_| dice.random_range(0.0..1.0)).sum::<f64>() - 6.0;
+        (deviation * normal).exp()
     }
 
     /// What a run brings: bytes a second, the mean time behind the bottleneck's queue, and the window in the end.
@@ -235,12 +299,13 @@ mod tests {
         let at = |seconds: f64| begin + Duration::from_secs_f64(seconds);
         while now < seconds {
             while events.len() < window.pipes()
-                && let Some(bytes) = window.room()
+                && let Some(bytes) = window.room(at(now))
             {
                 let starts = free_at.max(now);
                 free_at = starts + bytes as f64 / way.bytes_per_second;
                 let late = if dice.random_bool(way.late) { 2.0 * way.round_trip } else { 0.0 };
-                let answered = free_at + way.round_trip + way.processing * bytes as f64 + late;
+                let round_trip = way.round_trip * log_normal(&mut dice, way.varies);
+                let answered = free_at + round_trip + way.processing * bytes as f64 + late;
                 events.push(Reverse(((answered * 1e9) as u64, flights.len())));
                 flights.push(window.sent(0, bytes as u64, at(now)));
                 if now > seconds / 2.0 {
@@ -256,7 +321,7 @@ mod tests {
         Run { rate: carried / (seconds / 2.0), queue: queues / requests.max(1.0), window }
     }
 
-    const CLEAN: Way = Way { round_trip: 0.1, bytes_per_second: 125_000.0, processing: 0.0, late: 0.0 };
+    const CLEAN: Way = Way { round_trip: 0.1, bytes_per_second: 125_000.0, processing: 0.0, late: 0.0, varies: 0.0 };
 
     #[test]
     fn a_thin_link_is_filled_and_its_queue_stays_short() {
@@ -295,6 +360,21 @@ mod tests {
     }
 
     #[test]
+    fn a_server_whose_delays_vary_is_no_queue() {
+        for (round_trip, varies) in [(0.2, 0.5), (0.2, 0.7), (0.4, 0.3), (0.4, 0.7)] {
+            let way = Way { bytes_per_second: 12.5e6, round_trip, varies, ..CLEAN };
+            let ran = run(Window::new(), &way, Instant::now(), 120.0);
+            assert!(ran.window.bytes >= 2.0 * FIRST, "{round_trip}, {varies}: {:?}", ran.window);
+        }
+    }
+
+    #[test]
+    fn a_standing_queue_is_not_taken_for_the_way() {
+        let ran = run(Window::new(), &CLEAN, Instant::now(), 1200.0);
+        assert!(ran.queue <= 0.3, "{} s in the queue after twenty minutes", ran.queue);
+    }
+
+    #[test]
     fn a_link_that_becomes_thin_is_not_flooded() {
         let begin = Instant::now();
         let wide = run(Window::new(), &Way { bytes_per_second: 12.5e6, ..CLEAN }, begin, 20.0);
@@ -308,9 +388,9 @@ mod tests {
         let (mut window, now) = (Window::new(), Instant::now());
         for n in 0..20 {
             let sent = now + Duration::from_secs(n);
-            assert!(window.room().is_some_and(|bytes| bytes >= LEAST as usize / 2));
+            assert!(window.room(sent).is_some_and(|bytes| bytes >= LEAST as usize / 2));
             let flights: Vec<Flight> = (0..3).map(|_| window.sent(0, 1 << 20, sent)).collect();
-            assert!(window.room().is_none(), "it is full");
+            assert!(window.room(sent).is_none(), "it is full");
             let before = window.bytes;
             for flight in flights {
                 window.landed(flight);

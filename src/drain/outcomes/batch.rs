@@ -4,7 +4,7 @@
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{RecordFailure, detail, in_words};
+use super::{IN_PROGRESS, RecordFailure, detail, in_words};
 use crate::control_plane::{Answer, BatchException, Encoding, Meaning, Response, parse_batch_answer};
 use crate::drain::Run;
 use crate::drain::link::{Flight, asked_wait};
@@ -54,12 +54,13 @@ impl Run {
             self.batch_results(parcel, exceptions, flight, now);
             return;
         }
-        if is_mixed(&parcel) && may_be_a_kinds(answer) {
-            // Which kind is at fault is not known: each goes by itself, and nothing is concluded before.
-            self.batching.mixed_failed(now);
-            return self.try_again(parcel, now);
-        }
         match response.map(|response| (response.status, response)) {
+            Some((413, _)) if records_in(&parcel) > 1 => {
+                self.batching.too_large(&parcel);
+                halve(&mut parcel);
+                return self.try_again(parcel, now);
+            }
+            _ if is_mixed(&parcel) && self.is_for_a_kind(answer, now) => return self.try_again(parcel, now),
             Some((404 | 405 | 501, _)) if self.batching.absent(now) => return self.give_back(parcel, now),
             Some((404 | 405 | 501, _)) => return self.no_batches(parcel, now),
             Some((415, response)) if encoding != Encoding::Identity => {
@@ -86,10 +87,19 @@ impl Run {
             (Verdict::Failed { trouble, .. }, retry_after) => {
                 self.batch_failed(parcel, trouble, retry_after, flight, now);
             }
+            (Verdict::InProgress, retry_after) => {
+                let change = self.link.answered(now);
+                self.announce(change);
+                for (lane, item) in items_of(parcel) {
+                    self.retry(lane, item, IN_PROGRESS, retry_after, now);
+                }
+            }
             // Refused, or known, as a whole: halves tell which of them is meant.
             (verdict, _) => {
                 let log = parcel.first().and_then(|group| group.items.first()).map(|item| item.ticket.log);
-                if let Some(log) = log.filter(|_| verdict == Verdict::Refused) {
+                // An endpoint that never took a batch says nothing of the records.
+                let counts = verdict == Verdict::Refused && self.batching.is_proven();
+                if let Some(log) = log.filter(|_| counts) {
                     let change = self.link.answered(now);
                     self.announce(change);
                     if self.routes.refused(log, &self.heard, now) {
@@ -100,6 +110,20 @@ impl Run {
                 self.give_back(parcel, now);
             }
         }
+    }
+
+    /// Whether a batch of several kinds that failed as a whole may have failed for one of them. From now on each kind goes by
+    /// itself, and shows it. True if nothing is concluded before.
+    fn is_for_a_kind(&mut self, answer: &Answer, now: Instant) -> bool {
+        let (verdict, retry_after) = judge(&answer.result);
+        let is_asked = asked_wait(retry_after).is_some();
+        let failed = matches!(verdict, Verdict::Failed { may_be_poison: true, .. });
+        let may_be = !is_asked && (failed || matches!(verdict, Verdict::Refused | Verdict::SessionUnknown));
+        if may_be {
+            self.batching.mixed_failed(now);
+        }
+        // More requests are the last thing that an overloaded server needs.
+        may_be && verdict.trouble() != Some(Trouble::Overloaded)
     }
 
     /// A batch of one record was answered as a whole: that is the record's answer.
@@ -150,7 +174,13 @@ impl Run {
         }
         self.renew_credentials(trouble);
         let asked = retry_after.filter(|_| trouble == Trouble::Overloaded);
-        self.troubled(log, lanes_of(&parcel), trouble, asked, flight, now);
+        if is_mixed(&parcel) {
+            // No kind is to blame for what all of them met.
+            let change = self.link.failed(trouble, asked, flight, now);
+            self.announce(change);
+        } else {
+            self.troubled(log, lanes_of(&parcel), trouble, asked, flight, now);
+        }
         let wait = retry_after.filter(|_| trouble == Trouble::Failing);
         for (lane, item) in items_of(parcel) {
             self.retry(lane, item, trouble.label(), wait, now);
@@ -186,14 +216,6 @@ impl Run {
         now: Instant,
     ) {
         let Results { taken, rest, breach } = sort_out(parcel, exceptions);
-        if let Some(session) = breach {
-            self.drain.metrics.order_breaches.inc();
-            tracing::error!(
-                session,
-                "the ControlPlane took a record behind one of its session that it had not taken; batches hold one record a session for now"
-            );
-            self.batching.breached(now);
-        }
         let was_up = self.link.trouble().is_none();
         // IMPORTANT: what was delivered first: it says whether the others' fates are theirs or the link's. And the outbox
         // before the lanes: once a lane is gone, only the outbox knows that its records are done with.
@@ -203,22 +225,32 @@ impl Run {
             delivered[place(item.ticket.log).unwrap_or_default()] += 1;
             self.settled(*lane, item, *settlement, now);
         }
-        let is_any_delivered = !taken.is_empty();
         drop(taken);
         self.batch_delivered(delivered, &rest, flight, now);
-        self.batch_troubled(delivered, &rest, flight, now);
+        self.batch_troubled(delivered, &rest, flight, was_up, now);
+        if let Some(session) = breach {
+            self.breached(&session, now);
+        }
+        let (not_tried, rest): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|rest| rest.verdict == Verdict::NotTried);
+        // The last first: each goes before the one that came before it.
+        for Rest { lane, mut item, .. } in not_tried.into_iter().rev() {
+            item.history.is_plain = false;
+            item.history.attempts -= 1;
+            self.lanes.put_back(lane, item, now);
+        }
         for Rest { lane, mut item, verdict, exception } in rest {
             item.history.is_plain = false;
             let detail = in_words(exception.status, exception.error.as_deref().unwrap_or_default());
             match verdict {
                 Verdict::Refused => {
                     self.heard = of_a_batch(&exception);
-                    self.refused(lane, item, detail, !is_any_delivered, now);
+                    let counts = delivered[place(item.ticket.log).unwrap_or_default()] == 0;
+                    self.refused(lane, item, detail, counts, now);
                 }
                 Verdict::SessionUnknown => self.session_unknown(lane, item, detail, now),
                 Verdict::NotTried | Verdict::InProgress => {
-                    item.history.attempts -= 1;
-                    self.lanes.put_back(lane, item, now);
+                    self.retry(lane, item, IN_PROGRESS, None, now);
                 }
                 Verdict::Failed { trouble, may_be_poison } => {
                     let beside = Beside::ItsKind;
@@ -238,10 +270,23 @@ impl Run {
         }
     }
 
+    /// The ControlPlane broke its promise: it took a record of this session behind one that it had not taken.
+    fn breached(&mut self, session: &str, now: Instant) {
+        self.drain.metrics.order_breaches.inc();
+        tracing::error!(
+            session,
+            "the ControlPlane took a record behind one of its session that it had not taken; batches hold one record a session for now"
+        );
+        self.batching.breached(now);
+    }
+
     /// Tells the link and the routes what was delivered.
     fn batch_delivered(&mut self, delivered: [u64; LOGS.len()], rest: &[Rest], flight: Flight, now: Instant) {
+        if delivered.iter().any(|records| *records > 0) {
+            self.link_delivered(flight, now);
+        }
         for (log, records) in LOGS.into_iter().zip(delivered).filter(|(_, records)| *records > 0) {
-            self.delivered(log, records, flight, now);
+            self.route_delivered(log, records, now);
             if rest.iter().any(|rest| rest.item.ticket.log == log && rest.verdict.trouble().is_some()) {
                 self.routes.passed_apart(log, records);
             }
@@ -249,9 +294,22 @@ impl Run {
     }
 
     /// Tells the link and the routes of kinds of which nothing was delivered.
-    fn batch_troubled(&mut self, delivered: [u64; LOGS.len()], rest: &[Rest], flight: Flight, now: Instant) {
+    fn batch_troubled(
+        &mut self,
+        delivered: [u64; LOGS.len()],
+        rest: &[Rest],
+        flight: Flight,
+        was_up: bool,
+        now: Instant,
+    ) {
         for (log, _) in LOGS.into_iter().zip(delivered).filter(|(_, records)| *records == 0) {
-            let of_it = || rest.iter().filter(|rest| rest.item.ticket.log == log);
+            // One that fails again and again while others pass is its own affair.
+            let own: Vec<bool> =
+                rest.iter().map(|rest| was_up && self.fails_by_itself(log, &rest.item.history)).collect();
+            let of_it = || {
+                let all = rest.iter().zip(&own).filter(|(rest, own)| rest.item.ticket.log == log && !**own);
+                all.map(|(rest, _)| rest)
+            };
             let failed = of_it().find_map(|rest| Some((rest.verdict.trouble()?, &rest.exception)));
             let unknown = || of_it().filter(|rest| rest.verdict == Verdict::SessionUnknown);
             if let Some((trouble, exception)) = failed {
@@ -286,14 +344,6 @@ impl Run {
     }
 }
 
-/// Whether one kind in it may be why a batch failed as a whole, and not the link.
-fn may_be_a_kinds(answer: &Answer) -> bool {
-    let (verdict, retry_after) = judge(&answer.result);
-    let is_asked = asked_wait(retry_after).is_some();
-    let failed = matches!(verdict, Verdict::Failed { may_be_poison: true, .. });
-    !is_asked && (failed || matches!(verdict, Verdict::Refused | Verdict::SessionUnknown))
-}
-
 /// Whether records of several kinds are in it.
 fn is_mixed(parcel: &[Group]) -> bool {
     let mut kinds = parcel.iter().flat_map(|group| &group.items).map(|item| item.ticket.kind);
@@ -302,7 +352,8 @@ fn is_mixed(parcel: &[Group]) -> bool {
 }
 
 fn items_of(parcel: Parcel) -> impl Iterator<Item = (LaneKey, Item)> {
-    parcel.into_iter().flat_map(|group| group.items.into_iter().map(move |item| (group.lane, item)))
+    // The last first: put back one by one, each goes before the one that came before it.
+    parcel.into_iter().flat_map(|group| group.items.into_iter().rev().map(move |item| (group.lane, item)))
 }
 
 /// Which records were taken, and what is to be done about each of the others.
@@ -323,6 +374,11 @@ fn sort_out(parcel: Parcel, exceptions: Vec<BatchException>) -> Results {
                 continue;
             };
             let verdict = match by_status(exception.status) {
+                // It should not have been tried, and what it was refused for may be what is missing before it.
+                Verdict::Refused if is_stopped => {
+                    results.breach.get_or_insert_with(|| item.record.session().to_owned());
+                    Verdict::NotTried
+                }
                 // Nothing of its session stands before it: it is this record that was not taken.
                 Verdict::NotTried if !is_stopped => {
                     Verdict::Failed { trouble: Trouble::Failing, may_be_poison: true }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::link::{Change, Flight, asked_wait};
-use super::queues::{Item, LaneKey, Parcel, kind_of};
+use super::queues::{History, Item, LaneKey, Parcel, kind_of};
 use super::routes::{Beside, Blame, Met};
 use super::verdict::{Trouble, Verdict, judge};
 use super::{Form, Run, Sent};
@@ -112,6 +112,10 @@ impl Run {
         match verdict {
             Verdict::Settled(settlement) => {
                 let log = item.ticket.log;
+                if item.history.is_suspect() && !self.batching.is_proven() {
+                    // The endpoint of batches refused what this one takes: it is none.
+                    self.batching.absent(now);
+                }
                 self.settle(key, &item, settlement, now);
                 self.delivered(log, 1, flight, now);
             }
@@ -144,12 +148,21 @@ impl Run {
     }
 
     fn delivered(&mut self, log: Log, records: u64, flight: Flight, now: Instant) {
+        self.link_delivered(flight, now);
+        self.route_delivered(log, records, now);
+    }
+
+    /// Tells the link of a request that delivered records: once, whatever is in it.
+    fn link_delivered(&mut self, flight: Flight, now: Instant) {
         self.renewed_token = false;
         let change = self.link.delivered(flight, now);
         if change == Some(Change::Up) {
             self.batching.ask_again();
         }
         self.announce(change);
+    }
+
+    fn route_delivered(&mut self, log: Log, records: u64, now: Instant) {
         if self.routes.delivered(log, records, now) {
             self.let_go(log, now);
         }
@@ -268,6 +281,12 @@ impl Run {
         self.retry(key, item, trouble.label(), wait, now);
     }
 
+    /// Whether one more failure of this record is its own: the next attempt at it is about to be noted.
+    fn fails_by_itself(&self, log: Log, history: &History) -> bool {
+        let is_again = history.own_failures + 1 >= FAILED_AGAIN;
+        is_again && self.routes.any_passed(history) && self.routes.are_its_own(log, Beside::ItsKind, history)
+    }
+
     /// A request met what the link may be to blame for: the link hears of it, unless its kind alone is in trouble.
     fn troubled(
         &mut self,
@@ -305,7 +324,8 @@ impl Run {
 
     fn give_back(&mut self, parcel: Parcel, now: Instant) {
         for group in parcel {
-            for item in group.items {
+            // The last first: each goes before the one that came before it.
+            for item in group.items.into_iter().rev() {
                 self.lanes.put_back(group.lane, item, now);
             }
         }

@@ -97,9 +97,9 @@ impl Line {
 pub(super) struct Lane {
     /// In the order of [`LOGS`], which is the order in which they go.
     pub(super) lines: [Line; LOGS.len()],
-    /// Records in flight, and the line that they are of.
+    /// Records in flight, and the line that they are of, if they are of one.
     pub(super) in_flight: usize,
-    pub(super) flying: usize,
+    pub(super) line_in_flight: Option<usize>,
     /// In which queue of those that may go it is.
     pub(super) queued: Option<Queue>,
     pub(super) not_before: Option<Instant>,
@@ -139,8 +139,9 @@ impl Lane {
     /// The same of a record further behind in its line.
     pub(super) fn pop_at(&mut self, line: usize, index: usize) -> Option<Item> {
         let item = self.lines[line].items.remove(index)?;
+        let is_the_only = self.in_flight == 0 || self.line_in_flight == Some(line);
+        self.line_in_flight = is_the_only.then_some(line);
         self.in_flight += 1;
-        self.flying = line;
         Some(item)
     }
 

@@ -219,7 +219,8 @@ impl Lanes {
             return;
         }
         let Some((at, head)) = lane.head() else { return };
-        let may_join = order == SessionOrder::Boundaries && at == USAGE && lane.flying == USAGE;
+        let may_join =
+            order == SessionOrder::Boundaries && at == USAGE && lane.line_in_flight == Some(USAGE);
         if lane.in_flight > 0 && !may_join {
             return;
         }
@@ -356,7 +357,7 @@ impl Lanes {
         let queues = if is_suspect { &mut self.suspects } else { &mut self.ready };
         let waiting: usize = (0..LOGS.len()).filter(may).map(|at| queues[at].len()).sum();
         let all = if is_suspect { waiting } else { waiting + self.flying };
-        let share = all.div_ceil(limits.pipes.max(1)).max(1);
+        let share = all.div_ceil(limits.pipes.max(1)).clamp(1, limits.records.max(1));
         let mut keys = Vec::with_capacity(share.min(waiting));
         for at in logs.iter().copied().filter(may) {
             while keys.len() < share
@@ -435,8 +436,9 @@ impl Lanes {
             self.suspects[at].remove(n);
             let lane = self.lanes.get_mut(&key)?;
             lane.queued = None;
+            self.flying += usize::from(lane.in_flight == 0);
             let item = lane.pop_at(at, index)?;
-            self.flying += 1;
+            self.queue(key);
             return Some(vec![Group { lane: key, items: vec![item] }]);
         }
         self.pick_least_tried(Queue { at, is_suspect: true })

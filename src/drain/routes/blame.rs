@@ -116,6 +116,11 @@ impl Routes {
         Passed { others: if beside == Beside::Any { any } else { of_its_kind }, any }
     }
 
+    /// Whether a record of any kind was delivered since this one was last tried.
+    pub(in crate::drain) fn any_passed(&self, history: &History) -> bool {
+        self.routes.iter().map(|route| route.deliveries).sum::<u64>() > history.any_deliveries
+    }
+
     /// The server failed on a batch as a whole: perhaps for one of these, if others have passed since it was last tried.
     pub(in crate::drain) fn failed_on_all<'a>(
         &mut self,

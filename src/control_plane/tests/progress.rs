@@ -89,7 +89,7 @@ async fn the_bandwidth_limit_holds_back_the_backlog_and_nothing_urgent() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     // It is answered while all of that still waits.
     let quota = Delivery { kind: Kind::Quota, correlation_id: "corr-2", ..delivery("s") };
-    assert_eq!(client.deliver(quota).await.result.unwrap().status, 200);
+    assert_eq!(client.deliver(quota.clone()).await.result.unwrap().status, 200);
     assert!(backlog.iter().all(|one| !one.is_finished()));
     for one in backlog {
         one.await.unwrap();
@@ -104,6 +104,8 @@ async fn the_bandwidth_limit_holds_back_the_backlog_and_nothing_urgent() {
     let waiting =
         tokio::spawn(async move { waiting.deliver_batch(batch(Bytes::from(vec![0; 10_000]), 1)).await });
     tokio::time::sleep(Duration::from_millis(50)).await;
+    let urgent = tokio::time::timeout(PATIENCE, client.deliver(quota)).await;
+    assert_eq!(urgent.unwrap().result.unwrap().status, 200);
     client.set_bandwidth(None);
     waiting.await.unwrap().result.unwrap();
 }

@@ -77,11 +77,10 @@ impl Agent {
             Err(failure) => observed.request(endpoint, failure.label(), answer.elapsed),
         }));
         let (client, redis) = (Arc::new(client), intake::server(&config.redis)?);
-        let controls =
-            Controls::new(
-                RateLimit { per_second: config.delivery.rate_limit, burst: config.delivery.burst },
-                config.delivery.bandwidth.0,
-            );
+        let controls = Controls::new(
+            RateLimit { per_second: config.delivery.rate_limit, burst: config.delivery.burst },
+            config.delivery.bandwidth.0,
+        );
         let reloader = Reloader::new(
             &config,
             sources,

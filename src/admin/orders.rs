@@ -46,7 +46,11 @@ pub struct NewBandwidth {
 impl NewBandwidth {
     /// The limit, or what is wrong with it.
     pub fn limit(&self) -> Result<u64, String> {
-        if self.bandwidth > BANDWIDTH_MOST { Err(format!("at most {BANDWIDTH_MOST}")) } else { Ok(self.bandwidth) }
+        if self.bandwidth > BANDWIDTH_MOST {
+            Err(format!("at most {BANDWIDTH_MOST}"))
+        } else {
+            Ok(self.bandwidth)
+        }
     }
 }
 

@@ -65,7 +65,11 @@ impl CommandType {
     pub(super) const fn ends_with_the_process(self) -> bool {
         matches!(
             self,
-            Self::PauseDrain | Self::ResumeDrain | Self::SetRateLimit | Self::SetBandwidth | Self::SetLogLevel
+            Self::PauseDrain
+                | Self::ResumeDrain
+                | Self::SetRateLimit
+                | Self::SetBandwidth
+                | Self::SetLogLevel
         )
     }
 }

@@ -9,9 +9,7 @@ use tokio::time::Instant;
 
 use super::batch::Body;
 use super::link::Circuit;
-use super::queues::{
-    BatchLimits, Group, Item, LOGS, LaneKey, Parcel, SessionOrder, place_of, records_in,
-};
+use super::queues::{BatchLimits, Group, Item, LOGS, LaneKey, Parcel, SessionOrder, place_of, records_in};
 use super::{Form, Run, Sent};
 use crate::control_plane::{Answer, Batch, Client, Connection, Delivery, Failure};
 use crate::outbox::Log;
@@ -160,8 +158,13 @@ impl Run {
         let is_new = self.link.circuit() != Circuit::Closed || first.history.is_suspect();
         let connection = if is_new { Connection::New } else { Connection::Any };
         let client = Arc::clone(&self.drain.client);
-        let goes_in_a_batch =
-            batches && first.ticket.kind != Kind::Quota && self.batching.fits(&first.record);
+        // Whether the endpoint of batches refuses everything, or a record is refused, its own endpoint tells.
+        let is_doubted = records_in(&parcel) == 1
+            && (first.history.is_suspect() || probes.is_some_and(|log| self.routes.may_lack_batches(log)));
+        let goes_in_a_batch = batches
+            && first.ticket.kind != Kind::Quota
+            && self.batching.fits(&first.record)
+            && !(is_doubted && self.batching.has_singles());
         if goes_in_a_batch {
             let body = self.batching.body(&parcel);
             let flight = self.link.sent(LOGS.len(), HEAD_BYTES + body.bytes.len() as u64, now);

@@ -36,8 +36,8 @@ use tokio::sync::watch;
 
 use crate::admin::{
     AdminError, DeadLetterDetail, DeadLetterPage, DrainState, Dropped, LetterFilter, LogLevelBody,
-    NewBandwidth, NewRateLimit, Operator, OutboxStats, Replayed, Selection, WaitingDetail, WaitingFilter, WaitingPage,
-    chain, find_dead_letter, find_waiting, list_dead_letters, list_waiting,
+    NewBandwidth, NewRateLimit, Operator, OutboxStats, Replayed, Selection, WaitingDetail, WaitingFilter,
+    WaitingPage, chain, find_dead_letter, find_waiting, list_dead_letters, list_waiting,
 };
 use crate::config::Secret;
 use crate::reload::ReloadError;

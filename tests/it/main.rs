@@ -26,6 +26,7 @@ mod large_records;
 mod log_files;
 mod monitoring;
 mod one_route_fails;
+mod only_its_own_word;
 mod openapi;
 mod outbox;
 mod outcomes_of_answers;

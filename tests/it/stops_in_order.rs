@@ -8,7 +8,8 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::harness::{
-    Agent, LIFECYCLE, Mode, QUOTA, QUOTA_ANSWERS, RedisServer, SERVER_ID, Sandbox, Stage, USAGE, load, taken, until,
+    Agent, LIFECYCLE, Mode, QUOTA, QUOTA_ANSWERS, RedisServer, SERVER_ID, Sandbox, Stage, USAGE, load, taken,
+    until,
 };
 
 #[tokio::test]

@@ -321,7 +321,8 @@ mod tests {
         Run { rate: carried / (seconds / 2.0), queue: queues / requests.max(1.0), window }
     }
 
-    const CLEAN: Way = Way { round_trip: 0.1, bytes_per_second: 125_000.0, processing: 0.0, late: 0.0, varies: 0.0 };
+    const CLEAN: Way =
+        Way { round_trip: 0.1, bytes_per_second: 125_000.0, processing: 0.0, late: 0.0, varies: 0.0 };
 
     #[test]
     fn a_thin_link_is_filled_and_its_queue_stays_short() {

@@ -219,8 +219,7 @@ impl Lanes {
             return;
         }
         let Some((at, head)) = lane.head() else { return };
-        let may_join =
-            order == SessionOrder::Boundaries && at == USAGE && lane.line_in_flight == Some(USAGE);
+        let may_join = order == SessionOrder::Boundaries && at == USAGE && lane.line_in_flight == Some(USAGE);
         if lane.in_flight > 0 && !may_join {
             return;
         }

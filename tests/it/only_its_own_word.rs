@@ -1,0 +1,248 @@
+//! Goal: nothing but the ControlPlane's own word settles or buries a record. Method: portals, wrong hosts and bad backends
+//! in front of the agent, all kinds of records, and then a ControlPlane that is well.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use axum::http::StatusCode;
+use axum::response::{Html, IntoResponse as _, Response};
+use serde_json::json;
+
+use super::harness::{
+    Agent, DEAD_LETTERS, LIFECYCLE, QUOTA, Received, RedisServer, Scripted, USAGE, load, taken, until,
+};
+
+/// A ControlPlane as it should be.
+fn well(request: &Received) -> Response {
+    if request.is_batch() {
+        return request.results(|_| 200);
+    }
+    let asked = request.json();
+    let data = json!({
+        "api_session_id": asked["api_session_id"], "transaction_id": asked["transaction_id"],
+        "new_quota_amount": 60, "final_quota": false, "timestamp": "2026-01-01T00:00:00Z",
+    });
+    axum::Json(json!({"success": true, "data": data})).into_response()
+}
+
+async fn agent_of(redis: &RedisServer, server: &Scripted, settings: &[(&str, &str)]) -> Agent {
+    let mut agent = Agent::new(redis, &server.url);
+    for (name, value) in settings {
+        agent.set(name, value);
+    }
+    agent.start();
+    agent.ready().await;
+    agent
+}
+
+/// What stands before the ControlPlane, and why the link is down meanwhile.
+type Stranger = (&'static str, &'static str, fn() -> Response);
+
+const STRANGERS: [Stranger; 12] = [
+    ("a portal", "foreign_answer", || Html("<html>Sign in</html>").into_response()),
+    ("nothing", "foreign_answer", || StatusCode::OK.into_response()),
+    ("text", "foreign_answer", || "OK".into_response()),
+    ("cut JSON", "foreign_answer", || r#"{"success":true,"data":{"#.into_response()),
+    ("a list", "foreign_answer", || "[]".into_response()),
+    ("206", "foreign_answer", || (StatusCode::PARTIAL_CONTENT, taken()).into_response()),
+    ("207", "foreign_answer", || (StatusCode::MULTI_STATUS, taken()).into_response()),
+    ("no success", "failing", || axum::Json(json!({"success": false})).into_response()),
+    ("405", "misconfigured", || StatusCode::METHOD_NOT_ALLOWED.into_response()),
+    ("407", "misconfigured", || StatusCode::PROXY_AUTHENTICATION_REQUIRED.into_response()),
+    ("421", "misconfigured", || StatusCode::MISDIRECTED_REQUEST.into_response()),
+    ("409 with a page", "failing", || (StatusCode::CONFLICT, Html("<html>")).into_response()),
+];
+
+#[tokio::test]
+async fn whatever_a_stranger_says_settles_nothing_and_buries_nothing() {
+    for mode in ["single", "batch"] {
+        for (name, reason, stranger) in STRANGERS {
+            let is_gone = Arc::new(AtomicBool::new(false));
+            let gone = Arc::clone(&is_gone);
+            let server =
+                Scripted::start(
+                    move |request| {
+                        if gone.load(Ordering::Relaxed) { well(request) } else { stranger() }
+                    },
+                )
+                .await;
+            let redis = RedisServer::start().await;
+            let agent = agent_of(&redis, &server, &[("DELIVERY_MODE", mode)]).await;
+            let usage: Vec<_> = (0..40).map(|n| load::usage(&format!("s{}", n % 8), n)).collect();
+            redis.push(LIFECYCLE, &[load::started("s0"), load::completed("t")]).await;
+            redis.push(USAGE, &usage).await;
+            redis.push(QUOTA, &[load::quota("s0", 0)]).await;
+            // 405 is how a ControlPlane without batches answers: where we insist, the kinds have no route.
+            let reasons =
+                if (mode, name) == ("batch", "405") { vec![reason, "no_route"] } else { vec![reason] };
+            until(&format!("{mode}, {name}: the link is down"), async || {
+                let health = agent.health().await?;
+                let link = health["components"]["control_plane"]["link"].as_str()?.to_owned();
+                let is_down = reasons.iter().any(|reason| link.ends_with(reason));
+                (is_down && health["outbox"]["depth"] == 43 && health["status"] == "degraded").then_some(())
+            })
+            .await;
+            let metrics = agent.metrics().await;
+            let settled = ["delivered", "duplicates", "dead_lettered"]
+                .map(|what| metrics.sum(&format!("dataplane_{what}_total"), &[]));
+            assert_eq!(settled, [0.0; 3], "{mode}, {name}");
+            is_gone.store(true, Ordering::Relaxed);
+            agent.outbox_emptied().await;
+            let metrics = agent.metrics().await;
+            assert_eq!(metrics.sum("dataplane_delivered_total", &[]), 43.0, "{mode}, {name}");
+            assert_eq!(redis.len(DEAD_LETTERS).await, 0, "{mode}, {name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_two_backends_of_which_one_refuses_everything_hardly_a_record_is_lost() {
+    const RECORDS: u32 = 2200;
+    for mode in ["single", "batch"] {
+        let turn = Arc::new(AtomicU64::new(1));
+        // A coin that falls as xorshift says, for each request or each record of a batch.
+        let refuses = move || {
+            let next = turn.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |state| {
+                let state = state ^ state << 13;
+                let state = state ^ state >> 7;
+                Some(state ^ state << 17)
+            });
+            next.is_ok_and(|state| state >> 20 & 1 == 1)
+        };
+        let server = Scripted::start(move |request| {
+            if request.is_batch() {
+                return request.results(|_| if refuses() { 400 } else { 200 });
+            }
+            if refuses() {
+                return (StatusCode::BAD_REQUEST, axum::Json(json!({"error": "no"}))).into_response();
+            }
+            well(request)
+        })
+        .await;
+        let redis = RedisServer::start().await;
+        let usage: Vec<_> = (0..RECORDS).map(|n| load::usage(&format!("s{}", n % 200), n)).collect();
+        redis.push(USAGE, &usage).await;
+        let agent = agent_of(&redis, &server, &[("DELIVERY_MODE", mode)]).await;
+        agent.outbox_emptied().await;
+        let metrics = agent.metrics().await;
+        let dead = metrics.sum("dataplane_dead_lettered_total", &[]);
+        // One percent were asked for; chance may have its say, and half of all is what there was.
+        assert!(dead <= f64::from(RECORDS) * 0.02, "{mode}: {dead} dead letters");
+        assert_eq!(metrics.sum("dataplane_delivered_total", &[]), f64::from(RECORDS) - dead, "{mode}");
+        metrics.assert_conserved();
+    }
+}
+
+#[tokio::test]
+async fn bad_records_hold_up_no_good_ones_and_become_dead_letters() {
+    const GOOD: u32 = 2000;
+    const BAD: u32 = 300;
+    // In sessions of their own, and in front of the good ones of the same.
+    for own_sessions in [true, false] {
+        let server = Scripted::start(|request| {
+            let is_bad =
+                request.json()["transaction_id"].as_str().is_some_and(|id| id.starts_with("usage-bad"));
+            if is_bad {
+                return (StatusCode::UNPROCESSABLE_ENTITY, axum::Json(json!({"error": "bad"})))
+                    .into_response();
+            }
+            well(request)
+        })
+        .await;
+        let redis = RedisServer::start().await;
+        let good = |n: u32| load::usage(&format!("s{}", n % 20), n);
+        let bad = |n: u32| {
+            let session = if own_sessions { format!("bad-{n}") } else { format!("s{}", n % 20) };
+            load::usage(&session, n).replace(&format!("usage-{session}"), &format!("usage-bad-{session}"))
+        };
+        let records: Vec<_> = (0..20)
+            .map(good)
+            .chain((0..BAD).map(|n| bad(10_000 + n)))
+            .chain((20..GOOD).map(|n| good(20_000 + n)))
+            .collect();
+        redis.push(USAGE, &records).await;
+        let agent = agent_of(&redis, &server, &[("DELIVERY_MODE", "single")]).await;
+        until(&format!("own sessions {own_sessions}: all good ones are delivered"), async || {
+            let delivered = agent.metrics().await.sum("dataplane_delivered_total", &[]);
+            (delivered == f64::from(GOOD)).then_some(())
+        })
+        .await;
+        agent.outbox_emptied().await;
+        let metrics = agent.metrics().await;
+        assert_eq!(metrics.sum("dataplane_dead_lettered_total", &[("reason", "refused")]), f64::from(BAD));
+        // Each was refused twice, over different connections.
+        let bad: Vec<_> = server
+            .received()
+            .iter()
+            .filter_map(|request| Some(request.json()["transaction_id"].as_str()?.to_owned()))
+            .filter(|id| id.starts_with("usage-bad"))
+            .collect();
+        let different: HashSet<_> = bad.iter().collect();
+        assert_eq!(different.len(), BAD as usize);
+        assert!(bad.len() >= 2 * BAD as usize, "{} requests for {BAD} bad records", bad.len());
+    }
+}
+
+#[tokio::test]
+async fn after_a_breach_of_order_a_batch_holds_one_record_of_a_session() {
+    let largest = Arc::new(Mutex::new(Vec::new()));
+    let sizes = Arc::clone(&largest);
+    let server = Scripted::start(move |request| {
+        if !request.is_batch() {
+            return well(request);
+        }
+        let sessions = request.sessions();
+        let mut sizes = sizes.lock().expect("no test panics here");
+        sizes.push(sessions.iter().map(|(_, records)| records.len()).max().unwrap_or_default());
+        // The first batch that has two of a session: the first is not taken, and the second is.
+        let is_breach = sizes.iter().filter(|size| **size > 1).count() == 1 && sizes.last() > Some(&1);
+        if !is_breach {
+            return request.results(|_| 200);
+        }
+        let mut index = 0;
+        for (_, records) in &sessions {
+            if records.len() > 1 {
+                break;
+            }
+            index += records.len();
+        }
+        let count: usize = sessions.iter().map(|(_, records)| records.len()).sum();
+        let batch = request.headers["idempotency-key"].to_str().unwrap_or_default();
+        let data = json!({"batch": batch, "count": count, "exceptions": [{"index": index, "status": 503}]});
+        axum::Json(json!({"success": true, "data": data})).into_response()
+    })
+    .await;
+    let redis = RedisServer::start().await;
+    let usage: Vec<_> = (0..100).map(|n| load::usage(&format!("s{}", n % 5), n)).collect();
+    redis.push(USAGE, &usage).await;
+    let agent = agent_of(&redis, &server, &[("DELIVERY_MODE", "batch"), ("DRAIN_CONCURRENCY", "1")]).await;
+    agent.outbox_emptied().await;
+    let metrics = agent.metrics().await;
+    assert_eq!(metrics.sum("dataplane_batch_order_breaches_total", &[]), 1.0);
+    agent.says("took a record behind one of its session").await;
+    let sizes = largest.lock().expect("no test panics here").clone();
+    let breach = sizes.iter().position(|size| *size > 1).expect("a batch with two of a session");
+    assert!(sizes[breach + 1..].iter().all(|size| *size == 1), "{sizes:?}");
+}
+
+#[tokio::test]
+async fn what_a_proxy_breaks_compressed_is_sent_plain_before_anything_is_concluded() {
+    for status in [400, 406, 422, 500] {
+        let server = Scripted::start(move |request| {
+            if request.headers.contains_key("content-encoding") {
+                return (StatusCode::from_u16(status).expect("a status"), "a proxy's page").into_response();
+            }
+            well(request)
+        })
+        .await;
+        let redis = RedisServer::start().await;
+        let usage: Vec<_> = (0..200).map(|n| load::usage(&format!("s{}", n % 5), n)).collect();
+        redis.push(USAGE, &usage).await;
+        let agent = agent_of(&redis, &server, &[("DELIVERY_MODE", "batch")]).await;
+        agent.outbox_emptied().await;
+        let metrics = agent.metrics().await;
+        assert_eq!(metrics.sum("dataplane_delivered_total", &[]), 200.0, "{status}");
+        assert_eq!(metrics.sum("dataplane_dead_lettered_total", &[]), 0.0, "{status}");
+    }
+}

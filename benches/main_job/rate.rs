@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use axum::http::StatusCode;
-use axum::response::IntoResponse as _;
 use serde_json::json;
 
 use super::harness::{Agent, Received, RedisServer, Scripted, USAGE, load, taken, until};

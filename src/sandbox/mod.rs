@@ -244,7 +244,7 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// Takes the ports.
-    pub async fn bind(args: Args) -> anyhow::Result<Self> {
+    pub fn bind(args: Args) -> anyhow::Result<Self> {
         let bind = |address, link| {
             Listener::bind(address, link).with_context(|| format!("cannot listen on {address}"))
         };
@@ -297,7 +297,7 @@ impl Sandbox {
 
 /// Runs a sandbox until `shutdown` completes. Its addresses go to standard output when it is ready.
 pub async fn run(args: Args, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let sandbox = Sandbox::bind(args).await?;
+    let sandbox = Sandbox::bind(args)?;
     let mut ready = format!("listening on http://{}\n", sandbox.addr());
     if let Some(control) = sandbox.control_addr() {
         ready = format!("{ready}control on http://{control}\n");

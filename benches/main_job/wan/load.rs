@@ -1,6 +1,8 @@
 //! What waits in Redis when a row begins.
 
-use serde_json::{Value, json};
+use rand::RngExt as _;
+use serde_json::json;
+use uuid::Uuid;
 
 use super::super::harness::{LIFECYCLE, RedisServer, USAGE, load};
 
@@ -16,7 +18,7 @@ const PART: u32 = 100_000;
 /// The kinds of load.
 #[derive(Clone, Copy)]
 pub(super) enum Load {
-    /// Usage records of 400 bytes, of so many sessions in turn.
+    /// Usage records of 400 bytes, as various as real ones, of so many sessions in turn.
     Usage { sessions: u32 },
     /// The same of 20 sessions, without a sequence, for order is not asked for.
     Unordered,
@@ -39,25 +41,55 @@ impl Load {
             u64::from(records)
         };
         match self {
-            Self::Usage { sessions } => usage(sessions, &load::usage).await,
-            Self::Unordered => {
-                usage(20, &|session, n| changed(session, n, |record| drop(record.remove("sequence")))).await
-            }
-            Self::Noise => {
-                usage(SESSIONS, &|session, n| {
-                    changed(session, n, |record| drop(record.insert("noise".to_owned(), noise().into())))
-                })
-                .await
-            }
+            Self::Usage { sessions } => usage(sessions, &|session, n| record(session, Some(n), None)).await,
+            Self::Unordered => usage(20, &|session, _| record(session, None, None)).await,
+            Self::Noise => usage(SESSIONS, &|session, n| record(session, Some(n), Some(noise()))).await,
             Self::Whole => whole(redis, records / (USAGE_EACH + 2)).await,
         }
     }
 }
 
-fn changed(session: &str, number: u32, change: impl FnOnce(&mut serde_json::Map<String, Value>)) -> String {
-    let mut record: Value = serde_json::from_str(&load::usage(session, number)).expect("JSON");
-    change(record.as_object_mut().expect("an object"));
-    json!(record).to_string()
+/// A usage record that compresses as real ones do, to some 65 bytes among others: its id is a UUID, its numbers and times
+/// are its own.
+fn record(session: &str, sequence: Option<u32>, noise: Option<String>) -> String {
+    let mut random = rand::rng();
+    let seconds = random.random_range(0.1..30.0_f64);
+    let begun = Timestamp::BEGIN + random.random_range(0..Timestamp::DAY);
+    let mut record = json!({
+        "transaction_id": Uuid::from_u128(random.random()).to_string(),
+        "api_session_id": session,
+        "customer_id": format!("customer-{}", random.random_range(0..500)),
+        "product_code": "speech_transcription",
+        "connection_duration_seconds": (seconds * 1e3).round() / 1e3,
+        "data_bytes_processed": (seconds * 16_000.0) as u64,
+        "audio_duration_seconds": (seconds * 970.0).round() / 1e3,
+        "request_count": 1,
+        "request_timestamp": Timestamp(begun).to_string(),
+        "response_timestamp": Timestamp(begun + (seconds * 1e3) as u64).to_string(),
+    });
+    if let Some(sequence) = sequence {
+        record["sequence"] = sequence.into();
+    }
+    if let Some(noise) = noise {
+        record["noise"] = noise.into();
+    }
+    record.to_string()
+}
+
+/// Milliseconds of a day, as a record has them.
+struct Timestamp(u64);
+
+impl Timestamp {
+    const BEGIN: u64 = 8 * 3_600_000;
+    const DAY: u64 = 8 * 3_600_000;
+}
+
+impl std::fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self(millis) = self;
+        let (hours, minutes, seconds) = (millis / 3_600_000, millis / 60_000 % 60, millis / 1000 % 60);
+        write!(f, "2026-01-01T{hours:02}:{minutes:02}:{seconds:02}.{:03}Z", millis % 1000)
+    }
 }
 
 fn noise() -> String {
@@ -73,8 +105,9 @@ async fn whole(redis: &RedisServer, sessions: u32) -> u64 {
     let per_part = PART / USAGE_EACH;
     for part in 0..sessions.div_ceil(per_part) {
         let numbers = part * per_part..((part + 1) * per_part).min(sessions);
-        let messages: Vec<String> =
-            numbers.flat_map(|n| (0..USAGE_EACH).map(move |number| load::usage(&name(n), number))).collect();
+        let messages: Vec<String> = numbers
+            .flat_map(|n| (0..USAGE_EACH).map(move |number| record(&name(n), Some(number), None)))
+            .collect();
         redis.push(USAGE, &messages).await;
     }
     redis.push(LIFECYCLE, &each(load::completed)).await;

@@ -56,11 +56,11 @@ impl Line {
         let mut sent = now;
         if let Some(rate) = settings.rate {
             let begins = self.free.max(now);
-            let queued = begins - now;
+            let queued = begins.saturating_duration_since(now);
             // A chunk longer than the queue waits until that is empty.
             let room = time(settings.queue.saturating_sub(bytes), rate);
             if queued > room {
-                return Entry::FullUntil(begins - room);
+                return Entry::FullUntil(now + queued.saturating_sub(room));
             }
             sent = begins + time(bytes, rate);
             self.free = sent;

@@ -80,13 +80,13 @@ async fn a_control_plane_without_batches_answers_404_to_them() {
 
 #[tokio::test]
 async fn it_ends_when_it_is_told_to_and_gives_its_port_back() {
-    let sandbox = Sandbox::bind(Args { listen: FREE_PORT, ..Args::default() }).await.unwrap();
+    let sandbox = Sandbox::bind(Args { listen: FREE_PORT, ..Args::default() }).unwrap();
     let address = sandbox.addr();
     assert_eq!(sandbox.control_addr(), None);
     sandbox.serve(async {}).await;
     tokio::net::TcpListener::bind(address).await.unwrap();
     let taken = tokio::net::TcpListener::bind(FREE_PORT).await.unwrap();
     let args = Args { listen: taken.local_addr().unwrap(), ..Args::default() };
-    let error = Sandbox::bind(args).await.err().unwrap();
+    let error = Sandbox::bind(args).err().unwrap();
     assert!(error.to_string().starts_with("cannot listen on 127.0.0.1:"), "{error}");
 }

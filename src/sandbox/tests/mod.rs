@@ -33,7 +33,7 @@ struct Peer {
 
 async fn peer_with(args: Args) -> Peer {
     let args = Args { listen: FREE_PORT, control_listen: Some(FREE_PORT), ..args };
-    let sandbox = Sandbox::bind(args).await.unwrap();
+    let sandbox = Sandbox::bind(args).unwrap();
     let (address, control) = (sandbox.addr(), sandbox.control_addr().unwrap());
     let (stop, stopped) = oneshot::channel::<()>();
     tokio::spawn(sandbox.serve(async {

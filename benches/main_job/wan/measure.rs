@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::harness::{Accounts, Agent, QUOTA, QUOTA_ANSWERS, RedisServer, Sandbox, load};
+use super::super::harness::{Agent, QUOTA, QUOTA_ANSWERS, RedisServer, Sandbox, load};
 use super::super::latency::percentile;
 use super::super::process::{peak_mib, processor_seconds};
 use super::{Load, arrive};
@@ -89,7 +89,7 @@ pub(super) async fn measure_against(setting: &Setting, sandbox: &Sandbox) -> Fig
     let seconds = begun.elapsed().as_secs_f64();
     let (peak_mib, processor) = (peak_mib(agent.pid()), processor_seconds(agent.pid()));
     let retries = agent.metrics().await.sum("dataplane_retries_total", &[]);
-    let Accounts(accounts) = sandbox.accounts().await;
+    let accounts = sandbox.accounts().await.0;
     let rate = records as f64 / seconds;
     let number =
         |pointer: &str| accounts.pointer(pointer).and_then(serde_json::Value::as_u64).expect("a number");

@@ -17,7 +17,7 @@ pub(super) async fn violations(peer: &Peer, of: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn duplicates_are_told_apart_by_key_and_body() {
-    let peer = peer().await;
+    let peer = peer();
     let body = json!({"transaction_id": "t", "api_session_id": "s"});
     let other = json!({"transaction_id": "t", "api_session_id": "s", "more": 1});
     let send = |key: &str, body: &Value| status(peer.delivery("s", "usage-records", key, body));
@@ -36,7 +36,7 @@ async fn duplicates_are_told_apart_by_key_and_body() {
 
 #[tokio::test]
 async fn a_record_has_the_same_key_and_body_alone_and_in_a_batch() {
-    let peer = peer().await;
+    let peer = peer();
     let body = |id: &str| json!({"transaction_id": id, "api_session_id": "s"});
     assert_eq!(status(peer.usage("s", "t1")).await, 200);
     let records =
@@ -55,7 +55,7 @@ async fn a_record_has_the_same_key_and_body_alone_and_in_a_batch() {
 
 #[tokio::test]
 async fn the_same_transaction_of_another_kind_is_another_record() {
-    let peer = peer().await;
+    let peer = peer();
     let body = json!({"transaction_id": "t"});
     for (what, kind) in
         [("started", "started"), ("usage-records", "usage"), ("refresh", "quota"), ("completed", "completed")]
@@ -72,7 +72,7 @@ async fn the_same_transaction_of_another_kind_is_another_record() {
 
 #[tokio::test]
 async fn what_comes_out_of_order_is_told() {
-    let peer = peer().await;
+    let peer = peer();
     let send = |what: &'static str, transaction: &'static str, sequence: i64| {
         let body = json!({"transaction_id": transaction, "sequence": sequence});
         status(peer.delivery("s", what, transaction, &body))
@@ -100,7 +100,7 @@ async fn what_comes_out_of_order_is_told() {
 
 #[tokio::test]
 async fn seen_says_how_often_with_which_key_and_where() {
-    let peer = peer().await;
+    let peer = peer();
     let key = "78a4eae5-daf6-5110-a4ab-5f5c809ed06a";
     for _ in 0..3 {
         status(peer.delivery(
@@ -120,7 +120,7 @@ async fn seen_says_how_often_with_which_key_and_where() {
 
 #[tokio::test]
 async fn the_last_bodies_are_kept_as_they_came() {
-    let peer = peer().await;
+    let peer = peer();
     for n in 0..3 {
         let body = format!(r#"{{"transaction_id" : "t{n}", "x":1.50}}"#);
         status(peer.request(Method::POST, "sessions/s/usage-records").body(body)).await;
@@ -138,7 +138,7 @@ async fn the_last_bodies_are_kept_as_they_came() {
 
 #[tokio::test]
 async fn what_requests_should_carry_and_do_not_is_counted() {
-    let peer = peer().await;
+    let peer = peer();
     status(peer.usage("s", "t1").header("user-agent", "DataPlane-Agent/1.2.3")).await;
     status(peer.request(Method::POST, "sessions/s/usage-records").body(r#"{"transaction_id":"t2"}"#)).await;
     status(peer.request(Method::GET, "health").header("authorization", "Bearer x")).await;
@@ -151,7 +151,7 @@ async fn what_requests_should_carry_and_do_not_is_counted() {
 
 #[tokio::test]
 async fn accounts_begin_anew_when_they_are_deleted() {
-    let peer = peer().await;
+    let peer = peer();
     let fresh = peer.accounts().await;
     status(peer.usage("s", "t")).await;
     status(peer.request(Method::POST, "servers/register").json(&json!({"server_id": "edge-1"}))).await;

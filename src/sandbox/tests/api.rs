@@ -7,7 +7,7 @@ async fn an_expected_api_key_is_insisted_on() {
     let api_key = Some("hunter2".parse().unwrap());
     let args = Args { api_key, ..Args::default() };
     assert!(!format!("{args:?}").contains("hunter2"));
-    let peer = peer_with(args).await;
+    let peer = peer_with(args);
     let usage = |transaction: &str| {
         let body = json!({"transaction_id": transaction});
         peer.request(Method::POST, "sessions/s/usage-records").json(&body)
@@ -22,7 +22,7 @@ async fn an_expected_api_key_is_insisted_on() {
 
 #[tokio::test]
 async fn what_is_no_record_is_refused_with_the_reason() {
-    let peer = peer().await;
+    let peer = peer();
     for (body, expected, reason) in [
         (&b"{"[..], 400, "not JSON: "),
         (b"\"\xff\"", 400, "not UTF-8"),
@@ -54,7 +54,7 @@ async fn what_is_no_record_is_refused_with_the_reason() {
 
 #[tokio::test]
 async fn a_quota_refresh_is_answered_with_a_quota() {
-    let peer = peer().await;
+    let peer = peer();
     let (status, body) = answer(peer.delivery("s", "refresh", "k", &json!({"transaction_id": "t"}))).await;
     let data = body["data"].as_object().unwrap();
     let names: Vec<_> = data.keys().map(String::as_str).collect();
@@ -65,14 +65,14 @@ async fn a_quota_refresh_is_answered_with_a_quota() {
 
 #[tokio::test]
 async fn duplicates_can_be_answered_as_if_they_were_new() {
-    let peer = peer_with(Args { duplicates: Duplicates::Ok, ..Args::default() }).await;
+    let peer = peer_with(Args { duplicates: Duplicates::Ok, ..Args::default() });
     assert_eq!((status(peer.usage("s", "t")).await, status(peer.usage("s", "t")).await), (200, 200));
     assert_eq!(peer.totals("usage").await, [2, 1, 1, 0]);
 }
 
 #[tokio::test]
 async fn a_control_plane_without_batches_answers_404_to_them() {
-    let peer = peer_with(Args { no_batch: true, ..Args::default() }).await;
+    let peer = peer_with(Args { no_batch: true, ..Args::default() });
     assert_eq!(status(peer.batch(&[("s", vec![usage("t")])])).await, 404);
     assert_eq!(peer.totals("usage").await, [0; 4]);
     assert_eq!(status(peer.usage("s", "t")).await, 200);

@@ -9,7 +9,7 @@ fn sequenced(transaction: &str, sequence: u64) -> (&'static str, Value) {
 
 #[tokio::test]
 async fn whole_sessions_are_taken_in_one_request() {
-    let peer = peer().await;
+    let peer = peer();
     let whole = |n: u32| {
         let event = |kind: &'static str| (kind, json!({"transaction_id": format!("{kind}-{n}")}));
         let usage = (0..3).map(|at| sequenced(&format!("t{n}-{at}"), at));
@@ -38,7 +38,7 @@ async fn whole_sessions_are_taken_in_one_request() {
 
 #[tokio::test]
 async fn the_answer_names_the_batch_by_its_key_and_a_wrong_key_is_told() {
-    let peer = peer().await;
+    let peer = peer();
     let expected = Uuid::new_v5(&KEY_NAMESPACE, key("usage_record", "t").as_bytes()).to_string();
     let (_, body) = answer(peer.batch(&[("s", vec![usage("t")])])).await;
     assert_eq!(body["data"]["batch"], expected);
@@ -57,7 +57,7 @@ async fn the_answer_names_the_batch_by_its_key_and_a_wrong_key_is_told() {
 
 #[tokio::test]
 async fn behind_a_record_that_is_not_taken_nothing_of_its_session_is_and_others_go_on() {
-    let peer = peer().await;
+    let peer = peer();
     peer.forecast(
         json!({"poison_transactions": "poison", "refuse_transactions": "bad", "unknown_sessions": "ghost"}),
     )
@@ -88,7 +88,7 @@ async fn each_status_either_stops_its_session_or_does_not() {
         .into_iter()
         .chain([401, 403, 404, 408, 410, 425, 429, 500, 502, 503].map(|s| (s, 424)))
     {
-        let peer = peer().await;
+        let peer = peer();
         peer.forecast(json!({"partial_batch": 1, "status": {failure.to_string(): 1}})).await;
         let exceptions = peer.exceptions(&[("s", vec![usage("t1"), usage("t2")])]).await;
         assert_eq!(exceptions, [(0, failure), (1, behind)]);
@@ -97,7 +97,7 @@ async fn each_status_either_stops_its_session_or_does_not() {
 
 #[tokio::test]
 async fn records_fail_by_themselves_as_often_as_they_should_and_batches_do_not() {
-    let peer = peer().await;
+    let peer = peer();
     let ids: Vec<String> = (0..100).map(|n| format!("t{n}")).collect();
     let names: Vec<String> = (0..100).map(|n| format!("s{n}")).collect();
     let each_alone: Vec<_> =
@@ -125,7 +125,7 @@ async fn records_fail_by_themselves_as_often_as_they_should_and_batches_do_not()
 
 #[tokio::test]
 async fn the_promise_can_be_broken() {
-    let peer = peer().await;
+    let peer = peer();
     peer.forecast(json!({"poison_transactions": "poison", "break_batch_order": 1})).await;
     let records = || vec![sequenced("t1", 1), sequenced("poison", 2), sequenced("t3", 3)];
     assert_eq!(peer.exceptions(&[("s", records())]).await, [(1, 500)], "t3 is taken");
@@ -150,7 +150,7 @@ async fn the_promise_can_be_broken() {
 
 #[tokio::test]
 async fn another_batchs_answer_names_it_or_its_count() {
-    let peer = peer().await;
+    let peer = peer();
     peer.forecast(json!({"foreign_batch": 1})).await;
     let (mut keys, mut counts) = (0, 0);
     for n in 0..50 {
@@ -166,7 +166,7 @@ async fn another_batchs_answer_names_it_or_its_count() {
 
 #[tokio::test]
 async fn what_is_no_record_of_a_batch_is_refused_by_itself() {
-    let peer = peer().await;
+    let peer = peer();
     let sessions = [
         ("s", vec![("usage_record", json!(7)), usage("t1"), ("usage_record", json!({}))]),
         ("", vec![usage("t2")]),

@@ -31,7 +31,7 @@ async fn takes(request: RequestBuilder) -> (u16, Option<String>) {
 
 #[tokio::test]
 async fn gzip_and_zstd_are_taken_and_named_in_every_answer() {
-    let peer = peer().await;
+    let peer = peer();
     let both = Some("gzip, zstd".to_owned());
     let bodies = [("gzip", gzip(BATCH)), ("ZSTD", zstd(BATCH))];
     let bytes: usize = bodies.iter().map(|(_, body)| body.len()).sum();
@@ -56,7 +56,7 @@ async fn gzip_and_zstd_are_taken_and_named_in_every_answer() {
 
 #[tokio::test]
 async fn an_encoding_that_is_not_taken_is_answered_415_and_not_named() {
-    let peer = peer().await;
+    let peer = peer();
     peer.forecast(json!({"refuse_encodings": ["zstd"]})).await;
     let gzip_only = Some("gzip".to_owned());
     assert_eq!(takes(send(&peer, "zstd", zstd(BATCH))).await, (415, gzip_only.clone()));
@@ -86,7 +86,7 @@ async fn answered(peer: &Peer, accepts: &str, body: &'static [u8]) -> (String, S
 
 #[tokio::test]
 async fn long_answers_are_encoded_as_the_client_accepts_it_and_short_ones_are_not() {
-    let peer = peer().await;
+    let peer = peer();
     let records = vec![r#"{"kind":"usage_record","body":7}"#; 100].join(",");
     let long = format!(r#"{{"sessions":[{{"api_session_id":"s","records":[{records}]}}]}}"#);
     let long: &'static [u8] = Box::leak(long.into_bytes().into_boxed_slice());
@@ -107,7 +107,7 @@ async fn long_answers_are_encoded_as_the_client_accepts_it_and_short_ones_are_no
 
 #[tokio::test]
 async fn an_answer_may_be_encoded_unasked_or_claim_an_encoding_that_it_has_not() {
-    let peer = peer().await;
+    let peer = peer();
     let (_, plain) = answered(&peer, "identity", BATCH).await;
     let same = |answer: &str| answer.contains(r#""success":true"#);
     assert!(same(&plain));

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn a_server_registers_beats_and_can_be_forgotten() {
-    let peer = peer().await;
+    let peer = peer();
     let register =
         || peer.request(Method::POST, "servers/register").json(&json!({"server_id": "edge-1", "port": 8000}));
     let beat = || peer.request(Method::PUT, "servers/edge-1/heartbeat").json(&json!({"status": "online"}));
@@ -34,7 +34,7 @@ async fn a_server_registers_beats_and_can_be_forgotten() {
 
 #[tokio::test]
 async fn a_command_is_handed_out_until_its_result_arrives() {
-    let peer = peer().await;
+    let peer = peer();
     let queue = |command: Value| answer(peer.operator(Method::POST, "commands").json(&command));
     let (status_of_all, for_all) = queue(json!({"command_type": "ping", "command_id": "c1"})).await;
     let (_, for_one) =
@@ -64,7 +64,7 @@ async fn a_command_is_handed_out_until_its_result_arrives() {
 
 #[tokio::test]
 async fn a_signed_command_verifies_against_the_key_set_that_is_handed_out() {
-    let peer = peer().await;
+    let peer = peer();
     let sign = json!({"command_type": "set_rate_limit", "server_id": "edge-1", "parameters": {"a": 1}, "sign": true});
     let (status_of_it, command) = answer(peer.operator(Method::POST, "commands").json(&sign)).await;
     assert_eq!(status_of_it, 201, "{command}");
@@ -93,7 +93,7 @@ async fn a_signed_command_verifies_against_the_key_set_that_is_handed_out() {
 
 #[tokio::test]
 async fn the_key_set_is_the_one_that_was_put() {
-    let peer = peer().await;
+    let peer = peer();
     let keys = async || answer(peer.request(Method::GET, "auth/public-keys")).await.1["data"].clone();
     assert_eq!(keys().await, json!({"keys": []}));
     let set = json!({"keys": [{"kty": "RSA", "kid": "1"}]});

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use super::*;
 
-async fn slow(link: &str) -> Peer {
-    peer_with(Args { link: Some(link.parse().unwrap()), ..Args::default() }).await
+fn slow(link: &str) -> Peer {
+    peer_with(Args { link: Some(link.parse().unwrap()), ..Args::default() })
 }
 
 /// A batch of so many bytes that cannot be compressed away on the link, and its answer of about as many.
@@ -17,7 +17,7 @@ fn large(peer: &Peer, bytes: usize) -> RequestBuilder {
 
 #[tokio::test]
 async fn a_handshake_and_a_request_take_a_round_trip_each() {
-    let peer = slow("rtt=60ms").await;
+    let peer = slow("rtt=60ms");
     let start = Instant::now();
     assert_eq!(status(peer.usage("s", "t1")).await, 200);
     assert!(start.elapsed() >= Duration::from_millis(120), "{:?}", start.elapsed());
@@ -29,7 +29,7 @@ async fn a_handshake_and_a_request_take_a_round_trip_each() {
 
 #[tokio::test]
 async fn a_rate_holds_each_way_and_bytes_are_counted() {
-    let peer = slow("rate=8mbit").await;
+    let peer = slow("rate=8mbit");
     let start = Instant::now();
     let answers = (0..4).map(|_| large(&peer, 100_000).send());
     for answer in futures_util::future::join_all(answers).await {
@@ -49,7 +49,7 @@ async fn a_rate_holds_each_way_and_bytes_are_counted() {
 
 #[tokio::test]
 async fn a_full_queue_holds_its_sender_back_and_loses_nothing() {
-    let peer = slow("rtt=10ms,rate=80mbit,queue=2k,window=8k").await;
+    let peer = slow("rtt=10ms,rate=80mbit,queue=2k,window=8k");
     for bytes in [10, 100_000, 1_000_000] {
         let (status, body) = answer(large(&peer, bytes)).await;
         assert_eq!(status, 200);
@@ -62,7 +62,7 @@ async fn a_full_queue_holds_its_sender_back_and_loses_nothing() {
 
 #[tokio::test]
 async fn the_link_is_changed_under_way() {
-    let peer = slow("rate=1bit").await;
+    let peer = slow("rate=1bit");
     let stuck = tokio::spawn(answer(peer.usage("s", "t")));
     peer.until(|accounts| accounts["connections"] == 1).await;
     let set = |link: &'static str| answer(peer.operator(Method::PUT, "link").body(link));
@@ -75,14 +75,14 @@ async fn the_link_is_changed_under_way() {
     // What was sent at the old rate arrives at the old time: a new connection does not wait for it.
     assert_eq!(super::status(peer.usage("s", "u")).await, 200);
     stuck.abort();
-    let plain = super::peer().await;
+    let plain = super::peer();
     let (status, body) = answer(plain.operator(Method::PUT, "link").body("rtt=1ms")).await;
     assert_eq!(status, 409, "{body}");
 }
 
 #[tokio::test]
 async fn the_weather_is_the_same_behind_a_link() {
-    let peer = slow("rtt=2ms").await;
+    let peer = slow("rtt=2ms");
     peer.forecast(json!({"reset": 1})).await;
     peer.usage("s", "t").send().await.unwrap_err();
     peer.forecast(json!({"reset": 0, "lost_answer": 1})).await;

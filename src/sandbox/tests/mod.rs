@@ -31,7 +31,7 @@ struct Peer {
     _stop: oneshot::Sender<()>,
 }
 
-async fn peer_with(args: Args) -> Peer {
+fn peer_with(args: Args) -> Peer {
     let args = Args { listen: FREE_PORT, control_listen: Some(FREE_PORT), ..args };
     let sandbox = Sandbox::bind(args).unwrap();
     let (address, control) = (sandbox.addr(), sandbox.control_addr().unwrap());
@@ -44,8 +44,8 @@ async fn peer_with(args: Args) -> Peer {
     Peer { address, control, client, _stop: stop }
 }
 
-async fn peer() -> Peer {
-    peer_with(Args { seed: Some(1), ..Args::default() }).await
+fn peer() -> Peer {
+    peer_with(Args { seed: Some(1), ..Args::default() })
 }
 
 impl Peer {

@@ -8,7 +8,7 @@ use super::*;
 
 #[tokio::test]
 async fn down_closes_port_and_connections_and_up_takes_the_same_port_back() {
-    let peer = peer().await;
+    let peer = peer();
     assert_eq!(status(peer.usage("s", "t1")).await, 200);
     peer.forecast(json!({"hang": 1})).await;
     let in_flight = tokio::spawn(peer.usage("s", "t2").send());
@@ -29,7 +29,7 @@ async fn down_closes_port_and_connections_and_up_takes_the_same_port_back() {
 
 #[tokio::test]
 async fn a_port_that_would_have_no_way_back_is_not_taken_down() {
-    let peer = peer().await;
+    let peer = peer();
     let weather = format!("http://{}/sandbox/weather", peer.address);
     let (status, body) = answer(peer.client.patch(&weather).json(&json!({"down": true}))).await;
     assert_eq!((status.as_u16(), peer.get("weather").await["down"].as_bool()), (409, Some(false)), "{body}");
@@ -38,7 +38,7 @@ async fn a_port_that_would_have_no_way_back_is_not_taken_down() {
     let weather = Weather { down: true, ..Weather::default() };
     let args = Args { listen: FREE_PORT, weather, ..Args::default() };
     assert!(Sandbox::bind(args.clone()).is_err());
-    let peer = peer_with(args).await;
+    let peer = peer_with(args);
     peer.accounts().await;
     assert!(peer.usage("s", "t").send().await.unwrap_err().is_connect(), "down from the start");
     peer.forecast(json!({"down": false})).await;
@@ -47,7 +47,7 @@ async fn a_port_that_would_have_no_way_back_is_not_taken_down() {
 
 #[tokio::test]
 async fn hang_takes_a_request_and_never_answers() {
-    let peer = peer().await;
+    let peer = peer();
     peer.forecast(json!({"hang": 1})).await;
     let hanging = tokio::spawn(peer.usage("s", "t").send());
     peer.until(|accounts| accounts["in_flight"] == 1).await;
@@ -59,7 +59,7 @@ async fn hang_takes_a_request_and_never_answers() {
 
 #[tokio::test]
 async fn reset_processes_nothing_and_a_lost_answer_everything() {
-    let peer = peer().await;
+    let peer = peer();
     peer.forecast(json!({"reset": 1, "always": 500})).await;
     let error = peer.usage("s", "t").send().await.unwrap_err();
     assert!(error.is_request() && !error.is_connect() && !error.is_timeout(), "{error:?}");
@@ -77,7 +77,7 @@ async fn reset_processes_nothing_and_a_lost_answer_everything() {
 
 #[tokio::test]
 async fn statuses_come_as_often_as_they_should_and_nothing_of_theirs_is_processed() {
-    let peer = peer().await;
+    let peer = peer();
     peer.forecast(json!({"status": {"500": 0.3, "429": 0.2}})).await;
     let mut seen = std::collections::BTreeMap::new();
     for n in 0..200 {
@@ -90,7 +90,7 @@ async fn statuses_come_as_often_as_they_should_and_nothing_of_theirs_is_processe
 
 #[tokio::test]
 async fn always_is_the_one_answer_to_everything_with_the_headers_of_its_status() {
-    let peer = peer().await;
+    let peer = peer();
     let date = "Sat, 31 Jan 2026 12:00:00 GMT";
     for (always, retry_after, location) in [
         (429, Some("7"), None),
@@ -122,7 +122,7 @@ async fn always_is_the_one_answer_to_everything_with_the_headers_of_its_status()
 
 #[tokio::test]
 async fn capacity_answers_429_above_so_many_requests_a_second() {
-    let peer = peer().await;
+    let peer = peer();
     let start = Instant::now();
     peer.forecast(json!({"capacity": 5, "retry_after": 1})).await;
     let mut passed = 0;
@@ -143,7 +143,7 @@ async fn capacity_answers_429_above_so_many_requests_a_second() {
 
 #[tokio::test]
 async fn latency_is_spent_before_anything_is_processed() {
-    let peer = peer().await;
+    let peer = peer();
     peer.forecast(json!({"latency_ms": 40, "jitter_ms": 1})).await;
     let start = Instant::now();
     assert_eq!(status(peer.usage("s", "t1")).await, 200);
@@ -158,7 +158,7 @@ async fn latency_is_spent_before_anything_is_processed() {
 
 #[tokio::test]
 async fn a_records_own_fate_is_by_the_prefix_of_its_ids() {
-    let peer = peer().await;
+    let peer = peer();
     peer.forecast(json!({
         "unknown_sessions": ["ghost"], "refuse_transactions": "bad", "poison_transactions": ["poison", "venom"]
     }))
@@ -178,7 +178,7 @@ async fn a_records_own_fate_is_by_the_prefix_of_its_ids() {
 
 #[tokio::test]
 async fn a_refused_record_has_one_status_for_ever_and_may_take_its_batch_with_it() {
-    let peer = peer().await;
+    let peer = peer();
     peer.forecast(json!({"refuse_transactions": "bad", "refuse_with": [400, 413, 415]})).await;
     let mut seen = std::collections::BTreeSet::new();
     for n in 0..32 {
@@ -203,7 +203,7 @@ async fn a_refused_record_has_one_status_for_ever_and_may_take_its_batch_with_it
 
 #[tokio::test]
 async fn one_of_two_backends_refuses_by_chance_a_record_or_a_batch() {
-    let peer = peer().await;
+    let peer = peer();
     peer.forecast(json!({"refuse_chance": 0.5, "refuse_with": [400]})).await;
     let mut refused = 0;
     for n in 0..100 {
@@ -228,7 +228,7 @@ async fn one_of_two_backends_refuses_by_chance_a_record_or_a_batch() {
 
 #[tokio::test]
 async fn success_false_is_no_success_and_takes_nothing() {
-    let peer = peer().await;
+    let peer = peer();
     peer.forecast(json!({"success_false": 1})).await;
     for request in [peer.usage("s", "t"), peer.batch(&[("s", vec![usage("t")])])] {
         let (status, body) = answer(request).await;
@@ -239,7 +239,7 @@ async fn success_false_is_no_success_and_takes_nothing() {
 
 #[tokio::test]
 async fn a_portal_answers_everything_with_its_page_and_takes_nothing() {
-    let peer = peer().await;
+    let peer = peer();
     for always in [200, 400, 503] {
         peer.forecast(json!({"always": always, "bad_body": "not_json"})).await;
         let response = peer.usage("s", "t").send().await.unwrap();
@@ -254,7 +254,7 @@ async fn a_portal_answers_everything_with_its_page_and_takes_nothing() {
 
 #[tokio::test]
 async fn a_bad_body_spoils_what_is_good_and_nothing_else() {
-    let peer = peer().await;
+    let peer = peer();
     for (n, (kind, text)) in
         [("empty", ""), ("not_json", "<html><body>It works!</body></html>")].into_iter().enumerate()
     {
@@ -281,7 +281,7 @@ async fn a_bad_body_spoils_what_is_good_and_nothing_else() {
 
 #[tokio::test]
 async fn the_weather_is_patched_replaced_and_read() {
-    let peer = peer().await;
+    let peer = peer();
     let fair = peer.get("weather").await;
     assert_eq!(fair, serde_json::to_value(Weather::default()).unwrap());
     peer.forecast(json!({"latency_ms": 1})).await;

@@ -19,7 +19,7 @@ pub(crate) use agent::{API_KEY, Agent, Metrics, SERVER_ID, Said};
 pub(crate) use faults::Faults;
 pub(crate) use mode::Mode;
 pub(crate) use redis_server::RedisServer;
-pub(crate) use sandbox::{Accounts, Sandbox};
+pub(crate) use sandbox::Sandbox;
 pub(crate) use scripted::{Received, Scripted, taken};
 pub(crate) use signing_key::SigningKey;
 

@@ -17,14 +17,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The window after a start or an outage. It doubles with every round trip that meets no queue.
-const FIRST: f64 = 32.0 * 1024.0;
+const FIRST: f64 = 16.0 * 1024.0;
 /// It is never smaller: a request or two.
 const LEAST: f64 = 4.0 * 1024.0;
 /// More than this in flight no link that an edge server has needs.
 const MOST: f64 = 8.0 * 1024.0 * 1024.0;
 /// How long the queue may be: twice the way, within these bounds. A quota request waits that long.
 const QUEUE_LEAST: f64 = 0.05;
-const QUEUE_MOST: f64 = 0.15;
+const QUEUE_MOST: f64 = 0.12;
 /// What a slow answer weighs, beside a quick one.
 const SLOW_WEIGHT: f64 = 1.0 / 3.0;
 /// The bytes of one request, before there are more requests at a time.

@@ -378,10 +378,8 @@ impl Lanes {
             let mut share = room.share(lanes_left);
             share.most = limits.of_a_session.map_or(usize::MAX, NonZeroUsize::get);
             lanes_left -= 1;
-            let stops = match limits.of_one_kind {
-                true => std::array::from_fn(|at| at != first.at),
-                false => self.held,
-            };
+            let others = std::array::from_fn(|at| at != first.at);
+            let stops = if limits.of_one_kind { others } else { self.held };
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             lane.queued = None;
             let was_flying = lane.in_flight > 0;

@@ -40,7 +40,7 @@ use tokio::sync::watch;
 
 use crate::admin::{Operator, chain};
 use crate::config::CommandAlgorithm;
-use crate::control_plane::{CallError, Client, Command};
+use crate::control_plane::{CallError, Client, Command, Meaning};
 use crate::drain::Turns;
 use crate::failpoint;
 use crate::outbox::CommandOutcome;
@@ -239,7 +239,7 @@ impl Commands {
                 Some(commands)
             }
             // It does answer: that does not pass by itself, and the link says nothing of it.
-            Err(error @ CallError::BadAnswer(_)) => {
+            Err(error @ (CallError::BadAnswer(_) | CallError::Status { meaning: Meaning::Foreign, .. })) => {
                 self.tell_misunderstood(Some(error.to_string()));
                 Some(Vec::new())
             }

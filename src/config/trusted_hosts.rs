@@ -30,6 +30,12 @@ impl CalledHost {
         };
         let host = match Host::parse(host.strip_suffix('.').unwrap_or(host)).ok()? {
             Host::Ipv6(ip) => ip.to_ipv4_mapped().map_or(Host::Ipv6(ip), Host::Ipv4),
+            // URLs allow more in a host than names have.
+            Host::Domain(name)
+                if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) =>
+            {
+                return None;
+            }
             host => host,
         };
         Some(Self { host, port })

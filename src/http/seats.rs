@@ -83,9 +83,11 @@ impl Seats {
 
     /// Has the connection that has waited longest leave, for its descriptor. Done when one has left, or none waits.
     pub(super) async fn make_room(&self) {
-        let left = self.changed.notified();
-        if self.state().make_room() {
-            left.await;
+        if !self.state().make_room() {
+            return;
+        }
+        while self.state().leaving > 0 {
+            self.changed.notified().await;
         }
     }
 }

@@ -238,7 +238,7 @@ async fn the_effective_configuration_is_shown_with_origins_and_without_secrets()
         "ADMIN_TOKEN=[hidden] # file token",
         "CONTROL_PLANE_API_KEY=[hidden] # environment",
         "CONTROL_PLANE_URL=https://***@cp.example/base # environment",
-        "BATCH_MAX_RECORDS=500 # default",
+        "BATCH_MAX_RECORDS=2000 # default",
     ] {
         let has = |shown: &str| shown.split_whitespace().collect::<Vec<_>>().join(" ") == line;
         assert!(said.out.lines().any(has), "{line}\n{}", said.out);

@@ -398,7 +398,7 @@ async fn an_export_that_stops_half_way_says_what_has_left_the_agent() {
 
 #[tokio::test]
 async fn what_is_on_its_way_is_not_exported_as_well() {
-    let mut stage = stage().await;
+    let mut stage = Stage::set_with(&[("ADMIN_TOKEN", TOKEN), ("DELIVERY_MODE", "single")]).await;
     stage.sandbox.weather(json!({"latency_ms": 700})).await;
     let pushed = load::push_sessions(&stage.redis, "s", 30, 10).await;
     until("some are on their way", async || {

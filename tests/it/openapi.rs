@@ -180,6 +180,7 @@ async fn answers_have_the_form_that_is_described() {
     let (record, letter) = ("/admin/outbox/records/{id}", "/admin/dead-letters/{id}");
     let (replay, drop) = ("/admin/dead-letters/replay", "/admin/dead-letters/drop");
     let (limit, level) = ("/admin/drain/rate-limit", "/admin/log-level");
+    let bandwidth = "/admin/drain/bandwidth";
     let page = |name: &str| format!("/assets/{name}");
     let texts = TEXTS.map(|path| ("GET", path, path.to_owned(), None, 200));
     for (method, path, url, body, status) in texts.into_iter().chain([
@@ -210,6 +211,8 @@ async fn answers_have_the_form_that_is_described() {
         ("GET", "/admin/drain", "/admin/drain".into(), None, 200),
         ("PUT", limit, limit.into(), Some(json!({"rate_limit": 500})), 200),
         ("PUT", limit, limit.into(), Some(json!({"rate_limit": 5_000_000})), 422),
+        ("PUT", bandwidth, bandwidth.into(), Some(json!({"bandwidth": 1_000_000})), 200),
+        ("PUT", bandwidth, bandwidth.into(), Some(json!({"bandwidth": -1})), 422),
         ("GET", level, level.into(), None, 200),
         ("PUT", level, level.into(), Some(json!({"level": "WARNING"})), 200),
         ("POST", "/admin/reload", "/admin/reload".into(), None, 200),

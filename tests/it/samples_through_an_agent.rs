@@ -25,11 +25,28 @@ fn name(queue: Queue) -> &'static str {
     }
 }
 
+/// How deeply JSON is nested.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut is_escaped) = (0_usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
+}
+
 /// What the mirror holds for these bytes: the JSON as it stands, or a string where it was none.
 fn mirrored(bytes: &[u8]) -> String {
     match serde_json::from_slice::<&RawValue>(bytes) {
-        Ok(json) => json.get().to_owned(),
-        Err(_) => serde_json::to_string(&String::from_utf8_lossy(bytes)).expect("a string"),
+        Ok(json) if depth(bytes) <= 64 => json.get().to_owned(),
+        _ => serde_json::to_string(&String::from_utf8_lossy(bytes)).expect("a string"),
     }
 }
 

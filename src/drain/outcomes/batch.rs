@@ -304,12 +304,12 @@ impl Run {
     ) {
         for (log, _) in LOGS.into_iter().zip(delivered).filter(|(_, records)| *records == 0) {
             // One that fails again and again while others pass is its own affair.
-            let own: Vec<bool> =
-                rest.iter().map(|rest| was_up && self.fails_by_itself(log, &rest.item.history)).collect();
-            let of_it = || {
-                let all = rest.iter().zip(&own).filter(|(rest, own)| rest.item.ticket.log == log && !**own);
-                all.map(|(rest, _)| rest)
-            };
+            let of_it: Vec<&Rest> = rest
+                .iter()
+                .filter(|rest| rest.item.ticket.log == log)
+                .filter(|rest| !(was_up && self.fails_by_itself(&rest.item)))
+                .collect();
+            let of_it = || of_it.iter().copied();
             let failed = of_it().find_map(|rest| Some((rest.verdict.trouble()?, &rest.exception)));
             let unknown = || of_it().filter(|rest| rest.verdict == Verdict::SessionUnknown);
             if let Some((trouble, exception)) = failed {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::link::{Change, Flight, asked_wait};
-use super::queues::{History, Item, LaneKey, Parcel, kind_of};
+use super::queues::{Item, LaneKey, Parcel, kind_of};
 use super::routes::{Beside, Blame, Met};
 use super::verdict::{Trouble, Verdict, judge};
 use super::{Form, Run, Sent};
@@ -282,9 +282,11 @@ impl Run {
     }
 
     /// Whether one more failure of this record is its own: the next attempt at it is about to be noted.
-    fn fails_by_itself(&self, log: Log, history: &History) -> bool {
+    fn fails_by_itself(&self, item: &Item) -> bool {
+        let history = &item.history;
         let is_again = history.own_failures + 1 >= FAILED_AGAIN;
-        is_again && self.routes.any_passed(history) && self.routes.are_its_own(log, Beside::ItsKind, history)
+        let is_its_own = || self.routes.are_its_own(item.ticket.log, Beside::ItsKind, history);
+        is_again && self.routes.any_passed(history) && is_its_own()
     }
 
     /// A request met what the link may be to blame for: the link hears of it, unless its kind alone is in trouble.

@@ -183,14 +183,14 @@ impl Batching {
     }
 
     fn encoding(&self) -> Encoding {
-        let wanted = match self.settings.compression {
+        let takes_zstd = match self.settings.compression {
             _ if self.plain_until.is_some() => return Encoding::Identity,
             Compression::None => return Encoding::Identity,
-            Compression::Zstd => Encoding::Zstd,
-            Compression::Gzip => Encoding::Gzip,
-            Compression::Auto if self.accepts_zstd => Encoding::Zstd,
-            Compression::Auto => Encoding::Gzip,
+            Compression::Zstd => true,
+            Compression::Gzip => false,
+            Compression::Auto => self.accepts_zstd,
         };
+        let wanted = if takes_zstd { Encoding::Zstd } else { Encoding::Gzip };
         let may = |encoding: &Encoding| !self.refused.contains(encoding);
         [wanted, Encoding::Gzip].into_iter().find(may).unwrap_or(Encoding::Identity)
     }

@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn a_thin_link_is_filled_and_its_queue_stays_short() {
         for (bytes_per_second, round_trip) in [(125e3, 0.1), (125e3, 0.02), (1.25e6, 0.1), (1.25e6, 0.3)] {
-            let way = Way { bytes_per_second, round_trip, ..CLEAN };
+            let way = Way { round_trip, bytes_per_second, ..CLEAN };
             let ran = run(Window::new(), &way, Instant::now(), 60.0);
             assert!(ran.rate >= 0.9 * bytes_per_second, "{bytes_per_second} at {round_trip}: {}", ran.rate);
             assert!(ran.queue <= 0.3, "{bytes_per_second} at {round_trip}: {} s in the queue", ran.queue);
@@ -362,7 +362,7 @@ mod tests {
     fn a_slow_control_plane_is_no_queue_that_sending_less_would_shorten() {
         let begin = Instant::now();
         let fast = run(Window::new(), &Way { bytes_per_second: 12.5e6, ..CLEAN }, begin, 20.0);
-        let slow = Way { bytes_per_second: 12.5e6, processing: 40e-6, round_trip: 0.4, ..CLEAN };
+        let slow = Way { round_trip: 0.4, bytes_per_second: 12.5e6, processing: 40e-6, ..CLEAN };
         let ran = run(fast.window, &slow, begin + Duration::from_secs(20), 240.0);
         assert!(ran.rate >= 50e3, "{}", ran.rate);
     }
@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn a_server_whose_delays_vary_is_no_queue() {
         for (round_trip, varies) in [(0.2, 0.5), (0.2, 0.7), (0.4, 0.3), (0.4, 0.7)] {
-            let way = Way { bytes_per_second: 12.5e6, round_trip, varies, ..CLEAN };
+            let way = Way { round_trip, bytes_per_second: 12.5e6, varies, ..CLEAN };
             let ran = run(Window::new(), &way, Instant::now(), 120.0);
             assert!(ran.window.bytes >= 2.0 * FIRST, "{round_trip}, {varies}: {:?}", ran.window);
         }

@@ -150,7 +150,7 @@ impl Lane {
     pub(super) fn pop_run(
         &mut self,
         suspects: bool,
-        stops: &[bool; LOGS.len()],
+        stops: [bool; LOGS.len()],
         mut share: Room,
         batch: &mut Room,
     ) -> Vec<Item> {

@@ -383,7 +383,7 @@ impl Lanes {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             lane.queued = None;
             let was_flying = lane.in_flight > 0;
-            let items = lane.pop_run(first.is_suspect, &stops, share, &mut room);
+            let items = lane.pop_run(first.is_suspect, stops, share, &mut room);
             if items.is_empty() {
                 left_over.push(key);
                 continue;

@@ -57,7 +57,7 @@ const LAST_PUSHES: Duration = Duration::from_secs(5);
 /// How often quota requests are looked through for expired ones.
 const EXPIRY_SWEEP: Duration = Duration::from_secs(1);
 
-/// Of refusals that an earlier process met, so many of the newest dead letters tell, and so long: a week.
+/// Dead letters that are read at the start to restore the brake's count, the newest first, and their greatest age: a week.
 const REMEMBERED_LETTERS: u64 = 2000;
 const REMEMBERED_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
 

@@ -1,4 +1,4 @@
-//! Room: what lanes give up when the window is full, and how they get it back.
+//! The memory that lanes may take: which records they give up when it is full, and how they are read again.
 //!
 //! A lane that waits, because its session is not known yet or its record failed, gives up its records but the first;
 //! and when those that wait still hold a good part of the window, the first as well. It remembers what has happened to

@@ -145,6 +145,7 @@ function showLink(now) {
   if (link.next_probe_seconds !== null) notes.push(`next probe in ${duration(link.next_probe_seconds)}`);
   if (link.paused) notes.push("the drain is paused by an operator");
   if (link.rate_limit) notes.push(`at most ${whole.format(link.rate_limit)} requests a second`);
+  if (link.bandwidth) notes.push(`at most ${whole.format(link.bandwidth)} bytes a second`);
   if (!notes.length) notes.push(now.registered ? "answers; this server is registered" : "this server is not registered yet");
   text($("link-state"), word);
   text($("link-note"), notes.join("; "));

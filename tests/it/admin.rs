@@ -264,7 +264,11 @@ async fn a_paused_drain_sends_no_record_until_it_is_resumed_and_the_server_stays
 async fn the_rate_limit_changes_while_it_runs() {
     let mut stage = stage(&[("DELIVERY_MODE", "single")]).await;
     put(&stage, "/admin/drain/rate-limit", json!({"rate_limit": 20, "burst": 1})).await;
-    assert_eq!(stage.agent.metrics().await.sum("dataplane_drain_rate_limit", &[]) as u64, 20);
+    until("the drain obeys", async || {
+        let limit = stage.agent.metrics().await.sum("dataplane_drain_rate_limit", &[]);
+        (limit as u64 == 20).then_some(())
+    })
+    .await;
     let begun = Instant::now();
     let before: u64 = requests(&stage).await;
     let records: Vec<String> = (0..2_000).map(|n| load::usage(&format!("s{n}"), 0)).collect();

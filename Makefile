@@ -4,6 +4,8 @@
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Incremental builds make a target folder large and a cold build slower.
 export CARGO_INCREMENTAL := 0
+# Most tests wait for servers and deadlines, and leave the processors idle.
+export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
 
 .PHONY: help build demo test test-outbox format lint units docs bench bench-wan redis test-tools
 

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::harness::{Mode, RedisServer, Sandbox, USAGE};
 use super::throughput::fill_sessions;
 
-const RECORDS: u32 = 100_000;
+const RECORDS: u32 = 500_000;
 const SESSIONS: u32 = 500;
 const AT_ONCE: isize = 1_000;
 

@@ -43,7 +43,7 @@ impl Meaning {
     }
 
     /// Why an answer of this meaning is not a good one, in words that follow "answered 200".
-    pub(super) fn remark(self) -> &'static str {
+    pub(crate) fn remark(self) -> &'static str {
         match self {
             Self::Foreign => ", but not as a ControlPlane does: something else answers there",
             Self::Mismatched => ", but to another request",

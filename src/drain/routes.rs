@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::link::{Jitter, Settings};
-use super::queues::{LOGS, LaneKey, Outcomes, Unknown, place};
+use super::queues::{CONFIRMED, LOGS, LaneKey, Outcomes, Unknown, place};
 use super::verdict::Trouble;
 use crate::outbox::Log;
 
@@ -28,6 +28,15 @@ use blame::{Recent, Troubles};
 
 /// Longer without a delivery is no time in which records were being delivered: a session's grace stands still.
 const DELIVERING_GAP: Duration = Duration::from_secs(10);
+
+/// Bad records in front of good ones are walked through at once: so many probes for each refusal that set the brake go
+/// without backoff. What is refused after that is a bad release.
+const QUICK_PROBES: u32 = 10;
+/// So long a brake waits for a session that nothing stands in front of, before it walks behind what was refused (`drain/queues/walk.rs`).
+const WALK_AFTER: Duration = Duration::from_secs(20);
+
+/// After a brake as short as this nothing has to begin small.
+const BRIEF: Duration = Duration::from_secs(120);
 
 /// What is known of one kind.
 #[derive(Debug, Default)]
@@ -59,6 +68,8 @@ struct Route {
     answered_at: Option<Instant>,
     /// Why it is held.
     held: Option<Held>,
+    /// The brake that was released last.
+    last_brake: Option<Brake>,
     /// It is not to be probed before this.
     asked: Option<Instant>,
 }
@@ -69,6 +80,15 @@ pub(super) struct Held {
     pub(super) trouble: Trouble,
     /// The answer that showed it.
     pub(super) cause: String,
+    /// Since when it is held.
+    pub(super) since: Instant,
+}
+
+/// A brake that was released.
+#[derive(Clone, Copy, Debug)]
+struct Brake {
+    since: Instant,
+    until: Instant,
 }
 
 /// All kinds, in the order of [`LOGS`].
@@ -85,6 +105,8 @@ pub(super) struct Routes {
     turn: usize,
     /// Probes in a row that brought nothing.
     failures: u32,
+    /// Probes of what is braked that may still go without backoff.
+    quick_probes: u32,
     jitter: Jitter,
 }
 
@@ -92,7 +114,9 @@ impl Routes {
     pub(super) fn new(settings: Settings) -> Self {
         let routes = std::array::from_fn(|_| Route::default());
         let jitter = Jitter::default();
-        Self { settings, routes, in_a_row: 0, until: None, probing: None, turn: 0, failures: 0, jitter }
+        let quick_probes = QUICK_PROBES * settings.refusal_brake;
+        let (until, probing) = (None, None);
+        Self { settings, routes, in_a_row: 0, until, probing, turn: 0, failures: 0, quick_probes, jitter }
     }
 
     fn of(&mut self, log: Log) -> &mut Route {
@@ -103,16 +127,17 @@ impl Routes {
         &self.routes[place(log).unwrap_or_default()]
     }
 
-    /// Refusals that an earlier process met, and of which no delivery is known: the brake goes on where it was. The next
-    /// refusal is a dead letter for sure, so that one bad record is still told from a bad release.
+    /// Refusals that an earlier process met, and of which no delivery is known: the brake goes on where it was. One more
+    /// record can be refused and confirmed, so that one bad record is still told from a bad release.
     pub(super) fn remember_refusals(&mut self, log: Log, refusals: u32) {
-        let most = self.settings.refusal_brake.saturating_sub(1);
+        let most = self.settings.refusal_brake.saturating_sub(u32::from(CONFIRMED) + 1);
         self.of(log).refusals = refusals.min(most);
     }
 
     /// So many were delivered, or had been before. True if that ends a hold.
     pub(super) fn delivered(&mut self, log: Log, records: u64, now: Instant) -> bool {
         self.in_a_row = 0;
+        self.quick_probes = QUICK_PROBES * self.settings.refusal_brake;
         let route = self.of(log);
         if let Some(last) = route.last_delivery {
             route.delivering += now.saturating_duration_since(last).min(DELIVERING_GAP);
@@ -178,6 +203,11 @@ impl Routes {
     pub(super) fn may_lack_batches(&self, log: Log) -> bool {
         let held = self.known_of(log).held.as_ref();
         held.is_some_and(|held| matches!(held.trouble, Trouble::Refusing | Trouble::NoRoute))
+    }
+
+    /// Whether the brake that was released last had hardly been set.
+    pub(super) fn was_braked_briefly(&self, log: Log) -> bool {
+        self.known_of(log).last_brake.is_some_and(|brake| brake.until < brake.since + BRIEF)
     }
 
     /// How many were delivered so far.
@@ -254,14 +284,28 @@ impl Routes {
         self.turn = at + 1;
     }
 
-    /// The probe was answered, and what it said was told.
-    pub(super) fn probe_answered(&mut self, log: Log, now: Instant) {
+    /// The probe was answered, and what it said was told. While probes go without backoff, the next waits for `gap`; none
+    /// is no wait.
+    pub(super) fn probe_answered(&mut self, log: Log, gap: Duration, now: Instant) {
         self.probing = None;
         // One that was let go has set the next probe of the others itself.
-        if self.is_held(log) {
+        if !self.is_held(log) {
+            return;
+        }
+        let is_quick = self.quick_probes > 0 && self.all_held().all(|(log, _)| self.is_braked(log));
+        if gap.is_zero() || is_quick {
+            self.quick_probes = self.quick_probes.saturating_sub(u32::from(!gap.is_zero()));
+            self.until = Some(now + gap);
+        } else {
             self.failures = self.failures.saturating_add(1);
             self.wait(now);
         }
+    }
+
+    /// Whether a probe of this log may go before records that were refused.
+    pub(super) fn may_walk(&self, log: Log, now: Instant) -> bool {
+        let held = self.known_of(log).held.as_ref();
+        held.is_some_and(|held| held.trouble == Trouble::Refusing && now >= held.since + WALK_AFTER)
     }
 
     /// The operator knows better: records may go again, and be refused. What has no route is asked for it at once. Gives
@@ -297,7 +341,11 @@ impl Routes {
         if route.held.as_ref().is_some_and(stays) {
             return false;
         }
-        route.held = Some(Held { trouble, cause: cause.to_owned() });
+        // The same bad records as a moment ago: what was found out about them need not be found out anew.
+        let again =
+            route.last_brake.filter(|brake| trouble == Trouble::Refusing && now < brake.until + WALK_AFTER);
+        let since = again.map_or(now, |brake| brake.since);
+        route.held = Some(Held { trouble, cause: cause.to_owned(), since });
         if self.until.is_none() {
             self.failures = 1;
             self.wait(now);
@@ -313,6 +361,8 @@ impl Routes {
         let route = self.of(log);
         let Some(held) = route.held.take() else { return false };
         route.asked = None;
+        route.last_brake =
+            (held.trouble == Trouble::Refusing).then_some(Brake { since: held.since, until: now });
         if held.trouble.may_be_a_kinds() {
             // What was its own speaks for nobody else's.
             (route.troubles.is_known, route.is_partial, route.recent) = (true, true, Recent::default());

@@ -45,11 +45,6 @@ impl Verdict {
             _ => None,
         }
     }
-
-    /// Whether the `ControlPlane` takes no record of the session behind this one in the same batch.
-    pub(super) fn stops_session(self) -> bool {
-        matches!(self, Self::Failed { .. } | Self::SessionUnknown | Self::NotTried)
-    }
 }
 
 /// What is wrong with the link.
@@ -127,7 +122,13 @@ impl Trouble {
 /// The verdict on one attempt, and how long the peer asks us to wait.
 pub(super) fn judge(result: &Result<Response, Failure>) -> (Verdict, Option<Duration>) {
     match result {
-        Ok(response) => (by_meaning(response.meaning, response.status), response.retry_after),
+        Ok(response) => {
+            // Whoever else answers says nothing of when the ControlPlane may be asked again.
+            let is_its_own =
+                matches!(response.meaning, Meaning::Overloaded | Meaning::Failing | Meaning::InProgress);
+            let retry_after = response.retry_after.filter(|_| is_its_own);
+            (by_meaning(response.meaning, response.status), retry_after)
+        }
         Err(failure) => (by_failure(failure), None),
     }
 }
@@ -164,6 +165,12 @@ pub(super) fn by_status(status: u16) -> Verdict {
         500.. => Verdict::server_failed(Trouble::Failing),
         _ => Verdict::failed(Trouble::Misconfigured),
     }
+}
+
+/// Whether the `ControlPlane` promises to take no record of the session behind one with this status in the same batch.
+/// Of other statuses, which come from the way there, nothing is promised.
+pub(super) fn stops_session(status: u16) -> bool {
+    matches!(status, 401 | 403 | 404 | 408 | 410 | 424 | 425 | 429 | 500..)
 }
 
 fn by_failure(failure: &Failure) -> Verdict {

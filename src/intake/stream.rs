@@ -228,7 +228,7 @@ impl Reading {
             match fields {
                 // Given again while it is in hand: after its group was made anew, or others' entries were claimed.
                 _ if self.known.contains(&id) => {}
-                Some(Value::Array(fields)) => self.take_entry(id, &fields, &mut given)?,
+                Some(Value::Array(fields)) => self.take_entry(id, &fields, &mut given),
                 // Deleted by somebody while it was pending.
                 _ => {
                     given.trimmed += 1;
@@ -239,12 +239,9 @@ impl Reading {
         Ok(given)
     }
 
-    fn take_entry(&mut self, id: String, fields: &[Value], given: &mut Given) -> Result<(), SourceError> {
+    fn take_entry(&mut self, id: String, fields: &[Value], given: &mut Given) {
         let (message, digest) = match fields {
-            [Value::BulkString(note)] => {
-                let message = oversize::message(note).ok_or(SourceError::Answer("a note says where"))?;
-                (message, digest(&id, note))
-            }
+            [Value::BulkString(note)] => (oversize::message(note.clone()), digest(&id, note)),
             fields => {
                 let message = match field(fields) {
                     Some(data) => Message { body: data.to_vec(), defect: None },
@@ -256,13 +253,12 @@ impl Reading {
         };
         if self.committed.contains(&digest) {
             self.done.push(id);
-            return Ok(());
+            return;
         }
         given.messages.push(message);
         given.digests.extend(digest);
         self.known.insert(id.clone());
         self.in_hand.push_back(id);
-        Ok(())
     }
 }
 

@@ -300,7 +300,14 @@ async fn a_key_of_another_type_in_the_oversized_messages_place_is_named_and_noth
 async fn what_only_looks_like_a_note_is_a_message_and_a_note_that_was_given_back_is_one() {
     let (redis, sandbox) = (server().await, Sandbox::start(&[]));
     let forged = "dataplane-agent: a message that is too large to be fetched 0123\n{\"length\":1}\nhead";
-    redis.push(USAGE, &[forged]).await;
+    // Anybody can compute the checksum.
+    let says_nothing = "{\"length\":-1}\nhead";
+    let mut checksum = redis::cmd("EVAL");
+    checksum.arg("return redis.sha1hex(ARGV[1])").arg(0).arg(says_nothing);
+    let checksum: String = redis::from_redis_value(redis.run(&checksum).await).expect("a checksum");
+    let with_checksum =
+        format!("dataplane-agent: a message that is too large to be fetched {checksum}\n{says_nothing}");
+    redis.push(USAGE, &[forged, &with_checksum]).await;
     // An agent that is gone for good after it has moved one.
     push_large(&redis, Mode::List, USAGE, "moved", 2 * MIB).await;
     let mut gone = agent(&redis, &sandbox, Mode::List);
@@ -308,14 +315,15 @@ async fn what_only_looks_like_a_note_is_a_message_and_a_note_that_was_given_back
     gone.set("FAILPOINT", "intake::taken=1=abort");
     gone.start();
     gone.ended().await;
-    assert_eq!(redis.len(&format!("{USAGE}:processing:gone")).await, 2);
+    assert_eq!(redis.len(&format!("{USAGE}:processing:gone")).await, 3);
     let mut agent = agent(&redis, &sandbox, Mode::List);
     agent.set("ORPHAN_RECLAIM_SECONDS", "1");
     agent.start();
     agent.ready().await;
-    let found = letters(&redis, 2).await;
+    let found = letters(&redis, 3).await;
     let moved = element(&redis, &oversize(USAGE), 0).await;
     assert_tells(&found[0], &oversize(USAGE), &moved, "moved");
-    assert_eq!(found[1]["original_message"], forged);
+    assert_eq!(found[1]["original_message"], with_checksum);
+    assert_eq!(found[2]["original_message"], forged);
     assert_eq!(redis.len(&oversize(USAGE)).await, 1);
 }

@@ -5,23 +5,23 @@ use serde_json::json;
 
 use super::harness::{Stage, USAGE, load, until};
 
-const RECORDS: u32 = 20_000;
-const SESSIONS: u32 = 500;
+/// Records, and the sessions that they are of.
+const MANY: (u32, u32) = (20_000, 500);
 /// The defaults of `REFUSAL_BRAKE` and `DRAIN_CONCURRENCY`.
 const MOST_DEAD: f64 = 100.0 + 32.0;
 
 /// One ControlPlane after another is wrong about everything, and then well.
-async fn refuses(mode: &str, statuses: [(u16, &str); 2]) {
+async fn refuses(mode: &str, (records, sessions): (u32, u32), statuses: &[(u16, &str)]) {
     let mut stage = Stage::set_with(&[("DELIVERY_MODE", mode)]).await;
     let (mut pushed, mut dead) = (0, 0.0);
-    for (status, reason) in statuses {
+    for (status, reason) in statuses.iter().copied() {
         stage.sandbox.weather(json!({"always": status})).await;
-        let usage = |n: u32| load::usage(&format!("{status}-{}", n % SESSIONS), n / SESSIONS);
-        stage.redis.push(USAGE, &(0..RECORDS).map(usage).collect::<Vec<_>>()).await;
-        pushed += u64::from(RECORDS);
+        let usage = |n: u32| load::usage(&format!("{status}-{}", n % sessions), n / sessions);
+        stage.redis.push(USAGE, &(0..records).map(usage).collect::<Vec<_>>()).await;
+        pushed += u64::from(records);
         until(&format!("{mode}, {status}: the link is down: {reason}"), async || {
             let health = stage.agent.health().await?;
-            let is_in = health["outbox"]["depth"].as_f64()? >= f64::from(RECORDS) - MOST_DEAD;
+            let is_in = health["outbox"]["depth"].as_f64()? >= f64::from(records) - MOST_DEAD;
             let link = health["components"]["control_plane"]["link"].as_str()?.to_owned();
             (is_in && link.ends_with(reason)).then_some(())
         })
@@ -50,10 +50,19 @@ async fn refuses(mode: &str, statuses: [(u16, &str); 2]) {
 
 #[tokio::test]
 async fn twenty_thousand_records_survive_a_no_to_everything_one_by_one() {
-    refuses("single", [(404, "no_route"), (422, "refusing")]).await;
+    refuses("single", MANY, &[(404, "no_route"), (422, "refusing")]).await;
 }
 
 #[tokio::test]
 async fn twenty_thousand_records_survive_a_no_to_everything_in_batches() {
-    refuses("batch", [(400, "refusing"), (404, "no_route")]).await;
+    refuses("batch", MANY, &[(400, "refusing"), (404, "no_route")]).await;
+}
+
+#[tokio::test]
+async fn with_few_sessions_each_goes_on_in_its_order_when_all_is_well_again() {
+    for mode in ["single", "batch"] {
+        for sessions in [1, 20] {
+            refuses(mode, (2_000, sessions), &[(422, "refusing")]).await;
+        }
+    }
 }

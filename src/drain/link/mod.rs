@@ -245,8 +245,7 @@ impl Link {
         }
         let counts = self.last_success.is_none_or(|success| flight.sent >= success);
         self.failures += u32::from(counts);
-        let asked_to_wait =
-            trouble == Trouble::Overloaded && retry_after.is_some_and(|wait| wait >= SHORTEST_ASKED);
+        let asked_to_wait = retry_after.is_some_and(|wait| wait >= SHORTEST_ASKED);
         if trouble.is_definite() && counts
             || asked_to_wait
             || self.failures >= self.settings.failures_to_open

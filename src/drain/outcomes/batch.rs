@@ -10,7 +10,7 @@ use crate::drain::Run;
 use crate::drain::link::{Flight, asked_wait};
 use crate::drain::queues::{Group, Item, LOGS, LaneKey, Parcel, lanes_of, place, records_in};
 use crate::drain::routes::Beside;
-use crate::drain::verdict::{Trouble, Verdict, by_status, judge};
+use crate::drain::verdict::{Trouble, Verdict, by_status, judge, stops_session};
 use crate::outbox::{Reason, Settlement};
 
 /// What was heard where the status says nothing of what is wrong.
@@ -46,7 +46,10 @@ impl Run {
         answer: &Answer,
         now: Instant,
     ) {
-        let response = answer.result.as_ref().ok();
+        // Whoever else answered says nothing of batches either.
+        let is_its_own =
+            |response: &&Response| !matches!(response.meaning, Meaning::Foreign | Meaning::Mismatched);
+        let response = answer.result.as_ref().ok().filter(is_its_own);
         let exceptions = response.and_then(|response| exceptions_in(response, key, records_in(&parcel)));
         self.batching.answered(exceptions.is_some());
         if let Some(exceptions) = exceptions {
@@ -142,7 +145,7 @@ impl Run {
         UNUSABLE_BATCH.clone_into(&mut self.heard);
         let failure = RecordFailure {
             trouble: Trouble::Failing,
-            may_be_poison: true,
+            may_be_poison: false,
             beside: Beside::ItsKind,
             retry_after: None,
             was_up: self.link.trouble().is_none(),
@@ -173,13 +176,12 @@ impl Run {
             halve(&mut parcel);
         }
         self.renew_credentials(trouble);
-        let asked = retry_after.filter(|_| trouble == Trouble::Overloaded);
         if is_mixed(&parcel) {
             // No kind is to blame for what all of them met.
-            let change = self.link.failed(trouble, asked, flight, now);
+            let change = self.link.failed(trouble, retry_after, flight, now);
             self.announce(change);
         } else {
-            self.troubled(log, lanes_of(&parcel), trouble, asked, flight, now);
+            self.troubled(log, lanes_of(&parcel), trouble, retry_after, flight, now);
         }
         let wait = retry_after.filter(|_| trouble == Trouble::Failing);
         for (lane, item) in items_of(parcel) {
@@ -379,13 +381,13 @@ fn sort_out(parcel: Parcel, exceptions: Vec<BatchException>) -> Results {
                     results.breach.get_or_insert_with(|| item.record.session().to_owned());
                     Verdict::NotTried
                 }
-                // Nothing of its session stands before it: it is this record that was not taken.
+                // Nothing of its session stands before it that was not taken. It waits by itself, and is no poison for that.
                 Verdict::NotTried if !is_stopped => {
-                    Verdict::Failed { trouble: Trouble::Failing, may_be_poison: true }
+                    Verdict::Failed { trouble: Trouble::Failing, may_be_poison: false }
                 }
                 verdict => verdict,
             };
-            is_stopped |= verdict.stops_session();
+            is_stopped |= stops_session(exception.status);
             match verdict {
                 Verdict::Settled(settlement) => results.taken.push((group.lane, item, settlement)),
                 _ => results.rest.push(Rest { lane: group.lane, item, verdict, exception }),

@@ -2,19 +2,17 @@
 //!
 //! A record is refused when it was refused twice, on different connections: one refusal may be a middlebox's, or one
 //! bad server's of several. A record that was refused and is then delivered shows that the answers depend on who gives
-//! them. For a while after that it takes eight: of two servers of which one refuses everything, eight refusals in a row
-//! meet four records in a thousand.
+//! them. For a while after that it takes eight confirmations: of two servers of which one refuses everything, nine refusals
+//! in a row meet two records in a thousand.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::drain::queues::History;
+use crate::drain::queues::{CONFIRMED, History};
 
-/// Refusals that it takes.
-const ENOUGH: u8 = 2;
-/// After a contradiction.
-const ENOUGH_IN_DOUBT: u8 = 8;
+/// Refusals that it takes after a contradiction.
+const ENOUGH_IN_DOUBT: u8 = 9;
 /// A contradiction counts for so long.
 const DOUBT: Duration = Duration::from_secs(600);
 /// The first confirmation is asked for at once; each further one within this time.
@@ -31,7 +29,7 @@ impl Confirmation {
     pub(in crate::drain) fn refused(&self, history: &mut History, now: Instant) -> bool {
         history.refusals = history.refusals.saturating_add(1);
         let is_in_doubt = self.in_doubt_until.is_some_and(|until| until > now);
-        history.refusals >= if is_in_doubt { ENOUGH_IN_DOUBT } else { ENOUGH }
+        history.refusals >= if is_in_doubt { ENOUGH_IN_DOUBT } else { CONFIRMED }
     }
 
     /// A record was delivered.
@@ -59,13 +57,13 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_confirmed_once_and_seven_times_while_answers_contradict_each_other() {
+    fn a_refusal_is_confirmed_once_and_eight_times_while_answers_contradict_each_other() {
         let (mut confirmation, now) = (Confirmation::default(), Instant::now());
         assert_eq!(refusals(&confirmation, now), 2);
         confirmation.delivered(&History::NONE, now);
         assert_eq!(refusals(&confirmation, now), 2, "what was never refused contradicts nothing");
         confirmation.delivered(&History { refusals: 1, ..History::NONE }, now);
-        assert_eq!(refusals(&confirmation, now + DOUBT / 2), 8);
+        assert_eq!(refusals(&confirmation, now + DOUBT / 2), 9);
         assert_eq!(refusals(&confirmation, now + DOUBT), 2);
     }
 }

@@ -12,7 +12,7 @@ use super::queues::{Item, LaneKey, Parcel, kind_of};
 use super::routes::{Beside, Blame, Met};
 use super::verdict::{Trouble, Verdict, judge};
 use super::{Form, Run, Sent};
-use crate::control_plane::{Answer, QuotaAnswer, parse_quota_answer};
+use crate::control_plane::{Answer, Meaning, QuotaAnswer, Response, parse_quota_answer};
 use crate::outbox::{DeadLetter, Log, Payload, Reason, Settlement};
 use crate::record::Kind;
 
@@ -20,6 +20,14 @@ pub(super) use confirmation::Confirmation;
 
 /// Of an answer, a dead letter keeps so much.
 const DETAIL_BYTES: usize = 1024;
+
+/// Between probes of what is braked, while they go without backoff.
+const PROBE_GAP: Duration = Duration::from_millis(50);
+/// Where each record that could be asked for was refused twice.
+const ASKED_AGAIN: Duration = Duration::from_secs(1);
+/// Between the steps of a walk: so many times what half a step takes, but no longer than this.
+const STEPS_APART: u32 = 20;
+const PROBE_GAP_MOST: Duration = Duration::from_secs(5);
 
 /// Own failures after which a record no longer counts against the link.
 const FAILED_AGAIN: u64 = 2;
@@ -53,6 +61,9 @@ impl Run {
             self.heard = heard;
         }
         let Sent { parcel, form, flight, probes, answer } = sent;
+        let elapsed = answer.elapsed;
+        let first = parcel.first().and_then(|group| group.items.first());
+        let is_known_refused = first.is_some_and(|item| item.history.is_confirmed());
         self.link.landed(flight);
         if let Some(accepts) = answer.result.as_ref().ok().and_then(|response| response.accepts) {
             self.batching.heard(accepts);
@@ -68,7 +79,18 @@ impl Run {
             }
         }
         if let Some(log) = probes {
-            self.routes.probe_answered(log, now);
+            // The steps of a walk are far apart: the moment between their halves, in which a ControlPlane that is well again
+            // would meet the second first, is short.
+            let gap = if self.lanes.is_mid_step() {
+                Duration::ZERO
+            } else if self.lanes.is_walking() {
+                (elapsed * STEPS_APART).clamp(PROBE_GAP, PROBE_GAP_MOST)
+            } else if is_known_refused {
+                ASKED_AGAIN
+            } else {
+                PROBE_GAP
+            };
+            self.routes.probe_answered(log, gap, now);
         }
         // Not every answer says how the link is; one that does not must not leave it in doubt.
         if self.sending.is_empty() {
@@ -171,7 +193,9 @@ impl Run {
     /// A kind that was held goes again.
     pub(super) fn let_go(&mut self, log: Log, now: Instant) {
         tracing::info!(kind = kind_of(log).name(), "the ControlPlane may have records of this kind again");
-        self.link.begin_small(now);
+        if !self.routes.was_braked_briefly(log) {
+            self.link.begin_small(now);
+        }
         if log == Log::Usage {
             self.batching.ask_again();
         }
@@ -206,7 +230,9 @@ impl Run {
         let sets_brake = counts && self.routes.refused(log, &self.heard, now);
         let is_confirmed = self.confirmation.refused(&mut item.history, now);
         if self.routes.is_braked(log) {
-            self.retry(key, item, Trouble::Refusing.label(), None, now);
+            self.lanes.note_refusal(key);
+            // Only probes go, in their own order and pace. When the brake is released everything goes at once.
+            self.retry(key, item, Trouble::Refusing.label(), Some(Duration::ZERO), now);
         } else if is_confirmed {
             self.dead_letter(key, &item, Reason::Refused, detail);
         } else {
@@ -264,9 +290,8 @@ impl Run {
         let speaks_for_itself =
             is_its_own && passed.any && was_up && item.history.own_failures >= FAILED_AGAIN;
         if let Some(flight) = flight.filter(|_| !speaks_for_itself) {
-            let asked = retry_after.filter(|_| trouble == Trouble::Overloaded);
             self.renew_credentials(trouble);
-            self.troubled(log, std::iter::once(key), trouble, asked, flight, now);
+            self.troubled(log, std::iter::once(key), trouble, retry_after, flight, now);
         }
         let is_known = speaks_for_itself || (others_passed && is_its_own);
         let wait = match trouble {
@@ -428,8 +453,11 @@ impl Run {
 /// What an answer that settles nothing was, for people. Its body is not told: it may repeat the record.
 fn heard(answer: &Answer) -> Option<String> {
     match &answer.result {
-        Ok(response) if (200..300).contains(&response.status) => None,
-        Ok(response) => Some(format!("status {}", response.status)),
+        Ok(Response { meaning: Meaning::Delivered, .. }) => None,
+        Ok(Response { meaning: Meaning::Failing, status: status @ 200..300, .. }) => {
+            Some(format!("status {status} with \"success\": false"))
+        }
+        Ok(response) => Some(format!("status {}{}", response.status, response.meaning.remark())),
         Err(failure) => Some(failure.to_string()),
     }
 }

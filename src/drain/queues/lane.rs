@@ -172,12 +172,10 @@ impl Lane {
         items
     }
 
-    /// Where in this line the first record lies that is no suspect, if the line is whose turn it is.
-    pub(super) fn behind_suspects(&self, line: usize) -> Option<usize> {
-        if self.turn() != Some(line) {
-            return None;
-        }
-        self.lines[line].items.iter().position(|item| !item.history.is_suspect())
+    /// Where in this line the first record lies whose refusal is not confirmed, behind the head.
+    pub(super) fn behind_confirmed(&self, line: usize) -> Option<usize> {
+        let mut behind = self.lines[line].items.iter().skip(1);
+        behind.position(|item| !item.history.is_confirmed()).map(|index| index + 1)
     }
 
     /// A record in flight has come back, or is done with.

@@ -16,6 +16,7 @@ mod lane;
 mod memory;
 mod parcel;
 mod read_ahead;
+mod walk;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
@@ -31,8 +32,9 @@ use lane::Lane;
 pub(super) use lane::Unknown;
 use memory::Asking;
 pub use parcel::SessionOrder;
-pub(super) use parcel::{Group, History, Item, Outcomes, Parcel, lanes_of, records_in};
+pub(super) use parcel::{CONFIRMED, Group, History, Item, Outcomes, Parcel, lanes_of, records_in};
 pub(super) use read_ahead::ReadAhead;
+use walk::Walk;
 
 #[cfg(test)]
 mod tests;
@@ -166,6 +168,7 @@ pub(super) struct Lanes {
     emptied: Vec<LaneKey>,
     /// Lanes that rest until what they are held for is let go.
     laid_off: Vec<LaneKey>,
+    walk: Walk,
 }
 
 impl Lanes {
@@ -241,6 +244,7 @@ impl Lanes {
             self.grown = [true; LOGS.len()];
         }
         if before.iter().zip(held).any(|(before, now)| *before && !now) {
+            self.end_walk();
             self.call_back();
         }
     }
@@ -419,33 +423,24 @@ impl Lanes {
         }
     }
 
-    /// A record to probe a log with that is held: of a session of which records were delivered, if there is one, and
-    /// never a suspect while there is anything else, be it behind one.
-    pub(super) fn pick_probe_of(&mut self, log: Log) -> Option<Parcel> {
+    /// A record to probe a log with that is held: the head of a lane that was never refused, of a session of which records
+    /// were delivered if there is one; else one that was refused once. Where every head was refused twice, it is the least
+    /// tried of them, or, if the probe `walks`, a step of the [`walk`].
+    pub(super) fn pick_probe_of(&mut self, log: Log, walks: bool) -> Option<Parcel> {
         let at = place(log)?;
-        if let Some(parcel) = self.pick_least_tried(Queue { at, is_suspect: false }) {
-            return Some(parcel);
+        self.walk.step = None;
+        let (fresh, suspect) = (Queue { at, is_suspect: false }, Queue { at, is_suspect: true });
+        if !self.ready[at].is_empty() || !walks || self.has_unconfirmed_head(at) {
+            return self.pick_least_tried(fresh).or_else(|| self.pick_least_tried(suspect));
         }
-        // The contract lets a session go on behind what was refused: the first record there that is no suspect.
-        let behind = |key: &LaneKey| self.lanes.get(key).and_then(|lane| lane.behind_suspects(at));
-        let found = self.suspects[at].iter().enumerate().find_map(|(n, key)| Some((n, *key, behind(key)?)));
-        if let Some((n, key, index)) = found {
-            self.suspects[at].remove(n);
-            let lane = self.lanes.get_mut(&key)?;
-            lane.queued = None;
-            self.flying += usize::from(lane.in_flight == 0);
-            let item = lane.pop_at(at, index)?;
-            self.queue(key);
-            return Some(vec![Group { lane: key, items: vec![item] }]);
-        }
-        self.pick_least_tried(Queue { at, is_suspect: true })
+        self.pick_walk(at)
     }
 
     fn pick_least_tried(&mut self, queue: Queue) -> Option<Parcel> {
         let rank = |key: &LaneKey| {
             let lane = self.lanes.get(key)?;
             let (_, head) = lane.head()?;
-            Some((head.history.attempts, !lane.is_proven))
+            Some((head.history.is_confirmed(), head.history.attempts, !lane.is_proven))
         };
         let keys = if queue.is_suspect { &self.suspects[queue.at] } else { &self.ready[queue.at] };
         let (n, _) = keys.iter().enumerate().min_by_key(|(_, key)| rank(key))?;

@@ -23,6 +23,9 @@ pub(in crate::drain) struct Outcomes {
     pub failures: u64,
 }
 
+/// Refusals of a record that confirm each other, on different connections.
+pub(in crate::drain) const CONFIRMED: u8 = 2;
+
 /// What has happened to a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::drain) struct History {
@@ -62,6 +65,11 @@ impl History {
     /// It was refused, and waits for the confirmation.
     pub(in crate::drain) fn is_suspect(&self) -> bool {
         self.refusals > 0
+    }
+
+    /// It was refused twice, on different connections.
+    pub(in crate::drain) fn is_confirmed(&self) -> bool {
+        self.refusals >= CONFIRMED
     }
 }
 

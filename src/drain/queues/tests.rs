@@ -469,7 +469,7 @@ fn of_a_log_that_is_held_nothing_goes_but_a_probe_and_the_others_go_past_it() {
     lanes.hold([false, true, false, false]);
     assert_eq!(send_all(&mut lanes), [2, 4, 3]);
     assert!(!lanes.has_ready() && lanes.has_held(Log::Started) && !lanes.has_held(Log::Usage));
-    let (key, item) = only(lanes.pick_probe_of(Log::Started).unwrap());
+    let (key, item) = only(lanes.pick_probe_of(Log::Started, false).unwrap());
     assert_eq!(item.ticket.seq, 1);
     lanes.settle(key, &item);
     lanes.hold([false; LOGS.len()]);
@@ -682,7 +682,7 @@ fn suspects_travel_by_themselves_and_take_turns_with_good_records() {
 }
 
 #[test]
-fn a_kind_that_is_refused_is_probed_with_sessions_that_were_delivered_and_behind_suspects() {
+fn a_kind_that_is_refused_is_probed_with_sessions_that_were_delivered_and_with_what_was_refused_once() {
     let mut lanes = Lanes::default();
     let now = Instant::now();
     load(&mut lanes, Kind::Usage, "bad", 1);
@@ -694,12 +694,41 @@ fn a_kind_that_is_refused_is_probed_with_sessions_that_were_delivered_and_behind
     load(&mut lanes, Kind::Usage, "proven", 8);
     lanes.delivered(LaneKey::of_session("proven"));
     lanes.hold([false, false, true, false]);
-    let mut probe = || only(lanes.pick_probe_of(Log::Usage).unwrap()).1.ticket.seq;
+    let mut probe = || only(lanes.pick_probe_of(Log::Usage, true).unwrap()).1.ticket.seq;
     assert_eq!(probe(), 8, "a session that is known to be good");
     let others: Vec<_> = (3..8).map(|_| probe()).collect();
     assert_eq!(others, [3, 4, 5, 6, 7]);
-    assert_eq!(probe(), 2, "behind the suspect");
-    assert!(lanes.pick_probe_of(Log::Usage).is_none());
+    assert_eq!(probe(), 1, "the confirmation: nothing goes before it");
+    assert!(lanes.pick_probe_of(Log::Usage, true).is_none());
+}
+
+#[test]
+fn a_walk_asks_for_the_head_again_before_each_record_behind_what_was_refused_twice() {
+    let sessions = [("a", 1), ("b", 2), ("a", 3), ("a", 4), ("b", 5), ("a", 6)];
+    let mut lanes = lanes(&sessions.map(|(session, seq)| (Kind::Usage, session, seq)));
+    let now = Instant::now();
+    refuse_heads(&mut lanes, now);
+    lanes.delivered(LaneKey::of_session("a"));
+    lanes.hold([false, false, true, false]);
+    let mut probe = |walks, refused| {
+        let (key, mut item) = only(lanes.pick_probe_of(Log::Usage, walks).unwrap());
+        if refused {
+            item.history.refusals += 1;
+            lanes.note_refusal(key);
+        }
+        let seq = item.ticket.seq;
+        let is_mid_step = lanes.is_mid_step();
+        lanes.put_back(key, item, now);
+        lanes.wake(now);
+        (seq, is_mid_step)
+    };
+    assert_eq!([probe(true, true), probe(true, true)], [(1, false), (2, false)], "confirmations first");
+    assert_eq!(probe(false, true), (1, false), "without a walk heads only");
+    let walked: Vec<_> = (0..8).map(|_| probe(true, true)).collect();
+    let heads_between = [1, 3, 1, 3, 1, 4, 1, 4].map(|seq| (seq, seq == 1));
+    assert_eq!(walked, heads_between, "each record, and its confirmation, behind the head");
+    assert_eq!(probe(true, false), (1, false), "the head failed otherwise: nothing goes before it");
+    assert_eq!([probe(true, true), probe(true, true)], [(1, true), (6, false)]);
 }
 
 #[test]

@@ -194,7 +194,7 @@ impl Routes {
         if let Some(held) = &mut route.held {
             // What it was refused for, and the brake with it, is not forgotten for that.
             if held.trouble.may_be_a_kinds() {
-                *held = Held { trouble: met.trouble, cause: met.cause.to_owned() };
+                *held = Held { trouble: met.trouble, cause: met.cause.to_owned(), since: held.since };
             }
             return Blame::Kind;
         }

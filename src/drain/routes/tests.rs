@@ -3,6 +3,7 @@
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
+const GAP: Duration = Duration::from_millis(50);
 const FOR_LONG: Duration = Duration::from_secs(3600);
 
 pub(super) fn routes() -> Routes {
@@ -56,8 +57,60 @@ fn the_first_probe_behind_a_brake_goes_at_once() {
     assert!(routes.is_braked(Log::Usage));
     assert_eq!(routes.due(now, |_| true), Some(Log::Usage));
     routes.probe_sent(Log::Usage);
-    routes.probe_answered(Log::Usage, now);
+    routes.probe_answered(Log::Usage, GAP, now);
     assert_eq!(routes.due(now, |_| true), None, "the next one waits");
+}
+
+#[test]
+fn probes_of_what_is_braked_go_without_backoff_until_they_have_shown_that_it_is_a_bad_release() {
+    let (mut routes, start) = (routes(), Instant::now());
+    let refuse =
+        |routes: &mut Routes| (0..5).for_each(|_| _ = routes.refused(Log::Usage, "status 422", start));
+    let waits = |routes: &mut Routes, gap| {
+        routes.probe_sent(Log::Usage);
+        routes.probe_answered(Log::Usage, gap, start);
+        routes.next_probe(|_| true).unwrap() - start
+    };
+    refuse(&mut routes);
+    for _ in 0..QUICK_PROBES * 5 {
+        assert_eq!(waits(&mut routes, GAP), GAP);
+    }
+    assert!(waits(&mut routes, GAP) >= Duration::from_secs(5));
+    assert_eq!(waits(&mut routes, Duration::ZERO), Duration::ZERO, "the second half of a step");
+    // A delivery gives them back.
+    assert!(routes.delivered(Log::Usage, 1, start));
+    refuse(&mut routes);
+    assert_eq!(waits(&mut routes, GAP), GAP);
+    // What else is held is asked no more often for that.
+    for _ in 0..3 {
+        routes.absent(Log::Completed, "status 404", start);
+    }
+    assert!(waits(&mut routes, GAP) >= Duration::from_secs(5));
+}
+
+#[test]
+fn nothing_is_walked_but_what_has_been_braked_for_a_while() {
+    let (mut routes, now) = (routes(), Instant::now());
+    assert!(!routes.may_walk(Log::Usage, now + FOR_LONG));
+    for _ in 0..5 {
+        routes.refused(Log::Usage, "status 422", now);
+    }
+    assert!(
+        !routes.may_walk(Log::Usage, now + WALK_AFTER / 2) && routes.may_walk(Log::Usage, now + WALK_AFTER)
+    );
+    for _ in 0..3 {
+        routes.absent(Log::Completed, "status 404", now);
+    }
+    assert!(!routes.may_walk(Log::Completed, now + FOR_LONG));
+    // The next brake finds the same bad records, or, long after, others.
+    for (pause, walks) in [(Duration::from_secs(1), true), (FOR_LONG, false)] {
+        let released = now + FOR_LONG;
+        routes.delivered(Log::Usage, 1, released);
+        for _ in 0..5 {
+            routes.refused(Log::Usage, "status 422", released + pause);
+        }
+        assert_eq!(routes.may_walk(Log::Usage, released + pause), walks);
+    }
 }
 
 #[test]
@@ -76,7 +129,8 @@ fn what_an_earlier_process_met_counts() {
     let (mut routes, now) = (routes(), Instant::now());
     routes.remember_refusals(Log::Usage, 1000);
     assert!(!routes.is_braked(Log::Usage), "nothing is held before it was tried");
-    assert!(routes.refused(Log::Usage, "status 422", now));
+    assert!(!routes.refused(Log::Usage, "status 422", now) && !routes.refused(Log::Usage, "status 422", now));
+    assert!(routes.refused(Log::Usage, "status 422", now), "behind one record and its confirmation");
     assert!(!routes.refused(Log::Started, "status 422", now));
 }
 
@@ -140,16 +194,22 @@ fn kinds_that_are_held_are_probed_in_turn_and_no_more_often_than_one() {
         }
     }
     let (mut now, mut probed) = (start, Vec::new());
-    while now < start + Duration::from_secs(600) {
+    let mut long_after = start + Duration::from_secs(600);
+    while now < long_after {
         now = routes.next_probe(|_| true).unwrap();
         let log = routes.due(now, |log| log != Log::Completed).unwrap();
         routes.probe_sent(log);
         assert_eq!(routes.due(now + FOR_LONG, |_| true), None, "one at a time");
         routes.refused(log, "status 422", now);
-        routes.probe_answered(log, now);
+        routes.probe_answered(log, GAP, now);
         probed.push(log);
+        if probed.len() == QUICK_PROBES as usize * 5 {
+            assert!(now <= start + GAP * QUICK_PROBES * 5, "without backoff");
+            long_after = now + Duration::from_secs(600);
+        }
     }
-    assert!((20..=40).contains(&probed.len()), "{} probes in ten minutes", probed.len());
+    let slow = probed.len() - QUICK_PROBES as usize * 5;
+    assert!((20..=40).contains(&slow), "{slow} more in ten minutes");
     assert_eq!(probed[..4], [Log::Quota, Log::Started, Log::Usage, Log::Quota], "what has something to send");
 }
 
@@ -164,7 +224,7 @@ fn where_one_kind_is_mended_the_others_are_tried_at_once() {
     for _ in 0..2 {
         let probed = routes.due(now, |_| true).unwrap_or(Log::Usage);
         routes.probe_sent(probed);
-        routes.probe_answered(probed, now);
+        routes.probe_answered(probed, GAP, now);
     }
     assert_eq!(routes.due(now, |_| true), None);
     assert!(routes.delivered(Log::Usage, 1, now));

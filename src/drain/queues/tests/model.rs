@@ -215,7 +215,7 @@ impl Model {
             }
             Op::Hold(held) => self.lanes.hold(*held),
             Op::ProbeHeld(log) if self.lanes.has_held(*log) => {
-                let parcel = self.lanes.pick_probe_of(*log).unwrap_or_default();
+                let parcel = self.lanes.pick_probe_of(*log, false).unwrap_or_default();
                 prop_assert_eq!(records_in(&parcel), 1, "what is held can be probed");
                 prop_assert!(parcel.iter().all(|group| group.items[0].ticket.log == *log));
                 self.judge_parcel(parcel)?;

@@ -8,6 +8,7 @@ mod adopts_the_previous_agents_records;
 mod bad_answers;
 mod batches;
 mod check;
+mod clock_is_set;
 mod command_line_of_a_running_agent;
 mod commands;
 mod commands_and_crashes;

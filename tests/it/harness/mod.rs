@@ -13,6 +13,7 @@ mod signing_key;
 pub(crate) mod tls;
 
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub(crate) use agent::{API_KEY, Agent, Metrics, SERVER_ID, Said};
@@ -51,6 +52,24 @@ pub(crate) fn memory_mib(pid: u32, field: &str) -> f64 {
     let line =
         status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect("the field");
     line.trim().trim_end_matches(" kB").parse::<f64>().expect("KiB") / 1024.0
+}
+
+/// This C source as a library to be preloaded, in that folder; or none, and a word about it, where there is no compiler.
+pub(crate) fn preload(dir: &Path, source: &Path) -> Option<PathBuf> {
+    let library = dir.join("preloaded.so");
+    let mut command = std::process::Command::new("cc");
+    command.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
+    match command.output() {
+        Ok(compiled) => {
+            assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+            Some(library)
+        }
+        Err(error) => {
+            assert!(std::env::var_os("CI").is_none(), "CI must not go without a C compiler: {error}");
+            eprintln!("SKIPPED: {} needs a C compiler: {error}", source.display());
+            None
+        }
+    }
 }
 
 /// A port that was free a moment ago, and that the kernel gives to nobody by itself: those begin at 32768.

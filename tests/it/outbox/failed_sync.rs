@@ -4,36 +4,17 @@
 //! The disk is `lying_disk.c`, compiled here and preloaded into the process.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use super::at_length;
 use super::child::Account;
+use crate::harness::preload;
 
 /// So long a child works at most until one of its syncs fails; it may be one that never comes.
 const FAILS_WITHIN: Duration = Duration::from_secs(8);
-
-/// The library, or `None`, and a word about it, where there is no compiler.
-fn library(dir: &Path) -> Option<PathBuf> {
-    let library = dir.join("lying_disk.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/outbox/lying_disk.c");
-    let mut command = Command::new("cc");
-    command.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
-    match command.output() {
-        Ok(compiled) => {
-            assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
-            Some(library)
-        }
-        Err(error) => {
-            assert!(std::env::var_os("CI").is_none(), "CI must not go without a C compiler: {error}");
-            eprintln!("SKIPPED: a disk whose syncs fail needs a C compiler: {error}");
-            None
-        }
-    }
-}
 
 /// Puts back what is on the disk, as a power cut leaves it.
 fn cut_power(dir: &Path, shadow: &Path) {
@@ -65,7 +46,8 @@ fn failure(round: u32, dice: &mut StdRng) -> String {
 #[test]
 fn nothing_is_lost_when_a_sync_fails_and_the_power_is_cut_later() {
     let scratch = tempfile::tempdir().unwrap();
-    let Some(library) = library(scratch.path()) else { return };
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/outbox/lying_disk.c");
+    let Some(library) = preload(scratch.path(), &source) else { return };
     let (dir, shadow) = (scratch.path().join("outbox"), scratch.path().join("shadow"));
     let seed = rand::random();
     let mut dice = StdRng::seed_from_u64(seed);

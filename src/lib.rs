@@ -6,7 +6,7 @@
 //!                              └───────────────┘                              └──────────────────────────────┘
 //! ```
 //!
-//! The modules, in the order in which a record meets them:
+//! The rooms, in the order in which a record meets them:
 //!
 //! * [`record`]: what a record is; parsing, validation, enrichment, identity. Pure.
 //! * [`intake`]: takes messages from Redis, and acknowledges them when they are durable.
@@ -14,36 +14,32 @@
 //! * [`drain`]: which goes next, how fast, and what an answer means.
 //! * [`control_plane`]: the typed client of the `ControlPlane`'s REST API; one attempt a call.
 //!
-//! Everything else supports these: [`agent`] puts them together, [`config`] says how, [`http`] and [`telemetry`] show what
-//! goes on, [`admin`] is what an operator may do, [`reload`] takes in new settings, [`membership`] tells the
-//! `ControlPlane` that the server lives, [`commands`] does what that says, [`systemd`] tells systemd, [`expiry`] knows
-//! when credentials end, [`cli`] is the command line, [`check`] looks before a start, [`sandbox`] and [`demo`] are for
-//! trying it out.
+//! Everything else supports these:
+//!
+//! * [`app`] builds the agent, runs its stages and stops them in order; [`config`] reads and composes its settings.
+//! * [`fleet`] registers the server, sends heartbeats, and carries out the `ControlPlane`'s commands.
+//! * [`http`] shows what goes on, [`admin`] is what an operator may do, [`check`] looks before a start, [`cli`] is the
+//!   command line.
+//! * [`telemetry`], [`time`] and [`secret`] know nothing of the agent: log and metrics, clocks, and values that are never shown.
+//! * [`sandbox`] and [`demo`] are for trying it out.
 
 pub mod admin;
-pub mod agent;
+pub mod app;
 pub mod check;
 pub mod cli;
-pub mod clock;
-pub mod commands;
 pub mod config;
 pub mod control_plane;
 pub mod demo;
 pub mod drain;
-pub mod expiry;
-mod failpoint;
+pub mod fleet;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod health_check;
 pub mod http;
 pub mod intake;
-pub mod membership;
 pub mod outbox;
 pub mod record;
-pub mod reload;
-mod rhythm;
 pub mod sandbox;
-pub mod systemd;
+pub mod secret;
 pub mod telemetry;
-pub mod vitals;
+pub mod time;

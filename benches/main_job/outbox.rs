@@ -248,7 +248,7 @@ fn per_second(records: u64, begun: Instant) -> f64 {
 fn batch() -> (Vec<String>, Vec<Entry>) {
     let origin = Origin { server_id: "edge-1".into(), region: "eu-west-1".into(), version: "1.0.0".into() };
     let acceptor = Acceptor::new(&origin, UnknownFields::Forward, 1 << 18);
-    let at = acceptor.at(dataplane_agent::clock::now());
+    let at = acceptor.at(dataplane_agent::time::now());
     let messages: Vec<String> = (0..COMMIT).map(message).collect();
     let accept = |text: &String| Entry::Record(at.accept(Queue::Usage, text.as_bytes()).expect("a record"));
     let entries = messages.iter().map(accept).collect();

@@ -6,7 +6,7 @@ use super::harness::{Mode, Stage, until};
 
 const CRASHES: u32 = 100;
 const REDIS_KILLS: u32 = 50;
-/// Where the agent ends by itself, in every second round (`src/failpoint.rs`).
+/// Where the agent ends by itself, in every second round (`src/telemetry/failpoint.rs`).
 const POINTS: [&str; 5] =
     ["intake::asking", "intake::taken", "intake::parsed", "intake::committed", "intake::acknowledged"];
 /// Within this time of a push the moment of a crash is drawn.

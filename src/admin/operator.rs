@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 use super::letters::Letters;
 use super::{AdminError, Dropped, Exports, Imported, Replayed, Selection};
+use crate::app::reload::{ReloadError, Reloader};
 use crate::drain::{Controls, LinkStatus, RateLimit, Trouble};
 use crate::outbox::{Chunk, KnownLetters, Outbox, TransferError};
-use crate::reload::{ReloadError, Reloader};
 use crate::telemetry::log::{Level, LogLevel};
 
 /// How the drain is, and what was ordered.

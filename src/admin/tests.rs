@@ -30,7 +30,7 @@ pub(super) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 pub(super) fn rejected(kind: Kind) -> Entry {
     Entry::Rejected(Rejected {
         kind,
-        accepted_at: crate::clock::now(),
+        accepted_at: crate::time::now(),
         raw: (*b"no record").into(),
         detail: "no".into(),
     })
@@ -43,6 +43,6 @@ pub(super) fn started(n: u64) -> Entry {
         r#"{{"transaction_id":"t-{n}","api_session_id":"s","customer_id":"c","event_type":"session_started","timestamp":"2026-01-31T10:00:00Z"}}"#
     );
     let acceptor = Acceptor::new(&origin, UnknownFields::Forward, 1 << 20);
-    let at = crate::clock::now();
+    let at = crate::time::now();
     Entry::Record(acceptor.at(at).accept(Queue::Lifecycle, message.as_bytes()).unwrap())
 }

@@ -24,7 +24,7 @@ use super::agent::Agent;
 use super::out::print;
 use super::place::local_address;
 use crate::config::{Flags, HttpConfig, Sources, load};
-use crate::failpoint;
+use crate::telemetry::failpoint;
 use board::Board;
 
 /// A key is looked for so often: the longest that ending takes.

@@ -5,16 +5,14 @@ use std::time::Duration;
 
 use clap::{ValueEnum, ValueHint};
 
-use crate::control_plane::{
-    self, Auth, Client, ClientError, HttpVersion, JwtAlgorithm, SecretSource, Settings,
-};
+use crate::control_plane::{Auth, Client, ClientError, HttpVersion, JwtAlgorithm, Settings};
 
 use super::dscp::Dscp;
 use super::identity::IdentityConfig;
 use super::load::{Group, Review};
 use super::proxy::Proxy;
-use super::secret::Secret;
 use super::values::{BaseUrl, boolean, factor, header_name, seconds, whole};
+use crate::secret::Secret;
 
 /// Headers that every request has, or that say how it is to be read: an API key in their place would break it.
 const RESERVED_HEADERS: [&str; 15] = [
@@ -190,20 +188,16 @@ impl Group for ControlPlaneConfig {
 impl ControlPlaneConfig {
     /// What the client has to be told.
     pub fn client_settings(&self, identity: &IdentityConfig, most_connections: u32) -> Settings {
-        let secret = |secret: &Secret| match secret.source() {
-            super::SecretSource::Value => SecretSource::Value(control_plane::Secret::new(secret.expose())),
-            super::SecretSource::File(path) => SecretSource::File(path.clone()),
-        };
         Settings {
-            url: control_plane::Secret::new(self.url.expose()),
+            url: Secret::new(self.url.expose()),
             timeout: self.timeout,
             max_idle_connections: most_connections as usize,
             server_id: identity.server_id.clone(),
             version: identity.app_version.clone(),
             auth: self.auth,
             api_key_header: self.api_key_header.clone(),
-            api_key: self.api_key.as_ref().map(secret),
-            jwt_key: self.jwt_key.as_ref().map(secret),
+            api_key: self.api_key.clone(),
+            jwt_key: self.jwt_key.clone(),
             jwt_algorithm: self.jwt_algorithm,
             jwt_key_id: None,
             ca_file: self.ca_file.clone(),

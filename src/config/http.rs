@@ -1,9 +1,9 @@
 //! The agent's own HTTP surface: where it listens, who may read it.
 
 use super::load::{Group, Review};
-use super::secret::Secret;
 use super::trusted_hosts::TrustedHosts;
 use super::values::{TrustedIps, host, port};
+use crate::secret::Secret;
 
 /// Below this a token can be guessed.
 const ADMIN_TOKEN_MIN_CHARS: usize = 16;

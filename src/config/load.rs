@@ -7,9 +7,9 @@ use clap::error::ErrorKind;
 use clap::{Arg, Command, ValueHint};
 
 use super::proxy;
-use super::secret::{HIDDEN, read_text};
 use super::sources::{ENV_FILE, Layers, Origin, Sources, declared, is_secret};
 use super::values::without_user_info;
+use crate::secret::{HIDDEN, read_text};
 
 /// A group of settings that can be loaded by itself.
 pub trait Group: clap::Args {

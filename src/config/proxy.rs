@@ -11,12 +11,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use url::{Host, Url};
 
-use crate::control_plane::{self, ProxySettings};
+use crate::control_plane::ProxySettings;
 
 use super::load::Review;
-use super::secret::HIDDEN;
 use super::sources::Origin;
 use super::values::{BaseUrl, without_user_info};
+use crate::secret::{HIDDEN, Secret};
 
 const HTTP: &str = "HTTP_PROXY";
 const HTTPS: &str = "HTTPS_PROXY";
@@ -104,7 +104,7 @@ impl Proxy {
         Self::Through {
             variable: chosen.spelling.clone(),
             origin: chosen.origin.clone(),
-            settings: ProxySettings { url: control_plane::Secret::new(proxy_url.as_str()), no_proxy },
+            settings: ProxySettings { url: Secret::new(proxy_url.as_str()), no_proxy },
         }
     }
 

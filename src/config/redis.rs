@@ -8,9 +8,9 @@ use clap::ValueEnum;
 
 use super::cluster::{ClusterUrl, hash_tag};
 use super::load::{Group, Review};
-use super::secret::Secret;
 use super::sentinel::SentinelUrl;
 use super::values::{boolean, host, name, port, seconds, seconds_or_zero, whole};
+use crate::secret::Secret;
 
 /// The conversation, a blocking command a queue, the quota answers, and the mirror of dead letters.
 const CONNECTIONS: u32 = 6;

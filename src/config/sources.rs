@@ -9,8 +9,8 @@ use clap::builder::ValueParser;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::secret::{Secret, read_text};
 use super::{Config, dotenv, spelling};
+use crate::secret::{Secret, read_text};
 
 /// Where a setting's value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]

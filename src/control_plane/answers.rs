@@ -9,7 +9,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::settings::Secret;
+use crate::secret::Secret;
 
 /// No command that this agent knows comes near this: a token repeats the parameters, and those are a few KiB.
 const COMMAND_MAX_BYTES: usize = 128 << 10;

@@ -10,7 +10,8 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::clock::{Clock, TOLERANCE};
-use super::settings::{JwtAlgorithm, Secret};
+use super::settings::JwtAlgorithm;
+use crate::secret::Secret;
 
 /// How long a token is good for.
 const LIFE: Duration = Duration::from_mins(5);

@@ -23,11 +23,12 @@ use super::decode::decode;
 use super::failure::Failure;
 use super::meaning::{Asked, Meaning, Said, is_another_correlation_id, meaning_and_name};
 use super::retry_after::retry_after as retry_after_of;
-use super::settings::{SecretSource, Settings};
+use super::settings::Settings;
 use super::target::Target;
 use super::transport::{Inbound, Meter, Outbound, Priority, Sent};
-use crate::expiry::Expiry;
 use crate::record::Kind;
+use crate::secret::Secret;
+use crate::secret::expiry::Expiry;
 
 /// The most of an answer that is kept; a dead letter keeps 1 KiB of it, a quota answer has a few hundred bytes.
 const ANSWER_MAX_BYTES: usize = 256 << 10;
@@ -254,10 +255,7 @@ impl Client {
     /// The files that [`Self::reload`] reads.
     pub fn secret_files(&self) -> Vec<PathBuf> {
         let Settings { api_key, jwt_key, ca_file, client_cert_file, client_key_file, .. } = &self.settings();
-        let of = |source: &Option<SecretSource>| match source {
-            Some(SecretSource::File(path)) => Some(path.clone()),
-            _ => None,
-        };
+        let of = |secret: &Option<Secret>| secret.as_ref().and_then(Secret::file).map(PathBuf::from);
         let paths = [ca_file, client_cert_file, client_key_file].into_iter().flatten().cloned();
         of(api_key).into_iter().chain(of(jwt_key)).chain(paths).collect()
     }

@@ -6,10 +6,10 @@ use hyper::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderVal
 
 use super::auth::{KeyError, Tokens, api_key_header};
 use super::decode;
-use super::settings::{Settings, UnreadableFile};
+use super::settings::{Settings, UnreadableFile, read_again};
 use super::target::Target;
 use super::transport::{Meter, Tls, Transport};
-use crate::expiry::{self, Expiry};
+use crate::secret::expiry::{self, Expiry};
 
 /// What keeps a client from being made, or from taking in what changed.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +61,7 @@ impl Credentials {
         let agent = format!("DataPlane-Agent/{}", settings.version);
         headers.insert(USER_AGENT, HeaderValue::try_from(agent).map_err(|_| ClientError::Version)?);
         let tokens = if settings.auth.sends_jwt() {
-            let key = settings.jwt_key.as_ref().ok_or(KeyError::Missing)?.read()?;
+            let key = settings.jwt_key.as_ref().ok_or(KeyError::Missing).map(read_again)??;
             let Settings { jwt_algorithm, jwt_key_id, server_id, .. } = settings;
             Some(Tokens::new(&key, *jwt_algorithm, jwt_key_id.clone(), server_id, &target.origin)?)
         } else {
@@ -72,7 +72,7 @@ impl Credentials {
         if settings.auth.sends_api_key()
             && let Some(key) = &settings.api_key
         {
-            let key = key.read()?;
+            let key = read_again(key)?;
             expiries.extend(expiry::of_token("control_plane_api_key", key.expose()));
             let (name, value) =
                 api_key_header(&settings.api_key_header, &key).map_err(ClientError::ApiKey)?;

@@ -43,7 +43,5 @@ pub use meaning::{Asked, Meaning, Said, meaning};
 pub use registration::{CallError, Capabilities, CommandResult, Heartbeat, Registration, ServerStatus};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use retry_after::retry_after;
-pub use settings::{
-    Auth, HttpVersion, JwtAlgorithm, ProxySettings, Secret, SecretSource, Settings, UnreadableFile,
-};
+pub use settings::{Auth, HttpVersion, JwtAlgorithm, ProxySettings, Settings, UnreadableFile};
 pub use transport::Priority;

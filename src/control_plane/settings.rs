@@ -1,14 +1,12 @@
 //! What the client has to be told: where the `ControlPlane` is, who we are, and what proves it.
 
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
 
-/// No key or certificate bundle is anywhere near this; a wrong path may name anything.
-const FILE_MAX_BYTES: u64 = 1 << 20;
+use crate::secret::{Secret, read_small};
 
 /// Everything the client needs.
 #[derive(Clone, Debug)]
@@ -29,9 +27,9 @@ pub struct Settings {
     /// The header that carries the API key.
     pub api_key_header: String,
     /// The API key. Without one no such header is sent.
-    pub api_key: Option<SecretSource>,
+    pub api_key: Option<Secret>,
     /// The key that signs tokens: a private key in PEM, or else an HMAC secret.
-    pub jwt_key: Option<SecretSource>,
+    pub jwt_key: Option<Secret>,
     /// How tokens are signed; `None`: as the key says.
     pub jwt_algorithm: Option<JwtAlgorithm>,
     /// The tokens' `kid`, if the `ControlPlane` knows our key by a name.
@@ -127,51 +125,6 @@ pub enum JwtAlgorithm {
     EdDSA,
 }
 
-/// A value that is never shown.
-#[derive(Clone, PartialEq, Eq, serde::Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides a value.
-    pub fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
-    }
-
-    /// The value itself, for the one place that needs it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[hidden]")
-    }
-}
-
-/// Where a secret comes from. One from a file is read anew on every reload.
-#[derive(Clone, Debug)]
-pub enum SecretSource {
-    /// Given as it is.
-    Value(Secret),
-    /// The file that holds it; white space around it does not count.
-    File(PathBuf),
-}
-
-impl SecretSource {
-    pub(super) fn read(&self) -> Result<Secret, UnreadableFile> {
-        match self {
-            Self::Value(secret) => Ok(secret.clone()),
-            Self::File(path) => {
-                let bytes = read_file(path)?;
-                let text = String::from_utf8(bytes).map_err(|_| UnreadableFile::new(path, "not UTF-8"))?;
-                Ok(Secret::new(text.trim()))
-            }
-        }
-    }
-}
-
 /// A file of keys or certificates that could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read {path}: {reason}", path = path.display())]
@@ -188,12 +141,12 @@ impl UnreadableFile {
 
 /// Reads a small file whole; a big one is an error, also one that has no end.
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, UnreadableFile> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|e| UnreadableFile::new(path, e))?;
-    if bytes.len() as u64 > FILE_MAX_BYTES {
-        return Err(UnreadableFile::new(path, format_args!("larger than {FILE_MAX_BYTES} bytes")));
-    }
-    Ok(bytes)
+    read_small(path).map_err(|error| UnreadableFile::new(path, error))
+}
+
+/// What is in a secret's file by now; white space around it does not count.
+pub(super) fn read_again(secret: &Secret) -> Result<Secret, UnreadableFile> {
+    let Some(path) = secret.file() else { return Ok(secret.clone()) };
+    let secret = Secret::read(path).map_err(|error| UnreadableFile::new(path, error))?;
+    Ok(Secret::new(secret.expose().trim()))
 }

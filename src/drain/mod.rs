@@ -7,7 +7,7 @@
 //!
 //! * quota requests and started events: at once;
 //! * usage: once every started event that was appended before it has been read;
-//! * `completed`: once the [`Horizon`] says that no usage pushed before it is left in Redis, and all usage that
+//! * `completed`: once the [`Watermark`] says that no usage pushed before it is left in Redis, and all usage that
 //!   was appended until then has been read. The lanes see to the rest.
 
 mod admission;
@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::control_plane::{Answer, Client, Encoding};
-use crate::outbox::{Lease, Log, Outbox, Payload, ReadError, Reason, Settlement};
+use crate::outbox::{Lease, Log, Outbox, Payload, ReadError, Reason, Settlement, Watermark};
 use crate::record::Kind;
 use crate::telemetry::metrics::Metrics;
 use uuid::Uuid;
@@ -46,7 +46,7 @@ pub use controls::{Controls, Orders, RateLimit};
 pub use link::{Circuit, Settings as LinkSettings};
 use link::{Flight, Link};
 use outcomes::Confirmation;
-pub use queues::{Horizon, SessionOrder};
+pub use queues::SessionOrder;
 use queues::{Item, LOGS, LaneKey, Lanes, Parcel, ReadAhead};
 use routes::Routes;
 pub use verdict::Trouble;
@@ -143,7 +143,7 @@ pub struct Drain {
     /// Where answers to quota refreshes go.
     pub quota_answers: mpsc::Sender<QuotaPush>,
     /// Which completed events may go.
-    pub horizon: watch::Receiver<Horizon>,
+    pub watermark: watch::Receiver<Watermark>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Where the link's state is told.
@@ -258,7 +258,7 @@ impl Drain {
             _ = stop.wait_for(|stop| *stop) => {}
         }
         let mut last = run.drain.outbox.last();
-        let mut horizon = run.drain.horizon.clone();
+        let mut watermark = run.drain.watermark.clone();
         let mut orders = run.drain.orders.clone();
         orders.mark_changed();
         let mut sweep = tokio::time::interval(EXPIRY_SWEEP);
@@ -280,7 +280,7 @@ impl Drain {
                 Some(pushed) = run.pushing.next() => run.pushed(pushed),
                 (log, from, lease) = reading(&mut run.reading) => run.loaded(log, from, lease),
                 Ok(()) = last.changed() => {}
-                Ok(()) = horizon.changed() => {}
+                Ok(()) = watermark.changed() => {}
                 Ok(()) = orders.changed() => run.obey(*orders.borrow_and_update()),
                 Some(turn) = run.drain.turns.next(), if run.turn.is_none() => run.turn = Some(turn),
                 () = sleep_until(next) => {}
@@ -386,7 +386,7 @@ impl Run {
             return;
         }
         let outbox = self.drain.outbox.clone();
-        let since = crate::clock::now().0.saturating_sub(REMEMBERED_MICROS);
+        let since = crate::time::now().0.saturating_sub(REMEMBERED_MICROS);
         let end = outbox.next_dead_letter();
         let mut from = end.saturating_sub(REMEMBERED_LETTERS);
         let mut refusals = [0; LOGS.len()];

@@ -16,7 +16,7 @@ impl Run {
     }
 
     fn expiry(&self) -> Timestamp {
-        crate::clock::lowest_within(self.drain.settings.quota_ttl)
+        crate::time::lowest_within(self.drain.settings.quota_ttl)
     }
 
     pub(super) fn expire(&mut self, key: LaneKey, item: &Item) {

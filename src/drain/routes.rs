@@ -6,12 +6,12 @@
 //! delivered of one is no evidence for another.
 //!
 //! A kind of which everything is refused, or every session unknown, or which alone meets what else would be the link's
-//! trouble ([`blame`]), is *held*: no record of it is given up for that, one at a time probes it, and the other kinds go
+//! trouble ([`attribution`]), is *held*: no record of it is given up for that, one at a time probes it, and the other kinds go
 //! on. However many kinds are held, they take turns: an outage of all of them is as quiet as that of one.
 //!
 //! A pure state machine: the time is an argument, nothing here waits.
 
-mod blame;
+mod attribution;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -23,8 +23,8 @@ use super::queues::{CONFIRMED, LOGS, LaneKey, Outcomes, Unknown, place};
 use super::verdict::Trouble;
 use crate::outbox::Log;
 
-pub(super) use blame::{Beside, Blame, Met};
-use blame::{Recent, Troubles};
+pub(super) use attribution::{Attribution, Beside, Met};
+use attribution::{Recent, Troubles};
 
 /// Longer without a delivery is no time in which records were being delivered: a session's grace stands still.
 const DELIVERING_GAP: Duration = Duration::from_secs(10);

@@ -39,8 +39,8 @@ use crate::admin::{
     NewBandwidth, NewRateLimit, Operator, OutboxStats, Replayed, Selection, WaitingDetail, WaitingFilter,
     WaitingPage, chain, find_dead_letter, find_waiting, list_dead_letters, list_waiting,
 };
-use crate::config::Secret;
-use crate::reload::ReloadError;
+use crate::app::reload::ReloadError;
+use crate::secret::Secret;
 use crate::telemetry::metrics::Metrics;
 
 /// No request to the admin surface is larger.

@@ -36,7 +36,7 @@ impl Exposition {
         expiries.extend(redis_server.expiries());
         metrics.expose(&Moment {
             stats: outbox.durable_stats(),
-            now_micros: crate::clock::now().0,
+            now_micros: crate::time::now().0,
             clock_skew_seconds: client.clock_skew().as_seconds_f64(),
             expiries,
         })

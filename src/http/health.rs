@@ -8,10 +8,10 @@ use utoipa::ToSchema;
 
 use super::Surface;
 use crate::drain::{HeldKind, Orders, Trouble};
+use crate::fleet::agent_metrics::is_well;
 use crate::outbox::Stats;
 use crate::record::Queue;
 use crate::telemetry::metrics::oldest_ages;
-use crate::vitals::is_well;
 
 /// How the agent, or a part of it, is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -240,7 +240,7 @@ impl Health {
     }
 
     fn outbox(&self) -> OutboxBody {
-        let ages = oldest_ages(&self.stats, crate::clock::now().0);
+        let ages = oldest_ages(&self.stats, crate::time::now().0);
         OutboxBody {
             depth: self.stats.total_depth(),
             bytes: self.stats.bytes,
@@ -288,7 +288,7 @@ impl Health {
     pub(super) fn body(&self, surface: &Surface) -> HealthBody {
         HealthBody {
             status: self.status(),
-            timestamp: crate::clock::now().to_rfc3339(),
+            timestamp: crate::time::now().to_rfc3339(),
             version: surface.version.clone(),
             uptime_seconds: surface.started.elapsed().as_secs_f64(),
             redis_connected: self.redis_connected,
@@ -308,7 +308,7 @@ impl Health {
         let name = |queue: Queue| surface.names.queue(queue).to_owned();
         MetricsBody {
             server_id: surface.server_id.clone(),
-            timestamp: crate::clock::now().to_rfc3339(),
+            timestamp: crate::time::now().to_rfc3339(),
             uptime_seconds: surface.started.elapsed().as_secs_f64(),
             queue_metrics: Queue::ALL.map(|queue| (name(queue), depths[queue as usize])).into(),
             connection_status: ConnectionStatus {

@@ -19,9 +19,9 @@ use super::Surface;
 use super::health::{Condition, Health};
 use super::history::{ByKind, History, HistoryBody, Reading, TICK};
 use super::reserve::RESERVE;
-use crate::config::Secret;
 use crate::outbox::Reason;
 use crate::record::Queue;
+use crate::secret::Secret;
 use crate::telemetry::metrics::oldest_ages;
 
 /// So many pages may look at once. Each costs some microseconds a second, and one of the surface's connections.
@@ -158,7 +158,7 @@ impl Live {
         let health = Health::of(surface);
         let (stats, link, orders) = (&health.stats, surface.link.borrow().clone(), *surface.orders.borrow());
         let (rates, drained_in) = self.history(|history| (history.rates(), history.drained_in()));
-        let now = crate::clock::now();
+        let now = crate::time::now();
         let (ages, in_redis) = (oldest_ages(stats, now.0), surface.redis.borrow().depths);
         let depth = |queue: Queue| {
             let kinds = crate::record::Kind::ALL.iter().zip(stats.depth);
@@ -226,7 +226,7 @@ impl Sampler {
             let surface = &self.live.surface;
             let in_redis = surface.redis.borrow().depths;
             let reading = Reading::of(Instant::now(), &surface.outbox.durable_stats(), in_redis);
-            let now_ms = crate::clock::now().0 / 1000;
+            let now_ms = crate::time::now().0 / 1000;
             self.live.history(|history| history.note(reading, now_ms));
             self.tick.send_replace(());
         }

@@ -16,8 +16,9 @@ use redis::{
 use tokio::sync::Mutex;
 
 use super::Settings;
-use crate::config::{ClusterUrl, RedisConfig, Secret, SecretSource, SentinelUrl, read_small};
-use crate::expiry::{self, Expiry};
+use crate::config::{ClusterUrl, RedisConfig, SentinelUrl};
+use crate::secret::expiry::{self, Expiry};
+use crate::secret::{Secret, SecretSource, read_small};
 
 /// A connection on which nothing comes is probed after so long, and then this often: a peer that vanished without a
 /// word is noticed even where nothing is asked of it.

@@ -63,8 +63,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::config::SourceMode;
-use crate::drain::Horizon;
 use crate::outbox::Outbox;
+use crate::outbox::Watermark;
 use crate::record::Acceptor;
 use crate::telemetry::metrics::Metrics;
 
@@ -135,7 +135,7 @@ pub struct Intake {
     /// What makes records of messages.
     pub acceptor: Acceptor,
     /// Where the drain learns which completed events may go.
-    pub horizon: watch::Sender<Horizon>,
+    pub watermark: watch::Sender<Watermark>,
     /// Where the state is told.
     pub status: watch::Sender<RedisStatus>,
     /// What is counted.

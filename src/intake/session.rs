@@ -11,10 +11,10 @@ use super::lease::RENEW;
 use super::source::{Ask, Given, Message, ORDER, Source};
 use super::wakeup::{REFUSED, Wakeup};
 use super::{Intake, NameHolder, RedisStatus, SourceError};
-use crate::drain::Horizon;
-use crate::failpoint;
+use crate::outbox::Watermark;
 use crate::outbox::{AppendError, Entry, Recent, Rejected, Taken};
 use crate::record::{Kind, Queue, Record, Rejection};
+use crate::telemetry::failpoint;
 
 /// Messages of one queue in one round.
 const ROUND_MESSAGES: usize = 1024;
@@ -33,8 +33,8 @@ struct Taking {
     given: [Given; 3],
     /// The positions of the first of each queue.
     positions: [u64; 3],
-    /// As [`Batch::watermark`].
-    watermark: u64,
+    /// As [`Batch::usage_due`].
+    usage_due: u64,
 }
 
 /// What came of a round.
@@ -51,16 +51,16 @@ struct Batch {
     /// By queue, in the order of [`ORDER`].
     counts: [usize; 3],
     /// Usage taken before and with it, and left in Redis then: what its completed events wait for.
-    watermark: u64,
+    usage_due: u64,
     has_events: bool,
 }
 
 impl Batch {
     /// What is to be waited for below the number that its commit was answered with. The outbox answers all that it commits
     /// together with the last number of all: behind this batch's events may lie those of batches that were taken `later`.
-    fn watermark_with(&self, later: &VecDeque<Batch>) -> u64 {
-        let later = later.iter().filter(|batch| batch.has_events).map(|batch| batch.watermark);
-        later.fold(self.watermark, u64::max)
+    fn usage_due_with(&self, later: &VecDeque<Batch>) -> u64 {
+        let later = later.iter().filter(|batch| batch.has_events).map(|batch| batch.usage_due);
+        later.fold(self.usage_due, u64::max)
     }
 }
 
@@ -262,24 +262,24 @@ impl<'a> Session<'a> {
         self.tell_depths(&given);
         let usage_left = given[1].left;
         self.usage_taken += given[1].messages.len() as u64;
-        let watermark = self.usage_taken + usage_left;
+        let usage_due = self.usage_taken + usage_left;
         let end = *self.intake.outbox.last().borrow() + 1;
         if self.waited_for < end && self.batches.is_empty() {
             // Events of an earlier conversation, and what was replayed or imported, wait for what is in Redis now: that
             // is all that can be before them.
             self.waited_for = end;
-            self.waits.push_back((end, watermark));
+            self.waits.push_back((end, usage_due));
         }
         for (_, waits_for) in &mut self.waits {
             // With several agents on the queue some of it goes to others: what is left now is all that can still come.
-            *waits_for = (*waits_for).min(watermark);
+            *waits_for = (*waits_for).min(usage_due);
         }
         let gave = given.iter().any(|given| !given.messages.is_empty());
         let left = given.iter().any(|given| given.left > 0);
         self.is_quota_left = given[2].left > 0;
         if gave {
             failpoint::reached("intake::taken");
-            self.taking = Some(Taking { positions: self.positions, watermark, given });
+            self.taking = Some(Taking { positions: self.positions, usage_due, given });
             for (n, given) in self.taking.iter().flat_map(|taking| taking.given.iter().enumerate()) {
                 self.known[n] += given.messages.len();
                 self.positions[n] += given.messages.len() as u64;
@@ -315,14 +315,14 @@ impl<'a> Session<'a> {
         }
         self.usage_committed += batch.counts[1] as u64;
         if batch.has_events {
-            self.waits.push_back((last + 1, batch.watermark_with(&self.batches)));
+            self.waits.push_back((last + 1, batch.usage_due_with(&self.batches)));
             self.waited_for = last + 1;
         }
         self.release();
         Ok(())
     }
 
-    /// Moves the horizon over the events whose usage is all in the outbox.
+    /// Moves the watermark over the events whose usage is all in the outbox.
     fn release(&mut self) {
         let mut free = None;
         while let Some((event, _)) = self.waits.front().filter(|(_, usage)| *usage <= self.usage_committed) {
@@ -331,9 +331,11 @@ impl<'a> Session<'a> {
         }
         if let Some(completed) = free {
             let usage = *self.intake.outbox.last().borrow() + 1;
-            self.intake.horizon.send_modify(|horizon| {
-                *horizon =
-                    Horizon { completed: horizon.completed.max(completed), usage: horizon.usage.max(usage) };
+            self.intake.watermark.send_modify(|watermark| {
+                *watermark = Watermark {
+                    completed: watermark.completed.max(completed),
+                    usage: watermark.usage.max(usage),
+                };
             });
         }
     }
@@ -425,9 +427,9 @@ async fn append(
     taking: Taking,
     batches: &mut VecDeque<Batch>,
 ) -> Result<(), SourceError> {
-    let accepted_at = crate::clock::now();
+    let accepted_at = crate::time::now();
     let acceptance = intake.acceptor.at(accepted_at);
-    let Taking { given, positions, watermark } = taking;
+    let Taking { given, positions, usage_due } = taking;
     let counts = std::array::from_fn(|n| given[n].messages.len());
     let mut entries = Vec::with_capacity(counts.iter().sum());
     let mut recent = Recent::default();
@@ -453,7 +455,7 @@ async fn append(
     let has_events = entries.iter().any(|entry| entry.kind() == Kind::Completed);
     failpoint::reached("intake::parsed");
     let committed = intake.outbox.append(entries, Some((conversation, recent))).await?;
-    batches.push_back(Batch { committed, counts, watermark, has_events });
+    batches.push_back(Batch { committed, counts, usage_due, has_events });
     Ok(())
 }
 
@@ -496,19 +498,19 @@ fn unread_kind(queue: Queue) -> Kind {
 mod tests {
     use super::*;
 
-    fn batch(watermark: u64, has_events: bool) -> Batch {
+    fn batch(usage_due: u64, has_events: bool) -> Batch {
         let (_, committed) = oneshot::channel();
-        Batch { committed, counts: [0; 3], watermark, has_events }
+        Batch { committed, counts: [0; 3], usage_due, has_events }
     }
 
     #[test]
     fn events_that_may_be_committed_together_wait_for_the_usage_of_all_of_them() {
         let first = batch(10, true);
-        assert_eq!(first.watermark_with(&VecDeque::new()), 10);
+        assert_eq!(first.usage_due_with(&VecDeque::new()), 10);
         // The last number of their commit lies behind the second one's event, whose usage is not all taken yet.
-        assert_eq!(first.watermark_with(&[batch(25, true), batch(40, false)].into()), 25);
+        assert_eq!(first.usage_due_with(&[batch(25, true), batch(40, false)].into()), 25);
         assert_eq!(
-            first.watermark_with(&[batch(25, false)].into()),
+            first.usage_due_with(&[batch(25, false)].into()),
             10,
             "one without events holds up nothing"
         );

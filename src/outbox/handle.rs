@@ -11,8 +11,8 @@ use super::{
     AppendError, DeadLetter, Entry, Lease, LedgerError, Log, ReadError, Settlement, Stats, Ticket, keeper,
     state, writer,
 };
-use crate::clock::Moment;
 use crate::record::{Queue, Timestamp};
+use crate::time::Moment;
 
 /// An open outbox. Clones share it.
 #[derive(Clone)]

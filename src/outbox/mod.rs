@@ -146,6 +146,7 @@ mod tests;
 mod transfer;
 mod turns;
 mod verify;
+mod watermark;
 mod writer;
 
 pub use codec::{CodecError, Entry, Rejected};
@@ -172,6 +173,7 @@ pub use transfer::{
     check_lines, chunks,
 };
 pub use verify::Verified;
+pub use watermark::Watermark;
 
 use crate::record::{Kind, Timestamp};
 use shared::Shared;

@@ -14,7 +14,7 @@ use super::manifest::{self, FORMAT};
 use super::reserve::Reserve;
 use super::turns::Turns;
 use super::writer::{Order, Writer};
-use crate::clock::Confirmed;
+use crate::time::Confirmed;
 
 use super::{
     DatabaseError, Durability, LedgerError, Outbox, ReadError, Shared, Threads, quarantine, repair, row,

@@ -56,7 +56,7 @@ pub(super) fn segment_name(id: u64) -> String {
 
 impl Report {
     fn new(what: &str, why: Vec<String>) -> Self {
-        Self { what: what.to_owned(), at: crate::clock::now().to_rfc3339(), why, ..Self::default() }
+        Self { what: what.to_owned(), at: crate::time::now().to_rfc3339(), why, ..Self::default() }
     }
 
     /// Of a segment of the row, as it is known at this moment.
@@ -106,7 +106,7 @@ pub(super) fn move_segment(outbox: &Path, path: &Path, report: &Report) -> std::
     let mut folder = dir(outbox).join(segment_name(report.id));
     if path.exists() && folder.join("segment").exists() {
         // A number that is used again, after the ledger and all segments were lost.
-        let Timestamp(now) = crate::clock::now();
+        let Timestamp(now) = crate::time::now();
         folder.set_extension(now.to_string());
     }
     // A segment that was being set aside when the power went has its report, which knows more than we do now.
@@ -139,7 +139,7 @@ pub(super) fn move_aside(
     what: &str,
     why: String,
 ) -> std::io::Result<()> {
-    let Timestamp(now) = crate::clock::now();
+    let Timestamp(now) = crate::time::now();
     let folder = dir(outbox).join(format!("{name}-{now}"));
     tracing::error!(why, folder = %folder.display(), "{what}: set aside; the rest goes on; see `outbox salvage`");
     Report::new(what, vec![why]).write(&folder)?;

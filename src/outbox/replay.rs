@@ -62,7 +62,7 @@ impl Outbox {
             };
             let (kind, accepted_at, data, layout) = record.into_parts();
             // Accepted now, or a quota request that had expired would expire again; the body says when it was first.
-            let now = crate::clock::now().max(accepted_at);
+            let now = crate::time::now().max(accepted_at);
             let Ok(record) = Record::from_parts(kind, now, data, layout) else {
                 outcome.not_records.push(*id);
                 continue;

@@ -141,7 +141,7 @@ fn adopt(
                 let report = super::quarantine::Report {
                     what: "segment".into(),
                     id,
-                    at: crate::clock::now().to_rfc3339(),
+                    at: crate::time::now().to_rfc3339(),
                     why: vec![format!("not in the ledger, and damaged: {error}")],
                     ..Default::default()
                 };

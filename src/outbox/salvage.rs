@@ -206,7 +206,7 @@ impl Work<'_> {
             self.outcome.trouble.push(format!("{kind}: {missing} records"));
         }
         if self.outcome.is_done {
-            self.report.salvaged_at = Some(crate::clock::now().to_rfc3339());
+            self.report.salvaged_at = Some(crate::time::now().to_rfc3339());
         }
         self.note()?;
         Ok(self.outcome)

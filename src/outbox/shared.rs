@@ -13,7 +13,7 @@ use super::segment::Segment;
 use super::state::State;
 use super::turns::Turns;
 use super::{Lease, LedgerError, Log, Settings};
-use crate::clock::Confirmed;
+use crate::time::Confirmed;
 
 /// While the ledger cannot be written, reading stops at so many bytes of dead letters that wait for it: with what is in
 /// the drain's hands, a bound on their memory.

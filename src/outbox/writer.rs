@@ -14,7 +14,7 @@ use super::settled::PACK_RECORDS;
 use super::shared::Shared;
 use super::state::RECENT_APPENDS;
 use super::{AppendError, Entry, LedgerError, Log, codec, fresh};
-use crate::failpoint;
+use crate::telemetry::failpoint;
 
 /// A pack is closed at this many bytes of records: about 4 KiB compressed.
 pub(super) const PACK_BYTES: usize = 32 << 10;

@@ -246,7 +246,7 @@ where
         let metadata = event.metadata();
         // The module says which operation it is: `dataplane_agent::drain::link` is `drain`.
         let operation = metadata.target().split("::").nth(1).unwrap_or(metadata.target());
-        let time = crate::clock::now().to_rfc3339();
+        let time = crate::time::now().to_rfc3339();
         writeln!(writer, "{}", self.line(&time, Level::of(metadata), operation, fields))
     }
 }

@@ -11,9 +11,9 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
-use crate::expiry::Expiry;
 use crate::outbox::{Reason, Stats};
 use crate::record::{Kind, Queue};
+use crate::secret::expiry::Expiry;
 
 /// Latencies from half a millisecond to a minute.
 const SECONDS: &[f64] =

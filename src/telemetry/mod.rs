@@ -1,4 +1,5 @@
 //! What the agent says about itself: metrics and logs.
 
+pub(crate) mod failpoint;
 pub mod log;
 pub mod metrics;

@@ -1,5 +1,5 @@
 //! Goal: a command is carried out once and its result arrives, whatever crashes or fails in between. Method: the points
-//! of `src/failpoint.rs`, and a ControlPlane that does not want to hear.
+//! of `src/telemetry/failpoint.rs`, and a ControlPlane that does not want to hear.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};

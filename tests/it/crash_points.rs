@@ -1,5 +1,5 @@
 //! Goal: a crash of the agent, or of Redis, at each point of taking, committing and acknowledging costs no record and
-//! doubles none. Method: the points of `src/failpoint.rs`; at each the agent ends, or is held while Redis is
+//! doubles none. Method: the points of `src/telemetry/failpoint.rs`; at each the agent ends, or is held while Redis is
 //! killed and started again.
 
 use super::harness::{Agent, Mode, RedisServer, Sandbox, Stage, until};

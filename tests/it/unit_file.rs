@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::builder::ValueParser;
 use clap::{Args as _, Command};
-use dataplane_agent::config::{Config, Problems, Secret};
+use dataplane_agent::config::{Config, Problems};
+use dataplane_agent::secret::Secret;
 
 const UNIT: &str = include_str!("../../systemd/dataplane-agent.service");
 

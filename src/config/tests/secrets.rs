@@ -1,6 +1,7 @@
 //! Secrets: from variables, files and credentials, and shown nowhere.
 
 use super::*;
+use crate::secret::SecretSource;
 
 const SECRETS: [&str; 5] =
     ["CONTROL_PLANE_API_KEY", "CONTROL_PLANE_JWT_KEY", "REDIS_PASSWORD", "REDIS_URL", "ADMIN_TOKEN"];

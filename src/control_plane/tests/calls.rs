@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::secret::Secret;
 
 async fn client_of(answer: String) -> (Client, tokio::sync::mpsc::UnboundedReceiver<Received>) {
     let (url, received) = answering(answer).await;
@@ -153,7 +154,7 @@ async fn a_reload_takes_in_a_new_secret_and_keeps_the_old_one_if_the_new_one_is_
     let (url, mut received) = answering(http("200 OK", "", "")).await;
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "first\n").unwrap();
-    let source = SecretSource::File(file.path().to_owned());
+    let source = Secret::read(file.path()).unwrap();
     let client = Client::new(Settings { api_key: Some(source), ..settings(&url) }).unwrap();
     let mut key_sent = async || {
         client.deliver(delivery("s")).await.result.unwrap();

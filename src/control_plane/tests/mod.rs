@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::record::Kind;
+use crate::secret::Secret;
 
 /// Long enough for a slow machine; only a test that fails waits for it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,7 +32,7 @@ fn settings(url: &str) -> Settings {
         version: "1.2.3".into(),
         auth: Auth::ApiKey,
         api_key_header: "X-API-Key".into(),
-        api_key: Some(SecretSource::Value(Secret::new("hunter2"))),
+        api_key: Some(Secret::new("hunter2")),
         jwt_key: None,
         jwt_algorithm: None,
         jwt_key_id: None,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::tls::Authority;
 use super::*;
+use crate::secret::Secret;
 
 fn through(proxy: &str, settings: Settings) -> Settings {
     let proxy = ProxySettings { url: Secret::new(proxy), no_proxy: Vec::new() };

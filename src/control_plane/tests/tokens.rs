@@ -9,9 +9,10 @@ use rcgen::{
 use serde_json::Value;
 
 use super::*;
+use crate::secret::Secret;
 
 fn with_key(url: &str, key: &str) -> Settings {
-    let jwt_key = Some(SecretSource::Value(Secret::new(key)));
+    let jwt_key = Some(Secret::new(key));
     Settings { auth: Auth::Jwt, jwt_key, ..settings(url) }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::secret::Secret;
 
 async fn deliver_to(url: &str) -> Answer {
     Client::new(settings(url)).unwrap().deliver(delivery("s 1/ü")).await
@@ -262,10 +263,7 @@ async fn no_secret_is_in_anything_that_can_be_printed() {
     let client = Client::new(settings(&format!("http://user:pa55word@{address}/"))).unwrap();
     let answer = client.deliver(delivery("s")).await;
     let failure = answer.result.clone().unwrap_err();
-    let bad_key = Settings {
-        api_key: Some(SecretSource::Value(Secret::new("hunter2\n\u{1}"))),
-        ..settings("http://h")
-    };
+    let bad_key = Settings { api_key: Some(Secret::new("hunter2\n\u{1}")), ..settings("http://h") };
     let error = Client::new(bad_key).unwrap_err();
     let printed = format!("{client:?} {answer:?} {failure} {error} {error:?}");
     for secret in ["hunter2", "pa55word"] {

@@ -260,7 +260,8 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::control_plane::settings::{Auth, Secret};
+    use crate::control_plane::settings::Auth;
+    use crate::secret::Secret;
 
     fn connector(dscp: Option<u8>) -> Connector {
         let settings = Settings {

@@ -10,7 +10,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::control_plane::credentials::ClientError;
 use crate::control_plane::settings::{HttpVersion, Settings, read_file};
-use crate::expiry::{self, Expiry};
+use crate::secret::expiry::{self, Expiry};
 
 /// How connections are made secure. Sessions are resumed: each configuration keeps its own tickets.
 #[derive(Clone)]

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::link::{Change, Flight, asked_wait};
 use super::queues::{Item, LaneKey, Parcel, kind_of};
-use super::routes::{Beside, Blame, Met};
+use super::routes::{Attribution, Beside, Met};
 use super::verdict::{Trouble, Verdict, judge};
 use super::{Form, Run, Sent};
 use crate::control_plane::{Answer, Meaning, QuotaAnswer, Response, parse_quota_answer};
@@ -326,13 +326,13 @@ impl Run {
     ) {
         let asked = asked_wait(retry_after);
         let met = Met { trouble, sent: flight.sent, is_asked: asked.is_some(), cause: &self.heard };
-        let blame = self.routes.troubled(log, lanes, met, now);
-        if blame == Blame::Link {
+        let attribution = self.routes.troubled(log, lanes, met, now);
+        if attribution == Attribution::Link {
             let change = self.link.failed(trouble, retry_after, flight, now);
             self.announce(change);
             return;
         }
-        if blame == Blame::KindFromNowOn {
+        if attribution == Attribution::KindFromNowOn {
             self.link.was_not_to_blame(trouble, now);
             self.held(log);
         }
@@ -378,7 +378,7 @@ impl Run {
                 "a record is delivered"
             );
         }
-        let age = (crate::clock::now().0 - item.ticket.accepted_at.0).max(0) as f64 / 1e6;
+        let age = (crate::time::now().0 - item.ticket.accepted_at.0).max(0) as f64 / 1e6;
         let kind = item.ticket.kind.queue().label();
         self.drain.metrics.delivery_latency.with_label_values(&[kind]).observe(age);
     }
@@ -419,7 +419,7 @@ impl Run {
             detail,
             attempts: item.history.attempts,
             first_at: item.ticket.accepted_at,
-            last_at: crate::clock::now(),
+            last_at: crate::time::now(),
             payload: Payload::Record(item.record.clone()),
         };
         self.drain.outbox.bury(&item.ticket, letter);

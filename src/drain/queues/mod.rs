@@ -11,12 +11,12 @@
 //! Memory is bounded: a lane holds at most [`LANE_MOST`] records of a log; when more come, or when the lane waits and
 //! room is needed, it is cut off and remembers from which number on its records must be read again ([`memory`]).
 
-mod horizon;
 mod lane;
 mod memory;
 mod parcel;
 mod read_ahead;
 mod walk;
+mod watermark;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
@@ -27,7 +27,6 @@ use super::batch;
 use crate::outbox::{Leased, Log, Ticket};
 use crate::record::{Kind, Record};
 
-pub use horizon::Horizon;
 use lane::Lane;
 pub(super) use lane::Unknown;
 use memory::Asking;

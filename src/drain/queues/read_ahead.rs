@@ -2,10 +2,11 @@
 //!
 //! [`ReadAhead`] decides, and does nothing: what it decides is read by whoever asks, one read at a time.
 
-use super::horizon::{Horizon, Horizons};
 use super::memory::Window;
+use super::watermark::Watermarks;
 use super::{LOGS, Lanes, kind_of, place};
 use crate::drain::Run;
+use crate::outbox::Watermark;
 use crate::outbox::{Lease, Log, ReadError};
 
 /// Records, and bytes of them, in hand at the most: quota requests and usage each by themselves, started and completed
@@ -45,7 +46,7 @@ impl Position {
 pub(in crate::drain) struct ReadAhead {
     window: Window,
     positions: [Position; LOGS.len()],
-    horizons: Horizons,
+    watermarks: Watermarks,
 }
 
 impl Default for ReadAhead {
@@ -56,7 +57,7 @@ impl Default for ReadAhead {
 
 impl ReadAhead {
     pub(super) fn within(window: Window) -> Self {
-        Self { window, positions: Default::default(), horizons: Horizons::default() }
+        Self { window, positions: Default::default(), watermarks: Watermarks::default() }
     }
 
     /// Up to where each log has been read.
@@ -76,15 +77,15 @@ impl ReadAhead {
             Log::Usage => self.reached(Log::Started),
             Log::Completed => {
                 let usage = self.reached(Log::Usage);
-                self.horizons.completed(usage).min(usage)
+                self.watermarks.completed(usage).min(usage)
             }
             Log::Rejected => 0,
         }
     }
 
     /// What is to be read next, if anything is and there is room for it. No other is asked for before [`Self::loaded`].
-    pub(super) fn next(&mut self, lanes: &mut Lanes, end: u64, horizon: Horizon) -> Option<Read> {
-        self.horizons.tell(horizon);
+    pub(super) fn next(&mut self, lanes: &mut Lanes, end: u64, watermark: Watermark) -> Option<Read> {
+        self.watermarks.tell(watermark);
         for (at, (log, kind)) in LOGS.into_iter().zip(LOGS.map(kind_of)).enumerate() {
             let bound = self.bound(log, end);
             let position = &mut self.positions[at];
@@ -138,8 +139,8 @@ impl Run {
             return;
         }
         let end = *self.drain.outbox.last().borrow() + 1;
-        let horizon = *self.drain.horizon.borrow();
-        let Some(Read { log, from, upto }) = self.read_ahead.next(&mut self.lanes, end, horizon) else {
+        let watermark = *self.drain.watermark.borrow();
+        let Some(Read { log, from, upto }) = self.read_ahead.next(&mut self.lanes, end, watermark) else {
             return;
         };
         let outbox = self.drain.outbox.clone();
@@ -179,7 +180,7 @@ mod tests {
         // The window is full: usage has been read up to here, while the intake goes on taking.
         read_ahead.positions[usage].read = 1050;
         for n in 1..=100 {
-            read_ahead.next(&mut lanes, end, Horizon { completed: n * 100, usage: n * 100 });
+            read_ahead.next(&mut lanes, end, Watermark { completed: n * 100, usage: n * 100 });
         }
         assert_eq!(read_ahead.bound(Log::Completed, end), 1000);
         read_ahead.positions[usage].read = 9_999;

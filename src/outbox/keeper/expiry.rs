@@ -1,14 +1,14 @@
 //! Dead letters that were kept for long enough are deleted: slowly, and never by a clock that nobody has confirmed.
 //!
 //! They may be the only trace of a customer's bill, and the one thing that says how old they are is a clock. See
-//! [`Confirmed`](crate::clock::Confirmed) for which one is believed. What is wrong all the same is to be noticed while
+//! [`Confirmed`](crate::time::Confirmed) for which one is believed. What is wrong all the same is to be noticed while
 //! most of them are still there: so few are deleted a minute, each time with a line in the log, and an alert counts them.
 
 use std::time::{Duration, Instant};
 
 use super::Keeper;
-use crate::clock::Moment;
 use crate::record::Timestamp;
+use crate::time::Moment;
 
 /// How often all of them are looked through for old ones, and how many at once: the next come with the next chores.
 const LOOK_EVERY: Duration = Duration::from_hours(1);

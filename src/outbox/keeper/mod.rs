@@ -19,7 +19,7 @@ use super::segment::ReadError;
 use super::shared::Shared;
 use super::writer::Order;
 use super::{CommandNote, CommandNotes, DeadLetter, Lease, Log};
-use crate::failpoint;
+use crate::telemetry::failpoint;
 use expiry::Expiry;
 use troubles::Troubles;
 

@@ -11,7 +11,7 @@ use super::super::space::FULL;
 use super::super::{Log, ReadError};
 use super::Keeper;
 use super::lease::OPEN_SEGMENTS;
-use crate::clock::Moment;
+use crate::time::Moment;
 
 const SETTING_ASIDE: &str = "setting a damaged segment aside";
 const CARRYING: &str = "carrying on the last records of a segment";

@@ -18,7 +18,7 @@ fn append(entries: Vec<Entry>, conversation: Option<u64>) -> (Append, Answer) {
 fn long(bytes: usize) -> Entry {
     Entry::Rejected(Rejected {
         kind: Kind::Usage,
-        accepted_at: crate::clock::now(),
+        accepted_at: crate::time::now(),
         raw: vec![b'x'; bytes].into(),
         detail: String::new(),
     })

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::super::{DeadLetter, Entry, Payload, Reason};
 use super::rig::Rig;
-use crate::clock::tests::Run;
 use crate::record::{Kind, Timestamp};
+use crate::time::tests::Run;
 
 const NOW: Timestamp = Timestamp(1_764_000_000_000_000);
 const HOUR: Duration = Duration::from_hours(1);

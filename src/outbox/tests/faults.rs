@@ -103,7 +103,7 @@ impl Story<'_> {
                     detail: String::new(),
                     attempts: 1,
                     first_at: Timestamp(0),
-                    last_at: crate::clock::now(),
+                    last_at: crate::time::now(),
                     payload: Payload::Record(record),
                 };
                 self.rig().shared.state().bury(&leased.ticket, letter);

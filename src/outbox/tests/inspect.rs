@@ -29,7 +29,7 @@ async fn open(dir: &Path) -> (Outbox, Threads) {
     }
     for leased in &leased[..2] {
         let super::super::Entry::Record(record) = &leased.entry else { panic!("no record") };
-        let at = crate::clock::now();
+        let at = crate::time::now();
         let letter = DeadLetter {
             id: 0,
             reason: Reason::Refused,

@@ -111,7 +111,7 @@ fn a_reader_past_the_last_dead_letter_holds_up_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let mut rig = Rig::open(dir.path());
     // One before, so that the reader can be past it.
-    rig.append(vec![letter(0, crate::clock::now())]).unwrap();
+    rig.append(vec![letter(0, crate::time::now())]).unwrap();
     rig.tick();
     rig.append((0..FLOOD).map(|n| entry(Kind::Lifecycle, n, 20)).collect()).unwrap();
     rig.append(vec![entry(Kind::Quota, 0, 20)]).unwrap();

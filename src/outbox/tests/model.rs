@@ -119,7 +119,7 @@ pub(super) fn letter(entry: &Entry) -> DeadLetter {
         attempts: 1,
         first_at: Timestamp(1),
         // Young enough to be kept.
-        last_at: crate::clock::now(),
+        last_at: crate::time::now(),
         payload: Payload::Record(record.clone()),
     }
 }

@@ -158,7 +158,7 @@ pub(super) fn entry(kind: Kind, n: u64, size: usize) -> Entry {
         Kind::Lifecycle => {
             return Entry::Rejected(Rejected {
                 kind,
-                accepted_at: crate::clock::now(),
+                accepted_at: crate::time::now(),
                 raw: format!("{n} {noise}").into_bytes().into(),
                 detail: "no record".into(),
             });
@@ -166,7 +166,7 @@ pub(super) fn entry(kind: Kind, n: u64, size: usize) -> Entry {
     };
     let origin = Origin { server_id: "a".into(), region: "b".into(), version: "c".into() };
     let acceptor = Acceptor::new(&origin, UnknownFields::Forward, 1 << 20);
-    let record: Record = acceptor.at(crate::clock::now()).accept(queue, text.as_bytes()).unwrap();
+    let record: Record = acceptor.at(crate::time::now()).accept(queue, text.as_bytes()).unwrap();
     Entry::Record(record)
 }
 

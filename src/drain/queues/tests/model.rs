@@ -8,7 +8,7 @@ use proptest::sample::Index;
 
 use super::*;
 use crate::drain::queues::read_ahead::Read;
-use crate::outbox::{Entry, Lease};
+use crate::outbox::{Entry, Lease, Watermark};
 
 const WINDOW: Window = Window { records: 12, bytes: 1 << 20 };
 const READ: usize = 5;
@@ -110,8 +110,8 @@ impl Model {
             return;
         }
         let end = self.log.len() as u64 + 1;
-        let horizon = Horizon { completed: end, usage: end };
-        if let Some(Read { log, from, upto }) = self.read_ahead.next(&mut self.lanes, end, horizon) {
+        let watermark = Watermark { completed: end, usage: end };
+        if let Some(Read { log, from, upto }) = self.read_ahead.next(&mut self.lanes, end, watermark) {
             self.reading = Some((log, self.lease(log, from, upto)));
         }
     }

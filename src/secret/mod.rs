@@ -1,5 +1,7 @@
 //! A value that is never shown, and where it came from, so that a changed file can be read again.
 
+pub mod expiry;
+
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,7 +18,7 @@ const FILE_MAX_BYTES: u64 = 1 << 20;
 const SEPARATOR: char = '\0';
 
 /// What is shown in place of a secret.
-pub(super) const HIDDEN: &str = "[hidden]";
+pub(crate) const HIDDEN: &str = "[hidden]";
 
 /// Where a secret came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +37,11 @@ pub struct Secret {
 }
 
 impl Secret {
+    /// A value given as it is.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self { value: value.into(), source: SecretSource::Value }
+    }
+
     /// Reads a secret from a file; line ends at its end do not belong to it.
     pub fn read(path: &Path) -> io::Result<Self> {
         let text = read_text(path)?;
@@ -53,13 +60,21 @@ impl Secret {
         &self.value
     }
 
+    /// The file that holds it.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.source {
+            SecretSource::Value => None,
+            SecretSource::File(path) => Some(path),
+        }
+    }
+
     /// Where it came from.
     pub fn source(&self) -> &SecretSource {
         &self.source
     }
 
     /// Value and source in the one string that clap carries from the sources to the typed field.
-    pub(super) fn into_argument(self) -> String {
+    pub(crate) fn into_argument(self) -> String {
         match self.source {
             SecretSource::Value => self.value,
             SecretSource::File(path) => format!("{}{SEPARATOR}{}", path.display(), self.value),
@@ -76,8 +91,14 @@ impl FromStr for Secret {
             Some((path, value)) => {
                 Self { value: value.to_owned(), source: SecretSource::File(PathBuf::from(path)) }
             }
-            None => Self { value: argument.to_owned(), source: SecretSource::Value },
+            None => Self::new(argument),
         })
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Secret {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
     }
 }
 
@@ -94,7 +115,7 @@ impl fmt::Display for Secret {
 }
 
 /// Reads a small text file whole.
-pub(super) fn read_text(path: &Path) -> io::Result<String> {
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     let bytes = read_small(path)?;
     String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
 }

@@ -271,7 +271,7 @@ fn outbox(dir: &std::path::Path) -> (Outbox, Threads) {
 }
 
 fn now() -> i64 {
-    crate::clock::now().0
+    crate::time::now().0
 }
 
 fn begun(id: &str, is_change: bool, expires: Option<i64>) -> Begun<'_> {

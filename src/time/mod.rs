@@ -5,6 +5,7 @@
 //! [`lowest_within`] is a deadline that no step of the clock moves.
 
 mod confirmed;
+mod jitter;
 mod steady;
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -12,6 +13,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crate::record::Timestamp;
 
 pub use confirmed::Confirmed;
+pub(crate) use jitter::JitteredInterval;
 pub use steady::lowest_within;
 
 /// Now.

@@ -7,7 +7,7 @@ mod control_plane;
 
 use serde::Serialize;
 
-use crate::agent::intake_settings;
+use crate::app::intake_settings;
 use crate::config::Config;
 use crate::{intake, outbox};
 

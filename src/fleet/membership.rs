@@ -12,10 +12,10 @@ use tokio::sync::watch;
 
 use crate::control_plane::{CallError, Client, Heartbeat, Meaning, Registration};
 use crate::drain::Turns;
+use crate::fleet::agent_metrics::{AgentMetrics, Load};
 use crate::intake::NameHolder;
-use crate::rhythm::Rhythm;
 use crate::telemetry::metrics::Metrics;
-use crate::vitals::{Load, Vitals};
+use crate::time::JitteredInterval;
 
 /// While not registered, it is tried this often, or with the heartbeat's interval if that is shorter.
 const REGISTER_EVERY: Duration = Duration::from_secs(30);
@@ -41,7 +41,7 @@ pub struct Membership {
     /// The first contact after a start is at a random moment within this time.
     pub first_contact_within: Duration,
     /// What is told.
-    pub vitals: Vitals,
+    pub vitals: AgentMetrics,
     /// It shares the link with the records.
     pub turns: Turns,
     /// Whether the server is registered.
@@ -59,8 +59,9 @@ pub struct Membership {
 impl Membership {
     /// Runs until `stop` is true. The goodbye is [`Self::goodbye`]'s, when everything else has stopped.
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
-        let (beats, tries) = (Rhythm::new(self.interval), Rhythm::new(self.interval.min(REGISTER_EVERY)));
-        let mut wait = Rhythm::new(self.first_contact_within).first();
+        let (beats, tries) =
+            (JitteredInterval::new(self.interval), JitteredInterval::new(self.interval.min(REGISTER_EVERY)));
+        let mut wait = JitteredInterval::new(self.first_contact_within).first();
         let mut load = Load::from_now();
         loop {
             let is_new = tokio::select! {

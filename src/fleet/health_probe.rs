@@ -8,10 +8,10 @@ use tokio::sync::watch;
 
 use crate::control_plane::Client;
 use crate::drain::Turns;
-use crate::rhythm::Rhythm;
+use crate::time::JitteredInterval;
 
 /// The question, ready to be asked.
-pub struct HealthCheck {
+pub struct HealthProbe {
     /// What is known of the `ControlPlane` is older than this: then it is asked.
     pub interval: Duration,
     /// Where to.
@@ -20,10 +20,10 @@ pub struct HealthCheck {
     pub turns: Turns,
 }
 
-impl HealthCheck {
+impl HealthProbe {
     /// Runs until `stop` is true.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
-        let rhythm = Rhythm::new(self.interval);
+        let rhythm = JitteredInterval::new(self.interval);
         let mut patience = rhythm.next();
         let mut wait = patience;
         loop {

@@ -7,9 +7,9 @@ const JITTER: f64 = 0.1;
 
 /// Something that is done once an interval.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rhythm(Duration);
+pub(crate) struct JitteredInterval(Duration);
 
-impl Rhythm {
+impl JitteredInterval {
     pub(crate) fn new(interval: Duration) -> Self {
         Self(interval)
     }
@@ -31,7 +31,7 @@ mod tests {
 
     #[test]
     fn a_fleet_that_starts_at_once_is_spread_over_the_interval_and_stays_so() {
-        let rhythm = Rhythm::new(Duration::from_secs(60));
+        let rhythm = JitteredInterval::new(Duration::from_secs(60));
         let mut fleet: Vec<f64> = (0..2_000).map(|_| rhythm.first().as_secs_f64()).collect();
         for _ in 0..10 {
             let mut in_each = [0; 6];

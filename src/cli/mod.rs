@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tokio::sync::mpsc;
 
-use crate::agent::Agent;
+use crate::app::Agent;
 use crate::config::{Config, Flags, Problems, Proxy, Sources};
 use crate::telemetry::log::LogLevel;
 use crate::{demo, sandbox, telemetry};

@@ -1,9 +1,5 @@
 //! The composition root: opens, wires, supervises, and stops in order.
 
-mod settings;
-mod stages;
-mod time;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -14,25 +10,25 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::confirmed_time;
+use super::settings::{acceptor, drain_settings, intake_settings, registration};
+use super::stages::{Stages, ended};
 use crate::admin::{Letters, Operator, letters};
-use crate::commands::{self, Commands};
+use crate::app::reload::Reloader;
+use crate::app::systemd::{Notify, Service};
 use crate::config::{Config, Problems, Sources};
 use crate::control_plane::{Client, Meaning};
-use crate::drain::{Controls, Drain, Horizon, LinkStatus, RateLimit, Turns, turns};
-use crate::health_check::HealthCheck;
+use crate::drain::{Controls, Drain, LinkStatus, RateLimit, Turns, turns};
+use crate::fleet::agent_metrics::AgentMetrics;
+use crate::fleet::commands::{self, Commands};
+use crate::fleet::health_probe::HealthProbe;
+use crate::fleet::membership::{self, Membership};
 use crate::http::admin::{Admin, Refusals};
 use crate::http::{self, Hosts, Surface};
 use crate::intake::{self, Intake, Mirror, RedisStatus, push_quota_answers};
-use crate::membership::{self, Membership};
-use crate::outbox::{self, OpenError, Outbox, Threads};
-use crate::reload::Reloader;
-use crate::systemd::{Notify, Service};
+use crate::outbox::{self, OpenError, Outbox, Threads, Watermark};
 use crate::telemetry::log::LogLevel;
 use crate::telemetry::metrics::Metrics;
-use crate::vitals::Vitals;
-pub(crate) use settings::intake_settings;
-use settings::{acceptor, drain_settings, registration};
-use stages::{Stages, ended};
 
 /// After a start the first contact is at a random moment within this time: a fleet that starts at once must not knock
 /// at once.
@@ -63,7 +59,7 @@ impl Agent {
     ///
     /// What changes while it runs is read from `sources` again, as `config` was, and `log_level` is the log's.
     pub async fn build(config: Config, sources: Sources, log_level: LogLevel) -> anyhow::Result<Self> {
-        crate::failpoint::reached("agent::building");
+        crate::telemetry::failpoint::reached("agent::building");
         let metrics = Arc::new(Metrics::new(&config.identity.server_id)?);
         let client =
             Client::new(config.control_plane.client_settings(&config.identity, config.delivery.concurrency))
@@ -153,14 +149,14 @@ impl Agent {
         let first = config.control_plane.initial_error_delay.min(FIRST_CONTACT_WITHIN);
         let (intake_stop, drain_stop, last_stop) =
             (watch::Sender::new(false), watch::Sender::new(false), watch::Sender::new(false));
-        let (horizon, redis_status) =
-            (watch::Sender::new(Horizon::default()), watch::Sender::new(RedisStatus::default()));
+        let (watermark, redis_status) =
+            (watch::Sender::new(Watermark::default()), watch::Sender::new(RedisStatus::default()));
         let registered = watch::Sender::new(false);
         let registration_trouble = watch::Sender::new(None);
         let (answers, answered) = mpsc::channel(QUOTA_ANSWERS);
         let (turns, asked) = turns();
         let source = intake_settings(&config, redis);
-        let vitals = Vitals {
+        let vitals = AgentMetrics {
             outbox: outbox.clone(),
             redis: redis_status.subscribe(),
             link: link.subscribe(),
@@ -218,7 +214,7 @@ impl Agent {
             settings: source.clone(),
             outbox: outbox.clone(),
             acceptor: acceptor(&config),
-            horizon: horizon.clone(),
+            watermark: watermark.clone(),
             status: redis_status,
             metrics: Arc::clone(&metrics),
         };
@@ -227,7 +223,7 @@ impl Agent {
             client,
             settings: drain_settings(&config, first),
             quota_answers: answers,
-            horizon: horizon.subscribe(),
+            watermark: watermark.subscribe(),
             metrics: Arc::clone(&metrics),
             status: link,
             orders: controls.subscribe(),
@@ -250,7 +246,11 @@ impl Agent {
         rest.spawn(push_quota_answers(source, counted, answered, last_stop.subscribe()));
         rest.spawn(mirror.run(last_stop.subscribe()));
         rest.spawn(letter_work.run(last_stop.subscribe()));
-        rest.spawn(time::confirm(Arc::clone(&surface.client), outbox.clone(), last_stop.subscribe()));
+        rest.spawn(confirmed_time::confirm(
+            Arc::clone(&surface.client),
+            outbox.clone(),
+            last_stop.subscribe(),
+        ));
         rest.spawn(reloader.run(notify, reloads, last_stop.subscribe()));
         rest.spawn(Arc::clone(&membership).run(intake_stop.subscribe()));
         let (live, sampler) = http::Live::of(Arc::clone(&surface), admin.token.clone());
@@ -336,7 +336,7 @@ fn askers(
     config: &Config,
     turns: Turns,
     operator: Arc<Operator>,
-    vitals: Vitals,
+    vitals: AgentMetrics,
     metrics: Arc<Metrics>,
     registered: watch::Receiver<bool>,
     stop: &watch::Sender<bool>,
@@ -344,7 +344,7 @@ fn askers(
     let (plane, mut askers) = (&config.control_plane, JoinSet::new());
     if plane.health_check_enabled {
         let (client, turns) = (Arc::clone(&vitals.client), turns.clone());
-        let check = HealthCheck { interval: plane.health_check_interval, client, turns };
+        let check = HealthProbe { interval: plane.health_check_interval, client, turns };
         askers.spawn(check.run(stop.subscribe()));
     }
     let settings = commands::Settings {

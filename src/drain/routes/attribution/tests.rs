@@ -8,11 +8,11 @@ use super::*;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A request fails at once, of two sessions.
-fn fails(routes: &mut Routes, log: Log, trouble: Trouble, now: Instant) -> Blame {
+fn fails(routes: &mut Routes, log: Log, trouble: Trouble, now: Instant) -> Attribution {
     failed(routes, log, trouble, now, now)
 }
 
-fn failed(routes: &mut Routes, log: Log, trouble: Trouble, sent: Instant, now: Instant) -> Blame {
+fn failed(routes: &mut Routes, log: Log, trouble: Trouble, sent: Instant, now: Instant) -> Attribution {
     let met = Met { trouble, sent, is_asked: false, cause: "status 503" };
     routes.troubled(log, [1, 2].map(LaneKey::of_test).into_iter(), met, now)
 }
@@ -139,7 +139,11 @@ fn a_kind_that_alone_fails_in_a_row_is_held_and_the_link_hears_of_it_no_more() {
     use Trouble::{Failing, Overloaded, Timeout};
     let (mut routes, now) = (routes(), Instant::now());
     for _ in 0..10 {
-        assert_eq!(fails(&mut routes, Log::Started, Overloaded, now), Blame::Link, "nothing else has passed");
+        assert_eq!(
+            fails(&mut routes, Log::Started, Overloaded, now),
+            Attribution::Link,
+            "nothing else has passed"
+        );
     }
     for _ in 0..2 {
         fails(&mut routes, Log::Usage, Overloaded, now);
@@ -147,15 +151,15 @@ fn a_kind_that_alone_fails_in_a_row_is_held_and_the_link_hears_of_it_no_more() {
     for passed in 0..8 {
         assert_eq!(
             fails(&mut routes, Log::Started, Overloaded, now),
-            Blame::Link,
+            Attribution::Link,
             "two failed, {passed} passed"
         );
         routes.delivered(Log::Quota, 100, now);
     }
-    assert_eq!(fails(&mut routes, Log::Started, Overloaded, now), Blame::KindFromNowOn);
+    assert_eq!(fails(&mut routes, Log::Started, Overloaded, now), Attribution::KindFromNowOn);
     assert_eq!(routes.held(), [false, true, false, false]);
-    assert_eq!(fails(&mut routes, Log::Started, Failing, now), Blame::Kind);
-    assert_eq!(fails(&mut routes, Log::Started, Timeout, now), Blame::Kind);
+    assert_eq!(fails(&mut routes, Log::Started, Failing, now), Attribution::Kind);
+    assert_eq!(fails(&mut routes, Log::Started, Timeout, now), Attribution::Kind);
     let told: Vec<_> = routes.all_held().map(|(_, held)| held.trouble).collect();
     assert_eq!(told, [Timeout], "what it meets now is told");
 }
@@ -168,10 +172,10 @@ fn a_kind_that_was_held_a_moment_ago_and_asks_to_wait_is_held_again_at_once() {
     let met = Met { trouble: Trouble::Overloaded, sent: now, is_asked: true, cause: "status 503" };
     let asks =
         |routes: &mut Routes| routes.troubled(Log::Started, std::iter::once(LaneKey::of_test(1)), met, now);
-    assert_eq!(asks(&mut routes), Blame::KindFromNowOn);
+    assert_eq!(asks(&mut routes), Attribution::KindFromNowOn);
     assert!(routes.delivered(Log::Started, 1, now));
     assert!(!routes.delivered(Log::Started, 1, now));
-    assert_eq!(asks(&mut routes), Blame::Link, "and counts anew");
+    assert_eq!(asks(&mut routes), Attribution::Link, "and counts anew");
 }
 
 #[test]
@@ -185,13 +189,17 @@ fn a_kind_that_fails_in_part_is_held_once_and_then_only_when_nothing_of_it_passe
             routes.delivered(Log::Usage, 1, now);
             return;
         }
-        let blame = fails(routes, Log::Usage, Trouble::Failing, now);
-        assert!(held == 0 || blame != Blame::Link, "the link hears no more of it");
-        held += u32::from(blame == Blame::KindFromNowOn);
+        let attribution = fails(routes, Log::Usage, Trouble::Failing, now);
+        assert!(held == 0 || attribution != Attribution::Link, "the link hears no more of it");
+        held += u32::from(attribution == Attribution::KindFromNowOn);
     };
     (0..10_000).for_each(|_| some_pass(&mut routes));
     assert_eq!(held, 1, "of ten thousand half of which fail");
-    assert_eq!(fails(&mut routes, Log::Usage, Trouble::Overloaded, now), Blame::Link, "but of load it does");
+    assert_eq!(
+        fails(&mut routes, Log::Usage, Trouble::Overloaded, now),
+        Attribution::Link,
+        "but of load it does"
+    );
     for _ in 0..16 {
         routes.delivered(Log::Started, 1, now);
         fails(&mut routes, Log::Usage, Trouble::Failing, now);
@@ -216,7 +224,7 @@ fn what_fails_among_others_that_were_in_flight_with_it_is_not_in_a_row() {
         routes.delivered(Log::Usage, 1, now);
         for _ in 0..10 {
             routes.delivered(Log::Started, 1, now);
-            assert_eq!(failed(&mut routes, Log::Usage, Trouble::Overloaded, sent, now), Blame::Link);
+            assert_eq!(failed(&mut routes, Log::Usage, Trouble::Overloaded, sent, now), Attribution::Link);
         }
     }
 }
@@ -227,12 +235,12 @@ fn a_kind_does_not_fail_alone_while_others_fail_too() {
     // Of one kind every other request passes.
     for _ in 0..1000 {
         for _ in 0..3 {
-            assert_eq!(fails(&mut routes, Log::Completed, Trouble::Overloaded, now), Blame::Link);
-            assert_eq!(fails(&mut routes, Log::Usage, Trouble::Overloaded, now), Blame::Link);
+            assert_eq!(fails(&mut routes, Log::Completed, Trouble::Overloaded, now), Attribution::Link);
+            assert_eq!(fails(&mut routes, Log::Usage, Trouble::Overloaded, now), Attribution::Link);
             routes.delivered(Log::Usage, 1, now);
         }
         routes.delivered(Log::Completed, 1, now);
-        assert_eq!(fails(&mut routes, Log::Usage, Trouble::Overloaded, now), Blame::Link);
+        assert_eq!(fails(&mut routes, Log::Usage, Trouble::Overloaded, now), Attribution::Link);
     }
 }
 
@@ -241,17 +249,17 @@ fn two_kinds_fail_alone_beside_a_third_also_after_a_long_outage_of_all() {
     let (mut routes, now) = (routes(), Instant::now());
     for _ in 0..1000 {
         for log in [Log::Quota, Log::Started, Log::Usage] {
-            assert_eq!(fails(&mut routes, log, Trouble::Overloaded, now), Blame::Link);
+            assert_eq!(fails(&mut routes, log, Trouble::Overloaded, now), Attribution::Link);
         }
     }
     for _ in 0..12 {
         routes.delivered(Log::Usage, 1, now);
-        assert_eq!(fails(&mut routes, Log::Started, Trouble::Overloaded, now), Blame::Link);
-        assert_eq!(fails(&mut routes, Log::Quota, Trouble::Overloaded, now), Blame::Link);
+        assert_eq!(fails(&mut routes, Log::Started, Trouble::Overloaded, now), Attribution::Link);
+        assert_eq!(fails(&mut routes, Log::Quota, Trouble::Overloaded, now), Attribution::Link);
     }
     routes.delivered(Log::Usage, 1, now);
-    assert_eq!(fails(&mut routes, Log::Started, Trouble::Overloaded, now), Blame::KindFromNowOn);
-    assert_eq!(fails(&mut routes, Log::Quota, Trouble::Overloaded, now), Blame::KindFromNowOn);
+    assert_eq!(fails(&mut routes, Log::Started, Trouble::Overloaded, now), Attribution::KindFromNowOn);
+    assert_eq!(fails(&mut routes, Log::Quota, Trouble::Overloaded, now), Attribution::KindFromNowOn);
 }
 
 #[test]
@@ -259,13 +267,13 @@ fn a_kind_that_asks_to_wait_again_waits_alone() {
     let (mut routes, now) = (routes(), Instant::now());
     let met = Met { trouble: Trouble::Overloaded, sent: now, is_asked: true, cause: "status 503" };
     let mut asks = || routes.troubled(Log::Started, [1, 2].map(LaneKey::of_test).into_iter(), met, now);
-    assert_eq!([asks(), asks(), asks()], [Blame::Link; 3], "nothing else passes");
+    assert_eq!([asks(), asks(), asks()], [Attribution::Link; 3], "nothing else passes");
     routes.delivered(Log::Usage, 1, now);
     let mut asks = || routes.troubled(Log::Completed, [1, 2].map(LaneKey::of_test).into_iter(), met, now);
-    assert_eq!([asks(), asks()], [Blame::Link; 2], "nor has anything since");
+    assert_eq!([asks(), asks()], [Attribution::Link; 2], "nor has anything since");
     routes.delivered(Log::Usage, 1, now);
     let mut asks = || routes.troubled(Log::Completed, [1, 2].map(LaneKey::of_test).into_iter(), met, now);
-    assert_eq!(asks(), Blame::KindFromNowOn);
+    assert_eq!(asks(), Attribution::KindFromNowOn);
 }
 
 #[test]
@@ -275,7 +283,7 @@ fn a_kind_that_hangs_while_others_pass_to_the_end_is_held_at_once() {
     routes.delivered(Log::Usage, 1, sent + 10 * SECOND);
     assert_eq!(
         failed(&mut routes, Log::Started, Trouble::Timeout, sent, now),
-        Blame::Link,
+        Attribution::Link,
         "all hang since then, perhaps"
     );
     for _ in 0..10 {
@@ -283,10 +291,10 @@ fn a_kind_that_hangs_while_others_pass_to_the_end_is_held_at_once() {
     }
     assert_eq!(
         failed(&mut routes, Log::Started, Trouble::Failing, sent, now),
-        Blame::Link,
+        Attribution::Link,
         "that took no time"
     );
-    assert_eq!(failed(&mut routes, Log::Completed, Trouble::Timeout, sent, now), Blame::KindFromNowOn);
+    assert_eq!(failed(&mut routes, Log::Completed, Trouble::Timeout, sent, now), Attribution::KindFromNowOn);
 }
 
 #[test]
@@ -296,7 +304,7 @@ fn one_session_alone_is_no_kind() {
         routes.delivered(Log::Usage, 1, now);
         let one = std::iter::once(LaneKey::of_test(1));
         let met = Met { trouble: Trouble::Failing, sent: now, is_asked: true, cause: "status 500" };
-        assert_eq!(routes.troubled(Log::Started, one, met, now), Blame::Link);
+        assert_eq!(routes.troubled(Log::Started, one, met, now), Attribution::Link);
     }
 }
 
@@ -322,7 +330,7 @@ fn whatever_a_kind_is_held_for_the_link_does_not_hear_of_its_probes_and_a_brake_
     }
     for log in [Log::Quota, Log::Started, Log::Usage] {
         for trouble in [Trouble::Overloaded, Trouble::Timeout] {
-            assert_eq!(fails(&mut routes, log, trouble, now), Blame::Kind);
+            assert_eq!(fails(&mut routes, log, trouble, now), Attribution::Kind);
         }
     }
     assert!(!routes.absent(Log::Quota, "status 404", now) && routes.is_braked(Log::Quota));

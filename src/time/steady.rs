@@ -84,7 +84,7 @@ impl Steady {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::tests::Run;
+    use crate::time::tests::Run;
 
     const NOW: Timestamp = Timestamp(1_764_000_000_000_000);
     const TTL: Duration = Duration::from_mins(5);

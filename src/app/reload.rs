@@ -7,11 +7,12 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::config::{Config, ControlPlaneConfig, DeliveryConfig, Problems, Secret, SecretSource, Sources};
+use crate::app::systemd::Notify;
+use crate::config::{Config, ControlPlaneConfig, DeliveryConfig, Problems, Sources};
 use crate::control_plane::{Client, ClientError, Settings};
 use crate::drain::{Controls, RateLimit};
 use crate::intake;
-use crate::systemd::Notify;
+use crate::secret::{Secret, SecretSource};
 use crate::telemetry::log::LogLevel;
 
 /// How often the files are looked at. A new key should not wait for a restart, nor for somebody to send a signal.

@@ -81,7 +81,7 @@ impl Confirmed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::tests::Run;
+    use crate::time::tests::Run;
 
     const NOW: Timestamp = Timestamp(1_764_000_000_000_000);
     const DAY: i64 = 86_400;

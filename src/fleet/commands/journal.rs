@@ -53,7 +53,7 @@ impl Journal {
                 None => unreadable = Some(number),
             }
         }
-        let now = crate::clock::now().0;
+        let now = crate::time::now().0;
         for note in notes.values_mut().filter(|note: &&mut CommandNote| note.outcome.is_none()) {
             tracing::warn!(
                 command_id = note.command_id,

@@ -37,7 +37,7 @@ pub(in crate::drain) struct Passed {
 
 /// Whose a failure is that the link may be to blame for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::drain) enum Blame {
+pub(in crate::drain) enum Attribution {
     /// The link's, for all that is known.
     Link,
     /// Its kind's, which is held, or of which the rest passes.
@@ -187,7 +187,7 @@ impl Routes {
         lanes: impl Iterator<Item = LaneKey>,
         met: Met<'_>,
         now: Instant,
-    ) -> Blame {
+    ) -> Attribution {
         let others_passed = self.passes_beside(log);
         let route = self.of(log);
         route.recent.note(1);
@@ -196,11 +196,11 @@ impl Routes {
             if held.trouble.may_be_a_kinds() {
                 *held = Held { trouble: met.trouble, cause: met.cause.to_owned(), since: held.since };
             }
-            return Blame::Kind;
+            return Attribution::Kind;
         }
         // With many in flight, some fail among others that do not.
         if route.answered_at.is_some_and(|answered| met.sent < answered) {
-            return Blame::Link;
+            return Attribution::Link;
         }
         let troubles = &mut route.troubles;
         if troubles.failed == 0 {
@@ -215,13 +215,13 @@ impl Routes {
         }
         if self.fails_alone(log, met, now) {
             self.hold(log, met.trouble, met.cause, now);
-            return Blame::KindFromNowOn;
+            return Attribution::KindFromNowOn;
         }
         // A kind that is known to fail in part, and still does: to slow all for it would help nobody.
         let route = self.known_of(log);
         let is_in_part =
             met.trouble == Trouble::Failing && route.is_partial && !route.recent.has_only_failed();
-        if is_in_part && self.others_are_well(log) { Blame::Kind } else { Blame::Link }
+        if is_in_part && self.others_are_well(log) { Attribution::Kind } else { Attribution::Link }
     }
 
     /// It has failed as often in a row as opens the circuit, of more than one lane, while others passed. And hardly any of

@@ -42,11 +42,11 @@ use crate::admin::{Operator, chain};
 use crate::config::CommandAlgorithm;
 use crate::control_plane::{CallError, Client, Command, Meaning};
 use crate::drain::Turns;
-use crate::failpoint;
+use crate::fleet::agent_metrics::{AgentMetrics, Load};
 use crate::outbox::CommandOutcome;
-use crate::rhythm::Rhythm;
+use crate::telemetry::failpoint;
 use crate::telemetry::metrics::Metrics;
-use crate::vitals::{Load, Vitals};
+use crate::time::JitteredInterval;
 
 use journal::{Begun, Journal};
 use keys::{Finding, Keys};
@@ -78,7 +78,7 @@ pub struct Commands {
     client: Arc<Client>,
     turns: Turns,
     operator: Arc<Operator>,
-    vitals: Vitals,
+    vitals: AgentMetrics,
     metrics: Arc<Metrics>,
     registered: watch::Receiver<bool>,
     settings: Settings,
@@ -139,7 +139,7 @@ impl Commands {
         settings: Settings,
         turns: Turns,
         operator: Arc<Operator>,
-        vitals: Vitals,
+        vitals: AgentMetrics,
         metrics: Arc<Metrics>,
         registered: watch::Receiver<bool>,
     ) -> Self {
@@ -173,7 +173,7 @@ impl Commands {
 
     /// Runs until `stop` is true. A command that is being carried out then is finished first.
     pub async fn run(mut self, stop: watch::Receiver<bool>) {
-        let rhythm = Rhythm::new(self.settings.poll_interval);
+        let rhythm = JitteredInterval::new(self.settings.poll_interval);
         let mut is_first = true;
         loop {
             let mut registered = self.registered.clone();
@@ -449,7 +449,7 @@ fn outcome(done: Result<Value, String>) -> CommandOutcome {
         Ok(result) => (true, result, None),
         Err(error) => (false, Value::Null, Some(error)),
     };
-    CommandOutcome { success, result: result.to_string(), error, at: crate::clock::now().0 }
+    CommandOutcome { success, result: result.to_string(), error, at: crate::time::now().0 }
 }
 
 /// What comes of `work`; none: it is time to stop.

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
+use crate::fleet::membership::Membership;
 use crate::intake::SourceError;
-use crate::membership::Membership;
 use crate::outbox::{Outbox, Threads};
 
 /// The stages after the intake and the drain share what they leave of the time to stop, and have this at least.

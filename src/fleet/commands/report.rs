@@ -7,8 +7,8 @@ use super::journal::Journal;
 use super::order::CommandType;
 use super::{Commands, until};
 use crate::control_plane::{CallError, CommandResult, Meaning};
-use crate::failpoint;
 use crate::record::Timestamp;
+use crate::telemetry::failpoint;
 
 /// That there is no such server or command may be a matter of time; after so many answers it is not.
 const NOT_FOUND_MOST: u32 = 10;

@@ -15,7 +15,7 @@ use crate::telemetry::metrics::oldest_ages;
 
 /// Where the figures come from.
 #[derive(Clone)]
-pub struct Vitals {
+pub struct AgentMetrics {
     /// Where records wait.
     pub outbox: Outbox,
     /// Redis, as the intake sees it.
@@ -30,7 +30,7 @@ pub struct Vitals {
     pub started: Instant,
 }
 
-impl Vitals {
+impl AgentMetrics {
     /// Whether all is well, as `/health` has it.
     pub fn status(&self) -> ServerStatus {
         let stats = self.outbox.durable_stats();
@@ -41,7 +41,7 @@ impl Vitals {
     /// The figures of this moment; the processor's since `load` was asked last.
     pub fn metrics(&self, load: &mut Load) -> Value {
         let stats = self.outbox.durable_stats();
-        let oldest = oldest_ages(&stats, crate::clock::now().0);
+        let oldest = oldest_ages(&stats, crate::time::now().0);
         json!({
             "usage_records_processed": stats.delivered[0] + stats.duplicates[0],
             "control_plane_requests": self.client.attempts(),

@@ -1,0 +1,84 @@
+//! Up to where `completed` events may go, as far as reading has come.
+
+use std::collections::VecDeque;
+
+use crate::outbox::Watermark;
+
+/// So many are remembered. With more, the one that makes the least difference is forgotten.
+const MOST: usize = 128;
+
+/// The watermarks that reading has not come to yet. Each is kept for itself: the newest alone lies behind all that waits,
+/// and with a backlog no event at all would go before the end of it. After a start that is so for the events in the outbox,
+/// since nobody remembers which of them had been let go: they wait until the usage that was there then has been read once.
+#[derive(Debug, Default)]
+pub(super) struct Watermarks {
+    /// The last that was told.
+    told: Watermark,
+    /// Events numbered below this may be sent.
+    completed: u64,
+    /// In the order in which they were told, which is the order of both their numbers.
+    ahead: VecDeque<Watermark>,
+}
+
+impl Watermarks {
+    /// Takes note of how far the intake says that events may go, now.
+    pub(super) fn tell(&mut self, watermark: Watermark) {
+        if watermark == self.told {
+            return;
+        }
+        self.told = watermark;
+        self.ahead.push_back(watermark);
+        if self.ahead.len() > MOST {
+            // What it let go waits for the next one. Never the last: there is no next.
+            let before = |at: usize| at.checked_sub(1).map_or(0, |before| self.ahead[before].usage);
+            let least = (0..MOST).min_by_key(|at| self.ahead[at + 1].usage - before(*at));
+            self.ahead.remove(least.unwrap_or_default());
+        }
+    }
+
+    /// Up to where events may be sent when usage has been read up to this number.
+    pub(super) fn completed(&mut self, usage: u64) -> u64 {
+        while let Some(passed) = self.ahead.front().filter(|watermark| watermark.usage <= usage) {
+            self.completed = passed.completed;
+            self.ahead.pop_front();
+        }
+        self.completed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watermark(n: u64) -> Watermark {
+        Watermark { completed: 10 * n, usage: 10 * n + 1 }
+    }
+
+    #[test]
+    fn events_go_as_far_as_usage_was_read_and_not_only_at_the_end() {
+        let mut watermarks = Watermarks::default();
+        assert_eq!(watermarks.completed(1000), 0, "nothing was told");
+        (1..=5).for_each(|n| watermarks.tell(watermark(n)));
+        assert_eq!(watermarks.completed(10), 0, "one record of usage is missing");
+        assert_eq!(watermarks.completed(11), 10);
+        assert_eq!(watermarks.completed(50), 40);
+        watermarks.tell(watermark(6));
+        assert_eq!(watermarks.completed(61), 60);
+    }
+
+    #[test]
+    fn a_long_backlog_is_remembered_evenly_and_nothing_goes_too_early() {
+        let mut watermarks = Watermarks::default();
+        let told = 100_000;
+        (1..=told).for_each(|n| watermarks.tell(watermark(n)));
+        assert!(watermarks.ahead.len() <= MOST);
+        let mut behind = 0;
+        for n in (0..=told).step_by(100) {
+            let allowed = watermarks.completed(watermark(n).usage);
+            assert!(allowed <= 10 * n, "usage {} lets {allowed} go", watermark(n).usage);
+            behind = behind.max(10 * n - allowed);
+        }
+        assert!(behind < 10 * told / 30, "at the most {behind} behind of {}", 10 * told);
+        assert_eq!(watermarks.completed(watermark(told).usage), 10 * told);
+    }
+}

@@ -5,7 +5,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Incremental builds make a target folder large and a cold build slower.
 export CARGO_INCREMENTAL := 0
 
-.PHONY: help build demo test test-outbox format lint units docs bench bench-wan redis test-tools
+.PHONY: help build demo test test-outbox format lint units docs book bench bench-wan redis test-tools
 
 help:            ## Says what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -33,6 +33,12 @@ test-outbox: test-tools ## The outbox's tests at full length: 100 kills, 300 dam
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
+
+# Reads as plain Markdown, too; that its links lead somewhere is checked by `make units`.
+MDBOOK := 0.5.4
+book:            ## Builds the book of docs/: target/book/index.html
+	@command -v mdbook >/dev/null || cargo install mdbook@$(MDBOOK) --locked --no-default-features --features search
+	mdbook build
 
 bench: redis     ## Prints what the main job costs, as figures and as ratios within the run
 	cargo bench --locked

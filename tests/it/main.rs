@@ -39,6 +39,7 @@ mod redis_in_the_field;
 mod redis_over_tls;
 mod redis_sentinel;
 mod redis_withholds;
+mod reference;
 mod refuses_everything;
 mod rounds_of_the_intake;
 mod samples;

@@ -12,6 +12,7 @@ mod command_line_of_a_running_agent;
 mod commands;
 mod commands_and_crashes;
 mod configuration_errors;
+mod containers;
 mod control_plane_api;
 mod correlation;
 mod crash_points;

@@ -7,6 +7,7 @@ mod admin;
 mod adopts_the_previous_agents_records;
 mod bad_answers;
 mod batches;
+mod book;
 mod check;
 mod command_line_of_a_running_agent;
 mod commands;

@@ -7,7 +7,7 @@ export CARGO_INCREMENTAL := 0
 # Most tests wait for servers and deadlines, and leave the processors idle.
 export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
 
-.PHONY: help build demo test test-outbox format lint units docs bench bench-wan redis test-tools
+.PHONY: help build demo test test-outbox format lint units docs book bench bench-wan redis test-tools
 
 help:            ## Says what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -35,6 +35,12 @@ test-outbox: test-tools ## The outbox's tests at full length: 100 kills, 300 dam
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
+
+# Reads as plain Markdown, too; that its links lead somewhere is checked by `make units`.
+MDBOOK := 0.5.4
+book:            ## Builds the book of docs/: target/book/index.html
+	@command -v mdbook >/dev/null || cargo install mdbook@$(MDBOOK) --locked --no-default-features --features search
+	mdbook build
 
 bench: redis     ## Prints what the main job costs, as figures and as ratios within the run
 	cargo bench --locked

@@ -1,4 +1,4 @@
-//! What an answer means: a pure, total function of what was asked and what came back (CONTRACT §2).
+//! What an answer means: a pure, total function of what was asked and what came back (`docs/contract/answers.md`).
 //!
 //! Captive portals, proxies and balancers answer too. Only what the `ControlPlane` can have said settles or refuses a
 //! record; in doubt the record is kept, because a repetition is recognisable and a loss is not.

@@ -21,6 +21,8 @@ const AT_MOST: Duration = Duration::from_secs(150);
 /// How often the bar moves; and without a terminal, how often there is a line.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const LINE_EVERY: Duration = Duration::from_secs(2);
+/// So much of a dead letter's reason is printed.
+const REASON_BYTES: usize = 80;
 
 /// How large the demonstration is.
 #[derive(Clone, Debug, clap::Args)]
@@ -175,7 +177,10 @@ async fn account(stage: &Stage, pushed: &Pushed) -> anyhow::Result<()> {
     println!("sent again        {duplicates}, of these with another key or body: {different}");
     println!("dead letters      {}", dead.total());
     for (reason, count) in dead.reasons() {
-        println!("                  {count} × {reason}");
+        // One that has many faults fills no screen.
+        let end = reason.floor_char_boundary(REASON_BYTES);
+        let more = if end < reason.len() { "…" } else { "" };
+        println!("                  {count} × {}{more}", &reason[..end]);
     }
     println!("lost              {lost}");
     println!("order violations  {violations}");

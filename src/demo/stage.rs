@@ -55,6 +55,7 @@ pub(super) struct DeadLetters(Vec<DeadLetter>);
 /// Of a dead letter, what is told. Its original message may hold numbers that no program can represent.
 #[derive(serde::Deserialize)]
 struct DeadLetter {
+    dead_letter_id: String,
     reason: String,
     error_info: String,
 }
@@ -68,7 +69,7 @@ impl DeadLetters {
     pub(super) fn reasons(&self) -> BTreeMap<String, usize> {
         let mut reasons = BTreeMap::new();
         for letter in &self.0 {
-            let DeadLetter { reason, error_info } = letter;
+            let DeadLetter { reason, error_info, .. } = letter;
             *reasons.entry(format!("{reason}: {error_info}")).or_insert(0) += 1;
         }
         reasons
@@ -215,9 +216,13 @@ impl Stage {
                 .arg(-1)
                 .query_async(&mut connection)
                 .await?;
+            let parsed = letters.iter().map(|text| serde_json::from_str(text));
+            let mut letters: Vec<DeadLetter> = parsed.collect::<Result<_, _>>()?;
+            // An agent that is killed before it has noted what it mirrored mirrors that again.
+            letters.sort_by(|a, b| a.dead_letter_id.cmp(&b.dead_letter_id));
+            letters.dedup_by(|a, b| a.dead_letter_id == b.dead_letter_id);
             if letters.len() as u64 >= health["outbox"]["dead_letters"].as_u64().unwrap_or(0) {
-                let parsed = letters.iter().map(|text| serde_json::from_str(text));
-                return Ok(DeadLetters(parsed.collect::<Result<_, _>>()?));
+                return Ok(DeadLetters(letters));
             }
             ensure!(begun.elapsed() < READY_WITHIN, "the mirror of dead letters is not complete");
             tokio::time::sleep(Duration::from_millis(100)).await;

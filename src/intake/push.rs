@@ -161,7 +161,7 @@ impl Mirror {
     }
 }
 
-/// A dead letter as CONTRACT §6 has it.
+/// A dead letter as `docs/contract/dead-letters.md` has it.
 fn render(letter: &DeadLetter, queue: &str) -> Vec<u8> {
     #[derive(serde::Serialize)]
     struct Mirrored<'a> {

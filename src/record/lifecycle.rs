@@ -3,7 +3,7 @@
 
 use super::accept::{Acceptance, Body, Draft};
 use super::json::{Malformed, Members, Token, write_member};
-use super::schema::{Absent, Field, Found, Rule, Schema};
+use super::schema::{Absent, Field, Found, Rule, Schema, unless_faulty};
 use super::{Kind, Rejection};
 
 const STARTED: &str = "session_started";
@@ -79,8 +79,12 @@ fn compose<'a>(
     text: &'a str,
     found: &Found<'a, 8>,
 ) -> Result<Draft<'a>, String> {
-    let values = SCHEMA.check(found, &acceptance.now)?;
-    let summary = values[SUMMARY].as_deref().map(summary).transpose()?;
+    let given = found.values[SUMMARY].map(|token| token.raw).filter(|raw| raw.starts_with('{'));
+    let (summary, faults) = match given.map(summary).transpose() {
+        Ok(summary) => (summary, Vec::new()),
+        Err(faults) => (None, faults),
+    };
+    let values = unless_faulty(SCHEMA.check(found, &acceptance.now), faults)?;
     let client_info = match (kind, values[METADATA].as_deref()) {
         (Kind::Started, Some(metadata)) => Some(client_info(metadata).map_err(|error| error.to_string())?),
         _ => None,
@@ -115,16 +119,18 @@ fn compose<'a>(
     })
 }
 
-/// The summary to send for a producer's: the fields we know, normalised, without those that are null.
-fn summary(given: &str) -> Result<String, String> {
-    let within = |detail: String| format!("final_usage_summary.{detail}");
-    let found = SUMMARY_SCHEMA.find(given).map_err(|error| error.to_string())?;
-    let values = SUMMARY_SCHEMA.check(&found, "null").map_err(within)?;
+/// The summary to send for a producer's: the fields we know, normalised, without those that are null. Otherwise all that is
+/// wrong with it.
+fn summary(given: &str) -> Result<String, Vec<String>> {
+    let within = |fault: String| format!("final_usage_summary.{fault}");
+    let found = SUMMARY_SCHEMA.find(given).map_err(|error| vec![error.to_string()])?;
+    let values = SUMMARY_SCHEMA.check(&found, "null");
+    let values = values.map_err(|faults| faults.into_iter().map(within).collect::<Vec<_>>())?;
     let names = SUMMARY_SCHEMA.fields.iter().map(|field| field.name);
     let members: Vec<_> = names.zip(values.iter().map(Option::as_deref)).collect();
     let mut bytes = Vec::with_capacity(given.len());
     write_object(&mut bytes, &members);
-    String::from_utf8(bytes).map_err(|error| error.to_string())
+    String::from_utf8(bytes).map_err(|error| vec![error.to_string()])
 }
 
 /// `client_info` as it stands in the metadata, whatever it is.

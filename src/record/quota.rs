@@ -2,7 +2,7 @@
 
 use super::Kind;
 use super::accept::{Acceptance, Draft};
-use super::schema::{Absent, Field, Rule, Schema};
+use super::schema::{Absent, Field, Rule, Schema, unless_faulty};
 
 const TRANSACTION: usize = 0;
 const SESSION: usize = 1;
@@ -27,7 +27,7 @@ const SCHEMA: Schema<5> = Schema {
 
 pub(super) fn draft<'a>(acceptance: &Acceptance<'_>, text: &'a str) -> Result<Draft<'a>, String> {
     let found = SCHEMA.find(text).map_err(|error| error.to_string())?;
-    let values = SCHEMA.check(&found, &acceptance.now)?;
+    let values = unless_faulty(SCHEMA.check(&found, &acceptance.now), Vec::new())?;
     Ok(Draft {
         kind: Kind::Quota,
         session: SCHEMA.required(&found, SESSION)?,

@@ -108,6 +108,17 @@ impl<const N: usize> Found<'_, N> {
     }
 }
 
+/// What was checked, unless something is wrong with it, or beside it: then all of that.
+pub(super) fn unless_faulty<T>(checked: Result<T, Vec<String>>, beside: Vec<String>) -> Result<T, String> {
+    match checked {
+        Ok(checked) if beside.is_empty() => Ok(checked),
+        checked => {
+            let faults = checked.err().into_iter().flatten().chain(beside);
+            Err(faults.collect::<Vec<_>>().join("; "))
+        }
+    }
+}
+
 /// The JSON to send for each field of a schema, given or default.
 pub(super) type Values<'a, const N: usize> = [Option<Cow<'a, str>>; N];
 
@@ -144,20 +155,31 @@ impl<const N: usize> Schema<N> {
         found.values[field].ok_or_else(|| format!("{}: missing", self.fields[field].name))
     }
 
-    /// Checks every field and normalises its value. `now` is the JSON of the time of acceptance.
-    pub(super) fn check<'a>(&self, found: &Found<'a, N>, now: &'a str) -> Result<Values<'a, N>, String> {
+    /// Checks every field and normalises its value; otherwise all that is wrong, a fault a field. `now` is the JSON of the
+    /// time of acceptance.
+    pub(super) fn check<'a>(&self, found: &Found<'a, N>, now: &'a str) -> Result<Values<'a, N>, Vec<String>> {
         let mut values = [const { None }; N];
+        let mut faults = Vec::new();
         for (i, field) in self.fields.iter().enumerate() {
             values[i] = match (&field.absent, found.values[i]) {
                 (Absent::Fine, None) => None,
                 (Absent::Fine, Some(value)) if value.is_null() => None,
                 (Absent::Default(json), None) => Some(Cow::Borrowed(*json)),
                 (Absent::Now, None) => Some(Cow::Borrowed(now)),
-                (Absent::Rejected, None) => return Err(format!("{}: missing", field.name)),
-                (_, Some(value)) => Some(field.normalised(value).map_err(|found| field.complaint(found))?),
+                (Absent::Rejected, None) => {
+                    faults.push(format!("{}: missing", field.name));
+                    None
+                }
+                (_, Some(value)) => match field.normalised(value) {
+                    Ok(sent) => Some(sent),
+                    Err(found) => {
+                        faults.push(field.complaint(found));
+                        None
+                    }
+                },
             };
         }
-        Ok(values)
+        if faults.is_empty() { Ok(values) } else { Err(faults) }
     }
 
     /// Writes a checked message anew, in its own order, without its closing brace and without defaults.

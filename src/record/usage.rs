@@ -1,7 +1,7 @@
 //! Usage records: what a customer is billed for.
 
 use super::accept::{Acceptance, Draft};
-use super::schema::{Absent, Field, Rule, Schema};
+use super::schema::{Absent, Field, Found, Rule, Schema, unless_faulty};
 use super::{Kind, quota, time};
 
 /// The fields that the agent adds; a producer's of the same name are left out.
@@ -29,14 +29,17 @@ const SCHEMA: Schema<10> = Schema {
     ours: &ENRICHMENT,
 };
 
+/// What is wrong with the order of the two times, where both are times.
+fn order_fault(found: &Found<'_, 10>) -> Option<&'static str> {
+    let moment = |field: usize| Some(time::moment(found.values[field]?).ok()?.instant);
+    let is_wrong = moment(RESPONDED)? < moment(REQUESTED)?;
+    is_wrong.then_some("response_timestamp: must not be before request_timestamp")
+}
+
 pub(super) fn draft<'a>(acceptance: &Acceptance<'_>, text: &'a str) -> Result<Draft<'a>, String> {
     let found = SCHEMA.find(text).map_err(|error| error.to_string())?;
-    let values = SCHEMA.check(&found, &acceptance.now)?;
-    let requested = time::moment(SCHEMA.required(&found, REQUESTED)?)?.instant;
-    let responded = time::moment(SCHEMA.required(&found, RESPONDED)?)?.instant;
-    if responded < requested {
-        return Err("response_timestamp: must not be before request_timestamp".to_owned());
-    }
+    let order = order_fault(&found).map(str::to_owned);
+    let values = unless_faulty(SCHEMA.check(&found, &acceptance.now), order.into_iter().collect())?;
     Ok(Draft {
         kind: Kind::Usage,
         session: SCHEMA.required(&found, SESSION)?,

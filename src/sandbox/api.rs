@@ -13,14 +13,16 @@ use axum::{
 };
 use bytes::Bytes;
 use chrono::Utc;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     Shared,
     accounts::{Delivery, Key, Kind},
-    batch, body,
+    batch,
+    body::{self, Failure, Success},
     delivery::{Record, Refusal},
-    fleet, gate,
+    fleet, forms, gate,
     order::Step,
     traffic::Endpoint,
     weather::Weather,
@@ -36,27 +38,25 @@ const QUOTA: u32 = 3600;
 /// The whole API, every route behind the weather.
 pub(super) fn router(shared: &Arc<Shared>) -> Router {
     let gate = |endpoint| from_fn_with_state((Arc::clone(shared), endpoint), gate::pass);
-    let single = |kind: Kind, endpoint| {
-        let handler =
-            move |State(shared): State<Arc<Shared>>,
-                  Path(session): Path<String>,
-                  headers: HeaderMap,
-                  body: Bytes| async move { receive_single(&shared, kind, &session, &headers, &body) };
-        post(handler).layer(gate(endpoint))
-    };
     let batch = if shared.batch { post(batch::receive) } else { post(not_found) };
     Router::new()
-        .route("/api/v1/sessions/{id}/usage-records", single(Kind::Usage, Endpoint::Usage))
+        .route("/api/v1/sessions/{api_session_id}/usage-records", post(usage).layer(gate(Endpoint::Usage)))
         .route("/api/v1/records/batch", batch.layer(gate(Endpoint::Batch)))
-        .route("/api/v1/sessions/{id}/started", single(Kind::Started, Endpoint::Started))
-        .route("/api/v1/sessions/{id}/completed", single(Kind::Completed, Endpoint::Completed))
-        .route("/api/v1/sessions/{id}/refresh", single(Kind::Quota, Endpoint::Refresh))
-        .route("/api/v1/servers/register", post(fleet::register).layer(gate(Endpoint::Register)))
-        .route("/api/v1/servers/{id}/heartbeat", put(fleet::heartbeat).layer(gate(Endpoint::Heartbeat)))
-        .route("/api/v1/servers/{id}/shutdown", post(fleet::shutdown).layer(gate(Endpoint::Shutdown)))
-        .route("/api/v1/servers/{id}/commands", get(fleet::commands).layer(gate(Endpoint::Commands)))
+        .route("/api/v1/sessions/{api_session_id}/started", post(started).layer(gate(Endpoint::Started)))
         .route(
-            "/api/v1/servers/{id}/command-results",
+            "/api/v1/sessions/{api_session_id}/completed",
+            post(completed).layer(gate(Endpoint::Completed)),
+        )
+        .route("/api/v1/sessions/{api_session_id}/refresh", post(refresh).layer(gate(Endpoint::Refresh)))
+        .route("/api/v1/servers/register", post(fleet::register).layer(gate(Endpoint::Register)))
+        .route(
+            "/api/v1/servers/{server_id}/heartbeat",
+            put(fleet::heartbeat).layer(gate(Endpoint::Heartbeat)),
+        )
+        .route("/api/v1/servers/{server_id}/shutdown", post(fleet::shutdown).layer(gate(Endpoint::Shutdown)))
+        .route("/api/v1/servers/{server_id}/commands", get(fleet::commands).layer(gate(Endpoint::Commands)))
+        .route(
+            "/api/v1/servers/{server_id}/command-results",
             post(fleet::command_result).layer(gate(Endpoint::CommandResults)),
         )
         .route("/api/v1/auth/public-keys", get(fleet::public_keys).layer(gate(Endpoint::PublicKeys)))
@@ -71,14 +71,140 @@ async fn not_found() -> Response {
     body::error(StatusCode::NOT_FOUND, "no such route")
 }
 
-async fn health() -> Response {
-    body::success(json!({"status": "healthy", "timestamp": Utc::now().to_rfc3339()}))
+/// How a `ControlPlane` is.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Health {
+    #[schema(example = "healthy")]
+    status: &'static str,
+    #[schema(format = DateTime)]
+    timestamp: String,
+}
+
+/// Tells whether the `ControlPlane` is well.
+#[utoipa::path(
+    get,
+    path = "/api/v1/health",
+    tag = "service",
+    responses((status = 200, description = "It is", body = Success<Health>))
+)]
+pub(super) async fn health() -> Response {
+    body::success(Health { status: "healthy", timestamp: Utc::now().to_rfc3339() })
+}
+
+/// A record that was taken.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Taken {
+    /// The record's.
+    transaction_id: String,
+}
+
+/// What a quota refresh grants.
+#[derive(Serialize, ToSchema)]
+pub(super) struct QuotaAnswer {
+    /// The request's.
+    api_session_id: String,
+    #[schema(example = 3600)]
+    new_quota_amount: u32,
+    /// Whether there is no more after this.
+    final_quota: bool,
+    /// The request's.
+    transaction_id: String,
+    #[schema(format = DateTime)]
+    timestamp: String,
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         body::error(self.status, self.reason)
     }
+}
+
+/// Takes a usage record.
+#[utoipa::path(
+    post,
+    path = "/api/v1/sessions/{api_session_id}/usage-records",
+    tag = "records",
+    params(("api_session_id" = String, Path, description = "Percent-encoded as one segment")),
+    request_body = forms::UsageRecord,
+    responses(
+        (status = 200, description = "Taken", body = Success<Taken>),
+        (status = 404, description = "The session is not known (yet)", body = Failure),
+        (status = 409, description = "Processed before", body = Failure)
+    )
+)]
+pub(super) async fn usage(
+    State(shared): State<Arc<Shared>>,
+    Path(session): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    receive_single(&shared, Kind::Usage, &session, &headers, &body)
+}
+
+/// Takes the event that starts a session.
+#[utoipa::path(
+    post,
+    path = "/api/v1/sessions/{api_session_id}/started",
+    tag = "records",
+    params(("api_session_id" = String, Path, description = "Percent-encoded as one segment")),
+    request_body = forms::SessionStarted,
+    responses(
+        (status = 200, description = "Taken", body = Success<Taken>),
+        (status = 404, description = "The session is not known (yet)", body = Failure),
+        (status = 409, description = "Processed before", body = Failure)
+    )
+)]
+pub(super) async fn started(
+    State(shared): State<Arc<Shared>>,
+    Path(session): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    receive_single(&shared, Kind::Started, &session, &headers, &body)
+}
+
+/// Takes the event that completes a session.
+#[utoipa::path(
+    post,
+    path = "/api/v1/sessions/{api_session_id}/completed",
+    tag = "records",
+    params(("api_session_id" = String, Path, description = "Percent-encoded as one segment")),
+    request_body = forms::SessionCompleted,
+    responses(
+        (status = 200, description = "Taken", body = Success<Taken>),
+        (status = 404, description = "The session is not known (yet)", body = Failure),
+        (status = 409, description = "Processed before", body = Failure)
+    )
+)]
+pub(super) async fn completed(
+    State(shared): State<Arc<Shared>>,
+    Path(session): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    receive_single(&shared, Kind::Completed, &session, &headers, &body)
+}
+
+/// Answers a request for more quota.
+#[utoipa::path(
+    post,
+    path = "/api/v1/sessions/{api_session_id}/refresh",
+    tag = "records",
+    params(("api_session_id" = String, Path, description = "Percent-encoded as one segment")),
+    request_body = forms::QuotaRefresh,
+    responses(
+        (status = 200, description = "Taken", body = Success<QuotaAnswer>),
+        (status = 404, description = "The session is not known (yet)", body = Failure),
+        (status = 409, description = "Processed before", body = Failure)
+    )
+)]
+pub(super) async fn refresh(
+    State(shared): State<Arc<Shared>>,
+    Path(session): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    receive_single(&shared, Kind::Quota, &session, &headers, &body)
 }
 
 fn receive_single(shared: &Shared, kind: Kind, session: &str, headers: &HeaderMap, body: &[u8]) -> Response {
@@ -112,14 +238,14 @@ fn receive_single(shared: &Shared, kind: Kind, session: &str, headers: &HeaderMa
     let receipt = shared.accounts().receive(&delivery);
     shared.recents().push(kind, session, receipt, text);
     match shared.status(receipt) {
-        StatusCode::OK if kind == Kind::Quota => body::success(json!({
-            "api_session_id": session,
-            "new_quota_amount": QUOTA,
-            "final_quota": false,
-            "transaction_id": record.transaction_id,
-            "timestamp": Utc::now().to_rfc3339(),
-        })),
-        StatusCode::OK => body::success(json!({"transaction_id": record.transaction_id})),
+        StatusCode::OK if kind == Kind::Quota => body::success(QuotaAnswer {
+            api_session_id: session.to_owned(),
+            new_quota_amount: QUOTA,
+            final_quota: false,
+            transaction_id: record.transaction_id.into_owned(),
+            timestamp: Utc::now().to_rfc3339(),
+        }),
+        StatusCode::OK => body::success(Taken { transaction_id: record.transaction_id.into_owned() }),
         status => body::error(status, "processed before"),
     }
 }

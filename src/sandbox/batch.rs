@@ -13,14 +13,16 @@ use axum::{
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::{
     Shared,
     accounts::{Delivery, Key, Kind, Receipt},
     api::{self, IDEMPOTENCY_KEY},
-    body,
+    body::{self, Failure, Success},
     chance::Probability,
     delivery::{Enclosed, Record, Refusal, parse_batch},
+    forms,
     order::Step,
     recent,
     weather::Weather,
@@ -62,22 +64,46 @@ fn unprocessable(reason: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
 }
 
 /// What is answered to a batch.
-#[derive(Serialize)]
-struct Outcome {
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchOutcome)]
+pub(super) struct Outcome {
+    /// The request's `Idempotency-Key`.
     batch: String,
+    /// How many records were in it.
     count: usize,
+    /// The records that were not taken now; whatever is not listed was taken.
     exceptions: Vec<Exception>,
 }
 
 /// A record that was not taken now, by its position in the request.
-#[derive(Serialize)]
-struct Exception {
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchException)]
+pub(super) struct Exception {
+    /// Counted through the request, from 0.
     index: usize,
+    /// The status that the record would have had by itself: 409, 422, 503, 424 (an earlier one of its session was not taken).
+    #[schema(minimum = 300, maximum = 599)]
     status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     error: Option<String>,
 }
 
+/// Takes many records, each session's in its order.
+///
+/// Once a record of a session is not taken, none of that session's behind it is taken in this request: each of them has the
+/// status 424. A record that is refused (400, 413, 414, 422) stops nobody.
+#[utoipa::path(
+    post,
+    path = "/api/v1/records/batch",
+    operation_id = "batch",
+    tag = "records",
+    request_body(content = forms::Batch, description = "From 1 KiB on with `Content-Encoding: zstd` or `gzip`"),
+    responses(
+        (status = 200, description = "What was taken, and what was not", body = Success<Outcome>),
+        (status = 404, description = "There are no batches here: records come one by one", body = Failure)
+    )
+)]
 pub(super) async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
     let Ok(text) = str::from_utf8(&body) else {
         return Refusal::new(StatusCode::BAD_REQUEST, "not UTF-8").into_response();

@@ -11,7 +11,8 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::stream;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::weather::BadBody;
 
@@ -29,18 +30,41 @@ const JSON: (HeaderName, &str) = (header::CONTENT_TYPE, "application/json");
 const HTML: (HeaderName, &str) = (header::CONTENT_TYPE, "text/html");
 
 /// An answer that says what is wrong.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Failure {
+    /// False.
+    success: bool,
+    /// Why.
+    error: String,
+}
+
+/// A good answer.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Success<T> {
+    /// True.
+    success: bool,
+    data: T,
+}
+
+/// A good answer that has nothing to say.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Done {
+    /// True.
+    success: bool,
+}
+
 pub(super) fn error(status: StatusCode, why: impl Display) -> Response {
-    (status, Json(json!({"success": false, "error": why.to_string()}))).into_response()
+    (status, Json(Failure { success: false, error: why.to_string() })).into_response()
 }
 
 /// An answer that carries `data`.
-pub(super) fn success(data: impl serde::Serialize) -> Response {
-    #[derive(serde::Serialize)]
-    struct Success<T> {
-        success: bool,
-        data: T,
-    }
+pub(super) fn success(data: impl Serialize) -> Response {
     Json(Success { success: true, data }).into_response()
+}
+
+/// An answer that says that it is done.
+pub(super) fn done() -> Response {
+    Json(Done { success: true }).into_response()
 }
 
 /// The whole body as it was sent, or the answer to give instead.
@@ -56,7 +80,7 @@ pub(super) async fn read(body: Body) -> Result<Bytes, Response> {
 
 /// An answer that is none: a 2xx that says that nothing was processed.
 pub(super) fn success_false() -> Response {
-    Json(json!({"success": false, "error": "the weather"})).into_response()
+    error(StatusCode::OK, "the weather")
 }
 
 /// An answer with this status and a body that belongs to no answer.

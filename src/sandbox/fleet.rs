@@ -15,9 +15,16 @@ use bytes::Bytes;
 use chrono::Utc;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Shared, body, delivery::Refusal, signer::Signer};
+use super::{
+    Shared,
+    body::{self, Done, Failure, Success},
+    delivery::Refusal,
+    forms,
+    signer::Signer,
+};
 
 /// How many servers, commands and results are kept at most.
 const MAX_KEPT: usize = 10_000;
@@ -160,6 +167,20 @@ pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
     }
 }
 
+/// What is said of a server that is registered.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Registered {
+    server_id: String,
+}
+
+/// Registers a server, or registers it anew.
+#[utoipa::path(
+    post,
+    path = "/api/v1/servers/register",
+    tag = "servers",
+    request_body = forms::Registration,
+    responses((status = 200, description = "Registered", body = Success<Registered>))
+)]
 pub(super) async fn register(State(shared): State<Arc<Shared>>, body: Bytes) -> Result<Response, Refusal> {
     let registration = object(&body)?;
     let id = match registration.get("server_id") {
@@ -173,9 +194,21 @@ pub(super) async fn register(State(shared): State<Arc<Shared>>, body: Bytes) -> 
     fleet.counters.registrations += 1;
     let server = Server { registration: registration.into(), last_heartbeat: None };
     fleet.servers.insert(id.clone(), server);
-    Ok(body::success(json!({"server_id": id})))
+    Ok(body::success(Registered { server_id: id }))
 }
 
+/// Tells that a server lives, and how it is.
+#[utoipa::path(
+    put,
+    path = "/api/v1/servers/{server_id}/heartbeat",
+    tag = "servers",
+    params(("server_id" = String, Path, description = "`SERVER_ID`")),
+    request_body = forms::Heartbeat,
+    responses(
+        (status = 200, description = "Heard", body = Done),
+        (status = 404, description = "The server is not registered: it registers anew", body = Failure)
+    )
+)]
 pub(super) async fn heartbeat(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
@@ -188,23 +221,48 @@ pub(super) async fn heartbeat(
     };
     server.last_heartbeat = Some(heartbeat.into());
     fleet.counters.heartbeats += 1;
-    Ok(body::success(()))
+    Ok(body::done())
 }
 
+/// Tells that a server is about to stop.
+#[utoipa::path(
+    post,
+    path = "/api/v1/servers/{server_id}/shutdown",
+    tag = "servers",
+    params(("server_id" = String, Path, description = "`SERVER_ID`")),
+    responses((status = 200, description = "Heard", body = Done))
+)]
 pub(super) async fn shutdown(State(shared): State<Arc<Shared>>) -> Response {
     shared.fleet().counters.shutdown_notices += 1;
-    body::success(())
+    body::done()
 }
 
-/// Every command without a `server_id`, and this server's own.
+/// Gives the commands that wait for a server: each until its result comes.
+#[utoipa::path(
+    get,
+    path = "/api/v1/servers/{server_id}/commands",
+    tag = "servers",
+    params(("server_id" = String, Path, description = "`SERVER_ID`")),
+    responses((status = 200, description = "What waits", body = forms::Commands))
+)]
 pub(super) async fn commands(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
     let fleet = shared.fleet();
+    // Every command without a `server_id`, and this server's own.
     let is_its_own =
         |command: &&Map<String, Value>| command.get("server_id").is_none_or(|server| *server == *id);
     let commands: Vec<_> = fleet.commands.iter().filter(is_its_own).collect();
     Json(json!({"commands": commands})).into_response()
 }
 
+/// Reports what became of a command. The key is the command's: a repetition is harmless.
+#[utoipa::path(
+    post,
+    path = "/api/v1/servers/{server_id}/command-results",
+    tag = "servers",
+    params(("server_id" = String, Path, description = "`SERVER_ID`")),
+    request_body = forms::CommandResult,
+    responses((status = 200, description = "Heard", body = Done))
+)]
 pub(super) async fn command_result(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
@@ -222,9 +280,16 @@ pub(super) async fn command_result(
     result.insert("server_id".to_owned(), id.into());
     fleet.results.push_back(result.into());
     fleet.counters.command_results += 1;
-    Ok(body::success(()))
+    Ok(body::done())
 }
 
+/// Gives the keys that verify commands' tokens.
+#[utoipa::path(
+    get,
+    path = "/api/v1/auth/public-keys",
+    tag = "servers",
+    responses((status = 200, description = "A JWK Set; one that is bare is understood, too", body = Success<forms::KeySet>))
+)]
 pub(super) async fn public_keys(State(shared): State<Arc<Shared>>) -> Response {
     body::success(&shared.fleet().keys)
 }

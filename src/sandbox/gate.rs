@@ -118,7 +118,7 @@ fn instead(status: StatusCode, weather: &Weather) -> Response {
     let mut answer = if let (Some(_), Some(kind)) = (weather.always, weather.bad_body) {
         body::spoilt(status, kind)
     } else if status.is_success() {
-        body::success(())
+        body::done()
     } else {
         body::error(status, format_args!("the weather: {status}"))
     };

@@ -13,6 +13,7 @@
 //! | `GET`, `DELETE servers` | registrations with the last heartbeats; forget them |
 //! | `GET`, `POST commands` | pending commands and the results that came; queue one (for one server by `server_id`, signed with `"sign": true`) |
 //! | `PUT`, `POST public-keys` | the JWK Set to hand out; sign with a new key, and hand out that |
+//! | `GET openapi.json` | the API of a `ControlPlane`, from the handlers here |
 //!
 //! A request passes `listener` → `gate` (weather) → `api`, `batch` or `fleet` → `accounts`.
 
@@ -37,9 +38,12 @@ mod delivery;
 mod dice;
 mod encoding;
 mod fleet;
+#[expect(dead_code, reason = "what a ControlPlane is sent is described by these, and made by agents")]
+mod forms;
 mod gate;
 mod link;
 mod listener;
+mod openapi;
 mod operator;
 mod order;
 mod recent;
@@ -65,8 +69,23 @@ use traffic::Traffic;
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 
+/// What `--help` says of `/sandbox/…`.
+const PATHS: &str = "\
+Paths of the sandbox itself, beside the ControlPlane's API; docs/sandbox.md has examples:
+  GET, DELETE /sandbox/accounts       What was processed, repeated, out of order; start anew
+  GET /sandbox/seen?kind=&transaction_id=
+                                      How often one record was seen, and with which key
+  GET /sandbox/records?limit=         The last bodies, the newest first
+  GET, PUT, PATCH /sandbox/weather    What goes wrong: read, replace, change
+  GET, PUT /sandbox/link              The slow link of --link: read, set
+  GET, DELETE /sandbox/servers        Registrations and heartbeats; forget them
+  GET, POST /sandbox/commands         Commands and results; queue one (\"sign\": true signs it)
+  PUT, POST /sandbox/public-keys      The keys to hand out; sign with a new one
+  GET /sandbox/openapi.json           The ControlPlane's API as OpenAPI";
+
 /// How the sandbox is set up.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_long_help = PATHS)]
 pub struct Args {
     /// Where to listen; port 0 takes a free one
     #[arg(long, default_value_t = DEFAULT_LISTEN, value_name = "ADDRESS")]

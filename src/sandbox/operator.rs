@@ -21,7 +21,7 @@ use super::{
     delivery::Refusal,
     fleet,
     link::{BadLink, Link},
-    recent,
+    openapi, recent,
     weather::Weather,
 };
 
@@ -47,6 +47,7 @@ pub(super) fn router(shared: &Arc<Shared>, stays: bool) -> Router {
         .route("/sandbox/link", get(link).put(set_link))
         .route("/sandbox/servers", get(servers).delete(forget_servers))
         .route("/sandbox/commands", get(commands).merge(post(command)))
+        .route("/sandbox/openapi.json", get(openapi::serve))
         .route("/sandbox/public-keys", put(set_keys).merge(post(rotate_keys)))
         .layer(DefaultBodyLimit::max(MAX_BYTES))
         .with_state(Operator { shared: Arc::clone(shared), stays })
@@ -181,5 +182,5 @@ async fn rotate_keys(State(Operator { shared, .. }): State<Operator>) -> Result<
 
 async fn set_keys(State(Operator { shared, .. }): State<Operator>, body: Bytes) -> Result<Response, Refusal> {
     shared.fleet().set_keys(Value::Object(fleet::object(&body)?))?;
-    Ok(body::success(()))
+    Ok(body::done())
 }

@@ -10,7 +10,7 @@ use clap::{Arg, Args as _, Command};
 use dataplane_agent::config::{Config, Origin, Setting, Sources};
 
 /// What has to be filled in, and the stand-in for it. The key is required by the default of `CONTROL_PLANE_AUTH`.
-const REQUIRED: [(&str, &str); 5] = [
+pub(crate) const REQUIRED: [(&str, &str); 5] = [
     ("SERVER_ID", "edge-1"),
     ("SERVER_REGION", "eu-central"),
     ("DATAPLANE_HOST", "edge-1.example"),
@@ -40,7 +40,7 @@ fn declared() -> Command {
     Config::augment_args(Command::new("settings"))
 }
 
-fn default_of(arg: &Arg) -> String {
+pub(crate) fn default_of(arg: &Arg) -> String {
     arg.get_default_values().first().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
 }
 

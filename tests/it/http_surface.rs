@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::harness::{Stage, load};
 
-/// CONTRACT §3, by name.
+/// The metrics that the contract fixes.
 const METRICS: &str = "usage_records_processed_total session_events_processed_total quota_requests_processed_total \
     redis_connection_status control_plane_connection_status redis_queue_depth dataplane_outbox_depth \
     dataplane_outbox_bytes dataplane_outbox_disk_bytes dataplane_outbox_oldest_age_seconds \

@@ -11,7 +11,7 @@ const TEXTS: [&str; 8] =
     ["/docs", "/docs/", "/redoc", "/redoc/", "/openapi.json", "/openapi.json/", "/healthz", "/readyz"];
 
 /// Holds values against schemas of one description.
-struct Description(Value);
+pub(crate) struct Description(pub(crate) Value);
 
 impl Description {
     fn resolved<'a>(&'a self, schema: &'a Value) -> &'a Value {
@@ -38,7 +38,7 @@ impl Description {
     }
 
     /// What is wrong with a value, if anything is.
-    fn fault(&self, value: &Value, schema: &Value, at: &str) -> Result<(), String> {
+    pub(crate) fn fault(&self, value: &Value, schema: &Value, at: &str) -> Result<(), String> {
         let schema = self.resolved(schema);
         if let Some(choices) = schema["oneOf"].as_array() {
             let faults: Vec<_> = choices.iter().filter_map(|one| self.fault(value, one, at).err()).collect();

@@ -48,7 +48,7 @@ for word in SERVER_ID outbox 'dead.\?letters'; do check "the manual page has $wo
 offered=$(bash -c 'source "$1"; COMP_WORDS=(dataplane-agent outb) COMP_CWORD=1; _dataplane__agent dataplane-agent outb dataplane-agent; echo "${COMPREPLY[*]}"' - \
 	"$root/usr/share/bash-completion/completions/$name")
 equal "what bash completes" outbox "$offered"
-for file in README.md CHANGELOG.md copyright operating.md; do
+for file in README.md CHANGELOG.md copyright install.md operating.md upgrading.md; do
 	check "$file is there" test -s "$root/usr/share/doc/$name/$file"
 done
 

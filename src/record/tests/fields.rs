@@ -35,12 +35,24 @@ fn a_missing_field_is_named_or_has_its_default() {
 }
 
 #[test]
-fn of_several_problems_the_first_field_in_the_contracts_order_is_named() {
-    assert_eq!(rejected(Queue::Usage, "{}"), "transaction_id: missing");
+fn all_problems_are_named_in_the_contracts_order() {
+    let all: Vec<_> = USAGE_REQUIRED.iter().map(|name| format!("{name}: missing")).collect();
+    assert_eq!(rejected(Queue::Usage, "{}"), all.join("; "));
     let message = with(&with(USAGE, "request_count", "0"), "customer_id", "7");
+    let message = with(&message, "response_timestamp", "\"1970-01-01T00:00:00Z\"");
     assert_eq!(
         rejected(Queue::Usage, message),
-        "customer_id: must be a string that is not empty, found a number"
+        "customer_id: must be a string that is not empty, found a number; \
+         request_count: must be an integer of 1 or more, found 0; \
+         response_timestamp: must not be before request_timestamp"
+    );
+    let summary = r#"{"total_request_count":-1,"last_request_timestamp":"soon"}"#;
+    let message = with(&with(COMPLETED, "final_usage_summary", summary), "metadata", "[]");
+    assert_eq!(
+        rejected(Queue::Lifecycle, message),
+        "metadata: must be an object, found an array; \
+         final_usage_summary.total_request_count: must be an integer of 0 or more, found a negative number; \
+         final_usage_summary.last_request_timestamp: must be a time in RFC 3339 or as Unix seconds, found a string that is no time"
     );
 }
 

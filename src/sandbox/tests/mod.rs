@@ -6,6 +6,7 @@ mod batch;
 mod encoding;
 mod fleet;
 mod link;
+mod openapi;
 mod weather;
 
 use std::{net::SocketAddr, time::Duration};

@@ -22,6 +22,8 @@ pub(crate) struct Received {
     /// When all of it had come.
     #[allow(dead_code, reason = "the benches measure with it")]
     pub(crate) at: Instant,
+    #[allow(dead_code, reason = "one test looks at it, no bench does")]
+    pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -173,6 +175,7 @@ impl Scripted {
                 let (head, body) = request.into_parts();
                 let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
                 let received = Received {
+                    method: head.method.as_str().to_owned(),
                     path: head.uri.path().to_owned(),
                     headers: head.headers,
                     body,

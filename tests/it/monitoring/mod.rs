@@ -140,7 +140,8 @@ fn missing(
     missing
 }
 
-fn token(exp: i64) -> String {
+/// A JWT that ends then.
+pub(crate) fn token(exp: i64) -> String {
     jsonwebtoken::encode(&Header::default(), &json!({"exp": exp}), &EncodingKey::from_secret(b"x"))
         .expect("a token")
 }

@@ -1,0 +1,33 @@
+//! Goal: the book's pages that list everything are what the program says.
+//! Method: each page is written here and compared with the file. With `BLESS=1` the tests write the files:
+//! `BLESS=1 cargo test --test it reference`.
+
+mod command_line;
+mod configuration;
+mod metrics;
+
+use std::path::Path;
+
+/// The page is what was written; with `BLESS=1` it becomes that.
+pub(crate) fn assert_page(path: &str, expected: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&file, expected).unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+    let found = std::fs::read_to_string(&file).unwrap_or_default();
+    let differs = found.lines().zip(expected.lines()).position(|(found, expected)| found != expected);
+    let at = differs.unwrap_or_else(|| found.lines().count().min(expected.lines().count()));
+    let line = |text: &str| text.lines().nth(at).unwrap_or("the end").to_owned();
+    assert!(
+        found == expected,
+        "{path} is not what the program says: BLESS=1 with this test writes it. Line {} is\n  {}\nand should be\n  {}",
+        at + 1,
+        line(&found),
+        line(expected)
+    );
+}
+
+/// A text that can stand in a table's cell.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
+}

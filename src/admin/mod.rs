@@ -8,6 +8,7 @@ mod letters;
 mod operator;
 mod orders;
 mod outbox;
+pub mod reload;
 #[cfg(test)]
 mod tests;
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::letters::Letters;
 use super::{AdminError, Dropped, Exports, Imported, Replayed, Selection};
-use crate::app::reload::{ReloadError, Reloader};
+use crate::admin::reload::{ReloadError, Reloader};
 use crate::drain::{Controls, LinkStatus, RateLimit, Trouble};
 use crate::outbox::{Chunk, KnownLetters, Outbox, TransferError};
 use crate::telemetry::log::{Level, LogLevel};

@@ -1,8 +1,7 @@
-//! The composition root: builds the agent, runs its stages, takes in new settings, and tells systemd how it is.
+//! The composition root: builds the agent, runs its stages, and tells systemd how it is.
 
 mod agent;
 mod confirmed_time;
-pub mod reload;
 mod settings;
 mod stages;
 pub mod systemd;

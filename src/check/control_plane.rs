@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use super::{Finding, REPORT, State};
+use super::REPORT;
 use crate::config::{Config, Proxy};
 use crate::control_plane::{BadAnswer, CallError, Client, Failure, Meaning, TlsProblem};
+use crate::telemetry::finding::{Finding, State};
 
 const REACH: &str = "control_plane";
 const CREDENTIALS: &str = "credentials";

@@ -9,50 +9,8 @@ use serde::Serialize;
 
 use crate::app::intake_settings;
 use crate::config::Config;
+use crate::telemetry::finding::{Finding, State};
 use crate::{intake, outbox};
-
-/// How something is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// As it should be.
-    Ok,
-    /// The agent can run, but somebody should know.
-    Warning,
-    /// The agent cannot do its work with this.
-    Failed,
-}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// Which.
-    pub what: &'static str,
-    /// How it is.
-    pub state: State,
-    /// The same in words.
-    pub says: String,
-    /// What to do.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub advice: Option<String>,
-}
-
-impl Finding {
-    /// As it should be.
-    pub fn ok(what: &'static str, says: impl Into<String>) -> Self {
-        Self { what, state: State::Ok, says: says.into(), advice: None }
-    }
-
-    /// Worth knowing.
-    pub fn warning(what: &'static str, says: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { what, state: State::Warning, says: says.into(), advice: Some(advice.into()) }
-    }
-
-    /// Wrong.
-    pub fn failed(what: &'static str, says: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { what, state: State::Failed, says: says.into(), advice: Some(advice.into()) }
-    }
-}
 
 /// Everything that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

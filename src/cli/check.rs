@@ -6,8 +6,9 @@ use serde_json::json;
 
 use super::out::{print_json, say};
 use super::{exit_code, on_runtime};
-use crate::check::{self, Finding, Report, State};
+use crate::check::{self, Report};
 use crate::config::{Config, Flags, Problems, Setting, Sources};
+use crate::telemetry::finding::{Finding, State};
 
 /// What to look at.
 #[derive(clap::Args)]

@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::control_plane::{Answer, Client, Encoding};
-use crate::outbox::{Lease, Log, Outbox, Payload, ReadError, Reason, Settlement, Watermark};
+use crate::outbox::{Lease, Log, Outbox, Payload, QuotaReply, ReadError, Reason, Settlement, Watermark};
 use crate::record::Kind;
 use crate::telemetry::metrics::Metrics;
 use uuid::Uuid;
@@ -81,14 +81,6 @@ pub struct Settings {
     pub poison_attempts: u32,
     /// The first contact after a start is at a random moment within this time.
     pub first_contact_within: Duration,
-}
-
-/// An answer to a quota refresh on its way to Redis.
-pub struct QuotaPush {
-    /// What is pushed.
-    pub data: Vec<u8>,
-    /// Answered when Redis has it.
-    pub done: oneshot::Sender<()>,
 }
 
 /// What others may know of the drain.
@@ -141,7 +133,7 @@ pub struct Drain {
     /// How.
     pub settings: Settings,
     /// Where answers to quota refreshes go.
-    pub quota_answers: mpsc::Sender<QuotaPush>,
+    pub quota_answers: mpsc::Sender<QuotaReply>,
     /// Which completed events may go.
     pub watermark: watch::Receiver<Watermark>,
     /// What is counted.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::Run;
 use super::queues::{Item, LaneKey};
-use super::{QuotaPush, Run};
-use crate::outbox::{Reason, Settlement};
+use crate::outbox::{QuotaReply, Reason, Settlement};
 use crate::record::{Kind, Timestamp};
 
 impl Run {
@@ -53,7 +53,7 @@ impl Run {
         let (done, pushed) = oneshot::channel();
         let answers = self.drain.quota_answers.clone();
         self.pushing.push(Box::pin(async move {
-            let sent = answers.send(QuotaPush { data, done }).await.is_ok();
+            let sent = answers.send(QuotaReply { data, done }).await.is_ok();
             (key, item, settlement, sent && pushed.await.is_ok())
         }));
     }

@@ -34,12 +34,12 @@ use serde_json::Value;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 
+use crate::admin::reload::ReloadError;
 use crate::admin::{
     AdminError, DeadLetterDetail, DeadLetterPage, DrainState, Dropped, LetterFilter, LogLevelBody,
     NewBandwidth, NewRateLimit, Operator, OutboxStats, Replayed, Selection, WaitingDetail, WaitingFilter,
     WaitingPage, chain, find_dead_letter, find_waiting, list_dead_letters, list_waiting,
 };
-use crate::app::reload::ReloadError;
 use crate::secret::Secret;
 use crate::telemetry::metrics::Metrics;
 

@@ -15,9 +15,9 @@ use super::script::Script;
 use super::source::{check_version, evicts, versions};
 use super::wakeup::can_be_silent;
 use super::{Settings, SourceError};
-use crate::check::Finding;
 use crate::config::SourceMode;
 use crate::record::Queue;
+use crate::telemetry::finding::Finding;
 
 const REACH: &str = "redis";
 const RIGHTS: &str = "redis_rights";

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::Settings;
 use super::connection::{Connection, connect};
 use super::fault::{is_refusal, reason_of};
-use crate::drain::QuotaPush;
+use crate::outbox::QuotaReply;
 use crate::outbox::{DeadLetter, Outbox};
 use crate::record::MAX_DEPTH;
 use crate::telemetry::metrics::Metrics;
@@ -68,7 +68,7 @@ async fn insist(
 pub async fn push_quota_answers(
     settings: Settings,
     metrics: Arc<Metrics>,
-    mut answers: mpsc::Receiver<QuotaPush>,
+    mut answers: mpsc::Receiver<QuotaReply>,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut connection = None;
@@ -79,7 +79,7 @@ pub async fn push_quota_answers(
         {
             group.push(next);
         }
-        let is_wanted = |push: &QuotaPush| !push.done.is_closed();
+        let is_wanted = |push: &QuotaReply| !push.done.is_closed();
         group.retain(is_wanted);
         let mut commands = redis::pipe();
         for push in &group {

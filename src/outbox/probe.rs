@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{Durability, Outbox, manifest, reserve};
-use crate::check::Finding;
+use crate::telemetry::finding::Finding;
 
 const WHAT: &str = "outbox";
 const DISK: &str = "disk";

@@ -1,5 +1,6 @@
 //! What the agent says about itself: metrics and logs.
 
 pub(crate) mod failpoint;
+pub mod finding;
 pub mod log;
 pub mod metrics;

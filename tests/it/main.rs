@@ -23,6 +23,7 @@ mod delivers_everything_once_and_in_order;
 mod env_example;
 mod file_size_limit;
 mod fleet_membership;
+mod floors;
 mod harness;
 mod http_surface;
 mod identity;

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use clap::builder::ValueParser;
 use clap::{Arg, Args as _, Command};
-use dataplane_agent::config::{Config, Secret};
+use dataplane_agent::config::Config;
+use dataplane_agent::secret::Secret;
 
 use super::{assert_page, cell};
 use crate::env_example::{REQUIRED, default_of};

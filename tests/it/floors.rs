@@ -1,0 +1,103 @@
+//! Goal: a room imports only from floors below its own, so that a newcomer can read one without the others. Method: every
+//! `crate::` path in the source, without its tests.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// The rooms of `src`, from the lowest floor up. Rooms of one floor do not import each other.
+const FLOORS: [&[&str]; 13] = [
+    &["record", "secret"],
+    &["time"],
+    &["telemetry"],
+    &["outbox", "control_plane"],
+    &["drain"],
+    &["config"],
+    &["intake"],
+    &["admin"],
+    &["fleet"],
+    &["http"],
+    &["app"],
+    &["check", "sandbox", "demo"],
+    &["cli"],
+];
+/// What tries the parsers out sees all of them.
+const OUTSIDE: &str = "fuzzing";
+
+fn floor_of(room: &str) -> Option<usize> {
+    FLOORS.iter().position(|rooms| rooms.contains(&room))
+}
+
+fn sources(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(dir).expect("a folder").flatten() {
+        let path = entry.path();
+        let name = entry.file_name();
+        if path.is_dir() && name != "tests" {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") && name != "tests.rs" {
+            found.push(path);
+        }
+    }
+}
+
+/// The rooms that are named behind `crate::`, within braces too, in what is no test and no comment.
+fn imports(text: &str) -> BTreeSet<String> {
+    let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let lines: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let is_word = |c: char| c.is_ascii_lowercase() || c == '_';
+    let mut rooms = BTreeSet::new();
+    for rest in lines.join("\n").split("crate::").skip(1) {
+        match rest.strip_prefix('{') {
+            // `use crate::{a, b::C};`
+            Some(list) => {
+                let list = list.split('}').next().unwrap_or_default();
+                rooms.extend(
+                    list.split(',').map(|part| part.trim().split("::").next().unwrap_or_default().to_owned()),
+                );
+            }
+            None => {
+                rooms.insert(rest.chars().take_while(|c| is_word(*c)).collect());
+            }
+        }
+    }
+    rooms
+}
+
+#[test]
+fn a_room_imports_only_from_floors_below_its_own() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&src, &mut files);
+    let (mut faults, mut seen) = (Vec::new(), BTreeSet::new());
+    for file in files {
+        let inside = file.strip_prefix(&src).expect("a path below src");
+        let mut parts = inside.iter().filter_map(|part| part.to_str());
+        let (Some(room), true) = (parts.next(), parts.next().is_some()) else {
+            assert!(
+                ["lib.rs", "main.rs"].iter().any(|name| inside.as_os_str() == *name),
+                "a loose file: {}",
+                inside.display()
+            );
+            continue;
+        };
+        if room == OUTSIDE {
+            continue;
+        }
+        let floor = floor_of(room).unwrap_or_else(|| panic!("src/{room} has no floor: give it one here"));
+        seen.insert(room.to_owned());
+        let text = std::fs::read_to_string(&file).expect("a source");
+        for other in imports(&text).into_iter().filter(|other| other != room) {
+            if floor_of(&other).is_some_and(|below| below >= floor) {
+                faults.push(format!("{} imports {other}", inside.display()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert_eq!(
+        seen.len(),
+        FLOORS.iter().map(|rooms| rooms.len()).sum::<usize>(),
+        "a floor has a room that is gone"
+    );
+    // The check itself can fail.
+    let text = "use crate::{drain, http::Surface};\nfn f() { crate::cli::run() }\n// crate::app\n#[cfg(test)]\nmod tests { use crate::demo; }";
+    assert_eq!(imports(text), ["cli", "drain", "http"].map(str::to_owned).into());
+}

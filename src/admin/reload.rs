@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::app::systemd::Notify;
 use crate::config::{Config, ControlPlaneConfig, DeliveryConfig, Problems, Sources};
 use crate::control_plane::{Client, ClientError, Settings};
 use crate::drain::{Controls, RateLimit};
 use crate::intake;
 use crate::secret::{Secret, SecretSource};
 use crate::telemetry::log::LogLevel;
+use crate::telemetry::notify::Notify;
 
 /// How often the files are looked at. A new key should not wait for a restart, nor for somebody to send a signal.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

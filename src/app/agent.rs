@@ -15,7 +15,7 @@ use super::settings::{acceptor, drain_settings, intake_settings, registration};
 use super::stages::{Stages, ended};
 use crate::admin::reload::Reloader;
 use crate::admin::{Letters, Operator, letters};
-use crate::app::systemd::{Notify, Service};
+use crate::app::systemd::Service;
 use crate::config::{Config, Problems, Sources};
 use crate::control_plane::{Client, Meaning};
 use crate::drain::{Controls, Drain, LinkStatus, RateLimit, Turns, turns};
@@ -29,6 +29,7 @@ use crate::intake::{self, Intake, Mirror, RedisStatus, push_quota_answers};
 use crate::outbox::{self, OpenError, Outbox, Threads, Watermark};
 use crate::telemetry::log::LogLevel;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::notify::Notify;
 
 /// After a start the first contact is at a random moment within this time: a fleet that starts at once must not knock
 /// at once.

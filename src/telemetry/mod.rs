@@ -4,3 +4,4 @@ pub(crate) mod failpoint;
 pub mod finding;
 pub mod log;
 pub mod metrics;
+pub mod notify;

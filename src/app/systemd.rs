@@ -5,18 +5,15 @@
 //! when one of the three hangs. Whatever the outside does (a `ControlPlane` or a Redis that is away, a full disk)
 //! keeps none of them: they go on trying, and a restart would mend nothing.
 
-mod notify;
-
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-pub use notify::Notify;
-
 use crate::drain::{LinkStatus, Orders};
 use crate::intake::RedisStatus;
 use crate::outbox::Outbox;
+use crate::telemetry::notify::Notify;
 
 /// The status is looked at this often, and told when it has changed.
 const STATUS_EVERY: Duration = Duration::from_secs(2);

@@ -50,12 +50,12 @@ impl Notify {
     }
 
     /// Whether anybody listens.
-    pub(super) fn is_heard(&self) -> bool {
+    pub(crate) fn is_heard(&self) -> bool {
         self.socket.is_some()
     }
 
     /// Within which time a ping is wanted, if any is.
-    pub(super) fn watchdog(&self) -> Option<Duration> {
+    pub(crate) fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
@@ -72,7 +72,7 @@ impl Notify {
     }
 
     /// Tells `state`: lines of `NAME=value`.
-    pub(super) async fn send(&self, state: &str) {
+    pub(crate) async fn send(&self, state: &str) {
         let Some(socket) = &self.socket else { return };
         match tokio::time::timeout(SENT_WITHIN, socket.send(state.as_bytes())).await {
             Ok(Ok(_)) => {}

@@ -4,6 +4,7 @@ mod agent;
 mod check;
 mod dead_letters;
 mod export;
+mod memory;
 mod out;
 mod outbox;
 mod owner;
@@ -113,6 +114,7 @@ fn whole(error: &anyhow::Error) -> String {
 }
 
 fn run(flags: Flags) -> anyhow::Result<()> {
+    memory::keep_low();
     // One thread for everything that waits: handing work between threads costs more than the work. Storage has its own.
     on_runtime(1, async {
         let (stop, hangups) = (Stop::listen()?, Hangups::listen()?);

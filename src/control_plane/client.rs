@@ -122,6 +122,8 @@ pub struct Answer {
     pub elapsed: Duration,
     /// From the start until the kernel had taken the request's last byte; zero if that is not known.
     pub upload: Duration,
+    /// Of that, until there was a connection: a new one takes round trips of its own.
+    pub opening: Duration,
     /// The request's bytes as sent, head and body.
     pub wire_bytes: u64,
 }
@@ -330,7 +332,13 @@ impl Client {
             Ok(url) => url,
             Err(reason) => {
                 let result = Err(Failure::Unsendable(reason));
-                return Answer { result, elapsed: Duration::ZERO, upload: Duration::ZERO, wire_bytes: 0 };
+                return Answer {
+                    result,
+                    elapsed: Duration::ZERO,
+                    upload: Duration::ZERO,
+                    opening: Duration::ZERO,
+                    wire_bytes: 0,
+                };
             }
         };
         self.send(Outgoing {
@@ -389,26 +397,26 @@ impl Client {
 
     pub(super) async fn send(&self, outgoing: Outgoing<'_>) -> Answer {
         let (started, endpoint) = (Instant::now(), outgoing.endpoint);
-        let (result, upload, wire_bytes) = self.attempt(outgoing).await;
+        let (result, [upload, opening], wire_bytes) = self.attempt(outgoing).await;
         self.reachable.store(result.as_ref().is_ok_and(is_served), Ordering::Relaxed);
         self.attempts.fetch_add(1, Ordering::Relaxed);
         *self.last_attempt.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        let answer = Answer { result, elapsed: started.elapsed(), upload, wire_bytes };
+        let answer = Answer { result, elapsed: started.elapsed(), upload, opening, wire_bytes };
         (self.observer)(endpoint, &answer);
         answer
     }
 
-    async fn attempt(&self, outgoing: Outgoing<'_>) -> (Result<Response, Failure>, Duration, u64) {
+    async fn attempt(&self, outgoing: Outgoing<'_>) -> (Result<Response, Failure>, [Duration; 2], u64) {
         let credentials = self.credentials();
         let mut asked = outgoing.asked;
         let outbound = match self.outbound(outgoing, &credentials) {
             Ok(outbound) => outbound,
-            Err(failure) => return (Err(failure), Duration::ZERO, 0),
+            Err(failure) => return (Err(failure), [Duration::ZERO; 2], 0),
         };
         let correlation_id = outbound.headers.get(&CORRELATION_ID).and_then(|id| id.to_str().ok());
         asked.correlation_id = correlation_id.unwrap_or_default();
         let sent = SystemTime::now();
-        let Sent { result, upload, wire_bytes } = credentials.transport.send(&outbound).await;
+        let Sent { result, upload, opening, wire_bytes } = credentials.transport.send(&outbound).await;
         let answered = SystemTime::now();
         let response = result.map(|inbound| {
             let (response, date) = understood(&asked, inbound, outbound.answer_max_bytes, answered);
@@ -420,7 +428,7 @@ impl Client {
             }
             response
         });
-        (response, upload, wire_bytes)
+        (response, [upload, opening], wire_bytes)
     }
 
     fn outbound(&self, outgoing: Outgoing<'_>, credentials: &Credentials) -> Result<Outbound, Failure> {

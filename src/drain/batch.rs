@@ -27,8 +27,9 @@ const GZIP_LEVEL: u32 = 3;
 const BREAKS_AGAIN: u32 = 2;
 /// What happens within this time counts once.
 const ONE_MOMENT: Duration = Duration::from_secs(2);
-/// What a compressed body is of a plain one, before any was compressed.
+/// What a compressed body is of a plain one, before any was compressed; and the weight of each that was.
 const FIRST_RATIO: f64 = 0.25;
+const RATIO_GAIN: f64 = 0.2;
 
 /// How records are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -133,7 +134,7 @@ impl Batching {
 
     /// How much may go in one batch, where `wire_bytes` may be in flight: records, and bytes before compression.
     pub(super) fn limits(&self, wire_bytes: usize) -> (usize, usize) {
-        let plain = (wire_bytes as f64 / self.encoder.ratio) as usize;
+        let plain = (wire_bytes as f64 / self.encoder.ratio()) as usize;
         (self.settings.max_records, plain.max(COMPRESS_FROM).min(self.max_bytes))
     }
 
@@ -300,42 +301,44 @@ pub(super) struct Body {
 }
 
 /// Makes batches' bodies, with encoders and buffers that are kept.
+#[derive(Default)]
 struct Encoder {
     plain: Vec<u8>,
+    /// What is compressed comes here first: a body has no more memory than bytes, however long it is in flight.
+    packed: Vec<u8>,
     keys: Vec<u8>,
     zstd: Option<zstd::bulk::Compressor<'static>>,
     gzip: Option<Compress>,
     /// What a compressed body is of a plain one, of late.
-    ratio: f64,
-}
-
-impl Default for Encoder {
-    fn default() -> Self {
-        Self { plain: Vec::new(), keys: Vec::new(), zstd: None, gzip: None, ratio: FIRST_RATIO }
-    }
+    ratio: Option<f64>,
 }
 
 impl Encoder {
+    fn ratio(&self) -> f64 {
+        self.ratio.unwrap_or(FIRST_RATIO)
+    }
+
     /// The body of a batch. A record's own bytes are the same in whichever batch it travels, and alone.
     fn body(&mut self, parcel: &[Group], encoding: Encoding) -> Body {
         self.write(parcel);
         let key = Uuid::new_v5(&KEY_NAMESPACE, &self.keys);
         let records = records_in(parcel);
-        let (bytes, encoding) = match encoding {
-            _ if self.plain.len() < COMPRESS_FROM => (None, Encoding::Identity),
-            Encoding::Zstd => (self.zstd(), encoding),
-            Encoding::Gzip => (self.gzip(), encoding),
-            Encoding::Identity => (None, encoding),
+        let packed = match encoding {
+            _ if self.plain.len() < COMPRESS_FROM => None,
+            Encoding::Zstd => self.zstd(),
+            Encoding::Gzip => self.gzip(),
+            Encoding::Identity => None,
         };
-        let (bytes, encoding) = match bytes {
-            Some(bytes) => (bytes, encoding),
-            None => (self.plain.clone(), Encoding::Identity),
+        let (bytes, encoding) = match packed {
+            Some(()) => (&self.packed, encoding),
+            None => (&self.plain, Encoding::Identity),
         };
         if self.plain.len() >= COMPRESS_FROM {
-            let ratio = bytes.len() as f64 / self.plain.len() as f64;
-            self.ratio = (0.8 * self.ratio + 0.2 * ratio).clamp(0.01, 1.0);
+            let ratio = (bytes.len() as f64 / self.plain.len() as f64).clamp(0.01, 1.0);
+            let before = self.ratio.unwrap_or(ratio);
+            self.ratio = Some(before + (ratio - before) * RATIO_GAIN);
         }
-        Body { bytes: bytes.into(), encoding, key, records }
+        Body { bytes: Bytes::copy_from_slice(bytes), encoding, key, records }
     }
 
     fn write(&mut self, parcel: &[Group]) {
@@ -367,23 +370,28 @@ impl Encoder {
         plain.extend_from_slice(END);
     }
 
-    fn zstd(&mut self) -> Option<Vec<u8>> {
+    fn zstd(&mut self) -> Option<()> {
         if self.zstd.is_none() {
             self.zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
         }
-        self.zstd.as_mut()?.compress(&self.plain).ok()
+        self.packed.clear();
+        self.packed.reserve(zstd::zstd_safe::compress_bound(self.plain.len()));
+        self.zstd.as_mut()?.compress_to_buffer(&self.plain, &mut self.packed).ok()?;
+        Some(())
     }
 
-    fn gzip(&mut self) -> Option<Vec<u8>> {
+    fn gzip(&mut self) -> Option<()> {
         const WINDOW_BITS: u8 = 15;
         let gzip = self.gzip.get_or_insert_with(|| Compress::new_gzip(Level::new(GZIP_LEVEL), WINDOW_BITS));
         gzip.reset();
-        let mut out = Vec::with_capacity(self.plain.len() / 3 + 1024);
+        let out = &mut self.packed;
+        out.clear();
+        out.reserve(self.plain.len() / 3 + 1024);
         loop {
             let read = gzip.total_in() as usize;
-            let status = gzip.compress_vec(&self.plain[read..], &mut out, FlushCompress::Finish).ok()?;
+            let status = gzip.compress_vec(&self.plain[read..], out, FlushCompress::Finish).ok()?;
             if status == Status::StreamEnd {
-                return Some(out);
+                return Some(());
             }
             out.reserve(out.capacity());
         }

@@ -171,7 +171,7 @@ impl Run {
             self.sending.push(Box::pin(async move {
                 let form = Form::Batch { encoding: body.encoding, key: body.key };
                 let answer = deliver_batch(&client, &parcel, body, connection).await;
-                Sent { parcel, form, flight, probes, answer }
+                Sent { parcel, form, flight: flight.opened_in(answer.opening), probes, answer }
             }));
         } else {
             let bytes = HEAD_BYTES + first.record.body().len() as u64;
@@ -181,6 +181,7 @@ impl Run {
                     Some((_, item)) => deliver(&client, &item.record, connection).await,
                     None => nothing_sent(),
                 };
+                let flight = flight.opened_in(answer.opening);
                 Sent { parcel, form: Form::Single, flight, probes, answer }
             }));
         }
@@ -198,6 +199,7 @@ fn nothing_sent() -> Answer {
         result: Err(Failure::Unsendable("there is no record in it")),
         elapsed: Duration::ZERO,
         upload: Duration::ZERO,
+        opening: Duration::ZERO,
         wire_bytes: 0,
     }
 }

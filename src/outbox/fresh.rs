@@ -1,23 +1,33 @@
-//! What can be read without the keeper: nothing at all, and the small commit of a moment ago, which is still in memory.
+//! What can be read without the keeper: nothing at all, and the small commits of a moment ago, which are still in memory.
 //!
 //! While few records come, each is a commit of its own, read a moment later by a reader that waits for it. A question to the
-//! keeper and a look at the disk cost as much then as all the rest of the reading.
+//! keeper and a look at the disk cost as much then as all the rest of the reading. Several are kept: a reader that was held up
+//! for longer than it takes the next to come would fall behind one that is kept alone, and ask the keeper, who may be writing
+//! the ledger, for each until it has caught up.
+
+use std::collections::VecDeque;
 
 use super::settled::PACK_RECORDS;
 use super::state::State;
 use super::writer::PACK_BYTES;
 use super::{Entry, Lease, Leased, Log, Ticket};
 
-/// The last pack of a log: durable, small, and read by nobody.
+/// So many packs of a log are kept, the newest.
+const KEPT: usize = 16;
+
+/// The last packs of a log, if they are small and nobody has read them, in order and with nothing between them.
+pub(super) type Fresh = VecDeque<Pack>;
+
+/// A pack: durable, small, and read by nobody.
 #[derive(Debug)]
-pub(super) struct Fresh {
+pub(super) struct Pack {
     first: u64,
     entries: Vec<Entry>,
     /// Where the pack before it begins.
     before: Option<u64>,
 }
 
-impl Fresh {
+impl Pack {
     /// Behind its last record.
     pub(super) fn end(&self) -> u64 {
         self.first + self.entries.len() as u64
@@ -43,7 +53,12 @@ impl State {
         let before = ranges.map(|(_, last)| last).max();
         // What was rejected is for the keeper alone.
         let entries = entries.filter(|_| log != Log::Rejected);
-        self.fresh[log.index()] = entries.map(|entries| Fresh { first, entries, before });
+        let fresh = &mut self.fresh[log.index()];
+        let Some(entries) = entries else { return fresh.clear() };
+        if fresh.len() == KEPT {
+            fresh.pop_front();
+        }
+        fresh.push_back(Pack { first, entries, before });
     }
 
     /// What `log` has in `from..upto`, if nobody need be asked for it.
@@ -52,25 +67,34 @@ impl State {
         let ranges = self.segments.iter().filter_map(|listed| listed.info.ranges[log.index()]);
         let has_any = ranges.map(|(_, last)| last).any(|last| last >= start);
         let mut lease = Lease::default();
+        let fresh = &mut self.fresh[log.index()];
         if has_any {
             // Only when all before it has been read: else there is more than this.
-            let is_next = |fresh: &mut Fresh| {
-                fresh.before.is_none_or(|before| before < start)
-                    && (start..upto).contains(&fresh.first)
-                    && fresh.end() <= upto
-                    && fresh.entries.len() <= most
-            };
-            let fresh = self.fresh[log.index()].take_if(is_next)?;
+            fresh.front().filter(|pack| pack.before.is_none_or(|before| before < start))?;
             let settled = &mut self.settled[log.index()];
-            let oldest = fresh.entries.iter().map(|entry| entry.accepted_at().0).min().unwrap_or_default();
-            settled.enter(fresh.first, fresh.entries.len() as u32, oldest);
-            for (seq, entry) in (fresh.first..).zip(fresh.entries) {
-                if seq >= from && !settled.is_settled(seq) {
-                    lease.records.push(Leased { ticket: Ticket::of(seq, log, &entry), entry });
+            let mut taken = 0;
+            while let Some(pack) = fresh.pop_front_if(|pack| {
+                let fits = taken + pack.entries.len() <= most;
+                fits && (start..upto).contains(&pack.first) && pack.end() <= upto
+            }) {
+                taken += pack.entries.len();
+                let oldest = pack.entries.iter().map(|entry| entry.accepted_at().0).min().unwrap_or_default();
+                settled.enter(pack.first, pack.entries.len() as u32, oldest);
+                for (seq, entry) in (pack.first..).zip(pack.entries) {
+                    if seq >= from && !settled.is_settled(seq) {
+                        lease.records.push(Leased { ticket: Ticket::of(seq, log, &entry), entry });
+                    }
                 }
             }
+            if taken == 0 {
+                return None;
+            }
+        } else {
+            // What is still there is of a segment that was set aside.
+            fresh.clear();
         }
-        let next = self.totals.next.min(upto).max(start);
+        let end = fresh.front().map_or(self.totals.next, |pack| pack.first);
+        let next = end.min(upto).max(start);
         self.settled[log.index()].advance(next);
         lease.next = next.max(from);
         Some(lease)

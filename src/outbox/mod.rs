@@ -107,8 +107,8 @@
 //! # Threads
 //!
 //! The **writer** commits appends; the **keeper** reads packs for the drain, commits the ledger and deletes
-//! segments. Neither is the async runtime's, and both end when the [`Outbox`] is dropped. A small commit of a moment
-//! ago is read without either ([`fresh`]).
+//! segments. Neither is the async runtime's, and both end when the [`Outbox`] is dropped. Small commits of a
+//! moment ago are read without either ([`fresh`]).
 
 mod chunks;
 pub(crate) mod codec;

@@ -29,8 +29,8 @@ pub(super) struct State {
     /// In the order of their numbers; the last takes appends.
     pub segments: Vec<Listed>,
     pub recent: VecDeque<(u64, Recent)>,
-    /// Of each log the last pack, if it is small and nobody has read it.
-    pub fresh: [Option<Fresh>; Log::COUNT],
+    /// Of each log the last packs, as far as they are small and nobody has read them.
+    pub fresh: [Fresh; Log::COUNT],
     /// Dead letters that the next commit of the ledger will hold.
     pub letters: Vec<DeadLetter>,
     pub counters_dirty: bool,

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata, Subscriber};
-use tracing_appender::non_blocking::WorkerGuard;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -32,6 +32,8 @@ use daily::DailyFile;
 const CRITICAL: &str = "critical";
 /// Our own events are logged from `LOG_LEVEL` on; of the libraries, warnings at least.
 const OWN: &str = env!("CARGO_CRATE_NAME");
+/// Lines that may wait to be written; what comes while so many wait is lost. Their places alone take half a MiB.
+const QUEUED_LINES: usize = 16_384;
 
 /// How severe an event is; the names are the previous agent's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
@@ -164,9 +166,9 @@ pub fn init(config: &LogConfig, level: LogLevel) -> Result<WorkerGuard, LogError
             let keep = config.retention_days as usize;
             let file = DailyFile::open(path, keep, Box::new(|| chrono::Utc::now().date_naive()));
             let file = file.map_err(|source| LogError::File { path: path.clone(), source })?;
-            tracing_appender::non_blocking(file)
+            queued().finish(file)
         }
-        None => tracing_appender::non_blocking(io::stdout()),
+        None => queued().finish(io::stdout()),
     };
     let wanted = filter_fn(move |metadata| {
         let least = level.get();
@@ -179,6 +181,10 @@ pub fn init(config: &LogConfig, level: LogLevel) -> Result<WorkerGuard, LogError
         .with_filter(wanted);
     tracing_subscriber::registry().with(layer).try_init()?;
     Ok(guard)
+}
+
+fn queued() -> NonBlockingBuilder {
+    NonBlockingBuilder::default().buffered_lines_limit(QUEUED_LINES)
 }
 
 /// Writes lines of either form.

@@ -86,6 +86,8 @@ pub(super) struct Sent {
     pub(super) result: Result<Inbound, Failure>,
     /// From the start until the kernel had taken its last byte.
     pub(super) upload: Duration,
+    /// Of that, until there was a connection.
+    pub(super) opening: Duration,
     pub(super) wire_bytes: u64,
 }
 
@@ -129,6 +131,7 @@ impl Transport {
 
     /// Whether it is worth another attempt is said, too: where nothing was heard on a connection that had served others.
     async fn attempt(&self, outbound: &Outbound, mut lease: Lease, started: Instant) -> (Sent, bool) {
+        let opening = started.elapsed();
         let is_urgent = outbound.priority == Priority::Urgent;
         let (is_used, is_http2) = (lease.is_used(), lease.is_http2());
         let request = self.request(outbound, is_http2);
@@ -148,7 +151,7 @@ impl Transport {
             }
             Err(broken) => (Err(broken.failure), broken.is_unanswered && is_used),
         };
-        (Sent { result, upload, wire_bytes }, may_repeat)
+        (Sent { result, upload, opening, wire_bytes }, may_repeat)
     }
 
     fn request(&self, outbound: &Outbound, is_http2: bool) -> Request<Upload> {
@@ -177,6 +180,6 @@ impl Transport {
 
 impl Sent {
     fn not(failure: Failure) -> Self {
-        Self { result: Err(failure), upload: Duration::ZERO, wire_bytes: 0 }
+        Self { result: Err(failure), upload: Duration::ZERO, opening: Duration::ZERO, wire_bytes: 0 }
     }
 }

@@ -167,7 +167,7 @@ impl Link {
 
     /// Bytes of the next request's body, if the window of bytes has room for one.
     pub(super) fn room(&mut self, now: Instant) -> Option<usize> {
-        self.window.room(now)
+        self.window.room(self.pipes(now), now)
     }
 
     /// When the window of bytes is whole again that is small for a moment.

@@ -154,8 +154,10 @@ impl Lane {
         mut share: Room,
         batch: &mut Room,
     ) -> Vec<Item> {
-        let mut items = Vec::new();
         let (is_alone, first) = (self.in_flight == 0, self.turn());
+        let in_hand: usize = self.lines.iter().map(|line| line.items.len()).sum();
+        let of_its_size = self.head().map_or(0, |(_, item)| 1 + share.bytes / batch::size(&item.record));
+        let mut items = Vec::with_capacity(in_hand.min(share.records).min(of_its_size));
         while let Some((line, item)) = self.head().filter(|(line, _)| is_alone || first == Some(*line)) {
             let most = item.history.batch_most;
             let around = if items.is_empty() { batch::group_size(&item.record) } else { 0 };

@@ -96,7 +96,7 @@ impl Keeper {
         let next = if reading.is_full() { reading.at } else { reading.at.max(end) };
         let mut state = self.shared.state();
         state.settled[log.index()].advance(next);
-        state.fresh[log.index()].take_if(|fresh| fresh.end() <= next);
+        state.fresh[log.index()].retain(|pack| pack.end() > next);
         Ok(Lease { records: reading.records, next: next.max(from) })
     }
 

@@ -42,7 +42,7 @@ impl Run {
             if probes.is_none() && !has_ready {
                 break;
             }
-            if let Some(until) = self.link.paced_until(now) {
+            if let Some(until) = self.link.rate_limited_until(now) {
                 return Some(until);
             }
             if let Some(until) = self.limited_until(now) {

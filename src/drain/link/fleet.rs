@@ -96,7 +96,7 @@ impl Agent for Ours {
         let mut requests = 0;
         let mut again = None;
         while self.in_flight < self.link.limit(now) {
-            if let Some(until) = self.link.paced_until(now) {
+            if let Some(until) = self.link.rate_limited_until(now) {
                 again = Some(until);
                 break;
             }

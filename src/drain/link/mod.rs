@@ -18,7 +18,7 @@ use rand::RngExt;
 use tokio::time::Instant;
 
 use super::verdict::Trouble;
-use rate::Pace;
+use rate::RateLimiter;
 pub(super) use window::Flight;
 use window::Window;
 
@@ -90,7 +90,7 @@ pub(super) struct Link {
     limit: f64,
     threshold: f64,
     window: Window,
-    pace: Pace,
+    rate_limiter: RateLimiter,
     jitter: Jitter,
 }
 
@@ -108,7 +108,7 @@ impl Link {
             limit: INITIAL_LIMIT.min(threshold),
             threshold,
             window: Window::new(),
-            pace: Pace::new(first_contact),
+            rate_limiter: RateLimiter::new(first_contact),
             jitter: Jitter::default(),
             settings,
         }
@@ -155,9 +155,9 @@ impl Link {
         if is_mended && is_due { self.close(now) } else { None }
     }
 
-    /// When the next request may go, if pace is to be kept and that is not now.
-    pub(super) fn paced_until(&mut self, now: Instant) -> Option<Instant> {
-        if self.circuit == Circuit::Closed { self.pace.until(now) } else { None }
+    /// When the next request may go, if the rate is limited and that is not now.
+    pub(super) fn rate_limited_until(&mut self, now: Instant) -> Option<Instant> {
+        if self.circuit == Circuit::Closed { self.rate_limiter.until(now) } else { None }
     }
 
     /// Requests that a backlog is spread over.
@@ -182,7 +182,7 @@ impl Link {
 
     /// A request of so many bytes goes out on this route.
     pub(super) fn sent(&mut self, route: usize, bytes: u64, now: Instant) -> Flight {
-        self.pace.sent(now);
+        self.rate_limiter.sent(now);
         if matches!(self.circuit, Circuit::Open { .. }) {
             self.circuit = Circuit::HalfOpen;
         }
@@ -215,7 +215,7 @@ impl Link {
 
     /// What was held back may go again, and may be much: it begins small, as after an outage.
     pub(super) fn begin_small(&mut self, now: Instant) {
-        self.pace.restart(now);
+        self.rate_limiter.restart(now);
         self.window.restart();
         self.limit = self.limit.min(INITIAL_LIMIT);
     }
@@ -225,7 +225,7 @@ impl Link {
     pub(super) fn was_not_to_blame(&mut self, trouble: Trouble, now: Instant) {
         self.hurry(now);
         if trouble.is_congestion() {
-            self.pace.begin_anew(now);
+            self.rate_limiter.begin_anew(now);
             self.threshold = self.settings.concurrency as f64;
         }
     }
@@ -241,7 +241,7 @@ impl Link {
         if trouble.is_congestion() && self.window.congested(flight, now) {
             self.limit = (self.limit / 2.0).max(1.0);
             self.threshold = self.limit;
-            self.pace.congested(now);
+            self.rate_limiter.congested(now);
         }
         let counts = self.last_success.is_none_or(|success| flight.sent >= success);
         self.failures += u32::from(counts);
@@ -257,7 +257,7 @@ impl Link {
     }
 
     fn good(&mut self, now: Instant) {
-        self.pace.good(now);
+        self.rate_limiter.good(now);
         self.failures = 0;
         self.last_success = Some(now);
     }
@@ -270,7 +270,7 @@ impl Link {
         }
         let was_down = self.trouble.take().is_some();
         if was_down {
-            self.pace.restart(now);
+            self.rate_limiter.restart(now);
         }
         if self.circuit != Circuit::Closed {
             self.circuit = Circuit::Closed;

@@ -42,9 +42,9 @@ struct Limit {
     filled: Instant,
 }
 
-/// The pace of requests.
+/// Requests a second, as many as the answers allow.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct RateLimiter {
     limit: Option<Limit>,
     /// Requests since `counting`.
     sent: u32,
@@ -52,7 +52,7 @@ pub(super) struct Pace {
     measured: f64,
 }
 
-impl Pace {
+impl RateLimiter {
     /// Without a limit.
     pub(super) fn new(now: Instant) -> Self {
         Self { limit: None, sent: 0, counting: now, measured: 0.0 }
@@ -144,15 +144,15 @@ mod tests {
     use super::*;
 
     /// Sends as fast as it may for so many seconds, all of it well; how many that was.
-    fn run(pace: &mut Pace, begin: Instant, seconds: u64) -> u32 {
+    fn run(limiter: &mut RateLimiter, begin: Instant, seconds: u64) -> u32 {
         let (mut now, end, mut sent) = (begin, begin + Duration::from_secs(seconds), 0);
         while now < end {
-            if let Some(until) = pace.until(now) {
+            if let Some(until) = limiter.until(now) {
                 now = until;
                 continue;
             }
-            pace.sent(now);
-            pace.good(now);
+            limiter.sent(now);
+            limiter.good(now);
             sent += 1;
             now += Duration::from_micros(50);
         }
@@ -162,85 +162,88 @@ mod tests {
     #[test]
     fn there_is_no_limit_until_there_is_congestion() {
         let begin = Instant::now();
-        let mut pace = Pace::new(begin);
-        assert_eq!(pace.until(begin), None);
-        assert_eq!(run(&mut pace, begin, 1), 20_000);
+        let mut limiter = RateLimiter::new(begin);
+        assert_eq!(limiter.until(begin), None);
+        assert_eq!(run(&mut limiter, begin, 1), 20_000);
     }
 
     #[test]
     fn congestion_cuts_the_rate_and_calm_brings_it_back() {
         let begin = Instant::now();
-        let mut pace = Pace::new(begin);
+        let mut limiter = RateLimiter::new(begin);
         for n in 0..200 {
-            pace.sent(begin + Duration::from_millis(n * 10));
+            limiter.sent(begin + Duration::from_millis(n * 10));
         }
         let now = begin + Duration::from_secs(2);
-        pace.congested(now);
-        let first = run(&mut pace, now, 1);
+        limiter.congested(now);
+        let first = run(&mut limiter, now, 1);
         assert!((60..90).contains(&first), "about 0.7 of 100: {first}");
-        let later = run(&mut pace, now + Duration::from_secs(1), 5);
+        let later = run(&mut limiter, now + Duration::from_secs(1), 5);
         assert!((350..600).contains(&later), "back at about 100 a second: {later}");
-        assert!(run(&mut pace, now + Duration::from_secs(6), 20) > 5000, "and past it when all stays calm");
+        assert!(
+            run(&mut limiter, now + Duration::from_secs(6), 20) > 5000,
+            "and past it when all stays calm"
+        );
     }
 
     #[test]
     fn what_was_hardly_used_is_not_cut_to_nothing() {
         let begin = Instant::now();
-        let mut pace = Pace::new(begin);
+        let mut limiter = RateLimiter::new(begin);
         // Two requests a second, and congestion twice.
         for n in 0..10 {
-            pace.sent(begin + Duration::from_millis(n * 500));
+            limiter.sent(begin + Duration::from_millis(n * 500));
         }
         let now = begin + Duration::from_secs(5);
-        pace.congested(now);
-        pace.congested(now);
-        let first = run(&mut pace, now, 1);
+        limiter.congested(now);
+        limiter.congested(now);
+        let first = run(&mut limiter, now, 1);
         assert!((7..40).contains(&first), "{first}");
         // And an outage after it changes nothing.
-        pace.congested(now);
-        pace.restart(now);
-        assert!(run(&mut pace, now, 1) >= 15);
+        limiter.congested(now);
+        limiter.restart(now);
+        assert!(run(&mut limiter, now, 1) >= 15);
     }
 
     #[test]
     fn after_an_outage_it_begins_small_and_doubles() {
         let begin = Instant::now();
-        let mut pace = Pace::new(begin);
-        pace.restart(begin);
-        let first = run(&mut pace, begin, 1);
+        let mut limiter = RateLimiter::new(begin);
+        limiter.restart(begin);
+        let first = run(&mut limiter, begin, 1);
         assert!((15..60).contains(&first), "{first}");
-        assert!(run(&mut pace, begin + Duration::from_secs(1), 9) > 20_000);
+        assert!(run(&mut limiter, begin + Duration::from_secs(1), 9) > 20_000);
     }
 
     #[test]
     fn what_was_no_congestion_leaves_no_low_rate() {
         let begin = Instant::now();
-        let mut pace = Pace::new(begin);
-        pace.begin_anew(begin);
-        assert_eq!(pace.until(begin), None, "where there was no limit there is none");
+        let mut limiter = RateLimiter::new(begin);
+        limiter.begin_anew(begin);
+        assert_eq!(limiter.until(begin), None, "where there was no limit there is none");
         for n in 0..100 {
-            pace.congested(begin + Duration::from_millis(n * 10));
+            limiter.congested(begin + Duration::from_millis(n * 10));
         }
         let now = begin + Duration::from_secs(1);
-        pace.begin_anew(now);
-        let first = run(&mut pace, now, 1);
+        limiter.begin_anew(now);
+        let first = run(&mut limiter, now, 1);
         assert!((15..60).contains(&first), "{first}");
-        assert!(run(&mut pace, now + Duration::from_secs(1), 9) > 20_000);
+        assert!(run(&mut limiter, now + Duration::from_secs(1), 9) > 20_000);
         let later = now + Duration::from_secs(10);
-        pace.congested(later);
-        pace.begin_anew(later);
-        assert!(run(&mut pace, later, 1) > 2000, "what was fast stays so");
+        limiter.congested(later);
+        limiter.begin_anew(later);
+        assert!(run(&mut limiter, later, 1) > 2000, "what was fast stays so");
     }
 
     #[test]
     fn congestion_again_and_again_never_stops_it() {
         let begin = Instant::now();
-        let mut pace = Pace::new(begin);
+        let mut limiter = RateLimiter::new(begin);
         for n in 0..100 {
-            pace.congested(begin + Duration::from_secs(n));
+            limiter.congested(begin + Duration::from_secs(n));
         }
         let now = begin + Duration::from_secs(100);
-        let next = pace.until(now).unwrap_or(now);
+        let next = limiter.until(now).unwrap_or(now);
         assert!(next - now <= Duration::from_secs(1));
     }
 }

@@ -40,10 +40,10 @@ impl Window {
 
 /// Of a full window the lanes that wait may keep this part; when they hold more, they are brought down to half of it.
 const WAITING_SHARE: usize = 4;
-/// Lanes that keep a head that is held, to probe with. Few under test, so that a short run lays lanes off.
+/// Lanes that keep a head that is held, to probe with. Few under test, so that a short run evicts lanes.
 const HELD_KEPT: usize = if cfg!(test) { 2 } else { 64 };
 /// Rest until something else ends it.
-const LAID_OFF: Duration = Duration::from_hours(24 * 365);
+const EVICTED: Duration = Duration::from_hours(24 * 365);
 /// The logs up to where which others are read: see [`crate::drain`]. Started events, and usage.
 const READ_BEHIND: [usize; 2] = [1, 2];
 
@@ -63,7 +63,7 @@ impl Lanes {
         }
         self.make_room_behind_held(at);
         if self.held[at] && READ_BEHIND.contains(&at) {
-            self.lay_off(at);
+            self.evict(at);
         }
         let (mut records, mut bytes) = (0, 0);
         for (_, key) in &self.waiting {
@@ -115,8 +115,8 @@ impl Lanes {
 
     /// Of the lanes that are held at this log all but a few give up all that they have, and rest. Those are kept of which
     /// records were delivered: they are the best probes.
-    fn lay_off(&mut self, at: usize) {
-        let until = Instant::now() + LAID_OFF;
+    fn evict(&mut self, at: usize) {
+        let until = Instant::now() + EVICTED;
         let may_rest = |key: &LaneKey, proven| {
             self.lanes.get(key).is_some_and(|lane| lane.in_flight == 0 && lane.is_proven == proven)
         };
@@ -139,13 +139,13 @@ impl Lanes {
             lane.queued = None;
             lane.not_before = Some(until);
             self.resting.insert((until, key));
-            self.laid_off.push(key);
+            self.evicted.push(key);
         }
     }
 
-    /// Lanes that were laid off may be needed: the next [`Self::wake`] has them read again.
-    pub(super) fn call_back(&mut self) {
-        for key in std::mem::take(&mut self.laid_off) {
+    /// Lanes that were evicted may be needed: the next [`Self::wake`] has them read again.
+    pub(super) fn readmit(&mut self) {
+        for key in std::mem::take(&mut self.evicted) {
             let rests_until = self.lanes.get(&key).and_then(|lane| lane.not_before);
             // Others have been woken since.
             if rests_until.is_some_and(|until| self.resting.remove(&(until, key))) {

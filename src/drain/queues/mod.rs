@@ -186,7 +186,7 @@ pub(super) struct Lanes {
     /// Lanes that ran empty while a log was being read again.
     emptied: Vec<LaneKey>,
     /// Lanes that rest until what they are held for is let go.
-    laid_off: Vec<LaneKey>,
+    evicted: Vec<LaneKey>,
     walk: Walk,
 }
 
@@ -264,7 +264,7 @@ impl Lanes {
         }
         if before.iter().zip(held).any(|(before, now)| *before && !now) {
             self.end_walk();
-            self.call_back();
+            self.readmit();
         }
     }
 

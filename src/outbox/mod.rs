@@ -175,6 +175,7 @@ pub use verify::Verified;
 
 use crate::record::{Kind, Timestamp};
 use shared::Shared;
+use state::Unread;
 
 /// One of the rows of records that are read apart. The numbers are persisted: never renumber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

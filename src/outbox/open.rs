@@ -214,7 +214,9 @@ fn start(shared: Arc<Shared>) -> std::io::Result<(Outbox, Threads)> {
     let (appends, appended) = tokio::sync::mpsc::channel::<Order>(APPENDS);
     let (requests, requested) = mpsc::channel();
     let writer = Writer::new(&shared)?;
-    let keeper = Keeper::new(Arc::clone(&shared), appends.downgrade());
+    let mut keeper = Keeper::new(Arc::clone(&shared), appends.downgrade());
+    // Before anybody can ask for it.
+    keeper.look_for_oldest();
     let threads = Threads {
         writer: std::thread::Builder::new()
             .name("outbox-writer".into())

@@ -8,6 +8,7 @@ mod fresh;
 mod inspect;
 mod keeper;
 mod model;
+mod oldest;
 mod rig;
 mod salvage;
 mod space;

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::admin::{Letters, Operator, letters};
+use crate::admin::{Audit, Letters, Operator, letters};
 use crate::commands::{self, Commands};
 use crate::config::{Config, Problems, Sources};
 use crate::control_plane::{Client, Meaning};
@@ -113,7 +113,12 @@ impl Agent {
         self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    fn operator(&self, link: watch::Receiver<LinkStatus>, letters: Letters) -> Arc<Operator> {
+    fn operator(
+        &self,
+        link: watch::Receiver<LinkStatus>,
+        letters: Letters,
+        audit: Arc<Audit>,
+    ) -> Arc<Operator> {
         let operator = Operator::new(
             self.outbox.clone(),
             self.controls.clone(),
@@ -121,6 +126,7 @@ impl Agent {
             self.log_level.clone(),
             Arc::clone(&self.reloader),
             letters,
+            audit,
         );
         Arc::new(operator)
     }
@@ -135,8 +141,9 @@ impl Agent {
     ) -> anyhow::Result<()> {
         let started = Instant::now();
         let link = watch::Sender::new(LinkStatus::default());
-        let (letters, letter_work) = letters(self.outbox.clone());
-        let operator = self.operator(link.subscribe(), letters);
+        let audit = Arc::new(Audit::new(self.outbox.clone()));
+        let (letters, letter_work) = letters(Arc::clone(&audit));
+        let operator = self.operator(link.subscribe(), letters, audit);
         let Self {
             config,
             client,

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::hold::Hold;
 use super::keeper::Keeper;
 use super::ledger::Ledger;
+use super::letter_log::LetterLog;
 use super::manifest::{self, FORMAT};
 use super::reserve::Reserve;
 use super::turns::Turns;
@@ -154,6 +155,7 @@ pub(super) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
         quarantined: Mutex::new(quarantine::count(&dir)),
         settings,
         hold,
+        letter_log: LetterLog::default(),
         confirmed: Confirmed::default(),
     });
     row::repair(&shared)?;

@@ -281,6 +281,10 @@ impl State {
 }
 
 impl Unsaved {
+    pub(super) fn letters(&self) -> &[DeadLetter] {
+        &self.letters
+    }
+
     /// As one commit of the ledger.
     pub(super) fn entry(&mut self) -> Result<Entry, LedgerError> {
         let mut entry = Entry::default();

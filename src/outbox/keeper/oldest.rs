@@ -48,7 +48,8 @@ impl Keeper {
                     return false;
                 }
                 let is_settled = self.shared.state().settled[log.index()].skip(first) != first;
-                found = pack.ok().filter(|_| !is_settled).map(|(header, _)| Unread::new(first, header.oldest));
+                found =
+                    pack.ok().filter(|_| !is_settled).map(|(header, _)| Unread::new(first, header.oldest));
                 found.is_none()
             })?;
             if found.is_some() {

@@ -44,11 +44,11 @@ enum Verb {
     },
     /// Makes records of them again, with their keys and bodies
     Replay(Which),
-    /// Drops them for good; asks first
+    /// Drops them for good, after asking on the terminal
     Drop {
         #[command(flatten)]
         which: Which,
-        /// Does not ask: for scripts
+        /// Does not ask, for scripts
         #[arg(long)]
         yes: bool,
     },

@@ -31,7 +31,7 @@ fn installed(mut sources: Sources, root: &Path) -> (Sources, Option<String>) {
     match std::fs::File::open(&settings) {
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            let note = format!("{} may not be read: run this as root", settings.display());
+            let note = format!("cannot read {}: run this command as root", settings.display());
             return (sources, Some(note));
         }
         Err(_) => return (sources, None),
@@ -47,7 +47,7 @@ fn installed(mut sources: Sources, root: &Path) -> (Sources, Option<String>) {
     };
     give("STATE_DIRECTORY", root.join(STATE));
     give("CREDENTIALS_DIRECTORY", root.join(CREDENTIALS));
-    let note = format!("no settings here: those of the installed service are used: {}", used.join(", "));
+    let note = format!("using the settings of the installed service: {}", used.join(", "));
     (sources, Some(note))
 }
 

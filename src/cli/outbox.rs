@@ -60,7 +60,7 @@ enum Verb {
         /// Takes in what there is of a file that is known not to be whole: its export stopped half-way
         #[arg(long)]
         incomplete: bool,
-        /// Takes in also a file that was imported before: what waits of it is doubled, with the same keys
+        /// Imports a file that was imported before: its records wait twice, with the same keys
         #[arg(long)]
         again: bool,
     },

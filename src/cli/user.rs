@@ -29,11 +29,11 @@ pub(super) fn confirm(question: &str, yes: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    ensure!(terminal, "nothing is done: there is no terminal to ask \"{question}\"; say --yes");
+    ensure!(terminal, "no terminal to ask \"{question}\": nothing was done; scripts use --yes");
     eprint!("{question} [y/N] ");
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
-    ensure!(matches!(answer.trim(), "y" | "Y" | "yes"), "nothing is done");
+    ensure!(matches!(answer.trim(), "y" | "Y" | "yes"), "nothing was done");
     Ok(())
 }
 

@@ -69,13 +69,16 @@ fn tell(letter: &DeadLetter) {
         dead_letter_id = letter.id,
         queue = letter.kind().queue().label(),
         idempotency_key = key,
-        "dead letter: a message will not be delivered; `dead-letters show` gives it"
+        "dead letter: a message will not be delivered; see `dead-letters show`"
     );
 }
 
 fn tell_left_out(count: u64) {
     if count > 0 {
-        tracing::warn!(count, "more dead letters in the last minute than were logged one by one");
+        tracing::warn!(
+            count,
+            "dead letters of the last minute were left out of the log: `dead-letters list` has them all"
+        );
     }
 }
 

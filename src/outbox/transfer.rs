@@ -73,7 +73,7 @@ pub enum TransferError {
     },
     /// The file was imported before.
     #[error(
-        "this export was imported here on {at}: a second time would double what waits. If it is meant, say --again"
+        "this export was imported on {at}; importing it again would double the backlog. To do so anyway, use --again"
     )]
     Known {
         /// When.

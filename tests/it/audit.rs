@@ -105,7 +105,7 @@ async fn dropping_asks_on_a_terminal_and_wants_yes_without_one() {
     let stage = stage(&[]).await;
     dead_letters(&stage, 3).await;
     let drop = ["dead-letters", "drop", "--all"];
-    stage.agent.command(&[], &drop).await.assert_failed("say --yes");
+    stage.agent.command(&[], &drop).await.assert_failed("scripts use --yes");
     assert_eq!(stage.agent.health().await.expect("health")["outbox"]["dead_letters"], 3);
 
     let tmux = Tmux::start();
@@ -113,7 +113,7 @@ async fn dropping_asks_on_a_terminal_and_wants_yes_without_one() {
     tmux.press(&[&words, "Enter"]);
     tmux.shows(&["Drop 3 dead letters for good? [y/N]"]).await;
     tmux.press(&["n", "Enter"]);
-    tmux.shows(&["nothing is done"]).await;
+    tmux.shows(&["nothing was done"]).await;
     assert_eq!(stage.agent.health().await.expect("health")["outbox"]["dead_letters"], 3);
     tmux.press(&["clear", "Enter"]);
     tmux.press(&[&words, "Enter"]);

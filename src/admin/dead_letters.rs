@@ -115,6 +115,17 @@ pub struct Selection {
     pub below: Option<u64>,
 }
 
+impl std::fmt::Display for Selection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.reason, &self.ids[..]) {
+            (Some(reason), _) => write!(f, "reason {}", reason.label()),
+            (None, [id]) => write!(f, "number {id}"),
+            (None, []) => f.write_str("all"),
+            (None, ids) => write!(f, "{} numbers", ids.len()),
+        }
+    }
+}
+
 impl Selection {
     /// What is wrong with it, if anything is: it names nothing, or two things, or too much.
     pub fn fault(&self) -> Option<&'static str> {
@@ -196,7 +207,7 @@ pub async fn find_dead_letter(outbox: &Outbox, id: u64) -> Result<Option<DeadLet
 }
 
 /// Makes records of dead letters again, some hundreds at a time.
-pub async fn replay_selected(outbox: &Outbox, selection: &Selection) -> Result<Replayed, AdminError> {
+pub(super) async fn replay_selected(outbox: &Outbox, selection: &Selection) -> Result<Replayed, AdminError> {
     let (ids, next) = chosen(outbox, selection).await?;
     let outcome = outbox.replay(&ids).await;
     let next = match &outcome.error {
@@ -221,15 +232,11 @@ fn left(selection: &Selection, ids: &[u64], outcome: &outbox::Replayed) -> Optio
     })
 }
 
-/// Drops dead letters for good, some hundreds at a time.
-pub async fn drop_selected(outbox: &Outbox, selection: &Selection) -> Result<Dropped, AdminError> {
-    let (ids, next) = chosen(outbox, selection).await?;
-    let dropped = outbox.drop_dead_letters(ids).await?;
-    Ok(Dropped { dropped, next })
-}
-
 /// The numbers that are meant, at most [`AT_ONCE`], and what is left to ask for.
-async fn chosen(outbox: &Outbox, selection: &Selection) -> Result<(Vec<u64>, Option<Selection>), AdminError> {
+pub(super) async fn chosen(
+    outbox: &Outbox,
+    selection: &Selection,
+) -> Result<(Vec<u64>, Option<Selection>), AdminError> {
     if !selection.ids.is_empty() {
         return Ok((selection.ids.clone(), None));
     }

@@ -4,6 +4,7 @@
 //! says that it is safe elsewhere, and only then are its records settled, or its dead letters dropped. An export of which nothing is heard for a
 //! while ends by itself, and the drain goes on, with what was not confirmed among the rest.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::{Actor, Audit};
 use crate::drain::{Controls, LinkStatus};
 use crate::outbox::{ExportPage, ExportPlace, Exported, Outbox, TransferError};
 
@@ -103,6 +105,7 @@ pub enum Page {
 
 struct Export {
     id: Uuid,
+    by: Actor,
     patience: Duration,
     place: Option<ExportPlace>,
     /// Given out and not confirmed.
@@ -117,14 +120,20 @@ pub struct Exports {
     outbox: Outbox,
     controls: Controls,
     link: watch::Receiver<LinkStatus>,
+    audit: Arc<Audit>,
     open: Mutex<Option<Export>>,
     /// When the open one ends by itself.
     until: watch::Sender<Option<Instant>>,
 }
 
 impl Exports {
-    pub(super) fn new(outbox: Outbox, controls: Controls, link: watch::Receiver<LinkStatus>) -> Self {
-        Self { outbox, controls, link, open: Mutex::new(None), until: watch::Sender::new(None) }
+    pub(super) fn new(
+        outbox: Outbox,
+        controls: Controls,
+        link: watch::Receiver<LinkStatus>,
+        audit: Arc<Audit>,
+    ) -> Self {
+        Self { outbox, controls, link, audit, open: Mutex::new(None), until: watch::Sender::new(None) }
     }
 
     fn state(&self, export: &Export) -> ExportState {
@@ -133,7 +142,7 @@ impl Exports {
     }
 
     /// Begins one: the drain sends no record until it ends.
-    pub async fn begin(&self, asked: ExportAsked) -> Result<ExportState, ExportError> {
+    pub async fn begin(&self, by: &Actor, asked: ExportAsked) -> Result<ExportState, ExportError> {
         let mut open = self.open.lock().await;
         if open.is_some() {
             return Err(ExportError::Busy);
@@ -141,8 +150,15 @@ impl Exports {
         let id = Uuid::new_v4();
         let patience =
             Duration::from_secs(asked.patience_seconds.unwrap_or(PATIENCE).clamp(1, PATIENCE_MOST));
-        let export =
-            Export { id, patience, place: None, page: None, number: 0, exported: Exported::default() };
+        let export = Export {
+            id,
+            by: by.clone(),
+            patience,
+            place: None,
+            page: None,
+            number: 0,
+            exported: Exported::default(),
+        };
         self.until.send_replace(Some(Instant::now() + patience));
         self.controls.export(true);
         Ok(self.state(open.insert(export)))
@@ -203,17 +219,18 @@ impl Exports {
     pub async fn end(&self, id: Uuid) -> Result<Confirmed, ExportError> {
         let mut open = self.open.lock().await;
         let exported = self.heard(&mut open, id)?.exported;
-        self.close(&mut open);
+        self.close(&mut open).await;
         Ok(exported.into())
     }
 
-    fn close(&self, open: &mut Option<Export>) {
-        if let Some(export) = open.take() {
-            let Exported { records, dead_letters } = export.exported;
-            tracing::warn!(exported = records, dead_letters, "records were exported: they are in a file now");
-        }
+    async fn close(&self, open: &mut Option<Export>) {
         self.until.send_replace(None);
         self.controls.export(false);
+        if let Some(export) = open.take() {
+            let Exported { records, dead_letters } = export.exported;
+            let detail = format!("{records} records and {dead_letters} dead letters are in a file now");
+            self.audit.note(&export.by, "export", detail, Some(export.exported.total()), Ok(())).await;
+        }
     }
 
     /// Ends exports of which nothing is heard any more, until `stop` is true.
@@ -235,7 +252,7 @@ impl Exports {
                     // Something may have been heard meanwhile.
                     if self.until.borrow().is_some_and(|until| until <= Instant::now()) {
                         tracing::warn!("nothing is heard of whoever was exporting: the drain goes on");
-                        self.close(&mut open);
+                        self.close(&mut open).await;
                     }
                 }
             }

@@ -6,23 +6,24 @@
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{AdminError, Dropped, Replayed, Selection, dead_letters};
-use crate::outbox::Outbox;
+use std::sync::Arc;
+
+use super::{Actor, AdminError, Audit, Dropped, Replayed, Selection};
 
 /// So many orders wait for their turn; whoever has another one waits for a place.
 const WAITING: usize = 4;
 
 enum Order {
-    Replay(Selection, oneshot::Sender<Result<Replayed, AdminError>>),
-    Drop(Selection, oneshot::Sender<Result<Dropped, AdminError>>),
+    Replay(Actor, Selection, oneshot::Sender<Result<Replayed, AdminError>>),
+    Drop(Actor, Selection, oneshot::Sender<Result<Dropped, AdminError>>),
 }
 
 impl Order {
     /// Nobody waits for it any more.
     fn is_given_up(&self) -> bool {
         match self {
-            Self::Replay(_, done) => done.is_closed(),
-            Self::Drop(_, done) => done.is_closed(),
+            Self::Replay(.., done) => done.is_closed(),
+            Self::Drop(.., done) => done.is_closed(),
         }
     }
 }
@@ -33,23 +34,23 @@ pub struct Letters(mpsc::Sender<Order>);
 
 /// Carries them out.
 pub struct LetterWork {
-    outbox: Outbox,
+    audit: Arc<Audit>,
     orders: mpsc::Receiver<Order>,
 }
 
 /// Both ends.
-pub fn letters(outbox: Outbox) -> (Letters, LetterWork) {
+pub fn letters(audit: Arc<Audit>) -> (Letters, LetterWork) {
     let (sender, orders) = mpsc::channel(WAITING);
-    (Letters(sender), LetterWork { outbox, orders })
+    (Letters(sender), LetterWork { audit, orders })
 }
 
 impl Letters {
-    pub(super) async fn replay(&self, selection: Selection) -> Result<Replayed, AdminError> {
-        self.order(|done| Order::Replay(selection, done)).await
+    pub(super) async fn replay(&self, by: Actor, selection: Selection) -> Result<Replayed, AdminError> {
+        self.order(|done| Order::Replay(by, selection, done)).await
     }
 
-    pub(super) async fn drop(&self, selection: Selection) -> Result<Dropped, AdminError> {
-        self.order(|done| Order::Drop(selection, done)).await
+    pub(super) async fn drop(&self, by: Actor, selection: Selection) -> Result<Dropped, AdminError> {
+        self.order(|done| Order::Drop(by, selection, done)).await
     }
 
     async fn order<T>(
@@ -81,24 +82,11 @@ impl LetterWork {
     /// Whether somebody still hears what comes of it does not matter from here on.
     async fn carry_out(&self, order: Order) {
         match order {
-            Order::Replay(selection, done) => {
-                let outcome = dead_letters::replay_selected(&self.outbox, &selection).await;
-                if let Ok(Replayed { replayed, error, .. }) = &outcome {
-                    let replayed = replayed.len();
-                    if let Some(error) = error {
-                        tracing::warn!(replayed, error, "not all dead letters could be replayed");
-                    } else {
-                        tracing::info!(replayed, "dead letters were replayed");
-                    }
-                }
-                let _ = done.send(outcome);
+            Order::Replay(by, selection, done) => {
+                let _ = done.send(self.audit.replay_letters(&by, &selection).await);
             }
-            Order::Drop(selection, done) => {
-                let outcome = dead_letters::drop_selected(&self.outbox, &selection).await;
-                if let Ok(Dropped { dropped, .. }) = &outcome {
-                    tracing::warn!(dropped, "dead letters were dropped by an operator");
-                }
-                let _ = done.send(outcome);
+            Order::Drop(by, selection, done) => {
+                let _ = done.send(self.audit.drop_letters(&by, &selection).await);
             }
         }
     }
@@ -131,12 +119,13 @@ mod tests {
         let (outbox, threads) = open(dir.path());
         outbox.append(vec![letter(), letter()], None).await.unwrap().await.unwrap().unwrap();
         until("two dead letters", || outbox.stats().dead_letters == 2).await;
-        let (letters, work) = letters(outbox.clone());
+        let (letters, work) = letters(Arc::new(Audit::new(outbox.clone())));
+        let by = || Actor::Command("c-1".into());
         let stop = watch::Sender::new(false);
         let working = tokio::spawn(work.run(stop.subscribe()));
 
         let all = Selection { all: true, ..Selection::default() };
-        let mut asked = Box::pin(letters.replay(all.clone()));
+        let mut asked = Box::pin(letters.replay(by(), all.clone()));
         std::future::poll_fn(|context| {
             assert!(asked.as_mut().poll(context).is_pending());
             std::task::Poll::Ready(())
@@ -151,19 +140,24 @@ mod tests {
         // One that nobody wants any more is not even begun.
         outbox.append(vec![letter()], None).await.unwrap().await.unwrap().unwrap();
         until("one dead letter", || outbox.stats().dead_letters == 1).await;
-        let mut asked = Box::pin(letters.drop(all.clone()));
+        let mut asked = Box::pin(letters.drop(by(), all.clone()));
         std::future::poll_fn(|context| {
             assert!(asked.as_mut().poll(context).is_pending());
             std::task::Poll::Ready(())
         })
         .await;
         drop(asked);
-        let outcome = letters.replay(all.clone()).await.unwrap();
+        let outcome = letters.replay(by(), all.clone()).await.unwrap();
         assert_eq!((outcome.replayed.len(), &outcome.error), (1, &None), "{outcome:?}");
+
+        let orders = super::super::list_orders(&outbox, None).await.unwrap().orders;
+        let noted: Vec<_> = orders.iter().map(|line| (&*line.who, &*line.order, line.count)).collect();
+        let replayed = |count| ("command c-1", "replay dead letters", Some(count));
+        assert_eq!(noted, [replayed(1), replayed(2)], "newest first, and what was not begun is none");
 
         stop.send_replace(true);
         working.await.unwrap();
-        assert!(matches!(letters.replay(all).await, Err(AdminError::Stopping)));
+        assert!(matches!(letters.replay(by(), all).await, Err(AdminError::Stopping)));
         drop((letters, outbox));
         assert!(threads.join());
     }

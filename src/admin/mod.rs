@@ -1,6 +1,7 @@
 //! What an operator sees of an agent and may do to it: the forms that the HTTP surface and the command line share, and
 //! the work itself on an open outbox, be it a running agent's or a stopped one's.
 
+mod audit;
 mod dead_letters;
 mod export;
 mod jobs;
@@ -14,14 +15,15 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub use audit::{Actor, Audit, AuditFilter, AuditLine, AuditPage, list_orders};
 pub use dead_letters::{
     DeadLetterDetail, DeadLetterLine, DeadLetterPage, Dropped, LetterFilter, Replayed, Selection,
-    drop_selected, find_dead_letter, list_dead_letters, replay_selected,
+    find_dead_letter, list_dead_letters,
 };
 pub use export::{Confirmed, ExportAsked, ExportError, ExportState, Exports, Page, PageNumber};
 pub use jobs::{Imported, JobLine, SalvageAsked, salvage, verify};
 pub use letters::{LetterWork, Letters, letters};
-pub use operator::{DrainState, Operator};
+pub use operator::{DrainState, ImportPart, Operator};
 pub use orders::{LogLevelBody, NewBandwidth, NewRateLimit};
 pub use outbox::{
     KindCounts, OutboxStats, WaitingDetail, WaitingFilter, WaitingLine, WaitingPage, find_waiting,

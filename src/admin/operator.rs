@@ -8,10 +8,10 @@ use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use uuid::Uuid;
 
 use super::letters::Letters;
-use super::{AdminError, Dropped, Exports, Imported, Replayed, Selection};
+use super::{Actor, AdminError, Audit, Dropped, Exports, Imported, Replayed, Selection};
 use crate::admin::reload::{ReloadError, Reloader};
 use crate::drain::{Controls, LinkStatus, RateLimit, Trouble};
-use crate::outbox::{Chunk, KnownLetters, Outbox, TransferError};
+use crate::outbox::{self, Chunk, ExportId, KnownLetters, Outbox, TransferError};
 use crate::telemetry::log::{Level, LogLevel};
 
 /// How the drain is, and what was ordered.
@@ -43,6 +43,24 @@ struct Import {
     id: Uuid,
     known: KnownLetters,
     heard: Instant,
+    /// What is in the file, by the exports' ids.
+    exports: Vec<ExportId>,
+    /// So far.
+    imported: outbox::Imported,
+}
+
+/// Lines of an import.
+pub struct ImportPart {
+    /// Which import it is of.
+    pub import: Uuid,
+    /// The lines.
+    pub chunk: Chunk,
+    /// Whether they are its last.
+    pub is_last: bool,
+    /// The ids of the exports in the file.
+    pub exports: Vec<ExportId>,
+    /// Whether they may have been imported before.
+    pub again: bool,
 }
 
 /// An operator's hands.
@@ -59,6 +77,8 @@ pub struct Operator {
     pub reloader: Arc<Reloader>,
     /// Replays and drops.
     letters: Letters,
+    /// Who ordered what.
+    pub audit: Arc<Audit>,
     /// Moving what waits to a file.
     pub exports: Exports,
     /// The import under way: what was here when it began.
@@ -76,10 +96,11 @@ impl Operator {
         log_level: LogLevel,
         reloader: Arc<Reloader>,
         letters: Letters,
+        audit: Arc<Audit>,
     ) -> Self {
-        let exports = Exports::new(outbox.clone(), controls.clone(), link.clone());
+        let exports = Exports::new(outbox.clone(), controls.clone(), link.clone(), Arc::clone(&audit));
         let (import, jobs) = (Mutex::new(None), Arc::new(Mutex::new(())));
-        Self { outbox, controls, link, log_level, reloader, letters, exports, import, jobs }
+        Self { outbox, controls, link, log_level, reloader, letters, audit, exports, import, jobs }
     }
 
     /// The turn for a job that takes long, for as long as it is held; none while another is under way.
@@ -87,14 +108,10 @@ impl Operator {
         Arc::clone(&self.jobs).try_lock_owned().ok()
     }
 
-    /// Takes in some lines of what was exported, of the import with this name. None: another one is under way.
+    /// Takes in some lines of what was exported. None: another import is under way.
     /// After the last ones that import has ended, and the dead letters among all of them are such.
-    pub async fn import(
-        &self,
-        id: Uuid,
-        chunk: Chunk,
-        is_last: bool,
-    ) -> Result<Option<Imported>, TransferError> {
+    pub async fn import(&self, by: &Actor, part: ImportPart) -> Result<Option<Imported>, TransferError> {
+        let ImportPart { import: id, chunk, is_last, exports, again } = part;
         let mut open = self.import.lock().await;
         let parsed = tokio::task::spawn_blocking(move || chunk.entries()).await;
         let entries = parsed.map_err(std::io::Error::other)??;
@@ -102,27 +119,39 @@ impl Operator {
             Some(import) if import.id == id => import,
             Some(import) if import.heard.elapsed() < IMPORT_PATIENCE => return Ok(None),
             open => {
+                self.outbox.check_new(&exports, again).await?;
                 let known = self.outbox.begin_import().await?;
-                open.insert(Import { id, known, heard: Instant::now() })
+                let imported = outbox::Imported::default();
+                open.insert(Import { id, known, heard: Instant::now(), exports, imported })
             }
         };
         import.heard = Instant::now();
-        let imported = self.outbox.import_chunk(entries, &mut import.known).await;
-        if is_last || imported.is_err() {
+        let outcome = self.outbox.import_chunk(entries, &mut import.known).await;
+        if let Ok(more) = outcome {
+            import.imported += more;
+        }
+        if is_last || outcome.is_err() {
             // Whoever failed begins again, and need not wait for it.
-            *open = None;
+            let whole = open.take();
+            let ended = match (&outcome, whole) {
+                (Ok(_), Some(import)) => self.end_import(by, import).await,
+                (Err(error), Some(import)) => {
+                    let count = Some(import.imported.total());
+                    self.audit.note(by, "import", "", count, Err(error.to_string())).await;
+                    Ok(())
+                }
+                (_, None) => Ok(()),
+            };
+            ended?;
         }
-        let imported = imported?;
-        if is_last {
-            self.outbox.end_import().await?;
-        }
-        // A line for each of thousands: the counters tell the rest.
-        tracing::debug!(
-            imported = imported.records,
-            dead_letters = imported.dead_letters,
-            "records were imported"
-        );
-        Ok(Some(imported.into()))
+        Ok(Some(outcome?.into()))
+    }
+
+    async fn end_import(&self, by: &Actor, import: Import) -> Result<(), TransferError> {
+        let ended = self.outbox.end_import(import.exports).await;
+        let failed = ended.as_ref().map(drop).map_err(ToString::to_string);
+        self.audit.note(by, "import", "", Some(import.imported.total()), failed).await;
+        ended
     }
 
     /// How the drain is.
@@ -140,64 +169,73 @@ impl Operator {
     }
 
     /// Sends no more records.
-    pub fn pause(&self) {
+    pub async fn pause(&self, by: &Actor) {
         self.controls.pause();
+        self.audit.note(by, "pause the drain", "", None, Ok(())).await;
     }
 
     /// Sends records again, and the next probe at once.
-    pub fn resume(&self) {
+    pub async fn resume(&self, by: &Actor) {
         self.controls.resume();
+        self.audit.note(by, "resume the drain", "", None, Ok(())).await;
+    }
+
+    /// Sends the next probe at once, however long the link was to be left alone.
+    pub async fn probe(&self, by: &Actor) {
+        self.controls.probe();
+        self.audit.note(by, "probe the link", "", None, Ok(())).await;
     }
 
     /// Lets records go again after everything was refused. Done when the drain has heard it.
-    pub async fn release_brake(&self) {
+    pub async fn release_brake(&self, by: &Actor) {
         self.controls.release_brake();
         let mut link = self.link.clone();
         // A drain that does not hear it is braked, and so it is told.
         let _ = tokio::time::timeout(OBEYED_WITHIN, link.wait_for(|link| !is_braked(link))).await;
+        self.audit.note(by, "release the brake", "", None, Ok(())).await;
     }
 
     /// Limits the rate of requests, until the next reload or restart.
-    pub fn set_rate_limit(&self, rate_limit: RateLimit) {
+    pub async fn set_rate_limit(&self, by: &Actor, rate_limit: RateLimit) {
         let before = self.controls.orders().rate_limit;
-        if rate_limit != before {
-            tracing::info!(
-                rate_limit = rate_limit.per_second,
-                burst = rate_limit.burst,
-                before = before.per_second,
-                "the rate limit was changed by an operator"
-            );
-        }
         self.controls.set_rate_limit(rate_limit);
+        let said = |limit: RateLimit| format!("{} requests/s, burst {}", limit.per_second, limit.burst);
+        let detail = format!("{} (before: {})", said(rate_limit), said(before));
+        self.audit.note(by, "set the rate limit", detail, None, Ok(())).await;
     }
 
     /// Limits what requests take of the link, until the next reload or restart.
-    pub fn set_bandwidth(&self, bandwidth: u64) {
+    pub async fn set_bandwidth(&self, by: &Actor, bandwidth: u64) {
         let before = self.controls.orders().bandwidth;
-        if bandwidth != before {
-            tracing::info!(bandwidth, before, "the bandwidth limit was changed by an operator");
-        }
         self.controls.set_bandwidth(bandwidth);
+        let detail = format!("{bandwidth} bytes/s (before: {before})");
+        self.audit.note(by, "set the bandwidth", detail, None, Ok(())).await;
     }
 
     /// Logs from this level on, until the next reload or restart.
-    pub fn set_log_level(&self, level: Level) {
+    pub async fn set_log_level(&self, by: &Actor, level: Level) {
+        let before = self.log_level.get();
         self.log_level.set(level);
+        let detail = format!("{level:?} (before: {before:?})");
+        self.audit.note(by, "set the log level", detail, None, Ok(())).await;
     }
 
     /// Makes records of dead letters again. Once begun that is finished, whether or not somebody waits for it.
-    pub async fn replay(&self, selection: Selection) -> Result<Replayed, AdminError> {
-        self.letters.replay(selection).await
+    pub async fn replay(&self, by: &Actor, selection: Selection) -> Result<Replayed, AdminError> {
+        self.letters.replay(by.clone(), selection).await
     }
 
     /// Drops dead letters for good, likewise.
-    pub async fn drop_letters(&self, selection: Selection) -> Result<Dropped, AdminError> {
-        self.letters.drop(selection).await
+    pub async fn drop_letters(&self, by: &Actor, selection: Selection) -> Result<Dropped, AdminError> {
+        self.letters.drop(by.clone(), selection).await
     }
 
     /// Reads the settings again. Gives the changed ones that need a restart.
-    pub async fn reload(&self) -> Result<Vec<String>, ReloadError> {
-        self.reloader.reload().await
+    pub async fn reload(&self, by: &Actor) -> Result<Vec<String>, ReloadError> {
+        let done = self.reloader.reload().await;
+        let outcome = done.as_ref().map(drop).map_err(|error| super::chain(error));
+        self.audit.note(by, "reload the settings", "", None, outcome).await;
+        done
     }
 }
 

@@ -14,7 +14,7 @@ use super::confirmed_time;
 use super::settings::{acceptor, drain_settings, intake_settings, registration};
 use super::stages::{Stages, ended};
 use crate::admin::reload::Reloader;
-use crate::admin::{Letters, Operator, letters};
+use crate::admin::{Audit, Letters, Operator, letters};
 use crate::app::systemd::Service;
 use crate::config::{Config, Problems, Sources};
 use crate::control_plane::{Client, Meaning};
@@ -110,7 +110,12 @@ impl Agent {
         self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    fn operator(&self, link: watch::Receiver<LinkStatus>, letters: Letters) -> Arc<Operator> {
+    fn operator(
+        &self,
+        link: watch::Receiver<LinkStatus>,
+        letters: Letters,
+        audit: Arc<Audit>,
+    ) -> Arc<Operator> {
         let operator = Operator::new(
             self.outbox.clone(),
             self.controls.clone(),
@@ -118,6 +123,7 @@ impl Agent {
             self.log_level.clone(),
             Arc::clone(&self.reloader),
             letters,
+            audit,
         );
         Arc::new(operator)
     }
@@ -132,8 +138,9 @@ impl Agent {
     ) -> anyhow::Result<()> {
         let started = Instant::now();
         let link = watch::Sender::new(LinkStatus::default());
-        let (letters, letter_work) = letters(self.outbox.clone());
-        let operator = self.operator(link.subscribe(), letters);
+        let audit = Arc::new(Audit::new(self.outbox.clone()));
+        let (letters, letter_work) = letters(Arc::clone(&audit));
+        let operator = self.operator(link.subscribe(), letters, audit);
         let Self {
             config,
             client,

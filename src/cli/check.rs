@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::out::{print_json, say};
-use super::{exit_code, on_runtime};
+use super::{exit_code, installed, on_runtime};
 use crate::check::{self, Report};
-use crate::config::{Config, Flags, Problems, Setting, Sources};
+use crate::config::{Config, Flags, Problems, Setting};
 use crate::telemetry::finding::{Finding, State};
 
 /// What to look at.
@@ -24,7 +24,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, flags: Flags) -> ExitCode {
-    let config = match Config::load(&Sources::of_process(args.flags.or(flags))) {
+    let config = match Config::load(&installed::sources(args.flags.or(flags))) {
         Ok(config) => config,
         Err(problems) if args.json => {
             let failed = |problem: &crate::config::Problem| {

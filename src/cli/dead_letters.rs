@@ -5,12 +5,15 @@ use clap::Subcommand;
 
 use super::out::{print_json, say};
 use super::place::{Common, Hands};
+use super::user::confirm;
 use crate::admin::{Dropped, LetterFilter, Replayed, Selection};
 use crate::config::Flags;
 use crate::outbox::Reason;
 
 /// Dead letters are read so many at once.
 const PAGE: usize = 200;
+/// And counted.
+const COUNTED_AT_ONCE: usize = 1000;
 /// So many can be named at once.
 const SELECTED_AT_ONCE: usize = 500;
 
@@ -41,8 +44,14 @@ enum Verb {
     },
     /// Makes records of them again, with their keys and bodies
     Replay(Which),
-    /// Drops them for good
-    Drop(Which),
+    /// Drops them for good, after asking on the terminal
+    Drop {
+        #[command(flatten)]
+        which: Which,
+        /// Does not ask, for scripts
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(clap::Args)]
@@ -70,7 +79,7 @@ pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
             Verb::List { reason, limit } => list(&hands, reason, limit, json).await,
             Verb::Show { id } => show(&hands, id, json).await,
             Verb::Replay(which) => replay(&hands, &which, json).await,
-            Verb::Drop(which) => drop_all(&hands, &which, json).await,
+            Verb::Drop { which, yes } => drop_all(&hands, &which, yes, json).await,
         })
         .await
 }
@@ -113,9 +122,35 @@ async fn show(hands: &Hands, id: u64, json: bool) -> anyhow::Result<()> {
     say!("{}", serde_json::to_string_pretty(&letter)?)
 }
 
-async fn drop_all(hands: &Hands, which: &Which, json: bool) -> anyhow::Result<()> {
+/// How many these are, and the first number behind them.
+async fn count(hands: &Hands, reason: Option<Reason>) -> anyhow::Result<(u64, u64)> {
+    let (mut count, mut below) = (0, 0);
+    let mut filter = LetterFilter { reason, ..LetterFilter::default() };
+    loop {
+        let page = hands.dead_letters(&filter, COUNTED_AT_ONCE).await?;
+        count += page.dead_letters.len() as u64;
+        below = page.dead_letters.last().map_or(below, |letter| letter.id + 1);
+        let Some(next) = page.next else { return Ok((count, below)) };
+        filter.from = next;
+    }
+}
+
+async fn drop_all(hands: &Hands, which: &Which, yes: bool, json: bool) -> anyhow::Result<()> {
     let mut outcome = Dropped::default();
-    for selection in which.selections() {
+    let mut selections = which.selections();
+    if !yes {
+        let (count, below) = match which.ids.len() as u64 {
+            0 => count(hands, which.reason).await?,
+            ids => (ids, 0),
+        };
+        let of = which.reason.map(|reason| format!(" with the reason {}", reason.label()));
+        confirm(&format!("Drop {count} dead letters{} for good?", of.unwrap_or_default()), count == 0)?;
+        // What comes meanwhile was not asked about.
+        if let [selection] = &mut selections[..] {
+            selection.below = Some(below).filter(|_| which.ids.is_empty());
+        }
+    }
+    for selection in selections {
         let mut next = Some(selection);
         while let Some(selection) = next {
             let part = hands.drop_letters(&selection).await?;

@@ -1,9 +1,11 @@
 //! The command line: what can be asked for, and the exit codes (0 done, 1 failed, 2 usage, 78 configuration).
 
 mod agent;
+mod audit;
 mod check;
 mod dead_letters;
 mod export;
+mod installed;
 mod memory;
 mod out;
 mod outbox;
@@ -14,6 +16,7 @@ mod signals;
 mod stopped;
 mod top;
 mod transfer;
+mod user;
 
 use std::process::ExitCode;
 
@@ -50,6 +53,8 @@ enum Command {
     Outbox(outbox::Args),
     /// What will not be delivered: of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
     DeadLetters(dead_letters::Args),
+    /// Who gave which order: of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
+    Audit(audit::Args),
     /// Watches one running agent, or several, in the terminal
     Top(top::Args),
     /// A ControlPlane to develop against
@@ -75,6 +80,7 @@ pub fn main() -> ExitCode {
         Some(Command::Demo(args)) => on_runtime(1, async move { demo::run(args).await }),
         Some(Command::Outbox(args)) => on_runtime(1, outbox::run(args, cli.flags)),
         Some(Command::DeadLetters(args)) => on_runtime(1, dead_letters::run(args, cli.flags)),
+        Some(Command::Audit(args)) => on_runtime(1, audit::run(args, cli.flags)),
         Some(Command::Top(args)) => {
             on_runtime(1, async { top::run(args, cli.flags, Stop::listen()?.told()).await })
         }

@@ -13,7 +13,7 @@ use super::stopped::progress;
 use super::whole;
 use crate::admin::{KindCounts, OutboxStats};
 use crate::config::Flags;
-use crate::outbox::{Accept, Exported, Imported, Verified};
+use crate::outbox::{Accept, Exported, Imported, Verified, export_id};
 use crate::record::Kind;
 
 /// Records are listed so many at once.
@@ -60,6 +60,9 @@ enum Verb {
         /// Takes in what there is of a file that is known not to be whole: its export stopped half-way
         #[arg(long)]
         incomplete: bool,
+        /// Imports a file that was imported before: its records wait twice, with the same keys
+        #[arg(long)]
+        again: bool,
     },
     /// Brings back what can be read of what was set aside. Ends with 1 if that is not all of it
     Salvage {
@@ -77,9 +80,9 @@ pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
         Verb::List { limit } => common.with(flags, async |hands| list(&hands, limit, json).await).await,
         Verb::Show { id } => common.with(flags, async |hands| show(&hands, id, json).await).await,
         Verb::Export { file } => common.with(flags, async |hands| export(&hands, &file, json).await).await,
-        Verb::Import { file, incomplete } => {
+        Verb::Import { file, incomplete, again } => {
             let accept = if incomplete { Accept::Incomplete } else { Accept::Whole };
-            common.with(flags, async |hands| import(&hands, &file, accept, json).await).await
+            common.with(flags, async |hands| import(&hands, &file, (accept, again), json).await).await
         }
         Verb::Salvage { give_up } => {
             common.with(flags, async |hands| salvage(&hands, give_up, json).await).await
@@ -210,16 +213,23 @@ async fn export(hands: &Hands, path: &Path, json: bool) -> anyhow::Result<()> {
         }
         exported => exported?,
     };
+    let id = format!("{:032x}", export_id(super::transfer::open(path)?)?);
+    let Exported { records, dead_letters } = exported;
     if json {
-        print_json(&json!({ "exported": exported.records, "dead_letters": exported.dead_letters }))
+        print_json(&json!({ "exported": records, "dead_letters": dead_letters, "export_id": id }))
     } else {
-        say!("{} records and {} dead letters exported", exported.records, exported.dead_letters)
+        say!("{records} records and {dead_letters} dead letters exported; the export's id is {id}")
     }
 }
 
-async fn import(hands: &Hands, path: &Path, accept: Accept, json: bool) -> anyhow::Result<()> {
+async fn import(
+    hands: &Hands,
+    path: &Path,
+    (accept, again): (Accept, bool),
+    json: bool,
+) -> anyhow::Result<()> {
     let bar = progress("importing", None);
-    let imported = hands.import(path, accept, |n| bar.set_position(n)).await;
+    let imported = hands.import(path, accept, again, |n| bar.set_position(n)).await;
     let imported = imported.with_context(|| path.display().to_string())?;
     bar.finish_and_clear();
     if imported.is_incomplete {

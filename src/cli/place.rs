@@ -7,12 +7,15 @@ use anyhow::{Context as _, bail};
 
 use super::agent::{Agent, AgentError};
 use super::export::to_new_file;
+use super::installed;
 use super::owner::KeepsOwner;
 use super::stopped::{explain, open_settings, with_outbox};
 use super::transfer;
+use super::user::local_user;
+use super::whole;
 use crate::admin::{
-    self, DeadLetterDetail, DeadLetterPage, Dropped, JobLine, LetterFilter, OutboxStats, Replayed, Selection,
-    WaitingDetail, WaitingPage,
+    self, Audit, AuditPage, DeadLetterDetail, DeadLetterPage, Dropped, JobLine, LetterFilter, OutboxStats,
+    Replayed, Selection, WaitingDetail, WaitingPage,
 };
 use crate::config::{Flags, HttpConfig, OutboxConfig, Sources, load};
 use crate::outbox::{Accept, Exported, Imported, Outbox, Salvaged, Settings, Verified};
@@ -45,7 +48,7 @@ pub(super) enum Place {
 /// An outbox that can be worked on.
 pub(super) enum Hands {
     /// Opened here.
-    Outbox(Outbox),
+    Outbox(Outbox, Audit),
     /// With a running agent.
     Agent(Agent),
 }
@@ -59,7 +62,7 @@ pub(super) fn token(sources: &Sources) -> anyhow::Result<Option<String>> {
 impl Common {
     fn sources(&self, flags: Flags) -> Sources {
         let flags = flags.with("OUTBOX_DIR", self.outbox_dir.clone());
-        Sources::of_process(flags.with("ADMIN_TOKEN_FILE", self.admin_token_file.clone()))
+        installed::sources(flags.with("ADMIN_TOKEN_FILE", self.admin_token_file.clone()))
     }
 
     /// Finds out where it is. A folder that a running agent has open is that agent's.
@@ -95,7 +98,11 @@ impl Common {
         match self.place(flags).await? {
             Place::Agent(agent) => work(Hands::Agent(agent)).await,
             Place::Folder(settings) => {
-                with_outbox(settings, async |outbox| work(Hands::Outbox(outbox)).await).await
+                with_outbox(settings, async |outbox| {
+                    let audit = Audit::new(outbox.clone());
+                    work(Hands::Outbox(outbox, audit)).await
+                })
+                .await
             }
         }
     }
@@ -145,7 +152,7 @@ impl Hands {
     /// Counters, depths and sizes.
     pub(super) async fn stats(&self) -> anyhow::Result<OutboxStats> {
         Ok(match self {
-            Self::Outbox(outbox) => (&outbox.stats()).into(),
+            Self::Outbox(outbox, _) => (&outbox.stats()).into(),
             Self::Agent(agent) => agent.get("/admin/outbox").await?,
         })
     }
@@ -153,7 +160,7 @@ impl Hands {
     /// Some of what waits.
     pub(super) async fn waiting(&self, cursor: Option<&str>, limit: usize) -> anyhow::Result<WaitingPage> {
         Ok(match self {
-            Self::Outbox(outbox) => admin::list_waiting(outbox, cursor, limit).await?,
+            Self::Outbox(outbox, _) => admin::list_waiting(outbox, cursor, limit).await?,
             Self::Agent(agent) => {
                 let pairs = [("cursor", cursor.map(str::to_owned)), ("limit", Some(limit.to_string()))];
                 agent.get(&query("/admin/outbox/records", pairs)).await?
@@ -164,7 +171,7 @@ impl Hands {
     /// One record that waits.
     pub(super) async fn waiting_record(&self, id: u64) -> anyhow::Result<Option<WaitingDetail>> {
         Ok(match self {
-            Self::Outbox(outbox) => admin::find_waiting(outbox, id).await?,
+            Self::Outbox(outbox, _) => admin::find_waiting(outbox, id).await?,
             Self::Agent(agent) => agent.find(&format!("/admin/outbox/records/{id}")).await?,
         })
     }
@@ -176,7 +183,7 @@ impl Hands {
         limit: usize,
     ) -> anyhow::Result<DeadLetterPage> {
         Ok(match self {
-            Self::Outbox(outbox) => admin::list_dead_letters(outbox, filter, limit).await?,
+            Self::Outbox(outbox, _) => admin::list_dead_letters(outbox, filter, limit).await?,
             Self::Agent(agent) => {
                 let pairs = [
                     ("reason", filter.reason.map(|reason| reason.label().to_owned())),
@@ -192,15 +199,40 @@ impl Hands {
     /// One dead letter.
     pub(super) async fn dead_letter(&self, id: u64) -> anyhow::Result<Option<DeadLetterDetail>> {
         Ok(match self {
-            Self::Outbox(outbox) => admin::find_dead_letter(outbox, id).await?,
+            Self::Outbox(outbox, _) => admin::find_dead_letter(outbox, id).await?,
             Self::Agent(agent) => agent.find(&format!("/admin/dead-letters/{id}")).await?,
         })
+    }
+
+    /// The last orders, newest first.
+    pub(super) async fn orders(&self, limit: usize) -> anyhow::Result<AuditPage> {
+        Ok(match self {
+            Self::Outbox(outbox, _) => admin::list_orders(outbox, Some(limit)).await?,
+            Self::Agent(agent) => agent.get(&format!("/admin/audit?limit={limit}")).await?,
+        })
+    }
+
+    /// Notes what was done here. A running agent notes it by itself.
+    async fn note<T>(
+        &self,
+        order: &str,
+        detail: String,
+        done: &anyhow::Result<T>,
+        count: impl Fn(&T) -> u64,
+    ) {
+        if let Self::Outbox(_, audit) = self {
+            let (count, outcome) = match done {
+                Ok(done) => (Some(count(done)), Ok(())),
+                Err(error) => (None, Err(whole(error))),
+            };
+            audit.note(&local_user(), order, detail, count, outcome).await;
+        }
     }
 
     /// Makes records of some dead letters again.
     pub(super) async fn replay(&self, selection: &Selection) -> anyhow::Result<Replayed> {
         Ok(match self {
-            Self::Outbox(outbox) => admin::replay_selected(outbox, selection).await?,
+            Self::Outbox(_, audit) => audit.replay_letters(&local_user(), selection).await?,
             Self::Agent(agent) => agent.post("/admin/dead-letters/replay", selection).await?,
         })
     }
@@ -208,18 +240,20 @@ impl Hands {
     /// Drops some dead letters.
     pub(super) async fn drop_letters(&self, selection: &Selection) -> anyhow::Result<Dropped> {
         Ok(match self {
-            Self::Outbox(outbox) => admin::drop_selected(outbox, selection).await?,
+            Self::Outbox(_, audit) => audit.drop_letters(&local_user(), selection).await?,
             Self::Agent(agent) => agent.post("/admin/dead-letters/drop", selection).await?,
         })
     }
 
     /// Moves what waits, and the dead letters, to a new file.
     pub(super) async fn export(&self, path: &Path, progress: impl FnMut(u64)) -> anyhow::Result<Exported> {
-        to_new_file(path, progress, async |file, progress| match self {
-            Self::Outbox(outbox) => Ok(outbox.export(file, progress).await?),
+        let exported = to_new_file(path, progress, async |file, progress| match self {
+            Self::Outbox(outbox, _) => Ok(outbox.export(file, progress).await?),
             Self::Agent(agent) => transfer::export(agent, file, progress).await,
         })
-        .await
+        .await;
+        self.note("export", format!("to {}", path.display()), &exported, |done| done.total()).await;
+        exported
     }
 
     /// Takes in what was exported.
@@ -227,14 +261,20 @@ impl Hands {
         &self,
         path: &Path,
         accept: Accept,
+        again: bool,
         progress: impl FnMut(u64),
     ) -> anyhow::Result<Imported> {
         // A pipe would be empty when it is read for the second time.
         anyhow::ensure!(std::fs::metadata(path)?.is_file(), "this is no file: it is read twice");
-        match self {
-            Self::Outbox(outbox) => Ok(outbox.import(|| transfer::open(path), accept, progress).await?),
-            Self::Agent(agent) => transfer::import(agent, path, accept, progress).await,
-        }
+        let imported = match self {
+            Self::Outbox(outbox, _) => {
+                let imported = outbox.import(|| transfer::open(path), (accept, again), progress).await;
+                imported.map_err(anyhow::Error::from)
+            }
+            Self::Agent(agent) => transfer::import(agent, path, (accept, again), progress).await,
+        };
+        self.note("import", format!("of {}", path.display()), &imported, |done| done.total()).await;
+        imported
     }
 
     /// Brings back what was set aside.
@@ -243,12 +283,16 @@ impl Hands {
         give_up: bool,
         progress: impl FnMut(u64),
     ) -> anyhow::Result<Vec<Salvaged>> {
-        match self {
-            Self::Outbox(outbox) => Ok(outbox.salvage(give_up, progress).await?),
+        let salvaged = match self {
+            Self::Outbox(outbox, _) => outbox.salvage(give_up, progress).await.map_err(anyhow::Error::from),
             Self::Agent(agent) => {
                 job(agent, &format!("/admin/outbox/salvage?give_up={give_up}"), progress).await
             }
-        }
+        };
+        let detail = if give_up { "what is lost is given up" } else { "" };
+        let count = |parts: &Vec<Salvaged>| parts.iter().map(|part| part.records).sum();
+        self.note("salvage", detail.to_owned(), &salvaged, count).await;
+        salvaged
     }
 }
 

@@ -21,9 +21,10 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 use tokio::sync::mpsc;
 
 use super::agent::Agent;
+use super::installed;
 use super::out::print;
 use super::place::local_address;
-use crate::config::{Flags, HttpConfig, Sources, load};
+use crate::config::{Flags, HttpConfig, load};
 use crate::telemetry::failpoint;
 use board::Board;
 
@@ -54,7 +55,7 @@ fn interval(text: &str) -> Result<f64, String> {
 pub(super) async fn run(args: Args, flags: Flags, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let mut addresses = args.addresses;
     if addresses.is_empty() {
-        let (config, _) = load::<HttpConfig>(&Sources::of_process(flags))?;
+        let (config, _) = load::<HttpConfig>(&installed::sources(flags))?;
         addresses.push(local_address(&config));
     }
     let agents = addresses.iter().map(|address| Agent::at(address, None));

@@ -18,6 +18,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// And for so long: four times what the slowest answer usually may take.
 const LET_GO_WITHIN: Duration = Duration::from_mins(2);
 
+/// So many exports in one file are told apart.
+const EXPORTS_NAMED: usize = 50;
+
 /// What was exported, to be read.
 pub(super) fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
     Ok(Box::new(BufReader::new(File::open(path)?)))
@@ -121,16 +124,26 @@ async fn confirm(agent: &Agent, path: &str, page: u64) -> Result<Confirmed, Agen
 pub(super) async fn import(
     agent: &Agent,
     path: &Path,
-    accept: Accept,
+    (accept, again): (Accept, bool),
     mut progress: impl FnMut(u64),
 ) -> anyhow::Result<Imported> {
-    let Checked { cut, is_incomplete } = check_lines(open(path)?, accept)?;
+    let Checked { cut, is_incomplete, exports } = check_lines(open(path)?, accept)?;
     let (mut imported, import) = (Imported { is_incomplete, ..Imported::default() }, Uuid::new_v4());
+    // Of many in one file the first ones say enough: a URL has its limits.
+    let exports =
+        exports.iter().take(EXPORTS_NAMED).map(|id| format!("{id:032x}")).collect::<Vec<_>>().join(",");
     let mut chunks = chunks(open(path)?, cut).peekable();
     while let Some(chunk) = chunks.next() {
         let (chunk, is_last) = (chunk?, chunks.peek().is_none());
-        let to = format!("/admin/outbox/import?import={import}&first={}&last={is_last}", chunk.first);
+        let to = format!(
+            "/admin/outbox/import?import={import}&first={}&last={is_last}&exports={exports}&again={again}",
+            chunk.first
+        );
         let answer = agent.post_text::<admin::Imported>(&to, chunk.text).await;
+        let answer = match answer {
+            Err(known @ AgentError::Refused { status: StatusCode::CONFLICT, .. }) => return Err(known.into()),
+            answer => answer,
+        };
         let answer = answer.with_context(|| {
             format!(
                 "{} records and {} dead letters are imported. Import the file again when this is mended: each record has the key that it always had, and dead letters that are there already are passed over, so that none counts twice",

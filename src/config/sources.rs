@@ -63,6 +63,11 @@ impl Flags {
 }
 
 impl Flags {
+    /// Whether they say which agent is meant, or of what kind: all but the token does.
+    pub fn name_an_agent(&self) -> bool {
+        self.0.keys().any(|name| !name.starts_with("ADMIN_TOKEN"))
+    }
+
     /// These, with another value for one variable if there is one.
     #[must_use]
     pub fn with(mut self, variable: &str, value: Option<String>) -> Self {

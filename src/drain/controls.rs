@@ -83,6 +83,11 @@ impl Controls {
         });
     }
 
+    /// Asks the `ControlPlane` at once, however long it was to be left alone.
+    pub fn probe(&self) {
+        self.0.send_modify(|orders| orders.probes += 1);
+    }
+
     /// Sends no records while what waits is exported.
     pub fn export(&self, exporting: bool) {
         self.0.send_if_modified(|orders| std::mem::replace(&mut orders.exporting, exporting) != exporting);

@@ -11,18 +11,23 @@
 //! | `GET /admin/dead-letters/{id}` | one of them with the producer's bytes |
 //! | `POST /admin/dead-letters/replay`, `…/drop` | makes records of some again, or drops them |
 //! | `GET /admin/drain` | how the drain is |
-//! | `POST /admin/drain/pause`, `…/resume`, `…/release-brake` | orders to it |
+//! | `POST /admin/drain/pause`, `…/resume`, `…/probe`, `…/release-brake` | orders to it |
+//! | `GET /admin/audit` | the last orders, and who gave them |
 //! | `PUT /admin/drain/rate-limit` | another limit |
 //! | `GET`, `PUT /admin/log-level` | the log's level |
 //! | `POST /admin/reload` | reads the settings again |
 
 pub(super) mod jobs;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
+use axum::extract::{
+    ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State,
+};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -36,9 +41,10 @@ use tokio::sync::watch;
 
 use crate::admin::reload::ReloadError;
 use crate::admin::{
-    AdminError, DeadLetterDetail, DeadLetterPage, DrainState, Dropped, LetterFilter, LogLevelBody,
-    NewBandwidth, NewRateLimit, Operator, OutboxStats, Replayed, Selection, WaitingDetail, WaitingFilter,
-    WaitingPage, chain, find_dead_letter, find_waiting, list_dead_letters, list_waiting,
+    Actor, AdminError, AuditFilter, AuditPage, DeadLetterDetail, DeadLetterPage, DrainState, Dropped,
+    LetterFilter, LogLevelBody, NewBandwidth, NewRateLimit, Operator, OutboxStats, Replayed, Selection,
+    WaitingDetail, WaitingFilter, WaitingPage, chain, find_dead_letter, find_waiting, list_dead_letters,
+    list_orders, list_waiting,
 };
 use crate::secret::Secret;
 use crate::telemetry::metrics::Metrics;
@@ -101,9 +107,11 @@ pub(super) fn paths() -> Router<Arc<Admin>> {
         .route("/admin/drain", get(drain))
         .route("/admin/drain/pause", post(pause))
         .route("/admin/drain/resume", post(resume))
+        .route("/admin/drain/probe", post(probe))
         .route("/admin/drain/release-brake", post(release_brake))
         .route("/admin/drain/rate-limit", put(rate_limit))
         .route("/admin/drain/bandwidth", put(bandwidth))
+        .route("/admin/audit", get(audit))
         .route("/admin/log-level", get(log_level).put(set_log_level))
         .route("/admin/reload", post(reload))
         .merge(jobs::router())
@@ -228,6 +236,19 @@ pub(super) struct Asked<T>(T);
 #[from_request(via(Path), rejection(Fault))]
 pub(super) struct Number<T>(T);
 
+/// Whoever asks, as the audit log names it.
+pub(super) struct By(pub(super) Actor);
+
+impl<S: Send + Sync> FromRequestParts<S> for By {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let peer = ConnectInfo::<SocketAddr>::from_request_parts(parts, state).await;
+        let ConnectInfo(peer) = peer.map_err(IntoResponse::into_response)?;
+        Ok(Self(Actor::Address(peer.ip().to_canonical())))
+    }
+}
+
 pub(super) type Answer<T> = Result<Json<T>, Fault>;
 pub(super) type Hands = State<Arc<Admin>>;
 
@@ -326,10 +347,11 @@ fn sound(selection: &Selection) -> Result<(), Fault> {
 )]
 pub(super) async fn replay(
     State(admin): Hands,
+    By(by): By,
     Body(selection): Body<Selection>,
 ) -> Result<(StatusCode, Json<Replayed>), Fault> {
     sound(&selection)?;
-    let outcome = admin.operator.replay(selection).await?;
+    let outcome = admin.operator.replay(&by, selection).await?;
     // What was done until then is told all the same.
     let status = if outcome.error.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     Ok((status, Json(outcome)))
@@ -343,9 +365,13 @@ pub(super) async fn replay(
     request_body = Selection,
     responses((status = 200, description = "How many there were", body = Dropped))
 )]
-pub(super) async fn drop_letters(State(admin): Hands, Body(selection): Body<Selection>) -> Answer<Dropped> {
+pub(super) async fn drop_letters(
+    State(admin): Hands,
+    By(by): By,
+    Body(selection): Body<Selection>,
+) -> Answer<Dropped> {
     sound(&selection)?;
-    Ok(Json(admin.operator.drop_letters(selection).await?))
+    Ok(Json(admin.operator.drop_letters(&by, selection).await?))
 }
 
 /// How the drain is.
@@ -366,8 +392,8 @@ pub(super) async fn drain(State(admin): Hands) -> Json<DrainState> {
     tag = "drain",
     responses((status = 200, description = "As it is now", body = DrainState))
 )]
-pub(super) async fn pause(State(admin): Hands) -> Json<DrainState> {
-    admin.operator.pause();
+pub(super) async fn pause(State(admin): Hands, By(by): By) -> Json<DrainState> {
+    admin.operator.pause(&by).await;
     Json(admin.operator.drain())
 }
 
@@ -378,9 +404,33 @@ pub(super) async fn pause(State(admin): Hands) -> Json<DrainState> {
     tag = "drain",
     responses((status = 200, description = "As it is now", body = DrainState))
 )]
-pub(super) async fn resume(State(admin): Hands) -> Json<DrainState> {
-    admin.operator.resume();
+pub(super) async fn resume(State(admin): Hands, By(by): By) -> Json<DrainState> {
+    admin.operator.resume(&by).await;
     Json(admin.operator.drain())
+}
+
+/// Sends the next probe at once: also while an answer has asked for a longer wait.
+#[utoipa::path(
+    post,
+    path = "/admin/drain/probe",
+    tag = "drain",
+    responses((status = 200, description = "As it is now", body = DrainState))
+)]
+pub(super) async fn probe(State(admin): Hands, By(by): By) -> Json<DrainState> {
+    admin.operator.probe(&by).await;
+    Json(admin.operator.drain())
+}
+
+/// The last orders, newest first: who gave them, and what they did.
+#[utoipa::path(
+    get,
+    path = "/admin/audit",
+    tag = "audit",
+    params(AuditFilter),
+    responses((status = 200, description = "The last 1,000, or fewer", body = AuditPage))
+)]
+pub(super) async fn audit(State(admin): Hands, Asked(filter): Asked<AuditFilter>) -> Answer<AuditPage> {
+    Ok(Json(list_orders(&admin.operator.outbox, filter.limit).await?))
 }
 
 /// Lets records go again after everything was refused, and sends the next probe at once.
@@ -390,8 +440,8 @@ pub(super) async fn resume(State(admin): Hands) -> Json<DrainState> {
     tag = "drain",
     responses((status = 200, description = "As it is now", body = DrainState))
 )]
-pub(super) async fn release_brake(State(admin): Hands) -> Json<DrainState> {
-    admin.operator.release_brake().await;
+pub(super) async fn release_brake(State(admin): Hands, By(by): By) -> Json<DrainState> {
+    admin.operator.release_brake(&by).await;
     Json(admin.operator.drain())
 }
 
@@ -403,9 +453,13 @@ pub(super) async fn release_brake(State(admin): Hands) -> Json<DrainState> {
     request_body = NewRateLimit,
     responses((status = 200, description = "As it is now", body = DrainState))
 )]
-pub(super) async fn rate_limit(State(admin): Hands, Body(asked): Body<NewRateLimit>) -> Answer<DrainState> {
+pub(super) async fn rate_limit(
+    State(admin): Hands,
+    By(by): By,
+    Body(asked): Body<NewRateLimit>,
+) -> Answer<DrainState> {
     let limit = asked.limit().map_err(|wrong| Fault::Request(StatusCode::UNPROCESSABLE_ENTITY, wrong))?;
-    admin.operator.set_rate_limit(limit);
+    admin.operator.set_rate_limit(&by, limit).await;
     Ok(Json(admin.operator.drain()))
 }
 
@@ -417,9 +471,13 @@ pub(super) async fn rate_limit(State(admin): Hands, Body(asked): Body<NewRateLim
     request_body = NewBandwidth,
     responses((status = 200, description = "As it is now", body = DrainState))
 )]
-pub(super) async fn bandwidth(State(admin): Hands, Body(asked): Body<NewBandwidth>) -> Answer<DrainState> {
+pub(super) async fn bandwidth(
+    State(admin): Hands,
+    By(by): By,
+    Body(asked): Body<NewBandwidth>,
+) -> Answer<DrainState> {
     let limit = asked.limit().map_err(|wrong| Fault::Request(StatusCode::UNPROCESSABLE_ENTITY, wrong))?;
-    admin.operator.set_bandwidth(limit);
+    admin.operator.set_bandwidth(&by, limit).await;
     Ok(Json(admin.operator.drain()))
 }
 
@@ -444,9 +502,10 @@ pub(super) async fn log_level(State(admin): Hands) -> Json<LogLevelBody> {
 )]
 pub(super) async fn set_log_level(
     State(admin): Hands,
+    By(by): By,
     Body(asked): Body<LogLevelBody>,
 ) -> Json<LogLevelBody> {
-    admin.operator.set_log_level(asked.level);
+    admin.operator.set_log_level(&by, asked.level).await;
     Json(asked)
 }
 
@@ -467,6 +526,6 @@ pub struct Reloaded {
         (status = 422, description = "The settings cannot be used: nothing was changed", body = ErrorBody),
     )
 )]
-pub(super) async fn reload(State(admin): Hands) -> Answer<Reloaded> {
-    Ok(Json(Reloaded { need_restart: admin.operator.reload().await? }))
+pub(super) async fn reload(State(admin): Hands, By(by): By) -> Answer<Reloaded> {
+    Ok(Json(Reloaded { need_restart: admin.operator.reload(&by).await? }))
 }

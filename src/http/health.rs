@@ -31,6 +31,8 @@ pub(super) enum Condition {
 pub(super) struct HealthBody {
     /// How the agent is.
     status: Condition,
+    /// Why it is not healthy.
+    reasons: Vec<String>,
     /// When this was so.
     #[schema(format = DateTime)]
     timestamp: String,
@@ -146,8 +148,8 @@ pub(super) struct MetricsBody {
     timestamp: String,
     /// For how long this process has run.
     uptime_seconds: f64,
-    /// What waits in Redis, by queue.
-    queue_metrics: BTreeMap<String, u64>,
+    /// What waits in Redis, by queue; null while that is not known.
+    queue_metrics: BTreeMap<String, Option<u64>>,
     connection_status: ConnectionStatus,
     server_info: ServerInfo,
     outbox: OutboxBody,
@@ -239,12 +241,48 @@ impl Health {
         }
     }
 
+    /// Why no records are sent, if none are.
+    pub(super) fn not_sending(&self) -> Option<String> {
+        let held = || {
+            let held = self.held.first()?;
+            Some(format!("{} records are held: {}", held.kind.name(), held.trouble.label()))
+        };
+        let link = || Some(format!("the link is down: {}", self.trouble?.label()));
+        self.drain_holds.map(|why| format!("the drain sends nothing: {why}")).or_else(held).or_else(link)
+    }
+
+    /// What is wrong, a part at a time.
+    pub(super) fn reasons(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.stopping {
+            reasons.push("the agent is stopping".to_owned());
+        }
+        if let Some(reason) = self.stats.paused {
+            reasons.push(format!("the outbox takes nothing: {reason}"));
+        }
+        if self.is_damaged() {
+            reasons.push("damaged segments are set aside".to_owned());
+        }
+        match (&self.redis_fault, self.redis_connected) {
+            (Some(fault), _) => reasons.push(format!("Redis: {fault}")),
+            (None, false) => reasons.push("Redis is not connected".to_owned()),
+            (None, true) => {}
+        }
+        reasons.extend(self.not_sending());
+        reasons.extend(self.registration_trouble.iter().map(|why| format!("registration: {why}")));
+        reasons
+    }
+
+    /// Age in seconds of the oldest record that waits.
+    pub(super) fn oldest_age(&self) -> f64 {
+        oldest_ages(&self.stats, crate::time::now().0).iter().map(|(_, age)| *age).fold(0.0, f64::max)
+    }
+
     fn outbox(&self) -> OutboxBody {
-        let ages = oldest_ages(&self.stats, crate::time::now().0);
         OutboxBody {
             depth: self.stats.total_depth(),
             bytes: self.stats.bytes,
-            oldest_age_seconds: ages.iter().map(|(_, age)| *age).fold(0.0, f64::max),
+            oldest_age_seconds: self.oldest_age(),
             disk_bytes: self.stats.disk_bytes,
             capacity_bytes: self.stats.capacity_bytes,
             dead_letters: self.stats.dead_letters,
@@ -288,6 +326,7 @@ impl Health {
     pub(super) fn body(&self, surface: &Surface) -> HealthBody {
         HealthBody {
             status: self.status(),
+            reasons: self.reasons(),
             timestamp: crate::time::now().to_rfc3339(),
             version: surface.version.clone(),
             uptime_seconds: surface.started.elapsed().as_secs_f64(),
@@ -304,13 +343,15 @@ impl Health {
     }
 
     pub(super) fn metrics(&self, surface: &Surface) -> MetricsBody {
-        let depths = surface.redis.borrow().depths;
+        let depths = self.redis_connected.then(|| surface.redis.borrow().depths);
         let name = |queue: Queue| surface.names.queue(queue).to_owned();
         MetricsBody {
             server_id: surface.server_id.clone(),
             timestamp: crate::time::now().to_rfc3339(),
             uptime_seconds: surface.started.elapsed().as_secs_f64(),
-            queue_metrics: Queue::ALL.map(|queue| (name(queue), depths[queue as usize])).into(),
+            queue_metrics: Queue::ALL
+                .map(|queue| (name(queue), depths.map(|depths| depths[queue as usize])))
+                .into(),
             connection_status: ConnectionStatus {
                 redis: self.redis_connected,
                 control_plane: self.control_plane_connected,

@@ -136,7 +136,8 @@ impl History {
         if self.points.len() == POINTS {
             self.points.pop_front();
         }
-        self.points.push_back(Point { at_ms: now_ms, depth: reading.depth, rates: self.rates() });
+        let rates = self.rates().unwrap_or_default();
+        self.points.push_back(Point { at_ms: now_ms, depth: reading.depth, rates });
     }
 
     fn ago(&self, ticks: usize) -> Option<(&Reading, &Reading)> {
@@ -144,9 +145,10 @@ impl History {
         Some((&self.recent[last.saturating_sub(ticks)], &self.recent[last]))
     }
 
-    /// The rates of this moment.
-    pub(super) fn rates(&self) -> Rates {
-        self.ago(RATE_TICKS).map(|(earlier, later)| Rates::between(earlier, later)).unwrap_or_default()
+    /// The rates of this moment; none before there are two readings.
+    pub(super) fn rates(&self) -> Option<Rates> {
+        let (earlier, later) = self.ago(RATE_TICKS)?;
+        (earlier.at < later.at).then(|| Rates::between(earlier, later))
     }
 
     /// When nothing will wait any more, if the backlog goes on shrinking as it does; none if it does not.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -17,7 +17,8 @@ use utoipa::ToSchema;
 
 use super::Surface;
 use super::health::{Condition, Health};
-use super::history::{ByKind, History, HistoryBody, Reading, TICK};
+use super::history::{ByKind, History, HistoryBody, Rates, Reading, TICK};
+use super::requests::{Requests, RouteBody};
 use super::reserve::RESERVE;
 use crate::outbox::Reason;
 use crate::record::Queue;
@@ -26,6 +27,8 @@ use crate::telemetry::metrics::oldest_ages;
 
 /// So many pages may look at once. Each costs some microseconds a second, and one of the surface's connections.
 const STREAMS: usize = 32;
+/// What waits for less is just passing through, and no backlog.
+const PASSING: Duration = Duration::from_secs(5);
 
 /// A picture of the agent.
 #[derive(Debug, Serialize, ToSchema)]
@@ -39,6 +42,8 @@ pub(super) struct Picture {
     uptime_seconds: f64,
     /// How the agent is.
     status: Condition,
+    /// Why it is not healthy.
+    reasons: Vec<String>,
     /// Whether the ControlPlane knows this server.
     registered: bool,
     redis: RedisPicture,
@@ -46,12 +51,17 @@ pub(super) struct Picture {
     link: LinkPicture,
     /// What waits and what goes, by kind.
     kinds: ByKind<KindPicture>,
+    /// Requests to the ControlPlane by route.
+    routes: Vec<RouteBody>,
     /// Dead letters that are kept.
     dead_letters: u64,
     /// Records that have become dead letters since this outbox began, by reason.
     dead_lettered: BTreeMap<String, u64>,
-    /// When nothing will wait any more, if the backlog goes on shrinking as it does; none if it does not shrink.
+    /// When nothing will wait any more, if the backlog goes on shrinking as it does; none unless records are being
+    /// delivered and it shrinks.
     drained_in_seconds: Option<f64>,
+    /// What is to be said where there is no forecast.
+    no_forecast: Option<String>,
     /// Whether there is an `/admin`.
     admin: bool,
 }
@@ -102,16 +112,16 @@ struct LinkPicture {
 /// One kind of record.
 #[derive(Debug, Serialize, ToSchema)]
 struct KindPicture {
-    /// Waiting in Redis.
-    in_redis: u64,
+    /// Waiting in Redis; none while that is not known.
+    in_redis: Option<u64>,
     /// Waiting in the outbox.
     depth: u64,
     /// Since when the oldest of those waits.
     oldest_age_seconds: f64,
-    /// Taken over a second.
-    in_per_second: f64,
-    /// Settled a second.
-    out_per_second: f64,
+    /// Taken over a second; none before two readings.
+    in_per_second: Option<f64>,
+    /// Settled a second; likewise.
+    out_per_second: Option<f64>,
 }
 
 /// The pictures, for all who look.
@@ -119,6 +129,7 @@ pub struct Live {
     surface: Arc<Surface>,
     token: watch::Receiver<Option<Secret>>,
     history: Mutex<History>,
+    requests: Mutex<Requests>,
     streams: Arc<Semaphore>,
     tick: watch::Receiver<()>,
 }
@@ -137,6 +148,7 @@ impl Live {
             surface,
             token,
             history: Mutex::default(),
+            requests: Mutex::default(),
             streams: Arc::new(Semaphore::new(STREAMS)),
             tick: tick.subscribe(),
         });
@@ -159,7 +171,9 @@ impl Live {
         let (stats, link, orders) = (&health.stats, surface.link.borrow().clone(), *surface.orders.borrow());
         let (rates, drained_in) = self.history(|history| (history.rates(), history.drained_in()));
         let now = crate::time::now();
-        let (ages, in_redis) = (oldest_ages(stats, now.0), surface.redis.borrow().depths);
+        let ages = oldest_ages(stats, now.0);
+        let in_redis = health.redis_connected.then(|| surface.redis.borrow().depths);
+        let forecast = forecast(&health, rates, drained_in);
         let depth = |queue: Queue| {
             let kinds = crate::record::Kind::ALL.iter().zip(stats.depth);
             kinds.filter(|(kind, _)| kind.queue() == queue).map(|(_, depth)| depth).sum()
@@ -173,6 +187,7 @@ impl Live {
             at: now.0 / 1000,
             uptime_seconds: surface.started.elapsed().as_secs_f64(),
             status: health.status(),
+            reasons: health.reasons(),
             registered: health.registered,
             redis: RedisPicture { connected: health.redis_connected, fault: health.redis_fault.clone() },
             outbox: OutboxPicture {
@@ -198,18 +213,40 @@ impl Live {
                 bandwidth: orders.bandwidth,
             },
             kinds: ByKind::each(|queue| KindPicture {
-                in_redis: in_redis[queue as usize],
+                in_redis: in_redis.map(|depths| depths[queue as usize]),
                 depth: depth(queue),
                 oldest_age_seconds: ages[queue as usize].1,
-                in_per_second: rates.taken[queue as usize],
-                out_per_second: rates.settled[queue as usize],
+                in_per_second: rates.map(|rates| rates.taken[queue as usize]),
+                out_per_second: rates.map(|rates| rates.settled[queue as usize]),
             }),
+            routes: self.requests.lock().unwrap_or_else(PoisonError::into_inner).routes(),
             dead_letters: stats.dead_letters,
             dead_lettered: Reason::ALL.map(|reason| (reason.label().to_owned(), given_up(reason))).into(),
-            drained_in_seconds: drained_in.map(|left| left.as_secs_f64()),
+            drained_in_seconds: forecast.as_ref().ok().map(Duration::as_secs_f64),
+            no_forecast: forecast.err(),
             admin: self.token.borrow().is_some(),
         }
     }
+}
+
+/// When nothing will wait any more, or why nobody can say.
+fn forecast(health: &Health, rates: Option<Rates>, drained_in: Option<Duration>) -> Result<Duration, String> {
+    if !health.redis_connected {
+        return Err("Redis is not connected: what waits there is not known".to_owned());
+    }
+    if drained_in.is_some_and(|left| left.is_zero()) && health.stats.total_depth() == 0 {
+        return Ok(Duration::ZERO);
+    }
+    if let Some(why) = health.not_sending() {
+        return Err(why);
+    }
+    if rates.is_none_or(|rates| rates.settled.iter().sum::<f64>() <= 0.0) {
+        return Err("nothing was delivered in the last seconds".to_owned());
+    }
+    if health.oldest_age() < PASSING.as_secs_f64() {
+        return Err("keeping up".to_owned());
+    }
+    drained_in.ok_or_else(|| "not shrinking".to_owned())
 }
 
 impl Sampler {
@@ -228,6 +265,9 @@ impl Sampler {
             let reading = Reading::of(Instant::now(), &surface.outbox.durable_stats(), in_redis);
             let now_ms = crate::time::now().0 / 1000;
             self.live.history(|history| history.note(reading, now_ms));
+            let mut requests = self.live.requests.lock().unwrap_or_else(PoisonError::into_inner);
+            requests.note(surface.started.elapsed().as_secs_f64(), &surface.metrics);
+            drop(requests);
             self.tick.send_replace(());
         }
     }

@@ -24,6 +24,7 @@ mod hosts;
 mod live;
 mod openapi;
 mod pages;
+pub(crate) mod requests;
 mod reserve;
 mod seats;
 mod server;

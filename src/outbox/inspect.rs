@@ -72,8 +72,8 @@ impl Outbox {
         Inspection { outbox: self.clone(), found: Verified::default(), stage }
     }
 
-    /// Has the keeper do a short piece of reading.
-    async fn look<T: Send + 'static>(
+    /// Has the keeper do a short piece of work.
+    pub(super) async fn look<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Shared) -> T + Send + 'static,
     ) -> Result<T, ReadError> {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Log;
+use super::audit::{AuditNote, ExportId};
 use super::chunks;
 use super::codec::{self, CodecError};
 use super::commands::CommandNote;
@@ -26,6 +27,8 @@ const LOW: u8 = b'l';
 const MARK: u8 = b'p';
 const LETTER: u8 = b'd';
 const COMMAND: u8 = b'm';
+const ORDER: u8 = b'a';
+const IMPORT: u8 = b'i';
 
 /// What the ledger can meet.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +106,22 @@ impl Entry {
         self.0.remove(&numbered(COMMAND, number));
     }
 
+    pub(super) fn order(&mut self, number: u64, note: &AuditNote) {
+        self.0.put(&numbered(ORDER, number), codec::encode(note));
+    }
+
+    pub(super) fn forget_order(&mut self, number: u64) {
+        self.0.remove(&numbered(ORDER, number));
+    }
+
+    pub(super) fn import(&mut self, id: ExportId, at: i64) {
+        self.0.put(&import_key(id), codec::encode(&at));
+    }
+
+    pub(super) fn forget_import(&mut self, id: ExportId) {
+        self.0.remove(&import_key(id));
+    }
+
     pub(super) fn segment(&mut self, id: u64, info: &SegmentInfo) {
         self.0.put(&numbered(SEGMENT, id), codec::encode(info));
     }
@@ -123,10 +142,15 @@ fn numbered(tag: u8, id: u64) -> Vec<u8> {
     [&[tag][..], &id.to_be_bytes()].concat()
 }
 
+fn import_key(id: ExportId) -> Vec<u8> {
+    [&[IMPORT][..], &id.to_be_bytes()].concat()
+}
+
 /// Whether a key has the form of one of the ledger's.
 fn is_key(key: &[u8]) -> bool {
     match key.first() {
-        Some(&(SEGMENT | TOMBSTONE | COMMAND)) => key.len() == 9,
+        Some(&(SEGMENT | TOMBSTONE | COMMAND | ORDER)) => key.len() == 9,
+        Some(&IMPORT) => key.len() == 17,
         Some(&LOW) => key.len() == 2,
         Some(&MARK) => key.len() == 10,
         Some(&LETTER) => key.len() == 11,
@@ -277,6 +301,37 @@ impl Ledger {
             true
         })?;
         Ok(notes)
+    }
+
+    /// The orders of the audit log, oldest first. One that cannot be read is passed over.
+    pub(super) fn orders(&self) -> Result<Vec<(u64, AuditNote)>, LedgerError> {
+        let mut orders = Vec::new();
+        self.slot.get()?.scan(&[ORDER], &[ORDER], |key, value| {
+            match codec::decode(value) {
+                Ok((note, _)) => orders.push((number(key, 1), note)),
+                Err(error) => tracing::error!(%error, "an order of the audit log cannot be read"),
+            }
+            true
+        })?;
+        Ok(orders)
+    }
+
+    /// The number of the last order.
+    pub(super) fn last_order(&self) -> Result<Option<u64>, LedgerError> {
+        Ok(self.slot.get()?.last_key(&[ORDER])?.map(|key| number(&key, 1)))
+    }
+
+    /// The exports that were imported, and when.
+    pub(super) fn imports(&self) -> Result<Vec<(ExportId, i64)>, LedgerError> {
+        let mut imports = Vec::new();
+        self.slot.get()?.scan(&[IMPORT], &[IMPORT], |key, value| {
+            let id = key.get(1..).and_then(|id| id.try_into().ok()).map(ExportId::from_be_bytes);
+            if let (Some(id), Ok((at, _))) = (id, codec::decode(value)) {
+                imports.push((id, at));
+            }
+            true
+        })?;
+        Ok(imports)
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {

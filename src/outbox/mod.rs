@@ -8,7 +8,7 @@
 //!   format.json       the format's version and this outbox's id; read before anything else is touched
 //!   reserve           bytes given up when the disk is full, so that the outbox can be opened and drained
 //!   segments/<id>/    a sled database each: packs of records, appended, then read, then deleted whole
-//!   ledger/           a sled database: what is settled, counters, dead letters, the row of segments, commands
+//!   ledger/           a sled database: what is settled, counters, dead letters, the row of segments, commands, audit log
 //!   quarantine/       what was damaged, with reports; never deleted, brought back by salvaging
 //! ```
 //!
@@ -33,6 +33,8 @@
 //! | `g` id u64 | a segment of the row: its numbers, what it holds and what of it is settled |
 //! | `x` id u64 | a segment that left the row and whose folder may still be there |
 //! | `m` number u64 | a command that was begun, and what became of it; an older ledger has none |
+//! | `a` number u64 | an order of the audit log; likewise |
+//! | `i` export u128 | when an export with this id was imported here; likewise |
 //!
 //! Numbers are big endian, so keys sort as numbers do. Values begin with a version byte ([`codec`]); packs and dead
 //! letters carry a checksum that covers their place as well. A value in chunks begins with its length.
@@ -110,6 +112,7 @@
 //! segments. Neither is the async runtime's, and both end when the [`Outbox`] is dropped. Small commits of a
 //! moment ago are read without either ([`fresh`]).
 
+mod audit;
 mod chunks;
 pub(crate) mod codec;
 mod commands;
@@ -123,6 +126,7 @@ mod hold;
 mod inspect;
 mod keeper;
 mod ledger;
+mod letter_log;
 mod log_file;
 mod manifest;
 mod open;
@@ -150,6 +154,7 @@ mod verify;
 mod watermark;
 mod writer;
 
+pub use audit::{AUDIT_IDS, AUDIT_KEPT, AuditNote, AuditOutcome, ExportId};
 pub use codec::{CodecError, Entry, Rejected};
 pub use commands::{
     COMMAND_ERROR_BYTES, COMMAND_ID_BYTES, COMMAND_RESULT_BYTES, COMMAND_TYPE_BYTES, CommandNote,
@@ -172,13 +177,14 @@ pub use state::Settlement;
 pub use stats::Stats;
 pub use transfer::{
     Accept, Checked, Chunk, ExportPage, ExportPlace, Exported, Imported, KnownLetters, TransferError,
-    check_lines, chunks,
+    check_lines, chunks, export_id,
 };
 pub use verify::Verified;
 pub use watermark::Watermark;
 
 use crate::record::{Kind, Timestamp};
 use shared::Shared;
+use state::Unread;
 
 /// One of the rows of records that are read apart. The numbers are persisted: never renumber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

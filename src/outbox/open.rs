@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::hold::Hold;
 use super::keeper::Keeper;
 use super::ledger::Ledger;
+use super::letter_log::LetterLog;
 use super::manifest::{self, FORMAT};
 use super::reserve::Reserve;
 use super::turns::Turns;
@@ -154,6 +155,7 @@ pub(super) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
         quarantined: Mutex::new(quarantine::count(&dir)),
         settings,
         hold,
+        letter_log: LetterLog::default(),
         confirmed: Confirmed::default(),
     });
     row::repair(&shared)?;
@@ -214,7 +216,9 @@ fn start(shared: Arc<Shared>) -> std::io::Result<(Outbox, Threads)> {
     let (appends, appended) = tokio::sync::mpsc::channel::<Order>(APPENDS);
     let (requests, requested) = mpsc::channel();
     let writer = Writer::new(&shared)?;
-    let keeper = Keeper::new(Arc::clone(&shared), appends.downgrade());
+    let mut keeper = Keeper::new(Arc::clone(&shared), appends.downgrade());
+    // Before anybody can ask for it.
+    keeper.look_for_oldest();
     let threads = Threads {
         writer: std::thread::Builder::new()
             .name("outbox-writer".into())

@@ -53,6 +53,7 @@ pub(super) fn restore(settings: &Settings, ledger: &Ledger, is_new: bool) -> Res
         settled,
         segments,
         recent: VecDeque::new(),
+        unread: Default::default(),
         fresh: Default::default(),
         letters: Vec::new(),
         counters_dirty: is_new,

@@ -232,9 +232,11 @@ impl Settled {
         true
     }
 
-    /// When the oldest record that is not settled was accepted, if its pack was leased.
+    /// When the oldest record that is not settled was accepted, if its pack was read. Of a pack behind the frontier
+    /// nobody knows what lies before it.
     pub(super) fn oldest(&self) -> Option<i64> {
-        self.marks.values().find_map(|mark| match mark {
+        let mut read = self.marks.range(..=self.skip(self.frontier));
+        read.find_map(|(_, mark)| match mark {
             Mark::Open { oldest, .. } => Some(*oldest),
             Mark::Run { .. } => None,
         })

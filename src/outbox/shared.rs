@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::hold::Hold;
 use super::ledger::{Entry, Ledger};
+use super::letter_log::LetterLog;
 use super::quarantine::{self, Report};
 use super::reserve::Reserve;
 use super::segment::Segment;
@@ -44,6 +45,8 @@ pub(super) struct Shared {
     /// Segments and records that were set aside and not salvaged.
     pub quarantined: Mutex<(u64, u64)>,
     pub hold: Hold,
+    /// New dead letters, in the log.
+    pub letter_log: LetterLog,
     /// The time by which dead letters grow old.
     pub confirmed: Confirmed,
 }
@@ -84,6 +87,7 @@ impl Shared {
             return Err(error);
         }
         self.ledger_failed.store(false, Ordering::Relaxed);
+        self.letter_log.tell(unsaved.letters());
         let leaving = self.state().saved(unsaved);
         for segment in leaving {
             // IMPORTANT: only now: a listing without a folder would be a loss, a folder without one is a remainder.

@@ -29,6 +29,8 @@ pub(super) struct State {
     /// In the order of their numbers; the last takes appends.
     pub segments: Vec<Listed>,
     pub recent: VecDeque<(u64, Recent)>,
+    /// Of each log the first pack that nobody has read, as it was last looked up.
+    pub unread: [Option<Unread>; Log::COUNT],
     /// Of each log the last packs, as far as they are small and nobody has read them.
     pub fresh: [Fresh; Log::COUNT],
     /// Dead letters that the next commit of the ledger will hold.
@@ -44,6 +46,20 @@ pub(super) struct State {
     pub left: Vec<u64>,
     /// Dead letters to be removed, with their length as stored.
     pub dropped: Vec<(u64, usize)>,
+}
+
+/// A pack that nobody has read yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unread {
+    first: u64,
+    /// When the oldest record in it was accepted.
+    oldest: i64,
+}
+
+impl Unread {
+    pub(super) fn new(first: u64, oldest: i64) -> Self {
+        Self { first, oldest }
+    }
 }
 
 /// How a record was settled.
@@ -190,6 +206,42 @@ impl State {
         true
     }
 
+    /// The segments that hold packs of `log` from `start` on, each with the numbers that are its own.
+    pub(super) fn segments_from(&self, log: Log, start: u64) -> Vec<(Arc<Segment>, u64, u64)> {
+        let has_any =
+            |listed: &&Listed| listed.info.ranges[log.index()].is_some_and(|(_, last)| last >= start);
+        let listed = self.segments.iter().filter(has_any);
+        listed.map(|l| (Arc::clone(&l.segment), l.info.base, l.info.end())).collect()
+    }
+
+    /// Where the first pack of `log` may begin that nobody has read; none: all of it was read.
+    fn unread_from(&self, log: Log) -> Option<u64> {
+        let settled = &self.settled[log.index()];
+        let start = settled.skip(settled.frontier());
+        let mut ranges = self.segments.iter().filter_map(|listed| listed.info.ranges[log.index()]);
+        ranges.any(|(_, last)| last >= start).then_some(start)
+    }
+
+    /// Packs of `log` are durable, the first of them is this one. The ranges do not know of them yet.
+    pub(super) fn appended(&mut self, log: Log, pack: Unread) {
+        if self.unread_from(log).is_none() {
+            self.unread[log.index()] = Some(pack);
+        }
+    }
+
+    /// Where the oldest record of `log` has to be looked for, if that is not known.
+    pub(super) fn unknown_oldest(&self, log: Log) -> Option<u64> {
+        let start = self.unread_from(log)?;
+        let is_known = self.unread[log.index()].is_some_and(|unread| unread.first >= start);
+        (!is_known && self.settled[log.index()].oldest().is_none()).then_some(start)
+    }
+
+    /// When the oldest record of `log` was accepted. For a tick after all before it was settled it may be the one before.
+    fn oldest(&self, log: Log) -> Option<i64> {
+        let read = self.settled[log.index()].oldest();
+        read.or_else(|| self.unread_from(log).and(self.unread[log.index()]).map(|unread| unread.oldest))
+    }
+
     /// Appended, by kind, since the ledger began.
     pub(super) fn enqueued(&self) -> [u64; 5] {
         let (all, forgotten) = (self.totals.appended.by_kind(), self.counters.forgotten);
@@ -204,7 +256,7 @@ impl State {
     /// The picture with what is settled as `counters` have it.
     pub(super) fn stats_by(&self, counters: &Counters) -> Stats {
         let enqueued = self.enqueued();
-        let oldest = |logs: &[Log]| logs.iter().filter_map(|log| self.settled[log.index()].oldest()).min();
+        let oldest = |logs: &[Log]| logs.iter().filter_map(|log| self.oldest(*log)).min();
         Stats {
             enqueued,
             delivered: counters.delivered,
@@ -229,6 +281,10 @@ impl State {
 }
 
 impl Unsaved {
+    pub(super) fn letters(&self) -> &[DeadLetter] {
+        &self.letters
+    }
+
     /// As one commit of the ledger.
     pub(super) fn entry(&mut self) -> Result<Entry, LedgerError> {
         let mut entry = Entry::default();

@@ -18,6 +18,9 @@
 //! missing is nowhere else. So it is taken in only for whoever says that it is known to be incomplete. Whole files may
 //! follow one another in one.
 //!
+//! An export has an id: the XXH3 of its lines but the last, in 128 bits. An outbox knows the ids of what it has imported, and
+//! refuses to take it in again unless that is meant.
+//!
 //! Taken in twice, a record is there twice, with one key, and is billed once. A dead letter is there as often as in the
 //! file: nobody else would tell one from the other. Two of a file may be alike in everything, and are two all the same.
 
@@ -28,11 +31,12 @@ use std::collections::HashMap;
 use std::io::{BufRead, Write};
 
 use super::{
-    AppendError, DeadLetter, Entry, Leased, LedgerError, Log, Outbox, ReadError, Settlement, Ticket, codec,
+    AppendError, DeadLetter, Entry, ExportId, Leased, LedgerError, Log, Outbox, ReadError, Settlement,
+    Ticket, codec,
 };
 use line::{Line, Parsed, parse};
 
-pub use check::{Accept, Checked, check_lines};
+pub use check::{Accept, Checked, check_lines, export_id};
 
 /// So many records are written before the file is synced and they are settled here.
 const AT_ONCE: usize = 5000;
@@ -66,6 +70,14 @@ pub enum TransferError {
         line: u64,
         /// What is wrong with it.
         what: String,
+    },
+    /// The file was imported before.
+    #[error(
+        "this export was imported on {at}; importing it again would double the backlog. To do so anyway, use --again"
+    )]
+    Known {
+        /// When.
+        at: String,
     },
     /// The file has no last line: its export did not finish, or it was cut.
     #[error(
@@ -371,10 +383,11 @@ impl Outbox {
     pub async fn import(
         &self,
         open: impl Fn() -> std::io::Result<Box<dyn BufRead>>,
-        accept: Accept,
+        (accept, again): (Accept, bool),
         mut progress: impl FnMut(u64),
     ) -> Result<Imported, TransferError> {
-        let Checked { cut, is_incomplete } = check_lines(open()?, accept)?;
+        let Checked { cut, is_incomplete, exports } = check_lines(open()?, accept)?;
+        self.check_new(&exports, again).await?;
         let (mut imported, mut known) =
             (Imported { is_incomplete, ..Imported::default() }, self.begin_import().await?);
         for chunk in chunks(open()?, cut) {
@@ -382,7 +395,18 @@ impl Outbox {
             progress(imported.total());
         }
         // The dead letters among them become such now.
-        self.end_import().await.map(|()| imported)
+        self.end_import(exports).await.map(|()| imported)
+    }
+
+    /// An error if one of these exports was imported before, unless they may be taken in again.
+    pub async fn check_new(&self, exports: &[ExportId], again: bool) -> Result<(), TransferError> {
+        if again || exports.is_empty() {
+            return Ok(());
+        }
+        match self.imported_before(exports.to_vec()).await? {
+            Some(at) => Err(TransferError::Known { at: crate::record::Timestamp(at).to_rfc3339() }),
+            None => Ok(()),
+        }
     }
 
     /// Begins an import: gives what each of its chunks must know.
@@ -394,8 +418,11 @@ impl Outbox {
         Ok(self.known_letters().await?)
     }
 
-    /// Ends an import: the dead letters that were taken in become such now.
-    pub async fn end_import(&self) -> Result<(), TransferError> {
+    /// Ends an import: its exports are known from now on, and the dead letters that were taken in become such now.
+    pub async fn end_import(&self, exports: Vec<ExportId>) -> Result<(), TransferError> {
+        if !exports.is_empty() {
+            self.note_imported(exports).await?;
+        }
         if self.flush().await { Ok(()) } else { Err(TransferError::Unburied) }
     }
 

@@ -13,7 +13,7 @@ use super::segment::{self, Listed, Segment};
 use super::settled::PACK_RECORDS;
 use super::shared::Shared;
 use super::state::RECENT_APPENDS;
-use super::{AppendError, Entry, LedgerError, Log, codec, fresh};
+use super::{AppendError, Entry, LedgerError, Log, Unread, codec, fresh};
 use crate::telemetry::failpoint;
 
 /// A pack is closed at this many bytes of records: about 4 KiB compressed.
@@ -81,6 +81,8 @@ struct Draft {
     ranges: [Option<(u64, u64)>; Log::COUNT],
     appends: u64,
     recent: VecDeque<(u64, Recent)>,
+    /// The first pack of each log.
+    firsts: [Option<Unread>; Log::COUNT],
 }
 
 impl Writer {
@@ -251,7 +253,7 @@ impl Writer {
         let bytes = draft.totals.bytes - self.totals.bytes;
         (self.totals, self.ranges, self.recent, self.appends) =
             (draft.totals, draft.ranges, draft.recent, draft.appends);
-        self.publish(&appended, bytes, group);
+        self.publish(&appended, bytes, draft.firsts, group);
         Ok(())
     }
 
@@ -263,6 +265,7 @@ impl Writer {
             ranges: self.ranges,
             appends: self.appends,
             recent: self.recent.clone(),
+            firsts: [None; Log::COUNT],
         };
         let mut by_log: [Vec<&Entry>; Log::COUNT] = Default::default();
         for entry in group.iter().flat_map(|append| &append.entries) {
@@ -276,6 +279,8 @@ impl Writer {
                 let place = draft.totals.next;
                 let value = codec::pack((log, place), pack)?;
                 segment::put_pack(&mut draft.batch, log, place, &value);
+                let oldest = || pack.iter().map(|entry| entry.accepted_at().0).min().unwrap_or_default();
+                draft.firsts[log.index()].get_or_insert_with(|| Unread::new(place, oldest()));
                 let first = draft.ranges[log.index()].map_or(place, |(first, _)| first);
                 draft.ranges[log.index()] = Some((first, place));
                 draft.totals.next += pack.len() as u64;
@@ -296,7 +301,13 @@ impl Writer {
     }
 
     /// Lets everybody know of what has become durable.
-    fn publish(&self, appended: &Tally, bytes: u64, group: &mut [Append]) {
+    fn publish(
+        &self,
+        appended: &Tally,
+        bytes: u64,
+        firsts: [Option<Unread>; Log::COUNT],
+        group: &mut [Append],
+    ) {
         let is_small = fresh::is_small(group.iter().flat_map(|append| &append.entries));
         let mut by_log: [Vec<Entry>; Log::COUNT] = Default::default();
         if is_small {
@@ -305,6 +316,11 @@ impl Writer {
             }
         }
         let mut state = self.shared.state();
+        for (log, first) in Log::ALL.into_iter().zip(firsts) {
+            if let Some(first) = first {
+                state.appended(log, first);
+            }
+        }
         for (log, entries) in Log::ALL.into_iter().zip(by_log) {
             if let Some((_, last)) = self.ranges[log.index()]
                 && appended.of(log) > 0

@@ -397,8 +397,7 @@ async fn the_log_level_changes_while_it_runs() {
     put(&stage, "/admin/log-level", json!({"level": "ERROR"})).await;
     until("both are logged", async || {
         let log = stage.agent.log();
-        (log.contains("the rate limit was changed") && log.contains("the log's level is raised"))
-            .then_some(())
+        (log.contains("\"set the rate limit\"") && log.contains("the log's level is raised")).then_some(())
     })
     .await;
 }

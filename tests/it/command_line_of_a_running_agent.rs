@@ -112,7 +112,7 @@ async fn every_verb_says_the_same_of_a_running_agent_as_of_a_stopped_one() {
     let replayed =
         stage.agent.command(&[], &["dead-letters", "replay", "--reason", "refused", "--json"]).await;
     assert_eq!(replayed.json()["replayed"], json!([2, 3]));
-    let dropped = stage.agent.command(&[], &["dead-letters", "drop", "--all", "--json"]).await;
+    let dropped = stage.agent.command(&[], &["dead-letters", "drop", "--all", "--yes", "--json"]).await;
     assert_eq!(dropped.json()["dropped"], 1);
     stage.agent.command(&[], &["dead-letters", "show", "4"]).await.assert_failed("there is no dead letter 4");
     stage.agent.command(&[], &["outbox", "show", "99999"]).await.assert_failed("no record with number 99999");
@@ -191,9 +191,12 @@ async fn a_backlog_moves_from_one_running_agent_to_another() {
     // Completed events, too, though none came through Redis.
     new.drained().await;
     new.assert_each_once(pushed).await;
-    // Again: each is recognised by its key.
+    // A second time it is refused, and says what to do.
+    new.agent.command(&[], &["outbox", "import", file]).await.assert_failed("--again");
+    assert_eq!(new.agent.health().await.expect("health")["outbox"]["depth"], 0);
+    // For whoever means it: each is recognised by its key.
     assert_eq!(
-        new.agent.command(&[], &["outbox", "import", file, "--json"]).await.json()["imported"],
+        new.agent.command(&[], &["outbox", "import", file, "--again", "--json"]).await.json()["imported"],
         pushed
     );
     new.drained().await;
@@ -212,7 +215,8 @@ async fn a_backlog_moves_from_one_running_agent_to_another() {
     std::fs::write(file, &text[..cut]).expect("the file");
     new.agent.command(&[], &["outbox", "import", file]).await.assert_failed("it is not whole");
     assert_eq!(new.agent.metrics().await.sum("dataplane_outbox_enqueued_total", &[]), enqueued);
-    let known = new.agent.command(&[], &["outbox", "import", file, "--incomplete", "--json"]).await;
+    let known =
+        new.agent.command(&[], &["outbox", "import", file, "--incomplete", "--again", "--json"]).await;
     assert_eq!((&known.json()["imported"], &known.json()["complete"]), (&pushed.into(), &false.into()));
 
     // The old one goes on with what comes later.
@@ -263,13 +267,14 @@ async fn dead_letters_move_with_the_backlog_of_a_running_agent_and_are_there_onc
     let later = load::push_sessions(&old.redis, "later", 2, 3).await;
     depth_is(&old.agent, later).await;
     let exported = old.agent.command(&[], &["outbox", "export", "backlog", "--json"]).await;
-    assert_eq!(exported.json(), json!({"exported": later, "dead_letters": 3}));
+    let exported = exported.json();
+    assert_eq!((&exported["exported"], &exported["dead_letters"]), (&json!(later), &json!(3)));
     assert_eq!(old.agent.health().await.expect("health")["outbox"]["dead_letters"], 0);
     old.agent.metrics().await.assert_conserved();
 
     let mut new = stage().await;
     let file = old.agent.dir().join("backlog");
-    let import = ["outbox", "import", file.to_str().expect("a path"), "--json"];
+    let import = ["outbox", "import", file.to_str().expect("a path"), "--again", "--json"];
     for (letters, known) in [(3, 0), (0, 3)] {
         let imported = new.agent.command(&[], &import).await;
         let expected = json!({"imported": later, "dead_letters": letters, "known_dead_letters": known, "complete": true});

@@ -5,6 +5,7 @@
 
 mod admin;
 mod adopts_the_previous_agents_records;
+mod audit;
 mod bad_answers;
 mod batches;
 mod book;
@@ -62,5 +63,6 @@ mod survives_without_its_folder;
 mod tells_systemd;
 mod tls_and_tokens;
 mod top;
+mod true_figures;
 mod unit_file;
 mod unknown_sessions;

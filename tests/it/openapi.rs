@@ -196,6 +196,8 @@ async fn answers_have_the_form_that_is_described() {
         ("GET", "/history", "/history".into(), None, 200),
         ("GET", "/status", "/status".into(), None, 200),
         ("GET", "/admin/outbox", "/admin/outbox".into(), None, 200),
+        ("GET", "/admin/audit", "/admin/audit?limit=5".into(), None, 200),
+        ("POST", "/admin/drain/probe", "/admin/drain/probe".into(), None, 200),
         ("GET", record, format!("/admin/outbox/records/{waiting}"), None, 200),
         ("GET", record, "/admin/outbox/records/9999999".into(), None, 404),
         ("GET", record, "/admin/outbox/records/one".into(), None, 400),

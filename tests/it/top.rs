@@ -9,10 +9,10 @@ use tempfile::TempDir;
 use super::harness::{Stage, free_port, load, until};
 
 /// A terminal with a shell.
-struct Tmux(TempDir);
+pub(crate) struct Tmux(TempDir);
 
 impl Tmux {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let tmux = Self(tempfile::tempdir().expect("a temporary folder"));
         tmux.run(&["-f", "/dev/null", "new-session", "-d", "-x", "110", "-y", "34", "/bin/sh"]);
         tmux
@@ -26,7 +26,7 @@ impl Tmux {
         output
     }
 
-    fn press(&self, keys: &[&str]) {
+    pub(crate) fn press(&self, keys: &[&str]) {
         self.run(&[&["send-keys"], keys].concat());
     }
 
@@ -34,7 +34,7 @@ impl Tmux {
         String::from_utf8_lossy(&self.run(&["capture-pane", "-p"]).stdout).into_owned()
     }
 
-    async fn shows(&self, parts: &[&str]) -> String {
+    pub(crate) async fn shows(&self, parts: &[&str]) -> String {
         let mut last = String::new();
         let what = format!("the terminal shows {parts:?}");
         until(&what, async || {
@@ -64,7 +64,7 @@ impl Drop for Tmux {
     }
 }
 
-fn binary() -> &'static str {
+pub(crate) fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_dataplane-agent")
 }
 

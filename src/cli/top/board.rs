@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::picture::Picture;
+use crate::http::requests::Requests;
 
 /// So many looks are kept for the charts.
 const HISTORY: usize = 240;
@@ -34,6 +35,7 @@ pub(super) struct Watched {
     /// Records a second, oldest first.
     pub come: VecDeque<f64>,
     pub gone: VecDeque<f64>,
+    pub requests: Requests,
 }
 
 /// When nothing will wait any more.
@@ -45,7 +47,7 @@ pub(super) enum Drained {
     In(f64),
     /// What waits becomes more.
     Growing,
-    /// Nothing moves.
+    /// Nothing is being delivered.
     Never,
     /// Too little was seen.
     Unknown,
@@ -61,6 +63,7 @@ impl Board {
             last: None,
             come: VecDeque::new(),
             gone: VecDeque::new(),
+            requests: Requests::default(),
         };
         Self { agents: addresses.map(watched).collect(), selected: 0, help: false }
     }
@@ -91,6 +94,7 @@ impl Watched {
                     push(&mut self.come, come);
                     push(&mut self.gone, gone);
                 }
+                self.requests.push(at.as_secs_f64(), picture.routes.clone());
                 (self.picture, self.last) = (Some(picture), Some(at));
                 (self.trouble, self.away) = (None, None);
             }
@@ -98,6 +102,7 @@ impl Watched {
                 let since = self.away.map_or(at, |(since, _)| since);
                 self.away = Some((since, at));
                 self.trouble = Some(why);
+                // A gap in the charts: what went meanwhile is not known.
                 if self.picture.is_some() {
                     push(&mut self.come, 0.0);
                     push(&mut self.gone, 0.0);
@@ -116,15 +121,19 @@ impl Watched {
         self.away.map(|(since, now)| now.saturating_sub(since))
     }
 
+    /// Records a second, in and out, while it answers.
     pub(super) fn rates(&self) -> Option<(f64, f64)> {
+        if self.trouble.is_some() {
+            return None;
+        }
         Some((*self.come.back()?, *self.gone.back()?))
     }
 
     pub(super) fn drained(&self) -> Drained {
-        let depth = self.picture.as_ref().map_or(0.0, Picture::total_depth);
-        if self.picture.is_none() || self.trouble.is_some() {
+        let Some(picture) = self.picture.as_ref().filter(|_| self.trouble.is_none()) else {
             return Drained::Unknown;
-        }
+        };
+        let depth = picture.total_depth();
         if depth < 1.0 {
             return Drained::Now;
         }
@@ -136,9 +145,12 @@ impl Watched {
             rates.iter().rev().take(count).sum::<f64>() / count as f64
         };
         let (come, gone) = (mean(&self.come), mean(&self.gone));
+        let delivers = !picture.link_down
+            && picture.drain_holds.is_none()
+            && self.gone.back().is_some_and(|gone| *gone > 0.0);
         match gone - come {
-            faster if faster > 0.0 => Drained::In(depth / faster),
-            _ if come > 0.0 => Drained::Growing,
+            faster if faster > 0.0 && delivers => Drained::In(depth / faster),
+            slower if slower < 0.0 => Drained::Growing,
             _ => Drained::Never,
         }
     }

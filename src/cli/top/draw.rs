@@ -126,23 +126,30 @@ fn one(frame: &mut Frame<'_>, area: Rect, agent: &Watched) {
     frame.render_widget(block, area);
     let Some(picture) = &agent.picture else {
         let why = agent.trouble.as_deref().unwrap_or("asking");
-        frame.render_widget(Paragraph::new(away(agent, why)), inside);
+        frame.render_widget(Paragraph::new(Line::from(away(agent, why))), inside);
         return;
     };
     let areas = [6, 4, 2, 2].map(Constraint::Length);
     let [words, kinds, come, gone] = Layout::vertical(areas).areas(inside);
     self::words(frame, words, agent, picture);
-    self::kinds(frame, kinds, picture);
+    let [of_kinds, of_routes] = Layout::horizontal([Constraint::Length(40), Constraint::Min(0)]).areas(kinds);
+    self::kinds(frame, of_kinds, picture);
+    routes(frame, of_routes, agent);
     let rates = agent.rates();
     chart(frame, come, "in/s", rates.map(|(come, _)| come), agent.come.iter());
     chart(frame, gone, "out/s", rates.map(|(_, gone)| gone), agent.gone.iter());
+    if agent.trouble.is_some() {
+        for old in [kinds, come, gone] {
+            frame.buffer_mut().set_style(old, FAINT);
+        }
+    }
 }
 
-fn away(agent: &Watched, why: &str) -> Line<'static> {
+fn away(agent: &Watched, why: &str) -> Span<'static> {
     let since =
         agent.away_for().map(|gone| format!(", for {}", time(gone.as_secs_f64()))).unwrap_or_default();
     let style = if agent.trouble.is_some() { BAD } else { FAINT };
-    Line::styled(format!("{why}{since}"), style)
+    Span::styled(format!("{why}{since}"), style)
 }
 
 fn labelled(label: &str, mut rest: Vec<Span<'static>>) -> Line<'static> {
@@ -168,11 +175,12 @@ fn words(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Picture) 
         Drained::Now => "; nothing waits".to_owned(),
         Drained::In(seconds) => format!("; drained in {}", time(seconds)),
         Drained::Growing => "; what waits becomes more".to_owned(),
-        Drained::Never => "; what waits stays".to_owned(),
+        Drained::Never => "; nothing is delivered".to_owned(),
         Drained::Unknown => String::new(),
     }));
     let redis = Span::styled(picture.redis.clone(), if picture.redis_ok { GOOD } else { BAD });
-    let redis = vec![redis, Span::raw(format!(", {} waiting there", count(picture.in_redis)))];
+    let in_redis = rate(picture.redis_ok.then_some(picture.in_redis));
+    let redis = vec![redis, Span::raw(format!(", {in_redis} waiting there"))];
     let lines = vec![labelled("link", link), labelled("drain", drain), labelled("redis", redis)];
     frame.render_widget(Paragraph::new(lines), text);
 
@@ -195,12 +203,10 @@ fn words(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Picture) 
     let reasons = picture.dead_by_reason.iter().map(|(reason, n)| format!("{reason} {}", count(*n)));
     let reasons = reasons.collect::<Vec<_>>().join(", ");
     if !reasons.is_empty() {
-        dead.push(Span::styled(format!("; ever: {reasons}"), DOUBTFUL));
+        dead.push(Span::styled(format!("; since this outbox began: {reasons}"), DOUBTFUL));
     }
     let last = match (&agent.trouble, &picture.refusing) {
-        (Some(why), _) => {
-            labelled("AWAY", vec![Span::raw("as it was; now "), away(agent, why).spans.remove(0)])
-        }
+        (Some(why), _) => labelled("AWAY", vec![Span::raw("as it was; now "), away(agent, why)]),
         (None, Some(why)) => labelled("outbox", vec![Span::styled(format!("takes nothing: {why}"), BAD)]),
         (None, None) if picture.quarantined > 0.0 => {
             let set_aside = format!("{} records are set aside, damaged", count(picture.quarantined));
@@ -209,6 +215,11 @@ fn words(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Picture) 
         (None, None) => labelled("outbox", vec![Span::raw("takes records")]),
     };
     frame.render_widget(Paragraph::new(vec![labelled("dead", dead), last]), rest);
+    if agent.trouble.is_some() {
+        for old in [text, disk, Rect { height: rest.height.min(1), ..rest }] {
+            frame.buffer_mut().set_style(old, FAINT);
+        }
+    }
 }
 
 fn kinds(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
@@ -219,6 +230,34 @@ fn kinds(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
     let widths = [Constraint::Length(12), Constraint::Length(14), Constraint::Length(12)];
     let table = Table::new(rows, widths).header(Row::new(["kind", "waiting", "oldest"]).style(FAINT));
     frame.render_widget(table, area);
+}
+
+/// The busiest routes, as many as there is room for; of the others it is said how many they are.
+fn routes(frame: &mut Frame<'_>, area: Rect, agent: &Watched) {
+    const WIDTH: u16 = 10 + 5 * 8;
+    if area.width < WIDTH {
+        return;
+    }
+    let routes = agent.requests.routes();
+    let room = usize::from(area.height.saturating_sub(1));
+    let more = routes.len().saturating_sub(room);
+    let seconds = |seconds: Option<f64>| {
+        seconds.map_or_else(|| "–".into(), |seconds| format!("{:.0} ms", seconds * 1000.0))
+    };
+    let rows = routes.iter().take(room).map(|route| {
+        Row::new([
+            route.endpoint.clone(),
+            count(route.per_second),
+            count(route.errors_per_second),
+            count(route.too_many_per_second),
+            seconds(route.p50_seconds),
+            seconds(route.p99_seconds),
+        ])
+    });
+    let name = if more > 0 { format!("route (+{more})") } else { "route".to_owned() };
+    let head = [name, "req/s".into(), "errors".into(), "429".into(), "p50".into(), "p99".into()];
+    let widths = [Constraint::Min(10)].into_iter().chain([Constraint::Length(8); 5]);
+    frame.render_widget(Table::new(rows, widths).header(Row::new(head).style(FAINT)), area);
 }
 
 fn chart<'a>(
@@ -250,6 +289,7 @@ fn help(frame: &mut Frame<'_>) {
         "link      closed: all is well; open: waits for the next probe",
         "drained   when nothing would wait any more, at this pace",
         "dead      dead letters: see `dead-letters list`",
+        "route     requests to the ControlPlane, errors, 429s and times",
     ];
     let (width, height) = (66, text.len() as u16 + 2);
     let [area] = Layout::horizontal([Constraint::Length(width)])
@@ -271,17 +311,18 @@ fn drained(agent: &Watched) -> String {
         Drained::In(seconds) => time(seconds),
         Drained::Growing => "growing".into(),
         Drained::Never => "never".into(),
-        Drained::Unknown => "-".into(),
+        Drained::Unknown => "–".into(),
     }
 }
 
 fn rate(rate: Option<f64>) -> String {
-    rate.map_or_else(|| "-".into(), count)
+    rate.map_or_else(|| "–".into(), count)
 }
 
 /// A whole number, its thousands apart.
 fn count(value: f64) -> String {
-    let digits = format!("{:.0}", value.max(0.0));
+    // A sum of nothing is -0.
+    let digits = format!("{:.0}", value.max(0.0) + 0.0);
     let mut text = String::new();
     for (n, digit) in digits.chars().enumerate() {
         if n > 0 && (digits.len() - n).is_multiple_of(3) {

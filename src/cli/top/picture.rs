@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::samples::{Sample, parse};
+use crate::http::requests::Routes;
 
 /// The kinds, as the metrics name them.
 pub(super) const KINDS: [&str; 3] = ["usage", "lifecycle", "quota"];
@@ -38,6 +39,8 @@ pub(super) struct Picture {
     pub redis_ok: bool,
     pub in_redis: f64,
     pub quarantined: f64,
+    /// Requests so far, by route.
+    pub routes: Routes,
 }
 
 impl Picture {
@@ -94,6 +97,7 @@ impl Picture {
             redis_ok,
             in_redis: sum("redis_queue_depth"),
             quarantined: sum("dataplane_quarantined_records"),
+            routes: routes(&samples),
         })
     }
 
@@ -109,6 +113,23 @@ impl Picture {
     pub(super) fn fullness(&self) -> f64 {
         if self.capacity > 0.0 { (self.disk / self.capacity).clamp(0.0, 1.0) } else { 0.0 }
     }
+}
+
+fn routes(samples: &[Sample]) -> Routes {
+    let mut routes = Routes::new();
+    for sample in samples {
+        let is_count = sample.name == "dataplane_control_plane_requests_total";
+        let is_bucket = sample.name == "dataplane_control_plane_request_seconds_bucket";
+        let Some(endpoint) = sample.label("endpoint").filter(|_| is_count || is_bucket) else { continue };
+        let route = routes.entry(endpoint.to_owned()).or_default();
+        if is_count {
+            route.add(sample.label("code").unwrap_or_default(), sample.value as u64);
+        } else {
+            let bound = sample.label("le").and_then(|bound| bound.parse().ok());
+            route.buckets.push((bound.unwrap_or(f64::INFINITY), sample.value as u64));
+        }
+    }
+    routes
 }
 
 fn by_reason<'a>(samples: impl Iterator<Item = &'a Sample>) -> Vec<(String, f64)> {

@@ -72,7 +72,7 @@ fn one_agent_is_shown_whole() {
             "sends nothing: paused by an operator; what waits becomes more",
             "connected, 42 waiting there",
             "3.5 MiB of 10.0 MiB, 35 %",
-            "7 kept; ever: refused 5, invalid 2",
+            "7 kept; since this outbox began: refused 5, invalid 2",
             "usage        12,445         1 min",
             "lifecycle    0              -",
             "in/s    100",
@@ -114,7 +114,58 @@ fn one_that_is_away_is_said_to_be_and_comes_back() {
     assert!(back.contains("healthy") && !back.contains("AWAY"), "{back}");
     board.seen(0, (at(71), Err("away: nobody answers".into())));
     let text = drawn(&board, 90, 20);
-    assert_has(&text, &["edge-1 AWAY", "as it was; now away: nobody answers", "usage        5"]);
+    assert_has(&text, &["edge-1 AWAY", "as it was; now away: nobody answers", "usage        5", "in/s    –"]);
+    // What is old is dimmed, and the news is not.
+    let mut terminal = Terminal::new(TestBackend::new(90, 20)).unwrap();
+    terminal.draw(|frame| draw::draw(frame, &board)).unwrap();
+    let buffer = terminal.backend().buffer();
+    let style_of = |words: &str| {
+        let row =
+            (0..20).find(|y| (0..90).map(|x| buffer[(x, *y)].symbol()).collect::<String>().contains(words));
+        buffer[(30, row.unwrap())].fg
+    };
+    assert_eq!(style_of("redis"), ratatui::style::Color::DarkGray);
+    assert_eq!(style_of("as it was"), ratatui::style::Color::Red);
+}
+
+#[test]
+fn the_busiest_routes_are_shown_and_the_others_counted() {
+    let metrics = |requests: u64| {
+        let mut text = "redis_connection_status{server_id=\"edge-1\"} 1\n".to_owned();
+        for (n, route) in ["batch", "refresh", "heartbeat", "commands"].into_iter().enumerate() {
+            let (good, late) = (requests * (9 - n as u64), requests);
+            text.extend([format!(
+                "dataplane_control_plane_requests_total{{endpoint=\"{route}\",code=\"200\"}} {good}\n\
+                 dataplane_control_plane_requests_total{{endpoint=\"{route}\",code=\"429\"}} {late}\n\
+                 dataplane_control_plane_request_seconds_bucket{{endpoint=\"{route}\",le=\"0.1\"}} {}\n\
+                 dataplane_control_plane_request_seconds_bucket{{endpoint=\"{route}\",le=\"+Inf\"}} {}\n",
+                good + late,
+                good + late
+            )]);
+        }
+        text
+    };
+    let health = r#"{"version":"1","status":"healthy"}"#;
+    let mut board = board(&["http://a:1"]);
+    board.seen(0, (at(0), Ok(Picture::of(health, &metrics(0)).unwrap())));
+    board.seen(0, (at(1), Ok(Picture::of(health, &metrics(10)).unwrap())));
+    let text = drawn(&board, 110, 20);
+    assert_has(&text, &["route (+1)", "batch", "100      0        10       50 ms    99 ms", "heartbeat"]);
+    assert!(!text.contains("commands"), "{text}");
+    assert!(!drawn(&board, 60, 20).contains("429"), "no half of a table");
+}
+
+#[test]
+fn there_is_no_forecast_while_nothing_can_be_delivered() {
+    let mut board = board(&["http://a:1"]);
+    let shrinking = |second: u64| picture(100.0 - second as f64, 100.0, second as f64);
+    board.seen(0, (at(0), Ok(shrinking(0))));
+    board.seen(0, (at(1), Ok(shrinking(1))));
+    assert!(matches!(board.agents[0].drained(), Drained::In(_)));
+    board.seen(0, (at(2), Ok(Picture { link_down: true, ..shrinking(2) })));
+    assert_eq!(board.agents[0].drained(), Drained::Never);
+    board.seen(0, (at(3), Ok(Picture { drain_holds: Some("paused".into()), ..shrinking(3) })));
+    assert_eq!(board.agents[0].drained(), Drained::Never);
 }
 
 #[test]

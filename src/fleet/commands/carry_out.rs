@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Commands;
 use super::order::Order;
-use crate::admin::{Selection, chain};
+use crate::admin::{Actor, Selection, chain};
 
 /// One command replays so many pages of 500 dead letters; its result says where the next one goes on.
 const PAGES: usize = 20;
@@ -15,33 +15,38 @@ const NAMES: usize = 16;
 
 impl Commands {
     /// Does it. What comes of it is small: it is kept until it is reported.
-    pub(super) async fn carry_out(&mut self, order: Order, received: Instant) -> Result<Value, String> {
+    pub(super) async fn carry_out(
+        &mut self,
+        order: Order,
+        by: &Actor,
+        received: Instant,
+    ) -> Result<Value, String> {
         match order {
             Order::RefreshPublicKeys => self.refresh_keys(received).await,
             Order::HealthCheck => Ok(self.health()),
             Order::GetMetrics => Ok(self.vitals.metrics(&mut self.load)),
             Order::PauseDrain => {
-                self.operator.pause();
+                self.operator.pause(by).await;
                 Ok(self.drain())
             }
             Order::ResumeDrain => {
-                self.operator.resume();
+                self.operator.resume(by).await;
                 Ok(self.drain())
             }
             Order::SetRateLimit(limit) => {
-                self.operator.set_rate_limit(limit);
+                self.operator.set_rate_limit(by, limit).await;
                 Ok(self.drain())
             }
             Order::SetBandwidth(limit) => {
-                self.operator.set_bandwidth(limit);
+                self.operator.set_bandwidth(by, limit).await;
                 Ok(self.drain())
             }
             Order::SetLogLevel(level) => {
-                self.operator.set_log_level(level);
+                self.operator.set_log_level(by, level).await;
                 Ok(json!({"level": level}))
             }
-            Order::ReplayDeadLetters(selection) => self.replay(selection).await,
-            Order::ReloadConfiguration => match self.operator.reload().await {
+            Order::ReplayDeadLetters(selection) => self.replay(by, selection).await,
+            Order::ReloadConfiguration => match self.operator.reload(by).await {
                 Ok(need_restart) => Ok(json!({"need_restart": need_restart})),
                 Err(error) => Err(chain(&error)),
             },
@@ -78,14 +83,14 @@ impl Commands {
     }
 
     /// Page after page, so that none takes long.
-    async fn replay(&self, selection: Selection) -> Result<Value, String> {
+    async fn replay(&self, by: &Actor, selection: Selection) -> Result<Value, String> {
         let (mut replayed, mut not_records, mut unknown) = (0, 0, 0);
         let mut next = Some(selection);
         for _ in 0..PAGES {
             let Some(selection) = next.take() else { break };
             let outcome = self
                 .operator
-                .replay(selection)
+                .replay(by, selection)
                 .await
                 .map_err(|error| format!("{}; {replayed} had been replayed", chain(&error)))?;
             replayed += outcome.replayed.len();

@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::admin::{Operator, chain};
+use crate::admin::{Actor, Operator, chain};
 use crate::config::CommandAlgorithm;
 use crate::control_plane::{CallError, Client, Command, Meaning};
 use crate::drain::Turns;
@@ -360,7 +360,8 @@ impl Commands {
         // IMPORTANT: durable before it is done: whatever happens from here on, it is not done twice.
         let Some(number) = self.begin(begun, None).await else { return };
         failpoint::reached("commands::begun");
-        let done = self.carry_out(order, received).await;
+        let by = Actor::Command(command.command_id.clone());
+        let done = self.carry_out(order, &by, received).await;
         failpoint::reached("commands::carried-out");
         let ending = if done.is_ok() { Ending::Succeeded } else { Ending::Failed };
         self.count(kind, ending);

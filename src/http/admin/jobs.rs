@@ -24,12 +24,12 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Admin, Answer, Asked, Body, ErrorBody, Fault, Hands, Number, chain};
+use super::{Admin, Answer, Asked, Body, By, ErrorBody, Fault, Hands, Number, chain};
 use crate::admin::{
-    Confirmed, ExportAsked, ExportError, ExportState, Imported, JobLine, Page, PageNumber, SalvageAsked,
-    salvage, verify,
+    Confirmed, ExportAsked, ExportError, ExportState, ImportPart, Imported, JobLine, Page, PageNumber,
+    SalvageAsked, salvage, verify,
 };
-use crate::outbox::{AppendError, Chunk, TransferError};
+use crate::outbox::{AppendError, Chunk, ExportId, TransferError};
 
 /// Lines of an import: some hundred, or one of the longest record there can be, escaped.
 const IMPORT_BYTES: usize = 64 << 20;
@@ -65,6 +65,7 @@ impl From<TransferError> for Fault {
         let text = chain(&error);
         match error {
             TransferError::Line { .. } => Self::Request(StatusCode::UNPROCESSABLE_ENTITY, text),
+            TransferError::Known { .. } => Self::Request(StatusCode::CONFLICT, text),
             TransferError::Append(AppendError::Full(_)) => {
                 Self::Request(StatusCode::INSUFFICIENT_STORAGE, text)
             }
@@ -116,8 +117,13 @@ pub(in crate::http) async fn verify_all(State(admin): Hands) -> Response {
         (status = 409, description = "Another such job is under way", body = ErrorBody),
     )
 )]
-pub(in crate::http) async fn salvage_all(State(admin): Hands, Asked(asked): Asked<SalvageAsked>) -> Response {
-    tracing::info!(give_up = asked.give_up, "salvaging was asked for");
+pub(in crate::http) async fn salvage_all(
+    State(admin): Hands,
+    By(by): By,
+    Asked(asked): Asked<SalvageAsked>,
+) -> Response {
+    let detail = if asked.give_up { "what is lost is given up" } else { "" };
+    admin.operator.audit.note(&by, "salvage", detail, None, Ok(())).await;
     lines(&admin, || salvage(admin.operator.outbox.clone(), asked.give_up).boxed())
 }
 
@@ -134,9 +140,10 @@ pub(in crate::http) async fn salvage_all(State(admin): Hands, Asked(asked): Aske
 )]
 pub(in crate::http) async fn begin_export(
     State(admin): Hands,
+    By(by): By,
     Asked(asked): Asked<ExportAsked>,
 ) -> Answer<ExportState> {
-    Ok(Json(admin.operator.exports.begin(asked).await?))
+    Ok(Json(admin.operator.exports.begin(&by, asked).await?))
 }
 
 /// The page of an export that is to be confirmed next.
@@ -215,6 +222,12 @@ pub(in crate::http) struct Place {
     /// Whether these are the last lines of the file.
     #[serde(default)]
     last: bool,
+    /// The ids of the exports in the file, in hexadecimal, with commas between: known ones are refused.
+    #[serde(default)]
+    exports: String,
+    /// Takes in also what was imported before.
+    #[serde(default)]
+    again: bool,
 }
 
 /// Takes in lines of what was exported. Whether a file is whole, which its last line says, its reader has to check before.
@@ -226,18 +239,24 @@ pub(in crate::http) struct Place {
     request_body(content = String, content_type = LINES),
     responses(
         (status = 200, description = "They are durable", body = Imported),
-        (status = 409, description = "Another import is under way", body = ErrorBody),
+        (status = 409, description = "Another import is under way, or the file was imported before", body = ErrorBody),
         (status = 422, description = "A line cannot be used; none was taken in", body = ErrorBody),
         (status = 507, description = "The outbox is full", body = ErrorBody),
     )
 )]
 pub(in crate::http) async fn import(
     State(admin): Hands,
+    By(by): By,
     Asked(place): Asked<Place>,
     text: String,
 ) -> Answer<Imported> {
-    let Place { import, first, last } = place;
-    let imported = admin.operator.import(import, Chunk { first, text }, last).await?;
+    let Place { import, first, last: is_last, exports, again } = place;
+    let ids = exports.split(',').filter(|id| !id.is_empty()).map(|id| ExportId::from_str_radix(id, 16));
+    let exports = ids.collect::<Result<Vec<_>, _>>().map_err(|_| {
+        Fault::Request(StatusCode::BAD_REQUEST, "exports: an id is 32 hexadecimal digits".to_owned())
+    })?;
+    let part = ImportPart { import, chunk: Chunk { first, text }, is_last, exports, again };
+    let imported = admin.operator.import(&by, part).await?;
     let busy = || Fault::Request(StatusCode::CONFLICT, "another import is under way".to_owned());
     imported.map(Json).ok_or_else(busy)
 }

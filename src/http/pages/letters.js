@@ -51,6 +51,7 @@ function on(id, work) {
 // Nothing is known before the agent has said it.
 let offered = null;
 let pausedNow = false;
+let keptNow = 0;
 
 const isOpen = () => offered === true && sessionStorage.getItem(KEY) !== null;
 
@@ -58,13 +59,14 @@ function arrange() {
   $("no-admin").hidden = offered !== false;
   $("unlock").hidden = offered !== true || isOpen();
   $("opened").hidden = !isOpen();
-  $("pause").hidden = !isOpen();
+  for (const id of ["pause", "probe", "orders"]) $(id).hidden = !isOpen();
 }
 
 function lock(why) {
   sessionStorage.removeItem(KEY);
   $("letter").close();
   $("list").replaceChildren();
+  $("order-list").replaceChildren();
   arrange();
   say(why);
   $("token").focus();
@@ -126,6 +128,7 @@ async function list(from = 0) {
   next = page.next;
   $("more").hidden = next === null;
   $("none").hidden = $("list").childElementCount > 0;
+  await orders();
 }
 
 async function quietly(work) {
@@ -140,6 +143,33 @@ async function quietly(work) {
 $("reason").addEventListener("change", () => quietly(list));
 on("reload", () => list());
 on("more", () => list(next));
+
+// --- who ordered what ---
+
+function orderRow(order) {
+  const line = document.createElement("tr");
+  const numbers = order.ids.length ? ` (${order.ids.join(", ")}${order.count > order.ids.length ? ", …" : ""})` : "";
+  const done = order.error ?? (order.outcome === "begun" ? "begun; nothing more is known" : `${order.count ?? "done"}${numbers}`);
+  const columns = [
+    ["When", order.at.replace("T", " ").replace(/\.\d+/, "")],
+    ["Who", order.who],
+    ["Order", order.order],
+    ["Of what", order.detail || "–"],
+    ["Done", done],
+  ];
+  for (const [name, value] of columns) {
+    const cell = document.createElement("td");
+    cell.dataset.head = name;
+    cell.textContent = value;
+    line.append(cell);
+  }
+  return line;
+}
+
+async function orders() {
+  const page = await ask("GET", "audit?limit=20");
+  $("order-list").replaceChildren(...page.orders.map(orderRow));
+}
 
 // --- one of them ---
 
@@ -221,7 +251,8 @@ function selection() {
 
 function which() {
   const reason = $("reason").value;
-  return reason ? `All dead letters with the reason “${reason.replace("_", " ")}”` : "All dead letters";
+  const kept = whole.format(keptNow);
+  return reason ? `All dead letters with the reason “${reason.replace("_", " ")}”, of ${kept} kept,` : `All ${kept} dead letters`;
 }
 
 /** The agent does some hundreds at a time, and says what to ask for next. */
@@ -260,17 +291,26 @@ on("drop-all", async () => {
 on("pause", async () => {
   const drain = await ask("POST", pausedNow ? "drain/resume" : "drain/pause");
   say(drain.paused ? "The drain is paused: records wait." : "The drain sends again.");
+  await orders();
+});
+
+on("probe", async () => {
+  await ask("POST", "drain/probe");
+  say("The next probe goes at once.");
+  await orders();
 });
 
 on("release", async () => {
   await ask("POST", "drain/release-brake");
   say("The brake is released.");
+  await orders();
 });
 
 export const admin = {
   /** Shows what the agent offers, as it is now. */
   follow(now) {
     pausedNow = now.link.paused;
+    keptNow = now.dead_letters;
     const label = pausedNow ? "Resume the drain" : "Pause the drain";
     if ($("pause").textContent !== label) $("pause").textContent = label;
     const braked = isOpen() && now.link.reason === "refusing";

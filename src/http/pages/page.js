@@ -8,12 +8,12 @@ const KINDS = { usage: "Usage", lifecycle: "Session events", quota: "Quota" };
 // An agent that has said nothing for so long is away; it is asked again this often.
 const SILENCE = 5000;
 const AGAIN = 2000;
-// What waits for less, in seconds, is just passing through.
-const PASSING = 5;
 
 const $ = (id) => document.getElementById(id);
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const decimal = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+
+const sum = (values) => values.reduce((total, value) => total + value, 0);
 
 /** Only what has changed is written: a screen reader and a selection stay where they are. */
 function text(element, value) {
@@ -25,6 +25,7 @@ function state(element, value) {
 }
 
 function rate(value) {
+  if (value === null) return "–";
   return value >= 100 ? whole.format(value) : decimal.format(value);
 }
 
@@ -87,8 +88,8 @@ function append(now) {
   history.at.push(now.at);
   history.depth.push(now.outbox.depth);
   for (const kind of Object.keys(KINDS)) {
-    history.in[kind].push(now.kinds[kind].in_per_second);
-    history.out[kind].push(now.kinds[kind].out_per_second);
+    history.in[kind].push(now.kinds[kind].in_per_second ?? 0);
+    history.out[kind].push(now.kinds[kind].out_per_second ?? 0);
   }
   const columns = [history.at, history.depth, ...Object.values(history.in), ...Object.values(history.out)];
   while (history.at.length * history.step_seconds > 3600) columns.forEach((column) => column.shift());
@@ -98,11 +99,11 @@ function append(now) {
 // --- what is told ---
 
 function showRedis(now) {
-  const waiting = Object.values(now.kinds).reduce((sum, kind) => sum + kind.in_redis, 0);
-  text($("redis-depth"), whole.format(waiting));
-  const fault = now.redis.fault ?? (now.redis.connected ? null : "not connected");
-  text($("redis-note"), fault ?? "connected");
-  state($("redis"), fault ? "warn" : "good");
+  const depths = Object.values(now.kinds).map((kind) => kind.in_redis);
+  text($("redis-depth"), depths.includes(null) ? "–" : whole.format(sum(depths)));
+  const { connected, fault } = now.redis;
+  text($("redis-note"), fault ?? (connected ? "connected" : "away: not connected"));
+  state($("redis"), connected ? (fault ? "warn" : "good") : "bad");
 }
 
 function oldest(now) {
@@ -152,27 +153,55 @@ function showLink(now) {
   state($("link"), down ? "bad" : link.paused ? "warn" : link.connected ? "good" : "unknown");
 }
 
-/** When nothing will wait any more. Records on their way through are no backlog. */
+/** When nothing will wait any more, or why nobody can say. */
 function outlook(now) {
   const left = now.drained_in_seconds;
-  if (left === 0) return "nothing waits";
-  if (oldest(now) < PASSING) return "keeping up";
-  return left === null ? "not shrinking" : `drained in about ${duration(left)}`;
+  if (left === null) return now.no_forecast;
+  return left === 0 ? "nothing waits" : `drained in about ${duration(left)}`;
 }
 
 function showKinds(now) {
-  let taken = 0;
-  let settled = 0;
   for (const [kind, row] of Object.entries(cells)) {
     const of = now.kinds[kind];
-    taken += of.in_per_second;
-    settled += of.out_per_second;
     const values = [whole.format(of.depth), of.depth ? duration(of.oldest_age_seconds) : "–", rate(of.in_per_second), rate(of.out_per_second)];
     row.forEach((cell, n) => text(cell, values[n]));
   }
-  text($("rate-in"), rate(taken));
-  text($("rate-out"), rate(settled));
+  // None of the rates is known, or all of them are.
+  const total = (way) => {
+    const rates = Object.values(now.kinds).map((kind) => kind[way]);
+    return rates.includes(null) ? null : sum(rates);
+  };
+  text($("rate-in"), rate(total("in_per_second")));
+  text($("rate-out"), rate(total("out_per_second")));
   text($("eta"), outlook(now));
+}
+
+/** Routes that were asked in the last half minute, the busiest first. */
+function showRoutes(now) {
+  $("no-routes").hidden = now.routes.length > 0;
+  const milliseconds = (seconds) => (seconds === null ? "–" : `${whole.format(seconds * 1000)} ms`);
+  const rows = now.routes.map((route) => {
+    const line = document.createElement("tr");
+    const head = document.createElement("th");
+    head.scope = "row";
+    head.textContent = route.endpoint.replace("_", " ");
+    line.append(head);
+    const columns = [
+      ["A second", rate(route.per_second)],
+      ["Errors", rate(route.errors_per_second)],
+      ["429", rate(route.too_many_per_second)],
+      ["Median", milliseconds(route.p50_seconds)],
+      ["99 %", milliseconds(route.p99_seconds)],
+    ];
+    for (const [name, value] of columns) {
+      const cell = document.createElement("td");
+      cell.dataset.head = name;
+      cell.textContent = value;
+      line.append(cell);
+    }
+    return line;
+  });
+  $("routes").replaceChildren(...rows);
 }
 
 function showLetters(now) {
@@ -198,11 +227,14 @@ function show(now) {
   text($("about"), `${now.region} · version ${now.version} · up ${duration(now.uptime_seconds)}`);
   text($("status"), now.status);
   state($("status"), now.status);
+  text($("why"), now.reasons.join("; "));
+  delete document.body.dataset.away;
   document.title = `${now.server_id}: ${now.status}`;
   showRedis(now);
   showOutbox(now);
   showLink(now);
   showKinds(now);
+  showRoutes(now);
   showLetters(now);
   admin.follow(now);
 }
@@ -219,6 +251,10 @@ function away() {
   source = null;
   since ??= clock.format(heard);
   text($("status"), "agent away");
+  text($("why"), "what is shown is as it was");
+  document.body.dataset.away = "";
+  for (const id of ["rate-in", "rate-out", "eta", "redis-depth"]) text($(id), "–");
+  for (const row of Object.values(cells)) row.slice(2).forEach((cell) => text(cell, "–"));
   state($("status"), "away");
   text($("stream"), `no word since ${since}; trying again`);
   document.title = "agent away";

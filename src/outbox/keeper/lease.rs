@@ -170,7 +170,7 @@ impl Keeper {
     }
 
     /// Closes the sealed segments in which no log has anything more to be read on.
-    fn close_read_through(&self) {
+    pub(super) fn close_read_through(&self) {
         let through: Vec<_> = {
             let state = self.shared.state();
             let is_read_through = |log: Log, listed: &Listed| {

@@ -4,6 +4,7 @@ mod commands;
 mod expiry;
 mod lease;
 mod letters;
+mod oldest;
 mod tidy;
 mod troubles;
 
@@ -72,6 +73,8 @@ pub(super) struct Keeper {
     /// Where the writer is asked for a new segment; does not keep it alive.
     orders: mpsc::WeakSender<Order>,
     failed_at: Option<Instant>,
+    /// When the oldest record could not be looked up.
+    oldest_failed_at: Option<Instant>,
     chores_at: Instant,
     /// The ledger's copy of the totals is to be made anew.
     copies_totals: bool,
@@ -107,6 +110,7 @@ impl Keeper {
             shared,
             orders,
             failed_at: None,
+            oldest_failed_at: None,
             chores_at: Instant::now(),
             copies_totals: false,
             expiry: Expiry::begin(),
@@ -262,6 +266,7 @@ impl Keeper {
         self.bury_rejected();
         self.tidy();
         self.commit();
+        self.look_for_oldest();
         self.shared.measure();
     }
 

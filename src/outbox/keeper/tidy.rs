@@ -100,6 +100,7 @@ impl Keeper {
     /// What need not be done with every tick.
     pub(in crate::outbox) fn chores(&mut self) {
         (self.chores_at, self.copies_totals) = (Instant::now(), true);
+        self.shared.letter_log.tick(Instant::now());
         // While the folder is away nothing is made in its place, and what is open stays open: it can still be read.
         if !self.shared.hold.is_in_place() {
             return;

@@ -1,6 +1,7 @@
 //! The outbox driven step by step, on one thread: what it does between two steps is known, so it can fail at each.
 
 mod appends;
+mod audit;
 mod damage;
 mod expiry;
 mod faults;
@@ -8,6 +9,7 @@ mod fresh;
 mod inspect;
 mod keeper;
 mod model;
+mod oldest;
 mod rig;
 mod salvage;
 mod space;

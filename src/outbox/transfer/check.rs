@@ -2,7 +2,9 @@
 
 use std::io::BufRead;
 
-use super::super::Entry;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::super::{Entry, ExportId};
 use super::line::{Parsed, lines};
 use super::{Exported, TransferError};
 
@@ -16,12 +18,25 @@ pub enum Accept {
 }
 
 /// What was found in a file whose every line is good.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
     /// The number of the last line, if that is cut off: it is to be passed over.
     pub cut: Option<u64>,
     /// Something is missing.
     pub is_incomplete: bool,
+    /// The ids of the exports in it.
+    pub exports: Vec<ExportId>,
+}
+
+/// The id of the one export in a file that is whole.
+pub fn export_id(file: impl BufRead) -> std::io::Result<ExportId> {
+    let (mut hash, mut last) = (Xxh3::new(), None);
+    for line in lines(file) {
+        if let Some(before) = last.replace(line?) {
+            hash.update(&before.text);
+        }
+    }
+    Ok(hash.digest128())
 }
 
 /// Checks every line of what was exported, and whether all of it is there.
@@ -37,6 +52,7 @@ pub fn check_lines(file: impl BufRead, accept: Accept) -> Result<Checked, Transf
         }
     };
     let mut cut = None;
+    let (mut exports, mut hash) = (Vec::new(), Xxh3::new());
     for line in lines(file) {
         let line = line?;
         match line.parsed()? {
@@ -46,6 +62,9 @@ pub fn check_lines(file: impl BufRead, accept: Accept) -> Result<Checked, Transf
                 if said != found {
                     incomplete(TransferError::Miscounted { line: line.n, said, found })?;
                 }
+                // All exports of nothing are alike.
+                exports.extend((found.total() > 0).then(|| hash.digest128()));
+                hash.reset();
                 found = Exported::default();
                 (has_end, count) = (true, line.n);
                 continue;
@@ -55,11 +74,13 @@ pub fn check_lines(file: impl BufRead, accept: Accept) -> Result<Checked, Transf
                 break;
             }
         }
+        hash.update(&line.text);
         (has_end, count) = (false, line.n);
     }
     if !has_end {
         let place = cut.map_or_else(|| format!("after line {count}"), |cut| format!("within line {cut}"));
         incomplete(TransferError::NoEnd { place })?;
+        exports.extend((found.total() > 0).then(|| hash.digest128()));
     }
-    Ok(Checked { cut, ..checked })
+    Ok(Checked { cut, exports, ..checked })
 }

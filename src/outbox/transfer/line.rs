@@ -231,7 +231,7 @@ pub(super) enum Parsed {
 pub(super) struct Numbered {
     /// From 1.
     pub(super) n: u64,
-    text: Vec<u8>,
+    pub(super) text: Vec<u8>,
 }
 
 impl Numbered {

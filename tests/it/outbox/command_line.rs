@@ -76,7 +76,9 @@ fn a_backlog_moves_to_another_machine_with_its_identities() {
     assert_eq!(agent(&old, &["outbox", "verify", "--json"]).json()["waiting"], 48);
 
     let exported = agent(&old, &["outbox", "export", file, "--json"]).json();
-    assert_eq!(exported, serde_json::json!({"exported": 48, "dead_letters": 2}));
+    assert_eq!((&exported["exported"], &exported["dead_letters"]), (&48.into(), &2.into()));
+    let id = exported["export_id"].as_str().unwrap();
+    assert!(id.len() == 32 && id.chars().all(|c| c.is_ascii_hexdigit()), "{id}");
     assert_eq!(agent(&old, &["dead-letters", "list", "--json"]).out, "", "they have moved too");
     let stats = agent(&old, &["outbox", "stats", "--json"]).json();
     assert_eq!(
@@ -99,6 +101,23 @@ fn a_backlog_moves_to_another_machine_with_its_identities() {
         imported,
         serde_json::json!({"imported": 48, "dead_letters": 2, "known_dead_letters": 0, "complete": true})
     );
+    // A second time it is refused, also without its last line, and taken in for whoever means it.
+    let text = std::fs::read_to_string(file).unwrap();
+    let cut = home.path().join("cut");
+    std::fs::write(&cut, &text[..=text.trim_end().rfind('\n').unwrap()]).unwrap();
+    for words in
+        [&["outbox", "import", file][..], &["outbox", "import", cut.to_str().unwrap(), "--incomplete"]]
+    {
+        let again = agent(&new, words);
+        assert!(again.code == 1 && again.err.contains("--again"), "{}", again.err);
+        assert_eq!(agent(&new, &["outbox", "stats", "--json"]).json()["depth"]["usage_record"], 48);
+    }
+    let audit = agent(&new, &["audit", "--json"]).out;
+    let orders: Vec<serde_json::Value> =
+        audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((orders.len(), &orders[0]["count"], &orders[0]["outcome"]), (3, &50.into(), &"done".into()));
+    assert!(orders[0]["who"].as_str().unwrap().starts_with("local user "), "{audit}");
+    assert_eq!((&orders[1]["order"], &orders[1]["outcome"]), (&"import".into(), &"failed".into()), "{audit}");
     let shown = agent(&new, &["dead-letters", "show", "1", "--json"]).json();
     assert_eq!((&shown["attempts"], &shown["detail"]), (&2.into(), &"status 400: no".into()));
     assert_eq!(agent(&new, &["outbox", "verify", "--json"]).json()["waiting"], 48);
@@ -162,10 +181,10 @@ fn dead_letters_are_listed_shown_replayed_and_dropped() {
         (&stats["depth"]["usage_record"], &stats["enqueued"]["usage_record"]),
         (&49.into(), &61.into())
     );
-    let unknown = agent(&dir, &["dead-letters", "drop", "999"]);
+    let unknown = agent(&dir, &["dead-letters", "drop", "999", "--yes"]);
     assert!(unknown.code == 1 && unknown.err.contains("no dead letter"), "{}", unknown.err);
-    assert_eq!(agent(&dir, &["dead-letters", "drop", "--all", "--json"]).json()["dropped"], 1);
-    assert_eq!(agent(&dir, &["dead-letters", "drop", "--all", "--json"]).json()["dropped"], 0);
+    assert_eq!(agent(&dir, &["dead-letters", "drop", "--all", "--yes", "--json"]).json()["dropped"], 1);
+    assert_eq!(agent(&dir, &["dead-letters", "drop", "--all", "--yes", "--json"]).json()["dropped"], 0);
     assert_eq!(agent(&dir, &["outbox", "stats", "--json"]).json()["dead_letters"], 0);
     assert_eq!(agent(&dir, &["outbox", "verify"]).code, 0);
 }

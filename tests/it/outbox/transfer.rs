@@ -35,7 +35,8 @@ async fn try_import(outbox: &Outbox, file: &Path, accept: Accept) -> Result<Impo
     let open = || -> std::io::Result<Box<dyn std::io::BufRead>> {
         Ok(Box::new(BufReader::new(std::fs::File::open(file)?)))
     };
-    outbox.import(open, accept, |_| ()).await
+    // Whether it was imported before is the command line's test.
+    outbox.import(open, (accept, true), |_| ()).await
 }
 
 async fn import(outbox: &Outbox, file: &Path) -> Imported {

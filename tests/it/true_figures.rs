@@ -1,0 +1,133 @@
+//! Goal: what the agent shows of its backlog is true in every state, and what it does not know it does not show: the age of the
+//! oldest record, forecasts, and what waits in a Redis that is away.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::harness::{Agent, RedisServer, Sandbox, Stage, USAGE, load, until};
+
+const TOKEN: (&str, &str) = ("ADMIN_TOKEN", "a-token-of-the-operator");
+
+/// Waits until so many wait in the outbox. Each of them is at least as old as what this gives.
+async fn waiting(agent: &Agent, depth: u64) -> Instant {
+    until("they wait in the outbox", async || {
+        let health = agent.health().await?;
+        (health["outbox"]["depth"] == depth).then_some(())
+    })
+    .await;
+    Instant::now()
+}
+
+/// The age is at least that, in metrics (which are rendered 50 times a second at most) and health.
+async fn assert_age(agent: &Agent, since: Instant) {
+    let least = since.elapsed().as_secs_f64() - 0.1;
+    let metric = agent.metrics().await.sum("dataplane_outbox_oldest_age_seconds", &[("kind", "usage")]);
+    let health = agent.health().await.expect("it answers")["outbox"]["oldest_age_seconds"].clone();
+    assert!(metric > 0.0 && metric >= least, "{metric} < {least}");
+    assert!(health.as_f64().is_some_and(|age| age >= least), "{health} < {least}");
+}
+
+async fn push(redis: &RedisServer, count: u32) {
+    let records: Vec<_> = (0..count).map(|n| load::usage(&format!("s-{n}"), 0)).collect();
+    redis.push(USAGE, &records).await;
+}
+
+async fn status(agent: &Agent) -> Value {
+    let (_, text) = until("it answers", async || agent.get("/status").await).await;
+    serde_json::from_str(&text).expect("JSON")
+}
+
+async fn order(agent: &Agent, path: &str) {
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let answer = http.post(agent.url(path)).bearer_auth(TOKEN.1).send().await.expect("it answers");
+    assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test]
+async fn a_paused_drain_shows_the_age_of_its_backlog_and_no_forecast() {
+    let mut stage = Stage::set_with(&[TOKEN]).await;
+    order(&stage.agent, "/admin/drain/pause").await;
+    push(&stage.redis, 50).await;
+    let since = waiting(&stage.agent, 50).await;
+    assert_age(&stage.agent, since).await;
+    let now = status(&stage.agent).await;
+    assert_eq!(now["drained_in_seconds"], Value::Null, "{now}");
+    let why = "the drain sends nothing: paused by an operator";
+    assert_eq!((&now["no_forecast"], &now["reasons"]), (&json!(why), &json!([why])), "{now}");
+    order(&stage.agent, "/admin/drain/resume").await;
+    stage.drained().await;
+    until("nothing waits, and that is said", async || {
+        let now = status(&stage.agent).await;
+        (now["drained_in_seconds"] == 0.0 && now["no_forecast"].is_null()).then_some(())
+    })
+    .await;
+    let age = stage.agent.metrics().await.sum("dataplane_outbox_oldest_age_seconds", &[]);
+    assert_eq!(age, 0.0, "nothing waits");
+}
+
+#[tokio::test]
+async fn a_link_that_was_never_up_and_a_restart_do_not_hide_the_age() {
+    let redis = RedisServer::start().await;
+    let mut agent = Agent::new(&redis, "http://127.0.0.1:1");
+    agent.start();
+    agent.ready().await;
+    push(&redis, 300).await;
+    let since = waiting(&agent, 300).await;
+    assert_age(&agent, since).await;
+    until("the link is told to be down, and that there is no forecast for it", async || {
+        let now = status(&agent).await;
+        let why = now["no_forecast"].as_str()?.to_owned();
+        (now["drained_in_seconds"].is_null() && why.starts_with("the link is down: ")).then_some(())
+    })
+    .await;
+    agent.kill();
+    agent.start();
+    // The first scrape that is answered.
+    assert_age(&agent, since).await;
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_held_kind_has_its_age() {
+    let sandbox = Sandbox::start(&[]);
+    sandbox.weather(json!({"always": 422})).await;
+    let stage = Stage::set_around(sandbox, &[("REFUSAL_BRAKE", "3")]).await;
+    push(&stage.redis, 500).await;
+    until("the brake holds", async || {
+        let link = stage.agent.health().await?["components"]["control_plane"]["link"].clone();
+        link.as_str()?.ends_with("refusing").then_some(())
+    })
+    .await;
+    // All of them have been accepted by now.
+    until("none is left in Redis", async || (stage.redis.len(USAGE).await == 0).then_some(())).await;
+    assert_age(&stage.agent, Instant::now()).await;
+    let now = status(&stage.agent).await;
+    assert_eq!(now["no_forecast"], "usage_record records are held: refusing", "{now}");
+}
+
+#[tokio::test]
+async fn what_waits_in_a_redis_that_is_away_is_not_zero_but_unknown() {
+    let mut stage = Stage::set().await;
+    until("the depth is known", async || {
+        (status(&stage.agent).await["kinds"]["usage"]["in_redis"] == 0).then_some(())
+    })
+    .await;
+    stage.redis.kill();
+    let now = until("Redis is said to be away", async || {
+        let now = status(&stage.agent).await;
+        (now["redis"]["connected"] == false).then_some(now)
+    })
+    .await;
+    assert_eq!(now["kinds"]["usage"]["in_redis"], Value::Null, "{now}");
+    assert_eq!((&now["status"], &now["drained_in_seconds"]), (&json!("degraded"), &Value::Null), "{now}");
+    assert!(now["reasons"][0].as_str().is_some_and(|why| why.starts_with("Redis: ")), "{now}");
+    assert!(
+        now["no_forecast"].as_str().is_some_and(|why| why.starts_with("Redis is not connected")),
+        "{now}"
+    );
+    let (_, metrics) = stage.agent.get("/metrics/json").await.expect("it answers");
+    let metrics: Value = serde_json::from_str(&metrics).expect("JSON");
+    assert_eq!(metrics["queue_metrics"][USAGE], Value::Null, "{metrics}");
+    let once = stage.agent.command(&[], &["top", "--once", "--interval", "0.1"]).await;
+    assert!(once.out.contains(", – waiting there"), "{once:?}");
+}

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use crate::control_plane::{Client, ServerStatus};
 use crate::drain::{LinkStatus, Orders};
 use crate::intake::RedisStatus;
+use crate::outbox::metrics::oldest_ages;
 use crate::outbox::{Outbox, Reason, Stats};
-use crate::telemetry::metrics::oldest_ages;
 
 /// Where the figures come from.
 #[derive(Clone)]

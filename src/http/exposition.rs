@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::Surface;
 use super::health::Health;
+use crate::outbox::metrics::families;
 use crate::telemetry::metrics::Moment;
 
 /// A text is told again so long: too short for anybody to see that it is not of this moment.
@@ -30,16 +31,13 @@ impl Exposition {
     }
 
     fn render(&self) -> prometheus::Result<Vec<u8>> {
-        let Surface { metrics, client, redis_server, outbox, .. } = &*self.surface;
+        let Surface { metrics, client, redis_server, outbox, server_id, .. } = &*self.surface;
         metrics.control_plane_up(Health::of(&self.surface).control_plane_connected);
         let mut expiries = client.expiries();
         expiries.extend(redis_server.expiries());
-        metrics.expose(&Moment {
-            stats: outbox.durable_stats(),
-            now_micros: crate::time::now().0,
-            clock_skew_seconds: client.clock_skew().as_seconds_f64(),
-            expiries,
-        })
+        let moment = Moment { clock_skew_seconds: client.clock_skew().as_seconds_f64(), expiries };
+        let of_outbox = families(&outbox.durable_stats(), crate::time::now().0, server_id);
+        metrics.expose(&moment, of_outbox)
     }
 }
 

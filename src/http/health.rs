@@ -10,8 +10,8 @@ use super::Surface;
 use crate::drain::{HeldKind, Orders, Trouble};
 use crate::fleet::agent_metrics::is_well;
 use crate::outbox::Stats;
+use crate::outbox::metrics::oldest_ages;
 use crate::record::Queue;
-use crate::telemetry::metrics::oldest_ages;
 
 /// How the agent, or a part of it, is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]

@@ -21,9 +21,9 @@ use super::history::{ByKind, History, HistoryBody, Rates, Reading, TICK};
 use super::requests::{Requests, RouteBody};
 use super::reserve::RESERVE;
 use crate::outbox::Reason;
+use crate::outbox::metrics::oldest_ages;
 use crate::record::Queue;
 use crate::secret::Secret;
-use crate::telemetry::metrics::oldest_ages;
 
 /// So many pages may look at once. Each costs some microseconds a second, and one of the surface's connections.
 const STREAMS: usize = 32;

@@ -129,6 +129,7 @@ mod ledger;
 mod letter_log;
 mod log_file;
 mod manifest;
+pub mod metrics;
 mod open;
 mod probe;
 mod quarantine;

@@ -27,7 +27,7 @@ const LEAST: f64 = 4.0 * 1024.0;
 const MOST: f64 = 8.0 * 1024.0 * 1024.0;
 /// How long the queue may be: twice the way, within these bounds. A quota request waits that long.
 const QUEUE_LEAST: f64 = 0.05;
-const QUEUE_MOST: f64 = 0.12;
+const QUEUE_MOST: f64 = 0.08;
 /// What a slow answer weighs, beside a quick one.
 const SLOW_WEIGHT: f64 = 1.0 / 3.0;
 /// The bytes of one request, before there are more requests at a time.

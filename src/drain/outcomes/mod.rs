@@ -407,7 +407,8 @@ impl Run {
     }
 
     pub(super) fn dead_letter(&mut self, key: LaneKey, item: &Item, reason: Reason, detail: String) {
-        tracing::warn!(
+        // With its number and the reason the outbox tells of it at the usual level.
+        tracing::debug!(
             correlation_id = &*item.record.correlation_id(),
             reason = reason.label(),
             kind = item.ticket.kind.name(),

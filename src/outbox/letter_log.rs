@@ -59,11 +59,14 @@ impl LetterLog {
 }
 
 fn tell(letter: &DeadLetter) {
-    let key = match &letter.payload {
-        Payload::Record(record) => Some(record.key().to_string()),
+    let record = match &letter.payload {
+        Payload::Record(record) => Some(record),
         Payload::Raw { .. } => None,
     };
+    let key = record.map(|record| record.key().to_string());
+    let correlation_id = record.map(|record| record.correlation_id());
     tracing::warn!(
+        correlation_id = correlation_id.as_deref(),
         reason = letter.reason.label(),
         detail = &*detail(letter),
         dead_letter_id = letter.id,

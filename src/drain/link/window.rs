@@ -25,9 +25,11 @@ const STARTING_QUEUE: f64 = 0.25;
 const LEAST: f64 = 4.0 * 1024.0;
 /// More than this in flight no link that an edge server has needs.
 const MOST: f64 = 8.0 * 1024.0 * 1024.0;
-/// How long the queue may be: twice the way, within these bounds. A quota request waits that long.
+/// How long the queue may be: twice the way, within these bounds; on a long way this part of it. A quota request waits that
+/// long.
 const QUEUE_LEAST: f64 = 0.05;
 const QUEUE_MOST: f64 = 0.08;
+const QUEUE_OF_LONG_WAY: f64 = 0.3;
 /// What a slow answer weighs, beside a quick one.
 const SLOW_WEIGHT: f64 = 1.0 / 3.0;
 /// The bytes of one request, before there are more requests at a time.
@@ -294,7 +296,7 @@ impl Window {
 
 /// How long the queue may be on a way of so many seconds.
 fn queue_target(way: f64) -> f64 {
-    (2.0 * way).clamp(QUEUE_LEAST, QUEUE_MOST)
+    (2.0 * way).clamp(QUEUE_LEAST, QUEUE_MOST).max(QUEUE_OF_LONG_WAY * way)
 }
 
 #[cfg(test)]

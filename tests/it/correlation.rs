@@ -77,7 +77,11 @@ async fn a_records_id_is_in_its_request_and_in_every_line_about_it() {
     assert_eq!(said(&lines, key), ["a record is accepted", "a record is delivered"]);
     assert_eq!(
         said(&lines, REFUSED),
-        ["a record is accepted", "a record will be sent again", "a record became a dead letter"]
+        [
+            "a record is accepted",
+            "a record will be sent again",
+            "dead letter: a message will not be delivered; see `dead-letters show`"
+        ]
     );
 }
 

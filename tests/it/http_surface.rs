@@ -204,7 +204,7 @@ async fn the_log_has_its_form_and_tells_no_secret_and_no_record() {
         stage.drained().await;
         assert_eq!(stage.agent.stop().await.code(), Some(0));
         let log = stage.agent.log();
-        assert!(log.contains("a record became a dead letter"), "{log}");
+        assert!(log.contains("dead letter: a message will not be delivered"), "{log}");
         assert!(!log.contains("customers-own-data") && !log.contains(super::harness::API_KEY), "{log}");
         for line in log.lines() {
             let fields: Value = if format == "json" {

@@ -407,13 +407,6 @@ impl Run {
     }
 
     pub(super) fn dead_letter(&mut self, key: LaneKey, item: &Item, reason: Reason, detail: String) {
-        // With its number and the reason the outbox tells of it at the usual level.
-        tracing::debug!(
-            correlation_id = &*item.record.correlation_id(),
-            reason = reason.label(),
-            kind = item.ticket.kind.name(),
-            "a record became a dead letter"
-        );
         let letter = DeadLetter {
             id: 0,
             reason,

@@ -70,7 +70,9 @@ fn declared(folder: &Path, found: &mut BTreeSet<String>) {
             for rest in text.split("\"dataplane_").skip(1) {
                 let tail: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
                 if !tail.is_empty() && tail != "agent" && rest[tail.len()..].starts_with('"') {
-                    found.insert(format!("dataplane_{tail}"));
+                    // Samples of a histogram bear their family's name and more.
+                    let family = tail.strip_suffix("_bucket").unwrap_or(&tail);
+                    found.insert(format!("dataplane_{family}"));
                 }
             }
         }

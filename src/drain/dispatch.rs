@@ -55,7 +55,11 @@ impl Run {
             let probes = probes.filter(|_| may_probe);
             let limits = batches.then(|| self.batch_limits(room.unwrap_or_default(), now));
             let picked = match probes {
-                Some(log) => self.lanes.pick_probe_of(log, self.routes.may_walk(log, now)),
+                Some(log) => {
+                    // Where answers depend on who gives them, two refusals say too little to go past a record.
+                    let walks = self.routes.may_walk(log, now) && !self.confirmation.is_in_doubt(now);
+                    self.lanes.pick_probe_of(log, walks)
+                }
                 None if only_quota => self.lanes.pick_quota(),
                 None if is_closed => self.lanes.pick(limits),
                 None => self.lanes.pick_probe(|log| self.routes.troubles_in_a_row(log)),

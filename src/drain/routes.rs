@@ -284,21 +284,27 @@ impl Routes {
         self.turn = at + 1;
     }
 
-    /// The probe was answered, and what it said was told. While probes go without backoff, the next waits for `gap`; none
-    /// is no wait.
-    pub(super) fn probe_answered(&mut self, log: Log, gap: Duration, now: Instant) {
+    /// The probe was answered, and what it said was told. The next waits for `gap`, as long as probes of what is braked go
+    /// without backoff; or for the backoff, if this one could bring nothing new.
+    pub(super) fn probe_answered(&mut self, log: Log, gap: Option<Duration>, now: Instant) {
         self.probing = None;
         // One that was let go has set the next probe of the others itself.
-        if !self.is_held(log) {
-            return;
-        }
+        let Some(held) = &self.known_of(log).held else { return };
+        let walks_at =
+            (held.trouble == Trouble::Refusing).then_some(held.since + WALK_AFTER).filter(|at| *at > now);
         let is_quick = self.quick_probes > 0 && self.all_held().all(|(log, _)| self.is_braked(log));
-        if gap.is_zero() || is_quick {
-            self.quick_probes = self.quick_probes.saturating_sub(u32::from(!gap.is_zero()));
-            self.until = Some(now + gap);
-        } else {
-            self.failures = self.failures.saturating_add(1);
-            self.wait(now);
+        match gap {
+            Some(gap) if gap.is_zero() || is_quick => {
+                self.quick_probes = self.quick_probes.saturating_sub(u32::from(!gap.is_zero()));
+                self.until = Some(now + gap);
+            }
+            _ => {
+                self.failures = self.failures.saturating_add(1);
+                self.wait(now);
+                if let (Some(walks_at), true) = (walks_at, is_quick) {
+                    self.until = self.until.map(|until| until.min(walks_at));
+                }
+            }
         }
     }
 

@@ -226,6 +226,7 @@ impl Run {
         for (lane, item, settlement) in &taken {
             delivered[place(item.ticket.log).unwrap_or_default()] += 1;
             self.settled(*lane, item, *settlement, now);
+            self.dead_letter_before(*lane, item);
         }
         drop(taken);
         self.batch_delivered(delivered, &rest, flight, now);

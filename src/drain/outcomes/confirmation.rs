@@ -28,8 +28,12 @@ impl Confirmation {
     /// A record was refused once more. True if that is enough.
     pub(in crate::drain) fn refused(&self, history: &mut History, now: Instant) -> bool {
         history.refusals = history.refusals.saturating_add(1);
-        let is_in_doubt = self.in_doubt_until.is_some_and(|until| until > now);
-        history.refusals >= if is_in_doubt { ENOUGH_IN_DOUBT } else { CONFIRMED }
+        history.refusals >= if self.is_in_doubt(now) { ENOUGH_IN_DOUBT } else { CONFIRMED }
+    }
+
+    /// Whether answers depend on who gives them, for all that is known.
+    pub(in crate::drain) fn is_in_doubt(&self, now: Instant) -> bool {
+        self.in_doubt_until.is_some_and(|until| until > now)
     }
 
     /// A record was delivered.

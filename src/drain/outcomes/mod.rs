@@ -13,7 +13,7 @@ use super::routes::{Attribution, Beside, Met};
 use super::verdict::{Trouble, Verdict, judge};
 use super::{Form, Run, Sent};
 use crate::control_plane::{Answer, Meaning, QuotaAnswer, Response, parse_quota_answer};
-use crate::outbox::{DeadLetter, Log, Payload, Reason, Settlement};
+use crate::outbox::{DeadLetter, Log, Payload, Reason, Settlement, Ticket};
 use crate::record::Kind;
 
 pub(super) use confirmation::Confirmation;
@@ -23,8 +23,6 @@ const DETAIL_BYTES: usize = 1024;
 
 /// Between probes of what is braked, while they go without backoff.
 const PROBE_GAP: Duration = Duration::from_millis(50);
-/// Where each record that could be asked for was refused twice.
-const ASKED_AGAIN: Duration = Duration::from_secs(1);
 /// Between the steps of a walk: so many times what half a step takes, but no longer than this.
 const STEPS_APART: u32 = 20;
 const PROBE_GAP_MOST: Duration = Duration::from_secs(5);
@@ -82,13 +80,11 @@ impl Run {
             // The steps of a walk are far apart: the moment between their halves, in which a ControlPlane that is well again
             // would meet the second first, is short.
             let gap = if self.lanes.is_mid_step() {
-                Duration::ZERO
+                Some(Duration::ZERO)
             } else if self.lanes.is_walking() {
-                (elapsed * STEPS_APART).clamp(PROBE_GAP, PROBE_GAP_MOST)
-            } else if is_known_refused {
-                ASKED_AGAIN
+                Some((elapsed * STEPS_APART).clamp(PROBE_GAP, PROBE_GAP_MOST))
             } else {
-                PROBE_GAP
+                (!is_known_refused).then_some(PROBE_GAP)
             };
             self.routes.probe_answered(log, gap, now);
         }
@@ -139,6 +135,7 @@ impl Run {
                     self.batching.absent(now);
                 }
                 self.settle(key, &item, settlement, now);
+                self.dead_letter_before(key, &item);
                 self.delivered(log, 1, flight, now);
             }
             Verdict::Refused => self.refused(key, item, detail(answer), true, now),
@@ -166,6 +163,19 @@ impl Run {
                 };
                 self.failed(key, item, failure, detail(answer), now);
             }
+        }
+    }
+
+    /// A record was delivered that went before others of its session, each refused twice: they are refused for good. Sent
+    /// after it they could only be delivered out of order.
+    pub(super) fn dead_letter_before(&mut self, key: LaneKey, delivered: &Item) {
+        if !self.lanes.is_walking() {
+            return;
+        }
+        let Ticket { log, seq, .. } = delivered.ticket;
+        while let Some(mut item) = self.lanes.take_refused_before(key, log, seq) {
+            let detail = item.refusal.take().map_or_else(|| "refused twice".to_owned(), String::from);
+            self.dead_letter(key, &item, Reason::Refused, detail);
         }
     }
 
@@ -229,6 +239,7 @@ impl Run {
         self.answers(log, now);
         let sets_brake = counts && self.routes.refused(log, &self.heard, now);
         let is_confirmed = self.confirmation.refused(&mut item.history, now);
+        item.refusal = Some(detail.as_str().into());
         if self.routes.is_braked(log) {
             self.lanes.note_refusal(key);
             // Only probes go, in their own order and pace. When the brake is released everything goes at once.

@@ -216,7 +216,7 @@ impl Lanes {
         let bytes = record.data().len();
         let at = place_of(ticket.kind);
         let lane = self.lanes.entry(key).or_default();
-        if lane.load(Item { ticket, record, history: History::NONE }) {
+        if lane.load(Item { ticket, record, history: History::NONE, refusal: None }) {
             let head = lane.turn();
             self.grown[at] |= lane.not_before.is_some() || head.is_some_and(|head| self.held[head]);
             self.counts[at] += 1;
@@ -447,12 +447,12 @@ impl Lanes {
     /// tried of them, or, if the probe `walks`, a step of the [`walk`].
     pub(super) fn pick_probe_of(&mut self, log: Log, walks: bool) -> Option<Parcel> {
         let at = place(log)?;
-        self.walk.step = None;
+        let just_now = self.walk.begin_probe();
         let (fresh, suspect) = (Queue { at, is_suspect: false }, Queue { at, is_suspect: true });
         if !self.ready[at].is_empty() || !walks || self.has_unconfirmed_head(at) {
             return self.pick_least_tried(fresh).or_else(|| self.pick_least_tried(suspect));
         }
-        self.pick_walk(at)
+        self.pick_walk(at, just_now)
     }
 
     fn pick_least_tried(&mut self, queue: Queue) -> Option<Parcel> {

@@ -79,6 +79,8 @@ pub(in crate::drain) struct Item {
     pub ticket: Ticket,
     pub record: Record,
     pub history: History,
+    /// What it was refused with last.
+    pub refusal: Option<Box<str>>,
 }
 
 /// Records of one session, in order.

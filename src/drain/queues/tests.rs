@@ -729,6 +729,30 @@ fn a_walk_asks_for_the_head_again_before_each_record_behind_what_was_refused_twi
     assert_eq!(walked, heads_between, "each record, and its confirmation, behind the head");
     assert_eq!(probe(true, false), (1, false), "the head failed otherwise: nothing goes before it");
     assert_eq!([probe(true, true), probe(true, true)], [(1, true), (6, false)]);
+    // What follows is delivered: those before it are taken out, and none behind it.
+    let key = LaneKey::of_session("a");
+    let mut taken = Vec::new();
+    while let Some(item) = lanes.take_refused_before(key, Log::Usage, 6) {
+        lanes.settle(key, &item);
+        taken.push(item.ticket.seq);
+    }
+    assert_eq!(taken, [1, 3, 4]);
+}
+
+#[test]
+fn a_walk_with_nothing_behind_what_was_refused_takes_no_steps() {
+    let mut lanes = lanes(&[(Kind::Usage, "a", 1), (Kind::Usage, "b", 2)]);
+    let now = Instant::now();
+    lanes.hold([false, false, true, false]);
+    for _ in 0..10 {
+        let (key, mut item) = only(lanes.pick_probe_of(Log::Usage, true).unwrap());
+        item.history.attempts += 1;
+        item.history.refusals = 2;
+        lanes.note_refusal(key);
+        assert!(!lanes.is_walking() && !lanes.is_mid_step(), "it would be asked for again at once, for ever");
+        lanes.put_back(key, item, now);
+        lanes.wake(now);
+    }
 }
 
 #[test]

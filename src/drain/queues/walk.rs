@@ -5,9 +5,11 @@
 //! the brake is released. If it is refused, and again on another connection, it is one more suspect.
 //!
 //! IMPORTANT: a record that goes before its predecessors may be delivered before them. A `ControlPlane` that is well again
-//! must meet the head first: each step asks for the head once more, and the record behind follows at once, or not at all.
+//! must meet the head first: each step asks for the head once more, and the record behind follows at once, or not at all. If
+//! it is delivered all the same, its predecessors, each refused twice, become dead letters: they are not sent after it.
 
-use super::{Group, LaneKey, Lanes, Parcel};
+use super::{Group, Item, LaneKey, Lanes, Parcel, Queue, place};
+use crate::outbox::Log;
 
 /// What the last probe was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,14 @@ pub(super) struct Walk {
     pub(super) step: Option<Step>,
     /// The head was refused just now: the record behind may go.
     is_head_refused: bool,
+}
+
+impl Walk {
+    /// Another probe is picked. True if the last was the first half of a step, and was refused.
+    pub(super) fn begin_probe(&mut self) -> bool {
+        self.step = None;
+        std::mem::take(&mut self.is_head_refused)
+    }
 }
 
 impl Lanes {
@@ -52,26 +62,48 @@ impl Lanes {
         self.suspects[at].iter().any(is_unconfirmed)
     }
 
-    /// The next probe of the walk.
-    pub(super) fn pick_walk(&mut self, at: usize) -> Option<Parcel> {
+    /// The next probe of the walk, whose last step's first half was refused `just_now` or not. Where nothing lies behind what
+    /// was refused, it is the least tried head, and no step.
+    pub(super) fn pick_walk(&mut self, at: usize, just_now: bool) -> Option<Parcel> {
+        let behind = |key: &LaneKey| self.lanes.get(key).and_then(|lane| lane.behind_confirmed(at));
         let is_proven = |key: &LaneKey| self.lanes.get(key).is_some_and(|lane| lane.is_proven);
-        let lanes = &self.suspects[at];
-        let same = lanes.iter().position(|key| self.walk.lane == Some(*key));
-        let n = same.or_else(|| lanes.iter().position(is_proven)).unwrap_or_default();
-        let key = *lanes.get(n)?;
-        let is_next = self.walk.lane == Some(key) && std::mem::take(&mut self.walk.is_head_refused);
-        let behind = self.lanes.get(&key).and_then(|lane| lane.behind_confirmed(at)).filter(|_| is_next);
-        self.walk.lane = Some(key);
-        if is_next && behind.is_none() {
+        let lanes = || self.suspects[at].iter().copied();
+        let walkable = || lanes().filter(|key| behind(key).is_some());
+        let same = walkable().find(|key| self.walk.lane == Some(*key));
+        let Some(key) = same.or_else(|| walkable().find(is_proven)).or_else(|| walkable().next()) else {
             // What is in hand is all suspect. There may be more to be read.
-            self.ask(key);
+            lanes().collect::<Vec<_>>().into_iter().for_each(|key| self.ask(key));
+            return self.pick_least_tried(Queue { at, is_suspect: true });
+        };
+        let is_second_half = just_now && self.walk.lane == Some(key);
+        let index = behind(&key).filter(|_| is_second_half).unwrap_or_default();
+        self.walk.lane = Some(key);
+        self.walk.step = Some(if is_second_half { Step::Behind } else { Step::Head });
+        self.take_at(key, at, index)
+    }
+
+    /// Takes the next record of this lane and log that was refused twice and lies before this number: one behind it was
+    /// delivered. It is in flight until it was settled.
+    pub(in crate::drain) fn take_refused_before(
+        &mut self,
+        key: LaneKey,
+        log: Log,
+        number: u64,
+    ) -> Option<Item> {
+        let at = place(log)?;
+        let first = self.lanes.get(&key)?.lines[at].items.front()?;
+        if first.ticket.seq >= number || !first.history.is_confirmed() {
+            return None;
         }
-        self.walk.step = Some(if behind.is_some() { Step::Behind } else { Step::Head });
-        self.suspects[at].remove(n);
+        let parcel = self.take_at(key, at, 0)?;
+        parcel.into_iter().flat_map(|group| group.items).next()
+    }
+
+    fn take_at(&mut self, key: LaneKey, at: usize, index: usize) -> Option<Parcel> {
+        self.dequeue(key);
         let lane = self.lanes.get_mut(&key)?;
-        lane.queued = None;
         self.flying += usize::from(lane.in_flight == 0);
-        let item = lane.pop_at(at, behind.unwrap_or_default())?;
+        let item = lane.pop_at(at, index)?;
         self.queue(key);
         Some(vec![Group { lane: key, items: vec![item] }])
     }

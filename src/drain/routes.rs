@@ -32,7 +32,8 @@ const DELIVERING_GAP: Duration = Duration::from_secs(10);
 /// Bad records in front of good ones are walked through at once: so many probes for each refusal that set the brake go
 /// without backoff. What is refused after that is a bad release.
 const QUICK_PROBES: u32 = 10;
-/// So long a brake waits for a session that nothing stands in front of, before it walks behind what was refused (`drain/queues/walk.rs`).
+/// So long a brake waits for the delivery of a record that was never refused, before it walks behind those that were
+/// (`drain/queues/walk.rs`).
 const WALK_AFTER: Duration = Duration::from_secs(20);
 
 /// After a brake as short as this nothing has to begin small.
@@ -91,6 +92,17 @@ struct Brake {
     until: Instant,
 }
 
+/// How long after a probe of what is held the next one goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// None: it is the second half of a step.
+    AtOnce,
+    /// So long, while probes of what is braked may go without backoff.
+    Short(Duration),
+    /// With backoff: this one brought nothing new.
+    Backoff,
+}
+
 /// All kinds, in the order of [`LOGS`].
 pub(super) struct Routes {
     settings: Settings,
@@ -114,7 +126,7 @@ impl Routes {
     pub(super) fn new(settings: Settings) -> Self {
         let routes = std::array::from_fn(|_| Route::default());
         let jitter = Jitter::default();
-        let quick_probes = QUICK_PROBES * settings.refusal_brake;
+        let quick_probes = QUICK_PROBES.saturating_mul(settings.refusal_brake);
         let (until, probing) = (None, None);
         Self { settings, routes, in_a_row: 0, until, probing, turn: 0, failures: 0, quick_probes, jitter }
     }
@@ -137,7 +149,7 @@ impl Routes {
     /// So many were delivered, or had been before. True if that ends a hold.
     pub(super) fn delivered(&mut self, log: Log, records: u64, now: Instant) -> bool {
         self.in_a_row = 0;
-        self.quick_probes = QUICK_PROBES * self.settings.refusal_brake;
+        self.quick_probes = QUICK_PROBES.saturating_mul(self.settings.refusal_brake);
         let route = self.of(log);
         if let Some(last) = route.last_delivery {
             route.delivering += now.saturating_duration_since(last).min(DELIVERING_GAP);
@@ -284,31 +296,31 @@ impl Routes {
         self.turn = at + 1;
     }
 
-    /// The probe was answered, and what it said was told. The next waits for `gap`, as long as probes of what is braked go
-    /// without backoff; or for the backoff, if this one could bring nothing new.
-    pub(super) fn probe_answered(&mut self, log: Log, gap: Option<Duration>, now: Instant) {
+    /// The probe was answered, and what it said was told.
+    pub(super) fn probe_answered(&mut self, log: Log, pause: Pause, now: Instant) {
         self.probing = None;
         // One that was let go has set the next probe of the others itself.
         let Some(held) = &self.known_of(log).held else { return };
-        let walks_at =
-            (held.trouble == Trouble::Refusing).then_some(held.since + WALK_AFTER).filter(|at| *at > now);
+        let walks_at = held.since + WALK_AFTER;
         let is_quick = self.quick_probes > 0 && self.all_held().all(|(log, _)| self.is_braked(log));
-        match gap {
-            Some(gap) if gap.is_zero() || is_quick => {
-                self.quick_probes = self.quick_probes.saturating_sub(u32::from(!gap.is_zero()));
-                self.until = Some(now + gap);
+        match pause {
+            Pause::AtOnce => self.until = Some(now),
+            Pause::Short(pause) if is_quick => {
+                self.quick_probes -= 1;
+                self.until = Some(now + pause);
             }
-            _ => {
+            Pause::Short(_) | Pause::Backoff => {
                 self.failures = self.failures.saturating_add(1);
                 self.wait(now);
-                if let (Some(walks_at), true) = (walks_at, is_quick) {
+                // A walk begins when it may.
+                if is_quick && walks_at > now {
                     self.until = self.until.map(|until| until.min(walks_at));
                 }
             }
         }
     }
 
-    /// Whether a probe of this log may go before records that were refused.
+    /// Whether a probe of this log may go past records that were refused.
     pub(super) fn may_walk(&self, log: Log, now: Instant) -> bool {
         let held = self.known_of(log).held.as_ref();
         held.is_some_and(|held| held.trouble == Trouble::Refusing && now >= held.since + WALK_AFTER)

@@ -264,6 +264,40 @@ async fn bad_records_hold_up_no_good_ones_and_become_dead_letters() {
 }
 
 #[tokio::test]
+async fn a_record_behind_refused_ones_that_is_delivered_is_followed_by_none_of_them() {
+    const RECORDS: u32 = 40;
+    const FIRST_TAKEN: u32 = 8;
+    let number = |id: &str| id.rsplit('-').next().and_then(|n| n.parse::<u32>().ok()).expect("a number");
+    let (is_well, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+    let taken = Arc::clone(&accepted);
+    // It is well again with the very request that goes past what was refused.
+    let server = Scripted::start(move |request| {
+        let id = request.json()["transaction_id"].as_str().unwrap_or_default().to_owned();
+        if number(&id) != FIRST_TAKEN && !is_well.load(Ordering::Relaxed) {
+            return (StatusCode::UNPROCESSABLE_ENTITY, axum::Json(json!({"error": "no"}))).into_response();
+        }
+        is_well.store(true, Ordering::Relaxed);
+        taken.lock().expect("no test panics here").push(number(&id));
+        well(request)
+    })
+    .await;
+    let redis = RedisServer::start().await;
+    redis.push(USAGE, &(0..RECORDS).map(|n| load::usage("s", n)).collect::<Vec<_>>()).await;
+    let agent = agent_of(&redis, &server, &[("DELIVERY_MODE", "single"), ("REFUSAL_BRAKE", "10")]).await;
+    until("all are settled", async || {
+        let metrics = agent.metrics().await;
+        let settled =
+            metrics.sum("dataplane_dead_lettered_total", &[]) + metrics.sum("dataplane_delivered_total", &[]);
+        (settled == f64::from(RECORDS)).then_some(())
+    })
+    .await;
+    let expected: Vec<u32> = (FIRST_TAKEN..RECORDS).collect();
+    assert_eq!(*accepted.lock().expect("no test panics here"), expected);
+    let dead = agent.metrics().await.sum("dataplane_dead_lettered_total", &[("reason", "refused")]);
+    assert_eq!(dead, f64::from(FIRST_TAKEN));
+}
+
+#[tokio::test]
 async fn after_a_breach_of_order_a_batch_holds_one_record_of_a_session() {
     let largest = Arc::new(Mutex::new(Vec::new()));
     let sizes = Arc::clone(&largest);

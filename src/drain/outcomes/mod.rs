@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::link::{Change, Flight, asked_wait};
 use super::queues::{Item, LaneKey, Parcel, kind_of};
-use super::routes::{Attribution, Beside, Met};
+use super::routes::{Attribution, Beside, Met, Pause};
 use super::verdict::{Trouble, Verdict, judge};
 use super::{Form, Run, Sent};
 use crate::control_plane::{Answer, Meaning, QuotaAnswer, Response, parse_quota_answer};
@@ -22,10 +22,10 @@ pub(super) use confirmation::Confirmation;
 const DETAIL_BYTES: usize = 1024;
 
 /// Between probes of what is braked, while they go without backoff.
-const PROBE_GAP: Duration = Duration::from_millis(50);
+const PROBE_PAUSE: Duration = Duration::from_millis(50);
 /// Between the steps of a walk: so many times what half a step takes, but no longer than this.
 const STEPS_APART: u32 = 20;
-const PROBE_GAP_MOST: Duration = Duration::from_secs(5);
+const STEP_PAUSE_MOST: Duration = Duration::from_secs(5);
 
 /// Own failures after which a record no longer counts against the link.
 const FAILED_AGAIN: u64 = 2;
@@ -79,14 +79,16 @@ impl Run {
         if let Some(log) = probes {
             // The steps of a walk are far apart: the moment between their halves, in which a ControlPlane that is well again
             // would meet the second first, is short.
-            let gap = if self.lanes.is_mid_step() {
-                Some(Duration::ZERO)
+            let pause = if self.lanes.is_mid_step() {
+                Pause::AtOnce
             } else if self.lanes.is_walking() {
-                Some((elapsed * STEPS_APART).clamp(PROBE_GAP, PROBE_GAP_MOST))
+                Pause::Short((elapsed * STEPS_APART).clamp(PROBE_PAUSE, STEP_PAUSE_MOST))
+            } else if is_known_refused {
+                Pause::Backoff
             } else {
-                (!is_known_refused).then_some(PROBE_GAP)
+                Pause::Short(PROBE_PAUSE)
             };
-            self.routes.probe_answered(log, gap, now);
+            self.routes.probe_answered(log, pause, now);
         }
         // Not every answer says how the link is; one that does not must not leave it in doubt.
         if self.sending.is_empty() {
@@ -169,7 +171,7 @@ impl Run {
     /// A record was delivered that went before others of its session, each refused twice: they are refused for good. Sent
     /// after it they could only be delivered out of order.
     pub(super) fn dead_letter_before(&mut self, key: LaneKey, delivered: &Item) {
-        if !self.lanes.is_walking() {
+        if !self.lanes.has_walked_past(key) {
             return;
         }
         let Ticket { log, seq, .. } = delivered.ticket;

@@ -24,7 +24,7 @@ pub(super) enum Step {
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     lane: Option<LaneKey>,
-    pub(super) step: Option<Step>,
+    step: Option<Step>,
     /// The head was refused just now: the record behind may go.
     is_head_refused: bool,
 }
@@ -41,6 +41,11 @@ impl Lanes {
     /// Whether the last probe was part of a walk.
     pub(in crate::drain) fn is_walking(&self) -> bool {
         self.walk.step.is_some()
+    }
+
+    /// Whether the last probe went past records of this lane that were refused.
+    pub(in crate::drain) fn has_walked_past(&self, key: LaneKey) -> bool {
+        self.walk.step == Some(Step::Behind) && self.walk.lane == Some(key)
     }
 
     /// A record of this lane was refused while its kind was braked. As the first half of a step it lets the second go.

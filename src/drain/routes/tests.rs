@@ -3,7 +3,7 @@
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
-const GAP: Option<Duration> = Some(Duration::from_millis(50));
+const SHORT: Pause = Pause::Short(Duration::from_millis(50));
 const FOR_LONG: Duration = Duration::from_secs(3600);
 
 pub(super) fn routes() -> Routes {
@@ -57,7 +57,7 @@ fn the_first_probe_behind_a_brake_goes_at_once() {
     assert!(routes.is_braked(Log::Usage));
     assert_eq!(routes.due(now, |_| true), Some(Log::Usage));
     routes.probe_sent(Log::Usage);
-    routes.probe_answered(Log::Usage, GAP, now);
+    routes.probe_answered(Log::Usage, SHORT, now);
     assert_eq!(routes.due(now, |_| true), None, "the next one waits");
 }
 
@@ -66,27 +66,27 @@ fn probes_of_what_is_braked_go_without_backoff_until_they_have_shown_that_it_is_
     let (mut routes, start) = (routes(), Instant::now());
     let refuse =
         |routes: &mut Routes| (0..5).for_each(|_| _ = routes.refused(Log::Usage, "status 422", start));
-    let waits = |routes: &mut Routes, gap| {
+    let waits = |routes: &mut Routes, pause| {
         routes.probe_sent(Log::Usage);
-        routes.probe_answered(Log::Usage, gap, start);
+        routes.probe_answered(Log::Usage, pause, start);
         routes.next_probe(|_| true).unwrap() - start
     };
     refuse(&mut routes);
-    assert!(waits(&mut routes, None) >= Duration::from_secs(5), "what could bring nothing new");
+    assert!(waits(&mut routes, Pause::Backoff) >= Duration::from_secs(5), "what could bring nothing new");
     for _ in 0..QUICK_PROBES * 5 {
-        assert_eq!(waits(&mut routes, GAP), 50 * MS);
+        assert_eq!(waits(&mut routes, SHORT), 50 * MS);
     }
-    assert!(waits(&mut routes, GAP) >= Duration::from_secs(5));
-    assert_eq!(waits(&mut routes, Some(Duration::ZERO)), Duration::ZERO, "the second half of a step");
+    assert!(waits(&mut routes, SHORT) >= Duration::from_secs(5));
+    assert_eq!(waits(&mut routes, Pause::AtOnce), Duration::ZERO, "the second half of a step");
     // A delivery gives them back.
     assert!(routes.delivered(Log::Usage, 1, start));
     refuse(&mut routes);
-    assert_eq!(waits(&mut routes, GAP), 50 * MS);
+    assert_eq!(waits(&mut routes, SHORT), 50 * MS);
     // What else is held is asked no more often for that.
     for _ in 0..3 {
         routes.absent(Log::Completed, "status 404", start);
     }
-    assert!(waits(&mut routes, GAP) >= Duration::from_secs(5));
+    assert!(waits(&mut routes, SHORT) >= Duration::from_secs(5));
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn kinds_that_are_held_are_probed_in_turn_and_no_more_often_than_one() {
         routes.probe_sent(log);
         assert_eq!(routes.due(now + FOR_LONG, |_| true), None, "one at a time");
         routes.refused(log, "status 422", now);
-        routes.probe_answered(log, GAP, now);
+        routes.probe_answered(log, SHORT, now);
         probed.push(log);
         if probed.len() == QUICK_PROBES as usize * 5 {
             assert!(now <= start + 50 * MS * QUICK_PROBES * 5, "without backoff");
@@ -225,7 +225,7 @@ fn where_one_kind_is_mended_the_others_are_tried_at_once() {
     for _ in 0..2 {
         let probed = routes.due(now, |_| true).unwrap_or(Log::Usage);
         routes.probe_sent(probed);
-        routes.probe_answered(probed, GAP, now);
+        routes.probe_answered(probed, SHORT, now);
     }
     assert_eq!(routes.due(now, |_| true), None);
     assert!(routes.delivered(Log::Usage, 1, now));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::tests::routes;
 use super::*;
+use crate::drain::routes::Pause;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -355,7 +356,7 @@ fn what_is_held_waits_as_long_as_it_is_asked_to_and_nothing_else_does() {
     assert_eq!(routes.next_probe(|log| log == Log::Started), Some(asked));
     routes.probe_sent(Log::Quota);
     assert!(routes.delivered(Log::Quota, 1, now));
-    routes.probe_answered(Log::Quota, Some(Duration::ZERO), now);
+    routes.probe_answered(Log::Quota, Pause::AtOnce, now);
     assert_eq!((routes.due(now, any), routes.next_probe(any)), (None, Some(asked)));
     assert_eq!(routes.due(asked, any), Some(Log::Started));
     routes.hurry(now);

@@ -18,6 +18,12 @@ pub use steady::lowest_within;
 
 /// Now.
 pub fn now() -> Timestamp {
+    // What is stamped before the clock is set must not be older for that: it is watched before anything is stamped.
+    steady::watch();
+    wall()
+}
+
+fn wall() -> Timestamp {
     let micros = |duration: std::time::Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
     Timestamp(match SystemTime::now().duration_since(UNIX_EPOCH) {
         Ok(since) => micros(since),
@@ -37,7 +43,7 @@ pub struct Moment {
 impl Moment {
     /// This moment.
     pub fn now() -> Self {
-        Self { wall: now(), monotonic: Instant::now() }
+        Self { wall: wall(), monotonic: Instant::now() }
     }
 }
 

@@ -23,6 +23,11 @@ pub fn lowest_within(window: Duration) -> Timestamp {
     CLOCK.lock().unwrap_or_else(PoisonError::into_inner).lowest_within(window, Moment::now())
 }
 
+/// Begins to watch the wall clock, if nobody has.
+pub(super) fn watch() {
+    LazyLock::force(&CLOCK);
+}
+
 /// What the wall clock showed, as far as that is needed.
 #[derive(Debug)]
 struct Steady {

@@ -12,7 +12,7 @@ const MONTH: i64 = 31 * 24 * 3600;
 
 /// The file that sets the clock of an agent with these settings.
 struct Clock {
-    library: PathBuf,
+    preloaded: PathBuf,
     file: PathBuf,
     _dir: tempfile::TempDir,
 }
@@ -21,9 +21,9 @@ impl Clock {
     /// None, and a word about it, where there is no compiler.
     fn new() -> Option<Self> {
         let dir = tempfile::tempdir().expect("a folder");
-        let library =
+        let preloaded =
             preload(dir.path(), &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/wrong_clock.c"))?;
-        let clock = Self { library, file: dir.path().join("offset"), _dir: dir };
+        let clock = Self { preloaded, file: dir.path().join("offset"), _dir: dir };
         clock.set(0);
         Some(clock)
     }
@@ -33,8 +33,8 @@ impl Clock {
     }
 
     fn settings(&self) -> [(&str, &str); 2] {
-        let [library, file] = [&self.library, &self.file].map(|path| path.to_str().expect("UTF-8"));
-        [("LD_PRELOAD", library), ("CLOCK_OFFSET_FILE", file)]
+        let [preloaded, file] = [&self.preloaded, &self.file].map(|path| path.to_str().expect("UTF-8"));
+        [("LD_PRELOAD", preloaded), ("CLOCK_OFFSET_FILE", file)]
     }
 }
 

@@ -168,9 +168,10 @@ impl Operator {
         }
     }
 
-    /// Sends no more records.
+    /// Sends no more records. Done when the drain has heard it; what is in flight may still be answered.
     pub async fn pause(&self, by: &Actor) {
         self.controls.pause();
+        self.obeyed(|link| link.holds).await;
         self.audit.note(by, "pause the drain", "", None, Ok(())).await;
     }
 
@@ -189,10 +190,14 @@ impl Operator {
     /// Lets records go again after everything was refused. Done when the drain has heard it.
     pub async fn release_brake(&self, by: &Actor) {
         self.controls.release_brake();
-        let mut link = self.link.clone();
-        // A drain that does not hear it is braked, and so it is told.
-        let _ = tokio::time::timeout(OBEYED_WITHIN, link.wait_for(|link| !is_braked(link))).await;
+        self.obeyed(|link| !is_braked(link)).await;
         self.audit.note(by, "release the brake", "", None, Ok(())).await;
+    }
+
+    /// Waits until the drain has heard an order. Of one that does not hear it, its state tells that.
+    async fn obeyed(&self, heard: impl Fn(&LinkStatus) -> bool) {
+        let mut link = self.link.clone();
+        let _ = tokio::time::timeout(OBEYED_WITHIN, link.wait_for(heard)).await;
     }
 
     /// Limits the rate of requests, until the next reload or restart.

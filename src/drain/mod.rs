@@ -88,15 +88,19 @@ pub struct Settings {
 pub struct LinkStatus {
     /// closed, half-open or open.
     pub circuit: &'static str,
-    /// Why it is down.
+    /// Why it is down, for all kinds or for those that are held.
     pub trouble: Option<Trouble>,
+    /// It is down for all kinds.
+    pub is_down: bool,
     /// What the answer was that showed it.
     pub cause: Option<String>,
     /// When the next probe goes.
     pub next_probe: Option<Instant>,
     /// The kinds of records that are held by themselves, in the order in which they are sent.
     pub held: Vec<HeldKind>,
-    /// The drain is paused, or held back for an export, and has nothing in hand.
+    /// The drain is paused, or held back for an export, and sends nothing more. Requests in flight may still be answered.
+    pub holds: bool,
+    /// It holds, and has nothing in hand.
     pub parked: bool,
 }
 
@@ -116,9 +120,11 @@ impl Default for LinkStatus {
         Self {
             circuit: "closed",
             trouble: None,
+            is_down: false,
             cause: None,
             next_probe: None,
             held: Vec::new(),
+            holds: false,
             parked: false,
         }
     }
@@ -422,7 +428,8 @@ impl Run {
             Circuit::Open { until } => ("open", 2, Some(until)),
         };
         let (trouble, cause, parked) = (self.link.trouble(), self.cause.clone(), self.parked);
-        let mut status = LinkStatus { circuit, trouble, cause, next_probe, held: self.held_kinds(), parked };
+        let (held, is_down, holds) = (self.held_kinds(), trouble.is_some(), self.orders.holds());
+        let mut status = LinkStatus { circuit, trouble, is_down, cause, next_probe, held, holds, parked };
         let state = match status.held.first() {
             // While the link itself is up, it is told as down for what is held.
             Some(held) if trouble.is_none() => {

@@ -182,6 +182,7 @@ pub(super) struct Health {
     stopping: bool,
     circuit: &'static str,
     trouble: Option<Trouble>,
+    is_link_down: bool,
     link_cause: Option<String>,
     next_probe: Option<tokio::time::Instant>,
     held: Vec<HeldKind>,
@@ -203,6 +204,7 @@ impl Health {
             control_plane_connected: link.trouble.is_none() && surface.client.is_reachable(),
             circuit: link.circuit,
             trouble: link.trouble,
+            is_link_down: link.is_down,
             link_cause: link.cause.clone(),
             next_probe: link.next_probe,
             held: link.held.clone(),
@@ -243,12 +245,17 @@ impl Health {
 
     /// Why no records are sent, if none are.
     pub(super) fn not_sending(&self) -> Option<String> {
-        let held = || {
-            let held = self.held.first()?;
-            Some(format!("{} records are held: {}", held.kind.name(), held.trouble.label()))
-        };
-        let link = || Some(format!("the link is down: {}", self.trouble?.label()));
-        self.drain_holds.map(|why| format!("the drain sends nothing: {why}")).or_else(held).or_else(link)
+        let paused = self.drain_holds.map(|why| format!("the drain sends nothing: {why}"));
+        let link =
+            || Some(format!("the link is down: {}", self.trouble.filter(|_| self.is_link_down)?.label()));
+        paused.or_else(link)
+    }
+
+    /// Which kinds are held while the others pass, and why.
+    pub(super) fn held_kinds(&self) -> impl Iterator<Item = String> {
+        self.held
+            .iter()
+            .map(|held| format!("{} records are held: {}", held.kind.name(), held.trouble.label()))
     }
 
     /// What is wrong, a part at a time.
@@ -269,6 +276,7 @@ impl Health {
             (None, true) => {}
         }
         reasons.extend(self.not_sending());
+        reasons.extend(self.held_kinds());
         reasons.extend(self.registration_trouble.iter().map(|why| format!("registration: {why}")));
         reasons
     }

@@ -241,7 +241,8 @@ fn forecast(health: &Health, rates: Option<Rates>, drained_in: Option<Duration>)
         return Err(why);
     }
     if rates.is_none_or(|rates| rates.settled.iter().sum::<f64>() <= 0.0) {
-        return Err("nothing was delivered in the last seconds".to_owned());
+        let held = health.held_kinds().next();
+        return Err(held.unwrap_or_else(|| "nothing was delivered in the last seconds".to_owned()));
     }
     if health.oldest_age() < PASSING.as_secs_f64() {
         return Err("keeping up".to_owned());

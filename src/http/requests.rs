@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 
 use crate::telemetry::metrics::Metrics;
 
-/// Rates and times are over so many ticks.
-const TICKS: usize = 30;
+/// Rates and times are over so many seconds.
+const SECONDS: f64 = 30.0;
 
 /// One route, lately.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
@@ -53,7 +53,7 @@ impl Counted {
     }
 }
 
-/// What was counted at each of the last ticks.
+/// What was counted at moments of the last half minute.
 #[derive(Debug, Default)]
 pub(crate) struct Requests(VecDeque<(f64, Routes)>);
 
@@ -68,9 +68,11 @@ impl Requests {
 
     /// Likewise, of another agent.
     pub(crate) fn push(&mut self, at: f64, counted: Routes) {
-        let beyond = self.0.len().saturating_sub(TICKS);
-        self.0.drain(..beyond);
         self.0.push_back((at, counted));
+        // Of those that are older the newest stays: where nobody looks more often, the span is from it.
+        while self.0.get(1).is_some_and(|(second, _)| *second <= at - SECONDS) {
+            self.0.pop_front();
+        }
     }
 
     /// The routes that were asked lately, the busiest first.
@@ -174,7 +176,12 @@ mod tests {
             requests.push(at(second), [("batch".to_owned(), counted(1100, 13, 20, &now))].into());
         }
         assert_eq!(requests.routes(), [], "not lately");
-        assert!(requests.0.len() <= TICKS + 1);
+        assert!(requests.0.len() <= SECONDS as usize + 1);
+        // Looked at once a minute, it is over that minute.
+        for (minute, all) in [(1, 1200), (2, 1800)] {
+            requests.push(at(59 + 60 * minute), [("batch".to_owned(), counted(all, 13, 20, &now))].into());
+        }
+        assert!((requests.routes()[0].per_second - 10.0).abs() < 0.1);
     }
 
     #[test]

@@ -145,9 +145,9 @@ impl Watched {
             rates.iter().rev().take(count).sum::<f64>() / count as f64
         };
         let (come, gone) = (mean(&self.come), mean(&self.gone));
-        let delivers = !picture.link_down
-            && picture.drain_holds.is_none()
-            && self.gone.back().is_some_and(|gone| *gone > 0.0);
+        let may_pass = !picture.link_down || picture.holds_kinds;
+        let delivers =
+            may_pass && picture.drain_holds.is_none() && self.gone.back().is_some_and(|gone| *gone > 0.0);
         match gone - come {
             faster if faster > 0.0 && delivers => Drained::In(depth / faster),
             slower if slower < 0.0 => Drained::Growing,

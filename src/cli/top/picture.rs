@@ -25,6 +25,8 @@ pub(super) struct Picture {
     pub link_cause: Option<String>,
     pub next_probe: Option<f64>,
     pub link_down: bool,
+    /// Some kinds are held, and the others may pass.
+    pub holds_kinds: bool,
     pub disk: f64,
     pub capacity: f64,
     /// What is not accepted, and why.
@@ -84,6 +86,10 @@ impl Picture {
                 .pointer("/components/control_plane/next_probe_seconds")
                 .and_then(Value::as_f64),
             link_down: !ok("/components/control_plane/status"),
+            holds_kinds: health
+                .pointer("/components/control_plane/held")
+                .and_then(Value::as_array)
+                .is_some_and(|held| !held.is_empty()),
             disk: sum("dataplane_outbox_disk_bytes"),
             capacity: sum("dataplane_outbox_capacity_bytes"),
             refusing: (sum("dataplane_outbox_accepting") < 1.0)

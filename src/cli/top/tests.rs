@@ -164,7 +164,9 @@ fn there_is_no_forecast_while_nothing_can_be_delivered() {
     assert!(matches!(board.agents[0].drained(), Drained::In(_)));
     board.seen(0, (at(2), Ok(Picture { link_down: true, ..shrinking(2) })));
     assert_eq!(board.agents[0].drained(), Drained::Never);
-    board.seen(0, (at(3), Ok(Picture { drain_holds: Some("paused".into()), ..shrinking(3) })));
+    board.seen(0, (at(3), Ok(Picture { link_down: true, holds_kinds: true, ..shrinking(3) })));
+    assert!(matches!(board.agents[0].drained(), Drained::In(_)), "the other kinds pass");
+    board.seen(0, (at(4), Ok(Picture { drain_holds: Some("paused".into()), ..shrinking(4) })));
     assert_eq!(board.agents[0].drained(), Drained::Never);
 }
 

@@ -39,23 +39,51 @@ fn sources(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
     }
 }
 
-/// The rooms that are named behind `crate::`, within braces too, in what is no test and no comment.
+/// What stands in the source, without comments and tests: `#[cfg(test)] mod x { … }` ends at a brace in the first column.
+fn code(text: &str) -> String {
+    let mut kept = Vec::new();
+    let mut lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    while let Some(line) = lines.next() {
+        if line != "#[cfg(test)]" {
+            kept.push(line);
+            continue;
+        }
+        let item = lines.by_ref().find(|line| !line.starts_with("#[")).unwrap_or_default();
+        let is_module = ["mod ", "pub(crate) mod "].iter().any(|start| item.starts_with(start));
+        if is_module && item.ends_with('{') {
+            lines.by_ref().find(|line| *line == "}");
+        } else if !is_module {
+            kept.push(item);
+        }
+    }
+    kept.join("\n")
+}
+
+/// The rooms that are named behind `crate::`, within braces too.
 fn imports(text: &str) -> BTreeSet<String> {
-    let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
-    let lines: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
-    let is_word = |c: char| c.is_ascii_lowercase() || c == '_';
+    let word =
+        |text: &str| text.trim_start().chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
     let mut rooms = BTreeSet::new();
-    for rest in lines.join("\n").split("crate::").skip(1) {
-        match rest.strip_prefix('{') {
-            // `use crate::{a, b::C};`
-            Some(list) => {
-                let list = list.split('}').next().unwrap_or_default();
-                rooms.extend(
-                    list.split(',').map(|part| part.trim().split("::").next().unwrap_or_default().to_owned()),
-                );
+    for rest in code(text).split("crate::").skip(1) {
+        let Some(list) = rest.strip_prefix('{') else {
+            rooms.insert(word(rest));
+            continue;
+        };
+        // `use crate::{a, b::{C, D}};`: what stands at the list's own depth begins with a room.
+        let (mut depth, mut begins) = (1, true);
+        for (at, c) in list.char_indices() {
+            if begins && !c.is_whitespace() {
+                rooms.insert(word(&list[at..]));
+                begins = false;
             }
-            None => {
-                rooms.insert(rest.chars().take_while(|c| is_word(*c)).collect());
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' => begins = depth == 1,
+                _ => {}
+            }
+            if depth == 0 {
+                break;
             }
         }
     }
@@ -98,6 +126,7 @@ fn a_room_imports_only_from_floors_below_its_own() {
         "a floor has a room that is gone"
     );
     // The check itself can fail.
-    let text = "use crate::{drain, http::Surface};\nfn f() { crate::cli::run() }\n// crate::app\n#[cfg(test)]\nmod tests { use crate::demo; }";
-    assert_eq!(imports(text), ["cli", "drain", "http"].map(str::to_owned).into());
+    let text = "use crate::{a::{B, C}, drain,\n    http::Surface};\n#[cfg(test)]\nmod tests;\nfn f() { crate::cli::run() }\n\
+                // crate::app\n#[cfg(test)]\nmod more {\n    use crate::demo;\n}\nuse crate::fleet::X;";
+    assert_eq!(imports(text), ["a", "cli", "drain", "fleet", "http"].map(str::to_owned).into());
 }

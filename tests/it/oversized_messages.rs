@@ -172,10 +172,10 @@ async fn what_older_agents_left_in_flight_is_moved_too() {
     let accounts = stage.sandbox.accounts().await;
     assert_eq!(accounts.processed(), 6);
     accounts.assert_in_order_and_recognisable();
-    let peak = memory_mib(stage.agent.pid(), "VmHWM");
+    // Sixty of these messages fit, and are fetched whole. A debug build's own pages, some 32 MiB, are no memory of theirs.
+    let peak = memory_mib(stage.agent.pid(), "VmHWM") - memory_mib(stage.agent.pid(), "RssFile");
     println!("{peak:.1} MiB resident at the peak");
-    // Sixty messages of a MiB each are fetched, kept whole and mirrored beside those that are moved.
-    assert!(peak < MEMORY_MIB + 40.0, "{peak} MiB resident");
+    assert!(peak < MEMORY_MIB, "{peak} MiB resident");
 }
 
 #[tokio::test]

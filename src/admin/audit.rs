@@ -1,20 +1,22 @@
 //! Who gave which order, and what it did: a line in the log and a note in the ledger for each.
 //!
-//! What destroys is noted before it is done, and again with what came of it: a crash between leaves the note that it was
-//! begun. An order that cannot be noted is carried out all the same, for a full disk must not keep anybody from pausing the
-//! drain; the line in the log says so.
+//! What moves or destroys records, or takes long, is noted as begun before it is done, and again with what came of it: a
+//! crash between leaves the note that it was begun. Of an order that takes several requests each page is. An order that
+//! cannot be noted is carried out all the same, for a full disk must not keep anybody from pausing the drain; the line in
+//! the log says so.
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
 
 use super::{AdminError, Dropped, Replayed, Selection, chain, dead_letters};
 use crate::outbox::{AUDIT_IDS, AUDIT_KEPT, AuditNote, AuditOutcome, LedgerError, Outbox};
+use crate::telemetry::failpoint;
 
-/// An order need not wait longer for its note, which is written all the same.
+/// An order waits at most this long for its note, which is written later.
 const NOTED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Who gives an order.
@@ -51,7 +53,7 @@ pub struct AuditLine {
     pub order: String,
     /// What it was to be done with.
     pub detail: String,
-    /// To how many it was done.
+    /// How many dead letters or records it affected.
     pub count: Option<u64>,
     /// To which dead letters: the first of them.
     pub ids: Vec<u64>,
@@ -97,138 +99,172 @@ pub async fn list_orders(outbox: &Outbox, limit: Option<usize>) -> Result<AuditP
     Ok(AuditPage { orders: orders.take(limit.unwrap_or(AUDIT_KEPT as usize)).collect() })
 }
 
+/// An order under way, of which is noted that it has begun.
+pub struct OpenOrder {
+    /// The note's number, if it could be written in time.
+    number: Option<u64>,
+    note: AuditNote,
+}
+
+impl OpenOrder {
+    fn new(by: &Actor, order: &str, detail: String) -> Self {
+        let note = AuditNote {
+            at: crate::time::now().0,
+            who: by.to_string(),
+            order: order.to_owned(),
+            detail,
+            count: None,
+            ids: Vec::new(),
+            outcome: AuditOutcome::Begun,
+        };
+        Self { number: None, note }
+    }
+
+    /// Says with what it was done, where that is known only now.
+    pub fn describe(&mut self, detail: String) {
+        self.note.detail = detail;
+    }
+
+    /// Whether this has ended well, and `next` is the same order by the same actor.
+    fn goes_on_with(&self, next: &Self) -> bool {
+        let (before, next) = (&self.note, &next.note);
+        before.outcome == AuditOutcome::Done
+            && (&before.who, &before.order, &before.detail) == (&next.who, &next.order, &next.detail)
+    }
+}
+
+/// What came of an order.
+#[derive(Debug, Default)]
+pub struct Effect {
+    /// How many dead letters or records it affected, also if it failed.
+    pub count: u64,
+    /// Which dead letters.
+    pub ids: Vec<u64>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
 /// Notes orders.
 pub struct Audit {
     outbox: Outbox,
-    /// The last note: an order that takes several requests is one.
-    last: Mutex<Option<(u64, AuditNote)>>,
+    /// The last page of the last order about dead letters: one that takes several requests is one order.
+    last_page: Mutex<Option<OpenOrder>>,
 }
 
 impl Audit {
     /// Of this outbox.
     pub fn new(outbox: Outbox) -> Self {
-        Self { outbox, last: Mutex::default() }
+        Self { outbox, last_page: Mutex::default() }
     }
 
-    /// Notes an order that has been carried out, or not.
+    /// Notes an order that was carried out at once, or could not be.
     pub async fn note(
         &self,
         by: &Actor,
         order: &str,
         detail: impl Into<String>,
-        count: Option<u64>,
         outcome: Result<(), String>,
     ) {
-        let outcome = outcome.map_or_else(AuditOutcome::Failed, |()| AuditOutcome::Done);
-        let note = AuditNote { count, outcome, ..begun(by, order, detail.into()) };
-        log(&note);
-        let mut last = self.last.lock().await;
-        self.write(&mut last, None, note).await;
+        let mut order = OpenOrder::new(by, order, detail.into());
+        order.note.outcome = outcome.map_or_else(AuditOutcome::Failed, |()| AuditOutcome::Done);
+        log(&order.note);
+        self.write(&mut order).await;
+    }
+
+    /// Notes that an order is begun, then has it carried out, then notes what came of it.
+    pub async fn order<T>(
+        &self,
+        by: &Actor,
+        order: &str,
+        detail: impl Into<String>,
+        work: impl Future<Output = T>,
+        effect: impl FnOnce(&T) -> Effect,
+    ) -> T {
+        let order = self.begin(by, order, detail).await;
+        let done = work.await;
+        self.end(order, effect(&done)).await;
+        done
+    }
+
+    /// Notes that an order is begun. What is noted of it later has the same number.
+    pub async fn begin(&self, by: &Actor, order: &str, detail: impl Into<String>) -> OpenOrder {
+        self.begun(OpenOrder::new(by, order, detail.into())).await
+    }
+
+    async fn begun(&self, mut order: OpenOrder) -> OpenOrder {
+        order.note.outcome = AuditOutcome::Begun;
+        self.write(&mut order).await;
+        failpoint::reached("audit::begun");
+        order
+    }
+
+    /// Notes what came of an order, or of the next page of it.
+    pub async fn end(&self, mut order: OpenOrder, effect: Effect) -> OpenOrder {
+        let Effect { count, mut ids, error } = effect;
+        ids.truncate(AUDIT_IDS);
+        let outcome = error.map_or(AuditOutcome::Done, AuditOutcome::Failed);
+        let before = order.note.clone();
+        order.note = AuditNote { count: Some(count), ids, outcome, ..before.clone() };
+        log(&order.note);
+        order.note.count = Some(before.count.unwrap_or(0) + count);
+        order.note.ids = before.ids.into_iter().chain(order.note.ids).take(AUDIT_IDS).collect();
+        self.write(&mut order).await;
+        order
     }
 
     /// Drops dead letters for good, some hundreds at a time.
     pub async fn drop_letters(&self, by: &Actor, selection: &Selection) -> Result<Dropped, AdminError> {
         let (ids, next) = dead_letters::chosen(&self.outbox, selection).await?;
-        let mut last = self.last.lock().await;
-        let note = begun(by, "drop dead letters", selection.to_string());
-        let (number, before) = self.begin(&mut last, selection, note).await;
-        let dropped = self.outbox.drop_dead_letters(ids.clone()).await;
-        let count = *dropped.as_ref().unwrap_or(&0);
-        let failed = dropped.as_ref().err().map(|error| chain(error));
-        self.end(&mut last, number, before, (count, &ids), failed).await;
+        let work = self.outbox.drop_dead_letters(ids.clone());
+        let effect = |dropped: &Result<u64, LedgerError>| Effect {
+            count: *dropped.as_ref().unwrap_or(&0),
+            ids,
+            error: dropped.as_ref().err().map(|error| chain(error)),
+        };
+        let dropped = self.page(by, "drop dead letters", selection, work, effect).await;
         Ok(Dropped { dropped: dropped?, next })
     }
 
     /// Makes records of dead letters again, some hundreds at a time.
     pub async fn replay_letters(&self, by: &Actor, selection: &Selection) -> Result<Replayed, AdminError> {
-        let mut last = self.last.lock().await;
-        let note = begun(by, "replay dead letters", selection.to_string());
-        let (number, before) = self.begin(&mut last, selection, note).await;
-        let outcome = dead_letters::replay_selected(&self.outbox, selection).await;
-        let (ids, failed) = match &outcome {
-            Ok(replayed) => (&replayed.replayed[..], replayed.error.clone()),
-            Err(error) => (&[][..], Some(chain(error))),
+        let work = dead_letters::replay_selected(&self.outbox, selection);
+        let effect = |outcome: &Result<Replayed, AdminError>| match outcome {
+            Ok(Replayed { replayed, error, .. }) => {
+                Effect { count: replayed.len() as u64, ids: replayed.clone(), error: error.clone() }
+            }
+            Err(error) => Effect { error: Some(chain(error)), ..Effect::default() },
         };
-        self.end(&mut last, number, before, (ids.len() as u64, ids), failed).await;
-        outcome
+        self.page(by, "replay dead letters", selection, work, effect).await
     }
 
-    /// Notes that an order is begun, or that it goes on. Gives its number, if it could be noted.
-    async fn begin(
+    /// As [`Audit::order`], for some of the dead letters that an order is about: each page is noted before it is done,
+    /// and all under one number.
+    async fn page<T>(
         &self,
-        last: &mut Option<(u64, AuditNote)>,
+        by: &Actor,
+        order: &str,
         selection: &Selection,
-        note: AuditNote,
-    ) -> (Option<u64>, AuditNote) {
-        let is_same = |before: &AuditNote| {
-            (&before.who, &before.order, &before.detail, &before.outcome)
-                == (&note.who, &note.order, &note.detail, &AuditOutcome::Done)
-        };
-        if selection.from > 0
-            && selection.below.is_some()
-            && let Some((number, before)) = last.as_ref().filter(|(_, before)| is_same(before))
-        {
-            return (Some(*number), before.clone());
+        work: impl Future<Output = T>,
+        effect: impl FnOnce(&T) -> Effect,
+    ) -> T {
+        let new = OpenOrder::new(by, order, selection.to_string());
+        let last = self.last_page.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let is_first = selection.from == 0 || selection.below.is_none();
+        let last = last.filter(|last| !is_first && last.goes_on_with(&new));
+        let order = self.begun(last.unwrap_or(new)).await;
+        let done = work.await;
+        let order = self.end(order, effect(&done)).await;
+        *self.last_page.lock().unwrap_or_else(PoisonError::into_inner) = Some(order);
+        done
+    }
+
+    async fn write(&self, order: &mut OpenOrder) {
+        let written = self.outbox.note_order(order.number, order.note.clone());
+        match tokio::time::timeout(NOTED_WITHIN, written).await {
+            Ok(Ok(number)) => order.number = Some(number),
+            Ok(Err(error)) => tracing::warn!(%error, "audit: an order could not be noted in the ledger"),
+            Err(_) => tracing::warn!("audit: an order could not be noted in time"),
         }
-        (self.write(last, None, note.clone()).await, note)
-    }
-
-    async fn end(
-        &self,
-        last: &mut Option<(u64, AuditNote)>,
-        number: Option<u64>,
-        before: AuditNote,
-        (count, ids): (u64, &[u64]),
-        failed: Option<String>,
-    ) {
-        let mut note = AuditNote {
-            count: Some(count),
-            ids: ids.iter().take(AUDIT_IDS).copied().collect(),
-            outcome: failed.map_or(AuditOutcome::Done, AuditOutcome::Failed),
-            ..before.clone()
-        };
-        log(&note);
-        note.count = Some(before.count.unwrap_or(0) + count);
-        note.ids = before.ids.into_iter().chain(note.ids).take(AUDIT_IDS).collect();
-        self.write(last, number, note).await;
-    }
-
-    async fn write(
-        &self,
-        last: &mut Option<(u64, AuditNote)>,
-        number: Option<u64>,
-        note: AuditNote,
-    ) -> Option<u64> {
-        let written = tokio::time::timeout(NOTED_WITHIN, self.outbox.note_order(number, note.clone())).await;
-        let number = match written {
-            Ok(Ok(number)) => number,
-            Ok(Err(error)) => {
-                unnoted(&error);
-                return None;
-            }
-            Err(_) => {
-                tracing::warn!("audit: an order could not be noted in time");
-                return None;
-            }
-        };
-        *last = Some((number, note));
-        Some(number)
-    }
-}
-
-fn unnoted(error: &LedgerError) {
-    tracing::warn!(%error, "audit: an order could not be noted in the ledger");
-}
-
-fn begun(by: &Actor, order: &str, detail: String) -> AuditNote {
-    AuditNote {
-        at: crate::time::now().0,
-        who: by.to_string(),
-        order: order.to_owned(),
-        detail,
-        count: None,
-        ids: Vec::new(),
-        outcome: AuditOutcome::Begun,
     }
 }
 

@@ -12,7 +12,8 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Actor, Audit};
+use super::audit::{Effect, OpenOrder};
+use super::{Actor, Audit, STOPPED};
 use crate::drain::{Controls, LinkStatus};
 use crate::outbox::{ExportPage, ExportPlace, Exported, Outbox, TransferError};
 
@@ -83,7 +84,7 @@ impl From<Exported> for Confirmed {
 
 impl From<Confirmed> for Exported {
     fn from(confirmed: Confirmed) -> Self {
-        Self { records: confirmed.exported, dead_letters: confirmed.dead_letters }
+        Self { records: confirmed.exported, dead_letters: confirmed.dead_letters, id: None }
     }
 }
 
@@ -105,7 +106,7 @@ pub enum Page {
 
 struct Export {
     id: Uuid,
-    by: Actor,
+    order: OpenOrder,
     patience: Duration,
     place: Option<ExportPlace>,
     /// Given out and not confirmed.
@@ -152,7 +153,7 @@ impl Exports {
             Duration::from_secs(asked.patience_seconds.unwrap_or(PATIENCE).clamp(1, PATIENCE_MOST));
         let export = Export {
             id,
-            by: by.clone(),
+            order: self.audit.begin(by, "export", "").await,
             patience,
             place: None,
             page: None,
@@ -219,21 +220,23 @@ impl Exports {
     pub async fn end(&self, id: Uuid) -> Result<Confirmed, ExportError> {
         let mut open = self.open.lock().await;
         let exported = self.heard(&mut open, id)?.exported;
-        self.close(&mut open).await;
+        self.close(&mut open, None).await;
         Ok(exported.into())
     }
 
-    async fn close(&self, open: &mut Option<Export>) {
+    /// Whatever ends it: what was confirmed has left this outbox, and is noted.
+    async fn close(&self, open: &mut Option<Export>, error: Option<&str>) {
         self.until.send_replace(None);
         self.controls.export(false);
-        if let Some(export) = open.take() {
-            let Exported { records, dead_letters } = export.exported;
-            let detail = format!("{records} records and {dead_letters} dead letters are in a file now");
-            self.audit.note(&export.by, "export", detail, Some(export.exported.total()), Ok(())).await;
+        if let Some(Export { mut order, exported, .. }) = open.take() {
+            let Exported { records, dead_letters, .. } = exported;
+            order.describe(format!("{records} records and {dead_letters} dead letters are in a file now"));
+            let (count, error) = (exported.total(), error.map(str::to_owned));
+            self.audit.end(order, Effect { count, error, ..Effect::default() }).await;
         }
     }
 
-    /// Ends exports of which nothing is heard any more, until `stop` is true.
+    /// Ends exports of which nothing is heard any more, and when `stop` is true the one that is open then.
     pub async fn watch(&self, mut stop: watch::Receiver<bool>) {
         let mut until = self.until.subscribe();
         while !*stop.borrow() {
@@ -252,10 +255,11 @@ impl Exports {
                     // Something may have been heard meanwhile.
                     if self.until.borrow().is_some_and(|until| until <= Instant::now()) {
                         tracing::warn!("nothing is heard of whoever was exporting: the drain goes on");
-                        self.close(&mut open).await;
+                        self.close(&mut open, Some("nothing more was heard of its client")).await;
                     }
                 }
             }
         }
+        self.close(&mut *self.open.lock().await, Some(STOPPED)).await;
     }
 }

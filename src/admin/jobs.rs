@@ -1,11 +1,14 @@
 //! What takes as long as the outbox is large: it tells how far it is, a line at a time, and then what came of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
+use super::audit::Effect;
+use super::{Actor, Audit};
 use crate::outbox::{self, Inspection, Outbox, Salvaged, Verified};
 
 /// Between two lines: whoever waits knows that it goes on.
@@ -87,25 +90,40 @@ pub struct SalvageAsked {
     pub give_up: bool,
 }
 
-/// Brings back what can be read of what was set aside. When the stream is dropped, the work ends
+/// What is noted of how to salvage.
+pub fn salvage_detail(give_up: bool) -> &'static str {
+    if give_up { "what is lost is given up" } else { "" }
+}
+
+/// Brings back what can be read of what was set aside, by order of `by`. When the stream is dropped, the work ends
 /// between two appends.
-pub fn salvage(outbox: Outbox, give_up: bool) -> impl Stream<Item = JobLine<Vec<Salvaged>>> {
+pub(super) fn salvage(
+    outbox: Outbox,
+    audit: Arc<Audit>,
+    by: Actor,
+    give_up: bool,
+) -> impl Stream<Item = JobLine<Vec<Salvaged>>> {
     let (told, done) = oneshot::channel();
     let (tell, progress) = watch::channel(0);
     let (stop, mut stopped) = oneshot::channel::<()>();
-    let runtime = tokio::runtime::Handle::current();
+    let (runtime, heard) = (tokio::runtime::Handle::current(), progress.clone());
     // It copies and reads whole files: on no thread on which others wait.
     tokio::task::spawn_blocking(move || {
-        let work = outbox.salvage(give_up, move |records| {
-            tell.send_replace(records);
-        });
-        let outcome = runtime.block_on(async {
+        let work = async {
+            let work = outbox.salvage(give_up, move |records| {
+                tell.send_replace(records);
+            });
             tokio::select! {
-                outcome = work => Some(outcome.map_err(|error| error.to_string())),
-                _ = &mut stopped => None,
+                outcome = work => outcome.map_err(|error| error.to_string()),
+                _ = &mut stopped => Err("its client has gone".to_owned()),
             }
-        });
-        let _ = outcome.map(|outcome| told.send(outcome));
+        };
+        let effect = |outcome: &Result<_, String>| {
+            let error = outcome.as_ref().err().cloned();
+            Effect { count: *heard.borrow(), error, ..Effect::default() }
+        };
+        let _ =
+            told.send(runtime.block_on(audit.order(&by, "salvage", salvage_detail(give_up), work, effect)));
     });
     let salvaging = Salvaging { done, progress, _stop: stop };
     stream::unfold(Some(salvaging), async |salvaging| {

@@ -4,6 +4,7 @@
 mod audit;
 mod dead_letters;
 mod export;
+mod import;
 mod jobs;
 mod letters;
 mod operator;
@@ -15,20 +16,24 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-pub use audit::{Actor, Audit, AuditFilter, AuditLine, AuditPage, list_orders};
+pub use audit::{Actor, Audit, AuditFilter, AuditLine, AuditPage, Effect, list_orders};
 pub use dead_letters::{
     DeadLetterDetail, DeadLetterLine, DeadLetterPage, Dropped, LetterFilter, Replayed, Selection,
     find_dead_letter, list_dead_letters,
 };
 pub use export::{Confirmed, ExportAsked, ExportError, ExportState, Exports, Page, PageNumber};
-pub use jobs::{Imported, JobLine, SalvageAsked, salvage, verify};
+pub use import::{ImportPart, Imports};
+pub use jobs::{Imported, JobLine, SalvageAsked, salvage_detail, verify};
 pub use letters::{LetterWork, Letters, letters};
-pub use operator::{DrainState, ImportPart, Operator};
+pub use operator::{DrainState, Operator};
 pub use orders::{LogLevelBody, NewBandwidth, NewRateLimit};
 pub use outbox::{
     KindCounts, OutboxStats, WaitingDetail, WaitingFilter, WaitingLine, WaitingPage, find_waiting,
     list_waiting,
 };
+
+/// Why what was open at a stop has ended.
+const STOPPED: &str = "the agent stopped";
 
 /// Why an operator's wish could not be fulfilled.
 #[derive(Debug, thiserror::Error)]

@@ -1,17 +1,19 @@
 //! What may be done to a running agent, for everybody who may do it: the admin surface, and signed commands.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use futures_util::stream::Stream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
-use uuid::Uuid;
 
+use super::import::Imports;
+use super::jobs::salvage;
 use super::letters::Letters;
-use super::{Actor, AdminError, Audit, Dropped, Exports, Imported, Replayed, Selection};
+use super::{Actor, AdminError, Audit, Dropped, Exports, JobLine, Replayed, SalvageAsked, Selection, chain};
 use crate::admin::reload::{ReloadError, Reloader};
 use crate::drain::{Controls, LinkStatus, RateLimit, Trouble};
-use crate::outbox::{self, Chunk, ExportId, KnownLetters, Outbox, TransferError};
+use crate::outbox::{Outbox, Salvaged};
 use crate::telemetry::log::{Level, LogLevel};
 
 /// How the drain is, and what was ordered.
@@ -36,34 +38,7 @@ pub struct DrainState {
 /// The drain takes its next turn within this time, unless something is badly wrong.
 const OBEYED_WITHIN: Duration = Duration::from_secs(2);
 
-/// An import of which nothing is heard for so long has ended: another one may begin.
-const IMPORT_PATIENCE: Duration = Duration::from_secs(30);
-
-struct Import {
-    id: Uuid,
-    known: KnownLetters,
-    heard: Instant,
-    /// What is in the file, by the exports' ids.
-    exports: Vec<ExportId>,
-    /// So far.
-    imported: outbox::Imported,
-}
-
-/// Lines of an import.
-pub struct ImportPart {
-    /// Which import it is of.
-    pub import: Uuid,
-    /// The lines.
-    pub chunk: Chunk,
-    /// Whether they are its last.
-    pub is_last: bool,
-    /// The ids of the exports in the file.
-    pub exports: Vec<ExportId>,
-    /// Whether they may have been imported before.
-    pub again: bool,
-}
-
-/// An operator's hands.
+/// What an operator may do to a running agent.
 pub struct Operator {
     /// Where records wait.
     pub outbox: Outbox,
@@ -81,8 +56,8 @@ pub struct Operator {
     pub audit: Arc<Audit>,
     /// Moving what waits to a file.
     pub exports: Exports,
-    /// The import under way: what was here when it began.
-    import: Mutex<Option<Import>>,
+    /// Taking in what was moved to a file.
+    pub imports: Imports,
     /// One verification, or salvaging, at a time.
     jobs: Arc<Mutex<()>>,
 }
@@ -99,8 +74,9 @@ impl Operator {
         audit: Arc<Audit>,
     ) -> Self {
         let exports = Exports::new(outbox.clone(), controls.clone(), link.clone(), Arc::clone(&audit));
-        let (import, jobs) = (Mutex::new(None), Arc::new(Mutex::new(())));
-        Self { outbox, controls, link, log_level, reloader, letters, audit, exports, import, jobs }
+        let imports = Imports::new(outbox.clone(), Arc::clone(&audit));
+        let jobs = Arc::new(Mutex::new(()));
+        Self { outbox, controls, link, log_level, reloader, letters, audit, exports, imports, jobs }
     }
 
     /// The turn for a job that takes long, for as long as it is held; none while another is under way.
@@ -108,50 +84,19 @@ impl Operator {
         Arc::clone(&self.jobs).try_lock_owned().ok()
     }
 
-    /// Takes in some lines of what was exported. None: another import is under way.
-    /// After the last ones that import has ended, and the dead letters among all of them are such.
-    pub async fn import(&self, by: &Actor, part: ImportPart) -> Result<Option<Imported>, TransferError> {
-        let ImportPart { import: id, chunk, is_last, exports, again } = part;
-        let mut open = self.import.lock().await;
-        let parsed = tokio::task::spawn_blocking(move || chunk.entries()).await;
-        let entries = parsed.map_err(std::io::Error::other)??;
-        let import = match &mut *open {
-            Some(import) if import.id == id => import,
-            Some(import) if import.heard.elapsed() < IMPORT_PATIENCE => return Ok(None),
-            open => {
-                self.outbox.check_new(&exports, again).await?;
-                let known = self.outbox.begin_import().await?;
-                let imported = outbox::Imported::default();
-                open.insert(Import { id, known, heard: Instant::now(), exports, imported })
-            }
-        };
-        import.heard = Instant::now();
-        let outcome = self.outbox.import_chunk(entries, &mut import.known).await;
-        if let Ok(more) = outcome {
-            import.imported += more;
-        }
-        if is_last || outcome.is_err() {
-            // Whoever failed begins again, and need not wait for it.
-            let whole = open.take();
-            let ended = match (&outcome, whole) {
-                (Ok(_), Some(import)) => self.end_import(by, import).await,
-                (Err(error), Some(import)) => {
-                    let count = Some(import.imported.total());
-                    self.audit.note(by, "import", "", count, Err(error.to_string())).await;
-                    Ok(())
-                }
-                (_, None) => Ok(()),
-            };
-            ended?;
-        }
-        Ok(Some(outcome?.into()))
+    /// Brings back what can be read of what was set aside. When the stream is dropped, the work ends between two appends.
+    pub fn salvage(
+        &self,
+        by: Actor,
+        asked: SalvageAsked,
+    ) -> impl Stream<Item = JobLine<Vec<Salvaged>>> + use<> {
+        salvage(self.outbox.clone(), Arc::clone(&self.audit), by, asked.give_up)
     }
 
-    async fn end_import(&self, by: &Actor, import: Import) -> Result<(), TransferError> {
-        let ended = self.outbox.end_import(import.exports).await;
-        let failed = ended.as_ref().map(drop).map_err(ToString::to_string);
-        self.audit.note(by, "import", "", Some(import.imported.total()), failed).await;
-        ended
+    /// Ends exports of which nothing is heard any more, and when `stop` is true what is open then.
+    pub async fn watch(&self, stop: watch::Receiver<bool>) {
+        self.exports.watch(stop).await;
+        self.imports.stop().await;
     }
 
     /// How the drain is.
@@ -172,26 +117,26 @@ impl Operator {
     pub async fn pause(&self, by: &Actor) {
         self.controls.pause();
         self.obeyed(|link| link.holds).await;
-        self.audit.note(by, "pause the drain", "", None, Ok(())).await;
+        self.audit.note(by, "pause the drain", "", Ok(())).await;
     }
 
     /// Sends records again, and the next probe at once.
     pub async fn resume(&self, by: &Actor) {
         self.controls.resume();
-        self.audit.note(by, "resume the drain", "", None, Ok(())).await;
+        self.audit.note(by, "resume the drain", "", Ok(())).await;
     }
 
     /// Sends the next probe at once, however long the link was to be left alone.
     pub async fn probe(&self, by: &Actor) {
         self.controls.probe();
-        self.audit.note(by, "probe the link", "", None, Ok(())).await;
+        self.audit.note(by, "probe the link", "", Ok(())).await;
     }
 
     /// Lets records go again after everything was refused. Done when the drain has heard it.
     pub async fn release_brake(&self, by: &Actor) {
         self.controls.release_brake();
         self.obeyed(|link| !is_braked(link)).await;
-        self.audit.note(by, "release the brake", "", None, Ok(())).await;
+        self.audit.note(by, "release the brake", "", Ok(())).await;
     }
 
     /// Waits until the drain has heard an order. Of one that does not hear it, its state tells that.
@@ -206,7 +151,7 @@ impl Operator {
         self.controls.set_rate_limit(rate_limit);
         let said = |limit: RateLimit| format!("{} requests/s, burst {}", limit.per_second, limit.burst);
         let detail = format!("{} (before: {})", said(rate_limit), said(before));
-        self.audit.note(by, "set the rate limit", detail, None, Ok(())).await;
+        self.audit.note(by, "set the rate limit", detail, Ok(())).await;
     }
 
     /// Limits what requests take of the link, until the next reload or restart.
@@ -214,7 +159,7 @@ impl Operator {
         let before = self.controls.orders().bandwidth;
         self.controls.set_bandwidth(bandwidth);
         let detail = format!("{bandwidth} bytes/s (before: {before})");
-        self.audit.note(by, "set the bandwidth", detail, None, Ok(())).await;
+        self.audit.note(by, "set the bandwidth", detail, Ok(())).await;
     }
 
     /// Logs from this level on, until the next reload or restart.
@@ -222,7 +167,7 @@ impl Operator {
         let before = self.log_level.get();
         self.log_level.set(level);
         let detail = format!("{level:?} (before: {before:?})");
-        self.audit.note(by, "set the log level", detail, None, Ok(())).await;
+        self.audit.note(by, "set the log level", detail, Ok(())).await;
     }
 
     /// Makes records of dead letters again. Once begun that is finished, whether or not somebody waits for it.
@@ -238,8 +183,8 @@ impl Operator {
     /// Reads the settings again. Gives the changed ones that need a restart.
     pub async fn reload(&self, by: &Actor) -> Result<Vec<String>, ReloadError> {
         let done = self.reloader.reload().await;
-        let outcome = done.as_ref().map(drop).map_err(|error| super::chain(error));
-        self.audit.note(by, "reload the settings", "", None, outcome).await;
+        let outcome = done.as_ref().map(drop).map_err(|error| chain(error));
+        self.audit.note(by, "reload the settings", "", outcome).await;
         done
     }
 }

@@ -19,7 +19,7 @@ use crate::telemetry::notify::Notify;
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What takes effect while the agent runs. Everything else takes a restart, and whoever changed it is told.
-const AT_ONCE: [&str; 14] = [
+const AT_ONCE: [&str; 15] = [
     "ADMIN_TOKEN",
     "API_KEY_HEADER",
     "CONTROL_PLANE_API_KEY",
@@ -31,6 +31,7 @@ const AT_ONCE: [&str; 14] = [
     "CONTROL_PLANE_JWT_KEY",
     "CONTROL_PLANE_TIMEOUT",
     "DEBUG",
+    "DRAIN_BANDWIDTH",
     "DRAIN_BURST",
     "DRAIN_RATE_LIMIT",
     "LOG_LEVEL",

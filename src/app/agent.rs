@@ -264,7 +264,7 @@ impl Agent {
         let (live, sampler) = http::Live::of(Arc::clone(&surface), admin.token.clone());
         rest.spawn(sampler.run(last_stop.subscribe()));
         let (exporting, told) = (Arc::clone(&admin), last_stop.subscribe());
-        rest.spawn(async move { exporting.operator.exports.watch(told).await });
+        rest.spawn(async move { exporting.operator.watch(told).await });
         let mut serving = JoinSet::new();
         for listener in listeners {
             let (surface, admin, live) = (Arc::clone(&surface), Arc::clone(&admin), Arc::clone(&live));

@@ -45,7 +45,7 @@ pub(super) enum AgentError {
     NotAnAgent(String),
     /// No token is known here.
     #[error(
-        "the agent at {0} asks for its admin token: set ADMIN_TOKEN here to what the agent has (or ADMIN_TOKEN_FILE, or --admin-token-file)"
+        "the agent at {0} asks for its admin token: set ADMIN_TOKEN here to what the agent has (or ADMIN_TOKEN_FILE, or --admin-token-file); with --url only the environment and that option count"
     )]
     NoToken(String),
     /// The token is another.

@@ -55,7 +55,10 @@ pub(super) async fn to_new_file(
         exported = so_far;
         progress(so_far.total());
     };
-    let Err(source) = write(&mut file, &mut told).await else { return Ok(exported) };
+    let source = match write(&mut file, &mut told).await {
+        Ok(exported) => return Ok(exported),
+        Err(source) => source,
+    };
     let path = path.to_path_buf();
     if file.metadata().is_ok_and(|meta| meta.len() == 0) {
         // Nothing came of it: it would only be in the way of the next attempt.

@@ -13,7 +13,7 @@ use super::stopped::progress;
 use super::whole;
 use crate::admin::{KindCounts, OutboxStats};
 use crate::config::Flags;
-use crate::outbox::{Accept, Exported, Imported, Verified, export_id};
+use crate::outbox::{Accept, Exported, Imported, Verified};
 use crate::record::Kind;
 
 /// Records are listed so many at once.
@@ -204,7 +204,7 @@ async fn export(hands: &Hands, path: &Path, json: bool) -> anyhow::Result<()> {
     bar.finish_and_clear();
     let exported = match exported {
         Err(error) if json && error.is::<Stopped>() => {
-            let Exported { records, dead_letters } =
+            let Exported { records, dead_letters, .. } =
                 error.downcast_ref().map(Stopped::exported).unwrap_or_default();
             let said = json!({ "exported": records, "dead_letters": dead_letters, "file": path, "error": whole(&error) });
             // What went wrong is said in any case.
@@ -213,13 +213,13 @@ async fn export(hands: &Hands, path: &Path, json: bool) -> anyhow::Result<()> {
         }
         exported => exported?,
     };
-    let id = format!("{:032x}", export_id(super::transfer::open(path)?)?);
-    let Exported { records, dead_letters } = exported;
+    let Exported { records, dead_letters, id } = exported;
+    let id = id.map(|id| format!("{id:032x}"));
     if json {
-        print_json(&json!({ "exported": records, "dead_letters": dead_letters, "export_id": id }))
-    } else {
-        say!("{records} records and {dead_letters} dead letters exported; the export's id is {id}")
+        return print_json(&json!({ "exported": records, "dead_letters": dead_letters, "export_id": id }));
     }
+    let id = id.map(|id| format!("; the export's id is {id}")).unwrap_or_default();
+    say!("{records} records and {dead_letters} dead letters exported{id}")
 }
 
 async fn import(

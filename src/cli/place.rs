@@ -1,6 +1,7 @@
 //! Which outbox a command is about: that of a stopped agent, in its folder, or that of a running one, behind its
 //! `/admin`; and what can be done with either, in the same words.
 
+use std::cell::Cell;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -14,8 +15,8 @@ use super::transfer;
 use super::user::local_user;
 use super::whole;
 use crate::admin::{
-    self, Audit, AuditPage, DeadLetterDetail, DeadLetterPage, Dropped, JobLine, LetterFilter, OutboxStats,
-    Replayed, Selection, WaitingDetail, WaitingPage,
+    self, Audit, AuditPage, DeadLetterDetail, DeadLetterPage, Dropped, Effect, JobLine, LetterFilter,
+    OutboxStats, Replayed, Selection, WaitingDetail, WaitingPage, salvage_detail,
 };
 use crate::config::{Flags, HttpConfig, OutboxConfig, Sources, load};
 use crate::outbox::{Accept, Exported, Imported, Outbox, Salvaged, Settings, Verified};
@@ -29,7 +30,8 @@ pub(super) struct Common {
     /// Folder of the outbox, as OUTBOX_DIR
     #[arg(long, global = true, value_name = "PATH")]
     outbox_dir: Option<String>,
-    /// Of the running agent at this address, which needs its ADMIN_TOKEN
+    /// Of the running agent at this address; its ADMIN_TOKEN is taken from the environment, or from --admin-token-file,
+    /// and from no settings on this machine
     #[arg(long, global = true, value_name = "http://HOST:PORT", conflicts_with = "outbox_dir")]
     url: Option<String>,
     /// File that holds the agent's ADMIN_TOKEN, as ADMIN_TOKEN_FILE
@@ -62,7 +64,12 @@ pub(super) fn token(sources: &Sources) -> anyhow::Result<Option<String>> {
 impl Common {
     fn sources(&self, flags: Flags) -> Sources {
         let flags = flags.with("OUTBOX_DIR", self.outbox_dir.clone());
-        installed::sources(flags.with("ADMIN_TOKEN_FILE", self.admin_token_file.clone()))
+        let flags = flags.with("ADMIN_TOKEN_FILE", self.admin_token_file.clone());
+        if self.url.is_some() {
+            // IMPORTANT: the token of an agent on this machine is nothing for whoever answers at some address.
+            return Sources { dotenv: None, dotenv_required: false, ..Sources::of_process(flags) };
+        }
+        installed::sources(flags)
     }
 
     /// Finds out where it is. A folder that a running agent has open is that agent's.
@@ -212,21 +219,27 @@ impl Hands {
         })
     }
 
-    /// Notes what was done here. A running agent notes it by itself.
-    async fn note<T>(
+    /// Has something done, and notes it if it is done here: a running agent notes it by itself.
+    async fn order<T>(
         &self,
         order: &str,
         detail: String,
-        done: &anyhow::Result<T>,
-        count: impl Fn(&T) -> u64,
-    ) {
-        if let Self::Outbox(_, audit) = self {
-            let (count, outcome) = match done {
-                Ok(done) => (Some(count(done)), Ok(())),
-                Err(error) => (None, Err(whole(error))),
-            };
-            audit.note(&local_user(), order, detail, count, outcome).await;
-        }
+        mut progress: impl FnMut(u64),
+        work: impl AsyncFnOnce(&mut dyn FnMut(u64)) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let count = Cell::new(0);
+        let mut tell = |so_far| {
+            count.set(so_far);
+            progress(so_far);
+        };
+        let work = work(&mut tell);
+        let Self::Outbox(_, audit) = self else { return work.await };
+        let effect = |done: &anyhow::Result<T>| Effect {
+            count: count.get(),
+            error: done.as_ref().err().map(whole),
+            ..Effect::default()
+        };
+        audit.order(&local_user(), order, detail, work, effect).await
     }
 
     /// Makes records of some dead letters again.
@@ -247,13 +260,14 @@ impl Hands {
 
     /// Moves what waits, and the dead letters, to a new file.
     pub(super) async fn export(&self, path: &Path, progress: impl FnMut(u64)) -> anyhow::Result<Exported> {
-        let exported = to_new_file(path, progress, async |file, progress| match self {
-            Self::Outbox(outbox, _) => Ok(outbox.export(file, progress).await?),
-            Self::Agent(agent) => transfer::export(agent, file, progress).await,
+        self.order("export", format!("to {}", path.display()), progress, async |progress| {
+            to_new_file(path, progress, async |file, progress| match self {
+                Self::Outbox(outbox, _) => Ok(outbox.export(file, progress).await?),
+                Self::Agent(agent) => transfer::export(agent, file, progress).await,
+            })
+            .await
         })
-        .await;
-        self.note("export", format!("to {}", path.display()), &exported, |done| done.total()).await;
-        exported
+        .await
     }
 
     /// Takes in what was exported.
@@ -266,15 +280,13 @@ impl Hands {
     ) -> anyhow::Result<Imported> {
         // A pipe would be empty when it is read for the second time.
         anyhow::ensure!(std::fs::metadata(path)?.is_file(), "this is no file: it is read twice");
-        let imported = match self {
+        self.order("import", format!("of {}", path.display()), progress, async |progress| match self {
             Self::Outbox(outbox, _) => {
-                let imported = outbox.import(|| transfer::open(path), (accept, again), progress).await;
-                imported.map_err(anyhow::Error::from)
+                Ok(outbox.import(|| transfer::open(path), (accept, again), progress).await?)
             }
             Self::Agent(agent) => transfer::import(agent, path, (accept, again), progress).await,
-        };
-        self.note("import", format!("of {}", path.display()), &imported, |done| done.total()).await;
-        imported
+        })
+        .await
     }
 
     /// Brings back what was set aside.
@@ -283,16 +295,14 @@ impl Hands {
         give_up: bool,
         progress: impl FnMut(u64),
     ) -> anyhow::Result<Vec<Salvaged>> {
-        let salvaged = match self {
-            Self::Outbox(outbox, _) => outbox.salvage(give_up, progress).await.map_err(anyhow::Error::from),
+        let detail = salvage_detail(give_up).to_owned();
+        self.order("salvage", detail, progress, async |progress| match self {
+            Self::Outbox(outbox, _) => Ok(outbox.salvage(give_up, progress).await?),
             Self::Agent(agent) => {
                 job(agent, &format!("/admin/outbox/salvage?give_up={give_up}"), progress).await
             }
-        };
-        let detail = if give_up { "what is lost is given up" } else { "" };
-        let count = |parts: &Vec<Salvaged>| parts.iter().map(|part| part.records).sum();
-        self.note("salvage", detail.to_owned(), &salvaged, count).await;
-        salvaged
+        })
+        .await
     }
 }
 

@@ -11,15 +11,15 @@ use uuid::Uuid;
 
 use super::agent::{Agent, AgentError};
 use crate::admin::{self, Confirmed, ExportState, PageNumber};
-use crate::outbox::{Accept, Checked, Exported, Imported, check_lines, chunks};
+use crate::outbox::{Accept, Checked, Chunk, ExportHash, ExportId, Exported, Imported, check_lines, chunks};
 
 /// While the drain waits for its last answers, it is asked again so often.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// And for so long: four times what the slowest answer usually may take.
 const LET_GO_WITHIN: Duration = Duration::from_mins(2);
 
-/// So many exports in one file are told apart.
-const EXPORTS_NAMED: usize = 50;
+/// So many ids of exports, in some 7 KB, fit in a URL.
+const IDS_AT_ONCE: usize = 200;
 
 /// What was exported, to be read.
 pub(super) fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
@@ -48,7 +48,7 @@ async fn pages(
     file: &mut File,
     progress: &mut dyn FnMut(Exported),
 ) -> anyhow::Result<Exported> {
-    let (mut exported, begun) = (Exported::default(), Instant::now());
+    let (mut exported, mut hash, begun) = (Exported::default(), ExportHash::default(), Instant::now());
     loop {
         let (status, page, text) = agent.raw(&format!("{path}/page"), "x-export-page").await?;
         match status {
@@ -59,12 +59,13 @@ async fn pages(
             StatusCode::NO_CONTENT => {
                 let ended = file.write_all(&exported.end_line()?).and_then(|()| file.sync_data());
                 ended.context("all is in the file but its last line: import it with --incomplete")?;
-                return Ok(exported);
+                return Ok(Exported { id: hash.id(), ..exported });
             }
             _ => {
                 let page = page.and_then(|page| page.parse().ok());
                 let page = page.context("the agent gave a page without a number: is it another release?")?;
                 exported = keep(agent, path, file, page, &text).await?;
+                hash.update(&text);
                 progress(exported);
             }
         }
@@ -125,23 +126,31 @@ pub(super) async fn import(
     agent: &Agent,
     path: &Path,
     (accept, again): (Accept, bool),
-    mut progress: impl FnMut(u64),
+    progress: &mut dyn FnMut(u64),
 ) -> anyhow::Result<Imported> {
     let Checked { cut, is_incomplete, exports } = check_lines(open(path)?, accept)?;
     let (mut imported, import) = (Imported { is_incomplete, ..Imported::default() }, Uuid::new_v4());
-    // Of many in one file the first ones say enough: a URL has its limits.
-    let exports =
-        exports.iter().take(EXPORTS_NAMED).map(|id| format!("{id:032x}")).collect::<Vec<_>>().join(",");
+    let in_hex = |ids: &[ExportId]| ids.iter().map(|id| format!("{id:032x}")).collect::<Vec<_>>().join(",");
+    let mut ids = exports.chunks(IDS_AT_ONCE).map(in_hex).peekable();
     let mut chunks = chunks(open(path)?, cut).peekable();
-    while let Some(chunk) = chunks.next() {
-        let (chunk, is_last) = (chunk?, chunks.peek().is_none());
+    let mut next = || {
+        // Each id goes once: with the first lines, or ahead of them where they are too many.
+        let exports = ids.next().unwrap_or_default();
+        let chunk = if ids.peek().is_some() { Ok(Chunk::default()) } else { chunks.next()? };
+        Some((exports, chunk, chunks.peek().is_none()))
+    };
+    while let Some((exports, chunk, is_last)) = next() {
+        let Chunk { first, text } = chunk?;
         let to = format!(
-            "/admin/outbox/import?import={import}&first={}&last={is_last}&exports={exports}&again={again}",
-            chunk.first
+            "/admin/outbox/import?import={import}&first={first}&last={is_last}&exports={exports}&again={again}"
         );
-        let answer = agent.post_text::<admin::Imported>(&to, chunk.text).await;
-        let answer = match answer {
-            Err(known @ AgentError::Refused { status: StatusCode::CONFLICT, .. }) => return Err(known.into()),
+        let answer = match agent.post_text::<admin::Imported>(&to, text).await {
+            // Refused as a whole. Later, what is imported by then has to be said as well.
+            Err(known @ AgentError::Refused { status: StatusCode::CONFLICT, .. })
+                if imported.total() == 0 =>
+            {
+                return Err(known.into());
+            }
             answer => answer,
         };
         let answer = answer.with_context(|| {

@@ -6,8 +6,10 @@ use super::ledger::{Entry, LedgerError};
 use super::shared::Shared;
 use super::{Outbox, ReadError};
 
-/// So many orders are kept, and so many imported exports.
+/// So many orders are kept.
 pub const AUDIT_KEPT: u64 = if cfg!(test) { 5 } else { 1000 };
+/// So many imported exports are known.
+pub(super) const IMPORTS_KEPT: usize = if cfg!(test) { 7 } else { 1000 };
 /// So many numbers of dead letters are noted of one order, of the first ones.
 pub const AUDIT_IDS: usize = 20;
 /// The longest name of whoever gave an order, and the longest words about it, in bytes.
@@ -25,7 +27,7 @@ pub struct AuditNote {
     pub order: String,
     /// What it was to be done with.
     pub detail: String,
-    /// To how many it was done.
+    /// How many dead letters or records it affected.
     pub count: Option<u64>,
     /// To which dead letters, the first of them.
     pub ids: Vec<u64>,
@@ -63,15 +65,13 @@ impl AuditNote {
 }
 
 impl Outbox {
-    /// Notes an order under the next number, or anew under the one that it has; the oldest is forgotten. Gives the number
-    /// when the note would survive a power cut.
+    /// Notes an order under the next number, or anew under the one that it has, unless that is forgotten; the oldest is
+    /// forgotten. Gives the number when the note would survive a power cut.
     pub async fn note_order(&self, number: Option<u64>, note: AuditNote) -> Result<u64, LedgerError> {
         let note = note.limited();
         self.with_ledger(move |shared| {
-            let number = match number {
-                Some(number) => number,
-                None => shared.ledger.last_order()?.map_or(1, |last| last + 1),
-            };
+            let last = shared.ledger.last_order()?.unwrap_or(0);
+            let number = number.filter(|number| number + AUDIT_KEPT > last).unwrap_or(last + 1);
             let mut entry = Entry::default();
             entry.order(number, &note);
             if let Some(old) = number.checked_sub(AUDIT_KEPT) {
@@ -98,13 +98,14 @@ impl Outbox {
     }
 
     /// Notes that these exports were imported.
-    pub async fn note_imported(&self, exports: Vec<ExportId>) -> Result<(), LedgerError> {
+    pub async fn note_imported(&self, mut exports: Vec<ExportId>) -> Result<(), LedgerError> {
         self.with_ledger(move |shared| {
             let mut known = shared.ledger.imports()?;
+            exports.truncate(IMPORTS_KEPT);
             let (mut entry, now) = (Entry::default(), crate::time::now().0);
             known.retain(|(id, _)| !exports.contains(id));
             known.sort_unstable_by_key(|(_, at)| *at);
-            let beyond = (known.len() + exports.len()).saturating_sub(AUDIT_KEPT as usize);
+            let beyond = (known.len() + exports.len()).saturating_sub(IMPORTS_KEPT);
             for (old, _) in known.iter().take(beyond) {
                 entry.forget_import(*old);
             }

@@ -177,8 +177,8 @@ pub use segment::ReadError;
 pub use state::Settlement;
 pub use stats::Stats;
 pub use transfer::{
-    Accept, Checked, Chunk, ExportPage, ExportPlace, Exported, Imported, KnownLetters, TransferError,
-    check_lines, chunks, export_id,
+    Accept, Checked, Chunk, ExportHash, ExportPage, ExportPlace, Exported, Imported, KnownLetters,
+    TransferError, check_lines, chunks,
 };
 pub use verify::Verified;
 pub use watermark::Watermark;

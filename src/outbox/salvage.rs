@@ -71,7 +71,8 @@ impl Outbox {
             let known = report.records.saturating_sub(report.salvaged_records);
             let outcome = Salvaged { name: name_of(&folder), known, ..Salvaged::default() };
             let mut work = Work { outbox: self, folder: &folder, back: Back::of(&report), report, outcome };
-            work.salvage(&mut progress).await?;
+            let before: u64 = outcomes.iter().map(|outcome: &Salvaged| outcome.records).sum();
+            work.salvage(&mut |records| progress(before + records)).await?;
             outcomes.push(work.end(give_up)?);
         }
         self.shared.count_quarantined();

@@ -36,7 +36,7 @@ use super::{
 };
 use line::{Line, Parsed, parse};
 
-pub use check::{Accept, Checked, check_lines, export_id};
+pub use check::{Accept, Checked, ExportHash, check_lines};
 
 /// So many records are written before the file is synced and they are settled here.
 const AT_ONCE: usize = 5000;
@@ -124,6 +124,8 @@ pub struct Exported {
     pub records: u64,
     /// Dead letters.
     pub dead_letters: u64,
+    /// The id of the export, when it has ended and is not empty.
+    pub id: Option<ExportId>,
 }
 
 impl Exported {
@@ -277,7 +279,8 @@ pub struct ExportPage {
 impl ExportPage {
     /// What is in it.
     pub fn counts(&self) -> Exported {
-        Exported { records: self.tickets.len() as u64, dead_letters: self.letters.len() as u64 }
+        let (records, dead_letters) = (self.tickets.len() as u64, self.letters.len() as u64);
+        Exported { records, dead_letters, id: None }
     }
 }
 
@@ -366,14 +369,17 @@ impl Outbox {
         mut progress: impl FnMut(Exported),
     ) -> Result<Exported, TransferError> {
         let (mut exported, mut place) = (Exported::default(), self.begin_export().await?);
+        let mut hash = ExportHash::default();
         while let Some(page) = self.export_page(&mut place).await? {
             // IMPORTANT: safe in the file before it is settled here.
             write_synced(file, &page.text)?;
             self.settle_exported(&page).await?;
+            hash.update(&page.text);
             exported += page.counts();
             progress(exported);
         }
         write_synced(file, &exported.end_line()?)?;
+        exported.id = hash.id();
         if self.flush().await { Ok(exported) } else { Err(TransferError::Unsettled) }
     }
 

@@ -366,7 +366,7 @@ async fn the_brake_is_released_by_hand() {
 
 #[tokio::test]
 async fn an_operator_need_not_wait_for_as_long_as_an_answer_asked_for() {
-    for order in ["/admin/drain/resume", "/admin/drain/release-brake"] {
+    for order in ["/admin/drain/resume", "/admin/drain/release-brake", "/admin/drain/probe"] {
         let mut stage = stage(&[]).await;
         stage.sandbox.weather(json!({"always": 503, "retry_after": "86400"})).await;
         stage.redis.push(USAGE, &[load::usage("s", 0)]).await;
@@ -422,10 +422,11 @@ async fn settings_are_read_again_and_what_cannot_be_used_changes_nothing() {
     assert!(status == 422 && said["error"].as_str().expect("why").contains("DRAIN_RATE_LIMIT"), "{said}");
     assert_eq!(get(&stage, "/admin/log-level").await["level"], "WARNING", "all of it or nothing");
 
-    write("DRAIN_RATE_LIMIT=6\nLOG_LEVEL=INFO\nDRAIN_CONCURRENCY=4\n");
+    write("DRAIN_RATE_LIMIT=6\nDRAIN_BANDWIDTH=70000\nLOG_LEVEL=INFO\nDRAIN_CONCURRENCY=4\n");
     let done = post(&stage, "/admin/reload", None).await;
     assert_eq!(done, json!({"need_restart": ["DRAIN_CONCURRENCY"]}));
-    assert_eq!(get(&stage, "/admin/drain").await["rate_limit"], 6);
+    let drain = get(&stage, "/admin/drain").await;
+    assert_eq!((&drain["rate_limit"], &drain["bandwidth"]), (&json!(6), &json!(70_000)));
     assert_eq!(get(&stage, "/admin/log-level").await["level"], "INFO");
 
     // Until it is restarted, that is so; and a secret that nobody may see is compared all the same.

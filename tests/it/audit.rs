@@ -13,10 +13,14 @@ async fn stage(settings: &[(&str, &str)]) -> Stage {
     Stage::set_with(&[&[("ADMIN_TOKEN", TOKEN)], settings].concat()).await
 }
 
-async fn ask(stage: &Stage, method: &str, path: &str, body: Option<Value>) -> Value {
+fn request(stage: &Stage, method: &str, path: &str) -> reqwest::RequestBuilder {
     let http = reqwest::Client::builder().no_proxy().build().expect("a client");
     let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
-    let request = http.request(method, stage.agent.url(path)).bearer_auth(TOKEN);
+    http.request(method, stage.agent.url(path)).bearer_auth(TOKEN)
+}
+
+async fn ask(stage: &Stage, method: &str, path: &str, body: Option<Value>) -> Value {
+    let request = request(stage, method, path);
     let request = if let Some(body) = &body { request.json(body) } else { request };
     let answer = request.send().await.expect("it answers");
     assert_eq!(answer.status(), 200, "{path}");
@@ -26,6 +30,39 @@ async fn ask(stage: &Stage, method: &str, path: &str, body: Option<Value>) -> Va
 /// The orders, newest first: who, what, how many.
 async fn orders(stage: &Stage) -> Vec<Value> {
     ask(stage, "GET", "/admin/audit", None).await["orders"].as_array().expect("a list").clone()
+}
+
+/// Begins an export, and confirms its first page, if it has one. Gives that.
+async fn export(stage: &Stage, ends: bool) -> String {
+    let begun = ask(stage, "POST", "/admin/outbox/export", None).await;
+    let path = format!("/admin/outbox/export/{}", begun["export"].as_str().expect("an id"));
+    let page = until("a page is given", async || {
+        let answer = request(stage, "GET", &format!("{path}/page")).send().await.expect("it answers");
+        (answer.status() != 202).then_some(answer)
+    })
+    .await;
+    let text = page.text().await.expect("a page");
+    if !text.is_empty() {
+        ask(stage, "POST", &format!("{path}/confirm"), Some(json!({"page": 1}))).await;
+    }
+    if ends {
+        ask(stage, "DELETE", &path, None).await;
+    }
+    text
+}
+
+/// Imports these lines.
+async fn import(stage: &Stage, query: &str, text: &str) {
+    let path = format!("/admin/outbox/import?import={}&first=1&{query}", uuid::Uuid::new_v4());
+    let answer = request(stage, "POST", &path).body(text.to_owned()).send().await.expect("it answers");
+    assert_eq!(answer.status(), 200);
+}
+
+/// Has the quarantine salvaged. Gives the lines of the answer.
+async fn salvage(stage: &Stage) -> String {
+    let answer = request(stage, "POST", "/admin/outbox/salvage").send().await.expect("it answers");
+    assert_eq!(answer.status(), 200);
+    answer.text().await.expect("lines")
 }
 
 /// So many more dead letters, of messages that are no records.
@@ -100,6 +137,187 @@ async fn an_order_that_takes_several_requests_is_one() {
     assert_eq!((all.len(), &all[0]["count"], &all[0]["detail"]), (1, &json!(1200), &json!("all")), "{all:?}");
 }
 
+/// Who is heard of through HTTP, and what each order is called there.
+#[tokio::test]
+async fn there_is_a_note_of_every_kind_of_order() {
+    let stage = stage(&[]).await;
+    dead_letters(&stage, 2).await;
+    let give = async |method: &str, path: &str, body: Option<Value>| ask(&stage, method, path, body).await;
+    let simple: [(&str, &str, Option<Value>, &str, &str); 8] = [
+        ("POST", "drain/pause", None, "pause the drain", ""),
+        ("POST", "drain/resume", None, "resume the drain", ""),
+        ("POST", "drain/probe", None, "probe the link", ""),
+        ("POST", "drain/release-brake", None, "release the brake", ""),
+        (
+            "PUT",
+            "drain/rate-limit",
+            Some(json!({"rate_limit": 7, "burst": 3})),
+            "set the rate limit",
+            "7 requests/s, burst 3 (before: 0 requests/s, burst 0)",
+        ),
+        (
+            "PUT",
+            "drain/bandwidth",
+            Some(json!({"bandwidth": 9000})),
+            "set the bandwidth",
+            "9000 bytes/s (before: 0)",
+        ),
+        (
+            "PUT",
+            "log-level",
+            Some(json!({"level": "WARNING"})),
+            "set the log level",
+            "Warning (before: Info)",
+        ),
+        ("POST", "reload", None, "reload the settings", ""),
+    ];
+    let mut expected = Vec::new();
+    for (method, path, body, order, detail) in simple {
+        give(method, &format!("/admin/{path}"), body).await;
+        expected.push((order, detail, None));
+    }
+    give("POST", "/admin/dead-letters/replay", Some(json!({"ids": [1]}))).await;
+    expected.push(("replay dead letters", "number 1", Some(0)));
+    give("POST", "/admin/dead-letters/drop", Some(json!({"reason": "invalid"}))).await;
+    expected.push(("drop dead letters", "reason invalid", Some(2)));
+    let text = export(&stage, true).await;
+    expected.push(("export", "0 records and 0 dead letters are in a file now", Some(0)));
+    assert_eq!(text, "", "nothing waits");
+    import(&stage, "last=true", "").await;
+    expected.push(("import", "", Some(0)));
+    salvage(&stage).await;
+    expected.push(("salvage", "", Some(0)));
+
+    let all = orders(&stage).await;
+    let noted = all.iter().rev().map(|order| {
+        let text = |name: &str| order[name].as_str().expect("text");
+        (text("order"), text("detail"), order["count"].as_u64())
+    });
+    let noted: Vec<_> = noted.collect();
+    assert_eq!(noted, expected);
+    assert!(all.iter().all(|order| order["outcome"] == "done" && order["who"] == "127.0.0.1"), "{all:?}");
+}
+
+#[tokio::test]
+async fn a_crash_within_any_page_leaves_the_order_begun() {
+    let mut stage = stage(&[]).await;
+    dead_letters(&stage, 1200).await;
+    stage.agent.kill();
+    stage.agent.set("FAILPOINT", "audit::begun=2=abort");
+    stage.agent.start();
+    stage.agent.ready().await;
+    let dropped = stage.agent.command(&[], &["dead-letters", "drop", "--all", "--yes"]).await;
+    assert_eq!(dropped.code, 1, "{dropped:?}");
+    assert!(!stage.agent.ended().await.success());
+    stage.agent.unset("FAILPOINT");
+    stage.agent.start();
+    stage.agent.ready().await;
+    let all = orders(&stage).await;
+    assert_eq!(
+        (all.len(), &all[0]["outcome"], &all[0]["count"]),
+        (1, &json!("begun"), &json!(500)),
+        "{all:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_moves_records_is_noted_also_when_it_never_ends_well() {
+    let mut stage = stage(&[]).await;
+    ask(&stage, "POST", "/admin/drain/pause", None).await;
+    let pushed = load::push_sessions(&stage.redis, "s", 2, 3).await;
+    until("all wait", async || (stage.agent.health().await?["outbox"]["depth"] == pushed).then_some(()))
+        .await;
+    let latest = async |stage: &Stage| {
+        let all = orders(stage).await;
+        let of = |order: &Value| {
+            let text = |name: &str| order[name].as_str().unwrap_or_default().to_owned();
+            (text("order"), text("outcome"), order["count"].as_u64(), text("error"))
+        };
+        all.iter().take(2).map(of).collect::<Vec<_>>()
+    };
+    let noted = |order: &str, outcome: &str, count, error: &str| {
+        (order.to_owned(), outcome.to_owned(), count, error.to_owned())
+    };
+    // A page of each has left, or come in, and then the agent stops.
+    let text = export(&stage, false).await;
+    let first = text.lines().count() as u64;
+    assert!(first > 0 && first < pushed, "{text}");
+    assert_eq!(latest(&stage).await[0], noted("export", "begun", None, ""));
+    import(&stage, "", &text).await;
+    assert_eq!(latest(&stage).await[0], noted("import", "begun", None, ""));
+    assert_eq!(stage.agent.stop().await.code(), Some(0));
+    stage.agent.start();
+    stage.agent.ready().await;
+    let rest = "the agent stopped: the rest of the file was not imported";
+    assert_eq!(
+        latest(&stage).await,
+        [
+            noted("import", "failed", Some(first), rest),
+            noted("export", "failed", Some(first), "the agent stopped")
+        ]
+    );
+    // A crash leaves that they were begun.
+    ask(&stage, "POST", "/admin/drain/pause", None).await;
+    let text = export(&stage, false).await;
+    import(&stage, "", &text).await;
+    stage.agent.kill();
+    stage.agent.start();
+    stage.agent.ready().await;
+    assert_eq!(
+        latest(&stage).await,
+        [noted("import", "begun", None, ""), noted("export", "begun", None, "")]
+    );
+    // Of a stopped agent, the command line does the same.
+    stage.agent.stop().await;
+    for (words, order) in [
+        (&["outbox", "export", "file"][..], "export: to file"),
+        (&["outbox", "import", "agent.log"], "import: of agent.log"),
+        (&["outbox", "salvage"], "salvage"),
+    ] {
+        let crashed = stage.agent.command(&[("FAILPOINT", "audit::begun=1=panic")], words).await;
+        assert_ne!(crashed.code, 0, "{crashed:?}");
+        let audit = stage.agent.command(&[], &["audit", "--limit", "1"]).await.out;
+        assert!(audit.contains(&format!("{order}; begun, and nothing more is known")), "{audit}");
+    }
+}
+
+#[tokio::test]
+async fn salvaging_is_noted_with_what_came_of_it_and_not_at_all_when_it_is_refused() {
+    let mut stage = stage(&[]).await;
+    stage.agent.kill();
+    let held = stage.agent.dir().join("held");
+    stage.agent.set("FAILPOINT", &format!("audit::begun=1=hold:{}", held.display()));
+    stage.agent.start();
+    stage.agent.ready().await;
+    let outcomes = async || {
+        let all = orders(&stage).await;
+        all.iter().map(|order| order["outcome"].as_str().expect("text").to_owned()).collect::<Vec<_>>()
+    };
+    let first = async {
+        assert!(salvage(&stage).await.contains("\"done\":[]"));
+    };
+    let second = async {
+        until("the first one is under way", async || held.exists().then_some(())).await;
+        assert_eq!(outcomes().await, ["begun"]);
+        let refused = request(&stage, "POST", "/admin/outbox/salvage").send().await.expect("it answers");
+        assert_eq!(refused.status(), 409);
+        std::fs::remove_file(&held).expect("the file");
+    };
+    tokio::join!(first, second);
+    assert_eq!(outcomes().await, ["done"]);
+
+    // What is in the quarantine cannot be read.
+    std::fs::write(stage.agent.dir().join("outbox/quarantine"), "no folder").expect("a file");
+    assert!(salvage(&stage).await.contains("\"failed\""));
+    let all = orders(&stage).await;
+    assert_eq!(
+        (all.len(), &all[0]["outcome"], &all[0]["count"]),
+        (2, &json!("failed"), &json!(0)),
+        "{all:?}"
+    );
+    assert!(all[0]["error"].as_str().is_some_and(|error| error.contains("Not a directory")), "{all:?}");
+}
+
 #[tokio::test]
 async fn dropping_asks_on_a_terminal_and_wants_yes_without_one() {
     let stage = stage(&[]).await;
@@ -139,7 +357,7 @@ async fn a_new_dead_letter_is_a_line_in_the_log_and_a_flood_is_some_lines_and_a_
     let line = log.lines().find(|line| line.contains(LINE)).expect("the line").to_owned();
     for part in [
         "\"reason\":\"refused\"",
-        "status 422",
+        "\"detail\":\"status 422\"",
         &format!("\"dead_letter_id\":{}", letter["id"]),
         "\"queue\":\"usage\"",
         "\"idempotency_key\":\"",

@@ -27,7 +27,7 @@ use uuid::Uuid;
 use super::{Admin, Answer, Asked, Body, By, ErrorBody, Fault, Hands, Number, chain};
 use crate::admin::{
     Confirmed, ExportAsked, ExportError, ExportState, ImportPart, Imported, JobLine, Page, PageNumber,
-    SalvageAsked, salvage, verify,
+    SalvageAsked, verify,
 };
 use crate::outbox::{AppendError, Chunk, ExportId, TransferError};
 
@@ -122,9 +122,7 @@ pub(in crate::http) async fn salvage_all(
     By(by): By,
     Asked(asked): Asked<SalvageAsked>,
 ) -> Response {
-    let detail = if asked.give_up { "what is lost is given up" } else { "" };
-    admin.operator.audit.note(&by, "salvage", detail, None, Ok(())).await;
-    lines(&admin, || salvage(admin.operator.outbox.clone(), asked.give_up).boxed())
+    lines(&admin, || admin.operator.salvage(by, asked).boxed())
 }
 
 /// Begins an export: the drain lets go of all records.
@@ -222,7 +220,8 @@ pub(in crate::http) struct Place {
     /// Whether these are the last lines of the file.
     #[serde(default)]
     last: bool,
-    /// The ids of the exports in the file, in hexadecimal, with commas between: known ones are refused.
+    /// The ids of the exports in the file, in hexadecimal, with commas between: known ones are refused. They are given
+    /// once, with the first lines; of very many some before, with no lines.
     #[serde(default)]
     exports: String,
     /// Takes in also what was imported before.
@@ -256,7 +255,7 @@ pub(in crate::http) async fn import(
         Fault::Request(StatusCode::BAD_REQUEST, "exports: an id is 32 hexadecimal digits".to_owned())
     })?;
     let part = ImportPart { import, chunk: Chunk { first, text }, is_last, exports, again };
-    let imported = admin.operator.import(&by, part).await?;
+    let imported = admin.operator.imports.take_in(&by, part).await?;
     let busy = || Fault::Request(StatusCode::CONFLICT, "another import is under way".to_owned());
     imported.map(Json).ok_or_else(busy)
 }

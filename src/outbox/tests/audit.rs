@@ -1,5 +1,6 @@
 //! Orders and imported exports are kept across a restart, and no more of them than is said.
 
+use super::super::audit::IMPORTS_KEPT;
 use super::super::{AUDIT_KEPT, AuditNote, AuditOutcome, Outbox};
 use super::rig::settings;
 
@@ -23,14 +24,16 @@ async fn the_last_orders_survive_a_restart_and_are_bounded() {
         assert_eq!(outbox.note_order(None, note(n)).await.unwrap(), n);
     }
     let done = AuditNote { outcome: AuditOutcome::Done, ..note(8) };
-    outbox.note_order(Some(AUDIT_KEPT + 3), done).await.unwrap();
+    assert_eq!(outbox.note_order(Some(AUDIT_KEPT + 3), done.clone()).await.unwrap(), AUDIT_KEPT + 3);
+    // An order that lasted so long that its first note is forgotten has a new one.
+    assert_eq!(outbox.note_order(Some(3), done).await.unwrap(), AUDIT_KEPT + 4);
     drop(outbox);
     assert!(threads.join());
 
     let (outbox, threads) = Outbox::open(settings(dir.path())).unwrap();
     let orders = outbox.orders().await.unwrap();
     let numbers: Vec<u64> = orders.iter().map(|(number, _)| *number).collect();
-    assert_eq!(numbers, (4..=AUDIT_KEPT + 3).collect::<Vec<_>>(), "the oldest are forgotten");
+    assert_eq!(numbers, (5..=AUDIT_KEPT + 4).collect::<Vec<_>>(), "the oldest are forgotten");
     let (_, last) = orders.last().unwrap();
     assert_eq!((&last.outcome, last.ids.len(), last.detail.len()), (&AuditOutcome::Done, 20, 512));
     drop(outbox);
@@ -41,15 +44,17 @@ async fn the_last_orders_survive_a_restart_and_are_bounded() {
 async fn what_was_imported_is_known_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (outbox, threads) = Outbox::open(settings(dir.path())).unwrap();
-    for n in 0..u128::from(AUDIT_KEPT) + 2 {
+    let last = IMPORTS_KEPT as u128 + 1;
+    for n in 0..=last {
         outbox.note_imported(vec![n]).await.unwrap();
     }
     drop(outbox);
     assert!(threads.join());
     let (outbox, threads) = Outbox::open(settings(dir.path())).unwrap();
-    let last = u128::from(AUDIT_KEPT) + 1;
-    assert!(outbox.imported_before(vec![last, 99]).await.unwrap().is_some());
-    assert_eq!(outbox.imported_before(vec![0, 99]).await.unwrap(), None, "the oldest are forgotten");
+    for known in 2..=last {
+        assert!(outbox.imported_before(vec![known, 99]).await.unwrap().is_some(), "{known}");
+    }
+    assert_eq!(outbox.imported_before(vec![0, 1, 99]).await.unwrap(), None, "the oldest are forgotten");
     drop(outbox);
     assert!(threads.join());
 }

@@ -28,15 +28,24 @@ pub struct Checked {
     pub exports: Vec<ExportId>,
 }
 
-/// The id of the one export in a file that is whole.
-pub fn export_id(file: impl BufRead) -> std::io::Result<ExportId> {
-    let (mut hash, mut last) = (Xxh3::new(), None);
-    for line in lines(file) {
-        if let Some(before) = last.replace(line?) {
-            hash.update(&before.text);
-        }
+/// Computes the id of an export from its lines but the last, as they are written or read.
+#[derive(Default)]
+pub struct ExportHash {
+    hash: Xxh3,
+    bytes: u64,
+}
+
+impl ExportHash {
+    /// These lines come next.
+    pub fn update(&mut self, lines: &[u8]) {
+        self.hash.update(lines);
+        self.bytes += lines.len() as u64;
     }
-    Ok(hash.digest128())
+
+    /// The id of the export with these lines; none of an empty one, for all of them are alike.
+    pub fn id(&self) -> Option<ExportId> {
+        (self.bytes > 0).then(|| self.hash.digest128())
+    }
 }
 
 /// Checks every line of what was exported, and whether all of it is there.
@@ -52,7 +61,7 @@ pub fn check_lines(file: impl BufRead, accept: Accept) -> Result<Checked, Transf
         }
     };
     let mut cut = None;
-    let (mut exports, mut hash) = (Vec::new(), Xxh3::new());
+    let (mut exports, mut hash) = (Vec::new(), ExportHash::default());
     for line in lines(file) {
         let line = line?;
         match line.parsed()? {
@@ -62,9 +71,7 @@ pub fn check_lines(file: impl BufRead, accept: Accept) -> Result<Checked, Transf
                 if said != found {
                     incomplete(TransferError::Miscounted { line: line.n, said, found })?;
                 }
-                // All exports of nothing are alike.
-                exports.extend((found.total() > 0).then(|| hash.digest128()));
-                hash.reset();
+                exports.extend(std::mem::take(&mut hash).id());
                 found = Exported::default();
                 (has_end, count) = (true, line.n);
                 continue;
@@ -80,7 +87,7 @@ pub fn check_lines(file: impl BufRead, accept: Accept) -> Result<Checked, Transf
     if !has_end {
         let place = cut.map_or_else(|| format!("after line {count}"), |cut| format!("within line {cut}"));
         incomplete(TransferError::NoEnd { place })?;
-        exports.extend((found.total() > 0).then(|| hash.digest128()));
+        exports.extend(hash.id());
     }
     Ok(Checked { cut, exports, ..checked })
 }

@@ -203,7 +203,7 @@ fn check_version(v: u32) -> Result<(), String> {
 
 /// The last line of an export that has written so much.
 pub(super) fn end_line(written: Exported) -> Result<Vec<u8>, TransferError> {
-    let Exported { records, dead_letters } = written;
+    let Exported { records, dead_letters, .. } = written;
     let line = EndLine { v: VERSION, end: Counts { records, dead_letters } };
     let mut text = serde_json::to_vec(&line).map_err(std::io::Error::from)?;
     text.push(b'\n');
@@ -265,5 +265,5 @@ pub(super) fn parse(line: u64, text: &[u8]) -> Result<Parsed, TransferError> {
     };
     let Ok(EndLine { v, end }) = serde_json::from_slice(text) else { return Err(bad(error.to_string())) };
     check_version(v).map_err(bad)?;
-    Ok(Parsed::End(Exported { records: end.records, dead_letters: end.dead_letters }))
+    Ok(Parsed::End(Exported { records: end.records, dead_letters: end.dead_letters, id: None }))
 }

@@ -4,8 +4,7 @@ use std::io::BufReader;
 use std::path::Path;
 
 use dataplane_agent::outbox::{
-    Accept, DeadLetter, Entry, Exported, Imported, Outbox, Payload, Reason, Rejected, Settlement, Stats,
-    TransferError,
+    Accept, DeadLetter, Entry, Imported, Outbox, Payload, Reason, Rejected, Settlement, Stats, TransferError,
 };
 use dataplane_agent::record::{Kind, Timestamp};
 
@@ -74,7 +73,7 @@ fn dead_letters_move_along_with_all_that_is_known_of_them_and_only_once() {
         let before = letters(&outbox).await;
         assert_eq!(before.len(), 3);
         let exported = outbox.export(&mut std::fs::File::create(&file).unwrap(), |_| ()).await.unwrap();
-        assert_eq!(exported, Exported { records: 7, dead_letters: 3 });
+        assert_eq!((exported.records, exported.dead_letters, exported.id.is_some()), (7, 3, true));
         let stats = outbox.stats();
         assert_conserved(&stats);
         assert_eq!((stats.total_depth(), stats.dead_letters), (0, 0), "{stats:?}");
@@ -136,7 +135,7 @@ fn dead_letters_that_are_alike_in_everything_all_move() {
         // Of one round: they have one time.
         append(&outbox, vec![rejected(), rejected(), rejected()]).await.unwrap();
         let exported = outbox.export(&mut std::fs::File::create(&file).unwrap(), |_| ()).await.unwrap();
-        assert_eq!(exported, Exported { records: 0, dead_letters: 3 });
+        assert_eq!((exported.records, exported.dead_letters), (0, 3));
         close(outbox, threads);
 
         let (outbox, threads) = Outbox::open(settings(&new)).unwrap();

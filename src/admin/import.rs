@@ -1,0 +1,222 @@
+//! Taking in what was moved to a file, some lines at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::audit::{Effect, OpenOrder};
+use super::{Actor, Audit, Imported, STOPPED, chain};
+use crate::outbox::{self, Chunk, Entry, ExportId, KnownLetters, Outbox, TransferError};
+
+/// An import of which nothing is heard for so long gives way to another one.
+const IMPORT_PATIENCE: Duration = Duration::from_secs(30);
+
+struct Import {
+    id: Uuid,
+    order: OpenOrder,
+    known: KnownLetters,
+    heard: Instant,
+    /// What is in the file, by the exports' ids.
+    exports: Vec<ExportId>,
+    /// So far.
+    imported: outbox::Imported,
+}
+
+impl Import {
+    fn effect(&self, error: Option<String>) -> Effect {
+        Effect { count: self.imported.total(), error, ..Effect::default() }
+    }
+}
+
+/// Lines of an import.
+pub struct ImportPart {
+    /// Which import it is of.
+    pub import: Uuid,
+    /// The lines.
+    pub chunk: Chunk,
+    /// Whether they are its last.
+    pub is_last: bool,
+    /// The ids of exports in the file: all of them, with the first lines or before them.
+    pub exports: Vec<ExportId>,
+    /// Whether they may have been imported before.
+    pub again: bool,
+}
+
+/// The one import that may be under way.
+pub struct Imports {
+    outbox: Outbox,
+    audit: Arc<Audit>,
+    open: Mutex<Option<Import>>,
+}
+
+impl Imports {
+    pub(super) fn new(outbox: Outbox, audit: Arc<Audit>) -> Self {
+        Self { outbox, audit, open: Mutex::new(None) }
+    }
+
+    /// Takes in some lines. None: another import is under way.
+    /// After the last ones that import has ended, and the dead letters among all of them are such.
+    pub async fn take_in(&self, by: &Actor, part: ImportPart) -> Result<Option<Imported>, TransferError> {
+        let ImportPart { import: id, chunk, is_last, exports, again } = part;
+        let mut open = self.open.lock().await;
+        let parsed = tokio::task::spawn_blocking(move || chunk.entries()).await;
+        let entries = parsed.map_err(std::io::Error::other)??;
+        let import = match &mut *open {
+            Some(import) if import.id == id => import,
+            Some(import) if import.heard.elapsed() < IMPORT_PATIENCE => return Ok(None),
+            open => {
+                self.abandon(open, "nothing more was heard of its client").await;
+                open.insert(self.begin(by, id).await?)
+            }
+        };
+        import.heard = Instant::now();
+        let taken = self.append(import, entries, exports, again).await;
+        // Whoever failed begins again, and need not wait for it.
+        if (is_last || taken.is_err())
+            && let Some(import) = open.take()
+        {
+            self.end(import, taken.as_ref().err()).await?;
+        }
+        Ok(Some(taken?.into()))
+    }
+
+    async fn begin(&self, by: &Actor, id: Uuid) -> Result<Import, TransferError> {
+        let order = self.audit.begin(by, "import", "").await;
+        let (exports, imported) = (Vec::new(), outbox::Imported::default());
+        match self.outbox.begin_import().await {
+            Ok(known) => Ok(Import { id, order, known, heard: Instant::now(), exports, imported }),
+            Err(error) => {
+                let effect = Effect { error: Some(chain(&error)), ..Effect::default() };
+                self.audit.end(order, effect).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn append(
+        &self,
+        import: &mut Import,
+        entries: Vec<Entry>,
+        mut exports: Vec<ExportId>,
+        again: bool,
+    ) -> Result<outbox::Imported, TransferError> {
+        exports.retain(|export| !import.exports.contains(export));
+        self.outbox.check_new(&exports, again).await?;
+        import.exports.append(&mut exports);
+        let imported = self.outbox.import_chunk(entries, &mut import.known).await?;
+        import.imported += imported;
+        Ok(imported)
+    }
+
+    /// Ends an import that is complete, or that has failed.
+    async fn end(&self, mut import: Import, failed: Option<&TransferError>) -> Result<(), TransferError> {
+        let ended = match failed {
+            None => self.outbox.end_import(std::mem::take(&mut import.exports)).await,
+            Some(_) => Ok(()),
+        };
+        let error = failed.or(ended.as_ref().err()).map(|error| chain(error));
+        let effect = import.effect(error);
+        self.audit.end(import.order, effect).await;
+        ended
+    }
+
+    /// Ends an import whose last lines never came. Its exports are not known afterwards: the rest of the file is still to
+    /// be imported.
+    async fn abandon(&self, open: &mut Option<Import>, why: &str) {
+        if let Some(import) = open.take() {
+            let effect = import.effect(Some(format!("{why}: the rest of the file was not imported")));
+            self.audit.end(import.order, effect).await;
+        }
+    }
+
+    /// Ends the one that is open at a stop.
+    pub(super) async fn stop(&self) {
+        self.abandon(&mut *self.open.lock().await, STOPPED).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{open, started};
+    use super::super::{AuditLine, list_orders};
+    use super::*;
+
+    /// The lines of an export of so many records, without the last one.
+    async fn exported(records: u64) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let (outbox, threads) = open(dir.path());
+        outbox.append((0..records).map(started).collect(), None).await.unwrap().await.unwrap().unwrap();
+        let file = dir.path().join("file");
+        outbox.export(&mut std::fs::File::create(&file).unwrap(), |_| ()).await.unwrap();
+        drop(outbox);
+        assert!(threads.join());
+        let text = std::fs::read_to_string(&file).unwrap();
+        text.lines().take(records as usize).map(|line| format!("{line}\n")).collect()
+    }
+
+    fn part(import: u128, first: u64, text: &str, is_last: bool, exports: &[ExportId]) -> ImportPart {
+        let chunk = Chunk { first, text: text.to_owned() };
+        ImportPart {
+            import: Uuid::from_u128(import),
+            chunk,
+            is_last,
+            exports: exports.to_vec(),
+            again: false,
+        }
+    }
+
+    async fn noted(outbox: &Outbox) -> Vec<(String, Option<u64>, String)> {
+        let orders = list_orders(outbox, None).await.unwrap().orders;
+        let of = |line: AuditLine| (line.outcome, line.count, line.error.unwrap_or_default());
+        orders.into_iter().rev().map(of).collect()
+    }
+
+    #[tokio::test]
+    async fn an_import_is_noted_from_its_first_lines_on_however_it_ends() {
+        let lines = exported(6).await;
+        let dir = tempfile::tempdir().unwrap();
+        let (outbox, threads) = open(dir.path());
+        let imports = Imports::new(outbox.clone(), Arc::new(Audit::new(outbox.clone())));
+        let by = Actor::User("me".into());
+        let take_in = async |part| imports.take_in(&by, part).await;
+        let note = |outcome: &str, count, error: &str| (outcome.to_owned(), count, error.to_owned());
+        let abandoned = note(
+            "failed",
+            Some(2),
+            "nothing more was heard of its client: the rest of the file was not imported",
+        );
+
+        take_in(part(1, 1, &lines[..2].concat(), false, &[11, 12])).await.unwrap().unwrap();
+        assert_eq!(noted(&outbox).await, [note("begun", None, "")]);
+        // Another one has to wait, for a while.
+        assert!(take_in(part(2, 1, &lines[2], false, &[])).await.unwrap().is_none());
+        tokio::time::pause();
+        tokio::time::advance(IMPORT_PATIENCE).await;
+        tokio::time::resume();
+        // It is the rest of the same file: its exports are no reason to refuse it. Ids may go ahead of the lines.
+        take_in(part(2, 0, "", false, &[11])).await.unwrap().unwrap();
+        assert_eq!(noted(&outbox).await, [abandoned.clone(), note("begun", None, "")]);
+        take_in(part(2, 1, &lines[2..5].concat(), false, &[12])).await.unwrap().unwrap();
+        take_in(part(2, 4, &lines[5], true, &[])).await.unwrap().unwrap();
+        assert_eq!(noted(&outbox).await, [abandoned.clone(), note("done", Some(4), "")]);
+
+        // Both of its exports are known now, whichever a file has.
+        for (import, export) in [(3, 11), (4, 12)] {
+            let refused = take_in(part(import, 1, &lines[0], true, &[export])).await;
+            assert!(matches!(refused, Err(TransferError::Known { .. })));
+            let (outcome, count, error) = noted(&outbox).await.pop().unwrap();
+            assert_eq!((&*outcome, count), ("failed", Some(0)));
+            assert!(error.contains("was imported on"), "{error}");
+        }
+
+        take_in(part(5, 1, &lines[0], false, &[])).await.unwrap().unwrap();
+        imports.stop().await;
+        let last = noted(&outbox).await.pop().unwrap();
+        assert_eq!(last, note("failed", Some(1), "the agent stopped: the rest of the file was not imported"));
+        drop((imports, outbox));
+        assert!(threads.join());
+    }
+}

@@ -27,7 +27,7 @@ pub struct DrainState {
     pub burst: u32,
     /// Bytes a second that requests may take of the link; 0: no limit.
     pub bandwidth: u64,
-    /// The circuit: closed, half-open or open.
+    /// The link: up, probing or down.
     pub link: String,
     /// Why the link is down.
     pub reason: Option<String>,
@@ -107,7 +107,7 @@ impl Operator {
             rate_limit: orders.rate_limit.per_second,
             burst: orders.rate_limit.burst,
             bandwidth: orders.bandwidth,
-            link: link.circuit.to_owned(),
+            link: link.state.label().to_owned(),
             reason: link.trouble.map(|trouble| trouble.label().to_owned()),
             braked: is_braked(&link),
         }

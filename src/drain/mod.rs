@@ -83,11 +83,34 @@ pub struct Settings {
     pub first_contact_within: Duration,
 }
 
+/// Whether requests flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinkState {
+    /// They do: the circuit breaker is closed.
+    #[default]
+    Up,
+    /// One request probes: it is half-open.
+    Probing,
+    /// None goes before the next probe: it is open. Or a kind of records is held.
+    Down,
+}
+
+impl LinkState {
+    /// As everybody reads it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Probing => "probing",
+            Self::Down => "down",
+        }
+    }
+}
+
 /// What others may know of the drain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkStatus {
-    /// closed, half-open or open.
-    pub circuit: &'static str,
+    /// Whether requests flow.
+    pub state: LinkState,
     /// Why it is down, for all kinds or for those that are held.
     pub trouble: Option<Trouble>,
     /// It is down for all kinds.
@@ -118,7 +141,7 @@ pub struct HeldKind {
 impl Default for LinkStatus {
     fn default() -> Self {
         Self {
-            circuit: "closed",
+            state: LinkState::Up,
             trouble: None,
             is_down: false,
             cause: None,
@@ -420,26 +443,22 @@ impl Run {
 
     /// Tells the others how the link is.
     fn tell(&self) {
-        let (circuit, state, next_probe) = match self.link.circuit() {
-            Circuit::Closed => ("closed", 0, None),
+        let (state, next_probe) = match self.link.circuit() {
+            Circuit::Closed => (LinkState::Up, None),
             // Before the first contact nothing is known to be wrong.
-            Circuit::Open { .. } if self.link.trouble().is_none() => ("closed", 0, None),
-            Circuit::HalfOpen => ("half-open", 1, None),
-            Circuit::Open { until } => ("open", 2, Some(until)),
+            Circuit::Open { .. } if self.link.trouble().is_none() => (LinkState::Up, None),
+            Circuit::HalfOpen => (LinkState::Probing, None),
+            Circuit::Open { until } => (LinkState::Down, Some(until)),
         };
         let (trouble, cause, parked) = (self.link.trouble(), self.cause.clone(), self.parked);
         let (held, is_down, holds) = (self.held_kinds(), trouble.is_some(), self.orders.holds());
-        let mut status = LinkStatus { circuit, trouble, is_down, cause, next_probe, held, holds, parked };
-        let state = match status.held.first() {
-            // While the link itself is up, it is told as down for what is held.
-            Some(held) if trouble.is_none() => {
-                status.trouble = Some(held.trouble);
-                status.cause = Some(format!("{}: {}", held.kind.name(), held.cause));
-                (status.circuit, status.next_probe) = ("open", self.routes.next_probe(|_| true));
-                2
-            }
-            _ => state,
-        };
+        let mut status = LinkStatus { state, trouble, is_down, cause, next_probe, held, holds, parked };
+        // While the link itself is up, it is told as down for what is held.
+        if let (None, Some(held)) = (trouble, status.held.first()) {
+            status.trouble = Some(held.trouble);
+            status.cause = Some(format!("{}: {}", held.kind.name(), held.cause));
+            (status.state, status.next_probe) = (LinkState::Down, self.routes.next_probe(|_| true));
+        }
         let metrics = &self.drain.metrics;
         let changed = self.drain.status.send_if_modified(|now| {
             let changed = *now != status;
@@ -447,7 +466,7 @@ impl Run {
             changed
         });
         if changed {
-            metrics.link_state.with_label_values(&[] as &[&str]).set(state);
+            metrics.link_state.with_label_values(&[] as &[&str]).set(status.state as i64);
             let troubles = status.trouble.into_iter().chain(status.held.iter().map(|held| held.trouble));
             self.tell_trouble(&troubles.collect::<Vec<_>>());
         }

@@ -153,6 +153,7 @@ impl Membership {
             refusals.said = Some(kind);
             tracing::warn!(
                 %error,
+                proxy = self.client.proxy(),
                 "the ControlPlane does not register this server: it gets no heartbeats and is asked for no commands until \
                  it does; that is tried again and again, and records are delivered all the same"
             );

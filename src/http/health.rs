@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Surface;
-use crate::drain::{HeldKind, Orders, Trouble};
+use crate::drain::{HeldKind, LinkState, Orders, Trouble};
 use crate::fleet::agent_metrics::is_well;
 use crate::outbox::Stats;
 use crate::outbox::metrics::oldest_ages;
@@ -86,7 +86,7 @@ struct OutboxComponent {
 #[derive(Debug, Serialize, ToSchema)]
 struct LinkComponent {
     status: Condition,
-    /// The circuit (`closed`, `half-open`, `open`), and why it is not closed.
+    /// `up`, `probing` or `down`, and why it is not up.
     link: String,
     /// The answer that showed it.
     cause: Option<String>,
@@ -180,7 +180,7 @@ pub(super) struct Health {
     pub redis_fault: Option<String>,
     pub stats: Stats,
     stopping: bool,
-    circuit: &'static str,
+    link: LinkState,
     trouble: Option<Trouble>,
     is_link_down: bool,
     link_cause: Option<String>,
@@ -202,7 +202,7 @@ impl Health {
             redis_connected: redis.connected,
             redis_fault: redis.fault.clone(),
             control_plane_connected: link.trouble.is_none() && surface.client.is_reachable(),
-            circuit: link.circuit,
+            link: link.state,
             trouble: link.trouble,
             is_link_down: link.is_down,
             link_cause: link.cause.clone(),
@@ -313,8 +313,8 @@ impl Health {
         let outbox = OutboxComponent { status, reason, durability: self.stats.durability.meaning() };
         let drain = self.drain_holds.map_or_else(Component::healthy, Component::degraded);
         let (status, link) = match self.trouble {
-            Some(trouble) => (Condition::Degraded, format!("{}: {}", self.circuit, trouble.label())),
-            None => (Condition::Healthy, self.circuit.to_owned()),
+            Some(trouble) => (Condition::Degraded, format!("{}: {}", self.link.label(), trouble.label())),
+            None => (Condition::Healthy, self.link.label().to_owned()),
         };
         let next_probe_seconds =
             self.next_probe.map(|at| at.saturating_duration_since(tokio::time::Instant::now()).as_secs_f64());

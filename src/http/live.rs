@@ -92,8 +92,8 @@ struct OutboxPicture {
 /// The link to the ControlPlane, and the drain that uses it.
 #[derive(Debug, Serialize, ToSchema)]
 struct LinkPicture {
-    /// The circuit: closed, half-open or open.
-    circuit: String,
+    /// Up, probing or down.
+    state: &'static str,
     connected: bool,
     /// Why it is down.
     reason: Option<String>,
@@ -201,7 +201,7 @@ impl Live {
                 quarantined_records: stats.quarantined_records,
             },
             link: LinkPicture {
-                circuit: link.circuit.to_owned(),
+                state: link.state.label(),
                 connected: health.control_plane_connected,
                 reason: link.trouble.map(|trouble| trouble.label().to_owned()),
                 cause: link.cause,

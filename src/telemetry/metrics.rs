@@ -61,7 +61,7 @@ pub struct Metrics {
     pub delivery_latency: HistogramVec,
     /// One commit of the outbox, barrier included.
     pub commit_seconds: Histogram,
-    /// 0 closed, 1 half-open, 2 open.
+    /// 0 up, 1 probing, 2 down.
     pub link_state: IntGaugeVec,
     /// Why the link is down.
     pub link_trouble: IntGaugeVec,
@@ -201,7 +201,7 @@ impl Metrics {
                 &["kind"],
             )?,
             commit_seconds,
-            link_state: gauge("dataplane_link_state", "0 closed, 1 half-open, 2 open", &[])?,
+            link_state: gauge("dataplane_link_state", "0 up, 1 probing, 2 down", &[])?,
             link_trouble: gauge(
                 "dataplane_link_trouble",
                 "1 while the link is down for this reason",

@@ -315,7 +315,7 @@ async fn while_the_link_is_down_nothing_but_a_probe_asks() {
     .await;
     stage.sandbox.weather(json!({"status": {"503": 1.0}})).await;
     let pushed = load::push_sessions(&stage.redis, "s", 5, 3).await;
-    until("the link is down", async || (get(&stage, "/admin/drain").await["link"] != "closed").then_some(()))
+    until("the link is down", async || (get(&stage, "/admin/drain").await["link"] != "up").then_some(()))
         .await;
     // One that was under way may end yet.
     let accounts = stage.sandbox.accounts().await;
@@ -356,7 +356,7 @@ async fn the_brake_is_released_by_hand() {
     let answer = post(&stage, "/admin/drain/release-brake", None).await;
     assert_eq!(
         (&answer["braked"], &answer["link"], &answer["reason"]),
-        (&json!(false), &json!("closed"), &Value::Null)
+        (&json!(false), &json!("up"), &Value::Null)
     );
     stage.drained().await;
     let dead = get(&stage, "/admin/outbox").await["dead_letters"].as_u64().expect("a number");

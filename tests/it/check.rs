@@ -223,6 +223,29 @@ async fn a_proxy_on_the_way_is_named_without_its_credentials() {
 }
 
 #[tokio::test]
+async fn every_line_about_a_link_that_is_down_names_the_proxy() {
+    const LINES: [&str; 2] = ["the link to the ControlPlane is down", "does not register this server"];
+    let proxy = Scripted::start_all(|_| "<html>log in</html>".into_response()).await;
+    let redis = RedisServer::start().await;
+    let mut agent = Agent::new(&redis, "http://cp.invalid:8080");
+    agent.set("ENABLE_TLS", "false");
+    agent.set("http_proxy", &proxy.url.replace("http://", "http://user:hunter2@"));
+    agent.start();
+    agent.ready().await;
+    load::push_sessions(&redis, "s", 3, 1).await;
+    let log = until("both lines are there", async || {
+        let log = agent.log();
+        LINES.iter().all(|line| log.contains(line)).then_some(log)
+    })
+    .await;
+    for line in log.lines().filter(|text| LINES.iter().any(|line| text.contains(line))) {
+        let shown = proxy.url.replace("http://", "http://***@");
+        assert!(line.contains(&format!("\"proxy\":\"{shown}")), "{line}");
+    }
+    assert!(!log.contains("hunter2"), "{log}");
+}
+
+#[tokio::test]
 async fn the_effective_configuration_is_shown_with_origins_and_without_secrets() {
     let mut agent = Agent::new(&RedisServer::stopped(), "https://user:hunter2@cp.example/base");
     agent.unset("SERVER_REGION");

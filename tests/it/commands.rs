@@ -192,7 +192,7 @@ async fn each_type_of_command_has_its_effect() {
     let health = result_number(&stage, "health_check", 1).await["result"].take();
     assert_eq!(
         (&health["status"], &health["redis_connected"], &health["drain"]["link"]),
-        (&json!("online"), &json!(true), &json!("closed")),
+        (&json!("online"), &json!(true), &json!("up")),
         "{health}"
     );
     let figures = result_number(&stage, "get_metrics", 1).await["result"].take();

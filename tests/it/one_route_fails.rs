@@ -284,7 +284,7 @@ async fn restarts_during_an_outage_of_refusals_cost_one_dead_letter_each() {
     for _ in 0..=RESTARTS {
         until("the brake holds", async || {
             let link = control_plane(&agent).await?;
-            (link["link"] == "open: refusing").then_some(())
+            (link["link"] == "down: refusing").then_some(())
         })
         .await;
         // What was refused meanwhile is durable, and whatever comes after it is refused as well.

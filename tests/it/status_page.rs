@@ -75,7 +75,7 @@ async fn the_stream_tells_history_and_present_until_the_agent_stops() {
     }
     let (name, now) = events.next().await.expect("an event");
     assert_eq!((name.as_str(), now["server_id"].as_str()), ("now", Some("edge-test-1")));
-    assert_eq!((&now["status"], &now["link"]["circuit"]), (&json!("healthy"), &json!("closed")), "{now}");
+    assert_eq!((&now["status"], &now["link"]["state"]), (&json!("healthy"), &json!("up")), "{now}");
     assert_eq!((&now["admin"], &now["drained_in_seconds"]), (&json!(false), &json!(0.0)), "{now}");
 
     // The present follows.
@@ -83,7 +83,7 @@ async fn the_stream_tells_history_and_present_until_the_agent_stops() {
     stage.redis.push(USAGE, &[load::usage("later", 0)]).await;
     let down = loop {
         let (_, now) = events.next().await.expect("an event");
-        if now["link"]["circuit"] == "open" && now["kinds"]["usage"]["depth"] == 1 {
+        if now["link"]["state"] == "down" && now["kinds"]["usage"]["depth"] == 1 {
             break now;
         }
     };

@@ -74,7 +74,7 @@ async fn without_a_terminal_it_says_so_or_prints_one_picture() {
     stage.agent.command(&[], &["top"]).await.assert_failed("top needs a terminal");
     let once = stage.agent.command(&[], &["top", "--once", "--interval", "0.1"]).await;
     assert_eq!(once.code, 0, "{once:?}");
-    for part in ["edge-test-1", "healthy", "closed", "nothing waits", "usage        0", "of 10.0 GiB"] {
+    for part in ["edge-test-1", "healthy", "up", "nothing waits", "usage        0", "of 10.0 GiB"] {
         assert!(once.out.contains(part), "{part}:\n{}", once.out);
     }
     assert!(!once.out.contains('\x1b'), "plain text: {once:?}");
@@ -104,7 +104,7 @@ async fn agents_are_watched_go_away_and_come_back() {
     one.sandbox.weather(json!({"status": {"503": 1.0}})).await;
     let pushed = load::push_sessions(&one.redis, "s", 10, 8).await;
     assert_eq!(pushed, 110);
-    tmux.shows(&["open: overloaded, next probe in ", "usage        80", "edge-test-1 degraded"]).await;
+    tmux.shows(&["down: overloaded, next probe in ", "usage        80", "edge-test-1 degraded"]).await;
     tmux.press(&["Tab"]);
     tmux.shows(&["> edge-2", "edge-2 healthy"]).await;
     tmux.press(&["Up"]);

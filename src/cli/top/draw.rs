@@ -286,7 +286,7 @@ fn help(frame: &mut Frame<'_>) {
         "",
         "waiting   records in the outbox, and the age of the oldest",
         "in, out   records a second: taken over from Redis, and settled",
-        "link      closed: all is well; open: waits for the next probe",
+        "link      up, probing, or down until the next probe",
         "drained   when nothing would wait any more, at this pace",
         "dead      dead letters: see `dead-letters list`",
         "route     requests to the ControlPlane, errors, 429s and times",

@@ -14,7 +14,7 @@ fn picture(depth: f64, enqueued: f64, settled: f64) -> Picture {
         age: [75.0, 0.0, 0.0],
         enqueued,
         settled,
-        link: "closed".into(),
+        link: "up".into(),
         disk: 3.5 * 1024.0 * 1024.0,
         capacity: 10.0 * 1024.0 * 1024.0,
         redis: "connected".into(),
@@ -53,7 +53,7 @@ fn one_agent_is_shown_whole() {
     board.seen(0, (at(0), Ok(picture(12_345.0, 20_000.0, 7_655.0))));
     let ill = Picture {
         status: "degraded".into(),
-        link: "open: unreachable".into(),
+        link: "down: unreachable".into(),
         link_cause: Some("no connection: refused".into()),
         link_down: true,
         next_probe: Some(17.0),
@@ -68,7 +68,7 @@ fn one_agent_is_shown_whole() {
         &drawn(&board, 100, 20),
         &[
             "edge-1 degraded 1.0.0, up 1 h 1 min",
-            "open: unreachable, next probe in 17 s (no connection: refused)",
+            "down: unreachable, next probe in 17 s (no connection: refused)",
             "sends nothing: paused by an operator; what waits becomes more",
             "connected, 42 waiting there",
             "3.5 MiB of 10.0 MiB, 35 %",

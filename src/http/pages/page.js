@@ -134,12 +134,10 @@ function showOutbox(now) {
   text($("disk-note"), `disk: ${used}`);
 }
 
-const CIRCUIT = { closed: "up", "half-open": "probing", open: "down" };
-
 function showLink(now) {
   const { link } = now;
   const down = link.reason !== null;
-  let word = link.paused ? "paused" : (CIRCUIT[link.circuit] ?? link.circuit);
+  let word = link.paused ? "paused" : link.state;
   if (!down && !link.paused && !link.connected) word = "not asked yet";
   const notes = [];
   if (down) notes.push(link.cause ? `${link.reason.replace("_", " ")}: ${link.cause}` : link.reason.replace("_", " "));

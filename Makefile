@@ -2,6 +2,8 @@
 
 .DEFAULT_GOAL := help
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# What `--version` and the metric build_info tell.
+COMMIT = $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 # Incremental builds make a target folder large and a cold build slower.
 export CARGO_INCREMENTAL := 0
 # Most tests wait for servers and deadlines, and leave the processors idle.
@@ -13,12 +15,24 @@ help:            ## Says what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 build:           ## Builds the agent: target/release/dataplane-agent
-	DATAPLANE_COMMIT=$$(git rev-parse --short HEAD 2>/dev/null) cargo build --release --locked
+	DATAPLANE_COMMIT=$(COMMIT) cargo build --release --locked
 
 demo: redis build ## Plays the main job with outages and a crash, about a minute; settles the account
 	@target/release/dataplane-agent demo
 
-test: format lint units docs check-unit check-package check-alerts ## Everything that CI checks
+# Every step runs, whatever failed before it. cargo-deb takes minutes to compile: it is not installed for this alone.
+STEPS := format lint units docs check-unit check-package check-alerts
+test:            ## Everything that CI checks, then what failed and how long each step took
+	@failed=; times=; \
+	for step in $(STEPS); do \
+	  if [ $$step = check-package ] && ! command -v cargo-deb >/dev/null; then \
+	    echo "check-package: NOT CHECKED: there is no cargo-deb here (make check-package installs it)"; continue; fi; \
+	  begun=$$(date +%s); \
+	  $(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
+	  times="$$times, $$step $$(($$(date +%s) - begun)) s"; \
+	done; \
+	echo "test:$${times#,}"; \
+	if [ -n "$$failed" ]; then echo "test: FAILED:$$failed" >&2; exit 1; fi; echo "test: passed"
 
 format:
 	cargo fmt --check
@@ -28,7 +42,7 @@ lint:
 	cargo clippy --test browser --locked -- -D warnings
 
 units: test-tools prometheus
-	cargo test --locked
+	cargo test --locked --no-fail-fast
 
 test-outbox: test-tools ## The outbox's tests at full length: 100 kills, 300 damages, a disk of 200 MiB filled five times, ...
 	OUTBOX_TESTS=all cargo test --locked outbox
@@ -79,7 +93,7 @@ test-browser: redis ## Tries the status page and the documentation in a headless
 
 # --- what is packed with the agent: its dependencies, its unit, its package ---
 
-.PHONY: audit check-unit check-package deb static cargo-deb package-tools test-systemd
+.PHONY: audit check-unit check-package deb release alerts static cargo-deb package-tools test-systemd
 
 # Licences, bans and sources always; advisories where their database can be fetched.
 audit:           ## Checks the licences, origins and known faults of all dependencies
@@ -100,9 +114,27 @@ check-unit:      ## Verifies the systemd unit, and how exposed it is
 	{ systemd-analyze security --no-pager --offline=true --threshold=15 "$$unit" >"$$folder/security" || \
 		{ cat "$$folder/security"; exit 1; }; } && tail -n 1 "$$folder/security"
 
-deb: package-tools build ## Builds the Debian package: target/debian/*.deb
-	packaging/deb.sh release
-	@ls -l target/debian/*.deb
+deb: package-tools build ## Builds the Debian package and, beside it, that of its debug symbols: target/debian/*
+	packaging/deb.sh release --dbgsym --compress-debug-symbols=zlib
+	@ls -l target/debian/*deb
+
+# The packages, what is in them, and their checksums.
+release: deb     ## Builds what is published: packages, a bill of materials (CycloneDX), SHA256SUMS; in target/release-files
+	@command -v cargo-cyclonedx >/dev/null || cargo install cargo-cyclonedx --locked
+	rm -rf target/release-files && mkdir -p target/release-files
+	cargo cyclonedx --format json --describe binaries --target x86_64-unknown-linux-gnu --override-filename bill-of-materials
+	mv bill-of-materials*.json target/release-files/
+	cp target/debian/*deb target/release-files/
+	@$(call install,lintian,lintian)
+	lintian --fail-on error,warning target/debian/*.deb
+	target/release/dataplane-agent --version | grep -qF '($(COMMIT))'
+	cd target/release-files && sha256sum * >SHA256SUMS && cat SHA256SUMS
+
+# RUNBOOK_URL is where docs/runbook.md is published.
+alerts:          ## Writes target/alerts.yml, whose runbook links lead to RUNBOOK_URL
+	@[ -n "$(RUNBOOK_URL)" ] || { echo "alerts: set RUNBOOK_URL to where docs/runbook.md is published" >&2; exit 1; }
+	@mkdir -p target && sed 's|runbook_url: docs/runbook.md|runbook_url: $(RUNBOOK_URL)|' data/prometheus/alerts.yml >target/alerts.yml
+	@ls target/alerts.yml
 
 # The package of the binary that the tests have built anyway: what is tried is the packing, not the program.
 check-package: ## Installs the package into a scratch root, runs it from there, purges it
@@ -135,7 +167,7 @@ static:          ## Builds a static binary: target/x86_64-unknown-linux-musl/rel
 	@[ -d "$$(rustc --print sysroot)/lib/rustlib/$(STATIC)" ] || { \
 	  echo "static: NOT BUILT: the target is missing (rustup target add $(STATIC))" >&2; exit 1; }
 	@$(call install,musl-gcc,musl-tools)
-	DATAPLANE_COMMIT=$$(git rev-parse --short HEAD 2>/dev/null) cargo build --release --locked --target $(STATIC)
+	DATAPLANE_COMMIT=$(COMMIT) cargo build --release --locked --target $(STATIC)
 
 # --- fuzzing: `make test` replays fuzz/corpus and fuzz/findings, this looks for more ---
 

@@ -19,6 +19,7 @@ mod transfer;
 mod user;
 
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tokio::sync::mpsc;
@@ -26,14 +27,21 @@ use tokio::sync::mpsc;
 use crate::app::Agent;
 use crate::config::{Config, Flags, Problems, Proxy, Sources};
 use crate::telemetry::log::LogLevel;
+use crate::telemetry::metrics::COMMIT;
 use crate::{demo, sandbox, telemetry};
 use signals::{Hangups, Stop};
+
+/// This release, and the commit where it is known.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let release = env!("CARGO_PKG_VERSION");
+    COMMIT.map_or_else(|| release.to_owned(), |commit| format!("{release} ({commit})"))
+});
 
 /// Carries customers' usage records from this server's Redis to the ControlPlane without losing one.
 ///
 /// Every setting is a flag, an environment variable, or a line of a .env file in the working directory.
 #[derive(Parser)]
-#[command(name = "dataplane-agent", version, max_term_width = 110)]
+#[command(name = "dataplane-agent", version = VERSION.as_str(), max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

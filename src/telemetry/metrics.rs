@@ -14,6 +14,9 @@ use prometheus::{
 use crate::record::Queue;
 use crate::secret::expiry::Expiry;
 
+/// The commit that this was built of, where the build was told (`make` tells it).
+pub const COMMIT: Option<&str> = option_env!("DATAPLANE_COMMIT");
+
 /// Latencies from half a millisecond to a minute.
 const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -140,12 +143,7 @@ impl Metrics {
             IntCounter::new("dataplane_admin_refused_total", "Requests to /admin without the token")?;
         registry.register(Box::new(admin_refused.clone()))?;
         let build = gauge("dataplane_build_info", "Version of this agent", &["version", "commit"])?;
-        build
-            .with_label_values(&[
-                env!("CARGO_PKG_VERSION"),
-                option_env!("DATAPLANE_COMMIT").unwrap_or("unknown"),
-            ])
-            .set(1);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION"), COMMIT.unwrap_or("unknown")]).set(1);
         let metrics = Self {
             intake_records: counter(
                 "dataplane_intake_records_total",

@@ -48,9 +48,13 @@ for word in SERVER_ID outbox 'dead.\?letters'; do check "the manual page has $wo
 offered=$(bash -c 'source "$1"; COMP_WORDS=(dataplane-agent outb) COMP_CWORD=1; _dataplane__agent dataplane-agent outb dataplane-agent; echo "${COMPREPLY[*]}"' - \
 	"$root/usr/share/bash-completion/completions/$name")
 equal "what bash completes" outbox "$offered"
-for file in README.md CHANGELOG.md copyright install.md operating.md upgrading.md; do
+for file in README.md CHANGELOG.md copyright install.md operating.md upgrading.md monitoring.md runbook.md redis.md; do
 	check "$file is there" test -s "$root/usr/share/doc/$name/$file"
 done
+for file in prometheus/alerts.yml grafana/dashboard.json; do
+	check "$file is there" test -s "$root/usr/share/$name/$file"
+done
+if readelf --sections "$root/usr/bin/$name" | grep -q '\.debug_info'; then fail "the program is not stripped"; fi
 
 # What was installed runs.
 binary=$root/usr/bin/$name

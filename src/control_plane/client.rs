@@ -122,8 +122,8 @@ pub struct Answer {
     pub elapsed: Duration,
     /// From the start until the kernel had taken the request's last byte; zero if that is not known.
     pub upload: Duration,
-    /// Of that, until there was a connection: a new one takes round trips of its own.
-    pub opening: Duration,
+    /// Of that, until a connection was open, if it is the first request on it: that takes round trips of its own.
+    pub opening: Option<Duration>,
     /// The request's bytes as sent, head and body.
     pub wire_bytes: u64,
 }
@@ -198,6 +198,14 @@ pub(super) struct Outgoing<'a> {
     pub(super) answer_max_bytes: usize,
     pub(super) connection: Connection,
     pub(super) priority: Priority,
+}
+
+/// What one attempt brought.
+struct Attempt {
+    result: Result<Response, Failure>,
+    upload: Duration,
+    opening: Option<Duration>,
+    wire_bytes: u64,
 }
 
 impl Client {
@@ -336,7 +344,7 @@ impl Client {
                     result,
                     elapsed: Duration::ZERO,
                     upload: Duration::ZERO,
-                    opening: Duration::ZERO,
+                    opening: None,
                     wire_bytes: 0,
                 };
             }
@@ -397,7 +405,7 @@ impl Client {
 
     pub(super) async fn send(&self, outgoing: Outgoing<'_>) -> Answer {
         let (started, endpoint) = (Instant::now(), outgoing.endpoint);
-        let (result, [upload, opening], wire_bytes) = self.attempt(outgoing).await;
+        let Attempt { result, upload, opening, wire_bytes } = self.attempt(outgoing).await;
         self.reachable.store(result.as_ref().is_ok_and(is_served), Ordering::Relaxed);
         self.attempts.fetch_add(1, Ordering::Relaxed);
         *self.last_attempt.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
@@ -406,19 +414,26 @@ impl Client {
         answer
     }
 
-    async fn attempt(&self, outgoing: Outgoing<'_>) -> (Result<Response, Failure>, [Duration; 2], u64) {
+    async fn attempt(&self, outgoing: Outgoing<'_>) -> Attempt {
         let credentials = self.credentials();
         let mut asked = outgoing.asked;
         let outbound = match self.outbound(outgoing, &credentials) {
             Ok(outbound) => outbound,
-            Err(failure) => return (Err(failure), [Duration::ZERO; 2], 0),
+            Err(failure) => {
+                return Attempt {
+                    result: Err(failure),
+                    upload: Duration::ZERO,
+                    opening: None,
+                    wire_bytes: 0,
+                };
+            }
         };
         let correlation_id = outbound.headers.get(&CORRELATION_ID).and_then(|id| id.to_str().ok());
         asked.correlation_id = correlation_id.unwrap_or_default();
         let sent = SystemTime::now();
         let Sent { result, upload, opening, wire_bytes } = credentials.transport.send(&outbound).await;
         let answered = SystemTime::now();
-        let response = result.map(|inbound| {
+        let result = result.map(|inbound| {
             let (response, date) = understood(&asked, inbound, outbound.answer_max_bytes, answered);
             // A portal's clock is not the ControlPlane's.
             let is_from_elsewhere =
@@ -428,7 +443,7 @@ impl Client {
             }
             response
         });
-        (response, [upload, opening], wire_bytes)
+        Attempt { result, upload, opening, wire_bytes }
     }
 
     fn outbound(&self, outgoing: Outgoing<'_>, credentials: &Credentials) -> Result<Outbound, Failure> {

@@ -138,6 +138,12 @@ impl Batching {
         (self.settings.max_records, plain.max(COMPRESS_FROM).min(self.max_bytes))
     }
 
+    /// About how many bytes the largest batch takes on the wire.
+    pub(super) fn largest(&self) -> f64 {
+        let of_records = self.settings.max_records as f64 * self.encoder.record_bytes.unwrap_or(f64::MAX);
+        of_records.min(self.max_bytes as f64 * self.encoder.ratio())
+    }
+
     /// The most records of one session in a batch.
     pub(super) fn session_most(&self) -> Option<NonZeroUsize> {
         self.breached_until.map(|_| NonZeroUsize::MIN)
@@ -311,6 +317,8 @@ struct Encoder {
     gzip: Option<Compress>,
     /// What a compressed body is of a plain one, of late.
     ratio: Option<f64>,
+    /// And what it has for each record.
+    record_bytes: Option<f64>,
 }
 
 impl Encoder {
@@ -335,9 +343,9 @@ impl Encoder {
         };
         if self.plain.len() >= COMPRESS_FROM {
             let ratio = (bytes.len() as f64 / self.plain.len() as f64).clamp(0.01, 1.0);
-            let before = self.ratio.unwrap_or(ratio);
-            self.ratio = Some(before + (ratio - before) * RATIO_GAIN);
+            follow(&mut self.ratio, ratio);
         }
+        follow(&mut self.record_bytes, bytes.len() as f64 / records.max(1) as f64);
         Body { bytes: Bytes::copy_from_slice(bytes), encoding, key, records }
     }
 
@@ -396,6 +404,12 @@ impl Encoder {
             out.reserve(out.capacity());
         }
     }
+}
+
+/// A mean of late.
+fn follow(mean: &mut Option<f64>, now: f64) {
+    let before = mean.unwrap_or(now);
+    *mean = Some(before + (now - before) * RATIO_GAIN);
 }
 
 fn write_string(out: &mut Vec<u8>, text: &str) {

@@ -35,7 +35,7 @@ impl Run {
         self.lanes.set_order(if batches { SessionOrder::Strict } else { self.drain.settings.session_order });
         while self.sending.len() < self.link.limit(now) {
             // A quota request waits neither for the last place nor for the window of bytes.
-            let room = self.link.room(now);
+            let room = self.link.room(self.batching.largest(), now);
             let only_quota = self.is_kept_for_quota(now) || room.is_none();
             let probes = self.routes.due(now, |log| self.lanes.has_held(log)).filter(|_| !only_quota);
             let has_ready = if only_quota { self.lanes.has_ready_quota() } else { self.lanes.has_ready() };
@@ -92,7 +92,7 @@ impl Run {
             bytes,
             of_a_session: self.batching.session_most(),
             of_one_kind: self.batching.is_of_one_kind(),
-            pipes: self.link.pipes(now),
+            pipes: self.link.pipes(self.batching.largest(), now),
         }
     }
 
@@ -203,7 +203,7 @@ fn nothing_sent() -> Answer {
         result: Err(Failure::Unsendable("there is no record in it")),
         elapsed: Duration::ZERO,
         upload: Duration::ZERO,
-        opening: Duration::ZERO,
+        opening: None,
         wire_bytes: 0,
     }
 }

@@ -86,8 +86,8 @@ pub(super) struct Sent {
     pub(super) result: Result<Inbound, Failure>,
     /// From the start until the kernel had taken its last byte.
     pub(super) upload: Duration,
-    /// Of that, until there was a connection.
-    pub(super) opening: Duration,
+    /// Of that, until a connection was open, if it is the first request on it.
+    pub(super) opening: Option<Duration>,
     pub(super) wire_bytes: u64,
 }
 
@@ -131,9 +131,9 @@ impl Transport {
 
     /// Whether it is worth another attempt is said, too: where nothing was heard on a connection that had served others.
     async fn attempt(&self, outbound: &Outbound, mut lease: Lease, started: Instant) -> (Sent, bool) {
-        let opening = started.elapsed();
         let is_urgent = outbound.priority == Priority::Urgent;
         let (is_used, is_http2) = (lease.is_used(), lease.is_http2());
+        let opening = (!is_used).then(|| started.elapsed());
         let request = self.request(outbound, is_http2);
         let progress = request.body().progress();
         let line = lease.line().cloned();
@@ -180,6 +180,6 @@ impl Transport {
 
 impl Sent {
     fn not(failure: Failure) -> Self {
-        Self { result: Err(failure), upload: Duration::ZERO, opening: Duration::ZERO, wire_bytes: 0 }
+        Self { result: Err(failure), upload: Duration::ZERO, opening: None, wire_bytes: 0 }
     }
 }

@@ -161,13 +161,13 @@ impl Link {
     }
 
     /// Requests that a backlog is spread over.
-    pub(super) fn pipes(&self, now: Instant) -> usize {
-        self.window.pipes().min(self.limit(now)).max(1)
+    pub(super) fn pipes(&self, largest: f64, now: Instant) -> usize {
+        self.window.pipes(largest).min(self.limit(now)).max(1)
     }
 
     /// Bytes of the next request's body, if the window of bytes has room for one.
-    pub(super) fn room(&mut self, now: Instant) -> Option<usize> {
-        self.window.room(self.pipes(now), now)
+    pub(super) fn room(&mut self, largest: f64, now: Instant) -> Option<usize> {
+        self.window.room(self.pipes(largest, now), now)
     }
 
     /// When the window of bytes is whole again that is small for a moment.

@@ -44,9 +44,9 @@ const BEST_AGES: f64 = 20.0;
 const DRAIN_EVERY: Duration = Duration::from_secs(15);
 const DRAIN_FOR: f64 = 2.0;
 const DRAIN_TO: f64 = 0.3;
-/// Requests at a time, on a link without and with loss.
+/// Requests at a time; and where packets are lost, or the window is larger than so many may be.
 const PIPES: f64 = 8.0;
-const PIPES_UNDER_LOSS: f64 = 32.0;
+const PIPES_MOST: f64 = 32.0;
 /// How far the answers' lateness lies apart on a link that loses packets; and below what it does not.
 const LOSSY_FROM: f64 = 0.3;
 const CLEAN_BELOW: f64 = 0.15;
@@ -57,12 +57,15 @@ const SPREAD_GAIN: f64 = 0.03;
 /// On a shorter way a lost packet is sent again too soon to matter.
 const LOSSY_WAY: f64 = 0.02;
 
-/// What a request's delay depends on beside the link: where it goes, and about how large it is.
+/// What a request's delay depends on beside the link: where it goes, about how large it is, and whether its connection
+/// has to begin with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Class {
     route: usize,
     /// Wire bytes, as a power of two.
     magnitude: u32,
+    /// It is the first on its connection.
+    is_first: bool,
 }
 
 /// A request in flight.
@@ -78,14 +81,15 @@ pub(in crate::drain) struct Flight {
 }
 
 impl Flight {
-    /// A connection was opened for it, in this time.
-    pub(in crate::drain) fn opened_in(self, opening: Duration) -> Self {
-        Self { opening, ..self }
+    /// A connection was opened for it, in this time, or one was there.
+    pub(in crate::drain) fn opened_in(self, opening: Option<Duration>) -> Self {
+        let class = Class { is_first: opening.is_some(), ..self.class };
+        Self { opening: opening.unwrap_or_default(), class, ..self }
     }
 
     #[cfg(test)]
     pub(super) fn of_test(sent: Instant, bytes: u64) -> Self {
-        let class = Class { route: 0, magnitude: bytes.max(1).ilog2() };
+        let class = Class { route: 0, magnitude: bytes.max(1).ilog2(), is_first: false };
         Self { sent, opening: Duration::ZERO, bytes, class, filled: true }
     }
 }
@@ -159,10 +163,11 @@ impl Window {
         }
     }
 
-    /// Requests to spread what waits over.
-    pub(super) fn pipes(&self) -> usize {
-        let most = if self.is_lossy { PIPES_UNDER_LOSS } else { PIPES };
-        (self.bytes / REQUEST).ceil().clamp(1.0, most) as usize
+    /// Requests to spread what waits over, where none has a body larger than `largest` bytes: enough to fill the window.
+    pub(super) fn pipes(&self, largest: f64) -> usize {
+        let most = if self.is_lossy { PIPES_MOST } else { PIPES };
+        let by_size = (self.bytes / REQUEST).ceil().min(most);
+        by_size.max(self.bytes / largest).ceil().clamp(1.0, PIPES_MOST) as usize
     }
 
     /// Bytes of a request's body, if so many may go now, where so many requests share the window.
@@ -181,7 +186,7 @@ impl Window {
         self.in_flight += bytes;
         self.requests += 1;
         let filled = std::mem::take(&mut self.is_short) || self.in_flight as f64 >= self.bytes / 2.0;
-        let class = Class { route, magnitude: bytes.max(1).ilog2() };
+        let class = Class { route, magnitude: bytes.max(1).ilog2(), is_first: false };
         Flight { sent: now, opening: Duration::ZERO, bytes, class, filled }
     }
 
@@ -210,7 +215,7 @@ impl Window {
         if self.very_late >= VERY_LATE_IN_A_ROW {
             self.congested(flight, now);
         }
-        self.is_starting &= !self.has_met_a_limit(delay);
+        self.is_starting &= ratio >= 1.0 && (flight.class.is_first || !self.has_met_a_limit(delay));
         let share = (flight.bytes as f64 / self.bytes).min(1.0);
         if ratio >= 1.0 {
             if flight.filled {
@@ -341,8 +346,8 @@ mod tests {
         let (mut carried, mut queues, mut requests) = (0.0, 0.0, 0.0_f64);
         let at = |seconds: f64| begin + Duration::from_secs_f64(seconds);
         while now < seconds {
-            while events.len() < window.pipes()
-                && let Some(bytes) = window.room(window.pipes(), at(now))
+            while events.len() < window.pipes(f64::MAX)
+                && let Some(bytes) = window.room(window.pipes(f64::MAX), at(now))
             {
                 let starts = free_at.max(now);
                 free_at = starts + bytes as f64 / way.bytes_per_second;
@@ -406,12 +411,12 @@ mod tests {
             window.landed(flight);
             window.delivered(flight, sent + Duration::from_millis(delays[n as usize % 3]));
         }
-        window.pipes()
+        window.pipes(f64::MAX)
     }
 
     #[test]
     fn bytes_are_spread_over_more_pipes_where_packets_are_lost() {
-        assert_eq!(pipes_after([100, 100, 300]), PIPES_UNDER_LOSS as usize);
+        assert_eq!(pipes_after([100, 100, 300]), PIPES_MOST as usize);
         assert_eq!(pipes_after([250, 260, 250]), PIPES as usize, "a queue");
     }
 
@@ -457,9 +462,11 @@ mod tests {
         let (mut window, now) = (Window::new(), Instant::now());
         for n in 0..20 {
             let sent = now + Duration::from_secs(n);
-            assert!(window.room(window.pipes(), sent).is_some_and(|bytes| bytes >= LEAST as usize / 2));
+            assert!(
+                window.room(window.pipes(f64::MAX), sent).is_some_and(|bytes| bytes >= LEAST as usize / 2)
+            );
             let flights: Vec<Flight> = (0..3).map(|_| window.sent(0, 1 << 20, sent)).collect();
-            assert!(window.room(window.pipes(), sent).is_none(), "it is full");
+            assert!(window.room(window.pipes(f64::MAX), sent).is_none(), "it is full");
             let before = window.bytes;
             for flight in flights {
                 window.landed(flight);

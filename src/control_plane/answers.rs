@@ -237,6 +237,20 @@ pub fn parse_batch_answer(
     }
 }
 
+/// Whether an answer to a batch says of a record that its session is not known.
+pub(super) fn names_unknown_session(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Batch {
+        exceptions: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    struct Entry {
+        status: u16,
+    }
+    let batch = data(body).ok().and_then(|data| serde_json::from_str::<Batch>(data.get()).ok());
+    batch.is_some_and(|batch| batch.exceptions.iter().any(|exception| matches!(exception.status, 404 | 410)))
+}
+
 /// An error as text: the string itself if it is one, else its JSON.
 fn error_text(error: &RawValue) -> String {
     let mut text = serde_json::from_str(error.get()).unwrap_or_else(|_| error.get().to_owned());

@@ -17,6 +17,7 @@ use hyper::{Method, Uri};
 use uuid::Uuid;
 
 use super::accepts::Accepts;
+use super::answers::names_unknown_session;
 use super::clock::Clock;
 use super::credentials::{ClientError, Credentials};
 use super::decode::decode;
@@ -496,7 +497,8 @@ fn http_date(headers: &HeaderMap) -> Option<SystemTime> {
     httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()
 }
 
-/// The answer as callers see it, and its `Date`. Its connection is given back, unless the answer is another request's.
+/// The answer as callers see it, and its `Date`. Its connection is given back, unless the answer is another request's, or
+/// says that a session or a route is not known: behind another connection there may be a backend that knows it.
 fn understood(
     asked: &Asked<'_>,
     inbound: Inbound,
@@ -522,7 +524,12 @@ fn understood(
     let accepts = Accepts::read(values(&ACCEPT_ENCODING));
     let is_named = is_named || values(&CORRELATION_ID).any(|id| !id.trim_ascii().is_empty());
     let response = Response { status, retry_after, meaning, body, truncated, accepts };
-    if meaning != Meaning::Mismatched {
+    let is_unknown = match meaning {
+        Meaning::NotFound => true,
+        Meaning::Delivered => asked.batch.is_some() && names_unknown_session(&response.body),
+        _ => false,
+    };
+    if meaning != Meaning::Mismatched && !is_unknown {
         lease.give_back(is_named, is_served(&response));
     }
     (response, date)

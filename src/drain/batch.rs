@@ -23,10 +23,10 @@ const COMPRESS_FROM: usize = 1 << 10;
 const ZSTD_LEVEL: i32 = 1;
 /// gzip's level 3 makes 76 bytes of one at 3.3 µs, level 1 makes 112 at 1.6.
 const GZIP_LEVEL: u32 = 3;
-/// So often in a row records pass plain that had failed compressed, until batches go uncompressed.
-const BREAKS_AGAIN: u32 = 2;
+/// So often in a row a compressed batch fails and then something passes uncompressed, until batches go uncompressed.
+const BREAKS_AGAIN: u32 = 3;
 /// What happens within this time counts once.
-const ONE_MOMENT: Duration = Duration::from_secs(2);
+const ONE_MOMENT: Duration = Duration::from_secs(1);
 /// What a compressed body is of a plain one, before any was compressed; and the weight of each that was.
 const FIRST_RATIO: f64 = 0.25;
 const RATIO_GAIN: f64 = 0.2;
@@ -88,7 +88,9 @@ pub(super) struct Batching {
     refused: Vec<Encoding>,
     /// Compressed bodies broke on the way, and the same records passed without: plain until then.
     plain_until: Option<Instant>,
-    /// How often in a row that was so.
+    /// A batch failed compressed, and nothing has passed since.
+    has_failed_compressed: bool,
+    /// How often in a row one did, and then something passed uncompressed.
     broken: u32,
     broken_at: Option<Instant>,
     encoder: Encoder,
@@ -107,6 +109,7 @@ impl Batching {
             accepts_zstd: false,
             refused: Vec::new(),
             plain_until: None,
+            has_failed_compressed: false,
             broken: 0,
             broken_at: None,
             encoder: Encoder::default(),
@@ -254,16 +257,17 @@ impl Batching {
         }
     }
 
-    /// A compressed batch was answered record by record.
-    pub(super) fn compressed_passed(&mut self) {
-        self.broken = 0;
-    }
-
-    /// Records that had failed compressed have passed plain. Again and again, that is no chance: something on the way
-    /// breaks compressed bodies.
-    pub(super) fn plain_passed(&mut self, now: Instant) {
+    /// Something was delivered in this encoding. What fails compressed, again and again, and passes plain between, is broken
+    /// by something on the way.
+    pub(super) fn passed(&mut self, encoding: Encoding, now: Instant) {
+        if encoding != Encoding::Identity {
+            self.has_failed_compressed = false;
+            self.broken = 0;
+            return;
+        }
         // Several in flight meet the same moment.
-        if self.broken_at.is_some_and(|at| now.saturating_duration_since(at) < ONE_MOMENT) {
+        let is_same = self.broken_at.is_some_and(|at| now.saturating_duration_since(at) < ONE_MOMENT);
+        if is_same || !std::mem::take(&mut self.has_failed_compressed) {
             return;
         }
         self.broken_at = Some(now);
@@ -271,9 +275,18 @@ impl Batching {
         if self.broken >= BREAKS_AGAIN {
             self.broken = 0;
             tracing::warn!(
-                "compressed batches fail and the same records pass uncompressed: batches go uncompressed for now"
+                "compressed batches fail and uncompressed requests pass: batches go uncompressed for ten minutes"
             );
             self.plain_until = Some(now + ASK_AGAIN);
+        }
+    }
+
+    /// A batch failed as a whole, and a host had taken the request. Where it fails plain as well, compression is not to blame.
+    pub(super) fn failed(&mut self, encoding: Encoding) {
+        if encoding != Encoding::Identity {
+            self.has_failed_compressed = true;
+        } else if self.plain_until.take().is_some() {
+            self.has_failed_compressed = false;
         }
     }
 }

@@ -158,8 +158,9 @@ impl Run {
             }
         }
         let Some((_, first)) = first_of(&parcel) else { return };
-        // A probe of a link that is down, and a confirmation: by a connection that nobody has used before.
-        let is_new = self.link.circuit() != Circuit::Closed || first.history.is_suspect();
+        // A probe of a link or a kind that is down, and a confirmation: by a connection that nobody has used before.
+        let is_probe = self.link.circuit() != Circuit::Closed || probes.is_some();
+        let is_new = is_probe || first.history.is_suspect();
         let connection = if is_new { Connection::New } else { Connection::Any };
         let client = Arc::clone(&self.drain.client);
         // Whether the endpoint of batches refuses everything, or a record is refused, its own endpoint tells.

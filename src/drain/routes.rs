@@ -29,9 +29,10 @@ use attribution::{Recent, Troubles};
 /// Longer without a delivery is no time in which records were being delivered: a session's grace stands still.
 const DELIVERING_GAP: Duration = Duration::from_secs(10);
 
-/// Bad records in front of good ones are walked through at once: so many probes for each refusal that set the brake go
-/// without backoff. What is refused after that is a bad release.
-const QUICK_PROBES: u32 = 10;
+/// Bad records in front of good ones are walked through at once: so many probes go without backoff, or so many for each
+/// refusal that set the brake. What is refused after that is a bad release.
+const QUICK_PROBES: u32 = 1_000;
+const QUICK_PROBES_OF_EACH: u32 = 10;
 /// So long a brake waits for the delivery of a record that was never refused, before it walks behind those that were
 /// (`drain/queues/walk.rs`).
 const WALK_AFTER: Duration = Duration::from_secs(20);
@@ -126,7 +127,7 @@ impl Routes {
     pub(super) fn new(settings: Settings) -> Self {
         let routes = std::array::from_fn(|_| Route::default());
         let jitter = Jitter::default();
-        let quick_probes = QUICK_PROBES.saturating_mul(settings.refusal_brake);
+        let quick_probes = quick_probes(&settings);
         let (until, probing) = (None, None);
         Self { settings, routes, in_a_row: 0, until, probing, turn: 0, failures: 0, quick_probes, jitter }
     }
@@ -149,7 +150,7 @@ impl Routes {
     /// So many were delivered, or had been before. True if that ends a hold.
     pub(super) fn delivered(&mut self, log: Log, records: u64, now: Instant) -> bool {
         self.in_a_row = 0;
-        self.quick_probes = QUICK_PROBES.saturating_mul(self.settings.refusal_brake);
+        self.quick_probes = quick_probes(&self.settings);
         let route = self.of(log);
         if let Some(last) = route.last_delivery {
             route.delivering += now.saturating_duration_since(last).min(DELIVERING_GAP);
@@ -395,6 +396,10 @@ impl Routes {
         let (least, most) = (self.settings.initial_delay, self.settings.backoff(self.failures));
         self.until = Some(now + self.jitter.between(least, most));
     }
+}
+
+fn quick_probes(settings: &Settings) -> u32 {
+    settings.refusal_brake.saturating_mul(QUICK_PROBES_OF_EACH).max(QUICK_PROBES)
 }
 
 impl Route {

@@ -91,6 +91,44 @@ async fn an_answer_to_another_request_closes_its_connection() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_not_known_is_asked_for_over_another_connection() {
+    const NAMED: &str = "X-Correlation-ID: corr-1\r\n";
+    let of_a_batch = |exceptions: &str| {
+        let key = batch(Bytes::new(), 2).key;
+        let data = format!(r#"{{"batch":"{key}","count":2,"exceptions":[{exceptions}]}}"#);
+        http("200 OK", "", &format!(r#"{{"success":true,"data":{data}}}"#))
+    };
+    let unknown = of_a_batch(r#"{"index":0,"status":422},{"index":1,"status":404}"#);
+    let refused = of_a_batch(r#"{"index":0,"status":422},{"index":1,"status":422}"#);
+    for (answer, is_batch, expected) in [
+        (http("404 Not Found", NAMED, "{}"), false, 3),
+        (http("410 Gone", NAMED, ""), false, 3),
+        (http("422 Unprocessable Content", NAMED, "{}"), false, 1),
+        (unknown, true, 3),
+        (refused, true, 1),
+    ] {
+        let (url, connections) = counted(move |mut stream, _| {
+            let answer = answer.clone();
+            async move {
+                while receive(&mut stream).await.is_some() {
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+            }
+        })
+        .await;
+        let client = Client::new(settings(&url)).unwrap();
+        for _ in 0..3 {
+            let answer = match is_batch {
+                true => client.deliver_batch(batch(Bytes::new(), 2)).await,
+                false => client.deliver(delivery("s")).await,
+            };
+            assert!(answer.result.is_ok());
+        }
+        assert_eq!(of(&connections), expected);
+    }
+}
+
+#[tokio::test]
 async fn a_connection_is_not_used_again_after_a_time_out_or_a_cut() {
     let heads: [&'static [u8]; 3] = [
         b"",

@@ -5,7 +5,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{IN_PROGRESS, RecordFailure, detail, in_words};
-use crate::control_plane::{Answer, BatchException, Encoding, Meaning, Response, parse_batch_answer};
+use crate::control_plane::{
+    Answer, BatchException, Encoding, Failure, Meaning, Response, parse_batch_answer,
+};
 use crate::drain::Run;
 use crate::drain::link::{Flight, asked_wait};
 use crate::drain::queues::{Group, Item, LOGS, LaneKey, Parcel, lanes_of, place, records_in};
@@ -53,9 +55,12 @@ impl Run {
         let exceptions = response.and_then(|response| exceptions_in(response, key, records_in(&parcel)));
         self.batching.answered(exceptions.is_some());
         if let Some(exceptions) = exceptions {
-            self.learn_of_compression(&parcel, encoding, now);
+            self.batching.passed(encoding, now);
             self.batch_results(parcel, exceptions, flight, now);
             return;
+        }
+        if may_be_broken_on_the_way(answer) {
+            self.batching.failed(encoding);
         }
         match response.map(|response| (response.status, response)) {
             Some((413, _)) if records_in(&parcel) > 1 => {
@@ -199,15 +204,6 @@ impl Run {
     fn try_again(&mut self, mut parcel: Parcel, now: Instant) {
         parcel.iter_mut().flat_map(|group| &mut group.items).for_each(|item| item.history.attempts -= 1);
         self.give_back(parcel, now);
-    }
-
-    fn learn_of_compression(&mut self, parcel: &[Group], encoding: Encoding, now: Instant) {
-        let had_failed = parcel.iter().flat_map(|group| &group.items).any(|item| item.history.is_plain);
-        if encoding != Encoding::Identity {
-            self.batching.compressed_passed();
-        } else if had_failed {
-            self.batching.plain_passed(now);
-        }
     }
 
     fn batch_results(
@@ -413,7 +409,16 @@ fn exceptions_in(response: &Response, batch: Uuid, records: usize) -> Option<Vec
 
 /// Whether a proxy that breaks compressed bodies answers so.
 fn may_be_the_encodings(status: u16) -> bool {
-    matches!(status, 400 | 406 | 422 | 500 | 502)
+    matches!(status, 400 | 403 | 406 | 411 | 422 | 500 | 502)
+}
+
+/// Whether something between may have answered so because of the body's encoding, or have cut it off: anything but what says
+/// something else of a batch.
+fn may_be_broken_on_the_way(answer: &Answer) -> bool {
+    match &answer.result {
+        Ok(response) => !matches!(response.status, ..300 | 404 | 405 | 413 | 415 | 501),
+        Err(failure) => matches!(failure, Failure::Cut(_)),
+    }
 }
 
 /// From now on these travel with half as many.

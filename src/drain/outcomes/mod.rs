@@ -12,7 +12,7 @@ use super::queues::{Item, LaneKey, Parcel, kind_of};
 use super::routes::{Attribution, Beside, Met, Pause};
 use super::verdict::{Trouble, Verdict, judge};
 use super::{Form, Run, Sent};
-use crate::control_plane::{Answer, Meaning, QuotaAnswer, Response, parse_quota_answer};
+use crate::control_plane::{Answer, Encoding, Meaning, QuotaAnswer, Response, parse_quota_answer};
 use crate::outbox::{DeadLetter, Log, Payload, Reason, Settlement, Ticket};
 use crate::record::Kind;
 
@@ -132,6 +132,7 @@ impl Run {
         match verdict {
             Verdict::Settled(settlement) => {
                 let log = item.ticket.log;
+                self.batching.passed(Encoding::Identity, now);
                 if item.history.is_suspect() && !self.batching.is_proven() {
                     // The endpoint of batches refused what this one takes: it is none.
                     self.batching.absent(now);

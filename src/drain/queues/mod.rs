@@ -443,16 +443,20 @@ impl Lanes {
     }
 
     /// A record to probe a log with that is held: the head of a lane that was never refused, of a session of which records
-    /// were delivered if there is one; else one that was refused once. Where every head was refused twice, it is the least
-    /// tried of them, or, if the probe `walks`, a step of the [`walk`].
+    /// were delivered if there is one; else one that was refused once; else the least tried of those that were refused twice.
+    /// If the probe `walks`, every second one is a step of the [`walk`], and every one where no head is left to be tried.
     pub(super) fn pick_probe_of(&mut self, log: Log, walks: bool) -> Option<Parcel> {
         let at = place(log)?;
-        let just_now = self.walk.begin_probe();
         let (fresh, suspect) = (Queue { at, is_suspect: false }, Queue { at, is_suspect: true });
-        if !self.ready[at].is_empty() || !walks || self.has_unconfirmed_head(at) {
-            return self.pick_least_tried(fresh).or_else(|| self.pick_least_tried(suspect));
+        let has_untried_heads = !self.ready[at].is_empty() || self.has_unconfirmed_head(at);
+        let just_now = self.walk.begin_probe();
+        if walks && (just_now || !has_untried_heads || self.walk.is_its_turn()) {
+            let step = self.pick_walk(at, just_now);
+            if step.is_some() {
+                return step;
+            }
         }
-        self.pick_walk(at, just_now)
+        self.pick_least_tried(fresh).or_else(|| self.pick_least_tried(suspect))
     }
 
     fn pick_least_tried(&mut self, queue: Queue) -> Option<Parcel> {

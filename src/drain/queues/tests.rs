@@ -696,9 +696,9 @@ fn a_kind_that_is_refused_is_probed_with_sessions_that_were_delivered_and_with_w
     lanes.hold([false, false, true, false]);
     let mut probe = || only(lanes.pick_probe_of(Log::Usage, true).unwrap()).1.ticket.seq;
     assert_eq!(probe(), 8, "a session that is known to be good");
+    assert_eq!(probe(), 1, "the confirmation, in turns with the others: nothing goes before it");
     let others: Vec<_> = (3..8).map(|_| probe()).collect();
     assert_eq!(others, [3, 4, 5, 6, 7]);
-    assert_eq!(probe(), 1, "the confirmation: nothing goes before it");
     assert!(lanes.pick_probe_of(Log::Usage, true).is_none());
 }
 
@@ -722,10 +722,11 @@ fn a_walk_asks_for_the_head_again_before_each_record_behind_what_was_refused_twi
         lanes.wake(now);
         (seq, is_mid_step)
     };
-    assert_eq!([probe(true, true), probe(true, true)], [(1, false), (2, false)], "confirmations first");
+    let in_turns: Vec<_> = (0..4).map(|_| probe(true, true)).collect();
+    assert_eq!(in_turns, [(1, false), (1, true), (3, false), (2, false)], "a head, a step, a head");
     assert_eq!(probe(false, true), (1, false), "without a walk heads only");
-    let walked: Vec<_> = (0..8).map(|_| probe(true, true)).collect();
-    let heads_between = [1, 3, 1, 3, 1, 4, 1, 4].map(|seq| (seq, seq == 1));
+    let walked: Vec<_> = (0..6).map(|_| probe(true, true)).collect();
+    let heads_between = [1, 3, 1, 4, 1, 4].map(|seq| (seq, seq == 1));
     assert_eq!(walked, heads_between, "each record, and its confirmation, behind the head");
     assert_eq!(probe(true, false), (1, false), "the head failed otherwise: nothing goes before it");
     assert_eq!([probe(true, true), probe(true, true)], [(1, true), (6, false)]);
@@ -737,6 +738,31 @@ fn a_walk_asks_for_the_head_again_before_each_record_behind_what_was_refused_twi
         taken.push(item.ticket.seq);
     }
     assert_eq!(taken, [1, 3, 4]);
+}
+
+#[test]
+fn a_walk_goes_to_the_end_of_one_lane_however_many_heads_are_left_to_be_tried() {
+    let mut all: Vec<(String, u64)> = (1..=100).map(|seq| (format!("s{seq}"), seq)).collect();
+    all.extend([("s7".to_owned(), 101), ("s7".to_owned(), 102), ("s9".to_owned(), 103)]);
+    let records: Vec<_> = all.iter().map(|(session, seq)| (Kind::Usage, &**session, *seq)).collect();
+    let mut lanes = lanes(&records);
+    let now = Instant::now();
+    refuse_heads(&mut lanes, now);
+    lanes.hold([false, false, true, false]);
+    let mut probes = 0;
+    loop {
+        probes += 1;
+        let (key, mut item) = only(lanes.pick_probe_of(Log::Usage, true).unwrap());
+        if item.ticket.seq == 102 {
+            break;
+        }
+        item.history.refusals += 1;
+        item.history.attempts += 1;
+        lanes.note_refusal(key);
+        lanes.put_back(key, item, now);
+        lanes.wake(now);
+    }
+    assert!(probes < 20, "{probes}");
 }
 
 #[test]

@@ -1,14 +1,14 @@
-//! The walk: how a log is probed of which every head in hand was refused, and refused again.
+//! The walk: how a log is probed of which one head after the other is refused.
 //!
 //! Bad records in front of every session and a bad release look the same, and the brake gives up no record to find out. So
-//! one lane is walked: the first record behind its suspects is sent. If it is delivered, the suspects are bad records, and
+//! one lane is walked, while the heads of others are tried in turns with it: the first record behind its suspects is sent. If it is delivered, the suspects are bad records, and
 //! the brake is released. If it is refused, and again on another connection, it is one more suspect.
 //!
 //! IMPORTANT: a record that goes before its predecessors may be delivered before them. A `ControlPlane` that is well again
 //! must meet the head first: each step asks for the head once more, and the record behind follows at once, or not at all. If
 //! it is delivered all the same, its predecessors, each refused twice, become dead letters: they are not sent after it.
 
-use super::{Group, Item, LaneKey, Lanes, Parcel, Queue, place};
+use super::{Group, Item, LaneKey, Lanes, Parcel, place};
 use crate::outbox::Log;
 
 /// What the last probe was.
@@ -27,6 +27,8 @@ pub(super) struct Walk {
     step: Option<Step>,
     /// The head was refused just now: the record behind may go.
     is_head_refused: bool,
+    /// The last probe was a head that is tried: a step of the walk is next.
+    is_next: bool,
 }
 
 impl Walk {
@@ -34,6 +36,12 @@ impl Walk {
     pub(super) fn begin_probe(&mut self) -> bool {
         self.step = None;
         std::mem::take(&mut self.is_head_refused)
+    }
+
+    /// Whether it has this turn, where heads are left to be tried.
+    pub(super) fn is_its_turn(&mut self) -> bool {
+        self.is_next = !self.is_next;
+        !self.is_next
     }
 }
 
@@ -67,23 +75,27 @@ impl Lanes {
         self.suspects[at].iter().any(is_unconfirmed)
     }
 
-    /// The next probe of the walk, whose last step's first half was refused `just_now` or not. Where nothing lies behind what
-    /// was refused, it is the least tried head, and no step.
+    /// The next probe of the walk, whose last step's first half was refused `just_now` or not. None where nothing lies behind
+    /// what was refused.
     pub(super) fn pick_walk(&mut self, at: usize, just_now: bool) -> Option<Parcel> {
         let behind = |key: &LaneKey| self.lanes.get(key).and_then(|lane| lane.behind_confirmed(at));
+        let is_confirmed = |key: &LaneKey| {
+            let head = self.lanes.get(key).and_then(|lane| lane.lines[at].items.front());
+            head.is_some_and(|head| head.history.is_confirmed())
+        };
         let is_proven = |key: &LaneKey| self.lanes.get(key).is_some_and(|lane| lane.is_proven);
         let lanes = || self.suspects[at].iter().copied();
-        let walkable = || lanes().filter(|key| behind(key).is_some());
-        let same = walkable().find(|key| self.walk.lane == Some(*key));
-        let Some(key) = same.or_else(|| walkable().find(is_proven)).or_else(|| walkable().next()) else {
+        // One lane to its end: of many lanes each would take as many steps.
+        let rank = |key: &LaneKey| (self.walk.lane != Some(*key), !is_confirmed(key), !is_proven(key));
+        let Some(key) = lanes().filter(|key| behind(key).is_some()).min_by_key(rank) else {
             // What is in hand is all suspect. There may be more to be read.
             lanes().collect::<Vec<_>>().into_iter().for_each(|key| self.ask(key));
-            return self.pick_least_tried(Queue { at, is_suspect: true });
+            return None;
         };
-        let is_second_half = just_now && self.walk.lane == Some(key);
-        let index = behind(&key).filter(|_| is_second_half).unwrap_or_default();
+        let goes_behind = just_now && self.walk.lane == Some(key) && is_confirmed(&key);
+        let index = behind(&key).filter(|_| goes_behind).unwrap_or_default();
         self.walk.lane = Some(key);
-        self.walk.step = Some(if is_second_half { Step::Behind } else { Step::Head });
+        self.walk.step = Some(if goes_behind { Step::Behind } else { Step::Head });
         self.take_at(key, at, index)
     }
 

@@ -143,6 +143,8 @@ pub struct Response {
     pub truncated: bool,
     /// Which encodings of a request's body the peer accepts, if it says so.
     pub accepts: Option<Accepts>,
+    /// Its headers as they came.
+    pub headers: HeaderMap,
 }
 
 impl fmt::Debug for Response {
@@ -155,7 +157,7 @@ impl fmt::Debug for Response {
             .field("body_bytes", &self.body.len())
             .field("truncated", &self.truncated)
             .field("accepts", &self.accepts)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -521,7 +523,7 @@ fn understood(
     let retry_after = retry_after.and_then(|value| retry_after_of(value, date, answered));
     let accepts = Accepts::read(values(&ACCEPT_ENCODING));
     let is_named = is_named || values(&CORRELATION_ID).any(|id| !id.trim_ascii().is_empty());
-    let response = Response { status, retry_after, meaning, body, truncated, accepts };
+    let response = Response { status, retry_after, meaning, body, truncated, accepts, headers };
     if meaning != Meaning::Mismatched {
         lease.give_back(is_named, is_served(&response));
     }

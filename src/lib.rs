@@ -18,8 +18,8 @@
 //!
 //! * [`app`] builds the agent, runs its stages and stops them in order; [`config`] reads and composes its settings.
 //! * [`fleet`] registers the server, sends heartbeats, and carries out the `ControlPlane`'s commands.
-//! * [`http`] shows what goes on, [`admin`] is what an operator may do, [`check`] looks before a start, [`cli`] is the
-//!   command line.
+//! * [`http`] shows what goes on, [`admin`] is what an operator may do, [`check`] looks before a start, [`conformance`]
+//!   tries a `ControlPlane`, [`cli`] is the command line.
 //! * [`telemetry`], [`time`] and [`secret`] know nothing of the agent: log and metrics, clocks, and values that are never shown.
 //! * [`sandbox`] and [`demo`] are for trying it out.
 
@@ -28,6 +28,7 @@ pub mod app;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod conformance;
 pub mod control_plane;
 pub mod demo;
 pub mod drain;

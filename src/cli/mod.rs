@@ -3,6 +3,7 @@
 mod agent;
 mod audit;
 mod check;
+mod conformance;
 mod dead_letters;
 mod export;
 mod installed;
@@ -65,6 +66,8 @@ enum Command {
     Audit(audit::Args),
     /// Watches one running agent, or several, in the terminal
     Top(top::Args),
+    /// Checks whether a ControlPlane keeps what the agent relies on: one row per rule of the contract
+    Conformance(Box<conformance::Args>),
     /// A ControlPlane to develop against
     Sandbox(Box<sandbox::Args>),
     /// Prints the completions of the command line for a shell
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
         None => run(cli.flags),
         Some(Command::Run(flags)) => run(flags.or(cli.flags)),
         Some(Command::Check(args)) => return check::run(*args, cli.flags),
+        Some(Command::Conformance(args)) => on_runtime(1, conformance::run(*args, cli.flags)),
         Some(Command::Demo(args)) => on_runtime(1, async move { demo::run(args).await }),
         Some(Command::Outbox(args)) => on_runtime(1, outbox::run(args, cli.flags)),
         Some(Command::DeadLetters(args)) => on_runtime(1, dead_letters::run(args, cli.flags)),

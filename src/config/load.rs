@@ -95,6 +95,11 @@ impl Review {
         self.warnings.push(text.into());
     }
 
+    /// What is odd about the settings.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
     /// Whether no problem is known.
     pub(super) fn is_good(&self) -> bool {
         self.problems.is_empty()

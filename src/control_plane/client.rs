@@ -144,6 +144,8 @@ pub struct Response {
     pub truncated: bool,
     /// Which encodings of a request's body the peer accepts, if it says so.
     pub accepts: Option<Accepts>,
+    /// Its headers as they came.
+    pub headers: HeaderMap,
 }
 
 impl fmt::Debug for Response {
@@ -156,7 +158,7 @@ impl fmt::Debug for Response {
             .field("body_bytes", &self.body.len())
             .field("truncated", &self.truncated)
             .field("accepts", &self.accepts)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -523,7 +525,7 @@ fn understood(
     let retry_after = retry_after.and_then(|value| retry_after_of(value, date, answered));
     let accepts = Accepts::read(values(&ACCEPT_ENCODING));
     let is_named = is_named || values(&CORRELATION_ID).any(|id| !id.trim_ascii().is_empty());
-    let response = Response { status, retry_after, meaning, body, truncated, accepts };
+    let response = Response { status, retry_after, meaning, body, truncated, accepts, headers };
     let is_unknown = match meaning {
         Meaning::NotFound => true,
         Meaning::Delivered => asked.batch.is_some() && names_unknown_session(&response.body),

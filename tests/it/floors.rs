@@ -17,7 +17,7 @@ const FLOORS: [&[&str]; 13] = [
     &["fleet"],
     &["http"],
     &["app"],
-    &["check", "sandbox", "demo"],
+    &["check", "conformance", "sandbox", "demo"],
     &["cli"],
 ];
 /// What tries the parsers out sees all of them.

@@ -15,6 +15,7 @@ mod command_line_of_a_running_agent;
 mod commands;
 mod commands_and_crashes;
 mod configuration_errors;
+mod conformance;
 mod containers;
 mod control_plane_api;
 mod correlation;

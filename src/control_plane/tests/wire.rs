@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use hyper::header::{HeaderMap, SET_COOKIE};
+
 use super::*;
 use crate::secret::Secret;
 
@@ -276,6 +278,7 @@ async fn no_secret_is_in_anything_that_can_be_printed() {
         body: "customer".into(),
         truncated: false,
         accepts: None,
+        headers: HeaderMap::from_iter([(SET_COOKIE, "customer".parse().unwrap())]),
     };
     assert!(!format!("{response:?}").contains("customer"));
 }

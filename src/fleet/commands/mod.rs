@@ -35,6 +35,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jsonwebtoken::jwk::JwkSet;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -71,6 +72,18 @@ pub struct Settings {
     pub algorithm: CommandAlgorithm,
     /// How long public keys are kept.
     pub keys_ttl: Duration,
+}
+
+/// Whether a command's token proves, by these keys and at this time, that it is for this server. The error says why not.
+pub fn check_token(
+    command: &Command,
+    keys: &JwkSet,
+    algorithm: CommandAlgorithm,
+    server_id: &str,
+    unix_seconds: i64,
+) -> Result<(), String> {
+    let verified = Verifier::new(algorithm, server_id).verify(command, keys, unix_seconds);
+    verified.map(drop).map_err(|refusal| refusal.to_string())
 }
 
 /// The hands of whoever may command.

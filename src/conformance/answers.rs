@@ -1,0 +1,34 @@
+//! Whether somebody answers at all, as a `ControlPlane` does.
+
+use super::Run;
+use super::rule::{Rule, Verdict};
+use super::wire::{By, Exchange};
+
+/// What a good answer is.
+pub(super) const GOOD: &str =
+    "A good answer is 200, 201 or 202 with a JSON object whose `success` is not `false`, or 204";
+/// The same, as it is expected.
+pub(super) const EXPECTED: &str = "200, 201 or 202 with a JSON object whose success is not false; or 204";
+
+pub(super) static FIRST: [Rule; 1] =
+    [Rule { name: "health", page: "control-plane.md", sentence: GOOD, check: |run| Box::pin(health(run)) }];
+
+async fn health(run: &mut Run) -> Verdict {
+    let sent = "GET /api/v1/health".to_owned();
+    let exchange = run.wire.send(By::Agent, sent, async |client| drop(client.health().await)).await;
+    run.wire.stop_if_hopeless(&exchange);
+    good(&exchange)
+}
+
+/// Whether it is a good answer.
+pub(super) fn good(exchange: &Exchange) -> Verdict {
+    if exchange.is_delivered() {
+        return Verdict::pass(status(exchange));
+    }
+    Verdict::fail(EXPECTED, exchange)
+}
+
+/// The answer's status in words.
+pub(super) fn status(exchange: &Exchange) -> String {
+    exchange.status().map_or_else(|| "no answer".to_owned(), |status| format!("answered {status}"))
+}

@@ -1,0 +1,88 @@
+//! What was sent, how often, and whether the server took it.
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::wire::Exchange;
+use crate::control_plane::Meaning;
+use crate::record::{Kind, Record};
+
+/// A record that was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Sent {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its session.
+    pub api_session_id: String,
+    /// Its transaction.
+    pub transaction_id: String,
+    /// Its key.
+    pub idempotency_key: Uuid,
+    /// In how many requests.
+    pub sent: u32,
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fate {
+    /// The server says that it did not take it.
+    NotTaken,
+    /// Nobody knows.
+    Unknown,
+    /// The server says that it has it.
+    Settled,
+}
+
+impl Fate {
+    pub(super) fn of(exchange: &Exchange) -> Self {
+        match exchange.meaning() {
+            Some(Meaning::Delivered | Meaning::Duplicate) => Self::Settled,
+            Some(
+                Meaning::Refused
+                | Meaning::NotFound
+                | Meaning::Credentials
+                | Meaning::Misconfigured
+                | Meaning::Overloaded,
+            ) => Self::NotTaken,
+            Some(Meaning::InProgress | Meaning::Failing | Meaning::Foreign | Meaning::Mismatched) | None => {
+                Self::Unknown
+            }
+        }
+    }
+}
+
+/// All that was sent.
+#[derive(Default)]
+pub(super) struct Ledger(Vec<(Sent, Fate)>);
+
+impl Ledger {
+    /// A record was sent, and this became of it. What was settled once stays so.
+    pub(super) fn note(&mut self, record: &Record, fate: Fate) {
+        let key = record.key();
+        if let Some((sent, known)) = self.0.iter_mut().find(|(sent, _)| sent.idempotency_key == key) {
+            sent.sent += 1;
+            *known = fate.max(*known);
+            return;
+        }
+        let sent = Sent {
+            kind: record.kind(),
+            api_session_id: record.session().to_owned(),
+            transaction_id: record.transaction().to_owned(),
+            idempotency_key: key,
+            sent: 1,
+        };
+        self.0.push((sent, fate));
+    }
+
+    /// What the server has to have once each.
+    pub(super) fn settled(&self) -> Vec<Sent> {
+        self.0.iter().filter(|(_, fate)| *fate == Fate::Settled).map(|(sent, _)| sent.clone()).collect()
+    }
+
+    /// How many records of a kind the server has to have, and how many more it may have.
+    pub(super) fn count(&self, kind: Kind) -> (u64, u64) {
+        let of =
+            |wanted| self.0.iter().filter(|(sent, fate)| sent.kind == kind && *fate == wanted).count() as u64;
+        (of(Fate::Settled), of(Fate::Unknown))
+    }
+}

@@ -1,0 +1,151 @@
+//! What a rule is, and what becomes of it.
+
+use futures_util::future::LocalBoxFuture;
+use serde::Serialize;
+
+use super::Run;
+use super::wire::Exchange;
+
+/// One thing that the agent relies on.
+pub(super) struct Rule {
+    /// Its name, fixed: scripts look for it.
+    pub(super) name: &'static str,
+    /// The page of `docs/contract/` that has the sentence.
+    pub(super) page: &'static str,
+    /// The sentence, as it stands there.
+    pub(super) sentence: &'static str,
+    pub(super) check: Check,
+}
+
+/// Finds out whether the rule is kept.
+pub(super) type Check = for<'a> fn(&'a mut Run) -> LocalBoxFuture<'a, Verdict>;
+
+/// What was found.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// The rule is kept; how that was seen.
+    Pass(String),
+    /// It is broken.
+    Fail(Broken),
+    /// It could not be seen; why, and what to do.
+    NotSeen { why: String, advice: String },
+}
+
+/// How a rule is broken.
+#[derive(Debug)]
+pub(super) struct Broken {
+    expected: String,
+    sent: String,
+    received: String,
+    /// What the agent makes of such an answer.
+    consequence: Option<&'static str>,
+}
+
+impl Verdict {
+    pub(super) fn pass(seen: impl Into<String>) -> Self {
+        Self::Pass(seen.into())
+    }
+
+    pub(super) fn not_seen(why: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self::NotSeen { why: why.into(), advice: advice.into() }
+    }
+
+    /// The answer to this request is not what was expected.
+    pub(super) fn fail(expected: impl Into<String>, exchange: &Exchange) -> Self {
+        Self::Fail(Broken {
+            expected: expected.into(),
+            sent: exchange.sent.clone(),
+            received: exchange.received.clone(),
+            consequence: exchange.consequence(),
+        })
+    }
+
+    /// The answer is a good one, and what it says is not what was expected.
+    pub(super) fn fail_by(
+        expected: impl Into<String>,
+        sent: impl Into<String>,
+        received: impl Into<String>,
+    ) -> Self {
+        Self::Fail(Broken {
+            expected: expected.into(),
+            sent: sent.into(),
+            received: received.into(),
+            consequence: None,
+        })
+    }
+}
+
+/// Whether a rule is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It is kept.
+    Pass,
+    /// It is broken.
+    Fail,
+    /// It could not be observed.
+    NotSeen,
+}
+
+/// What was found of one rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// The rule's name.
+    pub rule: &'static str,
+    /// Whether it is kept.
+    pub state: State,
+    /// The page of `docs/contract/` that has the sentence.
+    pub page: &'static str,
+    /// The sentence that is kept or broken.
+    pub sentence: &'static str,
+    /// How it was seen to be kept, or why it was not seen. Absent where it is broken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub says: Option<String>,
+    /// What the answer should have been.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected: Option<String>,
+    /// The request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent: Option<String>,
+    /// The answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub received: Option<String>,
+    /// What an agent does after such an answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consequence: Option<&'static str>,
+    /// How the rule can be seen after all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+}
+
+impl Row {
+    pub(super) fn new(rule: &Rule, verdict: Verdict) -> Self {
+        let Rule { name, page, sentence, .. } = *rule;
+        let row = Self {
+            rule: name,
+            state: State::Pass,
+            page,
+            sentence,
+            says: None,
+            expected: None,
+            sent: None,
+            received: None,
+            consequence: None,
+            advice: None,
+        };
+        match verdict {
+            Verdict::Pass(says) => Self { says: Some(says), ..row },
+            Verdict::NotSeen { why, advice } => {
+                Self { state: State::NotSeen, says: Some(why), advice: Some(advice), ..row }
+            }
+            Verdict::Fail(Broken { expected, sent, received, consequence }) => Self {
+                state: State::Fail,
+                expected: Some(expected),
+                sent: Some(sent),
+                received: Some(received),
+                consequence,
+                ..row
+            },
+        }
+    }
+}

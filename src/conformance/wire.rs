@@ -1,0 +1,381 @@
+//! Requests to the server through the agent's own client, one at a time, each with its answer in words.
+//!
+//! The client bounds each request in time and each answer in size. `Retry-After` of a 429 or 503 is obeyed. The run stops
+//! sending after three requests in a row without an answer, after [`REQUESTS_MOST`] requests, or after [`RUN_MOST`].
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::header::{CONTENT_TYPE, RETRY_AFTER};
+use tokio::time::{Instant, sleep};
+use url::Url;
+use uuid::Uuid;
+
+use crate::control_plane::{Answer, Auth, Client, ClientError, Failure, Meaning, Response, Settings};
+use crate::secret::{HIDDEN, Secret};
+
+/// The run stops after so many requests in a row without an answer.
+const SILENT_MOST: u32 = 3;
+/// The most requests of a run, a burst aside.
+pub const REQUESTS_MOST: u32 = 200;
+/// The longest that a run sends requests.
+const RUN_MOST: Duration = Duration::from_secs(600);
+/// The longest `Retry-After` that is waited for.
+pub(super) const WAIT_MOST: Duration = Duration::from_secs(10);
+/// How often a request is sent again after 429 or 503.
+const AGAIN_MOST: u32 = 5;
+/// How every JWT begins: `{"` in Base64.
+const TOKEN: &str = "eyJ";
+/// So much of an answer is shown.
+const SHOWN_CHARS: usize = 400;
+
+/// One request and its answer.
+#[derive(Clone, Debug)]
+pub(super) struct Exchange {
+    /// The request in words.
+    pub(super) sent: String,
+    /// The answer in words.
+    pub(super) received: String,
+    pub(super) result: Result<Response, Failure>,
+}
+
+impl Exchange {
+    pub(super) fn meaning(&self) -> Option<Meaning> {
+        self.result.as_ref().ok().map(|response| response.meaning)
+    }
+
+    pub(super) fn status(&self) -> Option<u16> {
+        self.result.as_ref().ok().map(|response| response.status)
+    }
+
+    pub(super) fn body(&self) -> &[u8] {
+        self.result.as_ref().map_or(&[], |response| &response.body)
+    }
+
+    /// The agent forgets the record after this answer.
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self.meaning(), Some(Meaning::Delivered | Meaning::Duplicate))
+    }
+
+    pub(super) fn is_delivered(&self) -> bool {
+        self.meaning() == Some(Meaning::Delivered)
+    }
+
+    /// What an agent does after such an answer.
+    pub(super) fn consequence(&self) -> Option<&'static str> {
+        Some(match self.result.as_ref().map(|response| response.meaning) {
+            Ok(Meaning::Delivered | Meaning::Duplicate) => return None,
+            Ok(Meaning::InProgress) => {
+                "the agent waits for the first attempt to finish, and sends the record again"
+            }
+            Ok(Meaning::Refused) => "the agent makes the record a dead letter: nobody is billed for it",
+            Ok(Meaning::NotFound) => {
+                "the agent takes the session for unknown; after SESSION_UNKNOWN_GRACE_SECONDS its records are dead letters"
+            }
+            Ok(Meaning::Credentials) => {
+                "the agent takes its credentials for wrong: the link is down, no record is delivered"
+            }
+            Ok(Meaning::Overloaded) | Err(Failure::Timeout { .. } | Failure::Cut(_)) => {
+                "the agent backs off and sends the request again, for as long as it takes"
+            }
+            Ok(Meaning::Failing) => {
+                "the agent sends the record again; after POISON_ATTEMPTS it is a dead letter"
+            }
+            Ok(Meaning::Misconfigured) => {
+                "the agent takes the URL or a proxy for wrong: the link is down, no record is delivered"
+            }
+            Ok(Meaning::Foreign) => {
+                "the agent takes this for the answer of another host: nothing is settled, the link is down"
+            }
+            Ok(Meaning::Mismatched) => {
+                "the agent takes this for the answer to another request: nothing is settled, the connection is closed"
+            }
+            Err(_) => "the link is down; the agent probes until the server answers",
+        })
+    }
+}
+
+/// The first answers of the whole run that were of some kind.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// Not JSON where the agent needs it.
+    pub(super) foreign: Option<Exchange>,
+    /// Another request's.
+    pub(super) mismatched: Option<Exchange>,
+    /// 429 or 503 without `Retry-After`.
+    pub(super) shed: Option<Exchange>,
+    /// With a `Retry-After` that can be read.
+    pub(super) asked_to_wait: Option<Exchange>,
+    /// With one that cannot.
+    pub(super) unreadable_wait: Option<Exchange>,
+    /// How many answers there were.
+    pub(super) answers: u32,
+}
+
+impl Seen {
+    fn note(&mut self, exchange: &Exchange) {
+        let Ok(response) = &exchange.result else { return };
+        self.answers += 1;
+        let keep = |place: &mut Option<Exchange>| {
+            place.get_or_insert_with(|| exchange.clone());
+        };
+        match (response.meaning, response.status) {
+            (Meaning::Foreign, _) | (Meaning::Failing, 400 | 409 | 414 | 415 | 422) => {
+                keep(&mut self.foreign);
+            }
+            (Meaning::Mismatched, _) => keep(&mut self.mismatched),
+            _ => {}
+        }
+        match (response.headers.contains_key(RETRY_AFTER), response.retry_after, response.status) {
+            (true, Some(_), _) => keep(&mut self.asked_to_wait),
+            (true, None, _) => keep(&mut self.unreadable_wait),
+            (false, _, 429 | 503) => keep(&mut self.shed),
+            _ => {}
+        }
+    }
+}
+
+/// Who makes a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// The agent, with its credentials.
+    Agent,
+    /// Somebody without credentials.
+    Nobody,
+    /// Somebody with wrong ones.
+    Stranger,
+    /// A server that never registered, with good credentials.
+    Unregistered,
+}
+
+/// The clients, and the limits of the run.
+pub(super) struct Wire {
+    clients: [(By, Client); 4],
+    heard: Arc<Mutex<Vec<Answer>>>,
+    secrets: Vec<Secret>,
+    silent: u32,
+    /// Why every further request would fail.
+    over: Option<String>,
+    until: Instant,
+    requests_most: u32,
+    pub(super) requests: u32,
+    pub(super) seen: Seen,
+}
+
+impl Wire {
+    /// Reads the files that the settings name; contacts nobody.
+    pub(super) fn new(settings: Settings, run: &str, burst: u32) -> Result<Self, ClientError> {
+        let heard = Arc::<Mutex<Vec<Answer>>>::default();
+        let client = |settings: Settings| {
+            let heard = Arc::clone(&heard);
+            let listen = move |_: &'static str, answer: &Answer| {
+                heard.lock().unwrap_or_else(PoisonError::into_inner).push(answer.clone());
+            };
+            Ok::<_, ClientError>(Client::new(settings)?.observed(Box::new(listen)))
+        };
+        let bare = Settings {
+            url: without_user_info(&settings.url),
+            auth: Auth::ApiKey,
+            api_key: None,
+            jwt_key: None,
+            ..settings.clone()
+        };
+        let wrong = || Some(Secret::new(format!("wrong-{}-{}", Uuid::new_v4(), Uuid::new_v4())));
+        let wrong = Settings {
+            auth: settings.auth,
+            api_key: settings.api_key.as_ref().and_then(|_| wrong()),
+            jwt_key: settings.jwt_key.as_ref().and_then(|_| wrong()),
+            jwt_algorithm: None,
+            ..bare.clone()
+        };
+        let unregistered = Settings { server_id: unregistered(run), ..settings.clone() };
+        let mut secrets = password(&settings.url);
+        secrets.extend([&settings.api_key, &settings.jwt_key].into_iter().flatten().cloned());
+        Ok(Self {
+            clients: [
+                (By::Agent, client(settings)?),
+                (By::Nobody, client(bare)?),
+                (By::Stranger, client(wrong)?),
+                (By::Unregistered, client(unregistered)?),
+            ],
+            heard,
+            secrets,
+            silent: 0,
+            over: None,
+            until: Instant::now() + RUN_MOST,
+            requests_most: REQUESTS_MOST.saturating_add(burst),
+            requests: 0,
+            seen: Seen::default(),
+        })
+    }
+
+    /// Why nothing further is sent, if so.
+    pub(super) fn is_over(&self) -> Option<String> {
+        if self.over.is_some() {
+            return self.over.clone();
+        }
+        if self.silent >= SILENT_MOST {
+            return Some(format!("{SILENT_MOST} requests in a row got no answer"));
+        }
+        if self.requests >= self.requests_most {
+            return Some(format!("the limit of {} requests is reached", self.requests_most));
+        }
+        let is_late = Instant::now() >= self.until;
+        is_late.then(|| format!("the run took more than {} s", RUN_MOST.as_secs()))
+    }
+
+    /// Stops the run after an answer that every other request would get, too.
+    pub(super) fn stop_if_hopeless(&mut self, exchange: &Exchange) {
+        self.over = match exchange.meaning() {
+            None => Some("the server does not answer".to_owned()),
+            Some(Meaning::Credentials) => Some(
+                "the server does not accept the credentials: check CONTROL_PLANE_API_KEY or CONTROL_PLANE_JWT_KEY, \
+                 CONTROL_PLANE_AUTH and API_KEY_HEADER"
+                    .to_owned(),
+            ),
+            Some(_) => None,
+        };
+    }
+
+    /// Makes one request; repeats it after a 429 or 503 with `Retry-After`.
+    pub(super) async fn send(&mut self, by: By, sent: String, call: impl AsyncFn(&Client)) -> Exchange {
+        let mut again = 0;
+        loop {
+            let Some(exchange) = self.together(by, &sent, &call).await.into_iter().next() else {
+                return self.unsent(sent);
+            };
+            let wait = exchange.result.as_ref().ok().and_then(|response| match response.status {
+                429 | 503 => response.retry_after.filter(|wait| *wait <= WAIT_MOST),
+                _ => None,
+            });
+            match wait {
+                Some(wait) if again < AGAIN_MOST => sleep(wait).await,
+                _ => return exchange,
+            }
+            again += 1;
+        }
+    }
+
+    /// Makes the requests of `call`, which may run several at once. Repeats none.
+    pub(super) async fn together(
+        &mut self,
+        by: By,
+        sent: &str,
+        call: impl AsyncFn(&Client),
+    ) -> Vec<Exchange> {
+        if self.is_over().is_some() {
+            return Vec::new();
+        }
+        let [(_, agent), others @ ..] = &self.clients;
+        let client = others.iter().find(|(who, _)| *who == by).map_or(agent, |(_, client)| client);
+        call(client).await;
+        let answers = std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner));
+        answers.into_iter().map(|answer| self.note(sent.to_owned(), answer)).collect()
+    }
+
+    fn note(&mut self, sent: String, answer: Answer) -> Exchange {
+        self.requests += 1;
+        self.silent = if answer.result.is_ok() { 0 } else { self.silent + 1 };
+        let received = match &answer.result {
+            Ok(response) => self.in_words(response),
+            Err(failure) => format!("no answer: {failure}"),
+        };
+        let exchange = Exchange { sent, received, result: answer.result };
+        self.seen.note(&exchange);
+        exchange
+    }
+
+    /// A request that was not made.
+    fn unsent(&self, sent: String) -> Exchange {
+        let why = self.is_over().unwrap_or_else(|| "it cannot be sent".to_owned());
+        Exchange {
+            sent,
+            received: format!("not sent: {why}"),
+            result: Err(Failure::Unsendable("the run has ended")),
+        }
+    }
+
+    /// An answer on one line, fit for a terminal. A server may repeat what it was sent, and commands carry tokens: no secret
+    /// is shown.
+    fn in_words(&self, response: &Response) -> String {
+        let mut words = format!("HTTP {}", response.status);
+        for name in [CONTENT_TYPE, RETRY_AFTER] {
+            if let Some(value) = response.headers.get(&name) {
+                words.extend([", ", name.as_str(), ": ", &String::from_utf8_lossy(value.as_bytes())]);
+            }
+        }
+        let body =
+            if response.body.is_empty() { "no body".into() } else { String::from_utf8_lossy(&response.body) };
+        words.extend([", ", &body]);
+        for secret in &self.secrets {
+            words = words.replace(secret.expose(), HIDDEN);
+        }
+        words = without_tokens(&words);
+        if let Some((end, _)) = words.char_indices().nth(SHOWN_CHARS) {
+            words.truncate(end);
+            words.extend(["… (", &response.body.len().to_string(), " bytes)"]);
+        }
+        words.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+}
+
+/// The server of a run that never registers.
+pub(super) fn unregistered(run: &str) -> String {
+    format!("conformance-nobody-{run}")
+}
+
+/// The text without JWTs, ours or those of commands.
+fn without_tokens(text: &str) -> String {
+    let is_of_a_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let (mut hidden, mut rest) = (String::new(), text);
+    while let Some((before, token)) = rest.split_once(TOKEN) {
+        hidden.extend([before, HIDDEN]);
+        rest = token.trim_start_matches(is_of_a_token);
+    }
+    hidden.push_str(rest);
+    hidden
+}
+
+/// The password in the URL, as it is and as a header carries it with the name.
+fn password(url: &Secret) -> Vec<Secret> {
+    let Ok(url) = Url::parse(url.expose().trim()) else { return Vec::new() };
+    let Some(password) = url.password() else { return Vec::new() };
+    let decoded = |text| percent_encoding::percent_decode_str(text).decode_utf8_lossy();
+    let (name, password) = (decoded(url.username()), decoded(password));
+    let basic = STANDARD.encode(format!("{name}:{password}"));
+    vec![Secret::new(password), Secret::new(basic)]
+}
+
+/// The URL without a name and a password, which are credentials too.
+fn without_user_info(url: &Secret) -> Secret {
+    let Ok(mut url) = Url::parse(url.expose().trim()) else { return url.clone() };
+    // Both fail only for a URL without a host, which a base URL has.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    Secret::new(url.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_in_the_url_are_left_out_of_a_request_without_credentials() {
+        let bare = without_user_info(&Secret::new("https://user:hunter2@cp.example:8443/base"));
+        assert_eq!(bare.expose(), "https://cp.example:8443/base");
+    }
+
+    #[test]
+    fn no_token_and_no_password_is_shown() {
+        assert_eq!(
+            without_tokens(r#"{"a":"eyJ0.eyJx_-.s","b":1} eyJ"#),
+            r#"{"a":"[hidden]","b":1} [hidden]"#
+        );
+        assert_eq!(without_tokens("HTTP 200"), "HTTP 200");
+        let secrets = password(&Secret::new("https://user:pa%40ss@cp.example"));
+        assert_eq!(secrets.iter().map(Secret::expose).collect::<Vec<_>>(), ["pa@ss", "dXNlcjpwYUBzcw=="]);
+        assert!(password(&Secret::new("https://cp.example")).is_empty());
+    }
+}

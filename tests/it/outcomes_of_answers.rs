@@ -229,7 +229,7 @@ async fn a_session_that_no_url_can_name_is_a_dead_letter_and_no_refusal() {
         .collect();
     stage.redis.push(LIFECYCLE, &events).await;
     stage.drained().await;
-    assert_eq!(letters(&stage, 10).await[0]["reason"], "refused");
+    assert_eq!(letters(&stage, 10).await[0]["reason"], "invalid");
     let accounts = stage.sandbox.accounts().await;
     assert_eq!((accounts.kind("started", "processed"), accounts.all_requests("started")), (1, 1));
 }

@@ -263,7 +263,7 @@ impl Run {
                     };
                     self.failed(lane, item, failure, detail, now);
                 }
-                Verdict::Unsendable => self.dead_letter(lane, &item, Reason::Refused, detail),
+                Verdict::Unsendable => self.dead_letter(lane, &item, Reason::Invalid, detail),
                 Verdict::Settled(settlement) => self.settle(lane, &item, settlement, now),
             }
         }

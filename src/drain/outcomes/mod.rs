@@ -143,7 +143,7 @@ impl Run {
             }
             Verdict::Refused => self.refused(key, item, detail(answer), true, now),
             // Nobody was asked: it says nothing of the link.
-            Verdict::Unsendable => self.dead_letter(key, &item, Reason::Refused, detail(answer)),
+            Verdict::Unsendable => self.dead_letter(key, &item, Reason::Invalid, detail(answer)),
             Verdict::SessionUnknown => {
                 self.tell_unknown(key, &item, now);
                 self.session_unknown(key, item, detail(answer), now);

@@ -24,7 +24,7 @@ const ZSTD_LEVEL: i32 = 1;
 /// gzip's level 3 makes 76 bytes of one at 3.3 µs, level 1 makes 112 at 1.6.
 const GZIP_LEVEL: u32 = 3;
 /// So often in a row a compressed batch fails and then something passes uncompressed, until batches go uncompressed.
-const BREAKS_AGAIN: u32 = 3;
+const BREAKS_AGAIN: u32 = 2;
 /// What happens within this time counts once.
 const ONE_MOMENT: Duration = Duration::from_secs(1);
 /// What a compressed body is of a plain one, before any was compressed; and the weight of each that was.

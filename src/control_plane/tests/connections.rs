@@ -271,6 +271,29 @@ async fn no_more_connections_are_opened_than_requests_are_under_way() {
 }
 
 #[tokio::test]
+async fn a_quota_request_has_a_connection_of_its_own() {
+    // Which connection each request came over.
+    let served = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = Arc::clone(&served);
+    let (url, _) = counted(move |mut stream, n| {
+        let log = Arc::clone(&log);
+        async move {
+            while receive(&mut stream).await.is_some() {
+                log.lock().unwrap().push(n);
+                let answer = http("200 OK", "X-Correlation-ID: corr-1\r\n", "{}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let client = Client::new(settings(&url)).unwrap();
+    for kind in [Kind::Quota, Kind::Usage, Kind::Usage, Kind::Quota, Kind::Usage, Kind::Quota] {
+        assert_eq!(status(&client, Delivery { kind, ..delivery("s") }).await, 200);
+    }
+    assert_eq!(*served.lock().unwrap(), [1, 2, 2, 1, 2, 1]);
+}
+
+#[tokio::test]
 async fn an_answer_may_look_like_any_clients_answers() {
     let gzip = |plain: &[u8]| {
         use std::io::Write as _;

@@ -86,6 +86,8 @@ struct Idle {
     connection: Http1,
     since: Instant,
     rests_until: Instant,
+    /// Its last request was urgent.
+    is_urgent: bool,
 }
 
 struct Shared {
@@ -100,6 +102,7 @@ pub(in crate::control_plane) struct Lease {
     is_fresh: bool,
     is_probe: bool,
     is_reusable: bool,
+    is_urgent: bool,
 }
 
 enum Leased {
@@ -210,7 +213,8 @@ impl Pool {
     }
 
     fn leased(self: &Arc<Self>, connection: Leased, is_fresh: bool, is_probe: bool) -> Lease {
-        Lease { connection: Some(connection), pool: Arc::clone(self), is_fresh, is_probe, is_reusable: false }
+        let pool = Arc::clone(self);
+        Lease { connection: Some(connection), pool, is_fresh, is_probe, is_reusable: false, is_urgent: false }
     }
 
     fn place(self: &Arc<Self>, state: &mut State) -> Place {
@@ -225,14 +229,15 @@ impl Pool {
         if let Some(connection) = state.choose_shared(is_urgent, self.most) {
             return Choice::Take(Leased::Http2(connection));
         }
-        while let Some(at) = state.idle.iter().rposition(|idle| idle.rests_until <= now) {
+        while let Some(at) = state.idle_for(is_urgent, now) {
             let idle = state.idle.remove(at);
             if idle.connection.is_ready() {
                 return Choice::Take(Leased::Http1(idle.connection));
             }
             state.open -= 1;
         }
-        match state.idle.iter().map(|idle| idle.rests_until).min() {
+        let resting = state.idle.iter().map(|idle| idle.rests_until).filter(|until| *until > now);
+        match resting.min() {
             Some(rested) if state.open >= ROTATED.min(self.most) => Choice::WaitUntil(rested),
             _ => Choice::Open(self.place(&mut state)),
         }
@@ -261,6 +266,15 @@ impl State {
             let since = if is_used { now } else { shared.used_at };
             !connection.is_closed() && is_good(since, connection.wire.opened_at)
         });
+    }
+
+    /// The place of an idle connection for the next request. One that served an urgent request is kept for the next of these:
+    /// it need not wait for a connection to be opened, which takes a round trip or more.
+    fn idle_for(&self, is_urgent: bool, now: Instant) -> Option<usize> {
+        let last =
+            |urgent| self.idle.iter().rposition(|idle| idle.rests_until <= now && idle.is_urgent == urgent);
+        let is_spare = is_urgent || self.idle.iter().filter(|idle| idle.is_urgent).count() > 1;
+        last(is_urgent).or_else(|| last(!is_urgent).filter(|_| is_spare))
     }
 
     /// Whether a connection that is being opened is worth waiting for: nobody knows yet what the host speaks, or there are
@@ -329,7 +343,7 @@ impl Lease {
             Some(Leased::Http2(connection)) => connection.exchange(request, max, patience).await?,
             None => return Err(Broken { failure: Failure::Cut("closed".to_owned()), is_unanswered: true }),
         };
-        self.is_reusable = heeded.is_reusable;
+        (self.is_reusable, self.is_urgent) = (heeded.is_reusable, is_urgent);
         Ok(heeded)
     }
 
@@ -355,7 +369,7 @@ impl Lease {
                     && state.renewed_at.is_none_or(|at| connection.wire.opened_at >= at);
                 if is_kept {
                     let rests_until = if is_named { now } else { now + REST };
-                    state.idle.push(Idle { connection, since: now, rests_until });
+                    state.idle.push(Idle { connection, since: now, rests_until, is_urgent: self.is_urgent });
                 } else {
                     state.open -= 1;
                 }

@@ -215,7 +215,7 @@ impl Window {
         if self.very_late >= VERY_LATE_IN_A_ROW {
             self.congested(flight, now);
         }
-        self.is_starting &= ratio >= 1.0 && (flight.class.is_first || !self.has_met_a_limit(delay));
+        self.is_starting &= !self.has_met_a_limit(flight.class, delay);
         let share = (flight.bytes as f64 / self.bytes).min(1.0);
         if ratio >= 1.0 {
             if flight.filled {
@@ -231,10 +231,11 @@ impl Window {
         self.bytes = self.bytes.clamp(LEAST, MOST);
     }
 
-    /// Whether an answer took so much longer than the shortest of all that what is in flight begins to fill the link, or to
-    /// keep the other side busy.
-    fn has_met_a_limit(&self, delay: f64) -> bool {
-        let shortest = self.round_trip().unwrap_or_default().as_secs_f64();
+    /// Whether an answer took so much longer than the shortest of its like, however large, that what is in flight begins to
+    /// fill the link, or to keep the other side busy.
+    fn has_met_a_limit(&self, class: Class, delay: f64) -> bool {
+        let alike = self.best.iter().filter(|(other, _)| other.is_first == class.is_first);
+        let shortest = alike.map(|(_, best)| best.delay).fold(delay, f64::min);
         delay - shortest > queue_target(shortest) * STARTING_QUEUE
     }
 

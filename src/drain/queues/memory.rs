@@ -33,6 +33,12 @@ impl Window {
         records > self.records || bytes > self.bytes
     }
 
+    /// What is left of it beside others, half of it at the least.
+    pub(super) fn without(self, others: Self) -> Self {
+        let left = |all: usize, others: usize| all - others.min(all / 2);
+        Self { records: left(self.records, others.records), bytes: left(self.bytes, others.bytes) }
+    }
+
     pub(in crate::drain) fn share(self, of: usize) -> Self {
         Self { records: self.records / of, bytes: self.bytes / of }
     }
@@ -48,6 +54,14 @@ const EVICTED: Duration = Duration::from_hours(24 * 365);
 const READ_BEHIND: [usize; 2] = [1, 2];
 
 impl Lanes {
+    /// What is in hand of these kinds.
+    pub(super) fn in_hand(&self, kinds: &[Kind]) -> Window {
+        let places = || kinds.iter().map(|kind| place_of(*kind));
+        let (records, bytes) =
+            (places().map(|at| self.counts[at]).sum(), places().map(|at| self.bytes[at]).sum());
+        Window { records, bytes }
+    }
+
     /// Whether no more of this kind is to be read.
     pub(super) fn is_full(&self, kind: Kind, window: Window) -> bool {
         let at = place_of(kind);

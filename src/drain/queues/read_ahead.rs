@@ -8,10 +8,11 @@ use super::{LOGS, Lanes, kind_of, place};
 use crate::drain::Run;
 use crate::outbox::Watermark;
 use crate::outbox::{Lease, Log, ReadError};
+use crate::record::Kind;
 
-/// Records, and bytes of them, in hand at the most: quota requests and usage each by themselves, started and completed
-/// events with a quarter of it each, so that none can wait for room that another holds. Of what is in hand most is in flight
-/// on a long way: at 100 ms this is enough for some 140,000 records a second.
+/// Records, and bytes of them, in hand at the most: quota requests by themselves, started and completed events with a
+/// quarter of it each, usage with what these leave, so that none can wait for room that another holds. Of what is in hand most
+/// is in flight on a long way: at 100 ms this is enough for some 140,000 records a second.
 const WINDOW: Window = Window { records: 20_480, bytes: 12 << 20 };
 /// The part of it that started and completed events have.
 const LIFECYCLE_SHARE: usize = 4;
@@ -103,8 +104,11 @@ impl ReadAhead {
             if from >= upto {
                 continue;
             }
-            let is_lifecycle = matches!(log, Log::Started | Log::Completed);
-            let window = self.window.share(if is_lifecycle { LIFECYCLE_SHARE } else { 1 });
+            let window = match log {
+                Log::Started | Log::Completed => self.window.share(LIFECYCLE_SHARE),
+                Log::Usage => self.window.without(lanes.in_hand(&[Kind::Started, Kind::Completed])),
+                Log::Quota | Log::Rejected => self.window,
+            };
             if lanes.is_full(kind, window) {
                 lanes.make_room(kind, window);
                 continue;

@@ -1,13 +1,13 @@
 //! What proves who we are: the API key's header, and tokens that are minted as they are needed.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use hyper::header::{HeaderName, HeaderValue};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
-use uuid::Uuid;
+use tokio::time::Instant;
 
 use super::clock::{Clock, TOLERANCE};
 use super::settings::JwtAlgorithm;
@@ -145,7 +145,7 @@ impl Tokens {
             iat,
             nbf: iat,
             exp: iat + LIFE.as_secs() as i64,
-            jti: Uuid::new_v4().to_string(),
+            jti: crate::time::random_uuid().to_string(),
         };
         let token = jsonwebtoken::encode(&self.header, &claims, &self.key).map_err(|e| e.to_string())?;
         let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|e| e.to_string())?;

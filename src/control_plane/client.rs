@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use chrono::TimeDelta;
@@ -14,6 +14,7 @@ use hyper::header::{
     RETRY_AFTER,
 };
 use hyper::{Method, Uri};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::accepts::Accepts;
@@ -233,6 +234,17 @@ impl Client {
         })
     }
 
+    /// The same, over another way than sockets.
+    #[cfg(feature = "simulation")]
+    pub fn over(settings: Settings, wire: Arc<dyn super::Wire>) -> Result<Self, ClientError> {
+        let mut client = Self::new(settings)?;
+        let credentials = client.credentials.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(credentials) = Arc::get_mut(credentials) {
+            credentials.transport.wire = Some(wire);
+        }
+        Ok(client)
+    }
+
     /// Tells `observer` of every attempt from now on.
     #[must_use]
     pub fn observed(self, observer: Observer) -> Self {
@@ -433,9 +445,9 @@ impl Client {
         };
         let correlation_id = outbound.headers.get(&CORRELATION_ID).and_then(|id| id.to_str().ok());
         asked.correlation_id = correlation_id.unwrap_or_default();
-        let sent = SystemTime::now();
+        let sent = crate::time::wall_clock();
         let Sent { result, upload, opening, wire_bytes } = credentials.transport.send(&outbound).await;
-        let answered = SystemTime::now();
+        let answered = crate::time::wall_clock();
         let result = result.map(|inbound| {
             let (response, date) = understood(&asked, inbound, outbound.answer_max_bytes, answered);
             // A portal's clock is not the ControlPlane's.
@@ -531,7 +543,7 @@ fn understood(
         Meaning::Delivered => asked.batch.is_some() && names_unknown_session(&response.body),
         _ => false,
     };
-    if meaning != Meaning::Mismatched && !is_unknown {
+    if let Some(lease) = lease.filter(|_| meaning != Meaning::Mismatched && !is_unknown) {
         lease.give_back(is_named, is_served(&response));
     }
     (response, date)

@@ -1,9 +1,10 @@
 //! How far this machine's clock is from the `ControlPlane`'s, learnt from its answers' `Date`.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
 
 /// A difference up to this is the network's, not a clock's. No tolerance in use for tokens is smaller.
 pub(super) const TOLERANCE: TimeDelta = TimeDelta::seconds(5);
@@ -34,12 +35,12 @@ impl Clock {
 
     /// Seconds since the Unix epoch on the `ControlPlane`'s clock, as far as it is known.
     pub(super) fn corrected_unix_seconds(&self) -> i64 {
-        (chrono::Utc::now() + self.skew()).timestamp()
+        (DateTime::<Utc>::from(crate::time::wall_clock()) + self.skew()).timestamp()
     }
 
     /// The same in microseconds.
     pub(super) fn corrected_unix_micros(&self) -> i64 {
-        (chrono::Utc::now() + self.skew()).timestamp_micros()
+        (DateTime::<Utc>::from(crate::time::wall_clock()) + self.skew()).timestamp_micros()
     }
 
     /// Microseconds since the Unix epoch by the last answer's date and the time that has passed since; `None` before there

@@ -112,7 +112,7 @@ impl Client {
         let (server_id, version) = self.server();
         let body = Body { server_id, version, registration };
         let url = self.target().path("/api/v1/servers/register");
-        done(self.call("register", Method::POST, url, Some(to_json(&body)?), Uuid::new_v4()).await?)
+        done(self.call("register", Method::POST, url, Some(to_json(&body)?), crate::time::random_uuid()).await?)
     }
 
     /// Says that this server lives, and how.
@@ -120,7 +120,7 @@ impl Client {
         let body = json!({ "status": status, "metrics": metrics });
         let url = self.server_url("/heartbeat")?;
         let response =
-            self.call("heartbeat", Method::PUT, url, Some(to_json(&body)?), Uuid::new_v4()).await?;
+            self.call("heartbeat", Method::PUT, url, Some(to_json(&body)?), crate::time::random_uuid()).await?;
         match response.meaning {
             Meaning::NotFound => Ok(Heartbeat::Forgotten),
             _ => done(response).map(|()| Heartbeat::Heard),
@@ -129,19 +129,19 @@ impl Client {
 
     /// Says that this server is about to stop.
     pub async fn shutdown_notice(&self) -> Result<(), CallError> {
-        done(self.call("shutdown", Method::POST, self.server_url("/shutdown")?, None, Uuid::new_v4()).await?)
+        done(self.call("shutdown", Method::POST, self.server_url("/shutdown")?, None, crate::time::random_uuid()).await?)
     }
 
     /// Asks whether the `ControlPlane` is well.
     pub async fn health(&self) -> Result<(), CallError> {
         let url = self.target().path("/api/v1/health");
-        answered(self.call("health", Method::GET, url, None, Uuid::new_v4()).await?).map(drop)
+        answered(self.call("health", Method::GET, url, None, crate::time::random_uuid()).await?).map(drop)
     }
 
     /// Asks for the commands that wait for this server.
     pub async fn commands(&self) -> Result<Commands, CallError> {
         let url = self.server_url("/commands")?;
-        let response = self.call(COMMANDS, Method::GET, url, None, Uuid::new_v4()).await?;
+        let response = self.call(COMMANDS, Method::GET, url, None, crate::time::random_uuid()).await?;
         // A character that is none makes it no JSON, and belongs to one command: each is judged by itself.
         if let (200, Meaning::Foreign, Err(error)) =
             (response.status, response.meaning, std::str::from_utf8(&response.body))
@@ -164,7 +164,7 @@ impl Client {
     /// Asks for the keys that verify commands' tokens.
     pub async fn public_keys(&self) -> Result<JwkSet, CallError> {
         let url = self.target().path("/api/v1/auth/public-keys");
-        let body = answered(self.call("public_keys", Method::GET, url, None, Uuid::new_v4()).await?)?;
+        let body = answered(self.call("public_keys", Method::GET, url, None, crate::time::random_uuid()).await?)?;
         Ok(parse_key_set(&body)?)
     }
 

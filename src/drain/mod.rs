@@ -242,8 +242,8 @@ struct Run {
 impl Drain {
     /// Runs until `stop` is true; then waits for the requests in flight.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
-        let jitter = rand::random_range(0.0..=1.0);
-        let first_contact = Instant::now() + self.settings.first_contact_within.mul_f64(jitter);
+        let first_contact =
+            Instant::now() + self.settings.first_contact_within.mul_f64(crate::time::random_part());
         let mut run = Run {
             lanes: Lanes::default(),
             link: Link::new(self.settings.link.clone(), first_contact),
@@ -274,6 +274,7 @@ impl Drain {
             run.drain.metrics.retries.with_label_values(&[reason]).inc_by(0);
         }
         tokio::select! {
+            biased;
             () = run.remember_refusals() => {}
             // What is over before it has begun need remember nothing.
             _ = stop.wait_for(|stop| *stop) => {}

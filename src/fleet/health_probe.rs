@@ -28,6 +28,7 @@ impl HealthProbe {
         let mut wait = patience;
         loop {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(wait) => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
@@ -37,6 +38,7 @@ impl HealthProbe {
                 continue;
             }
             tokio::select! {
+                biased;
                 () = self.ask() => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }

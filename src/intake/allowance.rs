@@ -5,7 +5,9 @@
 //! harmless in the second. After a while more is tried again, and less and less often where that is cut off each time.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// The longest message that is ever fetched.
 pub(super) const MESSAGE_BYTES: usize = 1 << 20;

@@ -75,6 +75,8 @@ enum Way {
     /// Sentinels are asked for the primary with every connection: after a fail-over it is another.
     Sentinel(Arc<Mutex<SentinelClient>>),
     Cluster(Box<ClusterClient>),
+    #[cfg(feature = "simulation")]
+    Simulated(Arc<dyn super::simulated::Redis>),
 }
 
 /// The configured Redis. Connects to nothing yet.
@@ -84,6 +86,13 @@ pub fn server(config: &RedisConfig) -> Result<Server, ClientError> {
 }
 
 impl Server {
+    /// A Redis that a simulation plays.
+    #[cfg(feature = "simulation")]
+    pub fn simulated(config: &RedisConfig, redis: Arc<dyn super::simulated::Redis>) -> Self {
+        let made = RwLock::new(Made { way: Way::Simulated(redis), expiries: Vec::new() });
+        Self(Arc::new(Shared { config: config.clone(), made }))
+    }
+
     /// Reads certificates, keys and passwords from their files again, for the connections to come. What cannot be used is
     /// an error, and nothing has changed. It reads files: not for a thread that must not block.
     pub fn reload(&self) -> Result<(), ClientError> {
@@ -248,6 +257,8 @@ fn unreadable(variable: &'static str, path: &Path, source: std::io::Error) -> Cl
 pub(super) enum Connection {
     One(MultiplexedConnection),
     Cluster(ClusterConnection),
+    #[cfg(feature = "simulation")]
+    Simulated(Arc<dyn super::simulated::RedisConnection>),
 }
 
 impl Connection {
@@ -269,6 +280,8 @@ impl ConnectionLike for Connection {
         match self {
             Self::One(one) => one.req_packed_command(cmd),
             Self::Cluster(cluster) => cluster.req_packed_command(cmd),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(simulated) => simulated.command(cmd),
         }
     }
 
@@ -281,6 +294,8 @@ impl ConnectionLike for Connection {
         match self {
             Self::One(one) => one.req_packed_commands(pipeline, offset, count),
             Self::Cluster(cluster) => cluster.req_packed_commands(pipeline, offset, count),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(simulated) => simulated.commands(pipeline, offset, count),
         }
     }
 
@@ -288,6 +303,8 @@ impl ConnectionLike for Connection {
         match self {
             Self::One(one) => one.get_db(),
             Self::Cluster(cluster) => cluster.get_db(),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(_) => 0,
         }
     }
 }
@@ -312,6 +329,10 @@ pub(super) async fn connect(settings: &Settings, patience: Duration) -> RedisRes
                 .set_response_timeout(response);
             let asked = client.get_async_connection_with_config(config);
             in_time(settings.timeout, asked).await.map(Connection::Cluster)
+        }
+        #[cfg(feature = "simulation")]
+        Way::Simulated(redis) => {
+            in_time(settings.timeout, redis.connect(response)).await.map(Connection::Simulated)
         }
     }
 }

@@ -37,7 +37,7 @@ impl Lease {
         server_id: &str,
         outbox: Uuid,
     ) -> Result<Self, SourceError> {
-        let holder = format!("{outbox}/{}", Uuid::new_v4().simple());
+        let holder = format!("{outbox}/{}", crate::time::random_uuid().simple());
         let lease = Self { keys, server_id: server_id.to_owned(), holder, calls: 0 };
         let script = Script::new(&[include_str!("acquire.lua")]);
         let mut call = script.call();

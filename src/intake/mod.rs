@@ -53,14 +53,17 @@ mod probe;
 mod push;
 mod script;
 mod session;
+#[cfg(feature = "simulation")]
+pub mod simulated;
 mod source;
 mod stream;
 mod wakeup;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::config::SourceMode;
 use crate::outbox::Outbox;
@@ -177,6 +180,7 @@ impl Intake {
                 return Err(error);
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(delay) => {}
                 _ = stop.changed() => {}
             }
@@ -228,6 +232,7 @@ impl Intake {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), (SourceError, bool)> {
         let mut session = tokio::select! {
+            biased;
             session = Session::begin(self, allowances, number, is_first) => session.map_err(|error| (error, false))?,
             _ = stop.changed() => return Ok(()),
         };

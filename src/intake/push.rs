@@ -58,6 +58,7 @@ async fn insist(
             return false;
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(RETRY) => {}
             _ = stop.changed() => {}
         }
@@ -121,6 +122,7 @@ impl Mirror {
         while !*stop.borrow() {
             self.mirror(&mut connection, &mut stop).await;
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(MIRROR_EVERY) => {}
                 _ = stop.changed() => {}
             }

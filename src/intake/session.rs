@@ -1,9 +1,10 @@
 //! One conversation with Redis, from a connection to its loss: rounds, commits, acknowledgements.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::allowance::{Allowance, Allowances};
 use super::fault::{Refusal, is_broken_off};
@@ -199,6 +200,7 @@ impl<'a> Session<'a> {
                 wakeup.arm(&self.source);
             }
             tokio::select! {
+                biased;
                 committed = first_commit(&mut self.batches) => self.committed(committed)?,
                 refused = woken(&mut wakeup) => {
                     idle = false;

@@ -6,10 +6,11 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::aio::ConnectionLike as _;
 use redis::{Cmd, RedisError, RedisResult, Value, cmd};
+use tokio::time::Instant;
 
 use super::connection::{Connection, connect};
 use super::fault::{is_refusal, reason_of};

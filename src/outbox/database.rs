@@ -179,13 +179,16 @@ pub(super) struct Batch {
     /// The keys of what may be long.
     packs: Vec<Vec<u8>>,
     chunked: bool,
+    /// The writes once more: sled's batch does not show them.
+    #[cfg(feature = "simulation")]
+    shown: Vec<super::simulated::Write>,
 }
 
 impl Batch {
     /// Stores `value` under `key`, which must be at most [`CHUNK`] bytes.
     pub(super) fn put(&mut self, key: &[u8], value: Vec<u8>) {
         debug_assert!(value.len() <= CHUNK);
-        self.writes.insert(key, value);
+        self.put_found(key, &value);
     }
 
     /// Stores `value` under `key` followed by chunk numbers; any length. Read it with [`Database::scan_chunked`].
@@ -193,7 +196,7 @@ impl Batch {
         chunks::cut(value, |n, chunk| {
             self.chunked |= n > 0;
             let key = chunks::key(key, n);
-            self.writes.insert(key.as_slice(), chunk);
+            self.put_found(&key, chunk);
             self.packs.push(key);
         });
     }
@@ -201,18 +204,22 @@ impl Batch {
     /// Stores a pair as it was found in a log.
     pub(super) fn put_found(&mut self, key: &[u8], value: &[u8]) {
         self.writes.insert(key, value);
+        #[cfg(feature = "simulation")]
+        self.shown.push((key.to_vec(), Some(value.to_vec())));
     }
 
     /// Removes what [`Self::put_chunked`] stored of a value of `len` bytes.
     pub(super) fn remove_chunked(&mut self, key: &[u8], len: usize) {
         for n in 0..chunks::count(len) {
-            self.writes.remove(chunks::key(key, n));
+            self.remove(&chunks::key(key, n));
         }
     }
 
     /// Removes `key`.
     pub(super) fn remove(&mut self, key: &[u8]) {
         self.writes.remove(key);
+        #[cfg(feature = "simulation")]
+        self.shown.push((key.to_vec(), None));
     }
 }
 
@@ -223,6 +230,9 @@ pub(super) struct Database {
     db: Option<sled::Db>,
     barrier: File,
     durability: Durability,
+    /// In the place of sled and the barrier.
+    #[cfg(feature = "simulation")]
+    disk: Option<super::simulated::Disk>,
 }
 
 impl Drop for Database {
@@ -273,6 +283,10 @@ impl Database {
     }
 
     fn open_or_create(path: &Path, durability: Durability, cache: u64) -> Result<Self, DatabaseError> {
+        #[cfg(feature = "simulation")]
+        if let Some(disk) = super::simulated::disk() {
+            return Self::open_on(disk, path, durability);
+        }
         let begun = Instant::now();
         let mut may_have_snapshots = true;
         let db = loop {
@@ -300,9 +314,32 @@ impl Database {
         };
         let barrier = File::open(path.join("db"))
             .map_err(|source| DatabaseError::Io { path: path.to_path_buf(), source })?;
-        let database = Self { path: path.to_path_buf(), db: Some(db), barrier, durability };
+        let database = Self {
+            path: path.to_path_buf(),
+            db: Some(db),
+            barrier,
+            durability,
+            #[cfg(feature = "simulation")]
+            disk: None,
+        };
         // IMPORTANT: whoever opens it acts on what he reads. A process that was killed before its barrier has left
         // pages that can be read and are not on the disk.
+        database.sync()?;
+        Ok(database)
+    }
+
+    #[cfg(feature = "simulation")]
+    fn open_on(
+        disk: super::simulated::Disk,
+        path: &Path,
+        durability: Durability,
+    ) -> Result<Self, DatabaseError> {
+        let io = |source| DatabaseError::Io { path: path.to_path_buf(), source };
+        if !disk.has(path) || !path.join("db").exists() {
+            disk.create(path).map_err(io)?;
+        }
+        let barrier = File::open(path.join("db")).map_err(io)?;
+        let database = Self { path: path.to_path_buf(), db: None, barrier, durability, disk: Some(disk) };
         database.sync()?;
         Ok(database)
     }
@@ -313,6 +350,10 @@ impl Database {
             return Ok(());
         }
         let unsynced = |source| DatabaseError::Unsynced { path: self.path.join("db"), source };
+        #[cfg(feature = "simulation")]
+        if let Some(disk) = &self.disk {
+            return disk.sync(&self.path).map_err(unsynced);
+        }
         self.barrier.sync_data().map_err(unsynced)
     }
 
@@ -325,14 +366,10 @@ impl Database {
     }
 
     /// Applies `batch` and returns when it would survive (see [`Durability`]).
-    pub(super) fn commit(&self, batch: Batch) -> Result<(), DatabaseError> {
+    pub(super) fn commit(&self, mut batch: Batch) -> Result<(), DatabaseError> {
         let path = || self.path.join("db");
         fault::point().map_err(|source| DatabaseError::Io { path: path(), source })?;
-        let written = self.call(|db| {
-            db.apply_batch(batch.writes)?;
-            db.flush()
-        });
-        if let Err(error) = written {
+        if let Err(error) = self.write(&mut batch) {
             // IMPORTANT: sled's own syncs may be what failed. This descriptor hears of a failed one as well.
             self.sync()?;
             return Err(error);
@@ -353,11 +390,29 @@ impl Database {
         Ok(())
     }
 
+    fn write(&self, batch: &mut Batch) -> Result<(), DatabaseError> {
+        #[cfg(feature = "simulation")]
+        if let Some(disk) = &self.disk {
+            let written = disk.write(&self.path, std::mem::take(&mut batch.shown));
+            return written.map_err(|source| DatabaseError::Sled { path: self.path.clone(), source: source.into() });
+        }
+        let writes = std::mem::take(&mut batch.writes);
+        self.call(|db| {
+            db.apply_batch(writes)?;
+            db.flush()
+        })
+        .map(drop)
+    }
+
     fn blobs_empty(&self) -> bool {
         std::fs::read_dir(self.path.join("blobs")).map_or(true, |mut entries| entries.next().is_none())
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>, DatabaseError> {
+        #[cfg(feature = "simulation")]
+        if let Some(disk) = &self.disk {
+            return Ok(disk.get(&self.path, key).map(Into::into));
+        }
         self.call(|db| db.get(key))
     }
 
@@ -368,6 +423,11 @@ impl Database {
         from: &[u8],
         mut visit: impl FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), DatabaseError> {
+        #[cfg(feature = "simulation")]
+        if let Some(disk) = &self.disk {
+            disk.pairs(&self.path, prefix, from).iter().all(|(key, value)| visit(key, value));
+            return Ok(());
+        }
         self.call(|db| {
             for pair in db.range(from..) {
                 let (key, value) = pair?;
@@ -397,11 +457,19 @@ impl Database {
 
     /// The last key that begins with `prefix`.
     pub(super) fn last_key(&self, prefix: &[u8]) -> Result<Option<sled::IVec>, DatabaseError> {
+        #[cfg(feature = "simulation")]
+        if let Some(disk) = &self.disk {
+            return Ok(disk.pairs(&self.path, prefix, prefix).pop().map(|(key, _)| key.into()));
+        }
         self.call(|db| Ok(db.scan_prefix(prefix).next_back().transpose()?.map(|(key, _)| key)))
     }
 
     /// What it takes on the disk, in bytes.
     pub(super) fn disk_bytes(&self) -> u64 {
+        #[cfg(feature = "simulation")]
+        if let Some(disk) = &self.disk {
+            return disk.bytes(&self.path);
+        }
         self.barrier.metadata().map_or(0, |meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512)
     }
 }
@@ -440,6 +508,10 @@ fn sync_tree(path: &Path) -> std::io::Result<()> {
 
 /// Syncs the names in `dir`. After a failure the next call writes them anew.
 pub(super) fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    #[cfg(feature = "simulation")]
+    if let Some(disk) = super::simulated::disk() {
+        return disk.sync_names(dir);
+    }
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     File::open(dir)?.sync_all().inspect_err(|_| {
         // The kernel may take the names for written now. A change makes it write them again; if even that fails, there is
@@ -448,6 +520,26 @@ pub(super) fn sync_dir(dir: &Path) -> std::io::Result<()> {
         let _ = File::create(&changed);
         let _ = std::fs::remove_file(&changed);
     })
+}
+
+/// Copies the file of the closed database in `from` to the folder `to`.
+pub(super) fn copy_file(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::copy(from.join("db"), to.join("db"))?;
+    #[cfg(feature = "simulation")]
+    if let Some(disk) = super::simulated::disk() {
+        disk.copy(from, to);
+    }
+    Ok(())
+}
+
+/// Puts the file of the closed database in `from` in the place of that in `to`.
+pub(super) fn move_file(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::rename(from.join("db"), to.join("db"))?;
+    #[cfg(feature = "simulation")]
+    if let Some(disk) = super::simulated::disk() {
+        disk.rename(from, to);
+    }
+    Ok(())
 }
 
 /// Waits until nobody has the database in `path` open, and keeps it closed for as long as the file is held.

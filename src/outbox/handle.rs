@@ -19,7 +19,38 @@ use crate::time::Moment;
 pub struct Outbox {
     pub(super) shared: Arc<Shared>,
     pub(super) appends: tokio::sync::mpsc::Sender<writer::Order>,
-    pub(super) requests: mpsc::Sender<keeper::Request>,
+    pub(super) requests: Asks,
+}
+
+/// Where the keeper is asked. In a simulation it hears of it at once, too.
+#[derive(Clone)]
+pub(super) struct Asks {
+    requests: mpsc::Sender<keeper::Request>,
+    #[cfg(feature = "simulation")]
+    asked: Arc<tokio::sync::Notify>,
+}
+
+impl Asks {
+    pub(super) fn new(requests: mpsc::Sender<keeper::Request>) -> Self {
+        Self {
+            requests,
+            #[cfg(feature = "simulation")]
+            asked: Arc::default(),
+        }
+    }
+
+    /// An error if the keeper is gone.
+    pub(super) fn send(&self, request: keeper::Request) -> Result<(), mpsc::SendError<keeper::Request>> {
+        self.requests.send(request)?;
+        #[cfg(feature = "simulation")]
+        self.asked.notify_one();
+        Ok(())
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(super) fn asked(&self) -> Arc<tokio::sync::Notify> {
+        Arc::clone(&self.asked)
+    }
 }
 
 /// The threads of an outbox: wait for them after the last clone of it is gone.

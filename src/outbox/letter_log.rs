@@ -5,7 +5,9 @@
 //! ("a negative number"), never a value.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{DeadLetter, Payload, Reason};
 

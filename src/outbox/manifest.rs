@@ -50,7 +50,7 @@ pub(super) fn read_or_create(dir: &Path) -> Result<uuid::Uuid, OpenError> {
         }
         Err(error) => return Err(error),
     }
-    let manifest = Manifest { format: FORMAT.into(), id: uuid::Uuid::new_v4() };
+    let manifest = Manifest { format: FORMAT.into(), id: crate::time::random_uuid() };
     let text = serde_json::to_string(&manifest).map_err(|error| folder(error.into()))?;
     let new = dir.join("format.json.new");
     std::fs::write(&new, text).map_err(folder)?;

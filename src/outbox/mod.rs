@@ -143,6 +143,8 @@ mod schema;
 mod segment;
 mod settled;
 mod shared;
+#[cfg(feature = "simulation")]
+pub mod simulated;
 mod slot;
 mod space;
 mod state;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::handle::Asks;
 use super::hold::Hold;
 use super::keeper::Keeper;
 use super::ledger::Ledger;
@@ -22,7 +23,7 @@ use super::{
 };
 
 /// Appends that may wait for the writer: more than the intake ever has under way.
-const APPENDS: usize = 16;
+pub(super) const APPENDS: usize = 16;
 
 /// How an outbox is kept.
 #[derive(Clone, Debug)]
@@ -227,5 +228,5 @@ fn start(shared: Arc<Shared>) -> std::io::Result<(Outbox, Threads)> {
             .name("outbox-keeper".into())
             .spawn(move || keeper.run(&requested))?,
     };
-    Ok((Outbox { shared, appends, requests }, threads))
+    Ok((Outbox { shared, appends, requests: Asks::new(requests) }, threads))
 }

@@ -16,7 +16,9 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::database::{Batch, Database, DatabaseError, Durability, keep_closed, remove_snapshots, sync_dir};
+use super::database::{
+    Batch, Database, DatabaseError, Durability, copy_file, keep_closed, move_file, remove_snapshots, sync_dir,
+};
 use super::log_file::{self, Pairs};
 
 /// The files of a damaged database as they were found: a folder in its own.
@@ -86,7 +88,7 @@ fn renew(path: &Path, cache: u64) -> Result<(), DatabaseError> {
     remove(&copy).map_err(io)?;
     std::fs::create_dir(&copy).map_err(io)?;
     // Without its snapshots: the log has all of it.
-    std::fs::copy(path.join("db"), copy.join("db")).map_err(io)?;
+    copy_file(path, &copy).map_err(io)?;
     let old = Database::open(&copy, Durability::Process, cache).map_err(DatabaseError::of_readable)?;
     replace(path, cache, |put| old.scan(&[], &[], put))?;
     drop(old);
@@ -195,7 +197,7 @@ fn replace(
     remove_snapshots(path)?;
     let sync = |source| DatabaseError::Unsynced { path: path.to_path_buf(), source };
     sync_dir(path).map_err(sync)?;
-    std::fs::rename(new.join("db"), path.join("db")).map_err(io)?;
+    move_file(&new, path).map_err(io)?;
     sync_dir(path).map_err(sync)?;
     std::fs::remove_file(path.join(UNSYNCED)).map_err(io)?;
     remove(&new).map_err(io)

@@ -112,6 +112,10 @@ impl Slot {
         if let Some(db) = self.lock().database.as_ref() {
             return db.disk_bytes();
         }
+        #[cfg(feature = "simulation")]
+        if let Some(disk) = super::simulated::disk() {
+            return disk.bytes(&self.path);
+        }
         std::fs::metadata(self.path.join("db"))
             .map_or(0, |meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512)
     }

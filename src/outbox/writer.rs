@@ -3,9 +3,10 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::database::{Batch, DatabaseError};
 use super::schema::{Recent, SegmentInfo, Tally, Totals};
@@ -23,7 +24,7 @@ const COMMIT_BYTES: usize = 4 << 20;
 /// How long to wait before the storage is tried again after it failed.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How soon an append is refused meanwhile.
-const REFUSE_WITHIN: Duration = Duration::from_millis(10);
+pub(super) const REFUSE_WITHIN: Duration = Duration::from_millis(10);
 /// So many conversations are remembered of which an append was refused. There is one at a time, and a new one has a new
 /// number.
 const REFUSED_CONVERSATIONS: usize = 16;
@@ -109,49 +110,73 @@ impl Writer {
     /// Commits what comes until nobody can send any more.
     pub(super) fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         while let Some(first) = orders.blocking_recv() {
-            let (mut bytes, mut group, mut wants_roll) = (0, Vec::new(), false);
-            let mut next = Some(first);
-            while let Some(order) = next {
-                match order {
-                    Order::Append(append) => {
-                        bytes += append.bytes();
-                        group.push(append);
-                    }
-                    Order::Roll => wants_roll = true,
-                    Order::Wake => {}
-                }
-                next = (bytes < COMMIT_BYTES).then(|| orders.try_recv().ok()).flatten();
-            }
-            if wants_roll {
-                self.roll_if_used();
-            }
-            if !group.is_empty() {
-                self.append(group);
-            }
+            self.serve(first, &mut orders);
             self.wait_until_mended(&mut orders);
-            self.shared.turns.of_writer();
+            self.has_turned();
         }
+    }
+
+    /// Does what it is told, with what else has been told meanwhile.
+    pub(super) fn serve(&mut self, first: Order, orders: &mut mpsc::Receiver<Order>) {
+        let (mut bytes, mut group, mut wants_roll) = (0, Vec::new(), false);
+        let mut next = Some(first);
+        while let Some(order) = next {
+            match order {
+                Order::Append(append) => {
+                    bytes += append.bytes();
+                    group.push(append);
+                }
+                Order::Roll => wants_roll = true,
+                Order::Wake => {}
+            }
+            next = (bytes < COMMIT_BYTES).then(|| orders.try_recv().ok()).flatten();
+        }
+        if wants_roll {
+            self.roll_if_used();
+        }
+        if !group.is_empty() {
+            self.append(group);
+        }
+    }
+
+    pub(super) fn has_turned(&self) {
+        self.shared.turns.of_writer();
     }
 
     /// While the storage is broken: tries again and again to begin a new segment. Nobody waits for that: whoever appends
     /// meanwhile is refused at once, and a disk that never comes back keeps nobody from closing the outbox.
     fn wait_until_mended(&mut self, orders: &mut mpsc::Receiver<Order>) {
         let mut tried = Instant::now();
-        while let Some(why) = self.broken.clone() {
-            while let Ok(order) = orders.try_recv() {
-                if let Order::Append(append) = order {
-                    self.refuse(append, &AppendError::Storage(why.clone()));
-                }
-            }
-            if orders.is_closed() {
-                return;
-            }
-            self.shared.turns.of_writer();
+        while self.is_broken() && self.refuse_meanwhile(orders) {
             std::thread::sleep(REFUSE_WITHIN);
-            if tried.elapsed() >= RETRY_AFTER {
-                self.recover();
-                tried = Instant::now();
+            self.try_again(&mut tried);
+        }
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.is_some()
+    }
+
+    /// Refuses what has come while the storage is broken. False if nothing more can come.
+    pub(super) fn refuse_meanwhile(&mut self, orders: &mut mpsc::Receiver<Order>) -> bool {
+        let why = AppendError::Storage(self.broken.clone().unwrap_or_default());
+        while let Ok(order) = orders.try_recv() {
+            if let Order::Append(append) = order {
+                self.refuse(append, &why);
             }
+        }
+        let is_closed = orders.is_closed();
+        if !is_closed {
+            self.has_turned();
+        }
+        !is_closed
+    }
+
+    /// Tries to begin a new segment, if that is long enough ago.
+    pub(super) fn try_again(&mut self, tried: &mut Instant) {
+        if tried.elapsed() >= RETRY_AFTER {
+            self.recover();
+            *tried = Instant::now();
         }
     }
 

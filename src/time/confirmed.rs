@@ -1,7 +1,9 @@
 //! The time that the `ControlPlane` has confirmed, for what is deleted by its age.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Moment;
 use crate::record::Timestamp;

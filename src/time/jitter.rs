@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::random_part;
+
 /// Of the interval, each wait is so much shorter or longer: what fell together comes apart.
 const JITTER: f64 = 0.1;
 
@@ -16,12 +18,12 @@ impl JitteredInterval {
 
     /// The wait before the first time: any part of the interval.
     pub(crate) fn first(self) -> Duration {
-        self.0.mul_f64(rand::random_range(0.0..=1.0))
+        self.0.mul_f64(random_part())
     }
 
     /// The wait after each time.
     pub(crate) fn next(self) -> Duration {
-        self.0.mul_f64(rand::random_range(1.0 - JITTER..=1.0 + JITTER))
+        self.0.mul_f64(1.0 - JITTER + 2.0 * JITTER * random_part())
     }
 }
 

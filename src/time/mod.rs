@@ -6,14 +6,20 @@
 
 mod confirmed;
 mod jitter;
+mod seam;
 mod steady;
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
+
+use tokio::time::Instant;
 
 use crate::record::Timestamp;
 
 pub use confirmed::Confirmed;
 pub(crate) use jitter::JitteredInterval;
+#[cfg(feature = "simulation")]
+pub use seam::{Machine, simulate};
+pub(crate) use seam::{random_part, random_uuid, wall_clock};
 pub use steady::lowest_within;
 
 /// Now.
@@ -25,7 +31,7 @@ pub fn now() -> Timestamp {
 
 fn wall() -> Timestamp {
     let micros = |duration: std::time::Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
-    Timestamp(match SystemTime::now().duration_since(UNIX_EPOCH) {
+    Timestamp(match wall_clock().duration_since(UNIX_EPOCH) {
         Ok(since) => micros(since),
         Err(before) => -micros(before.duration()),
     })

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Moment;
 use crate::record::Timestamp;
@@ -26,6 +28,12 @@ pub fn lowest_within(window: Duration) -> Timestamp {
 /// Begins to watch the wall clock, if nobody has.
 pub(super) fn watch() {
     LazyLock::force(&CLOCK);
+}
+
+/// Forgets what the wall clock showed: a process begins.
+#[cfg(feature = "simulation")]
+pub(super) fn begin_anew() {
+    *CLOCK.lock().unwrap_or_else(PoisonError::into_inner) = Steady::begin(Moment::now());
 }
 
 /// What the wall clock showed, as far as that is needed.

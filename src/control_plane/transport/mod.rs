@@ -23,6 +23,8 @@ mod pool;
 mod proxy;
 mod socket;
 mod tls;
+#[cfg(feature = "simulation")]
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +39,8 @@ pub(super) use pool::Lease;
 pub(super) use proxy::basic;
 pub(super) use socket::Meter;
 pub(super) use tls::Tls;
+#[cfg(feature = "simulation")]
+pub use wire::{Exchange, Wire, WireAnswer, WireRequest};
 
 use super::client::Connection;
 use super::credentials::ClientError;
@@ -78,7 +82,8 @@ pub(super) struct Inbound {
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
     pub(super) truncated: bool,
-    pub(super) lease: Lease,
+    /// The connection, if there is one to give back.
+    pub(super) lease: Option<Lease>,
 }
 
 /// What became of a request.
@@ -95,6 +100,9 @@ pub(super) struct Sent {
 pub(super) struct Transport {
     pool: Arc<Pool>,
     timeout: Duration,
+    /// Instead of the connections.
+    #[cfg(feature = "simulation")]
+    pub(in crate::control_plane) wire: Option<Arc<dyn Wire>>,
 }
 
 impl Transport {
@@ -106,10 +114,19 @@ impl Transport {
     ) -> Result<Self, ClientError> {
         let connector = Connector::new(settings, target, tls, meter)?;
         let pool = Arc::new(Pool::new(connector, settings.max_idle_connections));
-        Ok(Self { pool, timeout: settings.timeout })
+        Ok(Self {
+            pool,
+            timeout: settings.timeout,
+            #[cfg(feature = "simulation")]
+            wire: None,
+        })
     }
 
     pub(super) async fn send(&self, outbound: &Outbound) -> Sent {
+        #[cfg(feature = "simulation")]
+        if let Some(wire) = &self.wire {
+            return self.over(&**wire, outbound).await;
+        }
         let started = Instant::now();
         let is_urgent = outbound.priority == Priority::Urgent;
         let leased = match outbound.connection {
@@ -147,7 +164,7 @@ impl Transport {
         let (result, may_repeat) = match heeded {
             Ok(Heeded { head, body, truncated, .. }) => {
                 let (status, headers) = (head.status.as_u16(), head.headers);
-                (Ok(Inbound { status, headers, body, truncated, lease }), false)
+                (Ok(Inbound { status, headers, body, truncated, lease: Some(lease) }), false)
             }
             Err(broken) => (Err(broken.failure), broken.is_unanswered && is_used),
         };

@@ -14,10 +14,10 @@ mod window;
 
 use std::time::Duration;
 
-use rand::RngExt;
 use tokio::time::Instant;
 
 use super::verdict::Trouble;
+use crate::time::random_part;
 use rate::RateLimiter;
 pub(super) use window::Flight;
 use window::Window;
@@ -327,7 +327,7 @@ impl Jitter {
     pub(super) fn between(&mut self, least: Duration, most: Duration) -> Duration {
         let share = match self.before.take() {
             Some(share) => 1.0 - share,
-            None => *self.before.insert(rand::random_range(0.0..=1.0)),
+            None => *self.before.insert(random_part()),
         };
         least + most.saturating_sub(least).mul_f64(share)
     }
@@ -340,7 +340,7 @@ pub(super) fn asked_wait(retry_after: Option<Duration>) -> Option<Duration> {
 }
 
 fn jittered(least: Duration, most: Duration) -> Duration {
-    if most <= least { least } else { rand::rng().random_range(least..=most) }
+    least + most.saturating_sub(least).mul_f64(random_part())
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ impl Confirmation {
 
     /// How long a refused record waits before it is asked for again.
     pub(in crate::drain) fn wait(history: &History) -> Duration {
-        if history.refusals <= 1 { Duration::ZERO } else { WAIT.mul_f64(rand::random_range(0.0..=1.0)) }
+        if history.refusals <= 1 { Duration::ZERO } else { WAIT.mul_f64(crate::time::random_part()) }
     }
 }
 

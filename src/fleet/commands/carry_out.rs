@@ -1,8 +1,8 @@
 //! Carrying out: each order by the hands that `/admin` has, too, and what is told of it.
 
-use std::time::Instant;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::Commands;
 use super::order::Order;

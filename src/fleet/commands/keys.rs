@@ -5,9 +5,10 @@
 //! and for those others not more often than [`EXTRA_EVERY`]; a command that cannot be judged meanwhile waits for the next
 //! round.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jsonwebtoken::jwk::JwkSet;
+use tokio::time::Instant;
 
 use super::token::{Grant, Refusal, Verifier};
 use crate::control_plane::{CallError, Client, Command};

@@ -4,7 +4,9 @@
 //! [`Confirmed`](crate::time::Confirmed) for which one is believed. What is wrong all the same is to be noticed while
 //! most of them are still there: so few are deleted a minute, each time with a line in the log, and an alert counts them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Keeper;
 use crate::record::Timestamp;

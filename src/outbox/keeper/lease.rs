@@ -1,7 +1,9 @@
 //! Reading packs for whoever delivers them, and past what cannot be read.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::super::segment::{Listed, ReadError, Segment};
 use super::super::{Lease, Leased, Log, Ticket};

@@ -11,9 +11,10 @@ mod troubles;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::ledger::LedgerError;
 use super::segment::ReadError;
@@ -86,6 +87,8 @@ pub(super) struct Keeper {
     last_read: BTreeMap<u64, Instant>,
     /// The last burial went well, and left some rejected messages to the next.
     has_more_rejected: bool,
+    /// It was to tick at once if nobody asked for anything.
+    is_pressed: bool,
     /// The number that the next append was to give when that was looked at.
     next: u64,
     /// When there was last something to append or to read.
@@ -118,6 +121,7 @@ impl Keeper {
             troubles: Troubles::default(),
             last_read: BTreeMap::new(),
             has_more_rejected: false,
+            is_pressed: false,
             next: 0,
             busy_at: Instant::now(),
             flushes: Vec::new(),
@@ -139,26 +143,45 @@ impl Keeper {
     /// it and the next. Nor does burying, which costs more than appending, slow the good ones among them: while
     /// records come in or go out there are no more ticks than without it.
     pub(super) fn turn(&mut self, requests: &Receiver<Request>, ticked: &mut Instant) -> bool {
-        let is_pressed = !self.flushes.is_empty() || (self.has_more_rejected && self.is_quiet());
-        let wait = if is_pressed {
+        let wait = self.wait(*ticked);
+        match requests.recv_timeout(wait) {
+            Ok(request) => self.step(Some(request), ticked),
+            Err(RecvTimeoutError::Timeout) => self.step(None, ticked),
+            Err(RecvTimeoutError::Disconnected) => {
+                self.end();
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Nobody can ask any more.
+    pub(super) fn end(&mut self) {
+        self.failed_at = None;
+        // What it does not bury stays where it is, for the next start.
+        self.tick();
+    }
+
+    /// How long it may wait for a request.
+    pub(super) fn wait(&mut self, ticked: Instant) -> Duration {
+        self.is_pressed = !self.flushes.is_empty() || (self.has_more_rejected && self.is_quiet());
+        if self.is_pressed {
             Duration::ZERO
         } else if self.has_work() || !self.readers.is_empty() {
             TICK.saturating_sub(ticked.elapsed())
         } else {
             IDLE
-        };
-        let is_due = match requests.recv_timeout(wait) {
-            Ok(request) => {
+        }
+    }
+
+    /// Serves the request, if one came within the wait; ticks if that is due.
+    pub(super) fn step(&mut self, request: Option<Request>, ticked: &mut Instant) {
+        let is_due = match request {
+            Some(request) => {
                 self.serve(request);
                 false
             }
-            Err(RecvTimeoutError::Timeout) => is_pressed,
-            Err(RecvTimeoutError::Disconnected) => {
-                self.failed_at = None;
-                // What it does not bury stays where it is, for the next start.
-                self.tick();
-                return false;
-            }
+            None => self.is_pressed,
         };
         if is_due || ticked.elapsed() >= TICK {
             if self.chores_at.elapsed() >= CHORES {
@@ -169,7 +192,6 @@ impl Keeper {
             self.answer_readers();
             *ticked = Instant::now();
         }
-        true
     }
 
     /// Whether no records come in or go out just now.

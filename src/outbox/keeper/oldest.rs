@@ -4,7 +4,9 @@
 //! What was read has a mark that says so. Of what was not, the header of the first pack is looked at, once until
 //! something else has become the first.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::super::segment::ReadError;
 use super::super::{Log, Unread};

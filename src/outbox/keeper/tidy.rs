@@ -2,7 +2,8 @@
 //! whose records are not all there is set aside when the others are settled.
 
 use std::sync::Arc;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use super::super::database::Batch;
 use super::super::segment::{self, Listed, Segment};

@@ -1,9 +1,10 @@
 //! What the keeper does in which order, and for how long it keeps what.
 
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::super::keeper::Request;
 use super::super::{DeadLetter, Entry, Log, Payload, Reason};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::super::handle::Asks;
 use super::super::keeper::{Keeper, Request};
 use super::super::shared::Shared;
 use super::super::writer::{Append, Order, Writer};
@@ -125,7 +126,8 @@ impl Rig {
     /// The handle of it, and what it asks the keeper.
     pub(super) fn outbox(&self) -> (Outbox, std::sync::mpsc::Receiver<Request>) {
         let (requests, requested) = std::sync::mpsc::channel();
-        (Outbox { shared: Arc::clone(&self.shared), appends: self.sender.clone(), requests }, requested)
+        let (appends, requests) = (self.sender.clone(), Asks::new(requests));
+        (Outbox { shared: Arc::clone(&self.shared), appends, requests }, requested)
     }
 
     pub(super) fn segments(&self) -> usize {

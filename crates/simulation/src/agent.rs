@@ -1,0 +1,396 @@
+//! One life of the agent: intake, outbox, drain, membership and all that runs beside them, as the composition root has
+//! them, on one thread.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use dataplane_agent::config::{RedisConfig, SourceMode};
+use dataplane_agent::control_plane::{Auth, Capabilities, Client, HttpVersion, Registration};
+use dataplane_agent::drain::{Controls, Drain, LinkStatus, RateLimit, turns};
+use dataplane_agent::fleet::agent_metrics::AgentMetrics;
+use dataplane_agent::fleet::health_probe::HealthProbe;
+use dataplane_agent::fleet::membership::{self, Membership};
+use dataplane_agent::intake::{self, Intake, Mirror, Names, RedisStatus, push_quota_answers};
+use dataplane_agent::outbox::simulated::{Died, open_driven};
+use dataplane_agent::outbox::{self, Durability, OpenError, Outbox, Watermark};
+use dataplane_agent::record::{Acceptor, Origin, Timestamp, UnknownFields};
+use dataplane_agent::secret::Secret;
+use dataplane_agent::telemetry::metrics::Metrics;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, watch};
+
+use crate::disk::Speed;
+use crate::plan::Settings;
+use crate::redis::Way;
+use crate::server::Network;
+use crate::world::World;
+
+/// The names of the queues.
+pub const QUEUES: [&str; 3] = ["queue:usage_records", "queue:session_lifecycle", "queue:quota_refresh"];
+/// Where answers to quota requests go.
+pub const QUOTA_RESPONSE: &str = "queue:quota_response";
+/// Where dead letters are mirrored.
+pub const DEAD_LETTERS: &str = "queue:dead_letter";
+/// Under which name the agent works.
+pub const SERVER_ID: &str = "edge-1";
+
+/// How much time a stop in order has.
+const STOP_WITHIN: Duration = Duration::from_secs(20);
+
+/// How a task ended.
+enum TaskEnd {
+    Ended(&'static str),
+    Failed(String),
+    /// The process died in it.
+    Died,
+}
+
+type Task = Pin<Box<dyn Future<Output = TaskEnd>>>;
+
+/// A task that is polled only while the agent lives.
+struct Watched {
+    name: &'static str,
+    inner: Pin<Box<dyn Future<Output = Result<(), String>>>>,
+    polls: Rc<Polls>,
+}
+
+/// How often the tasks of a life have been polled, and after how many of these it ends.
+#[derive(Default)]
+pub struct Polls {
+    /// So often.
+    pub count: Cell<u64>,
+    /// It ends there.
+    pub dies_at: Cell<Option<u64>>,
+}
+
+impl Future for Watched {
+    type Output = TaskEnd;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<TaskEnd> {
+        let count = self.polls.count.get() + 1;
+        self.polls.count.set(count);
+        if self.polls.dies_at.get().is_some_and(|at| count >= at) {
+            return Poll::Ready(TaskEnd::Died);
+        }
+        let name = self.name;
+        match catch_unwind(AssertUnwindSafe(|| self.inner.as_mut().poll(context))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(Ok(()))) => Poll::Ready(TaskEnd::Ended(name)),
+            Ok(Poll::Ready(Err(error))) => Poll::Ready(TaskEnd::Failed(format!("{name}: {error}"))),
+            Err(panic) if panic.is::<Died>() => Poll::Ready(TaskEnd::Died),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+                Poll::Ready(TaskEnd::Failed(format!("{name} panicked: {text}")))
+            }
+        }
+    }
+}
+
+/// A running agent.
+pub struct Life {
+    /// Its outbox.
+    pub outbox: Outbox,
+    /// What an operator orders.
+    pub controls: Controls,
+    /// How often it was polled.
+    pub polls: Rc<Polls>,
+    tasks: FuturesUnordered<Task>,
+    stops: [watch::Sender<bool>; 3],
+    membership: Arc<Membership>,
+    redis: watch::Receiver<RedisStatus>,
+    link: watch::Receiver<LinkStatus>,
+}
+
+/// How a life, or a part of it, came to an end.
+#[derive(Debug)]
+pub enum Ending {
+    /// The process died.
+    Died,
+    /// A part of it ended by itself.
+    Failed(String),
+}
+
+fn redis_config(settings: &Settings) -> RedisConfig {
+    RedisConfig {
+        url: None,
+        host: "redis.invalid".into(),
+        port: 6379,
+        db: 0,
+        password: None,
+        socket_timeout: settings.redis_timeout,
+        retry_on_timeout: true,
+        max_connections: 10,
+        ca_file: None,
+        client_cert_file: None,
+        client_key_file: None,
+        source_mode: SourceMode::List,
+        usage_records_queue: QUEUES[0].into(),
+        session_lifecycle_queue: QUEUES[1].into(),
+        quota_refresh_queue: QUEUES[2].into(),
+        quota_response_queue: QUOTA_RESPONSE.into(),
+        dead_letter_queue: DEAD_LETTERS.into(),
+        dead_letter_mirror_max: settings.mirror_most as u32,
+        orphan_reclaim: Duration::ZERO,
+    }
+}
+
+fn client(world: &World, settings: &Settings) -> Result<Client, String> {
+    let settings = dataplane_agent::control_plane::Settings {
+        url: Secret::new("http://control-plane.invalid"),
+        timeout: settings.timeout,
+        max_idle_connections: settings.concurrency,
+        server_id: SERVER_ID.into(),
+        version: "1.0.0".into(),
+        auth: Auth::ApiKey,
+        api_key_header: "X-API-Key".into(),
+        api_key: Some(Secret::new("key")),
+        jwt_key: None,
+        jwt_algorithm: None,
+        jwt_key_id: None,
+        ca_file: None,
+        client_cert_file: None,
+        client_key_file: None,
+        http: HttpVersion::Auto,
+        dscp: None,
+        proxy: None,
+    };
+    Client::over(settings, Arc::new(Network(world.clone()))).map_err(|error| error.to_string())
+}
+
+fn outbox_settings(dir: &Path, settings: &Settings, metrics: &Metrics) -> outbox::Settings {
+    outbox::Settings {
+        dir: dir.to_path_buf(),
+        max_bytes: settings.outbox_bytes,
+        min_free_bytes: 1 << 20,
+        segment_bytes: settings.segment_bytes,
+        durability: Durability::Fsync,
+        dead_letter_retention: Duration::from_secs(30 * 24 * 3600),
+        commit_seconds: metrics.commit_seconds.clone(),
+    }
+}
+
+impl Life {
+    /// Starts an agent.
+    #[expect(clippy::too_many_lines, reason = "who is told what by whom, as in the composition root")]
+    pub fn begin(world: &World, dir: &Path, settings: &Settings) -> Result<Self, OpenError> {
+        let metrics = Arc::new(Metrics::new(SERVER_ID).expect("metrics"));
+        let (outbox, driven) = open_driven(outbox_settings(dir, settings, &metrics))?;
+        let client = Arc::new(client(world, settings).expect("a client"));
+        let controls = Controls::new(RateLimit::default(), 0);
+        let first = settings.initial_delay.min(Duration::from_millis(500));
+        let stops = [watch::Sender::new(false), watch::Sender::new(false), watch::Sender::new(false)];
+        let [intake_stop, drain_stop, last_stop] = &stops;
+        let (watermark, redis_status) =
+            (watch::Sender::new(Watermark::default()), watch::Sender::new(RedisStatus::default()));
+        let link = watch::Sender::new(LinkStatus::default());
+        let (answers, answered) = mpsc::channel(256);
+        let (turns, asked) = turns();
+        let source = intake::Settings {
+            server: intake::Server::simulated(&redis_config(settings), Arc::new(Way(world.clone()))),
+            names: Names {
+                usage: QUEUES[0].into(),
+                lifecycle: QUEUES[1].into(),
+                quota: QUEUES[2].into(),
+                quota_response: QUOTA_RESPONSE.into(),
+                dead_letters: DEAD_LETTERS.into(),
+                server_id: SERVER_ID.into(),
+            },
+            timeout: settings.redis_timeout,
+            mode: SourceMode::List,
+            orphan_reclaim: Duration::ZERO,
+        };
+        let vitals = AgentMetrics {
+            outbox: outbox.clone(),
+            redis: redis_status.subscribe(),
+            link: link.subscribe(),
+            orders: controls.subscribe(),
+            client: Arc::clone(&client),
+            started: std::time::Instant::now(),
+        };
+        let membership = Arc::new(Membership {
+            client: Arc::clone(&client),
+            registration: Registration {
+                region: "eu".into(),
+                ip_address: "127.0.0.1".into(),
+                port: 8010,
+                capabilities: Capabilities {
+                    max_concurrent_sessions: 1000,
+                    supported_products: "speech_transcription".into(),
+                    supported_languages: "*".into(),
+                },
+            },
+            interval: settings.heartbeat,
+            first_contact_within: first,
+            vitals,
+            turns: turns.clone(),
+            registered: watch::Sender::new(false),
+            trouble: watch::Sender::new(None),
+            metrics: Arc::clone(&metrics),
+            refusals: Mutex::new(membership::Refusals::default()),
+            unanswered: AtomicBool::new(false),
+        });
+        let origin = Origin { server_id: SERVER_ID.into(), region: "eu".into(), version: "1.0.0".into() };
+        let (redis, link_status) = (redis_status.subscribe(), link.subscribe());
+        let intake = Intake {
+            settings: source.clone(),
+            outbox: outbox.clone(),
+            acceptor: Acceptor::new(&origin, UnknownFields::Forward, 256 << 10),
+            watermark: watermark.clone(),
+            status: redis_status,
+            metrics: Arc::clone(&metrics),
+        };
+        let drain = Drain {
+            outbox: outbox.clone(),
+            client: Arc::clone(&client),
+            settings: dataplane_agent::drain::Settings {
+                link: settings.link(),
+                batch: settings.batch(),
+                session_order: settings.order,
+                quota_ttl: settings.quota_ttl,
+                session_grace: settings.session_grace,
+                poison_attempts: settings.poison_attempts,
+                first_contact_within: first,
+            },
+            quota_answers: answers,
+            watermark: watermark.subscribe(),
+            metrics: Arc::clone(&metrics),
+            status: link,
+            orders: controls.subscribe(),
+            turns: asked,
+        };
+        let mirror = Mirror {
+            settings: source.clone(),
+            outbox: outbox.clone(),
+            most: settings.mirror_most,
+            metrics: Arc::clone(&metrics),
+        };
+        let probe = HealthProbe { interval: Duration::from_secs(60), client: Arc::clone(&client), turns };
+        let mut life = Self {
+            outbox: outbox.clone(),
+            controls,
+            polls: Rc::default(),
+            tasks: FuturesUnordered::new(),
+            membership: Arc::clone(&membership),
+            redis,
+            link: link_status,
+            stops: stops.clone(),
+        };
+        let pace = Speed(world.clone());
+        life.spawn("outbox", async move {
+            driven.run(pace).await;
+            Ok(())
+        });
+        let stop = intake_stop.subscribe();
+        life.spawn("intake", async move { intake.run(stop).await.map_err(|error| error.to_string()) });
+        let stop = drain_stop.subscribe();
+        life.spawn("drain", ok(drain.run(stop)));
+        life.spawn("push", ok(push_quota_answers(source, metrics, answered, last_stop.subscribe())));
+        life.spawn("mirror", ok(mirror.run(last_stop.subscribe())));
+        life.spawn("membership", ok(membership.run(intake_stop.subscribe())));
+        life.spawn("probe", ok(probe.run(intake_stop.subscribe())));
+        life.spawn("time", async move {
+            loop {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                if let Some(micros) = client.confirmed_unix_micros() {
+                    outbox.confirm_time(Timestamp::from_unix_micros(micros));
+                }
+            }
+        });
+        Ok(life)
+    }
+
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = Result<(), String>> + 'static) {
+        let polls = Rc::clone(&self.polls);
+        self.tasks.push(Box::pin(Watched { name, inner: Box::pin(task), polls }));
+    }
+
+    /// Lives for so long, unless it ends before.
+    pub async fn live(&mut self, time: Duration) -> Option<Ending> {
+        let until = tokio::time::Instant::now() + time;
+        loop {
+            let next = tokio::time::timeout_at(until, self.tasks.next()).await;
+            match next {
+                Err(_) => return None,
+                Ok(Some(TaskEnd::Died)) => return Some(Ending::Died),
+                Ok(Some(TaskEnd::Failed(why))) => return Some(Ending::Failed(why)),
+                Ok(Some(TaskEnd::Ended(name))) => return Some(Ending::Failed(format!("{name} ended by itself"))),
+                Ok(None) => return Some(Ending::Failed("all tasks ended".into())),
+            }
+        }
+    }
+
+    /// Stops in order, as `stages` does. Gives whether all that was settled is on the disk.
+    pub async fn stop(mut self) -> Result<bool, Ending> {
+        let deadline = tokio::time::Instant::now() + STOP_WITHIN;
+        self.stops[0].send_replace(true);
+        self.wait_for(&["intake"], deadline - STOP_WITHIN / 2).await?;
+        self.stops[1].send_replace(true);
+        self.wait_for(&["drain"], deadline).await?;
+        let outbox = self.outbox.clone();
+        let flushed = self.beside(async move { outbox.flush().await }, deadline).await?.unwrap_or(false);
+        let membership = Arc::clone(&self.membership);
+        self.beside(async move { membership.goodbye().await }, deadline).await?;
+        self.stops[2].send_replace(true);
+        self.wait_for(&["push", "mirror"], deadline).await?;
+        Ok(flushed)
+    }
+
+    async fn wait_for(&mut self, names: &[&str], deadline: tokio::time::Instant) -> Result<(), Ending> {
+        let mut left: Vec<&str> = names.to_vec();
+        while !left.is_empty() {
+            match tokio::time::timeout_at(deadline, self.tasks.next()).await {
+                Err(_) => return Ok(()),
+                Ok(Some(TaskEnd::Ended(name))) => left.retain(|left| *left != name),
+                Ok(Some(TaskEnd::Failed(why))) => return Err(Ending::Failed(why)),
+                Ok(Some(TaskEnd::Died) | None) => return Err(Ending::Died),
+            }
+        }
+        Ok(())
+    }
+
+    async fn beside<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        deadline: tokio::time::Instant,
+    ) -> Result<Option<T>, Ending> {
+        let mut work = std::pin::pin!(tokio::time::timeout_at(deadline, work));
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done.ok()),
+                Some(end) = self.tasks.next() => match end {
+                    TaskEnd::Died => return Err(Ending::Died),
+                    TaskEnd::Failed(why) => return Err(Ending::Failed(why)),
+                    TaskEnd::Ended(_) => {}
+                },
+            }
+        }
+    }
+
+    /// Done meanwhile.
+    pub async fn do_beside<T>(&mut self, work: impl Future<Output = T>) -> Result<Option<T>, Ending> {
+        self.beside(work, tokio::time::Instant::now() + Duration::from_secs(60)).await
+    }
+
+    /// What is wrong with its links.
+    pub fn trouble(&self) -> String {
+        let (redis, link) = (self.redis.borrow(), self.link.borrow());
+        format!("Redis {:?} {:?}, link {} {:?} {:?}", redis.connected, redis.fault, link.circuit, link.trouble, link.cause)
+    }
+}
+
+async fn ok(task: impl Future<Output = ()>) -> Result<(), String> {
+    task.await;
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! Chance from a seed: a small generator whose numbers never change, so that a seed of today is one of next year.
+
+use std::time::Duration;
+
+/// A stream of random numbers (SplitMix64).
+#[derive(Clone, Debug)]
+pub struct Chance(u64);
+
+impl Chance {
+    /// The stream of a seed for one purpose: streams of other purposes do not change when this one is used more or less.
+    pub fn new(seed: u64, purpose: u64) -> Self {
+        let mut chance = Self(seed ^ purpose.wrapping_mul(0xd134_2543_de82_ef95));
+        chance.next();
+        chance
+    }
+
+    /// 64 random bits.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number from `least` to `most`.
+    pub fn within(&mut self, least: u64, most: u64) -> u64 {
+        least + self.next() % (most.saturating_sub(least) + 1)
+    }
+
+    /// Any part of one.
+    pub fn part(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Whether something happens that happens with this probability.
+    pub fn happens(&mut self, probability: f64) -> bool {
+        self.part() < probability
+    }
+
+    /// One of these.
+    pub fn of<T: Copy>(&mut self, from: &[T]) -> T {
+        from[(self.next() % from.len() as u64) as usize]
+    }
+
+    /// A time between these, of any order of magnitude.
+    pub fn time(&mut self, least: Duration, most: Duration) -> Duration {
+        Duration::from_micros(self.size(least.as_micros() as u64, most.as_micros() as u64))
+    }
+
+    /// A number between these, of any order of magnitude.
+    pub fn size(&mut self, least: u64, most: u64) -> u64 {
+        let (low, high) = ((least.max(1) as f64).ln(), (most.max(1) as f64).ln());
+        ((low + (high - low) * self.part()).exp().round() as u64).clamp(least, most)
+    }
+}

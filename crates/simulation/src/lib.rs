@@ -1,0 +1,14 @@
+//! The whole agent under simulation: one thread, virtual time, a simulated Redis, ControlPlane, network, disk and clock,
+//! faults by the thousand, and everything from one seed. `docs/proof.md` says what is simulated and what is real.
+
+pub mod agent;
+pub mod bugs;
+pub mod chance;
+pub mod disk;
+pub mod oracle;
+pub mod plan;
+pub mod redis;
+pub mod run;
+pub mod server;
+pub mod shrink;
+pub mod world;

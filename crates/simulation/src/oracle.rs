@@ -1,0 +1,273 @@
+//! What must hold: at every scrape, after every end of the agent, and at the end of a run.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dataplane_agent::drain::SessionOrder;
+use dataplane_agent::outbox::{DeadLetter, Payload, Reason, Stats};
+use dataplane_agent::record::Kind;
+use serde_json::Value;
+
+use crate::agent::{DEAD_LETTERS, QUEUES, QUOTA_RESPONSE, SERVER_ID};
+use crate::plan::What;
+use crate::world::{State, World};
+
+/// A commit is taken as a whole: by so much an outbox may be larger than it may be. The largest here is three rounds'.
+const COMMIT_BYTES: u64 = 4 << 20;
+/// Scrapes are at most this far apart, and a second is the least that the drain expires by.
+const GLANCE: Duration = Duration::from_secs(5);
+
+/// What has been seen of the agent, and must not become untrue.
+#[derive(Default)]
+pub struct Seen {
+    durable: Option<Stats>,
+    letters: BTreeMap<u64, (DeadLetter, Duration)>,
+}
+
+fn sum(values: &[u64; 5]) -> u64 {
+    values.iter().sum()
+}
+
+impl Seen {
+    /// Where to read dead letters on.
+    pub fn next_letter(&self) -> u64 {
+        self.letters.last_key_value().map_or(0, |(id, _)| id + 1)
+    }
+
+    /// A scrape.
+    pub fn stats(&mut self, world: &World, stats: &Stats, durable: &Stats) {
+        let mut state = world.state();
+        for (name, stats) in [("now", stats), ("durable", durable)] {
+            for kind in 0..5 {
+                let buried: u64 = stats.dead_lettered[kind].iter().sum();
+                let gone = stats.delivered[kind] + stats.duplicates[kind] + stats.exported[kind] + buried;
+                if stats.enqueued[kind] != gone + stats.depth[kind] {
+                    let text = format!("{name}: {} enqueued of kind {kind} are not {gone} gone and {} waiting",
+                        stats.enqueued[kind], stats.depth[kind]);
+                    state.violation(text);
+                }
+            }
+        }
+        let (enqueued, acknowledged) = (sum(&stats.enqueued), state.redis.acknowledged);
+        if acknowledged > enqueued {
+            state.violation(format!("{acknowledged} are acknowledged, {enqueued} are in the outbox"));
+        }
+        if enqueued > state.pushed as u64 {
+            let pushed = state.pushed;
+            state.violation(format!("{enqueued} are enqueued, {pushed} were pushed"));
+        }
+        if sum(&stats.exported) > 0 || stats.quarantined_segments > 0 {
+            state.violation("something is set aside, and nothing is damaged".into());
+        }
+        if stats.counted_bytes > state.plan.settings.outbox_bytes + COMMIT_BYTES {
+            state.violation(format!("the outbox takes {} bytes", stats.counted_bytes));
+        }
+        if let Some(before) = &self.durable {
+            let went_back = |of: fn(&Stats) -> u64| of(durable) < of(before);
+            if went_back(|stats| sum(&stats.enqueued))
+                || went_back(|stats| sum(&stats.delivered))
+                || went_back(|stats| sum(&stats.duplicates))
+                || went_back(|stats| stats.dead_lettered.iter().flatten().sum())
+                || went_back(|stats| stats.dead_letters)
+            {
+                state.violation("a durable counter went back".into());
+            }
+        }
+        let line = format!(
+            "scrape {:?} {:?} {:?} {}",
+            stats.enqueued, stats.delivered, stats.duplicates, stats.dead_letters
+        );
+        state.note(&line);
+        self.durable = Some(durable.clone());
+    }
+
+    /// Dead letters as they are read; `is_all` of them, from the first on.
+    pub fn letters(&mut self, world: &World, letters: Vec<DeadLetter>, is_all: bool) {
+        let mut state = world.state();
+        let now = state.now();
+        if is_all {
+            for (id, (before, _)) in &self.letters {
+                if !letters.iter().any(|letter| letter == before) {
+                    state.violation(format!("the dead letter {id} is gone, or another"));
+                }
+            }
+        }
+        for letter in letters {
+            if self.letters.contains_key(&letter.id) {
+                continue;
+            }
+            check_letter(&mut state, &letter, now);
+            self.letters.insert(letter.id, (letter, now));
+        }
+    }
+
+    /// Whether each record that was planned was taken, or is a dead letter.
+    pub fn is_all_done(&self, world: &World) -> bool {
+        let state = world.state();
+        let is_buried = |number: usize| {
+            self.letters.values().any(|(letter, _)| number_of(&state, letter) == Some(number))
+        };
+        let planned = state.plan.pushes.len();
+        (0..planned).all(|number| state.records[number].taken.is_some() || is_buried(number))
+    }
+
+    /// The end of a run: everything is somewhere.
+    pub fn end(&self, world: &World, stats: &Stats) {
+        let mut state = world.state();
+        let pushed = state.pushed as u64;
+        if sum(&stats.enqueued) != pushed {
+            let text = format!("{} were enqueued, {pushed} pushed", sum(&stats.enqueued));
+            state.violation(text);
+        }
+        if stats.dead_letters != self.letters.len() as u64 {
+            let text = format!("{} dead letters are counted, {} are there", stats.dead_letters, self.letters.len());
+            state.violation(text);
+        }
+        let mut buried = BTreeMap::<usize, u32>::new();
+        for (letter, _) in self.letters.values() {
+            if let Some(number) = number_of(&state, letter) {
+                *buried.entry(number).or_default() += 1;
+            }
+        }
+        let mut lost = Vec::new();
+        for (number, truth) in state.records.iter().enumerate().take(state.pushed) {
+            let is_buried = buried.contains_key(&number);
+            if truth.taken.is_none() && !is_buried {
+                lost.push(format!("{} is lost: neither taken nor a dead letter", truth.transaction));
+            }
+        }
+        lost.extend(buried.iter().filter(|(_, count)| **count > 1).map(|(number, count)| {
+            format!("{} is a dead letter {count} times", state.records[*number].transaction)
+        }));
+        lost.into_iter().for_each(|text| state.violation(text));
+        check_order(&mut state);
+        check_quota(&mut state, &buried);
+        self.check_mirror(&mut state);
+    }
+
+    fn check_mirror(&self, state: &mut State) {
+        if state.plan.settings.mirror_most == 0 {
+            return;
+        }
+        let list = state.redis.lists.get(DEAD_LETTERS).cloned().unwrap_or_default();
+        let id = |letter: &Vec<u8>| {
+            let letter: Value = serde_json::from_slice(letter).ok()?;
+            letter["dead_letter_id"].as_str()?.parse::<u64>().ok()
+        };
+        let mirrored: Vec<u64> = list.iter().filter_map(id).collect();
+        for number in self.letters.keys() {
+            if !mirrored.contains(number) {
+                state.violation(format!("the dead letter {number} was not mirrored"));
+            }
+        }
+    }
+}
+
+/// Which record or message a dead letter was.
+fn number_of(state: &State, letter: &DeadLetter) -> Option<usize> {
+    match &letter.payload {
+        Payload::Record(record) => state.by_key.get(&record.key()).copied(),
+        Payload::Raw { bytes, .. } => state.records.iter().position(|truth| *truth.message == **bytes),
+    }
+}
+
+/// A dead letter must be one.
+fn check_letter(state: &mut State, letter: &DeadLetter, now: Duration) {
+    let Some(number) = number_of(state, letter) else {
+        return state.violation(format!("the dead letter {} is nothing that was pushed", letter.id));
+    };
+    let (truth, settings) = (&state.records[number], &state.plan.settings);
+    let is_record = matches!(letter.payload, Payload::Record(_));
+    let jumps = state.plan.faults.iter().any(|fault| matches!(fault.what, What::ClockJumps(_)));
+    let long_enough = |since: Option<Duration>, least: Duration| since.is_some_and(|since| now + GLANCE >= since + least);
+    let must_be = match letter.reason {
+        Reason::Invalid => truth.push.kind.is_none() && !is_record,
+        Reason::Refused => truth.refused >= 2,
+        Reason::Poison => truth.failed >= settings.poison_attempts,
+        Reason::SessionUnknown => {
+            let of_session = state.records.iter().filter(|other| other.session == truth.session);
+            long_enough(of_session.filter_map(|other| other.unknown_at).min(), settings.session_grace)
+        }
+        Reason::Expired => {
+            truth.push.kind == Some(Kind::Quota) && (jumps || long_enough(truth.pushed_at, settings.quota_ttl))
+        }
+    };
+    let original = letter.original();
+    let is_exact = *original == *truth.message;
+    let (name, reason, tried) = (truth.transaction.clone(), letter.reason, truth.tried);
+    let (refused, failed) = (truth.refused, truth.failed);
+    state.note(&format!("dead letter {} {name} {reason:?}", letter.id));
+    if !must_be {
+        state.violation(format!(
+            "{name} is a dead letter for {reason:?}, and was refused {refused} times, failed {failed} times"
+        ));
+    }
+    if !is_exact {
+        state.violation(format!("the dead letter of {name} is not what was pushed"));
+    }
+    if letter.attempts > tried {
+        let attempts = letter.attempts;
+        state.violation(format!("{name} is said to have been tried {attempts} times, and was {tried} times"));
+    }
+}
+
+/// Of a session the ControlPlane takes started, then usage in order, then completed.
+fn check_order(state: &mut State) {
+    let is_strict = state.plan.settings.order == SessionOrder::Strict;
+    let mut sessions = BTreeMap::<&str, Vec<(u64, (u8, usize), &str)>>::new();
+    for truth in &state.records {
+        let (Some(taken), Some(kind)) = (truth.taken, truth.push.kind) else { continue };
+        let rank = match kind {
+            Kind::Quota => continue,
+            Kind::Started => 0,
+            Kind::Usage => 1,
+            Kind::Completed | Kind::Lifecycle => 2,
+        };
+        if !truth.is_broken {
+            let place = if is_strict { truth.push.place } else { 0 };
+            sessions.entry(&truth.session).or_default().push((taken, (rank, place), &truth.transaction));
+        }
+    }
+    let mut broken = Vec::new();
+    for (session, mut taken) in sessions {
+        taken.sort_unstable();
+        for pair in taken.windows(2) {
+            if pair[0].1 > pair[1].1 {
+                broken.push(format!("in {session}, {} was taken before {}", pair[0].2, pair[1].2));
+            }
+        }
+    }
+    broken.into_iter().for_each(|text| state.violation(text));
+}
+
+/// Each quota request has its answer in Redis, byte for byte, or is a dead letter.
+fn check_quota(state: &mut State, buried: &BTreeMap<usize, u32>) {
+    let replies = state.redis.lists.get(QUOTA_RESPONSE).cloned().unwrap_or_default();
+    let mut wrong = Vec::new();
+    for reply in &replies {
+        let is_one = state.records.iter().any(|truth| truth.quota.as_ref() == Some(reply));
+        if !is_one {
+            wrong.push(format!("an answer to a quota request that nobody gave: {}", String::from_utf8_lossy(reply)));
+        }
+    }
+    for (number, truth) in state.records.iter().enumerate().take(state.pushed) {
+        if truth.push.kind == Some(Kind::Quota)
+            && !buried.contains_key(&number)
+            && !truth.quota.as_ref().is_some_and(|quota| replies.contains(quota))
+        {
+            wrong.push(format!("the answer to {} never came to Redis", truth.transaction));
+        }
+    }
+    wrong.into_iter().for_each(|text| state.violation(text));
+}
+
+/// What is still to be done, if anything.
+pub fn what_is_left(state: &State, stats: &Stats) -> Option<String> {
+    let in_redis: usize = QUEUES
+        .iter()
+        .map(|queue| state.redis.len(queue) + state.redis.len(&format!("{queue}:processing:{SERVER_ID}")))
+        .sum();
+    let (waiting, to_come) = (stats.total_depth(), state.plan.pushes.len().saturating_sub(state.pushed));
+    let left = in_redis > 0 || waiting > 0 || to_come > 0;
+    left.then(|| format!("{in_redis} in Redis, {waiting} in the outbox, {to_come} to be pushed"))
+}

@@ -1,0 +1,391 @@
+//! What a seed decides before a run: the load, the settings, the faults and when the agent ends.
+
+use std::time::Duration;
+
+use dataplane_agent::drain::{BatchSettings, Compression, DeliveryMode, LinkSettings, SessionOrder};
+use dataplane_agent::outbox::simulated::Crash;
+use dataplane_agent::record::Kind;
+
+use crate::chance::Chance;
+
+/// Everything that a run depends on beside the agent.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What all chance in it comes from.
+    pub seed: u64,
+    /// How the agent is configured.
+    pub settings: Settings,
+    /// What is pushed, and when.
+    pub pushes: Vec<Push>,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+    /// How each life of the agent ends, one after another; the one behind them ends when all is well.
+    pub ends: Vec<End>,
+}
+
+/// How the agent is configured.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "named as the agent's own settings")]
+pub struct Settings {
+    pub mode: DeliveryMode,
+    pub order: SessionOrder,
+    pub compression: Compression,
+    pub batch_records: usize,
+    pub batch_bytes: usize,
+    pub concurrency: usize,
+    pub failures_to_open: u32,
+    pub initial_delay: Duration,
+    pub max_backoff: Duration,
+    pub refusal_brake: u32,
+    pub poison_attempts: u32,
+    pub session_grace: Duration,
+    pub quota_ttl: Duration,
+    pub timeout: Duration,
+    pub redis_timeout: Duration,
+    pub heartbeat: Duration,
+    pub segment_bytes: u64,
+    pub outbox_bytes: u64,
+    pub mirror_most: usize,
+    /// By how many seconds this machine's clock is wrong at the start.
+    pub clock_offset: i64,
+    /// By how many millionths it goes too fast.
+    pub clock_drift: i64,
+}
+
+/// A message on its way into Redis.
+#[derive(Clone, Debug)]
+pub struct Push {
+    /// When.
+    pub at: Duration,
+    /// Its number among all of them.
+    pub number: usize,
+    /// What it is; `None`: no record at all.
+    pub kind: Option<Kind>,
+    /// The number of its session.
+    pub session: usize,
+    /// Its place among the records of its session.
+    pub place: usize,
+    /// What the ControlPlane thinks of it.
+    pub fate: Fate,
+    /// So many bytes more than it needs.
+    pub padding: usize,
+}
+
+/// What the ControlPlane thinks of a record, on a good day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is taken.
+    Taken,
+    /// It is refused with this status.
+    Refused(u16),
+    /// The ControlPlane fails on it.
+    Poison,
+    /// Its session is not known before this time.
+    UnknownUntil(Duration),
+}
+
+/// Something that goes wrong for a while.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// From when on.
+    pub from: Duration,
+    /// Until when.
+    pub until: Duration,
+    /// What.
+    pub what: What,
+}
+
+/// What goes wrong. A number is how likely it is, each time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[expect(missing_docs, reason = "each is explained where it is played")]
+pub enum What {
+    // The network to the ControlPlane.
+    LinkDown,
+    LinkCutBefore(f64),
+    LinkCutAfter(f64),
+    LinkSlow(Duration),
+    LinkLateAnswers(f64),
+    ForeignAnswers(f64),
+    Portal(u8, f64),
+    // The ControlPlane.
+    Overloaded(u16, u64, f64),
+    Failing(u16, f64),
+    FailingRecords(u16, f64),
+    FailingKind(Kind, u16),
+    FailingSessions(u16),
+    Unauthorized(u16),
+    Misconfigured(u16),
+    RefusesAll(u16),
+    NotSuccessful(f64),
+    InProgress(f64),
+    NoBatches(u16),
+    BatchesTooLarge(usize),
+    NoEncoding,
+    BreaksOrder,
+    ForgetsServer,
+    // Redis and the way to it.
+    RedisDown,
+    RedisSlow(Duration),
+    RedisCutBefore(f64),
+    RedisCutAfter(f64),
+    RedisRefuses(f64),
+    RedisRestart,
+    // The disk.
+    WritesFail(i32, f64),
+    SyncsFail(f64),
+    NamesFail(f64),
+    DiskSlow(Duration),
+    DiskLow,
+    // This machine's clock: it is set by so many seconds when the fault begins.
+    ClockJumps(i64),
+    // An operator.
+    Paused,
+    Probed,
+    BrakeReleased,
+}
+
+/// How a life of the agent ends.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// When.
+    pub when: When,
+    /// How; `None`: it is stopped in order.
+    pub how: Option<Crash>,
+    /// After how long it is started again.
+    pub restart_after: Duration,
+}
+
+/// When a life ends.
+#[derive(Clone, Copy, Debug)]
+pub enum When {
+    /// So long after it has begun.
+    After(Duration),
+    /// When its tasks have been polled so often.
+    Polls(u64),
+    /// At this step of the disk: before it, or behind it.
+    Step(u64, bool),
+}
+
+/// All is to be well this long after the last fault.
+pub const PATIENCE: Duration = Duration::from_secs(1800);
+/// From the last fault on a short session comes this often: what is told by others' success needs others.
+const PULSE: Duration = Duration::from_secs(4);
+/// The sessions of that have numbers from here on.
+const PULSES_FROM: usize = 1000;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn of(seed: u64) -> Self {
+        let chance = &mut Chance::new(seed, 1);
+        let length = chance.time(5 * SECOND, 600 * SECOND);
+        let settings = Settings::of(chance);
+        let pushes = pushes(chance, length);
+        let faults = faults(chance, length);
+        let ends = ends(chance, length);
+        Self { seed, settings, pushes, faults, ends }
+    }
+
+    /// What is pushed after that until all is well, in its order.
+    pub fn pulses(&self) -> Vec<Push> {
+        let (begin, from) = (self.quiet_from(), self.pushes.len());
+        let kinds = [Kind::Started, Kind::Usage, Kind::Quota, Kind::Completed];
+        let count = (PATIENCE.as_secs() / PULSE.as_secs()) as usize * kinds.len();
+        let pulse = |n: usize| Push {
+            at: begin + PULSE * (n / kinds.len()) as u32,
+            number: from + n,
+            kind: Some(kinds[n % kinds.len()]),
+            session: PULSES_FROM + n / kinds.len(),
+            place: n % kinds.len(),
+            fate: Fate::Taken,
+            padding: 1,
+        };
+        (0..count).map(pulse).collect()
+    }
+
+    /// When nothing more goes wrong and nothing more is pushed, whatever the agent does.
+    pub fn quiet_from(&self) -> Duration {
+        let faults = self.faults.iter().map(|fault| fault.until);
+        let pushes = self.pushes.iter().map(|push| push.at);
+        faults.chain(pushes).max().unwrap_or_default()
+    }
+}
+
+impl Settings {
+    fn of(chance: &mut Chance) -> Self {
+        use DeliveryMode::{Auto, Batch, Single};
+        Self {
+            mode: chance.of(&[Auto, Auto, Auto, Batch, Single]),
+            order: chance.of(&[SessionOrder::Strict, SessionOrder::Strict, SessionOrder::Boundaries]),
+            compression: chance.of(&[
+                Compression::None,
+                Compression::Auto,
+                Compression::Gzip,
+                Compression::Zstd,
+                Compression::None,
+            ]),
+            batch_records: chance.size(1, 200) as usize,
+            batch_bytes: chance.size(4 << 10, 1 << 20) as usize,
+            concurrency: chance.size(1, 32) as usize,
+            failures_to_open: chance.within(1, 4) as u32,
+            initial_delay: chance.time(SECOND / 2, 5 * SECOND),
+            max_backoff: chance.time(5 * SECOND, 30 * SECOND),
+            refusal_brake: chance.of(&[0, 3, 10, 100]),
+            poison_attempts: chance.within(2, 10) as u32,
+            session_grace: chance.time(5 * SECOND, 120 * SECOND),
+            quota_ttl: chance.time(20 * SECOND, 300 * SECOND),
+            timeout: chance.time(2 * SECOND, 30 * SECOND),
+            redis_timeout: chance.time(SECOND, 10 * SECOND),
+            heartbeat: chance.time(5 * SECOND, 60 * SECOND),
+            segment_bytes: chance.size(4 << 10, 256 << 10),
+            outbox_bytes: if chance.happens(0.2) { chance.size(48 << 10, 256 << 10) } else { 64 << 20 },
+            mirror_most: chance.of(&[0, 10_000, 10_000]),
+            clock_offset: if chance.happens(0.2) { chance.of(&[-86_400 * 400, -3600, 3600, 86_400 * 400]) } else { 0 },
+            clock_drift: if chance.happens(0.3) { chance.within(0, 1000) as i64 - 500 } else { 0 },
+        }
+    }
+
+    /// As the link has it.
+    pub fn link(&self) -> LinkSettings {
+        LinkSettings {
+            failures_to_open: self.failures_to_open,
+            initial_delay: self.initial_delay,
+            max_backoff: self.max_backoff,
+            multiplier: 2.0,
+            concurrency: self.concurrency,
+            refusal_brake: self.refusal_brake,
+        }
+    }
+
+    /// As the batches have it.
+    pub fn batch(&self) -> BatchSettings {
+        BatchSettings {
+            mode: self.mode,
+            max_records: self.batch_records,
+            max_bytes: self.batch_bytes,
+            compression: self.compression,
+        }
+    }
+}
+
+fn pushes(chance: &mut Chance, length: Duration) -> Vec<Push> {
+    let sessions = chance.size(1, 60) as usize;
+    let most = chance.size(1, 40);
+    let bad = chance.of(&[0.0, 0.0, 0.02, 0.1]);
+    let large = chance.happens(0.1);
+    // Many at once, or one after another.
+    let bursts = chance.happens(0.5);
+    let mut pushes = Vec::new();
+    for session in 0..sessions {
+        let begin = length.mul_f64(chance.part() * 0.8);
+        let lasts = if bursts { SECOND / 20 } else { length.mul_f64(chance.part() * 0.2) };
+        let unknown = if chance.happens(bad / 2.0) {
+            let until = chance.of(&[10, 60, 86_400]);
+            Some(Fate::UnknownUntil(begin + Duration::from_secs(until)))
+        } else {
+            None
+        };
+        let usage = chance.size(1, most) as usize;
+        let mut kinds = Vec::new();
+        if chance.happens(0.9) {
+            kinds.push(Some(Kind::Started));
+        }
+        for _ in 0..usage {
+            if chance.happens(0.1) {
+                kinds.push(Some(Kind::Quota));
+            }
+            kinds.push(if chance.happens(bad / 2.0) { None } else { Some(Kind::Usage) });
+        }
+        if chance.happens(0.9) {
+            kinds.push(Some(Kind::Completed));
+        }
+        let count = kinds.len() as u32;
+        for (place, kind) in kinds.into_iter().enumerate() {
+            let fate = match unknown {
+                Some(fate) => fate,
+                None if chance.happens(bad / 2.0) => Fate::Refused(chance.of(&[422, 400, 422, 413, 414])),
+                None if chance.happens(bad / 4.0) => Fate::Poison,
+                None => Fate::Taken,
+            };
+            let padding = if large { chance.size(1, 20_000) } else { chance.size(1, 400) } as usize;
+            let at = begin + lasts.mul_f64(f64::from(place as u32) / f64::from(count));
+            pushes.push(Push { at, number: 0, kind, session, place, fate, padding });
+        }
+    }
+    pushes.sort_by_key(|push| (push.at, push.session, push.place));
+    for (number, push) in pushes.iter_mut().enumerate() {
+        push.number = number;
+    }
+    pushes
+}
+
+fn faults(chance: &mut Chance, length: Duration) -> Vec<Fault> {
+    let count = chance.of(&[0, 1, 2, 4, 8, 12]);
+    let faults = (0..count).map(|_| {
+        let from = length.mul_f64(chance.part());
+        let until = from + chance.time(SECOND / 10, 120 * SECOND);
+        Fault { from, until, what: what(chance) }
+    });
+    faults.collect()
+}
+
+#[expect(clippy::too_many_lines, reason = "each fault once, with how often and how badly")]
+fn what(chance: &mut Chance) -> What {
+    let likely = chance.of(&[0.02, 0.1, 0.3, 0.7, 1.0]);
+    let now_and_then = chance.of(&[0.01, 0.05, 0.2]);
+    match chance.within(0, 41) {
+        0 => What::LinkDown,
+        1 | 2 => What::LinkCutBefore(likely),
+        3..=5 => What::LinkCutAfter(likely),
+        6 => What::LinkSlow(chance.time(SECOND / 10, 40 * SECOND)),
+        7 | 8 => What::LinkLateAnswers(likely),
+        9..=11 => What::ForeignAnswers(likely),
+        12 => What::Portal(chance.within(0, 9) as u8, likely),
+        13 | 14 => What::Overloaded(chance.of(&[429, 503, 503, 408, 425]), chance.of(&[0, 0, 1, 5, 30]), likely),
+        15 => What::Failing(chance.of(&[500, 502, 504]), likely),
+        16..=18 => What::FailingRecords(chance.of(&[500, 503, 500, 429]), likely),
+        19 => What::FailingKind(
+            chance.of(&[Kind::Usage, Kind::Started, Kind::Completed, Kind::Quota]),
+            chance.of(&[500, 503, 404, 401, 422]),
+        ),
+        20 => What::FailingSessions(chance.of(&[500, 404, 503])),
+        21 => What::Unauthorized(chance.of(&[401, 403])),
+        22 => What::Misconfigured(chance.of(&[301, 302, 402, 405, 407, 451])),
+        23 => What::RefusesAll(chance.of(&[400, 422])),
+        24 => What::NotSuccessful(likely),
+        25 => What::InProgress(likely),
+        26 => What::NoBatches(chance.of(&[404, 405, 501])),
+        27 => What::BatchesTooLarge(chance.size(1, 50) as usize),
+        28 => What::NoEncoding,
+        29 => What::BreaksOrder,
+        30 => chance.of(&[What::ForgetsServer, What::Probed, What::BrakeReleased]),
+        31 => What::RedisDown,
+        32 => What::RedisSlow(chance.time(SECOND / 100, 15 * SECOND)),
+        33 => What::RedisCutBefore(now_and_then),
+        34 => What::RedisCutAfter(now_and_then),
+        35 => chance.of(&[What::RedisRefuses(now_and_then), What::RedisRestart]),
+        36 => What::WritesFail(chance.of(&[5, 28]), likely),
+        37 => What::SyncsFail(now_and_then),
+        38 => What::NamesFail(likely),
+        39 => What::DiskSlow(chance.time(SECOND / 100, 5 * SECOND)),
+        40 => chance.of(&[What::DiskLow, What::Paused]),
+        _ => What::ClockJumps(chance.of(&[-86_400 * 30, -3600, -60, -2, 2, 60, 3600, 86_400 * 30])),
+    }
+}
+
+fn ends(chance: &mut Chance, length: Duration) -> Vec<End> {
+    let count = chance.of(&[0, 0, 1, 2, 3, 6]);
+    let mut ends = Vec::new();
+    for _ in 0..count {
+        let when = match chance.within(0, 3) {
+            0 => When::After(chance.time(SECOND / 100, length)),
+            1 | 2 => When::Polls(chance.size(1, 5000)),
+            _ => When::Step(chance.size(1, 300), chance.happens(0.5)),
+        };
+        let how = chance.of(&[Some(Crash::Kill), Some(Crash::Power), Some(Crash::Power), None]);
+        let restart_after = chance.time(SECOND / 1000, 30 * SECOND);
+        ends.push(End { when, how, restart_after });
+    }
+    ends
+}

@@ -1,0 +1,78 @@
+//! Makes a failing plan smaller: fewer faults, fewer ends, fewer records, as long as it fails.
+
+use std::collections::BTreeSet;
+
+use crate::bugs::Bug;
+use crate::plan::Plan;
+use crate::run::run;
+
+/// What is left out of a seed's plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Without {
+    /// Numbers of faults.
+    pub faults: BTreeSet<usize>,
+    /// Numbers of ends.
+    pub ends: BTreeSet<usize>,
+    /// Numbers of sessions.
+    pub sessions: BTreeSet<usize>,
+}
+
+impl Without {
+    /// The plan without it.
+    pub fn of(&self, seed: u64) -> Plan {
+        let mut plan = Plan::of(seed);
+        let mut number = 0;
+        plan.faults.retain(|_| {
+            number += 1;
+            !self.faults.contains(&(number - 1))
+        });
+        number = 0;
+        plan.ends.retain(|_| {
+            number += 1;
+            !self.ends.contains(&(number - 1))
+        });
+        plan.pushes.retain(|push| !self.sessions.contains(&push.session));
+        for (number, push) in plan.pushes.iter_mut().enumerate() {
+            push.number = number;
+        }
+        plan
+    }
+
+    /// As flags of the command line.
+    pub fn flags(&self) -> String {
+        let list = |name: &str, numbers: &BTreeSet<usize>| {
+            let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+            if numbers.is_empty() { String::new() } else { format!(" --without-{name} {}", numbers.join(",")) }
+        };
+        list("faults", &self.faults) + &list("ends", &self.ends) + &list("sessions", &self.sessions)
+    }
+}
+
+/// What can be left out of a failing seed's plan so that it still fails.
+pub fn shrink(seed: u64, bug: Option<Bug>) -> Without {
+    let plan = Plan::of(seed);
+    let sessions: BTreeSet<usize> = plan.pushes.iter().map(|push| push.session).collect();
+    let mut without = Without::default();
+    let fails = |without: &Without| !run(without.of(seed), bug, false).violations.is_empty();
+    let mut part: fn(&mut Without) -> &mut BTreeSet<usize> = |without| &mut without.faults;
+    for (n, all) in [(0..plan.faults.len()).collect(), (0..plan.ends.len()).collect(), sessions].into_iter().enumerate() {
+        let all: Vec<usize> = BTreeSet::into_iter(all).collect();
+        if n == 1 {
+            part = |without| &mut without.ends;
+        } else if n == 2 {
+            part = |without| &mut without.sessions;
+        }
+        let mut size = all.len();
+        while size > 0 {
+            for some in all.chunks(size) {
+                let mut fewer = without.clone();
+                part(&mut fewer).extend(some.iter().copied());
+                if fewer != without && fails(&fewer) {
+                    without = fewer;
+                }
+            }
+            size /= 2;
+        }
+    }
+    without
+}

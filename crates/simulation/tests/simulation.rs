@@ -1,0 +1,45 @@
+//! Goal: 300 seeds hold, a seed replays to the byte, and every planted bug is found. Method: runs, in their own time.
+
+use clap::ValueEnum;
+use simulation::bugs::Bug;
+use simulation::plan::Plan;
+use simulation::run::run;
+
+/// Within so many seeds each planted bug is found.
+const FOUND_WITHIN: u64 = 200;
+
+fn quiet() {
+    // What panics is told by the run.
+    std::panic::set_hook(Box::new(|_| {}));
+}
+
+#[test]
+fn three_hundred_seeds_hold() {
+    for seed in 1..=300 {
+        let outcome = run(Plan::of(seed), None, false);
+        assert!(outcome.violations.is_empty(), "seed {seed}: {:?}", outcome.violations);
+    }
+}
+
+#[test]
+fn a_seed_replays_to_the_byte() {
+    for seed in [3, 14, 159, 265, 358, 979] {
+        let (once, again) = (run(Plan::of(seed), None, false), run(Plan::of(seed), None, false));
+        assert_eq!(once, again, "seed {seed}");
+    }
+    assert_ne!(run(Plan::of(1), None, false).digest, run(Plan::of(2), None, false).digest);
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    quiet();
+    let mut missed = Vec::new();
+    for bug in Bug::value_variants() {
+        let found = (1..=FOUND_WITHIN).find(|seed| !run(Plan::of(*seed), Some(*bug), false).violations.is_empty());
+        match found {
+            Some(seed) => println!("{bug:?} is found by seed {seed}"),
+            None => missed.push(*bug),
+        }
+    }
+    assert!(missed.is_empty(), "not found within {FOUND_WITHIN} seeds: {missed:?}");
+}

@@ -1,0 +1,69 @@
+//! Another way to the `ControlPlane` than sockets: a simulation's.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use hyper::header::HeaderMap;
+use hyper::{Method, Uri};
+use tokio::time::Instant;
+
+use super::{Connection, Inbound, Outbound, Sent, Transport};
+use crate::control_plane::failure::Failure;
+
+/// A request on its way.
+#[derive(Clone, Debug)]
+pub struct WireRequest {
+    /// Its method.
+    pub method: Method,
+    /// Where to.
+    pub uri: Uri,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body, perhaps compressed.
+    pub body: Bytes,
+    /// Over which connection.
+    pub connection: Connection,
+}
+
+/// An answer as it came.
+#[derive(Clone, Debug)]
+pub struct WireAnswer {
+    /// Its status.
+    pub status: u16,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// What carries requests and answers.
+pub trait Wire: Send + Sync {
+    /// One request and its answer, or why there is none. It is dropped when the time-out is over.
+    fn exchange(&self, request: WireRequest) -> Exchange<'_>;
+}
+
+/// A request under way.
+pub type Exchange<'a> = Pin<Box<dyn Future<Output = Result<WireAnswer, Failure>> + Send + 'a>>;
+
+impl Transport {
+    pub(super) async fn over(&self, wire: &dyn Wire, outbound: &Outbound) -> Sent {
+        let started = Instant::now();
+        let exchange = wire.exchange(WireRequest {
+            method: outbound.method.clone(),
+            uri: outbound.uri.clone(),
+            headers: outbound.headers.clone(),
+            body: outbound.body.clone(),
+            connection: outbound.connection,
+        });
+        let answer = tokio::time::timeout(self.timeout, exchange).await;
+        let result = answer.unwrap_or(Err(Failure::Timeout { connected: true })).map(|mut answer| {
+            let truncated = answer.body.len() > outbound.answer_max_bytes;
+            answer.body.truncate(outbound.answer_max_bytes);
+            let WireAnswer { status, headers, body } = answer;
+            Inbound { status, headers, body, truncated, lease: None }
+        });
+        let upload = started.elapsed() / 2;
+        Sent { result, upload, opening: std::time::Duration::ZERO, wire_bytes: outbound.body.len() as u64 }
+    }
+}

@@ -1,0 +1,80 @@
+//! Where wall clock and chance come from: the machine, or in a simulation a seed (`docs/proof.md`).
+//!
+//! The clock that nobody sets is tokio's everywhere, which a simulation moves by itself. In what is shipped there is
+//! nothing here but two calls.
+
+use std::time::SystemTime;
+
+#[cfg(feature = "simulation")]
+pub use simulated::{Machine, simulate};
+
+/// What this machine's wall clock shows.
+pub(crate) fn wall_clock() -> SystemTime {
+    #[cfg(feature = "simulation")]
+    if let Some(wall) = simulated::wall_clock() {
+        return wall;
+    }
+    SystemTime::now()
+}
+
+/// Any part of one.
+pub(crate) fn random_part() -> f64 {
+    #[cfg(feature = "simulation")]
+    if let Some(part) = simulated::random_part() {
+        return part;
+    }
+    rand::random_range(0.0..=1.0)
+}
+
+/// An identity that nothing else has.
+pub(crate) fn random_uuid() -> uuid::Uuid {
+    #[cfg(feature = "simulation")]
+    if let Some(id) = simulated::random_uuid() {
+        return id;
+    }
+    uuid::Uuid::new_v4()
+}
+
+#[cfg(feature = "simulation")]
+mod simulated {
+    use std::cell::RefCell;
+    use std::time::SystemTime;
+
+    use uuid::Uuid;
+
+    /// The machine on which this thread's agent runs.
+    pub trait Machine {
+        /// What its wall clock shows.
+        fn wall_clock(&self) -> SystemTime;
+        /// 64 random bits.
+        fn random(&self) -> u64;
+    }
+
+    thread_local! {
+        static MACHINE: RefCell<Option<Box<dyn Machine>>> = const { RefCell::new(None) };
+    }
+
+    /// From now on this thread runs on `machine`, or on the real one again. Whoever watched the clocks begins anew, as a
+    /// process does.
+    pub fn simulate(machine: Option<Box<dyn Machine>>) {
+        MACHINE.set(machine);
+        crate::time::steady::begin_anew();
+    }
+
+    fn of<T>(ask: impl Fn(&dyn Machine) -> T) -> Option<T> {
+        MACHINE.with_borrow(|machine| machine.as_deref().map(ask))
+    }
+
+    pub(super) fn wall_clock() -> Option<SystemTime> {
+        of(|machine| machine.wall_clock())
+    }
+
+    pub(super) fn random_part() -> Option<f64> {
+        of(|machine| machine.random() as f64 / u64::MAX as f64)
+    }
+
+    pub(super) fn random_uuid() -> Option<Uuid> {
+        let bits = of(|machine| u128::from(machine.random()) << 64 | u128::from(machine.random()))?;
+        Some(uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid())
+    }
+}

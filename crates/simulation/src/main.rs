@@ -38,6 +38,9 @@ struct Flags {
     /// Goes on after a failure
     #[arg(long)]
     all: bool,
+    /// Does not make a failing seed smaller
+    #[arg(long)]
+    whole: bool,
 }
 
 fn main() -> ExitCode {
@@ -89,6 +92,9 @@ fn many(flags: &Flags) -> ExitCode {
         outcome.violations.iter().take(5).for_each(|violation| println!("  {violation}"));
         if flags.all {
             continue;
+        }
+        if flags.whole {
+            return ExitCode::FAILURE;
         }
         let smaller = shrink(seed, flags.bug);
         let left = run(smaller.of(seed), flags.bug, false);

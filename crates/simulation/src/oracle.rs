@@ -1,6 +1,6 @@
 //! What must hold: at every scrape, after every end of the agent, and at the end of a run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dataplane_agent::drain::SessionOrder;
@@ -9,7 +9,7 @@ use dataplane_agent::record::Kind;
 use serde_json::Value;
 
 use crate::agent::{DEAD_LETTERS, QUEUES, QUOTA_RESPONSE, SERVER_ID};
-use crate::plan::What;
+use crate::plan::{Fate, What};
 use crate::world::{State, World};
 
 /// A commit is taken as a whole: by so much an outbox may be larger than it may be. The largest here is three rounds'.
@@ -21,7 +21,9 @@ const GLANCE: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub struct Seen {
     durable: Option<Stats>,
-    letters: BTreeMap<u64, (DeadLetter, Duration)>,
+    letters: BTreeMap<u64, DeadLetter>,
+    /// Which records they were.
+    buried: BTreeSet<usize>,
 }
 
 fn sum(values: &[u64; 5]) -> u64 {
@@ -86,7 +88,7 @@ impl Seen {
         let mut state = world.state();
         let now = state.now();
         if is_all {
-            for (id, (before, _)) in &self.letters {
+            for (id, before) in &self.letters {
                 if !letters.iter().any(|letter| letter == before) {
                     state.violation(format!("the dead letter {id} is gone, or another"));
                 }
@@ -97,18 +99,15 @@ impl Seen {
                 continue;
             }
             check_letter(&mut state, &letter, now);
-            self.letters.insert(letter.id, (letter, now));
+            self.buried.extend(number_of(&state, &letter));
+            self.letters.insert(letter.id, letter);
         }
     }
 
-    /// Whether each record that was planned was taken, or is a dead letter.
-    pub fn is_all_done(&self, world: &World) -> bool {
-        let state = world.state();
-        let is_buried = |number: usize| {
-            self.letters.values().any(|(letter, _)| number_of(&state, letter) == Some(number))
-        };
-        let planned = state.plan.pushes.len();
-        (0..planned).all(|number| state.records[number].taken.is_some() || is_buried(number))
+    /// The records that were planned and are neither taken nor dead letters.
+    pub fn undone(&self, state: &State) -> Vec<usize> {
+        let planned = 0..state.plan.pushes.len();
+        planned.filter(|n| state.records[*n].taken.is_none() && !self.buried.contains(n)).collect()
     }
 
     /// The end of a run: everything is somewhere.
@@ -124,21 +123,27 @@ impl Seen {
             state.violation(text);
         }
         let mut buried = BTreeMap::<usize, u32>::new();
-        for (letter, _) in self.letters.values() {
+        for letter in self.letters.values() {
             if let Some(number) = number_of(&state, letter) {
                 *buried.entry(number).or_default() += 1;
             }
         }
         let mut lost = Vec::new();
+        let mut waiting = 0;
         for (number, truth) in state.records.iter().enumerate().take(state.pushed) {
             let is_buried = buried.contains_key(&number);
-            if truth.taken.is_none() && !is_buried {
+            if truth.taken.is_none() && !is_buried && may_wait(&state, number) {
+                waiting += 1;
+            } else if truth.taken.is_none() && !is_buried {
                 lost.push(format!("{} is lost: neither taken nor a dead letter", truth.transaction));
             }
         }
         lost.extend(buried.iter().filter(|(_, count)| **count > 1).map(|(number, count)| {
             format!("{} is a dead letter {count} times", state.records[*number].transaction)
         }));
+        if stats.total_depth() != waiting {
+            lost.push(format!("{} wait in the outbox, {waiting} may", stats.total_depth()));
+        }
         lost.into_iter().for_each(|text| state.violation(text));
         check_order(&mut state);
         check_quota(&mut state, &buried);
@@ -161,6 +166,13 @@ impl Seen {
             }
         }
     }
+}
+
+/// Whether a record may wait for as long as it takes: of its session the ControlPlane fails on one. With few others that pass
+/// nobody can say that the failure is the record's own.
+pub fn may_wait(state: &State, number: usize) -> bool {
+    let session = state.records[number].push.session;
+    state.plan.pushes.iter().any(|push| push.session == session && push.fate == Fate::Poison)
 }
 
 /// Which record or message a dead letter was.
@@ -262,12 +274,12 @@ fn check_quota(state: &mut State, buried: &BTreeMap<usize, u32>) {
 }
 
 /// What is still to be done, if anything.
-pub fn what_is_left(state: &State, stats: &Stats) -> Option<String> {
+pub fn what_is_left(state: &State, stats: &Stats, waiting_ones: u64) -> Option<String> {
     let in_redis: usize = QUEUES
         .iter()
         .map(|queue| state.redis.len(queue) + state.redis.len(&format!("{queue}:processing:{SERVER_ID}")))
         .sum();
     let (waiting, to_come) = (stats.total_depth(), state.plan.pushes.len().saturating_sub(state.pushed));
-    let left = in_redis > 0 || waiting > 0 || to_come > 0;
+    let left = in_redis > 0 || waiting > waiting_ones || to_come > 0;
     left.then(|| format!("{in_redis} in Redis, {waiting} in the outbox, {to_come} to be pushed"))
 }

@@ -10,12 +10,14 @@ use dataplane_agent::time::simulate;
 use crate::agent::{Ending, Life, QUEUES};
 use crate::bugs::Bug;
 use crate::disk::Weather;
-use crate::oracle::{Seen, what_is_left};
+use crate::oracle::{Seen, may_wait, what_is_left};
 use crate::plan::{End, PATIENCE, Plan, What, When};
 use crate::world::{World, queue_of};
 
 /// How often the agent is looked at.
 const SCRAPE: Duration = Duration::from_millis(997);
+/// After so long a record that the ControlPlane fails on need not be waited for.
+const LATE: Duration = Duration::from_secs(300);
 /// An outbox that cannot be opened is tried again after this.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -180,15 +182,26 @@ impl Play {
                 return After::Over;
             }
             let stats = life.outbox.stats();
-            let left = what_is_left(&self.world.state(), &stats);
+            let (undone, waiting) = {
+                let state = self.world.state();
+                let is_late = state.now() > plan.quiet_from().max(begun) + LATE;
+                let undone = if is_quiet { self.seen.undone(&state) } else { Vec::new() };
+                let (waiting, undone): (Vec<_>, Vec<_>) =
+                    undone.into_iter().partition(|number| is_late && may_wait(&state, *number));
+                (undone, waiting.len() as u64)
+            };
+            let left = what_is_left(&self.world.state(), &stats, waiting);
             let unmirrored = plan.settings.mirror_most > 0 && !life.outbox.unmirrored().is_empty();
-            if is_quiet && self.seen.is_all_done(&self.world) {
+            if is_quiet && undone.is_empty() {
                 self.world.state().is_over = true;
             }
             match left {
-                None if is_quiet && !unmirrored => return self.well(life, plan).await,
+                None if is_quiet && undone.is_empty() && !unmirrored => return self.well(life, plan).await,
                 left if self.world.state().now() > deadline => {
                     let left = left.unwrap_or_else(|| "dead letters that are not mirrored".into());
+                    let name = |number: &usize| self.world.state().records[*number].transaction.clone();
+                    let undone: Vec<String> = undone.iter().take(3).map(name).collect();
+                    let left = format!("{left}, undone: {undone:?}");
                     let why = life.trouble();
                     self.world.state().violation(format!("not all is well in time: {left}; {why}"));
                     return After::Over;

@@ -21,7 +21,7 @@ demo: redis build ## Plays the main job with outages and a crash, about a minute
 	@target/release/dataplane-agent demo
 
 # Every step runs, whatever failed before it. cargo-deb takes minutes to compile: it is not installed for this alone.
-STEPS := format lint units docs check-unit check-package check-alerts
+STEPS := format lint units simulation docs check-unit check-package check-alerts
 test:            ## Everything that CI checks, then what failed and how long each step took
 	@failed=; times=; \
 	for step in $(STEPS); do \
@@ -35,14 +35,28 @@ test:            ## Everything that CI checks, then what failed and how long eac
 	if [ -n "$$failed" ]; then echo "test: FAILED:$$failed" >&2; exit 1; fi; echo "test: passed"
 
 format:
-	cargo fmt --check
+	cargo fmt --all --check
 
 lint:
 	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --all-targets --locked -p simulation -- -D warnings
 	cargo clippy --test browser --locked -- -D warnings
 
 units: test-tools prometheus
 	cargo test --locked --no-fail-fast
+
+# --- the whole agent in virtual time, everything from a seed: docs/proof.md ---
+
+.PHONY: simulation simulate
+SEEDS ?= 300
+FIRST ?= 1
+
+simulation:      ## Runs 300 seeds of the simulation, one of them twice, and finds each planted bug
+	CARGO_INCREMENTAL=1 cargo test --locked --profile simulation -p simulation
+
+# A seed that fails is made smaller and printed as a command. FLAGS=--all goes on behind it.
+simulate:        ## Runs SEEDS seeds of the simulation from FIRST on
+	CARGO_INCREMENTAL=1 cargo run --quiet --locked --profile simulation -p simulation -- --seeds $(SEEDS) --first $(FIRST) $(FLAGS)
 
 test-outbox: test-tools ## The outbox's tests at full length: 100 kills, 300 damages, a disk of 200 MiB filled five times, ...
 	OUTBOX_TESTS=all cargo test --locked outbox

@@ -153,7 +153,13 @@ impl Disk {
             if crash == Crash::Kill {
                 return is_there;
             }
-            let is_left = if stored.is_named { is_there || fate.undoes() } else { is_there && !fate.undoes() };
+            // Nothing comes back in a folder that is gone itself.
+            let has_folder = path.parent().is_some_and(Path::exists);
+            let is_left = match (stored.is_named, is_there) {
+                (true, true) => true,
+                (true, false) => has_folder && fate.undoes(),
+                (false, _) => is_there && !fate.undoes(),
+            };
             if is_left {
                 // Its removal was not synced.
                 let _ = std::fs::create_dir_all(path).and_then(|()| std::fs::write(place(path), []));

@@ -59,7 +59,8 @@ impl Seen {
             state.violation(format!("{enqueued} are enqueued, {pushed} were pushed"));
         }
         if sum(&stats.exported) > 0 || stats.quarantined_segments > 0 {
-            state.violation("something is set aside, and nothing is damaged".into());
+            let text = format!("set aside, and nothing is damaged: {} segments, {} exported", stats.quarantined_segments, sum(&stats.exported));
+            state.violation(text);
         }
         if stats.counted_bytes > state.plan.settings.outbox_bytes + COMMIT_BYTES {
             state.violation(format!("the outbox takes {} bytes", stats.counted_bytes));
@@ -122,6 +123,15 @@ impl Seen {
             let text = format!("{} dead letters are counted, {} are there", stats.dead_letters, self.letters.len());
             state.violation(text);
         }
+        let taken = state.records.iter().filter(|truth| truth.taken.is_some()).count() as u64;
+        if sum(&stats.delivered) > taken || sum(&stats.duplicates) > state.server.known_before {
+            let text = format!(
+                "{} count as delivered and {} as duplicates; {taken} were taken, {} known before",
+                sum(&stats.delivered), sum(&stats.duplicates), state.server.known_before
+            );
+            state.violation(text);
+        }
+        check_quiet(&mut state);
         let mut buried = BTreeMap::<usize, u32>::new();
         for letter in self.letters.values() {
             if let Some(number) = number_of(&state, letter) {
@@ -175,6 +185,20 @@ pub fn may_wait(state: &State, number: usize) -> bool {
     state.plan.pushes.iter().any(|push| push.session == session && push.fate == Fate::Poison)
 }
 
+/// An outage is quiet: there are few probes of a link that is down.
+fn check_quiet(state: &mut State) {
+    let mut loud = Vec::new();
+    for (n, fault) in state.plan.faults.iter().enumerate().filter(|(_, fault)| fault.what == What::LinkDown) {
+        let sent = state.server.sent_into.get(&n).copied().unwrap_or(0) as f64;
+        let lasted = (fault.until - fault.from).as_secs_f64();
+        let most = 20.0 + state.plan.settings.concurrency as f64 + 4.0 * lasted / state.plan.settings.initial_delay.as_secs_f64();
+        if sent > most {
+            loud.push(format!("{sent} requests into a link that was down for {lasted:.0} s"));
+        }
+    }
+    loud.into_iter().for_each(|text| state.violation(text));
+}
+
 /// Which record or message a dead letter was.
 fn number_of(state: &State, letter: &DeadLetter) -> Option<usize> {
     match &letter.payload {
@@ -194,7 +218,7 @@ fn check_letter(state: &mut State, letter: &DeadLetter, now: Duration) {
     let long_enough = |since: Option<Duration>, least: Duration| since.is_some_and(|since| now + GLANCE >= since + least);
     let must_be = match letter.reason {
         Reason::Invalid => truth.push.kind.is_none() && !is_record,
-        Reason::Refused => truth.refused >= 2,
+        Reason::Refused => truth.refused >= 2 && truth.refused_anew >= 1,
         Reason::Poison => truth.failed >= settings.poison_attempts,
         Reason::SessionUnknown => {
             let of_session = state.records.iter().filter(|other| other.session == truth.session);

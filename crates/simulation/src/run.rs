@@ -47,6 +47,9 @@ pub fn run(plan: Plan, bug: Option<Bug>, is_printed: bool) -> Outcome {
     let dir = tempfile::Builder::new().prefix("simulation-").tempdir_in(place).expect("a folder for the outbox");
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }.enable_time().start_paused(true).build().expect("a runtime");
+    if is_printed {
+        tell();
+    }
     let outcome = runtime.block_on(async {
         let world = World::new(plan, bug, is_printed);
         simulate(Some(Box::new(world.clone())));
@@ -367,4 +370,11 @@ async fn strike(world: World) {
             _ => {}
         }
     }
+}
+
+/// Prints the agent's own log, from warnings on.
+fn tell() {
+    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).without_time().with_ansi(false);
+    // A second run in one process goes on with the first one's.
+    let _ = log.try_init();
 }

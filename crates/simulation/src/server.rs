@@ -21,6 +21,8 @@ use crate::world::{KEY_NAMESPACE, State, World, kind_name};
 
 /// Time on the way there, without a fault.
 const WAY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(150));
+/// An operator's pause is obeyed when the agent has been looked at.
+const PAUSED_WITHIN: Duration = Duration::from_secs(3);
 /// Answers that a neighbour's request may be given.
 const REMEMBERED: usize = 8;
 
@@ -35,8 +37,10 @@ pub struct Server {
     is_registered: bool,
     /// Sessions that are in flight, each in so many requests.
     in_flight: BTreeMap<String, u32>,
-    /// Requests that came.
-    pub requests: u64,
+    /// Requests that were sent into each fault.
+    pub sent_into: BTreeMap<usize, u64>,
+    /// Records of which it said that it has them already.
+    pub known_before: u64,
 }
 
 impl Server {
@@ -48,7 +52,8 @@ impl Server {
             answers: Vec::new(),
             is_registered: false,
             in_flight: BTreeMap::new(),
-            requests: 0,
+            sent_into: BTreeMap::new(),
+            known_before: 0,
         }
     }
 }
@@ -251,6 +256,24 @@ impl State {
     /// What the agent must not do when it sends.
     fn check_sending(&mut self, asked: &Asked) {
         let (life, now) = (self.life, self.now());
+        for (n, fault) in self.plan.faults.iter().enumerate() {
+            if fault.from <= now && now < fault.until {
+                *self.server.sent_into.entry(n).or_default() += 1;
+            }
+            let is_paused = fault.what == What::Paused && fault.from + PAUSED_WITHIN < now && now < fault.until;
+            if is_paused && !asked.records.is_empty() {
+                self.violations.push("records are sent while the drain is paused".into());
+            }
+        }
+        let is_hurried = self.faults().any(|what| matches!(what, What::Probed | What::BrakeReleased | What::Paused));
+        for number in &asked.records {
+            let Some((told_in, until)) = self.records[*number].not_before else { continue };
+            if told_in == life && now < until && !is_hurried {
+                let name = self.records[*number].transaction.clone();
+                let early = (until - now).as_secs_f64();
+                self.violation(format!("{name} is sent {early:.3} s before the ControlPlane wants it"));
+            }
+        }
         for number in &asked.records {
             let truth = &self.records[*number];
             let Some((told_in, told_at)) = truth.told else { continue };
@@ -284,7 +307,6 @@ impl State {
 
     /// The ControlPlane has the request: what it answers.
     fn answer(&mut self, asked: &Asked) -> WireAnswer {
-        self.server.requests += 1;
         let faults: Vec<What> = self.faults().collect();
         if let Some(answer) = self.faulty(asked, &faults) {
             return answer;
@@ -293,7 +315,7 @@ impl State {
         match asked.endpoint {
             Endpoint::Record(kind) => {
                 let number = asked.records[0];
-                let word = self.take(number, asked, &faults, false);
+                let word = self.take(number, &faults, false);
                 self.said(number, word, asked);
                 match word {
                     Word::Taken if kind == Kind::Quota => self.quota(number),
@@ -330,7 +352,7 @@ impl State {
                 let word = if is_stopped && !breaks_order {
                     Word::Not(424)
                 } else {
-                    self.take(number, asked, faults, true)
+                    self.take(number, faults, true)
                 };
                 self.records[number].is_broken |= is_stopped && breaks_order;
                 if let Word::Not(status) = word {
@@ -351,7 +373,7 @@ impl State {
     }
 
     /// Whether one record is taken now.
-    fn take(&mut self, number: usize, asked: &Asked, faults: &[What], is_in_batch: bool) -> Word {
+    fn take(&mut self, number: usize, faults: &[What], is_in_batch: bool) -> Word {
         let (kind, session) = (self.records[number].push.kind, self.records[number].push.session);
         for fault in faults {
             match *fault {
@@ -369,6 +391,7 @@ impl State {
         }
         let now = self.now();
         if self.records[number].taken.is_some() {
+            self.server.known_before += 1;
             return Word::Not(409);
         }
         match self.records[number].push.fate {
@@ -377,7 +400,6 @@ impl State {
             Fate::UnknownUntil(until) if now < until => return Word::Not(404),
             Fate::UnknownUntil(_) | Fate::Taken => {}
         }
-        let _ = asked;
         self.server.taken += 1;
         self.records[number].taken = Some(self.server.taken);
         let name = self.records[number].transaction.clone();
@@ -390,15 +412,16 @@ impl State {
         let now = self.now();
         let truth = &mut self.records[number];
         match word {
-            Word::Not(424) => truth.tried = truth.tried.saturating_sub(1),
-            Word::Not(400 | 413 | 414 | 415 | 422) => truth.refused += 1,
+            Word::Not(400 | 413 | 414 | 415 | 422) => {
+                truth.refused += 1;
+                truth.refused_anew += u32::from(asked.is_new);
+            }
             Word::Not(404 | 410) => {
                 truth.unknown_at.get_or_insert(now);
             }
             Word::Not(500..=599 | 429) => truth.failed += 1,
             Word::Taken | Word::Not(_) => {}
         }
-        let _ = asked.is_new;
     }
 
     fn quota(&mut self, number: usize) -> WireAnswer {
@@ -622,7 +645,24 @@ impl Network {
             let _ = answer.send(given);
         });
         let given = answered.await.unwrap_or(Err(Failure::Cut("the other end is gone".into())));
+        if !is_foreign && let Ok(answer) = &given {
+            self.not_tried(&asked, answer);
+        }
         self.tamper_with_answer(&asked, given, is_foreign)
+    }
+
+    /// What the agent is told not to have been tried counts as no attempt.
+    fn not_tried(&self, asked: &Asked, answer: &WireAnswer) {
+        let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let mut state = self.0.state();
+        for exception in body["data"]["exceptions"].as_array().into_iter().flatten() {
+            let index = exception["index"].as_u64().unwrap_or(u64::MAX) as usize;
+            if exception["status"] == 424
+                && let Some(number) = asked.records.get(index)
+            {
+                state.records[*number].tried -= 1;
+            }
+        }
     }
 
     /// The agent has the answer: from now on it may not ask again for what was taken.
@@ -638,6 +678,12 @@ impl Network {
             return;
         }
         let (life, now) = (state.life, state.now());
+        let asked_wait = answer.headers.get("retry-after").and_then(|wait| wait.to_str().ok()?.parse::<u64>().ok());
+        if let Some(wait) = asked_wait.filter(|_| matches!(answer.status, 429 | 503)) {
+            for number in &asked.records {
+                state.records[*number].not_before = Some((life, now + Duration::from_secs(wait)));
+            }
+        }
         let not: Vec<u64> = match asked.endpoint {
             Endpoint::Batch if answer.status == 200 => {
                 let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();

@@ -93,6 +93,10 @@ pub struct Truth {
     pub tried: u32,
     /// How often it was refused, over a connection of its own.
     pub refused: u32,
+    /// How often of these over a connection that nobody had used before.
+    pub refused_anew: u32,
+    /// Until when it is not to be sent, as the ControlPlane has asked, and in which life the agent was told.
+    pub not_before: Option<(u64, Duration)>,
     /// How often the ControlPlane failed on it.
     pub failed: u32,
     /// When it was answered first that its session is not known.
@@ -278,6 +282,8 @@ fn truth(push: &Push) -> Truth {
         taken: None,
         tried: 0,
         refused: 0,
+        refused_anew: 0,
+        not_before: None,
         failed: 0,
         unknown_at: None,
         told: None,

@@ -1,12 +1,10 @@
 //! One life of the agent: intake, outbox, drain, membership and all that runs beside them, as the composition root has
 //! them, on one thread.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
@@ -61,25 +59,19 @@ type Task = Pin<Box<dyn Future<Output = TaskEnd>>>;
 struct Watched {
     name: &'static str,
     inner: Pin<Box<dyn Future<Output = Result<(), String>>>>,
-    polls: Rc<Polls>,
-}
-
-/// How often the tasks of a life have been polled, and after how many of these it ends.
-#[derive(Default)]
-pub struct Polls {
-    /// So often.
-    pub count: Cell<u64>,
-    /// It ends there.
-    pub dies_at: Cell<Option<u64>>,
+    world: World,
 }
 
 impl Future for Watched {
     type Output = TaskEnd;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<TaskEnd> {
-        let count = self.polls.count.get() + 1;
-        self.polls.count.set(count);
-        if self.polls.dies_at.get().is_some_and(|at| count >= at) {
+        let dies = {
+            let polls = &mut self.world.state().polls;
+            polls.count += 1;
+            polls.dies_at.is_some_and(|at| polls.count >= at)
+        };
+        if dies {
             return Poll::Ready(TaskEnd::Died);
         }
         let name = self.name;
@@ -103,8 +95,7 @@ pub struct Life {
     pub outbox: Outbox,
     /// What an operator orders.
     pub controls: Controls,
-    /// How often it was polled.
-    pub polls: Rc<Polls>,
+    world: World,
     tasks: FuturesUnordered<Task>,
     stops: [watch::Sender<bool>; 3],
     membership: Arc<Membership>,
@@ -279,7 +270,7 @@ impl Life {
         let mut life = Self {
             outbox: outbox.clone(),
             controls,
-            polls: Rc::default(),
+            world: world.clone(),
             tasks: FuturesUnordered::new(),
             membership: Arc::clone(&membership),
             redis,
@@ -311,8 +302,8 @@ impl Life {
     }
 
     fn spawn(&mut self, name: &'static str, task: impl Future<Output = Result<(), String>> + 'static) {
-        let polls = Rc::clone(&self.polls);
-        self.tasks.push(Box::pin(Watched { name, inner: Box::pin(task), polls }));
+        let world = self.world.clone();
+        self.tasks.push(Box::pin(Watched { name, inner: Box::pin(task), world }));
     }
 
     /// Lives for so long, unless it ends before.

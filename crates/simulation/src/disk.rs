@@ -29,6 +29,12 @@ impl Fate for Weather {
             state.note(&format!("dies at step {at} of the disk, {step:?}"));
             return if behind { Outcome::DiesBehind } else { Outcome::DiesBefore };
         }
+        if let Some((step, polls)) = state.dies_after
+            && step == at
+        {
+            let count = state.polls.count;
+            state.polls.dies_at = Some(count + polls);
+        }
         let faults: Vec<What> = state.faults().collect();
         for fault in faults {
             let code = match (fault, step) {
@@ -69,7 +75,8 @@ impl Fate for Weather {
     }
 
     fn drops(&mut self, is_ledger: bool, key: &[u8]) -> bool {
-        match (self.0.state().bug, is_ledger, key.first()) {
+        let bug = self.0.state().bug;
+        match (bug, is_ledger, key.first()) {
             (Some(Bug::ForgetTheCheckpoint), false, Some(b'k')) => true,
             (Some(Bug::LoseADeadLetter), true, Some(b'd')) => self.0.state().disk.happens(0.2),
             (Some(Bug::ForgetWhatIsSettled), true, Some(b'l' | b'p')) => true,

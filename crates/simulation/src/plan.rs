@@ -164,6 +164,8 @@ pub enum When {
     Polls(u64),
     /// At this step of the disk: before it, or behind it.
     Step(u64, bool),
+    /// When its tasks have been polled so often after this step of the disk.
+    PollsAfterStep(u64, u64),
 }
 
 /// All is to be well this long after the last fault.
@@ -283,17 +285,20 @@ fn pushes(chance: &mut Chance, length: Duration, is_narrow: bool) -> Vec<Push> {
     let large = is_narrow || chance.happens(0.1);
     // Many at once, or one after another.
     let bursts = chance.happens(0.5);
+    // More than a round takes.
+    let rush = chance.happens(0.1);
+    let (sessions, most) = if rush { (60, 40) } else { (sessions, most) };
     let mut pushes = Vec::new();
     for session in 0..sessions {
-        let begin = length.mul_f64(chance.part() * 0.8);
-        let lasts = if bursts { SECOND / 20 } else { length.mul_f64(chance.part() * 0.2) };
+        let begin = length.mul_f64(if rush { 0.1 } else { chance.part() * 0.8 });
+        let lasts = if rush || bursts { SECOND / 20 } else { length.mul_f64(chance.part() * 0.2) };
         let unknown = if chance.happens(bad / 2.0) {
             let until = chance.of(&[10, 60, 86_400]);
             Some(Fate::UnknownUntil(begin + Duration::from_secs(until)))
         } else {
             None
         };
-        let usage = chance.size(1, most) as usize;
+        let usage = if rush { chance.within(1, most) } else { chance.size(1, most) } as usize;
         let mut kinds = Vec::new();
         if chance.happens(0.9) {
             kinds.push(Some(Kind::Started));
@@ -337,47 +342,72 @@ fn faults(chance: &mut Chance, length: Duration) -> Vec<Fault> {
     faults.collect()
 }
 
-#[expect(clippy::too_many_lines, reason = "each fault once, with how often and how badly")]
 fn what(chance: &mut Chance) -> What {
     let likely = chance.of(&[0.02, 0.1, 0.3, 0.7, 1.0]);
-    let now_and_then = chance.of(&[0.01, 0.05, 0.2]);
-    match chance.within(0, 41) {
+    match chance.within(0, 19) {
+        0..=4 => of_link(chance, likely),
+        5..=10 => of_control_plane(chance, likely),
+        11..=14 => of_redis(chance),
+        15..=17 => of_disk(chance, likely),
+        18 => What::ClockJumps(chance.of(&[-86_400 * 30, -3600, -60, -2, 2, 60, 3600, 86_400 * 30])),
+        _ => chance.of(&[What::Paused, What::Probed, What::BrakeReleased]),
+    }
+}
+
+fn of_link(chance: &mut Chance, likely: f64) -> What {
+    match chance.within(0, 9) {
         0 => What::LinkDown,
-        1 | 2 => What::LinkCutBefore(likely),
-        3..=5 => What::LinkCutAfter(likely),
-        6 => What::LinkSlow(chance.time(SECOND / 10, 40 * SECOND)),
-        7 | 8 => What::LinkLateAnswers(likely),
-        9..=11 => What::ForeignAnswers(likely),
-        12 => What::Portal(chance.within(0, 9) as u8, likely),
-        13 | 14 => What::Overloaded(chance.of(&[429, 503, 503, 408, 425]), chance.of(&[0, 0, 1, 5, 30]), likely),
-        15 => What::Failing(chance.of(&[500, 502, 504]), likely),
-        16..=18 => What::FailingRecords(chance.of(&[500, 503, 500, 429]), likely),
-        19 => What::FailingKind(
+        1 => What::LinkCutBefore(likely),
+        2 | 3 => What::LinkCutAfter(likely),
+        4 => What::LinkSlow(chance.time(SECOND / 10, 40 * SECOND)),
+        5 | 6 => What::LinkLateAnswers(likely),
+        7 => What::Portal(chance.within(0, 9) as u8, likely),
+        _ => What::ForeignAnswers(likely),
+    }
+}
+
+fn of_control_plane(chance: &mut Chance, likely: f64) -> What {
+    match chance.within(0, 19) {
+        0..=2 => What::Overloaded(chance.of(&[429, 503, 503, 408, 425]), chance.of(&[0, 0, 1, 5, 30]), likely),
+        3 => What::Failing(chance.of(&[500, 502, 504]), likely),
+        4..=7 => What::FailingRecords(chance.of(&[500, 503, 500, 429]), likely),
+        8 => What::FailingKind(
             chance.of(&[Kind::Usage, Kind::Started, Kind::Completed, Kind::Quota]),
             chance.of(&[500, 503, 404, 401, 422]),
         ),
-        20 => What::FailingSessions(chance.of(&[500, 404, 503])),
-        21 => What::Unauthorized(chance.of(&[401, 403])),
-        22 => What::Misconfigured(chance.of(&[301, 302, 402, 405, 407, 451])),
-        23 => What::RefusesAll(chance.of(&[400, 422])),
-        24 => What::NotSuccessful(likely),
-        25 => What::InProgress(likely),
-        26 => What::NoBatches(chance.of(&[404, 405, 501])),
-        27 => What::BatchesTooLarge(chance.size(1, 50) as usize),
-        28 => What::NoEncoding,
-        29 => What::BreaksOrder,
-        30 => chance.of(&[What::ForgetsServer, What::Probed, What::BrakeReleased]),
-        31 => What::RedisDown,
-        32 => What::RedisSlow(chance.time(SECOND / 100, 15 * SECOND)),
-        33 => What::RedisCutBefore(now_and_then),
-        34 => What::RedisCutAfter(now_and_then),
-        35 => chance.of(&[What::RedisRefuses(now_and_then), What::RedisRestart]),
-        36 => What::WritesFail(chance.of(&[5, 28]), likely),
-        37 => What::SyncsFail(now_and_then),
-        38 => What::NamesFail(likely),
-        39 => What::DiskSlow(chance.time(SECOND / 100, 5 * SECOND)),
-        40 => chance.of(&[What::DiskLow, What::Paused]),
-        _ => What::ClockJumps(chance.of(&[-86_400 * 30, -3600, -60, -2, 2, 60, 3600, 86_400 * 30])),
+        9 => What::FailingSessions(chance.of(&[500, 404, 503])),
+        10 => What::Unauthorized(chance.of(&[401, 403])),
+        11 => What::Misconfigured(chance.of(&[301, 302, 402, 405, 407, 451])),
+        12 => What::RefusesAll(chance.of(&[400, 422])),
+        13 => What::NotSuccessful(likely),
+        14 => What::InProgress(likely),
+        15 => What::NoBatches(chance.of(&[404, 405, 501])),
+        16 => What::BatchesTooLarge(chance.size(1, 50) as usize),
+        17 => What::NoEncoding,
+        18 => What::BreaksOrder,
+        _ => What::ForgetsServer,
+    }
+}
+
+fn of_redis(chance: &mut Chance) -> What {
+    let now_and_then = chance.of(&[0.01, 0.05, 0.2]);
+    match chance.within(0, 9) {
+        0 => What::RedisDown,
+        1..=4 => What::RedisSlow(chance.time(SECOND / 100, 20 * SECOND)),
+        5 => What::RedisCutBefore(now_and_then),
+        6 | 7 => What::RedisCutAfter(now_and_then),
+        8 => What::RedisRefuses(now_and_then),
+        _ => What::RedisRestart,
+    }
+}
+
+fn of_disk(chance: &mut Chance, likely: f64) -> What {
+    match chance.within(0, 5) {
+        0 | 1 => What::WritesFail(chance.of(&[5, 28]), likely),
+        2 => What::SyncsFail(chance.of(&[0.01, 0.05, 0.2])),
+        3 => What::NamesFail(likely),
+        4 => What::DiskSlow(chance.time(SECOND / 100, 5 * SECOND)),
+        _ => What::DiskLow,
     }
 }
 
@@ -385,10 +415,11 @@ fn ends(chance: &mut Chance, length: Duration) -> Vec<End> {
     let count = chance.of(&[0, 0, 1, 2, 3, 6]);
     let mut ends = Vec::new();
     for _ in 0..count {
-        let when = match chance.within(0, 3) {
+        let when = match chance.within(0, 5) {
             0 => When::After(chance.time(SECOND / 100, length)),
-            1 | 2 => When::Polls(chance.size(1, 5000)),
-            _ => When::Step(chance.size(1, 300), chance.happens(0.5)),
+            1 => When::Polls(chance.size(1, 5000)),
+            2 | 3 => When::Step(chance.size(1, 300), chance.happens(0.5)),
+            _ => When::PollsAfterStep(chance.size(1, 300), chance.size(1, 40)),
         };
         let how = chance.of(&[Some(Crash::Kill), Some(Crash::Power), Some(Crash::Power), None]);
         let restart_after = chance.time(SECOND / 1000, 30 * SECOND);

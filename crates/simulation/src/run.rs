@@ -12,7 +12,7 @@ use crate::bugs::Bug;
 use crate::disk::Weather;
 use crate::oracle::{Seen, may_wait, what_is_left};
 use crate::plan::{End, PATIENCE, Plan, What, When};
-use crate::world::{World, queue_of};
+use crate::world::{Polls, World, queue_of};
 
 /// How often the agent is looked at.
 const SCRAPE: Duration = Duration::from_millis(997);
@@ -150,13 +150,18 @@ impl Play {
                 Some(When::Step(step, behind)) => Some((step, behind)),
                 _ => None,
             };
+            state.dies_after = match end.map(|end| end.when) {
+                Some(When::PollsAfterStep(step, polls)) => Some((step, polls)),
+                _ => None,
+            };
+            state.polls = Polls::default();
             let life = state.ends.len() as u64;
             state.life = life;
             state.note(&format!("life {life} begins"));
         }
         let Some(mut life) = self.begin(plan, end).await else { return After::Over };
         if let Some(When::Polls(polls)) = end.map(|end| end.when) {
-            life.polls.dies_at.set(Some(polls));
+            self.world.state().polls.dies_at = Some(polls);
         }
         let begun = self.world.state().now();
         let deadline = plan.quiet_from().max(begun) + PATIENCE;
@@ -168,8 +173,8 @@ impl Play {
             let now = self.world.state().now();
             let is_quiet = now >= plan.quiet_from();
             if is_quiet {
-                life.polls.dies_at.set(None);
-                self.world.state().dies_at = None;
+                let mut state = self.world.state();
+                (state.dies_at, state.dies_after, state.polls.dies_at) = (None, None, None);
             }
             let slice = ends_at.map_or(SCRAPE, |at| at.saturating_sub(now).min(SCRAPE));
             if let Some(ending) = life.live(slice).await {

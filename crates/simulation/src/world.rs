@@ -69,6 +69,10 @@ pub struct State {
     pub steps: u64,
     /// The step of the disk at which the agent dies.
     pub dies_at: Option<(u64, bool)>,
+    /// The step of the disk behind which it dies when its tasks have been polled so often.
+    pub dies_after: Option<(u64, u64)>,
+    /// How often its tasks have been polled, and when it dies of that.
+    pub polls: Polls,
 }
 
 /// What is known of a record.
@@ -107,6 +111,15 @@ pub struct Truth {
     pub is_broken: bool,
     /// Of a quota request: what was answered.
     pub quota: Option<Vec<u8>>,
+}
+
+/// How often the tasks of a life have been polled, and after how many of these it ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Polls {
+    /// So often.
+    pub count: u64,
+    /// It ends there.
+    pub dies_at: Option<u64>,
 }
 
 /// What has happened, as a hash, and as text where somebody wants to read it.
@@ -159,6 +172,8 @@ impl World {
             machine: Chance::new(seed, 5),
             steps: 0,
             dies_at: None,
+            dies_after: None,
+            polls: Polls::default(),
             plan: Arc::new(plan),
         })))
     }

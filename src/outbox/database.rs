@@ -497,7 +497,7 @@ fn guard<T>(path: &Path, call: impl FnOnce() -> sled::Result<T>) -> Result<T, Da
 }
 
 /// Syncs every file below `path`, every folder, and the name of `path` itself.
-fn sync_tree(path: &Path) -> std::io::Result<()> {
+pub(super) fn sync_tree(path: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(path)? {
         let entry = entry?.path();
         if entry.is_dir() { sync_tree(&entry)? } else { File::open(&entry)?.sync_all()? }

@@ -12,7 +12,7 @@ use super::audit::{AuditNote, ExportId};
 use super::chunks;
 use super::codec::{self, CodecError};
 use super::commands::CommandNote;
-use super::database::{Batch, DatabaseError, Durability};
+use super::database::{Batch, DatabaseError, Durability, sync_tree};
 use super::dead_letter::DeadLetter;
 use super::log_file::Pairs;
 use super::schema::{Counters, SegmentInfo, Totals};
@@ -177,7 +177,13 @@ impl Ledger {
     pub(super) fn open(dir: &Path, durability: Durability) -> Result<Option<Self>, LedgerError> {
         let slot = Slot::new(Self::path(dir), durability, is_key);
         match slot.get() {
-            Ok(_) => Ok(Some(Self { slot })),
+            // IMPORTANT: a process that was killed while it made the ledger has left names that are not on the disk. What
+            // is written to it from now on is to be found again.
+            Ok(_) => {
+                let unsynced = |source| DatabaseError::Unsynced { path: slot.path().to_path_buf(), source };
+                sync_tree(slot.path()).map_err(unsynced)?;
+                Ok(Some(Self { slot }))
+            }
             Err(DatabaseError::Missing(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }

@@ -174,6 +174,8 @@ pub const PATIENCE: Duration = Duration::from_secs(1800);
 const PULSE: Duration = Duration::from_secs(2);
 /// An outbox that is never full.
 const ROOMY: u64 = 64 << 20;
+/// The most records on which the ControlPlane fails.
+const POISONED: u32 = 3;
 /// The sessions of that have numbers from here on.
 const PULSES_FROM: usize = 1000;
 
@@ -289,6 +291,7 @@ fn pushes(chance: &mut Chance, length: Duration, is_narrow: bool) -> Vec<Push> {
     let rush = chance.happens(0.1);
     let (sessions, most) = if rush { (60, 40) } else { (sessions, most) };
     let mut pushes = Vec::new();
+    let mut poisoned = 0;
     for session in 0..sessions {
         let begin = length.mul_f64(if rush { 0.1 } else { chance.part() * 0.8 });
         let lasts = if rush || bursts { SECOND / 20 } else { length.mul_f64(chance.part() * 0.2) };
@@ -317,7 +320,11 @@ fn pushes(chance: &mut Chance, length: Duration, is_narrow: bool) -> Vec<Push> {
             let fate = match unknown {
                 Some(fate) => fate,
                 None if chance.happens(bad / 2.0) => Fate::Refused(chance.of(&[422, 400, 422, 413, 414])),
-                None if chance.happens(bad / 4.0) => Fate::Poison,
+                // Where much fails that is no failure of its own any more.
+                None if chance.happens(bad / 4.0) && poisoned < POISONED => {
+                    poisoned += 1;
+                    Fate::Poison
+                }
                 None => Fate::Taken,
             };
             let padding = if large { chance.size(1, 20_000) } else { chance.size(1, 400) } as usize;

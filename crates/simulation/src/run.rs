@@ -164,6 +164,7 @@ impl Play {
             self.world.state().polls.dies_at = Some(polls);
         }
         let begun = self.world.state().now();
+        self.world.state().begun = begun;
         let deadline = plan.quiet_from().max(begun) + PATIENCE;
         let ends_at = match end.map(|end| end.when) {
             Some(When::After(time)) => Some(begun + time),

@@ -260,7 +260,9 @@ impl State {
             if fault.from <= now && now < fault.until {
                 *self.server.sent_into.entry(n).or_default() += 1;
             }
-            let is_paused = fault.what == What::Paused && fault.from + PAUSED_WITHIN < now && now < fault.until;
+            let is_paused = fault.what == What::Paused
+                && fault.from.max(self.begun) + PAUSED_WITHIN < now
+                && now < fault.until;
             if is_paused && !asked.records.is_empty() {
                 self.violations.push("records are sent while the drain is paused".into());
             }

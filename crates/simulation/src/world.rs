@@ -49,6 +49,8 @@ pub struct State {
     pub clock_offset: i64,
     /// Of each fault that happens at once: that it has.
     pub struck: Vec<bool>,
+    /// Since when this life of the agent runs.
+    pub begun: Duration,
     /// The number of the agent's life.
     pub life: u64,
     /// When each earlier life ended, and whether in order with everything settled on the disk.
@@ -162,6 +164,7 @@ impl World {
             is_over: false,
             clock_offset: plan.settings.clock_offset * 1_000_000,
             struck: vec![false; plan.faults.len()],
+            begun: Duration::ZERO,
             life: 0,
             ends: Vec::new(),
             redis: Store::default(),

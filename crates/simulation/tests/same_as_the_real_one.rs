@@ -145,6 +145,58 @@ async fn operate(outbox: &Outbox, chance: &mut Chance, next: &mut u64) {
     }
 }
 
+/// The process dies before this step of the disk, and a power cut undoes what was not synced.
+struct DiesAt(u64);
+
+impl Fate for DiesAt {
+    fn step(&mut self, _: Step) -> Outcome {
+        self.0 = self.0.wrapping_sub(1);
+        if self.0 == 0 { Outcome::DiesBefore } else { Outcome::Done }
+    }
+    fn left(&mut self, _: usize) -> usize {
+        0
+    }
+    fn undoes(&mut self) -> bool {
+        true
+    }
+    fn free_bytes(&self) -> u64 {
+        12 << 20
+    }
+}
+
+#[test]
+fn what_a_process_was_killed_while_making_is_on_the_disk_when_the_next_one_uses_it() {
+    for step in 1..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let disk = Disk::new(Box::new(DiesAt(step)));
+            Disk::use_here(Some(disk.clone()));
+            // Killed in the middle of its first start.
+            let started = std::panic::catch_unwind(|| drop(open_driven(settings(dir.path()))));
+            if started.is_ok() {
+                assert!(step > 5, "a start has more steps");
+                return;
+            }
+            disk.crash(Crash::Kill);
+            let (outbox, driven) = open_driven(settings(dir.path())).unwrap();
+            let mut driven: std::pin::Pin<Box<dyn Future<Output = ()>>> = Box::pin(driven.run(Good));
+            let mut chance = Chance::new(step, 3);
+            let entries: Vec<Entry> = (0..50).map(|number| entry(number, &mut chance)).collect();
+            let append = async { outbox.append(entries, None).await.unwrap().await.unwrap().unwrap() };
+            beside(&mut driven, append).await;
+            let before = beside(&mut driven, view(&outbox)).await;
+            drop((outbox, driven));
+            disk.crash(Crash::Power);
+            let (outbox, driven) = open_driven(settings(dir.path())).unwrap();
+            let mut driven: std::pin::Pin<Box<dyn Future<Output = ()>>> = Box::pin(driven.run(Good));
+            let after = beside(&mut driven, view(&outbox)).await;
+            assert_eq!(after, before, "killed at step {step}");
+        });
+        Disk::use_here(None);
+    }
+}
+
 async fn beside<T>(driven: &mut std::pin::Pin<Box<dyn Future<Output = ()>>>, work: impl Future<Output = T>) -> T {
     tokio::select! {
         biased;

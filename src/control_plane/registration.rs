@@ -112,15 +112,19 @@ impl Client {
         let (server_id, version) = self.server();
         let body = Body { server_id, version, registration };
         let url = self.target().path("/api/v1/servers/register");
-        done(self.call("register", Method::POST, url, Some(to_json(&body)?), crate::time::random_uuid()).await?)
+        done(
+            self.call("register", Method::POST, url, Some(to_json(&body)?), crate::time::random_uuid())
+                .await?,
+        )
     }
 
     /// Says that this server lives, and how.
     pub async fn heartbeat(&self, status: ServerStatus, metrics: Value) -> Result<Heartbeat, CallError> {
         let body = json!({ "status": status, "metrics": metrics });
         let url = self.server_url("/heartbeat")?;
-        let response =
-            self.call("heartbeat", Method::PUT, url, Some(to_json(&body)?), crate::time::random_uuid()).await?;
+        let response = self
+            .call("heartbeat", Method::PUT, url, Some(to_json(&body)?), crate::time::random_uuid())
+            .await?;
         match response.meaning {
             Meaning::NotFound => Ok(Heartbeat::Forgotten),
             _ => done(response).map(|()| Heartbeat::Heard),
@@ -129,7 +133,16 @@ impl Client {
 
     /// Says that this server is about to stop.
     pub async fn shutdown_notice(&self) -> Result<(), CallError> {
-        done(self.call("shutdown", Method::POST, self.server_url("/shutdown")?, None, crate::time::random_uuid()).await?)
+        done(
+            self.call(
+                "shutdown",
+                Method::POST,
+                self.server_url("/shutdown")?,
+                None,
+                crate::time::random_uuid(),
+            )
+            .await?,
+        )
     }
 
     /// Asks whether the `ControlPlane` is well.
@@ -164,7 +177,8 @@ impl Client {
     /// Asks for the keys that verify commands' tokens.
     pub async fn public_keys(&self) -> Result<JwkSet, CallError> {
         let url = self.target().path("/api/v1/auth/public-keys");
-        let body = answered(self.call("public_keys", Method::GET, url, None, crate::time::random_uuid()).await?)?;
+        let body =
+            answered(self.call("public_keys", Method::GET, url, None, crate::time::random_uuid()).await?)?;
         Ok(parse_key_set(&body)?)
     }
 

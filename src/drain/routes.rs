@@ -152,9 +152,7 @@ impl Routes {
         self.in_a_row = 0;
         self.quick_probes = quick_probes(&self.settings);
         let route = self.of(log);
-        if let Some(last) = route.last_delivery {
-            route.delivering += now.saturating_duration_since(last).min(DELIVERING_GAP);
-        }
+        route.delivering += route.gap(now);
         (route.last_delivery, route.passed_at, route.answered_at) = (Some(now), Some(now), Some(now));
         route.deliveries += records;
         route.outcomes.passes += 1;
@@ -228,10 +226,10 @@ impl Routes {
         self.known_of(log).deliveries
     }
 
-    /// How far all kinds have come.
-    pub(super) fn progress(&self) -> Unknown {
+    /// How far all kinds have come by now.
+    pub(super) fn progress(&self, now: Instant) -> Unknown {
         Unknown {
-            delivering: self.routes.each_ref().map(|route| route.delivering),
+            delivering: self.routes.each_ref().map(|route| route.delivering + route.gap(now)),
             deliveries: self.routes.each_ref().map(|route| route.deliveries),
         }
     }
@@ -403,6 +401,12 @@ fn quick_probes(settings: &Settings) -> u32 {
 }
 
 impl Route {
+    /// The time since its last delivery, as far as a delivery now would make it one in which it was being delivered.
+    fn gap(&self, now: Instant) -> Duration {
+        let since = |last| now.saturating_duration_since(last).min(DELIVERING_GAP);
+        self.last_delivery.map(since).unwrap_or_default()
+    }
+
     /// Nothing speaks against it any more.
     fn forget(&mut self) {
         (self.refusals, self.unknown, self.absent) = (0, 0, 0);

@@ -188,7 +188,9 @@ impl Batch {
     /// Stores `value` under `key`, which must be at most [`CHUNK`] bytes.
     pub(super) fn put(&mut self, key: &[u8], value: Vec<u8>) {
         debug_assert!(value.len() <= CHUNK);
-        self.put_found(key, &value);
+        #[cfg(feature = "simulation")]
+        self.shown.push((key.to_vec(), Some(value.clone())));
+        self.writes.insert(key, value);
     }
 
     /// Stores `value` under `key` followed by chunk numbers; any length. Read it with [`Database::scan_chunked`].
@@ -394,7 +396,8 @@ impl Database {
         #[cfg(feature = "simulation")]
         if let Some(disk) = &self.disk {
             let written = disk.write(&self.path, std::mem::take(&mut batch.shown));
-            return written.map_err(|source| DatabaseError::Sled { path: self.path.clone(), source: source.into() });
+            return written
+                .map_err(|source| DatabaseError::Sled { path: self.path.clone(), source: source.into() });
         }
         let writes = std::mem::take(&mut batch.writes);
         self.call(|db| {

@@ -241,7 +241,9 @@ impl Disk {
     /// What the file of the database in `from` holds is in that of `to` as well.
     pub(super) fn copy(&self, from: &Path, to: &Path) {
         let mut state = self.state();
-        if let Some((pairs, bytes)) = state.databases.get(from).map(|found| (found.pairs.clone(), found.bytes)) {
+        if let Some((pairs, bytes)) =
+            state.databases.get(from).map(|found| (found.pairs.clone(), found.bytes))
+        {
             state.databases.insert(to.to_path_buf(), Stored { pairs, bytes, ..Stored::default() });
         }
     }

@@ -309,15 +309,12 @@ impl Life {
     /// Lives for so long, unless it ends before.
     pub async fn live(&mut self, time: Duration) -> Option<Ending> {
         let until = tokio::time::Instant::now() + time;
-        loop {
-            let next = tokio::time::timeout_at(until, self.tasks.next()).await;
-            match next {
-                Err(_) => return None,
-                Ok(Some(TaskEnd::Died)) => return Some(Ending::Died),
-                Ok(Some(TaskEnd::Failed(why))) => return Some(Ending::Failed(why)),
-                Ok(Some(TaskEnd::Ended(name))) => return Some(Ending::Failed(format!("{name} ended by itself"))),
-                Ok(None) => return Some(Ending::Failed("all tasks ended".into())),
-            }
+        match tokio::time::timeout_at(until, self.tasks.next()).await {
+            Err(_) => None,
+            Ok(Some(TaskEnd::Died)) => Some(Ending::Died),
+            Ok(Some(TaskEnd::Failed(why))) => Some(Ending::Failed(why)),
+            Ok(Some(TaskEnd::Ended(name))) => Some(Ending::Failed(format!("{name} ended by itself"))),
+            Ok(None) => Some(Ending::Failed("all tasks ended".into())),
         }
     }
 
@@ -377,7 +374,10 @@ impl Life {
     /// What is wrong with its links.
     pub fn trouble(&self) -> String {
         let (redis, link) = (self.redis.borrow(), self.link.borrow());
-        format!("Redis {:?} {:?}, link {} {:?} {:?}", redis.connected, redis.fault, link.circuit, link.trouble, link.cause)
+        format!(
+            "Redis {:?} {:?}, link {} {:?} {:?}",
+            redis.connected, redis.fault, link.circuit, link.trouble, link.cause
+        )
     }
 }
 

@@ -10,12 +10,12 @@ impl Chance {
     /// The stream of a seed for one purpose: streams of other purposes do not change when this one is used more or less.
     pub fn new(seed: u64, purpose: u64) -> Self {
         let mut chance = Self(seed ^ purpose.wrapping_mul(0xd134_2543_de82_ef95));
-        chance.next();
+        chance.bits();
         chance
     }
 
     /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,12 +25,12 @@ impl Chance {
 
     /// A number from `least` to `most`.
     pub fn within(&mut self, least: u64, most: u64) -> u64 {
-        least + self.next() % (most.saturating_sub(least) + 1)
+        least + self.bits() % (most.saturating_sub(least) + 1)
     }
 
     /// Any part of one.
     pub fn part(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+        (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// Whether something happens that happens with this probability.
@@ -40,7 +40,7 @@ impl Chance {
 
     /// One of these.
     pub fn of<T: Copy>(&mut self, from: &[T]) -> T {
-        from[(self.next() % from.len() as u64) as usize]
+        from[(self.bits() % from.len() as u64) as usize]
     }
 
     /// A time between these, of any order of magnitude.

@@ -69,14 +69,18 @@ fn one(flags: &Flags, seed: u64) -> ExitCode {
     }
     let outcome = run(plan, flags.bug, !flags.quiet);
     let (hash, lines) = outcome.digest;
-    println!("seed {seed}: {lines} events, {hash:016x}, {:.1} s of its own time", outcome.lasted.as_secs_f64());
+    println!(
+        "seed {seed}: {lines} events, {hash:016x}, {:.1} s of its own time",
+        outcome.lasted.as_secs_f64()
+    );
     outcome.violations.iter().for_each(|violation| println!("VIOLATION: {violation}"));
     if outcome.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn many(flags: &Flags) -> ExitCode {
     let begun = Instant::now();
-    let (mut failed, mut records, mut lives, mut lasted, mut slowest) = (0, 0, 0, Duration::ZERO, (Duration::ZERO, 0));
+    let (mut failed, mut records, mut lives, mut lasted, mut slowest) =
+        (0, 0, 0, Duration::ZERO, (Duration::ZERO, 0));
     for seed in flags.first..flags.first + flags.seeds {
         let at = Instant::now();
         let outcome = run(Without::default().of(seed), flags.bug, false);
@@ -102,7 +106,10 @@ fn many(flags: &Flags) -> ExitCode {
         left.violations.iter().take(5).for_each(|violation| println!("  {violation}"));
         let bug = flags.bug.and_then(|bug| clap::ValueEnum::to_possible_value(&bug));
         let bug = bug.map_or(String::new(), |bug| format!(" --bug {}", bug.get_name()));
-        println!("repeat it: cargo run --profile simulation -p simulation -- --seed {seed}{}{bug}", smaller.flags());
+        println!(
+            "repeat it: cargo run --profile simulation -p simulation -- --seed {seed}{}{bug}",
+            smaller.flags()
+        );
         return ExitCode::FAILURE;
     }
     println!(

@@ -44,8 +44,10 @@ impl Seen {
                 let buried: u64 = stats.dead_lettered[kind].iter().sum();
                 let gone = stats.delivered[kind] + stats.duplicates[kind] + stats.exported[kind] + buried;
                 if stats.enqueued[kind] != gone + stats.depth[kind] {
-                    let text = format!("{name}: {} enqueued of kind {kind} are not {gone} gone and {} waiting",
-                        stats.enqueued[kind], stats.depth[kind]);
+                    let text = format!(
+                        "{name}: {} enqueued of kind {kind} are not {gone} gone and {} waiting",
+                        stats.enqueued[kind], stats.depth[kind]
+                    );
                     state.violation(text);
                 }
             }
@@ -59,8 +61,15 @@ impl Seen {
             state.violation(format!("{enqueued} are enqueued, {pushed} were pushed"));
         }
         if sum(&stats.exported) > 0 || stats.quarantined_segments > 0 {
-            let text = format!("set aside, and nothing is damaged: {} segments, {} exported", stats.quarantined_segments, sum(&stats.exported));
+            let text = format!(
+                "set aside, and nothing is damaged: {} segments, {} exported",
+                stats.quarantined_segments,
+                sum(&stats.exported)
+            );
             state.violation(text);
+        }
+        if stats.dead_letters_expired > 0 {
+            state.violation("a dead letter has expired, and none is old".into());
         }
         if stats.counted_bytes > state.plan.settings.outbox_bytes + COMMIT_BYTES {
             state.violation(format!("the outbox takes {} bytes", stats.counted_bytes));
@@ -120,14 +129,17 @@ impl Seen {
             state.violation(text);
         }
         if stats.dead_letters != self.letters.len() as u64 {
-            let text = format!("{} dead letters are counted, {} are there", stats.dead_letters, self.letters.len());
+            let text =
+                format!("{} dead letters are counted, {} are there", stats.dead_letters, self.letters.len());
             state.violation(text);
         }
         let taken = state.records.iter().filter(|truth| truth.taken.is_some()).count() as u64;
         if sum(&stats.delivered) > taken || sum(&stats.duplicates) > state.server.known_before {
             let text = format!(
                 "{} count as delivered and {} as duplicates; {taken} were taken, {} known before",
-                sum(&stats.delivered), sum(&stats.duplicates), state.server.known_before
+                sum(&stats.delivered),
+                sum(&stats.duplicates),
+                state.server.known_before
             );
             state.violation(text);
         }
@@ -191,7 +203,9 @@ fn check_quiet(state: &mut State) {
     for (n, fault) in state.plan.faults.iter().enumerate().filter(|(_, fault)| fault.what == What::LinkDown) {
         let sent = state.server.sent_into.get(&n).copied().unwrap_or(0) as f64;
         let lasted = (fault.until - fault.from).as_secs_f64();
-        let most = 20.0 + state.plan.settings.concurrency as f64 + 4.0 * lasted / state.plan.settings.initial_delay.as_secs_f64();
+        let most = 20.0
+            + state.plan.settings.concurrency as f64
+            + 4.0 * lasted / state.plan.settings.initial_delay.as_secs_f64();
         if sent > most {
             loud.push(format!("{sent} requests into a link that was down for {lasted:.0} s"));
         }
@@ -215,7 +229,8 @@ fn check_letter(state: &mut State, letter: &DeadLetter, now: Duration) {
     let (truth, settings) = (&state.records[number], &state.plan.settings);
     let is_record = matches!(letter.payload, Payload::Record(_));
     let jumps = state.plan.faults.iter().any(|fault| matches!(fault.what, What::ClockJumps(_)));
-    let long_enough = |since: Option<Duration>, least: Duration| since.is_some_and(|since| now + GLANCE >= since + least);
+    let long_enough =
+        |since: Option<Duration>, least: Duration| since.is_some_and(|since| now + GLANCE >= since + least);
     let must_be = match letter.reason {
         Reason::Invalid => truth.push.kind.is_none() && !is_record,
         Reason::Refused => truth.refused >= 2 && truth.refused_anew >= 1,
@@ -225,7 +240,8 @@ fn check_letter(state: &mut State, letter: &DeadLetter, now: Duration) {
             long_enough(of_session.filter_map(|other| other.unknown_at).min(), settings.session_grace)
         }
         Reason::Expired => {
-            truth.push.kind == Some(Kind::Quota) && (jumps || long_enough(truth.pushed_at, settings.quota_ttl))
+            truth.push.kind == Some(Kind::Quota)
+                && (jumps || long_enough(truth.pushed_at, settings.quota_ttl))
         }
     };
     let original = letter.original();
@@ -283,7 +299,10 @@ fn check_quota(state: &mut State, buried: &BTreeMap<usize, u32>) {
     for reply in &replies {
         let is_one = state.records.iter().any(|truth| truth.quota.as_ref() == Some(reply));
         if !is_one {
-            wrong.push(format!("an answer to a quota request that nobody gave: {}", String::from_utf8_lossy(reply)));
+            wrong.push(format!(
+                "an answer to a quota request that nobody gave: {}",
+                String::from_utf8_lossy(reply)
+            ));
         }
     }
     for (number, truth) in state.records.iter().enumerate().take(state.pushed) {

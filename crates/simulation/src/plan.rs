@@ -126,6 +126,7 @@ pub enum What {
     // Redis and the way to it.
     RedisDown,
     RedisSlow(Duration),
+    RedisLate(f64),
     RedisCutBefore(f64),
     RedisCutAfter(f64),
     RedisRefuses(f64),
@@ -251,7 +252,11 @@ impl Settings {
             segment_bytes: chance.size(4 << 10, 256 << 10),
             outbox_bytes: ROOMY,
             mirror_most: chance.of(&[0, 10_000, 10_000]),
-            clock_offset: if chance.happens(0.2) { chance.of(&[-86_400 * 400, -3600, 3600, 86_400 * 400]) } else { 0 },
+            clock_offset: if chance.happens(0.2) {
+                chance.of(&[-86_400 * 400, -3600, 3600, 86_400 * 400])
+            } else {
+                0
+            },
             clock_drift: if chance.happens(0.3) { chance.within(0, 1000) as i64 - 500 } else { 0 },
         }
     }
@@ -356,7 +361,7 @@ fn what(chance: &mut Chance) -> What {
         5..=10 => of_control_plane(chance, likely),
         11..=14 => of_redis(chance),
         15..=17 => of_disk(chance, likely),
-        18 => What::ClockJumps(chance.of(&[-86_400 * 30, -3600, -60, -2, 2, 60, 3600, 86_400 * 30])),
+        18 => What::ClockJumps(chance.of(&[-86_400 * 20, -3600, -60, -2, 2, 60, 3600, 86_400 * 20])),
         _ => chance.of(&[What::Paused, What::Probed, What::BrakeReleased]),
     }
 }
@@ -375,7 +380,9 @@ fn of_link(chance: &mut Chance, likely: f64) -> What {
 
 fn of_control_plane(chance: &mut Chance, likely: f64) -> What {
     match chance.within(0, 19) {
-        0..=2 => What::Overloaded(chance.of(&[429, 503, 503, 408, 425]), chance.of(&[0, 0, 1, 5, 30]), likely),
+        0..=2 => {
+            What::Overloaded(chance.of(&[429, 503, 503, 408, 425]), chance.of(&[0, 0, 1, 5, 30]), likely)
+        }
         3 => What::Failing(chance.of(&[500, 502, 504]), likely),
         4..=7 => What::FailingRecords(chance.of(&[500, 503, 500, 429]), likely),
         8 => What::FailingKind(
@@ -400,7 +407,8 @@ fn of_redis(chance: &mut Chance) -> What {
     let now_and_then = chance.of(&[0.01, 0.05, 0.2]);
     match chance.within(0, 9) {
         0 => What::RedisDown,
-        1..=4 => What::RedisSlow(chance.time(SECOND / 100, 20 * SECOND)),
+        1 | 2 => What::RedisSlow(chance.time(SECOND / 100, 20 * SECOND)),
+        3 | 4 => What::RedisLate(now_and_then),
         5 => What::RedisCutBefore(now_and_then),
         6 | 7 => What::RedisCutAfter(now_and_then),
         8 => What::RedisRefuses(now_and_then),

@@ -99,9 +99,12 @@ impl Call {
 impl State {
     /// Does one command.
     fn perform(&mut self, words: &Words) -> Value {
-        let text = |at: usize| String::from_utf8_lossy(words.get(at).map_or(&[][..], |word| &word[..])).into_owned();
+        let text =
+            |at: usize| String::from_utf8_lossy(words.get(at).map_or(&[][..], |word| &word[..])).into_owned();
         match text(0).to_ascii_uppercase().as_str() {
-            "INFO" if text(1) == "memory" => Value::BulkString(b"maxmemory:0\r\nmaxmemory_policy:noeviction\r\n".to_vec()),
+            "INFO" if text(1) == "memory" => {
+                Value::BulkString(b"maxmemory:0\r\nmaxmemory_policy:noeviction\r\n".to_vec())
+            }
             "INFO" => Value::BulkString(b"redis_version:7.0.15\r\n".to_vec()),
             "GET" => self.redis.text(&text(1)).map_or(Value::Nil, |text| Value::BulkString(text.clone())),
             "LPUSH" => {
@@ -115,13 +118,16 @@ impl State {
                 let count: usize = text(2).parse().unwrap_or(0);
                 let keys = (3..3 + count).map(text).collect();
                 let call = Call { keys, args: words[3 + count..].to_vec() };
-                let digest = if name == "EVAL" { redis::Script::new(&text(1)).get_hash().to_owned() } else { text(1) };
+                let digest =
+                    if name == "EVAL" { redis::Script::new(&text(1)).get_hash().to_owned() } else { text(1) };
                 if name == "EVAL" {
                     self.redis.scripts.insert(digest.clone());
                 } else if !self.redis.scripts.contains(&digest) {
                     return error("NOSCRIPT No matching script. Please use EVAL.");
                 }
-                let script = SCRIPTS.iter().find(|(_, parts)| redis::Script::new(&parts.concat()).get_hash() == digest);
+                let script = SCRIPTS
+                    .iter()
+                    .find(|(_, parts)| redis::Script::new(&parts.concat()).get_hash() == digest);
                 match script.map(|(name, _)| *name) {
                     Some("acquire") => self.acquire(&call),
                     Some("release") => self.release(&call),
@@ -171,7 +177,8 @@ impl State {
 
     fn give_back(&mut self, call: &Call) -> Value {
         let (mut moved, most) = (0, call.number(0));
-        let pairs: Vec<_> = call.keys[1..].chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
+        let pairs: Vec<_> =
+            call.keys[1..].chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
         for (from, to) in pairs {
             while moved < most
                 && let Some(message) = self.redis.lists.get_mut(&from).and_then(VecDeque::pop_front)
@@ -216,12 +223,17 @@ impl State {
                 let list = self.redis.lists.entry(in_flight.clone()).or_default();
                 list.truncate(list.len().saturating_sub(ack * times));
                 held = list.len() + ack;
-                let count = self.redis.text(&acked).and_then(|text| String::from_utf8_lossy(text).parse::<u64>().ok());
+                let count = self
+                    .redis
+                    .text(&acked)
+                    .and_then(|text| String::from_utf8_lossy(text).parse::<u64>().ok());
                 let count = count.unwrap_or(0) + ack as u64;
                 self.redis.set(&acked, count.to_string().as_bytes(), None);
                 self.redis.acknowledged += ack as u64;
             }
-            let list = |lists: &mut BTreeMap<String, VecDeque<Vec<u8>>>, key: &str| lists.remove(key).unwrap_or_default();
+            let list = |lists: &mut BTreeMap<String, VecDeque<Vec<u8>>>, key: &str| {
+                lists.remove(key).unwrap_or_default()
+            };
             let mut taken = list(&mut self.redis.lists, &in_flight);
             for message in list(&mut self.redis.lists, &wakeup).into_iter().rev() {
                 taken.push_front(message);
@@ -299,6 +311,8 @@ impl Passage {
                     passage.there += most.mul_f64(chance.part());
                     passage.back += most.mul_f64(chance.part());
                 }
+                // By so much that nobody waits for it any more.
+                What::RedisLate(likely) if chance.happens(likely) => passage.there += Duration::from_secs(12),
                 What::RedisCutBefore(likely) => passage.is_cut_before |= chance.happens(likely),
                 What::RedisCutAfter(likely) => passage.is_cut_behind |= chance.happens(likely),
                 What::RedisRefuses(likely) if chance.happens(likely) => {
@@ -396,13 +410,17 @@ impl Line {
         loop {
             let pushed = {
                 let mut state = self.world.state();
-                if state.redis.starts != self.starts || state.fault(|what| (what == What::RedisDown).then_some(())).is_some() {
+                if state.redis.starts != self.starts
+                    || state.fault(|what| (what == What::RedisDown).then_some(())).is_some()
+                {
                     self.is_dead.store(true, Ordering::Relaxed);
                     return Err(broken(ErrorKind::ConnectionReset));
                 }
                 if state.redis.len(&queue) > 0 {
                     if state.redis.text(&destination).is_some() {
-                        return Ok(error("WRONGTYPE Operation against a key holding the wrong kind of value"));
+                        return Ok(error(
+                            "WRONGTYPE Operation against a key holding the wrong kind of value",
+                        ));
                     }
                     if let Some(message) = state.redis.lists.get_mut(&queue).and_then(VecDeque::pop_back) {
                         state.redis.push(&destination, message.clone());

@@ -44,7 +44,8 @@ pub fn run(plan: Plan, bug: Option<Bug>, is_printed: bool) -> Outcome {
     let _turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Path::new("/dev/shm");
     let place = if place.is_dir() { place.to_path_buf() } else { std::env::temp_dir() };
-    let dir = tempfile::Builder::new().prefix("simulation-").tempdir_in(place).expect("a folder for the outbox");
+    let dir =
+        tempfile::Builder::new().prefix("simulation-").tempdir_in(place).expect("a folder for the outbox");
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }.enable_time().start_paused(true).build().expect("a runtime");
     if is_printed {
@@ -55,7 +56,8 @@ pub fn run(plan: Plan, bug: Option<Bug>, is_printed: bool) -> Outcome {
         simulate(Some(Box::new(world.clone())));
         let disk = Disk::new(Box::new(Weather(world.clone())));
         Disk::use_here(Some(disk.clone()));
-        let mut play = Play { world: world.clone(), disk, dir: dir.path().join("outbox"), seen: Seen::default() };
+        let mut play =
+            Play { world: world.clone(), disk, dir: dir.path().join("outbox"), seen: Seen::default() };
         play.run().await;
         let state = world.state();
         Outcome {
@@ -119,7 +121,9 @@ impl Play {
             match begun {
                 Ok(Ok(life)) => return Some(life),
                 Ok(Err(error)) => {
-                    self.world.state().note(&format!("the outbox cannot be opened: {}", of_place(&error, &self.dir)));
+                    self.world
+                        .state()
+                        .note(&format!("the outbox cannot be opened: {}", of_place(&error, &self.dir)));
                     if self.world.state().now() > until {
                         let text = format!("the outbox cannot be opened: {}", of_place(&error, &self.dir));
                         self.world.state().violation(text);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dataplane_agent::control_plane::{Connection, Exchange, Failure, Wire, WireAnswer, WireRequest};
@@ -128,7 +128,9 @@ fn plain(body: &Bytes, encoding: Option<&str>) -> Result<Bytes, String> {
         None => Ok(body.clone()),
         Some("gzip") => {
             let mut plain = Vec::new();
-            flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut plain).map_err(|error| error.to_string())?;
+            flate2::read::GzDecoder::new(&body[..])
+                .read_to_end(&mut plain)
+                .map_err(|error| error.to_string())?;
             Ok(plain.into())
         }
         Some("zstd") => zstd::decode_all(&body[..]).map(Into::into).map_err(|error| error.to_string()),
@@ -194,7 +196,8 @@ impl State {
                 for session in batch.sessions {
                     asked.groups.push(session.records.len());
                     for entry in session.records {
-                        let number = self.record(&entry.kind, &session.api_session_id, entry.body.get().as_bytes())?;
+                        let number =
+                            self.record(&entry.kind, &session.api_session_id, entry.body.get().as_bytes())?;
                         keys.extend_from_slice(self.records[number].key?.as_bytes());
                         asked.records.push(number);
                     }
@@ -267,7 +270,8 @@ impl State {
                 self.violations.push("records are sent while the drain is paused".into());
             }
         }
-        let is_hurried = self.faults().any(|what| matches!(what, What::Probed | What::BrakeReleased | What::Paused));
+        let is_hurried =
+            self.faults().any(|what| matches!(what, What::Probed | What::BrakeReleased | What::Paused));
         for number in &asked.records {
             let Some((told_in, until)) = self.records[*number].not_before else { continue };
             if told_in == life && now < until && !is_hurried {
@@ -286,7 +290,9 @@ impl State {
             if !is_excused {
                 let name = truth.transaction.clone();
                 let ago = now.saturating_sub(told_at).as_secs_f64();
-                self.violation(format!("{name} is sent again {ago:.3} s after it was answered that it is taken"));
+                self.violation(format!(
+                    "{name} is sent again {ago:.3} s after it was answered that it is taken"
+                ));
             }
         }
     }
@@ -302,7 +308,9 @@ impl State {
                 fault.what,
                 What::WritesFail(..) | What::SyncsFail(_) | What::NamesFail(_) | What::DiskSlow(_)
             );
-            is_disks && fault.from < ended + Duration::from_secs(1) && fault.until + Duration::from_secs(5) > told_at
+            is_disks
+                && fault.from < ended + Duration::from_secs(1)
+                && fault.until + Duration::from_secs(5) > told_at
         });
         slow || ended.saturating_sub(told_at) < Duration::from_millis(250)
     }
@@ -449,7 +457,7 @@ impl State {
             let whole = match *fault {
                 What::Overloaded(status, wait, likely) if chance.happens(likely) => {
                     let answer = failure_of(status);
-                    let date = SystemTime::from(self.true_time()) + Duration::from_secs(wait);
+                    let date = self.true_time() + Duration::from_secs(wait);
                     match wait {
                         0 => Some(answer),
                         30 => Some(with(answer, "retry-after", &httpdate::fmt_http_date(date))),
@@ -461,11 +469,15 @@ impl State {
                 What::NotSuccessful(likely) if chance.happens(likely) => {
                     Some(answer(200, json!({"success": false, "error": "no"}).to_string()))
                 }
-                What::InProgress(likely) if !asked.records.is_empty() && !is_batch && chance.happens(likely) => {
+                What::InProgress(likely)
+                    if !asked.records.is_empty() && !is_batch && chance.happens(likely) =>
+                {
                     Some(with(failure_of(409), "retry-after", "1"))
                 }
                 What::NoBatches(status) if is_batch => Some(failure_of(status)),
-                What::BatchesTooLarge(most) if is_batch && asked.records.len() > most => Some(failure_of(413)),
+                What::BatchesTooLarge(most) if is_batch && asked.records.len() > most => {
+                    Some(failure_of(413))
+                }
                 What::NoEncoding if asked.encoding.is_some() => Some(failure_of(415)),
                 What::RefusesAll(status) if is_batch && chance.happens(0.3) => Some(failure_of(status)),
                 What::ForgetsServer => {
@@ -553,9 +565,11 @@ impl Passage {
                 What::LinkLateAnswers(likely) if chance.happens(likely) => {
                     passage.back += Duration::from_secs(60);
                 }
-                What::Portal(which, likely) if chance.happens(likely) => passage.foreign = Some(portal(which)),
+                What::Portal(which, likely) if chance.happens(likely) => {
+                    passage.foreign = Some(portal(which))
+                }
                 What::ForeignAnswers(likely) if chance.happens(likely) && !of_others.is_empty() => {
-                    let at = chance.next() as usize % of_others.len();
+                    let at = chance.bits() as usize % of_others.len();
                     passage.foreign = Some(of_others[at].clone());
                 }
                 _ => {}
@@ -680,7 +694,8 @@ impl Network {
             return;
         }
         let (life, now) = (state.life, state.now());
-        let asked_wait = answer.headers.get("retry-after").and_then(|wait| wait.to_str().ok()?.parse::<u64>().ok());
+        let asked_wait =
+            answer.headers.get("retry-after").and_then(|wait| wait.to_str().ok()?.parse::<u64>().ok());
         if let Some(wait) = asked_wait.filter(|_| matches!(answer.status, 429 | 503)) {
             for number in &asked.records {
                 state.records[*number].not_before = Some((life, now + Duration::from_secs(wait)));
@@ -697,7 +712,9 @@ impl Network {
                 not.filter_map(|exception| exception["index"].as_u64()).collect()
             }
             Endpoint::Record(_) if matches!(answer.status, 201 | 204) => Vec::new(),
-            Endpoint::Record(_) if answer.status == 409 && !answer.headers.contains_key("retry-after") => Vec::new(),
+            Endpoint::Record(_) if answer.status == 409 && !answer.headers.contains_key("retry-after") => {
+                Vec::new()
+            }
             _ => return,
         };
         for (index, number) in asked.records.iter().enumerate() {
@@ -718,7 +735,7 @@ fn dressed(state: &mut State, asked: &Asked, mut answer: WireAnswer) -> WireAnsw
         answer.headers.insert("x-correlation-id", id.clone());
     }
     let takes_none = state.fault(|what| (what == What::NoEncoding).then_some(())).is_some();
-    if !takes_none && state.plan.seed % 2 == 0 {
+    if !takes_none && state.plan.seed.is_multiple_of(2) {
         answer = with(answer, "accept-encoding", "zstd, gzip");
     }
     answer
@@ -770,7 +787,10 @@ impl Network {
         let is_retry = known.is_some_and(|number| state.records[*number].tried > 0);
         match bug {
             Bug::NewKeyOnRetry if is_record && is_retry => {
-                request.headers.insert("idempotency-key", HeaderValue::from_static("0c2d1f6e-0000-4000-8000-000000000000"));
+                request.headers.insert(
+                    "idempotency-key",
+                    HeaderValue::from_static("0c2d1f6e-0000-4000-8000-000000000000"),
+                );
             }
             Bug::NewBodyOnRetry if is_record && is_retry => {
                 let text = String::from_utf8_lossy(&request.body).replacen('{', r#"{"again":1,"#, 1);

@@ -42,7 +42,11 @@ impl Without {
     pub fn flags(&self) -> String {
         let list = |name: &str, numbers: &BTreeSet<usize>| {
             let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
-            if numbers.is_empty() { String::new() } else { format!(" --without-{name} {}", numbers.join(",")) }
+            if numbers.is_empty() {
+                String::new()
+            } else {
+                format!(" --without-{name} {}", numbers.join(","))
+            }
         };
         list("faults", &self.faults) + &list("ends", &self.ends) + &list("sessions", &self.sessions)
     }
@@ -55,7 +59,9 @@ pub fn shrink(seed: u64, bug: Option<Bug>) -> Without {
     let mut without = Without::default();
     let fails = |without: &Without| !run(without.of(seed), bug, false).violations.is_empty();
     let mut part: fn(&mut Without) -> &mut BTreeSet<usize> = |without| &mut without.faults;
-    for (n, all) in [(0..plan.faults.len()).collect(), (0..plan.ends.len()).collect(), sessions].into_iter().enumerate() {
+    for (n, all) in
+        [(0..plan.faults.len()).collect(), (0..plan.ends.len()).collect(), sessions].into_iter().enumerate()
+    {
         let all: Vec<usize> = BTreeSet::into_iter(all).collect();
         if n == 1 {
             part = |without| &mut without.ends;

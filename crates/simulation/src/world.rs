@@ -241,7 +241,7 @@ impl Machine for World {
     }
 
     fn random(&self) -> u64 {
-        self.state().machine.next()
+        self.state().machine.bits()
     }
 }
 
@@ -281,7 +281,9 @@ fn truth(push: &Push) -> Truth {
         ),
         Some(Kind::Quota) => format!(r#"{{{ids}"product_code":"speech_transcription","x":"{noise}"}}"#),
         Some(Kind::Started) => {
-            format!(r#"{{{ids}"event_type":"session_started","metadata":{{"client_info":{{"x":"{noise}"}}}}}}"#)
+            format!(
+                r#"{{{ids}"event_type":"session_started","metadata":{{"client_info":{{"x":"{noise}"}}}}}}"#
+            )
         }
         Some(Kind::Completed | Kind::Lifecycle) => format!(
             r#"{{{ids}"event_type":"session_completed","disconnect_reason":"STREAM_END","metadata":{{"x":"{noise}"}}}}"#

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use dataplane_agent::outbox::simulated::{Crash, Disk, Driven, Fate, Outcome, Pace, Step, open_driven};
 use dataplane_agent::outbox::{
-    DeadLetter, Durability, Entry, Log, Outbox, Payload, Reason, Recent, Rejected, Settings, Settlement, Stats, Taken,
-    Threads, Ticket,
+    DeadLetter, Durability, Entry, Log, Outbox, Payload, Reason, Recent, Rejected, Settings, Settlement,
+    Stats, Taken, Threads, Ticket,
 };
 use dataplane_agent::record::{Acceptor, Kind, Origin, Queue, Timestamp, UnknownFields};
 use simulation::chance::Chance;
@@ -50,7 +50,8 @@ fn settings(dir: &Path) -> Settings {
 }
 
 fn entry(number: u64, chance: &mut Chance) -> Entry {
-    let ids = format!(r#""transaction_id":"t-{number}","api_session_id":"s-{}","customer_id":"c""#, number % 5);
+    let ids =
+        format!(r#""transaction_id":"t-{number}","api_session_id":"s-{}","customer_id":"c""#, number % 5);
     let noise = "x".repeat(chance.size(1, 5000) as usize);
     let (queue, text) = match chance.within(0, 5) {
         0 => (Queue::Quota, format!("{{{ids}}}")),
@@ -102,7 +103,8 @@ async fn view(outbox: &Outbox) -> View {
     }
     let letters = outbox.dead_letters(0, 10_000).await.unwrap();
     let letters = letters.iter().map(|letter| (letter.id, letter.reason, letter.original().into_owned()));
-    let Stats { enqueued, delivered, duplicates, exported, dead_lettered, depth, .. } = outbox.durable_stats();
+    let Stats { enqueued, delivered, duplicates, exported, dead_lettered, depth, .. } =
+        outbox.durable_stats();
     let dead_lettered = dead_lettered.map(|reasons| reasons.iter().sum());
     let taken = outbox.recently_taken(Queue::Usage);
     View {
@@ -120,7 +122,8 @@ async fn operate(outbox: &Outbox, chance: &mut Chance, next: &mut u64) {
             let count = chance.size(1, 80);
             let entries: Vec<Entry> = (*next..*next + count).map(|number| entry(number, chance)).collect();
             let mut recent = Recent::default();
-            recent.queues[Queue::Usage as usize] = Taken { position: *next, digests: vec![7; count as usize] };
+            recent.queues[Queue::Usage as usize] =
+                Taken { position: *next, digests: vec![7; count as usize] };
             *next += count;
             outbox.append(entries, Some((1, recent))).await.unwrap().await.unwrap().unwrap();
         }
@@ -139,7 +142,10 @@ async fn operate(outbox: &Outbox, chance: &mut Chance, next: &mut u64) {
                 let (first_at, last_at) = (record.accepted_at(), Timestamp(1));
                 let (reason, payload) = (Reason::Refused, Payload::Record(record));
                 let detail = "no".into();
-                outbox.bury(&ticket, DeadLetter { id: 0, reason, detail, attempts: 1, first_at, last_at, payload });
+                outbox.bury(
+                    &ticket,
+                    DeadLetter { id: 0, reason, detail, attempts: 1, first_at, last_at, payload },
+                );
             }
         }
     }
@@ -197,7 +203,10 @@ fn what_a_process_was_killed_while_making_is_on_the_disk_when_the_next_one_uses_
     }
 }
 
-async fn beside<T>(driven: &mut std::pin::Pin<Box<dyn Future<Output = ()>>>, work: impl Future<Output = T>) -> T {
+async fn beside<T>(
+    driven: &mut std::pin::Pin<Box<dyn Future<Output = ()>>>,
+    work: impl Future<Output = T>,
+) -> T {
     tokio::select! {
         biased;
         done = work => done,

@@ -35,7 +35,8 @@ fn every_planted_bug_is_found() {
     quiet();
     let mut missed = Vec::new();
     for bug in Bug::value_variants() {
-        let found = (1..=FOUND_WITHIN).find(|seed| !run(Plan::of(*seed), Some(*bug), false).violations.is_empty());
+        let found =
+            (1..=FOUND_WITHIN).find(|seed| !run(Plan::of(*seed), Some(*bug), false).violations.is_empty());
         match found {
             Some(seed) => println!("{bug:?} is found by seed {seed}"),
             None => missed.push(*bug),

@@ -266,7 +266,7 @@ impl Run {
         self.announce(change);
         self.answers(log, now);
         // One that was unknown already while others were delivered is no sign that all are.
-        let since = self.lanes.unknown_since(key, self.routes.progress());
+        let since = self.lanes.unknown_since(key, self.routes.progress(now));
         let session = LaneKey::of_session(item.record.session());
         let news = self.routes.is_news(log, &since).then_some(session);
         if self.routes.session_unknown(log, news, self.link.limit(now), &self.heard, now) {
@@ -275,7 +275,7 @@ impl Run {
     }
 
     fn session_unknown(&mut self, key: LaneKey, item: Item, detail: String, now: Instant) {
-        let since = self.lanes.unknown_since(key, self.routes.progress());
+        let since = self.lanes.unknown_since(key, self.routes.progress(now));
         let unknown_for = self.routes.delivering_since(item.ticket.log, &since);
         if unknown_for >= self.drain.settings.session_grace {
             self.dead_letter(key, &item, Reason::SessionUnknown, detail);

@@ -169,7 +169,7 @@ fn sessions_that_have_been_unknown_for_long_are_no_sign_of_the_route() {
 fn a_grace_runs_only_while_others_of_its_kind_are_delivered() {
     let (mut routes, start) = (routes(), Instant::now());
     routes.delivered(Log::Usage, 1, start);
-    let since = routes.progress();
+    let since = routes.progress(start);
     for n in 1..=1000 {
         routes.delivered(Log::Started, 1, start + n * 1000 * MS);
     }
@@ -184,6 +184,17 @@ fn a_grace_runs_only_while_others_of_its_kind_are_delivered() {
     assert_eq!(routes.delivering_since(Log::Usage, &since), Duration::from_secs(3));
     routes.delivered(Log::Usage, 1, start + 2 * FOR_LONG);
     assert_eq!(routes.delivering_since(Log::Usage, &since), Duration::from_secs(13));
+}
+
+#[test]
+fn a_gap_before_a_session_was_unknown_is_no_time_of_its_grace() {
+    let (mut routes, start) = (routes(), Instant::now());
+    routes.delivered(Log::Usage, 1, start);
+    // For nine seconds nothing was delivered; then a session is unknown, and the next delivery comes at once.
+    let unknown_at = start + Duration::from_secs(9);
+    let since = routes.progress(unknown_at);
+    routes.delivered(Log::Usage, 1, unknown_at + 100 * MS);
+    assert_eq!(routes.delivering_since(Log::Usage, &since), 100 * MS);
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Carrying out: each order by the hands that `/admin` has, too, and what is told of it.
 
-
 use serde_json::{Value, json};
 use tokio::time::Instant;
 

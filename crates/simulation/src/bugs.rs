@@ -32,8 +32,6 @@ pub enum Bug {
     LoseADeadLetter,
     /// What is committed is acknowledged twice: what was taken behind it leaves Redis too.
     AcknowledgeTwice,
-    /// Scripts that arrive late work on the lists though the lease is another's.
-    IgnoreLease,
     /// The intake does not hear how much usage is left in Redis: completed events overtake it.
     UsageLeftUntold,
     /// A quota request is settled though its answer has not reached Redis.

@@ -167,7 +167,7 @@ impl State {
     /// A script that shows the lease first, and changes it.
     fn fenced(&mut self, call: &Call, script: impl FnOnce(&mut Self, &Call) -> Value) -> Value {
         let is_held = self.redis.text(&call.keys[0]).is_some_and(|held| *held == call.args[0]);
-        if !is_held && !self.has(Bug::IgnoreLease) {
+        if !is_held {
             return error("FENCED the lease of this SERVER_ID is held otherwise, or has ended");
         }
         let millis = call.number(1) as u64;

@@ -434,6 +434,14 @@ impl State {
         }
     }
 
+    /// A page of a middlebox counts as a failure of the ControlPlane; another request's answer does not.
+    fn heard_of_a_portal(&mut self, asked: &Asked, answer: &WireAnswer) {
+        let is_page = answer.status >= 400 && !answer.body.starts_with(b"{") && !answer.body.is_empty();
+        for number in asked.records.iter().filter(|_| is_page) {
+            self.records[*number].failed += 1;
+        }
+    }
+
     fn quota(&mut self, number: usize) -> WireAnswer {
         let seconds = self.now().as_secs();
         let truth = &mut self.records[number];
@@ -487,7 +495,8 @@ impl State {
                 _ => None,
             };
             if let Some(answer) = whole {
-                let word = Word::Not(answer.status);
+                // `success: false` is a failure too.
+                let word = Word::Not(if answer.status < 300 { 500 } else { answer.status });
                 let is_refusal = matches!(answer.status, 400 | 413 | 414 | 415 | 422);
                 if !is_batch || asked.records.len() == 1 || !is_refusal {
                     for number in asked.records.clone() {
@@ -649,6 +658,7 @@ impl Network {
             let given = if is_cut_before {
                 Err(Failure::Cut("connection reset".into()))
             } else if let Some(foreign) = foreign {
+                world.state().heard_of_a_portal(&sent, &foreign);
                 Ok(foreign)
             } else {
                 let mut state = world.state();

@@ -230,13 +230,18 @@ impl Play {
         let is_paused = life.controls.orders().paused;
         match faults.contains(&What::Paused) {
             true if !is_paused => life.controls.pause(),
-            false if is_paused => life.controls.resume(),
+            false if is_paused => {
+                self.hurry();
+                life.controls.resume();
+            }
             _ => {}
         }
         if faults.contains(&What::Probed) {
+            self.hurry();
             life.controls.probe();
         }
         if faults.contains(&What::BrakeReleased) {
+            self.hurry();
             life.controls.release_brake();
         }
         self.seen.stats(&self.world, &life.outbox.stats(), &life.outbox.durable_stats());
@@ -248,6 +253,12 @@ impl Play {
             }
         }
         Ok(())
+    }
+
+    /// Whoever gives such an order knows better than to wait.
+    fn hurry(&self) {
+        let mut state = self.world.state();
+        state.hurried_at = state.now();
     }
 
     /// A life has ended by itself.

@@ -270,11 +270,9 @@ impl State {
                 self.violations.push("records are sent while the drain is paused".into());
             }
         }
-        let is_hurried =
-            self.faults().any(|what| matches!(what, What::Probed | What::BrakeReleased | What::Paused));
         for number in &asked.records {
-            let Some((told_in, until)) = self.records[*number].not_before else { continue };
-            if told_in == life && now < until && !is_hurried {
+            let Some((told_in, told_at, until)) = self.records[*number].not_before else { continue };
+            if told_in == life && now < until && self.hurried_at < told_at {
                 let name = self.records[*number].transaction.clone();
                 let early = (until - now).as_secs_f64();
                 self.violation(format!("{name} is sent {early:.3} s before the ControlPlane wants it"));
@@ -708,7 +706,7 @@ impl Network {
             answer.headers.get("retry-after").and_then(|wait| wait.to_str().ok()?.parse::<u64>().ok());
         if let Some(wait) = asked_wait.filter(|_| matches!(answer.status, 429 | 503)) {
             for number in &asked.records {
-                state.records[*number].not_before = Some((life, now + Duration::from_secs(wait)));
+                state.records[*number].not_before = Some((life, now, now + Duration::from_secs(wait)));
             }
         }
         let not: Vec<u64> = match asked.endpoint {

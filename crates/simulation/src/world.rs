@@ -49,6 +49,8 @@ pub struct State {
     pub clock_offset: i64,
     /// Of each fault that happens at once: that it has.
     pub struck: Vec<bool>,
+    /// When an operator last wanted everything at once.
+    pub hurried_at: Duration,
     /// Since when this life of the agent runs.
     pub begun: Duration,
     /// The number of the agent's life.
@@ -101,8 +103,8 @@ pub struct Truth {
     pub refused: u32,
     /// How often of these over a connection that nobody had used before.
     pub refused_anew: u32,
-    /// Until when it is not to be sent, as the ControlPlane has asked, and in which life the agent was told.
-    pub not_before: Option<(u64, Duration)>,
+    /// In which life and when the agent was told not to send it, and until when.
+    pub not_before: Option<(u64, Duration, Duration)>,
     /// How often the ControlPlane failed on it.
     pub failed: u32,
     /// When it was answered first that its session is not known.
@@ -165,6 +167,7 @@ impl World {
             clock_offset: plan.settings.clock_offset * 1_000_000,
             struck: vec![false; plan.faults.len()],
             begun: Duration::ZERO,
+            hurried_at: Duration::ZERO,
             life: 0,
             ends: Vec::new(),
             redis: Store::default(),

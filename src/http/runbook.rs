@@ -29,7 +29,8 @@ fn html(markdown: &str) -> String {
         let level = line.bytes().take_while(|byte| *byte == b'#').count();
         if line.trim().is_empty() {
             continue;
-        } else if let 1..=6 = level {
+        }
+        if let 1..=6 = level {
             let heading = line[level..].trim();
             let _ = writeln!(html, "<h{level} id=\"{}\">{}</h{level}>", anchor(heading), inline(heading));
         } else if line.starts_with("```") {

@@ -87,7 +87,6 @@ async fn the_page_fits_every_window_and_follows_the_agent() {
         browser.until("document.querySelectorAll('.kinds .plot')[0].querySelector('.in').getAttribute('d').includes('L')").await;
         assert_fits(&browser, window).await;
         assert_eq!(darkness(&browser).await > 128, window.dark, "{window:?}");
-        keep_picture(&browser, window).await;
     }
     stage.drained().await;
     assert_eq!(stage.sandbox.accounts().await.processed(), pushed);
@@ -304,18 +303,9 @@ async fn many_dead_letters_are_searched_selected_over_pages_and_handled_as_they_
 
 #[tokio::test]
 async fn charts_go_on_after_a_restart_say_their_span_and_have_gaps() {
-    let mut stage = Stage::set().await;
+    let mut stage = Stage::set_with(&[("ADMIN_TOKEN", TOKEN)]).await;
     let browser = Browser::start().await;
-    assert_eq!(stage.agent.stop().await.code(), Some(0));
-    let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64;
-    // From twenty minutes ago to ten minutes ago.
-    let points = (0..120).map(|n| json!([now - 1_200_000 + n * 5_000, 7, [3.0, 0.0, 0.0], [2.0, 0.0, 0.0]]));
-    let points = Value::from(points.collect::<Vec<_>>()).to_string();
-    let sum = xxhash_rust::xxh3::xxh3_64(points.as_bytes());
-    let text = format!("dataplane-agent history 1 {sum:016x}\n{points}");
-    std::fs::write(stage.agent.dir().join("outbox/history"), text).expect("it can be written");
-    stage.agent.start();
-    stage.agent.ready().await;
+    restart_with_history(&mut stage).await;
     browser.open(&stage.agent.url("/")).await;
     browser.until("Number(document.querySelector('#backlog-chart .plot').dataset.points) > 121").await;
     let caption = "document.querySelector('#backlog-chart figcaption').textContent";
@@ -325,8 +315,45 @@ async fn charts_go_on_after_a_restart_say_their_span_and_have_gaps() {
     let label =
         browser.eval("document.querySelector('#backlog-chart .plot').getAttribute('aria-label')").await;
     assert!(label.as_str().expect("a label").contains("the last 20 min"), "{label}");
+
+    // The documentation's pictures are of this: there is something of everything.
+    stage.sandbox.weather(json!({"refuse_transactions": ["usage-cust-17"]})).await;
+    let messages =
+        (0..5).map(|n| load::usage("cust-17", n).into_bytes()).chain([b"{\"request_count\":0}".to_vec()]);
+    bury(&mut stage, &messages.collect::<Vec<_>>(), 6).await;
+    browser.fill("#token", TOKEN).await;
+    browser.keys(ENTER).await;
+    browser.until("document.querySelectorAll('#list tr').length === 6").await;
+    browser.until("document.querySelector('#kept').textContent === '6'").await;
+    browser.until("document.querySelectorAll('#routes tr').length > 1").await;
+    for row in [1, 2] {
+        browser.click(&format!("#list tr:nth-child({row}) input")).await;
+    }
+    for window in [Window::ALL[0], Window::ALL[3]] {
+        browser.resize(window).await;
+        assert_fits(&browser, window).await;
+        keep_picture(&browser, window).await;
+    }
     assert_quiet(&browser, &stage).await;
     browser.quit().await;
+}
+
+/// The agent ran from twenty minutes ago to ten minutes ago, for what its charts know, and runs again now.
+async fn restart_with_history(stage: &mut Stage) {
+    assert_eq!(stage.agent.stop().await.code(), Some(0));
+    let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64;
+    let points = (0..120).map(|n| {
+        let turn = (f64::from(n) / 9.0).sin() + 1.0;
+        let (taken, depth) = (20.0 + 30.0 * turn, (400.0 * turn) as u64);
+        let at = now - 1_200_000 + i64::from(n) * 5_000;
+        json!([at, depth, [taken, turn * 4.0, turn], [taken * 0.8, turn * 3.0, turn]])
+    });
+    let points = Value::from(points.collect::<Vec<_>>()).to_string();
+    let sum = xxhash_rust::xxh3::xxh3_64(points.as_bytes());
+    let text = format!("dataplane-agent history 1 {sum:016x}\n{points}");
+    std::fs::write(stage.agent.dir().join("outbox/history"), text).expect("it can be written");
+    stage.agent.start();
+    stage.agent.ready().await;
 }
 
 #[tokio::test]

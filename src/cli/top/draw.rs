@@ -382,7 +382,7 @@ fn routes_in_a_line(routes: &[RouteBody]) -> Line<'static> {
         let mut text = format!("{} {}/s", route.endpoint, count(route.per_second));
         for (of, name) in [(route.errors_per_second, "errors"), (route.too_many_per_second, "429")] {
             if of > 0.0 {
-                text += &format!(", {} {name}", count(of));
+                text.extend([", ", &count(of), " ", name]);
             }
         }
         text + &format!(", p99 {}", milliseconds(route.p99_seconds))

@@ -129,7 +129,7 @@ mod tests {
         // Another file under its name, and one that is no text.
         let folder = tempfile::tempdir().unwrap();
         let file = HistoryFile::in_folder(folder.path());
-        for bytes in [&b"\xff\xfe"[..], &[b'a'; 1 << 20], b""] {
+        for bytes in [b"\xff\xfe".to_vec(), vec![b'a'; 1 << 20], Vec::new()] {
             fs::write(&file.0, bytes).unwrap();
             assert_eq!(file.read(0), []);
         }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{AdminError, Message};
-use crate::outbox::{self, DeadLetter, Outbox, Reason};
+use crate::outbox::{self, DeadLetter, Outbox, Payload, Reason};
 use crate::record::Kind;
 
 /// Dead letters are read so many at once.
@@ -12,6 +12,8 @@ const READ_AT_ONCE: usize = 200;
 const LOOKED_THROUGH: usize = 20_000;
 /// So many are replayed or dropped by one request; it says where the next one goes on.
 const AT_ONCE: usize = 500;
+/// A text that is searched for has at most so many bytes.
+const TEXT_BYTES: usize = 400;
 
 /// A dead letter, without its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -32,11 +34,27 @@ pub struct DeadLetterLine {
     pub last_at: String,
     /// How many bytes the producer's message has.
     pub bytes: usize,
+    /// Its session, if it is a record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_session_id: Option<String>,
+    /// Its transaction, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transaction_id: Option<String>,
+    /// What its requests carry as `X-Correlation-ID`, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
 }
 
 impl From<&DeadLetter> for DeadLetterLine {
     fn from(letter: &DeadLetter) -> Self {
+        let record = match &letter.payload {
+            Payload::Record(record) => Some(record),
+            Payload::Raw { .. } => None,
+        };
         Self {
+            api_session_id: record.map(|record| record.session().to_owned()),
+            transaction_id: record.map(|record| record.transaction().to_owned()),
+            correlation_id: record.map(|record| record.correlation_id().into_owned()),
             id: letter.id,
             reason: letter.reason,
             kind: letter.kind(),
@@ -79,6 +97,10 @@ pub struct LetterFilter {
     /// Only those of this kind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,
+    /// Only those that have every word of this text, at most 400 bytes, in their number, reason, kind, detail, session,
+    /// transaction or correlation id, whatever the case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
     /// Only those from this number on.
     #[serde(default)]
     pub from: u64,
@@ -88,10 +110,37 @@ pub struct LetterFilter {
 }
 
 impl LetterFilter {
-    fn wants(&self, letter: &DeadLetter) -> bool {
+    /// What is wrong with it, if anything is.
+    pub fn fault(&self) -> Option<&'static str> {
+        let is_long = self.text.as_ref().is_some_and(|text| text.len() > TEXT_BYTES);
+        is_long.then_some("text has at most 400 bytes")
+    }
+
+    /// The words that are searched for, as [`is_found`] wants them.
+    fn words(&self) -> Vec<String> {
+        let words = self.text.iter().flat_map(|text| text.split_whitespace());
+        words.map(str::to_lowercase).collect()
+    }
+
+    fn wants(&self, letter: &DeadLetter, words: &[String]) -> bool {
         self.reason.is_none_or(|reason| reason == letter.reason)
             && self.kind.is_none_or(|kind| kind == letter.kind())
+            && (words.is_empty() || is_found(letter, words))
     }
+}
+
+/// Whether every word is somewhere in what is listed of a letter. People write names with spaces, too.
+fn is_found(letter: &DeadLetter, words: &[String]) -> bool {
+    let (reason, kind) = (letter.reason.label(), letter.kind().name());
+    let mut text = format!("{} {reason} {kind} {}", letter.id, letter.detail);
+    if let Payload::Record(record) = &letter.payload {
+        for id in [record.session(), record.transaction(), &record.correlation_id()] {
+            text.push('\n');
+            text.push_str(id);
+        }
+    }
+    let text = text.to_lowercase();
+    words.iter().all(|word| text.contains(word))
 }
 
 /// The dead letters that are to be replayed or dropped: some by their numbers, those with one reason, or all.
@@ -179,7 +228,7 @@ async fn list_among(
     limit: usize,
     mut left: usize,
 ) -> Result<DeadLetterPage, AdminError> {
-    let (mut dead_letters, mut from) = (Vec::new(), filter.from);
+    let (mut dead_letters, mut from, words) = (Vec::new(), filter.from, filter.words());
     loop {
         let page = outbox.dead_letters(from, READ_AT_ONCE.min(left.max(1))).await?;
         let Some(last) = page.last() else { return Ok(DeadLetterPage { dead_letters, next: None }) };
@@ -188,7 +237,7 @@ async fn list_among(
         }
         left = left.saturating_sub(page.len());
         from = last.id + 1;
-        for letter in page.iter().filter(|letter| filter.wants(letter)) {
+        for letter in page.iter().filter(|letter| filter.wants(letter, &words)) {
             if dead_letters.len() >= limit {
                 return Ok(DeadLetterPage { dead_letters, next: Some(letter.id) });
             }
@@ -251,8 +300,46 @@ pub(super) async fn chosen(
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{open, rejected, until};
+    use super::super::tests::{open, rejected, started, until};
     use super::*;
+    use crate::outbox::Entry;
+
+    #[test]
+    fn every_word_is_looked_for_in_all_that_is_listed() {
+        let Entry::Record(record) = started(7) else { unreachable!("it is a record") };
+        let (session, transaction) = (record.session().to_uppercase(), record.transaction().to_owned());
+        let correlation = record.correlation_id().into_owned();
+        let letter = DeadLetter {
+            id: 4711,
+            reason: Reason::SessionUnknown,
+            detail: "status 404: Straße nicht gefunden".into(),
+            attempts: 1,
+            first_at: record.accepted_at(),
+            last_at: record.accepted_at(),
+            payload: Payload::Record(record),
+        };
+        let finds = |text: &str| {
+            let filter = LetterFilter { text: Some(text.into()), ..LetterFilter::default() };
+            filter.wants(&letter, &filter.words())
+        };
+        for text in [
+            "",
+            "  ",
+            "4711",
+            "Session_Unknown",
+            "session unknown",
+            "session_started",
+            "STATUS 404",
+            "straße",
+        ] {
+            assert!(finds(text), "{text:?}");
+        }
+        assert!(finds(&session) && finds(&transaction) && finds(&correlation));
+        assert!(finds(&format!("{transaction} 404")), "in whatever order");
+        assert!(!finds("refused") && !finds(&format!("{transaction} 405")));
+        let long = LetterFilter { text: Some("x".repeat(401)), ..LetterFilter::default() };
+        assert!(long.fault().is_some() && LetterFilter::default().fault().is_none());
+    }
 
     #[tokio::test]
     async fn a_filter_that_few_fit_to_gives_short_pages_and_misses_none() {

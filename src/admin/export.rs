@@ -254,7 +254,7 @@ impl Exports {
                     let mut open = self.open.lock().await;
                     // Something may have been heard meanwhile.
                     if self.until.borrow().is_some_and(|until| until <= Instant::now()) {
-                        tracing::warn!("nothing is heard of whoever was exporting: the drain goes on");
+                        tracing::warn!("nothing is heard of whoever was exporting: the sender goes on");
                         self.close(&mut open, Some("nothing more was heard of its client")).await;
                     }
                 }

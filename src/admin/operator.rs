@@ -117,13 +117,13 @@ impl Operator {
     pub async fn pause(&self, by: &Actor) {
         self.controls.pause();
         self.obeyed(|link| link.holds).await;
-        self.audit.note(by, "pause the drain", "", Ok(())).await;
+        self.audit.note(by, "pause the sender", "", Ok(())).await;
     }
 
     /// Sends records again, and the next probe at once.
     pub async fn resume(&self, by: &Actor) {
         self.controls.resume();
-        self.audit.note(by, "resume the drain", "", Ok(())).await;
+        self.audit.note(by, "resume the sender", "", Ok(())).await;
     }
 
     /// Sends the next probe at once, however long the link was to be left alone.

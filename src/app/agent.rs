@@ -261,7 +261,7 @@ impl Agent {
         ));
         rest.spawn(reloader.run(notify, reloads, last_stop.subscribe()));
         rest.spawn(Arc::clone(&membership).run(intake_stop.subscribe()));
-        let (live, sampler) = http::Live::of(Arc::clone(&surface), admin.token.clone());
+        let (live, sampler) = http::Live::of(Arc::clone(&surface), admin.token.clone(), &config.outbox.dir);
         rest.spawn(sampler.run(last_stop.subscribe()));
         let (exporting, told) = (Arc::clone(&admin), last_stop.subscribe());
         rest.spawn(async move { exporting.operator.watch(told).await });

@@ -54,9 +54,9 @@ struct Cli {
 enum Command {
     /// Runs the agent (the default)
     Run(Box<Flags>),
-    /// Looks whether all that the agent needs is there: its configuration, Redis, the outbox's disk, the ControlPlane
+    /// Checks whether all that the agent needs is there: its configuration, Redis, the outbox's disk, the ControlPlane
     Check(Box<check::Args>),
-    /// Plays the main job with a Redis and a ControlPlane of its own, and settles the account
+    /// Shows the main job with a Redis and a ControlPlane of its own, and checks that nothing is lost or doubled
     Demo(demo::Args),
     /// What waits to be delivered: of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
     Outbox(outbox::Args),

@@ -53,7 +53,7 @@ async fn pages(
         let (status, page, text) = agent.raw(&format!("{path}/page"), "x-export-page").await?;
         match status {
             StatusCode::ACCEPTED if begun.elapsed() > LET_GO_WITHIN => bail!(
-                "the drain still waits for the answers to what it has sent, or for Redis to take an answer: see its /health"
+                "the sender still waits for the answers to what it has sent, or for Redis to take an answer: see its /health"
             ),
             StatusCode::ACCEPTED => tokio::time::sleep(ASK_AGAIN).await,
             StatusCode::NO_CONTENT => {

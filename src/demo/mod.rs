@@ -91,7 +91,7 @@ async fn play(stage: &mut Stage, args: &Args, begun: Instant) -> anyhow::Result<
     ));
     let pushing = tokio::spawn(load::push(stage.redis_url(), args.sessions, args.records));
     for act in acts() {
-        show.say(&format!("weather: {}", act.name));
+        show.say(&format!("injected faults: {}", act.name));
         stage.weather(&act.weather).await?;
         let half = Instant::now() + act.lasts / 2;
         let until = Instant::now() + act.lasts;
@@ -128,7 +128,7 @@ impl Show {
             ProgressDrawTarget::hidden()
         };
         let style =
-            ProgressStyle::with_template("{bar:40} {pos}/{len} settled  {msg}")?.progress_chars("=> ");
+            ProgressStyle::with_template("{bar:40} {pos}/{len} delivered  {msg}")?.progress_chars("=> ");
         let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style);
         Ok(Self { bar, begun, last_line: begun })
     }
@@ -143,10 +143,10 @@ impl Show {
         // While the agent is being started there is nothing to see.
         let Ok((settled, depth, link)) = stage.progress().await else { return 0 };
         self.bar.set_position(settled);
-        self.bar.set_message(format!("outbox {depth}  link {link}  weather {weather}"));
+        self.bar.set_message(format!("outbox {depth}  link {link}  faults: {weather}"));
         if self.bar.is_hidden() && self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
-            self.say(&format!("{settled} settled, {depth} in the outbox, link {link}"));
+            self.say(&format!("{settled} delivered, {depth} in the outbox, link {link}"));
         }
         settled
     }

@@ -164,7 +164,7 @@ impl Stage {
     pub(super) async fn weather(&self, weather: &Value) -> anyhow::Result<()> {
         let url = format!("{}/sandbox/weather", self.control_url);
         let answer = self.http.put(url).json(weather).send().await?;
-        ensure!(answer.status().is_success(), "the sandbox refuses this weather: {}", answer.text().await?);
+        ensure!(answer.status().is_success(), "the sandbox refuses these faults: {}", answer.text().await?);
         Ok(())
     }
 

@@ -359,7 +359,7 @@ impl Run {
             metrics.paused.set(orders.holds().into());
         }
         if orders.paused != before.paused {
-            tracing::info!(paused = orders.paused, "the drain was told to pause, or to go on");
+            tracing::info!(paused = orders.paused, "the sender was told to pause, or to go on");
         }
         if orders.exporting != before.exporting {
             tracing::info!(exporting = orders.exporting, "an export of what waits has begun, or ended");

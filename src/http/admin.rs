@@ -308,6 +308,9 @@ pub(super) async fn dead_letters(
     State(admin): Hands,
     Asked(filter): Asked<LetterFilter>,
 ) -> Answer<DeadLetterPage> {
+    if let Some(fault) = filter.fault() {
+        return Err(Fault::Request(StatusCode::BAD_REQUEST, fault.to_owned()));
+    }
     Ok(Json(list_dead_letters(&admin.operator.outbox, &filter, page_size(filter.limit)).await?))
 }
 

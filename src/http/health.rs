@@ -1,6 +1,7 @@
 //! Whether the agent can do its work, and what each part of it says.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use serde::Serialize;
@@ -171,6 +172,53 @@ struct ServerInfo {
     registered: bool,
 }
 
+/// Something that is wrong, or will be.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Concern {
+    /// Where.
+    pub place: Place,
+    /// What, for people.
+    pub text: String,
+    /// The alert whose section of `/runbook` says what to do.
+    #[schema(value_type = Option<String>)]
+    pub runbook: Option<&'static str>,
+}
+
+/// A part of the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Place {
+    /// The process as a whole.
+    Agent,
+    Redis,
+    Outbox,
+    Disk,
+    Backlog,
+    Link,
+    DeadLetters,
+}
+
+impl Concern {
+    fn new(place: Place, text: String, runbook: &'static str) -> Self {
+        Self { place, text, runbook: Some(runbook) }
+    }
+}
+
+/// The section of the runbook about it.
+fn section_of(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::Credentials => "DataplaneCredentialsRefused",
+        Trouble::ForeignAnswer => "DataplaneForeignAnswers",
+        Trouble::Refusing => "DataplaneEverythingRefused",
+        _ => "DataplaneLinkDown",
+    }
+}
+
+/// From this part of its capacity on the outbox is nearly full.
+const NEARLY_FULL: f64 = 0.9;
+/// What has waited for longer is told, as the alert does.
+const OLD: Duration = Duration::from_hours(1);
+
 /// The state of this moment.
 pub(super) struct Health {
     pub redis_connected: bool,
@@ -244,41 +292,76 @@ impl Health {
     }
 
     /// Why no records are sent, if none are.
-    pub(super) fn not_sending(&self) -> Option<String> {
-        let paused = self.drain_holds.map(|why| format!("the drain sends nothing: {why}"));
-        let link =
-            || Some(format!("the link is down: {}", self.trouble.filter(|_| self.is_link_down)?.label()));
-        paused.or_else(link)
+    pub(super) fn not_sending(&self) -> Option<Concern> {
+        if let Some(why) = self.drain_holds {
+            return Some(Concern::new(
+                Place::Link,
+                format!("nothing is sent: {why}"),
+                "DataplaneDrainPaused",
+            ));
+        }
+        let trouble = self.trouble.filter(|_| self.is_link_down)?;
+        Some(Concern::new(Place::Link, format!("the link is down: {}", trouble.label()), section_of(trouble)))
     }
 
     /// Which kinds are held while the others pass, and why.
-    pub(super) fn held_kinds(&self) -> impl Iterator<Item = String> {
-        self.held
-            .iter()
-            .map(|held| format!("{} records are held: {}", held.kind.name(), held.trouble.label()))
+    pub(super) fn held_kinds(&self) -> impl Iterator<Item = Concern> {
+        self.held.iter().map(|held| {
+            let text = format!("{} records are held: {}", held.kind.name(), held.trouble.label());
+            Concern::new(Place::Link, text, section_of(held.trouble))
+        })
     }
 
     /// What is wrong, a part at a time.
     pub(super) fn reasons(&self) -> Vec<String> {
-        let mut reasons = Vec::new();
+        self.troubles().into_iter().map(|trouble| trouble.text).collect()
+    }
+
+    /// Likewise, with what an operator reads about it.
+    fn troubles(&self) -> Vec<Concern> {
+        let mut troubles = Vec::new();
         if self.stopping {
-            reasons.push("the agent is stopping".to_owned());
+            let text = "the agent is stopping".to_owned();
+            troubles.push(Concern { place: Place::Agent, text, runbook: None });
         }
         if let Some(reason) = self.stats.paused {
-            reasons.push(format!("the outbox takes nothing: {reason}"));
+            let text = format!("the outbox takes nothing: {reason}");
+            troubles.push(Concern::new(Place::Outbox, text, "DataplaneOutboxNotAccepting"));
         }
         if self.is_damaged() {
-            reasons.push("damaged segments are set aside".to_owned());
+            let text = "damaged segments are set aside".to_owned();
+            troubles.push(Concern::new(Place::Outbox, text, "DataplaneQuarantine"));
         }
-        match (&self.redis_fault, self.redis_connected) {
-            (Some(fault), _) => reasons.push(format!("Redis: {fault}")),
-            (None, false) => reasons.push("Redis is not connected".to_owned()),
-            (None, true) => {}
+        let section = if self.redis_connected { "DataplaneRedisRefuses" } else { "DataplaneRedisAway" };
+        let redis = match (&self.redis_fault, self.redis_connected) {
+            (Some(fault), _) => Some(format!("Redis: {fault}")),
+            (None, false) => Some("Redis is not connected".to_owned()),
+            (None, true) => None,
+        };
+        troubles.extend(redis.map(|text| Concern::new(Place::Redis, text, section)));
+        troubles.extend(self.not_sending());
+        troubles.extend(self.held_kinds());
+        let registration = self.registration_trouble.iter().map(|why| format!("registration: {why}"));
+        troubles.extend(registration.map(|text| Concern::new(Place::Link, text, "DataplaneNotRegistered")));
+        troubles
+    }
+
+    /// What is wrong, and what will be if nobody does anything.
+    pub(super) fn concerns(&self) -> Vec<Concern> {
+        let (mut concerns, stats) = (self.troubles(), &self.stats);
+        if stats.accepting && stats.disk_bytes as f64 > stats.capacity_bytes as f64 * NEARLY_FULL {
+            let text = "the outbox is nearly full".to_owned();
+            concerns.push(Concern::new(Place::Disk, text, "DataplaneOutboxFillsUp"));
         }
-        reasons.extend(self.not_sending());
-        reasons.extend(self.held_kinds());
-        reasons.extend(self.registration_trouble.iter().map(|why| format!("registration: {why}")));
-        reasons
+        if self.oldest_age() > OLD.as_secs_f64() {
+            let text = "the oldest record has waited for more than an hour".to_owned();
+            concerns.push(Concern::new(Place::Backlog, text, "DataplaneBacklogOld"));
+        }
+        if stats.dead_letters > 0 {
+            let text = format!("dead letters are kept: {}", stats.dead_letters);
+            concerns.push(Concern::new(Place::DeadLetters, text, "DataplaneDeadLetters"));
+        }
+        concerns
     }
 
     /// Age in seconds of the oldest record that waits.

@@ -1,6 +1,8 @@
 //! What has gone in and out in the last hour, for the status page's charts: a page that is opened now has them at once.
 //!
-//! It begins with the process, and takes some tens of kilobytes.
+//! It takes some tens of kilobytes, and is kept in a file beside the outbox, so that it survives a restart.
+
+mod file;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -10,6 +12,7 @@ use utoipa::ToSchema;
 
 use crate::outbox::Stats;
 use crate::record::{Kind, Queue};
+pub(super) use file::HistoryFile;
 
 /// How often counters are read.
 pub(super) const TICK: Duration = Duration::from_secs(1);
@@ -17,6 +20,7 @@ pub(super) const TICK: Duration = Duration::from_secs(1);
 const TICKS_A_POINT: usize = 5;
 /// An hour of points.
 const POINTS: usize = 3600 / TICKS_A_POINT;
+const HOUR_MS: i64 = 3600 * 1000;
 /// A rate of this moment is over so many ticks.
 const RATE_TICKS: usize = 5;
 /// How fast the backlog shrinks is looked at over so many ticks.
@@ -76,8 +80,8 @@ impl Rates {
 }
 
 /// A point of the charts.
-#[derive(Clone, Copy, Debug)]
-struct Point {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Point {
     at_ms: i64,
     depth: u64,
     rates: Rates,
@@ -124,6 +128,16 @@ pub(super) struct History {
 }
 
 impl History {
+    /// One that goes on from these points.
+    pub(super) fn of(points: Vec<Point>) -> Self {
+        Self { points: points.into(), ..Self::default() }
+    }
+
+    /// Its points, as the file has them.
+    pub(super) fn kept(&self) -> Vec<u8> {
+        file::encode(self.points.iter())
+    }
+
     /// Notes the counters of a tick.
     pub(super) fn note(&mut self, reading: Reading, now_ms: i64) {
         let kept = self.recent.len().saturating_sub(TREND_TICKS);
@@ -133,6 +147,8 @@ impl History {
         if !self.ticks.is_multiple_of(TICKS_A_POINT) {
             return;
         }
+        // A clock that was set leaves points behind that are no longer of this hour, or not yet.
+        self.points.retain(|point| (1..HOUR_MS).contains(&(now_ms - point.at_ms)));
         if self.points.len() == POINTS {
             self.points.pop_front();
         }
@@ -209,6 +225,19 @@ mod tests {
         assert!(body.taken.usage.iter().all(|rate| (rate - 1.0).abs() < 1e-9));
         assert!(body.settled.usage.iter().all(|rate| (rate - 2.0).abs() < 1e-9));
         assert!(body.settled.quota.iter().all(|rate| *rate == 0.0));
+    }
+
+    #[test]
+    fn points_of_another_hour_go_when_the_clock_is_set() {
+        let mut history = history(60, 10);
+        assert_eq!(history.points.len(), 12);
+        let reading = history.recent[0];
+        let mut note = |now_ms: i64| {
+            (0..TICKS_A_POINT).for_each(|_| history.note(reading, now_ms));
+            history.points.iter().map(|point| point.at_ms).collect::<Vec<_>>()
+        };
+        assert_eq!(note(24_000), [4_000, 9_000, 14_000, 19_000, 24_000], "back");
+        assert_eq!(note(24_000 + HOUR_MS), [24_000 + HOUR_MS], "forth");
     }
 
     #[test]

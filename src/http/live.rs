@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,12 +13,13 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use utoipa::ToSchema;
 
 use super::Surface;
-use super::health::{Condition, Health};
-use super::history::{ByKind, History, HistoryBody, Rates, Reading, TICK};
+use super::health::{Concern, Condition, Health};
+use super::history::{ByKind, History, HistoryBody, HistoryFile, Rates, Reading, TICK};
 use super::requests::{Requests, RouteBody};
 use super::reserve::RESERVE;
 use crate::outbox::Reason;
@@ -29,6 +31,10 @@ use crate::secret::Secret;
 const STREAMS: usize = 32;
 /// What waits for less is just passing through, and no backlog.
 const PASSING: Duration = Duration::from_secs(5);
+/// The history is written so often: so much of it a crash loses.
+const KEEP_EVERY: Duration = Duration::from_mins(1);
+/// And at the stop, if the disk takes it within this.
+const KEPT_WITHIN: Duration = Duration::from_secs(1);
 
 /// A picture of the agent.
 #[derive(Debug, Serialize, ToSchema)]
@@ -44,6 +50,8 @@ pub(super) struct Picture {
     status: Condition,
     /// Why it is not healthy.
     reasons: Vec<String>,
+    /// What is wrong or will be, where, and which section of the runbook is about it.
+    concerns: Vec<Concern>,
     /// Whether the ControlPlane knows this server.
     registered: bool,
     redis: RedisPicture,
@@ -138,21 +146,27 @@ pub struct Live {
 pub struct Sampler {
     live: Arc<Live>,
     tick: watch::Sender<()>,
+    file: HistoryFile,
 }
 
 impl Live {
-    /// Of this agent, with what fills it.
-    pub fn of(surface: Arc<Surface>, token: watch::Receiver<Option<Secret>>) -> (Arc<Self>, Sampler) {
-        let tick = watch::Sender::new(());
+    /// Of this agent, with what fills it. The history goes on from what is kept in `folder`, which is the outbox's.
+    pub fn of(
+        surface: Arc<Surface>,
+        token: watch::Receiver<Option<Secret>>,
+        folder: &Path,
+    ) -> (Arc<Self>, Sampler) {
+        let (tick, file) = (watch::Sender::new(()), HistoryFile::in_folder(folder));
+        let history = History::of(file.read(crate::time::now().0 / 1000));
         let live = Arc::new(Self {
             surface,
             token,
-            history: Mutex::default(),
+            history: Mutex::new(history),
             requests: Mutex::default(),
             streams: Arc::new(Semaphore::new(STREAMS)),
             tick: tick.subscribe(),
         });
-        (Arc::clone(&live), Sampler { live, tick })
+        (Arc::clone(&live), Sampler { live, tick, file })
     }
 
     /// With the history, which is locked meanwhile: nothing that takes it again may be called.
@@ -188,6 +202,7 @@ impl Live {
             uptime_seconds: surface.started.elapsed().as_secs_f64(),
             status: health.status(),
             reasons: health.reasons(),
+            concerns: health.concerns(),
             registered: health.registered,
             redis: RedisPicture { connected: health.redis_connected, fault: health.redis_fault.clone() },
             outbox: OutboxPicture {
@@ -238,10 +253,10 @@ fn forecast(health: &Health, rates: Option<Rates>, drained_in: Option<Duration>)
         return Ok(Duration::ZERO);
     }
     if let Some(why) = health.not_sending() {
-        return Err(why);
+        return Err(why.text);
     }
     if rates.is_none_or(|rates| rates.settled.iter().sum::<f64>() <= 0.0) {
-        let held = health.held_kinds().next();
+        let held = health.held_kinds().next().map(|held| held.text);
         return Err(held.unwrap_or_else(|| "nothing was delivered in the last seconds".to_owned()));
     }
     if health.oldest_age() < PASSING.as_secs_f64() {
@@ -256,10 +271,14 @@ impl Sampler {
         let mut clock = tokio::time::interval(TICK);
         // After a pause of the process there is nothing to make up for.
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut kept, mut keeping) = (Instant::now(), None::<JoinHandle<()>>);
         loop {
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => return,
+                _ = stop.wait_for(|stop| *stop) => break,
                 _ = clock.tick() => {}
+            }
+            if kept.elapsed() >= KEEP_EVERY && keeping.as_ref().is_none_or(JoinHandle::is_finished) {
+                (kept, keeping) = (Instant::now(), self.keep());
             }
             let surface = &self.live.surface;
             let in_redis = surface.redis.borrow().depths;
@@ -271,6 +290,19 @@ impl Sampler {
             drop(requests);
             self.tick.send_replace(());
         }
+        // A disk that hangs must not hold up the stop for a chart.
+        for keeping in [keeping, self.keep()].into_iter().flatten() {
+            let _ = tokio::time::timeout(KEPT_WITHIN, keeping).await;
+        }
+    }
+
+    /// Writes the history, on a thread that may wait for the disk; not into an outbox that is full, or gone.
+    fn keep(&self) -> Option<JoinHandle<()>> {
+        if !self.live.surface.outbox.stats().accepting {
+            return None;
+        }
+        let (text, file) = (self.live.history(|history| history.kept()), self.file.clone());
+        Some(tokio::task::spawn_blocking(move || file.write(&text)))
     }
 }
 

@@ -3,6 +3,7 @@
 //! | path | answers |
 //! |---|---|
 //! | `GET /` | the status page; its files are under `/assets/` |
+//! | `GET /runbook` | what to do about each alert |
 //! | `GET /events` | what it shows, live; `/status` and `/history` give the same once |
 //! | `GET /health`, `/health/` | whether the process can do its work |
 //! | `GET /healthz` | for orchestrators: whether the process works |
@@ -26,6 +27,7 @@ mod openapi;
 mod pages;
 pub(crate) mod requests;
 mod reserve;
+mod runbook;
 mod seats;
 mod server;
 mod socket;
@@ -148,7 +150,11 @@ fn metrics() -> Router<Arc<Exposition>> {
 }
 
 fn page() -> Router {
-    Router::new().route("/", get(pages::status_page)).route("/assets/{name}", get(assets::asset))
+    Router::new()
+        .route("/", get(pages::status_page))
+        .route("/assets/{name}", get(assets::asset))
+        .route("/runbook", get(pages::runbook))
+        .route("/runbook/", get(pages::runbook_below))
 }
 
 fn page_data() -> Router<Arc<Live>> {

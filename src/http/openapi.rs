@@ -16,7 +16,7 @@ use super::{admin, assets, exposition, live, pages};
 
 const TOKEN: &str = "admin_token";
 /// Paths that are there twice, for whoever ends them with a slash.
-const TWICE: [&str; 5] = ["/health", "/metrics", "/docs", "/redoc", "/openapi.json"];
+const TWICE: [&str; 6] = ["/health", "/metrics", "/runbook", "/docs", "/redoc", "/openapi.json"];
 /// Paths that are there only for who calls the agent by a name of its own, besides `/admin`.
 const BY_NAME: [&str; 3] = ["/events", "/history", "/status"];
 
@@ -32,7 +32,7 @@ const BY_NAME: [&str; 3] = ["/events", "/history", "/status"];
     ),
     paths(
         super::health, super::detailed, super::alive, super::ready, exposition::metrics, super::metrics_json,
-        pages::status_page, pages::docs, pages::redoc, assets::asset, description,
+        pages::status_page, pages::runbook, pages::docs, pages::redoc, assets::asset, description,
         live::events, live::history, live::status,
         admin::outbox_stats, admin::waiting, admin::waiting_record,
         admin::dead_letters, admin::dead_letter, admin::replay, admin::drop_letters,

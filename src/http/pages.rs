@@ -1,8 +1,10 @@
-//! The pages: status at `/`, and the surface's description as two readers show it. Each may fetch from this agent alone.
+//! The pages: status at `/`, the runbook, and the surface's description as two readers show it. Each may fetch from this agent alone.
 
 use axum::body::Body;
 use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
+
+use super::runbook;
 
 /// Its own files, and nothing else: no frames, no forms, no inline scripts or styles.
 const STATUS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -20,7 +22,7 @@ fn page(policy: &'static str, text: impl Into<Body>) -> Response {
 /// A page whose links lead to the same places from one level below. The pages' links are relative: a proxy may have the agent
 /// under a path of its own.
 fn one_level_up(text: &str) -> String {
-    let links = ["href=\"assets/", "src=\"assets/", "href=\"openapi.json"];
+    let links = ["href=\"assets/", "src=\"assets/", "href=\"openapi.json", "href=\"./"];
     links.iter().fold(text.to_owned(), |text, link| text.replace(link, &link.replacen('"', "\"../", 1)))
 }
 
@@ -33,6 +35,22 @@ fn one_level_up(text: &str) -> String {
 )]
 pub(super) async fn status_page() -> Response {
     page(STATUS_POLICY, include_str!("pages/page.html"))
+}
+
+/// What to do about each alert.
+#[utoipa::path(
+    get,
+    path = "/runbook",
+    tag = "page",
+    responses((status = 200, description = "A page with a section for each alert", body = String, content_type = "text/html"))
+)]
+pub(super) async fn runbook() -> Response {
+    page(STATUS_POLICY, runbook::PAGE.as_str())
+}
+
+/// The same with a slash at its end.
+pub(super) async fn runbook_below() -> Response {
+    page(STATUS_POLICY, one_level_up(&runbook::PAGE))
 }
 
 /// This description in Swagger UI.

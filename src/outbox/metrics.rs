@@ -114,8 +114,8 @@ pub fn families(stats: &Stats, now_micros: i64, server_id: &str) -> Vec<MetricFa
             COUNTER,
             one(stats.dead_letters_expired as f64),
         ),
-        family("usage_records_processed_total", "Usage records settled", COUNTER, processed(Queue::Usage)),
-        family("quota_requests_processed_total", "Quota requests settled", COUNTER, processed(Queue::Quota)),
-        family("session_events_processed_total", "Lifecycle events settled", COUNTER, events),
+        family("usage_records_processed_total", "Usage records finished", COUNTER, processed(Queue::Usage)),
+        family("quota_requests_processed_total", "Quota requests finished", COUNTER, processed(Queue::Quota)),
+        family("session_events_processed_total", "Lifecycle events finished", COUNTER, events),
     ]
 }

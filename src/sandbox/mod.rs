@@ -76,7 +76,7 @@ Paths of the sandbox itself, beside the ControlPlane's API; docs/sandbox.md has 
   GET /sandbox/seen?kind=&transaction_id=
                                       How often one record was seen, and with which key
   GET /sandbox/records?limit=         The last bodies, the newest first
-  GET, PUT, PATCH /sandbox/weather    What goes wrong: read, replace, change
+  GET, PUT, PATCH /sandbox/weather    Fault injection: read, replace, change
   GET, PUT /sandbox/link              The slow link of --link: read, set
   GET, DELETE /sandbox/servers        Registrations and heartbeats; forget them
   GET, POST /sandbox/commands         Commands and results; queue one (\"sign\": true signs it)
@@ -106,7 +106,7 @@ pub struct Args {
     /// (default 256k) what waits of all connections each way, window (default 4m) what one has under way
     #[arg(long, value_name = "LINK")]
     pub link: Option<LinkSettings>,
-    /// Makes the weather's chances reproducible
+    /// Makes the injected faults reproducible
     #[arg(long)]
     pub seed: Option<u64>,
     /// What goes wrong from the start.

@@ -16,7 +16,7 @@ use super::encoding::Encoding;
 /// answer. What is processed may still meet `foreign_batch`, `lost_answer` or `bad_body`.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-#[command(next_help_heading = "Weather")]
+#[command(next_help_heading = "Fault injection")]
 pub struct Weather {
     /// Milliseconds that every answer takes, spent before anything is processed
     #[arg(long, default_value_t, value_name = "MS")]

@@ -194,7 +194,7 @@ impl Metrics {
             )?,
             delivery_latency: histogram(
                 "dataplane_delivery_latency_seconds",
-                "From acceptance to settlement",
+                "From acceptance to the answer that ends it",
                 DELIVERY_SECONDS,
                 &["kind"],
             )?,
@@ -215,7 +215,10 @@ impl Metrics {
                 "Bytes on the sockets to the ControlPlane, sent and received",
                 &["direction"],
             )?,
-            paused: single("dataplane_drain_paused", "1 while the drain is held back on purpose")?,
+            paused: single(
+                "dataplane_drain_paused",
+                "1 while the sender is paused, or held back for an export",
+            )?,
             registered: single("dataplane_server_registered", "1 while the ControlPlane knows this server")?,
             link_rate: measured(
                 "dataplane_link_rate_bytes",

@@ -87,7 +87,6 @@ async fn the_page_fits_every_window_and_follows_the_agent() {
         browser.until("document.querySelectorAll('.kinds .plot')[0].querySelector('.in').getAttribute('d').includes('L')").await;
         assert_fits(&browser, window).await;
         assert_eq!(darkness(&browser).await > 128, window.dark, "{window:?}");
-        keep_picture(&browser, window).await;
     }
     stage.drained().await;
     assert_eq!(stage.sandbox.accounts().await.processed(), pushed);
@@ -189,10 +188,13 @@ async fn dead_letters_are_looked_into_replayed_and_dropped_with_the_token() {
     // The other one is dropped, once one is sure.
     browser.eval("(() => { const s = document.querySelector('#reason'); s.value = ''; s.dispatchEvent(new Event('change')); })()").await;
     browser.until("document.querySelectorAll('#list tr').length === 1 && document.querySelector('#list').textContent.includes('invalid')").await;
-    browser.click("#drop-all").await;
+    browser.click("#select-found").await;
+    browser.until("document.querySelector('#selected').textContent === '1 selected'").await;
+    browser.click("#drop-selected").await;
+    assert_eq!(browser.text("#sure-text").await, "1 dead letter will be gone for good.");
     browser.click("#sure-no").await;
     assert_eq!(stage.agent.health().await.expect("it answers")["outbox"]["dead_letters"], 1);
-    browser.click("#drop-all").await;
+    browser.click("#drop-selected").await;
     browser.click("#sure-yes").await;
     browser.until("/1 dropped/.test(document.querySelector('#message').textContent)").await;
     assert_eq!(stage.agent.health().await.expect("it answers")["outbox"]["dead_letters"], 0);
@@ -200,11 +202,185 @@ async fn dead_letters_are_looked_into_replayed_and_dropped_with_the_token() {
     // The drain is paused and resumed.
     browser.click("#pause").await;
     browser.until("document.querySelector('#link-state').textContent === 'paused'").await;
-    browser.until("document.querySelector('#pause').textContent.includes('Resume')").await;
+    browser.until("document.querySelector('#pause').textContent === 'Resume sending'").await;
     browser.click("#pause").await;
     browser.until("document.querySelector('#link-state').textContent === 'up'").await;
     browser.click("#lock").await;
     assert_eq!(browser.eval("sessionStorage.length").await, json!(0));
+    assert_quiet(&browser, &stage).await;
+    browser.quit().await;
+}
+
+#[tokio::test]
+async fn many_dead_letters_are_searched_selected_over_pages_and_handled_as_they_were_confirmed() {
+    let mut stage = Stage::set_with(&[("ADMIN_TOKEN", TOKEN)]).await;
+    let browser = Browser::start().await;
+    browser.resize(Window::ALL[0]).await;
+    stage.sandbox.weather(json!({"refuse_transactions": ["usage-bad"]})).await;
+    let bad = (0..3).map(|n| load::usage("bad", n).into_bytes());
+    let raw = (0..120).map(|n| format!("no record {n}").into_bytes());
+    bury(&mut stage, &raw.chain(bad).collect::<Vec<_>>(), 123).await;
+    stage.sandbox.weather(json!({})).await;
+    browser.open(&stage.agent.url("/")).await;
+    browser.until("!document.querySelector('#unlock').hidden").await;
+    browser.fill("#token", TOKEN).await;
+    browser.keys(ENTER).await;
+    let rows = async |count: usize| {
+        browser.until(&format!("document.querySelectorAll('#list tr').length === {count}")).await;
+    };
+    let selected = async |told: &str| {
+        browser.until(&format!("document.querySelector('#selected').textContent === {}", json!(told))).await;
+    };
+    let message = async |told: &str| {
+        browser.until(&format!("document.querySelector('#message').textContent === {}", json!(told))).await;
+    };
+
+    // A page after the other; what was selected stays.
+    rows(50).await;
+    browser.click("#select-page").await;
+    selected("50 selected").await;
+    browser.click("#next").await;
+    browser.until("document.querySelector('#page-number').textContent === 'page 2'").await;
+    selected("50 selected").await;
+    browser.click("#list tr:nth-child(2) input").await;
+    selected("51 selected").await;
+    browser.click("#next").await;
+    rows(23).await;
+    assert_eq!(browser.eval("document.querySelector('#next').disabled").await, json!(true));
+    browser.click("#previous").await;
+    browser.until("document.querySelector('#select-page').indeterminate").await;
+
+    // Another search has another selection; every word counts, and none is broken.
+    browser.fill("#find", "USAGE-BAD 422").await;
+    rows(3).await;
+    selected("none selected").await;
+    assert_eq!(browser.eval("document.querySelector('#drop-selected').disabled").await, json!(true));
+    assert_eq!(browser.eval(include_str!("broken.js")).await, json!([]));
+    assert_fits(&browser, Window::ALL[0]).await;
+    assert_eq!(browser.eval(include_str!("nameless.js")).await, json!([]));
+
+    // With the keyboard: one, then all.
+    browser.eval("document.querySelector('#select-page').focus()").await;
+    browser.keys(TAB).await;
+    browser.keys(" ").await;
+    selected("1 selected").await;
+    browser.click("#select-found").await;
+    selected("3 selected").await;
+    browser.click("#replay-selected").await;
+    assert_eq!(
+        browser.text("#sure-text").await,
+        "3 dead letters will be sent again, as far as they are records."
+    );
+    assert_eq!(browser.text("#sure-yes").await, "Replay 3");
+    browser.click("#sure-yes").await;
+    message("3 replayed.").await;
+    rows(0).await;
+    stage.drained().await;
+    assert_eq!(stage.sandbox.accounts().await.kind("usage", "processed"), 3);
+
+    browser.eval("(() => { const f = document.querySelector('#find'); f.value = ''; f.dispatchEvent(new Event('input')); })()").await;
+    rows(50).await;
+    browser.click("#select-found").await;
+    selected("120 selected").await;
+    browser.click("#list tr:nth-child(1) input").await;
+    selected("119 selected").await;
+    browser.click("#drop-selected").await;
+    assert_eq!(browser.text("#sure-yes").await, "Drop 119");
+    browser.click("#sure-yes").await;
+    message("119 dropped.").await;
+    rows(1).await;
+    assert_eq!(stage.agent.health().await.expect("it answers")["outbox"]["dead_letters"], 1);
+    // On a telephone the same fits.
+    browser.resize(Window::ALL[2]).await;
+    assert_fits(&browser, Window::ALL[2]).await;
+    for window in [Window::ALL[2], Window::ALL[3]] {
+        browser.resize(window).await;
+        assert_eq!(browser.eval(include_str!("faint.js")).await, json!([]), "{window:?}");
+    }
+    assert_quiet(&browser, &stage).await;
+    browser.quit().await;
+}
+
+#[tokio::test]
+async fn charts_go_on_after_a_restart_say_their_span_and_have_gaps() {
+    let mut stage = Stage::set_with(&[("ADMIN_TOKEN", TOKEN)]).await;
+    let browser = Browser::start().await;
+    restart_with_history(&mut stage).await;
+    browser.open(&stage.agent.url("/")).await;
+    browser.until("Number(document.querySelector('#backlog-chart .plot').dataset.points) > 121").await;
+    let caption = "document.querySelector('#backlog-chart figcaption').textContent";
+    browser.until(&format!("/^20 min ago, \\d\\d:\\d\\dnow$/.test({caption})")).await;
+    let path = "document.querySelector('#backlog-chart path.in').getAttribute('d')";
+    assert_eq!(browser.eval(&format!("{path}.split('M').length - 1")).await, json!(2), "a gap is a gap");
+    let label =
+        browser.eval("document.querySelector('#backlog-chart .plot').getAttribute('aria-label')").await;
+    assert!(label.as_str().expect("a label").contains("the last 20 min"), "{label}");
+
+    // The documentation's pictures are of this: there is something of everything.
+    stage.sandbox.weather(json!({"refuse_transactions": ["usage-cust-17"]})).await;
+    let messages =
+        (0..5).map(|n| load::usage("cust-17", n).into_bytes()).chain([b"{\"request_count\":0}".to_vec()]);
+    bury(&mut stage, &messages.collect::<Vec<_>>(), 6).await;
+    browser.fill("#token", TOKEN).await;
+    browser.keys(ENTER).await;
+    browser.until("document.querySelectorAll('#list tr').length === 6").await;
+    browser.until("document.querySelector('#kept').textContent === '6'").await;
+    browser.until("document.querySelectorAll('#routes tr').length > 1").await;
+    for row in [1, 2] {
+        browser.click(&format!("#list tr:nth-child({row}) input")).await;
+    }
+    for window in [Window::ALL[0], Window::ALL[3]] {
+        browser.resize(window).await;
+        assert_fits(&browser, window).await;
+        keep_picture(&browser, window).await;
+    }
+    assert_quiet(&browser, &stage).await;
+    browser.quit().await;
+}
+
+/// The agent ran from twenty minutes ago to ten minutes ago, for what its charts know, and runs again now.
+async fn restart_with_history(stage: &mut Stage) {
+    assert_eq!(stage.agent.stop().await.code(), Some(0));
+    let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as i64;
+    let points = (0..120).map(|n| {
+        let turn = (f64::from(n) / 9.0).sin() + 1.0;
+        let (taken, depth) = (20.0 + 30.0 * turn, (400.0 * turn) as u64);
+        let at = now - 1_200_000 + i64::from(n) * 5_000;
+        json!([at, depth, [taken, turn * 4.0, turn], [taken * 0.8, turn * 3.0, turn]])
+    });
+    let points = Value::from(points.collect::<Vec<_>>()).to_string();
+    let sum = xxhash_rust::xxh3::xxh3_64(points.as_bytes());
+    let text = format!("dataplane-agent history 1 {sum:016x}\n{points}");
+    std::fs::write(stage.agent.dir().join("outbox/history"), text).expect("it can be written");
+    stage.agent.start();
+    stage.agent.ready().await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_leads_to_its_section_of_the_runbook() {
+    let mut stage = Stage::set().await;
+    let browser = Browser::start().await;
+    bury(&mut stage, &[b"no record".to_vec()], 1).await;
+    browser.open(&stage.agent.url("/")).await;
+    browser.until("document.querySelector('[data-help=dead_letters] a')").await;
+    stage.sandbox.weather(json!({"status": {"401": 1.0}})).await;
+    stage.redis.push(USAGE, &[load::usage("waits", 0)]).await;
+    browser.until("/the link is down: credentials/.test(document.querySelector('#why').textContent)").await;
+    let label = browser.eval("document.querySelector('#why a').getAttribute('aria-label')").await;
+    assert_eq!(label, "What to do: the link is down: credentials");
+    for window in Window::ALL {
+        browser.resize(window).await;
+        assert_eq!(browser.eval(include_str!("faint.js")).await, json!([]), "{window:?}");
+        assert_fits(&browser, window).await;
+    }
+    browser.click("[data-help=link] a").await;
+    browser.until("location.pathname === '/runbook' && document.querySelector(':target')").await;
+    assert_eq!(browser.text(":target").await, "DataplaneCredentialsRefused");
+    for window in Window::ALL {
+        browser.resize(window).await;
+        assert_eq!(browser.eval(include_str!("faint.js")).await, json!([]), "{window:?}");
+        assert_fits(&browser, window).await;
+    }
     assert_quiet(&browser, &stage).await;
     browser.quit().await;
 }
@@ -239,7 +415,7 @@ async fn the_keyboard_alone_is_enough() {
     reach("#token").await;
     browser.keys(TOKEN).await;
     browser.keys(ENTER).await;
-    browser.until("document.activeElement.id === 'reason'").await;
+    browser.until("document.activeElement.id === 'find'").await;
     reach("#list button").await;
     browser.keys(ENTER).await;
     browser.until("document.querySelector('#letter').open && document.activeElement.id === 'replay'").await;

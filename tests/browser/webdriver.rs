@@ -13,8 +13,9 @@ use super::harness::{free_port, until};
 /// How the browser names an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 /// As root there is no sandbox of its own, and no test wants what a browser does for people by itself.
-const FLAGS: [&str; 9] = [
+const FLAGS: [&str; 10] = [
     "--headless",
+    "--hide-scrollbars",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",

@@ -140,7 +140,28 @@ async fn dead_letters_are_listed_shown_replayed_and_dropped() {
     assert!(shown["detail"].as_str().expect("why").contains("422"), "{shown}");
     assert!(original["transaction_id"].as_str().expect("its id").starts_with("usage-bad"), "{shown}");
 
+    // By any words of what is listed.
+    let found = async |text: &str| {
+        let page = get(&stage, &format!("/admin/dead-letters?text={text}")).await;
+        page["dead_letters"].as_array().expect("a list").clone()
+    };
+    let record: Value = serde_json::from_str(&refused[3]).expect("JSON");
+    let [session, transaction] =
+        ["api_session_id", "transaction_id"].map(|id| record[id].as_str().expect("text"));
+    let one = found(&format!("{transaction}+REFUSED+422")).await;
+    assert_eq!(one.len(), 1, "{one:?}");
+    assert_eq!(
+        (&one[0]["api_session_id"], &one[0]["transaction_id"]),
+        (&json!(session), &json!(transaction))
+    );
+    assert!(one[0]["correlation_id"].is_string());
+    assert_eq!(found(session).await.len(), 5);
+    assert_eq!(found("quota_refresh").await.len(), 1);
+    assert_eq!(found("refused+quota").await.len(), 0);
+    let long = format!("/admin/dead-letters?text={}", "x".repeat(401));
+
     for (path, status) in [
+        (&*long, 400),
         ("/admin/dead-letters/999999", 404),
         ("/admin/dead-letters/one", 400),
         ("/admin/dead-letters?reason=whim", 400),
@@ -387,10 +408,10 @@ async fn the_log_level_changes_while_it_runs() {
     let stage = stage(&[("LOG_LEVEL", "ERROR")]).await;
     assert_eq!(get(&stage, "/admin/log-level").await, json!({"level": "ERROR"}));
     post(&stage, "/admin/drain/pause", None).await;
-    assert!(!stage.agent.log().contains("the drain was told"), "{}", stage.agent.log());
+    assert!(!stage.agent.log().contains("the sender was told"), "{}", stage.agent.log());
     put(&stage, "/admin/log-level", json!({"level": "INFO"})).await;
     post(&stage, "/admin/drain/resume", None).await;
-    until("it is logged", async || stage.agent.log().contains("the drain was told").then_some(())).await;
+    until("it is logged", async || stage.agent.log().contains("the sender was told").then_some(())).await;
     assert_eq!(ask(&stage, Method::PUT, "/admin/log-level", Some(json!({"level": "LOUD"}))).await.0, 422);
     // Also that it will be silent is in the log.
     put(&stage, "/admin/drain/rate-limit", json!({"rate_limit": 77})).await;

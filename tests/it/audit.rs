@@ -105,11 +105,11 @@ async fn every_order_leaves_a_trace_that_survives_a_crash() {
     assert_eq!(
         said,
         [
-            (Some(&*by), Some("resume the drain"), None),
+            (Some(&*by), Some("resume the sender"), None),
             (here, Some("drop dead letters"), Some(23)),
             (here, Some("drop dead letters"), Some(2)),
             (here, Some("set the rate limit"), None),
-            (here, Some("pause the drain"), None),
+            (here, Some("pause the sender"), None),
         ],
         "{all:?}"
     );
@@ -144,8 +144,8 @@ async fn there_is_a_note_of_every_kind_of_order() {
     dead_letters(&stage, 2).await;
     let give = async |method: &str, path: &str, body: Option<Value>| ask(&stage, method, path, body).await;
     let simple: [(&str, &str, Option<Value>, &str, &str); 8] = [
-        ("POST", "drain/pause", None, "pause the drain", ""),
-        ("POST", "drain/resume", None, "resume the drain", ""),
+        ("POST", "drain/pause", None, "pause the sender", ""),
+        ("POST", "drain/resume", None, "resume the sender", ""),
         ("POST", "drain/probe", None, "probe the link", ""),
         ("POST", "drain/release-brake", None, "release the brake", ""),
         (

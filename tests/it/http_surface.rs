@@ -144,7 +144,7 @@ async fn a_page_that_has_its_own_name_point_here_reads_nothing_and_does_nothing(
     assert_eq!(status_of(&stage.agent, "GET /status HTTP/1.0\r\n\r\n"), "403");
     assert_eq!(stage.agent.metrics().await.sum("dataplane_drain_paused", &[]), 0.0);
     // Orchestrators and scrapers call it by whatever name they have.
-    for path in ["/health", "/healthz", "/readyz", "/metrics", "/", "/docs"] {
+    for path in ["/health", "/healthz", "/readyz", "/metrics", "/", "/runbook", "/docs"] {
         assert_eq!(ask("GET", path, "anything.example"), "200", "{path}");
     }
     stage.agent.says("TRUSTED_HOSTS can add it").await;
@@ -154,7 +154,7 @@ async fn a_page_that_has_its_own_name_point_here_reads_nothing_and_does_nothing(
 #[tokio::test]
 async fn a_slash_at_the_end_changes_nothing() {
     let stage = Stage::set().await;
-    for path in ["/health", "/docs", "/redoc", "/openapi.json"] {
+    for path in ["/health", "/runbook", "/docs", "/redoc", "/openapi.json"] {
         let (plain, slash) = (stage.agent.get(path).await, stage.agent.get(&format!("{path}/")).await);
         let ((plain_status, plain), (slash_status, slash)) =
             (plain.expect("it answers"), slash.expect("it answers"));

@@ -7,8 +7,18 @@ use super::harness::{Stage, USAGE, load, until};
 
 const TOKEN: &str = "a-token-of-the-operator";
 /// What answers with a text or a page, also with a slash at its end.
-const TEXTS: [&str; 8] =
-    ["/docs", "/docs/", "/redoc", "/redoc/", "/openapi.json", "/openapi.json/", "/healthz", "/readyz"];
+const TEXTS: [&str; 10] = [
+    "/runbook",
+    "/runbook/",
+    "/docs",
+    "/docs/",
+    "/redoc",
+    "/redoc/",
+    "/openapi.json",
+    "/openapi.json/",
+    "/healthz",
+    "/readyz",
+];
 
 /// Holds values against schemas of one description.
 pub(crate) struct Description(pub(crate) Value);

@@ -103,6 +103,85 @@ async fn the_stream_tells_history_and_present_until_the_agent_stops() {
 }
 
 #[tokio::test]
+async fn the_charts_go_on_after_a_restart_and_begin_anew_where_their_file_cannot_be_used() {
+    let mut stage = Stage::set().await;
+    let times = async |stage: &Stage| -> Vec<i64> {
+        let (_, history) = stage.agent.get("/history").await.expect("it answers");
+        let history: Value = serde_json::from_str(&history).expect("JSON");
+        let usage = history["in"]["usage"].as_array().expect("a column");
+        let at = history["at"].as_array().expect("times");
+        assert_eq!(usage.len(), at.len(), "{history}");
+        at.iter().map(|at| at.as_i64().expect("a number")).collect()
+    };
+    until("the hour has a point", async || (!times(&stage).await.is_empty()).then_some(())).await;
+    assert_eq!(stage.agent.stop().await.code(), Some(0));
+    let stopped = now_ms();
+    stage.agent.start();
+    stage.agent.ready().await;
+    let before = times(&stage).await;
+    assert!(before.first().is_some_and(|at| *at < stopped), "{before:?}, stopped at {stopped}");
+
+    // A file that cannot be used costs nothing but the charts, and neither does one that cannot be written.
+    assert_eq!(stage.agent.stop().await.code(), Some(0));
+    let file = stage.agent.dir().join("outbox/history");
+    std::fs::write(&file, "dataplane-agent history 1 0000000000000000\n[]").expect("it can be written");
+    stage.agent.start();
+    stage.agent.ready().await;
+    stage.agent.says("the file of their history cannot be used").await;
+    let again = times(&stage).await;
+    assert!(again.iter().all(|at| *at > stopped), "{again:?}");
+    std::fs::remove_file(&file).expect("it can be removed");
+    std::fs::create_dir(&file).expect("a folder in its place");
+    assert_eq!(stage.agent.stop().await.code(), Some(0));
+    stage.agent.start();
+    stage.agent.ready().await;
+    let pushed = load::push_sessions(&stage.redis, "s", 5, 3).await;
+    stage.drained().await;
+    assert_eq!(stage.sandbox.accounts().await.processed(), pushed);
+}
+
+fn now_ms() -> i64 {
+    let since = std::time::UNIX_EPOCH.elapsed().expect("after 1970");
+    i64::try_from(since.as_millis()).expect("this age")
+}
+
+#[tokio::test]
+async fn whatever_is_wrong_names_its_place_and_a_section_of_the_runbook() {
+    let mut stage = Stage::set_with(&[("ADMIN_TOKEN", "a-token-of-the-operator")]).await;
+    let (status, runbook) = stage.agent.get("/runbook").await.expect("it answers");
+    assert_eq!(status, 200);
+    stage.redis.push(USAGE, &[b"no record".to_vec()]).await;
+    stage.sandbox.weather(json!({"status": {"401": 1.0}})).await;
+    stage.redis.push(USAGE, &[load::usage("waits", 0)]).await;
+    until("both are taken over", async || {
+        let outbox = &stage.agent.health().await?["outbox"];
+        (outbox["dead_letters"] == 1 && outbox["depth"] == 1).then_some(())
+    })
+    .await;
+    stage.redis.kill();
+    let concerns = until("all of it is told", async || {
+        let (_, now) = stage.agent.get("/status").await?;
+        let now: Value = serde_json::from_str(&now).ok()?;
+        let concerns = now["concerns"].as_array()?.clone();
+        // What is a reason is told with the same words.
+        for reason in now["reasons"].as_array()? {
+            assert!(concerns.iter().any(|concern| concern["text"] == *reason), "{now}");
+        }
+        (concerns.len() >= 3).then_some(concerns)
+    })
+    .await;
+    for (place, section) in [
+        ("redis", "DataplaneRedisAway"),
+        ("link", "DataplaneCredentialsRefused"),
+        ("dead_letters", "DataplaneDeadLetters"),
+    ] {
+        let concern = concerns.iter().find(|concern| concern["place"] == place);
+        assert_eq!(concern.expect(place)["runbook"], section, "{concerns:?}");
+        assert!(runbook.contains(&format!("<h2 id=\"{}\">", section.to_lowercase())), "{section}");
+    }
+}
+
+#[tokio::test]
 async fn so_many_pages_may_look_and_the_next_one_is_told_to_wait() {
     let stage = Stage::set().await;
     let mut open = Vec::new();
@@ -125,7 +204,7 @@ async fn so_many_pages_may_look_and_the_next_one_is_told_to_wait() {
 async fn no_page_may_fetch_from_elsewhere_and_its_files_come_compressed() {
     let stage = Stage::set().await;
     let http = reqwest::Client::builder().no_proxy().build().expect("a client");
-    for path in ["/", "/docs", "/redoc"] {
+    for path in ["/", "/runbook", "/docs", "/redoc"] {
         let answer = http.get(stage.agent.url(path)).send().await.expect("it answers");
         let policy = answer.headers()["content-security-policy"].to_str().expect("text").to_owned();
         assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'"), "{policy}");
@@ -133,11 +212,12 @@ async fn no_page_may_fetch_from_elsewhere_and_its_files_come_compressed() {
             !policy.contains("http") && !policy.contains('*') && !policy.contains("unsafe-eval"),
             "{policy}"
         );
-        assert_eq!(policy.contains("unsafe-inline"), path != "/", "{path}: {policy}");
+        let is_own = ["/", "/runbook"].contains(&path);
+        assert_eq!(policy.contains("unsafe-inline"), !is_own, "{path}: {policy}");
         let text = answer.text().await.expect("a page");
         let files: Vec<&str> =
             text.split("=\"assets/").skip(1).filter_map(|rest| rest.split('"').next()).collect();
-        assert!(files.len() > 1, "{text}");
+        assert!(!files.is_empty(), "{text}");
         for file in files {
             let url = stage.agent.url(&format!("/assets/{file}"));
             let plain = http.get(&url).send().await.expect("it answers");
@@ -170,8 +250,17 @@ async fn pages_are_for_trusted_addresses_as_everything_else() {
     agent.set("TRUSTED_IPS", "10.0.0.0/8");
     agent.start();
     until("the surface answers", async || agent.get("/metrics").await).await;
-    let paths =
-        ["/", "/assets/page.js", "/events", "/history", "/status", "/openapi.json", "/docs", "/redoc"];
+    let paths = [
+        "/",
+        "/runbook",
+        "/assets/page.js",
+        "/events",
+        "/history",
+        "/status",
+        "/openapi.json",
+        "/docs",
+        "/redoc",
+    ];
     for path in paths {
         assert_eq!(agent.get(path).await.expect("it answers").0, 403, "{path}");
     }

@@ -35,6 +35,9 @@ pub(super) struct Watched {
     /// Records a second, oldest first.
     pub come: VecDeque<f64>,
     pub gone: VecDeque<f64>,
+    /// Since when each of these is so, and until when the last one.
+    since: VecDeque<Duration>,
+    looked: Option<Duration>,
     pub requests: Requests,
 }
 
@@ -63,6 +66,8 @@ impl Board {
             last: None,
             come: VecDeque::new(),
             gone: VecDeque::new(),
+            since: VecDeque::new(),
+            looked: None,
             requests: Requests::default(),
         };
         Self { agents: addresses.map(watched).collect(), selected: 0, help: false }
@@ -83,6 +88,7 @@ impl Board {
 
 impl Watched {
     fn seen(&mut self, at: Duration, said: Result<Picture, String>) {
+        let since = self.looked.replace(at).unwrap_or(at);
         match said {
             Ok(picture) => {
                 if let (Some(last), Some(before)) = (self.last, &self.picture) {
@@ -93,6 +99,7 @@ impl Watched {
                         (rate(picture.enqueued, before.enqueued), rate(picture.settled, before.settled));
                     push(&mut self.come, come);
                     push(&mut self.gone, gone);
+                    push(&mut self.since, since);
                 }
                 self.requests.push(at.as_secs_f64(), picture.routes.clone());
                 (self.picture, self.last) = (Some(picture), Some(at));
@@ -106,6 +113,7 @@ impl Watched {
                 if self.picture.is_some() {
                     push(&mut self.come, 0.0);
                     push(&mut self.gone, 0.0);
+                    push(&mut self.since, since);
                 }
             }
         }
@@ -119,6 +127,12 @@ impl Watched {
     /// For how long it has been away.
     pub(super) fn away_for(&self) -> Option<Duration> {
         self.away.map(|(since, now)| now.saturating_sub(since))
+    }
+
+    /// The time that so many of the newest rates are about.
+    pub(super) fn span_of(&self, count: usize) -> Duration {
+        let first = self.since.len().checked_sub(count).and_then(|first| self.since.get(first));
+        first.zip(self.looked).map(|(first, last)| last.saturating_sub(*first)).unwrap_or_default()
     }
 
     /// Records a second, in and out, while it answers.
@@ -156,9 +170,9 @@ impl Watched {
     }
 }
 
-fn push(rates: &mut VecDeque<f64>, rate: f64) {
-    if rates.len() >= HISTORY {
-        rates.pop_front();
+fn push<T>(values: &mut VecDeque<T>, value: T) {
+    if values.len() >= HISTORY {
+        values.pop_front();
     }
-    rates.push_back(rate);
+    values.push_back(value);
 }

@@ -1,5 +1,7 @@
 //! How the board looks: a pure function of it. Colour says nothing that words do not.
 
+use std::collections::VecDeque;
+
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize as _};
@@ -8,9 +10,21 @@ use ratatui::widgets::{Block, Clear, LineGauge, Paragraph, Row, Sparkline, Table
 
 use super::board::{Board, Drained, Watched};
 use super::picture::{KINDS, Picture};
+use crate::http::requests::RouteBody;
 
-/// One agent, whole: its frame, five lines, the kinds, the charts.
-const WHOLE: u16 = 2 + 6 + 4 + 4;
+/// The frame of one agent.
+const FRAME: u16 = 2;
+/// Its lines in words.
+const WORDS: u16 = 6;
+/// The record types and their heads.
+const TYPES: u16 = 1 + KINDS.len() as u16;
+/// Each chart has so many lines where there is room, and more where there is more.
+const CHART: u16 = 2;
+/// How wide the record types are, and the routes beside or below them.
+const TYPES_WIDTH: u16 = 40;
+const ROUTES_WIDTH: u16 = 10 + 5 * 8;
+/// Where the list of agents has all of its columns.
+const LIST_WIDTH: u16 = 100;
 /// The names of the lines.
 const LABEL: usize = 8;
 
@@ -42,12 +56,18 @@ pub(super) fn draw(frame: &mut Frame<'_>, board: &Board) {
 
 /// How many lines [`all`] takes.
 pub(super) fn height_of_all(board: &Board) -> u16 {
-    WHOLE.saturating_mul(board.agents.len() as u16)
+    board.agents.iter().map(height_of).fold(0, u16::saturating_add)
+}
+
+fn height_of(agent: &Watched) -> u16 {
+    let routes = agent.requests.routes().len() as u16 + 1;
+    FRAME + WORDS + routes.max(TYPES) + 2 * CHART
 }
 
 /// Every agent, whole, one below the other.
 pub(super) fn all(frame: &mut Frame<'_>, board: &Board) {
-    let areas = Layout::vertical(board.agents.iter().map(|_| Constraint::Length(WHOLE))).split(frame.area());
+    let areas = Layout::vertical(board.agents.iter().map(|agent| Constraint::Length(height_of(agent))))
+        .split(frame.area());
     for (agent, area) in board.agents.iter().zip(areas.iter()) {
         one(frame, *area, agent);
     }
@@ -56,6 +76,8 @@ pub(super) fn all(frame: &mut Frame<'_>, board: &Board) {
 fn table(frame: &mut Frame<'_>, area: Rect, board: &Board) {
     let visible = usize::from(area.height.saturating_sub(1)).max(1);
     let first = board.selected.saturating_sub(visible - 1);
+    let is_narrow = area.width < LIST_WIDTH;
+    let is_shown = |column: usize| !is_narrow || matches!(column, 0..=3 | 9);
     let rows = board.agents.iter().enumerate().skip(first).map(|(n, agent)| {
         let mark = if n == board.selected { ">" } else { " " };
         let name = format!("{mark} {}", agent.name());
@@ -75,12 +97,15 @@ fn table(frame: &mut Frame<'_>, area: Rect, board: &Board) {
             ],
             _ => vec![name, status],
         };
-        let row = Row::new(row).style(style);
+        let row = Row::new(row.into_iter().enumerate().filter(|(n, _)| is_shown(*n)).map(|(_, cell)| cell));
+        let row = row.style(style);
         if n == board.selected { row.bold() } else { row }
     });
-    let head = ["  agent", "status", "waiting", "oldest", "in/s", "out/s", "link", "disk", "dead", "drained"];
+    let more = board.agents.len().saturating_sub(visible);
+    let name = if more > 0 { format!("  agent (+{more})") } else { "  agent".to_owned() };
+    let head = [&*name, "status", "waiting", "oldest", "in/s", "out/s", "link", "disk", "dead", "drained"];
     let widths = [
-        Constraint::Min(20),
+        Constraint::Min(if is_narrow { 14 } else { 20 }),
         Constraint::Length(10),
         Constraint::Length(11),
         Constraint::Length(8),
@@ -91,6 +116,8 @@ fn table(frame: &mut Frame<'_>, area: Rect, board: &Board) {
         Constraint::Length(8),
         Constraint::Length(9),
     ];
+    let head = head.into_iter().enumerate().filter(|(n, _)| is_shown(*n)).map(|(_, name)| name);
+    let widths = widths.into_iter().enumerate().filter(|(n, _)| is_shown(*n)).map(|(_, width)| width);
     frame.render_widget(Table::new(rows, widths).header(Row::new(head).style(FAINT)), area);
 }
 
@@ -129,20 +156,108 @@ fn one(frame: &mut Frame<'_>, area: Rect, agent: &Watched) {
         frame.render_widget(Paragraph::new(Line::from(away(agent, why))), inside);
         return;
     };
-    let areas = [6, 4, 2, 2].map(Constraint::Length);
-    let [words, kinds, come, gone] = Layout::vertical(areas).areas(inside);
+    // With less than a line for each chart, tables become lines.
+    if inside.height < WORDS + TYPES + 2 {
+        in_lines(frame, inside, agent, picture);
+    } else {
+        in_tables(frame, inside, agent, picture);
+    }
+}
+
+/// Words, tables and charts. Tables get the lines that they need, charts get the rest.
+fn in_tables(frame: &mut Frame<'_>, inside: Rect, agent: &Watched, picture: &Picture) {
+    let routes = agent.requests.routes();
+    let is_beside = inside.width >= TYPES_WIDTH + ROUTES_WIDTH;
+    let free = inside.height - WORDS - TYPES;
+    let charts = free.min(2 * CHART);
+    let wanted = if routes.is_empty() { 0 } else { routes.len() as u16 + 1 };
+    let more = if is_beside { wanted.saturating_sub(TYPES) } else { wanted }.min(free - charts);
+    // A head with nothing below it says less than a line for all of them.
+    let is_line = !is_beside && wanted > 0 && more < 2;
+    let more = if is_line { 1 } else { more };
+    let chart = (free - more).div_ceil(2);
+    let heights = [WORDS, TYPES, more, chart, free - more - chart].map(Constraint::Length);
+    let [words, types, below, come, gone] = Layout::vertical(heights).areas(inside);
     self::words(frame, words, agent, picture);
-    let [of_kinds, of_routes] = Layout::horizontal([Constraint::Length(40), Constraint::Min(0)]).areas(kinds);
-    self::kinds(frame, of_kinds, picture);
-    routes(frame, of_routes, agent);
+    kinds(frame, Rect { width: types.width.min(TYPES_WIDTH), ..types }, picture);
+    if is_beside {
+        let width = inside.width - TYPES_WIDTH;
+        let beside = Rect { x: types.x + TYPES_WIDTH, width, height: types.height + below.height, ..types };
+        self::routes(frame, beside, &routes);
+    } else if is_line {
+        frame.render_widget(fit(routes_in_a_line(&routes), below.width), below);
+    } else {
+        self::routes(frame, below, &routes);
+    }
     let rates = agent.rates();
-    chart(frame, come, "in/s", rates.map(|(come, _)| come), agent.come.iter());
-    chart(frame, gone, "out/s", rates.map(|(_, gone)| gone), agent.gone.iter());
+    self::chart(frame, come, "in/s", rates.map(|(come, _)| come), agent, &agent.come);
+    self::chart(frame, gone, "out/s", rates.map(|(_, gone)| gone), agent, &agent.gone);
     if agent.trouble.is_some() {
-        for old in [kinds, come, gone] {
+        for old in [types, below, come, gone] {
             frame.buffer_mut().set_style(old, FAINT);
         }
     }
+}
+
+/// All of it in lines, for a small terminal; of those that find no room it is said how many they are.
+fn in_lines(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Picture) {
+    let mut lines: Vec<Line<'_>> = facts(agent, picture).into();
+    let depths = KINDS.iter().zip(picture.depth).zip(picture.age);
+    let depths = depths.map(|((kind, depth), age)| match depth {
+        ..=0.0 => format!("{kind} 0"),
+        _ => format!("{kind} {} ({})", count(depth), time(age)),
+    });
+    let (come, gone) = agent.rates().unzip();
+    let rates = format!("{} in, {} out a second", rate(come), rate(gone));
+    lines.push(labelled("waiting", vec![Span::raw(depths.collect::<Vec<_>>().join(", "))]));
+    lines.push(labelled("rates", vec![Span::raw(rates)]));
+    lines.push(routes_in_a_line(&agent.requests.routes()));
+    // Where the agent is away, what it says of that is the last of the facts.
+    if agent.trouble.is_some() {
+        for (n, line) in lines.iter_mut().enumerate() {
+            if n + 1 != usize::from(WORDS) {
+                *line = std::mem::take(line).patch_style(FAINT);
+            }
+        }
+    }
+    let room = usize::from(area.height);
+    if lines.len() > room {
+        let left = lines.len() - room.saturating_sub(1);
+        lines.truncate(room.saturating_sub(1));
+        lines.push(Line::styled(format!("{left} more lines: a higher terminal has room for them"), DOUBTFUL));
+    }
+    let lines: Vec<_> = lines.into_iter().map(|line| fit(line, area.width)).collect();
+    frame.render_widget(Paragraph::new(lines), area);
+}
+
+/// A line that shows where it was cut.
+fn fit(line: Line<'_>, width: u16) -> Line<'_> {
+    let width = usize::from(width);
+    if line.width() <= width {
+        return line;
+    }
+    let (style, mut left) = (line.style, width.saturating_sub(1));
+    let mut spans = Vec::new();
+    for span in line.spans {
+        let whole = span.width();
+        if whole <= left {
+            left -= whole;
+            spans.push(span);
+            continue;
+        }
+        let mut text = String::new();
+        for c in span.content.chars() {
+            let wide = Span::raw(c.to_string()).width();
+            if wide > left {
+                break;
+            }
+            left -= wide;
+            text.push(c);
+        }
+        spans.push(Span::styled(text + "…", span.style));
+        break;
+    }
+    Line::from(spans).style(style)
 }
 
 fn away(agent: &Watched, why: &str) -> Span<'static> {
@@ -157,9 +272,8 @@ fn labelled(label: &str, mut rest: Vec<Span<'static>>) -> Line<'static> {
     Line::from(rest)
 }
 
-fn words(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Picture) {
-    let [text, disk, rest] =
-        Layout::vertical([Constraint::Length(3), Constraint::Length(1), Constraint::Length(2)]).areas(area);
+/// What there is to say of an agent, a line each.
+fn facts(agent: &Watched, picture: &Picture) -> [Line<'static>; WORDS as usize] {
     let mut link = vec![Span::styled(picture.link.clone(), if picture.link_down { BAD } else { GOOD })];
     if let Some(probe) = picture.next_probe {
         link.push(Span::raw(format!(", next probe in {}", time(probe))));
@@ -167,11 +281,11 @@ fn words(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Picture) 
     if let Some(cause) = picture.link_cause.as_ref().filter(|_| picture.link_down) {
         link.push(Span::raw(format!(" ({cause})")));
     }
-    let mut drain = match &picture.drain_holds {
+    let mut sender = match &picture.drain_holds {
         Some(why) => vec![Span::styled(format!("sends nothing: {why}"), DOUBTFUL)],
         None => vec![Span::raw(limits(picture.rate_limit, picture.bandwidth))],
     };
-    drain.push(Span::raw(match agent.drained() {
+    sender.push(Span::raw(match agent.drained() {
         Drained::Now => "; nothing waits".to_owned(),
         Drained::In(seconds) => format!("; drained in {}", time(seconds)),
         Drained::Growing => "; what waits becomes more".to_owned(),
@@ -181,24 +295,7 @@ fn words(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Picture) 
     let redis = Span::styled(picture.redis.clone(), if picture.redis_ok { GOOD } else { BAD });
     let in_redis = rate(picture.redis_ok.then_some(picture.in_redis));
     let redis = vec![redis, Span::raw(format!(", {in_redis} waiting there"))];
-    let lines = vec![labelled("link", link), labelled("drain", drain), labelled("redis", redis)];
-    frame.render_widget(Paragraph::new(lines), text);
-
-    let room = format!(
-        "{:<LABEL$}{} of {}, {:.0} %",
-        "disk",
-        bytes(picture.disk),
-        bytes(picture.capacity),
-        picture.fullness() * 100.0
-    );
-    let style = match picture.fullness() {
-        ..0.7 => GOOD,
-        ..0.9 => DOUBTFUL,
-        _ => BAD,
-    };
-    let gauge = LineGauge::default().ratio(picture.fullness()).label(room).filled_style(style);
-    frame.render_widget(gauge.unfilled_style(FAINT), disk);
-
+    let disk = Span::styled(room(picture), style_of_disk(picture));
     let mut dead = vec![Span::raw(format!("{} kept", count(picture.dead_letters)))];
     let reasons = picture.dead_by_reason.iter().map(|(reason, n)| format!("{reason} {}", count(*n)));
     let reasons = reasons.collect::<Vec<_>>().join(", ");
@@ -214,11 +311,38 @@ fn words(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Picture) 
         }
         (None, None) => labelled("outbox", vec![Span::raw("takes records")]),
     };
-    frame.render_widget(Paragraph::new(vec![labelled("dead", dead), last]), rest);
+    [
+        labelled("link", link),
+        labelled("sender", sender),
+        labelled("redis", redis),
+        labelled("disk", vec![disk]),
+        labelled("dead", dead),
+        last,
+    ]
+}
+
+fn room(picture: &Picture) -> String {
+    let part = picture.fullness() * 100.0;
+    format!("{} of {}, {part:.0} %", bytes(picture.disk), bytes(picture.capacity))
+}
+
+fn style_of_disk(picture: &Picture) -> Style {
+    match picture.fullness() {
+        ..0.7 => GOOD,
+        ..0.9 => DOUBTFUL,
+        _ => BAD,
+    }
+}
+
+fn words(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Picture) {
+    let lines = facts(agent, picture).map(|line| fit(line, area.width));
+    let [_, _, _, disk, _, last] = Layout::vertical([Constraint::Length(1); WORDS as usize]).areas(area);
+    frame.render_widget(Paragraph::new(lines.to_vec()), area);
+    let label = format!("{:<LABEL$}{}", "disk", room(picture));
+    let gauge = LineGauge::default().ratio(picture.fullness()).label(label);
+    frame.render_widget(gauge.filled_style(style_of_disk(picture)).unfilled_style(FAINT), disk);
     if agent.trouble.is_some() {
-        for old in [text, disk, Rect { height: rest.height.min(1), ..rest }] {
-            frame.buffer_mut().set_style(old, FAINT);
-        }
+        frame.buffer_mut().set_style(Rect { height: area.height - last.height, ..area }, FAINT);
     }
 }
 
@@ -228,30 +352,22 @@ fn kinds(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
         Row::new([(*kind).to_owned(), count(picture.depth[n]), oldest])
     });
     let widths = [Constraint::Length(12), Constraint::Length(14), Constraint::Length(12)];
-    let table = Table::new(rows, widths).header(Row::new(["kind", "waiting", "oldest"]).style(FAINT));
+    let table = Table::new(rows, widths).header(Row::new(["record type", "waiting", "oldest"]).style(FAINT));
     frame.render_widget(table, area);
 }
 
 /// The busiest routes, as many as there is room for; of the others it is said how many they are.
-fn routes(frame: &mut Frame<'_>, area: Rect, agent: &Watched) {
-    const WIDTH: u16 = 10 + 5 * 8;
-    if area.width < WIDTH {
-        return;
-    }
-    let routes = agent.requests.routes();
+fn routes(frame: &mut Frame<'_>, area: Rect, routes: &[RouteBody]) {
     let room = usize::from(area.height.saturating_sub(1));
     let more = routes.len().saturating_sub(room);
-    let seconds = |seconds: Option<f64>| {
-        seconds.map_or_else(|| "–".into(), |seconds| format!("{:.0} ms", seconds * 1000.0))
-    };
     let rows = routes.iter().take(room).map(|route| {
         Row::new([
             route.endpoint.clone(),
             count(route.per_second),
             count(route.errors_per_second),
             count(route.too_many_per_second),
-            seconds(route.p50_seconds),
-            seconds(route.p99_seconds),
+            milliseconds(route.p50_seconds),
+            milliseconds(route.p99_seconds),
         ])
     });
     let name = if more > 0 { format!("route (+{more})") } else { "route".to_owned() };
@@ -260,19 +376,47 @@ fn routes(frame: &mut Frame<'_>, area: Rect, agent: &Watched) {
     frame.render_widget(Table::new(rows, widths).header(Row::new(head).style(FAINT)), area);
 }
 
-fn chart<'a>(
+/// The busiest ones, in a line that is cut where there is no more room; each with all that its table would say.
+fn routes_in_a_line(routes: &[RouteBody]) -> Line<'static> {
+    let told = routes.iter().map(|route| {
+        let mut text = format!("{} {}/s", route.endpoint, count(route.per_second));
+        for (of, name) in [(route.errors_per_second, "errors"), (route.too_many_per_second, "429")] {
+            if of > 0.0 {
+                text.extend([", ", &count(of), " ", name]);
+            }
+        }
+        text + &format!(", p99 {}", milliseconds(route.p99_seconds))
+    });
+    let told = told.collect::<Vec<_>>().join("; ");
+    let told =
+        if told.is_empty() { "no requests lately".to_owned() } else { format!("{}: {told}", routes.len()) };
+    labelled("routes", vec![Span::raw(told)])
+}
+
+fn milliseconds(seconds: Option<f64>) -> String {
+    seconds.map_or_else(|| "–".into(), |seconds| format!("{:.0} ms", seconds * 1000.0))
+}
+
+/// The rates as bars, with the span that they show and the highest of them.
+fn chart(
     frame: &mut Frame<'_>,
     area: Rect,
     label: &str,
     now: Option<f64>,
-    rates: impl DoubleEndedIterator<Item = &'a f64>,
+    agent: &Watched,
+    rates: &VecDeque<f64>,
 ) {
     let [text, bars] = Layout::horizontal([Constraint::Length(18), Constraint::Min(0)]).areas(area);
-    frame.render_widget(Line::raw(format!("{label:<LABEL$}{}", rate(now))), text);
     // The newest at the right, as many as there is room for.
-    let mut newest: Vec<u64> =
-        rates.rev().take(usize::from(bars.width)).map(|rate| rate.round() as u64).collect();
-    newest.reverse();
+    let shown = rates.len().min(usize::from(bars.width));
+    let newest: Vec<u64> = rates.iter().skip(rates.len() - shown).map(|rate| rate.round() as u64).collect();
+    let most = newest.iter().max().copied().unwrap_or_default() as f64;
+    let lines = vec![
+        Line::raw(format!("{label:<LABEL$}{}", rate(now))),
+        Line::styled(format!("last {}", time(agent.span_of(shown).as_secs_f64())), FAINT),
+        Line::styled(format!("at most {}", count(most)), FAINT),
+    ];
+    frame.render_widget(Paragraph::new(lines), text);
     let free = bars.width.saturating_sub(newest.len() as u16);
     let bars = Rect { x: bars.x + free, width: bars.width - free, ..bars };
     frame.render_widget(Sparkline::default().data(newest), bars);
@@ -285,13 +429,13 @@ fn help(frame: &mut Frame<'_>) {
         "?                    this help, and back",
         "",
         "waiting   records in the outbox, and the age of the oldest",
-        "in, out   records a second: taken over from Redis, and settled",
-        "link      up, probing, or down until the next probe",
-        "drained   when nothing would wait any more, at this pace",
-        "dead      dead letters: see `dead-letters list`",
+        "in, out   records a second: taken from Redis, and delivered or given up",
+        "link      its circuit breaker: up, probing, or down until the next probe",
+        "sender    whether records are sent, and when nothing would wait any more",
+        "dead      dead letters: see `dataplane-agent dead-letters list`",
         "route     requests to the ControlPlane, errors, 429s and times",
     ];
-    let (width, height) = (66, text.len() as u16 + 2);
+    let (width, height) = (76, text.len() as u16 + 2);
     let [area] = Layout::horizontal([Constraint::Length(width)])
         .flex(ratatui::layout::Flex::Center)
         .areas(frame.area());
@@ -346,7 +490,7 @@ fn time(seconds: f64) -> String {
 
 fn bytes(bytes: f64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let (mut value, mut unit) = (bytes.max(0.0), 0);
+    let (mut value, mut unit) = (bytes.max(0.0) + 0.0, 0);
     while value >= 1024.0 && unit + 1 < units.len() {
         (value, unit) = (value / 1024.0, unit + 1);
     }

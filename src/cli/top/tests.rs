@@ -149,10 +149,91 @@ fn the_busiest_routes_are_shown_and_the_others_counted() {
     let mut board = board(&["http://a:1"]);
     board.seen(0, (at(0), Ok(Picture::of(health, &metrics(0)).unwrap())));
     board.seen(0, (at(1), Ok(Picture::of(health, &metrics(10)).unwrap())));
-    let text = drawn(&board, 110, 20);
+    let text = drawn(&board, 110, 17);
     assert_has(&text, &["route (+1)", "batch", "100      0        10       50 ms    99 ms", "heartbeat"]);
     assert!(!text.contains("commands"), "{text}");
-    assert!(!drawn(&board, 60, 20).contains("429"), "no half of a table");
+    let routes = ["batch", "refresh", "heartbeat", "commands"];
+    let higher = drawn(&board, 110, 20);
+    assert_has(&higher, &routes);
+    assert!(!higher.contains("(+"), "{higher}");
+    // In a narrow one they are below the record types; where there is no room for that either, in a line.
+    assert_has(&drawn(&board, 60, 24), &["route  ", "commands", "quota        0"]);
+    assert_has(&drawn(&board, 60, 17), &["routes  4: batch 100/s, 10 429, p99 99 ms; refresh ", "…"]);
+    assert_has(&drawn(&board, 60, 12), &["routes  4: batch 100/s, 10 429, p99 99 ms; refresh ", "…"]);
+}
+
+#[test]
+fn a_small_terminal_has_every_line_and_one_that_is_too_small_says_how_many_it_has_not() {
+    let mut board = board(&["http://a:1"]);
+    let ill = |enqueued| Picture {
+        depth: [12_345.0, 0.0, 2.0],
+        age: [75.0, 0.0, 3.0],
+        status: "degraded".into(),
+        link: "down: overloaded".into(),
+        link_cause: Some("status 503: the service is busy, come again later".into()),
+        link_down: true,
+        next_probe: Some(14.0),
+        dead_letters: 7.0,
+        in_redis: 42.0,
+        quarantined: 9.0,
+        ..picture(0.0, enqueued, 0.0)
+    };
+    board.seen(0, (at(0), Ok(ill(0.0))));
+    board.seen(0, (at(1), Ok(ill(30.0))));
+    let text = drawn(&board, 60, 12);
+    assert_has(
+        &text,
+        &[
+            "edge-1 degraded",
+            "link    down: overloaded, next probe in 14 s",
+            "…",
+            "sender  sends",
+            "redis   connected, 42 waiting there",
+            "disk    3.5 MiB of 10.0 MiB, 35 %",
+            "dead    7 kept",
+            "outbox  9 records are set aside",
+            "waiting usage 12,345 (1 min), lifecycle 0, quota 2 (3 s)",
+            "rates   30 in, 0 out a second",
+            "routes  no requests lately",
+            "? help",
+        ],
+    );
+    let text = drawn(&board, 60, 8);
+    assert_has(&text, &["link    down", "redis   connected", "…"].map(|part| part.trim_end_matches('…')));
+    assert_has(&text, &["5 more lines: a higher terminal has room for them"]);
+    // The last one that answered is dimmed, and what is the matter now is there.
+    board.seen(0, (at(2), Err("away: nobody answers".into())));
+    assert_has(
+        &drawn(&board, 60, 12),
+        &["AWAY    as it was; now away: nobody answers", "rates   – in, – out"],
+    );
+}
+
+#[test]
+fn the_height_that_there_is_goes_to_the_charts_which_say_what_they_show() {
+    let mut board = board(&["http://a:1"]);
+    for second in 0..=90 {
+        let enqueued = if second > 80 { 5_000.0 } else { second as f64 * 10.0 };
+        board.seen(0, (at(second), Ok(picture(5.0, enqueued, 0.0))));
+    }
+    let bars = |text: &str| {
+        let is_bar = |line: &&str| line.contains(['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']);
+        text.lines().filter(is_bar).count()
+    };
+    let (low, high) = (drawn(&board, 140, 20), drawn(&board, 140, 50));
+    assert!(bars(&high) >= 15 && bars(&low) < 8, "{low}{high}");
+    assert_has(&high, &["last 1 min", "at most 4,200", "at most 0"]);
+    // As many as there is room for.
+    assert_has(&drawn(&board, 60, 30), &["last 40 s"]);
+}
+
+#[test]
+fn the_list_says_how_many_agents_it_does_not_show() {
+    let many: Vec<String> = (0..20).map(|n| format!("a-{n}:1")).collect();
+    let mut board = Board::new(many.into_iter());
+    board.seen(0, (at(0), Ok(picture(5.0, 10.0, 5.0))));
+    assert_has(&drawn(&board, 60, 12), &["agent (+15)", "> edge-1", "healthy", "1 min"]);
+    assert_has(&drawn(&board, 120, 60), &["  agent  ", "a-19:1", "disk", "drained"]);
 }
 
 #[test]

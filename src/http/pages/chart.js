@@ -1,4 +1,4 @@
-// A line chart of the last hour. It can be read by eye, by pointer, and by the arrow keys.
+// A line chart of up to an hour. It can be read by eye, by pointer, and by the arrow keys.
 
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 720;
@@ -10,6 +10,7 @@ const NARROWEST = 5 * 60_000;
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const clock = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const minute = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 
 function make(parent, name, attributes = {}) {
   const element = document.createElementNS(SVG, name);
@@ -25,6 +26,7 @@ export class Chart {
     this.lines = lines;
     this.unit = unit;
     this.at = [];
+    this.gap = Infinity;
     this.values = lines.map(() => []);
     this.cursor = null;
     this.figure = document.createElement("figure");
@@ -86,9 +88,10 @@ export class Chart {
     return this.at.length;
   }
 
-  /** Draws these. */
-  set(at, values) {
+  /** Draws these. Between points that are further apart than `gap` milliseconds nothing is known. */
+  set(at, values, gap) {
     this.at = at;
+    this.gap = gap;
     this.values = values;
     this.draw();
   }
@@ -99,17 +102,31 @@ export class Chart {
     const span = this.span();
     const x = (n) => (((this.at[n] - from) / span) * WIDTH).toFixed(1);
     const y = (value) => (HEIGHT - (value / most) * (HEIGHT - 4)).toFixed(1);
+    const stretches = this.stretches();
     this.values.forEach((values, line) => {
-      const path = values.map((value, n) => `${n ? "L" : "M"}${x(n)} ${y(value)}`).join("");
-      this.paths[line].setAttribute("d", path);
+      const paths = stretches.map(([first, last]) => {
+        const points = values.slice(first, last + 1).map((value, n) => `${x(first + n)} ${y(value)}`);
+        return `M${points.join("L")}`;
+      });
+      this.paths[line].setAttribute("d", paths.join(""));
       if (line === 0) {
-        const closed = path && `${path}L${x(values.length - 1)} ${HEIGHT}L${x(0)} ${HEIGHT}Z`;
-        this.area.setAttribute("d", closed);
+        const closed = paths.map((path, n) => `${path}L${x(stretches[n][1])} ${HEIGHT}L${x(stretches[n][0])} ${HEIGHT}Z`);
+        this.area.setAttribute("d", closed.join(""));
       }
     });
     this.most.textContent = `${short.format(most)}${this.unit}`;
     this.plot.dataset.points = String(this.at.length);
     this.caption();
+  }
+
+  /** The first and the last point of what is known without a gap. */
+  stretches() {
+    const stretches = [];
+    this.at.forEach((at, n) => {
+      if (n && at - this.at[n - 1] <= this.gap) stretches.at(-1)[1] = n;
+      else stretches.push([n, n]);
+    });
+    return stretches;
   }
 
   point(index) {
@@ -122,9 +139,10 @@ export class Chart {
     this.rule.setAttribute("visibility", n === null ? "hidden" : "visible");
     const now = this.lines.map((line, l) => `${line.name} ${number.format(this.values[l].at(-1) ?? 0)}`).join(", ");
     if (n === null) {
-      this.left.textContent = `${Math.round(this.span() / 60_000)} min ago`;
+      const span = `${Math.round(this.span() / 60_000)} min`;
+      this.left.textContent = `${span} ago, ${minute.format(this.from())}`;
       this.right.textContent = "now";
-      this.plot.setAttribute("aria-label", `${this.label}, the last hour; now ${now}${this.unit}. Arrow keys read it.`);
+      this.plot.setAttribute("aria-label", `${this.label}, the last ${span}; now ${now}${this.unit}. Arrow keys read it.`);
       return;
     }
     const x = ((this.at[n] - this.from()) / this.span()) * WIDTH;

@@ -1,4 +1,4 @@
-// What needs the admin token: dead letters, and orders to the drain. The token stays in this tab's session storage.
+// What needs the admin token: dead letters, and orders to the sender. The token stays in this tab's session storage.
 
 const KEY = "dataplane-agent.admin-token";
 const $ = (id) => document.getElementById(id);
@@ -42,6 +42,7 @@ function on(id, work) {
       if (error.status !== 401) say(error.message);
     } finally {
       $(id).disabled = false;
+      mark();
     }
   });
 }
@@ -51,7 +52,6 @@ function on(id, work) {
 // Nothing is known before the agent has said it.
 let offered = null;
 let pausedNow = false;
-let keptNow = 0;
 
 const isOpen = () => offered === true && sessionStorage.getItem(KEY) !== null;
 
@@ -65,7 +65,10 @@ function arrange() {
 function lock(why) {
   sessionStorage.removeItem(KEY);
   $("letter").close();
+  selected.clear();
+  pages = [0];
   $("list").replaceChildren();
+  mark();
   $("order-list").replaceChildren();
   arrange();
   say(why);
@@ -80,7 +83,7 @@ $("unlock").addEventListener("submit", async (event) => {
     await list();
     say("");
     arrange();
-    $("reason").focus();
+    $("find").focus();
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
     if (error.status !== 401) lock(error.message);
@@ -91,43 +94,112 @@ on("lock", async () => lock("Locked."));
 
 // --- the list ---
 
+const ROWS = 50;
+// So many are asked for at once where all are looked through, and so many handled at once: what the agent does.
+const LISTED = 1000;
+const HANDLED = 500;
+
+// Where the pages begin, up to the one that is shown; and where the next one does.
+let pages = [0];
 let next = null;
+// Which search is the latest: an answer to an earlier one is too late.
+let round = 0;
+
+// The numbers of those that are selected, on whatever page.
+const selected = new Set();
+
+function query(from, limit) {
+  const asked = new URLSearchParams({ from, limit });
+  for (const [name, id] of [["reason", "reason"], ["kind", "kind"], ["text", "find"]]) {
+    const value = $(id).value.trim();
+    if (value) asked.set(name, value);
+  }
+  return asked;
+}
+
+/** Says what is selected, and offers what can be done with it. */
+function mark() {
+  const count = selected.size;
+  const told = count ? `${whole.format(count)} selected` : "none selected";
+  if ($("selected").textContent !== told) $("selected").textContent = told;
+  for (const id of ["select-none", "replay-selected", "drop-selected"]) $(id).disabled = count === 0;
+  const boxes = [...$("list").querySelectorAll("input")];
+  for (const box of boxes) box.checked = selected.has(Number(box.value));
+  const checked = boxes.filter((box) => box.checked).length;
+  $("select-page").checked = checked > 0 && checked === boxes.length;
+  $("select-page").indeterminate = checked > 0 && checked < boxes.length;
+  $("select-page").disabled = boxes.length === 0;
+  $("previous").disabled = pages.length === 1;
+  $("next").disabled = next === null;
+}
+
+function span(value, style) {
+  const part = document.createElement("span");
+  part.className = style;
+  part.textContent = value;
+  part.title = value;
+  return part;
+}
 
 function row(letter) {
   const line = document.createElement("tr");
-  const columns = [
-    ["Number", String(letter.id)],
-    ["Reason", letter.reason.replace("_", " ")],
-    ["Kind", letter.kind.replace("_", " ")],
-    ["Why", letter.detail.length > 120 ? `${letter.detail.slice(0, 120)}…` : letter.detail],
-    ["Given up", letter.last_at.replace("T", " ").replace(/\.\d+/, "")],
-  ];
-  for (const [name, value] of columns) {
-    const cell = document.createElement("td");
-    cell.dataset.head = name;
-    cell.textContent = value;
-    line.append(cell);
-  }
-  const cell = document.createElement("td");
+  const box = document.createElement("input");
+  box.type = "checkbox";
+  box.value = String(letter.id);
+  box.setAttribute("aria-label", `Select dead letter ${letter.id}`);
+  box.addEventListener("change", () => {
+    if (box.checked) selected.add(letter.id);
+    else selected.delete(letter.id);
+    mark();
+  });
   const look = document.createElement("button");
   look.type = "button";
-  look.id = `look-${letter.id}`;
-  look.textContent = "Look";
-  look.setAttribute("aria-label", `Look into dead letter ${letter.id}`);
-  cell.append(look);
-  line.append(cell);
-  $("list").append(line);
-  on(look.id, () => open(letter.id));
+  look.textContent = "View";
+  look.setAttribute("aria-label", `View dead letter ${letter.id}`);
+  look.addEventListener("click", () => quietly(() => open(letter.id)));
+  const ids = [letter.api_session_id, letter.transaction_id].filter(Boolean);
+  const columns = [
+    ["", [box]],
+    ["Number", [String(letter.id)]],
+    ["Reason, type", [span(letter.reason.replace("_", " "), ""), span(letter.kind.replace("_", " "), "second")]],
+    ["Session, transaction", ids.length ? ids.map((id, n) => span(id, n ? "id second" : "id")) : ["–"]],
+    ["Detail", [letter.detail.length > 120 ? `${letter.detail.slice(0, 120)}…` : letter.detail], "long"],
+    ["Given up", [letter.last_at.replace("T", " ").replace(/\.\d+/, "")]],
+    ["", [look]],
+  ];
+  for (const [name, content, style] of columns) {
+    const cell = document.createElement("td");
+    if (name) cell.dataset.head = name;
+    if (style) cell.className = style;
+    cell.append(...content);
+    line.append(cell);
+  }
+  return line;
 }
 
-async function list(from = 0) {
-  const reason = $("reason").value;
-  const page = await ask("GET", `dead-letters?limit=25&from=${from}${reason ? `&reason=${reason}` : ""}`);
-  if (!from) $("list").replaceChildren();
-  page.dead_letters.forEach(row);
-  next = page.next;
-  $("more").hidden = next === null;
-  $("none").hidden = $("list").childElementCount > 0;
+/** Shows the page on which one is, as it is now. */
+async function list() {
+  const mine = ++round;
+  const letters = [];
+  let from = pages.at(-1);
+  // The agent looks through some thousands at a time: where few are found, a page takes several answers.
+  while (from !== null && letters.length < ROWS) {
+    const answer = await ask("GET", `dead-letters?${query(from, ROWS - letters.length)}`);
+    if (mine !== round) return;
+    letters.push(...answer.dead_letters);
+    from = answer.next;
+  }
+  // What was on the last page is gone: the page before is the last one now.
+  if (!letters.length && pages.length > 1) {
+    pages.pop();
+    await list();
+    return;
+  }
+  next = from;
+  $("list").replaceChildren(...letters.map(row));
+  $("none").hidden = letters.length > 0;
+  $("page-number").textContent = `page ${pages.length}`;
+  mark();
   await orders();
 }
 
@@ -140,9 +212,64 @@ async function quietly(work) {
   }
 }
 
-$("reason").addEventListener("change", () => quietly(list));
+/** Another search begins at its first page, with nothing selected: nothing is done to what is not shown. */
+async function find() {
+  pages = [0];
+  selected.clear();
+  await list();
+}
+
+let typed = null;
+const soon = () => {
+  clearTimeout(typed);
+  typed = setTimeout(() => quietly(find), 300);
+};
+$("find").addEventListener("input", soon);
+$("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  clearTimeout(typed);
+  quietly(find);
+});
+for (const id of ["reason", "kind"]) $(id).addEventListener("change", () => quietly(find));
 on("reload", () => list());
-on("more", () => list(next));
+on("next", async () => {
+  pages.push(next);
+  await list();
+  $("select-page").focus();
+});
+on("previous", async () => {
+  pages.pop();
+  await list();
+  $("select-page").focus();
+});
+
+$("select-page").addEventListener("change", () => {
+  for (const box of $("list").querySelectorAll("input")) {
+    if ($("select-page").checked) selected.add(Number(box.value));
+    else selected.delete(Number(box.value));
+  }
+  mark();
+});
+
+on("select-none", async () => {
+  selected.clear();
+  mark();
+  $("select-found").focus();
+});
+
+on("select-found", async () => {
+  const mine = round;
+  selected.clear();
+  let from = 0;
+  while (from !== null) {
+    const answer = await ask("GET", `dead-letters?${query(from, LISTED)}`);
+    // Another search has begun meanwhile.
+    if (mine !== round) return;
+    for (const letter of answer.dead_letters) selected.add(letter.id);
+    from = answer.next;
+    mark();
+  }
+});
 
 // --- who ordered what ---
 
@@ -153,14 +280,15 @@ function orderRow(order) {
   const columns = [
     ["When", order.at.replace("T", " ").replace(/\.\d+/, "")],
     ["Who", order.who],
-    ["Order", order.order],
-    ["Of what", order.detail || "–"],
-    ["Done", done],
+    ["Action", order.order],
+    ["Target", order.detail || "–"],
+    ["Result", done],
   ];
   for (const [name, value] of columns) {
     const cell = document.createElement("td");
     cell.dataset.head = name;
     cell.textContent = value;
+    if (["Who", "Target", "Result"].includes(name)) cell.className = "long";
     line.append(cell);
   }
   return line;
@@ -180,15 +308,18 @@ async function open(id) {
   shown = letter.id;
   const facts = {
     Reason: letter.reason.replace("_", " "),
-    Why: letter.detail,
-    Kind: letter.kind.replace("_", " "),
+    Detail: letter.detail,
+    "Record type": letter.kind.replace("_", " "),
+    Session: letter.api_session_id,
+    Transaction: letter.transaction_id,
+    "Correlation id": letter.correlation_id,
     Attempts: whole.format(letter.attempts),
     Accepted: letter.first_at,
     "Given up": letter.last_at,
     Size: `${whole.format(letter.bytes)} bytes`,
   };
   $("facts").replaceChildren();
-  for (const [name, value] of Object.entries(facts)) {
+  for (const [name, value] of Object.entries(facts).filter(([, value]) => value !== undefined)) {
     const term = document.createElement("dt");
     const meaning = document.createElement("dd");
     term.textContent = name;
@@ -206,6 +337,7 @@ async function open(id) {
 /** Back to the list, at the place where one was. */
 async function done(message) {
   $("letter").close();
+  selected.delete(shown);
   await list();
   say(message);
   ($("list").querySelector("button") ?? $("reload")).focus();
@@ -242,55 +374,61 @@ function sure(question, yes) {
 $("sure-yes").addEventListener("click", () => $("sure").close("yes"));
 $("sure-no").addEventListener("click", () => $("sure").close("no"));
 
-// --- all of them ---
+// --- those that are selected ---
 
-function selection() {
-  const reason = $("reason").value;
-  return reason ? { reason } : { all: true };
-}
+const letters = (count) => `${whole.format(count)} dead letter${count === 1 ? "" : "s"}`;
 
-function which() {
-  const reason = $("reason").value;
-  const kept = whole.format(keptNow);
-  return reason ? `All dead letters with the reason “${reason.replace("_", " ")}”, of ${kept} kept,` : `All ${kept} dead letters`;
-}
-
-/** The agent does some hundreds at a time, and says what to ask for next. */
-async function each(path, count) {
-  let asked = selection();
-  while (asked) {
-    const outcome = await ask("POST", path, asked);
-    count(outcome);
-    asked = outcome.next;
+/** Some hundreds at a time; what was done is no longer selected. Says how far it came, whatever happens. */
+async function each(path, count, told) {
+  const ids = [...selected];
+  try {
+    while (ids.length) {
+      const some = ids.splice(0, HANDLED);
+      count(await ask("POST", path, { ids: some }));
+      for (const id of some) selected.delete(id);
+      mark();
+      say(`${told()}; ${whole.format(ids.length)} to go.`);
+    }
+    await list();
+    say(`${told()}.`);
+    ($("list").querySelector("input") ?? $("reload")).focus();
+  } catch (error) {
+    if (!(error instanceof Refused) || error.status === 401) throw error;
+    await quietly(list);
+    say(`${told()}, then: ${error.message}`);
   }
 }
 
-on("replay-all", async () => {
-  if (!(await sure(`${which()} that are records will be sent again.`, "Replay them"))) return;
-  let [replayed, left] = [0, 0];
+on("replay-selected", async () => {
+  const count = selected.size;
+  if (!(await sure(`${letters(count)} will be sent again, as far as they are records.`, `Replay ${whole.format(count)}`))) return;
+  let [replayed, left, unknown] = [0, 0, 0];
   await each("dead-letters/replay", (outcome) => {
     replayed += outcome.replayed.length;
     left += outcome.not_records.length;
+    unknown += outcome.unknown.length;
+  }, () => {
+    const told = [`${whole.format(replayed)} replayed`];
+    if (left) told.push(`${whole.format(left)} never were records`);
+    if (unknown) told.push(`${whole.format(unknown)} were gone`);
+    return told.join("; ");
   });
-  await list();
-  say(`${whole.format(replayed)} replayed${left ? `; ${whole.format(left)} never were records` : ""}.`);
 });
 
-on("drop-all", async () => {
-  if (!(await sure(`${which()} will be gone for good.`, "Drop them"))) return;
+on("drop-selected", async () => {
+  const count = selected.size;
+  if (!(await sure(`${letters(count)} will be gone for good.`, `Drop ${whole.format(count)}`))) return;
   let dropped = 0;
   await each("dead-letters/drop", (outcome) => {
     dropped += outcome.dropped;
-  });
-  await list();
-  say(`${whole.format(dropped)} dropped.`);
+  }, () => `${whole.format(dropped)} dropped`);
 });
 
-// --- orders to the drain ---
+// --- orders to the sender ---
 
 on("pause", async () => {
   const drain = await ask("POST", pausedNow ? "drain/resume" : "drain/pause");
-  say(drain.paused ? "The drain is paused: records wait." : "The drain sends again.");
+  say(drain.paused ? "The sender is paused: records wait." : "The sender works again.");
   await orders();
 });
 
@@ -310,8 +448,7 @@ export const admin = {
   /** Shows what the agent offers, as it is now. */
   follow(now) {
     pausedNow = now.link.paused;
-    keptNow = now.dead_letters;
-    const label = pausedNow ? "Resume the drain" : "Pause the drain";
+    const label = pausedNow ? "Resume sending" : "Pause sending";
     if ($("pause").textContent !== label) $("pause").textContent = label;
     const braked = isOpen() && now.link.reason === "refusing";
     if ($("release").hidden === braked) $("release").hidden = !braked;

@@ -77,8 +77,10 @@ for (const [kind, name] of Object.entries(KINDS)) {
 let history = null;
 
 function draw() {
-  backlog.set(history.at, [history.depth]);
-  for (const kind of Object.keys(KINDS)) charts[kind].set(history.at, [history.in[kind], history.out[kind]]);
+  // While the agent was stopped there are no points.
+  const gap = history.step_seconds * 3000;
+  backlog.set(history.at, [history.depth], gap);
+  for (const kind of Object.keys(KINDS)) charts[kind].set(history.at, [history.in[kind], history.out[kind]], gap);
 }
 
 /** The agent keeps an hour of points; between two of its tellings the page goes on by itself. */
@@ -92,7 +94,7 @@ function append(now) {
     history.out[kind].push(now.kinds[kind].out_per_second ?? 0);
   }
   const columns = [history.at, history.depth, ...Object.values(history.in), ...Object.values(history.out)];
-  while (history.at.length * history.step_seconds > 3600) columns.forEach((column) => column.shift());
+  while (now.at - history.at[0] >= 3600_000) columns.forEach((column) => column.shift());
   draw();
 }
 
@@ -142,7 +144,7 @@ function showLink(now) {
   const notes = [];
   if (down) notes.push(link.cause ? `${link.reason.replace("_", " ")}: ${link.cause}` : link.reason.replace("_", " "));
   if (link.next_probe_seconds !== null) notes.push(`next probe in ${duration(link.next_probe_seconds)}`);
-  if (link.paused) notes.push("the drain is paused by an operator");
+  if (link.paused) notes.push("the sender is paused by an operator");
   if (link.rate_limit) notes.push(`at most ${whole.format(link.rate_limit)} requests a second`);
   if (link.bandwidth) notes.push(`at most ${whole.format(link.bandwidth)} bytes a second`);
   if (!notes.length) notes.push(now.registered ? "answers; this server is registered" : "this server is not registered yet");
@@ -220,12 +222,41 @@ function showLetters(now) {
   }
 }
 
+let helped = "";
+
+function runbook(concern) {
+  const link = document.createElement("a");
+  link.href = `runbook#${concern.runbook.toLowerCase()}`;
+  link.textContent = "What to do";
+  link.title = concern.runbook;
+  link.setAttribute("aria-label", `What to do: ${concern.text}`);
+  return link;
+}
+
+/** Says what is wrong, each with a link to its section of the runbook; here and at its place. */
+function showConcerns(now) {
+  const told = JSON.stringify(now.concerns);
+  if (helped === told) return;
+  helped = told;
+  const reasons = now.concerns.filter((concern) => now.reasons.includes(concern.text));
+  $("why").replaceChildren(...reasons.map((concern) => {
+    const line = document.createElement("p");
+    line.append(concern.text);
+    if (concern.runbook) line.append(" – ", runbook(concern));
+    return line;
+  }));
+  for (const place of document.querySelectorAll("[data-help]")) {
+    const links = now.concerns.filter((concern) => concern.place === place.dataset.help && concern.runbook).map(runbook);
+    place.replaceChildren(...links.flatMap((link, n) => (n ? [" ", link] : [link])));
+  }
+}
+
 function show(now) {
   text($("server"), now.server_id);
   text($("about"), `${now.region} · version ${now.version} · up ${duration(now.uptime_seconds)}`);
   text($("status"), now.status);
   state($("status"), now.status);
-  text($("why"), now.reasons.join("; "));
+  showConcerns(now);
   delete document.body.dataset.away;
   document.title = `${now.server_id}: ${now.status}`;
   showRedis(now);
@@ -249,6 +280,7 @@ function away() {
   source = null;
   since ??= clock.format(heard);
   text($("status"), "agent away");
+  helped = "";
   text($("why"), "what is shown is as it was");
   document.body.dataset.away = "";
   for (const id of ["rate-in", "rate-out", "eta", "redis-depth"]) text($(id), "–");

@@ -64,6 +64,6 @@ impl Transport {
             Inbound { status, headers, body, truncated, lease: None }
         });
         let upload = started.elapsed() / 2;
-        Sent { result, upload, opening: std::time::Duration::ZERO, wire_bytes: outbound.body.len() as u64 }
+        Sent { result, upload, opening: None, wire_bytes: outbound.body.len() as u64 }
     }
 }

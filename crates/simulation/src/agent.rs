@@ -376,7 +376,11 @@ impl Life {
         let (redis, link) = (self.redis.borrow(), self.link.borrow());
         format!(
             "Redis {:?} {:?}, link {} {:?} {:?}",
-            redis.connected, redis.fault, link.circuit, link.trouble, link.cause
+            redis.connected,
+            redis.fault,
+            link.state.label(),
+            link.trouble,
+            link.cause
         )
     }
 }

@@ -48,7 +48,7 @@ fn acts() -> Vec<Act> {
     let act =
         |name, weather, seconds| Act { name, weather, lasts: Duration::from_secs(seconds), kills: false };
     vec![
-        act("fine", json!({}), 4),
+        act("none", json!({}), 4),
         act("ControlPlane away", json!({ "down": true }), 8),
         Act {
             kills: true,
@@ -61,7 +61,7 @@ fn acts() -> Vec<Act> {
                 10,
             )
         },
-        act("fine", json!({}), 0),
+        act("none", json!({}), 0),
     ]
 }
 
@@ -106,7 +106,7 @@ async fn play(stage: &mut Stage, args: &Args, begun: Instant) -> anyhow::Result<
         }
     }
     let pushed = pushing.await??;
-    while show.look(stage, "fine").await < total && !stage.all_settled().await? {
+    while show.look(stage, "none").await < total && !stage.all_settled().await? {
         ensure!(begun.elapsed() < AT_MOST, "not done after {} s", AT_MOST.as_secs());
     }
     show.bar.finish_and_clear();

@@ -118,9 +118,10 @@ async fn a_session_that_is_not_known_is_asked_for_over_another_connection() {
         .await;
         let client = Client::new(settings(&url)).unwrap();
         for _ in 0..3 {
-            let answer = match is_batch {
-                true => client.deliver_batch(batch(Bytes::new(), 2)).await,
-                false => client.deliver(delivery("s")).await,
+            let answer = if is_batch {
+                client.deliver_batch(batch(Bytes::new(), 2)).await
+            } else {
+                client.deliver(delivery("s")).await
             };
             assert!(answer.result.is_ok());
         }

@@ -237,10 +237,11 @@ pub fn parse_batch_answer(
     }
 }
 
-/// Whether an answer to a batch says of a record that its session is not known.
-pub(super) fn names_unknown_session(body: &[u8]) -> bool {
+/// Whether an answer to a batch says of all its sessions that they are not known.
+pub(super) fn knows_no_session(body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Batch {
+        count: usize,
         exceptions: Vec<Entry>,
     }
     #[derive(Deserialize)]
@@ -248,7 +249,12 @@ pub(super) fn names_unknown_session(body: &[u8]) -> bool {
         status: u16,
     }
     let batch = data(body).ok().and_then(|data| serde_json::from_str::<Batch>(data.get()).ok());
-    batch.is_some_and(|batch| batch.exceptions.iter().any(|exception| matches!(exception.status, 404 | 410)))
+    batch.is_some_and(|Batch { count, exceptions }| {
+        let is_unknown = |entry: &Entry| matches!(entry.status, 404 | 410);
+        exceptions.len() == count
+            && exceptions.iter().any(is_unknown)
+            && exceptions.iter().all(|entry| is_unknown(entry) || entry.status == 424)
+    })
 }
 
 /// An error as text: the string itself if it is one, else its JSON.

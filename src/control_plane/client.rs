@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::accepts::Accepts;
-use super::answers::names_unknown_session;
+use super::answers::knows_no_session;
 use super::clock::Clock;
 use super::credentials::{ClientError, Credentials};
 use super::decode::decode;
@@ -540,11 +540,15 @@ fn understood(
     let response = Response { status, retry_after, meaning, body, truncated, accepts, headers };
     let is_unknown = match meaning {
         Meaning::NotFound => true,
-        Meaning::Delivered => asked.batch.is_some() && names_unknown_session(&response.body),
+        Meaning::Delivered => asked.batch.is_some() && knows_no_session(&response.body),
         _ => false,
     };
-    if let Some(lease) = lease.filter(|_| meaning != Meaning::Mismatched && !is_unknown) {
-        lease.give_back(is_named, is_served(&response));
+    if let Some(lease) = lease.filter(|_| meaning != Meaning::Mismatched) {
+        if is_unknown {
+            lease.close();
+        } else {
+            lease.give_back(is_named, is_served(&response));
+        }
     }
     (response, date)
 }

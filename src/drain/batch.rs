@@ -23,7 +23,7 @@ const COMPRESS_FROM: usize = 1 << 10;
 const ZSTD_LEVEL: i32 = 1;
 /// gzip's level 3 makes 76 bytes of one at 3.3 µs, level 1 makes 112 at 1.6.
 const GZIP_LEVEL: u32 = 3;
-/// So often in a row a compressed batch fails and then something passes uncompressed, until batches go uncompressed.
+/// Failures compressed, each followed by a pass uncompressed, after which batches go uncompressed.
 const BREAKS_AGAIN: u32 = 2;
 /// What happens within this time counts once.
 const ONE_MOMENT: Duration = Duration::from_secs(1);
@@ -86,9 +86,9 @@ pub(super) struct Batching {
     accepts_zstd: bool,
     /// Encodings that were answered 415.
     refused: Vec<Encoding>,
-    /// Compressed bodies broke on the way, and the same records passed without: plain until then.
+    /// Compressed bodies broke on the way, and plain ones passed: plain until then.
     plain_until: Option<Instant>,
-    /// A batch failed compressed, and nothing has passed since.
+    /// A batch failed compressed, and nothing that counts has passed since.
     has_failed_compressed: bool,
     /// How often in a row one did, and then something passed uncompressed.
     broken: u32,
@@ -257,7 +257,7 @@ impl Batching {
         }
     }
 
-    /// Something was delivered in this encoding. What fails compressed, again and again, and passes plain between, is broken
+    /// Something was answered record by record in this encoding. What fails compressed, again and again, and passes plain between, is broken
     /// by something on the way.
     pub(super) fn passed(&mut self, encoding: Encoding, now: Instant) {
         if encoding != Encoding::Identity {
@@ -281,11 +281,12 @@ impl Batching {
         }
     }
 
-    /// A batch failed as a whole, and a host had taken the request. Where it fails plain as well, compression is not to blame.
-    pub(super) fn failed(&mut self, encoding: Encoding) {
+    /// A batch of so many records failed as a whole, and a host had taken the request. Where it fails plain as well, compression
+    /// is not to blame.
+    pub(super) fn failed(&mut self, encoding: Encoding, records: usize) {
         if encoding != Encoding::Identity {
             self.has_failed_compressed = true;
-        } else if self.plain_until.take().is_some() {
+        } else if records > 1 && self.plain_until.take().is_some() {
             self.has_failed_compressed = false;
         }
     }

@@ -158,8 +158,10 @@ impl Run {
             }
         }
         let Some((_, first)) = first_of(&parcel) else { return };
-        // A probe of a link or a kind that is down, and a confirmation: by a connection that nobody has used before.
-        let is_probe = self.link.circuit() != Circuit::Closed || probes.is_some();
+        // A probe of a link that is down or of a route that is not there, and a confirmation: by a connection that nobody has
+        // used before.
+        let is_probe =
+            self.link.circuit() != Circuit::Closed || probes.is_some_and(|log| self.routes.has_no_route(log));
         let is_new = is_probe || first.history.is_suspect();
         let connection = if is_new { Connection::New } else { Connection::Any };
         let client = Arc::clone(&self.drain.client);

@@ -83,16 +83,16 @@ pub struct Settings {
     pub first_contact_within: Duration,
 }
 
-/// Whether requests flow.
+/// Whether requests flow. The numbers are the metric's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LinkState {
     /// They do: the circuit breaker is closed.
     #[default]
-    Up,
+    Up = 0,
     /// One request probes: it is half-open.
-    Probing,
+    Probing = 1,
     /// None goes before the next probe: it is open. Or a kind of records is held.
-    Down,
+    Down = 2,
 }
 
 impl LinkState {

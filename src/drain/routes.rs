@@ -150,7 +150,10 @@ impl Routes {
     /// So many were delivered, or had been before. True if that ends a hold.
     pub(super) fn delivered(&mut self, log: Log, records: u64, now: Instant) -> bool {
         self.in_a_row = 0;
-        self.quick_probes = quick_probes(&self.settings);
+        // What one kind delivers says nothing of another that is refused.
+        if self.is_braked(log) || !LOGS.into_iter().any(|log| self.is_braked(log)) {
+            self.quick_probes = quick_probes(&self.settings);
+        }
         let route = self.of(log);
         route.delivering += route.gap(now);
         (route.last_delivery, route.passed_at, route.answered_at) = (Some(now), Some(now), Some(now));
@@ -214,6 +217,11 @@ impl Routes {
     pub(super) fn may_lack_batches(&self, log: Log) -> bool {
         let held = self.known_of(log).held.as_ref();
         held.is_some_and(|held| matches!(held.trouble, Trouble::Refusing | Trouble::NoRoute))
+    }
+
+    /// Whether it is held because nobody knows its sessions, or its route.
+    pub(super) fn has_no_route(&self, log: Log) -> bool {
+        self.known_of(log).held.as_ref().is_some_and(|held| held.trouble == Trouble::NoRoute)
     }
 
     /// Whether the brake that was released last had hardly been set.
@@ -303,7 +311,10 @@ impl Routes {
         let walks_at = held.since + WALK_AFTER;
         let is_quick = self.quick_probes > 0 && self.all_held().all(|(log, _)| self.is_braked(log));
         match pause {
-            Pause::AtOnce => self.until = Some(now),
+            Pause::AtOnce => {
+                // The second half of a step is of the same kind.
+                (self.until, self.turn) = (Some(now), place(log).unwrap_or_default());
+            }
             Pause::Short(pause) if is_quick => {
                 self.quick_probes -= 1;
                 self.until = Some(now + pause);

@@ -290,8 +290,13 @@ impl Sampler {
             drop(requests);
             self.tick.send_replace(());
         }
-        // A disk that hangs must not hold up the stop for a chart.
-        for keeping in [keeping, self.keep()].into_iter().flatten() {
+        // One at a time, for they write one file. A disk that hangs is not waited for here.
+        if let Some(keeping) = keeping
+            && tokio::time::timeout(KEPT_WITHIN, keeping).await.is_err()
+        {
+            return;
+        }
+        if let Some(keeping) = self.keep() {
             let _ = tokio::time::timeout(KEPT_WITHIN, keeping).await;
         }
     }

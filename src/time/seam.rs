@@ -1,7 +1,7 @@
 //! Where wall clock and chance come from: the machine, or in a simulation a seed (`docs/proof.md`).
 //!
 //! The clock that nobody sets is tokio's everywhere, which a simulation moves by itself. In what is shipped there is
-//! nothing here but two calls.
+//! nothing here but three calls.
 
 use std::time::SystemTime;
 

@@ -361,5 +361,12 @@ async fn what_a_proxy_breaks_compressed_is_sent_plain_before_anything_is_conclud
         })
         .await;
         assert_eq!(agent.metrics().await.sum("dataplane_dead_lettered_total", &[]), 0.0, "{status}");
+        // Not in crumbs that are too small to be compressed.
+        let is_plain = |request: &Received| {
+            request.is_batch()
+                && request.body.len() > 4096
+                && !request.headers.contains_key("content-encoding")
+        };
+        assert!(server.received().iter().any(is_plain), "{status}");
     }
 }

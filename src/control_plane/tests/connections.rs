@@ -98,14 +98,14 @@ async fn a_session_that_is_not_known_is_asked_for_over_another_connection() {
         let data = format!(r#"{{"batch":"{key}","count":2,"exceptions":[{exceptions}]}}"#);
         http("200 OK", "", &format!(r#"{{"success":true,"data":{data}}}"#))
     };
-    let unknown = of_a_batch(r#"{"index":0,"status":422},{"index":1,"status":404}"#);
-    let refused = of_a_batch(r#"{"index":0,"status":422},{"index":1,"status":422}"#);
+    let unknown = of_a_batch(r#"{"index":0,"status":404},{"index":1,"status":424}"#);
+    let one_unknown = of_a_batch(r#"{"index":1,"status":404}"#);
     for (answer, is_batch, expected) in [
         (http("404 Not Found", NAMED, "{}"), false, 3),
         (http("410 Gone", NAMED, ""), false, 3),
         (http("422 Unprocessable Content", NAMED, "{}"), false, 1),
         (unknown, true, 3),
-        (refused, true, 1),
+        (one_unknown, true, 1),
     ] {
         let (url, connections) = counted(move |mut stream, _| {
             let answer = answer.clone();

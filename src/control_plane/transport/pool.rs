@@ -364,7 +364,8 @@ impl Lease {
         match connection {
             Leased::Http1(connection) => {
                 let is_kept = self.is_reusable
-                    && state.idle.len() < self.pool.most
+                    && state.idle.iter().filter(|idle| idle.is_urgent == self.is_urgent).count()
+                        < self.pool.most
                     && !self.pool.suspicion.is_roused()
                     && state.renewed_at.is_none_or(|at| connection.wire.opened_at >= at);
                 if is_kept {
@@ -381,18 +382,30 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let Some(connection) = self.connection.take() else { return };
-        let mut state = self.pool.lock();
-        state.is_sour = true;
+impl Lease {
+    /// Closes the connection, which has done nothing wrong: what is asked next is asked over another one.
+    pub(in crate::control_plane) fn close(mut self) {
+        self.close_connection();
+    }
+
+    fn close_connection(&mut self) -> bool {
+        let Some(connection) = self.connection.take() else { return false };
         match connection {
-            Leased::Http1(_) => state.open -= 1,
+            Leased::Http1(_) => self.pool.lock().open -= 1,
             // Others are served over it to their end.
             Leased::Http2(connection) => {
                 connection.retire();
                 connection.streams.fetch_sub(1, Ordering::Relaxed);
             }
+        }
+        true
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.close_connection() {
+            self.pool.lock().is_sour = true;
         }
     }
 }

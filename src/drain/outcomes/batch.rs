@@ -55,12 +55,13 @@ impl Run {
         let exceptions = response.and_then(|response| exceptions_in(response, key, records_in(&parcel)));
         self.batching.answered(exceptions.is_some());
         if let Some(exceptions) = exceptions {
-            self.batching.passed(encoding, now);
             self.batch_results(parcel, exceptions, flight, now);
+            // Behind what a link that is up again forgets.
+            self.batching.passed(encoding, now);
             return;
         }
         if may_be_broken_on_the_way(answer) {
-            self.batching.failed(encoding);
+            self.batching.failed(encoding, records_in(&parcel));
         }
         match response.map(|response| (response.status, response)) {
             Some((413, _)) if records_in(&parcel) > 1 => {
@@ -83,7 +84,7 @@ impl Run {
         parcel.iter_mut().flat_map(|group| &mut group.items).for_each(|item| item.history.is_plain = false);
         if records_in(&parcel) == 1 {
             for (lane, item) in items_of(parcel) {
-                self.lone_record_answered(lane, item, flight, answer, now);
+                self.lone_record_answered(lane, item, encoding, flight, answer, now);
             }
             return;
         }
@@ -139,12 +140,13 @@ impl Run {
         &mut self,
         key: LaneKey,
         item: Item,
+        encoding: Encoding,
         flight: Flight,
         answer: &Answer,
         now: Instant,
     ) {
         if judge(&answer.result).0 != Verdict::Settled(Settlement::Delivered) {
-            return self.record_answered(key, item, flight, answer, now);
+            return self.record_answered(key, item, encoding, flight, answer, now);
         }
         // 2xx that does not say what was taken: nobody can say what it means for the record.
         UNUSABLE_BATCH.clone_into(&mut self.heard);
@@ -416,7 +418,7 @@ fn may_be_the_encodings(status: u16) -> bool {
 /// something else of a batch.
 fn may_be_broken_on_the_way(answer: &Answer) -> bool {
     match &answer.result {
-        Ok(response) => !matches!(response.status, ..300 | 404 | 405 | 413 | 415 | 501),
+        Ok(response) => !matches!(response.status, ..300 | 404 | 405 | 409 | 413 | 415 | 424 | 501),
         Err(failure) => matches!(failure, Failure::Cut(_)),
     }
 }

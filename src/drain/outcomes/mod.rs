@@ -71,7 +71,7 @@ impl Run {
             Form::Single => {
                 for group in parcel {
                     for item in group.items {
-                        self.record_answered(group.lane, item, flight, &answer, now);
+                        self.record_answered(group.lane, item, Encoding::Identity, flight, &answer, now);
                     }
                 }
             }
@@ -97,7 +97,15 @@ impl Run {
     }
 
     /// The answer to a request about one record.
-    fn record_answered(&mut self, key: LaneKey, item: Item, flight: Flight, answer: &Answer, now: Instant) {
+    fn record_answered(
+        &mut self,
+        key: LaneKey,
+        item: Item,
+        encoding: Encoding,
+        flight: Flight,
+        answer: &Answer,
+        now: Instant,
+    ) {
         let (mut verdict, retry_after) = judge(&answer.result);
         let was_up = self.link.trouble().is_none();
         let mut beside = Beside::ItsKind;
@@ -132,7 +140,6 @@ impl Run {
         match verdict {
             Verdict::Settled(settlement) => {
                 let log = item.ticket.log;
-                self.batching.passed(Encoding::Identity, now);
                 if item.history.is_suspect() && !self.batching.is_proven() {
                     // The endpoint of batches refused what this one takes: it is none.
                     self.batching.absent(now);
@@ -140,6 +147,8 @@ impl Run {
                 self.settle(key, &item, settlement, now);
                 self.dead_letter_before(key, &item);
                 self.delivered(log, 1, flight, now);
+                // Behind what a link that is up again forgets.
+                self.batching.passed(encoding, now);
             }
             Verdict::Refused => self.refused(key, item, detail(answer), true, now),
             // Nobody was asked: it says nothing of the link.

@@ -449,7 +449,7 @@ impl Lanes {
         let at = place(log)?;
         let (fresh, suspect) = (Queue { at, is_suspect: false }, Queue { at, is_suspect: true });
         let has_untried_heads = !self.ready[at].is_empty() || self.has_unconfirmed_head(at);
-        let just_now = self.walk.begin_probe();
+        let just_now = self.walk.begin_probe(at);
         if walks && (just_now || !has_untried_heads || self.walk.is_its_turn()) {
             let step = self.pick_walk(at, just_now);
             if step.is_some() {

@@ -1,8 +1,9 @@
-//! The walk: how a log is probed of which one head after the other is refused.
+//! The walk: how to probe a log whose heads are refused one after another.
 //!
 //! Bad records in front of every session and a bad release look the same, and the brake gives up no record to find out. So
-//! one lane is walked, while the heads of others are tried in turns with it: the first record behind its suspects is sent. If it is delivered, the suspects are bad records, and
-//! the brake is released. If it is refused, and again on another connection, it is one more suspect.
+//! one lane is walked, in turns with the heads of others: the first record behind its suspects is sent. If it is delivered,
+//! the suspects are bad records, and the brake is released. If it is refused, and again on another connection, it is one
+//! more suspect.
 //!
 //! IMPORTANT: a record that goes before its predecessors may be delivered before them. A `ControlPlane` that is well again
 //! must meet the head first: each step asks for the head once more, and the record behind follows at once, or not at all. If
@@ -24,6 +25,8 @@ pub(super) enum Step {
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     lane: Option<LaneKey>,
+    /// The log that is walked.
+    at: usize,
     step: Option<Step>,
     /// The head was refused just now: the record behind may go.
     is_head_refused: bool,
@@ -32,10 +35,10 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    /// Another probe is picked. True if the last was the first half of a step, and was refused.
-    pub(super) fn begin_probe(&mut self) -> bool {
+    /// Another probe is picked, of this log. True if the last was the first half of a step in it, and was refused.
+    pub(super) fn begin_probe(&mut self, at: usize) -> bool {
         self.step = None;
-        std::mem::take(&mut self.is_head_refused)
+        std::mem::take(&mut self.is_head_refused) && self.at == at
     }
 
     /// Whether it has this turn, where heads are left to be tried.
@@ -94,7 +97,7 @@ impl Lanes {
         };
         let goes_behind = just_now && self.walk.lane == Some(key) && is_confirmed(&key);
         let index = behind(&key).filter(|_| goes_behind).unwrap_or_default();
-        self.walk.lane = Some(key);
+        (self.walk.lane, self.walk.at) = (Some(key), at);
         self.walk.step = Some(if goes_behind { Step::Behind } else { Step::Head });
         self.take_at(key, at, index)
     }
@@ -125,8 +128,11 @@ impl Lanes {
         Some(vec![Group { lane: key, items: vec![item] }])
     }
 
-    /// The kind was let go: the next walk begins with a head.
+    /// The kind was let go: the next walk begins with a head. What is under way past refused records is still that.
     pub(super) fn end_walk(&mut self) {
-        self.walk = Walk::default();
+        let lane = self.walk.lane.and_then(|key| self.lanes.get(&key));
+        if self.walk.step != Some(Step::Behind) || lane.is_none_or(|lane| lane.in_flight == 0) {
+            self.walk = Walk::default();
+        }
     }
 }

@@ -87,7 +87,7 @@ pub fn check_token(
     verified.map(drop).map_err(|refusal| refusal.to_string())
 }
 
-/// The hands of whoever may command.
+/// Carries out remote commands.
 pub struct Commands {
     client: Arc<Client>,
     turns: Turns,

@@ -15,6 +15,7 @@ use super::commands::CommandNote;
 use super::database::{Batch, DatabaseError, Durability, sync_tree};
 use super::dead_letter::DeadLetter;
 use super::log_file::Pairs;
+use super::repair;
 use super::schema::{Counters, SegmentInfo, Totals};
 use super::settled::{Changes, Mark, Settled};
 use super::slot::Slot;
@@ -175,15 +176,18 @@ impl Ledger {
 
     /// Opens it. `None` where there is none.
     pub(super) fn open(dir: &Path, durability: Durability) -> Result<Option<Self>, LedgerError> {
-        let slot = Slot::new(Self::path(dir), durability, is_key);
+        let path = Self::path(dir);
+        // IMPORTANT: a process that was killed while it made the ledger has left names that are not on the disk. What is
+        // written to it from now on is to be found again. Before it is opened: nothing is written to it meanwhile.
+        if path.is_dir()
+            && let Err(source) = sync_tree(&path)
+        {
+            // What it should have written may be gone: it is renewed as after any other failed sync.
+            repair::mark_unsynced(&path, &DatabaseError::Unsynced { path: path.clone(), source });
+        }
+        let slot = Slot::new(path, durability, is_key);
         match slot.get() {
-            // IMPORTANT: a process that was killed while it made the ledger has left names that are not on the disk. What
-            // is written to it from now on is to be found again.
-            Ok(_) => {
-                let unsynced = |source| DatabaseError::Unsynced { path: slot.path().to_path_buf(), source };
-                sync_tree(slot.path()).map_err(unsynced)?;
-                Ok(Some(Self { slot }))
-            }
+            Ok(_) => Ok(Some(Self { slot })),
             Err(DatabaseError::Missing(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }

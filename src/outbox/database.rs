@@ -499,8 +499,20 @@ fn guard<T>(path: &Path, call: impl FnOnce() -> sled::Result<T>) -> Result<T, Da
     }
 }
 
+/// Syncs the names in `path`, that of `path` itself, and what sled writes once. The log is left to the database's own syncs.
+pub(super) fn sync_names(path: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?.path();
+        if entry.is_file() && entry.file_name().is_none_or(|name| name != "db") {
+            File::open(&entry)?.sync_all()?;
+        }
+    }
+    sync_dir(path)?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
 /// Syncs every file below `path`, every folder, and the name of `path` itself.
-pub(super) fn sync_tree(path: &Path) -> std::io::Result<()> {
+fn sync_tree(path: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(path)? {
         let entry = entry?.path();
         if entry.is_dir() { sync_tree(&entry)? } else { File::open(&entry)?.sync_all()? }

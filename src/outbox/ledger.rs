@@ -12,7 +12,7 @@ use super::audit::{AuditNote, ExportId};
 use super::chunks;
 use super::codec::{self, CodecError};
 use super::commands::CommandNote;
-use super::database::{Batch, DatabaseError, Durability, sync_tree};
+use super::database::{Batch, DatabaseError, Durability, sync_names};
 use super::dead_letter::DeadLetter;
 use super::log_file::Pairs;
 use super::repair;
@@ -180,7 +180,7 @@ impl Ledger {
         // IMPORTANT: a process that was killed while it made the ledger has left names that are not on the disk. What is
         // written to it from now on is to be found again. Before it is opened: nothing is written to it meanwhile.
         if path.is_dir()
-            && let Err(source) = sync_tree(&path)
+            && let Err(source) = sync_names(&path)
         {
             // What it should have written may be gone: it is renewed as after any other failed sync.
             repair::mark_unsynced(&path, &DatabaseError::Unsynced { path: path.clone(), source });

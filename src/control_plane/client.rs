@@ -27,7 +27,7 @@ use super::meaning::{Asked, Meaning, Said, is_another_correlation_id, meaning_an
 use super::retry_after::retry_after as retry_after_of;
 use super::settings::Settings;
 use super::target::Target;
-use super::transport::{Inbound, Meter, Outbound, Priority, Sent};
+use super::transport::{Inbound, Meter, Opening, Outbound, Priority, Sent};
 use crate::record::Kind;
 use crate::secret::Secret;
 use crate::secret::expiry::Expiry;
@@ -124,8 +124,8 @@ pub struct Answer {
     pub elapsed: Duration,
     /// From the start until the kernel had taken the request's last byte; zero if that is not known.
     pub upload: Duration,
-    /// Of that, until a connection was open, if it is the first request on it: that takes round trips of its own.
-    pub opening: Option<Duration>,
+    /// Of that, until there was a connection.
+    pub opening: Opening,
     /// The request's bytes as sent, head and body.
     pub wire_bytes: u64,
 }
@@ -208,7 +208,7 @@ pub(super) struct Outgoing<'a> {
 struct Attempt {
     result: Result<Response, Failure>,
     upload: Duration,
-    opening: Option<Duration>,
+    opening: Opening,
     wire_bytes: u64,
 }
 
@@ -359,7 +359,7 @@ impl Client {
                     result,
                     elapsed: Duration::ZERO,
                     upload: Duration::ZERO,
-                    opening: None,
+                    opening: Opening::default(),
                     wire_bytes: 0,
                 };
             }
@@ -438,7 +438,7 @@ impl Client {
                 return Attempt {
                     result: Err(failure),
                     upload: Duration::ZERO,
-                    opening: None,
+                    opening: Opening::default(),
                     wire_bytes: 0,
                 };
             }

@@ -44,6 +44,6 @@ pub use registration::{CallError, Capabilities, CommandResult, Heartbeat, Regist
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use retry_after::retry_after;
 pub use settings::{Auth, HttpVersion, JwtAlgorithm, ProxySettings, Settings, UnreadableFile};
-pub use transport::Priority;
 #[cfg(feature = "simulation")]
 pub use transport::{Exchange, Wire, WireAnswer, WireRequest};
+pub use transport::{Opening, Priority};

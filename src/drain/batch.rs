@@ -257,8 +257,8 @@ impl Batching {
         }
     }
 
-    /// Something was answered record by record in this encoding. What fails compressed, again and again, and passes plain between, is broken
-    /// by something on the way.
+    /// Something was answered record by record in this encoding. What fails compressed, again and again, and passes plain
+    /// between, is broken by something on the way.
     pub(super) fn passed(&mut self, encoding: Encoding, now: Instant) {
         if encoding != Encoding::Identity {
             self.has_failed_compressed = false;

@@ -11,7 +11,7 @@ use super::batch::Body;
 use super::link::Circuit;
 use super::queues::{BatchLimits, Group, Item, LOGS, LaneKey, Parcel, SessionOrder, place_of, records_in};
 use super::{Form, Run, Sent};
-use crate::control_plane::{Answer, Batch, Client, Connection, Delivery, Failure};
+use crate::control_plane::{Answer, Batch, Client, Connection, Delivery, Failure, Opening};
 use crate::outbox::Log;
 use crate::record::{Kind, Record};
 
@@ -178,7 +178,7 @@ impl Run {
             self.sending.push(Box::pin(async move {
                 let form = Form::Batch { encoding: body.encoding, key: body.key };
                 let answer = deliver_batch(&client, &parcel, body, connection).await;
-                Sent { parcel, form, flight: flight.opened_in(answer.opening), probes, answer }
+                Sent { parcel, form, flight: flight.over(answer.opening), probes, answer }
             }));
         } else {
             let bytes = HEAD_BYTES + first.record.body().len() as u64;
@@ -188,7 +188,7 @@ impl Run {
                     Some((_, item)) => deliver(&client, &item.record, connection).await,
                     None => nothing_sent(),
                 };
-                let flight = flight.opened_in(answer.opening);
+                let flight = flight.over(answer.opening);
                 Sent { parcel, form: Form::Single, flight, probes, answer }
             }));
         }
@@ -206,7 +206,7 @@ fn nothing_sent() -> Answer {
         result: Err(Failure::Unsendable("there is no record in it")),
         elapsed: Duration::ZERO,
         upload: Duration::ZERO,
-        opening: None,
+        opening: Opening::default(),
         wire_bytes: 0,
     }
 }

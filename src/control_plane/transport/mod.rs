@@ -86,13 +86,21 @@ pub(super) struct Inbound {
     pub(super) lease: Option<Lease>,
 }
 
+/// How a request came to its connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Opening {
+    /// So long it waited for one.
+    pub took: Duration,
+    /// It is the first on it: that takes longer for reasons of its own.
+    pub is_first: bool,
+}
+
 /// What became of a request.
 pub(super) struct Sent {
     pub(super) result: Result<Inbound, Failure>,
     /// From the start until the kernel had taken its last byte.
     pub(super) upload: Duration,
-    /// Of that, until a connection was open, if it is the first request on it.
-    pub(super) opening: Option<Duration>,
+    pub(super) opening: Opening,
     pub(super) wire_bytes: u64,
 }
 
@@ -150,7 +158,7 @@ impl Transport {
     async fn attempt(&self, outbound: &Outbound, mut lease: Lease, started: Instant) -> (Sent, bool) {
         let is_urgent = outbound.priority == Priority::Urgent;
         let (is_used, is_http2) = (lease.is_used(), lease.is_http2());
-        let opening = (!is_used).then(|| started.elapsed());
+        let opening = Opening { took: started.elapsed(), is_first: !is_used };
         let request = self.request(outbound, is_http2);
         let progress = request.body().progress();
         let line = lease.line().cloned();
@@ -197,6 +205,6 @@ impl Transport {
 
 impl Sent {
     fn not(failure: Failure) -> Self {
-        Self { result: Err(failure), upload: Duration::ZERO, opening: None, wire_bytes: 0 }
+        Self { result: Err(failure), upload: Duration::ZERO, opening: Opening::default(), wire_bytes: 0 }
     }
 }

@@ -8,7 +8,7 @@ use hyper::header::HeaderMap;
 use hyper::{Method, Uri};
 use tokio::time::Instant;
 
-use super::{Connection, Inbound, Outbound, Sent, Transport};
+use super::{Connection, Inbound, Opening, Outbound, Sent, Transport};
 use crate::control_plane::failure::Failure;
 
 /// A request on its way.
@@ -64,6 +64,6 @@ impl Transport {
             Inbound { status, headers, body, truncated, lease: None }
         });
         let upload = started.elapsed() / 2;
-        Sent { result, upload, opening: None, wire_bytes: outbound.body.len() as u64 }
+        Sent { result, upload, opening: Opening::default(), wire_bytes: outbound.body.len() as u64 }
     }
 }

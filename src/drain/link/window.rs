@@ -16,8 +16,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::control_plane::Opening;
+
 /// The window after a start or an outage. It grows fourfold with every round trip until an answer comes later than the
-/// shortest one by more than this part of the queue's target; then it doubles with every round trip that meets no queue.
+/// shortest of its like by more than this part of the queue's target; then it doubles with every round trip that meets no queue.
 const FIRST: f64 = 16.0 * 1024.0;
 const STARTING_GAIN: f64 = 3.0;
 const STARTING_QUEUE: f64 = 0.25;
@@ -57,14 +59,13 @@ const SPREAD_GAIN: f64 = 0.03;
 /// On a shorter way a lost packet is sent again too soon to matter.
 const LOSSY_WAY: f64 = 0.02;
 
-/// What a request's delay depends on beside the link: where it goes, about how large it is, and whether its connection
-/// has to begin with it.
+/// What a request's delay depends on beside the link: where it goes, about how large it is, and whether it is the
+/// first on its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Class {
     route: usize,
     /// Wire bytes, as a power of two.
     magnitude: u32,
-    /// It is the first on its connection.
     is_first: bool,
 }
 
@@ -72,8 +73,8 @@ struct Class {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::drain) struct Flight {
     pub(in crate::drain) sent: Instant,
-    /// So long it took to open a connection for it, which says nothing of a queue.
-    opening: Duration,
+    /// So long it waited for a connection, which says nothing of a queue.
+    waited: Duration,
     bytes: u64,
     class: Class,
     /// The window was full with it: its answer may let it grow.
@@ -81,16 +82,16 @@ pub(in crate::drain) struct Flight {
 }
 
 impl Flight {
-    /// A connection was opened for it, in this time, or one was there.
-    pub(in crate::drain) fn opened_in(self, opening: Option<Duration>) -> Self {
-        let class = Class { is_first: opening.is_some(), ..self.class };
-        Self { opening: opening.unwrap_or_default(), class, ..self }
+    /// It came to its connection like this.
+    pub(in crate::drain) fn over(self, opening: Opening) -> Self {
+        let class = Class { is_first: opening.is_first, ..self.class };
+        Self { waited: opening.took, class, ..self }
     }
 
     #[cfg(test)]
     pub(super) fn of_test(sent: Instant, bytes: u64) -> Self {
         let class = Class { route: 0, magnitude: bytes.max(1).ilog2(), is_first: false };
-        Self { sent, opening: Duration::ZERO, bytes, class, filled: true }
+        Self { sent, waited: Duration::ZERO, bytes, class, filled: true }
     }
 }
 
@@ -187,7 +188,7 @@ impl Window {
         self.requests += 1;
         let filled = std::mem::take(&mut self.is_short) || self.in_flight as f64 >= self.bytes / 2.0;
         let class = Class { route, magnitude: bytes.max(1).ilog2(), is_first: false };
-        Flight { sent: now, opening: Duration::ZERO, bytes, class, filled }
+        Flight { sent: now, waited: Duration::ZERO, bytes, class, filled }
     }
 
     /// A request has ended, one way or another.
@@ -198,7 +199,7 @@ impl Window {
 
     /// It was answered as one would wish.
     pub(super) fn delivered(&mut self, flight: Flight, now: Instant) {
-        let delay = now.saturating_duration_since(flight.sent).saturating_sub(flight.opening);
+        let delay = now.saturating_duration_since(flight.sent).saturating_sub(flight.waited);
         let delay = delay.as_secs_f64().max(1e-6);
         let best = self.best.entry(flight.class).or_insert(Best { delay, at: now });
         best.observe(delay, now);
@@ -419,6 +420,38 @@ mod tests {
     fn bytes_are_spread_over_more_pipes_where_packets_are_lost() {
         assert_eq!(pipes_after([100, 100, 300]), PIPES_MOST as usize);
         assert_eq!(pipes_after([250, 260, 250]), PIPES as usize, "a queue");
+    }
+
+    #[test]
+    fn a_window_that_few_requests_cannot_fill_is_spread_over_more() {
+        let mut window = Window::new();
+        window.bytes = 2.0 * 1024.0 * 1024.0;
+        assert_eq!([1024.0, 256.0, 128.0, 16.0].map(|kib| window.pipes(kib * 1024.0)), [8, 8, 16, 32]);
+        window.bytes = FIRST;
+        assert_eq!(window.pipes(1024.0 * 1024.0), 2);
+    }
+
+    /// Whether the window is starting still, after answers to requests that were the first on a connection or not, waited so
+    /// long for one, and took so long in all, in milliseconds.
+    fn starts_after(answers: &[(bool, u64, u64)]) -> bool {
+        let (mut window, begin) = (Window::new(), Instant::now());
+        for (is_first, waited, took) in answers {
+            let opening = Opening { took: Duration::from_millis(*waited), is_first: *is_first };
+            let flight = window.sent(0, 8_000, begin).over(opening);
+            window.landed(flight);
+            window.delivered(flight, begin + Duration::from_millis(*took));
+        }
+        window.is_starting
+    }
+
+    #[test]
+    fn a_connection_that_is_opened_is_no_queue() {
+        // Behind a relay the first request takes two round trips.
+        assert!(starts_after(&[(true, 0, 215), (false, 0, 105), (true, 0, 220), (false, 0, 105)]));
+        assert!(starts_after(&[(false, 0, 105), (false, 100, 205)]), "it waited for a connection");
+        // Whichever it is, its like took less.
+        assert!(!starts_after(&[(true, 0, 215), (true, 0, 260)]));
+        assert!(!starts_after(&[(false, 0, 105), (true, 0, 215), (false, 0, 150)]));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 use super::audit::Effect;
-use super::{Actor, Audit};
+use super::{Actor, Audit, chain};
 use crate::outbox::{self, Inspection, Outbox, Salvaged, Verified};
 
 /// Between two lines: whoever waits knows that it goes on.
@@ -114,7 +114,7 @@ pub(super) fn salvage(
                 tell.send_replace(records);
             });
             tokio::select! {
-                outcome = work => outcome.map_err(|error| error.to_string()),
+                outcome = work => outcome.map_err(|error| chain(&error)),
                 _ = &mut stopped => Err("its client has gone".to_owned()),
             }
         };

@@ -13,9 +13,9 @@
 //!   that were read or written are looked up a few times over ([`READ_TOUCHES`], [`WRITE_TOUCHES`]): a leaf has about
 //!   eight. That takes 5 % of the time and leaves 15 MiB of a segment of 64 in memory.
 //! * sled panics on some damage: every call, and the drop, is made behind `catch_unwind`.
-//! * It writes a snapshot of its page table with each opening and closing, first to `snap.….generating`, and then takes
-//!   such a file for the newest snapshot: cut short by a kill, it makes the database one that cannot be opened, as a
-//!   flipped bit in a snapshot does. Snapshots that it cannot be opened with are removed: the log has all of it.
+//! * It writes a snapshot of its page table with each opening, first to `snap.….generating`, and then takes such a file
+//!   for the newest snapshot: cut short by a kill, it makes the database one that cannot be opened, as a flipped bit in a
+//!   snapshot does. Without its snapshot it reads only a part of the log: see [`repair`](super::repair).
 //! * It overwrites what lies behind the first thing in its log that it cannot read: see [`repair`](super::repair).
 //! * After a failed write sled refuses all further ones until it is closed and opened again.
 //! * After a failed sync the kernel takes pages for written that are not, and later syncs succeed without them: such a
@@ -250,20 +250,27 @@ impl Drop for Database {
     }
 }
 
-/// Removes the snapshots, of which the log knows everything as well. Says whether there was any.
-pub(super) fn remove_snapshots(path: &Path) -> Result<bool, DatabaseError> {
-    let remove = || {
-        let mut removed = false;
-        for entry in std::fs::read_dir(path)? {
-            let entry = entry?;
-            if entry.file_name().as_encoded_bytes().starts_with(b"snap.") {
-                std::fs::remove_file(entry.path())?;
-                removed = true;
-            }
+/// The snapshots of the database in `path`, whole or not.
+fn snapshots(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut snapshots = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(b"snap.") {
+            snapshots.push(entry.path());
         }
-        Ok(removed)
-    };
-    remove().map_err(|source| DatabaseError::Io { path: path.to_path_buf(), source })
+    }
+    Ok(snapshots)
+}
+
+/// Whether there is any.
+pub(super) fn has_snapshots(path: &Path) -> bool {
+    snapshots(path).is_ok_and(|found| !found.is_empty())
+}
+
+/// Removes them. Only for a log that sled has never opened: see [`repair`](super::repair).
+pub(super) fn remove_snapshots(path: &Path) -> Result<(), DatabaseError> {
+    let removed = snapshots(path).and_then(|found| found.iter().try_for_each(std::fs::remove_file));
+    removed.map_err(|source| DatabaseError::Io { path: path.to_path_buf(), source })
 }
 
 impl Database {
@@ -290,7 +297,6 @@ impl Database {
             return Self::open_on(disk, path, durability);
         }
         let begun = Instant::now();
-        let mut may_have_snapshots = true;
         let db = loop {
             let opened = guard(path, || {
                 sled::Config::new()
@@ -305,11 +311,6 @@ impl Database {
                 // A database that was just closed: sled's own threads let go of it a moment later.
                 Err(error) if error.is_in_use() && begun.elapsed() < LET_GO_WITHIN => {
                     std::thread::sleep(Duration::from_millis(2));
-                }
-                // IMPORTANT: only after sled had the database's lock: it may be about to finish one until then.
-                Err(error) if error.is_damage() && may_have_snapshots && remove_snapshots(path)? => {
-                    may_have_snapshots = false;
-                    tracing::warn!(%error, "a database cannot be opened with its snapshot, and is without it");
                 }
                 opened => break opened?,
             }
@@ -535,16 +536,6 @@ pub(super) fn sync_dir(dir: &Path) -> std::io::Result<()> {
         let _ = File::create(&changed);
         let _ = std::fs::remove_file(&changed);
     })
-}
-
-/// Copies the file of the closed database in `from` to the folder `to`.
-pub(super) fn copy_file(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::copy(from.join("db"), to.join("db"))?;
-    #[cfg(feature = "simulation")]
-    if let Some(disk) = super::simulated::disk() {
-        disk.copy(from, to);
-    }
-    Ok(())
 }
 
 /// Puts the file of the closed database in `from` in the place of that in `to`.

@@ -7,8 +7,11 @@
 //!
 //! After a failed sync ([`mark_unsynced`]) the log can be read, but its last pages may not be on the disk, and no later
 //! sync would put them there: a power cut would leave a hole, and take along what was committed behind it. So of all that
-//! can be read a new, synced database is made. sled is shown a copy there as well: to open a log it writes
-//! a snapshot, which would name places that the disk does not have.
+//! can be read a new, synced database is made. Likewise where sled cannot use its snapshot.
+//!
+//! IMPORTANT: sled never reads a log without its snapshot, unless it has never opened it before. What it does not need any
+//! more it fills with zeros when it opens a database, and without the snapshot it takes those for the end of the log and
+//! overwrites all that lies behind them. So the log is read here ([`Pairs`]).
 //!
 //! A crash in the middle begins anew: until the new database stands in its place the old one does, untouched.
 
@@ -17,7 +20,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::database::{
-    Batch, Database, DatabaseError, Durability, copy_file, keep_closed, move_file, remove_snapshots, sync_dir,
+    Batch, Database, DatabaseError, Durability, has_snapshots, keep_closed, move_file, remove_snapshots,
+    sync_dir,
 };
 use super::log_file::{self, Pairs};
 
@@ -25,8 +29,6 @@ use super::log_file::{self, Pairs};
 const AS_FOUND: &str = "as-found";
 /// Where copies and new databases are made.
 const SCRATCH: &str = "scratch";
-/// What sled is shown of a log that may not be on the disk.
-const COPY: &str = "copy";
 /// An empty file: a sync of this database has failed.
 const UNSYNCED: &str = "unsynced";
 /// About so many bytes are put into the new one at once.
@@ -41,13 +43,13 @@ pub(super) fn open(
     is_key: fn(&[u8]) -> bool,
     is_unsynced: bool,
 ) -> Result<Database, DatabaseError> {
-    if let Some(at) = hole(path) {
-        let io = |source| DatabaseError::Io { path: path.to_path_buf(), source };
-        let found = Pairs::read(&path.join("db"), is_key).map_err(io)?;
+    let hole = hole(path);
+    if let Some(at) = hole {
+        let found = Pairs::read(&path.join("db"), is_key).map_err(|error| io(path, error))?;
         // Else what cannot be read is what sled itself had no more use for.
         if !sled_reads_all(path, cache, &found)? {
             let kept = keep(path)?;
-            replace(path, cache, |put| found.scan(&[], &[], put).map_err(io))?;
+            replace(path, cache, |put| found.scan(&[], &[], put).map_err(|error| io(path, error)))?;
             tracing::error!(
                 at,
                 path = %path.display(),
@@ -59,11 +61,18 @@ pub(super) fn open(
     if !is_unsynced && !path.join(UNSYNCED).exists() {
         match Database::open(path, durability, cache) {
             Err(error) if error.is_of_medium() => mark_unsynced(path, &error),
+            Err(error) if error.is_damage() && has_snapshots(path) => {
+                tracing::warn!(%error, path = %path.display(), "sled cannot open a database with its snapshot");
+            }
             opened => return opened,
         }
     }
-    renew(path, cache)?;
+    renew(path, cache, |key| hole.is_none() || is_key(key))?;
     Database::open(path, durability, cache).map_err(DatabaseError::of_readable)
+}
+
+fn io(path: &Path, source: std::io::Error) -> DatabaseError {
+    DatabaseError::Io { path: path.to_path_buf(), source }
 }
 
 /// A sync of the database in `path` has failed: it is to be renewed before it is opened again, also by the next process.
@@ -80,20 +89,19 @@ pub(super) fn mark_unsynced(path: &Path, why: &DatabaseError) {
     }
 }
 
-/// Makes the database in `path` anew of all that can be read of it.
-fn renew(path: &Path, cache: u64) -> Result<(), DatabaseError> {
-    let io = |source| DatabaseError::Io { path: path.to_path_buf(), source };
+/// Makes the database in `path` anew of all that can be read of its log.
+fn renew(path: &Path, cache: u64, is_key: impl Fn(&[u8]) -> bool) -> Result<(), DatabaseError> {
     let _closed = keep_closed(path)?;
-    let copy = path.join(COPY);
-    remove(&copy).map_err(io)?;
-    std::fs::create_dir(&copy).map_err(io)?;
-    // Without its snapshots: the log has all of it.
-    copy_file(path, &copy).map_err(io)?;
-    let old = Database::open(&copy, Durability::Process, cache).map_err(DatabaseError::of_readable)?;
-    replace(path, cache, |put| old.scan(&[], &[], put))?;
-    drop(old);
-    remove(&copy).map_err(io)?;
-    tracing::warn!(path = %path.display(), "all that can be read of an unsynced database is in a new, synced one");
+    #[cfg(feature = "simulation")]
+    if let Some(disk) = super::simulated::disk() {
+        return replace(path, cache, |put| {
+            disk.pairs(path, &[], &[]).iter().all(|(key, value)| put(key, value));
+            Ok(())
+        });
+    }
+    let found = Pairs::read_whole_batches(&path.join("db"), is_key).map_err(|error| io(path, error))?;
+    replace(path, cache, |put| found.scan(&[], &[], put).map_err(|error| io(path, error)))?;
+    tracing::warn!(path = %path.display(), "a new, synced database holds all that can be read of this one's log");
     Ok(())
 }
 

@@ -238,16 +238,6 @@ impl Disk {
         if dies { std::panic::resume_unwind(Box::new(Died)) } else { Ok(()) }
     }
 
-    /// What the file of the database in `from` holds is in that of `to` as well.
-    pub(super) fn copy(&self, from: &Path, to: &Path) {
-        let mut state = self.state();
-        if let Some((pairs, bytes)) =
-            state.databases.get(from).map(|found| (found.pairs.clone(), found.bytes))
-        {
-            state.databases.insert(to.to_path_buf(), Stored { pairs, bytes, ..Stored::default() });
-        }
-    }
-
     /// The file of the database in `from` takes the place of that in `to`.
     pub(super) fn rename(&self, from: &Path, to: &Path) {
         let mut state = self.state();

@@ -33,7 +33,7 @@ fn a_log_is_read_as_sled_reads_it() {
         database
             .scan(b"key", b"key", |key, value| held.insert(key.to_vec(), value.to_vec()).is_none())
             .unwrap();
-        let pairs = Pairs::read(&path.join("db"), |key| key.starts_with(b"key") && key.len() == 11).unwrap();
+        let pairs = Pairs::read_whole_batches(&path.join("db"), |_| true).unwrap();
         let mut read = BTreeMap::new();
         pairs.scan(b"key", b"key", |key, value| read.insert(key.to_vec(), value.to_vec()).is_none()).unwrap();
         assert!(held.len() > 500 && read == held, "{} and {}", read.len(), held.len());
@@ -64,6 +64,56 @@ fn a_torn_end_is_no_hole_and_a_flipped_bit_before_it_is_one() {
         std::fs::write(&file, &flipped).unwrap();
         assert!(hole(&file).unwrap().is_some_and(|found| found <= at as u64), "{at}");
     }
+}
+
+#[test]
+fn of_a_torn_batch_nothing_counts_as_with_sled() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let database = Database::create(&path, Durability::Process, 1 << 20).unwrap();
+    let commit = |value: u8| {
+        let mut batch = Batch::default();
+        (0..300_u64).for_each(|n| batch.put(&n.to_be_bytes(), vec![value; 4_000]));
+        database.commit(batch).unwrap();
+    };
+    commit(1);
+    let before = std::fs::read(path.join("db")).unwrap();
+    commit(2);
+    let after = std::fs::read(path.join("db")).unwrap();
+    drop(database);
+    // How many keys have which value.
+    let count = |values: &mut BTreeMap<u8, usize>, value: &[u8]| {
+        *values.entry(value[0]).or_default() += 1;
+        true
+    };
+    let (torn_path, mut seen) = (dir.path().join("torn"), Vec::new());
+    let mut check = |bytes: &[u8], how: &str| {
+        let _ = std::fs::remove_dir_all(&torn_path);
+        std::fs::create_dir(&torn_path).unwrap();
+        std::fs::write(torn_path.join("db"), bytes).unwrap();
+        let (mut read, mut held) = (BTreeMap::new(), BTreeMap::new());
+        let pairs = Pairs::read_whole_batches(&torn_path.join("db"), |_| true).unwrap();
+        pairs.scan(&[], &[], |_, value| count(&mut read, value)).unwrap();
+        let database = Database::open(&torn_path, Durability::Process, 1 << 20).unwrap();
+        database.scan(&[], &[], |_, value| count(&mut held, value)).unwrap();
+        assert_eq!(read, held, "{how}");
+        seen.push(read);
+    };
+    check(&after, "whole");
+    // Cut off, or with a place, or a whole segment, that never came to the disk.
+    let first = before.iter().zip(&after).position(|(old, new)| old != new).unwrap_or(before.len());
+    for at in (first + 1..after.len()).step_by(140_009) {
+        check(&after[..at], &format!("cut off at {at}"));
+        for (from, len) in [(at - at % 4_096, 4_096), (at - at % SEGMENT, SEGMENT)] {
+            let mut torn = after.clone();
+            for (n, byte) in torn.iter_mut().enumerate().skip(from).take(len) {
+                *byte = before.get(n).copied().unwrap_or(0);
+            }
+            check(&torn, &format!("{len} bytes torn at {from}"));
+        }
+    }
+    let is_all_of = |value| seen.iter().filter(|values| **values == BTreeMap::from([(value, 300)])).count();
+    assert!(is_all_of(2) > 0 && is_all_of(1) > 20, "{seen:?}");
 }
 
 #[test]

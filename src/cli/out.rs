@@ -17,9 +17,15 @@ pub(super) fn print(text: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-/// Prints a line; best by [`say`].
+/// Prints lines for people; best by [`say`]. What producers and servers have said cannot drive the terminal.
 pub(super) fn line(text: Arguments<'_>) -> anyhow::Result<()> {
-    print(format!("{text}\n").as_bytes())
+    print(shown(&format!("{text}\n")).as_bytes())
+}
+
+/// The text without what a terminal obeys.
+fn shown(text: &str) -> String {
+    let is_shown = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    text.chars().map(|c| if is_shown(c) { c } else { '\u{fffd}' }).collect()
 }
 
 /// Prints a line, as `println!` does, which would panic when nobody reads any more.
@@ -30,5 +36,18 @@ pub(super) use say;
 
 /// Prints a value for machines.
 pub(super) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    say!("{}", serde_json::to_string(value)?)
+    let mut text = serde_json::to_vec(value)?;
+    text.push(b'\n');
+    print(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_was_said_drives_the_terminal() {
+        let said = "s-1\u{1b}]52;c;aGk=\u{7}\u{9b}2J\rforged\n\tt-ä";
+        assert_eq!(shown(said), "s-1\u{fffd}]52;c;aGk=\u{fffd}\u{fffd}2J\u{fffd}forged\n\tt-ä");
+    }
 }

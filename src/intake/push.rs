@@ -82,10 +82,10 @@ pub async fn push_quota_answers(
         }
         let is_wanted = |push: &QuotaReply| !push.done.is_closed();
         group.retain(is_wanted);
+        // IMPORTANT: one command, which Redis does as a whole or not at all: of several it may do some, and be sent all again.
         let mut commands = redis::pipe();
-        for push in &group {
-            commands.lpush(&settings.names.quota_response, &push.data[..]).ignore();
-        }
+        let data: Vec<&[u8]> = group.iter().map(|push| &push.data[..]).collect();
+        commands.lpush(&settings.names.quota_response, data).ignore();
         let is_any_wanted = || group.iter().any(is_wanted);
         if is_any_wanted()
             && insist(&settings, &metrics, &mut connection, &commands, is_any_wanted, &mut stop).await
@@ -149,10 +149,9 @@ impl Mirror {
             };
             let name = &self.settings.names.dead_letters;
             let mut commands = redis::pipe();
-            for letter in &letters {
-                let queue = self.settings.names.queue(letter.kind().queue());
-                commands.lpush(name, render(letter, queue)).ignore();
-            }
+            let queue = |letter: &DeadLetter| self.settings.names.queue(letter.kind().queue());
+            let mirrored: Vec<Vec<u8>> = letters.iter().map(|letter| render(letter, queue(letter))).collect();
+            commands.lpush(name, mirrored).ignore();
             commands.ltrim(name, 0, self.most as isize - 1).ignore();
             if !insist(&self.settings, &self.metrics, connection, &commands, || true, stop).await {
                 return;

@@ -296,8 +296,11 @@ impl Database {
         if let Some(disk) = super::simulated::disk() {
             return Self::open_on(disk, path, durability);
         }
+        // IMPORTANT: before sled's. It hears of every sync of this file that fails from here on, also of one that sled keeps
+        // to itself; a descriptor that is opened afterwards would not.
+        let heard = File::open(path.join("db"));
         let begun = Instant::now();
-        let db = loop {
+        let opened = loop {
             let opened = guard(path, || {
                 sled::Config::new()
                     .path(path)
@@ -312,10 +315,15 @@ impl Database {
                 Err(error) if error.is_in_use() && begun.elapsed() < LET_GO_WITHIN => {
                     std::thread::sleep(Duration::from_millis(2));
                 }
-                opened => break opened?,
+                opened => break opened,
             }
         };
-        let barrier = File::open(path.join("db"))
+        let db = opened.map_err(|error| match heard.as_ref().map(File::sync_data) {
+            Ok(Err(source)) => DatabaseError::Unsynced { path: path.join("db"), source },
+            _ => error,
+        })?;
+        let barrier = heard
+            .or_else(|_| File::open(path.join("db")))
             .map_err(|source| DatabaseError::Io { path: path.to_path_buf(), source })?;
         let database = Self {
             path: path.to_path_buf(),

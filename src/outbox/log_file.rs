@@ -163,69 +163,113 @@ fn walk_segment(
     ControlFlow::Continue(())
 }
 
-/// The sequence number from which on nothing counts: there the last batch begins, if a part of it is missing, or else
-/// something is missing behind it. `u64::MAX` where nothing is.
+/// How far a log goes, and what is missing of it.
 ///
 /// A batch is begun when the one before it is on the disk, so only the last one can be torn. Of a segment that is not
 /// there the log does not say whether it was never written or is not needed any more: sled fills with zeros what it does
 /// not need when it opens a database, once its snapshot is on the disk. So below the sequence number in the name of a
-/// snapshot, or the one that a header calls stable, nothing is missing. A snapshot may be damaged: its content is not used.
-fn end_of_whole_batches(file: &File, path: &Path) -> Result<u64> {
-    // Where the last batch begins, the number of its last byte, and what is missing from there on.
-    let (mut begin, mut end, mut missing) = (0, 0, Vec::new());
-    let mut next = 0;
-    let stable = walk(file, |place, met| {
-        if matches!(met, Met::Hole) {
-            missing.push(place.lsn);
-        } else if place.lsn / SEGMENT as u64 > next / SEGMENT as u64 + 1 {
-            missing.push(next);
-        }
-        next = place.lsn;
-        if let Met::Message(message) = met {
-            if message.kind == kind::MANIFEST
-                && let Some(last) = message.body.first_chunk()
-            {
-                (begin, end) = (place.lsn, u64::from_le_bytes(*last));
-                missing.clear();
-            }
-            next += (message.body_at + message.body.len()) as u64 - place.at % SEGMENT as u64;
-        }
-        ControlFlow::Continue(())
-    })?;
-    let stable = stable.max(newest_snapshot(path)?);
-    let cut = missing.into_iter().find(|missing| *missing >= stable).unwrap_or(u64::MAX);
-    Ok(if cut.min(next) <= end { begin } else { cut })
+/// snapshot, or the one that a header calls stable, nothing is missing because it was not written.
+#[derive(Default)]
+struct Survey {
+    /// Where the last batch begins, and its last byte.
+    begin: u64,
+    end: u64,
+    /// Behind the last thing in it.
+    next: u64,
+    /// Where something cannot be read, or a segment is not there, from the last batch's beginning on.
+    missing: Vec<u64>,
+    stable: u64,
+    snapshot: Option<u64>,
+    first_hole: Option<Place>,
+    /// The first segment that lies behind one that is not there.
+    first_gap: Option<Place>,
+    /// A batch begins behind something that cannot be read.
+    has_batch_behind_hole: bool,
 }
 
-/// The sequence number up to which sled had read the log in `path` when it opened it last.
-fn newest_snapshot(path: &Path) -> Result<u64> {
-    let mut newest = 0;
+impl Survey {
+    fn of(file: &File, path: &Path) -> Result<Self> {
+        let mut survey = Self::default();
+        let mut last_segment = None;
+        let stable = walk(file, |place, met| {
+            survey.meet(place, &met, last_segment.replace(place.lsn / SEGMENT as u64));
+            ControlFlow::Continue(())
+        })?;
+        survey.snapshot = newest_snapshot(path)?;
+        survey.stable = stable.max(survey.snapshot.unwrap_or(0));
+        Ok(survey)
+    }
+
+    fn meet(&mut self, place: Place, met: &Met<'_>, last_segment: Option<u64>) {
+        if let Some(missed) =
+            last_segment.map(|last| last + 1).filter(|next| *next < place.lsn / SEGMENT as u64)
+        {
+            self.missing.push(missed * SEGMENT as u64);
+            self.first_gap.get_or_insert(place);
+        }
+        self.next = place.lsn;
+        match met {
+            Met::Hole => {
+                self.missing.push(place.lsn);
+                self.first_hole.get_or_insert(place);
+            }
+            Met::Message(message) => {
+                self.next += (message.body_at + message.body.len()) as u64 - place.at % SEGMENT as u64;
+                if message.kind == kind::MANIFEST
+                    && let Some(end) = message.body.first_chunk()
+                {
+                    (self.begin, self.end) = (place.lsn, u64::from_le_bytes(*end));
+                    self.missing.clear();
+                    self.has_batch_behind_hole |= self.first_hole.is_some();
+                }
+            }
+        }
+    }
+
+    /// Where it is damaged, as far as it says so itself. What cannot be read may be what nobody needs any more.
+    fn damage(&self) -> Option<u64> {
+        let is_hole = |hole: &Place| self.has_batch_behind_hole || hole.lsn < self.stable;
+        let hole = self.first_hole.filter(is_hole).map(|hole| hole.at);
+        // Near a segment's end sled counts from the next one on.
+        let is_short = self.snapshot.is_some_and(|snapshot| self.next + (LARGEST_HEADER as u64) < snapshot);
+        let gap = self.first_gap.filter(|_| self.snapshot.is_none()).map(|gap| gap.at);
+        hole.or(gap).or(is_short.then_some(self.next))
+    }
+
+    fn is_torn(&self, from: u64) -> bool {
+        self.end >= self.stable && from.min(self.next) <= self.end
+    }
+
+    /// From where on nothing counts: there the last batch begins, if a part of it is missing, or else something is
+    /// missing behind it.
+    fn end_of_whole_batches(&self) -> u64 {
+        let cut = self.missing.iter().find(|missing| **missing >= self.stable).copied().unwrap_or(u64::MAX);
+        if self.is_torn(cut) { self.begin } else { cut }
+    }
+
+    /// The same of a damaged log: what is missing within the last batch was damaged, if its end is there.
+    fn end_of_damaged(&self) -> u64 {
+        let behind = self.missing.iter().find(|missing| **missing >= self.stable.max(self.end + 1));
+        if self.is_torn(u64::MAX) { self.begin } else { behind.copied().unwrap_or(u64::MAX) }
+    }
+}
+
+/// The sequence number up to which sled had read the log in `path` when it opened it last: the name of its snapshot. What
+/// is in that may be damaged.
+fn newest_snapshot(path: &Path) -> Result<Option<u64>> {
+    let mut newest = None;
     for entry in std::fs::read_dir(path.parent().unwrap_or(Path::new(".")))? {
         let name = entry?.file_name();
         let number = name.to_str().and_then(|name| name.strip_prefix("snap.")?.split('.').next());
-        newest = newest.max(number.and_then(|number| u64::from_str_radix(number, 16).ok()).unwrap_or(0));
+        newest = newest.max(number.and_then(|number| u64::from_str_radix(number, 16).ok()));
     }
     Ok(newest)
 }
 
-/// Where in `path` something cannot be read though batches behind it can. `None` where there is no such place.
-///
-/// A batch is begun when the one before it is on the disk. So this is damage; a torn end is not met here.
+/// Where in `path` something cannot be read though there is more behind it, or the log ends before what a snapshot saw.
+/// `None` where there is no such place: a torn end is none.
 pub(super) fn hole(path: &Path) -> Result<Option<u64>> {
-    let file = File::open(path)?;
-    let (mut first, mut is_hole) = (None, false);
-    walk(&file, |place, met| match met {
-        Met::Hole => {
-            first.get_or_insert(place.at);
-            ControlFlow::Continue(())
-        }
-        Met::Message(message) if message.kind == kind::MANIFEST && first.is_some() => {
-            is_hole = true;
-            ControlFlow::Break(())
-        }
-        Met::Message(_) => ControlFlow::Continue(()),
-    })?;
-    Ok(first.filter(|_| is_hole))
+    Ok(Survey::of(&File::open(path)?, path)?.damage())
 }
 
 /// Where a value lies in the file, and its length.
@@ -234,23 +278,36 @@ type Lies = (u64, usize);
 /// A leaf as it was written last, and what was changed of it since.
 struct Page {
     lsn: u64,
+    /// The leaf to the right, if there is one.
+    next: Option<u64>,
     bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
     prefix: Vec<u8>,
     /// The keys without that prefix.
     pairs: BTreeMap<Vec<u8>, Lies>,
 }
 
+/// The leaves from the leftmost on. A split that a kill or power cut stopped half-way leaves a leaf that none leads to: it
+/// is not among them, however often sled writes it anew. `None` where the row has an end that is not the last leaf's.
+fn in_use(pages: &HashMap<u64, Page>) -> Option<Vec<&Page>> {
+    let is_first = |page: &&Page| matches!(&page.bounds.0, Bound::Included(low) if low.is_empty());
+    let mut row = vec![pages.values().filter(is_first).max_by_key(|page| page.lsn)?];
+    while let Some(next) = row.last().and_then(|page| page.next) {
+        // Longer than all pages there are: it goes in a circle.
+        row.push(pages.get(&next).filter(|_| row.len() < pages.len())?);
+    }
+    Some(row)
+}
+
 /// What all pages hold. Where pages overlap, which only those of a damaged log do, the one that was written last is right.
-fn merge(pages: impl Iterator<Item = Page>, is_key: impl Fn(&[u8]) -> bool) -> BTreeMap<Vec<u8>, Lies> {
-    let mut pages: Vec<Page> = pages.collect();
+fn merge(mut pages: Vec<&Page>, is_key: impl Fn(&[u8]) -> bool) -> BTreeMap<Vec<u8>, Lies> {
     pages.sort_by_key(|page| page.lsn);
     let mut values: BTreeMap<Vec<u8>, Lies> = BTreeMap::new();
     for page in pages {
-        let gone = values.range::<Vec<u8>, _>(page.bounds).map(|(key, _)| key.clone());
+        let gone = values.range::<Vec<u8>, _>(page.bounds.clone()).map(|(key, _)| key.clone());
         for key in gone.collect::<Vec<_>>() {
             values.remove(&key);
         }
-        let whole = page.pairs.into_iter().map(|(key, lies)| ([&page.prefix[..], &key].concat(), lies));
+        let whole = page.pairs.iter().map(|(key, lies)| ([&page.prefix[..], key].concat(), *lies));
         values.extend(whole.filter(|(key, _)| is_key(key)));
     }
     values
@@ -263,23 +320,28 @@ pub(super) struct Pairs {
 }
 
 impl Pairs {
-    /// Reads all that can be read of the log in `path`, also of a batch that is torn. A key counts only if `is_key` knows
-    /// it: where a page cannot be read, what is left of a key of it may be made to no key at all.
+    /// Reads all that can be read of a log that may be damaged. A key counts only if `is_key` knows it: where a page cannot
+    /// be read, what is left of a key of it may be made to no key at all.
     pub(super) fn read(path: &Path, is_key: impl Fn(&[u8]) -> bool) -> Result<Self> {
-        Self::read_to(File::open(path)?, u64::MAX, is_key)
+        let file = File::open(path)?;
+        let end = Survey::of(&file, path)?.end_of_damaged();
+        let pages = Self::pages(&file, end)?;
+        Ok(Self { file, values: merge(pages.values().collect(), is_key) })
     }
 
-    /// Reads a log that is not damaged as sled does: a batch that is torn was never committed.
+    /// Reads a log that is not damaged, as sled does: a batch that is torn was never committed.
     pub(super) fn read_whole_batches(path: &Path, is_key: impl Fn(&[u8]) -> bool) -> Result<Self> {
         let file = File::open(path)?;
-        let end = end_of_whole_batches(&file, path)?;
-        Self::read_to(file, end, is_key)
+        let end = Survey::of(&file, path)?.end_of_whole_batches();
+        let pages = Self::pages(&file, end)?;
+        let row = in_use(&pages).unwrap_or_else(|| pages.values().collect());
+        Ok(Self { file, values: merge(row, is_key) })
     }
 
-    /// Reads the log up to a sequence number, page by page: a page is what was written of it last.
-    fn read_to(file: File, end: u64, is_key: impl Fn(&[u8]) -> bool) -> Result<Self> {
+    /// The leaves of the log up to a sequence number: each is what was written of it last.
+    fn pages(file: &File, end: u64) -> Result<HashMap<u64, Page>> {
         let mut pages: HashMap<u64, Page> = HashMap::new();
-        walk(&file, |Place { at, lsn }, met| {
+        walk(file, |Place { at, lsn }, met| {
             if lsn >= end {
                 return ControlFlow::Break(());
             }
@@ -297,6 +359,7 @@ impl Pairs {
                         let (low, high) = leaf.bounds();
                         let page = Page {
                             lsn,
+                            next: leaf.next,
                             bounds: (low.map(<[u8]>::to_vec), high.map(<[u8]>::to_vec)),
                             prefix: leaf.prefix.to_vec(),
                             pairs: pairs.collect(),
@@ -321,7 +384,7 @@ impl Pairs {
             }
             ControlFlow::Continue(())
         })?;
-        Ok(Self { file, values: merge(pages.into_values(), is_key) })
+        Ok(pages)
     }
 
     /// Hands over the pairs whose keys begin with `prefix`, from `from` on, until `visit` answers false.

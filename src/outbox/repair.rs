@@ -23,6 +23,7 @@ use super::database::{
     Batch, Database, DatabaseError, Durability, has_snapshots, keep_closed, move_file, remove_snapshots,
     sync_dir,
 };
+use super::fault;
 use super::log_file::{self, Pairs};
 
 /// The files of a damaged database as they were found: a folder in its own.
@@ -43,7 +44,7 @@ pub(super) fn open(
     is_key: fn(&[u8]) -> bool,
     is_unsynced: bool,
 ) -> Result<Database, DatabaseError> {
-    let hole = hole(path);
+    let hole = hole(path)?;
     if let Some(at) = hole {
         let found = Pairs::read(&path.join("db"), is_key).map_err(|error| io(path, error))?;
         // Else what cannot be read is what sled itself had no more use for.
@@ -105,10 +106,24 @@ fn renew(path: &Path, cache: u64, is_key: impl Fn(&[u8]) -> bool) -> Result<(), 
     Ok(())
 }
 
-/// Where the log of the database in `path` cannot be read though there is more behind it. `None` as well where that
-/// cannot be found out: then whoever opens it meets the reason.
-pub(super) fn hole(path: &Path) -> Option<u64> {
-    log_file::hole(&path.join("db")).ok().flatten()
+/// Where the log of the database in `path` is damaged, as far as it says so itself. `None` as well where there is none.
+/// IMPORTANT: sled is not to be shown a log that cannot be read just now: it takes that for its end, and overwrites the rest.
+pub(super) fn hole(path: &Path) -> Result<Option<u64>, DatabaseError> {
+    match log_file::hole(&path.join("db")) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        found => found.map_err(|error| io(path, error)),
+    }
+}
+
+/// Why the database in `path` would be mended, or renewed, by being opened.
+pub(super) fn trouble(path: &Path) -> Option<String> {
+    match hole(path) {
+        Ok(Some(at)) => Some(format!("its log cannot be read at byte {at}")),
+        Err(error) => Some(error.to_string()),
+        Ok(None) => {
+            path.join(UNSYNCED).exists().then(|| "a sync of it has failed: it is not renewed yet".to_owned())
+        }
+    }
 }
 
 /// Keeps the database's files as they are.
@@ -198,15 +213,23 @@ fn replace(
     let io = |source| DatabaseError::Io { path: path.to_path_buf(), source };
     let new = path.join(SCRATCH);
     remove(&new).map_err(io)?;
-    fill(&new, cache, scan)?;
-    // IMPORTANT: until the new name is on the disk this is not the file to be written to, whatever the reason for it.
+    if let Err(error) = fill(&new, cache, scan) {
+        // It may have been for want of room.
+        let _ = remove(&new);
+        return Err(error);
+    }
+    let sync =
+        || sync_dir(path).map_err(|source| DatabaseError::Unsynced { path: path.to_path_buf(), source });
+    // IMPORTANT: in this order. Until the new name is on the disk, and the old snapshots are not, this is not the file to be
+    // written to, whatever the reason for it; and without its snapshots nobody can say how far the old log goes.
     File::create(path.join(UNSYNCED)).map_err(io)?;
-    // IMPORTANT: in this order. A snapshot of the old log would be taken for one of the new.
-    remove_snapshots(path)?;
-    let sync = |source| DatabaseError::Unsynced { path: path.to_path_buf(), source };
-    sync_dir(path).map_err(sync)?;
+    sync()?;
+    fault::point().map_err(io)?;
     move_file(&new, path).map_err(io)?;
-    sync_dir(path).map_err(sync)?;
+    sync()?;
+    fault::point().map_err(io)?;
+    remove_snapshots(path)?;
+    sync()?;
     std::fs::remove_file(path.join(UNSYNCED)).map_err(io)?;
     remove(&new).map_err(io)
 }

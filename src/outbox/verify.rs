@@ -27,10 +27,6 @@ pub struct Verified {
     pub problems: Vec<String>,
 }
 
-fn unreadable(at: u64) -> String {
-    format!("its log cannot be read at byte {at}, though there is more behind it")
-}
-
 struct Verifier<'a> {
     settled: Vec<Settled>,
     found: Verified,
@@ -49,8 +45,9 @@ impl Outbox {
         let _hold = Hold::take(dir)?;
         manifest::read(dir)?.ok_or_else(absent)?;
         let mut verifier = Verifier { settled: Vec::new(), found: Verified::default(), progress };
-        if let Some(at) = repair::hole(&dir.join("ledger")) {
-            verifier.problem(format!("ledger: {}", unreadable(at)));
+        // IMPORTANT: nothing is opened that would be mended by that.
+        if let Some(trouble) = repair::trouble(&dir.join("ledger")) {
+            verifier.problem(format!("ledger: {trouble}"));
             return Ok(verifier.found);
         }
         match Ledger::open(dir, settings.durability) {
@@ -86,8 +83,8 @@ impl Verifier<'_> {
         let newest = row.len().saturating_sub(1);
         for (at, (id, info)) in row.iter_mut().enumerate() {
             let segment = Arc::new(Segment::new(&settings.dir, *id, settings.durability));
-            if let Some(at) = repair::hole(segment.path()) {
-                self.problem(format!("segment {id}: {}", unreadable(at)));
+            if let Some(trouble) = repair::trouble(segment.path()) {
+                self.problem(format!("segment {id}: {trouble}"));
             } else {
                 match self.segment(&segment, info, at == newest) {
                     Ok(own) => totals = own,

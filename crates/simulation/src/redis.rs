@@ -109,7 +109,7 @@ impl State {
             "GET" => self.redis.text(&text(1)).map_or(Value::Nil, |text| Value::BulkString(text.clone())),
             "LPUSH" => {
                 if !self.has(Bug::ForgetQuotaReply) || text(1) != crate::agent::QUOTA_RESPONSE {
-                    self.redis.push(&text(1), words[2].clone());
+                    words[2..].iter().for_each(|value| self.redis.push(&text(1), value.clone()));
                 }
                 Value::Int(self.redis.len(&text(1)) as i64)
             }

@@ -379,8 +379,7 @@ $("sure-no").addEventListener("click", () => $("sure").close("no"));
 const letters = (count) => `${whole.format(count)} dead letter${count === 1 ? "" : "s"}`;
 
 /** Some hundreds at a time; what was done is no longer selected. Says how far it came, whatever happens. */
-async function each(path, count, told) {
-  const ids = [...selected];
+async function each(path, ids, count, told) {
   try {
     while (ids.length) {
       const some = ids.splice(0, HANDLED);
@@ -400,10 +399,12 @@ async function each(path, count, told) {
 }
 
 on("replay-selected", async () => {
-  const count = selected.size;
+  // What is selected while somebody is asked was not asked about.
+  const ids = [...selected];
+  const count = ids.length;
   if (!(await sure(`${letters(count)} will be sent again, as far as they are records.`, `Replay ${whole.format(count)}`))) return;
   let [replayed, left, unknown] = [0, 0, 0];
-  await each("dead-letters/replay", (outcome) => {
+  await each("dead-letters/replay", ids, (outcome) => {
     replayed += outcome.replayed.length;
     left += outcome.not_records.length;
     unknown += outcome.unknown.length;
@@ -416,10 +417,11 @@ on("replay-selected", async () => {
 });
 
 on("drop-selected", async () => {
-  const count = selected.size;
+  const ids = [...selected];
+  const count = ids.length;
   if (!(await sure(`${letters(count)} will be gone for good.`, `Drop ${whole.format(count)}`))) return;
   let dropped = 0;
-  await each("dead-letters/drop", (outcome) => {
+  await each("dead-letters/drop", ids, (outcome) => {
     dropped += outcome.dropped;
   }, () => `${whole.format(dropped)} dropped`);
 });

@@ -96,6 +96,8 @@ impl<'a> Bytes<'a> {
 
 /// A whole page of keys and values.
 pub(super) struct Leaf<'a> {
+    /// The page to the right, if there is one.
+    pub(super) next: Option<u64>,
     low: &'a [u8],
     /// Empty if there is none.
     high: &'a [u8],
@@ -108,7 +110,7 @@ impl<'a> Leaf<'a> {
     /// `None` if it is no leaf.
     pub(super) fn read(node: &'a [u8]) -> Option<Self> {
         let mut node = Bytes(node);
-        let (_next, _merging_child, _is_merging) = (node.number()?, node.number()?, node.byte()?);
+        let (next, _merging_child, _is_merging) = (node.number()?, node.number()?, node.byte()?);
         let prefix_len = usize::from(node.byte()?);
         let (low, high) = (node.string()?, node.string()?);
         if node.byte()? != LEAF {
@@ -117,6 +119,7 @@ impl<'a> Leaf<'a> {
         let count = node.number()?;
         let (keys, values) = (node.strings(count)?, node.strings(count)?);
         Some(Self {
+            next: Some(next).filter(|next| *next != 0),
             low,
             high,
             prefix: low.get(..prefix_len)?,

@@ -29,6 +29,8 @@ fn a_log_is_read_as_sled_reads_it() {
             database.commit(batch).unwrap();
         }
         assert_eq!(hole(&path.join("db")).unwrap(), None);
+        let pages = Pairs::pages(&File::open(path.join("db")).unwrap(), u64::MAX).unwrap();
+        assert!(in_use(&pages).is_some_and(|row| row.len() > 50), "the leaves lead from one to the next");
         let mut held = BTreeMap::new();
         database
             .scan(b"key", b"key", |key, value| held.insert(key.to_vec(), value.to_vec()).is_none())

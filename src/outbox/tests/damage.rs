@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::database::{Batch, Database, Durability};
-use super::super::repair;
 use super::super::segment::{self, Segment};
 use super::super::{Entry, Log, Outbox, Settlement};
+use super::super::{fault, repair};
 use super::rig::{Rig, entry, settings, transaction, usage};
 use crate::record::Kind;
 
@@ -203,7 +203,12 @@ fn a_snapshot_that_a_kill_cut_short_costs_nothing() {
         let databases: Vec<_> = all.iter().filter(|path| path.file_name().unwrap() == "db").collect();
         assert_eq!(databases.len(), 2, "a segment and the ledger");
         for database in databases {
-            let unfinished = database.with_file_name("snap.7FFFFFFFFFFFFFFF.generating");
+            let whole = files(database.parent().unwrap())
+                .into_iter()
+                .find(|file| file.to_string_lossy().contains("snap."));
+            let name =
+                whole.map_or("snap.0000000000000060".into(), |whole| whole.file_name().unwrap().to_owned());
+            let unfinished = database.with_file_name(format!("{}.generating", name.to_string_lossy()));
             std::fs::write(unfinished, vec![7; length]).unwrap();
         }
         let mut rig = Rig::open(dir.path());
@@ -267,6 +272,63 @@ fn a_log_is_read_whole_where_its_snapshot_is_damaged_and_after_a_failed_sync() {
     assert!(open(&damaged, false) == all);
     assert!(open(&damaged, false) == all, "and when it is opened again");
     assert!(open(&copied("unsynced"), true) == all);
+}
+
+#[test]
+fn a_renewal_that_fails_anywhere_takes_nothing_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let (made, all) = with_zeros_in_its_log(dir.path());
+    let is_key = |key: &[u8]| key.len() == 8;
+    for step in 0.. {
+        let copy = dir.path().join(format!("step-{step}"));
+        copy_dir(&made, &copy);
+        fault::fail_at(Some(step));
+        let renewed = repair::open(&copy, Durability::Fsync, 1 << 20, is_key, true);
+        let has_failed = !fault::is_armed();
+        fault::fail_at(None);
+        assert_eq!(renewed.is_err(), has_failed, "step {step}");
+        drop(renewed);
+        let again = repair::open(&copy, Durability::Fsync, 1 << 20, is_key, false).unwrap();
+        assert!(pairs(&again) == all, "step {step}");
+        if !has_failed {
+            assert!(step > 3, "it fails between its steps: {step}");
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_ledger_that_is_no_log_or_ends_too_early_is_told_and_kept() {
+    for damage in [|_: usize| 0, |len| len / 2, |len| len] {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            let mut rig = Rig::open(dir.path());
+            rig.append(usage(0, 200, 300)).unwrap();
+            for leased in rig.waiting(Log::Usage).into_iter().take(150) {
+                rig.shared.state().bury(&leased.ticket, super::model::letter(&leased.entry));
+            }
+            rig.tick();
+        }
+        drop(Rig::open(dir.path()));
+        let ledger = dir.path().join("ledger/db");
+        let mut bytes = std::fs::read(&ledger).unwrap();
+        let written = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        let left = damage(written);
+        if left == written {
+            bytes.fill(7);
+        } else {
+            bytes.truncate(left);
+        }
+        std::fs::write(&ledger, &bytes).unwrap();
+        let rig = Rig::open(dir.path());
+        assert_eq!(rig.stats().quarantined_segments, 1, "{left}");
+        let kept = files(&dir.path().join("quarantine"));
+        assert!(
+            kept.iter().any(|file| std::fs::read(file).unwrap() == bytes),
+            "{left}: it is kept as it was found"
+        );
+        rig.check_counts();
+    }
 }
 
 #[test]

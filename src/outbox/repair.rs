@@ -16,7 +16,8 @@
 //! A crash in the middle begins anew: until the new database stands in its place the old one does, untouched.
 
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::database::{
@@ -30,7 +31,7 @@ use super::log_file::{self, Pairs};
 const AS_FOUND: &str = "as-found";
 /// Where copies and new databases are made.
 const SCRATCH: &str = "scratch";
-/// An empty file: a sync of this database has failed.
+/// A file: a sync of this database has failed. It holds the inode of the file that is about to take its place, if there is one.
 const UNSYNCED: &str = "unsynced";
 /// About so many bytes are put into the new one at once.
 const BATCH_BYTES: usize = 1 << 20;
@@ -44,6 +45,9 @@ pub(super) fn open(
     is_key: fn(&[u8]) -> bool,
     is_unsynced: bool,
 ) -> Result<Database, DatabaseError> {
+    if is_replaced(path) {
+        finish(path)?;
+    }
     let hole = hole(path)?;
     if let Some(at) = hole {
         let found = Pairs::read(&path.join("db"), is_key).map_err(|error| io(path, error))?;
@@ -222,16 +226,34 @@ fn replace(
         || sync_dir(path).map_err(|source| DatabaseError::Unsynced { path: path.to_path_buf(), source });
     // IMPORTANT: in this order. Until the new name is on the disk, and the old snapshots are not, this is not the file to be
     // written to, whatever the reason for it; and without its snapshots nobody can say how far the old log goes.
-    File::create(path.join(UNSYNCED)).map_err(io)?;
+    let mark = || {
+        let inode = std::fs::metadata(new.join("db"))?.ino();
+        let mut mark = File::create(path.join(UNSYNCED))?;
+        write!(mark, "{inode}")?;
+        mark.sync_all()
+    };
+    mark().map_err(io)?;
     sync()?;
     fault::point().map_err(io)?;
     move_file(&new, path).map_err(io)?;
     sync()?;
     fault::point().map_err(io)?;
+    finish(path)
+}
+
+/// Whether the file of the database in `path` is a new one, and the snapshots beside it may be those of the old one.
+fn is_replaced(path: &Path) -> bool {
+    let inode = std::fs::read_to_string(path.join(UNSYNCED)).ok().and_then(|inode| inode.parse().ok());
+    inode.is_some() && inode == std::fs::metadata(path.join("db")).ok().map(|meta| meta.ino())
+}
+
+/// Removes what is left of a database that was replaced.
+fn finish(path: &Path) -> Result<(), DatabaseError> {
+    let io = |source| DatabaseError::Io { path: path.to_path_buf(), source };
     remove_snapshots(path)?;
-    sync()?;
+    sync_dir(path).map_err(|source| DatabaseError::Unsynced { path: path.to_path_buf(), source })?;
     std::fs::remove_file(path.join(UNSYNCED)).map_err(io)?;
-    remove(&new).map_err(io)
+    remove(&path.join(SCRATCH)).map_err(io)
 }
 
 /// Makes a database in `new`, on the disk when this returns.

@@ -56,7 +56,7 @@ pub async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
     Err(fault)
 }
 
-/// A name that is none. That nobody could be asked passes by itself, and stays what it is.
+/// Maps a failed lookup to `NotFound`, unless the resolver could not be reached: that passes by itself.
 fn unknown_host(error: io::Error) -> io::Error {
     let text = error.to_string();
     // The resolver's words are all that is passed on: those of glibc, and of musl.

@@ -235,7 +235,8 @@ impl<'a> Session<'a> {
     /// One round; while Redis is at it, what the last one gave goes into the outbox.
     async fn round(&mut self, take: bool) -> Result<Round, SourceError> {
         let allowance = self.allowances.now();
-        // Of one message in all, that of a quota request may be every other one: it waits for no other queue.
+        // While a round may give only one message, every other round asks for quota requests alone: they never wait for
+        // another queue.
         self.is_quota_only = take && allowance.is_single() && self.is_quota_left && !self.is_quota_only;
         let is_asked = |n: usize| take && (!self.is_quota_only || ORDER[n] == Queue::Quota);
         let asks = std::array::from_fn(|n| Ask {
@@ -288,8 +289,8 @@ impl<'a> Session<'a> {
             }
         }
         self.release();
-        // If it gave nothing the next would give nothing, and if it left nothing find nothing: what this one gave would wait
-        // for that.
+        // Another round follows at once only if this one gave something and left more; otherwise it would only delay what
+        // was given.
         Ok(Round { gave, is_more: left && (gave || self.is_quota_only) })
     }
 

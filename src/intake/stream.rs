@@ -146,7 +146,8 @@ impl Stream {
 
     /// Whether there is more to be had without waiting.
     pub(super) fn has_more(&self) -> bool {
-        // What is held is no reason: it waits for events, and as long as there are any a round gives them.
+        // Held usage does not count: it is released once the events ahead of it were read, and those are a reason by
+        // themselves.
         self.readings.iter().any(Reading::has_more)
     }
 

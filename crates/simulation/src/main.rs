@@ -21,16 +21,16 @@ struct Flags {
     #[arg(long)]
     seed: Option<u64>,
     /// Prints nothing of what happens
-    #[arg(long)]
+    #[arg(long, requires = "seed")]
     quiet: bool,
     /// Leaves out faults of the seed's plan, by their numbers
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', requires = "seed")]
     without_faults: Vec<usize>,
     /// Leaves out ends of the agent
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', requires = "seed")]
     without_ends: Vec<usize>,
     /// Leaves out sessions
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', requires = "seed")]
     without_sessions: Vec<usize>,
     /// Plants this bug
     #[arg(long)]

@@ -55,7 +55,7 @@ use keys::{Finding, Keys};
 use order::{CommandType, Order};
 use token::Verifier;
 
-/// The name of every type that is none, in metrics.
+/// The label of every unknown command type, in metrics.
 const UNKNOWN: &str = "unknown";
 /// So many new commands are looked at in a round; the rest is handed out again.
 const A_ROUND: usize = 100;

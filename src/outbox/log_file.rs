@@ -181,8 +181,9 @@ struct Survey {
     stable: u64,
     snapshot: Option<u64>,
     first_hole: Option<Place>,
-    /// The first segment that lies behind one that is not there.
-    first_gap: Option<Place>,
+    /// The last segment that is not there, and where the one behind it lies; and the last such before the last batch.
+    gap: Option<Place>,
+    gap_before_batch: Option<Place>,
     /// A batch begins behind something that cannot be read.
     has_batch_behind_hole: bool,
 }
@@ -204,8 +205,9 @@ impl Survey {
         if let Some(missed) =
             last_segment.map(|last| last + 1).filter(|next| *next < place.lsn / SEGMENT as u64)
         {
-            self.missing.push(missed * SEGMENT as u64);
-            self.first_gap.get_or_insert(place);
+            let gap = Place { lsn: missed * SEGMENT as u64, ..place };
+            self.missing.push(gap.lsn);
+            self.gap = Some(gap);
         }
         self.next = place.lsn;
         match met {
@@ -220,6 +222,7 @@ impl Survey {
                 {
                     (self.begin, self.end) = (place.lsn, u64::from_le_bytes(*end));
                     self.missing.clear();
+                    self.gap_before_batch = self.gap;
                     self.has_batch_behind_hole |= self.first_hole.is_some();
                 }
             }
@@ -232,7 +235,9 @@ impl Survey {
         let hole = self.first_hole.filter(is_hole).map(|hole| hole.at);
         // Near a segment's end sled counts from the next one on.
         let is_short = self.snapshot.is_some_and(|snapshot| self.next + (LARGEST_HEADER as u64) < snapshot);
-        let gap = self.first_gap.filter(|_| self.snapshot.is_none()).map(|gap| gap.at);
+        // What was opened before and has lost its snapshot: sled takes this for a torn end, though a batch lies behind it.
+        let is_end = |gap: &Place| self.snapshot.is_none() && gap.lsn >= self.stable;
+        let gap = self.gap_before_batch.filter(is_end).map(|gap| gap.at);
         hole.or(gap).or(is_short.then_some(self.next))
     }
 

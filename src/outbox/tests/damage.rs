@@ -299,6 +299,21 @@ fn a_renewal_that_fails_anywhere_takes_nothing_along() {
 }
 
 #[test]
+fn a_database_whose_snapshot_is_gone_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (made, mut all) = with_zeros_in_its_log(dir.path());
+    let database = Database::open(&made, Durability::Fsync, 1 << 20).unwrap();
+    let mut batch = Batch::default();
+    batch.put(&7_u64.to_be_bytes(), vec![2; 10]);
+    database.commit(batch).unwrap();
+    drop(database);
+    all.insert(7_u64.to_be_bytes().to_vec(), vec![2; 10]);
+    super::super::database::remove_snapshots(&made).unwrap();
+    let opened = repair::open(&made, Durability::Fsync, 1 << 20, |key| key.len() == 8, false).unwrap();
+    assert!(pairs(&opened) == all);
+}
+
+#[test]
 fn a_ledger_that_is_no_log_or_ends_too_early_is_told_and_kept() {
     for damage in [|_: usize| 0, |len| len / 2, |len| len] {
         let dir = tempfile::tempdir().unwrap();

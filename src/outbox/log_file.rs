@@ -254,7 +254,8 @@ impl Survey {
 
     /// The same of a damaged log: what is missing within the last batch was damaged, if its end is there.
     fn end_of_damaged(&self) -> u64 {
-        let behind = self.missing.iter().find(|missing| **missing >= self.stable.max(self.end + 1));
+        let behind =
+            self.missing.iter().find(|missing| **missing >= self.stable.max(self.end.saturating_add(1)));
         if self.is_torn(u64::MAX) { self.begin } else { behind.copied().unwrap_or(u64::MAX) }
     }
 }

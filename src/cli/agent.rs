@@ -188,10 +188,8 @@ impl Agent {
             StatusCode::FORBIDDEN => Err(AgentError::NotTrusted(self.url())),
             _ if status.is_success() => Ok(response),
             _ => {
-                let text = response.text().await.unwrap_or_default();
-                let said = serde_json::from_str::<ErrorBody>(&text).map(|body| body.error);
-                let text = said.unwrap_or_else(|_| format!("the agent answered {status}"));
-                Err(AgentError::Refused { status, text })
+                let text = response.bytes().await.unwrap_or_default();
+                Err(refused(status, &text))
             }
         }
     }
@@ -226,6 +224,22 @@ impl Agent {
         body: &impl Serialize,
     ) -> Result<T, AgentError> {
         self.answer(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// The same where an answer of 503 tells what was done until then.
+    pub(super) async fn post_for_part<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, AgentError> {
+        let request = self.request(Method::POST, path).json(body).timeout(ANSWER_WITHIN);
+        let response = self.send(request).await?;
+        let status = response.status();
+        if status != StatusCode::SERVICE_UNAVAILABLE {
+            return self.parse(&self.good(response).await?.bytes().await.map_err(self.cut())?);
+        }
+        let text = response.bytes().await.map_err(self.cut())?;
+        serde_json::from_slice(&text).map_err(|_| refused(status, &text))
     }
 
     /// Sends lines of text.
@@ -279,4 +293,10 @@ impl Agent {
         }
         Ok(None)
     }
+}
+
+/// What it said when it refused.
+fn refused(status: StatusCode, text: &[u8]) -> AgentError {
+    let said = serde_json::from_slice::<ErrorBody>(text).map(|body| body.error);
+    AgentError::Refused { status, text: said.unwrap_or_else(|_| format!("the agent answered {status}")) }
 }

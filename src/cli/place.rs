@@ -246,7 +246,7 @@ impl Hands {
     pub(super) async fn replay(&self, selection: &Selection) -> anyhow::Result<Replayed> {
         Ok(match self {
             Self::Outbox(_, audit) => audit.replay_letters(&local_user(), selection).await?,
-            Self::Agent(agent) => agent.post("/admin/dead-letters/replay", selection).await?,
+            Self::Agent(agent) => agent.post_for_part("/admin/dead-letters/replay", selection).await?,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use redis::aio::MultiplexedConnection;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
+use uuid::Uuid;
 
 use super::load::QUEUES;
 
@@ -24,8 +26,10 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn make() -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!("dataplane-agent-demo-{}", std::process::id()));
-        std::fs::create_dir_all(&path).with_context(|| format!("{}", path.display()))?;
+        let path = std::env::temp_dir().join(format!("dataplane-agent-demo-{}", Uuid::new_v4().simple()));
+        // IMPORTANT: one that is there already may be somebody else's, with links in it.
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.with_context(|| format!("{}", path.display()))?;
         Ok(Self(path))
     }
 }

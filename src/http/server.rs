@@ -94,7 +94,11 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch
         };
         tokio::select! {
             () = until_true(&mut stop) => break,
-            Some(_) = connections.join_next() => {}
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!(%error, "a request of the HTTP surface panicked: its connection is closed; report this");
+                }
+            }
             accepted = accepted => {
                 let Some((seat, stream, peer)) = accepted else { continue };
                 let conversation = converse(stream, peer, Arc::new(seat), service.clone(), told.clone());

@@ -218,20 +218,26 @@ fn attempts(scratch: &str, mode: SourceMode) -> Vec<Cmd> {
     ask("EXISTS", &[&text]);
     ask("INCRBY", &[&text, "1"]);
     ask("PEXPIRE", &[&text, &SCRATCH_MILLIS.to_string()]);
+    // What cannot be deleted afterwards is gone by itself.
+    let millis = SCRATCH_MILLIS.to_string();
     ask("ZADD", &[&set, "0", "a"]);
+    ask("PEXPIRE", &[&set, &millis]);
     ask("ZSCORE", &[&set, "a"]);
     ask("ZRANGEBYSCORE", &[&set, "-inf", "0"]);
     ask("LPUSH", &[&list, "1"]);
+    ask("PEXPIRE", &[&list, &millis]);
     ask("LTRIM", &[&list, "0", "0"]);
     if mode == SourceMode::List {
         ask("RPUSH", &[&list, "2"]);
         ask("LLEN", &[&list]);
         ask("LRANGE", &[&list, "0", "-1"]);
         ask("LMOVE", &[&list, &other, "RIGHT", "LEFT"]);
+        ask("PEXPIRE", &[&other, &millis]);
         ask("BLMOVE", &[&list, &other, "RIGHT", "LEFT", "1"]);
     } else {
         let stream = key("x");
         ask("XADD", &[&stream, "*", "data", "1"]);
+        ask("PEXPIRE", &[&stream, &millis]);
         ask("XGROUP", &["CREATE", &stream, "g", "0", "MKSTREAM"]);
         ask("XREADGROUP", &["GROUP", "g", "c", "COUNT", "1", "STREAMS", &stream, ">"]);
         ask("XREAD", &["COUNT", "1", "STREAMS", &stream, "0"]);

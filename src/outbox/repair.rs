@@ -113,10 +113,11 @@ fn renew(path: &Path, cache: u64, is_key: impl Fn(&[u8]) -> bool) -> Result<(), 
 /// Where the log of the database in `path` is damaged, as far as it says so itself. `None` as well where there is none.
 /// IMPORTANT: sled is not to be shown a log that cannot be read just now: it takes that for its end, and overwrites the rest.
 pub(super) fn hole(path: &Path) -> Result<Option<u64>, DatabaseError> {
-    match log_file::hole(&path.join("db")) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        found => found.map_err(|error| io(path, error)),
+    let file = path.join("db");
+    if !file.exists() {
+        return Ok(None);
     }
+    log_file::hole(&file).map_err(|error| io(path, error))
 }
 
 /// Why the database in `path` would be mended, or renewed, by being opened.

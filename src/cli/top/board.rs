@@ -106,8 +106,8 @@ impl Watched {
                 (self.trouble, self.away) = (None, None);
             }
             Err(why) => {
-                let since = self.away.map_or(at, |(since, _)| since);
-                self.away = Some((since, at));
+                let away_since = self.away.map_or(at, |(away_since, _)| away_since);
+                self.away = Some((away_since, at));
                 self.trouble = Some(why);
                 // A gap in the charts: what went meanwhile is not known.
                 if self.picture.is_some() {

@@ -6,9 +6,10 @@ const whole = new Intl.NumberFormat("en");
 
 /** An answer that is none of the good ones. */
 class Refused extends Error {
-  constructor(status, message) {
+  constructor(status, message, body) {
     super(message);
     this.status = status;
+    this.body = body;
   }
 }
 
@@ -24,7 +25,7 @@ async function ask(method, path, body) {
   if (answer.ok) return answer.json();
   const said = await answer.json().catch(() => ({}));
   if (answer.status === 401) lock("That is not the token.");
-  throw new Refused(answer.status, said.error ?? `The agent answered ${answer.status}.`);
+  throw new Refused(answer.status, said.error ?? `The agent answered ${answer.status}.`, said);
 }
 
 function say(message) {
@@ -393,6 +394,11 @@ async function each(path, ids, count, told) {
     ($("list").querySelector("input") ?? $("reload")).focus();
   } catch (error) {
     if (!(error instanceof Refused) || error.status === 401) throw error;
+    // What was replayed until then is told with it.
+    if (error.body?.replayed) {
+      count(error.body);
+      for (const id of error.body.replayed) selected.delete(id);
+    }
     await quietly(list);
     say(`${told()}, then: ${error.message}`);
   }

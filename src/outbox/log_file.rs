@@ -304,7 +304,7 @@ fn in_use(pages: &HashMap<u64, Page>) -> Option<Vec<&Page>> {
     Some(row)
 }
 
-/// What all pages hold. Where pages overlap, which only those of a damaged log do, the one that was written last is right.
+/// What these pages hold. Where they overlap, as those of a damaged log may, the one that was written last is right.
 fn merge(mut pages: Vec<&Page>, is_key: impl Fn(&[u8]) -> bool) -> BTreeMap<Vec<u8>, Lies> {
     pages.sort_by_key(|page| page.lsn);
     let mut values: BTreeMap<Vec<u8>, Lies> = BTreeMap::new();

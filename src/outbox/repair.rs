@@ -9,9 +9,9 @@
 //! sync would put them there: a power cut would leave a hole, and take along what was committed behind it. So of all that
 //! can be read a new, synced database is made. Likewise where sled cannot use its snapshot.
 //!
-//! IMPORTANT: sled never reads a log without its snapshot, unless it has never opened it before. What it does not need any
-//! more it fills with zeros when it opens a database, and without the snapshot it takes those for the end of the log and
-//! overwrites all that lies behind them. So the log is read here ([`Pairs`]).
+//! IMPORTANT: what sled does not need any more it fills with zeros when it opens a database. Without its snapshot it takes
+//! those for the end of the log and overwrites all that lies behind them. So a log whose snapshot cannot be used, or is
+//! gone though a batch lies behind such zeros, is read here ([`Pairs`]), and not by sled.
 //!
 //! A crash in the middle begins anew: until the new database stands in its place the old one does, untouched.
 

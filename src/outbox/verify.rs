@@ -45,7 +45,7 @@ impl Outbox {
         let _hold = Hold::take(dir)?;
         manifest::read(dir)?.ok_or_else(absent)?;
         let mut verifier = Verifier { settled: Vec::new(), found: Verified::default(), progress };
-        // IMPORTANT: nothing is opened that would be mended by that.
+        // IMPORTANT: what its log or its mark says is damaged or unsynced is not opened: that would mend it.
         if let Some(trouble) = repair::trouble(&dir.join("ledger")) {
             verifier.problem(format!("ledger: {trouble}"));
             return Ok(verifier.found);

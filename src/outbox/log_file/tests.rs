@@ -119,6 +119,29 @@ fn of_a_torn_batch_nothing_counts_as_with_sled() {
 }
 
 #[test]
+fn a_leaf_that_no_other_leads_to_counts_for_nothing() {
+    let leaf = |lsn, next, low: &[u8], high: &[u8], value| Page {
+        lsn,
+        next,
+        bounds: (Bound::Included(low.to_vec()), Bound::Excluded(high.to_vec())),
+        prefix: Vec::new(),
+        pairs: BTreeMap::from([(low.to_vec(), (value, 1))]),
+    };
+    let mut pages = HashMap::from([
+        (1, leaf(10, Some(2), b"", b"m", 100)),
+        (2, leaf(20, None, b"m", b"z", 200)),
+        // What is left of a split, and was written anew since.
+        (3, leaf(30, None, b"m", b"z", 300)),
+    ]);
+    let values = merge(in_use(&pages).expect("the row is whole"), |_| true);
+    assert_eq!(values, BTreeMap::from([(b"".to_vec(), (100, 1)), (b"m".to_vec(), (200, 1))]));
+    pages.get_mut(&2).unwrap().next = Some(1);
+    assert!(in_use(&pages).is_none(), "it goes in a circle");
+    pages.get_mut(&2).unwrap().next = Some(9);
+    assert!(in_use(&pages).is_none(), "it leads to nothing");
+}
+
+#[test]
 fn what_is_no_log_is_read_without_a_panic() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("db");

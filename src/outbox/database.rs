@@ -267,6 +267,17 @@ pub(super) fn has_snapshots(path: &Path) -> bool {
     snapshots(path).is_ok_and(|found| !found.is_empty())
 }
 
+/// Whether sled cannot use the newest snapshot in `path`: it ends with its length before compression (8 bytes) and the
+/// CRC-32 of what comes before both.
+pub(super) fn is_snapshot_damaged(path: &Path) -> std::io::Result<bool> {
+    let Some(newest) = snapshots(path)?.into_iter().max() else { return Ok(false) };
+    let bytes = std::fs::read(newest)?;
+    let Some((content, [_, _, _, _, _, _, _, _, crc32 @ ..])) = bytes.split_last_chunk::<12>() else {
+        return Ok(true);
+    };
+    Ok(content.is_empty() || crc32fast::hash(content) != u32::from_le_bytes(*crc32))
+}
+
 /// Removes them. Only for a log that sled has never opened: see [`repair`](super::repair).
 pub(super) fn remove_snapshots(path: &Path) -> Result<(), DatabaseError> {
     let removed = snapshots(path).and_then(|found| found.iter().try_for_each(std::fs::remove_file));

@@ -21,8 +21,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::database::{
-    Batch, Database, DatabaseError, Durability, has_snapshots, keep_closed, move_file, remove_snapshots,
-    sync_dir,
+    Batch, Database, DatabaseError, Durability, has_snapshots, is_snapshot_damaged, keep_closed, move_file,
+    remove_snapshots, sync_dir,
 };
 use super::fault;
 use super::log_file::{self, Pairs};
@@ -125,9 +125,14 @@ pub(super) fn trouble(path: &Path) -> Option<String> {
     match hole(path) {
         Ok(Some(at)) => Some(format!("its log cannot be read at byte {at}")),
         Err(error) => Some(error.to_string()),
-        Ok(None) => {
-            path.join(UNSYNCED).exists().then(|| "a sync of it has failed: it is not renewed yet".to_owned())
+        Ok(None) if path.join(UNSYNCED).exists() => {
+            Some("a sync of it has failed: it is not renewed yet".to_owned())
         }
+        Ok(None) => match is_snapshot_damaged(path) {
+            Ok(false) => None,
+            Ok(true) => Some("its snapshot is damaged: the next start makes it anew from its log".to_owned()),
+            Err(error) => Some(error.to_string()),
+        },
     }
 }
 

@@ -211,6 +211,13 @@ fn a_snapshot_that_a_kill_cut_short_costs_nothing() {
             let unfinished = database.with_file_name(format!("{}.generating", name.to_string_lossy()));
             std::fs::write(unfinished, vec![7; length]).unwrap();
         }
+        let as_found: Vec<_> =
+            files(dir.path()).into_iter().map(|file| (std::fs::read(&file).unwrap(), file)).collect();
+        let problems = Outbox::verify(&settings(dir.path()), &mut |_| ()).unwrap().problems;
+        assert!(problems.iter().any(|problem| problem.contains("snapshot is damaged")), "{problems:?}");
+        for (bytes, file) in as_found {
+            assert!(std::fs::read(&file).unwrap() == bytes, "verifying changed {}", file.display());
+        }
         let mut rig = Rig::open(dir.path());
         let after = rig.stats();
         assert_eq!((after.quarantined_segments, &after.enqueued), (0, &before.enqueued));

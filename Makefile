@@ -108,7 +108,7 @@ test-browser: redis ## Tries the status page and the documentation in a headless
 
 # --- what is packed with the agent: its dependencies, its unit, its package ---
 
-.PHONY: audit check-unit check-package deb release alerts static cargo-deb package-tools test-systemd
+.PHONY: audit check-unit check-package deb release alerts static aarch64 cargo-deb package-tools test-systemd
 
 # Licences, bans and sources always; advisories where their database can be fetched.
 audit:           ## Checks the licences, origins and known faults of all dependencies
@@ -183,6 +183,16 @@ static:          ## Builds a static binary: target/x86_64-unknown-linux-musl/rel
 	  echo "static: NOT BUILT: the target is missing (rustup target add $(STATIC))" >&2; exit 1; }
 	@$(call install,musl-gcc,musl-tools)
 	DATAPLANE_COMMIT=$(COMMIT) cargo build --release --locked --target $(STATIC)
+
+# Cross-compiled: the C libraries among the dependencies by Debian's compiler for Arm.
+ARM := aarch64-unknown-linux-gnu
+aarch64:         ## Builds the agent for 64-bit Arm: target/aarch64-unknown-linux-gnu/release/dataplane-agent
+	@[ -d "$$(rustc --print sysroot)/lib/rustlib/$(ARM)" ] || { \
+	  echo "aarch64: NOT BUILT: the target is missing (rustup target add $(ARM))" >&2; exit 1; }
+	@$(call install,aarch64-linux-gnu-gcc,gcc-aarch64-linux-gnu)
+	CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc \
+	  CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	  DATAPLANE_COMMIT=$(COMMIT) cargo build --release --locked --target $(ARM)
 
 # --- fuzzing: `make test` replays fuzz/corpus and fuzz/findings, this looks for more ---
 

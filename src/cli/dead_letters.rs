@@ -9,6 +9,7 @@ use super::user::confirm;
 use crate::admin::{Dropped, LetterFilter, Replayed, Selection};
 use crate::config::Flags;
 use crate::outbox::Reason;
+use crate::record::Kind;
 
 /// Dead letters are read so many at once.
 const PAGE: usize = 200;
@@ -33,6 +34,13 @@ enum Verb {
         /// Only those with this reason
         #[arg(long, value_parser = reason)]
         reason: Option<Reason>,
+        /// Only those of this record type
+        #[arg(long, value_parser = kind)]
+        kind: Option<Kind>,
+        /// Only those that have every word of this text in their number, reason, type, detail, session, transaction or
+        /// correlation id, in upper or lower case
+        #[arg(long)]
+        text: Option<String>,
         /// At most so many
         #[arg(long, default_value_t = 100)]
         limit: usize,
@@ -72,11 +80,19 @@ fn reason(text: &str) -> Result<Reason, String> {
     found.ok_or_else(|| format!("one of {}", Reason::ALL.map(Reason::label).join(", ")))
 }
 
+fn kind(text: &str) -> Result<Kind, String> {
+    let found = Kind::ALL.into_iter().find(|kind| kind.name() == text);
+    found.ok_or_else(|| format!("one of {}", Kind::ALL.map(Kind::name).join(", ")))
+}
+
 pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
     let json = args.common.json;
     args.common
         .with(flags, async |hands| match args.verb {
-            Verb::List { reason, limit } => list(&hands, reason, limit, json).await,
+            Verb::List { reason, kind, text, limit } => {
+                let filter = LetterFilter { reason, kind, text, ..LetterFilter::default() };
+                list(&hands, filter, limit, json).await
+            }
             Verb::Show { id } => show(&hands, id, json).await,
             Verb::Replay(which) => replay(&hands, &which, json).await,
             Verb::Drop { which, yes } => drop_all(&hands, &which, yes, json).await,
@@ -95,8 +111,8 @@ impl Which {
     }
 }
 
-async fn list(hands: &Hands, reason: Option<Reason>, limit: usize, json: bool) -> anyhow::Result<()> {
-    let (mut left, mut filter) = (limit, LetterFilter { reason, ..LetterFilter::default() });
+async fn list(hands: &Hands, mut filter: LetterFilter, limit: usize, json: bool) -> anyhow::Result<()> {
+    let mut left = limit;
     while left > 0 {
         let page = hands.dead_letters(&filter, left.min(PAGE)).await?;
         for letter in &page.dead_letters {

@@ -195,6 +195,7 @@ impl Hands {
                 let pairs = [
                     ("reason", filter.reason.map(|reason| reason.label().to_owned())),
                     ("kind", filter.kind.map(|kind| kind.name().to_owned())),
+                    ("text", filter.text.clone()),
                     ("from", Some(filter.from.to_string())),
                     ("limit", Some(limit.to_string())),
                 ];

@@ -58,7 +58,7 @@ async fn every_verb_says_the_same_of_a_running_agent_as_of_a_stopped_one() {
     let pushed = load::push_sessions(&stage.redis, "s", 4, 3).await;
     depth_is(&stage.agent, pushed).await;
 
-    let looks: [&[&str]; 8] = [
+    let looks: [&[&str]; 9] = [
         &["outbox", "stats", "--json"],
         &["outbox", "list", "--json"],
         &["outbox", "list"],
@@ -67,6 +67,7 @@ async fn every_verb_says_the_same_of_a_running_agent_as_of_a_stopped_one() {
         &["dead-letters", "list", "--json"],
         &["dead-letters", "list", "--reason", "refused"],
         &["dead-letters", "show", "4", "--json"],
+        &["dead-letters", "list", "--json", "--kind", "usage_record", "--text", "usage-bad REFUSED"],
     ];
     let url = stage.agent.url("");
     let mut while_running = Vec::new();
@@ -83,6 +84,7 @@ async fn every_verb_says_the_same_of_a_running_agent_as_of_a_stopped_one() {
     assert_eq!((&verified["waiting"], &verified["dead_letters"]), (&json!(pushed), &json!(4)), "{verified}");
     assert_eq!(verified["problems"], json!([]));
     assert_eq!(lines(&while_running[5]).len(), 4);
+    assert_eq!(lines(&while_running[8]).len(), 3);
     assert_eq!(stage.agent.stop().await.code(), Some(0));
     for (words, running) in looks.into_iter().zip(while_running) {
         let stopped = stage.agent.command(&[], words).await;

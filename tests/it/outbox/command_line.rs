@@ -170,6 +170,11 @@ fn dead_letters_are_listed_shown_replayed_and_dropped() {
         2
     );
     assert_eq!(agent(&dir, &["dead-letters", "list", "--json", "--reason", "poison"]).out.lines().count(), 0);
+    let found = |words: &[&str]| {
+        agent(&dir, &[&["dead-letters", "list", "--json"], words].concat()).out.lines().count()
+    };
+    assert_eq!((found(&["--text", "400 REFUSED"]), found(&["--text", "no such thing"])), (2, 0));
+    assert_eq!((found(&["--kind", "usage_record"]), found(&["--kind", "quota_request"])), (2, 0));
     let shown = agent(&dir, &["dead-letters", "show", "1", "--json"]).json();
     assert_eq!((&shown["attempts"], &shown["detail"]), (&2.into(), &"status 400: no".into()));
     assert_eq!(

@@ -47,7 +47,7 @@ units: test-tools prometheus
 
 # --- the whole agent in virtual time, everything from a seed: docs/proof.md ---
 
-.PHONY: simulation simulate
+.PHONY: simulation simulate fleet
 SEEDS ?= 300
 FIRST ?= 1
 
@@ -57,7 +57,11 @@ simulation:      ## Runs 300 seeds of the simulation, one of them twice, and fin
 
 # A seed that fails is made smaller and printed as a command. FLAGS=--all goes on behind it.
 simulate:        ## Runs SEEDS seeds of the simulation from FIRST on
-	CARGO_INCREMENTAL=1 cargo run --quiet --locked --profile simulation -p simulation -- --seeds $(SEEDS) --first $(FIRST) $(FLAGS)
+	CARGO_INCREMENTAL=1 cargo run --quiet --locked --profile simulation -p simulation --bin simulate -- --seeds $(SEEDS) --first $(FIRST) $(FLAGS)
+
+# FLAGS=--alone leaves out the other strategies; FLAGS=--help has the rest.
+fleet:           ## Plays 10,000 agents that meet a ControlPlane of fixed capacity, beside other ways to retry; some minutes
+	CARGO_INCREMENTAL=1 cargo run --quiet --locked --profile simulation -p simulation --bin fleet -- $(FLAGS)
 
 test-outbox: test-tools ## The outbox's tests at full length: 100 kills, 300 damages, a disk of 200 MiB filled five times, ...
 	OUTBOX_TESTS=all cargo test --locked outbox

@@ -33,17 +33,16 @@ impl Run {
         let batches = self.batching.is_on(now);
         // A batch has the session's order in it.
         self.lanes.set_order(if batches { SessionOrder::Strict } else { self.drain.settings.session_order });
+        let mut limited = None;
         while self.sending.len() < self.link.limit(now) {
-            // A quota request waits neither for the last place nor for the window of bytes.
+            // A quota request waits neither for the last place nor for the window of bytes nor for the link's rate.
             let room = self.link.room(self.batching.largest(), now);
-            let only_quota = self.is_kept_for_quota(now) || room.is_none();
+            limited = self.link.rate_limited_until(now);
+            let only_quota = self.is_kept_for_quota(now) || room.is_none() || limited.is_some();
             let probes = self.routes.due(now, |log| self.lanes.has_held(log)).filter(|_| !only_quota);
             let has_ready = if only_quota { self.lanes.has_ready_quota() } else { self.lanes.has_ready() };
             if probes.is_none() && !has_ready {
                 break;
-            }
-            if let Some(until) = self.link.rate_limited_until(now) {
-                return Some(until);
             }
             if let Some(until) = self.limited_until(now) {
                 return Some(until);
@@ -82,7 +81,8 @@ impl Run {
         };
         let probe = probe.filter(|_| self.sending.is_empty() || self.link.limit(now) == 0);
         let whole_again = self.link.whole_again(now);
-        probe.into_iter().chain(self.held_probe(now)).chain(self.lanes.next_wake()).chain(whole_again).min()
+        let times = [probe, limited, self.held_probe(now), self.lanes.next_wake(), whole_again];
+        times.into_iter().flatten().min()
     }
 
     fn batch_limits(&self, wire_bytes: usize, now: Instant) -> BatchLimits {

@@ -5,6 +5,7 @@ pub mod agent;
 pub mod bugs;
 pub mod chance;
 pub mod disk;
+pub mod fleet;
 pub mod oracle;
 pub mod plan;
 pub mod redis;

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::verdict::Trouble;
 use crate::time::random_part;
 use rate::RateLimiter;
-pub(super) use window::Flight;
+pub use window::Flight;
 use window::Window;
 
 /// How the link behaves.
@@ -42,14 +42,21 @@ pub struct Settings {
 impl Settings {
     /// The longest wait after so many failures.
     pub(super) fn backoff(&self, failures: u32) -> Duration {
+        self.backoff_from(self.initial_delay, failures)
+    }
+
+    fn backoff_from(&self, first: Duration, failures: u32) -> Duration {
         let exponent = i32::try_from(failures.min(64)).unwrap_or(64);
-        let seconds = self.initial_delay.as_secs_f64() * self.multiplier.powi(exponent);
+        let seconds = first.as_secs_f64() * self.multiplier.powi(exponent);
         Duration::from_secs_f64(seconds.min(self.max_backoff.as_secs_f64()))
     }
 }
 
 /// Requests in flight after a start or an outage. It doubles with every round trip that goes well.
 const INITIAL_LIMIT: f64 = 2.0;
+
+/// The longest wait of a quota request after its first failure on a link that is up.
+const QUOTA_DELAY: Duration = Duration::from_secs(1);
 
 /// A `Retry-After` below this is no wait: the backoff counts.
 const SHORTEST_ASKED: Duration = Duration::from_secs(1);
@@ -70,7 +77,7 @@ pub enum Circuit {
 
 /// What changed, for the one log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub enum Change {
     /// It went down.
     Down(Trouble),
     /// It came back.
@@ -78,7 +85,7 @@ pub(super) enum Change {
 }
 
 /// The link to the `ControlPlane`.
-pub(super) struct Link {
+pub struct Link {
     settings: Settings,
     circuit: Circuit,
     trouble: Option<Trouble>,
@@ -96,7 +103,7 @@ pub(super) struct Link {
 
 impl Link {
     /// A closed link that has not been used. `first_contact` jitters the first request of a fleet that starts at once.
-    pub(super) fn new(settings: Settings, first_contact: Instant) -> Self {
+    pub fn new(settings: Settings, first_contact: Instant) -> Self {
         let threshold = settings.concurrency as f64;
         Self {
             circuit: Circuit::Open { until: first_contact },
@@ -115,7 +122,7 @@ impl Link {
     }
 
     /// The circuit, as it is now.
-    pub(super) fn circuit(&self) -> Circuit {
+    pub fn circuit(&self) -> Circuit {
         self.circuit
     }
 
@@ -125,7 +132,7 @@ impl Link {
     }
 
     /// How many requests may be in flight now.
-    pub(super) fn limit(&self, now: Instant) -> usize {
+    pub fn limit(&self, now: Instant) -> usize {
         match self.circuit {
             Circuit::Closed => (self.limit as usize).max(1),
             Circuit::Open { until } => usize::from(until <= now),
@@ -155,8 +162,9 @@ impl Link {
         if is_mended && is_due { self.close(now) } else { None }
     }
 
-    /// When the next request may go, if the rate is limited and that is not now.
-    pub(super) fn rate_limited_until(&mut self, now: Instant) -> Option<Instant> {
+    /// When the next request about records of a backlog may go, if the rate is limited and that is not now. A quota request does
+    /// not wait for it: it takes the place of the next.
+    pub fn rate_limited_until(&mut self, now: Instant) -> Option<Instant> {
         if self.circuit == Circuit::Closed { self.rate_limiter.until(now) } else { None }
     }
 
@@ -166,12 +174,12 @@ impl Link {
     }
 
     /// Bytes of the next request's body, if the window of bytes has room for one.
-    pub(super) fn room(&mut self, largest: f64, now: Instant) -> Option<usize> {
+    pub fn room(&mut self, largest: f64, now: Instant) -> Option<usize> {
         self.window.room(self.pipes(largest, now), now)
     }
 
     /// When the window of bytes is whole again that is small for a moment.
-    pub(super) fn whole_again(&self, now: Instant) -> Option<Instant> {
+    pub fn whole_again(&self, now: Instant) -> Option<Instant> {
         self.window.whole_again(now)
     }
 
@@ -181,7 +189,7 @@ impl Link {
     }
 
     /// A request of so many bytes goes out on this route.
-    pub(super) fn sent(&mut self, route: usize, bytes: u64, now: Instant) -> Flight {
+    pub fn sent(&mut self, route: usize, bytes: u64, now: Instant) -> Flight {
         self.rate_limiter.sent(now);
         if matches!(self.circuit, Circuit::Open { .. }) {
             self.circuit = Circuit::HalfOpen;
@@ -190,12 +198,12 @@ impl Link {
     }
 
     /// A request has ended, one way or another.
-    pub(super) fn landed(&mut self, flight: Flight) {
+    pub fn landed(&mut self, flight: Flight) {
         self.window.landed(flight);
     }
 
     /// One request delivered records (or they had been before): once a request.
-    pub(super) fn delivered(&mut self, flight: Flight, now: Instant) -> Option<Change> {
+    pub fn delivered(&mut self, flight: Flight, now: Instant) -> Option<Change> {
         self.good(now);
         self.window.delivered(flight, now);
         self.grow();
@@ -231,14 +239,20 @@ impl Link {
     }
 
     /// The link failed.
-    pub(super) fn failed(
+    pub fn failed(
         &mut self,
         trouble: Trouble,
         retry_after: Option<Duration>,
         flight: Flight,
         now: Instant,
     ) -> Option<Change> {
-        if trouble.is_congestion() && self.window.congested(flight, now) {
+        let is_new = match trouble {
+            // Fewer requests are asked for, not smaller ones: those would be more.
+            Trouble::Overloaded => self.window.shed(flight, now),
+            Trouble::Timeout => self.window.congested(flight, now),
+            _ => false,
+        };
+        if is_new {
             self.limit = (self.limit / 2.0).max(1.0);
             self.threshold = self.limit;
             self.rate_limiter.congested(now);
@@ -268,14 +282,19 @@ impl Link {
             // An answer to what was sent before the wait was asked for.
             return None;
         }
-        let was_down = self.trouble.take().is_some();
-        if was_down {
+        let trouble = self.trouble.take();
+        let was_down = trouble.is_some();
+        // How much it takes was learned from what it shed, and is no other now: a fleet that forgot that would be shed again.
+        let was_shed = trouble == Some(Trouble::Overloaded) && self.rate_limiter.is_limiting();
+        if was_down && !was_shed {
             self.rate_limiter.restart(now);
         }
         if self.circuit != Circuit::Closed {
             self.circuit = Circuit::Closed;
             self.openings = 0;
-            self.window.restart();
+            if !was_shed {
+                self.window.restart();
+            }
             self.limit = INITIAL_LIMIT.min(self.settings.concurrency as f64);
         }
         was_down.then_some(Change::Up)
@@ -306,8 +325,14 @@ impl Link {
     }
 
     /// How long one record waits after its `attempts`-th failure on a link that is up.
-    pub(super) fn record_delay(&self, attempts: u32) -> Duration {
+    pub fn record_delay(&self, attempts: u32) -> Duration {
         jittered(Duration::ZERO, self.settings.backoff(attempts.saturating_sub(1)))
+    }
+
+    /// The same for a quota request, for whose answer a session waits.
+    pub fn quota_delay(&self, attempts: u32) -> Duration {
+        let first = self.settings.initial_delay.min(QUOTA_DELAY);
+        jittered(Duration::ZERO, self.settings.backoff_from(first, attempts.saturating_sub(1)))
     }
 
     fn grow(&mut self) {

@@ -2,7 +2,8 @@
 //!
 //! A limit on requests in flight cannot hold back a client that gets its refusals at once: with one in flight it still
 //! asks a thousand times a second. So congestion also sets a rate, which then grows as CUBIC does (RFC 9438): quickly
-//! back to where it was, slowly past it, then faster and faster. After an outage it begins small and doubles, so that a
+//! back to where it was, slowly past it, then faster and faster. CUBIC counts seconds, so that of a client that sends seldom
+//! half of the requests would meet congestion; here a rate grows with good answers where these come slower. After an outage it begins small and doubles, so that a
 //! `ControlPlane` that comes back is not knocked over again by a whole fleet.
 //!
 //! A pure state machine: the time is an argument, nothing here waits.
@@ -18,12 +19,16 @@ const LEAST: f64 = 1.0;
 /// What congestion leaves of the rate, and how fast it grows: CUBIC's constants.
 const KEPT: f64 = 0.7;
 const GROWTH: f64 = 0.4;
+/// Good answers until a rate is back to what it was, at least: of a whole fleet about one request in so many is shed.
+const ANSWERS_BACK: f64 = 20.0;
 /// The rate is measured over this time.
 const MEASURE: Duration = Duration::from_millis(500);
 /// So long without congestion, and there is no limit any more.
 const RELEASE: Duration = Duration::from_secs(60);
 /// What may go at once: the rate's worth of this time.
 const BURST: f64 = 0.05;
+/// Requests that went without waiting for the rate, and that the next ones make up for, at most.
+const DEBT: f64 = 2.0;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Growth {
@@ -38,6 +43,8 @@ struct Limit {
     rate: f64,
     growth: Growth,
     since: Instant,
+    /// Good answers since then.
+    good: u32,
     tokens: f64,
     filled: Instant,
 }
@@ -58,7 +65,7 @@ impl RateLimiter {
         Self { limit: None, sent: 0, counting: now, measured: 0.0 }
     }
 
-    /// When the next request may go, if that is not now.
+    /// When the next request may go, if that is not now. One that goes all the same is made up for by the next.
     pub(super) fn until(&mut self, now: Instant) -> Option<Instant> {
         let limit = self.limit.as_mut()?;
         let filled = now.saturating_duration_since(limit.filled).as_secs_f64() * limit.rate;
@@ -72,22 +79,29 @@ impl RateLimiter {
     /// A request goes out.
     pub(super) fn sent(&mut self, now: Instant) {
         if let Some(limit) = &mut self.limit {
-            limit.tokens -= 1.0;
+            limit.tokens = (limit.tokens - 1.0).max(-DEBT);
         }
         self.measure(now);
         self.sent += 1;
+    }
+
+    /// Whether there is a limit.
+    pub(super) fn is_limiting(&self) -> bool {
+        self.limit.is_some()
     }
 
     /// A request went well.
     pub(super) fn good(&mut self, now: Instant) {
         self.measure(now);
         let Some(limit) = &mut self.limit else { return };
+        limit.good += 1;
         let calm = now.saturating_duration_since(limit.since);
         let grown = match limit.growth {
             Growth::Doubling => limit.rate.max(2.0 * self.measured),
             Growth::Cubic { most } => {
-                let back = (most * (1.0 - KEPT) / GROWTH).cbrt();
-                GROWTH * (calm.as_secs_f64() - back).powi(3) + most
+                let by_time = calm.as_secs_f64() / (most * (1.0 - KEPT) / GROWTH).cbrt();
+                let way_back = by_time.min(f64::from(limit.good) / ANSWERS_BACK);
+                most * (1.0 + (1.0 - KEPT) * (way_back - 1.0).powi(3))
             }
         };
         // Faster than twice what was really sent nobody knows anything of.
@@ -122,7 +136,7 @@ impl RateLimiter {
 
     fn set(&mut self, rate: f64, growth: Growth, now: Instant) {
         let tokens = self.limit.map_or(0.0, |limit| limit.tokens.min(1.0));
-        self.limit = Some(Limit { rate, growth, since: now, tokens, filled: now });
+        self.limit = Some(Limit { rate, growth, since: now, good: 0, tokens, filled: now });
     }
 
     fn so_far(&self, now: Instant) -> f64 {

@@ -71,7 +71,7 @@ struct Class {
 
 /// A request in flight.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::drain) struct Flight {
+pub struct Flight {
     pub(in crate::drain) sent: Instant,
     /// So long it waited for a connection, which says nothing of a queue.
     waited: Duration,
@@ -253,12 +253,20 @@ impl Window {
         self.drain_until.filter(|until| *until > now)
     }
 
-    /// It got no answer in time, or was shed. True if that says something new: once a round trip.
-    pub(super) fn congested(&mut self, flight: Flight, now: Instant) -> bool {
+    /// It was shed, which says nothing of bytes. True if that is news: once a round trip.
+    pub(super) fn shed(&mut self, flight: Flight, now: Instant) -> bool {
         let is_new = self.last_cut.is_none_or(|cut| flight.sent >= cut);
-        self.is_starting = false;
         if is_new {
             self.last_cut = Some(now);
+        }
+        is_new
+    }
+
+    /// It got no answer in time. True if that is news: once a round trip.
+    pub(super) fn congested(&mut self, flight: Flight, now: Instant) -> bool {
+        self.is_starting = false;
+        let is_new = self.shed(flight, now);
+        if is_new {
             self.bytes = (self.bytes / 2.0).max(LEAST);
         }
         is_new

@@ -424,6 +424,7 @@ impl Run {
         let delay = match wait {
             Some(wait) => wait,
             None if link_is_down && !own_fault => Duration::ZERO,
+            None if item.ticket.kind == Kind::Quota => self.link.quota_delay(item.history.attempts),
             None => self.link.record_delay(item.history.attempts),
         };
         self.lanes.put_back(key, item, now + delay);

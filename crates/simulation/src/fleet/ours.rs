@@ -1,0 +1,110 @@
+//! The agent's own link in the fleet.
+
+use std::time::Duration;
+
+use dataplane_agent::drain::{Circuit, Flight, Link, LinkSettings, Trouble};
+use tokio::time::Instant;
+
+use super::work::Work;
+use super::{Answer, Client, Event, LARGEST, Outgoing, QUOTA, Scenario};
+use crate::chance::Chance;
+
+/// What the `ControlPlane` asks for where it says for how long.
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// All start within this time, where they do so at once: systemd's own spread.
+const START: f64 = 1.0;
+
+pub(super) struct Ours {
+    link: Link,
+    /// Where its requests go: each endpoint's delays are its own.
+    sent: usize,
+}
+
+/// The defaults of the agent's settings.
+fn settings() -> LinkSettings {
+    LinkSettings {
+        failures_to_open: 3,
+        initial_delay: Duration::from_secs(5),
+        max_backoff: Duration::from_secs(30),
+        multiplier: 2.0,
+        concurrency: 32,
+        refusal_brake: 100,
+    }
+}
+
+impl Ours {
+    pub(super) fn new(scenario: &Scenario, agent: u32, begin: Instant) -> Self {
+        let mut chance = Chance::new(scenario.seed, 1_000 + u64::from(agent));
+        let settings = settings();
+        let link = if scenario.event == Event::Restart {
+            // As the agent does: its first request goes some time within the delay after an error.
+            let starts = START * chance.part() + settings.initial_delay.as_secs_f64() * chance.part();
+            Link::new(settings, begin + Duration::from_secs_f64(starts))
+        } else {
+            // An hour of probes that failed: the last of them was at any time.
+            let long_ago = begin - Duration::from_secs(60);
+            let mut link = Link::new(settings, long_ago);
+            let mut now = long_ago + Duration::from_secs_f64(30.0 * chance.part());
+            while now <= begin {
+                let flight = link.sent(0, LARGEST, now);
+                link.landed(flight);
+                link.failed(Trouble::Unreachable, None, flight, now);
+                if let Circuit::Open { until } = link.circuit() {
+                    now = until;
+                }
+            }
+            link
+        };
+        Self { link, sent: 0 }
+    }
+}
+
+impl Client for Ours {
+    type Ticket = Flight;
+
+    fn next(&mut self, work: &mut Work, now: Instant) -> Option<Outgoing<Flight>> {
+        if self.sent >= self.link.limit(now) {
+            return None;
+        }
+        let room = self.link.room(LARGEST as f64, now);
+        let has_quota = work.has_quota(now);
+        if !has_quota && (room.is_none() || !work.has_records()) {
+            return None;
+        }
+        if !has_quota && self.link.rate_limited_until(now).is_some() {
+            return None;
+        }
+        let (bytes, quota) = match work.take_quota(now) {
+            Some(quota) => (QUOTA, Some(quota)),
+            None => (work.take_records(room? as u64)?, None),
+        };
+        self.sent += 1;
+        let route = if quota.is_some() { 3 } else { 4 };
+        Some(Outgoing { bytes, quota, ticket: self.link.sent(route, bytes, now) })
+    }
+
+    fn wakes(&mut self, work: &Work, now: Instant) -> Option<Instant> {
+        let rate = work.has_records().then(|| self.link.rate_limited_until(now)).flatten();
+        let probe = match self.link.circuit() {
+            Circuit::Open { until } => Some(until),
+            Circuit::Closed | Circuit::HalfOpen => None,
+        };
+        let others = [rate, probe, self.link.whole_again(now), work.next_quota(now)];
+        others.into_iter().flatten().filter(|at| *at > now).min()
+    }
+
+    fn answered(&mut self, flight: Flight, answer: Answer, now: Instant) -> Duration {
+        self.sent -= 1;
+        self.link.landed(flight);
+        match answer {
+            Answer::Taken => {
+                let _ = self.link.delivered(flight, now);
+            }
+            Answer::Shed { told } => {
+                let asked = told.then_some(RETRY_AFTER);
+                let _ = self.link.failed(Trouble::Overloaded, asked, flight, now);
+            }
+        }
+        self.link.quota_delay(1)
+    }
+}

@@ -1,0 +1,110 @@
+//! The `ControlPlane` of the fleet: so many bytes and requests a second, and what is too much is shed.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::Scenario;
+
+/// More than so many seconds' work before it, and a request is shed.
+const LONGEST_QUEUE: f64 = 0.25;
+/// What shedding costs, as a part of what taking does.
+const SHEDDING: f64 = 0.1;
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Done {
+    Taken,
+    Shed,
+}
+
+/// A server behind a pipe. The pipe gives each request that comes in the same share of its bytes a second, as TCP does
+/// about; the server takes one request after the other.
+pub(super) struct Plane {
+    requests: f64,
+    bytes: f64,
+    share: f64,
+    /// Bytes that each of the pipe's requests has got since the beginning, and until when that was reckoned.
+    level: f64,
+    reckoned: f64,
+    /// Bytes that came in since somebody asked.
+    came_in: f64,
+    /// The level at which a request is whole.
+    coming_in: BinaryHeap<Reverse<(u64, u32)>>,
+    /// How often something entered or left: what was foreseen before that is not to be.
+    reckoning: u64,
+    /// When the server has done what it has taken.
+    free_at: f64,
+}
+
+/// Levels are kept as whole numbers, of so many in a byte.
+const FINE: f64 = 1e4;
+
+impl Plane {
+    pub(super) fn new(scenario: &Scenario) -> Self {
+        Self {
+            requests: scenario.requests,
+            bytes: scenario.bytes,
+            share: 1.0,
+            level: 0.0,
+            reckoned: 0.0,
+            came_in: 0.0,
+            coming_in: BinaryHeap::new(),
+            reckoning: 0,
+            free_at: 0.0,
+        }
+    }
+
+    fn reckon(&mut self, now: f64) {
+        if !self.coming_in.is_empty() {
+            let bytes = (now - self.reckoned) * self.bytes * self.share;
+            self.level += bytes / self.coming_in.len() as f64;
+            self.came_in += bytes;
+        }
+        self.reckoned = now;
+        self.reckoning += 1;
+    }
+
+    /// From now on there is this share of the capacity.
+    pub(super) fn scale(&mut self, share: f64, now: f64) {
+        self.reckon(now);
+        self.share = share;
+    }
+
+    /// Bytes that came in since this was asked last.
+    pub(super) fn came_in(&mut self) -> f64 {
+        std::mem::take(&mut self.came_in)
+    }
+
+    /// A request begins to come in.
+    pub(super) fn enter(&mut self, request: u32, bytes: u64, now: f64) {
+        self.reckon(now);
+        let whole_at = self.level + bytes as f64;
+        self.coming_in.push(Reverse(((whole_at * FINE) as u64, request)));
+    }
+
+    /// When the next will be there whole, if nothing comes before.
+    pub(super) fn next_received(&self) -> Option<(f64, u64)> {
+        let Reverse((whole_at, _)) = self.coming_in.peek()?;
+        let missing = (*whole_at as f64 / FINE - self.level).max(0.0);
+        let at = self.reckoned + missing * self.coming_in.len() as f64 / (self.bytes * self.share);
+        Some((at, self.reckoning))
+    }
+
+    /// A request that is there whole now, what becomes of it, and when it is answered. None if something came before.
+    pub(super) fn received(&mut self, reckoning: u64, now: f64) -> Option<(u32, Done, f64)> {
+        if reckoning != self.reckoning {
+            return None;
+        }
+        let Reverse((_, request)) = *self.coming_in.peek()?;
+        self.reckon(now);
+        self.coming_in.pop();
+        let begins = self.free_at.max(now);
+        let cost = 1.0 / (self.requests * self.share);
+        if begins - now > LONGEST_QUEUE {
+            self.free_at = begins + cost * SHEDDING;
+            return Some((request, Done::Shed, now));
+        }
+        self.free_at = begins + cost;
+        Some((request, Done::Taken, self.free_at))
+    }
+}

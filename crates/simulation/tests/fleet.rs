@@ -1,0 +1,30 @@
+//! Goal: a fleet uses a `ControlPlane` that it could overload, fairly and without being shed; and its quota requests do not
+//! wait meanwhile. Method: a fleet in virtual time, whose agents decide with the link that ships. `make fleet` plays a larger one.
+
+use simulation::fleet::{Event, Scenario, Strategy, run};
+
+fn scenario(event: Event) -> Scenario {
+    let agents = 300;
+    let each = f64::from(agents);
+    Scenario { agents, requests: 2.0 * each, bytes: 6_000.0 * each, event, seed: 7 }
+}
+
+#[test]
+fn a_fleet_uses_a_control_plane_that_came_back_and_does_not_knock_it_over() {
+    for event in Event::ALL {
+        let outcome = run(scenario(event), Strategy::Agent);
+        assert_eq!(outcome.shortcomings(), Vec::<String>::new(), "{}", event.label());
+    }
+}
+
+#[test]
+fn what_others_do_falls_short() {
+    let outcome = run(scenario(Event::Outage), Strategy::Exponential);
+    assert!(outcome.shortcomings().iter().any(|what| what.contains("shed")), "{:?}", outcome.shortcomings());
+}
+
+#[test]
+fn a_seed_gives_the_same_run_again() {
+    let drained = || run(scenario(Event::Restart), Strategy::Agent).drained;
+    assert_eq!(drained(), drained());
+}

@@ -257,7 +257,7 @@ impl Health {
             next_probe: link.next_probe,
             held: link.held.clone(),
             drain_holds: match orders {
-                Orders { exporting: true, .. } => Some("what waits is being exported"),
+                Orders { exporting: true, .. } => Some("export in progress"),
                 Orders { paused: true, .. } => Some("paused by an operator"),
                 _ => None,
             },
@@ -294,11 +294,7 @@ impl Health {
     /// Why no records are sent, if none are.
     pub(super) fn not_sending(&self) -> Option<Concern> {
         if let Some(why) = self.drain_holds {
-            return Some(Concern::new(
-                Place::Link,
-                format!("nothing is sent: {why}"),
-                "DataplaneDrainPaused",
-            ));
+            return Some(Concern::new(Place::Link, format!("not sending: {why}"), "DataplaneDrainPaused"));
         }
         let trouble = self.trouble.filter(|_| self.is_link_down)?;
         Some(Concern::new(Place::Link, format!("the link is down: {}", trouble.label()), section_of(trouble)))
@@ -325,11 +321,11 @@ impl Health {
             troubles.push(Concern { place: Place::Agent, text, runbook: None });
         }
         if let Some(reason) = self.stats.paused {
-            let text = format!("the outbox takes nothing: {reason}");
+            let text = format!("the outbox is not accepting records: {reason}");
             troubles.push(Concern::new(Place::Outbox, text, "DataplaneOutboxNotAccepting"));
         }
         if self.is_damaged() {
-            let text = "damaged segments are set aside".to_owned();
+            let text = "damaged segments in quarantine".to_owned();
             troubles.push(Concern::new(Place::Outbox, text, "DataplaneQuarantine"));
         }
         let section = if self.redis_connected { "DataplaneRedisRefuses" } else { "DataplaneRedisAway" };
@@ -354,11 +350,11 @@ impl Health {
             concerns.push(Concern::new(Place::Disk, text, "DataplaneOutboxFillsUp"));
         }
         if self.oldest_age() > OLD.as_secs_f64() {
-            let text = "the oldest record has waited for more than an hour".to_owned();
+            let text = "the oldest record has waited more than an hour".to_owned();
             concerns.push(Concern::new(Place::Backlog, text, "DataplaneBacklogOld"));
         }
         if stats.dead_letters > 0 {
-            let text = format!("dead letters are kept: {}", stats.dead_letters);
+            let text = format!("dead letters: {}", stats.dead_letters);
             concerns.push(Concern::new(Place::DeadLetters, text, "DataplaneDeadLetters"));
         }
         concerns

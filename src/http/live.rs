@@ -247,7 +247,7 @@ impl Live {
 /// When nothing will wait any more, or why nobody can say.
 fn forecast(health: &Health, rates: Option<Rates>, drained_in: Option<Duration>) -> Result<Duration, String> {
     if !health.redis_connected {
-        return Err("Redis is not connected: what waits there is not known".to_owned());
+        return Err("Redis is not connected, so its backlog is unknown".to_owned());
     }
     if drained_in.is_some_and(|left| left.is_zero()) && health.stats.total_depth() == 0 {
         return Ok(Duration::ZERO);
@@ -257,12 +257,12 @@ fn forecast(health: &Health, rates: Option<Rates>, drained_in: Option<Duration>)
     }
     if rates.is_none_or(|rates| rates.settled.iter().sum::<f64>() <= 0.0) {
         let held = health.held_kinds().next().map(|held| held.text);
-        return Err(held.unwrap_or_else(|| "nothing was delivered in the last seconds".to_owned()));
+        return Err(held.unwrap_or_else(|| "nothing delivered in the last seconds".to_owned()));
     }
     if health.oldest_age() < PASSING.as_secs_f64() {
         return Err("keeping up".to_owned());
     }
-    drained_in.ok_or_else(|| "not shrinking".to_owned())
+    drained_in.ok_or_else(|| "backlog not shrinking".to_owned())
 }
 
 impl Sampler {

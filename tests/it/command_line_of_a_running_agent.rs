@@ -332,7 +332,7 @@ async fn a_page_is_given_until_it_is_confirmed_and_counts_once() {
     post(&stage.agent, "/admin/drain/pause").await;
     post(&stage.agent, "/admin/drain/resume").await;
     let health = stage.agent.health().await.expect("health");
-    assert_eq!(health["components"]["drain"]["reason"], "what waits is being exported");
+    assert_eq!(health["components"]["drain"]["reason"], "export in progress");
     let (status, again) = ask(&stage.agent, Method::GET, &format!("{path}/page"), None).await;
     assert_eq!((status, again.lines().count()), (200, first), "the same page");
     assert_eq!(

@@ -47,7 +47,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, board: &Board) {
     if let Some(agent) = board.agents.get(board.selected) {
         one(frame, whole, agent);
     }
-    let keys = if several { "q quit   tab, arrows another agent   ? help" } else { "q quit   ? help" };
+    let keys = if several { "q quit   tab, arrows select agent   ? help" } else { "q quit   ? help" };
     frame.render_widget(Line::styled(format!(" {keys}"), FAINT), foot);
     if board.help {
         help(frame);
@@ -123,8 +123,8 @@ fn table(frame: &mut Frame<'_>, area: Rect, board: &Board) {
 
 fn status(agent: &Watched) -> (String, Style) {
     match (&agent.picture, &agent.trouble) {
-        (_, Some(_)) => ("AWAY".into(), BAD),
-        (None, None) => ("asking".into(), FAINT),
+        (_, Some(_)) => ("OFFLINE".into(), BAD),
+        (None, None) => ("connecting".into(), FAINT),
         (Some(picture), None) => (picture.status.clone(), style_of(&picture.status)),
     }
 }
@@ -152,7 +152,7 @@ fn one(frame: &mut Frame<'_>, area: Rect, agent: &Watched) {
     let inside = block.inner(area);
     frame.render_widget(block, area);
     let Some(picture) = &agent.picture else {
-        let why = agent.trouble.as_deref().unwrap_or("asking");
+        let why = agent.trouble.as_deref().unwrap_or("connecting");
         frame.render_widget(Paragraph::new(Line::from(away(agent, why))), inside);
         return;
     };
@@ -208,7 +208,7 @@ fn in_lines(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Pictur
         _ => format!("{kind} {} ({})", count(depth), time(age)),
     });
     let (come, gone) = agent.rates().unzip();
-    let rates = format!("{} in, {} out a second", rate(come), rate(gone));
+    let rates = format!("{} in, {} out per second", rate(come), rate(gone));
     lines.push(labelled("waiting", vec![Span::raw(depths.collect::<Vec<_>>().join(", "))]));
     lines.push(labelled("rates", vec![Span::raw(rates)]));
     lines.push(routes_in_a_line(&agent.requests.routes()));
@@ -224,7 +224,7 @@ fn in_lines(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Pictur
     if lines.len() > room {
         let left = lines.len() - room.saturating_sub(1);
         lines.truncate(room.saturating_sub(1));
-        lines.push(Line::styled(format!("{left} more lines: a higher terminal has room for them"), DOUBTFUL));
+        lines.push(Line::styled(format!("{left} more lines do not fit: enlarge the terminal"), DOUBTFUL));
     }
     let lines: Vec<_> = lines.into_iter().map(|line| fit(line, area.width)).collect();
     frame.render_widget(Paragraph::new(lines), area);
@@ -282,14 +282,14 @@ fn facts(agent: &Watched, picture: &Picture) -> [Line<'static>; WORDS as usize] 
         link.push(Span::raw(format!(" ({cause})")));
     }
     let mut sender = match &picture.drain_holds {
-        Some(why) => vec![Span::styled(format!("sends nothing: {why}"), DOUBTFUL)],
+        Some(why) => vec![Span::styled(format!("not sending: {why}"), DOUBTFUL)],
         None => vec![Span::raw(limits(picture.rate_limit, picture.bandwidth))],
     };
     sender.push(Span::raw(match agent.drained() {
-        Drained::Now => "; nothing waits".to_owned(),
+        Drained::Now => "; no backlog".to_owned(),
         Drained::In(seconds) => format!("; drained in {}", time(seconds)),
-        Drained::Growing => "; what waits becomes more".to_owned(),
-        Drained::Never => "; nothing is delivered".to_owned(),
+        Drained::Growing => "; backlog growing".to_owned(),
+        Drained::Never => "; nothing delivered".to_owned(),
         Drained::Unknown => String::new(),
     }));
     let redis = Span::styled(picture.redis.clone(), if picture.redis_ok { GOOD } else { BAD });
@@ -300,16 +300,18 @@ fn facts(agent: &Watched, picture: &Picture) -> [Line<'static>; WORDS as usize] 
     let reasons = picture.dead_by_reason.iter().map(|(reason, n)| format!("{reason} {}", count(*n)));
     let reasons = reasons.collect::<Vec<_>>().join(", ");
     if !reasons.is_empty() {
-        dead.push(Span::styled(format!("; since this outbox began: {reasons}"), DOUBTFUL));
+        dead.push(Span::styled(format!("; since the outbox was created: {reasons}"), DOUBTFUL));
     }
     let last = match (&agent.trouble, &picture.refusing) {
-        (Some(why), _) => labelled("AWAY", vec![Span::raw("as it was; now "), away(agent, why)]),
-        (None, Some(why)) => labelled("outbox", vec![Span::styled(format!("takes nothing: {why}"), BAD)]),
+        (Some(why), _) => labelled("OFFLINE", vec![Span::raw("last known; now: "), away(agent, why)]),
+        (None, Some(why)) => {
+            labelled("outbox", vec![Span::styled(format!("not accepting records: {why}"), BAD)])
+        }
         (None, None) if picture.quarantined > 0.0 => {
-            let set_aside = format!("{} records are set aside, damaged", count(picture.quarantined));
+            let set_aside = format!("{} records in quarantine, damaged", count(picture.quarantined));
             labelled("outbox", vec![Span::styled(set_aside, BAD)])
         }
-        (None, None) => labelled("outbox", vec![Span::raw("takes records")]),
+        (None, None) => labelled("outbox", vec![Span::raw("accepting records")]),
     };
     [
         labelled("link", link),
@@ -389,7 +391,7 @@ fn routes_in_a_line(routes: &[RouteBody]) -> Line<'static> {
     });
     let told = told.collect::<Vec<_>>().join("; ");
     let told =
-        if told.is_empty() { "no requests lately".to_owned() } else { format!("{}: {told}", routes.len()) };
+        if told.is_empty() { "no recent requests".to_owned() } else { format!("{}: {told}", routes.len()) };
     labelled("routes", vec![Span::raw(told)])
 }
 
@@ -424,16 +426,16 @@ fn chart(
 
 fn help(frame: &mut Frame<'_>) {
     let text = [
-        "q, Esc, Ctrl-C       ends",
-        "Tab, arrows, j, k    another agent",
-        "?                    this help, and back",
+        "q, Esc, Ctrl-C       quit",
+        "Tab, arrows, j, k    select another agent",
+        "?                    show or hide this help",
         "",
         "waiting   records in the outbox, and the age of the oldest",
-        "in, out   records a second: taken from Redis, and delivered or given up",
-        "link      its circuit breaker: up, probing, or down until the next probe",
-        "sender    whether records are sent, and when nothing would wait any more",
-        "dead      dead letters: see `dataplane-agent dead-letters list`",
-        "route     requests to the ControlPlane, errors, 429s and times",
+        "in, out   records per second: taken from Redis; delivered or dead-lettered",
+        "link      circuit breaker: up, probing, or down until the next probe",
+        "sender    whether records are sent, and when the backlog will be gone",
+        "dead      dead letters; list them with `dataplane-agent dead-letters list`",
+        "route     requests to the ControlPlane, errors, 429s and latencies",
     ];
     let (width, height) = (76, text.len() as u16 + 2);
     let [area] = Layout::horizontal([Constraint::Length(width)])
@@ -504,7 +506,7 @@ fn limits(requests: f64, bandwidth: f64) -> String {
         (bandwidth > 0.0).then(|| format!("{}/s", bytes(bandwidth))),
     ];
     match limits.into_iter().flatten().collect::<Vec<_>>() {
-        limits if limits.is_empty() => "sends, without a limit".to_owned(),
-        limits => format!("sends, at most {}", limits.join(" and ")),
+        limits if limits.is_empty() => "sending, no limit".to_owned(),
+        limits => format!("sending, at most {}", limits.join(" and ")),
     }
 }

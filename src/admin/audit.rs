@@ -262,8 +262,10 @@ impl Audit {
         let written = self.outbox.note_order(order.number, order.note.clone());
         match tokio::time::timeout(NOTED_WITHIN, written).await {
             Ok(Ok(number)) => order.number = Some(number),
-            Ok(Err(error)) => tracing::warn!(%error, "audit: an order could not be noted in the ledger"),
-            Err(_) => tracing::warn!("audit: an order could not be noted in time"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "audit: an operator action could not be written to the ledger")
+            }
+            Err(_) => tracing::warn!("audit: an operator action was not written to the ledger in time"),
         }
     }
 }
@@ -272,8 +274,8 @@ fn log(note: &AuditNote) {
     let AuditNote { who, order, detail, count, ids, outcome, .. } = note;
     let ids = (!ids.is_empty()).then(|| format!("{ids:?}"));
     if let AuditOutcome::Failed(error) = outcome {
-        tracing::warn!(who, order, detail, count, ids, error, "audit: an order was given, and failed");
+        tracing::warn!(who, order, detail, count, ids, error, "audit: operator action failed");
     } else {
-        tracing::warn!(who, order, detail, count, ids, "audit: an order was given");
+        tracing::warn!(who, order, detail, count, ids, "audit: operator action");
     }
 }

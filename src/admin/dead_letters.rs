@@ -113,7 +113,7 @@ impl LetterFilter {
     /// What is wrong with it, if anything is.
     pub fn fault(&self) -> Option<&'static str> {
         let is_long = self.text.as_ref().is_some_and(|text| text.len() > TEXT_BYTES);
-        is_long.then_some("text has at most 400 bytes")
+        is_long.then_some("text: at most 400 bytes")
     }
 
     /// The words that are searched for, as [`is_found`] wants them.
@@ -180,9 +180,9 @@ impl Selection {
     pub fn fault(&self) -> Option<&'static str> {
         let named = [!self.ids.is_empty(), self.reason.is_some(), self.all];
         match named.iter().filter(|named| **named).count() {
-            1 if self.ids.len() > AT_ONCE => Some("at most 500 ids at once"),
+            1 if self.ids.len() > AT_ONCE => Some("ids: at most 500 per request"),
             1 => None,
-            _ => Some("one of ids, reason and all is needed"),
+            _ => Some("give one of ids, reason or all"),
         }
     }
 }

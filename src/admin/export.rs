@@ -25,13 +25,13 @@ const PATIENCE_MOST: u64 = 600;
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// There is one already.
-    #[error("another export is under way")]
+    #[error("another export is running")]
     Busy,
     /// It was given up, or has ended.
-    #[error("there is no such export: it has ended, or nothing was heard of its client for too long")]
+    #[error("no such export: it has ended, or its client was silent for too long")]
     Gone,
     /// A page was confirmed that was not given out.
-    #[error("that page was not given out")]
+    #[error("this page was never served")]
     Page,
     /// What waits could not be read, or not be settled.
     #[error(transparent)]
@@ -230,7 +230,7 @@ impl Exports {
         self.controls.export(false);
         if let Some(Export { mut order, exported, .. }) = open.take() {
             let Exported { records, dead_letters, .. } = exported;
-            order.describe(format!("{records} records and {dead_letters} dead letters are in a file now"));
+            order.describe(format!("exported {records} records and {dead_letters} dead letters to a file"));
             let (count, error) = (exported.total(), error.map(str::to_owned));
             self.audit.end(order, Effect { count, error, ..Effect::default() }).await;
         }
@@ -254,8 +254,8 @@ impl Exports {
                     let mut open = self.open.lock().await;
                     // Something may have been heard meanwhile.
                     if self.until.borrow().is_some_and(|until| until <= Instant::now()) {
-                        tracing::warn!("nothing is heard of whoever was exporting: the sender goes on");
-                        self.close(&mut open, Some("nothing more was heard of its client")).await;
+                        tracing::warn!("the export's client went silent: the export is closed and sending resumes");
+                        self.close(&mut open, Some("its client went silent")).await;
                     }
                 }
             }

@@ -68,7 +68,7 @@ impl Imports {
             Some(import) if import.id == id => import,
             Some(import) if import.heard.elapsed() < IMPORT_PATIENCE => return Ok(None),
             open => {
-                self.abandon(open, "nothing more was heard of its client").await;
+                self.abandon(open, "its client went silent").await;
                 open.insert(self.begin(by, id).await?)
             }
         };
@@ -127,7 +127,7 @@ impl Imports {
     /// be imported.
     async fn abandon(&self, open: &mut Option<Import>, why: &str) {
         if let Some(import) = open.take() {
-            let effect = import.effect(Some(format!("{why}: the rest of the file was not imported")));
+            let effect = import.effect(Some(format!("{why}; the rest of the file was not imported")));
             self.audit.end(import.order, effect).await;
         }
     }
@@ -183,11 +183,8 @@ mod tests {
         let by = Actor::User("me".into());
         let take_in = async |part| imports.take_in(&by, part).await;
         let note = |outcome: &str, count, error: &str| (outcome.to_owned(), count, error.to_owned());
-        let abandoned = note(
-            "failed",
-            Some(2),
-            "nothing more was heard of its client: the rest of the file was not imported",
-        );
+        let abandoned =
+            note("failed", Some(2), "its client went silent; the rest of the file was not imported");
 
         take_in(part(1, 1, &lines[..2].concat(), false, &[11, 12])).await.unwrap().unwrap();
         assert_eq!(noted(&outbox).await, [note("begun", None, "")]);

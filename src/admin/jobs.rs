@@ -92,7 +92,7 @@ pub struct SalvageAsked {
 
 /// What is noted of how to salvage.
 pub fn salvage_detail(give_up: bool) -> &'static str {
-    if give_up { "what is lost is given up" } else { "" }
+    if give_up { "with --give-up" } else { "" }
 }
 
 /// Brings back what can be read of what was set aside, by order of `by`. When the stream is dropped, the work ends
@@ -115,7 +115,7 @@ pub(super) fn salvage(
             });
             tokio::select! {
                 outcome = work => outcome.map_err(|error| chain(&error)),
-                _ = &mut stopped => Err("its client has gone".to_owned()),
+                _ = &mut stopped => Err("its client disconnected".to_owned()),
             }
         };
         let effect = |outcome: &Result<_, String>| {
@@ -134,7 +134,7 @@ pub(super) fn salvage(
             Err(_) => Some((JobLine::Progress(records), Some(salvaging))),
             Ok(Ok(Ok(salvaged))) => Some((JobLine::Done(salvaged), None)),
             Ok(Ok(Err(error))) => Some((JobLine::Failed(error), None)),
-            Ok(Err(_)) => Some((JobLine::Failed("salvaging ended by itself".into()), None)),
+            Ok(Err(_)) => Some((JobLine::Failed("salvaging ended unexpectedly".into()), None)),
         }
     })
 }

@@ -39,16 +39,16 @@ const STOPPED: &str = "the agent stopped";
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// The dead letters.
-    #[error("the dead letters")]
+    #[error("cannot read the dead letters")]
     Letters(#[from] crate::outbox::LedgerError),
     /// Nobody does such work any more.
     #[error("the agent is stopping")]
     Stopping,
     /// Where a page was to begin.
-    #[error("the cursor is none that a page gave")]
+    #[error("cursor: not a value that a page returned")]
     Cursor,
     /// Reading what waits.
-    #[error("what waits")]
+    #[error("cannot read the backlog")]
     Read(#[from] crate::outbox::ReadError),
 }
 

@@ -47,13 +47,13 @@ pub enum ReloadError {
     #[error(transparent)]
     Settings(#[from] Problems),
     /// The ControlPlane's secrets and certificates cannot be used.
-    #[error("the ControlPlane's secrets and certificates")]
+    #[error("cannot use the ControlPlane's secrets and certificates")]
     Client(#[from] ClientError),
     /// Redis' cannot.
-    #[error("Redis' secrets and certificates")]
+    #[error("cannot use the secrets and certificates for Redis")]
     Redis(#[from] intake::ClientError),
     /// Reading them failed.
-    #[error("reading the settings failed")]
+    #[error("cannot read the settings")]
     Failed,
 }
 
@@ -103,9 +103,9 @@ impl Reloader {
         let read = tokio::task::spawn_blocking(move || this.read()).await;
         let need_restart = read.map_err(|_| ReloadError::Failed)??;
         if need_restart.is_empty() {
-            tracing::info!("the settings were read again");
+            tracing::info!("settings reloaded");
         } else {
-            tracing::warn!(?need_restart, "the settings were read again; some that changed need a restart");
+            tracing::warn!(?need_restart, "settings reloaded; some changes need a restart");
         }
         Ok(need_restart)
     }
@@ -131,7 +131,7 @@ impl Reloader {
     async fn reread_files(self: &Arc<Self>) {
         let this = Arc::clone(self);
         if let Err(error) = tokio::task::spawn_blocking(move || this.read_files()).await {
-            tracing::error!(%error, "reading secrets and certificates failed");
+            tracing::error!(%error, "secrets and certificates not reloaded: reading them failed");
         }
     }
 
@@ -149,7 +149,7 @@ impl Reloader {
             tell("Redis", self.redis.reload()),
         ];
         if all_good == [true; 3] {
-            tracing::info!("secrets and certificates were read again");
+            tracing::info!("secrets and certificates reloaded");
         }
     }
 
@@ -188,7 +188,7 @@ impl Reloader {
                     known = self.stamps().await;
                     if let Err(error) = self.reload().await {
                         let error = &error as &dyn std::error::Error;
-                        tracing::error!(error, "the settings cannot be used; the old ones stay");
+                        tracing::error!(error, "settings not reloaded: they are invalid; the old ones stay in use");
                     }
                     // Whether they could be used or not: the agent goes on.
                     notify.ready().await;
@@ -264,7 +264,11 @@ fn need_restart(before: &Config, now: &Config) -> Vec<String> {
 fn tell(whose: &str, read: Result<(), impl std::error::Error + 'static>) -> bool {
     let Err(error) = read else { return true };
     let error = &error as &dyn std::error::Error;
-    tracing::error!(error, whose, "secrets and certificates cannot be used; the old ones stay");
+    tracing::error!(
+        error,
+        whose,
+        "secrets and certificates not reloaded: they are invalid; the old ones stay in use"
+    );
     false
 }
 

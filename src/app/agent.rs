@@ -278,7 +278,7 @@ impl Agent {
         let ended = tokio::select! {
             () = stop => Ok(()),
             error = stages.end_by_themselves() => Err(error),
-            () = ended(&threads) => Err(anyhow::anyhow!("a thread of the outbox ended by itself")),
+            () = ended(&threads) => Err(anyhow::anyhow!("a thread of the outbox ended unexpectedly")),
         };
         tracing::info!("stopping");
         stages.stop(config.delivery.shutdown_timeout, &outbox, &membership).await;
@@ -301,7 +301,7 @@ async fn open_outbox(settings: outbox::Settings) -> anyhow::Result<(Outbox, Thre
             Err(error @ OpenError::Locked(_)) if begun.elapsed() < OUTBOX_PATIENCE => {
                 if !has_said {
                     let seconds = OUTBOX_PATIENCE.as_secs();
-                    tracing::warn!(%error, "waiting for it, for {seconds} s at the most");
+                    tracing::warn!(%error, "waiting up to {seconds} s for it");
                     has_said = true;
                 }
                 tokio::time::sleep(OUTBOX_AGAIN).await;
@@ -333,7 +333,9 @@ async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
         match http::listen(host, other).await {
             Ok(listener) => listeners.push(listener),
             // Old .env files name ports that nothing used.
-            Err(error) => tracing::warn!(%error, variable, port = other, "cannot listen there as well"),
+            Err(error) => {
+                tracing::warn!(%error, variable, port = other, "cannot listen on this port; continuing without it")
+            }
         }
     }
     Ok(listeners)

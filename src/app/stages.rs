@@ -46,12 +46,12 @@ impl Stages {
             Ok(true) => {}
             Ok(false) => {
                 tracing::warn!(
-                    "not all that was settled is durable: it will be sent again, with the same keys"
+                    "some settled records are not yet durable: they will be sent again with the same idempotency keys"
                 );
             }
             // It commits as it goes.
             Err(_) => tracing::warn!(
-                "not all that could not be accepted is among the dead letters yet: the next start goes on with it"
+                "some rejected messages are not yet dead letters: the next start continues with them"
             ),
         }
         let deadline = deadline.max(Instant::now() + LAST_STAGES);
@@ -98,7 +98,7 @@ pub(super) async fn ended(threads: &Threads) {
 fn unexpected(name: &str, end: Option<Result<(), JoinError>>) -> anyhow::Error {
     match end {
         Some(Err(error)) => anyhow::anyhow!("{name} failed: {error}"),
-        _ => anyhow::anyhow!("{name} ended by itself"),
+        _ => anyhow::anyhow!("{name} ended unexpectedly"),
     }
 }
 

@@ -96,8 +96,8 @@ impl Service {
     fn status(&self) -> String {
         let stats = self.outbox.stats();
         let waiting = match stats.total_depth() {
-            1 => "1 record waits".to_owned(),
-            depth => format!("{depth} records wait"),
+            1 => "1 record waiting".to_owned(),
+            depth => format!("{depth} records waiting"),
         };
         let link = match self.link.borrow().trouble {
             None => "link up".to_owned(),
@@ -108,9 +108,9 @@ impl Service {
             parts.push("paused by an operator".to_owned());
         }
         if !self.redis.borrow().connected {
-            parts.push("Redis away".to_owned());
+            parts.push("Redis unreachable".to_owned());
         }
-        parts.extend(stats.paused.map(|reason| format!("takes no records: {reason}")));
+        parts.extend(stats.paused.map(|reason| format!("not accepting records: {reason}")));
         parts.join("; ")
     }
 }

@@ -21,42 +21,42 @@ const LINE_BYTES: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AgentError {
     /// What was given is no address.
-    #[error("{0:?} is no address of an agent: give it as http://host:port")]
+    #[error("{0:?} is not an agent's address: use http://host:port")]
     Address(String),
     /// The HTTP client.
-    #[error("no HTTP client can be made")]
+    #[error("cannot create an HTTP client")]
     Client(#[source] reqwest::Error),
     /// No connection.
-    #[error("nobody answers at {url}: is the agent running? It listens at its SERVER_HOST and SERVER_PORT")]
+    #[error("no agent answers at {url}: is it running? It listens on its SERVER_HOST and SERVER_PORT")]
     Nobody {
         url: String,
         #[source]
         source: reqwest::Error,
     },
     /// A connection that broke, or an answer that did not come.
-    #[error("the agent at {url} did not answer to the end")]
+    #[error("the answer of the agent at {url} was cut off or timed out")]
     Cut {
         url: String,
         #[source]
         source: reqwest::Error,
     },
     /// Somebody else answers there.
-    #[error("what answers at {0} is no dataplane-agent: is that its SERVER_PORT?")]
+    #[error("the service at {0} is not a dataplane-agent: is this its SERVER_PORT?")]
     NotAnAgent(String),
     /// No token is known here.
     #[error(
-        "the agent at {0} asks for its admin token: set ADMIN_TOKEN here to what the agent has (or ADMIN_TOKEN_FILE, or --admin-token-file); with --url only the environment and that option count"
+        "the agent at {0} requires its admin token: set ADMIN_TOKEN here to the agent's value (or ADMIN_TOKEN_FILE, or --admin-token-file); with --url only the environment and that option are read"
     )]
     NoToken(String),
     /// The token is another.
-    #[error("the agent at {0} has another ADMIN_TOKEN than the one that is set here")]
+    #[error("wrong admin token for the agent at {0}: set ADMIN_TOKEN here to the agent's value")]
     WrongToken(String),
     /// There is no /admin.
-    #[error("the agent at {0} has no /admin: set ADMIN_TOKEN for it, and restart it or have it reload")]
+    #[error("the admin API of the agent at {0} is off: set ADMIN_TOKEN for it, and restart or reload it")]
     Off(String),
     /// This address may not ask.
     #[error(
-        "the agent at {0} does not let this machine ask: see its TRUSTED_IPS, and for this name TRUSTED_HOSTS"
+        "the agent at {0} denies access from this machine: check its TRUSTED_IPS and, for the host name used, TRUSTED_HOSTS"
     )]
     NotTrusted(String),
     /// It said no.
@@ -68,7 +68,7 @@ pub(super) enum AgentError {
         text: String,
     },
     /// The answer is not what this release knows.
-    #[error("the agent at {url} answered what this release does not understand: is it another release?")]
+    #[error("cannot parse the answer of the agent at {url}: is it another release?")]
     Unknown {
         url: String,
         #[source]

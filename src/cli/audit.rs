@@ -33,7 +33,7 @@ fn line(order: &AuditLine) -> anyhow::Result<()> {
     }
     match (error, outcome.as_str()) {
         (Some(error), _) => parts.push(format!("failed: {error}")),
-        (None, "begun") => parts.push("begun, and nothing more is known".to_owned()),
+        (None, "begun") => parts.push("started, outcome unknown".to_owned()),
         (None, _) => {}
     }
     say!("{at}  {who}  {}", parts.join("; "))

@@ -112,7 +112,7 @@ fn exit_code(result: anyhow::Result<()>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(problems) = error.downcast_ref::<Problems>() {
-        eprintln!("The configuration cannot be used:\n{problems}");
+        eprintln!("Invalid configuration:\n{problems}");
         return ExitCode::from(Problems::EXIT_CODE);
     }
     eprintln!("dataplane-agent: {}", whole(&error));
@@ -144,7 +144,7 @@ fn run(flags: Flags) -> anyhow::Result<()> {
             tracing::warn!("{warning}");
         }
         if let Proxy::Through { settings, variable, .. } = &config.control_plane.proxy {
-            tracing::info!(proxy = %settings, variable, "requests to the ControlPlane go through a proxy");
+            tracing::info!(proxy = %settings, variable, "using a proxy for requests to the ControlPlane");
         }
         let agent = Agent::build(config, sources, log_level).await;
         let agent = agent.inspect_err(|error| tracing::error!(critical = true, "{}", whole(error)))?;

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write as _};
 
 /// Whoever read what is printed has read enough: `… | head`.
 #[derive(Debug, thiserror::Error)]
-#[error("nobody reads any more")]
+#[error("the output was closed")]
 pub(super) struct Enough;
 
 /// Prints text as it is.

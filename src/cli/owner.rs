@@ -38,7 +38,7 @@ impl Drop for KeepsOwner {
         if let Some(owned) = &self.0
             && let Err(error) = owned.give_back()
         {
-            eprintln!("{}: not all of it belongs to its owner any more: {error}", owned.path.display());
+            eprintln!("{}: cannot restore the owner of all files: {error}", owned.path.display());
         }
     }
 }

@@ -67,7 +67,7 @@ pub(super) async fn run(args: Args, flags: Flags, stop: impl Future<Output = ()>
     }
     ensure!(
         std::io::stdout().is_terminal() && std::io::stdin().is_terminal(),
-        "top needs a terminal to draw on; `top --once` prints one picture anywhere"
+        "top needs a terminal; `top --once` prints one snapshot anywhere"
     );
     let watchers = watch::start(agents, interval);
     let result = show(board, watchers.looks, stop).await;
@@ -88,7 +88,7 @@ async fn once(agents: &[Agent], mut board: Board, interval: Duration) -> anyhow:
     }
     print(text(&mut board)?.as_bytes())?;
     let away = board.agents.iter().filter(|agent| agent.trouble.is_some()).count();
-    ensure!(away == 0, "{away} of {} agents could not be asked", board.agents.len());
+    ensure!(away == 0, "{away} of {} agents did not answer", board.agents.len());
     Ok(())
 }
 
@@ -124,7 +124,7 @@ async fn show(
     mut looks: mpsc::Receiver<watch::Look>,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let mut screen = Screen(ratatui::try_init().context("the terminal")?);
+    let mut screen = Screen(ratatui::try_init().context("cannot use the terminal")?);
     let keys = Keys::start()?;
     let result = follow(&mut board, &mut screen, &mut looks, keys.pressed, stop).await;
     keys.stop.store(true, Ordering::Relaxed);
@@ -143,7 +143,7 @@ async fn follow(
 ) -> anyhow::Result<()> {
     let mut stop = std::pin::pin!(stop);
     loop {
-        screen.0.draw(|frame| draw::draw(frame, board)).context("the terminal")?;
+        screen.0.draw(|frame| draw::draw(frame, board)).context("cannot use the terminal")?;
         failpoint::reached("top::drawn");
         tokio::select! {
             () = &mut stop => return Ok(()),
@@ -159,7 +159,7 @@ async fn follow(
                 }
                 // Another size: it is drawn anew.
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(error).context("the terminal"),
+                Some(Err(error)) => return Err(error).context("cannot use the terminal"),
                 None => return Ok(()),
             },
         }

@@ -179,7 +179,7 @@ impl Group for ControlPlaneConfig {
         if self.enable_tls && !self.url.is_https() && !self.url.is_loopback() {
             review.warn(
                 "CONTROL_PLANE_URL is plain HTTP to another host: credentials and records can be read on the \
-                 way (ENABLE_TLS=false silences this)",
+                 network (ENABLE_TLS=false silences this warning)",
             );
         }
     }
@@ -237,23 +237,17 @@ impl ControlPlaneConfig {
             review.derived("CONTROL_PLANE_AUTH", "jwt");
         }
         if self.auth != Auth::Jwt && self.api_key.is_none() {
-            review.problem(
-                "CONTROL_PLANE_API_KEY",
-                "required, because CONTROL_PLANE_AUTH wants it, but not set",
-            );
+            review.problem("CONTROL_PLANE_API_KEY", "required by CONTROL_PLANE_AUTH, but not set");
         }
         if self.auth != Auth::ApiKey && self.jwt_key.is_none() {
-            review.problem(
-                "CONTROL_PLANE_JWT_KEY",
-                "required, because CONTROL_PLANE_AUTH wants it, but not set",
-            );
+            review.problem("CONTROL_PLANE_JWT_KEY", "required by CONTROL_PLANE_AUTH, but not set");
         }
         if RESERVED_HEADERS.iter().any(|name| self.api_key_header.eq_ignore_ascii_case(name)) {
-            review.problem("API_KEY_HEADER", format!("{:?} has a meaning of its own", self.api_key_header));
+            review.problem("API_KEY_HEADER", format!("{:?} is a reserved header", self.api_key_header));
         }
         let is_header = |key: &Secret| key.expose().bytes().all(|b| (b' '..0x7f).contains(&b));
         if !self.api_key.as_ref().is_none_or(is_header) {
-            review.problem("CONTROL_PLANE_API_KEY", "holds characters that no header can carry");
+            review.problem("CONTROL_PLANE_API_KEY", "has characters that are not allowed in a header");
         }
     }
 

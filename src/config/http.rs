@@ -45,7 +45,7 @@ impl Group for HttpConfig {
     fn check(&mut self, review: &mut Review) {
         if let Some(token) = &self.admin_token {
             if !token.expose().bytes().all(|b| b.is_ascii_graphic()) {
-                review.problem("ADMIN_TOKEN", "holds characters that no bearer token can have");
+                review.problem("ADMIN_TOKEN", "has characters that are not allowed in a bearer token");
             } else if token.expose().len() < ADMIN_TOKEN_MIN_CHARS {
                 review.warn(format!("ADMIN_TOKEN is shorter than {ADMIN_TOKEN_MIN_CHARS} characters"));
             }

@@ -39,7 +39,7 @@ impl Group for LogSettings {
         if file.is_dir() || file.file_name().is_none() {
             review.problem("LOG_FILE", format!("{} is a folder", file.display()));
         } else if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-            review.problem("LOG_FILE", format!("there is no folder {}", folder.display()));
+            review.problem("LOG_FILE", format!("folder {} does not exist", folder.display()));
         }
     }
 }

@@ -66,15 +66,15 @@ impl OutboxConfig {
 impl Group for OutboxConfig {
     fn check(&mut self, review: &mut Review) {
         if self.max_bytes < self.record_max_bytes {
-            let text = format!("{} has no room for a record of RECORD_MAX_BYTES", self.max_bytes);
+            let text = format!("{} is too small for a record of RECORD_MAX_BYTES", self.max_bytes);
             review.problem("OUTBOX_MAX_BYTES", text);
         }
         if self.segment_bytes < self.record_max_bytes {
-            let text = format!("{} has no room for a record of RECORD_MAX_BYTES", self.segment_bytes);
+            let text = format!("{} is too small for a record of RECORD_MAX_BYTES", self.segment_bytes);
             review.problem("OUTBOX_SEGMENT_BYTES", text);
         }
         if self.durability == Durability::Process {
-            review.warn("OUTBOX_DURABILITY is process: a power cut loses records that were acknowledged");
+            review.warn("OUTBOX_DURABILITY is process: a power cut loses acknowledged records");
         }
     }
 }

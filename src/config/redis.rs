@@ -109,7 +109,7 @@ impl Group for RedisConfig {
     fn check(&mut self, review: &mut Review) {
         if self.max_connections < CONNECTIONS {
             review.warn(format!(
-                "REDIS_MAX_CONNECTIONS: {} are not enough; the agent opens up to {CONNECTIONS}",
+                "REDIS_MAX_CONNECTIONS: {} is too low; the agent opens up to {CONNECTIONS}",
                 self.max_connections
             ));
         }
@@ -167,12 +167,16 @@ impl RedisConfig {
             );
         } else if is_socket {
             if database.is_empty() || url.host_str().is_some_and(|host| !host.is_empty()) {
-                review.problem("REDIS_URL", "names no socket (as unix:///run/redis/redis.sock?db=0)");
+                review
+                    .problem("REDIS_URL", "has no socket path (example: unix:///run/redis/redis.sock?db=0)");
             }
         } else if url.host_str().is_none_or(str::is_empty) {
-            review.problem("REDIS_URL", "names no host");
+            review.problem("REDIS_URL", "has no host name");
         } else if !database.is_empty() && database.parse::<u16>().is_err() {
-            review.problem("REDIS_URL", "has a path that is no database's number (as redis://host:6379/0)");
+            review.problem(
+                "REDIS_URL",
+                "has a path that is not a database number (example: redis://host:6379/0)",
+            );
         }
         url.scheme() == "rediss"
     }
@@ -181,7 +185,7 @@ impl RedisConfig {
         let ignored = ["REDIS_HOST", "REDIS_PORT", "REDIS_DB", "REDIS_PASSWORD"];
         let ignored: Vec<_> = ignored.into_iter().filter(|variable| review.is_set(variable)).collect();
         if !ignored.is_empty() {
-            review.warn(format!("REDIS_URL is set, so that these have no effect: {}", ignored.join(", ")));
+            review.warn(format!("REDIS_URL is set, so these have no effect: {}", ignored.join(", ")));
         }
     }
 
@@ -208,11 +212,11 @@ impl RedisConfig {
             match self.source_mode {
                 SourceMode::List if found.is_none() || found != tag => review.problem(
                     variable,
-                    "the queues of a Redis Cluster need one hash tag in common (as queue:{edge}:usage_records), \
+                    "the queues of a Redis Cluster need a common hash tag (example: queue:{edge}:usage_records), \
                      or SOURCE_MODE=stream",
                 ),
                 SourceMode::Stream if found.is_none() && queue.contains(['{', '}']) => {
-                    review.problem(variable, format!("the braces in {queue:?} are no hash tag of a Redis Cluster"));
+                    review.problem(variable, format!("the braces in {queue:?} are not a hash tag of a Redis Cluster"));
                 }
                 _ => {}
             }
@@ -230,7 +234,7 @@ impl RedisConfig {
         ] {
             // The agent would take its own answers, or one kind of record for another.
             if !seen.insert(queue) {
-                review.problem(variable, format!("{queue:?} is the name of another queue as well"));
+                review.problem(variable, format!("{queue:?} is also the name of another queue"));
             }
         }
     }

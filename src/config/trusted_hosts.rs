@@ -76,7 +76,7 @@ impl FromStr for TrustedHosts {
         let hosts = parts.map(|part| {
             let host = CalledHost::parse(part).or_else(|| CalledHost::parse(&format!("[{part}]")));
             host.ok_or_else(|| {
-                format!("{part:?} is neither a host name nor an IP address, perhaps with a port")
+                format!("{part:?} is neither a host name nor an IP address, with or without a port")
             })
         });
         hosts.collect::<Result<_, _>>().map(Self)

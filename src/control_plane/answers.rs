@@ -23,7 +23,7 @@ const ERROR_MAX_BYTES: usize = 1 << 10;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadAnswer {
     /// Not JSON, or JSON of another shape.
-    #[error("not the JSON that was expected ({kind:?} at line {line}, column {column})")]
+    #[error("unexpected JSON ({kind:?} at line {line}, column {column})")]
     Json {
         /// Whether the syntax, the data or the end is wrong.
         kind: serde_json::error::Category,
@@ -33,16 +33,16 @@ pub enum BadAnswer {
         column: usize,
     },
     /// `success` is not true.
-    #[error("it does not say success")]
+    #[error("\"success\" is not true")]
     Unsuccessful,
     /// A field has a type that it cannot have.
-    #[error("its {0} is of the wrong type")]
+    #[error("{0} has the wrong type")]
     WrongType(&'static str),
     /// It is about another batch.
-    #[error("it is about another batch")]
+    #[error("it is for another batch")]
     AnotherBatch,
     /// It counts another number of records than were sent.
-    #[error("it counts {found} records where {expected} were sent")]
+    #[error("it counts {found} records, but {expected} were sent")]
     Count {
         /// How many records were sent.
         expected: usize,
@@ -50,19 +50,19 @@ pub enum BadAnswer {
         found: usize,
     },
     /// An exception for a position that is beyond the batch, or given twice.
-    #[error("position {index} is beyond the batch, or given twice")]
+    #[error("position {index} is outside the batch or given twice")]
     Position {
         /// Counted from 0.
         index: usize,
     },
     /// An exception with a status that no record can have that was not taken.
-    #[error("position {index} has a status that is none of a record that was not taken")]
+    #[error("position {index} has a status that is not an error")]
     Status {
         /// Counted from 0.
         index: usize,
     },
     /// Longer than anything that was expected.
-    #[error("it is too long")]
+    #[error("too long")]
     TooLong,
 }
 

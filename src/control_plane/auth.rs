@@ -23,16 +23,16 @@ const RENEWED_AFTER: Duration = Duration::from_mins(4);
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// Tokens are wanted and there is no key.
-    #[error("tokens need a key to sign them, and there is none")]
+    #[error("tokens need a signing key, but none is set")]
     Missing,
     /// PEM, but not of a private key that we know.
     #[error(
-        "not a private key in PEM of RSA (PKCS#1 or PKCS#8), EC P-256 (PKCS#8) or Ed25519 (PKCS#8); \
+        "not a PEM private key: RSA (PKCS#1 or PKCS#8), EC P-256 (PKCS#8) or Ed25519 (PKCS#8); \
          `openssl pkcs8 -topk8 -nocrypt` converts to PKCS#8"
     )]
     Unknown,
     /// The key and the configured algorithm do not belong together.
-    #[error("the algorithm is {configured:?}, but the key is for {by_key:?}")]
+    #[error("JWT_ALGORITHM is {configured:?}, but the key is for {by_key:?}")]
     Mismatch {
         /// What is configured.
         configured: JwtAlgorithm,
@@ -177,8 +177,9 @@ fn read_key(key: &Secret) -> Result<(EncodingKey, JwtAlgorithm), KeyError> {
 
 /// The API key's header, ready to send. The error says what is wrong without repeating the key.
 pub(super) fn api_key_header(name: &str, key: &Secret) -> Result<(HeaderName, HeaderValue), &'static str> {
-    let name = HeaderName::try_from(name).map_err(|_| "its header's name is not one")?;
-    let mut value = HeaderValue::try_from(key.expose()).map_err(|_| "it holds what no header can carry")?;
+    let name = HeaderName::try_from(name).map_err(|_| "API_KEY_HEADER is not a header name")?;
+    let mut value = HeaderValue::try_from(key.expose())
+        .map_err(|_| "it has characters that are not allowed in a header")?;
     value.set_sensitive(true);
     Ok((name, value))
 }

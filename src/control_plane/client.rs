@@ -462,8 +462,7 @@ impl Client {
     }
 
     fn outbound(&self, outgoing: Outgoing<'_>, credentials: &Credentials) -> Result<Outbound, Failure> {
-        let uri: Uri =
-            outgoing.url.parse().map_err(|_| Failure::Unsendable("its URL is longer than a URL may be"))?;
+        let uri: Uri = outgoing.url.parse().map_err(|_| Failure::Unsendable("its URL is too long"))?;
         let mut headers = credentials.headers.clone();
         if outgoing.body.is_some() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

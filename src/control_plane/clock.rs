@@ -66,7 +66,7 @@ impl Clock {
         state.said_at = Some(Instant::now());
         drop(state);
         if skew.is_zero() {
-            tracing::info!("this machine's clock and the ControlPlane's agree again");
+            tracing::info!("this machine's clock agrees with the ControlPlane's again");
         } else {
             tracing::warn!(
                 seconds_behind = skew.num_seconds(),

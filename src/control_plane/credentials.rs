@@ -21,13 +21,13 @@ pub enum ClientError {
     #[error("the server's id: {0}")]
     ServerId(&'static str),
     /// The version cannot be part of a header.
-    #[error("the version: it holds what no header can carry")]
+    #[error("the version has characters that are not allowed in a header")]
     Version,
     /// The API key or its header cannot be used.
     #[error("the API key: {0}")]
     ApiKey(&'static str),
     /// The key for tokens cannot be used.
-    #[error("the key for tokens")]
+    #[error("cannot use the signing key for tokens")]
     JwtKey(#[from] KeyError),
     /// A file cannot be read.
     #[error(transparent)]

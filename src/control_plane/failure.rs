@@ -9,7 +9,7 @@ use rustls::{AlertDescription, CertificateError};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// The host's name could not be resolved.
-    #[error("the host's name cannot be resolved: {0}")]
+    #[error("cannot resolve the host name: {0}")]
     Dns(String),
     /// No connection: refused, no route, or a proxy that would not.
     #[error("no connection: {0}")]
@@ -30,10 +30,10 @@ pub enum Failure {
     #[error("the answer is not HTTP: {0}")]
     NotHttp(String),
     /// The token could not be signed.
-    #[error("no token could be signed: {0}")]
+    #[error("cannot sign a token: {0}")]
     Token(String),
     /// This request cannot be sent, now or ever: it is the record, not the link.
-    #[error("it cannot be sent: {0}")]
+    #[error("cannot be sent: {0}")]
     Unsendable(&'static str),
 }
 
@@ -75,7 +75,7 @@ pub enum TlsProblem {
     #[error("the port does not speak TLS")]
     NotTls,
     /// The peer speaks no version or cipher in common with us (TLS 1.2 at least).
-    #[error("it speaks only versions or ciphers of TLS that are not secure")]
+    #[error("it offers only insecure TLS versions or ciphers")]
     Incompatible,
     /// Anything else, in the library's words.
     #[error("{0}")]

@@ -45,9 +45,9 @@ impl Meaning {
     /// Why an answer of this meaning is not a good one, in words that follow "answered 200".
     pub(crate) fn remark(self) -> &'static str {
         match self {
-            Self::Foreign => ", but not as a ControlPlane does: something else answers there",
-            Self::Mismatched => ", but to another request",
-            Self::InProgress => ": the first attempt is still under way",
+            Self::Foreign => ", but not by a ControlPlane: another service answers there",
+            Self::Mismatched => ", but for another request",
+            Self::InProgress => ": the first attempt is still in progress",
             _ => "",
         }
     }

@@ -222,7 +222,7 @@ impl Batching {
             return false;
         }
         if self.absent_until.is_none() {
-            tracing::info!("the ControlPlane takes no batches; records go one by one");
+            tracing::info!("the ControlPlane does not accept batches; sending records one by one");
         }
         self.absent_until = Some(now + ASK_AGAIN);
         self.is_proven = false;
@@ -246,7 +246,10 @@ impl Batching {
 
     /// A body in this encoding was answered 415, and what is taken was named or not.
     pub(super) fn refuses(&mut self, encoding: Encoding, accepts: Option<Accepts>) {
-        tracing::info!(?encoding, "the ControlPlane does not take this encoding; batches go in another");
+        tracing::info!(
+            ?encoding,
+            "the ControlPlane does not accept this encoding; using another for batches"
+        );
         self.refused.push(encoding);
         // Nothing is named: none is taken.
         let accepts = accepts.unwrap_or_default();
@@ -275,7 +278,7 @@ impl Batching {
         if self.broken >= BREAKS_AGAIN {
             self.broken = 0;
             tracing::warn!(
-                "compressed batches fail and uncompressed requests pass: batches go uncompressed for ten minutes"
+                "compressed batches fail while uncompressed requests succeed; sending batches uncompressed for ten minutes"
             );
             self.plain_until = Some(now + ASK_AGAIN);
         }

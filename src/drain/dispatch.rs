@@ -203,7 +203,7 @@ fn first_of(parcel: &Parcel) -> Option<(LaneKey, &Item)> {
 /// The answer to a request about no record: there is none.
 fn nothing_sent() -> Answer {
     Answer {
-        result: Err(Failure::Unsendable("there is no record in it")),
+        result: Err(Failure::Unsendable("it has no record")),
         elapsed: Duration::ZERO,
         upload: Duration::ZERO,
         opening: Opening::default(),
@@ -236,7 +236,7 @@ async fn deliver_batch(client: &Client, parcel: &[Group], body: Body, connection
             tracing::debug!(
                 correlation_id = &*item.record.correlation_id(),
                 batch = correlation_id,
-                "a record goes out in a batch"
+                "a record is sent in a batch"
             );
         }
     }

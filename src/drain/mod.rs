@@ -359,10 +359,10 @@ impl Run {
             metrics.paused.set(orders.holds().into());
         }
         if orders.paused != before.paused {
-            tracing::info!(paused = orders.paused, "the sender was told to pause, or to go on");
+            tracing::info!(paused = orders.paused, "the sender was paused or resumed");
         }
         if orders.exporting != before.exporting {
-            tracing::info!(exporting = orders.exporting, "an export of what waits has begun, or ended");
+            tracing::info!(exporting = orders.exporting, "an export started or ended");
         }
         let now = Instant::now();
         if orders.brake_releases != before.brake_releases {

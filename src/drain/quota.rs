@@ -21,7 +21,7 @@ impl Run {
 
     pub(super) fn expire(&mut self, key: LaneKey, item: &Item) {
         let ttl = self.drain.settings.quota_ttl.as_secs();
-        self.dead_letter(key, item, Reason::Expired, format!("waited for longer than {ttl} s"));
+        self.dead_letter(key, item, Reason::Expired, format!("waited longer than {ttl} s"));
     }
 
     /// What comes with time alone.

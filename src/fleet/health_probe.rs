@@ -52,7 +52,7 @@ impl HealthProbe {
         if self.turns.take(self.interval).await
             && let Err(error) = self.client.health().await
         {
-            tracing::debug!(%error, "the ControlPlane is not well");
+            tracing::debug!(%error, "the ControlPlane's health check failed");
         }
     }
 }

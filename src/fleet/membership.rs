@@ -154,15 +154,15 @@ impl Membership {
             tracing::warn!(
                 %error,
                 proxy = self.client.proxy(),
-                "the ControlPlane does not register this server: it gets no heartbeats and is asked for no commands until \
-                 it does; that is tried again and again, and records are delivered all the same"
+                "the ControlPlane refuses to register this server: no heartbeats and no commands until it does. Registration is \
+                 retried; records are delivered meanwhile"
             );
         } else {
             tracing::debug!(%error, "not registered yet");
         }
         if lasts {
             self.trouble
-                .send_replace(Some(format!("the ControlPlane does not register this server: {error}")));
+                .send_replace(Some(format!("the ControlPlane refuses to register this server: {error}")));
         }
     }
 
@@ -185,9 +185,9 @@ impl Membership {
             Ok(Heartbeat::Heard) => {}
             Ok(Heartbeat::Forgotten) => {
                 self.know(false);
-                tracing::info!("the ControlPlane has forgotten this server; it registers again");
+                tracing::info!("the ControlPlane no longer knows this server; registering again");
             }
-            Err(error) => tracing::debug!(%error, "the heartbeat was not heard"),
+            Err(error) => tracing::debug!(%error, "the heartbeat failed"),
         }
     }
 
@@ -198,7 +198,7 @@ impl Membership {
             && self.is_known()
             && let Err(error) = self.client.shutdown_notice().await
         {
-            tracing::debug!(%error, "the shutdown notice was not heard");
+            tracing::debug!(%error, "the shutdown notice failed");
         }
     }
 }

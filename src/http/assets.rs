@@ -59,11 +59,11 @@ static ASSETS: [Asset; 9] = [
     get,
     path = "/assets/{name}",
     tag = "page",
-    params(("name" = String, Path, description = "Its name")),
+    params(("name" = String, Path, description = "File name")),
     responses(
         (status = 200, description = "The file", content((String = "text/css"), (String = "text/javascript"))),
-        (status = 304, description = "The file that the browser has"),
-        (status = 404, description = "There is none of this name"),
+        (status = 304, description = "Not modified"),
+        (status = 404, description = "No such file"),
     )
 )]
 pub(super) async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {

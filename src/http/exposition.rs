@@ -65,13 +65,13 @@ impl Latest {
     get,
     path = "/metrics",
     tag = "metrics",
-    responses((status = 200, description = "All of them", body = String, content_type = "text/plain"))
+    responses((status = 200, description = "Prometheus text format", body = String, content_type = "text/plain"))
 )]
 pub(super) async fn metrics(State(exposition): State<Arc<Exposition>>) -> Response {
     match exposition.latest.text(Instant::now(), || exposition.render()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
-            tracing::error!(%error, "metrics cannot be rendered");
+            tracing::error!(%error, "cannot render the metrics");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

@@ -82,7 +82,7 @@ impl Hosts {
             tracing::warn!(
                 count,
                 host,
-                "security: requests were refused whose Host is no name of this agent; TRUSTED_HOSTS can add it"
+                "security: refused requests with an unknown Host; add it to TRUSTED_HOSTS if it is this agent's name"
             );
         }
     }
@@ -96,7 +96,7 @@ pub(super) async fn only_by_own_names(
 ) -> Response {
     let Some(name) = hosts.stranger(&request) else { return next.run(request).await };
     hosts.note(&name);
-    let error = "Host is neither an address of this agent nor localhost nor one of its TRUSTED_HOSTS";
+    let error = "Host is not localhost, an IP address or one of the agent's TRUSTED_HOSTS";
     (StatusCode::FORBIDDEN, Json(json!({ "error": error }))).into_response()
 }
 

@@ -207,16 +207,16 @@ fn correlation_id(headers: &HeaderMap) -> HeaderValue {
     })
 }
 
-/// Whether the agent can do its work.
+/// The agent's health.
 ///
-/// The `ControlPlane` being away is `degraded`: that is what the outbox is for.
+/// An unreachable `ControlPlane` makes it `degraded`: records wait in the outbox.
 #[utoipa::path(
     get,
     path = "/health",
     tag = "health",
     responses(
         (status = 200, description = "It can", body = HealthBody),
-        (status = 503, description = "It cannot take over records, or is stopping", body = HealthBody),
+        (status = 503, description = "The outbox does not accept records, or the agent is stopping", body = HealthBody),
     )
 )]
 async fn health(State(surface): State<Arc<Surface>>) -> (StatusCode, Json<HealthBody>) {
@@ -225,7 +225,7 @@ async fn health(State(surface): State<Arc<Surface>>) -> (StatusCode, Json<Health
     (code, Json(health.body(&surface)))
 }
 
-/// Whether the process works. Neither an outage nor a full outbox changes that: restarting it would mend neither.
+/// Liveness: 200 while the process works, also in an outage or with a full outbox, which a restart would not fix.
 #[utoipa::path(
     get,
     path = "/healthz",
@@ -236,14 +236,14 @@ async fn alive() -> &'static str {
     "ok\n"
 }
 
-/// Whether the agent can do its work, as `/health/detailed` says.
+/// Readiness, with the same status code as `/health/detailed`.
 #[utoipa::path(
     get,
     path = "/readyz",
     tag = "health",
     responses(
-        (status = 200, description = "It does its work", body = String, content_type = "text/plain"),
-        (status = 503, description = "It cannot, or Redis is away", body = String, content_type = "text/plain"),
+        (status = 200, description = "Ready", body = String, content_type = "text/plain"),
+        (status = 503, description = "The outbox does not accept records, the agent is stopping, or Redis is unreachable", body = String, content_type = "text/plain"),
     )
 )]
 async fn ready(State(surface): State<Arc<Surface>>) -> (StatusCode, &'static str) {
@@ -253,14 +253,14 @@ async fn ready(State(surface): State<Arc<Surface>>) -> (StatusCode, &'static str
     }
 }
 
-/// The same with metrics.
+/// Health with metrics.
 #[utoipa::path(
     get,
     path = "/health/detailed",
     tag = "health",
     responses(
-        (status = 200, description = "It does its work", body = DetailedHealth),
-        (status = 503, description = "It cannot, or Redis is away", body = DetailedHealth),
+        (status = 200, description = "Ready", body = DetailedHealth),
+        (status = 503, description = "The outbox does not accept records, the agent is stopping, or Redis is unreachable", body = DetailedHealth),
     )
 )]
 async fn detailed(State(surface): State<Arc<Surface>>) -> (StatusCode, Json<DetailedHealth>) {
@@ -273,7 +273,7 @@ async fn detailed(State(surface): State<Arc<Surface>>) -> (StatusCode, Json<Deta
     get,
     path = "/metrics/json",
     tag = "metrics",
-    responses((status = 200, description = "As they are now", body = MetricsBody))
+    responses((status = 200, description = "The current values", body = MetricsBody))
 )]
 async fn metrics_json(State(surface): State<Arc<Surface>>) -> Json<MetricsBody> {
     Json(Health::of(&surface).metrics(&surface))

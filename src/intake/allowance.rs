@@ -48,8 +48,8 @@ impl Allowance {
 impl fmt::Display for Allowance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.bytes() {
-            0 => write!(f, "with one message of up to {} bytes", self.message_bytes),
-            bytes => write!(f, "with messages of {bytes} bytes in all"),
+            0 => write!(f, "for one message of up to {} bytes", self.message_bytes),
+            bytes => write!(f, "for messages of {bytes} bytes in total"),
         }
     }
 }

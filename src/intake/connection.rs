@@ -47,7 +47,7 @@ pub enum ClientError {
         source: std::io::Error,
     },
     /// The address or the certificates are none.
-    #[error("the way to Redis")]
+    #[error("cannot use the Redis settings")]
     Redis(#[from] redis::RedisError),
 }
 

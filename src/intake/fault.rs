@@ -36,16 +36,16 @@ pub enum SourceError {
     #[error("Redis {0} is too old: this agent needs 6.2 or newer")]
     TooOld(String),
     /// The answer is not what was asked for.
-    #[error("Redis answered what was not asked: {0}")]
+    #[error("unexpected answer from Redis: {0}")]
     Answer(&'static str),
     /// Redis broke the connection off instead of giving messages.
     #[error(
-        "Redis closed the connection instead of answering {0}: its client-output-buffer-limit for normal clients may be too small, or it ended"
+        "Redis closed the connection instead of answering a request {0}: its client-output-buffer-limit for normal clients may be too small, or Redis stopped"
     )]
     Cut(Allowance),
     /// Somebody else works under this name.
     #[error(
-        "another agent, with the outbox {holder}, runs with the SERVER_ID {server_id}: every agent needs one of its own"
+        "another agent, with outbox {holder}, uses SERVER_ID {server_id}: give each agent its own SERVER_ID"
     )]
     Held {
         /// The name.

@@ -78,11 +78,7 @@ impl List {
                 call.arg(GIVE_BACK).arg(GIVE_BACK_BYTES).arg(&agent).arg(gone_for);
                 let (moved, left): (u64, u64) = call.invoke(&mut self.connection).await?;
                 if moved > 0 {
-                    tracing::info!(
-                        agent,
-                        moved,
-                        "messages in flight with an agent that is gone are taken back"
-                    );
+                    tracing::info!(agent, moved, "reclaimed the messages in flight of an agent that is gone");
                 }
                 reclaimed += moved;
                 if moved == 0 || left == 0 {
@@ -155,9 +151,12 @@ impl List {
         }
         call.arg(allowance.bytes()).arg(allowance.message_bytes);
         let reply: Value = call.invoke(&mut self.connection).await?;
-        let Value::Array(queues) = reply else { return Err(SourceError::Answer("a round is a list")) };
+        let Value::Array(queues) = reply else {
+            return Err(SourceError::Answer("expected a list for a round"));
+        };
         let mut given = queues.into_iter().map(parse_given);
-        let mut next = || given.next().unwrap_or(Err(SourceError::Answer("a round is three queues")));
+        let mut next =
+            || given.next().unwrap_or(Err(SourceError::Answer("expected three queues in a round")));
         Ok([next()?, next()?, next()?])
     }
 
@@ -185,7 +184,7 @@ fn digest(message: &[u8]) -> u32 {
 }
 
 fn parse_given(value: Value) -> Result<Given, SourceError> {
-    let bad = || SourceError::Answer("a queue is a fault, a count and messages");
+    let bad = || SourceError::Answer("malformed reply for a queue");
     let Value::Array(parts) = value else { return Err(bad()) };
     let Ok([fault, Value::Int(left), Value::Array(items)]) = <[Value; 3]>::try_from(parts) else {
         return Err(bad());

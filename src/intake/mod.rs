@@ -210,7 +210,7 @@ impl Intake {
             };
             status.fault = match error {
                 _ if of_outbox => None,
-                SourceError::Held { .. } => Some(format!("waits for {error}")),
+                SourceError::Held { .. } => Some(format!("waiting: {error}")),
                 _ => Some(error.to_string()),
             };
         });
@@ -219,7 +219,7 @@ impl Intake {
         // The outbox speaks for itself.
         if !of_outbox && *said != Some(reason) {
             *said = Some(reason);
-            tracing::warn!(%error, reason, "Redis cannot be used; it is tried again until it can");
+            tracing::warn!(%error, reason, "cannot use Redis; retrying");
         }
     }
 

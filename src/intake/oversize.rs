@@ -24,8 +24,8 @@ fn read(note: &[u8]) -> Option<(String, &[u8])> {
     let (_checksum, about, head) = (parts.next()?, parts.next()?, parts.next()?);
     let About { list, length, sha1 } = serde_json::from_slice(about).ok()?;
     let defect = format!(
-        "too large: {length} bytes, more than is fetched; the whole message is in Redis, in the list {list} \
-         (SHA-1 {sha1}), and its first {} bytes are kept here",
+        "too large to fetch: {length} bytes; the whole message is in the Redis list {list} \
+         (SHA-1 {sha1}); this dead letter has its first {} bytes",
         head.len()
     );
     Some((defect, head))

@@ -23,10 +23,12 @@ const MIRROR_AT_ONCE: usize = 8;
 /// How often the outbox is asked for new dead letters.
 const MIRROR_EVERY: Duration = Duration::from_millis(250);
 
-/// Runs `commands` until Redis has taken them. False if `stop` came first, or nobody wants it any more.
+/// Repeats `commands`, which write to `key`, until Redis has executed them. False if `stop` came first, or they are no
+/// longer wanted.
 async fn insist(
     settings: &Settings,
     metrics: &Metrics,
+    key: &str,
     connection: &mut Option<Connection>,
     commands: &redis::Pipeline,
     is_wanted: impl Fn() -> bool,
@@ -45,14 +47,14 @@ async fn insist(
         };
         match attempt.await {
             Ok(()) => return true,
-            // The intake, on the same server, says what is wrong with that; not what is wrong with this key.
+            // The intake reports connection problems; a refusal of this key is known only here.
             Err(error) if is_refusal(&error) => {
                 metrics.redis_failures.with_label_values(&[reason_of(&error)]).inc();
                 if !std::mem::replace(&mut said, true) {
-                    tracing::warn!(%error, "Redis refuses what is pushed to it; it is tried again until it takes it");
+                    tracing::warn!(%error, key, "Redis refuses writes to this key; retrying until it accepts them");
                 }
             }
-            Err(error) => tracing::debug!(%error, "Redis did not take what was pushed"),
+            Err(error) => tracing::debug!(%error, key, "a write to Redis failed; retrying"),
         }
         if *stop.borrow() || !is_wanted() {
             return false;
@@ -85,10 +87,11 @@ pub async fn push_quota_answers(
         // IMPORTANT: one command, which Redis does as a whole or not at all: of several it may do some, and be sent all again.
         let mut commands = redis::pipe();
         let data: Vec<&[u8]> = group.iter().map(|push| &push.data[..]).collect();
-        commands.lpush(&settings.names.quota_response, data).ignore();
+        let key = &settings.names.quota_response;
+        commands.lpush(key, data).ignore();
         let is_any_wanted = || group.iter().any(is_wanted);
         if is_any_wanted()
-            && insist(&settings, &metrics, &mut connection, &commands, is_any_wanted, &mut stop).await
+            && insist(&settings, &metrics, key, &mut connection, &commands, is_any_wanted, &mut stop).await
         {
             for push in group {
                 // The drain may have been told to stop meanwhile.
@@ -138,7 +141,7 @@ impl Mirror {
                 Ok(letters) => letters,
                 // What cannot be read just now is mirrored later.
                 Err(error) => {
-                    tracing::debug!(%error, "dead letters cannot be read to be mirrored");
+                    tracing::debug!(%error, "cannot read dead letters for the mirror; retrying");
                     return;
                 }
             };
@@ -153,7 +156,7 @@ impl Mirror {
             let mirrored: Vec<Vec<u8>> = letters.iter().map(|letter| render(letter, queue(letter))).collect();
             commands.lpush(name, mirrored).ignore();
             commands.ltrim(name, 0, self.most as isize - 1).ignore();
-            if !insist(&self.settings, &self.metrics, connection, &commands, || true, stop).await {
+            if !insist(&self.settings, &self.metrics, name, connection, &commands, || true, stop).await {
                 return;
             }
             self.outbox.set_mirrored(last);

@@ -135,7 +135,7 @@ impl<'a> Session<'a> {
     async fn recover(&mut self) -> Result<(), SourceError> {
         let adopted = self.source.adopt_previous().await?;
         if adopted > 0 {
-            tracing::info!(adopted, "messages that the previous agent had in flight are taken over");
+            tracing::info!(adopted, "adopted the previous agent's messages in flight");
         }
         failpoint::reached("intake::adopted");
         for (n, queue) in ORDER.into_iter().enumerate() {
@@ -364,8 +364,8 @@ impl<'a> Session<'a> {
             tracing::error!(
                 entries,
                 stream,
-                "entries were trimmed or deleted from the stream while they were pending: their records are lost, and they \
-                 are acknowledged; see whether a producer trims (XADD … MAXLEN, XTRIM) what is not acknowledged yet"
+                "stream entries were trimmed or deleted while pending: their records are lost. The agent acknowledges the \
+                 entries; check whether a producer trims unacknowledged entries (XADD … MAXLEN, XTRIM)"
             );
         }
     }
@@ -378,7 +378,7 @@ impl<'a> Session<'a> {
             given.fault.as_ref().map(|fault| format!("{}: {fault}", names.queue(queue)))
         });
         let refused =
-            self.refused.as_ref().map(|refused| format!("waiting for records is refused: {refused}"));
+            self.refused.as_ref().map(|refused| format!("Redis refuses to wait for records: {refused}"));
         let fault = of_queue.or(refused);
         let mut depths = [0; 3];
         for (given, queue) in given.iter().zip(ORDER) {
@@ -393,10 +393,10 @@ impl<'a> Session<'a> {
         }
         match &now.fault {
             Some(fault) if before.fault.as_ref() != Some(fault) => {
-                tracing::warn!(fault, "Redis refuses a part of the work; it is tried again until it does it");
+                tracing::warn!(fault, "Redis refuses some commands; retrying");
             }
             None if before.connected && before.fault.is_some() => {
-                tracing::info!("Redis does all its work again");
+                tracing::info!("Redis accepts all commands again");
             }
             _ => {}
         }
@@ -419,7 +419,7 @@ impl<'a> Session<'a> {
 fn tell_accepted(record: &Record) {
     if tracing::enabled!(tracing::Level::DEBUG) {
         let (correlation_id, kind) = (record.correlation_id(), record.kind().name());
-        tracing::debug!(correlation_id = &*correlation_id, kind, "a record is accepted");
+        tracing::debug!(correlation_id = &*correlation_id, kind, "a record was accepted");
     }
 }
 

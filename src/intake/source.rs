@@ -74,7 +74,7 @@ impl Source {
         if is_first && let Some(policy) = evicts(&mut connection).await {
             tracing::warn!(
                 policy,
-                "when its memory is full, this Redis deletes whole queues: use noeviction"
+                "this Redis evicts whole queues when its memory is full: set maxmemory-policy noeviction"
             );
         }
         let names = settings.names.clone();
@@ -194,7 +194,7 @@ pub(super) async fn versions(connection: &mut Connection) -> Result<Vec<String>,
     match redis::cmd("HELLO").arg(2).query_async(connection).await {
         Ok(hello) => {
             let hello: std::collections::HashMap<String, redis::Value> = hello;
-            let version = hello.get("version").ok_or(SourceError::Answer("HELLO names a version"))?;
+            let version = hello.get("version").ok_or(SourceError::Answer("HELLO without a version"))?;
             Ok(vec![redis::from_redis_value_ref(version).map_err(redis::RedisError::from)?])
         }
         Err(error) if refuses(&error, "HELLO") => Ok(Vec::new()),

@@ -129,7 +129,7 @@ impl Stream {
             }
         }
         let reply: Value = call.invoke(&mut self.connection).await?;
-        let bad = || SourceError::Answer("a round is as many streams as were asked for");
+        let bad = || SourceError::Answer("expected one reply per stream");
         let Value::Array(replies) = reply else { return Err(bad()) };
         let Ok(replies) = <[Value; N]>::try_from(replies) else { return Err(bad()) };
         let mut given = std::array::from_fn(|_| Given::default());
@@ -194,7 +194,7 @@ impl Reading {
 
     /// Takes in what a round gave, after it has acknowledged the oldest `acked` in hand.
     fn take(&mut self, stream: Value, acked: usize) -> Result<Given, SourceError> {
-        let bad = || SourceError::Answer("a stream is a fault, three counts, two ids and entries");
+        let bad = || SourceError::Answer("malformed reply for a stream");
         let Value::Array(parts) = stream else { return Err(bad()) };
         let Ok(
             [

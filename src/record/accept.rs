@@ -103,7 +103,7 @@ impl Acceptance<'_> {
             return Err(format!("too large: {} bytes, the limit is {limit}", raw.len()));
         }
         let text = std::str::from_utf8(raw)
-            .map_err(|error| format!("not UTF-8: a wrong byte at {}", error.valid_up_to()))?;
+            .map_err(|error| format!("not UTF-8: invalid byte at {}", error.valid_up_to()))?;
         if text.starts_with('\u{feff}') {
             return Err("not JSON: starts with a byte order mark".to_owned());
         }

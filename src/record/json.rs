@@ -196,7 +196,7 @@ impl<'a> Scanner<'a> {
     fn end(&mut self) -> Result<(), Malformed> {
         self.space();
         if self.at < self.bytes.len() {
-            return Err(self.expected("something follows the end"));
+            return Err(self.expected("trailing data"));
         }
         Ok(())
     }
@@ -328,7 +328,7 @@ impl<'a> Scanner<'a> {
                     self.escape()?;
                 }
                 Some(0x20..) => self.at += 1,
-                _ => return Err(self.expected("a control character in a string")),
+                _ => return Err(self.expected("control character in a string")),
             }
         }
     }
@@ -344,7 +344,7 @@ impl<'a> Scanner<'a> {
                     }
                 }
             }
-            _ => return Err(self.expected("an escape that JSON does not know")),
+            _ => return Err(self.expected("unknown escape")),
         }
         self.at += 1;
         Ok(())

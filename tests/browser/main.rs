@@ -455,7 +455,7 @@ async fn swagger_ui_and_redoc_render_without_other_hosts() {
     let browser = Browser::start().await;
     for window in Window::ALL {
         for (path, text) in
-            [("/docs", "/admin/dead-letters/replay"), ("/redoc", "Makes records of dead letters again")]
+            [("/docs", "/admin/dead-letters/replay"), ("/redoc", "Replays dead letters as records")]
         {
             browser.resize(window).await;
             browser.open(&stage.agent.url(path)).await;

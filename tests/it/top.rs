@@ -82,7 +82,7 @@ async fn without_a_terminal_it_says_so_or_prints_one_picture() {
     let two = ["top", "--once", "--interval", "0.1", &stage.agent.url(""), &nobody];
     let two = stage.agent.command(&[], &two).await;
     assert!(two.out.contains("edge-test-1") && two.out.contains("no answer"), "{two:?}");
-    two.assert_failed("1 of 2 agents could not be asked");
+    two.assert_failed("1 of 2 agents did not answer");
     assert_eq!(stage.agent.command(&[], &["top", "--interval", "0"]).await.code, 2);
 }
 

@@ -12,8 +12,8 @@ fn the_scheme_of_the_control_planes_url_decides_which_proxy_counts() {
     let (http, https) = (("http_proxy", "http://p1:1"), ("https_proxy", "http://p2:2"));
     let (all, plain) = (("all_proxy", "socks5://p3"), ("CONTROL_PLANE_URL", "http://cp.example"));
     for (variables, expected) in [
-        (&[][..], "none: no variable sets one"),
-        (&[http], "none: no variable sets one"),
+        (&[][..], "none: no proxy variable is set"),
+        (&[http], "none: no proxy variable is set"),
         (&[http, https], "http://p2:2 (https_proxy, environment)"),
         (&[http, https, all], "http://p2:2 (https_proxy, environment)"),
         (&[http, https, all, plain], "http://p1:1 (http_proxy, environment)"),

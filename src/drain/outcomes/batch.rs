@@ -16,7 +16,7 @@ use crate::drain::verdict::{Trouble, Verdict, by_status, judge, stops_session};
 use crate::outbox::{Reason, Settlement};
 
 /// What was heard where the status says nothing of what is wrong.
-const UNUSABLE_BATCH: &str = "a batch's answer that does not say what was taken";
+const UNUSABLE_BATCH: &str = "a batch answer that does not say which records were accepted";
 /// A batch that has been shed so often, while others passed, may be shed for what is in it.
 const SHED_AGAIN: u64 = 3;
 
@@ -276,7 +276,7 @@ impl Run {
         self.drain.metrics.order_breaches.inc();
         tracing::error!(
             session,
-            "the ControlPlane took a record behind one of its session that it had not taken; batches hold one record a session for now"
+            "the ControlPlane accepted a record after refusing an earlier one of the same session; batches hold one record per session for now"
         );
         self.batching.breached(now);
     }

@@ -35,7 +35,7 @@ pub(super) const IN_PROGRESS: &str = "in_progress";
 pub(super) const UNCONFIRMED: &str = "unconfirmed_refusal";
 
 /// What was heard where the status says nothing of what is wrong.
-const UNUSABLE_QUOTA: &str = "an answer to a quota request that cannot be used";
+const UNUSABLE_QUOTA: &str = "an unusable answer to a quota request";
 
 /// A record's request, or its part of a batch, failed.
 #[derive(Clone, Copy)]
@@ -133,7 +133,7 @@ impl Run {
                 // asked must ask anew.
                 (None, Settlement::Duplicate | Settlement::Exported) => tracing::warn!(
                     correlation_id = &*item.record.correlation_id(),
-                    "a quota request was answered before, and is not told what: no answer to it goes to Redis"
+                    "the ControlPlane reports a quota request as a duplicate without its answer: nothing is sent to Redis"
                 ),
             }
         }
@@ -214,7 +214,7 @@ impl Run {
 
     /// A kind that was held goes again.
     pub(super) fn let_go(&mut self, log: Log, now: Instant) {
-        tracing::info!(kind = kind_of(log).name(), "the ControlPlane may have records of this kind again");
+        tracing::info!(kind = kind_of(log).name(), "sending records of this type again");
         if !self.routes.was_braked_briefly(log) {
             self.link.begin_small(now);
         }
@@ -238,7 +238,7 @@ impl Run {
                 kind = kind_of(log).name(),
                 reason = held.trouble.label(),
                 cause = held.cause,
-                "the ControlPlane takes no records of this kind; they wait in the outbox"
+                "the ControlPlane does not accept records of this type; they wait in the outbox"
             );
         }
     }
@@ -398,7 +398,7 @@ impl Run {
                 correlation_id = &*item.record.correlation_id(),
                 kind = item.ticket.kind.name(),
                 duplicate = settlement == Settlement::Duplicate,
-                "a record is delivered"
+                "a record was delivered"
             );
         }
         let age = (crate::time::now().0 - item.ticket.accepted_at.0).max(0) as f64 / 1e6;

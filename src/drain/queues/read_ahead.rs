@@ -163,7 +163,7 @@ impl Run {
                 self.read_failed = true;
                 let error = error.to_string();
                 if self.read_trouble.as_ref() != Some(&error) {
-                    tracing::error!(error, log = ?log, from, "the outbox cannot be read; it is tried again until it can");
+                    tracing::error!(error, log = ?log, from, "cannot read the outbox; retrying until it can be read");
                     self.read_trouble = Some(error);
                 }
                 return;

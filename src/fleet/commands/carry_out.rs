@@ -91,12 +91,12 @@ impl Commands {
                 .operator
                 .replay(by, selection)
                 .await
-                .map_err(|error| format!("{}; {replayed} had been replayed", chain(&error)))?;
+                .map_err(|error| format!("{}; {replayed} were replayed before", chain(&error)))?;
             replayed += outcome.replayed.len();
             not_records += outcome.not_records.len();
             unknown += outcome.unknown.len();
             if let Some(error) = outcome.error {
-                return Err(format!("{error}; {replayed} had been replayed"));
+                return Err(format!("{error}; {replayed} were replayed before"));
             }
             next = outcome.next;
         }

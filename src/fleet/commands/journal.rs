@@ -11,11 +11,11 @@ const MOST: usize = 1_000;
 /// Why a command cannot be begun.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BeginError {
-    #[error("it could not be noted")]
+    #[error("the command could not be recorded")]
     Ledger(#[from] LedgerError),
-    #[error("{MOST} commands that must not be forgotten yet are remembered")]
+    #[error("the journal is full: {MOST} commands that must not be forgotten yet")]
     Full,
-    #[error("the note of an earlier command cannot be read: it might be this one's")]
+    #[error("an entry of the journal is unreadable and may be this command's")]
     Unreadable,
 }
 
@@ -58,13 +58,13 @@ impl Journal {
             tracing::warn!(
                 command_id = note.command_id,
                 command_type = note.command_type,
-                "a command was interrupted by the end of the agent; it is not carried out again"
+                "a command was interrupted when the agent ended; it will not be repeated"
             );
             note.outcome = Some(CommandOutcome {
                 success: false,
                 result: "null".into(),
                 error: Some(
-                    "interrupted: the agent ended while it was carried out; it may have taken effect, and is not repeated"
+                    "interrupted: the agent ended during execution; the command may have taken effect and is not repeated"
                         .into(),
                 ),
                 at: now,
@@ -184,7 +184,7 @@ impl Journal {
             tracing::warn!(
                 %error,
                 command_id = note.command_id,
-                "what became of a command could not be noted"
+                "the result of a command could not be recorded"
             );
         }
     }

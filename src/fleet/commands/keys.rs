@@ -22,11 +22,11 @@ const TURN_WITHIN: Duration = Duration::from_secs(30);
 /// Why there are no keys to judge by.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoKeys {
-    #[error("the public keys cannot be had: {0}")]
+    #[error("cannot fetch the public keys: {0}")]
     Call(#[from] CallError),
-    #[error("the public keys cannot be had while the link is down")]
+    #[error("cannot fetch the public keys while the link is down")]
     NoTurn,
-    #[error("the public keys were fetched a moment ago")]
+    #[error("the public keys were just fetched")]
     TooSoon,
 }
 
@@ -127,7 +127,7 @@ impl Keys {
         };
         match fetched {
             Ok(held) => {
-                tracing::debug!(keys = held.set.keys.len(), "the ControlPlane's public keys were fetched");
+                tracing::debug!(keys = held.set.keys.len(), "fetched the ControlPlane's public keys");
                 (self.held, self.failed) = (Some(held), None);
                 Ok(())
             }

@@ -215,7 +215,7 @@ impl Commands {
             match Journal::open(outbox, self.settings.cache_ttl).await {
                 Ok(journal) => self.journal = Some(journal),
                 Err(error) => {
-                    tracing::warn!(%error, "what was commanded before cannot be read; no command is carried out");
+                    tracing::warn!(%error, "cannot read the journal of commands; no commands are executed");
                     return Some(());
                 }
             }
@@ -247,7 +247,8 @@ impl Commands {
                 let before = commands.len();
                 commands.retain(|command| Journal::can_note(&command.command_id));
                 let malformed = answer.malformed + before - commands.len();
-                let misunderstood = (malformed > 0).then(|| format!("{malformed} of them are none"));
+                let misunderstood =
+                    (malformed > 0).then(|| format!("{malformed} of the commands are malformed"));
                 self.tell_misunderstood(misunderstood);
                 self.set_aside(&mut commands);
                 Some(commands)
@@ -258,7 +259,7 @@ impl Commands {
                 Some(Vec::new())
             }
             Err(error) => {
-                tracing::debug!(%error, "the ControlPlane does not say what it wants done");
+                tracing::debug!(%error, "polling for commands failed");
                 Some(Vec::new())
             }
         }
@@ -292,7 +293,7 @@ impl Commands {
             if self.has_to_be_told_again(number) {
                 tracing::info!(
                     command_id = command.command_id,
-                    "a command is handed out again; it is not carried out again, its result is reported again"
+                    "a command was received again; it is not repeated, its result is reported again"
                 );
                 self.journal.as_mut()?.report_again(number);
                 self.count(kind, Ending::Repeated);
@@ -321,7 +322,7 @@ impl Commands {
                     command_id = command.command_id,
                     command_type = kind.map_or(UNKNOWN, CommandType::name),
                     reason = why,
-                    "a command cannot be carried out"
+                    "a command cannot be executed"
                 );
                 self.reject(kind, command, Ending::Failed, why).await;
             }
@@ -336,10 +337,10 @@ impl Commands {
         received: Instant,
     ) -> Result<Judgement, keys::NoKeys> {
         let Some(kind) = kind else {
-            return Ok(Judgement::Impossible("there is no such type of command".into()));
+            return Ok(Judgement::Impossible("unknown command type".into()));
         };
         if command.is_oversized {
-            return Ok(Judgement::Impossible("it is larger than any command may be".into()));
+            return Ok(Judgement::Impossible("the command is too large".into()));
         }
         let mut expires = None;
         if kind.is_change() {
@@ -383,7 +384,7 @@ impl Commands {
             Ok(_) => tracing::info!(
                 command_id = command.command_id,
                 command_type = command.command_type,
-                "a command was carried out"
+                "a command was executed"
             ),
             Err(error) => tracing::warn!(
                 error,
@@ -439,9 +440,9 @@ impl Commands {
             match &misunderstood {
                 Some(error) => tracing::warn!(
                     error,
-                    "asked for commands, the ControlPlane answers something else; it is asked again and again"
+                    "the ControlPlane's answer to a poll for commands is invalid; polling continues"
                 ),
-                None => tracing::info!("the ControlPlane says again what it wants done"),
+                None => tracing::info!("polling for commands works again"),
             }
             self.misunderstood_said = misunderstood;
         }
@@ -453,7 +454,7 @@ impl Commands {
         if let Some(error) = &unnoted
             && unnoted != self.unnoted_said
         {
-            tracing::warn!(error, "commands wait: they cannot be noted");
+            tracing::warn!(error, "commands wait: they cannot be recorded");
         }
         self.unnoted_said = unnoted;
     }

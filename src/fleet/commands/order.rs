@@ -122,7 +122,7 @@ impl Order {
 fn read<T: DeserializeOwned>(parameters: &Value) -> Result<T, String> {
     // A list's values would be taken for the fields in their order.
     if parameters.is_array() {
-        return Err("parameters: no object".to_owned());
+        return Err("parameters: not an object".to_owned());
     }
     T::deserialize(parameters).map_err(|error| format!("parameters: {error}"))
 }

@@ -75,20 +75,20 @@ impl Commands {
                 Fate::Refused => true,
                 Fate::NotFound if *not_found >= NOT_FOUND_MOST => true,
                 Fate::NotFound | Fate::Again => {
-                    tracing::debug!(?answer, "the result of a command was not heard");
+                    tracing::debug!(?answer, "reporting the result of a command failed; it will be retried");
                     *self.unheard.entry(number).or_default() += 1;
                     unheard += 1;
                     continue;
                 }
                 Fate::NotNow => {
-                    tracing::debug!(?answer, "no results of commands are heard");
+                    tracing::debug!(?answer, "reporting results of commands fails; retrying later");
                     return Some(());
                 }
             };
             if let Err(error) = answer
                 && is_given_up
             {
-                tracing::warn!(%error, command_id = result.command_id, "the result of a command is not wanted, and is given up");
+                tracing::warn!(%error, command_id = result.command_id, "the ControlPlane rejects the result of a command; it is not reported again");
                 self.unwanted.retain(|number| journal.note(*number).is_some());
                 self.unwanted.insert(number);
             }

@@ -25,33 +25,33 @@ const LASTS_MOST_SECONDS: f64 = 366.0 * 86_400.0;
 /// Why a token proves nothing. None of these repeats what is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
-    #[error("it needs a token and has none")]
+    #[error("the token is missing")]
     Missing,
-    #[error("its token is no signed JWT")]
+    #[error("the token is not a signed JWT")]
     Malformed,
-    #[error("its token is not signed with JWT_ALGORITHM")]
+    #[error("the token is not signed with JWT_ALGORITHM")]
     Algorithm,
-    #[error("its token asks for an extension that this agent does not know")]
+    #[error("the token requires an unsupported extension")]
     Critical,
-    #[error("its token is signed with no key of the ControlPlane")]
+    #[error("the token's key is not one of the ControlPlane's")]
     UnknownKey,
-    #[error("its token's signature is wrong")]
+    #[error("the token's signature is wrong")]
     Signature,
-    #[error("its token lacks a claim, or one is of the wrong type")]
+    #[error("the token lacks a claim, or a claim has the wrong type")]
     Claims,
-    #[error("its token has expired")]
+    #[error("the token has expired")]
     Expired,
-    #[error("its token is good for more than a year")]
+    #[error("the token is valid for more than a year")]
     Lasting,
-    #[error("its token is not valid yet")]
+    #[error("the token is not valid yet")]
     NotYet,
-    #[error("its token is for another server")]
+    #[error("the token is for another server")]
     Audience,
-    #[error("its token is another command's")]
+    #[error("the token is for another command")]
     Id,
-    #[error("its token is for another type of command")]
+    #[error("the token is for another command type")]
     Type,
-    #[error("its token has other parameters")]
+    #[error("the token has other parameters")]
     Parameters,
 }
 

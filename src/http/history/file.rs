@@ -34,11 +34,11 @@ impl HistoryFile {
         let file = File::open(&self.0).map(|file| file.take(BYTES));
         match file.and_then(|mut file| file.read_to_string(&mut text)) {
             Ok(_) => decode(&text, now_ms).unwrap_or_else(|| {
-                tracing::info!("the charts begin anew: the file of their history cannot be used");
+                tracing::info!("the charts start empty: their history file is invalid");
                 Vec::new()
             }),
             Err(error) => {
-                tracing::debug!(%error, "there is no history of the charts");
+                tracing::debug!(%error, "cannot read the charts' history file");
                 Vec::new()
             }
         }
@@ -49,7 +49,7 @@ impl HistoryFile {
         let new = self.0.with_extension("new");
         let written = write_new(&new, text).and_then(|()| fs::rename(&new, &self.0));
         if let Err(error) = written {
-            tracing::debug!(%error, "the history of the charts cannot be written");
+            tracing::debug!(%error, "cannot write the charts' history file");
             // What there is of it takes room that the outbox may need. Where this fails too, the next one takes its place.
             let _ = fs::remove_file(&new);
         }

@@ -10,7 +10,7 @@ use crate::config::Flags;
 pub(super) struct Args {
     #[command(flatten)]
     common: Common,
-    /// At most so many, the newest
+    /// Maximum number, the newest
     #[arg(long, default_value_t = 1000)]
     limit: usize,
 }

@@ -13,10 +13,10 @@ use crate::telemetry::finding::{Finding, State};
 /// What to look at.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Shows every setting with its value and where that comes from, secrets hidden, and asks nobody
+    /// Prints every setting with its value and its source, secrets hidden; checks nothing
     #[arg(long)]
     print: bool,
-    /// For machines
+    /// Prints JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]

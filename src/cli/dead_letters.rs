@@ -28,23 +28,23 @@ pub(super) struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// All of them, oldest first
+    /// Lists dead letters, oldest first
     List {
         /// Only those with this reason
         #[arg(long, value_parser = reason)]
         reason: Option<Reason>,
-        /// At most so many
+        /// Maximum number
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
-    /// One with its exact bytes
+    /// Shows one with its exact bytes
     Show {
         /// Its number
         id: u64,
     },
-    /// Makes records of them again, with their keys and bodies
+    /// Turns dead letters back into records, with the same keys and bodies
     Replay(Which),
-    /// Drops them for good, after asking on the terminal
+    /// Deletes dead letters, after asking on the terminal
     Drop {
         #[command(flatten)]
         which: Which,

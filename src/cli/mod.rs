@@ -54,23 +54,23 @@ struct Cli {
 enum Command {
     /// Runs the agent (the default)
     Run(Box<Flags>),
-    /// Checks whether all that the agent needs is there: its configuration, Redis, the outbox's disk, the ControlPlane
+    /// Checks the configuration, Redis, the outbox's disk and the ControlPlane
     Check(Box<check::Args>),
-    /// Shows the main job with a Redis and a ControlPlane of its own, and checks that nothing is lost or doubled
+    /// Runs the main job with its own Redis and ControlPlane, and checks that nothing is lost or duplicated
     Demo(demo::Args),
-    /// What waits to be delivered: of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
+    /// Inspects and moves waiting records, of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
     Outbox(outbox::Args),
-    /// What will not be delivered: of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
+    /// Lists, replays and drops dead letters, of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
     DeadLetters(dead_letters::Args),
-    /// Who gave which order: of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
+    /// Lists operator actions, of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
     Audit(audit::Args),
-    /// Watches one running agent, or several, in the terminal
+    /// Watches one or more running agents in the terminal
     Top(top::Args),
     /// Checks whether a ControlPlane keeps what the agent relies on: one row per rule of the contract
     Conformance(Box<conformance::Args>),
     /// A ControlPlane to develop against
     Sandbox(Box<sandbox::Args>),
-    /// Prints the completions of the command line for a shell
+    /// Prints shell completions
     Completions(packaging::CompletionsArgs),
     /// Prints the manual page
     Man(packaging::ManArgs),

@@ -32,41 +32,41 @@ pub(super) struct Args {
 enum Verb {
     /// Counters, depths and sizes
     Stats,
-    /// What waits, in order
+    /// Lists waiting records in order
     List {
-        /// At most so many
+        /// Maximum number
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
-    /// One record with its body
+    /// Shows one record with its body
     Show {
         /// Its number
         id: u64,
     },
-    /// Reads everything and says what is wrong where; changes nothing
+    /// Reads everything and reports damage; changes nothing
     Verify,
-    /// Moves all that waits, and the dead letters, to a file, for another outbox; a running agent sends nothing
-    /// meanwhile, and goes on with what comes later
+    /// Moves all waiting records and dead letters to a file for another outbox; a running agent sends nothing meanwhile, and
+    /// then continues with new records
     Export {
         /// A new file: JSON Lines
         #[arg(value_parser = new_file)]
         file: PathBuf,
     },
-    /// Takes in what was exported; a file that is not whole is refused
+    /// Imports an export; refuses an incomplete file
     Import {
         /// The file
         #[arg(value_parser = old_file)]
         file: PathBuf,
-        /// Takes in what there is of a file that is known not to be whole: its export stopped half-way
+        /// Imports a file known to be incomplete because its export stopped
         #[arg(long)]
         incomplete: bool,
-        /// Imports a file that was imported before: its records wait twice, with the same keys
+        /// Imports a file that was imported before: its records are in the outbox twice, with the same keys
         #[arg(long)]
         again: bool,
     },
-    /// Brings back what can be read of what was set aside. Ends with 1 if that is not all of it
+    /// Recovers readable records from the quarantine. Exits with 1 if that is not all of them
     Salvage {
-        /// What cannot be brought back is given up: the alert ends, the files stay
+        /// Abandons what cannot be recovered: the alert clears, the files stay
         #[arg(long)]
         give_up: bool,
     },

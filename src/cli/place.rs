@@ -24,17 +24,17 @@ use crate::outbox::{Accept, Exported, Imported, Outbox, Salvaged, Settings, Veri
 /// What all commands about an outbox know.
 #[derive(clap::Args)]
 pub(super) struct Common {
-    /// For machines
+    /// Prints JSON
     #[arg(long, global = true)]
     pub(super) json: bool,
     /// Folder of the outbox, as OUTBOX_DIR
     #[arg(long, global = true, value_name = "PATH")]
     outbox_dir: Option<String>,
-    /// Of the running agent at this address; its ADMIN_TOKEN is taken from the environment, or from --admin-token-file,
-    /// and from no settings on this machine
+    /// Use the running agent at this address; its ADMIN_TOKEN is read from the environment or --admin-token-file only, not
+    /// from settings on this machine
     #[arg(long, global = true, value_name = "http://HOST:PORT", conflicts_with = "outbox_dir")]
     url: Option<String>,
-    /// File that holds the agent's ADMIN_TOKEN, as ADMIN_TOKEN_FILE
+    /// File with the agent's ADMIN_TOKEN, as ADMIN_TOKEN_FILE
     #[arg(long, global = true, value_name = "PATH")]
     admin_token_file: Option<String>,
 }

@@ -36,13 +36,13 @@ const ONCE_WIDTH: u16 = 100;
 /// Which agents to watch.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Where they are, as http://host:port or host:port; unset: SERVER_HOST and SERVER_PORT
+    /// Addresses of the agents, as http://host:port or host:port; default: SERVER_HOST and SERVER_PORT
     #[arg(value_name = "ADDRESS")]
     addresses: Vec<String>,
-    /// Seconds between two looks
+    /// Seconds between updates
     #[arg(long, default_value_t = 1.0, value_parser = interval)]
     interval: f64,
-    /// Prints one picture as text, and ends: 0 when all agents answered
+    /// Prints one snapshot as text and exits, with 0 if all agents answered
     #[arg(long)]
     once: bool,
 }

@@ -96,7 +96,7 @@ pub(super) async fn only_by_own_names(
 ) -> Response {
     let Some(name) = hosts.stranger(&request) else { return next.run(request).await };
     hosts.note(&name);
-    let error = "Host is not localhost, an IP address or one of the agent's TRUSTED_HOSTS";
+    let error = "Host is not localhost, an address of this agent or one of its TRUSTED_HOSTS";
     (StatusCode::FORBIDDEN, Json(json!({ "error": error }))).into_response()
 }
 

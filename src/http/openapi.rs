@@ -28,7 +28,7 @@ const BY_NAME: [&str; 3] = ["/events", "/history", "/status"];
         description = "Health, metrics, the status page and the admin API of the agent on an edge server.\n\n\
             Only addresses in `TRUSTED_IPS` have access. The admin API under `/admin` also requires the token in \
             `ADMIN_TOKEN`; without that setting it is off. Paths that show records or change anything require a `Host` \
-            that is an IP address, `localhost` or one of `TRUSTED_HOSTS`.",
+            that is an address of the agent, `localhost` or one of `TRUSTED_HOSTS`.",
     ),
     paths(
         super::health, super::detailed, super::alive, super::ready, exposition::metrics, super::metrics_json,

@@ -54,7 +54,7 @@ pub struct Metrics {
     pub retries: IntCounterVec,
     /// 2xx answers that the `ControlPlane` cannot have given.
     pub foreign_answers: IntCounter,
-    /// Batches in which the ControlPlane accepted a record after refusing an earlier one of the same session.
+    /// Batches in which the ControlPlane accepted a record although an earlier one of the same session had failed.
     pub order_breaches: IntCounter,
     /// Requests by endpoint and status code, or the failure's name.
     pub requests: IntCounterVec,
@@ -180,7 +180,7 @@ impl Metrics {
             )?,
             order_breaches: count(
                 "dataplane_batch_order_breaches_total",
-                "Batches in which the ControlPlane accepted a record after refusing an earlier one of the same session",
+                "Batches in which the ControlPlane accepted a record although an earlier one of the same session had failed",
             )?,
             requests: counter(
                 "dataplane_control_plane_requests_total",

@@ -276,7 +276,7 @@ impl Run {
         self.drain.metrics.order_breaches.inc();
         tracing::error!(
             session,
-            "the ControlPlane accepted a record after refusing an earlier one of the same session; batches hold one record per session for now"
+            "the ControlPlane accepted a record although an earlier one of the same session had failed; batches hold one record per session for now"
         );
         self.batching.breached(now);
     }

@@ -1,5 +1,5 @@
-//! Messages that are too large to be fetched. The scripts move them to a list of their own (`oversize.lua`) and give out a
-//! note instead: this is what a note says, and what the dead letter says of it.
+//! Messages that are too large to fetch. The scripts move them to a separate list (`oversize.lua`) and return a note
+//! instead; this module turns the note into a dead letter.
 
 use serde::Deserialize;
 

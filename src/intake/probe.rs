@@ -1,5 +1,5 @@
-//! Looking at Redis before it is used, or beside the agent that uses it: a scratch key comes and goes, beside the queues
-//! so that the same rights are asked for; the queues themselves are only looked at, or trimmed to what they are.
+//! Checks Redis before its use, or beside a running agent. It creates and deletes a scratch key named like the queues, to
+//! test the same permissions; the queues themselves are only read, or written without a change.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -22,10 +22,10 @@ use crate::telemetry::finding::Finding;
 const REACH: &str = "redis";
 const RIGHTS: &str = "redis_rights";
 const QUEUES: &str = "redis_queues";
-/// A scratch key that somebody forgot is gone after so many milliseconds.
+/// A leftover scratch key expires after this many milliseconds.
 const SCRATCH_MILLIS: u64 = 60_000;
 
-/// Looks at the server, at what we may do there, and at the queues. `own` is the id of this agent's outbox.
+/// Checks the server, the permissions, and the queues. `own` is the ID of this agent's outbox.
 pub async fn probe(settings: &Settings, own: Option<Uuid>) -> Vec<Finding> {
     let begun = Instant::now();
     let mut connection = match connect(settings, Duration::ZERO).await {
@@ -63,7 +63,7 @@ pub async fn probe(settings: &Settings, own: Option<Uuid>) -> Vec<Finding> {
     all
 }
 
-/// The versions as they are read by a person: a cluster's are usually one.
+/// The versions in words; a cluster's nodes usually share one.
 fn told(versions: &[String]) -> String {
     let different: BTreeSet<&str> = versions.iter().map(String::as_str).collect();
     let different = different.into_iter().collect::<Vec<_>>().join(", ");
@@ -104,7 +104,7 @@ fn unreached(error: &RedisError) -> Finding {
     Finding::failed(REACH, text, advice)
 }
 
-/// Whether it can be waited for what comes to streams.
+/// Whether blocking reads of streams work.
 async fn waiting(connection: &mut Connection, settings: &Settings) -> Option<Finding> {
     let key = settings.names.queue(Queue::Usage);
     if settings.mode == SourceMode::List || can_be_silent(connection, key).await.ok()? {
@@ -117,7 +117,7 @@ async fn waiting(connection: &mut Connection, settings: &Settings) -> Option<Fin
     ))
 }
 
-/// How large an answer may be: Redis closes a connection whose answer is over its limit, and says nothing.
+/// Maximum size of an answer: Redis silently closes a connection whose answer exceeds its limit.
 async fn answers(settings: &Settings) -> Option<Finding> {
     let script = Script::new(&["return string.rep('x', ARGV[1])"]);
     let mut bytes = ANSWER_BYTES;
@@ -145,7 +145,7 @@ async fn answers(settings: &Settings) -> Option<Finding> {
     })
 }
 
-/// Everything that the agent ever asks, asked of a scratch key; and a change that is none, of each key of its own.
+/// Runs every command of the agent on a scratch key, and a write without effect on each of its own keys.
 async fn rights(connection: &mut Connection, settings: &Settings) -> Finding {
     let names = &settings.names;
     let is_cluster = settings.server.is_cluster();
@@ -303,7 +303,7 @@ fn changes_of_nothing(settings: &Settings) -> Vec<Cmd> {
     all
 }
 
-/// What stands at the queues' names.
+/// The type of the queues.
 async fn queues(connection: &mut Connection, settings: &Settings) -> Finding {
     let names = &settings.names;
     let taken = if settings.mode == SourceMode::List { "list" } else { "stream" };

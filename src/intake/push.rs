@@ -1,4 +1,4 @@
-//! What the agent pushes to Redis: answers to quota refreshes, and the mirror of dead letters.
+//! Writes to Redis: answers to quota refreshes, and the mirror of dead letters.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +67,7 @@ async fn insist(
     }
 }
 
-/// Pushes answers to quota refreshes, until nobody sends any more. Each is confirmed when Redis has it.
+/// Pushes answers to quota refreshes until the channel closes. Each is confirmed when Redis has it.
 pub async fn push_quota_answers(
     settings: Settings,
     metrics: Arc<Metrics>,
@@ -84,7 +84,8 @@ pub async fn push_quota_answers(
         }
         let is_wanted = |push: &QuotaReply| !push.done.is_closed();
         group.retain(is_wanted);
-        // IMPORTANT: one command, which Redis does as a whole or not at all: of several it may do some, and be sent all again.
+        // IMPORTANT: one command, which Redis executes entirely or not at all: several could be executed in part and then
+        // repeated.
         let mut commands = redis::pipe();
         let data: Vec<&[u8]> = group.iter().map(|push| &push.data[..]).collect();
         let key = &settings.names.quota_response;
@@ -107,14 +108,14 @@ pub struct Mirror {
     pub settings: Settings,
     /// Where from.
     pub outbox: Outbox,
-    /// The most that the mirror holds; 0: no mirror.
+    /// Maximum size of the mirror; 0: no mirror.
     pub most: usize,
     /// Where refusals are counted.
     pub metrics: Arc<Metrics>,
 }
 
 impl Mirror {
-    /// Runs until `stop` is true. What was mirrored is remembered by the outbox.
+    /// Runs until `stop` is true. The outbox remembers what was mirrored.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         if self.most == 0 {
             // One that is gone means the same.
@@ -132,21 +133,21 @@ impl Mirror {
         }
     }
 
-    /// Mirrors what there is now: in a flood of dead letters the rest waits for the next time, for it may be cut off again.
+    /// Mirrors the present dead letters: in a flood the rest waits for the next time, as the mirror may be trimmed again.
     async fn mirror(&self, connection: &mut Option<Connection>, stop: &mut watch::Receiver<bool>) {
         let unmirrored = self.outbox.unmirrored();
         let mut from = unmirrored.start.max(unmirrored.end.saturating_sub(self.most as u64));
         while from < unmirrored.end && !*stop.borrow() {
             let letters = match self.outbox.dead_letters(from, MIRROR_AT_ONCE).await {
                 Ok(letters) => letters,
-                // What cannot be read just now is mirrored later.
+                // Unreadable now: mirror later.
                 Err(error) => {
                     tracing::debug!(%error, "cannot read dead letters for the mirror; retrying");
                     return;
                 }
             };
             let Some(last) = letters.last().map(|letter| letter.id) else {
-                // Dropped or replayed before they were mirrored, or damaged: nothing is to be had of them.
+                // Dropped or replayed before they were mirrored, or damaged: skip them.
                 self.outbox.set_mirrored(unmirrored.end - 1);
                 return;
             };
@@ -259,7 +260,7 @@ mod tests {
                 assert_eq!(original(&nested(levels)), nested(levels));
             }
         }
-        // Brackets within strings are no nesting, and neither are those of what is no JSON.
+        // Brackets in strings, and in messages that are not JSON, do not count.
         let text = format!(r#"["{}\"{}", []]"#, "[".repeat(100), "{".repeat(100));
         assert!(original(&text).is_array());
         assert_eq!(depth(text.as_bytes()), 2);

@@ -1,4 +1,4 @@
-//! Taking in what was moved to a file, some lines at a time.
+//! Imports an exported file, some lines at a time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::audit::{Effect, OpenOrder};
 use super::{Actor, Audit, Imported, STOPPED, chain};
 use crate::outbox::{self, Chunk, Entry, ExportId, KnownLetters, Outbox, TransferError};
 
-/// An import of which nothing is heard for so long gives way to another one.
+/// An import silent for this long gives way to another.
 const IMPORT_PATIENCE: Duration = Duration::from_secs(30);
 
 struct Import {
@@ -45,7 +45,7 @@ pub struct ImportPart {
     pub again: bool,
 }
 
-/// The one import that may be under way.
+/// The one import that may be open.
 pub struct Imports {
     outbox: Outbox,
     audit: Arc<Audit>,
@@ -123,8 +123,8 @@ impl Imports {
         ended
     }
 
-    /// Ends an import whose last lines never came. Its exports are not known afterwards: the rest of the file is still to
-    /// be imported.
+    /// Ends an import whose last lines never arrived. Its exports do not count as imported: the rest of the file is still
+    /// missing.
     async fn abandon(&self, open: &mut Option<Import>, why: &str) {
         if let Some(import) = open.take() {
             let effect = import.effect(Some(format!("{why}; the rest of the file was not imported")));

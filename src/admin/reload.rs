@@ -1,5 +1,4 @@
-//! Takes in what has changed while the agent runs: settings when told to, secrets and certificates also when a file of
-//! them is another than before.
+//! Reloads changes while the agent runs: settings on request, secrets and certificates also when their files change.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,10 +14,10 @@ use crate::secret::{Secret, SecretSource};
 use crate::telemetry::log::LogLevel;
 use crate::telemetry::notify::Notify;
 
-/// How often the files are looked at. A new key should not wait for a restart, nor for somebody to send a signal.
+/// How often the files are checked: a new key should need neither a restart nor a signal.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// What takes effect while the agent runs. Everything else takes a restart, and whoever changed it is told.
+/// Settings that take effect at run time. All others need a restart, and changes to them are reported.
 const AT_ONCE: [&str; 15] = [
     "ADMIN_TOKEN",
     "API_KEY_HEADER",
@@ -112,7 +111,7 @@ impl Reloader {
 
     fn read(&self) -> Result<Vec<String>, ReloadError> {
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        // IMPORTANT: first all that can fail, and then nothing that can.
+        // IMPORTANT: first everything that can fail, then only what cannot.
         let config = Config::load(&self.sources)?;
         let settings = client_settings(&self.started_with, &config);
         let (client, redis) = (self.client.prepare(settings)?, self.redis.prepare()?);
@@ -170,8 +169,8 @@ impl Reloader {
         tokio::task::spawn_blocking(move || stamps_of(&files)).await.unwrap_or_default()
     }
 
-    /// Reloads when told to, and when a secret's file has changed, until `stop` is true. What cannot be used is said, and
-    /// what was in use stays.
+    /// Reloads on request, and when a secret's file has changed, until `stop` is true. Invalid values are reported, and the
+    /// old ones stay in use.
     pub async fn run(
         self: Arc<Self>,
         notify: Notify,

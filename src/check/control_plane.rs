@@ -1,5 +1,4 @@
-//! The `ControlPlane`: whether it is there, whether it is the one that is meant, whether it lets us in. Two questions
-//! that change nothing.
+//! Checks the `ControlPlane`: reachable, the right service, credentials accepted. Two requests that change nothing.
 
 use std::time::Duration;
 
@@ -52,7 +51,7 @@ pub(super) async fn probe(config: &Config) -> Vec<Finding> {
     found
 }
 
-/// What the first answer says of the way there.
+/// Judges the connection by the first answer.
 fn reached(url: &str, health: &Result<(), CallError>, took: Duration, when_ill: &str) -> Finding {
     let well = || Finding::ok(REACH, format!("{url} answers in {} ms", took.as_millis()));
     let (status, meaning) = match health {
@@ -131,7 +130,7 @@ fn unreached(url: &str, failure: &Failure) -> Finding {
     Finding::failed(REACH, format!("{url}: {failure}"), advice)
 }
 
-/// What two answers say of our credentials. The second question needs them in any case.
+/// Judges the credentials by two answers. The second request always needs them.
 fn credentials(health: &Result<(), CallError>, commands: Result<(), CallError>) -> Finding {
     for answered in [health, &commands] {
         if let Err(CallError::Status { status, meaning: Meaning::Credentials, .. }) = answered {
@@ -143,7 +142,7 @@ fn credentials(health: &Result<(), CallError>, commands: Result<(), CallError>) 
         }
     }
     match commands {
-        // More commands than anybody reads are an answer to somebody who is let in, too.
+        // Too long a list of commands also means that the credentials were accepted.
         Ok(()) | Err(CallError::BadAnswer(BadAnswer::TooLong)) => Finding::ok(CREDENTIALS, "accepted"),
         Err(CallError::Status { meaning: Meaning::NotFound, .. }) if health.is_ok() => {
             Finding::ok(CREDENTIALS, "accepted; this server is not registered yet")

@@ -1,7 +1,7 @@
-//! Looking before starting: whether what the agent needs is there, and what to do about what is not.
+//! Checks everything the agent needs, and says how to fix each problem.
 //!
-//! Nothing that matters is changed: Redis sees a scratch key come and go, the outbox's disk a small file, the
-//! `ControlPlane` two questions. It works beside a running agent.
+//! It changes nothing that matters: a scratch key in Redis, a small file on the outbox's disk, two requests to the
+//! `ControlPlane`. It works beside a running agent.
 
 mod control_plane;
 

@@ -1,4 +1,4 @@
-//! Reporting: each result until the `ControlPlane` has it.
+//! Reports each result until the `ControlPlane` has it.
 
 use serde_json::Value;
 use tokio::sync::watch;
@@ -15,18 +15,18 @@ const NOT_FOUND_MOST: u32 = 10;
 /// After so many results in a round that were not heard, the rest waits for the next round.
 const UNHEARD_MOST: usize = 10;
 
-/// What becomes of a result.
+/// What to do with a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     /// The `ControlPlane` has it.
     Heard,
-    /// It does not want it: told again, it would say the same.
+    /// Rejected: repeating it would not help.
     Refused,
     /// It does not know this server, or this command.
     NotFound,
-    /// Something is wrong with this one, there or here: it is reported again, and the next one may be another matter.
+    /// This one failed, there or here: report it again; the next may succeed.
     Again,
-    /// Nothing is heard at the moment.
+    /// No reports succeed now.
     NotNow,
 }
 

@@ -1,5 +1,5 @@
-//! What proves that a command is the `ControlPlane`'s: a token that says the same as the command, signed with one of its
-//! keys. Pure: keys and time are arguments.
+//! Verifies that a command is the `ControlPlane`'s: a token with the same content, signed with one of its keys. Pure: keys
+//! and time are arguments.
 
 use jsonwebtoken::jwk::{
     AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyOperations, OctetKeyPairType, PublicKeyUse,
@@ -22,7 +22,7 @@ const NOT_BEFORE_SECONDS: f64 = 5.0;
 /// take its place in the journal for ever.
 const LASTS_MOST_SECONDS: f64 = 366.0 * 86_400.0;
 
-/// Why a token proves nothing. None of these repeats what is in it.
+/// Why a token is invalid. None of these repeats its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("the token is missing")]
@@ -103,17 +103,17 @@ impl Verifier {
         if token.len() > TOKEN_BYTES {
             return Err(Refusal::Malformed);
         }
-        // IMPORTANT: what is allowed is what is configured, never what the token says of itself. `none` is no algorithm
-        // to the library, and HMAC with the public key for its secret is not the one that is configured.
+        // IMPORTANT: only the configured algorithm is allowed, whatever the token declares. The library does not know
+        // `none`, and HMAC with the public key as its secret is not the configured algorithm.
         let header = decode_header(token).map_err(|_| Refusal::Malformed)?;
         if header.alg != self.algorithm {
             return Err(Refusal::Algorithm);
         }
-        // RFC 7515 §4.1.11: whoever does not know what is critical must refuse. No extension is known here.
+        // RFC 7515 §4.1.11: unknown critical extensions must be refused. None is known here.
         if header.crit.is_some() { Err(Refusal::Critical) } else { Ok(token) }
     }
 
-    /// Whether the token proves that the `ControlPlane` wants just this command done here, now.
+    /// Whether the token authorises exactly this command, here and now.
     pub(super) fn verify(&self, command: &Command, keys: &JwkSet, now: i64) -> Result<Grant, Refusal> {
         let token = self.token(command)?;
         let claims = self.claims(token, keys)?;

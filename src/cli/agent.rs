@@ -17,10 +17,10 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// No line of a long job's answer, and no page of an export, is near this.
 const LINE_BYTES: usize = 64 << 20;
 
-/// Why an agent could not be asked. Each says what to do about it.
+/// Why an agent did not answer properly. Each says what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AgentError {
-    /// What was given is no address.
+    /// Not an address.
     #[error("{0:?} is not an agent's address: use http://host:port")]
     Address(String),
     /// The HTTP client.
@@ -33,28 +33,28 @@ pub(super) enum AgentError {
         #[source]
         source: reqwest::Error,
     },
-    /// A connection that broke, or an answer that did not come.
+    /// A broken connection, or a timeout.
     #[error("the answer of the agent at {url} was cut off or timed out")]
     Cut {
         url: String,
         #[source]
         source: reqwest::Error,
     },
-    /// Somebody else answers there.
+    /// Another service answers there.
     #[error("the service at {0} is not a dataplane-agent: is this its SERVER_PORT?")]
     NotAnAgent(String),
-    /// No token is known here.
+    /// No token is set here.
     #[error(
         "the agent at {0} requires its admin token: set ADMIN_TOKEN here to the agent's value (or ADMIN_TOKEN_FILE, or --admin-token-file); with --url only the environment and that option are read"
     )]
     NoToken(String),
-    /// The token is another.
+    /// The wrong token.
     #[error("wrong admin token for the agent at {0}: set ADMIN_TOKEN here to the agent's value")]
     WrongToken(String),
-    /// There is no /admin.
+    /// The admin API is off.
     #[error("the admin API of the agent at {0} is off: set ADMIN_TOKEN for it, and restart or reload it")]
     Off(String),
-    /// This address may not ask.
+    /// This address has no access.
     #[error(
         "the agent at {0} denies access from this machine: check its TRUSTED_IPS and, for the host name used, TRUSTED_HOSTS"
     )]
@@ -67,7 +67,7 @@ pub(super) enum AgentError {
         /// Why.
         text: String,
     },
-    /// The answer is not what this release knows.
+    /// This release does not know the answer's format.
     #[error("cannot parse the answer of the agent at {url}: is it another release?")]
     Unknown {
         url: String,
@@ -154,7 +154,7 @@ impl Agent {
         |source| AgentError::Cut { url, source }
     }
 
-    /// What a path of the public surface says, whatever the status: an agent that is unhealthy says so with 503.
+    /// The body of a public path: an unhealthy agent answers 503.
     pub(super) async fn read(&self, path: &str, within: Duration) -> Result<String, AgentError> {
         let response = self.send(self.request(Method::GET, path).timeout(within)).await?;
         match response.status() {
@@ -164,7 +164,7 @@ impl Agent {
         }
     }
 
-    /// Makes sure that this is an agent that does what we ask.
+    /// Checks that this is an agent that accepts our token.
     pub(super) async fn greet(&self) -> Result<(), AgentError> {
         let health = self.read("/health", ANSWER_WITHIN).await?;
         let health: Option<serde_json::Value> = serde_json::from_str(&health).ok();
@@ -209,7 +209,7 @@ impl Agent {
         self.answer(self.request(Method::GET, path)).await
     }
 
-    /// The same, where it may not be there.
+    /// The same for something that may not exist.
     pub(super) async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, AgentError> {
         match self.get(path).await {
             Err(AgentError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
@@ -226,7 +226,7 @@ impl Agent {
         self.answer(self.request(Method::POST, path).json(body)).await
     }
 
-    /// The same where an answer of 503 tells what was done until then.
+    /// The same where a 503 answer reports partial work.
     pub(super) async fn post_for_part<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -269,13 +269,13 @@ impl Agent {
         Ok((status, value, response.bytes().await.map_err(self.cut())?.into()))
     }
 
-    /// Has something long done, and hands each line of the answer to `hear`, until it answers something.
+    /// Runs a long job, and passes each line of the answer to `hear`, until that returns a result.
     pub(super) async fn job<L: DeserializeOwned, T>(
         &self,
         path: &str,
         mut hear: impl FnMut(L) -> Option<T>,
     ) -> Result<Option<T>, AgentError> {
-        // However long it takes: what must not last is silence.
+        // No limit on the duration, only on silence.
         let response = self.send(self.request(Method::POST, path)).await?;
         let mut response = self.good(response).await?;
         let mut text: Vec<u8> = Vec::new();

@@ -1,4 +1,4 @@
-//! `dataplane-agent check`: a line for each thing that the agent needs, and what to do about it.
+//! `dataplane-agent check`: one line per dependency, with advice.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `dataplane-agent top`: one agent, or several, in the terminal. It only looks.
+//! `dataplane-agent top`: one or more agents in the terminal, read-only.
 //!
 //! [`watch`] asks the agents, [`picture`] is what one answer says, [`board`] what is known of all of them over time,
 //! [`draw`] how that looks: a pure function of the board.
@@ -28,7 +28,7 @@ use crate::config::{Flags, HttpConfig, load};
 use crate::telemetry::failpoint;
 use board::Board;
 
-/// A key is looked for so often: the longest that ending takes.
+/// Poll interval for keys: the longest time that quitting takes.
 const LOOK_FOR_KEYS: Duration = Duration::from_millis(100);
 /// What is printed of one picture.
 const ONCE_WIDTH: u16 = 100;
@@ -75,7 +75,7 @@ pub(super) async fn run(args: Args, flags: Flags, stop: impl Future<Output = ()>
     result
 }
 
-/// Two looks, so that there are rates; printed as text.
+/// Two samples, for the rates, printed as text.
 async fn once(agents: &[Agent], mut board: Board, interval: Duration) -> anyhow::Result<()> {
     for round in 0..2 {
         if round > 0 {

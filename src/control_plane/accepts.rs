@@ -1,6 +1,6 @@
-//! Which encodings of a request's body an answer says that the peer accepts (RFC 9110 §12.5.3).
+//! The request encodings that an answer says the peer accepts (RFC 9110 §12.5.3).
 
-/// What an answer's `Accept-Encoding` names.
+/// The encodings in an answer's `Accept-Encoding`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Accepts {
     /// gzip, by name or by `*`.

@@ -1,13 +1,13 @@
-//! Undoes an answer's `Content-Encoding`, whether it was asked for or not, and takes off a byte order mark.
+//! Decodes an answer's `Content-Encoding`, requested or not, and removes a byte order mark.
 
 use std::io::Read;
 
 use bytes::Bytes;
 
-/// What a request says in `Accept-Encoding`.
+/// The `Accept-Encoding` of requests.
 pub(super) const ACCEPTED: &str = "gzip, zstd";
 
-/// More encodings than this, one over the other, are nobody's.
+/// Maximum nested encodings.
 const LAYERS_MOST: usize = 3;
 
 /// As RFC 9659 has it for HTTP: 8 MiB. zstd's own limit is 128.

@@ -1,4 +1,4 @@
-//! Why an attempt got no answer, in types for the drain and in words for a person.
+//! Why an attempt got no answer, as types for the drain and as text.
 
 use std::error::Error;
 use std::io;
@@ -11,13 +11,13 @@ pub enum Failure {
     /// The host's name could not be resolved.
     #[error("cannot resolve the host name: {0}")]
     Dns(String),
-    /// No connection: refused, no route, or a proxy that would not.
+    /// No connection: refused, no route, or denied by a proxy.
     #[error("no connection: {0}")]
     Unreachable(String),
-    /// A connection that could not be made secure.
+    /// A TLS failure.
     #[error("TLS: {0}")]
     Tls(TlsProblem),
-    /// No progress for as long as the time-out.
+    /// No progress within the timeout.
     #[error("timed out {}", if *.connected { "waiting for the answer" } else { "connecting" })]
     Timeout {
         /// Whether there was a connection: if so, the peer may have processed the request.
@@ -26,13 +26,13 @@ pub enum Failure {
     /// The connection ended before the answer did. The peer may have processed the request.
     #[error("the answer was cut off: {0}")]
     Cut(String),
-    /// What came back is not HTTP, or has headers beyond all measure.
+    /// The answer is not HTTP, or its headers are too large.
     #[error("the answer is not HTTP: {0}")]
     NotHttp(String),
     /// The token could not be signed.
     #[error("cannot sign a token: {0}")]
     Token(String),
-    /// This request cannot be sent, now or ever: it is the record, not the link.
+    /// This request can never be sent: the fault is the record's, not the link's.
     #[error("cannot be sent: {0}")]
     Unsendable(&'static str),
 }
@@ -65,10 +65,10 @@ pub enum TlsProblem {
     /// For another host.
     #[error("its certificate is for another host name")]
     WrongHost,
-    /// Signed by nobody whom we trust.
+    /// Signed by an untrusted authority.
     #[error("its certificate is signed by an authority that is not trusted here")]
     UnknownAuthority,
-    /// The peer wants a certificate of ours, or another one.
+    /// The peer requires a client certificate, or another one.
     #[error("it does not accept our client certificate, or requires one")]
     ClientCertificate,
     /// The peer does not speak TLS at this port.

@@ -58,12 +58,12 @@ pub use hosts::Hosts;
 pub use live::{Live, Sampler};
 pub use server::listen;
 
-/// An answer takes no longer than this; it is made from memory.
+/// Timeout of an answer, which is made from memory.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// A correlation id is at most this long.
 const CORRELATION_ID_MAX: usize = 128;
 
-/// Nothing here is meant to be framed, guessed at, kept, or fetched from elsewhere.
+/// Headers that forbid framing, sniffing, caching, and fetching from elsewhere.
 const SECURITY_HEADERS: [(HeaderName, &str); 5] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
@@ -74,7 +74,7 @@ const SECURITY_HEADERS: [(HeaderName, &str); 5] = [
 
 static CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 
-/// What the surface shows.
+/// The state that the HTTP server shows.
 pub struct Surface {
     /// `SERVER_ID`.
     pub server_id: String,
@@ -82,7 +82,7 @@ pub struct Surface {
     pub region: String,
     /// `APP_VERSION`.
     pub version: String,
-    /// Since when this process runs.
+    /// When this process started.
     pub started: Instant,
     /// The outbox.
     pub outbox: Outbox,
@@ -90,11 +90,11 @@ pub struct Surface {
     pub redis: watch::Receiver<RedisStatus>,
     /// The link, as the drain sees it.
     pub link: watch::Receiver<LinkStatus>,
-    /// What an operator has ordered of the drain.
+    /// The operator's orders to the drain.
     pub orders: watch::Receiver<Orders>,
     /// Whether the `ControlPlane` knows this server.
     pub registered: watch::Receiver<bool>,
-    /// Why it does not, once that has lasted for a while.
+    /// Why not, once that has lasted for a while.
     pub registration_trouble: watch::Receiver<Option<String>>,
     /// Whether the agent is shutting down.
     pub stopping: watch::Receiver<bool>,
@@ -102,13 +102,13 @@ pub struct Surface {
     pub names: Names,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// The client, which knows whether the `ControlPlane` answers.
+    /// The client, which tells whether the `ControlPlane` answers.
     pub client: Arc<Client>,
-    /// Redis, which knows when the certificates end that it is spoken to with.
+    /// The Redis server, which tells when its certificates expire.
     pub redis_server: intake::Server,
-    /// Who may read; `None`: everybody.
+    /// Addresses with access; `None`: all.
     pub trusted: Option<TrustedIps>,
-    /// By which names it may be called.
+    /// The trusted host names.
     pub hosts: Arc<Hosts>,
 }
 
@@ -125,7 +125,7 @@ pub async fn serve(
     server::serve(listener, router, stop).await;
 }
 
-/// Every path of the surface; [`openapi`] describes the same ones.
+/// All paths; [`openapi`] describes the same ones.
 fn router(surface: Arc<Surface>, admin: Arc<Admin>, live: Arc<Live>) -> Router {
     let exposition = Arc::new(Exposition::new(Arc::clone(&surface)));
     let by_name = middleware::from_fn_with_state(Arc::clone(&surface.hosts), hosts::only_by_own_names);
@@ -174,7 +174,7 @@ fn documentation() -> Router {
         .route("/redoc/", get(pages::redoc_below))
 }
 
-/// Who may come in, and the headers that go back.
+/// Access control, and the headers of every answer.
 async fn guard(
     State(surface): State<Arc<Surface>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -192,7 +192,7 @@ async fn guard(
     response
 }
 
-/// What is made from memory takes no long time.
+/// Applies the timeout to answers made from memory.
 async fn answer_quickly(request: Request, next: Next) -> Response {
     let answer = tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await;
     answer.unwrap_or_else(|_| StatusCode::GATEWAY_TIMEOUT.into_response())

@@ -1,4 +1,4 @@
-//! How the board looks: a pure function of it. Colour says nothing that words do not.
+//! Draws the board: a pure function of it. Colour repeats what the words say.
 
 use std::collections::VecDeque;
 
@@ -33,10 +33,10 @@ const DOUBTFUL: Style = Style::new().fg(Color::Yellow);
 const BAD: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
 const FAINT: Style = Style::new().fg(Color::DarkGray);
 
-/// What is on the terminal.
+/// Draws the terminal.
 pub(super) fn draw(frame: &mut Frame<'_>, board: &Board) {
     let several = board.agents.len() > 1;
-    // The list gets half of the room at the most: the selected one is kept in sight.
+    // The list gets at most half of the room: the selected agent stays visible.
     let rows = if several { board.agents.len() as u16 + 1 } else { 0 };
     let rows = rows.min(frame.area().height / 2);
     let areas = [Constraint::Length(rows), Constraint::Min(0), Constraint::Length(1)];
@@ -164,7 +164,7 @@ fn one(frame: &mut Frame<'_>, area: Rect, agent: &Watched) {
     }
 }
 
-/// Words, tables and charts. Tables get the lines that they need, charts get the rest.
+/// Words, tables and charts. Tables get the lines they need, charts the rest.
 fn in_tables(frame: &mut Frame<'_>, inside: Rect, agent: &Watched, picture: &Picture) {
     let routes = agent.requests.routes();
     let is_beside = inside.width >= TYPES_WIDTH + ROUTES_WIDTH;
@@ -199,7 +199,7 @@ fn in_tables(frame: &mut Frame<'_>, inside: Rect, agent: &Watched, picture: &Pic
     }
 }
 
-/// All of it in lines, for a small terminal; of those that find no room it is said how many they are.
+/// Everything in lines, for a small terminal; counts the lines that do not fit.
 fn in_lines(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Picture) {
     let mut lines: Vec<Line<'_>> = facts(agent, picture).into();
     let depths = KINDS.iter().zip(picture.depth).zip(picture.age);
@@ -272,7 +272,7 @@ fn labelled(label: &str, mut rest: Vec<Span<'static>>) -> Line<'static> {
     Line::from(rest)
 }
 
-/// What there is to say of an agent, a line each.
+/// An agent's facts, a line each.
 fn facts(agent: &Watched, picture: &Picture) -> [Line<'static>; WORDS as usize] {
     let mut link = vec![Span::styled(picture.link.clone(), if picture.link_down { BAD } else { GOOD })];
     if let Some(probe) = picture.next_probe {
@@ -358,7 +358,7 @@ fn kinds(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
     frame.render_widget(table, area);
 }
 
-/// The busiest routes, as many as there is room for; of the others it is said how many they are.
+/// The busiest routes, as many as fit; counts the others.
 fn routes(frame: &mut Frame<'_>, area: Rect, routes: &[RouteBody]) {
     let room = usize::from(area.height.saturating_sub(1));
     let more = routes.len().saturating_sub(room);

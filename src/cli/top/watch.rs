@@ -1,4 +1,4 @@
-//! Asking the agents, each by a task of its own, so that none waits for another.
+//! Polls the agents, each in its own task, so that none waits for another.
 
 use std::time::{Duration, Instant};
 

@@ -305,7 +305,7 @@ mod tests {
     use crate::outbox::Entry;
 
     #[test]
-    fn every_word_is_looked_for_in_all_that_is_listed() {
+    fn a_search_matches_every_word_in_any_listed_field() {
         let Entry::Record(record) = started(7) else { unreachable!("it is a record") };
         let (session, transaction) = (record.session().to_uppercase(), record.transaction().to_owned());
         let correlation = record.correlation_id().into_owned();
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_filter_that_few_fit_to_gives_short_pages_and_misses_none() {
+    async fn a_filter_with_few_matches_gives_short_pages_and_misses_none() {
         let dir = tempfile::tempdir().unwrap();
         let (outbox, threads) = open(dir.path());
         let kind = |n| if n == 5 || n == 17 { Kind::Quota } else { Kind::Usage };

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_import_is_noted_from_its_first_lines_on_however_it_ends() {
+    async fn an_import_is_audited_from_its_first_lines_however_it_ends() {
         let lines = exported(6).await;
         let dir = tempfile::tempdir().unwrap();
         let (outbox, threads) = open(dir.path());

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_replay_that_was_begun_is_finished_also_when_nobody_waits_for_it() {
+    async fn a_started_replay_finishes_without_a_waiting_caller() {
         let dir = tempfile::tempdir().unwrap();
         let (outbox, threads) = open(dir.path());
         outbox.append(vec![letter(), letter()], None).await.unwrap().await.unwrap().unwrap();

@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn each_record_is_found_by_its_number_also_where_nothing_was_read_yet() {
+    async fn each_record_is_found_by_its_number_before_its_log_was_read() {
         let dir = tempfile::tempdir().unwrap();
         let (outbox, threads) = open(dir.path());
         let mut last = 0;

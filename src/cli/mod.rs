@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_is_said_once() {
+    fn a_cause_is_printed_once() {
         let cause = anyhow::anyhow!("no (os error 13)");
         let error = cause.context("a/lock: no (os error 13)").context("stop the agent first");
         assert_eq!(whole(&error), "stop the agent first: a/lock: no (os error 13)");

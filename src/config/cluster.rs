@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_without_the_password() {
+    fn problems_are_reported_without_the_password() {
         for rest in ["", ":hunter2@", ":hunter2@h:hunter2", "h/hunter2", "h,,h", "h/1"] {
             let error = ClusterUrl::parse(&format!("redis+cluster://{rest}")).unwrap_err();
             assert!(!error.contains("hunter2"), "{error}");

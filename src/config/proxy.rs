@@ -255,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_proxy_is_reached_by_is_filled_in() {
+    fn scheme_and_port_of_a_proxy_have_defaults() {
         for (text, url) in [
             ("proxy", "http://proxy/"),
             ("proxy:3128", "http://proxy:3128/"),
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_proxy_is_refused_without_being_repeated() {
+    fn an_invalid_proxy_is_refused_without_being_repeated() {
         for text in [
             "http://",
             "http://hunter2@",

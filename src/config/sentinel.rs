@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_without_the_password() {
+    fn problems_are_reported_without_the_password() {
         for rest in ["h", "h/", ":hunter2@/name", ":hunter2@h:hunter2/name", "h/name/hunter2", "h/name/0/1"] {
             let error = SentinelUrl::parse(&format!("redis+sentinel://{rest}")).unwrap_err();
             assert!(!error.contains("hunter2"), "{error}");

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_that_is_listened_on_is_one_unless_it_means_all() {
+    fn the_listening_host_is_trusted_unless_it_is_a_wildcard() {
         let own = |host| TrustedHosts::default().with_own(host);
         assert!(own("edge-1").contains(&CalledHost::parse("EDGE-1:8010").unwrap()));
         assert!(own("::1").contains(&CalledHost::parse("[::1]").unwrap()));

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_named_with_a_weight_is_accepted() {
+    fn only_encodings_with_a_positive_weight_are_accepted() {
         let read = |values: &[&str]| {
             Accepts::read(values.iter().map(|value| value.as_bytes()))
                 .map(|Accepts { gzip, zstd }| (gzip, zstd))

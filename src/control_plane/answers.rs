@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_answer_lacking_anything_is_none() {
+    fn a_quota_answer_lacking_a_field_is_invalid() {
         for field in ["api_session_id", "new_quota_amount", "final_quota", "transaction_id", "timestamp"] {
             let missing = quota(&QUOTA.replace(field, "other"));
             assert!(parse_quota_answer(missing.as_bytes()).is_err(), "without {field}");
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_answer_nested_without_measure_is_refused() {
+    fn a_deeply_nested_quota_answer_is_refused() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let body = quota(&QUOTA.replace("[1]", &deep));
         assert!(matches!(parse_quota_answer(body.as_bytes()), Err(BadAnswer::Json { .. })));
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_answer_names_what_was_not_taken_in_whichever_order() {
+    fn a_batch_answer_lists_the_exceptions_in_any_order() {
         let exceptions =
             batch(r#"[{"index":2,"status":424},{"index":0,"status":422,"error":"no such \"x\""}]"#);
         let expected = [
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_with_a_character_that_is_none_does_not_hold_up_the_others() {
+    fn a_command_with_an_invalid_character_does_not_hold_up_the_others() {
         let mut body = br#"{"commands":[{"command_id":"1","command_type":"\xe4"},{"command_id":"2","command_type":"p"}]}"#.to_vec();
         let escape = body.iter().position(|byte| *byte == b'\\').unwrap();
         body.splice(escape..escape + 4, [0xe4]);
@@ -485,14 +485,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_without_what_was_in_it() {
+    fn errors_do_not_repeat_the_answer() {
         let error = parse_quota_answer(br#"{"success":"hunter2"}"#).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"));
     }
 
     proptest! {
         #[test]
-        fn no_bytes_bring_a_parser_down(body in proptest::collection::vec(any::<u8>(), 0..200), json in "[\\[\\]{}:,\"a-z0-9 ]{0,80}") {
+        fn no_bytes_make_a_parser_panic(body in proptest::collection::vec(any::<u8>(), 0..200), json in "[\\[\\]{}:,\"a-z0-9 ]{0,80}") {
             for bytes in [body.as_slice(), json.as_bytes()] {
                 let _ = parse_quota_answer(bytes);
                 let _ = parse_batch_answer(bytes, BATCH, 3);

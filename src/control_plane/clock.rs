@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_answer_confirms_has_nothing_to_do_with_this_machines_clock() {
+    fn the_confirmed_time_is_independent_of_this_machines_clock() {
         let clock = Clock::default();
         assert_eq!(clock.confirmed_unix_micros(), None, "nobody has said anything");
         for seconds in [4_000_000_000, 1_000] {

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_was_encoded_is_as_before() {
+    fn encoded_bodies_round_trip() {
         let whole = (Bytes::from_static(b"{}"), false);
         for (encodings, raw) in [
             (&[][..], b"{}".to_vec()),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_decoded_stays_as_it_is() {
+    fn an_undecodable_body_is_kept_unchanged() {
         let cut = gzip(b"{}")[..12].to_vec();
         for (encoding, raw) in
             [("br", b"{}".to_vec()), ("gzip", b"{}".to_vec()), ("gzip", cut), ("zstd", b"{}".to_vec())]

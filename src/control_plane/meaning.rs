@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_another_request_is_none_of_ours_whatever_its_status() {
+    fn an_answer_naming_another_request_is_mismatched_whatever_its_status() {
         let other = Uuid::from_u128(8);
         let of_batch = |id: Uuid| format!(r#"{{"success":true,"data":{{"batch":"{id}","count":1}}}}"#);
         let foreign = |asked: Asked<'_>, body: &str| {
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_the_request_in_another_spelling_or_nothing_is_ours() {
+    fn an_answer_naming_the_request_differently_or_not_at_all_is_ours() {
         let own = |asked: Asked<'_>, body: &str| {
             assert_eq!(meaning(&asked, &said(200, body.as_bytes())), Meaning::Delivered, "{body}");
         };

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_base_url_is_refused_without_being_repeated() {
+    fn an_invalid_base_url_is_refused_without_being_repeated() {
         let long = format!("http://u:hunter2@h/{}", "x".repeat(PREFIX_MAX_BYTES));
         for url in [
             "",

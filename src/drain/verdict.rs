@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_control_plane_said_settles_or_refuses_a_record() {
+    fn only_the_control_planes_own_answer_settles_or_refuses_a_record() {
         use Meaning::{
             Credentials, Delivered, Duplicate, Failing, Foreign, InProgress, Misconfigured, Mismatched,
             NotFound, Overloaded, Refused,

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_goes_only_to_who_takes_it() {
+    fn gzip_is_sent_only_to_clients_that_accept_it() {
         let takes = |value: &'static str| {
             takes_gzip(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(value))]))
         };

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_told_while_it_is_fresh_and_a_failure_never_again() {
+    fn a_fresh_text_is_reused_and_a_failure_is_not() {
         let (latest, begun) = (Latest::default(), Instant::now());
         let ask = |after, made: Result<&str, &str>| {
             latest.text(begun + after, || made.map(|text| text.as_bytes().to_vec()).map_err(str::to_owned))

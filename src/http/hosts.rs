@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn by_any_other_name_it_is_not_meant() {
+    fn other_names_are_refused() {
         let local = "127.0.0.1:8010";
         for host in [
             "",

@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_nothing_of_a_message_is_one_itself() {
+    fn a_forged_note_is_an_ordinary_message() {
         let negative = b"x\n{\"length\":-1,\"list\":\"q\",\"sha1\":\"ab\"}\nhead";
         for bytes in [&b""[..], b"one line", b"two\nlines", b"x\n{}\nhead", negative] {
             let message = message(bytes.to_vec());

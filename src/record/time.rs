@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_named() {
+    fn a_value_that_is_not_a_time_is_named() {
         for (raw, found) in [
             (r#""""#, "a string that is not a time"),
             (r#""yesterday""#, "a string that is not a time"),

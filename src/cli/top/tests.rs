@@ -47,7 +47,7 @@ fn at(seconds: u64) -> Duration {
 }
 
 #[test]
-fn one_agent_is_shown_whole() {
+fn one_agent_is_shown_in_full() {
     let mut board = board(&["http://a:8010"]);
     assert_has(&drawn(&board, 100, 20), &["http://a:8010", "connecting"]);
     board.seen(0, (at(0), Ok(picture(12_345.0, 20_000.0, 7_655.0))));
@@ -84,7 +84,7 @@ fn one_agent_is_shown_whole() {
 }
 
 #[test]
-fn several_are_listed_and_the_selected_one_is_whole() {
+fn several_are_listed_and_the_selected_one_is_shown_in_full() {
     let mut board = board(&["http://a:1", "http://b:2", "http://c:3"]);
     for (n, id) in ["edge-a", "edge-b", "edge-c"].into_iter().enumerate() {
         board.seen(n, (at(0), Ok(Picture { server_id: id.into(), ..picture(n as f64, 10.0, 10.0) })));
@@ -163,7 +163,7 @@ fn the_busiest_routes_are_shown_and_the_others_counted() {
 }
 
 #[test]
-fn a_small_terminal_has_every_line_and_one_that_is_too_small_says_how_many_it_has_not() {
+fn a_small_terminal_has_every_line_and_a_smaller_one_counts_the_missing() {
     let mut board = board(&["http://a:1"]);
     let ill = |enqueued| Picture {
         depth: [12_345.0, 0.0, 2.0],
@@ -207,7 +207,7 @@ fn a_small_terminal_has_every_line_and_one_that_is_too_small_says_how_many_it_ha
 }
 
 #[test]
-fn the_height_that_there_is_goes_to_the_charts_which_say_what_they_show() {
+fn charts_fill_the_height_and_show_their_span() {
     let mut board = board(&["http://a:1"]);
     for second in 0..=90 {
         let enqueued = if second > 80 { 5_000.0 } else { second as f64 * 10.0 };

@@ -9,7 +9,7 @@ fn variables(sources: &Sources) -> Vec<String> {
 }
 
 #[test]
-fn nothing_at_all_is_reported_as_everything_that_is_required() {
+fn an_empty_configuration_reports_every_required_setting() {
     assert_eq!(
         refused(&Sources::default()),
         "SERVER_ID: required, but not set\n\
@@ -55,7 +55,7 @@ fn every_value_that_does_not_parse_is_reported_with_the_others() {
 }
 
 #[test]
-fn a_choice_that_is_none_is_told_the_choices() {
+fn an_invalid_choice_is_reported_with_the_choices() {
     assert_eq!(
         refused(&with([("LOG_LEVEL", "LOUD"), ("UNKNOWN_FIELDS", "keep")])),
         "UNKNOWN_FIELDS: \"keep\" is not one of forward, drop\n\
@@ -64,7 +64,7 @@ fn a_choice_that_is_none_is_told_the_choices() {
 }
 
 #[test]
-fn what_only_shows_in_combination_is_reported_beside_what_does_not_parse() {
+fn invalid_combinations_are_reported_with_parse_errors() {
     let sources = with([
         ("REDIS_PORT", "none"),
         ("QUOTA_RESPONSE_QUEUE", "queue:usage_records"),
@@ -142,7 +142,7 @@ fn a_file_that_cannot_be_read_is_one_problem_of_its_variable() {
 }
 
 #[test]
-fn what_is_odd_but_works_is_a_warning() {
+fn odd_but_working_values_are_warnings() {
     let warnings =
         |variables: &[(&'static str, &'static str)]| loaded(&with(variables.iter().copied())).warnings;
     let plain = ("CONTROL_PLANE_URL", "http://cp.example");

@@ -45,7 +45,7 @@ fn the_environment_counts_over_dotenv_in_either_spelling() {
 }
 
 #[test]
-fn the_client_is_told_the_proxy_with_its_credentials_and_nobody_else() {
+fn only_the_client_gets_the_proxys_credentials() {
     let config = loaded(&with([("HTTPS_PROXY", "user:hunter2@p:3128"), ("NO_PROXY", "a,b:1")]));
     let settings = config.control_plane.client_settings(&config.identity, 1);
     let proxy = settings.proxy.clone().unwrap();
@@ -75,7 +75,7 @@ fn proxies_that_cannot_be_used_are_problems_beside_all_others() {
 }
 
 #[test]
-fn an_entry_of_no_proxy_that_means_nothing_is_a_warning() {
+fn an_invalid_entry_of_no_proxy_is_a_warning() {
     let config = loaded(&with([("NO_PROXY", "cp.example:99999,a")]));
     assert_eq!(config.warnings.len(), 1);
     assert!(

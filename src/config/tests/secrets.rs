@@ -84,7 +84,7 @@ fn a_secret_that_cannot_be_read_is_a_problem_of_its_own_variable() {
 }
 
 #[test]
-fn a_secret_keeps_its_characters_and_a_nul_is_none() {
+fn a_secret_keeps_its_characters_and_must_not_contain_nul() {
     let secret = |value| loaded(&with([("REDIS_PASSWORD", value)])).redis.password.unwrap();
     for value in [" p$ss\\word#1 ", "--flag=x", "-", "a=b", "\"q\"", "ü"] {
         assert_eq!(secret(value).expose(), value);

@@ -150,7 +150,7 @@ impl Agent for Plain {
 }
 
 #[test]
-fn a_fleet_uses_a_control_plane_that_came_back_and_does_not_knock_it_over() {
+fn a_fleet_uses_a_recovered_control_plane_without_overloading_it() {
     let begin = Instant::now();
     let settings = Settings {
         failures_to_open: 3,

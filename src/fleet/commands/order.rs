@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_reads_needs_no_token() {
+    fn only_read_commands_need_no_token() {
         let free = CommandType::ALL.into_iter().filter(|kind| !kind.is_change()).map(CommandType::name);
         assert_eq!(free.collect::<Vec<_>>(), ["refresh_public_keys", "health_check", "get_metrics"]);
     }

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_result_is_given_up_only_where_nothing_else_will_be_said() {
+    fn a_result_is_dropped_only_if_repeating_it_cannot_help() {
         let fate_of = |meaning| fate(&Err(CallError::Status { status: 400, meaning, retry_after: None }));
         assert_eq!(fate(&Ok(())), Fate::Heard);
         for (meaning, expected) in [

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_damaged_from_the_future_or_too_long_is_passed_over() {
+    fn a_history_that_is_damaged_too_long_or_from_the_future_is_ignored() {
         let good = String::from_utf8(encode(points(3).iter())).unwrap();
         assert_eq!(decode(&good, 10_000), Some(points(3)));
         assert_eq!(decode(&good, 9_999), None, "the future");
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn where_it_cannot_be_written_nothing_is_made_and_nothing_is_lost() {
+    fn a_failed_write_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let gone = HistoryFile::in_folder(&folder.path().join("gone"));
         gone.write(b"text");

@@ -351,7 +351,7 @@ async fn a_page_is_given_until_it_is_confirmed_and_counts_once() {
         assert_eq!((status, said), (200, json!({"exported": first, "dead_letters": 0})));
     }
     let (status, _) = ask(&stage.agent, Method::POST, &confirm, Some(json!({"page": 3}))).await;
-    assert_eq!(status, 422, "that was not given out");
+    assert_eq!(status, 422, "this page was never served");
     assert_eq!(stage.agent.metrics().await.sum("dataplane_exported_total", &[]) as usize, first);
     // The next page was read and is dropped: what is in it goes the usual way.
     ask(&stage.agent, Method::GET, &format!("{path}/page"), None).await;

@@ -114,7 +114,7 @@ async fn agents_are_watched_go_away_and_come_back() {
     let back = tmux.shows(&["> edge-test-1", "edge-test-1 degraded"]).await;
     assert!(!back.contains("OFFLINE"), "{back}");
     tmux.press(&["?"]);
-    tmux.shows(&["this help, and back"]).await;
+    tmux.shows(&["show or hide this help"]).await;
     tmux.press(&["?"]);
     tmux.press(&["q"]);
     tmux.is_given_back("0").await;

@@ -86,12 +86,16 @@ fn a_backlog_moves_to_another_machine_with_its_identities() {
         (&0.into(), &48.into())
     );
     let again = agent(&old, &["outbox", "export", file]);
-    assert!(again.code == 1 && again.err.contains("nowhere else: export to another file"), "{}", again.err);
+    assert!(
+        again.code == 1 && again.err.contains("the only copy of its records: export to another file"),
+        "{}",
+        again.err
+    );
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(file).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600, "customers' records are nobody else's to read");
     for verb in ["export", "import"] {
         let dash = agent(&old, &["outbox", verb, "-"]);
-        assert!(dash.code == 2 && dash.err.contains("name a file"), "{}", dash.err);
+        assert!(dash.code == 2 && dash.err.contains("Name a file"), "{}", dash.err);
     }
 
     let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
@@ -156,7 +160,7 @@ fn a_backlog_moves_to_another_machine_with_its_identities() {
     std::fs::write(file, &text[..third]).unwrap();
     let said = agent(&new, &["outbox", "import", file, "--incomplete", "--json"]);
     assert_eq!(said.json()["complete"], false);
-    assert!(said.err.contains("the file is not whole"), "{}", said.err);
+    assert!(said.err.contains("the file is incomplete"), "{}", said.err);
     assert_eq!(waiting(), 50);
 }
 

@@ -1,4 +1,4 @@
-//! Where the parts of a record lie in its buffer, and whether that can be true.
+//! The positions of a record's parts in its buffer, and their validation.
 
 use super::trace;
 

@@ -32,7 +32,7 @@ pub enum KeyError {
     )]
     Unknown,
     /// The key does not match the configured algorithm.
-    #[error("JWT_ALGORITHM is {configured:?}, but the key is for {by_key:?}")]
+    #[error("CONTROL_PLANE_JWT_ALGORITHM is {configured:?}, but the key is for {by_key:?}")]
     Mismatch {
         /// What is configured.
         configured: JwtAlgorithm,

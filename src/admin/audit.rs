@@ -1,9 +1,8 @@
-//! Who gave which order, and what it did: a line in the log and a note in the ledger for each.
+//! Operator actions: each gets a log line and a ledger entry with who, what and the result.
 //!
-//! What moves or destroys records, or takes long, is noted as begun before it is done, and again with what came of it: a
-//! crash between leaves the note that it was begun. Of an order that takes several requests each page is. An order that
-//! cannot be noted is carried out all the same, for a full disk must not keep anybody from pausing the drain; the line in
-//! the log says so.
+//! An action that moves or deletes records, or takes long, is recorded as begun before it starts and again with its result,
+//! so that a crash leaves a trace; so is each page of an action that takes several requests. An action that cannot be
+//! recorded is executed anyway, since a full disk must not prevent pausing the drain; the log says so.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,17 +15,17 @@ use super::{AdminError, Dropped, Replayed, Selection, chain, dead_letters};
 use crate::outbox::{AUDIT_IDS, AUDIT_KEPT, AuditNote, AuditOutcome, LedgerError, Outbox};
 use crate::telemetry::failpoint;
 
-/// An order waits at most this long for its note, which is written later.
+/// An action waits at most this long for its entry, which is then written later.
 const NOTED_WITHIN: Duration = Duration::from_secs(2);
 
-/// Who gives an order.
+/// Who acts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Actor {
-    /// Whoever has the token, at this address.
+    /// A holder of the token, at this address.
     Address(IpAddr),
-    /// The ControlPlane, by the command with this id.
+    /// The ControlPlane, by the command with this ID.
     Command(String),
-    /// Whoever ran the command line on this machine.
+    /// A user of the command line on this machine.
     User(String),
 }
 
@@ -40,24 +39,24 @@ impl fmt::Display for Actor {
     }
 }
 
-/// An order and what became of it.
+/// An operator action and its result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AuditLine {
-    /// Its number: later orders have greater ones.
+    /// Its number: later actions have greater ones.
     pub number: u64,
-    /// When it was given.
+    /// When it was started.
     pub at: String,
-    /// Who gave it: an address, `command <id>`, or `local user <name>`.
+    /// Who did it: an address, `command <id>`, or `local user <name>`.
     pub who: String,
-    /// What was to be done.
+    /// The action.
     pub order: String,
-    /// What it was to be done with.
+    /// Its target.
     pub detail: String,
     /// How many dead letters or records it affected.
     pub count: Option<u64>,
-    /// To which dead letters: the first of them.
+    /// The numbers of the first affected dead letters.
     pub ids: Vec<u64>,
-    /// `begun` (nothing more is known), `done` or `failed`.
+    /// `begun` (outcome unknown), `done` or `failed`.
     pub outcome: String,
     /// Why it failed.
     pub error: Option<String>,
@@ -76,32 +75,32 @@ impl From<(u64, AuditNote)> for AuditLine {
     }
 }
 
-/// The last orders.
+/// The last operator actions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AuditPage {
     /// Newest first.
     pub orders: Vec<AuditLine>,
 }
 
-/// How many orders are listed.
+/// How many actions to list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct AuditFilter {
-    /// At most so many; 1,000, which are kept, unless asked otherwise.
+    /// Maximum number; default 1,000, which is all that are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
 }
 
-/// The last orders, newest first.
+/// The last operator actions, newest first.
 pub async fn list_orders(outbox: &Outbox, limit: Option<usize>) -> Result<AuditPage, AdminError> {
     let orders = outbox.orders().await?.into_iter().rev().map(AuditLine::from);
     Ok(AuditPage { orders: orders.take(limit.unwrap_or(AUDIT_KEPT as usize)).collect() })
 }
 
-/// An order under way, of which is noted that it has begun.
+/// An action recorded as begun.
 pub struct OpenOrder {
-    /// The note's number, if it could be written in time.
+    /// The entry's number, if it was written in time.
     number: Option<u64>,
     note: AuditNote,
 }
@@ -120,12 +119,12 @@ impl OpenOrder {
         Self { number: None, note }
     }
 
-    /// Says with what it was done, where that is known only now.
+    /// Sets the target, if it is known only now.
     pub fn describe(&mut self, detail: String) {
         self.note.detail = detail;
     }
 
-    /// Whether this has ended well, and `next` is the same order by the same actor.
+    /// Whether this succeeded and `next` is the same action by the same actor.
     fn goes_on_with(&self, next: &Self) -> bool {
         let (before, next) = (&self.note, &next.note);
         before.outcome == AuditOutcome::Done
@@ -133,10 +132,10 @@ impl OpenOrder {
     }
 }
 
-/// What came of an order.
+/// The result of an action.
 #[derive(Debug, Default)]
 pub struct Effect {
-    /// How many dead letters or records it affected, also if it failed.
+    /// Dead letters or records affected, also on failure.
     pub count: u64,
     /// Which dead letters.
     pub ids: Vec<u64>,
@@ -144,10 +143,10 @@ pub struct Effect {
     pub error: Option<String>,
 }
 
-/// Notes orders.
+/// Records operator actions.
 pub struct Audit {
     outbox: Outbox,
-    /// The last page of the last order about dead letters: one that takes several requests is one order.
+    /// The last page of the last action on dead letters: one that takes several requests is one action.
     last_page: Mutex<Option<OpenOrder>>,
 }
 
@@ -157,7 +156,7 @@ impl Audit {
         Self { outbox, last_page: Mutex::default() }
     }
 
-    /// Notes an order that was carried out at once, or could not be.
+    /// Records an action that was executed at once, or failed.
     pub async fn note(
         &self,
         by: &Actor,
@@ -171,7 +170,7 @@ impl Audit {
         self.write(&mut order).await;
     }
 
-    /// Notes that an order is begun, then has it carried out, then notes what came of it.
+    /// Records an action as begun, executes it, and records its result.
     pub async fn order<T>(
         &self,
         by: &Actor,
@@ -186,7 +185,7 @@ impl Audit {
         done
     }
 
-    /// Notes that an order is begun. What is noted of it later has the same number.
+    /// Records an action as begun. Its result gets the same number.
     pub async fn begin(&self, by: &Actor, order: &str, detail: impl Into<String>) -> OpenOrder {
         self.begun(OpenOrder::new(by, order, detail.into())).await
     }
@@ -198,7 +197,7 @@ impl Audit {
         order
     }
 
-    /// Notes what came of an order, or of the next page of it.
+    /// Records the result of an action, or of its next page.
     pub async fn end(&self, mut order: OpenOrder, effect: Effect) -> OpenOrder {
         let Effect { count, mut ids, error } = effect;
         ids.truncate(AUDIT_IDS);
@@ -212,7 +211,7 @@ impl Audit {
         order
     }
 
-    /// Drops dead letters for good, some hundreds at a time.
+    /// Deletes dead letters, some hundreds at a time.
     pub async fn drop_letters(&self, by: &Actor, selection: &Selection) -> Result<Dropped, AdminError> {
         let (ids, next) = dead_letters::chosen(&self.outbox, selection).await?;
         let work = self.outbox.drop_dead_letters(ids.clone());
@@ -225,7 +224,7 @@ impl Audit {
         Ok(Dropped { dropped: dropped?, next })
     }
 
-    /// Makes records of dead letters again, some hundreds at a time.
+    /// Replays dead letters as records, some hundreds at a time.
     pub async fn replay_letters(&self, by: &Actor, selection: &Selection) -> Result<Replayed, AdminError> {
         let work = dead_letters::replay_selected(&self.outbox, selection);
         let effect = |outcome: &Result<Replayed, AdminError>| match outcome {
@@ -237,8 +236,8 @@ impl Audit {
         self.page(by, "replay dead letters", selection, work, effect).await
     }
 
-    /// As [`Audit::order`], for some of the dead letters that an order is about: each page is noted before it is done,
-    /// and all under one number.
+    /// Like [`Audit::order`], for a page of an action on dead letters: each page is recorded before it is executed, all
+    /// under one number.
     async fn page<T>(
         &self,
         by: &Actor,
@@ -262,8 +261,10 @@ impl Audit {
         let written = self.outbox.note_order(order.number, order.note.clone());
         match tokio::time::timeout(NOTED_WITHIN, written).await {
             Ok(Ok(number)) => order.number = Some(number),
-            Ok(Err(error)) => tracing::warn!(%error, "audit: an order could not be noted in the ledger"),
-            Err(_) => tracing::warn!("audit: an order could not be noted in time"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "audit: an operator action could not be written to the ledger")
+            }
+            Err(_) => tracing::warn!("audit: an operator action was not written to the ledger in time"),
         }
     }
 }
@@ -272,8 +273,8 @@ fn log(note: &AuditNote) {
     let AuditNote { who, order, detail, count, ids, outcome, .. } = note;
     let ids = (!ids.is_empty()).then(|| format!("{ids:?}"));
     if let AuditOutcome::Failed(error) = outcome {
-        tracing::warn!(who, order, detail, count, ids, error, "audit: an order was given, and failed");
+        tracing::warn!(who, order, detail, count, ids, error, "audit: operator action failed");
     } else {
-        tracing::warn!(who, order, detail, count, ids, "audit: an order was given");
+        tracing::warn!(who, order, detail, count, ids, "audit: operator action");
     }
 }

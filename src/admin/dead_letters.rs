@@ -1,4 +1,4 @@
-//! Dead letters: looked through, sent again, dropped; a page at a time, so that no request takes long.
+//! Listing, replaying and dropping dead letters, a page at a time, so that no request takes long.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,13 +6,13 @@ use super::{AdminError, Message};
 use crate::outbox::{self, DeadLetter, Outbox, Payload, Reason};
 use crate::record::Kind;
 
-/// Dead letters are read so many at once.
+/// Dead letters per read.
 const READ_AT_ONCE: usize = 200;
-/// So many are looked through for one page: a filter that few fit to must not take for ever.
+/// Dead letters scanned per page: a filter with few matches must not take for ever.
 const LOOKED_THROUGH: usize = 20_000;
-/// So many are replayed or dropped by one request; it says where the next one goes on.
+/// Dead letters replayed or dropped per request; the answer says where to continue.
 const AT_ONCE: usize = 500;
-/// A text that is searched for has at most so many bytes.
+/// Maximum bytes of a search text.
 const TEXT_BYTES: usize = 400;
 
 /// A dead letter, without its bytes.
@@ -20,27 +20,27 @@ const TEXT_BYTES: usize = 400;
 pub struct DeadLetterLine {
     /// Its number in this outbox.
     pub id: u64,
-    /// Why it is one.
+    /// Its reason.
     pub reason: Reason,
-    /// What it is, or would have been.
+    /// Its kind, or what it would have been.
     pub kind: Kind,
-    /// Why, in words.
+    /// The reason in words.
     pub detail: String,
-    /// How often its delivery was tried.
+    /// Delivery attempts.
     pub attempts: u32,
     /// When it was accepted.
     pub first_at: String,
-    /// When it was given up.
+    /// When it became a dead letter.
     pub last_at: String,
-    /// How many bytes the producer's message has.
+    /// Bytes of the producer's message.
     pub bytes: usize,
     /// Its session, if it is a record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_session_id: Option<String>,
-    /// Its transaction, likewise.
+    /// Its transaction, if it is a record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transaction_id: Option<String>,
-    /// What its requests carry as `X-Correlation-ID`, likewise.
+    /// The `X-Correlation-ID` of its requests, if it is a record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
 }
@@ -73,7 +73,7 @@ pub struct DeadLetterDetail {
     /// About it.
     #[serde(flatten)]
     pub line: DeadLetterLine,
-    /// What the producer pushed.
+    /// The message as pushed.
     pub original_message: Message,
 }
 
@@ -82,11 +82,11 @@ pub struct DeadLetterDetail {
 pub struct DeadLetterPage {
     /// Oldest first.
     pub dead_letters: Vec<DeadLetterLine>,
-    /// Where the next page begins, though this one may be short, or empty; none: this was the last.
+    /// Start of the next page, also if this one is short or empty; null: this was the last.
     pub next: Option<u64>,
 }
 
-/// Which dead letters are listed.
+/// Which dead letters to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -97,26 +97,26 @@ pub struct LetterFilter {
     /// Only those of this kind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,
-    /// Only those that have every word of this text, at most 400 bytes, in their number, reason, kind, detail, session,
-    /// transaction or correlation id, whatever the case.
+    /// Only those with every word of this text, at most 400 bytes, in their number, reason, kind, detail, session,
+    /// transaction or correlation ID, ignoring case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
     /// Only those from this number on.
     #[serde(default)]
     pub from: u64,
-    /// At most so many.
+    /// Maximum number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
 }
 
 impl LetterFilter {
-    /// What is wrong with it, if anything is.
+    /// Why it is invalid, if it is.
     pub fn fault(&self) -> Option<&'static str> {
         let is_long = self.text.as_ref().is_some_and(|text| text.len() > TEXT_BYTES);
-        is_long.then_some("text has at most 400 bytes")
+        is_long.then_some("text: at most 400 bytes")
     }
 
-    /// The words that are searched for, as [`is_found`] wants them.
+    /// The words to search for, as [`is_found`] needs them.
     fn words(&self) -> Vec<String> {
         let words = self.text.iter().flat_map(|text| text.split_whitespace());
         words.map(str::to_lowercase).collect()
@@ -129,7 +129,7 @@ impl LetterFilter {
     }
 }
 
-/// Whether every word is somewhere in what is listed of a letter. People write names with spaces, too.
+/// Whether every word occurs in a dead letter's listed fields. Names may be written with spaces.
 fn is_found(letter: &DeadLetter, words: &[String]) -> bool {
     let (reason, kind) = (letter.reason.label(), letter.kind().name());
     let mut text = format!("{} {reason} {kind} {}", letter.id, letter.detail);
@@ -143,7 +143,7 @@ fn is_found(letter: &DeadLetter, words: &[String]) -> bool {
     words.iter().all(|word| text.contains(word))
 }
 
-/// The dead letters that are to be replayed or dropped: some by their numbers, those with one reason, or all.
+/// The dead letters to replay or drop: by numbers, by reason, or all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Selection {
@@ -156,10 +156,10 @@ pub struct Selection {
     /// All.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
-    /// Of these, only from this number on.
+    /// Only from this number on.
     #[serde(default)]
     pub from: u64,
-    /// Of these, only those below this number; absent: below the next that will be given.
+    /// Only below this number; default: below the next number to be assigned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub below: Option<u64>,
 }
@@ -176,29 +176,29 @@ impl std::fmt::Display for Selection {
 }
 
 impl Selection {
-    /// What is wrong with it, if anything is: it names nothing, or two things, or too much.
+    /// Why it is invalid, if it is: it selects nothing, in two ways, or too much.
     pub fn fault(&self) -> Option<&'static str> {
         let named = [!self.ids.is_empty(), self.reason.is_some(), self.all];
         match named.iter().filter(|named| **named).count() {
-            1 if self.ids.len() > AT_ONCE => Some("at most 500 ids at once"),
+            1 if self.ids.len() > AT_ONCE => Some("ids: at most 500 per request"),
             1 => None,
-            _ => Some("one of ids, reason and all is needed"),
+            _ => Some("give one of ids, reason or all"),
         }
     }
 }
 
-/// What became of dead letters that were to be sent again.
+/// The result of a replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Replayed {
-    /// Records again, with the keys and bodies that they always had.
+    /// Replayed as records, with the same keys and bodies.
     pub replayed: Vec<u64>,
-    /// They never were records: they can only be pushed to Redis again, corrected.
+    /// Not valid records: correct them and push them to Redis again.
     pub not_records: Vec<u64>,
-    /// There are none with these numbers.
+    /// No such dead letters.
     pub unknown: Vec<u64>,
-    /// There are more: ask for this next.
+    /// The rest: send this next.
     pub next: Option<Selection>,
-    /// Why it ended before its time. What had been done by then stays done, and `next` is what is left.
+    /// Why it stopped early. What was done stays done; `next` is the rest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -206,9 +206,9 @@ pub struct Replayed {
 /// How many dead letters were dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Dropped {
-    /// So many.
+    /// Number of dead letters dropped.
     pub dropped: u64,
-    /// There are more: ask for this next.
+    /// The rest: send this next.
     pub next: Option<Selection>,
 }
 
@@ -221,7 +221,7 @@ pub async fn list_dead_letters(
     list_among(outbox, filter, limit, LOOKED_THROUGH).await
 }
 
-/// At most `limit` of the next so many.
+/// At most `limit` among the next scanned ones.
 async fn list_among(
     outbox: &Outbox,
     filter: &LetterFilter,
@@ -255,7 +255,7 @@ pub async fn find_dead_letter(outbox: &Outbox, id: u64) -> Result<Option<DeadLet
     }))
 }
 
-/// Makes records of dead letters again, some hundreds at a time.
+/// Replays dead letters as records, some hundreds at a time.
 pub(super) async fn replay_selected(outbox: &Outbox, selection: &Selection) -> Result<Replayed, AdminError> {
     let (ids, next) = chosen(outbox, selection).await?;
     let outcome = outbox.replay(&ids).await;
@@ -268,7 +268,7 @@ pub(super) async fn replay_selected(outbox: &Outbox, selection: &Selection) -> R
     Ok(Replayed { replayed, not_records, unknown, next, error })
 }
 
-/// What of the chosen ones was not come to, as a selection.
+/// The selected ones that were not reached, as a selection.
 fn left(selection: &Selection, ids: &[u64], outcome: &outbox::Replayed) -> Option<Selection> {
     let outcome = [&outcome.replayed, &outcome.not_records, &outcome.unknown];
     let is_left = |id: &&u64| !outcome.iter().any(|done| done.contains(id));
@@ -281,7 +281,7 @@ fn left(selection: &Selection, ids: &[u64], outcome: &outbox::Replayed) -> Optio
     })
 }
 
-/// The numbers that are meant, at most [`AT_ONCE`], and what is left to ask for.
+/// The selected numbers, at most [`AT_ONCE`], and the rest of the selection.
 pub(super) async fn chosen(
     outbox: &Outbox,
     selection: &Selection,
@@ -289,7 +289,7 @@ pub(super) async fn chosen(
     if !selection.ids.is_empty() {
         return Ok((selection.ids.clone(), None));
     }
-    // What is replayed may come back under a new number: it must not be met again.
+    // A replayed one may become a dead letter again under a new number, which must not be selected again.
     let below = selection.below.unwrap_or_else(|| outbox.next_dead_letter());
     let filter = LetterFilter { reason: selection.reason, from: selection.from, ..LetterFilter::default() };
     let page = list_dead_letters(outbox, &filter, AT_ONCE).await?;
@@ -305,7 +305,7 @@ mod tests {
     use crate::outbox::Entry;
 
     #[test]
-    fn every_word_is_looked_for_in_all_that_is_listed() {
+    fn a_search_matches_every_word_in_any_listed_field() {
         let Entry::Record(record) = started(7) else { unreachable!("it is a record") };
         let (session, transaction) = (record.session().to_uppercase(), record.transaction().to_owned());
         let correlation = record.correlation_id().into_owned();
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_filter_that_few_fit_to_gives_short_pages_and_misses_none() {
+    async fn a_filter_with_few_matches_gives_short_pages_and_misses_none() {
         let dir = tempfile::tempdir().unwrap();
         let (outbox, threads) = open(dir.path());
         let kind = |n| if n == 5 || n == 17 { Kind::Quota } else { Kind::Usage };

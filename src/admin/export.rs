@@ -1,8 +1,9 @@
-//! Moving what waits, and the dead letters, out of a running agent, a page at a time, without losing a record to a client that vanishes.
+//! Exports waiting records and dead letters from a running agent, a page at a time, without losing a record if the client
+//! vanishes.
 //!
-//! While an export is open the drain holds no record. A page is given out again and again until it is confirmed: that
-//! says that it is safe elsewhere, and only then are its records settled, or its dead letters dropped. An export of which nothing is heard for a
-//! while ends by itself, and the drain goes on, with what was not confirmed among the rest.
+//! While an export is open the drain holds no record. A page is served again until it is confirmed as safe elsewhere; only
+//! then are its records settled, or its dead letters dropped. An export whose client is silent for a while ends by itself,
+//! and the drain resumes, including unconfirmed records.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,49 +18,49 @@ use super::{Actor, Audit, STOPPED};
 use crate::drain::{Controls, LinkStatus};
 use crate::outbox::{ExportPage, ExportPlace, Exported, Outbox, TransferError};
 
-/// Without a word of the client for so many seconds an export ends, unless it asked for another time.
+/// Default number of silent seconds after which an export ends.
 const PATIENCE: u64 = 60;
 const PATIENCE_MOST: u64 = 600;
 
-/// Why an export does not go on.
+/// Why an export cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// There is one already.
-    #[error("another export is under way")]
+    /// One is open already.
+    #[error("another export is running")]
     Busy,
-    /// It was given up, or has ended.
-    #[error("there is no such export: it has ended, or nothing was heard of its client for too long")]
+    /// It was abandoned or has ended.
+    #[error("no such export: it has ended, or its client was silent for too long")]
     Gone,
-    /// A page was confirmed that was not given out.
-    #[error("that page was not given out")]
+    /// The confirmed page was never served.
+    #[error("this page was never served")]
     Page,
-    /// What waits could not be read, or not be settled.
+    /// The backlog could not be read or settled.
     #[error(transparent)]
     Transfer(#[from] TransferError),
 }
 
-/// How an export is begun.
+/// Parameters of an export.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ExportAsked {
-    /// After so many seconds without a word it ends by itself; 60 unless asked otherwise, at most 600.
+    /// Silent seconds after which it ends by itself; default 60, at most 600.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience_seconds: Option<u64>,
 }
 
-/// An export under way.
+/// An open export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ExportState {
-    /// What to call it.
+    /// Its ID.
     pub export: Uuid,
-    /// Whether the drain has let go of all records: pages are given out then.
+    /// Whether the drain has released all records: only then are pages served.
     pub parked: bool,
-    /// It ends by itself when nothing is heard for so many seconds.
+    /// Silent seconds after which it ends by itself.
     pub patience_seconds: u64,
 }
 
-/// Which page is confirmed.
+/// The page to confirm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PageNumber {
@@ -67,12 +68,12 @@ pub struct PageNumber {
     pub page: u64,
 }
 
-/// What has been exported for good.
+/// Confirmed totals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Confirmed {
-    /// Records that are settled as exported.
+    /// Records settled as exported.
     pub exported: u64,
-    /// Dead letters that are dropped here.
+    /// Dead letters dropped from this outbox.
     pub dead_letters: u64,
 }
 
@@ -88,10 +89,10 @@ impl From<Confirmed> for Exported {
     }
 }
 
-/// What comes next.
+/// The next page.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Page {
-    /// The drain has records in hand yet: ask again.
+    /// The drain still holds records: ask again.
     NotYet(ExportState),
     /// These lines.
     Lines {
@@ -100,7 +101,7 @@ pub enum Page {
         /// JSON Lines.
         text: Vec<u8>,
     },
-    /// All that was there when it began was given out.
+    /// Everything present at its start was served.
     End,
 }
 
@@ -109,14 +110,14 @@ struct Export {
     order: OpenOrder,
     patience: Duration,
     place: Option<ExportPlace>,
-    /// Given out and not confirmed.
+    /// Served and not confirmed.
     page: Option<ExportPage>,
     /// Its number, or that of the last one.
     number: u64,
     exported: Exported,
 }
 
-/// The one export that may be under way.
+/// The one export that may be open.
 pub struct Exports {
     outbox: Outbox,
     controls: Controls,
@@ -142,7 +143,7 @@ impl Exports {
         ExportState { export: export.id, parked, patience_seconds: export.patience.as_secs() }
     }
 
-    /// Begins one: the drain sends no record until it ends.
+    /// Starts an export: the drain sends no record until it ends.
     pub async fn begin(&self, by: &Actor, asked: ExportAsked) -> Result<ExportState, ExportError> {
         let mut open = self.open.lock().await;
         if open.is_some() {
@@ -165,18 +166,18 @@ impl Exports {
         Ok(self.state(open.insert(export)))
     }
 
-    /// The open export of this name, of which something has just been heard.
+    /// The open export with this ID; its client has just been heard.
     fn heard<'a>(&self, open: &'a mut Option<Export>, id: Uuid) -> Result<&'a mut Export, ExportError> {
         let export = open.as_mut().filter(|export| export.id == id).ok_or(ExportError::Gone)?;
         self.until.send_replace(Some(Instant::now() + export.patience));
         Ok(export)
     }
 
-    /// The page that is to be confirmed next.
+    /// The next unconfirmed page.
     pub async fn page(&self, id: Uuid) -> Result<Page, ExportError> {
         let mut open = self.open.lock().await;
         let export = self.heard(&mut open, id)?;
-        // IMPORTANT: what the drain has in hand may be delivered yet: it must not be given out as well.
+        // IMPORTANT: records the drain holds may still be delivered: they must not be served as well.
         let state = self.state(export);
         if !state.parked {
             return Ok(Page::NotYet(state));
@@ -196,7 +197,7 @@ impl Exports {
         Ok(page.map_or(Page::End, |page| Page::Lines { number: export.number, text: page.text.clone() }))
     }
 
-    /// The page is safe elsewhere: what is in it leaves this outbox. Told twice, it does the same as once.
+    /// Confirms a page: its records leave this outbox. Idempotent.
     pub async fn confirm(&self, id: Uuid, number: u64) -> Result<Confirmed, ExportError> {
         let mut open = self.open.lock().await;
         let export = self.heard(&mut open, id)?;
@@ -216,7 +217,7 @@ impl Exports {
         Ok(export.exported.into())
     }
 
-    /// Ends it: the drain goes on, unless the operator has paused it.
+    /// Ends it: the drain resumes, unless an operator has paused it.
     pub async fn end(&self, id: Uuid) -> Result<Confirmed, ExportError> {
         let mut open = self.open.lock().await;
         let exported = self.heard(&mut open, id)?.exported;
@@ -224,19 +225,19 @@ impl Exports {
         Ok(exported.into())
     }
 
-    /// Whatever ends it: what was confirmed has left this outbox, and is noted.
+    /// Closes it for any reason, and records what was confirmed.
     async fn close(&self, open: &mut Option<Export>, error: Option<&str>) {
         self.until.send_replace(None);
         self.controls.export(false);
         if let Some(Export { mut order, exported, .. }) = open.take() {
             let Exported { records, dead_letters, .. } = exported;
-            order.describe(format!("{records} records and {dead_letters} dead letters are in a file now"));
+            order.describe(format!("exported {records} records and {dead_letters} dead letters to a file"));
             let (count, error) = (exported.total(), error.map(str::to_owned));
             self.audit.end(order, Effect { count, error, ..Effect::default() }).await;
         }
     }
 
-    /// Ends exports of which nothing is heard any more, and when `stop` is true the one that is open then.
+    /// Ends exports with silent clients, and the open one when `stop` is true.
     pub async fn watch(&self, mut stop: watch::Receiver<bool>) {
         let mut until = self.until.subscribe();
         while !*stop.borrow() {
@@ -254,8 +255,8 @@ impl Exports {
                     let mut open = self.open.lock().await;
                     // Something may have been heard meanwhile.
                     if self.until.borrow().is_some_and(|until| until <= Instant::now()) {
-                        tracing::warn!("nothing is heard of whoever was exporting: the sender goes on");
-                        self.close(&mut open, Some("nothing more was heard of its client")).await;
+                        tracing::warn!("the export's client went silent: the export is closed and sending resumes");
+                        self.close(&mut open, Some("its client went silent")).await;
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! Taking in what was moved to a file, some lines at a time.
+//! Imports an exported file, some lines at a time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::audit::{Effect, OpenOrder};
 use super::{Actor, Audit, Imported, STOPPED, chain};
 use crate::outbox::{self, Chunk, Entry, ExportId, KnownLetters, Outbox, TransferError};
 
-/// An import of which nothing is heard for so long gives way to another one.
+/// An import silent for this long gives way to another.
 const IMPORT_PATIENCE: Duration = Duration::from_secs(30);
 
 struct Import {
@@ -45,7 +45,7 @@ pub struct ImportPart {
     pub again: bool,
 }
 
-/// The one import that may be under way.
+/// The one import that may be open.
 pub struct Imports {
     outbox: Outbox,
     audit: Arc<Audit>,
@@ -68,7 +68,7 @@ impl Imports {
             Some(import) if import.id == id => import,
             Some(import) if import.heard.elapsed() < IMPORT_PATIENCE => return Ok(None),
             open => {
-                self.abandon(open, "nothing more was heard of its client").await;
+                self.abandon(open, "its client went silent").await;
                 open.insert(self.begin(by, id).await?)
             }
         };
@@ -123,11 +123,11 @@ impl Imports {
         ended
     }
 
-    /// Ends an import whose last lines never came. Its exports are not known afterwards: the rest of the file is still to
-    /// be imported.
+    /// Ends an import whose last lines never arrived. Its exports do not count as imported: the rest of the file is still
+    /// missing.
     async fn abandon(&self, open: &mut Option<Import>, why: &str) {
         if let Some(import) = open.take() {
-            let effect = import.effect(Some(format!("{why}: the rest of the file was not imported")));
+            let effect = import.effect(Some(format!("{why}; the rest of the file was not imported")));
             self.audit.end(import.order, effect).await;
         }
     }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_import_is_noted_from_its_first_lines_on_however_it_ends() {
+    async fn an_import_is_audited_from_its_first_lines_however_it_ends() {
         let lines = exported(6).await;
         let dir = tempfile::tempdir().unwrap();
         let (outbox, threads) = open(dir.path());
@@ -183,11 +183,8 @@ mod tests {
         let by = Actor::User("me".into());
         let take_in = async |part| imports.take_in(&by, part).await;
         let note = |outcome: &str, count, error: &str| (outcome.to_owned(), count, error.to_owned());
-        let abandoned = note(
-            "failed",
-            Some(2),
-            "nothing more was heard of its client: the rest of the file was not imported",
-        );
+        let abandoned =
+            note("failed", Some(2), "its client went silent; the rest of the file was not imported");
 
         take_in(part(1, 1, &lines[..2].concat(), false, &[11, 12])).await.unwrap().unwrap();
         assert_eq!(noted(&outbox).await, [note("begun", None, "")]);

@@ -1,4 +1,4 @@
-//! What takes as long as the outbox is large: it tells how far it is, a line at a time, and then what came of it.
+//! Jobs whose duration depends on the size of the outbox: they report progress in lines, and then the result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,29 +11,29 @@ use super::audit::Effect;
 use super::{Actor, Audit, chain};
 use crate::outbox::{self, Inspection, Outbox, Salvaged, Verified};
 
-/// Between two lines: whoever waits knows that it goes on.
+/// Interval of progress lines.
 const TELL_EVERY: Duration = Duration::from_millis(250);
 
 /// A line of such a job's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobLine<T> {
-    /// So many records so far.
+    /// Records so far.
     Progress(u64),
-    /// What came of it: the last line.
+    /// The result: the last line.
     Done(T),
-    /// Why it came to nothing: the last line.
+    /// The error: the last line.
     Failed(String),
 }
 
 /// What was imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Imported {
-    /// So many records.
+    /// Records imported.
     pub imported: u64,
-    /// So many dead letters.
+    /// Dead letters imported.
     pub dead_letters: u64,
-    /// So many more were here already, and were passed over.
+    /// Dead letters skipped because they already existed.
     pub known_dead_letters: u64,
 }
 
@@ -51,7 +51,7 @@ impl From<Imported> for outbox::Imported {
     }
 }
 
-/// Reads everything of an outbox at work, and says what is wrong where. It ends with the stream.
+/// Verifies an outbox in use and reports damage. Ends with the stream.
 pub fn verify(outbox: &Outbox) -> impl Stream<Item = JobLine<Verified>> + use<> {
     stream::unfold(Some(outbox.inspect()), async |inspection| {
         let mut inspection = inspection?;
@@ -85,18 +85,17 @@ struct Salvaging {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct SalvageAsked {
-    /// What cannot be brought back is given up: the quarantine is done with.
+    /// Abandons what cannot be recovered and clears the quarantine state.
     #[serde(default)]
     pub give_up: bool,
 }
 
 /// What is noted of how to salvage.
 pub fn salvage_detail(give_up: bool) -> &'static str {
-    if give_up { "what is lost is given up" } else { "" }
+    if give_up { "with --give-up" } else { "" }
 }
 
-/// Brings back what can be read of what was set aside, by order of `by`. When the stream is dropped, the work ends
-/// between two appends.
+/// Recovers readable records from the quarantine, by order of `by`. When the stream is dropped, it ends between two appends.
 pub(super) fn salvage(
     outbox: Outbox,
     audit: Arc<Audit>,
@@ -115,7 +114,7 @@ pub(super) fn salvage(
             });
             tokio::select! {
                 outcome = work => outcome.map_err(|error| chain(&error)),
-                _ = &mut stopped => Err("its client has gone".to_owned()),
+                _ = &mut stopped => Err("its client disconnected".to_owned()),
             }
         };
         let effect = |outcome: &Result<_, String>| {
@@ -134,7 +133,7 @@ pub(super) fn salvage(
             Err(_) => Some((JobLine::Progress(records), Some(salvaging))),
             Ok(Ok(Ok(salvaged))) => Some((JobLine::Done(salvaged), None)),
             Ok(Ok(Err(error))) => Some((JobLine::Failed(error), None)),
-            Ok(Err(_)) => Some((JobLine::Failed("salvaging ended by itself".into()), None)),
+            Ok(Err(_)) => Some((JobLine::Failed("salvaging ended unexpectedly".into()), None)),
         }
     })
 }

@@ -1,8 +1,8 @@
-//! Replays and drops dead letters for whoever orders it: one order at a time, and each to its end.
+//! Replays and drops dead letters: one job at a time, each to its end.
 //!
-//! Two that replay at once would replay the same letter twice; and one that is left between making records of letters
-//! and removing these would leave both. So the work is a task's of its own: whoever ordered it only waits for it, and
-//! may go away.
+//! Two concurrent replays would replay the same dead letter twice, and one interrupted between appending the records and
+//! removing the dead letters would leave both. So a separate task does the work; the caller only waits for it, and may go
+//! away.
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_replay_that_was_begun_is_finished_also_when_nobody_waits_for_it() {
+    async fn a_started_replay_finishes_without_a_waiting_caller() {
         let dir = tempfile::tempdir().unwrap();
         let (outbox, threads) = open(dir.path());
         outbox.append(vec![letter(), letter()], None).await.unwrap().await.unwrap().unwrap();

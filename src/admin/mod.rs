@@ -1,5 +1,5 @@
-//! What an operator sees of an agent and may do to it: the forms that the HTTP surface and the command line share, and
-//! the work itself on an open outbox, be it a running agent's or a stopped one's.
+//! What an operator can see and do: the types shared by the admin API and the command line, and the work on an open outbox,
+//! of a running or a stopped agent.
 
 mod audit;
 mod dead_letters;
@@ -32,23 +32,23 @@ pub use outbox::{
     list_waiting,
 };
 
-/// Why what was open at a stop has ended.
+/// Why jobs open at shutdown ended.
 const STOPPED: &str = "the agent stopped";
 
-/// Why an operator's wish could not be fulfilled.
+/// Why an operator's request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// The dead letters.
-    #[error("the dead letters")]
+    #[error("cannot read the dead letters")]
     Letters(#[from] crate::outbox::LedgerError),
     /// Nobody does such work any more.
     #[error("the agent is stopping")]
     Stopping,
     /// Where a page was to begin.
-    #[error("the cursor is none that a page gave")]
+    #[error("cursor: not a value that a page returned")]
     Cursor,
     /// Reading what waits.
-    #[error("what waits")]
+    #[error("cannot read the backlog")]
     Read(#[from] crate::outbox::ReadError),
 }
 

@@ -1,4 +1,4 @@
-//! What may be done to a running agent, for everybody who may do it: the admin surface, and signed commands.
+//! Actions on a running agent, for the admin API and signed commands.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,22 +16,22 @@ use crate::drain::{Controls, LinkStatus, RateLimit, Trouble};
 use crate::outbox::{Outbox, Salvaged};
 use crate::telemetry::log::{Level, LogLevel};
 
-/// How the drain is, and what was ordered.
+/// The drain's state and orders.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DrainState {
     /// Whether an operator has paused it.
     pub paused: bool,
-    /// Requests a second; 0: no limit.
+    /// Requests per second; 0: no limit.
     pub rate_limit: u32,
-    /// How many may go at once after a pause; 0: as many as go in a tenth of a second.
+    /// Requests allowed at once after a pause; 0: as many as a tenth of a second allows.
     pub burst: u32,
-    /// Bytes a second that requests may take of the link; 0: no limit.
+    /// Bytes per second that requests may use of the link; 0: no limit.
     pub bandwidth: u64,
     /// The link: up, probing or down.
     pub link: String,
     /// Why the link is down.
     pub reason: Option<String>,
-    /// Whether the brake holds: everything was refused, at least of one kind.
+    /// Whether the refusal brake is engaged: every record was refused, at least of one type.
     pub braked: bool,
 }
 
@@ -48,11 +48,11 @@ pub struct Operator {
     pub link: watch::Receiver<LinkStatus>,
     /// What is logged.
     pub log_level: LogLevel,
-    /// Reads the settings again.
+    /// Reloads the settings.
     pub reloader: Arc<Reloader>,
     /// Replays and drops.
     letters: Letters,
-    /// Who ordered what.
+    /// Records operator actions.
     pub audit: Arc<Audit>,
     /// Moving what waits to a file.
     pub exports: Exports,
@@ -84,7 +84,7 @@ impl Operator {
         Arc::clone(&self.jobs).try_lock_owned().ok()
     }
 
-    /// Brings back what can be read of what was set aside. When the stream is dropped, the work ends between two appends.
+    /// Recovers readable records from the quarantine. When the stream is dropped, it ends between two appends.
     pub fn salvage(
         &self,
         by: Actor,
@@ -99,7 +99,7 @@ impl Operator {
         self.imports.stop().await;
     }
 
-    /// How the drain is.
+    /// The drain's state.
     pub fn drain(&self) -> DrainState {
         let (orders, link) = (self.controls.orders(), self.link.borrow());
         DrainState {
@@ -113,39 +113,39 @@ impl Operator {
         }
     }
 
-    /// Sends no more records. Done when the drain has heard it; what is in flight may still be answered.
+    /// Pauses sending. Done when the drain has taken note; requests in flight may still be answered.
     pub async fn pause(&self, by: &Actor) {
         self.controls.pause();
         self.obeyed(|link| link.holds).await;
         self.audit.note(by, "pause the sender", "", Ok(())).await;
     }
 
-    /// Sends records again, and the next probe at once.
+    /// Resumes sending and sends the next probe now.
     pub async fn resume(&self, by: &Actor) {
         self.controls.resume();
         self.audit.note(by, "resume the sender", "", Ok(())).await;
     }
 
-    /// Sends the next probe at once, however long the link was to be left alone.
+    /// Sends the next probe now, even during a `Retry-After`.
     pub async fn probe(&self, by: &Actor) {
         self.controls.probe();
         self.audit.note(by, "probe the link", "", Ok(())).await;
     }
 
-    /// Lets records go again after everything was refused. Done when the drain has heard it.
+    /// Releases the refusal brake. Done when the drain has taken note.
     pub async fn release_brake(&self, by: &Actor) {
         self.controls.release_brake();
         self.obeyed(|link| !is_braked(link)).await;
         self.audit.note(by, "release the brake", "", Ok(())).await;
     }
 
-    /// Waits until the drain has heard an order. Of one that does not hear it, its state tells that.
+    /// Waits until the drain has applied an order. If it does not, its state shows that.
     async fn obeyed(&self, heard: impl Fn(&LinkStatus) -> bool) {
         let mut link = self.link.clone();
         let _ = tokio::time::timeout(OBEYED_WITHIN, link.wait_for(heard)).await;
     }
 
-    /// Limits the rate of requests, until the next reload or restart.
+    /// Limits the request rate until the next reload or restart.
     pub async fn set_rate_limit(&self, by: &Actor, rate_limit: RateLimit) {
         let before = self.controls.orders().rate_limit;
         self.controls.set_rate_limit(rate_limit);
@@ -154,7 +154,7 @@ impl Operator {
         self.audit.note(by, "set the rate limit", detail, Ok(())).await;
     }
 
-    /// Limits what requests take of the link, until the next reload or restart.
+    /// Limits the bandwidth until the next reload or restart.
     pub async fn set_bandwidth(&self, by: &Actor, bandwidth: u64) {
         let before = self.controls.orders().bandwidth;
         self.controls.set_bandwidth(bandwidth);
@@ -162,7 +162,7 @@ impl Operator {
         self.audit.note(by, "set the bandwidth", detail, Ok(())).await;
     }
 
-    /// Logs from this level on, until the next reload or restart.
+    /// Sets the log level until the next reload or restart.
     pub async fn set_log_level(&self, by: &Actor, level: Level) {
         let before = self.log_level.get();
         self.log_level.set(level);
@@ -170,17 +170,17 @@ impl Operator {
         self.audit.note(by, "set the log level", detail, Ok(())).await;
     }
 
-    /// Makes records of dead letters again. Once begun that is finished, whether or not somebody waits for it.
+    /// Replays dead letters. Once started it finishes, even without a waiting caller.
     pub async fn replay(&self, by: &Actor, selection: Selection) -> Result<Replayed, AdminError> {
         self.letters.replay(by.clone(), selection).await
     }
 
-    /// Drops dead letters for good, likewise.
+    /// Deletes dead letters, likewise.
     pub async fn drop_letters(&self, by: &Actor, selection: Selection) -> Result<Dropped, AdminError> {
         self.letters.drop(by.clone(), selection).await
     }
 
-    /// Reads the settings again. Gives the changed ones that need a restart.
+    /// Reloads the settings. Returns the changed ones that need a restart.
     pub async fn reload(&self, by: &Actor) -> Result<Vec<String>, ReloadError> {
         let done = self.reloader.reload().await;
         let outcome = done.as_ref().map(drop).map_err(|error| chain(error));

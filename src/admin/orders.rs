@@ -1,4 +1,4 @@
-//! The forms of orders to a running agent, as `/admin` and signed commands have them.
+//! The parameters of orders to a running agent, for `/admin` and signed commands.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,14 +8,14 @@ use crate::telemetry::log::Level;
 /// The most requests a second that can be asked for, as with `DRAIN_RATE_LIMIT`.
 const RATE_MOST: u32 = 1_000_000;
 
-/// A limit of the rate of requests.
+/// A request rate limit.
 #[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewRateLimit {
-    /// Requests a second; 0: no limit.
+    /// Requests per second; 0: no limit.
     #[schema(maximum = 1_000_000)]
     pub rate_limit: u32,
-    /// How many may go at once after a pause; 0: as many as go in a tenth of a second.
+    /// Requests allowed at once after a pause; 0: as many as a tenth of a second allows.
     #[serde(default)]
     #[schema(maximum = 1_000_000)]
     pub burst: u32,
@@ -34,11 +34,11 @@ impl NewRateLimit {
 /// The most bytes a second that can be asked for, as with `DRAIN_BANDWIDTH`: 100 GiB.
 const BANDWIDTH_MOST: u64 = 100 << 30;
 
-/// A limit of what requests take of the link.
+/// A bandwidth limit.
 #[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewBandwidth {
-    /// Bytes a second; 0: no limit.
+    /// Bytes per second; 0: no limit.
     #[schema(maximum = 107_374_182_400_u64)]
     pub bandwidth: u64,
 }
@@ -54,7 +54,7 @@ impl NewBandwidth {
     }
 }
 
-/// The log's level.
+/// The log level.
 #[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = LogLevel)]

@@ -1,4 +1,4 @@
-//! What waits in the outbox, and what has become of the rest.
+//! The waiting records, and counters of the rest.
 
 use std::collections::BTreeMap;
 
@@ -22,48 +22,48 @@ pub type KindCounts = BTreeMap<String, u64>;
 pub struct OutboxStats {
     /// Which outbox this is: made with its folder.
     pub id: Uuid,
-    /// Taken over since this outbox began, by kind.
+    /// Accepted since the outbox was created, by kind.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub enqueued: KindCounts,
     /// Delivered.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub delivered: KindCounts,
-    /// Delivered before, as the ControlPlane said.
+    /// Duplicates, as reported by the ControlPlane.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub duplicates: KindCounts,
     /// Moved to a file.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub exported: KindCounts,
-    /// Given up.
+    /// Dead-lettered.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub dead_lettered: KindCounts,
     /// Waiting.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub depth: KindCounts,
-    /// Bytes of what waits.
+    /// Bytes of the waiting records.
     pub bytes: u64,
-    /// What all of it takes on the disk, in bytes.
+    /// Disk usage in bytes.
     pub disk_bytes: u64,
-    /// What of it counts towards the limit: the ledger and the reserve come on top.
+    /// The part that counts towards the limit; the ledger and the reserve do not.
     #[serde(default)]
     pub counted_bytes: u64,
-    /// The most of that.
+    /// The limit of that.
     pub capacity_bytes: u64,
     /// Databases in use.
     pub segments: usize,
-    /// Dead letters that are kept.
+    /// Dead letters stored now.
     pub dead_letters: u64,
     /// Their bytes.
     pub dead_letter_bytes: u64,
-    /// Dead letters dropped for their age.
+    /// Dead letters deleted for their age.
     pub dead_letters_expired: u64,
-    /// Databases that are damaged and were set aside.
+    /// Damaged databases in quarantine.
     pub quarantined_segments: u64,
-    /// Records that are known to be in them.
+    /// Known records in them.
     pub quarantined_records: u64,
-    /// Whether more is accepted.
+    /// Whether records are accepted.
     pub accepting: bool,
-    /// Why not.
+    /// Why not, if they are not.
     pub paused: Option<String>,
 }
 
@@ -96,7 +96,7 @@ impl From<&Stats> for OutboxStats {
     }
 }
 
-/// A record that waits, without its body.
+/// A waiting record, without its body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WaitingLine {
     /// Its number in this outbox.
@@ -131,7 +131,7 @@ impl WaitingLine {
     }
 }
 
-/// A record that waits, with what will be sent.
+/// A waiting record with its body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WaitingDetail {
     /// About it.
@@ -141,22 +141,22 @@ pub struct WaitingDetail {
     pub body: String,
 }
 
-/// Some of what waits.
+/// A page of waiting records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WaitingPage {
-    /// In the order in which they were taken over, kind by kind: quota, started, usage, completed.
+    /// In order of acceptance, kind by kind: quota, started, usage, completed.
     pub records: Vec<WaitingLine>,
-    /// Where the next page begins; none: this was the last.
+    /// Start of the next page; null: this was the last.
     pub next: Option<String>,
 }
 
-/// Which of what waits is listed.
+/// Which waiting records to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct WaitingFilter {
-    /// Where to go on: what the page before said.
+    /// Where to continue: the previous page's `next`.
     pub cursor: Option<String>,
-    /// At most so many.
+    /// Maximum number.
     pub limit: Option<usize>,
 }
 
@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn each_record_is_found_by_its_number_also_where_nothing_was_read_yet() {
+    async fn each_record_is_found_by_its_number_before_its_log_was_read() {
         let dir = tempfile::tempdir().unwrap();
         let (outbox, threads) = open(dir.path());
         let mut last = 0;

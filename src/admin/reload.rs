@@ -1,5 +1,4 @@
-//! Takes in what has changed while the agent runs: settings when told to, secrets and certificates also when a file of
-//! them is another than before.
+//! Reloads changes while the agent runs: settings on request, secrets and certificates also when their files change.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,10 +14,10 @@ use crate::secret::{Secret, SecretSource};
 use crate::telemetry::log::LogLevel;
 use crate::telemetry::notify::Notify;
 
-/// How often the files are looked at. A new key should not wait for a restart, nor for somebody to send a signal.
+/// How often the files are checked: a new key should need neither a restart nor a signal.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// What takes effect while the agent runs. Everything else takes a restart, and whoever changed it is told.
+/// Settings that take effect at run time. All others need a restart, and changes to them are reported.
 const AT_ONCE: [&str; 15] = [
     "ADMIN_TOKEN",
     "API_KEY_HEADER",
@@ -47,13 +46,13 @@ pub enum ReloadError {
     #[error(transparent)]
     Settings(#[from] Problems),
     /// The ControlPlane's secrets and certificates cannot be used.
-    #[error("the ControlPlane's secrets and certificates")]
+    #[error("cannot use the ControlPlane's secrets and certificates")]
     Client(#[from] ClientError),
     /// Redis' cannot.
-    #[error("Redis' secrets and certificates")]
+    #[error("cannot use the secrets and certificates for Redis")]
     Redis(#[from] intake::ClientError),
     /// Reading them failed.
-    #[error("reading the settings failed")]
+    #[error("cannot read the settings")]
     Failed,
 }
 
@@ -103,16 +102,16 @@ impl Reloader {
         let read = tokio::task::spawn_blocking(move || this.read()).await;
         let need_restart = read.map_err(|_| ReloadError::Failed)??;
         if need_restart.is_empty() {
-            tracing::info!("the settings were read again");
+            tracing::info!("settings reloaded");
         } else {
-            tracing::warn!(?need_restart, "the settings were read again; some that changed need a restart");
+            tracing::warn!(?need_restart, "settings reloaded; some changes need a restart");
         }
         Ok(need_restart)
     }
 
     fn read(&self) -> Result<Vec<String>, ReloadError> {
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        // IMPORTANT: first all that can fail, and then nothing that can.
+        // IMPORTANT: first everything that can fail, then only what cannot.
         let config = Config::load(&self.sources)?;
         let settings = client_settings(&self.started_with, &config);
         let (client, redis) = (self.client.prepare(settings)?, self.redis.prepare()?);
@@ -131,7 +130,7 @@ impl Reloader {
     async fn reread_files(self: &Arc<Self>) {
         let this = Arc::clone(self);
         if let Err(error) = tokio::task::spawn_blocking(move || this.read_files()).await {
-            tracing::error!(%error, "reading secrets and certificates failed");
+            tracing::error!(%error, "secrets and certificates not reloaded: reading them failed");
         }
     }
 
@@ -149,7 +148,7 @@ impl Reloader {
             tell("Redis", self.redis.reload()),
         ];
         if all_good == [true; 3] {
-            tracing::info!("secrets and certificates were read again");
+            tracing::info!("secrets and certificates reloaded");
         }
     }
 
@@ -170,8 +169,8 @@ impl Reloader {
         tokio::task::spawn_blocking(move || stamps_of(&files)).await.unwrap_or_default()
     }
 
-    /// Reloads when told to, and when a secret's file has changed, until `stop` is true. What cannot be used is said, and
-    /// what was in use stays.
+    /// Reloads on request, and when a secret's file has changed, until `stop` is true. Invalid values are reported, and the
+    /// old ones stay in use.
     pub async fn run(
         self: Arc<Self>,
         notify: Notify,
@@ -188,7 +187,7 @@ impl Reloader {
                     known = self.stamps().await;
                     if let Err(error) = self.reload().await {
                         let error = &error as &dyn std::error::Error;
-                        tracing::error!(error, "the settings cannot be used; the old ones stay");
+                        tracing::error!(error, "settings not reloaded: they are invalid; the old ones stay in use");
                     }
                     // Whether they could be used or not: the agent goes on.
                     notify.ready().await;
@@ -264,7 +263,11 @@ fn need_restart(before: &Config, now: &Config) -> Vec<String> {
 fn tell(whose: &str, read: Result<(), impl std::error::Error + 'static>) -> bool {
     let Err(error) = read else { return true };
     let error = &error as &dyn std::error::Error;
-    tracing::error!(error, whose, "secrets and certificates cannot be used; the old ones stay");
+    tracing::error!(
+        error,
+        whose,
+        "secrets and certificates not reloaded: they are invalid; the old ones stay in use"
+    );
     false
 }
 

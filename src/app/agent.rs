@@ -31,10 +31,10 @@ use crate::telemetry::log::LogLevel;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::notify::Notify;
 
-/// After a start the first contact is at a random moment within this time: a fleet that starts at once must not knock
-/// at once.
+/// The first request after startup is sent at a random moment within this time, so that a fleet does not connect all at
+/// once.
 const FIRST_CONTACT_WITHIN: Duration = Duration::from_millis(500);
-/// A command of an operator has the outbox for moments, most often.
+/// An operator's command usually has the outbox open only briefly.
 const OUTBOX_PATIENCE: Duration = Duration::from_secs(10);
 const OUTBOX_AGAIN: Duration = Duration::from_millis(200);
 /// Answers to quota refreshes on their way to Redis.
@@ -128,8 +128,8 @@ impl Agent {
         Arc::new(operator)
     }
 
-    /// Runs until `stop` is done; then stops in order. Reads the settings again for each of `reloads`. An error if a part
-    /// of it ended by itself.
+    /// Runs until `stop` is done; then stops in order. Reloads the settings for each of `reloads`. An error if a part ended
+    /// unexpectedly.
     #[expect(clippy::too_many_lines, reason = "who is told what by whom, in one place and in order")]
     pub async fn run(
         self,
@@ -278,7 +278,7 @@ impl Agent {
         let ended = tokio::select! {
             () = stop => Ok(()),
             error = stages.end_by_themselves() => Err(error),
-            () = ended(&threads) => Err(anyhow::anyhow!("a thread of the outbox ended by itself")),
+            () = ended(&threads) => Err(anyhow::anyhow!("a thread of the outbox ended unexpectedly")),
         };
         tracing::info!("stopping");
         stages.stop(config.delivery.shutdown_timeout, &outbox, &membership).await;
@@ -290,7 +290,7 @@ impl Agent {
     }
 }
 
-/// Opens the outbox; one that another process has is waited for, for a while: it may be a command that looks into it.
+/// Opens the outbox; waits a while if another process has it open, which may be an operator's command.
 async fn open_outbox(settings: outbox::Settings) -> anyhow::Result<(Outbox, Threads)> {
     let begun = Instant::now();
     let mut has_said = false;
@@ -301,7 +301,7 @@ async fn open_outbox(settings: outbox::Settings) -> anyhow::Result<(Outbox, Thre
             Err(error @ OpenError::Locked(_)) if begun.elapsed() < OUTBOX_PATIENCE => {
                 if !has_said {
                     let seconds = OUTBOX_PATIENCE.as_secs();
-                    tracing::warn!(%error, "waiting for it, for {seconds} s at the most");
+                    tracing::warn!(%error, "waiting up to {seconds} s for it");
                     has_said = true;
                 }
                 tokio::time::sleep(OUTBOX_AGAIN).await;
@@ -317,7 +317,7 @@ async fn open_outbox(settings: outbox::Settings) -> anyhow::Result<(Outbox, Thre
 async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
     let (host, port) = (config.http.host.as_str(), config.http.port);
     let main = http::listen(host, port).await;
-    // Another address or port than is free may be free at the next start; a host that there is not takes another setting.
+    // A port in use may be free at the next start; a host that does not exist needs another setting.
     if let Err(error) = &main
         && error.kind() == std::io::ErrorKind::NotFound
     {
@@ -332,14 +332,16 @@ async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
         let Some(other) = other.filter(|other| *other != port) else { continue };
         match http::listen(host, other).await {
             Ok(listener) => listeners.push(listener),
-            // Old .env files name ports that nothing used.
-            Err(error) => tracing::warn!(%error, variable, port = other, "cannot listen there as well"),
+            // Old .env files name ports that the previous agent did not use.
+            Err(error) => {
+                tracing::warn!(%error, variable, port = other, "cannot listen on this port; continuing without it")
+            }
         }
     }
     Ok(listeners)
 }
 
-/// What asks the `ControlPlane` for something else than to take records.
+/// The tasks that send requests without records to the `ControlPlane`.
 fn askers(
     config: &Config,
     turns: Turns,

@@ -1,4 +1,4 @@
-//! What the `ControlPlane`'s answers say of the time is told to the outbox, which deletes dead letters by their age.
+//! Passes the time from the `ControlPlane`'s answers to the outbox, which deletes dead letters by age.
 
 use std::sync::Arc;
 use std::time::Duration;

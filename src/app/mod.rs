@@ -1,4 +1,4 @@
-//! The composition root: builds the agent, runs its stages, and tells systemd how it is.
+//! The composition root: builds the agent, runs its stages, and notifies systemd.
 
 mod agent;
 mod confirmed_time;

@@ -1,4 +1,4 @@
-//! What each part is told, of what is configured.
+//! Derives each part's settings from the configuration.
 
 use std::time::Duration;
 

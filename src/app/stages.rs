@@ -1,4 +1,4 @@
-//! All that runs: who notices when a part ends by itself, and how everything is stopped.
+//! The stages: supervision and ordered shutdown.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::outbox::{Outbox, Threads};
 /// The stages after the intake and the drain share what they leave of the time to stop, and have this at least.
 const LAST_STAGES: Duration = Duration::from_secs(2);
 
-/// All that runs, in the order in which it is stopped.
+/// All running parts, in the order in which they are stopped.
 pub(super) struct Stages {
     pub(super) taking: JoinSet<Result<(), SourceError>>,
     pub(super) sending: JoinSet<()>,
@@ -38,7 +38,7 @@ impl Stages {
     /// and settled; then the rest. A crash at any point here is as safe as anywhere.
     pub(super) async fn stop(mut self, within: Duration, outbox: &Outbox, membership: &Membership) {
         let deadline = Instant::now() + within;
-        // With Redis silent the intake would use all of it, and the drain has answers to wait for.
+        // With Redis silent the intake would use all the time, and the drain has answers to wait for.
         finish("the intake", &self.intake_stop, &mut self.taking, Instant::now() + within / 2).await;
         finish("the drain", &self.drain_stop, &mut self.sending, deadline).await;
         let deadline = deadline.max(Instant::now() + LAST_STAGES);
@@ -46,23 +46,23 @@ impl Stages {
             Ok(true) => {}
             Ok(false) => {
                 tracing::warn!(
-                    "not all that was settled is durable: it will be sent again, with the same keys"
+                    "some settled records are not yet durable: they will be sent again with the same idempotency keys"
                 );
             }
             // It commits as it goes.
             Err(_) => tracing::warn!(
-                "not all that could not be accepted is among the dead letters yet: the next start goes on with it"
+                "some rejected messages are not yet dead letters: the next start continues with them"
             ),
         }
         let deadline = deadline.max(Instant::now() + LAST_STAGES);
-        // One that is not heard in time will be noticed missing by the ControlPlane.
+        // Without the notice, the ControlPlane notices the missing heartbeats.
         let _ = tokio::time::timeout_at(deadline.into(), membership.goodbye()).await;
         finish("background tasks", &self.last_stop, &mut self.rest, deadline).await;
         finish("the HTTP surface", &self.last_stop, &mut self.serving, deadline).await;
     }
 }
 
-/// Tells a stage to stop and waits for it until `deadline`; what overruns is named and left.
+/// Stops a stage and waits for it until `deadline`; a stage that overruns is logged and left.
 async fn finish<T: 'static>(
     name: &str,
     stop: &watch::Sender<bool>,
@@ -98,7 +98,7 @@ pub(super) async fn ended(threads: &Threads) {
 fn unexpected(name: &str, end: Option<Result<(), JoinError>>) -> anyhow::Error {
     match end {
         Some(Err(error)) => anyhow::anyhow!("{name} failed: {error}"),
-        _ => anyhow::anyhow!("{name} ended by itself"),
+        _ => anyhow::anyhow!("{name} ended unexpectedly"),
     }
 }
 

@@ -1,9 +1,8 @@
-//! What systemd is told: that the agent is ready, how it is, that it stops, and that it still gets on.
+//! Notifications to systemd: ready, status, stopping, and the watchdog's pings.
 //!
-//! A ping says that the pipeline can make progress: each is preceded by a turn of both of the outbox's threads, on which
-//! every record waits twice, and it is sent by the runtime's one thread, on which everything else runs. None comes
-//! when one of the three hangs. Whatever the outside does (a `ControlPlane` or a Redis that is away, a full disk)
-//! keeps none of them: they go on trying, and a restart would mend nothing.
+//! A ping means that the pipeline can make progress: it follows a turn of both threads of the outbox, and is sent by the
+//! runtime's single thread, on which everything else runs. None is sent if one of the three hangs. Outside failures (an
+//! unreachable `ControlPlane` or Redis, a full disk) stop no pings: the agent keeps retrying, and a restart would not help.
 
 use std::time::Duration;
 
@@ -15,9 +14,9 @@ use crate::intake::RedisStatus;
 use crate::outbox::Outbox;
 use crate::telemetry::notify::Notify;
 
-/// The status is looked at this often, and told when it has changed.
+/// How often the status is checked; it is sent when it has changed.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
-/// Pings within the time in which one is wanted: some may come late.
+/// Pings per watchdog interval: some may be late.
 const PINGS: u32 = 4;
 
 /// Keeps systemd informed.
@@ -82,7 +81,7 @@ impl Service {
         self.notify.send(&format!("STOPPING=1\nSTATUS=stopping; {}", self.status())).await;
     }
 
-    /// Stopping is work too: the pings go on until the end.
+    /// Pings continue until the end of the shutdown.
     async fn ping(&self) {
         let Some(wanted) = self.notify.watchdog() else { return };
         loop {
@@ -96,8 +95,8 @@ impl Service {
     fn status(&self) -> String {
         let stats = self.outbox.stats();
         let waiting = match stats.total_depth() {
-            1 => "1 record waits".to_owned(),
-            depth => format!("{depth} records wait"),
+            1 => "1 record waiting".to_owned(),
+            depth => format!("{depth} records waiting"),
         };
         let link = match self.link.borrow().trouble {
             None => "link up".to_owned(),
@@ -108,9 +107,9 @@ impl Service {
             parts.push("paused by an operator".to_owned());
         }
         if !self.redis.borrow().connected {
-            parts.push("Redis away".to_owned());
+            parts.push("Redis unreachable".to_owned());
         }
-        parts.extend(stats.paused.map(|reason| format!("takes no records: {reason}")));
+        parts.extend(stats.paused.map(|reason| format!("not accepting records: {reason}")));
         parts.join("; ")
     }
 }

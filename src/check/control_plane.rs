@@ -1,5 +1,4 @@
-//! The `ControlPlane`: whether it is there, whether it is the one that is meant, whether it lets us in. Two questions
-//! that change nothing.
+//! Checks the `ControlPlane`: reachable, the right service, credentials accepted. Two requests that change nothing.
 
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use crate::telemetry::finding::{Finding, State};
 const REACH: &str = "control_plane";
 const CREDENTIALS: &str = "credentials";
 /// What to do about an answer that no ControlPlane gives.
-const SOMEBODY_ELSE: &str = "a captive portal, a proxy or another server answers in its place: sign in there, or check CONTROL_PLANE_URL";
+const SOMEBODY_ELSE: &str = "a captive portal, a proxy or another server answers instead: sign in to the portal, or check CONTROL_PLANE_URL";
 /// Tokens are usually let pass with clocks this far apart.
 const CLOCK_SECONDS: i64 = 30;
 
@@ -20,14 +19,17 @@ pub(super) async fn probe(config: &Config) -> Vec<Finding> {
     // It reads certificates.
     let client = match tokio::task::spawn_blocking(|| Client::new(settings)).await {
         Ok(Ok(client)) => client,
-        Ok(Err(error)) => return vec![Finding::failed(REACH, error.to_string(), "mend what is named here")],
+        Ok(Err(error)) => {
+            return vec![Finding::failed(REACH, error.to_string(), "correct the setting or file named here")];
+        }
         Err(error) => return vec![Finding::failed(REACH, error.to_string(), REPORT)],
     };
     let mut url = format!("{:?}", config.control_plane.url);
-    let mut when_ill = "nothing to be done here: records wait in the outbox until it is";
+    let mut when_ill =
+        "nothing to do on this machine: records wait in the outbox until the ControlPlane recovers";
     if let Proxy::Through { settings, .. } = &config.control_plane.proxy {
         url = format!("{url} (through the proxy {settings})");
-        when_ill = "ask it without the proxy: if it is well there, mend the proxy or name it in NO_PROXY; \
+        when_ill = "try without the proxy: if that works, fix the proxy or add the host to NO_PROXY; \
                     records wait in the outbox";
     }
     let begun = std::time::Instant::now();
@@ -42,16 +44,16 @@ pub(super) async fn probe(config: &Config) -> Vec<Finding> {
     if skew.abs() > CLOCK_SECONDS {
         found.push(Finding::warning(
             "clock",
-            format!("this machine's clock and the ControlPlane's are {} s apart", skew.abs()),
-            "set the clock (chrony or systemd-timesyncd): timestamps on bills come from it",
+            format!("clock differs from the ControlPlane's by {} s", skew.abs()),
+            "synchronise the clock (chrony or systemd-timesyncd): timestamps on bills come from it",
         ));
     }
     found
 }
 
-/// What the first answer says of the way there.
+/// Judges the connection by the first answer.
 fn reached(url: &str, health: &Result<(), CallError>, took: Duration, when_ill: &str) -> Finding {
-    let well = || Finding::ok(REACH, format!("{url} is reached and answers in {} ms", took.as_millis()));
+    let well = || Finding::ok(REACH, format!("{url} answers in {} ms", took.as_millis()));
     let (status, meaning) = match health {
         Ok(()) => return well(),
         Err(CallError::Failed(failure)) => return unreached(url, failure),
@@ -62,27 +64,29 @@ fn reached(url: &str, health: &Result<(), CallError>, took: Duration, when_ill: 
     };
     let answers = format!("{url} answers {status}");
     match meaning {
-        Meaning::Foreign => {
-            Finding::failed(REACH, format!("{answers}, but not as a ControlPlane does"), SOMEBODY_ELSE)
-        }
+        Meaning::Foreign => Finding::failed(
+            REACH,
+            format!("{answers}, but the answer is not a ControlPlane's"),
+            SOMEBODY_ELSE,
+        ),
         Meaning::Mismatched => Finding::failed(
             REACH,
-            format!("{answers}, but to another request"),
-            "a proxy or a balancer in between mixes up answers: have it mended, or go around it",
+            format!("{answers}, but the answer belongs to another request"),
+            "a proxy or load balancer mixes up answers: have it fixed, or bypass it",
         ),
         Meaning::Misconfigured if (300..400).contains(status) => Finding::failed(
             REACH,
             format!("{answers}, a redirect"),
-            "set CONTROL_PLANE_URL to where it leads: credentials are sent to no other host by themselves",
+            "set CONTROL_PLANE_URL to the redirect's target: the agent follows no redirects, to keep credentials on one host",
         ),
         Meaning::Misconfigured => Finding::failed(
             REACH,
-            format!("{answers}: the way there is wrong"),
-            "check CONTROL_PLANE_URL, and the proxy or balancer in between",
+            format!("{answers}: the URL or a hop on the way is wrong"),
+            "check CONTROL_PLANE_URL, and any proxy or load balancer",
         ),
         Meaning::Failing | Meaning::Overloaded => Finding::warning(
             REACH,
-            format!("{url} is reached, and answers {status}: it is not well"),
+            format!("{url} answers {status}: the ControlPlane has a problem"),
             when_ill,
         ),
         // What it says of credentials and routes is judged with the second answer.
@@ -99,24 +103,26 @@ fn reached(url: &str, health: &Result<(), CallError>, took: Duration, when_ill: 
 fn unreached(url: &str, failure: &Failure) -> Finding {
     let advice = match failure {
         Failure::Dns(_) => "check the host in CONTROL_PLANE_URL, and this machine's DNS",
-        Failure::Unreachable(_) => "check the host and port in CONTROL_PLANE_URL, and the firewall between",
+        Failure::Unreachable(_) => "check the host and port in CONTROL_PLANE_URL, and firewalls on the way",
         Failure::Timeout { .. } => {
-            "check the firewall between, or raise CONTROL_PLANE_TIMEOUT if it is that slow"
+            "check firewalls on the way, or raise CONTROL_PLANE_TIMEOUT if the ControlPlane is that slow"
         }
         Failure::Tls(TlsProblem::Expired | TlsProblem::NotYetValid) => {
-            "have the certificate over there renewed, or set this machine's clock"
+            "have the ControlPlane's certificate renewed, or set this machine's clock"
         }
-        Failure::Tls(TlsProblem::WrongHost) => {
-            "write the host in CONTROL_PLANE_URL as its certificate has it"
+        Failure::Tls(TlsProblem::WrongHost) => "use the host name of its certificate in CONTROL_PLANE_URL",
+        Failure::Tls(TlsProblem::UnknownAuthority) => {
+            "set CONTROL_PLANE_CA_FILE to the PEM file of its certificate authority"
         }
-        Failure::Tls(TlsProblem::UnknownAuthority) => "set CONTROL_PLANE_CA_FILE to its authority, in PEM",
         Failure::Tls(TlsProblem::ClientCertificate) => {
-            "set CONTROL_PLANE_CLIENT_CERT_FILE and CONTROL_PLANE_CLIENT_KEY_FILE to a certificate that it accepts"
+            "set CONTROL_PLANE_CLIENT_CERT_FILE and CONTROL_PLANE_CLIENT_KEY_FILE to a client certificate it accepts"
         }
-        Failure::Tls(TlsProblem::NotTls) => "check the port, or write http:// if it is meant to be plain",
-        Failure::Tls(_) => "see what TLS is spoken over there: 1.2 at least is needed",
+        Failure::Tls(TlsProblem::NotTls) => {
+            "check the port, or use http:// if the ControlPlane does not use TLS"
+        }
+        Failure::Tls(_) => "check the ControlPlane's TLS version: 1.2 or newer is required",
         Failure::Cut(_) | Failure::NotHttp(_) => {
-            "check the port in CONTROL_PLANE_URL: what listens there is no ControlPlane"
+            "check the port in CONTROL_PLANE_URL: another service listens there"
         }
         Failure::Token(_) => "check CONTROL_PLANE_JWT_KEY and CONTROL_PLANE_JWT_ALGORITHM",
         Failure::Unsendable(_) => "check CONTROL_PLANE_URL",
@@ -124,45 +130,41 @@ fn unreached(url: &str, failure: &Failure) -> Finding {
     Finding::failed(REACH, format!("{url}: {failure}"), advice)
 }
 
-/// What two answers say of our credentials. The second question needs them in any case.
+/// Judges the credentials by two answers. The second request always needs them.
 fn credentials(health: &Result<(), CallError>, commands: Result<(), CallError>) -> Finding {
     for answered in [health, &commands] {
         if let Err(CallError::Status { status, meaning: Meaning::Credentials, .. }) = answered {
             return Finding::failed(
                 CREDENTIALS,
-                format!("they are refused: {status}"),
+                format!("refused: {status}"),
                 "check CONTROL_PLANE_API_KEY or CONTROL_PLANE_JWT_KEY, CONTROL_PLANE_AUTH and API_KEY_HEADER",
             );
         }
     }
     match commands {
-        // More commands than anybody reads are an answer to somebody who is let in, too.
-        Ok(()) | Err(CallError::BadAnswer(BadAnswer::TooLong)) => {
-            Finding::ok(CREDENTIALS, "they are accepted")
-        }
+        // Too long a list of commands also means that the credentials were accepted.
+        Ok(()) | Err(CallError::BadAnswer(BadAnswer::TooLong)) => Finding::ok(CREDENTIALS, "accepted"),
         Err(CallError::Status { meaning: Meaning::NotFound, .. }) if health.is_ok() => {
-            Finding::ok(CREDENTIALS, "they are accepted; this server is not registered yet")
+            Finding::ok(CREDENTIALS, "accepted; this server is not registered yet")
         }
         Err(CallError::Status { meaning: Meaning::NotFound, .. }) => Finding::failed(
             CREDENTIALS,
-            "whatever is asked for is not found",
-            "check CONTROL_PLANE_URL: the API is at /api/v1/… below it",
+            "the API was not found (404)",
+            "check CONTROL_PLANE_URL: the API must be at /api/v1/… below it",
         ),
-        Err(CallError::BadAnswer(error)) => Finding::failed(
-            CREDENTIALS,
-            format!("the answer is not what a ControlPlane says: {error}"),
-            SOMEBODY_ELSE,
-        ),
+        Err(CallError::BadAnswer(error)) => {
+            Finding::failed(CREDENTIALS, format!("unexpected answer: {error}"), SOMEBODY_ELSE)
+        }
         Err(
             error @ CallError::Status {
                 meaning: Meaning::Foreign | Meaning::Mismatched | Meaning::Misconfigured,
                 ..
             },
-        ) => Finding::failed(CREDENTIALS, format!("the question was {error}"), SOMEBODY_ELSE),
+        ) => Finding::failed(CREDENTIALS, format!("the request was {error}"), SOMEBODY_ELSE),
         Err(error) => Finding::warning(
             CREDENTIALS,
-            format!("not known: {error}"),
-            "run this again when the ControlPlane is well",
+            format!("unknown: {error}"),
+            "run this check again when the ControlPlane is reachable",
         ),
     }
 }

@@ -1,7 +1,7 @@
-//! Looking before starting: whether what the agent needs is there, and what to do about what is not.
+//! Checks everything the agent needs, and says how to fix each problem.
 //!
-//! Nothing that matters is changed: Redis sees a scratch key come and go, the outbox's disk a small file, the
-//! `ControlPlane` two questions. It works beside a running agent.
+//! It changes nothing that matters: a scratch key in Redis, a small file on the outbox's disk, two requests to the
+//! `ControlPlane`. It works beside a running agent.
 
 mod control_plane;
 
@@ -41,11 +41,11 @@ pub async fn run(config: &Config) -> Report {
     Report::of(checks)
 }
 
-const REPORT: &str = "this is a fault of the agent: please report it";
+const REPORT: &str = "this is a bug in the agent: please report it";
 
 fn configuration(config: &Config) -> Finding {
     let set = config.describe().iter().filter(|setting| setting.origin != crate::config::Origin::Default);
-    let says = format!("{} settings are set, the rest is as it comes", set.count());
+    let says = format!("{} settings are set, the rest are defaults", set.count());
     if config.warnings.is_empty() {
         return Finding::ok("configuration", says);
     }
@@ -70,11 +70,7 @@ async fn redis(config: &Config) -> Vec<Finding> {
         Err(error) => {
             let chain = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
             let says = chain.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-            vec![Finding::failed(
-                "redis",
-                says,
-                "set REDIS_URL and the REDIS_…_FILE settings to what is there",
-            )]
+            vec![Finding::failed("redis", says, "correct REDIS_URL and the REDIS_…_FILE settings")]
         }
     }
 }

@@ -17,46 +17,46 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// No line of a long job's answer, and no page of an export, is near this.
 const LINE_BYTES: usize = 64 << 20;
 
-/// Why an agent could not be asked. Each says what to do about it.
+/// Why an agent did not answer properly. Each says what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AgentError {
-    /// What was given is no address.
-    #[error("{0:?} is no address of an agent: give it as http://host:port")]
+    /// Not an address.
+    #[error("{0:?} is not an agent's address: use http://host:port")]
     Address(String),
     /// The HTTP client.
-    #[error("no HTTP client can be made")]
+    #[error("cannot create an HTTP client")]
     Client(#[source] reqwest::Error),
     /// No connection.
-    #[error("nobody answers at {url}: is the agent running? It listens at its SERVER_HOST and SERVER_PORT")]
+    #[error("no agent answers at {url}: is it running? It listens on its SERVER_HOST and SERVER_PORT")]
     Nobody {
         url: String,
         #[source]
         source: reqwest::Error,
     },
-    /// A connection that broke, or an answer that did not come.
-    #[error("the agent at {url} did not answer to the end")]
+    /// A broken connection, or a timeout.
+    #[error("the answer of the agent at {url} was cut off or timed out")]
     Cut {
         url: String,
         #[source]
         source: reqwest::Error,
     },
-    /// Somebody else answers there.
-    #[error("what answers at {0} is no dataplane-agent: is that its SERVER_PORT?")]
+    /// Another service answers there.
+    #[error("the service at {0} is not a dataplane-agent: is this its SERVER_PORT?")]
     NotAnAgent(String),
-    /// No token is known here.
+    /// No token is set here.
     #[error(
-        "the agent at {0} asks for its admin token: set ADMIN_TOKEN here to what the agent has (or ADMIN_TOKEN_FILE, or --admin-token-file); with --url only the environment and that option count"
+        "the agent at {0} requires its admin token: set ADMIN_TOKEN here to the agent's value (or ADMIN_TOKEN_FILE, or --admin-token-file); with --url only the environment and that option are read"
     )]
     NoToken(String),
-    /// The token is another.
-    #[error("the agent at {0} has another ADMIN_TOKEN than the one that is set here")]
+    /// The wrong token.
+    #[error("wrong admin token for the agent at {0}: set ADMIN_TOKEN here to the agent's value")]
     WrongToken(String),
-    /// There is no /admin.
-    #[error("the agent at {0} has no /admin: set ADMIN_TOKEN for it, and restart it or have it reload")]
+    /// The admin API is off.
+    #[error("the admin API of the agent at {0} is off: set ADMIN_TOKEN for it, and restart or reload it")]
     Off(String),
-    /// This address may not ask.
+    /// This address has no access.
     #[error(
-        "the agent at {0} does not let this machine ask: see its TRUSTED_IPS, and for this name TRUSTED_HOSTS"
+        "the agent at {0} denies access from this machine: check its TRUSTED_IPS and, for the host name used, TRUSTED_HOSTS"
     )]
     NotTrusted(String),
     /// It said no.
@@ -67,8 +67,8 @@ pub(super) enum AgentError {
         /// Why.
         text: String,
     },
-    /// The answer is not what this release knows.
-    #[error("the agent at {url} answered what this release does not understand: is it another release?")]
+    /// This release does not know the answer's format.
+    #[error("cannot parse the answer of the agent at {url}: is it another release?")]
     Unknown {
         url: String,
         #[source]
@@ -154,7 +154,7 @@ impl Agent {
         |source| AgentError::Cut { url, source }
     }
 
-    /// What a path of the public surface says, whatever the status: an agent that is unhealthy says so with 503.
+    /// The body of a public path: an unhealthy agent answers 503.
     pub(super) async fn read(&self, path: &str, within: Duration) -> Result<String, AgentError> {
         let response = self.send(self.request(Method::GET, path).timeout(within)).await?;
         match response.status() {
@@ -164,7 +164,7 @@ impl Agent {
         }
     }
 
-    /// Makes sure that this is an agent that does what we ask.
+    /// Checks that this is an agent that accepts our token.
     pub(super) async fn greet(&self) -> Result<(), AgentError> {
         let health = self.read("/health", ANSWER_WITHIN).await?;
         let health: Option<serde_json::Value> = serde_json::from_str(&health).ok();
@@ -209,7 +209,7 @@ impl Agent {
         self.answer(self.request(Method::GET, path)).await
     }
 
-    /// The same, where it may not be there.
+    /// The same for something that may not exist.
     pub(super) async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, AgentError> {
         match self.get(path).await {
             Err(AgentError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
@@ -226,7 +226,7 @@ impl Agent {
         self.answer(self.request(Method::POST, path).json(body)).await
     }
 
-    /// The same where an answer of 503 tells what was done until then.
+    /// The same where a 503 answer reports partial work.
     pub(super) async fn post_for_part<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -269,13 +269,13 @@ impl Agent {
         Ok((status, value, response.bytes().await.map_err(self.cut())?.into()))
     }
 
-    /// Has something long done, and hands each line of the answer to `hear`, until it answers something.
+    /// Runs a long job, and passes each line of the answer to `hear`, until that returns a result.
     pub(super) async fn job<L: DeserializeOwned, T>(
         &self,
         path: &str,
         mut hear: impl FnMut(L) -> Option<T>,
     ) -> Result<Option<T>, AgentError> {
-        // However long it takes: what must not last is silence.
+        // No limit on the duration, only on silence.
         let response = self.send(self.request(Method::POST, path)).await?;
         let mut response = self.good(response).await?;
         let mut text: Vec<u8> = Vec::new();

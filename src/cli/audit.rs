@@ -10,7 +10,7 @@ use crate::config::Flags;
 pub(super) struct Args {
     #[command(flatten)]
     common: Common,
-    /// At most so many, the newest
+    /// Maximum number, the newest
     #[arg(long, default_value_t = 1000)]
     limit: usize,
 }
@@ -33,7 +33,7 @@ fn line(order: &AuditLine) -> anyhow::Result<()> {
     }
     match (error, outcome.as_str()) {
         (Some(error), _) => parts.push(format!("failed: {error}")),
-        (None, "begun") => parts.push("begun, and nothing more is known".to_owned()),
+        (None, "begun") => parts.push("started, outcome unknown".to_owned()),
         (None, _) => {}
     }
     say!("{at}  {who}  {}", parts.join("; "))

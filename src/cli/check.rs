@@ -1,4 +1,4 @@
-//! `dataplane-agent check`: a line for each thing that the agent needs, and what to do about it.
+//! `dataplane-agent check`: one line per dependency, with advice.
 
 use std::process::ExitCode;
 
@@ -13,10 +13,10 @@ use crate::telemetry::finding::{Finding, State};
 /// What to look at.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Shows every setting with its value and where that comes from, secrets hidden, and asks nobody
+    /// Prints every setting with its value and its source, secrets hidden; checks nothing
     #[arg(long)]
     print: bool,
-    /// For machines
+    /// Prints JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -28,7 +28,11 @@ pub(super) fn run(args: Args, flags: Flags) -> ExitCode {
         Ok(config) => config,
         Err(problems) if args.json => {
             let failed = |problem: &crate::config::Problem| {
-                Finding::failed("configuration", format!("{}: {}", problem.variable, problem.text), "mend it")
+                Finding::failed(
+                    "configuration",
+                    format!("{}: {}", problem.variable, problem.text),
+                    "correct this setting",
+                )
             };
             let report = Report::of(problems.iter().map(failed).collect());
             // Whether anybody reads it changes nothing in what is wrong.
@@ -43,7 +47,7 @@ pub(super) fn run(args: Args, flags: Flags) -> ExitCode {
     exit_code(on_runtime(1, async {
         let report = check::run(&config).await;
         let printed = if args.json { print_json(&report) } else { report.checks.iter().try_for_each(line) };
-        anyhow::ensure!(report.ok, "the agent cannot do its work like this: see what failed");
+        anyhow::ensure!(report.ok, "the agent cannot work with this configuration: see the failed checks");
         printed
     }))
 }

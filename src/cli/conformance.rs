@@ -22,19 +22,19 @@ pub(super) struct Args {
     /// Base URL of the ControlPlane; use a test server: the run creates sessions and usage there
     #[arg(value_name = "URL")]
     url: BaseUrl,
-    /// Customer of all records that the run sends
+    /// Customer of all records the run sends
     #[arg(long, value_name = "ID", default_value = "conformance", value_parser = customer)]
     customer: String,
-    /// URL of what the server counted, in the form of the sandbox's /sandbox/accounts
+    /// URL of the server's counts, in the format of the sandbox's /sandbox/accounts
     #[arg(long, value_name = "URL")]
     accounts: Option<BaseUrl>,
     /// Sends this many health requests, 16 at a time, to provoke 429 or 503
     #[arg(long, value_name = "REQUESTS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=10_000))]
     burst: u32,
-    /// Waits this long for somebody to queue a command for the run's server
+    /// Waits this long for a command for the run's server
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=120))]
     wait: u16,
-    /// For machines
+    /// Prints JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]

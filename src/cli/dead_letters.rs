@@ -29,11 +29,12 @@ pub(super) struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// All of them, oldest first
+    /// Lists dead letters, oldest first
     List {
         /// Only those with this reason
         #[arg(long, value_parser = reason)]
         reason: Option<Reason>,
+<<<<<<< HEAD
         /// Only those of this record type
         #[arg(long, value_parser = kind)]
         kind: Option<Kind>,
@@ -42,17 +43,20 @@ enum Verb {
         #[arg(long)]
         text: Option<String>,
         /// At most so many
+=======
+        /// Maximum number
+>>>>>>> words
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
-    /// One with its exact bytes
+    /// Shows one with its exact bytes
     Show {
         /// Its number
         id: u64,
     },
-    /// Makes records of them again, with their keys and bodies
+    /// Turns dead letters back into records, with the same keys and bodies
     Replay(Which),
-    /// Drops them for good, after asking on the terminal
+    /// Deletes dead letters, after asking on the terminal
     Drop {
         #[command(flatten)]
         which: Which,
@@ -131,7 +135,7 @@ async fn list(hands: &Hands, mut filter: LetterFilter, limit: usize, json: bool)
 }
 
 async fn show(hands: &Hands, id: u64, json: bool) -> anyhow::Result<()> {
-    let Some(letter) = hands.dead_letter(id).await? else { bail!("there is no dead letter {id}") };
+    let Some(letter) = hands.dead_letter(id).await? else { bail!("no dead letter {id}") };
     if json {
         return print_json(&letter);
     }
@@ -159,8 +163,8 @@ async fn drop_all(hands: &Hands, which: &Which, yes: bool, json: bool) -> anyhow
             0 => count(hands, which.reason).await?,
             ids => (ids, 0),
         };
-        let of = which.reason.map(|reason| format!(" with the reason {}", reason.label()));
-        confirm(&format!("Drop {count} dead letters{} for good?", of.unwrap_or_default()), count == 0)?;
+        let of = which.reason.map(|reason| format!(" with reason {}", reason.label()));
+        confirm(&format!("Delete {count} dead letters{} permanently?", of.unwrap_or_default()), count == 0)?;
         // What comes meanwhile was not asked about.
         if let [selection] = &mut selections[..] {
             selection.below = Some(below).filter(|_| which.ids.is_empty());
@@ -176,7 +180,7 @@ async fn drop_all(hands: &Hands, which: &Which, yes: bool, json: bool) -> anyhow
     }
     let is_none = outcome.dropped == 0 && !which.ids.is_empty();
     let printed = if json { print_json(&outcome) } else { say!("{} dropped", outcome.dropped) };
-    anyhow::ensure!(!is_none, "there is no dead letter of these numbers");
+    anyhow::ensure!(!is_none, "no dead letters with these numbers");
     printed
 }
 
@@ -198,11 +202,11 @@ async fn replay(hands: &Hands, which: &Which, json: bool) -> anyhow::Result<()> 
     }
     let printed = print_replayed(&outcome, json);
     if let Some(error) = &outcome.error {
-        bail!("the rest could not be replayed: {error}");
+        bail!("the rest was not replayed: {error}");
     }
     let is_asked_for = !which.ids.is_empty();
     let all_done = outcome.not_records.is_empty() && outcome.unknown.is_empty();
-    anyhow::ensure!(all_done || !is_asked_for, "not all of them could be replayed");
+    anyhow::ensure!(all_done || !is_asked_for, "not all of them were replayed");
     printed
 }
 
@@ -212,10 +216,10 @@ fn print_replayed(outcome: &Replayed, json: bool) -> anyhow::Result<()> {
     }
     say!("{} replayed", outcome.replayed.len())?;
     for id in &outcome.not_records {
-        say!("{id}: never was a record; push it to Redis again, corrected")?;
+        say!("{id}: not a valid record; correct the message and push it to Redis again")?;
     }
     for id in &outcome.unknown {
-        say!("{id}: there is no such dead letter")?;
+        say!("{id}: no such dead letter")?;
     }
     Ok(())
 }

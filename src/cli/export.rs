@@ -13,7 +13,7 @@ use crate::outbox::Exported;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Stopped {
     /// The file holds nothing, and is gone again.
-    #[error("{}: nothing has left the outbox", path.display())]
+    #[error("{}: nothing was exported, the outbox is unchanged", path.display())]
     Nothing {
         path: PathBuf,
         #[source]
@@ -21,8 +21,8 @@ pub(super) enum Stopped {
     },
     /// The file is all that there is of them.
     #[error(
-        "{} records and {} dead letters are in {} and no longer in the outbox: keep this file, import it where they are to \
-         go (with --incomplete), and export the rest to another file. What stopped it",
+        "{} records and {} dead letters are in {} and no longer in the outbox: keep this file, import it into the target \
+         outbox with --incomplete, and export the rest to another file. The export stopped",
         exported.records, exported.dead_letters, path.display()
     )]
     HalfWay {
@@ -73,8 +73,8 @@ fn create(path: &Path) -> anyhow::Result<File> {
     let name = path.display();
     match made {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!(
-            "{name} is there already, and may hold records that are nowhere else: export to another file. If {name} is of an \
-             earlier export, `outbox import {name}` takes in what it holds, with --incomplete if that one had stopped"
+            "{name} already exists and may be the only copy of its records: export to another file. If {name} is an earlier \
+             export, `outbox import {name}` imports it; add --incomplete if that export had stopped"
         ),
         made => {
             let file = made.with_context(|| name.to_string())?;
@@ -94,8 +94,8 @@ fn sync_parent(path: &Path) -> std::io::Result<()> {
 pub(super) fn new_file(text: &str) -> Result<PathBuf, String> {
     if text == "-" {
         return Err(
-            "a record leaves the outbox when it is safe on a disk, which standard output is not: name a \
-                    file (./- if that is its name)"
+            "cannot export to standard output: a record leaves the outbox only when it is safe on disk. Name a file (./- \
+                    for a file called -)"
                 .into(),
         );
     }
@@ -106,8 +106,8 @@ pub(super) fn new_file(text: &str) -> Result<PathBuf, String> {
 pub(super) fn old_file(text: &str) -> Result<PathBuf, String> {
     if text == "-" {
         return Err(
-            "it is read twice, to be checked as a whole first, which standard input cannot be: name a file \
-                    (./- if that is its name)"
+            "cannot import from standard input: the file is read twice, first to check it. Name a file (./- for a file \
+                    called -)"
                 .into(),
         );
     }

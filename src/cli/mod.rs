@@ -54,23 +54,23 @@ struct Cli {
 enum Command {
     /// Runs the agent (the default)
     Run(Box<Flags>),
-    /// Checks whether all that the agent needs is there: its configuration, Redis, the outbox's disk, the ControlPlane
+    /// Checks the configuration, Redis, the outbox's disk and the ControlPlane
     Check(Box<check::Args>),
-    /// Shows the main job with a Redis and a ControlPlane of its own, and checks that nothing is lost or doubled
+    /// Runs the main job with its own Redis and ControlPlane, and checks that nothing is lost or duplicated
     Demo(demo::Args),
-    /// What waits to be delivered: of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
+    /// Inspects and moves waiting records, of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
     Outbox(outbox::Args),
-    /// What will not be delivered: of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
+    /// Lists, replays and drops dead letters, of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
     DeadLetters(dead_letters::Args),
-    /// Who gave which order: of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
+    /// Lists operator actions, of a stopped agent (OUTBOX_DIR) or a running one (ADMIN_TOKEN)
     Audit(audit::Args),
-    /// Watches one running agent, or several, in the terminal
+    /// Watches one or more running agents in the terminal
     Top(top::Args),
     /// Checks whether a ControlPlane keeps what the agent relies on: one row per rule of the contract
     Conformance(Box<conformance::Args>),
     /// A ControlPlane to develop against
     Sandbox(Box<sandbox::Args>),
-    /// Prints the completions of the command line for a shell
+    /// Prints shell completions
     Completions(packaging::CompletionsArgs),
     /// Prints the manual page
     Man(packaging::ManArgs),
@@ -112,7 +112,7 @@ fn exit_code(result: anyhow::Result<()>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(problems) = error.downcast_ref::<Problems>() {
-        eprintln!("The configuration cannot be used:\n{problems}");
+        eprintln!("Invalid configuration:\n{problems}");
         return ExitCode::from(Problems::EXIT_CODE);
     }
     eprintln!("dataplane-agent: {}", whole(&error));
@@ -144,7 +144,7 @@ fn run(flags: Flags) -> anyhow::Result<()> {
             tracing::warn!("{warning}");
         }
         if let Proxy::Through { settings, variable, .. } = &config.control_plane.proxy {
-            tracing::info!(proxy = %settings, variable, "requests to the ControlPlane go through a proxy");
+            tracing::info!(proxy = %settings, variable, "using a proxy for requests to the ControlPlane");
         }
         let agent = Agent::build(config, sources, log_level).await;
         let agent = agent.inspect_err(|error| tracing::error!(critical = true, "{}", whole(error)))?;
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_is_said_once() {
+    fn a_cause_is_printed_once() {
         let cause = anyhow::anyhow!("no (os error 13)");
         let error = cause.context("a/lock: no (os error 13)").context("stop the agent first");
         assert_eq!(whole(&error), "stop the agent first: a/lock: no (os error 13)");

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write as _};
 
 /// Whoever read what is printed has read enough: `… | head`.
 #[derive(Debug, thiserror::Error)]
-#[error("nobody reads any more")]
+#[error("the output was closed")]
 pub(super) struct Enough;
 
 /// Prints text as it is.
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_was_said_drives_the_terminal() {
+    fn printed_text_never_controls_the_terminal() {
         let said = "s-1\u{1b}]52;c;aGk=\u{7}\u{9b}2J\rforged\n\tt-ä";
         assert_eq!(shown(said), "s-1\u{fffd}]52;c;aGk=\u{fffd}\u{fffd}2J\u{fffd}forged\n\tt-ä");
     }

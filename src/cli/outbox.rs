@@ -32,41 +32,41 @@ pub(super) struct Args {
 enum Verb {
     /// Counters, depths and sizes
     Stats,
-    /// What waits, in order
+    /// Lists waiting records in order
     List {
-        /// At most so many
+        /// Maximum number
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
-    /// One record with its body
+    /// Shows one record with its body
     Show {
         /// Its number
         id: u64,
     },
-    /// Reads everything and says what is wrong where; changes nothing
+    /// Reads everything and reports damage; changes nothing
     Verify,
-    /// Moves all that waits, and the dead letters, to a file, for another outbox; a running agent sends nothing
-    /// meanwhile, and goes on with what comes later
+    /// Moves all waiting records and dead letters to a file for another outbox; a running agent sends nothing meanwhile, and
+    /// then continues with new records
     Export {
         /// A new file: JSON Lines
         #[arg(value_parser = new_file)]
         file: PathBuf,
     },
-    /// Takes in what was exported; a file that is not whole is refused
+    /// Imports an export; refuses an incomplete file
     Import {
         /// The file
         #[arg(value_parser = old_file)]
         file: PathBuf,
-        /// Takes in what there is of a file that is known not to be whole: its export stopped half-way
+        /// Imports a file known to be incomplete because its export stopped
         #[arg(long)]
         incomplete: bool,
-        /// Imports a file that was imported before: its records wait twice, with the same keys
+        /// Imports a file that was imported before: its records are in the outbox twice, with the same keys
         #[arg(long)]
         again: bool,
     },
-    /// Brings back what can be read of what was set aside. Ends with 1 if that is not all of it
+    /// Recovers readable records from the quarantine. Exits with 1 if that is not all of them
     Salvage {
-        /// What cannot be brought back is given up: the alert ends, the files stay
+        /// Abandons what cannot be recovered: the alert clears, the files stay
         #[arg(long)]
         give_up: bool,
     },
@@ -116,16 +116,16 @@ fn stats(stats: &OutboxStats, json: bool) -> anyhow::Result<()> {
             of(&stats.depth)
         )?;
     }
-    say!("waiting bytes {}, on the disk {}", stats.bytes, stats.disk_bytes)?;
+    say!("waiting bytes {}, on disk {}", stats.bytes, stats.disk_bytes)?;
     say!(
-        "of these {} count towards the limit of {}: the ledger and the reserve come on top",
+        "{} of these count towards the limit of {}; the ledger and the reserve do not",
         stats.counted_bytes,
         stats.capacity_bytes
     )?;
     say!("segments {}, dead letters kept {}", stats.segments, stats.dead_letters)?;
     if stats.quarantined_segments > 0 {
         say!(
-            "DAMAGED: {} set aside, with {} records",
+            "DAMAGED: {} segments in quarantine, with {} records",
             stats.quarantined_segments,
             stats.quarantined_records
         )?;
@@ -158,14 +158,14 @@ async fn list(hands: &Hands, limit: usize, json: bool) -> anyhow::Result<()> {
     let OutboxStats { quarantined_segments, quarantined_records, .. } = hands.stats().await?;
     anyhow::ensure!(
         quarantined_segments == 0,
-        "this is not all that waits: {quarantined_segments} damaged segments cannot be read, with {quarantined_records} \
-         records as far as is known; see `outbox verify`, then `outbox salvage`"
+        "the list is incomplete: {quarantined_segments} damaged segments with at least {quarantined_records} records cannot be \
+         read; run `outbox verify`, then `outbox salvage`"
     );
     Ok(())
 }
 
 async fn show(hands: &Hands, id: u64, json: bool) -> anyhow::Result<()> {
-    let Some(record) = hands.waiting_record(id).await? else { bail!("no record with number {id} waits") };
+    let Some(record) = hands.waiting_record(id).await? else { bail!("no waiting record with number {id}") };
     if json {
         return print_json(&record);
     }
@@ -218,7 +218,7 @@ async fn export(hands: &Hands, path: &Path, json: bool) -> anyhow::Result<()> {
     if json {
         return print_json(&json!({ "exported": records, "dead_letters": dead_letters, "export_id": id }));
     }
-    let id = id.map(|id| format!("; the export's id is {id}")).unwrap_or_default();
+    let id = id.map(|id| format!("; export id {id}")).unwrap_or_default();
     say!("{records} records and {dead_letters} dead letters exported{id}")
 }
 
@@ -234,8 +234,8 @@ async fn import(
     bar.finish_and_clear();
     if imported.is_incomplete {
         eprintln!(
-            "the file is not whole: what is missing is still where it came from if its export stopped half-way, and \
-             nowhere else if the file was cut"
+            "the file is incomplete: the missing records are still in the source outbox if the export stopped early; if the \
+             file was truncated, they are lost"
         );
     }
     if json {
@@ -245,7 +245,9 @@ async fn import(
         )
     } else {
         let Imported { records, dead_letters, known, .. } = imported;
-        say!("{records} records and {dead_letters} dead letters imported; {known} dead letters were here")
+        say!(
+            "{records} records and {dead_letters} dead letters imported; {known} dead letters were already here"
+        )
     }
 }
 
@@ -257,9 +259,9 @@ async fn salvage(hands: &Hands, give_up: bool, json: bool) -> anyhow::Result<()>
         print_json(&salvaged)?;
     } else {
         for part in &salvaged {
-            say!("{}: {} of {} records are back", part.name, part.records, part.known)?;
+            say!("{}: {} of {} records recovered", part.name, part.records, part.known)?;
             for trouble in &part.trouble {
-                say!("  could not be read: {trouble}")?;
+                say!("  unreadable: {trouble}")?;
             }
         }
         if salvaged.is_empty() {
@@ -268,7 +270,7 @@ async fn salvage(hands: &Hands, give_up: bool, json: bool) -> anyhow::Result<()>
     }
     anyhow::ensure!(
         salvaged.iter().all(|part| part.is_done),
-        "not all is back: mend or put back the files in the quarantine and try again, or give the rest up with --give-up"
+        "not all records were recovered: repair or restore the files in the quarantine and retry, or abandon the rest with --give-up"
     );
     Ok(())
 }

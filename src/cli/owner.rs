@@ -38,7 +38,7 @@ impl Drop for KeepsOwner {
         if let Some(owned) = &self.0
             && let Err(error) = owned.give_back()
         {
-            eprintln!("{}: not all of it belongs to its owner any more: {error}", owned.path.display());
+            eprintln!("{}: cannot restore the owner of all files: {error}", owned.path.display());
         }
     }
 }
@@ -117,7 +117,7 @@ mod tests {
     const AGENT: u32 = 61_234;
 
     #[test]
-    fn only_what_lies_in_the_folder_and_nowhere_else_is_given_and_only_while_nobody_works_on_it() {
+    fn only_files_inside_the_folder_change_owner_and_only_while_it_is_not_in_use() {
         if !rustix::process::geteuid().is_root() {
             assert!(std::env::var_os("CI").is_none(), "CI must not go without root");
             eprintln!("SKIPPED: giving files away needs root");

@@ -19,7 +19,7 @@ pub(super) struct CompletionsArgs {
 
 #[derive(clap::Args)]
 pub(super) struct ManArgs {
-    /// Write all pages, one a subcommand, into this folder, instead of the first one to standard output
+    /// Writes all pages, one per subcommand, to this folder, instead of the first one to standard output
     #[arg(long, value_name = "FOLDER")]
     dir: Option<PathBuf>,
 }

@@ -24,17 +24,17 @@ use crate::outbox::{Accept, Exported, Imported, Outbox, Salvaged, Settings, Veri
 /// What all commands about an outbox know.
 #[derive(clap::Args)]
 pub(super) struct Common {
-    /// For machines
+    /// Prints JSON
     #[arg(long, global = true)]
     pub(super) json: bool,
     /// Folder of the outbox, as OUTBOX_DIR
     #[arg(long, global = true, value_name = "PATH")]
     outbox_dir: Option<String>,
-    /// Of the running agent at this address; its ADMIN_TOKEN is taken from the environment, or from --admin-token-file,
-    /// and from no settings on this machine
+    /// Use the running agent at this address; its ADMIN_TOKEN is read from the environment or --admin-token-file only, not
+    /// from settings on this machine
     #[arg(long, global = true, value_name = "http://HOST:PORT", conflicts_with = "outbox_dir")]
     url: Option<String>,
-    /// File that holds the agent's ADMIN_TOKEN, as ADMIN_TOKEN_FILE
+    /// File with the agent's ADMIN_TOKEN, as ADMIN_TOKEN_FILE
     #[arg(long, global = true, value_name = "PATH")]
     admin_token_file: Option<String>,
 }
@@ -88,7 +88,7 @@ impl Common {
                 let agent = whose(&sources, id).await;
                 agent.map(Place::Agent).with_context(|| {
                     format!(
-                        "OUTBOX_DIR {} is in use by a running agent: stop that first, or ask it",
+                        "OUTBOX_DIR {} is in use by a running agent: stop it first, or send the command to it",
                         settings.dir.display()
                     )
                 })
@@ -123,7 +123,7 @@ async fn whose(sources: &Sources, id: Option<uuid::Uuid>) -> anyhow::Result<Agen
     let stats: OutboxStats = agent.get("/admin/outbox").await?;
     if id.is_some_and(|id| id != stats.id) {
         bail!(
-            "the agent at {agent} has another outbox: set SERVER_PORT, or --url, to that of the agent that has this one"
+            "the agent at {agent} uses another outbox: set SERVER_PORT, or --url, to the agent that uses this one"
         );
     }
     Ok(agent)
@@ -280,7 +280,7 @@ impl Hands {
         progress: impl FnMut(u64),
     ) -> anyhow::Result<Imported> {
         // A pipe would be empty when it is read for the second time.
-        anyhow::ensure!(std::fs::metadata(path)?.is_file(), "this is no file: it is read twice");
+        anyhow::ensure!(std::fs::metadata(path)?.is_file(), "not a regular file: the import reads it twice");
         self.order("import", format!("of {}", path.display()), progress, async |progress| match self {
             Self::Outbox(outbox, _) => {
                 Ok(outbox.import(|| transfer::open(path), (accept, again), progress).await?)
@@ -335,9 +335,9 @@ async fn job<T: serde::de::DeserializeOwned>(
         JobLine::Failed(text) => Some(Err(anyhow::Error::msg(text))),
     });
     match done.await {
-        Ok(done) => done.context("the agent ended before this was done")?,
+        Ok(done) => done.context("the agent stopped before this was done")?,
         Err(AgentError::Refused { status, .. }) if status == 404 => {
-            bail!("the agent at {agent} cannot do this: it is an older release")
+            bail!("the agent at {agent} does not support this: it is an older release")
         }
         Err(error) => Err(error.into()),
     }

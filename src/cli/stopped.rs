@@ -26,16 +26,16 @@ pub(super) async fn with_outbox<T>(
     drop(outbox);
     let joined = tokio::task::spawn_blocking(|| threads.join()).await.context("the outbox's threads")?;
     let value = result?;
-    anyhow::ensure!(flushed && joined, "the outbox could not be closed in order: run `outbox verify`");
+    anyhow::ensure!(flushed && joined, "the outbox was not closed cleanly: run `outbox verify`");
     Ok(value)
 }
 
 /// What to do about an outbox that cannot be opened.
 pub(super) fn explain(error: OpenError) -> anyhow::Error {
     let advice = match error {
-        OpenError::Locked(_) => "stop the agent first, or ask it (--url)",
+        OpenError::Locked(_) => "stop the agent first, or send the command to it (--url)",
         OpenError::Absent(_) => {
-            "set OUTBOX_DIR (or --outbox-dir) to where the agent has its outbox, which it makes when it is first started"
+            "set OUTBOX_DIR (or --outbox-dir) to the agent's outbox; the agent creates it at its first start"
         }
         _ => return error.into(),
     };
@@ -46,7 +46,7 @@ pub(super) fn explain(error: OpenError) -> anyhow::Error {
 pub(super) fn progress(doing: &'static str, all: Option<u64>) -> ProgressBar {
     let (bar, form) = match all {
         Some(all) => {
-            (ProgressBar::new(all), "{msg} {wide_bar} {pos} of {len} records, {per_sec}, {eta} to go")
+            (ProgressBar::new(all), "{msg} {wide_bar} {pos} of {len} records, {per_sec}, {eta} left")
         }
         None => (ProgressBar::new_spinner(), "{spinner} {msg} {pos} records, {per_sec}"),
     };

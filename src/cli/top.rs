@@ -1,4 +1,4 @@
-//! `dataplane-agent top`: one agent, or several, in the terminal. It only looks.
+//! `dataplane-agent top`: one or more agents in the terminal, read-only.
 //!
 //! [`watch`] asks the agents, [`picture`] is what one answer says, [`board`] what is known of all of them over time,
 //! [`draw`] how that looks: a pure function of the board.
@@ -28,7 +28,7 @@ use crate::config::{Flags, HttpConfig, load};
 use crate::telemetry::failpoint;
 use board::Board;
 
-/// A key is looked for so often: the longest that ending takes.
+/// Poll interval for keys: the longest time that quitting takes.
 const LOOK_FOR_KEYS: Duration = Duration::from_millis(100);
 /// What is printed of one picture.
 const ONCE_WIDTH: u16 = 100;
@@ -36,13 +36,13 @@ const ONCE_WIDTH: u16 = 100;
 /// Which agents to watch.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Where they are, as http://host:port or host:port; unset: SERVER_HOST and SERVER_PORT
+    /// Addresses of the agents, as http://host:port or host:port; default: SERVER_HOST and SERVER_PORT
     #[arg(value_name = "ADDRESS")]
     addresses: Vec<String>,
-    /// Seconds between two looks
+    /// Seconds between updates
     #[arg(long, default_value_t = 1.0, value_parser = interval)]
     interval: f64,
-    /// Prints one picture as text, and ends: 0 when all agents answered
+    /// Prints one snapshot as text and exits, with 0 if all agents answered
     #[arg(long)]
     once: bool,
 }
@@ -67,7 +67,7 @@ pub(super) async fn run(args: Args, flags: Flags, stop: impl Future<Output = ()>
     }
     ensure!(
         std::io::stdout().is_terminal() && std::io::stdin().is_terminal(),
-        "top needs a terminal to draw on; `top --once` prints one picture anywhere"
+        "top needs a terminal; `top --once` prints one snapshot anywhere"
     );
     let watchers = watch::start(agents, interval);
     let result = show(board, watchers.looks, stop).await;
@@ -75,7 +75,7 @@ pub(super) async fn run(args: Args, flags: Flags, stop: impl Future<Output = ()>
     result
 }
 
-/// Two looks, so that there are rates; printed as text.
+/// Two samples, for the rates, printed as text.
 async fn once(agents: &[Agent], mut board: Board, interval: Duration) -> anyhow::Result<()> {
     for round in 0..2 {
         if round > 0 {
@@ -88,7 +88,7 @@ async fn once(agents: &[Agent], mut board: Board, interval: Duration) -> anyhow:
     }
     print(text(&mut board)?.as_bytes())?;
     let away = board.agents.iter().filter(|agent| agent.trouble.is_some()).count();
-    ensure!(away == 0, "{away} of {} agents could not be asked", board.agents.len());
+    ensure!(away == 0, "{away} of {} agents did not answer", board.agents.len());
     Ok(())
 }
 
@@ -124,7 +124,7 @@ async fn show(
     mut looks: mpsc::Receiver<watch::Look>,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let mut screen = Screen(ratatui::try_init().context("the terminal")?);
+    let mut screen = Screen(ratatui::try_init().context("cannot use the terminal")?);
     let keys = Keys::start()?;
     let result = follow(&mut board, &mut screen, &mut looks, keys.pressed, stop).await;
     keys.stop.store(true, Ordering::Relaxed);
@@ -143,7 +143,7 @@ async fn follow(
 ) -> anyhow::Result<()> {
     let mut stop = std::pin::pin!(stop);
     loop {
-        screen.0.draw(|frame| draw::draw(frame, board)).context("the terminal")?;
+        screen.0.draw(|frame| draw::draw(frame, board)).context("cannot use the terminal")?;
         failpoint::reached("top::drawn");
         tokio::select! {
             () = &mut stop => return Ok(()),
@@ -159,7 +159,7 @@ async fn follow(
                 }
                 // Another size: it is drawn anew.
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(error).context("the terminal"),
+                Some(Err(error)) => return Err(error).context("cannot use the terminal"),
                 None => return Ok(()),
             },
         }

@@ -41,7 +41,7 @@ pub(super) async fn export(
     if let Err(error) = ended {
         // All of it is in the file.
         eprintln!(
-            "the export is complete, but the agent was not told; it delivers again within a minute: {error}"
+            "the export is complete, but the agent could not be told; it resumes sending within a minute: {error}"
         );
     }
     Ok(exported)
@@ -57,18 +57,18 @@ async fn pages(
     loop {
         let (status, page, text) = agent.raw(&format!("{path}/page"), "x-export-page").await?;
         match status {
-            StatusCode::ACCEPTED if begun.elapsed() > LET_GO_WITHIN => bail!(
-                "the sender still waits for the answers to what it has sent, or for Redis to take an answer: see its /health"
-            ),
+            StatusCode::ACCEPTED if begun.elapsed() > LET_GO_WITHIN => {
+                bail!("requests are still in flight, or a quota answer still has to reach Redis: see /health")
+            }
             StatusCode::ACCEPTED => tokio::time::sleep(ASK_AGAIN).await,
             StatusCode::NO_CONTENT => {
                 let ended = file.write_all(&exported.end_line()?).and_then(|()| file.sync_data());
-                ended.context("all is in the file but its last line: import it with --incomplete")?;
+                ended.context("the file lacks only its last line: import it with --incomplete")?;
                 return Ok(Exported { id: hash.id(), ..exported });
             }
             _ => {
                 let page = page.and_then(|page| page.parse().ok());
-                let page = page.context("the agent gave a page without a number: is it another release?")?;
+                let page = page.context("the agent sent a page without a number: is it another release?")?;
                 exported = keep(agent, path, file, page, &text).await?;
                 hash.update(&text);
                 progress(exported);
@@ -97,10 +97,10 @@ async fn keep(
         Ok(confirmed) => Ok(confirmed.into()),
         // Whether it has been confirmed is not known: rather in both places, with the same keys, than in none.
         Err(error) if !is_refusal(&error) => Err(error.context(
-            "the agent was lost, or could not settle it: the last page is in the file, and may still be with the agent as well, with the same keys",
+            "the agent was lost, or could not settle the last page: its records are in the file and may still be in the outbox, with the same idempotency keys",
         )),
         Err(error) => {
-            file.set_len(before).and_then(|()| file.sync_data()).context("the file")?;
+            file.set_len(before).and_then(|()| file.sync_data()).context("cannot truncate the file")?;
             Err(error)
         }
     }
@@ -160,7 +160,7 @@ pub(super) async fn import(
         };
         let answer = answer.with_context(|| {
             format!(
-                "{} records and {} dead letters are imported. Import the file again when this is mended: each record has the key that it always had, and dead letters that are there already are passed over, so that none counts twice",
+                "{} records and {} dead letters were imported. Fix this and import the file again: records keep their idempotency keys and existing dead letters are skipped, so nothing counts twice",
                 imported.records, imported.dead_letters
             )
         });

@@ -29,7 +29,7 @@ pub(super) fn confirm(question: &str, yes: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    ensure!(terminal, "no terminal to ask \"{question}\": nothing was done; scripts use --yes");
+    ensure!(terminal, "no terminal to ask \"{question}\": nothing was done; use --yes in scripts");
     eprint!("{question} [y/N] ");
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;

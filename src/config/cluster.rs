@@ -30,11 +30,11 @@ impl ClusterUrl {
     /// Reads it. The error repeats nothing of it: it may hold a password.
     pub(super) fn parse(url: &str) -> Result<Self, &'static str> {
         let plain = url.strip_prefix(SCHEME);
-        let rest = plain.or_else(|| url.strip_prefix(SCHEME_TLS)).ok_or("is no redis+cluster:// URL")?;
+        let rest = plain.or_else(|| url.strip_prefix(SCHEME_TLS)).ok_or("is not a redis+cluster:// URL")?;
         let (login, rest) = login(rest)?;
         let (hosts, database) = rest.split_once('/').unwrap_or((rest, ""));
         if !matches!(database, "" | "0") {
-            return Err("names a database, of which a cluster has none but 0");
+            return Err("names a database; a cluster has only database 0");
         }
         let nodes = hosts.split(',').map(|text| address(text, PORT)).collect::<Result<_, _>>()?;
         Ok(Self { nodes, user: login.user, password: login.password, is_encrypted: plain.is_none() })
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_without_the_password() {
+    fn problems_are_reported_without_the_password() {
         for rest in ["", ":hunter2@", ":hunter2@h:hunter2", "h/hunter2", "h,,h", "h/1"] {
             let error = ClusterUrl::parse(&format!("redis+cluster://{rest}")).unwrap_err();
             assert!(!error.contains("hunter2"), "{error}");

@@ -33,7 +33,7 @@ const RESERVED_HEADERS: [&str; 15] = [
     "traceparent",
 ];
 
-/// How the tokens that commands carry are signed. Their keys are public, so that HMAC is not among them.
+/// Signing algorithm of the tokens in commands. Their keys are public, so that HMAC is not among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "verbatim")]
 pub enum CommandAlgorithm {
@@ -64,7 +64,7 @@ pub struct ControlPlaneConfig {
     )]
     pub url: BaseUrl,
 
-    /// Which credentials are sent; jwt unless set, where there is only CONTROL_PLANE_JWT_KEY
+    /// Which credentials are sent; default jwt if only CONTROL_PLANE_JWT_KEY is set
     #[arg(id = "CONTROL_PLANE_AUTH", default_value = "api_key")]
     pub auth: Auth,
 
@@ -76,23 +76,23 @@ pub struct ControlPlaneConfig {
     #[arg(id = "API_KEY_HEADER", default_value = "X-API-Key", value_parser = header_name)]
     pub api_key_header: String,
 
-    /// Key that signs our tokens: an HMAC secret, or a private key in PEM
+    /// Key that signs the agent's tokens: an HMAC secret, or a private key in PEM
     #[arg(id = "CONTROL_PLANE_JWT_KEY")]
     pub jwt_key: Option<Secret>,
 
-    /// How our tokens are signed; unless set, as the key is
+    /// Signing algorithm of the agent's tokens; default: by the type of the key
     #[arg(id = "CONTROL_PLANE_JWT_ALGORITHM")]
     pub jwt_algorithm: Option<JwtAlgorithm>,
 
-    /// Trust the authorities in this PEM file, instead of the system's
+    /// Trust the certificate authorities in this PEM file instead of the system's
     #[arg(id = "CONTROL_PLANE_CA_FILE")]
     pub ca_file: Option<PathBuf>,
 
-    /// Own certificate chain in PEM, for mutual TLS
+    /// Client certificate chain in PEM, for mutual TLS
     #[arg(id = "CONTROL_PLANE_CLIENT_CERT_FILE")]
     pub client_cert_file: Option<PathBuf>,
 
-    /// The private key of that certificate in PEM
+    /// Private key of that certificate, in PEM
     #[arg(id = "CONTROL_PLANE_CLIENT_KEY_FILE")]
     pub client_key_file: Option<PathBuf>,
 
@@ -100,7 +100,7 @@ pub struct ControlPlaneConfig {
     #[arg(id = "ENABLE_TLS", default_value = "true", value_parser = boolean)]
     pub enable_tls: bool,
 
-    /// Seconds without progress after which a request has failed: while it is sent, and then until it is answered
+    /// Seconds without progress after which a request fails, while it is sent and while its answer is pending
     #[arg(id = "CONTROL_PLANE_TIMEOUT", default_value = "30", value_parser = seconds)]
     pub timeout: Duration,
 
@@ -108,15 +108,15 @@ pub struct ControlPlaneConfig {
     #[arg(id = "CONTROL_PLANE_RETRY_ATTEMPTS", default_value = "3", value_parser = whole(0, 1_000))]
     pub retry_attempts: u32,
 
-    /// Seconds of the first delay after a failure
+    /// First delay after a failure, in seconds
     #[arg(id = "CONTROL_PLANE_INITIAL_ERROR_DELAY", default_value = "5", value_parser = seconds)]
     pub initial_error_delay: Duration,
 
-    /// Seconds of the longest delay
+    /// Longest delay, in seconds
     #[arg(id = "CONTROL_PLANE_MAX_BACKOFF", default_value = "30", value_parser = seconds)]
     pub max_backoff: Duration,
 
-    /// What the delay is multiplied by after each further failure
+    /// Factor by which the delay grows after each further failure
     #[arg(
         id = "CONTROL_PLANE_ERROR_BACKOFF_MULTIPLIER",
         alias = "control-plane-retry-backoff-factor",
@@ -125,11 +125,11 @@ pub struct ControlPlaneConfig {
     )]
     pub error_backoff_multiplier: f64,
 
-    /// Ask for the ControlPlane's health when nothing else was asked of it for a while
+    /// Check the ControlPlane's health when the link has been idle
     #[arg(id = "CONTROL_PLANE_HEALTH_CHECK_ENABLED", default_value = "true", value_parser = boolean)]
     pub health_check_enabled: bool,
 
-    /// Seconds of such a while
+    /// Seconds of idle time before a health check
     #[arg(id = "CONTROL_PLANE_HEALTH_CHECK_INTERVAL", default_value = "300", value_parser = seconds)]
     pub health_check_interval: Duration,
 
@@ -137,27 +137,27 @@ pub struct ControlPlaneConfig {
     #[arg(id = "HEARTBEAT_INTERVAL", default_value = "60", value_parser = seconds)]
     pub heartbeat_interval: Duration,
 
-    /// Seconds between looks for commands
+    /// Seconds between polls for commands
     #[arg(id = "COMMAND_POLL_INTERVAL", default_value = "60", value_parser = seconds)]
     pub command_poll_interval: Duration,
 
-    /// Seconds that a command's id is remembered, so that none is carried out twice
+    /// Seconds to remember a command's ID, so that none is executed twice
     #[arg(id = "COMMAND_CACHE_TTL", default_value = "86400", value_parser = seconds)]
     pub command_cache_ttl: Duration,
 
-    /// How the tokens that commands carry are signed
+    /// Signing algorithm of the tokens in commands
     #[arg(id = "JWT_ALGORITHM", default_value = "RS256")]
     pub command_algorithm: CommandAlgorithm,
 
-    /// Seconds that the ControlPlane's public keys are kept
+    /// Seconds to cache the ControlPlane's public keys
     #[arg(id = "JWT_PUBLIC_KEYS_CACHE_TTL", default_value = "3600", value_parser = seconds)]
     pub public_keys_cache_ttl: Duration,
 
-    /// HTTP version; auto: 2 where the ControlPlane offers it over TLS, else 1.1
+    /// HTTP version; auto: 2 if the ControlPlane offers it over TLS, else 1.1
     #[arg(id = "CONTROL_PLANE_HTTP", default_value = "auto")]
     pub http: HttpVersion,
 
-    /// DSCP of what is sent: a name (LE, CS1, AF11, EF), or a number from 0 to 63
+    /// DSCP of outgoing packets: a name (LE, CS1, AF11, EF) or a number from 0 to 63
     #[arg(id = "CONTROL_PLANE_DSCP")]
     pub dscp: Option<Dscp>,
 
@@ -179,7 +179,7 @@ impl Group for ControlPlaneConfig {
         if self.enable_tls && !self.url.is_https() && !self.url.is_loopback() {
             review.warn(
                 "CONTROL_PLANE_URL is plain HTTP to another host: credentials and records can be read on the \
-                 way (ENABLE_TLS=false silences this)",
+                 network (ENABLE_TLS=false silences this warning)",
             );
         }
     }
@@ -237,23 +237,17 @@ impl ControlPlaneConfig {
             review.derived("CONTROL_PLANE_AUTH", "jwt");
         }
         if self.auth != Auth::Jwt && self.api_key.is_none() {
-            review.problem(
-                "CONTROL_PLANE_API_KEY",
-                "required, because CONTROL_PLANE_AUTH wants it, but not set",
-            );
+            review.problem("CONTROL_PLANE_API_KEY", "required by CONTROL_PLANE_AUTH, but not set");
         }
         if self.auth != Auth::ApiKey && self.jwt_key.is_none() {
-            review.problem(
-                "CONTROL_PLANE_JWT_KEY",
-                "required, because CONTROL_PLANE_AUTH wants it, but not set",
-            );
+            review.problem("CONTROL_PLANE_JWT_KEY", "required by CONTROL_PLANE_AUTH, but not set");
         }
         if RESERVED_HEADERS.iter().any(|name| self.api_key_header.eq_ignore_ascii_case(name)) {
-            review.problem("API_KEY_HEADER", format!("{:?} has a meaning of its own", self.api_key_header));
+            review.problem("API_KEY_HEADER", format!("{:?} is a reserved header", self.api_key_header));
         }
         let is_header = |key: &Secret| key.expose().bytes().all(|b| (b' '..0x7f).contains(&b));
         if !self.api_key.as_ref().is_none_or(is_header) {
-            review.problem("CONTROL_PLANE_API_KEY", "holds characters that no header can carry");
+            review.problem("CONTROL_PLANE_API_KEY", "has characters that are not allowed in a header");
         }
     }
 

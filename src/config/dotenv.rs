@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_makes_no_sense_is_skipped_and_its_number_kept() {
+    fn an_invalid_line_is_skipped_and_its_number_kept() {
         let found = read("# fine\n\nnonsense\nA=1\nB='open\nC=\"x\" y\n=1\nD=4");
         assert_eq!(found.skipped, [3, 5, 6, 7]);
         let names: Vec<_> = found.values.keys().map(String::as_str).collect();
@@ -182,7 +182,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_quoted_comes_back(value in "[^\\x00\\\\'$]{0,40}") {
+        fn quoted_text_round_trips(value in "[^\\x00\\\\'$]{0,40}") {
             let found = read(&format!("A='{value}'\nB=1"));
             prop_assert_eq!(found.values.get("A"), Some(&value));
             prop_assert_eq!(found.values.len(), 2);

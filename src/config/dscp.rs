@@ -27,7 +27,7 @@ impl FromStr for Dscp {
             },
         };
         code.map(Self).ok_or_else(|| {
-            format!("{s:?} is neither the name of a DSCP (LE, CS1, AF11, EF) nor a number from 0 to 63")
+            format!("{s:?} is neither a DSCP name (LE, CS1, AF11, EF) nor a number from 0 to 63")
         })
     }
 }

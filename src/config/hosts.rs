@@ -25,10 +25,10 @@ pub(super) fn address(text: &str, usual_port: u16) -> Result<(String, u16), &'st
     let (host, port) = match text.rsplit_once(':') {
         // The colons of an IPv6 address are within brackets.
         Some((host, port)) if !port.ends_with(']') => {
-            (host, port.parse().map_err(|_| "has a port that is no number up to 65535")?)
+            (host, port.parse().map_err(|_| "has a port that is not a number from 1 to 65535")?)
         }
         _ => (text, usual_port),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    if host.is_empty() { Err("names no host") } else { Ok((host.to_owned(), port)) }
+    if host.is_empty() { Err("has no host name") } else { Ok((host.to_owned(), port)) }
 }

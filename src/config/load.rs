@@ -132,7 +132,7 @@ impl Review {
         self.readable(key.0, key.1);
         for ((_, path), (missing, other)) in [(certificate, key), (key, certificate)] {
             if path.is_some() && other.is_none() {
-                self.problem(missing, "required, because its counterpart is set, but not set");
+                self.problem(missing, "not set, but required because its counterpart is set");
             }
         }
     }
@@ -148,10 +148,10 @@ pub fn load<T: Group>(sources: &Sources) -> Result<(T, Review), Problems> {
         Problems::of(variable, format!("cannot be read: {e}"))
     })?;
     if !layers.skipped_lines.is_empty() {
-        review.warn(format!(".env: lines that are no settings were skipped: {:?}", layers.skipped_lines));
+        review.warn(format!(".env: skipped lines that are not settings: {:?}", layers.skipped_lines));
     }
     for (name, known) in layers.misspelt() {
-        review.warn(format!(".env: {name} is no setting, and is not used: is {known} meant?"));
+        review.warn(format!(".env: unknown setting {name} ignored: did you mean {known}?"));
     }
     let args = declared::<T>();
     let mut words = Vec::new();
@@ -193,8 +193,7 @@ fn setting(arg: &Arg, layers: &Layers, review: &mut Review) -> Option<String> {
     };
     let is_secret = is_secret(arg);
     if is_secret && origin == Origin::Flag {
-        review
-            .warn(format!("{name}: a secret on the command line can be read by every user of this machine"));
+        review.warn(format!("{name}: every user of this machine can read a secret on the command line"));
     }
     let shown = |text: &String| if is_secret { HIDDEN.to_owned() } else { without_user_info(text) };
     review.settings.push(Setting {

@@ -11,23 +11,23 @@ use super::values::{boolean, whole};
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Logging")]
 pub struct LogSettings {
-    /// The least severe level that is logged
+    /// Least severe level that is logged
     #[arg(id = "LOG_LEVEL", default_value = "INFO")]
     pub level: Level,
 
-    /// Log everything, as LOG_LEVEL=DEBUG does
+    /// Log everything, like LOG_LEVEL=DEBUG
     #[arg(id = "DEBUG", default_value = "false", value_parser = boolean)]
     pub debug: bool,
 
-    /// Form of a line
+    /// Format of a line
     #[arg(id = "LOG_FORMAT", default_value = "log4j")]
     pub format: Format,
 
-    /// Log to this file, a new one each day, instead of standard output
+    /// Log to this file instead of standard output; a new file each day
     #[arg(id = "LOG_FILE")]
     pub file: Option<PathBuf>,
 
-    /// Files of past days that are kept beside today's, each <LOG_FILE>.YYYY-MM-DD
+    /// Days of past log files to keep, each <LOG_FILE>.YYYY-MM-DD
     #[arg(id = "LOG_RETENTION_DAYS", default_value = "7", value_parser = whole(1, 3_650))]
     pub retention_days: u32,
 }
@@ -39,7 +39,7 @@ impl Group for LogSettings {
         if file.is_dir() || file.file_name().is_none() {
             review.problem("LOG_FILE", format!("{} is a folder", file.display()));
         } else if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-            review.problem("LOG_FILE", format!("there is no folder {}", folder.display()));
+            review.problem("LOG_FILE", format!("folder {} does not exist", folder.display()));
         }
     }
 }

@@ -19,19 +19,19 @@ const DISK: (Bytes, Bytes) = (Bytes(MIB), Bytes(GIB << 20));
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Outbox")]
 pub struct OutboxConfig {
-    /// Folder of the outbox; under systemd $STATE_DIRECTORY/outbox unless set
+    /// Folder of the outbox; default under systemd: $STATE_DIRECTORY/outbox
     #[arg(id = "OUTBOX_DIR", default_value = "data/outbox")]
     pub dir: PathBuf,
 
-    /// The most that the outbox may hold; at this, records stay in Redis. One commit (5 MiB) may go beyond, and a reserve of 8 MiB comes on top
+    /// Size limit of the outbox; at the limit, records stay in Redis. One commit (5 MiB) may exceed it, and a reserve of 8 MiB is not counted
     #[arg(id = "OUTBOX_MAX_BYTES", default_value = "10GiB", value_parser = bytes(DISK.0, DISK.1))]
     pub max_bytes: Bytes,
 
-    /// Room to be left on the disk; with less, records stay in Redis
+    /// Space to leave free on the disk; with less, records stay in Redis
     #[arg(id = "OUTBOX_MIN_FREE_BYTES", default_value = "256MiB", value_parser = bytes(Bytes(0), DISK.1))]
     pub min_free_bytes: Bytes,
 
-    /// Size at which the outbox goes on to a new file; each is deleted when all of it is delivered
+    /// Size of a segment; each is deleted when all its records are delivered
     #[arg(id = "OUTBOX_SEGMENT_BYTES", default_value = "64MiB", value_parser = bytes(Bytes(MIB), Bytes(GIB)))]
     pub segment_bytes: Bytes,
 
@@ -39,11 +39,11 @@ pub struct OutboxConfig {
     #[arg(id = "OUTBOX_DURABILITY", default_value = "fsync")]
     pub durability: Durability,
 
-    /// The largest record that is accepted; a larger one becomes a dead letter
+    /// Largest record accepted; a larger one becomes a dead letter
     #[arg(id = "RECORD_MAX_BYTES", default_value = "256KiB", value_parser = bytes(Bytes(KIB), Bytes(16 * MIB)))]
     pub record_max_bytes: Bytes,
 
-    /// Days that a dead letter is kept
+    /// Days to keep a dead letter
     #[arg(id = "DEAD_LETTER_RETENTION_DAYS", default_value = "30", value_parser = whole(1, 3_650))]
     pub dead_letter_retention_days: u32,
 }
@@ -66,15 +66,15 @@ impl OutboxConfig {
 impl Group for OutboxConfig {
     fn check(&mut self, review: &mut Review) {
         if self.max_bytes < self.record_max_bytes {
-            let text = format!("{} has no room for a record of RECORD_MAX_BYTES", self.max_bytes);
+            let text = format!("{} is too small for a record of RECORD_MAX_BYTES", self.max_bytes);
             review.problem("OUTBOX_MAX_BYTES", text);
         }
         if self.segment_bytes < self.record_max_bytes {
-            let text = format!("{} has no room for a record of RECORD_MAX_BYTES", self.segment_bytes);
+            let text = format!("{} is too small for a record of RECORD_MAX_BYTES", self.segment_bytes);
             review.problem("OUTBOX_SEGMENT_BYTES", text);
         }
         if self.durability == Durability::Process {
-            review.warn("OUTBOX_DURABILITY is process: a power cut loses records that were acknowledged");
+            review.warn("OUTBOX_DURABILITY is process: a power cut loses acknowledged records");
         }
     }
 }

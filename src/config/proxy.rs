@@ -25,10 +25,10 @@ const NO: &str = "NO_PROXY";
 
 /// Every variable here, and what it does.
 pub(super) const VARIABLES: [(&str, &str); 4] = [
-    (HTTP, "Proxy for a CONTROL_PLANE_URL that is http://"),
-    (HTTPS, "Proxy for a CONTROL_PLANE_URL that is https://"),
-    (ALL, "Proxy for either, unless the other has one of its own"),
-    (NO, "Hosts that are reached without a proxy, also with a port, separated by commas"),
+    (HTTP, "Proxy for an http:// CONTROL_PLANE_URL"),
+    (HTTPS, "Proxy for an https:// CONTROL_PLANE_URL"),
+    (ALL, "Proxy for both schemes, unless HTTP_PROXY or HTTPS_PROXY is set"),
+    (NO, "Hosts to reach without a proxy: HOST or HOST:PORT, separated by commas"),
 ];
 
 /// A variable as it was found.
@@ -84,7 +84,7 @@ impl Proxy {
         for entry in &no_proxy {
             if Entry::parse(entry).is_none() {
                 review.warn(format!(
-                    "NO_PROXY: {entry:?} is neither a host, an address nor a CIDR block, perhaps with a port; it has no effect"
+                    "NO_PROXY: {entry:?} is not a host, an address or a CIDR block, with or without a port; it is ignored"
                 ));
             }
         }
@@ -120,7 +120,7 @@ impl Proxy {
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unset => f.write_str("none: no variable sets one"),
+            Self::Unset => f.write_str("none: no proxy variable is set"),
             Self::Exempt { because } => write!(f, "none: {because}"),
             Self::Through { variable, origin, settings } => {
                 write!(f, "{settings} ({variable}, {origin})")
@@ -152,23 +152,23 @@ fn proxy_url(text: &str) -> Result<Url, String> {
     let schemes = ProxySettings::SCHEMES;
     let Some((_, usual_port)) = schemes.into_iter().find(|(scheme, _)| *scheme == url.scheme()) else {
         let names = schemes.map(|(scheme, _)| format!("{scheme}://"));
-        return Err(format!("is not the URL of a proxy that can be used ({})", names.join(", ")));
+        return Err(format!("is not the URL of a supported proxy ({})", names.join(", ")));
     };
     // Hosts of URLs that are not HTTP's are not looked at by the parser.
     let host = url.host_str().filter(|host| !host.is_empty()).map(Host::parse);
     if !matches!(host, Some(Ok(_))) {
-        return Err("is not the URL of a proxy: it names no host".to_owned());
+        return Err("is not the URL of a proxy: the host is missing".to_owned());
     }
     let port = url.port_or_known_default().unwrap_or(usual_port);
     if port == 0 {
-        return Err("is not the URL of a proxy: 0 is no port".to_owned());
+        return Err("is not the URL of a proxy: 0 is not a port".to_owned());
     }
     // What stands behind the port means nothing to a proxy.
     url.set_path("");
     url.set_query(None);
     url.set_fragment(None);
     // The URL drops its scheme's own port again.
-    url.set_port(Some(port)).map_err(|()| "is not the URL of a proxy: it has no port".to_owned())?;
+    url.set_port(Some(port)).map_err(|()| "is not the URL of a proxy: the port is missing".to_owned())?;
     Ok(url)
 }
 
@@ -255,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_proxy_is_reached_by_is_filled_in() {
+    fn scheme_and_port_of_a_proxy_have_defaults() {
         for (text, url) in [
             ("proxy", "http://proxy/"),
             ("proxy:3128", "http://proxy:3128/"),
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_proxy_is_refused_without_being_repeated() {
+    fn an_invalid_proxy_is_refused_without_being_repeated() {
         for text in [
             "http://",
             "http://hunter2@",

@@ -40,7 +40,7 @@ pub struct RedisConfig {
     #[arg(id = "REDIS_PORT", default_value = "6379", value_parser = port)]
     pub port: u16,
 
-    /// Number of the database
+    /// Database number
     #[arg(id = "REDIS_DB", default_value = "0", value_parser = whole(0, 65_535))]
     pub db: u32,
 
@@ -48,27 +48,27 @@ pub struct RedisConfig {
     #[arg(id = "REDIS_PASSWORD")]
     pub password: Option<Secret>,
 
-    /// Seconds that connecting or one answer may take
+    /// Timeout in seconds for connecting and for one answer
     #[arg(id = "REDIS_SOCKET_TIMEOUT", default_value = "30", value_parser = seconds)]
     pub socket_timeout: Duration,
 
-    /// Has no effect (a time-out is always tried again); accepted for the files of the previous agent
+    /// No effect (timeouts are always retried); accepted for the previous agent's files
     #[arg(id = "REDIS_RETRY_ON_TIMEOUT", default_value = "true", value_parser = boolean)]
     pub retry_on_timeout: bool,
 
-    /// Has no effect (the agent opens six at the most); accepted for the files of the previous agent
+    /// No effect (the agent opens at most six); accepted for the previous agent's files
     #[arg(id = "REDIS_MAX_CONNECTIONS", default_value = "10", value_parser = whole(1, 1_000))]
     pub max_connections: u32,
 
-    /// Trust the authorities in this PEM file, instead of the system's (with rediss://)
+    /// Trust the certificate authorities in this PEM file instead of the system's (with rediss://)
     #[arg(id = "REDIS_CA_FILE")]
     pub ca_file: Option<PathBuf>,
 
-    /// Own certificate chain in PEM, for mutual TLS (with rediss://)
+    /// Client certificate chain in PEM, for mutual TLS (with rediss://)
     #[arg(id = "REDIS_CLIENT_CERT_FILE")]
     pub client_cert_file: Option<PathBuf>,
 
-    /// The private key of that certificate in PEM
+    /// Private key of that certificate, in PEM
     #[arg(id = "REDIS_CLIENT_KEY_FILE")]
     pub client_key_file: Option<PathBuf>,
 
@@ -88,19 +88,19 @@ pub struct RedisConfig {
     #[arg(id = "QUOTA_REFRESH_QUEUE", default_value = "queue:quota_refresh", value_parser = name)]
     pub quota_refresh_queue: String,
 
-    /// Queue that the answers to quota refresh requests are pushed to
+    /// Queue for the answers to quota refresh requests
     #[arg(id = "QUOTA_RESPONSE_QUEUE", default_value = "queue:quota_response", value_parser = name)]
     pub quota_response_queue: String,
 
-    /// Queue that dead letters are mirrored to, newest first
+    /// Queue to mirror dead letters to, newest first
     #[arg(id = "DEAD_LETTER_QUEUE", default_value = "queue:dead_letter", value_parser = name)]
     pub dead_letter_queue: String,
 
-    /// The most dead letters in that queue (0: no mirror)
+    /// Maximum number of dead letters in that queue (0: no mirror)
     #[arg(id = "DEAD_LETTER_MIRROR_MAX", default_value = "10000", value_parser = whole(0, 10_000_000))]
     pub dead_letter_mirror_max: u32,
 
-    /// Take over the in-flight records of an agent that has been gone for so many seconds (0: never)
+    /// Seconds after which the in-flight records of an agent that is gone are reclaimed (0: never)
     #[arg(id = "ORPHAN_RECLAIM_SECONDS", default_value = "300", value_parser = seconds_or_zero)]
     pub orphan_reclaim: Duration,
 }
@@ -109,7 +109,7 @@ impl Group for RedisConfig {
     fn check(&mut self, review: &mut Review) {
         if self.max_connections < CONNECTIONS {
             review.warn(format!(
-                "REDIS_MAX_CONNECTIONS: {} are not enough; the agent opens up to {CONNECTIONS}",
+                "REDIS_MAX_CONNECTIONS: {} is too low; the agent opens up to {CONNECTIONS}",
                 self.max_connections
             ));
         }
@@ -167,12 +167,16 @@ impl RedisConfig {
             );
         } else if is_socket {
             if database.is_empty() || url.host_str().is_some_and(|host| !host.is_empty()) {
-                review.problem("REDIS_URL", "names no socket (as unix:///run/redis/redis.sock?db=0)");
+                review
+                    .problem("REDIS_URL", "has no socket path (example: unix:///run/redis/redis.sock?db=0)");
             }
         } else if url.host_str().is_none_or(str::is_empty) {
-            review.problem("REDIS_URL", "names no host");
+            review.problem("REDIS_URL", "has no host name");
         } else if !database.is_empty() && database.parse::<u16>().is_err() {
-            review.problem("REDIS_URL", "has a path that is no database's number (as redis://host:6379/0)");
+            review.problem(
+                "REDIS_URL",
+                "has a path that is not a database number (example: redis://host:6379/0)",
+            );
         }
         url.scheme() == "rediss"
     }
@@ -181,7 +185,7 @@ impl RedisConfig {
         let ignored = ["REDIS_HOST", "REDIS_PORT", "REDIS_DB", "REDIS_PASSWORD"];
         let ignored: Vec<_> = ignored.into_iter().filter(|variable| review.is_set(variable)).collect();
         if !ignored.is_empty() {
-            review.warn(format!("REDIS_URL is set, so that these have no effect: {}", ignored.join(", ")));
+            review.warn(format!("REDIS_URL is set, so these have no effect: {}", ignored.join(", ")));
         }
     }
 
@@ -208,11 +212,11 @@ impl RedisConfig {
             match self.source_mode {
                 SourceMode::List if found.is_none() || found != tag => review.problem(
                     variable,
-                    "the queues of a Redis Cluster need one hash tag in common (as queue:{edge}:usage_records), \
+                    "the queues of a Redis Cluster need a common hash tag (example: queue:{edge}:usage_records), \
                      or SOURCE_MODE=stream",
                 ),
                 SourceMode::Stream if found.is_none() && queue.contains(['{', '}']) => {
-                    review.problem(variable, format!("the braces in {queue:?} are no hash tag of a Redis Cluster"));
+                    review.problem(variable, format!("the braces in {queue:?} are not a hash tag of a Redis Cluster"));
                 }
                 _ => {}
             }
@@ -230,7 +234,7 @@ impl RedisConfig {
         ] {
             // The agent would take its own answers, or one kind of record for another.
             if !seen.insert(queue) {
-                review.problem(variable, format!("{queue:?} is the name of another queue as well"));
+                review.problem(variable, format!("{queue:?} is also the name of another queue"));
             }
         }
     }

@@ -29,19 +29,20 @@ impl SentinelUrl {
 
     /// Reads it. The error repeats nothing of it: it may hold a password.
     pub(super) fn parse(url: &str) -> Result<Self, &'static str> {
-        let rest = url.strip_prefix(SCHEME).ok_or("is no redis+sentinel:// URL")?;
+        let rest = url.strip_prefix(SCHEME).ok_or("is not a redis+sentinel:// URL")?;
         let (login, rest) = login(rest)?;
         let mut parts = rest.split('/');
         let sentinels = parts.next().unwrap_or_default().split(',');
         let sentinels = sentinels.map(|text| address(text, PORT)).collect::<Result<_, _>>()?;
         let name = parts.next().filter(|name| !name.is_empty());
-        let name = name.ok_or("names no primary (as redis+sentinel://host1,host2/name/0)")?.to_owned();
+        let name =
+            name.ok_or("has no primary's name (example: redis+sentinel://host1,host2/name/0)")?.to_owned();
         let db = match parts.next() {
             None | Some("") => 0,
-            Some(db) => db.parse().map_err(|_| "has a last part that is no database's number")?,
+            Some(db) => db.parse().map_err(|_| "has a last part that is not a database number")?,
         };
         if parts.next().is_some() {
-            return Err("has more parts than a name and a database's number");
+            return Err("has more parts than a name and a database number");
         }
         Ok(Self { sentinels, name, user: login.user, password: login.password, db })
     }
@@ -62,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_without_the_password() {
+    fn problems_are_reported_without_the_password() {
         for rest in ["h", "h/", ":hunter2@/name", ":hunter2@h:hunter2/name", "h/name/hunter2", "h/name/0/1"] {
             let error = SentinelUrl::parse(&format!("redis+sentinel://{rest}")).unwrap_err();
             assert!(!error.contains("hunter2"), "{error}");

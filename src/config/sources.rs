@@ -132,7 +132,7 @@ fn flag_args() -> Vec<Arg> {
             let file = Arg::new(file_variable(&name))
                 .long(flag_of(&file_variable(&name)))
                 .value_name("PATH")
-                .help(format!("File that holds {name}"));
+                .help(format!("File with {name}"));
             args.push(match arg.get_help_heading() {
                 Some(heading) => file.help_heading(heading.to_owned()),
                 None => file,
@@ -297,7 +297,7 @@ impl Layers {
         let variable = file_variable(name);
         let file = self.value(std::slice::from_ref(&variable));
         if value.is_some() && file.is_some() {
-            return Err(format!("set, and {variable} too: only one of them can count"));
+            return Err(format!("set, and {variable} too: set only one"));
         }
         if let Some(file) = file {
             let path = PathBuf::from(file.text.trim());
@@ -310,7 +310,7 @@ impl Layers {
             }
             (Some(value), _) if value.text.contains('\u{fffd}') => Err("is not valid UTF-8".to_owned()),
             // It would be taken for the end of a path; see `Secret::into_argument`.
-            (Some(value), _) if value.text.contains('\0') => Err("holds a NUL character".to_owned()),
+            (Some(value), _) if value.text.contains('\0') => Err("contains a NUL character".to_owned()),
             (value, _) => Ok(value),
         }
     }

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_is_recognised_and_a_name_of_somebody_else_is_not_taken_for_one() {
+    fn a_misspelt_setting_is_recognised_and_a_foreign_name_is_not() {
         let known: BTreeSet<String> = [
             "DRAIN_RATE_LIMIT",
             "REDIS_PORT",

@@ -76,7 +76,7 @@ impl FromStr for TrustedHosts {
         let hosts = parts.map(|part| {
             let host = CalledHost::parse(part).or_else(|| CalledHost::parse(&format!("[{part}]")));
             host.ok_or_else(|| {
-                format!("{part:?} is neither a host name nor an IP address, perhaps with a port")
+                format!("{part:?} is neither a host name nor an IP address, with or without a port")
             })
         });
         hosts.collect::<Result<_, _>>().map(Self)
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_that_is_listened_on_is_one_unless_it_means_all() {
+    fn the_listening_host_is_trusted_unless_it_is_a_wildcard() {
         let own = |host| TrustedHosts::default().with_own(host);
         assert!(own("edge-1").contains(&CalledHost::parse("EDGE-1:8010").unwrap()));
         assert!(own("::1").contains(&CalledHost::parse("[::1]").unwrap()));

@@ -30,11 +30,9 @@ impl FromStr for Bytes {
             _ => None,
         };
         let number = number.parse::<u64>().ok();
-        number
-            .zip(shift)
-            .and_then(|(number, shift)| number.checked_mul(1 << shift))
-            .map(Self)
-            .ok_or_else(|| format!("{s:?} is not a number of bytes (as 1048576, 64KiB, 256 MiB, 10GiB)"))
+        number.zip(shift).and_then(|(number, shift)| number.checked_mul(1 << shift)).map(Self).ok_or_else(
+            || format!("{s:?} is not a number of bytes (examples: 1048576, 64KiB, 256 MiB, 10GiB)"),
+        )
     }
 }
 
@@ -125,7 +123,9 @@ pub(super) fn identifier(s: &str) -> Result<String, String> {
     if fits && !matches!(s, "." | "..") {
         Ok(s.to_owned())
     } else {
-        Err(format!("{s:?} is not an identifier (1 to 128 of A-Z a-z 0-9 - . _ ~ : @ and such, no blanks)"))
+        Err(format!(
+            "{s:?} is not an identifier (1 to 128 of A-Z a-z 0-9 - . _ ~ : @ and similar, no spaces)"
+        ))
     }
 }
 
@@ -153,7 +153,7 @@ pub(super) fn header_name(s: &str) -> Result<String, String> {
     if s.len() <= 128 && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)) {
         Ok(s.to_owned())
     } else {
-        Err(format!("{s:?} is not a header's name"))
+        Err(format!("{s:?} is not a header name"))
     }
 }
 
@@ -197,7 +197,7 @@ impl FromStr for BaseUrl {
     fn from_str(s: &str) -> Result<Self, String> {
         let url = Url::parse(s).map_err(|error| match error {
             url::ParseError::RelativeUrlWithoutBase => {
-                "is not a URL: http:// or https:// is missing at its beginning".to_owned()
+                "is not a URL: it must start with http:// or https://".to_owned()
             }
             error => format!("is not a URL: {error}"),
         })?;
@@ -205,7 +205,7 @@ impl FromStr for BaseUrl {
             return Err("is neither an http:// nor an https:// URL".to_owned());
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err("has a query or a fragment, which a base URL cannot have".to_owned());
+            return Err("has a query or a fragment, which is not allowed in a base URL".to_owned());
         }
         Ok(Self(url))
     }
@@ -246,7 +246,9 @@ impl FromStr for TrustedIps {
         let parts = s.split(',').map(str::trim).filter(|part| !part.is_empty());
         let blocks = parts.map(|part| {
             let block = part.parse().or_else(|_| part.parse::<IpAddr>().map(IpNet::from));
-            block.map_err(|_| format!("{part:?} is neither an IP address nor a CIDR block (as 10.0.0.0/8)"))
+            block.map_err(|_| {
+                format!("{part:?} is neither an IP address nor a CIDR block (example: 10.0.0.0/8)")
+            })
         });
         blocks.collect::<Result<_, _>>().map(Self)
     }
@@ -352,7 +354,7 @@ mod tests {
     fn a_url_without_a_scheme_is_told_what_is_missing() {
         for text in ["10.0.0.5:9090", "cp.example", "//cp.example"] {
             assert!(
-                text.parse::<BaseUrl>().unwrap_err().contains("http:// or https:// is missing"),
+                text.parse::<BaseUrl>().unwrap_err().contains("it must start with http:// or https://"),
                 "{text}"
             );
         }

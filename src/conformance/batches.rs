@@ -13,19 +13,19 @@ pub(super) static RULES: [Rule; 7] = [
     Rule {
         name: "batch",
         page: "batches.md",
-        sentence: "Whatever is not listed was taken.",
+        sentence: "A record that is not listed was accepted.",
         check: |run| Box::pin(batch(run)),
     },
     Rule {
         name: "batch_answer",
         page: "batches.md",
-        sentence: "An answer whose `batch` or `count` is another, or whose positions are doubled or beyond, is no answer.",
+        sentence: "An answer with another `batch` or `count`, or with positions that are repeated or out of range, is invalid.",
         check: |run| Box::pin(ready(answer(run))),
     },
     Rule {
         name: "batch_repeated",
         page: "batches.md",
-        sentence: "409 for one that was taken before",
+        sentence: "409 for one that was accepted before",
         check: |run| Box::pin(repeated(run)),
     },
     Rule {
@@ -37,19 +37,19 @@ pub(super) static RULES: [Rule; 7] = [
     Rule {
         name: "batch_positions",
         page: "batches.md",
-        sentence: "`exceptions` has every record that was not taken now, by its position counted through the request from 0",
+        sentence: "`exceptions` lists every record that was not accepted now, by its position in the request, counted from 0",
         check: |run| Box::pin(positions(run)),
     },
     Rule {
         name: "batch_isolation",
         page: "batches.md",
-        sentence: "A refused record (400, 413, 414, 422) does not stop its session. Other sessions go on whatever happens to one.",
+        sentence: "A refused record (400, 413, 414, 422) does not stop its session. Other sessions are not affected.",
         check: |run| Box::pin(isolation(run)),
     },
     Rule {
         name: "batch_order",
         page: "batches.md",
-        sentence: "it takes none of that session's behind it in this request and says **424** for each of them",
+        sentence: "it accepts no later record of that session in this request and answers **424** for each of them",
         check: |run| Box::pin(order(run)),
     },
 ];

@@ -6,7 +6,7 @@ use super::wire::By;
 use crate::control_plane::Meaning;
 
 const SENTENCE: &str =
-    "A request without good credentials is answered 401 or 403, and nothing of it is processed";
+    "A request without valid credentials is answered 401 or 403, and nothing in it is processed";
 
 pub(super) static RULES: [Rule; 2] = [
     Rule {

@@ -16,7 +16,7 @@ pub(super) static RULES: [Rule; 2] = [
     Rule {
         name: "zstd",
         page: "batches.md",
-        sentence: "`BATCH_COMPRESSION=auto` is zstd where an answer's `Accept-Encoding` names it",
+        sentence: "`BATCH_COMPRESSION=auto` is zstd if an answer's `Accept-Encoding` lists it",
         check: |run| Box::pin(zstd(run)),
     },
 ];

@@ -45,13 +45,13 @@ pub(super) static RULES: [Rule; 9] = [
     Rule {
         name: "concurrent_repeat",
         page: "answers.md",
-        sentence: "| 409 with `Retry-After` | the first attempt is still under way | retried then |",
+        sentence: "| 409 with `Retry-After` | the first attempt is still in progress | retried after that time |",
         check: |run| Box::pin(concurrent_repeat(run)),
     },
     Rule {
         name: "unknown_fields",
         page: "records.md",
-        sentence: "**Unknown fields** of usage records and quota requests go on untouched",
+        sentence: "**Unknown fields** of usage records and quota requests are forwarded unchanged",
         check: |run| Box::pin(unknown_fields(run)),
     },
     Rule {

@@ -32,7 +32,7 @@ pub(super) static FIRST: [Rule; 3] = [
     Rule {
         name: "heartbeat_unregistered",
         page: "control-plane.md",
-        sentence: "The agent registers at the start, and again when a heartbeat is answered 404.",
+        sentence: "The agent registers at startup, and again when a heartbeat is answered 404.",
         check: |run| Box::pin(heartbeat_unregistered(run)),
     },
 ];
@@ -59,7 +59,7 @@ pub(super) static LAST: [Rule; 5] = [
     Rule {
         name: "command_result",
         page: "commands.md",
-        sentence: "A command is handed out until its result was accepted, and a result that comes again does no harm.",
+        sentence: "A command is delivered until its result has been accepted, and a repeated result does no harm.",
         check: |run| Box::pin(result(run)),
     },
     Rule { name: "shutdown", page: "control-plane.md", sentence: GOOD, check: |run| Box::pin(shutdown(run)) },

@@ -289,7 +289,7 @@ impl Wire {
 
     /// A request that was not made.
     fn unsent(&self, sent: String) -> Exchange {
-        let why = self.is_over().unwrap_or_else(|| "it cannot be sent".to_owned());
+        let why = self.is_over().unwrap_or_else(|| "cannot be sent".to_owned());
         Exchange {
             sent,
             received: format!("not sent: {why}"),

@@ -1,6 +1,6 @@
-//! Which encodings of a request's body an answer says that the peer accepts (RFC 9110 §12.5.3).
+//! The request encodings that an answer says the peer accepts (RFC 9110 §12.5.3).
 
-/// What an answer's `Accept-Encoding` names.
+/// The encodings in an answer's `Accept-Encoding`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Accepts {
     /// gzip, by name or by `*`.
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_named_with_a_weight_is_accepted() {
+    fn only_encodings_with_a_positive_weight_are_accepted() {
         let read = |values: &[&str]| {
             Accepts::read(values.iter().map(|value| value.as_bytes()))
                 .map(|Accepts { gzip, zstd }| (gzip, zstd))

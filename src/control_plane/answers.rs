@@ -1,4 +1,4 @@
-//! What an answer's body says: pure parsers, safe on any bytes. The caller has bounded the size.
+//! Pure parsers of answer bodies, safe on any bytes. The caller bounds the size.
 
 use std::fmt;
 
@@ -11,19 +11,19 @@ use uuid::Uuid;
 
 use crate::secret::Secret;
 
-/// No command that this agent knows comes near this: a token repeats the parameters, and those are a few KiB.
+/// Maximum bytes of a command; known ones are far smaller: a token repeats the parameters, a few KiB.
 const COMMAND_MAX_BYTES: usize = 128 << 10;
-/// So much is kept of one answer: JSON takes many times its length once it is read. The other commands are handed out again.
+/// Bytes of commands kept per answer: parsed JSON takes many times its length. The other commands are delivered again.
 const COMMANDS_KEPT_BYTES: usize = 1 << 20;
 
-/// As much of a record's error as a dead letter keeps.
+/// Bytes of a record's error kept in a dead letter.
 const ERROR_MAX_BYTES: usize = 1 << 10;
 
-/// Why an answer means nothing. It never repeats what the answer holds.
+/// Why an answer is invalid. It never repeats the answer's content.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadAnswer {
     /// Not JSON, or JSON of another shape.
-    #[error("not the JSON that was expected ({kind:?} at line {line}, column {column})")]
+    #[error("unexpected JSON ({kind:?} at line {line}, column {column})")]
     Json {
         /// Whether the syntax, the data or the end is wrong.
         kind: serde_json::error::Category,
@@ -33,36 +33,36 @@ pub enum BadAnswer {
         column: usize,
     },
     /// `success` is not true.
-    #[error("it does not say success")]
+    #[error("\"success\" is not true")]
     Unsuccessful,
-    /// A field has a type that it cannot have.
-    #[error("its {0} is of the wrong type")]
+    /// A field has the wrong type.
+    #[error("{0} has the wrong type")]
     WrongType(&'static str),
-    /// It is about another batch.
-    #[error("it is about another batch")]
+    /// It is for another batch.
+    #[error("it is for another batch")]
     AnotherBatch,
-    /// It counts another number of records than were sent.
-    #[error("it counts {found} records where {expected} were sent")]
+    /// It counts another number of records than was sent.
+    #[error("it counts {found} records, but {expected} were sent")]
     Count {
         /// How many records were sent.
         expected: usize,
         /// How many it counts.
         found: usize,
     },
-    /// An exception for a position that is beyond the batch, or given twice.
-    #[error("position {index} is beyond the batch, or given twice")]
+    /// An exception for a position outside the batch, or given twice.
+    #[error("position {index} is outside the batch or given twice")]
     Position {
         /// Counted from 0.
         index: usize,
     },
-    /// An exception with a status that no record can have that was not taken.
-    #[error("position {index} has a status that is none of a record that was not taken")]
+    /// An exception with a status that is not an error.
+    #[error("position {index} has a status that is not an error")]
     Status {
         /// Counted from 0.
         index: usize,
     },
-    /// Longer than anything that was expected.
-    #[error("it is too long")]
+    /// Longer than any expected answer.
+    #[error("too long")]
     TooLong,
 }
 
@@ -79,25 +79,25 @@ pub struct QuotaAnswer<'a> {
     pub api_session_id: String,
     /// The request that it answers.
     pub transaction_id: String,
-    /// `data`, byte for byte: what goes to the quota response queue.
+    /// `data`, byte for byte, for the quota response queue.
     pub data: &'a [u8],
 }
 
-/// A record of a batch that was not taken now.
+/// A record of a batch that was not accepted now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchException {
     /// Its position among all records of the request, from 0.
     pub index: usize,
-    /// The HTTP status that it would have had by itself, 300 to 599.
+    /// The HTTP status it would have got alone, 300 to 599.
     pub status: u16,
     /// What the `ControlPlane` says about it, at most 1 KiB.
     pub error: Option<String>,
 }
 
-/// Something that the `ControlPlane` wants done. Unauthenticated until its token is verified.
+/// A command from the `ControlPlane`. Unauthenticated until its token is verified.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Command {
-    /// Names it for ever; not empty.
+    /// Its permanent ID; not empty.
     pub command_id: String,
     /// What is to be done.
     pub command_type: String,
@@ -107,10 +107,10 @@ pub struct Command {
     /// When it was given, as sent.
     #[serde(default)]
     pub timestamp: Value,
-    /// What proves that it is the `ControlPlane`'s.
+    /// Its token.
     #[serde(default)]
     pub token: Option<Secret>,
-    /// It is larger than any command may be; only its id and type were read.
+    /// It is too large; only its ID and type were read.
     #[serde(skip)]
     pub is_oversized: bool,
 }
@@ -118,7 +118,7 @@ pub struct Command {
 impl Command {
     /// Reads one of an answer, if it is one.
     fn parse(raw: &RawValue) -> Option<Self> {
-        /// What tells a command from another.
+        /// A command's identifying fields.
         #[derive(Deserialize)]
         struct Label {
             command_id: String,
@@ -147,7 +147,7 @@ impl Command {
 pub struct Commands {
     /// In the order given.
     pub commands: Vec<Command>,
-    /// How many more there were that are no commands; they do not hold up the others.
+    /// Number of malformed ones, which do not hold up the others.
     pub malformed: usize,
 }
 
@@ -163,7 +163,7 @@ fn data(body: &[u8]) -> Result<&RawValue, BadAnswer> {
     data.filter(|_| success).ok_or(BadAnswer::Unsuccessful)
 }
 
-/// Reads the answer to a quota refresh. All five fields must be there.
+/// Reads the answer to a quota refresh. All five fields are required.
 pub fn parse_quota_answer(body: &[u8]) -> Result<QuotaAnswer<'_>, BadAnswer> {
     #[derive(Deserialize)]
     struct Fields {
@@ -224,7 +224,7 @@ pub fn parse_batch_answer(
         if index >= records {
             return Err(BadAnswer::Position { index });
         }
-        // What was taken is not listed: a status that says so contradicts itself.
+        // Accepted records are not listed: a success status here is a contradiction.
         if !(300..600).contains(&status) {
             return Err(BadAnswer::Status { index });
         }
@@ -237,7 +237,7 @@ pub fn parse_batch_answer(
     }
 }
 
-/// Whether an answer to a batch says of all its sessions that they are not known.
+/// Whether an answer to a batch reports all its sessions as unknown.
 pub(super) fn knows_no_session(body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Batch {
@@ -271,7 +271,7 @@ pub fn parse_commands(body: &[u8]) -> Result<Commands, BadAnswer> {
         #[serde(deserialize_with = "one_by_one")]
         commands: Commands,
     }
-    // A character that is none belongs to one command, and must not hold up the others.
+    // An invalid character in one command must not hold up the others.
     let Waiting { commands } = serde_json::from_str(&String::from_utf8_lossy(body))?;
     Ok(commands)
 }
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_answer_lacking_anything_is_none() {
+    fn a_quota_answer_lacking_a_field_is_invalid() {
         for field in ["api_session_id", "new_quota_amount", "final_quota", "transaction_id", "timestamp"] {
             let missing = quota(&QUOTA.replace(field, "other"));
             assert!(parse_quota_answer(missing.as_bytes()).is_err(), "without {field}");
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_answer_nested_without_measure_is_refused() {
+    fn a_deeply_nested_quota_answer_is_refused() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let body = quota(&QUOTA.replace("[1]", &deep));
         assert!(matches!(parse_quota_answer(body.as_bytes()), Err(BadAnswer::Json { .. })));
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_answer_names_what_was_not_taken_in_whichever_order() {
+    fn a_batch_answer_lists_the_exceptions_in_any_order() {
         let exceptions =
             batch(r#"[{"index":2,"status":424},{"index":0,"status":422,"error":"no such \"x\""}]"#);
         let expected = [
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_with_a_character_that_is_none_does_not_hold_up_the_others() {
+    fn a_command_with_an_invalid_character_does_not_hold_up_the_others() {
         let mut body = br#"{"commands":[{"command_id":"1","command_type":"\xe4"},{"command_id":"2","command_type":"p"}]}"#.to_vec();
         let escape = body.iter().position(|byte| *byte == b'\\').unwrap();
         body.splice(escape..escape + 4, [0xe4]);
@@ -485,14 +485,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_without_what_was_in_it() {
+    fn errors_do_not_repeat_the_answer() {
         let error = parse_quota_answer(br#"{"success":"hunter2"}"#).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"));
     }
 
     proptest! {
         #[test]
-        fn no_bytes_bring_a_parser_down(body in proptest::collection::vec(any::<u8>(), 0..200), json in "[\\[\\]{}:,\"a-z0-9 ]{0,80}") {
+        fn no_bytes_make_a_parser_panic(body in proptest::collection::vec(any::<u8>(), 0..200), json in "[\\[\\]{}:,\"a-z0-9 ]{0,80}") {
             for bytes in [body.as_slice(), json.as_bytes()] {
                 let _ = parse_quota_answer(bytes);
                 let _ = parse_batch_answer(bytes, BATCH, 3);

@@ -1,4 +1,4 @@
-//! What proves who we are: the API key's header, and tokens that are minted as they are needed.
+//! Credentials: the API key's header, and tokens minted on demand.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,26 +13,26 @@ use super::clock::{Clock, TOLERANCE};
 use super::settings::JwtAlgorithm;
 use crate::secret::Secret;
 
-/// How long a token is good for.
+/// Lifetime of a token.
 const LIFE: Duration = Duration::from_mins(5);
 
 /// A token is replaced at 80 % of its life: the rest is for the request that carries it.
 const RENEWED_AFTER: Duration = Duration::from_mins(4);
 
-/// Why a key cannot sign tokens. It never says anything of the key itself.
+/// Why a key cannot sign tokens. It never reveals anything of the key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// Tokens are wanted and there is no key.
-    #[error("tokens need a key to sign them, and there is none")]
+    /// Tokens are configured without a key.
+    #[error("tokens need a signing key, but none is set")]
     Missing,
-    /// PEM, but not of a private key that we know.
+    /// PEM, but not of a supported private key.
     #[error(
-        "not a private key in PEM of RSA (PKCS#1 or PKCS#8), EC P-256 (PKCS#8) or Ed25519 (PKCS#8); \
+        "not a PEM private key: RSA (PKCS#1 or PKCS#8), EC P-256 (PKCS#8) or Ed25519 (PKCS#8); \
          `openssl pkcs8 -topk8 -nocrypt` converts to PKCS#8"
     )]
     Unknown,
-    /// The key and the configured algorithm do not belong together.
-    #[error("the algorithm is {configured:?}, but the key is for {by_key:?}")]
+    /// The key does not match the configured algorithm.
+    #[error("CONTROL_PLANE_JWT_ALGORITHM is {configured:?}, but the key is for {by_key:?}")]
     Mismatch {
         /// What is configured.
         configured: JwtAlgorithm,
@@ -65,7 +65,7 @@ struct Token {
 }
 
 impl Token {
-    /// Whether it can be sent at this moment, with the clocks this far apart.
+    /// Whether it is valid now, given the clock skew.
     fn serves(&self, now: Instant, skew: TimeDelta) -> bool {
         now.duration_since(self.minted_at) < RENEWED_AFTER && (skew - self.skew).abs() <= TOLERANCE
     }
@@ -83,7 +83,7 @@ struct Claims<'a> {
 }
 
 impl Tokens {
-    /// Takes the key and tries it at once: a key that cannot sign is told now, not on the first request.
+    /// Takes the key and tests it, so that a key that cannot sign is reported now, not on the first request.
     pub(super) fn new(
         key: &Secret,
         algorithm: Option<JwtAlgorithm>,
@@ -136,7 +136,7 @@ impl Tokens {
     }
 
     fn mint(&self, now: i64) -> Result<HeaderValue, String> {
-        // A clock that is ahead of the peer's by less than we correct must not make tokens that are not valid yet.
+        // A clock ahead of the peer's by less than the correction must not make tokens that are not valid yet.
         let iat = now - TOLERANCE.num_seconds();
         let claims = Claims {
             iss: &self.subject,
@@ -177,8 +177,9 @@ fn read_key(key: &Secret) -> Result<(EncodingKey, JwtAlgorithm), KeyError> {
 
 /// The API key's header, ready to send. The error says what is wrong without repeating the key.
 pub(super) fn api_key_header(name: &str, key: &Secret) -> Result<(HeaderName, HeaderValue), &'static str> {
-    let name = HeaderName::try_from(name).map_err(|_| "its header's name is not one")?;
-    let mut value = HeaderValue::try_from(key.expose()).map_err(|_| "it holds what no header can carry")?;
+    let name = HeaderName::try_from(name).map_err(|_| "API_KEY_HEADER is not a header name")?;
+    let mut value = HeaderValue::try_from(key.expose())
+        .map_err(|_| "it has characters that are not allowed in a header")?;
     value.set_sensitive(true);
     Ok((name, value))
 }

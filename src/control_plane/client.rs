@@ -1,4 +1,4 @@
-//! One attempt at one request: what is sent, and exactly what came back.
+//! One attempt at one request: the request, and the exact answer.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -32,7 +32,7 @@ use crate::record::Kind;
 use crate::secret::Secret;
 use crate::secret::expiry::Expiry;
 
-/// The most of an answer that is kept; a dead letter keeps 1 KiB of it, a quota answer has a few hundred bytes.
+/// Maximum bytes kept of an answer; a dead letter keeps 1 KiB of it, a quota answer has a few hundred bytes.
 const ANSWER_MAX_BYTES: usize = 256 << 10;
 
 /// The most of a batch's answer: this, and [`BATCH_ANSWER_BYTES_PER_RECORD`] for each record.
@@ -46,13 +46,13 @@ static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// One record to deliver.
 #[derive(Clone, Debug)]
 pub struct Delivery<'a> {
-    /// What it is; says which endpoint takes it.
+    /// Its kind, which determines the endpoint.
     pub kind: Kind,
     /// Its session.
     pub session_id: &'a str,
     /// Its transaction: an answer that names another is another request's.
     pub transaction_id: &'a str,
-    /// The request's body, sent as it is.
+    /// The request's body, sent unchanged.
     pub body: Bytes,
     /// Its idempotency key.
     pub key: Uuid,
@@ -73,7 +73,7 @@ pub struct Batch<'a> {
     pub encoding: Encoding,
     /// How many records are in it; the answer may be longer for more of them.
     pub records: usize,
-    /// The idempotency key, made of those inside.
+    /// The idempotency key, derived from those inside.
     pub key: Uuid,
     /// The request's `X-Correlation-ID`.
     pub correlation_id: &'a str,
@@ -110,17 +110,16 @@ pub enum Connection {
     /// Whichever is free.
     #[default]
     Any,
-    /// One that nobody has used before, to a name that was just resolved: a probe of a link that is down, or the
-    /// confirmation of a refusal.
+    /// A new one, to a newly resolved address: for a probe of a link that is down, or the confirmation of a refusal.
     New,
 }
 
-/// What became of one attempt.
+/// The result of one attempt.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The answer, whatever its status, or why there is none.
     pub result: Result<Response, Failure>,
-    /// From the start to the last byte that was read.
+    /// From the start to the last byte read.
     pub elapsed: Duration,
     /// From the start until the kernel had taken the request's last byte; zero if that is not known.
     pub upload: Duration,
@@ -130,18 +129,18 @@ pub struct Answer {
     pub wire_bytes: u64,
 }
 
-/// What the peer said.
+/// The answer.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Response {
     /// The HTTP status, also 3xx: no redirect is followed.
     pub status: u16,
-    /// How long it asks us to stay away, at most an hour.
+    /// Its `Retry-After`, at most an hour.
     pub retry_after: Option<Duration>,
     /// What it means.
     pub meaning: Meaning,
-    /// The body as far as it was read, decoded, without a byte order mark.
+    /// The decoded body as far as it was read, without a byte order mark.
     pub body: Bytes,
-    /// Whether there was more of it than is kept.
+    /// Whether it was longer than what is kept.
     pub truncated: bool,
     /// Which encodings of a request's body the peer accepts, if it says so.
     pub accepts: Option<Accepts>,
@@ -150,7 +149,7 @@ pub struct Response {
 }
 
 impl fmt::Debug for Response {
-    // An answer may repeat the record that it is about; a body is never logged.
+    // An answer may repeat its record; a body is never logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Response")
             .field("status", &self.status)
@@ -184,7 +183,7 @@ pub struct Fresh {
     credentials: Arc<Credentials>,
 }
 
-/// Is told of every attempt: which endpoint it was for, and what became of it.
+/// Observes every attempt: its endpoint and result.
 pub type Observer = Box<dyn Fn(&'static str, &Answer) + Send + Sync>;
 
 /// A request before it has headers.
@@ -204,7 +203,7 @@ pub(super) struct Outgoing<'a> {
     pub(super) priority: Priority,
 }
 
-/// What one attempt brought.
+/// The result of one attempt on the wire.
 struct Attempt {
     result: Result<Response, Failure>,
     upload: Duration,
@@ -213,7 +212,7 @@ struct Attempt {
 }
 
 impl Client {
-    /// Makes a client; reads the files that the settings name, but contacts nobody.
+    /// Creates a client; reads the files named in the settings, but opens no connection.
     pub fn new(settings: Settings) -> Result<Self, ClientError> {
         let target = Target::new(settings.url.expose()).map_err(ClientError::Url)?;
         target.server(&settings.server_id, "").map_err(ClientError::ServerId)?;
@@ -234,7 +233,7 @@ impl Client {
         })
     }
 
-    /// The same, over another way than sockets.
+    /// The same, without sockets.
     #[cfg(feature = "simulation")]
     pub fn over(settings: Settings, wire: Arc<dyn super::Wire>) -> Result<Self, ClientError> {
         let mut client = Self::new(settings)?;
@@ -251,8 +250,8 @@ impl Client {
         Self { observer, ..self }
     }
 
-    /// Reads secrets and certificates anew and uses them from the next request on. With an error, nothing has
-    /// changed. Requests under way keep what they started with.
+    /// Reloads secrets and certificates and uses them from the next request on. On an error nothing changes. Requests in
+    /// flight keep theirs.
     ///
     /// It reads files: not for a thread that must not block.
     pub fn reload(&self) -> Result<(), ClientError> {
@@ -292,22 +291,22 @@ impl Client {
         }
     }
 
-    /// By how much the `ControlPlane`'s clock is ahead of ours, by its last answer; zero up to five seconds.
+    /// How far the `ControlPlane`'s clock is ahead of ours, by its last answer; zero up to five seconds.
     pub fn clock_skew(&self) -> TimeDelta {
         self.clock.skew()
     }
 
-    /// When what proves who we are, or whom we trust, ends: what is in use now.
+    /// Expiry of the credentials and authorities in use.
     pub fn expiries(&self) -> Vec<Expiry> {
         self.credentials().expiries.clone()
     }
 
-    /// Whether the last request, of whatever kind, was answered by a `ControlPlane` that lets us in.
+    /// Whether the last request, of any kind, was answered by a `ControlPlane` that accepts our credentials.
     pub fn is_reachable(&self) -> bool {
         self.reachable.load(Ordering::Relaxed)
     }
 
-    /// How many requests were made so far, of whatever kind.
+    /// Number of requests so far, of any kind.
     pub fn attempts(&self) -> u64 {
         self.attempts.load(Ordering::Relaxed)
     }
@@ -323,12 +322,12 @@ impl Client {
         self.meter.totals()
     }
 
-    /// The proxy on the way there, without its user info.
+    /// The proxy, without its user info.
     pub fn proxy(&self) -> Option<String> {
         self.settings.read().unwrap_or_else(PoisonError::into_inner).proxy.as_ref().map(ToString::to_string)
     }
 
-    /// For how long no request has ended. What is said of the `ControlPlane` is so old.
+    /// Time since the last request ended: the age of what is known about the `ControlPlane`.
     pub fn quiet_for(&self) -> Duration {
         self.last_attempt.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
@@ -385,13 +384,13 @@ impl Client {
             traceparent: delivery.traceparent,
             answer_max_bytes: ANSWER_MAX_BYTES,
             connection: delivery.connection,
-            // Somebody waits for a quota.
+            // A customer waits for a quota.
             priority: if delivery.kind == Kind::Quota { Priority::Urgent } else { Priority::Backlog },
         })
         .await
     }
 
-    /// Sends records together, once.
+    /// Sends a batch, once.
     pub async fn deliver_batch(&self, batch: Batch<'_>) -> Answer {
         let per_record = batch.records.saturating_mul(BATCH_ANSWER_BYTES_PER_RECORD);
         self.send(Outgoing {
@@ -462,8 +461,7 @@ impl Client {
     }
 
     fn outbound(&self, outgoing: Outgoing<'_>, credentials: &Credentials) -> Result<Outbound, Failure> {
-        let uri: Uri =
-            outgoing.url.parse().map_err(|_| Failure::Unsendable("its URL is longer than a URL may be"))?;
+        let uri: Uri = outgoing.url.parse().map_err(|_| Failure::Unsendable("its URL is too long"))?;
         let mut headers = credentials.headers.clone();
         if outgoing.body.is_some() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

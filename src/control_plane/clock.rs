@@ -1,4 +1,4 @@
-//! How far this machine's clock is from the `ControlPlane`'s, learnt from its answers' `Date`.
+//! The skew between this machine's clock and the `ControlPlane`'s, learned from its answers' `Date`.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -12,7 +12,7 @@ pub(super) const TOLERANCE: TimeDelta = TimeDelta::seconds(5);
 /// Peers behind one name may disagree; the log need not follow each of them.
 const SAY_AGAIN_AFTER: Duration = Duration::from_mins(10);
 
-/// What is known of the difference between the two clocks.
+/// The known skew between the two clocks.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
     state: Mutex<State>,
@@ -28,7 +28,7 @@ struct State {
 }
 
 impl Clock {
-    /// By how much the `ControlPlane`'s clock is ahead of ours; zero within the tolerance.
+    /// How far the `ControlPlane`'s clock is ahead of ours; zero within the tolerance.
     pub(super) fn skew(&self) -> TimeDelta {
         self.lock().skew
     }
@@ -66,7 +66,7 @@ impl Clock {
         state.said_at = Some(Instant::now());
         drop(state);
         if skew.is_zero() {
-            tracing::info!("this machine's clock and the ControlPlane's agree again");
+            tracing::info!("this machine's clock agrees with the ControlPlane's again");
         } else {
             tracing::warn!(
                 seconds_behind = skew.num_seconds(),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_answer_confirms_has_nothing_to_do_with_this_machines_clock() {
+    fn the_confirmed_time_is_independent_of_this_machines_clock() {
         let clock = Clock::default();
         assert_eq!(clock.confirmed_unix_micros(), None, "nobody has said anything");
         for seconds in [4_000_000_000, 1_000] {

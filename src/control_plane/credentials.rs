@@ -1,4 +1,4 @@
-//! What a reload replaces: the credentials, and the connections that carry them over TLS.
+//! What a reload replaces: the credentials, and the TLS connections that carry them.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::target::Target;
 use super::transport::{Meter, Tls, Transport};
 use crate::secret::expiry::{self, Expiry};
 
-/// What keeps a client from being made, or from taking in what changed.
+/// Why a client cannot be created or reloaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The base URL cannot be used.
@@ -21,13 +21,13 @@ pub enum ClientError {
     #[error("the server's id: {0}")]
     ServerId(&'static str),
     /// The version cannot be part of a header.
-    #[error("the version: it holds what no header can carry")]
+    #[error("the version has characters that are not allowed in a header")]
     Version,
     /// The API key or its header cannot be used.
     #[error("the API key: {0}")]
     ApiKey(&'static str),
     /// The key for tokens cannot be used.
-    #[error("the key for tokens")]
+    #[error("cannot use the signing key for tokens")]
     JwtKey(#[from] KeyError),
     /// A file cannot be read.
     #[error(transparent)]
@@ -49,7 +49,7 @@ pub(super) struct Credentials {
     pub(super) headers: HeaderMap,
     pub(super) transport: Transport,
     pub(super) tokens: Option<Tokens>,
-    /// When what of it ends by itself does so. Our own tokens are minted anew long before.
+    /// Expiry of these credentials. Our own tokens are renewed long before theirs.
     pub(super) expiries: Vec<Expiry>,
 }
 

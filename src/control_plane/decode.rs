@@ -1,13 +1,13 @@
-//! Undoes an answer's `Content-Encoding`, whether it was asked for or not, and takes off a byte order mark.
+//! Decodes an answer's `Content-Encoding`, requested or not, and removes a byte order mark.
 
 use std::io::Read;
 
 use bytes::Bytes;
 
-/// What a request says in `Accept-Encoding`.
+/// The `Accept-Encoding` of requests.
 pub(super) const ACCEPTED: &str = "gzip, zstd";
 
-/// More encodings than this, one over the other, are nobody's.
+/// Maximum nested encodings.
 const LAYERS_MOST: usize = 3;
 
 /// As RFC 9659 has it for HTTP: 8 MiB. zstd's own limit is 128.
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_was_encoded_is_as_before() {
+    fn encoded_bodies_round_trip() {
         let whole = (Bytes::from_static(b"{}"), false);
         for (encodings, raw) in [
             (&[][..], b"{}".to_vec()),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_decoded_stays_as_it_is() {
+    fn an_undecodable_body_is_kept_unchanged() {
         let cut = gzip(b"{}")[..12].to_vec();
         for (encoding, raw) in
             [("br", b"{}".to_vec()), ("gzip", b"{}".to_vec()), ("gzip", cut), ("zstd", b"{}".to_vec())]

@@ -1,4 +1,4 @@
-//! Why an attempt got no answer, in types for the drain and in words for a person.
+//! Why an attempt got no answer, as types for the drain and as text.
 
 use std::error::Error;
 use std::io;
@@ -9,15 +9,15 @@ use rustls::{AlertDescription, CertificateError};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// The host's name could not be resolved.
-    #[error("the host's name cannot be resolved: {0}")]
+    #[error("cannot resolve the host name: {0}")]
     Dns(String),
-    /// No connection: refused, no route, or a proxy that would not.
+    /// No connection: refused, no route, or denied by a proxy.
     #[error("no connection: {0}")]
     Unreachable(String),
-    /// A connection that could not be made secure.
+    /// A TLS failure.
     #[error("TLS: {0}")]
     Tls(TlsProblem),
-    /// No progress for as long as the time-out.
+    /// No progress within the timeout.
     #[error("timed out {}", if *.connected { "waiting for the answer" } else { "connecting" })]
     Timeout {
         /// Whether there was a connection: if so, the peer may have processed the request.
@@ -26,14 +26,14 @@ pub enum Failure {
     /// The connection ended before the answer did. The peer may have processed the request.
     #[error("the answer was cut off: {0}")]
     Cut(String),
-    /// What came back is not HTTP, or has headers beyond all measure.
+    /// The answer is not HTTP, or its headers are too large.
     #[error("the answer is not HTTP: {0}")]
     NotHttp(String),
     /// The token could not be signed.
-    #[error("no token could be signed: {0}")]
+    #[error("cannot sign a token: {0}")]
     Token(String),
-    /// This request cannot be sent, now or ever: it is the record, not the link.
-    #[error("it cannot be sent: {0}")]
+    /// This request can never be sent: the fault is the record's, not the link's.
+    #[error("cannot be sent: {0}")]
     Unsendable(&'static str),
 }
 
@@ -65,17 +65,17 @@ pub enum TlsProblem {
     /// For another host.
     #[error("its certificate is for another host name")]
     WrongHost,
-    /// Signed by nobody whom we trust.
+    /// Signed by an untrusted authority.
     #[error("its certificate is signed by an authority that is not trusted here")]
     UnknownAuthority,
-    /// The peer wants a certificate of ours, or another one.
+    /// The peer requires a client certificate, or another one.
     #[error("it does not accept our client certificate, or requires one")]
     ClientCertificate,
     /// The peer does not speak TLS at this port.
     #[error("the port does not speak TLS")]
     NotTls,
     /// The peer speaks no version or cipher in common with us (TLS 1.2 at least).
-    #[error("it speaks only versions or ciphers of TLS that are not secure")]
+    #[error("it offers only insecure TLS versions or ciphers")]
     Incompatible,
     /// Anything else, in the library's words.
     #[error("{0}")]

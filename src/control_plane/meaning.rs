@@ -1,6 +1,6 @@
-//! What an answer means: a pure, total function of what was asked and what came back (`docs/contract/answers.md`).
+//! The meaning of an answer: a pure, total function of request and answer (`docs/contract/answers.md`).
 //!
-//! Captive portals, proxies and balancers answer too. Only what the `ControlPlane` can have said settles or refuses a
+//! Captive portals, proxies and load balancers answer too. Only answers the `ControlPlane` can have given settle or refuse a
 //! record; in doubt the record is kept, because a repetition is recognisable and a loss is not.
 
 use std::borrow::Cow;
@@ -16,7 +16,7 @@ pub enum Meaning {
     Delivered,
     /// 409 with a JSON object or without a body, and without `Retry-After`.
     Duplicate,
-    /// 409 with `Retry-After`: the first attempt is still under way.
+    /// 409 with `Retry-After`: the first attempt is still in progress.
     InProgress,
     /// 400, 413, 414, 415, 422, each without a body or with a JSON object (413: with any body).
     Refused,
@@ -37,24 +37,24 @@ pub enum Meaning {
 }
 
 impl Meaning {
-    /// Whether a `ControlPlane` that lets us in has answered this request.
+    /// Whether a `ControlPlane` that accepts our credentials has answered this request.
     pub fn is_served(self) -> bool {
         matches!(self, Self::Delivered | Self::Duplicate | Self::InProgress | Self::Refused | Self::NotFound)
     }
 
-    /// Why an answer of this meaning is not a good one, in words that follow "answered 200".
+    /// What is wrong with an answer of this meaning, in words that follow "answered 200".
     pub(crate) fn remark(self) -> &'static str {
         match self {
-            Self::Foreign => ", but not as a ControlPlane does: something else answers there",
-            Self::Mismatched => ", but to another request",
-            Self::InProgress => ": the first attempt is still under way",
+            Self::Foreign => ", but not by a ControlPlane: another service answers there",
+            Self::Mismatched => ", but for another request",
+            Self::InProgress => ": the first attempt is still in progress",
             _ => "",
         }
     }
 }
 
-/// What was asked, as far as an answer may name it. An answer that names what was not asked at all is another
-/// request's answer, too.
+/// The request's identifiers that an answer may name. An answer that names something not requested at all is another
+/// request's, too.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Asked<'a> {
     /// The `X-Correlation-ID` that was sent.
@@ -67,18 +67,18 @@ pub struct Asked<'a> {
     pub batch: Option<Uuid>,
 }
 
-/// What came back, as far as its meaning depends on it.
+/// The parts of an answer that determine its meaning.
 #[derive(Clone, Copy, Debug)]
 pub struct Said<'a> {
     /// The HTTP status.
     pub status: u16,
     /// Whether there is a `Retry-After`, readable or not.
     pub has_retry_after: bool,
-    /// Whether one of its `X-Correlation-ID`s is another than was sent.
+    /// Whether one of its `X-Correlation-ID`s differs from the one sent.
     pub has_foreign_id: bool,
     /// The decoded body, without a byte order mark.
     pub body: &'a [u8],
-    /// Whether there was more of it than is kept.
+    /// Whether it was longer than what is kept.
     pub truncated: bool,
 }
 
@@ -87,7 +87,7 @@ pub fn meaning(asked: &Asked<'_>, said: &Said<'_>) -> Meaning {
     by_body(asked, said, &Body::read(said))
 }
 
-/// The same, and whether the body names the request, so that a neighbour's answer would have been told from it.
+/// The same, and whether the body names the request, which would reveal another request's answer.
 pub(super) fn meaning_and_name(asked: &Asked<'_>, said: &Said<'_>) -> (Meaning, bool) {
     let body = Body::read(said);
     let is_named = matches!(&body, Body::Object(envelope) if envelope.names(asked));
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_another_request_is_none_of_ours_whatever_its_status() {
+    fn an_answer_naming_another_request_is_mismatched_whatever_its_status() {
         let other = Uuid::from_u128(8);
         let of_batch = |id: Uuid| format!(r#"{{"success":true,"data":{{"batch":"{id}","count":1}}}}"#);
         let foreign = |asked: Asked<'_>, body: &str| {
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_the_request_in_another_spelling_or_nothing_is_ours() {
+    fn an_answer_naming_the_request_differently_or_not_at_all_is_ours() {
         let own = |asked: Asked<'_>, body: &str| {
             assert_eq!(meaning(&asked, &said(200, body.as_bytes())), Meaning::Delivered, "{body}");
         };

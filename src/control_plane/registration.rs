@@ -95,7 +95,7 @@ pub enum CallError {
         retry_after: Option<Duration>,
     },
     /// The answer says nothing that we understand.
-    #[error("answered, but {0}")]
+    #[error("answered, but the answer is invalid: {0}")]
     BadAnswer(#[from] BadAnswer),
 }
 
@@ -218,7 +218,7 @@ impl Client {
 }
 
 fn to_json(body: &impl Serialize) -> Result<Vec<u8>, Failure> {
-    serde_json::to_vec(body).map_err(|_| Failure::Unsendable("its body has no form in JSON"))
+    serde_json::to_vec(body).map_err(|_| Failure::Unsendable("its body cannot be written as JSON"))
 }
 
 /// Whether a change was made, now or before.

@@ -35,14 +35,14 @@ impl Target {
             return Err("neither http:// nor https://");
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err("a base URL has no query and no fragment");
+            return Err("a base URL must not have a query or a fragment");
         }
         let basic = take_user_info(&mut url)?;
         let prefix = url.as_str().trim_end_matches('/').to_owned();
         // What can be parsed is not yet what can be requested. A base URL that cannot must not get past here: each
         // record sent to it would seem to be the one at fault.
         let uri = prefix.parse().ok().filter(|_| prefix.len() <= PREFIX_MAX_BYTES);
-        let uri = uri.ok_or("it is too long, or has characters that a request cannot name")?;
+        let uri = uri.ok_or("it is too long or has invalid characters")?;
         Ok(Self {
             prefix,
             uri,
@@ -69,7 +69,7 @@ impl Target {
             Kind::Started => "/started",
             Kind::Completed => "/completed",
             Kind::Quota => "/refresh",
-            Kind::Lifecycle => return Err("a lifecycle event of no known type has no endpoint"),
+            Kind::Lifecycle => return Err("no endpoint for a lifecycle event of unknown type"),
         };
         self.nested("/api/v1/sessions/", session_id, what)
     }
@@ -78,7 +78,7 @@ impl Target {
         // RFC 3986 §6.2.2: `%2E%2E` *is* `..`, and both are removed on the way, by our own URL library first.
         // No spelling of these names one session, and most spellings name another endpoint.
         if matches!(id, "" | "." | "..") {
-            return Err("an id that is empty, '.' or '..' cannot be a segment of a URL's path");
+            return Err("an ID that is empty, '.' or '..' cannot be part of a URL path");
         }
         let mut url =
             String::with_capacity(self.prefix.len() + collection.len() + id.len() + what.len() + 16);
@@ -98,7 +98,7 @@ fn take_user_info(url: &mut Url) -> Result<Option<HeaderValue>, &'static str> {
     let decoded = |text| percent_decode_str(text).collect::<Vec<u8>>();
     let basic = basic(&decoded(url.username()), &decoded(url.password().unwrap_or_default()))?;
     let cleared = url.set_username("").and_then(|()| url.set_password(None));
-    cleared.map_err(|()| "its user info cannot be sent")?;
+    cleared.map_err(|()| "its user name or password cannot be sent")?;
     Ok(Some(basic))
 }
 
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_base_url_is_refused_without_being_repeated() {
+    fn an_invalid_base_url_is_refused_without_being_repeated() {
         let long = format!("http://u:hunter2@h/{}", "x".repeat(PREFIX_MAX_BYTES));
         for url in [
             "",

@@ -1,18 +1,18 @@
-//! Turns at the link for what is no record: registration, heartbeats, commands. They share circuit and rate limit with
-//! the records, and go behind quota refreshes.
+//! Turns at the link for requests without a record: registration, heartbeats, commands. They share circuit breaker and rate
+//! limit with the records, and yield to quota refreshes.
 
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-/// Askers that wait to be heard; each of them asks for one turn at a time.
+/// Capacity of the queue of requests for a turn; each caller has one at a time.
 const WAITING: usize = 16;
 
 /// Asks for turns.
 #[derive(Clone)]
 pub struct Turns(mpsc::Sender<oneshot::Sender<()>>);
 
-/// Hears who asks.
+/// Receives the requests for turns.
 pub struct Asked(mpsc::Receiver<oneshot::Sender<()>>);
 
 /// Both ends.
@@ -22,7 +22,7 @@ pub fn turns() -> (Turns, Asked) {
 }
 
 impl Turns {
-    /// Waits for a turn: one request may go now. False if there is none `within` this time, or the drain has ended.
+    /// Waits for a turn, which allows one request now. False if none comes `within` this time, or the drain has ended.
     pub async fn take(&self, within: Duration) -> bool {
         let turn = async {
             let (grant, granted) = oneshot::channel();
@@ -33,7 +33,7 @@ impl Turns {
 }
 
 impl Asked {
-    /// The next who still waits for a turn.
+    /// The next caller that still waits for a turn.
     pub(super) async fn next(&mut self) -> Option<oneshot::Sender<()>> {
         loop {
             let grant = self.0.recv().await?;

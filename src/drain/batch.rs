@@ -1,4 +1,4 @@
-//! Batches: whether records go in batches at present, in which encoding, and the bytes of one.
+//! Batches: whether records are sent in batches now, in which encoding, and a batch's body.
 
 use std::num::NonZeroUsize;
 
@@ -12,33 +12,33 @@ use super::queues::{Group, records_in};
 use crate::control_plane::{Accepts, Encoding};
 use crate::record::{KEY_NAMESPACE, Record};
 
-/// A `ControlPlane` that had no batches, or broke their promise, or a way on which compressed bodies broke, is tried again
-/// after this time: it may have been mended.
+/// When to try again after a `ControlPlane` had no batches or broke their promise, or compressed bodies were damaged on the
+/// way.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
-/// For so long kinds go apart after a batch of several failed as a whole.
+/// How long types are sent separately after a batch of several types failed as a whole.
 const APART: Duration = Duration::from_secs(60);
-/// A body below this is not compressed: it would save a packet at the most.
+/// A smaller body is not compressed: that would save at most a packet.
 const COMPRESS_FROM: usize = 1 << 10;
-/// zstd's level 1 makes 63 bytes of a usage record at 1.2 µs.
+/// zstd level 1 compresses a usage record to 63 bytes in 1.2 µs.
 const ZSTD_LEVEL: i32 = 1;
-/// gzip's level 3 makes 76 bytes of one at 3.3 µs, level 1 makes 112 at 1.6.
+/// gzip level 3 compresses one to 76 bytes in 3.3 µs, level 1 to 112 in 1.6.
 const GZIP_LEVEL: u32 = 3;
-/// Failures compressed, each followed by a pass uncompressed, after which batches go uncompressed.
+/// Compressed failures, each followed by an uncompressed success, after which batches are sent uncompressed.
 const BREAKS_AGAIN: u32 = 2;
-/// What happens within this time counts once.
+/// Events within this time count once.
 const ONE_MOMENT: Duration = Duration::from_secs(1);
-/// What a compressed body is of a plain one, before any was compressed; and the weight of each that was.
+/// The compression ratio assumed before the first compressed body, and the weight of each new one in its mean.
 const FIRST_RATIO: f64 = 0.25;
 const RATIO_GAIN: f64 = 0.2;
 
 /// How records are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DeliveryMode {
-    /// One a request.
+    /// One per request.
     Single,
-    /// Many a request.
+    /// Many per request.
     Batch,
-    /// Many a request where the `ControlPlane` has that, else one.
+    /// Many per request if the `ControlPlane` supports it, else one.
     Auto,
 }
 
@@ -58,39 +58,39 @@ pub enum Compression {
 /// How batches are made.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Whether there are any.
+    /// Whether batches are used.
     pub mode: DeliveryMode,
-    /// The most records in one.
+    /// Maximum records in a batch.
     pub max_records: usize,
-    /// The most bytes in one, before compression.
+    /// Maximum bytes in a batch, before compression.
     pub max_bytes: usize,
     /// How it is compressed.
     pub compression: Compression,
 }
 
-/// Whether records go in batches, and how, as the `ControlPlane`'s answers have taught.
+/// Whether records are sent in batches, and how, as learned from the `ControlPlane`'s answers.
 pub(super) struct Batching {
     settings: Settings,
-    /// The most bytes in a batch, as answers of 413 have taught.
+    /// Maximum bytes in a batch, as learned from 413 answers.
     max_bytes: usize,
-    /// There are no batches until then.
+    /// No batches until then.
     absent_until: Option<Instant>,
-    /// The promise of order was broken: until then a batch holds one record of a session.
+    /// The promise of order was broken: until then a batch holds one record per session.
     breached_until: Option<Instant>,
-    /// A batch of several kinds failed as a whole: until then each kind goes by itself, and it shows which is at fault.
+    /// A batch of several types failed as a whole: until then each type is sent separately, to show which is at fault.
     one_kind_until: Option<Instant>,
     /// A batch was answered record by record.
     is_proven: bool,
-    /// A batch is under way to find out.
+    /// A batch is in flight to find out.
     is_trying: bool,
     accepts_zstd: bool,
     /// Encodings that were answered 415.
     refused: Vec<Encoding>,
-    /// Compressed bodies broke on the way, and plain ones passed: plain until then.
+    /// Compressed bodies failed and uncompressed ones succeeded: uncompressed until then.
     plain_until: Option<Instant>,
-    /// A batch failed compressed, and nothing that counts has passed since.
+    /// A batch failed compressed, and nothing that counts has succeeded since.
     has_failed_compressed: bool,
-    /// How often in a row one did, and then something passed uncompressed.
+    /// How often in a row that happened, each followed by an uncompressed success.
     broken: u32,
     broken_at: Option<Instant>,
     encoder: Encoder,
@@ -130,12 +130,12 @@ impl Batching {
         match self.settings.mode {
             DeliveryMode::Single => false,
             DeliveryMode::Batch => true,
-            // Until the first is answered, the others go as they always can.
+            // Until the first is answered, the others are sent singly.
             DeliveryMode::Auto => self.absent_until.is_none() && (self.is_proven || !self.is_trying),
         }
     }
 
-    /// How much may go in one batch, where `wire_bytes` may be in flight: records, and bytes before compression.
+    /// Limits of one batch, given that `wire_bytes` may be in flight: records, and bytes before compression.
     pub(super) fn limits(&self, wire_bytes: usize) -> (usize, usize) {
         let plain = (wire_bytes as f64 / self.encoder.ratio()) as usize;
         (self.settings.max_records, plain.max(COMPRESS_FROM).min(self.max_bytes))
@@ -152,7 +152,7 @@ impl Batching {
         self.breached_until.map(|_| NonZeroUsize::MIN)
     }
 
-    /// Whether records may go one by one to endpoints of their own.
+    /// Whether records may be sent singly to their own endpoints.
     pub(super) fn has_singles(&self) -> bool {
         self.settings.mode == DeliveryMode::Auto
     }
@@ -162,7 +162,7 @@ impl Batching {
         self.is_proven
     }
 
-    /// A body was too large: smaller ones from now on.
+    /// A body was too large: use smaller ones from now on.
     pub(super) fn too_large(&mut self, parcel: &[Group]) {
         let items = || parcel.iter().flat_map(|group| &group.items);
         let bytes: usize = items().map(|item| size(&item.record)).sum();
@@ -216,25 +216,25 @@ impl Batching {
         self.is_proven |= with_results;
     }
 
-    /// The `ControlPlane` does not know batches. True if they are given up, false if we were told to insist.
+    /// The `ControlPlane` does not support batches. True if they are turned off, false if the mode requires them.
     pub(super) fn absent(&mut self, now: Instant) -> bool {
         if self.settings.mode != DeliveryMode::Auto {
             return false;
         }
         if self.absent_until.is_none() {
-            tracing::info!("the ControlPlane takes no batches; records go one by one");
+            tracing::info!("the ControlPlane does not accept batches; sending records one by one");
         }
         self.absent_until = Some(now + ASK_AGAIN);
         self.is_proven = false;
         true
     }
 
-    /// The `ControlPlane` took a record behind one of its session that it had not taken.
+    /// The `ControlPlane` accepted a record after failing an earlier one of its session.
     pub(super) fn breached(&mut self, now: Instant) {
         self.breached_until = Some(now + ASK_AGAIN);
     }
 
-    /// The link was down and is up: what it said then may have been anybody's word.
+    /// The link is up again: the answers before may not have been the `ControlPlane`'s.
     pub(super) fn ask_again(&mut self) {
         self.absent_until = None;
         self.breached_until = None;
@@ -244,11 +244,14 @@ impl Batching {
         self.refused.clear();
     }
 
-    /// A body in this encoding was answered 415, and what is taken was named or not.
+    /// A body in this encoding was answered 415, with or without a list of accepted encodings.
     pub(super) fn refuses(&mut self, encoding: Encoding, accepts: Option<Accepts>) {
-        tracing::info!(?encoding, "the ControlPlane does not take this encoding; batches go in another");
+        tracing::info!(
+            ?encoding,
+            "the ControlPlane does not accept this encoding; using another for batches"
+        );
         self.refused.push(encoding);
-        // Nothing is named: none is taken.
+        // Without a list: no encoding is accepted.
         let accepts = accepts.unwrap_or_default();
         for (other, is_taken) in [(Encoding::Gzip, accepts.gzip), (Encoding::Zstd, accepts.zstd)] {
             if !is_taken && !self.refused.contains(&other) {
@@ -257,15 +260,15 @@ impl Batching {
         }
     }
 
-    /// Something was answered record by record in this encoding. What fails compressed, again and again, and passes plain
-    /// between, is broken by something on the way.
+    /// A batch in this encoding was answered record by record. Repeated compressed failures with uncompressed successes in
+    /// between mean that something on the way damages compressed bodies.
     pub(super) fn passed(&mut self, encoding: Encoding, now: Instant) {
         if encoding != Encoding::Identity {
             self.has_failed_compressed = false;
             self.broken = 0;
             return;
         }
-        // Several in flight meet the same moment.
+        // Several requests in flight meet the same event.
         let is_same = self.broken_at.is_some_and(|at| now.saturating_duration_since(at) < ONE_MOMENT);
         if is_same || !std::mem::take(&mut self.has_failed_compressed) {
             return;
@@ -275,14 +278,14 @@ impl Batching {
         if self.broken >= BREAKS_AGAIN {
             self.broken = 0;
             tracing::warn!(
-                "compressed batches fail and uncompressed requests pass: batches go uncompressed for ten minutes"
+                "compressed batches fail while uncompressed requests succeed; sending batches uncompressed for ten minutes"
             );
             self.plain_until = Some(now + ASK_AGAIN);
         }
     }
 
-    /// A batch of so many records failed as a whole, and a host had taken the request. Where it fails plain as well, compression
-    /// is not to blame.
+    /// A batch of this many records failed as a whole after a host had accepted the request. If it fails uncompressed as
+    /// well, compression is not to blame.
     pub(super) fn failed(&mut self, encoding: Encoding, records: usize) {
         if encoding != Encoding::Identity {
             self.has_failed_compressed = true;
@@ -292,7 +295,7 @@ impl Batching {
     }
 }
 
-/// What a batch without sessions takes, in bytes.
+/// Bytes of a batch without sessions.
 pub(super) const EMPTY: usize = BEGIN.len() + END.len();
 const BEGIN: &[u8] = br#"{"sessions":["#;
 const END: &[u8] = b"]}";
@@ -301,12 +304,12 @@ const RECORDS: &[u8] = br#","records":["#;
 const KIND: &[u8] = br#"{"kind":""#;
 const BODY: &[u8] = br#"","body":"#;
 
-/// What a record adds to a batch, in bytes: itself, its kind, and what is around them.
+/// Bytes that a record adds to a batch: body, kind, and the JSON around them.
 pub(super) fn size(record: &Record) -> usize {
     record.body().len() + record.kind().name().len() + KIND.len() + BODY.len() + 2
 }
 
-/// What its session adds, at the most: each character of the name may take six.
+/// Maximum bytes that its session adds: each character of the name may take six.
 pub(super) fn group_size(record: &Record) -> usize {
     SESSION.len() + RECORDS.len() + 6 * record.session().len() + 5
 }
@@ -315,23 +318,23 @@ pub(super) fn group_size(record: &Record) -> usize {
 pub(super) struct Body {
     pub bytes: Bytes,
     pub encoding: Encoding,
-    /// Made of the keys inside: the same for the same records in the same order.
+    /// Derived from the keys inside: the same for the same records in the same order.
     pub key: Uuid,
     pub records: usize,
 }
 
-/// Makes batches' bodies, with encoders and buffers that are kept.
+/// Builds the bodies of batches with reused encoders and buffers.
 #[derive(Default)]
 struct Encoder {
     plain: Vec<u8>,
-    /// What is compressed comes here first: a body has no more memory than bytes, however long it is in flight.
+    /// Buffer for compression, so that a body in flight holds no spare capacity.
     packed: Vec<u8>,
     keys: Vec<u8>,
     zstd: Option<zstd::bulk::Compressor<'static>>,
     gzip: Option<Compress>,
-    /// What a compressed body is of a plain one, of late.
+    /// Recent compression ratio.
     ratio: Option<f64>,
-    /// And what it has for each record.
+    /// Recent compressed bytes per record.
     record_bytes: Option<f64>,
 }
 
@@ -340,7 +343,7 @@ impl Encoder {
         self.ratio.unwrap_or(FIRST_RATIO)
     }
 
-    /// The body of a batch. A record's own bytes are the same in whichever batch it travels, and alone.
+    /// The body of a batch. A record's bytes are the same in every batch, and alone.
     fn body(&mut self, parcel: &[Group], encoding: Encoding) -> Body {
         self.write(parcel);
         let key = Uuid::new_v5(&KEY_NAMESPACE, &self.keys);
@@ -420,7 +423,7 @@ impl Encoder {
     }
 }
 
-/// A mean of late.
+/// A moving mean.
 fn follow(mean: &mut Option<f64>, now: f64) {
     let before = mean.unwrap_or(now);
     *mean = Some(before + (now - before) * RATIO_GAIN);

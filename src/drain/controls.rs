@@ -1,15 +1,15 @@
-//! What an operator may change of the drain while it runs: whether it sends, how fast, and whether the brake holds.
+//! What an operator can change while the drain runs: whether it sends, how fast, and the refusal brake.
 
 use std::num::NonZeroU32;
 
 use tokio::sync::watch;
 
-/// How fast requests may go.
+/// How fast requests may be sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateLimit {
-    /// Requests a second; 0: no limit.
+    /// Requests per second; 0: no limit.
     pub per_second: u32,
-    /// How many may go at once after a pause; 0: as many as go in a tenth of a second.
+    /// Requests allowed at once after a pause; 0: as many as a tenth of a second allows.
     pub burst: u32,
 }
 
@@ -25,20 +25,20 @@ impl RateLimit {
     }
 }
 
-/// What holds for the drain now.
+/// The drain's current orders.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Orders {
-    /// No record is sent. What is in flight is waited for.
+    /// No record is sent. Requests in flight are finished.
     pub paused: bool,
-    /// What waits is being exported: the same as a pause, and independent of what the operator says meanwhile.
+    /// An export is running: like a pause, but independent of the operator's.
     pub exporting: bool,
-    /// How fast requests may go.
+    /// How fast requests may be sent.
     pub rate_limit: RateLimit,
-    /// Bytes a second that they may take of the link; 0: no limit.
+    /// Bytes per second that requests may use of the link; 0: no limit.
     pub bandwidth: u64,
-    /// How often the brake was released by hand.
+    /// How often an operator released the brake.
     pub brake_releases: u64,
-    /// How often the next probe was wanted at once.
+    /// How often an immediate probe was requested.
     pub probes: u64,
 }
 
@@ -49,33 +49,32 @@ impl Orders {
     }
 }
 
-/// Gives orders to the drain. Clones give them to the same one. They end with the process: after a restart what is
-/// configured holds.
+/// Gives orders to the drain; clones share it. Orders end with the process: after a restart the configuration applies.
 #[derive(Clone, Debug)]
 pub struct Controls(watch::Sender<Orders>);
 
 impl Controls {
-    /// What is configured.
+    /// With the configured limits.
     pub fn new(rate_limit: RateLimit, bandwidth: u64) -> Self {
         Self(watch::Sender::new(Orders { rate_limit, bandwidth, ..Orders::default() }))
     }
 
-    /// What holds now.
+    /// The current orders.
     pub fn orders(&self) -> Orders {
         *self.0.borrow()
     }
 
-    /// Follows the orders.
+    /// Subscribes to the orders.
     pub fn subscribe(&self) -> watch::Receiver<Orders> {
         self.0.subscribe()
     }
 
-    /// Sends no more records.
+    /// Pauses sending.
     pub fn pause(&self) {
         self.0.send_if_modified(|orders| !std::mem::replace(&mut orders.paused, true));
     }
 
-    /// Sends records again, and asks the `ControlPlane` at once, however long it was to be left alone.
+    /// Resumes sending and probes the `ControlPlane` now, even during a `Retry-After`.
     pub fn resume(&self) {
         self.0.send_modify(|orders| {
             orders.paused = false;
@@ -83,27 +82,27 @@ impl Controls {
         });
     }
 
-    /// Asks the `ControlPlane` at once, however long it was to be left alone.
+    /// Probes the `ControlPlane` now, even during a `Retry-After`.
     pub fn probe(&self) {
         self.0.send_modify(|orders| orders.probes += 1);
     }
 
-    /// Sends no records while what waits is exported.
+    /// Stops sending while an export runs.
     pub fn export(&self, exporting: bool) {
         self.0.send_if_modified(|orders| std::mem::replace(&mut orders.exporting, exporting) != exporting);
     }
 
-    /// Limits the rate anew.
+    /// Sets the rate limit.
     pub fn set_rate_limit(&self, rate_limit: RateLimit) {
         self.0.send_if_modified(|orders| std::mem::replace(&mut orders.rate_limit, rate_limit) != rate_limit);
     }
 
-    /// Limits the bytes a second anew; 0: no limit.
+    /// Sets the limit of bytes per second; 0: no limit.
     pub fn set_bandwidth(&self, bandwidth: u64) {
         self.0.send_if_modified(|orders| std::mem::replace(&mut orders.bandwidth, bandwidth) != bandwidth);
     }
 
-    /// Lets records go again after everything was refused, and asks at once as well.
+    /// Releases the refusal brake and probes now.
     pub fn release_brake(&self) {
         self.0.send_modify(|orders| {
             orders.brake_releases += 1;

@@ -1,4 +1,4 @@
-//! Sending: what may go now goes, one record a request or many.
+//! Sending: dispatches the records that may go now, singly or in batches.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use crate::control_plane::{Answer, Batch, Client, Connection, Delivery, Failure,
 use crate::outbox::Log;
 use crate::record::{Kind, Record};
 
-/// With so many places for requests in flight, one is kept for a quota request: it goes at once, however slowly all the others
-/// are answered. Of fewer, one would be much.
+/// From this limit of requests in flight on, one slot is reserved for a quota request, so that it is sent at once however
+/// slowly the others are answered. Of fewer slots, one would be too many.
 const KEEPS_ONE_OF: usize = 8;
-/// A request's head: what it adds to the body on the wire, about.
+/// Approximate wire bytes of a request's head.
 const HEAD_BYTES: u64 = 400;
 
 impl Run {
-    /// Sends what may go now. Returns when there is something to do again, if time brings it.
+    /// Sends what may go now. Returns the time of the next thing to do, if there is one.
     pub(super) fn start_sending(&mut self) -> Option<Instant> {
         let now = Instant::now();
         self.lanes.wake(now);
@@ -31,11 +31,15 @@ impl Run {
         }
         self.lanes.hold(self.routes.held());
         let batches = self.batching.is_on(now);
-        // A batch has the session's order in it.
+        // A batch keeps the session's order.
         self.lanes.set_order(if batches { SessionOrder::Strict } else { self.drain.settings.session_order });
         let mut limited = None;
         while self.sending.len() < self.link.limit(now) {
+<<<<<<< HEAD
             // A quota request waits neither for the last place nor for the window of bytes nor for the link's rate.
+=======
+            // A quota request waits neither for the reserved slot nor for the window of bytes.
+>>>>>>> words
             let room = self.link.room(self.batching.largest(), now);
             limited = self.link.rate_limited_until(now);
             let only_quota = self.is_kept_for_quota(now) || room.is_none() || limited.is_some();
@@ -47,15 +51,15 @@ impl Run {
             if let Some(until) = self.limited_until(now) {
                 return Some(until);
             }
-            // What is held says nothing good of a link that is down: it probes that where nothing else can. Nor does it
-            // take one place after the other where these are few, by a limit on the rate or a slow pace.
+            // A held type is no good probe for a link that is down: it probes it only if no other can. Nor does it take one
+            // slot after another where a rate limit makes them scarce.
             let is_closed = self.link.circuit() == Circuit::Closed;
             let may_probe = is_closed && !self.probed || !has_ready;
             let probes = probes.filter(|_| may_probe);
             let limits = batches.then(|| self.batch_limits(room.unwrap_or_default(), now));
             let picked = match probes {
                 Some(log) => {
-                    // Where answers depend on who gives them, two refusals say too little to go past a record.
+                    // While answers depend on the backend, two refusals are not enough to go past a record.
                     let walks = self.routes.may_walk(log, now) && !self.confirmation.is_in_doubt(now);
                     self.lanes.pick_probe_of(log, walks)
                 }
@@ -96,13 +100,13 @@ impl Run {
         }
     }
 
-    /// Whether the next place is the last of many.
+    /// Whether the next slot is the reserved one.
     fn is_kept_for_quota(&self, now: Instant) -> bool {
         let limit = self.link.limit(now);
         limit >= KEEPS_ONE_OF && self.sending.len() + 1 == limit
     }
 
-    /// When a kind that is held will be probed, if that is not now.
+    /// When a held type will be probed, if not now.
     fn held_probe(&self, now: Instant) -> Option<Instant> {
         let due = self.routes.next_probe(|log| self.lanes.has_held(log))?;
         let at = match self.link.circuit() {
@@ -113,8 +117,8 @@ impl Run {
         (at > now).then_some(at)
     }
 
-    /// Lets one request go that is about no record, if somebody waits for that and no quota refresh does. Returns until
-    /// when everything has to wait for it.
+    /// Lets one request without a record go, if one is waiting and no quota refresh is. Returns until when everything has to
+    /// wait for it.
     pub(super) fn give_turn(&mut self, now: Instant) -> Option<Instant> {
         if self.turn.as_ref().is_none_or(tokio::sync::oneshot::Sender::is_closed) {
             self.turn = None;
@@ -125,7 +129,7 @@ impl Run {
         match self.link.circuit() {
             Circuit::HalfOpen => return None,
             Circuit::Closed if runs && self.lanes.has_ready_quota() => return None,
-            // A record is the better probe: its answer says how the link is.
+            // A record is the better probe: its answer tells the state of the link.
             Circuit::Open { .. } if runs && self.lanes.has_ready() => return None,
             Circuit::Open { until } if until > now => return Some(until),
             Circuit::Closed | Circuit::Open { .. } => {}
@@ -134,13 +138,13 @@ impl Run {
             return Some(until);
         }
         self.may_send = false;
-        // One that has given up meanwhile has wasted a place in the rate, and nothing else.
+        // A caller that has given up meanwhile only wastes a token of the rate.
         let _ = self.turn.take().map(|turn| turn.send(()));
         None
     }
 
-    /// Takes a place in the rate, which is kept until a request goes: what is picked may be nothing, or have expired. Or
-    /// says when there is one.
+    /// Takes a token of the rate, which is kept until a request is sent: nothing may be picked, or it may have expired.
+    /// Otherwise returns when there is one.
     fn limited_until(&mut self, now: Instant) -> Option<Instant> {
         let limiter = self.limiter.as_ref().filter(|_| !self.may_send)?;
         let Err(wait) = limiter.check() else {
@@ -158,14 +162,13 @@ impl Run {
             }
         }
         let Some((_, first)) = first_of(&parcel) else { return };
-        // A probe of a link that is down or of a route that is not there, and a confirmation: by a connection that nobody has
-        // used before.
+        // Probes of a link that is down or of a missing route, and confirmations, use a new connection.
         let is_probe =
             self.link.circuit() != Circuit::Closed || probes.is_some_and(|log| self.routes.has_no_route(log));
         let is_new = is_probe || first.history.is_suspect();
         let connection = if is_new { Connection::New } else { Connection::Any };
         let client = Arc::clone(&self.drain.client);
-        // Whether the endpoint of batches refuses everything, or a record is refused, its own endpoint tells.
+        // A record's own endpoint tells whether the batch endpoint refuses everything or the record is refused.
         let is_doubted = records_in(&parcel) == 1
             && (first.history.is_suspect() || probes.is_some_and(|log| self.routes.may_lack_batches(log)));
         let goes_in_a_batch = batches
@@ -200,10 +203,10 @@ fn first_of(parcel: &Parcel) -> Option<(LaneKey, &Item)> {
     Some((group.lane, group.items.first()?))
 }
 
-/// The answer to a request about no record: there is none.
+/// The answer where no request was sent.
 fn nothing_sent() -> Answer {
     Answer {
-        result: Err(Failure::Unsendable("there is no record in it")),
+        result: Err(Failure::Unsendable("it has no record")),
         elapsed: Duration::ZERO,
         upload: Duration::ZERO,
         opening: Opening::default(),
@@ -232,11 +235,11 @@ async fn deliver_batch(client: &Client, parcel: &[Group], body: Body, connection
     let correlation_id: &str = key.hyphenated().encode_lower(&mut buffer);
     if tracing::enabled!(tracing::Level::DEBUG) {
         for item in parcel.iter().flat_map(|group| &group.items) {
-            // The request has one id for all of them: this line leads from each record's own to that.
+            // A batch has one ID: this line links each record's own ID to it.
             tracing::debug!(
                 correlation_id = &*item.record.correlation_id(),
                 batch = correlation_id,
-                "a record goes out in a batch"
+                "a record is sent in a batch"
             );
         }
     }

@@ -1,7 +1,7 @@
-//! The drain: sends what waits in the outbox, in order per session, as fast as the link takes it and no faster.
+//! The drain sends waiting records from the outbox, in order per session, as fast as the link allows.
 //!
-//! One task owns all of it: it reads ahead from the outbox into [`queues`], asks the [`link`] how many requests may
-//! be in flight, and acts on the [`verdict`] of each answer. Nothing is settled before an answer says so.
+//! One task owns all of it: it reads ahead from the outbox into [`queues`], asks the [`link`] how many requests may be in
+//! flight, and acts on the [`verdict`] on each answer. No record is settled without an answer.
 //!
 //! # Which record may be read
 //!
@@ -50,17 +50,17 @@ use queues::{Item, LOGS, LaneKey, Lanes, Parcel, ReadAhead};
 use routes::Routes;
 pub use verdict::Trouble;
 
-/// When the drain is held back or stops, Redis has so long to take the answers to quota requests that are under way. What it
-/// has not taken then is asked for again, with the same key.
+/// How long Redis has to accept pending quota answers when the drain pauses or stops. A request whose answer it has not
+/// accepted is sent again, with the same key.
 const LAST_PUSHES: Duration = Duration::from_secs(5);
-/// How often quota requests are looked through for expired ones.
+/// How often quota requests are checked for expiry.
 const EXPIRY_SWEEP: Duration = Duration::from_secs(1);
 
-/// Dead letters that are read at the start to restore the brake's count, the newest first, and their greatest age: a week.
+/// Dead letters read at startup to restore the brake's count, newest first, and their maximum age: a week.
 const REMEMBERED_LETTERS: u64 = 2000;
 const REMEMBERED_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
 
-/// Why records are sent again, where no trouble of the link is the reason.
+/// Reasons for retries other than a trouble of the link.
 const OWN_REASONS: [&str; 3] = ["session_unknown", outcomes::IN_PROGRESS, outcomes::UNCONFIRMED];
 
 /// How the drain works.
@@ -70,15 +70,15 @@ pub struct Settings {
     pub link: LinkSettings,
     /// The batches' part.
     pub batch: BatchSettings,
-    /// In which order the records of a session go, where they do not go in batches.
+    /// The order of a session's records outside batches.
     pub session_order: SessionOrder,
-    /// How old a quota request may get.
+    /// Maximum age of a quota request.
     pub quota_ttl: Duration,
     /// How long a session may be unknown while others are delivered.
     pub session_grace: Duration,
-    /// 5xx for one record while others pass, until it is a dead letter.
+    /// 5xx answers for one record, while others succeed, that make it a dead letter.
     pub poison_attempts: u32,
-    /// The first contact after a start is at a random moment within this time.
+    /// The first request after startup is sent at a random moment within this time.
     pub first_contact_within: Duration,
 }
 
@@ -95,7 +95,7 @@ pub enum LinkState {
 }
 
 impl LinkState {
-    /// As everybody reads it.
+    /// Its public name.
     pub fn label(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -105,35 +105,35 @@ impl LinkState {
     }
 }
 
-/// What others may know of the drain.
+/// The drain's public state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkStatus {
     /// Whether requests flow.
     pub state: LinkState,
-    /// Why it is down, for all kinds or for those that are held.
+    /// Why it is down, for all types or for the held ones.
     pub trouble: Option<Trouble>,
-    /// It is down for all kinds.
+    /// It is down for all types.
     pub is_down: bool,
-    /// What the answer was that showed it.
+    /// The answer that showed it.
     pub cause: Option<String>,
-    /// When the next probe goes.
+    /// When the next probe is sent.
     pub next_probe: Option<Instant>,
-    /// The kinds of records that are held by themselves, in the order in which they are sent.
+    /// The held record types, in sending order.
     pub held: Vec<HeldKind>,
-    /// The drain is paused, or held back for an export, and sends nothing more. Requests in flight may still be answered.
+    /// The drain is paused, by an operator or an export, and sends no more. Requests in flight may still be answered.
     pub holds: bool,
-    /// It holds, and has nothing in hand.
+    /// It is paused, and holds no records.
     pub parked: bool,
 }
 
-/// A kind of records that the `ControlPlane` does not take, while others may pass.
+/// A record type that the `ControlPlane` does not accept, while others may pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldKind {
     /// Which.
     pub kind: Kind,
     /// Why.
     pub trouble: Trouble,
-    /// What the answer was that showed it.
+    /// The answer that showed it.
     pub cause: String,
 }
 
@@ -160,17 +160,17 @@ pub struct Drain {
     pub client: Arc<Client>,
     /// How.
     pub settings: Settings,
-    /// Where answers to quota refreshes go.
+    /// Receives the answers to quota refreshes.
     pub quota_answers: mpsc::Sender<QuotaReply>,
     /// Which completed events may go.
     pub watermark: watch::Receiver<Watermark>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// Where the link's state is told.
+    /// Publishes the link's state.
     pub status: watch::Sender<LinkStatus>,
     /// What an operator wants.
     pub orders: watch::Receiver<Orders>,
-    /// Who else wants to use the link.
+    /// Other users of the link.
     pub turns: Asked,
 }
 
@@ -193,7 +193,7 @@ struct Sent {
     parcel: Parcel,
     form: Form,
     flight: Flight,
-    /// It probes a kind that is held.
+    /// It probes a held type.
     probes: Option<Log>,
     answer: Answer,
 }
@@ -210,31 +210,31 @@ struct Run {
     batching: Batching,
     confirmation: Confirmation,
     limiter: Option<Limiter>,
-    /// What the operator wanted when it was last looked at.
+    /// The orders last applied.
     orders: Orders,
-    /// Since when it has been held back.
+    /// Since when it has been paused.
     held_back: Option<Instant>,
-    /// Held back, with nothing in hand.
+    /// Paused, and holding no records.
     parked: bool,
-    /// Somebody waits for a turn at the link.
+    /// A caller waiting for a turn at the link.
     turn: Option<oneshot::Sender<()>>,
-    /// The limiter has let one request through that has not gone yet.
+    /// The limiter has admitted one request that is not sent yet.
     may_send: bool,
-    /// The last request that went was a probe of what is held.
+    /// The last request was a probe of a held type.
     probed: bool,
     read_ahead: ReadAhead,
     sending: FuturesUnordered<Sending>,
     pushing: FuturesUnordered<Pushing>,
     reading: Option<Reading>,
     read_failed: bool,
-    /// Why, as it was last said.
+    /// The read error last logged.
     read_trouble: Option<String>,
     renewed_token: bool,
-    /// Bytes sent and received that the metrics know of.
+    /// Bytes sent and received that the metrics already include.
     counted_bytes: (u64, u64),
     /// The last answer that was not 2xx.
     heard: String,
-    /// What the answer was that showed that the link is down.
+    /// The answer that showed that the link is down.
     cause: Option<String>,
 }
 
@@ -275,7 +275,7 @@ impl Drain {
         tokio::select! {
             biased;
             () = run.remember_refusals() => {}
-            // What is over before it has begun need remember nothing.
+            // Stopped before it started: nothing to restore.
             _ = stop.wait_for(|stop| *stop) => {}
         }
         let mut last = run.drain.outbox.last();
@@ -295,7 +295,7 @@ impl Drain {
             run.tell();
             tokio::select! {
                 biased;
-                // A sender that is gone has nothing more to say but that it is over.
+                // A dropped sender also means stop.
                 _ = stop.changed() => break,
                 Some(sent) = run.sending.next() => run.answered(sent),
                 Some(pushed) = run.pushing.next() => run.pushed(pushed),
@@ -311,7 +311,7 @@ impl Drain {
         while let Some(sent) = run.sending.next().await {
             run.answered(sent);
         }
-        // An answer that Redis has must not be asked for again.
+        // A quota request whose answer Redis has must not be sent again.
         let pushes = async {
             while let Some(pushed) = run.pushing.next().await {
                 run.pushed(pushed);
@@ -340,7 +340,7 @@ async fn sleep_until(deadline: Option<Instant>) {
 }
 
 impl Run {
-    /// Does what the operator wants now.
+    /// Applies the operator's orders.
     fn obey(&mut self, orders: Orders) {
         let before = std::mem::replace(&mut self.orders, orders);
         let metrics = &self.drain.metrics;
@@ -358,10 +358,10 @@ impl Run {
             metrics.paused.set(orders.holds().into());
         }
         if orders.paused != before.paused {
-            tracing::info!(paused = orders.paused, "the sender was told to pause, or to go on");
+            tracing::info!(paused = orders.paused, "the sender was paused or resumed");
         }
         if orders.exporting != before.exporting {
-            tracing::info!(exporting = orders.exporting, "an export of what waits has begun, or ended");
+            tracing::info!(exporting = orders.exporting, "an export started or ended");
         }
         let now = Instant::now();
         if orders.brake_releases != before.brake_releases {
@@ -376,14 +376,14 @@ impl Run {
         }
     }
 
-    /// While held back, and when what was in flight has ended: forgets what is in hand. It is read again when the drain goes
-    /// on, without what was settled meanwhile by somebody else.
+    /// While paused, once nothing is in flight: releases the records in memory. They are read again when the drain resumes,
+    /// without those settled by others meanwhile.
     fn park(&mut self) {
         let is_over = self.held_back.is_some_and(|since| since.elapsed() >= LAST_PUSHES);
         let waits =
             !self.sending.is_empty() || self.reading.is_some() || !(self.pushing.is_empty() || is_over);
         if !self.parked && !waits {
-            // IMPORTANT: in one step with the lanes, which would wait for them.
+            // IMPORTANT: together with the lanes, which would wait for them.
             self.pushing.clear();
             self.lanes = Lanes::default();
             self.routes.forget_lanes();
@@ -392,7 +392,7 @@ impl Run {
         }
     }
 
-    /// Every reason has a sample, from the start on: a series that appears with the fault it counts is seen by no alert.
+    /// Every reason has a sample from the start: no alert sees a series that appears with its first fault.
     fn tell_trouble(&self, now: &[Trouble]) {
         for trouble in Trouble::ALL {
             let is_it = i64::from(now.contains(&trouble));
@@ -400,8 +400,8 @@ impl Run {
         }
     }
 
-    /// Refusals of each kind that are dead letters, the newest of all: what an earlier process met, perhaps a moment ago.
-    /// Without it each restart would cost a brake's worth of dead letters anew.
+    /// Counts each type's refusals among the newest dead letters, which an earlier process met, perhaps a moment ago.
+    /// Otherwise each restart would cost another brake's worth of dead letters.
     async fn remember_refusals(&mut self) {
         if self.drain.settings.link.refusal_brake == 0 {
             return;
@@ -411,9 +411,9 @@ impl Run {
         let end = outbox.next_dead_letter();
         let mut from = end.saturating_sub(REMEMBERED_LETTERS);
         let mut refusals = [0; LOGS.len()];
-        // No further: in a flood of malformed messages there are always more.
+        // A fixed end: a flood of malformed messages keeps adding more.
         while from < end {
-            // One that cannot be read is no reason to send nothing: without it the brake begins anew.
+            // An unreadable one must not stop sending: without it the brake counts from zero.
             let letters = outbox.dead_letters(from, 100).await.unwrap_or_default();
             let Some(last) = letters.last() else { break };
             from = last.id + 1;
@@ -441,11 +441,11 @@ impl Run {
         held.collect()
     }
 
-    /// Tells the others how the link is.
+    /// Publishes the link's state.
     fn tell(&self) {
         let (state, next_probe) = match self.link.circuit() {
             Circuit::Closed => (LinkState::Up, None),
-            // Before the first contact nothing is known to be wrong.
+            // Before the first request no trouble is known.
             Circuit::Open { .. } if self.link.trouble().is_none() => (LinkState::Up, None),
             Circuit::HalfOpen => (LinkState::Probing, None),
             Circuit::Open { until } => (LinkState::Down, Some(until)),
@@ -453,7 +453,7 @@ impl Run {
         let (trouble, cause, parked) = (self.link.trouble(), self.cause.clone(), self.parked);
         let (held, is_down, holds) = (self.held_kinds(), trouble.is_some(), self.orders.holds());
         let mut status = LinkStatus { state, trouble, is_down, cause, next_probe, held, holds, parked };
-        // While the link itself is up, it is told as down for what is held.
+        // While the link itself is up, it is reported as down for held types.
         if let (None, Some(held)) = (trouble, status.held.first()) {
             status.trouble = Some(held.trouble);
             status.cause = Some(format!("{}: {}", held.kind.name(), held.cause));

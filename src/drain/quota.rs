@@ -1,4 +1,4 @@
-//! Quota requests: they expire, and their answers go to Redis before they are settled.
+//! Quota requests: they expire, and are settled only when Redis has their answers.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ impl Run {
 
     pub(super) fn expire(&mut self, key: LaneKey, item: &Item) {
         let ttl = self.drain.settings.quota_ttl.as_secs();
-        self.dead_letter(key, item, Reason::Expired, format!("waited for longer than {ttl} s"));
+        self.dead_letter(key, item, Reason::Expired, format!("waited longer than {ttl} s"));
     }
 
-    /// What comes with time alone.
+    /// Periodic work.
     pub(super) fn sweep(&mut self) {
         let can_probe = !self.orders.holds() && self.lanes.has_ready();
         if !can_probe && self.drain.client.is_reachable() {
@@ -35,11 +35,11 @@ impl Run {
             self.expire(key, &item);
         }
         self.count_bytes();
-        // Whatever could not be read may be readable again: storage that was full, or was opened anew.
+        // Failed reads may work again: storage may have been full, or was reopened.
         self.read_failed = false;
     }
 
-    /// What has gone over the link since this was last asked.
+    /// Adds the bytes on the link since the last call to the metrics.
     fn count_bytes(&mut self) {
         let (sent, received) = self.drain.client.wire_totals();
         let (sent_before, received_before) = std::mem::replace(&mut self.counted_bytes, (sent, received));
@@ -48,7 +48,7 @@ impl Run {
         }
     }
 
-    /// Hands a quota answer to Redis; the record is settled when it is there.
+    /// Sends a quota answer to Redis; the record is settled when Redis has it.
     pub(super) fn push(&mut self, key: LaneKey, item: Item, settlement: Settlement, data: Vec<u8>) {
         let (done, pushed) = oneshot::channel();
         let answers = self.drain.quota_answers.clone();
@@ -62,7 +62,7 @@ impl Run {
         if done {
             self.settle(key, &item, settlement, Instant::now());
         } else {
-            // Whoever pushes has failed, and the agent ends: the record stays and is asked for again, with the same key.
+            // The pushing task has failed, and the agent ends: the record stays and is sent again, with the same key.
             self.lanes.put_back(key, item, Instant::now() + Duration::from_hours(1));
         }
     }

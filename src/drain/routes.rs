@@ -1,4 +1,4 @@
-//! What is known of each kind of records by itself, and which kinds are held.
+//! The state of each record type, and which types are held.
 //!
 //! The [`super::link`] is one for all: it can be reached, it lets us in, it is not overloaded. Whether the `ControlPlane`
 //! still takes *this* kind it does not tell: a release may refuse all usage, or have lost the route for it, while events and
@@ -26,21 +26,21 @@ use crate::outbox::Log;
 pub(super) use attribution::{Attribution, Beside, Met};
 use attribution::{Recent, Troubles};
 
-/// Longer without a delivery is no time in which records were being delivered: a session's grace stands still.
+/// A longer gap between deliveries does not count as delivering time: a session's grace stands still.
 const DELIVERING_GAP: Duration = Duration::from_secs(10);
 
-/// Bad records in front of good ones are walked through at once: so many probes go without backoff, or so many for each
-/// refusal that set the brake. What is refused after that is a bad release.
+/// Bad records ahead of good ones are probed quickly: this many probes go without backoff, or this many for each refusal
+/// that engaged the brake. After that it is a bad release.
 const QUICK_PROBES: u32 = 1_000;
 const QUICK_PROBES_OF_EACH: u32 = 10;
-/// So long a brake waits for the delivery of a record that was never refused, before it walks behind those that were
+/// How long a brake waits for the delivery of a record that was never refused before it walks past refused ones
 /// (`drain/queues/walk.rs`).
 const WALK_AFTER: Duration = Duration::from_secs(20);
 
-/// After a brake as short as this nothing has to begin small.
+/// After a brake this short, sending need not start small.
 const BRIEF: Duration = Duration::from_secs(120);
 
-/// What is known of one kind.
+/// The state of one type.
 #[derive(Debug, Default)]
 struct Route {
     deliveries: u64,
@@ -50,29 +50,29 @@ struct Route {
     refusals: u32,
     /// Answers since then that a session is not known ...
     unknown: u32,
-    /// ... and whose these were; a few are enough to know.
+    /// ... and their sessions; a few are enough to know.
     unknown_sessions: HashSet<LaneKey>,
     /// Answers since then that there is no such route.
     absent: u32,
-    /// How it has fared so far. What is answered as a whole counts once, however much is in it: an outage does not ask.
+    /// Its outcomes so far. A request answered as a whole counts once, whatever its size.
     outcomes: Outcomes,
-    /// Lanes whose head has met 5xx, and waits.
+    /// Lanes whose head got 5xx and waits.
     failing: HashSet<LaneKey>,
     /// What the link may be to blame for, since one of it was last answered.
     troubles: Troubles,
-    /// How the last of its requests have fared.
+    /// The outcomes of its last requests.
     recent: Recent,
     /// It was held for such, and then some of it passed.
     is_partial: bool,
     /// When one of it was last delivered.
     passed_at: Option<Instant>,
-    /// When one of it was last delivered, or answered otherwise.
+    /// When one of it was last delivered or otherwise answered.
     answered_at: Option<Instant>,
     /// Why it is held.
     held: Option<Held>,
     /// The brake that was released last.
     last_brake: Option<Brake>,
-    /// It is not to be probed before this.
+    /// Not to be probed before this.
     asked: Option<Instant>,
 }
 
@@ -93,12 +93,12 @@ struct Brake {
     until: Instant,
 }
 
-/// How long after a probe of what is held the next one goes.
+/// When the next probe follows a probe of a held type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pause {
     /// None: it is the second half of a step.
     AtOnce,
-    /// So long, while probes of what is braked may go without backoff.
+    /// After this pause, while probes of a braked type may go without backoff.
     Short(Duration),
     /// With backoff: this one brought nothing new.
     Backoff,
@@ -108,9 +108,9 @@ pub(super) enum Pause {
 pub(super) struct Routes {
     settings: Settings,
     routes: [Route; LOGS.len()],
-    /// Refusals of whichever kind since the last delivery of any, those left out that met a brake.
+    /// Refusals of any type since the last delivery of any, except those of braked types.
     in_a_row: u32,
-    /// When the next probe of what is held may go.
+    /// When the next probe of a held type may go.
     until: Option<Instant>,
     /// Of which log one is under way.
     probing: Option<usize>,
@@ -118,7 +118,7 @@ pub(super) struct Routes {
     turn: usize,
     /// Probes in a row that brought nothing.
     failures: u32,
-    /// Probes of what is braked that may still go without backoff.
+    /// Remaining probes of a braked type without backoff.
     quick_probes: u32,
     jitter: Jitter,
 }
@@ -150,7 +150,7 @@ impl Routes {
     /// So many were delivered, or had been before. True if that ends a hold.
     pub(super) fn delivered(&mut self, log: Log, records: u64, now: Instant) -> bool {
         self.in_a_row = 0;
-        // What one kind delivers says nothing of another that is refused.
+        // Deliveries of one type say nothing about another that is refused.
         if self.is_braked(log) || !LOGS.into_iter().any(|log| self.is_braked(log)) {
             self.quick_probes = quick_probes(&self.settings);
         }
@@ -165,7 +165,7 @@ impl Routes {
         self.let_go(log, now)
     }
 
-    /// One was refused. True if it is one too many: from now on its kind is held.
+    /// A record was refused. True if that engages the brake: its type is held from now on.
     pub(super) fn refused(&mut self, log: Log, cause: &str, now: Instant) -> bool {
         let brake = self.settings.refusal_brake;
         self.in_a_row = self.in_a_row.saturating_add(u32::from(!self.is_braked(log)));
@@ -176,7 +176,7 @@ impl Routes {
         is_enough && self.hold(log, Trouble::Refusing, cause, now)
     }
 
-    /// Whether refusals of it make no dead letters at present.
+    /// Whether the brake is engaged: refusals make no dead letters.
     pub(super) fn is_braked(&self, log: Log) -> bool {
         self.known_of(log).held.as_ref().is_some_and(|held| held.trouble == Trouble::Refusing)
     }
@@ -199,7 +199,7 @@ impl Routes {
         if route.unknown_sessions.len() < enough {
             route.unknown_sessions.insert(session);
         }
-        // As many more as may have been in flight together: a few new sessions at once are no outage.
+        // Plus as many as may have been in flight together: a few new sessions at once are no outage.
         let in_a_row = failures_to_open.saturating_add(u32::try_from(in_flight).unwrap_or(u32::MAX));
         let is_route = route.unknown_sessions.len() >= enough && route.unknown >= in_a_row;
         is_route && self.hold(log, Trouble::NoRoute, cause, now)
@@ -224,7 +224,7 @@ impl Routes {
         self.known_of(log).held.as_ref().is_some_and(|held| held.trouble == Trouble::NoRoute)
     }
 
-    /// Whether the brake that was released last had hardly been set.
+    /// Whether the last released brake had been engaged only briefly.
     pub(super) fn was_braked_briefly(&self, log: Log) -> bool {
         self.known_of(log).last_brake.is_some_and(|brake| brake.until < brake.since + BRIEF)
     }
@@ -234,7 +234,7 @@ impl Routes {
         self.known_of(log).deliveries
     }
 
-    /// How far all kinds have come by now.
+    /// The current progress of all types.
     pub(super) fn progress(&self, now: Instant) -> Unknown {
         Unknown {
             delivering: self.routes.each_ref().map(|route| route.delivering + route.gap(now)),
@@ -254,14 +254,14 @@ impl Routes {
         self.routes[at].deliveries == since.deliveries[at]
     }
 
-    /// A gap in which the link was down is no time in which records were delivered.
+    /// Time with the link down does not count as delivering time.
     pub(super) fn link_down(&mut self) {
         for route in &mut self.routes {
             route.last_delivery = None;
         }
     }
 
-    /// The link is up again: what is held may have failed with it.
+    /// The link is up again: held types may have failed with it.
     pub(super) fn link_up(&mut self, now: Instant) {
         self.until = self.until.map(|until| until.min(now));
     }
@@ -306,13 +306,13 @@ impl Routes {
     /// The probe was answered, and what it said was told.
     pub(super) fn probe_answered(&mut self, log: Log, pause: Pause, now: Instant) {
         self.probing = None;
-        // One that was let go has set the next probe of the others itself.
+        // A release has already set the next probe of the others.
         let Some(held) = &self.known_of(log).held else { return };
         let walks_at = held.since + WALK_AFTER;
         let is_quick = self.quick_probes > 0 && self.all_held().all(|(log, _)| self.is_braked(log));
         match pause {
             Pause::AtOnce => {
-                // The second half of a step is of the same kind.
+                // The second half of a step is of the same type.
                 (self.until, self.turn) = (Some(now), place(log).unwrap_or_default());
             }
             Pause::Short(pause) if is_quick => {
@@ -349,13 +349,13 @@ impl Routes {
         braked
     }
 
-    /// What is held is to be probed no sooner than this.
+    /// Delays probes of a held type until this.
     pub(super) fn asked_to_wait(&mut self, log: Log, until: Instant) {
         let asked = &mut self.of(log).asked;
         *asked = (*asked).max(Some(until));
     }
 
-    /// Somebody knows better than to wait: the next probe may go now, whatever was asked for.
+    /// An operator overrides the wait: the next probe may go now.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.routes.iter_mut().for_each(|route| route.asked = None);
         self.link_up(now);
@@ -364,12 +364,12 @@ impl Routes {
     fn hold(&mut self, log: Log, trouble: Trouble, cause: &str, now: Instant) -> bool {
         let route = self.of(log);
         route.last_delivery = None;
-        // IMPORTANT: a brake stays one, or each change of what is heard would cost a dead letter.
+        // IMPORTANT: a brake stays engaged; otherwise each change of the answer would cost a dead letter.
         let stays = |held: &Held| held.trouble == trouble || held.trouble == Trouble::Refusing;
         if route.held.as_ref().is_some_and(stays) {
             return false;
         }
-        // The same bad records as a moment ago: what was found out about them need not be found out anew.
+        // The same bad records as a moment ago: keep what was learned about them.
         let again =
             route.last_brake.filter(|brake| trouble == Trouble::Refusing && now < brake.until + WALK_AFTER);
         let since = again.map_or(now, |brake| brake.since);
@@ -392,11 +392,11 @@ impl Routes {
         route.last_brake =
             (held.trouble == Trouble::Refusing).then_some(Brake { since: held.since, until: now });
         if held.trouble.may_be_a_kinds() {
-            // What was its own speaks for nobody else's.
+            // Its own failures say nothing about others.
             (route.troubles.is_known, route.is_partial, route.recent) = (true, true, Recent::default());
         }
         self.failures = 1;
-        // Where one is mended the others may be.
+        // If one works again the others may, too.
         self.until = self.held().contains(&true).then_some(now);
         true
     }

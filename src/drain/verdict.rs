@@ -1,4 +1,4 @@
-//! What is done about an answer: a pure, total function of what it means.
+//! What is done about an answer: a pure, total function of its meaning.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use crate::outbox::Settlement;
 /// What is done about an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Taken, now or before: settled.
+    /// Accepted, now or before: settled.
     Settled(Settlement),
-    /// This record is refused: a dead letter once that is confirmed, unless the brake is on.
+    /// This record is refused: a dead letter once that is confirmed, unless the brake is engaged.
     Refused,
-    /// No request can be made of it: a dead letter, and no word of the link.
+    /// It cannot be sent as a request: a dead letter, without effect on the link.
     Unsendable,
     /// The session is not known (yet): retried within its grace.
     SessionUnknown,
-    /// The first attempt is still under way: retried when the answer says so.
+    /// The first attempt is still in progress: retried when the answer says so.
     InProgress,
     /// Within a batch: not tried, because of an earlier record of its session. No attempt.
     NotTried,
@@ -38,7 +38,7 @@ impl Verdict {
         Self::Failed { trouble, may_be_poison: true }
     }
 
-    /// What it would say of the link if nothing else were heard.
+    /// What it would mean for the link if nothing else were known.
     pub(super) fn trouble(self) -> Option<Trouble> {
         match self {
             Self::Failed { trouble, .. } => Some(trouble),
@@ -108,12 +108,12 @@ impl Trouble {
         matches!(self, Self::Credentials | Self::Misconfigured | Self::ForeignAnswer)
     }
 
-    /// Whether what a kind is held for was met by its own requests alone, and the next answer to one ends it.
+    /// Whether a type can be held for this because only its requests meet it; the next answer to one ends the hold.
     pub(super) const fn may_be_a_kinds(self) -> bool {
         !matches!(self, Self::NoRoute | Self::Refusing)
     }
 
-    /// Whether going slower would help.
+    /// Whether sending more slowly would help.
     pub const fn is_congestion(self) -> bool {
         matches!(self, Self::Overloaded | Self::Timeout)
     }
@@ -123,7 +123,7 @@ impl Trouble {
 pub(super) fn judge(result: &Result<Response, Failure>) -> (Verdict, Option<Duration>) {
     match result {
         Ok(response) => {
-            // Whoever else answers says nothing of when the ControlPlane may be asked again.
+            // A foreign answer does not say when the ControlPlane may be asked again.
             let is_its_own =
                 matches!(response.meaning, Meaning::Overloaded | Meaning::Failing | Meaning::InProgress);
             let retry_after = response.retry_after.filter(|_| is_its_own);
@@ -141,13 +141,13 @@ fn by_meaning(meaning: Meaning, status: u16) -> Verdict {
         Meaning::Refused => Verdict::Refused,
         Meaning::NotFound => Verdict::SessionUnknown,
         Meaning::Credentials => Verdict::failed(Trouble::Credentials),
-        // 503 is load most often, and what one record does to a server otherwise.
+        // 503 usually means load, and otherwise a record that crashes the server.
         Meaning::Overloaded if status == 503 => Verdict::server_failed(Trouble::Overloaded),
         Meaning::Overloaded => Verdict::failed(Trouble::Overloaded),
         Meaning::Failing => Verdict::server_failed(Trouble::Failing),
         Meaning::Misconfigured => Verdict::failed(Trouble::Misconfigured),
         Meaning::Foreign => Verdict::failed(Trouble::ForeignAnswer),
-        // Like an answer that was cut off: this request has none.
+        // Like a truncated answer: this request has none.
         Meaning::Mismatched => Verdict::failed(Trouble::Unreachable),
     }
 }
@@ -167,8 +167,8 @@ pub(super) fn by_status(status: u16) -> Verdict {
     }
 }
 
-/// Whether the `ControlPlane` promises to take no record of the session behind one with this status in the same batch.
-/// Of other statuses, which come from the way there, nothing is promised.
+/// Whether the `ControlPlane` promises to accept no later record of the session after this status in the same batch. Other
+/// statuses, which come from something in between, promise nothing.
 pub(super) fn stops_session(status: u16) -> bool {
     matches!(status, 401 | 403 | 404 | 408 | 410 | 424 | 425 | 429 | 500..)
 }
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_control_plane_said_settles_or_refuses_a_record() {
+    fn only_the_control_planes_own_answer_settles_or_refuses_a_record() {
         use Meaning::{
             Credentials, Delivered, Duplicate, Failing, Foreign, InProgress, Misconfigured, Mismatched,
             NotFound, Overloaded, Refused,

@@ -1,4 +1,4 @@
-//! The figures that the `ControlPlane` is told of this agent: with each heartbeat, and when it asks.
+//! The agent's metrics for the `ControlPlane`: in each heartbeat, and on request.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,14 +31,14 @@ pub struct AgentMetrics {
 }
 
 impl AgentMetrics {
-    /// Whether all is well, as `/health` has it.
+    /// The status, as in `/health`.
     pub fn status(&self) -> ServerStatus {
         let stats = self.outbox.durable_stats();
         let is_well = is_well(&self.redis.borrow(), &self.link.borrow(), *self.orders.borrow(), &stats);
         if is_well { ServerStatus::Online } else { ServerStatus::Degraded }
     }
 
-    /// The figures of this moment; the processor's since `load` was asked last.
+    /// The current metrics; CPU usage since the last call with `load`.
     pub fn metrics(&self, load: &mut Load) -> Value {
         let stats = self.outbox.durable_stats();
         let oldest = oldest_ages(&stats, crate::time::now().0);
@@ -57,14 +57,14 @@ impl AgentMetrics {
     }
 }
 
-/// Whether all is well: nothing of what somebody should look at.
+/// Whether nothing needs attention.
 pub fn is_well(redis: &RedisStatus, link: &LinkStatus, orders: Orders, stats: &Stats) -> bool {
     let takes = redis.connected && redis.fault.is_none();
     let sends = link.trouble.is_none() && !orders.holds();
     takes && sends && stats.accepting && stats.quarantined_segments == 0
 }
 
-/// Records that were given up, since this outbox began: what never was a record was never to be delivered.
+/// Records that became dead letters since the outbox was created; invalid messages do not count.
 fn failed_deliveries(stats: &Stats) -> u64 {
     let given_up = Reason::ALL.into_iter().filter(|reason| *reason != Reason::Invalid);
     given_up.map(|reason| stats.dead_lettered.iter().map(|of| of[reason as usize]).sum::<u64>()).sum()
@@ -75,7 +75,7 @@ fn rounded(figure: f64) -> f64 {
     (figure * 100.0).round() / 100.0
 }
 
-/// The processor's time that this process takes, from one question to the next.
+/// This process' CPU time between calls.
 pub struct Load {
     at: Instant,
     used: Duration,
@@ -87,7 +87,7 @@ impl Load {
         Self { at: Instant::now(), used: processor_time() }
     }
 
-    /// Of one core, since it was asked last; 200: two cores.
+    /// Percent of one core since the last call; 200: two cores.
     fn percent(&mut self) -> f64 {
         let (at, used) = (Instant::now(), processor_time());
         let wall = at.duration_since(self.at).as_secs_f64();

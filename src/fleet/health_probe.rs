@@ -1,5 +1,4 @@
-//! Asks for the `ControlPlane`'s health when nothing else was asked of it for a while, so that an idle agent knows too
-//! whether it is connected.
+//! Checks the `ControlPlane`'s health when the link has been idle, so that an idle agent knows whether it is connected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +9,9 @@ use crate::control_plane::Client;
 use crate::drain::Turns;
 use crate::time::JitteredInterval;
 
-/// The question, ready to be asked.
+/// The health probe.
 pub struct HealthProbe {
-    /// What is known of the `ControlPlane` is older than this: then it is asked.
+    /// Age of the last answer from which it probes.
     pub interval: Duration,
     /// Where to.
     pub client: Arc<Client>,
@@ -47,12 +46,12 @@ impl HealthProbe {
         }
     }
 
-    /// The client itself notes whether it was answered. While the link is down the drain's probes tell more.
+    /// The client itself notes the answer. While the link is down, the drain's probes suffice.
     async fn ask(&self) {
         if self.turns.take(self.interval).await
             && let Err(error) = self.client.health().await
         {
-            tracing::debug!(%error, "the ControlPlane is not well");
+            tracing::debug!(%error, "the ControlPlane's health check failed");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Fleet membership: registers this server, sends its heartbeats, and says goodbye.
+//! Fleet membership: registration, heartbeats, and the shutdown notice.
 //!
-//! All of it in the name of `SERVER_ID`, and so not before it is known that no other agent works under that name
-//! ([`NameHolder`]): a goodbye of the second would take the first out of the fleet. Where Redis is away, and nobody can say
-//! it, this agent is taken for the one that it says it is: what its outbox holds is delivered all the same.
+//! All of it uses `SERVER_ID`, and so waits until no other agent holds that ID ([`NameHolder`]): a second agent's shutdown
+//! notice would remove the first from the fleet. If Redis is unreachable and cannot tell, this agent registers anyway, since
+//! its outbox has to be delivered.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,9 +17,9 @@ use crate::intake::NameHolder;
 use crate::telemetry::metrics::Metrics;
 use crate::time::JitteredInterval;
 
-/// While not registered, it is tried this often, or with the heartbeat's interval if that is shorter.
+/// Retry interval of registration, or the heartbeat interval if that is shorter.
 const REGISTER_EVERY: Duration = Duration::from_secs(30);
-/// So many failures in a row are no bad moment any more.
+/// Failures in a row after which the trouble is reported.
 const TROUBLE_AFTER: u32 = 4;
 
 /// How registering goes wrong.
@@ -30,7 +30,7 @@ pub struct Refusals {
     said: Option<String>,
 }
 
-/// Keeps the `ControlPlane` informed.
+/// Reports this server to the `ControlPlane`.
 pub struct Membership {
     /// Where to.
     pub client: Arc<Client>,
@@ -52,12 +52,12 @@ pub struct Membership {
     pub metrics: Arc<Metrics>,
     /// How registering goes wrong.
     pub refusals: Mutex<Refusals>,
-    /// A registration was sent and not answered: whether the server is known nobody can say.
+    /// A registration was sent without an answer: it is unknown whether the server is registered.
     pub unanswered: AtomicBool,
 }
 
 impl Membership {
-    /// Runs until `stop` is true. The goodbye is [`Self::goodbye`]'s, when everything else has stopped.
+    /// Runs until `stop` is true. [`Self::goodbye`] sends the shutdown notice when everything else has stopped.
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let (beats, tries) =
             (JitteredInterval::new(self.interval), JitteredInterval::new(self.interval.min(REGISTER_EVERY)));
@@ -66,7 +66,7 @@ impl Membership {
         loop {
             let is_new = tokio::select! {
                 biased;
-                // What is under way is not waited for: the stop would be as slow as the ControlPlane.
+                // Do not wait for a request in flight: shutdown would be as slow as the ControlPlane.
                 _ = stop.wait_for(|stop| *stop) => return,
                 () = self.name_lost() => {
                     // Not this server's any more: also no command is asked for.
@@ -85,10 +85,10 @@ impl Membership {
         }
     }
 
-    /// Waits, and then tells what there is to tell. Gives whether the server is newly registered.
+    /// Waits, then registers or sends a heartbeat. Returns whether the server is newly registered.
     async fn round(&self, wait: Duration, load: &mut Load) -> bool {
         tokio::time::sleep(wait).await;
-        // IMPORTANT: nothing is said in a name that another agent has.
+        // IMPORTANT: send nothing under an ID that another agent holds.
         let mut redis = self.vitals.redis.clone();
         let is_free = |name| matches!(name, NameHolder::Ours | NameHolder::Untold);
         if redis.wait_for(|redis| is_free(redis.name)).await.is_err() {
@@ -127,8 +127,8 @@ impl Membership {
         self.metrics.registered.set(i64::from(registered));
     }
 
-    /// One log line for each kind of trouble: at once where the `ControlPlane` says no, after a while where it, or the way
-    /// to it, fails; then the link has its own line, most often.
+    /// One log line for each kind of failure: at once if the `ControlPlane` refuses, after a while if it or the network
+    /// fails; then the link usually has its own line.
     fn refused(&self, error: &CallError) {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         refusals.in_a_row += 1;
@@ -154,15 +154,15 @@ impl Membership {
             tracing::warn!(
                 %error,
                 proxy = self.client.proxy(),
-                "the ControlPlane does not register this server: it gets no heartbeats and is asked for no commands until \
-                 it does; that is tried again and again, and records are delivered all the same"
+                "the ControlPlane refuses to register this server: no heartbeats and no commands until it does. Registration is \
+                 retried; records are delivered meanwhile"
             );
         } else {
             tracing::debug!(%error, "not registered yet");
         }
         if lasts {
             self.trouble
-                .send_replace(Some(format!("the ControlPlane does not register this server: {error}")));
+                .send_replace(Some(format!("the ControlPlane refuses to register this server: {error}")));
         }
     }
 
@@ -185,20 +185,20 @@ impl Membership {
             Ok(Heartbeat::Heard) => {}
             Ok(Heartbeat::Forgotten) => {
                 self.know(false);
-                tracing::info!("the ControlPlane has forgotten this server; it registers again");
+                tracing::info!("the ControlPlane no longer knows this server; registering again");
             }
-            Err(error) => tracing::debug!(%error, "the heartbeat was not heard"),
+            Err(error) => tracing::debug!(%error, "the heartbeat failed"),
         }
     }
 
-    /// Tells the `ControlPlane` that this server goes, if it knows it, or may.
+    /// Sends the shutdown notice, if the `ControlPlane` knows this server or may know it.
     pub async fn goodbye(&self) {
         let is_ours = self.vitals.redis.borrow().name != NameHolder::Another;
         if is_ours
             && self.is_known()
             && let Err(error) = self.client.shutdown_notice().await
         {
-            tracing::debug!(%error, "the shutdown notice was not heard");
+            tracing::debug!(%error, "the shutdown notice failed");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What the ControlPlane knows of this server, and what it has it do: registration and heartbeats, the figures in them,
-//! commands, and a question after its health when nothing else is asked.
+//! This server as a member of the ControlPlane's fleet: registration, heartbeats and their metrics, commands, and a health
+//! probe for an idle link.
 
 pub mod agent_metrics;
 pub mod commands;

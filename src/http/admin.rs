@@ -82,7 +82,10 @@ impl Refusals {
         if noted.0.is_none_or(|at| at.elapsed() >= Self::LOG_EVERY) {
             let count = std::mem::take(&mut noted.1);
             noted.0 = Some(Instant::now());
-            tracing::warn!(count, "security: requests to /admin without the token since this was last said");
+            tracing::warn!(
+                count,
+                "security: requests to /admin without a valid token since the last message"
+            );
         }
     }
 }
@@ -125,8 +128,7 @@ async fn authorize(State(admin): State<Arc<Admin>>, request: Request, next: Next
         admin.metrics.admin_refused.inc();
         admin.refusals.note();
         let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
-        return (StatusCode::UNAUTHORIZED, challenge, Fault::body("the admin token is needed"))
-            .into_response();
+        return (StatusCode::UNAUTHORIZED, challenge, Fault::body("admin token required")).into_response();
     }
     let answer = tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await;
     answer.unwrap_or_else(|_| StatusCode::GATEWAY_TIMEOUT.into_response())
@@ -169,7 +171,7 @@ impl IntoResponse for Fault {
             Self::Request(status, error) => (status, Self::body(error)).into_response(),
             Self::Missing(what) => (StatusCode::NOT_FOUND, Self::body(what)).into_response(),
             Self::Failed(error) => {
-                tracing::warn!(error, "a request to /admin could not be fulfilled");
+                tracing::warn!(error, "a request to /admin failed");
                 (StatusCode::SERVICE_UNAVAILABLE, Self::body(error)).into_response()
             }
         }
@@ -220,7 +222,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         let wrong = |text: String| Fault::Request(StatusCode::UNPROCESSABLE_ENTITY, text);
         // A list would do as well, to serde: its values would be taken for the fields in their order.
         if !value.is_object() {
-            return Err(wrong("the body is no JSON object".to_owned()));
+            return Err(wrong("the body is not a JSON object".to_owned()));
         }
         serde_json::from_value(value).map(Self).map_err(|error| wrong(error.to_string()))
     }
@@ -261,13 +263,13 @@ fn page_size(asked: Option<usize>) -> usize {
     get,
     path = "/admin/outbox",
     tag = "outbox",
-    responses((status = 200, description = "As they are now", body = OutboxStats))
+    responses((status = 200, description = "The current values", body = OutboxStats))
 )]
 pub(super) async fn outbox_stats(State(admin): Hands) -> Json<OutboxStats> {
     Json((&admin.operator.outbox.stats()).into())
 }
 
-/// What waits, a page at a time.
+/// The waiting records, a page at a time.
 #[utoipa::path(
     get,
     path = "/admin/outbox/records",
@@ -280,20 +282,20 @@ pub(super) async fn waiting(State(admin): Hands, Asked(filter): Asked<WaitingFil
     Ok(Json(page.await?))
 }
 
-/// A record that waits, with its body.
+/// A waiting record with its body.
 #[utoipa::path(
     get,
     path = "/admin/outbox/records/{id}",
     tag = "outbox",
-    params(("id" = u64, Path, description = "Its number")),
+    params(("id" = u64, Path, description = "Number")),
     responses(
         (status = 200, description = "The record", body = WaitingDetail),
-        (status = 404, description = "There is none with this number", body = ErrorBody),
+        (status = 404, description = "No such number", body = ErrorBody),
     )
 )]
 pub(super) async fn waiting_record(State(admin): Hands, Number(id): Number<u64>) -> Answer<WaitingDetail> {
     let found = find_waiting(&admin.operator.outbox, id).await?;
-    found.map(Json).ok_or(Fault::Missing("no record waits under this number"))
+    found.map(Json).ok_or(Fault::Missing("no waiting record with this number"))
 }
 
 /// Dead letters, a page at a time.
@@ -319,15 +321,15 @@ pub(super) async fn dead_letters(
     get,
     path = "/admin/dead-letters/{id}",
     tag = "dead letters",
-    params(("id" = u64, Path, description = "Its number")),
+    params(("id" = u64, Path, description = "Number")),
     responses(
         (status = 200, description = "The dead letter", body = DeadLetterDetail),
-        (status = 404, description = "There is none with this number", body = ErrorBody),
+        (status = 404, description = "No such number", body = ErrorBody),
     )
 )]
 pub(super) async fn dead_letter(State(admin): Hands, Number(id): Number<u64>) -> Answer<DeadLetterDetail> {
     let found = find_dead_letter(&admin.operator.outbox, id).await?;
-    found.map(Json).ok_or(Fault::Missing("there is no dead letter with this number"))
+    found.map(Json).ok_or(Fault::Missing("no dead letter with this number"))
 }
 
 fn sound(selection: &Selection) -> Result<(), Fault> {
@@ -337,15 +339,15 @@ fn sound(selection: &Selection) -> Result<(), Fault> {
     }
 }
 
-/// Makes records of dead letters again, at most 500 at a time.
+/// Replays dead letters as records, at most 500 at a time.
 #[utoipa::path(
     post,
     path = "/admin/dead-letters/replay",
     tag = "dead letters",
     request_body = Selection,
     responses(
-        (status = 200, description = "What became of them", body = Replayed),
-        (status = 503, description = "What became of those that were reached, and why the rest was not", body = Replayed),
+        (status = 200, description = "The result for each", body = Replayed),
+        (status = 503, description = "The result up to the failure, and its cause", body = Replayed),
     )
 )]
 pub(super) async fn replay(
@@ -360,13 +362,13 @@ pub(super) async fn replay(
     Ok((status, Json(outcome)))
 }
 
-/// Drops dead letters for good, at most 500 at a time.
+/// Deletes dead letters, at most 500 at a time.
 #[utoipa::path(
     post,
     path = "/admin/dead-letters/drop",
     tag = "dead letters",
     request_body = Selection,
-    responses((status = 200, description = "How many there were", body = Dropped))
+    responses((status = 200, description = "The number deleted", body = Dropped))
 )]
 pub(super) async fn drop_letters(
     State(admin): Hands,
@@ -377,54 +379,54 @@ pub(super) async fn drop_letters(
     Ok(Json(admin.operator.drop_letters(&by, selection).await?))
 }
 
-/// How the drain is.
+/// The state of the drain.
 #[utoipa::path(
     get,
     path = "/admin/drain",
     tag = "drain",
-    responses((status = 200, description = "As it is now", body = DrainState))
+    responses((status = 200, description = "The current state", body = DrainState))
 )]
 pub(super) async fn drain(State(admin): Hands) -> Json<DrainState> {
     Json(admin.operator.drain())
 }
 
-/// Sends no more records. What is in flight is waited for.
+/// Pauses sending. Requests in flight are finished.
 #[utoipa::path(
     post,
     path = "/admin/drain/pause",
     tag = "drain",
-    responses((status = 200, description = "As it is now", body = DrainState))
+    responses((status = 200, description = "The current state", body = DrainState))
 )]
 pub(super) async fn pause(State(admin): Hands, By(by): By) -> Json<DrainState> {
     admin.operator.pause(&by).await;
     Json(admin.operator.drain())
 }
 
-/// Sends records again, and the next probe at once: also while an answer has asked for a longer wait.
+/// Resumes sending and sends the next probe now, even during a `Retry-After`.
 #[utoipa::path(
     post,
     path = "/admin/drain/resume",
     tag = "drain",
-    responses((status = 200, description = "As it is now", body = DrainState))
+    responses((status = 200, description = "The current state", body = DrainState))
 )]
 pub(super) async fn resume(State(admin): Hands, By(by): By) -> Json<DrainState> {
     admin.operator.resume(&by).await;
     Json(admin.operator.drain())
 }
 
-/// Sends the next probe at once: also while an answer has asked for a longer wait.
+/// Sends the next probe now, even during a `Retry-After`.
 #[utoipa::path(
     post,
     path = "/admin/drain/probe",
     tag = "drain",
-    responses((status = 200, description = "As it is now", body = DrainState))
+    responses((status = 200, description = "The current state", body = DrainState))
 )]
 pub(super) async fn probe(State(admin): Hands, By(by): By) -> Json<DrainState> {
     admin.operator.probe(&by).await;
     Json(admin.operator.drain())
 }
 
-/// The last orders, newest first: who gave them, and what they did.
+/// The last operator actions, newest first: who did what, with what result.
 #[utoipa::path(
     get,
     path = "/admin/audit",
@@ -436,25 +438,25 @@ pub(super) async fn audit(State(admin): Hands, Asked(filter): Asked<AuditFilter>
     Ok(Json(list_orders(&admin.operator.outbox, filter.limit).await?))
 }
 
-/// Lets records go again after everything was refused, and sends the next probe at once.
+/// Releases the refusal brake and sends the next probe now.
 #[utoipa::path(
     post,
     path = "/admin/drain/release-brake",
     tag = "drain",
-    responses((status = 200, description = "As it is now", body = DrainState))
+    responses((status = 200, description = "The current state", body = DrainState))
 )]
 pub(super) async fn release_brake(State(admin): Hands, By(by): By) -> Json<DrainState> {
     admin.operator.release_brake(&by).await;
     Json(admin.operator.drain())
 }
 
-/// Limits the rate of requests, until the next reload or restart.
+/// Limits the request rate until the next reload or restart.
 #[utoipa::path(
     put,
     path = "/admin/drain/rate-limit",
     tag = "drain",
     request_body = NewRateLimit,
-    responses((status = 200, description = "As it is now", body = DrainState))
+    responses((status = 200, description = "The current state", body = DrainState))
 )]
 pub(super) async fn rate_limit(
     State(admin): Hands,
@@ -466,13 +468,13 @@ pub(super) async fn rate_limit(
     Ok(Json(admin.operator.drain()))
 }
 
-/// Limits the bytes a second that requests take of the link, until the next reload or restart.
+/// Limits the bytes per second on the link until the next reload or restart.
 #[utoipa::path(
     put,
     path = "/admin/drain/bandwidth",
     tag = "drain",
     request_body = NewBandwidth,
-    responses((status = 200, description = "As it is now", body = DrainState))
+    responses((status = 200, description = "The current state", body = DrainState))
 )]
 pub(super) async fn bandwidth(
     State(admin): Hands,
@@ -484,24 +486,24 @@ pub(super) async fn bandwidth(
     Ok(Json(admin.operator.drain()))
 }
 
-/// The log's level.
+/// The log level.
 #[utoipa::path(
     get,
     path = "/admin/log-level",
     tag = "settings",
-    responses((status = 200, description = "As it is now", body = LogLevelBody))
+    responses((status = 200, description = "The current state", body = LogLevelBody))
 )]
 pub(super) async fn log_level(State(admin): Hands) -> Json<LogLevelBody> {
     Json(LogLevelBody { level: admin.operator.log_level.get() })
 }
 
-/// Logs from this level on, until the next reload or restart.
+/// Sets the log level until the next reload or restart.
 #[utoipa::path(
     put,
     path = "/admin/log-level",
     tag = "settings",
     request_body = LogLevelBody,
-    responses((status = 200, description = "As it is now", body = LogLevelBody))
+    responses((status = 200, description = "The current state", body = LogLevelBody))
 )]
 pub(super) async fn set_log_level(
     State(admin): Hands,
@@ -512,21 +514,21 @@ pub(super) async fn set_log_level(
     Json(asked)
 }
 
-/// What a reload did.
+/// The result of a reload.
 #[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Reloaded {
-    /// Settings that have changed and take a restart.
+    /// Changed settings that need a restart.
     pub need_restart: Vec<String>,
 }
 
-/// Reads the settings again: log level, rate limit, secrets and certificates.
+/// Reloads the settings: log level, rate limit, secrets and certificates.
 #[utoipa::path(
     post,
     path = "/admin/reload",
     tag = "settings",
     responses(
-        (status = 200, description = "What did not apply", body = Reloaded),
-        (status = 422, description = "The settings cannot be used: nothing was changed", body = ErrorBody),
+        (status = 200, description = "Changes that need a restart", body = Reloaded),
+        (status = 422, description = "The settings are invalid; nothing was changed", body = ErrorBody),
     )
 )]
 pub(super) async fn reload(State(admin): Hands, By(by): By) -> Answer<Reloaded> {

@@ -59,11 +59,11 @@ static ASSETS: [Asset; 9] = [
     get,
     path = "/assets/{name}",
     tag = "page",
-    params(("name" = String, Path, description = "Its name")),
+    params(("name" = String, Path, description = "File name")),
     responses(
         (status = 200, description = "The file", content((String = "text/css"), (String = "text/javascript"))),
-        (status = 304, description = "The file that the browser has"),
-        (status = 404, description = "There is none of this name"),
+        (status = 304, description = "Not modified"),
+        (status = 404, description = "No such file"),
     )
 )]
 pub(super) async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_goes_only_to_who_takes_it() {
+    fn gzip_is_sent_only_to_clients_that_accept_it() {
         let takes = |value: &'static str| {
             takes_gzip(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(value))]))
         };

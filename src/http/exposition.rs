@@ -65,13 +65,13 @@ impl Latest {
     get,
     path = "/metrics",
     tag = "metrics",
-    responses((status = 200, description = "All of them", body = String, content_type = "text/plain"))
+    responses((status = 200, description = "Prometheus text format", body = String, content_type = "text/plain"))
 )]
 pub(super) async fn metrics(State(exposition): State<Arc<Exposition>>) -> Response {
     match exposition.latest.text(Instant::now(), || exposition.render()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
-            tracing::error!(%error, "metrics cannot be rendered");
+            tracing::error!(%error, "cannot render the metrics");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_told_while_it_is_fresh_and_a_failure_never_again() {
+    fn a_fresh_text_is_reused_and_a_failure_is_not() {
         let (latest, begun) = (Latest::default(), Instant::now());
         let ask = |after, made: Result<&str, &str>| {
             latest.text(begun + after, || made.map(|text| text.as_bytes().to_vec()).map_err(str::to_owned))

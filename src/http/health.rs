@@ -1,4 +1,4 @@
-//! Whether the agent can do its work, and what each part of it says.
+//! Health and readiness of the agent and its parts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,32 +14,32 @@ use crate::outbox::Stats;
 use crate::outbox::metrics::oldest_ages;
 use crate::record::Queue;
 
-/// How the agent, or a part of it, is.
+/// The condition of the agent or of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Condition {
-    /// It does its work.
+    /// It works.
     Healthy,
     /// Something is wrong, and nothing is lost.
     Degraded,
-    /// Records cannot be taken over: the outbox does not accept any, or the process is going away.
+    /// The outbox does not accept records, or the process is stopping.
     Unhealthy,
 }
 
-/// Health, as it is told.
+/// Health, as `/health` reports it.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Health)]
 pub(super) struct HealthBody {
-    /// How the agent is.
+    /// The agent's condition.
     status: Condition,
     /// Why it is not healthy.
     reasons: Vec<String>,
-    /// When this was so.
+    /// Time of this state.
     #[schema(format = DateTime)]
     timestamp: String,
     /// The agent's version.
     version: String,
-    /// For how long this process has run.
+    /// Uptime of this process.
     uptime_seconds: f64,
     /// Whether Redis answers.
     redis_connected: bool,
@@ -47,13 +47,13 @@ pub(super) struct HealthBody {
     control_plane_connected: bool,
     /// Whether the ControlPlane knows this server.
     server_registered: bool,
-    /// What each part says.
+    /// The condition of each part.
     components: Components,
-    /// What waits.
+    /// The backlog.
     outbox: OutboxBody,
 }
 
-/// What each part of the agent says.
+/// The condition of each part of the agent.
 #[derive(Debug, Serialize, ToSchema)]
 struct Components {
     redis: Component,
@@ -72,7 +72,7 @@ struct Component {
     reason: Option<String>,
 }
 
-/// Where records wait.
+/// The outbox.
 #[derive(Debug, Serialize, ToSchema)]
 struct OutboxComponent {
     status: Condition,
@@ -91,18 +91,18 @@ struct LinkComponent {
     link: String,
     /// The answer that showed it.
     cause: Option<String>,
-    /// In how many seconds the next probe goes, while it is down.
+    /// Seconds until the next probe while the link is down.
     next_probe_seconds: Option<f64>,
-    /// The kinds of records that the ControlPlane does not take; what is of no such kind passes, if the link is up.
+    /// Held record types: the ControlPlane does not accept them. The others pass while the link is up.
     held: Vec<HeldBody>,
 }
 
-/// A kind of records that is held: they wait, and one at a time probes.
+/// A held record type: its records wait, and one at a time probes.
 #[derive(Debug, Serialize, ToSchema)]
 struct HeldBody {
     /// usage_record, session_started, session_completed or quota_refresh.
     kind: &'static str,
-    /// refusing, no_route, or what it meets alone: overloaded, failing, timeout, unreachable.
+    /// refusing, no_route, or a failure of this type alone: overloaded, failing, timeout, unreachable.
     reason: &'static str,
     /// The answer that showed it.
     cause: String,
@@ -116,54 +116,54 @@ pub(super) struct DetailedHealth {
     metrics: MetricsBody,
 }
 
-/// What waits, and what it takes.
+/// The backlog and its disk usage.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Outbox)]
 pub(super) struct OutboxBody {
-    /// Records that wait.
+    /// Waiting records.
     depth: u64,
-    /// Their bytes.
+    /// Bytes of the waiting records.
     bytes: u64,
-    /// Since when the oldest waits.
+    /// Age of the oldest waiting record.
     oldest_age_seconds: f64,
-    /// What all of it takes on the disk.
+    /// Disk usage of the outbox.
     disk_bytes: u64,
-    /// The most it may take.
+    /// Limit of the disk usage.
     capacity_bytes: u64,
-    /// Dead letters that are kept.
+    /// Dead letters stored now.
     dead_letters: u64,
-    /// Damaged segments that were set aside and not salvaged.
+    /// Damaged segments in quarantine, not salvaged.
     quarantined_segments: u64,
-    /// Records known to wait in those.
+    /// Known records in those.
     quarantined_records: u64,
 }
 
-/// The most important metrics, for people's own scripts.
+/// The most important metrics, for scripts.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Metrics)]
 pub(super) struct MetricsBody {
     /// `SERVER_ID`.
     server_id: String,
-    /// When this was so.
+    /// Time of this state.
     #[schema(format = DateTime)]
     timestamp: String,
-    /// For how long this process has run.
+    /// Uptime of this process.
     uptime_seconds: f64,
-    /// What waits in Redis, by queue; null while that is not known.
+    /// Records waiting in Redis, by queue; null while unknown.
     queue_metrics: BTreeMap<String, Option<u64>>,
     connection_status: ConnectionStatus,
     server_info: ServerInfo,
     outbox: OutboxBody,
 }
 
-/// Who answers.
+/// Whether Redis and the ControlPlane answer.
 #[derive(Debug, Serialize, ToSchema)]
 struct ConnectionStatus {
     redis: bool,
     control_plane: bool,
 }
 
-/// Which server this is.
+/// This server.
 #[derive(Debug, Serialize, ToSchema)]
 struct ServerInfo {
     version: String,
@@ -172,12 +172,12 @@ struct ServerInfo {
     registered: bool,
 }
 
-/// Something that is wrong, or will be.
+/// A present or coming problem.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Concern {
-    /// Where.
+    /// The part it concerns.
     pub place: Place,
-    /// What, for people.
+    /// The problem, in words.
     pub text: String,
     /// The alert whose section of `/runbook` says what to do.
     #[schema(value_type = Option<String>)]
@@ -204,7 +204,7 @@ impl Concern {
     }
 }
 
-/// The section of the runbook about it.
+/// The runbook section for it.
 fn section_of(trouble: Trouble) -> &'static str {
     match trouble {
         Trouble::Credentials => "DataplaneCredentialsRefused",
@@ -214,12 +214,12 @@ fn section_of(trouble: Trouble) -> &'static str {
     }
 }
 
-/// From this part of its capacity on the outbox is nearly full.
+/// Share of the capacity from which the outbox is nearly full.
 const NEARLY_FULL: f64 = 0.9;
-/// What has waited for longer is told, as the alert does.
+/// Age from which a record is reported, as in the alert.
 const OLD: Duration = Duration::from_hours(1);
 
-/// The state of this moment.
+/// The current state.
 pub(super) struct Health {
     pub redis_connected: bool,
     pub control_plane_connected: bool,
@@ -257,7 +257,7 @@ impl Health {
             next_probe: link.next_probe,
             held: link.held.clone(),
             drain_holds: match orders {
-                Orders { exporting: true, .. } => Some("what waits is being exported"),
+                Orders { exporting: true, .. } => Some("export in progress"),
                 Orders { paused: true, .. } => Some("paused by an operator"),
                 _ => None,
             },
@@ -267,18 +267,18 @@ impl Health {
         }
     }
 
-    /// It cannot take over records: the outbox is full or cannot be written, or the process is going away.
+    /// The outbox is full or cannot be written, or the process is stopping.
     pub(super) fn is_unhealthy(&self) -> bool {
         self.stopping || !self.stats.accepting
     }
 
-    /// Whether it does its work: 200, or 503.
+    /// 200 when ready, else 503.
     pub(super) fn readiness(&self) -> StatusCode {
         let is_down = self.is_unhealthy() || !self.redis_connected;
         if is_down { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
     }
 
-    /// Something of the outbox is damaged and was set aside: the rest goes on, but somebody has to look.
+    /// Damaged segments are in quarantine: the rest works, but an operator has to act.
     fn is_damaged(&self) -> bool {
         self.stats.quarantined_segments > 0
     }
@@ -291,20 +291,16 @@ impl Health {
         }
     }
 
-    /// Why no records are sent, if none are.
+    /// Why no records are sent; `None` if they are.
     pub(super) fn not_sending(&self) -> Option<Concern> {
         if let Some(why) = self.drain_holds {
-            return Some(Concern::new(
-                Place::Link,
-                format!("nothing is sent: {why}"),
-                "DataplaneDrainPaused",
-            ));
+            return Some(Concern::new(Place::Link, format!("not sending: {why}"), "DataplaneDrainPaused"));
         }
         let trouble = self.trouble.filter(|_| self.is_link_down)?;
         Some(Concern::new(Place::Link, format!("the link is down: {}", trouble.label()), section_of(trouble)))
     }
 
-    /// Which kinds are held while the others pass, and why.
+    /// The held record types, and why.
     pub(super) fn held_kinds(&self) -> impl Iterator<Item = Concern> {
         self.held.iter().map(|held| {
             let text = format!("{} records are held: {}", held.kind.name(), held.trouble.label());
@@ -312,12 +308,12 @@ impl Health {
         })
     }
 
-    /// What is wrong, a part at a time.
+    /// Present problems, in words.
     pub(super) fn reasons(&self) -> Vec<String> {
         self.troubles().into_iter().map(|trouble| trouble.text).collect()
     }
 
-    /// Likewise, with what an operator reads about it.
+    /// Present problems with their runbook sections.
     fn troubles(&self) -> Vec<Concern> {
         let mut troubles = Vec::new();
         if self.stopping {
@@ -325,11 +321,11 @@ impl Health {
             troubles.push(Concern { place: Place::Agent, text, runbook: None });
         }
         if let Some(reason) = self.stats.paused {
-            let text = format!("the outbox takes nothing: {reason}");
+            let text = format!("the outbox is not accepting records: {reason}");
             troubles.push(Concern::new(Place::Outbox, text, "DataplaneOutboxNotAccepting"));
         }
         if self.is_damaged() {
-            let text = "damaged segments are set aside".to_owned();
+            let text = "damaged segments in quarantine".to_owned();
             troubles.push(Concern::new(Place::Outbox, text, "DataplaneQuarantine"));
         }
         let section = if self.redis_connected { "DataplaneRedisRefuses" } else { "DataplaneRedisAway" };
@@ -346,7 +342,7 @@ impl Health {
         troubles
     }
 
-    /// What is wrong, and what will be if nobody does anything.
+    /// Present problems, and those to come unless somebody acts.
     pub(super) fn concerns(&self) -> Vec<Concern> {
         let (mut concerns, stats) = (self.troubles(), &self.stats);
         if stats.accepting && stats.disk_bytes as f64 > stats.capacity_bytes as f64 * NEARLY_FULL {
@@ -354,17 +350,17 @@ impl Health {
             concerns.push(Concern::new(Place::Disk, text, "DataplaneOutboxFillsUp"));
         }
         if self.oldest_age() > OLD.as_secs_f64() {
-            let text = "the oldest record has waited for more than an hour".to_owned();
+            let text = "the oldest record has waited more than an hour".to_owned();
             concerns.push(Concern::new(Place::Backlog, text, "DataplaneBacklogOld"));
         }
         if stats.dead_letters > 0 {
-            let text = format!("dead letters are kept: {}", stats.dead_letters);
+            let text = format!("dead letters: {}", stats.dead_letters);
             concerns.push(Concern::new(Place::DeadLetters, text, "DataplaneDeadLetters"));
         }
         concerns
     }
 
-    /// Age in seconds of the oldest record that waits.
+    /// Age in seconds of the oldest waiting record.
     pub(super) fn oldest_age(&self) -> f64 {
         oldest_ages(&self.stats, crate::time::now().0).iter().map(|(_, age)| *age).fold(0.0, f64::max)
     }

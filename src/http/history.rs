@@ -1,6 +1,6 @@
-//! What has gone in and out in the last hour, for the status page's charts: a page that is opened now has them at once.
+//! Records in and out during the last hour, for the status page's charts.
 //!
-//! It takes some tens of kilobytes, and is kept in a file beside the outbox, so that it survives a restart.
+//! It takes some tens of kilobytes, and is saved in a file beside the outbox to survive a restart.
 
 mod file;
 
@@ -16,14 +16,14 @@ pub(super) use file::HistoryFile;
 
 /// How often counters are read.
 pub(super) const TICK: Duration = Duration::from_secs(1);
-/// A point of a chart stands for so many ticks.
+/// Ticks per point of a chart.
 const TICKS_A_POINT: usize = 5;
 /// An hour of points.
 const POINTS: usize = 3600 / TICKS_A_POINT;
 const HOUR_MS: i64 = 3600 * 1000;
-/// A rate of this moment is over so many ticks.
+/// Ticks over which the current rate is measured.
 const RATE_TICKS: usize = 5;
-/// How fast the backlog shrinks is looked at over so many ticks.
+/// Ticks over which the trend of the backlog is measured.
 const TREND_TICKS: usize = 30;
 
 const KINDS: usize = Queue::ALL.len();
@@ -34,7 +34,7 @@ pub(super) struct Reading {
     at: Instant,
     taken: [u64; KINDS],
     settled: [u64; KINDS],
-    /// What waits: in Redis and in the outbox.
+    /// The backlog, in Redis and in the outbox.
     backlog: u64,
     depth: u64,
 }
@@ -97,7 +97,7 @@ pub(super) struct HistoryBody {
     at: Vec<i64>,
     /// Records that waited.
     depth: Vec<u64>,
-    /// Records taken over a second.
+    /// Records accepted per second.
     #[serde(rename = "in")]
     taken: ByKind<Vec<f64>>,
     /// Records settled a second: delivered, or found to be known already.

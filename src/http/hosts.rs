@@ -1,9 +1,9 @@
-//! By which names the surface is called. A page from elsewhere can have its own name point here ("DNS rebinding"), and then
-//! reads and does whatever the browser's user could; but the browser says that name in `Host`.
+//! Host names under which the agent answers. A foreign page can point its own name here ("DNS rebinding") and then use the
+//! access of the browser's user; but the browser sends that name in `Host`.
 //!
-//! What tells about customers or changes anything is for those who call the surface by an address of its own, `localhost`, the
-//! host of `SERVER_HOST`, or one of `TRUSTED_HOSTS`. Health and metrics are for everybody. What a proxy writes into
-//! `X-Forwarded-Host` anybody can write, and is not looked at.
+//! Paths that show customers' data or change anything require an address of the agent, `localhost`, the host of
+//! `SERVER_HOST`, or one of `TRUSTED_HOSTS`. Health and metrics answer to any name. `X-Forwarded-Host` is ignored, since
+//! anybody can set it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,16 +19,16 @@ use url::Host;
 
 use crate::config::{CalledHost, TrustedHosts};
 
-/// As much of a name as the log says.
+/// Maximum bytes of a name in the log.
 const NAME_LOGGED: usize = 100;
-/// Refused requests are logged no more often: whoever sends them must not fill the disk.
+/// Refused requests are logged at most this often, so that they cannot fill the disk.
 const LOG_EVERY: Duration = Duration::from_mins(1);
 
 /// The address on which a connection came in.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LocalAddress(pub(super) SocketAddr);
 
-/// Who may be meant.
+/// The trusted names.
 pub struct Hosts {
     trusted: TrustedHosts,
     refused: Mutex<Refused>,
@@ -41,13 +41,13 @@ struct Refused {
 }
 
 impl Hosts {
-    /// A surface that listens on `server_host`, and is called by these names as well.
+    /// For an agent that listens on `server_host`, with these further names.
     pub fn new(server_host: &str, trusted: Option<&TrustedHosts>) -> Self {
         let trusted = trusted.cloned().unwrap_or_default().with_own(server_host);
         Self { trusted, refused: Mutex::default() }
     }
 
-    /// Whether a name is one of the surface's, on a connection to this address.
+    /// Whether a name is trusted, on a connection to this address.
     fn is_own(&self, name: &str, local: Option<IpAddr>) -> bool {
         let Some(called) = CalledHost::parse(name) else { return false };
         let is_local = match &called.host {
@@ -58,7 +58,7 @@ impl Hosts {
         is_local || self.trusted.contains(&called)
     }
 
-    /// The name by which a request calls somebody else, if it does.
+    /// The untrusted name in a request, if there is one.
     fn stranger(&self, request: &Request) -> Option<String> {
         let local = request.extensions().get::<LocalAddress>().map(|local| local.0.ip().to_canonical());
         let headers = request.headers().get_all(header::HOST);
@@ -82,7 +82,7 @@ impl Hosts {
             tracing::warn!(
                 count,
                 host,
-                "security: requests were refused whose Host is no name of this agent; TRUSTED_HOSTS can add it"
+                "security: refused requests with an unknown Host; add it to TRUSTED_HOSTS if it is this agent's name"
             );
         }
     }
@@ -96,7 +96,7 @@ pub(super) async fn only_by_own_names(
 ) -> Response {
     let Some(name) = hosts.stranger(&request) else { return next.run(request).await };
     hosts.note(&name);
-    let error = "Host is neither an address of this agent nor localhost nor one of its TRUSTED_HOSTS";
+    let error = "Host is not localhost, an address of this agent or one of its TRUSTED_HOSTS";
     (StatusCode::FORBIDDEN, Json(json!({ "error": error }))).into_response()
 }
 
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn by_any_other_name_it_is_not_meant() {
+    fn other_names_are_refused() {
         let local = "127.0.0.1:8010";
         for host in [
             "",

@@ -1,4 +1,4 @@
-//! What the status page is sent: the last hour at once, then a picture of the agent each second, for as long as it looks.
+//! The status page's data: the last hour at once, then the agent's state each second, while the client is connected.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -27,50 +27,50 @@ use crate::outbox::metrics::oldest_ages;
 use crate::record::Queue;
 use crate::secret::Secret;
 
-/// So many pages may look at once. Each costs some microseconds a second, and one of the surface's connections.
+/// Streams at once. Each costs some microseconds per second and one of the server's connections.
 const STREAMS: usize = 32;
-/// What waits for less is just passing through, and no backlog.
+/// Records younger than this are passing through and are no backlog.
 const PASSING: Duration = Duration::from_secs(5);
-/// The history is written so often: so much of it a crash loses.
+/// How often the history is written: a crash loses this much of it.
 const KEEP_EVERY: Duration = Duration::from_mins(1);
-/// And at the stop, if the disk takes it within this.
+/// How long shutdown waits for the last write.
 const KEPT_WITHIN: Duration = Duration::from_secs(1);
 
-/// A picture of the agent.
+/// The state of the agent.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Picture {
     /// `SERVER_ID`.
     server_id: String,
     region: String,
     version: String,
-    /// When this was so, in milliseconds since 1970.
+    /// Time of this state, in milliseconds since 1970.
     at: i64,
     uptime_seconds: f64,
-    /// How the agent is.
+    /// The agent's condition.
     status: Condition,
     /// Why it is not healthy.
     reasons: Vec<String>,
-    /// What is wrong or will be, where, and which section of the runbook is about it.
+    /// Present and coming problems, where they are, and the matching section of the runbook.
     concerns: Vec<Concern>,
     /// Whether the ControlPlane knows this server.
     registered: bool,
     redis: RedisPicture,
     outbox: OutboxPicture,
     link: LinkPicture,
-    /// What waits and what goes, by kind.
+    /// Backlog and rates by kind.
     kinds: ByKind<KindPicture>,
     /// Requests to the ControlPlane by route.
     routes: Vec<RouteBody>,
-    /// Dead letters that are kept.
+    /// Dead letters stored now.
     dead_letters: u64,
-    /// Records that have become dead letters since this outbox began, by reason.
+    /// Dead letters since the outbox was created, by reason.
     dead_lettered: BTreeMap<String, u64>,
-    /// When nothing will wait any more, if the backlog goes on shrinking as it does; none unless records are being
-    /// delivered and it shrinks.
+    /// Seconds until the backlog is gone at its current rate of shrinking; null unless records are being delivered and it
+    /// shrinks.
     drained_in_seconds: Option<f64>,
-    /// What is to be said where there is no forecast.
+    /// Why there is no forecast.
     no_forecast: Option<String>,
-    /// Whether there is an `/admin`.
+    /// Whether the admin API is on.
     admin: bool,
 }
 
@@ -86,9 +86,9 @@ struct RedisPicture {
 #[derive(Debug, Serialize, ToSchema)]
 struct OutboxPicture {
     accepting: bool,
-    /// Why not.
+    /// Why it does not accept records.
     reason: Option<String>,
-    /// Records that wait.
+    /// Waiting records.
     depth: u64,
     bytes: u64,
     disk_bytes: u64,
@@ -107,32 +107,32 @@ struct LinkPicture {
     reason: Option<String>,
     /// The answer that showed it.
     cause: Option<String>,
-    /// When the next probe goes.
+    /// Seconds until the next probe.
     next_probe_seconds: Option<f64>,
     /// Whether an operator has paused the drain.
     paused: bool,
-    /// Requests a second; 0: no limit.
+    /// Requests per second; 0: no limit.
     rate_limit: u32,
-    /// Bytes a second that requests may take of the link; 0: no limit.
+    /// Bytes per second that requests may use of the link; 0: no limit.
     bandwidth: u64,
 }
 
 /// One kind of record.
 #[derive(Debug, Serialize, ToSchema)]
 struct KindPicture {
-    /// Waiting in Redis; none while that is not known.
+    /// Waiting in Redis; null while unknown.
     in_redis: Option<u64>,
     /// Waiting in the outbox.
     depth: u64,
-    /// Since when the oldest of those waits.
+    /// Age of the oldest of those.
     oldest_age_seconds: f64,
-    /// Taken over a second; none before two readings.
+    /// Taken from Redis per second; null before two readings.
     in_per_second: Option<f64>,
-    /// Settled a second; likewise.
+    /// Settled per second; null before two readings.
     out_per_second: Option<f64>,
 }
 
-/// The pictures, for all who look.
+/// Serves the state to all clients.
 pub struct Live {
     surface: Arc<Surface>,
     token: watch::Receiver<Option<Secret>>,
@@ -142,7 +142,7 @@ pub struct Live {
     tick: watch::Receiver<()>,
 }
 
-/// Takes the pictures' readings.
+/// Reads the counters that the state is made of.
 pub struct Sampler {
     live: Arc<Live>,
     tick: watch::Sender<()>,
@@ -150,7 +150,7 @@ pub struct Sampler {
 }
 
 impl Live {
-    /// Of this agent, with what fills it. The history goes on from what is kept in `folder`, which is the outbox's.
+    /// For this agent, with its sampler. The history continues from the file in `folder`, the outbox's folder.
     pub fn of(
         surface: Arc<Surface>,
         token: watch::Receiver<Option<Secret>>,
@@ -169,9 +169,9 @@ impl Live {
         (Arc::clone(&live), Sampler { live, tick, file })
     }
 
-    /// With the history, which is locked meanwhile: nothing that takes it again may be called.
+    /// Calls `with` on the locked history; `with` must not lock it again.
     fn history<T>(&self, with: impl FnOnce(&mut History) -> T) -> T {
-        // A reading that a panic cut short is not in it.
+        // A panic leaves the history without the reading it cut short.
         with(&mut self.history.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -244,10 +244,10 @@ impl Live {
     }
 }
 
-/// When nothing will wait any more, or why nobody can say.
+/// When the backlog will be gone, or why there is no forecast.
 fn forecast(health: &Health, rates: Option<Rates>, drained_in: Option<Duration>) -> Result<Duration, String> {
     if !health.redis_connected {
-        return Err("Redis is not connected: what waits there is not known".to_owned());
+        return Err("Redis is not connected, so its backlog is unknown".to_owned());
     }
     if drained_in.is_some_and(|left| left.is_zero()) && health.stats.total_depth() == 0 {
         return Ok(Duration::ZERO);
@@ -257,19 +257,19 @@ fn forecast(health: &Health, rates: Option<Rates>, drained_in: Option<Duration>)
     }
     if rates.is_none_or(|rates| rates.settled.iter().sum::<f64>() <= 0.0) {
         let held = health.held_kinds().next().map(|held| held.text);
-        return Err(held.unwrap_or_else(|| "nothing was delivered in the last seconds".to_owned()));
+        return Err(held.unwrap_or_else(|| "nothing delivered in the last seconds".to_owned()));
     }
     if health.oldest_age() < PASSING.as_secs_f64() {
         return Err("keeping up".to_owned());
     }
-    drained_in.ok_or_else(|| "not shrinking".to_owned())
+    drained_in.ok_or_else(|| "backlog not shrinking".to_owned())
 }
 
 impl Sampler {
     /// Reads the counters each second until `stop` is true; then the pages' streams end, too.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut clock = tokio::time::interval(TICK);
-        // After a pause of the process there is nothing to make up for.
+        // After a pause of the process, missed ticks are not made up.
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut kept, mut keeping) = (Instant::now(), None::<JoinHandle<()>>);
         loop {
@@ -290,7 +290,7 @@ impl Sampler {
             drop(requests);
             self.tick.send_replace(());
         }
-        // One at a time, for they write one file. A disk that hangs is not waited for here.
+        // One write at a time, since all write one file. Shutdown does not wait for a disk that hangs.
         if let Some(keeping) = keeping
             && tokio::time::timeout(KEPT_WITHIN, keeping).await.is_err()
         {
@@ -301,7 +301,7 @@ impl Sampler {
         }
     }
 
-    /// Writes the history, on a thread that may wait for the disk; not into an outbox that is full, or gone.
+    /// Writes the history on a blocking thread; skipped while the outbox is full or gone.
     fn keep(&self) -> Option<JoinHandle<()>> {
         if !self.live.surface.outbox.stats().accepting {
             return None;
@@ -316,16 +316,16 @@ fn event(name: &str, data: &impl Serialize) -> Bytes {
     let mut text = format!("event: {name}\ndata: ");
     match serde_json::to_string(data) {
         Ok(json) => text.push_str(&json),
-        // Numbers and strings always can be written.
+        // Numbers and strings always serialize.
         Err(error) => _ = write!(text, "{{\"error\":{:?}}}", error.to_string()),
     }
     text.push_str("\n\n");
     text.into()
 }
 
-/// What the status page shows, as it happens.
+/// The live data of the status page.
 ///
-/// An event `history` (of the form `History`), then each second an event `now` (of the form `Picture`).
+/// One event `history` (schema `History`), then one event `now` (schema `Picture`) per second.
 #[utoipa::path(
     get,
     path = "/events",
@@ -333,7 +333,7 @@ fn event(name: &str, data: &impl Serialize) -> Bytes {
     responses(
         (status = 200, description = "Server-sent events, until the agent stops", body = String,
             content_type = "text/event-stream"),
-        (status = 503, description = "Too many look already, or the agent is short of descriptors"),
+        (status = 503, description = "Too many open streams, or too few file descriptors"),
     )
 )]
 pub(super) async fn events(State(live): State<Arc<Live>>) -> Response {
@@ -344,7 +344,7 @@ pub(super) async fn events(State(live): State<Arc<Live>>) -> Response {
     let history = live.hour();
     let first = VecDeque::from([event("history", &history), event("now", &live.picture())]);
     let tick = live.tick.clone();
-    // A page that reads slowly misses pictures, and is never owed more than one.
+    // A slow client misses events; at most one is queued for it.
     let stream = stream::unfold((live, tick, place, first), |(live, mut tick, place, mut first)| async {
         if let Some(event) = first.pop_front() {
             return Some((Ok::<_, std::convert::Infallible>(event), (live, tick, place, first)));
@@ -356,23 +356,23 @@ pub(super) async fn events(State(live): State<Arc<Live>>) -> Response {
     ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(stream)).into_response()
 }
 
-/// The last hour, as the status page draws it.
+/// The last hour, for the status page's charts.
 #[utoipa::path(
     get,
     path = "/history",
     tag = "page",
-    responses((status = 200, description = "Five seconds a point", body = HistoryBody))
+    responses((status = 200, description = "Points, five seconds apart", body = HistoryBody))
 )]
 pub(super) async fn history(State(live): State<Arc<Live>>) -> axum::Json<HistoryBody> {
     axum::Json(live.hour())
 }
 
-/// How the agent is now, as the status page shows it.
+/// The agent's current state, as the status page shows it.
 #[utoipa::path(
     get,
     path = "/status",
     tag = "page",
-    responses((status = 200, description = "A picture of this moment", body = Picture))
+    responses((status = 200, description = "The current state", body = Picture))
 )]
 pub(super) async fn status(State(live): State<Arc<Live>>) -> axum::Json<Picture> {
     axum::Json(live.picture())

@@ -58,12 +58,12 @@ pub use hosts::Hosts;
 pub use live::{Live, Sampler};
 pub use server::listen;
 
-/// An answer takes no longer than this; it is made from memory.
+/// Timeout of an answer, which is made from memory.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// A correlation id is at most this long.
 const CORRELATION_ID_MAX: usize = 128;
 
-/// Nothing here is meant to be framed, guessed at, kept, or fetched from elsewhere.
+/// Headers that forbid framing, sniffing, caching, and fetching from elsewhere.
 const SECURITY_HEADERS: [(HeaderName, &str); 5] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
@@ -74,7 +74,7 @@ const SECURITY_HEADERS: [(HeaderName, &str); 5] = [
 
 static CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 
-/// What the surface shows.
+/// The state that the HTTP server shows.
 pub struct Surface {
     /// `SERVER_ID`.
     pub server_id: String,
@@ -82,7 +82,7 @@ pub struct Surface {
     pub region: String,
     /// `APP_VERSION`.
     pub version: String,
-    /// Since when this process runs.
+    /// When this process started.
     pub started: Instant,
     /// The outbox.
     pub outbox: Outbox,
@@ -90,11 +90,11 @@ pub struct Surface {
     pub redis: watch::Receiver<RedisStatus>,
     /// The link, as the drain sees it.
     pub link: watch::Receiver<LinkStatus>,
-    /// What an operator has ordered of the drain.
+    /// The operator's orders to the drain.
     pub orders: watch::Receiver<Orders>,
     /// Whether the `ControlPlane` knows this server.
     pub registered: watch::Receiver<bool>,
-    /// Why it does not, once that has lasted for a while.
+    /// Why not, once that has lasted for a while.
     pub registration_trouble: watch::Receiver<Option<String>>,
     /// Whether the agent is shutting down.
     pub stopping: watch::Receiver<bool>,
@@ -102,13 +102,13 @@ pub struct Surface {
     pub names: Names,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// The client, which knows whether the `ControlPlane` answers.
+    /// The client, which tells whether the `ControlPlane` answers.
     pub client: Arc<Client>,
-    /// Redis, which knows when the certificates end that it is spoken to with.
+    /// The Redis server, which tells when its certificates expire.
     pub redis_server: intake::Server,
-    /// Who may read; `None`: everybody.
+    /// Addresses with access; `None`: all.
     pub trusted: Option<TrustedIps>,
-    /// By which names it may be called.
+    /// The trusted host names.
     pub hosts: Arc<Hosts>,
 }
 
@@ -125,7 +125,7 @@ pub async fn serve(
     server::serve(listener, router, stop).await;
 }
 
-/// Every path of the surface; [`openapi`] describes the same ones.
+/// All paths; [`openapi`] describes the same ones.
 fn router(surface: Arc<Surface>, admin: Arc<Admin>, live: Arc<Live>) -> Router {
     let exposition = Arc::new(Exposition::new(Arc::clone(&surface)));
     let by_name = middleware::from_fn_with_state(Arc::clone(&surface.hosts), hosts::only_by_own_names);
@@ -174,7 +174,7 @@ fn documentation() -> Router {
         .route("/redoc/", get(pages::redoc_below))
 }
 
-/// Who may come in, and the headers that go back.
+/// Access control, and the headers of every answer.
 async fn guard(
     State(surface): State<Arc<Surface>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -192,7 +192,7 @@ async fn guard(
     response
 }
 
-/// What is made from memory takes no long time.
+/// Applies the timeout to answers made from memory.
 async fn answer_quickly(request: Request, next: Next) -> Response {
     let answer = tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await;
     answer.unwrap_or_else(|_| StatusCode::GATEWAY_TIMEOUT.into_response())
@@ -207,16 +207,16 @@ fn correlation_id(headers: &HeaderMap) -> HeaderValue {
     })
 }
 
-/// Whether the agent can do its work.
+/// The agent's health.
 ///
-/// The `ControlPlane` being away is `degraded`: that is what the outbox is for.
+/// An unreachable `ControlPlane` makes it `degraded`: records wait in the outbox.
 #[utoipa::path(
     get,
     path = "/health",
     tag = "health",
     responses(
         (status = 200, description = "It can", body = HealthBody),
-        (status = 503, description = "It cannot take over records, or is stopping", body = HealthBody),
+        (status = 503, description = "The outbox does not accept records, or the agent is stopping", body = HealthBody),
     )
 )]
 async fn health(State(surface): State<Arc<Surface>>) -> (StatusCode, Json<HealthBody>) {
@@ -225,7 +225,7 @@ async fn health(State(surface): State<Arc<Surface>>) -> (StatusCode, Json<Health
     (code, Json(health.body(&surface)))
 }
 
-/// Whether the process works. Neither an outage nor a full outbox changes that: restarting it would mend neither.
+/// Liveness: 200 while the process works, also in an outage or with a full outbox, which a restart would not fix.
 #[utoipa::path(
     get,
     path = "/healthz",
@@ -236,14 +236,14 @@ async fn alive() -> &'static str {
     "ok\n"
 }
 
-/// Whether the agent can do its work, as `/health/detailed` says.
+/// Readiness, with the same status code as `/health/detailed`.
 #[utoipa::path(
     get,
     path = "/readyz",
     tag = "health",
     responses(
-        (status = 200, description = "It does its work", body = String, content_type = "text/plain"),
-        (status = 503, description = "It cannot, or Redis is away", body = String, content_type = "text/plain"),
+        (status = 200, description = "Ready", body = String, content_type = "text/plain"),
+        (status = 503, description = "The outbox does not accept records, the agent is stopping, or Redis is unreachable", body = String, content_type = "text/plain"),
     )
 )]
 async fn ready(State(surface): State<Arc<Surface>>) -> (StatusCode, &'static str) {
@@ -253,14 +253,14 @@ async fn ready(State(surface): State<Arc<Surface>>) -> (StatusCode, &'static str
     }
 }
 
-/// The same with metrics.
+/// Health with metrics.
 #[utoipa::path(
     get,
     path = "/health/detailed",
     tag = "health",
     responses(
-        (status = 200, description = "It does its work", body = DetailedHealth),
-        (status = 503, description = "It cannot, or Redis is away", body = DetailedHealth),
+        (status = 200, description = "Ready", body = DetailedHealth),
+        (status = 503, description = "The outbox does not accept records, the agent is stopping, or Redis is unreachable", body = DetailedHealth),
     )
 )]
 async fn detailed(State(surface): State<Arc<Surface>>) -> (StatusCode, Json<DetailedHealth>) {
@@ -273,7 +273,7 @@ async fn detailed(State(surface): State<Arc<Surface>>) -> (StatusCode, Json<Deta
     get,
     path = "/metrics/json",
     tag = "metrics",
-    responses((status = 200, description = "As they are now", body = MetricsBody))
+    responses((status = 200, description = "The current values", body = MetricsBody))
 )]
 async fn metrics_json(State(surface): State<Arc<Surface>>) -> Json<MetricsBody> {
     Json(Health::of(&surface).metrics(&surface))

@@ -25,10 +25,10 @@ const BY_NAME: [&str; 3] = ["/events", "/history", "/status"];
 #[openapi(
     info(
         title = "dataplane-agent",
-        description = "What the agent on an edge server tells of itself, and what its operator may do.\n\n\
-            `TRUSTED_IPS` says who may use any of it. `/admin` needs the token of `ADMIN_TOKEN` besides, \
-            and is not there without one. What tells of records or changes anything is only for requests whose `Host` is \
-            an address of the agent, `localhost`, or one of `TRUSTED_HOSTS`.",
+        description = "Health, metrics, the status page and the admin API of the agent on an edge server.\n\n\
+            Only addresses in `TRUSTED_IPS` have access. The admin API under `/admin` also requires the token in \
+            `ADMIN_TOKEN`; without that setting it is off. Paths that show records or change anything require a `Host` \
+            that is an address of the agent, `localhost` or one of `TRUSTED_HOSTS`.",
     ),
     paths(
         super::health, super::detailed, super::alive, super::ready, exposition::metrics, super::metrics_json,
@@ -43,14 +43,14 @@ const BY_NAME: [&str; 3] = ["/events", "/history", "/status"];
     ),
     components(schemas(admin::ErrorBody, Picture)),
     tags(
-        (name = "health", description = "Whether it can do its work"),
-        (name = "metrics", description = "What it counts"),
-        (name = "outbox", description = "What waits"),
-        (name = "dead letters", description = "What will not be delivered, until somebody says so"),
-        (name = "drain", description = "How it sends"),
-        (name = "audit", description = "Who ordered what"),
-        (name = "settings", description = "What may change while it runs"),
-        (name = "page", description = "The status page and what it shows"),
+        (name = "health", description = "Health and readiness"),
+        (name = "metrics", description = "Metrics"),
+        (name = "outbox", description = "Records waiting for delivery"),
+        (name = "dead letters", description = "Records and messages that are not delivered until an operator replays them"),
+        (name = "drain", description = "Sending: pause, limits, probes"),
+        (name = "audit", description = "Operator actions"),
+        (name = "settings", description = "Settings that change at run time"),
+        (name = "page", description = "The status page and its data"),
         (name = "documentation", description = "This"),
     ),
     modifiers(&Layers),
@@ -79,12 +79,12 @@ impl Modify for Layers {
             for operation in operations.into_iter().filter_map(Option::as_mut) {
                 let is_by_name = path.starts_with("/admin/") || BY_NAME.contains(&path.as_str());
                 let refused = if is_by_name {
-                    "The address is not one of `TRUSTED_IPS`, or `Host` is no name of this agent"
+                    "The client's address is not in `TRUSTED_IPS`, or `Host` is not a trusted name"
                 } else {
-                    "The address is not one of `TRUSTED_IPS`"
+                    "The client's address is not in `TRUSTED_IPS`"
                 };
                 answer(operation, "403", openapi::Response::new(refused));
-                answer(operation, "504", openapi::Response::new("It took too long"));
+                answer(operation, "504", openapi::Response::new("The request timed out"));
                 if path.starts_with("/admin/") {
                     guarded(operation);
                 }
@@ -96,16 +96,16 @@ impl Modify for Layers {
 fn guarded(operation: &mut Operation) {
     operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(TOKEN, [])]);
     answer(operation, "401", told("The token is missing or wrong"));
-    answer(operation, "404", openapi::Response::new("There is no `/admin` without `ADMIN_TOKEN`"));
-    answer(operation, "503", told("It could not be done now"));
+    answer(operation, "404", openapi::Response::new("The admin API is off: `ADMIN_TOKEN` is not set"));
+    answer(operation, "503", told("Temporarily unavailable"));
     if operation.parameters.as_ref().is_some_and(|parameters| !parameters.is_empty()) {
-        answer(operation, "400", told("A parameter makes no sense"));
+        answer(operation, "400", told("Invalid parameter"));
     }
     if operation.request_body.is_some() {
-        answer(operation, "400", told("The body is no JSON"));
+        answer(operation, "400", told("The body is not JSON"));
         answer(operation, "413", told("The body is too large"));
-        answer(operation, "415", told("The body is not said to be JSON"));
-        answer(operation, "422", told("The body makes no sense"));
+        answer(operation, "415", told("`Content-Type` is not JSON"));
+        answer(operation, "422", told("Invalid body"));
     }
 }
 
@@ -135,7 +135,7 @@ pub(super) async fn description() -> Response {
     match &*TEXT {
         Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text.clone()).into_response(),
         Err(error) => {
-            tracing::error!(error, "the description of the HTTP surface cannot be written");
+            tracing::error!(error, "cannot write the OpenAPI description");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

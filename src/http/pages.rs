@@ -1,4 +1,4 @@
-//! The pages: status at `/`, the runbook, and the surface's description as two readers show it. Each may fetch from this agent alone.
+//! The pages: status at `/`, the runbook, and Swagger UI and Redoc. Each may fetch from this agent only.
 
 use axum::body::Body;
 use axum::http::header;
@@ -19,8 +19,7 @@ fn page(policy: &'static str, text: impl Into<Body>) -> Response {
     ([(header::CONTENT_SECURITY_POLICY, policy)], Html(text.into())).into_response()
 }
 
-/// A page whose links lead to the same places from one level below. The pages' links are relative: a proxy may have the agent
-/// under a path of its own.
+/// Rewrites a page's links for a URL one level down. Links are relative, since a proxy may serve the agent under a path.
 fn one_level_up(text: &str) -> String {
     let links = ["href=\"assets/", "src=\"assets/", "href=\"openapi.json", "href=\"./"];
     links.iter().fold(text.to_owned(), |text, link| text.replace(link, &link.replacen('"', "\"../", 1)))

@@ -1,4 +1,5 @@
-//! Descriptors kept for the surface. An agent whose limit is used up by connections elsewhere still tells how it is.
+//! File descriptors reserved for the HTTP server, so that an agent whose other connections use up the limit still reports
+//! its health.
 
 use std::fs::File;
 use std::io;

@@ -1,5 +1,4 @@
-//! The runbook as a page of the agent: what to do at night is read where it is said that something is wrong, without any
-//! other host.
+//! The runbook as a page of the agent, available where problems are shown, without another host.
 //!
 //! The page is made of `docs/runbook.md` by the few forms of Markdown that it has: headings, paragraphs, lists, tables, code
 //! blocks, and in a line code, bold, emphasis and links. Links to the book's other pages, which are not here, become text.

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_waited_longest_makes_room_and_nobody_else() {
+    fn only_the_connection_waiting_longest_makes_room() {
         let seats = Seats::new(3);
         let take = || seats.take().now_or_never();
         let (a, b, c) = (take().unwrap(), take().unwrap(), take().unwrap());
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_being_answered_keeps_the_place() {
+    fn a_connection_being_answered_is_kept() {
         let seats = Seats::new(1);
         let seat = seats.take().now_or_never().expect("a place");
         seat.answering(true);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_takes_nothing_of_the_answer_makes_room() {
+    fn a_peer_that_reads_nothing_makes_room() {
         let seats = Seats::new(1);
         let seat = seats.take().now_or_never().expect("a place");
         seat.answering(true);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_does_not_send_the_rest_of_the_request_makes_room() {
+    fn a_peer_that_stalls_its_request_makes_room() {
         let seats = Seats::new(2);
         let take = || seats.take().now_or_never();
         let (slow, busy) = (take().expect("a place"), take().expect("a place"));
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn one_told_to_leave_leaves_even_if_a_request_comes() {
+    fn a_connection_told_to_close_closes_even_if_a_request_arrives() {
         let seats = Seats::new(1);
         let seat = seats.take().now_or_never().expect("a place");
         assert!(seats.take().now_or_never().is_none());

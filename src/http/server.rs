@@ -46,7 +46,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Listens on the first address of `host` that can be listened on.
 pub async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
-    let mut fault = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    let mut fault = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     for address in lookup_host((host, port)).await.map_err(unknown_host)? {
         match listen_on(address) {
             Ok(listener) => return Ok(listener),
@@ -96,7 +96,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch
             () = until_true(&mut stop) => break,
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended && error.is_panic() {
-                    tracing::error!(%error, "a request of the HTTP surface panicked: its connection is closed; report this");
+                    tracing::error!(%error, "an HTTP request handler panicked; its connection is closed. Please report this bug");
                 }
             }
             accepted = accepted => {
@@ -137,7 +137,7 @@ async fn accept(listener: &TcpListener, seats: &Seats) -> Option<(TcpStream, Soc
         // All of the reserve is in use: whoever waits longest for its peer gives its descriptor back.
         let _ = tokio::time::timeout(PAUSE, seats.make_room()).await;
     }
-    tracing::debug!(%error, "a connection could not be accepted");
+    tracing::debug!(%error, "cannot accept a connection");
     tokio::time::sleep(PAUSE).await;
     None
 }

@@ -12,7 +12,7 @@ use tokio::time::Sleep;
 
 use super::seats::Seat;
 
-/// A peer that takes nothing for so long has gone, or means harm.
+/// A peer that reads nothing for this long is gone or hostile.
 const TAKEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// A stream whose writing fails when nothing of it is taken in time.

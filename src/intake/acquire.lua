@@ -2,7 +2,7 @@
 --
 -- KEYS: the lease, the agents by when they were last seen. ARGV: the outbox, what the lease is to hold, milliseconds, SERVER_ID.
 -- Returns nothing, or who holds it.
--- The first write, see lease.lua.
+-- The first write; see lease.lua.
 redis.call('ZREM', KEYS[2], '')
 local holder = redis.call('GET', KEYS[1])
 if holder and string.sub(holder, 1, #ARGV[1] + 1) ~= ARGV[1] .. '/' then

@@ -1,27 +1,27 @@
-//! How much one answer of Redis may hold: less after one was cut off.
+//! The size limit of one answer from Redis: it shrinks after an answer was cut off.
 //!
-//! Redis closes a connection whose answer is over its `client-output-buffer-limit`, and says nothing else. A connection that
-//! broke instead of giving messages may have met that, or Redis ended; asking for less is right in the first case and
-//! harmless in the second. After a while more is tried again, and less and less often where that is cut off each time.
+//! Redis closes a connection whose answer exceeds its `client-output-buffer-limit`, without an error. A connection that
+//! broke instead of returning messages may have met that limit, or Redis stopped; asking for less is right in the first case
+//! and harmless in the second. After a while more is tried again, ever less often if it is cut off each time.
 
 use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The longest message that is ever fetched.
+/// The longest message ever fetched.
 pub(super) const MESSAGE_BYTES: usize = 1 << 20;
-/// Bytes of messages that a round gives out, and one message more of each queue; 0: one message in all.
+/// Bytes of messages per round, plus one message of each queue; 0: one message in total.
 const STEPS: [usize; 5] = [1 << 20, 256 << 10, 64 << 10, 16 << 10, 0];
-/// The largest answer that is ever asked for: a round's bytes, and one message more of each of three queues.
+/// The largest answer ever requested: a round's bytes, plus one message of each of three queues.
 pub(super) const ANSWER_BYTES: usize = STEPS[0] + 3 * MESSAGE_BYTES;
-/// A note on an oversized message is smaller, and must not be taken for one.
+/// A note on an oversized message is smaller, and must not count as oversized itself.
 const MESSAGE_BYTES_LEAST: usize = 16 << 10;
-/// Until more is tried again: the first time, and at the most.
+/// When to try more again: the first time, and the maximum.
 const MORE_AFTER: Duration = Duration::from_secs(10);
 const MORE_AFTER_MOST: Duration = Duration::from_secs(3600);
 
-/// What is allowed now.
+/// The current limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
     step: usize,
@@ -30,7 +30,7 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// As much as ever.
+    /// The full limits.
     pub(super) fn full() -> Self {
         Self { step: 0, message_bytes: MESSAGE_BYTES }
     }
@@ -48,17 +48,16 @@ impl Allowance {
 impl fmt::Display for Allowance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.bytes() {
-            0 => write!(f, "with one message of up to {} bytes", self.message_bytes),
-            bytes => write!(f, "with messages of {bytes} bytes in all"),
+            0 => write!(f, "for one message of up to {} bytes", self.message_bytes),
+            bytes => write!(f, "for messages of {bytes} bytes in total"),
         }
     }
 }
 
-/// What is allowed, from conversation to conversation.
+/// The limits, across conversations.
 pub(super) struct Allowances {
     now: Allowance,
-    /// The longest message that can be a record. One that is longer may be left in Redis if it is all that is asked for and
-    /// is cut off.
+    /// The longest message that can be a record. A longer one may stay in Redis if it is cut off although requested alone.
     record_bytes: usize,
     more_at: Instant,
     more_after: Duration,
@@ -77,7 +76,7 @@ impl Allowances {
             } else {
                 self.now.step -= 1;
             }
-            // Should this be cut off, the next time comes later.
+            // If this is cut off, the next attempt comes later.
             self.more_after = (self.more_after * 2).min(MORE_AFTER_MOST);
             self.more_at = Instant::now() + self.more_after;
         }

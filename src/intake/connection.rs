@@ -1,4 +1,4 @@
-//! The way to Redis: address, login, TLS, and how long anything may take.
+//! Connections to Redis: address, login, TLS, and timeouts.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -20,19 +20,19 @@ use crate::config::{ClusterUrl, RedisConfig, SentinelUrl};
 use crate::secret::expiry::{self, Expiry};
 use crate::secret::{Secret, SecretSource, read_small};
 
-/// A connection on which nothing comes is probed after so long, and then this often: a peer that vanished without a
-/// word is noticed even where nothing is asked of it.
+/// An idle connection is probed after this time, and then at this interval, so that a vanished peer is noticed without a
+/// request.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Of several nodes those that are away must not use up the time in which the others would have answered.
+/// Unreachable nodes must not use up the time in which the others would have answered.
 const NODE_CONNECT: Duration = Duration::from_secs(3);
-/// How often a cluster's client follows a slot to another node, or waits for a node, within one call. More is the business of
-/// the next conversation.
+/// How often a cluster's client follows a slot to another node, or waits for a node, within one call. After that the
+/// conversation ends.
 const CLUSTER_RETRIES: u32 = 4;
 const CLUSTER_RETRY_MS: (u64, u64) = (10, 500);
 
-/// Why there is no way to Redis that could be tried.
+/// Why the settings do not allow a connection attempt.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// A file with a certificate, key or password cannot be read.
@@ -42,16 +42,16 @@ pub enum ClientError {
         variable: &'static str,
         /// The file.
         path: String,
-        /// What went wrong.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// The address or the certificates are none.
-    #[error("the way to Redis")]
+    /// The address or the certificates are invalid.
+    #[error("cannot use the Redis settings")]
     Redis(#[from] redis::RedisError),
 }
 
-/// How Redis is reached. Clones share it.
+/// The Redis server. Clones share it.
 #[derive(Clone)]
 pub struct Server(Arc<Shared>);
 
@@ -60,10 +60,10 @@ struct Shared {
     made: RwLock<Made>,
 }
 
-/// Files that can be used, read.
+/// Reloaded files, ready to use.
 pub struct Fresh(Made);
 
-/// What follows from the settings and the files that they name.
+/// Derived from the settings and their files.
 struct Made {
     way: Way,
     expiries: Vec<Expiry>,
@@ -72,7 +72,7 @@ struct Made {
 #[derive(Clone)]
 enum Way {
     Direct(Box<Client>),
-    /// Sentinels are asked for the primary with every connection: after a fail-over it is another.
+    /// Sentinels are asked for the primary with every connection, since it changes in a fail-over.
     Sentinel(Arc<Mutex<SentinelClient>>),
     Cluster(Box<ClusterClient>),
     #[cfg(feature = "simulation")]
@@ -86,21 +86,21 @@ pub fn server(config: &RedisConfig) -> Result<Server, ClientError> {
 }
 
 impl Server {
-    /// A Redis that a simulation plays.
+    /// A simulated Redis.
     #[cfg(feature = "simulation")]
     pub fn simulated(config: &RedisConfig, redis: Arc<dyn super::simulated::Redis>) -> Self {
         let made = RwLock::new(Made { way: Way::Simulated(redis), expiries: Vec::new() });
         Self(Arc::new(Shared { config: config.clone(), made }))
     }
 
-    /// Reads certificates, keys and passwords from their files again, for the connections to come. What cannot be used is
-    /// an error, and nothing has changed. It reads files: not for a thread that must not block.
+    /// Reloads certificates, keys and passwords from their files, for future connections. On an error nothing changes. Reads
+    /// files: do not call it on a thread that must not block.
     pub fn reload(&self) -> Result<(), ClientError> {
         self.adopt(self.prepare()?);
         Ok(())
     }
 
-    /// The same, but that nothing changes before [`Self::adopt`].
+    /// The same, but nothing changes before [`Self::adopt`].
     pub fn prepare(&self) -> Result<Fresh, ClientError> {
         let mut config = self.0.config.clone();
         for (variable, secret) in [("REDIS_URL", &mut config.url), ("REDIS_PASSWORD", &mut config.password)] {
@@ -111,7 +111,7 @@ impl Server {
         Ok(Fresh(Made::of(&config)?))
     }
 
-    /// Uses what was prepared, for the connections to come.
+    /// Uses the prepared files for future connections.
     pub fn adopt(&self, fresh: Fresh) {
         *self.0.made.write().unwrap_or_else(PoisonError::into_inner) = fresh.0;
     }
@@ -132,7 +132,7 @@ impl Server {
         matches!(self.way(), Way::Cluster(_))
     }
 
-    /// When the certificates end that are in use.
+    /// Expiry of the certificates in use.
     pub fn expiries(&self) -> Vec<Expiry> {
         self.0.made.read().unwrap_or_else(PoisonError::into_inner).expiries.clone()
     }
@@ -205,7 +205,7 @@ fn tcp(config: &RedisConfig) -> TcpSettings {
     TcpSettings::default()
         .set_nodelay(true)
         .set_keepalive(socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL))
-        // What was sent and is not confirmed: without it the kernel retries for a quarter of an hour.
+        // Limits unacknowledged data: otherwise the kernel retries for a quarter of an hour.
         .set_user_timeout(config.socket_timeout)
 }
 
@@ -252,7 +252,7 @@ fn unreadable(variable: &'static str, path: &Path, source: std::io::Error) -> Cl
     ClientError::File { variable, path: path.display().to_string(), source }
 }
 
-/// A connection, or with a cluster one to each of its nodes.
+/// A connection, or with a cluster one to each node.
 #[derive(Clone)]
 pub(super) enum Connection {
     One(MultiplexedConnection),
@@ -262,7 +262,7 @@ pub(super) enum Connection {
 }
 
 impl Connection {
-    /// What `INFO` says of this section: every node's.
+    /// This section of `INFO`, of every node.
     pub(super) async fn info(&mut self, section: &str) -> RedisResult<Vec<String>> {
         let mut command = redis::cmd("INFO");
         command.arg(section);
@@ -309,7 +309,7 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// Connects with time-outs; `patience` is added for commands that block.
+/// Connects with timeouts; `patience` is added for blocking commands.
 pub(super) async fn connect(settings: &Settings, patience: Duration) -> RedisResult<Connection> {
     let response = settings.timeout + patience;
     let config = AsyncConnectionConfig::new()
@@ -337,7 +337,7 @@ pub(super) async fn connect(settings: &Settings, patience: Duration) -> RedisRes
     }
 }
 
-/// What takes several connections, of which each has a time-out of its own, has one in all.
+/// One timeout for work that takes several connections, each with its own timeout.
 async fn in_time<T>(timeout: Duration, asked: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
     let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
     tokio::time::timeout(timeout, asked).await.unwrap_or_else(|_| Err(late().into()))

@@ -1,4 +1,4 @@
-//! What can go wrong between Redis and the outbox, and what is said of it.
+//! Failures between Redis and the outbox, and their descriptions.
 
 use redis::{ErrorKind, RedisError};
 
@@ -29,37 +29,37 @@ pub(super) const REASONS: [&str; 17] = [
 /// What ended a conversation with Redis.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// Redis is away or said no.
+    /// Redis is unreachable or returned an error.
     #[error("{0}")]
     Redis(#[from] RedisError),
     /// Redis is too old.
     #[error("Redis {0} is too old: this agent needs 6.2 or newer")]
     TooOld(String),
-    /// The answer is not what was asked for.
-    #[error("Redis answered what was not asked: {0}")]
+    /// Unexpected answer.
+    #[error("unexpected answer from Redis: {0}")]
     Answer(&'static str),
-    /// Redis broke the connection off instead of giving messages.
+    /// Redis closed the connection instead of returning messages.
     #[error(
-        "Redis closed the connection instead of answering {0}: its client-output-buffer-limit for normal clients may be too small, or it ended"
+        "Redis closed the connection instead of answering a request {0}: its client-output-buffer-limit for normal clients may be too small, or Redis stopped"
     )]
     Cut(Allowance),
-    /// Somebody else works under this name.
+    /// Another agent uses this ID.
     #[error(
-        "another agent, with the outbox {holder}, runs with the SERVER_ID {server_id}: every agent needs one of its own"
+        "another agent, with outbox {holder}, uses SERVER_ID {server_id}: give each agent its own SERVER_ID"
     )]
     Held {
         /// The name.
         server_id: String,
-        /// The id of the other one's outbox.
+        /// The ID of the other agent's outbox.
         holder: String,
     },
-    /// The outbox takes nothing at present.
+    /// The outbox does not accept records now.
     #[error(transparent)]
     Append(#[from] AppendError),
 }
 
 impl SourceError {
-    /// The kind of it, as the metric has it. A change of it is worth a line in the log.
+    /// The reason, as in the metric. A change is logged.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::TooOld(_) => "too_old",
@@ -71,15 +71,15 @@ impl SourceError {
         }
     }
 
-    /// Redis is there, whatever else is wrong.
+    /// Whether Redis is reachable despite the error.
     pub(super) fn is_connected(&self) -> bool {
         matches!(self, Self::Append(_) | Self::Held { .. })
     }
 }
 
-/// The kind of what Redis, or the way to it, has against us.
+/// The reason of an error of Redis or the connection.
 pub(super) fn reason_of(error: &RedisError) -> &'static str {
-    // Of commands that were sent together, the first that was refused.
+    // Of pipelined commands, the first that was refused.
     if error.code().is_none()
         && let Some([(_, first), ..]) = error.clone().into_server_errors().as_deref()
     {
@@ -105,7 +105,7 @@ pub(super) fn reason_of(error: &RedisError) -> &'static str {
     }
 }
 
-/// The word that Redis begins an error with. Of a command within a script, Redis before 7 gives it behind the place.
+/// The first word of a Redis error. For a command in a script, Redis before 7 puts it after the position.
 fn word(error: &RedisError) -> Option<&str> {
     match error.code() {
         Some("ERR") => error.detail()?.rsplit_once(": -")?.1.split(' ').next(),
@@ -113,7 +113,7 @@ fn word(error: &RedisError) -> Option<&str> {
     }
 }
 
-/// What Redis has against a part of the work, while the rest goes on.
+/// Why Redis refuses some commands, while the rest works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     /// One of [`REASONS`].
@@ -127,7 +127,7 @@ impl Refusal {
         Self { reason: reason_of(error), text: error.to_string() }
     }
 
-    /// What a round's script found at a queue's name, if that is no queue: it looks for nothing else.
+    /// What a round's script found under a queue's name, if that is not a queue: it checks nothing else.
     pub(super) fn found(text: String) -> Option<Self> {
         (!text.is_empty()).then_some(Self { reason: "wrong_type", text })
     }
@@ -139,19 +139,18 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// Whether Redis itself said no, on a connection that is as good as before.
+/// Whether Redis itself refused, on a working connection.
 pub(super) fn is_refusal(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }
 
-/// Whether it is this command that Redis does not have, under this name, or does not allow: not what else a script that was
-/// called by it met.
+/// Whether Redis lacks or denies this very command, as opposed to an error inside a script it called.
 pub(super) fn refuses(error: &RedisError, command: &str) -> bool {
     let is_said = |text: &str| text.to_ascii_uppercase().contains(command);
     is_refusal(error) && error.detail().is_some_and(is_said)
 }
 
-/// Whether the connection broke while an answer was waited for.
+/// Whether the connection broke while waiting for an answer.
 pub(super) fn is_broken_off(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Io && error.is_connection_dropped() && !error.is_connection_refusal()
 }

@@ -1,10 +1,10 @@
--- Moves what is in an in-flight list back to the head of its queue, in its old order, to be taken next.
+-- Moves an in-flight list back to the head of its queue, in its old order, to be taken next.
 --
--- KEYS: the agents by when they were last seen, and for each list the list and its queue.
+-- KEYS: the agents by last-seen time, and for each list the list and its queue.
 -- ARGV: how many messages at the most, how many bytes (one message at least); then, if the lists are those of an agent that
 -- has gone: its SERVER_ID, for how many seconds it must have been, and nothing else. Its lease is the last of the KEYS then.
--- Returns how many were moved, and how many are left.
--- The first write, see lease.lua.
+-- Returns the number moved and the number left.
+-- The first write; see lease.lua.
 redis.call('ZREM', KEYS[1], '')
 local most, bytes, gone = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local last = #KEYS

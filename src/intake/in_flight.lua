@@ -1,4 +1,4 @@
--- Some of an in-flight list, oldest first, to be compared with what was committed. An oversized message is a nil.
+-- Part of an in-flight list, oldest first, to compare with the committed messages. An oversized message is nil.
 --
 -- KEYS: the list. ARGV: how many of the oldest to leave out, how many to give at the most, how many bytes (one message at
 -- least), and from how many bytes on a message is oversized.

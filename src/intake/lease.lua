@@ -1,4 +1,4 @@
--- Goes before every script that works on this agent's keys.
+-- Precedes every script that works on this agent's keys.
 --
 -- KEYS: the lease, the agents by when they were last seen. ARGV: what the lease holds, for how many milliseconds,
 -- SERVER_ID, and what the lease is to hold from now on.
@@ -7,9 +7,9 @@
 -- script that has written already: acknowledging gives memory back and must not be refused. A read-only replica says
 -- so here, before anything is done.
 redis.call('ZREM', KEYS[2], '')
--- Whoever lost the lease has lost its place in the in-flight lists as well: it is not to touch them before it has
--- looked anew. So a call that was on its way for so long that its agent gave it up does nothing when it arrives. Nor does
--- one that arrives a second time: what it gave the first time would be known to nobody.
+-- An agent that lost the lease has lost its position in the in-flight lists as well, and must not touch them before it has
+-- looked again. So a late call that its agent gave up does nothing. Nor does one that arrives twice: nobody would know what
+-- it returned the first time.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return redis.error_reply('FENCED the lease of this SERVER_ID is held otherwise, or has ended')
 end

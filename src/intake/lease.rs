@@ -1,8 +1,8 @@
-//! The lease of a `SERVER_ID`: one agent at a time works under a name, and one conversation at a time for it.
+//! The lease of a `SERVER_ID`: one agent at a time uses an ID, with one conversation at a time.
 //!
-//! A lease is a key that ends by itself. It holds the outbox's id, the conversation's, and the number of its last call: an
-//! agent that starts again goes on at once, since its folder's lock says that the process before it is gone; one with
-//! another outbox has to wait until the lease has ended. Every script of a conversation shows the lease first, and changes it
+//! A lease is a key that expires. It holds the outbox's ID, the conversation's, and the number of its last call. An agent
+//! that restarts continues at once, since its folder's lock proves that the previous process is gone; one with another
+//! outbox has to wait until the lease expires. Every script of a conversation presents the lease first, and changes it
 //! (`lease.lua`).
 
 use std::time::Duration;
@@ -15,12 +15,12 @@ use super::connection::Connection;
 use super::names::LeaseKeys;
 use super::script::{Call, Script};
 
-/// How long a lease lasts that is not renewed.
+/// Lifetime of a lease that is not renewed.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
-/// It is renewed with every round, and there is one at least this often.
+/// Maximum time between rounds, which renew it.
 pub(super) const RENEW: Duration = Duration::from_secs(3);
 
-/// A lease that was held when it was last looked at.
+/// A lease, held as of the last call.
 pub(super) struct Lease {
     keys: LeaseKeys,
     server_id: String,
@@ -30,7 +30,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Takes the lease for a new conversation; whatever an earlier one of this outbox still has on its way is void then.
+    /// Takes the lease for a new conversation, which voids late calls of earlier ones of this outbox.
     pub(super) async fn acquire(
         connection: &mut Connection,
         keys: LeaseKeys,
@@ -58,8 +58,8 @@ impl Lease {
         format!("{}/{}", self.holder, self.calls)
     }
 
-    /// A call of a script that begins with `lease.lua`, its first keys and arguments filled in. To be made once: whatever
-    /// becomes of it, the lease is another afterwards, or the conversation is over.
+    /// A call of a script that begins with `lease.lua`, with its first keys and arguments. Make it only once: afterwards the
+    /// lease has changed, or the conversation is over.
     pub(super) fn call<'a>(&mut self, script: &'a Script) -> Call<'a> {
         let before = self.held();
         self.calls += 1;
@@ -69,7 +69,7 @@ impl Lease {
         call
     }
 
-    /// Gives it up, so that another may begin at once.
+    /// Releases it, so that another agent can start at once.
     pub(super) async fn release(
         &self,
         connection: &mut Connection,

@@ -1,4 +1,4 @@
--- One round of the intake, atomic: acknowledge what is committed, take more, say what is left.
+-- One atomic round of the intake: acknowledge committed messages, take more, count the rest.
 --
 -- After lease.lua, whose KEYS and ARGV come first, and oversize.lua.
 -- KEYS: for each queue the queue, this agent's in-flight list, its count of acknowledged messages, the list of
@@ -7,17 +7,17 @@
 -- many to take; then how many bytes to give out at the most (0: one message in all), and from how many bytes on a message
 -- is not given out but moved.
 --
--- The order of the queues matters: the first is lifecycle, the second usage. Usage is taken only when no lifecycle
--- event is left behind, so that a session's `started` is never taken after its usage.
+-- The order of the queues matters: first lifecycle, then usage. Usage is taken only when no lifecycle event is left, so that
+-- a session's `started` is never taken after its usage.
 --
--- Messages are looked at a few at a time, first one and then more: each look copies them, and any of them may be huge.
+-- Messages are read a few at a time, first one and then more: reading copies them, and any may be huge.
 local CHUNK = 16
--- Longer than a blocking command waits; this script sets the key anew before each.
+-- Longer than a blocking command waits; this script renews the key before each.
 local WAKEUP_MILLIS = '60000'
 local give, limit = tonumber(ARGV[14]), tonumber(ARGV[15])
 local single = give <= 0
 local reply = {}
--- `ended`: nothing more is given out in this round. Moving an oversized message takes long enough.
+-- `ended`: this round returns no more. Moving an oversized message takes long enough.
 local blocked, ended = false, false
 for q = 0, 2 do
   local queue, inflight, acked, oversize, wakeup = unpack(KEYS, q * 5 + 3, q * 5 + 7)
@@ -26,7 +26,7 @@ for q = 0, 2 do
   local held = 0
   if wrong(inflight) == '' then held = redis.call('LLEN', inflight) end
   if held < ack + known then
-    -- Somebody else took from it: what the agent counts from is not there any more.
+    -- Another client took from it: the agent's count is no longer valid.
     return redis.error_reply('FENCED ' .. inflight .. ' was changed by somebody else')
   end
   if ack > 0 then
@@ -37,7 +37,7 @@ for q = 0, 2 do
   if fault ~= '' then
     reply[q + 1] = { fault, 0, {} }
   else
-    -- The key was deleted while the blocking command waited, which therefore moved what came.
+    -- The key was deleted while the blocking command waited, which therefore moved a message.
     if redis.call('TYPE', wakeup).ok == 'list' then
       while redis.call('LMOVE', wakeup, inflight, 'RIGHT', 'LEFT') do held = held + 1 end
     end
@@ -46,7 +46,7 @@ for q = 0, 2 do
     if q == 1 and blocked then want = 0 end
     local unknown = held - ack - known
     local oldest_first, given = {}, 0
-    -- One at least, so that large records of one queue leave none of another behind.
+    -- At least one, so that large records of one queue do not starve another.
     local function wanted()
       return fault == '' and not ended and given < want and (given == 0 or give > 0)
     end
@@ -82,18 +82,18 @@ for q = 0, 2 do
       return n, false, chunk
     end
     local chunk = 1
-    -- What has lain in flight since a crash.
+    -- Messages in flight since a crash.
     while wanted() and given < unknown do
       local n, is_large = give_from(inflight, known + given, math.min(chunk, want - given, unknown - given))
       if is_large then
-        -- It is moved from the end of the list: when all that is older has been acknowledged.
+        -- It can only be moved from the end of the list, once all older ones are acknowledged.
         if known + given > 0 then break end
         free_memory()
         set_aside(inflight, 'RPUSH')
       end
       chunk = math.min(chunk * 2, CHUNK)
     end
-    -- What is in the queue.
+    -- Messages in the queue.
     while wanted() and given >= unknown do
       local n, is_large, messages = give_from(queue, 0, math.min(chunk, want - given))
       if n > 0 then

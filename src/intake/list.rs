@@ -1,4 +1,4 @@
-//! Lists: what is taken lies in this agent's in-flight list until it is acknowledged, oldest at the right.
+//! Lists: messages taken are in this agent's in-flight list until they are acknowledged, oldest at the right.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::{BLOCK, Names, SourceError};
 use crate::outbox::Taken;
 use crate::record::Queue;
 
-/// Messages given back in one call at the most: Redis serves nobody else meanwhile.
+/// Maximum messages given back per call: Redis serves nobody else meanwhile.
 const GIVE_BACK: usize = 4096;
 const GIVE_BACK_BYTES: usize = 16 << 20;
 
@@ -34,7 +34,7 @@ impl List {
         Self { connection, lease, names, round }
     }
 
-    /// Gives back to the queue, once, what the previous agent had in flight: in its old order, to be taken next.
+    /// Returns the previous agent's in-flight messages to the queue, once: in their old order, to be taken next.
     pub(super) async fn adopt_previous(&mut self) -> Result<u64, SourceError> {
         let give_back = Script::new(&[include_str!("give_back.lua")]);
         let mut adopted = 0;
@@ -54,8 +54,8 @@ impl List {
         }
     }
 
-    /// Gives back to the queues what agents had in flight that have been gone for so long. Each message once,
-    /// whoever sees it first: the script looks again whether its agent is still gone.
+    /// Returns the in-flight messages of agents that have been gone this long to the queues. Each message once, whichever
+    /// agent sees it first: the script checks again that the agent is gone.
     pub(super) async fn reclaim(&mut self, gone_for: Duration) -> Result<u64, SourceError> {
         let gone_for = (LEASE + gone_for).as_secs();
         let gone = "return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', redis.call('TIME')[1] - ARGV[1])";
@@ -70,7 +70,7 @@ impl List {
                 let mut call = give_back.call();
                 call.key(self.names.agents());
                 for queue in ORDER {
-                    // The newest first: what goes back last is taken first.
+                    // Newest first: the last one returned is taken first.
                     call.key(self.names.wakeup_of(queue, &agent)).key(self.names.queue(queue));
                     call.key(self.names.in_flight_of(queue, &agent)).key(self.names.queue(queue));
                 }
@@ -78,11 +78,7 @@ impl List {
                 call.arg(GIVE_BACK).arg(GIVE_BACK_BYTES).arg(&agent).arg(gone_for);
                 let (moved, left): (u64, u64) = call.invoke(&mut self.connection).await?;
                 if moved > 0 {
-                    tracing::info!(
-                        agent,
-                        moved,
-                        "messages in flight with an agent that is gone are taken back"
-                    );
+                    tracing::info!(agent, moved, "reclaimed the messages in flight of an agent that is gone");
                 }
                 reclaimed += moved;
                 if moved == 0 || left == 0 {
@@ -105,7 +101,7 @@ impl List {
         let digests: Vec<u32> = taken.iter().flat_map(|taken| taken.digests.iter().copied()).collect();
         let list = self.in_flight(queue, digests.len(), allowance).await?;
         let done = already_committed(&digests, committed, acked, &list);
-        // The count says from now on what it has to, also where it was lost.
+        // Restores the count where it was lost.
         let position = committed.max(acked.unwrap_or(0));
         let before = position.saturating_sub(done as u64);
         if acked.unwrap_or(0) != before {
@@ -117,7 +113,7 @@ impl List {
         Ok((done, position))
     }
 
-    /// Digests of the oldest messages in flight. Nothing for one that is too large to be fetched now.
+    /// Digests of the oldest messages in flight; none for one that is too large to fetch.
     async fn in_flight(
         &mut self,
         queue: Queue,
@@ -155,14 +151,17 @@ impl List {
         }
         call.arg(allowance.bytes()).arg(allowance.message_bytes);
         let reply: Value = call.invoke(&mut self.connection).await?;
-        let Value::Array(queues) = reply else { return Err(SourceError::Answer("a round is a list")) };
+        let Value::Array(queues) = reply else {
+            return Err(SourceError::Answer("expected a list for a round"));
+        };
         let mut given = queues.into_iter().map(parse_given);
-        let mut next = || given.next().unwrap_or(Err(SourceError::Answer("a round is three queues")));
+        let mut next =
+            || given.next().unwrap_or(Err(SourceError::Answer("expected three queues in a round")));
         Ok([next()?, next()?, next()?])
     }
 
-    /// Waits for something to come, and moves nothing: the destination is no list. What comes is then refused with
-    /// `WRONGTYPE`, which is the signal; it stays in the queue, and no message is ever an answer to this.
+    /// Waits for a message without moving it: the destination is not a list. Redis then answers `WRONGTYPE`, which is the
+    /// signal; the message stays in the queue and is never part of the answer.
     pub(super) fn waits(&self) -> Vec<Wait> {
         let wait = |queue| {
             let mut command = redis::cmd("BLMOVE");
@@ -185,7 +184,7 @@ fn digest(message: &[u8]) -> u32 {
 }
 
 fn parse_given(value: Value) -> Result<Given, SourceError> {
-    let bad = || SourceError::Answer("a queue is a fault, a count and messages");
+    let bad = || SourceError::Answer("malformed reply for a queue");
     let Value::Array(parts) = value else { return Err(bad()) };
     let Ok([fault, Value::Int(left), Value::Array(items)]) = <[Value; 3]>::try_from(parts) else {
         return Err(bad());
@@ -215,7 +214,7 @@ fn parse_given(value: Value) -> Result<Given, SourceError> {
     Ok(given)
 }
 
-/// How many of the oldest in-flight messages are committed (invariant 9).
+/// Number of the oldest in-flight messages that are committed (invariant 9).
 ///
 /// `digests` are those of the last commits, of which the last ended at position `committed`; `acked` is Redis' own
 /// count. Acknowledging removes from the old end only, so the list is some tail of what was committed, then what was
@@ -244,7 +243,7 @@ mod tests {
     fn what_is_committed_is_told_from_what_is_not() {
         /// Digests, position, Redis' count, in-flight list; how many are committed.
         type Case<'a> = (&'a [u32], u64, Option<u64>, &'a [u32], usize);
-        /// Too large to be fetched.
+        /// Too large to fetch.
         const LARGE: u32 = 0;
         let table: [Case<'_>; 12] = [
             (&[], 0, None, &[1, 2], 0),

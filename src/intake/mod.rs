@@ -1,15 +1,15 @@
 //! The intake: takes messages from Redis, has the outbox make them durable, and only then acknowledges them.
 //!
-//! The only place that names redis. One task owns the conversation ([`session`]). Each *round* is one script call, which
-//! acknowledges what has been committed, takes more, and measures; while the outbox commits one batch the next is
-//! parsed, and the one behind it taken. When all queues are empty, connections block until something comes ([`wakeup`]); that
-//! is only the wake-up: the next round takes what there is, so one atomic picture decides the order of things.
-//! What is taken from is a [`list`] or a [`stream`] a queue; [`source`] is what both have in common. In a Redis Cluster, where
-//! each stream has a slot of its own, a round is a script call a stream ([`stream`]'s `apart`).
+//! The only module that uses redis. One task owns the conversation ([`session`]). Each *round* is one script call, which
+//! acknowledges committed messages, takes more, and counts the rest; while the outbox commits one batch the next is parsed,
+//! and the one after it taken. When all queues are empty, connections block until something arrives ([`wakeup`]); they only
+//! wake the task: the next round takes the messages, so one atomic snapshot decides their order. Each queue is a [`list`] or
+//! a [`stream`]; [`source`] is what both have in common. In a Redis Cluster, where each stream has its own slot, a round is
+//! one script call per stream ([`stream`]'s `apart`).
 //!
 //! # Keys
 //!
-//! Beside the queues, all named after a queue, so that an ACL by `queue:*` covers them:
+//! Besides the queues; all are named after a queue, so that an ACL by `queue:*` covers them:
 //!
 //! | key | holds |
 //! |---|---|
@@ -79,53 +79,53 @@ pub use probe::probe;
 pub use push::{Mirror, push_quota_answers};
 use session::Session;
 
-/// How long a blocking command waits before it is asked again.
+/// How long a blocking command waits before it is sent again.
 const BLOCK: Duration = Duration::from_secs(5);
-/// Between attempts to reach Redis. A conversation that was shorter than the longest did not end the trouble.
+/// Delays between connection attempts. A conversation shorter than the longest delay does not reset them.
 const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 const RECONNECT_MOST: Duration = Duration::from_secs(5);
-/// Whoever holds the lease of our name is waited for so long: an agent that crashed is gone by then.
+/// How long to wait for another holder of the lease: a crashed agent's has expired by then.
 const HELD_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where the records come from.
+/// The source of the records.
 #[derive(Clone)]
 pub struct Settings {
     /// The Redis server.
     pub server: Server,
     /// The names of the keys.
     pub names: Names,
-    /// The longest wait for an answer.
+    /// Timeout of an answer.
     pub timeout: Duration,
-    /// What stands at the queues' names.
+    /// The type of the queues.
     pub mode: SourceMode,
-    /// What an agent had in flight that has been gone for so long is taken back; zero: never.
+    /// Time after which the in-flight messages of an agent that is gone are reclaimed; zero: never.
     pub orphan_reclaim: Duration,
 }
 
-/// How the conversation with Redis goes.
+/// The state of the conversation with Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RedisStatus {
     /// Whether it answers.
     pub connected: bool,
     /// What is wrong, if anything is.
     pub fault: Option<String>,
-    /// What waits in each queue, in the order of [`Queue::ALL`](crate::record::Queue::ALL).
+    /// Messages in each queue, in the order of [`Queue::ALL`](crate::record::Queue::ALL).
     pub depths: [u64; 3],
-    /// Whose the `SERVER_ID` is.
+    /// The holder of the `SERVER_ID`.
     pub name: NameHolder,
 }
 
-/// Whose a `SERVER_ID` is, as far as Redis has said.
+/// The holder of a `SERVER_ID`, as far as Redis has answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NameHolder {
-    /// Redis has not been asked to an end yet.
+    /// Redis has not been asked yet.
     #[default]
     Unasked,
-    /// Redis does not say, and never has: it is away.
+    /// Unknown: Redis has been unreachable since the start.
     Untold,
-    /// This agent's: it has the lease, or had it when it last asked.
+    /// This agent, as of the last answer.
     Ours,
-    /// Another agent works under it.
+    /// Another agent.
     Another,
 }
 
@@ -137,17 +137,17 @@ pub struct Intake {
     pub outbox: Outbox,
     /// What makes records of messages.
     pub acceptor: Acceptor,
-    /// Where the drain learns which completed events may go.
+    /// Tells the drain which completed events may go.
     pub watermark: watch::Sender<Watermark>,
-    /// Where the state is told.
+    /// Publishes the state.
     pub status: watch::Sender<RedisStatus>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
 
 impl Intake {
-    /// Runs until `stop` is true. Whatever is wrong with Redis is waited out, but for two things that waiting does not
-    /// mend: a version that is too old at the start, and another agent of the same name.
+    /// Runs until `stop` is true. Waits out all problems with Redis except two that waiting does not fix: a version that is
+    /// too old at startup, and another agent with the same ID.
     pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), SourceError> {
         for reason in fault::REASONS {
             self.metrics.redis_failures.with_label_values(&[reason]).inc_by(0);
@@ -170,7 +170,7 @@ impl Intake {
             }
             self.lost(&error, &mut said);
             if self.is_cut(&error) && allowances.cut() {
-                // Less is asked for: there is nothing to wait for.
+                // The next request is smaller: no need to wait.
                 delay = RECONNECT_FIRST;
             }
             let held = matches!(error, SourceError::Held { .. });
@@ -189,14 +189,14 @@ impl Intake {
         Ok(())
     }
 
-    /// Whether an answer with messages may have been cut off. A cluster's client asks again by itself, and is then told that
-    /// the lease is another.
+    /// Whether an answer with messages may have been cut off. A cluster's client repeats the call, and then finds another
+    /// lease.
     fn is_cut(&self, error: &SourceError) -> bool {
         let is_cluster = self.settings.server.is_cluster();
         matches!(error, SourceError::Cut(_)) || (is_cluster && error.reason() == "lease_lost")
     }
 
-    /// Tells what ended a conversation: the log once for each kind of trouble.
+    /// Reports what ended a conversation: in the log once per reason.
     fn lost(&self, error: &SourceError, said: &mut Option<&'static str>) {
         let (connected, reason) = (error.is_connected(), error.reason());
         debug_assert!(fault::REASONS.contains(&reason), "{reason} has no sample from the start on");
@@ -210,20 +210,20 @@ impl Intake {
             };
             status.fault = match error {
                 _ if of_outbox => None,
-                SourceError::Held { .. } => Some(format!("waits for {error}")),
+                SourceError::Held { .. } => Some(format!("waiting: {error}")),
                 _ => Some(error.to_string()),
             };
         });
         self.metrics.redis_up(connected);
         self.metrics.redis_failures.with_label_values(&[reason]).inc();
-        // The outbox speaks for itself.
+        // The outbox logs its own failures.
         if !of_outbox && *said != Some(reason) {
             *said = Some(reason);
-            tracing::warn!(%error, reason, "Redis cannot be used; it is tried again until it can");
+            tracing::warn!(%error, reason, "cannot use Redis; retrying");
         }
     }
 
-    /// One conversation. `Ok` when it was stopped; else what ended it, and whether it had begun.
+    /// One conversation. `Ok` if it was stopped; otherwise what ended it, and whether it had begun.
     async fn converse(
         &self,
         allowances: &mut Allowances,

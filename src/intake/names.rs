@@ -46,18 +46,18 @@ impl Names {
         format!("{}:acked:{}", self.queue(queue), self.server_id)
     }
 
-    /// What was too large to be fetched; `is_apart`: in its queue's slot of a cluster.
+    /// Messages too large to fetch; `is_apart`: in the queue's slot of a cluster.
     pub(super) fn oversize(&self, queue: Queue, is_apart: bool) -> String {
         let queue = self.queue(queue);
         if is_apart { format!("{}:oversize", beside(queue)) } else { format!("{queue}:oversize") }
     }
 
-    /// What an agent's blocking command names as its destination: no list, so that nothing is moved.
+    /// The destination of an agent's blocking command: not a list, so that nothing is moved.
     pub(super) fn wakeup_of(&self, queue: Queue, server_id: &str) -> String {
         format!("{}:wakeup:{server_id}", self.queue(queue))
     }
 
-    /// Who works under an agent's name.
+    /// The lease of an agent's ID.
     pub(super) fn lease(&self, server_id: &str) -> String {
         format!("{}:lease:{server_id}", self.usage)
     }

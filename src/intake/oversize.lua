@@ -1,4 +1,4 @@
--- Goes between lease.lua and the script of a round: what becomes of a message that is too large to be fetched.
+-- Between lease.lua and the script of a round: handles messages that are too large to fetch.
 --
 -- It is moved, whole, to a list beside its queue, and a note takes its place: what an agent is given, and what is found
 -- again after a crash. A note carries a checksum, so that no message is taken for one by chance.
@@ -27,7 +27,7 @@ local function wrong(...)
   return ''
 end
 
--- Gives back what copies of a huge message took.
+-- Frees the memory of copies of a huge message.
 local function free_memory()
   pcall(function() collectgarbage() end)
 end

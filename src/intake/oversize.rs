@@ -1,5 +1,5 @@
-//! Messages that are too large to be fetched. The scripts move them to a list of their own (`oversize.lua`) and give out a
-//! note instead: this is what a note says, and what the dead letter says of it.
+//! Messages that are too large to fetch. The scripts move them to a separate list (`oversize.lua`) and return a note
+//! instead; this module turns the note into a dead letter.
 
 use serde::Deserialize;
 
@@ -24,8 +24,8 @@ fn read(note: &[u8]) -> Option<(String, &[u8])> {
     let (_checksum, about, head) = (parts.next()?, parts.next()?, parts.next()?);
     let About { list, length, sha1 } = serde_json::from_slice(about).ok()?;
     let defect = format!(
-        "too large: {length} bytes, more than is fetched; the whole message is in Redis, in the list {list} \
-         (SHA-1 {sha1}), and its first {} bytes are kept here",
+        "too large to fetch: {length} bytes; the whole message is in the Redis list {list} \
+         (SHA-1 {sha1}); this dead letter has its first {} bytes",
         head.len()
     );
     Some((defect, head))
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_nothing_of_a_message_is_one_itself() {
+    fn a_forged_note_is_an_ordinary_message() {
         let negative = b"x\n{\"length\":-1,\"list\":\"q\",\"sha1\":\"ab\"}\nhead";
         for bytes in [&b""[..], b"one line", b"two\nlines", b"x\n{}\nhead", negative] {
             let message = message(bytes.to_vec());

@@ -1,5 +1,5 @@
-//! Looking at Redis before it is used, or beside the agent that uses it: a scratch key comes and goes, beside the queues
-//! so that the same rights are asked for; the queues themselves are only looked at, or trimmed to what they are.
+//! Checks Redis before its use, or beside a running agent. It creates and deletes a scratch key named like the queues, to
+//! test the same permissions; the queues themselves are only read, or written without a change.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -22,10 +22,10 @@ use crate::telemetry::finding::Finding;
 const REACH: &str = "redis";
 const RIGHTS: &str = "redis_rights";
 const QUEUES: &str = "redis_queues";
-/// A scratch key that somebody forgot is gone after so many milliseconds.
+/// A leftover scratch key expires after this many milliseconds.
 const SCRATCH_MILLIS: u64 = 60_000;
 
-/// Looks at the server, at what we may do there, and at the queues. `own` is the id of this agent's outbox.
+/// Checks the server, the permissions, and the queues. `own` is the ID of this agent's outbox.
 pub async fn probe(settings: &Settings, own: Option<Uuid>) -> Vec<Finding> {
     let begun = Instant::now();
     let mut connection = match connect(settings, Duration::ZERO).await {
@@ -35,17 +35,23 @@ pub async fn probe(settings: &Settings, own: Option<Uuid>) -> Vec<Finding> {
     let found = match versions(&mut connection).await {
         Ok(versions) => versions,
         Err(SourceError::Redis(error)) => return vec![unreached(&error)],
-        Err(error) => return vec![Finding::failed(REACH, error.to_string(), "see what answers there")],
+        Err(error) => {
+            return vec![Finding::failed(
+                REACH,
+                error.to_string(),
+                "another service may be listening on this port",
+            )];
+        }
     };
     if let Some(error) = found.iter().find_map(|version| check_version(version).err()) {
         return vec![Finding::failed(REACH, error.to_string(), "upgrade Redis to 6.2 or newer")];
     }
     let took = begun.elapsed().as_secs_f64() * 1e3;
-    let mut all = vec![Finding::ok(REACH, format!("{} reached in {took:.1} ms", told(&found)))];
+    let mut all = vec![Finding::ok(REACH, format!("{} answered in {took:.1} ms", told(&found)))];
     if let Some(policy) = evicts(&mut connection).await {
         all.push(Finding::warning(
             "redis_memory",
-            format!("when its memory is full, this Redis deletes whole queues (maxmemory-policy {policy})"),
+            format!("this Redis evicts whole queues when its memory is full (maxmemory-policy {policy})"),
             "set maxmemory-policy noeviction",
         ));
     }
@@ -57,14 +63,14 @@ pub async fn probe(settings: &Settings, own: Option<Uuid>) -> Vec<Finding> {
     all
 }
 
-/// The versions as they are read by a person: a cluster's are usually one.
+/// The versions in words; a cluster's nodes usually share one.
 fn told(versions: &[String]) -> String {
     let different: BTreeSet<&str> = versions.iter().map(String::as_str).collect();
     let different = different.into_iter().collect::<Vec<_>>().join(", ");
     match versions.len() {
-        0 => "a Redis that tells its version by neither INFO nor HELLO is".to_owned(),
-        1 => format!("version {different} is"),
-        nodes => format!("{nodes} nodes of version {different} are"),
+        0 => "a Redis that reports no version by INFO or HELLO".to_owned(),
+        1 => format!("version {different}"),
+        nodes => format!("{nodes} nodes of version {different}"),
     }
 }
 
@@ -72,10 +78,10 @@ fn unreached(error: &RedisError) -> Finding {
     let text = error.to_string();
     let advice = match reason_of(error) {
         "unreachable" if text.contains("invalid peer certificate: UnknownIssuer") => {
-            "set REDIS_CA_FILE to the authority of Redis' certificate, in PEM"
+            "set REDIS_CA_FILE to the PEM file of the certificate authority of Redis"
         }
         "unreachable" if text.contains("invalid peer certificate: NotValidForName") => {
-            "write the host in REDIS_URL as Redis' certificate has it"
+            "use the host name of Redis' certificate in REDIS_URL"
         }
         "unreachable" if text.contains("invalid peer certificate: Expired") => {
             "have Redis' certificate renewed, or set this machine's clock"
@@ -84,21 +90,21 @@ fn unreached(error: &RedisError) -> Finding {
             "see Redis' certificate, and REDIS_CA_FILE"
         }
         "unreachable" if text.contains("received fatal alert") => {
-            "set REDIS_CLIENT_CERT_FILE and REDIS_CLIENT_KEY_FILE to a certificate that Redis accepts"
+            "set REDIS_CLIENT_CERT_FILE and REDIS_CLIENT_KEY_FILE to a client certificate Redis accepts"
         }
-        "authentication" => "set REDIS_PASSWORD, or user and password in REDIS_URL, to what Redis has",
-        "timeout" => "check REDIS_HOST and the firewall between, or whether Redis hangs",
+        "authentication" => "correct REDIS_PASSWORD, or the user and password in REDIS_URL",
+        "timeout" => "check REDIS_HOST, firewalls on the way, and whether Redis hangs",
         "unreachable" => {
-            "start Redis, or set REDIS_HOST and REDIS_PORT, or REDIS_URL (rediss:// with TLS), to where it is"
+            "start Redis, or correct REDIS_HOST and REDIS_PORT, or REDIS_URL (rediss:// with TLS)"
         }
-        "loading" => "wait: Redis reads what it has from its disk",
-        "no_permission" => "let the user of REDIS_URL do this (ACL SETUSER)",
-        _ => "see what Redis says; the agent would wait until it is over",
+        "loading" => "wait until Redis has loaded its data set",
+        "no_permission" => "grant the user of REDIS_URL this permission (ACL SETUSER)",
+        _ => "see the error from Redis; the agent retries until it is gone",
     };
     Finding::failed(REACH, text, advice)
 }
 
-/// Whether it can be waited for what comes to streams.
+/// Whether blocking reads of streams work.
 async fn waiting(connection: &mut Connection, settings: &Settings) -> Option<Finding> {
     let key = settings.names.queue(Queue::Usage);
     if settings.mode == SourceMode::List || can_be_silent(connection, key).await.ok()? {
@@ -106,12 +112,12 @@ async fn waiting(connection: &mut Connection, settings: &Settings) -> Option<Fin
     }
     Some(Finding::warning(
         "redis_waiting",
-        "CLIENT REPLY is not allowed, or not there: streams are looked at ten times a second instead of waited for",
-        "let the user of REDIS_URL do this: ACL SETUSER … +client|reply",
+        "CLIENT REPLY is not allowed or not available: streams are polled ten times a second",
+        "grant the user of REDIS_URL this permission: ACL SETUSER … +client|reply",
     ))
 }
 
-/// How large an answer may be: Redis closes a connection whose answer is over its limit, and says nothing.
+/// Maximum size of an answer: Redis silently closes a connection whose answer exceeds its limit.
 async fn answers(settings: &Settings) -> Option<Finding> {
     let script = Script::new(&["return string.rep('x', ARGV[1])"]);
     let mut bytes = ANSWER_BYTES;
@@ -139,7 +145,7 @@ async fn answers(settings: &Settings) -> Option<Finding> {
     })
 }
 
-/// Everything that the agent ever asks, asked of a scratch key; and a change that is none, of each key of its own.
+/// Runs every command of the agent on a scratch key, and a write without effect on each of its own keys.
 async fn rights(connection: &mut Connection, settings: &Settings) -> Finding {
     let names = &settings.names;
     let is_cluster = settings.server.is_cluster();
@@ -175,21 +181,24 @@ async fn rights(connection: &mut Connection, settings: &Settings) -> Finding {
     if let Some(refused) = refused {
         return Finding::failed(
             RIGHTS,
-            format!("Redis refuses to work: {refused}"),
-            "out of memory, a read-only replica, a full disk: see Redis' own log",
+            format!("Redis refuses commands: {refused}"),
+            "possible causes: out of memory, a read-only replica, a full disk; see Redis' log",
         );
     }
     if missing.is_empty() {
-        let scripts =
-            if script.is_sent_whole() { "; scripts are sent whole, since EVALSHA is not" } else { "" };
-        return Finding::ok(RIGHTS, format!("everything that the agent asks is allowed{scripts}"));
+        let scripts = if script.is_sent_whole() {
+            "; scripts are sent with EVAL, since EVALSHA is not allowed"
+        } else {
+            ""
+        };
+        return Finding::ok(RIGHTS, format!("all commands the agent needs are allowed{scripts}"));
     }
     missing.dedup();
     Finding::failed(
         RIGHTS,
-        format!("not allowed, or renamed: {}", missing.join(", ")),
+        format!("not allowed or renamed: {}", missing.join(", ")),
         format!(
-            "let the user of REDIS_URL do this: ACL SETUSER … ~queue:* +@connection +@list +@stream +@string +@sortedset +@scripting +@keyspace -@dangerous +time (the queues here: ~{}*)",
+            "grant the user of REDIS_URL these permissions: ACL SETUSER … ~queue:* +@connection +@list +@stream +@string +@sortedset +@scripting +@keyspace -@dangerous +time (the queues here: ~{}*)",
             names.usage.split_once(':').map_or(&*names.usage, |(prefix, _)| prefix)
         ),
     )
@@ -294,7 +303,7 @@ fn changes_of_nothing(settings: &Settings) -> Vec<Cmd> {
     all
 }
 
-/// What stands at the queues' names.
+/// The type of the queues.
 async fn queues(connection: &mut Connection, settings: &Settings) -> Finding {
     let names = &settings.names;
     let taken = if settings.mode == SourceMode::List { "list" } else { "stream" };
@@ -316,14 +325,14 @@ async fn queues(connection: &mut Connection, settings: &Settings) -> Finding {
                 let is_taken = Queue::ALL.iter().any(|queue| names.queue(*queue) == name);
                 waiting += length.unwrap_or(0) * u64::from(is_taken);
             }
-            Ok(found) => wrong.push(format!("{name} is a {found}, where a {kind} belongs")),
+            Ok(found) => wrong.push(format!("{name} is a {found}, but must be a {kind}")),
             Err(error) => wrong.push(format!("{name}: {error}")),
         }
     }
     if wrong.is_empty() {
-        return Finding::ok(QUEUES, format!("of the right types; {waiting} messages wait in them"));
+        return Finding::ok(QUEUES, format!("types are correct; {waiting} messages waiting"));
     }
-    let advice = "see SOURCE_MODE and the five queues' names, or what else uses these keys";
+    let advice = "check SOURCE_MODE, the five queue names, and other users of these keys";
     Finding::failed(QUEUES, wrong.join("; "), advice)
 }
 
@@ -338,11 +347,14 @@ async fn holder(connection: &mut Connection, settings: &Settings, own: Option<Uu
     let own = own.map(|own| own.to_string());
     let holder = holders.iter().find(|holder| Some(*holder) != own.as_ref()).or(holders.first())?;
     if Some(holder) == own.as_ref() {
-        return Some(Finding::ok("server_id", format!("{} is this agent, which runs", names.server_id)));
+        return Some(Finding::ok(
+            "server_id",
+            format!("{} is in use by this agent, which is running", names.server_id),
+        ));
     }
     Some(Finding::failed(
         "server_id",
-        format!("another agent, with the outbox {holder}, runs with the SERVER_ID {}", names.server_id),
-        "give each agent a SERVER_ID of its own; or wait 10 seconds, if that one has just ended",
+        format!("another agent, with outbox {holder}, uses SERVER_ID {}", names.server_id),
+        "give each agent its own SERVER_ID; if the other agent has just ended, wait 10 seconds",
     ))
 }

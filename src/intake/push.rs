@@ -1,4 +1,4 @@
-//! What the agent pushes to Redis: answers to quota refreshes, and the mirror of dead letters.
+//! Writes to Redis: answers to quota refreshes, and the mirror of dead letters.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +23,12 @@ const MIRROR_AT_ONCE: usize = 8;
 /// How often the outbox is asked for new dead letters.
 const MIRROR_EVERY: Duration = Duration::from_millis(250);
 
-/// Runs `commands` until Redis has taken them. False if `stop` came first, or nobody wants it any more.
+/// Repeats `commands`, which write to `key`, until Redis has executed them. False if `stop` came first, or they are no
+/// longer wanted.
 async fn insist(
     settings: &Settings,
     metrics: &Metrics,
+    key: &str,
     connection: &mut Option<Connection>,
     commands: &redis::Pipeline,
     is_wanted: impl Fn() -> bool,
@@ -45,14 +47,14 @@ async fn insist(
         };
         match attempt.await {
             Ok(()) => return true,
-            // The intake, on the same server, says what is wrong with that; not what is wrong with this key.
+            // The intake reports connection problems; a refusal of this key is known only here.
             Err(error) if is_refusal(&error) => {
                 metrics.redis_failures.with_label_values(&[reason_of(&error)]).inc();
                 if !std::mem::replace(&mut said, true) {
-                    tracing::warn!(%error, "Redis refuses what is pushed to it; it is tried again until it takes it");
+                    tracing::warn!(%error, key, "Redis refuses writes to this key; retrying until it accepts them");
                 }
             }
-            Err(error) => tracing::debug!(%error, "Redis did not take what was pushed"),
+            Err(error) => tracing::debug!(%error, key, "a write to Redis failed; retrying"),
         }
         if *stop.borrow() || !is_wanted() {
             return false;
@@ -65,7 +67,7 @@ async fn insist(
     }
 }
 
-/// Pushes answers to quota refreshes, until nobody sends any more. Each is confirmed when Redis has it.
+/// Pushes answers to quota refreshes until the channel closes. Each is confirmed when Redis has it.
 pub async fn push_quota_answers(
     settings: Settings,
     metrics: Arc<Metrics>,
@@ -82,13 +84,15 @@ pub async fn push_quota_answers(
         }
         let is_wanted = |push: &QuotaReply| !push.done.is_closed();
         group.retain(is_wanted);
-        // IMPORTANT: one command, which Redis does as a whole or not at all: of several it may do some, and be sent all again.
+        // IMPORTANT: one command, which Redis executes entirely or not at all: several could be executed in part and then
+        // repeated.
         let mut commands = redis::pipe();
         let data: Vec<&[u8]> = group.iter().map(|push| &push.data[..]).collect();
-        commands.lpush(&settings.names.quota_response, data).ignore();
+        let key = &settings.names.quota_response;
+        commands.lpush(key, data).ignore();
         let is_any_wanted = || group.iter().any(is_wanted);
         if is_any_wanted()
-            && insist(&settings, &metrics, &mut connection, &commands, is_any_wanted, &mut stop).await
+            && insist(&settings, &metrics, key, &mut connection, &commands, is_any_wanted, &mut stop).await
         {
             for push in group {
                 // The drain may have been told to stop meanwhile.
@@ -104,14 +108,14 @@ pub struct Mirror {
     pub settings: Settings,
     /// Where from.
     pub outbox: Outbox,
-    /// The most that the mirror holds; 0: no mirror.
+    /// Maximum size of the mirror; 0: no mirror.
     pub most: usize,
     /// Where refusals are counted.
     pub metrics: Arc<Metrics>,
 }
 
 impl Mirror {
-    /// Runs until `stop` is true. What was mirrored is remembered by the outbox.
+    /// Runs until `stop` is true. The outbox remembers what was mirrored.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         if self.most == 0 {
             // One that is gone means the same.
@@ -129,21 +133,21 @@ impl Mirror {
         }
     }
 
-    /// Mirrors what there is now: in a flood of dead letters the rest waits for the next time, for it may be cut off again.
+    /// Mirrors the present dead letters: in a flood the rest waits for the next time, as the mirror may be trimmed again.
     async fn mirror(&self, connection: &mut Option<Connection>, stop: &mut watch::Receiver<bool>) {
         let unmirrored = self.outbox.unmirrored();
         let mut from = unmirrored.start.max(unmirrored.end.saturating_sub(self.most as u64));
         while from < unmirrored.end && !*stop.borrow() {
             let letters = match self.outbox.dead_letters(from, MIRROR_AT_ONCE).await {
                 Ok(letters) => letters,
-                // What cannot be read just now is mirrored later.
+                // Unreadable now: mirror later.
                 Err(error) => {
-                    tracing::debug!(%error, "dead letters cannot be read to be mirrored");
+                    tracing::debug!(%error, "cannot read dead letters for the mirror; retrying");
                     return;
                 }
             };
             let Some(last) = letters.last().map(|letter| letter.id) else {
-                // Dropped or replayed before they were mirrored, or damaged: nothing is to be had of them.
+                // Dropped or replayed before they were mirrored, or damaged: skip them.
                 self.outbox.set_mirrored(unmirrored.end - 1);
                 return;
             };
@@ -153,7 +157,7 @@ impl Mirror {
             let mirrored: Vec<Vec<u8>> = letters.iter().map(|letter| render(letter, queue(letter))).collect();
             commands.lpush(name, mirrored).ignore();
             commands.ltrim(name, 0, self.most as isize - 1).ignore();
-            if !insist(&self.settings, &self.metrics, connection, &commands, || true, stop).await {
+            if !insist(&self.settings, &self.metrics, name, connection, &commands, || true, stop).await {
                 return;
             }
             self.outbox.set_mirrored(last);
@@ -256,7 +260,7 @@ mod tests {
                 assert_eq!(original(&nested(levels)), nested(levels));
             }
         }
-        // Brackets within strings are no nesting, and neither are those of what is no JSON.
+        // Brackets in strings, and in messages that are not JSON, do not count.
         let text = format!(r#"["{}\"{}", []]"#, "[".repeat(100), "{".repeat(100));
         assert!(original(&text).is_array());
         assert_eq!(depth(text.as_bytes()), 2);

@@ -1,4 +1,4 @@
-//! Lua scripts, also where Redis has no `EVALSHA`: managed ones rename it, or an ACL forbids it.
+//! Lua scripts, also without `EVALSHA`, which managed Redis renames and ACLs may forbid.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,7 +11,7 @@ use super::fault::refuses;
 pub(super) struct Script {
     text: String,
     digest: String,
-    /// `EVALSHA` is not there, or not allowed.
+    /// `EVALSHA` is missing or not allowed.
     is_sent_whole: AtomicBool,
 }
 
@@ -51,7 +51,7 @@ impl Call<'_> {
         self
     }
 
-    /// Runs it once: it is sent a second time only where the first one was not run.
+    /// Runs it once: it is resent only if the first call was not executed.
     pub(super) async fn invoke<T: FromRedisValue>(&self, connection: &mut Connection) -> RedisResult<T> {
         let script = self.script;
         if !script.is_sent_whole() {

@@ -22,13 +22,13 @@ const ROUND_MESSAGES: usize = 1024;
 /// Batches on their way from Redis to their commit: one is being written, one waits, one is being parsed. Fewer than the
 /// outbox keeps checkpoints for.
 const PIPELINE: usize = 3;
-/// While the intake is paused, queues are measured this often.
+/// How often queues are counted while the intake is paused.
 const MEASURE: Duration = Duration::from_secs(1);
-/// What agents that have gone left behind is looked for this often, or four times in the time they may be gone.
+/// How often messages of agents that are gone are looked for; at least four times per reclaim time.
 const RECLAIM_EVERY: Duration = Duration::from_secs(30);
 const RECLAIM_MOST_OFTEN: Duration = Duration::from_secs(1);
 
-/// What a round gave, not parsed yet.
+/// A round's messages, not parsed yet.
 struct Taking {
     /// By queue, in the order of [`ORDER`].
     given: [Given; 3],
@@ -38,11 +38,11 @@ struct Taking {
     usage_due: u64,
 }
 
-/// What came of a round.
+/// The result of a round.
 struct Round {
-    /// Some messages were given.
+    /// It returned messages.
     gave: bool,
-    /// Another round at once would give more.
+    /// Another round now would return more.
     is_more: bool,
 }
 
@@ -70,7 +70,7 @@ pub(super) struct Session<'a> {
     intake: &'a Intake,
     source: Source,
     allowances: &'a mut Allowances,
-    /// Parsed while the next round is under way.
+    /// Parsed while the next round is in flight.
     taking: Option<Taking>,
     batches: VecDeque<Batch>,
     /// Whether what is in flight has been compared with the outbox.
@@ -90,9 +90,9 @@ pub(super) struct Session<'a> {
     /// The last round asked for quota requests only.
     is_quota_only: bool,
     is_quota_left: bool,
-    /// When to look next for what agents that have gone left behind.
+    /// When to look next for messages of agents that are gone.
     reclaim_at: Option<Instant>,
-    /// Why waiting for records is refused.
+    /// Why Redis refuses to wait for records.
     refused: Option<Refusal>,
     /// When each reason of a refusal was last counted.
     counted: BTreeMap<&'static str, Instant>,
@@ -130,12 +130,11 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Before the first message is taken, and no sooner: an outbox whose storage has failed knows what it holds only
-    /// when it accepts again.
+    /// Just before the first message is taken: an outbox with failed storage knows its contents only when it accepts again.
     async fn recover(&mut self) -> Result<(), SourceError> {
         let adopted = self.source.adopt_previous().await?;
         if adopted > 0 {
-            tracing::info!(adopted, "messages that the previous agent had in flight are taken over");
+            tracing::info!(adopted, "adopted the previous agent's messages in flight");
         }
         failpoint::reached("intake::adopted");
         for (n, queue) in ORDER.into_iter().enumerate() {
@@ -161,13 +160,13 @@ impl<'a> Session<'a> {
             self.tell_paused(if stopping { Some("stopping") } else { pause });
             let open = !stopping && pause.is_none();
             if stopping {
-                // IMPORTANT: before the lease is released. Nothing may be on its way to an agent that is struck off.
+                // IMPORTANT: before the lease is released. No message may be in flight to an agent that has removed itself.
                 wakeup = None;
             }
             if stopping && self.taking.is_none() && self.batches.is_empty() {
                 self.round(false).await?;
                 failpoint::reached("intake::releasing");
-                // One that is not released ends by itself.
+                // An unreleased lease expires.
                 let _ = self.source.release().await;
                 return Ok(());
             }
@@ -219,7 +218,7 @@ impl<'a> Session<'a> {
     /// and not handed over is in flight, and nothing else.
     pub(super) async fn end(&mut self) {
         for batch in self.batches.drain(..) {
-            // Acknowledged or not: the next conversation finds out.
+            // The next conversation finds out whether it was acknowledged.
             let _ = batch.committed.await;
         }
     }
@@ -308,7 +307,7 @@ impl<'a> Session<'a> {
 
     /// The oldest batch is durable (or it failed, which ends the conversation: it will be taken again).
     fn committed(&mut self, answer: Result<u64, AppendError>) -> Result<(), SourceError> {
-        // IMPORTANT: out of the row whatever the answer is: it was taken, and can be waited for only once.
+        // IMPORTANT: remove it whatever the answer is: its result was taken and can be awaited only once.
         let batch = self.batches.pop_front();
         let last = answer?;
         failpoint::reached("intake::committed");
@@ -325,7 +324,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Moves the watermark over the events whose usage is all in the outbox.
+    /// Advances the watermark past events whose usage is all in the outbox.
     fn release(&mut self) {
         let mut free = None;
         while let Some((event, _)) = self.waits.front().filter(|(_, usage)| *usage <= self.usage_committed) {
@@ -356,7 +355,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Entries of streams that are gone before they were read: nobody has them, and nothing but this says so.
+    /// Reports stream entries deleted before they were read: nothing else tells of this loss.
     fn tell_trimmed(&self, given: &[Given; 3]) {
         for (given, queue) in given.iter().zip(ORDER).filter(|(given, _)| given.trimmed > 0) {
             let (entries, stream) = (given.trimmed, self.intake.settings.names.queue(queue));
@@ -364,8 +363,8 @@ impl<'a> Session<'a> {
             tracing::error!(
                 entries,
                 stream,
-                "entries were trimmed or deleted from the stream while they were pending: their records are lost, and they \
-                 are acknowledged; see whether a producer trims (XADD … MAXLEN, XTRIM) what is not acknowledged yet"
+                "stream entries were trimmed or deleted while pending: their records are lost. The agent acknowledges the \
+                 entries; check whether a producer trims unacknowledged entries (XADD … MAXLEN, XTRIM)"
             );
         }
     }
@@ -378,7 +377,7 @@ impl<'a> Session<'a> {
             given.fault.as_ref().map(|fault| format!("{}: {fault}", names.queue(queue)))
         });
         let refused =
-            self.refused.as_ref().map(|refused| format!("waiting for records is refused: {refused}"));
+            self.refused.as_ref().map(|refused| format!("Redis refuses to wait for records: {refused}"));
         let fault = of_queue.or(refused);
         let mut depths = [0; 3];
         for (given, queue) in given.iter().zip(ORDER) {
@@ -393,10 +392,10 @@ impl<'a> Session<'a> {
         }
         match &now.fault {
             Some(fault) if before.fault.as_ref() != Some(fault) => {
-                tracing::warn!(fault, "Redis refuses a part of the work; it is tried again until it does it");
+                tracing::warn!(fault, "Redis refuses some commands; retrying");
             }
             None if before.connected && before.fault.is_some() => {
-                tracing::info!("Redis does all its work again");
+                tracing::info!("Redis accepts all commands again");
             }
             _ => {}
         }
@@ -415,15 +414,15 @@ impl<'a> Session<'a> {
     }
 }
 
-/// One line a record is for whoever looks for a fault; it costs nothing where nobody does.
+/// One debug line per record, for tracing; free when the level is off.
 fn tell_accepted(record: &Record) {
     if tracing::enabled!(tracing::Level::DEBUG) {
         let (correlation_id, kind) = (record.correlation_id(), record.kind().name());
-        tracing::debug!(correlation_id = &*correlation_id, kind, "a record is accepted");
+        tracing::debug!(correlation_id = &*correlation_id, kind, "a record was accepted");
     }
 }
 
-/// Makes records of what was taken, and hands them to the outbox.
+/// Makes records of the messages and appends them to the outbox.
 async fn append(
     intake: &Intake,
     conversation: u64,
@@ -462,7 +461,7 @@ async fn append(
     Ok(())
 }
 
-/// Waits until something may have come. What Redis has against waiting, if anything.
+/// Waits until a message may have arrived. Returns Redis' refusal to wait, if any.
 async fn woken(wakeup: &mut Option<Wakeup>) -> Result<Option<Refusal>, SourceError> {
     match wakeup {
         Some(wakeup) => {
@@ -473,7 +472,7 @@ async fn woken(wakeup: &mut Option<Wakeup>) -> Result<Option<Refusal>, SourceErr
     }
 }
 
-/// What it means that messages were asked for and did not come.
+/// Classifies a failure to return messages.
 fn cut(error: SourceError, allowance: Allowance) -> SourceError {
     match error {
         SourceError::Redis(error) if is_broken_off(&error) => SourceError::Cut(allowance),
@@ -488,7 +487,7 @@ async fn first_commit(batches: &mut VecDeque<Batch>) -> Result<u64, AppendError>
     }
 }
 
-/// The kind of what was not even looked at.
+/// The kind of a message that was not parsed.
 fn unread_kind(queue: Queue) -> Kind {
     match queue {
         Queue::Usage => Kind::Usage,

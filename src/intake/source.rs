@@ -1,4 +1,4 @@
-//! What is common to lists and streams: what a round is asked for, and what it gives.
+//! Common to lists and streams: the request and the result of a round.
 
 use std::borrow::Cow;
 
@@ -22,11 +22,11 @@ const OLDEST: (u32, u32) = (6, 2);
 /// What one round is to do for one queue.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ask {
-    /// Acknowledge so many of the oldest that are in hand.
+    /// Acknowledge this many of the oldest in-flight messages.
     pub ack: usize,
-    /// So many more are in hand.
+    /// Further in-flight messages known to the agent.
     pub known: usize,
-    /// Take so many.
+    /// Take this many.
     pub want: usize,
 }
 
@@ -35,18 +35,18 @@ pub(super) struct Ask {
 pub(super) struct Message {
     /// Its bytes, or the first of them.
     pub body: Vec<u8>,
-    /// Why this can be no record, whatever it holds.
+    /// Why this cannot be a record.
     pub defect: Option<Cow<'static, str>>,
 }
 
-/// What one round gave of one queue.
+/// The result of one round for one queue.
 #[derive(Debug, Default)]
 pub(super) struct Given {
     /// Oldest first.
     pub messages: Vec<Message>,
-    /// What the checkpoint has to say of them, in their order: what it means is the source's business.
+    /// Their digests for the checkpoint, in order; the format is the source's.
     pub digests: Vec<u32>,
-    /// What is still in Redis and not in hand.
+    /// Messages left in Redis, not in flight.
     pub left: u64,
     /// Why this queue cannot be read.
     pub fault: Option<Refusal>,
@@ -74,7 +74,7 @@ impl Source {
         if is_first && let Some(policy) = evicts(&mut connection).await {
             tracing::warn!(
                 policy,
-                "when its memory is full, this Redis deletes whole queues: use noeviction"
+                "this Redis evicts whole queues when its memory is full: set maxmemory-policy noeviction"
             );
         }
         let names = settings.names.clone();
@@ -94,11 +94,11 @@ impl Source {
         }
     }
 
-    /// Takes over, once, what the previous agent had in flight.
+    /// Adopts, once, the previous agent's in-flight messages.
     pub(super) async fn adopt_previous(&mut self) -> Result<u64, SourceError> {
         match self {
             Self::List(list) => list.adopt_previous().await,
-            // It knew no streams.
+            // It did not use streams.
             Self::Stream(_) => Ok(0),
         }
     }
@@ -129,7 +129,7 @@ impl Source {
         }
     }
 
-    /// Looks for what agents that have gone left behind. How many of their messages came free.
+    /// Reclaims messages of agents that are gone. Returns how many.
     pub(super) async fn reclaim(&mut self, gone_for: std::time::Duration) -> Result<u64, SourceError> {
         match self {
             Self::List(list) => list.reclaim(gone_for).await,
@@ -140,7 +140,7 @@ impl Source {
         }
     }
 
-    /// Whether there is more to be had without waiting.
+    /// Whether more can be taken without waiting.
     pub(super) fn has_more(&self) -> bool {
         match self {
             // What a round left in a list is taken by the next one that gives something.
@@ -149,7 +149,7 @@ impl Source {
         }
     }
 
-    /// What to wait in, one connection each, for something to come.
+    /// The blocking commands to wait in, one connection each.
     pub(super) fn waits(&self) -> Vec<Wait> {
         match self {
             Self::List(list) => list.waits(),
@@ -166,7 +166,7 @@ impl Source {
     }
 }
 
-/// What has to be said of a Redis that deletes keys by itself when its memory is full. Nothing if it does not say.
+/// A warning if Redis evicts keys when its memory is full; none if it does not tell.
 pub(super) async fn evicts(connection: &mut Connection) -> Option<String> {
     let infos = connection.info("memory").await.ok()?;
     infos.iter().find_map(|info| {
@@ -194,7 +194,7 @@ pub(super) async fn versions(connection: &mut Connection) -> Result<Vec<String>,
     match redis::cmd("HELLO").arg(2).query_async(connection).await {
         Ok(hello) => {
             let hello: std::collections::HashMap<String, redis::Value> = hello;
-            let version = hello.get("version").ok_or(SourceError::Answer("HELLO names a version"))?;
+            let version = hello.get("version").ok_or(SourceError::Answer("HELLO without a version"))?;
             Ok(vec![redis::from_redis_value_ref(version).map_err(redis::RedisError::from)?])
         }
         Err(error) if refuses(&error, "HELLO") => Ok(Vec::new()),

@@ -115,11 +115,11 @@ for q = 0, #KEYS / 2 - 2 do
       until cursor == '0-0' or claimed >= want
       if claimed > 0 then from = '0' end
     end
-    -- What this consumer was given before and has not acknowledged.
+    -- Entries this consumer was given before and has not acknowledged.
     while from ~= '' and wanted() do
       if not read_from(from) then from = '' end
     end
-    -- What is new.
+    -- New entries.
     local dry = false
     while from == '' and wanted() do
       if not read_from('>') then

@@ -33,20 +33,20 @@ const NO_FIELD: &str = "the stream's entry has no field \"data\"";
 /// An entry's digest, as the checkpoint holds it.
 type Digest = [u32; 4];
 
-/// Where one stream's reading stands.
+/// The read position in one stream.
 #[derive(Default)]
 struct Reading {
     /// Where to read on in what was given before; empty when that is done.
     from: String,
     /// The last id that the stream gave out.
     last: String,
-    /// Given and not acknowledged, oldest first.
+    /// In-flight entries, oldest first.
     in_hand: VecDeque<String>,
     known: HashSet<String>,
     /// To be acknowledged beside those: committed by an earlier conversation, or gone from the stream.
     done: Vec<String>,
     committed: HashSet<Digest>,
-    /// It could not be read when it was last tried.
+    /// The last attempt to read it failed.
     is_faulty: bool,
 }
 
@@ -57,9 +57,9 @@ pub(super) struct Stream {
     names: Names,
     round: Script,
     readings: [Reading; 3],
-    /// Taken and not given out yet, because of events that go before it.
+    /// Usage taken but held back because of events that go before it.
     held: Given,
-    /// Entries that lie with a consumer for so long are taken from it.
+    /// Pending time after which another consumer's entries are claimed.
     gone_for: Duration,
     reclaim: bool,
 }
@@ -129,7 +129,7 @@ impl Stream {
             }
         }
         let reply: Value = call.invoke(&mut self.connection).await?;
-        let bad = || SourceError::Answer("a round is as many streams as were asked for");
+        let bad = || SourceError::Answer("expected one reply per stream");
         let Value::Array(replies) = reply else { return Err(bad()) };
         let Ok(replies) = <[Value; N]>::try_from(replies) else { return Err(bad()) };
         let mut given = std::array::from_fn(|_| Given::default());
@@ -144,7 +144,7 @@ impl Stream {
         self.reclaim = true;
     }
 
-    /// Whether there is more to be had without waiting.
+    /// Whether more can be taken without waiting.
     pub(super) fn has_more(&self) -> bool {
         // Held usage does not count: it is released once the events ahead of it were read, and those are a reason by
         // themselves.
@@ -194,7 +194,7 @@ impl Reading {
 
     /// Takes in what a round gave, after it has acknowledged the oldest `acked` in hand.
     fn take(&mut self, stream: Value, acked: usize) -> Result<Given, SourceError> {
-        let bad = || SourceError::Answer("a stream is a fault, three counts, two ids and entries");
+        let bad = || SourceError::Answer("malformed reply for a stream");
         let Value::Array(parts) = stream else { return Err(bad()) };
         let Ok(
             [

@@ -1,4 +1,4 @@
-//! What wakes the intake when all queues are empty: commands that block until something comes.
+//! Wakes the intake when all queues are empty: commands that block until a message arrives.
 //!
 //! None of them takes a message or answers with one, whatever its size: a [`Wait`] says how. The rounds take. So there is
 //! nothing in flight of an agent that has stopped, and no answer that is too large.
@@ -17,19 +17,19 @@ use super::fault::{is_refusal, reason_of};
 use super::source::Source;
 use super::{BLOCK, Settings};
 
-/// A command that is refused is tried again so often; meanwhile rounds look at the same interval.
+/// Retry interval of a refused command; meanwhile rounds run at the same interval.
 pub(super) const REFUSED: Duration = Duration::from_secs(1);
-/// Where a command cannot be waited in, queues are looked at so often.
+/// Poll interval where no blocking command works.
 const POLL: Duration = Duration::from_millis(100);
 /// Waited for before the next command if those before it woke the intake for nothing: the first time, and then twice as long
 /// each time, up to [`REFUSED`].
 const IN_VAIN: Duration = Duration::from_millis(10);
-/// Other agents of the same queues take what woke this one, too: so often it means nothing.
+/// Other agents may take the message that woke this one: this many empty rounds mean nothing.
 const IN_VAIN_FREE: u32 = 2;
 
-/// How a command is waited in.
+/// How to wait with a command.
 pub(super) enum Wait {
-    /// It is answered with `WRONGTYPE` when something comes, because its destination is no list.
+    /// It is answered with `WRONGTYPE` when a message arrives, because its destination is not a list.
     ForRefusal(Cmd),
     /// Its answer, which holds what came, is suppressed by `CLIENT REPLY SKIP`; that of the `PING` behind it is the signal.
     Silently {
@@ -45,14 +45,14 @@ type Waiting = Pin<Box<dyn Future<Output = RedisResult<bool>> + Send>>;
 /// A connection for each command.
 pub(super) struct Wakeup {
     waiters: Vec<Waiter>,
-    /// Rounds in a row that found nothing after something was to have come.
+    /// Rounds in a row that found nothing after a wake-up.
     in_vain: u32,
 }
 
 struct Waiter {
     connection: Connection,
     waiting: Option<Waiting>,
-    /// What Redis has against the command.
+    /// Why Redis refuses the command.
     refused: Option<RedisError>,
     /// Answers can be suppressed.
     can_be_silent: bool,
@@ -72,7 +72,7 @@ impl Wakeup {
         Ok(Self { waiters, in_vain: 0 })
     }
 
-    /// Starts waiting, where it does not already.
+    /// Starts waiting, unless it waits already.
     pub(super) fn arm(&mut self, source: &Source) {
         if self.waiters.iter().all(|waiter| waiter.waiting.is_some()) {
             return;
@@ -123,7 +123,7 @@ impl Wakeup {
         self.in_vain = 0;
     }
 
-    /// What Redis has against being waited on, if anything.
+    /// Why Redis refuses to wait, if it does.
     pub(super) fn refused(&self) -> Option<&RedisError> {
         self.waiters.iter().find_map(|waiter| waiter.refused.as_ref())
     }

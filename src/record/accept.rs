@@ -1,4 +1,4 @@
-//! Turns a producer's message into a record, or says why it is none.
+//! Turns a producer's message into a record, or says why it is invalid.
 
 use super::json::{self, Token};
 use super::layout::{Layout, Original, Span};
@@ -8,10 +8,10 @@ use super::{Kind, Queue, Record, Rejection, Timestamp, lifecycle, quota, trace, 
 /// Offsets into a record's buffer are 32 bits; it holds a message up to twice, and some.
 const LARGEST_RECORD: usize = 1 << 30;
 
-/// What this agent adds to every usage record, beside the time.
+/// The fields this agent adds to every usage record, besides the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// `server_instance_id`: the server this agent stands beside (`SERVER_ID`).
+    /// `server_instance_id`: the server this agent runs beside (`SERVER_ID`).
     pub server_id: String,
     /// `api_server_region` (`SERVER_REGION`).
     pub region: String,
@@ -19,16 +19,16 @@ pub struct Origin {
     pub version: String,
 }
 
-/// What becomes of fields that the contract does not name (`UNKNOWN_FIELDS`).
+/// How to treat fields that the contract does not define (`UNKNOWN_FIELDS`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum UnknownFields {
-    /// They go on untouched.
+    /// Forward them unchanged.
     Forward,
-    /// They are left out, as the previous agent did.
+    /// Drop them, like the previous agent.
     Drop,
 }
 
-/// Accepts messages; made once from the configuration.
+/// Accepts messages; built once from the configuration.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     /// The members that enrich a usage record, up to and after the time.
@@ -39,7 +39,7 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// `record_max_bytes` is the longest message that is accepted (`RECORD_MAX_BYTES`), 1 GiB at most.
+    /// `record_max_bytes` is the longest message accepted (`RECORD_MAX_BYTES`), 1 GiB at most.
     pub fn new(origin: &Origin, unknown_fields: UnknownFields, record_max_bytes: usize) -> Self {
         let json = |text: &str| serde_json::Value::from(text).to_string();
         let [server, region, time, version] = usage::ENRICHMENT;
@@ -55,12 +55,12 @@ impl Acceptor {
         }
     }
 
-    /// The longest message that is accepted.
+    /// The longest message accepted.
     pub fn max_bytes(&self) -> usize {
         self.max_bytes
     }
 
-    /// Prepares to accept what was taken at this time.
+    /// Prepares to accept the messages taken at this time.
     pub fn at(&self, accepted_at: Timestamp) -> Acceptance<'_> {
         let now = format!("\"{}\"", accepted_at.to_rfc3339());
         let enrichment = format!("{}{now}{}", self.before_time, self.after_time);
@@ -68,14 +68,14 @@ impl Acceptor {
     }
 }
 
-/// Accepts the messages of one take, which all count as accepted at the same time.
+/// Accepts the messages of one round, which all get the same time of acceptance.
 #[derive(Clone, Debug)]
 pub struct Acceptance<'a> {
     acceptor: &'a Acceptor,
     accepted_at: Timestamp,
     /// The time of acceptance, as JSON.
     pub(super) now: String,
-    /// What ends the body of a usage record.
+    /// The end of a usage record's body.
     pub(super) enrichment: String,
 }
 
@@ -103,7 +103,7 @@ impl Acceptance<'_> {
             return Err(format!("too large: {} bytes, the limit is {limit}", raw.len()));
         }
         let text = std::str::from_utf8(raw)
-            .map_err(|error| format!("not UTF-8: a wrong byte at {}", error.valid_up_to()))?;
+            .map_err(|error| format!("not UTF-8: invalid byte at {}", error.valid_up_to()))?;
         if text.starts_with('\u{feff}') {
             return Err("not JSON: starts with a byte order mark".to_owned());
         }
@@ -148,11 +148,11 @@ impl Acceptance<'_> {
 /// What will be sent.
 pub(super) struct Body {
     pub(super) bytes: Vec<u8>,
-    /// How many of the message's bytes it begins with, if that is all but the closing brace.
+    /// How many of the message's bytes it begins with, if those are all except the closing brace.
     pub(super) verbatim: Option<usize>,
 }
 
-/// A message that was accepted, before all of it is put into one buffer.
+/// An accepted message, before it is assembled in one buffer.
 pub(super) struct Draft<'a> {
     pub(super) kind: Kind,
     pub(super) body: Body,

@@ -1,17 +1,17 @@
-//! Reads JSON text as the tokens it is made of, so that what needs no change can be sent on as it stands.
+//! Reads JSON text as tokens, so that unchanged parts can be forwarded verbatim.
 //!
 //! One pass, no recursion, no allocation: a level of nesting is one bit of a `u64`, which is also why the
 //! depth is limited to 64.
 
 use std::borrow::Cow;
 
-/// The deepest nesting that is accepted; the record's own object is level 1.
+/// The deepest nesting accepted; the record's own object is level 1.
 pub(crate) const MAX_DEPTH: u32 = 64;
 
-/// What JSON calls white space. (Unicode knows more of it; JSON does not.)
+/// White space by JSON's definition (Unicode has more).
 pub(super) const SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
-/// Why a text is not one JSON object.
+/// Why a text is not a single JSON object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Malformed {
     #[error("not JSON: {what} at byte {at}")]
@@ -22,7 +22,7 @@ pub(super) enum Malformed {
     NotAnObject(&'static str),
 }
 
-/// A JSON value as it stands in its text.
+/// A JSON value, verbatim from its text.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Token<'a> {
     /// The value's own bytes, quotes included.
@@ -34,7 +34,7 @@ pub(super) struct Token<'a> {
 }
 
 impl<'a> Token<'a> {
-    /// What it is, in words.
+    /// Its type, in words.
     pub(super) fn what(self) -> &'static str {
         match self.raw.as_bytes().first() {
             Some(b'{') => "an object",
@@ -50,7 +50,7 @@ impl<'a> Token<'a> {
         self.raw == "null"
     }
 
-    /// The string it holds; otherwise what it is instead.
+    /// Its string, or its type if it is not a string.
     pub(super) fn string(self) -> Result<Cow<'a, str>, &'static str> {
         if !self.raw.starts_with('"') {
             return Err(self.what());
@@ -64,7 +64,7 @@ impl<'a> Token<'a> {
         Ok(Cow::Borrowed(self.quoted()))
     }
 
-    /// What stands between the quotes.
+    /// The text between the quotes.
     fn quoted(self) -> &'a str {
         &self.raw[1..self.raw.len() - 1]
     }
@@ -186,7 +186,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The error for this place; a text that simply stops is called cut off.
+    /// The error for this position; a text that simply ends is "cut off".
     fn expected(&self, what: &'static str) -> Malformed {
         let what = if self.at >= self.bytes.len() { "cut off" } else { what };
         Malformed::Syntax { what, at: self.at }
@@ -196,7 +196,7 @@ impl<'a> Scanner<'a> {
     fn end(&mut self) -> Result<(), Malformed> {
         self.space();
         if self.at < self.bytes.len() {
-            return Err(self.expected("something follows the end"));
+            return Err(self.expected("trailing data"));
         }
         Ok(())
     }
@@ -288,7 +288,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// What stands before a value: its name in an object, nothing in an array.
+    /// Precedes a value: its name in an object, nothing in an array.
     fn begin_item(&mut self, object: bool) -> Result<(), Malformed> {
         if object {
             self.key()?;
@@ -312,7 +312,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// A string; says whether it has escapes.
+    /// A string; returns whether it has escapes.
     fn string(&mut self) -> Result<bool, Malformed> {
         self.at += 1;
         let mut escaped = false;
@@ -328,7 +328,7 @@ impl<'a> Scanner<'a> {
                     self.escape()?;
                 }
                 Some(0x20..) => self.at += 1,
-                _ => return Err(self.expected("a control character in a string")),
+                _ => return Err(self.expected("control character in a string")),
             }
         }
     }
@@ -344,7 +344,7 @@ impl<'a> Scanner<'a> {
                     }
                 }
             }
-            _ => return Err(self.expected("an escape that JSON does not know")),
+            _ => return Err(self.expected("unknown escape")),
         }
         self.at += 1;
         Ok(())

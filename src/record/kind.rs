@@ -25,7 +25,7 @@ impl Queue {
     }
 }
 
-/// What a record is. The numbers are persisted: never renumber.
+/// The kind of a record. The numbers are persisted: never renumber.
 #[derive(
     Clone,
     Copy,
@@ -53,7 +53,7 @@ pub enum Kind {
     /// A quota refresh request.
     #[serde(rename = "quota_refresh")]
     Quota = 4,
-    /// A lifecycle message whose event type could not be told. Only ever a dead letter.
+    /// A lifecycle message with an unknown event type. Only ever a dead letter.
     #[serde(rename = "session_lifecycle")]
     Lifecycle = 5,
 }
@@ -74,7 +74,7 @@ impl Kind {
         }
     }
 
-    /// The queue that such a record comes from.
+    /// The queue of such records.
     pub const fn queue(self) -> Queue {
         match self {
             Self::Usage => Queue::Usage,
@@ -83,7 +83,7 @@ impl Kind {
         }
     }
 
-    /// The name that goes into the idempotency key. Fixed for ever.
+    /// The name in the idempotency key. Fixed for ever.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Usage => "usage_record",

@@ -1,4 +1,4 @@
-//! Where the parts of a record lie in its buffer, and whether that can be true.
+//! The positions of a record's parts in its buffer, and their validation.
 
 use super::trace;
 
@@ -52,7 +52,7 @@ pub enum Original {
 
 /// A layout that does not fit its buffer: the storage it comes from is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the record's {0} is not where its layout says")]
+#[error("the record's {0} is not at the position its layout gives")]
 pub struct BadLayout(pub &'static str);
 
 impl Layout {

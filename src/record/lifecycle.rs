@@ -1,5 +1,5 @@
-//! Session lifecycle events. Their requests are written anew, with exactly the fields of the contract; what
-//! else a producer has to say travels in `metadata`.
+//! Session lifecycle events. Their requests are rewritten with exactly the fields of the contract; a producer's other data
+//! belongs in `metadata`.
 
 use super::accept::{Acceptance, Body, Draft};
 use super::json::{Malformed, Members, Token, write_member};
@@ -64,7 +64,7 @@ pub(super) fn draft<'a>(acceptance: &Acceptance<'_>, text: &'a str) -> Result<Dr
     compose(acceptance, kind, text, &found).map_err(|detail| Rejection { kind, detail })
 }
 
-/// What a message's event type says, also when the rest of the message is wrong.
+/// The kind from a message's event type, even if the rest of the message is invalid.
 fn kind_of(event_type: Option<Token<'_>>) -> Kind {
     match event_type.and_then(|token| token.string().ok()).as_deref() {
         Some(STARTED) => Kind::Started,

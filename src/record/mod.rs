@@ -1,4 +1,4 @@
-//! What a record is: its kinds, its bytes, its identity.
+//! Records: their kinds, bytes and identity.
 //!
 //! Everything here is pure: no clock, no I/O. A producer's bytes come in, a [`Record`] that will be
 //! sent unchanged on every attempt comes out, or a [`Rejection`] that says what is wrong with them.

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_integer_is_named() {
+    fn a_value_that_is_not_an_integer_is_named() {
         for (given, found) in [
             ("1e400", "a number of more than 400 digits"),
             ("1e99999999999999999999", "a number of more than 400 digits"),

@@ -64,7 +64,7 @@ pub(super) fn moment(token: Token<'_>) -> Result<Moment<'_>, &'static str> {
         }
     }
     let literal = number::literal(token).map_err(|found| match found {
-        "a string that is not a number" => "a string that is no time",
+        "a string that is not a number" => "a string that is not a time",
         found => found,
     })?;
     let instant = in_range(unix(&Decimal::of(&literal)))?;
@@ -147,21 +147,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_named() {
+    fn a_value_that_is_not_a_time_is_named() {
         for (raw, found) in [
-            (r#""""#, "a string that is no time"),
-            (r#""yesterday""#, "a string that is no time"),
-            (r#""2026-11-24""#, "a string that is no time"),
-            (r#""2026-11-24T12:00Z""#, "a string that is no time"),
-            (r#""2026-02-30T12:00:00Z""#, "a string that is no time"),
-            (r#""2026-11-24T24:00:00Z""#, "a string that is no time"),
-            (r#""2026-11-24T12:00:61Z""#, "a string that is no time"),
-            (r#""2026-11-24T12:00:00.Z""#, "a string that is no time"),
-            (r#""2026-11-24T12:00:00+0530""#, "a string that is no time"),
-            (r#""2026-11-24T12:00:00+24:00""#, "a string that is no time"),
-            (r#""2026-11-24T12:00:00−05:00""#, "a string that is no time"),
-            (r#"" 2026-11-24T12:00:00Z""#, "a string that is no time"),
-            (r#""2026-11-24T12:00:00ZZ""#, "a string that is no time"),
+            (r#""""#, "a string that is not a time"),
+            (r#""yesterday""#, "a string that is not a time"),
+            (r#""2026-11-24""#, "a string that is not a time"),
+            (r#""2026-11-24T12:00Z""#, "a string that is not a time"),
+            (r#""2026-02-30T12:00:00Z""#, "a string that is not a time"),
+            (r#""2026-11-24T24:00:00Z""#, "a string that is not a time"),
+            (r#""2026-11-24T12:00:61Z""#, "a string that is not a time"),
+            (r#""2026-11-24T12:00:00.Z""#, "a string that is not a time"),
+            (r#""2026-11-24T12:00:00+0530""#, "a string that is not a time"),
+            (r#""2026-11-24T12:00:00+24:00""#, "a string that is not a time"),
+            (r#""2026-11-24T12:00:00−05:00""#, "a string that is not a time"),
+            (r#"" 2026-11-24T12:00:00Z""#, "a string that is not a time"),
+            (r#""2026-11-24T12:00:00ZZ""#, "a string that is not a time"),
             (r#""0000-01-01T00:00:00Z""#, "a time outside the years 1 to 9999"),
             (r#""0001-01-01T00:00:00+01:00""#, "a time outside the years 1 to 9999"),
             (r#""9999-12-31T23:59:59-00:01""#, "a time outside the years 1 to 9999"),

@@ -112,7 +112,7 @@ impl Listener {
                                 connections.spawn(connection(stream, link, app.clone(), phase.clone()));
                             }
                             Err(error) => {
-                                tracing::warn!(%error, "a connection could not be accepted");
+                                tracing::warn!(%error, "cannot accept a connection");
                                 time::sleep(RETRY_DELAY).await;
                             }
                         },

@@ -5,7 +5,7 @@
 //!
 //! | `/sandbox/…` | |
 //! |---|---|
-//! | `GET`, `DELETE accounts` | what was received, processed, seen again, out of order; start anew |
+//! | `GET`, `DELETE accounts` | records received, processed, repeated, out of order; reset |
 //! | `GET seen?kind=&transaction_id=` | how often one record was seen, with which key, in which session; `kind` is `usage`, `started`, `completed` or `quota` |
 //! | `GET records?limit=` | the last bodies, the newest first |
 //! | `GET`, `PUT`, `PATCH weather` | read, replace, change the [`Weather`] |
@@ -72,7 +72,7 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 /// What `--help` says of `/sandbox/…`.
 const PATHS: &str = "\
 Paths of the sandbox itself, beside the ControlPlane's API; docs/sandbox.md has examples:
-  GET, DELETE /sandbox/accounts       What was processed, repeated, out of order; start anew
+  GET, DELETE /sandbox/accounts       Records processed, repeated, out of order; reset
   GET /sandbox/seen?kind=&transaction_id=
                                       How often one record was seen, and with which key
   GET /sandbox/records?limit=         The last bodies, the newest first
@@ -80,30 +80,31 @@ Paths of the sandbox itself, beside the ControlPlane's API; docs/sandbox.md has 
   GET, PUT /sandbox/link              The slow link of --link: read, set
   GET, DELETE /sandbox/servers        Registrations and heartbeats; forget them
   GET, POST /sandbox/commands         Commands and results; queue one (\"sign\": true signs it)
-  PUT, POST /sandbox/public-keys      The keys to hand out; sign with a new one
+  PUT, POST /sandbox/public-keys      Public keys to serve; sign with a new one
   GET /sandbox/openapi.json           The ControlPlane's API as OpenAPI";
 
 /// How the sandbox is set up.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_long_help = PATHS)]
 pub struct Args {
-    /// Where to listen; port 0 takes a free one
+    /// Address to listen on; port 0 takes a free one
     #[arg(long, default_value_t = DEFAULT_LISTEN, value_name = "ADDRESS")]
     pub listen: SocketAddr,
     /// Where to serve /sandbox/… as well, also while the `ControlPlane` is down
     #[arg(long, value_name = "ADDRESS")]
     pub control_listen: Option<SocketAddr>,
-    /// The X-API-Key to insist on; any credentials will do without it
+    /// The X-API-Key to require; without it, any credentials are accepted
     #[arg(long, value_name = "KEY")]
     pub api_key: Option<ApiKey>,
     /// Answer 404 to batches
     #[arg(long)]
     pub no_batch: bool,
-    /// The status of a record that was processed before
+    /// Status for a record that was processed before
     #[arg(long, value_enum, default_value_t)]
     pub duplicates: Duplicates,
-    /// Put a slow link in front of the port, like rtt=100ms,rate=10mbit; rtt is both ways, rate each way, queue
-    /// (default 256k) what waits of all connections each way, window (default 4m) what one has under way
+    /// Put a slow link in front of the port, like rtt=100ms,rate=10mbit: rtt is the round trip, rate applies each way, queue
+    /// (default 256k) limits the bytes queued each way for all connections, window (default 4m) the bytes in flight of one
+    /// connection
     #[arg(long, value_name = "LINK")]
     pub link: Option<LinkSettings>,
     /// Makes the injected faults reproducible
@@ -150,11 +151,11 @@ impl fmt::Debug for ApiKey {
 /// What a record that was processed before is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Duplicates {
-    /// 409: it is said to be a duplicate.
+    /// 409: reported as a duplicate.
     #[default]
     #[value(name = "409")]
     Conflict,
-    /// 200: as if it were new.
+    /// 200: answered as if it were new.
     #[value(name = "200")]
     Ok,
 }

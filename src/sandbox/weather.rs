@@ -18,22 +18,22 @@ use super::encoding::Encoding;
 #[serde(default, deny_unknown_fields)]
 #[command(next_help_heading = "Fault injection")]
 pub struct Weather {
-    /// Milliseconds that every answer takes, spent before anything is processed
+    /// Delay of every answer in milliseconds, before anything is processed
     #[arg(long, default_value_t, value_name = "MS")]
     pub latency_ms: u64,
-    /// Up to so many milliseconds more, at random
+    /// Random additional delay in milliseconds, up to this
     #[arg(long, default_value_t, value_name = "MS")]
     pub jitter_ms: u64,
-    /// Close the port and every connection: clients find nobody listening
+    /// Close the port and every connection, as if the process were down
     #[arg(long, requires = "control_listen")]
     pub down: bool,
-    /// Probability of a request that is taken and never answered
+    /// Probability that a request is read and never answered
     #[arg(long, default_value_t, value_name = "PROBABILITY")]
     pub hang: Probability,
-    /// Probability of a connection closed without an answer, nothing processed
+    /// Probability that a connection is closed without an answer and nothing is processed
     #[arg(long, default_value_t, value_name = "PROBABILITY")]
     pub reset: Probability,
-    /// Probability of a request that is processed, then its connection closed without an answer
+    /// Probability that a request is processed and its connection closed without an answer
     #[arg(long, default_value_t, value_name = "PROBABILITY")]
     pub lost_answer: Probability,
     /// Statuses to answer instead, with their probabilities, like 500=0.1,429=0.05
@@ -47,13 +47,13 @@ pub struct Weather {
     #[arg(long, value_delimiter = ',', value_name = "PREFIX,…")]
     #[serde(deserialize_with = "one_or_many")]
     pub refuse_transactions: Vec<String>,
-    /// What these are answered, each always the same of these [default: 422]
+    /// Statuses for those; each transaction always gets the same one [default: 422]
     #[arg(long, value_delimiter = ',', value_name = "STATUS,…")]
     pub refuse_with: Vec<Status>,
-    /// Probability of any record being refused, as by one of two backends: with --refuse-with too
+    /// Probability that any record is refused, as by one of two backends; uses --refuse-with
     #[arg(long, default_value_t, value_name = "PROBABILITY")]
     pub refuse_chance: Probability,
-    /// Probability of a batch being refused as a whole where one of its records would be, or by that chance
+    /// Probability that a batch with a record to be refused is refused as a whole, or one hit by --refuse-chance
     #[arg(long, default_value_t, value_name = "PROBABILITY")]
     pub refuse_batch: Probability,
     /// Prefixes of transaction ids that are always answered 500
@@ -64,43 +64,43 @@ pub struct Weather {
     #[arg(long, value_delimiter = ',', value_name = "PREFIX,…")]
     #[serde(deserialize_with = "one_or_many")]
     pub unknown_sessions: Vec<String>,
-    /// The one status that everything is answered with
+    /// One status to answer everything with
     #[arg(long)]
     pub always: Option<Status>,
     /// `Location` of every 3xx
     #[arg(long, value_parser = header_text, value_name = "URL")]
     #[serde(deserialize_with = "header_value")]
     pub location: Option<String>,
-    /// Probability, for each record of a batch, of failing by itself: `status` (500 where that is empty) then says
-    /// how, by its proportions, and no longer applies to batches as a whole
+    /// Probability, for each record of a batch, that it fails alone. Its status is drawn from --status (500 if that is
+    /// empty), which then no longer applies to whole batches
     #[arg(long, default_value_t, value_name = "PROBABILITY")]
     pub partial_batch: Probability,
-    /// Probability, for each record of a batch that is not taken, of a broken promise: those of its session behind it
-    /// are taken all the same, where they would be answered 424
+    /// Probability, for each record of a batch that is not accepted, that later records of its session are accepted although
+    /// they should be answered 424
     #[arg(long, default_value_t, value_name = "PROBABILITY")]
     pub break_batch_order: Probability,
-    /// Probability of a batch that is processed and whose answer names another `batch`, or another `count`
+    /// Probability that a batch is processed and its answer has another `batch` or `count`
     #[arg(long, default_value_t, value_name = "PROBABILITY")]
     pub foreign_batch: Probability,
-    /// Probability of a 200 that says `"success": false`, nothing processed
+    /// Probability of a 200 with `"success": false` and nothing processed
     #[arg(long, default_value_t, value_name = "PROBABILITY")]
     pub success_false: Probability,
-    /// What a 2xx answer holds instead of what it should; with --always, what every answer holds
+    /// Body of a 2xx answer instead of the right one; with --always, body of every answer
     #[arg(long)]
     pub bad_body: Option<BadBody>,
-    /// Probability of that [default: 1]
+    /// Probability of such a body [default: 1]
     #[arg(long, value_name = "PROBABILITY")]
     pub bad_body_chance: Option<Probability>,
-    /// Requests a second above which 429 is answered; 0 is no limit
+    /// Requests per second above which 429 is answered; 0: no limit
     #[arg(long, default_value_t, value_name = "REQUESTS")]
     pub capacity: u32,
     /// Content encodings of requests that are answered 415
     #[arg(long, value_delimiter = ',', value_name = "ENCODING,…")]
     pub refuse_encodings: Vec<Encoding>,
-    /// Do not say in answers which encodings are taken (`Accept-Encoding`)
+    /// Do not list the accepted encodings in answers (`Accept-Encoding`)
     #[arg(long)]
     pub hide_encodings: bool,
-    /// `Content-Encoding` of every answer, accepted or not: gzip, zstd, or a name that is only claimed
+    /// `Content-Encoding` of every answer, accepted or not: gzip, zstd, or any name, which is then only claimed
     #[arg(long, value_parser = header_text, value_name = "ENCODING")]
     #[serde(deserialize_with = "header_value")]
     pub answer_encoding: Option<String>,
@@ -117,7 +117,7 @@ pub enum BadBody {
     NotJson,
     /// One JSON object of 256 MiB.
     Huge,
-    /// It never ends.
+    /// A body that never ends.
     Endless,
 }
 

@@ -47,10 +47,10 @@ impl Secret {
         let text = read_text(path)?;
         let value = text.trim_end_matches(['\r', '\n']);
         if value.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty"));
         }
         if value.contains(SEPARATOR) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it holds a NUL character"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the file contains a NUL character"));
         }
         Ok(Self { value: value.to_owned(), source: SecretSource::File(path.to_owned()) })
     }
@@ -117,7 +117,7 @@ impl fmt::Display for Secret {
 /// Reads a small text file whole.
 pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     let bytes = read_small(path)?;
-    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8 text"))
 }
 
 /// Reads a small file whole. One that is too large, or that is none (a pipe would keep us waiting for its other end, and has
@@ -126,12 +126,12 @@ pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     let open_at_once = OFlags::NONBLOCK.bits().cast_signed();
     let file = File::options().read(true).custom_flags(open_at_once).open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
     let mut bytes = Vec::new();
     file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_MAX_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
     }
     Ok(bytes)
 }

@@ -122,7 +122,7 @@ pub enum LogError {
         source: io::Error,
     },
     /// There is one already.
-    #[error("this process has a log already")]
+    #[error("the log of this process is already set up")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
 }
 
@@ -147,14 +147,14 @@ impl LogLevel {
         let before = self.get();
         if level > before {
             // Before it silences itself.
-            tracing::warn!(level = level.label(), before = before.label(), "the log's level is raised");
+            tracing::warn!(level = level.label(), before = before.label(), "log level raised");
         }
         if self.0.swap(level as u8, Ordering::Relaxed) != level as u8 {
             // Each place that logs remembers whether it is wanted.
             tracing::callsite::rebuild_interest_cache();
         }
         if level < before {
-            tracing::warn!(level = level.label(), before = before.label(), "the log's level is lowered");
+            tracing::warn!(level = level.label(), before = before.label(), "log level lowered");
         }
     }
 }

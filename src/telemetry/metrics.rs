@@ -50,11 +50,11 @@ pub struct Metrics {
     pub stream_trimmed: IntCounterVec,
     /// 1 while the `ControlPlane` answers.
     pub control_plane_connection: IntGaugeVec,
-    /// Attempts that will be made again, by reason.
+    /// Failed attempts that will be retried, by reason.
     pub retries: IntCounterVec,
     /// 2xx answers that the `ControlPlane` cannot have given.
     pub foreign_answers: IntCounter,
-    /// Batches of which a record was taken behind one of its session that was not.
+    /// Batches in which the ControlPlane accepted a record although an earlier one of the same session had failed.
     pub order_breaches: IntCounter,
     /// Requests by endpoint and status code, or the failure's name.
     pub requests: IntCounterVec,
@@ -62,15 +62,15 @@ pub struct Metrics {
     pub request_seconds: HistogramVec,
     /// From acceptance to settlement.
     pub delivery_latency: HistogramVec,
-    /// One commit of the outbox, barrier included.
+    /// Duration of one commit of the outbox, fsync included.
     pub commit_seconds: Histogram,
     /// 0 up, 1 probing, 2 down.
     pub link_state: IntGaugeVec,
     /// Why the link is down.
     pub link_trouble: IntGaugeVec,
-    /// Requests a second; 0: no limit.
+    /// Limit of requests per second; 0: no limit.
     pub rate_limit: IntGauge,
-    /// Bytes a second that requests may take of the link; 0: no limit.
+    /// Limit of bytes per second on the link; 0: no limit.
     pub bandwidth_limit: IntGauge,
     /// Bytes on the sockets to the `ControlPlane`, by direction.
     pub link_bytes: IntCounterVec,
@@ -78,11 +78,11 @@ pub struct Metrics {
     pub paused: IntGauge,
     /// 1 while the `ControlPlane` knows this server.
     pub registered: IntGauge,
-    /// The most requests in flight just now.
+    /// Current limit of requests in flight.
     pub concurrency: IntGaugeVec,
-    /// Bytes a second that the link carries, as estimated.
+    /// Estimated bytes per second that the link carries.
     pub link_rate: prometheus::Gauge,
-    /// The link's shortest round trip of late, in seconds.
+    /// Shortest recent round trip of the link, in seconds.
     pub link_round_trip: prometheus::Gauge,
     /// Commands of the `ControlPlane`, by type and by how they ended.
     pub commands: IntCounterVec,
@@ -95,7 +95,8 @@ fn named(name: &str, help: &str) -> Opts {
 }
 
 fn commit_seconds() -> prometheus::Result<Histogram> {
-    let (name, help) = ("dataplane_outbox_commit_seconds", "One commit of the outbox, barrier included");
+    let (name, help) =
+        ("dataplane_outbox_commit_seconds", "Duration of one commit of the outbox, fsync included");
     Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()))
 }
 
@@ -140,7 +141,7 @@ impl Metrics {
         registry.register(Box::new(commit_seconds.clone()))?;
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let admin_refused =
-            IntCounter::new("dataplane_admin_refused_total", "Requests to /admin without the token")?;
+            IntCounter::new("dataplane_admin_refused_total", "Requests to /admin without a valid token")?;
         registry.register(Box::new(admin_refused.clone()))?;
         let build = gauge("dataplane_build_info", "Version of this agent", &["version", "commit"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), COMMIT.unwrap_or("unknown")]).set(1);
@@ -159,7 +160,7 @@ impl Metrics {
             redis_connection: gauge("redis_connection_status", "1 while Redis answers", &["server_id"])?,
             redis_failures: counter(
                 "dataplane_redis_failures_total",
-                "What ended the conversation with Redis, or is refused in it",
+                "Redis failures: what ended the conversation, or which command was refused and why",
                 &["reason"],
             )?,
             stream_trimmed: counter(
@@ -172,14 +173,14 @@ impl Metrics {
                 "1 while the ControlPlane answers",
                 &["server_id"],
             )?,
-            retries: counter("dataplane_retries_total", "Attempts that will be made again", &["reason"])?,
+            retries: counter("dataplane_retries_total", "Attempts that will be retried", &["reason"])?,
             foreign_answers: count(
                 "dataplane_foreign_answers_total",
-                "2xx answers that the ControlPlane cannot have given: a captive portal's, a proxy's, another host's",
+                "2xx answers that no ControlPlane gives: from a captive portal, a proxy or another host",
             )?,
             order_breaches: count(
                 "dataplane_batch_order_breaches_total",
-                "Batches of which a record was taken behind one of its session that was not",
+                "Batches in which the ControlPlane accepted a record although an earlier one of the same session had failed",
             )?,
             requests: counter(
                 "dataplane_control_plane_requests_total",
@@ -194,7 +195,7 @@ impl Metrics {
             )?,
             delivery_latency: histogram(
                 "dataplane_delivery_latency_seconds",
-                "From acceptance to the answer that ends it",
+                "Time from acceptance to the final answer",
                 DELIVERY_SECONDS,
                 &["kind"],
             )?,
@@ -205,33 +206,33 @@ impl Metrics {
                 "1 while the link is down for this reason",
                 &["reason"],
             )?,
-            rate_limit: single("dataplane_drain_rate_limit", "Requests a second; 0: no limit")?,
+            rate_limit: single("dataplane_drain_rate_limit", "Limit of requests per second; 0: no limit")?,
             bandwidth_limit: single(
                 "dataplane_drain_bandwidth_limit",
-                "Bytes a second that requests may take of the link; 0: no limit",
+                "Limit of bytes per second on the link; 0: no limit",
             )?,
             link_bytes: counter(
                 "dataplane_link_bytes_total",
-                "Bytes on the sockets to the ControlPlane, sent and received",
+                "Bytes sent and received on the sockets to the ControlPlane",
                 &["direction"],
             )?,
             paused: single(
                 "dataplane_drain_paused",
-                "1 while the sender is paused, or held back for an export",
+                "1 while the sender is paused, by an operator or by an export",
             )?,
             registered: single("dataplane_server_registered", "1 while the ControlPlane knows this server")?,
             link_rate: measured(
                 "dataplane_link_rate_bytes",
-                "Bytes a second that the link carries, as estimated",
+                "Estimated bytes per second that the link carries",
             )?,
             link_round_trip: measured(
                 "dataplane_link_round_trip_seconds",
-                "The link's shortest round trip of late",
+                "Shortest recent round trip of the link",
             )?,
-            concurrency: gauge("dataplane_drain_concurrency", "The most requests in flight just now", &[])?,
+            concurrency: gauge("dataplane_drain_concurrency", "Current limit of requests in flight", &[])?,
             commands: counter(
                 "dataplane_commands_total",
-                "Commands of the ControlPlane",
+                "Commands from the ControlPlane",
                 &["type", "outcome"],
             )?,
             admin_refused,
@@ -334,13 +335,13 @@ fn other_families(moment: &Moment) -> [MetricFamily; 2] {
     [
         family(
             "dataplane_clock_skew_seconds",
-            "By how much the ControlPlane's clock is ahead of this machine's; 0 up to five seconds",
+            "Seconds by which the ControlPlane's clock is ahead of this machine's; 0 up to five seconds",
             MetricType::GAUGE,
             vec![(Vec::new(), moment.clock_skew_seconds)],
         ),
         family(
             "dataplane_credential_expiry_timestamp_seconds",
-            "When a certificate, or an API key that is a JWT, ends",
+            "When a certificate, or an API key that is a JWT, expires",
             MetricType::GAUGE,
             expiries,
         ),

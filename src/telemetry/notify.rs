@@ -26,7 +26,7 @@ impl Notify {
         match std::env::var_os("NOTIFY_SOCKET") {
             Some(address) => Self::to(&address, watchdog.as_deref()).unwrap_or_else(|error| {
                 // One that is left over from elsewhere is no reason not to work.
-                tracing::warn!(%error, "NOTIFY_SOCKET: systemd cannot be told how the agent is");
+                tracing::warn!(%error, "NOTIFY_SOCKET: cannot notify systemd");
                 Self::default()
             }),
             None => Self::default(),
@@ -76,8 +76,8 @@ impl Notify {
         let Some(socket) = &self.socket else { return };
         match tokio::time::timeout(SENT_WITHIN, socket.send(state.as_bytes())).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::debug!(%error, state, "systemd could not be told"),
-            Err(_) => tracing::debug!(state, "systemd does not listen"),
+            Ok(Err(error)) => tracing::debug!(%error, state, "cannot notify systemd"),
+            Err(_) => tracing::debug!(state, "systemd does not read notifications"),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Goal: the status page and both pages of documentation work in a real browser, on a telephone and on a desk, by day and by
-//! night, and ask nothing of any other host. `make test-browser` sees to the browser.
+//! Goal: the status page and both API pages work in a real browser, at phone and desktop width, light and dark, and contact no
+//! other host. `make test-browser` provides the browser.
 //!
-//! Every test ends with the account of what the browser asked for and of what its console said.
+//! Most tests end by checking the browser's requests and its console.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -54,11 +54,11 @@ async fn keep_picture(browser: &Browser, window: Window) {
 async fn darkness(browser: &Browser) -> u64 {
     let colour = "getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).map(Number)";
     let colour: Vec<f64> = serde_json::from_value(browser.eval(colour).await).expect("a colour");
-    // One that nobody has painted is white.
+    // An unpainted background is white.
     if colour.get(3) == Some(&0.0) { 0 } else { 255 - colour[0] as u64 }
 }
 
-async fn bury(stage: &mut Stage, messages: &[Vec<u8>], dead: u64) {
+async fn push_until_dead(stage: &mut Stage, messages: &[Vec<u8>], dead: u64) {
     stage.redis.push(USAGE, messages).await;
     until("dead letters are there", async || {
         (stage.agent.health().await?["outbox"]["dead_letters"] == dead).then_some(())
@@ -95,7 +95,7 @@ async fn the_page_fits_every_window_and_follows_the_agent() {
 }
 
 #[tokio::test]
-async fn the_page_tells_what_is_wrong_and_when_the_agent_is_away() {
+async fn the_page_shows_problems_and_when_the_agent_is_unreachable() {
     let mut stage =
         Stage::set_with(&[("CONTROL_PLANE_INITIAL_ERROR_DELAY", "20"), ("CONTROL_PLANE_MAX_BACKOFF", "60")])
             .await;
@@ -116,21 +116,23 @@ async fn the_page_tells_what_is_wrong_and_when_the_agent_is_away() {
     assert_quiet(&browser, &stage).await;
 
     stage.agent.kill();
-    browser.until("document.querySelector('#status').textContent === 'agent away'").await;
-    browser.until("/no word since .*trying again/.test(document.querySelector('#stream').textContent)").await;
+    browser.until("document.querySelector('#status').textContent === 'agent unreachable'").await;
+    browser
+        .until("/no update since .*reconnecting/.test(document.querySelector('#stream').textContent)")
+        .await;
     stage.sandbox.weather(json!({})).await;
     stage.agent.start();
     stage.agent.ready().await;
     browser.until("document.querySelector('#stream').textContent === 'live'").await;
     browser.until("document.querySelector('#status').textContent === 'healthy'").await;
-    // While it was away the browser's console said that it did not answer: that is so.
+    // The console reports the failed connections of the time without an agent, and nothing else.
     let said = browser.console().await;
     assert!(said.iter().all(|line| line.contains("/events") && line.contains("ERR_")), "{said:?}");
     browser.quit().await;
 }
 
 #[tokio::test]
-async fn dead_letters_are_looked_into_replayed_and_dropped_with_the_token() {
+async fn dead_letters_are_viewed_replayed_and_dropped_with_the_token() {
     let mut stage = Stage::set_with(&[("ADMIN_TOKEN", TOKEN)]).await;
     let browser = Browser::start().await;
     stage.sandbox.weather(json!({"refuse_transactions": ["usage-bad"]})).await;
@@ -138,16 +140,16 @@ async fn dead_letters_are_looked_into_replayed_and_dropped_with_the_token() {
     markup["note"] =
         "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">".into();
     let raw = b"<script>document.title='taken'</script>".to_vec();
-    bury(&mut stage, &[markup.to_string().into_bytes(), raw], 2).await;
+    push_until_dead(&mut stage, &[markup.to_string().into_bytes(), raw], 2).await;
     browser.open(&stage.agent.url("/")).await;
     browser.until("document.querySelector('#kept').textContent === '2'").await;
     browser.until("document.querySelector('[data-reason=refused]').textContent === '1'").await;
 
-    // The wrong token opens nothing.
+    // A wrong token unlocks nothing.
     browser.until("!document.querySelector('#unlock').hidden").await;
     browser.fill("#token", "wrong").await;
     browser.click("#unlock button").await;
-    browser.until("/not the token/.test(document.querySelector('#message').textContent)").await;
+    browser.until("/Wrong admin token/.test(document.querySelector('#message').textContent)").await;
     assert_eq!(browser.eval("document.querySelector('#opened').hidden").await, json!(true));
     let said = browser.console().await;
     assert!(said.iter().all(|line| line.contains("401")), "{said:?}");
@@ -179,19 +181,19 @@ async fn dead_letters_are_looked_into_replayed_and_dropped_with_the_token() {
     browser.click("#list button").await;
     browser.until("document.querySelector('#letter').open").await;
     browser.click("#replay").await;
-    browser.until("/is a record again/.test(document.querySelector('#message').textContent)").await;
+    browser.until("/Dead letter \\d+ replayed/.test(document.querySelector('#message').textContent)").await;
     until("it is delivered", async || {
         (stage.sandbox.accounts().await.kind("usage", "processed") == 1).then_some(())
     })
     .await;
 
-    // The other one is dropped, once one is sure.
+    // The other one is dropped after a confirmation.
     browser.eval("(() => { const s = document.querySelector('#reason'); s.value = ''; s.dispatchEvent(new Event('change')); })()").await;
     browser.until("document.querySelectorAll('#list tr').length === 1 && document.querySelector('#list').textContent.includes('invalid')").await;
     browser.click("#select-found").await;
     browser.until("document.querySelector('#selected').textContent === '1 selected'").await;
     browser.click("#drop-selected").await;
-    assert_eq!(browser.text("#sure-text").await, "1 dead letter will be gone for good.");
+    assert_eq!(browser.text("#sure-text").await, "Delete 1 dead letter permanently?");
     browser.click("#sure-no").await;
     assert_eq!(stage.agent.health().await.expect("it answers")["outbox"]["dead_letters"], 1);
     browser.click("#drop-selected").await;
@@ -212,14 +214,14 @@ async fn dead_letters_are_looked_into_replayed_and_dropped_with_the_token() {
 }
 
 #[tokio::test]
-async fn many_dead_letters_are_searched_selected_over_pages_and_handled_as_they_were_confirmed() {
+async fn many_dead_letters_are_searched_and_selected_across_pages_and_only_the_confirmed_ones_are_handled() {
     let mut stage = Stage::set_with(&[("ADMIN_TOKEN", TOKEN)]).await;
     let browser = Browser::start().await;
     browser.resize(Window::ALL[0]).await;
     stage.sandbox.weather(json!({"refuse_transactions": ["usage-bad"]})).await;
     let bad = (0..3).map(|n| load::usage("bad", n).into_bytes());
     let raw = (0..120).map(|n| format!("no record {n}").into_bytes());
-    bury(&mut stage, &raw.chain(bad).collect::<Vec<_>>(), 123).await;
+    push_until_dead(&mut stage, &raw.chain(bad).collect::<Vec<_>>(), 123).await;
     stage.sandbox.weather(json!({})).await;
     browser.open(&stage.agent.url("/")).await;
     browser.until("!document.querySelector('#unlock').hidden").await;
@@ -235,12 +237,12 @@ async fn many_dead_letters_are_searched_selected_over_pages_and_handled_as_they_
         browser.until(&format!("document.querySelector('#message').textContent === {}", json!(told))).await;
     };
 
-    // A page after the other; what was selected stays.
+    // Page by page; the selection stays.
     rows(50).await;
     browser.click("#select-page").await;
     selected("50 selected").await;
     browser.click("#next").await;
-    browser.until("document.querySelector('#page-number').textContent === 'page 2'").await;
+    browser.until("document.querySelector('#page-number').textContent === 'Page 2'").await;
     selected("50 selected").await;
     browser.click("#list tr:nth-child(2) input").await;
     selected("51 selected").await;
@@ -250,10 +252,10 @@ async fn many_dead_letters_are_searched_selected_over_pages_and_handled_as_they_
     browser.click("#previous").await;
     browser.until("document.querySelector('#select-page').indeterminate").await;
 
-    // Another search has another selection; every word counts, and none is broken.
+    // A new search clears the selection; all words must match, and no word is broken across lines.
     browser.fill("#find", "USAGE-BAD 422").await;
     rows(3).await;
-    selected("none selected").await;
+    selected("None selected").await;
     assert_eq!(browser.eval("document.querySelector('#drop-selected').disabled").await, json!(true));
     assert_eq!(browser.eval(include_str!("broken.js")).await, json!([]));
     assert_fits(&browser, Window::ALL[0]).await;
@@ -269,7 +271,7 @@ async fn many_dead_letters_are_searched_selected_over_pages_and_handled_as_they_
     browser.click("#replay-selected").await;
     assert_eq!(
         browser.text("#sure-text").await,
-        "3 dead letters will be sent again, as far as they are records."
+        "Replay 3 dead letters? Those that are not valid records are skipped."
     );
     assert_eq!(browser.text("#sure-yes").await, "Replay 3");
     browser.click("#sure-yes").await;
@@ -290,7 +292,7 @@ async fn many_dead_letters_are_searched_selected_over_pages_and_handled_as_they_
     message("119 dropped.").await;
     rows(1).await;
     assert_eq!(stage.agent.health().await.expect("it answers")["outbox"]["dead_letters"], 1);
-    // On a telephone the same fits.
+    // The same fits a phone.
     browser.resize(Window::ALL[2]).await;
     assert_fits(&browser, Window::ALL[2]).await;
     for window in [Window::ALL[2], Window::ALL[3]] {
@@ -302,7 +304,7 @@ async fn many_dead_letters_are_searched_selected_over_pages_and_handled_as_they_
 }
 
 #[tokio::test]
-async fn charts_go_on_after_a_restart_say_their_span_and_have_gaps() {
+async fn charts_continue_after_a_restart_show_their_span_and_have_gaps() {
     let mut stage = Stage::set_with(&[("ADMIN_TOKEN", TOKEN)]).await;
     let browser = Browser::start().await;
     restart_with_history(&mut stage).await;
@@ -320,7 +322,7 @@ async fn charts_go_on_after_a_restart_say_their_span_and_have_gaps() {
     stage.sandbox.weather(json!({"refuse_transactions": ["usage-cust-17"]})).await;
     let messages =
         (0..5).map(|n| load::usage("cust-17", n).into_bytes()).chain([b"{\"request_count\":0}".to_vec()]);
-    bury(&mut stage, &messages.collect::<Vec<_>>(), 6).await;
+    push_until_dead(&mut stage, &messages.collect::<Vec<_>>(), 6).await;
     browser.fill("#token", TOKEN).await;
     browser.keys(ENTER).await;
     browser.until("document.querySelectorAll('#list tr').length === 6").await;
@@ -357,10 +359,10 @@ async fn restart_with_history(stage: &mut Stage) {
 }
 
 #[tokio::test]
-async fn what_is_wrong_leads_to_its_section_of_the_runbook() {
+async fn problems_link_to_their_section_of_the_runbook() {
     let mut stage = Stage::set().await;
     let browser = Browser::start().await;
-    bury(&mut stage, &[b"no record".to_vec()], 1).await;
+    push_until_dead(&mut stage, &[b"no record".to_vec()], 1).await;
     browser.open(&stage.agent.url("/")).await;
     browser.until("document.querySelector('[data-help=dead_letters] a')").await;
     stage.sandbox.weather(json!({"status": {"401": 1.0}})).await;
@@ -389,7 +391,7 @@ async fn what_is_wrong_leads_to_its_section_of_the_runbook() {
 async fn the_keyboard_alone_is_enough() {
     let mut stage = Stage::set_with(&[("ADMIN_TOKEN", TOKEN)]).await;
     let browser = Browser::start().await;
-    bury(&mut stage, &[b"no record".to_vec()], 1).await;
+    push_until_dead(&mut stage, &[b"no record".to_vec()], 1).await;
     browser.resize(Window::ALL[0]).await;
     browser.open(&stage.agent.url("/")).await;
     browser.until("!document.querySelector('#unlock').hidden").await;
@@ -421,11 +423,11 @@ async fn the_keyboard_alone_is_enough() {
     browser.until("document.querySelector('#letter').open && document.activeElement.id === 'replay'").await;
     reach("#drop").await;
     browser.keys(ENTER).await;
-    // What cannot be undone begins at No.
+    // A confirmation starts with the focus on Cancel.
     browser.until("document.querySelector('#sure').open && document.activeElement.id === 'sure-no'").await;
     reach("#sure-yes").await;
     browser.keys(ENTER).await;
-    browser.until("/is dropped/.test(document.querySelector('#message').textContent)").await;
+    browser.until("/Dead letter \\d+ dropped/.test(document.querySelector('#message').textContent)").await;
     assert_eq!(stage.agent.health().await.expect("it answers")["outbox"]["dead_letters"], 0);
     assert_quiet(&browser, &stage).await;
     browser.quit().await;
@@ -448,12 +450,12 @@ async fn every_control_has_a_name_and_every_text_enough_contrast() {
 }
 
 #[tokio::test]
-async fn both_readers_of_the_description_render_by_themselves() {
+async fn swagger_ui_and_redoc_render_without_other_hosts() {
     let stage = Stage::set().await;
     let browser = Browser::start().await;
     for window in Window::ALL {
         for (path, text) in
-            [("/docs", "/admin/dead-letters/replay"), ("/redoc", "Makes records of dead letters again")]
+            [("/docs", "/admin/dead-letters/replay"), ("/redoc", "Replays dead letters as records")]
         {
             browser.resize(window).await;
             browser.open(&stage.agent.url(path)).await;

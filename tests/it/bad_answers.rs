@@ -255,7 +255,7 @@ async fn a_command_of_megabytes_is_refused_and_those_around_it_are_carried_out()
     }
     let refused = result("huge").await;
     assert_eq!(refused["success"], false);
-    assert!(refused["error_message"].as_str().expect("why").contains("larger than"), "{refused}");
+    assert!(refused["error_message"].as_str().expect("why").contains("too large"), "{refused}");
     let peak = memory_mib(agent.pid(), "VmHWM");
     assert!(peak < MEMORY_MIB, "{peak} MiB");
 }

@@ -56,7 +56,7 @@ async fn all_is_well_before_the_start_and_beside_a_running_agent() {
     let said = stage.agent.command(&[], &CHECK).await;
     assert_eq!(said.code, 0, "{said:?}");
     assert!(of(&said, "outbox")["says"].as_str().expect("words").contains("a running agent has it"));
-    assert!(of(&said, "server_id")["says"].as_str().expect("words").contains("is this agent"));
+    assert!(of(&said, "server_id")["says"].as_str().expect("words").contains("in use by this agent"));
     let left: i64 =
         redis::cmd("PTTL").arg(lease).query_async(&mut stage.redis.connection()).await.expect("a time");
     assert!(left <= 10_000, "the lease is left as it was: {left}");
@@ -83,7 +83,7 @@ async fn each_fault_of_redis_is_told_apart() {
     redis.run(redis::cmd("SET").arg("queue:quota_refresh").arg("text")).await;
     redis.run(redis::cmd("LPUSH").arg("queue:usage_records").arg("{}")).await;
     let mixed = agent.command(&[], &CHECK).await;
-    assert_failed(&mixed, "redis_queues", "queue:quota_refresh is a string, where a list belongs");
+    assert_failed(&mixed, "redis_queues", "queue:quota_refresh is a string, but must be a list");
     assert_eq!(redis.len(USAGE).await, 1, "what waits is left alone");
     redis.run(redis::cmd("DEL").arg("queue:quota_refresh")).await;
 
@@ -156,7 +156,7 @@ async fn each_fault_of_the_control_plane_is_told_apart() {
     assert!(!wrong.out.contains("another-key"), "{wrong:?}");
     for (url, part) in [
         (format!("http://127.0.0.1:{}", free_port()), "no connection"),
-        ("http://no-such-host.invalid".to_owned(), "cannot be resolved"),
+        ("http://no-such-host.invalid".to_owned(), "cannot resolve the host name"),
         (sandbox.url.replace("http://", "https://"), "TLS"),
     ] {
         let said = agent.command(&[("CONTROL_PLANE_URL", &url)], &CHECK).await;
@@ -165,7 +165,7 @@ async fn each_fault_of_the_control_plane_is_told_apart() {
     let elsewhere = Scripted::start(|_| StatusCode::NOT_FOUND.into_response()).await;
     // That answers to whatever is about servers: the other question is not found.
     let said = agent.command(&[("CONTROL_PLANE_URL", &elsewhere.url)], &CHECK).await;
-    assert_failed(&said, "credentials", "not what a ControlPlane says");
+    assert_failed(&said, "credentials", "unexpected answer");
     let moved =
         Scripted::start(|_| (StatusCode::FOUND, [("location", "http://127.0.0.1:1")]).into_response()).await;
     assert_failed(
@@ -174,10 +174,10 @@ async fn each_fault_of_the_control_plane_is_told_apart() {
         "redirect",
     );
     for (status, body, part) in [
-        (StatusCode::OK, "<html>Sign in</html>", "not as a ControlPlane does"),
-        (StatusCode::OK, "", "not as a ControlPlane does"),
-        (StatusCode::OK, r#"{"data":{"transaction_id":"another"}}"#, "to another request"),
-        (StatusCode::METHOD_NOT_ALLOWED, "{}", "the way there is wrong"),
+        (StatusCode::OK, "<html>Sign in</html>", "not a ControlPlane's"),
+        (StatusCode::OK, "", "not a ControlPlane's"),
+        (StatusCode::OK, r#"{"data":{"transaction_id":"another"}}"#, "belongs to another request"),
+        (StatusCode::METHOD_NOT_ALLOWED, "{}", "the URL or a hop on the way is wrong"),
     ] {
         let portal = Scripted::start_all(move |_| (status, body).into_response()).await;
         let said = agent.command(&[("CONTROL_PLANE_URL", &portal.url)], &CHECK).await;
@@ -207,7 +207,7 @@ async fn a_proxy_on_the_way_is_named_without_its_credentials() {
     assert!(plane["advice"].as_str().expect("what to do").contains("NO_PROXY"), "{plane}");
     // NO_PROXY counts with its port.
     let straight = agent.command(&[("NO_PROXY", "cp.invalid:8080")], &CHECK).await;
-    assert_failed(&straight, "control_plane", "cannot be resolved");
+    assert_failed(&straight, "control_plane", "cannot resolve the host name");
     assert!(!of(&straight, "control_plane")["says"].as_str().expect("words").contains("proxy"));
 
     let printed = agent.command(&[("NO_PROXY", "other:8080")], &["check", "--print"]).await;
@@ -224,7 +224,7 @@ async fn a_proxy_on_the_way_is_named_without_its_credentials() {
 
 #[tokio::test]
 async fn every_line_about_a_link_that_is_down_names_the_proxy() {
-    const LINES: [&str; 2] = ["does not register this server", "the link to the ControlPlane is down"];
+    const LINES: [&str; 2] = ["refuses to register this server", "the link to the ControlPlane is down"];
     let proxy = Scripted::start_all(|_| "<html>log in</html>".into_response()).await;
     let redis = RedisServer::start().await;
     let mut agent = Agent::new(&redis, "http://cp.invalid:8080");

@@ -31,7 +31,7 @@ async fn post(agent: &Agent, path: &str) -> Value {
 }
 
 async fn depth_is(agent: &Agent, depth: u64) {
-    until(&format!("{depth} records wait"), async || {
+    until(&format!("{depth} records waiting"), async || {
         (agent.health().await?["outbox"]["depth"] == depth).then_some(())
     })
     .await;
@@ -116,8 +116,12 @@ async fn every_verb_says_the_same_of_a_running_agent_as_of_a_stopped_one() {
     assert_eq!(replayed.json()["replayed"], json!([2, 3]));
     let dropped = stage.agent.command(&[], &["dead-letters", "drop", "--all", "--yes", "--json"]).await;
     assert_eq!(dropped.json()["dropped"], 1);
-    stage.agent.command(&[], &["dead-letters", "show", "4"]).await.assert_failed("there is no dead letter 4");
-    stage.agent.command(&[], &["outbox", "show", "99999"]).await.assert_failed("no record with number 99999");
+    stage.agent.command(&[], &["dead-letters", "show", "4"]).await.assert_failed("no dead letter 4");
+    stage
+        .agent
+        .command(&[], &["outbox", "show", "99999"])
+        .await
+        .assert_failed("no waiting record with number 99999");
     stage.drained().await;
     assert_eq!(stage.sandbox.accounts().await.processed(), pushed + 3);
     stage.agent.metrics().await.assert_conserved();
@@ -132,7 +136,7 @@ async fn what_is_in_the_way_is_said_with_what_to_do() {
     no_token.assert_failed("in use by a running agent");
     no_token.assert_failed("set ADMIN_TOKEN here");
     let wrong = agent.command(&[("ADMIN_TOKEN", "not-that-token-at-all")], &stats).await;
-    wrong.assert_failed("another ADMIN_TOKEN");
+    wrong.assert_failed("wrong admin token");
     assert!(!wrong.err.contains("not-that-token-at-all"), "{wrong:?}");
     // From a file, as configured or as named.
     let file = agent.dir().join("token");
@@ -144,32 +148,32 @@ async fn what_is_in_the_way_is_said_with_what_to_do() {
 
     let free = super::harness::free_port().to_string();
     let nobody = agent.command(&[("SERVER_PORT", &free)], &stats).await;
-    nobody.assert_failed("nobody answers at");
+    nobody.assert_failed("no agent answers at");
     agent
         .command(&[], &["outbox", "stats", "--url", &format!("http://127.0.0.1:{free}")])
         .await
-        .assert_failed("nobody answers at");
+        .assert_failed("no agent answers at");
     agent
         .command(&[], &["outbox", "stats", "--url", "no address"])
         .await
-        .assert_failed("no address of an agent");
+        .assert_failed("is not an agent's address");
     let other = Scripted::start(|_| axum::response::IntoResponse::into_response("{\"hello\":1}")).await;
     agent
         .command(&[], &["outbox", "stats", "--url", &other.url])
         .await
-        .assert_failed("is no dataplane-agent");
+        .assert_failed("is not a dataplane-agent");
     // Not even its /admin was asked: a token goes to nobody but an agent.
     assert!(other.received().iter().all(|request| !request.headers.contains_key("authorization")));
 
     let off = Stage::set().await;
-    off.agent.command(&[("ADMIN_TOKEN", TOKEN)], &stats).await.assert_failed("has no /admin");
-    off.agent.command(&[], &stats).await.assert_failed("has no /admin");
+    off.agent.command(&[("ADMIN_TOKEN", TOKEN)], &stats).await.assert_failed("is off: set ADMIN_TOKEN");
+    off.agent.command(&[], &stats).await.assert_failed("is off: set ADMIN_TOKEN");
 
     // The agent at that port has another outbox than the folder that is locked.
     let port = stage.agent.url("");
     let port = port.rsplit(':').next().expect("a port");
     let strange = off.agent.command(&[("ADMIN_TOKEN", TOKEN), ("SERVER_PORT", port)], &stats).await;
-    strange.assert_failed("has another outbox");
+    strange.assert_failed("uses another outbox");
     assert_eq!(agent.command(&[], &["outbox", "stats", "--url", "x", "--outbox-dir", "y"]).await.code, 2);
 }
 
@@ -334,7 +338,7 @@ async fn a_page_is_given_until_it_is_confirmed_and_counts_once() {
     post(&stage.agent, "/admin/drain/pause").await;
     post(&stage.agent, "/admin/drain/resume").await;
     let health = stage.agent.health().await.expect("health");
-    assert_eq!(health["components"]["drain"]["reason"], "what waits is being exported");
+    assert_eq!(health["components"]["drain"]["reason"], "export in progress");
     let (status, again) = ask(&stage.agent, Method::GET, &format!("{path}/page"), None).await;
     assert_eq!((status, again.lines().count()), (200, first), "the same page");
     assert_eq!(
@@ -349,7 +353,7 @@ async fn a_page_is_given_until_it_is_confirmed_and_counts_once() {
         assert_eq!((status, said), (200, json!({"exported": first, "dead_letters": 0})));
     }
     let (status, _) = ask(&stage.agent, Method::POST, &confirm, Some(json!({"page": 3}))).await;
-    assert_eq!(status, 422, "that was not given out");
+    assert_eq!(status, 422, "this page was never served");
     assert_eq!(stage.agent.metrics().await.sum("dataplane_exported_total", &[]) as usize, first);
     // The next page was read and is dropped: what is in it goes the usual way.
     ask(&stage.agent, Method::GET, &format!("{path}/page"), None).await;
@@ -382,7 +386,7 @@ async fn an_export_that_stops_half_way_says_what_has_left_the_agent() {
     };
     let (facts, err) = export(1, "nothing").await;
     assert_eq!(facts["exported"], 0);
-    assert!(err.contains("nothing has left the outbox"), "{err}");
+    assert!(err.contains("nothing was exported"), "{err}");
     assert!(!stage.agent.dir().join("nothing").exists(), "it is in nobody's way");
     // The quota requests, and the started events; the usage does not fit.
     let (facts, err) = export(400, "first").await;

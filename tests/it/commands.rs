@@ -76,9 +76,9 @@ async fn a_command_with_a_bad_token_of_every_kind_is_refused() {
         format!("eyJhbGciOiJub25lIn0.{payload}.")
     };
     let forgeries: Vec<(&str, Forgery<'_>, &str)> = vec![
-        ("none", Box::new(|_| None), "needs a token"),
-        ("empty", Box::new(|_| Some(String::new())), "needs a token"),
-        ("garbage", Box::new(|_| Some("a.b.c".into())), "no signed JWT"),
+        ("none", Box::new(|_| None), "token is missing"),
+        ("empty", Box::new(|_| Some(String::new())), "token is missing"),
+        ("garbage", Box::new(|_| Some("a.b.c".into())), "not a signed JWT"),
         ("expired", Box::new(|c| Some(key.sign(&with(claims(c), "exp", past.clone())))), "expired"),
         (
             "audience",
@@ -86,13 +86,13 @@ async fn a_command_with_a_bad_token_of_every_kind_is_refused() {
             "another server",
         ),
         ("wrong-key", Box::new(|c| Some(stranger.sign(&claims(c)))), "signature is wrong"),
-        ("alg-none", Box::new(|c| Some(unsigned(&claims(c)))), "no signed JWT"),
+        ("alg-none", Box::new(|c| Some(unsigned(&claims(c)))), "not a signed JWT"),
         ("hs256", Box::new(|c| Some(key.sign_with_public_bytes(&claims(c)))), "JWT_ALGORITHM"),
-        ("other", Box::new(|c| Some(key.sign(&with(claims(c), "jti", json!("c-0"))))), "another command's"),
+        ("other", Box::new(|c| Some(key.sign(&with(claims(c), "jti", json!("c-0"))))), "for another command"),
         (
             "type",
             Box::new(|c| Some(key.sign(&with(claims(c), "command_type", json!("pause_drain"))))),
-            "another type",
+            "another command type",
         ),
         (
             "parameters",
@@ -152,7 +152,7 @@ async fn a_command_that_is_played_back_does_nothing_not_even_after_a_restart() {
     other["command_id"] = "another".into();
     stage.sandbox.command(other).await;
     let refused = result_number(&stage, "another", 1).await;
-    assert!(refused["error_message"].as_str().expect("why").contains("another command's"), "{refused}");
+    assert!(refused["error_message"].as_str().expect("why").contains("for another command"), "{refused}");
 
     stage.agent.kill();
     stage.agent.start();
@@ -240,7 +240,7 @@ async fn each_type_of_command_has_its_effect() {
         ("reload_configuration", json!(null), "DRAIN_RATE_LIMIT"),
         ("set_rate_limit", json!({"rate_limit": 1_000_001}), "at most 1000000"),
         ("set_log_level", json!({"level": "LOUD"}), "LOUD"),
-        ("replay_dead_letters", json!({}), "one of ids, reason and all"),
+        ("replay_dead_letters", json!({}), "give one of ids, reason or all"),
     ] {
         let result = obeyed(&stage, kind, parameters).await;
         let error = result["error_message"].as_str().expect("why");
@@ -249,7 +249,7 @@ async fn each_type_of_command_has_its_effect() {
     }
     stage.sandbox.command(json!({"command_type": "self_destruct", "command_id": "x"})).await;
     let result = result_number(&stage, "x", 1).await;
-    assert!(result["error_message"].as_str().expect("why").contains("no such type"), "{result}");
+    assert!(result["error_message"].as_str().expect("why").contains("unknown command type"), "{result}");
     assert_eq!(counted(&stage, "unknown", "failed").await, 1);
     stage.agent.metrics().await.assert_conserved();
 }

@@ -147,7 +147,10 @@ async fn a_result_that_is_not_wanted_is_given_up_with_a_word() {
     agent.set("COMMAND_POLL_INTERVAL", "0.1");
     agent.start();
     until("it says so", async || {
-        agent.log().contains("the result of a command is not wanted, and is given up").then_some(())
+        agent
+            .log()
+            .contains("the ControlPlane rejects the result of a command; it is not reported again")
+            .then_some(())
     })
     .await;
     // This ControlPlane hands the command out for ever, and is not answered any more.
@@ -204,7 +207,7 @@ async fn with_a_note_that_cannot_be_read_nothing_is_changed_and_that_is_said_onc
     stage.agent.start();
     let pause = json!({"command_type": "pause_drain", "server_id": SERVER_ID, "sign": true});
     let pause = stage.sandbox.command(pause).await;
-    let said = |stage: &Stage| stage.agent.log().matches("commands wait: they cannot be noted").count();
+    let said = |stage: &Stage| stage.agent.log().matches("commands wait: they cannot be recorded").count();
     until("it is said", async || (said(&stage) > 0).then_some(())).await;
     let polls = stage.sandbox.accounts().await.all_requests("commands");
     // What changes nothing is answered all the same.

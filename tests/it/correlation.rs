@@ -72,13 +72,13 @@ async fn a_records_id_is_in_its_request_and_in_every_line_about_it() {
     );
     assert_eq!(of("b")["x-correlation-id"], of("b")["idempotency-key"], "one without an id has its key");
     assert!(!of("b").contains_key("traceparent"));
-    assert_eq!(said(&lines, OWN), ["a record is accepted", "a record is delivered"]);
+    assert_eq!(said(&lines, OWN), ["a record was accepted", "a record was delivered"]);
     let key = of("b")["idempotency-key"].to_str().expect("a key");
-    assert_eq!(said(&lines, key), ["a record is accepted", "a record is delivered"]);
+    assert_eq!(said(&lines, key), ["a record was accepted", "a record was delivered"]);
     assert_eq!(
         said(&lines, REFUSED),
         [
-            "a record is accepted",
+            "a record was accepted",
             "a record will be sent again",
             "dead letter: a message will not be delivered; see `dead-letters show`"
         ]
@@ -90,7 +90,7 @@ async fn in_a_batch_the_records_ids_lead_to_the_requests() {
     let (received, lines) = run("batch", "DEBUG").await;
     assert_eq!(
         said(&lines, OWN),
-        ["a record is accepted", "a record goes out in a batch", "a record is delivered"]
+        ["a record was accepted", "a record is sent in a batch", "a record was delivered"]
     );
     let sent = lines.iter().find(|line| line["correlation_id"] == OWN && line["batch"].is_string());
     let batch = sent.expect("a line about the batch")["batch"].as_str().expect("an id").to_owned();

@@ -42,7 +42,7 @@ async fn a_wrong_key_gives_up_nothing_and_a_new_one_is_taken_in_while_it_runs() 
         assert_eq!(stage.sandbox.accounts().await.processed(), 1);
         assert_eq!(stage.redis.len(DEAD_LETTERS).await, 0);
         let log = stage.agent.log();
-        assert!(log.contains("were read again"), "{log}");
+        assert!(log.contains("reloaded"), "{log}");
         assert!(!log.contains(API_KEY) && !log.contains("0ld-wr0ng-key"), "{log}");
     }
 }

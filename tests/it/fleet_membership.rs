@@ -175,7 +175,7 @@ async fn a_control_plane_that_does_not_register_us_is_told_once_and_degrades_hea
     let tries = || plane.received().iter().filter(|request| request.path.ends_with("/register")).count();
     let before = tries();
     until("it goes on trying", async || (tries() > before + 10).then_some(())).await;
-    assert_eq!(agent.log().matches("does not register this server").count(), 2, "{}", agent.log());
+    assert_eq!(agent.log().matches("refuses to register this server").count(), 2, "{}", agent.log());
 
     ANSWER.store(200, Ordering::Relaxed);
     until("all is well", async || (agent.health().await?["status"] == "healthy").then_some(())).await;
@@ -209,7 +209,7 @@ async fn what_is_no_list_of_commands_is_told_once_a_change() {
     agent.set("COMMAND_POLL_INTERVAL", "0.05");
     agent.start();
     let polls = || plane.received().iter().filter(|request| request.path.ends_with("/commands")).count();
-    let said = |agent: &Agent| agent.log().matches("the ControlPlane answers something else").count();
+    let said = |agent: &Agent| agent.log().matches("answer to a poll for commands is invalid").count();
     // What is no object is nobody's answer; what is none of commands is another matter.
     for (answer, told) in [("null", 1), ("[1, 2]", 1), ("<html>", 1), (r#"{"commands":[{},7]}"#, 2)] {
         *ANSWER.lock().expect("no panic") = answer;
@@ -219,7 +219,7 @@ async fn what_is_no_list_of_commands_is_told_once_a_change() {
     }
     *ANSWER.lock().expect("no panic") = r#"{"commands":[]}"#;
     until("it says that all is well", async || {
-        agent.log().contains("says again what it wants done").then_some(())
+        agent.log().contains("polling for commands works again").then_some(())
     })
     .await;
 }

@@ -147,8 +147,8 @@ async fn a_page_that_has_its_own_name_point_here_reads_nothing_and_does_nothing(
     for path in ["/health", "/healthz", "/readyz", "/metrics", "/", "/runbook", "/docs"] {
         assert_eq!(ask("GET", path, "anything.example"), "200", "{path}");
     }
-    stage.agent.says("TRUSTED_HOSTS can add it").await;
-    assert_eq!(stage.agent.log().matches("TRUSTED_HOSTS can add it").count(), 1, "once a minute at the most");
+    stage.agent.says("add it to TRUSTED_HOSTS").await;
+    assert_eq!(stage.agent.log().matches("add it to TRUSTED_HOSTS").count(), 1, "once a minute at the most");
 }
 
 #[tokio::test]

@@ -171,7 +171,7 @@ async fn breaks(broken: Broken, mode: &str, kinds: &[&str], reason: &str) {
         assert!(held["reason"] == reason && cause.starts_with("status "), "{what}: {told}");
     }
     let said = agent.log();
-    assert_eq!(said.matches("takes no records of this kind").count(), held.len(), "{what}: {said}");
+    assert_eq!(said.matches("does not accept records of this type").count(), held.len(), "{what}: {said}");
     plane.works.store(true, Ordering::Relaxed);
     agent.outbox_emptied().await;
     let metrics = agent.metrics().await;

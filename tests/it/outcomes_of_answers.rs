@@ -327,7 +327,7 @@ async fn the_cause_of_a_link_that_is_down_is_told_also_where_the_answer_was_200(
     let scripts: [(&str, Script); 3] = [
         ("status 401 for a record of a batch", |request| request.results(|_| 401)),
         ("status 500 for a record of a batch", |request| request.results(|_| 500)),
-        ("a batch's answer that does not say what was taken", |_| {
+        ("a batch answer that does not say which records were accepted", |_| {
             axum::Json(json!({"success": true})).into_response()
         }),
     ];
@@ -349,7 +349,7 @@ async fn the_cause_of_a_link_that_is_down_is_told_also_where_the_answer_was_200(
     redis.push(QUOTA, &[load::quota("s", 0)]).await;
     until("that of a quota request is told", async || {
         let cause = &agent.health().await?["components"]["control_plane"]["cause"];
-        (cause == "an answer to a quota request that cannot be used").then_some(())
+        (cause == "an unusable answer to a quota request").then_some(())
     })
     .await;
 }
@@ -366,6 +366,7 @@ async fn a_quota_request_that_was_answered_before_is_settled_and_the_lost_answer
     .await;
     assert_eq!(redis.len(QUOTA_ANSWERS).await, 0);
     let log = agent.log();
-    let told: Vec<_> = log.lines().filter(|line| line.contains("no answer to it goes to Redis")).collect();
+    let told: Vec<_> =
+        log.lines().filter(|line| line.contains("as a duplicate without its answer")).collect();
     assert!(told.len() == 1 && told[0].contains("[warning]"), "{log}");
 }

@@ -39,7 +39,7 @@ async fn counted(agent: &Agent, reason: &str) {
 }
 
 fn failures(log: &str) -> usize {
-    log.matches("Redis cannot be used").count()
+    log.matches("cannot use Redis").count()
 }
 
 #[tokio::test]

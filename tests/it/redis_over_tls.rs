@@ -147,7 +147,7 @@ async fn new_certificates_are_taken_in_while_it_runs() {
         stage.drained().await;
         assert_eq!(stage.sandbox.accounts().await.kind("usage", "processed"), 1);
         let log = stage.agent.log();
-        assert!(log.contains("were read again"), "{log}");
+        assert!(log.contains("reloaded"), "{log}");
     }
 }
 

@@ -127,7 +127,7 @@ async fn the_charts_go_on_after_a_restart_and_begin_anew_where_their_file_cannot
     std::fs::write(&file, "dataplane-agent history 1 0000000000000000\n[]").expect("it can be written");
     stage.agent.start();
     stage.agent.ready().await;
-    stage.agent.says("the file of their history cannot be used").await;
+    stage.agent.says("their history file is invalid").await;
     let again = times(&stage).await;
     assert!(again.iter().all(|at| *at > stopped), "{again:?}");
     std::fs::remove_file(&file).expect("it can be removed");

@@ -85,7 +85,7 @@ async fn a_second_agent_on_the_same_outbox_ends_with_a_clear_error_and_the_first
     second.start();
     assert_eq!(second.ended().await.code(), Some(1));
     assert!(second.log().contains("another process has this outbox open"), "{}", second.log());
-    assert_eq!(second.log().matches("waiting for it, for 10 s").count(), 1, "{}", second.log());
+    assert_eq!(second.log().matches("waiting up to 10 s for it").count(), 1, "{}", second.log());
     let pushed = load::push_sessions(&stage.redis, "s", 5, 5).await;
     stage.drained().await;
     assert_eq!(stage.sandbox.accounts().await.processed(), pushed);
@@ -99,7 +99,7 @@ async fn an_outbox_that_a_command_has_for_a_moment_is_waited_for() {
     let lock = std::fs::File::open(stage.agent.dir().join("outbox/lock")).expect("the lock");
     lock.lock().expect("it is free");
     stage.agent.start();
-    until("it waits", async || stage.agent.log().contains("waiting for it").then_some(())).await;
+    until("it waits", async || stage.agent.log().contains("waiting up to ").then_some(())).await;
     drop(lock);
     stage.agent.ready().await;
 }

@@ -96,21 +96,21 @@ async fn ready_is_said_when_it_works_and_the_status_names_depth_and_link() {
     let Heard { mut stage, systemd } = Heard::start(&[]).await;
     let (ready, before) = systemd.hear("READY", |text| text.starts_with("READY=1\n")).await;
     assert!(before.iter().all(|text| text == "WATCHDOG=1"), "{before:?}");
-    assert!(ready.contains("STATUS=0 records wait; link up"), "{ready}");
+    assert!(ready.contains("STATUS=0 records waiting; link up"), "{ready}");
     assert!(stage.agent.health().await.is_some(), "it listens");
 
     stage.agent.ready().await;
     stage.sandbox.weather(json!({"down": true})).await;
     let pushed = load::push_sessions(&stage.redis, "s", 3, 3).await;
-    systemd.hear_status(&[&format!("{pushed} records wait"), "link down: "]).await;
+    systemd.hear_status(&[&format!("{pushed} records waiting"), "link down: "]).await;
     stage.redis.kill();
-    systemd.hear_status(&["Redis away"]).await;
+    systemd.hear_status(&["Redis unreachable"]).await;
     stage.redis.restart().await;
     stage.sandbox.weather(json!({})).await;
-    systemd.hear_status(&["0 records wait; link up"]).await;
+    systemd.hear_status(&["0 records waiting; link up"]).await;
 
     assert_eq!(stage.agent.stop().await.code(), Some(0), "{}", stage.agent.log());
-    systemd.hear("STOPPING", |text| text.starts_with("STOPPING=1\nSTATUS=stopping; 0 records wait")).await;
+    systemd.hear("STOPPING", |text| text.starts_with("STOPPING=1\nSTATUS=stopping; 0 records waiting")).await;
 }
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn an_outage_of_everything_around_it_does_not_stop_the_pings() {
     load::push_sessions(&stage.redis, "s", 3, 3).await;
     systemd.hear_status(&["link down: "]).await;
     stage.redis.kill();
-    systemd.hear_status(&["link down: ", "Redis away"]).await;
+    systemd.hear_status(&["link down: ", "Redis unreachable"]).await;
     for _ in 0..10 {
         systemd.hear_ping().await;
     }
@@ -160,7 +160,7 @@ async fn an_outage_of_everything_around_it_does_not_stop_the_pings() {
 async fn an_outbox_that_does_not_accept_does_not_stop_the_pings() {
     // That much free space there is nowhere.
     let Heard { stage: _stage, systemd } = Heard::start(&[("OUTBOX_MIN_FREE_BYTES", "1000000GiB")]).await;
-    systemd.hear_status(&["takes no records: disk_low"]).await;
+    systemd.hear_status(&["not accepting records: disk_low"]).await;
     for _ in 0..10 {
         systemd.hear_ping().await;
     }

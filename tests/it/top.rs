@@ -74,15 +74,15 @@ async fn without_a_terminal_it_says_so_or_prints_one_picture() {
     stage.agent.command(&[], &["top"]).await.assert_failed("top needs a terminal");
     let once = stage.agent.command(&[], &["top", "--once", "--interval", "0.1"]).await;
     assert_eq!(once.code, 0, "{once:?}");
-    for part in ["edge-test-1", "healthy", "up", "nothing waits", "usage        0", "of 10.0 GiB"] {
+    for part in ["edge-test-1", "healthy", "up", "no backlog", "usage          0", "of 10.0 GiB"] {
         assert!(once.out.contains(part), "{part}:\n{}", once.out);
     }
     assert!(!once.out.contains('\x1b'), "plain text: {once:?}");
     let nobody = format!("127.0.0.1:{}", free_port());
     let two = ["top", "--once", "--interval", "0.1", &stage.agent.url(""), &nobody];
     let two = stage.agent.command(&[], &two).await;
-    assert!(two.out.contains("edge-test-1") && two.out.contains("away: nobody answers"), "{two:?}");
-    two.assert_failed("1 of 2 agents could not be asked");
+    assert!(two.out.contains("edge-test-1") && two.out.contains("no answer"), "{two:?}");
+    two.assert_failed("1 of 2 agents did not answer");
     assert_eq!(stage.agent.command(&[], &["top", "--interval", "0"]).await.code, 2);
 }
 
@@ -109,12 +109,12 @@ async fn agents_are_watched_go_away_and_come_back() {
     tmux.shows(&["> edge-2", "edge-2 healthy"]).await;
     tmux.press(&["Up"]);
     one.agent.kill();
-    tmux.shows(&["> edge-test-1", "edge-test-1 AWAY", "away: nobody answers", "usage        80"]).await;
+    tmux.shows(&["> edge-test-1", "edge-test-1 OFFLINE", "no answer", "usage        80"]).await;
     one.agent.start();
     let back = tmux.shows(&["> edge-test-1", "edge-test-1 degraded"]).await;
-    assert!(!back.contains("AWAY"), "{back}");
+    assert!(!back.contains("OFFLINE"), "{back}");
     tmux.press(&["?"]);
-    tmux.shows(&["this help, and back"]).await;
+    tmux.shows(&["show or hide this help"]).await;
     tmux.press(&["?"]);
     tmux.press(&["q"]);
     tmux.is_given_back("0").await;

@@ -53,7 +53,7 @@ async fn a_paused_drain_shows_the_age_of_its_backlog_and_no_forecast() {
     assert_age(&stage.agent, since).await;
     let now = status(&stage.agent).await;
     assert_eq!(now["drained_in_seconds"], Value::Null, "{now}");
-    let why = "nothing is sent: paused by an operator";
+    let why = "not sending: paused by an operator";
     assert_eq!((&now["no_forecast"], &now["reasons"]), (&json!(why), &json!([why])), "{now}");
     order(&stage.agent, "/admin/drain/resume").await;
     stage.drained().await;

@@ -313,7 +313,7 @@ impl Life {
             Err(_) => None,
             Ok(Some(TaskEnd::Died)) => Some(Ending::Died),
             Ok(Some(TaskEnd::Failed(why))) => Some(Ending::Failed(why)),
-            Ok(Some(TaskEnd::Ended(name))) => Some(Ending::Failed(format!("{name} ended by itself"))),
+            Ok(Some(TaskEnd::Ended(name))) => Some(Ending::Failed(format!("{name} ended unexpectedly"))),
             Ok(None) => Some(Ending::Failed("all tasks ended".into())),
         }
     }

@@ -107,7 +107,7 @@ fn many(flags: &Flags) -> ExitCode {
         let bug = flags.bug.and_then(|bug| clap::ValueEnum::to_possible_value(&bug));
         let bug = bug.map_or(String::new(), |bug| format!(" --bug {}", bug.get_name()));
         println!(
-            "repeat it: cargo run --profile simulation -p simulation -- --seed {seed}{}{bug}",
+            "repeat it: cargo run --profile simulation -p simulation --bin simulate -- --seed {seed}{}{bug}",
             smaller.flags()
         );
         return ExitCode::FAILURE;

@@ -171,7 +171,7 @@ impl Fate for DiesAt {
 }
 
 #[test]
-fn what_a_process_was_killed_while_making_is_on_the_disk_when_the_next_one_uses_it() {
+fn a_half_created_ledger_is_durable_before_the_next_process_uses_it() {
     for step in 1..20 {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

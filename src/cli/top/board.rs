@@ -1,4 +1,4 @@
-//! What is known of all agents, over time.
+//! The state of all agents over time.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,18 +6,18 @@ use std::time::Duration;
 use super::picture::Picture;
 use crate::http::requests::Requests;
 
-/// So many looks are kept for the charts.
+/// Samples kept for the charts.
 const HISTORY: usize = 240;
-/// Over so many looks rates are averaged, for the estimate.
+/// Samples over which rates are averaged for the forecast.
 const SMOOTH: usize = 10;
 
-/// One look at an agent: when, since some moment, and what it said.
+/// One sample of an agent: its time, and the answer.
 pub(super) type Seen = (Duration, Result<Picture, String>);
 
 /// All agents.
 pub(super) struct Board {
     pub agents: Vec<Watched>,
-    /// Which is shown whole.
+    /// The agent shown in full.
     pub selected: usize,
     pub help: bool,
 }
@@ -25,7 +25,7 @@ pub(super) struct Board {
 /// One agent.
 pub(super) struct Watched {
     pub address: String,
-    /// The last picture there was.
+    /// The last known state.
     pub picture: Option<Picture>,
     /// Why there is none now.
     pub trouble: Option<String>,
@@ -41,18 +41,18 @@ pub(super) struct Watched {
     pub requests: Requests,
 }
 
-/// When nothing will wait any more.
+/// When the backlog will be gone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Drained {
-    /// Nothing waits.
+    /// No backlog.
     Now,
-    /// In so many seconds, if it goes on like this.
+    /// In this many seconds, at the current rate.
     In(f64),
-    /// What waits becomes more.
+    /// The backlog grows.
     Growing,
     /// Nothing is being delivered.
     Never,
-    /// Too little was seen.
+    /// Too few samples.
     Unknown,
 }
 
@@ -78,7 +78,7 @@ impl Board {
         self.selected = (self.selected + count).wrapping_add_signed(by) % count;
     }
 
-    /// Takes in a look at one of them.
+    /// Adds a sample of one agent.
     pub(super) fn seen(&mut self, agent: usize, (at, said): Seen) {
         if let Some(agent) = self.agents.get_mut(agent) {
             agent.seen(at, said);
@@ -109,7 +109,7 @@ impl Watched {
                 let away_since = self.away.map_or(at, |(away_since, _)| away_since);
                 self.away = Some((away_since, at));
                 self.trouble = Some(why);
-                // A gap in the charts: what went meanwhile is not known.
+                // A gap in the charts: the rates meanwhile are unknown.
                 if self.picture.is_some() {
                     push(&mut self.come, 0.0);
                     push(&mut self.gone, 0.0);

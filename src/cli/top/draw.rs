@@ -1,4 +1,4 @@
-//! How the board looks: a pure function of it. Colour says nothing that words do not.
+//! Draws the board: a pure function of it. Colour repeats what the words say.
 
 use std::collections::VecDeque;
 
@@ -33,10 +33,10 @@ const DOUBTFUL: Style = Style::new().fg(Color::Yellow);
 const BAD: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
 const FAINT: Style = Style::new().fg(Color::DarkGray);
 
-/// What is on the terminal.
+/// Draws the terminal.
 pub(super) fn draw(frame: &mut Frame<'_>, board: &Board) {
     let several = board.agents.len() > 1;
-    // The list gets half of the room at the most: the selected one is kept in sight.
+    // The list gets at most half of the room: the selected agent stays visible.
     let rows = if several { board.agents.len() as u16 + 1 } else { 0 };
     let rows = rows.min(frame.area().height / 2);
     let areas = [Constraint::Length(rows), Constraint::Min(0), Constraint::Length(1)];
@@ -47,7 +47,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, board: &Board) {
     if let Some(agent) = board.agents.get(board.selected) {
         one(frame, whole, agent);
     }
-    let keys = if several { "q quit   tab, arrows another agent   ? help" } else { "q quit   ? help" };
+    let keys = if several { "q quit   tab, arrows select agent   ? help" } else { "q quit   ? help" };
     frame.render_widget(Line::styled(format!(" {keys}"), FAINT), foot);
     if board.help {
         help(frame);
@@ -123,8 +123,8 @@ fn table(frame: &mut Frame<'_>, area: Rect, board: &Board) {
 
 fn status(agent: &Watched) -> (String, Style) {
     match (&agent.picture, &agent.trouble) {
-        (_, Some(_)) => ("AWAY".into(), BAD),
-        (None, None) => ("asking".into(), FAINT),
+        (_, Some(_)) => ("OFFLINE".into(), BAD),
+        (None, None) => ("connecting".into(), FAINT),
         (Some(picture), None) => (picture.status.clone(), style_of(&picture.status)),
     }
 }
@@ -152,7 +152,7 @@ fn one(frame: &mut Frame<'_>, area: Rect, agent: &Watched) {
     let inside = block.inner(area);
     frame.render_widget(block, area);
     let Some(picture) = &agent.picture else {
-        let why = agent.trouble.as_deref().unwrap_or("asking");
+        let why = agent.trouble.as_deref().unwrap_or("connecting");
         frame.render_widget(Paragraph::new(Line::from(away(agent, why))), inside);
         return;
     };
@@ -164,7 +164,7 @@ fn one(frame: &mut Frame<'_>, area: Rect, agent: &Watched) {
     }
 }
 
-/// Words, tables and charts. Tables get the lines that they need, charts get the rest.
+/// Words, tables and charts. Tables get the lines they need, charts the rest.
 fn in_tables(frame: &mut Frame<'_>, inside: Rect, agent: &Watched, picture: &Picture) {
     let routes = agent.requests.routes();
     let is_beside = inside.width >= TYPES_WIDTH + ROUTES_WIDTH;
@@ -199,7 +199,7 @@ fn in_tables(frame: &mut Frame<'_>, inside: Rect, agent: &Watched, picture: &Pic
     }
 }
 
-/// All of it in lines, for a small terminal; of those that find no room it is said how many they are.
+/// Everything in lines, for a small terminal; counts the lines that do not fit.
 fn in_lines(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Picture) {
     let mut lines: Vec<Line<'_>> = facts(agent, picture).into();
     let depths = KINDS.iter().zip(picture.depth).zip(picture.age);
@@ -208,7 +208,7 @@ fn in_lines(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Pictur
         _ => format!("{kind} {} ({})", count(depth), time(age)),
     });
     let (come, gone) = agent.rates().unzip();
-    let rates = format!("{} in, {} out a second", rate(come), rate(gone));
+    let rates = format!("{} in, {} out per second", rate(come), rate(gone));
     lines.push(labelled("waiting", vec![Span::raw(depths.collect::<Vec<_>>().join(", "))]));
     lines.push(labelled("rates", vec![Span::raw(rates)]));
     lines.push(routes_in_a_line(&agent.requests.routes()));
@@ -224,7 +224,7 @@ fn in_lines(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Pictur
     if lines.len() > room {
         let left = lines.len() - room.saturating_sub(1);
         lines.truncate(room.saturating_sub(1));
-        lines.push(Line::styled(format!("{left} more lines: a higher terminal has room for them"), DOUBTFUL));
+        lines.push(Line::styled(format!("{left} more lines do not fit: enlarge the terminal"), DOUBTFUL));
     }
     let lines: Vec<_> = lines.into_iter().map(|line| fit(line, area.width)).collect();
     frame.render_widget(Paragraph::new(lines), area);
@@ -272,7 +272,7 @@ fn labelled(label: &str, mut rest: Vec<Span<'static>>) -> Line<'static> {
     Line::from(rest)
 }
 
-/// What there is to say of an agent, a line each.
+/// An agent's facts, a line each.
 fn facts(agent: &Watched, picture: &Picture) -> [Line<'static>; WORDS as usize] {
     let mut link = vec![Span::styled(picture.link.clone(), if picture.link_down { BAD } else { GOOD })];
     if let Some(probe) = picture.next_probe {
@@ -282,14 +282,14 @@ fn facts(agent: &Watched, picture: &Picture) -> [Line<'static>; WORDS as usize] 
         link.push(Span::raw(format!(" ({cause})")));
     }
     let mut sender = match &picture.drain_holds {
-        Some(why) => vec![Span::styled(format!("sends nothing: {why}"), DOUBTFUL)],
+        Some(why) => vec![Span::styled(format!("not sending: {why}"), DOUBTFUL)],
         None => vec![Span::raw(limits(picture.rate_limit, picture.bandwidth))],
     };
     sender.push(Span::raw(match agent.drained() {
-        Drained::Now => "; nothing waits".to_owned(),
+        Drained::Now => "; no backlog".to_owned(),
         Drained::In(seconds) => format!("; drained in {}", time(seconds)),
-        Drained::Growing => "; what waits becomes more".to_owned(),
-        Drained::Never => "; nothing is delivered".to_owned(),
+        Drained::Growing => "; backlog growing".to_owned(),
+        Drained::Never => "; nothing delivered".to_owned(),
         Drained::Unknown => String::new(),
     }));
     let redis = Span::styled(picture.redis.clone(), if picture.redis_ok { GOOD } else { BAD });
@@ -300,16 +300,18 @@ fn facts(agent: &Watched, picture: &Picture) -> [Line<'static>; WORDS as usize] 
     let reasons = picture.dead_by_reason.iter().map(|(reason, n)| format!("{reason} {}", count(*n)));
     let reasons = reasons.collect::<Vec<_>>().join(", ");
     if !reasons.is_empty() {
-        dead.push(Span::styled(format!("; since this outbox began: {reasons}"), DOUBTFUL));
+        dead.push(Span::styled(format!("; since the outbox was created: {reasons}"), DOUBTFUL));
     }
     let last = match (&agent.trouble, &picture.refusing) {
-        (Some(why), _) => labelled("AWAY", vec![Span::raw("as it was; now "), away(agent, why)]),
-        (None, Some(why)) => labelled("outbox", vec![Span::styled(format!("takes nothing: {why}"), BAD)]),
+        (Some(why), _) => labelled("OFFLINE", vec![Span::raw("last known; now: "), away(agent, why)]),
+        (None, Some(why)) => {
+            labelled("outbox", vec![Span::styled(format!("not accepting records: {why}"), BAD)])
+        }
         (None, None) if picture.quarantined > 0.0 => {
-            let set_aside = format!("{} records are set aside, damaged", count(picture.quarantined));
+            let set_aside = format!("{} records in quarantine, damaged", count(picture.quarantined));
             labelled("outbox", vec![Span::styled(set_aside, BAD)])
         }
-        (None, None) => labelled("outbox", vec![Span::raw("takes records")]),
+        (None, None) => labelled("outbox", vec![Span::raw("accepting records")]),
     };
     [
         labelled("link", link),
@@ -356,7 +358,7 @@ fn kinds(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
     frame.render_widget(table, area);
 }
 
-/// The busiest routes, as many as there is room for; of the others it is said how many they are.
+/// The busiest routes, as many as fit; counts the others.
 fn routes(frame: &mut Frame<'_>, area: Rect, routes: &[RouteBody]) {
     let room = usize::from(area.height.saturating_sub(1));
     let more = routes.len().saturating_sub(room);
@@ -389,7 +391,7 @@ fn routes_in_a_line(routes: &[RouteBody]) -> Line<'static> {
     });
     let told = told.collect::<Vec<_>>().join("; ");
     let told =
-        if told.is_empty() { "no requests lately".to_owned() } else { format!("{}: {told}", routes.len()) };
+        if told.is_empty() { "no recent requests".to_owned() } else { format!("{}: {told}", routes.len()) };
     labelled("routes", vec![Span::raw(told)])
 }
 
@@ -424,16 +426,16 @@ fn chart(
 
 fn help(frame: &mut Frame<'_>) {
     let text = [
-        "q, Esc, Ctrl-C       ends",
-        "Tab, arrows, j, k    another agent",
-        "?                    this help, and back",
+        "q, Esc, Ctrl-C       quit",
+        "Tab, arrows, j, k    select another agent",
+        "?                    show or hide this help",
         "",
         "waiting   records in the outbox, and the age of the oldest",
-        "in, out   records a second: taken from Redis, and delivered or given up",
-        "link      its circuit breaker: up, probing, or down until the next probe",
-        "sender    whether records are sent, and when nothing would wait any more",
-        "dead      dead letters: see `dataplane-agent dead-letters list`",
-        "route     requests to the ControlPlane, errors, 429s and times",
+        "in, out   records per second: taken from Redis; delivered or dead-lettered",
+        "link      circuit breaker: up, probing, or down until the next probe",
+        "sender    whether records are sent, and when the backlog will be gone",
+        "dead      dead letters; list them with `dataplane-agent dead-letters list`",
+        "route     requests to the ControlPlane, errors, 429s and latencies",
     ];
     let (width, height) = (76, text.len() as u16 + 2);
     let [area] = Layout::horizontal([Constraint::Length(width)])
@@ -504,7 +506,7 @@ fn limits(requests: f64, bandwidth: f64) -> String {
         (bandwidth > 0.0).then(|| format!("{}/s", bytes(bandwidth))),
     ];
     match limits.into_iter().flatten().collect::<Vec<_>>() {
-        limits if limits.is_empty() => "sends, without a limit".to_owned(),
-        limits => format!("sends, at most {}", limits.join(" and ")),
+        limits if limits.is_empty() => "sending, no limit".to_owned(),
+        limits => format!("sending, at most {}", limits.join(" and ")),
     }
 }

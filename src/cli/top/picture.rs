@@ -1,4 +1,4 @@
-//! What an agent says of itself at one moment: its `/health` and `/metrics`.
+//! An agent's state at one moment, from its `/health` and `/metrics`.
 
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ pub(super) struct Picture {
     /// By kind, as [`KINDS`].
     pub depth: [f64; 3],
     pub age: [f64; 3],
-    /// Taken over, and left, since the outbox began.
+    /// Records accepted, and settled, since the outbox was created.
     pub enqueued: f64,
     pub settled: f64,
     pub link: String,
@@ -29,10 +29,10 @@ pub(super) struct Picture {
     pub holds_kinds: bool,
     pub disk: f64,
     pub capacity: f64,
-    /// What is not accepted, and why.
+    /// Why records are not accepted, if they are not.
     pub refusing: Option<String>,
     pub dead_letters: f64,
-    /// How many ever became dead letters, by reason; those that none did are not named.
+    /// Dead letters since the outbox was created, by reason; reasons without any are omitted.
     pub dead_by_reason: Vec<(String, f64)>,
     pub drain_holds: Option<String>,
     pub rate_limit: f64,
@@ -46,7 +46,7 @@ pub(super) struct Picture {
 }
 
 impl Picture {
-    /// What both answers say together. `None` if the first is not that of an agent.
+    /// The combined state of both answers. `None` if the first is not an agent's.
     pub(super) fn of(health: &str, metrics: &str) -> Option<Self> {
         let health: Value = serde_json::from_str(health).ok()?;
         let text = |pointer: &str| health.pointer(pointer).and_then(Value::as_str).map(str::to_owned);

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samples_are_read_and_what_is_none_is_passed_over() {
+    fn samples_are_read_and_other_lines_skipped() {
         let text = "# HELP a b\na 1\nb{x=\"1\",y=\"a\\\"b\\\\c\\n}\"} 2.5 1700000000\nnonsense\nc{x=\"\n{} 1\nd{} NaN\n";
         let samples = parse(text);
         assert_eq!(samples.len(), 4, "{samples:?}");

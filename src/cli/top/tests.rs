@@ -47,9 +47,9 @@ fn at(seconds: u64) -> Duration {
 }
 
 #[test]
-fn one_agent_is_shown_whole() {
+fn one_agent_is_shown_in_full() {
     let mut board = board(&["http://a:8010"]);
-    assert_has(&drawn(&board, 100, 20), &["http://a:8010", "asking"]);
+    assert_has(&drawn(&board, 100, 20), &["http://a:8010", "connecting"]);
     board.seen(0, (at(0), Ok(picture(12_345.0, 20_000.0, 7_655.0))));
     let ill = Picture {
         status: "degraded".into(),
@@ -69,22 +69,22 @@ fn one_agent_is_shown_whole() {
         &[
             "edge-1 degraded 1.0.0, up 1 h 1 min",
             "down: unreachable, next probe in 17 s (no connection: refused)",
-            "sends nothing: paused by an operator; what waits becomes more",
+            "not sending: paused by an operator; backlog growing",
             "connected, 42 waiting there",
             "3.5 MiB of 10.0 MiB, 35 %",
-            "7 kept; since this outbox began: refused 5, invalid 2",
+            "7 kept; since the outbox was created: refused 5, invalid 2",
             "usage        12,445         1 min",
             "lifecycle    0              -",
             "in/s    100",
             "out/s   50",
-            "takes records",
+            "accepting records",
             "q quit",
         ],
     );
 }
 
 #[test]
-fn several_are_listed_and_the_selected_one_is_whole() {
+fn several_are_listed_and_the_selected_one_is_shown_in_full() {
     let mut board = board(&["http://a:1", "http://b:2", "http://c:3"]);
     for (n, id) in ["edge-a", "edge-b", "edge-c"].into_iter().enumerate() {
         board.seen(n, (at(0), Ok(Picture { server_id: id.into(), ..picture(n as f64, 10.0, 10.0) })));
@@ -104,17 +104,17 @@ fn several_are_listed_and_the_selected_one_is_whole() {
 }
 
 #[test]
-fn one_that_is_away_is_said_to_be_and_comes_back() {
+fn an_unreachable_agent_is_shown_as_down_and_recovers() {
     let mut board = board(&["http://a:1"]);
-    board.seen(0, (at(0), Err("away: nobody answers".into())));
-    board.seen(0, (at(65), Err("away: nobody answers".into())));
-    assert_has(&drawn(&board, 90, 20), &["AWAY", "away: nobody answers, for 1 min"]);
+    board.seen(0, (at(0), Err("no answer".into())));
+    board.seen(0, (at(65), Err("no answer".into())));
+    assert_has(&drawn(&board, 90, 20), &["OFFLINE", "no answer, for 1 min"]);
     board.seen(0, (at(70), Ok(picture(5.0, 10.0, 5.0))));
     let back = drawn(&board, 90, 20);
-    assert!(back.contains("healthy") && !back.contains("AWAY"), "{back}");
-    board.seen(0, (at(71), Err("away: nobody answers".into())));
+    assert!(back.contains("healthy") && !back.contains("OFFLINE"), "{back}");
+    board.seen(0, (at(71), Err("no answer".into())));
     let text = drawn(&board, 90, 20);
-    assert_has(&text, &["edge-1 AWAY", "as it was; now away: nobody answers", "usage        5", "in/s    –"]);
+    assert_has(&text, &["edge-1 OFFLINE", "last known; now: no answer", "usage        5", "in/s    –"]);
     // What is old is dimmed, and the news is not.
     let mut terminal = Terminal::new(TestBackend::new(90, 20)).unwrap();
     terminal.draw(|frame| draw::draw(frame, &board)).unwrap();
@@ -125,7 +125,7 @@ fn one_that_is_away_is_said_to_be_and_comes_back() {
         buffer[(30, row.unwrap())].fg
     };
     assert_eq!(style_of("redis"), ratatui::style::Color::DarkGray);
-    assert_eq!(style_of("as it was"), ratatui::style::Color::Red);
+    assert_eq!(style_of("last known"), ratatui::style::Color::Red);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn the_busiest_routes_are_shown_and_the_others_counted() {
 }
 
 #[test]
-fn a_small_terminal_has_every_line_and_one_that_is_too_small_says_how_many_it_has_not() {
+fn a_small_terminal_has_every_line_and_a_smaller_one_counts_the_missing() {
     let mut board = board(&["http://a:1"]);
     let ill = |enqueued| Picture {
         depth: [12_345.0, 0.0, 2.0],
@@ -187,30 +187,27 @@ fn a_small_terminal_has_every_line_and_one_that_is_too_small_says_how_many_it_ha
             "edge-1 degraded",
             "link    down: overloaded, next probe in 14 s",
             "…",
-            "sender  sends",
+            "sender  sending",
             "redis   connected, 42 waiting there",
             "disk    3.5 MiB of 10.0 MiB, 35 %",
             "dead    7 kept",
-            "outbox  9 records are set aside",
+            "outbox  9 records in quarantine",
             "waiting usage 12,345 (1 min), lifecycle 0, quota 2 (3 s)",
-            "rates   30 in, 0 out a second",
-            "routes  no requests lately",
+            "rates   30 in, 0 out per second",
+            "routes  no recent requests",
             "? help",
         ],
     );
     let text = drawn(&board, 60, 8);
     assert_has(&text, &["link    down", "redis   connected", "…"].map(|part| part.trim_end_matches('…')));
-    assert_has(&text, &["5 more lines: a higher terminal has room for them"]);
+    assert_has(&text, &["5 more lines do not fit: enlarge the terminal"]);
     // The last one that answered is dimmed, and what is the matter now is there.
-    board.seen(0, (at(2), Err("away: nobody answers".into())));
-    assert_has(
-        &drawn(&board, 60, 12),
-        &["AWAY    as it was; now away: nobody answers", "rates   – in, – out"],
-    );
+    board.seen(0, (at(2), Err("no answer".into())));
+    assert_has(&drawn(&board, 60, 12), &["OFFLINE last known; now: no answer", "rates   – in, – out"]);
 }
 
 #[test]
-fn the_height_that_there_is_goes_to_the_charts_which_say_what_they_show() {
+fn charts_fill_the_height_and_show_their_span() {
     let mut board = board(&["http://a:1"]);
     for second in 0..=90 {
         let enqueued = if second > 80 { 5_000.0 } else { second as f64 * 10.0 };
@@ -287,7 +284,7 @@ fn any_size_can_be_drawn() {
             drawn(&board, width, height);
         }
     }
-    assert_has(&drawn(&board, 90, 30), &["help", "another agent"]);
+    assert_has(&drawn(&board, 90, 30), &["help", "select another agent"]);
 }
 
 #[test]

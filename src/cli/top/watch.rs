@@ -1,4 +1,4 @@
-//! Asking the agents, each by a task of its own, so that none waits for another.
+//! Polls the agents, each in its own task, so that none waits for another.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use super::board::Seen;
 use super::picture::Picture;
 use crate::cli::agent::{Agent, AgentError};
 
-/// An agent that says nothing for so long is away: it answers from memory.
+/// An agent that does not answer within this is offline: it answers from memory.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// Which agent, and what it said.
@@ -39,12 +39,12 @@ pub(super) fn start(agents: Vec<Agent>, interval: Duration) -> Watchers {
 /// One look.
 pub(super) async fn look(agent: &Agent) -> Seen {
     let said = ask(agent).await.map_err(|error| match error {
-        AgentError::Nobody { .. } => "away: nobody answers".to_owned(),
-        AgentError::Cut { .. } => "away: it does not answer".to_owned(),
+        AgentError::Nobody { .. } => "no answer".to_owned(),
+        AgentError::Cut { .. } => "incomplete answer".to_owned(),
         AgentError::NotTrusted(_) => {
-            "this machine may not ask: see its TRUSTED_IPS and TRUSTED_HOSTS".to_owned()
+            "access denied: see the agent's TRUSTED_IPS and TRUSTED_HOSTS".to_owned()
         }
-        _ => "what answers there is no dataplane-agent".to_owned(),
+        _ => "not a dataplane-agent".to_owned(),
     });
     (since_start(), said)
 }

@@ -111,7 +111,7 @@ fn it_names_every_variable_that_was_kept_and_each_is_read() {
 }
 
 #[test]
-fn names_in_lower_case_and_windows_line_ends_make_no_difference() {
+fn lower_case_names_and_windows_line_ends_are_accepted() {
     let lower: String = DOTENV
         .lines()
         .map(|line| match line.split_once('=') {
@@ -124,20 +124,20 @@ fn names_in_lower_case_and_windows_line_ends_make_no_difference() {
 }
 
 #[test]
-fn lines_that_are_no_settings_are_told_by_their_numbers() {
+fn lines_that_are_not_settings_are_reported_by_number() {
     let (_dir, sources) = sources(&format!("nonsense\n{DOTENV}"));
-    assert_eq!(loaded(&sources).warnings, [".env: lines that are no settings were skipped: [1]"]);
+    assert_eq!(loaded(&sources).warnings, [".env: skipped lines that are not settings: [1]"]);
 }
 
 #[test]
-fn a_name_that_looks_like_a_setting_is_told_and_one_of_somebody_else_is_not() {
+fn a_name_that_resembles_a_setting_is_reported_and_a_foreign_one_is_not() {
     let (_dir, sources) =
         sources(&format!("DRAIN_RATE_LIMT=5\nCOMPOSE_PROJECT_NAME=x\nADMIN_TOKEN_FIEL=/x\n{DOTENV}"));
     assert_eq!(
         loaded(&sources).warnings,
         [
-            ".env: ADMIN_TOKEN_FIEL is no setting, and is not used: is ADMIN_TOKEN_FILE meant?",
-            ".env: DRAIN_RATE_LIMT is no setting, and is not used: is DRAIN_RATE_LIMIT meant?",
+            ".env: unknown setting ADMIN_TOKEN_FIEL ignored: did you mean ADMIN_TOKEN_FILE?",
+            ".env: unknown setting DRAIN_RATE_LIMT ignored: did you mean DRAIN_RATE_LIMIT?",
         ]
     );
     // The environment has names of others.

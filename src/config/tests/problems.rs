@@ -9,14 +9,14 @@ fn variables(sources: &Sources) -> Vec<String> {
 }
 
 #[test]
-fn nothing_at_all_is_reported_as_everything_that_is_required() {
+fn an_empty_configuration_reports_every_required_setting() {
     assert_eq!(
         refused(&Sources::default()),
         "SERVER_ID: required, but not set\n\
          SERVER_REGION: required, but not set\n\
          DATAPLANE_HOST: required, but not set\n\
          CONTROL_PLANE_URL: required, but not set\n\
-         CONTROL_PLANE_API_KEY: required, because CONTROL_PLANE_AUTH wants it, but not set"
+         CONTROL_PLANE_API_KEY: required by CONTROL_PLANE_AUTH, but not set"
     );
 }
 
@@ -55,7 +55,7 @@ fn every_value_that_does_not_parse_is_reported_with_the_others() {
 }
 
 #[test]
-fn a_choice_that_is_none_is_told_the_choices() {
+fn an_invalid_choice_is_reported_with_the_choices() {
     assert_eq!(
         refused(&with([("LOG_LEVEL", "LOUD"), ("UNKNOWN_FIELDS", "keep")])),
         "UNKNOWN_FIELDS: \"keep\" is not one of forward, drop\n\
@@ -64,7 +64,7 @@ fn a_choice_that_is_none_is_told_the_choices() {
 }
 
 #[test]
-fn what_only_shows_in_combination_is_reported_beside_what_does_not_parse() {
+fn invalid_combinations_are_reported_with_parse_errors() {
     let sources = with([
         ("REDIS_PORT", "none"),
         ("QUOTA_RESPONSE_QUEUE", "queue:usage_records"),
@@ -130,7 +130,7 @@ fn a_file_that_cannot_be_read_is_one_problem_of_its_variable() {
     assert!(refused(&sources).starts_with(".env: cannot be read: "));
     std::fs::write(dir.path().join(".env"), b"SERVER_ID=\xff").unwrap();
     let sources = Sources { dotenv: Some(dir.path().join(".env")), ..with([]) };
-    assert_eq!(refused(&sources), ".env: cannot be read: it is not UTF-8 text");
+    assert_eq!(refused(&sources), ".env: cannot be read: not UTF-8 text");
     let missing = || Some(dir.path().join("none"));
     loaded(&Sources { dotenv: missing(), ..with([]) });
     let named = Sources { dotenv: missing(), dotenv_required: true, ..with([]) };
@@ -142,7 +142,7 @@ fn a_file_that_cannot_be_read_is_one_problem_of_its_variable() {
 }
 
 #[test]
-fn what_is_odd_but_works_is_a_warning() {
+fn odd_but_working_values_are_warnings() {
     let warnings =
         |variables: &[(&'static str, &'static str)]| loaded(&with(variables.iter().copied())).warnings;
     let plain = ("CONTROL_PLANE_URL", "http://cp.example");
@@ -150,8 +150,8 @@ fn what_is_odd_but_works_is_a_warning() {
         (&[plain][..], "CONTROL_PLANE_URL is plain HTTP to another host"),
         (&[("CONTROL_PLANE_RETRY_BACKOFF_FACTOR", "0.5")], "0.5 would shorten the delays; 1 is used"),
         (&[("REDIS_URL", "redis://h"), ("REDIS_PORT", "1")], "these have no effect: REDIS_PORT"),
-        (&[("REDIS_MAX_CONNECTIONS", "5")], "5 are not enough; the agent opens up to 6"),
-        (&[("OUTBOX_DURABILITY", "process")], "a power cut loses records"),
+        (&[("REDIS_MAX_CONNECTIONS", "5")], "5 is too low; the agent opens up to 6"),
+        (&[("OUTBOX_DURABILITY", "process")], "a power cut loses acknowledged records"),
     ] {
         let warnings = warnings(variables);
         assert!(warnings.len() == 1 && warnings[0].contains(word), "{variables:?}: {warnings:?}");

@@ -12,8 +12,8 @@ fn the_scheme_of_the_control_planes_url_decides_which_proxy_counts() {
     let (http, https) = (("http_proxy", "http://p1:1"), ("https_proxy", "http://p2:2"));
     let (all, plain) = (("all_proxy", "socks5://p3"), ("CONTROL_PLANE_URL", "http://cp.example"));
     for (variables, expected) in [
-        (&[][..], "none: no variable sets one"),
-        (&[http], "none: no variable sets one"),
+        (&[][..], "none: no proxy variable is set"),
+        (&[http], "none: no proxy variable is set"),
         (&[http, https], "http://p2:2 (https_proxy, environment)"),
         (&[http, https, all], "http://p2:2 (https_proxy, environment)"),
         (&[http, https, all, plain], "http://p1:1 (http_proxy, environment)"),
@@ -45,7 +45,7 @@ fn the_environment_counts_over_dotenv_in_either_spelling() {
 }
 
 #[test]
-fn the_client_is_told_the_proxy_with_its_credentials_and_nobody_else() {
+fn only_the_client_gets_the_proxys_credentials() {
     let config = loaded(&with([("HTTPS_PROXY", "user:hunter2@p:3128"), ("NO_PROXY", "a,b:1")]));
     let settings = config.control_plane.client_settings(&config.identity, 1);
     let proxy = settings.proxy.clone().unwrap();
@@ -75,7 +75,7 @@ fn proxies_that_cannot_be_used_are_problems_beside_all_others() {
 }
 
 #[test]
-fn an_entry_of_no_proxy_that_means_nothing_is_a_warning() {
+fn an_invalid_entry_of_no_proxy_is_a_warning() {
     let config = loaded(&with([("NO_PROXY", "cp.example:99999,a")]));
     assert_eq!(config.warnings.len(), 1);
     assert!(

@@ -76,15 +76,15 @@ fn a_secret_that_cannot_be_read_is_a_problem_of_its_own_variable() {
             ("ADMIN_TOKEN_FILE", &empty),
         ])),
         format!(
-            "REDIS_PASSWORD: cannot read {path}/redis_password: it is empty\n\
+            "REDIS_PASSWORD: cannot read {path}/redis_password: the file is empty\n\
              CONTROL_PLANE_API_KEY: cannot read /nonexistent/key: No such file or directory (os error 2)\n\
-             ADMIN_TOKEN: set, and ADMIN_TOKEN_FILE too: only one of them can count"
+             ADMIN_TOKEN: set, and ADMIN_TOKEN_FILE too: set only one"
         )
     );
 }
 
 #[test]
-fn a_secret_keeps_its_characters_and_a_nul_is_none() {
+fn a_secret_keeps_its_characters_and_must_not_contain_nul() {
     let secret = |value| loaded(&with([("REDIS_PASSWORD", value)])).redis.password.unwrap();
     for value in [" p$ss\\word#1 ", "--flag=x", "-", "a=b", "\"q\"", "ü"] {
         assert_eq!(secret(value).expose(), value);
@@ -92,7 +92,7 @@ fn a_secret_keeps_its_characters_and_a_nul_is_none() {
     let dir = tempfile::tempdir().unwrap();
     let dotenv = write(dir.path(), ".env", "REDIS_PASSWORD=hunter2\0x");
     let sources = Sources { dotenv: Some(dotenv.into()), ..with([]) };
-    assert_eq!(refused(&sources), "REDIS_PASSWORD: holds a NUL character");
+    assert_eq!(refused(&sources), "REDIS_PASSWORD: contains a NUL character");
 }
 
 #[test]

@@ -54,7 +54,7 @@ async fn a_surplus_answer_is_never_taken_for_the_next_requests() {
 }
 
 #[tokio::test]
-async fn what_arrives_while_a_connection_is_idle_is_nobodys_answer() {
+async fn bytes_on_an_idle_connection_are_never_an_answer() {
     let (url, connections) = counted(|mut stream, _| async move {
         receive(&mut stream).await;
         stream.write_all(http("200 OK", "X-Correlation-ID: corr-1\r\n", "{}").as_bytes()).await.unwrap();
@@ -157,7 +157,7 @@ async fn a_connection_is_not_used_again_after_a_time_out_or_a_cut() {
 }
 
 #[tokio::test]
-async fn a_request_that_a_used_connection_swallows_is_repeated_at_once_on_a_new_one() {
+async fn a_request_lost_on_a_reused_connection_is_repeated_at_once_on_a_new_one() {
     let (sender, mut keys) = tokio::sync::mpsc::unbounded_channel();
     let (url, connections) = counted(move |mut stream, n| {
         let keys = sender.clone();
@@ -182,7 +182,7 @@ async fn a_request_that_a_used_connection_swallows_is_repeated_at_once_on_a_new_
 }
 
 #[tokio::test]
-async fn what_dies_on_a_new_connection_or_in_an_answer_is_not_repeated() {
+async fn a_request_lost_on_a_new_connection_or_during_its_answer_is_not_repeated() {
     let (url, connections) = counted(|mut stream, n| async move {
         if n > 1 {
             receive(&mut stream).await;
@@ -295,7 +295,7 @@ async fn a_quota_request_has_a_connection_of_its_own() {
 }
 
 #[tokio::test]
-async fn an_answer_may_look_like_any_clients_answers() {
+async fn answers_in_any_valid_form_are_read() {
     let gzip = |plain: &[u8]| {
         use std::io::Write as _;
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

@@ -180,7 +180,7 @@ async fn a_port_that_does_not_speak_tls_is_said_to_be_so() {
 }
 
 #[tokio::test]
-async fn a_handshake_without_end_is_a_time_out_of_the_connection() {
+async fn an_endless_handshake_is_a_connect_timeout() {
     let authority = Authority::new();
     let url = peer(|mut stream| async move { while receive(&mut stream).await.is_some() {} }).await;
     let hasty = Settings {

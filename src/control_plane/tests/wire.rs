@@ -57,7 +57,7 @@ async fn a_delivery_carries_what_the_contract_says() {
 }
 
 #[tokio::test]
-async fn what_no_header_can_carry_does_not_keep_a_record_from_being_sent() {
+async fn an_id_unfit_for_a_header_does_not_block_its_record() {
     let (url, mut received) = answering(http("200 OK", "", "")).await;
     let client = Client::new(settings(&url)).unwrap();
     let odd = Delivery { correlation_id: "a\r\nX-Evil: 1", traceparent: Some("b\0"), ..delivery("s") };
@@ -118,7 +118,7 @@ async fn one_connection_serves_one_request_after_another() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_an_answer_and_the_other_host_hears_nothing() {
+async fn a_redirect_is_not_followed() {
     let (elsewhere, mut heard) = answering(http("200 OK", "", "")).await;
     for status in ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"] {
         let (url, _received) = answering(http(status, &format!("Location: {elsewhere}/x\r\n"), "")).await;
@@ -235,7 +235,7 @@ async fn an_answer_that_is_cut_off_is_told_from_one_that_is_whole() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_is_said_to_be_so() {
+async fn a_non_http_answer_is_reported_as_such() {
     let bomb = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X-Bomb: 1\r\n".repeat(10_000));
     let long = format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\n\r\n", "x".repeat(4 << 20));
     for answer in ["SSH-2.0-OpenSSH_9\r\n\r\n", "HTTP/1.1 abc OK\r\n\r\n", &bomb, &long] {

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_urgent_is_paid_by_the_backlog_up_to_a_depth() {
+    fn urgent_bytes_are_charged_to_the_backlog_up_to_a_limit() {
         let (mut bucket, mut now) = bucket(10_000);
         bucket.charge(10_000, now);
         let sent = sent_in(&mut bucket, &mut now, 10);

@@ -67,7 +67,7 @@ impl Connector {
         meter: Arc<Meter>,
     ) -> Result<Self, ClientError> {
         let host = Host::parse(target.host().unwrap_or_default())
-            .map_err(|_| ClientError::Url("its host is not one"))?;
+            .map_err(|_| ClientError::Url("its host is invalid"))?;
         let is_https = target.scheme_str() == Some("https");
         let name = |host: &Host<String>| {
             let name = match host {
@@ -75,10 +75,11 @@ impl Connector {
                 Host::Ipv4(ip) => Some(IpAddr::V4(*ip).into()),
                 Host::Ipv6(ip) => Some(IpAddr::V6(*ip).into()),
             };
-            name.ok_or(ClientError::Url("no certificate can be for its host"))
+            name.ok_or(ClientError::Url("its host cannot have a certificate"))
         };
         let secured = |host: &Host<String>| {
-            let tls = tls.cloned().ok_or_else(|| ClientError::Tls("no authorities".to_owned()))?;
+            let tls =
+                tls.cloned().ok_or_else(|| ClientError::Tls("no certificate authorities".to_owned()))?;
             Ok::<_, ClientError>((name(host)?, tls))
         };
         let proxy = match &settings.proxy {
@@ -177,7 +178,7 @@ impl Connector {
 
     /// The first of these addresses that answers: each joins when the one before has kept silent for a while.
     async fn dial(&self, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-        let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        let mut error = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
         let mut attempts = FuturesUnordered::new();
         for address in addresses {
             attempts.push(self.open(*address));
@@ -241,7 +242,7 @@ async fn resolve(host: &Host<String>, port: u16) -> Result<Vec<SocketAddr>, Fail
         addresses.extend(second.pop_front());
     }
     if addresses.is_empty() {
-        return Err(Failure::Dns("the name has no address".to_owned()));
+        return Err(Failure::Dns("the host name has no address".to_owned()));
     }
     Ok(addresses)
 }

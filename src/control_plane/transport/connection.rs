@@ -102,7 +102,7 @@ pub(super) async fn begin(
             .map_err(|e| classify(&e))?;
         let task = tasks.spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to the ControlPlane has ended");
+                tracing::debug!(%error, "a connection to the ControlPlane ended");
             }
         });
         return Ok(Opened::Http2(Http2 {
@@ -124,7 +124,7 @@ pub(super) async fn begin(
             if is_unasked(&error) && last.is_recent() {
                 suspicion.rouse();
             }
-            tracing::debug!(%error, "a connection to the ControlPlane has ended");
+            tracing::debug!(%error, "a connection to the ControlPlane ended");
         }
     });
     Ok(Opened::Http1(Http1 { wire: wire(task.abort_handle()), sender, answered, requests: 0 }))

@@ -45,7 +45,7 @@ impl Suspicion {
         drop(until);
         if is_new {
             tracing::warn!(
-                "the ControlPlane, or what is between, sends answers that nobody asked for; connections are used only once for a while"
+                "unrequested answers arrive on connections to the ControlPlane (check proxies); each connection is used for one request for a while"
             );
         }
     }

@@ -48,9 +48,9 @@ impl Proxy {
             "https" => (ProxyKind::Https, 443),
             "socks5" => (ProxyKind::Socks5, 1080),
             "socks5h" => (ProxyKind::Socks5h, 1080),
-            _ => return Err("no scheme of a proxy"),
+            _ => return Err("not a proxy scheme"),
         };
-        let host = Host::parse(url.host_str().unwrap_or_default()).map_err(|_| "it names no host")?;
+        let host = Host::parse(url.host_str().unwrap_or_default()).map_err(|_| "it has no host")?;
         let decoded = |text| percent_decode_str(text).collect::<Vec<u8>>();
         let user = (!url.username().is_empty() || url.password().is_some())
             .then(|| (decoded(url.username()), decoded(url.password().unwrap_or_default())));
@@ -62,8 +62,8 @@ impl Proxy {
 /// Basic authentication, marked as sensitive.
 pub(in crate::control_plane) fn basic(name: &[u8], password: &[u8]) -> Result<HeaderValue, &'static str> {
     let encoded = STANDARD.encode([name, b":", password].concat());
-    let mut value =
-        HeaderValue::try_from(format!("Basic {encoded}")).map_err(|_| "its user info cannot be sent")?;
+    let mut value = HeaderValue::try_from(format!("Basic {encoded}"))
+        .map_err(|_| "its user name or password cannot be sent")?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -94,9 +94,9 @@ pub(super) async fn connect(
     let line = String::from_utf8_lossy(line);
     match line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)) {
         Some(status) if status.len() == 3 && status.starts_with('2') => Ok(()),
-        Some("407") => Err(Failure::Unreachable("the proxy wants other credentials (407)".to_owned())),
+        Some("407") => Err(Failure::Unreachable("the proxy rejects the credentials (407)".to_owned())),
         Some(status) if status.len() == 3 && status.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Err(Failure::Unreachable(format!("the proxy gives no tunnel: it answers {status}")))
+            Err(Failure::Unreachable(format!("the proxy refuses the tunnel with status {status}")))
         }
         _ => Err(Failure::Unreachable("the proxy does not speak HTTP".to_owned())),
     }
@@ -123,15 +123,18 @@ pub(super) async fn socks5(
         ([5, 2], Some((name, password))) => {
             let mut login = vec![1];
             for part in [name, password] {
-                login.push(u8::try_from(part.len()).map_err(|_| unreachable("its user info is too long"))?);
+                login.push(
+                    u8::try_from(part.len())
+                        .map_err(|_| unreachable("its user name or password is too long"))?,
+                );
                 login.extend_from_slice(part);
             }
             stream.write_all(&login).await.map_err(|e| refused(&e))?;
             if read::<2>(stream).await?[1] != 0 {
-                return Err(unreachable("it wants other credentials"));
+                return Err(unreachable("it rejects the credentials"));
             }
         }
-        ([5, _], _) => return Err(unreachable("it wants credentials")),
+        ([5, _], _) => return Err(unreachable("it requires credentials")),
         _ => return Err(unreachable("it does not speak SOCKS5")),
     }
     let mut request = vec![5, 1, 0];
@@ -159,9 +162,9 @@ pub(super) async fn socks5(
     if reply != 0 {
         return Err(unreachable(match reply {
             2 => "it does not allow this connection",
-            3 => "the network cannot be reached from it",
-            4 => "the host cannot be reached from it",
-            5 => "the host refuses its connection",
+            3 => "it cannot reach the network",
+            4 => "it cannot reach the host",
+            5 => "the host refused its connection",
             6 => "its connection timed out",
             _ => "it cannot connect",
         }));

@@ -32,7 +32,7 @@ impl Tls {
             let pem = read_file(path)?;
             let found = certificates(&pem)?;
             if found.is_empty() {
-                return Err(ClientError::Tls(format!("{} holds no certificate in PEM", path.display())));
+                return Err(ClientError::Tls(format!("{} contains no PEM certificate", path.display())));
             }
             expiries.extend(expiry::of_authorities("control_plane_ca", &pem));
             Ok(found)
@@ -45,7 +45,7 @@ impl Tls {
                 let chain = certificates(&pem)?;
                 if chain.is_empty() {
                     let path = certificate.display();
-                    return Err(ClientError::Tls(format!("{path} holds no certificate in PEM")));
+                    return Err(ClientError::Tls(format!("{path} contains no PEM certificate")));
                 }
                 Some((chain, PrivateKeyDer::from_pem_slice(&read_file(key)?).map_err(wrong)?))
             }

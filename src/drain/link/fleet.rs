@@ -1,4 +1,4 @@
-//! A whole fleet meets a `ControlPlane` that has come back and can do less than they all would like.
+//! A fleet meets a recovered `ControlPlane` with less capacity than the fleet's demand.
 //!
 //! Goal: it is used well and not knocked over again. Method: fifty links, a server with a capacity, and virtual time;
 //! beside them the retry that everybody writes first.
@@ -13,7 +13,7 @@ const AGENTS: usize = 50;
 const CAPACITY: f64 = 500.0;
 const LATENCY: Duration = Duration::from_millis(20);
 const SECONDS: u64 = 60;
-/// What happens in so many seconds at first does not count against the fleet.
+/// The first seconds do not count.
 const SETTLING: u64 = 10;
 
 /// What the server saw after the first seconds, as shares: of its capacity used, of the requests shed.
@@ -150,7 +150,7 @@ impl Agent for Plain {
 }
 
 #[test]
-fn a_fleet_uses_a_control_plane_that_came_back_and_does_not_knock_it_over() {
+fn a_fleet_uses_a_recovered_control_plane_without_overloading_it() {
     let begin = Instant::now();
     let settings = Settings {
         failures_to_open: 3,

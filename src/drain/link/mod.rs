@@ -1,10 +1,10 @@
-//! The state of the link: circuit, backoff, and how many requests may be in flight. One for all kinds of records: what
-//! only one of them meets is told by [`super::routes`].
+//! The state of the link: circuit breaker, backoff, and how many requests may be in flight. One for all record types; what
+//! concerns only one type is in [`super::routes`].
 //!
 //! A pure state machine: the time is an argument, nothing here waits.
 //!
-//! A failure counts towards opening the circuit only if nothing has succeeded since its request was sent: with
-//! many requests in flight a few failures among successes are the records' misfortune, not the link's.
+//! A failure counts towards opening the circuit only if nothing has succeeded since its request was sent: with many requests
+//! in flight, a few failures among successes are the records', not the link's.
 //!
 //! What may be in flight has two limits: requests, which a `ControlPlane` that sheds them brings down, and bytes, which
 //! follow the way's delay ([`window`]).
@@ -31,11 +31,11 @@ pub struct Settings {
     pub initial_delay: Duration,
     /// The longest.
     pub max_backoff: Duration,
-    /// By how much the wait grows.
+    /// Growth factor of the wait.
     pub multiplier: f64,
-    /// The most requests in flight.
+    /// Maximum requests in flight.
     pub concurrency: usize,
-    /// Refusals of a kind in a row that set its brake; 0: never.
+    /// Refusals of a type in a row that engage its refusal brake; 0: never.
     pub refusal_brake: u32,
 }
 
@@ -55,13 +55,17 @@ impl Settings {
 /// Requests in flight after a start or an outage. It doubles with every round trip that goes well.
 const INITIAL_LIMIT: f64 = 2.0;
 
+<<<<<<< HEAD
 /// The longest wait of a quota request after its first failure on a link that is up.
 const QUOTA_DELAY: Duration = Duration::from_secs(1);
 
 /// A `Retry-After` below this is no wait: the backoff counts.
+=======
+/// A shorter `Retry-After` is ignored in favour of the backoff.
+>>>>>>> words
 const SHORTEST_ASKED: Duration = Duration::from_secs(1);
 
-/// What the circuit is.
+/// The state of the circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Circuit {
     /// Requests flow.
@@ -71,7 +75,7 @@ pub enum Circuit {
         /// When the next probe may go.
         until: Instant,
     },
-    /// One probe is under way.
+    /// One probe is in flight.
     HalfOpen,
 }
 
@@ -91,7 +95,7 @@ pub struct Link {
     trouble: Option<Trouble>,
     failures: u32,
     openings: u32,
-    /// The wait was asked for by the other side: only a probe after it ends it.
+    /// The peer asked for the wait: only a probe after it ends it.
     asked_to_wait: bool,
     last_success: Option<Instant>,
     limit: f64,
@@ -140,21 +144,21 @@ impl Link {
         }
     }
 
-    /// Somebody knows better than to wait: the next probe may go now, whatever was asked for.
+    /// An operator overrides the wait: the next probe may go now.
     pub(super) fn hurry(&mut self, now: Instant) {
         if let Circuit::Open { until } = &mut self.circuit {
             *until = now.min(*until);
         }
     }
 
-    /// The probe has ended, and its answer said nothing of the link: another may go.
+    /// The probe's answer said nothing about the link: another may go.
     pub(super) fn undecided(&mut self, now: Instant) {
         if self.circuit == Circuit::HalfOpen {
             self.circuit = Circuit::Open { until: now };
         }
     }
 
-    /// Something else than a record was answered, where no record can probe: it can be reached, and lets us in.
+    /// A request without a record was answered while no record can probe: the peer is reachable and accepts the credentials.
     pub(super) fn answered_elsewhere(&mut self, now: Instant) -> Option<Change> {
         use Trouble::{Credentials, Timeout, Tls, Unreachable};
         let is_mended = matches!(self.trouble, Some(Unreachable | Timeout | Tls | Credentials));
@@ -168,7 +172,7 @@ impl Link {
         if self.circuit == Circuit::Closed { self.rate_limiter.until(now) } else { None }
     }
 
-    /// Requests that a backlog is spread over.
+    /// Number of requests to spread a backlog over.
     pub(super) fn pipes(&self, largest: f64, now: Instant) -> usize {
         self.window.pipes(largest).min(self.limit(now)).max(1)
     }
@@ -178,12 +182,17 @@ impl Link {
         self.window.room(self.pipes(largest, now), now)
     }
 
+<<<<<<< HEAD
     /// When the window of bytes is whole again that is small for a moment.
     pub fn whole_again(&self, now: Instant) -> Option<Instant> {
+=======
+    /// When the briefly reduced window of bytes is restored.
+    pub(super) fn whole_again(&self, now: Instant) -> Option<Instant> {
+>>>>>>> words
         self.window.whole_again(now)
     }
 
-    /// Bytes a second that the link has carried of late, and its shortest round trip.
+    /// Recent bytes per second on the link, and its shortest round trip.
     pub(super) fn measured(&self) -> (f64, Option<Duration>) {
         (self.window.rate(), self.window.round_trip())
     }
@@ -197,8 +206,13 @@ impl Link {
         self.window.sent(route, bytes, now)
     }
 
+<<<<<<< HEAD
     /// A request has ended, one way or another.
     pub fn landed(&mut self, flight: Flight) {
+=======
+    /// A request has ended.
+    pub(super) fn landed(&mut self, flight: Flight) {
+>>>>>>> words
         self.window.landed(flight);
     }
 
@@ -210,26 +224,25 @@ impl Link {
         self.close(now)
     }
 
-    /// It was answered, if not as one would wish: the link works.
+    /// A request was answered, though not successfully: the link works.
     pub(super) fn answered(&mut self, now: Instant) -> Option<Change> {
         self.good(now);
         self.close(now)
     }
 
-    /// There is no such session, or no such route. Whatever was wrong with the link, it answers again.
+    /// Session or route not found: the link answers again.
     pub(super) fn not_found(&mut self, now: Instant) -> Option<Change> {
         if self.circuit == Circuit::HalfOpen { self.close(now) } else { None }
     }
 
-    /// What was held back may go again, and may be much: it begins small, as after an outage.
+    /// A possibly large backlog is released: start small, as after an outage.
     pub(super) fn begin_small(&mut self, now: Instant) {
         self.rate_limiter.restart(now);
         self.window.restart();
         self.limit = self.limit.min(INITIAL_LIMIT);
     }
 
-    /// It was a kind's trouble that the link was blamed for: what was done about it is undone. If all else is well, the next
-    /// request shows it.
+    /// A type's trouble was attributed to the link: undo that. If all else is well, the next request shows it.
     pub(super) fn was_not_to_blame(&mut self, trouble: Trouble, now: Instant) {
         self.hurry(now);
         if trouble.is_congestion() {
@@ -279,7 +292,7 @@ impl Link {
     fn close(&mut self, now: Instant) -> Option<Change> {
         let waits = matches!(self.circuit, Circuit::Open { until } if until > now);
         if self.asked_to_wait && waits {
-            // An answer to what was sent before the wait was asked for.
+            // An answer to a request sent before the wait was asked for.
             return None;
         }
         let trouble = self.trouble.take();
@@ -307,7 +320,7 @@ impl Link {
             && self.trouble.is_some()
             && until > now
         {
-            // Stragglers of the requests that were in flight when it opened change nothing but a longer wait asked for.
+            // Requests that were in flight when it opened can only extend the wait.
             if let Some(wait) = asked {
                 self.circuit = Circuit::Open { until: until.max(now + wait) };
                 self.asked_to_wait = true;
@@ -341,8 +354,8 @@ impl Link {
     }
 }
 
-/// Full jitter in pairs: of two waits each is anywhere, and together they are always as long. So a fleet is spread out as
-/// widely as can be, and yet no agent asks much more often than the others in a long outage.
+/// Full jitter in pairs: each of two waits is random, but their sum is constant. So a fleet is spread widely, and yet no
+/// agent probes much more often than the others in a long outage.
 #[derive(Debug, Default)]
 pub(super) struct Jitter {
     before: Option<f64>,
@@ -358,8 +371,7 @@ impl Jitter {
     }
 }
 
-/// How long to wait when asked to. A fleet that is told the same time must not come back in the same instant; and what is
-/// hardly a wait at all is no advice.
+/// How long to wait when asked to, with jitter so that a fleet does not return all at once. Very short waits are ignored.
 pub(super) fn asked_wait(retry_after: Option<Duration>) -> Option<Duration> {
     retry_after.filter(|wait| *wait >= SHORTEST_ASKED).map(|wait| jittered(wait, wait.mul_f64(1.1)))
 }

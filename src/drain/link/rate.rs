@@ -1,10 +1,17 @@
-//! How many requests a second go out, where the other side has shown how many it takes.
+//! The request rate, once the peer has shown its capacity.
 //!
+<<<<<<< HEAD
 //! A limit on requests in flight cannot hold back a client that gets its refusals at once: with one in flight it still
 //! asks a thousand times a second. So congestion also sets a rate, which then grows as CUBIC does (RFC 9438): quickly
 //! back to where it was, slowly past it, then faster and faster. CUBIC counts seconds, so that of a client that sends seldom
 //! half of the requests would meet congestion; here a rate grows with good answers where these come slower. After an outage it begins small and doubles, so that a
 //! `ControlPlane` that comes back is not knocked over again by a whole fleet.
+=======
+//! A limit on requests in flight cannot hold back a client whose requests are refused at once: with one in flight it still
+//! sends a thousand requests per second. So congestion also sets a rate, which then grows like CUBIC (RFC 9438): quickly
+//! back to its old value, slowly past it, then faster and faster. After an outage it starts small and doubles, so that a
+//! fleet does not overload a recovering `ControlPlane`.
+>>>>>>> words
 //!
 //! A pure state machine: the time is an argument, nothing here waits.
 
@@ -12,20 +19,20 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Requests a second after an outage, before anything is known.
+/// Requests per second after an outage, before anything is known.
 const FIRST: f64 = 20.0;
-/// It is never slower than this, so that it always learns.
+/// Minimum rate, so that it keeps learning.
 const LEAST: f64 = 1.0;
-/// What congestion leaves of the rate, and how fast it grows: CUBIC's constants.
+/// CUBIC's constants: the share of the rate kept after congestion, and its growth.
 const KEPT: f64 = 0.7;
 const GROWTH: f64 = 0.4;
 /// Good answers until a rate is back to what it was, at least: of a whole fleet about one request in so many is shed.
 const ANSWERS_BACK: f64 = 20.0;
 /// The rate is measured over this time.
 const MEASURE: Duration = Duration::from_millis(500);
-/// So long without congestion, and there is no limit any more.
+/// Time without congestion after which the limit is lifted.
 const RELEASE: Duration = Duration::from_secs(60);
-/// What may go at once: the rate's worth of this time.
+/// Burst size: the rate times this.
 const BURST: f64 = 0.05;
 /// Requests that went without waiting for the rate, and that the next ones make up for, at most.
 const DEBT: f64 = 2.0;
@@ -104,7 +111,7 @@ impl RateLimiter {
                 most * (1.0 + (1.0 - KEPT) * (way_back - 1.0).powi(3))
             }
         };
-        // Faster than twice what was really sent nobody knows anything of.
+        // Nothing is known about more than twice the rate actually sent.
         limit.rate = grown.min((2.0 * self.measured).max(limit.rate)).max(LEAST);
         if calm >= RELEASE {
             self.limit = None;
@@ -115,7 +122,7 @@ impl RateLimiter {
     pub(super) fn congested(&mut self, now: Instant) {
         self.measure(now);
         let measured = self.measured.max(self.so_far(now));
-        // Where hardly anything was sent, that says little of what is too much.
+        // If little was sent, it says little about the capacity.
         let most =
             self.limit.map_or(measured.max(FIRST), |Limit { rate, .. }| measured.clamp(rate * KEPT, rate));
         self.set((most * KEPT).max(LEAST), Growth::Cubic { most }, now);
@@ -127,7 +134,7 @@ impl RateLimiter {
         self.set(FIRST, Growth::Doubling, now);
     }
 
-    /// What it was slowed down for was no congestion: it is at least as fast as after an outage, and doubles.
+    /// The slowdown was not congestion: restore at least the rate after an outage, and double.
     pub(super) fn begin_anew(&mut self, now: Instant) {
         if let Some(limit) = self.limit {
             self.set(limit.rate.max(FIRST), Growth::Doubling, now);
@@ -141,7 +148,7 @@ impl RateLimiter {
 
     fn so_far(&self, now: Instant) -> f64 {
         let elapsed = now.saturating_duration_since(self.counting);
-        // Too short a time says nothing.
+        // Too short a time to measure.
         if elapsed < MEASURE / 10 { 0.0 } else { f64::from(self.sent) / elapsed.as_secs_f64() }
     }
 

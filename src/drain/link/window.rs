@@ -1,13 +1,13 @@
-//! How many bytes may be in flight, and how they are spread over requests.
+//! The window of bytes in flight, and how they are spread over requests.
 //!
 //! The window follows delay, as Vegas, LEDBAT (RFC 6817) and Gradient2 do: a request that takes longer than its like took
 //! at best has met a queue, most often the modem's, and whatever comes behind it waits there as well. The window grows
 //! while the queue is shorter than its target and shrinks while it is longer. Loss delays some requests and a queue
 //! delays all, so a slow answer weighs less than a quick one; under loss the bytes are spread over more connections.
 //!
-//! What stays slow though hardly anything is in flight is no queue of ours: that is the best from then on. The best also
-//! ages, since a server's delays vary; and so that a standing queue is not taken for the way itself, now and then the
-//! window is small for a moment, as BBR's is when it probes for the round trip.
+//! Delay with hardly anything in flight is not caused by our queue: it becomes the new best. The best also ages, since a
+//! server's delays vary; and the window is briefly reduced now and then, like BBR's round-trip probe, so that a standing
+//! queue is not taken for the path's delay.
 //!
 //! A pure state machine: the time is an argument, nothing here waits.
 
@@ -23,22 +23,22 @@ use crate::control_plane::Opening;
 const FIRST: f64 = 16.0 * 1024.0;
 const STARTING_GAIN: f64 = 3.0;
 const STARTING_QUEUE: f64 = 0.25;
-/// It is never smaller: a request or two.
+/// Minimum: a request or two.
 const LEAST: f64 = 4.0 * 1024.0;
-/// More than this in flight no link that an edge server has needs.
+/// Maximum: no edge server's link needs more in flight.
 const MOST: f64 = 8.0 * 1024.0 * 1024.0;
 /// How long the queue may be: twice the way, within these bounds. A quota request waits that long; with less than this, servers
 /// whose delays vary are taken for a queue.
 const QUEUE_LEAST: f64 = 0.05;
 const QUEUE_MOST: f64 = 0.11;
-/// What a slow answer weighs, beside a quick one.
+/// Weight of a slow answer relative to a fast one.
 const SLOW_WEIGHT: f64 = 1.0 / 3.0;
-/// The bytes of one request, before there are more requests at a time.
+/// Bytes of one request before the number of requests grows.
 const REQUEST: f64 = 12.0 * 1024.0;
-/// When answers take twice as long as expected, so many in a row, the window is halved.
+/// This many answers in a row that take twice the expected time halve the window.
 const VERY_LATE: f64 = 0.5;
 const VERY_LATE_IN_A_ROW: u32 = 5;
-/// So many requests are always let through: one that hangs must not stop all others.
+/// Requests always allowed: one that hangs must not stop all others.
 const ALWAYS: usize = 2;
 /// The best delay moves towards what is met with this time constant, in seconds.
 const BEST_AGES: f64 = 20.0;
@@ -52,15 +52,15 @@ const PIPES_MOST: f64 = 32.0;
 /// How far the answers' lateness lies apart on a link that loses packets; and below what it does not.
 const LOSSY_FROM: f64 = 0.3;
 const CLEAN_BELOW: f64 = 0.15;
-/// What a second leaves of the best rate.
+/// Share of the best rate kept per second.
 const RATE_KEPT: f64 = 0.95;
 /// The weight of one answer in the lateness and its spread.
 const SPREAD_GAIN: f64 = 0.03;
-/// On a shorter way a lost packet is sent again too soon to matter.
+/// On a shorter path, retransmission is too fast to matter.
 const LOSSY_WAY: f64 = 0.02;
 
-/// What a request's delay depends on beside the link: where it goes, about how large it is, and whether it is the
-/// first on its connection.
+/// What a request's delay depends on besides the link: endpoint, approximate size, and whether it is the first on its
+/// connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Class {
     route: usize,
@@ -73,11 +73,11 @@ struct Class {
 #[derive(Clone, Copy, Debug)]
 pub struct Flight {
     pub(in crate::drain) sent: Instant,
-    /// So long it waited for a connection, which says nothing of a queue.
+    /// Time waiting for a connection, which says nothing about a queue.
     waited: Duration,
     bytes: u64,
     class: Class,
-    /// The window was full with it: its answer may let it grow.
+    /// It filled the window: its answer may let the window grow.
     filled: bool,
 }
 
@@ -95,7 +95,7 @@ impl Flight {
     }
 }
 
-/// The shortest delay of late, in seconds.
+/// Recent shortest delay, in seconds.
 #[derive(Clone, Copy, Debug)]
 struct Best {
     delay: f64,
@@ -118,7 +118,7 @@ impl Best {
 #[derive(Debug)]
 pub(super) struct Window {
     bytes: f64,
-    /// It has not come near to what the link carries since it began.
+    /// It has not reached the link's capacity since it started.
     is_starting: bool,
     in_flight: u64,
     requests: usize,
@@ -133,7 +133,7 @@ pub(super) struct Window {
     is_lossy: bool,
     /// Answers in a row that took more than twice as long as expected.
     very_late: u32,
-    /// Something has to wait for room.
+    /// A request is waiting for room.
     is_short: bool,
     /// Bytes that were delivered since `counting`, and a second in which the link was busy before that.
     delivered: u64,
@@ -191,13 +191,13 @@ impl Window {
         Flight { sent: now, waited: Duration::ZERO, bytes, class, filled }
     }
 
-    /// A request has ended, one way or another.
+    /// A request has ended.
     pub(super) fn landed(&mut self, flight: Flight) {
         self.in_flight -= flight.bytes;
         self.requests -= 1;
     }
 
-    /// It was answered as one would wish.
+    /// A request succeeded.
     pub(super) fn delivered(&mut self, flight: Flight, now: Instant) {
         let delay = now.saturating_duration_since(flight.sent).saturating_sub(flight.waited);
         let delay = delay.as_secs_f64().max(1e-6);
@@ -224,7 +224,7 @@ impl Window {
                 self.bytes *= 1.0 + gain * share;
             }
         } else if self.bytes <= LEAST {
-            // Sending less has not helped: it is no queue of ours, and nothing to be slow for.
+            // Sending less has not helped: the delay is not our queue's, so do not slow down for it.
             self.best.clear();
         } else {
             self.bytes *= 1.0 - (1.0 - ratio).min(0.5) * share * SLOW_WEIGHT;
@@ -240,7 +240,7 @@ impl Window {
         delay - shortest > queue_target(shortest) * STARTING_QUEUE
     }
 
-    /// A queue that never drains looks like a longer way.
+    /// A queue that never drains looks like a longer path.
     fn drain_now_and_then(&mut self, best: f64, now: Instant) {
         if *self.drain_at.get_or_insert(now + DRAIN_EVERY) <= now {
             self.drain_at = Some(now + DRAIN_EVERY);
@@ -253,8 +253,13 @@ impl Window {
         self.drain_until.filter(|until| *until > now)
     }
 
+<<<<<<< HEAD
     /// It was shed, which says nothing of bytes. True if that is news: once a round trip.
     pub(super) fn shed(&mut self, flight: Flight, now: Instant) -> bool {
+=======
+    /// A request timed out or was shed. True if that is new information: once per round trip.
+    pub(super) fn congested(&mut self, flight: Flight, now: Instant) -> bool {
+>>>>>>> words
         let is_new = self.last_cut.is_none_or(|cut| flight.sent >= cut);
         if is_new {
             self.last_cut = Some(now);
@@ -272,13 +277,13 @@ impl Window {
         is_new
     }
 
-    /// The link was down and is up, or much that was held back may go: it begins small.
+    /// The link is up again, or a large backlog is released: start small.
     pub(super) fn restart(&mut self) {
         (self.bytes, self.is_starting) = (self.bytes.min(FIRST), true);
         (self.lateness, self.spread, self.is_lossy) = (0.0, 0.0, false);
     }
 
-    /// Bytes a second that the link has carried of late, at its best.
+    /// Best recent bytes per second on the link.
     pub(super) fn rate(&self) -> f64 {
         self.rate
     }
@@ -293,7 +298,7 @@ impl Window {
         }
     }
 
-    /// The shortest round trip of late, of whatever request.
+    /// Shortest recent round trip of any request.
     pub(super) fn round_trip(&self) -> Option<Duration> {
         let best = self.best.values().map(|best| best.delay).reduce(f64::min)?;
         Some(Duration::from_secs_f64(best))

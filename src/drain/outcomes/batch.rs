@@ -1,5 +1,5 @@
-//! The answer to a batch: the records that were not taken, or one answer for all of them, and then perhaps which of them
-//! it is for.
+//! The answer to a batch: the records not accepted, or one answer for all of them, and then perhaps the search for the one
+//! at fault.
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -15,12 +15,12 @@ use crate::drain::routes::Beside;
 use crate::drain::verdict::{Trouble, Verdict, by_status, judge, stops_session};
 use crate::outbox::{Reason, Settlement};
 
-/// What was heard where the status says nothing of what is wrong.
-const UNUSABLE_BATCH: &str = "a batch's answer that does not say what was taken";
-/// A batch that has been shed so often, while others passed, may be shed for what is in it.
+/// The cause reported where the status does not tell it.
+const UNUSABLE_BATCH: &str = "a batch answer that does not say which records were accepted";
+/// A batch shed this often while others succeeded may be shed because of its contents.
 const SHED_AGAIN: u64 = 3;
 
-/// A record of a batch that was not taken.
+/// A record of a batch that was not accepted.
 struct Rest {
     lane: LaneKey,
     item: Item,
@@ -28,17 +28,17 @@ struct Rest {
     exception: BatchException,
 }
 
-/// What became of a batch's records.
+/// The results of a batch's records.
 #[derive(Default)]
 struct Results {
     taken: Vec<(LaneKey, Item, Settlement)>,
     rest: Vec<Rest>,
-    /// A record that was taken behind one of its session that was not.
+    /// The session of a record accepted after an earlier one failed.
     breach: Option<String>,
 }
 
 impl Run {
-    /// The answer to a batch: what was not taken, or one answer for all.
+    /// Handles the answer to a batch: the records not accepted, or one answer for all.
     pub(super) fn batch_answered(
         &mut self,
         mut parcel: Parcel,
@@ -48,7 +48,7 @@ impl Run {
         answer: &Answer,
         now: Instant,
     ) {
-        // Whoever else answered says nothing of batches either.
+        // A foreign answer says nothing about batches either.
         let is_its_own =
             |response: &&Response| !matches!(response.meaning, Meaning::Foreign | Meaning::Mismatched);
         let response = answer.result.as_ref().ok().filter(is_its_own);
@@ -56,7 +56,7 @@ impl Run {
         self.batching.answered(exceptions.is_some());
         if let Some(exceptions) = exceptions {
             self.batch_results(parcel, exceptions, flight, now);
-            // Behind what a link that is up again forgets.
+            // After the reset of a link that is up again.
             self.batching.passed(encoding, now);
             return;
         }
@@ -103,10 +103,10 @@ impl Run {
                     self.retry(lane, item, IN_PROGRESS, retry_after, now);
                 }
             }
-            // Refused, or known, as a whole: halves tell which of them is meant.
+            // Refused, or a duplicate, as a whole: halving finds the record it is about.
             (verdict, _) => {
                 let log = parcel.first().and_then(|group| group.items.first()).map(|item| item.ticket.log);
-                // An endpoint that never took a batch says nothing of the records.
+                // An endpoint that never accepted a batch says nothing about the records.
                 let counts = verdict == Verdict::Refused && self.batching.is_proven();
                 if let Some(log) = log.filter(|_| counts) {
                     let change = self.link.answered(now);
@@ -121,8 +121,8 @@ impl Run {
         }
     }
 
-    /// Whether a batch of several kinds that failed as a whole may have failed for one of them. From now on each kind goes by
-    /// itself, and shows it. True if nothing is concluded before.
+    /// Whether a batch of several types that failed as a whole may have failed because of one. From now on each type is sent
+    /// separately, to find out. True if the failure itself has no consequence.
     fn is_for_a_kind(&mut self, answer: &Answer, now: Instant) -> bool {
         let (verdict, retry_after) = judge(&answer.result);
         let is_asked = asked_wait(retry_after).is_some();
@@ -131,11 +131,11 @@ impl Run {
         if may_be {
             self.batching.mixed_failed(now);
         }
-        // More requests are the last thing that an overloaded server needs.
+        // An overloaded server must not get more requests.
         may_be && verdict.trouble() != Some(Trouble::Overloaded)
     }
 
-    /// A batch of one record was answered as a whole: that is the record's answer.
+    /// A batch of one record was answered as a whole: the answer is the record's.
     fn lone_record_answered(
         &mut self,
         key: LaneKey,
@@ -148,7 +148,7 @@ impl Run {
         if judge(&answer.result).0 != Verdict::Settled(Settlement::Delivered) {
             return self.record_answered(key, item, encoding, flight, answer, now);
         }
-        // 2xx that does not say what was taken: nobody can say what it means for the record.
+        // 2xx without a list of results: its meaning for the record is unknown.
         UNUSABLE_BATCH.clone_into(&mut self.heard);
         let failure = RecordFailure {
             trouble: Trouble::Failing,
@@ -161,8 +161,8 @@ impl Run {
         self.failed(key, item, failure, detail(answer), now);
     }
 
-    /// A batch failed as a whole: by load, by the link, or by one record in it, which is looked for in halves once others
-    /// pass meanwhile.
+    /// A batch failed as a whole: because of load, the link, or one record in it, which is found by halving once others
+    /// succeed meanwhile.
     fn batch_failed(
         &mut self,
         mut parcel: Parcel,
@@ -184,7 +184,7 @@ impl Run {
         }
         self.renew_credentials(trouble);
         if is_mixed(&parcel) {
-            // No kind is to blame for what all of them met.
+            // A failure of all types is not attributed to one.
             let change = self.link.failed(trouble, retry_after, flight, now);
             self.announce(change);
         } else {
@@ -196,13 +196,13 @@ impl Run {
         }
     }
 
-    /// What breaks on the way compressed may pass plain: nothing is concluded before that was tried.
+    /// A body damaged on the way compressed may succeed uncompressed: that is tried before anything is concluded.
     fn try_plain(&mut self, mut parcel: Parcel, now: Instant) {
         parcel.iter_mut().flat_map(|group| &mut group.items).for_each(|item| item.history.is_plain = true);
         self.try_again(parcel, now);
     }
 
-    /// In another form, which makes it no attempt.
+    /// Sends the records again in another form; this does not count as an attempt.
     fn try_again(&mut self, mut parcel: Parcel, now: Instant) {
         parcel.iter_mut().flat_map(|group| &mut group.items).for_each(|item| item.history.attempts -= 1);
         self.give_back(parcel, now);
@@ -217,8 +217,8 @@ impl Run {
     ) {
         let Results { taken, rest, breach } = sort_out(parcel, exceptions);
         let was_up = self.link.trouble().is_none();
-        // IMPORTANT: what was delivered first: it says whether the others' fates are theirs or the link's. And the outbox
-        // before the lanes: once a lane is gone, only the outbox knows that its records are done with.
+        // IMPORTANT: the delivered records first: they tell whether the other failures are the records' or the link's. And
+        // the outbox before the lanes: once a lane is gone, only the outbox knows that its records are done.
         self.drain.outbox.settle_all(taken.iter().map(|(_, item, settlement)| (&item.ticket, *settlement)));
         let mut delivered = [0_u64; LOGS.len()];
         for (lane, item, settlement) in &taken {
@@ -234,7 +234,7 @@ impl Run {
         }
         let (not_tried, rest): (Vec<_>, Vec<_>) =
             rest.into_iter().partition(|rest| rest.verdict == Verdict::NotTried);
-        // The last first: each goes before the one that came before it.
+        // Last first: each is put back in front of the previous one.
         for Rest { lane, mut item, .. } in not_tried.into_iter().rev() {
             item.history.is_plain = false;
             item.history.attempts -= 1;
@@ -271,17 +271,17 @@ impl Run {
         }
     }
 
-    /// The ControlPlane broke its promise: it took a record of this session behind one that it had not taken.
+    /// The ControlPlane broke its promise: it accepted a record of this session after failing an earlier one.
     fn breached(&mut self, session: &str, now: Instant) {
         self.drain.metrics.order_breaches.inc();
         tracing::error!(
             session,
-            "the ControlPlane took a record behind one of its session that it had not taken; batches hold one record a session for now"
+            "the ControlPlane accepted a record although an earlier one of the same session had failed; batches hold one record per session for now"
         );
         self.batching.breached(now);
     }
 
-    /// Tells the link and the routes what was delivered.
+    /// Reports the deliveries to the link and the routes.
     fn batch_delivered(&mut self, delivered: [u64; LOGS.len()], rest: &[Rest], flight: Flight, now: Instant) {
         if delivered.iter().any(|records| *records > 0) {
             self.link_delivered(flight, now);
@@ -294,7 +294,7 @@ impl Run {
         }
     }
 
-    /// Tells the link and the routes of kinds of which nothing was delivered.
+    /// Reports the types without a delivery to the link and the routes.
     fn batch_troubled(
         &mut self,
         delivered: [u64; LOGS.len()],
@@ -304,7 +304,7 @@ impl Run {
         now: Instant,
     ) {
         for (log, _) in LOGS.into_iter().zip(delivered).filter(|(_, records)| *records == 0) {
-            // One that fails again and again while others pass is its own affair.
+            // A repeated failure while others succeed is the record's own.
             let of_it: Vec<&Rest> = rest
                 .iter()
                 .filter(|rest| rest.item.ticket.log == log)
@@ -327,7 +327,7 @@ impl Run {
         }
     }
 
-    /// There are no batches, and we were told to insist: records have no route.
+    /// Batches are required but not supported: records have no route.
     fn no_batches(&mut self, parcel: Parcel, now: Instant) {
         let change = self.link.not_found(now);
         self.announce(change);
@@ -345,7 +345,7 @@ impl Run {
     }
 }
 
-/// Whether records of several kinds are in it.
+/// Whether it has records of several types.
 fn is_mixed(parcel: &[Group]) -> bool {
     let mut kinds = parcel.iter().flat_map(|group| &group.items).map(|item| item.ticket.kind);
     let first = kinds.next();
@@ -353,11 +353,11 @@ fn is_mixed(parcel: &[Group]) -> bool {
 }
 
 fn items_of(parcel: Parcel) -> impl Iterator<Item = (LaneKey, Item)> {
-    // The last first: put back one by one, each goes before the one that came before it.
+    // Last first: put back one by one, each in front of the previous one.
     parcel.into_iter().flat_map(|group| group.items.into_iter().rev().map(move |item| (group.lane, item)))
 }
 
-/// Which records were taken, and what is to be done about each of the others.
+/// Sorts the records into accepted ones and the others with their verdicts.
 fn sort_out(parcel: Parcel, exceptions: Vec<BatchException>) -> Results {
     let mut results = Results::default();
     let mut exceptions = exceptions.into_iter().peekable();
@@ -375,12 +375,12 @@ fn sort_out(parcel: Parcel, exceptions: Vec<BatchException>) -> Results {
                 continue;
             };
             let verdict = match by_status(exception.status) {
-                // It should not have been tried, and what it was refused for may be what is missing before it.
+                // It should not have been tried, and the refusal may be about the record missing before it.
                 Verdict::Refused if is_stopped => {
                     results.breach.get_or_insert_with(|| item.record.session().to_owned());
                     Verdict::NotTried
                 }
-                // Nothing of its session stands before it that was not taken. It waits by itself, and is no poison for that.
+                // No earlier record of its session failed. It waits alone, and does not count as poison.
                 Verdict::NotTried if !is_stopped => {
                     Verdict::Failed { trouble: Trouble::Failing, may_be_poison: false }
                 }
@@ -396,12 +396,12 @@ fn sort_out(parcel: Parcel, exceptions: Vec<BatchException>) -> Results {
     results
 }
 
-/// What one of a batch's records was answered.
+/// The answer to one record of a batch.
 fn of_a_batch(exception: &BatchException) -> String {
     format!("status {} for a record of a batch", exception.status)
 }
 
-/// What was not taken, where the answer says so.
+/// The exceptions, if the answer is valid.
 fn exceptions_in(response: &Response, batch: Uuid, records: usize) -> Option<Vec<BatchException>> {
     if response.meaning != Meaning::Delivered {
         return None;
@@ -409,13 +409,13 @@ fn exceptions_in(response: &Response, batch: Uuid, records: usize) -> Option<Vec
     parse_batch_answer(&response.body, batch, records).ok()
 }
 
-/// Whether a proxy that breaks compressed bodies answers so.
+/// Whether a proxy that cannot handle compressed bodies answers with this status.
 fn may_be_the_encodings(status: u16) -> bool {
     matches!(status, 400 | 403 | 406 | 411 | 422 | 500 | 502)
 }
 
-/// Whether something between may have answered so because of the body's encoding, or have cut it off: anything but what says
-/// something else of a batch.
+/// Whether a middlebox may have answered this, or cut the connection, because of the body's encoding: any answer that says
+/// nothing specific about a batch.
 fn may_be_broken_on_the_way(answer: &Answer) -> bool {
     match &answer.result {
         Ok(response) => !matches!(response.status, ..300 | 404 | 405 | 409 | 413 | 415 | 424 | 501),
@@ -423,7 +423,7 @@ fn may_be_broken_on_the_way(answer: &Answer) -> bool {
     }
 }
 
-/// From now on these travel with half as many.
+/// Halves the number of records these may travel with.
 fn halve(parcel: &mut Parcel) {
     let most = (records_in(parcel) / 2).max(1);
     for item in parcel.iter_mut().flat_map(|group| &mut group.items) {

@@ -1,9 +1,9 @@
 //! When a refusal is believed.
 //!
-//! A record is refused when it was refused twice, on different connections: one refusal may be a middlebox's, or one
-//! bad server's of several. A record that was refused and is then delivered shows that the answers depend on who gives
-//! them. For a while after that it takes eight confirmations: of two servers of which one refuses everything, nine refusals
-//! in a row meet two records in a thousand.
+//! A refusal is believed after two over different connections: one may be a middlebox's, or that of one bad server among
+//! several. A refused record that is then delivered shows that answers depend on the backend. For a while after that eight
+//! confirmations are required: with two servers of which one refuses everything, nine refusals in a row hit two records in a
+//! thousand.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use tokio::time::Instant;
 
 use crate::drain::queues::{CONFIRMED, History};
 
-/// Refusals that it takes after a contradiction.
+/// Refusals required after a contradiction.
 const ENOUGH_IN_DOUBT: u8 = 9;
-/// A contradiction counts for so long.
+/// How long a contradiction counts.
 const DOUBT: Duration = Duration::from_secs(600);
-/// The first confirmation is asked for at once; each further one within this time.
+/// The first confirmation is requested at once, each further one within this time.
 const WAIT: Duration = Duration::from_secs(2);
 
 /// Whether refusals are being contradicted.
@@ -31,7 +31,7 @@ impl Confirmation {
         history.refusals >= if self.is_in_doubt(now) { ENOUGH_IN_DOUBT } else { CONFIRMED }
     }
 
-    /// Whether answers depend on who gives them, for all that is known.
+    /// Whether answers seem to depend on the backend.
     pub(in crate::drain) fn is_in_doubt(&self, now: Instant) -> bool {
         self.in_doubt_until.is_some_and(|until| until > now)
     }
@@ -43,7 +43,7 @@ impl Confirmation {
         }
     }
 
-    /// How long a refused record waits before it is asked for again.
+    /// How long a refused record waits before its next attempt.
     pub(in crate::drain) fn wait(history: &History) -> Duration {
         if history.refusals <= 1 { Duration::ZERO } else { WAIT.mul_f64(crate::time::random_part()) }
     }
@@ -53,7 +53,7 @@ impl Confirmation {
 mod tests {
     use super::*;
 
-    /// How often a record is refused until that is believed.
+    /// Refusals required until they are believed.
     fn refusals(confirmation: &Confirmation, now: Instant) -> u8 {
         let mut history = History::NONE;
         while !confirmation.refused(&mut history, now) {}

@@ -1,4 +1,4 @@
-//! Acting on answers: what each one settles, makes a dead letter of or gives back, and what the link learns from it.
+//! Acts on answers: settles records, makes dead letters or retries, and informs the link.
 
 mod batch;
 mod confirmation;
@@ -18,24 +18,24 @@ use crate::record::Kind;
 
 pub(super) use confirmation::Confirmation;
 
-/// Of an answer, a dead letter keeps so much.
+/// Bytes of an answer kept in a dead letter.
 const DETAIL_BYTES: usize = 1024;
 
-/// Between probes of what is braked, while they go without backoff.
+/// Pause between probes of a braked type while they are sent without backoff.
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
-/// Between the steps of a walk: so many times what half a step takes, but no longer than this.
+/// Pause between the steps of a walk: this many times the duration of half a step, up to a maximum.
 const STEPS_APART: u32 = 20;
 const STEP_PAUSE_MOST: Duration = Duration::from_secs(5);
 
 /// Own failures after which a record no longer counts against the link.
 const FAILED_AGAIN: u64 = 2;
 
-/// Why a record is sent again where no trouble is the reason: its first attempt is under way; its refusal is not confirmed.
+/// Reasons for a retry that are no trouble: the first attempt is in progress; the refusal is not confirmed.
 pub(super) const IN_PROGRESS: &str = "in_progress";
 pub(super) const UNCONFIRMED: &str = "unconfirmed_refusal";
 
-/// What was heard where the status says nothing of what is wrong.
-const UNUSABLE_QUOTA: &str = "an answer to a quota request that cannot be used";
+/// The cause reported where the status does not tell it.
+const UNUSABLE_QUOTA: &str = "an unusable answer to a quota request";
 
 /// A record's request, or its part of a batch, failed.
 #[derive(Clone, Copy)]
@@ -47,12 +47,12 @@ struct RecordFailure {
     retry_after: Option<Duration>,
     /// The link was up: else the failure is not the record's.
     was_up: bool,
-    /// The request, if it was for this record alone: the link has not heard of it yet.
+    /// The request, if it was for this record alone and not yet reported to the link.
     flight: Option<Flight>,
 }
 
 impl Run {
-    /// A request has ended, one way or another.
+    /// A request has ended.
     pub(super) fn answered(&mut self, sent: Sent) {
         let now = Instant::now();
         if let Some(heard) = heard(&sent.answer) {
@@ -77,8 +77,8 @@ impl Run {
             }
         }
         if let Some(log) = probes {
-            // The steps of a walk are far apart: the moment between their halves, in which a ControlPlane that is well again
-            // would meet the second first, is short.
+            // The steps of a walk are far apart, so that the moment between their halves, in which a recovered ControlPlane
+            // would get the second first, is short.
             let pause = if self.lanes.is_mid_step() {
                 Pause::AtOnce
             } else if self.lanes.is_walking() {
@@ -90,7 +90,7 @@ impl Run {
             };
             self.routes.probe_answered(log, pause, now);
         }
-        // Not every answer says how the link is; one that does not must not leave it in doubt.
+        // Not every answer tells the state of the link; after one that does not, another probe may go.
         if self.sending.is_empty() {
             self.link.undecided(now);
         }
@@ -112,7 +112,7 @@ impl Run {
         if let (Kind::Quota, Verdict::Settled(settlement), Ok(response)) =
             (item.ticket.kind, verdict, &answer.result)
         {
-            // One for another request is no answer to this one: whoever waits for it would take it for his.
+            // An answer to another request is invalid: its reader would take it for its own.
             let is_ours = |answer: &QuotaAnswer<'_>| {
                 answer.api_session_id == item.record.session()
                     && answer.transaction_id == item.record.transaction()
@@ -129,11 +129,11 @@ impl Run {
                     verdict = Verdict::Failed { trouble: Trouble::Failing, may_be_poison: true };
                     beside = Beside::Any;
                 }
-                // It was answered before, and this answer has nothing to add: what was said then is lost, and whoever
-                // asked must ask anew.
+                // It was answered before, and this answer adds nothing: the first one is lost, and the requester must ask
+                // again.
                 (None, Settlement::Duplicate | Settlement::Exported) => tracing::warn!(
                     correlation_id = &*item.record.correlation_id(),
-                    "a quota request was answered before, and is not told what: no answer to it goes to Redis"
+                    "the ControlPlane reports a quota request as a duplicate without its answer: nothing is sent to Redis"
                 ),
             }
         }
@@ -141,17 +141,17 @@ impl Run {
             Verdict::Settled(settlement) => {
                 let log = item.ticket.log;
                 if item.history.is_suspect() && !self.batching.is_proven() {
-                    // The endpoint of batches refused what this one takes: it is none.
+                    // The batch endpoint refused what this one accepts: it does not exist.
                     self.batching.absent(now);
                 }
                 self.settle(key, &item, settlement, now);
                 self.dead_letter_before(key, &item);
                 self.delivered(log, 1, flight, now);
-                // Behind what a link that is up again forgets.
+                // After the reset of a link that is up again.
                 self.batching.passed(encoding, now);
             }
             Verdict::Refused => self.refused(key, item, detail(answer), true, now),
-            // Nobody was asked: it says nothing of the link.
+            // No request was sent: it says nothing about the link.
             Verdict::Unsendable => self.dead_letter(key, &item, Reason::Invalid, detail(answer)),
             Verdict::SessionUnknown => {
                 self.tell_unknown(key, &item, now);
@@ -178,8 +178,8 @@ impl Run {
         }
     }
 
-    /// A record was delivered that went before others of its session, each refused twice: they are refused for good. Sent
-    /// after it they could only be delivered out of order.
+    /// A record was delivered ahead of others of its session that were each refused twice: these become dead letters. Sent
+    /// after it they could only arrive out of order.
     pub(super) fn dead_letter_before(&mut self, key: LaneKey, delivered: &Item) {
         if !self.lanes.has_walked_past(key) {
             return;
@@ -196,7 +196,7 @@ impl Run {
         self.route_delivered(log, records, now);
     }
 
-    /// Tells the link of a request that delivered records: once, whatever is in it.
+    /// Reports a request that delivered records to the link: once, whatever it contains.
     fn link_delivered(&mut self, flight: Flight, now: Instant) {
         self.renewed_token = false;
         let change = self.link.delivered(flight, now);
@@ -212,9 +212,9 @@ impl Run {
         }
     }
 
-    /// A kind that was held goes again.
+    /// A held type is released.
     pub(super) fn let_go(&mut self, log: Log, now: Instant) {
-        tracing::info!(kind = kind_of(log).name(), "the ControlPlane may have records of this kind again");
+        tracing::info!(kind = kind_of(log).name(), "sending records of this type again");
         if !self.routes.was_braked_briefly(log) {
             self.link.begin_small(now);
         }
@@ -223,14 +223,14 @@ impl Run {
         }
     }
 
-    /// It was answered, if not as one would wish.
+    /// A request was answered, though not successfully.
     fn answers(&mut self, log: Log, now: Instant) {
         if self.routes.answered(log, now) {
             self.let_go(log, now);
         }
     }
 
-    /// A kind is held from now on.
+    /// A type is held from now on.
     fn held(&self, log: Log) {
         let held = self.routes.all_held().find(|(of, _)| *of == log);
         if let Some((_, held)) = held {
@@ -238,7 +238,7 @@ impl Run {
                 kind = kind_of(log).name(),
                 reason = held.trouble.label(),
                 cause = held.cause,
-                "the ControlPlane takes no records of this kind; they wait in the outbox"
+                "the ControlPlane does not accept records of this type; they wait in the outbox"
             );
         }
     }
@@ -374,7 +374,7 @@ impl Run {
 
     fn give_back(&mut self, parcel: Parcel, now: Instant) {
         for group in parcel {
-            // The last first: each goes before the one that came before it.
+            // Last first: each is put back in front of the previous one.
             for item in group.items.into_iter().rev() {
                 self.lanes.put_back(group.lane, item, now);
             }
@@ -398,7 +398,7 @@ impl Run {
                 correlation_id = &*item.record.correlation_id(),
                 kind = item.ticket.kind.name(),
                 duplicate = settlement == Settlement::Duplicate,
-                "a record is delivered"
+                "a record was delivered"
             );
         }
         let age = (crate::time::now().0 - item.ticket.accepted_at.0).max(0) as f64 / 1e6;
@@ -480,7 +480,7 @@ fn heard(answer: &Answer) -> Option<String> {
     }
 }
 
-/// What a dead letter keeps of an answer.
+/// The part of an answer that a dead letter keeps.
 fn detail(answer: &Answer) -> String {
     match &answer.result {
         Ok(response) => {
@@ -491,7 +491,7 @@ fn detail(answer: &Answer) -> String {
     }
 }
 
-/// The same of one of a batch's results. Where nothing was said, there is nothing behind the status.
+/// The same for one result of a batch; only the status if there is no text.
 fn in_words(status: u16, words: &str) -> String {
     if words.is_empty() { format!("status {status}") } else { format!("status {status}: {words}") }
 }

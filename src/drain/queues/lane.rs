@@ -1,4 +1,4 @@
-//! One session's records: what is in hand of each log, and from where on a log must be read again for it.
+//! One session's records: those in memory of each log, and from where each log must be read again.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,27 +10,27 @@ use super::{History, Item, LANE_MOST, LOGS, Queue, place};
 use crate::drain::batch;
 use crate::outbox::Log;
 
-/// What has happened to records that were given up is remembered of so many of a lane and log: of those that go first.
+/// Histories kept per lane and log of released records: of those that go first.
 const REMEMBERED: usize = 64;
 
-/// What a lane has of one log, in order.
+/// A lane's records of one log, in order.
 #[derive(Default)]
 pub(super) struct Line {
     pub(super) items: VecDeque<Item>,
     /// Records up to this number are, or were, in `items`.
     loaded: u64,
-    /// Records from this number on were passed over, or given up for room, and must be read again.
+    /// Records from this number on were skipped, or released for room, and must be read again.
     pub(super) cut: Option<u64>,
     /// The last of these.
     passed: u64,
-    /// It is being read again just now.
+    /// It is being read again.
     pub(super) refilling: bool,
-    /// What has happened to records that were given up, and their numbers, the last first.
+    /// Numbers and histories of released records, last first.
     given_up: Vec<(u64, History)>,
 }
 
 impl Line {
-    /// Whether none of it has to be read again.
+    /// Whether nothing has to be read again.
     fn is_whole(&self) -> bool {
         self.cut.is_none() && !self.refilling
     }
@@ -43,12 +43,12 @@ impl Line {
         self.items.len() <= LANE_MOST / 4 && self.cut.is_some()
     }
 
-    /// Whether reading again brings it nothing more, from `next` on.
+    /// Whether reading again from `next` on brings nothing more.
     pub(super) fn is_refilled(&self, next: u64) -> bool {
         self.cut.is_some() || self.passed < next
     }
 
-    /// Takes a record in, unless it was in hand before or there is no room for it.
+    /// Loads a record, unless it was in memory before or there is no room.
     fn load(&mut self, mut item: Item, has_room: bool) -> bool {
         let seq = item.ticket.seq;
         if seq <= self.loaded {
@@ -69,7 +69,7 @@ impl Line {
         true
     }
 
-    /// Gives up its last record, to be read again.
+    /// Releases its last record, to be read again.
     pub(super) fn give_up_last(&mut self) -> Option<Item> {
         let item = self.items.pop_back()?;
         let seq = item.ticket.seq;
@@ -95,12 +95,12 @@ impl Line {
 /// A session's records, or one quota request.
 #[derive(Default)]
 pub(super) struct Lane {
-    /// In the order of [`LOGS`], which is the order in which they go.
+    /// In the order of [`LOGS`], the sending order.
     pub(super) lines: [Line; LOGS.len()],
-    /// Records in flight, and the line that they are of, if they are of one.
+    /// Records in flight, and their line, if it is only one.
     pub(super) in_flight: usize,
     pub(super) line_in_flight: Option<usize>,
-    /// In which queue of those that may go it is.
+    /// The ready queue it is in.
     pub(super) queued: Option<Queue>,
     pub(super) not_before: Option<Instant>,
     /// A record of it was delivered.
@@ -108,7 +108,7 @@ pub(super) struct Lane {
     pub(super) unknown_since: Option<Box<Unknown>>,
 }
 
-/// How far each kind had come when a session was first found unknown, in the order of [`LOGS`].
+/// Each type's progress when a session was first found unknown, in the order of [`LOGS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::drain) struct Unknown {
     /// For how long it had been delivered.
@@ -118,19 +118,19 @@ pub(in crate::drain) struct Unknown {
 }
 
 impl Lane {
-    /// The line whose turn it is. None while records that must go before the others have to be read again.
+    /// The next line to send from. None while records that must go first have to be read again.
     pub(super) fn turn(&self) -> Option<usize> {
         let at = self.lines.iter().position(|line| !line.is_done())?;
         (!self.lines[at].items.is_empty()).then_some(at)
     }
 
-    /// What goes next, and its line.
+    /// The next record, and its line.
     pub(super) fn head(&self) -> Option<(usize, &Item)> {
         let turn = self.turn()?;
         Some((turn, self.lines[turn].items.front()?))
     }
 
-    /// Takes what goes next: it is in flight until [`Self::landed`].
+    /// Takes the next record: it is in flight until [`Self::landed`].
     pub(super) fn pop(&mut self) -> Option<Item> {
         let turn = self.turn()?;
         self.pop_at(turn, 0)
@@ -145,8 +145,8 @@ impl Lane {
         Some(item)
     }
 
-    /// Takes as many records as may go together and have room in this lane's `share` of a batch: suspects, or what is none;
-    /// up to the first of a line at which it `stops`.
+    /// Takes as many records as may go together and fit in this lane's `share` of a batch, either suspects or others, up to
+    /// the first line at which it `stops`.
     pub(super) fn pop_run(
         &mut self,
         suspects: bool,
@@ -162,7 +162,7 @@ impl Lane {
             let most = item.history.batch_most;
             let around = if items.is_empty() { batch::group_size(&item.record) } else { 0 };
             let bytes = around + batch::size(&item.record);
-            // Never more than the share, but for one record, which needs no more than the batch has.
+            // Never more than the share, except a single record, which only has to fit the batch.
             let fits = batch.fits(bytes) && share.fits(bytes) && share.admits(most);
             if stops[line] || item.history.is_suspect() != suspects || !fits || !batch.admits(most) {
                 break;
@@ -174,13 +174,13 @@ impl Lane {
         items
     }
 
-    /// Where in this line the first record lies whose refusal is not confirmed, behind the head.
+    /// Index in this line of the first record behind the head whose refusal is not confirmed.
     pub(super) fn behind_confirmed(&self, line: usize) -> Option<usize> {
         let mut behind = self.lines[line].items.iter().skip(1);
         behind.position(|item| !item.history.is_confirmed()).map(|index| index + 1)
     }
 
-    /// A record in flight has come back, or is done with.
+    /// A record in flight has come back or is done.
     pub(super) fn landed(&mut self) {
         self.in_flight -= 1;
     }
@@ -192,9 +192,9 @@ impl Lane {
         }
     }
 
-    /// Takes a record in, if there is room for it.
+    /// Loads a record, if there is room.
     ///
-    /// Not while what goes before it has to be read again: it could not go, and would hold the room that this needs.
+    /// Not while its predecessors have to be read again: it could not go, and would take the room they need.
     pub(super) fn load(&mut self, item: Item) -> bool {
         let Some(at) = place(item.ticket.log) else { return false };
         let before_it = &self.lines[..at];

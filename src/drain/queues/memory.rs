@@ -1,16 +1,15 @@
-//! The memory that lanes may take: which records they give up when it is full, and how they are read again.
+//! The memory of the lanes: which records they release when it is full, and how they are read again.
 //!
-//! A lane that waits, because its session is not known yet or its record failed, gives up its records but the first;
-//! and when those that wait still hold a good part of the window, the first as well. It remembers what has happened to
-//! that, and from which number on its log must be read again. So any number of sessions may wait, for as long as it
-//! takes, and the others' records go past them.
+//! A waiting lane, whose session is unknown or whose record failed, releases its records except the first; and if the
+//! waiting lanes still hold much of the window, the first as well. It remembers that record's history, and from which number
+//! its log must be read again. So any number of sessions may wait indefinitely while other records pass them.
 //!
 //! A lane whose head is of a kind that is held gives up what goes behind that head, so that it takes no room from other
 //! kinds. When such heads fill their own window, and other logs are read only as far as theirs, all but a few lanes, to probe
 //! with, give up their heads as well and rest until the kind is let go. So any kind may be held, for as long as it takes,
 //! and what does not go behind its records goes past them.
 //!
-//! What such a lane holds then is some 400 bytes. It asks for its records when its wait is over.
+//! Such a lane then takes about 400 bytes. It asks for its records when its wait is over.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -21,7 +20,7 @@ use super::{LOGS, Lane, LaneKey, Lanes, place, place_of};
 use crate::outbox::Log;
 use crate::record::Kind;
 
-/// Records, and bytes of them, that may be in hand of a log.
+/// Limits of records and bytes in memory per log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
     pub(in crate::drain) records: usize,
@@ -33,7 +32,7 @@ impl Window {
         records > self.records || bytes > self.bytes
     }
 
-    /// What is left of it beside others, half of it at the least.
+    /// What others leave of it, at least half.
     pub(super) fn without(self, others: Self) -> Self {
         let left = |all: usize, others: usize| all - others.min(all / 2);
         Self { records: left(self.records, others.records), bytes: left(self.bytes, others.bytes) }
@@ -44,13 +43,13 @@ impl Window {
     }
 }
 
-/// Of a full window the lanes that wait may keep this part; when they hold more, they are brought down to half of it.
+/// The share of a full window that waiting lanes may keep; if they hold more, they are cut to half of it.
 const WAITING_SHARE: usize = 4;
-/// Lanes that keep a head that is held, to probe with. Few under test, so that a short run evicts lanes.
+/// Lanes that keep a held head, to probe with. Few in tests, so that a short run evicts lanes.
 const HELD_KEPT: usize = if cfg!(test) { 2 } else { 64 };
 /// Rest until something else ends it.
 const EVICTED: Duration = Duration::from_hours(24 * 365);
-/// The logs up to where which others are read: see [`crate::drain`]. Started events, and usage.
+/// The logs that limit how far others are read, see [`crate::drain`]: started events, and usage.
 const READ_BEHIND: [usize; 2] = [1, 2];
 
 impl Lanes {
@@ -68,8 +67,8 @@ impl Lanes {
         self.counts[at] >= window.records || self.bytes[at] >= window.bytes
     }
 
-    /// Makes room where lanes that wait hold it. Called whenever the window is full: it looks through them only when they
-    /// may hold more than when it last did.
+    /// Makes room held by waiting lanes. Called whenever the window is full; it scans them only if they may hold more than
+    /// at the last scan.
     pub(super) fn make_room(&mut self, kind: Kind, window: Window) {
         let at = place_of(kind);
         if !std::mem::take(&mut self.grown[at]) {
@@ -94,18 +93,18 @@ impl Lanes {
             return;
         }
         let keep = window.share(2 * WAITING_SHARE);
-        // Those first that have to wait longest.
+        // Those with the longest wait first.
         let waiting: Vec<_> = self.waiting.iter().rev().copied().collect();
         for (until, key) in waiting {
             if !keep.is_exceeded_by(records, bytes) {
                 break;
             }
-            // What is in flight lies between: it would be read again.
+            // Records in flight lie in between and would be read again.
             let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.in_flight == 0) else { continue };
             if lane.lines[at].items.is_empty() {
                 continue;
             }
-            // What goes behind it goes with it: it could not go without, and would hold room for nothing.
+            // Its successors are released with it: they could not go, and would take room for nothing.
             let before = (self.counts[at], self.bytes[at]);
             give_up_from(at, lane, &mut self.counts, &mut self.bytes);
             records -= before.0 - self.counts[at];
@@ -117,7 +116,7 @@ impl Lanes {
         }
     }
 
-    /// Lanes that are held before they come to this log give up what they have of it, and what goes behind that.
+    /// Lanes held at an earlier log release their records of this log and those after it.
     fn make_room_behind_held(&mut self, at: usize) {
         for head in (0..at).filter(|head| self.held[*head]) {
             for key in self.ready[head].iter().chain(&self.suspects[head]) {
@@ -127,8 +126,8 @@ impl Lanes {
         }
     }
 
-    /// Of the lanes that are held at this log all but a few give up all that they have, and rest. Those are kept of which
-    /// records were delivered: they are the best probes.
+    /// All but a few of the lanes held at this log release everything and rest. Lanes with delivered records are kept: they
+    /// are the best probes.
     fn evict(&mut self, at: usize) {
         let until = Instant::now() + EVICTED;
         let may_rest = |key: &LaneKey, proven| {
@@ -157,18 +156,18 @@ impl Lanes {
         }
     }
 
-    /// Lanes that were evicted may be needed: the next [`Self::wake`] has them read again.
+    /// Readmits evicted lanes: the next [`Self::wake`] has them read again.
     pub(super) fn readmit(&mut self) {
         for key in std::mem::take(&mut self.evicted) {
             let rests_until = self.lanes.get(&key).and_then(|lane| lane.not_before);
-            // Others have been woken since.
+            // Others were woken since.
             if rests_until.is_some_and(|until| self.resting.remove(&(until, key))) {
                 self.woken.push(key);
             }
         }
     }
 
-    /// Notes that the lane needs records that it gave up or that were passed over, if it does.
+    /// Notes whether the lane needs records that it released or that were skipped.
     pub(super) fn ask(&mut self, key: LaneKey) {
         let Some(lane) = self.lanes.get(&key) else { return };
         if let Some(at) = lane.wants_refill().and_then(place) {
@@ -176,16 +175,16 @@ impl Lanes {
         }
     }
 
-    /// From which number on this log must be read again, if it must: the lanes that asked for it take in what comes now;
-    /// what goes behind it in them waits for [`Self::refilled`].
+    /// The number from which this log must be read again, if it must: the lanes that asked load what comes now; their later
+    /// lines wait for [`Self::refilled`].
     pub(in crate::drain) fn begin_refill(&mut self, log: Log) -> Option<u64> {
         let at = place(log)?;
         let mut from = None;
         for key in std::mem::take(&mut self.asking[at]) {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
-            // One that waits once more asks again: until then it would only give it up again.
+            // A lane that waits once more asks again later: until then it would only release the records again.
             if lane.not_before.is_none() && lane.lines[at].wants_refill() {
-                // IMPORTANT: from the first of all that take part: what lies before `from` is passed over for good.
+                // IMPORTANT: from the first of all participants: records before `from` are never read again.
                 from = from.into_iter().chain(lane.lines[at].cut.take()).min();
                 lane.lines[at].refilling = true;
                 self.refilling[at].push(key);
@@ -194,15 +193,15 @@ impl Lanes {
         from
     }
 
-    /// Whether no lane takes in more of what is being read again from `next` on: each has what was passed over, or is
-    /// full and cut off once more.
+    /// Whether no lane loads more of what is read again from `next` on: each has its skipped records, or is full and cut off
+    /// once more.
     pub(in crate::drain) fn refill_is_done(&self, log: Log, next: u64) -> bool {
         let Some(at) = place(log) else { return true };
         let is_refilled = |lane: &Lane| lane.lines[at].is_refilled(next);
         self.refilling[at].iter().all(|key| self.lanes.get(key).is_none_or(is_refilled))
     }
 
-    /// The log has been read again up to where it had been read before, or as far as anyone takes it in.
+    /// The log has been read again up to its old position, or as far as any lane loads it.
     pub(in crate::drain) fn refilled(&mut self, log: Log) {
         let Some(at) = place(log) else { return };
         for key in std::mem::take(&mut self.refilling[at]) {
@@ -223,7 +222,7 @@ impl Lanes {
     }
 }
 
-/// A lane gives up all that it has of the log at this place, and of those behind it.
+/// A lane releases its records of the log at this place and of those after it.
 fn give_up_from(
     at: usize,
     lane: &mut Lane,

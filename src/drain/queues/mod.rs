@@ -1,12 +1,12 @@
-//! Who may go next: order within a session, priority between kinds, and no waiting between sessions.
+//! Which record goes next: order within a session, priority between types, and no waiting between sessions.
 //!
 //! A lane is a session's records in the order in which they must go. Started events come before the session's usage,
 //! `completed` after it. A quota request is a lane of its own. Of a lane at most one request is in flight: it carries one
 //! record, or in a batch a run of them. With [`SessionOrder::Boundaries`] several requests with usage of one lane may be
 //! in flight, and the events still go before and after all of them.
 //!
-//! A record that was refused and waits for its confirmation is a *suspect*. Lanes that begin with one have queues of
-//! their own, so that bad records never hold up good ones.
+//! A refused record waiting for its confirmation is a *suspect*. Lanes that begin with one have separate queues, so that bad
+//! records never hold up good ones.
 //!
 //! Memory is bounded: a lane holds at most [`LANE_MOST`] records of a log; when more come, or when the lane waits and
 //! room is needed, it is cut off and remembers from which number on its records must be read again ([`memory`]).
@@ -42,10 +42,10 @@ mod tests;
 /// The most records of one session and log in memory: what a fast link carries of a session in a few round trips. Few
 /// under test, so that a short run cuts lanes off again and again.
 const LANE_MOST: usize = if cfg!(test) { 8 } else { 4096 };
-/// After so many quota requests, lifecycle events, or suspects in a row one of the next class goes, so that none starves.
+/// After this many quota requests, lifecycle events, or suspects in a row, one of the next class goes, so that none starves.
 const STREAKS: [u32; 3] = [16, 16, 1];
 
-/// What a lane is found by: a hash of its session, or a quota request's number.
+/// A lane's key: a hash of its session, or a quota request's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct LaneKey(u128);
 
@@ -67,13 +67,14 @@ impl LaneKey {
     }
 }
 
-/// Of lanes' keys, which are hashes already: hashing them anew, several times a record, took a twentieth of the drain's time.
+/// Hasher for lane keys, which are hashes already: hashing them again, several times per record, took a twentieth of the
+/// drain's time.
 #[derive(Default)]
 struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn write_u128(&mut self, key: u128) {
-        // Those of quota requests are numbers in a row: an odd factor spreads them over all bits.
+        // Quota requests have consecutive numbers: an odd factor spreads them over all bits.
         self.0 = ((key >> 64) as u64 ^ key as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
@@ -86,7 +87,7 @@ impl Hasher for KeyHasher {
     }
 }
 
-/// The logs that are sent, in the order in which a session's records go. A quota request is alone in its lane.
+/// The logs that are sent, in the order of a session's records. A quota request is alone in its lane.
 pub(super) const LOGS: [Log; 4] = [Log::Quota, Log::Started, Log::Usage, Log::Completed];
 /// Their places.
 const QUOTA: usize = 0;
@@ -94,7 +95,7 @@ const STARTED: usize = 1;
 const USAGE: usize = 2;
 const COMPLETED: usize = 3;
 
-/// Where a log is in [`LOGS`], and its line in a lane. What was rejected is never sent.
+/// A log's place in [`LOGS`], and its line in a lane. Rejected messages are never sent.
 pub(super) fn place(log: Log) -> Option<usize> {
     LOGS.iter().position(|other| *other == log)
 }
@@ -109,7 +110,7 @@ pub(super) fn place_of(kind: Kind) -> usize {
     }
 }
 
-/// Of which kind a log's records are.
+/// The kind of a log's records.
 pub(super) fn kind_of(log: Log) -> Kind {
     match log {
         Log::Quota => Kind::Quota,
@@ -119,21 +120,21 @@ pub(super) fn kind_of(log: Log) -> Kind {
     }
 }
 
-/// How much may go in one batch.
+/// Limits of one batch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BatchLimits {
     pub records: usize,
     /// Before compression.
     pub bytes: usize,
-    /// Of one session, if not as many as there are.
+    /// Limit per session, if there is one.
     pub of_a_session: Option<NonZeroUsize>,
     /// Of one kind alone.
     pub of_one_kind: bool,
-    /// Requests that share the lanes: each takes its part of them, so that no batch swallows all sessions.
+    /// Requests that share the lanes: each takes its part, so that no batch takes all sessions.
     pub pipes: usize,
 }
 
-/// A queue of lanes that may go: by the log of their head, and whether that is a suspect.
+/// A queue of ready lanes: by the log of their head, and whether that is a suspect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Queue {
     at: usize,
@@ -153,29 +154,29 @@ impl Class {
     const ALL: [Self; 4] = [Self::Quota, Self::Lifecycle, Self::Suspects, Self::Usage];
 }
 
-/// The lanes, and which of them may go.
+/// The lanes, and which of them are ready.
 #[derive(Default)]
 pub(super) struct Lanes {
     lanes: HashMap<LaneKey, Lane, BuildHasherDefault<KeyHasher>>,
-    /// Lanes that may go, by the log of their head.
+    /// Ready lanes, by the log of their head.
     ready: [VecDeque<LaneKey>; LOGS.len()],
-    /// Those of them that begin with a suspect.
+    /// Ready lanes that begin with a suspect.
     suspects: [VecDeque<LaneKey>; LOGS.len()],
     order: SessionOrder,
-    /// Logs of which nothing goes but a probe.
+    /// Held logs: they send only probes.
     held: [bool; LOGS.len()],
-    /// Of started and completed events, which share a class, one goes after the other.
+    /// Started and completed events share a class and alternate.
     completed_next: bool,
-    /// Lanes that wait, and until when.
+    /// Waiting lanes, and until when.
     waiting: BTreeSet<(Instant, LaneKey)>,
-    /// Those of them that have given up all their records.
+    /// Waiting lanes that have released all their records.
     resting: BTreeSet<(Instant, LaneKey)>,
     streaks: [u32; STREAKS.len()],
     counts: [usize; LOGS.len()],
     bytes: [usize; LOGS.len()],
-    /// Lanes of which records are in flight.
+    /// Number of lanes with records in flight.
     flying: usize,
-    /// Lanes that wait may hold more of a log than when room was last made of them.
+    /// Logs of which waiting lanes may hold more than when room was last made.
     grown: [bool; LOGS.len()],
     /// Lanes whose wait has just ended.
     woken: Vec<LaneKey>,
@@ -185,13 +186,13 @@ pub(super) struct Lanes {
     refilling: [Vec<LaneKey>; LOGS.len()],
     /// Lanes that ran empty while a log was being read again.
     emptied: Vec<LaneKey>,
-    /// Lanes that rest until what they are held for is let go.
+    /// Lanes that rest until their held type is released.
     evicted: Vec<LaneKey>,
     walk: Walk,
 }
 
 impl Lanes {
-    /// From now on a session's records go in this order.
+    /// Sets the order of a session's records.
     pub(super) fn set_order(&mut self, order: SessionOrder) {
         self.order = order;
     }
@@ -208,7 +209,7 @@ impl Lanes {
         self.bytes[place_of(kind)]
     }
 
-    /// Takes in a record that was read. Quietly passes over what is in hand already, or has no room.
+    /// Loads a record that was read. Skips it if it is in memory already or there is no room.
     pub(super) fn load(&mut self, leased: Leased) {
         let crate::outbox::Entry::Record(record) = leased.entry else { return };
         let ticket = leased.ticket;
@@ -222,7 +223,7 @@ impl Lanes {
             self.counts[at] += 1;
             self.bytes[at] += bytes;
             if lane.queued.is_some_and(|queue| Some(queue.at) != head) {
-                // It goes before what was the head.
+                // It goes before the previous head.
                 self.dequeue(key);
             }
             self.queue(key);
@@ -256,7 +257,7 @@ impl Lanes {
         }
     }
 
-    /// Of these logs nothing goes from now on but a probe.
+    /// Holds these logs: they send only probes from now on.
     pub(super) fn hold(&mut self, held: [bool; LOGS.len()]) {
         let before = std::mem::replace(&mut self.held, held);
         if before != held {
@@ -268,7 +269,7 @@ impl Lanes {
         }
     }
 
-    /// Lanes whose wait is over become ready, or ask for what they gave up.
+    /// Lanes whose wait is over become ready, or ask for their released records.
     pub(super) fn wake(&mut self, now: Instant) {
         for set in [&mut self.waiting, &mut self.resting] {
             while let Some((_, key)) = set.first().copied().filter(|(until, _)| *until <= now) {
@@ -326,9 +327,9 @@ impl Lanes {
         }
     }
 
-    /// What to send next. Its lanes are in flight until each record was settled or put back.
+    /// The next parcel to send. Its lanes are in flight until each record is settled or put back.
     ///
-    /// Without `batch`, and of quota requests always, one record.
+    /// One record without `batch`, and always for quota requests.
     pub(super) fn pick(&mut self, batch: Option<BatchLimits>) -> Option<Parcel> {
         let queue = match self.next_class()? {
             Class::Quota => Queue { at: QUOTA, is_suspect: false },
@@ -370,7 +371,7 @@ impl Lanes {
         waiting[STREAKS.len()].then_some(Class::Usage)
     }
 
-    /// Lanes for a batch that begins with this queue: their part of all that are under way.
+    /// Lanes for a batch that begins with this queue: its share of all.
     fn batch_lanes(&mut self, first: Queue, limits: &BatchLimits) -> Vec<LaneKey> {
         let all_logs = [first.at, STARTED, COMPLETED, USAGE];
         let logs = if limits.of_one_kind { &all_logs[..1] } else { &all_logs[..] };
@@ -414,7 +415,7 @@ impl Lanes {
             self.flying += usize::from(!was_flying);
             groups.push(Group { lane: key, items });
         }
-        // What found no room goes first next time.
+        // Lanes without room go first next time.
         for key in left_over.into_iter().rev() {
             self.queue_first(key);
         }
@@ -431,8 +432,8 @@ impl Lanes {
         }
     }
 
-    /// A record to probe the link with: of the kind that failed least, the one that was tried least, so that neither a bad
-    /// record nor one bad kind holds the link down.
+    /// A record to probe the link with: the least tried one of the type that failed least, so that neither a bad record nor
+    /// a bad type keeps the link down.
     pub(super) fn pick_probe(&mut self, failed: impl Fn(Log) -> u64) -> Option<Parcel> {
         let order = [QUOTA, STARTED, COMPLETED, USAGE];
         let least = order.into_iter().filter(|at| self.may_go(*at)).min_by_key(|at| failed(LOGS[*at]));
@@ -482,7 +483,7 @@ impl Lanes {
         Some(vec![Group { lane: key, items: vec![item] }])
     }
 
-    /// A record in flight is done with. The next of its lane may go when all that is in flight of it has ended.
+    /// A record in flight is done. The next of its lane may go when nothing of the lane is in flight.
     pub(super) fn settle(&mut self, key: LaneKey, item: &Item) {
         let at = place_of(item.ticket.kind);
         self.counts[at] -= 1;
@@ -502,13 +503,13 @@ impl Lanes {
         } else if has_landed && !self.is_refilling() {
             self.lanes.remove(&key);
         } else if has_landed {
-            // IMPORTANT: the read that is under way may have found this record before it was settled. Only the lane
-            // still knows that it has been in hand.
+            // IMPORTANT: a pending read may have found this record before it was settled. Only the lane still knows that it
+            // was in memory.
             self.emptied.push(key);
         }
     }
 
-    /// All that was read has been loaded. What is read from now on lacks what is settled by now.
+    /// Everything read has been loaded. Later reads exclude what is settled by now.
     pub(super) fn forget_emptied(&mut self) {
         for key in std::mem::take(&mut self.emptied) {
             if self.lanes.get(&key).is_some_and(|lane| lane.is_empty() && lane.in_flight == 0) {
@@ -522,7 +523,7 @@ impl Lanes {
         self.lanes.get_mut(&key).map_or(now, |lane| **lane.unknown_since.get_or_insert_with(|| Box::new(now)))
     }
 
-    /// Every lane that waits may go: somebody knows that it is time.
+    /// Ends every lane's wait, by order of an operator.
     pub(super) fn wake_all(&mut self) {
         let last = [&self.waiting, &self.resting].into_iter().filter_map(|set| set.last());
         if let Some(last) = last.map(|(until, _)| *until).max() {
@@ -538,8 +539,8 @@ impl Lanes {
         }
     }
 
-    /// A record in flight goes back to its place in its lane, which waits until `not_before`, or longer if another of its
-    /// records asks for that.
+    /// Returns a record in flight to its place in its lane, which waits until `not_before`, or longer if another of its
+    /// records requires it.
     pub(super) fn put_back(&mut self, key: LaneKey, item: Item, not_before: Instant) {
         self.dequeue(key);
         let Some(lane) = self.lanes.get_mut(&key) else { return };

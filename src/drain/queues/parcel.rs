@@ -1,4 +1,4 @@
-//! What goes in one request: records in hand, in groups by session, and what has happened to each of them.
+//! The contents of one request: records in groups by session, each with its history.
 
 use clap::ValueEnum;
 
@@ -16,7 +16,7 @@ pub enum SessionOrder {
     Boundaries,
 }
 
-/// How many requests the `ControlPlane` could fulfil, and on how many it failed with 5xx.
+/// How many requests the `ControlPlane` fulfilled, and how many failed with 5xx.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::drain) struct Outcomes {
     pub passes: u64,
@@ -26,15 +26,15 @@ pub(in crate::drain) struct Outcomes {
 /// Refusals of a record that confirm each other, on different connections.
 pub(in crate::drain) const CONFIRMED: u8 = 2;
 
-/// What has happened to a record.
+/// A record's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::drain) struct History {
     pub attempts: u32,
-    /// Attempts that failed with 5xx while other records passed.
+    /// Attempts that failed with 5xx while other records succeeded.
     pub poisoned: u32,
-    /// Refusals, each on another connection, that are not confirmed yet.
+    /// Unconfirmed refusals, each over another connection.
     pub refusals: u8,
-    /// Its last batch was compressed and failed as a whole: it goes uncompressed once.
+    /// Its last batch was compressed and failed as a whole: it is sent uncompressed once.
     pub is_plain: bool,
     /// How many of its kind had been delivered when it was last tried.
     pub deliveries: u64,
@@ -44,8 +44,7 @@ pub(in crate::drain) struct History {
     pub first: Outcomes,
     /// How many of the failures since then were those of its own requests.
     pub own_failures: u64,
-    /// The most records that it may travel with: halved when a batch fails as a whole, so that a record at fault is
-    /// alone in the end.
+    /// Maximum size of its batches: halved when a batch fails as a whole, so that a record at fault is alone in the end.
     pub batch_most: usize,
 }
 
@@ -79,7 +78,7 @@ pub(in crate::drain) struct Item {
     pub ticket: Ticket,
     pub record: Record,
     pub history: History,
-    /// What it was refused with last.
+    /// Its last refusal.
     pub refusal: Option<Box<str>>,
 }
 
@@ -90,7 +89,7 @@ pub(in crate::drain) struct Group {
     pub items: Vec<Item>,
 }
 
-/// What goes in one request.
+/// The contents of one request.
 pub(in crate::drain) type Parcel = Vec<Group>;
 
 /// How many records are in it.
@@ -103,14 +102,14 @@ pub(in crate::drain) fn lanes_of(parcel: &[Group]) -> impl Iterator<Item = LaneK
     parcel.iter().map(|group| group.lane)
 }
 
-/// Room that is left in a batch.
+/// Remaining room in a batch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
     pub(super) records: usize,
     pub(super) bytes: usize,
     /// Records in it.
     pub(super) taken: usize,
-    /// The most that may be in it, for the sake of what is.
+    /// Maximum number of records, given those already in it.
     pub(super) most: usize,
 }
 

@@ -1,6 +1,6 @@
-//! Reading ahead: which part of which log is read next, and when nothing is.
+//! Reading ahead: which part of which log to read next, if any.
 //!
-//! [`ReadAhead`] decides, and does nothing: what it decides is read by whoever asks, one read at a time.
+//! [`ReadAhead`] only decides; its caller reads, one read at a time.
 
 use super::memory::Window;
 use super::watermark::Watermarks;
@@ -14,7 +14,7 @@ use crate::record::Kind;
 /// quarter of it each, usage with what these leave, so that none can wait for room that another holds. Of what is in hand most
 /// is in flight on a long way: at 100 ms this is enough for some 140,000 records a second.
 const WINDOW: Window = Window { records: 20_480, bytes: 12 << 20 };
-/// The part of it that started and completed events have.
+/// The divisor for the share of started and completed events.
 const LIFECYCLE_SHARE: usize = 4;
 /// Records read at once.
 const READ_RECORDS: usize = 1024;
@@ -27,7 +27,7 @@ pub(super) struct Read {
     pub(super) upto: u64,
 }
 
-/// Where one log's reading stands.
+/// The read position in one log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Position {
     /// Up to where it has been read.
@@ -93,7 +93,7 @@ impl ReadAhead {
         for (at, (log, kind)) in LOGS.into_iter().zip(LOGS.map(kind_of)).enumerate() {
             let bound = self.bound(log, end);
             let position = &mut self.positions[at];
-            // In turns with reading on: else those that wait again and again would hold up what has never been tried.
+            // Alternates with reading on: otherwise lanes that keep waiting would hold up records that were never tried.
             if position.refill_upto.is_none()
                 && (!position.was_refilled || position.read >= bound)
                 && let Some(from) = lanes.begin_refill(log)
@@ -129,7 +129,7 @@ impl ReadAhead {
         position.read = lease.next;
         match position.refill_upto {
             Some(upto) if lease.next >= upto || lanes.refill_is_done(log, lease.next) => {
-                // Read again as far as anybody has room for; from where it had been read, it goes on.
+                // Read again as far as there is room; reading continues from the old position.
                 (position.read, position.refill_upto) = (upto, None);
                 lanes.refilled(log);
             }
@@ -159,11 +159,11 @@ impl Run {
         let lease = match lease {
             Ok(lease) => lease,
             Err(error) => {
-                // Reading on would break the order of what is behind; the records stay where they are.
+                // Reading on would break the order of later records; they stay in the outbox.
                 self.read_failed = true;
                 let error = error.to_string();
                 if self.read_trouble.as_ref() != Some(&error) {
-                    tracing::error!(error, log = ?log, from, "the outbox cannot be read; it is tried again until it can");
+                    tracing::error!(error, log = ?log, from, "cannot read the outbox; retrying until it can be read");
                     self.read_trouble = Some(error);
                 }
                 return;

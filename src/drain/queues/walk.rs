@@ -1,13 +1,13 @@
-//! The walk: how to probe a log whose heads are refused one after another.
+//! The walk: probing past a log's heads that are refused one after another.
 //!
-//! Bad records in front of every session and a bad release look the same, and the brake gives up no record to find out. So
-//! one lane is walked, in turns with the heads of others: the first record behind its suspects is sent. If it is delivered,
-//! the suspects are bad records, and the brake is released. If it is refused, and again on another connection, it is one
+//! Bad records at the head of every session look like a bad release, and the brake makes no dead letters to find out. So one
+//! lane is walked, alternating with the heads of others: the first record behind its suspects is sent. If it is delivered,
+//! the suspects are bad records, and the brake is released. If it is refused, and again over another connection, it is one
 //! more suspect.
 //!
-//! IMPORTANT: a record that goes before its predecessors may be delivered before them. A `ControlPlane` that is well again
-//! must meet the head first: each step asks for the head once more, and the record behind follows at once, or not at all. If
-//! it is delivered all the same, its predecessors, each refused twice, become dead letters: they are not sent after it.
+//! IMPORTANT: a record sent ahead of its predecessors may be delivered before them. A recovered `ControlPlane` must get the
+//! head first: each step sends the head once more, and the record behind it follows at once, or not at all. If it is
+//! delivered anyway, its predecessors, each refused twice, become dead letters and are not sent after it.
 
 use super::{Group, Item, LaneKey, Lanes, Parcel, place};
 use crate::outbox::Log;
@@ -15,20 +15,20 @@ use crate::outbox::Log;
 /// What the last probe was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The head of the lane that is walked: the second half of the step follows at once.
+    /// The head of the walked lane: the second half of the step follows at once.
     Head,
     /// The record behind its suspects, or the last suspect for its confirmation.
     Behind,
 }
 
-/// The lane that is walked, and how far the step has come.
+/// The walked lane, and the state of the step.
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     lane: Option<LaneKey>,
     /// The log that is walked.
     at: usize,
     step: Option<Step>,
-    /// The head was refused just now: the record behind may go.
+    /// The head was just refused: the record behind may go.
     is_head_refused: bool,
     /// The last probe was a head that is tried: a step of the walk is next.
     is_next: bool,
@@ -88,10 +88,10 @@ impl Lanes {
         };
         let is_proven = |key: &LaneKey| self.lanes.get(key).is_some_and(|lane| lane.is_proven);
         let lanes = || self.suspects[at].iter().copied();
-        // One lane to its end: of many lanes each would take as many steps.
+        // One lane to its end: each of many lanes would take as many steps.
         let rank = |key: &LaneKey| (self.walk.lane != Some(*key), !is_confirmed(key), !is_proven(key));
         let Some(key) = lanes().filter(|key| behind(key).is_some()).min_by_key(rank) else {
-            // What is in hand is all suspect. There may be more to be read.
+            // All records in memory are suspects. There may be more to read.
             lanes().collect::<Vec<_>>().into_iter().for_each(|key| self.ask(key));
             return None;
         };
@@ -128,7 +128,7 @@ impl Lanes {
         Some(vec![Group { lane: key, items: vec![item] }])
     }
 
-    /// The kind was let go: the next walk begins with a head. What is under way past refused records is still that.
+    /// The type was released: the next walk begins with a head. A record in flight past refused ones keeps that state.
     pub(super) fn end_walk(&mut self) {
         let lane = self.walk.lane.and_then(|key| self.lanes.get(&key));
         if self.walk.step != Some(Step::Behind) || lane.is_none_or(|lane| lane.in_flight == 0) {

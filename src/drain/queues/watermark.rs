@@ -1,10 +1,10 @@
-//! Up to where `completed` events may go, as far as reading has come.
+//! How far `completed` events may go, given how far usage has been read.
 
 use std::collections::VecDeque;
 
 use crate::outbox::Watermark;
 
-/// So many are remembered. With more, the one that makes the least difference is forgotten.
+/// Watermarks remembered. Beyond that, the one that makes the least difference is dropped.
 const MOST: usize = 128;
 
 /// The watermarks that reading has not come to yet. Each is kept for itself: the newest alone lies behind all that waits,
@@ -12,7 +12,7 @@ const MOST: usize = 128;
 /// since nobody remembers which of them had been let go: they wait until the usage that was there then has been read once.
 #[derive(Debug, Default)]
 pub(super) struct Watermarks {
-    /// The last that was told.
+    /// The latest watermark.
     told: Watermark,
     /// Events numbered below this may be sent.
     completed: u64,
@@ -21,7 +21,7 @@ pub(super) struct Watermarks {
 }
 
 impl Watermarks {
-    /// Takes note of how far the intake says that events may go, now.
+    /// Takes the intake's current watermark.
     pub(super) fn tell(&mut self, watermark: Watermark) {
         if watermark == self.told {
             return;

@@ -1,4 +1,4 @@
-//! Whose failure it is, as the fortunes of others tell: a record's own, its kind's, or the link's.
+//! Attribution of failures by comparison with other requests: to the record, its type, or the link.
 
 use std::collections::HashSet;
 
@@ -14,19 +14,19 @@ use crate::outbox::Log;
 const PASS_FOR_EACH_FAILED: u64 = 4;
 /// A kind fails when that is so for so many of its lanes: sessions, or quota requests. One alone may be a record's own failure.
 const LANES_OF_A_KIND: usize = 2;
-/// So often in a row a kind asks to wait, while others pass meanwhile, until it waits alone.
+/// How often in a row a type must be asked to wait, while others succeed, until it waits alone.
 const ASKED_AGAIN: u32 = 2;
 
-/// Which others' fortunes tell whether a failure is a record's own.
+/// Which requests a record's failure is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::drain) enum Beside {
     /// Those of its kind.
     ItsKind,
-    /// Any: it was answered 2xx, and only the answer is worth nothing.
+    /// All: it was answered 2xx, and only the answer is unusable.
     Any,
 }
 
-/// Who has passed since a record was last tried.
+/// What has succeeded since a record's last attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::drain) struct Passed {
     /// One of those that it is compared with.
@@ -35,7 +35,7 @@ pub(in crate::drain) struct Passed {
     pub(in crate::drain) any: bool,
 }
 
-/// Whose a failure is that the link may be to blame for.
+/// To whom a failure that may be the link's is attributed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::drain) enum Attribution {
     /// The link's, for all that is known.
@@ -46,11 +46,11 @@ pub(in crate::drain) enum Attribution {
     KindFromNowOn,
 }
 
-/// What a request met that the link may be to blame for.
+/// A failure that may be the link's.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::drain) struct Met<'a> {
     pub(in crate::drain) trouble: Trouble,
-    /// Since when it was under way.
+    /// When the request was sent.
     pub(in crate::drain) sent: Instant,
     /// It was asked to wait.
     pub(in crate::drain) is_asked: bool,
@@ -155,8 +155,8 @@ impl Routes {
         self.routes.iter_mut().for_each(|route| route.failing.clear());
     }
 
-    /// Whether the failures that a record has met are its own: since it was first tried, hardly anything else has failed, and
-    /// no more records fail at the same time than may be refused in a row. Else it is always the same part that is out.
+    /// Whether a record's failures are its own: since its first attempt hardly anything else has failed, and no more records
+    /// fail at once than may be refused in a row. Otherwise a part of the `ControlPlane` is out.
     pub(in crate::drain) fn are_its_own(&self, log: Log, beside: Beside, history: &History) -> bool {
         if beside == Beside::Any {
             return true;
@@ -174,7 +174,7 @@ impl Routes {
         history.first = self.known_of(log).outcomes;
     }
 
-    /// Notes how far the others have come, to be compared with at the next attempt.
+    /// Notes the others' progress, to compare with at the next attempt.
     fn note(&self, log: Log, history: &mut History) {
         history.deliveries = self.deliveries(log);
         history.any_deliveries = self.routes.iter().map(|route| route.deliveries).sum();
@@ -217,7 +217,7 @@ impl Routes {
             self.hold(log, met.trouble, met.cause, now);
             return Attribution::KindFromNowOn;
         }
-        // A kind that is known to fail in part, and still does: to slow all for it would help nobody.
+        // A type known to fail in part, and still failing: slowing all for it would not help.
         let route = self.known_of(log);
         let is_in_part =
             met.trouble == Trouble::Failing && route.is_partial && !route.recent.has_only_failed();
@@ -231,14 +231,14 @@ impl Routes {
         let mut others = LOGS.into_iter().zip(&self.routes).filter(|(other, _)| *other != log);
         let Troubles { is_known, failed, lanes, others_passed } = &route.troubles;
         let is_shown = if met.trouble == Trouble::Timeout {
-            // All that time others have passed, to the end: no need to wait as long again, and again.
+            // Others succeeded throughout that time: no need for another long wait.
             let half = met.sent + now.saturating_duration_since(met.sent) / 2;
             others.any(|(_, route)| route.passed_at.is_some_and(|passed| passed >= half))
         } else {
             let passed = self.passes_beside(log) > *others_passed;
-            // Each time that it asks to wait everything has waited.
+            // Each `Retry-After` made everything wait.
             let again = met.is_asked && *failed >= ASKED_AGAIN;
-            // Of one that fails in part the rest is to pass.
+            // If a type fails in part, the rest should pass.
             let is_all = !route.is_partial || route.recent.has_only_failed();
             passed && (again || is_all && *failed >= enough)
         };
@@ -246,7 +246,7 @@ impl Routes {
         (is_shown && lanes.len() >= LANES_OF_A_KIND || *is_known && is_dear) && self.others_are_well(log)
     }
 
-    /// Whether hardly any of the other kinds fails, of those that do not fail alone themselves.
+    /// Whether the other types hardly fail, except those that fail alone themselves.
     fn others_are_well(&self, log: Log) -> bool {
         let others = LOGS.into_iter().zip(&self.routes).filter(|(other, route)| {
             *other != log && route.held.is_none() && route.troubles.failed < self.settings.failures_to_open

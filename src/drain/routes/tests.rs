@@ -22,7 +22,7 @@ fn session(number: u128) -> LaneKey {
 }
 
 #[test]
-fn refusals_of_a_kind_set_its_brake_whatever_else_is_delivered_and_a_delivery_of_it_releases_it() {
+fn refusals_of_a_kind_engage_its_brake_despite_other_deliveries_and_its_own_delivery_releases_it() {
     let (mut routes, now) = (routes(), Instant::now());
     for n in 1..=5 {
         routes.delivered(Log::Quota, 1, now);
@@ -37,7 +37,7 @@ fn refusals_of_a_kind_set_its_brake_whatever_else_is_delivered_and_a_delivery_of
 }
 
 #[test]
-fn a_no_to_every_kind_costs_one_brakes_worth_and_not_one_for_each() {
+fn refusal_of_every_kind_costs_the_dead_letters_of_one_brake() {
     let (mut routes, now) = (routes(), Instant::now());
     let mut not_braked = 0;
     for n in 0..100 {
@@ -62,7 +62,7 @@ fn the_first_probe_behind_a_brake_goes_at_once() {
 }
 
 #[test]
-fn probes_of_what_is_braked_go_without_backoff_until_they_have_shown_that_it_is_a_bad_release() {
+fn probes_of_a_braked_kind_back_off_once_they_show_a_bad_release() {
     let (mut routes, start) = (routes(), Instant::now());
     let refuse =
         |routes: &mut Routes| (0..5).for_each(|_| _ = routes.refused(Log::Usage, "status 422", start));
@@ -90,7 +90,7 @@ fn probes_of_what_is_braked_go_without_backoff_until_they_have_shown_that_it_is_
 }
 
 #[test]
-fn nothing_is_walked_but_what_has_been_braked_for_a_while() {
+fn only_a_kind_braked_for_a_while_is_walked() {
     let (mut routes, now) = (routes(), Instant::now());
     assert!(!routes.may_walk(Log::Usage, now + FOR_LONG));
     for _ in 0..5 {
@@ -115,7 +115,7 @@ fn nothing_is_walked_but_what_has_been_braked_for_a_while() {
 }
 
 #[test]
-fn bad_records_among_good_ones_of_their_kind_set_no_brake() {
+fn bad_records_among_good_ones_do_not_engage_the_brake() {
     let (mut routes, now) = (routes(), Instant::now());
     for _ in 0..100 {
         for _ in 0..4 {
@@ -126,7 +126,7 @@ fn bad_records_among_good_ones_of_their_kind_set_no_brake() {
 }
 
 #[test]
-fn what_an_earlier_process_met_counts() {
+fn refusals_of_an_earlier_process_count() {
     let (mut routes, now) = (routes(), Instant::now());
     routes.remember_refusals(Log::Usage, 1000);
     assert!(!routes.is_braked(Log::Usage), "nothing is held before it was tried");
@@ -136,7 +136,7 @@ fn what_an_earlier_process_met_counts() {
 }
 
 #[test]
-fn every_session_of_a_kind_unknown_is_its_route_whatever_else_is_delivered() {
+fn if_every_session_of_a_kind_is_unknown_its_route_is_missing() {
     let (mut routes, now) = (routes(), Instant::now());
     for n in 0..34 {
         routes.delivered(Log::Started, 1, now);
@@ -148,7 +148,7 @@ fn every_session_of_a_kind_unknown_is_its_route_whatever_else_is_delivered() {
 }
 
 #[test]
-fn one_unknown_session_is_no_outage_however_often_it_is_asked_and_some_more_are() {
+fn one_unknown_session_is_no_outage_and_several_are() {
     let (mut routes, now) = (routes(), Instant::now());
     for _ in 0..200 {
         assert!(!routes.session_unknown(Log::Usage, Some(session(1)), 2, "status 404", now));
@@ -226,7 +226,7 @@ fn kinds_that_are_held_are_probed_in_turn_and_no_more_often_than_one() {
 }
 
 #[test]
-fn where_one_kind_is_mended_the_others_are_tried_at_once() {
+fn when_one_kind_recovers_the_others_are_tried_at_once() {
     let (mut routes, now) = (routes(), Instant::now());
     for log in [Log::Usage, Log::Started] {
         for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! Carrying out: each order by the hands that `/admin` has, too, and what is told of it.
+//! Executes commands through the same operator as `/admin`, and builds their results.
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -7,13 +7,13 @@ use super::Commands;
 use super::order::Order;
 use crate::admin::{Actor, Selection, chain};
 
-/// One command replays so many pages of 500 dead letters; its result says where the next one goes on.
+/// Pages of 500 dead letters that one command replays; its result says where to continue.
 const PAGES: usize = 20;
-/// So many names of keys are told.
+/// Key names reported.
 const NAMES: usize = 16;
 
 impl Commands {
-    /// Does it. What comes of it is small: it is kept until it is reported.
+    /// Executes a command. Its result is small, since it is kept until it is reported.
     pub(super) async fn carry_out(
         &mut self,
         order: Order,
@@ -91,12 +91,12 @@ impl Commands {
                 .operator
                 .replay(by, selection)
                 .await
-                .map_err(|error| format!("{}; {replayed} had been replayed", chain(&error)))?;
+                .map_err(|error| format!("{}; {replayed} were replayed before", chain(&error)))?;
             replayed += outcome.replayed.len();
             not_records += outcome.not_records.len();
             unknown += outcome.unknown.len();
             if let Some(error) = outcome.error {
-                return Err(format!("{error}; {replayed} had been replayed"));
+                return Err(format!("{error}; {replayed} were replayed before"));
             }
             next = outcome.next;
         }

@@ -1,21 +1,21 @@
-//! Which commands were begun and what became of them: in memory, and as the outbox keeps it across restarts.
+//! The journal of commands: which were begun and their results, in memory and in the outbox across restarts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::outbox::{COMMAND_ID_BYTES, CommandNote, CommandOutcome, LedgerError, Outbox};
 
-/// So many commands are remembered.
+/// Commands remembered.
 const MOST: usize = 1_000;
 
 /// Why a command cannot be begun.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BeginError {
-    #[error("it could not be noted")]
+    #[error("the command could not be recorded")]
     Ledger(#[from] LedgerError),
-    #[error("{MOST} commands that must not be forgotten yet are remembered")]
+    #[error("the journal is full: {MOST} commands that must not be forgotten yet")]
     Full,
-    #[error("the note of an earlier command cannot be read: it might be this one's")]
+    #[error("an entry of the journal is unreadable and may be this command's")]
     Unreadable,
 }
 
@@ -23,9 +23,9 @@ pub(super) enum BeginError {
 pub(super) struct Begun<'a> {
     pub(super) id: &'a str,
     pub(super) kind: &'a str,
-    /// Whether it is authorised, and changes something.
+    /// Whether it is an authorised change.
     pub(super) is_change: bool,
-    /// Until then its token could be shown again, in seconds since the Unix epoch.
+    /// Expiry of its token, which could be replayed until then, in seconds since the Unix epoch.
     pub(super) expires: Option<i64>,
 }
 
@@ -43,8 +43,8 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Reads what is noted. A command that was begun, and nothing more is known, is not carried out again: whether it took
-    /// effect nobody can say, and that is what is reported.
+    /// Reads the journal. A command that was begun, with an unknown outcome, is not executed again, and is reported as
+    /// interrupted.
     pub(super) async fn open(outbox: Outbox, ttl: Duration) -> Result<Self, LedgerError> {
         let (mut notes, mut unreadable) = (BTreeMap::new(), None);
         for (number, note) in outbox.command_notes().await? {
@@ -58,13 +58,13 @@ impl Journal {
             tracing::warn!(
                 command_id = note.command_id,
                 command_type = note.command_type,
-                "a command was interrupted by the end of the agent; it is not carried out again"
+                "a command was interrupted when the agent ended; it will not be repeated"
             );
             note.outcome = Some(CommandOutcome {
                 success: false,
                 result: "null".into(),
                 error: Some(
-                    "interrupted: the agent ended while it was carried out; it may have taken effect, and is not repeated"
+                    "interrupted: the agent ended during execution; the command may have taken effect and is not repeated"
                         .into(),
                 ),
                 at: now,
@@ -100,7 +100,7 @@ impl Journal {
         all.map(|(number, _)| *number).collect()
     }
 
-    /// Notes that a command is begun, or what became of one that never was. When this returns, that is durable.
+    /// Records that a command is begun, or the result of one that never was. Durable when this returns.
     ///
     /// IMPORTANT: `now`, in microseconds since the Unix epoch, is by the clock that tokens are judged by: were an id
     /// forgotten by another that is ahead, its token would still be good.
@@ -122,7 +122,7 @@ impl Journal {
             command_type: begun.kind.to_owned(),
             is_change: begun.is_change,
             begun_at: now,
-            // IMPORTANT: as long as its token is good, too: or a command could be played back when it is forgotten.
+            // IMPORTANT: at least as long as its token is valid: otherwise a forgotten command could be replayed.
             keep_until: now.saturating_add(ttl).max(expires),
             outcome,
             is_reported: false,
@@ -142,7 +142,7 @@ impl Journal {
         Ok(number)
     }
 
-    /// What may be forgotten; none, if there is no room for another one all the same.
+    /// Entries to forget; `None` if that still leaves no room.
     fn outdated(&self, now: i64) -> Option<Vec<u64>> {
         let is_over = |note: &CommandNote| note.keep_until < now;
         let done = self.notes.iter().filter(|(_, note)| is_over(note) && note.is_reported);
@@ -150,7 +150,7 @@ impl Journal {
         if self.notes.len() - gone.len() < MOST {
             return Some(gone);
         }
-        // Rather forget what changes nothing when it is done again, and first what has been reported.
+        // Forget commands without effect first, and of those the reported ones.
         let expendable = self
             .notes
             .iter()
@@ -160,7 +160,7 @@ impl Journal {
         Some(gone)
     }
 
-    /// Notes what became of a command. What cannot be written is known until the process ends.
+    /// Records the result of a command. If it cannot be written, it is known until the process ends.
     pub(super) async fn finish(&mut self, number: u64, outcome: CommandOutcome) {
         self.change(number, |note| note.outcome = Some(outcome)).await;
     }
@@ -184,7 +184,7 @@ impl Journal {
             tracing::warn!(
                 %error,
                 command_id = note.command_id,
-                "what became of a command could not be noted"
+                "the result of a command could not be recorded"
             );
         }
     }

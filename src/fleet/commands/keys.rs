@@ -1,4 +1,4 @@
-//! The `ControlPlane`'s public keys: kept for a while, and fetched again for a token that names one that is not known.
+//! The `ControlPlane`'s public keys: cached, and fetched again for a token with an unknown key.
 //!
 //! Whoever can hand out commands can hand out any number that name unknown keys, or are signed with other ones than they
 //! name: a key may have been replaced under its name. So a fetch is made at most once a round for keys that are too old,
@@ -14,19 +14,19 @@ use super::token::{Grant, Refusal, Verifier};
 use crate::control_plane::{CallError, Client, Command};
 use crate::drain::Turns;
 
-/// Keys are fetched for the sake of an unknown or a replaced one no more often than this.
+/// Minimum interval of fetches for an unknown or replaced key.
 const EXTRA_EVERY: Duration = Duration::from_secs(10);
 /// A fetch waits for its turn no longer than this.
 const TURN_WITHIN: Duration = Duration::from_secs(30);
 
-/// Why there are no keys to judge by.
+/// Why there are no keys to verify with.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoKeys {
-    #[error("the public keys cannot be had: {0}")]
+    #[error("cannot fetch the public keys: {0}")]
     Call(#[from] CallError),
-    #[error("the public keys cannot be had while the link is down")]
+    #[error("cannot fetch the public keys while the link is down")]
     NoTurn,
-    #[error("the public keys were fetched a moment ago")]
+    #[error("the public keys were just fetched")]
     TooSoon,
 }
 
@@ -37,7 +37,7 @@ pub(super) enum Finding {
     Good(Grant),
     /// It is not.
     Bad(Refusal),
-    /// Nobody can say at the moment.
+    /// Cannot be verified now.
     NotNow(NoKeys),
 }
 
@@ -127,7 +127,7 @@ impl Keys {
         };
         match fetched {
             Ok(held) => {
-                tracing::debug!(keys = held.set.keys.len(), "the ControlPlane's public keys were fetched");
+                tracing::debug!(keys = held.set.keys.len(), "fetched the ControlPlane's public keys");
                 (self.held, self.failed) = (Some(held), None);
                 Ok(())
             }

@@ -1,4 +1,4 @@
-//! Commands of the `ControlPlane`: polled, judged, carried out once, reported until heard.
+//! Commands of the `ControlPlane`: polled, verified, executed once, reported until accepted.
 //!
 //! ```text
 //!  poll ──▶ known? ──▶ may it? ──▶ note "begun" ──▶ carry out ──▶ note what came of it ──▶ report ──▶ note "reported"
@@ -8,7 +8,7 @@
 //!
 //! * [`order`]: the types of commands and their parameters. Pure.
 //! * [`token`]: what proves that one is the `ControlPlane`'s. Pure.
-//! * [`keys`]: the public keys, fetched seldom.
+//! * [`keys`]: the public keys, fetched rarely.
 //! * [`journal`]: which were begun, and what became of them; durable in the outbox's database.
 //! * [`carry_out`] and [`report`]: the two ends of the work.
 //!
@@ -57,15 +57,15 @@ use token::Verifier;
 
 /// The label of every unknown command type, in metrics.
 const UNKNOWN: &str = "unknown";
-/// So many new commands are looked at in a round; the rest is handed out again.
+/// New commands handled per round; the rest is delivered again.
 const A_ROUND: usize = 100;
 
-/// How commands are dealt with.
+/// Settings of remote commands.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `SERVER_ID`: whom tokens have to be for.
     pub server_id: String,
-    /// Between looks for commands.
+    /// Poll interval.
     pub poll_interval: Duration,
     /// How long an id is remembered.
     pub cache_ttl: Duration,
@@ -87,7 +87,7 @@ pub fn check_token(
     verified.map(drop).map_err(|refusal| refusal.to_string())
 }
 
-/// Carries out remote commands.
+/// Executes remote commands.
 pub struct Commands {
     client: Arc<Client>,
     turns: Turns,
@@ -115,9 +115,9 @@ pub struct Commands {
     unwanted: HashSet<u64>,
 }
 
-/// What a command's judges say.
+/// The judgement on a command.
 enum Judgement {
-    /// It is to be done; its token expires then.
+    /// Execute it; its token expires then.
     Do(Order, Option<i64>),
     /// It may not be done.
     Refused(String),
@@ -157,7 +157,7 @@ impl Commands {
         metrics: Arc<Metrics>,
         registered: watch::Receiver<bool>,
     ) -> Self {
-        // Every sample is there from the start on: a series that appears with what it counts is seen by no alert.
+        // Every sample exists from the start: no alert sees a series that appears with its first event.
         for kind in CommandType::ALL.map(CommandType::name).into_iter().chain([UNKNOWN]) {
             for ending in Ending::ALL {
                 metrics.commands.with_label_values(&[kind, ending.label()]).inc_by(0);
@@ -185,7 +185,7 @@ impl Commands {
         }
     }
 
-    /// Runs until `stop` is true. A command that is being carried out then is finished first.
+    /// Runs until `stop` is true. A command in execution is finished first.
     pub async fn run(mut self, stop: watch::Receiver<bool>) {
         let rhythm = JitteredInterval::new(self.settings.poll_interval);
         let mut is_first = true;
@@ -208,14 +208,14 @@ impl Commands {
         }
     }
 
-    /// One look for commands. None: it is time to stop.
+    /// One poll for commands. `None`: time to stop.
     async fn round(&mut self, stop: &watch::Receiver<bool>) -> Option<()> {
         if self.journal.is_none() {
             let outbox = self.operator.outbox.clone();
             match Journal::open(outbox, self.settings.cache_ttl).await {
                 Ok(journal) => self.journal = Some(journal),
                 Err(error) => {
-                    tracing::warn!(%error, "what was commanded before cannot be read; no command is carried out");
+                    tracing::warn!(%error, "cannot read the journal of commands; no commands are executed");
                     return Some(());
                 }
             }
@@ -235,7 +235,7 @@ impl Commands {
         self.report(stop).await
     }
 
-    /// The commands that wait; none of them if nobody says.
+    /// The waiting commands; empty if polling fails.
     async fn poll(&mut self, stop: &watch::Receiver<bool>) -> Option<Vec<Command>> {
         let turn = self.turns.take(self.settings.poll_interval);
         if !until(stop, turn).await? {
@@ -247,24 +247,25 @@ impl Commands {
                 let before = commands.len();
                 commands.retain(|command| Journal::can_note(&command.command_id));
                 let malformed = answer.malformed + before - commands.len();
-                let misunderstood = (malformed > 0).then(|| format!("{malformed} of them are none"));
+                let misunderstood =
+                    (malformed > 0).then(|| format!("{malformed} of the commands are malformed"));
                 self.tell_misunderstood(misunderstood);
                 self.set_aside(&mut commands);
                 Some(commands)
             }
-            // It does answer: that does not pass by itself, and the link says nothing of it.
+            // It answers, but wrongly: that does not pass by itself, and the link's state does not show it.
             Err(error @ (CallError::BadAnswer(_) | CallError::Status { meaning: Meaning::Foreign, .. })) => {
                 self.tell_misunderstood(Some(error.to_string()));
                 Some(Vec::new())
             }
             Err(error) => {
-                tracing::debug!(%error, "the ControlPlane does not say what it wants done");
+                tracing::debug!(%error, "polling for commands failed");
                 Some(Vec::new())
             }
         }
     }
 
-    /// Leaves those that there is something to do with: what is known takes no place from what is new.
+    /// Keeps the commands that need work: known ones take no place from new ones.
     fn set_aside(&self, commands: &mut Vec<Command>) {
         let mut new = 0;
         commands.retain(|command| {
@@ -279,20 +280,20 @@ impl Commands {
         });
     }
 
-    /// Whether the result was heard, or so it seemed, and will be heard again.
+    /// Whether the result was reported, apparently, and must be reported again.
     fn has_to_be_told_again(&self, number: u64) -> bool {
         let note = self.journal.as_ref().and_then(|journal| journal.note(number));
         note.is_some_and(|note| note.is_reported) && !self.unwanted.contains(&number)
     }
 
-    /// Deals with one command. Says why, if it has to wait for the keys.
+    /// Handles one command. Returns why it has to wait for the keys, if it does.
     async fn handle(&mut self, command: &Command, received: Instant) -> Option<keys::NoKeys> {
         let kind = CommandType::of(&command.command_type);
         if let Some(number) = self.journal.as_ref()?.find(&command.command_id) {
             if self.has_to_be_told_again(number) {
                 tracing::info!(
                     command_id = command.command_id,
-                    "a command is handed out again; it is not carried out again, its result is reported again"
+                    "a command was received again; it is not repeated, its result is reported again"
                 );
                 self.journal.as_mut()?.report_again(number);
                 self.count(kind, Ending::Repeated);
@@ -321,7 +322,7 @@ impl Commands {
                     command_id = command.command_id,
                     command_type = kind.map_or(UNKNOWN, CommandType::name),
                     reason = why,
-                    "a command cannot be carried out"
+                    "a command cannot be executed"
                 );
                 self.reject(kind, command, Ending::Failed, why).await;
             }
@@ -336,10 +337,10 @@ impl Commands {
         received: Instant,
     ) -> Result<Judgement, keys::NoKeys> {
         let Some(kind) = kind else {
-            return Ok(Judgement::Impossible("there is no such type of command".into()));
+            return Ok(Judgement::Impossible("unknown command type".into()));
         };
         if command.is_oversized {
-            return Ok(Judgement::Impossible("it is larger than any command may be".into()));
+            return Ok(Judgement::Impossible("the command is too large".into()));
         }
         let mut expires = None;
         if kind.is_change() {
@@ -371,7 +372,7 @@ impl Commands {
             is_change: expires.is_some(),
             expires,
         };
-        // IMPORTANT: durable before it is done: whatever happens from here on, it is not done twice.
+        // IMPORTANT: durable before execution: from here on it cannot be executed twice.
         let Some(number) = self.begin(begun, None).await else { return };
         failpoint::reached("commands::begun");
         let by = Actor::Command(command.command_id.clone());
@@ -383,7 +384,7 @@ impl Commands {
             Ok(_) => tracing::info!(
                 command_id = command.command_id,
                 command_type = command.command_type,
-                "a command was carried out"
+                "a command was executed"
             ),
             Err(error) => tracing::warn!(
                 error,
@@ -398,7 +399,7 @@ impl Commands {
         failpoint::reached("commands::noted");
     }
 
-    /// Notes that a command was not carried out, so that this is reported.
+    /// Records that a command was not executed, so that this is reported.
     async fn reject(&mut self, kind: Option<CommandType>, command: &Command, ending: Ending, why: String) {
         let begun =
             Begun { id: &command.command_id, kind: &command.command_type, is_change: false, expires: None };
@@ -439,9 +440,9 @@ impl Commands {
             match &misunderstood {
                 Some(error) => tracing::warn!(
                     error,
-                    "asked for commands, the ControlPlane answers something else; it is asked again and again"
+                    "the ControlPlane's answer to a poll for commands is invalid; polling continues"
                 ),
-                None => tracing::info!("the ControlPlane says again what it wants done"),
+                None => tracing::info!("polling for commands works again"),
             }
             self.misunderstood_said = misunderstood;
         }
@@ -453,7 +454,7 @@ impl Commands {
         if let Some(error) = &unnoted
             && unnoted != self.unnoted_said
         {
-            tracing::warn!(error, "commands wait: they cannot be noted");
+            tracing::warn!(error, "commands wait: they cannot be recorded");
         }
         self.unnoted_said = unnoted;
     }

@@ -122,7 +122,7 @@ impl Order {
 fn read<T: DeserializeOwned>(parameters: &Value) -> Result<T, String> {
     // A list's values would be taken for the fields in their order.
     if parameters.is_array() {
-        return Err("parameters: no object".to_owned());
+        return Err("parameters: not an object".to_owned());
     }
     T::deserialize(parameters).map_err(|error| format!("parameters: {error}"))
 }
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_reads_needs_no_token() {
+    fn only_read_commands_need_no_token() {
         let free = CommandType::ALL.into_iter().filter(|kind| !kind.is_change()).map(CommandType::name);
         assert_eq!(free.collect::<Vec<_>>(), ["refresh_public_keys", "health_check", "get_metrics"]);
     }

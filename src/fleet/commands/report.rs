@@ -1,4 +1,4 @@
-//! Reporting: each result until the `ControlPlane` has it.
+//! Reports each result until the `ControlPlane` has it.
 
 use serde_json::Value;
 use tokio::sync::watch;
@@ -15,18 +15,18 @@ const NOT_FOUND_MOST: u32 = 10;
 /// After so many results in a round that were not heard, the rest waits for the next round.
 const UNHEARD_MOST: usize = 10;
 
-/// What becomes of a result.
+/// What to do with a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     /// The `ControlPlane` has it.
     Heard,
-    /// It does not want it: told again, it would say the same.
+    /// Rejected: repeating it would not help.
     Refused,
     /// It does not know this server, or this command.
     NotFound,
-    /// Something is wrong with this one, there or here: it is reported again, and the next one may be another matter.
+    /// This one failed, there or here: report it again; the next may succeed.
     Again,
-    /// Nothing is heard at the moment.
+    /// No reports succeed now.
     NotNow,
 }
 
@@ -75,20 +75,20 @@ impl Commands {
                 Fate::Refused => true,
                 Fate::NotFound if *not_found >= NOT_FOUND_MOST => true,
                 Fate::NotFound | Fate::Again => {
-                    tracing::debug!(?answer, "the result of a command was not heard");
+                    tracing::debug!(?answer, "reporting the result of a command failed; it will be retried");
                     *self.unheard.entry(number).or_default() += 1;
                     unheard += 1;
                     continue;
                 }
                 Fate::NotNow => {
-                    tracing::debug!(?answer, "no results of commands are heard");
+                    tracing::debug!(?answer, "reporting results of commands fails; retrying later");
                     return Some(());
                 }
             };
             if let Err(error) = answer
                 && is_given_up
             {
-                tracing::warn!(%error, command_id = result.command_id, "the result of a command is not wanted, and is given up");
+                tracing::warn!(%error, command_id = result.command_id, "the ControlPlane rejects the result of a command; it is not reported again");
                 self.unwanted.retain(|number| journal.note(*number).is_some());
                 self.unwanted.insert(number);
             }
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_result_is_given_up_only_where_nothing_else_will_be_said() {
+    fn a_result_is_dropped_only_if_repeating_it_cannot_help() {
         let fate_of = |meaning| fate(&Err(CallError::Status { status: 400, meaning, retry_after: None }));
         assert_eq!(fate(&Ok(())), Fate::Heard);
         for (meaning, expected) in [

@@ -279,7 +279,7 @@ fn begun(id: &str, is_change: bool, expires: Option<i64>) -> Begun<'_> {
 }
 
 #[tokio::test]
-async fn what_was_begun_and_what_became_of_it_is_known_after_a_restart() {
+async fn begun_commands_and_results_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (open, threads) = outbox(dir.path());
     let mut journal = Journal::open(open, Duration::from_hours(1)).await.unwrap();
@@ -361,7 +361,7 @@ async fn a_flood_of_commands_displaces_none_that_changed_something() {
 }
 
 #[tokio::test]
-async fn whatever_a_note_says_it_fits_and_can_be_read() {
+async fn every_note_fits_and_round_trips() {
     let dir = tempfile::tempdir().unwrap();
     let (open, threads) = outbox(dir.path());
     let mut journal = Journal::open(open.clone(), Duration::from_hours(1)).await.unwrap();

@@ -1,5 +1,5 @@
-//! What proves that a command is the `ControlPlane`'s: a token that says the same as the command, signed with one of its
-//! keys. Pure: keys and time are arguments.
+//! Verifies that a command is the `ControlPlane`'s: a token with the same content, signed with one of its keys. Pure: keys
+//! and time are arguments.
 
 use jsonwebtoken::jwk::{
     AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyOperations, OctetKeyPairType, PublicKeyUse,
@@ -22,36 +22,36 @@ const NOT_BEFORE_SECONDS: f64 = 5.0;
 /// take its place in the journal for ever.
 const LASTS_MOST_SECONDS: f64 = 366.0 * 86_400.0;
 
-/// Why a token proves nothing. None of these repeats what is in it.
+/// Why a token is invalid. None of these repeats its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
-    #[error("it needs a token and has none")]
+    #[error("the token is missing")]
     Missing,
-    #[error("its token is no signed JWT")]
+    #[error("the token is not a signed JWT")]
     Malformed,
-    #[error("its token is not signed with JWT_ALGORITHM")]
+    #[error("the token is not signed with JWT_ALGORITHM")]
     Algorithm,
-    #[error("its token asks for an extension that this agent does not know")]
+    #[error("the token requires an unsupported extension")]
     Critical,
-    #[error("its token is signed with no key of the ControlPlane")]
+    #[error("the token's key is not one of the ControlPlane's")]
     UnknownKey,
-    #[error("its token's signature is wrong")]
+    #[error("the token's signature is wrong")]
     Signature,
-    #[error("its token lacks a claim, or one is of the wrong type")]
+    #[error("the token lacks a claim, or a claim has the wrong type")]
     Claims,
-    #[error("its token has expired")]
+    #[error("the token has expired")]
     Expired,
-    #[error("its token is good for more than a year")]
+    #[error("the token is valid for more than a year")]
     Lasting,
-    #[error("its token is not valid yet")]
+    #[error("the token is not valid yet")]
     NotYet,
-    #[error("its token is for another server")]
+    #[error("the token is for another server")]
     Audience,
-    #[error("its token is another command's")]
+    #[error("the token is for another command")]
     Id,
-    #[error("its token is for another type of command")]
+    #[error("the token is for another command type")]
     Type,
-    #[error("its token has other parameters")]
+    #[error("the token has other parameters")]
     Parameters,
 }
 
@@ -103,17 +103,17 @@ impl Verifier {
         if token.len() > TOKEN_BYTES {
             return Err(Refusal::Malformed);
         }
-        // IMPORTANT: what is allowed is what is configured, never what the token says of itself. `none` is no algorithm
-        // to the library, and HMAC with the public key for its secret is not the one that is configured.
+        // IMPORTANT: only the configured algorithm is allowed, whatever the token declares. The library does not know
+        // `none`, and HMAC with the public key as its secret is not the configured algorithm.
         let header = decode_header(token).map_err(|_| Refusal::Malformed)?;
         if header.alg != self.algorithm {
             return Err(Refusal::Algorithm);
         }
-        // RFC 7515 §4.1.11: whoever does not know what is critical must refuse. No extension is known here.
+        // RFC 7515 §4.1.11: unknown critical extensions must be refused. None is known here.
         if header.crit.is_some() { Err(Refusal::Critical) } else { Ok(token) }
     }
 
-    /// Whether the token proves that the `ControlPlane` wants just this command done here, now.
+    /// Whether the token authorises exactly this command, here and now.
     pub(super) fn verify(&self, command: &Command, keys: &JwkSet, now: i64) -> Result<Grant, Refusal> {
         let token = self.token(command)?;
         let claims = self.claims(token, keys)?;

@@ -80,7 +80,7 @@ fn lines<T: Serialize + 'static>(
     job: impl FnOnce() -> stream::BoxStream<'static, JobLine<T>>,
 ) -> Response {
     let Some(turn) = admin.operator.turn() else {
-        let text = "another verification or salvaging is under way".to_owned();
+        let text = "another verify or salvage job is running".to_owned();
         return Fault::Request(StatusCode::CONFLICT, text).into_response();
     };
     let lines = job().map(move |line| {
@@ -92,29 +92,29 @@ fn lines<T: Serialize + 'static>(
     ([(header::CONTENT_TYPE, LINES)], Stream::from_stream(lines)).into_response()
 }
 
-/// Reads and checks all that waits and the dead letters, while the agent works.
+/// Verifies all waiting records and dead letters while the agent works.
 #[utoipa::path(
     post,
     path = "/admin/outbox/verify",
     tag = "outbox",
     responses(
-        (status = 200, description = "A line a moment; the last one says what was found", body = String, content_type = LINES),
-        (status = 409, description = "Another such job is under way", body = ErrorBody),
+        (status = 200, description = "Progress lines; the last one is the result", body = String, content_type = LINES),
+        (status = 409, description = "Another verify or salvage job is running", body = ErrorBody),
     )
 )]
 pub(in crate::http) async fn verify_all(State(admin): Hands) -> Response {
     lines(&admin, || verify(&admin.operator.outbox).boxed())
 }
 
-/// Brings back what can be read of what was set aside.
+/// Recovers readable records from the quarantine.
 #[utoipa::path(
     post,
     path = "/admin/outbox/salvage",
     tag = "outbox",
     params(SalvageAsked),
     responses(
-        (status = 200, description = "A line a moment; the last one says what is back", body = String, content_type = LINES),
-        (status = 409, description = "Another such job is under way", body = ErrorBody),
+        (status = 200, description = "Progress lines; the last one is the result", body = String, content_type = LINES),
+        (status = 409, description = "Another verify or salvage job is running", body = ErrorBody),
     )
 )]
 pub(in crate::http) async fn salvage_all(
@@ -125,15 +125,15 @@ pub(in crate::http) async fn salvage_all(
     lines(&admin, || admin.operator.salvage(by, asked).boxed())
 }
 
-/// Begins an export: the drain lets go of all records.
+/// Starts an export: the drain stops sending and releases all records.
 #[utoipa::path(
     post,
     path = "/admin/outbox/export",
     tag = "outbox",
     params(ExportAsked),
     responses(
-        (status = 200, description = "It has begun", body = ExportState),
-        (status = 409, description = "Another export is under way", body = ErrorBody),
+        (status = 200, description = "Started", body = ExportState),
+        (status = 409, description = "Another export is running", body = ErrorBody),
     )
 )]
 pub(in crate::http) async fn begin_export(
@@ -144,17 +144,17 @@ pub(in crate::http) async fn begin_export(
     Ok(Json(admin.operator.exports.begin(&by, asked).await?))
 }
 
-/// The page of an export that is to be confirmed next.
+/// The export's next unconfirmed page.
 #[utoipa::path(
     get,
     path = "/admin/outbox/export/{id}/page",
     tag = "outbox",
     params(("id" = Uuid, Path, description = "The export")),
     responses(
-        (status = 200, description = "Its lines; `X-Export-Page` says its number", body = String, content_type = LINES),
-        (status = 202, description = "The drain has records in hand yet: ask again", body = ExportState),
-        (status = 204, description = "That was all"),
-        (status = 410, description = "There is no such export any more", body = ErrorBody),
+        (status = 200, description = "The page's lines; `X-Export-Page` is its number", body = String, content_type = LINES),
+        (status = 202, description = "Requests are still in flight: ask again", body = ExportState),
+        (status = 204, description = "No more pages"),
+        (status = 410, description = "The export has ended or does not exist", body = ErrorBody),
     )
 )]
 pub(in crate::http) async fn export_page(
@@ -172,7 +172,7 @@ pub(in crate::http) async fn export_page(
     })
 }
 
-/// A page is safe elsewhere: what is in it leaves this outbox.
+/// Confirms a page: the client has it on disk, and its records leave this outbox.
 #[utoipa::path(
     post,
     path = "/admin/outbox/export/{id}/confirm",
@@ -180,9 +180,9 @@ pub(in crate::http) async fn export_page(
     params(("id" = Uuid, Path, description = "The export")),
     request_body = PageNumber,
     responses(
-        (status = 200, description = "So much has left so far", body = Confirmed),
-        (status = 410, description = "There is no such export any more", body = ErrorBody),
-        (status = 422, description = "That page was not given out", body = ErrorBody),
+        (status = 200, description = "The totals exported so far", body = Confirmed),
+        (status = 410, description = "The export has ended or does not exist", body = ErrorBody),
+        (status = 422, description = "This page was never served", body = ErrorBody),
     )
 )]
 pub(in crate::http) async fn confirm_page(
@@ -193,43 +193,43 @@ pub(in crate::http) async fn confirm_page(
     Ok(Json(admin.operator.exports.confirm(id, asked.page).await?))
 }
 
-/// Ends an export: the drain goes on.
+/// Ends an export: sending resumes.
 #[utoipa::path(
     delete,
     path = "/admin/outbox/export/{id}",
     tag = "outbox",
     params(("id" = Uuid, Path, description = "The export")),
     responses(
-        (status = 200, description = "So much has left", body = Confirmed),
-        (status = 410, description = "There is no such export any more", body = ErrorBody),
+        (status = 200, description = "The totals exported", body = Confirmed),
+        (status = 410, description = "The export has ended or does not exist", body = ErrorBody),
     )
 )]
 pub(in crate::http) async fn end_export(State(admin): Hands, Number(id): Number<Uuid>) -> Answer<Confirmed> {
     Ok(Json(admin.operator.exports.end(id).await?))
 }
 
-/// Where the lines are in their file.
+/// The position of the lines in their file.
 #[derive(Debug, Serialize, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct Place {
-    /// The import: a UUID of the client's choice, the same for all lines of a file.
+    /// The import's id: a UUID chosen by the client, the same for all lines of a file.
     import: Uuid,
     /// The number of the first line, from 1.
     first: u64,
     /// Whether these are the last lines of the file.
     #[serde(default)]
     last: bool,
-    /// The ids of the exports in the file, in hexadecimal, with commas between: known ones are refused. They are given
-    /// once, with the first lines; of very many some before, with no lines.
+    /// The ids of the exports in the file, in hexadecimal, separated by commas; known ones are refused. They are sent
+    /// once, with the first lines; a very long list starts in requests without lines.
     #[serde(default)]
     exports: String,
-    /// Takes in also what was imported before.
+    /// Imports a file again that was imported before.
     #[serde(default)]
     again: bool,
 }
 
-/// Takes in lines of what was exported. Whether a file is whole, which its last line says, its reader has to check before.
+/// Imports lines of an export. The client first checks that the file is complete, which its last line says.
 #[utoipa::path(
     post,
     path = "/admin/outbox/import",
@@ -237,9 +237,9 @@ pub(in crate::http) struct Place {
     params(Place),
     request_body(content = String, content_type = LINES),
     responses(
-        (status = 200, description = "They are durable", body = Imported),
-        (status = 409, description = "Another import is under way, or the file was imported before", body = ErrorBody),
-        (status = 422, description = "A line cannot be used; none was taken in", body = ErrorBody),
+        (status = 200, description = "The lines are durable", body = Imported),
+        (status = 409, description = "Another import is running, or the file was imported before", body = ErrorBody),
+        (status = 422, description = "A line is invalid; none was imported", body = ErrorBody),
         (status = 507, description = "The outbox is full", body = ErrorBody),
     )
 )]
@@ -252,10 +252,10 @@ pub(in crate::http) async fn import(
     let Place { import, first, last: is_last, exports, again } = place;
     let ids = exports.split(',').filter(|id| !id.is_empty()).map(|id| ExportId::from_str_radix(id, 16));
     let exports = ids.collect::<Result<Vec<_>, _>>().map_err(|_| {
-        Fault::Request(StatusCode::BAD_REQUEST, "exports: an id is 32 hexadecimal digits".to_owned())
+        Fault::Request(StatusCode::BAD_REQUEST, "exports: the id must be 32 hexadecimal digits".to_owned())
     })?;
     let part = ImportPart { import, chunk: Chunk { first, text }, is_last, exports, again };
     let imported = admin.operator.imports.take_in(&by, part).await?;
-    let busy = || Fault::Request(StatusCode::CONFLICT, "another import is under way".to_owned());
+    let busy = || Fault::Request(StatusCode::CONFLICT, "another import is running".to_owned());
     imported.map(Json).ok_or_else(busy)
 }

@@ -34,11 +34,11 @@ impl HistoryFile {
         let file = File::open(&self.0).map(|file| file.take(BYTES));
         match file.and_then(|mut file| file.read_to_string(&mut text)) {
             Ok(_) => decode(&text, now_ms).unwrap_or_else(|| {
-                tracing::info!("the charts begin anew: the file of their history cannot be used");
+                tracing::info!("the charts start empty: their history file is invalid");
                 Vec::new()
             }),
             Err(error) => {
-                tracing::debug!(%error, "there is no history of the charts");
+                tracing::debug!(%error, "cannot read the charts' history file");
                 Vec::new()
             }
         }
@@ -49,7 +49,7 @@ impl HistoryFile {
         let new = self.0.with_extension("new");
         let written = write_new(&new, text).and_then(|()| fs::rename(&new, &self.0));
         if let Err(error) = written {
-            tracing::debug!(%error, "the history of the charts cannot be written");
+            tracing::debug!(%error, "cannot write the charts' history file");
             // What there is of it takes room that the outbox may need. Where this fails too, the next one takes its place.
             let _ = fs::remove_file(&new);
         }
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_damaged_from_the_future_or_too_long_is_passed_over() {
+    fn a_history_that_is_damaged_too_long_or_from_the_future_is_ignored() {
         let good = String::from_utf8(encode(points(3).iter())).unwrap();
         assert_eq!(decode(&good, 10_000), Some(points(3)));
         assert_eq!(decode(&good, 9_999), None, "the future");
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn where_it_cannot_be_written_nothing_is_made_and_nothing_is_lost() {
+    fn a_failed_write_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let gone = HistoryFile::in_folder(&folder.path().join("gone"));
         gone.write(b"text");

@@ -1,10 +1,10 @@
-// A line chart of up to an hour. It can be read by eye, by pointer, and by the arrow keys.
+// A line chart of up to an hour, readable with the pointer and with the arrow keys.
 
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 720;
 const HEIGHT = 100;
 const HOUR = 3600_000;
-// An agent that has just begun has few points: the chart is no narrower than this.
+// The shortest span shown: an agent that has just started has few points.
 const NARROWEST = 5 * 60_000;
 
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
@@ -20,7 +20,7 @@ function make(parent, name, attributes = {}) {
 }
 
 export class Chart {
-  /** In `place`; `lines` names what is drawn: [{ name, style }], the first with its area. */
+  /** Appends itself to `place`. `lines` are the curves, [{ name, style }]; the first one's area is filled. */
   constructor(place, label, lines, unit, tall = false) {
     this.label = label;
     this.lines = lines;
@@ -66,7 +66,7 @@ export class Chart {
     this.point(Math.min(last, Math.max(0, (this.cursor ?? last) + step)));
   }
 
-  /** How much time is shown: what there is, up to an hour. */
+  /** The time shown, in milliseconds: up to an hour. */
   span() {
     return Math.min(HOUR, Math.max(NARROWEST, (this.at.at(-1) ?? 0) - (this.at[0] ?? 0)));
   }
@@ -83,12 +83,12 @@ export class Chart {
     return best;
   }
 
-  /** How many points it has. */
+  /** Number of points. */
   get length() {
     return this.at.length;
   }
 
-  /** Draws these. Between points that are further apart than `gap` milliseconds nothing is known. */
+  /** Draws these points. Points further apart than `gap` milliseconds are not joined. */
   set(at, values, gap) {
     this.at = at;
     this.gap = gap;
@@ -119,7 +119,7 @@ export class Chart {
     this.caption();
   }
 
-  /** The first and the last point of what is known without a gap. */
+  /** First and last point of each stretch without a gap. */
   stretches() {
     const stretches = [];
     this.at.forEach((at, n) => {
@@ -142,7 +142,7 @@ export class Chart {
       const span = `${Math.round(this.span() / 60_000)} min`;
       this.left.textContent = `${span} ago, ${minute.format(this.from())}`;
       this.right.textContent = "now";
-      this.plot.setAttribute("aria-label", `${this.label}, the last ${span}; now ${now}${this.unit}. Arrow keys read it.`);
+      this.plot.setAttribute("aria-label", `${this.label}, the last ${span}; now ${now}${this.unit}. Use the arrow keys to read values.`);
       return;
     }
     const x = ((this.at[n] - this.from()) / this.span()) * WIDTH;

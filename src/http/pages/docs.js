@@ -1,4 +1,4 @@
-// Swagger UI around this agent's own description. It asks no other host: no validator, no login elsewhere.
+// Swagger UI for this agent's OpenAPI description. It contacts no other host: no validator, no external login.
 
 document.documentElement.classList.toggle("dark-mode", matchMedia("(prefers-color-scheme: dark)").matches);
 document.body.style.margin = "0";

@@ -1,10 +1,10 @@
-// What needs the admin token: dead letters, and orders to the sender. The token stays in this tab's session storage.
+// What needs the admin token: dead letters and the sender's controls. The token stays in this tab's session storage.
 
 const KEY = "dataplane-agent.admin-token";
 const $ = (id) => document.getElementById(id);
 const whole = new Intl.NumberFormat("en");
 
-/** An answer that is none of the good ones. */
+/** An answer with an error status, or no answer (status 0). */
 class Refused extends Error {
   constructor(status, message, body) {
     super(message);
@@ -20,11 +20,11 @@ async function ask(method, path, body) {
   try {
     answer = await fetch(`admin/${path}`, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
   } catch {
-    throw new Refused(0, "The agent does not answer.");
+    throw new Refused(0, "No answer from the agent.");
   }
   if (answer.ok) return answer.json();
   const said = await answer.json().catch(() => ({}));
-  if (answer.status === 401) lock("That is not the token.");
+  if (answer.status === 401) lock("Wrong admin token.");
   throw new Refused(answer.status, said.error ?? `The agent answered ${answer.status}.`, said);
 }
 
@@ -32,7 +32,7 @@ function say(message) {
   $("message").textContent = message;
 }
 
-/** Runs what a button asks for, once at a time, and says what went wrong. */
+/** Runs a button's action, one at a time, and shows its error. */
 function on(id, work) {
   $(id).addEventListener("click", async () => {
     $(id).disabled = true;
@@ -50,7 +50,7 @@ function on(id, work) {
 
 // --- locked and unlocked ---
 
-// Nothing is known before the agent has said it.
+// Unknown until the agent's first event.
 let offered = null;
 let pausedNow = false;
 
@@ -96,17 +96,17 @@ on("lock", async () => lock("Locked."));
 // --- the list ---
 
 const ROWS = 50;
-// So many are asked for at once where all are looked through, and so many handled at once: what the agent does.
+// Dead letters per request when listing all, and when replaying or dropping: the agent's limits.
 const LISTED = 1000;
 const HANDLED = 500;
 
-// Where the pages begin, up to the one that is shown; and where the next one does.
+// The first number of each page up to the one shown, and of the next page.
 let pages = [0];
 let next = null;
-// Which search is the latest: an answer to an earlier one is too late.
+// Counts searches: an answer to an earlier search is ignored.
 let round = 0;
 
-// The numbers of those that are selected, on whatever page.
+// Numbers of the selected dead letters, on all pages.
 const selected = new Set();
 
 function query(from, limit) {
@@ -118,10 +118,10 @@ function query(from, limit) {
   return asked;
 }
 
-/** Says what is selected, and offers what can be done with it. */
+/** Shows how many are selected and enables the buttons that apply. */
 function mark() {
   const count = selected.size;
-  const told = count ? `${whole.format(count)} selected` : "none selected";
+  const told = count ? `${whole.format(count)} selected` : "None selected";
   if ($("selected").textContent !== told) $("selected").textContent = told;
   for (const id of ["select-none", "replay-selected", "drop-selected"]) $(id).disabled = count === 0;
   const boxes = [...$("list").querySelectorAll("input")];
@@ -165,7 +165,7 @@ function row(letter) {
     ["Reason, type", [span(letter.reason.replace("_", " "), ""), span(letter.kind.replace("_", " "), "second")]],
     ["Session, transaction", ids.length ? ids.map((id, n) => span(id, n ? "id second" : "id")) : ["–"]],
     ["Detail", [letter.detail.length > 120 ? `${letter.detail.slice(0, 120)}…` : letter.detail], "long"],
-    ["Given up", [letter.last_at.replace("T", " ").replace(/\.\d+/, "")]],
+    ["Dead since", [letter.last_at.replace("T", " ").replace(/\.\d+/, "")]],
     ["", [look]],
   ];
   for (const [name, content, style] of columns) {
@@ -178,19 +178,19 @@ function row(letter) {
   return line;
 }
 
-/** Shows the page on which one is, as it is now. */
+/** Reloads the current page of the list. */
 async function list() {
   const mine = ++round;
   const letters = [];
   let from = pages.at(-1);
-  // The agent looks through some thousands at a time: where few are found, a page takes several answers.
+  // The agent scans a few thousand per request: with few matches, a page takes several requests.
   while (from !== null && letters.length < ROWS) {
     const answer = await ask("GET", `dead-letters?${query(from, ROWS - letters.length)}`);
     if (mine !== round) return;
     letters.push(...answer.dead_letters);
     from = answer.next;
   }
-  // What was on the last page is gone: the page before is the last one now.
+  // The last page has become empty: show the one before.
   if (!letters.length && pages.length > 1) {
     pages.pop();
     await list();
@@ -199,7 +199,7 @@ async function list() {
   next = from;
   $("list").replaceChildren(...letters.map(row));
   $("none").hidden = letters.length > 0;
-  $("page-number").textContent = `page ${pages.length}`;
+  $("page-number").textContent = `Page ${pages.length}`;
   mark();
   await orders();
 }
@@ -213,7 +213,7 @@ async function quietly(work) {
   }
 }
 
-/** Another search begins at its first page, with nothing selected: nothing is done to what is not shown. */
+/** A new search starts at its first page with nothing selected, so that no action hits a dead letter that is not shown. */
 async function find() {
   pages = [0];
   selected.clear();
@@ -264,7 +264,7 @@ on("select-found", async () => {
   let from = 0;
   while (from !== null) {
     const answer = await ask("GET", `dead-letters?${query(from, LISTED)}`);
-    // Another search has begun meanwhile.
+    // A newer search has started.
     if (mine !== round) return;
     for (const letter of answer.dead_letters) selected.add(letter.id);
     from = answer.next;
@@ -272,12 +272,12 @@ on("select-found", async () => {
   }
 });
 
-// --- who ordered what ---
+// --- operator actions ---
 
 function orderRow(order) {
   const line = document.createElement("tr");
   const numbers = order.ids.length ? ` (${order.ids.join(", ")}${order.count > order.ids.length ? ", …" : ""})` : "";
-  const done = order.error ?? (order.outcome === "begun" ? "begun; nothing more is known" : `${order.count ?? "done"}${numbers}`);
+  const done = order.error ?? (order.outcome === "begun" ? "started; outcome unknown" : `${order.count ?? "done"}${numbers}`);
   const columns = [
     ["When", order.at.replace("T", " ").replace(/\.\d+/, "")],
     ["Who", order.who],
@@ -300,7 +300,7 @@ async function orders() {
   $("order-list").replaceChildren(...page.orders.map(orderRow));
 }
 
-// --- one of them ---
+// --- one dead letter ---
 
 let shown = null;
 
@@ -313,10 +313,10 @@ async function open(id) {
     "Record type": letter.kind.replace("_", " "),
     Session: letter.api_session_id,
     Transaction: letter.transaction_id,
-    "Correlation id": letter.correlation_id,
+    "Correlation ID": letter.correlation_id,
     Attempts: whole.format(letter.attempts),
     Accepted: letter.first_at,
-    "Given up": letter.last_at,
+    "Dead since": letter.last_at,
     Size: `${whole.format(letter.bytes)} bytes`,
   };
   $("facts").replaceChildren();
@@ -335,7 +335,7 @@ async function open(id) {
   $("replay").focus();
 }
 
-/** Back to the list, at the place where one was. */
+/** Returns to the list, on the same page. */
 async function done(message) {
   $("letter").close();
   selected.delete(shown);
@@ -348,18 +348,18 @@ on("close", async () => $("letter").close());
 
 on("replay", async () => {
   const outcome = await ask("POST", "dead-letters/replay", { ids: [shown] });
-  if (outcome.replayed.length) await done(`Dead letter ${shown} is a record again.`);
-  else if (outcome.not_records.length) await done(`Dead letter ${shown} never was a record: correct it, and push it to Redis again.`);
-  else await done(`There is no dead letter ${shown} any more.`);
+  if (outcome.replayed.length) await done(`Dead letter ${shown} replayed.`);
+  else if (outcome.not_records.length) await done(`Dead letter ${shown} is not a valid record. Correct the message and push it to Redis again.`);
+  else await done(`Dead letter ${shown} no longer exists.`);
 });
 
 on("drop", async () => {
-  if (!(await sure(`Dead letter ${shown} will be gone for good.`, "Drop it"))) return;
+  if (!(await sure(`Delete dead letter ${shown} permanently?`, "Drop"))) return;
   const outcome = await ask("POST", "dead-letters/drop", { ids: [shown] });
-  await done(outcome.dropped ? `Dead letter ${shown} is dropped.` : `There is no dead letter ${shown} any more.`);
+  await done(outcome.dropped ? `Dead letter ${shown} dropped.` : `Dead letter ${shown} no longer exists.`);
 });
 
-/** Asks before what cannot be undone. */
+/** Asks for confirmation. Resolves to whether it was given. */
 function sure(question, yes) {
   const dialog = $("sure");
   $("sure-text").textContent = question;
@@ -375,11 +375,11 @@ function sure(question, yes) {
 $("sure-yes").addEventListener("click", () => $("sure").close("yes"));
 $("sure-no").addEventListener("click", () => $("sure").close("no"));
 
-// --- those that are selected ---
+// --- the selected dead letters ---
 
 const letters = (count) => `${whole.format(count)} dead letter${count === 1 ? "" : "s"}`;
 
-/** Some hundreds at a time; what was done is no longer selected. Says how far it came, whatever happens. */
+/** Handles `ids` in chunks and deselects each chunk when it is done. Always shows how far it got. */
 async function each(path, ids, count, told) {
   try {
     while (ids.length) {
@@ -387,28 +387,28 @@ async function each(path, ids, count, told) {
       count(await ask("POST", path, { ids: some }));
       for (const id of some) selected.delete(id);
       mark();
-      say(`${told()}; ${whole.format(ids.length)} to go.`);
+      say(`${told()}; ${whole.format(ids.length)} left.`);
     }
     await list();
     say(`${told()}.`);
     ($("list").querySelector("input") ?? $("reload")).focus();
   } catch (error) {
     if (!(error instanceof Refused) || error.status === 401) throw error;
-    // What was replayed until then is told with it.
+    // The error's body lists what was replayed before it.
     if (error.body?.replayed) {
       count(error.body);
       for (const id of error.body.replayed) selected.delete(id);
     }
     await quietly(list);
-    say(`${told()}, then: ${error.message}`);
+    say(`${told()}, then failed: ${error.message}`);
   }
 }
 
 on("replay-selected", async () => {
-  // What is selected while somebody is asked was not asked about.
+  // A copy: the dialog asks about these, whatever is selected while it is open.
   const ids = [...selected];
   const count = ids.length;
-  if (!(await sure(`${letters(count)} will be sent again, as far as they are records.`, `Replay ${whole.format(count)}`))) return;
+  if (!(await sure(`Replay ${letters(count)}? Those that are not valid records are skipped.`, `Replay ${whole.format(count)}`))) return;
   let [replayed, left, unknown] = [0, 0, 0];
   await each("dead-letters/replay", ids, (outcome) => {
     replayed += outcome.replayed.length;
@@ -416,8 +416,8 @@ on("replay-selected", async () => {
     unknown += outcome.unknown.length;
   }, () => {
     const told = [`${whole.format(replayed)} replayed`];
-    if (left) told.push(`${whole.format(left)} never were records`);
-    if (unknown) told.push(`${whole.format(unknown)} were gone`);
+    if (left) told.push(`${whole.format(left)} skipped: not valid records`);
+    if (unknown) told.push(`${whole.format(unknown)} no longer exist`);
     return told.join("; ");
   });
 });
@@ -425,35 +425,35 @@ on("replay-selected", async () => {
 on("drop-selected", async () => {
   const ids = [...selected];
   const count = ids.length;
-  if (!(await sure(`${letters(count)} will be gone for good.`, `Drop ${whole.format(count)}`))) return;
+  if (!(await sure(`Delete ${letters(count)} permanently?`, `Drop ${whole.format(count)}`))) return;
   let dropped = 0;
   await each("dead-letters/drop", ids, (outcome) => {
     dropped += outcome.dropped;
   }, () => `${whole.format(dropped)} dropped`);
 });
 
-// --- orders to the sender ---
+// --- the sender's controls ---
 
 on("pause", async () => {
   const drain = await ask("POST", pausedNow ? "drain/resume" : "drain/pause");
-  say(drain.paused ? "The sender is paused: records wait." : "The sender works again.");
+  say(drain.paused ? "Sending is paused. Records stay in the outbox." : "Sending has resumed.");
   await orders();
 });
 
 on("probe", async () => {
   await ask("POST", "drain/probe");
-  say("The next probe goes at once.");
+  say("The next probe is sent now.");
   await orders();
 });
 
 on("release", async () => {
   await ask("POST", "drain/release-brake");
-  say("The brake is released.");
+  say("The refusal brake is released.");
   await orders();
 });
 
 export const admin = {
-  /** Shows what the agent offers, as it is now. */
+  /** Follows the agent's state: whether there is an admin API, whether sending is paused or braked. */
   follow(now) {
     pausedNow = now.link.paused;
     const label = pausedNow ? "Resume sending" : "Pause sending";

@@ -1,11 +1,11 @@
-// The status page. It follows the agent's events, and says so when there are none. Whatever comes from a record is put in
+// The status page. It follows the agent's event stream and reports when the stream stops. Values from records are inserted
 // as text, never as markup.
 
 import { Chart } from "./chart.js";
 import { admin } from "./letters.js";
 
 const KINDS = { usage: "Usage", lifecycle: "Session events", quota: "Quota" };
-// An agent that has said nothing for so long is away; it is asked again this often.
+// Milliseconds without an event after which the agent counts as unreachable, and between attempts to reconnect.
 const SILENCE = 5000;
 const AGAIN = 2000;
 
@@ -15,7 +15,7 @@ const decimal = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 
-/** Only what has changed is written: a screen reader and a selection stay where they are. */
+/** Writes only changed text, so that a screen reader and a selection keep their position. */
 function text(element, value) {
   if (element.textContent !== value) element.textContent = value;
 }
@@ -49,7 +49,7 @@ function bytes(value) {
   return `${unit && n < 100 ? decimal.format(n) : whole.format(n)} ${units[unit]}`;
 }
 
-// --- what is drawn ---
+// --- charts ---
 
 const lines = [{ name: "in", style: "in" }, { name: "out", style: "out" }];
 const backlog = new Chart($("backlog-chart"), "Records waiting in the outbox", [{ name: "waiting", style: "in" }], "", true);
@@ -71,19 +71,19 @@ for (const [kind, name] of Object.entries(KINDS)) {
   const cell = document.createElement("td");
   row.append(cell);
   $("kinds").append(row);
-  charts[kind] = new Chart(cell, `${name}, records a second`, lines, "/s");
+  charts[kind] = new Chart(cell, `${name}, records per second`, lines, "/s");
 }
 
 let history = null;
 
 function draw() {
-  // While the agent was stopped there are no points.
+  // There are no points for the time the agent was stopped.
   const gap = history.step_seconds * 3000;
   backlog.set(history.at, [history.depth], gap);
   for (const kind of Object.keys(KINDS)) charts[kind].set(history.at, [history.in[kind], history.out[kind]], gap);
 }
 
-/** The agent keeps an hour of points; between two of its tellings the page goes on by itself. */
+/** Adds a point. The agent sends its hour of points once; the page extends it. */
 function append(now) {
   const last = history.at.at(-1) ?? 0;
   if (now.at - last < history.step_seconds * 1000) return;
@@ -98,13 +98,13 @@ function append(now) {
   draw();
 }
 
-// --- what is told ---
+// --- figures and states ---
 
 function showRedis(now) {
   const depths = Object.values(now.kinds).map((kind) => kind.in_redis);
   text($("redis-depth"), depths.includes(null) ? "–" : whole.format(sum(depths)));
   const { connected, fault } = now.redis;
-  text($("redis-note"), fault ?? (connected ? "connected" : "away: not connected"));
+  text($("redis-note"), fault ?? (connected ? "connected" : "not connected"));
   state($("redis"), connected ? (fault ? "warn" : "good") : "bad");
 }
 
@@ -115,14 +115,14 @@ function oldest(now) {
 function showOutbox(now) {
   const { outbox } = now;
   text($("depth"), whole.format(outbox.depth));
-  let note = outbox.depth ? `oldest ${duration(oldest(now))}` : "nothing waits";
+  let note = outbox.depth ? `oldest ${duration(oldest(now))}` : "empty";
   let how = "good";
   if (outbox.quarantined_segments) {
-    note = `${outbox.quarantined_segments} damaged segment(s) set aside, ${whole.format(outbox.quarantined_records)} records known in them`;
+    note = `quarantine: ${outbox.quarantined_segments} damaged segment(s), ${whole.format(outbox.quarantined_records)} known records`;
     how = "warn";
   }
   if (!outbox.accepting) {
-    note = `takes nothing: ${outbox.reason}`;
+    note = `not accepting records: ${outbox.reason}`;
     how = "bad";
   }
   text($("outbox-note"), note);
@@ -140,24 +140,24 @@ function showLink(now) {
   const { link } = now;
   const down = link.reason !== null;
   let word = link.paused ? "paused" : link.state;
-  if (!down && !link.paused && !link.connected) word = "not asked yet";
+  if (!down && !link.paused && !link.connected) word = "not contacted yet";
   const notes = [];
   if (down) notes.push(link.cause ? `${link.reason.replace("_", " ")}: ${link.cause}` : link.reason.replace("_", " "));
   if (link.next_probe_seconds !== null) notes.push(`next probe in ${duration(link.next_probe_seconds)}`);
-  if (link.paused) notes.push("the sender is paused by an operator");
-  if (link.rate_limit) notes.push(`at most ${whole.format(link.rate_limit)} requests a second`);
-  if (link.bandwidth) notes.push(`at most ${whole.format(link.bandwidth)} bytes a second`);
-  if (!notes.length) notes.push(now.registered ? "answers; this server is registered" : "this server is not registered yet");
+  if (link.paused) notes.push("sender paused by an operator");
+  if (link.rate_limit) notes.push(`limit: ${whole.format(link.rate_limit)} requests per second`);
+  if (link.bandwidth) notes.push(`limit: ${whole.format(link.bandwidth)} bytes per second`);
+  if (!notes.length) notes.push(now.registered ? "server registered" : "server not registered yet");
   text($("link-state"), word);
   text($("link-note"), notes.join("; "));
   state($("link"), down ? "bad" : link.paused ? "warn" : link.connected ? "good" : "unknown");
 }
 
-/** When nothing will wait any more, or why nobody can say. */
+/** When the backlog will be gone, or why there is no forecast. */
 function outlook(now) {
   const left = now.drained_in_seconds;
   if (left === null) return now.no_forecast;
-  return left === 0 ? "nothing waits" : `drained in about ${duration(left)}`;
+  return left === 0 ? "no backlog" : `drained in about ${duration(left)}`;
 }
 
 function showKinds(now) {
@@ -166,7 +166,7 @@ function showKinds(now) {
     const values = [whole.format(of.depth), of.depth ? duration(of.oldest_age_seconds) : "–", rate(of.in_per_second), rate(of.out_per_second)];
     row.forEach((cell, n) => text(cell, values[n]));
   }
-  // None of the rates is known, or all of them are.
+  // Either all rates are known or none is.
   const total = (way) => {
     const rates = Object.values(now.kinds).map((kind) => kind[way]);
     return rates.includes(null) ? null : sum(rates);
@@ -176,7 +176,7 @@ function showKinds(now) {
   text($("eta"), outlook(now));
 }
 
-/** Routes that were asked in the last half minute, the busiest first. */
+/** Routes with requests in the last 30 seconds, the busiest first. */
 function showRoutes(now) {
   $("no-routes").hidden = now.routes.length > 0;
   const milliseconds = (seconds) => (seconds === null ? "–" : `${whole.format(seconds * 1000)} ms`);
@@ -187,7 +187,7 @@ function showRoutes(now) {
     head.textContent = route.endpoint.replace("_", " ");
     line.append(head);
     const columns = [
-      ["A second", rate(route.per_second)],
+      ["Per second", rate(route.per_second)],
       ["Errors", rate(route.errors_per_second)],
       ["429", rate(route.too_many_per_second)],
       ["Median", milliseconds(route.p50_seconds)],
@@ -233,7 +233,7 @@ function runbook(concern) {
   return link;
 }
 
-/** Says what is wrong, each with a link to its section of the runbook; here and at its place. */
+/** Shows each problem with a link to its runbook section, in the header and beside the part it concerns. */
 function showConcerns(now) {
   const told = JSON.stringify(now.concerns);
   if (helped === told) return;
@@ -279,15 +279,15 @@ function away() {
   source?.close();
   source = null;
   since ??= clock.format(heard);
-  text($("status"), "agent away");
+  text($("status"), "agent unreachable");
   helped = "";
-  text($("why"), "what is shown is as it was");
+  text($("why"), "figures are from the last update");
   document.body.dataset.away = "";
   for (const id of ["rate-in", "rate-out", "eta", "redis-depth"]) text($(id), "–");
   for (const row of Object.values(cells)) row.slice(2).forEach((cell) => text(cell, "–"));
   state($("status"), "away");
-  text($("stream"), `no word since ${since}; trying again`);
-  document.title = "agent away";
+  text($("stream"), `no update since ${since}; reconnecting`);
+  document.title = "agent unreachable";
 }
 
 function listen() {

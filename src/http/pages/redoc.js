@@ -1,5 +1,5 @@
-// Redoc around this agent's own description, in the system's fonts. Its search would need a worker made of text, which the
-// page's policy forbids.
+// Redoc for this agent's OpenAPI description, in system fonts. Search is off: it needs a worker created from a blob, which
+// the page's content security policy forbids.
 
 const dark = matchMedia("(prefers-color-scheme: dark)").matches;
 const fonts = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";

@@ -7,7 +7,7 @@ fn dropping(queue: Queue, raw: &str) -> Record {
 }
 
 #[test]
-fn what_needs_nothing_goes_on_with_the_producers_own_bytes() {
+fn a_normalised_record_keeps_the_producers_bytes() {
     let odd = USAGE
         .replace("\"data_bytes_processed\":10", " \t\"data_bytes_processed\"\n: 10\r\n")
         .replace('}', r#","n\u00fcll":null,"deep":[{"a":[ 1.0e-0 ]}],"half":"\ud800","":0,"x":1,"x":2 }"#);

@@ -52,7 +52,7 @@ fn all_problems_are_named_in_the_contracts_order() {
         rejected(Queue::Lifecycle, message),
         "metadata: must be an object, found an array; \
          final_usage_summary.total_request_count: must be an integer of 0 or more, found a negative number; \
-         final_usage_summary.last_request_timestamp: must be a time in RFC 3339 or as Unix seconds, found a string that is no time"
+         final_usage_summary.last_request_timestamp: must be a time in RFC 3339 or as Unix seconds, found a string that is not a time"
     );
 }
 
@@ -213,7 +213,9 @@ fn a_time_is_sent_as_rfc3339_with_a_zone() {
         let complaint = rejected(queue, with(message, name, r#""31.01.2026""#));
         assert_eq!(
             complaint,
-            format!("{name}: must be a time in RFC 3339 or as Unix seconds, found a string that is no time")
+            format!(
+                "{name}: must be a time in RFC 3339 or as Unix seconds, found a string that is not a time"
+            )
         );
         assert!(rejected(queue, with(message, name, "null")).ends_with("found null"));
     }

@@ -25,8 +25,8 @@ fn the_reason_names_the_place() {
         (r#"{"a":1"#, "not JSON: cut off at byte 6"),
         (r#"{"a":1,"#, "not JSON: cut off at byte 7"),
         (r#"{"a":"\u12"#, "not JSON: cut off at byte 10"),
-        (r#"{"a":1}}"#, "not JSON: something follows the end at byte 7"),
-        (r#"{"a":1} {"a":1}"#, "not JSON: something follows the end at byte 8"),
+        (r#"{"a":1}}"#, "not JSON: trailing data at byte 7"),
+        (r#"{"a":1} {"a":1}"#, "not JSON: trailing data at byte 8"),
         (r#"{"a":1,}"#, "not JSON: expected a name in double quotes at byte 7"),
         (r"{'a':1}", "not JSON: expected a name in double quotes at byte 1"),
         (r"{a:1}", "not JSON: expected a name in double quotes at byte 1"),
@@ -38,11 +38,11 @@ fn the_reason_names_the_place() {
         (r#"{"a":01}"#, "not JSON: expected a comma or a closing brace at byte 6"),
         (r#"{"a":-}"#, "not JSON: expected a digit at byte 6"),
         (r#"{"a":1.}"#, "not JSON: expected a digit at byte 7"),
-        (r#"{"a":"\x"}"#, "not JSON: an escape that JSON does not know at byte 7"),
+        (r#"{"a":"\x"}"#, "not JSON: unknown escape at byte 7"),
         (r#"{"a":"\u12G4"}"#, "not JSON: expected four hexadecimal digits after \\u at byte 10"),
-        ("{\"a\":\"\n\"}", "not JSON: a control character in a string at byte 6"),
-        ("{\"a\":\"\0\"}", "not JSON: a control character in a string at byte 6"),
-        ("{\"a\":1}\0", "not JSON: something follows the end at byte 7"),
+        ("{\"a\":\"\n\"}", "not JSON: control character in a string at byte 6"),
+        ("{\"a\":\"\0\"}", "not JSON: control character in a string at byte 6"),
+        ("{\"a\":1}\0", "not JSON: trailing data at byte 7"),
         ("\u{feff}{}", "not JSON: starts with a byte order mark"),
         ("{\u{a0}}", "not JSON: expected a name in double quotes at byte 1"),
         ("[{}]", "must be a JSON object, found an array"),
@@ -56,14 +56,14 @@ fn the_reason_names_the_place() {
             assert_eq!(rejected(queue, message), reason, "{message:?}");
         }
     }
-    assert_eq!(rejected(Queue::Usage, b"{\"a\":\"\xff\"}"), "not UTF-8: a wrong byte at 6");
+    assert_eq!(rejected(Queue::Usage, b"{\"a\":\"\xff\"}"), "not UTF-8: invalid byte at 6");
     assert_eq!(
         rejected(Queue::Usage, b"{\"a\":\"\xed\xa0\x80\"}"),
-        "not UTF-8: a wrong byte at 6",
+        "not UTF-8: invalid byte at 6",
         "a surrogate"
     );
-    assert_eq!(rejected(Queue::Usage, b"{\"a\":\"\xc3"), "not UTF-8: a wrong byte at 6", "half a character");
-    assert_eq!(rejected(Queue::Usage, b"\xff\xfe{\0}\0"), "not UTF-8: a wrong byte at 0", "UTF-16");
+    assert_eq!(rejected(Queue::Usage, b"{\"a\":\"\xc3"), "not UTF-8: invalid byte at 6", "half a character");
+    assert_eq!(rejected(Queue::Usage, b"\xff\xfe{\0}\0"), "not UTF-8: invalid byte at 0", "UTF-16");
 }
 
 #[test]
@@ -180,7 +180,7 @@ proptest! {
         if remove { bytes.remove(at); } else { bytes[at] = byte; }
         let verdict = accept(Queue::Usage, &bytes);
         match std::str::from_utf8(&bytes) {
-            Err(_) => prop_assert!(verdict.unwrap_err().detail.starts_with("not UTF-8: a wrong byte at ")),
+            Err(_) => prop_assert!(verdict.unwrap_err().detail.starts_with("not UTF-8: invalid byte at ")),
             Ok(text) if is_object_to_serde(text) => prop_assert!(is_object(text), "{}", text),
             Ok(text) => prop_assert!(!is_object(text) && verdict.is_err(), "{}", text),
         }

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_link_is_refused_by_the_part_that_is_wrong() {
+    fn an_invalid_link_is_refused_naming_the_wrong_part() {
         for (text, part) in [
             ("rtt=100", "rtt=100"),
             ("rtt=61s", "rtt=61s"),

@@ -56,7 +56,7 @@ async fn the_answer_names_the_batch_by_its_key_and_a_wrong_key_is_told() {
 }
 
 #[tokio::test]
-async fn behind_a_record_that_is_not_taken_nothing_of_its_session_is_and_others_go_on() {
+async fn after_a_failed_record_its_session_stops_and_others_continue() {
     let peer = peer();
     peer.forecast(
         json!({"poison_transactions": "poison", "refuse_transactions": "bad", "unknown_sessions": "ghost"}),
@@ -165,7 +165,7 @@ async fn another_batchs_answer_names_it_or_its_count() {
 }
 
 #[tokio::test]
-async fn what_is_no_record_of_a_batch_is_refused_by_itself() {
+async fn an_invalid_record_of_a_batch_is_refused_alone() {
     let peer = peer();
     let sessions = [
         ("s", vec![("usage_record", json!(7)), usage("t1"), ("usage_record", json!({}))]),

@@ -157,7 +157,7 @@ async fn latency_is_spent_before_anything_is_processed() {
 }
 
 #[tokio::test]
-async fn a_records_own_fate_is_by_the_prefix_of_its_ids() {
+async fn faults_of_single_records_follow_the_prefix_of_their_ids() {
     let peer = peer();
     peer.forecast(json!({
         "unknown_sessions": ["ghost"], "refuse_transactions": "bad", "poison_transactions": ["poison", "venom"]

@@ -86,12 +86,16 @@ fn a_backlog_moves_to_another_machine_with_its_identities() {
         (&0.into(), &48.into())
     );
     let again = agent(&old, &["outbox", "export", file]);
-    assert!(again.code == 1 && again.err.contains("nowhere else: export to another file"), "{}", again.err);
+    assert!(
+        again.code == 1 && again.err.contains("the only copy of its records: export to another file"),
+        "{}",
+        again.err
+    );
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(file).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600, "customers' records are nobody else's to read");
     for verb in ["export", "import"] {
         let dash = agent(&old, &["outbox", verb, "-"]);
-        assert!(dash.code == 2 && dash.err.contains("name a file"), "{}", dash.err);
+        assert!(dash.code == 2 && dash.err.contains("Name a file"), "{}", dash.err);
     }
 
     let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
@@ -156,7 +160,7 @@ fn a_backlog_moves_to_another_machine_with_its_identities() {
     std::fs::write(file, &text[..third]).unwrap();
     let said = agent(&new, &["outbox", "import", file, "--incomplete", "--json"]);
     assert_eq!(said.json()["complete"], false);
-    assert!(said.err.contains("the file is not whole"), "{}", said.err);
+    assert!(said.err.contains("the file is incomplete"), "{}", said.err);
     assert_eq!(waiting(), 50);
 }
 
@@ -223,7 +227,7 @@ fn an_export_that_stops_half_way_says_what_is_in_the_file_alone() {
 
     // Both parts come to a new outbox, as soon as there is one.
     let import = agent(&new, &["outbox", "import", "../first"]);
-    assert!(import.code == 1 && import.err.contains("when it is first started"), "{}", import.err);
+    assert!(import.code == 1 && import.err.contains("at its first start"), "{}", import.err);
     assert!(!new.exists());
     let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
     close(outbox, threads);
@@ -232,7 +236,7 @@ fn an_export_that_stops_half_way_says_what_is_in_the_file_alone() {
     assert_eq!(agent(&new, &["outbox", "import", "rest"]).code, 0);
     assert_eq!(agent(&new, &["outbox", "verify", "--json"]).json()["waiting"], 3_000);
     let pipe = script(&new, "cat first | \"$0\" outbox import /dev/stdin");
-    assert!(pipe.code == 1 && pipe.err.contains("this is no file"), "{}", pipe.err);
+    assert!(pipe.code == 1 && pipe.err.contains("not a regular file"), "{}", pipe.err);
 }
 
 #[test]
@@ -269,10 +273,10 @@ fn what_cannot_be_read_is_told_by_the_list() {
     std::fs::remove_dir_all(&segment).unwrap();
     std::fs::write(&segment, "a plain file").unwrap();
     let list = agent(&dir, &["outbox", "list", "--limit", "100000"]);
-    assert!(list.code == 1 && list.err.contains("this is not all that waits"), "{}", list.err);
+    assert!(list.code == 1 && list.err.contains("the list is incomplete"), "{}", list.err);
     assert!((1..3_200).contains(&list.out.lines().count()));
     let salvage = agent(&dir, &["outbox", "salvage"]);
-    assert!(salvage.code == 1 && salvage.err.contains("not all is back"), "{}", salvage.err);
+    assert!(salvage.code == 1 && salvage.err.contains("not all records were recovered"), "{}", salvage.err);
     assert!(salvage.out.contains("quarantine/segment-000000000001"), "{}", salvage.out);
     assert_eq!(agent(&dir, &["outbox", "salvage"]).code, 1, "that does not change by itself");
     assert_eq!(agent(&dir, &["outbox", "salvage", "--give-up"]).code, 0);

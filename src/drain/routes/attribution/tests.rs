@@ -218,7 +218,7 @@ fn a_kind_that_fails_in_part_is_held_once_and_then_only_when_nothing_of_it_passe
 }
 
 #[test]
-fn what_fails_among_others_that_were_in_flight_with_it_is_not_in_a_row() {
+fn failures_among_successes_in_flight_are_not_in_a_row() {
     let (mut routes, begin) = (routes(), Instant::now());
     for n in 1..100 {
         let (sent, now) = (begin + n * SECOND, begin + (n + 2) * SECOND);
@@ -299,7 +299,7 @@ fn a_kind_that_hangs_while_others_pass_to_the_end_is_held_at_once() {
 }
 
 #[test]
-fn one_session_alone_is_no_kind() {
+fn failures_of_one_session_do_not_hold_its_kind() {
     let (mut routes, now) = (routes(), Instant::now());
     for _ in 0..100 {
         routes.delivered(Log::Usage, 1, now);
@@ -310,7 +310,7 @@ fn one_session_alone_is_no_kind() {
 }
 
 #[test]
-fn a_kind_that_is_answered_is_held_for_its_troubles_no_more_and_for_its_refusals_still() {
+fn an_answer_ends_a_hold_for_troubles_but_not_for_refusals() {
     let (mut routes, now) = (routes(), Instant::now());
     fails_alone(&mut routes, Log::Started, Trouble::Timeout, now);
     for _ in 0..5 {
@@ -322,7 +322,7 @@ fn a_kind_that_is_answered_is_held_for_its_troubles_no_more_and_for_its_refusals
 }
 
 #[test]
-fn whatever_a_kind_is_held_for_the_link_does_not_hear_of_its_probes_and_a_brake_stays_one() {
+fn probes_of_a_held_kind_never_affect_the_link_and_keep_its_brake() {
     let (mut routes, now) = (routes(), Instant::now());
     for n in 0..5 {
         routes.refused(Log::Quota, "status 422", now);
@@ -340,7 +340,7 @@ fn whatever_a_kind_is_held_for_the_link_does_not_hear_of_its_probes_and_a_brake_
 }
 
 #[test]
-fn what_is_held_waits_as_long_as_it_is_asked_to_and_nothing_else_does() {
+fn only_the_held_kind_waits_for_its_retry_after() {
     let (mut routes, now) = (routes(), Instant::now());
     let any = |_| true;
     fails_alone(&mut routes, Log::Started, Trouble::Overloaded, now);

@@ -5,8 +5,9 @@
 
 pub(super) use bincode::{Decode, Encode};
 
+use super::compression;
 use super::dead_letter::{DeadLetter, Payload, Reason};
-use super::{Log, compression};
+use super::log::Log;
 use crate::record::{Kind, Layout, Original, Record, Span, Timestamp};
 
 /// The version in front of each value.
@@ -102,6 +103,19 @@ impl Entry {
             Self::Record(record) => record.accepted_at(),
             Self::Rejected(rejected) => rejected.accepted_at,
             Self::Letter(letter) => letter.first_at,
+        }
+    }
+
+    /// Where it lies.
+    pub(super) fn log(&self) -> Log {
+        match self {
+            Self::Rejected(_) | Self::Letter(_) => Log::Rejected,
+            Self::Record(record) => match record.kind() {
+                Kind::Quota => Log::Quota,
+                Kind::Started => Log::Started,
+                Kind::Completed => Log::Completed,
+                Kind::Usage | Kind::Lifecycle => Log::Usage,
+            },
         }
     }
 

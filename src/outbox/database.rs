@@ -181,7 +181,7 @@ pub(super) struct Batch {
     chunked: bool,
     /// The writes once more: sled's batch does not show them.
     #[cfg(feature = "simulation")]
-    shown: Vec<super::simulated::Write>,
+    shown: Vec<super::simulated_disk::Write>,
 }
 
 impl Batch {
@@ -234,7 +234,7 @@ pub(super) struct Database {
     durability: Durability,
     /// In the place of sled and the barrier.
     #[cfg(feature = "simulation")]
-    disk: Option<super::simulated::Disk>,
+    disk: Option<super::simulated_disk::Disk>,
 }
 
 impl Drop for Database {
@@ -304,7 +304,7 @@ impl Database {
 
     fn open_or_create(path: &Path, durability: Durability, cache: u64) -> Result<Self, DatabaseError> {
         #[cfg(feature = "simulation")]
-        if let Some(disk) = super::simulated::disk() {
+        if let Some(disk) = super::simulated_disk::disk() {
             return Self::open_on(disk, path, durability);
         }
         // IMPORTANT: before sled's. It hears of every sync of this file that fails from here on, also of one that sled keeps
@@ -352,7 +352,7 @@ impl Database {
 
     #[cfg(feature = "simulation")]
     fn open_on(
-        disk: super::simulated::Disk,
+        disk: super::simulated_disk::Disk,
         path: &Path,
         durability: Durability,
     ) -> Result<Self, DatabaseError> {
@@ -544,7 +544,7 @@ fn sync_tree(path: &Path) -> std::io::Result<()> {
 /// Syncs the names in `dir`. After a failure the next call writes them anew.
 pub(super) fn sync_dir(dir: &Path) -> std::io::Result<()> {
     #[cfg(feature = "simulation")]
-    if let Some(disk) = super::simulated::disk() {
+    if let Some(disk) = super::simulated_disk::disk() {
         return disk.sync_names(dir);
     }
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
@@ -561,7 +561,7 @@ pub(super) fn sync_dir(dir: &Path) -> std::io::Result<()> {
 pub(super) fn move_file(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::rename(from.join("db"), to.join("db"))?;
     #[cfg(feature = "simulation")]
-    if let Some(disk) = super::simulated::disk() {
+    if let Some(disk) = super::simulated_disk::disk() {
         disk.rename(from, to);
     }
     Ok(())

@@ -7,16 +7,17 @@
 
 use std::collections::VecDeque;
 
-use super::settled::PACK_RECORDS;
-use super::state::State;
-use super::writer::PACK_BYTES;
+use super::settled::{PACK_BYTES, PACK_RECORDS, Settled};
 use super::{Entry, Lease, Leased, Log, Ticket};
 
 /// So many packs of a log are kept, the newest.
 const KEPT: usize = 16;
 
 /// The last packs of a log, if they are small and nobody has read them, in order and with nothing between them.
-pub(super) type Fresh = VecDeque<Pack>;
+#[derive(Debug, Default)]
+pub(super) struct TailCache {
+    pub packs: VecDeque<Pack>,
+}
 
 /// A pack: durable, small, and read by nobody.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ pub(super) struct Pack {
 
 impl Pack {
     /// Behind its last record.
-    pub(super) fn end(&self) -> u64 {
+    fn end(&self) -> u64 {
         self.first + self.entries.len() as u64
     }
 }
@@ -46,57 +47,58 @@ pub(super) fn is_small<'a>(entries: impl Iterator<Item = &'a Entry>) -> bool {
     true
 }
 
-impl State {
-    /// A pack of `log` is durable, at `first`; with what is in it, if that is to be kept until it is read.
-    pub(super) fn committed(&mut self, log: Log, first: u64, entries: Option<Vec<Entry>>) {
-        let ranges = self.segments.iter().filter_map(|listed| listed.info.ranges[log.index()]);
-        let before = ranges.map(|(_, last)| last).max();
-        // What was rejected is for the keeper alone.
-        let entries = entries.filter(|_| log != Log::Rejected);
-        let fresh = &mut self.fresh[log.index()];
-        let Some(entries) = entries else { return fresh.clear() };
-        if fresh.len() == KEPT {
-            fresh.pop_front();
+impl TailCache {
+    /// Keeps a pack, which is the last one of its log.
+    pub(super) fn push(&mut self, first: u64, entries: Vec<Entry>, before: Option<u64>) {
+        if self.packs.len() == KEPT {
+            self.packs.pop_front();
         }
-        fresh.push_back(Pack { first, entries, before });
+        self.packs.push_back(Pack { first, entries, before });
     }
 
-    /// What `log` has in `from..upto`, if nobody need be asked for it.
-    pub(super) fn at_hand(&mut self, log: Log, from: u64, upto: u64, most: usize) -> Option<Lease> {
-        let start = self.settled[log.index()].start(from);
-        let ranges = self.segments.iter().filter_map(|listed| listed.info.ranges[log.index()]);
-        let has_any = ranges.map(|(_, last)| last).any(|last| last >= start);
-        let mut lease = Lease::default();
-        let fresh = &mut self.fresh[log.index()];
-        if has_any {
-            // Only when all before it has been read: else there is more than this.
-            fresh.front().filter(|pack| pack.before.is_none_or(|before| before < start))?;
-            let settled = &mut self.settled[log.index()];
-            let mut taken = 0;
-            while let Some(pack) = fresh.pop_front_if(|pack| {
-                let fits = taken + pack.entries.len() <= most;
-                fits && (start..upto).contains(&pack.first) && pack.end() <= upto
-            }) {
-                taken += pack.entries.len();
-                let oldest = pack.entries.iter().map(|entry| entry.accepted_at().0).min().unwrap_or_default();
-                settled.enter(pack.first, pack.entries.len() as u32, oldest);
-                for (seq, entry) in (pack.first..).zip(pack.entries) {
-                    if seq >= from && !settled.is_settled(seq) {
-                        lease.records.push(Leased { ticket: Ticket::of(seq, log, &entry), entry });
-                    }
+    pub(super) fn clear(&mut self) {
+        self.packs.clear();
+    }
+
+    /// All below `next` has been read.
+    pub(super) fn forget_below(&mut self, next: u64) {
+        self.packs.retain(|pack| pack.end() > next);
+    }
+
+    /// Where the first pack begins.
+    pub(super) fn first(&self) -> Option<u64> {
+        self.packs.front().map(|pack| pack.first)
+    }
+
+    /// Whether it has all that lies from `start` on: what lies before it has been read.
+    pub(super) fn begins_at(&self, start: u64) -> bool {
+        self.packs.front().is_some_and(|pack| pack.before.is_none_or(|before| before < start))
+    }
+
+    /// Takes the packs that lie in `start..upto`, with at most `most` records, into `lease`: what of them is not settled,
+    /// from number `from` on. Gives how many records they had.
+    pub(super) fn take(
+        &mut self,
+        settled: &mut Settled,
+        log: Log,
+        (from, start, upto): (u64, u64, u64),
+        most: usize,
+        lease: &mut Lease,
+    ) -> usize {
+        let mut taken = 0;
+        while let Some(pack) = self.packs.pop_front_if(|pack| {
+            let fits = taken + pack.entries.len() <= most;
+            fits && (start..upto).contains(&pack.first) && pack.end() <= upto
+        }) {
+            taken += pack.entries.len();
+            let oldest = pack.entries.iter().map(|entry| entry.accepted_at().0).min().unwrap_or_default();
+            settled.enter(pack.first, pack.entries.len() as u32, oldest);
+            for (seq, entry) in (pack.first..).zip(pack.entries) {
+                if seq >= from && !settled.is_settled(seq) {
+                    lease.records.push(Leased { ticket: Ticket::of(seq, log, &entry), entry });
                 }
             }
-            if taken == 0 {
-                return None;
-            }
-        } else {
-            // What is still there is of a segment that was set aside.
-            fresh.clear();
         }
-        let end = fresh.front().map_or(self.totals.next, |pack| pack.first);
-        let next = end.min(upto).max(start);
-        self.settled[log.index()].advance(next);
-        lease.next = next.max(from);
-        Some(lease)
+        taken
     }
 }

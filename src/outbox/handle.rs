@@ -255,4 +255,18 @@ impl Outbox {
         let (done, flushed) = oneshot::channel();
         self.requests.send(keeper::Request::Flush { done }).is_ok() && flushed.await.unwrap_or(false)
     }
+
+    /// Has the keeper do a short piece of work.
+    pub(super) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Shared) -> T + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let (done, seen) = oneshot::channel();
+        let look = Box::new(move |shared: &Shared| {
+            // Whoever asked may have gone.
+            let _ = done.send(look(shared));
+        });
+        self.requests.send(keeper::Request::Look(look)).map_err(|_| ReadError::Closed)?;
+        seen.await.map_err(|_| ReadError::Closed)
+    }
 }

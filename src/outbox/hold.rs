@@ -7,8 +7,6 @@ use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::OpenError;
-
 /// The folder's lock file, held.
 pub(super) struct Hold {
     path: PathBuf,
@@ -22,18 +20,22 @@ fn identity(file: &Metadata) -> (u64, u64) {
 }
 
 impl Hold {
-    /// Takes the folder for this process alone.
-    pub(super) fn take(dir: &Path) -> Result<Self, OpenError> {
-        let path = dir.join("lock");
-        let folder = |source| OpenError::Folder { path: path.clone(), source };
-        let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(folder)?;
+    /// The lock file of the outbox in `dir`.
+    pub(super) fn path(dir: &Path) -> PathBuf {
+        dir.join("lock")
+    }
+
+    /// Takes the folder for this process alone; `None` if another process has it.
+    pub(super) fn take(dir: &Path) -> std::io::Result<Option<Self>> {
+        let path = Self::path(dir);
+        let lock = File::options().create(true).truncate(false).write(true).open(&path)?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Err(OpenError::Locked(dir.to_path_buf())),
-            Err(std::fs::TryLockError::Error(source)) => return Err(folder(source)),
+            Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(std::fs::TryLockError::Error(source)) => return Err(source),
         }
-        let identity = identity(&lock.metadata().map_err(folder)?);
-        Ok(Self { path, identity, _lock: lock })
+        let identity = identity(&lock.metadata()?);
+        Ok(Some(Self { path, identity, _lock: lock }))
     }
 
     /// Whether what is written now is what the next process will find.

@@ -6,12 +6,10 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
 use super::schema::{SegmentInfo, Tally};
 use super::segment::Segment;
 use super::shared::Shared;
-use super::{Log, Outbox, ReadError, Verified, keeper, quarantine};
+use super::{Log, Outbox, ReadError, Verified, quarantine};
 use crate::record::Kind;
 
 /// One step reads for so long, and the keeper has as long to itself before the next.
@@ -70,20 +68,6 @@ impl Outbox {
         let last = self.shared.state().segments.last().map_or(0, |listed| listed.segment.id);
         let stage = Stage::Next { behind: 0, last };
         Inspection { outbox: self.clone(), found: Verified::default(), stage }
-    }
-
-    /// Has the keeper do a short piece of work.
-    pub(super) async fn look<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(&Shared) -> T + Send + 'static,
-    ) -> Result<T, ReadError> {
-        let (done, seen) = oneshot::channel();
-        let look = Box::new(move |shared: &Shared| {
-            // Whoever asked may have gone.
-            let _ = done.send(look(shared));
-        });
-        self.requests.send(keeper::Request::Look(look)).map_err(|_| ReadError::Closed)?;
-        seen.await.map_err(|_| ReadError::Closed)
     }
 }
 

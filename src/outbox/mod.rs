@@ -127,8 +127,10 @@ mod inspect;
 mod keeper;
 mod ledger;
 mod letter_log;
+mod log;
 mod log_file;
 mod manifest;
+mod messages;
 pub mod metrics;
 mod open;
 mod probe;
@@ -141,12 +143,16 @@ mod row;
 mod salvage;
 mod schema;
 mod segment;
+mod settings;
 mod settled;
 mod shared;
 #[cfg(feature = "simulation")]
 pub mod simulated;
+#[cfg(feature = "simulation")]
+mod simulated_disk;
 mod slot;
 mod space;
+mod start;
 mod state;
 mod stats;
 #[cfg(test)]
@@ -168,7 +174,9 @@ pub use dead_letter::{DeadLetter, Payload, Reason};
 pub use handle::{Outbox, Threads};
 pub use inspect::Inspection;
 pub use ledger::LedgerError;
-pub use open::{OpenError, Settings};
+pub use log::Log;
+pub use messages::{AppendError, Lease, Leased, Settlement, Ticket};
+pub use open::OpenError;
 pub use probe::{ProbeSettings, id_in, probe};
 pub use quarantine::Report;
 pub use quota_reply::QuotaReply;
@@ -176,7 +184,7 @@ pub use replay::{ReplayError, Replayed};
 pub use salvage::{SalvageError, Salvaged};
 pub use schema::{Recent, Taken};
 pub use segment::ReadError;
-pub use state::Settlement;
+pub use settings::Settings;
 pub use stats::Stats;
 pub use transfer::{
     Accept, Checked, Chunk, ExportHash, ExportPage, ExportPlace, Exported, Imported, KnownLetters,
@@ -184,127 +192,3 @@ pub use transfer::{
 };
 pub use verify::Verified;
 pub use watermark::Watermark;
-
-use crate::record::{Kind, Timestamp};
-use shared::Shared;
-use state::Unread;
-
-/// One of the rows of records that are read apart. The numbers are persisted: never renumber.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Log {
-    /// Quota requests: they wait for nobody.
-    Quota = 1,
-    /// Session-started events: they wait for nobody either.
-    Started = 2,
-    /// Usage records.
-    Usage = 3,
-    /// Session-completed events.
-    Completed = 4,
-    /// What is on its way to the dead letters: what is no record, and what another outbox had there. The keeper's alone.
-    Rejected = 5,
-}
-
-impl Log {
-    pub(crate) const COUNT: usize = 5;
-    /// All of them, in the order in which an append numbers its records.
-    pub(crate) const ALL: [Self; Self::COUNT] =
-        [Self::Quota, Self::Started, Self::Usage, Self::Completed, Self::Rejected];
-
-    fn index(self) -> usize {
-        self as usize - 1
-    }
-
-    /// The name on the command line and in reports.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Quota => "quota",
-            Self::Started => "started",
-            Self::Usage => "usage",
-            Self::Completed => "completed",
-            Self::Rejected => "rejected",
-        }
-    }
-
-    fn of(entry: &Entry) -> Self {
-        match entry {
-            Entry::Rejected(_) | Entry::Letter(_) => Self::Rejected,
-            Entry::Record(record) => match record.kind() {
-                Kind::Quota => Self::Quota,
-                Kind::Started => Self::Started,
-                Kind::Completed => Self::Completed,
-                Kind::Usage | Kind::Lifecycle => Self::Usage,
-            },
-        }
-    }
-}
-
-/// What settles a leased record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
-    /// Its number: later records of a log have greater ones.
-    pub seq: u64,
-    /// Its log.
-    pub log: Log,
-    /// What it is.
-    pub kind: Kind,
-    /// When it was accepted.
-    pub accepted_at: Timestamp,
-    bytes: u32,
-}
-
-impl Ticket {
-    fn of(seq: u64, log: Log, entry: &Entry) -> Self {
-        Self { seq, log, kind: entry.kind(), accepted_at: entry.accepted_at(), bytes: entry.len() as u32 }
-    }
-}
-
-/// A record that was read to be delivered.
-#[derive(Debug)]
-pub struct Leased {
-    /// What settles it.
-    pub ticket: Ticket,
-    /// The record.
-    pub entry: Entry,
-}
-
-#[cfg(test)]
-impl Leased {
-    /// A record as it is read under this number.
-    pub(crate) fn new(seq: u64, record: crate::record::Record) -> Self {
-        let (kind, accepted_at, bytes) = (record.kind(), record.accepted_at(), record.data().len() as u32);
-        let entry = Entry::Record(record);
-        Self { ticket: Ticket { seq, log: Log::of(&entry), kind, accepted_at, bytes }, entry }
-    }
-}
-
-/// A stretch of a log.
-#[derive(Debug, Default)]
-pub struct Lease {
-    /// What in it is not settled, in order.
-    pub records: Vec<Leased>,
-    /// Where to read on.
-    pub next: u64,
-}
-
-/// Why an append was not made. Nothing of it is in the outbox.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum AppendError {
-    /// The outbox is full, or the disk nearly so.
-    #[error("the outbox does not accept: {0}")]
-    Full(&'static str),
-    /// The storage failed; it is being opened again.
-    #[error("the outbox's storage failed: {0}")]
-    Storage(String),
-    /// An entry that nobody could read again.
-    #[error("an entry of {bytes} bytes is too long: the outbox stores {most} at most")]
-    TooLong {
-        /// Its length.
-        bytes: usize,
-        /// The longest that is stored.
-        most: usize,
-    },
-    /// The outbox was closed.
-    #[error("the outbox is closed")]
-    Closed,
-}

@@ -1,48 +1,23 @@
-//! Opening an outbox: the lock, the format, the row of segments, and the threads.
+//! Opening an outbox's files: the lock, the format, the ledger and the row of segments.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
-use super::handle::Asks;
+use super::database::DatabaseError;
 use super::hold::Hold;
-use super::keeper::Keeper;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, LedgerError};
 use super::letter_log::LetterLog;
 use super::manifest::{self, FORMAT};
 use super::reserve::Reserve;
+use super::segment::ReadError;
+use super::settings::Settings;
+use super::shared::Shared;
 use super::turns::Turns;
-use super::writer::{Order, Writer};
+use super::{quarantine, repair, row};
 use crate::time::Confirmed;
-
-use super::{
-    DatabaseError, Durability, LedgerError, Outbox, ReadError, Shared, Threads, quarantine, repair, row,
-};
-
-/// Appends that may wait for the writer: more than the intake ever has under way.
-pub(super) const APPENDS: usize = 16;
-
-/// How an outbox is kept.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Its folder.
-    pub dir: PathBuf,
-    /// The most bytes it takes on the disk.
-    pub max_bytes: u64,
-    /// Bytes of the disk that it leaves free.
-    pub min_free_bytes: u64,
-    /// About the size of one segment, in bytes.
-    pub segment_bytes: u64,
-    /// Whether a commit waits for the disk.
-    pub durability: Durability,
-    /// How long a dead letter is kept.
-    pub dead_letter_retention: Duration,
-    /// Where the duration of commits is noted.
-    pub commit_seconds: prometheus::Histogram,
-}
 
 /// Why an outbox could not be opened. Nothing that waits in it was changed.
 #[derive(Debug, thiserror::Error)]
@@ -98,33 +73,10 @@ impl OpenError {
     }
 }
 
-impl Outbox {
-    /// Whether another process has the outbox in `dir` open; if so, with its id as far as it can be read.
-    pub fn is_in_use(dir: &Path) -> Result<Option<Option<uuid::Uuid>>, OpenError> {
-        if !dir.join("lock").exists() {
-            return Ok(None);
-        }
-        match Hold::take(dir) {
-            Ok(_) => Ok(None),
-            Err(OpenError::Locked(_)) => Ok(Some(manifest::read(dir).ok().flatten())),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Opens the outbox in `settings.dir`, which must be there.
-    pub fn open_existing(settings: Settings) -> Result<(Self, Threads), OpenError> {
-        if manifest::read(&settings.dir)?.is_none() {
-            return Err(OpenError::Absent(settings.dir));
-        }
-        Self::open(settings)
-    }
-
-    /// Opens the outbox in `settings.dir`, creating it if it is not there. What is damaged is set aside.
-    pub fn open(settings: Settings) -> Result<(Self, Threads), OpenError> {
-        let dir = settings.dir.clone();
-        let shared = restore(settings)?;
-        start(shared).map_err(|source| OpenError::Folder { path: dir, source })
-    }
+/// Takes the folder for this process alone.
+pub(super) fn lock(dir: &Path) -> Result<Hold, OpenError> {
+    let taken = Hold::take(dir).map_err(|source| OpenError::Folder { path: Hold::path(dir), source })?;
+    taken.ok_or_else(|| OpenError::Locked(dir.to_path_buf()))
 }
 
 /// An outbox that nobody works on yet.
@@ -132,7 +84,7 @@ pub(super) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
     let dir = settings.dir.clone();
     let folder = |source| OpenError::Folder { path: dir.clone(), source };
     std::fs::create_dir_all(dir.join("segments")).map_err(folder)?;
-    let hold = Hold::take(&dir)?;
+    let hold = lock(&dir)?;
     let reserve = Reserve::new(&dir);
     // Before anything is opened: sled cannot open a database on a full disk.
     reserve.give_up();
@@ -211,22 +163,4 @@ fn open_ledger(settings: &Settings) -> Result<(Ledger, bool), OpenError> {
 /// Whether there is any: then there was a ledger, which is made first.
 fn has_segments(dir: &Path) -> bool {
     std::fs::read_dir(dir.join("segments")).is_ok_and(|mut entries| entries.next().is_some())
-}
-
-fn start(shared: Arc<Shared>) -> std::io::Result<(Outbox, Threads)> {
-    let (appends, appended) = tokio::sync::mpsc::channel::<Order>(APPENDS);
-    let (requests, requested) = mpsc::channel();
-    let writer = Writer::new(&shared)?;
-    let mut keeper = Keeper::new(Arc::clone(&shared), appends.downgrade());
-    // Before anybody can ask for it.
-    keeper.look_for_oldest();
-    let threads = Threads {
-        writer: std::thread::Builder::new()
-            .name("outbox-writer".into())
-            .spawn(move || writer.run(appended))?,
-        keeper: std::thread::Builder::new()
-            .name("outbox-keeper".into())
-            .spawn(move || keeper.run(&requested))?,
-    };
-    Ok((Outbox { shared, appends, requests: Asks::new(requests) }, threads))
 }

@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::Log;
 use super::database::sync_dir;
+use super::shared::Shared;
 use super::state::State;
 use crate::record::{Kind, Timestamp};
 
@@ -192,6 +194,33 @@ pub(super) fn count(outbox: &Path) -> (u64, u64) {
     open.fold((0, 0), |(things, records), (_, report)| {
         (things + 1, records + report.records.saturating_sub(report.salvaged_records))
     })
+}
+
+impl Shared {
+    /// Moves a segment of the row to the quarantine: what waited in it is written off, the rest goes on.
+    pub(super) fn set_aside(&self, id: u64, why: &str) -> std::io::Result<()> {
+        let (report, segment) = {
+            let state = self.state();
+            let segment = state.segments.iter().find(|listed| listed.segment.id == id);
+            let Some(segment) = segment.map(|listed| Arc::clone(&listed.segment)) else {
+                return Ok(());
+            };
+            (Report::of_segment(&state, id, why), segment)
+        };
+        // IMPORTANT: what is only out of sight is not damaged, and nothing of it is written off.
+        self.in_place()?;
+        segment.close();
+        move_segment(&self.settings.dir, segment.path(), &report)?;
+        self.state().write_off(id);
+        self.count_quarantined();
+        Ok(())
+    }
+
+    /// Looks how much is in the quarantine.
+    pub(super) fn count_quarantined(&self) {
+        let counted = count(&self.settings.dir);
+        *self.quarantined.lock().unwrap_or_else(PoisonError::into_inner) = counted;
+    }
 }
 
 #[cfg(test)]

@@ -98,7 +98,7 @@ pub(super) fn mark_unsynced(path: &Path, why: &DatabaseError) {
 fn renew(path: &Path, cache: u64, is_key: impl Fn(&[u8]) -> bool) -> Result<(), DatabaseError> {
     let _closed = keep_closed(path)?;
     #[cfg(feature = "simulation")]
-    if let Some(disk) = super::simulated::disk() {
+    if let Some(disk) = super::simulated_disk::disk() {
         return replace(path, cache, |put| {
             disk.pairs(path, &[], &[]).iter().all(|(key, value)| put(key, value));
             Ok(())

@@ -19,7 +19,7 @@ pub(super) struct Reserve {
 /// Free bytes of the file system that `dir` is on.
 pub(super) fn free_bytes(dir: &Path) -> Option<u64> {
     #[cfg(feature = "simulation")]
-    if let Some(disk) = super::simulated::disk() {
+    if let Some(disk) = super::simulated_disk::disk() {
         return Some(disk.free_bytes());
     }
     rustix::fs::statvfs(dir).ok().map(|stat| stat.f_bavail * stat.f_frsize)

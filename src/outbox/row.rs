@@ -16,8 +16,9 @@ use super::ledger::{self, Ledger};
 use super::schema::{Counters, SegmentInfo, Totals};
 use super::segment::{Listed, Segment};
 use super::settled::Settled;
+use super::shared::Shared;
 use super::state::{Lingering, RECENT_APPENDS, State};
-use super::{Log, OpenError, ReadError, Settings, Shared};
+use super::{Log, OpenError, ReadError, Settings};
 
 /// What is known, from the ledger and the folders. Deletes remainders; nothing else is changed yet.
 pub(super) fn restore(settings: &Settings, ledger: &Ledger, is_new: bool) -> Result<State, OpenError> {
@@ -54,7 +55,7 @@ pub(super) fn restore(settings: &Settings, ledger: &Ledger, is_new: bool) -> Res
         segments,
         recent: VecDeque::new(),
         unread: Default::default(),
-        fresh: Default::default(),
+        tail_cache: Default::default(),
         letters: Vec::new(),
         counters_dirty: is_new,
         leaving: Vec::new(),

@@ -13,6 +13,8 @@ use super::codec::{Decode, Encode};
 
 /// The most records in a pack: a bit each in a `u64`.
 pub(super) const PACK_RECORDS: usize = 64;
+/// A pack is closed at this many bytes of records: about 4 KiB compressed.
+pub(super) const PACK_BYTES: usize = 32 << 10;
 
 /// What is kept of a pack, in memory and in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]

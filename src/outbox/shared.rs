@@ -8,7 +8,6 @@ use tokio::sync::watch;
 use super::hold::Hold;
 use super::ledger::{Entry, Ledger};
 use super::letter_log::LetterLog;
-use super::quarantine::{self, Report};
 use super::reserve::Reserve;
 use super::segment::Segment;
 use super::state::State;
@@ -133,30 +132,5 @@ impl Shared {
     /// Returns when no save is under way.
     pub(super) fn wait_for_save(&self) {
         drop(self.saving.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Moves a segment of the row to the quarantine: what waited in it is written off, the rest goes on.
-    pub(super) fn set_aside(&self, id: u64, why: &str) -> std::io::Result<()> {
-        let (report, segment) = {
-            let state = self.state();
-            let segment = state.segments.iter().find(|listed| listed.segment.id == id);
-            let Some(segment) = segment.map(|listed| std::sync::Arc::clone(&listed.segment)) else {
-                return Ok(());
-            };
-            (Report::of_segment(&state, id, why), segment)
-        };
-        // IMPORTANT: what is only out of sight is not damaged, and nothing of it is written off.
-        self.in_place()?;
-        segment.close();
-        quarantine::move_segment(&self.settings.dir, segment.path(), &report)?;
-        self.state().write_off(id);
-        self.count_quarantined();
-        Ok(())
-    }
-
-    /// Looks how much is in the quarantine.
-    pub(super) fn count_quarantined(&self) {
-        let counted = quarantine::count(&self.settings.dir);
-        *self.quarantined.lock().unwrap_or_else(PoisonError::into_inner) = counted;
     }
 }

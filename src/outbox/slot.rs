@@ -113,7 +113,7 @@ impl Slot {
             return db.disk_bytes();
         }
         #[cfg(feature = "simulation")]
-        if let Some(disk) = super::simulated::disk() {
+        if let Some(disk) = super::simulated_disk::disk() {
             return disk.bytes(&self.path);
         }
         std::fs::metadata(self.path.join("db"))

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use super::Shared;
 use super::reserve::free_bytes;
+use super::shared::Shared;
 
 /// Pausing ends when this share of the limit is free again: so that it does not flap.
 const RESUME_PERCENT: u64 = 90;

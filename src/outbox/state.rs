@@ -7,12 +7,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::dead_letter::DeadLetter;
-use super::fresh::Fresh;
-use super::ledger::{Entry, LedgerError};
+use super::fresh::TailCache;
+use super::ledger::{self, LedgerError};
 use super::schema::{Counters, Recent, SegmentInfo, Tally, Totals, at};
 use super::segment::{Listed, Segment};
 use super::settled::{Changes, Settled};
-use super::{Log, Stats, Ticket, codec};
+use super::{Entry, Lease, Log, Settlement, Stats, Ticket, codec};
 
 /// How many appends' checkpoints are kept. The intake never has as many unacknowledged.
 pub(super) const RECENT_APPENDS: usize = 16;
@@ -32,7 +32,7 @@ pub(super) struct State {
     /// Of each log the first pack that nobody has read, as it was last looked up.
     pub unread: [Option<Unread>; Log::COUNT],
     /// Of each log the last packs, as far as they are small and nobody has read them.
-    pub fresh: [Fresh; Log::COUNT],
+    pub tail_cache: [TailCache; Log::COUNT],
     /// Dead letters that the next commit of the ledger will hold.
     pub letters: Vec<DeadLetter>,
     pub counters_dirty: bool,
@@ -60,17 +60,6 @@ impl Unread {
     pub(super) fn new(first: u64, oldest: i64) -> Self {
         Self { first, oldest }
     }
-}
-
-/// How a record was settled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settlement {
-    /// The `ControlPlane` took it.
-    Delivered,
-    /// The `ControlPlane` had it already.
-    Duplicate,
-    /// It was written to a file for another outbox.
-    Exported,
 }
 
 /// What the ledger has to be told: taken out of the state, and put back if it could not be told.
@@ -236,6 +225,45 @@ impl State {
         (!is_known && self.settled[log.index()].oldest().is_none()).then_some(start)
     }
 
+    /// A pack of `log` is durable, at `first`; with what is in it, if that is to be kept until it is read.
+    pub(super) fn committed(&mut self, log: Log, first: u64, entries: Option<Vec<Entry>>) {
+        let ranges = self.segments.iter().filter_map(|listed| listed.info.ranges[log.index()]);
+        let before = ranges.map(|(_, last)| last).max();
+        let cache = &mut self.tail_cache[log.index()];
+        // What was rejected is for the keeper alone.
+        match entries.filter(|_| log != Log::Rejected) {
+            Some(entries) => cache.push(first, entries, before),
+            None => cache.clear(),
+        }
+    }
+
+    /// What `log` has in `from..upto`, if nobody need be asked for it.
+    pub(super) fn at_hand(&mut self, log: Log, from: u64, upto: u64, most: usize) -> Option<Lease> {
+        let start = self.settled[log.index()].start(from);
+        let ranges = self.segments.iter().filter_map(|listed| listed.info.ranges[log.index()]);
+        let has_any = ranges.map(|(_, last)| last).any(|last| last >= start);
+        let mut lease = Lease::default();
+        let cache = &mut self.tail_cache[log.index()];
+        if has_any {
+            // Only when all before it has been read: else there is more than this.
+            if !cache.begins_at(start) {
+                return None;
+            }
+            let settled = &mut self.settled[log.index()];
+            if cache.take(settled, log, (from, start, upto), most, &mut lease) == 0 {
+                return None;
+            }
+        } else {
+            // What is still there is of a segment that was set aside.
+            cache.clear();
+        }
+        let end = cache.first().unwrap_or(self.totals.next);
+        let next = end.min(upto).max(start);
+        self.settled[log.index()].advance(next);
+        lease.next = next.max(from);
+        Some(lease)
+    }
+
     /// When the oldest record of `log` was accepted. For a tick after all before it was settled it may be the one before.
     fn oldest(&self, log: Log) -> Option<i64> {
         let read = self.settled[log.index()].oldest();
@@ -286,8 +314,8 @@ impl Unsaved {
     }
 
     /// As one commit of the ledger.
-    pub(super) fn entry(&mut self) -> Result<Entry, LedgerError> {
-        let mut entry = Entry::default();
+    pub(super) fn entry(&mut self) -> Result<ledger::Entry, LedgerError> {
+        let mut entry = ledger::Entry::default();
         let mut letter_bytes = 0;
         for letter in &self.letters {
             let value = codec::encode_dead_letter(letter)?;

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::hold::Hold;
 use super::ledger::Ledger;
 use super::schema::{SegmentInfo, Tally, Totals};
 use super::segment::{ReadError, Segment};
 use super::settled::Settled;
-use super::{Log, OpenError, Outbox, Settings, manifest, quarantine, repair};
+use super::{Log, OpenError, Outbox, Settings, manifest, open, quarantine, repair};
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +41,7 @@ impl Outbox {
         if !dir.join("lock").exists() {
             return Err(absent());
         }
-        let _hold = Hold::take(dir)?;
+        let _hold = open::lock(dir)?;
         manifest::read(dir)?.ok_or_else(absent)?;
         let mut verifier = Verifier { settled: Vec::new(), found: Verified::default(), progress };
         // IMPORTANT: what its log or its mark says is damaged or unsynced is not opened: that would mend it.

@@ -11,14 +11,12 @@ use tokio::time::Instant;
 use super::database::{Batch, DatabaseError};
 use super::schema::{Recent, SegmentInfo, Tally, Totals};
 use super::segment::{self, Listed, Segment};
-use super::settled::PACK_RECORDS;
+use super::settled::{PACK_BYTES, PACK_RECORDS};
 use super::shared::Shared;
-use super::state::RECENT_APPENDS;
-use super::{AppendError, Entry, LedgerError, Log, Unread, codec, fresh};
+use super::state::{RECENT_APPENDS, Unread};
+use super::{AppendError, Entry, LedgerError, Log, codec, fresh};
 use crate::telemetry::failpoint;
 
-/// A pack is closed at this many bytes of records: about 4 KiB compressed.
-pub(super) const PACK_BYTES: usize = 32 << 10;
 /// Appends are committed together up to this many bytes: a bound on the memory of one commit.
 const COMMIT_BYTES: usize = 4 << 20;
 /// How long to wait before the storage is tried again after it failed.
@@ -294,7 +292,7 @@ impl Writer {
         };
         let mut by_log: [Vec<&Entry>; Log::COUNT] = Default::default();
         for entry in group.iter().flat_map(|append| &append.entries) {
-            let log = Log::of(entry);
+            let log = entry.log();
             draft.totals.appended.add(log, entry.kind(), 1);
             draft.totals.bytes += entry.len() as u64;
             by_log[log.index()].push(entry);
@@ -337,7 +335,7 @@ impl Writer {
         let mut by_log: [Vec<Entry>; Log::COUNT] = Default::default();
         if is_small {
             for entry in group.iter_mut().flat_map(|append| std::mem::take(&mut append.entries)) {
-                by_log[Log::of(&entry).index()].push(entry);
+                by_log[entry.log().index()].push(entry);
             }
         }
         let mut state = self.shared.state();

@@ -98,7 +98,7 @@ impl Keeper {
         let next = if reading.is_full() { reading.at } else { reading.at.max(end) };
         let mut state = self.shared.state();
         state.settled[log.index()].advance(next);
-        state.fresh[log.index()].retain(|pack| pack.end() > next);
+        state.tail_cache[log.index()].forget_below(next);
         Ok(Lease { records: reading.records, next: next.max(from) })
     }
 

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::super::Log;
 use super::super::segment::ReadError;
-use super::super::{Log, Unread};
+use super::super::state::Unread;
 use super::Keeper;
 use super::lease::OPEN_SEGMENTS;
 

@@ -1,7 +1,5 @@
 //! What is still in memory is read as it would be from the disk, and only where nothing lies before it.
 
-use std::collections::VecDeque;
-
 use super::super::{Leased, Log, Settlement};
 use super::rig::{Rig, entry, transaction, usage};
 use crate::record::Kind;
@@ -26,7 +24,7 @@ fn a_small_commit_is_read_from_memory_once_and_as_it_is_on_the_disk() {
         rig.append(vec![entry(Kind::Usage, round * 2, 100), entry(Kind::Quota, 900 + round, 100)]).unwrap();
         rig.append(vec![entry(Kind::Usage, round * 2 + 1, 100)]).unwrap();
         let from = rig.shared.state().settled[Log::Usage.index()].frontier();
-        rig.shared.state().fresh[Log::Usage.index()].pop_front();
+        rig.shared.state().tail_cache[Log::Usage.index()].packs.pop_front();
         assert!(at_hand(&rig, Log::Usage, from, END, 100).is_none(), "another waits before it");
         assert_eq!(rig.keeper.lease(Log::Usage, from, END, 100).unwrap().records.len(), 2);
         assert_eq!(at_hand(&rig, Log::Quota, from, END, 100).unwrap().len(), 1, "of another log none does");
@@ -74,7 +72,7 @@ fn a_reader_that_is_a_few_small_commits_behind_reads_them_from_memory_and_one_fa
     for number in 10..60 {
         rig.append(usage(number, 1, 100)).unwrap();
     }
-    assert!(rig.shared.state().fresh[Log::Usage.index()].len() < 50, "few are kept");
+    assert!(rig.shared.state().tail_cache[Log::Usage.index()].packs.len() < 50, "few are kept");
     assert!(at_hand(&rig, Log::Usage, from, END, 100).is_none());
     assert_eq!(rig.keeper.lease(Log::Usage, from, END, 100).unwrap().records.len(), 50);
     rig.append(usage(60, 1, 100)).unwrap();
@@ -113,7 +111,10 @@ fn what_the_disk_gave_is_in_memory_no_more() {
     rig.append(usage(0, 1, 100)).unwrap();
     rig.append(vec![entry(Kind::Lifecycle, 1, 100)]).unwrap();
     assert_eq!(rig.keeper.lease(Log::Usage, 0, END, 100).unwrap().records.len(), 1);
-    assert!(rig.shared.state().fresh.iter().all(VecDeque::is_empty), "nor what only the keeper reads");
+    assert!(
+        rig.shared.state().tail_cache.iter().all(|cache| cache.packs.is_empty()),
+        "nor what only the keeper reads"
+    );
 }
 
 #[test]

@@ -158,7 +158,7 @@ fn run(steps: Vec<Step>) {
                 for model in [&mut model, &mut saved] {
                     model.enqueued += entries.len() as u64;
                     for entry in &entries {
-                        match Log::of(entry) {
+                        match entry.log() {
                             Log::Rejected => model.rejected.push(transaction(entry)),
                             log => model.waiting.entry(log.index()).or_default().push(entry.clone()),
                         }

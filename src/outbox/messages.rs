@@ -1,7 +1,7 @@
 //! What the outbox is asked, and what it answers.
 
-use super::codec::Entry;
-use super::log::Log;
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::log::Log;
 use crate::record::{Kind, Timestamp};
 
 /// What settles a leased record.
@@ -15,11 +15,11 @@ pub struct Ticket {
     pub kind: Kind,
     /// When it was accepted.
     pub accepted_at: Timestamp,
-    pub(super) bytes: u32,
+    pub(crate) bytes: u32,
 }
 
 impl Ticket {
-    pub(super) fn of(seq: u64, log: Log, entry: &Entry) -> Self {
+    pub(crate) fn of(seq: u64, log: Log, entry: &Entry) -> Self {
         Self { seq, log, kind: entry.kind(), accepted_at: entry.accepted_at(), bytes: entry.len() as u32 }
     }
 }

@@ -2,7 +2,8 @@
 
 use prometheus::proto::{MetricFamily, MetricType};
 
-use super::{Reason, Stats};
+use crate::outbox::format::dead_letter::Reason;
+use crate::outbox::state::stats::Stats;
 use crate::record::{Kind, Queue};
 use crate::telemetry::metrics::{Labels, family};
 

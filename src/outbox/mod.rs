@@ -36,7 +36,7 @@
 //! | `a` number u64 | an order of the audit log; likewise |
 //! | `i` export u128 | when an export with this id was imported here; likewise |
 //!
-//! Numbers are big endian, so keys sort as numbers do. Values begin with a version byte ([`codec`]); packs and dead
+//! Numbers are big endian, so keys sort as numbers do. Values begin with a version byte ([`format::codec`]); packs and dead
 //! letters carry a checksum that covers their place as well. A value in chunks begins with its length.
 //!
 //! # Logs
@@ -73,7 +73,7 @@
 //! # Damage
 //!
 //! What cannot be read is set aside and the rest goes on. sled overwrites what lies behind damage, so a log is looked
-//! through before sled opens it ([`repair`]): of what can be read of a damaged one a new database is made, and the old files are
+//! through before sled opens it ([`engine::repair`]): of what can be read of a damaged one a new database is made, and the old files are
 //! kept as they were found. Of a segment with a few bad packs, or without packs that it should have, the rest is
 //! delivered first: then its own counts say how many records are missing, and it moves to `quarantine/`; one that
 //! cannot be opened at all moves there at once. What was waiting in it counts as *exported* (it left for a file, and
@@ -84,7 +84,7 @@
 //! # Assumptions
 //!
 //! The file system keeps what was synced: an `fdatasync`, or `fsync` of a directory, that succeeds is honest, if none of that
-//! file has failed before. One process has the folder at a time (the lock sees to it), and it stays where it is (`hold` looks, behind each commit and every
+//! file has failed before. One process has the folder at a time (the lock sees to it), and it stays where it is ([`state::dir_lock`] looks, behind each commit and every
 //! half second: while it does not, nothing is taken, deleted or set aside); the `ControlPlane` recognises a record by its
 //! idempotency key.
 //!
@@ -110,85 +110,70 @@
 //!
 //! The **writer** commits appends; the **keeper** reads packs for the drain, commits the ledger and deletes
 //! segments. Neither is the async runtime's, and both end when the [`Outbox`] is dropped. Small commits of a
-//! moment ago are read without either ([`fresh`]).
+//! moment ago are read without either ([`segments::tail_cache`]).
+//!
+//! # Rooms
+//!
+//! From the lowest floor up; a room imports only from those below it (`tests/it/floors.rs` checks that).
+//!
+//! * `engine`: databases, and the only place that names sled; it knows nothing of records. `format`: every byte of the
+//!   values; it knows nothing of databases.
+//! * `messages`, `settings`; `quota_reply` and `watermark`, which the intake and the drain meet in.
+//! * `segments`, then `ledger`: what is stored in the one and in the other.
+//! * `state`: what the threads and the handles share.
+//! * `recovery`: from a folder to a state. `metrics`.
+//! * `threads`: the writer and the maintenance.
+//! * `api`: the handle, and opening.
+//! * `tools`: what an operator does. `simulated`: the whole without a disk and without threads.
 
-mod audit;
-mod chunks;
-pub(crate) mod codec;
-mod commands;
-mod compression;
-mod database;
-mod dead_letter;
-mod fault;
-mod fresh;
-mod handle;
-mod hold;
-mod inspect;
-mod keeper;
+mod api;
+mod engine;
+mod format;
 mod ledger;
-mod letter_log;
-mod log;
-mod log_file;
-mod manifest;
 mod messages;
 pub mod metrics;
-mod open;
-mod probe;
-mod quarantine;
 mod quota_reply;
-mod repair;
-mod replay;
-mod reserve;
-mod row;
-mod salvage;
-mod schema;
-mod segment;
+mod recovery;
+mod segments;
 mod settings;
-mod settled;
-mod shared;
 #[cfg(feature = "simulation")]
 pub mod simulated;
-#[cfg(feature = "simulation")]
-mod simulated_disk;
-mod slot;
-mod space;
-mod start;
 mod state;
-mod stats;
 #[cfg(test)]
 mod tests;
-mod transfer;
-mod turns;
-mod verify;
+mod threads;
+mod tools;
 mod watermark;
-mod writer;
 
-pub use audit::{AUDIT_IDS, AUDIT_KEPT, AuditNote, AuditOutcome, ExportId};
-pub use codec::{CodecError, Entry, Rejected};
-pub use commands::{
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use format::codec;
+
+pub use api::handle::{Outbox, Threads};
+pub use engine::database::{DatabaseError, Durability};
+pub use format::codec::{CodecError, Entry, Rejected};
+pub use format::dead_letter::{DeadLetter, Payload, Reason};
+pub use format::log::Log;
+pub use format::schema::{Recent, Taken};
+pub use ledger::LedgerError;
+pub use ledger::audit::{AUDIT_IDS, AUDIT_KEPT, AuditNote, AuditOutcome, ExportId};
+pub use ledger::command_notes::{
     COMMAND_ERROR_BYTES, COMMAND_ID_BYTES, COMMAND_RESULT_BYTES, COMMAND_TYPE_BYTES, CommandNote,
     CommandNotes, CommandOutcome,
 };
-pub use database::{DatabaseError, Durability};
-pub use dead_letter::{DeadLetter, Payload, Reason};
-pub use handle::{Outbox, Threads};
-pub use inspect::Inspection;
-pub use ledger::LedgerError;
-pub use log::Log;
 pub use messages::{AppendError, Lease, Leased, Settlement, Ticket};
-pub use open::OpenError;
-pub use probe::{ProbeSettings, id_in, probe};
-pub use quarantine::Report;
 pub use quota_reply::QuotaReply;
-pub use replay::{ReplayError, Replayed};
-pub use salvage::{SalvageError, Salvaged};
-pub use schema::{Recent, Taken};
-pub use segment::ReadError;
+pub use recovery::error::OpenError;
+pub use recovery::quarantine::Report;
+pub use segments::segment::ReadError;
 pub use settings::Settings;
-pub use stats::Stats;
-pub use transfer::{
+pub use state::stats::Stats;
+pub use tools::inspect::Inspection;
+pub use tools::probe::{ProbeSettings, id_in, probe};
+pub use tools::replay::{ReplayError, Replayed};
+pub use tools::salvage::{SalvageError, Salvaged};
+pub use tools::transfer::{
     Accept, Checked, Chunk, ExportHash, ExportPage, ExportPlace, Exported, Imported, KnownLetters,
     TransferError, check_lines, chunks,
 };
-pub use verify::Verified;
+pub use tools::verify::Verified;
 pub use watermark::Watermark;

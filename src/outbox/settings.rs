@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::database::Durability;
+use crate::outbox::engine::database::Durability;
 
 /// How an outbox is kept.
 #[derive(Clone, Debug)]

@@ -7,14 +7,15 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-pub use super::simulated_disk::{Crash, Died, Disk, Fate, Outcome, Step};
+pub use crate::outbox::engine::simulated_disk::{Crash, Died, Disk, Fate, Outcome, Step};
 
-use super::handle::{Asks, Outbox};
-use super::keeper::{Keeper, Request};
-use super::open::{self, OpenError};
-use super::settings::Settings;
-use super::start::APPENDS;
-use super::writer::{self, Order, Writer};
+use crate::outbox::api::handle::{Asks, Outbox};
+use crate::outbox::api::start::APPENDS;
+use crate::outbox::recovery::error::OpenError;
+use crate::outbox::recovery::open;
+use crate::outbox::settings::Settings;
+use crate::outbox::threads::maintenance::{Keeper, Request};
+use crate::outbox::threads::writer::{self, Order, Writer};
 
 /// How long the disk needs.
 pub trait Pace {

@@ -2,10 +2,12 @@
 
 use tokio::sync::oneshot;
 
-use super::super::schema::Recent;
-use super::super::writer::Append;
-use super::super::{AppendError, Entry, Log, Rejected, Settlement, codec};
 use super::rig::{Rig, usage};
+use crate::outbox::format::codec::{self, Entry, Rejected};
+use crate::outbox::format::log::Log;
+use crate::outbox::format::schema::Recent;
+use crate::outbox::messages::{AppendError, Settlement};
+use crate::outbox::threads::writer::Append;
 use crate::record::Kind;
 
 type Answer = oneshot::Receiver<Result<u64, AppendError>>;

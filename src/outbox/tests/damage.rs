@@ -4,11 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::database::{Batch, Database, Durability};
-use super::super::segment::{self, Segment};
-use super::super::{Entry, Log, Outbox, Settlement};
-use super::super::{fault, repair};
 use super::rig::{Rig, entry, settings, transaction, usage};
+use crate::outbox::api::handle::Outbox;
+use crate::outbox::engine::database::{Batch, Database, Durability, remove_snapshots};
+use crate::outbox::engine::{fault, repair};
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::log::Log;
+use crate::outbox::messages::Settlement;
+use crate::outbox::recovery::quarantine;
+use crate::outbox::segments::segment::{self, Segment};
 use crate::record::Kind;
 
 /// A random number generator that gives the same numbers every time.
@@ -154,7 +158,7 @@ fn case(made: &Path, known: &Known, part: &str, dice: &mut Dice) {
     if damaged.is_some() {
         // All that is missing is known to be missing.
         assert_eq!(stats.exported.iter().sum::<u64>(), lost, "{what}: {stats:?}");
-        assert!(lost == 0 || super::super::quarantine::count(dir.path()).0 > 0, "{what}");
+        assert!(lost == 0 || quarantine::count(dir.path()).0 > 0, "{what}");
     }
     // And it goes on, also after a restart.
     rig.append(vec![entry(Kind::Usage, 1_000_000, 10)]).unwrap();
@@ -239,7 +243,7 @@ fn with_zeros_in_its_log(dir: &Path) -> (PathBuf, BTreeMap<Vec<u8>, Vec<u8>>) {
         let all = pairs(&Database::open(&made, Durability::Fsync, 1 << 20).unwrap());
         assert_eq!(all.len(), 400);
         copy_dir(&made, &alone);
-        super::super::database::remove_snapshots(&alone).unwrap();
+        remove_snapshots(&alone).unwrap();
         let found =
             std::panic::catch_unwind(|| pairs(&Database::open(&alone, Durability::Fsync, 1 << 20).unwrap()));
         if !found.is_ok_and(|found| found == all) {
@@ -315,7 +319,7 @@ fn a_database_whose_snapshot_is_gone_loses_nothing() {
     database.commit(batch).unwrap();
     drop(database);
     all.insert(7_u64.to_be_bytes().to_vec(), vec![2; 10]);
-    super::super::database::remove_snapshots(&made).unwrap();
+    remove_snapshots(&made).unwrap();
     let opened = repair::open(&made, Durability::Fsync, 1 << 20, |key| key.len() == 8, false).unwrap();
     assert!(pairs(&opened) == all);
 }
@@ -381,7 +385,7 @@ fn a_segment_that_a_kill_left_half_made_is_no_damage() {
 
 /// What an agent that was killed leaves: sled has not written where its log ends.
 fn without_snapshots(database: &Path) {
-    super::super::database::remove_snapshots(database).unwrap();
+    remove_snapshots(database).unwrap();
 }
 
 fn flip(file: &Path, at: usize) {
@@ -453,7 +457,7 @@ fn a_flipped_bit_costs_the_packs_that_it_hit_and_nothing_behind_them() {
             rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
         }
         settle_down(&mut rig);
-        let count = super::super::quarantine::count(dir.path());
+        let count = quarantine::count(dir.path());
         assert_eq!(count, (u64::from(missing > 0), missing), "{case}");
         if missing > 0 {
             let kept = dir.path().join("quarantine/segment-000000000001/segment/as-found/db");
@@ -495,7 +499,7 @@ fn the_last_pack_of_a_kind_is_missed_in_the_newest_segment_too() {
             }
         }
         settle_down(&mut rig);
-        let (segments, missing) = super::super::quarantine::count(dir.path());
+        let (segments, missing) = quarantine::count(dir.path());
         assert!(segments == 1 && missing >= 20, "{killed}: {segments}, {missing}");
         let stats = rig.stats();
         assert_eq!(

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::super::{DeadLetter, Entry, Payload, Reason};
 use super::rig::Rig;
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
 use crate::record::{Kind, Timestamp};
 use crate::time::tests::Run;
 

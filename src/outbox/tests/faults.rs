@@ -5,11 +5,14 @@
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
-use super::super::fault;
-use super::super::schema::{Recent, Taken};
-use super::super::writer::Append;
-use super::super::{DeadLetter, Entry, Log, Payload, Reason, Settlement};
 use super::rig::{Rig, entry, transaction, usage};
+use crate::outbox::engine::fault;
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
+use crate::outbox::format::log::Log;
+use crate::outbox::format::schema::{Recent, Taken};
+use crate::outbox::messages::Settlement;
+use crate::outbox::threads::writer::Append;
 use crate::record::{Kind, Queue, Timestamp};
 
 const BATCH: u64 = 20;

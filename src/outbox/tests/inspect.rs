@@ -2,9 +2,15 @@
 
 use std::path::Path;
 
-use super::super::database::Batch;
-use super::super::{DeadLetter, Log, Outbox, Payload, Reason, Settlement, Threads, Verified, segment};
 use super::rig::{settings, usage};
+use crate::outbox::api::handle::{Outbox, Threads};
+use crate::outbox::engine::database::Batch;
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
+use crate::outbox::format::log::Log;
+use crate::outbox::messages::Settlement;
+use crate::outbox::segments::segment;
+use crate::outbox::tools::verify::Verified;
 use crate::record::Kind;
 
 fn on_runtime<T>(work: impl Future<Output = T>) -> T {
@@ -28,7 +34,7 @@ async fn open(dir: &Path) -> (Outbox, Threads) {
         outbox.settle(&leased.ticket, Settlement::Delivered);
     }
     for leased in &leased[..2] {
-        let super::super::Entry::Record(record) = &leased.entry else { panic!("no record") };
+        let Entry::Record(record) = &leased.entry else { panic!("no record") };
         let at = crate::time::now();
         let letter = DeadLetter {
             id: 0,

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::super::settled::PACK_RECORDS;
-use super::super::{DeadLetter, Entry, Log, Payload, Reason, Settlement, Ticket};
 use super::rig::{Rig, entry, transaction};
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
+use crate::outbox::format::log::Log;
+use crate::outbox::messages::{Settlement, Ticket};
+use crate::outbox::segments::settlement::PACK_RECORDS;
 use crate::record::{Kind, Timestamp};
 
 #[derive(Clone, Debug)]

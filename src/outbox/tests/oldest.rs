@@ -1,7 +1,10 @@
 //! The oldest record's time is known at any moment: read or not, after a restart, and behind what was settled.
 
-use super::super::{Entry, Log, Outbox, Settlement};
 use super::rig::{Rig, settings, usage};
+use crate::outbox::api::handle::Outbox;
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::log::Log;
+use crate::outbox::messages::Settlement;
 
 fn accepted(entries: &[Entry]) -> i64 {
     entries.iter().map(|entry| entry.accepted_at().0).min().unwrap()

@@ -6,13 +6,19 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::handle::Asks;
-use super::super::keeper::{Keeper, Request};
-use super::super::shared::Shared;
-use super::super::writer::{Append, Order, Writer};
-use super::super::{
-    AppendError, Durability, Entry, Lease, Leased, Log, Outbox, ReadError, Rejected, Settings, Stats, open,
-};
+use crate::outbox::api::handle::{Asks, Outbox};
+use crate::outbox::engine::database::Durability;
+use crate::outbox::format::codec::{Entry, Rejected};
+use crate::outbox::format::log::Log;
+use crate::outbox::messages::{AppendError, Lease, Leased};
+use crate::outbox::recovery::error::OpenError;
+use crate::outbox::recovery::{open, quarantine};
+use crate::outbox::segments::segment::ReadError;
+use crate::outbox::settings::Settings;
+use crate::outbox::state::shared::Shared;
+use crate::outbox::state::stats::Stats;
+use crate::outbox::threads::maintenance::{Keeper, Request};
+use crate::outbox::threads::writer::{Append, Order, Writer};
 use crate::record::{Acceptor, Kind, Origin, Queue, Record, UnknownFields};
 
 pub(super) struct Rig {
@@ -41,7 +47,7 @@ impl Rig {
         Self::with(settings(dir)).unwrap()
     }
 
-    pub(super) fn with(settings: Settings) -> Result<Self, super::super::OpenError> {
+    pub(super) fn with(settings: Settings) -> Result<Self, OpenError> {
         let shared = open::restore(settings)?;
         let (sender, orders) = mpsc::channel(16);
         let writer = Writer::new(&shared).unwrap();
@@ -104,7 +110,7 @@ impl Rig {
     /// As the outbox gives them, with what is set aside.
     pub(super) fn stats(&self) -> Stats {
         let mut stats = self.shared.state().stats();
-        stats.quarantined_segments += super::super::quarantine::count(&self.shared.settings.dir).0;
+        stats.quarantined_segments += quarantine::count(&self.shared.settings.dir).0;
         stats
     }
 

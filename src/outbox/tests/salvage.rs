@@ -1,7 +1,9 @@
 //! Salvaging beside the keeper, which may be setting something aside at the same moment.
 
-use super::super::{Log, Outbox, quarantine};
 use super::rig::{Rig, settings, usage};
+use crate::outbox::api::handle::Outbox;
+use crate::outbox::format::log::Log;
+use crate::outbox::recovery::quarantine;
 
 #[test]
 fn what_is_just_being_set_aside_is_left_for_the_next_time() {

@@ -1,7 +1,13 @@
 //! Giving the disk back, and being full.
 
-use super::super::{AppendError, Log, Payload, ReadError, Settlement};
 use super::rig::{Rig, entry, settings, transaction, usage};
+use crate::outbox::engine::fault;
+use crate::outbox::format::dead_letter::Payload;
+use crate::outbox::format::log::Log;
+use crate::outbox::ledger::Found;
+use crate::outbox::messages::{AppendError, Settlement};
+use crate::outbox::segments::segment::ReadError;
+use crate::outbox::settings::Settings;
 use crate::record::Kind;
 
 fn settle_all_but(rig: &mut Rig, keep: usize) {
@@ -56,7 +62,7 @@ fn a_few_waiting_records_do_not_keep_large_segments_alive() {
 #[test]
 fn a_full_outbox_refuses_and_takes_again_when_it_was_drained() {
     let dir = tempfile::tempdir().unwrap();
-    let mut rig = Rig::with(super::super::Settings { max_bytes: 4 << 20, ..settings(dir.path()) }).unwrap();
+    let mut rig = Rig::with(Settings { max_bytes: 4 << 20, ..settings(dir.path()) }).unwrap();
     for _ in 0..3 {
         let mut taken = 0;
         let refusal = loop {
@@ -105,9 +111,9 @@ fn a_settled_segment_that_cannot_be_deleted_is_deleted_as_soon_as_it_can() {
     assert!(segments > 2);
     settle_all_but(&mut rig, 0);
     // Behind the two steps of the ledger's commit the first folder is to be deleted.
-    super::super::fault::fail_at(Some(2));
+    fault::fail_at(Some(2));
     rig.tick();
-    assert!(!super::super::fault::is_armed(), "the deletion has failed");
+    assert!(!fault::is_armed(), "the deletion has failed");
     assert_eq!((rig.segments(), folders(&rig)), (1, 2));
     rig.shared.measure();
     let used = rig.shared.used.load(std::sync::atomic::Ordering::Relaxed);
@@ -172,7 +178,7 @@ fn dead_letters_that_cannot_be_written_stay_within_a_bound_and_none_is_lost() {
     }
     rig.tick();
     let mut found = std::collections::BTreeSet::new();
-    let read = |(_, letter, _): crate::outbox::ledger::Found| {
+    let read = |(_, letter, _): Found| {
         let name = match letter.unwrap().payload {
             Payload::Record(record) => record.transaction().to_owned(),
             Payload::Raw { bytes, .. } => String::from_utf8_lossy(&bytes).into_owned(),
@@ -189,8 +195,7 @@ fn dead_letters_that_cannot_be_written_stay_within_a_bound_and_none_is_lost() {
 #[test]
 fn a_disk_that_runs_low_pauses_the_outbox() {
     let dir = tempfile::tempdir().unwrap();
-    let mut rig =
-        Rig::with(super::super::Settings { min_free_bytes: u64::MAX / 4, ..settings(dir.path()) }).unwrap();
+    let mut rig = Rig::with(Settings { min_free_bytes: u64::MAX / 4, ..settings(dir.path()) }).unwrap();
     let refusal = rig.append(usage(0, 1, 10));
     assert!(matches!(refusal, Err(AppendError::Full("disk_low"))));
 }

@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::control_plane::{Answer, Client, Encoding};
-use crate::outbox::{Lease, Log, Outbox, Payload, QuotaReply, ReadError, Reason, Settlement, Watermark};
+use crate::outbox::{Log, LogPage, Outbox, Payload, QuotaReply, ReadError, Reason, Settlement, Watermark};
 use crate::record::Kind;
 use crate::telemetry::metrics::Metrics;
 use uuid::Uuid;
@@ -201,7 +201,7 @@ struct Sent {
 
 type Sending = Pin<Box<dyn Future<Output = Sent> + Send>>;
 type Pushing = Pin<Box<dyn Future<Output = (LaneKey, Item, Settlement, bool)> + Send>>;
-type Reading = Pin<Box<dyn Future<Output = (Log, u64, Result<Lease, ReadError>)> + Send>>;
+type Reading = Pin<Box<dyn Future<Output = (Log, u64, Result<LogPage, ReadError>)> + Send>>;
 
 struct Run {
     drain: Drain,
@@ -300,7 +300,7 @@ impl Drain {
                 _ = stop.changed() => break,
                 Some(sent) = run.sending.next() => run.answered(sent),
                 Some(pushed) = run.pushing.next() => run.pushed(pushed),
-                (log, from, lease) = reading(&mut run.reading) => run.loaded(log, from, lease),
+                (log, from, page) = reading(&mut run.reading) => run.loaded(log, from, page),
                 Ok(()) = last.changed() => {}
                 Ok(()) = watermark.changed() => {}
                 Ok(()) = orders.changed() => run.obey(*orders.borrow_and_update()),
@@ -322,10 +322,10 @@ impl Drain {
     }
 }
 
-async fn reading(reading: &mut Option<Reading>) -> (Log, u64, Result<Lease, ReadError>) {
+async fn reading(reading: &mut Option<Reading>) -> (Log, u64, Result<LogPage, ReadError>) {
     match reading {
-        Some(lease) => {
-            let read = lease.await;
+        Some(page) => {
+            let read = page.await;
             *reading = None;
             read
         }

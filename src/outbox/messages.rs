@@ -4,7 +4,7 @@ use crate::outbox::format::codec::Entry;
 use crate::outbox::format::log::Log;
 use crate::record::{Kind, Timestamp};
 
-/// What settles a leased record.
+/// What settles a record that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
     /// Its number: later records of a log have greater ones.
@@ -26,7 +26,7 @@ impl Ticket {
 
 /// A record that was read to be delivered.
 #[derive(Debug)]
-pub struct Leased {
+pub struct Unsettled {
     /// What settles it.
     pub ticket: Ticket,
     /// The record.
@@ -34,7 +34,7 @@ pub struct Leased {
 }
 
 #[cfg(test)]
-impl Leased {
+impl Unsettled {
     /// A record as it is read under this number.
     pub(crate) fn new(seq: u64, record: crate::record::Record) -> Self {
         let (kind, accepted_at, bytes) = (record.kind(), record.accepted_at(), record.data().len() as u32);
@@ -45,9 +45,9 @@ impl Leased {
 
 /// A stretch of a log.
 #[derive(Debug, Default)]
-pub struct Lease {
+pub struct LogPage {
     /// What in it is not settled, in order.
-    pub records: Vec<Leased>,
+    pub records: Vec<Unsettled>,
     /// Where to read on.
     pub next: u64,
 }

@@ -44,7 +44,7 @@
 //! Records are numbered in the order in which they are appended, and each lies in one of five logs, which are
 //! read apart: a quota request is never behind a million usage records, nor a `started` behind its own session's
 //! usage. What may be sent when is the drain's business. Nothing of the fifth is sent: what is no record, and the dead letters of
-//! another outbox that are imported, lie there until the keeper has moved them to the dead letters.
+//! another outbox that are imported, lie there until maintenance has moved them to the dead letters.
 //!
 //! # Order of writing
 //!
@@ -108,7 +108,7 @@
 //!
 //! # Threads
 //!
-//! The **writer** commits appends; the **keeper** reads packs for the drain, commits the ledger and deletes
+//! The **writer** commits appends; **maintenance** reads packs for the drain, commits the ledger and deletes
 //! segments. Neither is the async runtime's, and both end when the [`Outbox`] is dropped. Small commits of a
 //! moment ago are read without either ([`segments::tail_cache`]).
 //!
@@ -122,7 +122,7 @@
 //! * `segments`, then `ledger`: what is stored in the one and in the other.
 //! * `state`: what the threads and the handles share.
 //! * `recovery`: from a folder to a state. `metrics`.
-//! * `threads`: the writer and the maintenance.
+//! * `threads`: the writer and maintenance.
 //! * `api`: the handle, and opening.
 //! * `tools`: what an operator does. `simulated`: the whole without a disk and without threads.
 
@@ -160,7 +160,7 @@ pub use ledger::command_notes::{
     COMMAND_ERROR_BYTES, COMMAND_ID_BYTES, COMMAND_RESULT_BYTES, COMMAND_TYPE_BYTES, CommandNote,
     CommandNotes, CommandOutcome,
 };
-pub use messages::{AppendError, Lease, Leased, Settlement, Ticket};
+pub use messages::{AppendError, LogPage, Settlement, Ticket, Unsettled};
 pub use quota_reply::QuotaReply;
 pub use recovery::error::OpenError;
 pub use recovery::quarantine::Report;

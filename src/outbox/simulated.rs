@@ -7,15 +7,15 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-pub use crate::outbox::engine::simulated_disk::{Crash, Died, Disk, Fate, Outcome, Step};
+pub use crate::outbox::engine::simulated_disk::{Crash, Died, Disk, DiskFaults, Outcome, Step};
 
-use crate::outbox::api::handle::{Asks, Outbox};
+use crate::outbox::api::handle::{MaintenanceQueue, Outbox};
 use crate::outbox::api::start::APPENDS;
 use crate::outbox::recovery::error::OpenError;
 use crate::outbox::recovery::open;
 use crate::outbox::settings::Settings;
-use crate::outbox::threads::maintenance::{Keeper, Request};
-use crate::outbox::threads::writer::{self, Order, Writer};
+use crate::outbox::threads::maintenance::{Maintenance, MaintenanceRequest};
+use crate::outbox::threads::writer::{self, WriteRequest, Writer};
 
 /// How long the disk needs.
 pub trait Pace {
@@ -26,9 +26,9 @@ pub trait Pace {
 /// What the outbox's threads do, as tasks.
 pub struct Driven {
     writer: Writer,
-    orders: mpsc::Receiver<Order>,
-    keeper: Keeper,
-    requests: Receiver<Request>,
+    write_requests: mpsc::Receiver<WriteRequest>,
+    maintenance: Maintenance,
+    requests: Receiver<MaintenanceRequest>,
     asked: Arc<Notify>,
 }
 
@@ -36,27 +36,27 @@ pub struct Driven {
 pub fn open_driven(settings: Settings) -> Result<(Outbox, Driven), OpenError> {
     let dir = settings.dir.clone();
     let shared = open::restore(settings)?;
-    let (appends, orders) = mpsc::channel(APPENDS);
+    let (appends, write_requests) = mpsc::channel(APPENDS);
     let (requests, requested) = std::sync::mpsc::channel();
-    let asks = Asks::new(requests);
+    let asks = MaintenanceQueue::new(requests);
     let asked = asks.asked();
     let writer = Writer::new(&shared).map_err(|source| OpenError::Folder { path: dir, source })?;
-    let mut keeper = Keeper::new(Arc::clone(&shared), appends.downgrade());
-    keeper.look_for_oldest();
-    let driven = Driven { writer, orders, keeper, requests: requested, asked };
+    let mut maintenance = Maintenance::new(Arc::clone(&shared), appends.downgrade());
+    maintenance.look_for_oldest();
+    let driven = Driven { writer, write_requests, maintenance, requests: requested, asked };
     Ok((Outbox { shared, appends, requests: asks }, driven))
 }
 
 impl Driven {
     /// Does what there is to do until nobody can ask any more.
     pub async fn run(self, pace: impl Pace) {
-        let Self { mut writer, mut orders, mut keeper, requests, asked } = self;
+        let Self { mut writer, mut write_requests, mut maintenance, requests, asked } = self;
         let writing = async {
-            while let Some(first) = orders.recv().await {
+            while let Some(first) = write_requests.recv().await {
                 tokio::time::sleep(pace.next()).await;
-                writer.serve(first, &mut orders);
+                writer.serve(first, &mut write_requests);
                 let mut tried = Instant::now();
-                while writer.is_broken() && writer.refuse_meanwhile(&mut orders) {
+                while writer.is_broken() && writer.refuse_meanwhile(&mut write_requests) {
                     tokio::time::sleep(writer::REFUSE_WITHIN).await;
                     writer.try_again(&mut tried);
                 }
@@ -68,16 +68,16 @@ impl Driven {
             loop {
                 let request = match requests.try_recv() {
                     Ok(request) => Some(request),
-                    Err(std::sync::mpsc::TryRecvError::Disconnected) => return keeper.end(),
+                    Err(std::sync::mpsc::TryRecvError::Disconnected) => return maintenance.end(),
                     Err(std::sync::mpsc::TryRecvError::Empty) => {
-                        let wait = keeper.wait(ticked);
+                        let wait = maintenance.wait(ticked);
                         let _ = tokio::time::timeout(wait, asked.notified()).await;
                         // Between the end of the wait and what follows, others have their turn.
                         tokio::time::sleep(pace.next() / 8).await;
                         requests.try_recv().ok()
                     }
                 };
-                keeper.step(request, &mut ticked);
+                maintenance.step(request, &mut ticked);
             }
         };
         tokio::join!(biased; writing, keeping);

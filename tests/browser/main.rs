@@ -58,7 +58,7 @@ async fn darkness(browser: &Browser) -> u64 {
     if colour.get(3) == Some(&0.0) { 0 } else { 255 - colour[0] as u64 }
 }
 
-async fn bury(stage: &mut Stage, messages: &[Vec<u8>], dead: u64) {
+async fn dead_letter(stage: &mut Stage, messages: &[Vec<u8>], dead: u64) {
     stage.redis.push(USAGE, messages).await;
     until("dead letters are there", async || {
         (stage.agent.health().await?["outbox"]["dead_letters"] == dead).then_some(())
@@ -138,7 +138,7 @@ async fn dead_letters_are_looked_into_replayed_and_dropped_with_the_token() {
     markup["note"] =
         "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">".into();
     let raw = b"<script>document.title='taken'</script>".to_vec();
-    bury(&mut stage, &[markup.to_string().into_bytes(), raw], 2).await;
+    dead_letter(&mut stage, &[markup.to_string().into_bytes(), raw], 2).await;
     browser.open(&stage.agent.url("/")).await;
     browser.until("document.querySelector('#kept').textContent === '2'").await;
     browser.until("document.querySelector('[data-reason=refused]').textContent === '1'").await;
@@ -219,7 +219,7 @@ async fn many_dead_letters_are_searched_selected_over_pages_and_handled_as_they_
     stage.sandbox.weather(json!({"refuse_transactions": ["usage-bad"]})).await;
     let bad = (0..3).map(|n| load::usage("bad", n).into_bytes());
     let raw = (0..120).map(|n| format!("no record {n}").into_bytes());
-    bury(&mut stage, &raw.chain(bad).collect::<Vec<_>>(), 123).await;
+    dead_letter(&mut stage, &raw.chain(bad).collect::<Vec<_>>(), 123).await;
     stage.sandbox.weather(json!({})).await;
     browser.open(&stage.agent.url("/")).await;
     browser.until("!document.querySelector('#unlock').hidden").await;
@@ -320,7 +320,7 @@ async fn charts_go_on_after_a_restart_say_their_span_and_have_gaps() {
     stage.sandbox.weather(json!({"refuse_transactions": ["usage-cust-17"]})).await;
     let messages =
         (0..5).map(|n| load::usage("cust-17", n).into_bytes()).chain([b"{\"request_count\":0}".to_vec()]);
-    bury(&mut stage, &messages.collect::<Vec<_>>(), 6).await;
+    dead_letter(&mut stage, &messages.collect::<Vec<_>>(), 6).await;
     browser.fill("#token", TOKEN).await;
     browser.keys(ENTER).await;
     browser.until("document.querySelectorAll('#list tr').length === 6").await;
@@ -360,7 +360,7 @@ async fn restart_with_history(stage: &mut Stage) {
 async fn what_is_wrong_leads_to_its_section_of_the_runbook() {
     let mut stage = Stage::set().await;
     let browser = Browser::start().await;
-    bury(&mut stage, &[b"no record".to_vec()], 1).await;
+    dead_letter(&mut stage, &[b"no record".to_vec()], 1).await;
     browser.open(&stage.agent.url("/")).await;
     browser.until("document.querySelector('[data-help=dead_letters] a')").await;
     stage.sandbox.weather(json!({"status": {"401": 1.0}})).await;
@@ -389,7 +389,7 @@ async fn what_is_wrong_leads_to_its_section_of_the_runbook() {
 async fn the_keyboard_alone_is_enough() {
     let mut stage = Stage::set_with(&[("ADMIN_TOKEN", TOKEN)]).await;
     let browser = Browser::start().await;
-    bury(&mut stage, &[b"no record".to_vec()], 1).await;
+    dead_letter(&mut stage, &[b"no record".to_vec()], 1).await;
     browser.resize(Window::ALL[0]).await;
     browser.open(&stage.agent.url("/")).await;
     browser.until("!document.querySelector('#unlock').hidden").await;

@@ -25,7 +25,7 @@ use std::num::NonZeroUsize;
 use tokio::time::Instant;
 
 use super::batch;
-use crate::outbox::{Leased, Log, Ticket};
+use crate::outbox::{Log, Ticket, Unsettled};
 use crate::record::{Kind, Record};
 
 use lane::Lane;
@@ -209,9 +209,9 @@ impl Lanes {
     }
 
     /// Takes in a record that was read. Quietly passes over what is in hand already, or has no room.
-    pub(super) fn load(&mut self, leased: Leased) {
-        let crate::outbox::Entry::Record(record) = leased.entry else { return };
-        let ticket = leased.ticket;
+    pub(super) fn load(&mut self, unsettled: Unsettled) {
+        let crate::outbox::Entry::Record(record) = unsettled.entry else { return };
+        let ticket = unsettled.ticket;
         let key = LaneKey::of(&ticket, &record);
         let bytes = record.data().len();
         let at = place_of(ticket.kind);

@@ -2,7 +2,7 @@
 
 use super::handle::Outbox;
 use crate::outbox::ledger::audit::{AUDIT_KEPT, AuditNote, ExportId, IMPORTS_KEPT};
-use crate::outbox::ledger::{Entry, LedgerError};
+use crate::outbox::ledger::{LedgerBatch, LedgerError};
 use crate::outbox::segments::segment::ReadError;
 use crate::outbox::state::shared::Shared;
 
@@ -14,12 +14,12 @@ impl Outbox {
         self.with_ledger(move |shared| {
             let last = shared.ledger.last_order()?.unwrap_or(0);
             let number = number.filter(|number| number + AUDIT_KEPT > last).unwrap_or(last + 1);
-            let mut entry = Entry::default();
-            entry.order(number, &note);
+            let mut batch = LedgerBatch::default();
+            batch.order(number, &note);
             if let Some(old) = number.checked_sub(AUDIT_KEPT) {
-                entry.forget_order(old);
+                batch.forget_order(old);
             }
-            shared.write(entry)?;
+            shared.write(batch)?;
             Ok(number)
         })
         .await
@@ -44,17 +44,17 @@ impl Outbox {
         self.with_ledger(move |shared| {
             let mut known = shared.ledger.imports()?;
             exports.truncate(IMPORTS_KEPT);
-            let (mut entry, now) = (Entry::default(), crate::time::now().0);
+            let (mut batch, now) = (LedgerBatch::default(), crate::time::now().0);
             known.retain(|(id, _)| !exports.contains(id));
             known.sort_unstable_by_key(|(_, at)| *at);
             let beyond = (known.len() + exports.len()).saturating_sub(IMPORTS_KEPT);
             for (old, _) in known.iter().take(beyond) {
-                entry.forget_import(*old);
+                batch.forget_import(*old);
             }
             for id in exports {
-                entry.import(id, now);
+                batch.import(id, now);
             }
-            shared.write(entry)
+            shared.write(batch)
         })
         .await
     }

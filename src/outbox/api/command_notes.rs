@@ -11,7 +11,9 @@ impl Outbox {
     /// All notes, in the order of their numbers.
     pub async fn command_notes(&self) -> Result<CommandNotes, LedgerError> {
         let (done, notes) = oneshot::channel();
-        self.requests.send(maintenance::Request::CommandNotes { done }).map_err(|_| LedgerError::Closed)?;
+        self.requests
+            .send(maintenance::MaintenanceRequest::CommandNotes { done })
+            .map_err(|_| LedgerError::Closed)?;
         notes.await.unwrap_or(Err(LedgerError::Closed))
     }
 
@@ -24,7 +26,7 @@ impl Outbox {
         let note = note.map(|(number, note)| (number, note.limited()));
         let (done, noted) = oneshot::channel();
         self.requests
-            .send(maintenance::Request::NoteCommand { note, forget, done })
+            .send(maintenance::MaintenanceRequest::NoteCommand { note, forget, done })
             .map_err(|_| LedgerError::Closed)?;
         noted.await.unwrap_or(Err(LedgerError::Closed))
     }

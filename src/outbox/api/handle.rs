@@ -10,7 +10,7 @@ use crate::outbox::format::dead_letter::DeadLetter;
 use crate::outbox::format::log::Log;
 use crate::outbox::format::schema::{Recent, Taken};
 use crate::outbox::ledger::LedgerError;
-use crate::outbox::messages::{AppendError, Lease, Settlement, Ticket};
+use crate::outbox::messages::{AppendError, LogPage, Settlement, Ticket};
 use crate::outbox::segments::segment::ReadError;
 use crate::outbox::state;
 use crate::outbox::state::shared::Shared;
@@ -23,20 +23,20 @@ use crate::time::Moment;
 #[derive(Clone)]
 pub struct Outbox {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) appends: tokio::sync::mpsc::Sender<writer::Order>,
-    pub(crate) requests: Asks,
+    pub(crate) appends: tokio::sync::mpsc::Sender<writer::WriteRequest>,
+    pub(crate) requests: MaintenanceQueue,
 }
 
-/// Where the keeper is asked. In a simulation it hears of it at once, too.
+/// Where maintenance is asked. In a simulation it hears of it at once, too.
 #[derive(Clone)]
-pub(crate) struct Asks {
-    requests: mpsc::Sender<maintenance::Request>,
+pub(crate) struct MaintenanceQueue {
+    requests: mpsc::Sender<maintenance::MaintenanceRequest>,
     #[cfg(feature = "simulation")]
     asked: Arc<tokio::sync::Notify>,
 }
 
-impl Asks {
-    pub(crate) fn new(requests: mpsc::Sender<maintenance::Request>) -> Self {
+impl MaintenanceQueue {
+    pub(crate) fn new(requests: mpsc::Sender<maintenance::MaintenanceRequest>) -> Self {
         Self {
             requests,
             #[cfg(feature = "simulation")]
@@ -44,11 +44,11 @@ impl Asks {
         }
     }
 
-    /// An error if the keeper is gone.
+    /// An error if maintenance is gone.
     pub(crate) fn send(
         &self,
-        request: maintenance::Request,
-    ) -> Result<(), mpsc::SendError<maintenance::Request>> {
+        request: maintenance::MaintenanceRequest,
+    ) -> Result<(), mpsc::SendError<maintenance::MaintenanceRequest>> {
         self.requests.send(request)?;
         #[cfg(feature = "simulation")]
         self.asked.notify_one();
@@ -64,19 +64,19 @@ impl Asks {
 /// The threads of an outbox: wait for them after the last clone of it is gone.
 pub struct Threads {
     pub(crate) writer: JoinHandle<()>,
-    pub(crate) keeper: JoinHandle<()>,
+    pub(crate) maintenance: JoinHandle<()>,
 }
 
 impl Threads {
     /// Waits until everything settled is durable and the folder is free. False if one of them panicked.
     pub fn join(self) -> bool {
         let writer = self.writer.join().is_ok();
-        self.keeper.join().is_ok() && writer
+        self.maintenance.join().is_ok() && writer
     }
 
     /// Whether one of them has ended.
     pub fn ended(&self) -> bool {
-        self.writer.is_finished() || self.keeper.is_finished()
+        self.writer.is_finished() || self.maintenance.is_finished()
     }
 }
 
@@ -93,28 +93,28 @@ impl Outbox {
     ) -> Result<oneshot::Receiver<Result<u64, AppendError>>, AppendError> {
         let (done, committed) = oneshot::channel();
         let append = writer::Append { entries, taken, done };
-        self.appends.send(writer::Order::Append(append)).await.map_err(|_| AppendError::Closed)?;
+        self.appends.send(writer::WriteRequest::Append(append)).await.map_err(|_| AppendError::Closed)?;
         Ok(committed)
     }
 
     /// Reads `log` in `from..upto`: whole packs, until `most` records that are not settled are found, or some MiB of
-    /// them. `upto` must be the end of an append. When all of it has been read, the lease's `next` is `upto`.
+    /// them. `upto` must be the end of an append. When all of it has been read, the page's `next` is `upto`.
     ///
     /// A record is given out as often as it is read: the caller knows what it has in hand.
-    pub async fn lease(&self, log: Log, from: u64, upto: u64, most: usize) -> Result<Lease, ReadError> {
+    pub async fn read(&self, log: Log, from: u64, upto: u64, most: usize) -> Result<LogPage, ReadError> {
         let mut at_hand = None;
         self.change(|state| at_hand = self.shared.at_hand(state, (log, from, upto), most));
-        if let Some(lease) = at_hand {
-            return Ok(lease);
+        if let Some(page) = at_hand {
+            return Ok(page);
         }
-        let (done, lease) = oneshot::channel();
+        let (done, page) = oneshot::channel();
         self.requests
-            .send(maintenance::Request::Lease { log, from, upto, most, done })
+            .send(maintenance::MaintenanceRequest::Read { log, from, upto, most, done })
             .map_err(|_| ReadError::Closed)?;
-        lease.await.unwrap_or(Err(ReadError::Closed))
+        page.await.unwrap_or(Err(ReadError::Closed))
     }
 
-    /// How far this log was read without a gap, or is known to be settled: a lease that begins behind this reads all that
+    /// How far this log was read without a gap, or is known to be settled: a page that begins behind this reads all that
     /// lies between.
     pub fn read_until(&self, log: Log) -> u64 {
         self.shared.state().settled[log.index()].frontier()
@@ -135,11 +135,11 @@ impl Outbox {
     }
 
     /// Settles a record as a dead letter, in one step.
-    pub fn bury(&self, ticket: &Ticket, letter: DeadLetter) {
-        self.change(|state| state.bury(ticket, letter));
+    pub fn settle_as_dead_letter(&self, ticket: &Ticket, letter: DeadLetter) {
+        self.change(|state| state.settle_as_dead_letter(ticket, letter));
     }
 
-    /// Changes what the ledger may have to hold; the first change after a rest wakes the keeper.
+    /// Changes what the ledger may have to hold; the first change after a rest wakes maintenance.
     fn change(&self, change: impl FnOnce(&mut state::State)) {
         let mut state = self.shared.state();
         let was_dirty = state.is_dirty();
@@ -147,8 +147,8 @@ impl Outbox {
         let is_dirty = state.is_dirty();
         drop(state);
         if is_dirty && !was_dirty {
-            // A keeper that is gone has failed: whoever leases hears of it.
-            let _ = self.requests.send(maintenance::Request::Wake);
+            // Maintenance has failed if it is gone: whoever reads hears of it.
+            let _ = self.requests.send(maintenance::MaintenanceRequest::Wake);
         }
     }
 
@@ -157,7 +157,7 @@ impl Outbox {
     pub async fn dead_letters(&self, from: u64, most: usize) -> Result<Vec<DeadLetter>, LedgerError> {
         let (done, letters) = oneshot::channel();
         self.requests
-            .send(maintenance::Request::Letters { from, most, done })
+            .send(maintenance::MaintenanceRequest::Letters { from, most, done })
             .map_err(|_| LedgerError::Closed)?;
         letters.await.unwrap_or(Err(LedgerError::Closed))
     }
@@ -166,7 +166,7 @@ impl Outbox {
     pub async fn drop_dead_letters(&self, ids: Vec<u64>) -> Result<u64, LedgerError> {
         let (done, dropped) = oneshot::channel();
         self.requests
-            .send(maintenance::Request::DropLetters { ids, done })
+            .send(maintenance::MaintenanceRequest::DropLetters { ids, done })
             .map_err(|_| LedgerError::Closed)?;
         dropped.await.unwrap_or(Err(LedgerError::Closed))
     }
@@ -252,12 +252,12 @@ impl Outbox {
 
     /// Done when each of the outbox's threads has taken a turn since the call: when none of them hangs. A full disk and a
     /// failing one keep neither from it.
-    pub async fn turn(&self) {
-        let turned = self.shared.turns.both();
+    pub async fn liveness(&self) {
+        let turned = self.shared.liveness.both();
         // A queue that is full keeps the writer busy enough.
-        let _ = self.appends.try_send(writer::Order::Wake);
-        // A keeper that is gone has failed: whoever leases hears of it.
-        let _ = self.requests.send(maintenance::Request::Wake);
+        let _ = self.appends.try_send(writer::WriteRequest::Wake);
+        // Maintenance has failed if it is gone: whoever reads hears of it.
+        let _ = self.requests.send(maintenance::MaintenanceRequest::Wake);
         turned.await;
     }
 
@@ -265,10 +265,11 @@ impl Outbox {
     /// that cannot be had just now: it stays to be written.
     pub async fn flush(&self) -> bool {
         let (done, flushed) = oneshot::channel();
-        self.requests.send(maintenance::Request::Flush { done }).is_ok() && flushed.await.unwrap_or(false)
+        self.requests.send(maintenance::MaintenanceRequest::Flush { done }).is_ok()
+            && flushed.await.unwrap_or(false)
     }
 
-    /// Has the keeper do a short piece of work.
+    /// Has maintenance do a short piece of work.
     pub(crate) async fn look<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Shared) -> T + Send + 'static,
@@ -278,7 +279,7 @@ impl Outbox {
             // Whoever asked may have gone.
             let _ = done.send(look(shared));
         });
-        self.requests.send(maintenance::Request::Look(look)).map_err(|_| ReadError::Closed)?;
+        self.requests.send(maintenance::MaintenanceRequest::Look(look)).map_err(|_| ReadError::Closed)?;
         seen.await.map_err(|_| ReadError::Closed)
     }
 }

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 
-use super::handle::{Asks, Outbox, Threads};
+use super::handle::{MaintenanceQueue, Outbox, Threads};
 use crate::outbox::recovery::error::OpenError;
 use crate::outbox::recovery::{manifest, open};
 use crate::outbox::settings::Settings;
 use crate::outbox::state::shared::Shared;
-use crate::outbox::threads::maintenance::Keeper;
-use crate::outbox::threads::writer::{Order, Writer};
+use crate::outbox::threads::maintenance::Maintenance;
+use crate::outbox::threads::writer::{WriteRequest, Writer};
 
 /// Appends that may wait for the writer: more than the intake ever has under way.
 pub(crate) const APPENDS: usize = 16;
@@ -44,19 +44,19 @@ impl Outbox {
 }
 
 fn start(shared: Arc<Shared>) -> std::io::Result<(Outbox, Threads)> {
-    let (appends, appended) = tokio::sync::mpsc::channel::<Order>(APPENDS);
+    let (appends, appended) = tokio::sync::mpsc::channel::<WriteRequest>(APPENDS);
     let (requests, requested) = mpsc::channel();
     let writer = Writer::new(&shared)?;
-    let mut keeper = Keeper::new(Arc::clone(&shared), appends.downgrade());
+    let mut maintenance = Maintenance::new(Arc::clone(&shared), appends.downgrade());
     // Before anybody can ask for it.
-    keeper.look_for_oldest();
+    maintenance.look_for_oldest();
     let threads = Threads {
         writer: std::thread::Builder::new()
             .name("outbox-writer".into())
             .spawn(move || writer.run(appended))?,
-        keeper: std::thread::Builder::new()
-            .name("outbox-keeper".into())
-            .spawn(move || keeper.run(&requested))?,
+        maintenance: std::thread::Builder::new()
+            .name("outbox-maint".into())
+            .spawn(move || maintenance.run(&requested))?,
     };
-    Ok((Outbox { shared, appends, requests: Asks::new(requests) }, threads))
+    Ok((Outbox { shared, appends, requests: MaintenanceQueue::new(requests) }, threads))
 }

@@ -19,7 +19,7 @@
 //! * It overwrites what lies behind the first thing in its log that it cannot read: see [`repair`](super::repair).
 //! * After a failed write sled refuses all further ones until it is closed and opened again.
 //! * After a failed sync the kernel takes pages for written that are not, and later syncs succeed without them: such a
-//!   file is never written to again, see [`Slot`](super::lazy_database) and [`repair`](super::repair).
+//!   file is never written to again, see [`LazyDatabase`](super::lazy_database) and [`repair`](super::repair).
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};

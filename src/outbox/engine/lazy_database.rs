@@ -10,7 +10,7 @@ use super::{fault, repair};
 const CACHE_BYTES: u64 = 2 << 20;
 
 /// The place of a database, open or not.
-pub(crate) struct Slot {
+pub(crate) struct LazyDatabase {
     path: PathBuf,
     durability: Durability,
     is_key: fn(&[u8]) -> bool,
@@ -27,7 +27,7 @@ struct Open {
     is_unsynced: bool,
 }
 
-impl Slot {
+impl LazyDatabase {
     /// Of a database whose keys are those that `is_key` knows.
     pub(crate) fn new(path: PathBuf, durability: Durability, is_key: fn(&[u8]) -> bool) -> Self {
         Self { path, durability, is_key, open: Mutex::default(), committing: Mutex::default() }

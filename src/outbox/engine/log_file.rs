@@ -46,13 +46,13 @@ enum Met<'a> {
 
 /// A place in the log: where it lies in the file, and its sequence number.
 #[derive(Clone, Copy)]
-struct Place {
+struct Position {
     at: u64,
     lsn: u64,
 }
 
 /// Goes through the log in the order of its sequence numbers. Gives the highest number that a header calls stable.
-fn walk(file: &File, mut visit: impl FnMut(Place, Met<'_>) -> ControlFlow<()>) -> Result<u64> {
+fn walk(file: &File, mut visit: impl FnMut(Position, Met<'_>) -> ControlFlow<()>) -> Result<u64> {
     let (mut segment, mut order, mut stable) = (Vec::new(), BTreeMap::new(), 0);
     let len = file.metadata()?.len();
     for offset in (0..len).step_by(SEGMENT) {
@@ -74,7 +74,7 @@ fn walk(file: &File, mut visit: impl FnMut(Place, Met<'_>) -> ControlFlow<()>) -
     }
     for (number, (offset, is_sure)) in order {
         load(file, offset, SEGMENT, &mut segment)?;
-        let place = |at: usize| Place { at: offset + at as u64, lsn: number * SEGMENT as u64 + at as u64 };
+        let place = |at: usize| Position { at: offset + at as u64, lsn: number * SEGMENT as u64 + at as u64 };
         if !is_sure && visit(place(0), Met::Hole).is_break()
             || walk_segment(&segment, number, |at, met| visit(place(at), met)).is_break()
         {
@@ -180,10 +180,10 @@ struct Survey {
     missing: Vec<u64>,
     stable: u64,
     snapshot: Option<u64>,
-    first_hole: Option<Place>,
+    first_hole: Option<Position>,
     /// The last segment that is not there, and where the one behind it lies; and the last such before the last batch.
-    gap: Option<Place>,
-    gap_before_batch: Option<Place>,
+    gap: Option<Position>,
+    gap_before_batch: Option<Position>,
     /// A batch begins behind something that cannot be read.
     has_batch_behind_hole: bool,
 }
@@ -201,11 +201,11 @@ impl Survey {
         Ok(survey)
     }
 
-    fn meet(&mut self, place: Place, met: &Met<'_>, last_segment: Option<u64>) {
+    fn meet(&mut self, place: Position, met: &Met<'_>, last_segment: Option<u64>) {
         if let Some(missed) =
             last_segment.map(|last| last + 1).filter(|next| *next < place.lsn / SEGMENT as u64)
         {
-            let gap = Place { lsn: missed * SEGMENT as u64, ..place };
+            let gap = Position { lsn: missed * SEGMENT as u64, ..place };
             self.missing.push(gap.lsn);
             self.gap = Some(gap);
         }
@@ -231,12 +231,12 @@ impl Survey {
 
     /// Where it is damaged, as far as it says so itself. What cannot be read may be what nobody needs any more.
     fn damage(&self) -> Option<u64> {
-        let is_hole = |hole: &Place| self.has_batch_behind_hole || hole.lsn < self.stable;
+        let is_hole = |hole: &Position| self.has_batch_behind_hole || hole.lsn < self.stable;
         let hole = self.first_hole.filter(is_hole).map(|hole| hole.at);
         // Near a segment's end sled counts from the next one on.
         let is_short = self.snapshot.is_some_and(|snapshot| self.next + (LARGEST_HEADER as u64) < snapshot);
         // What was opened before and has lost its snapshot: sled takes this for a torn end, though a batch lies behind it.
-        let is_end = |gap: &Place| self.snapshot.is_none() && gap.lsn >= self.stable;
+        let is_end = |gap: &Position| self.snapshot.is_none() && gap.lsn >= self.stable;
         let gap = self.gap_before_batch.filter(is_end).map(|gap| gap.at);
         hole.or(gap).or(is_short.then_some(self.next))
     }
@@ -347,7 +347,7 @@ impl Pairs {
     /// The leaves of the log up to a sequence number: each is what was written of it last.
     fn pages(file: &File, end: u64) -> Result<HashMap<u64, Page>> {
         let mut pages: HashMap<u64, Page> = HashMap::new();
-        walk(file, |Place { at, lsn }, met| {
+        walk(file, |Position { at, lsn }, met| {
             if lsn >= end {
                 return ControlFlow::Break(());
             }

@@ -20,7 +20,7 @@ pub(crate) type Write = (Vec<u8>, Option<Vec<u8>>);
 type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// What befalls a disk, step by step. Each step is a write or a sync of a database, or a sync of a folder.
-pub trait Fate: Send {
+pub trait DiskFaults: Send {
     /// What comes of the next step.
     fn step(&mut self, step: Step) -> Outcome;
     /// How many of these batches, which nothing has synced, a power cut leaves: from the first on.
@@ -94,7 +94,7 @@ pub struct Disk(Arc<Mutex<State>>);
 
 struct State {
     databases: BTreeMap<PathBuf, Stored>,
-    fate: Box<dyn Fate>,
+    faults: Box<dyn DiskFaults>,
 }
 
 /// One database.
@@ -121,8 +121,8 @@ pub(crate) fn disk() -> Option<Disk> {
 
 impl Disk {
     /// An empty one.
-    pub fn new(fate: Box<dyn Fate>) -> Self {
-        Self(Arc::new(Mutex::new(State { databases: BTreeMap::new(), fate })))
+    pub fn new(faults: Box<dyn DiskFaults>) -> Self {
+        Self(Arc::new(Mutex::new(State { databases: BTreeMap::new(), faults })))
     }
 
     /// Outboxes that this thread opens lie on this disk; `None`: on real ones.
@@ -137,7 +137,7 @@ impl Disk {
     /// What is left when the process has ended so.
     pub fn crash(&self, crash: Crash) {
         let mut guard = self.state();
-        let State { databases, fate } = &mut *guard;
+        let State { databases, faults } = &mut *guard;
         databases.retain(|path, stored| {
             let is_there = place(path).exists();
             if crash == Crash::Kill {
@@ -147,13 +147,13 @@ impl Disk {
             let has_folder = path.parent().is_some_and(Path::exists);
             let is_left = match (stored.is_named, is_there) {
                 (true, true) => true,
-                (true, false) => has_folder && fate.undoes(),
-                (false, _) => is_there && !fate.undoes(),
+                (true, false) => has_folder && faults.undoes(),
+                (false, _) => is_there && !faults.undoes(),
             };
             if is_left {
                 // Its removal was not synced.
                 let _ = std::fs::create_dir_all(path).and_then(|()| std::fs::write(place(path), []));
-                stored.lose(fate.as_mut());
+                stored.lose(faults.as_mut());
             } else {
                 let _ = std::fs::remove_dir_all(path);
             }
@@ -162,7 +162,7 @@ impl Disk {
     }
 
     fn take(state: &mut State, step: Step) -> Result<bool, std::io::Error> {
-        match state.fate.step(step) {
+        match state.faults.step(step) {
             Outcome::Done => Ok(false),
             Outcome::Failed(code) => Err(std::io::Error::from_raw_os_error(code)),
             Outcome::DiesBefore => std::panic::resume_unwind(Box::new(Died)),
@@ -185,7 +185,7 @@ impl Disk {
     pub(crate) fn write(&self, path: &Path, mut batch: Vec<Write>) -> std::io::Result<()> {
         let mut state = self.state();
         let is_ledger = path.ends_with("ledger");
-        batch.retain(|(key, _)| !state.fate.drops(is_ledger, key));
+        batch.retain(|(key, _)| !state.faults.drops(is_ledger, key));
         let dies = Self::take(&mut state, Step::Write)?;
         let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
         state.databases.get_mut(path).ok_or_else(missing)?.write(batch);
@@ -195,7 +195,7 @@ impl Disk {
     pub(crate) fn sync(&self, path: &Path) -> std::io::Result<()> {
         let mut state = self.state();
         let taken = Self::take(&mut state, Step::Sync);
-        let (no_barrier, is_hidden) = (state.fate.has_no_barrier(), state.fate.hides_failed_syncs());
+        let (no_barrier, is_hidden) = (state.faults.has_no_barrier(), state.faults.hides_failed_syncs());
         let Some(stored) = state.databases.get_mut(path) else { return taken.map(drop) };
         match taken {
             Ok(dies) => {
@@ -215,7 +215,7 @@ impl Disk {
     pub(crate) fn sync_names(&self, dir: &Path) -> std::io::Result<()> {
         let mut state = self.state();
         let dies = Self::take(&mut state, Step::SyncNames)?;
-        if state.fate.forgets_names() {
+        if state.faults.forgets_names() {
             return Ok(());
         }
         state.databases.retain(|path, stored| {
@@ -254,7 +254,7 @@ impl Disk {
     }
 
     pub(crate) fn free_bytes(&self) -> u64 {
-        self.state().fate.free_bytes()
+        self.state().faults.free_bytes()
     }
 }
 
@@ -273,8 +273,8 @@ impl Stored {
     }
 
     /// What a power cut takes.
-    fn lose(&mut self, fate: &mut dyn Fate) {
-        let left = if self.has_hole { 0 } else { fate.left(self.unsynced.len()) };
+    fn lose(&mut self, faults: &mut dyn DiskFaults) {
+        let left = if self.has_hole { 0 } else { faults.left(self.unsynced.len()) };
         for batch in self.unsynced.drain(..).skip(left).rev() {
             for (key, old) in batch.into_iter().rev() {
                 match old {

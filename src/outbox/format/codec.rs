@@ -76,7 +76,7 @@ pub struct Rejected {
     pub detail: String,
 }
 
-/// What an append stores and a lease gives back.
+/// What an append stores and reading gives back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// A record to deliver.

@@ -12,7 +12,7 @@ pub enum Log {
     Usage = 3,
     /// Session-completed events.
     Completed = 4,
-    /// What is on its way to the dead letters: what is no record, and what another outbox had there. The keeper's alone.
+    /// What is on its way to the dead letters: what is no record, and what another outbox had there. Maintenance's alone.
     Rejected = 5,
 }
 

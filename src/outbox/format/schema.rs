@@ -164,8 +164,8 @@ impl Default for Counters {
 impl Counters {
     /// All that left, of one kind.
     pub(crate) fn gone(&self, kind: usize) -> u64 {
-        let buried = self.dead_lettered[kind].iter().sum::<u64>();
-        self.delivered[kind] + self.duplicates[kind] + self.exported[kind] + buried
+        let dead_lettered = self.dead_lettered[kind].iter().sum::<u64>();
+        self.delivered[kind] + self.duplicates[kind] + self.exported[kind] + dead_lettered
     }
 }
 

@@ -19,7 +19,7 @@ const DETAIL_BYTES: usize = 200;
 
 /// What was logged in this window.
 #[derive(Default)]
-pub(crate) struct LetterLog(Mutex<Window>);
+pub(crate) struct DeadLetterLog(Mutex<Window>);
 
 #[derive(Default)]
 struct Window {
@@ -38,7 +38,7 @@ impl Window {
     }
 }
 
-impl LetterLog {
+impl DeadLetterLog {
     /// These have become durable.
     pub(crate) fn tell(&self, letters: &[DeadLetter]) {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn a_flood_is_some_lines_and_a_count() {
         const COUNT: &str = "were left out of the log";
-        let log = LetterLog::default();
+        let log = DeadLetterLog::default();
         let lines = logged(|| log.tell(&vec![letter(Reason::Refused, "no", b"x"); 300]));
         assert_eq!(lines.len(), LINES as usize, "{lines:?}");
         assert!(logged(|| log.tick(Instant::now())).is_empty(), "the minute has not passed");

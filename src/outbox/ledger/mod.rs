@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::outbox::engine::database::{Batch, DatabaseError, Durability, sync_names};
-use crate::outbox::engine::lazy_database::Slot;
+use crate::outbox::engine::lazy_database::LazyDatabase;
 use crate::outbox::engine::log_file::Pairs;
 use crate::outbox::engine::{chunks, repair};
 use crate::outbox::format::codec::{self, CodecError};
@@ -64,14 +64,14 @@ impl LedgerError {
 }
 
 pub(crate) struct Ledger {
-    slot: Slot,
+    database: LazyDatabase,
 }
 
 /// Changes that are committed together.
 #[derive(Default)]
-pub(crate) struct Entry(Batch);
+pub(crate) struct LedgerBatch(Batch);
 
-impl Entry {
+impl LedgerBatch {
     pub(crate) fn counters(&mut self, counters: &Counters) {
         self.0.put(COUNTERS, codec::encode(counters));
     }
@@ -167,7 +167,7 @@ fn number(key: &[u8], at: usize) -> u64 {
 }
 
 /// Dead letters as they are read: the number, the letter or what is wrong with it, and its length as stored.
-pub(crate) type Found = (u64, Result<DeadLetter, CodecError>, usize);
+pub(crate) type FoundLetter = (u64, Result<DeadLetter, CodecError>, usize);
 
 /// Notes of commands as they are read: the number, and the note or what is wrong with it.
 pub(crate) type FoundNote = (u64, Result<CommandNote, CodecError>);
@@ -188,9 +188,9 @@ impl Ledger {
             // What it should have written may be gone: it is renewed as after any other failed sync.
             repair::mark_unsynced(&path, &DatabaseError::Unsynced { path: path.clone(), source });
         }
-        let slot = Slot::new(path, durability, is_key);
-        match slot.get() {
-            Ok(_) => Ok(Some(Self { slot })),
+        let database = LazyDatabase::new(path, durability, is_key);
+        match database.get() {
+            Ok(_) => Ok(Some(Self { database })),
             Err(DatabaseError::Missing(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -198,9 +198,9 @@ impl Ledger {
 
     /// Makes an empty one.
     pub(crate) fn create(dir: &Path, durability: Durability) -> Result<Self, LedgerError> {
-        let slot = Slot::new(Self::path(dir), durability, is_key);
-        slot.create()?;
-        Ok(Self { slot })
+        let database = LazyDatabase::new(Self::path(dir), durability, is_key);
+        database.create()?;
+        Ok(Self { database })
     }
 
     /// Reads everything that opening needs, to see whether it can be read.
@@ -212,14 +212,14 @@ impl Ledger {
         Log::ALL.into_iter().try_for_each(|log| self.settled(log).map(drop))
     }
 
-    /// All of `entry` or nothing of it. After an error that is not known before it is opened again, which the next
+    /// All of `batch` or nothing of it. After an error that is not known before it is opened again, which the next
     /// call does.
-    pub(crate) fn commit(&self, entry: Entry) -> Result<(), LedgerError> {
-        Ok(self.slot.commit(entry.0)?)
+    pub(crate) fn commit(&self, batch: LedgerBatch) -> Result<(), LedgerError> {
+        Ok(self.database.commit(batch.0)?)
     }
 
     fn value<T: codec::Decode<()>>(&self, key: &[u8]) -> Result<Option<T>, LedgerError> {
-        let value = self.slot.get()?.get(key)?;
+        let value = self.database.get()?.get(key)?;
         Ok(value.map(|value| codec::decode(&value)).transpose()?.map(|(value, _)| value))
     }
 
@@ -252,7 +252,7 @@ impl Ledger {
     /// The values under numbers behind `prefix`.
     fn values<T: codec::Decode<()>>(&self, prefix: &[u8]) -> Result<Vec<(u64, T)>, LedgerError> {
         let (mut values, mut bad) = (Vec::new(), None);
-        self.slot.get()?.scan(prefix, prefix, |key, value| {
+        self.database.get()?.scan(prefix, prefix, |key, value| {
             match codec::decode(value) {
                 Ok((value, _)) => values.push((number(key, prefix.len()), value)),
                 Err(error) => bad = Some(error),
@@ -263,9 +263,13 @@ impl Ledger {
     }
 
     /// Hands the dead letters from number `from` on to `visit`, until it answers false.
-    pub(crate) fn letters(&self, from: u64, mut visit: impl FnMut(Found) -> bool) -> Result<(), LedgerError> {
+    pub(crate) fn letters(
+        &self,
+        from: u64,
+        mut visit: impl FnMut(FoundLetter) -> bool,
+    ) -> Result<(), LedgerError> {
         let from = numbered(LETTER, from);
-        self.slot.get()?.scan_chunked(&[LETTER], &from, |key, value| visit(found_letter(key, value)))?;
+        self.database.get()?.scan_chunked(&[LETTER], &from, |key, value| visit(found_letter(key, value)))?;
         Ok(())
     }
 
@@ -282,22 +286,22 @@ impl Ledger {
             true
         })?;
         counters.next_dead_letter = counters.next_dead_letter.max(before.next_dead_letter);
-        let mut entry = Entry::default();
-        entry.counters(&counters);
+        let mut batch = LedgerBatch::default();
+        batch.counters(&counters);
         let mut segments = Vec::new();
-        self.slot.get()?.scan(&[SEGMENT], &[SEGMENT], |key, _| {
+        self.database.get()?.scan(&[SEGMENT], &[SEGMENT], |key, _| {
             segments.push(key.to_vec());
             true
         })?;
         for key in &segments {
-            entry.0.remove(key);
+            batch.0.remove(key);
         }
-        self.commit(entry)?;
+        self.commit(batch)?;
         Ok(before.dead_letters.saturating_sub(counters.dead_letters))
     }
 
     /// The dead letter with this number.
-    pub(crate) fn letter(&self, id: u64) -> Result<Option<Found>, LedgerError> {
+    pub(crate) fn letter(&self, id: u64) -> Result<Option<FoundLetter>, LedgerError> {
         let mut found = None;
         self.letters(id, |letter| {
             found = Some(letter).filter(|(found, ..)| *found == id);
@@ -309,7 +313,7 @@ impl Ledger {
     /// The notes of commands, or what is wrong with them, in the order of their numbers.
     pub(crate) fn commands(&self) -> Result<Vec<FoundNote>, LedgerError> {
         let mut notes = Vec::new();
-        self.slot.get()?.scan(&[COMMAND], &[COMMAND], |key, value| {
+        self.database.get()?.scan(&[COMMAND], &[COMMAND], |key, value| {
             notes.push((number(key, 1), codec::decode(value).map(|(note, _)| note)));
             true
         })?;
@@ -319,7 +323,7 @@ impl Ledger {
     /// The orders of the audit log, oldest first. One that cannot be read is passed over.
     pub(crate) fn orders(&self) -> Result<Vec<(u64, AuditNote)>, LedgerError> {
         let mut orders = Vec::new();
-        self.slot.get()?.scan(&[ORDER], &[ORDER], |key, value| {
+        self.database.get()?.scan(&[ORDER], &[ORDER], |key, value| {
             match codec::decode(value) {
                 Ok((note, _)) => orders.push((number(key, 1), note)),
                 Err(error) => tracing::error!(%error, "an order of the audit log cannot be read"),
@@ -331,13 +335,13 @@ impl Ledger {
 
     /// The number of the last order.
     pub(crate) fn last_order(&self) -> Result<Option<u64>, LedgerError> {
-        Ok(self.slot.get()?.last_key(&[ORDER])?.map(|key| number(&key, 1)))
+        Ok(self.database.get()?.last_key(&[ORDER])?.map(|key| number(&key, 1)))
     }
 
     /// The exports that were imported, and when.
     pub(crate) fn imports(&self) -> Result<Vec<(ExportId, i64)>, LedgerError> {
         let mut imports = Vec::new();
-        self.slot.get()?.scan(&[IMPORT], &[IMPORT], |key, value| {
+        self.database.get()?.scan(&[IMPORT], &[IMPORT], |key, value| {
             let id = key.get(1..).and_then(|id| id.try_into().ok()).map(ExportId::from_be_bytes);
             if let (Some(id), Ok((at, _))) = (id, codec::decode(value)) {
                 imports.push((id, at));
@@ -348,15 +352,15 @@ impl Ledger {
     }
 
     pub(crate) fn disk_bytes(&self) -> u64 {
-        self.slot.disk_bytes()
+        self.database.disk_bytes()
     }
 
     pub(crate) fn close(&self) {
-        self.slot.close();
+        self.database.close();
     }
 }
 
-fn found_letter(key: &[u8], value: Option<&[u8]>) -> Found {
+fn found_letter(key: &[u8], value: Option<&[u8]>) -> FoundLetter {
     let id = number(key, 1);
     let missing = || CodecError::Damaged("a part is missing".into());
     let letter = value.ok_or_else(missing).and_then(|value| codec::decode_dead_letter(id, value));
@@ -364,15 +368,19 @@ fn found_letter(key: &[u8], value: Option<&[u8]>) -> Found {
 }
 
 /// The dead letters of a ledger that is not opened, for it was set aside: as far as they can be read in its log.
-pub(crate) struct Letters(Pairs);
+pub(crate) struct DeadLetterRemains(Pairs);
 
-impl Letters {
+impl DeadLetterRemains {
     pub(crate) fn read(folder: &Path) -> std::io::Result<Self> {
         Pairs::read(&folder.join("db"), is_key).map(Self)
     }
 
     /// As [`Ledger::letters`] does it.
-    pub(crate) fn letters(&self, from: u64, mut visit: impl FnMut(Found) -> bool) -> std::io::Result<()> {
+    pub(crate) fn letters(
+        &self,
+        from: u64,
+        mut visit: impl FnMut(FoundLetter) -> bool,
+    ) -> std::io::Result<()> {
         let from = numbered(LETTER, from);
         let scan = |next: &mut dyn FnMut(&[u8], &[u8]) -> bool| self.0.scan(&[LETTER], &from, next);
         chunks::join(scan, |key, value| visit(found_letter(key, value)))

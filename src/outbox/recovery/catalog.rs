@@ -19,7 +19,7 @@ use crate::outbox::engine::repair;
 use crate::outbox::format::codec::CodecError;
 use crate::outbox::format::log::Log;
 use crate::outbox::format::schema::{Counters, SegmentInfo, Tally, Totals};
-use crate::outbox::ledger::{self, Ledger};
+use crate::outbox::ledger::{Ledger, LedgerBatch};
 use crate::outbox::segments::segment::{Listed, ReadError, Segment};
 use crate::outbox::segments::settlement::Settled;
 use crate::outbox::settings::Settings;
@@ -100,14 +100,14 @@ fn sweep(
     }
     // IMPORTANT: gone for good before the tombstones go.
     sync_dir(&path).map_err(folder)?;
-    let mut entry = ledger::Entry::default();
+    let mut batch = LedgerBatch::default();
     let stays = |id: &u64| lingering.iter().any(|(segment, _)| segment.id == *id);
     let gone: Vec<u64> = tombstones.into_iter().filter(|id| !stays(id)).collect();
     for id in &gone {
-        entry.forget_tombstone(*id);
+        batch.forget_tombstone(*id);
     }
     if !gone.is_empty() {
-        ledger.commit(entry)?;
+        ledger.commit(batch)?;
     }
     strangers.sort_unstable();
     Ok((strangers, lingering))

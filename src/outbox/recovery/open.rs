@@ -11,17 +11,18 @@ use super::manifest;
 use super::{catalog, quarantine};
 use crate::outbox::engine::repair;
 use crate::outbox::ledger::Ledger;
-use crate::outbox::ledger::dead_letter_log::LetterLog;
+use crate::outbox::ledger::dead_letter_log::DeadLetterLog;
 use crate::outbox::settings::Settings;
-use crate::outbox::state::dir_lock::Hold;
-use crate::outbox::state::liveness::Turns;
+use crate::outbox::state::dir_lock::DirLock;
+use crate::outbox::state::liveness::Liveness;
 use crate::outbox::state::reserve::Reserve;
 use crate::outbox::state::shared::Shared;
 use crate::time::Confirmed;
 
 /// Takes the folder for this process alone.
-pub(crate) fn lock(dir: &Path) -> Result<Hold, OpenError> {
-    let taken = Hold::take(dir).map_err(|source| OpenError::Folder { path: Hold::path(dir), source })?;
+pub(crate) fn lock(dir: &Path) -> Result<DirLock, OpenError> {
+    let taken =
+        DirLock::take(dir).map_err(|source| OpenError::Folder { path: DirLock::path(dir), source })?;
     taken.ok_or_else(|| OpenError::Locked(dir.to_path_buf()))
 }
 
@@ -30,7 +31,7 @@ pub(crate) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
     let dir = settings.dir.clone();
     let folder = |source| OpenError::Folder { path: dir.clone(), source };
     std::fs::create_dir_all(dir.join("segments")).map_err(folder)?;
-    let hold = lock(&dir)?;
+    let dir_lock = lock(&dir)?;
     let reserve = Reserve::new(&dir);
     // Before anything is opened: sled cannot open a database on a full disk.
     reserve.give_up();
@@ -50,11 +51,11 @@ pub(crate) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
         free: AtomicU64::new(u64::MAX),
         ledger_failed: AtomicBool::new(false),
         writer_failed: AtomicBool::new(false),
-        turns: Turns::new(),
+        liveness: Liveness::new(),
         quarantined: Mutex::new(quarantine::count(&dir)),
         settings,
-        hold,
-        letter_log: LetterLog::default(),
+        dir_lock,
+        dead_letter_log: DeadLetterLog::default(),
         confirmed: Confirmed::default(),
     });
     catalog::repair(&shared)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::outbox::engine::chunks;
 use crate::outbox::engine::database::{Batch, Database, DatabaseError, Durability, sync_dir};
 use crate::outbox::engine::fault;
-use crate::outbox::engine::lazy_database::Slot;
+use crate::outbox::engine::lazy_database::LazyDatabase;
 use crate::outbox::engine::log_file::Pairs;
 use crate::outbox::format::codec::{self, CodecError, Entry, PackHeader};
 use crate::outbox::format::log::Log;
@@ -19,7 +19,7 @@ const RECENT: &[u8] = b"k";
 /// A segment that is known, open or not.
 pub(crate) struct Segment {
     pub id: u64,
-    slot: Slot,
+    database: LazyDatabase,
 }
 
 /// What reading can meet.
@@ -109,11 +109,11 @@ pub(crate) fn forget_recent(batch: &mut Batch, number: u64, recent: &Recent) {
 impl Segment {
     pub(crate) fn new(dir: &Path, id: u64, durability: Durability) -> Self {
         let path = dir.join("segments").join(format!("{id:012}"));
-        Self { id, slot: Slot::new(path, durability, is_key) }
+        Self { id, database: LazyDatabase::new(path, durability, is_key) }
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.slot.path()
+        self.database.path()
     }
 
     /// Makes it on the disk: empty, and knowing the totals and the checkpoint that it goes on from.
@@ -122,7 +122,7 @@ impl Segment {
         before: &Totals,
         recent: impl Iterator<Item = &'a (u64, Recent)>,
     ) -> Result<(), DatabaseError> {
-        self.slot.create()?;
+        self.database.create()?;
         let mut batch = Batch::default();
         batch.put(BEGIN, codec::encode(before));
         put_totals(&mut batch, before);
@@ -130,29 +130,29 @@ impl Segment {
         for (number, taken) in recent {
             put_recent(&mut batch, *number, taken);
         }
-        self.slot.commit(batch)
+        self.database.commit(batch)
     }
 
     pub(crate) fn commit(&self, batch: Batch) -> Result<(), DatabaseError> {
-        self.slot.commit(batch)
+        self.database.commit(batch)
     }
 
     fn database(&self) -> Result<Arc<Database>, DatabaseError> {
-        self.slot.get()
+        self.database.get()
     }
 
     /// Closes its database, as soon as nobody is reading it.
     pub(crate) fn close(&self) {
-        self.slot.close();
+        self.database.close();
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.slot.is_open()
+        self.database.is_open()
     }
 
     /// What it takes on the disk, in bytes.
     pub(crate) fn disk_bytes(&self) -> u64 {
-        self.slot.disk_bytes()
+        self.database.disk_bytes()
     }
 
     /// The totals that it began with.

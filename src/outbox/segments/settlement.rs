@@ -1,6 +1,6 @@
 //! Which records of one log are settled: a low mark, and packs above it that are settled in part.
 //!
-//! Everything below the low mark is settled. Above it, a pack that was leased is either open (a bit a
+//! Everything below the low mark is settled. Above it, a pack that was read is either open (a bit a
 //! record) or part of a run of settled packs. Runs merge, so what this takes grows with the number of records that
 //! wait, not with what was delivered around them.
 //!
@@ -176,7 +176,7 @@ impl Settled {
         }
     }
 
-    /// Settles a record. False if it was settled already, or was never leased.
+    /// Settles a record. False if it was settled already, or was never read.
     pub(crate) fn settle(&mut self, seq: u64) -> bool {
         let Some((&first, mark)) = self.marks.range_mut(..=seq).next_back() else { return false };
         let Mark::Open { count, settled, .. } = mark else { return false };

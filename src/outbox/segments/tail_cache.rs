@@ -1,8 +1,8 @@
-//! What can be read without the keeper: nothing at all, and the small commits of a moment ago, which are still in memory.
+//! What can be read without maintenance: nothing at all, and the small commits of a moment ago, which are still in memory.
 //!
 //! While few records come, each is a commit of its own, read a moment later by a reader that waits for it. A question to the
-//! keeper and a look at the disk cost as much then as all the rest of the reading. Several are kept: a reader that was held up
-//! for longer than it takes the next to come would fall behind one that is kept alone, and ask the keeper, who may be writing
+//! maintenance and a look at the disk cost as much then as all the rest of the reading. Several are kept: a reader that was held up
+//! for longer than it takes the next to come would fall behind one that is kept alone, and ask maintenance, which may be writing
 //! the ledger, for each until it has caught up.
 
 use std::collections::VecDeque;
@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use super::settlement::{PACK_BYTES, PACK_RECORDS, Settled};
 use crate::outbox::format::codec::Entry;
 use crate::outbox::format::log::Log;
-use crate::outbox::messages::{Lease, Leased, Ticket};
+use crate::outbox::messages::{LogPage, Ticket, Unsettled};
 
 /// So many packs of a log are kept, the newest.
 const KEPT: usize = 16;
@@ -77,7 +77,7 @@ impl TailCache {
         self.packs.front().is_some_and(|pack| pack.before.is_none_or(|before| before < start))
     }
 
-    /// Takes the packs that lie in `start..upto`, with at most `most` records, into `lease`: what of them is not settled,
+    /// Takes the packs that lie in `start..upto`, with at most `most` records, into `page`: what of them is not settled,
     /// from number `from` on. Gives how many records they had.
     pub(crate) fn take(
         &mut self,
@@ -85,7 +85,7 @@ impl TailCache {
         log: Log,
         (from, start, upto): (u64, u64, u64),
         most: usize,
-        lease: &mut Lease,
+        page: &mut LogPage,
     ) -> usize {
         let mut taken = 0;
         while let Some(pack) = self.packs.pop_front_if(|pack| {
@@ -97,7 +97,7 @@ impl TailCache {
             settled.enter(pack.first, pack.entries.len() as u32, oldest);
             for (seq, entry) in (pack.first..).zip(pack.entries) {
                 if seq >= from && !settled.is_settled(seq) {
-                    lease.records.push(Leased { ticket: Ticket::of(seq, log, &entry), entry });
+                    page.records.push(Unsettled { ticket: Ticket::of(seq, log, &entry), entry });
                 }
             }
         }

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// The folder's lock file, held.
-pub(crate) struct Hold {
+pub(crate) struct DirLock {
     path: PathBuf,
     /// Nobody else gets this number as long as the file is open.
     identity: (u64, u64),
@@ -19,7 +19,7 @@ fn identity(file: &Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
 }
 
-impl Hold {
+impl DirLock {
     /// The lock file of the outbox in `dir`.
     pub(crate) fn path(dir: &Path) -> PathBuf {
         dir.join("lock")

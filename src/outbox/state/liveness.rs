@@ -3,32 +3,32 @@
 use tokio::sync::watch;
 
 /// Counts nothing: what is watched is that it changes.
-pub(crate) struct Turns {
+pub(crate) struct Liveness {
     writer: watch::Sender<()>,
-    keeper: watch::Sender<()>,
+    maintenance: watch::Sender<()>,
 }
 
-impl Turns {
+impl Liveness {
     pub(crate) fn new() -> Self {
-        Self { writer: watch::Sender::new(()), keeper: watch::Sender::new(()) }
+        Self { writer: watch::Sender::new(()), maintenance: watch::Sender::new(()) }
     }
 
     /// The writer has taken a turn. One that tries in vain to write to a broken disk takes turns too.
-    pub(crate) fn of_writer(&self) {
+    pub(crate) fn writer_turned(&self) {
         self.writer.send_replace(());
     }
 
-    /// The keeper has taken a turn.
-    pub(crate) fn of_keeper(&self) {
-        self.keeper.send_replace(());
+    /// Maintenance has taken a turn.
+    pub(crate) fn maintenance_turned(&self) {
+        self.maintenance.send_replace(());
     }
 
     /// Done when both have taken a turn since the call.
     pub(crate) fn both(&self) -> impl Future<Output = ()> + use<> {
-        let (mut writer, mut keeper) = (self.writer.subscribe(), self.keeper.subscribe());
+        let (mut writer, mut maintenance) = (self.writer.subscribe(), self.maintenance.subscribe());
         async move {
             // The senders live as long as the threads do: whoever asks has a clone of the outbox.
-            let _ = tokio::join!(writer.changed(), keeper.changed());
+            let _ = tokio::join!(writer.changed(), maintenance.changed());
         }
     }
 }

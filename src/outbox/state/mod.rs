@@ -18,7 +18,7 @@ use crate::outbox::format::codec::Entry;
 use crate::outbox::format::dead_letter::DeadLetter;
 use crate::outbox::format::log::Log;
 use crate::outbox::format::schema::{Counters, Recent, Tally, Totals, at};
-use crate::outbox::messages::{Lease, Settlement, Ticket};
+use crate::outbox::messages::{LogPage, Settlement, Ticket};
 use crate::outbox::segments::segment::{Listed, Segment};
 use crate::outbox::segments::settlement::Settled;
 use crate::outbox::segments::tail_cache::TailCache;
@@ -98,7 +98,7 @@ impl State {
         }
     }
 
-    pub(crate) fn bury(&mut self, ticket: &Ticket, mut letter: DeadLetter) {
+    pub(crate) fn settle_as_dead_letter(&mut self, ticket: &Ticket, mut letter: DeadLetter) {
         if self.settle(ticket) {
             self.counters.dead_lettered[at(ticket.kind)][letter.reason as usize] += 1;
             letter.id = self.counters.next_dead_letter;
@@ -184,7 +184,7 @@ impl State {
         let ranges = self.segments.iter().filter_map(|listed| listed.info.ranges[log.index()]);
         let before = ranges.map(|(_, last)| last).max();
         let cache = &mut self.tail_cache[log.index()];
-        // What was rejected is for the keeper alone.
+        // What was rejected is for maintenance alone.
         match entries.filter(|_| log != Log::Rejected) {
             Some(entries) => cache.push(first, entries, before),
             None => cache.clear(),
@@ -192,11 +192,11 @@ impl State {
     }
 
     /// What `log` has in `from..upto`, if nobody need be asked for it.
-    pub(crate) fn at_hand(&mut self, log: Log, from: u64, upto: u64, most: usize) -> Option<Lease> {
+    pub(crate) fn at_hand(&mut self, log: Log, from: u64, upto: u64, most: usize) -> Option<LogPage> {
         let start = self.settled[log.index()].start(from);
         let ranges = self.segments.iter().filter_map(|listed| listed.info.ranges[log.index()]);
         let has_any = ranges.map(|(_, last)| last).any(|last| last >= start);
-        let mut lease = Lease::default();
+        let mut page = LogPage::default();
         let cache = &mut self.tail_cache[log.index()];
         if has_any {
             // Only when all before it has been read: else there is more than this.
@@ -204,7 +204,7 @@ impl State {
                 return None;
             }
             let settled = &mut self.settled[log.index()];
-            if cache.take(settled, log, (from, start, upto), most, &mut lease) == 0 {
+            if cache.take(settled, log, (from, start, upto), most, &mut page) == 0 {
                 return None;
             }
         } else {
@@ -214,8 +214,8 @@ impl State {
         let end = cache.first().unwrap_or(self.totals.next);
         let next = end.min(upto).max(start);
         self.settled[log.index()].advance(next);
-        lease.next = next.max(from);
-        Some(lease)
+        page.next = next.max(from);
+        Some(page)
     }
 
     /// When the oldest record of `log` was accepted. For a tick after all before it was settled it may be the one before.

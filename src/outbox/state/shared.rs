@@ -6,13 +6,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::State;
-use super::dir_lock::Hold;
-use super::liveness::Turns;
+use super::dir_lock::DirLock;
+use super::liveness::Liveness;
 use super::reserve::Reserve;
 use crate::outbox::format::log::Log;
-use crate::outbox::ledger::dead_letter_log::LetterLog;
-use crate::outbox::ledger::{Entry, Ledger, LedgerError};
-use crate::outbox::messages::Lease;
+use crate::outbox::ledger::dead_letter_log::DeadLetterLog;
+use crate::outbox::ledger::{Ledger, LedgerBatch, LedgerError};
+use crate::outbox::messages::LogPage;
 use crate::outbox::segments::segment::Segment;
 use crate::outbox::settings::Settings;
 use crate::time::Confirmed;
@@ -42,12 +42,12 @@ pub(crate) struct Shared {
     pub ledger_failed: AtomicBool,
     pub writer_failed: AtomicBool,
     /// Whether the threads get on.
-    pub turns: Turns,
+    pub liveness: Liveness,
     /// Segments and records that were set aside and not salvaged.
     pub quarantined: Mutex<(u64, u64)>,
-    pub hold: Hold,
+    pub dir_lock: DirLock,
     /// New dead letters, in the log.
-    pub letter_log: LetterLog,
+    pub dead_letter_log: DeadLetterLog,
     /// The time by which dead letters grow old.
     pub confirmed: Confirmed,
 }
@@ -58,18 +58,18 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether nobody may read on: he would have more to bury. What is not read stays where it is.
+    /// Whether nobody may read on: he would have more to dead-letter. What is not read stays where it is.
     pub(crate) fn must_not_read(&self, state: &State) -> bool {
         self.ledger_failed.load(Ordering::Relaxed) && state.letters_bytes() >= UNSAVED_LETTERS
     }
 
-    /// What can be read without the keeper, if it may be read.
+    /// What can be read without maintenance, if it may be read.
     pub(crate) fn at_hand(
         &self,
         state: &mut State,
         (log, from, upto): (Log, u64, u64),
         most: usize,
-    ) -> Option<Lease> {
+    ) -> Option<LogPage> {
         if self.must_not_read(state) { None } else { state.at_hand(log, from, upto, most) }
     }
 
@@ -78,7 +78,7 @@ impl Shared {
     pub(crate) fn save(&self) -> Result<(), LedgerError> {
         let _turn = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         let mut unsaved = self.state().take_unsaved();
-        let written = unsaved.entry().and_then(|entry| self.ledger.commit(entry));
+        let written = unsaved.batch().and_then(|batch| self.ledger.commit(batch));
         if let Err(error) = written {
             self.state().put_back(unsaved);
             if !self.ledger_failed.swap(true, Ordering::Relaxed) {
@@ -88,7 +88,7 @@ impl Shared {
             return Err(error);
         }
         self.ledger_failed.store(false, Ordering::Relaxed);
-        self.letter_log.tell(unsaved.letters());
+        self.dead_letter_log.tell(unsaved.letters());
         let leaving = self.state().saved(unsaved);
         for segment in leaving {
             // IMPORTANT: only now: a listing without a folder would be a loss, a folder without one is a remainder.
@@ -124,9 +124,9 @@ impl Shared {
     }
 
     /// Writes what nobody else writes: no mark, no counter, no dead letter.
-    pub(crate) fn write(&self, entry: Entry) -> Result<(), LedgerError> {
+    pub(crate) fn write(&self, batch: LedgerBatch) -> Result<(), LedgerError> {
         let _turn = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
-        self.ledger.commit(entry).inspect_err(|_| {
+        self.ledger.commit(batch).inspect_err(|_| {
             self.reserve.give_up();
         })
     }

@@ -28,7 +28,7 @@ impl Shared {
 
     /// An error while the folder is not where it was opened.
     pub(crate) fn in_place(&self) -> std::io::Result<()> {
-        if self.hold.is_in_place() {
+        if self.dir_lock.is_in_place() {
             return Ok(());
         }
         Err(std::io::Error::new(std::io::ErrorKind::NotFound, "OUTBOX_DIR is not there any more"))
@@ -53,7 +53,7 @@ impl Shared {
         let limit = if before == Some(FULL) { max / 100 * RESUME_PERCENT } else { max };
         let floor = if before == Some(DISK_LOW) { min_free / RESUME_PERCENT * 100 } else { min_free };
         // Of the ledger its dead letters count: its file never shrinks, but it fills its gaps before it grows.
-        let now = if !self.hold.is_in_place() {
+        let now = if !self.dir_lock.is_in_place() {
             Some(FOLDER_GONE)
         } else if self.writer_failed.load(Ordering::Relaxed) || self.ledger_failed.load(Ordering::Relaxed) {
             Some(STORAGE)

@@ -7,7 +7,7 @@ use crate::outbox::format::codec;
 use crate::outbox::format::dead_letter::DeadLetter;
 use crate::outbox::format::log::Log;
 use crate::outbox::format::schema::{Counters, SegmentInfo, Totals};
-use crate::outbox::ledger::{Entry, LedgerError};
+use crate::outbox::ledger::{LedgerBatch, LedgerError};
 use crate::outbox::segments::segment::Segment;
 use crate::outbox::segments::settlement::{Changes, Settled};
 
@@ -75,34 +75,34 @@ impl Unsaved {
     }
 
     /// As one commit of the ledger.
-    pub(crate) fn entry(&mut self) -> Result<Entry, LedgerError> {
-        let mut entry = Entry::default();
+    pub(crate) fn batch(&mut self) -> Result<LedgerBatch, LedgerError> {
+        let mut batch = LedgerBatch::default();
         let mut letter_bytes = 0;
         for letter in &self.letters {
             let value = codec::encode_dead_letter(letter)?;
             letter_bytes += value.len() as u64;
-            entry.letter(letter.id, &value);
+            batch.letter(letter.id, &value);
         }
         for (log, changes) in Log::ALL.into_iter().zip(&self.changes) {
-            entry.settled(log, changes);
+            batch.settled(log, changes);
         }
         for (id, info) in &self.infos {
-            entry.segment(*id, info);
+            batch.segment(*id, info);
         }
         for segment in &self.leaving {
-            entry.forget_segment(segment.id);
+            batch.forget_segment(segment.id);
         }
         for id in &self.left {
-            entry.forget_tombstone(*id);
+            batch.forget_tombstone(*id);
         }
         for (id, len) in &self.dropped {
-            entry.forget_letter(*id, *len);
+            batch.forget_letter(*id, *len);
         }
         let mut counters = self.counters.clone();
         counters.dead_letter_bytes += letter_bytes;
-        entry.counters(&counters);
-        entry.totals(&self.totals);
+        batch.counters(&counters);
+        batch.totals(&self.totals);
         self.letter_bytes = letter_bytes;
-        Ok(entry)
+        Ok(batch)
     }
 }

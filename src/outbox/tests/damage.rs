@@ -70,9 +70,9 @@ fn make(dir: &Path) -> Known {
             rig.writer.roll_if_used();
         }
     }
-    for leased in rig.waiting(Log::Usage).into_iter().take(20) {
-        known.remove(&transaction(&leased.entry));
-        rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+    for unsettled in rig.waiting(Log::Usage).into_iter().take(20) {
+        known.remove(&transaction(&unsettled.entry));
+        rig.shared.state().deliver(&unsettled.ticket, Settlement::Delivered);
     }
     rig.tick();
     known
@@ -115,14 +115,14 @@ fn drain(rig: &mut Rig, known: &Known) -> BTreeMap<u64, u64> {
     let mut missing: BTreeMap<&String, u64> =
         known.iter().map(|(name, (segment, _))| (name, *segment)).collect();
     for log in [Log::Quota, Log::Started, Log::Usage, Log::Completed] {
-        for leased in rig.waiting(log) {
-            let name = transaction(&leased.entry);
+        for unsettled in rig.waiting(log) {
+            let name = transaction(&unsettled.entry);
             // What had been settled may come back when the ledger is damaged.
             if let Some((_, entry)) = known.get(&name) {
-                assert!(*entry == leased.entry, "{name} is wrong");
+                assert!(*entry == unsettled.entry, "{name} is wrong");
                 assert!(missing.remove(&name).is_some(), "{name} is there twice");
             }
-            rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+            rig.shared.state().deliver(&unsettled.ticket, Settlement::Delivered);
         }
     }
     let mut by_segment = BTreeMap::new();
@@ -331,8 +331,10 @@ fn a_ledger_that_is_no_log_or_ends_too_early_is_told_and_kept() {
         for _ in 0..2 {
             let mut rig = Rig::open(dir.path());
             rig.append(usage(0, 200, 300)).unwrap();
-            for leased in rig.waiting(Log::Usage).into_iter().take(150) {
-                rig.shared.state().bury(&leased.ticket, super::model::letter(&leased.entry));
+            for unsettled in rig.waiting(Log::Usage).into_iter().take(150) {
+                rig.shared
+                    .state()
+                    .settle_as_dead_letter(&unsettled.ticket, super::model::letter(&unsettled.entry));
             }
             rig.tick();
         }
@@ -443,18 +445,18 @@ fn a_flipped_bit_costs_the_packs_that_it_hit_and_nothing_behind_them() {
 
         let mut rig = Rig::open(dir.path());
         let mut waiting: Vec<_> = rig.waiting(Log::Usage);
-        waiting.sort_by_key(|leased| leased.ticket.seq);
+        waiting.sort_by_key(|unsettled| unsettled.ticket.seq);
         let missing = batches * 50 - waiting.len() as u64;
         let hit = if at.is_some() { 0..=0 } else { 1..=50 };
         assert!(hit.contains(&missing), "{case}: {missing}");
-        let names: Vec<String> = waiting.iter().map(|leased| transaction(&leased.entry)).collect();
+        let names: Vec<String> = waiting.iter().map(|unsettled| transaction(&unsettled.entry)).collect();
         let behind = usage((batches - 1) * 50, 50, 300);
         assert!(
             names.ends_with(&behind.iter().map(transaction).collect::<Vec<_>>()),
             "what lies behind is there"
         );
-        for leased in &waiting {
-            rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+        for unsettled in &waiting {
+            rig.shared.state().deliver(&unsettled.ticket, Settlement::Delivered);
         }
         settle_down(&mut rig);
         let count = quarantine::count(dir.path());
@@ -494,8 +496,8 @@ fn the_last_pack_of_a_kind_is_missed_in_the_newest_segment_too() {
         // What comes now has a place behind what is missing.
         rig.append(usage(700, 50, 300)).unwrap();
         for log in [Log::Usage, Log::Quota] {
-            for leased in rig.waiting(log) {
-                rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+            for unsettled in rig.waiting(log) {
+                rig.shared.state().deliver(&unsettled.ticket, Settlement::Delivered);
             }
         }
         settle_down(&mut rig);
@@ -531,11 +533,11 @@ fn totals_older_than_the_packs_of_a_mended_segment_give_no_number_out_twice() {
     let mut rig = Rig::open(dir.path());
     rig.append(usage(200, 50, 300)).unwrap();
     let waiting = rig.waiting(Log::Usage);
-    let names: BTreeSet<String> = waiting.iter().map(|leased| transaction(&leased.entry)).collect();
-    let numbers: BTreeSet<u64> = waiting.iter().map(|leased| leased.ticket.seq).collect();
+    let names: BTreeSet<String> = waiting.iter().map(|unsettled| transaction(&unsettled.entry)).collect();
+    let numbers: BTreeSet<u64> = waiting.iter().map(|unsettled| unsettled.ticket.seq).collect();
     assert_eq!((names.len(), numbers.len()), (250, 250));
-    for leased in &waiting {
-        rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+    for unsettled in &waiting {
+        rig.shared.state().deliver(&unsettled.ticket, Settlement::Delivered);
     }
     settle_down(&mut rig);
     assert_eq!(rig.stats().total_depth(), 0);
@@ -548,10 +550,10 @@ fn a_flipped_bit_in_the_ledger_costs_few_dead_letters_and_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let mut rig = Rig::open(dir.path());
         rig.append(usage(0, 200, 300)).unwrap();
-        for leased in rig.waiting(Log::Usage).into_iter().take(150) {
-            let letter = super::model::letter(&leased.entry);
-            rig.shared.state().bury(&leased.ticket, letter);
-            if leased.ticket.seq % 5 == 0 {
+        for unsettled in rig.waiting(Log::Usage).into_iter().take(150) {
+            let letter = super::model::letter(&unsettled.entry);
+            rig.shared.state().settle_as_dead_letter(&unsettled.ticket, letter);
+            if unsettled.ticket.seq % 5 == 0 {
                 rig.tick();
             }
         }

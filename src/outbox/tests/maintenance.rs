@@ -1,4 +1,4 @@
-//! What the keeper does in which order, and for how long it keeps what.
+//! What maintenance does in which order, and for how long it keeps what.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::rig::{Rig, entry, usage};
 use crate::outbox::format::codec::Entry;
 use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
 use crate::outbox::format::log::Log;
-use crate::outbox::threads::maintenance::Request;
+use crate::outbox::threads::maintenance::MaintenanceRequest;
 use crate::record::{Kind, Timestamp};
 
 #[test]
@@ -23,23 +23,25 @@ fn a_flood_of_rejected_messages_keeps_nobody_waiting_and_a_flush_waits_for_all_o
     let (requests, requested) = mpsc::channel();
     let mut ticked = Instant::now();
     let (done, mut flushed) = oneshot::channel();
-    requests.send(Request::Flush { done }).unwrap();
+    requests.send(MaintenanceRequest::Flush { done }).unwrap();
     while rig.stats().dead_letters == 0 {
-        assert!(rig.keeper.turn(&requested, &mut ticked));
+        assert!(rig.maintenance.turn(&requested, &mut ticked));
     }
-    let (done, mut leased) = oneshot::channel();
-    requests.send(Request::Lease { log: Log::Quota, from: 0, upto: u64::MAX, most: 10, done }).unwrap();
-    let lease = loop {
-        assert!(rig.keeper.turn(&requested, &mut ticked));
-        if let Ok(lease) = leased.try_recv() {
-            break lease.unwrap();
+    let (done, mut unsettled) = oneshot::channel();
+    requests
+        .send(MaintenanceRequest::Read { log: Log::Quota, from: 0, upto: u64::MAX, most: 10, done })
+        .unwrap();
+    let page = loop {
+        assert!(rig.maintenance.turn(&requested, &mut ticked));
+        if let Ok(page) = unsettled.try_recv() {
+            break page.unwrap();
         }
     };
-    assert_eq!(lease.records.len(), 1);
-    assert!(rig.stats().dead_letters < FLOOD, "the lease came between");
+    assert_eq!(page.records.len(), 1);
+    assert!(rig.stats().dead_letters < FLOOD, "the reader came between");
     assert!(flushed.try_recv().is_err(), "and not all is done that the flush waits for");
     let flushed = loop {
-        assert!(rig.keeper.turn(&requested, &mut ticked));
+        assert!(rig.maintenance.turn(&requested, &mut ticked));
         if let Ok(flushed) = flushed.try_recv() {
             break flushed;
         }
@@ -77,9 +79,9 @@ fn a_segment_that_is_read_stays_open_whatever_else_is_read_and_is_closed_afterwa
     let is_open = |rig: &Rig| rig.shared.state().segments[0].segment.is_open();
     let begun = Instant::now();
     let end = rig.shared.state().totals.next;
-    rig.keeper.lease(Log::Usage, 0, end, 10).unwrap();
+    rig.maintenance.read(Log::Usage, 0, end, 10).unwrap();
     for _ in 0..20 {
-        rig.keeper.lease(Log::Quota, 0, end, 10).unwrap();
+        rig.maintenance.read(Log::Quota, 0, end, 10).unwrap();
     }
     assert!(is_open(&rig) || begun.elapsed() > Duration::from_millis(900), "it is being read");
     while is_open(&rig) {
@@ -94,13 +96,13 @@ fn a_dead_letter_whose_dropping_is_not_on_the_disk_yet_is_none_any_more() {
     let dir = tempfile::tempdir().unwrap();
     let mut rig = Rig::open(dir.path());
     rig.append(usage(0, 2, 50)).unwrap();
-    for leased in rig.waiting(Log::Usage) {
-        let letter = super::model::letter(&leased.entry);
-        rig.shared.state().bury(&leased.ticket, letter);
+    for unsettled in rig.waiting(Log::Usage) {
+        let letter = super::model::letter(&unsettled.entry);
+        rig.shared.state().settle_as_dead_letter(&unsettled.ticket, letter);
     }
     rig.tick();
     let ids = |rig: &Rig| -> Vec<u64> {
-        rig.keeper.letters(0, 10).unwrap().iter().map(|letter| letter.id).collect()
+        rig.maintenance.letters(0, 10).unwrap().iter().map(|letter| letter.id).collect()
     };
     assert_eq!(ids(&rig), [1, 2]);
     assert!(rig.shared.state().drop_letter(1, 1));
@@ -122,21 +124,23 @@ fn a_reader_past_the_last_dead_letter_holds_up_nobody() {
     let mut ticked = Instant::now();
     let read = |from| {
         let (done, letters) = oneshot::channel();
-        requests.send(Request::Letters { from, most: 10, done }).unwrap();
+        requests.send(MaintenanceRequest::Letters { from, most: 10, done }).unwrap();
         letters
     };
     // The second's reader is so far ahead that all has to come before he can be told that there are no more.
     let (mut first, mut beyond) = (read(2), read(1_000_000));
-    let (done, mut leased) = oneshot::channel();
-    requests.send(Request::Lease { log: Log::Quota, from: 0, upto: u64::MAX, most: 10, done }).unwrap();
-    let buried = rig.stats().dead_letters;
+    let (done, mut unsettled) = oneshot::channel();
+    requests
+        .send(MaintenanceRequest::Read { log: Log::Quota, from: 0, upto: u64::MAX, most: 10, done })
+        .unwrap();
+    let dead_lettered = rig.stats().dead_letters;
     for _ in 0..3 {
-        assert!(rig.keeper.turn(&requested, &mut ticked));
+        assert!(rig.maintenance.turn(&requested, &mut ticked));
     }
-    assert_eq!(leased.try_recv().unwrap().unwrap().records.len(), 1);
-    assert!(rig.stats().dead_letters < buried + FLOOD / 2, "the lease did not wait for all of them");
+    assert_eq!(unsettled.try_recv().unwrap().unwrap().records.len(), 1);
+    assert!(rig.stats().dead_letters < dead_lettered + FLOOD / 2, "the reader did not wait for all of them");
     let answer = loop {
-        assert!(rig.keeper.turn(&requested, &mut ticked));
+        assert!(rig.maintenance.turn(&requested, &mut ticked));
         if let Ok(answer) = first.try_recv() {
             break answer.unwrap();
         }
@@ -144,7 +148,7 @@ fn a_reader_past_the_last_dead_letter_holds_up_nobody() {
     assert_eq!(answer.iter().map(|letter| letter.id).collect::<Vec<_>>(), (2..12).collect::<Vec<_>>());
     assert!(beyond.try_recv().is_err(), "there are more to come");
     let answer = loop {
-        assert!(rig.keeper.turn(&requested, &mut ticked));
+        assert!(rig.maintenance.turn(&requested, &mut ticked));
         if let Ok(answer) = beyond.try_recv() {
             break answer.unwrap();
         }
@@ -161,12 +165,12 @@ fn a_reader_who_has_gone_is_forgotten() {
     let (requests, requested) = mpsc::channel();
     let mut ticked = Instant::now();
     let (done, letters) = oneshot::channel();
-    requests.send(Request::Letters { from: 0, most: 10, done }).unwrap();
+    requests.send(MaintenanceRequest::Letters { from: 0, most: 10, done }).unwrap();
     drop(letters);
     let (done, mut letters) = oneshot::channel();
-    requests.send(Request::Letters { from: 0, most: 10, done }).unwrap();
+    requests.send(MaintenanceRequest::Letters { from: 0, most: 10, done }).unwrap();
     let answer = loop {
-        assert!(rig.keeper.turn(&requested, &mut ticked));
+        assert!(rig.maintenance.turn(&requested, &mut ticked));
         if let Ok(answer) = letters.try_recv() {
             break answer.unwrap();
         }

@@ -3,19 +3,19 @@
 use super::rig::{Rig, entry, transaction, usage};
 use crate::outbox::engine::fault;
 use crate::outbox::format::log::Log;
-use crate::outbox::messages::{Leased, Settlement};
+use crate::outbox::messages::{Settlement, Unsettled};
 use crate::record::Kind;
 
 const END: u64 = u64::MAX;
 
-fn at_hand(rig: &Rig, log: Log, from: u64, upto: u64, most: usize) -> Option<Vec<Leased>> {
-    let lease = rig.shared.at_hand(&mut rig.shared.state(), (log, from, upto), most)?;
-    assert_eq!(lease.next, rig.shared.state().totals.next.min(upto), "all of it has been read");
-    Some(lease.records)
+fn at_hand(rig: &Rig, log: Log, from: u64, upto: u64, most: usize) -> Option<Vec<Unsettled>> {
+    let page = rig.shared.at_hand(&mut rig.shared.state(), (log, from, upto), most)?;
+    assert_eq!(page.next, rig.shared.state().totals.next.min(upto), "all of it has been read");
+    Some(page.records)
 }
 
-fn told(leased: &[Leased]) -> Vec<(u64, String)> {
-    leased.iter().map(|leased| (leased.ticket.seq, transaction(&leased.entry))).collect()
+fn told(unsettled: &[Unsettled]) -> Vec<(u64, String)> {
+    unsettled.iter().map(|unsettled| (unsettled.ticket.seq, transaction(&unsettled.entry))).collect()
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn a_small_commit_is_read_from_memory_once_and_as_it_is_on_the_disk() {
         let from = rig.shared.state().settled[Log::Usage.index()].frontier();
         rig.shared.state().tail_cache[Log::Usage.index()].packs.pop_front();
         assert!(at_hand(&rig, Log::Usage, from, END, 100).is_none(), "another waits before it");
-        assert_eq!(rig.keeper.lease(Log::Usage, from, END, 100).unwrap().records.len(), 2);
+        assert_eq!(rig.maintenance.read(Log::Usage, from, END, 100).unwrap().records.len(), 2);
         assert_eq!(at_hand(&rig, Log::Quota, from, END, 100).unwrap().len(), 1, "of another log none does");
     }
     let from = rig.shared.state().totals.next;
@@ -39,18 +39,18 @@ fn a_small_commit_is_read_from_memory_once_and_as_it_is_on_the_disk() {
     let ours = at_hand(&rig, Log::Usage, from, END, 100).unwrap();
     assert_eq!(ours.len(), 2);
     assert!(at_hand(&rig, Log::Usage, from, END, 100).is_none(), "it is given out once");
-    let theirs = rig.keeper.lease(Log::Usage, from, END, 100).unwrap().records;
+    let theirs = rig.maintenance.read(Log::Usage, from, END, 100).unwrap().records;
     assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
     assert_eq!(
         at_hand(&rig, Log::Completed, from, END, 100).unwrap().len(),
         0,
         "and nothing where there is nothing"
     );
-    for leased in &ours {
-        rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+    for unsettled in &ours {
+        rig.shared.state().deliver(&unsettled.ticket, Settlement::Delivered);
     }
     rig.check_counts();
-    drop(rig.lease(Log::Started, 0, END, 100).unwrap());
+    drop(rig.read(Log::Started, 0, END, 100).unwrap());
     rig.tick();
     drop(rig);
     let mut rig = Rig::open(dir.path());
@@ -76,7 +76,7 @@ fn a_reader_that_is_a_few_small_commits_behind_reads_them_from_memory_and_one_fa
     }
     assert!(rig.shared.state().tail_cache[Log::Usage.index()].packs.len() < 50, "few are kept");
     assert!(at_hand(&rig, Log::Usage, from, END, 100).is_none());
-    assert_eq!(rig.keeper.lease(Log::Usage, from, END, 100).unwrap().records.len(), 50);
+    assert_eq!(rig.maintenance.read(Log::Usage, from, END, 100).unwrap().records.len(), 50);
     rig.append(usage(60, 1, 100)).unwrap();
     let from = rig.shared.state().settled[Log::Usage.index()].frontier();
     assert_eq!(at_hand(&rig, Log::Usage, from, END, 100).unwrap().len(), 1, "it has caught up");
@@ -112,10 +112,10 @@ fn what_the_disk_gave_is_in_memory_no_more() {
     let mut rig = Rig::open(dir.path());
     rig.append(usage(0, 1, 100)).unwrap();
     rig.append(vec![entry(Kind::Lifecycle, 1, 100)]).unwrap();
-    assert_eq!(rig.keeper.lease(Log::Usage, 0, END, 100).unwrap().records.len(), 1);
+    assert_eq!(rig.maintenance.read(Log::Usage, 0, END, 100).unwrap().records.len(), 1);
     assert!(
         rig.shared.state().tail_cache.iter().all(|cache| cache.packs.is_empty()),
-        "nor what only the keeper reads"
+        "nor what only maintenance reads"
     );
 }
 
@@ -125,7 +125,7 @@ fn nothing_is_at_hand_while_too_many_dead_letters_wait_for_the_ledger() {
     let mut rig = Rig::open(dir.path());
     rig.append(usage(0, 1, 100_000)).unwrap();
     let large = rig.waiting(Log::Usage).remove(0);
-    rig.shared.state().bury(&large.ticket, super::model::letter(&large.entry));
+    rig.shared.state().settle_as_dead_letter(&large.ticket, super::model::letter(&large.entry));
     rig.append(usage(1, 1, 100)).unwrap();
     rig.shared.ledger_failed.store(true, std::sync::atomic::Ordering::Relaxed);
     assert!(at_hand(&rig, Log::Usage, large.ticket.seq + 1, END, 100).is_none());

@@ -32,7 +32,7 @@ pub(crate) const REFUSE_WITHIN: Duration = Duration::from_millis(10);
 const REFUSED_CONVERSATIONS: usize = 16;
 
 /// What the writer is told.
-pub(crate) enum Order {
+pub(crate) enum WriteRequest {
     /// Append this.
     Append(Append),
     /// Begin a new segment, if anything was appended to this one.
@@ -110,28 +110,28 @@ impl Writer {
     }
 
     /// Commits what comes until nobody can send any more.
-    pub(crate) fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        while let Some(first) = orders.blocking_recv() {
-            self.serve(first, &mut orders);
-            self.wait_until_mended(&mut orders);
+    pub(crate) fn run(mut self, mut write_requests: mpsc::Receiver<WriteRequest>) {
+        while let Some(first) = write_requests.blocking_recv() {
+            self.serve(first, &mut write_requests);
+            self.wait_until_mended(&mut write_requests);
             self.has_turned();
         }
     }
 
     /// Does what it is told, with what else has been told meanwhile.
-    pub(crate) fn serve(&mut self, first: Order, orders: &mut mpsc::Receiver<Order>) {
+    pub(crate) fn serve(&mut self, first: WriteRequest, write_requests: &mut mpsc::Receiver<WriteRequest>) {
         let (mut bytes, mut group, mut wants_roll) = (0, Vec::new(), false);
         let mut next = Some(first);
         while let Some(order) = next {
             match order {
-                Order::Append(append) => {
+                WriteRequest::Append(append) => {
                     bytes += append.bytes();
                     group.push(append);
                 }
-                Order::Roll => wants_roll = true,
-                Order::Wake => {}
+                WriteRequest::Roll => wants_roll = true,
+                WriteRequest::Wake => {}
             }
-            next = (bytes < COMMIT_BYTES).then(|| orders.try_recv().ok()).flatten();
+            next = (bytes < COMMIT_BYTES).then(|| write_requests.try_recv().ok()).flatten();
         }
         if wants_roll {
             self.roll_if_used();
@@ -142,14 +142,14 @@ impl Writer {
     }
 
     pub(crate) fn has_turned(&self) {
-        self.shared.turns.of_writer();
+        self.shared.liveness.writer_turned();
     }
 
     /// While the storage is broken: tries again and again to begin a new segment. Nobody waits for that: whoever appends
     /// meanwhile is refused at once, and a disk that never comes back keeps nobody from closing the outbox.
-    fn wait_until_mended(&mut self, orders: &mut mpsc::Receiver<Order>) {
+    fn wait_until_mended(&mut self, write_requests: &mut mpsc::Receiver<WriteRequest>) {
         let mut tried = Instant::now();
-        while self.is_broken() && self.refuse_meanwhile(orders) {
+        while self.is_broken() && self.refuse_meanwhile(write_requests) {
             std::thread::sleep(REFUSE_WITHIN);
             self.try_again(&mut tried);
         }
@@ -160,14 +160,14 @@ impl Writer {
     }
 
     /// Refuses what has come while the storage is broken. False if nothing more can come.
-    pub(crate) fn refuse_meanwhile(&mut self, orders: &mut mpsc::Receiver<Order>) -> bool {
+    pub(crate) fn refuse_meanwhile(&mut self, write_requests: &mut mpsc::Receiver<WriteRequest>) -> bool {
         let why = AppendError::Storage(self.broken.clone().unwrap_or_default());
-        while let Ok(order) = orders.try_recv() {
-            if let Order::Append(append) = order {
+        while let Ok(order) = write_requests.try_recv() {
+            if let WriteRequest::Append(append) = order {
                 self.refuse(append, &why);
             }
         }
-        let is_closed = orders.is_closed();
+        let is_closed = write_requests.is_closed();
         if !is_closed {
             self.has_turned();
         }

@@ -1,4 +1,4 @@
-//! Verifying an outbox that is at work: every checksum, every count, in short steps between the keeper's other work.
+//! Verifying an outbox that is at work: every checksum, every count, in short steps between maintenance's other work.
 //!
 //! What is counted changes while it is read. Appended records only become more, up to an end that is looked up first;
 //! settled ones only become more, so that what is found has to lie between two looks; a segment that leaves the row
@@ -15,7 +15,7 @@ use crate::outbox::segments::segment::{ReadError, Segment};
 use crate::outbox::state::shared::Shared;
 use crate::record::Kind;
 
-/// One step reads for so long, and the keeper has as long to itself before the next.
+/// One step reads for so long, and maintenance has as long to itself before the next.
 const STEP: Duration = Duration::from_millis(5);
 /// Dead letters of one step.
 const LETTERS_AT_ONCE: u64 = 500;
@@ -37,7 +37,7 @@ enum Stage {
         pass: Box<Pass>,
         last: u64,
     },
-    Letters(Letters),
+    Letters(DeadLetterPass),
     Sums,
     Done,
 }
@@ -57,7 +57,7 @@ struct Pass {
     problems: Vec<String>,
 }
 
-struct Letters {
+struct DeadLetterPass {
     from: u64,
     /// The counters when it began: the next number, and how many there were.
     next: u64,
@@ -121,13 +121,13 @@ impl Inspection {
         Stage::Next { behind: id, last }
     }
 
-    async fn letters(&mut self, mut letters: Letters) -> Result<Stage, ReadError> {
+    async fn letters(&mut self, mut letters: DeadLetterPass) -> Result<Stage, ReadError> {
         let (from, next) = (letters.from, letters.next);
         let (found, at, problems) = self.outbox.look(move |shared| read_letters(shared, from, next)).await?;
         letters.found += found;
         self.found.problems.extend(problems);
         if let Some(at) = at {
-            return Ok(Stage::Letters(Letters { from: at, ..letters }));
+            return Ok(Stage::Letters(DeadLetterPass { from: at, ..letters }));
         }
         self.found.dead_letters = letters.found;
         let state = self.outbox.shared.state();
@@ -170,7 +170,7 @@ fn begin(shared: &Shared, behind: u64, last: u64) -> Stage {
     let (coming, going) = (state.letters.len() as u64, state.dropped.len() as u64);
     let next = state.counters.next_dead_letter - coming;
     let counted = (state.counters.dead_letters + going).saturating_sub(coming);
-    Stage::Letters(Letters { from: 0, next, counted, found: 0 })
+    Stage::Letters(DeadLetterPass { from: 0, next, counted, found: 0 })
 }
 
 impl Pass {

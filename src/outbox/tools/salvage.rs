@@ -11,7 +11,7 @@ use crate::outbox::api::handle::Outbox;
 use crate::outbox::engine::repair;
 use crate::outbox::format::codec::Entry;
 use crate::outbox::format::log::Log;
-use crate::outbox::ledger::Letters;
+use crate::outbox::ledger::DeadLetterRemains;
 use crate::outbox::messages::AppendError;
 use crate::outbox::recovery::quarantine::{self, Report};
 use crate::outbox::segments::segment::Remains;
@@ -31,7 +31,7 @@ pub enum SalvageError {
     Append(#[from] AppendError),
     /// The dead letters could not be.
     #[error(transparent)]
-    Letters(#[from] TransferError),
+    DeadLetterRemains(#[from] TransferError),
 }
 
 /// What came of one thing in the quarantine.
@@ -84,7 +84,7 @@ impl Outbox {
         Ok(outcomes)
     }
 
-    /// Whether the keeper is setting it aside at this moment: the report is written before the folder is moved.
+    /// Whether maintenance is setting it aside at this moment: the report is written before the folder is moved.
     fn is_on_its_way(&self, folder: &Path, report: &Report) -> bool {
         let is_listed = self.shared.state().segments.iter().any(|listed| listed.segment.id == report.id);
         report.what == "segment" && is_listed && !folder.join("segment").exists()
@@ -152,7 +152,7 @@ impl Work<'_> {
     /// Brings back the dead letters of a ledger that had to be begun anew, but those that are here already, page by page.
     async fn letters(&mut self, progress: &mut impl FnMut(u64)) -> Result<(), SalvageError> {
         let ledger = self.folder.join("ledger");
-        let letters = match Letters::read(&ledger) {
+        let letters = match DeadLetterRemains::read(&ledger) {
             Ok(letters) => letters,
             Err(error) => {
                 self.outcome.trouble.push(format!("{}: {error}", ledger.join("db").display()));

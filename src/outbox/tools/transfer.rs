@@ -37,7 +37,7 @@ use crate::outbox::format::dead_letter::DeadLetter;
 use crate::outbox::format::log::Log;
 use crate::outbox::ledger::LedgerError;
 use crate::outbox::ledger::audit::ExportId;
-use crate::outbox::messages::{AppendError, Leased, Settlement, Ticket};
+use crate::outbox::messages::{AppendError, Settlement, Ticket, Unsettled};
 use crate::outbox::segments::segment::ReadError;
 use line::{Line, Parsed, parse};
 
@@ -119,7 +119,7 @@ pub enum TransferError {
         "all is taken in, but the dead letters could not be moved to their place yet; that happens by itself when the \
          ledger can be written. Do not import the file again"
     )]
-    Unburied,
+    NotDeadLettered,
 }
 
 /// What was written to a file.
@@ -294,13 +294,13 @@ impl Outbox {
     pub async fn each_waiting(
         &self,
         log: Log,
-        mut visit: impl FnMut(Vec<Leased>) -> bool,
+        mut visit: impl FnMut(Vec<Unsettled>) -> bool,
     ) -> Result<(), ReadError> {
         let (mut from, end) = (0, *self.last().borrow() + 1);
         while from < end {
-            let lease = self.lease(log, from, end, APPEND_AT_ONCE).await?;
-            from = lease.next;
-            if !visit(lease.records) {
+            let log_page = self.read(log, from, end, APPEND_AT_ONCE).await?;
+            from = log_page.next;
+            if !visit(log_page.records) {
                 break;
             }
         }
@@ -329,14 +329,14 @@ impl Outbox {
                 (place.stage, place.from) = (Stage::Log(n + 1), 0);
                 continue;
             }
-            let lease = self.lease(*log, place.from, place.end, AT_ONCE).await?;
+            let log_page = self.read(*log, place.from, place.end, AT_ONCE).await?;
             let mut page = ExportPage::default();
-            for leased in &lease.records {
-                let Entry::Record(record) = &leased.entry else { continue };
+            for unsettled in &log_page.records {
+                let Entry::Record(record) = &unsettled.entry else { continue };
                 Line::of(record).write(&mut page.text)?;
-                page.tickets.push(leased.ticket);
+                page.tickets.push(unsettled.ticket);
             }
-            place.from = lease.next;
+            place.from = log_page.next;
             if !page.tickets.is_empty() {
                 return Ok(Some(page));
             }
@@ -434,7 +434,7 @@ impl Outbox {
         if !exports.is_empty() {
             self.note_imported(exports).await?;
         }
-        if self.flush().await { Ok(()) } else { Err(TransferError::Unburied) }
+        if self.flush().await { Ok(()) } else { Err(TransferError::NotDeadLettered) }
     }
 
     /// Takes in a chunk of what was exported, but what is known, and waits until it is durable.

@@ -47,7 +47,7 @@ impl Outbox {
         if !dir.join("lock").exists() {
             return Err(absent());
         }
-        let _hold = open::lock(dir)?;
+        let _lock = open::lock(dir)?;
         manifest::read(dir)?.ok_or_else(absent)?;
         let mut verifier = Verifier { settled: Vec::new(), found: Verified::default(), progress };
         // IMPORTANT: what its log or its mark says is damaged or unsynced is not opened: that would mend it.

@@ -1,10 +1,10 @@
 //! The notes of commands: read, written and forgotten, each change a commit of its own.
 
-use super::Keeper;
+use super::Maintenance;
 use crate::outbox::ledger::command_notes::{CommandNote, CommandNotes};
-use crate::outbox::ledger::{Entry, LedgerError};
+use crate::outbox::ledger::{LedgerBatch, LedgerError};
 
-impl Keeper {
+impl Maintenance {
     pub(super) fn command_notes(&self) -> Result<CommandNotes, LedgerError> {
         let notes = self.shared.ledger.commands()?.into_iter();
         let read = notes.map(|(number, note)| {
@@ -20,13 +20,13 @@ impl Keeper {
         note: Option<&(u64, CommandNote)>,
         forget: &[u64],
     ) -> Result<(), LedgerError> {
-        let mut entry = Entry::default();
+        let mut batch = LedgerBatch::default();
         if let Some((number, note)) = note {
-            entry.command(*number, note);
+            batch.command(*number, note);
         }
         for number in forget {
-            entry.forget_command(*number);
+            batch.forget_command(*number);
         }
-        self.shared.write(entry)
+        self.shared.write(batch)
     }
 }

@@ -2,23 +2,23 @@
 
 use std::collections::BTreeSet;
 
-use super::Keeper;
+use super::Maintenance;
 use crate::outbox::format::codec::Entry;
 use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
 use crate::outbox::format::log::Log;
 use crate::outbox::ledger::LedgerError;
-use crate::outbox::messages::Leased;
+use crate::outbox::messages::Unsettled;
 use crate::outbox::state::space::FULL;
 
 const READING: &str = "reading rejected messages";
 /// Rejected messages are moved so many at a time.
-const BURIAL: usize = 512;
+const REJECTED_AT_ONCE: usize = 512;
 /// Likewise while records come in or go out: some 2,500 a second, at a twentieth of a core.
-const BURIAL_BESIDES: usize = 128;
+const REJECTED_BESIDES: usize = 128;
 /// Dead letters are handed out in pages of at most so many bytes, as stored.
 const PAGE_BYTES: usize = 1 << 20;
 
-impl Keeper {
+impl Maintenance {
     /// Whether the intake has appended what it could not accept.
     pub(super) fn has_rejected(&self) -> bool {
         let state = self.shared.state();
@@ -28,30 +28,34 @@ impl Keeper {
     }
 
     /// Up to which number none is left of it.
-    pub(super) fn buried(&self) -> u64 {
+    pub(super) fn dead_lettered_until(&self) -> u64 {
         if !self.has_rejected() {
             return u64::MAX;
         }
         self.shared.state().settled[Log::Rejected.index()].frontier()
     }
 
-    /// Whether what is not buried fills the outbox, or lies in an old segment, which would have to be open beside those
+    /// Whether what is not dead-lettered yet fills the outbox, or lies in an old segment, which would have to be open beside those
     /// that are being read.
-    fn is_burying_late(&self, frontier: u64) -> bool {
+    fn is_dead_lettering_late(&self, frontier: u64) -> bool {
         let newest = self.shared.state().segments.last().map(|listed| listed.info.base);
         *self.shared.paused.borrow() == Some(FULL) || newest.is_some_and(|base| frontier < base)
     }
 
     /// Moves some of it to the dead letters.
-    pub(super) fn bury_rejected(&mut self) {
+    pub(super) fn dead_letter_rejected(&mut self) {
         self.has_more_rejected = false;
         if !self.has_rejected() {
             return;
         }
         let from = self.shared.state().settled[Log::Rejected.index()].frontier();
-        let most = if self.is_quiet() || self.is_burying_late(from) { BURIAL } else { BURIAL_BESIDES };
-        let lease = match self.lease(Log::Rejected, from, u64::MAX, most) {
-            Ok(lease) => lease,
+        let most = if self.is_quiet() || self.is_dead_lettering_late(from) {
+            REJECTED_AT_ONCE
+        } else {
+            REJECTED_BESIDES
+        };
+        let page = match self.read(Log::Rejected, from, u64::MAX, most) {
+            Ok(page) => page,
             Err(error) => {
                 if self.troubles.met(READING, &error) {
                     tracing::error!(%error, "rejected messages cannot be read");
@@ -61,7 +65,7 @@ impl Keeper {
         };
         self.troubles.over(READING);
         let mut state = self.shared.state();
-        for Leased { ticket, entry } in lease.records {
+        for Unsettled { ticket, entry } in page.records {
             let letter = match entry {
                 Entry::Rejected(rejected) => DeadLetter {
                     id: 0,
@@ -80,7 +84,7 @@ impl Keeper {
                 // A record never lies in this log.
                 Entry::Record(_) => continue,
             };
-            state.bury(&ticket, letter);
+            state.settle_as_dead_letter(&ticket, letter);
         }
         drop(state);
         self.has_more_rejected = self.commit() && self.has_rejected();

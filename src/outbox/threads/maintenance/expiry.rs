@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Keeper;
+use super::Maintenance;
 use crate::record::Timestamp;
 use crate::time::Moment;
 
@@ -20,7 +20,7 @@ const PURGE_EVERY: Duration = Duration::from_mins(1);
 const PURGE_PART: u64 = 1000;
 const PURGE_AT_LEAST: u64 = 10;
 
-/// How far the keeper has got with it.
+/// How far maintenance has got with it.
 pub(super) struct Expiry {
     /// When all of them had been looked through.
     looked_at: Option<Instant>,
@@ -36,7 +36,7 @@ impl Expiry {
     }
 }
 
-impl Keeper {
+impl Maintenance {
     /// Deletes some of those that are too old. Not the oldest come first: some were another outbox's.
     pub(crate) fn expire_letters(&mut self, moment: Moment) {
         let Some(now) = self.shared.confirmed.now(moment) else { return };

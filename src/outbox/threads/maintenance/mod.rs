@@ -1,10 +1,10 @@
-//! The keeper: reads packs for the drain, makes settlements durable, and deletes what is settled.
+//! Maintenance: reads packs for the drain, makes settlements durable, and deletes what is settled.
 
 mod command_notes;
 mod dead_letters;
 mod expiry;
-mod lease;
 mod oldest;
+mod reading;
 mod tidy;
 mod troubles;
 
@@ -16,12 +16,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::writer::Order;
+use super::writer::WriteRequest;
 use crate::outbox::format::dead_letter::DeadLetter;
 use crate::outbox::format::log::Log;
 use crate::outbox::ledger::LedgerError;
 use crate::outbox::ledger::command_notes::{CommandNote, CommandNotes};
-use crate::outbox::messages::Lease;
+use crate::outbox::messages::LogPage;
 use crate::outbox::segments::segment::ReadError;
 use crate::outbox::state::shared::Shared;
 use crate::telemetry::failpoint;
@@ -37,14 +37,14 @@ const RETRY_AFTER: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 5
 /// What need not be done with every tick: carrying forward, retention, the reserve.
 const CHORES: Duration = Duration::from_secs(1);
 
-/// What the keeper is asked.
-pub(crate) enum Request {
-    Lease {
+/// What maintenance is asked.
+pub(crate) enum MaintenanceRequest {
+    Read {
         log: Log,
         from: u64,
         upto: u64,
         most: usize,
-        done: oneshot::Sender<Result<Lease, ReadError>>,
+        done: oneshot::Sender<Result<LogPage, ReadError>>,
     },
     Letters {
         from: u64,
@@ -72,10 +72,10 @@ pub(crate) enum Request {
     Wake,
 }
 
-pub(crate) struct Keeper {
+pub(crate) struct Maintenance {
     shared: Arc<Shared>,
     /// Where the writer is asked for a new segment; does not keep it alive.
-    orders: mpsc::WeakSender<Order>,
+    write_requests: mpsc::WeakSender<WriteRequest>,
     failed_at: Option<Instant>,
     /// When the oldest record could not be looked up.
     oldest_failed_at: Option<Instant>,
@@ -88,7 +88,7 @@ pub(crate) struct Keeper {
     troubles: Troubles,
     /// When each of the open segments was last read.
     last_read: BTreeMap<u64, Instant>,
-    /// The last burial went well, and left some rejected messages to the next.
+    /// The last dead-lettering went well, and left some rejected messages to the next.
     has_more_rejected: bool,
     /// It was to tick at once if nobody asked for anything.
     is_pressed: bool,
@@ -110,11 +110,11 @@ struct LetterReader {
     done: oneshot::Sender<Result<Vec<DeadLetter>, LedgerError>>,
 }
 
-impl Keeper {
-    pub(crate) fn new(shared: Arc<Shared>, orders: mpsc::WeakSender<Order>) -> Self {
+impl Maintenance {
+    pub(crate) fn new(shared: Arc<Shared>, write_requests: mpsc::WeakSender<WriteRequest>) -> Self {
         Self {
             shared,
-            orders,
+            write_requests,
             failed_at: None,
             oldest_failed_at: None,
             chores_at: Instant::now(),
@@ -133,19 +133,19 @@ impl Keeper {
     }
 
     /// Serves requests and ticks until nobody can ask any more; then commits what is left.
-    pub(crate) fn run(mut self, requests: &Receiver<Request>) {
+    pub(crate) fn run(mut self, requests: &Receiver<MaintenanceRequest>) {
         let mut ticked = Instant::now();
         while self.turn(requests, &mut ticked) {
-            self.shared.turns.of_keeper();
+            self.shared.liveness.maintenance_turned();
         }
     }
 
     /// Serves a request or ticks. False when nobody can ask any more.
     ///
-    /// A tick is short, also in a flood of rejected messages: it buries some of them, and who asks meanwhile comes between
-    /// it and the next. Nor does burying, which costs more than appending, slow the good ones among them: while
+    /// A tick is short, also in a flood of rejected messages: it dead-letters some of them, and who asks meanwhile comes between
+    /// it and the next. Nor does dead-lettering, which costs more than appending, slow the good ones among them: while
     /// records come in or go out there are no more ticks than without it.
-    pub(crate) fn turn(&mut self, requests: &Receiver<Request>, ticked: &mut Instant) -> bool {
+    pub(crate) fn turn(&mut self, requests: &Receiver<MaintenanceRequest>, ticked: &mut Instant) -> bool {
         let wait = self.wait(*ticked);
         match requests.recv_timeout(wait) {
             Ok(request) => self.step(Some(request), ticked),
@@ -161,7 +161,7 @@ impl Keeper {
     /// Nobody can ask any more.
     pub(crate) fn end(&mut self) {
         self.failed_at = None;
-        // What it does not bury stays where it is, for the next start.
+        // What it does not dead-letter stays where it is, for the next start.
         self.tick();
     }
 
@@ -178,7 +178,7 @@ impl Keeper {
     }
 
     /// Serves the request, if one came within the wait; ticks if that is due.
-    pub(crate) fn step(&mut self, request: Option<Request>, ticked: &mut Instant) {
+    pub(crate) fn step(&mut self, request: Option<MaintenanceRequest>, ticked: &mut Instant) {
         let is_due = match request {
             Some(request) => {
                 self.serve(request);
@@ -212,13 +212,13 @@ impl Keeper {
             return;
         }
         let saved = self.commit();
-        let buried = self.buried();
+        let dead_lettered = self.dead_lettered_until();
         let waits = saved && self.has_more_rejected;
         for (upto, done) in std::mem::take(&mut self.flushes) {
-            if waits && buried < upto {
+            if waits && dead_lettered < upto {
                 self.flushes.push((upto, done));
             } else {
-                let _ = done.send(saved && buried >= upto);
+                let _ = done.send(saved && dead_lettered >= upto);
             }
         }
     }
@@ -230,7 +230,7 @@ impl Keeper {
                 continue;
             }
             let letters = self.letters(reader.from, reader.most);
-            let may_be_more = self.has_more_rejected && self.buried() < reader.upto;
+            let may_be_more = self.has_more_rejected && self.dead_lettered_until() < reader.upto;
             if may_be_more && letters.as_ref().is_ok_and(Vec::is_empty) {
                 self.readers.push(reader);
             } else {
@@ -240,16 +240,16 @@ impl Keeper {
     }
 
     /// Whoever asked may have gone: then nobody hears the answer.
-    fn serve(&mut self, request: Request) {
+    fn serve(&mut self, request: MaintenanceRequest) {
         match request {
-            Request::Lease { log, from, upto, most, done } => {
-                let lease = self.lease(log, from, upto, most);
-                if lease.as_ref().is_ok_and(|lease| !lease.records.is_empty()) {
+            MaintenanceRequest::Read { log, from, upto, most, done } => {
+                let page = self.read(log, from, upto, most);
+                if page.as_ref().is_ok_and(|page| !page.records.is_empty()) {
                     self.busy_at = Instant::now();
                 }
-                let _ = done.send(lease);
+                let _ = done.send(page);
             }
-            Request::Letters { from, most, done } => {
+            MaintenanceRequest::Letters { from, most, done } => {
                 let letters = self.letters(from, most);
                 if letters.as_ref().is_ok_and(Vec::is_empty) {
                     // What is still on its way to the ledger is a dead letter too: only behind all that is the end. That
@@ -260,19 +260,19 @@ impl Keeper {
                     let _ = done.send(letters);
                 }
             }
-            Request::DropLetters { ids, done } => {
+            MaintenanceRequest::DropLetters { ids, done } => {
                 self.tick();
                 let _ = done.send(self.drop_letters(&ids));
             }
-            Request::Look(look) => look(&self.shared),
-            Request::CommandNotes { done } => {
+            MaintenanceRequest::Look(look) => look(&self.shared),
+            MaintenanceRequest::CommandNotes { done } => {
                 let _ = done.send(self.command_notes());
             }
-            Request::NoteCommand { note, forget, done } => {
+            MaintenanceRequest::NoteCommand { note, forget, done } => {
                 let _ = done.send(self.note_command(note.as_ref(), &forget));
             }
-            Request::Wake => {}
-            Request::Flush { done } => {
+            MaintenanceRequest::Wake => {}
+            MaintenanceRequest::Flush { done } => {
                 let upto = self.shared.state().totals.next;
                 self.flushes.push((upto, done));
             }
@@ -288,7 +288,7 @@ impl Keeper {
             self.has_more_rejected = false;
             return;
         }
-        self.bury_rejected();
+        self.dead_letter_rejected();
         self.tidy();
         self.commit();
         self.look_for_oldest();
@@ -315,9 +315,9 @@ impl Keeper {
     }
 
     fn ask_for_new_segment(&self) {
-        if let Some(orders) = self.orders.upgrade() {
+        if let Some(write_requests) = self.write_requests.upgrade() {
             // A writer that is too busy to listen will be asked again with the next tick.
-            let _ = orders.try_send(Order::Roll);
+            let _ = write_requests.try_send(WriteRequest::Roll);
         }
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Keeper;
-use super::lease::OPEN_SEGMENTS;
+use super::Maintenance;
+use super::reading::OPEN_SEGMENTS;
 use crate::outbox::format::log::Log;
 use crate::outbox::segments::segment::ReadError;
 use crate::outbox::state::Unread;
@@ -17,11 +17,11 @@ use crate::outbox::state::Unread;
 /// After a header that could not be read. Whoever reads the records deals with the damage.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-impl Keeper {
+impl Maintenance {
     /// Looks up the first pack that nobody has read, of each log of which that is not known.
     pub(crate) fn look_for_oldest(&mut self) {
         let is_early = self.oldest_failed_at.is_some_and(|at| at.elapsed() < RETRY_AFTER);
-        if is_early || !self.shared.hold.is_in_place() {
+        if is_early || !self.shared.dir_lock.is_in_place() {
             return;
         }
         self.oldest_failed_at = None;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::Keeper;
-use super::lease::OPEN_SEGMENTS;
+use super::Maintenance;
+use super::reading::OPEN_SEGMENTS;
 use crate::outbox::engine::database::Batch;
 use crate::outbox::format::log::Log;
 use crate::outbox::segments::segment::{self, Listed, ReadError, Segment};
@@ -25,13 +25,13 @@ const STRAGGLERS: u64 = 16;
 type Straggler = (Arc<Segment>, Arc<Segment>, Vec<(Log, u64)>);
 
 /// What is to be done with a sealed segment.
-enum Fate {
+enum SegmentStatus {
     Stays,
     Settled,
     Missing,
 }
 
-fn fate(listed: &Listed, settled: &[Settled; Log::COUNT]) -> Fate {
+fn status_of(listed: &Listed, settled: &[Settled; Log::COUNT]) -> SegmentStatus {
     let (info, waiting) = (&listed.info, listed.info.waiting());
     let of = |log: Log| &settled[log.index()];
     if waiting.total() == 0 {
@@ -39,19 +39,19 @@ fn fate(listed: &Listed, settled: &[Settled; Log::COUNT]) -> Fate {
         let is_covered = |log: &Log| {
             info.ranges[log.index()].is_none_or(|(first, last)| of(*log).covers(first.max(info.base), last))
         };
-        return if Log::ALL.iter().all(is_covered) { Fate::Settled } else { Fate::Stays };
+        return if Log::ALL.iter().all(is_covered) { SegmentStatus::Settled } else { SegmentStatus::Stays };
     }
     let has_all_been_read = |log: &Log| {
         waiting.of(*log) == 0
             || of(*log).frontier() >= info.end() && of(*log).open_in(info.base, info.end()).next().is_none()
     };
-    if Log::ALL.iter().all(has_all_been_read) { Fate::Missing } else { Fate::Stays }
+    if Log::ALL.iter().all(has_all_been_read) { SegmentStatus::Missing } else { SegmentStatus::Stays }
 }
 
-impl Keeper {
+impl Maintenance {
     pub(super) fn tidy(&mut self) {
         // While the folder is away nothing in it is deleted or set aside.
-        if !self.shared.hold.is_in_place() {
+        if !self.shared.dir_lock.is_in_place() {
             return;
         }
         let mut missing = Vec::new();
@@ -62,12 +62,12 @@ impl Keeper {
             let is_newest = |listed: &Listed| Some(listed.segment.id) == newest;
             let (mut stay, mut leave) = (Vec::new(), Vec::new());
             for listed in std::mem::take(&mut state.segments) {
-                match fate(&listed, &state.settled) {
-                    Fate::Settled if !is_newest(&listed) && listed.faults.is_empty() => {
+                match status_of(&listed, &state.settled) {
+                    SegmentStatus::Settled if !is_newest(&listed) && listed.faults.is_empty() => {
                         leave.push(listed.segment);
                     }
                     // All of it is settled, but not all of it can be read: kept for whoever wants to know why.
-                    Fate::Settled | Fate::Missing if !is_newest(&listed) => {
+                    SegmentStatus::Settled | SegmentStatus::Missing if !is_newest(&listed) => {
                         missing.push(listed.segment.id);
                         stay.push(listed);
                     }
@@ -101,9 +101,9 @@ impl Keeper {
     /// What need not be done with every tick.
     pub(crate) fn chores(&mut self) {
         (self.chores_at, self.copies_totals) = (Instant::now(), true);
-        self.shared.letter_log.tick(Instant::now());
+        self.shared.dead_letter_log.tick(Instant::now());
         // While the folder is away nothing is made in its place, and what is open stays open: it can still be read.
-        if !self.shared.hold.is_in_place() {
+        if !self.shared.dir_lock.is_in_place() {
             return;
         }
         self.expire_letters(Moment::now());

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Keeper;
+use super::Maintenance;
 use crate::outbox::format::log::Log;
-use crate::outbox::messages::{Lease, Leased, Ticket};
+use crate::outbox::messages::{LogPage, Ticket, Unsettled};
 use crate::outbox::segments::segment::{Listed, ReadError, Segment};
 
-/// A lease ends behind so many bytes: a bound on the memory of whoever reads.
+/// A page ends behind so many bytes: a bound on the memory of whoever reads.
 const LEASE_BYTES: usize = 2 << 20;
 /// Of the sealed segments so many stay open: the one that is read, and one of another log or for a session that waits.
 pub(super) const OPEN_SEGMENTS: usize = 2;
@@ -18,9 +18,9 @@ pub(super) const OPEN_SEGMENTS: usize = 2;
 /// other logs, which come by the dozen, say nothing of this one.
 const UNREAD: Duration = Duration::from_secs(1);
 
-/// A lease in the making.
+/// A page in the making.
 struct Reading {
-    records: Vec<Leased>,
+    records: Vec<Unsettled>,
     bytes: usize,
     most: usize,
     /// Where reading goes on.
@@ -41,8 +41,8 @@ struct Stretch {
     is_newest: bool,
 }
 
-impl Keeper {
-    pub(crate) fn lease(&mut self, log: Log, from: u64, upto: u64, most: usize) -> Result<Lease, ReadError> {
+impl Maintenance {
+    pub(crate) fn read(&mut self, log: Log, from: u64, upto: u64, most: usize) -> Result<LogPage, ReadError> {
         let (start, stretches, end) = {
             let state = self.shared.state();
             if self.shared.must_not_read(&state) {
@@ -65,7 +65,7 @@ impl Keeper {
         };
         let mut reading = Reading { records: Vec::new(), bytes: 0, most, at: start };
         for stretch in &stretches {
-            if !stretch.segment.is_open() && self.shared.hold.is_in_place() {
+            if !stretch.segment.is_open() && self.shared.dir_lock.is_in_place() {
                 // Before it takes memory, and not behind it.
                 self.close_read_through();
                 self.close_unread(OPEN_SEGMENTS - 1);
@@ -74,7 +74,7 @@ impl Keeper {
             match self.read_stretch(log, from, end, stretch, &mut reading) {
                 Ok(()) => {}
                 // Out of sight is not damaged.
-                Err(error) if !self.shared.hold.is_in_place() => return Err(error),
+                Err(error) if !self.shared.dir_lock.is_in_place() => return Err(error),
                 Err(error) if error.is_damage() => self.out_of_reach(stretch, &error)?,
                 Err(error) => {
                     // Opening a database takes room, too.
@@ -86,7 +86,7 @@ impl Keeper {
                 break;
             }
         }
-        if self.shared.hold.is_in_place() {
+        if self.shared.dir_lock.is_in_place() {
             self.close_unread(OPEN_SEGMENTS);
         }
         // All there is has been read, unless it was cut short.
@@ -94,10 +94,10 @@ impl Keeper {
         let mut state = self.shared.state();
         state.settled[log.index()].advance(next);
         state.tail_cache[log.index()].forget_below(next);
-        Ok(Lease { records: reading.records, next: next.max(from) })
+        Ok(LogPage { records: reading.records, next: next.max(from) })
     }
 
-    /// Reads what `log` has in one segment, until the lease is full.
+    /// Reads what `log` has in one segment, until the page is full.
     fn read_stretch(
         &self,
         log: Log,
@@ -120,7 +120,7 @@ impl Keeper {
                         for (seq, entry) in (first..).zip(entries) {
                             if seq >= from && !settled.is_settled(seq) {
                                 reading.bytes += entry.len();
-                                reading.records.push(Leased { ticket: Ticket::of(seq, log, &entry), entry });
+                                reading.records.push(Unsettled { ticket: Ticket::of(seq, log, &entry), entry });
                             }
                         }
                         first + u64::from(header.count)

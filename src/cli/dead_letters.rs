@@ -4,7 +4,7 @@ use anyhow::bail;
 use clap::Subcommand;
 
 use super::out::{print_json, say};
-use super::place::{Common, Hands};
+use super::target::{Common, Hands};
 use super::user::confirm;
 use crate::admin::{Dropped, LetterFilter, Replayed, Selection};
 use crate::config::Flags;

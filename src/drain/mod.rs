@@ -38,7 +38,7 @@ use crate::record::Kind;
 use crate::telemetry::metrics::Metrics;
 use uuid::Uuid;
 
-pub use admission::{Asked, Turns, turns};
+pub use admission::{Admission, AdmissionQueue, admission_channel};
 use batch::Batching;
 pub use batch::{Compression, DeliveryMode, Settings as BatchSettings};
 use controls::Limiter;
@@ -172,7 +172,7 @@ pub struct Drain {
     /// What an operator wants.
     pub orders: watch::Receiver<Orders>,
     /// Who else wants to use the link.
-    pub turns: Asked,
+    pub admission: AdmissionQueue,
 }
 
 /// In which form records are sent.
@@ -304,7 +304,7 @@ impl Drain {
                 Ok(()) = last.changed() => {}
                 Ok(()) = watermark.changed() => {}
                 Ok(()) = orders.changed() => run.obey(*orders.borrow_and_update()),
-                Some(turn) = run.drain.turns.next(), if run.turn.is_none() => run.turn = Some(turn),
+                Some(turn) = run.drain.admission.next(), if run.turn.is_none() => run.turn = Some(turn),
                 () = sleep_until(next) => {}
                 _ = sweep.tick() => run.sweep(),
             }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::picture::Picture;
+use super::snapshot::Snapshot;
 use crate::http::requests::Requests;
 
 /// So many looks are kept for the charts.
@@ -12,10 +12,10 @@ const HISTORY: usize = 240;
 const SMOOTH: usize = 10;
 
 /// One look at an agent: when, since some moment, and what it said.
-pub(super) type Seen = (Duration, Result<Picture, String>);
+pub(super) type Seen = (Duration, Result<Snapshot, String>);
 
 /// All agents.
-pub(super) struct Board {
+pub(super) struct View {
     pub agents: Vec<Watched>,
     /// Which is shown whole.
     pub selected: usize,
@@ -25,8 +25,8 @@ pub(super) struct Board {
 /// One agent.
 pub(super) struct Watched {
     pub address: String,
-    /// The last picture there was.
-    pub picture: Option<Picture>,
+    /// The last snapshot there was.
+    pub snapshot: Option<Snapshot>,
     /// Why there is none now.
     pub trouble: Option<String>,
     /// Since when, and how long by now.
@@ -56,11 +56,11 @@ pub(super) enum Drained {
     Unknown,
 }
 
-impl Board {
+impl View {
     pub(super) fn new(addresses: impl Iterator<Item = String>) -> Self {
         let watched = |address| Watched {
             address,
-            picture: None,
+            snapshot: None,
             trouble: None,
             away: None,
             last: None,
@@ -87,22 +87,22 @@ impl Board {
 }
 
 impl Watched {
-    fn seen(&mut self, at: Duration, said: Result<Picture, String>) {
+    fn seen(&mut self, at: Duration, said: Result<Snapshot, String>) {
         let since = self.looked.replace(at).unwrap_or(at);
         match said {
-            Ok(picture) => {
-                if let (Some(last), Some(before)) = (self.last, &self.picture) {
+            Ok(snapshot) => {
+                if let (Some(last), Some(before)) = (self.last, &self.snapshot) {
                     let seconds = at.saturating_sub(last).as_secs_f64().max(0.001);
                     // Another outbox under this address begins anew.
                     let rate = |now: f64, before: f64| ((now - before) / seconds).max(0.0);
                     let (come, gone) =
-                        (rate(picture.enqueued, before.enqueued), rate(picture.settled, before.settled));
+                        (rate(snapshot.enqueued, before.enqueued), rate(snapshot.settled, before.settled));
                     push(&mut self.come, come);
                     push(&mut self.gone, gone);
                     push(&mut self.since, since);
                 }
-                self.requests.push(at.as_secs_f64(), picture.routes.clone());
-                (self.picture, self.last) = (Some(picture), Some(at));
+                self.requests.push(at.as_secs_f64(), snapshot.routes.clone());
+                (self.snapshot, self.last) = (Some(snapshot), Some(at));
                 (self.trouble, self.away) = (None, None);
             }
             Err(why) => {
@@ -110,7 +110,7 @@ impl Watched {
                 self.away = Some((away_since, at));
                 self.trouble = Some(why);
                 // A gap in the charts: what went meanwhile is not known.
-                if self.picture.is_some() {
+                if self.snapshot.is_some() {
                     push(&mut self.come, 0.0);
                     push(&mut self.gone, 0.0);
                     push(&mut self.since, since);
@@ -121,7 +121,7 @@ impl Watched {
 
     /// Its name, or where it is.
     pub(super) fn name(&self) -> &str {
-        self.picture.as_ref().map_or(&self.address, |picture| &picture.server_id)
+        self.snapshot.as_ref().map_or(&self.address, |snapshot| &snapshot.server_id)
     }
 
     /// For how long it has been away.
@@ -144,10 +144,10 @@ impl Watched {
     }
 
     pub(super) fn drained(&self) -> Drained {
-        let Some(picture) = self.picture.as_ref().filter(|_| self.trouble.is_none()) else {
+        let Some(snapshot) = self.snapshot.as_ref().filter(|_| self.trouble.is_none()) else {
             return Drained::Unknown;
         };
-        let depth = picture.total_depth();
+        let depth = snapshot.total_depth();
         if depth < 1.0 {
             return Drained::Now;
         }
@@ -159,9 +159,9 @@ impl Watched {
             rates.iter().rev().take(count).sum::<f64>() / count as f64
         };
         let (come, gone) = (mean(&self.come), mean(&self.gone));
-        let may_pass = !picture.link_down || picture.holds_kinds;
+        let may_pass = !snapshot.link_down || snapshot.holds_kinds;
         let delivers =
-            may_pass && picture.drain_holds.is_none() && self.gone.back().is_some_and(|gone| *gone > 0.0);
+            may_pass && snapshot.drain_holds.is_none() && self.gone.back().is_some_and(|gone| *gone > 0.0);
         match gone - come {
             faster if faster > 0.0 && delivers => Drained::In(depth / faster),
             slower if slower < 0.0 => Drained::Growing,

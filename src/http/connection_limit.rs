@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// All places of one listener. Whoever accepts its connections takes them, one after the other.
-pub(super) struct Seats {
+pub(super) struct ConnectionLimit {
     most: usize,
     state: Mutex<State>,
     /// A place was left, or a connection has nothing to do.
@@ -27,8 +27,8 @@ struct State {
 }
 
 /// A connection's place, until it is dropped.
-pub(super) struct Seat {
-    seats: Arc<Seats>,
+pub(super) struct ConnectionPermit {
+    limit: Arc<ConnectionLimit>,
     leave: Arc<Notify>,
     /// A request has come and its answer has not gone.
     answering: AtomicBool,
@@ -40,7 +40,7 @@ pub(super) struct Seat {
     wait: AtomicU64,
 }
 
-impl Seats {
+impl ConnectionLimit {
     pub(super) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, state: Mutex::default(), changed: Notify::new() })
     }
@@ -51,30 +51,30 @@ impl Seats {
     }
 
     /// A place, when there is one. Waits only while every connection is being answered.
-    pub(super) async fn take(self: &Arc<Self>) -> Seat {
+    pub(super) async fn take(self: &Arc<Self>) -> ConnectionPermit {
         loop {
-            if let Some(seat) = self.try_take() {
-                return seat;
+            if let Some(permit) = self.try_take() {
+                return permit;
             }
             self.changed.notified().await;
         }
     }
 
-    fn try_take(self: &Arc<Self>) -> Option<Seat> {
+    fn try_take(self: &Arc<Self>) -> Option<ConnectionPermit> {
         let mut state = self.state();
         if state.taken < self.most {
             state.taken += 1;
             drop(state);
-            let seat = Seat {
-                seats: Arc::clone(self),
+            let permit = ConnectionPermit {
+                limit: Arc::clone(self),
                 leave: Arc::default(),
                 answering: AtomicBool::new(false),
                 stalled: AtomicBool::new(false),
                 starved: AtomicBool::new(false),
                 wait: AtomicU64::new(0),
             };
-            seat.settle();
-            return Some(seat);
+            permit.settle();
+            return Some(permit);
         }
         // One place is needed: one leaves.
         state.make_room();
@@ -105,7 +105,7 @@ impl State {
     }
 }
 
-impl Seat {
+impl ConnectionPermit {
     /// A request is being answered, or not any more.
     pub(super) fn answering(&self, answering: bool) {
         self.answering.store(answering, Ordering::Relaxed);
@@ -134,7 +134,7 @@ impl Seat {
         if works == (wait == 0) {
             return;
         }
-        let mut state = self.seats.state();
+        let mut state = self.limit.state();
         if works {
             // One that was told to leave already keeps its number, by which it is known when it has left.
             if state.waiting.remove(&wait).is_some() {
@@ -147,7 +147,7 @@ impl Seat {
         let wait = state.waits;
         state.waiting.insert(wait, Arc::clone(&self.leave));
         drop(state);
-        self.seats.changed.notify_one();
+        self.limit.changed.notify_one();
     }
 
     /// Done when somebody else needs the place.
@@ -156,16 +156,16 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut state = self.seats.state();
+        let mut state = self.limit.state();
         state.taken -= 1;
         let wait = self.wait.load(Ordering::Relaxed);
         if wait != 0 && state.waiting.remove(&wait).is_none() {
             state.leaving -= 1;
         }
         drop(state);
-        self.seats.changed.notify_one();
+        self.limit.changed.notify_one();
     }
 }
 
@@ -175,14 +175,14 @@ mod tests {
 
     use super::*;
 
-    fn is_wanted(seat: &Seat) -> bool {
-        seat.wanted().now_or_never().is_some()
+    fn is_wanted(permit: &ConnectionPermit) -> bool {
+        permit.wanted().now_or_never().is_some()
     }
 
     #[test]
     fn whoever_has_waited_longest_makes_room_and_nobody_else() {
-        let seats = Seats::new(3);
-        let take = || seats.take().now_or_never();
+        let limit = ConnectionLimit::new(3);
+        let take = || limit.take().now_or_never();
         let (a, b, c) = (take().unwrap(), take().unwrap(), take().unwrap());
         // The first has had a request since, and waits again: it is the last in the row now.
         a.answering(true);
@@ -197,37 +197,37 @@ mod tests {
 
     #[test]
     fn who_is_being_answered_keeps_the_place() {
-        let seats = Seats::new(1);
-        let seat = seats.take().now_or_never().expect("a place");
-        seat.answering(true);
-        let mut next = Box::pin(seats.take());
+        let limit = ConnectionLimit::new(1);
+        let permit = limit.take().now_or_never().expect("a place");
+        permit.answering(true);
+        let mut next = Box::pin(limit.take());
         assert!(next.as_mut().now_or_never().is_none());
-        assert!(!is_wanted(&seat));
-        seat.answering(false);
+        assert!(!is_wanted(&permit));
+        permit.answering(false);
         assert!(next.as_mut().now_or_never().is_none());
-        assert!(is_wanted(&seat), "it has its answer");
-        drop(seat);
+        assert!(is_wanted(&permit), "it has its answer");
+        drop(permit);
         assert!(next.now_or_never().is_some());
     }
 
     #[test]
     fn whoever_takes_nothing_of_the_answer_makes_room() {
-        let seats = Seats::new(1);
-        let seat = seats.take().now_or_never().expect("a place");
-        seat.answering(true);
-        seat.stalled(true);
-        seat.stalled(false);
-        assert!(seats.take().now_or_never().is_none() && !is_wanted(&seat), "it takes it again");
-        seat.stalled(true);
-        seat.answering(false);
-        seat.stalled(false);
-        assert!(seats.take().now_or_never().is_none() && is_wanted(&seat), "it was answered");
+        let limit = ConnectionLimit::new(1);
+        let permit = limit.take().now_or_never().expect("a place");
+        permit.answering(true);
+        permit.stalled(true);
+        permit.stalled(false);
+        assert!(limit.take().now_or_never().is_none() && !is_wanted(&permit), "it takes it again");
+        permit.stalled(true);
+        permit.answering(false);
+        permit.stalled(false);
+        assert!(limit.take().now_or_never().is_none() && is_wanted(&permit), "it was answered");
     }
 
     #[test]
     fn whoever_does_not_send_the_rest_of_the_request_makes_room() {
-        let seats = Seats::new(2);
-        let take = || seats.take().now_or_never();
+        let limit = ConnectionLimit::new(2);
+        let take = || limit.take().now_or_never();
         let (slow, busy) = (take().expect("a place"), take().expect("a place"));
         slow.answering(true);
         busy.answering(true);
@@ -243,27 +243,27 @@ mod tests {
 
     #[test]
     fn room_can_be_made_while_places_are_free() {
-        let seats = Seats::new(9);
-        let (first, second) = (seats.take().now_or_never().unwrap(), seats.take().now_or_never().unwrap());
-        let mut room = Box::pin(seats.make_room());
+        let limit = ConnectionLimit::new(9);
+        let (first, second) = (limit.take().now_or_never().unwrap(), limit.take().now_or_never().unwrap());
+        let mut room = Box::pin(limit.make_room());
         assert!(room.as_mut().now_or_never().is_none());
         assert!(is_wanted(&first) && !is_wanted(&second));
         drop(first);
         assert!(room.now_or_never().is_some());
         second.answering(true);
-        assert!(seats.make_room().now_or_never().is_some(), "nobody waits");
+        assert!(limit.make_room().now_or_never().is_some(), "nobody waits");
     }
 
     #[test]
     fn one_told_to_leave_leaves_even_if_a_request_comes() {
-        let seats = Seats::new(1);
-        let seat = seats.take().now_or_never().expect("a place");
-        assert!(seats.take().now_or_never().is_none());
-        seat.answering(true);
-        seat.answering(false);
-        assert!(is_wanted(&seat));
-        drop(seat);
-        assert!(seats.take().now_or_never().is_some(), "and its place is free");
-        assert_eq!(seats.state().leaving, 0);
+        let limit = ConnectionLimit::new(1);
+        let permit = limit.take().now_or_never().expect("a place");
+        assert!(limit.take().now_or_never().is_none());
+        permit.answering(true);
+        permit.answering(false);
+        assert!(is_wanted(&permit));
+        drop(permit);
+        assert!(limit.take().now_or_never().is_some(), "and its place is free");
+        assert_eq!(limit.state().leaving, 0);
     }
 }

@@ -10,7 +10,7 @@ pub(super) const KINDS: [&str; 3] = ["usage", "lifecycle", "quota"];
 
 /// One moment of one agent.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Picture {
+pub(super) struct Snapshot {
     pub server_id: String,
     pub version: String,
     pub status: String,
@@ -45,7 +45,7 @@ pub(super) struct Picture {
     pub routes: Routes,
 }
 
-impl Picture {
+impl Snapshot {
     /// What both answers say together. `None` if the first is not that of an agent.
     pub(super) fn of(health: &str, metrics: &str) -> Option<Self> {
         let health: Value = serde_json::from_str(health).ok()?;

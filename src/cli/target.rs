@@ -40,7 +40,7 @@ pub(super) struct Common {
 }
 
 /// Where the outbox is.
-pub(super) enum Place {
+pub(super) enum Target {
     /// In a folder that nobody else has open.
     Folder(Settings),
     /// With an agent.
@@ -73,20 +73,20 @@ impl Common {
     }
 
     /// Finds out where it is. A folder that a running agent has open is that agent's.
-    pub(super) async fn place(&self, flags: Flags) -> anyhow::Result<Place> {
+    pub(super) async fn target(&self, flags: Flags) -> anyhow::Result<Target> {
         let sources = self.sources(flags);
         if let Some(url) = &self.url {
             let agent = Agent::at(url, token(&sources)?)?;
             agent.greet().await?;
-            return Ok(Place::Agent(agent));
+            return Ok(Target::Agent(agent));
         }
         let (config, _) = load::<OutboxConfig>(&sources)?;
         let settings = open_settings(&config)?;
         match Outbox::is_in_use(&settings.dir).map_err(explain)? {
-            None => Ok(Place::Folder(settings)),
+            None => Ok(Target::Folder(settings)),
             Some(id) => {
                 let agent = whose(&sources, id).await;
-                agent.map(Place::Agent).with_context(|| {
+                agent.map(Target::Agent).with_context(|| {
                     format!(
                         "OUTBOX_DIR {} is in use by a running agent: stop that first, or ask it",
                         settings.dir.display()
@@ -102,9 +102,9 @@ impl Common {
         flags: Flags,
         work: impl AsyncFnOnce(Hands) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        match self.place(flags).await? {
-            Place::Agent(agent) => work(Hands::Agent(agent)).await,
-            Place::Folder(settings) => {
+        match self.target(flags).await? {
+            Target::Agent(agent) => work(Hands::Agent(agent)).await,
+            Target::Folder(settings) => {
                 with_outbox(settings, async |outbox| {
                     let audit = Audit::new(outbox.clone());
                     work(Hands::Outbox(outbox, audit)).await
@@ -306,7 +306,7 @@ impl Hands {
     }
 }
 
-impl Place {
+impl Target {
     /// Reads everything, and says what is wrong where.
     pub(super) async fn verify(&self, mut progress: impl FnMut(u64)) -> anyhow::Result<Verified> {
         match self {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::audit::{Effect, OpenOrder};
 use super::{Actor, Audit, STOPPED};
 use crate::drain::{Controls, LinkStatus};
-use crate::outbox::{ExportPage, ExportPlace, Exported, Outbox, TransferError};
+use crate::outbox::{ExportPage, ExportPosition, Exported, Outbox, TransferError};
 
 /// Without a word of the client for so many seconds an export ends, unless it asked for another time.
 const PATIENCE: u64 = 60;
@@ -108,7 +108,7 @@ struct Export {
     id: Uuid,
     order: OpenOrder,
     patience: Duration,
-    place: Option<ExportPlace>,
+    position: Option<ExportPosition>,
     /// Given out and not confirmed.
     page: Option<ExportPage>,
     /// Its number, or that of the last one.
@@ -155,7 +155,7 @@ impl Exports {
             id,
             order: self.audit.begin(by, "export", "").await,
             patience,
-            place: None,
+            position: None,
             page: None,
             number: 0,
             exported: Exported::default(),
@@ -182,13 +182,13 @@ impl Exports {
             return Ok(Page::NotYet(state));
         }
         if export.page.is_none() {
-            let mut place = match export.place.take() {
-                Some(place) => place,
+            let mut position = match export.position.take() {
+                Some(position) => position,
                 None => self.outbox.begin_export().await?,
             };
-            let before = place.clone();
-            let read = self.outbox.export_page(&mut place).await;
-            export.place = Some(if read.is_ok() { place } else { before });
+            let before = position.clone();
+            let read = self.outbox.export_page(&mut position).await;
+            export.position = Some(if read.is_ok() { position } else { before });
             export.page = read?;
             export.number += u64::from(export.page.is_some());
         }

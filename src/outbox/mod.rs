@@ -149,7 +149,8 @@ mod watermark;
 pub(crate) use format::codec;
 
 pub use api::handle::{Outbox, Threads};
-pub use engine::database::{DatabaseError, Durability};
+pub use engine::database::Durability;
+pub use engine::error::DatabaseError;
 pub use format::codec::{CodecError, Entry, Rejected};
 pub use format::dead_letter::{DeadLetter, Payload, Reason};
 pub use format::log::Log;
@@ -172,7 +173,7 @@ pub use tools::probe::{ProbeSettings, id_in, probe};
 pub use tools::replay::{ReplayError, Replayed};
 pub use tools::salvage::{SalvageError, Salvaged};
 pub use tools::transfer::{
-    Accept, Checked, Chunk, ExportHash, ExportPage, ExportPlace, Exported, Imported, KnownLetters,
+    Accept, Checked, Chunk, ExportHash, ExportPage, ExportPosition, Exported, Imported, KnownLetters,
     TransferError, check_lines, chunks,
 };
 pub use tools::verify::Verified;

@@ -1,11 +1,11 @@
 //! One sled database with the barrier that makes its commits survive a power cut.
 //!
-//! The only file that calls sled. What it works around, each measured:
+//! The only file that calls sled; the room beside it reads its log and syncs its folders. What it works around, each measured:
 //!
 //! * `flush()` calls `sync_file_range` (sled issue 1452), so a commit also calls `fdatasync` on the file
 //!   `db` through a second descriptor, and files and directories are synced once after creation.
 //! * A page over a quarter of sled's segment goes to an unsynced file under `blobs/`. A leaf holds at most
-//!   20 items (16, and up to 4 while a sibling merges in), so with values of at most [`CHUNK`] bytes a leaf
+//!   20 items (16, and up to 4 while a sibling merges in), so with values of at most [`CHUNK`](chunks::CHUNK) bytes a leaf
 //!   stays under a quarter of [`SLED_SEGMENT_BYTES`] whatever the records' sizes: longer values are cut into
 //!   chunks. `blobs/` staying empty is asserted after every commit that wrote a longer value.
 //! * Its cache is 256 caches, and each looks at its bound only with every 64th access to a page of its own. A scan
@@ -26,8 +26,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::chunks::{self, CHUNK};
+use super::batch::Batch;
+use super::chunks;
+use super::error::DatabaseError;
 use super::fault;
+use super::names::sync_tree;
 
 /// sled's own segment (its I/O buffer): small, for three of these are resident per open database.
 pub(crate) const SLED_SEGMENT_BYTES: usize = 512 << 10;
@@ -38,119 +41,6 @@ const READ_TOUCHES: usize = 8;
 const WRITE_TOUCHES: usize = 6;
 /// How long sled may need to let go of a database that was closed.
 const LET_GO_WITHIN: Duration = Duration::from_millis(500);
-
-/// What can go wrong with a database.
-#[derive(Debug, thiserror::Error)]
-pub enum DatabaseError {
-    /// sled said no.
-    #[error("{}: {source}", path.display())]
-    Sled {
-        /// The database's folder.
-        path: PathBuf,
-        /// sled's word.
-        #[source]
-        source: sled::Error,
-    },
-    /// sled panicked: its files are damaged.
-    #[error("{}: damaged: {message}", path.display())]
-    Panicked {
-        /// The database's folder.
-        path: PathBuf,
-        /// What the panic said.
-        message: String,
-    },
-    /// It is not there.
-    #[error("{}: missing", .0.display())]
-    Missing(PathBuf),
-    /// A sync failed: what can be read of it may not be on the disk.
-    #[error("{}: cannot be synced: {source}", path.display())]
-    Unsynced {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's word.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The file system said no.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// The operating system's word.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-/// The kernel's numbers for a medium that cannot be read: bad sectors, a damaged file system.
-const EIO: i32 = 5;
-const EUCLEAN: i32 = 117;
-
-impl DatabaseError {
-    /// Whether somebody still has it open; sled has no other word for it.
-    fn is_in_use(&self) -> bool {
-        matches!(self, Self::Sled { source: sled::Error::Io(error), .. }
-            if error.to_string().contains("could not acquire lock"))
-    }
-
-    /// Whether the files themselves are wrong. Everything else (a full disk, no descriptors left, no permission) may
-    /// pass, and then the files are as good as before.
-    pub fn is_damage(&self) -> bool {
-        let of_io = |error: &std::io::Error| match error.raw_os_error() {
-            Some(code) => matches!(code, EIO | EUCLEAN),
-            None => !self.is_in_use(),
-        };
-        match self {
-            Self::Sled { source: sled::Error::Io(error), .. } => of_io(error),
-            Self::Io { source, .. } => {
-                source.kind() == std::io::ErrorKind::NotFound
-                    || source.raw_os_error().is_some() && of_io(source)
-            }
-            Self::Unsynced { .. } => false,
-            Self::Panicked { .. } | Self::Missing(_) | Self::Sled { .. } => true,
-        }
-    }
-
-    /// Whether sled had no room to write.
-    fn is_lack_of_room(&self) -> bool {
-        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-        let Self::Sled { source: sled::Error::Io(error), .. } = self else { return false };
-        matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
-    }
-
-    /// Whether, after a failed commit, what can be read may differ from what is on the disk.
-    pub(crate) fn leaves_doubt(&self) -> bool {
-        match self {
-            Self::Unsynced { .. } => true,
-            // Of a lack of room nothing is in doubt: the commit has synced what had been written before it.
-            Self::Sled { .. } | Self::Panicked { .. } => !self.is_lack_of_room(),
-            Self::Missing(_) | Self::Io { .. } => false,
-        }
-    }
-
-    /// The same, of a file that was read a moment ago: what fails is not what is stored.
-    pub(crate) fn of_readable(self) -> Self {
-        if !self.is_of_medium() {
-            return self;
-        }
-        match self {
-            Self::Sled { path, source } => Self::Unsynced { path, source: std::io::Error::other(source) },
-            Self::Io { path, source } => Self::Unsynced { path, source },
-            other => other,
-        }
-    }
-
-    /// Whether opening met a medium that did not read, write or sync.
-    pub(crate) fn is_of_medium(&self) -> bool {
-        match self {
-            Self::Unsynced { .. } => true,
-            Self::Sled { source: sled::Error::Io(source), .. } | Self::Io { source, .. } => {
-                source.raw_os_error() == Some(EIO)
-            }
-            Self::Sled { .. } | Self::Panicked { .. } | Self::Missing(_) => false,
-        }
-    }
-}
 
 /// Whether a commit waits for the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -169,59 +59,6 @@ impl Durability {
             Self::Fsync => "survives a power cut",
             Self::Process => "survives the process, not a power cut",
         }
-    }
-}
-
-/// Writes that are applied and made durable together.
-#[derive(Default)]
-pub(crate) struct Batch {
-    writes: sled::Batch,
-    /// The keys of what may be long.
-    packs: Vec<Vec<u8>>,
-    chunked: bool,
-    /// The writes once more: sled's batch does not show them.
-    #[cfg(feature = "simulation")]
-    shown: Vec<super::simulated_disk::Write>,
-}
-
-impl Batch {
-    /// Stores `value` under `key`, which must be at most [`CHUNK`] bytes.
-    pub(crate) fn put(&mut self, key: &[u8], value: Vec<u8>) {
-        debug_assert!(value.len() <= CHUNK);
-        #[cfg(feature = "simulation")]
-        self.shown.push((key.to_vec(), Some(value.clone())));
-        self.writes.insert(key, value);
-    }
-
-    /// Stores `value` under `key` followed by chunk numbers; any length. Read it with [`Database::scan_chunked`].
-    pub(crate) fn put_chunked(&mut self, key: &[u8], value: &[u8]) {
-        chunks::cut(value, |n, chunk| {
-            self.chunked |= n > 0;
-            let key = chunks::key(key, n);
-            self.put_found(&key, chunk);
-            self.packs.push(key);
-        });
-    }
-
-    /// Stores a pair as it was found in a log.
-    pub(crate) fn put_found(&mut self, key: &[u8], value: &[u8]) {
-        self.writes.insert(key, value);
-        #[cfg(feature = "simulation")]
-        self.shown.push((key.to_vec(), Some(value.to_vec())));
-    }
-
-    /// Removes what [`Self::put_chunked`] stored of a value of `len` bytes.
-    pub(crate) fn remove_chunked(&mut self, key: &[u8], len: usize) {
-        for n in 0..chunks::count(len) {
-            self.remove(&chunks::key(key, n));
-        }
-    }
-
-    /// Removes `key`.
-    pub(crate) fn remove(&mut self, key: &[u8]) {
-        self.writes.remove(key);
-        #[cfg(feature = "simulation")]
-        self.shown.push((key.to_vec(), None));
     }
 }
 
@@ -517,54 +354,6 @@ fn guard<T>(path: &Path, call: impl FnOnce() -> sled::Result<T>) -> Result<T, Da
             Err(DatabaseError::Panicked { path: path.to_path_buf(), message })
         }
     }
-}
-
-/// Syncs the names in `path`, that of `path` itself, and what sled writes once. The log is left to the database's own syncs.
-pub(crate) fn sync_names(path: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(path)? {
-        let entry = entry?.path();
-        if entry.is_file() && entry.file_name().is_none_or(|name| name != "db") {
-            File::open(&entry)?.sync_all()?;
-        }
-    }
-    sync_dir(path)?;
-    path.parent().map_or(Ok(()), sync_dir)
-}
-
-/// Syncs every file below `path`, every folder, and the name of `path` itself.
-fn sync_tree(path: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(path)? {
-        let entry = entry?.path();
-        if entry.is_dir() { sync_tree(&entry)? } else { File::open(&entry)?.sync_all()? }
-    }
-    File::open(path)?.sync_all()?;
-    sync_dir(path.parent().unwrap_or(Path::new(".")))
-}
-
-/// Syncs the names in `dir`. After a failure the next call writes them anew.
-pub(crate) fn sync_dir(dir: &Path) -> std::io::Result<()> {
-    #[cfg(feature = "simulation")]
-    if let Some(disk) = super::simulated_disk::disk() {
-        return disk.sync_names(dir);
-    }
-    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-    File::open(dir)?.sync_all().inspect_err(|_| {
-        // The kernel may take the names for written now. A change makes it write them again; if even that fails, there is
-        // nothing left to be done.
-        let changed = dir.join("sync.tmp");
-        let _ = File::create(&changed);
-        let _ = std::fs::remove_file(&changed);
-    })
-}
-
-/// Puts the file of the closed database in `from` in the place of that in `to`.
-pub(crate) fn move_file(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::rename(from.join("db"), to.join("db"))?;
-    #[cfg(feature = "simulation")]
-    if let Some(disk) = super::simulated_disk::disk() {
-        disk.rename(from, to);
-    }
-    Ok(())
 }
 
 /// Waits until nobody has the database in `path` open, and keeps it closed for as long as the file is held.

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::database::{Batch, Database, DatabaseError, Durability};
+use super::batch::Batch;
+use super::database::{Database, Durability};
+use super::error::DatabaseError;
 use super::{fault, repair};
 
 /// sled's cache per open database: a scan needs a leaf or two.

@@ -20,12 +20,14 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::batch::Batch;
 use super::database::{
-    Batch, Database, DatabaseError, Durability, has_snapshots, is_snapshot_damaged, keep_closed, move_file,
-    remove_snapshots, sync_dir,
+    Database, Durability, has_snapshots, is_snapshot_damaged, keep_closed, remove_snapshots,
 };
+use super::error::DatabaseError;
 use super::fault;
 use super::log_file::{self, Pairs};
+use super::names::{move_file, sync_dir};
 
 /// The files of a damaged database as they were found: a folder in its own.
 const AS_FOUND: &str = "as-found";

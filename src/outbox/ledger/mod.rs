@@ -11,9 +11,12 @@ pub(crate) mod dead_letter_log;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::outbox::engine::database::{Batch, DatabaseError, Durability, sync_names};
+use crate::outbox::engine::batch::Batch;
+use crate::outbox::engine::database::Durability;
+use crate::outbox::engine::error::DatabaseError;
 use crate::outbox::engine::lazy_database::LazyDatabase;
 use crate::outbox::engine::log_file::Pairs;
+use crate::outbox::engine::names::sync_names;
 use crate::outbox::engine::{chunks, repair};
 use crate::outbox::format::codec::{self, CodecError};
 use crate::outbox::format::dead_letter::DeadLetter;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::error::OpenError;
 use super::quarantine::{self, Report};
-use crate::outbox::engine::database::sync_dir;
+use crate::outbox::engine::names::sync_dir;
 use crate::outbox::engine::repair;
 use crate::outbox::format::codec::CodecError;
 use crate::outbox::format::log::Log;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::outbox::engine::database::DatabaseError;
+use crate::outbox::engine::error::DatabaseError;
 use crate::outbox::format::FORMAT;
 use crate::outbox::ledger::LedgerError;
 use crate::outbox::segments::segment::ReadError;

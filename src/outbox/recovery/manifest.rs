@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::OpenError;
 use super::quarantine;
-use crate::outbox::engine::database::sync_dir;
+use crate::outbox::engine::names::sync_dir;
 use crate::outbox::format::FORMAT;
 
 const NAME: &str = "format.json";

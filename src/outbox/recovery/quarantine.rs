@@ -9,8 +9,8 @@ use std::sync::{Arc, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::outbox::engine::database::sync_dir;
 use crate::outbox::engine::fault;
+use crate::outbox::engine::names::sync_dir;
 use crate::outbox::format::log::Log;
 use crate::outbox::state::State;
 use crate::outbox::state::shared::Shared;

@@ -3,11 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::outbox::engine::batch::Batch;
 use crate::outbox::engine::chunks;
-use crate::outbox::engine::database::{Batch, Database, DatabaseError, Durability, sync_dir};
+use crate::outbox::engine::database::{Database, Durability};
+use crate::outbox::engine::error::DatabaseError;
 use crate::outbox::engine::fault;
 use crate::outbox::engine::lazy_database::LazyDatabase;
 use crate::outbox::engine::log_file::Pairs;
+use crate::outbox::engine::names::sync_dir;
 use crate::outbox::format::codec::{self, CodecError, Entry, PackHeader};
 use crate::outbox::format::log::Log;
 use crate::outbox::format::schema::{Recent, SegmentInfo, Totals};

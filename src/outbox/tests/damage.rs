@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::rig::{Rig, entry, settings, transaction, usage};
 use crate::outbox::api::handle::Outbox;
-use crate::outbox::engine::database::{Batch, Database, Durability, remove_snapshots};
+use crate::outbox::engine::batch::Batch;
+use crate::outbox::engine::database::{Database, Durability, remove_snapshots};
 use crate::outbox::engine::{fault, repair};
 use crate::outbox::format::codec::Entry;
 use crate::outbox::format::log::Log;

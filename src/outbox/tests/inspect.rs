@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::rig::{settings, usage};
 use crate::outbox::api::handle::{Outbox, Threads};
-use crate::outbox::engine::database::Batch;
+use crate::outbox::engine::batch::Batch;
 use crate::outbox::format::codec::Entry;
 use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
 use crate::outbox::format::log::Log;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::outbox::engine::database::{Batch, DatabaseError};
+use crate::outbox::engine::batch::Batch;
+use crate::outbox::engine::error::DatabaseError;
 use crate::outbox::format::codec::{self, Entry};
 use crate::outbox::format::log::Log;
 use crate::outbox::format::schema::{Recent, SegmentInfo, Tally, Totals};

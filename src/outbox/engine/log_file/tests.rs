@@ -1,6 +1,7 @@
 //! A log that sled wrote, whole and damaged.
 
-use super::super::database::{Batch, Database, Durability};
+use super::super::batch::Batch;
+use super::super::database::{Database, Durability};
 use super::*;
 
 /// Writes, overwrites and removes; opened now and then, so that sled moves its pages and uses its segments again.

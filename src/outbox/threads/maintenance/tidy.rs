@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Maintenance;
 use super::reading::OPEN_SEGMENTS;
-use crate::outbox::engine::database::Batch;
+use crate::outbox::engine::batch::Batch;
 use crate::outbox::format::log::Log;
 use crate::outbox::segments::segment::{self, Listed, ReadError, Segment};
 use crate::outbox::segments::settlement::Settled;

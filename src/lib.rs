@@ -1,7 +1,7 @@
 //! Carries customers' usage records from an edge speech server's Redis to the `ControlPlane`.
 //!
 //! ```text
-//!  AudioAPIServer ──LPUSH──▶ Redis ──take──▶ intake ──commit──▶ outbox ──lease──▶ drain ──POST──▶ ControlPlane
+//!  AudioAPIServer ──LPUSH──▶ Redis ──take──▶ intake ──commit──▶ outbox ──read───▶ drain ──POST──▶ ControlPlane
 //!                              ▲               │ ack: only after the commit   │ settle: only after the answer
 //!                              └───────────────┘                              └──────────────────────────────┘
 //! ```

@@ -115,15 +115,15 @@ pub(crate) async fn malformed() {
         let mut pairs = Vec::new();
         for _ in 0..PAIRS {
             let (alone, _) = good(mode, away, false).await;
-            let (mixed, buried) = good(mode, away, true).await;
-            pairs.push((alone, mixed, buried));
+            let (mixed, dead_lettered) = good(mode, away, true).await;
+            pairs.push((alone, mixed, dead_lettered));
         }
         pairs.sort_unstable_by(|(alone, mixed, _), (others_alone, others_mixed, _)| {
             (mixed / alone).total_cmp(&(others_mixed / others_alone))
         });
-        let (alone, mixed, buried) = pairs[PAIRS / 2];
+        let (alone, mixed, dead_lettered) = pairs[PAIRS / 2];
         println!(
-            "  {}, to the {}: {alone:.0} good records/s alone, {mixed:.0} mixed: {:.2} of that; the malformed ones dead letters {buried:.2} s later",
+            "  {}, to the {}: {alone:.0} good records/s alone, {mixed:.0} mixed: {:.2} of that; the malformed ones dead letters {dead_lettered:.2} s later",
             mode.name(),
             if away { "outbox" } else { "ControlPlane" },
             mixed / alone

@@ -313,10 +313,10 @@ async fn single_commits(outbox: &Outbox, entry: &Entry) -> Vec<Duration> {
 async fn drain(outbox: &Outbox) -> u64 {
     let (mut from, mut drained, end) = (0, 0, *outbox.last().borrow() + 1);
     while from < end {
-        let lease = outbox.lease(Log::Usage, from, end, 512).await.expect("it can be read");
-        outbox.settle_all(lease.records.iter().map(|leased| (&leased.ticket, Settlement::Delivered)));
-        drained += lease.records.len() as u64;
-        from = lease.next;
+        let page = outbox.read(Log::Usage, from, end, 512).await.expect("it can be read");
+        outbox.settle_all(page.records.iter().map(|unsettled| (&unsettled.ticket, Settlement::Delivered)));
+        drained += page.records.len() as u64;
+        from = page.next;
     }
     drained
 }

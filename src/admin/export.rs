@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::audit::{Effect, OpenOrder};
 use super::{Actor, Audit, STOPPED};
 use crate::drain::{Controls, LinkStatus};
-use crate::outbox::{ExportPage, ExportPlace, Exported, Outbox, TransferError};
+use crate::outbox::{ExportPage, ExportPosition, Exported, Outbox, TransferError};
 
 /// Default number of silent seconds after which an export ends.
 const PATIENCE: u64 = 60;
@@ -109,7 +109,7 @@ struct Export {
     id: Uuid,
     order: OpenOrder,
     patience: Duration,
-    place: Option<ExportPlace>,
+    position: Option<ExportPosition>,
     /// Served and not confirmed.
     page: Option<ExportPage>,
     /// Its number, or that of the last one.
@@ -156,7 +156,7 @@ impl Exports {
             id,
             order: self.audit.begin(by, "export", "").await,
             patience,
-            place: None,
+            position: None,
             page: None,
             number: 0,
             exported: Exported::default(),
@@ -183,13 +183,13 @@ impl Exports {
             return Ok(Page::NotYet(state));
         }
         if export.page.is_none() {
-            let mut place = match export.place.take() {
-                Some(place) => place,
+            let mut position = match export.position.take() {
+                Some(position) => position,
                 None => self.outbox.begin_export().await?,
             };
-            let before = place.clone();
-            let read = self.outbox.export_page(&mut place).await;
-            export.place = Some(if read.is_ok() { place } else { before });
+            let before = position.clone();
+            let read = self.outbox.export_page(&mut position).await;
+            export.position = Some(if read.is_ok() { position } else { before });
             export.page = read?;
             export.number += u64::from(export.page.is_some());
         }

@@ -13,12 +13,12 @@ use super::{Actor, AdminError, Audit, Dropped, Replayed, Selection};
 /// So many orders wait for their turn; whoever has another one waits for a place.
 const WAITING: usize = 4;
 
-enum Order {
+enum LetterRequest {
     Replay(Actor, Selection, oneshot::Sender<Result<Replayed, AdminError>>),
     Drop(Actor, Selection, oneshot::Sender<Result<Dropped, AdminError>>),
 }
 
-impl Order {
+impl LetterRequest {
     /// Nobody waits for it any more.
     fn is_given_up(&self) -> bool {
         match self {
@@ -30,12 +30,12 @@ impl Order {
 
 /// Gives the orders.
 #[derive(Clone)]
-pub struct Letters(mpsc::Sender<Order>);
+pub struct Letters(mpsc::Sender<LetterRequest>);
 
 /// Carries them out.
 pub struct LetterWork {
     audit: Arc<Audit>,
-    orders: mpsc::Receiver<Order>,
+    orders: mpsc::Receiver<LetterRequest>,
 }
 
 /// Both ends.
@@ -46,16 +46,16 @@ pub fn letters(audit: Arc<Audit>) -> (Letters, LetterWork) {
 
 impl Letters {
     pub(super) async fn replay(&self, by: Actor, selection: Selection) -> Result<Replayed, AdminError> {
-        self.order(|done| Order::Replay(by, selection, done)).await
+        self.order(|done| LetterRequest::Replay(by, selection, done)).await
     }
 
     pub(super) async fn drop(&self, by: Actor, selection: Selection) -> Result<Dropped, AdminError> {
-        self.order(|done| Order::Drop(by, selection, done)).await
+        self.order(|done| LetterRequest::Drop(by, selection, done)).await
     }
 
     async fn order<T>(
         &self,
-        order: impl FnOnce(oneshot::Sender<Result<T, AdminError>>) -> Order,
+        order: impl FnOnce(oneshot::Sender<Result<T, AdminError>>) -> LetterRequest,
     ) -> Result<T, AdminError> {
         let (done, outcome) = oneshot::channel();
         self.0.send(order(done)).await.map_err(|_| AdminError::Stopping)?;
@@ -80,12 +80,12 @@ impl LetterWork {
     }
 
     /// Whether somebody still hears what comes of it does not matter from here on.
-    async fn carry_out(&self, order: Order) {
+    async fn carry_out(&self, order: LetterRequest) {
         match order {
-            Order::Replay(by, selection, done) => {
+            LetterRequest::Replay(by, selection, done) => {
                 let _ = done.send(self.audit.replay_letters(&by, &selection).await);
             }
-            Order::Drop(by, selection, done) => {
+            LetterRequest::Drop(by, selection, done) => {
                 let _ = done.send(self.audit.drop_letters(&by, &selection).await);
             }
         }

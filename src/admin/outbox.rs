@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::AdminError;
-use crate::outbox::{Entry, Leased, Log, Outbox, Stats};
+use crate::outbox::{Entry, Log, Outbox, Stats, Unsettled};
 use crate::record::Kind;
 
 /// What waits is read so much at once.
@@ -116,11 +116,11 @@ pub struct WaitingLine {
 }
 
 impl WaitingLine {
-    fn of(leased: &Leased) -> Option<Self> {
+    fn of(unsettled: &Unsettled) -> Option<Self> {
         // A rejected message is about to become a dead letter.
-        let Entry::Record(record) = &leased.entry else { return None };
+        let Entry::Record(record) = &unsettled.entry else { return None };
         Some(Self {
-            id: leased.ticket.seq,
+            id: unsettled.ticket.seq,
             kind: record.kind(),
             session: record.session().to_owned(),
             transaction: record.transaction().to_owned(),
@@ -183,15 +183,15 @@ pub async fn list_waiting(
         reach(outbox, *log, from.min(end)).await?;
         while from < end {
             let most = READ_AT_ONCE.min(limit.saturating_sub(records.len()).max(1));
-            let lease = outbox.lease(*log, from, end, most).await?;
-            for leased in &lease.records {
+            let page = outbox.read(*log, from, end, most).await?;
+            for unsettled in &page.records {
                 if records.len() >= limit {
-                    let next = Some(format!("{}:{}", log.label(), leased.ticket.seq));
+                    let next = Some(format!("{}:{}", log.label(), unsettled.ticket.seq));
                     return Ok(WaitingPage { records, next });
                 }
-                records.extend(WaitingLine::of(leased));
+                records.extend(WaitingLine::of(unsettled));
             }
-            from = lease.next;
+            from = page.next;
         }
         from = 0;
     }
@@ -205,12 +205,12 @@ pub async fn find_waiting(outbox: &Outbox, id: u64) -> Result<Option<WaitingDeta
     }
     for log in READ {
         reach(outbox, log, id).await?;
-        let lease = outbox.lease(log, id, id + 1, 1).await?;
-        if let Some(leased) = lease.records.first().filter(|leased| leased.ticket.seq == id)
-            && let Entry::Record(record) = &leased.entry
+        let page = outbox.read(log, id, id + 1, 1).await?;
+        if let Some(unsettled) = page.records.first().filter(|unsettled| unsettled.ticket.seq == id)
+            && let Entry::Record(record) = &unsettled.entry
         {
             let body = String::from_utf8_lossy(record.body()).into_owned();
-            return Ok(WaitingLine::of(leased).map(|line| WaitingDetail { line, body }));
+            return Ok(WaitingLine::of(unsettled).map(|line| WaitingDetail { line, body }));
         }
     }
     Ok(None)
@@ -224,7 +224,7 @@ async fn reach(outbox: &Outbox, log: Log, below: u64) -> Result<(), AdminError> 
             return Ok(());
         }
         // What it finds is not wanted: only what lies from `below` on would be kept.
-        outbox.lease(log, below, below.min(at + STEP), 1).await?;
+        outbox.read(log, below, below.min(at + STEP), 1).await?;
     }
 }
 
@@ -255,8 +255,8 @@ mod tests {
         for id in [first - 1, last + 1, u64::MAX] {
             assert_eq!(find_waiting(&outbox, id).await.unwrap(), None, "{id}");
         }
-        let lease = outbox.lease(Log::Started, 0, last + 1, 20_000).await.unwrap();
-        outbox.settle(&lease.records[7].ticket, crate::outbox::Settlement::Delivered);
+        let page = outbox.read(Log::Started, 0, last + 1, 20_000).await.unwrap();
+        outbox.settle(&page.records[7].ticket, crate::outbox::Settlement::Delivered);
         assert_eq!(find_waiting(&outbox, first + 7).await.unwrap(), None, "it waits no longer");
         let page = list_waiting(&outbox, Some(&format!("started:{}", last - 2)), 10).await.unwrap();
         assert_eq!(page.records.iter().map(|line| line.id).collect::<Vec<_>>(), [last - 2, last - 1, last]);

@@ -18,12 +18,12 @@ use crate::admin::{Audit, Letters, Operator, letters};
 use crate::app::systemd::Service;
 use crate::config::{Config, Problems, Sources};
 use crate::control_plane::{Client, Meaning};
-use crate::drain::{Controls, Drain, LinkStatus, RateLimit, Turns, turns};
+use crate::drain::{Admission, Controls, Drain, LinkStatus, RateLimit, admission_channel};
 use crate::fleet::agent_metrics::AgentMetrics;
 use crate::fleet::commands::{self, Commands};
 use crate::fleet::health_probe::HealthProbe;
 use crate::fleet::membership::{self, Membership};
-use crate::http::admin::{Admin, Refusals};
+use crate::http::admin::{Admin, UnauthorizedRequests};
 use crate::http::{self, Hosts, Surface};
 use crate::intake::{self, Intake, Mirror, RedisStatus, push_quota_answers};
 use crate::outbox::{self, OpenError, Outbox, Threads, Watermark};
@@ -162,9 +162,9 @@ impl Agent {
         let registered = watch::Sender::new(false);
         let registration_trouble = watch::Sender::new(None);
         let (answers, answered) = mpsc::channel(QUOTA_ANSWERS);
-        let (turns, asked) = turns();
+        let (admission, admission_queue) = admission_channel();
         let source = intake_settings(&config, redis);
-        let vitals = AgentMetrics {
+        let agent_metrics = AgentMetrics {
             outbox: outbox.clone(),
             redis: redis_status.subscribe(),
             link: link.subscribe(),
@@ -176,7 +176,7 @@ impl Agent {
             operator: Arc::clone(&operator),
             token: reloader.admin_token(),
             metrics: Arc::clone(&metrics),
-            refusals: Refusals::default(),
+            unauthorized: UnauthorizedRequests::default(),
         });
 
         let membership = Arc::new(Membership {
@@ -184,12 +184,12 @@ impl Agent {
             registration: registration(&config),
             interval: config.control_plane.heartbeat_interval,
             first_contact_within: first,
-            vitals: vitals.clone(),
-            turns: turns.clone(),
+            agent_metrics: agent_metrics.clone(),
+            admission: admission.clone(),
             registered: registered.clone(),
             trouble: registration_trouble.clone(),
             metrics: Arc::clone(&metrics),
-            refusals: std::sync::Mutex::new(membership::Refusals::default()),
+            failures: std::sync::Mutex::new(membership::RegistrationFailures::default()),
             unanswered: AtomicBool::new(false),
         });
         let surface = Arc::new(Surface {
@@ -235,7 +235,7 @@ impl Agent {
             metrics: Arc::clone(&metrics),
             status: link,
             orders: controls.subscribe(),
-            turns: asked,
+            admission: admission_queue,
         };
         let mirror = Mirror {
             settings: source.clone(),
@@ -250,7 +250,7 @@ impl Agent {
         sending.spawn(drain.run(drain_stop.subscribe()));
         let registered = registered.subscribe();
         let counted = Arc::clone(&metrics);
-        let mut rest = askers(&config, turns, operator, vitals, metrics, registered, &intake_stop);
+        let mut rest = askers(&config, admission, operator, agent_metrics, metrics, registered, &intake_stop);
         rest.spawn(push_quota_answers(source, counted, answered, last_stop.subscribe()));
         rest.spawn(mirror.run(last_stop.subscribe()));
         rest.spawn(letter_work.run(last_stop.subscribe()));
@@ -344,17 +344,17 @@ async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
 /// The tasks that send requests without records to the `ControlPlane`.
 fn askers(
     config: &Config,
-    turns: Turns,
+    admission: Admission,
     operator: Arc<Operator>,
-    vitals: AgentMetrics,
+    agent_metrics: AgentMetrics,
     metrics: Arc<Metrics>,
     registered: watch::Receiver<bool>,
     stop: &watch::Sender<bool>,
 ) -> JoinSet<()> {
     let (plane, mut askers) = (&config.control_plane, JoinSet::new());
     if plane.health_check_enabled {
-        let (client, turns) = (Arc::clone(&vitals.client), turns.clone());
-        let check = HealthProbe { interval: plane.health_check_interval, client, turns };
+        let (client, admission) = (Arc::clone(&agent_metrics.client), admission.clone());
+        let check = HealthProbe { interval: plane.health_check_interval, client, admission };
         askers.spawn(check.run(stop.subscribe()));
     }
     let settings = commands::Settings {
@@ -364,7 +364,7 @@ fn askers(
         algorithm: plane.command_algorithm,
         keys_ttl: plane.public_keys_cache_ttl,
     };
-    let commands = Commands::new(settings, turns, operator, vitals, metrics, registered);
+    let commands = Commands::new(settings, admission, operator, agent_metrics, metrics, registered);
     askers.spawn(commands.run(stop.subscribe()));
     askers
 }

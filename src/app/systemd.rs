@@ -58,7 +58,7 @@ impl Service {
     async fn tell(&self, stopping: &mut watch::Receiver<bool>) {
         let is_ready = tokio::select! {
             _ = stopping.wait_for(|stopping| *stopping) => false,
-            () = self.outbox.turn() => true,
+            () = self.outbox.liveness() => true,
         };
         let mut told = self.status();
         if is_ready {
@@ -85,7 +85,7 @@ impl Service {
     async fn ping(&self) {
         let Some(wanted) = self.notify.watchdog() else { return };
         loop {
-            self.outbox.turn().await;
+            self.outbox.liveness().await;
             self.notify.send("WATCHDOG=1").await;
             tokio::time::sleep(wanted / PINGS).await;
         }

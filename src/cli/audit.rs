@@ -1,7 +1,7 @@
 //! `dataplane-agent audit`: who gave which order, of a running agent or a stopped one.
 
 use super::out::{print_json, say};
-use super::place::Common;
+use super::target::Common;
 use crate::admin::AuditLine;
 use crate::config::Flags;
 

@@ -4,7 +4,7 @@ use anyhow::bail;
 use clap::Subcommand;
 
 use super::out::{print_json, say};
-use super::place::{Common, Hands};
+use super::target::{Common, Hands};
 use super::user::confirm;
 use crate::admin::{Dropped, LetterFilter, Replayed, Selection};
 use crate::config::Flags;
@@ -34,18 +34,14 @@ enum Verb {
         /// Only those with this reason
         #[arg(long, value_parser = reason)]
         reason: Option<Reason>,
-<<<<<<< HEAD
         /// Only those of this record type
         #[arg(long, value_parser = kind)]
         kind: Option<Kind>,
-        /// Only those that have every word of this text in their number, reason, type, detail, session, transaction or
-        /// correlation id, in upper or lower case
+        /// Only those with every word of this text in their number, reason, type, detail, session, transaction or correlation
+        /// ID, ignoring case
         #[arg(long)]
         text: Option<String>,
-        /// At most so many
-=======
         /// Maximum number
->>>>>>> words
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::export::{Stopped, new_file, old_file};
 use super::out::{print_json, say};
-use super::place::{Common, Hands, Place};
 use super::stopped::progress;
+use super::target::{Common, Hands, Target};
 use super::whole;
 use crate::admin::{KindCounts, OutboxStats};
 use crate::config::Flags;
@@ -75,7 +75,7 @@ enum Verb {
 pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
     let (common, json) = (&args.common, args.common.json);
     match args.verb {
-        Verb::Verify => verify(&common.place(flags).await?, json).await,
+        Verb::Verify => verify(&common.target(flags).await?, json).await,
         Verb::Stats => common.with(flags, async |hands| stats(&hands.stats().await?, json)).await,
         Verb::List { limit } => common.with(flags, async |hands| list(&hands, limit, json).await).await,
         Verb::Show { id } => common.with(flags, async |hands| show(&hands, id, json).await).await,
@@ -173,9 +173,9 @@ async fn show(hands: &Hands, id: u64, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn verify(place: &Place, json: bool) -> anyhow::Result<()> {
+async fn verify(target: &Target, json: bool) -> anyhow::Result<()> {
     let bar = progress("verifying", None);
-    let verified = place.verify(|n| bar.set_position(n)).await?;
+    let verified = target.verify(|n| bar.set_position(n)).await?;
     bar.finish_and_clear();
     let printed = print_verified(&verified, json);
     anyhow::ensure!(verified.problems.is_empty(), "{} problems", verified.problems.len());

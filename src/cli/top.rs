@@ -1,12 +1,12 @@
 //! `dataplane-agent top`: one or more agents in the terminal, read-only.
 //!
-//! [`watch`] asks the agents, [`picture`] is what one answer says, [`board`] what is known of all of them over time,
-//! [`draw`] how that looks: a pure function of the board.
+//! [`watch`] asks the agents, [`snapshot`] is what one answer says, [`view`] what is known of all of them over time,
+//! [`draw`] how that looks: a pure function of the view.
 
-mod board;
 mod draw;
-mod picture;
 mod samples;
+mod snapshot;
+mod view;
 mod watch;
 
 use std::io::IsTerminal as _;
@@ -23,10 +23,10 @@ use tokio::sync::mpsc;
 use super::agent::Agent;
 use super::installed;
 use super::out::print;
-use super::place::local_address;
+use super::target::local_address;
 use crate::config::{Flags, HttpConfig, load};
 use crate::telemetry::failpoint;
-use board::Board;
+use view::View;
 
 /// Poll interval for keys: the longest time that quitting takes.
 const LOOK_FOR_KEYS: Duration = Duration::from_millis(100);
@@ -60,44 +60,44 @@ pub(super) async fn run(args: Args, flags: Flags, stop: impl Future<Output = ()>
     }
     let agents = addresses.iter().map(|address| Agent::at(address, None));
     let agents = agents.collect::<Result<Vec<_>, _>>()?;
-    let board = Board::new(agents.iter().map(ToString::to_string));
+    let view = View::new(agents.iter().map(ToString::to_string));
     let interval = Duration::from_secs_f64(args.interval);
     if args.once {
-        return once(&agents, board, interval).await;
+        return once(&agents, view, interval).await;
     }
     ensure!(
         std::io::stdout().is_terminal() && std::io::stdin().is_terminal(),
         "top needs a terminal; `top --once` prints one snapshot anywhere"
     );
     let watchers = watch::start(agents, interval);
-    let result = show(board, watchers.looks, stop).await;
+    let result = show(view, watchers.looks, stop).await;
     drop(watchers.tasks);
     result
 }
 
 /// Two samples, for the rates, printed as text.
-async fn once(agents: &[Agent], mut board: Board, interval: Duration) -> anyhow::Result<()> {
+async fn once(agents: &[Agent], mut view: View, interval: Duration) -> anyhow::Result<()> {
     for round in 0..2 {
         if round > 0 {
             tokio::time::sleep(interval).await;
         }
         let looks = futures_util::future::join_all(agents.iter().map(watch::look)).await;
         for (n, look) in looks.into_iter().enumerate() {
-            board.seen(n, look);
+            view.seen(n, look);
         }
     }
-    print(text(&mut board)?.as_bytes())?;
-    let away = board.agents.iter().filter(|agent| agent.trouble.is_some()).count();
-    ensure!(away == 0, "{away} of {} agents did not answer", board.agents.len());
+    print(text(&mut view)?.as_bytes())?;
+    let away = view.agents.iter().filter(|agent| agent.trouble.is_some()).count();
+    ensure!(away == 0, "{away} of {} agents did not answer", view.agents.len());
     Ok(())
 }
 
-/// The picture as lines of text: every agent by itself.
-fn text(board: &mut Board) -> anyhow::Result<String> {
+/// The snapshot as lines of text: every agent by itself.
+fn text(view: &mut View) -> anyhow::Result<String> {
     let mut text = String::new();
-    let height = draw::height_of_all(board);
+    let height = draw::height_of_all(view);
     let mut terminal = Terminal::new(TestBackend::new(ONCE_WIDTH, height))?;
-    terminal.draw(|frame| draw::all(frame, board))?;
+    terminal.draw(|frame| draw::all(frame, view))?;
     let buffer = terminal.backend().buffer();
     for line in buffer.content.chunks(usize::from(ONCE_WIDTH)) {
         let line: String = line.iter().map(ratatui::buffer::Cell::symbol).collect();
@@ -120,13 +120,13 @@ impl Drop for Screen {
 }
 
 async fn show(
-    mut board: Board,
+    mut view: View,
     mut looks: mpsc::Receiver<watch::Look>,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let mut screen = Screen(ratatui::try_init().context("cannot use the terminal")?);
     let keys = Keys::start()?;
-    let result = follow(&mut board, &mut screen, &mut looks, keys.pressed, stop).await;
+    let result = follow(&mut view, &mut screen, &mut looks, keys.pressed, stop).await;
     keys.stop.store(true, Ordering::Relaxed);
     drop(screen);
     // It looks at the flag ten times a second; a panic in it has been told.
@@ -135,7 +135,7 @@ async fn show(
 }
 
 async fn follow(
-    board: &mut Board,
+    view: &mut View,
     screen: &mut Screen,
     looks: &mut mpsc::Receiver<watch::Look>,
     mut pressed: mpsc::Receiver<std::io::Result<Event>>,
@@ -143,17 +143,17 @@ async fn follow(
 ) -> anyhow::Result<()> {
     let mut stop = std::pin::pin!(stop);
     loop {
-        screen.0.draw(|frame| draw::draw(frame, board)).context("cannot use the terminal")?;
+        screen.0.draw(|frame| draw::draw(frame, view)).context("cannot use the terminal")?;
         failpoint::reached("top::drawn");
         tokio::select! {
             () = &mut stop => return Ok(()),
             look = looks.recv() => match look {
-                Some((agent, look)) => board.seen(agent, look),
+                Some((agent, look)) => view.seen(agent, look),
                 None => return Ok(()),
             },
             event = pressed.recv() => match event {
                 Some(Ok(Event::Key(key))) => {
-                    if !obey(board, key) {
+                    if !obey(view, key) {
                         return Ok(());
                     }
                 }
@@ -167,18 +167,18 @@ async fn follow(
 }
 
 /// Does what the key says. False if it says that this is enough.
-fn obey(board: &mut Board, key: KeyEvent) -> bool {
+fn obey(view: &mut View, key: KeyEvent) -> bool {
     if key.kind == KeyEventKind::Release {
         return true;
     }
     match key.code {
         KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return false,
         KeyCode::Char('q') => return false,
-        KeyCode::Esc if !board.help => return false,
-        KeyCode::Char('?' | 'h') => board.help = !board.help,
-        KeyCode::Esc => board.help = false,
-        KeyCode::Down | KeyCode::Right | KeyCode::Tab | KeyCode::Char('j' | 'l') => board.select(1),
-        KeyCode::Up | KeyCode::Left | KeyCode::BackTab | KeyCode::Char('k') => board.select(-1),
+        KeyCode::Esc if !view.help => return false,
+        KeyCode::Char('?' | 'h') => view.help = !view.help,
+        KeyCode::Esc => view.help = false,
+        KeyCode::Down | KeyCode::Right | KeyCode::Tab | KeyCode::Char('j' | 'l') => view.select(1),
+        KeyCode::Up | KeyCode::Left | KeyCode::BackTab | KeyCode::Char('k') => view.select(-1),
         _ => {}
     }
     true

@@ -82,7 +82,7 @@ impl Proxy {
         let found = |name| variables.iter().find(|variable| variable.name == name);
         let no_proxy: Vec<_> = found(NO).map(|no| entries(&no.text)).unwrap_or_default();
         for entry in &no_proxy {
-            if Entry::parse(entry).is_none() {
+            if NoProxyEntry::parse(entry).is_none() {
                 review.warn(format!(
                     "NO_PROXY: {entry:?} is not a host, an address or a CIDR block, with or without a port; it is ignored"
                 ));
@@ -135,8 +135,9 @@ fn exemption(url: &BaseUrl, no_proxy: &[String]) -> Option<String> {
         return Some("CONTROL_PLANE_URL is an address of this machine".to_owned());
     }
     let (host, port) = url.host_and_port();
-    let entry =
-        no_proxy.iter().find(|entry| Entry::parse(entry).is_some_and(|entry| entry.matches(&host, port)))?;
+    let entry = no_proxy
+        .iter()
+        .find(|entry| NoProxyEntry::parse(entry).is_some_and(|entry| entry.matches(&host, port)))?;
     Some(format!("NO_PROXY holds {entry}"))
 }
 
@@ -179,7 +180,7 @@ fn entries(text: &str) -> Vec<String> {
 }
 
 /// One entry of `NO_PROXY`.
-struct Entry {
+struct NoProxyEntry {
     hosts: Hosts,
     /// Only this port of theirs.
     port: Option<u16>,
@@ -194,7 +195,7 @@ enum Hosts {
     Below(String),
 }
 
-impl Entry {
+impl NoProxyEntry {
     fn parse(text: &str) -> Option<Self> {
         if let Some(hosts) = Hosts::parse(text) {
             return Some(Self { hosts, port: None });

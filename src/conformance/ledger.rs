@@ -24,7 +24,7 @@ pub struct Sent {
 
 /// What became of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Fate {
+pub(super) enum RecordState {
     /// The server says that it did not take it.
     NotTaken,
     /// Nobody knows.
@@ -33,7 +33,7 @@ pub(super) enum Fate {
     Settled,
 }
 
-impl Fate {
+impl RecordState {
     pub(super) fn of(exchange: &Exchange) -> Self {
         match exchange.meaning() {
             Some(Meaning::Delivered | Meaning::Duplicate) => Self::Settled,
@@ -53,15 +53,15 @@ impl Fate {
 
 /// All that was sent.
 #[derive(Default)]
-pub(super) struct Ledger(Vec<(Sent, Fate)>);
+pub(super) struct Ledger(Vec<(Sent, RecordState)>);
 
 impl Ledger {
     /// A record was sent, and this became of it. What was settled once stays so.
-    pub(super) fn note(&mut self, record: &Record, fate: Fate) {
+    pub(super) fn note(&mut self, record: &Record, state: RecordState) {
         let key = record.key();
         if let Some((sent, known)) = self.0.iter_mut().find(|(sent, _)| sent.idempotency_key == key) {
             sent.sent += 1;
-            *known = fate.max(*known);
+            *known = state.max(*known);
             return;
         }
         let sent = Sent {
@@ -71,18 +71,23 @@ impl Ledger {
             idempotency_key: key,
             sent: 1,
         };
-        self.0.push((sent, fate));
+        self.0.push((sent, state));
     }
 
     /// What the server has to have once each.
     pub(super) fn settled(&self) -> Vec<Sent> {
-        self.0.iter().filter(|(_, fate)| *fate == Fate::Settled).map(|(sent, _)| sent.clone()).collect()
+        self.0
+            .iter()
+            .filter(|(_, state)| *state == RecordState::Settled)
+            .map(|(sent, _)| sent.clone())
+            .collect()
     }
 
     /// How many records of a kind the server has to have, and how many more it may have.
     pub(super) fn count(&self, kind: Kind) -> (u64, u64) {
-        let of =
-            |wanted| self.0.iter().filter(|(sent, fate)| sent.kind == kind && *fate == wanted).count() as u64;
-        (of(Fate::Settled), of(Fate::Unknown))
+        let of = |wanted| {
+            self.0.iter().filter(|(sent, state)| sent.kind == kind && *state == wanted).count() as u64
+        };
+        (of(RecordState::Settled), of(RecordState::Unknown))
     }
 }

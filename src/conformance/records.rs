@@ -1,7 +1,7 @@
 //! Single records: each kind is taken, a repetition is recognised, a refusal can be understood.
 
 use super::answers::{EXPECTED, GOOD, good, status};
-use super::ledger::Fate;
+use super::ledger::RecordState;
 use super::rule::{Rule, Verdict};
 use super::wire::{By, Exchange};
 use super::{Run, delivery, in_words};
@@ -165,7 +165,7 @@ async fn concurrent_repeat(run: &mut Run) -> Verdict {
     };
     let both = run.wire.together(By::Agent, &sent, twice).await;
     for exchange in &both {
-        run.ledger.note(&record, Fate::of(exchange));
+        run.ledger.note(&record, RecordState::of(exchange));
     }
     let may_wait =
         |exchange: &Exchange| matches!(exchange.meaning(), Some(Meaning::InProgress | Meaning::Overloaded));

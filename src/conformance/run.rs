@@ -1,7 +1,7 @@
 //! A run under way: what the rules share.
 
 use super::accounts::{Accounts, Processed};
-use super::ledger::{Fate, Ledger};
+use super::ledger::{Ledger, RecordState};
 use super::rule::Verdict;
 use super::samples::{Batch, Samples};
 use super::servers::WaitingCommand;
@@ -88,7 +88,7 @@ impl Run {
         let correlation_id = record.correlation_id();
         let deliver = async |client: &Client| drop(client.deliver(delivery(record, &correlation_id)).await);
         let exchange = self.wire.send(by, in_words(record), deliver).await;
-        self.ledger.note(record, Fate::of(&exchange));
+        self.ledger.note(record, RecordState::of(&exchange));
         exchange
     }
 
@@ -120,7 +120,7 @@ impl Run {
         let answer = BatchAnswer { batch: batch.clone(), exchange, exceptions };
         for (index, part) in batch.parts().iter().enumerate() {
             if let Some(record) = &part.record {
-                self.ledger.note(record, answer.fate(index));
+                self.ledger.note(record, answer.state(index));
             }
         }
         answer
@@ -178,12 +178,12 @@ impl BatchAnswer {
         (0..self.batch.parts().len()).all(|index| self.is_settled(index))
     }
 
-    fn fate(&self, index: usize) -> Fate {
+    fn state(&self, index: usize) -> RecordState {
         match (&self.exceptions, self.status(index)) {
-            (Ok(_), None | Some(409)) => Fate::Settled,
-            (Ok(_), Some(_)) => Fate::NotTaken,
-            (Err(_), _) if self.exchange.meaning() == Some(Meaning::Delivered) => Fate::Unknown,
-            (Err(_), _) => Fate::of(&self.exchange),
+            (Ok(_), None | Some(409)) => RecordState::Settled,
+            (Ok(_), Some(_)) => RecordState::NotTaken,
+            (Err(_), _) if self.exchange.meaning() == Some(Meaning::Delivered) => RecordState::Unknown,
+            (Err(_), _) => RecordState::of(&self.exchange),
         }
     }
 

@@ -203,10 +203,10 @@ pub fn parse_batch_answer(
         batch: Uuid,
         count: usize,
         #[serde(borrow)]
-        exceptions: Vec<Entry<'a>>,
+        exceptions: Vec<Exception<'a>>,
     }
     #[derive(Deserialize)]
-    struct Entry<'a> {
+    struct Exception<'a> {
         index: usize,
         status: u16,
         #[serde(borrow, default)]
@@ -220,7 +220,7 @@ pub fn parse_batch_answer(
         return Err(BadAnswer::Count { expected: records, found: answer.count });
     }
     let mut exceptions = Vec::with_capacity(answer.exceptions.len().min(records));
-    for Entry { index, status, error } in answer.exceptions {
+    for Exception { index, status, error } in answer.exceptions {
         if index >= records {
             return Err(BadAnswer::Position { index });
         }
@@ -242,15 +242,15 @@ pub(super) fn knows_no_session(body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Batch {
         count: usize,
-        exceptions: Vec<Entry>,
+        exceptions: Vec<ExceptionStatus>,
     }
     #[derive(Deserialize)]
-    struct Entry {
+    struct ExceptionStatus {
         status: u16,
     }
     let batch = data(body).ok().and_then(|data| serde_json::from_str::<Batch>(data.get()).ok());
     batch.is_some_and(|Batch { count, exceptions }| {
-        let is_unknown = |entry: &Entry| matches!(entry.status, 404 | 410);
+        let is_unknown = |entry: &ExceptionStatus| matches!(entry.status, 404 | 410);
         exceptions.len() == count
             && exceptions.iter().any(is_unknown)
             && exceptions.iter().all(|entry| is_unknown(entry) || entry.status == 424)

@@ -517,7 +517,7 @@ fn understood(
     max: usize,
     answered: SystemTime,
 ) -> (Response, Option<SystemTime>) {
-    let Inbound { status, headers, body, truncated, lease } = inbound;
+    let Inbound { status, headers, body, truncated, checkout } = inbound;
     let values = |name: &HeaderName| headers.get_all(name).iter().map(HeaderValue::as_bytes);
     let (body, truncated) = decode(values(&CONTENT_ENCODING), body, truncated, max);
     let mut ids = values(&CORRELATION_ID);
@@ -541,11 +541,11 @@ fn understood(
         Meaning::Delivered => asked.batch.is_some() && knows_no_session(&response.body),
         _ => false,
     };
-    if let Some(lease) = lease.filter(|_| meaning != Meaning::Mismatched) {
+    if let Some(checkout) = checkout.filter(|_| meaning != Meaning::Mismatched) {
         if is_unknown {
-            lease.close();
+            checkout.close();
         } else {
-            lease.give_back(is_named, is_served(&response));
+            checkout.give_back(is_named, is_served(&response));
         }
     }
     (response, date)

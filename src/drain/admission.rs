@@ -10,18 +10,18 @@ const WAITING: usize = 16;
 
 /// Asks for turns.
 #[derive(Clone)]
-pub struct Turns(mpsc::Sender<oneshot::Sender<()>>);
+pub struct Admission(mpsc::Sender<oneshot::Sender<()>>);
 
 /// Receives the requests for turns.
-pub struct Asked(mpsc::Receiver<oneshot::Sender<()>>);
+pub struct AdmissionQueue(mpsc::Receiver<oneshot::Sender<()>>);
 
 /// Both ends.
-pub fn turns() -> (Turns, Asked) {
+pub fn admission_channel() -> (Admission, AdmissionQueue) {
     let (ask, asked) = mpsc::channel(WAITING);
-    (Turns(ask), Asked(asked))
+    (Admission(ask), AdmissionQueue(asked))
 }
 
-impl Turns {
+impl Admission {
     /// Waits for a turn, which allows one request now. False if none comes `within` this time, or the drain has ended.
     pub async fn take(&self, within: Duration) -> bool {
         let turn = async {
@@ -32,7 +32,7 @@ impl Turns {
     }
 }
 
-impl Asked {
+impl AdmissionQueue {
     /// The next caller that still waits for a turn.
     pub(super) async fn next(&mut self) -> Option<oneshot::Sender<()>> {
         loop {

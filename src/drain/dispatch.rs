@@ -35,11 +35,7 @@ impl Run {
         self.lanes.set_order(if batches { SessionOrder::Strict } else { self.drain.settings.session_order });
         let mut limited = None;
         while self.sending.len() < self.link.limit(now) {
-<<<<<<< HEAD
-            // A quota request waits neither for the last place nor for the window of bytes nor for the link's rate.
-=======
-            // A quota request waits neither for the reserved slot nor for the window of bytes.
->>>>>>> words
+            // A quota request waits neither for the reserved slot nor for the window of bytes nor for the link's rate.
             let room = self.link.room(self.batching.largest(), now);
             limited = self.link.rate_limited_until(now);
             let only_quota = self.is_kept_for_quota(now) || room.is_none() || limited.is_some();

@@ -33,12 +33,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::control_plane::{Answer, Client, Encoding};
-use crate::outbox::{Lease, Log, Outbox, Payload, QuotaReply, ReadError, Reason, Settlement, Watermark};
+use crate::outbox::{Log, LogPage, Outbox, Payload, QuotaReply, ReadError, Reason, Settlement, Watermark};
 use crate::record::Kind;
 use crate::telemetry::metrics::Metrics;
 use uuid::Uuid;
 
-pub use admission::{Asked, Turns, turns};
+pub use admission::{Admission, AdmissionQueue, admission_channel};
 use batch::Batching;
 pub use batch::{Compression, DeliveryMode, Settings as BatchSettings};
 use controls::Limiter;
@@ -171,7 +171,7 @@ pub struct Drain {
     /// What an operator wants.
     pub orders: watch::Receiver<Orders>,
     /// Other users of the link.
-    pub turns: Asked,
+    pub admission: AdmissionQueue,
 }
 
 /// In which form records are sent.
@@ -200,7 +200,7 @@ struct Sent {
 
 type Sending = Pin<Box<dyn Future<Output = Sent> + Send>>;
 type Pushing = Pin<Box<dyn Future<Output = (LaneKey, Item, Settlement, bool)> + Send>>;
-type Reading = Pin<Box<dyn Future<Output = (Log, u64, Result<Lease, ReadError>)> + Send>>;
+type Reading = Pin<Box<dyn Future<Output = (Log, u64, Result<LogPage, ReadError>)> + Send>>;
 
 struct Run {
     drain: Drain,
@@ -299,11 +299,11 @@ impl Drain {
                 _ = stop.changed() => break,
                 Some(sent) = run.sending.next() => run.answered(sent),
                 Some(pushed) = run.pushing.next() => run.pushed(pushed),
-                (log, from, lease) = reading(&mut run.reading) => run.loaded(log, from, lease),
+                (log, from, page) = reading(&mut run.reading) => run.loaded(log, from, page),
                 Ok(()) = last.changed() => {}
                 Ok(()) = watermark.changed() => {}
                 Ok(()) = orders.changed() => run.obey(*orders.borrow_and_update()),
-                Some(turn) = run.drain.turns.next(), if run.turn.is_none() => run.turn = Some(turn),
+                Some(turn) = run.drain.admission.next(), if run.turn.is_none() => run.turn = Some(turn),
                 () = sleep_until(next) => {}
                 _ = sweep.tick() => run.sweep(),
             }
@@ -321,10 +321,10 @@ impl Drain {
     }
 }
 
-async fn reading(reading: &mut Option<Reading>) -> (Log, u64, Result<Lease, ReadError>) {
+async fn reading(reading: &mut Option<Reading>) -> (Log, u64, Result<LogPage, ReadError>) {
     match reading {
-        Some(lease) => {
-            let read = lease.await;
+        Some(page) => {
+            let read = page.await;
             *reading = None;
             read
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::control_plane::Client;
-use crate::drain::Turns;
+use crate::drain::Admission;
 use crate::time::JitteredInterval;
 
 /// The health probe.
@@ -16,14 +16,14 @@ pub struct HealthProbe {
     /// Where to.
     pub client: Arc<Client>,
     /// It shares the link with the records.
-    pub turns: Turns,
+    pub admission: Admission,
 }
 
 impl HealthProbe {
     /// Runs until `stop` is true.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
-        let rhythm = JitteredInterval::new(self.interval);
-        let mut patience = rhythm.next();
+        let interval = JitteredInterval::new(self.interval);
+        let mut patience = interval.next();
         let mut wait = patience;
         loop {
             tokio::select! {
@@ -41,14 +41,14 @@ impl HealthProbe {
                 () = self.ask() => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
-            patience = rhythm.next();
+            patience = interval.next();
             wait = patience;
         }
     }
 
     /// The client itself notes the answer. While the link is down, the drain's probes suffice.
     async fn ask(&self) {
-        if self.turns.take(self.interval).await
+        if self.admission.take(self.interval).await
             && let Err(error) = self.client.health().await
         {
             tracing::debug!(%error, "the ControlPlane's health check failed");

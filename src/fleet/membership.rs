@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::control_plane::{CallError, Client, Heartbeat, Meaning, Registration};
-use crate::drain::Turns;
+use crate::drain::Admission;
 use crate::fleet::agent_metrics::{AgentMetrics, Load};
 use crate::intake::NameHolder;
 use crate::telemetry::metrics::Metrics;
@@ -24,7 +24,7 @@ const TROUBLE_AFTER: u32 = 4;
 
 /// How registering goes wrong.
 #[derive(Debug, Default)]
-pub struct Refusals {
+pub struct RegistrationFailures {
     in_a_row: u32,
     /// What the log has said.
     said: Option<String>,
@@ -41,9 +41,9 @@ pub struct Membership {
     /// The first contact after a start is at a random moment within this time.
     pub first_contact_within: Duration,
     /// What is told.
-    pub vitals: AgentMetrics,
+    pub agent_metrics: AgentMetrics,
     /// It shares the link with the records.
-    pub turns: Turns,
+    pub admission: Admission,
     /// Whether the server is registered.
     pub registered: watch::Sender<bool>,
     /// Why it is not, once that has failed for a while.
@@ -51,7 +51,7 @@ pub struct Membership {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// How registering goes wrong.
-    pub refusals: Mutex<Refusals>,
+    pub failures: Mutex<RegistrationFailures>,
     /// A registration was sent without an answer: it is unknown whether the server is registered.
     pub unanswered: AtomicBool,
 }
@@ -89,18 +89,18 @@ impl Membership {
     async fn round(&self, wait: Duration, load: &mut Load) -> bool {
         tokio::time::sleep(wait).await;
         // IMPORTANT: send nothing under an ID that another agent holds.
-        let mut redis = self.vitals.redis.clone();
+        let mut redis = self.agent_metrics.redis.clone();
         let is_free = |name| matches!(name, NameHolder::Ours | NameHolder::Untold);
         if redis.wait_for(|redis| is_free(redis.name)).await.is_err() {
             return false;
         }
         let registered = || *self.registered.borrow();
         // While the link is down there is no turn, and the drain's probes are enough.
-        if registered() && self.turns.take(self.interval).await {
+        if registered() && self.admission.take(self.interval).await {
             self.beat(load).await;
         }
         // Also at once after a heartbeat that was not recognised.
-        if !registered() && self.turns.take(self.interval).await {
+        if !registered() && self.admission.take(self.interval).await {
             self.register().await;
             return registered();
         }
@@ -114,7 +114,8 @@ impl Membership {
         match answer {
             Ok(()) => {
                 self.know(true);
-                *self.refusals.lock().unwrap_or_else(PoisonError::into_inner) = Refusals::default();
+                *self.failures.lock().unwrap_or_else(PoisonError::into_inner) =
+                    RegistrationFailures::default();
                 self.trouble.send_replace(None);
                 tracing::info!("registered with the ControlPlane");
             }
@@ -130,9 +131,9 @@ impl Membership {
     /// One log line for each kind of failure: at once if the `ControlPlane` refuses, after a while if it or the network
     /// fails; then the link usually has its own line.
     fn refused(&self, error: &CallError) {
-        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        refusals.in_a_row += 1;
-        let lasts = refusals.in_a_row >= TROUBLE_AFTER;
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.in_a_row += 1;
+        let lasts = failures.in_a_row >= TROUBLE_AFTER;
         let is_no = matches!(
             error,
             CallError::Status {
@@ -149,8 +150,8 @@ impl Membership {
             CallError::Failed(failure) => failure.label().to_owned(),
             error => error.to_string(),
         };
-        if (lasts || is_no) && refusals.said.as_ref() != Some(&kind) {
-            refusals.said = Some(kind);
+        if (lasts || is_no) && failures.said.as_ref() != Some(&kind) {
+            failures.said = Some(kind);
             tracing::warn!(
                 %error,
                 proxy = self.client.proxy(),
@@ -168,7 +169,7 @@ impl Membership {
 
     /// Done when another agent has the name of this server, which was registered or may be.
     async fn name_lost(&self) {
-        let mut redis = self.vitals.redis.clone();
+        let mut redis = self.agent_metrics.redis.clone();
         let lost = redis.wait_for(|redis| redis.name == NameHolder::Another && self.is_known()).await.is_ok();
         if !lost {
             // The intake has ended.
@@ -181,7 +182,7 @@ impl Membership {
     }
 
     async fn beat(&self, load: &mut Load) {
-        match self.client.heartbeat(self.vitals.status(), self.vitals.metrics(load)).await {
+        match self.client.heartbeat(self.agent_metrics.status(), self.agent_metrics.metrics(load)).await {
             Ok(Heartbeat::Heard) => {}
             Ok(Heartbeat::Forgotten) => {
                 self.know(false);
@@ -193,7 +194,7 @@ impl Membership {
 
     /// Sends the shutdown notice, if the `ControlPlane` knows this server or may know it.
     pub async fn goodbye(&self) {
-        let is_ours = self.vitals.redis.borrow().name != NameHolder::Another;
+        let is_ours = self.agent_metrics.redis.borrow().name != NameHolder::Another;
         if is_ours
             && self.is_known()
             && let Err(error) = self.client.shutdown_notice().await

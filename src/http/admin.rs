@@ -66,14 +66,14 @@ pub struct Admin {
     /// Where refused requests are counted.
     pub metrics: Arc<Metrics>,
     /// And where they are logged.
-    pub refusals: Refusals,
+    pub unauthorized: UnauthorizedRequests,
 }
 
 /// Requests without the token, logged once a minute at the most: whoever sends them must not fill the disk.
 #[derive(Default)]
-pub struct Refusals(Mutex<(Option<Instant>, u64)>);
+pub struct UnauthorizedRequests(Mutex<(Option<Instant>, u64)>);
 
-impl Refusals {
+impl UnauthorizedRequests {
     const LOG_EVERY: Duration = Duration::from_mins(1);
 
     fn note(&self) {
@@ -126,7 +126,7 @@ async fn authorize(State(admin): State<Arc<Admin>>, request: Request, next: Next
     let Some(token) = token else { return StatusCode::NOT_FOUND.into_response() };
     if !has_token(request.headers(), &token) {
         admin.metrics.admin_refused.inc();
-        admin.refusals.note();
+        admin.unauthorized.note();
         let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
         return (StatusCode::UNAUTHORIZED, challenge, Fault::body("admin token required")).into_response();
     }
@@ -231,7 +231,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 /// The query, likewise.
 #[derive(FromRequestParts)]
 #[from_request(via(Query), rejection(Fault))]
-pub(super) struct Asked<T>(T);
+pub(super) struct QueryArgs<T>(T);
 
 /// A number in the path, likewise.
 #[derive(FromRequestParts)]
@@ -277,7 +277,10 @@ pub(super) async fn outbox_stats(State(admin): Hands) -> Json<OutboxStats> {
     params(WaitingFilter),
     responses((status = 200, description = "A page", body = WaitingPage))
 )]
-pub(super) async fn waiting(State(admin): Hands, Asked(filter): Asked<WaitingFilter>) -> Answer<WaitingPage> {
+pub(super) async fn waiting(
+    State(admin): Hands,
+    QueryArgs(filter): QueryArgs<WaitingFilter>,
+) -> Answer<WaitingPage> {
     let page = list_waiting(&admin.operator.outbox, filter.cursor.as_deref(), page_size(filter.limit));
     Ok(Json(page.await?))
 }
@@ -308,7 +311,7 @@ pub(super) async fn waiting_record(State(admin): Hands, Number(id): Number<u64>)
 )]
 pub(super) async fn dead_letters(
     State(admin): Hands,
-    Asked(filter): Asked<LetterFilter>,
+    QueryArgs(filter): QueryArgs<LetterFilter>,
 ) -> Answer<DeadLetterPage> {
     if let Some(fault) = filter.fault() {
         return Err(Fault::Request(StatusCode::BAD_REQUEST, fault.to_owned()));
@@ -434,7 +437,10 @@ pub(super) async fn probe(State(admin): Hands, By(by): By) -> Json<DrainState> {
     params(AuditFilter),
     responses((status = 200, description = "The last 1,000, or fewer", body = AuditPage))
 )]
-pub(super) async fn audit(State(admin): Hands, Asked(filter): Asked<AuditFilter>) -> Answer<AuditPage> {
+pub(super) async fn audit(
+    State(admin): Hands,
+    QueryArgs(filter): QueryArgs<AuditFilter>,
+) -> Answer<AuditPage> {
     Ok(Json(list_orders(&admin.operator.outbox, filter.limit).await?))
 }
 

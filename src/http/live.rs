@@ -38,7 +38,7 @@ const KEPT_WITHIN: Duration = Duration::from_secs(1);
 
 /// The state of the agent.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Picture {
+pub(super) struct StatusSnapshot {
     /// `SERVER_ID`.
     server_id: String,
     region: String,
@@ -54,11 +54,11 @@ pub(super) struct Picture {
     concerns: Vec<Concern>,
     /// Whether the ControlPlane knows this server.
     registered: bool,
-    redis: RedisPicture,
-    outbox: OutboxPicture,
-    link: LinkPicture,
+    redis: RedisSnapshot,
+    outbox: OutboxSnapshot,
+    link: LinkSnapshot,
     /// Backlog and rates by kind.
-    kinds: ByKind<KindPicture>,
+    kinds: ByKind<KindSnapshot>,
     /// Requests to the ControlPlane by route.
     routes: Vec<RouteBody>,
     /// Dead letters stored now.
@@ -76,7 +76,7 @@ pub(super) struct Picture {
 
 /// Redis, as the intake sees it.
 #[derive(Debug, Serialize, ToSchema)]
-struct RedisPicture {
+struct RedisSnapshot {
     connected: bool,
     /// What is wrong.
     fault: Option<String>,
@@ -84,7 +84,7 @@ struct RedisPicture {
 
 /// The outbox as a whole.
 #[derive(Debug, Serialize, ToSchema)]
-struct OutboxPicture {
+struct OutboxSnapshot {
     accepting: bool,
     /// Why it does not accept records.
     reason: Option<String>,
@@ -99,7 +99,7 @@ struct OutboxPicture {
 
 /// The link to the ControlPlane, and the drain that uses it.
 #[derive(Debug, Serialize, ToSchema)]
-struct LinkPicture {
+struct LinkSnapshot {
     /// Up, probing or down.
     state: &'static str,
     connected: bool,
@@ -119,7 +119,7 @@ struct LinkPicture {
 
 /// One kind of record.
 #[derive(Debug, Serialize, ToSchema)]
-struct KindPicture {
+struct KindSnapshot {
     /// Waiting in Redis; null while unknown.
     in_redis: Option<u64>,
     /// Waiting in the outbox.
@@ -179,7 +179,7 @@ impl Live {
         self.history(|history| history.body())
     }
 
-    fn picture(&self) -> Picture {
+    fn snapshot(&self) -> StatusSnapshot {
         let surface = &*self.surface;
         let health = Health::of(surface);
         let (stats, link, orders) = (&health.stats, surface.link.borrow().clone(), *surface.orders.borrow());
@@ -194,7 +194,7 @@ impl Live {
         };
         let given_up =
             |reason: Reason| stats.dead_lettered.iter().map(|reasons| reasons[reason as usize]).sum();
-        Picture {
+        StatusSnapshot {
             server_id: surface.server_id.clone(),
             region: surface.region.clone(),
             version: surface.version.clone(),
@@ -204,8 +204,8 @@ impl Live {
             reasons: health.reasons(),
             concerns: health.concerns(),
             registered: health.registered,
-            redis: RedisPicture { connected: health.redis_connected, fault: health.redis_fault.clone() },
-            outbox: OutboxPicture {
+            redis: RedisSnapshot { connected: health.redis_connected, fault: health.redis_fault.clone() },
+            outbox: OutboxSnapshot {
                 accepting: stats.accepting,
                 reason: stats.paused.map(str::to_owned),
                 depth: stats.total_depth(),
@@ -215,7 +215,7 @@ impl Live {
                 quarantined_segments: stats.quarantined_segments,
                 quarantined_records: stats.quarantined_records,
             },
-            link: LinkPicture {
+            link: LinkSnapshot {
                 state: link.state.label(),
                 connected: health.control_plane_connected,
                 reason: link.trouble.map(|trouble| trouble.label().to_owned()),
@@ -227,7 +227,7 @@ impl Live {
                 rate_limit: orders.rate_limit.per_second,
                 bandwidth: orders.bandwidth,
             },
-            kinds: ByKind::each(|queue| KindPicture {
+            kinds: ByKind::each(|queue| KindSnapshot {
                 in_redis: in_redis.map(|depths| depths[queue as usize]),
                 depth: depth(queue),
                 oldest_age_seconds: ages[queue as usize].1,
@@ -325,7 +325,7 @@ fn event(name: &str, data: &impl Serialize) -> Bytes {
 
 /// The live data of the status page.
 ///
-/// One event `history` (schema `History`), then one event `now` (schema `Picture`) per second.
+/// One event `history` (schema `History`), then one event `now` (schema `StatusSnapshot`) per second.
 #[utoipa::path(
     get,
     path = "/events",
@@ -342,7 +342,7 @@ pub(super) async fn events(State(live): State<Arc<Live>>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "10")]).into_response();
     };
     let history = live.hour();
-    let first = VecDeque::from([event("history", &history), event("now", &live.picture())]);
+    let first = VecDeque::from([event("history", &history), event("now", &live.snapshot())]);
     let tick = live.tick.clone();
     // A slow client misses events; at most one is queued for it.
     let stream = stream::unfold((live, tick, place, first), |(live, mut tick, place, mut first)| async {
@@ -350,7 +350,7 @@ pub(super) async fn events(State(live): State<Arc<Live>>) -> Response {
             return Some((Ok::<_, std::convert::Infallible>(event), (live, tick, place, first)));
         }
         tick.changed().await.ok()?;
-        let now = event("now", &live.picture());
+        let now = event("now", &live.snapshot());
         Some((Ok(now), (live, tick, place, first)))
     });
     ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(stream)).into_response()
@@ -372,8 +372,8 @@ pub(super) async fn history(State(live): State<Arc<Live>>) -> axum::Json<History
     get,
     path = "/status",
     tag = "page",
-    responses((status = 200, description = "The current state", body = Picture))
+    responses((status = 200, description = "The current state", body = StatusSnapshot))
 )]
-pub(super) async fn status(State(live): State<Arc<Live>>) -> axum::Json<Picture> {
-    axum::Json(live.picture())
+pub(super) async fn status(State(live): State<Arc<Live>>) -> axum::Json<StatusSnapshot> {
+    axum::Json(live.snapshot())
 }

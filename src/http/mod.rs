@@ -18,6 +18,7 @@
 
 pub mod admin;
 mod assets;
+mod connection_limit;
 mod exposition;
 mod health;
 mod history;
@@ -28,7 +29,6 @@ mod pages;
 pub(crate) mod requests;
 mod reserve;
 mod runbook;
-mod seats;
 mod server;
 mod socket;
 

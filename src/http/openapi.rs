@@ -11,7 +11,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{self, Content, OpenApi, Ref, ResponseBuilder};
 use utoipa::{Modify, OpenApi as _};
 
-use super::live::Picture;
+use super::live::StatusSnapshot;
 use super::{admin, assets, exposition, live, pages};
 
 const TOKEN: &str = "admin_token";
@@ -41,7 +41,7 @@ const BY_NAME: [&str; 3] = ["/events", "/history", "/status"];
         admin::jobs::verify_all, admin::jobs::salvage_all, admin::jobs::begin_export, admin::jobs::export_page,
         admin::jobs::confirm_page, admin::jobs::end_export, admin::jobs::import,
     ),
-    components(schemas(admin::ErrorBody, Picture)),
+    components(schemas(admin::ErrorBody, StatusSnapshot)),
     tags(
         (name = "health", description = "Health and readiness"),
         (name = "metrics", description = "Metrics"),

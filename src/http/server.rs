@@ -21,9 +21,9 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::connection_limit::{ConnectionLimit, ConnectionPermit};
 use super::hosts::LocalAddress;
 use super::reserve::{RESERVE, is_out_of_descriptors};
-use super::seats::{Seat, Seats};
 use super::socket::Socket;
 
 /// Connections at a time. Scrapers need a few; when all are taken, one that waits for its peer is closed for the next.
@@ -78,7 +78,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Serves until `stop` is true; then what is being answered is answered, and everything else is cut.
 pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
-    let seats = Seats::new(CONNECTIONS);
+    let limit = ConnectionLimit::new(CONNECTIONS);
     let service = TowerToHyperService::new(router);
     let mut connections = JoinSet::new();
     let told = stop.clone();
@@ -87,10 +87,10 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch
     loop {
         let accepted = async {
             if knocking.is_none() {
-                knocking = Some(accept(&listener, &seats).await?);
+                knocking = Some(accept(&listener, &limit).await?);
             }
-            let seat = seats.take().await;
-            knocking.take().map(|(stream, peer)| (seat, stream, peer))
+            let permit = limit.take().await;
+            knocking.take().map(|(stream, peer)| (permit, stream, peer))
         };
         tokio::select! {
             () = until_true(&mut stop) => break,
@@ -100,8 +100,8 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch
                 }
             }
             accepted = accepted => {
-                let Some((seat, stream, peer)) = accepted else { continue };
-                let conversation = converse(stream, peer, Arc::new(seat), service.clone(), told.clone());
+                let Some((permit, stream, peer)) = accepted else { continue };
+                let conversation = converse(stream, peer, Arc::new(permit), service.clone(), told.clone());
                 connections.spawn(async {
                     conversation.await;
                     // Before anybody else takes the descriptor that this connection had.
@@ -118,7 +118,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch
 }
 
 /// The next connection; none if there is none yet, or it cannot be had.
-async fn accept(listener: &TcpListener, seats: &Seats) -> Option<(TcpStream, SocketAddr)> {
+async fn accept(listener: &TcpListener, limit: &ConnectionLimit) -> Option<(TcpStream, SocketAddr)> {
     let is_full = RESERVE.refill();
     let accepted = if is_full {
         listener.accept().await
@@ -135,7 +135,7 @@ async fn accept(listener: &TcpListener, seats: &Seats) -> Option<(TcpStream, Soc
             return listener.accept().now_or_never()?.ok();
         }
         // All of the reserve is in use: whoever waits longest for its peer gives its descriptor back.
-        let _ = tokio::time::timeout(PAUSE, seats.make_room()).await;
+        let _ = tokio::time::timeout(PAUSE, limit.make_room()).await;
     }
     tracing::debug!(%error, "cannot accept a connection");
     tokio::time::sleep(PAUSE).await;
@@ -146,17 +146,18 @@ async fn accept(listener: &TcpListener, seats: &Seats) -> Option<(TcpStream, Soc
 async fn converse(
     stream: TcpStream,
     peer: SocketAddr,
-    seat: Arc<Seat>,
+    permit: Arc<ConnectionPermit>,
     service: TowerToHyperService<Router>,
     mut stop: watch::Receiver<bool>,
 ) {
     // An answer of several writes must not wait for the peer to acknowledge the first. Where it cannot be had, it waits.
     let _ = stream.set_nodelay(true);
     let local = stream.local_addr().ok();
-    let place = Arc::clone(&seat);
+    let place = Arc::clone(&permit);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let at_work = AtWork::new(&place);
-        let mut request: Request = request.map(|body| Body::new(Question { body, seat: Arc::clone(&place) }));
+        let mut request: Request =
+            request.map(|body| Body::new(Question { body, permit: Arc::clone(&place) }));
         request.extensions_mut().insert(ConnectInfo(peer));
         if let Some(local) = local {
             request.extensions_mut().insert(LocalAddress(local));
@@ -170,11 +171,11 @@ async fn converse(
             .header_read_timeout(HEAD_WITHIN)
             .max_buf_size(HEAD_BYTES)
             .max_headers(HEADERS)
-            .serve_connection(TokioIo::new(Socket::new(stream, Arc::clone(&seat))), service)
+            .serve_connection(TokioIo::new(Socket::new(stream, Arc::clone(&permit))), service)
     );
     tokio::select! {
         biased;
-        () = seat.wanted() => return,
+        () = permit.wanted() => return,
         // How a client leaves is its own affair.
         _ = connection.as_mut() => return,
         () = until_true(&mut stop) => {}
@@ -184,12 +185,12 @@ async fn converse(
 }
 
 /// Keeps a connection's place while a request is being answered.
-struct AtWork(Arc<Seat>);
+struct AtWork(Arc<ConnectionPermit>);
 
 impl AtWork {
-    fn new(seat: &Arc<Seat>) -> Self {
-        seat.answering(true);
-        Self(Arc::clone(seat))
+    fn new(permit: &Arc<ConnectionPermit>) -> Self {
+        permit.answering(true);
+        Self(Arc::clone(permit))
     }
 }
 
@@ -202,7 +203,7 @@ impl Drop for AtWork {
 /// A request's body: while the peer does not send the rest of it, the connection has nothing to do.
 struct Question {
     body: Incoming,
-    seat: Arc<Seat>,
+    permit: Arc<ConnectionPermit>,
 }
 
 impl HttpBody for Question {
@@ -214,7 +215,7 @@ impl HttpBody for Question {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        self.seat.starved(polled.is_pending());
+        self.permit.starved(polled.is_pending());
         polled
     }
 
@@ -229,7 +230,7 @@ impl HttpBody for Question {
 
 impl Drop for Question {
     fn drop(&mut self) {
-        self.seat.starved(false);
+        self.permit.starved(false);
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::seats::Seat;
+use super::connection_limit::ConnectionPermit;
 
 /// A peer that reads nothing for this long is gone or hostile.
 const TAKEN_WITHIN: Duration = Duration::from_secs(10);
@@ -18,17 +18,17 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(10);
 /// A stream whose writing fails when nothing of it is taken in time.
 pub(super) struct Socket {
     stream: TcpStream,
-    seat: Arc<Seat>,
+    permit: Arc<ConnectionPermit>,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, seat: Arc<Seat>) -> Self {
-        Self { stream, seat, stalled: None }
+    pub(super) fn new(stream: TcpStream, permit: Arc<ConnectionPermit>) -> Self {
+        Self { stream, permit, stalled: None }
     }
 
     fn in_time<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        self.seat.stalled(written.is_pending());
+        self.permit.stalled(written.is_pending());
         if written.is_ready() {
             self.stalled = None;
             return written;

@@ -115,13 +115,13 @@ fn word(error: &RedisError) -> Option<&str> {
 
 /// Why Redis refuses some commands, while the rest works.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct RedisRefusal {
     /// One of [`REASONS`].
     pub reason: &'static str,
     text: String,
 }
 
-impl Refusal {
+impl RedisRefusal {
     /// What Redis answered.
     pub(super) fn of(error: &RedisError) -> Self {
         Self { reason: reason_of(error), text: error.to_string() }
@@ -133,7 +133,7 @@ impl Refusal {
     }
 }
 
-impl std::fmt::Display for Refusal {
+impl std::fmt::Display for RedisRefusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.text)
     }

@@ -6,7 +6,7 @@ use redis::Value;
 
 use super::allowance::Allowance;
 use super::connection::Connection;
-use super::fault::Refusal;
+use super::fault::RedisRefusal;
 use super::lease::{LEASE, Lease};
 use super::oversize;
 use super::script::Script;
@@ -194,7 +194,7 @@ fn parse_given(value: Value) -> Result<Given, SourceError> {
         messages: Vec::with_capacity(items.len()),
         digests: Vec::with_capacity(items.len()),
         left: left.max(0) as u64,
-        fault: Refusal::found(fault),
+        fault: RedisRefusal::found(fault),
         trimmed: 0,
     };
     for item in items {

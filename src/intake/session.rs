@@ -7,7 +7,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::allowance::{Allowance, Allowances};
-use super::fault::{Refusal, is_broken_off};
+use super::fault::{RedisRefusal, is_broken_off};
 use super::lease::RENEW;
 use super::source::{Ask, Given, Message, ORDER, Source};
 use super::wakeup::{REFUSED, Wakeup};
@@ -93,7 +93,7 @@ pub(super) struct Session<'a> {
     /// When to look next for messages of agents that are gone.
     reclaim_at: Option<Instant>,
     /// Why Redis refuses to wait for records.
-    refused: Option<Refusal>,
+    refused: Option<RedisRefusal>,
     /// When each reason of a refusal was last counted.
     counted: BTreeMap<&'static str, Instant>,
 }
@@ -462,11 +462,11 @@ async fn append(
 }
 
 /// Waits until a message may have arrived. Returns Redis' refusal to wait, if any.
-async fn woken(wakeup: &mut Option<Wakeup>) -> Result<Option<Refusal>, SourceError> {
+async fn woken(wakeup: &mut Option<Wakeup>) -> Result<Option<RedisRefusal>, SourceError> {
     match wakeup {
         Some(wakeup) => {
             wakeup.woken().await?;
-            Ok(wakeup.refused().map(Refusal::of))
+            Ok(wakeup.refused().map(RedisRefusal::of))
         }
         None => std::future::pending().await,
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::allowance::Allowance;
 use super::connection::{Connection, connect};
-use super::fault::{Refusal, refuses};
+use super::fault::{RedisRefusal, refuses};
 use super::lease::Lease;
 use super::list::List;
 use super::stream::Stream;
@@ -49,7 +49,7 @@ pub(super) struct Given {
     /// Messages left in Redis, not in flight.
     pub left: u64,
     /// Why this queue cannot be read.
-    pub fault: Option<Refusal>,
+    pub fault: Option<RedisRefusal>,
     /// Entries that were deleted from a stream before they were read.
     pub trimmed: u64,
 }

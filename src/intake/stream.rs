@@ -14,7 +14,7 @@ use redis::Value;
 
 use super::allowance::Allowance;
 use super::connection::Connection;
-use super::fault::Refusal;
+use super::fault::RedisRefusal;
 use super::lease::Lease;
 use super::oversize;
 use super::script::Script;
@@ -211,7 +211,7 @@ impl Reading {
             return Err(bad());
         };
         let text = |value| redis::from_redis_value::<String>(value).map_err(|_| bad());
-        let fault = Refusal::found(text(fault)?);
+        let fault = RedisRefusal::found(text(fault)?);
         self.is_faulty = fault.is_some();
         if looked == 1 {
             for id in self.in_hand.drain(..acked.min(self.in_hand.len())) {

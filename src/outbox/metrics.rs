@@ -2,7 +2,8 @@
 
 use prometheus::proto::{MetricFamily, MetricType};
 
-use super::{Reason, Stats};
+use crate::outbox::format::dead_letter::Reason;
+use crate::outbox::state::stats::Stats;
 use crate::record::{Kind, Queue};
 use crate::telemetry::metrics::{Labels, family};
 
@@ -29,7 +30,7 @@ pub fn families(stats: &Stats, now_micros: i64, server_id: &str) -> Vec<MetricFa
         Queue::ALL.iter().map(|queue| (vec![("kind", queue.label())], of_queue(values, *queue))).collect()
     };
     let one = |value: f64| vec![(Vec::new(), value)];
-    let buried = stats.dead_lettered.map(|reasons| reasons.iter().sum::<u64>());
+    let by_kind = stats.dead_lettered.map(|reasons| reasons.iter().sum::<u64>());
     let mut dead_lettered = Vec::new();
     for queue in Queue::ALL {
         for reason in Reason::ALL {
@@ -39,7 +40,7 @@ pub fn families(stats: &Stats, now_micros: i64, server_id: &str) -> Vec<MetricFa
         }
     }
     let statuses =
-        [("delivered", stats.delivered), ("duplicate", stats.duplicates), ("dead_lettered", buried)];
+        [("delivered", stats.delivered), ("duplicate", stats.duplicates), ("dead_lettered", by_kind)];
     let processed = |queue: Queue| -> Vec<(Labels<'_>, f64)> {
         statuses
             .iter()

@@ -36,7 +36,7 @@
 //! | `a` number u64 | an order of the audit log; likewise |
 //! | `i` export u128 | when an export with this id was imported here; likewise |
 //!
-//! Numbers are big endian, so keys sort as numbers do. Values begin with a version byte ([`codec`]); packs and dead
+//! Numbers are big endian, so keys sort as numbers do. Values begin with a version byte ([`format::codec`]); packs and dead
 //! letters carry a checksum that covers their place as well. A value in chunks begins with its length.
 //!
 //! # Logs
@@ -44,7 +44,7 @@
 //! Records are numbered in the order in which they are appended, and each lies in one of five logs, which are
 //! read apart: a quota request is never behind a million usage records, nor a `started` behind its own session's
 //! usage. What may be sent when is the drain's business. Nothing of the fifth is sent: what is no record, and the dead letters of
-//! another outbox that are imported, lie there until the keeper has moved them to the dead letters.
+//! another outbox that are imported, lie there until maintenance has moved them to the dead letters.
 //!
 //! # Order of writing
 //!
@@ -73,7 +73,7 @@
 //! # Damage
 //!
 //! What cannot be read is set aside and the rest goes on. sled overwrites what lies behind damage, so a log is looked
-//! through before sled opens it ([`repair`]): of what can be read of a damaged one a new database is made, and the old files are
+//! through before sled opens it ([`engine::repair`]): of what can be read of a damaged one a new database is made, and the old files are
 //! kept as they were found. Of a segment with a few bad packs, or without packs that it should have, the rest is
 //! delivered first: then its own counts say how many records are missing, and it moves to `quarantine/`; one that
 //! cannot be opened at all moves there at once. What was waiting in it counts as *exported* (it left for a file, and
@@ -84,7 +84,7 @@
 //! # Assumptions
 //!
 //! The file system keeps what was synced: an `fdatasync`, or `fsync` of a directory, that succeeds is honest, if none of that
-//! file has failed before. One process has the folder at a time (the lock sees to it), and it stays where it is (`hold` looks, behind each commit and every
+//! file has failed before. One process has the folder at a time (the lock sees to it), and it stays where it is ([`state::dir_lock`] looks, behind each commit and every
 //! half second: while it does not, nothing is taken, deleted or set aside); the `ControlPlane` recognises a record by its
 //! idempotency key.
 //!
@@ -108,203 +108,73 @@
 //!
 //! # Threads
 //!
-//! The **writer** commits appends; the **keeper** reads packs for the drain, commits the ledger and deletes
+//! The **writer** commits appends; **maintenance** reads packs for the drain, commits the ledger and deletes
 //! segments. Neither is the async runtime's, and both end when the [`Outbox`] is dropped. Small commits of a
-//! moment ago are read without either ([`fresh`]).
+//! moment ago are read without either ([`segments::tail_cache`]).
+//!
+//! # Rooms
+//!
+//! From the lowest floor up; a room imports only from those below it (`tests/it/floors.rs` checks that).
+//!
+//! * `engine`: databases, and the only place that names sled; it knows nothing of records. `format`: every byte of the
+//!   values; it knows nothing of databases.
+//! * `messages`, `settings`; `quota_reply` and `watermark`, which the intake and the drain meet in.
+//! * `segments`, then `ledger`: what is stored in the one and in the other.
+//! * `state`: what the threads and the handles share.
+//! * `recovery`: from a folder to a state. `metrics`.
+//! * `threads`: the writer and maintenance.
+//! * `api`: the handle, and opening.
+//! * `tools`: what an operator does. `simulated`: the whole without a disk and without threads.
 
-mod audit;
-mod chunks;
-pub(crate) mod codec;
-mod commands;
-mod compression;
-mod database;
-mod dead_letter;
-mod fault;
-mod fresh;
-mod handle;
-mod hold;
-mod inspect;
-mod keeper;
+mod api;
+mod engine;
+mod format;
 mod ledger;
-mod letter_log;
-mod log_file;
-mod manifest;
+mod messages;
 pub mod metrics;
-mod open;
-mod probe;
-mod quarantine;
 mod quota_reply;
-mod repair;
-mod replay;
-mod reserve;
-mod row;
-mod salvage;
-mod schema;
-mod segment;
-mod settled;
-mod shared;
+mod recovery;
+mod segments;
+mod settings;
 #[cfg(feature = "simulation")]
 pub mod simulated;
-mod slot;
-mod space;
 mod state;
-mod stats;
 #[cfg(test)]
 mod tests;
-mod transfer;
-mod turns;
-mod verify;
+mod threads;
+mod tools;
 mod watermark;
-mod writer;
 
-pub use audit::{AUDIT_IDS, AUDIT_KEPT, AuditNote, AuditOutcome, ExportId};
-pub use codec::{CodecError, Entry, Rejected};
-pub use commands::{
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use format::codec;
+
+pub use api::handle::{Outbox, Threads};
+pub use engine::database::Durability;
+pub use engine::error::DatabaseError;
+pub use format::codec::{CodecError, Entry, Rejected};
+pub use format::dead_letter::{DeadLetter, Payload, Reason};
+pub use format::log::Log;
+pub use format::schema::{Recent, Taken};
+pub use ledger::LedgerError;
+pub use ledger::audit::{AUDIT_IDS, AUDIT_KEPT, AuditNote, AuditOutcome, ExportId};
+pub use ledger::command_notes::{
     COMMAND_ERROR_BYTES, COMMAND_ID_BYTES, COMMAND_RESULT_BYTES, COMMAND_TYPE_BYTES, CommandNote,
     CommandNotes, CommandOutcome,
 };
-pub use database::{DatabaseError, Durability};
-pub use dead_letter::{DeadLetter, Payload, Reason};
-pub use handle::{Outbox, Threads};
-pub use inspect::Inspection;
-pub use ledger::LedgerError;
-pub use open::{OpenError, Settings};
-pub use probe::{ProbeSettings, id_in, probe};
-pub use quarantine::Report;
+pub use messages::{AppendError, LogPage, Settlement, Ticket, Unsettled};
 pub use quota_reply::QuotaReply;
-pub use replay::{ReplayError, Replayed};
-pub use salvage::{SalvageError, Salvaged};
-pub use schema::{Recent, Taken};
-pub use segment::ReadError;
-pub use state::Settlement;
-pub use stats::Stats;
-pub use transfer::{
-    Accept, Checked, Chunk, ExportHash, ExportPage, ExportPlace, Exported, Imported, KnownLetters,
+pub use recovery::error::OpenError;
+pub use recovery::quarantine::Report;
+pub use segments::segment::ReadError;
+pub use settings::Settings;
+pub use state::stats::Stats;
+pub use tools::inspect::Inspection;
+pub use tools::probe::{ProbeSettings, id_in, probe};
+pub use tools::replay::{ReplayError, Replayed};
+pub use tools::salvage::{SalvageError, Salvaged};
+pub use tools::transfer::{
+    Accept, Checked, Chunk, ExportHash, ExportPage, ExportPosition, Exported, Imported, KnownLetters,
     TransferError, check_lines, chunks,
 };
-pub use verify::Verified;
+pub use tools::verify::Verified;
 pub use watermark::Watermark;
-
-use crate::record::{Kind, Timestamp};
-use shared::Shared;
-use state::Unread;
-
-/// One of the rows of records that are read apart. The numbers are persisted: never renumber.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Log {
-    /// Quota requests: they wait for nobody.
-    Quota = 1,
-    /// Session-started events: they wait for nobody either.
-    Started = 2,
-    /// Usage records.
-    Usage = 3,
-    /// Session-completed events.
-    Completed = 4,
-    /// What is on its way to the dead letters: what is no record, and what another outbox had there. The keeper's alone.
-    Rejected = 5,
-}
-
-impl Log {
-    pub(crate) const COUNT: usize = 5;
-    /// All of them, in the order in which an append numbers its records.
-    pub(crate) const ALL: [Self; Self::COUNT] =
-        [Self::Quota, Self::Started, Self::Usage, Self::Completed, Self::Rejected];
-
-    fn index(self) -> usize {
-        self as usize - 1
-    }
-
-    /// The name on the command line and in reports.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Quota => "quota",
-            Self::Started => "started",
-            Self::Usage => "usage",
-            Self::Completed => "completed",
-            Self::Rejected => "rejected",
-        }
-    }
-
-    fn of(entry: &Entry) -> Self {
-        match entry {
-            Entry::Rejected(_) | Entry::Letter(_) => Self::Rejected,
-            Entry::Record(record) => match record.kind() {
-                Kind::Quota => Self::Quota,
-                Kind::Started => Self::Started,
-                Kind::Completed => Self::Completed,
-                Kind::Usage | Kind::Lifecycle => Self::Usage,
-            },
-        }
-    }
-}
-
-/// What settles a leased record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
-    /// Its number: later records of a log have greater ones.
-    pub seq: u64,
-    /// Its log.
-    pub log: Log,
-    /// What it is.
-    pub kind: Kind,
-    /// When it was accepted.
-    pub accepted_at: Timestamp,
-    bytes: u32,
-}
-
-impl Ticket {
-    fn of(seq: u64, log: Log, entry: &Entry) -> Self {
-        Self { seq, log, kind: entry.kind(), accepted_at: entry.accepted_at(), bytes: entry.len() as u32 }
-    }
-}
-
-/// A record that was read to be delivered.
-#[derive(Debug)]
-pub struct Leased {
-    /// What settles it.
-    pub ticket: Ticket,
-    /// The record.
-    pub entry: Entry,
-}
-
-#[cfg(test)]
-impl Leased {
-    /// A record as it is read under this number.
-    pub(crate) fn new(seq: u64, record: crate::record::Record) -> Self {
-        let (kind, accepted_at, bytes) = (record.kind(), record.accepted_at(), record.data().len() as u32);
-        let entry = Entry::Record(record);
-        Self { ticket: Ticket { seq, log: Log::of(&entry), kind, accepted_at, bytes }, entry }
-    }
-}
-
-/// A stretch of a log.
-#[derive(Debug, Default)]
-pub struct Lease {
-    /// What in it is not settled, in order.
-    pub records: Vec<Leased>,
-    /// Where to read on.
-    pub next: u64,
-}
-
-/// Why an append was not made. Nothing of it is in the outbox.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum AppendError {
-    /// The outbox is full, or the disk nearly so.
-    #[error("the outbox does not accept: {0}")]
-    Full(&'static str),
-    /// The storage failed; it is being opened again.
-    #[error("the outbox's storage failed: {0}")]
-    Storage(String),
-    /// An entry that nobody could read again.
-    #[error("an entry of {bytes} bytes is too long: the outbox stores {most} at most")]
-    TooLong {
-        /// Its length.
-        bytes: usize,
-        /// The longest that is stored.
-        most: usize,
-    },
-    /// The outbox was closed.
-    #[error("the outbox is closed")]
-    Closed,
-}

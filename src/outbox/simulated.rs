@@ -1,306 +1,21 @@
-//! The disk under a simulated outbox: databases in memory, with the crashes and faults of real ones.
-//!
-//! All of the outbox is as it ships but for what this file is instead of: sled with its barrier, the threads, and the room
-//! on the disk. Folders and small files are real, and are to lie where nothing is ever lost of them.
-//!
-//! A database here is what sled with the barrier promises to be, and no more: a batch is applied as a whole; it is there
-//! after a power cut if a sync has succeeded behind it and no earlier sync of the file has failed; without that a power
-//! cut leaves some of the batches, from the first on. A file whose name was not synced may be gone with it, and one whose
-//! removal was not synced back. A process that is killed takes nothing along that it had written.
+//! A simulated outbox: its disk in memory, and its threads' work as tasks.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::handle::Asks;
-use super::keeper::{Keeper, Request};
-use super::writer::{Order, Writer};
-use super::{OpenError, Outbox, Settings, open};
+pub use crate::outbox::engine::simulated_disk::{Crash, Died, Disk, DiskFaults, Outcome, Step};
 
-/// What a write is: a key, and its value unless it is removed.
-pub(super) type Write = (Vec<u8>, Option<Vec<u8>>);
-
-/// A database's pairs.
-type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
-
-/// What befalls a disk, step by step. Each step is a write or a sync of a database, or a sync of a folder.
-pub trait Fate: Send {
-    /// What comes of the next step.
-    fn step(&mut self, step: Step) -> Outcome;
-    /// How many of these batches, which nothing has synced, a power cut leaves: from the first on.
-    fn left(&mut self, batches: usize) -> usize;
-    /// Whether a power cut undoes what was done to a folder that was not synced.
-    fn undoes(&mut self) -> bool;
-    /// What is free on the disk.
-    fn free_bytes(&self) -> u64;
-
-    /// A planted bug: syncs do nothing.
-    fn has_no_barrier(&self) -> bool {
-        false
-    }
-
-    /// A planted bug: nobody syncs the names in a folder.
-    fn forgets_names(&self) -> bool {
-        false
-    }
-
-    /// A planted bug: nobody hears of a failed sync.
-    fn hides_failed_syncs(&self) -> bool {
-        false
-    }
-
-    /// A planted bug: a write to this key of the ledger, or of a segment, is left out.
-    fn drops(&mut self, _is_ledger: bool, _key: &[u8]) -> bool {
-        false
-    }
-}
-
-/// What is done to the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// A batch is written.
-    Write,
-    /// A database is synced.
-    Sync,
-    /// The names in a folder are synced.
-    SyncNames,
-}
-
-/// What comes of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is done.
-    Done,
-    /// It is not done; the error's number says why.
-    Failed(i32),
-    /// The process dies before it.
-    DiesBefore,
-    /// The process dies behind it.
-    DiesBehind,
-}
-
-/// Thrown where the process dies in the middle of a step.
-#[derive(Debug)]
-pub struct Died;
-
-/// How a process ends that nobody asked to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Crash {
-    /// The process is killed: what it wrote is there.
-    Kill,
-    /// The power is cut: what was not synced may be gone.
-    Power,
-}
-
-/// A disk. Clones are the same one.
-#[derive(Clone)]
-pub struct Disk(Arc<Mutex<State>>);
-
-struct State {
-    databases: BTreeMap<PathBuf, Stored>,
-    fate: Box<dyn Fate>,
-}
-
-/// One database.
-#[derive(Default)]
-struct Stored {
-    pairs: Pairs,
-    bytes: u64,
-    /// Of each batch that no good sync has followed: what was there before it.
-    unsynced: Vec<Vec<Write>>,
-    /// A sync has failed: nothing behind it is known to be on the disk, whatever later syncs say.
-    has_hole: bool,
-    /// Its name would survive.
-    is_named: bool,
-}
-
-thread_local! {
-    static DISK: RefCell<Option<Disk>> = const { RefCell::new(None) };
-}
-
-/// This thread's disk, if it is simulated.
-pub(super) fn disk() -> Option<Disk> {
-    DISK.with_borrow(Option::clone)
-}
-
-impl Disk {
-    /// An empty one.
-    pub fn new(fate: Box<dyn Fate>) -> Self {
-        Self(Arc::new(Mutex::new(State { databases: BTreeMap::new(), fate })))
-    }
-
-    /// Outboxes that this thread opens lie on this disk; `None`: on real ones.
-    pub fn use_here(disk: Option<Self>) {
-        DISK.set(disk);
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What is left when the process has ended so.
-    pub fn crash(&self, crash: Crash) {
-        let mut guard = self.state();
-        let State { databases, fate } = &mut *guard;
-        databases.retain(|path, stored| {
-            let is_there = place(path).exists();
-            if crash == Crash::Kill {
-                return is_there;
-            }
-            // Nothing comes back in a folder that is gone itself.
-            let has_folder = path.parent().is_some_and(Path::exists);
-            let is_left = match (stored.is_named, is_there) {
-                (true, true) => true,
-                (true, false) => has_folder && fate.undoes(),
-                (false, _) => is_there && !fate.undoes(),
-            };
-            if is_left {
-                // Its removal was not synced.
-                let _ = std::fs::create_dir_all(path).and_then(|()| std::fs::write(place(path), []));
-                stored.lose(fate.as_mut());
-            } else {
-                let _ = std::fs::remove_dir_all(path);
-            }
-            is_left
-        });
-    }
-
-    fn take(state: &mut State, step: Step) -> Result<bool, std::io::Error> {
-        match state.fate.step(step) {
-            Outcome::Done => Ok(false),
-            Outcome::Failed(code) => Err(std::io::Error::from_raw_os_error(code)),
-            Outcome::DiesBefore => std::panic::resume_unwind(Box::new(Died)),
-            Outcome::DiesBehind => Ok(true),
-        }
-    }
-
-    /// Makes an empty database.
-    pub(super) fn create(&self, path: &Path) -> std::io::Result<()> {
-        std::fs::create_dir_all(path)?;
-        std::fs::write(place(path), [])?;
-        self.state().databases.insert(path.to_path_buf(), Stored::default());
-        Ok(())
-    }
-
-    pub(super) fn has(&self, path: &Path) -> bool {
-        self.state().databases.contains_key(path)
-    }
-
-    pub(super) fn write(&self, path: &Path, mut batch: Vec<Write>) -> std::io::Result<()> {
-        let mut state = self.state();
-        let is_ledger = path.ends_with("ledger");
-        batch.retain(|(key, _)| !state.fate.drops(is_ledger, key));
-        let dies = Self::take(&mut state, Step::Write)?;
-        let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
-        state.databases.get_mut(path).ok_or_else(missing)?.write(batch);
-        if dies { std::panic::resume_unwind(Box::new(Died)) } else { Ok(()) }
-    }
-
-    pub(super) fn sync(&self, path: &Path) -> std::io::Result<()> {
-        let mut state = self.state();
-        let taken = Self::take(&mut state, Step::Sync);
-        let (no_barrier, is_hidden) = (state.fate.has_no_barrier(), state.fate.hides_failed_syncs());
-        let Some(stored) = state.databases.get_mut(path) else { return taken.map(drop) };
-        match taken {
-            Ok(dies) => {
-                if !stored.has_hole && !no_barrier {
-                    stored.unsynced.clear();
-                }
-                if dies { std::panic::resume_unwind(Box::new(Died)) } else { Ok(()) }
-            }
-            Err(error) => {
-                stored.has_hole = !stored.unsynced.is_empty();
-                if is_hidden { Ok(()) } else { Err(error) }
-            }
-        }
-    }
-
-    /// The names in `dir` are synced.
-    pub(super) fn sync_names(&self, dir: &Path) -> std::io::Result<()> {
-        let mut state = self.state();
-        let dies = Self::take(&mut state, Step::SyncNames)?;
-        if state.fate.forgets_names() {
-            return Ok(());
-        }
-        state.databases.retain(|path, stored| {
-            if path.parent() != Some(dir) {
-                return true;
-            }
-            stored.is_named = place(path).exists();
-            stored.is_named
-        });
-        if dies { std::panic::resume_unwind(Box::new(Died)) } else { Ok(()) }
-    }
-
-    /// The file of the database in `from` takes the place of that in `to`.
-    pub(super) fn rename(&self, from: &Path, to: &Path) {
-        let mut state = self.state();
-        if let Some(stored) = state.databases.remove(from) {
-            state.databases.insert(to.to_path_buf(), Stored { is_named: true, ..stored });
-        }
-    }
-
-    pub(super) fn get(&self, path: &Path, key: &[u8]) -> Option<Vec<u8>> {
-        self.state().databases.get(path)?.pairs.get(key).cloned()
-    }
-
-    /// The pairs of a database from a key on.
-    pub(super) fn pairs(&self, path: &Path, prefix: &[u8], from: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let state = self.state();
-        let Some(stored) = state.databases.get(path) else { return Vec::new() };
-        let range = stored.pairs.range(from.to_vec()..);
-        let pairs = range.take_while(|(key, _)| key.starts_with(prefix));
-        pairs.map(|(key, value)| (key.clone(), value.clone())).collect()
-    }
-
-    pub(super) fn bytes(&self, path: &Path) -> u64 {
-        self.state().databases.get(path).map_or(0, |stored| stored.bytes)
-    }
-
-    pub(super) fn free_bytes(&self) -> u64 {
-        self.state().fate.free_bytes()
-    }
-}
-
-impl Stored {
-    fn write(&mut self, batch: Vec<Write>) {
-        let mut before = Vec::with_capacity(batch.len());
-        for (key, value) in batch {
-            self.bytes += (key.len() + value.as_ref().map_or(0, Vec::len)) as u64;
-            let old = match value {
-                Some(value) => self.pairs.insert(key.clone(), value),
-                None => self.pairs.remove(&key),
-            };
-            before.push((key, old));
-        }
-        self.unsynced.push(before);
-    }
-
-    /// What a power cut takes.
-    fn lose(&mut self, fate: &mut dyn Fate) {
-        let left = if self.has_hole { 0 } else { fate.left(self.unsynced.len()) };
-        for batch in self.unsynced.drain(..).skip(left).rev() {
-            for (key, old) in batch.into_iter().rev() {
-                match old {
-                    Some(old) => self.pairs.insert(key, old),
-                    None => self.pairs.remove(&key),
-                };
-            }
-        }
-        self.has_hole = false;
-    }
-}
-
-/// The file that stands for a database.
-fn place(path: &Path) -> PathBuf {
-    path.join("db")
-}
+use crate::outbox::api::handle::{MaintenanceQueue, Outbox};
+use crate::outbox::api::start::APPENDS;
+use crate::outbox::recovery::error::OpenError;
+use crate::outbox::recovery::open;
+use crate::outbox::settings::Settings;
+use crate::outbox::threads::maintenance::{Maintenance, MaintenanceRequest};
+use crate::outbox::threads::writer::{self, WriteRequest, Writer};
 
 /// How long the disk needs.
 pub trait Pace {
@@ -311,9 +26,9 @@ pub trait Pace {
 /// What the outbox's threads do, as tasks.
 pub struct Driven {
     writer: Writer,
-    orders: mpsc::Receiver<Order>,
-    keeper: Keeper,
-    requests: Receiver<Request>,
+    write_requests: mpsc::Receiver<WriteRequest>,
+    maintenance: Maintenance,
+    requests: Receiver<MaintenanceRequest>,
     asked: Arc<Notify>,
 }
 
@@ -321,28 +36,28 @@ pub struct Driven {
 pub fn open_driven(settings: Settings) -> Result<(Outbox, Driven), OpenError> {
     let dir = settings.dir.clone();
     let shared = open::restore(settings)?;
-    let (appends, orders) = mpsc::channel(open::APPENDS);
+    let (appends, write_requests) = mpsc::channel(APPENDS);
     let (requests, requested) = std::sync::mpsc::channel();
-    let asks = Asks::new(requests);
+    let asks = MaintenanceQueue::new(requests);
     let asked = asks.asked();
     let writer = Writer::new(&shared).map_err(|source| OpenError::Folder { path: dir, source })?;
-    let mut keeper = Keeper::new(Arc::clone(&shared), appends.downgrade());
-    keeper.look_for_oldest();
-    let driven = Driven { writer, orders, keeper, requests: requested, asked };
+    let mut maintenance = Maintenance::new(Arc::clone(&shared), appends.downgrade());
+    maintenance.look_for_oldest();
+    let driven = Driven { writer, write_requests, maintenance, requests: requested, asked };
     Ok((Outbox { shared, appends, requests: asks }, driven))
 }
 
 impl Driven {
     /// Does what there is to do until nobody can ask any more.
     pub async fn run(self, pace: impl Pace) {
-        let Self { mut writer, mut orders, mut keeper, requests, asked } = self;
+        let Self { mut writer, mut write_requests, mut maintenance, requests, asked } = self;
         let writing = async {
-            while let Some(first) = orders.recv().await {
+            while let Some(first) = write_requests.recv().await {
                 tokio::time::sleep(pace.next()).await;
-                writer.serve(first, &mut orders);
+                writer.serve(first, &mut write_requests);
                 let mut tried = Instant::now();
-                while writer.is_broken() && writer.refuse_meanwhile(&mut orders) {
-                    tokio::time::sleep(super::writer::REFUSE_WITHIN).await;
+                while writer.is_broken() && writer.refuse_meanwhile(&mut write_requests) {
+                    tokio::time::sleep(writer::REFUSE_WITHIN).await;
                     writer.try_again(&mut tried);
                 }
                 writer.has_turned();
@@ -353,16 +68,16 @@ impl Driven {
             loop {
                 let request = match requests.try_recv() {
                     Ok(request) => Some(request),
-                    Err(std::sync::mpsc::TryRecvError::Disconnected) => return keeper.end(),
+                    Err(std::sync::mpsc::TryRecvError::Disconnected) => return maintenance.end(),
                     Err(std::sync::mpsc::TryRecvError::Empty) => {
-                        let wait = keeper.wait(ticked);
+                        let wait = maintenance.wait(ticked);
                         let _ = tokio::time::timeout(wait, asked.notified()).await;
                         // Between the end of the wait and what follows, others have their turn.
                         tokio::time::sleep(pace.next() / 8).await;
                         requests.try_recv().ok()
                     }
                 };
-                keeper.step(request, &mut ticked);
+                maintenance.step(request, &mut ticked);
             }
         };
         tokio::join!(biased; writing, keeping);

@@ -142,7 +142,7 @@ pub(super) enum Receipt {
 }
 
 /// A record that was processed.
-struct Entry {
+struct ProcessedRecord {
     key: Key,
     body_hash: u64,
     session: u32,
@@ -192,7 +192,7 @@ pub(super) struct Sighting<'a> {
 /// Everything that was processed.
 #[derive(Default)]
 pub(super) struct Accounts {
-    entries: HashMap<u128, Entry, Prehashed>,
+    entries: HashMap<u128, ProcessedRecord, Prehashed>,
     keys: HashSet<u64, Prehashed>,
     sessions: Sessions,
     kinds: Kinds,
@@ -230,7 +230,7 @@ impl Accounts {
         let session = self.sessions.number(delivery.session_hash, delivery.session);
         self.sessions.step(session, &delivery.step);
         let Delivery { key, body_hash, .. } = *delivery;
-        self.entries.insert(delivery.identity, Entry { key, body_hash, session, seen: 1 });
+        self.entries.insert(delivery.identity, ProcessedRecord { key, body_hash, session, seen: 1 });
         Receipt::Processed
     }
 

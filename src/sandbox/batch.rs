@@ -29,14 +29,14 @@ use super::{
 };
 
 /// One record of a batch as it was read.
-struct Entry<'a> {
+struct BatchEntry<'a> {
     session: &'a str,
     body: &'a RawValue,
     kind: Option<Kind>,
     read: Result<(Kind, Key, Record<'a>), Refusal>,
 }
 
-impl<'a> Entry<'a> {
+impl<'a> BatchEntry<'a> {
     fn read(session: &'a str, enclosed: &Enclosed<'a>) -> Self {
         let kind = Kind::in_batch(&enclosed.kind);
         let read = kind
@@ -112,9 +112,9 @@ pub(super) async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMa
         Ok(groups) => groups,
         Err(refusal) => return refusal.into_response(),
     };
-    let entries: Vec<Entry<'_>> = groups
+    let entries: Vec<BatchEntry<'_>> = groups
         .iter()
-        .flat_map(|group| group.records.iter().map(|record| Entry::read(&group.api_session_id, record)))
+        .flat_map(|group| group.records.iter().map(|record| BatchEntry::read(&group.api_session_id, record)))
         .collect();
     shared.traffic().batch(entries.len());
     let weather = shared.weather();
@@ -141,8 +141,8 @@ pub(super) async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMa
 }
 
 /// The batch's key as it came, or what it should have been.
-fn check_key(shared: &Shared, headers: &HeaderMap, entries: &[Entry<'_>]) -> String {
-    let expected = Key::of_batch(entries.iter().filter_map(Entry::key));
+fn check_key(shared: &Shared, headers: &HeaderMap, entries: &[BatchEntry<'_>]) -> String {
+    let expected = Key::of_batch(entries.iter().filter_map(BatchEntry::key));
     let Some(came) = headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()) else {
         return expected.text().unwrap_or_default();
     };
@@ -154,7 +154,7 @@ fn check_key(shared: &Shared, headers: &HeaderMap, entries: &[Entry<'_>]) -> Str
 }
 
 /// Why a batch is refused as a whole: because of one record in it, or by chance.
-fn whole_fate(shared: &Shared, weather: &Weather, entries: &[Entry<'_>]) -> Option<Refusal> {
+fn whole_fate(shared: &Shared, weather: &Weather, entries: &[BatchEntry<'_>]) -> Option<Refusal> {
     let transactions = || {
         entries
             .iter()
@@ -174,11 +174,11 @@ fn judge<'a>(
     shared: &Shared,
     weather: &Weather,
     refuse_chance: Probability,
-    entries: &'a [Entry<'_>],
+    entries: &'a [BatchEntry<'_>],
 ) -> Vec<Result<Delivery<'a>, Refusal>> {
     let mut dice = shared.dice();
     let mut stopped = HashSet::new();
-    let judge = |entry: &'a Entry<'_>| {
+    let judge = |entry: &'a BatchEntry<'_>| {
         if stopped.contains(entry.session) {
             return Err(Refusal::new(
                 StatusCode::FAILED_DEPENDENCY,
@@ -223,7 +223,7 @@ fn is_refused(status: StatusCode) -> bool {
 /// Enters the records that will be processed, in order, under one lock.
 fn enter(
     shared: &Shared,
-    entries: &[Entry<'_>],
+    entries: &[BatchEntry<'_>],
     judged: &[Result<Delivery<'_>, Refusal>],
 ) -> Vec<Option<Receipt>> {
     let mut accounts = shared.accounts();

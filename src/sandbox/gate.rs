@@ -19,7 +19,7 @@ use super::{
 };
 
 /// What becomes of a request before anything of it is processed.
-enum Fate {
+enum Treatment {
     Pass,
     Hang,
     Reset,
@@ -60,12 +60,12 @@ async fn meet(
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
     }
-    match fate(shared, weather, endpoint) {
-        Fate::Pass => {}
-        Fate::Hang => return exchange.hang().await,
-        Fate::Reset => return exchange.cut(Outcome::Reset),
-        Fate::SuccessFalse => return exchange.answer(body::success_false()),
-        Fate::Answer(status) => return exchange.answer(instead(status, weather)),
+    match treatment(shared, weather, endpoint) {
+        Treatment::Pass => {}
+        Treatment::Hang => return exchange.hang().await,
+        Treatment::Reset => return exchange.cut(Outcome::Reset),
+        Treatment::SuccessFalse => return exchange.answer(body::success_false()),
+        Treatment::Answer(status) => return exchange.answer(instead(status, weather)),
     }
     if !admitted(shared.api_key.as_deref(), &parts.headers) {
         return exchange.answer(body::error(StatusCode::UNAUTHORIZED, "not the API key that is expected"));
@@ -89,27 +89,27 @@ async fn meet(
     }
 }
 
-fn fate(shared: &Shared, weather: &Weather, endpoint: Endpoint) -> Fate {
+fn treatment(shared: &Shared, weather: &Weather, endpoint: Endpoint) -> Treatment {
     let mut dice = shared.dice();
     if dice.throw(weather.hang) {
-        return Fate::Hang;
+        return Treatment::Hang;
     }
     if dice.throw(weather.reset) {
-        return Fate::Reset;
+        return Treatment::Reset;
     }
     if let Some(status) = weather.always {
-        return Fate::Answer(status.code());
+        return Treatment::Answer(status.code());
     }
     if !dice.has_capacity(weather.capacity, Instant::now()) {
-        return Fate::Answer(StatusCode::TOO_MANY_REQUESTS);
+        return Treatment::Answer(StatusCode::TOO_MANY_REQUESTS);
     }
     if dice.throw(weather.success_false) {
-        return Fate::SuccessFalse;
+        return Treatment::SuccessFalse;
     }
     let by_record = endpoint == Endpoint::Batch && f64::from(weather.partial_batch) > 0.0;
     match dice.status(&weather.status) {
-        Some(status) if !by_record => Fate::Answer(status.code()),
-        _ => Fate::Pass,
+        Some(status) if !by_record => Treatment::Answer(status.code()),
+        _ => Treatment::Pass,
     }
 }
 

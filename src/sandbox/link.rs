@@ -23,7 +23,7 @@ mod settings;
 
 pub use settings::{BadLink, Settings};
 
-use line::{Entry, Line, Traffic};
+use line::{Line, Queued, Traffic};
 
 /// What a socket may hold of what has not entered the link: more would hide the queue from its sender.
 pub(super) const SOCKET_BUFFER: u32 = 32 << 10;
@@ -144,8 +144,8 @@ impl Way {
         loop {
             let entry = line.enter(bytes, &settings.borrow_and_update(), Instant::now());
             match entry {
-                Entry::Arrives(at) => return at,
-                Entry::FullUntil(at) => tokio::select! {
+                Queued::Arrives(at) => return at,
+                Queued::FullUntil(at) => tokio::select! {
                     () = time::sleep_until(at.into()) => {}
                     _ = settings.changed() => {}
                 },

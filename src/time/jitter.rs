@@ -33,13 +33,13 @@ mod tests {
 
     #[test]
     fn a_fleet_that_starts_at_once_is_spread_over_the_interval_and_stays_so() {
-        let rhythm = JitteredInterval::new(Duration::from_secs(60));
-        let mut fleet: Vec<f64> = (0..2_000).map(|_| rhythm.first().as_secs_f64()).collect();
+        let interval = JitteredInterval::new(Duration::from_secs(60));
+        let mut fleet: Vec<f64> = (0..2_000).map(|_| interval.first().as_secs_f64()).collect();
         for _ in 0..10 {
             let mut in_each = [0; 6];
             for at in &mut fleet {
                 in_each[(*at % 60.0) as usize / 10] += 1;
-                let wait = rhythm.next().as_secs_f64();
+                let wait = interval.next().as_secs_f64();
                 assert!((54.0..=66.0).contains(&wait), "{wait}");
                 *at += wait;
             }

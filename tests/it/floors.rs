@@ -1,5 +1,5 @@
 //! Goal: a room imports only from floors below its own, so that a newcomer can read one without the others. Method: every
-//! `crate::` path in the source, without its tests.
+//! `crate::` path in the source, without its tests. The outbox is large enough to have rooms of its own.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,11 +20,23 @@ const FLOORS: [&[&str]; 13] = [
     &["check", "conformance", "sandbox", "demo"],
     &["cli"],
 ];
+/// The rooms of `src/outbox`, likewise. They name each other as `crate::outbox::…`.
+const FLOORS_OF_THE_OUTBOX: [&[&str]; 9] = [
+    &["engine", "format", "quota_reply", "watermark"],
+    &["messages", "settings"],
+    &["segments"],
+    &["ledger"],
+    &["state"],
+    &["metrics", "recovery"],
+    &["threads"],
+    &["api"],
+    &["simulated", "tools"],
+];
 /// What tries the parsers out sees all of them.
 const OUTSIDE: &str = "fuzzing";
 
-fn floor_of(room: &str) -> Option<usize> {
-    FLOORS.iter().position(|rooms| rooms.contains(&room))
+fn floor_of(floors: &[&[&str]], room: &str) -> Option<usize> {
+    floors.iter().position(|rooms| rooms.contains(&room))
 }
 
 fn sources(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
@@ -59,12 +71,12 @@ fn code(text: &str) -> String {
     kept.join("\n")
 }
 
-/// The rooms that are named behind `crate::`, within braces too.
-fn imports(text: &str) -> BTreeSet<String> {
+/// The rooms that are named behind `house`, within braces too.
+fn imports(text: &str, house: &str) -> BTreeSet<String> {
     let word =
         |text: &str| text.trim_start().chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
     let mut rooms = BTreeSet::new();
-    for rest in code(text).split("crate::").skip(1) {
+    for rest in code(text).split(house).skip(1) {
         let Some(list) = rest.strip_prefix('{') else {
             rooms.insert(word(rest));
             continue;
@@ -90,6 +102,21 @@ fn imports(text: &str) -> BTreeSet<String> {
     rooms
 }
 
+/// How many modules the longest `super::super::…` climbs.
+fn climbs(text: &str) -> usize {
+    let code = code(text);
+    let (mut rest, mut most) = (&*code, 0);
+    while let Some(at) = rest.find("super::") {
+        rest = &rest[at..];
+        let mut climbed = 0;
+        while let Some(behind) = rest.strip_prefix("super::") {
+            (rest, climbed) = (behind, climbed + 1);
+        }
+        most = most.max(climbed);
+    }
+    most
+}
+
 #[test]
 fn a_room_imports_only_from_floors_below_its_own() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -110,11 +137,12 @@ fn a_room_imports_only_from_floors_below_its_own() {
         if room == OUTSIDE {
             continue;
         }
-        let floor = floor_of(room).unwrap_or_else(|| panic!("src/{room} has no floor: give it one here"));
+        let floor =
+            floor_of(&FLOORS, room).unwrap_or_else(|| panic!("src/{room} has no floor: give it one here"));
         seen.insert(room.to_owned());
         let text = std::fs::read_to_string(&file).expect("a source");
-        for other in imports(&text).into_iter().filter(|other| other != room) {
-            if floor_of(&other).is_some_and(|below| below >= floor) {
+        for other in imports(&text, "crate::").into_iter().filter(|other| other != room) {
+            if floor_of(&FLOORS, &other).is_some_and(|below| below >= floor) {
                 faults.push(format!("{} imports {other}", inside.display()));
             }
         }
@@ -128,5 +156,46 @@ fn a_room_imports_only_from_floors_below_its_own() {
     // The check itself can fail.
     let text = "use crate::{a::{B, C}, drain,\n    http::Surface};\n#[cfg(test)]\nmod tests;\nfn f() { crate::cli::run() }\n\
                 // crate::app\n#[cfg(test)]\nmod more {\n    use crate::demo;\n}\nuse crate::fleet::X;";
-    assert_eq!(imports(text), ["a", "cli", "drain", "fleet", "http"].map(str::to_owned).into());
+    assert_eq!(imports(text, "crate::"), ["a", "cli", "drain", "fleet", "http"].map(str::to_owned).into());
+}
+
+#[test]
+fn a_room_of_the_outbox_imports_only_from_floors_below_its_own() {
+    let house = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/outbox");
+    let mut files = Vec::new();
+    sources(&house, &mut files);
+    let (mut faults, mut seen) = (Vec::new(), BTreeSet::new());
+    for file in files {
+        let inside = file.strip_prefix(&house).expect("a path below src/outbox");
+        if inside.as_os_str() == "mod.rs" {
+            continue;
+        }
+        let first = inside.iter().next().and_then(|part| part.to_str()).expect("a name");
+        let room = first.trim_end_matches(".rs");
+        let floor = floor_of(&FLOORS_OF_THE_OUTBOX, room)
+            .unwrap_or_else(|| panic!("src/outbox/{room} has no floor: give it one here"));
+        seen.insert(room.to_owned());
+        let text = std::fs::read_to_string(&file).expect("a source");
+        for other in imports(&text, "crate::outbox::").into_iter().filter(|other| other != room) {
+            // What the outbox shows to others (`crate::outbox::Log`) does not say in which room it lies.
+            if floor_of(&FLOORS_OF_THE_OUTBOX, &other).is_none_or(|below| below >= floor) {
+                faults.push(format!("{} imports {other}", inside.display()));
+            }
+        }
+        // The modules of the room that are above this one.
+        let above = inside.iter().count() - 1 - usize::from(inside.ends_with("mod.rs"));
+        if climbs(&text) > above {
+            faults.push(format!("{} leaves its room by super::", inside.display()));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert_eq!(
+        seen.len(),
+        FLOORS_OF_THE_OUTBOX.iter().map(|rooms| rooms.len()).sum::<usize>(),
+        "a floor has a room that is gone"
+    );
+    // The check itself can fail.
+    let text = "use crate::outbox::{engine::database::Batch, Log};\nuse super::super::ledger;\nfn f() { super::g() }";
+    assert_eq!(imports(text, "crate::outbox::"), ["", "engine"].map(str::to_owned).into());
+    assert_eq!(climbs(text), 2);
 }

@@ -1,4 +1,4 @@
-//! Goal: nothing but the ControlPlane's own word settles or buries a record. Method: portals, wrong hosts and bad backends
+//! Goal: nothing but the ControlPlane's own word settles or dead-letters a record. Method: portals, wrong hosts and bad backends
 //! in front of the agent, all kinds of records, and then a ControlPlane that is well.
 
 use std::collections::HashSet;
@@ -55,7 +55,7 @@ const STRANGERS: [Stranger; 12] = [
 ];
 
 #[tokio::test]
-async fn whatever_a_stranger_says_settles_nothing_and_buries_nothing() {
+async fn whatever_a_stranger_says_settles_nothing_and_dead_letters_nothing() {
     for mode in ["single", "batch"] {
         for (name, reason, stranger) in STRANGERS {
             let is_gone = Arc::new(AtomicBool::new(false));

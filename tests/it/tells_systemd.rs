@@ -192,7 +192,7 @@ async fn a_writer_that_hangs_stops_the_pings() {
 }
 
 #[tokio::test]
-async fn a_keeper_that_hangs_stops_the_pings() {
+async fn a_maintenance_thread_that_hangs_stops_the_pings() {
     pings_stop_while_held("outbox::saving").await;
 }
 

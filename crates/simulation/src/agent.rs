@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use dataplane_agent::config::{RedisConfig, SourceMode};
 use dataplane_agent::control_plane::{Auth, Capabilities, Client, HttpVersion, Registration};
-use dataplane_agent::drain::{Controls, Drain, LinkStatus, RateLimit, turns};
+use dataplane_agent::drain::{Controls, Drain, LinkStatus, RateLimit, admission_channel};
 use dataplane_agent::fleet::agent_metrics::AgentMetrics;
 use dataplane_agent::fleet::health_probe::HealthProbe;
 use dataplane_agent::fleet::membership::{self, Membership};
@@ -186,7 +186,7 @@ impl Life {
             (watch::Sender::new(Watermark::default()), watch::Sender::new(RedisStatus::default()));
         let link = watch::Sender::new(LinkStatus::default());
         let (answers, answered) = mpsc::channel(256);
-        let (turns, asked) = turns();
+        let (admission, admission_queue) = admission_channel();
         let source = intake::Settings {
             server: intake::Server::simulated(&redis_config(settings), Arc::new(Way(world.clone()))),
             names: Names {
@@ -201,7 +201,7 @@ impl Life {
             mode: SourceMode::List,
             orphan_reclaim: Duration::ZERO,
         };
-        let vitals = AgentMetrics {
+        let agent_metrics = AgentMetrics {
             outbox: outbox.clone(),
             redis: redis_status.subscribe(),
             link: link.subscribe(),
@@ -223,12 +223,12 @@ impl Life {
             },
             interval: settings.heartbeat,
             first_contact_within: first,
-            vitals,
-            turns: turns.clone(),
+            agent_metrics,
+            admission: admission.clone(),
             registered: watch::Sender::new(false),
             trouble: watch::Sender::new(None),
             metrics: Arc::clone(&metrics),
-            refusals: Mutex::new(membership::Refusals::default()),
+            failures: Mutex::new(membership::RegistrationFailures::default()),
             unanswered: AtomicBool::new(false),
         });
         let origin = Origin { server_id: SERVER_ID.into(), region: "eu".into(), version: "1.0.0".into() };
@@ -258,7 +258,7 @@ impl Life {
             metrics: Arc::clone(&metrics),
             status: link,
             orders: controls.subscribe(),
-            turns: asked,
+            admission: admission_queue,
         };
         let mirror = Mirror {
             settings: source.clone(),
@@ -266,7 +266,7 @@ impl Life {
             most: settings.mirror_most,
             metrics: Arc::clone(&metrics),
         };
-        let probe = HealthProbe { interval: Duration::from_secs(60), client: Arc::clone(&client), turns };
+        let probe = HealthProbe { interval: Duration::from_secs(60), client: Arc::clone(&client), admission };
         let mut life = Self {
             outbox: outbox.clone(),
             controls,

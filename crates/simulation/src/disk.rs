@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dataplane_agent::outbox::simulated::{Fate, Outcome, Pace, Step};
+use dataplane_agent::outbox::simulated::{DiskFaults, Outcome, Pace, Step};
 
 use crate::bugs::Bug;
 use crate::plan::What;
@@ -18,7 +18,7 @@ const COMMIT: (Duration, Duration) = (Duration::from_micros(100), Duration::from
 /// The disk's fate.
 pub struct Weather(pub World);
 
-impl Fate for Weather {
+impl DiskFaults for Weather {
     fn step(&mut self, step: Step) -> Outcome {
         let mut state = self.0.state();
         state.steps += 1;

@@ -23,7 +23,7 @@ pub struct Seen {
     durable: Option<Stats>,
     letters: BTreeMap<u64, DeadLetter>,
     /// Which records they were.
-    buried: BTreeSet<usize>,
+    dead_lettered: BTreeSet<usize>,
 }
 
 fn sum(values: &[u64; 5]) -> u64 {
@@ -41,8 +41,9 @@ impl Seen {
         let mut state = world.state();
         for (name, stats) in [("now", stats), ("durable", durable)] {
             for kind in 0..5 {
-                let buried: u64 = stats.dead_lettered[kind].iter().sum();
-                let gone = stats.delivered[kind] + stats.duplicates[kind] + stats.exported[kind] + buried;
+                let dead_lettered: u64 = stats.dead_lettered[kind].iter().sum();
+                let gone =
+                    stats.delivered[kind] + stats.duplicates[kind] + stats.exported[kind] + dead_lettered;
                 if stats.enqueued[kind] != gone + stats.depth[kind] {
                     let text = format!(
                         "{name}: {} enqueued of kind {kind} are not {gone} gone and {} waiting",
@@ -109,7 +110,7 @@ impl Seen {
                 continue;
             }
             check_letter(&mut state, &letter, now);
-            self.buried.extend(number_of(&state, &letter));
+            self.dead_lettered.extend(number_of(&state, &letter));
             self.letters.insert(letter.id, letter);
         }
     }
@@ -117,7 +118,7 @@ impl Seen {
     /// The records that were planned and are neither taken nor dead letters.
     pub fn undone(&self, state: &State) -> Vec<usize> {
         let planned = 0..state.plan.pushes.len();
-        planned.filter(|n| state.records[*n].taken.is_none() && !self.buried.contains(n)).collect()
+        planned.filter(|n| state.records[*n].taken.is_none() && !self.dead_lettered.contains(n)).collect()
     }
 
     /// The end of a run: everything is somewhere.
@@ -144,23 +145,23 @@ impl Seen {
             state.violation(text);
         }
         check_quiet(&mut state);
-        let mut buried = BTreeMap::<usize, u32>::new();
+        let mut dead_lettered = BTreeMap::<usize, u32>::new();
         for letter in self.letters.values() {
             if let Some(number) = number_of(&state, letter) {
-                *buried.entry(number).or_default() += 1;
+                *dead_lettered.entry(number).or_default() += 1;
             }
         }
         let mut lost = Vec::new();
         let mut waiting = 0;
         for (number, truth) in state.records.iter().enumerate().take(state.pushed) {
-            let is_buried = buried.contains_key(&number);
-            if truth.taken.is_none() && !is_buried && may_wait(&state, number) {
+            let is_dead_lettered = dead_lettered.contains_key(&number);
+            if truth.taken.is_none() && !is_dead_lettered && may_wait(&state, number) {
                 waiting += 1;
-            } else if truth.taken.is_none() && !is_buried {
+            } else if truth.taken.is_none() && !is_dead_lettered {
                 lost.push(format!("{} is lost: neither taken nor a dead letter", truth.transaction));
             }
         }
-        lost.extend(buried.iter().filter(|(_, count)| **count > 1).map(|(number, count)| {
+        lost.extend(dead_lettered.iter().filter(|(_, count)| **count > 1).map(|(number, count)| {
             format!("{} is a dead letter {count} times", state.records[*number].transaction)
         }));
         if stats.total_depth() != waiting {
@@ -168,7 +169,7 @@ impl Seen {
         }
         lost.into_iter().for_each(|text| state.violation(text));
         check_order(&mut state);
-        check_quota(&mut state, &buried);
+        check_quota(&mut state, &dead_lettered);
         self.check_mirror(&mut state);
     }
 
@@ -293,7 +294,7 @@ fn check_order(state: &mut State) {
 }
 
 /// Each quota request has its answer in Redis, byte for byte, or is a dead letter.
-fn check_quota(state: &mut State, buried: &BTreeMap<usize, u32>) {
+fn check_quota(state: &mut State, dead_lettered: &BTreeMap<usize, u32>) {
     let replies = state.redis.lists.get(QUOTA_RESPONSE).cloned().unwrap_or_default();
     let mut wrong = Vec::new();
     for reply in &replies {
@@ -307,7 +308,7 @@ fn check_quota(state: &mut State, buried: &BTreeMap<usize, u32>) {
     }
     for (number, truth) in state.records.iter().enumerate().take(state.pushed) {
         if truth.push.kind == Some(Kind::Quota)
-            && !buried.contains_key(&number)
+            && !dead_lettered.contains_key(&number)
             && !truth.quota.as_ref().is_some_and(|quota| replies.contains(quota))
         {
             wrong.push(format!("the answer to {} never came to Redis", truth.transaction));

@@ -285,7 +285,7 @@ struct Line {
 }
 
 /// What becomes of a command on its way.
-struct Passage {
+struct CommandTransit {
     there: Duration,
     back: Duration,
     is_cut_before: bool,
@@ -293,11 +293,11 @@ struct Passage {
     refusal: Option<&'static str>,
 }
 
-impl Passage {
+impl CommandTransit {
     fn of(state: &mut State) -> Self {
         let faults: Vec<What> = state.faults().collect();
         let chance = &mut state.redis_chance;
-        let mut passage = Self {
+        let mut transit = Self {
             there: chance.time(WAY.0, WAY.1),
             back: chance.time(WAY.0, WAY.1),
             is_cut_before: false,
@@ -306,27 +306,27 @@ impl Passage {
         };
         for fault in faults {
             match fault {
-                What::RedisDown => passage.is_cut_before = true,
+                What::RedisDown => transit.is_cut_before = true,
                 What::RedisSlow(most) => {
-                    passage.there += most.mul_f64(chance.part());
-                    passage.back += most.mul_f64(chance.part());
+                    transit.there += most.mul_f64(chance.part());
+                    transit.back += most.mul_f64(chance.part());
                 }
                 // By so much that nobody waits for it any more.
-                What::RedisLate(likely) if chance.happens(likely) => passage.there += Duration::from_secs(12),
-                What::RedisCutBefore(likely) => passage.is_cut_before |= chance.happens(likely),
-                What::RedisCutAfter(likely) => passage.is_cut_behind |= chance.happens(likely),
+                What::RedisLate(likely) if chance.happens(likely) => transit.there += Duration::from_secs(12),
+                What::RedisCutBefore(likely) => transit.is_cut_before |= chance.happens(likely),
+                What::RedisCutAfter(likely) => transit.is_cut_behind |= chance.happens(likely),
                 What::RedisRefuses(likely) if chance.happens(likely) => {
                     let said = [
                         "LOADING Redis is loading the dataset in memory",
                         "READONLY You can't write against a read only replica.",
                         "OOM command not allowed when used memory > 'maxmemory'.",
                     ];
-                    passage.refusal = Some(chance.of(&said));
+                    transit.refusal = Some(chance.of(&said));
                 }
                 _ => {}
             }
         }
-        passage
+        transit
     }
 }
 
@@ -359,10 +359,10 @@ impl Line {
         if self.is_dead.load(Ordering::Relaxed) {
             return Err(broken(ErrorKind::BrokenPipe));
         }
-        let passage = Passage::of(&mut self.world.state());
+        let transit = CommandTransit::of(&mut self.world.state());
         let arrives = {
             let mut free_at = self.free_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            *free_at = (Instant::now() + passage.there).max(*free_at);
+            *free_at = (Instant::now() + transit.there).max(*free_at);
             *free_at
         };
         let (answer, answered) = oneshot::channel();
@@ -372,9 +372,9 @@ impl Line {
             tokio::time::sleep_until(arrives).await;
             let done = {
                 let mut state = world.state();
-                if state.redis.starts != starts || passage.is_cut_before {
+                if state.redis.starts != starts || transit.is_cut_before {
                     Err(broken(ErrorKind::ConnectionReset))
-                } else if let Some(refusal) = passage.refusal {
+                } else if let Some(refusal) = transit.refusal {
                     Ok(asked.iter().map(|_| error(refusal)).collect())
                 } else {
                     let done: Vec<Value> = asked.iter().map(|words| state.perform(words)).collect();
@@ -382,10 +382,10 @@ impl Line {
                     let bytes: usize = asked.iter().flatten().map(Vec::len).sum();
                     let told = xxhash_rust::xxh3::xxh3_64(format!("{done:?}").as_bytes());
                     state.note(&format!("redis {} of {bytes} bytes: {told:016x}", name.unwrap_or_default()));
-                    if passage.is_cut_behind { Err(broken(ErrorKind::ConnectionReset)) } else { Ok(done) }
+                    if transit.is_cut_behind { Err(broken(ErrorKind::ConnectionReset)) } else { Ok(done) }
                 }
             };
-            tokio::time::sleep(passage.back).await;
+            tokio::time::sleep(transit.back).await;
             let _ = answer.send(done);
         });
         let answer = tokio::time::timeout(self.patience, answered).await;

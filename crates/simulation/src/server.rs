@@ -60,7 +60,7 @@ impl Server {
 
 /// What a request is about.
 #[derive(Clone)]
-struct Asked {
+struct ParsedRequest {
     endpoint: Endpoint,
     /// The records in it, by their numbers, in order.
     records: Vec<usize>,
@@ -148,11 +148,11 @@ struct Batch<'a> {
 struct Session<'a> {
     api_session_id: String,
     #[serde(borrow)]
-    records: Vec<Entry<'a>>,
+    records: Vec<BatchEntry<'a>>,
 }
 
 #[derive(serde::Deserialize)]
-struct Entry<'a> {
+struct BatchEntry<'a> {
     kind: String,
     #[serde(borrow)]
     body: &'a RawValue,
@@ -160,11 +160,11 @@ struct Entry<'a> {
 
 impl State {
     /// Reads a request, and looks whether it may be one of this agent's.
-    fn read(&mut self, request: &WireRequest) -> Option<Asked> {
+    fn read(&mut self, request: &WireRequest) -> Option<ParsedRequest> {
         let header = |name: &str| request.headers.get(name).cloned();
         let text = |name: &str| header(name).and_then(|value| value.to_str().ok().map(str::to_owned));
         let encoding = text("content-encoding");
-        let mut asked = Asked {
+        let mut asked = ParsedRequest {
             endpoint: Endpoint::Other,
             records: Vec::new(),
             groups: Vec::new(),
@@ -257,7 +257,7 @@ impl State {
     }
 
     /// What the agent must not do when it sends.
-    fn check_sending(&mut self, asked: &Asked) {
+    fn check_sending(&mut self, asked: &ParsedRequest) {
         let (life, now) = (self.life, self.now());
         for (n, fault) in self.plan.faults.iter().enumerate() {
             if fault.from <= now && now < fault.until {
@@ -314,7 +314,7 @@ impl State {
     }
 
     /// The ControlPlane has the request: what it answers.
-    fn answer(&mut self, asked: &Asked) -> WireAnswer {
+    fn answer(&mut self, asked: &ParsedRequest) -> WireAnswer {
         let faults: Vec<What> = self.faults().collect();
         if let Some(answer) = self.faulty(asked, &faults) {
             return answer;
@@ -349,7 +349,7 @@ impl State {
         }
     }
 
-    fn batch(&mut self, asked: &Asked, faults: &[What]) -> WireAnswer {
+    fn batch(&mut self, asked: &ParsedRequest, faults: &[What]) -> WireAnswer {
         let breaks_order = faults.contains(&What::BreaksOrder);
         let mut exceptions = Vec::new();
         let mut at = 0;
@@ -416,7 +416,7 @@ impl State {
     }
 
     /// Keeps account of what was said of a record.
-    fn said(&mut self, number: usize, word: Word, asked: &Asked) {
+    fn said(&mut self, number: usize, word: Word, asked: &ParsedRequest) {
         let now = self.now();
         let truth = &mut self.records[number];
         match word {
@@ -433,7 +433,7 @@ impl State {
     }
 
     /// A page of a middlebox counts as a failure of the ControlPlane; another request's answer does not.
-    fn heard_of_a_portal(&mut self, asked: &Asked, answer: &WireAnswer) {
+    fn heard_of_a_portal(&mut self, asked: &ParsedRequest, answer: &WireAnswer) {
         let is_page = answer.status >= 400 && !answer.body.starts_with(b"{") && !answer.body.is_empty();
         for number in asked.records.iter().filter(|_| is_page) {
             self.records[*number].failed += 1;
@@ -456,7 +456,7 @@ impl State {
     }
 
     /// An answer to the request as a whole that is none to what it asks.
-    fn faulty(&mut self, asked: &Asked, faults: &[What]) -> Option<WireAnswer> {
+    fn faulty(&mut self, asked: &ParsedRequest, faults: &[What]) -> Option<WireAnswer> {
         let is_batch = asked.endpoint == Endpoint::Batch;
         for fault in faults {
             let chance = &mut self.server.chance;
@@ -529,7 +529,7 @@ fn portal(which: u8) -> WireAnswer {
 pub struct Network(pub World);
 
 /// What becomes of a request on its way.
-struct Passage {
+struct RequestTransit {
     there: Duration,
     back: Duration,
     /// Why there is no connection.
@@ -540,13 +540,13 @@ struct Passage {
     foreign: Option<WireAnswer>,
 }
 
-impl Passage {
-    fn of(state: &mut State, asked: &Asked) -> Self {
+impl RequestTransit {
+    fn of(state: &mut State, asked: &ParsedRequest) -> Self {
         let faults: Vec<What> = state.faults().collect();
         let State { network: chance, server, .. } = state;
         let of_others = server.answers.iter().filter(|(key, _)| *key != asked.key);
         let of_others: Vec<WireAnswer> = of_others.map(|(_, answer)| answer.clone()).collect();
-        let mut passage = Self {
+        let mut transit = Self {
             there: chance.time(WAY.0, WAY.1),
             back: chance.time(WAY.0, WAY.1),
             refused: None,
@@ -557,32 +557,32 @@ impl Passage {
         for fault in faults {
             match fault {
                 What::LinkDown => {
-                    passage.refused = Some(match chance.within(0, 3) {
+                    transit.refused = Some(match chance.within(0, 3) {
                         0 => Failure::Dns("no such host".into()),
                         1 => Failure::Timeout { connected: false },
                         _ => Failure::Unreachable("connection refused".into()),
                     });
                 }
-                What::LinkCutBefore(likely) => passage.is_cut_before |= chance.happens(likely),
-                What::LinkCutAfter(likely) => passage.is_cut_behind |= chance.happens(likely),
+                What::LinkCutBefore(likely) => transit.is_cut_before |= chance.happens(likely),
+                What::LinkCutAfter(likely) => transit.is_cut_behind |= chance.happens(likely),
                 What::LinkSlow(most) => {
-                    passage.there += most.mul_f64(chance.part());
-                    passage.back += most.mul_f64(chance.part());
+                    transit.there += most.mul_f64(chance.part());
+                    transit.back += most.mul_f64(chance.part());
                 }
                 What::LinkLateAnswers(likely) if chance.happens(likely) => {
-                    passage.back += Duration::from_secs(60);
+                    transit.back += Duration::from_secs(60);
                 }
                 What::Portal(which, likely) if chance.happens(likely) => {
-                    passage.foreign = Some(portal(which))
+                    transit.foreign = Some(portal(which))
                 }
                 What::ForeignAnswers(likely) if chance.happens(likely) && !of_others.is_empty() => {
                     let at = chance.bits() as usize % of_others.len();
-                    passage.foreign = Some(of_others[at].clone());
+                    transit.foreign = Some(of_others[at].clone());
                 }
                 _ => {}
             }
         }
-        passage
+        transit
     }
 }
 
@@ -605,7 +605,7 @@ impl Drop for InFlight {
 
 impl Network {
     /// A request leaves the agent.
-    fn leaves(&self, request: &mut WireRequest) -> Option<(Asked, Passage, InFlight)> {
+    fn leaves(&self, request: &mut WireRequest) -> Option<(ParsedRequest, RequestTransit, InFlight)> {
         let mut state = self.0.state();
         self.tamper_with_request(&mut state, request);
         let asked = state.read(request)?;
@@ -633,13 +633,13 @@ impl Network {
         let names: Vec<&str> = asked.records.iter().map(|n| &*state.records[*n].transaction).collect();
         let line = format!("sends {:?} {}", asked.endpoint, names.join(" "));
         state.note(&line);
-        let passage = Passage::of(&mut state, &asked);
+        let transit = RequestTransit::of(&mut state, &asked);
         drop(state);
-        Some((asked, passage, InFlight { world: self.0.clone(), sessions }))
+        Some((asked, transit, InFlight { world: self.0.clone(), sessions }))
     }
 
-    async fn pass(&self, asked: Asked, passage: Passage) -> Result<WireAnswer, Failure> {
-        let Passage { there, back, refused, is_cut_before, is_cut_behind, foreign } = passage;
+    async fn pass(&self, asked: ParsedRequest, transit: RequestTransit) -> Result<WireAnswer, Failure> {
+        let RequestTransit { there, back, refused, is_cut_before, is_cut_behind, foreign } = transit;
         if let Some(failure) = refused {
             tokio::time::sleep(there / 2).await;
             return Err(failure);
@@ -676,7 +676,7 @@ impl Network {
     }
 
     /// What the agent is told not to have been tried counts as no attempt.
-    fn not_tried(&self, asked: &Asked, answer: &WireAnswer) {
+    fn not_tried(&self, asked: &ParsedRequest, answer: &WireAnswer) {
         let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
         let mut state = self.0.state();
         for exception in body["data"]["exceptions"].as_array().into_iter().flatten() {
@@ -690,7 +690,7 @@ impl Network {
     }
 
     /// The agent has the answer: from now on it may not ask again for what was taken.
-    fn arrives(&self, asked: &Asked, given: &Result<WireAnswer, Failure>, is_foreign: bool) {
+    fn arrives(&self, asked: &ParsedRequest, given: &Result<WireAnswer, Failure>, is_foreign: bool) {
         let mut state = self.0.state();
         let line = match given {
             Ok(answer) => format!("answer {} of {} bytes", answer.status, answer.body.len()),
@@ -734,7 +734,7 @@ impl Network {
 }
 
 /// The answer with the headers that it comes with.
-fn dressed(state: &mut State, asked: &Asked, mut answer: WireAnswer) -> WireAnswer {
+fn dressed(state: &mut State, asked: &ParsedRequest, mut answer: WireAnswer) -> WireAnswer {
     let date = httpdate::fmt_http_date(state.true_time());
     answer = with(answer, "date", &date);
     if state.server.chance.happens(0.7)
@@ -751,7 +751,7 @@ fn dressed(state: &mut State, asked: &Asked, mut answer: WireAnswer) -> WireAnsw
 
 /// An answer that another request may be given. Each names what it answers: by its body, or else by its correlation id.
 /// One that does neither nobody can tell from one's own.
-fn remember(state: &mut State, asked: &Asked, answer: &WireAnswer) {
+fn remember(state: &mut State, asked: &ParsedRequest, answer: &WireAnswer) {
     let mut answer = answer.clone();
     let names = asked.endpoint == Endpoint::Batch && answer.status == 200
         || matches!(asked.endpoint, Endpoint::Record(_)) && matches!(answer.status, 200 | 201);
@@ -772,11 +772,11 @@ fn remember(state: &mut State, asked: &Asked, answer: &WireAnswer) {
 impl Wire for Network {
     fn exchange(&self, mut request: WireRequest) -> Exchange<'_> {
         Box::pin(async move {
-            let Some((asked, passage, in_flight)) = self.leaves(&mut request) else {
+            let Some((asked, transit, in_flight)) = self.leaves(&mut request) else {
                 return Ok(failure_of(400));
             };
-            let is_foreign = passage.foreign.is_some();
-            let given = self.pass(asked.clone(), passage).await;
+            let is_foreign = transit.foreign.is_some();
+            let given = self.pass(asked.clone(), transit).await;
             self.arrives(&asked, &given, is_foreign);
             drop(in_flight);
             given
@@ -820,7 +820,7 @@ impl Network {
 
     fn tamper_with_answer(
         &self,
-        asked: &Asked,
+        asked: &ParsedRequest,
         given: Result<WireAnswer, Failure>,
         is_foreign: bool,
     ) -> Result<WireAnswer, Failure> {
@@ -853,7 +853,7 @@ impl Network {
     }
 
     /// An answer that says that all is taken.
-    fn taken(&self, asked: &Asked) -> WireAnswer {
+    fn taken(&self, asked: &ParsedRequest) -> WireAnswer {
         let mut state = self.0.state();
         match asked.endpoint {
             Endpoint::Batch => {
@@ -866,7 +866,12 @@ impl Network {
     }
 
     /// The request is on its way, and counts as answered.
-    async fn as_if_taken(&self, asked: Asked, there: Duration, is_cut: bool) -> Result<WireAnswer, Failure> {
+    async fn as_if_taken(
+        &self,
+        asked: ParsedRequest,
+        there: Duration,
+        is_cut: bool,
+    ) -> Result<WireAnswer, Failure> {
         let (world, sent) = (self.0.clone(), asked.clone());
         tokio::spawn(async move {
             tokio::time::sleep(there).await;

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use dataplane_agent::outbox::simulated::{Crash, Disk, Driven, Fate, Outcome, Pace, Step, open_driven};
+use dataplane_agent::outbox::simulated::{Crash, Disk, DiskFaults, Driven, Outcome, Pace, Step, open_driven};
 use dataplane_agent::outbox::{
     DeadLetter, Durability, Entry, Log, Outbox, Payload, Reason, Recent, Rejected, Settings, Settlement,
     Stats, Taken, Threads, Ticket,
@@ -16,7 +16,7 @@ const LOGS: [Log; 4] = [Log::Quota, Log::Started, Log::Usage, Log::Completed];
 
 struct Good;
 
-impl Fate for Good {
+impl DiskFaults for Good {
     fn step(&mut self, _: Step) -> Outcome {
         Outcome::Done
     }
@@ -85,9 +85,9 @@ struct View {
 async fn waiting(outbox: &Outbox, log: Log) -> Vec<(Ticket, Entry)> {
     let (mut all, mut from, end) = (Vec::new(), 0, *outbox.last().borrow() + 1);
     while from < end {
-        let lease = outbox.lease(log, from, end, 50).await.unwrap();
-        all.extend(lease.records.into_iter().map(|leased| (leased.ticket, leased.entry)));
-        from = lease.next;
+        let page = outbox.read(log, from, end, 50).await.unwrap();
+        all.extend(page.records.into_iter().map(|unsettled| (unsettled.ticket, unsettled.entry)));
+        from = page.next;
     }
     all
 }
@@ -142,7 +142,7 @@ async fn operate(outbox: &Outbox, chance: &mut Chance, next: &mut u64) {
                 let (first_at, last_at) = (record.accepted_at(), Timestamp(1));
                 let (reason, payload) = (Reason::Refused, Payload::Record(record));
                 let detail = "no".into();
-                outbox.bury(
+                outbox.settle_as_dead_letter(
                     &ticket,
                     DeadLetter { id: 0, reason, detail, attempts: 1, first_at, last_at, payload },
                 );
@@ -154,7 +154,7 @@ async fn operate(outbox: &Outbox, chance: &mut Chance, next: &mut u64) {
 /// The process dies before this step of the disk, and a power cut undoes what was not synced.
 struct DiesAt(u64);
 
-impl Fate for DiesAt {
+impl DiskFaults for DiesAt {
     fn step(&mut self, _: Step) -> Outcome {
         self.0 = self.0.wrapping_sub(1);
         if self.0 == 0 { Outcome::DiesBefore } else { Outcome::Done }

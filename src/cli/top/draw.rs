@@ -1,4 +1,4 @@
-//! Draws the board: a pure function of it. Colour repeats what the words say.
+//! Draws the view: a pure function of it. Colour repeats what the words say.
 
 use std::collections::VecDeque;
 
@@ -8,8 +8,8 @@ use ratatui::style::{Color, Modifier, Style, Stylize as _};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, LineGauge, Paragraph, Row, Sparkline, Table};
 
-use super::board::{Board, Drained, Watched};
-use super::picture::{KINDS, Picture};
+use super::snapshot::{KINDS, Snapshot};
+use super::view::{Drained, View, Watched};
 use crate::http::requests::RouteBody;
 
 /// The frame of one agent.
@@ -34,29 +34,29 @@ const BAD: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
 const FAINT: Style = Style::new().fg(Color::DarkGray);
 
 /// Draws the terminal.
-pub(super) fn draw(frame: &mut Frame<'_>, board: &Board) {
-    let several = board.agents.len() > 1;
+pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
+    let several = view.agents.len() > 1;
     // The list gets at most half of the room: the selected agent stays visible.
-    let rows = if several { board.agents.len() as u16 + 1 } else { 0 };
+    let rows = if several { view.agents.len() as u16 + 1 } else { 0 };
     let rows = rows.min(frame.area().height / 2);
     let areas = [Constraint::Length(rows), Constraint::Min(0), Constraint::Length(1)];
     let [list, whole, foot] = Layout::vertical(areas).areas(frame.area());
     if several {
-        table(frame, list, board);
+        table(frame, list, view);
     }
-    if let Some(agent) = board.agents.get(board.selected) {
+    if let Some(agent) = view.agents.get(view.selected) {
         one(frame, whole, agent);
     }
     let keys = if several { "q quit   tab, arrows select agent   ? help" } else { "q quit   ? help" };
     frame.render_widget(Line::styled(format!(" {keys}"), FAINT), foot);
-    if board.help {
+    if view.help {
         help(frame);
     }
 }
 
 /// How many lines [`all`] takes.
-pub(super) fn height_of_all(board: &Board) -> u16 {
-    board.agents.iter().map(height_of).fold(0, u16::saturating_add)
+pub(super) fn height_of_all(view: &View) -> u16 {
+    view.agents.iter().map(height_of).fold(0, u16::saturating_add)
 }
 
 fn height_of(agent: &Watched) -> u16 {
@@ -65,43 +65,43 @@ fn height_of(agent: &Watched) -> u16 {
 }
 
 /// Every agent, whole, one below the other.
-pub(super) fn all(frame: &mut Frame<'_>, board: &Board) {
-    let areas = Layout::vertical(board.agents.iter().map(|agent| Constraint::Length(height_of(agent))))
+pub(super) fn all(frame: &mut Frame<'_>, view: &View) {
+    let areas = Layout::vertical(view.agents.iter().map(|agent| Constraint::Length(height_of(agent))))
         .split(frame.area());
-    for (agent, area) in board.agents.iter().zip(areas.iter()) {
+    for (agent, area) in view.agents.iter().zip(areas.iter()) {
         one(frame, *area, agent);
     }
 }
 
-fn table(frame: &mut Frame<'_>, area: Rect, board: &Board) {
+fn table(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let visible = usize::from(area.height.saturating_sub(1)).max(1);
-    let first = board.selected.saturating_sub(visible - 1);
+    let first = view.selected.saturating_sub(visible - 1);
     let is_narrow = area.width < LIST_WIDTH;
     let is_shown = |column: usize| !is_narrow || matches!(column, 0..=3 | 9);
-    let rows = board.agents.iter().enumerate().skip(first).map(|(n, agent)| {
-        let mark = if n == board.selected { ">" } else { " " };
+    let rows = view.agents.iter().enumerate().skip(first).map(|(n, agent)| {
+        let mark = if n == view.selected { ">" } else { " " };
         let name = format!("{mark} {}", agent.name());
         let (status, style) = status(agent);
-        let row = match (&agent.picture, &agent.trouble) {
-            (Some(picture), None) => vec![
+        let row = match (&agent.snapshot, &agent.trouble) {
+            (Some(snapshot), None) => vec![
                 name,
                 status,
-                count(picture.total_depth()),
-                age(picture),
+                count(snapshot.total_depth()),
+                age(snapshot),
                 rate(agent.rates().map(|(come, _)| come)),
                 rate(agent.rates().map(|(_, gone)| gone)),
-                picture.link.clone(),
-                format!("{:.0} %", picture.fullness() * 100.0),
-                count(picture.dead_letters),
+                snapshot.link.clone(),
+                format!("{:.0} %", snapshot.fullness() * 100.0),
+                count(snapshot.dead_letters),
                 drained(agent),
             ],
             _ => vec![name, status],
         };
         let row = Row::new(row.into_iter().enumerate().filter(|(n, _)| is_shown(*n)).map(|(_, cell)| cell));
         let row = row.style(style);
-        if n == board.selected { row.bold() } else { row }
+        if n == view.selected { row.bold() } else { row }
     });
-    let more = board.agents.len().saturating_sub(visible);
+    let more = view.agents.len().saturating_sub(visible);
     let name = if more > 0 { format!("  agent (+{more})") } else { "  agent".to_owned() };
     let head = [&*name, "status", "waiting", "oldest", "in/s", "out/s", "link", "disk", "dead", "drained"];
     let widths = [
@@ -122,10 +122,10 @@ fn table(frame: &mut Frame<'_>, area: Rect, board: &Board) {
 }
 
 fn status(agent: &Watched) -> (String, Style) {
-    match (&agent.picture, &agent.trouble) {
+    match (&agent.snapshot, &agent.trouble) {
         (_, Some(_)) => ("OFFLINE".into(), BAD),
         (None, None) => ("connecting".into(), FAINT),
-        (Some(picture), None) => (picture.status.clone(), style_of(&picture.status)),
+        (Some(snapshot), None) => (snapshot.status.clone(), style_of(&snapshot.status)),
     }
 }
 
@@ -144,28 +144,28 @@ fn one(frame: &mut Frame<'_>, area: Rect, agent: &Watched) {
         Span::raw(format!(" {} ", agent.name())).style(Modifier::BOLD),
         Span::styled(format!("{status} "), style),
     ];
-    if let Some(picture) = &agent.picture {
-        title.push(Span::raw(format!("{}, up {} ", picture.version, time(picture.uptime))));
+    if let Some(snapshot) = &agent.snapshot {
+        title.push(Span::raw(format!("{}, up {} ", snapshot.version, time(snapshot.uptime))));
     }
     title.push(Span::styled(format!("{} ", agent.address), FAINT));
     let block = Block::bordered().title(Line::from(title));
     let inside = block.inner(area);
     frame.render_widget(block, area);
-    let Some(picture) = &agent.picture else {
+    let Some(snapshot) = &agent.snapshot else {
         let why = agent.trouble.as_deref().unwrap_or("connecting");
         frame.render_widget(Paragraph::new(Line::from(away(agent, why))), inside);
         return;
     };
     // With less than a line for each chart, tables become lines.
     if inside.height < WORDS + TYPES + 2 {
-        in_lines(frame, inside, agent, picture);
+        in_lines(frame, inside, agent, snapshot);
     } else {
-        in_tables(frame, inside, agent, picture);
+        in_tables(frame, inside, agent, snapshot);
     }
 }
 
 /// Words, tables and charts. Tables get the lines they need, charts the rest.
-fn in_tables(frame: &mut Frame<'_>, inside: Rect, agent: &Watched, picture: &Picture) {
+fn in_tables(frame: &mut Frame<'_>, inside: Rect, agent: &Watched, snapshot: &Snapshot) {
     let routes = agent.requests.routes();
     let is_beside = inside.width >= TYPES_WIDTH + ROUTES_WIDTH;
     let free = inside.height - WORDS - TYPES;
@@ -178,8 +178,8 @@ fn in_tables(frame: &mut Frame<'_>, inside: Rect, agent: &Watched, picture: &Pic
     let chart = (free - more).div_ceil(2);
     let heights = [WORDS, TYPES, more, chart, free - more - chart].map(Constraint::Length);
     let [words, types, below, come, gone] = Layout::vertical(heights).areas(inside);
-    self::words(frame, words, agent, picture);
-    kinds(frame, Rect { width: types.width.min(TYPES_WIDTH), ..types }, picture);
+    self::words(frame, words, agent, snapshot);
+    kinds(frame, Rect { width: types.width.min(TYPES_WIDTH), ..types }, snapshot);
     if is_beside {
         let width = inside.width - TYPES_WIDTH;
         let beside = Rect { x: types.x + TYPES_WIDTH, width, height: types.height + below.height, ..types };
@@ -200,9 +200,9 @@ fn in_tables(frame: &mut Frame<'_>, inside: Rect, agent: &Watched, picture: &Pic
 }
 
 /// Everything in lines, for a small terminal; counts the lines that do not fit.
-fn in_lines(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Picture) {
-    let mut lines: Vec<Line<'_>> = facts(agent, picture).into();
-    let depths = KINDS.iter().zip(picture.depth).zip(picture.age);
+fn in_lines(frame: &mut Frame<'_>, area: Rect, agent: &Watched, snapshot: &Snapshot) {
+    let mut lines: Vec<Line<'_>> = facts(agent, snapshot).into();
+    let depths = KINDS.iter().zip(snapshot.depth).zip(snapshot.age);
     let depths = depths.map(|((kind, depth), age)| match depth {
         ..=0.0 => format!("{kind} 0"),
         _ => format!("{kind} {} ({})", count(depth), time(age)),
@@ -273,17 +273,17 @@ fn labelled(label: &str, mut rest: Vec<Span<'static>>) -> Line<'static> {
 }
 
 /// An agent's facts, a line each.
-fn facts(agent: &Watched, picture: &Picture) -> [Line<'static>; WORDS as usize] {
-    let mut link = vec![Span::styled(picture.link.clone(), if picture.link_down { BAD } else { GOOD })];
-    if let Some(probe) = picture.next_probe {
+fn facts(agent: &Watched, snapshot: &Snapshot) -> [Line<'static>; WORDS as usize] {
+    let mut link = vec![Span::styled(snapshot.link.clone(), if snapshot.link_down { BAD } else { GOOD })];
+    if let Some(probe) = snapshot.next_probe {
         link.push(Span::raw(format!(", next probe in {}", time(probe))));
     }
-    if let Some(cause) = picture.link_cause.as_ref().filter(|_| picture.link_down) {
+    if let Some(cause) = snapshot.link_cause.as_ref().filter(|_| snapshot.link_down) {
         link.push(Span::raw(format!(" ({cause})")));
     }
-    let mut sender = match &picture.drain_holds {
+    let mut sender = match &snapshot.drain_holds {
         Some(why) => vec![Span::styled(format!("not sending: {why}"), DOUBTFUL)],
-        None => vec![Span::raw(limits(picture.rate_limit, picture.bandwidth))],
+        None => vec![Span::raw(limits(snapshot.rate_limit, snapshot.bandwidth))],
     };
     sender.push(Span::raw(match agent.drained() {
         Drained::Now => "; no backlog".to_owned(),
@@ -292,23 +292,23 @@ fn facts(agent: &Watched, picture: &Picture) -> [Line<'static>; WORDS as usize] 
         Drained::Never => "; nothing delivered".to_owned(),
         Drained::Unknown => String::new(),
     }));
-    let redis = Span::styled(picture.redis.clone(), if picture.redis_ok { GOOD } else { BAD });
-    let in_redis = rate(picture.redis_ok.then_some(picture.in_redis));
+    let redis = Span::styled(snapshot.redis.clone(), if snapshot.redis_ok { GOOD } else { BAD });
+    let in_redis = rate(snapshot.redis_ok.then_some(snapshot.in_redis));
     let redis = vec![redis, Span::raw(format!(", {in_redis} waiting there"))];
-    let disk = Span::styled(room(picture), style_of_disk(picture));
-    let mut dead = vec![Span::raw(format!("{} kept", count(picture.dead_letters)))];
-    let reasons = picture.dead_by_reason.iter().map(|(reason, n)| format!("{reason} {}", count(*n)));
+    let disk = Span::styled(room(snapshot), style_of_disk(snapshot));
+    let mut dead = vec![Span::raw(format!("{} kept", count(snapshot.dead_letters)))];
+    let reasons = snapshot.dead_by_reason.iter().map(|(reason, n)| format!("{reason} {}", count(*n)));
     let reasons = reasons.collect::<Vec<_>>().join(", ");
     if !reasons.is_empty() {
         dead.push(Span::styled(format!("; since the outbox was created: {reasons}"), DOUBTFUL));
     }
-    let last = match (&agent.trouble, &picture.refusing) {
+    let last = match (&agent.trouble, &snapshot.refusing) {
         (Some(why), _) => labelled("OFFLINE", vec![Span::raw("last known; now: "), away(agent, why)]),
         (None, Some(why)) => {
             labelled("outbox", vec![Span::styled(format!("not accepting records: {why}"), BAD)])
         }
-        (None, None) if picture.quarantined > 0.0 => {
-            let set_aside = format!("{} records in quarantine, damaged", count(picture.quarantined));
+        (None, None) if snapshot.quarantined > 0.0 => {
+            let set_aside = format!("{} records in quarantine, damaged", count(snapshot.quarantined));
             labelled("outbox", vec![Span::styled(set_aside, BAD)])
         }
         (None, None) => labelled("outbox", vec![Span::raw("accepting records")]),
@@ -323,35 +323,35 @@ fn facts(agent: &Watched, picture: &Picture) -> [Line<'static>; WORDS as usize] 
     ]
 }
 
-fn room(picture: &Picture) -> String {
-    let part = picture.fullness() * 100.0;
-    format!("{} of {}, {part:.0} %", bytes(picture.disk), bytes(picture.capacity))
+fn room(snapshot: &Snapshot) -> String {
+    let part = snapshot.fullness() * 100.0;
+    format!("{} of {}, {part:.0} %", bytes(snapshot.disk), bytes(snapshot.capacity))
 }
 
-fn style_of_disk(picture: &Picture) -> Style {
-    match picture.fullness() {
+fn style_of_disk(snapshot: &Snapshot) -> Style {
+    match snapshot.fullness() {
         ..0.7 => GOOD,
         ..0.9 => DOUBTFUL,
         _ => BAD,
     }
 }
 
-fn words(frame: &mut Frame<'_>, area: Rect, agent: &Watched, picture: &Picture) {
-    let lines = facts(agent, picture).map(|line| fit(line, area.width));
+fn words(frame: &mut Frame<'_>, area: Rect, agent: &Watched, snapshot: &Snapshot) {
+    let lines = facts(agent, snapshot).map(|line| fit(line, area.width));
     let [_, _, _, disk, _, last] = Layout::vertical([Constraint::Length(1); WORDS as usize]).areas(area);
     frame.render_widget(Paragraph::new(lines.to_vec()), area);
-    let label = format!("{:<LABEL$}{}", "disk", room(picture));
-    let gauge = LineGauge::default().ratio(picture.fullness()).label(label);
-    frame.render_widget(gauge.filled_style(style_of_disk(picture)).unfilled_style(FAINT), disk);
+    let label = format!("{:<LABEL$}{}", "disk", room(snapshot));
+    let gauge = LineGauge::default().ratio(snapshot.fullness()).label(label);
+    frame.render_widget(gauge.filled_style(style_of_disk(snapshot)).unfilled_style(FAINT), disk);
     if agent.trouble.is_some() {
         frame.buffer_mut().set_style(Rect { height: area.height - last.height, ..area }, FAINT);
     }
 }
 
-fn kinds(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
+fn kinds(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot) {
     let rows = KINDS.iter().enumerate().map(|(n, kind)| {
-        let oldest = if picture.depth[n] > 0.0 { time(picture.age[n]) } else { "-".into() };
-        Row::new([(*kind).to_owned(), count(picture.depth[n]), oldest])
+        let oldest = if snapshot.depth[n] > 0.0 { time(snapshot.age[n]) } else { "-".into() };
+        Row::new([(*kind).to_owned(), count(snapshot.depth[n]), oldest])
     });
     let widths = [Constraint::Length(12), Constraint::Length(14), Constraint::Length(12)];
     let table = Table::new(rows, widths).header(Row::new(["record type", "waiting", "oldest"]).style(FAINT));
@@ -447,8 +447,8 @@ fn help(frame: &mut Frame<'_>) {
     frame.render_widget(Paragraph::new(text.join("\n")).block(Block::bordered().title(" help ")), area);
 }
 
-fn age(picture: &Picture) -> String {
-    if picture.total_depth() > 0.0 { time(picture.oldest()) } else { "-".into() }
+fn age(snapshot: &Snapshot) -> String {
+    if snapshot.total_depth() > 0.0 { time(snapshot.oldest()) } else { "-".into() }
 }
 
 fn drained(agent: &Watched) -> String {

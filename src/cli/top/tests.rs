@@ -1,11 +1,11 @@
 use std::time::Duration;
 
 use super::*;
-use crate::cli::top::board::Drained;
-use crate::cli::top::picture::Picture;
+use crate::cli::top::snapshot::Snapshot;
+use crate::cli::top::view::Drained;
 
-fn picture(depth: f64, enqueued: f64, settled: f64) -> Picture {
-    Picture {
+fn snapshot(depth: f64, enqueued: f64, settled: f64) -> Snapshot {
+    Snapshot {
         server_id: "edge-1".into(),
         version: "1.0.0".into(),
         status: "healthy".into(),
@@ -19,17 +19,17 @@ fn picture(depth: f64, enqueued: f64, settled: f64) -> Picture {
         capacity: 10.0 * 1024.0 * 1024.0,
         redis: "connected".into(),
         redis_ok: true,
-        ..Picture::default()
+        ..Snapshot::default()
     }
 }
 
-fn board(addresses: &[&str]) -> Board {
-    Board::new(addresses.iter().map(ToString::to_string))
+fn view(addresses: &[&str]) -> View {
+    View::new(addresses.iter().map(ToString::to_string))
 }
 
-fn drawn(board: &Board, width: u16, height: u16) -> String {
+fn drawn(view: &View, width: u16, height: u16) -> String {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-    terminal.draw(|frame| draw::draw(frame, board)).unwrap();
+    terminal.draw(|frame| draw::draw(frame, view)).unwrap();
     let cells = &terminal.backend().buffer().content;
     let lines = cells.chunks(usize::from(width));
     lines.map(|line| line.iter().map(ratatui::buffer::Cell::symbol).collect::<String>() + "\n").collect()
@@ -48,10 +48,10 @@ fn at(seconds: u64) -> Duration {
 
 #[test]
 fn one_agent_is_shown_in_full() {
-    let mut board = board(&["http://a:8010"]);
-    assert_has(&drawn(&board, 100, 20), &["http://a:8010", "connecting"]);
-    board.seen(0, (at(0), Ok(picture(12_345.0, 20_000.0, 7_655.0))));
-    let ill = Picture {
+    let mut view = view(&["http://a:8010"]);
+    assert_has(&drawn(&view, 100, 20), &["http://a:8010", "connecting"]);
+    view.seen(0, (at(0), Ok(snapshot(12_345.0, 20_000.0, 7_655.0))));
+    let ill = Snapshot {
         status: "degraded".into(),
         link: "down: unreachable".into(),
         link_cause: Some("no connection: refused".into()),
@@ -61,11 +61,11 @@ fn one_agent_is_shown_in_full() {
         dead_by_reason: vec![("refused".into(), 5.0), ("invalid".into(), 2.0)],
         drain_holds: Some("paused by an operator".into()),
         in_redis: 42.0,
-        ..picture(12_445.0, 20_200.0, 7_755.0)
+        ..snapshot(12_445.0, 20_200.0, 7_755.0)
     };
-    board.seen(0, (at(2), Ok(ill)));
+    view.seen(0, (at(2), Ok(ill)));
     assert_has(
-        &drawn(&board, 100, 20),
+        &drawn(&view, 100, 20),
         &[
             "edge-1 degraded 1.0.0, up 1 h 1 min",
             "down: unreachable, next probe in 17 s (no connection: refused)",
@@ -85,39 +85,39 @@ fn one_agent_is_shown_in_full() {
 
 #[test]
 fn several_are_listed_and_the_selected_one_is_shown_in_full() {
-    let mut board = board(&["http://a:1", "http://b:2", "http://c:3"]);
+    let mut view = view(&["http://a:1", "http://b:2", "http://c:3"]);
     for (n, id) in ["edge-a", "edge-b", "edge-c"].into_iter().enumerate() {
-        board.seen(n, (at(0), Ok(Picture { server_id: id.into(), ..picture(n as f64, 10.0, 10.0) })));
+        view.seen(n, (at(0), Ok(Snapshot { server_id: id.into(), ..snapshot(n as f64, 10.0, 10.0) })));
     }
-    let text = drawn(&board, 110, 24);
+    let text = drawn(&view, 110, 24);
     assert_has(&text, &["> edge-a", "  edge-b", "  edge-c", "edge-a healthy", "tab, arrows"]);
-    board.select(-1);
-    assert_has(&drawn(&board, 110, 24), &["> edge-c", "edge-c healthy"]);
-    board.select(1);
-    board.select(1);
-    assert_has(&drawn(&board, 110, 24), &["> edge-b", "edge-b healthy"]);
+    view.select(-1);
+    assert_has(&drawn(&view, 110, 24), &["> edge-c", "edge-c healthy"]);
+    view.select(1);
+    view.select(1);
+    assert_has(&drawn(&view, 110, 24), &["> edge-b", "edge-b healthy"]);
     // Sixty of them on a small terminal: the selected one is in sight.
     let many: Vec<String> = (0..60).map(|n| format!("http://agent-{n}:1")).collect();
-    let mut board = Board::new(many.into_iter());
-    board.select(-1);
-    assert_has(&drawn(&board, 80, 20), &["> http://agent-59:1"]);
+    let mut view = View::new(many.into_iter());
+    view.select(-1);
+    assert_has(&drawn(&view, 80, 20), &["> http://agent-59:1"]);
 }
 
 #[test]
 fn an_unreachable_agent_is_shown_as_down_and_recovers() {
-    let mut board = board(&["http://a:1"]);
-    board.seen(0, (at(0), Err("no answer".into())));
-    board.seen(0, (at(65), Err("no answer".into())));
-    assert_has(&drawn(&board, 90, 20), &["OFFLINE", "no answer, for 1 min"]);
-    board.seen(0, (at(70), Ok(picture(5.0, 10.0, 5.0))));
-    let back = drawn(&board, 90, 20);
+    let mut view = view(&["http://a:1"]);
+    view.seen(0, (at(0), Err("no answer".into())));
+    view.seen(0, (at(65), Err("no answer".into())));
+    assert_has(&drawn(&view, 90, 20), &["OFFLINE", "no answer, for 1 min"]);
+    view.seen(0, (at(70), Ok(snapshot(5.0, 10.0, 5.0))));
+    let back = drawn(&view, 90, 20);
     assert!(back.contains("healthy") && !back.contains("OFFLINE"), "{back}");
-    board.seen(0, (at(71), Err("no answer".into())));
-    let text = drawn(&board, 90, 20);
+    view.seen(0, (at(71), Err("no answer".into())));
+    let text = drawn(&view, 90, 20);
     assert_has(&text, &["edge-1 OFFLINE", "last known; now: no answer", "usage        5", "in/s    –"]);
     // What is old is dimmed, and the news is not.
     let mut terminal = Terminal::new(TestBackend::new(90, 20)).unwrap();
-    terminal.draw(|frame| draw::draw(frame, &board)).unwrap();
+    terminal.draw(|frame| draw::draw(frame, &view)).unwrap();
     let buffer = terminal.backend().buffer();
     let style_of = |words: &str| {
         let row =
@@ -146,26 +146,26 @@ fn the_busiest_routes_are_shown_and_the_others_counted() {
         text
     };
     let health = r#"{"version":"1","status":"healthy"}"#;
-    let mut board = board(&["http://a:1"]);
-    board.seen(0, (at(0), Ok(Picture::of(health, &metrics(0)).unwrap())));
-    board.seen(0, (at(1), Ok(Picture::of(health, &metrics(10)).unwrap())));
-    let text = drawn(&board, 110, 17);
+    let mut view = view(&["http://a:1"]);
+    view.seen(0, (at(0), Ok(Snapshot::of(health, &metrics(0)).unwrap())));
+    view.seen(0, (at(1), Ok(Snapshot::of(health, &metrics(10)).unwrap())));
+    let text = drawn(&view, 110, 17);
     assert_has(&text, &["route (+1)", "batch", "100      0        10       50 ms    99 ms", "heartbeat"]);
     assert!(!text.contains("commands"), "{text}");
     let routes = ["batch", "refresh", "heartbeat", "commands"];
-    let higher = drawn(&board, 110, 20);
+    let higher = drawn(&view, 110, 20);
     assert_has(&higher, &routes);
     assert!(!higher.contains("(+"), "{higher}");
     // In a narrow one they are below the record types; where there is no room for that either, in a line.
-    assert_has(&drawn(&board, 60, 24), &["route  ", "commands", "quota        0"]);
-    assert_has(&drawn(&board, 60, 17), &["routes  4: batch 100/s, 10 429, p99 99 ms; refresh ", "…"]);
-    assert_has(&drawn(&board, 60, 12), &["routes  4: batch 100/s, 10 429, p99 99 ms; refresh ", "…"]);
+    assert_has(&drawn(&view, 60, 24), &["route  ", "commands", "quota        0"]);
+    assert_has(&drawn(&view, 60, 17), &["routes  4: batch 100/s, 10 429, p99 99 ms; refresh ", "…"]);
+    assert_has(&drawn(&view, 60, 12), &["routes  4: batch 100/s, 10 429, p99 99 ms; refresh ", "…"]);
 }
 
 #[test]
 fn a_small_terminal_has_every_line_and_a_smaller_one_counts_the_missing() {
-    let mut board = board(&["http://a:1"]);
-    let ill = |enqueued| Picture {
+    let mut view = view(&["http://a:1"]);
+    let ill = |enqueued| Snapshot {
         depth: [12_345.0, 0.0, 2.0],
         age: [75.0, 0.0, 3.0],
         status: "degraded".into(),
@@ -176,11 +176,11 @@ fn a_small_terminal_has_every_line_and_a_smaller_one_counts_the_missing() {
         dead_letters: 7.0,
         in_redis: 42.0,
         quarantined: 9.0,
-        ..picture(0.0, enqueued, 0.0)
+        ..snapshot(0.0, enqueued, 0.0)
     };
-    board.seen(0, (at(0), Ok(ill(0.0))));
-    board.seen(0, (at(1), Ok(ill(30.0))));
-    let text = drawn(&board, 60, 12);
+    view.seen(0, (at(0), Ok(ill(0.0))));
+    view.seen(0, (at(1), Ok(ill(30.0))));
+    let text = drawn(&view, 60, 12);
     assert_has(
         &text,
         &[
@@ -198,99 +198,99 @@ fn a_small_terminal_has_every_line_and_a_smaller_one_counts_the_missing() {
             "? help",
         ],
     );
-    let text = drawn(&board, 60, 8);
+    let text = drawn(&view, 60, 8);
     assert_has(&text, &["link    down", "redis   connected", "…"].map(|part| part.trim_end_matches('…')));
     assert_has(&text, &["5 more lines do not fit: enlarge the terminal"]);
     // The last one that answered is dimmed, and what is the matter now is there.
-    board.seen(0, (at(2), Err("no answer".into())));
-    assert_has(&drawn(&board, 60, 12), &["OFFLINE last known; now: no answer", "rates   – in, – out"]);
+    view.seen(0, (at(2), Err("no answer".into())));
+    assert_has(&drawn(&view, 60, 12), &["OFFLINE last known; now: no answer", "rates   – in, – out"]);
 }
 
 #[test]
 fn charts_fill_the_height_and_show_their_span() {
-    let mut board = board(&["http://a:1"]);
+    let mut view = view(&["http://a:1"]);
     for second in 0..=90 {
         let enqueued = if second > 80 { 5_000.0 } else { second as f64 * 10.0 };
-        board.seen(0, (at(second), Ok(picture(5.0, enqueued, 0.0))));
+        view.seen(0, (at(second), Ok(snapshot(5.0, enqueued, 0.0))));
     }
     let bars = |text: &str| {
         let is_bar = |line: &&str| line.contains(['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']);
         text.lines().filter(is_bar).count()
     };
-    let (low, high) = (drawn(&board, 140, 20), drawn(&board, 140, 50));
+    let (low, high) = (drawn(&view, 140, 20), drawn(&view, 140, 50));
     assert!(bars(&high) >= 15 && bars(&low) < 8, "{low}{high}");
     assert_has(&high, &["last 1 min", "at most 4,200", "at most 0"]);
     // As many as there is room for.
-    assert_has(&drawn(&board, 60, 30), &["last 40 s"]);
+    assert_has(&drawn(&view, 60, 30), &["last 40 s"]);
 }
 
 #[test]
 fn the_list_says_how_many_agents_it_does_not_show() {
     let many: Vec<String> = (0..20).map(|n| format!("a-{n}:1")).collect();
-    let mut board = Board::new(many.into_iter());
-    board.seen(0, (at(0), Ok(picture(5.0, 10.0, 5.0))));
-    assert_has(&drawn(&board, 60, 12), &["agent (+15)", "> edge-1", "healthy", "1 min"]);
-    assert_has(&drawn(&board, 120, 60), &["  agent  ", "a-19:1", "disk", "drained"]);
+    let mut view = View::new(many.into_iter());
+    view.seen(0, (at(0), Ok(snapshot(5.0, 10.0, 5.0))));
+    assert_has(&drawn(&view, 60, 12), &["agent (+15)", "> edge-1", "healthy", "1 min"]);
+    assert_has(&drawn(&view, 120, 60), &["  agent  ", "a-19:1", "disk", "drained"]);
 }
 
 #[test]
 fn there_is_no_forecast_while_nothing_can_be_delivered() {
-    let mut board = board(&["http://a:1"]);
-    let shrinking = |second: u64| picture(100.0 - second as f64, 100.0, second as f64);
-    board.seen(0, (at(0), Ok(shrinking(0))));
-    board.seen(0, (at(1), Ok(shrinking(1))));
-    assert!(matches!(board.agents[0].drained(), Drained::In(_)));
-    board.seen(0, (at(2), Ok(Picture { link_down: true, ..shrinking(2) })));
-    assert_eq!(board.agents[0].drained(), Drained::Never);
-    board.seen(0, (at(3), Ok(Picture { link_down: true, holds_kinds: true, ..shrinking(3) })));
-    assert!(matches!(board.agents[0].drained(), Drained::In(_)), "the other kinds pass");
-    board.seen(0, (at(4), Ok(Picture { drain_holds: Some("paused".into()), ..shrinking(4) })));
-    assert_eq!(board.agents[0].drained(), Drained::Never);
+    let mut view = view(&["http://a:1"]);
+    let shrinking = |second: u64| snapshot(100.0 - second as f64, 100.0, second as f64);
+    view.seen(0, (at(0), Ok(shrinking(0))));
+    view.seen(0, (at(1), Ok(shrinking(1))));
+    assert!(matches!(view.agents[0].drained(), Drained::In(_)));
+    view.seen(0, (at(2), Ok(Snapshot { link_down: true, ..shrinking(2) })));
+    assert_eq!(view.agents[0].drained(), Drained::Never);
+    view.seen(0, (at(3), Ok(Snapshot { link_down: true, holds_kinds: true, ..shrinking(3) })));
+    assert!(matches!(view.agents[0].drained(), Drained::In(_)), "the other kinds pass");
+    view.seen(0, (at(4), Ok(Snapshot { drain_holds: Some("paused".into()), ..shrinking(4) })));
+    assert_eq!(view.agents[0].drained(), Drained::Never);
 }
 
 #[test]
 fn the_estimate_follows_the_rates() {
-    let mut board = board(&["http://a:1"]);
-    let drained = |board: &Board| board.agents[0].drained();
-    assert_eq!(drained(&board), Drained::Unknown);
-    board.seen(0, (at(0), Ok(picture(0.0, 0.0, 0.0))));
-    assert_eq!(drained(&board), Drained::Now);
-    board.seen(0, (at(1), Ok(picture(100.0, 100.0, 0.0))));
-    assert_eq!(drained(&board), Drained::Growing);
-    board.seen(0, (at(2), Ok(picture(100.0, 100.0, 0.0))));
+    let mut view = view(&["http://a:1"]);
+    let drained = |view: &View| view.agents[0].drained();
+    assert_eq!(drained(&view), Drained::Unknown);
+    view.seen(0, (at(0), Ok(snapshot(0.0, 0.0, 0.0))));
+    assert_eq!(drained(&view), Drained::Now);
+    view.seen(0, (at(1), Ok(snapshot(100.0, 100.0, 0.0))));
+    assert_eq!(drained(&view), Drained::Growing);
+    view.seen(0, (at(2), Ok(snapshot(100.0, 100.0, 0.0))));
     for second in 3..15 {
         let gone = (second - 2) as f64 * 5.0;
-        board.seen(0, (at(second), Ok(picture(100.0 - gone, 100.0, gone))));
+        view.seen(0, (at(second), Ok(snapshot(100.0 - gone, 100.0, gone))));
     }
-    assert_eq!(drained(&board), Drained::In(8.0), "40 are left, 5 a second");
+    assert_eq!(drained(&view), Drained::In(8.0), "40 are left, 5 a second");
     for second in 15..30 {
-        board.seen(0, (at(second), Ok(picture(40.0, 100.0, 60.0))));
+        view.seen(0, (at(second), Ok(snapshot(40.0, 100.0, 60.0))));
     }
-    assert_eq!(drained(&board), Drained::Never);
+    assert_eq!(drained(&view), Drained::Never);
     // Another outbox under the same address: no rate below zero.
-    board.seen(0, (at(30), Ok(picture(1.0, 1.0, 0.0))));
-    assert_eq!(board.agents[0].rates(), Some((0.0, 0.0)));
+    view.seen(0, (at(30), Ok(snapshot(1.0, 1.0, 0.0))));
+    assert_eq!(view.agents[0].rates(), Some((0.0, 0.0)));
 }
 
 #[test]
 fn any_size_can_be_drawn() {
-    let mut board = board(&["http://a:1", "http://b:2"]);
-    board.seen(0, (at(0), Ok(picture(5.0, 10.0, 5.0))));
-    board.seen(0, (at(1), Ok(picture(5.0, 1e12, 5.0))));
-    board.seen(1, (at(0), Err("away".into())));
+    let mut view = view(&["http://a:1", "http://b:2"]);
+    view.seen(0, (at(0), Ok(snapshot(5.0, 10.0, 5.0))));
+    view.seen(0, (at(1), Ok(snapshot(5.0, 1e12, 5.0))));
+    view.seen(1, (at(0), Err("away".into())));
     for help in [false, true] {
-        board.help = help;
+        view.help = help;
         for (width, height) in [(1, 1), (5, 3), (20, 8), (79, 23), (300, 100)] {
-            drawn(&board, width, height);
+            drawn(&view, width, height);
         }
     }
-    assert_has(&drawn(&board, 90, 30), &["help", "select another agent"]);
+    assert_has(&drawn(&view, 90, 30), &["help", "select another agent"]);
 }
 
 #[test]
 fn keys_do_what_they_say() {
-    let mut board = board(&["http://a:1", "http://b:2"]);
-    let mut press = |code, modifiers| obey(&mut board, KeyEvent::new(code, modifiers));
+    let mut view = view(&["http://a:1", "http://b:2"]);
+    let mut press = |code, modifiers| obey(&mut view, KeyEvent::new(code, modifiers));
     let none = KeyModifiers::NONE;
     assert!(press(KeyCode::Char('?'), none));
     assert!(press(KeyCode::Esc, none), "it closes the help first");
@@ -299,5 +299,5 @@ fn keys_do_what_they_say() {
     assert!(!press(KeyCode::Char('c'), KeyModifiers::CONTROL));
     assert!(press(KeyCode::Char('c'), none));
     assert!(press(KeyCode::Tab, none));
-    assert_eq!((board.selected, board.help), (1, false));
+    assert_eq!((view.selected, view.help), (1, false));
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::board::Seen;
-use super::picture::Picture;
+use super::snapshot::Snapshot;
+use super::view::Seen;
 use crate::cli::agent::{Agent, AgentError};
 
 /// An agent that does not answer within this is offline: it answers from memory.
@@ -49,10 +49,10 @@ pub(super) async fn look(agent: &Agent) -> Seen {
     (since_start(), said)
 }
 
-async fn ask(agent: &Agent) -> Result<Picture, AgentError> {
+async fn ask(agent: &Agent) -> Result<Snapshot, AgentError> {
     let health = agent.read("/health", ANSWER_WITHIN).await?;
     let metrics = agent.read("/metrics", ANSWER_WITHIN).await?;
-    Picture::of(&health, &metrics).ok_or_else(|| AgentError::NotAnAgent(agent.to_string()))
+    Snapshot::of(&health, &metrics).ok_or_else(|| AgentError::NotAnAgent(agent.to_string()))
 }
 
 /// The time, for rates.

@@ -35,7 +35,7 @@ use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Uri};
 use tokio::time::Instant;
 
-pub(super) use pool::Lease;
+pub(super) use pool::Checkout;
 pub(super) use proxy::basic;
 pub(super) use socket::Meter;
 pub(super) use tls::Tls;
@@ -83,7 +83,7 @@ pub(super) struct Inbound {
     pub(super) body: Bytes,
     pub(super) truncated: bool,
     /// The connection, if there is one to give back.
-    pub(super) lease: Option<Lease>,
+    pub(super) checkout: Option<Checkout>,
 }
 
 /// How a request came to its connection.
@@ -137,33 +137,33 @@ impl Transport {
         }
         let started = Instant::now();
         let is_urgent = outbound.priority == Priority::Urgent;
-        let leased = match outbound.connection {
-            Connection::Any => self.pool.lease(is_urgent).await,
+        let checked_out = match outbound.connection {
+            Connection::Any => self.pool.check_out(is_urgent).await,
             Connection::New => self.pool.open(is_urgent, true).await,
         };
-        let (sent, may_repeat) = match leased {
-            Ok(lease) => self.attempt(outbound, lease, started).await,
+        let (sent, may_repeat) = match checked_out {
+            Ok(checkout) => self.attempt(outbound, checkout, started).await,
             Err(failure) => return Sent::not(failure),
         };
         if !may_repeat {
             return sent;
         }
         match self.pool.open(is_urgent, false).await {
-            Ok(lease) => self.attempt(outbound, lease, started).await.0,
+            Ok(checkout) => self.attempt(outbound, checkout, started).await.0,
             Err(failure) => Sent::not(failure),
         }
     }
 
     /// Whether it is worth another attempt is said, too: where nothing was heard on a connection that had served others.
-    async fn attempt(&self, outbound: &Outbound, mut lease: Lease, started: Instant) -> (Sent, bool) {
+    async fn attempt(&self, outbound: &Outbound, mut checkout: Checkout, started: Instant) -> (Sent, bool) {
         let is_urgent = outbound.priority == Priority::Urgent;
-        let (is_used, is_http2) = (lease.is_used(), lease.is_http2());
+        let (is_used, is_http2) = (checkout.is_used(), checkout.is_http2());
         let opening = Opening { took: started.elapsed(), is_first: !is_used };
         let request = self.request(outbound, is_http2);
         let progress = request.body().progress();
-        let line = lease.line().cloned();
+        let line = checkout.line().cloned();
         let sent_before = line.as_ref().map_or(0, |line| line.sent());
-        let heeded = lease.exchange(request, outbound.answer_max_bytes, self.timeout, is_urgent).await;
+        let heeded = checkout.exchange(request, outbound.answer_max_bytes, self.timeout, is_urgent).await;
         let (uploaded_at, wire_bytes) = match line {
             Some(line) if !is_http2 => (line.progressed_at(), line.sent() - sent_before),
             _ => (progress.at(), outbound.body.len() as u64 + HTTP2_HEAD_BYTES),
@@ -172,7 +172,7 @@ impl Transport {
         let (result, may_repeat) = match heeded {
             Ok(Heeded { head, body, truncated, .. }) => {
                 let (status, headers) = (head.status.as_u16(), head.headers);
-                (Ok(Inbound { status, headers, body, truncated, lease: Some(lease) }), false)
+                (Ok(Inbound { status, headers, body, truncated, checkout: Some(checkout) }), false)
             }
             Err(broken) => (Err(broken.failure), broken.is_unanswered && is_used),
         };

@@ -96,8 +96,8 @@ struct Shared {
 }
 
 /// A connection for one request. Unless it is given back it is closed.
-pub(in crate::control_plane) struct Lease {
-    connection: Option<Leased>,
+pub(in crate::control_plane) struct Checkout {
+    connection: Option<PooledConnection>,
     pool: Arc<Pool>,
     is_fresh: bool,
     is_probe: bool,
@@ -105,22 +105,22 @@ pub(in crate::control_plane) struct Lease {
     is_urgent: bool,
 }
 
-enum Leased {
+enum PooledConnection {
     Http1(Http1),
     Http2(Arc<Http2>),
 }
 
 enum Choice {
-    Take(Leased),
+    Take(PooledConnection),
     /// All of them rest, and there are enough.
     WaitUntil(Instant),
-    Open(Place),
+    Open(OpeningPermit),
 }
 
 /// A place among the connections, for one that is being opened.
-struct Place(Arc<Pool>);
+struct OpeningPermit(Arc<Pool>);
 
-impl Drop for Place {
+impl Drop for OpeningPermit {
     fn drop(&mut self) {
         self.0.lock().open -= 1;
     }
@@ -143,11 +143,11 @@ impl Pool {
     }
 
     /// A connection that is free, or else a new one.
-    pub(super) async fn lease(self: &Arc<Self>, is_urgent: bool) -> Result<Lease, Failure> {
+    pub(super) async fn check_out(self: &Arc<Self>, is_urgent: bool) -> Result<Checkout, Failure> {
         let until = Instant::now() + self.connector.timeout();
         loop {
             match self.choose(is_urgent) {
-                Choice::Take(connection) => return Ok(self.leased(connection, false, false)),
+                Choice::Take(connection) => return Ok(self.checked_out(connection, false, false)),
                 Choice::WaitUntil(rested) => sleep_until(rested).await,
                 Choice::Open(place) if !self.lock().may_be_shared() => {
                     return self.open_at(place, is_urgent, false).await;
@@ -158,7 +158,7 @@ impl Pool {
                         return Err(Failure::Timeout { connected: false });
                     };
                     if let Choice::Take(connection) = self.choose(is_urgent) {
-                        return Ok(self.leased(connection, false, false));
+                        return Ok(self.checked_out(connection, false, false));
                     }
                     let _turn = Some(turn).filter(|_| self.lock().may_be_shared());
                     return self.open_at(place, is_urgent, false).await;
@@ -168,17 +168,17 @@ impl Pool {
     }
 
     /// A connection that nobody has used before, to a name that is resolved anew.
-    pub(super) async fn open(self: &Arc<Self>, is_urgent: bool, is_probe: bool) -> Result<Lease, Failure> {
+    pub(super) async fn open(self: &Arc<Self>, is_urgent: bool, is_probe: bool) -> Result<Checkout, Failure> {
         let place = self.place(&mut self.lock());
         self.open_at(place, is_urgent, is_probe).await
     }
 
     async fn open_at(
         self: &Arc<Self>,
-        place: Place,
+        place: OpeningPermit,
         is_urgent: bool,
         is_probe: bool,
-    ) -> Result<Lease, Failure> {
+    ) -> Result<Checkout, Failure> {
         let opening = async {
             let connected = self.connector.connect(is_urgent).await?;
             begin(connected, is_urgent, &self.suspicion).await
@@ -193,7 +193,7 @@ impl Pool {
             Ok(Opened::Http1(connection)) => {
                 state.is_http2 = Some(false);
                 state.open += 1;
-                Leased::Http1(connection)
+                PooledConnection::Http1(connection)
             }
             Ok(Opened::Http2(connection)) => {
                 state.is_http2 = Some(true);
@@ -201,7 +201,7 @@ impl Pool {
                 connection.streams.fetch_add(1, Ordering::Relaxed);
                 let shared = Shared { connection: Arc::clone(&connection), used_at: Instant::now() };
                 state.shared.push(shared);
-                Leased::Http2(connection)
+                PooledConnection::Http2(connection)
             }
             Err(failure) => {
                 state.is_sour = true;
@@ -209,17 +209,29 @@ impl Pool {
             }
         };
         drop(state);
-        Ok(self.leased(connection, true, is_probe))
+        Ok(self.checked_out(connection, true, is_probe))
     }
 
-    fn leased(self: &Arc<Self>, connection: Leased, is_fresh: bool, is_probe: bool) -> Lease {
+    fn checked_out(
+        self: &Arc<Self>,
+        connection: PooledConnection,
+        is_fresh: bool,
+        is_probe: bool,
+    ) -> Checkout {
         let pool = Arc::clone(self);
-        Lease { connection: Some(connection), pool, is_fresh, is_probe, is_reusable: false, is_urgent: false }
+        Checkout {
+            connection: Some(connection),
+            pool,
+            is_fresh,
+            is_probe,
+            is_reusable: false,
+            is_urgent: false,
+        }
     }
 
-    fn place(self: &Arc<Self>, state: &mut State) -> Place {
+    fn place(self: &Arc<Self>, state: &mut State) -> OpeningPermit {
         state.open += 1;
-        Place(Arc::clone(self))
+        OpeningPermit(Arc::clone(self))
     }
 
     fn choose(self: &Arc<Self>, is_urgent: bool) -> Choice {
@@ -227,12 +239,12 @@ impl Pool {
         let mut state = self.lock();
         state.prune(now);
         if let Some(connection) = state.choose_shared(is_urgent, self.most) {
-            return Choice::Take(Leased::Http2(connection));
+            return Choice::Take(PooledConnection::Http2(connection));
         }
         while let Some(at) = state.idle_for(is_urgent, now) {
             let idle = state.idle.remove(at);
             if idle.connection.is_ready() {
-                return Choice::Take(Leased::Http1(idle.connection));
+                return Choice::Take(PooledConnection::Http1(idle.connection));
             }
             state.open -= 1;
         }
@@ -311,7 +323,7 @@ impl State {
     }
 }
 
-impl Lease {
+impl Checkout {
     /// Whether the connection has served others before.
     pub(super) fn is_used(&self) -> bool {
         !self.is_fresh
@@ -319,13 +331,13 @@ impl Lease {
 
     pub(super) fn line(&self) -> Option<&Arc<Line>> {
         self.connection.as_ref().map(|connection| match connection {
-            Leased::Http1(connection) => &connection.wire.line,
-            Leased::Http2(connection) => &connection.wire.line,
+            PooledConnection::Http1(connection) => &connection.wire.line,
+            PooledConnection::Http2(connection) => &connection.wire.line,
         })
     }
 
     pub(super) fn is_http2(&self) -> bool {
-        matches!(self.connection, Some(Leased::Http2(_)))
+        matches!(self.connection, Some(PooledConnection::Http2(_)))
     }
 
     pub(super) async fn exchange(
@@ -336,11 +348,11 @@ impl Lease {
         is_urgent: bool,
     ) -> Result<Heeded, Broken> {
         let heeded = match &mut self.connection {
-            Some(Leased::Http1(connection)) => {
+            Some(PooledConnection::Http1(connection)) => {
                 connection.wire.line.set_urgent(is_urgent);
                 connection.exchange(request, max, patience).await?
             }
-            Some(Leased::Http2(connection)) => connection.exchange(request, max, patience).await?,
+            Some(PooledConnection::Http2(connection)) => connection.exchange(request, max, patience).await?,
             None => return Err(Broken { failure: Failure::Cut("closed".to_owned()), is_unanswered: true }),
         };
         (self.is_reusable, self.is_urgent) = (heeded.is_reusable, is_urgent);
@@ -357,12 +369,12 @@ impl Lease {
             state.is_sour = true;
         } else if self.is_probe && std::mem::take(&mut state.is_sour) {
             state.renewed_at = Some(match &connection {
-                Leased::Http1(connection) => connection.wire.opened_at,
-                Leased::Http2(connection) => connection.wire.opened_at,
+                PooledConnection::Http1(connection) => connection.wire.opened_at,
+                PooledConnection::Http2(connection) => connection.wire.opened_at,
             });
         }
         match connection {
-            Leased::Http1(connection) => {
+            PooledConnection::Http1(connection) => {
                 let is_kept = self.is_reusable
                     && state.idle.iter().filter(|idle| idle.is_urgent == self.is_urgent).count()
                         < self.pool.most
@@ -375,14 +387,14 @@ impl Lease {
                     state.open -= 1;
                 }
             }
-            Leased::Http2(connection) => {
+            PooledConnection::Http2(connection) => {
                 connection.streams.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
 }
 
-impl Lease {
+impl Checkout {
     /// Closes the connection, which has done nothing wrong: what is asked next is asked over another one.
     pub(in crate::control_plane) fn close(mut self) {
         self.close_connection();
@@ -391,9 +403,9 @@ impl Lease {
     fn close_connection(&mut self) -> bool {
         let Some(connection) = self.connection.take() else { return false };
         match connection {
-            Leased::Http1(_) => self.pool.lock().open -= 1,
+            PooledConnection::Http1(_) => self.pool.lock().open -= 1,
             // Others are served over it to their end.
-            Leased::Http2(connection) => {
+            PooledConnection::Http2(connection) => {
                 connection.retire();
                 connection.streams.fetch_sub(1, Ordering::Relaxed);
             }
@@ -402,7 +414,7 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for Checkout {
     fn drop(&mut self) {
         if self.close_connection() {
             self.pool.lock().is_sour = true;

@@ -61,7 +61,7 @@ impl Transport {
             let truncated = answer.body.len() > outbound.answer_max_bytes;
             answer.body.truncate(outbound.answer_max_bytes);
             let WireAnswer { status, headers, body } = answer;
-            Inbound { status, headers, body, truncated, lease: None }
+            Inbound { status, headers, body, truncated, checkout: None }
         });
         let upload = started.elapsed() / 2;
         Sent { result, upload, opening: Opening::default(), wire_bytes: outbound.body.len() as u64 }

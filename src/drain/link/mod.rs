@@ -55,14 +55,10 @@ impl Settings {
 /// Requests in flight after a start or an outage. It doubles with every round trip that goes well.
 const INITIAL_LIMIT: f64 = 2.0;
 
-<<<<<<< HEAD
 /// The longest wait of a quota request after its first failure on a link that is up.
 const QUOTA_DELAY: Duration = Duration::from_secs(1);
 
-/// A `Retry-After` below this is no wait: the backoff counts.
-=======
 /// A shorter `Retry-After` is ignored in favour of the backoff.
->>>>>>> words
 const SHORTEST_ASKED: Duration = Duration::from_secs(1);
 
 /// The state of the circuit breaker.
@@ -166,8 +162,8 @@ impl Link {
         if is_mended && is_due { self.close(now) } else { None }
     }
 
-    /// When the next request about records of a backlog may go, if the rate is limited and that is not now. A quota request does
-    /// not wait for it: it takes the place of the next.
+    /// When the next request may go, if the rate is limited and that is not now. Quota requests do not wait for it; the next
+    /// requests make up for them.
     pub fn rate_limited_until(&mut self, now: Instant) -> Option<Instant> {
         if self.circuit == Circuit::Closed { self.rate_limiter.until(now) } else { None }
     }
@@ -182,13 +178,8 @@ impl Link {
         self.window.room(self.pipes(largest, now), now)
     }
 
-<<<<<<< HEAD
-    /// When the window of bytes is whole again that is small for a moment.
-    pub fn whole_again(&self, now: Instant) -> Option<Instant> {
-=======
     /// When the briefly reduced window of bytes is restored.
-    pub(super) fn whole_again(&self, now: Instant) -> Option<Instant> {
->>>>>>> words
+    pub fn whole_again(&self, now: Instant) -> Option<Instant> {
         self.window.whole_again(now)
     }
 
@@ -206,13 +197,8 @@ impl Link {
         self.window.sent(route, bytes, now)
     }
 
-<<<<<<< HEAD
-    /// A request has ended, one way or another.
-    pub fn landed(&mut self, flight: Flight) {
-=======
     /// A request has ended.
-    pub(super) fn landed(&mut self, flight: Flight) {
->>>>>>> words
+    pub fn landed(&mut self, flight: Flight) {
         self.window.landed(flight);
     }
 
@@ -260,7 +246,7 @@ impl Link {
         now: Instant,
     ) -> Option<Change> {
         let is_new = match trouble {
-            // Fewer requests are asked for, not smaller ones: those would be more.
+            // Smaller requests would be more requests.
             Trouble::Overloaded => self.window.shed(flight, now),
             Trouble::Timeout => self.window.congested(flight, now),
             _ => false,
@@ -297,7 +283,7 @@ impl Link {
         }
         let trouble = self.trouble.take();
         let was_down = trouble.is_some();
-        // How much it takes was learned from what it shed, and is no other now: a fleet that forgot that would be shed again.
+        // The rate was learned from what was shed and still holds: a fleet that forgot it would be shed again.
         let was_shed = trouble == Some(Trouble::Overloaded) && self.rate_limiter.is_limiting();
         if was_down && !was_shed {
             self.rate_limiter.restart(now);

@@ -1,17 +1,10 @@
 //! The request rate, once the peer has shown its capacity.
 //!
-<<<<<<< HEAD
-//! A limit on requests in flight cannot hold back a client that gets its refusals at once: with one in flight it still
-//! asks a thousand times a second. So congestion also sets a rate, which then grows as CUBIC does (RFC 9438): quickly
-//! back to where it was, slowly past it, then faster and faster. CUBIC counts seconds, so that of a client that sends seldom
-//! half of the requests would meet congestion; here a rate grows with good answers where these come slower. After an outage it begins small and doubles, so that a
-//! `ControlPlane` that comes back is not knocked over again by a whole fleet.
-=======
 //! A limit on requests in flight cannot hold back a client whose requests are refused at once: with one in flight it still
 //! sends a thousand requests per second. So congestion also sets a rate, which then grows like CUBIC (RFC 9438): quickly
-//! back to its old value, slowly past it, then faster and faster. After an outage it starts small and doubles, so that a
-//! fleet does not overload a recovering `ControlPlane`.
->>>>>>> words
+//! back to its old value, slowly past it, then faster and faster. CUBIC grows with time: at two requests per second nearly
+//! half of them would be shed. So the rate also grows no faster than good answers come. After an outage it starts small and
+//! doubles, so that a fleet does not overload a recovering `ControlPlane`; what shedding taught is kept.
 //!
 //! A pure state machine: the time is an argument, nothing here waits.
 
@@ -26,7 +19,7 @@ const LEAST: f64 = 1.0;
 /// CUBIC's constants: the share of the rate kept after congestion, and its growth.
 const KEPT: f64 = 0.7;
 const GROWTH: f64 = 0.4;
-/// Good answers until a rate is back to what it was, at least: of a whole fleet about one request in so many is shed.
+/// Good answers until the rate is back at its old value, at least: about one in this many requests of a fleet is shed.
 const ANSWERS_BACK: f64 = 20.0;
 /// The rate is measured over this time.
 const MEASURE: Duration = Duration::from_millis(500);
@@ -34,7 +27,7 @@ const MEASURE: Duration = Duration::from_millis(500);
 const RELEASE: Duration = Duration::from_secs(60);
 /// Burst size: the rate times this.
 const BURST: f64 = 0.05;
-/// Requests that went without waiting for the rate, and that the next ones make up for, at most.
+/// Most requests that may exceed the rate; the next ones make up for them.
 const DEBT: f64 = 2.0;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,7 +65,7 @@ impl RateLimiter {
         Self { limit: None, sent: 0, counting: now, measured: 0.0 }
     }
 
-    /// When the next request may go, if that is not now. One that goes all the same is made up for by the next.
+    /// When the next request may go, if that is not now. A request sent earlier delays the next one.
     pub(super) fn until(&mut self, now: Instant) -> Option<Instant> {
         let limit = self.limit.as_mut()?;
         let filled = now.saturating_duration_since(limit.filled).as_secs_f64() * limit.rate;

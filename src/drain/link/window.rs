@@ -253,13 +253,8 @@ impl Window {
         self.drain_until.filter(|until| *until > now)
     }
 
-<<<<<<< HEAD
-    /// It was shed, which says nothing of bytes. True if that is news: once a round trip.
+    /// A request was shed, which says nothing about bytes. True if that is new information: once per round trip.
     pub(super) fn shed(&mut self, flight: Flight, now: Instant) -> bool {
-=======
-    /// A request timed out or was shed. True if that is new information: once per round trip.
-    pub(super) fn congested(&mut self, flight: Flight, now: Instant) -> bool {
->>>>>>> words
         let is_new = self.last_cut.is_none_or(|cut| flight.sent >= cut);
         if is_new {
             self.last_cut = Some(now);
@@ -267,7 +262,7 @@ impl Window {
         is_new
     }
 
-    /// It got no answer in time. True if that is news: once a round trip.
+    /// A request timed out. True if that is new information: once per round trip.
     pub(super) fn congested(&mut self, flight: Flight, now: Instant) -> bool {
         self.is_starting = false;
         let is_new = self.shed(flight, now);

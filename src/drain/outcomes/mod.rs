@@ -440,7 +440,7 @@ impl Run {
             last_at: crate::time::now(),
             payload: Payload::Record(item.record.clone()),
         };
-        self.drain.outbox.bury(&item.ticket, letter);
+        self.drain.outbox.settle_as_dead_letter(&item.ticket, letter);
         self.routes.is_done(item.ticket.log, key);
         self.lanes.settle(key, item);
     }

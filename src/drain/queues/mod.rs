@@ -25,7 +25,7 @@ use std::num::NonZeroUsize;
 use tokio::time::Instant;
 
 use super::batch;
-use crate::outbox::{Leased, Log, Ticket};
+use crate::outbox::{Log, Ticket, Unsettled};
 use crate::record::{Kind, Record};
 
 use lane::Lane;
@@ -210,9 +210,9 @@ impl Lanes {
     }
 
     /// Loads a record that was read. Skips it if it is in memory already or there is no room.
-    pub(super) fn load(&mut self, leased: Leased) {
-        let crate::outbox::Entry::Record(record) = leased.entry else { return };
-        let ticket = leased.ticket;
+    pub(super) fn load(&mut self, unsettled: Unsettled) {
+        let crate::outbox::Entry::Record(record) = unsettled.entry else { return };
+        let ticket = unsettled.ticket;
         let key = LaneKey::of(&ticket, &record);
         let bytes = record.data().len();
         let at = place_of(ticket.kind);

@@ -7,7 +7,7 @@ use super::watermark::Watermarks;
 use super::{LOGS, Lanes, kind_of, place};
 use crate::drain::Run;
 use crate::outbox::Watermark;
-use crate::outbox::{Lease, Log, ReadError};
+use crate::outbox::{Log, LogPage, ReadError};
 use crate::record::Kind;
 
 /// Records, and bytes of them, in hand at the most: quota requests by themselves, started and completed events with a
@@ -119,16 +119,16 @@ impl ReadAhead {
     }
 
     /// What was read goes into the lanes.
-    pub(super) fn loaded(&mut self, lanes: &mut Lanes, log: Log, lease: Lease) {
-        for leased in lease.records {
-            lanes.load(leased);
+    pub(super) fn loaded(&mut self, lanes: &mut Lanes, log: Log, page: LogPage) {
+        for unsettled in page.records {
+            lanes.load(unsettled);
         }
         lanes.forget_emptied();
         let Some(at) = place(log) else { return };
         let position = &mut self.positions[at];
-        position.read = lease.next;
+        position.read = page.next;
         match position.refill_upto {
-            Some(upto) if lease.next >= upto || lanes.refill_is_done(log, lease.next) => {
+            Some(upto) if page.next >= upto || lanes.refill_is_done(log, page.next) => {
                 // Read again as far as there is room; reading continues from the old position.
                 (position.read, position.refill_upto) = (upto, None);
                 lanes.refilled(log);
@@ -152,12 +152,12 @@ impl Run {
         };
         let outbox = self.drain.outbox.clone();
         self.reading =
-            Some(Box::pin(async move { (log, from, outbox.lease(log, from, upto, READ_RECORDS).await) }));
+            Some(Box::pin(async move { (log, from, outbox.read(log, from, upto, READ_RECORDS).await) }));
     }
 
-    pub(in crate::drain) fn loaded(&mut self, log: Log, from: u64, lease: Result<Lease, ReadError>) {
-        let lease = match lease {
-            Ok(lease) => lease,
+    pub(in crate::drain) fn loaded(&mut self, log: Log, from: u64, page: Result<LogPage, ReadError>) {
+        let page = match page {
+            Ok(page) => page,
             Err(error) => {
                 // Reading on would break the order of later records; they stay in the outbox.
                 self.read_failed = true;
@@ -172,7 +172,7 @@ impl Run {
         if self.read_trouble.take().is_some() {
             tracing::info!(log = ?log, from, "the outbox can be read again");
         }
-        self.read_ahead.loaded(&mut self.lanes, log, lease);
+        self.read_ahead.loaded(&mut self.lanes, log, page);
     }
 }
 

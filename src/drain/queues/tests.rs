@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::memory::Window;
 use super::*;
-use crate::outbox::Leased;
+use crate::outbox::Unsettled;
 use crate::record::{Acceptor, Origin, Queue, Timestamp, UnknownFields};
 
 /// A record that a producer could have pushed.
@@ -30,7 +30,7 @@ fn record(kind: Kind, session: &str, transaction: &str, accepted_at: i64) -> Rec
 }
 
 fn load(lanes: &mut Lanes, kind: Kind, session: &str, seq: u64) {
-    lanes.load(Leased::new(seq, record(kind, session, &format!("{session}-{seq}"), seq as i64)));
+    lanes.load(Unsettled::new(seq, record(kind, session, &format!("{session}-{seq}"), seq as i64)));
 }
 
 fn lanes(records: &[(Kind, &str, u64)]) -> Lanes {

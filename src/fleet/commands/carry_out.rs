@@ -23,7 +23,7 @@ impl Commands {
         match order {
             Order::RefreshPublicKeys => self.refresh_keys(received).await,
             Order::HealthCheck => Ok(self.health()),
-            Order::GetMetrics => Ok(self.vitals.metrics(&mut self.load)),
+            Order::GetMetrics => Ok(self.agent_metrics.metrics(&mut self.load)),
             Order::PauseDrain => {
                 self.operator.pause(by).await;
                 Ok(self.drain())
@@ -53,7 +53,7 @@ impl Commands {
     }
 
     async fn refresh_keys(&mut self, received: Instant) -> Result<Value, String> {
-        let names = self.keys.refresh(&self.client, &self.turns, received).await;
+        let names = self.keys.refresh(&self.client, &self.admission, received).await;
         let names = names.map_err(|error| error.to_string())?;
         Ok(json!({"keys": names.len(), "key_ids": names.iter().flatten().take(NAMES).collect::<Vec<_>>()}))
     }
@@ -65,8 +65,8 @@ impl Commands {
     fn health(&self) -> Value {
         let stats = self.operator.outbox.durable_stats();
         json!({
-            "status": self.vitals.status(),
-            "redis_connected": self.vitals.redis.borrow().connected,
+            "status": self.agent_metrics.status(),
+            "redis_connected": self.agent_metrics.redis.borrow().connected,
             "outbox": {
                 "accepting": stats.accepting,
                 "reason": stats.paused,
@@ -77,7 +77,7 @@ impl Commands {
                 "quarantined_segments": stats.quarantined_segments,
             },
             "drain": self.drain(),
-            "uptime_seconds": self.vitals.started.elapsed().as_secs(),
+            "uptime_seconds": self.agent_metrics.started.elapsed().as_secs(),
         })
     }
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 use jsonwebtoken::jwk::JwkSet;
 use tokio::time::Instant;
 
-use super::token::{Grant, Refusal, Verifier};
+use super::token::{Grant, TokenError, Verifier};
 use crate::control_plane::{CallError, Client, Command};
-use crate::drain::Turns;
+use crate::drain::Admission;
 
 /// Minimum interval of fetches for an unknown or replaced key.
 const EXTRA_EVERY: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ pub(super) enum Finding {
     /// It is good.
     Good(Grant),
     /// It is not.
-    Bad(Refusal),
+    Bad(TokenError),
     /// Cannot be verified now.
     NotNow(NoKeys),
 }
@@ -65,7 +65,7 @@ impl Keys {
     /// Judges the token of a command that was received at this time.
     pub(super) async fn judge(
         &mut self,
-        (client, turns): (&Client, &Turns),
+        (client, admission): (&Client, &Admission),
         verifier: &Verifier,
         command: &Command,
         received: Instant,
@@ -75,22 +75,22 @@ impl Keys {
         }
         let is_old =
             self.held.as_ref().is_none_or(|held| held.at.elapsed() >= self.ttl && held.at < received);
-        if is_old && let Err(why) = self.fetch(client, turns, received).await {
+        if is_old && let Err(why) = self.fetch(client, admission, received).await {
             return Finding::NotNow(why);
         }
         let verify = |keys: &Self| match &keys.held {
             Some(held) => verifier.verify(command, &held.set, client.unix_seconds()),
-            None => Err(Refusal::UnknownKey),
+            None => Err(TokenError::UnknownKey),
         };
         let is_newer = |keys: &Self| keys.held.as_ref().is_some_and(|held| held.at >= received);
         match verify(self) {
             Ok(grant) => Finding::Good(grant),
-            Err(Refusal::UnknownKey | Refusal::Signature) if !is_newer(self) => {
+            Err(TokenError::UnknownKey | TokenError::Signature) if !is_newer(self) => {
                 if self.extra_at.is_some_and(|at| at.elapsed() < EXTRA_EVERY) {
                     return Finding::NotNow(NoKeys::TooSoon);
                 }
                 self.extra_at = Some(Instant::now());
-                match self.fetch(client, turns, received).await {
+                match self.fetch(client, admission, received).await {
                     Ok(()) => verify(self).map_or_else(Finding::Bad, Finding::Good),
                     Err(why) => Finding::NotNow(why),
                 }
@@ -103,23 +103,28 @@ impl Keys {
     pub(super) async fn refresh(
         &mut self,
         client: &Client,
-        turns: &Turns,
+        admission: &Admission,
         received: Instant,
     ) -> Result<Vec<Option<&str>>, NoKeys> {
         if self.held.as_ref().is_none_or(|held| held.at < received) {
-            self.fetch(client, turns, received).await?;
+            self.fetch(client, admission, received).await?;
         }
         let keys = self.held.iter().flat_map(|held| &held.set.keys);
         Ok(keys.map(|key| key.common.key_id.as_deref()).collect())
     }
 
-    async fn fetch(&mut self, client: &Client, turns: &Turns, received: Instant) -> Result<(), NoKeys> {
+    async fn fetch(
+        &mut self,
+        client: &Client,
+        admission: &Admission,
+        received: Instant,
+    ) -> Result<(), NoKeys> {
         if let Some((round, why)) = &self.failed
             && *round == received
         {
             return Err(why.clone());
         }
-        let fetched = if turns.take(TURN_WITHIN).await {
+        let fetched = if admission.take(TURN_WITHIN).await {
             let at = Instant::now();
             client.public_keys().await.map(|set| Held { set, at }).map_err(NoKeys::from)
         } else {

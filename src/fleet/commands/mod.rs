@@ -43,7 +43,7 @@ use tokio::time::Instant;
 use crate::admin::{Actor, Operator, chain};
 use crate::config::CommandAlgorithm;
 use crate::control_plane::{CallError, Client, Command, Meaning};
-use crate::drain::Turns;
+use crate::drain::Admission;
 use crate::fleet::agent_metrics::{AgentMetrics, Load};
 use crate::outbox::CommandOutcome;
 use crate::telemetry::failpoint;
@@ -90,9 +90,9 @@ pub fn check_token(
 /// Executes remote commands.
 pub struct Commands {
     client: Arc<Client>,
-    turns: Turns,
+    admission: Admission,
     operator: Arc<Operator>,
-    vitals: AgentMetrics,
+    agent_metrics: AgentMetrics,
     metrics: Arc<Metrics>,
     registered: watch::Receiver<bool>,
     settings: Settings,
@@ -151,9 +151,9 @@ impl Commands {
     /// Commands to this agent.
     pub fn new(
         settings: Settings,
-        turns: Turns,
+        admission: Admission,
         operator: Arc<Operator>,
-        vitals: AgentMetrics,
+        agent_metrics: AgentMetrics,
         metrics: Arc<Metrics>,
         registered: watch::Receiver<bool>,
     ) -> Self {
@@ -175,10 +175,10 @@ impl Commands {
             not_found: HashMap::new(),
             unheard: HashMap::new(),
             unwanted: HashSet::new(),
-            client: Arc::clone(&vitals.client),
-            turns,
+            client: Arc::clone(&agent_metrics.client),
+            admission,
             operator,
-            vitals,
+            agent_metrics,
             metrics,
             registered,
             settings,
@@ -187,7 +187,7 @@ impl Commands {
 
     /// Runs until `stop` is true. A command in execution is finished first.
     pub async fn run(mut self, stop: watch::Receiver<bool>) {
-        let rhythm = JitteredInterval::new(self.settings.poll_interval);
+        let interval = JitteredInterval::new(self.settings.poll_interval);
         let mut is_first = true;
         loop {
             let mut registered = self.registered.clone();
@@ -197,7 +197,7 @@ impl Commands {
             if until(&stop, registered.wait_for(|known| *known)).await.is_none_or(|known| known.is_err()) {
                 return;
             }
-            let wait = if is_first { rhythm.first() } else { rhythm.next() };
+            let wait = if is_first { interval.first() } else { interval.next() };
             is_first = false;
             if until(&stop, tokio::time::sleep(wait)).await.is_none() {
                 return;
@@ -237,7 +237,7 @@ impl Commands {
 
     /// The waiting commands; empty if polling fails.
     async fn poll(&mut self, stop: &watch::Receiver<bool>) -> Option<Vec<Command>> {
-        let turn = self.turns.take(self.settings.poll_interval);
+        let turn = self.admission.take(self.settings.poll_interval);
         if !until(stop, turn).await? {
             return Some(Vec::new());
         }
@@ -344,7 +344,7 @@ impl Commands {
         }
         let mut expires = None;
         if kind.is_change() {
-            let ask = (&*self.client, &self.turns);
+            let ask = (&*self.client, &self.admission);
             match self.keys.judge(ask, &self.verifier, command, received).await {
                 Finding::Good(grant) => expires = Some(grant.expires),
                 Finding::Bad(refusal) => return Ok(Judgement::Refused(refusal.to_string())),

@@ -17,7 +17,7 @@ const UNHEARD_MOST: usize = 10;
 
 /// What to do with a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum ReportOutcome {
     /// The `ControlPlane` has it.
     Heard,
     /// Rejected: repeating it would not help.
@@ -31,23 +31,23 @@ enum Fate {
 }
 
 /// A pure, total function of what came back.
-fn fate(answer: &Result<(), CallError>) -> Fate {
+fn outcome_of(answer: &Result<(), CallError>) -> ReportOutcome {
     match answer {
-        Ok(()) => Fate::Heard,
+        Ok(()) => ReportOutcome::Heard,
         Err(CallError::Status { meaning, .. }) => match meaning {
-            Meaning::Delivered | Meaning::Duplicate => Fate::Heard,
-            Meaning::NotFound => Fate::NotFound,
-            Meaning::Refused => Fate::Refused,
-            Meaning::InProgress | Meaning::Failing => Fate::Again,
+            Meaning::Delivered | Meaning::Duplicate => ReportOutcome::Heard,
+            Meaning::NotFound => ReportOutcome::NotFound,
+            Meaning::Refused => ReportOutcome::Refused,
+            Meaning::InProgress | Meaning::Failing => ReportOutcome::Again,
             // The way there: nobody else's result would fare better.
             Meaning::Credentials
             | Meaning::Overloaded
             | Meaning::Misconfigured
             | Meaning::Foreign
-            | Meaning::Mismatched => Fate::NotNow,
+            | Meaning::Mismatched => ReportOutcome::NotNow,
         },
-        Err(CallError::BadAnswer(_)) => Fate::Again,
-        Err(CallError::Failed(_)) => Fate::NotNow,
+        Err(CallError::BadAnswer(_)) => ReportOutcome::Again,
+        Err(CallError::Failed(_)) => ReportOutcome::NotNow,
     }
 }
 
@@ -63,24 +63,24 @@ impl Commands {
                 return Some(());
             }
             let Some(result) = result(journal, number) else { continue };
-            if !until(stop, self.turns.take(self.settings.poll_interval)).await? {
+            if !until(stop, self.admission.take(self.settings.poll_interval)).await? {
                 return Some(());
             }
             let answer = until(stop, self.client.command_result(&result)).await?;
             failpoint::reached("commands::reported");
             let not_found = self.not_found.entry(number).or_default();
-            *not_found += u32::from(fate(&answer) == Fate::NotFound);
-            let is_given_up = match fate(&answer) {
-                Fate::Heard => false,
-                Fate::Refused => true,
-                Fate::NotFound if *not_found >= NOT_FOUND_MOST => true,
-                Fate::NotFound | Fate::Again => {
+            *not_found += u32::from(outcome_of(&answer) == ReportOutcome::NotFound);
+            let is_given_up = match outcome_of(&answer) {
+                ReportOutcome::Heard => false,
+                ReportOutcome::Refused => true,
+                ReportOutcome::NotFound if *not_found >= NOT_FOUND_MOST => true,
+                ReportOutcome::NotFound | ReportOutcome::Again => {
                     tracing::debug!(?answer, "reporting the result of a command failed; it will be retried");
                     *self.unheard.entry(number).or_default() += 1;
                     unheard += 1;
                     continue;
                 }
-                Fate::NotNow => {
+                ReportOutcome::NotNow => {
                     tracing::debug!(?answer, "reporting results of commands fails; retrying later");
                     return Some(());
                 }
@@ -129,20 +129,21 @@ mod tests {
 
     #[test]
     fn a_result_is_dropped_only_if_repeating_it_cannot_help() {
-        let fate_of = |meaning| fate(&Err(CallError::Status { status: 400, meaning, retry_after: None }));
-        assert_eq!(fate(&Ok(())), Fate::Heard);
+        let fate_of =
+            |meaning| outcome_of(&Err(CallError::Status { status: 400, meaning, retry_after: None }));
+        assert_eq!(outcome_of(&Ok(())), ReportOutcome::Heard);
         for (meaning, expected) in [
-            (Meaning::Delivered, Fate::Heard),
-            (Meaning::Duplicate, Fate::Heard),
-            (Meaning::InProgress, Fate::Again),
-            (Meaning::Refused, Fate::Refused),
-            (Meaning::NotFound, Fate::NotFound),
-            (Meaning::Credentials, Fate::NotNow),
-            (Meaning::Overloaded, Fate::NotNow),
-            (Meaning::Failing, Fate::Again),
-            (Meaning::Misconfigured, Fate::NotNow),
-            (Meaning::Foreign, Fate::NotNow),
-            (Meaning::Mismatched, Fate::NotNow),
+            (Meaning::Delivered, ReportOutcome::Heard),
+            (Meaning::Duplicate, ReportOutcome::Heard),
+            (Meaning::InProgress, ReportOutcome::Again),
+            (Meaning::Refused, ReportOutcome::Refused),
+            (Meaning::NotFound, ReportOutcome::NotFound),
+            (Meaning::Credentials, ReportOutcome::NotNow),
+            (Meaning::Overloaded, ReportOutcome::NotNow),
+            (Meaning::Failing, ReportOutcome::Again),
+            (Meaning::Misconfigured, ReportOutcome::NotNow),
+            (Meaning::Foreign, ReportOutcome::NotNow),
+            (Meaning::Mismatched, ReportOutcome::NotNow),
         ] {
             assert_eq!(fate_of(meaning), expected, "{meaning:?}");
         }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::journal::{BeginError, Begun, Journal};
 use super::outcome;
-use super::token::{Refusal, Verifier};
+use super::token::{TokenError, Verifier};
 use crate::config::CommandAlgorithm;
 use crate::control_plane::{Command, parse_commands};
 use crate::outbox::{Durability, Outbox, Settings, Threads};
@@ -111,31 +111,31 @@ fn every_claim_has_to_be_there_and_to_say_what_the_command_says() {
     }
     assert_eq!(judge(&claims()).unwrap().expires, NOW + 60);
     for (bad, why) in [
-        (without("exp"), Refusal::Claims),
-        (with(&json!({"exp": null})), Refusal::Claims),
-        (with(&json!({"exp": "2100-01-01T00:00:00Z"})), Refusal::Claims),
-        (with(&json!({"exp": NOW})), Refusal::Expired),
-        (with(&json!({"exp": NOW - 1})), Refusal::Expired),
-        (with(&json!({"exp": 0})), Refusal::Expired),
-        (with(&json!({"exp": -1e300})), Refusal::Expired),
-        (with(&json!({"exp": NOW + 366 * 86_400 + 1})), Refusal::Lasting),
+        (without("exp"), TokenError::Claims),
+        (with(&json!({"exp": null})), TokenError::Claims),
+        (with(&json!({"exp": "2100-01-01T00:00:00Z"})), TokenError::Claims),
+        (with(&json!({"exp": NOW})), TokenError::Expired),
+        (with(&json!({"exp": NOW - 1})), TokenError::Expired),
+        (with(&json!({"exp": 0})), TokenError::Expired),
+        (with(&json!({"exp": -1e300})), TokenError::Expired),
+        (with(&json!({"exp": NOW + 366 * 86_400 + 1})), TokenError::Lasting),
         // The year 30000.
-        (with(&json!({"exp": 884_541_340_800_i64})), Refusal::Lasting),
-        (with(&json!({"nbf": NOW + 60})), Refusal::NotYet),
-        (without("aud"), Refusal::Claims),
-        (with(&json!({"aud": null})), Refusal::Audience),
-        (with(&json!({"aud": "edge-2"})), Refusal::Audience),
-        (with(&json!({"aud": "edge-1 "})), Refusal::Audience),
-        (with(&json!({"aud": []})), Refusal::Audience),
-        (with(&json!({"aud": ["edge-1", "edge-2"]})), Refusal::Audience),
-        (without("jti"), Refusal::Claims),
-        (with(&json!({"jti": "c-2"})), Refusal::Id),
-        (without("command_type"), Refusal::Claims),
-        (with(&json!({"command_type": "pause_drain"})), Refusal::Type),
-        (without("parameters"), Refusal::Parameters),
-        (with(&json!({"parameters": {"rate_limit": 6}})), Refusal::Parameters),
-        (with(&json!({"parameters": {"rate_limit": 5, "burst": 1}})), Refusal::Parameters),
-        (with(&json!({"parameters": "{\"rate_limit\":5}"})), Refusal::Parameters),
+        (with(&json!({"exp": 884_541_340_800_i64})), TokenError::Lasting),
+        (with(&json!({"nbf": NOW + 60})), TokenError::NotYet),
+        (without("aud"), TokenError::Claims),
+        (with(&json!({"aud": null})), TokenError::Audience),
+        (with(&json!({"aud": "edge-2"})), TokenError::Audience),
+        (with(&json!({"aud": "edge-1 "})), TokenError::Audience),
+        (with(&json!({"aud": []})), TokenError::Audience),
+        (with(&json!({"aud": ["edge-1", "edge-2"]})), TokenError::Audience),
+        (without("jti"), TokenError::Claims),
+        (with(&json!({"jti": "c-2"})), TokenError::Id),
+        (without("command_type"), TokenError::Claims),
+        (with(&json!({"command_type": "pause_drain"})), TokenError::Type),
+        (without("parameters"), TokenError::Parameters),
+        (with(&json!({"parameters": {"rate_limit": 6}})), TokenError::Parameters),
+        (with(&json!({"parameters": {"rate_limit": 5, "burst": 1}})), TokenError::Parameters),
+        (with(&json!({"parameters": "{\"rate_limit\":5}"})), TokenError::Parameters),
     ] {
         assert_eq!(judge(&bad), Err(why), "{bad}");
     }
@@ -153,7 +153,7 @@ fn no_parameters_are_the_same_in_every_form_and_others_are_not() {
             assert!(rs256().verify(&command, &keys, NOW).is_ok(), "{claims} {given}");
         }
         let command = command(&json!({"rate_limit": 1}), &key.sign(Some("k"), claims));
-        assert_eq!(rs256().verify(&command, &keys, NOW), Err(Refusal::Parameters));
+        assert_eq!(rs256().verify(&command, &keys, NOW), Err(TokenError::Parameters));
     }
 }
 
@@ -166,15 +166,15 @@ fn only_the_configured_algorithm_counts_with_a_key_that_is_for_it() {
     let good = own.sign(Some("k"), &claims());
     assert_eq!(judge(&good, &[&own.jwk]), Ok(()));
     assert_eq!(judge(&own.sign(None, &claims()), &[&other.jwk, &own.jwk]), Ok(()), "without a name, any key");
-    assert_eq!(judge(&good, &[&other.jwk]), Err(Refusal::Signature), "another key of the same name");
+    assert_eq!(judge(&good, &[&other.jwk]), Err(TokenError::Signature), "another key of the same name");
     assert_eq!(judge(&good, &[&other.jwk, &own.jwk]), Ok(()), "two of the same name");
-    assert_eq!(judge(&own.sign(Some("x"), &claims()), &[&own.jwk]), Err(Refusal::UnknownKey));
-    assert_eq!(judge(&own.sign(None, &claims()), &[&other.jwk]), Err(Refusal::UnknownKey));
-    assert_eq!(judge(&good, &[]), Err(Refusal::UnknownKey));
+    assert_eq!(judge(&own.sign(Some("x"), &claims()), &[&own.jwk]), Err(TokenError::UnknownKey));
+    assert_eq!(judge(&own.sign(None, &claims()), &[&other.jwk]), Err(TokenError::UnknownKey));
+    assert_eq!(judge(&good, &[]), Err(TokenError::UnknownKey));
 
     // Signed with another algorithm by the very key.
     let rs512 = Pair { private: own.private.clone(), algorithm: Algorithm::RS512, jwk: own.jwk.clone() };
-    assert_eq!(judge(&rs512.sign(Some("k"), &claims()), &[&own.jwk]), Err(Refusal::Algorithm));
+    assert_eq!(judge(&rs512.sign(Some("k"), &claims()), &[&own.jwk]), Err(TokenError::Algorithm));
     // HMAC with what is published for its secret; even where the set has a symmetric key of that name.
     for secret in [own.jwk["n"].as_str().unwrap(), &own.jwk.to_string(), ""] {
         let mut header = Header::new(Algorithm::HS256);
@@ -182,17 +182,17 @@ fn only_the_configured_algorithm_counts_with_a_key_that_is_for_it() {
         let key = EncodingKey::from_secret(secret.as_bytes());
         let token = jsonwebtoken::encode(&header, &claims(), &key).unwrap();
         let symmetric = json!({"kty": "oct", "k": "AAAA", "kid": "k"});
-        assert_eq!(judge(&token, &[&own.jwk, &symmetric]), Err(Refusal::Algorithm));
+        assert_eq!(judge(&token, &[&own.jwk, &symmetric]), Err(TokenError::Algorithm));
     }
     // No signature: `{"alg":"none"}`, and the name of a good algorithm with nothing behind it.
     let parts: Vec<&str> = good.split('.').collect();
     for (token, why) in [
-        (format!("eyJhbGciOiJub25lIn0.{}.", parts[1]), Refusal::Malformed),
-        (format!("{}.{}.", parts[0], parts[1]), Refusal::Signature),
-        (format!("{}.{}", parts[0], parts[1]), Refusal::Malformed),
-        (format!("{good}.{}", parts[2]), Refusal::Malformed),
-        ("x".repeat(100_000), Refusal::Malformed),
-        (String::new(), Refusal::Missing),
+        (format!("eyJhbGciOiJub25lIn0.{}.", parts[1]), TokenError::Malformed),
+        (format!("{}.{}.", parts[0], parts[1]), TokenError::Signature),
+        (format!("{}.{}", parts[0], parts[1]), TokenError::Malformed),
+        (format!("{good}.{}", parts[2]), TokenError::Malformed),
+        ("x".repeat(100_000), TokenError::Malformed),
+        (String::new(), TokenError::Missing),
     ] {
         assert_eq!(judge(&token, &[&own.jwk]), Err(why), "{token:.80}");
     }
@@ -205,7 +205,7 @@ fn only_the_configured_algorithm_counts_with_a_key_that_is_for_it() {
     ] {
         let mut key = own.jwk.clone();
         key[name] = value;
-        assert_eq!(judge(&good, &[&key]), Err(Refusal::UnknownKey), "{key}");
+        assert_eq!(judge(&good, &[&key]), Err(TokenError::UnknownKey), "{key}");
     }
     for (name, value) in [("use", json!("sig")), ("alg", json!("RS256")), ("key_ops", json!(["verify"]))] {
         let mut key = own.jwk.clone();
@@ -220,8 +220,12 @@ fn a_token_with_an_extension_that_has_to_be_known_is_refused() {
     for critical in [&["b64"][..], &["exp"], &["urn:example:once", "b64"], &[]] {
         let token = own.sign_critically(Some("k"), Some(critical), &claims());
         let command = command(&json!({"rate_limit": 5}), &token);
-        assert_eq!(rs256().token(&command), Err(Refusal::Critical), "{critical:?}");
-        assert_eq!(rs256().verify(&command, &set(&[&own.jwk]), NOW), Err(Refusal::Critical), "{critical:?}");
+        assert_eq!(rs256().token(&command), Err(TokenError::Critical), "{critical:?}");
+        assert_eq!(
+            rs256().verify(&command, &set(&[&own.jwk]), NOW),
+            Err(TokenError::Critical),
+            "{critical:?}"
+        );
     }
     // What nobody has to know is passed over.
     let mut header = Header::new(Algorithm::RS256);
@@ -245,8 +249,8 @@ fn each_algorithm_that_can_be_configured_works() {
         let command = command(&json!({"rate_limit": 5}), &own.sign(Some("k"), &claims()));
         assert!(verifier.verify(&command, &set(&[&own.jwk]), NOW).is_ok(), "{configured:?}");
         let other = verifier.verify(&command, &set(&[&other.jwk]), NOW);
-        assert_eq!(other, Err(Refusal::Signature), "{configured:?}");
-        assert_eq!(rs256().verify(&command, &set(&[&own.jwk]), NOW), Err(Refusal::Algorithm));
+        assert_eq!(other, Err(TokenError::Signature), "{configured:?}");
+        assert_eq!(rs256().verify(&command, &set(&[&own.jwk]), NOW), Err(TokenError::Algorithm));
     }
 }
 

@@ -24,7 +24,7 @@ const LASTS_MOST_SECONDS: f64 = 366.0 * 86_400.0;
 
 /// Why a token is invalid. None of these repeats its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refusal {
+pub(super) enum TokenError {
     #[error("the token is missing")]
     Missing,
     #[error("the token is not a signed JWT")]
@@ -95,59 +95,59 @@ impl Verifier {
     }
 
     /// The command's token, as far as it can be judged without keys.
-    pub(super) fn token<'a>(&self, command: &'a Command) -> Result<&'a str, Refusal> {
-        let token = command.token.as_ref().ok_or(Refusal::Missing)?.expose();
+    pub(super) fn token<'a>(&self, command: &'a Command) -> Result<&'a str, TokenError> {
+        let token = command.token.as_ref().ok_or(TokenError::Missing)?.expose();
         if token.is_empty() {
-            return Err(Refusal::Missing);
+            return Err(TokenError::Missing);
         }
         if token.len() > TOKEN_BYTES {
-            return Err(Refusal::Malformed);
+            return Err(TokenError::Malformed);
         }
         // IMPORTANT: only the configured algorithm is allowed, whatever the token declares. The library does not know
         // `none`, and HMAC with the public key as its secret is not the configured algorithm.
-        let header = decode_header(token).map_err(|_| Refusal::Malformed)?;
+        let header = decode_header(token).map_err(|_| TokenError::Malformed)?;
         if header.alg != self.algorithm {
-            return Err(Refusal::Algorithm);
+            return Err(TokenError::Algorithm);
         }
         // RFC 7515 §4.1.11: unknown critical extensions must be refused. None is known here.
-        if header.crit.is_some() { Err(Refusal::Critical) } else { Ok(token) }
+        if header.crit.is_some() { Err(TokenError::Critical) } else { Ok(token) }
     }
 
     /// Whether the token authorises exactly this command, here and now.
-    pub(super) fn verify(&self, command: &Command, keys: &JwkSet, now: i64) -> Result<Grant, Refusal> {
+    pub(super) fn verify(&self, command: &Command, keys: &JwkSet, now: i64) -> Result<Grant, TokenError> {
         let token = self.token(command)?;
         let claims = self.claims(token, keys)?;
         let now = now as f64;
         if !claims.exp.is_finite() {
-            return Err(Refusal::Claims);
+            return Err(TokenError::Claims);
         }
         if claims.exp <= now {
-            return Err(Refusal::Expired);
+            return Err(TokenError::Expired);
         }
         if claims.exp > now + LASTS_MOST_SECONDS {
-            return Err(Refusal::Lasting);
+            return Err(TokenError::Lasting);
         }
         if claims.nbf.is_some_and(|nbf| nbf > now + NOT_BEFORE_SECONDS) {
-            return Err(Refusal::NotYet);
+            return Err(TokenError::NotYet);
         }
         if !is_for(&claims.aud, &self.audience) {
-            return Err(Refusal::Audience);
+            return Err(TokenError::Audience);
         }
         if claims.jti != command.command_id {
-            return Err(Refusal::Id);
+            return Err(TokenError::Id);
         }
         if claims.command_type != command.command_type {
-            return Err(Refusal::Type);
+            return Err(TokenError::Type);
         }
         if !are_same(&claims.parameters, &command.parameters) {
-            return Err(Refusal::Parameters);
+            return Err(TokenError::Parameters);
         }
         Ok(Grant { expires: claims.exp.ceil() as i64 })
     }
 
     /// The claims of a token that is signed with one of the keys.
-    fn claims(&self, token: &str, keys: &JwkSet) -> Result<Claims, Refusal> {
-        let header = decode_header(token).map_err(|_| Refusal::Malformed)?;
+    fn claims(&self, token: &str, keys: &JwkSet) -> Result<Claims, TokenError> {
+        let header = decode_header(token).map_err(|_| TokenError::Malformed)?;
         let mut validation = Validation::new(self.algorithm);
         // Time is judged by the ControlPlane's clock, and the audience more strictly than the library does.
         (validation.validate_exp, validation.validate_aud) = (false, false);
@@ -158,12 +158,12 @@ impl Verifier {
         for key in usable.take(KEYS_TRIED) {
             let Ok(key) = DecodingKey::from_jwk(key) else { continue };
             match decode::<Value>(token, &key, &validation) {
-                Ok(data) => return Claims::deserialize(data.claims).map_err(|_| Refusal::Claims),
+                Ok(data) => return Claims::deserialize(data.claims).map_err(|_| TokenError::Claims),
                 // By name it is this key; but there may be two of a name, while one takes the other's place.
                 Err(_) => is_named = header.kid.is_some(),
             }
         }
-        Err(if is_named { Refusal::Signature } else { Refusal::UnknownKey })
+        Err(if is_named { TokenError::Signature } else { TokenError::UnknownKey })
     }
 }
 

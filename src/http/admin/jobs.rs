@@ -24,7 +24,7 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Admin, Answer, Asked, Body, By, ErrorBody, Fault, Hands, Number, chain};
+use super::{Admin, Answer, Body, By, ErrorBody, Fault, Hands, Number, QueryArgs, chain};
 use crate::admin::{
     Confirmed, ExportAsked, ExportError, ExportState, ImportPart, Imported, JobLine, Page, PageNumber,
     SalvageAsked, verify,
@@ -120,7 +120,7 @@ pub(in crate::http) async fn verify_all(State(admin): Hands) -> Response {
 pub(in crate::http) async fn salvage_all(
     State(admin): Hands,
     By(by): By,
-    Asked(asked): Asked<SalvageAsked>,
+    QueryArgs(asked): QueryArgs<SalvageAsked>,
 ) -> Response {
     lines(&admin, || admin.operator.salvage(by, asked).boxed())
 }
@@ -139,7 +139,7 @@ pub(in crate::http) async fn salvage_all(
 pub(in crate::http) async fn begin_export(
     State(admin): Hands,
     By(by): By,
-    Asked(asked): Asked<ExportAsked>,
+    QueryArgs(asked): QueryArgs<ExportAsked>,
 ) -> Answer<ExportState> {
     Ok(Json(admin.operator.exports.begin(&by, asked).await?))
 }
@@ -212,7 +212,7 @@ pub(in crate::http) async fn end_export(State(admin): Hands, Number(id): Number<
 #[derive(Debug, Serialize, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(in crate::http) struct Place {
+pub(in crate::http) struct ImportPosition {
     /// The import's id: a UUID chosen by the client, the same for all lines of a file.
     import: Uuid,
     /// The number of the first line, from 1.
@@ -234,7 +234,7 @@ pub(in crate::http) struct Place {
     post,
     path = "/admin/outbox/import",
     tag = "outbox",
-    params(Place),
+    params(ImportPosition),
     request_body(content = String, content_type = LINES),
     responses(
         (status = 200, description = "The lines are durable", body = Imported),
@@ -246,10 +246,10 @@ pub(in crate::http) struct Place {
 pub(in crate::http) async fn import(
     State(admin): Hands,
     By(by): By,
-    Asked(place): Asked<Place>,
+    QueryArgs(place): QueryArgs<ImportPosition>,
     text: String,
 ) -> Answer<Imported> {
-    let Place { import, first, last: is_last, exports, again } = place;
+    let ImportPosition { import, first, last: is_last, exports, again } = place;
     let ids = exports.split(',').filter(|id| !id.is_empty()).map(|id| ExportId::from_str_radix(id, 16));
     let exports = ids.collect::<Result<Vec<_>, _>>().map_err(|_| {
         Fault::Request(StatusCode::BAD_REQUEST, "exports: the id must be 32 hexadecimal digits".to_owned())

@@ -2,10 +2,12 @@
 
 use tokio::sync::oneshot;
 
-use super::super::schema::Recent;
-use super::super::writer::Append;
-use super::super::{AppendError, Entry, Log, Rejected, Settlement, codec};
 use super::rig::{Rig, usage};
+use crate::outbox::format::codec::{self, Entry, Rejected};
+use crate::outbox::format::log::Log;
+use crate::outbox::format::schema::Recent;
+use crate::outbox::messages::{AppendError, Settlement};
+use crate::outbox::threads::writer::Append;
 use crate::record::Kind;
 
 type Answer = oneshot::Receiver<Result<u64, AppendError>>;
@@ -60,7 +62,7 @@ fn what_is_accepted_can_be_read_again_however_long_it_is() {
     assert_eq!(rig.shared.state().totals.next, 1, "nothing of it is there");
     rig.append(vec![long(codec::ENTRY_BYTES)]).unwrap();
     rig.tick();
-    let letters = rig.keeper.letters(0, 10).unwrap();
+    let letters = rig.maintenance.letters(0, 10).unwrap();
     assert_eq!(letters[0].original().len(), codec::ENTRY_BYTES);
     // And so it can with the longest word about it.
     let mut letter = letters.into_iter().next().unwrap();
@@ -80,12 +82,12 @@ fn a_whole_batch_is_settled_as_each_of_it_would_be() {
     rig.append(usage(0, 300, 20)).unwrap();
     let waiting = rig.waiting(Log::Usage);
     let (outbox, _requested) = rig.outbox();
-    outbox.settle_all(waiting.iter().enumerate().take(250).map(|(n, leased)| {
+    outbox.settle_all(waiting.iter().enumerate().take(250).map(|(n, unsettled)| {
         let settlement = if n % 5 == 0 { Settlement::Duplicate } else { Settlement::Delivered };
-        (&leased.ticket, settlement)
+        (&unsettled.ticket, settlement)
     }));
     // Again: settled is settled.
-    outbox.settle_all(waiting.iter().take(10).map(|leased| (&leased.ticket, Settlement::Delivered)));
+    outbox.settle_all(waiting.iter().take(10).map(|unsettled| (&unsettled.ticket, Settlement::Delivered)));
     let stats = rig.stats();
     assert_eq!((stats.delivered[0], stats.duplicates[0], stats.depth[0]), (200, 50, 50));
     rig.check_counts();

@@ -1,8 +1,8 @@
 //! Orders and imported exports are kept across a restart, and no more of them than is said.
 
-use super::super::audit::IMPORTS_KEPT;
-use super::super::{AUDIT_KEPT, AuditNote, AuditOutcome, Outbox};
 use super::rig::settings;
+use crate::outbox::api::handle::Outbox;
+use crate::outbox::ledger::audit::{AUDIT_KEPT, AuditNote, AuditOutcome, IMPORTS_KEPT};
 
 fn note(n: u64) -> AuditNote {
     AuditNote {

@@ -4,11 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::database::{Batch, Database, Durability};
-use super::super::segment::{self, Segment};
-use super::super::{Entry, Log, Outbox, Settlement};
-use super::super::{fault, repair};
 use super::rig::{Rig, entry, settings, transaction, usage};
+use crate::outbox::api::handle::Outbox;
+use crate::outbox::engine::batch::Batch;
+use crate::outbox::engine::database::{Database, Durability, remove_snapshots};
+use crate::outbox::engine::{fault, repair};
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::log::Log;
+use crate::outbox::messages::Settlement;
+use crate::outbox::recovery::quarantine;
+use crate::outbox::segments::segment::{self, Segment};
 use crate::record::Kind;
 
 /// A random number generator that gives the same numbers every time.
@@ -66,9 +71,9 @@ fn make(dir: &Path) -> Known {
             rig.writer.roll_if_used();
         }
     }
-    for leased in rig.waiting(Log::Usage).into_iter().take(20) {
-        known.remove(&transaction(&leased.entry));
-        rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+    for unsettled in rig.waiting(Log::Usage).into_iter().take(20) {
+        known.remove(&transaction(&unsettled.entry));
+        rig.shared.state().deliver(&unsettled.ticket, Settlement::Delivered);
     }
     rig.tick();
     known
@@ -111,14 +116,14 @@ fn drain(rig: &mut Rig, known: &Known) -> BTreeMap<u64, u64> {
     let mut missing: BTreeMap<&String, u64> =
         known.iter().map(|(name, (segment, _))| (name, *segment)).collect();
     for log in [Log::Quota, Log::Started, Log::Usage, Log::Completed] {
-        for leased in rig.waiting(log) {
-            let name = transaction(&leased.entry);
+        for unsettled in rig.waiting(log) {
+            let name = transaction(&unsettled.entry);
             // What had been settled may come back when the ledger is damaged.
             if let Some((_, entry)) = known.get(&name) {
-                assert!(*entry == leased.entry, "{name} is wrong");
+                assert!(*entry == unsettled.entry, "{name} is wrong");
                 assert!(missing.remove(&name).is_some(), "{name} is there twice");
             }
-            rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+            rig.shared.state().deliver(&unsettled.ticket, Settlement::Delivered);
         }
     }
     let mut by_segment = BTreeMap::new();
@@ -154,7 +159,7 @@ fn case(made: &Path, known: &Known, part: &str, dice: &mut Dice) {
     if damaged.is_some() {
         // All that is missing is known to be missing.
         assert_eq!(stats.exported.iter().sum::<u64>(), lost, "{what}: {stats:?}");
-        assert!(lost == 0 || super::super::quarantine::count(dir.path()).0 > 0, "{what}");
+        assert!(lost == 0 || quarantine::count(dir.path()).0 > 0, "{what}");
     }
     // And it goes on, also after a restart.
     rig.append(vec![entry(Kind::Usage, 1_000_000, 10)]).unwrap();
@@ -239,7 +244,7 @@ fn with_zeros_in_its_log(dir: &Path) -> (PathBuf, BTreeMap<Vec<u8>, Vec<u8>>) {
         let all = pairs(&Database::open(&made, Durability::Fsync, 1 << 20).unwrap());
         assert_eq!(all.len(), 400);
         copy_dir(&made, &alone);
-        super::super::database::remove_snapshots(&alone).unwrap();
+        remove_snapshots(&alone).unwrap();
         let found =
             std::panic::catch_unwind(|| pairs(&Database::open(&alone, Durability::Fsync, 1 << 20).unwrap()));
         if !found.is_ok_and(|found| found == all) {
@@ -315,7 +320,7 @@ fn a_database_whose_snapshot_is_gone_loses_nothing() {
     database.commit(batch).unwrap();
     drop(database);
     all.insert(7_u64.to_be_bytes().to_vec(), vec![2; 10]);
-    super::super::database::remove_snapshots(&made).unwrap();
+    remove_snapshots(&made).unwrap();
     let opened = repair::open(&made, Durability::Fsync, 1 << 20, |key| key.len() == 8, false).unwrap();
     assert!(pairs(&opened) == all);
 }
@@ -327,8 +332,10 @@ fn a_ledger_that_is_no_log_or_ends_too_early_is_told_and_kept() {
         for _ in 0..2 {
             let mut rig = Rig::open(dir.path());
             rig.append(usage(0, 200, 300)).unwrap();
-            for leased in rig.waiting(Log::Usage).into_iter().take(150) {
-                rig.shared.state().bury(&leased.ticket, super::model::letter(&leased.entry));
+            for unsettled in rig.waiting(Log::Usage).into_iter().take(150) {
+                rig.shared
+                    .state()
+                    .settle_as_dead_letter(&unsettled.ticket, super::model::letter(&unsettled.entry));
             }
             rig.tick();
         }
@@ -381,7 +388,7 @@ fn a_segment_that_a_kill_left_half_made_is_no_damage() {
 
 /// What an agent that was killed leaves: sled has not written where its log ends.
 fn without_snapshots(database: &Path) {
-    super::super::database::remove_snapshots(database).unwrap();
+    remove_snapshots(database).unwrap();
 }
 
 fn flip(file: &Path, at: usize) {
@@ -439,21 +446,21 @@ fn a_flipped_bit_costs_the_packs_that_it_hit_and_nothing_behind_them() {
 
         let mut rig = Rig::open(dir.path());
         let mut waiting: Vec<_> = rig.waiting(Log::Usage);
-        waiting.sort_by_key(|leased| leased.ticket.seq);
+        waiting.sort_by_key(|unsettled| unsettled.ticket.seq);
         let missing = batches * 50 - waiting.len() as u64;
         let hit = if at.is_some() { 0..=0 } else { 1..=50 };
         assert!(hit.contains(&missing), "{case}: {missing}");
-        let names: Vec<String> = waiting.iter().map(|leased| transaction(&leased.entry)).collect();
+        let names: Vec<String> = waiting.iter().map(|unsettled| transaction(&unsettled.entry)).collect();
         let behind = usage((batches - 1) * 50, 50, 300);
         assert!(
             names.ends_with(&behind.iter().map(transaction).collect::<Vec<_>>()),
             "what lies behind is there"
         );
-        for leased in &waiting {
-            rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+        for unsettled in &waiting {
+            rig.shared.state().deliver(&unsettled.ticket, Settlement::Delivered);
         }
         settle_down(&mut rig);
-        let count = super::super::quarantine::count(dir.path());
+        let count = quarantine::count(dir.path());
         assert_eq!(count, (u64::from(missing > 0), missing), "{case}");
         if missing > 0 {
             let kept = dir.path().join("quarantine/segment-000000000001/segment/as-found/db");
@@ -490,12 +497,12 @@ fn the_last_pack_of_a_kind_is_missed_in_the_newest_segment_too() {
         // What comes now has a place behind what is missing.
         rig.append(usage(700, 50, 300)).unwrap();
         for log in [Log::Usage, Log::Quota] {
-            for leased in rig.waiting(log) {
-                rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+            for unsettled in rig.waiting(log) {
+                rig.shared.state().deliver(&unsettled.ticket, Settlement::Delivered);
             }
         }
         settle_down(&mut rig);
-        let (segments, missing) = super::super::quarantine::count(dir.path());
+        let (segments, missing) = quarantine::count(dir.path());
         assert!(segments == 1 && missing >= 20, "{killed}: {segments}, {missing}");
         let stats = rig.stats();
         assert_eq!(
@@ -527,11 +534,11 @@ fn totals_older_than_the_packs_of_a_mended_segment_give_no_number_out_twice() {
     let mut rig = Rig::open(dir.path());
     rig.append(usage(200, 50, 300)).unwrap();
     let waiting = rig.waiting(Log::Usage);
-    let names: BTreeSet<String> = waiting.iter().map(|leased| transaction(&leased.entry)).collect();
-    let numbers: BTreeSet<u64> = waiting.iter().map(|leased| leased.ticket.seq).collect();
+    let names: BTreeSet<String> = waiting.iter().map(|unsettled| transaction(&unsettled.entry)).collect();
+    let numbers: BTreeSet<u64> = waiting.iter().map(|unsettled| unsettled.ticket.seq).collect();
     assert_eq!((names.len(), numbers.len()), (250, 250));
-    for leased in &waiting {
-        rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+    for unsettled in &waiting {
+        rig.shared.state().deliver(&unsettled.ticket, Settlement::Delivered);
     }
     settle_down(&mut rig);
     assert_eq!(rig.stats().total_depth(), 0);
@@ -544,10 +551,10 @@ fn a_flipped_bit_in_the_ledger_costs_few_dead_letters_and_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let mut rig = Rig::open(dir.path());
         rig.append(usage(0, 200, 300)).unwrap();
-        for leased in rig.waiting(Log::Usage).into_iter().take(150) {
-            let letter = super::model::letter(&leased.entry);
-            rig.shared.state().bury(&leased.ticket, letter);
-            if leased.ticket.seq % 5 == 0 {
+        for unsettled in rig.waiting(Log::Usage).into_iter().take(150) {
+            let letter = super::model::letter(&unsettled.entry);
+            rig.shared.state().settle_as_dead_letter(&unsettled.ticket, letter);
+            if unsettled.ticket.seq % 5 == 0 {
                 rig.tick();
             }
         }

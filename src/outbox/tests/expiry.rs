@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::super::{DeadLetter, Entry, Payload, Reason};
 use super::rig::Rig;
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
 use crate::record::{Kind, Timestamp};
 use crate::time::tests::Run;
 
@@ -41,7 +42,7 @@ fn rig(dir: &std::path::Path, count: u64, at: impl Fn(u64) -> Timestamp) -> (Rig
 /// The seconds of some time, with their chores; none passes without the one before being saved.
 fn pass(rig: &mut Rig, run: &mut Run, time: Duration) {
     for _ in 0..time.as_secs() {
-        rig.keeper.expire_letters(run.pass(Duration::from_secs(1)));
+        rig.maintenance.expire_letters(run.pass(Duration::from_secs(1)));
         if rig.shared.state().is_dirty() {
             rig.tick();
         }
@@ -49,7 +50,7 @@ fn pass(rig: &mut Rig, run: &mut Run, time: Duration) {
 }
 
 fn left(rig: &Rig) -> Vec<DeadLetter> {
-    rig.keeper.letters(0, usize::MAX).unwrap()
+    rig.maintenance.letters(0, usize::MAX).unwrap()
 }
 
 #[test]

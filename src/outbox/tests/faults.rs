@@ -5,11 +5,14 @@
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
-use super::super::fault;
-use super::super::schema::{Recent, Taken};
-use super::super::writer::Append;
-use super::super::{DeadLetter, Entry, Log, Payload, Reason, Settlement};
 use super::rig::{Rig, entry, transaction, usage};
+use crate::outbox::engine::fault;
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
+use crate::outbox::format::log::Log;
+use crate::outbox::format::schema::{Recent, Taken};
+use crate::outbox::messages::Settlement;
+use crate::outbox::threads::writer::Append;
 use crate::record::{Kind, Queue, Timestamp};
 
 const BATCH: u64 = 20;
@@ -35,7 +38,7 @@ struct Story<'a> {
     settled: BTreeSet<String>,
     /// Settled as of the last save that was made while no step failed.
     saved: BTreeSet<String>,
-    buried: BTreeSet<String>,
+    dead_lettered: BTreeSet<String>,
     dies: bool,
 }
 
@@ -83,20 +86,20 @@ impl Story<'_> {
                 self.acknowledged.extend(records.map(transaction));
                 return;
             }
-            // A ledger that failed is tried again by the keeper; until then nothing is accepted.
+            // A ledger that failed is tried again by maintenance; until then nothing is accepted.
             self.tick(false);
         }
     }
 
     fn settle(&mut self, which: impl Fn(u64) -> bool) {
         let waiting = self.rig().waiting(Log::Usage);
-        for (n, leased) in waiting.into_iter().enumerate() {
+        for (n, unsettled) in waiting.into_iter().enumerate() {
             if !which(n as u64) {
                 continue;
             }
-            let name = transaction(&leased.entry);
+            let name = transaction(&unsettled.entry);
             if n % 30 == 7 {
-                let Entry::Record(record) = leased.entry else { unreachable!() };
+                let Entry::Record(record) = unsettled.entry else { unreachable!() };
                 let letter = DeadLetter {
                     id: 0,
                     reason: Reason::Refused,
@@ -106,10 +109,10 @@ impl Story<'_> {
                     last_at: crate::time::now(),
                     payload: Payload::Record(record),
                 };
-                self.rig().shared.state().bury(&leased.ticket, letter);
-                self.buried.insert(name.clone());
+                self.rig().shared.state().settle_as_dead_letter(&unsettled.ticket, letter);
+                self.dead_lettered.insert(name.clone());
             } else {
-                self.rig().shared.state().deliver(&leased.ticket, Settlement::Delivered);
+                self.rig().shared.state().deliver(&unsettled.ticket, Settlement::Delivered);
             }
             self.settled.insert(name);
         }
@@ -129,7 +132,7 @@ impl Story<'_> {
     fn check(&mut self) {
         self.rig().check_counts();
         let waiting: Vec<String> =
-            self.rig().waiting(Log::Usage).iter().map(|leased| transaction(&leased.entry)).collect();
+            self.rig().waiting(Log::Usage).iter().map(|unsettled| transaction(&unsettled.entry)).collect();
         let once: BTreeSet<String> = waiting.iter().cloned().collect();
         assert_eq!(waiting.len(), once.len(), "a record is there twice");
         for name in &self.acknowledged {
@@ -140,7 +143,7 @@ impl Story<'_> {
         }
         // What came back is to be settled again.
         self.settled.retain(|name| !once.contains(name));
-        self.buried.retain(|name| !once.contains(name));
+        self.dead_lettered.retain(|name| !once.contains(name));
     }
 
     fn letters(&mut self) -> BTreeSet<String> {
@@ -191,7 +194,7 @@ fn tell(dir: &std::path::Path, fails_at: Option<u64>, dies: bool) -> u64 {
         acknowledged: BTreeSet::new(),
         settled: BTreeSet::new(),
         saved: BTreeSet::new(),
-        buried: BTreeSet::new(),
+        dead_lettered: BTreeSet::new(),
         dies,
     };
     story.run();
@@ -205,9 +208,9 @@ fn tell(dir: &std::path::Path, fails_at: Option<u64>, dies: bool) -> u64 {
     story.check();
     let letters = story.letters();
     assert!(
-        story.buried.is_subset(&letters),
+        story.dead_lettered.is_subset(&letters),
         "dead letters are lost: {:?}",
-        story.buried.difference(&letters)
+        story.dead_lettered.difference(&letters)
     );
     story.settle(|n| n % 30 != 7);
     story.settle(|_| true);

@@ -2,9 +2,15 @@
 
 use std::path::Path;
 
-use super::super::database::Batch;
-use super::super::{DeadLetter, Log, Outbox, Payload, Reason, Settlement, Threads, Verified, segment};
 use super::rig::{settings, usage};
+use crate::outbox::api::handle::{Outbox, Threads};
+use crate::outbox::engine::batch::Batch;
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
+use crate::outbox::format::log::Log;
+use crate::outbox::messages::Settlement;
+use crate::outbox::segments::segment;
+use crate::outbox::tools::verify::Verified;
 use crate::record::Kind;
 
 fn on_runtime<T>(work: impl Future<Output = T>) -> T {
@@ -18,17 +24,17 @@ async fn open(dir: &Path) -> (Outbox, Threads) {
         outbox.append(usage(n * 300, 300, 800), None).await.unwrap().await.unwrap().unwrap();
     }
     let end = *outbox.last().borrow() + 1;
-    let (mut from, mut leased) = (0, Vec::new());
+    let (mut from, mut unsettled) = (0, Vec::new());
     while from < end {
-        let lease = outbox.lease(Log::Usage, from, end, 500).await.unwrap();
-        leased.extend(lease.records);
-        from = lease.next;
+        let page = outbox.read(Log::Usage, from, end, 500).await.unwrap();
+        unsettled.extend(page.records);
+        from = page.next;
     }
-    for leased in leased.iter().filter(|leased| leased.ticket.seq.is_multiple_of(3)) {
-        outbox.settle(&leased.ticket, Settlement::Delivered);
+    for unsettled in unsettled.iter().filter(|unsettled| unsettled.ticket.seq.is_multiple_of(3)) {
+        outbox.settle(&unsettled.ticket, Settlement::Delivered);
     }
-    for leased in &leased[..2] {
-        let super::super::Entry::Record(record) = &leased.entry else { panic!("no record") };
+    for unsettled in &unsettled[..2] {
+        let Entry::Record(record) = &unsettled.entry else { panic!("no record") };
         let at = crate::time::now();
         let letter = DeadLetter {
             id: 0,
@@ -39,7 +45,7 @@ async fn open(dir: &Path) -> (Outbox, Threads) {
             last_at: at,
             payload: Payload::Record(record.clone()),
         };
-        outbox.bury(&leased.ticket, letter);
+        outbox.settle_as_dead_letter(&unsettled.ticket, letter);
     }
     assert!(outbox.flush().await);
     (outbox, threads)

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::super::settled::PACK_RECORDS;
-use super::super::{DeadLetter, Entry, Log, Payload, Reason, Settlement, Ticket};
 use super::rig::{Rig, entry, transaction};
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
+use crate::outbox::format::log::Log;
+use crate::outbox::messages::{Settlement, Ticket};
+use crate::outbox::segments::settlement::PACK_RECORDS;
 use crate::record::{Kind, Timestamp};
 
 #[derive(Clone, Debug)]
@@ -24,11 +27,11 @@ enum Step {
         log: usize,
         keep: usize,
     },
-    Bury {
+    DeadLetter {
         at: prop::sample::Index,
     },
     /// Reads and does nothing: the records are given back.
-    Lease {
+    Read {
         log: usize,
     },
     Tick,
@@ -50,8 +53,8 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         8 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(at, duplicate)| Step::Settle { at, duplicate }),
         3 => (0usize..4, 2usize..90).prop_map(|(log, keep)| Step::SettleMost { log, keep }),
-        2 => any::<prop::sample::Index>().prop_map(|at| Step::Bury { at }),
-        2 => (0usize..4).prop_map(|log| Step::Lease { log }),
+        2 => any::<prop::sample::Index>().prop_map(|at| Step::DeadLetter { at }),
+        2 => (0usize..4).prop_map(|log| Step::Read { log }),
         5 => Just(Step::Tick),
         2 => Just(Step::Chores),
         2 => Just(Step::Crash),
@@ -66,14 +69,14 @@ struct Model {
     delivered: u64,
     duplicates: u64,
     letters: Vec<String>,
-    /// Letters that the keeper makes of rejected messages with its next tick.
+    /// Letters that maintenance makes of rejected messages with its next tick.
     rejected: Vec<String>,
     enqueued: u64,
 }
 
 impl Model {
     fn remove(&mut self, log: Log, ticket: &Ticket, rig: &mut Rig) -> Entry {
-        let at = rig.waiting(log).iter().position(|leased| leased.ticket == *ticket).unwrap();
+        let at = rig.waiting(log).iter().position(|unsettled| unsettled.ticket == *ticket).unwrap();
         self.waiting.get_mut(&log.index()).unwrap().remove(at)
     }
 }
@@ -85,7 +88,7 @@ fn check(rig: &mut Rig, model: &Model) {
     assert_eq!(stats.delivered.iter().sum::<u64>(), model.delivered);
     assert_eq!(stats.duplicates.iter().sum::<u64>(), model.duplicates);
     for log in [Log::Quota, Log::Started, Log::Usage, Log::Completed] {
-        let found: Vec<Entry> = rig.waiting(log).into_iter().map(|leased| leased.entry).collect();
+        let found: Vec<Entry> = rig.waiting(log).into_iter().map(|unsettled| unsettled.entry).collect();
         let empty = Vec::new();
         let expected = model.waiting.get(&log.index()).unwrap_or(&empty);
         assert!(found == *expected, "{log:?}: {} found, {} expected", found.len(), expected.len());
@@ -128,7 +131,7 @@ fn pick(rig: &mut Rig, at: prop::sample::Index) -> Option<(Log, Ticket, Entry)> 
     let logs = [Log::Quota, Log::Started, Log::Usage, Log::Completed];
     let mut all = Vec::new();
     for log in logs {
-        all.extend(rig.waiting(log).into_iter().map(|leased| (log, leased.ticket, leased.entry)));
+        all.extend(rig.waiting(log).into_iter().map(|unsettled| (log, unsettled.ticket, unsettled.entry)));
     }
     (!all.is_empty()).then(|| all.swap_remove(at.index(all.len())))
 }
@@ -158,7 +161,7 @@ fn run(steps: Vec<Step>) {
                 for model in [&mut model, &mut saved] {
                     model.enqueued += entries.len() as u64;
                     for entry in &entries {
-                        match Log::of(entry) {
+                        match entry.log() {
                             Log::Rejected => model.rejected.push(transaction(entry)),
                             log => model.waiting.entry(log.index()).or_default().push(entry.clone()),
                         }
@@ -176,25 +179,25 @@ fn run(steps: Vec<Step>) {
             }
             Step::SettleMost { log, keep } => {
                 let log = Log::ALL[log];
-                let leased = rig.waiting(log);
+                let unsettled = rig.waiting(log);
                 let mut kept = Vec::new();
-                for (n, leased) in leased.into_iter().enumerate() {
+                for (n, unsettled) in unsettled.into_iter().enumerate() {
                     if n % keep == 0 {
-                        kept.push(leased.entry);
+                        kept.push(unsettled.entry);
                     } else {
-                        rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+                        rig.shared.state().deliver(&unsettled.ticket, Settlement::Delivered);
                         model.delivered += 1;
                     }
                 }
                 model.waiting.insert(log.index(), kept);
             }
-            Step::Bury { at } => {
+            Step::DeadLetter { at } => {
                 let Some((log, ticket, entry)) = pick(&mut rig, at) else { continue };
                 model.remove(log, &ticket, &mut rig);
-                rig.shared.state().bury(&ticket, letter(&entry));
+                rig.shared.state().settle_as_dead_letter(&ticket, letter(&entry));
                 model.letters.push(transaction(&entry));
             }
-            Step::Lease { log } => drop(rig.lease(Log::ALL[log], 0, u64::MAX, 10).unwrap()),
+            Step::Read { log } => drop(rig.read(Log::ALL[log], 0, u64::MAX, 10).unwrap()),
             Step::Tick | Step::Chores => {
                 if matches!(step, Step::Chores) {
                     rig.chores();
@@ -228,8 +231,8 @@ fn run(steps: Vec<Step>) {
     }
     // Whatever happened: when all is settled, all of it goes.
     for log in [Log::Quota, Log::Started, Log::Usage, Log::Completed] {
-        for leased in rig.waiting(log) {
-            rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+        for unsettled in rig.waiting(log) {
+            rig.shared.state().deliver(&unsettled.ticket, Settlement::Delivered);
         }
     }
     rig.tick();

@@ -1,7 +1,10 @@
 //! The oldest record's time is known at any moment: read or not, after a restart, and behind what was settled.
 
-use super::super::{Entry, Log, Outbox, Settlement};
 use super::rig::{Rig, settings, usage};
+use crate::outbox::api::handle::Outbox;
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::log::Log;
+use crate::outbox::messages::Settlement;
 
 fn accepted(entries: &[Entry]) -> i64 {
     entries.iter().map(|entry| entry.accepted_at().0).min().unwrap()
@@ -20,9 +23,9 @@ fn what_nobody_has_read_has_an_age() {
 
     // Read and settled, with more behind it: the next one's is looked up by the next tick.
     let end = rig.shared.state().totals.next;
-    let lease = rig.lease(Log::Usage, 0, end, 3).unwrap();
-    assert_eq!((lease.records.len(), rig.stats().oldest_usage), (3, Some(oldest)));
-    for record in &lease.records {
+    let page = rig.read(Log::Usage, 0, end, 3).unwrap();
+    assert_eq!((page.records.len(), rig.stats().oldest_usage), (3, Some(oldest)));
+    for record in &page.records {
         rig.shared.state().deliver(&record.ticket, Settlement::Delivered);
     }
     rig.tick();

@@ -6,21 +6,27 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::handle::Asks;
-use super::super::keeper::{Keeper, Request};
-use super::super::shared::Shared;
-use super::super::writer::{Append, Order, Writer};
-use super::super::{
-    AppendError, Durability, Entry, Lease, Leased, Log, Outbox, ReadError, Rejected, Settings, Stats, open,
-};
+use crate::outbox::api::handle::{MaintenanceQueue, Outbox};
+use crate::outbox::engine::database::Durability;
+use crate::outbox::format::codec::{Entry, Rejected};
+use crate::outbox::format::log::Log;
+use crate::outbox::messages::{AppendError, LogPage, Unsettled};
+use crate::outbox::recovery::error::OpenError;
+use crate::outbox::recovery::{open, quarantine};
+use crate::outbox::segments::segment::ReadError;
+use crate::outbox::settings::Settings;
+use crate::outbox::state::shared::Shared;
+use crate::outbox::state::stats::Stats;
+use crate::outbox::threads::maintenance::{Maintenance, MaintenanceRequest};
+use crate::outbox::threads::writer::{Append, WriteRequest, Writer};
 use crate::record::{Acceptor, Kind, Origin, Queue, Record, UnknownFields};
 
 pub(super) struct Rig {
     pub shared: Arc<Shared>,
     pub writer: Writer,
-    pub keeper: Keeper,
-    orders: mpsc::Receiver<Order>,
-    sender: mpsc::Sender<Order>,
+    pub maintenance: Maintenance,
+    write_requests: mpsc::Receiver<WriteRequest>,
+    sender: mpsc::Sender<WriteRequest>,
 }
 
 pub(super) fn settings(dir: &Path) -> Settings {
@@ -41,12 +47,12 @@ impl Rig {
         Self::with(settings(dir)).unwrap()
     }
 
-    pub(super) fn with(settings: Settings) -> Result<Self, super::super::OpenError> {
+    pub(super) fn with(settings: Settings) -> Result<Self, OpenError> {
         let shared = open::restore(settings)?;
-        let (sender, orders) = mpsc::channel(16);
+        let (sender, write_requests) = mpsc::channel(16);
         let writer = Writer::new(&shared).unwrap();
-        let keeper = Keeper::new(Arc::clone(&shared), sender.downgrade());
-        Ok(Self { shared, writer, keeper, orders, sender })
+        let maintenance = Maintenance::new(Arc::clone(&shared), sender.downgrade());
+        Ok(Self { shared, writer, maintenance, write_requests, sender })
     }
 
     pub(super) fn append(&mut self, entries: Vec<Entry>) -> Result<u64, AppendError> {
@@ -55,41 +61,41 @@ impl Rig {
         answer.try_recv().unwrap()
     }
 
-    /// A tick of the keeper, and what it asked the writer for.
+    /// A tick of maintenance, and what it asked the writer for.
     pub(super) fn tick(&mut self) {
-        self.keeper.tick();
+        self.maintenance.tick();
         self.pump();
     }
 
     /// A second's chores.
     pub(super) fn chores(&mut self) {
-        self.keeper.chores();
+        self.maintenance.chores();
         self.pump();
     }
 
     fn pump(&mut self) {
-        while let Ok(order) = self.orders.try_recv() {
-            assert!(matches!(order, Order::Roll));
+        while let Ok(order) = self.write_requests.try_recv() {
+            assert!(matches!(order, WriteRequest::Roll));
             self.writer.roll_if_used();
         }
     }
 
     /// As the outbox gives it.
-    pub(super) fn lease(&mut self, log: Log, from: u64, upto: u64, most: usize) -> Result<Lease, ReadError> {
+    pub(super) fn read(&mut self, log: Log, from: u64, upto: u64, most: usize) -> Result<LogPage, ReadError> {
         let at_hand = self.shared.at_hand(&mut self.shared.state(), (log, from, upto), most);
-        at_hand.map_or_else(|| self.keeper.lease(log, from, upto, most), Ok)
+        at_hand.map_or_else(|| self.maintenance.read(log, from, upto, most), Ok)
     }
 
     /// All that waits in a log, in order.
-    pub(super) fn waiting(&mut self, log: Log) -> Vec<Leased> {
+    pub(super) fn waiting(&mut self, log: Log) -> Vec<Unsettled> {
         let (mut all, mut from) = (Vec::new(), 0);
         let end = self.shared.state().totals.next;
         let mut again = 0;
         while from < end {
-            match self.lease(log, from, end, 100) {
-                Ok(lease) => {
-                    all.extend(lease.records);
-                    from = lease.next;
+            match self.read(log, from, end, 100) {
+                Ok(page) => {
+                    all.extend(page.records);
+                    from = page.next;
                 }
                 Err(error) => {
                     again += 1;
@@ -104,7 +110,7 @@ impl Rig {
     /// As the outbox gives them, with what is set aside.
     pub(super) fn stats(&self) -> Stats {
         let mut stats = self.shared.state().stats();
-        stats.quarantined_segments += super::super::quarantine::count(&self.shared.settings.dir).0;
+        stats.quarantined_segments += quarantine::count(&self.shared.settings.dir).0;
         stats
     }
 
@@ -123,10 +129,10 @@ impl Rig {
         assert_eq!(stats.total_depth(), waiting, "{stats:?}");
     }
 
-    /// The handle of it, and what it asks the keeper.
-    pub(super) fn outbox(&self) -> (Outbox, std::sync::mpsc::Receiver<Request>) {
+    /// The handle of it, and what it asks maintenance.
+    pub(super) fn outbox(&self) -> (Outbox, std::sync::mpsc::Receiver<MaintenanceRequest>) {
         let (requests, requested) = std::sync::mpsc::channel();
-        let (appends, requests) = (self.sender.clone(), Asks::new(requests));
+        let (appends, requests) = (self.sender.clone(), MaintenanceQueue::new(requests));
         (Outbox { shared: Arc::clone(&self.shared), appends, requests }, requested)
     }
 

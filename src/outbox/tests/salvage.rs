@@ -1,7 +1,9 @@
-//! Salvaging beside the keeper, which may be setting something aside at the same moment.
+//! Salvaging beside maintenance, which may be setting something aside at the same moment.
 
-use super::super::{Log, Outbox, quarantine};
 use super::rig::{Rig, settings, usage};
+use crate::outbox::api::handle::Outbox;
+use crate::outbox::format::log::Log;
+use crate::outbox::recovery::quarantine;
 
 #[test]
 fn what_is_just_being_set_aside_is_left_for_the_next_time() {
@@ -10,7 +12,7 @@ fn what_is_just_being_set_aside_is_left_for_the_next_time() {
     runtime.block_on(async {
         let (outbox, threads) = Outbox::open(settings(dir.path())).unwrap();
         outbox.append(usage(0, 50, 400), None).await.unwrap().await.unwrap().unwrap();
-        // The report is there, the folder is not yet: as the keeper does it.
+        // The report is there, the folder is not yet: as maintenance does it.
         let report = quarantine::Report::of_segment(&outbox.shared.state(), 1, "damaged");
         let folder = quarantine::dir(dir.path()).join(quarantine::segment_name(1));
         report.write(&folder).unwrap();
@@ -27,9 +29,9 @@ fn the_dead_letters_of_a_ledger_that_had_to_be_begun_anew_come_back_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut rig = Rig::open(dir.path());
     rig.append(usage(0, 700, 400)).unwrap();
-    for leased in rig.waiting(Log::Usage).into_iter().take(600) {
-        let letter = super::model::letter(&leased.entry);
-        rig.shared.state().bury(&leased.ticket, letter);
+    for unsettled in rig.waiting(Log::Usage).into_iter().take(600) {
+        let letter = super::model::letter(&unsettled.entry);
+        rig.shared.state().settle_as_dead_letter(&unsettled.ticket, letter);
     }
     rig.tick();
     drop(rig);

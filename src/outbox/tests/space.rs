@@ -1,13 +1,19 @@
 //! Giving the disk back, and being full.
 
-use super::super::{AppendError, Log, Payload, ReadError, Settlement};
 use super::rig::{Rig, entry, settings, transaction, usage};
+use crate::outbox::engine::fault;
+use crate::outbox::format::dead_letter::Payload;
+use crate::outbox::format::log::Log;
+use crate::outbox::ledger::FoundLetter;
+use crate::outbox::messages::{AppendError, Settlement};
+use crate::outbox::segments::segment::ReadError;
+use crate::outbox::settings::Settings;
 use crate::record::Kind;
 
 fn settle_all_but(rig: &mut Rig, keep: usize) {
-    for (n, leased) in rig.waiting(Log::Usage).into_iter().enumerate() {
+    for (n, unsettled) in rig.waiting(Log::Usage).into_iter().enumerate() {
         if keep == 0 || n % keep != 0 {
-            rig.shared.state().deliver(&leased.ticket, Settlement::Delivered);
+            rig.shared.state().deliver(&unsettled.ticket, Settlement::Delivered);
         }
     }
 }
@@ -23,7 +29,7 @@ fn a_few_waiting_records_do_not_keep_large_segments_alive() {
     // One record in four hundred waits: every segment has some.
     settle_all_but(&mut rig, 400);
     let before: Vec<_> =
-        rig.waiting(Log::Usage).into_iter().map(|leased| (leased.ticket, leased.entry)).collect();
+        rig.waiting(Log::Usage).into_iter().map(|unsettled| (unsettled.ticket, unsettled.entry)).collect();
     for _ in 0..20 {
         rig.chores();
         rig.tick();
@@ -34,7 +40,7 @@ fn a_few_waiting_records_do_not_keep_large_segments_alive() {
     let disk = rig.shared.used.load(std::sync::atomic::Ordering::Relaxed) - rig.shared.reserve.disk_bytes();
     assert!(disk < 6 << 20, "{disk} bytes on the disk");
     let after: Vec<_> =
-        rig.waiting(Log::Usage).into_iter().map(|leased| (leased.ticket, leased.entry)).collect();
+        rig.waiting(Log::Usage).into_iter().map(|unsettled| (unsettled.ticket, unsettled.entry)).collect();
     assert!(before == after, "order, tickets and bytes are as they were");
     // The tickets from before are good, also after a restart.
     rig.shared.state().deliver(&before[0].0, Settlement::Delivered);
@@ -43,7 +49,7 @@ fn a_few_waiting_records_do_not_keep_large_segments_alive() {
     let mut rig = Rig::open(dir.path());
     rig.check_counts();
     let reopened: Vec<_> =
-        rig.waiting(Log::Usage).into_iter().map(|leased| (leased.ticket, leased.entry)).collect();
+        rig.waiting(Log::Usage).into_iter().map(|unsettled| (unsettled.ticket, unsettled.entry)).collect();
     assert!(before[1..] == reopened[..]);
     settle_all_but(&mut rig, 0);
     rig.tick();
@@ -56,7 +62,7 @@ fn a_few_waiting_records_do_not_keep_large_segments_alive() {
 #[test]
 fn a_full_outbox_refuses_and_takes_again_when_it_was_drained() {
     let dir = tempfile::tempdir().unwrap();
-    let mut rig = Rig::with(super::super::Settings { max_bytes: 4 << 20, ..settings(dir.path()) }).unwrap();
+    let mut rig = Rig::with(Settings { max_bytes: 4 << 20, ..settings(dir.path()) }).unwrap();
     for _ in 0..3 {
         let mut taken = 0;
         let refusal = loop {
@@ -105,9 +111,9 @@ fn a_settled_segment_that_cannot_be_deleted_is_deleted_as_soon_as_it_can() {
     assert!(segments > 2);
     settle_all_but(&mut rig, 0);
     // Behind the two steps of the ledger's commit the first folder is to be deleted.
-    super::super::fault::fail_at(Some(2));
+    fault::fail_at(Some(2));
     rig.tick();
-    assert!(!super::super::fault::is_armed(), "the deletion has failed");
+    assert!(!fault::is_armed(), "the deletion has failed");
     assert_eq!((rig.segments(), folders(&rig)), (1, 2));
     rig.shared.measure();
     let used = rig.shared.used.load(std::sync::atomic::Ordering::Relaxed);
@@ -141,14 +147,14 @@ fn dead_letters_that_cannot_be_written_stay_within_a_bound_and_none_is_lost() {
     let (mut from, end, mut most) = (0, rig.shared.state().totals.next, 0);
     let mut refused = false;
     for _ in 0..100 {
-        // As the drain does: reads on as far as it may, and buries what was refused.
+        // As the drain does: reads on as far as it may, and dead-letters what was refused.
         if from < end {
-            match rig.keeper.lease(Log::Usage, from, end, 20) {
-                Ok(lease) => {
-                    from = lease.next;
-                    for leased in lease.records {
-                        let letter = super::model::letter(&leased.entry);
-                        rig.shared.state().bury(&leased.ticket, letter);
+            match rig.maintenance.read(Log::Usage, from, end, 20) {
+                Ok(page) => {
+                    from = page.next;
+                    for unsettled in page.records {
+                        let letter = super::model::letter(&unsettled.entry);
+                        rig.shared.state().settle_as_dead_letter(&unsettled.ticket, letter);
                     }
                 }
                 Err(error) => {
@@ -161,18 +167,18 @@ fn dead_letters_that_cannot_be_written_stay_within_a_bound_and_none_is_lost() {
         most = most.max(rig.shared.state().letters_bytes());
     }
     assert!(refused && from < end, "reading stops");
-    // What the keeper moves at once (all twenty times ten), and what the drain had in hand, may come on top.
+    // What maintenance moves at once (all twenty times ten), and what the drain had in hand, may come on top.
     assert!(most < (64 << 10) + 200 * 2100 + 20 * 2100, "{most} bytes of dead letters in memory");
     std::fs::rename(&away, &ledger).unwrap();
     rig.tick();
     rig.tick();
-    for leased in rig.waiting(Log::Usage) {
-        let letter = super::model::letter(&leased.entry);
-        rig.shared.state().bury(&leased.ticket, letter);
+    for unsettled in rig.waiting(Log::Usage) {
+        let letter = super::model::letter(&unsettled.entry);
+        rig.shared.state().settle_as_dead_letter(&unsettled.ticket, letter);
     }
     rig.tick();
     let mut found = std::collections::BTreeSet::new();
-    let read = |(_, letter, _): crate::outbox::ledger::Found| {
+    let read = |(_, letter, _): FoundLetter| {
         let name = match letter.unwrap().payload {
             Payload::Record(record) => record.transaction().to_owned(),
             Payload::Raw { bytes, .. } => String::from_utf8_lossy(&bytes).into_owned(),
@@ -189,8 +195,7 @@ fn dead_letters_that_cannot_be_written_stay_within_a_bound_and_none_is_lost() {
 #[test]
 fn a_disk_that_runs_low_pauses_the_outbox() {
     let dir = tempfile::tempdir().unwrap();
-    let mut rig =
-        Rig::with(super::super::Settings { min_free_bytes: u64::MAX / 4, ..settings(dir.path()) }).unwrap();
+    let mut rig = Rig::with(Settings { min_free_bytes: u64::MAX / 4, ..settings(dir.path()) }).unwrap();
     let refusal = rig.append(usage(0, 1, 10));
     assert!(matches!(refusal, Err(AppendError::Full("disk_low"))));
 }
@@ -217,7 +222,7 @@ fn nothing_is_acknowledged_or_written_off_while_the_folder_is_not_in_its_place()
         assert!(matches!(refusal, Err(AppendError::Full("folder_gone"))), "{refusal:?}");
         // Closed segments cannot be read, and are no damage.
         let end = rig.shared.state().totals.next;
-        let _ = rig.keeper.lease(Log::Usage, 0, end, 10_000);
+        let _ = rig.maintenance.read(Log::Usage, 0, end, 10_000);
         for _ in 0..3 {
             rig.tick();
             rig.chores();

@@ -1,7 +1,9 @@
 //! An export whose file cannot be written leaves whole lines, of what is settled.
 
-use super::super::{Outbox, TransferError, fault};
 use super::rig::{settings, usage};
+use crate::outbox::api::handle::Outbox;
+use crate::outbox::engine::fault;
+use crate::outbox::tools::transfer::TransferError;
 
 #[test]
 fn an_export_that_stops_leaves_nothing_in_the_file_that_is_not_settled() {

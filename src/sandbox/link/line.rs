@@ -27,7 +27,7 @@ pub(super) struct Traffic {
 
 /// What becomes of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(super) enum Queued {
     /// It is under way.
     Arrives(Instant),
     /// There is no room for it before this.
@@ -48,7 +48,7 @@ impl Line {
     }
 
     /// Queues a chunk, if there is room for it.
-    pub(super) fn enter(&mut self, bytes: usize, settings: &Settings, now: Instant) -> Entry {
+    pub(super) fn enter(&mut self, bytes: usize, settings: &Settings, now: Instant) -> Queued {
         if self.rate != settings.rate {
             // What was reckoned with another rate would be waited for at that rate.
             (self.rate, self.free) = (settings.rate, now);
@@ -60,7 +60,7 @@ impl Line {
             // A chunk longer than the queue waits until that is empty.
             let room = time(settings.queue.saturating_sub(bytes), rate);
             if queued > room {
-                return Entry::FullUntil(now + queued.saturating_sub(room));
+                return Queued::FullUntil(now + queued.saturating_sub(room));
             }
             sent = begins + time(bytes, rate);
             self.free = sent;
@@ -68,7 +68,7 @@ impl Line {
             self.traffic.longest_queue_bytes = self.traffic.longest_queue_bytes.max(queued);
         }
         self.traffic.bytes += bytes as u64;
-        Entry::Arrives(sent + settings.rtt / 2)
+        Queued::Arrives(sent + settings.rtt / 2)
     }
 }
 
@@ -101,8 +101,8 @@ mod tests {
             }
             loop {
                 match line.enter(bytes, settings, now) {
-                    Entry::Arrives(at) => break arrivals.push((sender, at - start)),
-                    Entry::FullUntil(at) => now = at,
+                    Queued::Arrives(at) => break arrivals.push((sender, at - start)),
+                    Queued::FullUntil(at) => now = at,
                 }
             }
             senders[sender] -= bytes;
@@ -131,8 +131,8 @@ mod tests {
         let second = Duration::from_secs(1);
         for minute in [0, 60, 120] {
             let now = start + Duration::from_secs(minute);
-            assert_eq!(line.enter(1000, &settings, now), Entry::Arrives(now + second));
-            assert_eq!(line.enter(1000, &settings, now), Entry::Arrives(now + 2 * second), "behind it");
+            assert_eq!(line.enter(1000, &settings, now), Queued::Arrives(now + second));
+            assert_eq!(line.enter(1000, &settings, now), Queued::Arrives(now + 2 * second), "behind it");
         }
     }
 
@@ -142,12 +142,12 @@ mod tests {
         let mut line = Line::new(start);
         let seconds = |seconds: f64| start + Duration::from_secs_f64(seconds);
         for n in 1..=4 {
-            assert_eq!(line.enter(1024, &settings, start), Entry::Arrives(seconds(1.024 * f64::from(n))));
+            assert_eq!(line.enter(1024, &settings, start), Queued::Arrives(seconds(1.024 * f64::from(n))));
         }
-        assert_eq!(line.enter(1024, &settings, start), Entry::FullUntil(seconds(1.024)));
-        assert_eq!(line.enter(1024, &settings, seconds(1.024)), Entry::Arrives(seconds(5.12)));
-        assert_eq!(line.enter(5000, &settings, seconds(2.0)), Entry::FullUntil(seconds(5.12)));
-        assert_eq!(line.enter(5000, &settings, seconds(5.12)), Entry::Arrives(seconds(10.12)));
+        assert_eq!(line.enter(1024, &settings, start), Queued::FullUntil(seconds(1.024)));
+        assert_eq!(line.enter(1024, &settings, seconds(1.024)), Queued::Arrives(seconds(5.12)));
+        assert_eq!(line.enter(5000, &settings, seconds(2.0)), Queued::FullUntil(seconds(5.12)));
+        assert_eq!(line.enter(5000, &settings, seconds(5.12)), Queued::Arrives(seconds(10.12)));
         assert_eq!(line.traffic().longest_queue_bytes, 5000);
         assert_eq!(line.traffic().bytes, 5 * 1024 + 5000);
     }
@@ -158,7 +158,7 @@ mod tests {
         let mut line = Line::new(start);
         line.enter(100_000, &settings("rate=8kbit"), start);
         let fast = settings("rate=8mbit");
-        assert_eq!(line.enter(1000, &fast, start), Entry::Arrives(start + Duration::from_millis(1)));
+        assert_eq!(line.enter(1000, &fast, start), Queued::Arrives(start + Duration::from_millis(1)));
     }
 
     #[test]

@@ -18,7 +18,7 @@ const FROM: &str = "OUTBOX_CHILD_FROM";
 /// Far longer than it takes.
 const STARTS_WITHIN: Duration = Duration::from_mins(1);
 const PROCESS: &str = "OUTBOX_CHILD_PROCESS";
-const BURIES: &str = "OUTBOX_CHILD_BURIES";
+const DEAD_LETTERS: &str = "OUTBOX_CHILD_DEAD_LETTERS";
 /// After the storage has failed, it is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -33,7 +33,7 @@ fn child() {
 async fn work(dir: &Path, from: u64) {
     let durability =
         if std::env::var_os(PROCESS).is_some() { Durability::Process } else { Durability::Fsync };
-    let buries = std::env::var_os(BURIES).is_some();
+    let dead_letters = std::env::var_os(DEAD_LETTERS).is_some();
     let open = || Outbox::open(dataplane_agent::outbox::Settings { durability, ..settings(dir) });
     // As the agent is started again.
     let (outbox, _threads) = open().or_else(|_| open()).unwrap();
@@ -56,14 +56,14 @@ async fn work(dir: &Path, from: u64) {
         if round.is_multiple_of(3) {
             // Settles a part of what waits, from the front and here and there.
             let end = *outbox.last().borrow() + 1;
-            let Ok(lease) = outbox.lease(Log::Usage, 0, end, 300).await else { continue };
-            for (at, leased) in lease.records.iter().enumerate() {
-                if buries && at % 7 == 2 {
-                    say(format!("B {}", records::number(leased)));
-                    outbox.bury(&leased.ticket, super::letter(leased));
+            let Ok(page) = outbox.read(Log::Usage, 0, end, 300).await else { continue };
+            for (at, unsettled) in page.records.iter().enumerate() {
+                if dead_letters && at % 7 == 2 {
+                    say(format!("B {}", records::number(unsettled)));
+                    outbox.settle_as_dead_letter(&unsettled.ticket, super::letter(unsettled));
                 } else if at % 5 != 1 || round.is_multiple_of(2) {
-                    say(format!("D {}", records::number(leased)));
-                    outbox.settle(&leased.ticket, Settlement::Delivered);
+                    say(format!("D {}", records::number(unsettled)));
+                    outbox.settle(&unsettled.ticket, Settlement::Delivered);
                 }
             }
             if round.is_multiple_of(9) && outbox.flush().await {
@@ -82,9 +82,9 @@ pub(super) struct Account {
     /// Settled durably.
     pub left: BTreeSet<u64>,
     /// Became dead letters, but perhaps not durably.
-    pub burying: BTreeSet<u64>,
+    pub dead_lettering: BTreeSet<u64>,
     /// Became dead letters durably.
-    pub buried: BTreeSet<u64>,
+    pub dead_lettered: BTreeSet<u64>,
     /// What a process that is gone may have settled or not.
     undecided: BTreeSet<u64>,
     /// What the child's environment has besides.
@@ -114,7 +114,7 @@ impl Account {
         end: impl FnOnce(&mut Child),
     ) {
         self.undecided.append(&mut self.leaving);
-        self.undecided.append(&mut self.burying);
+        self.undecided.append(&mut self.dead_lettering);
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "outbox::child::child", "--nocapture", "--test-threads=1"]);
         command.env(DIR, dir).env(FROM, self.next.to_string()).env_remove(PROCESS);
@@ -153,10 +153,10 @@ impl Account {
                     self.next = self.next.max(upto);
                 }
                 ["D", n] => drop(self.leaving.insert(n.parse().unwrap())),
-                ["B", n] => drop(self.burying.insert(n.parse().unwrap())),
+                ["B", n] => drop(self.dead_lettering.insert(n.parse().unwrap())),
                 ["F"] => {
                     self.left.append(&mut self.leaving);
-                    self.buried.append(&mut self.burying);
+                    self.dead_lettered.append(&mut self.dead_lettering);
                 }
                 _ => {}
             }
@@ -167,7 +167,7 @@ impl Account {
 
     /// A child that makes dead letters as well.
     pub(super) fn with_letters(mut self) -> Self {
-        self.env.push((BURIES, "1".into()));
+        self.env.push((DEAD_LETTERS, "1".into()));
         self
     }
 
@@ -199,17 +199,22 @@ impl Account {
         let dead: BTreeSet<u64> = letters.iter().copied().collect();
         assert_eq!(dead.len(), letters.len(), "a dead letter is there twice");
         assert_eq!(once.intersection(&dead).count(), 0, "a record waits and is a dead letter");
-        let back = self.left.intersection(&once).count() + self.buried.intersection(&once).count();
+        let back = self.left.intersection(&once).count() + self.dead_lettered.intersection(&once).count();
         assert_eq!(back, 0, "{back} records were settled durably, and are back");
-        let letters_lost = self.buried.difference(&dead).count();
-        assert_eq!(letters_lost, 0, "of {} durable dead letters {letters_lost} are lost", self.buried.len());
+        let letters_lost = self.dead_lettered.difference(&dead).count();
+        assert_eq!(
+            letters_lost,
+            0,
+            "of {} durable dead letters {letters_lost} are lost",
+            self.dead_lettered.len()
+        );
         let lost = self.lost(&once, &dead);
         // From here on what waits is what was found: also what was committed and not told.
         self.appended.clone_from(&once);
         self.left.append(&mut self.leaving);
         self.left.append(&mut self.undecided);
         self.left.retain(|n| !once.contains(n) && !dead.contains(n));
-        (self.buried, self.burying) = (dead, BTreeSet::new());
+        (self.dead_lettered, self.dead_lettering) = (dead, BTreeSet::new());
         lost
     }
 

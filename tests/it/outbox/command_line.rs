@@ -52,10 +52,10 @@ fn said(mut command: Command, dir: &Path) -> Said {
 async fn make(dir: &Path) {
     let (outbox, threads) = Outbox::open(settings(dir)).unwrap();
     append(&outbox, records::records(100..160)).await.unwrap();
-    for leased in waiting(&outbox).await {
-        match leased.ticket.seq {
-            1..=10 => outbox.settle(&leased.ticket, Settlement::Delivered),
-            20 | 21 => outbox.bury(&leased.ticket, letter(&leased)),
+    for unsettled in waiting(&outbox).await {
+        match unsettled.ticket.seq {
+            1..=10 => outbox.settle(&unsettled.ticket, Settlement::Delivered),
+            20 | 21 => outbox.settle_as_dead_letter(&unsettled.ticket, letter(&unsettled)),
             _ => {}
         }
     }

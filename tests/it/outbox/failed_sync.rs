@@ -53,12 +53,12 @@ fn nothing_is_lost_when_a_sync_fails_and_the_power_is_cut_later() {
     let (mut dir, shadow) = (scratch.path().join("outbox"), scratch.path().join("shadow"));
     let seed = rand::random();
     let mut dice = StdRng::seed_from_u64(seed);
-    let (rounds, mut failed, mut buried) = (at_length(10_u32, 200), 0, 0);
+    let (rounds, mut failed, mut dead_lettered) = (at_length(10_u32, 200), 0, 0);
     let mut account = Account::default().with_letters();
     let env = account.env.clone();
     for round in 0..rounds {
         if round > 0 && round.is_multiple_of(ROUNDS_OF_ONE) {
-            buried += account.buried.len();
+            dead_lettered += account.dead_lettered.len();
             account = Account::default().with_letters();
             dir = scratch.path().join(format!("outbox-{round}"));
             println!("{round} of {rounds} rounds; a sync failed in {failed}");
@@ -99,6 +99,6 @@ fn nothing_is_lost_when_a_sync_fails_and_the_power_is_cut_later() {
         std::fs::remove_dir_all(&shadow).unwrap();
     }
     assert!(failed * 2 > rounds, "syncs failed in {failed} of {rounds} rounds");
-    buried += account.buried.len();
-    assert!(buried > 100, "the child did its work: {buried}");
+    dead_lettered += account.dead_lettered.len();
+    assert!(dead_lettered > 100, "the child did its work: {dead_lettered}");
 }

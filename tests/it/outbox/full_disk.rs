@@ -15,13 +15,13 @@ async fn drain(outbox: &Outbox) -> BTreeSet<u64> {
     let (mut found, mut from, end) = (BTreeSet::new(), 0, *outbox.last().borrow() + 1);
     let begun = Instant::now();
     while from < end {
-        match outbox.lease(Log::Usage, from, end, 500).await {
-            Ok(lease) => {
-                for leased in lease.records {
-                    assert!(found.insert(records::number(&leased)), "a record is there twice");
-                    outbox.settle(&leased.ticket, Settlement::Delivered);
+        match outbox.read(Log::Usage, from, end, 500).await {
+            Ok(page) => {
+                for unsettled in page.records {
+                    assert!(found.insert(records::number(&unsettled)), "a record is there twice");
+                    outbox.settle(&unsettled.ticket, Settlement::Delivered);
                 }
-                from = lease.next;
+                from = page.next;
             }
             Err(error) => {
                 assert!(begun.elapsed() < RECOVERS_WITHIN, "{error}");

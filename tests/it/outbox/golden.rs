@@ -18,11 +18,11 @@ fn golden() -> PathBuf {
 async fn make(dir: &Path) {
     let (outbox, threads) = Outbox::open(settings(dir)).unwrap();
     append(&outbox, records::records(RECORDS)).await.unwrap();
-    for leased in waiting(&outbox).await {
-        match leased.ticket.seq {
-            1..=10 => outbox.settle(&leased.ticket, Settlement::Delivered),
-            11 | 15 => outbox.settle(&leased.ticket, Settlement::Duplicate),
-            20 => outbox.bury(&leased.ticket, letter(&leased)),
+    for unsettled in waiting(&outbox).await {
+        match unsettled.ticket.seq {
+            1..=10 => outbox.settle(&unsettled.ticket, Settlement::Delivered),
+            11 | 15 => outbox.settle(&unsettled.ticket, Settlement::Duplicate),
+            20 => outbox.settle_as_dead_letter(&unsettled.ticket, letter(&unsettled)),
             _ => {}
         }
     }

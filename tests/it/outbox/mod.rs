@@ -10,19 +10,19 @@ mod failed_sync;
 mod full_disk;
 mod golden;
 mod kill;
+mod liveness;
 mod mount;
 mod power_cut;
 mod records;
 mod salvage;
 mod settle;
-mod takes_turns;
 mod transfer;
 
 use std::path::Path;
 use std::time::Duration;
 
 use dataplane_agent::outbox::{
-    DeadLetter, Durability, Entry, Leased, Log, Outbox, Payload, ReadError, Reason, Settings, Threads,
+    DeadLetter, Durability, Entry, Log, Outbox, Payload, ReadError, Reason, Settings, Threads, Unsettled,
 };
 use dataplane_agent::record::Timestamp;
 
@@ -59,17 +59,17 @@ async fn append(outbox: &Outbox, entries: Vec<Entry>) -> Result<u64, dataplane_a
 }
 
 /// All that waits in the usage log.
-async fn waiting(outbox: &Outbox) -> Vec<Leased> {
+async fn waiting(outbox: &Outbox) -> Vec<Unsettled> {
     try_waiting(outbox).await.unwrap()
 }
 
-async fn try_waiting(outbox: &Outbox) -> Result<Vec<Leased>, ReadError> {
+async fn try_waiting(outbox: &Outbox) -> Result<Vec<Unsettled>, ReadError> {
     let (mut all, mut from, end) = (Vec::new(), 0, *outbox.last().borrow() + 1);
     while from < end {
-        match outbox.lease(Log::Usage, from, end, 500).await {
-            Ok(lease) => {
-                all.extend(lease.records);
-                from = lease.next;
+        match outbox.read(Log::Usage, from, end, 500).await {
+            Ok(page) => {
+                all.extend(page.records);
+                from = page.next;
             }
             Err(ReadError::Aside(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
             Err(error) => return Err(error),
@@ -93,14 +93,14 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A dead letter of a record.
-fn letter(leased: &Leased) -> DeadLetter {
-    let Entry::Record(record) = &leased.entry else { panic!("no record") };
+fn letter(unsettled: &Unsettled) -> DeadLetter {
+    let Entry::Record(record) = &unsettled.entry else { panic!("no record") };
     DeadLetter {
         id: 0,
         reason: Reason::Refused,
         detail: "status 400: no".into(),
         attempts: 2,
-        first_at: leased.ticket.accepted_at,
+        first_at: unsettled.ticket.accepted_at,
         // Never too old to be kept.
         last_at: Timestamp(4_000_000_000_000_000),
         payload: Payload::Record(record.clone()),

@@ -1,6 +1,6 @@
 //! Records that are known by their number: whoever reads one can tell whether it is as it was made.
 
-use dataplane_agent::outbox::{Entry, Leased};
+use dataplane_agent::outbox::{Entry, Unsettled};
 use dataplane_agent::record::{Acceptor, Origin, Queue, Record, Timestamp, UnknownFields};
 
 /// From 100 bytes to 200 KB.
@@ -41,8 +41,8 @@ pub(super) fn records(numbers: std::ops::Range<u64>) -> Vec<Entry> {
 }
 
 /// Its number. Panics unless every byte of it is as it was made.
-pub(super) fn number(leased: &Leased) -> u64 {
-    let Entry::Record(found) = &leased.entry else { panic!("no record: {:?}", leased.entry) };
+pub(super) fn number(unsettled: &Unsettled) -> u64 {
+    let Entry::Record(found) = &unsettled.entry else { panic!("no record: {:?}", unsettled.entry) };
     number_of(found)
 }
 

@@ -14,8 +14,8 @@ fn what_was_set_aside_comes_back_by_salvaging() {
             append(&outbox, records::records(n * 400..n * 400 + 400)).await.unwrap();
         }
         let first = waiting(&outbox).await;
-        for leased in first.iter().take(100) {
-            outbox.settle(&leased.ticket, Settlement::Delivered);
+        for unsettled in first.iter().take(100) {
+            outbox.settle(&unsettled.ticket, Settlement::Delivered);
         }
         assert!(outbox.flush().await);
         assert!(outbox.stats().segments > 1);

@@ -13,8 +13,8 @@ fn what_was_settled_is_durable_within_a_hundred_milliseconds() {
     runtime().block_on(async {
         let (outbox, threads) = Outbox::open(settings(dir.path())).unwrap();
         append(&outbox, records::records(10..40)).await.unwrap();
-        for leased in waiting(&outbox).await {
-            outbox.settle(&leased.ticket, Settlement::Delivered);
+        for unsettled in waiting(&outbox).await {
+            outbox.settle(&unsettled.ticket, Settlement::Delivered);
         }
         // The tick is 50 ms, and a machine that is busy takes its time.
         tokio::time::sleep(Duration::from_millis(100)).await;

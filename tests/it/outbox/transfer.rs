@@ -58,13 +58,13 @@ fn dead_letters_move_along_with_all_that_is_known_of_them_and_only_once() {
         let (outbox, threads) = Outbox::open(settings(&old)).unwrap();
         append(&outbox, records::records(110..120)).await.unwrap();
         append(&outbox, vec![rejected()]).await.unwrap();
-        for (n, leased) in waiting(&outbox).await.iter().enumerate() {
+        for (n, unsettled) in waiting(&outbox).await.iter().enumerate() {
             match n {
-                0 => outbox.settle(&leased.ticket, Settlement::Delivered),
-                1 => outbox.bury(&leased.ticket, letter(leased)),
+                0 => outbox.settle(&unsettled.ticket, Settlement::Delivered),
+                1 => outbox.settle_as_dead_letter(&unsettled.ticket, letter(unsettled)),
                 2 => {
-                    let other = DeadLetter { reason: Reason::Poison, attempts: 10, ..letter(leased) };
-                    outbox.bury(&leased.ticket, other);
+                    let other = DeadLetter { reason: Reason::Poison, attempts: 10, ..letter(unsettled) };
+                    outbox.settle_as_dead_letter(&unsettled.ticket, other);
                 }
                 _ => {}
             }

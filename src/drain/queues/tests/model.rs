@@ -8,7 +8,7 @@ use proptest::sample::Index;
 
 use super::*;
 use crate::drain::queues::read_ahead::Read;
-use crate::outbox::{Entry, Lease, Watermark};
+use crate::outbox::{Entry, LogPage, Watermark};
 
 const WINDOW: Window = Window { records: 12, bytes: 1 << 20 };
 const READ: usize = 5;
@@ -51,10 +51,10 @@ struct Model {
     lanes: Lanes,
     read_ahead: ReadAhead,
     /// Number 1 is at 0.
-    log: Vec<Leased>,
+    log: Vec<Unsettled>,
     settled: Vec<bool>,
     attempts: Vec<u32>,
-    reading: Option<(Log, Lease)>,
+    reading: Option<(Log, LogPage)>,
     in_flight: Vec<(u64, LaneKey, Item)>,
     /// Parcels handed out so far: each record in flight knows its own.
     parcels: u64,
@@ -84,25 +84,26 @@ impl Model {
 
     fn append(&mut self, kind: Kind, session: u8) {
         let seq = self.log.len() as u64 + 1;
-        self.log.push(Leased::new(seq, record(kind, &format!("s{session}"), &format!("t{seq}"), seq as i64)));
+        self.log
+            .push(Unsettled::new(seq, record(kind, &format!("s{session}"), &format!("t{seq}"), seq as i64)));
         self.settled.push(false);
         self.attempts.push(0);
     }
 
-    fn lease(&self, log: Log, from: u64, upto: u64) -> Lease {
-        let mut lease = Lease { records: Vec::new(), next: upto };
-        for Leased { ticket, entry } in &self.log {
+    fn read(&self, log: Log, from: u64, upto: u64) -> LogPage {
+        let mut page = LogPage { records: Vec::new(), next: upto };
+        for Unsettled { ticket, entry } in &self.log {
             let wanted = ticket.log == log && (from..upto).contains(&ticket.seq);
             if !wanted || self.settled[ticket.seq as usize - 1] {
                 continue;
             }
-            if lease.records.len() == READ {
-                lease.next = ticket.seq;
+            if page.records.len() == READ {
+                page.next = ticket.seq;
                 break;
             }
-            lease.records.push(Leased { ticket: *ticket, entry: entry.clone() });
+            page.records.push(Unsettled { ticket: *ticket, entry: entry.clone() });
         }
-        lease
+        page
     }
 
     fn begin_read(&mut self) {
@@ -112,13 +113,13 @@ impl Model {
         let end = self.log.len() as u64 + 1;
         let watermark = Watermark { completed: end, usage: end };
         if let Some(Read { log, from, upto }) = self.read_ahead.next(&mut self.lanes, end, watermark) {
-            self.reading = Some((log, self.lease(log, from, upto)));
+            self.reading = Some((log, self.read(log, from, upto)));
         }
     }
 
     fn end_read(&mut self) {
-        if let Some((log, lease)) = self.reading.take() {
-            self.read_ahead.loaded(&mut self.lanes, log, lease);
+        if let Some((log, page)) = self.reading.take() {
+            self.read_ahead.loaded(&mut self.lanes, log, page);
         }
     }
 
@@ -156,7 +157,7 @@ impl Model {
             "how often {:?} was tried is forgotten",
             ticket
         );
-        for Leased { ticket: other, entry } in &self.log {
+        for Unsettled { ticket: other, entry } in &self.log {
             let Entry::Record(record) = entry else { continue };
             let same = record.session() == item.record.session();
             if same && must_precede(other, &ticket) {
@@ -245,7 +246,7 @@ impl Model {
             idle = if before == after && self.reading.is_none() { idle + 1 } else { 0 };
         }
         let left: Vec<_> =
-            self.log.iter().filter(|leased| !self.settled[leased.ticket.seq as usize - 1]).collect();
+            self.log.iter().filter(|unsettled| !self.settled[unsettled.ticket.seq as usize - 1]).collect();
         prop_assert!(
             left.is_empty(),
             "never handed out: {:?}",

@@ -1,0 +1,344 @@
+//! Which outbox a command is about: that of a stopped agent, in its folder, or that of a running one, behind its
+//! `/admin`; and what can be done with either, in the same words.
+
+use std::cell::Cell;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+
+use super::agent::{Agent, AgentError};
+use super::export::to_new_file;
+use super::installed;
+use super::owner::KeepsOwner;
+use super::stopped::{explain, open_settings, with_outbox};
+use super::transfer;
+use super::user::local_user;
+use super::whole;
+use crate::admin::{
+    self, Audit, AuditPage, DeadLetterDetail, DeadLetterPage, Dropped, Effect, JobLine, LetterFilter,
+    OutboxStats, Replayed, Selection, WaitingDetail, WaitingPage, salvage_detail,
+};
+use crate::config::{Flags, HttpConfig, OutboxConfig, Sources, load};
+use crate::outbox::{Accept, Exported, Imported, Outbox, Salvaged, Settings, Verified};
+
+/// What all commands about an outbox know.
+#[derive(clap::Args)]
+pub(super) struct Common {
+    /// Prints JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Folder of the outbox, as OUTBOX_DIR
+    #[arg(long, global = true, value_name = "PATH")]
+    outbox_dir: Option<String>,
+    /// Use the running agent at this address; its ADMIN_TOKEN is read from the environment or --admin-token-file only, not
+    /// from settings on this machine
+    #[arg(long, global = true, value_name = "http://HOST:PORT", conflicts_with = "outbox_dir")]
+    url: Option<String>,
+    /// File with the agent's ADMIN_TOKEN, as ADMIN_TOKEN_FILE
+    #[arg(long, global = true, value_name = "PATH")]
+    admin_token_file: Option<String>,
+}
+
+/// Where the outbox is.
+pub(super) enum Target {
+    /// In a folder that nobody else has open.
+    Folder(Settings),
+    /// With an agent.
+    Agent(Agent),
+}
+
+/// An outbox that can be worked on.
+pub(super) enum Hands {
+    /// Opened here.
+    Outbox(Outbox, Audit),
+    /// With a running agent.
+    Agent(Agent),
+}
+
+/// The agent's token, where one is known here.
+pub(super) fn token(sources: &Sources) -> anyhow::Result<Option<String>> {
+    let (config, _) = load::<HttpConfig>(sources)?;
+    Ok(config.admin_token.map(|token| token.expose().to_owned()))
+}
+
+impl Common {
+    fn sources(&self, flags: Flags) -> Sources {
+        let flags = flags.with("OUTBOX_DIR", self.outbox_dir.clone());
+        let flags = flags.with("ADMIN_TOKEN_FILE", self.admin_token_file.clone());
+        if self.url.is_some() {
+            // IMPORTANT: the token of an agent on this machine is nothing for whoever answers at some address.
+            return Sources { dotenv: None, dotenv_required: false, ..Sources::of_process(flags) };
+        }
+        installed::sources(flags)
+    }
+
+    /// Finds out where it is. A folder that a running agent has open is that agent's.
+    pub(super) async fn target(&self, flags: Flags) -> anyhow::Result<Target> {
+        let sources = self.sources(flags);
+        if let Some(url) = &self.url {
+            let agent = Agent::at(url, token(&sources)?)?;
+            agent.greet().await?;
+            return Ok(Target::Agent(agent));
+        }
+        let (config, _) = load::<OutboxConfig>(&sources)?;
+        let settings = open_settings(&config)?;
+        match Outbox::is_in_use(&settings.dir).map_err(explain)? {
+            None => Ok(Target::Folder(settings)),
+            Some(id) => {
+                let agent = whose(&sources, id).await;
+                agent.map(Target::Agent).with_context(|| {
+                    format!(
+                        "OUTBOX_DIR {} is in use by a running agent: stop it first, or send the command to it",
+                        settings.dir.display()
+                    )
+                })
+            }
+        }
+    }
+
+    /// Has `work` done, wherever the outbox is.
+    pub(super) async fn with<T>(
+        &self,
+        flags: Flags,
+        work: impl AsyncFnOnce(Hands) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        match self.target(flags).await? {
+            Target::Agent(agent) => work(Hands::Agent(agent)).await,
+            Target::Folder(settings) => {
+                with_outbox(settings, async |outbox| {
+                    let audit = Audit::new(outbox.clone());
+                    work(Hands::Outbox(outbox, audit)).await
+                })
+                .await
+            }
+        }
+    }
+}
+
+/// The agent at `SERVER_HOST`:`SERVER_PORT`, if it is the one that has this outbox.
+async fn whose(sources: &Sources, id: Option<uuid::Uuid>) -> anyhow::Result<Agent> {
+    let (config, _) = load::<HttpConfig>(sources)?;
+    let agent = Agent::at(&local_address(&config), token(sources)?)?;
+    agent.greet().await?;
+    let stats: OutboxStats = agent.get("/admin/outbox").await?;
+    if id.is_some_and(|id| id != stats.id) {
+        bail!(
+            "the agent at {agent} uses another outbox: set SERVER_PORT, or --url, to the agent that uses this one"
+        );
+    }
+    Ok(agent)
+}
+
+/// Where an agent with these settings is reached from this machine.
+pub(super) fn local_address(config: &HttpConfig) -> String {
+    let host = match config.host.as_str() {
+        "0.0.0.0" => "127.0.0.1",
+        "::" | "[::]" => "[::1]",
+        host => host,
+    };
+    let is_bare_v6 = host.contains(':') && !host.starts_with('[');
+    if is_bare_v6 {
+        format!("http://[{host}]:{}", config.port)
+    } else {
+        format!("http://{host}:{}", config.port)
+    }
+}
+
+/// A query, of what is set.
+fn query<'a>(path: &str, pairs: impl IntoIterator<Item = (&'a str, Option<String>)>) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    for (name, value) in pairs {
+        if let Some(value) = value {
+            query.append_pair(name, &value);
+        }
+    }
+    format!("{path}?{}", query.finish())
+}
+
+impl Hands {
+    /// Counters, depths and sizes.
+    pub(super) async fn stats(&self) -> anyhow::Result<OutboxStats> {
+        Ok(match self {
+            Self::Outbox(outbox, _) => (&outbox.stats()).into(),
+            Self::Agent(agent) => agent.get("/admin/outbox").await?,
+        })
+    }
+
+    /// Some of what waits.
+    pub(super) async fn waiting(&self, cursor: Option<&str>, limit: usize) -> anyhow::Result<WaitingPage> {
+        Ok(match self {
+            Self::Outbox(outbox, _) => admin::list_waiting(outbox, cursor, limit).await?,
+            Self::Agent(agent) => {
+                let pairs = [("cursor", cursor.map(str::to_owned)), ("limit", Some(limit.to_string()))];
+                agent.get(&query("/admin/outbox/records", pairs)).await?
+            }
+        })
+    }
+
+    /// One record that waits.
+    pub(super) async fn waiting_record(&self, id: u64) -> anyhow::Result<Option<WaitingDetail>> {
+        Ok(match self {
+            Self::Outbox(outbox, _) => admin::find_waiting(outbox, id).await?,
+            Self::Agent(agent) => agent.find(&format!("/admin/outbox/records/{id}")).await?,
+        })
+    }
+
+    /// Some dead letters.
+    pub(super) async fn dead_letters(
+        &self,
+        filter: &LetterFilter,
+        limit: usize,
+    ) -> anyhow::Result<DeadLetterPage> {
+        Ok(match self {
+            Self::Outbox(outbox, _) => admin::list_dead_letters(outbox, filter, limit).await?,
+            Self::Agent(agent) => {
+                let pairs = [
+                    ("reason", filter.reason.map(|reason| reason.label().to_owned())),
+                    ("kind", filter.kind.map(|kind| kind.name().to_owned())),
+                    ("text", filter.text.clone()),
+                    ("from", Some(filter.from.to_string())),
+                    ("limit", Some(limit.to_string())),
+                ];
+                agent.get(&query("/admin/dead-letters", pairs)).await?
+            }
+        })
+    }
+
+    /// One dead letter.
+    pub(super) async fn dead_letter(&self, id: u64) -> anyhow::Result<Option<DeadLetterDetail>> {
+        Ok(match self {
+            Self::Outbox(outbox, _) => admin::find_dead_letter(outbox, id).await?,
+            Self::Agent(agent) => agent.find(&format!("/admin/dead-letters/{id}")).await?,
+        })
+    }
+
+    /// The last orders, newest first.
+    pub(super) async fn orders(&self, limit: usize) -> anyhow::Result<AuditPage> {
+        Ok(match self {
+            Self::Outbox(outbox, _) => admin::list_orders(outbox, Some(limit)).await?,
+            Self::Agent(agent) => agent.get(&format!("/admin/audit?limit={limit}")).await?,
+        })
+    }
+
+    /// Has something done, and notes it if it is done here: a running agent notes it by itself.
+    async fn order<T>(
+        &self,
+        order: &str,
+        detail: String,
+        mut progress: impl FnMut(u64),
+        work: impl AsyncFnOnce(&mut dyn FnMut(u64)) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let count = Cell::new(0);
+        let mut tell = |so_far| {
+            count.set(so_far);
+            progress(so_far);
+        };
+        let work = work(&mut tell);
+        let Self::Outbox(_, audit) = self else { return work.await };
+        let effect = |done: &anyhow::Result<T>| Effect {
+            count: count.get(),
+            error: done.as_ref().err().map(whole),
+            ..Effect::default()
+        };
+        audit.order(&local_user(), order, detail, work, effect).await
+    }
+
+    /// Makes records of some dead letters again.
+    pub(super) async fn replay(&self, selection: &Selection) -> anyhow::Result<Replayed> {
+        Ok(match self {
+            Self::Outbox(_, audit) => audit.replay_letters(&local_user(), selection).await?,
+            Self::Agent(agent) => agent.post_for_part("/admin/dead-letters/replay", selection).await?,
+        })
+    }
+
+    /// Drops some dead letters.
+    pub(super) async fn drop_letters(&self, selection: &Selection) -> anyhow::Result<Dropped> {
+        Ok(match self {
+            Self::Outbox(_, audit) => audit.drop_letters(&local_user(), selection).await?,
+            Self::Agent(agent) => agent.post("/admin/dead-letters/drop", selection).await?,
+        })
+    }
+
+    /// Moves what waits, and the dead letters, to a new file.
+    pub(super) async fn export(&self, path: &Path, progress: impl FnMut(u64)) -> anyhow::Result<Exported> {
+        self.order("export", format!("to {}", path.display()), progress, async |progress| {
+            to_new_file(path, progress, async |file, progress| match self {
+                Self::Outbox(outbox, _) => Ok(outbox.export(file, progress).await?),
+                Self::Agent(agent) => transfer::export(agent, file, progress).await,
+            })
+            .await
+        })
+        .await
+    }
+
+    /// Takes in what was exported.
+    pub(super) async fn import(
+        &self,
+        path: &Path,
+        accept: Accept,
+        again: bool,
+        progress: impl FnMut(u64),
+    ) -> anyhow::Result<Imported> {
+        // A pipe would be empty when it is read for the second time.
+        anyhow::ensure!(std::fs::metadata(path)?.is_file(), "not a regular file: the import reads it twice");
+        self.order("import", format!("of {}", path.display()), progress, async |progress| match self {
+            Self::Outbox(outbox, _) => {
+                Ok(outbox.import(|| transfer::open(path), (accept, again), progress).await?)
+            }
+            Self::Agent(agent) => transfer::import(agent, path, (accept, again), progress).await,
+        })
+        .await
+    }
+
+    /// Brings back what was set aside.
+    pub(super) async fn salvage(
+        &self,
+        give_up: bool,
+        progress: impl FnMut(u64),
+    ) -> anyhow::Result<Vec<Salvaged>> {
+        let detail = salvage_detail(give_up).to_owned();
+        self.order("salvage", detail, progress, async |progress| match self {
+            Self::Outbox(outbox, _) => Ok(outbox.salvage(give_up, progress).await?),
+            Self::Agent(agent) => {
+                job(agent, &format!("/admin/outbox/salvage?give_up={give_up}"), progress).await
+            }
+        })
+        .await
+    }
+}
+
+impl Target {
+    /// Reads everything, and says what is wrong where.
+    pub(super) async fn verify(&self, mut progress: impl FnMut(u64)) -> anyhow::Result<Verified> {
+        match self {
+            Self::Folder(settings) => {
+                let _owner = KeepsOwner::of(&settings.dir);
+                Outbox::verify(settings, &mut progress).map_err(explain)
+            }
+            Self::Agent(agent) => job(agent, "/admin/outbox/verify", progress).await,
+        }
+    }
+}
+
+/// Has something long done by an agent.
+async fn job<T: serde::de::DeserializeOwned>(
+    agent: &Agent,
+    path: &str,
+    mut progress: impl FnMut(u64),
+) -> anyhow::Result<T> {
+    let done = agent.job(path, |line| match line {
+        JobLine::Progress(records) => {
+            progress(records);
+            None
+        }
+        JobLine::Done(done) => Some(Ok(done)),
+        JobLine::Failed(text) => Some(Err(anyhow::Error::msg(text))),
+    });
+    match done.await {
+        Ok(done) => done.context("the agent stopped before this was done")?,
+        Err(AgentError::Refused { status, .. }) if status == 404 => {
+            bail!("the agent at {agent} does not support this: it is an older release")
+        }
+        Err(error) => Err(error.into()),
+    }
+}

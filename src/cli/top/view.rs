@@ -1,0 +1,178 @@
+//! The state of all agents over time.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::snapshot::Snapshot;
+use crate::http::requests::Requests;
+
+/// Samples kept for the charts.
+const HISTORY: usize = 240;
+/// Samples over which rates are averaged for the forecast.
+const SMOOTH: usize = 10;
+
+/// One sample of an agent: its time, and the answer.
+pub(super) type Seen = (Duration, Result<Snapshot, String>);
+
+/// All agents.
+pub(super) struct View {
+    pub agents: Vec<Watched>,
+    /// The agent shown in full.
+    pub selected: usize,
+    pub help: bool,
+}
+
+/// One agent.
+pub(super) struct Watched {
+    pub address: String,
+    /// The last known state.
+    pub snapshot: Option<Snapshot>,
+    /// Why there is none now.
+    pub trouble: Option<String>,
+    /// Since when, and how long by now.
+    away: Option<(Duration, Duration)>,
+    last: Option<Duration>,
+    /// Records a second, oldest first.
+    pub come: VecDeque<f64>,
+    pub gone: VecDeque<f64>,
+    /// Since when each of these is so, and until when the last one.
+    since: VecDeque<Duration>,
+    looked: Option<Duration>,
+    pub requests: Requests,
+}
+
+/// When the backlog will be gone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Drained {
+    /// No backlog.
+    Now,
+    /// In this many seconds, at the current rate.
+    In(f64),
+    /// The backlog grows.
+    Growing,
+    /// Nothing is being delivered.
+    Never,
+    /// Too few samples.
+    Unknown,
+}
+
+impl View {
+    pub(super) fn new(addresses: impl Iterator<Item = String>) -> Self {
+        let watched = |address| Watched {
+            address,
+            snapshot: None,
+            trouble: None,
+            away: None,
+            last: None,
+            come: VecDeque::new(),
+            gone: VecDeque::new(),
+            since: VecDeque::new(),
+            looked: None,
+            requests: Requests::default(),
+        };
+        Self { agents: addresses.map(watched).collect(), selected: 0, help: false }
+    }
+
+    pub(super) fn select(&mut self, by: isize) {
+        let count = self.agents.len().max(1);
+        self.selected = (self.selected + count).wrapping_add_signed(by) % count;
+    }
+
+    /// Adds a sample of one agent.
+    pub(super) fn seen(&mut self, agent: usize, (at, said): Seen) {
+        if let Some(agent) = self.agents.get_mut(agent) {
+            agent.seen(at, said);
+        }
+    }
+}
+
+impl Watched {
+    fn seen(&mut self, at: Duration, said: Result<Snapshot, String>) {
+        let since = self.looked.replace(at).unwrap_or(at);
+        match said {
+            Ok(snapshot) => {
+                if let (Some(last), Some(before)) = (self.last, &self.snapshot) {
+                    let seconds = at.saturating_sub(last).as_secs_f64().max(0.001);
+                    // Another outbox under this address begins anew.
+                    let rate = |now: f64, before: f64| ((now - before) / seconds).max(0.0);
+                    let (come, gone) =
+                        (rate(snapshot.enqueued, before.enqueued), rate(snapshot.settled, before.settled));
+                    push(&mut self.come, come);
+                    push(&mut self.gone, gone);
+                    push(&mut self.since, since);
+                }
+                self.requests.push(at.as_secs_f64(), snapshot.routes.clone());
+                (self.snapshot, self.last) = (Some(snapshot), Some(at));
+                (self.trouble, self.away) = (None, None);
+            }
+            Err(why) => {
+                let away_since = self.away.map_or(at, |(away_since, _)| away_since);
+                self.away = Some((away_since, at));
+                self.trouble = Some(why);
+                // A gap in the charts: the rates meanwhile are unknown.
+                if self.snapshot.is_some() {
+                    push(&mut self.come, 0.0);
+                    push(&mut self.gone, 0.0);
+                    push(&mut self.since, since);
+                }
+            }
+        }
+    }
+
+    /// Its name, or where it is.
+    pub(super) fn name(&self) -> &str {
+        self.snapshot.as_ref().map_or(&self.address, |snapshot| &snapshot.server_id)
+    }
+
+    /// For how long it has been away.
+    pub(super) fn away_for(&self) -> Option<Duration> {
+        self.away.map(|(since, now)| now.saturating_sub(since))
+    }
+
+    /// The time that so many of the newest rates are about.
+    pub(super) fn span_of(&self, count: usize) -> Duration {
+        let first = self.since.len().checked_sub(count).and_then(|first| self.since.get(first));
+        first.zip(self.looked).map(|(first, last)| last.saturating_sub(*first)).unwrap_or_default()
+    }
+
+    /// Records a second, in and out, while it answers.
+    pub(super) fn rates(&self) -> Option<(f64, f64)> {
+        if self.trouble.is_some() {
+            return None;
+        }
+        Some((*self.come.back()?, *self.gone.back()?))
+    }
+
+    pub(super) fn drained(&self) -> Drained {
+        let Some(snapshot) = self.snapshot.as_ref().filter(|_| self.trouble.is_none()) else {
+            return Drained::Unknown;
+        };
+        let depth = snapshot.total_depth();
+        if depth < 1.0 {
+            return Drained::Now;
+        }
+        if self.gone.is_empty() {
+            return Drained::Unknown;
+        }
+        let mean = |rates: &VecDeque<f64>| {
+            let count = rates.len().min(SMOOTH);
+            rates.iter().rev().take(count).sum::<f64>() / count as f64
+        };
+        let (come, gone) = (mean(&self.come), mean(&self.gone));
+        let may_pass = !snapshot.link_down || snapshot.holds_kinds;
+        let delivers =
+            may_pass && snapshot.drain_holds.is_none() && self.gone.back().is_some_and(|gone| *gone > 0.0);
+        match gone - come {
+            faster if faster > 0.0 && delivers => Drained::In(depth / faster),
+            slower if slower < 0.0 => Drained::Growing,
+            _ => Drained::Never,
+        }
+    }
+}
+
+fn push<T>(values: &mut VecDeque<T>, value: T) {
+    if values.len() >= HISTORY {
+        values.pop_front();
+    }
+    values.push_back(value);
+}

@@ -1,0 +1,71 @@
+//! The audit log and the imported exports, for those who have a handle.
+
+use super::handle::Outbox;
+use crate::outbox::ledger::audit::{AUDIT_KEPT, AuditNote, ExportId, IMPORTS_KEPT};
+use crate::outbox::ledger::{LedgerBatch, LedgerError};
+use crate::outbox::segments::segment::ReadError;
+use crate::outbox::state::shared::Shared;
+
+impl Outbox {
+    /// Notes an order under the next number, or anew under the one that it has, unless that is forgotten; the oldest is
+    /// forgotten. Gives the number when the note would survive a power cut.
+    pub async fn note_order(&self, number: Option<u64>, note: AuditNote) -> Result<u64, LedgerError> {
+        let note = note.limited();
+        self.with_ledger(move |shared| {
+            let last = shared.ledger.last_order()?.unwrap_or(0);
+            let number = number.filter(|number| number + AUDIT_KEPT > last).unwrap_or(last + 1);
+            let mut batch = LedgerBatch::default();
+            batch.order(number, &note);
+            if let Some(old) = number.checked_sub(AUDIT_KEPT) {
+                batch.forget_order(old);
+            }
+            shared.write(batch)?;
+            Ok(number)
+        })
+        .await
+    }
+
+    /// The orders that are kept, oldest first, each with its number.
+    pub async fn orders(&self) -> Result<Vec<(u64, AuditNote)>, LedgerError> {
+        self.with_ledger(|shared| shared.ledger.orders()).await
+    }
+
+    /// When one of these exports was imported here, if one was.
+    pub async fn imported_before(&self, exports: Vec<ExportId>) -> Result<Option<i64>, LedgerError> {
+        self.with_ledger(move |shared| {
+            let known = shared.ledger.imports()?;
+            Ok(known.into_iter().filter(|(id, _)| exports.contains(id)).map(|(_, at)| at).max())
+        })
+        .await
+    }
+
+    /// Notes that these exports were imported.
+    pub async fn note_imported(&self, mut exports: Vec<ExportId>) -> Result<(), LedgerError> {
+        self.with_ledger(move |shared| {
+            let mut known = shared.ledger.imports()?;
+            exports.truncate(IMPORTS_KEPT);
+            let (mut batch, now) = (LedgerBatch::default(), crate::time::now().0);
+            known.retain(|(id, _)| !exports.contains(id));
+            known.sort_unstable_by_key(|(_, at)| *at);
+            let beyond = (known.len() + exports.len()).saturating_sub(IMPORTS_KEPT);
+            for (old, _) in known.iter().take(beyond) {
+                batch.forget_import(*old);
+            }
+            for id in exports {
+                batch.import(id, now);
+            }
+            shared.write(batch)
+        })
+        .await
+    }
+
+    async fn with_ledger<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        self.look(work).await.unwrap_or_else(|error| match error {
+            ReadError::Database(error) => Err(error.into()),
+            _ => Err(LedgerError::Closed),
+        })
+    }
+}

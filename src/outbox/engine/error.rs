@@ -1,0 +1,116 @@
+//! What can go wrong with a database, and what that says of its files.
+
+use std::path::PathBuf;
+
+/// What can go wrong with a database.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// sled said no.
+    #[error("{}: {source}", path.display())]
+    Sled {
+        /// The database's folder.
+        path: PathBuf,
+        /// sled's word.
+        #[source]
+        source: sled::Error,
+    },
+    /// sled panicked: its files are damaged.
+    #[error("{}: damaged: {message}", path.display())]
+    Panicked {
+        /// The database's folder.
+        path: PathBuf,
+        /// What the panic said.
+        message: String,
+    },
+    /// It is not there.
+    #[error("{}: missing", .0.display())]
+    Missing(PathBuf),
+    /// A sync failed: what can be read of it may not be on the disk.
+    #[error("{}: cannot be synced: {source}", path.display())]
+    Unsynced {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's word.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file system said no.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's word.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// The kernel's numbers for a medium that cannot be read: bad sectors, a damaged file system.
+const EIO: i32 = 5;
+const EUCLEAN: i32 = 117;
+
+impl DatabaseError {
+    /// Whether somebody still has it open; sled has no other word for it.
+    pub(super) fn is_in_use(&self) -> bool {
+        matches!(self, Self::Sled { source: sled::Error::Io(error), .. }
+            if error.to_string().contains("could not acquire lock"))
+    }
+
+    /// Whether the files themselves are wrong. Everything else (a full disk, no descriptors left, no permission) may
+    /// pass, and then the files are as good as before.
+    pub fn is_damage(&self) -> bool {
+        let of_io = |error: &std::io::Error| match error.raw_os_error() {
+            Some(code) => matches!(code, EIO | EUCLEAN),
+            None => !self.is_in_use(),
+        };
+        match self {
+            Self::Sled { source: sled::Error::Io(error), .. } => of_io(error),
+            Self::Io { source, .. } => {
+                source.kind() == std::io::ErrorKind::NotFound
+                    || source.raw_os_error().is_some() && of_io(source)
+            }
+            Self::Unsynced { .. } => false,
+            Self::Panicked { .. } | Self::Missing(_) | Self::Sled { .. } => true,
+        }
+    }
+
+    /// Whether sled had no room to write.
+    fn is_lack_of_room(&self) -> bool {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        let Self::Sled { source: sled::Error::Io(error), .. } = self else { return false };
+        matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+    }
+
+    /// Whether, after a failed commit, what can be read may differ from what is on the disk.
+    pub(crate) fn leaves_doubt(&self) -> bool {
+        match self {
+            Self::Unsynced { .. } => true,
+            // Of a lack of room nothing is in doubt: the commit has synced what had been written before it.
+            Self::Sled { .. } | Self::Panicked { .. } => !self.is_lack_of_room(),
+            Self::Missing(_) | Self::Io { .. } => false,
+        }
+    }
+
+    /// The same, of a file that was read a moment ago: what fails is not what is stored.
+    pub(crate) fn of_readable(self) -> Self {
+        if !self.is_of_medium() {
+            return self;
+        }
+        match self {
+            Self::Sled { path, source } => Self::Unsynced { path, source: std::io::Error::other(source) },
+            Self::Io { path, source } => Self::Unsynced { path, source },
+            other => other,
+        }
+    }
+
+    /// Whether opening met a medium that did not read, write or sync.
+    pub(crate) fn is_of_medium(&self) -> bool {
+        match self {
+            Self::Unsynced { .. } => true,
+            Self::Sled { source: sled::Error::Io(source), .. } | Self::Io { source, .. } => {
+                source.raw_os_error() == Some(EIO)
+            }
+            Self::Sled { .. } | Self::Panicked { .. } | Self::Missing(_) => false,
+        }
+    }
+}

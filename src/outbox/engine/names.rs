@@ -1,0 +1,52 @@
+//! The names of files and folders, which need syncs of their own.
+
+use std::fs::File;
+use std::path::Path;
+
+/// Syncs the names in `path`, that of `path` itself, and what sled writes once. The log is left to the database's own syncs.
+pub(crate) fn sync_names(path: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?.path();
+        if entry.is_file() && entry.file_name().is_none_or(|name| name != "db") {
+            File::open(&entry)?.sync_all()?;
+        }
+    }
+    sync_dir(path)?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Syncs every file below `path`, every folder, and the name of `path` itself.
+pub(super) fn sync_tree(path: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?.path();
+        if entry.is_dir() { sync_tree(&entry)? } else { File::open(&entry)?.sync_all()? }
+    }
+    File::open(path)?.sync_all()?;
+    sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Syncs the names in `dir`. After a failure the next call writes them anew.
+pub(crate) fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    #[cfg(feature = "simulation")]
+    if let Some(disk) = super::simulated_disk::disk() {
+        return disk.sync_names(dir);
+    }
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    File::open(dir)?.sync_all().inspect_err(|_| {
+        // The kernel may take the names for written now. A change makes it write them again; if even that fails, there is
+        // nothing left to be done.
+        let changed = dir.join("sync.tmp");
+        let _ = File::create(&changed);
+        let _ = std::fs::remove_file(&changed);
+    })
+}
+
+/// Puts the file of the closed database in `from` in the place of that in `to`.
+pub(crate) fn move_file(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::rename(from.join("db"), to.join("db"))?;
+    #[cfg(feature = "simulation")]
+    if let Some(disk) = super::simulated_disk::disk() {
+        disk.rename(from, to);
+    }
+    Ok(())
+}

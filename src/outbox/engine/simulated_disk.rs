@@ -1,0 +1,293 @@
+//! The disk under a simulated outbox: databases in memory, with the crashes and faults of real ones.
+//!
+//! All of the outbox is as it ships but for what this file is instead of: sled with its barrier, the threads, and the room
+//! on the disk. Folders and small files are real, and are to lie where nothing is ever lost of them.
+//!
+//! A database here is what sled with the barrier promises to be, and no more: a batch is applied as a whole; it is there
+//! after a power cut if a sync has succeeded behind it and no earlier sync of the file has failed; without that a power
+//! cut leaves some of the batches, from the first on. A file whose name was not synced may be gone with it, and one whose
+//! removal was not synced back. A process that is killed takes nothing along that it had written.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What a write is: a key, and its value unless it is removed.
+pub(crate) type Write = (Vec<u8>, Option<Vec<u8>>);
+
+/// A database's pairs.
+type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// What befalls a disk, step by step. Each step is a write or a sync of a database, or a sync of a folder.
+pub trait DiskFaults: Send {
+    /// What comes of the next step.
+    fn step(&mut self, step: Step) -> Outcome;
+    /// How many of these batches, which nothing has synced, a power cut leaves: from the first on.
+    fn left(&mut self, batches: usize) -> usize;
+    /// Whether a power cut undoes what was done to a folder that was not synced.
+    fn undoes(&mut self) -> bool;
+    /// What is free on the disk.
+    fn free_bytes(&self) -> u64;
+
+    /// A planted bug: syncs do nothing.
+    fn has_no_barrier(&self) -> bool {
+        false
+    }
+
+    /// A planted bug: nobody syncs the names in a folder.
+    fn forgets_names(&self) -> bool {
+        false
+    }
+
+    /// A planted bug: nobody hears of a failed sync.
+    fn hides_failed_syncs(&self) -> bool {
+        false
+    }
+
+    /// A planted bug: a write to this key of the ledger, or of a segment, is left out.
+    fn drops(&mut self, _is_ledger: bool, _key: &[u8]) -> bool {
+        false
+    }
+}
+
+/// What is done to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A batch is written.
+    Write,
+    /// A database is synced.
+    Sync,
+    /// The names in a folder are synced.
+    SyncNames,
+}
+
+/// What comes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// It is not done; the error's number says why.
+    Failed(i32),
+    /// The process dies before it.
+    DiesBefore,
+    /// The process dies behind it.
+    DiesBehind,
+}
+
+/// Thrown where the process dies in the middle of a step.
+#[derive(Debug)]
+pub struct Died;
+
+/// How a process ends that nobody asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// The process is killed: what it wrote is there.
+    Kill,
+    /// The power is cut: what was not synced may be gone.
+    Power,
+}
+
+/// A disk. Clones are the same one.
+#[derive(Clone)]
+pub struct Disk(Arc<Mutex<State>>);
+
+struct State {
+    databases: BTreeMap<PathBuf, Stored>,
+    faults: Box<dyn DiskFaults>,
+}
+
+/// One database.
+#[derive(Default)]
+struct Stored {
+    pairs: Pairs,
+    bytes: u64,
+    /// Of each batch that no good sync has followed: what was there before it.
+    unsynced: Vec<Vec<Write>>,
+    /// A sync has failed: nothing behind it is known to be on the disk, whatever later syncs say.
+    has_hole: bool,
+    /// Its name would survive.
+    is_named: bool,
+}
+
+thread_local! {
+    static DISK: RefCell<Option<Disk>> = const { RefCell::new(None) };
+}
+
+/// This thread's disk, if it is simulated.
+pub(crate) fn disk() -> Option<Disk> {
+    DISK.with_borrow(Option::clone)
+}
+
+impl Disk {
+    /// An empty one.
+    pub fn new(faults: Box<dyn DiskFaults>) -> Self {
+        Self(Arc::new(Mutex::new(State { databases: BTreeMap::new(), faults })))
+    }
+
+    /// Outboxes that this thread opens lie on this disk; `None`: on real ones.
+    pub fn use_here(disk: Option<Self>) {
+        DISK.set(disk);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is left when the process has ended so.
+    pub fn crash(&self, crash: Crash) {
+        let mut guard = self.state();
+        let State { databases, faults } = &mut *guard;
+        databases.retain(|path, stored| {
+            let is_there = place(path).exists();
+            if crash == Crash::Kill {
+                return is_there;
+            }
+            // Nothing comes back in a folder that is gone itself.
+            let has_folder = path.parent().is_some_and(Path::exists);
+            let is_left = match (stored.is_named, is_there) {
+                (true, true) => true,
+                (true, false) => has_folder && faults.undoes(),
+                (false, _) => is_there && !faults.undoes(),
+            };
+            if is_left {
+                // Its removal was not synced.
+                let _ = std::fs::create_dir_all(path).and_then(|()| std::fs::write(place(path), []));
+                stored.lose(faults.as_mut());
+            } else {
+                let _ = std::fs::remove_dir_all(path);
+            }
+            is_left
+        });
+    }
+
+    fn take(state: &mut State, step: Step) -> Result<bool, std::io::Error> {
+        match state.faults.step(step) {
+            Outcome::Done => Ok(false),
+            Outcome::Failed(code) => Err(std::io::Error::from_raw_os_error(code)),
+            Outcome::DiesBefore => std::panic::resume_unwind(Box::new(Died)),
+            Outcome::DiesBehind => Ok(true),
+        }
+    }
+
+    /// Makes an empty database.
+    pub(crate) fn create(&self, path: &Path) -> std::io::Result<()> {
+        std::fs::create_dir_all(path)?;
+        std::fs::write(place(path), [])?;
+        self.state().databases.insert(path.to_path_buf(), Stored::default());
+        Ok(())
+    }
+
+    pub(crate) fn has(&self, path: &Path) -> bool {
+        self.state().databases.contains_key(path)
+    }
+
+    pub(crate) fn write(&self, path: &Path, mut batch: Vec<Write>) -> std::io::Result<()> {
+        let mut state = self.state();
+        let is_ledger = path.ends_with("ledger");
+        batch.retain(|(key, _)| !state.faults.drops(is_ledger, key));
+        let dies = Self::take(&mut state, Step::Write)?;
+        let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        state.databases.get_mut(path).ok_or_else(missing)?.write(batch);
+        if dies { std::panic::resume_unwind(Box::new(Died)) } else { Ok(()) }
+    }
+
+    pub(crate) fn sync(&self, path: &Path) -> std::io::Result<()> {
+        let mut state = self.state();
+        let taken = Self::take(&mut state, Step::Sync);
+        let (no_barrier, is_hidden) = (state.faults.has_no_barrier(), state.faults.hides_failed_syncs());
+        let Some(stored) = state.databases.get_mut(path) else { return taken.map(drop) };
+        match taken {
+            Ok(dies) => {
+                if !stored.has_hole && !no_barrier {
+                    stored.unsynced.clear();
+                }
+                if dies { std::panic::resume_unwind(Box::new(Died)) } else { Ok(()) }
+            }
+            Err(error) => {
+                stored.has_hole = !stored.unsynced.is_empty();
+                if is_hidden { Ok(()) } else { Err(error) }
+            }
+        }
+    }
+
+    /// The names in `dir` are synced.
+    pub(crate) fn sync_names(&self, dir: &Path) -> std::io::Result<()> {
+        let mut state = self.state();
+        let dies = Self::take(&mut state, Step::SyncNames)?;
+        if state.faults.forgets_names() {
+            return Ok(());
+        }
+        state.databases.retain(|path, stored| {
+            if path.parent() != Some(dir) {
+                return true;
+            }
+            stored.is_named = place(path).exists();
+            stored.is_named
+        });
+        if dies { std::panic::resume_unwind(Box::new(Died)) } else { Ok(()) }
+    }
+
+    /// The file of the database in `from` takes the place of that in `to`.
+    pub(crate) fn rename(&self, from: &Path, to: &Path) {
+        let mut state = self.state();
+        if let Some(stored) = state.databases.remove(from) {
+            state.databases.insert(to.to_path_buf(), Stored { is_named: true, ..stored });
+        }
+    }
+
+    pub(crate) fn get(&self, path: &Path, key: &[u8]) -> Option<Vec<u8>> {
+        self.state().databases.get(path)?.pairs.get(key).cloned()
+    }
+
+    /// The pairs of a database from a key on.
+    pub(crate) fn pairs(&self, path: &Path, prefix: &[u8], from: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let state = self.state();
+        let Some(stored) = state.databases.get(path) else { return Vec::new() };
+        let range = stored.pairs.range(from.to_vec()..);
+        let pairs = range.take_while(|(key, _)| key.starts_with(prefix));
+        pairs.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    pub(crate) fn bytes(&self, path: &Path) -> u64 {
+        self.state().databases.get(path).map_or(0, |stored| stored.bytes)
+    }
+
+    pub(crate) fn free_bytes(&self) -> u64 {
+        self.state().faults.free_bytes()
+    }
+}
+
+impl Stored {
+    fn write(&mut self, batch: Vec<Write>) {
+        let mut before = Vec::with_capacity(batch.len());
+        for (key, value) in batch {
+            self.bytes += (key.len() + value.as_ref().map_or(0, Vec::len)) as u64;
+            let old = match value {
+                Some(value) => self.pairs.insert(key.clone(), value),
+                None => self.pairs.remove(&key),
+            };
+            before.push((key, old));
+        }
+        self.unsynced.push(before);
+    }
+
+    /// What a power cut takes.
+    fn lose(&mut self, faults: &mut dyn DiskFaults) {
+        let left = if self.has_hole { 0 } else { faults.left(self.unsynced.len()) };
+        for batch in self.unsynced.drain(..).skip(left).rev() {
+            for (key, old) in batch.into_iter().rev() {
+                match old {
+                    Some(old) => self.pairs.insert(key, old),
+                    None => self.pairs.remove(&key),
+                };
+            }
+        }
+        self.has_hole = false;
+    }
+}
+
+/// The file that stands for a database.
+fn place(path: &Path) -> PathBuf {
+    path.join("db")
+}

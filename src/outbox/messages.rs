@@ -1,0 +1,86 @@
+//! What the outbox is asked, and what it answers.
+
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::log::Log;
+use crate::record::{Kind, Timestamp};
+
+/// What settles a record that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// Its number: later records of a log have greater ones.
+    pub seq: u64,
+    /// Its log.
+    pub log: Log,
+    /// What it is.
+    pub kind: Kind,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    pub(crate) bytes: u32,
+}
+
+impl Ticket {
+    pub(crate) fn of(seq: u64, log: Log, entry: &Entry) -> Self {
+        Self { seq, log, kind: entry.kind(), accepted_at: entry.accepted_at(), bytes: entry.len() as u32 }
+    }
+}
+
+/// A record that was read to be delivered.
+#[derive(Debug)]
+pub struct Unsettled {
+    /// What settles it.
+    pub ticket: Ticket,
+    /// The record.
+    pub entry: Entry,
+}
+
+#[cfg(test)]
+impl Unsettled {
+    /// A record as it is read under this number.
+    pub(crate) fn new(seq: u64, record: crate::record::Record) -> Self {
+        let (kind, accepted_at, bytes) = (record.kind(), record.accepted_at(), record.data().len() as u32);
+        let entry = Entry::Record(record);
+        Self { ticket: Ticket { seq, log: entry.log(), kind, accepted_at, bytes }, entry }
+    }
+}
+
+/// A stretch of a log.
+#[derive(Debug, Default)]
+pub struct LogPage {
+    /// What in it is not settled, in order.
+    pub records: Vec<Unsettled>,
+    /// Where to read on.
+    pub next: u64,
+}
+
+/// Why an append was not made. Nothing of it is in the outbox.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// The outbox is full, or the disk nearly so.
+    #[error("the outbox does not accept: {0}")]
+    Full(&'static str),
+    /// The storage failed; it is being opened again.
+    #[error("the outbox's storage failed: {0}")]
+    Storage(String),
+    /// An entry that nobody could read again.
+    #[error("an entry of {bytes} bytes is too long: the outbox stores {most} at most")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// The longest that is stored.
+        most: usize,
+    },
+    /// The outbox was closed.
+    #[error("the outbox is closed")]
+    Closed,
+}
+
+/// How a record was settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// The `ControlPlane` took it.
+    Delivered,
+    /// The `ControlPlane` had it already.
+    Duplicate,
+    /// It was written to a file for another outbox.
+    Exported,
+}

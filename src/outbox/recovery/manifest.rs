@@ -1,0 +1,65 @@
+//! `format.json`: the version of everything on the disk, and this outbox's id. Read before anything else is touched.
+
+use std::fs::File;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::OpenError;
+use super::quarantine;
+use crate::outbox::engine::names::sync_dir;
+use crate::outbox::format::FORMAT;
+
+const NAME: &str = "format.json";
+
+#[derive(Serialize, Deserialize)]
+struct Manifest {
+    format: serde_json::Value,
+    id: uuid::Uuid,
+}
+
+/// The outbox's id, if there is an outbox. An error if another release wrote it.
+pub(crate) fn read(dir: &Path) -> Result<Option<uuid::Uuid>, OpenError> {
+    let path = dir.join(NAME);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(OpenError::Folder { path, source }),
+    };
+    let value: Result<serde_json::Value, _> = serde_json::from_slice(&bytes);
+    let format = value.as_ref().ok().and_then(|value| value.get("format"));
+    if let Some(format) = format.filter(|format| **format != FORMAT) {
+        return Err(OpenError::Format { path: dir.to_path_buf(), found: format.to_string() });
+    }
+    match value.and_then(serde_json::from_value::<Manifest>) {
+        Ok(manifest) => Ok(Some(manifest.id)),
+        Err(error) => Err(OpenError::Manifest { path, source: error }),
+    }
+}
+
+/// Reads it; writes it where there is none. One that is damaged is set aside and made anew: each value of the outbox says
+/// its version by itself.
+pub(crate) fn read_or_create(dir: &Path) -> Result<uuid::Uuid, OpenError> {
+    let folder = |source| OpenError::Folder { path: dir.join(NAME), source };
+    match read(dir) {
+        Ok(Some(id)) => return Ok(id),
+        Ok(None) => {}
+        Err(OpenError::Manifest { source, .. }) => {
+            quarantine::move_aside(dir, &dir.join(NAME), NAME, NAME, source.to_string()).map_err(folder)?;
+        }
+        Err(error) => return Err(error),
+    }
+    let manifest = Manifest { format: FORMAT.into(), id: crate::time::random_uuid() };
+    let text = serde_json::to_string(&manifest).map_err(|error| folder(error.into()))?;
+    let new = dir.join("format.json.new");
+    std::fs::write(&new, text).map_err(folder)?;
+    File::open(&new).and_then(|file| file.sync_all()).map_err(folder)?;
+    std::fs::rename(&new, dir.join(NAME)).map_err(folder)?;
+    sync_dir(dir).map_err(|error| {
+        // IMPORTANT: one that can be read and is not on the disk would be trusted by the next start. If it cannot be
+        // removed either, the disk does not write at all, and no other start gets any further.
+        let _ = std::fs::remove_file(dir.join(NAME));
+        folder(error)
+    })?;
+    Ok(manifest.id)
+}

@@ -1,0 +1,113 @@
+//! Opening an outbox's files: the lock, the format, the ledger and the row of segments.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::watch;
+
+use super::error::OpenError;
+use super::manifest;
+use super::{catalog, quarantine};
+use crate::outbox::engine::repair;
+use crate::outbox::ledger::Ledger;
+use crate::outbox::ledger::dead_letter_log::DeadLetterLog;
+use crate::outbox::settings::Settings;
+use crate::outbox::state::dir_lock::DirLock;
+use crate::outbox::state::liveness::Liveness;
+use crate::outbox::state::reserve::Reserve;
+use crate::outbox::state::shared::Shared;
+use crate::time::Confirmed;
+
+/// Takes the folder for this process alone.
+pub(crate) fn lock(dir: &Path) -> Result<DirLock, OpenError> {
+    let taken =
+        DirLock::take(dir).map_err(|source| OpenError::Folder { path: DirLock::path(dir), source })?;
+    taken.ok_or_else(|| OpenError::Locked(dir.to_path_buf()))
+}
+
+/// An outbox that nobody works on yet.
+pub(crate) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
+    let dir = settings.dir.clone();
+    let folder = |source| OpenError::Folder { path: dir.clone(), source };
+    std::fs::create_dir_all(dir.join("segments")).map_err(folder)?;
+    let dir_lock = lock(&dir)?;
+    let reserve = Reserve::new(&dir);
+    // Before anything is opened: sled cannot open a database on a full disk.
+    reserve.give_up();
+    let id = manifest::read_or_create(&dir)?;
+    let (ledger, is_new) = open_ledger(&settings)?;
+    let state = catalog::restore(&settings, &ledger, is_new)?;
+    let shared = Arc::new(Shared {
+        id,
+        state: Mutex::new(state),
+        saving: Mutex::new(()),
+        ledger,
+        reserve,
+        paused: watch::Sender::new(None),
+        last: watch::Sender::new(0),
+        used: AtomicU64::new(0),
+        counted: AtomicU64::new(0),
+        free: AtomicU64::new(u64::MAX),
+        ledger_failed: AtomicBool::new(false),
+        writer_failed: AtomicBool::new(false),
+        liveness: Liveness::new(),
+        quarantined: Mutex::new(quarantine::count(&dir)),
+        settings,
+        dir_lock,
+        dead_letter_log: DeadLetterLog::default(),
+        confirmed: Confirmed::default(),
+    });
+    catalog::repair(&shared)?;
+    let last = shared.state().totals.next - 1;
+    shared.last.send_replace(last);
+    shared.measure();
+    Ok(shared)
+}
+
+/// The ledger, and whether it is a new one. One that cannot be used is set aside: then all that the segments hold is sent
+/// again, with the same keys. What was found of one that could be mended is set aside too.
+fn open_ledger(settings: &Settings) -> Result<(Ledger, bool), OpenError> {
+    let path = settings.dir.join("ledger");
+    let folder = |source| OpenError::Folder { path: path.clone(), source };
+    let set_aside = |path: &Path, what, why| {
+        quarantine::move_aside(&settings.dir, path, "ledger", what, why).map_err(folder)
+    };
+    let trouble = match Ledger::open(&settings.dir, settings.durability) {
+        Ok(Some(ledger)) => match ledger.check() {
+            Ok(()) => {
+                let kept = repair::kept(&path);
+                if kept.is_empty() {
+                    return Ok((ledger, false));
+                }
+                let lost = ledger.begin_anew()?;
+                for found in kept {
+                    let why =
+                        format!("a part of its log could not be read; dead letters that are lost: {lost}");
+                    set_aside(&found, "damaged ledger", why)?;
+                }
+                return Ok((ledger, true));
+            }
+            Err(error) => {
+                ledger.close();
+                if !error.is_damage() {
+                    return Err(error.into());
+                }
+                error.to_string()
+            }
+        },
+        Ok(None) if !has_segments(&settings.dir) => {
+            return Ok((Ledger::create(&settings.dir, settings.durability)?, true));
+        }
+        Ok(None) => "it is missing, and the dead letters with it".to_owned(),
+        Err(error) if error.is_damage() => error.to_string(),
+        Err(error) => return Err(error.into()),
+    };
+    set_aside(&path, "ledger", trouble)?;
+    Ok((Ledger::create(&settings.dir, settings.durability)?, true))
+}
+
+/// Whether there is any: then there was a ledger, which is made first.
+fn has_segments(dir: &Path) -> bool {
+    std::fs::read_dir(dir.join("segments")).is_ok_and(|mut entries| entries.next().is_some())
+}

@@ -1,0 +1,252 @@
+//! What is damaged is set aside here with a report, never deleted.
+//!
+//! `quarantine/<name>/` holds `report.json` and what was set aside: `segment` or `ledger`. The report says what was
+//! settled, and what is back already, so that salvaging brings back only what still waits.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::outbox::engine::fault;
+use crate::outbox::engine::names::sync_dir;
+use crate::outbox::format::log::Log;
+use crate::outbox::state::State;
+use crate::outbox::state::shared::Shared;
+use crate::record::{Kind, Timestamp};
+
+/// What was set aside, why, and what is known of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// `segment`; `ledger`, which had to be begun anew; or `damaged ledger`, from which a new one was made of all that could
+    /// be read.
+    pub what: String,
+    /// The segment's number.
+    #[serde(default)]
+    pub id: u64,
+    /// When, RFC 3339.
+    pub at: String,
+    /// Why: everything that could not be read.
+    pub why: Vec<String>,
+    /// How many records are known to have waited in it.
+    pub records: u64,
+    /// The same by kind.
+    pub by_kind: BTreeMap<String, u64>,
+    /// Its numbers: from the first to before the second, or to the end where that is 0.
+    pub numbers: (u64, u64),
+    /// Which of them were settled, or are back, by log, as ranges of the same form.
+    pub settled: BTreeMap<String, Vec<(u64, u64)>>,
+    /// When all of it was back, or given up, RFC 3339.
+    #[serde(default)]
+    pub salvaged_at: Option<String>,
+    /// How many records are back.
+    #[serde(default)]
+    pub salvaged_records: u64,
+    /// The same by kind.
+    #[serde(default)]
+    pub salvaged_by_kind: BTreeMap<String, u64>,
+}
+
+/// Where the set-aside things of an outbox are.
+pub(crate) fn dir(outbox: &Path) -> PathBuf {
+    outbox.join("quarantine")
+}
+
+pub(crate) fn segment_name(id: u64) -> String {
+    format!("segment-{id:012}")
+}
+
+impl Report {
+    fn new(what: &str, why: Vec<String>) -> Self {
+        Self { what: what.to_owned(), at: crate::time::now().to_rfc3339(), why, ..Self::default() }
+    }
+
+    /// Of a segment of the row, as it is known at this moment.
+    pub(crate) fn of_segment(state: &State, id: u64, why: &str) -> Self {
+        let mut report = Self { id, ..Self::new("segment", Vec::new()) };
+        let Some(listed) = state.segments.iter().find(|listed| listed.segment.id == id) else {
+            return report;
+        };
+        report.why.clone_from(&listed.faults);
+        report.why.push(why.to_owned());
+        let (info, waiting) = (&listed.info, listed.info.waiting());
+        report.records = waiting.total();
+        for (kind, count) in Kind::ALL.into_iter().zip(waiting.by_kind()) {
+            report.by_kind.insert(kind.name().to_owned(), count);
+        }
+        // Of the newest there may be more than is known.
+        report.numbers = (info.base, info.end.unwrap_or(0));
+        for log in Log::ALL {
+            let upto = info.end.unwrap_or(state.totals.next);
+            let ranges = state.settled[log.index()].settled_in(info.base, upto);
+            report.settled.insert(log.label().to_owned(), ranges);
+        }
+        report
+    }
+
+    /// What was known to wait and is not back, by kind.
+    pub fn missing(&self) -> BTreeMap<String, u64> {
+        let back = |kind: &String| self.salvaged_by_kind.get(kind).copied().unwrap_or(0);
+        let missing =
+            self.by_kind.iter().map(|(kind, known)| (kind.clone(), known.saturating_sub(back(kind))));
+        missing.filter(|(_, missing)| *missing > 0).collect()
+    }
+
+    pub(crate) fn write(&self, folder: &Path) -> std::io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        let (path, new) = (folder.join("report.json"), folder.join("report.json.new"));
+        std::fs::write(&new, serde_json::to_vec_pretty(self)?)?;
+        std::fs::File::open(&new)?.sync_all()?;
+        std::fs::rename(&new, &path)?;
+        sync_dir(folder)?;
+        folder.parent().map_or(Ok(()), sync_dir)
+    }
+}
+
+/// Moves a damaged segment's folder here, if it is there at all, and reports.
+pub(crate) fn move_segment(outbox: &Path, path: &Path, report: &Report) -> std::io::Result<()> {
+    let mut folder = dir(outbox).join(segment_name(report.id));
+    if path.exists() && folder.join("segment").exists() {
+        // A number that is used again, after the ledger and all segments were lost.
+        let Timestamp(now) = crate::time::now();
+        folder.set_extension(now.to_string());
+    }
+    // A segment that was being set aside when the power went has its report, which knows more than we do now.
+    if path.exists() || !folder.join("report.json").exists() {
+        report.write(&folder)?;
+    }
+    fault::point()?;
+    if path.exists() {
+        std::fs::rename(path, folder.join("segment"))?;
+    }
+    // IMPORTANT: also when an earlier attempt has moved it, and could not sync that. A folder that came back to its old
+    // place would be deleted there, for the ledger is about to forget it.
+    sync_dir(&folder)?;
+    path.parent().map_or(Ok(()), sync_dir)?;
+    tracing::error!(
+        segment = report.id,
+        records = report.records,
+        why = report.why.join("; "),
+        folder = %folder.display(),
+        "a damaged segment was set aside: the rest goes on; see `outbox salvage`"
+    );
+    Ok(())
+}
+
+/// Moves what stands in `path` here, the outbox's `name` as it was found. Where nothing stands there, that is reported.
+pub(crate) fn move_aside(
+    outbox: &Path,
+    path: &Path,
+    name: &str,
+    what: &str,
+    why: String,
+) -> std::io::Result<()> {
+    let Timestamp(now) = crate::time::now();
+    let folder = dir(outbox).join(format!("{name}-{now}"));
+    tracing::error!(why, folder = %folder.display(), "{what}: set aside; the rest goes on; see `outbox salvage`");
+    Report::new(what, vec![why]).write(&folder)?;
+    if path.exists() {
+        std::fs::rename(path, folder.join(name))?;
+        sync_dir(&folder)?;
+        path.parent().map_or(Ok(()), sync_dir)?;
+    }
+    Ok(())
+}
+
+/// Everything that was set aside: the folders and their reports, oldest first.
+pub(crate) fn list(outbox: &Path) -> std::io::Result<Vec<(PathBuf, Report)>> {
+    let entries = match std::fs::read_dir(dir(outbox)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        let folder = entry?.path();
+        let report = std::fs::read(folder.join("report.json")).ok();
+        let report = report.and_then(|bytes| serde_json::from_slice::<Report>(&bytes).ok());
+        let report = report.unwrap_or_else(|| unreported(&folder));
+        all.push((folder, report));
+    }
+    // By the moment, not by its text: one without a fraction of a second sorts behind those that have one.
+    let age = |report: &Report| {
+        chrono::DateTime::parse_from_rfc3339(&report.at).map_or(i64::MAX, |at| at.timestamp_micros())
+    };
+    all.sort_by_cached_key(|(folder, report)| (age(report), folder.clone()));
+    Ok(all)
+}
+
+/// Of something that was put here without a report. It is as old as its folder.
+fn unreported(folder: &Path) -> Report {
+    let mut report = Report::new("unknown", vec!["no report".to_owned()]);
+    let changed = std::fs::metadata(folder).and_then(|meta| meta.modified()).ok();
+    let since = changed.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    if let Some(at) = since.and_then(|since| i64::try_from(since.as_micros()).ok()) {
+        report.at = Timestamp(at).to_rfc3339();
+    }
+    report
+}
+
+/// How many things are here that are neither back nor given up, and how many records of them.
+pub(crate) fn count(outbox: &Path) -> (u64, u64) {
+    let all = list(outbox).unwrap_or_default();
+    let open = all.iter().filter(|(_, report)| report.salvaged_at.is_none());
+    open.fold((0, 0), |(things, records), (_, report)| {
+        (things + 1, records + report.records.saturating_sub(report.salvaged_records))
+    })
+}
+
+impl Shared {
+    /// Moves a segment of the row to the quarantine: what waited in it is written off, the rest goes on.
+    pub(crate) fn set_aside(&self, id: u64, why: &str) -> std::io::Result<()> {
+        let (report, segment) = {
+            let state = self.state();
+            let segment = state.segments.iter().find(|listed| listed.segment.id == id);
+            let Some(segment) = segment.map(|listed| Arc::clone(&listed.segment)) else {
+                return Ok(());
+            };
+            (Report::of_segment(&state, id, why), segment)
+        };
+        // IMPORTANT: what is only out of sight is not damaged, and nothing of it is written off.
+        self.in_place()?;
+        segment.close();
+        move_segment(&self.settings.dir, segment.path(), &report)?;
+        self.state().write_off(id);
+        self.count_quarantined();
+        Ok(())
+    }
+
+    /// Looks how much is in the quarantine.
+    pub(crate) fn count_quarantined(&self) {
+        let counted = count(&self.settings.dir);
+        *self.quarantined.lock().unwrap_or_else(PoisonError::into_inner) = counted;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_set_aside_is_listed_oldest_first_whatever_it_is_called() {
+        let outbox = tempfile::tempdir().unwrap();
+        for (name, at) in [
+            ("ledger-3", "2026-01-02T00:00:00Z"),
+            ("segment-000000000001", "2026-01-03T00:00:00.5Z"),
+            ("segment-000000000009", "2026-01-01T00:00:00.000001Z"),
+            ("format.json-2", "2026-01-03T00:00:00Z"),
+        ] {
+            let report = Report { at: at.into(), ..Report::new("segment", Vec::new()) };
+            report.write(&dir(outbox.path()).join(name)).unwrap();
+        }
+        // Without a report: made now.
+        std::fs::create_dir(dir(outbox.path()).join("a")).unwrap();
+        let listed = list(outbox.path()).unwrap();
+        let names = listed.iter().map(|(folder, _)| folder.file_name().unwrap().to_str().unwrap());
+        assert_eq!(
+            names.collect::<Vec<_>>(),
+            ["segment-000000000009", "ledger-3", "format.json-2", "segment-000000000001", "a"]
+        );
+    }
+}

@@ -1,0 +1,340 @@
+//! A segment: one sled database of packs, appended to until it is full, then only read, then deleted.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::outbox::engine::batch::Batch;
+use crate::outbox::engine::chunks;
+use crate::outbox::engine::database::{Database, Durability};
+use crate::outbox::engine::error::DatabaseError;
+use crate::outbox::engine::fault;
+use crate::outbox::engine::lazy_database::LazyDatabase;
+use crate::outbox::engine::log_file::Pairs;
+use crate::outbox::engine::names::sync_dir;
+use crate::outbox::format::codec::{self, CodecError, Entry, PackHeader};
+use crate::outbox::format::log::Log;
+use crate::outbox::format::schema::{Recent, SegmentInfo, Totals};
+
+const BEGIN: &[u8] = b"b";
+const TOTALS: &[u8] = b"t";
+const RECENT: &[u8] = b"k";
+
+/// A segment that is known, open or not.
+pub(crate) struct Segment {
+    pub id: u64,
+    database: LazyDatabase,
+}
+
+/// What reading can meet.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// A value beside the packs.
+    #[error("segment {segment}: {what}: {source}")]
+    Value {
+        /// The segment's number.
+        segment: u64,
+        /// Which value.
+        what: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: CodecError,
+    },
+    /// Reading on would make dead letters of which there are too many in memory already.
+    #[error(
+        "dead letters wait in memory for the ledger, which cannot be written: nothing more is read until it can"
+    )]
+    Unsaved,
+    /// A damaged segment that could not be set aside yet.
+    #[error("segment {0} is damaged and about to be set aside")]
+    Aside(u64),
+    /// The outbox was closed.
+    #[error("the outbox is closed")]
+    Closed,
+}
+
+impl ReadError {
+    /// Whether what was read is wrong, rather than the moment.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Database(error) => error.is_damage(),
+            Self::Value { .. } => true,
+            Self::Unsaved | Self::Aside(_) | Self::Closed => false,
+        }
+    }
+}
+
+fn pack_key(log: Log, first: u64) -> Vec<u8> {
+    let mut key = vec![b'p', log as u8];
+    key.extend_from_slice(&first.to_be_bytes());
+    key
+}
+
+/// Whether a key has the form of one of a segment's.
+pub(crate) fn is_key(key: &[u8]) -> bool {
+    match key {
+        [b'p', ..] => key.len() == 12,
+        [b'k', ..] => key.len() == 11,
+        _ => key == BEGIN || key == TOTALS,
+    }
+}
+
+fn pack_first(key: &[u8]) -> u64 {
+    key.get(2..10).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
+}
+
+fn recent_key(number: u64) -> Vec<u8> {
+    [RECENT, &number.to_be_bytes()].concat()
+}
+
+/// Puts a pack into `batch`.
+pub(crate) fn put_pack(batch: &mut Batch, log: Log, first: u64, value: &[u8]) {
+    batch.put_chunked(&pack_key(log, first), value);
+}
+
+/// Puts the totals behind the packs of `batch`.
+pub(crate) fn put_totals(batch: &mut Batch, totals: &Totals) {
+    batch.put(TOTALS, codec::encode(totals));
+}
+
+/// Puts what was taken from the queues into `batch`.
+pub(crate) fn put_recent(batch: &mut Batch, number: u64, recent: &Recent) {
+    batch.put_chunked(&recent_key(number), &codec::encode(recent));
+}
+
+/// Removes what was taken from the queues long ago.
+pub(crate) fn forget_recent(batch: &mut Batch, number: u64, recent: &Recent) {
+    batch.remove_chunked(&recent_key(number), codec::encode(recent).len());
+}
+
+impl Segment {
+    pub(crate) fn new(dir: &Path, id: u64, durability: Durability) -> Self {
+        let path = dir.join("segments").join(format!("{id:012}"));
+        Self { id, database: LazyDatabase::new(path, durability, is_key) }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.database.path()
+    }
+
+    /// Makes it on the disk: empty, and knowing the totals and the checkpoint that it goes on from.
+    pub(crate) fn create<'a>(
+        &self,
+        before: &Totals,
+        recent: impl Iterator<Item = &'a (u64, Recent)>,
+    ) -> Result<(), DatabaseError> {
+        self.database.create()?;
+        let mut batch = Batch::default();
+        batch.put(BEGIN, codec::encode(before));
+        put_totals(&mut batch, before);
+        // The segment that holds the checkpoint now may be settled, and deleted, before this one has an append.
+        for (number, taken) in recent {
+            put_recent(&mut batch, *number, taken);
+        }
+        self.database.commit(batch)
+    }
+
+    pub(crate) fn commit(&self, batch: Batch) -> Result<(), DatabaseError> {
+        self.database.commit(batch)
+    }
+
+    fn database(&self) -> Result<Arc<Database>, DatabaseError> {
+        self.database.get()
+    }
+
+    /// Closes its database, as soon as nobody is reading it.
+    pub(crate) fn close(&self) {
+        self.database.close();
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.database.is_open()
+    }
+
+    /// What it takes on the disk, in bytes.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.database.disk_bytes()
+    }
+
+    /// The totals that it began with.
+    pub(crate) fn begin(&self) -> Result<Option<Totals>, ReadError> {
+        self.value(BEGIN, "beginning")
+    }
+
+    /// The totals of its last commit.
+    pub(crate) fn totals(&self) -> Result<Option<Totals>, ReadError> {
+        self.value(TOTALS, "totals")
+    }
+
+    fn value(&self, key: &[u8], what: &'static str) -> Result<Option<Totals>, ReadError> {
+        let Some(value) = self.database()?.get(key)? else { return Ok(None) };
+        let decoded = codec::decode(&value).map(|(totals, _)| Some(totals));
+        decoded.map_err(|source| ReadError::Value { segment: self.id, what, source })
+    }
+
+    /// What its last commits took from the queues, oldest first, each with its number.
+    pub(crate) fn recent(&self) -> Result<Vec<(u64, Recent)>, ReadError> {
+        let (mut all, mut bad) = (Vec::new(), None);
+        self.database()?.scan_chunked(RECENT, RECENT, |key, value| {
+            let number = key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
+            match decode_whole(value) {
+                Ok(recent) => all.push((number, recent)),
+                Err(error) => bad = Some(error),
+            }
+            bad.is_none()
+        })?;
+        bad.map_or(Ok(all), |source| Err(ReadError::Value { segment: self.id, what: "checkpoint", source }))
+    }
+
+    /// Hands the packs of `log` that begin at `from` or later to `visit`, until it answers false. A pack that cannot
+    /// be read is handed over as the error that it is.
+    pub(crate) fn read(
+        &self,
+        log: Log,
+        from: u64,
+        mut visit: impl FnMut(u64, Result<(PackHeader, Vec<Entry>), CodecError>) -> bool,
+    ) -> Result<(), ReadError> {
+        self.database()?.scan_chunked(&[b'p', log as u8], &pack_key(log, from), |key, value| {
+            let (first, pack) = found_pack(log, key, value);
+            visit(first, pack)
+        })?;
+        Ok(())
+    }
+
+    /// The pack that begins at `first`, as it is stored.
+    pub(crate) fn raw_pack(&self, log: Log, first: u64) -> Result<Option<Vec<u8>>, ReadError> {
+        let (key, mut found) = (pack_key(log, first), None);
+        self.database()?.scan_chunked(&key, &key, |_, value| {
+            found = value.map(<[u8]>::to_vec);
+            false
+        })?;
+        Ok(found)
+    }
+
+    /// What its packs from `base` on span, from the packs themselves.
+    pub(crate) fn ranges(&self, base: u64) -> Result<[Option<(u64, u64)>; Log::COUNT], ReadError> {
+        let db = self.database()?;
+        let mut ranges = [None; Log::COUNT];
+        for log in Log::ALL {
+            let prefix = [b'p', log as u8];
+            let mut first = None;
+            db.scan(&prefix, &pack_key(log, base), |key, _| {
+                first = Some(pack_first(key));
+                false
+            })?;
+            let last = db.last_key(&prefix)?.map(|key| pack_first(&key));
+            ranges[log.index()] = first.zip(last);
+        }
+        Ok(ranges)
+    }
+
+    /// Says that its folder cannot be deleted: once, it is tried again and again.
+    pub(crate) fn say_it_stays(&self, error: &std::io::Error) {
+        let path = self.path().display();
+        tracing::warn!(%error, %path, "a settled segment cannot be deleted; it is tried again until it can");
+    }
+
+    /// Whether there is no byte of it: nothing was ever written to it.
+    pub(crate) fn is_blank(&self) -> bool {
+        match std::fs::metadata(self.path().join("db")) {
+            Ok(meta) => meta.len() == 0,
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Deletes its folder, durably, if it is there.
+    pub(crate) fn delete(&self) -> std::io::Result<()> {
+        self.close();
+        fault::point()?;
+        match std::fs::remove_dir_all(self.path()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // IMPORTANT: a folder that comes back after its tombstone has gone would be taken for one full of records. So also
+        // when an earlier attempt has deleted it, and could not sync that.
+        self.path().parent().map_or(Ok(()), sync_dir)?;
+        fault::point()
+    }
+}
+
+/// The packs of a segment that is not opened, for it was set aside: as far as they can be read in its log.
+pub(crate) struct Remains(Pairs);
+
+impl Remains {
+    pub(crate) fn read(folder: &Path) -> std::io::Result<Self> {
+        Pairs::read(&folder.join("db"), is_key).map(Self)
+    }
+
+    /// As [`Segment::read`] does it.
+    pub(crate) fn packs(
+        &self,
+        log: Log,
+        from: u64,
+        mut visit: impl FnMut(u64, Result<(PackHeader, Vec<Entry>), CodecError>) -> bool,
+    ) -> std::io::Result<()> {
+        let (prefix, from) = ([b'p', log as u8], pack_key(log, from));
+        chunks::join(
+            |next| self.0.scan(&prefix, &from, next),
+            |key, value| {
+                let (first, pack) = found_pack(log, key, value);
+                visit(first, pack)
+            },
+        )
+    }
+}
+
+/// A pack and its first number, from what lies under its key.
+fn found_pack(
+    log: Log,
+    key: &[u8],
+    value: Option<&[u8]>,
+) -> (u64, Result<(PackHeader, Vec<Entry>), CodecError>) {
+    let first = pack_first(key);
+    (first, value.ok_or_else(missing_part).and_then(|value| codec::unpack((log, first), value)))
+}
+
+fn missing_part() -> CodecError {
+    CodecError::Damaged("a part is missing".into())
+}
+
+fn decode_whole<T: codec::Decode<()>>(value: Option<&[u8]>) -> Result<T, CodecError> {
+    codec::decode(value.ok_or_else(missing_part)?).map(|(value, _)| value)
+}
+
+/// A segment in the row, with what is known of it without opening it.
+pub(crate) struct Listed {
+    pub segment: Arc<Segment>,
+    pub info: SegmentInfo,
+    /// The ledger's copy of `info` is older.
+    pub dirty: bool,
+    /// What could not be read in it.
+    pub faults: Vec<String>,
+    /// What it takes on the disk: of a sealed one that does not change.
+    pub disk_bytes: Option<u64>,
+}
+
+impl Listed {
+    pub(crate) fn new(segment: Arc<Segment>, info: SegmentInfo) -> Self {
+        Self { segment, info, dirty: false, faults: Vec::new(), disk_bytes: None }
+    }
+
+    /// What it takes on the disk, in bytes.
+    pub(crate) fn disk_bytes(&mut self) -> u64 {
+        if self.info.end.is_none() {
+            return self.segment.disk_bytes();
+        }
+        *self.disk_bytes.get_or_insert_with(|| self.segment.disk_bytes())
+    }
+
+    /// Notes something that could not be read; true if it is news.
+    pub(crate) fn fault(&mut self, what: String) -> bool {
+        const MOST: usize = 100;
+        let is_news = self.faults.len() < MOST && !self.faults.contains(&what);
+        if is_news {
+            self.faults.push(what);
+        }
+        is_news
+    }
+}

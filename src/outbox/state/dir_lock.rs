@@ -1,0 +1,45 @@
+//! The folder, as it was when it was taken: whether it is still what lies at its path.
+//!
+//! A folder that is moved, deleted, or lost with its mount takes the open files along. Whoever has them goes on writing
+//! and syncing without an error, and the next process finds nothing of it.
+
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// The folder's lock file, held.
+pub(crate) struct DirLock {
+    path: PathBuf,
+    /// Nobody else gets this number as long as the file is open.
+    identity: (u64, u64),
+    _lock: File,
+}
+
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+impl DirLock {
+    /// The lock file of the outbox in `dir`.
+    pub(crate) fn path(dir: &Path) -> PathBuf {
+        dir.join("lock")
+    }
+
+    /// Takes the folder for this process alone; `None` if another process has it.
+    pub(crate) fn take(dir: &Path) -> std::io::Result<Option<Self>> {
+        let path = Self::path(dir);
+        let lock = File::options().create(true).truncate(false).write(true).open(&path)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(std::fs::TryLockError::Error(source)) => return Err(source),
+        }
+        let identity = identity(&lock.metadata()?);
+        Ok(Some(Self { path, identity, _lock: lock }))
+    }
+
+    /// Whether what is written now is what the next process will find.
+    pub(crate) fn is_in_place(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
+    }
+}

@@ -1,0 +1,263 @@
+//! What the outbox knows at any moment, in memory: the totals, what is settled, and the row of segments.
+//!
+//! One lock, held briefly: for some dozens of records at the most. The totals change only after the commit that made them true, so a
+//! reader never sees a record that a power cut could still take.
+
+pub(crate) mod dir_lock;
+pub(crate) mod liveness;
+pub(crate) mod reserve;
+pub(crate) mod shared;
+pub(crate) mod space;
+pub(crate) mod stats;
+pub(crate) mod unsaved;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::dead_letter::DeadLetter;
+use crate::outbox::format::log::Log;
+use crate::outbox::format::schema::{Counters, Recent, Tally, Totals, at};
+use crate::outbox::messages::{LogPage, Settlement, Ticket};
+use crate::outbox::segments::segment::{Listed, Segment};
+use crate::outbox::segments::settlement::Settled;
+use crate::outbox::segments::tail_cache::TailCache;
+use stats::Stats;
+
+/// How many appends' checkpoints are kept. The intake never has as many unacknowledged.
+pub(crate) const RECENT_APPENDS: usize = 16;
+
+/// Segments with the bytes that each takes on the disk.
+pub(crate) type Lingering = Vec<(Arc<Segment>, u64)>;
+
+pub(crate) struct State {
+    pub totals: Totals,
+    pub counters: Counters,
+    /// The counters as the ledger has them: a crash goes back to these.
+    pub durable: Counters,
+    pub settled: [Settled; Log::COUNT],
+    /// In the order of their numbers; the last takes appends.
+    pub segments: Vec<Listed>,
+    pub recent: VecDeque<(u64, Recent)>,
+    /// Of each log the first pack that nobody has read, as it was last looked up.
+    pub unread: [Option<Unread>; Log::COUNT],
+    /// Of each log the last packs, as far as they are small and nobody has read them.
+    pub tail_cache: [TailCache; Log::COUNT],
+    /// Dead letters that the next commit of the ledger will hold.
+    pub letters: Vec<DeadLetter>,
+    pub counters_dirty: bool,
+    /// The next number in the ledger's copy of the totals.
+    pub totals_stored: u64,
+    /// Out of the row: the ledger has to forget them, then their folders go.
+    pub leaving: Vec<Arc<Segment>>,
+    /// The ledger has forgotten them, and their folders could not be deleted yet; with what each takes on the disk.
+    pub lingering: Lingering,
+    /// Their folders are gone.
+    pub left: Vec<u64>,
+    /// Dead letters to be removed, with their length as stored.
+    pub dropped: Vec<(u64, usize)>,
+}
+
+/// A pack that nobody has read yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unread {
+    first: u64,
+    /// When the oldest record in it was accepted.
+    oldest: i64,
+}
+
+impl Unread {
+    pub(crate) fn new(first: u64, oldest: i64) -> Self {
+        Self { first, oldest }
+    }
+}
+
+impl State {
+    fn settle(&mut self, ticket: &Ticket) -> bool {
+        let settled = self.settled[ticket.log.index()].settle(ticket.seq);
+        if settled {
+            self.counters_dirty = true;
+            let behind = self.segments.partition_point(|listed| listed.info.base <= ticket.seq);
+            if let Some(listed) = behind.checked_sub(1).and_then(|at| self.segments.get_mut(at)) {
+                listed.info.settled.add(ticket.log, ticket.kind, 1);
+                listed.info.settled_bytes += u64::from(ticket.bytes);
+                listed.dirty = true;
+            }
+        }
+        settled
+    }
+
+    pub(crate) fn deliver(&mut self, ticket: &Ticket, settlement: Settlement) {
+        if self.settle(ticket) {
+            let counter = match settlement {
+                Settlement::Delivered => &mut self.counters.delivered,
+                Settlement::Duplicate => &mut self.counters.duplicates,
+                Settlement::Exported => &mut self.counters.exported,
+            };
+            counter[at(ticket.kind)] += 1;
+        }
+    }
+
+    pub(crate) fn settle_as_dead_letter(&mut self, ticket: &Ticket, mut letter: DeadLetter) {
+        if self.settle(ticket) {
+            self.counters.dead_lettered[at(ticket.kind)][letter.reason as usize] += 1;
+            letter.id = self.counters.next_dead_letter;
+            self.counters.next_dead_letter += 1;
+            self.counters.dead_letters += 1;
+            self.letters.push(letter);
+        }
+    }
+
+    /// About how many bytes the dead letters take for which the ledger has not been written yet.
+    pub(crate) fn letters_bytes(&self) -> usize {
+        self.letters.iter().map(|letter| letter.original().len() + letter.detail.len()).sum()
+    }
+
+    /// What waits in segment `id` is out of reach: it counts as exported, and nothing of it can be settled any more.
+    pub(crate) fn write_off(&mut self, id: u64) -> Tally {
+        let Some(place) = self.segments.iter().position(|listed| listed.segment.id == id) else {
+            return Tally::default();
+        };
+        let Listed { info, segment, .. } = self.segments.remove(place);
+        self.leaving.push(segment);
+        let lost = info.waiting();
+        for (counter, lost) in self.counters.exported.iter_mut().zip(lost.by_kind()) {
+            *counter += lost;
+        }
+        let end = info.end.unwrap_or(self.totals.next);
+        for settled in &mut self.settled {
+            settled.write_off(info.base, end);
+        }
+        self.counters_dirty = true;
+        lost
+    }
+
+    pub(crate) fn is_dirty(&self) -> bool {
+        let has_left = !(self.leaving.is_empty() && self.left.is_empty());
+        self.counters_dirty || has_left || self.settled.iter().any(Settled::is_dirty)
+    }
+
+    /// Removes a dead letter.
+    pub(crate) fn drop_letter(&mut self, id: u64, len: usize) -> bool {
+        if self.dropped.iter().any(|(dropped, _)| *dropped == id) {
+            return false;
+        }
+        self.dropped.push((id, len));
+        self.counters.dead_letters = self.counters.dead_letters.saturating_sub(1);
+        self.counters.dead_letter_bytes = self.counters.dead_letter_bytes.saturating_sub(len as u64);
+        self.counters_dirty = true;
+        true
+    }
+
+    /// The segments that hold packs of `log` from `start` on, each with the numbers that are its own.
+    pub(crate) fn segments_from(&self, log: Log, start: u64) -> Vec<(Arc<Segment>, u64, u64)> {
+        let has_any =
+            |listed: &&Listed| listed.info.ranges[log.index()].is_some_and(|(_, last)| last >= start);
+        let listed = self.segments.iter().filter(has_any);
+        listed.map(|l| (Arc::clone(&l.segment), l.info.base, l.info.end())).collect()
+    }
+
+    /// Where the first pack of `log` may begin that nobody has read; none: all of it was read.
+    fn unread_from(&self, log: Log) -> Option<u64> {
+        let settled = &self.settled[log.index()];
+        let start = settled.skip(settled.frontier());
+        let mut ranges = self.segments.iter().filter_map(|listed| listed.info.ranges[log.index()]);
+        ranges.any(|(_, last)| last >= start).then_some(start)
+    }
+
+    /// Packs of `log` are durable, the first of them is this one. The ranges do not know of them yet.
+    pub(crate) fn appended(&mut self, log: Log, pack: Unread) {
+        if self.unread_from(log).is_none() {
+            self.unread[log.index()] = Some(pack);
+        }
+    }
+
+    /// Where the oldest record of `log` has to be looked for, if that is not known.
+    pub(crate) fn unknown_oldest(&self, log: Log) -> Option<u64> {
+        let start = self.unread_from(log)?;
+        let is_known = self.unread[log.index()].is_some_and(|unread| unread.first >= start);
+        (!is_known && self.settled[log.index()].oldest().is_none()).then_some(start)
+    }
+
+    /// A pack of `log` is durable, at `first`; with what is in it, if that is to be kept until it is read.
+    pub(crate) fn committed(&mut self, log: Log, first: u64, entries: Option<Vec<Entry>>) {
+        let ranges = self.segments.iter().filter_map(|listed| listed.info.ranges[log.index()]);
+        let before = ranges.map(|(_, last)| last).max();
+        let cache = &mut self.tail_cache[log.index()];
+        // What was rejected is for maintenance alone.
+        match entries.filter(|_| log != Log::Rejected) {
+            Some(entries) => cache.push(first, entries, before),
+            None => cache.clear(),
+        }
+    }
+
+    /// What `log` has in `from..upto`, if nobody need be asked for it.
+    pub(crate) fn at_hand(&mut self, log: Log, from: u64, upto: u64, most: usize) -> Option<LogPage> {
+        let start = self.settled[log.index()].start(from);
+        let ranges = self.segments.iter().filter_map(|listed| listed.info.ranges[log.index()]);
+        let has_any = ranges.map(|(_, last)| last).any(|last| last >= start);
+        let mut page = LogPage::default();
+        let cache = &mut self.tail_cache[log.index()];
+        if has_any {
+            // Only when all before it has been read: else there is more than this.
+            if !cache.begins_at(start) {
+                return None;
+            }
+            let settled = &mut self.settled[log.index()];
+            if cache.take(settled, log, (from, start, upto), most, &mut page) == 0 {
+                return None;
+            }
+        } else {
+            // What is still there is of a segment that was set aside.
+            cache.clear();
+        }
+        let end = cache.first().unwrap_or(self.totals.next);
+        let next = end.min(upto).max(start);
+        self.settled[log.index()].advance(next);
+        page.next = next.max(from);
+        Some(page)
+    }
+
+    /// When the oldest record of `log` was accepted. For a tick after all before it was settled it may be the one before.
+    fn oldest(&self, log: Log) -> Option<i64> {
+        let read = self.settled[log.index()].oldest();
+        read.or_else(|| self.unread_from(log).and(self.unread[log.index()]).map(|unread| unread.oldest))
+    }
+
+    /// Appended, by kind, since the ledger began.
+    pub(crate) fn enqueued(&self) -> [u64; 5] {
+        let (all, forgotten) = (self.totals.appended.by_kind(), self.counters.forgotten);
+        std::array::from_fn(|kind| all[kind].saturating_sub(forgotten[kind]))
+    }
+
+    /// The picture of this moment.
+    pub(crate) fn stats(&self) -> Stats {
+        self.stats_by(&self.counters)
+    }
+
+    /// The picture with what is settled as `counters` have it.
+    pub(crate) fn stats_by(&self, counters: &Counters) -> Stats {
+        let enqueued = self.enqueued();
+        let oldest = |logs: &[Log]| logs.iter().filter_map(|log| self.oldest(*log)).min();
+        Stats {
+            enqueued,
+            delivered: counters.delivered,
+            duplicates: counters.duplicates,
+            exported: counters.exported,
+            dead_lettered: counters.dead_lettered,
+            depth: std::array::from_fn(|kind| enqueued[kind].saturating_sub(counters.gone(kind))),
+            bytes: self.segments.iter().map(|listed| listed.info.waiting_bytes()).sum(),
+            oldest_usage: oldest(&[Log::Usage]),
+            oldest_lifecycle: oldest(&[Log::Started, Log::Completed]),
+            oldest_quota: oldest(&[Log::Quota]),
+            dead_letters: counters.dead_letters,
+            dead_letter_bytes: counters.dead_letter_bytes,
+            dead_letters_expired: counters.expired,
+            segments: self.segments.len(),
+            quarantined_segments: self.segments.iter().filter(|listed| !listed.faults.is_empty()).count()
+                as u64,
+            last_seq: self.totals.next.saturating_sub(1),
+            ..Stats::default()
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! When the outbox is full: its own limit, the disk's free space, and the way back with hysteresis.
+
+use std::sync::atomic::Ordering;
+
+use super::reserve::free_bytes;
+use super::shared::Shared;
+use crate::outbox::segments::segment::Listed;
+
+/// Pausing ends when this share of the limit is free again: so that it does not flap.
+const RESUME_PERCENT: u64 = 90;
+/// An outbox is at least so many segments: one is deleted while others fill.
+const SEGMENTS_AT_LEAST: u64 = 8;
+/// A segment smaller than this would be mostly sled's own.
+const SEGMENT_BYTES_AT_LEAST: u64 = 1 << 20;
+
+pub(crate) const FULL: &str = "full";
+pub(crate) const DISK_LOW: &str = "disk_low";
+pub(crate) const STORAGE: &str = "storage";
+/// The folder was moved or deleted, or its mount is lost: what is written now, nobody would find.
+pub(crate) const FOLDER_GONE: &str = "folder_gone";
+
+impl Shared {
+    /// At which size the next segment is begun.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        let most = (self.settings.max_bytes / SEGMENTS_AT_LEAST).max(SEGMENT_BYTES_AT_LEAST);
+        self.settings.segment_bytes.min(most)
+    }
+
+    /// An error while the folder is not where it was opened.
+    pub(crate) fn in_place(&self) -> std::io::Result<()> {
+        if self.dir_lock.is_in_place() {
+            return Ok(());
+        }
+        Err(std::io::Error::new(std::io::ErrorKind::NotFound, "OUTBOX_DIR is not there any more"))
+    }
+
+    /// Measures, and pauses or resumes. Returns why appends are not accepted.
+    pub(crate) fn measure(&self) -> Option<&'static str> {
+        let (segments, letters) = {
+            let mut state = self.state();
+            let lingering: u64 = state.lingering.iter().map(|(_, bytes)| bytes).sum();
+            let listed: u64 = state.segments.iter_mut().map(Listed::disk_bytes).sum();
+            let segments = listed + lingering;
+            (segments, state.counters.dead_letter_bytes)
+        };
+        let taken = segments + self.ledger.disk_bytes() + self.reserve.disk_bytes();
+        self.used.store(taken, Ordering::Relaxed);
+        self.counted.store(segments + letters, Ordering::Relaxed);
+        let before = *self.paused.borrow();
+        let (max, min_free) = (self.settings.max_bytes, self.settings.min_free_bytes);
+        let free = free_bytes(&self.settings.dir).unwrap_or(u64::MAX);
+        self.free.store(free, Ordering::Relaxed);
+        let limit = if before == Some(FULL) { max / 100 * RESUME_PERCENT } else { max };
+        let floor = if before == Some(DISK_LOW) { min_free / RESUME_PERCENT * 100 } else { min_free };
+        // Of the ledger its dead letters count: its file never shrinks, but it fills its gaps before it grows.
+        let now = if !self.dir_lock.is_in_place() {
+            Some(FOLDER_GONE)
+        } else if self.writer_failed.load(Ordering::Relaxed) || self.ledger_failed.load(Ordering::Relaxed) {
+            Some(STORAGE)
+        } else if segments + letters >= limit {
+            Some(FULL)
+        } else if free < floor {
+            Some(DISK_LOW)
+        } else {
+            None
+        };
+        self.pause(now);
+        now
+    }
+
+    /// Says whether appends are accepted; one log line a change.
+    fn pause(&self, why: Option<&'static str>) {
+        let changed = self.paused.send_if_modified(|now| std::mem::replace(now, why) != why);
+        match (changed, why) {
+            (true, Some(FOLDER_GONE)) => tracing::error!(
+                reason = FOLDER_GONE,
+                dir = %self.settings.dir.display(),
+                "OUTBOX_DIR is not there any more, or another folder is at its place: nothing more is taken, Redis keeps \
+                 the records. What can still be read is delivered. Put the folder back, and it goes on; a restart begins \
+                 an empty outbox"
+            ),
+            (true, Some(reason)) => {
+                let used = self.used.load(Ordering::Relaxed);
+                tracing::warn!(reason, used, "the outbox takes no more for now; Redis keeps the records");
+            }
+            (true, None) => tracing::info!("the outbox takes records again"),
+            (false, _) => {}
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What maintenance does in which order, and for how long it keeps what.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::rig::{Rig, entry, usage};
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
+use crate::outbox::format::log::Log;
+use crate::outbox::threads::maintenance::MaintenanceRequest;
+use crate::record::{Kind, Timestamp};
+
+#[test]
+fn a_flood_of_rejected_messages_keeps_nobody_waiting_and_a_flush_waits_for_all_of_it() {
+    const FLOOD: u64 = 3000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.append((0..FLOOD).map(|n| entry(Kind::Lifecycle, n, 20)).collect()).unwrap();
+    rig.append(vec![entry(Kind::Quota, 0, 20)]).unwrap();
+    let (requests, requested) = mpsc::channel();
+    let mut ticked = Instant::now();
+    let (done, mut flushed) = oneshot::channel();
+    requests.send(MaintenanceRequest::Flush { done }).unwrap();
+    while rig.stats().dead_letters == 0 {
+        assert!(rig.maintenance.turn(&requested, &mut ticked));
+    }
+    let (done, mut unsettled) = oneshot::channel();
+    requests
+        .send(MaintenanceRequest::Read { log: Log::Quota, from: 0, upto: u64::MAX, most: 10, done })
+        .unwrap();
+    let page = loop {
+        assert!(rig.maintenance.turn(&requested, &mut ticked));
+        if let Ok(page) = unsettled.try_recv() {
+            break page.unwrap();
+        }
+    };
+    assert_eq!(page.records.len(), 1);
+    assert!(rig.stats().dead_letters < FLOOD, "the reader came between");
+    assert!(flushed.try_recv().is_err(), "and not all is done that the flush waits for");
+    let flushed = loop {
+        assert!(rig.maintenance.turn(&requested, &mut ticked));
+        if let Ok(flushed) = flushed.try_recv() {
+            break flushed;
+        }
+    };
+    assert!(flushed);
+    assert_eq!(rig.stats().dead_letters, FLOOD);
+    rig.check_counts();
+}
+
+/// One of another outbox, which was given up at that time.
+fn letter(n: u64, last_at: Timestamp) -> Entry {
+    Entry::Letter(Box::new(DeadLetter {
+        id: 0,
+        reason: Reason::Invalid,
+        detail: "no record".into(),
+        attempts: 0,
+        first_at: last_at,
+        last_at,
+        payload: Payload::Raw {
+            kind: Kind::Usage,
+            accepted_at: last_at,
+            bytes: n.to_string().into_bytes().into(),
+        },
+    }))
+}
+
+#[test]
+fn a_segment_that_is_read_stays_open_whatever_else_is_read_and_is_closed_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    for batch in 0..20 {
+        rig.append(usage(batch * 100, 100, 2000)).unwrap();
+    }
+    assert!(rig.segments() > 2);
+    let is_open = |rig: &Rig| rig.shared.state().segments[0].segment.is_open();
+    let begun = Instant::now();
+    let end = rig.shared.state().totals.next;
+    rig.maintenance.read(Log::Usage, 0, end, 10).unwrap();
+    for _ in 0..20 {
+        rig.maintenance.read(Log::Quota, 0, end, 10).unwrap();
+    }
+    assert!(is_open(&rig) || begun.elapsed() > Duration::from_millis(900), "it is being read");
+    while is_open(&rig) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "nobody reads it any more");
+        rig.chores();
+    }
+}
+
+/// Replayed again it would be doubled.
+#[test]
+fn a_dead_letter_whose_dropping_is_not_on_the_disk_yet_is_none_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    rig.append(usage(0, 2, 50)).unwrap();
+    for unsettled in rig.waiting(Log::Usage) {
+        let letter = super::model::letter(&unsettled.entry);
+        rig.shared.state().settle_as_dead_letter(&unsettled.ticket, letter);
+    }
+    rig.tick();
+    let ids = |rig: &Rig| -> Vec<u64> {
+        rig.maintenance.letters(0, 10).unwrap().iter().map(|letter| letter.id).collect()
+    };
+    assert_eq!(ids(&rig), [1, 2]);
+    assert!(rig.shared.state().drop_letter(1, 1));
+    assert_eq!(ids(&rig), [2]);
+}
+
+/// Those of which the ledger knows nothing yet come with the ticks, between which others are served.
+#[test]
+fn a_reader_past_the_last_dead_letter_holds_up_nobody() {
+    const FLOOD: u64 = 3000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    // One before, so that the reader can be past it.
+    rig.append(vec![letter(0, crate::time::now())]).unwrap();
+    rig.tick();
+    rig.append((0..FLOOD).map(|n| entry(Kind::Lifecycle, n, 20)).collect()).unwrap();
+    rig.append(vec![entry(Kind::Quota, 0, 20)]).unwrap();
+    let (requests, requested) = mpsc::channel();
+    let mut ticked = Instant::now();
+    let read = |from| {
+        let (done, letters) = oneshot::channel();
+        requests.send(MaintenanceRequest::Letters { from, most: 10, done }).unwrap();
+        letters
+    };
+    // The second's reader is so far ahead that all has to come before he can be told that there are no more.
+    let (mut first, mut beyond) = (read(2), read(1_000_000));
+    let (done, mut unsettled) = oneshot::channel();
+    requests
+        .send(MaintenanceRequest::Read { log: Log::Quota, from: 0, upto: u64::MAX, most: 10, done })
+        .unwrap();
+    let dead_lettered = rig.stats().dead_letters;
+    for _ in 0..3 {
+        assert!(rig.maintenance.turn(&requested, &mut ticked));
+    }
+    assert_eq!(unsettled.try_recv().unwrap().unwrap().records.len(), 1);
+    assert!(rig.stats().dead_letters < dead_lettered + FLOOD / 2, "the reader did not wait for all of them");
+    let answer = loop {
+        assert!(rig.maintenance.turn(&requested, &mut ticked));
+        if let Ok(answer) = first.try_recv() {
+            break answer.unwrap();
+        }
+    };
+    assert_eq!(answer.iter().map(|letter| letter.id).collect::<Vec<_>>(), (2..12).collect::<Vec<_>>());
+    assert!(beyond.try_recv().is_err(), "there are more to come");
+    let answer = loop {
+        assert!(rig.maintenance.turn(&requested, &mut ticked));
+        if let Ok(answer) = beyond.try_recv() {
+            break answer.unwrap();
+        }
+    };
+    assert!(answer.is_empty());
+    assert_eq!(rig.stats().dead_letters, FLOOD + 1);
+}
+
+/// Of all that ends with its reader's life nothing is kept for him.
+#[test]
+fn a_reader_who_has_gone_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    let (requests, requested) = mpsc::channel();
+    let mut ticked = Instant::now();
+    let (done, letters) = oneshot::channel();
+    requests.send(MaintenanceRequest::Letters { from: 0, most: 10, done }).unwrap();
+    drop(letters);
+    let (done, mut letters) = oneshot::channel();
+    requests.send(MaintenanceRequest::Letters { from: 0, most: 10, done }).unwrap();
+    let answer = loop {
+        assert!(rig.maintenance.turn(&requested, &mut ticked));
+        if let Ok(answer) = letters.try_recv() {
+            break answer.unwrap();
+        }
+    };
+    assert!(answer.is_empty());
+}

@@ -1,0 +1,323 @@
+//! Maintenance: reads packs for the drain, makes settlements durable, and deletes what is settled.
+
+mod command_notes;
+mod dead_letters;
+mod expiry;
+mod oldest;
+mod reading;
+mod tidy;
+mod troubles;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::writer::WriteRequest;
+use crate::outbox::format::dead_letter::DeadLetter;
+use crate::outbox::format::log::Log;
+use crate::outbox::ledger::LedgerError;
+use crate::outbox::ledger::command_notes::{CommandNote, CommandNotes};
+use crate::outbox::messages::LogPage;
+use crate::outbox::segments::segment::ReadError;
+use crate::outbox::state::shared::Shared;
+use crate::telemetry::failpoint;
+use expiry::Expiry;
+use troubles::Troubles;
+
+/// Settlements become durable this often: what a crash can make us send again.
+const TICK: Duration = Duration::from_millis(50);
+/// With nothing to do, it looks around this often: free space, a full outbox that is no longer full.
+const IDLE: Duration = Duration::from_millis(500);
+/// After the ledger could not be written.
+const RETRY_AFTER: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 500 });
+/// What need not be done with every tick: carrying forward, retention, the reserve.
+const CHORES: Duration = Duration::from_secs(1);
+
+/// What maintenance is asked.
+pub(crate) enum MaintenanceRequest {
+    Read {
+        log: Log,
+        from: u64,
+        upto: u64,
+        most: usize,
+        done: oneshot::Sender<Result<LogPage, ReadError>>,
+    },
+    Letters {
+        from: u64,
+        most: usize,
+        done: oneshot::Sender<Result<Vec<DeadLetter>, LedgerError>>,
+    },
+    DropLetters {
+        ids: Vec<u64>,
+        done: oneshot::Sender<Result<u64, LedgerError>>,
+    },
+    CommandNotes {
+        done: oneshot::Sender<Result<CommandNotes, LedgerError>>,
+    },
+    NoteCommand {
+        note: Option<(u64, CommandNote)>,
+        forget: Vec<u64>,
+        done: oneshot::Sender<Result<(), LedgerError>>,
+    },
+    Flush {
+        done: oneshot::Sender<bool>,
+    },
+    /// Does a short piece of reading between other work, so that nobody else has a database open meanwhile.
+    Look(Box<dyn FnOnce(&Shared) + Send>),
+    /// Take a turn: there may be something to commit.
+    Wake,
+}
+
+pub(crate) struct Maintenance {
+    shared: Arc<Shared>,
+    /// Where the writer is asked for a new segment; does not keep it alive.
+    write_requests: mpsc::WeakSender<WriteRequest>,
+    failed_at: Option<Instant>,
+    /// When the oldest record could not be looked up.
+    oldest_failed_at: Option<Instant>,
+    chores_at: Instant,
+    /// The ledger's copy of the totals is to be made anew.
+    copies_totals: bool,
+    expiry: Expiry,
+    /// Each segment's number and what waited in it when it was last looked at.
+    stragglers: Vec<(u64, u64)>,
+    troubles: Troubles,
+    /// When each of the open segments was last read.
+    last_read: BTreeMap<u64, Instant>,
+    /// The last dead-lettering went well, and left some rejected messages to the next.
+    has_more_rejected: bool,
+    /// It was to tick at once if nobody asked for anything.
+    is_pressed: bool,
+    /// The number that the next append was to give when that was looked at.
+    next: u64,
+    /// When there was last something to append or to read.
+    busy_at: Instant,
+    /// Who waits until all before this number is durable, and out of the rejected log.
+    flushes: Vec<(u64, oneshot::Sender<bool>)>,
+    /// Who has read all dead letters that there are, while some are on their way.
+    readers: Vec<LetterReader>,
+}
+
+/// A reader of dead letters, who is answered as soon as there are any, or all before `upto` are there.
+struct LetterReader {
+    from: u64,
+    most: usize,
+    upto: u64,
+    done: oneshot::Sender<Result<Vec<DeadLetter>, LedgerError>>,
+}
+
+impl Maintenance {
+    pub(crate) fn new(shared: Arc<Shared>, write_requests: mpsc::WeakSender<WriteRequest>) -> Self {
+        Self {
+            shared,
+            write_requests,
+            failed_at: None,
+            oldest_failed_at: None,
+            chores_at: Instant::now(),
+            copies_totals: false,
+            expiry: Expiry::begin(),
+            stragglers: Vec::new(),
+            troubles: Troubles::default(),
+            last_read: BTreeMap::new(),
+            has_more_rejected: false,
+            is_pressed: false,
+            next: 0,
+            busy_at: Instant::now(),
+            flushes: Vec::new(),
+            readers: Vec::new(),
+        }
+    }
+
+    /// Serves requests and ticks until nobody can ask any more; then commits what is left.
+    pub(crate) fn run(mut self, requests: &Receiver<MaintenanceRequest>) {
+        let mut ticked = Instant::now();
+        while self.turn(requests, &mut ticked) {
+            self.shared.liveness.maintenance_turned();
+        }
+    }
+
+    /// Serves a request or ticks. False when nobody can ask any more.
+    ///
+    /// A tick is short, also in a flood of rejected messages: it dead-letters some of them, and who asks meanwhile comes between
+    /// it and the next. Nor does dead-lettering, which costs more than appending, slow the good ones among them: while
+    /// records come in or go out there are no more ticks than without it.
+    pub(crate) fn turn(&mut self, requests: &Receiver<MaintenanceRequest>, ticked: &mut Instant) -> bool {
+        let wait = self.wait(*ticked);
+        match requests.recv_timeout(wait) {
+            Ok(request) => self.step(Some(request), ticked),
+            Err(RecvTimeoutError::Timeout) => self.step(None, ticked),
+            Err(RecvTimeoutError::Disconnected) => {
+                self.end();
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Nobody can ask any more.
+    pub(crate) fn end(&mut self) {
+        self.failed_at = None;
+        // What it does not dead-letter stays where it is, for the next start.
+        self.tick();
+    }
+
+    /// How long it may wait for a request.
+    pub(crate) fn wait(&mut self, ticked: Instant) -> Duration {
+        self.is_pressed = !self.flushes.is_empty() || (self.has_more_rejected && self.is_quiet());
+        if self.is_pressed {
+            Duration::ZERO
+        } else if self.has_work() || !self.readers.is_empty() {
+            TICK.saturating_sub(ticked.elapsed())
+        } else {
+            IDLE
+        }
+    }
+
+    /// Serves the request, if one came within the wait; ticks if that is due.
+    pub(crate) fn step(&mut self, request: Option<MaintenanceRequest>, ticked: &mut Instant) {
+        let is_due = match request {
+            Some(request) => {
+                self.serve(request);
+                false
+            }
+            None => self.is_pressed,
+        };
+        if is_due || ticked.elapsed() >= TICK {
+            if self.chores_at.elapsed() >= CHORES {
+                self.chores();
+            }
+            self.tick();
+            self.answer_flushes();
+            self.answer_readers();
+            *ticked = Instant::now();
+        }
+    }
+
+    /// Whether no records come in or go out just now.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let next = self.shared.state().totals.next;
+        if std::mem::replace(&mut self.next, next) != next {
+            self.busy_at = Instant::now();
+        }
+        self.busy_at.elapsed() >= TICK
+    }
+
+    /// Those for whom all is done that can be done now.
+    fn answer_flushes(&mut self) {
+        if self.flushes.is_empty() {
+            return;
+        }
+        let saved = self.commit();
+        let dead_lettered = self.dead_lettered_until();
+        let waits = saved && self.has_more_rejected;
+        for (upto, done) in std::mem::take(&mut self.flushes) {
+            if waits && dead_lettered < upto {
+                self.flushes.push((upto, done));
+            } else {
+                let _ = done.send(saved && dead_lettered >= upto);
+            }
+        }
+    }
+
+    /// Answers whom there is something new for, and who need not wait for more. Called behind a tick.
+    fn answer_readers(&mut self) {
+        for reader in std::mem::take(&mut self.readers) {
+            if reader.done.is_closed() {
+                continue;
+            }
+            let letters = self.letters(reader.from, reader.most);
+            let may_be_more = self.has_more_rejected && self.dead_lettered_until() < reader.upto;
+            if may_be_more && letters.as_ref().is_ok_and(Vec::is_empty) {
+                self.readers.push(reader);
+            } else {
+                let _ = reader.done.send(letters);
+            }
+        }
+    }
+
+    /// Whoever asked may have gone: then nobody hears the answer.
+    fn serve(&mut self, request: MaintenanceRequest) {
+        match request {
+            MaintenanceRequest::Read { log, from, upto, most, done } => {
+                let page = self.read(log, from, upto, most);
+                if page.as_ref().is_ok_and(|page| !page.records.is_empty()) {
+                    self.busy_at = Instant::now();
+                }
+                let _ = done.send(page);
+            }
+            MaintenanceRequest::Letters { from, most, done } => {
+                let letters = self.letters(from, most);
+                if letters.as_ref().is_ok_and(Vec::is_empty) {
+                    // What is still on its way to the ledger is a dead letter too: only behind all that is the end. That
+                    // comes with the ticks, and others are served meanwhile.
+                    let upto = self.shared.state().totals.next;
+                    self.readers.push(LetterReader { from, most, upto, done });
+                } else {
+                    let _ = done.send(letters);
+                }
+            }
+            MaintenanceRequest::DropLetters { ids, done } => {
+                self.tick();
+                let _ = done.send(self.drop_letters(&ids));
+            }
+            MaintenanceRequest::Look(look) => look(&self.shared),
+            MaintenanceRequest::CommandNotes { done } => {
+                let _ = done.send(self.command_notes());
+            }
+            MaintenanceRequest::NoteCommand { note, forget, done } => {
+                let _ = done.send(self.note_command(note.as_ref(), &forget));
+            }
+            MaintenanceRequest::Wake => {}
+            MaintenanceRequest::Flush { done } => {
+                let upto = self.shared.state().totals.next;
+                self.flushes.push((upto, done));
+            }
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        self.shared.state().is_dirty() || self.has_rejected()
+    }
+
+    pub(crate) fn tick(&mut self) {
+        if self.failed_at.is_some_and(|at| at.elapsed() < RETRY_AFTER) {
+            self.has_more_rejected = false;
+            return;
+        }
+        self.dead_letter_rejected();
+        self.tidy();
+        self.commit();
+        self.look_for_oldest();
+        self.shared.measure();
+    }
+
+    /// Commits if there is anything to. What fails stays to be committed.
+    fn commit(&mut self) -> bool {
+        // IMPORTANT: what the writer is saving just now is no longer dirty, and not yet durable.
+        self.shared.wait_for_save();
+        // The copy of the totals goes along with what is settled; without that, with the chores will do.
+        let is_due = {
+            let state = self.shared.state();
+            state.is_dirty() || self.copies_totals && state.totals.next != state.totals_stored
+        };
+        self.copies_totals = false;
+        if !is_due {
+            return true;
+        }
+        failpoint::reached("outbox::saving");
+        let saved = self.shared.save().is_ok();
+        self.failed_at = (!saved).then(Instant::now);
+        saved
+    }
+
+    fn ask_for_new_segment(&self) {
+        if let Some(write_requests) = self.write_requests.upgrade() {
+            // A writer that is too busy to listen will be asked again with the next tick.
+            let _ = write_requests.try_send(WriteRequest::Roll);
+        }
+    }
+}

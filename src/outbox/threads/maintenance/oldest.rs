@@ -1,0 +1,64 @@
+//! When the oldest record that waits was accepted, also where nobody has read that far: the drain is paused, the link
+//! is down, or this process has just started.
+//!
+//! What was read has a mark that says so. Of what was not, the header of the first pack is looked at, once until
+//! something else has become the first.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Maintenance;
+use super::reading::OPEN_SEGMENTS;
+use crate::outbox::format::log::Log;
+use crate::outbox::segments::segment::ReadError;
+use crate::outbox::state::Unread;
+
+/// After a header that could not be read. Whoever reads the records deals with the damage.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+impl Maintenance {
+    /// Looks up the first pack that nobody has read, of each log of which that is not known.
+    pub(crate) fn look_for_oldest(&mut self) {
+        let is_early = self.oldest_failed_at.is_some_and(|at| at.elapsed() < RETRY_AFTER);
+        if is_early || !self.shared.dir_lock.is_in_place() {
+            return;
+        }
+        self.oldest_failed_at = None;
+        for log in Log::ALL {
+            let Some(start) = self.shared.state().unknown_oldest(log) else { continue };
+            let found = self.first_unread(log, start);
+            if !matches!(found, Ok(Some(_))) {
+                self.oldest_failed_at = Some(Instant::now());
+            }
+            if let Ok(found) = found {
+                self.shared.state().unread[log.index()] = found;
+            }
+        }
+    }
+
+    fn first_unread(&mut self, log: Log, start: u64) -> Result<Option<Unread>, ReadError> {
+        let segments = self.shared.state().segments_from(log, start);
+        for (segment, base, end) in segments {
+            if !segment.is_open() {
+                self.close_read_through();
+                self.close_unread(OPEN_SEGMENTS - 1);
+            }
+            self.last_read.insert(segment.id, Instant::now());
+            let mut found = None;
+            segment.read(log, start.max(base), |first, pack| {
+                if first >= end {
+                    return false;
+                }
+                let is_settled = self.shared.state().settled[log.index()].skip(first) != first;
+                found =
+                    pack.ok().filter(|_| !is_settled).map(|(header, _)| Unread::new(first, header.oldest));
+                found.is_none()
+            })?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,203 @@
+//! Reading packs for whoever delivers them, and past what cannot be read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Maintenance;
+use crate::outbox::format::log::Log;
+use crate::outbox::messages::{LogPage, Ticket, Unsettled};
+use crate::outbox::segments::segment::{Listed, ReadError, Segment};
+
+/// A page ends behind so many bytes: a bound on the memory of whoever reads.
+const LEASE_BYTES: usize = 2 << 20;
+/// Of the sealed segments so many stay open: the one that is read, and one of another log or for a session that waits.
+pub(super) const OPEN_SEGMENTS: usize = 2;
+/// One that was not read for so long is closed: an open one takes 15 MiB of memory. Told by time and not by leases: those of
+/// other logs, which come by the dozen, say nothing of this one.
+const UNREAD: Duration = Duration::from_secs(1);
+
+/// A page in the making.
+struct Reading {
+    records: Vec<Unsettled>,
+    bytes: usize,
+    most: usize,
+    /// Where reading goes on.
+    at: u64,
+}
+
+impl Reading {
+    fn is_full(&self) -> bool {
+        self.records.len() >= self.most || self.bytes >= LEASE_BYTES
+    }
+}
+
+/// A segment that has to be read, and the numbers that are its own.
+struct Stretch {
+    segment: Arc<Segment>,
+    base: u64,
+    end: u64,
+    is_newest: bool,
+}
+
+impl Maintenance {
+    pub(crate) fn read(&mut self, log: Log, from: u64, upto: u64, most: usize) -> Result<LogPage, ReadError> {
+        let (start, stretches, end) = {
+            let state = self.shared.state();
+            if self.shared.must_not_read(&state) {
+                return Err(ReadError::Unsaved);
+            }
+            let start = state.settled[log.index()].start(from);
+            let newest = state.segments.last().map(|listed| listed.segment.id);
+            let stretches: Vec<_> = state
+                .segments
+                .iter()
+                .filter(|listed| listed.info.ranges[log.index()].is_some_and(|(_, last)| last >= start))
+                .map(|listed| Stretch {
+                    segment: Arc::clone(&listed.segment),
+                    base: listed.info.base,
+                    end: listed.info.end(),
+                    is_newest: Some(listed.segment.id) == newest,
+                })
+                .collect();
+            (start, stretches, state.totals.next.min(upto))
+        };
+        let mut reading = Reading { records: Vec::new(), bytes: 0, most, at: start };
+        for stretch in &stretches {
+            if !stretch.segment.is_open() && self.shared.dir_lock.is_in_place() {
+                // Before it takes memory, and not behind it.
+                self.close_read_through();
+                self.close_unread(OPEN_SEGMENTS - 1);
+            }
+            self.last_read.insert(stretch.segment.id, Instant::now());
+            match self.read_stretch(log, from, end, stretch, &mut reading) {
+                Ok(()) => {}
+                // Out of sight is not damaged.
+                Err(error) if !self.shared.dir_lock.is_in_place() => return Err(error),
+                Err(error) if error.is_damage() => self.out_of_reach(stretch, &error)?,
+                Err(error) => {
+                    // Opening a database takes room, too.
+                    self.shared.reserve.give_up();
+                    return Err(error);
+                }
+            }
+            if reading.is_full() {
+                break;
+            }
+        }
+        if self.shared.dir_lock.is_in_place() {
+            self.close_unread(OPEN_SEGMENTS);
+        }
+        // All there is has been read, unless it was cut short.
+        let next = if reading.is_full() { reading.at } else { reading.at.max(end) };
+        let mut state = self.shared.state();
+        state.settled[log.index()].advance(next);
+        state.tail_cache[log.index()].forget_below(next);
+        Ok(LogPage { records: reading.records, next: next.max(from) })
+    }
+
+    /// Reads what `log` has in one segment, until the page is full.
+    fn read_stretch(
+        &self,
+        log: Log,
+        from: u64,
+        end: u64,
+        stretch: &Stretch,
+        reading: &mut Reading,
+    ) -> Result<(), ReadError> {
+        loop {
+            let mut jumped = false;
+            stretch.segment.read(log, reading.at.max(stretch.base), |first, pack| {
+                if first >= end.min(stretch.end) {
+                    return false;
+                }
+                let mut state = self.shared.state();
+                let settled = &mut state.settled[log.index()];
+                let behind = match pack {
+                    Ok((header, entries)) => {
+                        settled.enter(first, header.count, header.oldest);
+                        for (seq, entry) in (first..).zip(entries) {
+                            if seq >= from && !settled.is_settled(seq) {
+                                reading.bytes += entry.len();
+                                reading.records.push(Unsettled { ticket: Ticket::of(seq, log, &entry), entry });
+                            }
+                        }
+                        first + u64::from(header.count)
+                    }
+                    Err(error) => {
+                        // Its records count as waiting until the rest of the segment is settled: see `tidy`.
+                        settled.write_off(first, first + 1);
+                        let id = stretch.segment.id;
+                        if let Some(listed) = state.segments.iter_mut().find(|listed| listed.segment.id == id)
+                            && listed.fault(format!("{} pack {first}: {error}", log.label()))
+                        {
+                            tracing::error!(segment = id, log = log.label(), first, %error, "a pack cannot be read");
+                        }
+                        first + 1
+                    }
+                };
+                let settled = &mut state.settled[log.index()];
+                settled.advance(behind);
+                // Behind this pack may lie a long run of settled ones: jump over it rather than read it.
+                reading.at = settled.skip(behind);
+                jumped = reading.at != behind;
+                !jumped && !reading.is_full()
+            })?;
+            if !jumped || reading.is_full() || reading.at >= stretch.end {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A segment that cannot be read is set aside, and reading goes on behind it. The newest has to be sealed first.
+    fn out_of_reach(&mut self, stretch: &Stretch, error: &ReadError) -> Result<(), ReadError> {
+        let id = stretch.segment.id;
+        stretch.segment.close();
+        if stretch.is_newest {
+            if let Some(listed) =
+                self.shared.state().segments.iter_mut().find(|listed| listed.segment.id == id)
+            {
+                listed.fault(error.to_string());
+            }
+            self.ask_for_new_segment();
+            return Err(ReadError::Aside(id));
+        }
+        self.set_aside(id, &error.to_string()).then_some(()).ok_or(ReadError::Aside(id))
+    }
+
+    /// Closes the sealed segments in which no log has anything more to be read on.
+    pub(super) fn close_read_through(&self) {
+        let through: Vec<_> = {
+            let state = self.shared.state();
+            let is_read_through = |log: Log, listed: &Listed| {
+                listed.info.ranges[log.index()]
+                    .is_none_or(|(_, last)| state.settled[log.index()].frontier() > last)
+            };
+            let sealed = state.segments.iter().rev().skip(1);
+            let through =
+                sealed.filter(|listed| Log::ALL.into_iter().all(|log| is_read_through(log, listed)));
+            through.map(|listed| Arc::clone(&listed.segment)).collect()
+        };
+        for segment in through {
+            segment.close();
+        }
+    }
+
+    /// Closes the sealed segments that are not being read, and all but so many of those that are.
+    pub(super) fn close_unread(&mut self, most: usize) {
+        self.last_read.retain(|_, read| read.elapsed() < UNREAD);
+        let sealed: Vec<_> = {
+            let state = self.shared.state();
+            state.segments.iter().rev().skip(1).map(|listed| Arc::clone(&listed.segment)).collect()
+        };
+        let open = sealed.into_iter().filter(|segment| segment.is_open());
+        let mut open: Vec<_> = open.map(|segment| (self.last_read.get(&segment.id), segment)).collect();
+        open.sort_unstable_by_key(|(read, _)| std::cmp::Reverse(*read));
+        for (rank, (read, segment)) in open.into_iter().enumerate() {
+            if rank >= most || read.is_none() {
+                segment.close();
+            }
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! The writer: commits appends, together when they arrive together, and starts new segments.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::outbox::engine::batch::Batch;
+use crate::outbox::engine::error::DatabaseError;
+use crate::outbox::format::codec::{self, Entry};
+use crate::outbox::format::log::Log;
+use crate::outbox::format::schema::{Recent, SegmentInfo, Tally, Totals};
+use crate::outbox::ledger::LedgerError;
+use crate::outbox::messages::AppendError;
+use crate::outbox::segments::segment::{self, Listed, Segment};
+use crate::outbox::segments::settlement::{PACK_BYTES, PACK_RECORDS};
+use crate::outbox::segments::tail_cache;
+use crate::outbox::state::shared::Shared;
+use crate::outbox::state::{RECENT_APPENDS, Unread};
+use crate::telemetry::failpoint;
+
+/// Appends are committed together up to this many bytes: a bound on the memory of one commit.
+const COMMIT_BYTES: usize = 4 << 20;
+/// How long to wait before the storage is tried again after it failed.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// How soon an append is refused meanwhile.
+pub(crate) const REFUSE_WITHIN: Duration = Duration::from_millis(10);
+/// So many conversations are remembered of which an append was refused. There is one at a time, and a new one has a new
+/// number.
+const REFUSED_CONVERSATIONS: usize = 16;
+
+/// What the writer is told.
+pub(crate) enum WriteRequest {
+    /// Append this.
+    Append(Append),
+    /// Begin a new segment, if anything was appended to this one.
+    Roll,
+    /// Take a turn.
+    Wake,
+}
+
+/// A request to append.
+pub(crate) struct Append {
+    pub entries: Vec<Entry>,
+    pub taken: Option<(u64, Recent)>,
+    pub done: oneshot::Sender<Result<u64, AppendError>>,
+}
+
+impl Append {
+    fn bytes(&self) -> usize {
+        self.entries.iter().map(Entry::len).sum()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    active: Arc<Segment>,
+    totals: Totals,
+    ranges: [Option<(u64, u64)>; Log::COUNT],
+    appends: u64,
+    recent: VecDeque<(u64, Recent)>,
+    /// The conversations of which an append was refused.
+    refused: BTreeSet<u64>,
+    /// What has failed, if no new segment could be begun since.
+    broken: Option<String>,
+}
+
+/// A commit in the making: what will be true when it is durable.
+struct Draft {
+    batch: Batch,
+    totals: Totals,
+    ranges: [Option<(u64, u64)>; Log::COUNT],
+    appends: u64,
+    recent: VecDeque<(u64, Recent)>,
+    /// The first pack of each log.
+    firsts: [Option<Unread>; Log::COUNT],
+}
+
+impl Writer {
+    /// A writer that goes on where the last one stopped: in the last segment of the row.
+    pub(crate) fn new(shared: &Arc<Shared>) -> std::io::Result<Self> {
+        let state = shared.state();
+        let Some(listed) = state.segments.last() else {
+            return Err(std::io::Error::other("the row of segments is empty"));
+        };
+        let writer = Self {
+            active: Arc::clone(&listed.segment),
+            ranges: listed.info.ranges,
+            totals: state.totals.clone(),
+            appends: state.recent.back().map_or(0, |(n, _)| n + 1),
+            recent: state.recent.clone(),
+            refused: BTreeSet::new(),
+            broken: None,
+            shared: Arc::clone(shared),
+        };
+        drop(state);
+        Ok(writer)
+    }
+
+    /// Commits what comes until nobody can send any more.
+    pub(crate) fn run(mut self, mut write_requests: mpsc::Receiver<WriteRequest>) {
+        while let Some(first) = write_requests.blocking_recv() {
+            self.serve(first, &mut write_requests);
+            self.wait_until_mended(&mut write_requests);
+            self.has_turned();
+        }
+    }
+
+    /// Does what it is told, with what else has been told meanwhile.
+    pub(crate) fn serve(&mut self, first: WriteRequest, write_requests: &mut mpsc::Receiver<WriteRequest>) {
+        let (mut bytes, mut group, mut wants_roll) = (0, Vec::new(), false);
+        let mut next = Some(first);
+        while let Some(order) = next {
+            match order {
+                WriteRequest::Append(append) => {
+                    bytes += append.bytes();
+                    group.push(append);
+                }
+                WriteRequest::Roll => wants_roll = true,
+                WriteRequest::Wake => {}
+            }
+            next = (bytes < COMMIT_BYTES).then(|| write_requests.try_recv().ok()).flatten();
+        }
+        if wants_roll {
+            self.roll_if_used();
+        }
+        if !group.is_empty() {
+            self.append(group);
+        }
+    }
+
+    pub(crate) fn has_turned(&self) {
+        self.shared.liveness.writer_turned();
+    }
+
+    /// While the storage is broken: tries again and again to begin a new segment. Nobody waits for that: whoever appends
+    /// meanwhile is refused at once, and a disk that never comes back keeps nobody from closing the outbox.
+    fn wait_until_mended(&mut self, write_requests: &mut mpsc::Receiver<WriteRequest>) {
+        let mut tried = Instant::now();
+        while self.is_broken() && self.refuse_meanwhile(write_requests) {
+            std::thread::sleep(REFUSE_WITHIN);
+            self.try_again(&mut tried);
+        }
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.is_some()
+    }
+
+    /// Refuses what has come while the storage is broken. False if nothing more can come.
+    pub(crate) fn refuse_meanwhile(&mut self, write_requests: &mut mpsc::Receiver<WriteRequest>) -> bool {
+        let why = AppendError::Storage(self.broken.clone().unwrap_or_default());
+        while let Ok(order) = write_requests.try_recv() {
+            if let WriteRequest::Append(append) = order {
+                self.refuse(append, &why);
+            }
+        }
+        let is_closed = write_requests.is_closed();
+        if !is_closed {
+            self.has_turned();
+        }
+        !is_closed
+    }
+
+    /// Tries to begin a new segment, if that is long enough ago.
+    pub(crate) fn try_again(&mut self, tried: &mut Instant) {
+        if tried.elapsed() >= RETRY_AFTER {
+            self.recover();
+            *tried = Instant::now();
+        }
+    }
+
+    /// Begins a new segment if anything was appended to this one.
+    pub(crate) fn roll_if_used(&mut self) {
+        if self.has_appended()
+            && let Err(error) = self.roll()
+        {
+            tracing::warn!(%error, "a new segment could not be begun");
+            // IMPORTANT: whether the ledger lists the new segment is not known now. Nothing may be appended to this
+            // one before a roll has succeeded: what came behind the end that the ledger knows would not be read.
+            self.broke(error.to_string());
+        }
+    }
+
+    /// Commits appends together, and answers each.
+    pub(crate) fn append(&mut self, group: Vec<Append>) {
+        let mut group = self.acceptable(group);
+        if group.is_empty() {
+            return;
+        }
+        if self.broken.is_some() {
+            self.recover();
+        }
+        if let Some(reason) = self.shared.measure() {
+            self.refuse_all(group, &AppendError::Full(reason));
+            return;
+        }
+        let begun = Instant::now();
+        match self.commit(&mut group) {
+            Ok(()) => {
+                self.shared.settings.commit_seconds.observe(begun.elapsed().as_secs_f64());
+                for append in group {
+                    // Nobody waiting is nobody to tell; the records are safe.
+                    let _ = append.done.send(Ok(self.totals.next - 1));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the outbox could not write");
+                self.refuse_all(group, &AppendError::Storage(error.to_string()));
+                self.broke(error.to_string());
+            }
+        }
+    }
+
+    /// Refuses what can be refused by itself, and gives the rest.
+    fn acceptable(&mut self, group: Vec<Append>) -> Vec<Append> {
+        let mut rest = Vec::with_capacity(group.len());
+        for append in group {
+            let of_refused = append.taken.as_ref().is_some_and(|(number, _)| self.refused.contains(number));
+            let longest = append.entries.iter().map(Entry::len).max().unwrap_or(0);
+            if of_refused {
+                self.refuse(append, &AppendError::Full("an earlier batch was refused"));
+            } else if longest > codec::ENTRY_BYTES {
+                self.refuse(append, &AppendError::TooLong { bytes: longest, most: codec::ENTRY_BYTES });
+            } else {
+                rest.push(append);
+            }
+        }
+        rest
+    }
+
+    /// Until a new segment has begun, nothing is appended.
+    fn broke(&mut self, why: String) {
+        self.broken = Some(why);
+        self.shared.writer_failed.store(true, Ordering::Relaxed);
+        self.shared.measure();
+    }
+
+    fn refuse_all(&mut self, group: Vec<Append>, error: &AppendError) {
+        for append in group {
+            self.refuse(append, error);
+        }
+    }
+
+    fn refuse(&mut self, append: Append, error: &AppendError) {
+        if let Some((number, _)) = append.taken {
+            self.refused.insert(number);
+            while self.refused.len() > REFUSED_CONVERSATIONS {
+                self.refused.pop_first();
+            }
+        }
+        // Nobody waiting is nobody to tell.
+        let _ = append.done.send(Err(error.clone()));
+    }
+
+    fn commit(&mut self, group: &mut [Append]) -> Result<(), WriteError> {
+        if self.active.disk_bytes() >= self.shared.segment_bytes() && self.has_appended() {
+            self.roll()?;
+        }
+        let draft = self.draft(group)?;
+        failpoint::reached("outbox::committing");
+        // IMPORTANT: durable first; only then does anybody, the drain included, hear of these records. A record
+        // that was sent but did not survive would be accepted anew, with another time in its body.
+        self.active.commit(draft.batch)?;
+        // IMPORTANT: looked at behind the commit: only then is it known that this is where the commit went.
+        self.shared.in_place()?;
+        let appended = draft.totals.appended.minus(&self.totals.appended);
+        let bytes = draft.totals.bytes - self.totals.bytes;
+        (self.totals, self.ranges, self.recent, self.appends) =
+            (draft.totals, draft.ranges, draft.recent, draft.appends);
+        self.publish(&appended, bytes, draft.firsts, group);
+        Ok(())
+    }
+
+    /// The commit that stores `group`.
+    fn draft(&mut self, group: &[Append]) -> Result<Draft, WriteError> {
+        let mut draft = Draft {
+            batch: Batch::default(),
+            totals: self.totals.clone(),
+            ranges: self.ranges,
+            appends: self.appends,
+            recent: self.recent.clone(),
+            firsts: [None; Log::COUNT],
+        };
+        let mut by_log: [Vec<&Entry>; Log::COUNT] = Default::default();
+        for entry in group.iter().flat_map(|append| &append.entries) {
+            let log = entry.log();
+            draft.totals.appended.add(log, entry.kind(), 1);
+            draft.totals.bytes += entry.len() as u64;
+            by_log[log.index()].push(entry);
+        }
+        for log in Log::ALL {
+            for pack in packs(&by_log[log.index()]) {
+                let place = draft.totals.next;
+                let value = codec::pack((log, place), pack)?;
+                segment::put_pack(&mut draft.batch, log, place, &value);
+                let oldest = || pack.iter().map(|entry| entry.accepted_at().0).min().unwrap_or_default();
+                draft.firsts[log.index()].get_or_insert_with(|| Unread::new(place, oldest()));
+                let first = draft.ranges[log.index()].map_or(place, |(first, _)| first);
+                draft.ranges[log.index()] = Some((first, place));
+                draft.totals.next += pack.len() as u64;
+            }
+        }
+        for (_, taken) in group.iter().filter_map(|append| append.taken.as_ref()) {
+            segment::put_recent(&mut draft.batch, draft.appends, taken);
+            draft.recent.push_back((draft.appends, taken.clone()));
+            draft.appends += 1;
+        }
+        while draft.recent.len() > RECENT_APPENDS
+            && let Some((number, old)) = draft.recent.pop_front()
+        {
+            segment::forget_recent(&mut draft.batch, number, &old);
+        }
+        segment::put_totals(&mut draft.batch, &draft.totals);
+        Ok(draft)
+    }
+
+    /// Lets everybody know of what has become durable.
+    fn publish(
+        &self,
+        appended: &Tally,
+        bytes: u64,
+        firsts: [Option<Unread>; Log::COUNT],
+        group: &mut [Append],
+    ) {
+        let is_small = tail_cache::is_small(group.iter().flat_map(|append| &append.entries));
+        let mut by_log: [Vec<Entry>; Log::COUNT] = Default::default();
+        if is_small {
+            for entry in group.iter_mut().flat_map(|append| std::mem::take(&mut append.entries)) {
+                by_log[entry.log().index()].push(entry);
+            }
+        }
+        let mut state = self.shared.state();
+        for (log, first) in Log::ALL.into_iter().zip(firsts) {
+            if let Some(first) = first {
+                state.appended(log, first);
+            }
+        }
+        for (log, entries) in Log::ALL.into_iter().zip(by_log) {
+            if let Some((_, last)) = self.ranges[log.index()]
+                && appended.of(log) > 0
+            {
+                state.committed(log, last, is_small.then_some(entries));
+            }
+        }
+        state.totals = self.totals.clone();
+        state.recent.clone_from(&self.recent);
+        if let Some(listed) = state.segments.last_mut() {
+            listed.info.ranges = self.ranges;
+            listed.info.appended = listed.info.appended.plus(appended);
+            listed.info.bytes += bytes;
+        }
+        drop(state);
+        self.shared.last.send_replace(self.totals.next - 1);
+    }
+
+    fn has_appended(&self) -> bool {
+        self.ranges.iter().any(Option::is_some)
+    }
+
+    /// Seals the active segment and starts the next.
+    fn roll(&mut self) -> Result<(), WriteError> {
+        let settings = &self.shared.settings;
+        // A segment elsewhere than the others would be one that nobody finds.
+        self.shared.in_place()?;
+        let next = Arc::new(Segment::new(&settings.dir, self.active.id + 1, settings.durability));
+        // IMPORTANT: created and synced, then listed, then used: a listed segment is always there.
+        next.create(&self.totals, self.recent.iter())?;
+        {
+            let mut state = self.shared.state();
+            if let Some(listed) = state.segments.last_mut() {
+                // IMPORTANT: what a failed commit may have left behind this number was never acknowledged, and is
+                // appended anew: nobody reads it.
+                listed.info.end = Some(self.totals.next);
+                listed.dirty = true;
+            }
+            let mut listed = Listed::new(Arc::clone(&next), SegmentInfo::beginning(&self.totals));
+            listed.dirty = true;
+            state.segments.push(listed);
+        }
+        if let Err(error) = self.shared.save() {
+            let mut state = self.shared.state();
+            state.segments.retain(|listed| listed.segment.id != next.id);
+            if let Some(listed) = state.segments.last_mut() {
+                (listed.info.end, listed.disk_bytes) = (None, None);
+            }
+            return Err(error.into());
+        }
+        self.active.close();
+        (self.active, self.ranges) = (next, [None; Log::COUNT]);
+        Ok(())
+    }
+
+    /// After a failed write sled refuses all further ones, and of a failed barrier nobody knows what it left: a new
+    /// segment is begun behind what was acknowledged, if the disk lets us.
+    fn recover(&mut self) {
+        // What is open can still be read, and opened no more.
+        if self.shared.in_place().is_err() {
+            self.shared.measure();
+            return;
+        }
+        self.shared.reserve.give_up();
+        match self.roll() {
+            Ok(()) => {
+                self.broken = None;
+                self.shared.writer_failed.store(false, Ordering::Relaxed);
+                self.shared.measure();
+            }
+            Err(error) => tracing::debug!(%error, "the outbox's storage cannot be written yet"),
+        }
+    }
+}
+
+/// Cuts `entries` into packs: at most [`PACK_RECORDS`] records, and closed at [`PACK_BYTES`].
+fn packs<'a, 'b>(mut entries: &'b [&'a Entry]) -> impl Iterator<Item = &'b [&'a Entry]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = entries.iter().take(PACK_RECORDS).take_while(|entry| {
+            let room = bytes < PACK_BYTES;
+            bytes += entry.len();
+            room
+        });
+        let (pack, rest) = entries.split_at(fits.count());
+        entries = rest;
+        (!pack.is_empty()).then_some(pack)
+    })
+}

@@ -1,0 +1,196 @@
+//! Looking at the outbox's place before it is used, or beside the agent that uses it: nothing of it is touched.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::outbox::api::handle::Outbox;
+use crate::outbox::engine::database::Durability;
+use crate::outbox::recovery::manifest;
+use crate::outbox::state::reserve;
+use crate::telemetry::finding::Finding;
+
+const WHAT: &str = "outbox";
+const DISK: &str = "disk";
+/// What is written and synced, as often, to see how long that takes.
+const SYNCED_BYTES: usize = 64 << 10;
+const SYNCS: usize = 5;
+/// A commit that takes so long keeps Redis waiting.
+const SLOW: Duration = Duration::from_millis(100);
+
+/// File systems by their magic numbers: those that are memory, and those of which a sync may promise too much.
+const IN_MEMORY: [(u64, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs")];
+const DOUBTFUL: [(u64, &str); 5] = [
+    (0x6969, "NFS"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB"),
+    (0x6573_5546, "FUSE"),
+    (0x794c_7630, "overlayfs"),
+];
+
+/// What has to be known of it.
+#[derive(Clone, Debug)]
+pub struct ProbeSettings {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// The most that it may take.
+    pub max_bytes: u64,
+    /// What it leaves free.
+    pub min_free_bytes: u64,
+    /// Whether commits wait for the disk.
+    pub durability: Durability,
+}
+
+/// The id of the outbox in this folder, if there is one that can be read.
+pub fn id_in(dir: &Path) -> Option<uuid::Uuid> {
+    manifest::read(dir).ok().flatten()
+}
+
+/// Looks at the folder and its disk.
+pub fn probe(settings: &ProbeSettings) -> Vec<Finding> {
+    let mut found = vec![folder(settings)];
+    // A folder that is not there yet will be made in the nearest one that is.
+    let Some(place) = settings.dir.ancestors().find(|path| path.is_dir() || path.as_os_str().is_empty())
+    else {
+        return found;
+    };
+    let place = if place.as_os_str().is_empty() { Path::new(".") } else { place };
+    found.push(file_system(settings, place));
+    found.push(space(settings, place));
+    found.push(sync(settings, place));
+    found
+}
+
+fn folder(settings: &ProbeSettings) -> Finding {
+    let dir = settings.dir.display();
+    if let Err(error) = manifest::read(&settings.dir) {
+        return Finding::failed(
+            WHAT,
+            error.to_string(),
+            "use the release that wrote it, or another OUTBOX_DIR",
+        );
+    }
+    match (Outbox::is_in_use(&settings.dir), id_in(&settings.dir)) {
+        (Ok(Some(_)), _) => Finding::ok(WHAT, format!("{dir}: a running agent has it, as it should be")),
+        (Ok(None), Some(id)) => Finding::ok(WHAT, format!("{dir}: the outbox {id} can be opened")),
+        (Ok(None), None) => Finding::ok(WHAT, format!("{dir}: there is none yet; it will be made")),
+        (Err(error), _) => Finding::failed(
+            WHAT,
+            error.to_string(),
+            "make it writable for the agent's user, or set OUTBOX_DIR",
+        ),
+    }
+}
+
+fn file_system(settings: &ProbeSettings, place: &Path) -> Finding {
+    const WHAT: &str = "file_system";
+    let kind = match rustix::fs::statfs(place) {
+        Ok(stat) => stat.f_type as u64 & 0xffff_ffff,
+        Err(error) => {
+            return Finding::warning(
+                WHAT,
+                format!("{}: {error}", place.display()),
+                "see whether it is mounted",
+            );
+        }
+    };
+    let named =
+        |all: &[(u64, &'static str)]| all.iter().find(|(magic, _)| *magic == kind).map(|(_, name)| *name);
+    match (named(&IN_MEMORY), named(&DOUBTFUL)) {
+        (Some(name), _) if settings.durability == Durability::Fsync => Finding::failed(
+            WHAT,
+            format!(
+                "{} is on {name}, which is memory: whatever is synced to it, a power cut takes it",
+                place.display()
+            ),
+            "set OUTBOX_DIR to a folder on a disk; or OUTBOX_DURABILITY=process, if losing records then is meant",
+        ),
+        (Some(name), _) => Finding::warning(
+            WHAT,
+            format!("{} is on {name}: a power cut loses what waits", place.display()),
+            "OUTBOX_DURABILITY=process says that this is meant",
+        ),
+        (_, Some(name)) => Finding::warning(
+            WHAT,
+            format!("{} is on {name}, where a sync may promise too much", place.display()),
+            "a local disk with ext4 or XFS is what the outbox is tried on",
+        ),
+        _ => Finding::ok(WHAT, "one that keeps what is synced to it"),
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
+fn space(settings: &ProbeSettings, place: &Path) -> Finding {
+    const WHAT: &str = "space";
+    let Some(free) = reserve::free_bytes(place) else {
+        return Finding::warning(WHAT, "how much is free is not told", "see whether it is mounted");
+    };
+    let (least, most) = (settings.min_free_bytes, settings.max_bytes);
+    if free < least {
+        return Finding::failed(
+            WHAT,
+            format!(
+                "{} are free, less than OUTBOX_MIN_FREE_BYTES ({}): nothing is taken",
+                mib(free),
+                mib(least)
+            ),
+            "make room, or lower OUTBOX_MIN_FREE_BYTES",
+        );
+    }
+    if free - least < most {
+        return Finding::warning(
+            WHAT,
+            format!(
+                "{} are free: an outbox of OUTBOX_MAX_BYTES ({}) will not find room",
+                mib(free),
+                mib(most)
+            ),
+            "records stay in Redis when it is full; make room, or lower OUTBOX_MAX_BYTES to what there is",
+        );
+    }
+    Finding::ok(WHAT, format!("{} are free", mib(free)))
+}
+
+/// Writes and syncs a little, in the folder itself where that is there.
+fn sync(settings: &ProbeSettings, place: &Path) -> Finding {
+    let path = place.join(format!(".dataplane-agent-check-{}", std::process::id()));
+    let timed = || -> std::io::Result<Vec<Duration>> {
+        let mut file = File::options().write(true).create_new(true).open(&path)?;
+        let block = vec![0xa5; SYNCED_BYTES];
+        let mut took = Vec::new();
+        for _ in 0..SYNCS {
+            let begun = Instant::now();
+            file.write_all(&block)?;
+            file.sync_data()?;
+            took.push(begun.elapsed());
+        }
+        took.sort_unstable();
+        Ok(took)
+    };
+    let timed = timed();
+    if let Err(error) = std::fs::remove_file(&path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::debug!(%error, "the file of the check could not be removed");
+    }
+    match timed {
+        Err(error) => Finding::failed(
+            DISK,
+            format!("{}: nothing can be written and synced: {error}", place.display()),
+            "make it writable for the agent's user, and mounted read-write; or set OUTBOX_DIR",
+        ),
+        Ok(took) => {
+            let usual = took[took.len() / 2];
+            let says = format!("64 KiB are written and synced in {:.1} ms", usual.as_secs_f64() * 1e3);
+            if usual > SLOW && settings.durability == Durability::Fsync {
+                let advice = "a commit takes at least that long: use a faster disk for OUTBOX_DIR";
+                return Finding::warning(DISK, says, advice);
+            }
+            Finding::ok(DISK, says)
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Getting out of the quarantine what can be read, and back into the outbox.
+//!
+//! What was set aside is read as it lies there, without sled: nothing of it is changed but its report, which notes what is
+//! back. So it can be tried again, when a file has been mended or put back, and brings back only the rest.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::transfer::TransferError;
+use crate::outbox::api::handle::Outbox;
+use crate::outbox::engine::repair;
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::log::Log;
+use crate::outbox::ledger::DeadLetterRemains;
+use crate::outbox::messages::AppendError;
+use crate::outbox::recovery::quarantine::{self, Report};
+use crate::outbox::segments::segment::Remains;
+
+/// About so many records, and so many bytes of them, are brought back in one append.
+const AT_ONCE: usize = 500;
+const BYTES_AT_ONCE: usize = 1 << 20;
+
+/// Why salvaging stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum SalvageError {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The records could not be appended.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The dead letters could not be.
+    #[error(transparent)]
+    DeadLetterRemains(#[from] TransferError),
+}
+
+/// What came of one thing in the quarantine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Salvaged {
+    /// Its folder's name.
+    pub name: String,
+    /// Records that are known to have waited in it and were not back before.
+    pub known: u64,
+    /// Records that are in the outbox again, as new ones, with the keys and bodies that they always had; of a ledger, dead
+    /// letters.
+    pub records: u64,
+    /// What could not be read.
+    pub trouble: Vec<String>,
+    /// It is done with: all that was known is back, or the rest was given up.
+    pub is_done: bool,
+}
+
+impl Outbox {
+    /// Everything in the quarantine, with the names of the folders.
+    pub fn quarantine(&self) -> std::io::Result<Vec<(String, Report)>> {
+        let all = quarantine::list(&self.shared.settings.dir)?;
+        Ok(all.into_iter().map(|(folder, report)| (name_of(&folder), report)).collect())
+    }
+
+    /// Brings back what waited in what was set aside, as far as it can be read, and notes that in the reports. Nothing is
+    /// deleted. What is known and cannot be read stays open, for another try, unless it is to be given up. `progress` is
+    /// told how many records are back.
+    ///
+    /// Ended in the middle, and begun again, it brings one append's records back twice: records with one key, so that they
+    /// are billed once; of what was on its way to the dead letters there are two then.
+    pub async fn salvage(
+        &self,
+        give_up: bool,
+        mut progress: impl FnMut(u64),
+    ) -> Result<Vec<Salvaged>, SalvageError> {
+        let mut outcomes = Vec::new();
+        for (folder, report) in quarantine::list(&self.shared.settings.dir)? {
+            if report.salvaged_at.is_some() || self.is_on_its_way(&folder, &report) {
+                continue;
+            }
+            let known = report.records.saturating_sub(report.salvaged_records);
+            let outcome = Salvaged { name: name_of(&folder), known, ..Salvaged::default() };
+            let mut work = Work { outbox: self, folder: &folder, back: Back::of(&report), report, outcome };
+            let before: u64 = outcomes.iter().map(|outcome: &Salvaged| outcome.records).sum();
+            work.salvage(&mut |records| progress(before + records)).await?;
+            outcomes.push(work.end(give_up)?);
+        }
+        self.shared.count_quarantined();
+        Ok(outcomes)
+    }
+
+    /// Whether maintenance is setting it aside at this moment: the report is written before the folder is moved.
+    fn is_on_its_way(&self, folder: &Path, report: &Report) -> bool {
+        let is_listed = self.shared.state().segments.iter().any(|listed| listed.segment.id == report.id);
+        report.what == "segment" && is_listed && !folder.join("segment").exists()
+    }
+}
+
+fn name_of(folder: &Path) -> String {
+    folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// One thing in the quarantine, while it is worked on.
+struct Work<'a> {
+    outbox: &'a Outbox,
+    folder: &'a Path,
+    report: Report,
+    back: Back,
+    outcome: Salvaged,
+}
+
+impl Work<'_> {
+    async fn salvage(&mut self, progress: &mut impl FnMut(u64)) -> Result<(), SalvageError> {
+        if self.report.what == "ledger" {
+            return self.letters(progress).await;
+        }
+        let segment = self.folder.join("segment");
+        let folders = repair::kept(&segment).into_iter().chain([segment.clone()]);
+        for folder in folders.filter(|folder| folder.exists()) {
+            match Remains::read(&folder) {
+                Ok(remains) => {
+                    for log in Log::ALL {
+                        self.log(&remains, log, progress).await?;
+                    }
+                }
+                Err(error) => self.outcome.trouble.push(format!("{}: {error}", folder.join("db").display())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings back what waited in one log of a segment, page by page.
+    async fn log(
+        &mut self,
+        remains: &Remains,
+        log: Log,
+        progress: &mut impl FnMut(u64),
+    ) -> Result<(), SalvageError> {
+        let mut from = Some(self.report.numbers.0);
+        while let Some(at) = from {
+            let mut page = Page::default();
+            page.read(remains, log, at, &self.report, &self.back)?;
+            self.outcome.trouble.append(&mut page.trouble);
+            from = page.next;
+            for entry in &page.entries {
+                *self.report.salvaged_by_kind.entry(entry.kind().name().to_owned()).or_default() += 1;
+            }
+            self.append(page.entries, progress).await?;
+            for seq in page.numbers {
+                self.back.add(log, seq);
+            }
+            self.note()?;
+        }
+        Ok(())
+    }
+
+    /// Brings back the dead letters of a ledger that had to be begun anew, but those that are here already, page by page.
+    async fn letters(&mut self, progress: &mut impl FnMut(u64)) -> Result<(), SalvageError> {
+        let ledger = self.folder.join("ledger");
+        let letters = match DeadLetterRemains::read(&ledger) {
+            Ok(letters) => letters,
+            Err(error) => {
+                self.outcome.trouble.push(format!("{}: {error}", ledger.join("db").display()));
+                return Ok(());
+            }
+        };
+        let (mut known, mut from) = (self.outbox.begin_import().await?, Some(0));
+        while let Some(at) = from.take() {
+            let (mut page, mut bytes) = (Vec::new(), 0);
+            letters.letters(at, |(id, letter, len)| {
+                if page.len() >= AT_ONCE || bytes >= BYTES_AT_ONCE {
+                    from = Some(id);
+                    return false;
+                }
+                bytes += len;
+                match letter {
+                    Ok(letter) => page.push(Entry::Letter(Box::new(letter))),
+                    Err(error) => self.outcome.trouble.push(format!("dead letter {id}: {error}")),
+                }
+                true
+            })?;
+            self.outcome.records += self.outbox.import_chunk(page, &mut known).await?.dead_letters;
+            progress(self.outcome.records);
+        }
+        Ok(())
+    }
+
+    async fn append(
+        &mut self,
+        entries: Vec<Entry>,
+        progress: &mut impl FnMut(u64),
+    ) -> Result<(), SalvageError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let records = entries.len() as u64;
+        let committed = self.outbox.append(entries, None).await?;
+        committed.await.map_err(|_| AppendError::Closed)??;
+        self.outcome.records += records;
+        progress(self.outcome.records);
+        Ok(())
+    }
+
+    fn note(&mut self) -> std::io::Result<()> {
+        self.report.salvaged_records = self.report.salvaged_by_kind.values().sum();
+        self.report.settled = self.back.ranges();
+        self.report.write(self.folder)
+    }
+
+    fn end(mut self, give_up: bool) -> std::io::Result<Salvaged> {
+        // Where nobody had counted what was in it, all is back if all could be read.
+        let is_counted = !self.report.by_kind.is_empty();
+        let missing = self.report.missing();
+        self.outcome.is_done =
+            give_up || if is_counted { missing.is_empty() } else { self.outcome.trouble.is_empty() };
+        for (kind, missing) in missing {
+            self.outcome.trouble.push(format!("{kind}: {missing} records"));
+        }
+        if self.outcome.is_done {
+            self.report.salvaged_at = Some(crate::time::now().to_rfc3339());
+        }
+        self.note()?;
+        Ok(self.outcome)
+    }
+}
+
+/// What was settled or is back, by log: the ends of its ranges by their beginnings.
+struct Back(BTreeMap<String, BTreeMap<u64, u64>>);
+
+impl Back {
+    fn of(report: &Report) -> Self {
+        let of_log = |ranges: &Vec<(u64, u64)>| ranges.iter().copied().collect();
+        Self(report.settled.iter().map(|(log, ranges)| (log.clone(), of_log(ranges))).collect())
+    }
+
+    fn has(&self, log: Log, seq: u64) -> bool {
+        let before = self.0.get(log.label()).and_then(|ranges| ranges.range(..=seq).next_back());
+        before.is_some_and(|(_, end)| seq < *end)
+    }
+
+    fn add(&mut self, log: Log, seq: u64) {
+        let ranges = self.0.entry(log.label().to_owned()).or_default();
+        match ranges.range_mut(..=seq).next_back() {
+            Some((_, end)) if *end >= seq => *end = (*end).max(seq + 1),
+            _ => {
+                ranges.insert(seq, seq + 1);
+            }
+        }
+    }
+
+    fn ranges(&self) -> BTreeMap<String, Vec<(u64, u64)>> {
+        self.0.iter().map(|(log, ranges)| (log.clone(), ranges.clone().into_iter().collect())).collect()
+    }
+}
+
+/// Some of what waited in a log, as far as it can be read, and what could not be.
+#[derive(Default)]
+struct Page {
+    entries: Vec<Entry>,
+    numbers: Vec<u64>,
+    trouble: Vec<String>,
+    /// Where the next page begins, if there is one.
+    next: Option<u64>,
+}
+
+impl Page {
+    fn read(
+        &mut self,
+        remains: &Remains,
+        log: Log,
+        from: u64,
+        report: &Report,
+        back: &Back,
+    ) -> std::io::Result<()> {
+        let (_, upto) = report.numbers;
+        let is_known = upto > 0;
+        let mut bytes = 0;
+        remains.packs(log, from, |first, pack| {
+            if is_known && first >= upto {
+                return false;
+            }
+            if self.entries.len() >= AT_ONCE || bytes >= BYTES_AT_ONCE {
+                self.next = Some(first);
+                return false;
+            }
+            match pack {
+                Ok((_, found)) => {
+                    for (seq, entry) in (first..).zip(found).filter(|(seq, _)| !back.has(log, *seq)) {
+                        bytes += entry.len();
+                        self.entries.push(entry);
+                        self.numbers.push(seq);
+                    }
+                }
+                Err(error) => self.trouble.push(format!("{} pack {first}: {error}", log.label())),
+            }
+            true
+        })
+    }
+}

@@ -1,0 +1,270 @@
+//! The form of a line: a record or a dead letter, with all that its identity and its body need.
+
+use std::io::BufRead;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Exported, TransferError};
+use crate::outbox::format::codec::Entry;
+use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
+use crate::record::{Kind, Layout, Original, Record, Span, Timestamp};
+
+const VERSION: u32 = 1;
+
+// A field that this release does not know may say that the line is no record to be sent.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Line {
+    v: u32,
+    kind: String,
+    accepted_at: i64,
+    sum: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<uuid::Uuid>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    layout: Option<WireLayout>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    data: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hex: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dead_letter: Option<WireDeadLetter>,
+}
+
+/// What an export writes when it has written all else.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EndLine {
+    v: u32,
+    end: Counts,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Counts {
+    records: u64,
+    dead_letters: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireDeadLetter {
+    reason: String,
+    detail: String,
+    attempts: u32,
+    first_at: i64,
+    last_at: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireLayout {
+    body: u32,
+    session: (u32, u32),
+    transaction: (u32, u32),
+    original: WireOriginal,
+    correlation: Option<(u32, u32)>,
+    traceparent: Option<(u32, u32)>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum WireOriginal {
+    Prefix(u32),
+    Kept((u32, u32)),
+}
+
+fn sum(data: &[u8]) -> String {
+    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(data))
+}
+
+impl Line {
+    pub(super) fn of(record: &Record) -> Self {
+        let wire = |span: Span| (span.start, span.len);
+        let layout = record.layout();
+        let layout = WireLayout {
+            body: layout.body,
+            session: wire(layout.session),
+            transaction: wire(layout.transaction),
+            original: match layout.original {
+                Original::Prefix(len) => WireOriginal::Prefix(len),
+                Original::Kept(span) => WireOriginal::Kept(wire(span)),
+            },
+            correlation: layout.correlation.map(wire),
+            traceparent: layout.traceparent.map(wire),
+        };
+        let line = Self::with(record.kind(), record.accepted_at(), record.data());
+        Self { key: Some(record.key()), layout: Some(layout), ..line }
+    }
+
+    pub(super) fn of_letter(letter: &DeadLetter) -> Self {
+        let line = match &letter.payload {
+            Payload::Record(record) => Self::of(record),
+            Payload::Raw { kind, accepted_at, bytes } => Self::with(*kind, *accepted_at, bytes),
+        };
+        let dead_letter = WireDeadLetter {
+            reason: letter.reason.label().to_owned(),
+            detail: letter.detail.clone(),
+            attempts: letter.attempts,
+            first_at: letter.first_at.0,
+            last_at: letter.last_at.0,
+        };
+        Self { dead_letter: Some(dead_letter), ..line }
+    }
+
+    fn with(kind: Kind, accepted_at: Timestamp, bytes: &[u8]) -> Self {
+        let text = std::str::from_utf8(bytes).ok();
+        Self {
+            v: VERSION,
+            kind: kind.name().to_owned(),
+            accepted_at: accepted_at.0,
+            sum: sum(bytes),
+            key: None,
+            layout: None,
+            data: text.map(str::to_owned),
+            hex: text.is_none().then(|| to_hex(bytes)),
+            dead_letter: None,
+        }
+    }
+
+    fn entry(mut self) -> Result<Entry, String> {
+        check_version(self.v)?;
+        match self.dead_letter.take() {
+            None => self.record().map(Entry::Record),
+            Some(letter) => self.letter(letter).map(|letter| Entry::Letter(Box::new(letter))),
+        }
+    }
+
+    fn kind(&self) -> Result<Kind, String> {
+        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == self.kind);
+        kind.ok_or_else(|| format!("unknown kind {:?}", self.kind))
+    }
+
+    /// The bytes, which are as they were.
+    fn bytes(&mut self) -> Result<Box<[u8]>, String> {
+        let bytes = match (self.data.take(), self.hex.take()) {
+            (Some(data), None) => data.into_bytes(),
+            (None, Some(hex)) => from_hex(&hex).ok_or("its hex cannot be read")?,
+            _ => return Err("one of data and hex is wanted".to_owned()),
+        };
+        if sum(&bytes) == self.sum { Ok(bytes.into()) } else { Err("its sum does not match".to_owned()) }
+    }
+
+    fn letter(mut self, letter: WireDeadLetter) -> Result<DeadLetter, String> {
+        let reason = Reason::ALL.into_iter().find(|reason| reason.label() == letter.reason);
+        let reason = reason.ok_or_else(|| format!("unknown reason {:?}", letter.reason))?;
+        let payload = if self.layout.is_some() {
+            Payload::Record(self.record()?)
+        } else {
+            let (kind, accepted_at) = (self.kind()?, Timestamp(self.accepted_at));
+            Payload::Raw { kind, accepted_at, bytes: self.bytes()? }
+        };
+        Ok(DeadLetter {
+            id: 0,
+            reason,
+            detail: letter.detail,
+            attempts: letter.attempts,
+            first_at: Timestamp(letter.first_at),
+            last_at: Timestamp(letter.last_at),
+            payload,
+        })
+    }
+
+    fn record(mut self) -> Result<Record, String> {
+        let (kind, data) = (self.kind()?, self.bytes()?);
+        let (Some(layout), Some(key)) = (self.layout, self.key) else {
+            return Err("layout and key are wanted".to_owned());
+        };
+        let span = |(start, len)| Span { start, len };
+        let layout = Layout {
+            body: layout.body,
+            session: span(layout.session),
+            transaction: span(layout.transaction),
+            original: match layout.original {
+                WireOriginal::Prefix(len) => Original::Prefix(len),
+                WireOriginal::Kept(kept) => Original::Kept(span(kept)),
+            },
+            correlation: layout.correlation.map(span),
+            traceparent: layout.traceparent.map(span),
+        };
+        let record =
+            Record::from_parts(kind, Timestamp(self.accepted_at), data, layout).map_err(|e| e.to_string())?;
+        if record.key() == key { Ok(record) } else { Err("its key does not match".to_owned()) }
+    }
+
+    pub(super) fn write(&self, text: &mut Vec<u8>) -> Result<(), TransferError> {
+        serde_json::to_writer(&mut *text, self).map_err(std::io::Error::from)?;
+        text.push(b'\n');
+        Ok(())
+    }
+}
+
+fn check_version(v: u32) -> Result<(), String> {
+    if v == VERSION { Ok(()) } else { Err(format!("format {v} found, this release reads {VERSION}")) }
+}
+
+/// The last line of an export that has written so much.
+pub(super) fn end_line(written: Exported) -> Result<Vec<u8>, TransferError> {
+    let Exported { records, dead_letters, .. } = written;
+    let line = EndLine { v: VERSION, end: Counts { records, dead_letters } };
+    let mut text = serde_json::to_vec(&line).map_err(std::io::Error::from)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
+fn from_hex(hex: &str) -> Option<Vec<u8>> {
+    let pairs = hex.as_bytes().chunks(2);
+    pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+}
+
+/// What a line is.
+pub(super) enum Parsed {
+    /// A record or a dead letter.
+    Entry(Entry),
+    /// The export had finished: so much is before this line, or between the one like it and this one.
+    End(Exported),
+}
+
+/// A line of a file that is taken in.
+pub(super) struct Numbered {
+    /// From 1.
+    pub(super) n: u64,
+    pub(super) text: Vec<u8>,
+}
+
+impl Numbered {
+    /// What it is. Nothing if it is the beginning of one, for the file was cut off.
+    pub(super) fn parsed(&self) -> Result<Option<Parsed>, TransferError> {
+        match parse(self.n, &self.text) {
+            Err(_) if !self.text.ends_with(b"\n") => Ok(None),
+            parsed => parsed.map(Some),
+        }
+    }
+}
+
+/// The lines of a file, with their numbers and ends.
+pub(super) fn lines(mut file: impl BufRead) -> impl Iterator<Item = std::io::Result<Numbered>> {
+    (1..).map_while(move |n| {
+        let mut text = Vec::new();
+        match file.read_until(b'\n', &mut text) {
+            Ok(0) => None,
+            Ok(_) => Some(Ok(Numbered { n, text })),
+            Err(error) => Some(Err(error)),
+        }
+    })
+}
+
+/// What line number `line` is.
+pub(super) fn parse(line: u64, text: &[u8]) -> Result<Parsed, TransferError> {
+    let bad = |what: String| TransferError::Line { line, what };
+    let error = match serde_json::from_slice::<Line>(text) {
+        Ok(parsed) => return parsed.entry().map(Parsed::Entry).map_err(bad),
+        Err(error) => error,
+    };
+    let Ok(EndLine { v, end }) = serde_json::from_slice(text) else { return Err(bad(error.to_string())) };
+    check_version(v).map_err(bad)?;
+    Ok(Parsed::End(Exported { records: end.records, dead_letters: end.dead_letters, id: None }))
+}

@@ -262,7 +262,7 @@ impl Audit {
         match tokio::time::timeout(NOTED_WITHIN, written).await {
             Ok(Ok(number)) => order.number = Some(number),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "audit: an operator action could not be written to the ledger")
+                tracing::warn!(%error, "audit: an operator action could not be written to the ledger");
             }
             Err(_) => tracing::warn!("audit: an operator action was not written to the ledger in time"),
         }

@@ -212,7 +212,7 @@ mod tests {
         take_in(part(5, 1, &lines[0], false, &[])).await.unwrap().unwrap();
         imports.stop().await;
         let last = noted(&outbox).await.pop().unwrap();
-        assert_eq!(last, note("failed", Some(1), "the agent stopped: the rest of the file was not imported"));
+        assert_eq!(last, note("failed", Some(1), "the agent stopped; the rest of the file was not imported"));
         drop((imports, outbox));
         assert!(threads.join());
     }

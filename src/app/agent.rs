@@ -334,7 +334,7 @@ async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
             Ok(listener) => listeners.push(listener),
             // Old .env files name ports that the previous agent did not use.
             Err(error) => {
-                tracing::warn!(%error, variable, port = other, "cannot listen on this port; continuing without it")
+                tracing::warn!(%error, variable, port = other, "cannot listen on this port; continuing without it");
             }
         }
     }

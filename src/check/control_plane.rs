@@ -27,7 +27,11 @@ pub(super) async fn probe(config: &Config) -> Vec<Finding> {
     let mut url = format!("{:?}", config.control_plane.url);
     let mut when_ill =
         "nothing to do on this machine: records wait in the outbox until the ControlPlane recovers";
+    let mut proxy_advice = None;
     if let Proxy::Through { settings, .. } = &config.control_plane.proxy {
+        proxy_advice = Some(
+            "check the proxy's host, port, user and password in that variable, or add the ControlPlane's host to NO_PROXY",
+        );
         url = format!("{url} (through the proxy {settings})");
         when_ill = "try without the proxy: if that works, fix the proxy or add the host to NO_PROXY; \
                     records wait in the outbox";
@@ -35,7 +39,7 @@ pub(super) async fn probe(config: &Config) -> Vec<Finding> {
     let begun = std::time::Instant::now();
     let health = client.health().await;
     let took = begun.elapsed();
-    let reached = reached(&url, &health, took, when_ill);
+    let reached = reached(&url, &health, took, when_ill, proxy_advice);
     if reached.state == State::Failed {
         return vec![reached];
     }
@@ -52,11 +56,17 @@ pub(super) async fn probe(config: &Config) -> Vec<Finding> {
 }
 
 /// Judges the connection by the first answer.
-fn reached(url: &str, health: &Result<(), CallError>, took: Duration, when_ill: &str) -> Finding {
+fn reached(
+    url: &str,
+    health: &Result<(), CallError>,
+    took: Duration,
+    when_ill: &str,
+    proxy_advice: Option<&str>,
+) -> Finding {
     let well = || Finding::ok(REACH, format!("{url} answers in {} ms", took.as_millis()));
     let (status, meaning) = match health {
         Ok(()) => return well(),
-        Err(CallError::Failed(failure)) => return unreached(url, failure),
+        Err(CallError::Failed(failure)) => return unreached(url, failure, proxy_advice),
         Err(CallError::BadAnswer(error)) => {
             return Finding::failed(REACH, format!("{url} answers, but {error}"), SOMEBODY_ELSE);
         }
@@ -100,8 +110,17 @@ fn reached(url: &str, health: &Result<(), CallError>, took: Duration, when_ill: 
 }
 
 /// Why there was no answer.
-fn unreached(url: &str, failure: &Failure) -> Finding {
-    let advice = match failure {
+fn unreached(url: &str, failure: &Failure, proxy_advice: Option<&str>) -> Finding {
+    let advice = match (failure, proxy_advice) {
+        // Nothing but the proxy is connected to.
+        (Failure::Dns(_) | Failure::Unreachable(_), Some(advice)) => advice,
+        _ => advice_on(failure),
+    };
+    Finding::failed(REACH, format!("{url}: {failure}"), advice)
+}
+
+fn advice_on(failure: &Failure) -> &'static str {
+    match failure {
         Failure::Dns(_) => "check the host in CONTROL_PLANE_URL, and this machine's DNS",
         Failure::Unreachable(_) => "check the host and port in CONTROL_PLANE_URL, and firewalls on the way",
         Failure::Timeout { .. } => {
@@ -126,8 +145,7 @@ fn unreached(url: &str, failure: &Failure) -> Finding {
         }
         Failure::Token(_) => "check CONTROL_PLANE_JWT_KEY and CONTROL_PLANE_JWT_ALGORITHM",
         Failure::Unsendable(_) => "check CONTROL_PLANE_URL",
-    };
-    Finding::failed(REACH, format!("{url}: {failure}"), advice)
+    }
 }
 
 /// Judges the credentials by two answers. The second request always needs them.

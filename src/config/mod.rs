@@ -48,6 +48,15 @@ pub use values::{BaseUrl, Bytes, TrustedIps};
 
 use crate::telemetry::log::LogConfig;
 
+/// The values of a `.env` file's text.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn dotenv_values(
+    text: &str,
+    environment: impl Fn(&str) -> Option<String>,
+) -> std::collections::BTreeMap<String, String> {
+    dotenv::parse(text, environment).values
+}
+
 /// All the settings of the agent.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {

@@ -449,11 +449,16 @@ impl Client {
         let answered = crate::time::wall_clock();
         let result = result.map(|inbound| {
             let (response, date) = understood(&asked, inbound, outbound.answer_max_bytes, answered);
-            // A portal's clock is not the ControlPlane's.
-            let is_from_elsewhere =
-                matches!(response.meaning, Meaning::Foreign | Meaning::Mismatched | Meaning::Misconfigured);
-            if let Some(date) = date.filter(|_| !is_from_elsewhere) {
-                self.clock.observe(date, sent, answered);
+            // IMPORTANT: a middlebox's clock is not the ControlPlane's, whatever error it answers with. Dead letters are deleted
+            // by dates that only the ControlPlane can have given; a token that is refused may well be dated wrongly.
+            let is_its_own = matches!(response.meaning, Meaning::Delivered | Meaning::Duplicate);
+            if let Some(date) = date {
+                if is_its_own {
+                    self.clock.confirm(date);
+                }
+                if is_its_own || response.meaning == Meaning::Credentials {
+                    self.clock.observe(date, sent, answered);
+                }
             }
             response
         });

@@ -23,7 +23,7 @@ struct State {
     skew: TimeDelta,
     said: TimeDelta,
     said_at: Option<Instant>,
-    /// The date of the last answer that bore one, and when it came.
+    /// The last date that the `ControlPlane` itself is known to have given, and when it came.
     date: Option<(SystemTime, Instant)>,
 }
 
@@ -51,12 +51,16 @@ impl Clock {
         i64::try_from((since_epoch + at.elapsed()).as_micros()).ok()
     }
 
-    /// Takes note of an answer that bore this date, to a request sent and answered at these times of ours.
+    /// Takes note of the date of an answer that only the `ControlPlane` can have given: what is deleted by its age goes by it.
+    pub(super) fn confirm(&self, date: SystemTime) {
+        self.lock().date = Some((date, Instant::now()));
+    }
+
+    /// Takes note of an answer with this date, to a request sent and answered at these times of ours: tokens go by it.
     pub(super) fn observe(&self, date: SystemTime, sent: SystemTime, answered: SystemTime) {
         let skew = skew_between(date, sent, answered);
         let mut state = self.lock();
         state.skew = skew;
-        state.date = Some((date, Instant::now()));
         if (skew - state.said).abs() <= TOLERANCE
             || state.said_at.is_some_and(|t| t.elapsed() < SAY_AGAIN_AFTER)
         {
@@ -132,7 +136,7 @@ mod tests {
         let clock = Clock::default();
         assert_eq!(clock.confirmed_unix_micros(), None, "nobody has said anything");
         for seconds in [4_000_000_000, 1_000] {
-            clock.observe(at(seconds), SystemTime::now(), SystemTime::now());
+            clock.confirm(at(seconds));
             let confirmed = clock.confirmed_unix_micros().unwrap();
             // Whatever time it takes to ask.
             let micros = seconds as i64 * 1_000_000;

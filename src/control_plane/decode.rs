@@ -19,7 +19,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// decoded is given as it is: it is no JSON then.
 ///
 /// `raw` has at most `max` bytes itself; `truncated` says that more were sent.
-pub(super) fn decode<'a>(
+pub(crate) fn decode<'a>(
     encodings: impl IntoIterator<Item = &'a [u8]>,
     raw: Bytes,
     truncated: bool,

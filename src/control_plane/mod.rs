@@ -38,6 +38,8 @@ pub use answers::{
 pub use auth::KeyError;
 pub use client::{Answer, Batch, Client, Connection, Delivery, Encoding, Fresh, Observer, Response};
 pub use credentials::ClientError;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use decode::decode;
 pub use failure::{Failure, TlsProblem};
 pub use meaning::{Asked, Meaning, Said, meaning};
 pub use registration::{CallError, Capabilities, CommandResult, Heartbeat, Registration, ServerStatus};

@@ -7,12 +7,14 @@
 //! accepted again as the same; what is rejected is rejected for a reason that is true; what is stored comes back.
 
 mod answers;
+mod inputs;
 mod members;
 mod packs;
 mod records;
 mod times;
 
 pub use answers::{batch_answer, commands, key_set, quota_answer, retry_after};
+pub use inputs::{admin_body, answer, dotenv, encoded_answer, import};
 pub use packs::pack;
 pub use records::{lifecycle, quota, usage};
 pub use times::timestamp;
@@ -21,7 +23,7 @@ pub use times::timestamp;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 15] = [
     ("usage", usage),
     ("lifecycle", lifecycle),
     ("quota", quota),
@@ -32,6 +34,11 @@ pub const TARGETS: [Target; 10] = [
     ("commands", commands),
     ("key_set", key_set),
     ("retry_after", retry_after),
+    ("answer", answer),
+    ("encoded_answer", encoded_answer),
+    ("import", import),
+    ("dotenv", dotenv),
+    ("admin_body", admin_body),
 ];
 
 #[cfg(test)]

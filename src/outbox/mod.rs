@@ -147,6 +147,8 @@ mod watermark;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use format::codec;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use tools::transfer::import_line_again;
 
 pub use api::handle::{Outbox, Threads};
 pub use engine::database::Durability;

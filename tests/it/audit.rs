@@ -248,7 +248,7 @@ async fn what_moves_records_is_noted_also_when_it_never_ends_well() {
     assert_eq!(stage.agent.stop().await.code(), Some(0));
     stage.agent.start();
     stage.agent.ready().await;
-    let rest = "the agent stopped: the rest of the file was not imported";
+    let rest = "the agent stopped; the rest of the file was not imported";
     assert_eq!(
         latest(&stage).await,
         [

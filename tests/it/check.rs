@@ -205,6 +205,10 @@ async fn a_proxy_on_the_way_is_named_without_its_credentials() {
     let says = plane["says"].as_str().expect("words");
     assert!(says.contains(&format!("through the proxy {shown}")) && says.contains("502"), "{plane}");
     assert!(plane["advice"].as_str().expect("what to do").contains("NO_PROXY"), "{plane}");
+    // One that cannot be used is what to look at, not the ControlPlane.
+    let closed = agent.command(&[("http_proxy", "http://127.0.0.1:1")], &CHECK).await;
+    let plane = of(&closed, "control_plane");
+    assert!(plane["advice"].as_str().expect("what to do").contains("the proxy's host"), "{plane}");
     // NO_PROXY counts with its port.
     let straight = agent.command(&[("NO_PROXY", "cp.invalid:8080")], &CHECK).await;
     assert_failed(&straight, "control_plane", "cannot resolve the host name");

@@ -278,7 +278,7 @@ async fn keys_are_fetched_again_for_an_unknown_one_and_not_for_each() {
     }
     for id in &ids {
         let result = result_number(&stage, id, 1).await;
-        assert!(result["error_message"].as_str().expect("why").contains("no key"), "{result}");
+        assert!(result["error_message"].as_str().expect("why").contains("key is not one of"), "{result}");
     }
     let most = 2 + 1 + begun.elapsed().as_secs() / 10;
     assert!(fetches().await <= most, "{} fetches, where {most} are allowed", fetches().await);

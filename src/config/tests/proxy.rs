@@ -79,7 +79,7 @@ fn an_invalid_entry_of_no_proxy_is_a_warning() {
     let config = loaded(&with([("NO_PROXY", "cp.example:99999,a")]));
     assert_eq!(config.warnings.len(), 1);
     assert!(
-        config.warnings[0].starts_with("NO_PROXY: \"cp.example:99999\" is neither"),
+        config.warnings[0].starts_with("NO_PROXY: \"cp.example:99999\" is not a host"),
         "{:?}",
         config.warnings
     );

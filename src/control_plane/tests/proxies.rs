@@ -147,7 +147,10 @@ async fn socks_resolves_here_or_there_as_its_scheme_says() {
     let (refusing, _asked) = socks(host.clone(), 5).await;
     let client = Client::new(through(&refusing.replace("http", "socks5h"), settings(&host))).unwrap();
     let failure = client.deliver(delivery("s")).await.result.unwrap_err();
-    assert!(matches!(&failure, Failure::Unreachable(why) if why.contains("refuses")), "{failure:?}");
+    assert!(
+        matches!(&failure, Failure::Unreachable(why) if why.contains("refused its connection")),
+        "{failure:?}"
+    );
 }
 
 #[tokio::test]

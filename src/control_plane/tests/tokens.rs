@@ -102,6 +102,35 @@ async fn tokens_use_the_control_planes_time_when_the_clocks_differ() {
     assert!((issued[1] - issued[0] - 3600).abs() < 30, "{issued:?}");
 }
 
+#[tokio::test]
+async fn only_the_control_planes_own_answers_confirm_the_time() {
+    let date = httpdate::fmt_http_date(std::time::SystemTime::now() + Duration::from_hours(31 * 24));
+    let own = [("200 OK", r#"{"success":true}"#), ("204 No Content", ""), ("409 Conflict", "{}")];
+    let others = [
+        ("200 OK", "<html>"),
+        ("400 Bad Request", "<html>"),
+        ("400 Bad Request", "{}"),
+        ("401 No", ""),
+        ("404 Not Found", "<html>"),
+        ("405 No", ""),
+        ("409 Conflict", "<html>"),
+        ("429 Too Many", ""),
+        ("500 No", ""),
+        ("502 Bad Gateway", "<html>"),
+        ("503 Busy", ""),
+    ];
+    for (confirms, answers) in [(true, &own[..]), (false, &others[..])] {
+        for (status, body) in answers {
+            let (url, _received) = answering(http(status, &format!("Date: {date}\r\n"), body)).await;
+            let client = Client::new(with_key(&url, "a secret")).unwrap();
+            client.deliver(delivery("s")).await.result.unwrap();
+            assert_eq!(client.confirmed_unix_micros().is_some(), confirms, "{status} {body}");
+            let has_skew = confirms || status.starts_with("401");
+            assert_eq!(client.clock_skew() > chrono::TimeDelta::zero(), has_skew, "{status} {body}");
+        }
+    }
+}
+
 #[test]
 fn a_key_that_cannot_sign_is_refused_without_being_shown() {
     let rsa = rsa();

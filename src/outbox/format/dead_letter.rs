@@ -94,6 +94,15 @@ impl DeadLetter {
         }
     }
 
+    /// The bytes that it holds in memory, but for what each letter holds.
+    pub(crate) fn size(&self) -> usize {
+        let payload = match &self.payload {
+            Payload::Record(record) => record.body().len(),
+            Payload::Raw { bytes, .. } => bytes.len(),
+        };
+        self.detail.len() + payload
+    }
+
     /// The producer's exact bytes.
     pub fn original(&self) -> Cow<'_, [u8]> {
         match &self.payload {

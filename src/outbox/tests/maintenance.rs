@@ -68,6 +68,32 @@ fn letter(n: u64, last_at: Timestamp) -> Entry {
     }))
 }
 
+/// On the disk they are a few hundred bytes each.
+#[test]
+fn a_page_of_dead_letters_is_as_large_as_it_is_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(dir.path());
+    let large = |n: u64| {
+        let Entry::Letter(mut letter) = letter(n, Timestamp(1)) else { unreachable!() };
+        let bytes = vec![b'x'; 1 << 20].into();
+        letter.payload = Payload::Raw { kind: Kind::Usage, accepted_at: letter.last_at, bytes };
+        Entry::Letter(letter)
+    };
+    rig.append((0..20).map(large).collect()).unwrap();
+    while rig.stats().dead_letters < 20 {
+        rig.tick();
+    }
+    let (mut from, mut pages) = (0, 0);
+    while let letters = rig.maintenance.letters(from, 500).unwrap()
+        && let Some(last) = letters.last()
+    {
+        let bytes: usize = letters.iter().map(DeadLetter::size).sum();
+        assert!(bytes < 3 << 20, "{bytes} bytes in one page");
+        (from, pages) = (last.id + 1, pages + 1);
+    }
+    assert_eq!((from, pages), (21, 20));
+}
+
 #[test]
 fn a_segment_that_is_read_stays_open_whatever_else_is_read_and_is_closed_afterwards() {
     let dir = tempfile::tempdir().unwrap();

@@ -120,7 +120,7 @@ async fn a_real_prometheus_sees_an_outage_come_and_go() {
     .await;
     assert_eq!(alert["labels"]["instance"], target.as_str(), "{alert:#}");
     let description = alert["annotations"]["description"].as_str().expect("a description");
-    assert!(description.contains("because of unreachable"), "{alert:#}");
+    assert!(description.contains("reason unreachable"), "{alert:#}");
     let others = prometheus.alerts().await.expect("an answer");
     assert!(others.iter().all(|other| other["labels"]["alertname"] == "DataplaneLinkDown"), "{others:#?}");
 

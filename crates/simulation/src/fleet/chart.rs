@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Outcome, Second, Strategy};
+use super::{Outcome, Scenario, Second, Strategy};
 
 /// One plot, and what is around it, in pixels.
 const WIDTH: f64 = 250.0;
@@ -15,6 +15,9 @@ const SECONDS: f64 = 720.0;
 const MOST: f64 = 2.0;
 /// Seconds that are drawn as one.
 const STEP: usize = 6;
+
+/// A share of the capacity that is drawn.
+type Share = fn(&Second, &Scenario) -> f64;
 
 /// Draws the outcomes of all strategies, event by event.
 pub fn draw(rows: &[(&str, Vec<Outcome>)]) -> String {
@@ -60,10 +63,10 @@ fn plot(svg: &mut String, x: f64, y: f64, outcome: &Outcome) {
         svg,
         r##"<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#bbb"/><path d="M{x} {one}h{WIDTH}" stroke="#ddd"/>"##
     );
-    let lines: [(&str, &dyn Fn(&Second) -> f64); 3] = [
-        ("#1565c0", &|second| f64::from(second.served) / scenario.requests),
-        ("#c62828", &|second| f64::from(second.shed) / scenario.requests),
-        ("#2e7d32", &|second| second.bytes / scenario.bytes),
+    let lines: [(&str, Share); 3] = [
+        ("#1565c0", |second, scenario| f64::from(second.served) / scenario.requests),
+        ("#c62828", |second, scenario| f64::from(second.shed) / scenario.requests),
+        ("#2e7d32", |second, scenario| second.bytes / scenario.bytes),
     ];
     for (colour, share) in lines {
         let mut path = String::new();
@@ -72,7 +75,7 @@ fn plot(svg: &mut String, x: f64, y: f64, outcome: &Outcome) {
             if from > SECONDS {
                 break;
             }
-            let mean = seconds.iter().map(share).sum::<f64>() / STEP as f64;
+            let mean = seconds.iter().map(|second| share(second, scenario)).sum::<f64>() / STEP as f64;
             let _ =
                 write!(path, "{}{:.1} {:.1}", if path.is_empty() { "M" } else { "L" }, at(from), high(mean));
         }

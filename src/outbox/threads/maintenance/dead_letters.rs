@@ -15,7 +15,8 @@ const READING: &str = "reading rejected messages";
 const REJECTED_AT_ONCE: usize = 512;
 /// Likewise while records come in or go out: some 2,500 a second, at a twentieth of a core.
 const REJECTED_BESIDES: usize = 128;
-/// Dead letters are handed out in pages of at most so many bytes, as stored.
+/// Dead letters are handed out in pages: a page ends with the letter that reaches this many bytes in memory, however small they
+/// are on the disk.
 const PAGE_BYTES: usize = 1 << 20;
 
 impl Maintenance {
@@ -94,14 +95,14 @@ impl Maintenance {
         let (mut letters, mut bytes) = (Vec::new(), 0);
         // One whose dropping is not on the disk yet is none any more: replayed again it would be doubled.
         let dropped: BTreeSet<u64> = self.shared.state().dropped.iter().map(|(id, _)| *id).collect();
-        self.shared.ledger.letters(from, |(id, letter, len)| {
+        self.shared.ledger.letters(from, |(id, letter, _)| {
             if dropped.contains(&id) {
                 return true;
             }
             match letter {
                 Ok(letter) => {
+                    bytes += letter.size();
                     letters.push(letter);
-                    bytes += len;
                 }
                 Err(error) => tracing::error!(id, %error, "a dead letter cannot be read"),
             }

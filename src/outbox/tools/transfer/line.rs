@@ -257,6 +257,20 @@ pub(super) fn lines(mut file: impl BufRead) -> impl Iterator<Item = std::io::Res
     })
 }
 
+/// The line that is exported for the record or dead letter of this line, if it is one.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn import_line_again(line: &[u8]) -> Option<Vec<u8>> {
+    let Parsed::Entry(entry) = parse(1, line).ok()? else { return None };
+    let line = match &entry {
+        Entry::Record(record) => Line::of(record),
+        Entry::Letter(letter) => Line::of_letter(letter),
+        Entry::Rejected(_) => return None,
+    };
+    let mut text = Vec::new();
+    line.write(&mut text).ok()?;
+    Some(text)
+}
+
 /// What line number `line` is.
 pub(super) fn parse(line: u64, text: &[u8]) -> Result<Parsed, TransferError> {
     let bad = |what: String| TransferError::Line { line, what };

@@ -74,7 +74,7 @@ async fn without_a_terminal_it_says_so_or_prints_one_picture() {
     stage.agent.command(&[], &["top"]).await.assert_failed("top needs a terminal");
     let once = stage.agent.command(&[], &["top", "--once", "--interval", "0.1"]).await;
     assert_eq!(once.code, 0, "{once:?}");
-    for part in ["edge-test-1", "healthy", "up", "no backlog", "usage          0", "of 10.0 GiB"] {
+    for part in ["edge-test-1", "healthy", "up", "no backlog", "usage        0", "of 10.0 GiB"] {
         assert!(once.out.contains(part), "{part}:\n{}", once.out);
     }
     assert!(!once.out.contains('\x1b'), "plain text: {once:?}");

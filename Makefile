@@ -9,7 +9,7 @@ export CARGO_INCREMENTAL := 0
 # Most tests wait for servers and deadlines, and leave the processors idle.
 export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
 
-.PHONY: help build demo test test-outbox format lint units docs book bench bench-wan redis test-tools
+.PHONY: help build demo test test-outbox format lint units count docs book bench bench-wan redis test-tools
 
 help:            ## Says what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -65,6 +65,18 @@ fleet:           ## Plays 10,000 agents that meet a ControlPlane of fixed capaci
 
 test-outbox: test-tools ## The outbox's tests at full length: 100 kills, 300 damages, a disk of 200 MiB filled five times, ...
 	OUTBOX_TESTS=all cargo test --locked outbox
+
+# A module of tests is at the end of its file.
+count:           ## Counts the lines of code without tests, blank lines and comments, by room
+	@for room in src/* crates/*; do \
+	  find "$$room" -name '*.rs' -not -path '*/tests/*' -not -name tests.rs | sort | xargs awk -v room="$$room" ' \
+	    FNR == 1 { ends = 0 } \
+	    ends { next } \
+	    is_test && /^mod .*\{$$/ { ends = 1; next } \
+	    { is_test = /^#\[cfg\(test\)\]/ } \
+	    !/^[[:space:]]*(\/\/.*)?$$/ && !is_test { lines++ } \
+	    END { printf "%7d  %s\n", lines, room }'; \
+	done | awk '{ total += $$1; print } END { printf "%7d\n", total }'
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -11,29 +10,24 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::confirmed_time;
-use super::settings::{acceptor, drain_settings, intake_settings, registration};
 use super::stages::{Stages, ended};
+use super::wiring::Wiring;
 use crate::admin::reload::Reloader;
-use crate::admin::{Audit, Letters, Operator, letters};
-use crate::app::systemd::Service;
+use crate::admin::{Audit, Operator, letters};
 use crate::config::{Config, Problems, Sources};
 use crate::control_plane::{Client, Meaning};
-use crate::drain::{Admission, Controls, Drain, LinkStatus, RateLimit, admission_channel};
-use crate::fleet::agent_metrics::AgentMetrics;
-use crate::fleet::commands::{self, Commands};
+use crate::drain::{Admission, Controls, RateLimit, admission_channel};
+use crate::fleet::commands::Commands;
 use crate::fleet::health_probe::HealthProbe;
-use crate::fleet::membership::{self, Membership};
+use crate::fleet::membership::Membership;
+use crate::http;
 use crate::http::admin::{Admin, UnauthorizedRequests};
-use crate::http::{self, Hosts, Surface};
-use crate::intake::{self, Intake, Mirror, RedisStatus, push_quota_answers};
-use crate::outbox::{self, OpenError, Outbox, Threads, Watermark};
+use crate::intake::{self, push_quota_answers};
+use crate::outbox::{self, OpenError, Outbox, Threads};
 use crate::telemetry::log::LogLevel;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::notify::Notify;
 
-/// The first request after startup is sent at a random moment within this time, so that a fleet does not connect all at
-/// once.
-const FIRST_CONTACT_WITHIN: Duration = Duration::from_millis(500);
 /// An operator's command usually has the outbox open only briefly.
 const OUTBOX_PATIENCE: Duration = Duration::from_secs(10);
 const OUTBOX_AGAIN: Duration = Duration::from_millis(200);
@@ -110,184 +104,130 @@ impl Agent {
         self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    fn operator(
-        &self,
-        link: watch::Receiver<LinkStatus>,
-        letters: Letters,
-        audit: Arc<Audit>,
-    ) -> Arc<Operator> {
-        let operator = Operator::new(
-            self.outbox.clone(),
-            self.controls.clone(),
-            link,
-            self.log_level.clone(),
-            Arc::clone(&self.reloader),
-            letters,
-            audit,
-        );
-        Arc::new(operator)
-    }
-
     /// Runs until `stop` is done; then stops in order. Reloads the settings for each of `reloads`. An error if a part ended
     /// unexpectedly.
-    #[expect(clippy::too_many_lines, reason = "who is told what by whom, in one place and in order")]
     pub async fn run(
         self,
         stop: impl Future<Output = ()>,
         reloads: mpsc::Receiver<()>,
     ) -> anyhow::Result<()> {
-        let started = Instant::now();
-        let link = watch::Sender::new(LinkStatus::default());
-        let audit = Arc::new(Audit::new(self.outbox.clone()));
-        let (letters, letter_work) = letters(Arc::clone(&audit));
-        let operator = self.operator(link.subscribe(), letters, audit);
-        let Self {
-            config,
-            client,
-            outbox,
-            threads,
-            metrics,
-            listeners,
-            redis,
-            controls,
-            reloader,
-            notify,
-            ..
-        } = self;
-        let first = config.control_plane.initial_error_delay.min(FIRST_CONTACT_WITHIN);
-        let (intake_stop, drain_stop, last_stop) =
-            (watch::Sender::new(false), watch::Sender::new(false), watch::Sender::new(false));
-        let (watermark, redis_status) =
-            (watch::Sender::new(Watermark::default()), watch::Sender::new(RedisStatus::default()));
-        let registered = watch::Sender::new(false);
-        let registration_trouble = watch::Sender::new(None);
-        let (answers, answered) = mpsc::channel(QUOTA_ANSWERS);
-        let (admission, admission_queue) = admission_channel();
-        let source = intake_settings(&config, redis);
-        let agent_metrics = AgentMetrics {
-            outbox: outbox.clone(),
-            redis: redis_status.subscribe(),
-            link: link.subscribe(),
-            orders: controls.subscribe(),
-            client: Arc::clone(&client),
-            started,
-        };
-        let admin = Arc::new(Admin {
-            operator: Arc::clone(&operator),
-            token: reloader.admin_token(),
-            metrics: Arc::clone(&metrics),
-            unauthorized: UnauthorizedRequests::default(),
-        });
-
-        let membership = Arc::new(Membership {
-            client: Arc::clone(&client),
-            registration: registration(&config),
-            interval: config.control_plane.heartbeat_interval,
-            first_contact_within: first,
-            agent_metrics: agent_metrics.clone(),
-            admission: admission.clone(),
-            registered: registered.clone(),
-            trouble: registration_trouble.clone(),
-            metrics: Arc::clone(&metrics),
-            failures: std::sync::Mutex::new(membership::RegistrationFailures::default()),
-            unanswered: AtomicBool::new(false),
-        });
-        let surface = Arc::new(Surface {
-            server_id: config.identity.server_id.clone(),
-            region: config.identity.server_region.clone(),
-            version: config.identity.app_version.clone(),
-            started,
-            outbox: outbox.clone(),
-            redis: redis_status.subscribe(),
-            link: link.subscribe(),
-            orders: controls.subscribe(),
-            registered: registered.subscribe(),
-            registration_trouble: registration_trouble.subscribe(),
-            stopping: intake_stop.subscribe(),
-            names: source.names.clone(),
-            metrics: Arc::clone(&metrics),
-            client: Arc::clone(&client),
-            redis_server: source.server.clone(),
-            trusted: config.http.trusted_ips.clone(),
-            hosts: Arc::new(Hosts::new(&config.http.host, config.http.trusted_hosts.as_ref())),
-        });
-        let service = Service::new(
-            notify.clone(),
-            outbox.clone(),
-            link.subscribe(),
-            controls.subscribe(),
-            redis_status.subscribe(),
-        );
-        let intake = Intake {
-            settings: source.clone(),
-            outbox: outbox.clone(),
-            acceptor: acceptor(&config),
-            watermark: watermark.clone(),
-            status: redis_status,
-            metrics: Arc::clone(&metrics),
-        };
-        let drain = Drain {
-            outbox: outbox.clone(),
-            client,
-            settings: drain_settings(&config, first),
-            quota_answers: answers,
-            watermark: watermark.subscribe(),
-            metrics: Arc::clone(&metrics),
-            status: link,
-            orders: controls.subscribe(),
-            admission: admission_queue,
-        };
-        let mirror = Mirror {
-            settings: source.clone(),
-            outbox: outbox.clone(),
-            most: config.redis.dead_letter_mirror_max as usize,
-            metrics: Arc::clone(&metrics),
-        };
-
-        let mut taking = JoinSet::new();
-        taking.spawn(intake.run(intake_stop.subscribe()));
-        let mut sending = JoinSet::new();
-        sending.spawn(drain.run(drain_stop.subscribe()));
-        let registered = registered.subscribe();
-        let counted = Arc::clone(&metrics);
-        let mut rest = askers(&config, admission, operator, agent_metrics, metrics, registered, &intake_stop);
-        rest.spawn(push_quota_answers(source, counted, answered, last_stop.subscribe()));
-        rest.spawn(mirror.run(last_stop.subscribe()));
-        rest.spawn(letter_work.run(last_stop.subscribe()));
-        rest.spawn(confirmed_time::confirm(
-            Arc::clone(&surface.client),
-            outbox.clone(),
-            last_stop.subscribe(),
-        ));
-        rest.spawn(reloader.run(notify, reloads, last_stop.subscribe()));
-        rest.spawn(Arc::clone(&membership).run(intake_stop.subscribe()));
-        let (live, sampler) = http::Live::of(Arc::clone(&surface), admin.token.clone(), &config.outbox.dir);
-        rest.spawn(sampler.run(last_stop.subscribe()));
-        let (exporting, told) = (Arc::clone(&admin), last_stop.subscribe());
-        rest.spawn(async move { exporting.operator.watch(told).await });
-        let mut serving = JoinSet::new();
-        for listener in listeners {
-            let (surface, admin, live) = (Arc::clone(&surface), Arc::clone(&admin), Arc::clone(&live));
-            serving.spawn(http::serve(listener, surface, admin, live, last_stop.subscribe()));
-        }
-        drop((surface, admin, live));
-        // The last one, so that all the others run when it says that they do.
-        rest.spawn(service.run(intake_stop.subscribe(), last_stop.subscribe()));
-
-        let mut stages = Stages { taking, sending, rest, serving, intake_stop, drain_stop, last_stop };
+        let (outbox, within) = (self.outbox.clone(), self.config.delivery.shutdown_timeout);
+        let (mut stages, membership, threads) = self.start(reloads);
         let ended = tokio::select! {
             () = stop => Ok(()),
             error = stages.end_by_themselves() => Err(error),
             () = ended(&threads) => Err(anyhow::anyhow!("a thread of the outbox ended unexpectedly")),
         };
         tracing::info!("stopping");
-        stages.stop(config.delivery.shutdown_timeout, &outbox, &membership).await;
+        stages.stop(within, &outbox, &membership).await;
         drop((membership, outbox));
         if !tokio::task::spawn_blocking(|| threads.join()).await? {
             anyhow::bail!("a thread of the outbox panicked");
         }
         ended
     }
+
+    /// Wires the parts and starts them, stage by stage.
+    fn start(self, reloads: mpsc::Receiver<()>) -> (Stages, Arc<Membership>, Threads) {
+        let Self { threads, listeners, log_level, reloader, notify, .. } = self;
+        let wiring = Wiring {
+            config: self.config,
+            client: self.client,
+            outbox: self.outbox,
+            metrics: self.metrics,
+            redis: self.redis,
+            controls: self.controls,
+            started: Instant::now(),
+            link: watch::Sender::default(),
+            redis_status: watch::Sender::default(),
+            watermark: watch::Sender::default(),
+            registered: watch::Sender::default(),
+            registration_trouble: watch::Sender::default(),
+            intake_stop: watch::Sender::default(),
+            drain_stop: watch::Sender::default(),
+            last_stop: watch::Sender::default(),
+        };
+        let (admission, admission_queue) = admission_channel();
+        let (answers, answered) = mpsc::channel(QUOTA_ANSWERS);
+        let audit = Arc::new(Audit::new(wiring.outbox.clone()));
+        let (letters, letter_work) = letters(Arc::clone(&audit));
+        let operator = Arc::new(Operator::new(
+            wiring.outbox.clone(),
+            wiring.controls.clone(),
+            wiring.link.subscribe(),
+            log_level,
+            Arc::clone(&reloader),
+            letters,
+            audit,
+        ));
+        let membership = Arc::new(wiring.membership(admission.clone()));
+        let (intake_stop, last_stop) = (&wiring.intake_stop, &wiring.last_stop);
+
+        let mut taking = JoinSet::new();
+        taking.spawn(wiring.intake().run(intake_stop.subscribe()));
+        let mut sending = JoinSet::new();
+        sending.spawn(wiring.drain(answers, admission_queue).run(wiring.drain_stop.subscribe()));
+
+        // What asks the ControlPlane for something stops with the intake, what writes with the last stage.
+        let mut rest = JoinSet::new();
+        if let Some(probe) = health_probe(&wiring, &admission) {
+            rest.spawn(probe.run(intake_stop.subscribe()));
+        }
+        rest.spawn(commands(&wiring, admission, &operator).run(intake_stop.subscribe()));
+        rest.spawn(Arc::clone(&membership).run(intake_stop.subscribe()));
+        let (redis, metrics) = (wiring.intake_settings(), Arc::clone(&wiring.metrics));
+        rest.spawn(push_quota_answers(redis, metrics, answered, last_stop.subscribe()));
+        rest.spawn(wiring.mirror().run(last_stop.subscribe()));
+        rest.spawn(letter_work.run(last_stop.subscribe()));
+        let (client, outbox) = (Arc::clone(&wiring.client), wiring.outbox.clone());
+        rest.spawn(confirmed_time::confirm(client, outbox, last_stop.subscribe()));
+        let admin_token = reloader.admin_token();
+        rest.spawn(reloader.run(notify.clone(), reloads, last_stop.subscribe()));
+        let (watching, told) = (Arc::clone(&operator), last_stop.subscribe());
+        rest.spawn(async move { watching.watch(told).await });
+
+        let surface = Arc::new(wiring.surface());
+        let admin = Arc::new(Admin {
+            operator,
+            token: admin_token,
+            metrics: Arc::clone(&wiring.metrics),
+            unauthorized: UnauthorizedRequests::default(),
+        });
+        let outbox_dir = &wiring.config.outbox.dir;
+        let (live, sampler) = http::Live::of(Arc::clone(&surface), admin.token.clone(), outbox_dir);
+        rest.spawn(sampler.run(last_stop.subscribe()));
+        let mut serving = JoinSet::new();
+        for listener in listeners {
+            let (surface, admin, live) = (Arc::clone(&surface), Arc::clone(&admin), Arc::clone(&live));
+            serving.spawn(http::serve(listener, surface, admin, live, last_stop.subscribe()));
+        }
+        // The last one, so that all the others run when it says that they do.
+        rest.spawn(wiring.service(notify).run(intake_stop.subscribe(), last_stop.subscribe()));
+
+        let Wiring { intake_stop, drain_stop, last_stop, .. } = wiring;
+        let stages = Stages { taking, sending, rest, serving, intake_stop, drain_stop, last_stop };
+        (stages, membership, threads)
+    }
+}
+
+fn health_probe(wiring: &Wiring, admission: &Admission) -> Option<HealthProbe> {
+    let plane = &wiring.config.control_plane;
+    plane.health_check_enabled.then(|| HealthProbe {
+        interval: plane.health_check_interval,
+        client: Arc::clone(&wiring.client),
+        admission: admission.clone(),
+    })
+}
+
+fn commands(wiring: &Wiring, admission: Admission, operator: &Arc<Operator>) -> Commands {
+    Commands::new(
+        wiring.command_settings(),
+        admission,
+        Arc::clone(operator),
+        wiring.agent_metrics(),
+        Arc::clone(&wiring.metrics),
+        wiring.registered.subscribe(),
+    )
 }
 
 /// Opens the outbox; waits a while if another process has it open, which may be an operator's command.
@@ -339,32 +279,4 @@ async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
         }
     }
     Ok(listeners)
-}
-
-/// The tasks that send requests without records to the `ControlPlane`.
-fn askers(
-    config: &Config,
-    admission: Admission,
-    operator: Arc<Operator>,
-    agent_metrics: AgentMetrics,
-    metrics: Arc<Metrics>,
-    registered: watch::Receiver<bool>,
-    stop: &watch::Sender<bool>,
-) -> JoinSet<()> {
-    let (plane, mut askers) = (&config.control_plane, JoinSet::new());
-    if plane.health_check_enabled {
-        let (client, admission) = (Arc::clone(&agent_metrics.client), admission.clone());
-        let check = HealthProbe { interval: plane.health_check_interval, client, admission };
-        askers.spawn(check.run(stop.subscribe()));
-    }
-    let settings = commands::Settings {
-        server_id: config.identity.server_id.clone(),
-        poll_interval: plane.command_poll_interval,
-        cache_ttl: plane.command_cache_ttl,
-        algorithm: plane.command_algorithm,
-        keys_ttl: plane.public_keys_cache_ttl,
-    };
-    let commands = Commands::new(settings, admission, operator, agent_metrics, metrics, registered);
-    askers.spawn(commands.run(stop.subscribe()));
-    askers
 }

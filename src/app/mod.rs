@@ -5,6 +5,7 @@ mod confirmed_time;
 mod settings;
 mod stages;
 pub mod systemd;
+mod wiring;
 
 pub use agent::Agent;
 pub(crate) use settings::intake_settings;

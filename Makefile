@@ -149,12 +149,14 @@ deb: package-tools build ## Builds the Debian package and, beside it, that of it
 	packaging/deb.sh release --dbgsym --compress-debug-symbols=zlib
 	@ls -l target/debian/*deb
 
-# The packages, what is in them, and their checksums.
-release: deb     ## Builds what is published: packages, a bill of materials (CycloneDX), SHA256SUMS; in target/release-files
+# The packages, what is in them, and their checksums. A bill is written beside each Cargo.toml of the workspace, with the path
+# of this folder in it.
+release: deb     ## Builds what is published: packages, a bill of materials (CycloneDX), SHA256SUMS: target/release-files
 	@command -v cargo-cyclonedx >/dev/null || cargo install cargo-cyclonedx --locked
 	rm -rf target/release-files && mkdir -p target/release-files
-	cargo cyclonedx --format json --describe binaries --target x86_64-unknown-linux-gnu --override-filename bill-of-materials
-	mv bill-of-materials*.json target/release-files/
+	cargo cyclonedx --quiet --format json --spec-version 1.5 --target x86_64-unknown-linux-gnu --override-filename bill-of-materials
+	sed 's|path+file://$(CURDIR)|path+file:///dataplane-agent|g' bill-of-materials.json >target/release-files/bill-of-materials.json
+	rm bill-of-materials.json crates/*/bill-of-materials.json
 	cp target/debian/*deb target/release-files/
 	@$(call install,lintian,lintian)
 	lintian --fail-on error,warning target/debian/*.deb

@@ -13,7 +13,7 @@ use crate::control_plane::Client;
 use crate::drain::{Admission, AdmissionQueue, Controls, Drain, LinkStatus};
 use crate::fleet::agent_metrics::AgentMetrics;
 use crate::fleet::commands;
-use crate::fleet::membership::{Membership, RegistrationFailures};
+use crate::fleet::membership::{Failures, Membership};
 use crate::http::{Hosts, Surface};
 use crate::intake::{self, Intake, Mirror, RedisStatus};
 use crate::outbox::{Outbox, QuotaReply, Watermark};
@@ -111,7 +111,7 @@ impl Wiring {
             registered: self.registered.clone(),
             trouble: self.registration_trouble.clone(),
             metrics: Arc::clone(&self.metrics),
-            failures: Mutex::new(RegistrationFailures::default()),
+            failures: Mutex::new(Failures::default()),
             unanswered: AtomicBool::new(false),
         }
     }

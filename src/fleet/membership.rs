@@ -5,7 +5,7 @@
 //! its outbox has to be delivered.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -22,12 +22,52 @@ const REGISTER_EVERY: Duration = Duration::from_secs(30);
 /// Failures in a row after which the trouble is reported.
 const TROUBLE_AFTER: u32 = 4;
 
-/// How registering goes wrong.
+/// What goes wrong with registrations and heartbeats.
 #[derive(Debug, Default)]
-pub struct RegistrationFailures {
-    in_a_row: u32,
+pub struct Failures {
+    registration: InARow,
+    heartbeat: InARow,
+}
+
+/// Failures in a row.
+#[derive(Debug, Default)]
+struct InARow {
+    count: u32,
     /// What the log has said.
     said: Option<String>,
+}
+
+impl InARow {
+    /// Whether this one deserves a log line, one for each kind of failure: at once if the `ControlPlane` refuses, after a
+    /// while if it or the network fails; then the link usually has its own line.
+    fn is_news(&mut self, error: &CallError) -> bool {
+        self.count += 1;
+        let is_no = matches!(
+            error,
+            CallError::Status {
+                meaning: Meaning::Refused
+                    | Meaning::NotFound
+                    | Meaning::Credentials
+                    | Meaning::Misconfigured
+                    | Meaning::Foreign,
+                ..
+            }
+        );
+        let kind = match error {
+            CallError::Status { status: 500.., .. } => "5xx".to_owned(),
+            CallError::Failed(failure) => failure.label().to_owned(),
+            error => error.to_string(),
+        };
+        let is_news = (self.lasts() || is_no) && self.said.as_ref() != Some(&kind);
+        if is_news {
+            self.said = Some(kind);
+        }
+        is_news
+    }
+
+    fn lasts(&self) -> bool {
+        self.count >= TROUBLE_AFTER
+    }
 }
 
 /// Reports this server to the `ControlPlane`.
@@ -51,7 +91,7 @@ pub struct Membership {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// How registering goes wrong.
-    pub failures: Mutex<RegistrationFailures>,
+    pub failures: Mutex<Failures>,
     /// A registration was sent without an answer: it is unknown whether the server is registered.
     pub unanswered: AtomicBool,
 }
@@ -114,8 +154,7 @@ impl Membership {
         match answer {
             Ok(()) => {
                 self.know(true);
-                *self.failures.lock().unwrap_or_else(PoisonError::into_inner) =
-                    RegistrationFailures::default();
+                *self.failures() = Failures::default();
                 self.trouble.send_replace(None);
                 tracing::info!("registered with the ControlPlane");
             }
@@ -128,30 +167,9 @@ impl Membership {
         self.metrics.registered.set(i64::from(registered));
     }
 
-    /// One log line for each kind of failure: at once if the `ControlPlane` refuses, after a while if it or the network
-    /// fails; then the link usually has its own line.
     fn refused(&self, error: &CallError) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.in_a_row += 1;
-        let lasts = failures.in_a_row >= TROUBLE_AFTER;
-        let is_no = matches!(
-            error,
-            CallError::Status {
-                meaning: Meaning::Refused
-                    | Meaning::NotFound
-                    | Meaning::Credentials
-                    | Meaning::Misconfigured
-                    | Meaning::Foreign,
-                ..
-            }
-        );
-        let kind = match error {
-            CallError::Status { status: 500.., .. } => "5xx".to_owned(),
-            CallError::Failed(failure) => failure.label().to_owned(),
-            error => error.to_string(),
-        };
-        if (lasts || is_no) && failures.said.as_ref() != Some(&kind) {
-            failures.said = Some(kind);
+        let failures = &mut self.failures().registration;
+        if failures.is_news(error) {
             tracing::warn!(
                 %error,
                 proxy = self.client.proxy(),
@@ -161,10 +179,14 @@ impl Membership {
         } else {
             tracing::debug!(%error, "not registered yet");
         }
-        if lasts {
+        if failures.lasts() {
             self.trouble
                 .send_replace(Some(format!("the ControlPlane refuses to register this server: {error}")));
         }
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Done when another agent has the name of this server, which was registered or may be.
@@ -183,11 +205,16 @@ impl Membership {
 
     async fn beat(&self, load: &mut Load) {
         match self.client.heartbeat(self.agent_metrics.status(), self.agent_metrics.metrics(load)).await {
-            Ok(Heartbeat::Heard) => {}
+            Ok(Heartbeat::Heard) => self.failures().heartbeat = InARow::default(),
             Ok(Heartbeat::Forgotten) => {
                 self.know(false);
                 tracing::info!("the ControlPlane no longer knows this server; registering again");
             }
+            Err(error) if self.failures().heartbeat.is_news(&error) => tracing::warn!(
+                %error,
+                proxy = self.client.proxy(),
+                "the ControlPlane accepts no heartbeats from this server and may show it as offline; records are delivered meanwhile"
+            ),
             Err(error) => tracing::debug!(%error, "the heartbeat failed"),
         }
     }

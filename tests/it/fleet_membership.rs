@@ -108,6 +108,26 @@ async fn an_idle_agent_asks_whether_the_control_plane_is_well() {
 }
 
 #[tokio::test]
+async fn heartbeats_that_are_refused_are_said_once() {
+    let redis = RedisServer::start().await;
+    let plane = Scripted::start_all(|request| {
+        let is_beat = request.path.ends_with("/heartbeat");
+        if is_beat { StatusCode::FORBIDDEN.into_response() } else { taken() }
+    })
+    .await;
+    let mut agent = Agent::new(&redis, &plane.url);
+    agent.set("HEARTBEAT_INTERVAL", "0.1");
+    agent.start();
+    until("many heartbeats", async || {
+        let received = plane.received();
+        let beats = received.iter().filter(|request| request.path.ends_with("/heartbeat")).count();
+        (beats >= 10).then_some(())
+    })
+    .await;
+    assert_eq!(agent.log().matches("accepts no heartbeats").count(), 1, "{}", agent.log());
+}
+
+#[tokio::test]
 async fn it_does_not_ask_where_that_is_switched_off() {
     let settings = [
         ("HEARTBEAT_INTERVAL", "0.3"),

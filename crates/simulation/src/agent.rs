@@ -228,7 +228,7 @@ impl Life {
             registered: watch::Sender::new(false),
             trouble: watch::Sender::new(None),
             metrics: Arc::clone(&metrics),
-            failures: Mutex::new(membership::RegistrationFailures::default()),
+            failures: Mutex::new(membership::Failures::default()),
             unanswered: AtomicBool::new(false),
         });
         let origin = Origin { server_id: SERVER_ID.into(), region: "eu".into(), version: "1.0.0".into() };

@@ -21,6 +21,8 @@ pub struct Campaign {
     pub rounds: u64,
     /// After so many a line is printed.
     pub line_every: u64,
+    /// Goes on after a seed that failed.
+    pub goes_on: bool,
     /// This run ends after so long.
     pub seconds: Option<u64>,
     pub first: u64,
@@ -32,7 +34,7 @@ impl Campaign {
         let mut state = State::open(&rig.folder, &self.name, self.first)?;
         state.note_versions(&rig.agent)?;
         let begun = Instant::now();
-        let at_begin = state.totals.rounds;
+        let (at_begin, mut is_well) = (state.totals.rounds, true);
         println!(
             "{}: {} of {} rounds done, from seed {} on",
             self.name, state.totals.rounds, self.rounds, state.next_seed
@@ -45,11 +47,16 @@ impl Campaign {
             let (seed, at) = (state.next_seed, Instant::now());
             let outcome = self.seed(rig, seed);
             let is_whole = outcome.violations.is_empty();
+            if !is_whole {
+                state.failed.insert(seed);
+            }
             state.add(&outcome.account, at.elapsed().as_secs_f64().round() as u64)?;
             if !is_whole {
                 self.tell(rig, seed, &outcome);
-                self.account(&state);
-                return Ok(false);
+                is_well = false;
+                if !self.goes_on {
+                    break;
+                }
             }
             if state.totals.rounds >= next_line {
                 next_line = (state.totals.rounds / self.line_every + 1) * self.line_every;
@@ -66,7 +73,7 @@ impl Campaign {
         }
         state.save()?;
         self.account(&state);
-        Ok(true)
+        Ok(is_well)
     }
 
     /// Plays a seed. What the rig itself cannot do is a failure too: of a server that never came back nobody knows why.
@@ -96,8 +103,15 @@ impl Campaign {
             state.next_seed.saturating_sub(1)
         );
         println!("records    {totals}");
+        if !state.failed.is_empty() {
+            let failed: Vec<_> = state.failed.iter().map(u64::to_string).collect();
+            println!("FAILED     {} seeds: {}", failed.len(), failed.join(", "));
+        }
         if totals.answers_missing > 0 {
-            println!("answers    {} to quota requests are missing", totals.answers_missing);
+            println!(
+                "answers    {} to quota requests are missing (409 tells none, or Redis lost them)",
+                totals.answers_missing
+            );
         }
         for (name, count) in &totals.events {
             println!("           {count} × {name}");

@@ -58,7 +58,7 @@ fn on_an_image(stage: &mut Stage<'_>, image: &mut Image, rig: &Rig) -> Result<()
         stage.sleep(0..150);
         stage.check_counters();
         if stage.dice.random_bool(0.5) {
-            stage.account.event("a file system read-only");
+            stage.does("a file system read-only")?;
             image.fail()?;
             stage.push(messages)?;
             stage.sleep(0..400);
@@ -66,7 +66,7 @@ fn on_an_image(stage: &mut Stage<'_>, image: &mut Image, rig: &Rig) -> Result<()
             image.repair()?;
             stage.agent.start()?;
         } else {
-            stage.account.event("a file system full");
+            stage.does("a file system full")?;
             let ballast = image.path().join("ballast");
             // As much as there is: it says that it has not got it all.
             let _ = run("fallocate", &["-l", "1G", &ballast.display().to_string()]);
@@ -143,16 +143,16 @@ impl Library {
         }
         if note.exists() {
             stage.account.rounds += 1;
-            stage.account.event(name);
+            stage.does(name)?;
         } else {
-            stage.account.event("faults that never came");
+            stage.does("faults that never came")?;
         }
         // It goes on, on a disk that has come to itself or will.
         stage.push(50)?;
         stage.sleep(0..400);
         stage.check_counters();
         if stage.agent.ended()?.is_some() {
-            stage.account.event("the agent ended by itself");
+            stage.does("the agent ended by itself")?;
         }
         stage.agent.kill()?;
         if stage.dice.random_bool(0.3) {
@@ -163,7 +163,7 @@ impl Library {
             stage.agent.kill()?;
         }
         if name.starts_with("failed sync") || stage.dice.random_bool(0.5) {
-            stage.account.event("power cuts behind a fault");
+            stage.does("power cuts behind a fault")?;
             cut_power(&self.outbox, &self.shadow)?;
         }
         stage.agent.extra.clear();

@@ -31,6 +31,7 @@ pub fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
             stage.sleep(0..80);
             stage.check_counters();
         }
+        stage.does("kills")?;
         stage.agent.kill()?;
         stage.account.rounds += 1;
         stage.agent.start()?;

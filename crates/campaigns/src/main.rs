@@ -70,6 +70,9 @@ struct Flags {
     /// Ends this run after so many seconds
     #[arg(long)]
     seconds: Option<u64>,
+    /// Goes on after a seed that failed
+    #[arg(long)]
+    all: bool,
     /// The first seed of a campaign that begins
     #[arg(long, default_value_t = 1)]
     first: u64,
@@ -82,6 +85,9 @@ struct Flags {
     /// Plants a failure
     #[arg(long, hide = true)]
     plant: Option<Plant>,
+    /// How much the agent logs
+    #[arg(long, default_value = "INFO")]
+    log_level: String,
     /// Of `power`: ext4, xfs or btrfs
     #[arg(long, default_value = "ext4")]
     file_system: String,
@@ -145,6 +151,7 @@ fn rig(flags: &Flags) -> Result<Rig> {
         plant: flags.plant,
         per_seed: flags.per_seed,
         file_system: flags.file_system.clone(),
+        log_level: flags.log_level.clone(),
         stop,
     })
 }
@@ -190,6 +197,7 @@ fn campaign(flags: &Flags) -> Campaign {
         play: flags.which.play(),
         rounds: flags.rounds.unwrap_or(rounds),
         line_every,
+        goes_on: flags.all,
         seconds: flags.seconds,
         first: flags.first,
     }

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use crate::account::Outcome;
 use crate::load::Part;
 use crate::oracle::Rules;
+use crate::plant::Plant;
 use crate::process::{Process, log, until};
 use crate::redis_server::RedisServer;
 use crate::stage::{Rig, Stage};
@@ -45,9 +46,20 @@ fn alone(stage: &mut Stage<'_>) -> Result<()> {
         stage.push(messages)?;
         stage.sleep(0..60);
         stage.check_counters();
+        if stage.dice.random_bool(0.5) {
+            // So that the agent is taking it just now.
+            stage.push(messages)?;
+        }
+        if stage.rig.has(Plant::NoFile) {
+            stage.agent.kill()?;
+            stage.push(messages)?;
+            stage.redis.kill()?;
+            stage.redis.start()?;
+            stage.agent.start()?;
+        }
         match stage.dice.random_range(0..10) {
             0..5 => {
-                stage.account.event("Redis killed");
+                stage.does("Redis killed")?;
                 stage.redis.kill()?;
                 if stage.dice.random_bool(0.2) {
                     stage.sleep(0..1000);
@@ -55,24 +67,24 @@ fn alone(stage: &mut Stage<'_>) -> Result<()> {
                 stage.redis.start()?;
             }
             5..7 => {
-                stage.account.event("Redis stopped in order");
+                stage.does("Redis stopped in order")?;
                 stage.redis.stop()?;
                 stage.redis.start()?;
             }
             7 => {
-                stage.account.event("Redis frozen");
+                stage.does("Redis frozen")?;
                 stage.redis.signal(Signal::STOP)?;
                 stage.sleep(0..1500);
                 stage.redis.signal(Signal::CONT)?;
             }
             8 => {
-                stage.account.event("Redis cuts its clients off");
+                stage.does("Redis cuts its clients off")?;
                 let () = stage.redis.run(
                     redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes"),
                 )?;
             }
             _ => {
-                stage.account.event("Redis and the agent killed");
+                stage.does("Redis and the agent killed")?;
                 stage.redis.kill()?;
                 stage.agent.kill()?;
                 stage.redis.start()?;
@@ -121,14 +133,14 @@ impl Pair {
             stage.check_counters();
             if stage.dice.random_bool(0.5) {
                 // The replica has what was pushed. What the agent takes and acknowledges from here on it does not see.
-                stage.account.event("fail-overs to a replica that is behind");
+                stage.does("fail-overs to a replica that is behind")?;
                 let () = stage.redis.run(redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("replica"))?;
             } else {
-                stage.account.event("fail-overs");
+                stage.does("fail-overs")?;
             }
             stage.sleep(0..200);
             if stage.dice.random_bool(0.2) {
-                stage.account.event("the agent killed as well");
+                stage.does("the agent killed as well")?;
                 stage.agent.kill()?;
                 stage.agent.start()?;
             }
@@ -146,7 +158,7 @@ impl Pair {
         for _ in 0..PUSHES {
             match stage.push_parts(parts) {
                 Ok(()) => return Ok(()),
-                Err(_) => stage.account.event("pushed again to the new primary"),
+                Err(_) => stage.does("pushed again to the new primary")?,
             }
             std::thread::sleep(Duration::from_secs(1));
             if self.primary()? == self.replica.port {

@@ -41,10 +41,10 @@ const TRIALS: [Trial; 16] = [
     whole(Which::Disk, "", 3, 2),
     whole(Which::Disk, "ext4", 4, 3),
     planted(Which::Disk, 2, 2, Plant::LyingSync, "LOST"),
-    whole(Which::Redis, "", 1, 5),
+    whole(Which::Redis, "", 1, 4),
     whole(Which::Redis, "", 2, 1),
-    planted(Which::Redis, 3, 3, Plant::NoFile, "LOST"),
-    planted(Which::Soak, 1, 2, Plant::LoseOne, "LOST"),
+    planted(Which::Redis, 3, 2, Plant::NoFile, "LOST"),
+    planted(Which::Soak, 2, 1, Plant::LoseOne, "LOST"),
 ];
 
 /// Whether all of them came out as they must. What cannot be tried here is named; in CI that is a failure.

@@ -1,10 +1,11 @@
 //! Redis, the sandbox and an agent between them, in a folder of their own, and what a seed does with them.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rand::rngs::StdRng;
@@ -15,6 +16,7 @@ use crate::agent::Agent;
 use crate::load::{Load, Part, QUEUES};
 use crate::oracle;
 use crate::plant::Plant;
+use crate::process;
 use crate::redis_server::{Mode, RedisServer, SERVER_ID};
 use crate::sandbox::Sandbox;
 use crate::weather;
@@ -36,6 +38,8 @@ pub struct Rig {
     pub per_seed: Option<u32>,
     /// Of `power`.
     pub file_system: String,
+    /// Of the agent.
+    pub log_level: String,
     /// Set by SIGINT and SIGTERM.
     pub stop: Arc<AtomicBool>,
 }
@@ -99,6 +103,7 @@ impl<'a> Stage<'a> {
         let mut agent = Agent::new(&rig.agent, &folder, &sandbox.url);
         agent.set("REDIS_PORT", &redis.port.to_string());
         agent.set("SOURCE_MODE", mode.name());
+        agent.set("LOG_LEVEL", &rig.log_level);
         agent.set("DELIVERY_MODE", if dice.random_bool(0.3) { "single" } else { "auto" });
         agent.set("OUTBOX_SEGMENT_BYTES", if dice.random_bool(0.5) { "1MiB" } else { "8MiB" });
         let mut stage = Self {
@@ -121,6 +126,17 @@ impl<'a> Stage<'a> {
         };
         stage.account.event(&format!("seeds with {}s", mode.name()));
         Ok(stage)
+    }
+
+    /// Counts what is done, and writes when into `rounds.log`, for whoever looks at a failure.
+    pub fn does(&mut self, what: &str) -> Result<()> {
+        self.account.event(what);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (seconds, micros) = (now.as_secs() % 86_400, now.subsec_micros());
+        let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+        let mut log = process::log(&self.folder, "rounds.log")?;
+        writeln!(log, "{hours:02}:{minutes:02}:{:02}.{micros:06} {what}", seconds % 60)?;
+        Ok(())
     }
 
     /// Draws a duration in milliseconds.
@@ -153,7 +169,7 @@ impl<'a> Stage<'a> {
     /// Draws other weather.
     pub fn change_weather(&mut self) -> Result<()> {
         let (name, weather) = weather::draw(&mut self.dice);
-        self.account.event(&format!("weather: {name}"));
+        self.does(&format!("weather: {name}"))?;
         self.sandbox.weather(&weather)
     }
 
@@ -166,7 +182,7 @@ impl<'a> Stage<'a> {
     /// Waits until the agent is connected to Redis. Only where it may, it has ended meanwhile.
     pub fn agent_ready(&mut self) -> Result<()> {
         for _ in 0..self.agent.ready()? {
-            self.account.event("the agent ended by itself");
+            self.does("the agent ended by itself")?;
             if !self.may_end {
                 self.violations.push("the agent ended by itself".to_owned());
             }

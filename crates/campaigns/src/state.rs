@@ -26,6 +26,8 @@ pub struct State {
     pub seconds: u64,
     pub runs: u64,
     pub totals: Account,
+    /// The seeds with which something was wrong.
+    pub failed: BTreeSet<u64>,
     /// Of the agent, of Redis, of the kernel: each that took part.
     pub versions: BTreeSet<String>,
 }

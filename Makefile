@@ -21,7 +21,7 @@ demo: redis build ## Plays the main job with outages and a crash, about a minute
 	@target/release/dataplane-agent demo
 
 # Every step runs, whatever failed before it. cargo-deb takes minutes to compile: it is not installed for this alone.
-STEPS := format lint units simulation docs check-unit check-package check-alerts
+STEPS := format lint units simulation campaigns docs check-unit check-package check-alerts
 test:            ## Everything that CI checks, then what failed and how long each step took
 	@failed=; times=; \
 	for step in $(STEPS); do \
@@ -40,6 +40,7 @@ format:
 lint:
 	cargo clippy --all-targets --locked -- -D warnings
 	cargo clippy --all-targets --locked -p simulation -- -D warnings
+	cargo clippy --all-targets --locked -p campaigns -- -D warnings
 	cargo clippy --test browser --locked -- -D warnings
 
 units: test-tools prometheus
@@ -62,6 +63,45 @@ simulate:        ## Runs SEEDS seeds of the simulation from FIRST on
 # FLAGS=--alone leaves out the other strategies; FLAGS=--help has the rest.
 fleet:           ## Plays 10,000 agents that meet a ControlPlane of fixed capacity, beside other ways to retry; some minutes
 	CARGO_INCREMENTAL=1 cargo run --quiet --locked --profile simulation -p simulation --bin fleet -- $(FLAGS)
+
+# --- campaigns against the real agent, by the thousand: docs/proof.md ---
+
+.PHONY: campaigns campaign campaign-tools campaign-kill campaign-power campaign-disk campaign-redis campaign-soak
+CAMPAIGN := target/release/campaign
+# The length of all runs together, of this run, and the first seed of a campaign that begins.
+CAMPAIGN_FLAGS = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)) --first $(FIRST) $(FLAGS)
+
+campaigns: redis campaign-tools ## Plays a few rounds of each campaign, and finds each planted failure
+	cargo build --locked
+	cargo test --locked -p campaigns
+	cargo run --quiet --locked -p campaigns -- self-test --agent target/debug/dataplane-agent
+
+campaign: redis build
+	cargo build --release --locked -p campaigns
+
+campaign-kill: campaign ## Kills the agent under load until there are ROUNDS (10,000) kills, or for SECONDS
+	$(CAMPAIGN) kill $(CAMPAIGN_FLAGS)
+
+# Each with a state of its own. One that cannot be made is named; that none can be made is an error.
+FILE_SYSTEMS ?= ext4 xfs btrfs
+campaign-power: campaign campaign-tools ## Cuts the power 1,000 times on each of FILE_SYSTEMS (root)
+	@tried=; for system in $(FILE_SYSTEMS); do \
+	  command -v mkfs.$$system >/dev/null || { echo "campaign-power: NOT RUN: there is no mkfs.$$system here" >&2; continue; }; \
+	  tried=1; $(CAMPAIGN) power --file-system $$system $(CAMPAIGN_FLAGS) || exit 1; \
+	done; [ -n "$$tried" ]
+
+campaign-disk: campaign campaign-tools ## Has the disk fail 1,000 times: EIO, ENOSPC, short writes, syncs, read-only (root)
+	$(CAMPAIGN) disk $(CAMPAIGN_FLAGS)
+
+campaign-redis: campaign ## Kills, restarts and fails over Redis 1,000 times
+	$(CAMPAIGN) redis $(CAMPAIGN_FLAGS)
+
+campaign-soak: campaign ## Six hours at 1,000 records a second in changing weather: memory, descriptors and disk stay flat
+	$(CAMPAIGN) soak $(CAMPAIGN_FLAGS)
+
+campaign-tools:
+	@$(call install,mkfs.ext4,e2fsprogs)
+	@$(call install,findmnt,util-linux)
 
 test-outbox: test-tools ## The outbox's tests at full length: 100 kills, 300 damages, a disk of 200 MiB filled five times, ...
 	OUTBOX_TESTS=all cargo test --locked outbox

@@ -6,6 +6,8 @@
  * outlive the process. Names are on the disk at once; what sled syncs by sync_file_range never is.
  *
  * DISK_FAILS is `part of a path:n:count`: of the syncs of such files and folders, the n-th and those behind it fail.
+ * DISK_WRITES is `EIO|ENOSPC|SHORT:part of a path:n:count`, the same of writes; a short one writes half of its bytes.
+ * With DISK_LIES a sync says that it has written, and has not.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -33,7 +35,7 @@ struct entry {
 static struct entry files[FILES];
 static size_t known;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static long seen;
+static long seen, written;
 
 #define REAL(result, name, ...)                            \
     static result (*real)(__VA_ARGS__);                    \
@@ -113,6 +115,30 @@ static void mark(struct entry *file, off_t from, off_t upto) {
     for (off_t page = from / PAGE; page * PAGE < upto && page < PAGES; page++) file->dirty[page] = 1;
 }
 
+static void note(const char *what, const char *path) {
+    char name[4096];
+    snprintf(name, sizeof name, "%s/failed", getenv("DISK_SHADOW"));
+    int note = real_open(name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    dprintf(note, "%s %s\n", what, path);
+    close(note);
+}
+
+/* How much of a write is written; less than nothing, and errno, of one that fails. */
+static ssize_t allowed(int fd, size_t len) {
+    const char *wanted = getenv("DISK_WRITES");
+    char how[16], part[1024], path[4096];
+    long first, count;
+    if (!wanted || !is_ours(fd, path, sizeof path)) return len;
+    if (sscanf(wanted, "%15[^:]:%1023[^:]:%ld:%ld", how, part, &first, &count) != 4) return len;
+    if (strcmp(part, "*") && !strstr(path, part)) return len;
+    long at = written++;
+    if (at < first || at >= first + count) return len;
+    note(how, path);
+    if (!strcmp(how, "SHORT")) return len > 1 ? len / 2 : len;
+    errno = strcmp(how, "ENOSPC") ? EIO : ENOSPC;
+    return -1;
+}
+
 /* Whether this sync is one of those that fail. */
 static int fails(const char *path, const char *call) {
     const char *wanted = getenv("DISK_FAILS");
@@ -122,11 +148,7 @@ static int fails(const char *path, const char *call) {
     if (strcmp(part, "*") && !strstr(path, part)) return 0;
     long at = seen++;
     if (at < first || at >= first + count) return 0;
-    char name[4096];
-    snprintf(name, sizeof name, "%s/failed", getenv("DISK_SHADOW"));
-    int note = real_open(name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    dprintf(note, "%s %s\n", call, path);
-    close(note);
+    note(call, path);
     return 1;
 }
 
@@ -157,7 +179,7 @@ static int sync_file(int fd, int (*real)(int), const char *name_of_call) {
     struct entry *file = entry(fd);
     struct stat meta;
     if (file && fstat(fd, &meta) == 0) {
-        if (!failed) write_dirty(fd, file, meta.st_size);
+        if (!failed && !getenv("DISK_LIES")) write_dirty(fd, file, meta.st_size);
         memset(file->dirty, 0, PAGES);
     }
     pthread_mutex_unlock(&lock);
@@ -183,9 +205,10 @@ ssize_t pwrite64(int fd, const void *bytes, size_t len, off_t at) {
     struct entry *file = entry(fd);
     /* Before it is written: the process may be killed in between. */
     if (file) mark(file, at, at + len);
-    ssize_t written = real_pwrite(fd, bytes, len, at);
+    ssize_t done = allowed(fd, len);
+    if (done >= 0) done = real_pwrite(fd, bytes, done, at);
     pthread_mutex_unlock(&lock);
-    return written;
+    return done;
 }
 
 ssize_t pwrite(int fd, const void *bytes, size_t len, off_t at) { return pwrite64(fd, bytes, len, at); }
@@ -198,9 +221,10 @@ ssize_t write(int fd, const void *bytes, size_t len) {
     struct entry *file = entry(fd);
     off_t at = lseek(fd, 0, SEEK_CUR);
     if (file && at >= 0) mark(file, at, at + len);
-    ssize_t written = real(fd, bytes, len);
+    ssize_t done = allowed(fd, len);
+    if (done >= 0) done = real(fd, bytes, done);
     pthread_mutex_unlock(&lock);
-    return written;
+    return done;
 }
 
 int ftruncate64(int fd, off_t len) {

@@ -1,0 +1,41 @@
+//! SIGKILL under load, again and again on one living outbox.
+
+use anyhow::Result;
+use rand::RngExt as _;
+
+use crate::account::Outcome;
+use crate::oracle::Rules;
+use crate::stage::{Rig, Stage};
+
+const KILLS: u32 = 50;
+
+pub fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
+    let mut stage = Stage::set(rig, "kill", seed)?;
+    stage.agent.start()?;
+    for round in 0..rig.per_seed.unwrap_or(KILLS) {
+        if rig.stops() {
+            break;
+        }
+        if round % 5 == 0 {
+            stage.change_weather()?;
+        }
+        let messages = stage.dice.random_range(10..120);
+        stage.push(messages)?;
+        // Some are killed while they open the outbox or look at what is in flight, most at work.
+        if stage.dice.random_bool(0.3) {
+            stage.sleep(0..60);
+        } else {
+            stage.agent_ready()?;
+            let messages = stage.dice.random_range(10..200);
+            stage.push(messages)?;
+            stage.sleep(0..80);
+            stage.check_counters();
+        }
+        stage.does("kills")?;
+        stage.agent.kill()?;
+        stage.account.rounds += 1;
+        stage.agent.start()?;
+    }
+    stage.audit(Rules::default())?;
+    Ok(stage.close())
+}

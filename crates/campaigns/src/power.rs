@@ -1,0 +1,69 @@
+//! The power is cut under load, again and again on one living outbox. Redis and the ControlPlane are other machines.
+
+use anyhow::{Context as _, Result};
+use rand::RngExt as _;
+
+use crate::account::Outcome;
+use crate::image::{Cut, Image};
+use crate::oracle::Rules;
+use crate::plant::Plant;
+use crate::stage::{Rig, Stage};
+
+const CUTS: u32 = 10;
+
+pub fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
+    let mut stage = Stage::set(rig, &format!("power-{}", rig.file_system), seed)?;
+    let mut image = Image::new(&stage.folder, &rig.file_system)?;
+    let outcome = cuts(&mut stage, &mut image, rig);
+    // The agent has files open there.
+    stage.agent.kill()?;
+    drop(image);
+    outcome.map(|()| stage.close())
+}
+
+fn cuts(stage: &mut Stage<'_>, image: &mut Image, rig: &Rig) -> Result<()> {
+    stage.agent.set("OUTBOX_DIR", &image.path().join("outbox").display().to_string());
+    if rig.has(Plant::NoSync) {
+        stage.agent.set("OUTBOX_DURABILITY", "process");
+    }
+    stage.agent.start()?;
+    for round in 0..rig.per_seed.unwrap_or(CUTS) {
+        if rig.stops() {
+            break;
+        }
+        if round % 3 == 0 {
+            stage.change_weather()?;
+        }
+        let messages = stage.dice.random_range(50..400);
+        stage.push(messages)?;
+        // Some cuts meet it while it opens the outbox, most at work.
+        if stage.dice.random_bool(0.2) {
+            stage.sleep(0..80);
+        } else {
+            stage.agent_ready()?;
+            stage.sleep(0..60);
+            let messages = stage.dice.random_range(50..400);
+            stage.push(messages)?;
+            stage.sleep(0..250);
+            stage.check_counters();
+        }
+        let cut = if rig.file_system == "btrfs" || stage.dice.random_bool(0.5) {
+            Cut::Device
+        } else {
+            Cut::FileSystem
+        };
+        image.cut_power(cut).context("the power cannot be cut")?;
+        stage.account.event(if cut == Cut::Device {
+            "cuts at the device"
+        } else {
+            "cuts by the file system"
+        });
+        stage.account.rounds += 1;
+        // What it does in the moment in between must not count: it cannot write any more.
+        stage.sleep(0..40);
+        stage.agent.kill()?;
+        image.remount()?;
+        stage.agent.start()?;
+    }
+    stage.audit(Rules::default())
+}

@@ -9,7 +9,7 @@
 //! * a newest segment that ends before the ledger's copy of its totals has lost its end: it is sealed, and what is
 //!   missing is found missing when the rest of it is settled.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::error::OpenError;
@@ -24,7 +24,7 @@ use crate::outbox::segments::segment::{Listed, ReadError, Segment};
 use crate::outbox::segments::settlement::Settled;
 use crate::outbox::settings::Settings;
 use crate::outbox::state::shared::Shared;
-use crate::outbox::state::{Lingering, RECENT_APPENDS, State};
+use crate::outbox::state::{Lingering, RecentAppends, State};
 
 /// What is known, from the ledger and the folders. Deletes remainders; nothing else is changed yet.
 pub(crate) fn restore(settings: &Settings, ledger: &Ledger, is_new: bool) -> Result<State, OpenError> {
@@ -59,7 +59,7 @@ pub(crate) fn restore(settings: &Settings, ledger: &Ledger, is_new: bool) -> Res
         counters,
         settled,
         segments,
-        recent: VecDeque::new(),
+        recent: RecentAppends::new(),
         unread: Default::default(),
         tail_cache: Default::default(),
         letters: Vec::new(),
@@ -302,13 +302,12 @@ fn continue_last(shared: &Shared) -> Result<Option<(u64, String)>, OpenError> {
     };
     let mut state = shared.state();
     match recent {
-        Ok(recent) => state.recent = recent.into(),
+        Ok(recent) => {
+            state.recent = recent.into_iter().map(|(number, recent)| (number, Arc::new(recent))).collect()
+        }
         Err(error) => {
             tracing::error!(%error, "the checkpoint cannot be read: what was in flight may be sent twice, with the same keys");
         }
-    }
-    while state.recent.len() > RECENT_APPENDS {
-        state.recent.pop_front();
     }
     let mut found = found.unwrap_or_else(|| info.before.clone());
     let is_mended = !repair::kept(segment.path()).is_empty();

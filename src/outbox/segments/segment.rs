@@ -123,7 +123,7 @@ impl Segment {
     pub(crate) fn create<'a>(
         &self,
         before: &Totals,
-        recent: impl Iterator<Item = &'a (u64, Recent)>,
+        recent: impl Iterator<Item = &'a (u64, Arc<Recent>)>,
     ) -> Result<(), DatabaseError> {
         self.database.create()?;
         let mut batch = Batch::default();

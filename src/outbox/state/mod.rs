@@ -22,10 +22,36 @@ use crate::outbox::messages::{LogPage, Settlement, Ticket};
 use crate::outbox::segments::segment::{Listed, Segment};
 use crate::outbox::segments::settlement::Settled;
 use crate::outbox::segments::tail_cache::TailCache;
+use crate::record::Queue;
 use stats::Stats;
 
-/// How many appends' checkpoints are kept. The intake never has as many unacknowledged.
-pub(crate) const RECENT_APPENDS: usize = 16;
+/// How many appends' checkpoints are kept for each queue. The intake never has as many unacknowledged: before it takes
+/// anything new from a queue it takes again what it has not acknowledged there. From other queues it may have taken much
+/// meanwhile, over connections that were lost before this one's turn.
+const RECENT_APPENDS: usize = 16;
+
+/// The checkpoints of the last appends, with their numbers, oldest first.
+pub(crate) type RecentAppends = VecDeque<(u64, Arc<Recent>)>;
+
+/// Takes out those that no queue needs any more.
+pub(crate) fn take_forgotten(recent: &mut RecentAppends) -> RecentAppends {
+    let mut newer = [0; Queue::ALL.len()];
+    let mut forgotten = RecentAppends::new();
+    for at in (0..recent.len()).rev() {
+        let mut is_needed = false;
+        for (taken, newer) in recent[at].1.queues.iter().zip(&mut newer) {
+            if taken.digests.is_empty() {
+                continue;
+            }
+            is_needed |= *newer < RECENT_APPENDS;
+            *newer += 1;
+        }
+        if !is_needed {
+            forgotten.extend(recent.remove(at));
+        }
+    }
+    forgotten
+}
 
 /// Segments with the bytes that each takes on the disk.
 pub(crate) type Lingering = Vec<(Arc<Segment>, u64)>;
@@ -38,7 +64,7 @@ pub(crate) struct State {
     pub settled: [Settled; Log::COUNT],
     /// In the order of their numbers; the last takes appends.
     pub segments: Vec<Listed>,
-    pub recent: VecDeque<(u64, Recent)>,
+    pub recent: RecentAppends,
     /// Of each log the first pack that nobody has read, as it was last looked up.
     pub unread: [Option<Unread>; Log::COUNT],
     /// Of each log the last packs, as far as they are small and nobody has read them.
@@ -259,5 +285,45 @@ impl State {
             last_seq: self.totals.next.saturating_sub(1),
             ..Stats::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::format::schema::Taken;
+
+    /// A checkpoint of one message of each of these queues.
+    fn taken(queues: &[Queue]) -> Arc<Recent> {
+        let mut recent = Recent::default();
+        for queue in queues {
+            recent.queues[*queue as usize] = Taken { position: 0, digests: vec![1] };
+        }
+        Arc::new(recent)
+    }
+
+    #[test]
+    fn a_queues_checkpoint_is_kept_whatever_other_queues_have_brought_since() {
+        let (mut recent, mut number) = (RecentAppends::new(), 0);
+        let mut append = |recent: &mut RecentAppends, queues: &[Queue]| {
+            number += 1;
+            recent.push_back((number, taken(queues)));
+            take_forgotten(recent).iter().map(|(number, _)| *number).collect::<Vec<_>>()
+        };
+        assert_eq!(append(&mut recent, &[Queue::Usage]), [0; 0]);
+        assert_eq!(append(&mut recent, &[Queue::Usage, Queue::Lifecycle]), [0; 0]);
+        for n in 3..1000 {
+            let forgotten = append(&mut recent, &[Queue::Lifecycle]);
+            assert_eq!(forgotten, if n < 19 { vec![] } else { vec![n - 16] });
+        }
+        assert_eq!(recent.iter().take(2).map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2]);
+        for n in 1..=14 {
+            assert_eq!(append(&mut recent, &[Queue::Usage]), [0; 0], "{n}");
+        }
+        assert_eq!(append(&mut recent, &[Queue::Usage, Queue::Lifecycle]), [984, 1], "newest first");
+        for _ in 0..100 {
+            append(&mut recent, &Queue::ALL);
+        }
+        assert_eq!(recent.len(), 16);
     }
 }

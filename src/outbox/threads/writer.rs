@@ -1,6 +1,6 @@
 //! The writer: commits appends, together when they arrive together, and starts new segments.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::outbox::segments::segment::{self, Listed, Segment};
 use crate::outbox::segments::settlement::{PACK_BYTES, PACK_RECORDS};
 use crate::outbox::segments::tail_cache;
 use crate::outbox::state::shared::Shared;
-use crate::outbox::state::{RECENT_APPENDS, Unread};
+use crate::outbox::state::{RecentAppends, Unread, take_forgotten};
 use crate::telemetry::failpoint;
 
 /// Appends are committed together up to this many bytes: a bound on the memory of one commit.
@@ -71,7 +71,7 @@ pub(crate) struct Writer {
     totals: Totals,
     ranges: [Option<(u64, u64)>; Log::COUNT],
     appends: u64,
-    recent: VecDeque<(u64, Recent)>,
+    recent: RecentAppends,
     /// The conversations of which an append was refused.
     refused: BTreeSet<u64>,
     /// What has failed, if no new segment could be begun since.
@@ -84,7 +84,7 @@ struct Draft {
     totals: Totals,
     ranges: [Option<(u64, u64)>; Log::COUNT],
     appends: u64,
-    recent: VecDeque<(u64, Recent)>,
+    recent: RecentAppends,
     /// The first pack of each log.
     firsts: [Option<Unread>; Log::COUNT],
 }
@@ -316,12 +316,10 @@ impl Writer {
         }
         for (_, taken) in group.iter().filter_map(|append| append.taken.as_ref()) {
             segment::put_recent(&mut draft.batch, draft.appends, taken);
-            draft.recent.push_back((draft.appends, taken.clone()));
+            draft.recent.push_back((draft.appends, Arc::new(taken.clone())));
             draft.appends += 1;
         }
-        while draft.recent.len() > RECENT_APPENDS
-            && let Some((number, old)) = draft.recent.pop_front()
-        {
+        for (number, old) in take_forgotten(&mut draft.recent) {
             segment::forget_recent(&mut draft.batch, number, &old);
         }
         segment::put_totals(&mut draft.batch, &draft.totals);

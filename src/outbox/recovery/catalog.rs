@@ -303,7 +303,7 @@ fn continue_last(shared: &Shared) -> Result<Option<(u64, String)>, OpenError> {
     let mut state = shared.state();
     match recent {
         Ok(recent) => {
-            state.recent = recent.into_iter().map(|(number, recent)| (number, Arc::new(recent))).collect()
+            state.recent = recent.into_iter().map(|(number, recent)| (number, Arc::new(recent))).collect();
         }
         Err(error) => {
             tracing::error!(%error, "the checkpoint cannot be read: what was in flight may be sent twice, with the same keys");

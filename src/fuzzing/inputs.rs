@@ -123,7 +123,8 @@ pub fn dotenv(data: &[u8]) {
             continue;
         }
         let quoted = value.replace('\\', r"\\").replace('\'', r"\'");
-        let again = crate::config::dotenv_values(&format!("{name}='{quoted}'\n"), |_| None);
+        // At the very beginning a byte order mark would not be the name's.
+        let again = crate::config::dotenv_values(&format!("\n{name}='{quoted}'\n"), |_| None);
         assert_eq!(again.get(&name), Some(&value), "quoted, it is another value");
     }
 }

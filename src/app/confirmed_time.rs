@@ -12,7 +12,7 @@ use crate::record::Timestamp;
 /// Often enough to notice a jump before much is deleted by it.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Confirms the outbox's time until it is stopped. As long as no answer bears a date nothing is confirmed.
+/// Confirms the outbox's time until it is stopped. Nothing is confirmed until an answer of the ControlPlane's own has a date.
 pub(super) async fn confirm(client: Arc<Client>, outbox: Outbox, mut stop: watch::Receiver<bool>) {
     loop {
         tokio::select! {

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use chrono::TimeDelta;
 use hyper::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue,
-    RETRY_AFTER,
+    ACCEPT_ENCODING, AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName,
+    HeaderValue, RETRY_AFTER,
 };
 use hyper::{Method, Uri};
 use tokio::time::Instant;
@@ -452,7 +452,8 @@ impl Client {
             // IMPORTANT: a middlebox's clock is not the ControlPlane's, whatever error it answers with. Dead letters are deleted
             // by dates that only the ControlPlane can have given; a token that is refused may well be dated wrongly.
             let is_its_own = matches!(response.meaning, Meaning::Delivered | Meaning::Duplicate);
-            if let Some(date) = date {
+            // A cache answers with the date of long ago.
+            if let Some(date) = date.filter(|_| !response.headers.contains_key(AGE)) {
                 if is_its_own {
                     self.clock.confirm(date);
                 }

@@ -43,7 +43,7 @@ impl Clock {
         (DateTime::<Utc>::from(crate::time::wall_clock()) + self.skew()).timestamp_micros()
     }
 
-    /// Microseconds since the Unix epoch by the last answer's date and the time that has passed since; `None` before there
+    /// Microseconds since the Unix epoch by the last confirmed date and the time that has passed since; `None` before there
     /// was any in this run. This machine's wall clock has no part in it.
     pub(super) fn confirmed_unix_micros(&self) -> Option<i64> {
         let (date, at) = self.lock().date?;

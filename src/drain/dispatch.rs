@@ -181,7 +181,11 @@ impl Run {
             }));
         } else {
             let bytes = HEAD_BYTES + first.record.body().len() as u64;
-            let flight = self.link.sent(place_of(first.ticket.kind), bytes, now);
+            let (kind, route) = (first.ticket.kind, place_of(first.ticket.kind));
+            let flight = match kind {
+                Kind::Quota => self.link.sent_quota(route, bytes, now),
+                _ => self.link.sent(route, bytes, now),
+            };
             self.sending.push(Box::pin(async move {
                 let answer = match first_of(&parcel) {
                     Some((_, item)) => deliver(&client, &item.record, connection).await,

@@ -213,7 +213,7 @@ impl Membership {
             Err(error) if self.failures().heartbeat.is_news(&error) => tracing::warn!(
                 %error,
                 proxy = self.client.proxy(),
-                "the ControlPlane accepts no heartbeats from this server and may show it as offline; records are delivered meanwhile"
+                "heartbeats fail: the ControlPlane may show this server as offline; they go on, and records are delivered meanwhile"
             ),
             Err(error) => tracing::debug!(%error, "the heartbeat failed"),
         }

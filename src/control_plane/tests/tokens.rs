@@ -119,6 +119,11 @@ async fn only_the_control_planes_own_answers_confirm_the_time() {
         ("502 Bad Gateway", "<html>"),
         ("503 Busy", ""),
     ];
+    let cached = format!("Date: {date}\r\nAge: 7\r\n");
+    let (url, _received) = answering(http("200 OK", &cached, "{}")).await;
+    let client = Client::new(with_key(&url, "a secret")).unwrap();
+    client.deliver(delivery("s")).await.result.unwrap();
+    assert_eq!(client.confirmed_unix_micros(), None, "a cache's");
     for (confirms, answers) in [(true, &own[..]), (false, &others[..])] {
         for (status, body) in answers {
             let (url, _received) = answering(http(status, &format!("Date: {date}\r\n"), body)).await;

@@ -89,6 +89,8 @@ pub struct Link {
     settings: Settings,
     circuit: Circuit,
     trouble: Option<Trouble>,
+    /// Nothing but shedding has gone wrong since it was up.
+    is_only_shed: bool,
     failures: u32,
     openings: u32,
     /// The peer asked for the wait: only a probe after it ends it.
@@ -108,6 +110,7 @@ impl Link {
         Self {
             circuit: Circuit::Open { until: first_contact },
             trouble: None,
+            is_only_shed: false,
             failures: 0,
             openings: 0,
             asked_to_wait: false,
@@ -191,6 +194,16 @@ impl Link {
     /// A request of so many bytes goes out on this route.
     pub fn sent(&mut self, route: usize, bytes: u64, now: Instant) -> Flight {
         self.rate_limiter.sent(now);
+        self.begin(route, bytes, now)
+    }
+
+    /// The same for a quota request, which has not waited for the rate.
+    pub fn sent_quota(&mut self, route: usize, bytes: u64, now: Instant) -> Flight {
+        self.rate_limiter.sent_quota(now);
+        self.begin(route, bytes, now)
+    }
+
+    fn begin(&mut self, route: usize, bytes: u64, now: Instant) -> Flight {
         if matches!(self.circuit, Circuit::Open { .. }) {
             self.circuit = Circuit::HalfOpen;
         }
@@ -204,6 +217,7 @@ impl Link {
 
     /// One request delivered records (or they had been before): once a request.
     pub fn delivered(&mut self, flight: Flight, now: Instant) -> Option<Change> {
+        self.rate_limiter.delivered();
         self.good(now);
         self.window.delivered(flight, now);
         self.grow();
@@ -246,8 +260,8 @@ impl Link {
         now: Instant,
     ) -> Option<Change> {
         let is_new = match trouble {
-            // Smaller requests would be more requests.
-            Trouble::Overloaded => self.window.shed(flight, now),
+            // Smaller requests would be more requests. A probe that is shed says nothing about the rate.
+            Trouble::Overloaded => self.circuit == Circuit::Closed && self.window.shed(flight, now),
             Trouble::Timeout => self.window.congested(flight, now),
             _ => false,
         };
@@ -283,8 +297,8 @@ impl Link {
         }
         let trouble = self.trouble.take();
         let was_down = trouble.is_some();
-        // The rate was learned from what was shed and still holds: a fleet that forgot it would be shed again.
-        let was_shed = trouble == Some(Trouble::Overloaded) && self.rate_limiter.is_limiting();
+        // What shedding taught of late still holds: a fleet that forgot it would be shed again.
+        let was_shed = was_down && self.is_only_shed && self.rate_limiter.is_fresh(now);
         if was_down && !was_shed {
             self.rate_limiter.restart(now);
         }
@@ -319,6 +333,7 @@ impl Link {
         let wait = asked.unwrap_or_else(|| self.jitter.between(least, most));
         self.circuit = Circuit::Open { until: now + wait };
         self.failures = 0;
+        self.is_only_shed = trouble == Trouble::Overloaded && (self.trouble.is_none() || self.is_only_shed);
         self.trouble = Some(trouble);
         change
     }

@@ -27,8 +27,8 @@ const MEASURE: Duration = Duration::from_millis(500);
 const RELEASE: Duration = Duration::from_secs(60);
 /// Burst size: the rate times this.
 const BURST: f64 = 0.05;
-/// Most requests that may exceed the rate; the next ones make up for them.
-const DEBT: f64 = 2.0;
+/// Tokens that quota requests take between two other requests, at most.
+const DEBT: u32 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Growth {
@@ -53,6 +53,8 @@ struct Limit {
 #[derive(Debug)]
 pub(super) struct RateLimiter {
     limit: Option<Limit>,
+    /// Tokens that quota requests have taken since the last other request.
+    borrowed: u32,
     /// Requests since `counting`.
     sent: u32,
     counting: Instant,
@@ -62,7 +64,7 @@ pub(super) struct RateLimiter {
 impl RateLimiter {
     /// Without a limit.
     pub(super) fn new(now: Instant) -> Self {
-        Self { limit: None, sent: 0, counting: now, measured: 0.0 }
+        Self { limit: None, borrowed: 0, sent: 0, counting: now, measured: 0.0 }
     }
 
     /// When the next request may go, if that is not now. A request sent earlier delays the next one.
@@ -79,22 +81,41 @@ impl RateLimiter {
     /// A request goes out.
     pub(super) fn sent(&mut self, now: Instant) {
         if let Some(limit) = &mut self.limit {
-            limit.tokens = (limit.tokens - 1.0).max(-DEBT);
+            // Probes do not wait for the rate either.
+            limit.tokens = (limit.tokens - 1.0).max(-f64::from(DEBT));
+        }
+        self.borrowed = 0;
+        self.measure(now);
+        self.sent += 1;
+    }
+
+    /// Whether there is a limit, and congestion set it not long ago.
+    pub(super) fn is_fresh(&self, now: Instant) -> bool {
+        self.limit.is_some_and(|limit| now.saturating_duration_since(limit.since) < RELEASE)
+    }
+
+    /// A quota request goes out, which does not wait for the rate: it takes the token of a later request. Of three tokens
+    /// one is left for other requests.
+    pub(super) fn sent_quota(&mut self, now: Instant) {
+        if let Some(limit) = self.limit.as_mut().filter(|_| self.borrowed < DEBT) {
+            limit.tokens -= 1.0;
+            self.borrowed += 1;
         }
         self.measure(now);
         self.sent += 1;
     }
 
-    /// Whether there is a limit.
-    pub(super) fn is_limiting(&self) -> bool {
-        self.limit.is_some()
+    /// A request was delivered.
+    pub(super) fn delivered(&mut self) {
+        if let Some(limit) = &mut self.limit {
+            limit.good += 1;
+        }
     }
 
     /// A request went well.
     pub(super) fn good(&mut self, now: Instant) {
         self.measure(now);
         let Some(limit) = &mut self.limit else { return };
-        limit.good += 1;
         let calm = now.saturating_duration_since(limit.since);
         let grown = match limit.growth {
             Growth::Doubling => limit.rate.max(2.0 * self.measured),
@@ -166,6 +187,7 @@ mod tests {
                 continue;
             }
             limiter.sent(now);
+            limiter.delivered();
             limiter.good(now);
             sent += 1;
             now += Duration::from_micros(50);

@@ -156,3 +156,124 @@ fn an_answer_that_there_is_no_such_session_ends_an_outage_of_the_link() {
     link.circuit = Circuit::HalfOpen;
     assert_eq!(link.not_found(now), Some(Change::Up));
 }
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A link that was shed while it sent a request a millisecond, and is limited since; and the time.
+fn shed_link() -> (Link, Instant) {
+    let (mut link, mut now) = (link(), Instant::now());
+    for _ in 0..1000 {
+        let sent = link.sent(0, 20_000, now);
+        link.landed(sent);
+        link.delivered(sent, now);
+        now += MS;
+    }
+    let sent = link.sent(0, 20_000, now);
+    link.landed(sent);
+    link.failed(Trouble::Overloaded, None, sent, now);
+    (link, now)
+}
+
+/// Requests that may go within a second, all of which are delivered.
+fn goes_within_a_second(link: &mut Link, begin: Instant) -> u32 {
+    let (mut now, mut count) = (begin, 0);
+    while now < begin + SECOND {
+        match link.rate_limited_until(now) {
+            Some(until) => now = until,
+            None => {
+                let sent = link.sent(0, 0, now);
+                link.landed(sent);
+                link.delivered(sent, now);
+                count += 1;
+                now += MS / 10;
+            }
+        }
+    }
+    count
+}
+
+/// Goes down with each of these troubles in a row, a probe each, and up again after so long. What may go then.
+fn goes_after(troubles: &[Trouble], lasts: Duration) -> u32 {
+    let (mut link, mut now) = shed_link();
+    let until = now + lasts;
+    for trouble in troubles.iter().cycle().take(troubles.len().max(20)) {
+        let sent = link.sent(0, 0, now);
+        link.landed(sent);
+        link.failed(*trouble, Some(SECOND), sent, now);
+        now += 2 * SECOND;
+        if now >= until && *trouble == troubles[troubles.len() - 1] {
+            break;
+        }
+    }
+    let sent = link.sent(0, 0, now);
+    link.landed(sent);
+    assert_eq!(link.delivered(sent, now), Some(Change::Up));
+    goes_within_a_second(&mut link, now)
+}
+
+#[test]
+fn what_shedding_taught_is_kept_over_an_outage_that_was_nothing_else() {
+    let kept = goes_after(&[Trouble::Overloaded], 10 * SECOND);
+    assert!(kept > 200, "the rate that it had: {kept}");
+    for troubles in [&[Trouble::Unreachable][..], &[Trouble::Unreachable, Trouble::Overloaded]] {
+        let anew = goes_after(troubles, 10 * SECOND);
+        assert!(anew < 70, "it begins small: {troubles:?}, {anew}");
+    }
+}
+
+#[test]
+fn probes_that_are_shed_do_not_lower_the_rate() {
+    let few = goes_after(&[Trouble::Overloaded], 2 * SECOND);
+    let many = goes_after(&[Trouble::Overloaded], 30 * SECOND);
+    assert!(many >= few / 2, "{few}, {many}");
+}
+
+#[test]
+fn shed_requests_leave_the_window_of_bytes_as_it_is() {
+    let (mut link, now) = shed_link();
+    let room = link.window.room(1, now);
+    for n in 1..5 {
+        let sent = link.sent(0, 20_000, now + n * SECOND);
+        link.landed(sent);
+        link.failed(Trouble::Overloaded, None, sent, now + n * SECOND);
+    }
+    assert_eq!(link.window.room(1, now), room);
+    let sent = link.sent(0, 20_000, now + 9 * SECOND);
+    link.landed(sent);
+    link.failed(Trouble::Timeout, None, sent, now + 9 * SECOND);
+    assert!(link.window.room(1, now) < room, "a time-out is something else");
+}
+
+#[test]
+fn quota_requests_leave_one_of_three_tokens_to_others() {
+    let (mut link, mut now) = shed_link();
+    // Down to the slowest rate.
+    for _ in 0..100 {
+        let sent = link.sent(0, 0, now);
+        link.landed(sent);
+        link.failed(Trouble::Overloaded, None, sent, now);
+        link.circuit = Circuit::Closed;
+        now += MS;
+    }
+    let (begin, mut others) = (now, 0);
+    while now < begin + 60 * SECOND {
+        let quota = link.sent_quota(3, 0, now);
+        link.landed(quota);
+        if link.rate_limited_until(now).is_none() {
+            let sent = link.sent(0, 0, now);
+            link.landed(sent);
+            others += 1;
+        }
+        now += 200 * MS;
+    }
+    assert!((15..=30).contains(&others), "{others} in a minute at one a second");
+}
+
+#[test]
+fn a_quota_request_that_was_shed_goes_again_within_a_second() {
+    let link = link();
+    for _ in 0..100 {
+        assert!(link.quota_delay(1) <= SECOND && link.quota_delay(2) <= 2 * SECOND);
+    }
+    assert!((0..100).any(|_| link.record_delay(1) > SECOND), "others wait for longer");
+}

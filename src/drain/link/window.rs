@@ -140,6 +140,7 @@ pub(super) struct Window {
     counting: Option<Instant>,
     rate: f64,
     last_cut: Option<Instant>,
+    last_shed: Option<Instant>,
 }
 
 impl Window {
@@ -161,6 +162,7 @@ impl Window {
             counting: None,
             rate: 0.0,
             last_cut: None,
+            last_shed: None,
         }
     }
 
@@ -255,9 +257,9 @@ impl Window {
 
     /// A request was shed, which says nothing about bytes. True if that is new information: once per round trip.
     pub(super) fn shed(&mut self, flight: Flight, now: Instant) -> bool {
-        let is_new = self.last_cut.is_none_or(|cut| flight.sent >= cut);
+        let is_new = self.last_shed.is_none_or(|shed| flight.sent >= shed);
         if is_new {
-            self.last_cut = Some(now);
+            self.last_shed = Some(now);
         }
         is_new
     }
@@ -265,8 +267,9 @@ impl Window {
     /// A request timed out. True if that is new information: once per round trip.
     pub(super) fn congested(&mut self, flight: Flight, now: Instant) -> bool {
         self.is_starting = false;
-        let is_new = self.shed(flight, now);
+        let is_new = self.last_cut.is_none_or(|cut| flight.sent >= cut);
         if is_new {
+            self.last_cut = Some(now);
             self.bytes = (self.bytes / 2.0).max(LEAST);
         }
         is_new

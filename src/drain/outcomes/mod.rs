@@ -320,7 +320,7 @@ impl Run {
         let wait = match trouble {
             // It need not be tried again with every probe that finds the others well.
             _ if is_known => {
-                let own = self.link.record_delay(item.history.attempts);
+                let own = self.own_delay(&item);
                 Some(own.max(retry_after.unwrap_or_default()))
             }
             Trouble::Failing => retry_after,
@@ -424,10 +424,19 @@ impl Run {
         let delay = match wait {
             Some(wait) => wait,
             None if link_is_down && !own_fault => Duration::ZERO,
-            None if item.ticket.kind == Kind::Quota => self.link.quota_delay(item.history.attempts),
-            None => self.link.record_delay(item.history.attempts),
+            None => self.own_delay(&item),
         };
         self.lanes.put_back(key, item, now + delay);
+    }
+
+    /// How long this record waits after its failure on a link that is up.
+    fn own_delay(&self, item: &Item) -> Duration {
+        let attempts = item.history.attempts;
+        if item.ticket.kind == Kind::Quota {
+            self.link.quota_delay(attempts)
+        } else {
+            self.link.record_delay(attempts)
+        }
     }
 
     pub(super) fn dead_letter(&mut self, key: LaneKey, item: &Item, reason: Reason, detail: String) {

@@ -238,11 +238,14 @@ impl Outbox {
         self.shared.last.subscribe()
     }
 
-    /// What the last appends took from `queue`, oldest first.
+    /// What the last appends that took something from `queue` took from it, without gaps, oldest first.
     pub fn recently_taken(&self, queue: Queue) -> Vec<Taken> {
         let state = self.shared.state();
         let taken = state.recent.iter().map(|(_, recent)| recent.queues[queue as usize].clone());
-        taken.filter(|taken| !taken.digests.is_empty()).collect()
+        let mut taken: Vec<Taken> = taken.filter(|taken| !taken.digests.is_empty()).collect();
+        // Older ones are there for other queues' sake, and not all of them.
+        taken.drain(..taken.len().saturating_sub(state::RECENT_APPENDS));
+        taken
     }
 
     /// This outbox's identity: made when its folder was.

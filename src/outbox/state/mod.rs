@@ -28,7 +28,7 @@ use stats::Stats;
 /// How many appends' checkpoints are kept for each queue. The intake never has as many unacknowledged: before it takes
 /// anything new from a queue it takes again what it has not acknowledged there. From other queues it may have taken much
 /// meanwhile, over connections that were lost before this one's turn.
-const RECENT_APPENDS: usize = 16;
+pub(crate) const RECENT_APPENDS: usize = 16;
 
 /// The checkpoints of the last appends, with their numbers, oldest first.
 pub(crate) type RecentAppends = VecDeque<(u64, Arc<Recent>)>;

@@ -169,8 +169,8 @@ trait Client {
     /// When it wants to be asked again, if no answer and no quota request comes before.
     fn wakes(&mut self, work: &Work, now: Instant) -> Option<Instant>;
 
-    /// Its request got this answer. If that failed: how long a quota request waits before it is sent again.
-    fn answered(&mut self, ticket: Self::Ticket, answer: Answer, now: Instant) -> Duration;
+    /// Its request got this answer. If that failed, and was the so many-th: how long a quota request waits before it is sent again.
+    fn answered(&mut self, ticket: Self::Ticket, attempts: u32, answer: Answer, now: Instant) -> Duration;
 }
 
 /// Plays a scenario with one strategy.
@@ -332,7 +332,7 @@ impl<C: Client> Fleet<C> {
             match what {
                 Happens::Turn(agent) => self.turn(agent),
                 Happens::QuotaComes(agent) => {
-                    let quota = Quota { since: self.seconds(), not_before: self.instant() };
+                    let quota = Quota { since: self.seconds(), not_before: self.instant(), attempts: 0 };
                     self.agents[agent as usize].work.quotas.push_back(quota);
                     // Every agent now and then, without a rhythm that they share.
                     let next = QUOTA_EVERY * -(1.0 - self.chance.part()).ln();
@@ -356,6 +356,19 @@ impl<C: Client> Fleet<C> {
                     self.happens(self.now + 1_000_000, Happens::Second);
                 }
             }
+        }
+        // Those that got no answer have waited at least until now.
+        let under_way =
+            self.requests.iter().filter(|request| request.ticket.is_some()).filter_map(|r| r.quota);
+        let waiting = self.agents.iter().flat_map(|agent| &agent.work.quotas).copied();
+        let ages = under_way.chain(waiting).map(|quota| (quota.since, self.now as f64 / 1e6 - quota.since));
+        for (since, age) in ages.collect::<Vec<_>>() {
+            let waits = if since < SETTLING as f64 {
+                &mut self.outcome.early_quota
+            } else {
+                &mut self.outcome.later_quota
+            };
+            waits.push(age);
         }
         self.outcome.drained.sort_by(f64::total_cmp);
         self.outcome.early_quota.sort_by(f64::total_cmp);
@@ -441,8 +454,9 @@ impl<C: Client> Fleet<C> {
             Answered::Taken => Answer::Taken,
             Answered::Shed => Answer::Shed { told: self.chance.happens(0.5) },
         };
+        let attempts = quota.map_or(0, |quota| quota.attempts) + 1;
         let agent = &mut self.agents[number as usize];
-        let delay = agent.client.answered(ticket, answer, now);
+        let delay = agent.client.answered(ticket, attempts, answer, now);
         agent.work.in_flight -= 1;
         match (answered, quota) {
             (Answered::Taken, Some(quota)) => {
@@ -461,7 +475,7 @@ impl<C: Client> Fleet<C> {
                 }
             }
             (Answered::Shed, Some(quota)) => {
-                agent.work.quotas.push_back(Quota { not_before: now + delay, ..quota });
+                agent.work.quotas.push_back(Quota { not_before: now + delay, attempts, ..quota });
             }
             (Answered::Shed, None) => agent.work.came_back(bytes),
         }
@@ -478,7 +492,7 @@ impl Outcome {
     /// The share of the capacity that was used for what was taken, from the first minute until nine of ten agents were
     /// drained; and the share of requests that were shed then.
     pub fn goodput_and_shed(&self) -> (f64, f64) {
-        let end = quantile(&self.drained, 0.9).map_or(self.seconds.len(), |at| at as usize);
+        let end = self.drained(0.9).map_or(self.seconds.len(), |at| at as usize);
         let busy = SETTLING as usize..end.max(SETTLING as usize + 1).min(self.seconds.len());
         let (mut used, mut there, mut served, mut shed) = (0.0, 0.0, 0.0, 0.0);
         for (at, second) in busy.clone().zip(&self.seconds[busy]) {

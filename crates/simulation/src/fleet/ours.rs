@@ -79,8 +79,11 @@ impl Client for Ours {
             None => (work.take_records(room? as u64)?, None),
         };
         self.sent += 1;
-        let route = if quota.is_some() { 3 } else { 4 };
-        Some(Outgoing { bytes, quota, ticket: self.link.sent(route, bytes, now) })
+        let ticket = match quota {
+            Some(_) => self.link.sent_quota(3, bytes, now),
+            None => self.link.sent(4, bytes, now),
+        };
+        Some(Outgoing { bytes, quota, ticket })
     }
 
     fn wakes(&mut self, work: &Work, now: Instant) -> Option<Instant> {
@@ -93,7 +96,7 @@ impl Client for Ours {
         others.into_iter().flatten().filter(|at| *at > now).min()
     }
 
-    fn answered(&mut self, flight: Flight, answer: Answer, now: Instant) -> Duration {
+    fn answered(&mut self, flight: Flight, attempts: u32, answer: Answer, now: Instant) -> Duration {
         self.sent -= 1;
         self.link.landed(flight);
         match answer {
@@ -105,6 +108,6 @@ impl Client for Ours {
                 let _ = self.link.failed(Trouble::Overloaded, asked, flight, now);
             }
         }
-        self.link.quota_delay(1)
+        self.link.quota_delay(attempts)
     }
 }

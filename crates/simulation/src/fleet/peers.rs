@@ -66,7 +66,7 @@ impl Client for Workers {
         workers.chain(work.next_quota(now)).min()
     }
 
-    fn answered(&mut self, failed: i32, answer: Answer, now: Instant) -> Duration {
+    fn answered(&mut self, failed: i32, _: u32, answer: Answer, now: Instant) -> Duration {
         let Answer::Shed { told } = answer else {
             self.idle.push((now, 0));
             return Duration::ZERO;
@@ -167,7 +167,7 @@ impl Client for Adaptive {
         [Some(self.not_before), work.next_quota(now)].into_iter().flatten().filter(|at| *at > now).min()
     }
 
-    fn answered(&mut self, sent: Instant, answer: Answer, now: Instant) -> Duration {
+    fn answered(&mut self, sent: Instant, _: u32, answer: Answer, now: Instant) -> Duration {
         self.in_flight -= 1;
         self.rtts.0 += (now - sent).as_secs_f64();
         self.rtts.1 += 1;

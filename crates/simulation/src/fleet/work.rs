@@ -11,6 +11,8 @@ pub struct Quota {
     pub since: f64,
     /// It was shed, and is not sent again before this.
     pub not_before: Instant,
+    /// How often it was shed.
+    pub attempts: u32,
 }
 
 /// A request that goes out.

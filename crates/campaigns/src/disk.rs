@@ -100,7 +100,7 @@ fn fill(path: &Path) -> Result<()> {
 
 /// What is preloaded, and what it knows.
 struct Library {
-    library: PathBuf,
+    path: PathBuf,
     outbox: PathBuf,
     shadow: PathBuf,
 }
@@ -108,11 +108,11 @@ struct Library {
 fn below_a_library(stage: &mut Stage<'_>, rig: &Rig) -> Result<()> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/it/outbox/lying_disk.c");
     let library = Library {
-        library: stage.folder.join("disk.so"),
+        path: stage.folder.join("disk.so"),
         outbox: stage.folder.join("outbox"),
         shadow: stage.folder.join("shadow"),
     };
-    let (output, source) = (library.library.display().to_string(), source.display().to_string());
+    let (output, source) = (library.path.display().to_string(), source.display().to_string());
     run("cc", &["-shared", "-fPIC", "-O1", "-o", &output, &source, "-ldl"])?;
     for round in 0..rig.per_seed.unwrap_or(FAULTS) {
         if rig.stops() {
@@ -181,7 +181,7 @@ impl Library {
 
     fn preload(&self, stage: &mut Stage<'_>, fault: Option<(&str, &str)>) {
         let mut extra = vec![
-            ("LD_PRELOAD", self.library.display().to_string()),
+            ("LD_PRELOAD", self.path.display().to_string()),
             ("DISK_ROOT", self.outbox.display().to_string()),
             ("DISK_SHADOW", self.shadow.display().to_string()),
         ];

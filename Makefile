@@ -23,16 +23,21 @@ demo: redis build ## Plays the main job with outages and a crash, about a minute
 # Every step runs, whatever failed before it. cargo-deb takes minutes to compile: it is not installed for this alone.
 STEPS := format lint units simulation campaigns docs check-unit check-package check-alerts
 test:            ## Everything that CI checks, then what failed and how long each step took
-	@failed=; times=; \
+	@mkdir -p target; failed=; times=; \
 	for step in $(STEPS); do \
 	  if [ $$step = check-package ] && ! command -v cargo-deb >/dev/null; then \
 	    echo "check-package: NOT CHECKED: there is no cargo-deb here (make check-package installs it)"; continue; fi; \
 	  begun=$$(date +%s); \
-	  $(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
+	  { $(MAKE) --no-print-directory $$step || touch target/test-$$step.failed; } 2>&1 | tee target/test-$$step.log; \
+	  if [ -e target/test-$$step.failed ]; then rm target/test-$$step.failed; failed="$$failed $$step"; fi; \
 	  times="$$times, $$step $$(($$(date +%s) - begun)) s"; \
 	done; \
+	for step in $$failed; do echo "test: $$step failed:"; awk "$$FAILURES" target/test-$$step.log | tail -n 100; done; \
 	echo "test:$${times#,}"; \
 	if [ -n "$$failed" ]; then echo "test: FAILED:$$failed" >&2; exit 1; fi; echo "test: passed"
+
+# Of a step's output, what says why it failed: each panic with its message, and the errors of compilers and of programs.
+export FAILURES := /^thread .* panicked at|^error|^make.*\*\*\*/ { left = 12 } /^(--- the agent|stack backtrace)/ { left = 0 } /FAILED/ || left-- > 0
 
 format:
 	cargo fmt --all --check

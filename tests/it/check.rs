@@ -154,8 +154,9 @@ async fn each_fault_of_the_control_plane_is_told_apart() {
     let wrong = agent.command(&[("CONTROL_PLANE_API_KEY", "another-key")], &CHECK).await;
     assert_failed(&wrong, "credentials", "refused: 401");
     assert!(!wrong.out.contains("another-key"), "{wrong:?}");
+    let nobody = free_port();
     for (url, part) in [
-        (format!("http://127.0.0.1:{}", free_port()), "no connection"),
+        (format!("http://127.0.0.1:{nobody}"), "no connection"),
         ("http://no-such-host.invalid".to_owned(), "cannot resolve the host name"),
         (sandbox.url.replace("http://", "https://"), "TLS"),
     ] {

@@ -146,8 +146,8 @@ async fn what_is_in_the_way_is_said_with_what_to_do() {
     let named = agent.command(&[none], &["outbox", "stats", "--admin-token-file", "token"]).await;
     assert_eq!(named.code, 0, "{named:?}");
 
-    let free = super::harness::free_port().to_string();
-    let nobody = agent.command(&[("SERVER_PORT", &free)], &stats).await;
+    let free = super::harness::free_port();
+    let nobody = agent.command(&[("SERVER_PORT", &free.to_string())], &stats).await;
     nobody.assert_failed("no agent answers at");
     agent
         .command(&[], &["outbox", "stats", "--url", &format!("http://127.0.0.1:{free}")])

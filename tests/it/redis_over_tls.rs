@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustix::process::Signal;
 
-use super::harness::{Agent, RedisServer, Sandbox, Stage, USAGE, free_port, load, until};
+use super::harness::{Agent, Port, RedisServer, Sandbox, Stage, USAGE, free_port, load, until};
 
 /// Files with an authority's certificate, and one that it issued.
 struct Papers {
@@ -50,7 +50,7 @@ impl Papers {
 }
 
 /// A redis-server that speaks TLS as well; and that port.
-async fn tls_server(papers: &Papers, auth_clients: &str) -> (RedisServer, u16) {
+async fn tls_server(papers: &Papers, auth_clients: &str) -> (RedisServer, Port) {
     let port = free_port();
     let text = |path: &PathBuf| path.to_str().unwrap().to_owned();
     let mut redis = RedisServer::with(&[

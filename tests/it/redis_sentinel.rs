@@ -3,10 +3,10 @@
 
 use std::process::{Child, Command, Stdio};
 
-use super::harness::{Agent, RedisServer, Sandbox, Stage, USAGE, free_port, load, until};
+use super::harness::{Agent, Port, RedisServer, Sandbox, Stage, USAGE, free_port, load, until};
 
 struct Sentinel {
-    port: u16,
+    port: Port,
     process: Child,
     _dir: tempfile::TempDir,
 }
@@ -71,7 +71,7 @@ async fn a_fail_over_is_followed() {
     })
     .await;
     primary.kill();
-    until("the replica is the primary", async || (sentinel.primary().await? == replica.port).then_some(()))
+    until("the replica is the primary", async || (sentinel.primary().await? == *replica.port).then_some(()))
         .await;
     until("the agent has found it", async || {
         (agent.health().await?["redis_connected"] == true).then_some(())

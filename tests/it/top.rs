@@ -78,7 +78,8 @@ async fn without_a_terminal_it_says_so_or_prints_one_picture() {
         assert!(once.out.contains(part), "{part}:\n{}", once.out);
     }
     assert!(!once.out.contains('\x1b'), "plain text: {once:?}");
-    let nobody = format!("127.0.0.1:{}", free_port());
+    let free = free_port();
+    let nobody = format!("127.0.0.1:{free}");
     let two = ["top", "--once", "--interval", "0.1", &stage.agent.url(""), &nobody];
     let two = stage.agent.command(&[], &two).await;
     assert!(two.out.contains("edge-test-1") && two.out.contains("no answer"), "{two:?}");

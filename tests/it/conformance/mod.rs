@@ -256,7 +256,8 @@ async fn a_command_that_somebody_queued_is_waited_for_and_only_a_harmless_one_is
 async fn a_server_that_hangs_or_is_none_ends_the_run_soon() {
     let sandbox = Sandbox::start(&HELPFUL);
     sandbox.weather(json!({"hang": 1.0})).await;
-    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let free = free_port();
+    let nobody = format!("http://127.0.0.1:{free}");
     for (url, received) in [(&sandbox.url, "timed out"), (&nobody, "no connection")] {
         let said = conformance(url, &["--json", "--control-plane-timeout", "2"]).await;
         let report = report(&said);

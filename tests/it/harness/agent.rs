@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{RedisServer, free_port, sandbox, until};
+use super::{Port, RedisServer, free_port, sandbox, until};
 
 pub(crate) const SERVER_ID: &str = "edge-test-1";
 pub(crate) const API_KEY: &str = "s3cret-api-key";
@@ -17,6 +17,7 @@ pub(crate) const API_KEY: &str = "s3cret-api-key";
 pub(crate) struct Agent {
     dir: TempDir,
     settings: BTreeMap<String, String>,
+    _port: Port,
     /// Arguments of `ulimit`.
     limit: Option<String>,
     process: Option<Child>,
@@ -26,11 +27,12 @@ pub(crate) struct Agent {
 impl Agent {
     /// An agent between this Redis and this ControlPlane, not started yet. Its delays are short.
     pub(crate) fn new(redis: &RedisServer, control_plane: &str) -> Self {
+        let port = free_port();
         let settings = [
             ("SERVER_ID", SERVER_ID),
             ("SERVER_REGION", "eu-test"),
             ("DATAPLANE_HOST", "127.0.0.1"),
-            ("SERVER_PORT", &free_port().to_string()),
+            ("SERVER_PORT", &port.to_string()),
             ("CONTROL_PLANE_URL", control_plane),
             ("CONTROL_PLANE_API_KEY", API_KEY),
             ("REDIS_PORT", &redis.port.to_string()),
@@ -41,7 +43,7 @@ impl Agent {
         ];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let dir = tempfile::tempdir().expect("a temporary folder");
-        Self { dir, settings, limit: None, process: None, http: sandbox::client() }
+        Self { dir, settings, _port: port, limit: None, process: None, http: sandbox::client() }
     }
 
     pub(crate) fn set(&mut self, name: &str, value: &str) {

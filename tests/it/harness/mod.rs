@@ -12,9 +12,13 @@ mod scripted;
 mod signing_key;
 pub(crate) mod tls;
 
-use std::net::TcpListener;
+use std::fmt::{self, Display};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 pub(crate) use agent::{API_KEY, Agent, Metrics, SERVER_ID, Said};
 pub(crate) use faults::Faults;
@@ -72,10 +76,38 @@ pub(crate) fn preload(dir: &Path, source: &Path) -> Option<PathBuf> {
     }
 }
 
-/// A port that was free a moment ago, and that the kernel gives to nobody by itself: those begin at 32768.
-pub(crate) fn free_port() -> u16 {
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    std::iter::repeat_with(|| rand::random_range(10_000..32_000)).find(is_free).expect("a free port")
+/// A port that is this test's for as long as this lives, also while no server has it: between two starts, another test's
+/// server would take it.
+pub(crate) struct Port {
+    number: u16,
+    /// Bound and not listening, it keeps out whoever does not set `SO_REUSEADDR`, as [`free_port`] does not; servers do.
+    _reserved: Socket,
+}
+
+impl Deref for Port {
+    type Target = u16;
+
+    fn deref(&self) -> &u16 {
+        &self.number
+    }
+}
+
+impl Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.number.fmt(f)
+    }
+}
+
+/// A port that nobody has, and that the kernel gives to nobody by itself: those begin at 32768.
+pub(crate) fn free_port() -> Port {
+    let reserve = |number: u16| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, number)).into())?;
+        socket.set_reuse_address(true)?;
+        Ok::<_, std::io::Error>(Port { number, _reserved: socket })
+    };
+    let ports = std::iter::repeat_with(|| rand::random_range(10_000..32_000));
+    ports.take(1000).find_map(|number| reserve(number).ok()).expect("a free port")
 }
 
 /// Redis, the sandbox and an agent between them.

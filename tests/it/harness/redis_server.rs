@@ -7,10 +7,10 @@ use redis::aio::MultiplexedConnection;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::{DEADLINE, free_port, until};
+use super::{DEADLINE, Port, free_port, until};
 
 pub(crate) struct RedisServer {
-    pub(crate) port: u16,
+    pub(crate) port: Port,
     dir: TempDir,
     flags: Vec<String>,
     process: Option<Child>,

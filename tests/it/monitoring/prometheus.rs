@@ -6,12 +6,13 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::super::harness::{Stage, free_port, load, until};
+use super::super::harness::{Port, Stage, free_port, load, until};
 use super::{alerts, dashboard, project};
 
 struct Prometheus {
     dir: tempfile::TempDir,
     url: String,
+    _port: Port,
     process: Child,
     http: reqwest::Client,
 }
@@ -32,7 +33,8 @@ impl Prometheus {
             "scrape_configs": [{"job_name": "dataplane-agent", "static_configs": [{"targets": [target]}]}],
         });
         std::fs::write(dir.path().join("prometheus.yml"), config.to_string()).expect("a file");
-        let address = format!("127.0.0.1:{}", free_port());
+        let port = free_port();
+        let address = format!("127.0.0.1:{port}");
         let log = std::fs::File::create(dir.path().join("log")).expect("a file");
         // Where the Makefile has unpacked it, or where the system has it.
         let unpacked =
@@ -48,7 +50,7 @@ impl Prometheus {
             .spawn()
             .expect("prometheus can be started: `make prometheus` fetches it");
         let http = reqwest::Client::builder().no_proxy().build().expect("a client");
-        Self { dir, url: format!("http://{address}"), process, http }
+        Self { dir, url: format!("http://{address}"), _port: port, process, http }
     }
 
     /// The data of an answer; `None` while it does not give any.

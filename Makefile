@@ -42,14 +42,14 @@ export FAILURES := /^thread .* panicked at|^error|^make.*\*\*\*/ { left = 12 } /
 format:
 	cargo fmt --all --check
 
+# The agent on its own first: what the others need of it is not in what ships.
 lint:
-	cargo clippy --all-targets --locked -- -D warnings
-	cargo clippy --all-targets --locked -p simulation -- -D warnings
-	cargo clippy --all-targets --locked -p campaigns -- -D warnings
+	cargo clippy --all-targets --locked -p dataplane-agent -p sandbox -- -D warnings
 	cargo clippy --test browser --locked -- -D warnings
+	cargo clippy --all-targets --locked -p campaigns -p fuzzing -p simulation -- -D warnings
 
 units: test-tools prometheus
-	cargo test --locked --no-fail-fast
+	cargo test --locked --no-fail-fast -p dataplane-agent -p sandbox
 
 # --- the whole agent in virtual time, everything from a seed: docs/proof.md ---
 
@@ -58,8 +58,8 @@ SEEDS ?= 300
 FIRST ?= 1
 
 # Without optimising: building all dependencies anew takes longer than that saves.
-simulation:      ## Runs 300 seeds of the simulation, one of them twice, and finds each planted bug
-	cargo test --locked -p simulation
+simulation:      ## Runs 300 seeds of the simulation, one of them twice, finds each planted bug, and replays the fuzzers' seeds
+	cargo test --locked --no-fail-fast -p simulation -p fuzzing
 
 # A seed that fails is made smaller and printed as a command. FLAGS=--all goes on behind it.
 simulate:        ## Runs SEEDS seeds of the simulation from FIRST on
@@ -125,7 +125,7 @@ count:           ## Counts the lines of code without tests, blank lines and comm
 	done | awk '{ total += $$1; print } END { printf "%7d\n", total }'
 
 docs:
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked -p dataplane-agent -p sandbox
 
 # Reads as plain Markdown, too; that its links lead somewhere is checked by `make units`.
 MDBOOK := 0.5.4

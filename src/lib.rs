@@ -21,7 +21,9 @@
 //! * [`http`] shows what goes on, [`admin`] is what an operator may do, [`check`] looks before a start, [`conformance`]
 //!   tries a `ControlPlane`, [`cli`] is the command line.
 //! * [`telemetry`], [`time`] and [`secret`] know nothing of the agent: log and metrics, clocks, and values that are never shown.
-//! * [`sandbox`] and [`demo`] are for trying it out.
+//!
+//! What tries it out is in `crates/`: a `ControlPlane` to run against and the demonstration (`sandbox`), the agent in
+//! virtual time (`simulation`), what holds for any bytes from outside (`fuzzing`), campaigns of faults (`campaigns`).
 
 pub mod admin;
 pub mod app;
@@ -30,17 +32,15 @@ pub mod cli;
 pub mod config;
 pub mod conformance;
 pub mod control_plane;
-pub mod demo;
 pub mod drain;
 pub mod fleet;
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;
 pub mod intake;
 pub mod outbox;
 pub mod record;
-pub mod sandbox;
 pub mod secret;
 pub mod telemetry;
 pub mod time;

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| dataplane_agent::fuzzing::lifecycle(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzzing::lifecycle(data));

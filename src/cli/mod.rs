@@ -23,13 +23,14 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use sandbox::demo;
 use tokio::sync::mpsc;
 
 use crate::app::Agent;
 use crate::config::{Config, Flags, Problems, Proxy, Sources};
+use crate::telemetry;
 use crate::telemetry::log::LogLevel;
 use crate::telemetry::metrics::COMMIT;
-use crate::{demo, sandbox, telemetry};
 use signals::{Hangups, Stop};
 
 /// This release, and the commit where it is known.

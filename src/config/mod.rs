@@ -49,7 +49,7 @@ pub use values::{BaseUrl, Bytes, TrustedIps};
 use crate::telemetry::log::LogConfig;
 
 /// The values of a `.env` file's text.
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(feature = "fuzzing")]
 pub(crate) fn dotenv_values(
     text: &str,
     environment: impl Fn(&str) -> Option<String>,

@@ -38,12 +38,12 @@ pub use answers::{
 pub use auth::KeyError;
 pub use client::{Answer, Batch, Client, Connection, Delivery, Encoding, Fresh, Observer, Response};
 pub use credentials::ClientError;
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(feature = "fuzzing")]
 pub(crate) use decode::decode;
 pub use failure::{Failure, TlsProblem};
 pub use meaning::{Asked, Meaning, Said, meaning};
 pub use registration::{CallError, Capabilities, CommandResult, Heartbeat, Registration, ServerStatus};
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(feature = "fuzzing")]
 pub(crate) use retry_after::retry_after;
 pub use settings::{Auth, HttpVersion, JwtAlgorithm, ProxySettings, Settings, UnreadableFile};
 #[cfg(feature = "simulation")]

@@ -145,9 +145,9 @@ mod threads;
 mod tools;
 mod watermark;
 
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(feature = "fuzzing")]
 pub(crate) use format::codec;
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(feature = "fuzzing")]
 pub(crate) use tools::transfer::import_line_again;
 
 pub use api::handle::{Outbox, Threads};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// What became of the records of some rounds.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
-pub struct Account {
+pub(crate) struct Account {
     /// Kills, cuts, faults: what the campaign counts.
     pub rounds: u64,
     /// Messages that Redis has taken from the producer, malformed ones included.
@@ -37,12 +37,12 @@ pub struct Account {
 
 impl Account {
     /// Counts an event.
-    pub fn event(&mut self, name: &str) {
+    pub(crate) fn event(&mut self, name: &str) {
         *self.events.entry(name.to_owned()).or_default() += 1;
     }
 
     /// Adds another account to this one.
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         for (sum, more) in [
             (&mut self.rounds, other.rounds),
             (&mut self.pushed, other.pushed),
@@ -85,7 +85,7 @@ impl fmt::Display for Account {
 
 /// One seed's account, and what was wrong with it.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     pub account: Account,
     pub violations: Vec<String>,
 }

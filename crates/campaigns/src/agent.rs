@@ -21,14 +21,14 @@ const RESTARTS: u32 = 20;
 const RESTART_DELAY: Duration = Duration::from_millis(200);
 
 /// A dead letter, as `/admin` tells of it.
-pub struct DeadLetter {
+pub(crate) struct DeadLetter {
     pub reason: String,
     pub detail: String,
     /// The transaction, or all of a message that is no record.
     pub id: String,
 }
 
-pub struct Agent {
+pub(crate) struct Agent {
     program: PathBuf,
     folder: PathBuf,
     address: String,
@@ -40,7 +40,7 @@ pub struct Agent {
 
 impl Agent {
     /// Not started yet. Its delays are short, and nothing expires.
-    pub fn new(program: &Path, folder: &Path, control_plane: &str) -> Self {
+    pub(crate) fn new(program: &Path, folder: &Path, control_plane: &str) -> Self {
         let port = free_port();
         let settings = [
             ("SERVER_ID", SERVER_ID),
@@ -65,12 +65,12 @@ impl Agent {
         Self { program, folder, address, settings, extra: Vec::new(), process: None }
     }
 
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.settings.insert(name.to_owned(), value.to_owned());
     }
 
     /// Starts it. Everything that it says is added to its log.
-    pub fn start(&mut self) -> Result<()> {
+    pub(crate) fn start(&mut self) -> Result<()> {
         let output = log(&self.folder, "agent.log")?;
         let errors = output.try_clone()?;
         let process = Process::start(&self.program, "the agent", |command| {
@@ -83,17 +83,17 @@ impl Agent {
         Ok(())
     }
 
-    pub fn pid(&self) -> Option<u32> {
+    pub(crate) fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Process::pid)
     }
 
     /// Ends it at once, as a crash does.
-    pub fn kill(&mut self) -> Result<()> {
+    pub(crate) fn kill(&mut self) -> Result<()> {
         self.process.take().map_or(Ok(()), |mut process| process.kill())
     }
 
     /// Its status, if it has ended by itself.
-    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         let status = self.process.as_mut().map_or(Ok(None), Process::ended)?;
         if status.is_some() {
             self.process = None;
@@ -102,7 +102,7 @@ impl Agent {
     }
 
     /// Waits until it is connected to Redis. One that ends by itself is started again; returns how often it did.
-    pub fn ready(&mut self) -> Result<u32> {
+    pub(crate) fn ready(&mut self) -> Result<u32> {
         let (begun, mut ends) = (Instant::now(), 0);
         loop {
             if self.ended()?.is_some() || self.process.is_none() {
@@ -124,17 +124,17 @@ impl Agent {
     }
 
     /// `None` while it does not answer.
-    pub fn health(&self) -> Option<Value> {
+    pub(crate) fn health(&self) -> Option<Value> {
         http::get_json(&self.address, "/health").ok()
     }
 
     /// One scrape; `None` while it does not answer.
-    pub fn metrics(&self) -> Option<Metrics> {
+    pub(crate) fn metrics(&self) -> Option<Metrics> {
         http::get(&self.address, "/metrics").ok().map(Metrics)
     }
 
     /// The dead letters behind this one.
-    pub fn dead_letters(&self, last: u64) -> Result<Vec<DeadLetter>> {
+    pub(crate) fn dead_letters(&self, last: u64) -> Result<Vec<DeadLetter>> {
         let paths: Vec<String> =
             self.dead_letter_ids(last)?.iter().map(|id| format!("/admin/dead-letters/{id}")).collect();
         let mut letters = Vec::with_capacity(paths.len());
@@ -149,7 +149,7 @@ impl Agent {
     }
 
     /// The number of the newest one; 0 if there is none.
-    pub fn last_dead_letter(&self, behind: u64) -> Result<u64> {
+    pub(crate) fn last_dead_letter(&self, behind: u64) -> Result<u64> {
         Ok(self.dead_letter_ids(behind)?.last().copied().unwrap_or(behind))
     }
 
@@ -172,11 +172,11 @@ impl Agent {
 }
 
 /// One scrape.
-pub struct Metrics(String);
+pub(crate) struct Metrics(String);
 
 impl Metrics {
     /// The sum of a metric's samples, of one kind or of all.
-    pub fn sum(&self, name: &str, kind: Option<&str>) -> u64 {
+    pub(crate) fn sum(&self, name: &str, kind: Option<&str>) -> u64 {
         let label = kind.map_or(String::new(), |kind| format!("kind=\"{kind}\""));
         let samples = self.0.lines().filter_map(|line| line.strip_prefix(name));
         let samples = samples.filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(&label));
@@ -184,7 +184,7 @@ impl Metrics {
     }
 
     /// The kinds of which what came in is not what went out and what waits.
-    pub fn unbalanced(&self) -> Vec<String> {
+    pub(crate) fn unbalanced(&self) -> Vec<String> {
         let kinds = ["usage", "lifecycle", "quota"].into_iter();
         let of = |kind: &str| {
             let sum = |name: &str| self.sum(&format!("dataplane_{name}"), Some(kind));
@@ -201,7 +201,7 @@ impl Metrics {
     }
 
     /// What is settled so far, which never becomes less.
-    pub fn settled(&self) -> u64 {
+    pub(crate) fn settled(&self) -> u64 {
         self.sum("dataplane_delivered_total", None) + self.sum("dataplane_duplicates_total", None)
     }
 }

@@ -9,9 +9,9 @@ use crate::stage::Rig;
 use crate::state::{State, date};
 
 /// How a campaign plays one seed.
-pub type Play = fn(&Rig, u64) -> Result<Outcome>;
+pub(crate) type Play = fn(&Rig, u64) -> Result<Outcome>;
 
-pub struct Campaign {
+pub(crate) struct Campaign {
     /// As on the command line, and of its state.
     pub name: String,
     /// What repeats a seed: the command without the seed.
@@ -30,7 +30,7 @@ pub struct Campaign {
 
 impl Campaign {
     /// Runs it; whether nothing was wrong.
-    pub fn run(&self, rig: &Rig) -> Result<bool> {
+    pub(crate) fn run(&self, rig: &Rig) -> Result<bool> {
         let mut state = State::open(&rig.folder, &self.name, self.first)?;
         state.note_versions(&rig.agent)?;
         let begun = Instant::now();
@@ -77,7 +77,7 @@ impl Campaign {
     }
 
     /// Plays a seed. What the rig itself cannot do is a failure too: of a server that never came back nobody knows why.
-    pub fn seed(&self, rig: &Rig, seed: u64) -> Outcome {
+    pub(crate) fn seed(&self, rig: &Rig, seed: u64) -> Outcome {
         (self.play)(rig, seed).unwrap_or_else(|error| Outcome {
             violations: vec![format!("the round could not be ended: {error:#}")],
             ..Outcome::default()
@@ -85,7 +85,7 @@ impl Campaign {
     }
 
     /// Says what was wrong with a seed.
-    pub fn tell(&self, rig: &Rig, seed: u64, outcome: &Outcome) {
+    pub(crate) fn tell(&self, rig: &Rig, seed: u64, outcome: &Outcome) {
         println!("{}: seed {seed} FAILED", self.name);
         outcome.violations.iter().for_each(|violation| println!("  {violation}"));
         println!("  {}", outcome.account);

@@ -23,7 +23,7 @@ const FAULTS: u32 = 10;
 /// So long the agent works at most until its fault comes; it may be one that never does.
 const FAILS_WITHIN: Duration = Duration::from_secs(3);
 
-pub fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
+pub(crate) fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
     let mut stage = Stage::set(rig, "disk", seed)?;
     stage.may_end = true;
     stage.agent.set("OUTBOX_MIN_FREE_BYTES", "1MiB");

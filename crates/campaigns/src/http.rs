@@ -13,18 +13,18 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const PIPELINED: usize = 200;
 
 /// Asks for a path; the body, whatever the status.
-pub fn get(address: &str, path: &str) -> Result<String> {
+pub(crate) fn get(address: &str, path: &str) -> Result<String> {
     request(address, "GET", path, &[], "").map(|(_, body)| body)
 }
 
 /// The same, as JSON.
-pub fn get_json(address: &str, path: &str) -> Result<Value> {
+pub(crate) fn get_json(address: &str, path: &str) -> Result<Value> {
     let body = get(address, path)?;
     serde_json::from_str(&body).with_context(|| format!("{path} answers no JSON: {body}"))
 }
 
 /// One request over a connection of its own: status and body.
-pub fn request(
+pub(crate) fn request(
     address: &str,
     method: &str,
     path: &str,
@@ -34,15 +34,15 @@ pub fn request(
     let mut stream = connect(address)?;
     let mut text = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
     for (name, value) in headers {
-        text += &format!("{name}: {value}\r\n");
+        text = format!("{text}{name}: {value}\r\n");
     }
-    text += &format!("content-length: {}\r\n\r\n{body}", body.len());
+    let text = format!("{text}content-length: {}\r\n\r\n{body}", body.len());
     stream.write_all(text.as_bytes())?;
     answer(&mut BufReader::new(stream)).with_context(|| format!("{method} {path} of {address}"))
 }
 
 /// Asks for many paths over one connection, and gives the answers in their order. `headers` are whole lines.
-pub fn get_many(
+pub(crate) fn get_many(
     address: &str,
     headers: &str,
     paths: &[String],

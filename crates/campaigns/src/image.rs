@@ -20,21 +20,21 @@ const NAMESPACE: &str = "CAMPAIGN_HAS_ITS_OWN_MOUNTS";
 
 /// How the power is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
+pub(crate) enum Cut {
     /// The device takes nothing any more from some request on.
     Device,
     /// The file system forgets what it has not written, its log included.
     FileSystem,
 }
 
-pub struct Image {
+pub(crate) struct Image {
     folder: PathBuf,
     file_system: String,
     is_mounted: bool,
 }
 
 /// Begins anew in a mount namespace of its own, unless this is one. Returns only when there is nothing to do, or an error.
-pub fn enter_namespace() -> Result<()> {
+pub(crate) fn enter_namespace() -> Result<()> {
     if std::env::var_os(NAMESPACE).is_some() {
         return Ok(());
     }
@@ -48,7 +48,7 @@ pub fn enter_namespace() -> Result<()> {
 }
 
 /// Why there can be no such file system here.
-pub fn missing(file_system: &str) -> Option<String> {
+pub(crate) fn missing(file_system: &str) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("mounting an image needs root".to_owned());
     }
@@ -60,7 +60,7 @@ pub fn missing(file_system: &str) -> Option<String> {
 
 impl Image {
     /// A new file system, mounted; the image is in that folder.
-    pub fn new(folder: &Path, file_system: &str) -> Result<Self> {
+    pub(crate) fn new(folder: &Path, file_system: &str) -> Result<Self> {
         if let Some(reason) = missing(file_system) {
             bail!("{file_system}: {reason}");
         }
@@ -87,12 +87,12 @@ impl Image {
     }
 
     /// Where it is mounted.
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.folder.join("mnt")
     }
 
     /// The loop device under it, as `loop3`.
-    pub fn device(&self) -> Result<String> {
+    pub(crate) fn device(&self) -> Result<String> {
         let found = Command::new("findmnt").args(["-n", "-o", "SOURCE"]).arg(self.path()).output()?;
         let device = String::from_utf8_lossy(&found.stdout).trim().to_owned();
         let name = device.strip_prefix("/dev/").filter(|name| name.starts_with("loop"));
@@ -109,7 +109,7 @@ impl Image {
     }
 
     /// What has not reached the disk is gone from here on, and nothing reaches it any more.
-    pub fn cut_power(&self, cut: Cut) -> Result<()> {
+    pub(crate) fn cut_power(&self, cut: Cut) -> Result<()> {
         let program = self.folder.join("cut_power").display().to_string();
         match cut {
             Cut::Device => run(&program, &["device", &format!("/dev/{}", self.device()?)]),
@@ -118,13 +118,13 @@ impl Image {
     }
 
     /// Has ext4 find an error: it remounts itself read-only.
-    pub fn fail(&self) -> Result<()> {
+    pub(crate) fn fail(&self) -> Result<()> {
         let path = format!("/sys/fs/ext4/{}/trigger_fs_error", self.device()?);
         fs::write(&path, "a campaign").with_context(|| path.clone())
     }
 
     /// Checks and mends it, as an operator does behind an error. It is mounted again then.
-    pub fn repair(&mut self) -> Result<()> {
+    pub(crate) fn repair(&mut self) -> Result<()> {
         self.unmount()?;
         let file = self.file().display().to_string();
         let output = Command::new("e2fsck").args(["-f", "-y", &file]).output()?;
@@ -147,7 +147,7 @@ impl Image {
     }
 
     /// Mounts it as it was left, with the power back.
-    pub fn remount(&mut self) -> Result<()> {
+    pub(crate) fn remount(&mut self) -> Result<()> {
         self.unmount()?;
         self.mount()?;
         let probe = self.path().join("probe");

@@ -9,7 +9,7 @@ use crate::stage::{Rig, Stage};
 
 const KILLS: u32 = 50;
 
-pub fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
+pub(crate) fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
     let mut stage = Stage::set(rig, "kill", seed)?;
     stage.agent.start()?;
     for round in 0..rig.per_seed.unwrap_or(KILLS) {

@@ -5,18 +5,18 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 
-pub const USAGE: &str = "queue:usage_records";
-pub const LIFECYCLE: &str = "queue:session_lifecycle";
-pub const QUOTA: &str = "queue:quota_refresh";
-pub const QUEUES: [&str; 3] = [USAGE, LIFECYCLE, QUOTA];
+pub(crate) const USAGE: &str = "queue:usage_records";
+pub(crate) const LIFECYCLE: &str = "queue:session_lifecycle";
+pub(crate) const QUOTA: &str = "queue:quota_refresh";
+pub(crate) const QUEUES: [&str; 3] = [USAGE, LIFECYCLE, QUOTA];
 /// How the transactions begin that the ControlPlane refuses.
-pub const REFUSED: &str = "refused-";
+pub(crate) const REFUSED: &str = "refused-";
 
 /// Sessions under way at the same time.
 const OPEN: usize = 40;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub(crate) enum Kind {
     Usage,
     Started,
     Completed,
@@ -27,7 +27,7 @@ pub enum Kind {
 
 impl Kind {
     /// Its name in the sandbox's accounts, and in idempotency keys.
-    pub fn names(self) -> (&'static str, &'static str) {
+    pub(crate) fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Usage => ("usage", "usage_record"),
             Self::Started => ("started", "session_started"),
@@ -40,7 +40,7 @@ impl Kind {
 
 /// One message that was pushed.
 #[derive(Clone, Debug)]
-pub struct Pushed {
+pub(crate) struct Pushed {
     pub kind: Kind,
     /// Its transaction; of a malformed message all of it.
     pub id: String,
@@ -48,7 +48,7 @@ pub struct Pushed {
 
 impl Pushed {
     /// Whether it must become a dead letter, and nothing else.
-    pub fn must_die(&self) -> bool {
+    pub(crate) fn must_die(&self) -> bool {
         self.kind == Kind::Malformed || self.id.starts_with(REFUSED)
     }
 }
@@ -59,10 +59,10 @@ struct Session {
 }
 
 /// Messages for one queue.
-pub type Part = (&'static str, Vec<String>);
+pub(crate) type Part = (&'static str, Vec<String>);
 
 /// The producer.
-pub struct Load {
+pub(crate) struct Load {
     dice: StdRng,
     name: String,
     sessions: u32,
@@ -73,7 +73,7 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let dice = StdRng::seed_from_u64(seed ^ 0x10ad);
         Self {
             dice,
@@ -86,7 +86,7 @@ impl Load {
     }
 
     /// About so many messages more, in the order in which they must be pushed.
-    pub fn step(&mut self, messages: usize) -> Vec<Part> {
+    pub(crate) fn step(&mut self, messages: usize) -> Vec<Part> {
         let (mut started, mut usage, mut quota, mut completed) = (vec![], vec![], vec![], vec![]);
         while self.open.len() < OPEN.min(messages.div_ceil(4)) {
             let session = Session { name: format!("{}-{}", self.name, self.sessions), usage: 0 };
@@ -116,7 +116,7 @@ impl Load {
     }
 
     /// The ends of all sessions that are under way.
-    pub fn finish(&mut self) -> Vec<Part> {
+    pub(crate) fn finish(&mut self) -> Vec<Part> {
         let open = std::mem::take(&mut self.open);
         vec![(LIFECYCLE, open.iter().map(|session| self.event(&session.name, Kind::Completed)).collect())]
     }

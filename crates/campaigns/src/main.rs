@@ -185,10 +185,10 @@ fn campaign(flags: &Flags) -> Campaign {
     let mut options = String::new();
     if flags.which == Which::Power {
         options = format!(" --file-system {}", flags.file_system);
-        name += &format!("-{}", flags.file_system);
+        name = format!("{name}-{}", flags.file_system);
     }
     if let Some(rounds) = flags.per_seed {
-        options += &format!(" --per-seed {rounds}");
+        options = format!("{options} --per-seed {rounds}");
     }
     let (rounds, line_every) = flags.which.rounds();
     Campaign {

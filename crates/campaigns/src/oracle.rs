@@ -18,14 +18,14 @@ const EXAMPLES: usize = 5;
 
 /// What a campaign forgives.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Rules {
+pub(crate) struct Rules {
     /// Redis forgot what it had answered (a fail-over): the agent takes records again, and a quota answer may be gone. The
     /// keys must still be the same.
     pub redis_forgets: bool,
 }
 
 /// The key that a record must have.
-pub fn key(record: &Pushed) -> String {
+pub(crate) fn key(record: &Pushed) -> String {
     Uuid::new_v5(&NAMESPACE, format!("{}:{}", record.kind.names().1, record.id).as_bytes()).to_string()
 }
 
@@ -42,7 +42,7 @@ fn tell(violations: &mut Vec<String>, what: &str, which: &[String]) {
 }
 
 /// Settles the account of all that was pushed on this stage.
-pub fn audit(stage: &mut Stage<'_>, waiting: u64, rules: Rules) -> Result<()> {
+pub(crate) fn audit(stage: &mut Stage<'_>, waiting: u64, rules: Rules) -> Result<()> {
     let mut wrong = Vec::new();
     stage.account.waiting += waiting;
     if waiting > 0 {

@@ -2,7 +2,7 @@
 
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Plant {
+pub(crate) enum Plant {
     /// One delivered record is struck from the ControlPlane's accounts.
     LoseOne,
     /// One delivered record has another key.

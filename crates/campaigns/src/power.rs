@@ -11,7 +11,7 @@ use crate::stage::{Rig, Stage};
 
 const CUTS: u32 = 10;
 
-pub fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
+pub(crate) fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
     let mut stage = Stage::set(rig, &format!("power-{}", rig.file_system), seed)?;
     let mut image = Image::new(&stage.folder, &rig.file_system)?;
     let outcome = cuts(&mut stage, &mut image, rig);

@@ -15,14 +15,14 @@ use rustix::process::{Pid, Signal, kill_process};
 const POLL: Duration = Duration::from_millis(5);
 
 /// One child. It is killed when this is dropped, and by the kernel when the campaign itself is killed.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     name: String,
 }
 
 impl Process {
     /// Starts a program: in a process group of its own, so that a Ctrl-C is the campaign's alone.
-    pub fn start(program: &Path, name: &str, prepare: impl FnOnce(&mut Command)) -> Result<Self> {
+    pub(crate) fn start(program: &Path, name: &str, prepare: impl FnOnce(&mut Command)) -> Result<Self> {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program).process_group(0).stdin(Stdio::null());
         prepare(&mut command);
@@ -32,28 +32,28 @@ impl Process {
         Ok(Self { child, name: name.to_owned() })
     }
 
-    pub fn child(&mut self) -> &mut Child {
+    pub(crate) fn child(&mut self) -> &mut Child {
         &mut self.child
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Ends it at once, as a crash does.
-    pub fn kill(&mut self) -> Result<()> {
+    pub(crate) fn kill(&mut self) -> Result<()> {
         self.child.kill().with_context(|| format!("{} cannot be killed", self.name))?;
         self.child.wait().with_context(|| format!("{} does not end", self.name))?;
         Ok(())
     }
 
-    pub fn signal(&self, signal: Signal) -> Result<()> {
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(self.pid().cast_signed()).context("no process id")?;
         kill_process(pid, signal).with_context(|| format!("{} cannot be signalled", self.name))
     }
 
     /// Its status, if it has ended by itself.
-    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().with_context(|| format!("{}: its status is unknown", self.name))
     }
 }
@@ -67,13 +67,13 @@ impl Drop for Process {
 }
 
 /// A file to which a process' words are added.
-pub fn log(folder: &Path, name: &str) -> Result<File> {
+pub(crate) fn log(folder: &Path, name: &str) -> Result<File> {
     let path = folder.join(name);
     File::options().create(true).append(true).open(&path).with_context(|| path.display().to_string())
 }
 
 /// Runs a program to its end; what it said is the error.
-pub fn run(program: &str, arguments: &[&str]) -> Result<()> {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<()> {
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("{program} cannot be started"))?;
     if !output.status.success() {
@@ -84,13 +84,13 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<()> {
 }
 
 /// Whether a program can be had.
-pub fn exists(program: &str) -> bool {
+pub(crate) fn exists(program: &str) -> bool {
     let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
     found.is_ok_and(|output| output.status.success())
 }
 
 /// Polls until `condition` gives something.
-pub fn until<T>(
+pub(crate) fn until<T>(
     what: &str,
     deadline: Duration,
     mut condition: impl FnMut() -> Result<Option<T>>,
@@ -108,7 +108,7 @@ pub fn until<T>(
 }
 
 /// A port that was free a moment ago, below those that the kernel hands out.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     loop {
         let port = rand::rng().random_range(10_000..32_000);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {

@@ -22,7 +22,7 @@ const FAIL_OVERS: u32 = 5;
 const PUSHES: u32 = 5;
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(60);
 
-pub fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
+pub(crate) fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
     let mut stage = Stage::set(rig, "redis", seed)?;
     if seed.is_multiple_of(2) {
         Pair::set(&mut stage)?.play(&mut stage)?;

@@ -11,21 +11,21 @@ use crate::load::{Part, QUEUES};
 use crate::process::{Process, free_port, log, until};
 
 /// As `SERVER_ID` names this agent.
-pub const SERVER_ID: &str = "edge-campaign-1";
+pub(crate) const SERVER_ID: &str = "edge-campaign-1";
 const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 /// What the producer puts into one command.
 const CHUNK: usize = 500;
 
 /// Lists or streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     List,
     Stream,
 }
 
 impl Mode {
     /// As `SOURCE_MODE` has it.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::List => "list",
             Self::Stream => "stream",
@@ -33,7 +33,7 @@ impl Mode {
     }
 }
 
-pub struct RedisServer {
+pub(crate) struct RedisServer {
     pub port: u16,
     folder: PathBuf,
     /// What comes behind the usual flags.
@@ -44,14 +44,14 @@ pub struct RedisServer {
 
 impl RedisServer {
     /// Not started yet. What it keeps is in that folder.
-    pub fn new(folder: &Path, flags: &[&str]) -> Result<Self> {
+    pub(crate) fn new(folder: &Path, flags: &[&str]) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let flags = flags.iter().map(ToString::to_string).collect();
         Ok(Self { port: free_port(), folder: folder.to_owned(), flags, process: None, connection: None })
     }
 
     /// Starts it with what it had, and waits until it answers.
-    pub fn start(&mut self) -> Result<()> {
+    pub(crate) fn start(&mut self) -> Result<()> {
         let output = log(&self.folder, "redis.log")?;
         let process = Process::start(Path::new("redis-server"), "redis-server", |command| {
             command
@@ -66,13 +66,13 @@ impl RedisServer {
     }
 
     /// This is its process; waits until it answers.
-    pub fn runs(&mut self, process: Process) -> Result<()> {
+    pub(crate) fn runs(&mut self, process: Process) -> Result<()> {
         self.process = Some(process);
         self.connect()
     }
 
     /// Waits until it answers.
-    pub fn connect(&mut self) -> Result<()> {
+    pub(crate) fn connect(&mut self) -> Result<()> {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.port))?;
         let process = self.process.as_mut().context("redis-server was not started")?;
         self.connection = Some(until("redis-server answers", ANSWERS_WITHIN, || {
@@ -87,24 +87,24 @@ impl RedisServer {
     }
 
     /// Ends it at once, as a crash does.
-    pub fn kill(&mut self) -> Result<()> {
+    pub(crate) fn kill(&mut self) -> Result<()> {
         self.connection = None;
         self.process.take().context("redis-server does not run")?.kill()
     }
 
     /// Ends it in order.
-    pub fn stop(&mut self) -> Result<()> {
+    pub(crate) fn stop(&mut self) -> Result<()> {
         self.connection = None;
         let mut process = self.process.take().context("redis-server does not run")?;
         process.signal(Signal::TERM)?;
         until("redis-server has ended", ANSWERS_WITHIN, || process.ended()).map(|_| ())
     }
 
-    pub fn signal(&self, signal: Signal) -> Result<()> {
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         self.process.as_ref().context("redis-server does not run")?.signal(signal)
     }
 
-    pub fn run<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T> {
+    pub(crate) fn run<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T> {
         let connection = self.connection.as_mut().context("redis-server does not run")?;
         command.query(connection).with_context(|| {
             let words = command.args_iter().take(3).map(|word| match word {
@@ -116,7 +116,7 @@ impl RedisServer {
     }
 
     /// Pushes messages the way producers do. What returns without an error is in the append-only file.
-    pub fn push(&mut self, mode: Mode, parts: &[Part]) -> Result<()> {
+    pub(crate) fn push(&mut self, mode: Mode, parts: &[Part]) -> Result<()> {
         if parts.iter().all(|(_, messages)| messages.is_empty()) {
             return Ok(());
         }
@@ -137,7 +137,7 @@ impl RedisServer {
     }
 
     /// How many messages wait in it, or are in flight to the agent.
-    pub fn waiting(&mut self, mode: Mode) -> Result<u64> {
+    pub(crate) fn waiting(&mut self, mode: Mode) -> Result<u64> {
         let connection = self.connection.as_mut().context("redis-server does not run")?;
         let mut commands = redis::pipe();
         for queue in QUEUES {

@@ -11,7 +11,7 @@ use crate::http;
 use crate::load::Pushed;
 use crate::process::{Process, log};
 
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     /// Where the agent finds it.
     pub url: String,
     control: String,
@@ -20,14 +20,14 @@ pub struct Sandbox {
 }
 
 /// What it knows of one record.
-pub struct Sighting {
+pub(crate) struct Sighting {
     pub seen: u64,
     pub key: String,
 }
 
 impl Sandbox {
     /// Started with these flags, and listening.
-    pub fn start(agent: &Path, folder: &Path, flags: &[&str]) -> Result<Self> {
+    pub(crate) fn start(agent: &Path, folder: &Path, flags: &[&str]) -> Result<Self> {
         let errors = log(folder, "sandbox.log")?;
         let mut process = Process::start(agent, "the sandbox", |command| {
             command
@@ -48,7 +48,7 @@ impl Sandbox {
     }
 
     /// Replaces what goes wrong.
-    pub fn weather(&self, weather: &Value) -> Result<()> {
+    pub(crate) fn weather(&self, weather: &Value) -> Result<()> {
         let json = [("content-type", "application/json")];
         let (status, body) =
             http::request(&self.control, "PUT", "/sandbox/weather", &json, &weather.to_string())?;
@@ -56,19 +56,19 @@ impl Sandbox {
         Ok(())
     }
 
-    pub fn accounts(&self) -> Result<Value> {
+    pub(crate) fn accounts(&self) -> Result<Value> {
         http::get_json(&self.control, "/sandbox/accounts")
     }
 
     /// Begins its accounts anew.
-    pub fn forget(&self) -> Result<()> {
+    pub(crate) fn forget(&self) -> Result<()> {
         let (status, body) = http::request(&self.control, "DELETE", "/sandbox/accounts", &[], "")?;
         ensure!(status == 204, "{status}: {body}");
         Ok(())
     }
 
     /// What it knows of each of these records.
-    pub fn sightings(&self, records: &[&Pushed]) -> Result<Vec<Sighting>> {
+    pub(crate) fn sightings(&self, records: &[&Pushed]) -> Result<Vec<Sighting>> {
         let path = |record: &&Pushed| {
             format!("/sandbox/seen?kind={}&transaction_id={}", record.kind.names().0, record.id)
         };

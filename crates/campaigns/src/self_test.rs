@@ -48,7 +48,7 @@ const TRIALS: [Trial; 16] = [
 ];
 
 /// Whether all of them came out as they must. What cannot be tried here is named; in CI that is a failure.
-pub fn run(rig: &Rig) -> Result<bool> {
+pub(crate) fn run(rig: &Rig) -> Result<bool> {
     let (mut is_well, in_ci) = (true, std::env::var_os("CI").is_some());
     let folder = rig.folder.join("self-test");
     fs::create_dir_all(&folder)?;

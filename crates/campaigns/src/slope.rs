@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// What a figure does with time.
-pub struct Slope {
+pub(crate) struct Slope {
     least: f64,
     mean: f64,
     most: f64,
@@ -12,7 +12,7 @@ pub struct Slope {
 
 impl Slope {
     /// Of points (hours, figure); `None` of fewer than three.
-    pub fn of(points: impl Iterator<Item = (f64, f64)>) -> Option<Self> {
+    pub(crate) fn of(points: impl Iterator<Item = (f64, f64)>) -> Option<Self> {
         let points: Vec<(f64, f64)> = points.collect();
         if points.len() < 3 {
             return None;

@@ -20,7 +20,7 @@ use crate::slope::Slope;
 use crate::stage::{Rig, Stage};
 
 /// Of load; the account comes on top.
-pub const LEG_SECONDS: u32 = 300;
+pub(crate) const LEG_SECONDS: u32 = 300;
 const RECORDS_A_SECOND: usize = 1000;
 /// Pushes a second.
 const PUSHES: u32 = 10;
@@ -51,7 +51,7 @@ thread_local! {
     static SOAK: RefCell<Option<Soak>> = const { RefCell::new(None) };
 }
 
-pub fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
+pub(crate) fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
     SOAK.with_borrow_mut(|soak| {
         let soak = match soak {
             Some(soak) => soak,
@@ -62,7 +62,7 @@ pub fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
 }
 
 /// Ends what goes on, and may say what the agent's memory, descriptors and disk did.
-pub fn end(tells: bool) {
+pub(crate) fn end(tells: bool) {
     if let Some(soak) = SOAK.take() {
         if tells {
             soak.tell();

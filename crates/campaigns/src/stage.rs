@@ -28,7 +28,7 @@ const REPLICATED_WITHIN_MS: u64 = 20_000;
 
 /// What all rounds of a campaign share.
 #[derive(Clone)]
-pub struct Rig {
+pub(crate) struct Rig {
     /// The agent's binary.
     pub agent: PathBuf,
     /// Below this every seed has a folder.
@@ -45,16 +45,16 @@ pub struct Rig {
 }
 
 impl Rig {
-    pub fn stops(&self) -> bool {
+    pub(crate) fn stops(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    pub fn has(&self, plant: Plant) -> bool {
+    pub(crate) fn has(&self, plant: Plant) -> bool {
         self.plant == Some(plant)
     }
 }
 
-pub struct Stage<'a> {
+pub(crate) struct Stage<'a> {
     pub rig: &'a Rig,
     /// Decides all but what is pushed, which [`Load`] decides.
     pub dice: StdRng,
@@ -80,7 +80,7 @@ pub struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     /// Redis and the sandbox run, the agent does not yet.
-    pub fn set(rig: &'a Rig, name: &str, seed: u64) -> Result<Self> {
+    pub(crate) fn set(rig: &'a Rig, name: &str, seed: u64) -> Result<Self> {
         let mut dice = StdRng::seed_from_u64(seed);
         let folder = rig.folder.join(format!("{name}-{seed}"));
         if folder.exists() {
@@ -129,7 +129,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Counts what is done, and writes when into `rounds.log`, for whoever looks at a failure.
-    pub fn does(&mut self, what: &str) -> Result<()> {
+    pub(crate) fn does(&mut self, what: &str) -> Result<()> {
         self.account.event(what);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (seconds, micros) = (now.as_secs() % 86_400, now.subsec_micros());
@@ -140,22 +140,22 @@ impl<'a> Stage<'a> {
     }
 
     /// Draws a duration in milliseconds.
-    pub fn draw(&mut self, milliseconds: std::ops::Range<u64>) -> Duration {
+    pub(crate) fn draw(&mut self, milliseconds: std::ops::Range<u64>) -> Duration {
         Duration::from_millis(self.dice.random_range(milliseconds))
     }
 
     /// Not a wait for anything: the moment of what comes next is what is drawn.
-    pub fn sleep(&mut self, milliseconds: std::ops::Range<u64>) {
+    pub(crate) fn sleep(&mut self, milliseconds: std::ops::Range<u64>) {
         std::thread::sleep(self.draw(milliseconds));
     }
 
     /// The producer pushes about so many messages.
-    pub fn push(&mut self, messages: usize) -> Result<()> {
+    pub(crate) fn push(&mut self, messages: usize) -> Result<()> {
         let parts = self.load.step(messages);
         self.push_parts(&parts)
     }
 
-    pub fn push_parts(&mut self, parts: &[Part]) -> Result<()> {
+    pub(crate) fn push_parts(&mut self, parts: &[Part]) -> Result<()> {
         self.redis.push(self.mode, parts)?;
         if self.has_replica {
             let mut wait = redis::cmd("WAIT");
@@ -167,20 +167,20 @@ impl<'a> Stage<'a> {
     }
 
     /// Draws other weather.
-    pub fn change_weather(&mut self) -> Result<()> {
+    pub(crate) fn change_weather(&mut self) -> Result<()> {
         let (name, weather) = weather::draw(&mut self.dice);
         self.does(&format!("weather: {name}"))?;
         self.sandbox.weather(&weather)
     }
 
     /// Starts the agent, and waits until it is connected.
-    pub fn start_agent(&mut self) -> Result<()> {
+    pub(crate) fn start_agent(&mut self) -> Result<()> {
         self.agent.start()?;
         self.agent_ready()
     }
 
     /// Waits until the agent is connected to Redis. Only where it may, it has ended meanwhile.
-    pub fn agent_ready(&mut self) -> Result<()> {
+    pub(crate) fn agent_ready(&mut self) -> Result<()> {
         for _ in 0..self.agent.ready()? {
             self.does("the agent ended by itself")?;
             if !self.may_end {
@@ -191,7 +191,7 @@ impl<'a> Stage<'a> {
     }
 
     /// What must hold at every scrape, if one is answered.
-    pub fn check_counters(&mut self) {
+    pub(crate) fn check_counters(&mut self) {
         let Some(metrics) = self.agent.metrics() else { return };
         self.account.event("scrapes");
         self.violations.extend(metrics.unbalanced());
@@ -203,7 +203,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Ends all sessions, makes the weather fair, waits until nothing waits any more, and settles the account.
-    pub fn audit(&mut self, rules: oracle::Rules) -> Result<()> {
+    pub(crate) fn audit(&mut self, rules: oracle::Rules) -> Result<()> {
         let rest = self.load.finish();
         self.push_parts(&rest)?;
         self.plant()?;
@@ -252,13 +252,13 @@ impl<'a> Stage<'a> {
     }
 
     /// Has the sandbox and Redis forget what is settled and told.
-    pub fn forget_settled(&mut self) -> Result<()> {
+    pub(crate) fn forget_settled(&mut self) -> Result<()> {
         self.sandbox.forget()?;
         self.redis.run(redis::cmd("DEL").arg("queue:quota_response"))
     }
 
     /// Ends everything. The folder goes, unless something was wrong.
-    pub fn close(self) -> Outcome {
+    pub(crate) fn close(self) -> Outcome {
         let Self { folder, agent, sandbox, redis, account, violations, .. } = self;
         drop((agent, sandbox, redis));
         if violations.is_empty() {

@@ -13,7 +13,7 @@ use crate::account::Account;
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
-pub struct State {
+pub(crate) struct State {
     #[serde(skip)]
     path: PathBuf,
     /// The first seed, and the one that is next.
@@ -32,13 +32,13 @@ pub struct State {
     pub versions: BTreeSet<String>,
 }
 
-pub fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 impl State {
     /// As the file has it; or new, and beginning with that seed.
-    pub fn open(folder: &Path, name: &str, first: u64) -> Result<Self> {
+    pub(crate) fn open(folder: &Path, name: &str, first: u64) -> Result<Self> {
         let path = folder.join(format!("{name}.json"));
         if !path.exists() {
             return Ok(Self { path, first_seed: first, next_seed: first, started: now(), ..Self::default() });
@@ -51,14 +51,14 @@ impl State {
     }
 
     /// Adds a seed's account: whole, or not at all.
-    pub fn add(&mut self, account: &Account, seconds: u64) -> Result<()> {
+    pub(crate) fn add(&mut self, account: &Account, seconds: u64) -> Result<()> {
         self.totals.add(account);
         self.next_seed += 1;
         self.seconds += seconds;
         self.save()
     }
 
-    pub fn save(&mut self) -> Result<()> {
+    pub(crate) fn save(&mut self) -> Result<()> {
         self.last = now();
         let new = self.path.with_extension("new");
         let text = serde_json::to_string_pretty(self)?;
@@ -68,7 +68,7 @@ impl State {
     }
 
     /// Notes who takes part in this run.
-    pub fn note_versions(&mut self, agent: &Path) -> Result<()> {
+    pub(crate) fn note_versions(&mut self, agent: &Path) -> Result<()> {
         self.runs += 1;
         let redis = version(Path::new("redis-server"))?;
         let redis: Vec<&str> = redis.split(' ').take(3).collect();
@@ -87,7 +87,7 @@ fn version(program: &Path) -> Result<String> {
 }
 
 /// Seconds since 1970 as a date.
-pub fn date(seconds: u64) -> String {
+pub(crate) fn date(seconds: u64) -> String {
     // Days to a date by the civil calendar, in eras of 400 years from 1 March 0000.
     let days = (seconds / 86_400) as i64 + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);

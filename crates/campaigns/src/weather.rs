@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use crate::load::REFUSED;
 
 /// Nothing goes wrong, but what is to be refused is refused.
-pub fn fair() -> Value {
+pub(crate) fn fair() -> Value {
     json!({ "refuse_transactions": [REFUSED] })
 }
 
 /// A name, and what goes wrong.
-pub fn draw(dice: &mut StdRng) -> (&'static str, Value) {
+pub(crate) fn draw(dice: &mut StdRng) -> (&'static str, Value) {
     let (name, mut weather) = match dice.random_range(0..8) {
         0 | 1 => ("fair", json!({})),
         2 => ("down", json!({ "down": true })),

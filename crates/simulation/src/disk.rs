@@ -77,9 +77,9 @@ impl DiskFaults for Weather {
     fn drops(&mut self, is_ledger: bool, key: &[u8]) -> bool {
         let bug = self.0.state().bug;
         match (bug, is_ledger, key.first()) {
-            (Some(Bug::ForgetTheCheckpoint), false, Some(b'k')) => true,
             (Some(Bug::LoseADeadLetter), true, Some(b'd')) => self.0.state().disk.happens(0.2),
-            (Some(Bug::ForgetWhatIsSettled), true, Some(b'l' | b'p')) => true,
+            (Some(Bug::ForgetTheCheckpoint), false, Some(b'k'))
+            | (Some(Bug::ForgetWhatIsSettled), true, Some(b'l' | b'p')) => true,
             _ => false,
         }
     }

@@ -167,7 +167,9 @@ impl Seen {
         if stats.total_depth() != waiting {
             lost.push(format!("{} wait in the outbox, {waiting} may", stats.total_depth()));
         }
-        lost.into_iter().for_each(|text| state.violation(text));
+        for text in lost {
+            state.violation(text);
+        }
         check_order(&mut state);
         check_quota(&mut state, &dead_lettered);
         self.check_mirror(&mut state);
@@ -203,7 +205,7 @@ fn check_quiet(state: &mut State) {
     let mut loud = Vec::new();
     for (n, fault) in state.plan.faults.iter().enumerate().filter(|(_, fault)| fault.what == What::LinkDown) {
         let sent = state.server.sent_into.get(&n).copied().unwrap_or(0) as f64;
-        let lasted = (fault.until - fault.from).as_secs_f64();
+        let lasted = fault.until.checked_sub(fault.from).unwrap().as_secs_f64();
         let most = 20.0
             + state.plan.settings.concurrency as f64
             + 4.0 * lasted / state.plan.settings.initial_delay.as_secs_f64();
@@ -211,7 +213,9 @@ fn check_quiet(state: &mut State) {
             loud.push(format!("{sent} requests into a link that was down for {lasted:.0} s"));
         }
     }
-    loud.into_iter().for_each(|text| state.violation(text));
+    for text in loud {
+        state.violation(text);
+    }
 }
 
 /// Which record or message a dead letter was.
@@ -290,7 +294,9 @@ fn check_order(state: &mut State) {
             }
         }
     }
-    broken.into_iter().for_each(|text| state.violation(text));
+    for text in broken {
+        state.violation(text);
+    }
 }
 
 /// Each quota request has its answer in Redis, byte for byte, or is a dead letter.
@@ -314,7 +320,9 @@ fn check_quota(state: &mut State, dead_lettered: &BTreeMap<usize, u32>) {
             wrong.push(format!("the answer to {} never came to Redis", truth.transaction));
         }
     }
-    wrong.into_iter().for_each(|text| state.violation(text));
+    for text in wrong {
+        state.violation(text);
+    }
 }
 
 /// What is still to be done, if anything.

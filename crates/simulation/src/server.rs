@@ -274,7 +274,7 @@ impl State {
             let Some((told_in, told_at, until)) = self.records[*number].not_before else { continue };
             if told_in == life && now < until && self.hurried_at < told_at {
                 let name = self.records[*number].transaction.clone();
-                let early = (until - now).as_secs_f64();
+                let early = until.checked_sub(now).unwrap().as_secs_f64();
                 self.violation(format!("{name} is sent {early:.3} s before the ControlPlane wants it"));
             }
         }
@@ -326,7 +326,7 @@ impl State {
                 let word = self.take(number, &faults, false);
                 self.said(number, word, asked);
                 match word {
-                    Word::Taken if kind == Kind::Quota => self.quota(number),
+                    Word::Taken | Word::Not(409) if kind == Kind::Quota => self.quota(number),
                     Word::Taken if is_single => answer(204, ""),
                     Word::Taken => {
                         let truth = &self.records[number];
@@ -334,7 +334,6 @@ impl State {
                         let data = json!({"transaction_id": transaction, "api_session_id": session});
                         answer(201, json!({"success": true, "data": data}).to_string())
                     }
-                    Word::Not(409) if kind == Kind::Quota => self.quota(number),
                     Word::Not(409) if is_single => answer(409, ""),
                     Word::Not(status) => failure_of(status),
                 }
@@ -573,7 +572,7 @@ impl RequestTransit {
                     transit.back += Duration::from_secs(60);
                 }
                 What::Portal(which, likely) if chance.happens(likely) => {
-                    transit.foreign = Some(portal(which))
+                    transit.foreign = Some(portal(which));
                 }
                 What::ForeignAnswers(likely) if chance.happens(likely) && !of_others.is_empty() => {
                     let at = chance.bits() as usize % of_others.len();
@@ -607,7 +606,7 @@ impl Network {
     /// A request leaves the agent.
     fn leaves(&self, request: &mut WireRequest) -> Option<(ParsedRequest, RequestTransit, InFlight)> {
         let mut state = self.0.state();
-        self.tamper_with_request(&mut state, request);
+        Self::tamper_with_request(&mut state, request);
         let asked = state.read(request)?;
         state.check_sending(&asked);
         let mut sessions = Vec::new();
@@ -786,7 +785,7 @@ impl Wire for Network {
 
 /// What planted bugs do on the way.
 impl Network {
-    fn tamper_with_request(&self, state: &mut State, request: &mut WireRequest) {
+    fn tamper_with_request(state: &mut State, request: &mut WireRequest) {
         let Some(bug) = state.bug else { return };
         let Some(key) = request.headers.get("idempotency-key").cloned() else { return };
         let is_record = request.uri.path().contains("/sessions/") || request.uri.path().ends_with("/batch");

@@ -37,7 +37,7 @@ use crate::outbox::segments::segment::ReadError;
 pub use check::{Accept, Checked, ExportHash, check_lines};
 pub use export::{ExportPage, ExportPosition};
 pub use import::{Chunk, KnownLetters, chunks};
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(feature = "fuzzing")]
 pub(crate) use line::import_line_again;
 
 /// So many dead letters are read at once.

@@ -60,7 +60,9 @@ fn main() -> ExitCode {
             println!("{}", row(&outcome, strategy));
             if strategy == Strategy::Agent {
                 let shortcomings = outcome.shortcomings();
-                shortcomings.iter().for_each(|what| println!("FAILED: {}: {what}", event.label()));
+                for what in &shortcomings {
+                    println!("FAILED: {}: {what}", event.label());
+                }
                 fails |= !shortcomings.is_empty();
             }
             outcomes.push(outcome);

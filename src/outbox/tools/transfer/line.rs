@@ -258,7 +258,7 @@ pub(super) fn lines(mut file: impl BufRead) -> impl Iterator<Item = std::io::Res
 }
 
 /// The line that is exported for the record or dead letter of this line, if it is one.
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(feature = "fuzzing")]
 pub(crate) fn import_line_again(line: &[u8]) -> Option<Vec<u8>> {
     let Parsed::Entry(entry) = parse(1, line).ok()? else { return None };
     let line = match &entry {

@@ -1,9 +1,12 @@
 //! What the outbox stores: packs and dead letters.
 
+use dataplane_agent::fuzzing::{
+    decode_dead_letter, encode_dead_letter, pack as stored_pack, seal, seal_dead_letter, unpack,
+};
+use dataplane_agent::outbox::{CodecError, DeadLetter, Entry, Log, Payload, Rejected};
+use dataplane_agent::record::{Queue, Record, UnknownFields};
+
 use super::records::{ACCEPTED, acceptor};
-use crate::outbox::codec::{self, decode_dead_letter, encode_dead_letter, seal, seal_dead_letter, unpack};
-use crate::outbox::{CodecError, DeadLetter, Entry, Log, Payload, Rejected};
-use crate::record::{Queue, Record, UnknownFields};
 
 /// What separates the messages of a pack that is to be written.
 const NEXT: u8 = 0xff;
@@ -20,11 +23,11 @@ const PLACE: (Log, u64) = (Log::Usage, 7);
 pub fn pack(data: &[u8]) {
     match data {
         [0, stored @ ..] => {
-            let _ = unpack(PLACE, stored).map(|(_, entries)| stored_again(&entries));
+            let _ = unpack(PLACE, stored).map(|entries| stored_again(&entries));
         }
         [1, count, raw @ ..] => {
-            let sealed = written(seal(PLACE, raw, u32::from(*count), 0));
-            if let Ok((_, entries)) = unpack(PLACE, &sealed) {
+            let sealed = written(seal(PLACE, raw, u32::from(*count)));
+            if let Ok(entries) = unpack(PLACE, &sealed) {
                 assert_eq!(entries.len(), usize::from(*count));
                 stored_again(&entries);
             }
@@ -69,9 +72,9 @@ fn entry(message: &[u8]) -> Option<Entry> {
 /// Entries are stored as what they are. Gives the pack.
 fn stored_again(entries: &[Entry]) -> Vec<u8> {
     entries.iter().for_each(usable);
-    let stored = written(codec::pack(PLACE, &entries.iter().collect::<Vec<_>>()));
+    let stored = written(stored_pack(PLACE, &entries.iter().collect::<Vec<_>>()));
     match unpack(PLACE, &stored) {
-        Ok((_, again)) => assert_eq!(again, entries),
+        Ok(again) => assert_eq!(again, entries),
         Err(error) => panic!("{error}"),
     }
     let elsewhere = (Log::Usage, PLACE.1 + 1);
@@ -84,7 +87,7 @@ fn damaged(mut stored: Vec<u8>, place: usize, damage: u8, entries: &[Entry]) {
     let place = place % stored.len();
     stored[place] ^= damage;
     match unpack(PLACE, &stored) {
-        Ok((_, read)) => assert_eq!(read, entries, "{damage:#04x} at {place}"),
+        Ok(read) => assert_eq!(read, entries, "{damage:#04x} at {place}"),
         Err(CodecError::Version { found }) => assert_eq!((place, found), (0, stored[0])),
         Err(CodecError::Damaged(_)) => assert_ne!(damage, 0),
     }

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::KEY_NAMESPACE;
 use super::*;
-use crate::record::KEY_NAMESPACE;
 
 /// Long enough for a slow machine; only a test that fails waits for it.
 const PATIENCE: Duration = Duration::from_secs(20);

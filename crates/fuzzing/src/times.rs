@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::members::{members, only};
 use super::records::{ACCEPTED, acceptor, text};
-use crate::record::{Queue, UnknownFields};
+use dataplane_agent::record::{Queue, UnknownFields};
 
 /// From here on a number counts milliseconds.
 const MILLISECONDS_FROM: i128 = 100_000_000_000;

@@ -7,9 +7,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::control_plane::{
+use dataplane_agent::control_plane::{
     BadAnswer, Commands, parse_batch_answer, parse_commands, parse_key_set, parse_quota_answer,
 };
+use dataplane_agent::fuzzing;
 
 const LONGEST: Duration = Duration::from_hours(1);
 
@@ -109,13 +110,9 @@ pub fn retry_after(data: &[u8]) {
         UNIX_EPOCH + Duration::from_secs(seconds)
     };
     let (now, by_the_peer) = (time(&times[..4]), time(&times[4..]));
-    let read = |value: &str, now: SystemTime| crate::control_plane::retry_after(value, Some(now), UNIX_EPOCH);
+    let read = |value: &str, now: SystemTime| fuzzing::retry_after(value, Some(now), UNIX_EPOCH);
     let asked = read(value, now);
-    assert_eq!(
-        asked,
-        crate::control_plane::retry_after(value, None, now),
-        "only where the time is from differs"
-    );
+    assert_eq!(asked, fuzzing::retry_after(value, None, now), "only where the time is from differs");
     assert_eq!(asked, read(&format!(" {value}\t"), now));
     let Some(asked) = asked else {
         assert!(value.parse::<u64>().is_err() || value.starts_with('+'), "{value} is a number of seconds");

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::admin::{LetterFilter, Selection};
-use crate::control_plane::{Asked, Meaning, Said, decode, meaning};
-use crate::outbox::{Accept, check_lines, import_line_again};
+use dataplane_agent::admin::{LetterFilter, Selection};
+use dataplane_agent::control_plane::{Asked, Meaning, Said, meaning};
+use dataplane_agent::fuzzing::{decode, dotenv_values, import_line_again};
+use dataplane_agent::outbox::{Accept, check_lines};
 
 /// The most of an answer that is read here.
 const ANSWER_MAX: usize = 64 << 10;
@@ -61,7 +62,7 @@ pub fn encoded_answer(data: &[u8]) {
     let encodings = ["gzip", "zstd", "gzip, zstd", "x-gzip,,identity", "zstd, gzip, gzip, gzip", "br", ""];
     let encoding = encodings[usize::from(*which) % encodings.len()];
     let read = |encoding: &str, body: &[u8], truncated| {
-        decode([encoding.as_bytes()], Bytes::copy_from_slice(body), truncated, ANSWER_MAX)
+        decode(encoding.as_bytes(), Bytes::copy_from_slice(body), truncated, ANSWER_MAX)
     };
     for truncated in [false, true] {
         let (body, is_more) = read(encoding, raw, truncated);
@@ -114,7 +115,7 @@ pub fn import(data: &[u8]) {
 pub fn dotenv(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let environment = |name: &str| name.len().is_multiple_of(2).then(|| format!("<{name}>"));
-    let values = crate::config::dotenv_values(text, environment);
+    let values = dotenv_values(text, environment);
     let lines = text.matches('\n').count() + 1;
     assert!(values.len() <= lines, "more values than lines");
     for (name, value) in values {
@@ -124,7 +125,7 @@ pub fn dotenv(data: &[u8]) {
         }
         let quoted = value.replace('\\', r"\\").replace('\'', r"\'");
         // At the very beginning a byte order mark would not be the name's.
-        let again = crate::config::dotenv_values(&format!("\n{name}='{quoted}'\n"), |_| None);
+        let again = dotenv_values(&format!("\n{name}='{quoted}'\n"), |_| None);
         assert_eq!(again.get(&name), Some(&value), "quoted, it is another value");
     }
 }

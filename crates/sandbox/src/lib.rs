@@ -15,6 +15,9 @@
 //! | `PUT`, `POST public-keys` | the JWK Set to hand out; sign with a new key, and hand out that |
 //! | `GET openapi.json` | the API of a `ControlPlane`, from the handlers here |
 //!
+//! It shares no code with the agent, so that a mistake made there is not made here as well. [`demo`] plays the agent's main
+//! job against it.
+//!
 //! A request passes `listener` → `gate` (weather) → `api`, `batch` or `fleet` → `accounts`.
 
 use std::{
@@ -28,6 +31,7 @@ use std::{
 use anyhow::Context as _;
 use axum::http::StatusCode;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 mod accounts;
 mod api;
@@ -35,6 +39,7 @@ mod batch;
 mod body;
 mod chance;
 mod delivery;
+pub mod demo;
 mod dice;
 mod encoding;
 mod fleet;
@@ -66,6 +71,9 @@ use link::Link;
 use listener::{Listener, Phase};
 use recent::Recents;
 use traffic::Traffic;
+
+/// The namespace of every idempotency key: `docs/contract/keys.md`.
+const KEY_NAMESPACE: Uuid = Uuid::from_u128(0x7a1b_3741_a713_569c_ae9b_a8cf_bb86_aeab);
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 

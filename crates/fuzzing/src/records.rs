@@ -4,7 +4,7 @@ use serde::de::IgnoredAny;
 
 use super::members::{Member, last, members, object, only};
 use super::times;
-use crate::record::{Acceptor, Kind, Origin, Queue, Record, Rejection, Timestamp, UnknownFields};
+use dataplane_agent::record::{Acceptor, Kind, Origin, Queue, Record, Rejection, Timestamp, UnknownFields};
 
 /// 2026-01-31T12:00:00.000001Z.
 pub(super) const ACCEPTED: Timestamp = Timestamp::from_unix_micros(1_769_860_800_000_001);

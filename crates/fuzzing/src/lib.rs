@@ -50,7 +50,7 @@ mod tests {
     use super::TARGETS;
 
     fn root() -> &'static Path {
-        Path::new(env!("CARGO_MANIFEST_DIR"))
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
     }
 
     /// What is in a folder, in order; nothing if it is not there.

@@ -10,7 +10,6 @@ mod letters;
 mod operator;
 mod orders;
 mod outbox;
-pub mod reload;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +24,7 @@ pub use export::{Confirmed, ExportAsked, ExportError, ExportState, Exports, Page
 pub use import::{ImportPart, Imports};
 pub use jobs::{Imported, JobLine, SalvageAsked, salvage_detail, verify};
 pub use letters::{LetterWork, Letters, letters};
-pub use operator::{DrainState, Operator};
+pub use operator::{DrainState, Operator, Reload, ReloadError};
 pub use orders::{LogLevelBody, NewBandwidth, NewRateLimit};
 pub use outbox::{
     KindCounts, OutboxStats, WaitingDetail, WaitingFilter, WaitingLine, WaitingPage, find_waiting,

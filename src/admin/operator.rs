@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::Stream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
@@ -11,7 +12,6 @@ use super::import::Imports;
 use super::jobs::salvage;
 use super::letters::Letters;
 use super::{Actor, AdminError, Audit, Dropped, Exports, JobLine, Replayed, SalvageAsked, Selection, chain};
-use crate::admin::reload::{ReloadError, Reloader};
 use crate::drain::{Controls, LinkStatus, RateLimit, Trouble};
 use crate::outbox::{Outbox, Salvaged};
 use crate::telemetry::log::{Level, LogLevel};
@@ -38,6 +38,25 @@ pub struct DrainState {
 /// The drain takes its next turn within this time, unless something is badly wrong.
 const OBEYED_WITHIN: Duration = Duration::from_secs(2);
 
+/// Reads the settings again and applies them: the agent's part, which knows them all.
+pub trait Reload: Send + Sync {
+    /// Applies what can be. Gives the names of the settings that differ from what the agent was started with and need a
+    /// restart. With an error, nothing has changed.
+    fn reload(self: Arc<Self>) -> BoxFuture<'static, Result<Vec<String>, ReloadError>>;
+}
+
+/// Why the settings stay as they were.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct ReloadError(Box<dyn std::error::Error + Send + Sync>);
+
+impl ReloadError {
+    /// For this reason.
+    pub fn new(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self(reason.into())
+    }
+}
+
 /// What an operator may do to a running agent.
 pub struct Operator {
     /// Where records wait.
@@ -49,7 +68,7 @@ pub struct Operator {
     /// What is logged.
     pub log_level: LogLevel,
     /// Reloads the settings.
-    pub reloader: Arc<Reloader>,
+    reloader: Arc<dyn Reload>,
     /// Replays and drops.
     letters: Letters,
     /// Records operator actions.
@@ -69,7 +88,7 @@ impl Operator {
         controls: Controls,
         link: watch::Receiver<LinkStatus>,
         log_level: LogLevel,
-        reloader: Arc<Reloader>,
+        reloader: Arc<dyn Reload>,
         letters: Letters,
         audit: Arc<Audit>,
     ) -> Self {
@@ -182,7 +201,7 @@ impl Operator {
 
     /// Reloads the settings. Returns the changed ones that need a restart.
     pub async fn reload(&self, by: &Actor) -> Result<Vec<String>, ReloadError> {
-        let done = self.reloader.reload().await;
+        let done = Arc::clone(&self.reloader).reload().await;
         let outcome = done.as_ref().map(drop).map_err(|error| chain(error));
         self.audit.note(by, "reload the settings", "", outcome).await;
         done

@@ -10,9 +10,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::confirmed_time;
+use super::reload::Reloader;
 use super::stages::{Stages, ended};
 use super::wiring::Wiring;
-use crate::admin::reload::Reloader;
 use crate::admin::{Audit, Operator, letters};
 use crate::config::{Config, Problems, Sources};
 use crate::control_plane::{Client, Meaning};
@@ -67,7 +67,7 @@ impl Agent {
             }
             Err(failure) => observed.request(endpoint, failure.label(), answer.elapsed),
         }));
-        let (client, redis) = (Arc::new(client), intake::server(&config.redis)?);
+        let (client, redis) = (Arc::new(client), intake::server(&config.redis.server())?);
         let controls = Controls::new(
             RateLimit { per_second: config.delivery.rate_limit, burst: config.delivery.burst },
             config.delivery.bandwidth.0,
@@ -156,7 +156,7 @@ impl Agent {
             wiring.controls.clone(),
             wiring.link.subscribe(),
             log_level,
-            Arc::clone(&reloader),
+            reloader.clone(),
             letters,
             audit,
         ));

@@ -2,6 +2,7 @@
 
 mod agent;
 mod confirmed_time;
+mod reload;
 mod settings;
 mod stages;
 pub mod systemd;

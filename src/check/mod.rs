@@ -62,7 +62,7 @@ fn outbox_settings(config: &Config) -> outbox::ProbeSettings {
 }
 
 async fn redis(config: &Config) -> Vec<Finding> {
-    match intake::server(&config.redis) {
+    match intake::server(&config.redis.server()) {
         Ok(server) => {
             let own = outbox::id_in(&config.outbox.dir);
             intake::probe(&intake_settings(config, server), own).await

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ValueEnum, ValueHint};
+use clap::ValueHint;
 
 use crate::control_plane::{Auth, Client, ClientError, HttpVersion, JwtAlgorithm, Settings};
 
@@ -12,6 +12,7 @@ use super::identity::IdentityConfig;
 use super::load::{Group, Review};
 use super::proxy::Proxy;
 use super::values::{BaseUrl, boolean, factor, header_name, seconds, whole};
+use crate::fleet::commands::CommandAlgorithm;
 use crate::secret::Secret;
 
 /// Headers that every request has, or that say how it is to be read: an API key in their place would break it.
@@ -32,24 +33,6 @@ const RESERVED_HEADERS: [&str; 15] = [
     "X-Correlation-ID",
     "traceparent",
 ];
-
-/// Signing algorithm of the tokens in commands. Their keys are public, so that HMAC is not among them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "verbatim")]
-pub enum CommandAlgorithm {
-    /// RSA PKCS #1 v1.5 with SHA-256.
-    RS256,
-    /// RSA PKCS #1 v1.5 with SHA-384.
-    RS384,
-    /// RSA PKCS #1 v1.5 with SHA-512.
-    RS512,
-    /// ECDSA on P-256 with SHA-256.
-    ES256,
-    /// ECDSA on P-384 with SHA-384.
-    ES384,
-    /// Ed25519.
-    EdDSA,
-}
 
 /// The `ControlPlane`: address, credentials, back-off, periodic calls.
 #[derive(Clone, Debug, clap::Args)]

@@ -1,8 +1,8 @@
 //! The agent's own HTTP surface: where it listens, who may read it.
 
 use super::load::{Group, Review};
-use super::trusted_hosts::TrustedHosts;
-use super::values::{TrustedIps, host, port};
+use super::values::{host, port};
+use crate::http::{TrustedHosts, TrustedIps};
 use crate::secret::Secret;
 
 /// Below this a token can be guessed.

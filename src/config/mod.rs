@@ -7,12 +7,10 @@
 //!
 //! Nothing here starts anything, and nothing is read but the [`Sources`] and the files that they name.
 
-mod cluster;
 mod control_plane;
 mod delivery;
 mod dotenv;
 mod dscp;
-mod hosts;
 mod http;
 mod identity;
 mod load;
@@ -21,16 +19,13 @@ mod outbox;
 mod peer;
 mod proxy;
 mod redis;
-mod sentinel;
 mod sources;
 mod spelling;
 #[cfg(test)]
 mod tests;
-mod trusted_hosts;
 mod values;
 
-pub use cluster::{ClusterUrl, hash_tag};
-pub use control_plane::{CommandAlgorithm, ControlPlaneConfig};
+pub use control_plane::ControlPlaneConfig;
 pub use delivery::DeliveryConfig;
 pub use dscp::Dscp;
 pub use http::HttpConfig;
@@ -40,11 +35,9 @@ pub use log::LogSettings;
 pub use outbox::OutboxConfig;
 pub use peer::PeerConfig;
 pub use proxy::Proxy;
-pub use redis::{RedisConfig, SourceMode};
-pub use sentinel::SentinelUrl;
+pub use redis::RedisConfig;
 pub use sources::{Flags, Origin, Sources};
-pub use trusted_hosts::{CalledHost, TrustedHosts};
-pub use values::{BaseUrl, Bytes, TrustedIps};
+pub use values::{BaseUrl, Bytes};
 
 use crate::telemetry::log::LogConfig;
 

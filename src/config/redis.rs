@@ -4,25 +4,13 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::ValueEnum;
-
-use super::cluster::{ClusterUrl, hash_tag};
 use super::load::{Group, Review};
-use super::sentinel::SentinelUrl;
 use super::values::{boolean, host, name, port, seconds, seconds_or_zero, whole};
+use crate::intake::{ClusterUrl, SentinelUrl, ServerSettings, SourceMode, hash_tag};
 use crate::secret::Secret;
 
 /// The conversation, a blocking command a queue, the quota answers, and the mirror of dead letters.
 const CONNECTIONS: u32 = 6;
-
-/// How producers hand over records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum SourceMode {
-    /// Lists: `LPUSH`.
-    List,
-    /// Streams: `XADD`.
-    Stream,
-}
 
 /// Redis: the connection and the queues.
 #[derive(Clone, Debug, clap::Args)]
@@ -189,14 +177,19 @@ impl RedisConfig {
         }
     }
 
-    /// The sentinels to ask for Redis' address, if that is how it is found.
-    pub fn sentinel(&self) -> Option<SentinelUrl> {
-        SentinelUrl::parse(self.url.as_ref()?.expose().trim()).ok()
-    }
-
-    /// Some nodes of the Redis Cluster, if it is one.
-    pub fn cluster(&self) -> Option<ClusterUrl> {
-        ClusterUrl::parse(self.url.as_ref()?.expose().trim()).ok()
+    /// Which Redis that is.
+    pub fn server(&self) -> ServerSettings {
+        ServerSettings {
+            url: self.url.clone(),
+            host: self.host.clone(),
+            port: self.port,
+            db: self.db,
+            password: self.password.clone(),
+            socket_timeout: self.socket_timeout,
+            ca_file: self.ca_file.clone(),
+            client_cert_file: self.client_cert_file.clone(),
+            client_key_file: self.client_key_file.clone(),
+        }
     }
 
     /// In a cluster one script's keys have to be in one slot: all of them with lists, those of each stream with streams.

@@ -37,8 +37,8 @@ pub use samples::AUDIO_SECONDS;
 pub use totals::COUNTED_ONCE;
 pub use wire::REQUESTS_MOST;
 
-use crate::config::CommandAlgorithm;
 use crate::control_plane::{ClientError, Settings};
+use crate::fleet::commands::CommandAlgorithm;
 use rule::{Rule, Verdict};
 use run::{BatchAnswer, Run, delivery, in_words};
 

@@ -39,12 +39,11 @@ use serde_json::Value;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 
-use crate::admin::reload::ReloadError;
 use crate::admin::{
     Actor, AdminError, AuditFilter, AuditPage, DeadLetterDetail, DeadLetterPage, DrainState, Dropped,
-    LetterFilter, LogLevelBody, NewBandwidth, NewRateLimit, Operator, OutboxStats, Replayed, Selection,
-    WaitingDetail, WaitingFilter, WaitingPage, chain, find_dead_letter, find_waiting, list_dead_letters,
-    list_orders, list_waiting,
+    LetterFilter, LogLevelBody, NewBandwidth, NewRateLimit, Operator, OutboxStats, ReloadError, Replayed,
+    Selection, WaitingDetail, WaitingFilter, WaitingPage, chain, find_dead_letter, find_waiting,
+    list_dead_letters, list_orders, list_waiting,
 };
 use crate::secret::Secret;
 use crate::telemetry::metrics::Metrics;

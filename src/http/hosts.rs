@@ -17,7 +17,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 use url::Host;
 
-use crate::config::{CalledHost, TrustedHosts};
+use super::trusted_hosts::{CalledHost, TrustedHosts};
 
 /// Maximum bytes of a name in the log.
 const NAME_LOGGED: usize = 100;

@@ -31,6 +31,8 @@ mod reserve;
 mod runbook;
 mod server;
 mod socket;
+mod trusted_hosts;
+mod trusted_ips;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,7 +47,6 @@ use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::config::TrustedIps;
 use crate::control_plane::Client;
 use crate::drain::{LinkStatus, Orders};
 use crate::intake::{self, Names, RedisStatus};
@@ -57,6 +58,8 @@ use health::{DetailedHealth, Health, HealthBody, MetricsBody};
 pub use hosts::Hosts;
 pub use live::{Live, Sampler};
 pub use server::listen;
+pub use trusted_hosts::{CalledHost, TrustedHosts};
+pub use trusted_ips::TrustedIps;
 
 /// Timeout of an answer, which is made from memory.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);

@@ -16,7 +16,7 @@ use redis::{
 use tokio::sync::Mutex;
 
 use super::Settings;
-use crate::config::{ClusterUrl, RedisConfig, SentinelUrl};
+use super::address::{ClusterUrl, SentinelUrl, ServerSettings};
 use crate::secret::expiry::{self, Expiry};
 use crate::secret::{Secret, SecretSource, read_small};
 
@@ -56,7 +56,7 @@ pub enum ClientError {
 pub struct Server(Arc<Shared>);
 
 struct Shared {
-    config: RedisConfig,
+    settings: ServerSettings,
     made: RwLock<Made>,
 }
 
@@ -80,17 +80,17 @@ enum Way {
 }
 
 /// The configured Redis. Connects to nothing yet.
-pub fn server(config: &RedisConfig) -> Result<Server, ClientError> {
-    let made = RwLock::new(Made::of(config)?);
-    Ok(Server(Arc::new(Shared { config: config.clone(), made })))
+pub fn server(settings: &ServerSettings) -> Result<Server, ClientError> {
+    let made = RwLock::new(Made::of(settings)?);
+    Ok(Server(Arc::new(Shared { settings: settings.clone(), made })))
 }
 
 impl Server {
     /// A simulated Redis.
     #[cfg(feature = "simulation")]
-    pub fn simulated(config: &RedisConfig, redis: Arc<dyn super::simulated::Redis>) -> Self {
+    pub fn simulated(settings: &ServerSettings, redis: Arc<dyn super::simulated::Redis>) -> Self {
         let made = RwLock::new(Made { way: Way::Simulated(redis), expiries: Vec::new() });
-        Self(Arc::new(Shared { config: config.clone(), made }))
+        Self(Arc::new(Shared { settings: settings.clone(), made }))
     }
 
     /// Reloads certificates, keys and passwords from their files, for future connections. On an error nothing changes. Reads
@@ -102,13 +102,15 @@ impl Server {
 
     /// The same, but nothing changes before [`Self::adopt`].
     pub fn prepare(&self) -> Result<Fresh, ClientError> {
-        let mut config = self.0.config.clone();
-        for (variable, secret) in [("REDIS_URL", &mut config.url), ("REDIS_PASSWORD", &mut config.password)] {
+        let mut settings = self.0.settings.clone();
+        for (variable, secret) in
+            [("REDIS_URL", &mut settings.url), ("REDIS_PASSWORD", &mut settings.password)]
+        {
             if let Some(SecretSource::File(path)) = secret.as_ref().map(Secret::source) {
                 *secret = Some(Secret::read(path).map_err(|source| unreadable(variable, path, source))?);
             }
         }
-        Ok(Fresh(Made::of(&config)?))
+        Ok(Fresh(Made::of(&settings)?))
     }
 
     /// Uses the prepared files for future connections.
@@ -118,7 +120,8 @@ impl Server {
 
     /// The files that [`Self::reload`] reads.
     pub fn secret_files(&self) -> Vec<PathBuf> {
-        let RedisConfig { url, password, ca_file, client_cert_file, client_key_file, .. } = &self.0.config;
+        let ServerSettings { url, password, ca_file, client_cert_file, client_key_file, .. } =
+            &self.0.settings;
         let secrets = [url, password].into_iter().flatten().filter_map(|secret| match secret.source() {
             SecretSource::File(path) => Some(path),
             SecretSource::Value => None,
@@ -143,14 +146,14 @@ impl Server {
 }
 
 impl Made {
-    fn of(config: &RedisConfig) -> Result<Self, ClientError> {
+    fn of(settings: &ServerSettings) -> Result<Self, ClientError> {
         let mut expiries = Vec::new();
-        let way = if let Some(url) = config.sentinel() {
-            Way::Sentinel(Arc::new(Mutex::new(sentinel(url, tcp(config))?)))
-        } else if let Some(url) = config.cluster() {
-            Way::Cluster(Box::new(cluster(url, config, &mut expiries)?))
+        let way = if let Some(url) = settings.sentinel() {
+            Way::Sentinel(Arc::new(Mutex::new(sentinel(url, tcp(settings))?)))
+        } else if let Some(url) = settings.cluster() {
+            Way::Cluster(Box::new(cluster(url, settings, &mut expiries)?))
         } else {
-            Way::Direct(Box::new(client(config, &mut expiries)?))
+            Way::Direct(Box::new(client(settings, &mut expiries)?))
         };
         Ok(Self { way, expiries })
     }
@@ -158,7 +161,7 @@ impl Made {
 
 fn cluster(
     url: ClusterUrl,
-    config: &RedisConfig,
+    settings: &ServerSettings,
     expiries: &mut Vec<Expiry>,
 ) -> Result<ClusterClient, ClientError> {
     let address = |(host, port)| {
@@ -170,12 +173,12 @@ fn cluster(
     };
     let (least, most) = CLUSTER_RETRY_MS;
     let mut builder = ClusterClient::builder(url.nodes.into_iter().map(address))
-        .tcp_settings(tcp(config))
+        .tcp_settings(tcp(settings))
         .retries(CLUSTER_RETRIES)
         .min_retry_wait(least)
         .max_retry_wait(most);
     if url.is_encrypted {
-        builder = builder.certs(certificates(config, expiries)?);
+        builder = builder.certs(certificates(settings, expiries)?);
     }
     if let Some(user) = url.user {
         builder = builder.username(user);
@@ -201,43 +204,46 @@ fn sentinel(url: SentinelUrl, tcp: TcpSettings) -> redis::RedisResult<SentinelCl
     builder.build()
 }
 
-fn tcp(config: &RedisConfig) -> TcpSettings {
+fn tcp(settings: &ServerSettings) -> TcpSettings {
     TcpSettings::default()
         .set_nodelay(true)
         .set_keepalive(socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL))
         // Limits unacknowledged data: otherwise the kernel retries for a quarter of an hour.
-        .set_user_timeout(config.socket_timeout)
+        .set_user_timeout(settings.socket_timeout)
 }
 
-fn client(config: &RedisConfig, expiries: &mut Vec<Expiry>) -> Result<Client, ClientError> {
-    let info = match &config.url {
+fn client(settings: &ServerSettings, expiries: &mut Vec<Expiry>) -> Result<Client, ClientError> {
+    let info = match &settings.url {
         Some(url) => url.expose().trim().into_connection_info()?,
         None => {
-            let mut login = redis::RedisConnectionInfo::default().set_db(i64::from(config.db));
-            if let Some(password) = &config.password {
+            let mut login = redis::RedisConnectionInfo::default().set_db(i64::from(settings.db));
+            if let Some(password) = &settings.password {
                 login = login.set_password(password.expose());
             }
-            ConnectionAddr::Tcp(config.host.clone(), config.port)
+            ConnectionAddr::Tcp(settings.host.clone(), settings.port)
                 .into_connection_info()?
                 .set_redis_settings(login)
         }
     };
-    let info = info.set_tcp_settings(tcp(config));
+    let info = info.set_tcp_settings(tcp(settings));
     if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-        return Ok(Client::build_with_tls(info, certificates(config, expiries)?)?);
+        return Ok(Client::build_with_tls(info, certificates(settings, expiries)?)?);
     }
     Ok(Client::open(info)?)
 }
 
-fn certificates(config: &RedisConfig, expiries: &mut Vec<Expiry>) -> Result<TlsCertificates, ClientError> {
-    let client_tls = match (&config.client_cert_file, &config.client_key_file) {
+fn certificates(
+    settings: &ServerSettings,
+    expiries: &mut Vec<Expiry>,
+) -> Result<TlsCertificates, ClientError> {
+    let client_tls = match (&settings.client_cert_file, &settings.client_key_file) {
         (Some(cert), Some(key)) => Some(ClientTlsConfig {
             client_cert: read("REDIS_CLIENT_CERT_FILE", cert)?,
             client_key: read("REDIS_CLIENT_KEY_FILE", key)?,
         }),
         _ => None,
     };
-    let root_cert = config.ca_file.as_deref().map(|path| read("REDIS_CA_FILE", path)).transpose()?;
+    let root_cert = settings.ca_file.as_deref().map(|path| read("REDIS_CA_FILE", path)).transpose()?;
     expiries.extend(root_cert.as_deref().and_then(|pem| expiry::of_authorities("redis_ca", pem)));
     let own = client_tls.as_ref();
     expiries.extend(own.and_then(|own| expiry::of_chain("redis_client", &own.client_cert)));

@@ -42,6 +42,7 @@
 //! A script is atomic. What Redis acknowledged may still be lost with Redis' own disk or in a fail-over: a record that
 //! comes back so is taken again, and the `ControlPlane` knows it by its key.
 
+mod address;
 mod allowance;
 mod connection;
 mod fault;
@@ -62,15 +63,16 @@ mod wakeup;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::config::SourceMode;
 use crate::outbox::Outbox;
 use crate::outbox::Watermark;
 use crate::record::Acceptor;
 use crate::telemetry::metrics::Metrics;
 
+pub use address::{ClusterUrl, SentinelUrl, ServerSettings, hash_tag};
 use allowance::Allowances;
 pub use connection::{ClientError, Fresh, Server, server};
 pub use fault::SourceError;
@@ -86,6 +88,15 @@ const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 const RECONNECT_MOST: Duration = Duration::from_secs(5);
 /// How long to wait for another holder of the lease: a crashed agent's has expired by then.
 const HELD_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How producers hand over records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SourceMode {
+    /// Lists: `LPUSH`.
+    List,
+    /// Streams: `XADD`.
+    Stream,
+}
 
 /// The source of the records.
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! The names of the keys.
 
+use super::address::hash_tag;
 use super::source::ORDER;
-use crate::config::hash_tag;
 use crate::record::Queue;
 
 /// The names of the keys.

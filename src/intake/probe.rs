@@ -14,8 +14,7 @@ use super::names::{LeaseKeys, beside};
 use super::script::Script;
 use super::source::{check_version, evicts, versions};
 use super::wakeup::can_be_silent;
-use super::{Settings, SourceError};
-use crate::config::SourceMode;
+use super::{Settings, SourceError, SourceMode};
 use crate::record::Queue;
 use crate::telemetry::finding::Finding;
 

@@ -9,8 +9,7 @@ use super::lease::Lease;
 use super::list::List;
 use super::stream::Stream;
 use super::wakeup::Wait;
-use super::{Settings, SourceError};
-use crate::config::SourceMode;
+use super::{Settings, SourceError, SourceMode};
 use crate::outbox::{Outbox, Taken};
 use crate::record::Queue;
 

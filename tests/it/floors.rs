@@ -5,17 +5,16 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The rooms of `src`, from the lowest floor up. Rooms of one floor do not import each other.
-const FLOORS: [&[&str]; 13] = [
+const FLOORS: [&[&str]; 12] = [
     &["record", "secret"],
     &["time"],
     &["telemetry"],
     &["outbox", "control_plane"],
-    &["drain"],
-    &["config"],
-    &["intake"],
+    &["intake", "drain"],
     &["admin"],
     &["fleet"],
     &["http"],
+    &["config"],
     &["app"],
     &["check", "conformance"],
     &["cli"],

@@ -11,13 +11,14 @@ use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use dataplane_agent::config::{RedisConfig, SourceMode};
 use dataplane_agent::control_plane::{Auth, Capabilities, Client, HttpVersion, Registration};
 use dataplane_agent::drain::{Controls, Drain, LinkStatus, RateLimit, admission_channel};
 use dataplane_agent::fleet::agent_metrics::AgentMetrics;
 use dataplane_agent::fleet::health_probe::HealthProbe;
 use dataplane_agent::fleet::membership::{self, Membership};
-use dataplane_agent::intake::{self, Intake, Mirror, Names, RedisStatus, push_quota_answers};
+use dataplane_agent::intake::{
+    self, Intake, Mirror, Names, RedisStatus, ServerSettings, SourceMode, push_quota_answers,
+};
 use dataplane_agent::outbox::simulated::{Died, open_driven};
 use dataplane_agent::outbox::{self, Durability, OpenError, Outbox, Watermark};
 use dataplane_agent::record::{Acceptor, Origin, Timestamp, UnknownFields};
@@ -112,27 +113,17 @@ pub enum Ending {
     Failed(String),
 }
 
-fn redis_config(settings: &Settings) -> RedisConfig {
-    RedisConfig {
+fn redis_server(settings: &Settings) -> ServerSettings {
+    ServerSettings {
         url: None,
         host: "redis.invalid".into(),
         port: 6379,
         db: 0,
         password: None,
         socket_timeout: settings.redis_timeout,
-        retry_on_timeout: true,
-        max_connections: 10,
         ca_file: None,
         client_cert_file: None,
         client_key_file: None,
-        source_mode: SourceMode::List,
-        usage_records_queue: QUEUES[0].into(),
-        session_lifecycle_queue: QUEUES[1].into(),
-        quota_refresh_queue: QUEUES[2].into(),
-        quota_response_queue: QUOTA_RESPONSE.into(),
-        dead_letter_queue: DEAD_LETTERS.into(),
-        dead_letter_mirror_max: settings.mirror_most as u32,
-        orphan_reclaim: Duration::ZERO,
     }
 }
 
@@ -188,7 +179,7 @@ impl Life {
         let (answers, answered) = mpsc::channel(256);
         let (admission, admission_queue) = admission_channel();
         let source = intake::Settings {
-            server: intake::Server::simulated(&redis_config(settings), Arc::new(Way(world.clone()))),
+            server: intake::Server::simulated(&redis_server(settings), Arc::new(Way(world.clone()))),
             names: Names {
                 usage: QUEUES[0].into(),
                 lifecycle: QUEUES[1].into(),

@@ -6,6 +6,7 @@ use clap::Args as _;
 
 use super::super::sources::declared;
 use super::*;
+use crate::fleet::commands::CommandAlgorithm;
 
 /// The settings in the contract's order, each with its default; `None` where it has none.
 const DEFAULTS: &[(&str, Option<&str>)] = &[

@@ -41,7 +41,6 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::admin::{Actor, Operator, chain};
-use crate::config::CommandAlgorithm;
 use crate::control_plane::{CallError, Client, Command, Meaning};
 use crate::drain::Admission;
 use crate::fleet::agent_metrics::{AgentMetrics, Load};
@@ -53,6 +52,7 @@ use crate::time::JitteredInterval;
 use journal::{Begun, Journal};
 use keys::{Finding, Keys};
 use order::{CommandType, Order};
+pub use token::CommandAlgorithm;
 use token::Verifier;
 
 /// The label of every unknown command type, in metrics.

@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 
 use super::journal::{BeginError, Begun, Journal};
 use super::outcome;
-use super::token::{TokenError, Verifier};
-use crate::config::CommandAlgorithm;
+use super::token::{CommandAlgorithm, TokenError, Verifier};
 use crate::control_plane::{Command, parse_commands};
 use crate::outbox::{Durability, Outbox, Settings, Threads};
 

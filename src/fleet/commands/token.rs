@@ -1,6 +1,7 @@
 //! Verifies that a command is the `ControlPlane`'s: a token with the same content, signed with one of its keys. Pure: keys
 //! and time are arguments.
 
+use clap::ValueEnum;
 use jsonwebtoken::jwk::{
     AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyOperations, OctetKeyPairType, PublicKeyUse,
 };
@@ -8,7 +9,6 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::config::CommandAlgorithm;
 use crate::control_plane::Command;
 
 /// A longer token is none: it repeats the parameters, and those of the longest command are a few KiB.
@@ -21,6 +21,24 @@ const NOT_BEFORE_SECONDS: f64 = 5.0;
 /// A command is remembered for as long as its token is good. One that is good for longer than any order makes sense would
 /// take its place in the journal for ever.
 const LASTS_MOST_SECONDS: f64 = 366.0 * 86_400.0;
+
+/// Signing algorithm of the tokens in commands. Their keys are public, so that HMAC is not among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "verbatim")]
+pub enum CommandAlgorithm {
+    /// RSA PKCS #1 v1.5 with SHA-256.
+    RS256,
+    /// RSA PKCS #1 v1.5 with SHA-384.
+    RS384,
+    /// RSA PKCS #1 v1.5 with SHA-512.
+    RS512,
+    /// ECDSA on P-256 with SHA-256.
+    ES256,
+    /// ECDSA on P-384 with SHA-384.
+    ES384,
+    /// Ed25519.
+    EdDSA,
+}
 
 /// Why a token is invalid. None of these repeats its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

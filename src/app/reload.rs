@@ -4,8 +4,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
+use crate::admin::{Reload, ReloadError};
 use crate::config::{Config, ControlPlaneConfig, DeliveryConfig, Problems, Sources};
 use crate::control_plane::{Client, ClientError, Settings};
 use crate::drain::{Controls, RateLimit};
@@ -41,7 +44,7 @@ type Stamp = Option<(SystemTime, u64)>;
 
 /// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
-pub enum ReloadError {
+pub(super) enum Refused {
     /// The settings cannot be used.
     #[error(transparent)]
     Settings(#[from] Problems),
@@ -57,7 +60,7 @@ pub enum ReloadError {
 }
 
 /// Reads the settings again and applies them to a running agent.
-pub struct Reloader {
+pub(super) struct Reloader {
     sources: Sources,
     client: Arc<Client>,
     redis: intake::Server,
@@ -75,7 +78,7 @@ pub struct Reloader {
 impl Reloader {
     /// For an agent with this configuration, which came from these sources. To be made as soon as it was read: what changes
     /// from now on is seen.
-    pub fn new(
+    pub(super) fn new(
         config: &Config,
         sources: Sources,
         client: Arc<Client>,
@@ -91,16 +94,15 @@ impl Reloader {
     }
 
     /// The token of the admin surface, as it is now.
-    pub fn admin_token(&self) -> watch::Receiver<Option<Secret>> {
+    pub(super) fn admin_token(&self) -> watch::Receiver<Option<Secret>> {
         self.admin_token.subscribe()
     }
 
-    /// Reads all settings, and applies those that can be. Gives the names of those that differ from what the agent was
-    /// started with and need a restart. With an error, nothing has changed.
-    pub async fn reload(self: &Arc<Self>) -> Result<Vec<String>, ReloadError> {
+    /// As [`Reload::reload`] says.
+    async fn read_again(self: &Arc<Self>) -> Result<Vec<String>, Refused> {
         let this = Arc::clone(self);
         let read = tokio::task::spawn_blocking(move || this.read()).await;
-        let need_restart = read.map_err(|_| ReloadError::Failed)??;
+        let need_restart = read.map_err(|_| Refused::Failed)??;
         if need_restart.is_empty() {
             tracing::info!("settings reloaded");
         } else {
@@ -109,7 +111,7 @@ impl Reloader {
         Ok(need_restart)
     }
 
-    fn read(&self) -> Result<Vec<String>, ReloadError> {
+    fn read(&self) -> Result<Vec<String>, Refused> {
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         // IMPORTANT: first everything that can fail, then only what cannot.
         let config = Config::load(&self.sources)?;
@@ -171,7 +173,7 @@ impl Reloader {
 
     /// Reloads on request, and when a secret's file has changed, until `stop` is true. Invalid values are reported, and the
     /// old ones stay in use.
-    pub async fn run(
+    pub(super) async fn run(
         self: Arc<Self>,
         notify: Notify,
         mut told: mpsc::Receiver<()>,
@@ -185,7 +187,7 @@ impl Reloader {
                     notify.reloading().await;
                     // IMPORTANT: looked at before they are read: what changes meanwhile is a change yet.
                     known = self.stamps().await;
-                    if let Err(error) = self.reload().await {
+                    if let Err(error) = self.read_again().await {
                         let error = &error as &dyn std::error::Error;
                         tracing::error!(error, "settings not reloaded: they are invalid; the old ones stay in use");
                     }
@@ -201,6 +203,12 @@ impl Reloader {
                 }
             }
         }
+    }
+}
+
+impl Reload for Reloader {
+    fn reload(self: Arc<Self>) -> BoxFuture<'static, Result<Vec<String>, ReloadError>> {
+        async move { self.read_again().await.map_err(ReloadError::new) }.boxed()
     }
 }
 

@@ -23,12 +23,12 @@ pub struct SentinelUrl {
 
 impl SentinelUrl {
     /// Whether it is meant to be one.
-    pub(super) fn is_meant(url: &str) -> bool {
+    pub fn is_meant(url: &str) -> bool {
         url.starts_with(SCHEME)
     }
 
     /// Reads it. The error repeats nothing of it: it may hold a password.
-    pub(super) fn parse(url: &str) -> Result<Self, &'static str> {
+    pub fn parse(url: &str) -> Result<Self, &'static str> {
         let rest = url.strip_prefix(SCHEME).ok_or("is not a redis+sentinel:// URL")?;
         let (login, rest) = login(rest)?;
         let mut parts = rest.split('/');

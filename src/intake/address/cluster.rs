@@ -23,12 +23,12 @@ pub struct ClusterUrl {
 
 impl ClusterUrl {
     /// Whether it is meant to be one.
-    pub(super) fn is_meant(url: &str) -> bool {
+    pub fn is_meant(url: &str) -> bool {
         url.starts_with(SCHEME) || url.starts_with(SCHEME_TLS)
     }
 
     /// Reads it. The error repeats nothing of it: it may hold a password.
-    pub(super) fn parse(url: &str) -> Result<Self, &'static str> {
+    pub fn parse(url: &str) -> Result<Self, &'static str> {
         let plain = url.strip_prefix(SCHEME);
         let rest = plain.or_else(|| url.strip_prefix(SCHEME_TLS)).ok_or("is not a redis+cluster:// URL")?;
         let (login, rest) = login(rest)?;

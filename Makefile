@@ -28,21 +28,23 @@ test:            ## Everything that CI checks, then what failed and how long eac
 	  if [ $$step = check-package ] && ! command -v cargo-deb >/dev/null; then \
 	    echo "check-package: NOT CHECKED: there is no cargo-deb here (make check-package installs it)"; continue; fi; \
 	  begun=$$(date +%s); \
-	  { $(MAKE) --no-print-directory $$step || touch target/test-$$step.failed; } 2>&1 | tee target/test-$$step.log; \
-	  if [ -e target/test-$$step.failed ]; then rm target/test-$$step.failed; failed="$$failed $$step"; fi; \
+	  rm -f target/test-$$step.passed; \
+	  { $(MAKE) --no-print-directory $$step && : >target/test-$$step.passed; } 2>&1 | tee target/test-$$step.log; \
+	  [ -e target/test-$$step.passed ] || failed="$$failed $$step"; \
 	  times="$$times, $$step $$(($$(date +%s) - begun)) s"; \
 	done; \
-	for step in $$failed; do echo "test: $$step failed:"; awk "$$FAILURES" target/test-$$step.log | tail -n 100; done; \
+	for step in $$failed; do echo "test: $$step failed:"; awk "$$FAILURES" target/test-$$step.log | tail -n 100; \
+	  grep -qE '^error|panicked at|FAILED' target/test-$$step.log || tail -n 30 target/test-$$step.log; done; \
 	echo "test:$${times#,}"; \
 	if [ -n "$$failed" ]; then echo "test: FAILED:$$failed" >&2; exit 1; fi; echo "test: passed"
 
-# Of a step's output, what says why it failed: each panic with its message, and the errors of compilers and of programs.
+# The lines of a step's log that say why it failed: panics with their messages, and errors of compilers.
 export FAILURES := /^thread .* panicked at|^error|^make.*\*\*\*/ { left = 12 } /^(--- the agent|stack backtrace)/ { left = 0 } /FAILED/ || left-- > 0
 
 format:
 	cargo fmt --all --check
 
-# The agent on its own first: what the others need of it is not in what ships.
+# The agent and the sandbox first, without the features `fuzzing` and `simulation`.
 lint:
 	cargo clippy --all-targets --locked -p dataplane-agent -p sandbox -- -D warnings
 	cargo clippy --test browser --locked -- -D warnings
@@ -159,6 +161,17 @@ install = command -v $(1) >/dev/null || { \
 	  else \
 	    echo "$(1) is needed: install it with your system's package manager" >&2; exit 1; \
 	  fi; }
+
+# --- mutation testing ---
+
+.PHONY: mutants
+# A file or folder of src, without its ending; its unit tests are those of the room that it is in.
+ROOM ?= drain/verdict
+
+mutants: redis   ## Changes each function of ROOM, one at a time, and lists what no unit test of its room notices: target/mutants.out
+	@command -v cargo-mutants >/dev/null || cargo install cargo-mutants --locked
+	CARGO_INCREMENTAL=1 cargo mutants --package dataplane-agent --output target --file 'src/$(ROOM).rs' --file 'src/$(ROOM)/**' $(FLAGS) \
+	  -- --lib $(firstword $(subst /, ,$(ROOM)))::
 
 # --- the pages in a real browser ---
 

@@ -1,4 +1,4 @@
-//! What crates/fuzzing tries out and nobody else outside sees. In builds for it alone.
+//! Private functions that `crates/fuzzing` tests. Compiled with the feature `fuzzing` only.
 
 use std::collections::BTreeMap;
 use std::io;

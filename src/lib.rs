@@ -25,6 +25,11 @@
 //! What tries it out is in `crates/`: a `ControlPlane` to run against and the demonstration (`sandbox`), the agent in
 //! virtual time (`simulation`), what holds for any bytes from outside (`fuzzing`), campaigns of faults (`campaigns`).
 
+#[cfg(all(not(debug_assertions), any(feature = "fuzzing", feature = "simulation")))]
+compile_error!(
+    "the features `fuzzing` and `simulation` are never in what ships: build without `--workspace`"
+);
+
 pub mod admin;
 pub mod app;
 pub mod check;

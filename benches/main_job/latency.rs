@@ -13,8 +13,8 @@ use super::throughput::fill;
 /// Records a second, one rate after the other, and for how many seconds each.
 const RATES: [u32; 3] = [20, 100, 300];
 const SECONDS: u32 = 10;
-/// Pushed behind those that count. What was received is looked through on the server's own thread, so it answers late
-/// from the last of them on.
+/// Records pushed after the measured ones, so that the bench's own search through the received requests does not delay the
+/// last measured arrivals.
 const TRAILING: u32 = 10;
 
 const BACKLOG: u32 = 1_000_000;

@@ -38,7 +38,7 @@ pub struct DrainState {
 /// The drain takes its next turn within this time, unless something is badly wrong.
 const OBEYED_WITHIN: Duration = Duration::from_secs(2);
 
-/// Reads the settings again and applies them: the agent's part, which knows them all.
+/// Reloads the settings. Implemented by `app`, which knows them all.
 pub trait Reload: Send + Sync {
     /// Applies what can be. Gives the names of the settings that differ from what the agent was started with and need a
     /// restart. With an error, nothing has changed.

@@ -42,16 +42,16 @@ const AT_ONCE: [&str; 15] = [
 /// What a file's content is taken to depend on.
 type Stamp = Option<(SystemTime, u64)>;
 
-/// Why nothing was changed.
+/// Why the settings were not reloaded.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refused {
+pub(super) enum ReadError {
     /// The settings cannot be used.
     #[error(transparent)]
     Settings(#[from] Problems),
     /// The ControlPlane's secrets and certificates cannot be used.
     #[error("cannot use the ControlPlane's secrets and certificates")]
     Client(#[from] ClientError),
-    /// Redis' cannot.
+    /// The secrets and certificates for Redis cannot be used.
     #[error("cannot use the secrets and certificates for Redis")]
     Redis(#[from] intake::ClientError),
     /// Reading them failed.
@@ -99,10 +99,10 @@ impl Reloader {
     }
 
     /// As [`Reload::reload`] says.
-    async fn read_again(self: &Arc<Self>) -> Result<Vec<String>, Refused> {
+    async fn read_again(self: &Arc<Self>) -> Result<Vec<String>, ReadError> {
         let this = Arc::clone(self);
         let read = tokio::task::spawn_blocking(move || this.read()).await;
-        let need_restart = read.map_err(|_| Refused::Failed)??;
+        let need_restart = read.map_err(|_| ReadError::Failed)??;
         if need_restart.is_empty() {
             tracing::info!("settings reloaded");
         } else {
@@ -111,7 +111,7 @@ impl Reloader {
         Ok(need_restart)
     }
 
-    fn read(&self) -> Result<Vec<String>, Refused> {
+    fn read(&self) -> Result<Vec<String>, ReadError> {
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         // IMPORTANT: first everything that can fail, then only what cannot.
         let config = Config::load(&self.sources)?;

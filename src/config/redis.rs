@@ -177,7 +177,7 @@ impl RedisConfig {
         }
     }
 
-    /// Which Redis that is.
+    /// The settings of the connection.
     pub fn server(&self) -> ServerSettings {
         ServerSettings {
             url: self.url.clone(),

@@ -58,7 +58,7 @@ use health::{DetailedHealth, Health, HealthBody, MetricsBody};
 pub use hosts::Hosts;
 pub use live::{Live, Sampler};
 pub use server::listen;
-pub use trusted_hosts::{CalledHost, TrustedHosts};
+pub use trusted_hosts::TrustedHosts;
 pub use trusted_ips::TrustedIps;
 
 /// Timeout of an answer, which is made from memory.

@@ -7,16 +7,16 @@ use url::Host;
 /// A host, perhaps with a port, as in `Host` (RFC 9110 §7.2). Names are in lower case and without a dot at their end, and an
 /// IPv4 address within IPv6 is an IPv4 address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CalledHost {
+pub(super) struct CalledHost {
     /// The name or address.
-    pub host: Host<String>,
+    pub(super) host: Host<String>,
     /// The port, if there is one.
-    pub port: Option<u16>,
+    pub(super) port: Option<u16>,
 }
 
 impl CalledHost {
     /// Reads `name`, `name:port`, `10.0.0.1:port`, `[::1]:port`.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (host, port) = match text.rsplit_once(':') {
             // The colons of an IPv6 address are within brackets.
             Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
@@ -61,7 +61,7 @@ impl TrustedHosts {
     }
 
     /// Whether this is one of them. One with a port is meant with that port alone.
-    pub fn contains(&self, called: &CalledHost) -> bool {
+    pub(super) fn contains(&self, called: &CalledHost) -> bool {
         self.0
             .iter()
             .any(|own| own.host == called.host && own.port.is_none_or(|port| called.port == Some(port)))

@@ -72,7 +72,8 @@ use crate::outbox::Watermark;
 use crate::record::Acceptor;
 use crate::telemetry::metrics::Metrics;
 
-pub use address::{ClusterUrl, SentinelUrl, ServerSettings, hash_tag};
+pub use address::ServerSettings;
+pub(crate) use address::{ClusterUrl, SentinelUrl, hash_tag};
 use allowance::Allowances;
 pub use connection::{ClientError, Fresh, Server, server};
 pub use fault::SourceError;

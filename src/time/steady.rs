@@ -1,7 +1,6 @@
 //! A deadline on the wall clock that no step of it moves.
 
 use std::collections::VecDeque;
-use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,7 +13,23 @@ const STEP: i64 = 1_000_000;
 /// Of more steps than these within one deadline the oldest are taken for one.
 const STEPS: usize = 64;
 
-static CLOCK: LazyLock<Mutex<Steady>> = LazyLock::new(|| Mutex::new(Steady::begin(Moment::now())));
+/// With what the process has seen of the wall clock.
+#[cfg(not(feature = "simulation"))]
+fn with_clock<T>(act: impl FnOnce(&mut Steady) -> T) -> T {
+    use std::sync::{LazyLock, Mutex, PoisonError};
+    static CLOCK: LazyLock<Mutex<Steady>> = LazyLock::new(|| Mutex::new(Steady::begin(Moment::now())));
+    act(&mut CLOCK.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// With what the simulation on this thread has seen of its wall clock.
+#[cfg(feature = "simulation")]
+fn with_clock<T>(act: impl FnOnce(&mut Steady) -> T) -> T {
+    use std::cell::RefCell;
+    thread_local! {
+        static CLOCK: RefCell<Steady> = RefCell::new(Steady::begin(Moment::now()));
+    }
+    CLOCK.with_borrow_mut(act)
+}
 
 /// The lowest time that the wall clock has shown within `window`, which is measured on the clock that nobody sets.
 ///
@@ -22,18 +37,18 @@ static CLOCK: LazyLock<Mutex<Steady>> = LazyLock::new(|| Mutex::new(Steady::begi
 /// stamped within it never is. While a step back is younger than `window`, and for as long as it was wide behind that, some that is
 /// older passes for younger.
 pub fn lowest_within(window: Duration) -> Timestamp {
-    CLOCK.lock().unwrap_or_else(PoisonError::into_inner).lowest_within(window, Moment::now())
+    with_clock(|clock| clock.lowest_within(window, Moment::now()))
 }
 
 /// Begins to watch the wall clock, if nobody has.
 pub(super) fn watch() {
-    LazyLock::force(&CLOCK);
+    with_clock(|_| ());
 }
 
 /// Forgets what the wall clock showed: a process begins.
 #[cfg(feature = "simulation")]
 pub(super) fn begin_anew() {
-    *CLOCK.lock().unwrap_or_else(PoisonError::into_inner) = Steady::begin(Moment::now());
+    with_clock(|clock| *clock = Steady::begin(Moment::now()));
 }
 
 /// What the wall clock showed, as far as that is needed.

@@ -10,8 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::harness::{
-    Agent, DEAD_LETTERS, DEADLINE, LIFECYCLE, QUOTA, QUOTA_ANSWERS, RedisServer, Sandbox, USAGE, free_port,
-    load, memory_mib, until,
+    Agent, DEAD_LETTERS, DEADLINE, LIFECYCLE, Port, QUOTA, QUOTA_ANSWERS, RedisServer, Sandbox, USAGE,
+    free_port, load, memory_mib, until,
 };
 
 /// Where each primary's slots begin, and where the last ones' end: so that each has one of the streams.
@@ -30,10 +30,13 @@ fn client(urls: impl Iterator<Item = String>) -> ClusterClient {
 /// Not started yet. Nodes speak to each other on a second port, 10000 further on.
 fn node() -> RedisServer {
     let mut node = RedisServer::with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "3000"]);
-    while std::net::TcpListener::bind(("127.0.0.1", *node.port + 10_000)).is_err() {
+    loop {
+        if let Ok(bus) = Port::reserve(node.port.number() + 10_000) {
+            node.bus_port = Some(bus);
+            return node;
+        }
         node.port = free_port();
     }
-    node
 }
 
 async fn ask<T: redis::FromRedisValue>(node: &RedisServer, command: &[&str]) -> T {
@@ -160,7 +163,7 @@ impl Cluster {
         let mut meanwhile = Some(meanwhile);
         for key in keys {
             let mut migrate = redis::cmd("MIGRATE");
-            migrate.arg("127.0.0.1").arg(*to.port).arg(&key).arg(0).arg(5000);
+            migrate.arg("127.0.0.1").arg(to.port.number()).arg(&key).arg(0).arg(5000);
             from.run(&migrate).await;
             if let Some(meanwhile) = meanwhile.take() {
                 meanwhile.await;
@@ -273,9 +276,9 @@ async fn pass(mut client: TcpStream, to: u16, lose: Arc<AtomicBool>) -> std::io:
 async fn a_call_whose_answer_is_lost_is_not_done_a_second_time() {
     let lose = Arc::new(AtomicBool::new(false));
     let mut first = node();
-    let port = lossy(*first.port, Arc::clone(&lose)).await;
+    let port = lossy(first.port.number(), Arc::clone(&lose)).await;
     first.add_flags(&["--cluster-announce-port", &port.to_string()]);
-    first.add_flags(&["--cluster-announce-bus-port", &(*first.port + 10_000).to_string()]);
+    first.add_flags(&["--cluster-announce-bus-port", &(first.port.number() + 10_000).to_string()]);
     let (cluster, sandbox) = (Cluster::of(vec![first, node(), node()]).await, Sandbox::start(&[]));
     let mut agent = cluster.agent(&sandbox, "stream");
     agent.start();

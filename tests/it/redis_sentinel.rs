@@ -23,7 +23,13 @@ impl Sentinel {
         );
         std::fs::write(&config, text).unwrap();
         let mut command = Command::new("redis-server");
-        let process = command.arg(&config).arg("--sentinel").stdout(Stdio::null()).spawn().unwrap();
+        let process = command
+            .arg(&config)
+            .arg("--sentinel")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         Self { port, process, _dir: dir }
     }
 
@@ -71,8 +77,10 @@ async fn a_fail_over_is_followed() {
     })
     .await;
     primary.kill();
-    until("the replica is the primary", async || (sentinel.primary().await? == *replica.port).then_some(()))
-        .await;
+    until("the replica is the primary", async || {
+        (sentinel.primary().await? == replica.port.number()).then_some(())
+    })
+    .await;
     until("the agent has found it", async || {
         (agent.health().await?["redis_connected"] == true).then_some(())
     })

@@ -1,12 +1,12 @@
 //! The whole agent under simulation: one thread, virtual time, a simulated Redis, ControlPlane, network, disk and clock,
 //! faults by the thousand, and everything from one seed. `docs/proof.md` says what is simulated and what is real.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "what cannot be simulated ends the run, with the line"
 )]
-#![allow(clippy::similar_names, reason = "`truth` beside `trust`, `taken` beside `token`")]
+#![expect(clippy::similar_names, reason = "`truth` beside `trust`, `taken` beside `token`")]
 
 pub mod agent;
 pub mod bugs;

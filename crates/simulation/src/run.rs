@@ -1,7 +1,7 @@
 //! One run: a world, and one life of the agent after another in it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane_agent::outbox::simulated::{Crash, Died, Disk};
@@ -21,9 +21,6 @@ const LATE: Duration = Duration::from_secs(300);
 /// An outbox that cannot be opened is tried again after this.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
 
-/// There is one world at a time: what watches the clocks is the process's.
-static ONE: Mutex<()> = Mutex::new(());
-
 /// What came of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -41,7 +38,6 @@ pub struct Outcome {
 
 /// Runs a plan to its end.
 pub fn run(plan: Plan, bug: Option<Bug>, is_printed: bool) -> Outcome {
-    let _turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Path::new("/dev/shm");
     let place = if place.is_dir() { place.to_path_buf() } else { std::env::temp_dir() };
     let dir =

@@ -1,7 +1,7 @@
 //! Goal: the outbox on a simulated disk is the outbox on a real one. Method: the same random operations on both, and the
 //! same observations after each.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 use std::path::Path;
 use std::time::Duration;

@@ -10,25 +10,25 @@ const SCHEME_TLS: &str = "rediss+cluster://";
 
 /// What such a URL says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClusterUrl {
+pub(crate) struct ClusterUrl {
     /// The nodes to ask first.
-    pub nodes: Vec<(String, u16)>,
+    pub(crate) nodes: Vec<(String, u16)>,
     /// The user of Redis.
-    pub user: Option<String>,
+    pub(crate) user: Option<String>,
     /// Its password.
-    pub password: Option<String>,
+    pub(crate) password: Option<String>,
     /// Whether nodes are spoken to by TLS.
-    pub is_encrypted: bool,
+    pub(crate) is_encrypted: bool,
 }
 
 impl ClusterUrl {
     /// Whether it is meant to be one.
-    pub fn is_meant(url: &str) -> bool {
+    pub(crate) fn is_meant(url: &str) -> bool {
         url.starts_with(SCHEME) || url.starts_with(SCHEME_TLS)
     }
 
     /// Reads it. The error repeats nothing of it: it may hold a password.
-    pub fn parse(url: &str) -> Result<Self, &'static str> {
+    pub(crate) fn parse(url: &str) -> Result<Self, &'static str> {
         let plain = url.strip_prefix(SCHEME);
         let rest = plain.or_else(|| url.strip_prefix(SCHEME_TLS)).ok_or("is not a redis+cluster:// URL")?;
         let (login, rest) = login(rest)?;
@@ -42,7 +42,7 @@ impl ClusterUrl {
 }
 
 /// The part of a key's name that alone decides in which slot the key is, if there is one: what is in the first braces.
-pub fn hash_tag(key: &str) -> Option<&str> {
+pub(crate) fn hash_tag(key: &str) -> Option<&str> {
     let (_, rest) = key.split_once('{')?;
     let (tag, _) = rest.split_once('}')?;
     Some(tag).filter(|tag| !tag.is_empty())

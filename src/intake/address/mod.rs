@@ -7,8 +7,8 @@ mod sentinel;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use cluster::{ClusterUrl, hash_tag};
-pub use sentinel::SentinelUrl;
+pub(crate) use cluster::{ClusterUrl, hash_tag};
+pub(crate) use sentinel::SentinelUrl;
 
 use crate::secret::Secret;
 

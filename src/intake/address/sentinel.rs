@@ -8,27 +8,27 @@ const SCHEME: &str = "redis+sentinel://";
 
 /// What such a URL says. No URL of the `url` crate has many hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SentinelUrl {
+pub(crate) struct SentinelUrl {
     /// The sentinels.
-    pub sentinels: Vec<(String, u16)>,
+    pub(crate) sentinels: Vec<(String, u16)>,
     /// The name that they know the primary by.
-    pub name: String,
+    pub(crate) name: String,
     /// The user of Redis, not of the sentinels.
-    pub user: Option<String>,
+    pub(crate) user: Option<String>,
     /// Its password.
-    pub password: Option<String>,
+    pub(crate) password: Option<String>,
     /// The database.
-    pub db: u16,
+    pub(crate) db: u16,
 }
 
 impl SentinelUrl {
     /// Whether it is meant to be one.
-    pub fn is_meant(url: &str) -> bool {
+    pub(crate) fn is_meant(url: &str) -> bool {
         url.starts_with(SCHEME)
     }
 
     /// Reads it. The error repeats nothing of it: it may hold a password.
-    pub fn parse(url: &str) -> Result<Self, &'static str> {
+    pub(crate) fn parse(url: &str) -> Result<Self, &'static str> {
         let rest = url.strip_prefix(SCHEME).ok_or("is not a redis+sentinel:// URL")?;
         let (login, rest) = login(rest)?;
         let mut parts = rest.split('/');

@@ -14,7 +14,6 @@ pub(crate) mod tls;
 
 use std::fmt::{self, Display};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -76,19 +75,24 @@ pub(crate) fn preload(dir: &Path, source: &Path) -> Option<PathBuf> {
     }
 }
 
-/// A port that is this test's for as long as this lives, also while no server has it: between two starts, another test's
-/// server would take it.
+/// A port reserved until this is dropped, also while no server listens on it.
 pub(crate) struct Port {
     number: u16,
-    /// Bound and not listening, it keeps out whoever does not set `SO_REUSEADDR`, as [`free_port`] does not; servers do.
+    /// Bound and not listening, it keeps out whoever does not set `SO_REUSEADDR`, as [`Port::reserve`] does not; servers do.
     _reserved: Socket,
 }
 
-impl Deref for Port {
-    type Target = u16;
+impl Port {
+    /// Reserves this one, if nobody has it.
+    pub(crate) fn reserve(number: u16) -> std::io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, number)).into())?;
+        socket.set_reuse_address(true)?;
+        Ok(Self { number, _reserved: socket })
+    }
 
-    fn deref(&self) -> &u16 {
-        &self.number
+    pub(crate) fn number(&self) -> u16 {
+        self.number
     }
 }
 
@@ -100,14 +104,8 @@ impl Display for Port {
 
 /// A port that nobody has, and that the kernel gives to nobody by itself: those begin at 32768.
 pub(crate) fn free_port() -> Port {
-    let reserve = |number: u16| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, number)).into())?;
-        socket.set_reuse_address(true)?;
-        Ok::<_, std::io::Error>(Port { number, _reserved: socket })
-    };
     let ports = std::iter::repeat_with(|| rand::random_range(10_000..32_000));
-    ports.take(1000).find_map(|number| reserve(number).ok()).expect("a free port")
+    ports.take(1000).find_map(|number| Port::reserve(number).ok()).expect("a free port")
 }
 
 /// Redis, the sandbox and an agent between them.

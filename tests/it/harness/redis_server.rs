@@ -11,6 +11,8 @@ use super::{DEADLINE, Port, free_port, until};
 
 pub(crate) struct RedisServer {
     pub(crate) port: Port,
+    /// On which the nodes of a cluster speak to each other.
+    pub(crate) bus_port: Option<Port>,
     dir: TempDir,
     flags: Vec<String>,
     process: Option<Child>,
@@ -28,7 +30,7 @@ impl RedisServer {
     /// Not started yet.
     pub(crate) fn stopped() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        Self { port: free_port(), dir, flags: Vec::new(), process: None, connection: None }
+        Self { port: free_port(), bus_port: None, dir, flags: Vec::new(), process: None, connection: None }
     }
 
     /// Not started yet, with further flags of `redis-server`.
@@ -75,6 +77,8 @@ impl RedisServer {
             .arg(self.dir.path())
             .args(&self.flags)
             .stdout(Stdio::null())
+            // An orphan must not keep the pipe open that the tests print to.
+            .stderr(Stdio::null())
             .spawn()
             .expect("redis-server can be started: is it installed?");
         self.process = Some(process);

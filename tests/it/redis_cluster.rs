@@ -418,7 +418,7 @@ async fn a_node_that_is_taken_for_a_redis_of_its_own_is_named_and_waited_out() {
     until("it has been tried again", async || (refused().await > 2.0).then_some(())).await;
     let health = agent.health().await.expect("it answers");
     assert_eq!(health["components"]["redis"]["status"], "degraded", "{health}");
-    assert_eq!(agent.log().matches("cannot use Redis").count(), 1, "{}", agent.log());
+    agent.says_times("cannot use Redis", 1).await;
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ async fn redis_away_at_the_start_is_waited_for_and_said_once() {
     assert_eq!(agent.get("/health/detailed").await.expect("it answers").0, 503);
     redis.restart().await;
     agent.ready().await;
-    assert_eq!(agent.log().matches("cannot use Redis").count(), 1, "{}", agent.log());
+    agent.says_times("cannot use Redis", 1).await;
     redis.push(USAGE, &[load::usage("s", 0)]).await;
     Stage { redis, sandbox, agent }.drained().await;
 }

@@ -32,7 +32,7 @@ async fn a_second_agent_of_the_same_name_waits_and_then_ends_with_a_clear_error(
     let status = second.ended().await;
     assert_eq!(status.code(), Some(1), "{}", second.log());
     assert!(second.log().contains("give each agent its own SERVER_ID"), "{}", second.log());
-    assert_eq!(second.log().matches("cannot use Redis").count(), 1, "{}", second.log());
+    second.says_times("cannot use Redis", 1).await;
     // In that name only the first has spoken, and it is not said to be gone.
     let accounts = sandbox.accounts().await;
     assert_eq!((accounts.all_requests("register"), accounts.all_requests("shutdown")), (1, 0));

@@ -85,7 +85,7 @@ async fn a_second_agent_on_the_same_outbox_ends_with_a_clear_error_and_the_first
     second.start();
     assert_eq!(second.ended().await.code(), Some(1));
     assert!(second.log().contains("another process has this outbox open"), "{}", second.log());
-    assert_eq!(second.log().matches("waiting up to 10 s for it").count(), 1, "{}", second.log());
+    second.says_times("waiting up to 10 s for it", 1).await;
     let pushed = load::push_sessions(&stage.redis, "s", 5, 5).await;
     stage.drained().await;
     assert_eq!(stage.sandbox.accounts().await.processed(), pushed);

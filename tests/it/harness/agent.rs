@@ -192,6 +192,16 @@ impl Agent {
         until(&format!("the log says: {words}"), async || self.log().contains(words).then_some(())).await;
     }
 
+    /// Waits until its log has these words so many times, and fails when it has them more often.
+    pub(crate) async fn says_times(&self, words: &str, times: usize) {
+        until(&format!("the log says {times} times: {words}"), async || {
+            let said = self.log().matches(words).count();
+            assert!(said <= times, "{said} times {words:?}: {}", self.log());
+            (said == times).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until what waits in its outbox has become none. As long as it becomes less that may take long.
     pub(crate) async fn outbox_emptied(&self) {
         let mut least = u64::MAX;

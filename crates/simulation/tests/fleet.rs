@@ -4,7 +4,7 @@
 use simulation::fleet::{Event, Scenario, Strategy, quantile, run};
 
 fn scenario(event: Event) -> Scenario {
-    let agents = 400;
+    let agents = 1000;
     let each = f64::from(agents);
     Scenario { agents, requests: 2.0 * each, bytes: 6_000.0 * each, event, seed: 7 }
 }
@@ -14,11 +14,13 @@ fn a_fleet_uses_a_control_plane_that_came_back_and_does_not_knock_it_over() {
     for event in Event::ALL {
         let outcome = run(scenario(event), Strategy::Agent);
         let mut shortcomings = outcome.shortcomings();
-        // Of so few agents the slowest quota requests are a dozen: their figure is one of chance.
-        shortcomings.retain(|what| !what.contains("quota"));
+        if matches!(event, Event::Restart) {
+            // Not reached yet: two seconds are asked here too. `make fleet` shows what 10,000 agents wait.
+            shortcomings.retain(|what| !what.contains("quota"));
+            let quota = quantile(&outcome.later_quota, 0.99).expect("quota requests");
+            assert!(quota < 2.5, "{}: {quota} s", event.label());
+        }
         assert_eq!(shortcomings, Vec::<String>::new(), "{}", event.label());
-        let quota = quantile(&outcome.later_quota, 0.99).expect("quota requests");
-        assert!(quota < 4.0, "{}: {quota} s", event.label());
     }
 }
 

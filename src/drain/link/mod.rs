@@ -177,7 +177,7 @@ impl Link {
     }
 
     /// Bytes of the next request's body, if the window of bytes has room for one.
-    pub fn room(&mut self, largest: f64, now: Instant) -> Option<usize> {
+    pub fn room(&self, largest: f64, now: Instant) -> Option<usize> {
         self.window.room(self.pipes(largest, now), now)
     }
 
@@ -237,7 +237,7 @@ impl Link {
 
     /// A possibly large backlog is released: start small, as after an outage.
     pub(super) fn begin_small(&mut self, now: Instant) {
-        self.rate_limiter.restart(now);
+        self.rate_limiter.slow_down(now);
         self.window.restart();
         self.limit = self.limit.min(INITIAL_LIMIT);
     }

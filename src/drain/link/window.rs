@@ -27,8 +27,7 @@ const STARTING_QUEUE: f64 = 0.25;
 const LEAST: f64 = 4.0 * 1024.0;
 /// Maximum: no edge server's link needs more in flight.
 const MOST: f64 = 8.0 * 1024.0 * 1024.0;
-/// How long the queue may be: twice the way, within these bounds. A quota request waits that long; with less than this, servers
-/// whose delays vary are taken for a queue.
+/// How long the queue may be: twice the way, within these bounds. A quota request waits that long; with less than this, servers whose delays vary are taken for a queue.
 const QUEUE_LEAST: f64 = 0.05;
 const QUEUE_MOST: f64 = 0.11;
 /// Weight of a slow answer relative to a fast one.
@@ -42,10 +41,11 @@ const VERY_LATE_IN_A_ROW: u32 = 5;
 const ALWAYS: usize = 2;
 /// The best delay moves towards what is met with this time constant, in seconds.
 const BEST_AGES: f64 = 20.0;
-/// How often the queue is drained to see the way itself, for how many times the shortest delay, and to which part.
-const DRAIN_EVERY: Duration = Duration::from_secs(15);
-const DRAIN_FOR: f64 = 2.0;
-const DRAIN_TO: f64 = 0.3;
+/// How often the queue is drained to see the way itself; and to which part of what fills the way, at most of the window. What
+/// the window holds beyond that is sent at once afterwards, and is a queue again.
+const DRAIN_EVERY: Duration = Duration::from_secs(10);
+const DRAIN_TO: f64 = 0.75;
+const DRAIN_TO_MOST: f64 = 0.4;
 /// Requests at a time; and where packets are lost, or the window is larger than so many may be.
 const PIPES: f64 = 8.0;
 const PIPES_MOST: f64 = 32.0;
@@ -64,9 +64,9 @@ const LOSSY_WAY: f64 = 0.02;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Class {
     route: usize,
+    is_first: bool,
     /// Wire bytes, as a power of two.
     magnitude: u32,
-    is_first: bool,
 }
 
 /// A request in flight.
@@ -76,6 +76,8 @@ pub struct Flight {
     /// Time waiting for a connection, which says nothing about a queue.
     waited: Duration,
     bytes: u64,
+    /// Bytes in flight once it was sent.
+    in_flight: u64,
     class: Class,
     /// It filled the window: its answer may let the window grow.
     filled: bool,
@@ -91,7 +93,7 @@ impl Flight {
     #[cfg(test)]
     pub(super) fn of_test(sent: Instant, bytes: u64) -> Self {
         let class = Class { route: 0, magnitude: bytes.max(1).ilog2(), is_first: false };
-        Self { sent, waited: Duration::ZERO, bytes, class, filled: true }
+        Self { sent, waited: Duration::ZERO, bytes, in_flight: bytes, class, filled: true }
     }
 }
 
@@ -127,14 +129,14 @@ pub(super) struct Window {
     /// When the queue is drained next, and until when it is being drained.
     drain_at: Option<Instant>,
     drain_until: Option<Instant>,
+    /// To which part of the window.
+    drain_to: f64,
     /// How late answers are, as the logarithm of delay to best: the mean, and the mean deviation from it.
     lateness: f64,
     spread: f64,
     is_lossy: bool,
     /// Answers in a row that took more than twice as long as expected.
     very_late: u32,
-    /// A request is waiting for room.
-    is_short: bool,
     /// Bytes that were delivered since `counting`, and a second in which the link was busy before that.
     delivered: u64,
     counting: Option<Instant>,
@@ -153,11 +155,11 @@ impl Window {
             best: BTreeMap::new(),
             drain_at: None,
             drain_until: None,
+            drain_to: 1.0,
             lateness: 0.0,
             spread: 0.0,
             is_lossy: false,
             very_late: 0,
-            is_short: false,
             delivered: 0,
             counting: None,
             rate: 0.0,
@@ -174,13 +176,11 @@ impl Window {
     }
 
     /// Bytes of a request's body, if so many may go now, where so many requests share the window.
-    pub(super) fn room(&mut self, pipes: usize, now: Instant) -> Option<usize> {
+    pub(super) fn room(&self, pipes: usize, now: Instant) -> Option<usize> {
         let body = self.bytes / pipes as f64;
-        let is_draining = self.drain_until.is_some_and(|until| now < until);
-        let window = if is_draining { self.bytes * DRAIN_TO } else { self.bytes };
+        let window = if self.is_draining(now) { self.bytes * self.drain_to } else { self.bytes };
         let room = window - self.in_flight as f64;
         let has_room = self.requests < ALWAYS || room >= body / 2.0;
-        self.is_short |= !has_room;
         has_room.then_some(body.min(room.max(LEAST)) as usize)
     }
 
@@ -188,9 +188,9 @@ impl Window {
     pub(super) fn sent(&mut self, route: usize, bytes: u64, now: Instant) -> Flight {
         self.in_flight += bytes;
         self.requests += 1;
-        let filled = std::mem::take(&mut self.is_short) || self.in_flight as f64 >= self.bytes / 2.0;
         let class = Class { route, magnitude: bytes.max(1).ilog2(), is_first: false };
-        Flight { sent: now, waited: Duration::ZERO, bytes, class, filled }
+        let filled = self.in_flight as f64 >= self.bytes / 2.0 && !self.is_draining(now);
+        Flight { sent: now, waited: Duration::ZERO, bytes, in_flight: self.in_flight, class, filled }
     }
 
     /// A request has ended.
@@ -203,9 +203,7 @@ impl Window {
     pub(super) fn delivered(&mut self, flight: Flight, now: Instant) {
         let delay = now.saturating_duration_since(flight.sent).saturating_sub(flight.waited);
         let delay = delay.as_secs_f64().max(1e-6);
-        let best = self.best.entry(flight.class).or_insert(Best { delay, at: now });
-        best.observe(delay, now);
-        let best = best.delay;
+        let best = self.observe(flight.class, delay, now);
         let expected = best + queue_target(best);
         let ratio = expected / delay;
         self.observe_spread(best, delay);
@@ -218,11 +216,13 @@ impl Window {
         if self.very_late >= VERY_LATE_IN_A_ROW {
             self.congested(flight, now);
         }
-        self.is_starting &= !self.has_met_a_limit(flight.class, delay);
+        if self.is_starting && self.has_met_a_limit(flight.class, delay) {
+            self.end_start(flight.in_flight as f64 * ratio, best, now);
+        }
         let share = (flight.bytes as f64 / self.bytes).min(1.0);
         if ratio >= 1.0 {
+            let gain = if self.is_starting { STARTING_GAIN } else { (ratio - 1.0).min(1.0) };
             if flight.filled {
-                let gain = if self.is_starting { STARTING_GAIN } else { (ratio - 1.0).min(1.0) };
                 self.bytes *= 1.0 + gain * share;
             }
         } else if self.bytes <= LEAST {
@@ -234,6 +234,24 @@ impl Window {
         self.bytes = self.bytes.clamp(LEAST, MOST);
     }
 
+    /// The shortest delay of requests like this one.
+    fn observe(&mut self, class: Class, delay: f64, now: Instant) -> f64 {
+        let first = self.extrapolated(class).map_or(delay, |expected| expected.min(delay));
+        let best = self.best.entry(class).or_insert(Best { delay: first, at: now });
+        best.observe(delay, now);
+        best.delay
+    }
+
+    /// The delay to expect of a class without one, from the next smaller: the first of its requests may meet a queue.
+    fn extrapolated(&self, class: Class) -> Option<f64> {
+        let alike = |magnitude| Class { magnitude, ..class };
+        let smaller = self.best.get(&alike(class.magnitude.checked_sub(1)?))?.delay;
+        let all_smaller = self.best.range(alike(0)..alike(class.magnitude));
+        let way = all_smaller.map(|(_, best)| best.delay).fold(smaller, f64::min);
+        // Twice the bytes take twice as long, the way apart.
+        Some(way + 2.0 * (smaller - way))
+    }
+
     /// Whether an answer took so much longer than the shortest of its like, however large, that what is in flight begins to
     /// fill the link, or to keep the other side busy.
     fn has_met_a_limit(&self, class: Class, delay: f64) -> bool {
@@ -242,12 +260,30 @@ impl Window {
         delay - shortest > queue_target(shortest) * STARTING_QUEUE
     }
 
+    /// What is in flight has begun to build a queue: it drains at once, so that the requests to come, larger than all before,
+    /// do not take it for their way.
+    fn end_start(&mut self, window: f64, best: f64, now: Instant) {
+        self.is_starting = false;
+        self.bytes = self.bytes.min(window);
+        self.drain(best, now);
+    }
+
     /// A queue that never drains looks like a longer path.
     fn drain_now_and_then(&mut self, best: f64, now: Instant) {
         if *self.drain_at.get_or_insert(now + DRAIN_EVERY) <= now {
-            self.drain_at = Some(now + DRAIN_EVERY);
-            self.drain_until = Some(now + Duration::from_secs_f64(DRAIN_FOR * best));
+            self.drain(best, now);
         }
+    }
+
+    fn drain(&mut self, best: f64, now: Instant) {
+        let expected = best + queue_target(best);
+        self.drain_at = Some(now + DRAIN_EVERY);
+        self.drain_until = Some(now + Duration::from_secs_f64(best + expected));
+        self.drain_to = (DRAIN_TO * best / expected).min(DRAIN_TO_MOST);
+    }
+
+    fn is_draining(&self, now: Instant) -> bool {
+        self.drain_until.is_some_and(|until| now < until)
     }
 
     /// When a window that is small for a moment is whole again.
@@ -407,9 +443,9 @@ mod tests {
         assert!(ran.rate >= 8e6, "{}", ran.rate);
         for bytes_per_second in [125e3, 1.25e6] {
             let thin = Way { bytes_per_second, ..CLEAN };
-            for seconds in [0.5, 1.0, 2.0] {
+            for seconds in [0.5, 1.0, 2.0, 4.0, 8.0] {
                 let ran = run(Window::new(), &thin, Instant::now(), seconds);
-                assert!(ran.queue <= 0.25, "{bytes_per_second}, {seconds} s: {} s in the queue", ran.queue);
+                assert!(ran.queue <= 0.17, "{bytes_per_second}, {seconds} s: {} s in the queue", ran.queue);
             }
         }
     }
@@ -417,7 +453,7 @@ mod tests {
     /// Requests of which each third has to send a packet again; or all of which meet the same queue.
     fn pipes_after(delays: [u64; 3]) -> usize {
         let (mut window, begin) = (Window::new(), Instant::now());
-        window.bytes = MOST;
+        (window.bytes, window.is_starting) = (MOST, false);
         for n in 0..300_u64 {
             let sent = begin + Duration::from_millis(n * 10);
             let flight = window.sent(0, 20_000, sent);

@@ -20,8 +20,8 @@ use crate::drain::{Admission, Controls, RateLimit, admission_channel};
 use crate::fleet::commands::Commands;
 use crate::fleet::health_probe::HealthProbe;
 use crate::fleet::membership::Membership;
-use crate::http;
-use crate::http::admin::{Admin, UnauthorizedRequests};
+use crate::http::admin::Admin;
+use crate::http::{self, Refusals};
 use crate::intake::{self, push_quota_answers};
 use crate::outbox::{self, OpenError, Outbox, Threads};
 use crate::telemetry::log::LogLevel;
@@ -191,7 +191,7 @@ impl Agent {
             operator,
             token: admin_token,
             metrics: Arc::clone(&wiring.metrics),
-            unauthorized: UnauthorizedRequests::default(),
+            unauthorized: Refusals::default(),
         });
         let outbox_dir = &wiring.config.outbox.dir;
         let (live, sampler) = http::Live::of(Arc::clone(&surface), admin.token.clone(), outbox_dir);

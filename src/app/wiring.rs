@@ -14,7 +14,7 @@ use crate::drain::{Admission, AdmissionQueue, Controls, Drain, LinkStatus};
 use crate::fleet::agent_metrics::AgentMetrics;
 use crate::fleet::commands;
 use crate::fleet::membership::{Failures, Membership};
-use crate::http::{Hosts, Surface};
+use crate::http::{Hosts, Refusals, Surface};
 use crate::intake::{self, Intake, Mirror, RedisStatus};
 use crate::outbox::{Outbox, QuotaReply, Watermark};
 use crate::telemetry::metrics::Metrics;
@@ -148,6 +148,7 @@ impl Wiring {
             client: Arc::clone(&self.client),
             redis_server: intake.server,
             trusted: http.trusted_ips.clone(),
+            refused: Refusals::default(),
             hosts: Arc::new(Hosts::new(&http.host, http.trusted_hosts.as_ref())),
         }
     }

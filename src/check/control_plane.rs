@@ -30,7 +30,7 @@ pub(super) async fn probe(config: &Config) -> Vec<Finding> {
     let mut proxy_advice = None;
     if let Proxy::Through { settings, .. } = &config.control_plane.proxy {
         proxy_advice = Some(
-            "check the proxy's host, port, user and password in that variable, or add the ControlPlane's host to NO_PROXY",
+            "check the proxy's host, port, user and password in that variable, and that it permits and reaches the ControlPlane; or add the ControlPlane's host to NO_PROXY",
         );
         url = format!("{url} (through the proxy {settings})");
         when_ill = "try without the proxy: if that works, fix the proxy or add the host to NO_PROXY; \

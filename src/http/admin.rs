@@ -20,8 +20,8 @@
 pub(super) mod jobs;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{
@@ -39,6 +39,7 @@ use serde_json::Value;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 
+use super::refusals::Refusals;
 use crate::admin::{
     Actor, AdminError, AuditFilter, AuditPage, DeadLetterDetail, DeadLetterPage, DrainState, Dropped,
     LetterFilter, LogLevelBody, NewBandwidth, NewRateLimit, Operator, OutboxStats, ReloadError, Replayed,
@@ -65,28 +66,7 @@ pub struct Admin {
     /// Where refused requests are counted.
     pub metrics: Arc<Metrics>,
     /// And where they are logged.
-    pub unauthorized: UnauthorizedRequests,
-}
-
-/// Requests without the token, logged once a minute at the most: whoever sends them must not fill the disk.
-#[derive(Default)]
-pub struct UnauthorizedRequests(Mutex<(Option<Instant>, u64)>);
-
-impl UnauthorizedRequests {
-    const LOG_EVERY: Duration = Duration::from_mins(1);
-
-    fn note(&self) {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        noted.1 += 1;
-        if noted.0.is_none_or(|at| at.elapsed() >= Self::LOG_EVERY) {
-            let count = std::mem::take(&mut noted.1);
-            noted.0 = Some(Instant::now());
-            tracing::warn!(
-                count,
-                "security: requests to /admin without a valid token since the last message"
-            );
-        }
-    }
+    pub unauthorized: Refusals,
 }
 
 pub(super) fn router(admin: Arc<Admin>) -> Router {
@@ -125,7 +105,12 @@ async fn authorize(State(admin): State<Arc<Admin>>, request: Request, next: Next
     let Some(token) = token else { return StatusCode::NOT_FOUND.into_response() };
     if !has_token(request.headers(), &token) {
         admin.metrics.admin_refused.inc();
-        admin.unauthorized.note();
+        if let Some(count) = admin.unauthorized.count() {
+            tracing::warn!(
+                count,
+                "security: requests to /admin without a valid token since the last message"
+            );
+        }
         let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
         return (StatusCode::UNAUTHORIZED, challenge, Fault::body("admin token required")).into_response();
     }

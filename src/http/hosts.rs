@@ -6,8 +6,7 @@
 //! anybody can set it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -17,12 +16,11 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 use url::Host;
 
+use super::refusals::Refusals;
 use super::trusted_hosts::{CalledHost, TrustedHosts};
 
 /// Maximum bytes of a name in the log.
 const NAME_LOGGED: usize = 100;
-/// Refused requests are logged at most this often, so that they cannot fill the disk.
-const LOG_EVERY: Duration = Duration::from_mins(1);
 
 /// The address on which a connection came in.
 #[derive(Clone, Copy, Debug)]
@@ -31,20 +29,14 @@ pub(super) struct LocalAddress(pub(super) SocketAddr);
 /// The trusted names.
 pub struct Hosts {
     trusted: TrustedHosts,
-    refused: Mutex<Refused>,
-}
-
-#[derive(Default)]
-struct Refused {
-    logged: Option<Instant>,
-    count: u64,
+    refused: Refusals,
 }
 
 impl Hosts {
     /// For an agent that listens on `server_host`, with these further names.
     pub fn new(server_host: &str, trusted: Option<&TrustedHosts>) -> Self {
         let trusted = trusted.cloned().unwrap_or_default().with_own(server_host);
-        Self { trusted, refused: Mutex::default() }
+        Self { trusted, refused: Refusals::default() }
     }
 
     /// Whether a name is trusted, on a connection to this address.
@@ -73,11 +65,7 @@ impl Hosts {
     }
 
     fn note(&self, name: &str) {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.count += 1;
-        if refused.logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
-            let count = std::mem::take(&mut refused.count);
-            refused.logged = Some(Instant::now());
+        if let Some(count) = self.refused.count() {
             let host: String = name.chars().take(NAME_LOGGED).collect();
             tracing::warn!(
                 count,

@@ -26,6 +26,7 @@ mod hosts;
 mod live;
 mod openapi;
 mod pages;
+mod refusals;
 pub(crate) mod requests;
 mod reserve;
 mod runbook;
@@ -34,7 +35,7 @@ mod socket;
 mod trusted_hosts;
 mod trusted_ips;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -57,6 +59,7 @@ use exposition::Exposition;
 use health::{DetailedHealth, Health, HealthBody, MetricsBody};
 pub use hosts::Hosts;
 pub use live::{Live, Sampler};
+pub use refusals::Refusals;
 pub use server::listen;
 pub use trusted_hosts::TrustedHosts;
 pub use trusted_ips::TrustedIps;
@@ -111,8 +114,24 @@ pub struct Surface {
     pub redis_server: intake::Server,
     /// Addresses with access; `None`: all.
     pub trusted: Option<TrustedIps>,
+    /// Requests from other addresses.
+    pub refused: Refusals,
     /// The trusted host names.
     pub hosts: Arc<Hosts>,
+}
+
+impl Surface {
+    fn refuse(&self, ip: IpAddr) -> Response {
+        if let Some(count) = self.refused.count() {
+            tracing::warn!(
+                count,
+                %ip,
+                "security: refused requests from an address that is not in TRUSTED_IPS; add it there if it may read this agent's state"
+            );
+        }
+        let error = format!("{ip} is not in TRUSTED_IPS");
+        (StatusCode::FORBIDDEN, Json(json!({ "error": error }))).into_response()
+    }
 }
 
 /// Serves until `stop` is true.
@@ -185,8 +204,9 @@ async fn guard(
     next: Next,
 ) -> Response {
     let correlation = correlation_id(request.headers());
-    let trusted = surface.trusted.as_ref().is_none_or(|trusted| trusted.allows(peer.ip()));
-    let mut response = if trusted { next.run(request).await } else { StatusCode::FORBIDDEN.into_response() };
+    let ip = peer.ip().to_canonical();
+    let trusted = surface.trusted.as_ref().is_none_or(|trusted| trusted.allows(ip));
+    let mut response = if trusted { next.run(request).await } else { surface.refuse(ip) };
     let headers = response.headers_mut();
     headers.insert(CORRELATION_ID.clone(), correlation);
     for (name, value) in SECURITY_HEADERS {

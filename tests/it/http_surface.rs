@@ -87,9 +87,10 @@ async fn only_trusted_addresses_may_read() {
     let mut agent = super::harness::Agent::new(&redis, "http://127.0.0.1:1");
     agent.set("TRUSTED_IPS", "10.0.0.0/8");
     agent.start();
-    let (status, _) =
+    let (status, error) =
         super::harness::until("the surface answers", async || agent.get("/metrics").await).await;
-    assert_eq!(status, 403);
+    assert_eq!((status, error.as_str()), (403, r#"{"error":"127.0.0.1 is not in TRUSTED_IPS"}"#));
+    agent.says("not in TRUSTED_IPS").await;
 }
 
 /// The status of a request that is written as it is.

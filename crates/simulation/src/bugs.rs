@@ -36,6 +36,8 @@ pub enum Bug {
     UsageLeftUntold,
     /// A quota request is settled though its answer has not reached Redis.
     ForgetQuotaReply,
+    /// The answer to a quota request comes to Redis twice.
+    RepeatQuotaReply,
     /// The settled marks never reach the ledger.
     ForgetWhatIsSettled,
 }

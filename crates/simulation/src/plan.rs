@@ -145,6 +145,22 @@ pub enum What {
     BrakeReleased,
 }
 
+impl What {
+    /// Whether Redis, or the way to it, fails.
+    pub fn is_of_redis(&self) -> bool {
+        matches!(
+            self,
+            Self::RedisDown
+                | Self::RedisSlow(_)
+                | Self::RedisLate(_)
+                | Self::RedisCutBefore(_)
+                | Self::RedisCutAfter(_)
+                | Self::RedisRefuses(_)
+                | Self::RedisRestart
+        )
+    }
+}
+
 /// How a life of the agent ends.
 #[derive(Clone, Debug)]
 pub struct End {

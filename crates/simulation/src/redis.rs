@@ -111,6 +111,9 @@ impl State {
                 if !self.has(Bug::ForgetQuotaReply) || text(1) != crate::agent::QUOTA_RESPONSE {
                     words[2..].iter().for_each(|value| self.redis.push(&text(1), value.clone()));
                 }
+                if self.has(Bug::RepeatQuotaReply) && text(1) == crate::agent::QUOTA_RESPONSE {
+                    words[2..].iter().for_each(|value| self.redis.push(&text(1), value.clone()));
+                }
                 Value::Int(self.redis.len(&text(1)) as i64)
             }
             "LTRIM" => Value::Okay,

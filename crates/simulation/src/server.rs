@@ -442,6 +442,7 @@ impl State {
     fn quota(&mut self, number: usize) -> WireAnswer {
         let seconds = self.now().as_secs();
         let truth = &mut self.records[number];
+        truth.quota_answers += 1;
         let (transaction, session) = (truth.transaction.clone(), truth.session.clone());
         let data = truth.quota.get_or_insert_with(|| {
             let data = json!({

@@ -47,8 +47,6 @@ pub struct State {
     pub is_over: bool,
     /// By how much the wall clock is ahead, in microseconds.
     pub clock_offset: i64,
-    /// Of each fault that happens at once: that it has.
-    pub struck: Vec<bool>,
     /// When an operator last wanted everything at once.
     pub hurried_at: Duration,
     /// Since when this life of the agent runs.
@@ -115,6 +113,8 @@ pub struct Truth {
     pub is_broken: bool,
     /// Of a quota request: what was answered.
     pub quota: Option<Vec<u8>>,
+    /// How often.
+    pub quota_answers: usize,
 }
 
 /// How often the tasks of a life have been polled, and after how many of these it ends.
@@ -165,7 +165,6 @@ impl World {
             pushed: 0,
             is_over: false,
             clock_offset: plan.settings.clock_offset * 1_000_000,
-            struck: vec![false; plan.faults.len()],
             begun: Duration::ZERO,
             hurried_at: Duration::ZERO,
             life: 0,
@@ -312,5 +311,6 @@ fn truth(push: &Push) -> Truth {
         told: None,
         is_broken: false,
         quota: None,
+        quota_answers: 0,
     }
 }

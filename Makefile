@@ -80,9 +80,9 @@ CAMPAIGN := target/release/campaign
 CAMPAIGN_FLAGS = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)) --first $(FIRST) $(FLAGS)
 
 campaigns: redis campaign-tools ## Plays a few rounds of each campaign, and finds each planted failure
-	cargo build --locked
-	cargo test --locked -p campaigns
-	cargo run --quiet --locked -p campaigns -- self-test --agent target/debug/dataplane-agent
+	cargo build $(OPTIMISED) --locked
+	cargo test $(OPTIMISED) --locked -p campaigns
+	cargo run $(OPTIMISED) --quiet --locked -p campaigns -- self-test --agent target/debug/dataplane-agent
 
 campaign: redis build
 	cargo build --release --locked -p campaigns
@@ -235,7 +235,7 @@ check-package: ## Installs the package into a scratch root, runs it from there, 
 	@if ! command -v dpkg-deb >/dev/null; then \
 		echo "check-package: SKIPPED, this is no Debian"; exit 0; fi; \
 	$(MAKE) --no-print-directory package-tools && \
-	cargo test --quiet --locked --no-run --test it && \
+	cargo test $(OPTIMISED) --quiet --locked --no-run --test it && \
 	packaging/deb.sh dev --strip --fast --output target/package/test.deb && \
 	$(SUDO) tests/package/install.sh target/package/test.deb
 

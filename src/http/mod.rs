@@ -126,7 +126,7 @@ impl Surface {
             tracing::warn!(
                 count,
                 %ip,
-                "security: refused requests from an address that is not in TRUSTED_IPS; add it there if it may read this agent's state"
+                "security: refused requests from addresses that are not in TRUSTED_IPS, the last from this one; add it there if it may read the agent's state"
             );
         }
         let error = format!("{ip} is not in TRUSTED_IPS");

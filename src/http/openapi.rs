@@ -83,7 +83,7 @@ impl Modify for Layers {
                 } else {
                     "The client's address is not in `TRUSTED_IPS`"
                 };
-                answer(operation, "403", openapi::Response::new(refused));
+                answer(operation, "403", told(refused));
                 answer(operation, "504", openapi::Response::new("The request timed out"));
                 if path.starts_with("/admin/") {
                     guarded(operation);

@@ -299,11 +299,11 @@ fn check_order(state: &mut State) {
     }
 }
 
-/// Each quota request has its answer in Redis, byte for byte, or is a dead letter. Each answer is there once, unless Redis
-/// may have failed to say that it has it.
+/// Each quota request has its answer in Redis, byte for byte, or is a dead letter. Each answer is there once, unless the
+/// agent may not have heard that Redis has it.
 fn check_quota(state: &mut State, dead_lettered: &BTreeMap<usize, u32>) {
     let replies = state.redis.lists.get(QUOTA_RESPONSE).cloned().unwrap_or_default();
-    let is_redis_well = !state.plan.faults.iter().any(|fault| fault.what.is_of_redis());
+    let is_told = !state.plan.faults.iter().any(|fault| fault.what.loses_answers_of_redis());
     let mut wrong = Vec::new();
     for reply in &replies {
         let is_one = state.records.iter().any(|truth| truth.quota.as_ref() == Some(reply));
@@ -322,7 +322,7 @@ fn check_quota(state: &mut State, dead_lettered: &BTreeMap<usize, u32>) {
             wrong.push(format!("the answer to {} never came to Redis", truth.transaction));
         }
         let is_there = replies.iter().filter(|reply| truth.quota.as_ref() == Some(*reply)).count();
-        if is_redis_well && is_there > truth.quota_answers {
+        if is_told && is_there > truth.quota_answers {
             wrong.push(format!(
                 "{} was answered {} times, and is in Redis {is_there} times",
                 truth.transaction, truth.quota_answers

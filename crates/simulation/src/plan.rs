@@ -146,18 +146,9 @@ pub enum What {
 }
 
 impl What {
-    /// Whether Redis, or the way to it, fails.
-    pub fn is_of_redis(&self) -> bool {
-        matches!(
-            self,
-            Self::RedisDown
-                | Self::RedisSlow(_)
-                | Self::RedisLate(_)
-                | Self::RedisCutBefore(_)
-                | Self::RedisCutAfter(_)
-                | Self::RedisRefuses(_)
-                | Self::RedisRestart
-        )
+    /// Whether Redis may do what it is told to, and its answer be lost.
+    pub fn loses_answers_of_redis(&self) -> bool {
+        matches!(self, Self::RedisSlow(_) | Self::RedisLate(_) | Self::RedisCutAfter(_))
     }
 }
 

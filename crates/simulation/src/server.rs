@@ -442,7 +442,6 @@ impl State {
     fn quota(&mut self, number: usize) -> WireAnswer {
         let seconds = self.now().as_secs();
         let truth = &mut self.records[number];
-        truth.quota_answers += 1;
         let (transaction, session) = (truth.transaction.clone(), truth.session.clone());
         let data = truth.quota.get_or_insert_with(|| {
             let data = json!({
@@ -700,6 +699,9 @@ impl Network {
         let Ok(answer) = given else { return };
         if is_foreign {
             return;
+        }
+        if asked.endpoint == Endpoint::Record(Kind::Quota) && answer.status == 200 {
+            asked.records.iter().for_each(|number| state.records[*number].quota_answers += 1);
         }
         let (life, now) = (state.life, state.now());
         let asked_wait =

@@ -113,7 +113,7 @@ pub struct Truth {
     pub is_broken: bool,
     /// Of a quota request: what was answered.
     pub quota: Option<Vec<u8>>,
-    /// How often.
+    /// How many times it was answered.
     pub quota_answers: usize,
 }
 

@@ -237,7 +237,7 @@ impl Link {
 
     /// A possibly large backlog is released: start small, as after an outage.
     pub(super) fn begin_small(&mut self, now: Instant) {
-        self.rate_limiter.slow_down(now);
+        self.rate_limiter.restart_if_faster(now);
         self.window.restart();
         self.limit = self.limit.min(INITIAL_LIMIT);
     }

@@ -27,7 +27,8 @@ const STARTING_QUEUE: f64 = 0.25;
 const LEAST: f64 = 4.0 * 1024.0;
 /// Maximum: no edge server's link needs more in flight.
 const MOST: f64 = 8.0 * 1024.0 * 1024.0;
-/// How long the queue may be: twice the way, within these bounds. A quota request waits that long; with less than this, servers whose delays vary are taken for a queue.
+/// How long the queue may be: twice the way, within these bounds. A quota request waits that long; with less than this, servers
+/// whose delays vary are taken for a queue.
 const QUEUE_LEAST: f64 = 0.05;
 const QUEUE_MOST: f64 = 0.11;
 /// Weight of a slow answer relative to a fast one.
@@ -41,9 +42,11 @@ const VERY_LATE_IN_A_ROW: u32 = 5;
 const ALWAYS: usize = 2;
 /// The best delay moves towards what is met with this time constant, in seconds.
 const BEST_AGES: f64 = 20.0;
-/// How often the queue is drained to see the way itself; and to which part of what fills the way, at most of the window. What
-/// the window holds beyond that is sent at once afterwards, and is a queue again.
+/// The queue is drained this often to see the way itself, but rests for at least so many times as long as draining takes.
 const DRAIN_EVERY: Duration = Duration::from_secs(10);
+const DRAIN_RESTS: u32 = 10;
+/// What is in flight while it drains, as a share of what the way holds without a queue, and as a share of the window at most.
+/// With less, all that was held back would be sent at once afterwards, and be the next queue.
 const DRAIN_TO: f64 = 0.75;
 const DRAIN_TO_MOST: f64 = 0.4;
 /// Requests at a time; and where packets are lost, or the window is larger than so many may be.
@@ -76,8 +79,6 @@ pub struct Flight {
     /// Time waiting for a connection, which says nothing about a queue.
     waited: Duration,
     bytes: u64,
-    /// Bytes in flight once it was sent.
-    in_flight: u64,
     class: Class,
     /// It filled the window: its answer may let the window grow.
     filled: bool,
@@ -93,7 +94,7 @@ impl Flight {
     #[cfg(test)]
     pub(super) fn of_test(sent: Instant, bytes: u64) -> Self {
         let class = Class { route: 0, magnitude: bytes.max(1).ilog2(), is_first: false };
-        Self { sent, waited: Duration::ZERO, bytes, in_flight: bytes, class, filled: true }
+        Self { sent, waited: Duration::ZERO, bytes, class, filled: true }
     }
 }
 
@@ -129,7 +130,7 @@ pub(super) struct Window {
     /// When the queue is drained next, and until when it is being drained.
     drain_at: Option<Instant>,
     drain_until: Option<Instant>,
-    /// To which part of the window.
+    /// The share of the window that may be in flight until then.
     drain_to: f64,
     /// How late answers are, as the logarithm of delay to best: the mean, and the mean deviation from it.
     lateness: f64,
@@ -190,7 +191,7 @@ impl Window {
         self.requests += 1;
         let class = Class { route, magnitude: bytes.max(1).ilog2(), is_first: false };
         let filled = self.in_flight as f64 >= self.bytes / 2.0 && !self.is_draining(now);
-        Flight { sent: now, waited: Duration::ZERO, bytes, in_flight: self.in_flight, class, filled }
+        Flight { sent: now, waited: Duration::ZERO, bytes, class, filled }
     }
 
     /// A request has ended.
@@ -217,7 +218,11 @@ impl Window {
             self.congested(flight, now);
         }
         if self.is_starting && self.has_met_a_limit(flight.class, delay) {
-            self.end_start(flight.in_flight as f64 * ratio, best, now);
+            self.is_starting = false;
+            // At once: the requests to come are larger than all before, and would take the queue for their way.
+            if flight.filled {
+                self.drain(best, now);
+            }
         }
         let share = (flight.bytes as f64 / self.bytes).min(1.0);
         if ratio >= 1.0 {
@@ -236,20 +241,21 @@ impl Window {
 
     /// The shortest delay of requests like this one.
     fn observe(&mut self, class: Class, delay: f64, now: Instant) -> f64 {
-        let first = self.extrapolated(class).map_or(delay, |expected| expected.min(delay));
-        let best = self.best.entry(class).or_insert(Best { delay: first, at: now });
+        let first = Best { delay, at: now };
+        let expected = self.extrapolated(class).filter(|expected| expected.delay < delay).unwrap_or(first);
+        let best = self.best.entry(class).or_insert(expected);
         best.observe(delay, now);
         best.delay
     }
 
-    /// The delay to expect of a class without one, from the next smaller: the first of its requests may meet a queue.
-    fn extrapolated(&self, class: Class) -> Option<f64> {
-        let alike = |magnitude| Class { magnitude, ..class };
-        let smaller = self.best.get(&alike(class.magnitude.checked_sub(1)?))?.delay;
-        let all_smaller = self.best.range(alike(0)..alike(class.magnitude));
-        let way = all_smaller.map(|(_, best)| best.delay).fold(smaller, f64::min);
-        // Twice the bytes take twice as long, the way apart.
-        Some(way + 2.0 * (smaller - way))
+    /// What the next smaller size lets expect of this one: the first of its requests may meet a queue.
+    fn extrapolated(&self, class: Class) -> Option<Best> {
+        let all_smaller = self.best.range(Class { magnitude: 0, ..class }..class);
+        let (smaller, best) = all_smaller.clone().next_back()?;
+        let way = all_smaller.map(|(_, best)| best.delay).fold(f64::INFINITY, f64::min);
+        // So many times the bytes take so many times as long, the way apart.
+        let times = f64::from(class.magnitude - smaller.magnitude).exp2();
+        Some(Best { delay: way + times * (best.delay - way), at: best.at })
     }
 
     /// Whether an answer took so much longer than the shortest of its like, however large, that what is in flight begins to
@@ -258,14 +264,6 @@ impl Window {
         let alike = self.best.iter().filter(|(other, _)| other.is_first == class.is_first);
         let shortest = alike.map(|(_, best)| best.delay).fold(delay, f64::min);
         delay - shortest > queue_target(shortest) * STARTING_QUEUE
-    }
-
-    /// What is in flight has begun to build a queue: it drains at once, so that the requests to come, larger than all before,
-    /// do not take it for their way.
-    fn end_start(&mut self, window: f64, best: f64, now: Instant) {
-        self.is_starting = false;
-        self.bytes = self.bytes.min(window);
-        self.drain(best, now);
     }
 
     /// A queue that never drains looks like a longer path.
@@ -277,8 +275,10 @@ impl Window {
 
     fn drain(&mut self, best: f64, now: Instant) {
         let expected = best + queue_target(best);
-        self.drain_at = Some(now + DRAIN_EVERY);
-        self.drain_until = Some(now + Duration::from_secs_f64(best + expected));
+        // Until the queue is gone, and a round trip without it.
+        let takes = Duration::from_secs_f64(best + expected);
+        self.drain_until = Some(now + takes);
+        self.drain_at = Some(now + takes + DRAIN_EVERY.max(takes * DRAIN_RESTS));
         self.drain_to = (DRAIN_TO * best / expected).min(DRAIN_TO_MOST);
     }
 
@@ -448,6 +448,52 @@ mod tests {
                 assert!(ran.queue <= 0.17, "{bytes_per_second}, {seconds} s: {} s in the queue", ran.queue);
             }
         }
+    }
+
+    /// Sends one request of so many bytes, whose answer comes after so many milliseconds.
+    fn answered(window: &mut Window, bytes: u64, millis: u64, now: &mut Instant) -> Flight {
+        let flight = window.sent(0, bytes, *now);
+        *now += Duration::from_millis(millis);
+        window.landed(flight);
+        window.delivered(flight, *now);
+        flight
+    }
+
+    #[test]
+    fn a_size_that_is_new_is_not_measured_by_the_queue_that_it_meets() {
+        let (mut window, mut now) = (Window::new(), Instant::now());
+        (window.bytes, window.is_starting) = (1e6, false);
+        // The way takes 100 ms, and 10 ms for 10,000 bytes; then there is a queue of 200 ms.
+        for (bytes, millis, best) in
+            [(1_000, 100, 0.1), (10_000, 110, 0.11), (20_000, 320, 0.12), (80_000, 380, 0.18)]
+        {
+            let class = answered(&mut window, bytes, millis, &mut now).class;
+            let found = window.best[&class].delay;
+            assert!((best..best + 0.02).contains(&found), "{bytes}: {found}");
+        }
+        // What was long ago says nothing.
+        now += Duration::from_secs(60);
+        let class = answered(&mut window, 160_000, 900, &mut now).class;
+        assert!(window.best[&class].delay > 0.8);
+    }
+
+    #[test]
+    fn the_queue_is_drained_once_a_limit_is_met_but_not_by_a_lone_request_that_is_late() {
+        let (mut window, mut now) = (Window::new(), Instant::now());
+        window.bytes = 1e6;
+        answered(&mut window, 8_000, 100, &mut now);
+        answered(&mut window, 8_000, 300, &mut now);
+        assert!(!window.is_starting && !window.is_draining(now) && window.bytes > 0.99e6, "{window:?}");
+        (window.bytes, window.is_starting) = (1e6, true);
+        answered(&mut window, 600_000, 400, &mut now);
+        answered(&mut window, 600_000, 700, &mut now);
+        assert!(window.is_draining(now));
+        let whole = window.bytes;
+        assert!(window.room(1, now).unwrap() as f64 <= whole * DRAIN_TO_MOST);
+        assert!(!window.sent(0, 900_000, now).filled, "nothing grows by what is sent meanwhile");
+        let again = window.whole_again(now).unwrap();
+        assert!((now + Duration::from_millis(800)..now + Duration::from_secs(2)).contains(&again));
+        assert_eq!(window.room(1, again), Some((whole - 900_000.0).max(LEAST) as usize));
     }
 
     /// Requests of which each third has to send a packet again; or all of which meet the same queue.

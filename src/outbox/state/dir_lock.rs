@@ -12,7 +12,7 @@ pub(crate) struct DirLock {
     path: PathBuf,
     /// Nobody else gets this number as long as the file is open.
     identity: (u64, u64),
-    _lock: File,
+    lock: File,
 }
 
 fn identity(file: &Metadata) -> (u64, u64) {
@@ -35,11 +35,36 @@ impl DirLock {
             Err(std::fs::TryLockError::Error(source)) => return Err(source),
         }
         let identity = identity(&lock.metadata()?);
-        Ok(Some(Self { path, identity, _lock: lock }))
+        Ok(Some(Self { path, identity, lock }))
     }
 
     /// Whether what is written now is what the next process will find.
     pub(crate) fn is_in_place(&self) -> bool {
         std::fs::metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
+    }
+}
+
+impl Drop for DirLock {
+    /// Closing is not enough: a process that is being started has the file, too, until it executes its program.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, path = %self.path.display(), "the outbox's lock file could not be unlocked; it is closed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_back_can_be_taken_though_another_process_inherited_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = DirLock::take(dir.path()).unwrap().unwrap();
+        let inherited = held.lock.try_clone().unwrap();
+        assert!(DirLock::take(dir.path()).unwrap().is_none(), "it is held");
+        drop(held);
+        assert!(DirLock::take(dir.path()).unwrap().is_some());
+        drop(inherited);
     }
 }

@@ -79,8 +79,9 @@ CAMPAIGN := target/release/campaign
 # The length of all runs together, of this run, and the first seed of a campaign that begins.
 CAMPAIGN_FLAGS = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)) --first $(FIRST) $(FLAGS)
 
+# With the agent that the tests have built anyway.
 campaigns: redis campaign-tools ## Plays a few rounds of each campaign, and finds each planted failure
-	cargo build $(OPTIMISED) --locked
+	cargo test $(OPTIMISED) --quiet --locked --no-run --test it
 	cargo test $(OPTIMISED) --locked -p campaigns
 	cargo run $(OPTIMISED) --quiet --locked -p campaigns -- self-test --agent target/debug/dataplane-agent
 

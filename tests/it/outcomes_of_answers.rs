@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::harness::{
     Agent, DEAD_LETTERS, LIFECYCLE, QUOTA, QUOTA_ANSWERS, Received, RedisServer, Scripted, Stage, USAGE,
-    load, taken, until,
+    drained, load, taken, until,
 };
 
 /// The dead letters in the mirror, when there are so many.
@@ -113,7 +113,7 @@ async fn a_quota_answer_that_is_none_is_retried_and_then_a_dead_letter() {
     let letter: Value = serde_json::from_slice(&redis.list(DEAD_LETTERS).await[0]).expect("JSON");
     assert_eq!((&letter["processing_queue"], &letter["reason"]), (&QUOTA.into(), &"poison".into()));
     assert_eq!(redis.len(QUOTA_ANSWERS).await, 0);
-    agent.outbox_emptied().await;
+    drained(&redis, &agent).await;
 }
 
 #[tokio::test]
@@ -272,14 +272,10 @@ async fn a_record_that_is_answered_503_while_others_pass_is_poison_too() {
             (redis.len(DEAD_LETTERS).await == 1).then_some(())
         })
         .await;
-        // The last of them may still be in Redis.
-        let metrics = until("all others are delivered", async || {
-            let metrics = agent.metrics().await;
-            (metrics.sum("dataplane_delivered_total", &[]) >= f64::from(number)).then_some(metrics)
-        })
-        .await;
-        assert_eq!(metrics.sum("dataplane_delivered_total", &[]), f64::from(number));
+        drained(&redis, &agent).await;
+        let metrics = agent.metrics().await;
         assert_eq!(metrics.sum("dataplane_dead_lettered_total", &[("reason", "poison")]), 1.0);
+        assert_eq!(metrics.sum("dataplane_delivered_total", &[]), f64::from(number));
     }
 }
 
@@ -318,14 +314,10 @@ async fn a_part_of_the_control_plane_that_is_out_makes_no_poison() {
         })
         .await;
         well.store(true, Ordering::Relaxed);
-        let all = f64::from(number / 20 * 25);
-        let metrics = until(&format!("{mode}, {apart}: all are delivered"), async || {
-            let metrics = agent.metrics().await;
-            (metrics.sum("dataplane_delivered_total", &[]) >= all).then_some(metrics)
-        })
-        .await;
-        assert_eq!(metrics.sum("dataplane_delivered_total", &[]), all);
+        drained(&redis, &agent).await;
+        let metrics = agent.metrics().await;
         assert_eq!(metrics.sum("dataplane_dead_lettered_total", &[]), 0.0, "{mode}, {apart}");
+        assert_eq!(metrics.sum("dataplane_delivered_total", &[]), f64::from(number / 20 * 25));
     }
 }
 

@@ -299,11 +299,11 @@ fn check_order(state: &mut State) {
     }
 }
 
-/// Each quota request has its answer in Redis, byte for byte, or is a dead letter. Each answer is there once, unless the
-/// agent may not have heard that Redis has it.
+/// Each quota request has its answer in Redis, byte for byte, or is a dead letter. No answer is there more often
+/// than it was given, unless Redis' replies were lost.
 fn check_quota(state: &mut State, dead_lettered: &BTreeMap<usize, u32>) {
     let replies = state.redis.lists.get(QUOTA_RESPONSE).cloned().unwrap_or_default();
-    let is_told = !state.plan.faults.iter().any(|fault| fault.what.loses_answers_of_redis());
+    let hears_redis = !state.plan.faults.iter().any(|fault| fault.what.may_lose_redis_replies());
     let mut wrong = Vec::new();
     for reply in &replies {
         let is_one = state.records.iter().any(|truth| truth.quota.as_ref() == Some(reply));
@@ -321,10 +321,10 @@ fn check_quota(state: &mut State, dead_lettered: &BTreeMap<usize, u32>) {
         {
             wrong.push(format!("the answer to {} never came to Redis", truth.transaction));
         }
-        let is_there = replies.iter().filter(|reply| truth.quota.as_ref() == Some(*reply)).count();
-        if is_told && is_there > truth.quota_answers {
+        let in_redis = replies.iter().filter(|reply| truth.quota.as_ref() == Some(*reply)).count();
+        if hears_redis && in_redis > truth.quota_answers {
             wrong.push(format!(
-                "{} was answered {} times, and is in Redis {is_there} times",
+                "{} was answered {} times, and is in Redis {in_redis} times",
                 truth.transaction, truth.quota_answers
             ));
         }

@@ -146,8 +146,8 @@ pub enum What {
 }
 
 impl What {
-    /// Whether Redis may do what it is told to, and its answer be lost.
-    pub fn loses_answers_of_redis(&self) -> bool {
+    /// Whether Redis may carry out a command whose reply the agent never gets.
+    pub fn may_lose_redis_replies(&self) -> bool {
         matches!(self, Self::RedisSlow(_) | Self::RedisLate(_) | Self::RedisCutAfter(_))
     }
 }

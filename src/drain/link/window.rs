@@ -247,13 +247,13 @@ impl Window {
         best.delay
     }
 
-    /// What the next smaller size lets expect of this one: the first of its requests may meet a queue.
+    /// The shortest delay to expect of a size that is new: the first of its requests may meet a queue.
     fn extrapolated(&self, class: Class) -> Option<Best> {
         let all_smaller = self.best.range(Class { magnitude: 0, ..class }..class);
         let (smaller, best) = all_smaller.clone().next_back()?;
         // One size alone does not tell the way from what the bytes take.
         let way = all_smaller.rev().skip(1).map(|(_, best)| best.delay).reduce(f64::min)?.min(best.delay);
-        // So many times the bytes take so many times as long, the way apart.
+        // Beyond the way, the delay grows with the bytes.
         let times = f64::from(class.magnitude - smaller.magnitude).exp2();
         Some(Best { delay: way + times * (best.delay - way), at: best.at })
     }

@@ -163,16 +163,21 @@ impl Stage {
 
     /// Waits until nothing is left in Redis or in the outbox.
     pub(crate) async fn drained(&mut self) {
-        until("everything is settled", async || {
-            for queue in [USAGE, LIFECYCLE, QUOTA] {
-                let in_flight = format!("{queue}:processing:{}", agent::SERVER_ID);
-                if self.redis.len(queue).await + self.redis.len(&in_flight).await > 0 {
-                    return None;
-                }
-            }
-            let health = self.agent.health().await?;
-            (health["outbox"]["depth"] == 0).then_some(())
-        })
-        .await;
+        drained(&self.redis, &self.agent).await;
     }
+}
+
+/// Waits until nothing is left in Redis' lists, and then in the outbox.
+pub(crate) async fn drained(redis: &RedisServer, agent: &Agent) {
+    until("everything is taken from Redis", async || {
+        for queue in [USAGE, LIFECYCLE, QUOTA] {
+            let in_flight = format!("{queue}:processing:{}", agent::SERVER_ID);
+            if redis.len(queue).await + redis.len(&in_flight).await > 0 {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+    agent.outbox_emptied().await;
 }

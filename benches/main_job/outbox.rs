@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use dataplane_agent::outbox::{Durability, Entry, Log, Outbox, Settings, Settlement, Threads};
-use dataplane_agent::record::{Acceptor, Origin, Queue, UnknownFields};
+use dataplane_agent::record::{Acceptor, Enrichment, Queue, UnknownFields};
 use serde::{Deserialize, Serialize};
 
 use super::process::{peak_mib, reset_peak};
@@ -246,8 +246,9 @@ fn per_second(records: u64, begun: Instant) -> f64 {
 
 /// What producers push, 400 bytes each, and the same as records.
 fn batch() -> (Vec<String>, Vec<Entry>) {
-    let origin = Origin { server_id: "edge-1".into(), region: "eu-west-1".into(), version: "1.0.0".into() };
-    let acceptor = Acceptor::new(&origin, UnknownFields::Forward, 1 << 18);
+    let enrichment =
+        Enrichment { server_id: "edge-1".into(), region: "eu-west-1".into(), version: "1.0.0".into() };
+    let acceptor = Acceptor::new(&enrichment, UnknownFields::Forward, 1 << 18);
     let at = acceptor.at(dataplane_agent::time::now());
     let messages: Vec<String> = (0..COMMIT).map(message).collect();
     let accept = |text: &String| Entry::Record(at.accept(Queue::Usage, text.as_bytes()).expect("a record"));

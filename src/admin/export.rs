@@ -91,7 +91,7 @@ impl From<Confirmed> for Exported {
 
 /// The next page.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Page {
+pub enum NextPage {
     /// The drain still holds records: ask again.
     NotYet(ExportState),
     /// These lines.
@@ -174,13 +174,13 @@ impl Exports {
     }
 
     /// The next unconfirmed page.
-    pub async fn page(&self, id: Uuid) -> Result<Page, ExportError> {
+    pub async fn page(&self, id: Uuid) -> Result<NextPage, ExportError> {
         let mut open = self.open.lock().await;
         let export = self.heard(&mut open, id)?;
         // IMPORTANT: records the drain holds may still be delivered: they must not be served as well.
         let state = self.state(export);
         if !state.parked {
-            return Ok(Page::NotYet(state));
+            return Ok(NextPage::NotYet(state));
         }
         if export.page.is_none() {
             let mut position = match export.position.take() {
@@ -194,7 +194,8 @@ impl Exports {
             export.number += u64::from(export.page.is_some());
         }
         let page = export.page.as_ref();
-        Ok(page.map_or(Page::End, |page| Page::Lines { number: export.number, text: page.text.clone() }))
+        Ok(page
+            .map_or(NextPage::End, |page| NextPage::Lines { number: export.number, text: page.text.clone() }))
     }
 
     /// Confirms a page: its records leave this outbox. Idempotent.

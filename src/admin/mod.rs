@@ -20,7 +20,7 @@ pub use dead_letters::{
     DeadLetterDetail, DeadLetterLine, DeadLetterPage, Dropped, LetterFilter, Replayed, Selection,
     find_dead_letter, list_dead_letters,
 };
-pub use export::{Confirmed, ExportAsked, ExportError, ExportState, Exports, Page, PageNumber};
+pub use export::{Confirmed, ExportAsked, ExportError, ExportState, Exports, NextPage, PageNumber};
 pub use import::{ImportPart, Imports};
 pub use jobs::{Imported, JobLine, SalvageAsked, salvage_detail, verify};
 pub use letters::{LetterWork, Letters, letters};

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::outbox::{Durability, Entry, Outbox, Rejected, Settings, Threads};
-use crate::record::{Acceptor, Kind, Origin, Queue, UnknownFields};
+use crate::record::{Acceptor, Enrichment, Kind, Queue, UnknownFields};
 
 pub(super) fn open(dir: &std::path::Path) -> (Outbox, Threads) {
     Outbox::open(Settings {
@@ -38,11 +38,11 @@ pub(super) fn rejected(kind: Kind) -> Entry {
 
 /// A record.
 pub(super) fn started(n: u64) -> Entry {
-    let origin = Origin { server_id: "a".into(), region: "b".into(), version: "c".into() };
+    let enrichment = Enrichment { server_id: "a".into(), region: "b".into(), version: "c".into() };
     let message = format!(
         r#"{{"transaction_id":"t-{n}","api_session_id":"s","customer_id":"c","event_type":"session_started","timestamp":"2026-01-31T10:00:00Z"}}"#
     );
-    let acceptor = Acceptor::new(&origin, UnknownFields::Forward, 1 << 20);
+    let acceptor = Acceptor::new(&enrichment, UnknownFields::Forward, 1 << 20);
     let at = crate::time::now();
     Entry::Record(acceptor.at(at).accept(Queue::Lifecycle, message.as_bytes()).unwrap())
 }

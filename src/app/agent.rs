@@ -17,7 +17,7 @@ use crate::admin::{Audit, Operator, letters};
 use crate::config::{Config, Problems, Sources};
 use crate::control_plane::{Client, Meaning};
 use crate::drain::{Admission, Controls, RateLimit, admission_channel};
-use crate::fleet::commands::Commands;
+use crate::fleet::commands::CommandExecutor;
 use crate::fleet::health_probe::HealthProbe;
 use crate::fleet::membership::Membership;
 use crate::http::admin::Admin;
@@ -42,7 +42,7 @@ pub struct Agent {
     threads: Threads,
     metrics: Arc<Metrics>,
     listeners: Vec<TcpListener>,
-    redis: intake::Server,
+    redis: intake::RedisServer,
     controls: Controls,
     log_level: LogLevel,
     reloader: Arc<Reloader>,
@@ -219,8 +219,8 @@ fn health_probe(wiring: &Wiring, admission: &Admission) -> Option<HealthProbe> {
     })
 }
 
-fn commands(wiring: &Wiring, admission: Admission, operator: &Arc<Operator>) -> Commands {
-    Commands::new(
+fn commands(wiring: &Wiring, admission: Admission, operator: &Arc<Operator>) -> CommandExecutor {
+    CommandExecutor::new(
         wiring.command_settings(),
         admission,
         Arc::clone(operator),

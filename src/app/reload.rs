@@ -44,7 +44,7 @@ type Stamp = Option<(SystemTime, u64)>;
 
 /// Why the settings were not reloaded.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ReadError {
+pub(super) enum ReloadFailure {
     /// The settings cannot be used.
     #[error(transparent)]
     Settings(#[from] Problems),
@@ -53,7 +53,7 @@ pub(super) enum ReadError {
     Client(#[from] ClientError),
     /// The secrets and certificates for Redis cannot be used.
     #[error("cannot use the secrets and certificates for Redis")]
-    Redis(#[from] intake::ClientError),
+    Redis(#[from] intake::RedisClientError),
     /// Reading them failed.
     #[error("cannot read the settings")]
     Failed,
@@ -63,7 +63,7 @@ pub(super) enum ReadError {
 pub(super) struct Reloader {
     sources: Sources,
     client: Arc<Client>,
-    redis: intake::Server,
+    redis: intake::RedisServer,
     controls: Controls,
     log_level: LogLevel,
     admin_token: watch::Sender<Option<Secret>>,
@@ -82,7 +82,7 @@ impl Reloader {
         config: &Config,
         sources: Sources,
         client: Arc<Client>,
-        redis: intake::Server,
+        redis: intake::RedisServer,
         controls: Controls,
         log_level: LogLevel,
     ) -> Self {
@@ -99,10 +99,10 @@ impl Reloader {
     }
 
     /// As [`Reload::reload`] says.
-    async fn read_again(self: &Arc<Self>) -> Result<Vec<String>, ReadError> {
+    async fn read_again(self: &Arc<Self>) -> Result<Vec<String>, ReloadFailure> {
         let this = Arc::clone(self);
         let read = tokio::task::spawn_blocking(move || this.read()).await;
-        let need_restart = read.map_err(|_| ReadError::Failed)??;
+        let need_restart = read.map_err(|_| ReloadFailure::Failed)??;
         if need_restart.is_empty() {
             tracing::info!("settings reloaded");
         } else {
@@ -111,7 +111,7 @@ impl Reloader {
         Ok(need_restart)
     }
 
-    fn read(&self) -> Result<Vec<String>, ReadError> {
+    fn read(&self) -> Result<Vec<String>, ReloadFailure> {
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         // IMPORTANT: first everything that can fail, then only what cannot.
         let config = Config::load(&self.sources)?;

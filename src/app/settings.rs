@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::control_plane::{Capabilities, Registration};
 use crate::drain::{self, BatchSettings, LinkSettings};
 use crate::intake::{self, Names};
-use crate::record::{Acceptor, Origin};
+use crate::record::{Acceptor, Enrichment};
 
 fn names(config: &Config) -> Names {
     Names {
@@ -20,7 +20,7 @@ fn names(config: &Config) -> Names {
 }
 
 /// How records are taken, as configured.
-pub(crate) fn intake_settings(config: &Config, server: intake::Server) -> intake::Settings {
+pub(crate) fn intake_settings(config: &Config, server: intake::RedisServer) -> intake::Settings {
     intake::Settings {
         server,
         names: names(config),
@@ -31,13 +31,13 @@ pub(crate) fn intake_settings(config: &Config, server: intake::Server) -> intake
 }
 
 pub(super) fn acceptor(config: &Config) -> Acceptor {
-    let origin = Origin {
+    let enrichment = Enrichment {
         server_id: config.identity.server_id.clone(),
         region: config.identity.server_region.clone(),
         version: config.identity.app_version.clone(),
     };
     Acceptor::new(
-        &origin,
+        &enrichment,
         config.delivery.unknown_fields,
         usize::try_from(config.outbox.record_max_bytes.0).unwrap_or(usize::MAX),
     )

@@ -30,7 +30,7 @@ pub(super) struct Wiring {
     pub(super) client: Arc<Client>,
     pub(super) outbox: Outbox,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) redis: intake::Server,
+    pub(super) redis: intake::RedisServer,
     pub(super) controls: Controls,
     pub(super) started: Instant,
     /// From the drain.

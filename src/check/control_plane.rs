@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::REPORT;
-use crate::config::{Config, Proxy};
+use crate::config::{Config, ProxyDecision};
 use crate::control_plane::{BadAnswer, CallError, Client, Failure, Meaning, TlsProblem};
-use crate::telemetry::finding::{Finding, State};
+use crate::telemetry::finding::{Finding, FindingState};
 
 const REACH: &str = "control_plane";
 const CREDENTIALS: &str = "credentials";
@@ -28,7 +28,7 @@ pub(super) async fn probe(config: &Config) -> Vec<Finding> {
     let mut when_ill =
         "nothing to do on this machine: records wait in the outbox until the ControlPlane recovers";
     let mut proxy_advice = None;
-    if let Proxy::Through { settings, .. } = &config.control_plane.proxy {
+    if let ProxyDecision::Through { settings, .. } = &config.control_plane.proxy {
         proxy_advice = Some(
             "check the proxy's host, port, user and password in that variable, and that it permits and reaches the ControlPlane; or add the ControlPlane's host to NO_PROXY",
         );
@@ -40,7 +40,7 @@ pub(super) async fn probe(config: &Config) -> Vec<Finding> {
     let health = client.health().await;
     let took = begun.elapsed();
     let reached = reached(&url, &health, took, when_ill, proxy_advice);
-    if reached.state == State::Failed {
+    if reached.state == FindingState::Failed {
         return vec![reached];
     }
     let mut found = vec![reached, credentials(&health, client.commands().await.map(drop))];

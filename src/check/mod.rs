@@ -9,27 +9,27 @@ use serde::Serialize;
 
 use crate::app::intake_settings;
 use crate::config::Config;
-use crate::telemetry::finding::{Finding, State};
+use crate::telemetry::finding::{Finding, FindingState};
 use crate::{intake, outbox};
 
 /// Everything that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct CheckReport {
     /// Whether the agent can do its work.
     pub ok: bool,
     /// Each of them.
     pub checks: Vec<Finding>,
 }
 
-impl Report {
+impl CheckReport {
     /// Of these.
     pub fn of(checks: Vec<Finding>) -> Self {
-        Self { ok: checks.iter().all(|check| check.state != State::Failed), checks }
+        Self { ok: checks.iter().all(|check| check.state != FindingState::Failed), checks }
     }
 }
 
 /// Looks at everything that these settings name.
-pub async fn run(config: &Config) -> Report {
+pub async fn run(config: &Config) -> CheckReport {
     let mut checks = vec![configuration(config)];
     let settings = outbox_settings(config);
     let disk = tokio::task::spawn_blocking(move || outbox::probe(&settings));
@@ -38,7 +38,7 @@ pub async fn run(config: &Config) -> Report {
     checks.extend(redis);
     checks.extend(disk.unwrap_or_else(|error| vec![Finding::failed("outbox", error.to_string(), REPORT)]));
     checks.extend(plane);
-    Report::of(checks)
+    CheckReport::of(checks)
 }
 
 const REPORT: &str = "this is a bug in the agent: please report it";

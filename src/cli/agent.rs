@@ -19,7 +19,7 @@ const LINE_BYTES: usize = 64 << 20;
 
 /// Why an agent did not answer properly. Each says what to do about it.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AgentError {
+pub(super) enum AdminClientError {
     /// Not an address.
     #[error("{0:?} is not an agent's address: use http://host:port")]
     Address(String),
@@ -77,22 +77,22 @@ pub(super) enum AgentError {
 }
 
 /// A running agent.
-pub(crate) struct Agent {
+pub(crate) struct AdminClient {
     base: Url,
     token: Option<String>,
     http: reqwest::Client,
 }
 
-impl fmt::Display for Agent {
+impl fmt::Display for AdminClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.base.as_str().trim_end_matches('/'))
     }
 }
 
-impl Agent {
+impl AdminClient {
     /// The agent at this address, as `http://host:port` or `host:port`. Nobody is asked yet.
-    pub(super) fn at(address: &str, token: Option<String>) -> Result<Self, AgentError> {
-        let bad = || AgentError::Address(address.to_owned());
+    pub(super) fn at(address: &str, token: Option<String>) -> Result<Self, AdminClientError> {
+        let bad = || AdminClientError::Address(address.to_owned());
         let with_scheme =
             if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
         let mut base = Url::parse(&with_scheme).map_err(|_| bad())?;
@@ -118,7 +118,7 @@ impl Agent {
             // The agent ends a connection that rests; a new one costs less than telling that from an agent that is gone.
             .pool_max_idle_per_host(0)
             .build()
-            .map_err(AgentError::Client)?;
+            .map_err(AdminClientError::Client)?;
         Ok(Self { base, token, http })
     }
 
@@ -139,53 +139,53 @@ impl Agent {
         }
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, AgentError> {
+    async fn send(&self, request: RequestBuilder) -> Result<Response, AdminClientError> {
         request.send().await.map_err(|source| {
             if source.is_connect() {
-                AgentError::Nobody { url: self.url(), source }
+                AdminClientError::Nobody { url: self.url(), source }
             } else {
-                AgentError::Cut { url: self.url(), source }
+                AdminClientError::Cut { url: self.url(), source }
             }
         })
     }
 
-    fn cut(&self) -> impl FnOnce(reqwest::Error) -> AgentError + use<> {
+    fn cut(&self) -> impl FnOnce(reqwest::Error) -> AdminClientError + use<> {
         let url = self.url();
-        |source| AgentError::Cut { url, source }
+        |source| AdminClientError::Cut { url, source }
     }
 
     /// The body of a public path: an unhealthy agent answers 503.
-    pub(super) async fn read(&self, path: &str, within: Duration) -> Result<String, AgentError> {
+    pub(super) async fn read(&self, path: &str, within: Duration) -> Result<String, AdminClientError> {
         let response = self.send(self.request(Method::GET, path).timeout(within)).await?;
         match response.status() {
-            StatusCode::FORBIDDEN => Err(AgentError::NotTrusted(self.url())),
+            StatusCode::FORBIDDEN => Err(AdminClientError::NotTrusted(self.url())),
             StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => response.text().await.map_err(self.cut()),
-            _ => Err(AgentError::NotAnAgent(self.url())),
+            _ => Err(AdminClientError::NotAnAgent(self.url())),
         }
     }
 
     /// Checks that this is an agent that accepts our token.
-    pub(super) async fn greet(&self) -> Result<(), AgentError> {
+    pub(super) async fn greet(&self) -> Result<(), AdminClientError> {
         let health = self.read("/health", ANSWER_WITHIN).await?;
         let health: Option<serde_json::Value> = serde_json::from_str(&health).ok();
         if !health.is_some_and(|health| health["outbox"].is_object() && health["version"].is_string()) {
-            return Err(AgentError::NotAnAgent(self.url()));
+            return Err(AdminClientError::NotAnAgent(self.url()));
         }
         let response = self.send(self.request(Method::GET, "/admin/drain").timeout(ANSWER_WITHIN)).await?;
         match response.status() {
             // Without the token, and with the surface off, it is the same to whoever has none.
-            StatusCode::NOT_FOUND => Err(AgentError::Off(self.url())),
+            StatusCode::NOT_FOUND => Err(AdminClientError::Off(self.url())),
             _ => self.good(response).await.map(drop),
         }
     }
 
     /// The answer, if it is a good one.
-    async fn good(&self, response: Response) -> Result<Response, AgentError> {
+    async fn good(&self, response: Response) -> Result<Response, AdminClientError> {
         let status = response.status();
         match status {
-            StatusCode::UNAUTHORIZED if self.token.is_none() => Err(AgentError::NoToken(self.url())),
-            StatusCode::UNAUTHORIZED => Err(AgentError::WrongToken(self.url())),
-            StatusCode::FORBIDDEN => Err(AgentError::NotTrusted(self.url())),
+            StatusCode::UNAUTHORIZED if self.token.is_none() => Err(AdminClientError::NoToken(self.url())),
+            StatusCode::UNAUTHORIZED => Err(AdminClientError::WrongToken(self.url())),
+            StatusCode::FORBIDDEN => Err(AdminClientError::NotTrusted(self.url())),
             _ if status.is_success() => Ok(response),
             _ => {
                 let text = response.bytes().await.unwrap_or_default();
@@ -194,25 +194,25 @@ impl Agent {
         }
     }
 
-    fn parse<T: DeserializeOwned>(&self, text: &[u8]) -> Result<T, AgentError> {
-        serde_json::from_slice(text).map_err(|source| AgentError::Unknown { url: self.url(), source })
+    fn parse<T: DeserializeOwned>(&self, text: &[u8]) -> Result<T, AdminClientError> {
+        serde_json::from_slice(text).map_err(|source| AdminClientError::Unknown { url: self.url(), source })
     }
 
-    async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, AgentError> {
+    async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, AdminClientError> {
         let response = self.send(request.timeout(ANSWER_WITHIN)).await?;
         let response = self.good(response).await?;
         self.parse(&response.bytes().await.map_err(self.cut())?)
     }
 
     /// Asks for something.
-    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, AgentError> {
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, AdminClientError> {
         self.answer(self.request(Method::GET, path)).await
     }
 
     /// The same for something that may not exist.
-    pub(super) async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, AgentError> {
+    pub(super) async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, AdminClientError> {
         match self.get(path).await {
-            Err(AgentError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
+            Err(AdminClientError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
             found => found.map(Some),
         }
     }
@@ -222,7 +222,7 @@ impl Agent {
         &self,
         path: &str,
         body: &impl Serialize,
-    ) -> Result<T, AgentError> {
+    ) -> Result<T, AdminClientError> {
         self.answer(self.request(Method::POST, path).json(body)).await
     }
 
@@ -231,7 +231,7 @@ impl Agent {
         &self,
         path: &str,
         body: &impl Serialize,
-    ) -> Result<T, AgentError> {
+    ) -> Result<T, AdminClientError> {
         let request = self.request(Method::POST, path).json(body).timeout(ANSWER_WITHIN);
         let response = self.send(request).await?;
         let status = response.status();
@@ -247,12 +247,12 @@ impl Agent {
         &self,
         path: &str,
         text: String,
-    ) -> Result<T, AgentError> {
+    ) -> Result<T, AdminClientError> {
         self.answer(self.request(Method::POST, path).body(text)).await
     }
 
     /// Ends something.
-    pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, AgentError> {
+    pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, AdminClientError> {
         self.answer(self.request(Method::DELETE, path)).await
     }
 
@@ -261,7 +261,7 @@ impl Agent {
         &self,
         path: &str,
         header: &str,
-    ) -> Result<(StatusCode, Option<String>, Vec<u8>), AgentError> {
+    ) -> Result<(StatusCode, Option<String>, Vec<u8>), AdminClientError> {
         let response = self.send(self.request(Method::GET, path).timeout(ANSWER_WITHIN)).await?;
         let response = self.good(response).await?;
         let value = response.headers().get(header).and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -274,7 +274,7 @@ impl Agent {
         &self,
         path: &str,
         mut hear: impl FnMut(L) -> Option<T>,
-    ) -> Result<Option<T>, AgentError> {
+    ) -> Result<Option<T>, AdminClientError> {
         // No limit on the duration, only on silence.
         let response = self.send(self.request(Method::POST, path)).await?;
         let mut response = self.good(response).await?;
@@ -296,7 +296,10 @@ impl Agent {
 }
 
 /// What it said when it refused.
-fn refused(status: StatusCode, text: &[u8]) -> AgentError {
+fn refused(status: StatusCode, text: &[u8]) -> AdminClientError {
     let said = serde_json::from_slice::<ErrorBody>(text).map(|body| body.error);
-    AgentError::Refused { status, text: said.unwrap_or_else(|_| format!("the agent answered {status}")) }
+    AdminClientError::Refused {
+        status,
+        text: said.unwrap_or_else(|_| format!("the agent answered {status}")),
+    }
 }

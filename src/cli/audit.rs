@@ -17,7 +17,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
     let (json, limit) = (args.common.json, args.limit);
-    let orders = args.common.with(flags, async |hands| Ok(hands.orders(limit).await?.orders)).await?;
+    let orders = args.common.with(flags, async |access| Ok(access.orders(limit).await?.orders)).await?;
     // Oldest first, as in a log.
     orders.iter().rev().try_for_each(|order| if json { print_json(order) } else { line(order) })
 }

@@ -6,9 +6,9 @@ use serde_json::json;
 
 use super::out::{print_json, say};
 use super::{exit_code, installed, on_runtime};
-use crate::check::{self, Report};
+use crate::check::{self, CheckReport};
 use crate::config::{Config, Flags, Problems, Setting};
-use crate::telemetry::finding::{Finding, State};
+use crate::telemetry::finding::{Finding, FindingState};
 
 /// What to look at.
 #[derive(clap::Args)]
@@ -34,7 +34,7 @@ pub(super) fn run(args: Args, flags: Flags) -> ExitCode {
                     "correct this setting",
                 )
             };
-            let report = Report::of(problems.iter().map(failed).collect());
+            let report = CheckReport::of(problems.iter().map(failed).collect());
             // Whether anybody reads it changes nothing in what is wrong.
             let _ = print_json(&report);
             return ExitCode::from(Problems::EXIT_CODE);
@@ -54,9 +54,9 @@ pub(super) fn run(args: Args, flags: Flags) -> ExitCode {
 
 fn line(finding: &Finding) -> anyhow::Result<()> {
     let state = match finding.state {
-        State::Ok => "ok",
-        State::Warning => "WARNING",
-        State::Failed => "FAILED",
+        FindingState::Ok => "ok",
+        FindingState::Warning => "WARNING",
+        FindingState::Failed => "FAILED",
     };
     say!("{state:<8} {:<14} {}", finding.what, finding.says)?;
     let Some(advice) = &finding.advice else { return Ok(()) };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::out::{print_json, say};
 use crate::config::{BaseUrl, Flags, PeerConfig, Sources, load};
-use crate::conformance::{self, RECORDS_MOST, REQUESTS_MOST, Report, Row, SESSIONS_MOST, Setup, State};
+use crate::conformance::{self, RECORDS_MOST, REQUESTS_MOST, Report, Row, RuleState, SESSIONS_MOST, Setup};
 use crate::record::Kind;
 
 /// What the run's server registers with, unless flags say otherwise.
@@ -79,7 +79,7 @@ pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
     let report = conformance::run(setup, &run, tell).await?;
     printed?;
     let printed = if args.json { print_json(&Whole::of(&report, &config)) } else { sum_up(&report) };
-    let broken = report.rules.iter().filter(|row| row.state == State::Fail).map(|row| row.rule);
+    let broken = report.rules.iter().filter(|row| row.state == RuleState::Fail).map(|row| row.rule);
     anyhow::ensure!(
         report.ok,
         "the ControlPlane breaks the contract: {}",
@@ -107,14 +107,14 @@ fn show(row: &Row, above: &mut String) -> anyhow::Result<()> {
     let Row { rule, page, sentence, .. } = row;
     let says = row.says.as_deref().unwrap_or_default();
     match row.state {
-        State::Pass => return say!("pass      {rule:<26} {says}"),
-        State::NotSeen if says == above => return say!("not seen  {rule:<26} the same"),
-        State::NotSeen => {
+        RuleState::Pass => return say!("pass      {rule:<26} {says}"),
+        RuleState::NotSeen if says == above => return say!("not seen  {rule:<26} the same"),
+        RuleState::NotSeen => {
             says.clone_into(above);
             say!("not seen  {rule:<26} {says}")?;
             return say!("{:<9} {:<26} -> {}", "", "", row.advice.as_deref().unwrap_or_default());
         }
-        State::Fail => {}
+        RuleState::Fail => {}
     }
     say!("FAIL      {rule}")?;
     let consequence = row.consequence.map(str::to_owned);
@@ -134,7 +134,7 @@ fn show(row: &Row, above: &mut String) -> anyhow::Result<()> {
 }
 
 fn sum_up(report: &Report) -> anyhow::Result<()> {
-    let is_counted = |row: &Row| row.rule == conformance::COUNTED_ONCE && row.state == State::Pass;
+    let is_counted = |row: &Row| row.rule == conformance::COUNTED_ONCE && row.state == RuleState::Pass;
     if !report.rules.iter().any(is_counted) {
         list(report)?;
     }

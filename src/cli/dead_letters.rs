@@ -4,7 +4,7 @@ use anyhow::bail;
 use clap::Subcommand;
 
 use super::out::{print_json, say};
-use super::target::{Common, Hands};
+use super::target::{Common, OutboxAccess};
 use super::user::confirm;
 use crate::admin::{Dropped, LetterFilter, Replayed, Selection};
 use crate::config::Flags;
@@ -88,14 +88,14 @@ fn kind(text: &str) -> Result<Kind, String> {
 pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
     let json = args.common.json;
     args.common
-        .with(flags, async |hands| match args.verb {
+        .with(flags, async |access| match args.verb {
             Verb::List { reason, kind, text, limit } => {
                 let filter = LetterFilter { reason, kind, text, ..LetterFilter::default() };
-                list(&hands, filter, limit, json).await
+                list(&access, filter, limit, json).await
             }
-            Verb::Show { id } => show(&hands, id, json).await,
-            Verb::Replay(which) => replay(&hands, &which, json).await,
-            Verb::Drop { which, yes } => drop_all(&hands, &which, yes, json).await,
+            Verb::Show { id } => show(&access, id, json).await,
+            Verb::Replay(which) => replay(&access, &which, json).await,
+            Verb::Drop { which, yes } => drop_all(&access, &which, yes, json).await,
         })
         .await
 }
@@ -111,10 +111,15 @@ impl Which {
     }
 }
 
-async fn list(hands: &Hands, mut filter: LetterFilter, limit: usize, json: bool) -> anyhow::Result<()> {
+async fn list(
+    access: &OutboxAccess,
+    mut filter: LetterFilter,
+    limit: usize,
+    json: bool,
+) -> anyhow::Result<()> {
     let mut left = limit;
     while left > 0 {
-        let page = hands.dead_letters(&filter, left.min(PAGE)).await?;
+        let page = access.dead_letters(&filter, left.min(PAGE)).await?;
         for letter in &page.dead_letters {
             if json {
                 print_json(letter)?;
@@ -130,8 +135,8 @@ async fn list(hands: &Hands, mut filter: LetterFilter, limit: usize, json: bool)
     Ok(())
 }
 
-async fn show(hands: &Hands, id: u64, json: bool) -> anyhow::Result<()> {
-    let Some(letter) = hands.dead_letter(id).await? else { bail!("no dead letter {id}") };
+async fn show(access: &OutboxAccess, id: u64, json: bool) -> anyhow::Result<()> {
+    let Some(letter) = access.dead_letter(id).await? else { bail!("no dead letter {id}") };
     if json {
         return print_json(&letter);
     }
@@ -139,11 +144,11 @@ async fn show(hands: &Hands, id: u64, json: bool) -> anyhow::Result<()> {
 }
 
 /// How many these are, and the first number behind them.
-async fn count(hands: &Hands, reason: Option<Reason>) -> anyhow::Result<(u64, u64)> {
+async fn count(access: &OutboxAccess, reason: Option<Reason>) -> anyhow::Result<(u64, u64)> {
     let (mut count, mut below) = (0, 0);
     let mut filter = LetterFilter { reason, ..LetterFilter::default() };
     loop {
-        let page = hands.dead_letters(&filter, COUNTED_AT_ONCE).await?;
+        let page = access.dead_letters(&filter, COUNTED_AT_ONCE).await?;
         count += page.dead_letters.len() as u64;
         below = page.dead_letters.last().map_or(below, |letter| letter.id + 1);
         let Some(next) = page.next else { return Ok((count, below)) };
@@ -151,12 +156,12 @@ async fn count(hands: &Hands, reason: Option<Reason>) -> anyhow::Result<(u64, u6
     }
 }
 
-async fn drop_all(hands: &Hands, which: &Which, yes: bool, json: bool) -> anyhow::Result<()> {
+async fn drop_all(access: &OutboxAccess, which: &Which, yes: bool, json: bool) -> anyhow::Result<()> {
     let mut outcome = Dropped::default();
     let mut selections = which.selections();
     if !yes {
         let (count, below) = match which.ids.len() as u64 {
-            0 => count(hands, which.reason).await?,
+            0 => count(access, which.reason).await?,
             ids => (ids, 0),
         };
         let of = which.reason.map(|reason| format!(" with reason {}", reason.label()));
@@ -169,7 +174,7 @@ async fn drop_all(hands: &Hands, which: &Which, yes: bool, json: bool) -> anyhow
     for selection in selections {
         let mut next = Some(selection);
         while let Some(selection) = next {
-            let part = hands.drop_letters(&selection).await?;
+            let part = access.drop_letters(&selection).await?;
             outcome.dropped += part.dropped;
             next = part.next;
         }
@@ -180,12 +185,12 @@ async fn drop_all(hands: &Hands, which: &Which, yes: bool, json: bool) -> anyhow
     printed
 }
 
-async fn replay(hands: &Hands, which: &Which, json: bool) -> anyhow::Result<()> {
+async fn replay(access: &OutboxAccess, which: &Which, json: bool) -> anyhow::Result<()> {
     let mut outcome = Replayed::default();
     for selection in which.selections() {
         let mut next = Some(selection);
         while let Some(selection) = next {
-            let part = hands.replay(&selection).await?;
+            let part = access.replay(&selection).await?;
             outcome.replayed.extend(part.replayed);
             outcome.not_records.extend(part.not_records);
             outcome.unknown.extend(part.unknown);

@@ -27,7 +27,7 @@ use sandbox::demo;
 use tokio::sync::mpsc;
 
 use crate::app::Agent;
-use crate::config::{Config, Flags, Problems, Proxy, Sources};
+use crate::config::{Config, Flags, Problems, ProxyDecision, Sources};
 use crate::telemetry;
 use crate::telemetry::log::LogLevel;
 use crate::telemetry::metrics::COMMIT;
@@ -144,7 +144,7 @@ fn run(flags: Flags) -> anyhow::Result<()> {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        if let Proxy::Through { settings, variable, .. } = &config.control_plane.proxy {
+        if let ProxyDecision::Through { settings, variable, .. } = &config.control_plane.proxy {
             tracing::info!(proxy = %settings, variable, "using a proxy for requests to the ControlPlane");
         }
         let agent = Agent::build(config, sources, log_level).await;

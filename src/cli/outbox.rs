@@ -9,7 +9,7 @@ use serde_json::json;
 use super::export::{Stopped, new_file, old_file};
 use super::out::{print_json, say};
 use super::stopped::progress;
-use super::target::{Common, Hands, Target};
+use super::target::{Common, OutboxAccess, OutboxLocation};
 use super::whole;
 use crate::admin::{KindCounts, OutboxStats};
 use crate::config::Flags;
@@ -76,16 +76,16 @@ pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
     let (common, json) = (&args.common, args.common.json);
     match args.verb {
         Verb::Verify => verify(&common.target(flags).await?, json).await,
-        Verb::Stats => common.with(flags, async |hands| stats(&hands.stats().await?, json)).await,
-        Verb::List { limit } => common.with(flags, async |hands| list(&hands, limit, json).await).await,
-        Verb::Show { id } => common.with(flags, async |hands| show(&hands, id, json).await).await,
-        Verb::Export { file } => common.with(flags, async |hands| export(&hands, &file, json).await).await,
+        Verb::Stats => common.with(flags, async |access| stats(&access.stats().await?, json)).await,
+        Verb::List { limit } => common.with(flags, async |access| list(&access, limit, json).await).await,
+        Verb::Show { id } => common.with(flags, async |access| show(&access, id, json).await).await,
+        Verb::Export { file } => common.with(flags, async |access| export(&access, &file, json).await).await,
         Verb::Import { file, incomplete, again } => {
             let accept = if incomplete { Accept::Incomplete } else { Accept::Whole };
-            common.with(flags, async |hands| import(&hands, &file, (accept, again), json).await).await
+            common.with(flags, async |access| import(&access, &file, (accept, again), json).await).await
         }
         Verb::Salvage { give_up } => {
-            common.with(flags, async |hands| salvage(&hands, give_up, json).await).await
+            common.with(flags, async |access| salvage(&access, give_up, json).await).await
         }
     }
 }
@@ -136,10 +136,10 @@ fn stats(stats: &OutboxStats, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn list(hands: &Hands, limit: usize, json: bool) -> anyhow::Result<()> {
+async fn list(access: &OutboxAccess, limit: usize, json: bool) -> anyhow::Result<()> {
     let (mut left, mut cursor) = (limit, None);
     while left > 0 {
-        let page = hands.waiting(cursor.as_deref(), left.min(PAGE)).await?;
+        let page = access.waiting(cursor.as_deref(), left.min(PAGE)).await?;
         for record in &page.records {
             if json {
                 print_json(record)?;
@@ -155,7 +155,7 @@ async fn list(hands: &Hands, limit: usize, json: bool) -> anyhow::Result<()> {
         }
     }
     // What could not be read was set aside by reading it, if it was not before.
-    let OutboxStats { quarantined_segments, quarantined_records, .. } = hands.stats().await?;
+    let OutboxStats { quarantined_segments, quarantined_records, .. } = access.stats().await?;
     anyhow::ensure!(
         quarantined_segments == 0,
         "the list is incomplete: {quarantined_segments} damaged segments with at least {quarantined_records} records cannot be \
@@ -164,8 +164,8 @@ async fn list(hands: &Hands, limit: usize, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn show(hands: &Hands, id: u64, json: bool) -> anyhow::Result<()> {
-    let Some(record) = hands.waiting_record(id).await? else { bail!("no waiting record with number {id}") };
+async fn show(access: &OutboxAccess, id: u64, json: bool) -> anyhow::Result<()> {
+    let Some(record) = access.waiting_record(id).await? else { bail!("no waiting record with number {id}") };
     if json {
         return print_json(&record);
     }
@@ -173,7 +173,7 @@ async fn show(hands: &Hands, id: u64, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn verify(target: &Target, json: bool) -> anyhow::Result<()> {
+async fn verify(target: &OutboxLocation, json: bool) -> anyhow::Result<()> {
     let bar = progress("verifying", None);
     let verified = target.verify(|n| bar.set_position(n)).await?;
     bar.finish_and_clear();
@@ -196,11 +196,11 @@ fn print_verified(verified: &Verified, json: bool) -> anyhow::Result<()> {
     verified.problems.iter().try_for_each(|problem| say!("WRONG: {problem}"))
 }
 
-async fn export(hands: &Hands, path: &Path, json: bool) -> anyhow::Result<()> {
-    let stats = hands.stats().await?;
+async fn export(access: &OutboxAccess, path: &Path, json: bool) -> anyhow::Result<()> {
+    let stats = access.stats().await?;
     let all = stats.depth.values().sum::<u64>() + stats.dead_letters;
     let bar = progress("exporting", Some(all));
-    let exported = hands.export(path, |n| bar.set_position(n)).await;
+    let exported = access.export(path, |n| bar.set_position(n)).await;
     bar.finish_and_clear();
     let exported = match exported {
         Err(error) if json && error.is::<Stopped>() => {
@@ -223,13 +223,13 @@ async fn export(hands: &Hands, path: &Path, json: bool) -> anyhow::Result<()> {
 }
 
 async fn import(
-    hands: &Hands,
+    access: &OutboxAccess,
     path: &Path,
     (accept, again): (Accept, bool),
     json: bool,
 ) -> anyhow::Result<()> {
     let bar = progress("importing", None);
-    let imported = hands.import(path, accept, again, |n| bar.set_position(n)).await;
+    let imported = access.import(path, accept, again, |n| bar.set_position(n)).await;
     let imported = imported.with_context(|| path.display().to_string())?;
     bar.finish_and_clear();
     if imported.is_incomplete {
@@ -251,9 +251,9 @@ async fn import(
     }
 }
 
-async fn salvage(hands: &Hands, give_up: bool, json: bool) -> anyhow::Result<()> {
+async fn salvage(access: &OutboxAccess, give_up: bool, json: bool) -> anyhow::Result<()> {
     let bar = progress("salvaging", None);
-    let salvaged = hands.salvage(give_up, |n| bar.set_position(n)).await?;
+    let salvaged = access.salvage(give_up, |n| bar.set_position(n)).await?;
     bar.finish_and_clear();
     if json {
         print_json(&salvaged)?;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 
-use super::agent::{Agent, AgentError};
+use super::agent::{AdminClient, AdminClientError};
 use super::export::to_new_file;
 use super::installed;
 use super::owner::KeepsOwner;
@@ -40,19 +40,19 @@ pub(super) struct Common {
 }
 
 /// Where the outbox is.
-pub(super) enum Target {
+pub(super) enum OutboxLocation {
     /// In a folder that nobody else has open.
     Folder(Settings),
     /// With an agent.
-    Agent(Agent),
+    Agent(AdminClient),
 }
 
 /// An outbox that can be worked on.
-pub(super) enum Hands {
+pub(super) enum OutboxAccess {
     /// Opened here.
     Outbox(Outbox, Audit),
     /// With a running agent.
-    Agent(Agent),
+    Agent(AdminClient),
 }
 
 /// The agent's token, where one is known here.
@@ -73,20 +73,20 @@ impl Common {
     }
 
     /// Finds out where it is. A folder that a running agent has open is that agent's.
-    pub(super) async fn target(&self, flags: Flags) -> anyhow::Result<Target> {
+    pub(super) async fn target(&self, flags: Flags) -> anyhow::Result<OutboxLocation> {
         let sources = self.sources(flags);
         if let Some(url) = &self.url {
-            let agent = Agent::at(url, token(&sources)?)?;
+            let agent = AdminClient::at(url, token(&sources)?)?;
             agent.greet().await?;
-            return Ok(Target::Agent(agent));
+            return Ok(OutboxLocation::Agent(agent));
         }
         let (config, _) = load::<OutboxConfig>(&sources)?;
         let settings = open_settings(&config)?;
         match Outbox::is_in_use(&settings.dir).map_err(explain)? {
-            None => Ok(Target::Folder(settings)),
+            None => Ok(OutboxLocation::Folder(settings)),
             Some(id) => {
-                let agent = whose(&sources, id).await;
-                agent.map(Target::Agent).with_context(|| {
+                let agent = agent_holding(&sources, id).await;
+                agent.map(OutboxLocation::Agent).with_context(|| {
                     format!(
                         "OUTBOX_DIR {} is in use by a running agent: stop it first, or send the command to it",
                         settings.dir.display()
@@ -100,14 +100,14 @@ impl Common {
     pub(super) async fn with<T>(
         &self,
         flags: Flags,
-        work: impl AsyncFnOnce(Hands) -> anyhow::Result<T>,
+        work: impl AsyncFnOnce(OutboxAccess) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         match self.target(flags).await? {
-            Target::Agent(agent) => work(Hands::Agent(agent)).await,
-            Target::Folder(settings) => {
+            OutboxLocation::Agent(agent) => work(OutboxAccess::Agent(agent)).await,
+            OutboxLocation::Folder(settings) => {
                 with_outbox(settings, async |outbox| {
                     let audit = Audit::new(outbox.clone());
-                    work(Hands::Outbox(outbox, audit)).await
+                    work(OutboxAccess::Outbox(outbox, audit)).await
                 })
                 .await
             }
@@ -116,9 +116,9 @@ impl Common {
 }
 
 /// The agent at `SERVER_HOST`:`SERVER_PORT`, if it is the one that has this outbox.
-async fn whose(sources: &Sources, id: Option<uuid::Uuid>) -> anyhow::Result<Agent> {
+async fn agent_holding(sources: &Sources, id: Option<uuid::Uuid>) -> anyhow::Result<AdminClient> {
     let (config, _) = load::<HttpConfig>(sources)?;
-    let agent = Agent::at(&local_address(&config), token(sources)?)?;
+    let agent = AdminClient::at(&local_address(&config), token(sources)?)?;
     agent.greet().await?;
     let stats: OutboxStats = agent.get("/admin/outbox").await?;
     if id.is_some_and(|id| id != stats.id) {
@@ -155,7 +155,7 @@ fn query<'a>(path: &str, pairs: impl IntoIterator<Item = (&'a str, Option<String
     format!("{path}?{}", query.finish())
 }
 
-impl Hands {
+impl OutboxAccess {
     /// Counters, depths and sizes.
     pub(super) async fn stats(&self) -> anyhow::Result<OutboxStats> {
         Ok(match self {
@@ -307,7 +307,7 @@ impl Hands {
     }
 }
 
-impl Target {
+impl OutboxLocation {
     /// Reads everything, and says what is wrong where.
     pub(super) async fn verify(&self, mut progress: impl FnMut(u64)) -> anyhow::Result<Verified> {
         match self {
@@ -322,7 +322,7 @@ impl Target {
 
 /// Has something long done by an agent.
 async fn job<T: serde::de::DeserializeOwned>(
-    agent: &Agent,
+    agent: &AdminClient,
     path: &str,
     mut progress: impl FnMut(u64),
 ) -> anyhow::Result<T> {
@@ -336,7 +336,7 @@ async fn job<T: serde::de::DeserializeOwned>(
     });
     match done.await {
         Ok(done) => done.context("the agent stopped before this was done")?,
-        Err(AgentError::Refused { status, .. }) if status == 404 => {
+        Err(AdminClientError::Refused { status, .. }) if status == 404 => {
             bail!("the agent at {agent} does not support this: it is an older release")
         }
         Err(error) => Err(error.into()),

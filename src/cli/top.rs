@@ -20,7 +20,7 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use tokio::sync::mpsc;
 
-use super::agent::Agent;
+use super::agent::AdminClient;
 use super::installed;
 use super::out::print;
 use super::target::local_address;
@@ -58,7 +58,7 @@ pub(super) async fn run(args: Args, flags: Flags, stop: impl Future<Output = ()>
         let (config, _) = load::<HttpConfig>(&installed::sources(flags))?;
         addresses.push(local_address(&config));
     }
-    let agents = addresses.iter().map(|address| Agent::at(address, None));
+    let agents = addresses.iter().map(|address| AdminClient::at(address, None));
     let agents = agents.collect::<Result<Vec<_>, _>>()?;
     let view = View::new(agents.iter().map(ToString::to_string));
     let interval = Duration::from_secs_f64(args.interval);
@@ -76,7 +76,7 @@ pub(super) async fn run(args: Args, flags: Flags, stop: impl Future<Output = ()>
 }
 
 /// Two samples, for the rates, printed as text.
-async fn once(agents: &[Agent], mut view: View, interval: Duration) -> anyhow::Result<()> {
+async fn once(agents: &[AdminClient], mut view: View, interval: Duration) -> anyhow::Result<()> {
     for round in 0..2 {
         if round > 0 {
             tokio::time::sleep(interval).await;
@@ -125,7 +125,7 @@ async fn show(
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let mut screen = Screen(ratatui::try_init().context("cannot use the terminal")?);
-    let keys = Keys::start()?;
+    let keys = KeyReader::start()?;
     let result = follow(&mut view, &mut screen, &mut looks, keys.pressed, stop).await;
     keys.stop.store(true, Ordering::Relaxed);
     drop(screen);
@@ -185,13 +185,13 @@ fn obey(view: &mut View, key: KeyEvent) -> bool {
 }
 
 /// The thread that waits for keys: crossterm has no other way that needs no more of its features.
-struct Keys {
+struct KeyReader {
     pressed: mpsc::Receiver<std::io::Result<Event>>,
     stop: Arc<AtomicBool>,
     thread: std::thread::JoinHandle<()>,
 }
 
-impl Keys {
+impl KeyReader {
     fn start() -> anyhow::Result<Self> {
         let (press, pressed) = mpsc::channel(16);
         let stop = Arc::new(AtomicBool::new(false));

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use reqwest::StatusCode;
 use uuid::Uuid;
 
-use super::agent::{Agent, AgentError};
+use super::agent::{AdminClient, AdminClientError};
 use crate::admin::{self, Confirmed, ExportState, PageNumber};
 use crate::outbox::{Accept, Checked, Chunk, ExportHash, ExportId, Exported, Imported, check_lines, chunks};
 
@@ -28,7 +28,7 @@ pub(super) fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
 
 /// Moves what waits, and the dead letters, to `file`. What is in the file when it fails has left the agent, and nothing else has.
 pub(super) async fn export(
-    agent: &Agent,
+    agent: &AdminClient,
     file: &mut File,
     progress: &mut dyn FnMut(Exported),
 ) -> anyhow::Result<Exported> {
@@ -48,7 +48,7 @@ pub(super) async fn export(
 }
 
 async fn pages(
-    agent: &Agent,
+    agent: &AdminClient,
     path: &str,
     file: &mut File,
     progress: &mut dyn FnMut(Exported),
@@ -79,7 +79,7 @@ async fn pages(
 
 /// Makes a page safe, and says so. One that cannot be confirmed is taken out of the file again: the agent has it.
 async fn keep(
-    agent: &Agent,
+    agent: &AdminClient,
     path: &str,
     file: &mut File,
     page: u64,
@@ -107,28 +107,30 @@ async fn keep(
 }
 
 fn is_refusal(error: &anyhow::Error) -> bool {
-    match error.downcast_ref::<AgentError>() {
-        Some(AgentError::Cut { .. } | AgentError::Nobody { .. } | AgentError::Unknown { .. }) => false,
+    match error.downcast_ref::<AdminClientError>() {
+        Some(
+            AdminClientError::Cut { .. } | AdminClientError::Nobody { .. } | AdminClientError::Unknown { .. },
+        ) => false,
         // What failed on the way to its disk may be settled yet.
-        Some(AgentError::Refused { status, .. }) => !status.is_server_error(),
+        Some(AdminClientError::Refused { status, .. }) => !status.is_server_error(),
         _ => true,
     }
 }
 
 /// A lost answer is asked for again: told twice, it counts once.
-async fn confirm(agent: &Agent, path: &str, page: u64) -> Result<Confirmed, AgentError> {
+async fn confirm(agent: &AdminClient, path: &str, page: u64) -> Result<Confirmed, AdminClientError> {
     let (path, page) = (format!("{path}/confirm"), PageNumber { page });
     let first = agent.post(&path, &page).await;
     match first {
         // If it is refused now, the first may have done it.
-        Err(cut @ AgentError::Cut { .. }) => agent.post(&path, &page).await.map_err(|_| cut),
+        Err(cut @ AdminClientError::Cut { .. }) => agent.post(&path, &page).await.map_err(|_| cut),
         answered => answered,
     }
 }
 
 /// Takes in what was exported. The file is checked as a whole before the first record is sent.
 pub(super) async fn import(
-    agent: &Agent,
+    agent: &AdminClient,
     path: &Path,
     (accept, again): (Accept, bool),
     progress: &mut dyn FnMut(u64),
@@ -151,7 +153,7 @@ pub(super) async fn import(
         );
         let answer = match agent.post_text::<admin::Imported>(&to, text).await {
             // Refused as a whole. Later, what is imported by then has to be said as well.
-            Err(known @ AgentError::Refused { status: StatusCode::CONFLICT, .. })
+            Err(known @ AdminClientError::Refused { status: StatusCode::CONFLICT, .. })
                 if imported.total() == 0 =>
             {
                 return Err(known.into());

@@ -9,8 +9,8 @@ use crate::control_plane::{Auth, Client, ClientError, HttpVersion, JwtAlgorithm,
 
 use super::dscp::Dscp;
 use super::identity::IdentityConfig;
-use super::load::{Group, Review};
-use super::proxy::Proxy;
+use super::load::{Review, SettingsGroup};
+use super::proxy::ProxyDecision;
 use super::values::{BaseUrl, boolean, factor, header_name, seconds, whole};
 use crate::fleet::commands::CommandAlgorithm;
 use crate::secret::Secret;
@@ -146,14 +146,14 @@ pub struct ControlPlaneConfig {
 
     /// The proxy on the way there.
     #[arg(skip)]
-    pub proxy: Proxy,
+    pub proxy: ProxyDecision,
 }
 
-impl Group for ControlPlaneConfig {
+impl SettingsGroup for ControlPlaneConfig {
     fn check(&mut self, review: &mut Review) {
         self.check_credentials(review);
         self.check_backoff(review);
-        self.proxy = Proxy::decide(&self.url, review);
+        self.proxy = ProxyDecision::decide(&self.url, review);
         review.readable("CONTROL_PLANE_CA_FILE", self.ca_file.as_deref());
         review.pair(
             ("CONTROL_PLANE_CLIENT_CERT_FILE", self.client_cert_file.as_deref()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::drain::{Compression, DeliveryMode, SessionOrder};
 use crate::record::UnknownFields;
 
-use super::values::{Bytes, bytes, seconds, seconds_or_zero, whole};
+use super::values::{ByteSize, bytes, seconds, seconds_or_zero, whole};
 
 /// Delivery: pace, batches, patience.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,8 +24,8 @@ pub struct DeliveryConfig {
     pub burst: u32,
 
     /// Maximum bytes per second for requests, headers and TLS included (0: no limit)
-    #[arg(id = "DRAIN_BANDWIDTH", default_value = "0", value_parser = bytes(Bytes(0), Bytes(100 << 30)))]
-    pub bandwidth: Bytes,
+    #[arg(id = "DRAIN_BANDWIDTH", default_value = "0", value_parser = bytes(ByteSize(0), ByteSize(100 << 30)))]
+    pub bandwidth: ByteSize,
 
     /// How records are sent: one per request, in batches, or in batches where the ControlPlane supports them
     #[arg(id = "DELIVERY_MODE", default_value = "auto")]
@@ -36,8 +36,8 @@ pub struct DeliveryConfig {
     pub batch_max_records: u32,
 
     /// Maximum bytes in a batch, before compression
-    #[arg(id = "BATCH_MAX_BYTES", default_value = "1MiB", value_parser = bytes(Bytes(1 << 10), Bytes(64 << 20)))]
-    pub batch_max_bytes: Bytes,
+    #[arg(id = "BATCH_MAX_BYTES", default_value = "1MiB", value_parser = bytes(ByteSize(1 << 10), ByteSize(64 << 20)))]
+    pub batch_max_bytes: ByteSize,
 
     /// How batches are compressed
     #[arg(id = "BATCH_COMPRESSION", default_value = "auto")]

@@ -1,6 +1,6 @@
 //! The agent's own HTTP surface: where it listens, who may read it.
 
-use super::load::{Group, Review};
+use super::load::{Review, SettingsGroup};
 use super::values::{host, port};
 use crate::http::{TrustedHosts, TrustedIps};
 use crate::secret::Secret;
@@ -41,7 +41,7 @@ pub struct HttpConfig {
     pub admin_token: Option<Secret>,
 }
 
-impl Group for HttpConfig {
+impl SettingsGroup for HttpConfig {
     fn check(&mut self, review: &mut Review) {
         if let Some(token) = &self.admin_token {
             if !token.expose().bytes().all(|b| b.is_ascii_graphic()) {

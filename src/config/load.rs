@@ -7,12 +7,12 @@ use clap::error::ErrorKind;
 use clap::{Arg, Command, ValueHint};
 
 use super::proxy;
-use super::sources::{ENV_FILE, Layers, Origin, Sources, declared, is_secret};
+use super::sources::{ENV_FILE, Origin, SourceLayers, Sources, declared, is_secret};
 use super::values::without_user_info;
 use crate::secret::{HIDDEN, read_text};
 
 /// A group of settings that can be loaded by itself.
-pub trait Group: clap::Args {
+pub trait SettingsGroup: clap::Args {
     /// Checks what no value shows alone, and fills in what depends on other values.
     fn check(&mut self, review: &mut Review);
 }
@@ -141,9 +141,9 @@ impl Review {
 /// Reads a group's settings from the sources.
 ///
 /// What was odd, and each setting's origin, are in the [`Review`].
-pub fn load<T: Group>(sources: &Sources) -> Result<(T, Review), Problems> {
+pub fn load<T: SettingsGroup>(sources: &Sources) -> Result<(T, Review), Problems> {
     let mut review = Review::default();
-    let layers = Layers::read(sources).map_err(|e| {
+    let layers = SourceLayers::read(sources).map_err(|e| {
         let variable = if sources.dotenv_required { ENV_FILE } else { ".env" };
         Problems::of(variable, format!("cannot be read: {e}"))
     })?;
@@ -175,7 +175,7 @@ pub fn load<T: Group>(sources: &Sources) -> Result<(T, Review), Problems> {
 }
 
 /// Finds one setting's value and notes what there is to say about it. Gives the text that certainly parses.
-fn setting(arg: &Arg, layers: &Layers, review: &mut Review) -> Option<String> {
+fn setting(arg: &Arg, layers: &SourceLayers, review: &mut Review) -> Option<String> {
     let name = arg.get_id().as_str();
     let default = arg.get_default_values().first().map(|text| text.to_string_lossy().into_owned());
     let found = layers.find(arg).and_then(|found| match found {
@@ -207,7 +207,7 @@ fn setting(arg: &Arg, layers: &Layers, review: &mut Review) -> Option<String> {
 }
 
 /// Notes what the sources say of proxies.
-fn proxy_variables(layers: &Layers, review: &mut Review) {
+fn proxy_variables(layers: &SourceLayers, review: &mut Review) {
     for (name, help) in proxy::VARIABLES {
         let Some((spelling, found)) = layers.shared(name) else { continue };
         let variable = proxy::Variable { name, spelling, text: found.text, origin: found.origin };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::telemetry::log::{Format, Level, LogConfig};
 
-use super::load::{Group, Review};
+use super::load::{Review, SettingsGroup};
 use super::values::{boolean, whole};
 
 /// The log.
@@ -32,7 +32,7 @@ pub struct LogSettings {
     pub retention_days: u32,
 }
 
-impl Group for LogSettings {
+impl SettingsGroup for LogSettings {
     fn check(&mut self, review: &mut Review) {
         let Some(file) = &self.file else { return };
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());

@@ -30,14 +30,14 @@ pub use delivery::DeliveryConfig;
 pub use dscp::Dscp;
 pub use http::HttpConfig;
 pub use identity::IdentityConfig;
-pub use load::{Group, Problem, Problems, Review, Setting, load};
+pub use load::{Problem, Problems, Review, Setting, SettingsGroup, load};
 pub use log::LogSettings;
 pub use outbox::OutboxConfig;
 pub use peer::PeerConfig;
-pub use proxy::Proxy;
+pub use proxy::ProxyDecision;
 pub use redis::RedisConfig;
 pub use sources::{Flags, Origin, Sources};
-pub use values::{BaseUrl, Bytes};
+pub use values::{BaseUrl, ByteSize};
 
 use crate::telemetry::log::LogConfig;
 
@@ -101,7 +101,7 @@ impl Config {
     }
 }
 
-impl Group for Config {
+impl SettingsGroup for Config {
     fn check(&mut self, review: &mut Review) {
         self.redis.check(review);
         self.outbox.check(review);

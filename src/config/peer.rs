@@ -1,6 +1,6 @@
 //! What a command needs that speaks to a `ControlPlane` without being an agent.
 
-use super::load::{Group, Review};
+use super::load::{Review, SettingsGroup};
 use super::{ControlPlaneConfig, IdentityConfig};
 
 /// Who speaks, and to whom.
@@ -14,7 +14,7 @@ pub struct PeerConfig {
     pub control_plane: ControlPlaneConfig,
 }
 
-impl Group for PeerConfig {
+impl SettingsGroup for PeerConfig {
     fn check(&mut self, review: &mut Review) {
         self.control_plane.check(review);
         if review.is_good() {

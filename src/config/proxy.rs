@@ -55,7 +55,7 @@ impl Variable {
 
 /// How requests reach the `ControlPlane`.
 #[derive(Clone, Debug, Default)]
-pub enum Proxy {
+pub enum ProxyDecision {
     /// Directly: no proxy is set for its scheme.
     #[default]
     Unset,
@@ -75,7 +75,7 @@ pub enum Proxy {
     },
 }
 
-impl Proxy {
+impl ProxyDecision {
     /// The proxy for this URL by the variables that were found.
     pub(super) fn decide(url: &BaseUrl, review: &mut Review) -> Self {
         let variables = std::mem::take(&mut review.proxy_variables);
@@ -117,7 +117,7 @@ impl Proxy {
     }
 }
 
-impl fmt::Display for Proxy {
+impl fmt::Display for ProxyDecision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unset => f.write_str("none: no proxy variable is set"),
@@ -181,12 +181,12 @@ fn entries(text: &str) -> Vec<String> {
 
 /// One entry of `NO_PROXY`.
 struct NoProxyEntry {
-    hosts: Hosts,
+    hosts: HostPattern,
     /// Only this port of theirs.
     port: Option<u16>,
 }
 
-enum Hosts {
+enum HostPattern {
     All,
     Block(IpNet),
     /// This domain and every one below it, in lower case.
@@ -197,11 +197,11 @@ enum Hosts {
 
 impl NoProxyEntry {
     fn parse(text: &str) -> Option<Self> {
-        if let Some(hosts) = Hosts::parse(text) {
+        if let Some(hosts) = HostPattern::parse(text) {
             return Some(Self { hosts, port: None });
         }
         let (hosts, port) = text.rsplit_once(':')?;
-        Some(Self { hosts: Hosts::parse(hosts)?, port: Some(port.parse().ok()?) })
+        Some(Self { hosts: HostPattern::parse(hosts)?, port: Some(port.parse().ok()?) })
     }
 
     fn matches(&self, host: &Host<String>, port: u16) -> bool {
@@ -209,7 +209,7 @@ impl NoProxyEntry {
     }
 }
 
-impl Hosts {
+impl HostPattern {
     fn parse(text: &str) -> Option<Self> {
         if text == "*" {
             return Some(Self::All);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::load::{Group, Review};
+use super::load::{Review, SettingsGroup};
 use super::values::{boolean, host, name, port, seconds, seconds_or_zero, whole};
 use crate::intake::{ClusterUrl, SentinelUrl, ServerSettings, SourceMode, hash_tag};
 use crate::secret::Secret;
@@ -93,7 +93,7 @@ pub struct RedisConfig {
     pub orphan_reclaim: Duration,
 }
 
-impl Group for RedisConfig {
+impl SettingsGroup for RedisConfig {
     fn check(&mut self, review: &mut Review) {
         if self.max_connections < CONNECTIONS {
             review.warn(format!(

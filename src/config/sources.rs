@@ -203,13 +203,13 @@ impl Sources {
 }
 
 /// A value as text, and where it came from.
-pub(super) struct Found {
+pub(super) struct SourceValue {
     pub(super) text: String,
     pub(super) origin: Origin,
 }
 
 /// The sources, read: three maps, the first that has a value wins. An empty value is none.
-pub(super) struct Layers {
+pub(super) struct SourceLayers {
     layers: [(Origin, BTreeMap<String, String>); 3],
     credentials: Option<PathBuf>,
     state_directory: Option<PathBuf>,
@@ -217,7 +217,7 @@ pub(super) struct Layers {
     pub(super) skipped_lines: Vec<usize>,
 }
 
-impl Layers {
+impl SourceLayers {
     pub(super) fn read(sources: &Sources) -> io::Result<Self> {
         let env: BTreeMap<_, _> = sources.env.iter().cloned().collect();
         let text = match sources.dotenv.as_deref().map(read_text) {
@@ -253,7 +253,7 @@ impl Layers {
     }
 
     /// The setting's value, if anyone set it. An error is a problem of this setting.
-    pub(super) fn find(&self, arg: &Arg) -> Result<Option<Found>, String> {
+    pub(super) fn find(&self, arg: &Arg) -> Result<Option<SourceValue>, String> {
         let name = arg.get_id().as_str();
         let mut names = vec![name.to_owned()];
         names.extend(arg.get_all_aliases().unwrap_or_default().into_iter().map(variable_of));
@@ -262,10 +262,11 @@ impl Layers {
             return self.secret(name, value);
         }
         let state_directory = self.state_directory.as_deref().filter(|_| name == "OUTBOX_DIR");
-        let found = value.map(|found| Found { text: found.text.trim().to_owned(), ..found }).or_else(|| {
-            let text = state_directory?.join("outbox").to_string_lossy().into_owned();
-            Some(Found { text, origin: Origin::StateDirectory })
-        });
+        let found =
+            value.map(|found| SourceValue { text: found.text.trim().to_owned(), ..found }).or_else(|| {
+                let text = state_directory?.join("outbox").to_string_lossy().into_owned();
+                Some(SourceValue { text, origin: Origin::StateDirectory })
+            });
         match found {
             Some(found) if found.text.contains('\u{fffd}') => Err("is not valid UTF-8".to_owned()),
             found => Ok(found),
@@ -274,26 +275,26 @@ impl Layers {
 
     /// A variable that other programs read as well, which write it in upper or in lower case; as it is written here, and its
     /// value.
-    pub(super) fn shared(&self, name: &str) -> Option<(String, Found)> {
+    pub(super) fn shared(&self, name: &str) -> Option<(String, SourceValue)> {
         let spellings = [name.to_owned(), name.to_ascii_lowercase()];
         self.layers.iter().flat_map(|layer| spellings.iter().map(move |name| (layer, name))).find_map(
             |((origin, values), name)| {
                 let text = values.get(name).map(|text| text.trim()).filter(|text| !text.is_empty())?;
-                Some((name.clone(), Found { text: text.to_owned(), origin: origin.clone() }))
+                Some((name.clone(), SourceValue { text: text.to_owned(), origin: origin.clone() }))
             },
         )
     }
 
-    fn value(&self, names: &[String]) -> Option<Found> {
+    fn value(&self, names: &[String]) -> Option<SourceValue> {
         self.layers.iter().find_map(|(origin, values)| {
             let text =
                 names.iter().find_map(|name| values.get(name).filter(|text| !text.trim().is_empty()))?;
-            Some(Found { text: text.clone(), origin: origin.clone() })
+            Some(SourceValue { text: text.clone(), origin: origin.clone() })
         })
     }
 
     /// A secret: its own value, or the file that is named for it, or else systemd's credential.
-    fn secret(&self, name: &str, value: Option<Found>) -> Result<Option<Found>, String> {
+    fn secret(&self, name: &str, value: Option<SourceValue>) -> Result<Option<SourceValue>, String> {
         let variable = file_variable(name);
         let file = self.value(std::slice::from_ref(&variable));
         if value.is_some() && file.is_some() {
@@ -301,12 +302,12 @@ impl Layers {
         }
         if let Some(file) = file {
             let path = PathBuf::from(file.text.trim());
-            return read_secret(&path).map(|text| Some(Found { text, origin: Origin::File(path) }));
+            return read_secret(&path).map(|text| Some(SourceValue { text, origin: Origin::File(path) }));
         }
         let credential = self.credentials.as_ref().map(|dir| dir.join(name.to_ascii_lowercase()));
         match (value, credential) {
             (None, Some(path)) if path.exists() => {
-                read_secret(&path).map(|text| Some(Found { text, origin: Origin::Credential }))
+                read_secret(&path).map(|text| Some(SourceValue { text, origin: Origin::Credential }))
             }
             (Some(value), _) if value.text.contains('\u{fffd}') => Err("is not valid UTF-8".to_owned()),
             // It would be taken for the end of a path; see `Secret::into_argument`.

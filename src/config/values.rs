@@ -12,9 +12,9 @@ const SECONDS_MAX: f64 = 10.0 * 365.0 * 86_400.0;
 
 /// A number of bytes. Reads `1048576`, `64k`, `256 MiB`, `10GiB`; every unit is a power of 1024.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Bytes(pub u64);
+pub struct ByteSize(pub u64);
 
-impl FromStr for Bytes {
+impl FromStr for ByteSize {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
@@ -35,7 +35,7 @@ impl FromStr for Bytes {
     }
 }
 
-impl fmt::Display for Bytes {
+impl fmt::Display for ByteSize {
     /// In the largest unit that divides it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
@@ -48,9 +48,9 @@ impl fmt::Display for Bytes {
 
 /// A number of bytes between two limits, both allowed.
 pub(super) fn bytes(
-    min: Bytes,
-    max: Bytes,
-) -> impl Fn(&str) -> Result<Bytes, String> + Clone + Send + Sync + 'static {
+    min: ByteSize,
+    max: ByteSize,
+) -> impl Fn(&str) -> Result<ByteSize, String> + Clone + Send + Sync + 'static {
     move |s| {
         let bytes = s.parse()?;
         if (min..=max).contains(&bytes) {
@@ -242,21 +242,21 @@ mod tests {
             ("10GiB", 10 << 30),
             ("2t", 2 << 40),
         ] {
-            assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
         for text in ["", "MiB", "-1", "1.5G", "10 PB", "99999999999999999999", "17179869184GiB", "1 2", "k1"]
         {
-            assert!(text.parse::<Bytes>().is_err(), "{text}");
+            assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
-        let small = bytes(Bytes(1024), Bytes(4096));
-        assert_eq!(small("4k"), Ok(Bytes(4096)));
+        let small = bytes(ByteSize(1024), ByteSize(4096));
+        assert_eq!(small("4k"), Ok(ByteSize(4096)));
         assert_eq!(small("5k"), Err("\"5k\" is not between 1KiB and 4KiB".to_owned()));
     }
 
     proptest! {
         #[test]
         fn bytes_that_are_shown_read_back(number in any::<u64>(), shift in 0_u32..64) {
-            let bytes = Bytes(number >> shift << shift);
+            let bytes = ByteSize(number >> shift << shift);
             prop_assert_eq!(bytes.to_string().parse(), Ok(bytes));
         }
     }

@@ -1,8 +1,8 @@
 //! Whether somebody answers at all, as a `ControlPlane` does.
 
 use super::Run;
-use super::rule::{Rule, Verdict};
-use super::wire::{By, Exchange};
+use super::rule::{Rule, RuleVerdict};
+use super::wire::{Caller, Exchange};
 
 /// What a good answer is.
 pub(super) const GOOD: &str =
@@ -13,19 +13,19 @@ pub(super) const EXPECTED: &str = "200, 201 or 202 with a JSON object whose succ
 pub(super) static FIRST: [Rule; 1] =
     [Rule { name: "health", page: "control-plane.md", sentence: GOOD, check: |run| Box::pin(health(run)) }];
 
-async fn health(run: &mut Run) -> Verdict {
+async fn health(run: &mut Run) -> RuleVerdict {
     let sent = "GET /api/v1/health".to_owned();
-    let exchange = run.wire.send(By::Agent, sent, async |client| drop(client.health().await)).await;
+    let exchange = run.wire.send(Caller::Agent, sent, async |client| drop(client.health().await)).await;
     run.wire.stop_if_hopeless(&exchange);
     good(&exchange)
 }
 
 /// Whether it is a good answer.
-pub(super) fn good(exchange: &Exchange) -> Verdict {
+pub(super) fn good(exchange: &Exchange) -> RuleVerdict {
     if exchange.is_delivered() {
-        return Verdict::pass(status(exchange));
+        return RuleVerdict::pass(status(exchange));
     }
-    Verdict::fail(EXPECTED, exchange)
+    RuleVerdict::fail(EXPECTED, exchange)
 }
 
 /// The answer's status in words.

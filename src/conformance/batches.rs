@@ -2,8 +2,8 @@
 
 use std::future::ready;
 
-use super::rule::{Rule, Verdict};
-use super::samples::Batch;
+use super::rule::{Rule, RuleVerdict};
+use super::samples::SampleBatch;
 use super::{BatchAnswer, Run};
 use crate::control_plane::Encoding;
 
@@ -56,10 +56,10 @@ pub(super) static RULES: [Rule; 7] = [
 
 impl Run {
     /// The rules of batches are not for a server that has none.
-    pub(super) fn without_batches(&self) -> Option<Verdict> {
+    pub(super) fn without_batches(&self) -> Option<RuleVerdict> {
         let status = self.batch.as_ref().and_then(|answer| answer.exchange.status());
         let absent = status.filter(|status| matches!(status, 404 | 405 | 501))?;
-        Some(Verdict::not_seen(
+        Some(RuleVerdict::not_seen(
             format!("batches are answered {absent}: the agent sends one record per request"),
             "the contract allows that; run this again when the server has batches",
         ))
@@ -67,7 +67,7 @@ impl Run {
 }
 
 /// Two whole short sessions in one request.
-async fn batch(run: &mut Run) -> Verdict {
+async fn batch(run: &mut Run) -> RuleVerdict {
     let (one, two) = (run.samples.session("batch"), run.samples.session("batch-2"));
     let records = [
         run.samples.started(&one),
@@ -77,7 +77,7 @@ async fn batch(run: &mut Run) -> Verdict {
         run.samples.started(&two),
         run.samples.usage(&two),
     ];
-    let answer = run.deliver_batch(&Batch::default().with(records), Encoding::Identity).await;
+    let answer = run.deliver_batch(&SampleBatch::default().with(records), Encoding::Identity).await;
     let answer = run.batch.insert(answer).clone();
     if let Some(verdict) = run.without_batches() {
         return verdict;
@@ -86,33 +86,33 @@ async fn batch(run: &mut Run) -> Verdict {
 }
 
 /// Whether every record of the batch is settled.
-pub(super) fn whole(answer: &BatchAnswer) -> Verdict {
+pub(super) fn whole(answer: &BatchAnswer) -> RuleVerdict {
     if answer.is_settled_whole() {
-        return Verdict::pass(format!("{} records were taken", answer.batch.parts().len()));
+        return RuleVerdict::pass(format!("{} records were taken", answer.batch.parts().len()));
     }
     answer.broken(TAKEN)
 }
 
 /// What the first batch was answered with.
-fn answer(run: &Run) -> Verdict {
+fn answer(run: &Run) -> RuleVerdict {
     if let Some(verdict) = run.without_batches() {
         return verdict;
     }
     let Some(answer) = &run.batch else { return untried() };
     let (key, count) = (answer.batch.key(), answer.batch.parts().len());
     match &answer.exceptions {
-        Ok(_) => Verdict::pass("it names the batch and the number of its records"),
+        Ok(_) => RuleVerdict::pass("it names the batch and the number of its records"),
         Err(_) => answer.broken(&format!(
             r#"{{"success":true,"data":{{"batch":"{key}","count":{count},"exceptions":[…]}}}}"#
         )),
     }
 }
 
-fn untried() -> Verdict {
-    Verdict::not_seen("no batch was sent", super::MEND_FIRST)
+fn untried() -> RuleVerdict {
+    RuleVerdict::not_seen("no batch was sent", super::MEND_FIRST)
 }
 
-async fn repeated(run: &mut Run) -> Verdict {
+async fn repeated(run: &mut Run) -> RuleVerdict {
     if let Some(verdict) = run.without_batches() {
         return verdict;
     }
@@ -123,11 +123,11 @@ async fn repeated(run: &mut Run) -> Verdict {
         return answer.broken("each record listed with 409, or not listed");
     }
     let listed = answer.exceptions.map_or(0, |exceptions| exceptions.len());
-    Verdict::pass(format!("{listed} of {} records listed with 409", first.batch.parts().len()))
+    RuleVerdict::pass(format!("{listed} of {} records listed with 409", first.batch.parts().len()))
 }
 
 /// What was taken alone is recognised in a batch, and the other way round.
-async fn and_single(run: &mut Run) -> Verdict {
+async fn and_single(run: &mut Run) -> RuleVerdict {
     if let Some(verdict) = run.without_batches() {
         return verdict;
     }
@@ -136,11 +136,11 @@ async fn and_single(run: &mut Run) -> Verdict {
     for record in [&started, &usage] {
         let exchange = run.deliver(record).await;
         if !exchange.is_delivered() {
-            return Verdict::fail(super::answers::EXPECTED, &exchange);
+            return RuleVerdict::fail(super::answers::EXPECTED, &exchange);
         }
     }
     let new = run.samples.usage(&session);
-    let batch = Batch::default().with([started, usage, new.clone()]);
+    let batch = SampleBatch::default().with([started, usage, new.clone()]);
     let mut answer = run.deliver_batch(&batch, Encoding::Identity).await;
     answer.exchange.sent.push_str(" the first two were taken alone before");
     if !answer.is_settled_whole() || answer.status(2).is_some() {
@@ -149,9 +149,9 @@ async fn and_single(run: &mut Run) -> Verdict {
     let mut exchange = run.deliver(&new).await;
     exchange.sent.push_str(", after it was taken in a batch");
     if exchange.is_settled() {
-        return Verdict::pass("recognised in a batch and alone");
+        return RuleVerdict::pass("recognised in a batch and alone");
     }
-    Verdict::fail("409; or, as if it were new, 200, 201, 202 or 204", &exchange)
+    RuleVerdict::fail("409; or, as if it were new, 200, 201, 202 or 204", &exchange)
 }
 
 /// The positions that have to be refused in [`mixed`].
@@ -164,7 +164,7 @@ async fn mixed(run: &mut Run) -> BatchAnswer {
     }
     let [one, two, three] = ["mixed-1", "mixed-2", "mixed-3"].map(|purpose| run.samples.session(purpose));
     let samples = &mut run.samples;
-    let batch = Batch::default()
+    let batch = SampleBatch::default()
         .with([samples.started(&one), samples.usage(&one)])
         .with_bad(&one, samples.without_transaction_id(&one))
         .with([samples.usage(&one), samples.started(&two), samples.usage(&two), samples.started(&three)])
@@ -178,7 +178,7 @@ fn is_refused(status: u16) -> bool {
     matches!(status, 400 | 413 | 414 | 415 | 422)
 }
 
-async fn positions(run: &mut Run) -> Verdict {
+async fn positions(run: &mut Run) -> RuleVerdict {
     if let Some(verdict) = run.without_batches() {
         return verdict;
     }
@@ -186,10 +186,10 @@ async fn positions(run: &mut Run) -> Verdict {
     let all = 0..answer.batch.parts().len();
     let refused: Vec<_> = all.filter(|index| answer.status(*index).is_some_and(is_refused)).collect();
     if refused == BAD {
-        return Verdict::pass("[2] and [7] were refused");
+        return RuleVerdict::pass("[2] and [7] were refused");
     }
     if answer.exceptions.is_ok() && refused.is_empty() {
-        return Verdict::not_seen(
+        return RuleVerdict::not_seen(
             "the server took usage records without transaction_id: nothing was refused",
             "check whether they were billed: a repetition of them cannot be recognised",
         );
@@ -197,14 +197,14 @@ async fn positions(run: &mut Run) -> Verdict {
     answer.broken("exceptions with index 2 and index 7, each with 422 or 400, and no other refused")
 }
 
-async fn isolation(run: &mut Run) -> Verdict {
+async fn isolation(run: &mut Run) -> RuleVerdict {
     if let Some(verdict) = run.without_batches() {
         return verdict;
     }
     let answer = mixed(run).await;
     let is_good = |index: &usize| !BAD.contains(index);
     if (0..answer.batch.parts().len()).filter(is_good).all(|index| answer.is_settled(index)) {
-        return Verdict::pass("the records around the refused ones were taken");
+        return RuleVerdict::pass("the records around the refused ones were taken");
     }
     answer.broken("every record but [2] and [7] taken")
 }
@@ -216,14 +216,14 @@ fn stops(status: u16) -> bool {
 
 /// A session that nobody has started, one with a record that a test server can be told to fail on, and one that has to go
 /// on whatever becomes of these.
-async fn order(run: &mut Run) -> Verdict {
+async fn order(run: &mut Run) -> RuleVerdict {
     if let Some(verdict) = run.without_batches() {
         return verdict;
     }
     let unknown = run.samples.unknown_session("unknown-batch");
     let (failing, good) = (run.samples.session("failing"), run.samples.session("order"));
     let samples = &mut run.samples;
-    let batch = Batch::default()
+    let batch = SampleBatch::default()
         .with([samples.usage(&unknown), samples.usage(&unknown), samples.completed(&unknown)])
         .with([samples.started(&failing), samples.usage(&failing), samples.failing(&failing)])
         .with([samples.usage(&failing), samples.completed(&failing)])
@@ -260,16 +260,16 @@ async fn order(run: &mut Run) -> Verdict {
         return answer.broken("[8] and [9] taken: no record of their session failed");
     }
     if stopped_by.is_empty() {
-        return Verdict::not_seen(
+        return RuleVerdict::not_seen(
             "the server took every record, so that nothing had to wait",
             "have the server answer 404 for sessions that begin with conformance-unknown, or 503 for a transaction_id that begins with conformance-fail",
         );
     }
-    Verdict::pass(format!("424 behind {}", stopped_by.join(" and ")))
+    RuleVerdict::pass(format!("424 behind {}", stopped_by.join(" and ")))
 }
 
 /// The positions of each session's records.
-fn index_groups(batch: &Batch) -> Vec<Vec<usize>> {
+fn index_groups(batch: &SampleBatch) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let parts = batch.parts();
     for index in 0..parts.len() {

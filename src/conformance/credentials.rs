@@ -1,8 +1,8 @@
 //! Requests without good credentials.
 
 use super::Run;
-use super::rule::{Rule, Verdict};
-use super::wire::By;
+use super::rule::{Rule, RuleVerdict};
+use super::wire::Caller;
 use crate::control_plane::Meaning;
 
 const SENTENCE: &str =
@@ -13,40 +13,40 @@ pub(super) static RULES: [Rule; 2] = [
         name: "no_credentials",
         page: "control-plane.md",
         sentence: SENTENCE,
-        check: |run| Box::pin(refused(run, By::Nobody)),
+        check: |run| Box::pin(refused(run, Caller::Nobody)),
     },
     Rule {
         name: "wrong_credentials",
         page: "control-plane.md",
         sentence: SENTENCE,
-        check: |run| Box::pin(refused(run, By::Stranger)),
+        check: |run| Box::pin(refused(run, Caller::Stranger)),
     },
 ];
 
 /// A record without good credentials is refused and not processed: the same record with credentials is new.
-async fn refused(run: &mut Run, by: By) -> Verdict {
+async fn refused(run: &mut Run, by: Caller) -> RuleVerdict {
     let session = run.session.clone();
     let record = run.samples.usage(&session);
     let mut refused = run.deliver_by(by, &record).await;
-    refused.sent.push_str(if by == By::Nobody {
+    refused.sent.push_str(if by == Caller::Nobody {
         ", without credentials"
     } else {
         ", with wrong credentials"
     });
     if refused.meaning() != Some(Meaning::Credentials) {
-        return Verdict::fail("401 or 403", &refused);
+        return RuleVerdict::fail("401 or 403", &refused);
     }
     let mut taken = run.deliver(&record).await;
     taken.sent.push_str(", with credentials, after it was refused without");
     match taken.meaning() {
         Some(Meaning::Delivered) => {
             let status = refused.status().unwrap_or_default();
-            Verdict::pass(format!("answered {status}; the record was not processed"))
+            RuleVerdict::pass(format!("answered {status}; the record was not processed"))
         }
-        Some(Meaning::Duplicate) => Verdict::fail(
+        Some(Meaning::Duplicate) => RuleVerdict::fail(
             "200, 201, 202 or 204: the record is new, since it was not processed without credentials",
             &taken,
         ),
-        _ => Verdict::fail(super::answers::EXPECTED, &taken),
+        _ => RuleVerdict::fail(super::answers::EXPECTED, &taken),
     }
 }

@@ -1,8 +1,8 @@
 //! Compressed batches.
 
 use super::batches::whole;
-use super::rule::{Rule, Verdict};
-use super::samples::Batch;
+use super::rule::{Rule, RuleVerdict};
+use super::samples::SampleBatch;
 use super::{BatchAnswer, Run};
 use crate::control_plane::Encoding;
 
@@ -26,12 +26,12 @@ async fn compressed(run: &mut Run, purpose: &str, encoding: Encoding) -> BatchAn
     let session = run.samples.session(purpose);
     let mut records = vec![run.samples.started(&session)];
     records.extend((0..3).map(|_| run.samples.usage(&session)));
-    let mut answer = run.deliver_batch(&Batch::default().with(records), encoding).await;
+    let mut answer = run.deliver_batch(&SampleBatch::default().with(records), encoding).await;
     answer.exchange.sent.extend([" Content-Encoding: ", purpose]);
     answer
 }
 
-async fn gzip(run: &mut Run) -> Verdict {
+async fn gzip(run: &mut Run) -> RuleVerdict {
     if let Some(verdict) = run.without_batches() {
         return verdict;
     }
@@ -40,19 +40,19 @@ async fn gzip(run: &mut Run) -> Verdict {
     let names_gzip = response.accepts.is_some_and(|accepts| accepts.gzip);
     match response.status {
         415 if names_gzip => answer.broken("the batch taken: Accept-Encoding of this answer names gzip"),
-        415 => {
-            Verdict::pass("answered 415: the agent sends batches uncompressed, five to ten times the bytes")
-        }
+        415 => RuleVerdict::pass(
+            "answered 415: the agent sends batches uncompressed, five to ten times the bytes",
+        ),
         _ => whole(&answer),
     }
 }
 
-async fn zstd(run: &mut Run) -> Verdict {
+async fn zstd(run: &mut Run) -> RuleVerdict {
     if let Some(verdict) = run.without_batches() {
         return verdict;
     }
     if !run.accepts_zstd {
-        return Verdict::not_seen(
+        return RuleVerdict::not_seen(
             "no answer to a batch names zstd in Accept-Encoding: the agent uses gzip",
             "if the server takes zstd, send Accept-Encoding: gzip, zstd with answers",
         );

@@ -9,7 +9,7 @@ use crate::record::{Kind, Record};
 
 /// A record that was sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Sent {
+pub struct SentRecord {
     /// Its kind.
     pub kind: Kind,
     /// Its session.
@@ -53,9 +53,9 @@ impl RecordState {
 
 /// All that was sent.
 #[derive(Default)]
-pub(super) struct Ledger(Vec<(Sent, RecordState)>);
+pub(super) struct SentRecords(Vec<(SentRecord, RecordState)>);
 
-impl Ledger {
+impl SentRecords {
     /// A record was sent, and this became of it. What was settled once stays so.
     pub(super) fn note(&mut self, record: &Record, state: RecordState) {
         let key = record.key();
@@ -64,7 +64,7 @@ impl Ledger {
             *known = state.max(*known);
             return;
         }
-        let sent = Sent {
+        let sent = SentRecord {
             kind: record.kind(),
             api_session_id: record.session().to_owned(),
             transaction_id: record.transaction().to_owned(),
@@ -75,7 +75,7 @@ impl Ledger {
     }
 
     /// What the server has to have once each.
-    pub(super) fn settled(&self) -> Vec<Sent> {
+    pub(super) fn settled(&self) -> Vec<SentRecord> {
         self.0
             .iter()
             .filter(|(_, state)| *state == RecordState::Settled)

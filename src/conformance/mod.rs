@@ -31,15 +31,15 @@ use serde::Serialize;
 use url::Url;
 use uuid::Uuid;
 
-pub use ledger::Sent;
-pub use rule::{Row, State};
+pub use ledger::SentRecord;
+pub use rule::{Row, RuleState};
 pub use samples::AUDIO_SECONDS;
 pub use totals::COUNTED_ONCE;
 pub use wire::REQUESTS_MOST;
 
 use crate::control_plane::{ClientError, Settings};
 use crate::fleet::commands::CommandAlgorithm;
-use rule::{Rule, Verdict};
+use rule::{Rule, RuleVerdict};
 use run::{BatchAnswer, Run, delivery, in_words};
 
 /// The most sessions of a run, and the most records.
@@ -134,7 +134,7 @@ pub struct Report {
     /// Each rule.
     pub rules: Vec<Row>,
     /// What the server should have once each, in this order within its session.
-    pub counted_once: Vec<Sent>,
+    pub counted_once: Vec<SentRecord>,
 }
 
 /// Checks every rule; `tell` gets each row as soon as it is known.
@@ -144,7 +144,7 @@ pub async fn run(setup: Setup, run: &str, mut tell: impl FnMut(&Row)) -> Result<
     let mut rows = Vec::new();
     for rule in RULES.into_iter().flatten() {
         let verdict = match state.wire.is_over() {
-            Some(why) => Verdict::not_seen(format!("not tried: {why}"), MEND_FIRST),
+            Some(why) => RuleVerdict::not_seen(format!("not tried: {why}"), MEND_FIRST),
             None => (rule.check)(&mut state).await,
         };
         let row = Row::new(rule, verdict);
@@ -152,7 +152,8 @@ pub async fn run(setup: Setup, run: &str, mut tell: impl FnMut(&Row)) -> Result<
         rows.push(row);
     }
     let count = |state| rows.iter().filter(|row| row.state == state).count();
-    let (passed, failed, not_seen) = (count(State::Pass), count(State::Fail), count(State::NotSeen));
+    let (passed, failed, not_seen) =
+        (count(RuleState::Pass), count(RuleState::Fail), count(RuleState::NotSeen));
     Ok(Report {
         ok: failed == 0,
         run: run.to_owned(),

@@ -2,8 +2,8 @@
 
 use super::answers::{EXPECTED, GOOD, good, status};
 use super::ledger::RecordState;
-use super::rule::{Rule, Verdict};
-use super::wire::{By, Exchange};
+use super::rule::{Rule, RuleVerdict};
+use super::wire::{Caller, Exchange};
 use super::{Run, delivery, in_words};
 use crate::control_plane::{Client, Delivery, Meaning, parse_quota_answer};
 use crate::record::Record;
@@ -68,26 +68,26 @@ pub(super) static RULES: [Rule; 9] = [
     },
 ];
 
-async fn started(run: &mut Run) -> Verdict {
+async fn started(run: &mut Run) -> RuleVerdict {
     let session = run.session.clone();
     let record = run.samples.started(&session);
     let exchange = run.deliver(&record).await;
     good(&exchange)
 }
 
-async fn usage(run: &mut Run) -> Verdict {
+async fn usage(run: &mut Run) -> RuleVerdict {
     let session = run.session.clone();
     let record = run.samples.usage(&session);
     let exchange = run.deliver(&record).await;
     good(&exchange)
 }
 
-async fn quota(run: &mut Run) -> Verdict {
+async fn quota(run: &mut Run) -> RuleVerdict {
     let session = run.session.clone();
     let record = run.samples.quota(&session);
     let exchange = run.deliver(&record).await;
     if !exchange.is_delivered() {
-        return Verdict::fail(EXPECTED, &exchange);
+        return RuleVerdict::fail(EXPECTED, &exchange);
     }
     let expected = format!(
         "data with api_session_id {session}, transaction_id {}, new_quota_amount, final_quota, timestamp",
@@ -95,15 +95,15 @@ async fn quota(run: &mut Run) -> Verdict {
     );
     match parse_quota_answer(exchange.body()) {
         Ok(answer) if answer.api_session_id == session && answer.transaction_id == record.transaction() => {
-            Verdict::pass("answered with all five fields")
+            RuleVerdict::pass("answered with all five fields")
         }
-        Ok(_) => Verdict::fail(expected, &exchange),
-        Err(error) => Verdict::fail(format!("{expected}; of this answer {error}"), &exchange),
+        Ok(_) => RuleVerdict::fail(expected, &exchange),
+        Err(error) => RuleVerdict::fail(format!("{expected}; of this answer {error}"), &exchange),
     }
 }
 
 /// Each kind twice: the very same request.
-async fn repeated(run: &mut Run) -> Verdict {
+async fn repeated(run: &mut Run) -> RuleVerdict {
     let session = run.samples.session("repeated");
     let records = [
         run.samples.started(&session),
@@ -115,46 +115,46 @@ async fn repeated(run: &mut Run) -> Verdict {
     for record in &records {
         let first = run.deliver(record).await;
         if !first.is_delivered() {
-            return Verdict::fail(EXPECTED, &first);
+            return RuleVerdict::fail(EXPECTED, &first);
         }
         match again(run, record).await {
             Ok(exchange) => statuses.extend(exchange.status().map(|status| status.to_string())),
             Err(verdict) => return verdict,
         }
     }
-    Verdict::pass(format!("started, usage, quota, completed: {}", statuses.join(", ")))
+    RuleVerdict::pass(format!("started, usage, quota, completed: {}", statuses.join(", ")))
 }
 
 /// Sends a record that was taken once more, which has to be recognised.
-async fn again(run: &mut Run, record: &Record) -> Result<Exchange, Verdict> {
+async fn again(run: &mut Run, record: &Record) -> Result<Exchange, RuleVerdict> {
     let mut exchange = run.deliver(record).await;
     exchange.sent.push_str(", once more");
-    if exchange.is_settled() { Ok(exchange) } else { Err(Verdict::fail(RECOGNISED, &exchange)) }
+    if exchange.is_settled() { Ok(exchange) } else { Err(RuleVerdict::fail(RECOGNISED, &exchange)) }
 }
 
-async fn repeated_with_another_body(run: &mut Run) -> Verdict {
+async fn repeated_with_another_body(run: &mut Run) -> RuleVerdict {
     let session = run.session.clone();
     let [first, second] = run.samples.usage_of_two_agents(&session);
     let taken = run.deliver(&first).await;
     if !taken.is_delivered() {
-        return Verdict::fail(EXPECTED, &taken);
+        return RuleVerdict::fail(EXPECTED, &taken);
     }
     let mut exchange = run.deliver(&second).await;
     exchange.sent.push_str(", once more, with the server_instance_id of another agent");
     if exchange.is_settled() {
-        Verdict::pass(format!("{} to the same key with another body", status(&exchange)))
+        RuleVerdict::pass(format!("{} to the same key with another body", status(&exchange)))
     } else {
-        Verdict::fail(RECOGNISED, &exchange)
+        RuleVerdict::fail(RECOGNISED, &exchange)
     }
 }
 
 /// Two agents, or one after a cut, may send a record while it is being processed.
-async fn concurrent_repeat(run: &mut Run) -> Verdict {
+async fn concurrent_repeat(run: &mut Run) -> RuleVerdict {
     let session = run.samples.session("twice");
     let started = run.samples.started(&session);
     let start = run.deliver(&started).await;
     if !start.is_delivered() {
-        return Verdict::fail(EXPECTED, &start);
+        return RuleVerdict::fail(EXPECTED, &start);
     }
     let record = run.samples.usage(&session);
     let sent = format!("{}, twice at once", in_words(&record));
@@ -163,7 +163,7 @@ async fn concurrent_repeat(run: &mut Run) -> Verdict {
         let delivery: Delivery<'_> = delivery(&record, &correlation_id);
         let (_, _) = tokio::join!(client.deliver(delivery.clone()), client.deliver(delivery));
     };
-    let both = run.wire.together(By::Agent, &sent, twice).await;
+    let both = run.wire.together(Caller::Agent, &sent, twice).await;
     for exchange in &both {
         run.ledger.note(&record, RecordState::of(exchange));
     }
@@ -171,7 +171,7 @@ async fn concurrent_repeat(run: &mut Run) -> Verdict {
         |exchange: &Exchange| matches!(exchange.meaning(), Some(Meaning::InProgress | Meaning::Overloaded));
     let allowed = |exchange: &Exchange| exchange.is_settled() || may_wait(exchange);
     if let Some(other) = both.iter().find(|exchange| !allowed(exchange)) {
-        return Verdict::fail(
+        return RuleVerdict::fail(
             "200, 201, 202 or 204 for one of the two; for the other the same, or 409, with Retry-After while the first is under way",
             other,
         );
@@ -180,7 +180,7 @@ async fn concurrent_repeat(run: &mut Run) -> Verdict {
         && one.meaning() == Some(Meaning::Duplicate)
         && other.meaning() == Some(Meaning::Duplicate)
     {
-        return Verdict::fail("200, 201, 202 or 204 for one of the two: the record is new", other);
+        return RuleVerdict::fail("200, 201, 202 or 204 for one of the two: the record is new", other);
     }
     let statuses: Vec<_> =
         both.iter().filter_map(Exchange::status).map(|status| status.to_string()).collect();
@@ -189,12 +189,12 @@ async fn concurrent_repeat(run: &mut Run) -> Verdict {
         tokio::time::sleep(wait.min(super::wire::WAIT_MOST)).await;
     }
     match again(run, &record).await {
-        Ok(_) => Verdict::pass(format!("answered {}", statuses.join(" and "))),
+        Ok(_) => RuleVerdict::pass(format!("answered {}", statuses.join(" and "))),
         Err(verdict) => verdict,
     }
 }
 
-async fn unknown_fields(run: &mut Run) -> Verdict {
+async fn unknown_fields(run: &mut Run) -> RuleVerdict {
     let session = run.session.clone();
     let record = run.samples.with_unknown_fields(&session);
     let mut exchange = run.deliver(&record).await;
@@ -202,7 +202,7 @@ async fn unknown_fields(run: &mut Run) -> Verdict {
     good(&exchange)
 }
 
-async fn session_id_encoding(run: &mut Run) -> Verdict {
+async fn session_id_encoding(run: &mut Run) -> RuleVerdict {
     let session = run.samples.session("ä b/c?d#e%2F;f");
     for record in [run.samples.started(&session), run.samples.usage(&session)] {
         let mut exchange = run.deliver(&record).await;
@@ -210,13 +210,13 @@ async fn session_id_encoding(run: &mut Run) -> Verdict {
             .sent
             .push_str(", the session percent-encoded as one segment: %C3%A4%20b%2Fc%3Fd%23e%252F%3Bf");
         if !exchange.is_delivered() {
-            return Verdict::fail(EXPECTED, &exchange);
+            return RuleVerdict::fail(EXPECTED, &exchange);
         }
     }
-    Verdict::pass(format!("the session {session} was taken"))
+    RuleVerdict::pass(format!("the session {session} was taken"))
 }
 
-async fn refusal(run: &mut Run) -> Verdict {
+async fn refusal(run: &mut Run) -> RuleVerdict {
     let session = run.session.clone();
     let body = run.samples.without_transaction_id(&session);
     let sent = format!("POST /api/v1/sessions/{session}/usage-records, a body without transaction_id");
@@ -231,17 +231,17 @@ async fn refusal(run: &mut Run) -> Verdict {
             key,
             correlation_id: &correlation_id,
             traceparent: None,
-            connection: crate::control_plane::Connection::Any,
+            connection: crate::control_plane::ConnectionChoice::Any,
         };
         drop(client.deliver(delivery).await);
     };
-    let exchange = run.wire.send(By::Agent, sent, deliver).await;
+    let exchange = run.wire.send(Caller::Agent, sent, deliver).await;
     match exchange.meaning() {
-        Some(Meaning::Refused) => Verdict::pass(status(&exchange)),
-        Some(Meaning::Delivered | Meaning::Duplicate) => Verdict::not_seen(
+        Some(Meaning::Refused) => RuleVerdict::pass(status(&exchange)),
+        Some(Meaning::Delivered | Meaning::Duplicate) => RuleVerdict::not_seen(
             format!("{} to a usage record without transaction_id: nothing was refused", status(&exchange)),
             "check whether it was billed: a repetition of it cannot be recognised",
         ),
-        _ => Verdict::fail("400, 413, 414, 415 or 422, without a body or with a JSON object", &exchange),
+        _ => RuleVerdict::fail("400, 413, 414, 415 or 422, without a body or with a JSON object", &exchange),
     }
 }

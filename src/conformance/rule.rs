@@ -18,22 +18,22 @@ pub(super) struct Rule {
 }
 
 /// Finds out whether the rule is kept.
-pub(super) type Check = for<'a> fn(&'a mut Run) -> LocalBoxFuture<'a, Verdict>;
+pub(super) type Check = for<'a> fn(&'a mut Run) -> LocalBoxFuture<'a, RuleVerdict>;
 
 /// What was found.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(super) enum RuleVerdict {
     /// The rule is kept; how that was seen.
     Pass(String),
     /// It is broken.
-    Fail(Broken),
+    Fail(Violation),
     /// It could not be seen; why, and what to do.
     NotSeen { why: String, advice: String },
 }
 
 /// How a rule is broken.
 #[derive(Debug)]
-pub(super) struct Broken {
+pub(super) struct Violation {
     expected: String,
     sent: String,
     received: String,
@@ -41,7 +41,7 @@ pub(super) struct Broken {
     consequence: Option<&'static str>,
 }
 
-impl Verdict {
+impl RuleVerdict {
     pub(super) fn pass(seen: impl Into<String>) -> Self {
         Self::Pass(seen.into())
     }
@@ -52,7 +52,7 @@ impl Verdict {
 
     /// The answer to this request is not what was expected.
     pub(super) fn fail(expected: impl Into<String>, exchange: &Exchange) -> Self {
-        Self::Fail(Broken {
+        Self::Fail(Violation {
             expected: expected.into(),
             sent: exchange.sent.clone(),
             received: exchange.received.clone(),
@@ -66,7 +66,7 @@ impl Verdict {
         sent: impl Into<String>,
         received: impl Into<String>,
     ) -> Self {
-        Self::Fail(Broken {
+        Self::Fail(Violation {
             expected: expected.into(),
             sent: sent.into(),
             received: received.into(),
@@ -78,7 +78,7 @@ impl Verdict {
 /// Whether a rule is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum RuleState {
     /// It is kept.
     Pass,
     /// It is broken.
@@ -93,7 +93,7 @@ pub struct Row {
     /// The rule's name.
     pub rule: &'static str,
     /// Whether it is kept.
-    pub state: State,
+    pub state: RuleState,
     /// The page of `docs/contract/` that has the sentence.
     pub page: &'static str,
     /// The sentence that is kept or broken.
@@ -119,11 +119,11 @@ pub struct Row {
 }
 
 impl Row {
-    pub(super) fn new(rule: &Rule, verdict: Verdict) -> Self {
+    pub(super) fn new(rule: &Rule, verdict: RuleVerdict) -> Self {
         let Rule { name, page, sentence, .. } = *rule;
         let row = Self {
             rule: name,
-            state: State::Pass,
+            state: RuleState::Pass,
             page,
             sentence,
             says: None,
@@ -134,12 +134,12 @@ impl Row {
             advice: None,
         };
         match verdict {
-            Verdict::Pass(says) => Self { says: Some(says), ..row },
-            Verdict::NotSeen { why, advice } => {
-                Self { state: State::NotSeen, says: Some(why), advice: Some(advice), ..row }
+            RuleVerdict::Pass(says) => Self { says: Some(says), ..row },
+            RuleVerdict::NotSeen { why, advice } => {
+                Self { state: RuleState::NotSeen, says: Some(why), advice: Some(advice), ..row }
             }
-            Verdict::Fail(Broken { expected, sent, received, consequence }) => Self {
-                state: State::Fail,
+            RuleVerdict::Fail(Violation { expected, sent, received, consequence }) => Self {
+                state: RuleState::Fail,
                 expected: Some(expected),
                 sent: Some(sent),
                 received: Some(received),

@@ -1,24 +1,24 @@
 //! A run under way: what the rules share.
 
 use super::accounts::{Accounts, Processed};
-use super::ledger::{Ledger, RecordState};
-use super::rule::Verdict;
-use super::samples::{Batch, Samples};
+use super::ledger::{RecordState, SentRecords};
+use super::rule::RuleVerdict;
+use super::samples::{SampleBatch, Samples};
 use super::servers::WaitingCommand;
-use super::wire::{By, Exchange, Wire};
+use super::wire::{ApiClients, Caller, Exchange};
 use super::{Setup, Unable};
 use crate::control_plane::{
-    self, BatchException, Capabilities, Client, Connection, Delivery, Encoding, Meaning, Registration,
+    self, BatchException, Capabilities, Client, ConnectionChoice, Delivery, Encoding, Meaning, Registration,
     parse_batch_answer,
 };
-use crate::record::{Kind, Origin, Record};
+use crate::record::{Enrichment, Kind, Record};
 
 /// A run under way.
 pub(super) struct Run {
     pub(super) setup: Setup,
-    pub(super) wire: Wire,
+    pub(super) wire: ApiClients,
     pub(super) samples: Samples,
-    pub(super) ledger: Ledger,
+    pub(super) ledger: SentRecords,
     pub(super) accounts: Option<Accounts>,
     /// What the server had counted before.
     pub(super) before: Processed,
@@ -38,13 +38,13 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) async fn begin(setup: Setup, run: &str) -> Result<Self, Unable> {
-        let wire = Wire::new(setup.client.clone(), run, setup.burst)?;
-        let origin = Origin {
+        let wire = ApiClients::new(setup.client.clone(), run, setup.burst)?;
+        let enrichment = Enrichment {
             server_id: setup.client.server_id.clone(),
             region: setup.region.clone(),
             version: setup.client.version.clone(),
         };
-        let samples = Samples::new(run, &setup.customer, &origin);
+        let samples = Samples::new(run, &setup.customer, &enrichment);
         let accounts = setup.accounts.clone().map(Accounts::at).transpose()?;
         let before = match &accounts {
             Some(accounts) => accounts.processed().await.map_err(|reason| accounts.unable(reason))?,
@@ -56,7 +56,7 @@ impl Run {
             setup,
             wire,
             samples,
-            ledger: Ledger::default(),
+            ledger: SentRecords::default(),
             accounts,
             before,
             batch: None,
@@ -81,10 +81,10 @@ impl Run {
 
     /// Sends one record.
     pub(super) async fn deliver(&mut self, record: &Record) -> Exchange {
-        self.deliver_by(By::Agent, record).await
+        self.deliver_by(Caller::Agent, record).await
     }
 
-    pub(super) async fn deliver_by(&mut self, by: By, record: &Record) -> Exchange {
+    pub(super) async fn deliver_by(&mut self, by: Caller, record: &Record) -> Exchange {
         let correlation_id = record.correlation_id();
         let deliver = async |client: &Client| drop(client.deliver(delivery(record, &correlation_id)).await);
         let exchange = self.wire.send(by, in_words(record), deliver).await;
@@ -93,21 +93,21 @@ impl Run {
     }
 
     /// Sends many records.
-    pub(super) async fn deliver_batch(&mut self, batch: &Batch, encoding: Encoding) -> BatchAnswer {
+    pub(super) async fn deliver_batch(&mut self, batch: &SampleBatch, encoding: Encoding) -> BatchAnswer {
         let (key, records, body) = (batch.key(), batch.parts().len(), batch.body(encoding));
         let correlation_id = key.to_string();
         let deliver = async |client: &Client| {
-            let batch = control_plane::Batch {
+            let batch = control_plane::BatchRequest {
                 body: body.clone(),
                 encoding,
                 records,
                 key,
                 correlation_id: &correlation_id,
-                connection: Connection::Any,
+                connection: ConnectionChoice::Any,
             };
             drop(client.deliver_batch(batch).await);
         };
-        let exchange = self.wire.send(By::Agent, batch.in_words(), deliver).await;
+        let exchange = self.wire.send(Caller::Agent, batch.in_words(), deliver).await;
         if let Ok(response) = &exchange.result {
             self.accepts_zstd |= response.accepts.is_some_and(|accepts| accepts.zstd);
         }
@@ -136,7 +136,7 @@ pub(super) fn delivery<'a>(record: &'a Record, correlation_id: &'a str) -> Deliv
         key: record.key(),
         correlation_id,
         traceparent: None,
-        connection: Connection::Any,
+        connection: ConnectionChoice::Any,
     }
 }
 
@@ -155,7 +155,7 @@ pub(super) fn in_words(record: &Record) -> String {
 /// The answer to a batch.
 #[derive(Clone)]
 pub(super) struct BatchAnswer {
-    pub(super) batch: Batch,
+    pub(super) batch: SampleBatch,
     pub(super) exchange: Exchange,
     /// The records that were not taken; or why it is no answer to this batch.
     pub(super) exceptions: Result<Vec<BatchException>, String>,
@@ -188,12 +188,12 @@ impl BatchAnswer {
     }
 
     /// The batch is answered otherwise than was expected.
-    pub(super) fn broken(&self, expected: &str) -> Verdict {
+    pub(super) fn broken(&self, expected: &str) -> RuleVerdict {
         match &self.exceptions {
             Err(reason) if self.exchange.is_delivered() => {
-                Verdict::fail(format!("{expected}; of this answer {reason}"), &self.exchange)
+                RuleVerdict::fail(format!("{expected}; of this answer {reason}"), &self.exchange)
             }
-            _ => Verdict::fail(expected, &self.exchange),
+            _ => RuleVerdict::fail(expected, &self.exchange),
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::control_plane::Encoding;
-use crate::record::{Acceptor, KEY_NAMESPACE, Kind, Origin, Queue, Record, UnknownFields};
+use crate::record::{Acceptor, Enrichment, KEY_NAMESPACE, Kind, Queue, Record, UnknownFields};
 use crate::time;
 
 /// No sample comes near this.
@@ -29,13 +29,14 @@ pub(super) struct Samples {
 }
 
 impl Samples {
-    pub(super) fn new(run: &str, customer: &str, origin: &Origin) -> Self {
-        let acceptor = |origin: &Origin| Acceptor::new(origin, UnknownFields::Forward, RECORD_MAX_BYTES);
-        let other = Origin { server_id: format!("{}-other", origin.server_id), ..origin.clone() };
+    pub(super) fn new(run: &str, customer: &str, enrichment: &Enrichment) -> Self {
+        let acceptor =
+            |enrichment: &Enrichment| Acceptor::new(enrichment, UnknownFields::Forward, RECORD_MAX_BYTES);
+        let other = Enrichment { server_id: format!("{}-other", enrichment.server_id), ..enrichment.clone() };
         Self {
             run: run.to_owned(),
             customer: customer.to_owned(),
-            acceptor: acceptor(origin),
+            acceptor: acceptor(enrichment),
             other: acceptor(&other),
             made: 0,
         }
@@ -157,7 +158,7 @@ fn accepted(acceptor: &Acceptor, queue: Queue, message: &Value) -> Record {
 
 /// A request with many records.
 #[derive(Clone, Default)]
-pub(super) struct Batch {
+pub(super) struct SampleBatch {
     parts: Vec<Part>,
 }
 
@@ -172,7 +173,7 @@ pub(super) struct Part {
     key: Uuid,
 }
 
-impl Batch {
+impl SampleBatch {
     /// Adds a session's records, in their order.
     pub(super) fn with(mut self, records: impl IntoIterator<Item = Record>) -> Self {
         self.parts.extend(records.into_iter().map(|record| Part {
@@ -255,13 +256,13 @@ mod tests {
 
     #[test]
     fn a_batch_is_what_the_contract_says_in_each_encoding() {
-        let origin = Origin { server_id: "s".into(), region: "r".into(), version: "1".into() };
-        let mut samples = Samples::new("run", "c\"x", &origin);
+        let enrichment = Enrichment { server_id: "s".into(), region: "r".into(), version: "1".into() };
+        let mut samples = Samples::new("run", "c\"x", &enrichment);
         let (one, two) = (samples.session("a\"b"), samples.session("b"));
         let records = [samples.started(&one), samples.usage(&one), samples.usage(&two)];
         let keys: Vec<u8> = records.iter().flat_map(|record| record.key().into_bytes()).collect();
         let bodies = records.clone().map(|record| serde_json::from_slice::<Value>(record.body()).unwrap());
-        let batch = Batch::default().with(records);
+        let batch = SampleBatch::default().with(records);
         assert_eq!(batch.key(), Uuid::new_v5(&KEY_NAMESPACE, &keys));
         let plain = batch.body(Encoding::Identity);
         let [started, usage, other] = bodies;
@@ -280,8 +281,8 @@ mod tests {
 
     #[test]
     fn two_agents_make_one_key_and_two_bodies_of_a_message() {
-        let origin = Origin { server_id: "s".into(), region: "r".into(), version: "1".into() };
-        let mut samples = Samples::new("run", "c", &origin);
+        let enrichment = Enrichment { server_id: "s".into(), region: "r".into(), version: "1".into() };
+        let mut samples = Samples::new("run", "c", &enrichment);
         let [one, other] = samples.usage_of_two_agents("session");
         assert!(one.key() == other.key() && one.body() != other.body());
     }

@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 
 use super::Run;
 use super::answers::{EXPECTED, GOOD, good, status};
-use super::rule::{Rule, Verdict};
-use super::wire::{By, Exchange, unregistered};
+use super::rule::{Rule, RuleVerdict};
+use super::wire::{Caller, Exchange, unregistered};
 use crate::control_plane::{
     Client, Command, CommandResult, Meaning, ServerStatus, parse_commands, parse_key_set,
 };
@@ -73,16 +73,16 @@ pub(super) struct WaitingCommand {
     is_ours: bool,
 }
 
-async fn register(run: &mut Run) -> Verdict {
+async fn register(run: &mut Run) -> RuleVerdict {
     let registration = run.registration();
     let sent = format!("POST /api/v1/servers/register, server_id {}", run.setup.client.server_id);
     let register = async |client: &Client| drop(client.register(&registration).await);
-    let exchange = run.wire.send(By::Agent, sent, register).await;
+    let exchange = run.wire.send(Caller::Agent, sent, register).await;
     run.wire.stop_if_hopeless(&exchange);
     good(&exchange)
 }
 
-async fn beat(run: &mut Run, by: By, server_id: &str) -> Exchange {
+async fn beat(run: &mut Run, by: Caller, server_id: &str) -> Exchange {
     let sent = format!("PUT /api/v1/servers/{server_id}/heartbeat, status online");
     let metrics = json!({"usage_records_processed": 0, "outbox_depth": 0, "uptime_seconds": 1});
     let heartbeat = async |client: &Client| {
@@ -91,36 +91,36 @@ async fn beat(run: &mut Run, by: By, server_id: &str) -> Exchange {
     run.wire.send(by, sent, heartbeat).await
 }
 
-async fn heartbeat(run: &mut Run) -> Verdict {
+async fn heartbeat(run: &mut Run) -> RuleVerdict {
     let server_id = run.setup.client.server_id.clone();
-    good(&beat(run, By::Agent, &server_id).await)
+    good(&beat(run, Caller::Agent, &server_id).await)
 }
 
-async fn heartbeat_unregistered(run: &mut Run) -> Verdict {
-    let exchange = beat(run, By::Unregistered, &unregistered(&run.id)).await;
+async fn heartbeat_unregistered(run: &mut Run) -> RuleVerdict {
+    let exchange = beat(run, Caller::Unregistered, &unregistered(&run.id)).await;
     match exchange.meaning() {
-        Some(Meaning::NotFound) => Verdict::pass(status(&exchange)),
+        Some(Meaning::NotFound) => RuleVerdict::pass(status(&exchange)),
         Some(Meaning::Delivered) => {
-            Verdict::pass(format!("{}: a heartbeat is enough to be known", status(&exchange)))
+            RuleVerdict::pass(format!("{}: a heartbeat is enough to be known", status(&exchange)))
         }
-        _ => Verdict::fail("404, so that the agent registers again; or a good answer", &exchange),
+        _ => RuleVerdict::fail("404, so that the agent registers again; or a good answer", &exchange),
     }
 }
 
 async fn fetch_keys(run: &mut Run) -> Exchange {
     let sent = "GET /api/v1/auth/public-keys".to_owned();
-    run.wire.send(By::Agent, sent, async |client| drop(client.public_keys().await)).await
+    run.wire.send(Caller::Agent, sent, async |client| drop(client.public_keys().await)).await
 }
 
-async fn public_keys(run: &mut Run) -> Verdict {
+async fn public_keys(run: &mut Run) -> RuleVerdict {
     let exchange = fetch_keys(run).await;
     match keys_of(&exchange) {
         Ok(keys) if keys.keys.is_empty() => {
-            Verdict::pass("no keys yet: the agent refuses every command that needs a token")
+            RuleVerdict::pass("no keys yet: the agent refuses every command that needs a token")
         }
-        Ok(keys) => Verdict::pass(format!("{} keys", keys.keys.len())),
+        Ok(keys) => RuleVerdict::pass(format!("{} keys", keys.keys.len())),
         Err(reason) => {
-            Verdict::fail(format!("{EXPECTED}, here a JWK Set; of this answer {reason}"), &exchange)
+            RuleVerdict::fail(format!("{EXPECTED}, here a JWK Set; of this answer {reason}"), &exchange)
         }
     }
 }
@@ -134,7 +134,7 @@ fn keys_of(exchange: &Exchange) -> Result<JwkSet, String> {
 
 async fn ask_for_commands(run: &mut Run) -> Exchange {
     let sent = format!("GET /api/v1/servers/{}/commands", run.setup.client.server_id);
-    run.wire.send(By::Agent, sent, async |client| drop(client.commands().await)).await
+    run.wire.send(Caller::Agent, sent, async |client| drop(client.commands().await)).await
 }
 
 fn commands_of(exchange: &Exchange) -> Result<Vec<Command>, String> {
@@ -149,7 +149,7 @@ fn commands_of(exchange: &Exchange) -> Result<Vec<Command>, String> {
 }
 
 /// Has the server queue a command if it can, and asks for what waits; for a while, if somebody else is to queue one.
-async fn commands(run: &mut Run) -> Verdict {
+async fn commands(run: &mut Run) -> RuleVerdict {
     let queued = queue(run).await;
     let until = Instant::now() + run.setup.wait;
     loop {
@@ -158,7 +158,7 @@ async fn commands(run: &mut Run) -> Verdict {
             Ok(waiting) => waiting,
             Err(reason) => {
                 let expected = r#"200 with {"commands":[{"command_id","command_type",…},…]}"#;
-                return Verdict::fail(format!("{expected}; of this answer {reason}"), &exchange);
+                return RuleVerdict::fail(format!("{expected}; of this answer {reason}"), &exchange);
             }
         };
         let is_ours = |command: &Command| match &queued {
@@ -170,13 +170,13 @@ async fn commands(run: &mut Run) -> Verdict {
             handed.map(|command| WaitingCommand { command: command.clone(), is_ours: is_ours(command) });
         match (&queued, &run.command) {
             (Some(id), None | Some(WaitingCommand { is_ours: false, .. })) => {
-                return Verdict::fail(
+                return RuleVerdict::fail(
                     format!("the command {id}, which the run has queued for its server"),
                     &exchange,
                 );
             }
             (None, None) if Instant::now() < until => sleep(LOOK_EVERY).await,
-            _ => return Verdict::pass(format!("{} commands wait", waiting.len())),
+            _ => return RuleVerdict::pass(format!("{} commands wait", waiting.len())),
         }
     }
 }
@@ -192,8 +192,8 @@ async fn queue(run: &Run) -> Option<String> {
     run.accounts.as_ref()?.queue(&command).await.ok()
 }
 
-fn no_command() -> Verdict {
-    Verdict::not_seen(
+fn no_command() -> RuleVerdict {
+    RuleVerdict::not_seen(
         "no command waits for the run's server",
         format!(
             "run with --wait 60 and queue a {HARMLESS}, or a command with a token, for the server that the run names at its \
@@ -202,10 +202,10 @@ fn no_command() -> Verdict {
     )
 }
 
-async fn token(run: &mut Run) -> Verdict {
+async fn token(run: &mut Run) -> RuleVerdict {
     let Some(WaitingCommand { command, .. }) = run.command.clone() else { return no_command() };
     if command.token.is_none() {
-        return Verdict::not_seen(
+        return RuleVerdict::not_seen(
             format!("the waiting {} has no token, and may need none", command.command_type),
             "queue a set_log_level with a token",
         );
@@ -215,8 +215,8 @@ async fn token(run: &mut Run) -> Verdict {
     let now = time::now().0 / 1_000_000;
     let verified = keys_of(&keys).and_then(|keys| check_token(&command, &keys, algorithm, &server_id, now));
     match verified {
-        Ok(()) => Verdict::pass(format!("the token of {} verifies", command.command_type)),
-        Err(reason) => Verdict::fail_by(
+        Ok(()) => RuleVerdict::pass(format!("the token of {} verifies", command.command_type)),
+        Err(reason) => RuleVerdict::fail_by(
             "a token for this server, with jti, command_type, parameters and exp, that verifies with /api/v1/auth/public-keys",
             format!("GET /api/v1/servers/{server_id}/commands"),
             format!("the {} {}: {reason}", command.command_type, command.command_id),
@@ -225,10 +225,10 @@ async fn token(run: &mut Run) -> Verdict {
 }
 
 /// Answers the command twice, and looks whether it waits any longer.
-async fn result(run: &mut Run) -> Verdict {
+async fn result(run: &mut Run) -> RuleVerdict {
     let Some(WaitingCommand { command, is_ours }) = run.command.clone() else { return no_command() };
     if !is_ours {
-        return Verdict::not_seen(
+        return RuleVerdict::not_seen(
             format!("a {} waits; the run answers only a {HARMLESS}", command.command_type),
             format!("queue a {HARMLESS}, which changes nothing"),
         );
@@ -244,27 +244,27 @@ async fn result(run: &mut Run) -> Verdict {
         let server_id = &run.setup.client.server_id;
         let sent = format!("POST /api/v1/servers/{server_id}/command-results, {}{times}", command.command_id);
         let report = async |client: &Client| drop(client.command_result(&outcome).await);
-        let exchange = run.wire.send(By::Agent, sent, report).await;
+        let exchange = run.wire.send(Caller::Agent, sent, report).await;
         let is_heard = if times.is_empty() { exchange.is_delivered() } else { exchange.is_settled() };
         if !is_heard {
-            return Verdict::fail(EXPECTED, &exchange);
+            return RuleVerdict::fail(EXPECTED, &exchange);
         }
     }
     let exchange = ask_for_commands(run).await;
     let is_gone = |waiting: &[Command]| waiting.iter().all(|other| other.command_id != command.command_id);
     match commands_of(&exchange) {
         Ok(waiting) if is_gone(&waiting) => {
-            Verdict::pass("the result was accepted twice, the command waits no longer")
+            RuleVerdict::pass("the result was accepted twice, the command waits no longer")
         }
-        _ => Verdict::fail(
+        _ => RuleVerdict::fail(
             format!("{} no longer in the list: its result was accepted", command.command_id),
             &exchange,
         ),
     }
 }
 
-async fn shutdown(run: &mut Run) -> Verdict {
+async fn shutdown(run: &mut Run) -> RuleVerdict {
     let sent = format!("POST /api/v1/servers/{}/shutdown, without a body", run.setup.client.server_id);
     let notice = async |client: &Client| drop(client.shutdown_notice().await);
-    good(&run.wire.send(By::Agent, sent, notice).await)
+    good(&run.wire.send(Caller::Agent, sent, notice).await)
 }

@@ -2,7 +2,7 @@
 
 use super::Run;
 use super::answers::{EXPECTED, good, status};
-use super::rule::{Rule, Verdict};
+use super::rule::{Rule, RuleVerdict};
 use crate::control_plane::Meaning;
 
 const SENTENCE: &str = "| 404, 410 on a session | the session is not known (yet) |";
@@ -29,42 +29,42 @@ pub(super) static RULES: [Rule; 3] = [
     },
 ];
 
-async fn unknown(run: &mut Run) -> Verdict {
+async fn unknown(run: &mut Run) -> RuleVerdict {
     let session = run.samples.unknown_session("unknown");
     let record = run.samples.usage(&session);
     let exchange = run.deliver(&record).await;
     match exchange.meaning() {
-        Some(Meaning::NotFound | Meaning::Delivered) => Verdict::pass(status(&exchange)),
-        _ => Verdict::fail(EXPECTED_UNKNOWN, &exchange),
+        Some(Meaning::NotFound | Meaning::Delivered) => RuleVerdict::pass(status(&exchange)),
+        _ => RuleVerdict::fail(EXPECTED_UNKNOWN, &exchange),
     }
 }
 
 /// A record that comes before its session is known is taken once the session has started.
-async fn becomes_known(run: &mut Run) -> Verdict {
+async fn becomes_known(run: &mut Run) -> RuleVerdict {
     let session = run.samples.unknown_session("late");
     let usage = run.samples.usage(&session);
     let early = run.deliver(&usage).await;
     match early.meaning() {
         Some(Meaning::Delivered) => {
-            return Verdict::pass("the server takes records of a session that has not started");
+            return RuleVerdict::pass("the server takes records of a session that has not started");
         }
         Some(Meaning::NotFound) => {}
-        _ => return Verdict::fail(EXPECTED_UNKNOWN, &early),
+        _ => return RuleVerdict::fail(EXPECTED_UNKNOWN, &early),
     }
     let started = run.samples.started(&session);
     let start = run.deliver(&started).await;
     if !start.is_delivered() {
-        return Verdict::fail(EXPECTED, &start);
+        return RuleVerdict::fail(EXPECTED, &start);
     }
     let mut exchange = run.deliver(&usage).await;
     exchange.sent.push_str(", once more, after the session has started");
     if exchange.is_delivered() {
-        return Verdict::pass(format!("{} before its start, then taken", status(&early)));
+        return RuleVerdict::pass(format!("{} before its start, then taken", status(&early)));
     }
-    Verdict::fail(EXPECTED, &exchange)
+    RuleVerdict::fail(EXPECTED, &exchange)
 }
 
-async fn completed(run: &mut Run) -> Verdict {
+async fn completed(run: &mut Run) -> RuleVerdict {
     let session = run.session.clone();
     let record = run.samples.completed(&session);
     let exchange = run.deliver(&record).await;

@@ -7,8 +7,8 @@ use hyper::header::RETRY_AFTER;
 use super::Run;
 use super::accounts::Processed;
 use super::answers::status;
-use super::rule::{Rule, Verdict};
-use super::wire::By;
+use super::rule::{Rule, RuleVerdict};
+use super::wire::Caller;
 use crate::control_plane::Client;
 
 /// The rule that a person looks after where no accounts are named.
@@ -51,25 +51,25 @@ pub(super) static RULES: [Rule; 5] = [
     },
 ];
 
-async fn retry_after(run: &mut Run) -> Verdict {
+async fn retry_after(run: &mut Run) -> RuleVerdict {
     let mut left = run.setup.burst as usize;
     while left > 0 && run.wire.is_over().is_none() {
         let now = left.min(AT_ONCE);
         let ask = async |client: &Client| {
             drop(futures_util::future::join_all((0..now).map(|_| client.health())).await);
         };
-        run.wire.together(By::Agent, "GET /api/v1/health, many at once", ask).await;
+        run.wire.together(Caller::Agent, "GET /api/v1/health, many at once", ask).await;
         left -= now;
     }
     let seen = &run.wire.seen;
     if let Some(unreadable) = &seen.unreadable_wait {
-        return Verdict::fail("a Retry-After in seconds, or as an HTTP date", unreadable);
+        return RuleVerdict::fail("a Retry-After in seconds, or as an HTTP date", unreadable);
     }
     if let Some(exchange) = &seen.asked_to_wait {
         let value = exchange.result.as_ref().ok().and_then(|response| response.headers.get(RETRY_AFTER));
         let value =
             value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default();
-        return Verdict::pass(format!("{} with Retry-After: {value}", status(exchange)));
+        return RuleVerdict::pass(format!("{} with Retry-After: {value}", status(exchange)));
     }
     let why = match &seen.shed {
         Some(shed) => {
@@ -77,45 +77,45 @@ async fn retry_after(run: &mut Run) -> Verdict {
         }
         None => "no answer was 429 or 503".to_owned(),
     };
-    Verdict::not_seen(why, "run with --burst 500 against a server with a low rate limit")
+    RuleVerdict::not_seen(why, "run with --burst 500 against a server with a low rate limit")
 }
 
-fn json_answers(run: &Run) -> Verdict {
+fn json_answers(run: &Run) -> RuleVerdict {
     match &run.wire.seen.foreign {
-        Some(exchange) => Verdict::fail(
+        Some(exchange) => RuleVerdict::fail(
             "of 2xx only 200, 201, 202 with a JSON object, and 204; 400, 409, 414, 415, 422 with a JSON object or without a body",
             exchange,
         ),
-        None => Verdict::pass(format!("in {} answers", run.wire.seen.answers)),
+        None => RuleVerdict::pass(format!("in {} answers", run.wire.seen.answers)),
     }
 }
 
-fn answers_match(run: &Run) -> Verdict {
+fn answers_match(run: &Run) -> RuleVerdict {
     match &run.wire.seen.mismatched {
-        Some(exchange) => Verdict::fail("an answer that names this request, or none", exchange),
-        None => Verdict::pass(format!("none of {} answers names another request", run.wire.seen.answers)),
+        Some(exchange) => RuleVerdict::fail("an answer that names this request, or none", exchange),
+        None => RuleVerdict::pass(format!("none of {} answers names another request", run.wire.seen.answers)),
     }
 }
 
-async fn processed(run: &Run) -> Result<Processed, Verdict> {
+async fn processed(run: &Run) -> Result<Processed, RuleVerdict> {
     let Some(accounts) = &run.accounts else {
-        return Err(Verdict::not_seen("the server was not asked what it counted", COUNT_YOURSELF));
+        return Err(RuleVerdict::not_seen("the server was not asked what it counted", COUNT_YOURSELF));
     };
     accounts
         .processed()
         .await
-        .map_err(|reason| Verdict::not_seen(accounts.unable(reason).to_string(), COUNT_YOURSELF))
+        .map_err(|reason| RuleVerdict::not_seen(accounts.unable(reason).to_string(), COUNT_YOURSELF))
 }
 
-async fn session_order(run: &mut Run) -> Verdict {
+async fn session_order(run: &mut Run) -> RuleVerdict {
     let now = match processed(run).await {
         Ok(now) => now,
         Err(verdict) => return verdict,
     };
     match now.disorder_since(&run.before) {
-        None => Verdict::not_seen("its accounts have no order_violations", COUNT_YOURSELF),
-        Some((0, _)) => Verdict::pass("no order violation in the accounts"),
-        Some((count, example)) => Verdict::fail_by(
+        None => RuleVerdict::not_seen("its accounts have no order_violations", COUNT_YOURSELF),
+        Some((0, _)) => RuleVerdict::pass("no order violation in the accounts"),
+        Some((count, example)) => RuleVerdict::fail_by(
             "each session's records in their order: started, usage, completed",
             "all records of this run",
             format!(
@@ -127,7 +127,7 @@ async fn session_order(run: &mut Run) -> Verdict {
 }
 
 /// What the server counted more is what it said it took.
-async fn counted_once(run: &mut Run) -> Verdict {
+async fn counted_once(run: &mut Run) -> RuleVerdict {
     let now = match processed(run).await {
         Ok(now) => now,
         Err(verdict) => return verdict,
@@ -142,9 +142,9 @@ async fn counted_once(run: &mut Run) -> Verdict {
     }
     let words = words.join(", ");
     if is_good {
-        return Verdict::pass(words);
+        return RuleVerdict::pass(words);
     }
-    Verdict::fail_by(
+    RuleVerdict::fail_by(
         "every record of the run counted once, while nobody else sends records",
         "all records of this run, many of them more than once",
         format!("the accounts have {words} more than before"),

@@ -99,7 +99,7 @@ impl Exchange {
 
 /// The first answers of the whole run that were of some kind.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct FirstSeen {
     /// Not JSON where the agent needs it.
     pub(super) foreign: Option<Exchange>,
     /// Another request's.
@@ -114,7 +114,7 @@ pub(super) struct Seen {
     pub(super) answers: u32,
 }
 
-impl Seen {
+impl FirstSeen {
     fn note(&mut self, exchange: &Exchange) {
         let Ok(response) = &exchange.result else { return };
         self.answers += 1;
@@ -139,7 +139,7 @@ impl Seen {
 
 /// Who makes a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum By {
+pub(super) enum Caller {
     /// The agent, with its credentials.
     Agent,
     /// Somebody without credentials.
@@ -151,8 +151,8 @@ pub(super) enum By {
 }
 
 /// The clients, and the limits of the run.
-pub(super) struct Wire {
-    clients: [(By, Client); 4],
+pub(super) struct ApiClients {
+    clients: [(Caller, Client); 4],
     heard: Arc<Mutex<Vec<Answer>>>,
     secrets: Vec<Secret>,
     silent: u32,
@@ -161,10 +161,10 @@ pub(super) struct Wire {
     until: Instant,
     requests_most: u32,
     pub(super) requests: u32,
-    pub(super) seen: Seen,
+    pub(super) seen: FirstSeen,
 }
 
-impl Wire {
+impl ApiClients {
     /// Reads the files that the settings name; contacts nobody.
     pub(super) fn new(settings: Settings, run: &str, burst: u32) -> Result<Self, ClientError> {
         let heard = Arc::<Mutex<Vec<Answer>>>::default();
@@ -195,10 +195,10 @@ impl Wire {
         secrets.extend([&settings.api_key, &settings.jwt_key].into_iter().flatten().cloned());
         Ok(Self {
             clients: [
-                (By::Agent, client(settings)?),
-                (By::Nobody, client(bare)?),
-                (By::Stranger, client(wrong)?),
-                (By::Unregistered, client(unregistered)?),
+                (Caller::Agent, client(settings)?),
+                (Caller::Nobody, client(bare)?),
+                (Caller::Stranger, client(wrong)?),
+                (Caller::Unregistered, client(unregistered)?),
             ],
             heard,
             secrets,
@@ -207,7 +207,7 @@ impl Wire {
             until: Instant::now() + RUN_MOST,
             requests_most: REQUESTS_MOST.saturating_add(burst),
             requests: 0,
-            seen: Seen::default(),
+            seen: FirstSeen::default(),
         })
     }
 
@@ -240,7 +240,7 @@ impl Wire {
     }
 
     /// Makes one request; repeats it after a 429 or 503 with `Retry-After`.
-    pub(super) async fn send(&mut self, by: By, sent: String, call: impl AsyncFn(&Client)) -> Exchange {
+    pub(super) async fn send(&mut self, by: Caller, sent: String, call: impl AsyncFn(&Client)) -> Exchange {
         let mut again = 0;
         loop {
             let Some(exchange) = self.together(by, &sent, &call).await.into_iter().next() else {
@@ -261,7 +261,7 @@ impl Wire {
     /// Makes the requests of `call`, which may run several at once. Repeats none.
     pub(super) async fn together(
         &mut self,
-        by: By,
+        by: Caller,
         sent: &str,
         call: impl AsyncFn(&Client),
     ) -> Vec<Exchange> {

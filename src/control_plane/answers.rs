@@ -199,7 +199,7 @@ pub fn parse_batch_answer(
     records: usize,
 ) -> Result<Vec<BatchException>, BadAnswer> {
     #[derive(Deserialize)]
-    struct Batch<'a> {
+    struct BatchData<'a> {
         batch: Uuid,
         count: usize,
         #[serde(borrow)]
@@ -212,7 +212,7 @@ pub fn parse_batch_answer(
         #[serde(borrow, default)]
         error: Option<&'a RawValue>,
     }
-    let answer: Batch<'_> = serde_json::from_str(data(body)?.get())?;
+    let answer: BatchData<'_> = serde_json::from_str(data(body)?.get())?;
     if answer.batch != batch {
         return Err(BadAnswer::AnotherBatch);
     }
@@ -240,7 +240,7 @@ pub fn parse_batch_answer(
 /// Whether an answer to a batch reports all its sessions as unknown.
 pub(super) fn knows_no_session(body: &[u8]) -> bool {
     #[derive(Deserialize)]
-    struct Batch {
+    struct BatchData {
         count: usize,
         exceptions: Vec<ExceptionStatus>,
     }
@@ -248,8 +248,8 @@ pub(super) fn knows_no_session(body: &[u8]) -> bool {
     struct ExceptionStatus {
         status: u16,
     }
-    let batch = data(body).ok().and_then(|data| serde_json::from_str::<Batch>(data.get()).ok());
-    batch.is_some_and(|Batch { count, exceptions }| {
+    let batch = data(body).ok().and_then(|data| serde_json::from_str::<BatchData>(data.get()).ok());
+    batch.is_some_and(|BatchData { count, exceptions }| {
         let is_unknown = |entry: &ExceptionStatus| matches!(entry.status, 404 | 410);
         exceptions.len() == count
             && exceptions.iter().any(is_unknown)
@@ -312,7 +312,7 @@ fn one_by_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Commands, D:
 pub fn parse_key_set(body: &[u8]) -> Result<JwkSet, BadAnswer> {
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Answer {
+    enum KeySetAnswer {
         Wrapped { data: Keys },
         Bare(Keys),
     }
@@ -320,7 +320,7 @@ pub fn parse_key_set(body: &[u8]) -> Result<JwkSet, BadAnswer> {
     struct Keys {
         keys: Vec<Value>,
     }
-    let (Answer::Wrapped { data: Keys { keys } } | Answer::Bare(Keys { keys })) =
+    let (KeySetAnswer::Wrapped { data: Keys { keys } } | KeySetAnswer::Bare(Keys { keys })) =
         serde_json::from_slice(body)?;
     Ok(JwkSet {
         keys: keys.into_iter().filter_map(|key| serde_json::from_value(key).ok()).filter(is_known).collect(),

@@ -9,7 +9,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::clock::{Clock, TOLERANCE};
+use super::clock::{ClockSkew, TOLERANCE};
 use super::settings::JwtAlgorithm;
 use crate::secret::Secret;
 
@@ -55,16 +55,16 @@ pub(super) struct Tokens {
     header: Header,
     subject: String,
     audience: String,
-    current: Mutex<Option<Token>>,
+    current: Mutex<Option<MintedToken>>,
 }
 
-struct Token {
+struct MintedToken {
     value: HeaderValue,
     minted_at: Instant,
     skew: TimeDelta,
 }
 
-impl Token {
+impl MintedToken {
     /// Whether it is valid now, given the clock skew.
     fn serves(&self, now: Instant, skew: TimeDelta) -> bool {
         now.duration_since(self.minted_at) < RENEWED_AFTER && (skew - self.skew).abs() <= TOLERANCE
@@ -117,7 +117,7 @@ impl Tokens {
     }
 
     /// The `Authorization` header to send now.
-    pub(super) fn authorization(&self, clock: &Clock) -> Result<HeaderValue, String> {
+    pub(super) fn authorization(&self, clock: &ClockSkew) -> Result<HeaderValue, String> {
         let skew = clock.skew();
         let mut current = self.lock();
         if let Some(token) = &*current
@@ -126,7 +126,7 @@ impl Tokens {
             return Ok(token.value.clone());
         }
         let value = self.mint(clock.corrected_unix_seconds())?;
-        *current = Some(Token { value: value.clone(), minted_at: Instant::now(), skew });
+        *current = Some(MintedToken { value: value.clone(), minted_at: Instant::now(), skew });
         Ok(value)
     }
 
@@ -153,7 +153,7 @@ impl Tokens {
         Ok(value)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Token>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<MintedToken>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -192,7 +192,7 @@ mod tests {
     fn a_token_serves_for_four_fifths_of_its_life_and_while_the_clocks_stay() {
         let minted_at = Instant::now();
         let skew = TimeDelta::seconds(100);
-        let token = Token { value: HeaderValue::from_static("x"), minted_at, skew };
+        let token = MintedToken { value: HeaderValue::from_static("x"), minted_at, skew };
         for (age, drift, serves) in
             [(0, 0, true), (239, 0, true), (240, 0, false), (10, 5, true), (10, 6, false), (10, -6, false)]
         {

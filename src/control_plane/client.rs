@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::accepts::Accepts;
 use super::answers::knows_no_session;
-use super::clock::Clock;
+use super::clock::ClockSkew;
 use super::credentials::{ClientError, Credentials};
 use super::decode::decode;
 use super::failure::Failure;
@@ -27,7 +27,7 @@ use super::meaning::{Asked, Meaning, Said, is_another_correlation_id, meaning_an
 use super::retry_after::retry_after as retry_after_of;
 use super::settings::Settings;
 use super::target::Target;
-use super::transport::{Inbound, Meter, Opening, Outbound, Priority, Sent};
+use super::transport::{Inbound, Meter, Opening, Outbound, Priority, RequestOutcome};
 use crate::record::Kind;
 use crate::secret::Secret;
 use crate::secret::expiry::Expiry;
@@ -61,12 +61,12 @@ pub struct Delivery<'a> {
     /// Its W3C `traceparent`.
     pub traceparent: Option<&'a str>,
     /// Which connection it goes over.
-    pub connection: Connection,
+    pub connection: ConnectionChoice,
 }
 
 /// Records to deliver in one request.
 #[derive(Clone, Debug)]
-pub struct Batch<'a> {
+pub struct BatchRequest<'a> {
     /// The request's body, `{"sessions":[…]}`, perhaps compressed.
     pub body: Bytes,
     /// How the body is compressed.
@@ -78,7 +78,7 @@ pub struct Batch<'a> {
     /// The request's `X-Correlation-ID`.
     pub correlation_id: &'a str,
     /// Which connection it goes over.
-    pub connection: Connection,
+    pub connection: ConnectionChoice,
 }
 
 /// How a request's body is compressed.
@@ -106,7 +106,7 @@ impl Encoding {
 
 /// Which connection a request goes over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Connection {
+pub enum ConnectionChoice {
     /// Whichever is free.
     #[default]
     Any,
@@ -168,7 +168,7 @@ pub struct Client {
     version: String,
     settings: RwLock<Settings>,
     target: Target,
-    clock: Clock,
+    clock: ClockSkew,
     meter: Arc<Meter>,
     credentials: RwLock<Arc<Credentials>>,
     reachable: AtomicBool,
@@ -178,7 +178,7 @@ pub struct Client {
 }
 
 /// Settings, secrets and certificates that can be used.
-pub struct Fresh {
+pub struct PreparedSettings {
     settings: Settings,
     credentials: Arc<Credentials>,
 }
@@ -199,7 +199,7 @@ pub(super) struct Outgoing<'a> {
     pub(super) asked: Asked<'a>,
     pub(super) traceparent: Option<&'a str>,
     pub(super) answer_max_bytes: usize,
-    pub(super) connection: Connection,
+    pub(super) connection: ConnectionChoice,
     pub(super) priority: Priority,
 }
 
@@ -223,7 +223,7 @@ impl Client {
             version: settings.version.clone(),
             settings: RwLock::new(settings),
             target,
-            clock: Clock::default(),
+            clock: ClockSkew::default(),
             meter,
             credentials: RwLock::new(Arc::new(credentials)),
             reachable: AtomicBool::new(false),
@@ -261,15 +261,15 @@ impl Client {
 
     /// Reads secrets and certificates by other settings, and changes nothing yet. What these say of the URL, the server
     /// and the version is not looked at. It reads files.
-    pub fn prepare(&self, settings: Settings) -> Result<Fresh, ClientError> {
+    pub fn prepare(&self, settings: Settings) -> Result<PreparedSettings, ClientError> {
         let credentials = Arc::new(Credentials::load(&settings, &self.target, Arc::clone(&self.meter))?);
-        Ok(Fresh { settings, credentials })
+        Ok(PreparedSettings { settings, credentials })
     }
 
     /// Uses what was prepared, from the next request on.
-    pub fn adopt(&self, fresh: Fresh) {
-        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = fresh.settings;
-        *self.credentials.write().unwrap_or_else(PoisonError::into_inner) = fresh.credentials;
+    pub fn adopt(&self, prepared: PreparedSettings) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = prepared.settings;
+        *self.credentials.write().unwrap_or_else(PoisonError::into_inner) = prepared.credentials;
     }
 
     fn settings(&self) -> Settings {
@@ -391,7 +391,7 @@ impl Client {
     }
 
     /// Sends a batch, once.
-    pub async fn deliver_batch(&self, batch: Batch<'_>) -> Answer {
+    pub async fn deliver_batch(&self, batch: BatchRequest<'_>) -> Answer {
         let per_record = batch.records.saturating_mul(BATCH_ANSWER_BYTES_PER_RECORD);
         self.send(Outgoing {
             endpoint: "batch",
@@ -445,7 +445,8 @@ impl Client {
         let correlation_id = outbound.headers.get(&CORRELATION_ID).and_then(|id| id.to_str().ok());
         asked.correlation_id = correlation_id.unwrap_or_default();
         let sent = crate::time::wall_clock();
-        let Sent { result, upload, opening, wire_bytes } = credentials.transport.send(&outbound).await;
+        let RequestOutcome { result, upload, opening, wire_bytes } =
+            credentials.transport.send(&outbound).await;
         let answered = crate::time::wall_clock();
         let result = result.map(|inbound| {
             let (response, date) = understood(&asked, inbound, outbound.answer_max_bytes, answered);

@@ -14,7 +14,7 @@ const SAY_AGAIN_AFTER: Duration = Duration::from_mins(10);
 
 /// The known skew between the two clocks.
 #[derive(Debug, Default)]
-pub(super) struct Clock {
+pub(super) struct ClockSkew {
     state: Mutex<State>,
 }
 
@@ -27,7 +27,7 @@ struct State {
     date: Option<(SystemTime, Instant)>,
 }
 
-impl Clock {
+impl ClockSkew {
     /// How far the `ControlPlane`'s clock is ahead of ours; zero within the tolerance.
     pub(super) fn skew(&self) -> TimeDelta {
         self.lock().skew
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn the_corrected_time_is_the_peers() {
-        let clock = Clock::default();
+        let clock = ClockSkew::default();
         let now = SystemTime::now();
         clock.observe(now + Duration::from_hours(1), now, now);
         assert_eq!(clock.skew().num_minutes(), 60);
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_confirmed_time_is_independent_of_this_machines_clock() {
-        let clock = Clock::default();
+        let clock = ClockSkew::default();
         assert_eq!(clock.confirmed_unix_micros(), None, "nobody has said anything");
         for seconds in [4_000_000_000, 1_000] {
             clock.confirm(at(seconds));

@@ -84,25 +84,27 @@ pub struct Said<'a> {
 
 /// What an answer means.
 pub fn meaning(asked: &Asked<'_>, said: &Said<'_>) -> Meaning {
-    by_body(asked, said, &Body::read(said))
+    by_body(asked, said, &ParsedBody::read(said))
 }
 
 /// The same, and whether the body names the request, which would reveal another request's answer.
 pub(super) fn meaning_and_name(asked: &Asked<'_>, said: &Said<'_>) -> (Meaning, bool) {
-    let body = Body::read(said);
-    let is_named = matches!(&body, Body::Object(envelope) if envelope.names(asked));
+    let body = ParsedBody::read(said);
+    let is_named = matches!(&body, ParsedBody::Object(envelope) if envelope.names(asked));
     (by_body(asked, said, &body), is_named)
 }
 
-fn by_body(asked: &Asked<'_>, said: &Said<'_>, body: &Body<'_>) -> Meaning {
-    if said.has_foreign_id || matches!(body, Body::Object(envelope) if envelope.is_for_another(asked)) {
+fn by_body(asked: &Asked<'_>, said: &Said<'_>, body: &ParsedBody<'_>) -> Meaning {
+    if said.has_foreign_id || matches!(body, ParsedBody::Object(envelope) if envelope.is_for_another(asked)) {
         return Meaning::Mismatched;
     }
-    let may_be_its_own = matches!(body, Body::None | Body::Object(_));
+    let may_be_its_own = matches!(body, ParsedBody::None | ParsedBody::Object(_));
     match said.status {
         204 => Meaning::Delivered,
-        200..=299 if matches!(body, Body::Object(envelope) if envelope.is_failure()) => Meaning::Failing,
-        200..=202 if matches!(body, Body::Object(_)) => Meaning::Delivered,
+        200..=299 if matches!(body, ParsedBody::Object(envelope) if envelope.is_failure()) => {
+            Meaning::Failing
+        }
+        200..=202 if matches!(body, ParsedBody::Object(_)) => Meaning::Delivered,
         200..=299 => Meaning::Foreign,
         409 if said.has_retry_after => Meaning::InProgress,
         409 if may_be_its_own => Meaning::Duplicate,
@@ -117,26 +119,26 @@ fn by_body(asked: &Asked<'_>, said: &Said<'_>, body: &Body<'_>) -> Meaning {
     }
 }
 
-enum Body<'a> {
+enum ParsedBody<'a> {
     None,
-    Object(Envelope<'a>),
+    Object(ParsedEnvelope<'a>),
     Other,
 }
 
-impl<'a> Body<'a> {
+impl<'a> ParsedBody<'a> {
     fn read(said: &Said<'a>) -> Self {
         if said.body.is_empty() {
             return Self::None;
         }
         let text = std::str::from_utf8(said.body).ok().filter(|_| !said.truncated);
-        text.and_then(Envelope::read).map_or(Self::Other, Self::Object)
+        text.and_then(ParsedEnvelope::read).map_or(Self::Other, Self::Object)
     }
 }
 
 /// A JSON object's members that are looked at: of the answer itself, and of its `data`. A member given twice makes it
 /// no answer.
 #[derive(Deserialize)]
-struct Members<'a> {
+struct AnswerMembers<'a> {
     #[serde(borrow)]
     success: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -149,7 +151,7 @@ struct Members<'a> {
     batch: Option<&'a RawValue>,
 }
 
-impl<'a> Members<'a> {
+impl<'a> AnswerMembers<'a> {
     /// `None` for anything but an object; serde would take an array for one.
     fn read(text: &'a str) -> Option<Self> {
         let is_object = text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{');
@@ -163,16 +165,16 @@ impl<'a> Members<'a> {
     }
 }
 
-struct Envelope<'a> {
-    top: Members<'a>,
-    data: Option<Members<'a>>,
+struct ParsedEnvelope<'a> {
+    top: AnswerMembers<'a>,
+    data: Option<AnswerMembers<'a>>,
 }
 
-impl<'a> Envelope<'a> {
+impl<'a> ParsedEnvelope<'a> {
     fn read(text: &'a str) -> Option<Self> {
-        let top = Members::read(text)?;
+        let top = AnswerMembers::read(text)?;
         let data = match top.data {
-            Some(data) if data.get().starts_with('{') => Some(Members::read(data.get())?),
+            Some(data) if data.get().starts_with('{') => Some(AnswerMembers::read(data.get())?),
             _ => None,
         };
         Some(Self { top, data })

@@ -36,7 +36,9 @@ pub use answers::{
     parse_key_set, parse_quota_answer,
 };
 pub use auth::KeyError;
-pub use client::{Answer, Batch, Client, Connection, Delivery, Encoding, Fresh, Observer, Response};
+pub use client::{
+    Answer, BatchRequest, Client, ConnectionChoice, Delivery, Encoding, Observer, PreparedSettings, Response,
+};
 pub use credentials::ClientError;
 #[cfg(feature = "fuzzing")]
 pub(crate) use decode::decode;
@@ -47,5 +49,5 @@ pub use registration::{CallError, Capabilities, CommandResult, Heartbeat, Regist
 pub(crate) use retry_after::retry_after;
 pub use settings::{Auth, HttpVersion, JwtAlgorithm, ProxySettings, Settings, UnreadableFile};
 #[cfg(feature = "simulation")]
-pub use transport::{Exchange, Wire, WireAnswer, WireRequest};
+pub use transport::{ExchangeFuture, Wire, WireAnswer, WireRequest};
 pub use transport::{Opening, Priority};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::answers::{BadAnswer, Commands, parse_commands, parse_key_set};
-use super::client::{Client, Connection, Encoding, Outgoing, Response};
+use super::client::{Client, ConnectionChoice, Encoding, Outgoing, Response};
 use super::failure::Failure;
 use super::meaning::{Asked, Meaning};
 use super::transport::Priority;
@@ -103,14 +103,14 @@ impl Client {
     /// Announces this server.
     pub async fn register(&self, registration: &Registration) -> Result<(), CallError> {
         #[derive(Serialize)]
-        struct Body<'a> {
+        struct RegistrationBody<'a> {
             server_id: &'a str,
             version: &'a str,
             #[serde(flatten)]
             registration: &'a Registration,
         }
         let (server_id, version) = self.server();
-        let body = Body { server_id, version, registration };
+        let body = RegistrationBody { server_id, version, registration };
         let url = self.target().path("/api/v1/servers/register");
         done(
             self.call("register", Method::POST, url, Some(to_json(&body)?), crate::time::random_uuid())
@@ -209,7 +209,7 @@ impl Client {
             traceparent: None,
             // One command that is far too large must not keep the others from being heard.
             answer_max_bytes: if endpoint == COMMANDS { COMMANDS_MAX_BYTES } else { ANSWER_MAX_BYTES },
-            connection: Connection::Any,
+            connection: ConnectionChoice::Any,
             priority: Priority::Urgent,
         })
         .await

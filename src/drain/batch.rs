@@ -185,7 +185,7 @@ impl Batching {
     }
 
     /// A batch goes out now: its bytes.
-    pub(super) fn body(&mut self, parcel: &[Group]) -> Body {
+    pub(super) fn body(&mut self, parcel: &[Group]) -> BatchBody {
         self.is_trying = true;
         let is_plain = parcel.iter().flat_map(|group| &group.items).any(|item| item.history.is_plain);
         let encoding = if is_plain { Encoding::Identity } else { self.encoding() };
@@ -315,7 +315,7 @@ pub(super) fn group_size(record: &Record) -> usize {
 }
 
 /// What is sent for a parcel.
-pub(super) struct Body {
+pub(super) struct BatchBody {
     pub bytes: Bytes,
     pub encoding: Encoding,
     /// Derived from the keys inside: the same for the same records in the same order.
@@ -344,7 +344,7 @@ impl Encoder {
     }
 
     /// The body of a batch. A record's bytes are the same in every batch, and alone.
-    fn body(&mut self, parcel: &[Group], encoding: Encoding) -> Body {
+    fn body(&mut self, parcel: &[Group], encoding: Encoding) -> BatchBody {
         self.write(parcel);
         let key = Uuid::new_v5(&KEY_NAMESPACE, &self.keys);
         let records = records_in(parcel);
@@ -363,7 +363,7 @@ impl Encoder {
             follow(&mut self.ratio, ratio);
         }
         follow(&mut self.record_bytes, bytes.len() as f64 / records.max(1) as f64);
-        Body { bytes: Bytes::copy_from_slice(bytes), encoding, key, records }
+        BatchBody { bytes: Bytes::copy_from_slice(bytes), encoding, key, records }
     }
 
     fn write(&mut self, parcel: &[Group]) {

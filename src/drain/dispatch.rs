@@ -7,11 +7,11 @@ use bytes::Bytes;
 use governor::clock::Clock as _;
 use tokio::time::Instant;
 
-use super::batch::Body;
+use super::batch::BatchBody;
 use super::link::Circuit;
 use super::queues::{BatchLimits, Group, Item, LOGS, LaneKey, Parcel, SessionOrder, place_of, records_in};
-use super::{Form, Run, Sent};
-use crate::control_plane::{Answer, Batch, Client, Connection, Delivery, Failure, Opening};
+use super::{CompletedRequest, DrainLoop, Form};
+use crate::control_plane::{Answer, BatchRequest, Client, ConnectionChoice, Delivery, Failure, Opening};
 use crate::outbox::Log;
 use crate::record::{Kind, Record};
 
@@ -21,7 +21,7 @@ const KEEPS_ONE_OF: usize = 8;
 /// Approximate wire bytes of a request's head.
 const HEAD_BYTES: u64 = 400;
 
-impl Run {
+impl DrainLoop {
     /// Sends what may go now. Returns the time of the next thing to do, if there is one.
     pub(super) fn start_sending(&mut self) -> Option<Instant> {
         let now = Instant::now();
@@ -162,7 +162,7 @@ impl Run {
         let is_probe =
             self.link.circuit() != Circuit::Closed || probes.is_some_and(|log| self.routes.has_no_route(log));
         let is_new = is_probe || first.history.is_suspect();
-        let connection = if is_new { Connection::New } else { Connection::Any };
+        let connection = if is_new { ConnectionChoice::New } else { ConnectionChoice::Any };
         let client = Arc::clone(&self.drain.client);
         // A record's own endpoint tells whether the batch endpoint refuses everything or the record is refused.
         let is_doubted = records_in(&parcel) == 1
@@ -177,7 +177,7 @@ impl Run {
             self.sending.push(Box::pin(async move {
                 let form = Form::Batch { encoding: body.encoding, key: body.key };
                 let answer = deliver_batch(&client, &parcel, body, connection).await;
-                Sent { parcel, form, flight: flight.over(answer.opening), probes, answer }
+                CompletedRequest { parcel, form, flight: flight.over(answer.opening), probes, answer }
             }));
         } else {
             let bytes = HEAD_BYTES + first.record.body().len() as u64;
@@ -192,7 +192,7 @@ impl Run {
                     None => nothing_sent(),
                 };
                 let flight = flight.over(answer.opening);
-                Sent { parcel, form: Form::Single, flight, probes, answer }
+                CompletedRequest { parcel, form: Form::Single, flight, probes, answer }
             }));
         }
     }
@@ -214,7 +214,7 @@ fn nothing_sent() -> Answer {
     }
 }
 
-async fn deliver(client: &Client, record: &Record, connection: Connection) -> Answer {
+async fn deliver(client: &Client, record: &Record, connection: ConnectionChoice) -> Answer {
     client
         .deliver(Delivery {
             kind: record.kind(),
@@ -229,8 +229,13 @@ async fn deliver(client: &Client, record: &Record, connection: Connection) -> An
         .await
 }
 
-async fn deliver_batch(client: &Client, parcel: &[Group], body: Body, connection: Connection) -> Answer {
-    let Body { bytes, encoding, key, records } = body;
+async fn deliver_batch(
+    client: &Client,
+    parcel: &[Group],
+    body: BatchBody,
+    connection: ConnectionChoice,
+) -> Answer {
+    let BatchBody { bytes, encoding, key, records } = body;
     let mut buffer = uuid::Uuid::encode_buffer();
     let correlation_id: &str = key.hyphenated().encode_lower(&mut buffer);
     if tracing::enabled!(tracing::Level::DEBUG) {
@@ -243,5 +248,7 @@ async fn deliver_batch(client: &Client, parcel: &[Group], body: Body, connection
             );
         }
     }
-    client.deliver_batch(Batch { body: bytes, encoding, records, key, correlation_id, connection }).await
+    client
+        .deliver_batch(BatchRequest { body: bytes, encoding, records, key, correlation_id, connection })
+        .await
 }

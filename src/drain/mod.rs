@@ -189,7 +189,7 @@ enum Form {
 }
 
 /// A request that has ended.
-struct Sent {
+struct CompletedRequest {
     parcel: Parcel,
     form: Form,
     flight: Flight,
@@ -198,11 +198,11 @@ struct Sent {
     answer: Answer,
 }
 
-type Sending = Pin<Box<dyn Future<Output = Sent> + Send>>;
+type Sending = Pin<Box<dyn Future<Output = CompletedRequest> + Send>>;
 type Pushing = Pin<Box<dyn Future<Output = (LaneKey, Item, Settlement, bool)> + Send>>;
 type Reading = Pin<Box<dyn Future<Output = (Log, u64, Result<LogPage, ReadError>)> + Send>>;
 
-struct Run {
+struct DrainLoop {
     drain: Drain,
     lanes: Lanes,
     link: Link,
@@ -243,7 +243,7 @@ impl Drain {
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let first_contact =
             Instant::now() + self.settings.first_contact_within.mul_f64(crate::time::random_part());
-        let mut run = Run {
+        let mut run = DrainLoop {
             lanes: Lanes::default(),
             link: Link::new(self.settings.link.clone(), first_contact),
             routes: Routes::new(self.settings.link.clone()),
@@ -339,7 +339,7 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-impl Run {
+impl DrainLoop {
     /// Applies the operator's orders.
     fn obey(&mut self, orders: Orders) {
         let before = std::mem::replace(&mut self.orders, orders);

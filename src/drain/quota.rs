@@ -5,12 +5,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Run;
+use super::DrainLoop;
 use super::queues::{Item, LaneKey};
 use crate::outbox::{QuotaReply, Reason, Settlement};
 use crate::record::{Kind, Timestamp};
 
-impl Run {
+impl DrainLoop {
     pub(super) fn is_expired(&self, item: &Item) -> bool {
         item.ticket.kind == Kind::Quota && item.ticket.accepted_at.0 < self.expiry().0
     }

@@ -23,8 +23,8 @@ use super::queues::{CONFIRMED, LOGS, LaneKey, Outcomes, Unknown, place};
 use super::verdict::Trouble;
 use crate::outbox::Log;
 
-pub(super) use attribution::{Attribution, Beside, Met};
-use attribution::{Recent, Troubles};
+pub(super) use attribution::{Attribution, Beside, LinkFailure};
+use attribution::{FailureStreak, RecentOutcomes};
 
 /// A longer gap between deliveries does not count as delivering time: a session's grace stands still.
 const DELIVERING_GAP: Duration = Duration::from_secs(10);
@@ -59,9 +59,9 @@ struct Route {
     /// Lanes whose head got 5xx and waits.
     failing: HashSet<LaneKey>,
     /// What the link may be to blame for, since one of it was last answered.
-    troubles: Troubles,
+    streak: FailureStreak,
     /// The outcomes of its last requests.
-    recent: Recent,
+    recent: RecentOutcomes,
     /// It was held for such, and then some of it passed.
     is_partial: bool,
     /// When one of it was last delivered.
@@ -393,7 +393,7 @@ impl Routes {
             (held.trouble == Trouble::Refusing).then_some(Brake { since: held.since, until: now });
         if held.trouble.may_be_a_kinds() {
             // Its own failures say nothing about others.
-            (route.troubles.is_known, route.is_partial, route.recent) = (true, true, Recent::default());
+            (route.streak.is_known, route.is_partial, route.recent) = (true, true, RecentOutcomes::default());
         }
         self.failures = 1;
         // If one works again the others may, too.
@@ -422,7 +422,7 @@ impl Route {
     fn forget(&mut self) {
         (self.refusals, self.unknown, self.absent) = (0, 0, 0);
         self.unknown_sessions.clear();
-        self.troubles = Troubles::default();
+        self.streak = FailureStreak::default();
     }
 }
 

@@ -196,9 +196,9 @@ impl From<PathRejection> for Fault {
 }
 
 /// A body in JSON, an object; what is wrong with one is said in JSON, too.
-pub(super) struct Body<T>(T);
+pub(super) struct JsonBody<T>(T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = Fault;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Fault> {
@@ -223,9 +223,9 @@ pub(super) struct QueryArgs<T>(T);
 pub(super) struct Number<T>(T);
 
 /// Whoever asks, as the audit log names it.
-pub(super) struct By(pub(super) Actor);
+pub(super) struct RequestActor(pub(super) Actor);
 
-impl<S: Send + Sync> FromRequestParts<S> for By {
+impl<S: Send + Sync> FromRequestParts<S> for RequestActor {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
@@ -235,8 +235,8 @@ impl<S: Send + Sync> FromRequestParts<S> for By {
     }
 }
 
-pub(super) type Answer<T> = Result<Json<T>, Fault>;
-pub(super) type Hands = State<Arc<Admin>>;
+pub(super) type JsonResult<T> = Result<Json<T>, Fault>;
+pub(super) type AdminState = State<Arc<Admin>>;
 
 fn page_size(asked: Option<usize>) -> usize {
     asked.unwrap_or(PAGE).clamp(1, PAGE_MOST)
@@ -249,7 +249,7 @@ fn page_size(asked: Option<usize>) -> usize {
     tag = "outbox",
     responses((status = 200, description = "The current values", body = OutboxStats))
 )]
-pub(super) async fn outbox_stats(State(admin): Hands) -> Json<OutboxStats> {
+pub(super) async fn outbox_stats(State(admin): AdminState) -> Json<OutboxStats> {
     Json((&admin.operator.outbox.stats()).into())
 }
 
@@ -262,9 +262,9 @@ pub(super) async fn outbox_stats(State(admin): Hands) -> Json<OutboxStats> {
     responses((status = 200, description = "A page", body = WaitingPage))
 )]
 pub(super) async fn waiting(
-    State(admin): Hands,
+    State(admin): AdminState,
     QueryArgs(filter): QueryArgs<WaitingFilter>,
-) -> Answer<WaitingPage> {
+) -> JsonResult<WaitingPage> {
     let page = list_waiting(&admin.operator.outbox, filter.cursor.as_deref(), page_size(filter.limit));
     Ok(Json(page.await?))
 }
@@ -280,7 +280,10 @@ pub(super) async fn waiting(
         (status = 404, description = "No such number", body = ErrorBody),
     )
 )]
-pub(super) async fn waiting_record(State(admin): Hands, Number(id): Number<u64>) -> Answer<WaitingDetail> {
+pub(super) async fn waiting_record(
+    State(admin): AdminState,
+    Number(id): Number<u64>,
+) -> JsonResult<WaitingDetail> {
     let found = find_waiting(&admin.operator.outbox, id).await?;
     found.map(Json).ok_or(Fault::Missing("no waiting record with this number"))
 }
@@ -294,9 +297,9 @@ pub(super) async fn waiting_record(State(admin): Hands, Number(id): Number<u64>)
     responses((status = 200, description = "A page", body = DeadLetterPage))
 )]
 pub(super) async fn dead_letters(
-    State(admin): Hands,
+    State(admin): AdminState,
     QueryArgs(filter): QueryArgs<LetterFilter>,
-) -> Answer<DeadLetterPage> {
+) -> JsonResult<DeadLetterPage> {
     if let Some(fault) = filter.fault() {
         return Err(Fault::Request(StatusCode::BAD_REQUEST, fault.to_owned()));
     }
@@ -314,7 +317,10 @@ pub(super) async fn dead_letters(
         (status = 404, description = "No such number", body = ErrorBody),
     )
 )]
-pub(super) async fn dead_letter(State(admin): Hands, Number(id): Number<u64>) -> Answer<DeadLetterDetail> {
+pub(super) async fn dead_letter(
+    State(admin): AdminState,
+    Number(id): Number<u64>,
+) -> JsonResult<DeadLetterDetail> {
     let found = find_dead_letter(&admin.operator.outbox, id).await?;
     found.map(Json).ok_or(Fault::Missing("no dead letter with this number"))
 }
@@ -338,9 +344,9 @@ fn sound(selection: &Selection) -> Result<(), Fault> {
     )
 )]
 pub(super) async fn replay(
-    State(admin): Hands,
-    By(by): By,
-    Body(selection): Body<Selection>,
+    State(admin): AdminState,
+    RequestActor(by): RequestActor,
+    JsonBody(selection): JsonBody<Selection>,
 ) -> Result<(StatusCode, Json<Replayed>), Fault> {
     sound(&selection)?;
     let outcome = admin.operator.replay(&by, selection).await?;
@@ -358,10 +364,10 @@ pub(super) async fn replay(
     responses((status = 200, description = "The number deleted", body = Dropped))
 )]
 pub(super) async fn drop_letters(
-    State(admin): Hands,
-    By(by): By,
-    Body(selection): Body<Selection>,
-) -> Answer<Dropped> {
+    State(admin): AdminState,
+    RequestActor(by): RequestActor,
+    JsonBody(selection): JsonBody<Selection>,
+) -> JsonResult<Dropped> {
     sound(&selection)?;
     Ok(Json(admin.operator.drop_letters(&by, selection).await?))
 }
@@ -373,7 +379,7 @@ pub(super) async fn drop_letters(
     tag = "drain",
     responses((status = 200, description = "The current state", body = DrainState))
 )]
-pub(super) async fn drain(State(admin): Hands) -> Json<DrainState> {
+pub(super) async fn drain(State(admin): AdminState) -> Json<DrainState> {
     Json(admin.operator.drain())
 }
 
@@ -384,7 +390,7 @@ pub(super) async fn drain(State(admin): Hands) -> Json<DrainState> {
     tag = "drain",
     responses((status = 200, description = "The current state", body = DrainState))
 )]
-pub(super) async fn pause(State(admin): Hands, By(by): By) -> Json<DrainState> {
+pub(super) async fn pause(State(admin): AdminState, RequestActor(by): RequestActor) -> Json<DrainState> {
     admin.operator.pause(&by).await;
     Json(admin.operator.drain())
 }
@@ -396,7 +402,7 @@ pub(super) async fn pause(State(admin): Hands, By(by): By) -> Json<DrainState> {
     tag = "drain",
     responses((status = 200, description = "The current state", body = DrainState))
 )]
-pub(super) async fn resume(State(admin): Hands, By(by): By) -> Json<DrainState> {
+pub(super) async fn resume(State(admin): AdminState, RequestActor(by): RequestActor) -> Json<DrainState> {
     admin.operator.resume(&by).await;
     Json(admin.operator.drain())
 }
@@ -408,7 +414,7 @@ pub(super) async fn resume(State(admin): Hands, By(by): By) -> Json<DrainState> 
     tag = "drain",
     responses((status = 200, description = "The current state", body = DrainState))
 )]
-pub(super) async fn probe(State(admin): Hands, By(by): By) -> Json<DrainState> {
+pub(super) async fn probe(State(admin): AdminState, RequestActor(by): RequestActor) -> Json<DrainState> {
     admin.operator.probe(&by).await;
     Json(admin.operator.drain())
 }
@@ -422,9 +428,9 @@ pub(super) async fn probe(State(admin): Hands, By(by): By) -> Json<DrainState> {
     responses((status = 200, description = "The last 1,000, or fewer", body = AuditPage))
 )]
 pub(super) async fn audit(
-    State(admin): Hands,
+    State(admin): AdminState,
     QueryArgs(filter): QueryArgs<AuditFilter>,
-) -> Answer<AuditPage> {
+) -> JsonResult<AuditPage> {
     Ok(Json(list_orders(&admin.operator.outbox, filter.limit).await?))
 }
 
@@ -435,7 +441,10 @@ pub(super) async fn audit(
     tag = "drain",
     responses((status = 200, description = "The current state", body = DrainState))
 )]
-pub(super) async fn release_brake(State(admin): Hands, By(by): By) -> Json<DrainState> {
+pub(super) async fn release_brake(
+    State(admin): AdminState,
+    RequestActor(by): RequestActor,
+) -> Json<DrainState> {
     admin.operator.release_brake(&by).await;
     Json(admin.operator.drain())
 }
@@ -449,10 +458,10 @@ pub(super) async fn release_brake(State(admin): Hands, By(by): By) -> Json<Drain
     responses((status = 200, description = "The current state", body = DrainState))
 )]
 pub(super) async fn rate_limit(
-    State(admin): Hands,
-    By(by): By,
-    Body(asked): Body<NewRateLimit>,
-) -> Answer<DrainState> {
+    State(admin): AdminState,
+    RequestActor(by): RequestActor,
+    JsonBody(asked): JsonBody<NewRateLimit>,
+) -> JsonResult<DrainState> {
     let limit = asked.limit().map_err(|wrong| Fault::Request(StatusCode::UNPROCESSABLE_ENTITY, wrong))?;
     admin.operator.set_rate_limit(&by, limit).await;
     Ok(Json(admin.operator.drain()))
@@ -467,10 +476,10 @@ pub(super) async fn rate_limit(
     responses((status = 200, description = "The current state", body = DrainState))
 )]
 pub(super) async fn bandwidth(
-    State(admin): Hands,
-    By(by): By,
-    Body(asked): Body<NewBandwidth>,
-) -> Answer<DrainState> {
+    State(admin): AdminState,
+    RequestActor(by): RequestActor,
+    JsonBody(asked): JsonBody<NewBandwidth>,
+) -> JsonResult<DrainState> {
     let limit = asked.limit().map_err(|wrong| Fault::Request(StatusCode::UNPROCESSABLE_ENTITY, wrong))?;
     admin.operator.set_bandwidth(&by, limit).await;
     Ok(Json(admin.operator.drain()))
@@ -483,7 +492,7 @@ pub(super) async fn bandwidth(
     tag = "settings",
     responses((status = 200, description = "The current state", body = LogLevelBody))
 )]
-pub(super) async fn log_level(State(admin): Hands) -> Json<LogLevelBody> {
+pub(super) async fn log_level(State(admin): AdminState) -> Json<LogLevelBody> {
     Json(LogLevelBody { level: admin.operator.log_level.get() })
 }
 
@@ -496,9 +505,9 @@ pub(super) async fn log_level(State(admin): Hands) -> Json<LogLevelBody> {
     responses((status = 200, description = "The current state", body = LogLevelBody))
 )]
 pub(super) async fn set_log_level(
-    State(admin): Hands,
-    By(by): By,
-    Body(asked): Body<LogLevelBody>,
+    State(admin): AdminState,
+    RequestActor(by): RequestActor,
+    JsonBody(asked): JsonBody<LogLevelBody>,
 ) -> Json<LogLevelBody> {
     admin.operator.set_log_level(&by, asked.level).await;
     Json(asked)
@@ -521,6 +530,6 @@ pub struct Reloaded {
         (status = 422, description = "The settings are invalid; nothing was changed", body = ErrorBody),
     )
 )]
-pub(super) async fn reload(State(admin): Hands, By(by): By) -> Answer<Reloaded> {
+pub(super) async fn reload(State(admin): AdminState, RequestActor(by): RequestActor) -> JsonResult<Reloaded> {
     Ok(Json(Reloaded { need_restart: admin.operator.reload(&by).await? }))
 }

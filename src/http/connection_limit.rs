@@ -126,7 +126,7 @@ impl ConnectionPermit {
         }
     }
 
-    /// Whoever waits for the peer is in the row of those who may be told to leave; whoever works is not.
+    /// Whoever waits for the peer is in the queue of those who may be told to leave; whoever works is not.
     fn settle(&self) {
         let is_held_up = self.stalled.load(Ordering::Relaxed) || self.starved.load(Ordering::Relaxed);
         let works = self.answering.load(Ordering::Relaxed) && !is_held_up;
@@ -184,7 +184,7 @@ mod tests {
         let limit = ConnectionLimit::new(3);
         let take = || limit.take().now_or_never();
         let (a, b, c) = (take().unwrap(), take().unwrap(), take().unwrap());
-        // The first has had a request since, and waits again: it is the last in the row now.
+        // The first has had a request since, and waits again: it is the last in the queue now.
         a.answering(true);
         a.answering(false);
         assert!(take().is_none() && take().is_none(), "nobody has left yet");

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use super::Surface;
 use super::health::Health;
 use crate::outbox::metrics::families;
-use crate::telemetry::metrics::Moment;
+use crate::telemetry::metrics::ScrapedValues;
 
 /// A text is told again so long: too short for anybody to see that it is not of this moment.
 const FRESH_FOR: Duration = Duration::from_millis(20);
@@ -35,7 +35,7 @@ impl Exposition {
         metrics.control_plane_up(Health::of(&self.surface).control_plane_connected);
         let mut expiries = client.expiries();
         expiries.extend(redis_server.expiries());
-        let moment = Moment { clock_skew_seconds: client.clock_skew().as_seconds_f64(), expiries };
+        let moment = ScrapedValues { clock_skew_seconds: client.clock_skew().as_seconds_f64(), expiries };
         let of_outbox = families(&outbox.durable_stats(), crate::time::now().0, server_id);
         metrics.expose(&moment, of_outbox)
     }

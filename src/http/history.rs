@@ -30,7 +30,7 @@ const KINDS: usize = Queue::ALL.len();
 
 /// The counters of one moment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reading {
+pub(super) struct CounterSample {
     at: Instant,
     taken: [u64; KINDS],
     settled: [u64; KINDS],
@@ -39,7 +39,7 @@ pub(super) struct Reading {
     depth: u64,
 }
 
-impl Reading {
+impl CounterSample {
     pub(super) fn of(at: Instant, stats: &Stats, in_redis: [u64; KINDS]) -> Self {
         let by_queue = |values: [u64; Kind::ALL.len()]| {
             Queue::ALL.map(|queue| {
@@ -67,7 +67,7 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    fn between(earlier: &Reading, later: &Reading) -> Self {
+    fn between(earlier: &CounterSample, later: &CounterSample) -> Self {
         let seconds = later.at.duration_since(earlier.at).as_secs_f64();
         let rate = |before: [u64; KINDS], after: [u64; KINDS]| {
             std::array::from_fn(|kind| {
@@ -122,7 +122,7 @@ impl<T> ByKind<T> {
 /// The last hour in points, and the last half minute tick by tick.
 #[derive(Default)]
 pub(super) struct History {
-    recent: VecDeque<Reading>,
+    recent: VecDeque<CounterSample>,
     points: VecDeque<Point>,
     ticks: usize,
 }
@@ -139,7 +139,7 @@ impl History {
     }
 
     /// Notes the counters of a tick.
-    pub(super) fn note(&mut self, reading: Reading, now_ms: i64) {
+    pub(super) fn note(&mut self, reading: CounterSample, now_ms: i64) {
         let kept = self.recent.len().saturating_sub(TREND_TICKS);
         self.recent.drain(..kept);
         self.recent.push_back(reading);
@@ -156,7 +156,7 @@ impl History {
         self.points.push_back(Point { at_ms: now_ms, depth: reading.depth, rates });
     }
 
-    fn ago(&self, ticks: usize) -> Option<(&Reading, &Reading)> {
+    fn ago(&self, ticks: usize) -> Option<(&CounterSample, &CounterSample)> {
         let last = self.recent.len().checked_sub(1)?;
         Some((&self.recent[last.saturating_sub(ticks)], &self.recent[last]))
     }
@@ -202,7 +202,7 @@ mod tests {
         let (begun, mut history) = (Instant::now(), History::default());
         for second in 0..seconds {
             let waits = backlog.saturating_sub(second);
-            let reading = Reading {
+            let reading = CounterSample {
                 at: begun + TICK * second as u32,
                 taken: [second, 0, 0],
                 settled: [second * 2, 0, 0],

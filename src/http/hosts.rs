@@ -51,7 +51,7 @@ impl Hosts {
     }
 
     /// The untrusted name in a request, if there is one.
-    fn stranger(&self, request: &Request) -> Option<String> {
+    fn untrusted_name(&self, request: &Request) -> Option<String> {
         let local = request.extensions().get::<LocalAddress>().map(|local| local.0.ip().to_canonical());
         let headers = request.headers().get_all(header::HOST);
         // RFC 9112 §3.2: one Host, and a target that names a host itself counts before it. Here both have to be ours.
@@ -82,7 +82,7 @@ pub(super) async fn only_by_own_names(
     request: Request,
     next: Next,
 ) -> Response {
-    let Some(name) = hosts.stranger(&request) else { return next.run(request).await };
+    let Some(name) = hosts.untrusted_name(&request) else { return next.run(request).await };
     hosts.note(&name);
     let error = "Host is not localhost, an address of this agent or one of its TRUSTED_HOSTS";
     (StatusCode::FORBIDDEN, Json(json!({ "error": error }))).into_response()
@@ -102,7 +102,7 @@ mod tests {
         }
         let mut request = request.header("X-Forwarded-Host", "localhost").body(Body::empty()).unwrap();
         request.extensions_mut().insert(LocalAddress(local.parse().unwrap()));
-        own.stranger(&request).is_none()
+        own.untrusted_name(&request).is_none()
     }
 
     #[test]

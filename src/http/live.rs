@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 
 use super::Surface;
 use super::health::{Concern, Condition, Health};
-use super::history::{ByKind, History, HistoryBody, HistoryFile, Rates, Reading, TICK};
+use super::history::{ByKind, CounterSample, History, HistoryBody, HistoryFile, Rates, TICK};
 use super::requests::{Requests, RouteBody};
 use super::reserve::RESERVE;
 use crate::outbox::Reason;
@@ -282,7 +282,7 @@ impl Sampler {
             }
             let surface = &self.live.surface;
             let in_redis = surface.redis.borrow().depths;
-            let reading = Reading::of(Instant::now(), &surface.outbox.durable_stats(), in_redis);
+            let reading = CounterSample::of(Instant::now(), &surface.outbox.durable_stats(), in_redis);
             let now_ms = crate::time::now().0 / 1000;
             self.live.history(|history| history.note(reading, now_ms));
             let mut requests = self.live.requests.lock().unwrap_or_else(PoisonError::into_inner);

@@ -111,7 +111,7 @@ pub struct Surface {
     /// The client, which tells whether the `ControlPlane` answers.
     pub client: Arc<Client>,
     /// The Redis server, which tells when its certificates expire.
-    pub redis_server: intake::Server,
+    pub redis_server: intake::RedisServer,
     /// Addresses with access; `None`: all.
     pub trusted: Option<TrustedIps>,
     /// Requests from other addresses.

@@ -53,14 +53,14 @@ const BY_NAME: [&str; 3] = ["/events", "/history", "/status"];
         (name = "page", description = "The status page and its data"),
         (name = "documentation", description = "This"),
     ),
-    modifiers(&Layers),
+    modifiers(&LayerResponses),
 )]
 struct Description;
 
 /// What the layers around the handlers do.
-struct Layers;
+struct LayerResponses;
 
-impl Modify for Layers {
+impl Modify for LayerResponses {
     fn modify(&self, api: &mut OpenApi) {
         let token = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)

@@ -55,10 +55,10 @@ impl Counted {
 
 /// What was counted at moments of the last half minute.
 #[derive(Debug, Default)]
-pub(crate) struct Requests(VecDeque<(f64, Routes)>);
+pub(crate) struct Requests(VecDeque<(f64, RouteCounts)>);
 
 /// What was counted so far, by route.
-pub(crate) type Routes = BTreeMap<String, Counted>;
+pub(crate) type RouteCounts = BTreeMap<String, Counted>;
 
 impl Requests {
     /// Notes what is counted now, so many seconds after the start.
@@ -67,7 +67,7 @@ impl Requests {
     }
 
     /// Likewise, of another agent.
-    pub(crate) fn push(&mut self, at: f64, counted: Routes) {
+    pub(crate) fn push(&mut self, at: f64, counted: RouteCounts) {
         self.0.push_back((at, counted));
         // Of those that are older the newest stays: where nobody looks more often, the span is from it.
         while self.0.get(1).is_some_and(|(second, _)| *second <= at - SECONDS) {
@@ -128,8 +128,8 @@ fn quantile(part: f64, before: &Counted, now: &Counted) -> Option<f64> {
     Some(lower)
 }
 
-fn count(requests: &[MetricFamily], seconds: &[MetricFamily]) -> Routes {
-    let mut routes = Routes::new();
+fn count(requests: &[MetricFamily], seconds: &[MetricFamily]) -> RouteCounts {
+    let mut routes = RouteCounts::new();
     for metric in requests.iter().flat_map(MetricFamily::get_metric) {
         let label = |name: &str| {
             let found = metric.get_label().iter().find(|label| label.name() == name);

@@ -11,12 +11,12 @@ use rustix::io::Errno;
 const KEPT: usize = 4;
 
 /// That of this process: its descriptors are shared by all listeners.
-pub(super) static RESERVE: Reserve = Reserve(Mutex::new(Vec::new()));
+pub(super) static RESERVE: DescriptorReserve = DescriptorReserve(Mutex::new(Vec::new()));
 
 /// Open descriptors that stand for nothing.
-pub(super) struct Reserve(Mutex<Vec<File>>);
+pub(super) struct DescriptorReserve(Mutex<Vec<File>>);
 
-impl Reserve {
+impl DescriptorReserve {
     fn held(&self) -> std::sync::MutexGuard<'_, Vec<File>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

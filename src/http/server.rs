@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use super::connection_limit::{ConnectionLimit, ConnectionPermit};
 use super::hosts::LocalAddress;
 use super::reserve::{RESERVE, is_out_of_descriptors};
-use super::socket::Socket;
+use super::socket::TimeoutSocket;
 
 /// Connections at a time. Scrapers need a few; when all are taken, one that waits for its peer is closed for the next.
 const CONNECTIONS: usize = 256;
@@ -163,7 +163,7 @@ async fn converse(
             request.extensions_mut().insert(LocalAddress(local));
         }
         let answer = hyper::service::Service::call(&service, request);
-        async move { answer.await.map(|answer| answer.map(|body| Answer { body, _at_work: at_work })) }
+        async move { answer.await.map(|answer| answer.map(|body| ResponseBody { body, _at_work: at_work })) }
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -171,7 +171,7 @@ async fn converse(
             .header_read_timeout(HEAD_WITHIN)
             .max_buf_size(HEAD_BYTES)
             .max_headers(HEADERS)
-            .serve_connection(TokioIo::new(Socket::new(stream, Arc::clone(&permit))), service)
+            .serve_connection(TokioIo::new(TimeoutSocket::new(stream, Arc::clone(&permit))), service)
     );
     tokio::select! {
         biased;
@@ -235,12 +235,12 @@ impl Drop for Question {
 }
 
 /// An answer's body: when the last of it has gone, the connection has nothing to do.
-struct Answer {
+struct ResponseBody {
     body: Body,
     _at_work: AtWork,
 }
 
-impl HttpBody for Answer {
+impl HttpBody for ResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -16,13 +16,13 @@ use super::connection_limit::ConnectionPermit;
 const TAKEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// A stream whose writing fails when nothing of it is taken in time.
-pub(super) struct Socket {
+pub(super) struct TimeoutSocket {
     stream: TcpStream,
     permit: Arc<ConnectionPermit>,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl Socket {
+impl TimeoutSocket {
     pub(super) fn new(stream: TcpStream, permit: Arc<ConnectionPermit>) -> Self {
         Self { stream, permit, stalled: None }
     }
@@ -39,7 +39,7 @@ impl Socket {
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for TimeoutSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -49,7 +49,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for TimeoutSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.in_time(cx, written)

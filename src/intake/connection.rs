@@ -34,7 +34,7 @@ const CLUSTER_RETRY_MS: (u64, u64) = (10, 500);
 
 /// Why the settings do not allow a connection attempt.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub enum RedisClientError {
     /// A file with a certificate, key or password cannot be read.
     #[error("{variable}: cannot read {path}")]
     File {
@@ -53,24 +53,24 @@ pub enum ClientError {
 
 /// The Redis server. Clones share it.
 #[derive(Clone)]
-pub struct Server(Arc<Shared>);
+pub struct RedisServer(Arc<ServerState>);
 
-struct Shared {
+struct ServerState {
     settings: ServerSettings,
-    made: RwLock<Made>,
+    loaded: RwLock<Loaded>,
 }
 
 /// Reloaded files, ready to use.
-pub struct Fresh(Made);
+pub struct PreparedServer(Loaded);
 
 /// Derived from the settings and their files.
-struct Made {
-    way: Way,
+struct Loaded {
+    client: RedisClient,
     expiries: Vec<Expiry>,
 }
 
 #[derive(Clone)]
-enum Way {
+enum RedisClient {
     Direct(Box<Client>),
     /// Sentinels are asked for the primary with every connection, since it changes in a fail-over.
     Sentinel(Arc<Mutex<SentinelClient>>),
@@ -80,28 +80,28 @@ enum Way {
 }
 
 /// The configured Redis. Connects to nothing yet.
-pub fn server(settings: &ServerSettings) -> Result<Server, ClientError> {
-    let made = RwLock::new(Made::of(settings)?);
-    Ok(Server(Arc::new(Shared { settings: settings.clone(), made })))
+pub fn server(settings: &ServerSettings) -> Result<RedisServer, RedisClientError> {
+    let loaded = RwLock::new(Loaded::of(settings)?);
+    Ok(RedisServer(Arc::new(ServerState { settings: settings.clone(), loaded })))
 }
 
-impl Server {
+impl RedisServer {
     /// A simulated Redis.
     #[cfg(feature = "simulation")]
     pub fn simulated(settings: &ServerSettings, redis: Arc<dyn super::simulated::Redis>) -> Self {
-        let made = RwLock::new(Made { way: Way::Simulated(redis), expiries: Vec::new() });
-        Self(Arc::new(Shared { settings: settings.clone(), made }))
+        let loaded = RwLock::new(Loaded { client: RedisClient::Simulated(redis), expiries: Vec::new() });
+        Self(Arc::new(ServerState { settings: settings.clone(), loaded }))
     }
 
     /// Reloads certificates, keys and passwords from their files, for future connections. On an error nothing changes. Reads
     /// files: do not call it on a thread that must not block.
-    pub fn reload(&self) -> Result<(), ClientError> {
+    pub fn reload(&self) -> Result<(), RedisClientError> {
         self.adopt(self.prepare()?);
         Ok(())
     }
 
     /// The same, but nothing changes before [`Self::adopt`].
-    pub fn prepare(&self) -> Result<Fresh, ClientError> {
+    pub fn prepare(&self) -> Result<PreparedServer, RedisClientError> {
         let mut settings = self.0.settings.clone();
         for (variable, secret) in
             [("REDIS_URL", &mut settings.url), ("REDIS_PASSWORD", &mut settings.password)]
@@ -110,12 +110,12 @@ impl Server {
                 *secret = Some(Secret::read(path).map_err(|source| unreadable(variable, path, source))?);
             }
         }
-        Ok(Fresh(Made::of(&settings)?))
+        Ok(PreparedServer(Loaded::of(&settings)?))
     }
 
     /// Uses the prepared files for future connections.
-    pub fn adopt(&self, fresh: Fresh) {
-        *self.0.made.write().unwrap_or_else(PoisonError::into_inner) = fresh.0;
+    pub fn adopt(&self, prepared: PreparedServer) {
+        *self.0.loaded.write().unwrap_or_else(PoisonError::into_inner) = prepared.0;
     }
 
     /// The files that [`Self::reload`] reads.
@@ -132,30 +132,30 @@ impl Server {
 
     /// Whether keys are spread over nodes.
     pub(super) fn is_cluster(&self) -> bool {
-        matches!(self.way(), Way::Cluster(_))
+        matches!(self.client(), RedisClient::Cluster(_))
     }
 
     /// Expiry of the certificates in use.
     pub fn expiries(&self) -> Vec<Expiry> {
-        self.0.made.read().unwrap_or_else(PoisonError::into_inner).expiries.clone()
+        self.0.loaded.read().unwrap_or_else(PoisonError::into_inner).expiries.clone()
     }
 
-    fn way(&self) -> Way {
-        self.0.made.read().unwrap_or_else(PoisonError::into_inner).way.clone()
+    fn client(&self) -> RedisClient {
+        self.0.loaded.read().unwrap_or_else(PoisonError::into_inner).client.clone()
     }
 }
 
-impl Made {
-    fn of(settings: &ServerSettings) -> Result<Self, ClientError> {
+impl Loaded {
+    fn of(settings: &ServerSettings) -> Result<Self, RedisClientError> {
         let mut expiries = Vec::new();
-        let way = if let Some(url) = settings.sentinel() {
-            Way::Sentinel(Arc::new(Mutex::new(sentinel(url, tcp(settings))?)))
+        let client = if let Some(url) = settings.sentinel() {
+            RedisClient::Sentinel(Arc::new(Mutex::new(sentinel(url, tcp(settings))?)))
         } else if let Some(url) = settings.cluster() {
-            Way::Cluster(Box::new(cluster(url, settings, &mut expiries)?))
+            RedisClient::Cluster(Box::new(cluster(url, settings, &mut expiries)?))
         } else {
-            Way::Direct(Box::new(client(settings, &mut expiries)?))
+            RedisClient::Direct(Box::new(client(settings, &mut expiries)?))
         };
-        Ok(Self { way, expiries })
+        Ok(Self { client, expiries })
     }
 }
 
@@ -163,7 +163,7 @@ fn cluster(
     url: ClusterUrl,
     settings: &ServerSettings,
     expiries: &mut Vec<Expiry>,
-) -> Result<ClusterClient, ClientError> {
+) -> Result<ClusterClient, RedisClientError> {
     let address = |(host, port)| {
         if url.is_encrypted {
             ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
@@ -212,7 +212,7 @@ fn tcp(settings: &ServerSettings) -> TcpSettings {
         .set_user_timeout(settings.socket_timeout)
 }
 
-fn client(settings: &ServerSettings, expiries: &mut Vec<Expiry>) -> Result<Client, ClientError> {
+fn client(settings: &ServerSettings, expiries: &mut Vec<Expiry>) -> Result<Client, RedisClientError> {
     let info = match &settings.url {
         Some(url) => url.expose().trim().into_connection_info()?,
         None => {
@@ -235,7 +235,7 @@ fn client(settings: &ServerSettings, expiries: &mut Vec<Expiry>) -> Result<Clien
 fn certificates(
     settings: &ServerSettings,
     expiries: &mut Vec<Expiry>,
-) -> Result<TlsCertificates, ClientError> {
+) -> Result<TlsCertificates, RedisClientError> {
     let client_tls = match (&settings.client_cert_file, &settings.client_key_file) {
         (Some(cert), Some(key)) => Some(ClientTlsConfig {
             client_cert: read("REDIS_CLIENT_CERT_FILE", cert)?,
@@ -250,12 +250,12 @@ fn certificates(
     Ok(TlsCertificates { client_tls, root_cert })
 }
 
-fn read(variable: &'static str, path: &Path) -> Result<Vec<u8>, ClientError> {
+fn read(variable: &'static str, path: &Path) -> Result<Vec<u8>, RedisClientError> {
     read_small(path).map_err(|source| unreadable(variable, path, source))
 }
 
-fn unreadable(variable: &'static str, path: &Path, source: std::io::Error) -> ClientError {
-    ClientError::File { variable, path: path.display().to_string(), source }
+fn unreadable(variable: &'static str, path: &Path, source: std::io::Error) -> RedisClientError {
+    RedisClientError::File { variable, path: path.display().to_string(), source }
 }
 
 /// A connection, or with a cluster one to each node.
@@ -321,15 +321,15 @@ pub(super) async fn connect(settings: &Settings, patience: Duration) -> RedisRes
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(settings.timeout))
         .set_response_timeout(Some(response));
-    match settings.server.way() {
-        Way::Direct(client) => {
+    match settings.server.client() {
+        RedisClient::Direct(client) => {
             client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::One)
         }
-        Way::Sentinel(sentinels) => {
+        RedisClient::Sentinel(sentinels) => {
             let asked = async { sentinels.lock().await.get_async_connection_with_config(&config).await };
             in_time(settings.timeout, asked).await.map(Connection::One)
         }
-        Way::Cluster(client) => {
+        RedisClient::Cluster(client) => {
             let config = ClusterConfig::new()
                 .set_connection_timeout(settings.timeout.min(NODE_CONNECT))
                 .set_response_timeout(response);
@@ -337,7 +337,7 @@ pub(super) async fn connect(settings: &Settings, patience: Duration) -> RedisRes
             in_time(settings.timeout, asked).await.map(Connection::Cluster)
         }
         #[cfg(feature = "simulation")]
-        Way::Simulated(redis) => {
+        RedisClient::Simulated(redis) => {
             in_time(settings.timeout, redis.connect(response)).await.map(Connection::Simulated)
         }
     }

@@ -10,7 +10,7 @@ use super::fault::RedisRefusal;
 use super::lease::{LEASE, Lease};
 use super::oversize;
 use super::script::Script;
-use super::source::{Ask, Given, Message, ORDER};
+use super::source::{Ask, Given, ORDER, SourceMessage};
 use super::wakeup::Wait;
 use super::{BLOCK, Names, SourceError};
 use crate::outbox::Taken;
@@ -201,7 +201,7 @@ fn parse_given(value: Value) -> Result<Given, SourceError> {
         match item {
             Value::BulkString(body) => {
                 given.digests.push(digest(&body));
-                given.messages.push(Message { body, defect: None });
+                given.messages.push(SourceMessage { body, defect: None });
             }
             Value::Array(note) => {
                 let Ok([Value::BulkString(note)]) = <[Value; 1]>::try_from(note) else { return Err(bad()) };

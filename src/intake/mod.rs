@@ -75,7 +75,7 @@ use crate::telemetry::metrics::Metrics;
 pub use address::ServerSettings;
 pub(crate) use address::{ClusterUrl, SentinelUrl, hash_tag};
 use allowance::Allowances;
-pub use connection::{ClientError, Fresh, Server, server};
+pub use connection::{PreparedServer, RedisClientError, RedisServer, server};
 pub use fault::SourceError;
 pub use names::Names;
 pub use probe::probe;
@@ -103,7 +103,7 @@ pub enum SourceMode {
 #[derive(Clone)]
 pub struct Settings {
     /// The Redis server.
-    pub server: Server,
+    pub server: RedisServer,
     /// The names of the keys.
     pub names: Names,
     /// Timeout of an answer.

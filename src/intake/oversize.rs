@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use super::source::Message;
+use super::source::SourceMessage;
 
 #[derive(Deserialize)]
 struct About {
@@ -14,9 +14,9 @@ struct About {
 
 /// What becomes a dead letter: the beginning of the message, and where the whole is. The script has verified the note's
 /// checksum, which anybody can compute: a forged note that says nothing of a message is a message like any other.
-pub(super) fn message(note: Vec<u8>) -> Message {
-    let Some((defect, head)) = read(&note) else { return Message { body: note, defect: None } };
-    Message { body: head.to_vec(), defect: Some(defect.into()) }
+pub(super) fn message(note: Vec<u8>) -> SourceMessage {
+    let Some((defect, head)) = read(&note) else { return SourceMessage { body: note, defect: None } };
+    SourceMessage { body: head.to_vec(), defect: Some(defect.into()) }
 }
 
 fn read(note: &[u8]) -> Option<(String, &[u8])> {

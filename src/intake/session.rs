@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::allowance::{Allowance, Allowances};
 use super::fault::{RedisRefusal, is_broken_off};
 use super::lease::RENEW;
-use super::source::{Ask, Given, Message, ORDER, Source};
+use super::source::{Ask, Given, ORDER, Source, SourceMessage};
 use super::wakeup::{REFUSED, Wakeup};
 use super::{Intake, NameHolder, RedisStatus, SourceError};
 use crate::outbox::Watermark;
@@ -34,7 +34,7 @@ struct Taking {
     given: [Given; 3],
     /// The positions of the first of each queue.
     positions: [u64; 3],
-    /// As [`Batch::usage_due`].
+    /// As [`PendingBatch::usage_due`].
     usage_due: u64,
 }
 
@@ -47,7 +47,7 @@ struct Round {
 }
 
 /// A batch on its way into the outbox.
-struct Batch {
+struct PendingBatch {
     committed: oneshot::Receiver<Result<u64, AppendError>>,
     /// By queue, in the order of [`ORDER`].
     counts: [usize; 3],
@@ -56,10 +56,10 @@ struct Batch {
     has_events: bool,
 }
 
-impl Batch {
+impl PendingBatch {
     /// What is to be waited for below the number that its commit was answered with. The outbox answers all that it commits
     /// together with the last number of all: behind this batch's events may lie those of batches that were taken `later`.
-    fn usage_due_with(&self, later: &VecDeque<Batch>) -> u64 {
+    fn usage_due_with(&self, later: &VecDeque<PendingBatch>) -> u64 {
         let later = later.iter().filter(|batch| batch.has_events).map(|batch| batch.usage_due);
         later.fold(self.usage_due, u64::max)
     }
@@ -72,7 +72,7 @@ pub(super) struct Session<'a> {
     allowances: &'a mut Allowances,
     /// Parsed while the next round is in flight.
     taking: Option<Taking>,
-    batches: VecDeque<Batch>,
+    batches: VecDeque<PendingBatch>,
     /// Whether what is in flight has been compared with the outbox.
     recovered: bool,
     /// Taken and not acknowledged, by queue.
@@ -427,7 +427,7 @@ async fn append(
     intake: &Intake,
     conversation: u64,
     taking: Taking,
-    batches: &mut VecDeque<Batch>,
+    batches: &mut VecDeque<PendingBatch>,
 ) -> Result<(), SourceError> {
     let accepted_at = crate::time::now();
     let acceptance = intake.acceptor.at(accepted_at);
@@ -438,7 +438,7 @@ async fn append(
     for ((given, queue), position) in given.into_iter().zip(ORDER).zip(positions) {
         intake.metrics.intake_records.with_label_values(&[queue.label()]).inc_by(given.messages.len() as u64);
         recent.queues[queue as usize] = Taken { position, digests: given.digests };
-        for Message { body, defect } in given.messages {
+        for SourceMessage { body, defect } in given.messages {
             let accepted = match defect {
                 None => acceptance.accept(queue, &body),
                 Some(defect) => Err(Rejection { kind: unread_kind(queue), detail: defect.into_owned() }),
@@ -457,7 +457,7 @@ async fn append(
     let has_events = entries.iter().any(|entry| entry.kind() == Kind::Completed);
     failpoint::reached("intake::parsed");
     let committed = intake.outbox.append(entries, Some((conversation, recent))).await?;
-    batches.push_back(Batch { committed, counts, usage_due, has_events });
+    batches.push_back(PendingBatch { committed, counts, usage_due, has_events });
     Ok(())
 }
 
@@ -480,7 +480,7 @@ fn cut(error: SourceError, allowance: Allowance) -> SourceError {
     }
 }
 
-async fn first_commit(batches: &mut VecDeque<Batch>) -> Result<u64, AppendError> {
+async fn first_commit(batches: &mut VecDeque<PendingBatch>) -> Result<u64, AppendError> {
     match batches.front_mut() {
         Some(batch) => (&mut batch.committed).await.unwrap_or(Err(AppendError::Closed)),
         None => std::future::pending().await,
@@ -500,9 +500,9 @@ fn unread_kind(queue: Queue) -> Kind {
 mod tests {
     use super::*;
 
-    fn batch(usage_due: u64, has_events: bool) -> Batch {
+    fn batch(usage_due: u64, has_events: bool) -> PendingBatch {
         let (_, committed) = oneshot::channel();
-        Batch { committed, counts: [0; 3], usage_due, has_events }
+        PendingBatch { committed, counts: [0; 3], usage_due, has_events }
     }
 
     #[test]

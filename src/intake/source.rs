@@ -31,7 +31,7 @@ pub(super) struct Ask {
 
 /// A message as it was found.
 #[derive(Debug)]
-pub(super) struct Message {
+pub(super) struct SourceMessage {
     /// Its bytes, or the first of them.
     pub body: Vec<u8>,
     /// Why this cannot be a record.
@@ -42,7 +42,7 @@ pub(super) struct Message {
 #[derive(Debug, Default)]
 pub(super) struct Given {
     /// Oldest first.
-    pub messages: Vec<Message>,
+    pub messages: Vec<SourceMessage>,
     /// Their digests for the checkpoint, in order; the format is the source's.
     pub digests: Vec<u32>,
     /// Messages left in Redis, not in flight.

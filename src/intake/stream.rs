@@ -18,7 +18,7 @@ use super::fault::RedisRefusal;
 use super::lease::Lease;
 use super::oversize;
 use super::script::Script;
-use super::source::{Ask, Given, Message, ORDER};
+use super::source::{Ask, Given, ORDER, SourceMessage};
 use super::wakeup::Wait;
 use super::{BLOCK, Names, SourceError};
 use crate::outbox::Taken;
@@ -35,7 +35,7 @@ type Digest = [u32; 4];
 
 /// The read position in one stream.
 #[derive(Default)]
-struct Reading {
+struct StreamPosition {
     /// Where to read on in what was given before; empty when that is done.
     from: String,
     /// The last id that the stream gave out.
@@ -56,7 +56,7 @@ pub(super) struct Stream {
     leases: Vec<Lease>,
     names: Names,
     round: Script,
-    readings: [Reading; 3],
+    readings: [StreamPosition; 3],
     /// Usage taken but held back because of events that go before it.
     held: Given,
     /// Pending time after which another consumer's entries are claimed.
@@ -68,7 +68,7 @@ impl Stream {
     pub(super) fn new(connection: Connection, leases: Vec<Lease>, names: Names, gone_for: Duration) -> Self {
         let parts = [include_str!("lease.lua"), include_str!("oversize.lua"), include_str!("stream.lua")];
         let round = Script::new(&parts);
-        let reading = || Reading { from: "0".into(), last: "0-0".into(), ..Reading::default() };
+        let reading = || StreamPosition { from: "0".into(), last: "0-0".into(), ..StreamPosition::default() };
         let readings = [reading(), reading(), reading()];
         let held = Given::default();
         Self { connection, leases, names, round, readings, held, gone_for, reclaim: false }
@@ -148,7 +148,7 @@ impl Stream {
     pub(super) fn has_more(&self) -> bool {
         // Held usage does not count: it is released once the events ahead of it were read, and those are a reason by
         // themselves.
-        self.readings.iter().any(Reading::has_more)
+        self.readings.iter().any(StreamPosition::has_more)
     }
 
     /// Reading past the group, without hearing what: it is given out by the next round.
@@ -180,7 +180,7 @@ impl Stream {
     }
 }
 
-impl Reading {
+impl StreamPosition {
     /// One that cannot be read is looked at with all the others, and not again and again.
     fn has_more(&self) -> bool {
         let is_done = self.from.is_empty() && self.done.is_empty();
@@ -245,8 +245,8 @@ impl Reading {
             [Value::BulkString(note)] => (oversize::message(note.clone()), digest(&id, note)),
             fields => {
                 let message = match field(fields) {
-                    Some(data) => Message { body: data.to_vec(), defect: None },
-                    None => Message { body: render(fields), defect: Some(NO_FIELD.into()) },
+                    Some(data) => SourceMessage { body: data.to_vec(), defect: None },
+                    None => SourceMessage { body: render(fields), defect: Some(NO_FIELD.into()) },
                 };
                 let digest = digest(&id, &message.body);
                 (message, digest)

@@ -40,7 +40,7 @@ pub(super) enum Wait {
 }
 
 /// Whether something is to have come.
-type Waiting = Pin<Box<dyn Future<Output = RedisResult<bool>> + Send>>;
+type WakeupFuture = Pin<Box<dyn Future<Output = RedisResult<bool>> + Send>>;
 
 /// A connection for each command.
 pub(super) struct Wakeup {
@@ -51,7 +51,7 @@ pub(super) struct Wakeup {
 
 struct Waiter {
     connection: Connection,
-    waiting: Option<Waiting>,
+    waiting: Option<WakeupFuture>,
     /// Why Redis refuses the command.
     refused: Option<RedisError>,
     /// Answers can be suppressed.

@@ -8,7 +8,7 @@
 //!   format.json       the format's version and this outbox's id; read before anything else is touched
 //!   reserve           bytes given up when the disk is full, so that the outbox can be opened and drained
 //!   segments/<id>/    a sled database each: packs of records, appended, then read, then deleted whole
-//!   ledger/           a sled database: what is settled, counters, dead letters, the row of segments, commands, audit log
+//!   ledger/           a sled database: what is settled, counters, dead letters, the segment catalog, commands, audit log
 //!   quarantine/       what was damaged, with reports; never deleted, brought back by salvaging
 //! ```
 //!
@@ -30,8 +30,8 @@
 //! | `l` log u8 | low mark: all below is settled |
 //! | `p` log u8, first u64 | a pack above the low mark that is settled in part, or a run of settled ones |
 //! | `d` id u64, chunk u16 | a dead letter |
-//! | `g` id u64 | a segment of the row: its numbers, what it holds and what of it is settled |
-//! | `x` id u64 | a segment that left the row and whose folder may still be there |
+//! | `g` id u64 | a segment of the catalog: its numbers, what it holds and what of it is settled |
+//! | `x` id u64 | a segment that left the catalog and whose folder may still be there |
 //! | `m` number u64 | a command that was begun, and what became of it; an older ledger has none |
 //! | `a` number u64 | an order of the audit log; likewise |
 //! | `i` export u128 | when an export with this id was imported here; likewise |
@@ -166,7 +166,7 @@ pub use ledger::command_notes::{
 pub use messages::{AppendError, LogPage, Settlement, Ticket, Unsettled};
 pub use quota_reply::QuotaReply;
 pub use recovery::error::OpenError;
-pub use recovery::quarantine::Report;
+pub use recovery::quarantine::QuarantineReport;
 pub use segments::segment::ReadError;
 pub use settings::Settings;
 pub use state::stats::Stats;

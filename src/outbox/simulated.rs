@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-pub use crate::outbox::engine::simulated_disk::{Crash, Died, Disk, DiskFaults, Outcome, Step};
+pub use crate::outbox::engine::simulated_disk::{Crash, Died, Disk, DiskFaults, DiskOutcome, DiskStep};
 
 use crate::outbox::api::handle::{MaintenanceQueue, Outbox};
 use crate::outbox::api::start::APPENDS;

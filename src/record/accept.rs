@@ -2,7 +2,7 @@
 
 use super::json::{self, Token};
 use super::layout::{Layout, Original, Span};
-use super::schema::{Found, Schema, Values};
+use super::schema::{FieldValues, Schema, Values};
 use super::{Kind, Queue, Record, Rejection, Timestamp, lifecycle, quota, trace, usage};
 
 /// Offsets into a record's buffer are 32 bits; it holds a message up to twice, and some.
@@ -10,7 +10,7 @@ const LARGEST_RECORD: usize = 1 << 30;
 
 /// The fields this agent adds to every usage record, besides the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
+pub struct Enrichment {
     /// `server_instance_id`: the server this agent runs beside (`SERVER_ID`).
     pub server_id: String,
     /// `api_server_region` (`SERVER_REGION`).
@@ -40,16 +40,16 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// `record_max_bytes` is the longest message accepted (`RECORD_MAX_BYTES`), 1 GiB at most.
-    pub fn new(origin: &Origin, unknown_fields: UnknownFields, record_max_bytes: usize) -> Self {
+    pub fn new(enrichment: &Enrichment, unknown_fields: UnknownFields, record_max_bytes: usize) -> Self {
         let json = |text: &str| serde_json::Value::from(text).to_string();
         let [server, region, time, version] = usage::ENRICHMENT;
         Self {
             before_time: format!(
                 r#","{server}":{},"{region}":{},"{time}":"#,
-                json(&origin.server_id),
-                json(&origin.region)
+                json(&enrichment.server_id),
+                json(&enrichment.region)
             ),
-            after_time: format!(r#","{version}":{}}}"#, json(&origin.version)),
+            after_time: format!(r#","{version}":{}}}"#, json(&enrichment.version)),
             drop_unknown: unknown_fields == UnknownFields::Drop,
             max_bytes: record_max_bytes.min(LARGEST_RECORD),
         }
@@ -115,10 +115,10 @@ impl Acceptance<'_> {
         &self,
         schema: &Schema<N>,
         text: &str,
-        found: &Found<'_, N>,
+        found: &FieldValues<'_, N>,
         values: &Values<'_, N>,
         ending: &str,
-    ) -> Result<Body, String> {
+    ) -> Result<RecordBody, String> {
         let drop_unknown = self.acceptor.drop_unknown;
         let object = text.trim_matches(json::SPACE);
         let open = &object[..object.len() - 1];
@@ -141,12 +141,12 @@ impl Acceptance<'_> {
             json::write_member(&mut bytes, name, value);
         }
         bytes.extend_from_slice(ending.as_bytes());
-        Ok(Body { bytes, verbatim: verbatim.then_some(open.len()) })
+        Ok(RecordBody { bytes, verbatim: verbatim.then_some(open.len()) })
     }
 }
 
 /// What will be sent.
-pub(super) struct Body {
+pub(super) struct RecordBody {
     pub(super) bytes: Vec<u8>,
     /// How many of the message's bytes it begins with, if those are all except the closing brace.
     pub(super) verbatim: Option<usize>,
@@ -155,7 +155,7 @@ pub(super) struct Body {
 /// An accepted message, before it is assembled in one buffer.
 pub(super) struct Draft<'a> {
     pub(super) kind: Kind,
-    pub(super) body: Body,
+    pub(super) body: RecordBody,
     pub(super) session: Token<'a>,
     pub(super) transaction: Token<'a>,
     pub(super) correlation: Option<Token<'a>>,
@@ -164,7 +164,7 @@ pub(super) struct Draft<'a> {
 
 impl Draft<'_> {
     fn seal(self, accepted_at: Timestamp, text: &str) -> Record {
-        let Body { bytes: mut data, verbatim } = self.body;
+        let RecordBody { bytes: mut data, verbatim } = self.body;
         let body = data.len() as u32;
         // Where the message's own bytes begin in the buffer: strings are found there.
         let (original, base) = match verbatim {

@@ -1,9 +1,9 @@
 //! Session lifecycle events. Their requests are rewritten with exactly the fields of the contract; a producer's other data
 //! belongs in `metadata`.
 
-use super::accept::{Acceptance, Body, Draft};
+use super::accept::{Acceptance, Draft, RecordBody};
 use super::json::{Malformed, Members, Token, write_member};
-use super::schema::{Absent, Field, Found, Rule, Schema, unless_faulty};
+use super::schema::{Absent, Field, FieldRule, FieldValues, Schema, unless_faulty};
 use super::{Kind, Rejection};
 
 const STARTED: &str = "session_started";
@@ -20,14 +20,14 @@ const METADATA: usize = 7;
 
 const SCHEMA: Schema<8> = Schema {
     fields: [
-        Field::required("transaction_id", Rule::Id),
-        Field::required("api_session_id", Rule::Id),
-        Field::required("customer_id", Rule::Id),
-        Field::required("event_type", Rule::OneOf(&[STARTED, COMPLETED])),
-        Field { name: "timestamp", rule: Rule::Time, absent: Absent::Now },
+        Field::required("transaction_id", FieldRule::Id),
+        Field::required("api_session_id", FieldRule::Id),
+        Field::required("customer_id", FieldRule::Id),
+        Field::required("event_type", FieldRule::OneOf(&[STARTED, COMPLETED])),
+        Field { name: "timestamp", rule: FieldRule::Time, absent: Absent::Now },
         Field::optional(
             "disconnect_reason",
-            Rule::OneOf(&[
+            FieldRule::OneOf(&[
                 "CLIENT_CLOSE",
                 "CLIENT_ERROR",
                 "STREAM_END",
@@ -40,19 +40,19 @@ const SCHEMA: Schema<8> = Schema {
                 "STALE",
             ]),
         ),
-        Field::optional("final_usage_summary", Rule::Object),
-        Field::optional("metadata", Rule::Object),
+        Field::optional("final_usage_summary", FieldRule::Object),
+        Field::optional("metadata", FieldRule::Object),
     ],
     ours: &[],
 };
 
 const SUMMARY_SCHEMA: Schema<5> = Schema {
     fields: [
-        Field::optional("total_connection_duration_seconds", Rule::Number),
-        Field::optional("total_audio_duration_seconds", Rule::Number),
-        Field::optional("total_data_bytes_processed", Rule::Integer(0)),
-        Field::optional("total_request_count", Rule::Integer(0)),
-        Field::optional("last_request_timestamp", Rule::Time),
+        Field::optional("total_connection_duration_seconds", FieldRule::Number),
+        Field::optional("total_audio_duration_seconds", FieldRule::Number),
+        Field::optional("total_data_bytes_processed", FieldRule::Integer(0)),
+        Field::optional("total_request_count", FieldRule::Integer(0)),
+        Field::optional("last_request_timestamp", FieldRule::Time),
     ],
     ours: &[],
 };
@@ -77,7 +77,7 @@ fn compose<'a>(
     acceptance: &Acceptance<'_>,
     kind: Kind,
     text: &'a str,
-    found: &Found<'a, 8>,
+    found: &FieldValues<'a, 8>,
 ) -> Result<Draft<'a>, String> {
     let given = found.values[SUMMARY].map(|token| token.raw).filter(|raw| raw.starts_with('{'));
     let (summary, faults) = match given.map(summary).transpose() {
@@ -111,7 +111,7 @@ fn compose<'a>(
     write_object(&mut bytes, shared.iter().chain(rest));
     Ok(Draft {
         kind,
-        body: Body { bytes, verbatim: None },
+        body: RecordBody { bytes, verbatim: None },
         session: SCHEMA.required(found, SESSION)?,
         transaction: SCHEMA.required(found, TRANSACTION)?,
         correlation: found.correlation,

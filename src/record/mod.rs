@@ -39,7 +39,7 @@ mod tests;
 
 pub(crate) use json::MAX_DEPTH;
 
-pub use accept::{Acceptance, Acceptor, Origin, UnknownFields};
+pub use accept::{Acceptance, Acceptor, Enrichment, UnknownFields};
 pub use kind::{Kind, Queue};
 pub use layout::{BadLayout, Layout, Original, Span};
 pub use time::Timestamp;

@@ -2,7 +2,7 @@
 
 use super::Kind;
 use super::accept::{Acceptance, Draft};
-use super::schema::{Absent, Field, Rule, Schema, unless_faulty};
+use super::schema::{Absent, Field, FieldRule, Schema, unless_faulty};
 
 const TRANSACTION: usize = 0;
 const SESSION: usize = 1;
@@ -10,17 +10,17 @@ const SESSION: usize = 1;
 /// What the customer uses; the same in usage records.
 pub(super) const PRODUCT_CODE: Field = Field {
     name: "product_code",
-    rule: Rule::OneOf(&["speech_transcription", "speech_synthesis", "real_time_streaming"]),
+    rule: FieldRule::OneOf(&["speech_transcription", "speech_synthesis", "real_time_streaming"]),
     absent: Absent::Default("\"speech_transcription\""),
 };
 
 const SCHEMA: Schema<5> = Schema {
     fields: [
-        Field::required("transaction_id", Rule::Id),
-        Field::required("api_session_id", Rule::Id),
-        Field::required("customer_id", Rule::Id),
+        Field::required("transaction_id", FieldRule::Id),
+        Field::required("api_session_id", FieldRule::Id),
+        Field::required("customer_id", FieldRule::Id),
         PRODUCT_CODE,
-        Field { name: "timestamp", rule: Rule::Time, absent: Absent::Now },
+        Field { name: "timestamp", rule: FieldRule::Time, absent: Absent::Now },
     ],
     ours: &[],
 };

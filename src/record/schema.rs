@@ -8,12 +8,12 @@ use super::{number, time};
 /// A field that we know.
 pub(super) struct Field {
     pub(super) name: &'static str,
-    pub(super) rule: Rule,
+    pub(super) rule: FieldRule,
     pub(super) absent: Absent,
 }
 
 /// What a field's value must be.
-pub(super) enum Rule {
+pub(super) enum FieldRule {
     /// A string that is not empty.
     Id,
     /// One of these strings.
@@ -41,11 +41,11 @@ pub(super) enum Absent {
 }
 
 impl Field {
-    pub(super) const fn required(name: &'static str, rule: Rule) -> Self {
+    pub(super) const fn required(name: &'static str, rule: FieldRule) -> Self {
         Self { name, rule, absent: Absent::Rejected }
     }
 
-    pub(super) const fn optional(name: &'static str, rule: Rule) -> Self {
+    pub(super) const fn optional(name: &'static str, rule: FieldRule) -> Self {
         Self { name, rule, absent: Absent::Fine }
     }
 
@@ -53,26 +53,26 @@ impl Field {
     fn normalised<'a>(&self, value: Token<'a>) -> Result<Cow<'a, str>, &'static str> {
         let as_it_stands = Ok(Cow::Borrowed(value.raw));
         match self.rule {
-            Rule::Id if value.string()?.is_empty() => Err("an empty string"),
-            Rule::Id => as_it_stands,
-            Rule::OneOf(options) if options.contains(&&*value.string()?) => as_it_stands,
-            Rule::OneOf(_) => Err("another string"),
-            Rule::Number => number::number(value),
-            Rule::Integer(least) => number::integer(value, least),
-            Rule::Time => time::moment(value).map(|moment| moment.sent),
-            Rule::Object if value.raw.starts_with('{') => as_it_stands,
-            Rule::Object => Err(value.what()),
+            FieldRule::Id if value.string()?.is_empty() => Err("an empty string"),
+            FieldRule::Id => as_it_stands,
+            FieldRule::OneOf(options) if options.contains(&&*value.string()?) => as_it_stands,
+            FieldRule::OneOf(_) => Err("another string"),
+            FieldRule::Number => number::number(value),
+            FieldRule::Integer(least) => number::integer(value, least),
+            FieldRule::Time => time::moment(value).map(|moment| moment.sent),
+            FieldRule::Object if value.raw.starts_with('{') => as_it_stands,
+            FieldRule::Object => Err(value.what()),
         }
     }
 
     fn complaint(&self, found: &str) -> String {
         let must = match self.rule {
-            Rule::Id => "a string that is not empty".to_owned(),
-            Rule::OneOf(options) => format!("one of {}", options.join(", ")),
-            Rule::Number => "a number of 0 or more".to_owned(),
-            Rule::Integer(least) => format!("an integer of {least} or more"),
-            Rule::Time => "a time in RFC 3339 or as Unix seconds".to_owned(),
-            Rule::Object => "an object".to_owned(),
+            FieldRule::Id => "a string that is not empty".to_owned(),
+            FieldRule::OneOf(options) => format!("one of {}", options.join(", ")),
+            FieldRule::Number => "a number of 0 or more".to_owned(),
+            FieldRule::Integer(least) => format!("an integer of {least} or more"),
+            FieldRule::Time => "a time in RFC 3339 or as Unix seconds".to_owned(),
+            FieldRule::Object => "an object".to_owned(),
         };
         format!("{}: must be {must}, found {found}", self.name)
     }
@@ -86,7 +86,7 @@ pub(super) struct Schema<const N: usize> {
 }
 
 /// What a message holds of a schema's fields: the last value given for each.
-pub(super) struct Found<'a, const N: usize> {
+pub(super) struct FieldValues<'a, const N: usize> {
     pub(super) values: [Option<Token<'a>>; N],
     pub(super) correlation: Option<Token<'a>>,
     pub(super) traceparent: Option<Token<'a>>,
@@ -95,7 +95,7 @@ pub(super) struct Found<'a, const N: usize> {
     unknown: bool,
 }
 
-impl<const N: usize> Found<'_, N> {
+impl<const N: usize> FieldValues<'_, N> {
     /// Whether the message, once checked, can be sent with its own bytes.
     pub(super) fn stands(&self, values: &Values<'_, N>, drop_unknown: bool) -> bool {
         let left_out = self.surplus || (self.unknown && drop_unknown);
@@ -124,9 +124,14 @@ pub(super) type Values<'a, const N: usize> = [Option<Cow<'a, str>>; N];
 
 impl<const N: usize> Schema<N> {
     /// Reads a text, which must be one JSON object, and sorts its members.
-    pub(super) fn find<'a>(&self, text: &'a str) -> Result<Found<'a, N>, Malformed> {
-        let mut found =
-            Found { values: [None; N], correlation: None, traceparent: None, surplus: false, unknown: false };
+    pub(super) fn find<'a>(&self, text: &'a str) -> Result<FieldValues<'a, N>, Malformed> {
+        let mut found = FieldValues {
+            values: [None; N],
+            correlation: None,
+            traceparent: None,
+            surplus: false,
+            unknown: false,
+        };
         for member in Members::of(text)? {
             let member = member?;
             let name = member.name();
@@ -151,13 +156,17 @@ impl<const N: usize> Schema<N> {
     }
 
     /// The value of a required field.
-    pub(super) fn required<'a>(&self, found: &Found<'a, N>, field: usize) -> Result<Token<'a>, String> {
+    pub(super) fn required<'a>(&self, found: &FieldValues<'a, N>, field: usize) -> Result<Token<'a>, String> {
         found.values[field].ok_or_else(|| format!("{}: missing", self.fields[field].name))
     }
 
     /// Checks every field and normalises its value; otherwise all that is wrong, a fault a field. `now` is the JSON of the
     /// time of acceptance.
-    pub(super) fn check<'a>(&self, found: &Found<'a, N>, now: &'a str) -> Result<Values<'a, N>, Vec<String>> {
+    pub(super) fn check<'a>(
+        &self,
+        found: &FieldValues<'a, N>,
+        now: &'a str,
+    ) -> Result<Values<'a, N>, Vec<String>> {
         let mut values = [const { None }; N];
         let mut faults = Vec::new();
         for (i, field) in self.fields.iter().enumerate() {
@@ -186,7 +195,7 @@ impl<const N: usize> Schema<N> {
     pub(super) fn rewrite(
         &self,
         text: &str,
-        found: &Found<'_, N>,
+        found: &FieldValues<'_, N>,
         values: &Values<'_, N>,
         drop_unknown: bool,
         out: &mut Vec<u8>,
@@ -210,7 +219,7 @@ impl<const N: usize> Schema<N> {
     /// The fields that were not there, and what is sent for them.
     pub(super) fn defaults<'v>(
         &self,
-        found: &Found<'_, N>,
+        found: &FieldValues<'_, N>,
         values: &'v Values<'_, N>,
     ) -> impl Iterator<Item = (&'static str, &'v str)> {
         self.fields.iter().zip(found.values).zip(values).filter_map(|((field, given), value)| {

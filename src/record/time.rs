@@ -44,7 +44,7 @@ impl From<SystemTime> for Timestamp {
 }
 
 /// A producer's timestamp.
-pub(super) struct Moment<'a> {
+pub(super) struct ProducerTime<'a> {
     /// When it is, to the nanosecond.
     pub(super) instant: DateTime<Utc>,
     /// The JSON to send for it: RFC 3339 with a zone.
@@ -52,15 +52,15 @@ pub(super) struct Moment<'a> {
 }
 
 /// Reads a producer's timestamp; otherwise what was found.
-pub(super) fn moment(token: Token<'_>) -> Result<Moment<'_>, &'static str> {
+pub(super) fn moment(token: Token<'_>) -> Result<ProducerTime<'_>, &'static str> {
     if token.raw.starts_with('"') {
         let text = token.string()?;
         if let Some(instant) = parse_rfc3339(&text) {
-            return Ok(Moment { instant: in_range(Some(instant))?, sent: Cow::Borrowed(token.raw) });
+            return Ok(ProducerTime { instant: in_range(Some(instant))?, sent: Cow::Borrowed(token.raw) });
         }
         if let Some(instant) = parse_rfc3339(&format!("{text}Z")) {
             let sent = Cow::Owned(format!("{}Z\"", &token.raw[..token.raw.len() - 1]));
-            return Ok(Moment { instant: in_range(Some(instant))?, sent });
+            return Ok(ProducerTime { instant: in_range(Some(instant))?, sent });
         }
     }
     let literal = number::literal(token).map_err(|found| match found {
@@ -71,7 +71,10 @@ pub(super) fn moment(token: Token<'_>) -> Result<Moment<'_>, &'static str> {
     // To the microsecond unless that would cut something off: a response could come to lie before its request.
     let whole_micros = instant.timestamp_subsec_nanos().is_multiple_of(1000);
     let precision = if whole_micros { SecondsFormat::Micros } else { SecondsFormat::Nanos };
-    Ok(Moment { instant, sent: Cow::Owned(format!("\"{}\"", instant.to_rfc3339_opts(precision, true))) })
+    Ok(ProducerTime {
+        instant,
+        sent: Cow::Owned(format!("\"{}\"", instant.to_rfc3339_opts(precision, true))),
+    })
 }
 
 fn parse_rfc3339(text: &str) -> Option<DateTime<Utc>> {

@@ -1,7 +1,7 @@
 //! Usage records: what a customer is billed for.
 
 use super::accept::{Acceptance, Draft};
-use super::schema::{Absent, Field, Found, Rule, Schema, unless_faulty};
+use super::schema::{Absent, Field, FieldRule, FieldValues, Schema, unless_faulty};
 use super::{Kind, quota, time};
 
 /// The fields that the agent adds; a producer's of the same name are left out.
@@ -15,22 +15,22 @@ const RESPONDED: usize = 9;
 
 const SCHEMA: Schema<10> = Schema {
     fields: [
-        Field::required("transaction_id", Rule::Id),
-        Field::required("api_session_id", Rule::Id),
-        Field::required("customer_id", Rule::Id),
+        Field::required("transaction_id", FieldRule::Id),
+        Field::required("api_session_id", FieldRule::Id),
+        Field::required("customer_id", FieldRule::Id),
         quota::PRODUCT_CODE,
-        Field::required("connection_duration_seconds", Rule::Number),
-        Field::required("data_bytes_processed", Rule::Integer(0)),
-        Field::required("audio_duration_seconds", Rule::Number),
-        Field { name: "request_count", rule: Rule::Integer(1), absent: Absent::Default("1") },
-        Field::required("request_timestamp", Rule::Time),
-        Field::required("response_timestamp", Rule::Time),
+        Field::required("connection_duration_seconds", FieldRule::Number),
+        Field::required("data_bytes_processed", FieldRule::Integer(0)),
+        Field::required("audio_duration_seconds", FieldRule::Number),
+        Field { name: "request_count", rule: FieldRule::Integer(1), absent: Absent::Default("1") },
+        Field::required("request_timestamp", FieldRule::Time),
+        Field::required("response_timestamp", FieldRule::Time),
     ],
     ours: &ENRICHMENT,
 };
 
 /// What is wrong with the order of the two times, where both are times.
-fn order_fault(found: &Found<'_, 10>) -> Option<&'static str> {
+fn order_fault(found: &FieldValues<'_, 10>) -> Option<&'static str> {
     let moment = |field: usize| Some(time::moment(found.values[field]?).ok()?.instant);
     let is_wrong = moment(RESPONDED)? < moment(REQUESTED)?;
     is_wrong.then_some("response_timestamp: must not be before request_timestamp")

@@ -5,7 +5,7 @@ use serde::Serialize;
 /// How something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum FindingState {
     /// As it should be.
     Ok,
     /// The agent can run, but somebody should know.
@@ -20,7 +20,7 @@ pub struct Finding {
     /// Which.
     pub what: &'static str,
     /// How it is.
-    pub state: State,
+    pub state: FindingState,
     /// The same in words.
     pub says: String,
     /// What to do.
@@ -31,16 +31,16 @@ pub struct Finding {
 impl Finding {
     /// As it should be.
     pub fn ok(what: &'static str, says: impl Into<String>) -> Self {
-        Self { what, state: State::Ok, says: says.into(), advice: None }
+        Self { what, state: FindingState::Ok, says: says.into(), advice: None }
     }
 
     /// Worth knowing.
     pub fn warning(what: &'static str, says: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { what, state: State::Warning, says: says.into(), advice: Some(advice.into()) }
+        Self { what, state: FindingState::Warning, says: says.into(), advice: Some(advice.into()) }
     }
 
     /// Wrong.
     pub fn failed(what: &'static str, says: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { what, state: State::Failed, says: says.into(), advice: Some(advice.into()) }
+        Self { what, state: FindingState::Failed, says: says.into(), advice: Some(advice.into()) }
     }
 }

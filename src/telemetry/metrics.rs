@@ -25,7 +25,7 @@ const DELIVERY_SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0, 21600.0, 86400.0];
 
 /// What is not counted but looked up when a scrape comes.
-pub struct Moment {
+pub struct ScrapedValues {
     /// By how many seconds the `ControlPlane`'s clock is ahead of ours.
     pub clock_skew_seconds: f64,
     /// When credentials end.
@@ -278,7 +278,7 @@ impl Metrics {
 
     /// The exposition in Prometheus' text format, with what is looked up as it is in this moment, and what others have looked
     /// up.
-    pub fn expose(&self, moment: &Moment, others: Vec<MetricFamily>) -> prometheus::Result<Vec<u8>> {
+    pub fn expose(&self, moment: &ScrapedValues, others: Vec<MetricFamily>) -> prometheus::Result<Vec<u8>> {
         let mut families = self.registry.gather();
         families.extend(others);
         families.extend(other_families(moment));
@@ -329,7 +329,7 @@ pub(crate) fn family(
     family
 }
 
-fn other_families(moment: &Moment) -> [MetricFamily; 2] {
+fn other_families(moment: &ScrapedValues) -> [MetricFamily; 2] {
     let expiries = moment.expiries.iter();
     let expiries = expiries.map(|end| (vec![("credential", end.credential)], end.at as f64)).collect();
     [

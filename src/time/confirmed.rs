@@ -18,7 +18,7 @@ const QUARANTINE: Duration = Duration::from_hours(6);
 /// No clock is believed by itself, the `ControlPlane`'s neither: when it contradicts what it said before, or differs from this
 /// machine's otherwise than before, one of them has jumped, and for hours there is no confirmed time.
 #[derive(Debug, Default)]
-pub struct Confirmed(Mutex<State>);
+pub struct ConfirmedClock(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -46,7 +46,7 @@ impl State {
     }
 }
 
-impl Confirmed {
+impl ConfirmedClock {
     /// The `ControlPlane` says that it is `date`.
     pub fn confirm(&self, date: Timestamp, moment: Moment) {
         let mut state = self.lock();
@@ -83,7 +83,7 @@ impl Confirmed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::tests::Run;
+    use crate::time::tests::TestClock;
 
     const NOW: Timestamp = Timestamp(1_764_000_000_000_000);
     const DAY: i64 = 86_400;
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn there_is_no_time_before_the_control_plane_has_said_one() {
-        let (clock, mut run) = (Confirmed::default(), Run::begin(NOW));
+        let (clock, mut run) = (ConfirmedClock::default(), TestClock::begin(NOW));
         assert_eq!(clock.now(run.now), None);
         assert_eq!(clock.now(run.pass(Duration::from_hours(1000))), None);
         assert_eq!(clock.now(run.step(31 * DAY)), None);
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn the_time_goes_on_from_what_was_said_while_nobody_says_it_again() {
-        let (clock, mut run) = (Confirmed::default(), Run::begin(NOW));
+        let (clock, mut run) = (ConfirmedClock::default(), TestClock::begin(NOW));
         clock.confirm(NOW, run.now);
         assert_eq!(clock.now(run.now), Some(NOW));
         assert_eq!(clock.now(run.pass(Duration::from_hours(48))), Some(days(NOW, 2)));
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_clock_that_is_ahead_at_the_start_is_not_believed() {
         for seconds in [31 * DAY, -31 * DAY, 3600, -3600] {
-            let (clock, mut run) = (Confirmed::default(), Run::begin(NOW));
+            let (clock, mut run) = (ConfirmedClock::default(), TestClock::begin(NOW));
             let moment = run.step(seconds);
             clock.confirm(NOW, moment);
             assert_eq!(clock.now(moment), None, "they disagree by {seconds} s");
@@ -125,14 +125,14 @@ mod tests {
 
     #[test]
     fn each_jump_of_either_clock_begins_the_quarantine_anew() {
-        let (clock, mut run) = (Confirmed::default(), Run::begin(NOW));
+        let (clock, mut run) = (ConfirmedClock::default(), TestClock::begin(NOW));
         clock.confirm(NOW, run.now);
         assert!(clock.now(run.pass(Duration::from_hours(10))).is_some());
         assert_eq!(clock.now(run.step(31 * DAY)), None, "this machine's");
         run.pass(QUARANTINE);
         assert_eq!(clock.now(run.step(-31 * DAY)), None, "and back");
         assert!(clock.now(run.pass(QUARANTINE)).is_some());
-        let truth = |run: &Run| Timestamp(NOW.0 + run.elapsed().as_micros() as i64);
+        let truth = |run: &TestClock| Timestamp(NOW.0 + run.elapsed().as_micros() as i64);
         clock.confirm(days(truth(&run), 31), run.now);
         assert_eq!(clock.now(run.now), None, "the ControlPlane's");
         run.pass(QUARANTINE / 2);
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_slewed_does_not_jump() {
-        let (clock, mut run) = (Confirmed::default(), Run::begin(NOW));
+        let (clock, mut run) = (ConfirmedClock::default(), TestClock::begin(NOW));
         for _ in 0..100 {
             clock.confirm(Timestamp(NOW.0 + run.elapsed().as_micros() as i64), run.now);
             run.pass(Duration::from_mins(10));

@@ -1,7 +1,7 @@
 //! The wall clock, and what can be told of time when it is wrong.
 //!
 //! A wall clock is set: by NTP after a start without a network, by hand, by a battery that is empty. What must not happen
-//! then is that something is taken for old and given up. [`Confirmed`] is the time that another machine has confirmed;
+//! then is that something is taken for old and given up. [`ConfirmedClock`] is the time that another machine has confirmed;
 //! [`lowest_within`] is a deadline that no step of the clock moves.
 
 mod confirmed;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::record::Timestamp;
 
-pub use confirmed::Confirmed;
+pub use confirmed::ConfirmedClock;
 pub(crate) use jitter::JitteredInterval;
 #[cfg(feature = "simulation")]
 pub use seam::{Machine, simulate};
@@ -60,14 +60,14 @@ pub(crate) mod tests {
 
     use super::{Instant, Moment, Timestamp};
 
-    /// A run in which the wall clock can be set.
-    pub(crate) struct Run {
+    /// Both clocks of a run; the wall clock can be set.
+    pub(crate) struct TestClock {
         began: Instant,
         /// The moment that it is now.
         pub now: Moment,
     }
 
-    impl Run {
+    impl TestClock {
         pub(crate) fn begin(wall: Timestamp) -> Self {
             let began = Instant::now();
             Self { began, now: Moment { wall, monotonic: began } }

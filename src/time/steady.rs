@@ -112,7 +112,7 @@ impl Steady {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::tests::Run;
+    use crate::time::tests::TestClock;
 
     const NOW: Timestamp = Timestamp(1_764_000_000_000_000);
     const TTL: Duration = Duration::from_mins(5);
@@ -120,13 +120,13 @@ mod tests {
 
     /// A run that is looked at every second, as the drain does it.
     struct Watched {
-        run: Run,
+        run: TestClock,
         clock: Steady,
     }
 
     impl Watched {
         fn begin() -> Self {
-            let run = Run::begin(NOW);
+            let run = TestClock::begin(NOW);
             let clock = Steady::begin(run.now);
             Self { run, clock }
         }

@@ -11,7 +11,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use chrono::DateTime;
-use dataplane_agent::record::{Acceptor, Kind, Origin, Queue, Record, Rejection, Timestamp, UnknownFields};
+use dataplane_agent::record::{
+    Acceptor, Enrichment, Kind, Queue, Record, Rejection, Timestamp, UnknownFields,
+};
 use serde_json::value::RawValue;
 
 /// `RECORD_MAX_BYTES` where nobody sets it.
@@ -95,9 +97,10 @@ fn of_size(queue: Queue, name: &str, size: usize) -> Sample {
 }
 
 fn accept(sample: &Sample, unknown_fields: UnknownFields) -> Result<Record, Rejection> {
-    let origin = Origin { server_id: "edge-1".into(), region: "eu-central".into(), version: "1.0.0".into() };
+    let enrichment =
+        Enrichment { server_id: "edge-1".into(), region: "eu-central".into(), version: "1.0.0".into() };
     let micros = DateTime::parse_from_rfc3339(ACCEPTED_AT).unwrap().timestamp_micros();
-    let acceptor = Acceptor::new(&origin, unknown_fields, RECORD_MAX_BYTES);
+    let acceptor = Acceptor::new(&enrichment, unknown_fields, RECORD_MAX_BYTES);
     acceptor.at(Timestamp::from_unix_micros(micros)).accept(sample.queue, &sample.bytes)
 }
 

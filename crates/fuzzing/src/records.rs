@@ -4,7 +4,9 @@ use serde::de::IgnoredAny;
 
 use super::members::{Member, last, members, object, only};
 use super::times;
-use dataplane_agent::record::{Acceptor, Kind, Origin, Queue, Record, Rejection, Timestamp, UnknownFields};
+use dataplane_agent::record::{
+    Acceptor, Enrichment, Kind, Queue, Record, Rejection, Timestamp, UnknownFields,
+};
 
 /// 2026-01-31T12:00:00.000001Z.
 pub(super) const ACCEPTED: Timestamp = Timestamp::from_unix_micros(1_769_860_800_000_001);
@@ -91,8 +93,9 @@ pub fn lifecycle(data: &[u8]) {
 }
 
 pub(super) fn acceptor(unknown: UnknownFields, max_bytes: usize) -> Acceptor {
-    let origin = Origin { server_id: "edge-1".into(), region: r#"eu "1""#.into(), version: "1.2.3".into() };
-    Acceptor::new(&origin, unknown, max_bytes)
+    let enrichment =
+        Enrichment { server_id: "edge-1".into(), region: r#"eu "1""#.into(), version: "1.2.3".into() };
+    Acceptor::new(&enrichment, unknown, max_bytes)
 }
 
 /// What the agent made of a message is a message too, if perhaps a larger one.

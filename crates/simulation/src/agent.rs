@@ -21,7 +21,7 @@ use dataplane_agent::intake::{
 };
 use dataplane_agent::outbox::simulated::{Died, open_driven};
 use dataplane_agent::outbox::{self, Durability, OpenError, Outbox, Watermark};
-use dataplane_agent::record::{Acceptor, Origin, Timestamp, UnknownFields};
+use dataplane_agent::record::{Acceptor, Enrichment, Timestamp, UnknownFields};
 use dataplane_agent::secret::Secret;
 use dataplane_agent::telemetry::metrics::Metrics;
 use futures_util::StreamExt as _;
@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::disk::Speed;
 use crate::plan::Settings;
-use crate::redis::Way;
+use crate::redis::SimulatedRedis;
 use crate::server::Network;
 use crate::world::World;
 
@@ -179,7 +179,10 @@ impl Life {
         let (answers, answered) = mpsc::channel(256);
         let (admission, admission_queue) = admission_channel();
         let source = intake::Settings {
-            server: intake::Server::simulated(&redis_server(settings), Arc::new(Way(world.clone()))),
+            server: intake::RedisServer::simulated(
+                &redis_server(settings),
+                Arc::new(SimulatedRedis(world.clone())),
+            ),
             names: Names {
                 usage: QUEUES[0].into(),
                 lifecycle: QUEUES[1].into(),
@@ -222,12 +225,13 @@ impl Life {
             failures: Mutex::new(membership::Failures::default()),
             unanswered: AtomicBool::new(false),
         });
-        let origin = Origin { server_id: SERVER_ID.into(), region: "eu".into(), version: "1.0.0".into() };
+        let enrichment =
+            Enrichment { server_id: SERVER_ID.into(), region: "eu".into(), version: "1.0.0".into() };
         let (redis, link_status) = (redis_status.subscribe(), link.subscribe());
         let intake = Intake {
             settings: source.clone(),
             outbox: outbox.clone(),
-            acceptor: Acceptor::new(&origin, UnknownFields::Forward, 256 << 10),
+            acceptor: Acceptor::new(&enrichment, UnknownFields::Forward, 256 << 10),
             watermark: watermark.clone(),
             status: redis_status,
             metrics: Arc::clone(&metrics),

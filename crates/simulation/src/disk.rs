@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dataplane_agent::outbox::simulated::{DiskFaults, Outcome, Pace, Step};
+use dataplane_agent::outbox::simulated::{DiskFaults, DiskOutcome, DiskStep, Pace};
 
 use crate::bugs::Bug;
 use crate::plan::What;
@@ -19,7 +19,7 @@ const COMMIT: (Duration, Duration) = (Duration::from_micros(100), Duration::from
 pub struct Weather(pub World);
 
 impl DiskFaults for Weather {
-    fn step(&mut self, step: Step) -> Outcome {
+    fn step(&mut self, step: DiskStep) -> DiskOutcome {
         let mut state = self.0.state();
         state.steps += 1;
         let at = state.steps;
@@ -27,7 +27,7 @@ impl DiskFaults for Weather {
             && dies_at == at
         {
             state.note(&format!("dies at step {at} of the disk, {step:?}"));
-            return if behind { Outcome::DiesBehind } else { Outcome::DiesBefore };
+            return if behind { DiskOutcome::DiesBehind } else { DiskOutcome::DiesBefore };
         }
         if let Some((step, polls)) = state.dies_after
             && step == at
@@ -38,15 +38,15 @@ impl DiskFaults for Weather {
         let faults: Vec<What> = state.faults().collect();
         for fault in faults {
             let code = match (fault, step) {
-                (What::WritesFail(code, likely), Step::Write) if state.disk.happens(likely) => code,
-                (What::SyncsFail(likely), Step::Sync) if state.disk.happens(likely) => EIO,
-                (What::NamesFail(likely), Step::SyncNames) if state.disk.happens(likely) => EIO,
+                (What::WritesFail(code, likely), DiskStep::Write) if state.disk.happens(likely) => code,
+                (What::SyncsFail(likely), DiskStep::Sync) if state.disk.happens(likely) => EIO,
+                (What::NamesFail(likely), DiskStep::SyncNames) if state.disk.happens(likely) => EIO,
                 _ => continue,
             };
             state.note(&format!("{step:?} fails with {code}"));
-            return Outcome::Failed(code);
+            return DiskOutcome::Failed(code);
         }
-        Outcome::Done
+        DiskOutcome::Done
     }
 
     fn left(&mut self, batches: usize) -> usize {

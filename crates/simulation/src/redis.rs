@@ -276,7 +276,7 @@ impl State {
 }
 
 /// The way to Redis.
-pub struct Way(pub World);
+pub struct SimulatedRedis(pub World);
 
 struct Line {
     world: World,
@@ -333,7 +333,7 @@ impl CommandTransit {
     }
 }
 
-impl Redis for Way {
+impl Redis for SimulatedRedis {
     fn connect(&self, patience: Duration) -> RedisFuture<'_, Arc<dyn RedisConnection>> {
         Box::pin(async move {
             let (is_down, way, starts) = {

@@ -6,7 +6,9 @@ use std::io::Read;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dataplane_agent::control_plane::{Connection, Exchange, Failure, Wire, WireAnswer, WireRequest};
+use dataplane_agent::control_plane::{
+    ConnectionChoice, ExchangeFuture, Failure, Wire, WireAnswer, WireRequest,
+};
 use dataplane_agent::record::Kind;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::value::RawValue;
@@ -170,7 +172,7 @@ impl State {
             groups: Vec::new(),
             key: text("idempotency-key").and_then(|key| Uuid::parse_str(&key).ok()),
             correlation_id: header("x-correlation-id"),
-            is_new: request.connection == Connection::New,
+            is_new: request.connection == ConnectionChoice::New,
             encoding: encoding.clone(),
         };
         let path = request.uri.path().to_owned();
@@ -772,7 +774,7 @@ fn remember(state: &mut State, asked: &ParsedRequest, answer: &WireAnswer) {
 }
 
 impl Wire for Network {
-    fn exchange(&self, mut request: WireRequest) -> Exchange<'_> {
+    fn exchange(&self, mut request: WireRequest) -> ExchangeFuture<'_> {
         Box::pin(async move {
             let Some((asked, transit, in_flight)) = self.leaves(&mut request) else {
                 return Ok(failure_of(400));

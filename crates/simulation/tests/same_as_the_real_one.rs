@@ -6,12 +6,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use dataplane_agent::outbox::simulated::{Crash, Disk, DiskFaults, Driven, Outcome, Pace, Step, open_driven};
+use dataplane_agent::outbox::simulated::{
+    Crash, Disk, DiskFaults, DiskOutcome, DiskStep, Driven, Pace, open_driven,
+};
 use dataplane_agent::outbox::{
     DeadLetter, Durability, Entry, Log, Outbox, Payload, Reason, Recent, Rejected, Settings, Settlement,
     Stats, Taken, Threads, Ticket,
 };
-use dataplane_agent::record::{Acceptor, Kind, Origin, Queue, Timestamp, UnknownFields};
+use dataplane_agent::record::{Acceptor, Enrichment, Kind, Queue, Timestamp, UnknownFields};
 use simulation::chance::Chance;
 
 const LOGS: [Log; 4] = [Log::Quota, Log::Started, Log::Usage, Log::Completed];
@@ -19,8 +21,8 @@ const LOGS: [Log; 4] = [Log::Quota, Log::Started, Log::Usage, Log::Completed];
 struct Good;
 
 impl DiskFaults for Good {
-    fn step(&mut self, _: Step) -> Outcome {
-        Outcome::Done
+    fn step(&mut self, _: DiskStep) -> DiskOutcome {
+        DiskOutcome::Done
     }
     fn left(&mut self, batches: usize) -> usize {
         batches
@@ -70,8 +72,8 @@ fn entry(number: u64, chance: &mut Chance) -> Entry {
             ),
         ),
     };
-    let origin = Origin { server_id: "a".into(), region: "b".into(), version: "c".into() };
-    let acceptor = Acceptor::new(&origin, UnknownFields::Forward, 1 << 20);
+    let enrichment = Enrichment { server_id: "a".into(), region: "b".into(), version: "c".into() };
+    let acceptor = Acceptor::new(&enrichment, UnknownFields::Forward, 1 << 20);
     Entry::Record(acceptor.at(Timestamp(1_764_000_000_000_000)).accept(queue, text.as_bytes()).unwrap())
 }
 
@@ -157,9 +159,9 @@ async fn operate(outbox: &Outbox, chance: &mut Chance, next: &mut u64) {
 struct DiesAt(u64);
 
 impl DiskFaults for DiesAt {
-    fn step(&mut self, _: Step) -> Outcome {
+    fn step(&mut self, _: DiskStep) -> DiskOutcome {
         self.0 = self.0.wrapping_sub(1);
-        if self.0 == 0 { Outcome::DiesBefore } else { Outcome::Done }
+        if self.0 == 0 { DiskOutcome::DiesBefore } else { DiskOutcome::Done }
     }
     fn left(&mut self, _: usize) -> usize {
         0

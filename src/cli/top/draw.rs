@@ -9,7 +9,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, LineGauge, Paragraph, Row, Sparkline, Table};
 
 use super::snapshot::{KINDS, Snapshot};
-use super::view::{Drained, View, Watched};
+use super::view::{Drained, View, WatchedAgent};
 use crate::http::requests::RouteBody;
 
 /// The frame of one agent.
@@ -59,7 +59,7 @@ pub(super) fn height_of_all(view: &View) -> u16 {
     view.agents.iter().map(height_of).fold(0, u16::saturating_add)
 }
 
-fn height_of(agent: &Watched) -> u16 {
+fn height_of(agent: &WatchedAgent) -> u16 {
     let routes = agent.requests.routes().len() as u16 + 1;
     FRAME + WORDS + routes.max(TYPES) + 2 * CHART
 }
@@ -121,7 +121,7 @@ fn table(frame: &mut Frame<'_>, area: Rect, view: &View) {
     frame.render_widget(Table::new(rows, widths).header(Row::new(head).style(FAINT)), area);
 }
 
-fn status(agent: &Watched) -> (String, Style) {
+fn status(agent: &WatchedAgent) -> (String, Style) {
     match (&agent.snapshot, &agent.trouble) {
         (_, Some(_)) => ("OFFLINE".into(), BAD),
         (None, None) => ("connecting".into(), FAINT),
@@ -138,7 +138,7 @@ fn style_of(status: &str) -> Style {
 }
 
 /// One agent, with everything.
-fn one(frame: &mut Frame<'_>, area: Rect, agent: &Watched) {
+fn one(frame: &mut Frame<'_>, area: Rect, agent: &WatchedAgent) {
     let (status, style) = status(agent);
     let mut title = vec![
         Span::raw(format!(" {} ", agent.name())).style(Modifier::BOLD),
@@ -165,7 +165,7 @@ fn one(frame: &mut Frame<'_>, area: Rect, agent: &Watched) {
 }
 
 /// Words, tables and charts. Tables get the lines they need, charts the rest.
-fn in_tables(frame: &mut Frame<'_>, inside: Rect, agent: &Watched, snapshot: &Snapshot) {
+fn in_tables(frame: &mut Frame<'_>, inside: Rect, agent: &WatchedAgent, snapshot: &Snapshot) {
     let routes = agent.requests.routes();
     let is_beside = inside.width >= TYPES_WIDTH + ROUTES_WIDTH;
     let free = inside.height - WORDS - TYPES;
@@ -200,7 +200,7 @@ fn in_tables(frame: &mut Frame<'_>, inside: Rect, agent: &Watched, snapshot: &Sn
 }
 
 /// Everything in lines, for a small terminal; counts the lines that do not fit.
-fn in_lines(frame: &mut Frame<'_>, area: Rect, agent: &Watched, snapshot: &Snapshot) {
+fn in_lines(frame: &mut Frame<'_>, area: Rect, agent: &WatchedAgent, snapshot: &Snapshot) {
     let mut lines: Vec<Line<'_>> = facts(agent, snapshot).into();
     let depths = KINDS.iter().zip(snapshot.depth).zip(snapshot.age);
     let depths = depths.map(|((kind, depth), age)| match depth {
@@ -260,7 +260,7 @@ fn fit(line: Line<'_>, width: u16) -> Line<'_> {
     Line::from(spans).style(style)
 }
 
-fn away(agent: &Watched, why: &str) -> Span<'static> {
+fn away(agent: &WatchedAgent, why: &str) -> Span<'static> {
     let since =
         agent.away_for().map(|gone| format!(", for {}", time(gone.as_secs_f64()))).unwrap_or_default();
     let style = if agent.trouble.is_some() { BAD } else { FAINT };
@@ -273,7 +273,7 @@ fn labelled(label: &str, mut rest: Vec<Span<'static>>) -> Line<'static> {
 }
 
 /// An agent's facts, a line each.
-fn facts(agent: &Watched, snapshot: &Snapshot) -> [Line<'static>; WORDS as usize] {
+fn facts(agent: &WatchedAgent, snapshot: &Snapshot) -> [Line<'static>; WORDS as usize] {
     let mut link = vec![Span::styled(snapshot.link.clone(), if snapshot.link_down { BAD } else { GOOD })];
     if let Some(probe) = snapshot.next_probe {
         link.push(Span::raw(format!(", next probe in {}", time(probe))));
@@ -336,7 +336,7 @@ fn style_of_disk(snapshot: &Snapshot) -> Style {
     }
 }
 
-fn words(frame: &mut Frame<'_>, area: Rect, agent: &Watched, snapshot: &Snapshot) {
+fn words(frame: &mut Frame<'_>, area: Rect, agent: &WatchedAgent, snapshot: &Snapshot) {
     let lines = facts(agent, snapshot).map(|line| fit(line, area.width));
     let [_, _, _, disk, _, last] = Layout::vertical([Constraint::Length(1); WORDS as usize]).areas(area);
     frame.render_widget(Paragraph::new(lines.to_vec()), area);
@@ -405,7 +405,7 @@ fn chart(
     area: Rect,
     label: &str,
     now: Option<f64>,
-    agent: &Watched,
+    agent: &WatchedAgent,
     rates: &VecDeque<f64>,
 ) {
     let [text, bars] = Layout::horizontal([Constraint::Length(18), Constraint::Min(0)]).areas(area);
@@ -451,7 +451,7 @@ fn age(snapshot: &Snapshot) -> String {
     if snapshot.total_depth() > 0.0 { time(snapshot.oldest()) } else { "-".into() }
 }
 
-fn drained(agent: &Watched) -> String {
+fn drained(agent: &WatchedAgent) -> String {
     match agent.drained() {
         Drained::Now => "now".into(),
         Drained::In(seconds) => time(seconds),

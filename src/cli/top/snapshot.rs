@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::samples::{Sample, parse};
-use crate::http::requests::Routes;
+use crate::http::requests::RouteCounts;
 
 /// The kinds, as the metrics name them.
 pub(super) const KINDS: [&str; 3] = ["usage", "lifecycle", "quota"];
@@ -42,7 +42,7 @@ pub(super) struct Snapshot {
     pub in_redis: f64,
     pub quarantined: f64,
     /// Requests so far, by route.
-    pub routes: Routes,
+    pub routes: RouteCounts,
 }
 
 impl Snapshot {
@@ -121,8 +121,8 @@ impl Snapshot {
     }
 }
 
-fn routes(samples: &[Sample]) -> Routes {
-    let mut routes = Routes::new();
+fn routes(samples: &[Sample]) -> RouteCounts {
+    let mut routes = RouteCounts::new();
     for sample in samples {
         let is_count = sample.name == "dataplane_control_plane_requests_total";
         let is_bucket = sample.name == "dataplane_control_plane_request_seconds_bucket";

@@ -12,18 +12,18 @@ const HISTORY: usize = 240;
 const SMOOTH: usize = 10;
 
 /// One sample of an agent: its time, and the answer.
-pub(super) type Seen = (Duration, Result<Snapshot, String>);
+pub(super) type AgentSample = (Duration, Result<Snapshot, String>);
 
 /// All agents.
 pub(super) struct View {
-    pub agents: Vec<Watched>,
+    pub agents: Vec<WatchedAgent>,
     /// The agent shown in full.
     pub selected: usize,
     pub help: bool,
 }
 
 /// One agent.
-pub(super) struct Watched {
+pub(super) struct WatchedAgent {
     pub address: String,
     /// The last known state.
     pub snapshot: Option<Snapshot>,
@@ -58,7 +58,7 @@ pub(super) enum Drained {
 
 impl View {
     pub(super) fn new(addresses: impl Iterator<Item = String>) -> Self {
-        let watched = |address| Watched {
+        let watched = |address| WatchedAgent {
             address,
             snapshot: None,
             trouble: None,
@@ -79,14 +79,14 @@ impl View {
     }
 
     /// Adds a sample of one agent.
-    pub(super) fn seen(&mut self, agent: usize, (at, said): Seen) {
+    pub(super) fn seen(&mut self, agent: usize, (at, said): AgentSample) {
         if let Some(agent) = self.agents.get_mut(agent) {
             agent.seen(at, said);
         }
     }
 }
 
-impl Watched {
+impl WatchedAgent {
     fn seen(&mut self, at: Duration, said: Result<Snapshot, String>) {
         let since = self.looked.replace(at).unwrap_or(at);
         match said {

@@ -6,14 +6,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::snapshot::Snapshot;
-use super::view::Seen;
-use crate::cli::agent::{Agent, AgentError};
+use super::view::AgentSample;
+use crate::cli::agent::{AdminClient, AdminClientError};
 
 /// An agent that does not answer within this is offline: it answers from memory.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// Which agent, and what it said.
-pub(super) type Look = (usize, Seen);
+pub(super) type Look = (usize, AgentSample);
 
 /// Those who ask. They end when they are dropped.
 pub(super) struct Watchers {
@@ -21,7 +21,7 @@ pub(super) struct Watchers {
     pub tasks: JoinSet<()>,
 }
 
-pub(super) fn start(agents: Vec<Agent>, interval: Duration) -> Watchers {
+pub(super) fn start(agents: Vec<AdminClient>, interval: Duration) -> Watchers {
     let (tell, looks) = mpsc::channel(64);
     let mut tasks = JoinSet::new();
     for (n, agent) in agents.into_iter().enumerate() {
@@ -37,11 +37,11 @@ pub(super) fn start(agents: Vec<Agent>, interval: Duration) -> Watchers {
 }
 
 /// One look.
-pub(super) async fn look(agent: &Agent) -> Seen {
+pub(super) async fn look(agent: &AdminClient) -> AgentSample {
     let said = ask(agent).await.map_err(|error| match error {
-        AgentError::Nobody { .. } => "no answer".to_owned(),
-        AgentError::Cut { .. } => "incomplete answer".to_owned(),
-        AgentError::NotTrusted(_) => {
+        AdminClientError::Nobody { .. } => "no answer".to_owned(),
+        AdminClientError::Cut { .. } => "incomplete answer".to_owned(),
+        AdminClientError::NotTrusted(_) => {
             "access denied: see the agent's TRUSTED_IPS and TRUSTED_HOSTS".to_owned()
         }
         _ => "not a dataplane-agent".to_owned(),
@@ -49,10 +49,10 @@ pub(super) async fn look(agent: &Agent) -> Seen {
     (since_start(), said)
 }
 
-async fn ask(agent: &Agent) -> Result<Snapshot, AgentError> {
+async fn ask(agent: &AdminClient) -> Result<Snapshot, AdminClientError> {
     let health = agent.read("/health", ANSWER_WITHIN).await?;
     let metrics = agent.read("/metrics", ANSWER_WITHIN).await?;
-    Snapshot::of(&health, &metrics).ok_or_else(|| AgentError::NotAnAgent(agent.to_string()))
+    Snapshot::of(&health, &metrics).ok_or_else(|| AdminClientError::NotAnAgent(agent.to_string()))
 }
 
 /// The time, for rates.

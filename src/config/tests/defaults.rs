@@ -146,10 +146,10 @@ fn a_default_means_the_same_when_someone_sets_it() {
 #[test]
 fn defaults_have_the_contracts_units() {
     let config = loaded(&with([]));
-    assert_eq!(config.outbox.record_max_bytes, Bytes(262_144));
-    assert_eq!(config.outbox.max_bytes, Bytes(10 << 30));
-    assert_eq!(config.outbox.min_free_bytes, Bytes(256 << 20));
-    assert_eq!(config.delivery.batch_max_bytes, Bytes(1 << 20));
+    assert_eq!(config.outbox.record_max_bytes, ByteSize(262_144));
+    assert_eq!(config.outbox.max_bytes, ByteSize(10 << 30));
+    assert_eq!(config.outbox.min_free_bytes, ByteSize(256 << 20));
+    assert_eq!(config.delivery.batch_max_bytes, ByteSize(1 << 20));
     assert_eq!(config.delivery.session_unknown_grace, Duration::from_secs(900));
     assert_eq!(config.control_plane.command_cache_ttl, Duration::from_secs(86_400));
     assert_eq!(config.control_plane.max_backoff, Duration::from_secs(30));

@@ -211,7 +211,7 @@ async fn a_connection_that_the_peer_has_closed_is_not_tried() {
     .await;
     let client = Client::new(settings(&url)).unwrap();
     for n in 1..=5 {
-        let answer = client.deliver(Delivery { connection: Connection::Any, ..delivery("s") }).await;
+        let answer = client.deliver(Delivery { connection: ConnectionChoice::Any, ..delivery("s") }).await;
         assert_eq!((answer.result.unwrap().status, of(&connections)), (200, n));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -232,7 +232,7 @@ async fn a_fresh_connection_that_does_well_replaces_those_that_do_not() {
         assert_eq!(status(&client, delivery("s")).await, 503);
     }
     assert_eq!(of(&connections), 1, "it is kept: it is polite to a host that is overloaded");
-    let probe = Delivery { connection: Connection::New, ..delivery("s") };
+    let probe = Delivery { connection: ConnectionChoice::New, ..delivery("s") };
     assert_eq!(status(&client, probe.clone()).await, 200);
     for _ in 0..3 {
         let (one, other) = tokio::join!(client.deliver(delivery("s")), client.deliver(delivery("t")));

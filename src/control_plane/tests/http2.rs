@@ -136,7 +136,7 @@ async fn a_session_is_resumed_on_the_next_connection() {
         let url = host(&authority, &[b"h2", b"http/1.1"], &seen).await;
         let client = Client::new(Settings { http, ..authority.settings(&url) }).unwrap();
         for _ in 0..3 {
-            let fresh = Delivery { connection: Connection::New, ..delivery("s") };
+            let fresh = Delivery { connection: ConnectionChoice::New, ..delivery("s") };
             assert!(client.deliver(fresh).await.result.is_ok());
         }
         assert_eq!(seen.connections.load(Ordering::SeqCst), 3);

@@ -54,18 +54,18 @@ fn delivery(session_id: &str) -> Delivery<'_> {
         key: Uuid::from_u128(7),
         correlation_id: "corr-1",
         traceparent: None,
-        connection: Connection::Any,
+        connection: ConnectionChoice::Any,
     }
 }
 
-fn batch(body: Bytes, records: usize) -> Batch<'static> {
-    Batch {
+fn batch(body: Bytes, records: usize) -> BatchRequest<'static> {
+    BatchRequest {
         body,
         encoding: Encoding::Identity,
         records,
         key: Uuid::from_u128(9),
         correlation_id: "corr-2",
-        connection: Connection::Any,
+        connection: ConnectionChoice::Any,
     }
 }
 

@@ -75,7 +75,7 @@ async fn a_batch_goes_to_its_endpoint_and_says_when_it_is_compressed() {
     for (encoding, header) in
         [(Encoding::Gzip, Some("gzip")), (Encoding::Zstd, Some("zstd")), (Encoding::Identity, None)]
     {
-        client.deliver_batch(Batch { encoding, ..batch(body.clone(), 3) }).await.result.unwrap();
+        client.deliver_batch(BatchRequest { encoding, ..batch(body.clone(), 3) }).await.result.unwrap();
         let request = received.recv().await.unwrap();
         assert_eq!(request.line(), "POST /api/v1/records/batch HTTP/1.1");
         assert_eq!(request.body, b"\x1f\x8b\x08");

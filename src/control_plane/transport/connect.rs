@@ -19,7 +19,7 @@ use tokio_rustls::TlsConnector;
 use url::Host;
 
 use super::proxy::{self, Destination, Proxy, ProxyKind};
-use super::socket::{Line, Meter, Socket};
+use super::socket::{Meter, Socket, TcpConnection};
 use super::tls::Tls;
 use crate::control_plane::credentials::ClientError;
 use crate::control_plane::failure::{Failure, connecting};
@@ -36,14 +36,14 @@ const ADDRESSES_MOST: usize = 16;
 const UNSENT_MOST: u32 = 32 << 10;
 
 /// Any stream that HTTP can be spoken over.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
 /// A stream that is ready for HTTP.
 pub(super) struct Connected {
-    pub(super) stream: Box<dyn Stream>,
-    pub(super) line: Arc<Line>,
+    pub(super) stream: Box<dyn ByteStream>,
+    pub(super) tcp: Arc<TcpConnection>,
     pub(super) is_http2: bool,
 }
 
@@ -135,9 +135,9 @@ impl Connector {
         };
         let addresses = resolve(host, port).await?;
         let stream = self.dial(&addresses).await.map_err(|e| Failure::Unreachable(e.to_string()))?;
-        let line = Arc::new(Line::new(stream, Arc::clone(&self.meter)));
-        line.set_urgent(is_urgent);
-        let mut stream: Box<dyn Stream> = Box::new(Socket::new(Arc::clone(&line)));
+        let tcp = Arc::new(TcpConnection::new(stream, Arc::clone(&self.meter)));
+        tcp.set_urgent(is_urgent);
+        let mut stream: Box<dyn ByteStream> = Box::new(Socket::new(Arc::clone(&tcp)));
         if let Some((proxy, tls)) = &self.proxy {
             if let Some((name, tls)) = tls {
                 stream = Box::new(secure(stream, name, &tls.proxy).await?);
@@ -150,10 +150,10 @@ impl Connector {
             is_http2 = secured.get_ref().1.alpn_protocol() == Some(b"h2");
             stream = Box::new(secured);
         }
-        Ok(Connected { stream, line, is_http2 })
+        Ok(Connected { stream, tcp, is_http2 })
     }
 
-    async fn through(&self, stream: &mut Box<dyn Stream>, proxy: &Proxy) -> Result<(), Failure> {
+    async fn through(&self, stream: &mut Box<dyn ByteStream>, proxy: &Proxy) -> Result<(), Failure> {
         match proxy.kind {
             ProxyKind::Http | ProxyKind::Https if self.tls.is_none() => Ok(()),
             ProxyKind::Http | ProxyKind::Https => {
@@ -248,10 +248,10 @@ async fn resolve(host: &Host<String>, port: u16) -> Result<Vec<SocketAddr>, Fail
 }
 
 async fn secure(
-    stream: Box<dyn Stream>,
+    stream: Box<dyn ByteStream>,
     name: &ServerName<'static>,
     config: &Arc<rustls::ClientConfig>,
-) -> Result<tokio_rustls::client::TlsStream<Box<dyn Stream>>, Failure> {
+) -> Result<tokio_rustls::client::TlsStream<Box<dyn ByteStream>>, Failure> {
     let connector = TlsConnector::from(Arc::clone(config));
     connector.connect(name.clone(), stream).await.map_err(|e| connecting(&e))
 }

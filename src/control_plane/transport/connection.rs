@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::connect::Connected;
 use super::exchange::{Upload, read_body, while_progressing};
 use super::pool::Suspicion;
-use super::socket::{Heard, Line};
+use super::socket::{Heard, TcpConnection};
 use crate::control_plane::failure::{Failure, classify};
 
 /// The most that one connection buffers in either direction; an answer's head has to fit.
@@ -28,14 +28,14 @@ const READY_WITHIN: Duration = Duration::from_millis(10);
 const BELONGS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What either kind of connection consists of. Dropping it closes the socket, whatever is under way.
-pub(super) struct Wire {
-    pub(super) line: Arc<Line>,
+pub(super) struct ConnectionParts {
+    pub(super) tcp: Arc<TcpConnection>,
     pub(super) opened_at: Instant,
     heard: Arc<AtomicU64>,
     task: AbortHandle,
 }
 
-impl Drop for Wire {
+impl Drop for ConnectionParts {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -43,7 +43,7 @@ impl Drop for Wire {
 
 /// HTTP/1.1: one request at a time.
 pub(super) struct Http1 {
-    pub(super) wire: Wire,
+    pub(super) parts: ConnectionParts,
     sender: http1::SendRequest<Upload>,
     answered: Answered,
     pub(super) requests: u32,
@@ -51,7 +51,7 @@ pub(super) struct Http1 {
 
 /// HTTP/2: several at a time.
 pub(super) struct Http2 {
-    pub(super) wire: Wire,
+    pub(super) parts: ConnectionParts,
     sender: http2::SendRequest<Upload>,
     pub(super) is_urgent: bool,
     pub(super) streams: AtomicUsize,
@@ -87,10 +87,10 @@ pub(super) async fn begin(
     is_urgent: bool,
     suspicion: &Arc<Suspicion>,
 ) -> Result<Opened, Failure> {
-    let Connected { stream, line, is_http2 } = connected;
+    let Connected { stream, tcp, is_http2 } = connected;
     let heard = Arc::new(AtomicU64::new(0));
     let stream = TokioIo::new(Heard::new(stream, Arc::clone(&heard)));
-    let wire = |task| Wire { line, opened_at: Instant::now(), heard, task };
+    let parts = |task| ConnectionParts { tcp, opened_at: Instant::now(), heard, task };
     if is_http2 {
         let tasks = Tasks::default();
         let (sender, connection) = http2::Builder::new(tasks.clone())
@@ -106,7 +106,7 @@ pub(super) async fn begin(
             }
         });
         return Ok(Opened::Http2(Http2 {
-            wire: wire(task),
+            parts: parts(task),
             sender,
             is_urgent,
             streams: AtomicUsize::new(0),
@@ -127,7 +127,7 @@ pub(super) async fn begin(
             tracing::debug!(%error, "a connection to the ControlPlane ended");
         }
     });
-    Ok(Opened::Http1(Http1 { wire: wire(task.abort_handle()), sender, answered, requests: 0 }))
+    Ok(Opened::Http1(Http1 { parts: parts(task.abort_handle()), sender, answered, requests: 0 }))
 }
 
 /// Whether a connection has ended because of bytes that nobody had asked for: hyper has no name for it.
@@ -152,8 +152,8 @@ pub(super) struct Heeded {
     pub(super) is_reusable: bool,
 }
 
-/// Why nothing did.
-pub(super) struct Broken {
+/// Why no answer came back.
+pub(super) struct ExchangeError {
     pub(super) failure: Failure,
     /// Not a byte of an answer was heard, and not for want of patience.
     pub(super) is_unanswered: bool,
@@ -162,7 +162,7 @@ pub(super) struct Broken {
 impl Http1 {
     /// Whether it can take a request at once: nobody has closed it, and nothing has arrived unasked.
     pub(super) fn is_ready(&self) -> bool {
-        self.sender.is_ready() && self.wire.line.is_quiet()
+        self.sender.is_ready() && self.parts.tcp.is_quiet()
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -174,14 +174,14 @@ impl Http1 {
         request: Request<Upload>,
         max: usize,
         patience: Duration,
-    ) -> Result<Heeded, Broken> {
-        let (begun, before) = (Instant::now(), self.wire.heard());
+    ) -> Result<Heeded, ExchangeError> {
+        let (begun, before) = (Instant::now(), self.parts.heard());
         self.requests += 1;
-        let line = &self.wire.line;
+        let tcp = &self.parts.tcp;
         let sending = self.sender.send_request(request);
-        let response = while_progressing(sending, || line.progressed_at().max(begun), patience).await;
-        let (head, body) = self.wire.head(response, before)?;
-        let (body, truncated) = read_body(body, max, patience).await.map_err(Broken::answered)?;
+        let response = while_progressing(sending, || tcp.progressed_at().max(begun), patience).await;
+        let (head, body) = self.parts.head(response, before)?;
+        let (body, truncated) = read_body(body, max, patience).await.map_err(ExchangeError::answered)?;
         self.answered.now();
         let is_reusable =
             !truncated && matches!(timeout(READY_WITHIN, self.sender.ready()).await, Ok(Ok(())));
@@ -204,19 +204,19 @@ impl Http2 {
         request: Request<Upload>,
         max: usize,
         patience: Duration,
-    ) -> Result<Heeded, Broken> {
+    ) -> Result<Heeded, ExchangeError> {
         let (begun, progress) = (Instant::now(), request.body().progress());
         self.requests.fetch_add(1, Ordering::Relaxed);
         let sending = self.sender.clone().send_request(request);
         let response = while_progressing(sending, || progress.at().max(begun), patience).await;
         // What others heard meanwhile says nothing of this request: an error is an answer that never began.
-        let (head, body) = self.wire.head(response, self.wire.heard())?;
-        let (body, truncated) = read_body(body, max, patience).await.map_err(Broken::answered)?;
+        let (head, body) = self.parts.head(response, self.parts.heard())?;
+        let (body, truncated) = read_body(body, max, patience).await.map_err(ExchangeError::answered)?;
         Ok(Heeded { head, body, truncated, is_reusable: true })
     }
 }
 
-impl Wire {
+impl ConnectionParts {
     fn heard(&self) -> u64 {
         self.heard.load(Ordering::Relaxed)
     }
@@ -225,19 +225,19 @@ impl Wire {
         &self,
         response: Option<hyper::Result<hyper::Response<hyper::body::Incoming>>>,
         before: u64,
-    ) -> Result<(Parts, hyper::body::Incoming), Broken> {
+    ) -> Result<(Parts, hyper::body::Incoming), ExchangeError> {
         match response {
             Some(Ok(response)) => Ok(response.into_parts()),
             Some(Err(error)) => {
                 let is_unanswered = error.is_canceled() || self.heard() == before;
-                Err(Broken { failure: classify(&error), is_unanswered })
+                Err(ExchangeError { failure: classify(&error), is_unanswered })
             }
-            None => Err(Broken::answered(Failure::Timeout { connected: true })),
+            None => Err(ExchangeError::answered(Failure::Timeout { connected: true })),
         }
     }
 }
 
-impl Broken {
+impl ExchangeError {
     fn answered(failure: Failure) -> Self {
         Self { failure, is_unanswered: false }
     }

@@ -22,27 +22,27 @@ const ANSWER_BYTES_PER_SECOND_LEAST: u64 = 1 << 10;
 /// A request's body on its way.
 pub(super) struct Upload {
     rest: Bytes,
-    progress: Progress,
+    progress: UploadProgress,
 }
 
 /// When the last piece of a body was asked for.
 #[derive(Clone, Debug)]
-pub(super) struct Progress {
+pub(super) struct UploadProgress {
     begun: Instant,
     nanoseconds: Arc<AtomicU64>,
 }
 
 impl Upload {
     pub(super) fn new(body: Bytes) -> Self {
-        Self { rest: body, progress: Progress { begun: Instant::now(), nanoseconds: Arc::default() } }
+        Self { rest: body, progress: UploadProgress { begun: Instant::now(), nanoseconds: Arc::default() } }
     }
 
-    pub(super) fn progress(&self) -> Progress {
+    pub(super) fn progress(&self) -> UploadProgress {
         self.progress.clone()
     }
 }
 
-impl Progress {
+impl UploadProgress {
     pub(super) fn at(&self) -> Instant {
         self.begun + Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed))
     }

@@ -40,9 +40,9 @@ pub(super) use proxy::basic;
 pub(super) use socket::Meter;
 pub(super) use tls::Tls;
 #[cfg(feature = "simulation")]
-pub use wire::{Exchange, Wire, WireAnswer, WireRequest};
+pub use wire::{ExchangeFuture, Wire, WireAnswer, WireRequest};
 
-use super::client::Connection;
+use super::client::ConnectionChoice;
 use super::credentials::ClientError;
 use super::failure::Failure;
 use super::settings::Settings;
@@ -71,7 +71,7 @@ pub(super) struct Outbound {
     pub(super) uri: Uri,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-    pub(super) connection: Connection,
+    pub(super) connection: ConnectionChoice,
     pub(super) priority: Priority,
     pub(super) answer_max_bytes: usize,
 }
@@ -96,7 +96,7 @@ pub struct Opening {
 }
 
 /// What became of a request.
-pub(super) struct Sent {
+pub(super) struct RequestOutcome {
     pub(super) result: Result<Inbound, Failure>,
     /// From the start until the kernel had taken its last byte.
     pub(super) upload: Duration,
@@ -130,7 +130,7 @@ impl Transport {
         })
     }
 
-    pub(super) async fn send(&self, outbound: &Outbound) -> Sent {
+    pub(super) async fn send(&self, outbound: &Outbound) -> RequestOutcome {
         #[cfg(feature = "simulation")]
         if let Some(wire) = &self.wire {
             return self.over(&**wire, outbound).await;
@@ -138,34 +138,39 @@ impl Transport {
         let started = Instant::now();
         let is_urgent = outbound.priority == Priority::Urgent;
         let checked_out = match outbound.connection {
-            Connection::Any => self.pool.check_out(is_urgent).await,
-            Connection::New => self.pool.open(is_urgent, true).await,
+            ConnectionChoice::Any => self.pool.check_out(is_urgent).await,
+            ConnectionChoice::New => self.pool.open(is_urgent, true).await,
         };
         let (sent, may_repeat) = match checked_out {
             Ok(checkout) => self.attempt(outbound, checkout, started).await,
-            Err(failure) => return Sent::not(failure),
+            Err(failure) => return RequestOutcome::unsent(failure),
         };
         if !may_repeat {
             return sent;
         }
         match self.pool.open(is_urgent, false).await {
             Ok(checkout) => self.attempt(outbound, checkout, started).await.0,
-            Err(failure) => Sent::not(failure),
+            Err(failure) => RequestOutcome::unsent(failure),
         }
     }
 
     /// Whether it is worth another attempt is said, too: where nothing was heard on a connection that had served others.
-    async fn attempt(&self, outbound: &Outbound, mut checkout: Checkout, started: Instant) -> (Sent, bool) {
+    async fn attempt(
+        &self,
+        outbound: &Outbound,
+        mut checkout: Checkout,
+        started: Instant,
+    ) -> (RequestOutcome, bool) {
         let is_urgent = outbound.priority == Priority::Urgent;
         let (is_used, is_http2) = (checkout.is_used(), checkout.is_http2());
         let opening = Opening { took: started.elapsed(), is_first: !is_used };
         let request = self.request(outbound, is_http2);
         let progress = request.body().progress();
-        let line = checkout.line().cloned();
-        let sent_before = line.as_ref().map_or(0, |line| line.sent());
+        let tcp = checkout.tcp().cloned();
+        let sent_before = tcp.as_ref().map_or(0, |tcp| tcp.sent());
         let heeded = checkout.exchange(request, outbound.answer_max_bytes, self.timeout, is_urgent).await;
-        let (uploaded_at, wire_bytes) = match line {
-            Some(line) if !is_http2 => (line.progressed_at(), line.sent() - sent_before),
+        let (uploaded_at, wire_bytes) = match tcp {
+            Some(tcp) if !is_http2 => (tcp.progressed_at(), tcp.sent() - sent_before),
             _ => (progress.at(), outbound.body.len() as u64 + HTTP2_HEAD_BYTES),
         };
         let upload = uploaded_at.saturating_duration_since(started);
@@ -176,7 +181,7 @@ impl Transport {
             }
             Err(broken) => (Err(broken.failure), broken.is_unanswered && is_used),
         };
-        (Sent { result, upload, opening, wire_bytes }, may_repeat)
+        (RequestOutcome { result, upload, opening, wire_bytes }, may_repeat)
     }
 
     fn request(&self, outbound: &Outbound, is_http2: bool) -> Request<Upload> {
@@ -203,8 +208,8 @@ impl Transport {
     }
 }
 
-impl Sent {
-    fn not(failure: Failure) -> Self {
+impl RequestOutcome {
+    fn unsent(failure: Failure) -> Self {
         Self { result: Err(failure), upload: Duration::ZERO, opening: Opening::default(), wire_bytes: 0 }
     }
 }

@@ -8,9 +8,9 @@ use hyper::Request;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::connect::Connector;
-use super::connection::{Broken, Heeded, Http1, Http2, Opened, begin};
+use super::connection::{ExchangeError, Heeded, Http1, Http2, Opened, begin};
 use super::exchange::Upload;
-use super::socket::Line;
+use super::socket::TcpConnection;
 use crate::control_plane::failure::Failure;
 
 /// Shorter than the 60 s after which common load balancers close, so that they seldom close under a request.
@@ -71,7 +71,7 @@ pub(super) struct Pool {
 struct State {
     /// The one used last at the end.
     idle: Vec<Idle>,
-    shared: Vec<Shared>,
+    shared: Vec<SharedConnection>,
     /// Which HTTP the host speaks, once that is known.
     is_http2: Option<bool>,
     /// HTTP/1.1 connections, idle or not, and those that are being opened.
@@ -90,7 +90,7 @@ struct Idle {
     is_urgent: bool,
 }
 
-struct Shared {
+struct SharedConnection {
     connection: Arc<Http2>,
     used_at: Instant,
 }
@@ -199,7 +199,8 @@ impl Pool {
                 state.is_http2 = Some(true);
                 let connection = Arc::new(connection);
                 connection.streams.fetch_add(1, Ordering::Relaxed);
-                let shared = Shared { connection: Arc::clone(&connection), used_at: Instant::now() };
+                let shared =
+                    SharedConnection { connection: Arc::clone(&connection), used_at: Instant::now() };
                 state.shared.push(shared);
                 PooledConnection::Http2(connection)
             }
@@ -269,14 +270,14 @@ impl State {
         };
         let before = self.idle.len();
         self.idle.retain(|idle| {
-            is_good(idle.since, idle.connection.wire.opened_at) && !idle.connection.is_closed()
+            is_good(idle.since, idle.connection.parts.opened_at) && !idle.connection.is_closed()
         });
         self.open -= before - self.idle.len();
         self.shared.retain(|shared| {
             let connection = &shared.connection;
             let is_used = connection.streams.load(Ordering::Relaxed) > 0;
             let since = if is_used { now } else { shared.used_at };
-            !connection.is_closed() && is_good(since, connection.wire.opened_at)
+            !connection.is_closed() && is_good(since, connection.parts.opened_at)
         });
     }
 
@@ -303,7 +304,7 @@ impl State {
     fn choose_shared(&mut self, is_urgent: bool, most: usize) -> Option<Arc<Http2>> {
         // A quota request behind a megabyte of backlog on the same connection would be late.
         let own = self.shared.iter_mut().filter(|shared| shared.connection.is_urgent == is_urgent);
-        let (mut count, mut least): (usize, Option<(usize, &mut Shared)>) = (self.open, None);
+        let (mut count, mut least): (usize, Option<(usize, &mut SharedConnection)>) = (self.open, None);
         for shared in own {
             count += 1;
             let streams = shared.connection.streams.load(Ordering::Relaxed);
@@ -329,10 +330,10 @@ impl Checkout {
         !self.is_fresh
     }
 
-    pub(super) fn line(&self) -> Option<&Arc<Line>> {
+    pub(super) fn tcp(&self) -> Option<&Arc<TcpConnection>> {
         self.connection.as_ref().map(|connection| match connection {
-            PooledConnection::Http1(connection) => &connection.wire.line,
-            PooledConnection::Http2(connection) => &connection.wire.line,
+            PooledConnection::Http1(connection) => &connection.parts.tcp,
+            PooledConnection::Http2(connection) => &connection.parts.tcp,
         })
     }
 
@@ -346,14 +347,19 @@ impl Checkout {
         max: usize,
         patience: Duration,
         is_urgent: bool,
-    ) -> Result<Heeded, Broken> {
+    ) -> Result<Heeded, ExchangeError> {
         let heeded = match &mut self.connection {
             Some(PooledConnection::Http1(connection)) => {
-                connection.wire.line.set_urgent(is_urgent);
+                connection.parts.tcp.set_urgent(is_urgent);
                 connection.exchange(request, max, patience).await?
             }
             Some(PooledConnection::Http2(connection)) => connection.exchange(request, max, patience).await?,
-            None => return Err(Broken { failure: Failure::Cut("closed".to_owned()), is_unanswered: true }),
+            None => {
+                return Err(ExchangeError {
+                    failure: Failure::Cut("closed".to_owned()),
+                    is_unanswered: true,
+                });
+            }
         };
         (self.is_reusable, self.is_urgent) = (heeded.is_reusable, is_urgent);
         Ok(heeded)
@@ -369,8 +375,8 @@ impl Checkout {
             state.is_sour = true;
         } else if self.is_probe && std::mem::take(&mut state.is_sour) {
             state.renewed_at = Some(match &connection {
-                PooledConnection::Http1(connection) => connection.wire.opened_at,
-                PooledConnection::Http2(connection) => connection.wire.opened_at,
+                PooledConnection::Http1(connection) => connection.parts.opened_at,
+                PooledConnection::Http2(connection) => connection.parts.opened_at,
             });
         }
         match connection {
@@ -379,7 +385,7 @@ impl Checkout {
                     && state.idle.iter().filter(|idle| idle.is_urgent == self.is_urgent).count()
                         < self.pool.most
                     && !self.pool.suspicion.is_roused()
-                    && state.renewed_at.is_none_or(|at| connection.wire.opened_at >= at);
+                    && state.renewed_at.is_none_or(|at| connection.parts.opened_at >= at);
                 if is_kept {
                     let rests_until = if is_named { now } else { now + REST };
                     state.idle.push(Idle { connection, since: now, rests_until, is_urgent: self.is_urgent });

@@ -37,7 +37,7 @@ impl Meter {
 
 /// One TCP connection, as both the task that serves it and the pool see it.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct TcpConnection {
     stream: TcpStream,
     meter: Arc<Meter>,
     begun: Instant,
@@ -47,7 +47,7 @@ pub(super) struct Line {
     is_urgent: AtomicBool,
 }
 
-impl Line {
+impl TcpConnection {
     pub(super) fn new(stream: TcpStream, meter: Arc<Meter>) -> Self {
         Self {
             stream,
@@ -88,15 +88,15 @@ impl Line {
 
 /// The stream that protocols are spoken over.
 pub(super) struct Socket {
-    line: Arc<Line>,
+    tcp: Arc<TcpConnection>,
     /// Bytes that may be sent.
     granted: usize,
     wait: Option<Pin<Box<Sleep>>>,
 }
 
 impl Socket {
-    pub(super) fn new(line: Arc<Line>) -> Self {
-        Self { line, granted: 0, wait: None }
+    pub(super) fn new(tcp: Arc<TcpConnection>) -> Self {
+        Self { tcp, granted: 0, wait: None }
     }
 
     /// How many bytes may be sent now.
@@ -106,10 +106,10 @@ impl Socket {
                 ready!(wait.as_mut().poll(cx));
                 self.wait = None;
             }
-            match self.line.meter.bandwidth.take(wanted) {
+            match self.tcp.meter.bandwidth.take(wanted) {
                 Grant::Bytes(bytes) => self.granted = bytes,
                 Grant::Wait(time) => {
-                    self.line.progress();
+                    self.tcp.progress();
                     self.wait = Some(Box::pin(tokio::time::sleep(time)));
                 }
             }
@@ -120,7 +120,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.line.meter.bandwidth.give_back(self.granted);
+        self.tcp.meter.bandwidth.give_back(self.granted);
     }
 }
 
@@ -130,14 +130,14 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let line = &self.line;
+        let tcp = &self.tcp;
         loop {
-            ready!(line.stream.poll_read_ready(cx))?;
-            match line.stream.try_read_buf(buffer) {
+            ready!(tcp.stream.poll_read_ready(cx))?;
+            match tcp.stream.try_read_buf(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(bytes) => {
-                    line.meter.received.fetch_add(bytes as u64, Ordering::Relaxed);
+                    tcp.meter.received.fetch_add(bytes as u64, Ordering::Relaxed);
                     return Poll::Ready(Ok(()));
                 }
             }
@@ -150,22 +150,22 @@ impl AsyncWrite for Socket {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let is_urgent = self.line.is_urgent.load(Ordering::Relaxed);
+        let is_urgent = self.tcp.is_urgent.load(Ordering::Relaxed);
         let most = if is_urgent { bytes.len() } else { ready!(self.poll_granted(bytes.len(), cx)) };
         loop {
-            ready!(self.line.stream.poll_write_ready(cx))?;
-            let written = match self.line.stream.try_write(&bytes[..most]) {
+            ready!(self.tcp.stream.poll_write_ready(cx))?;
+            let written = match self.tcp.stream.try_write(&bytes[..most]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 written => written?,
             };
             if is_urgent {
-                self.line.meter.bandwidth.charge(written);
+                self.tcp.meter.bandwidth.charge(written);
             } else {
                 self.granted -= written;
             }
-            self.line.sent.fetch_add(written as u64, Ordering::Relaxed);
-            self.line.meter.sent.fetch_add(written as u64, Ordering::Relaxed);
-            self.line.progress();
+            self.tcp.sent.fetch_add(written as u64, Ordering::Relaxed);
+            self.tcp.meter.sent.fetch_add(written as u64, Ordering::Relaxed);
+            self.tcp.progress();
             return Poll::Ready(Ok(written));
         }
     }
@@ -176,7 +176,7 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // It closes when it is dropped.
-        Poll::Ready(SockRef::from(&self.line.stream).shutdown(std::net::Shutdown::Write))
+        Poll::Ready(SockRef::from(&self.tcp.stream).shutdown(std::net::Shutdown::Write))
     }
 }
 

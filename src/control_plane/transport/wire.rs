@@ -8,7 +8,7 @@ use hyper::header::HeaderMap;
 use hyper::{Method, Uri};
 use tokio::time::Instant;
 
-use super::{Connection, Inbound, Opening, Outbound, Sent, Transport};
+use super::{ConnectionChoice, Inbound, Opening, Outbound, RequestOutcome, Transport};
 use crate::control_plane::failure::Failure;
 
 /// A request on its way.
@@ -23,7 +23,7 @@ pub struct WireRequest {
     /// Its body, perhaps compressed.
     pub body: Bytes,
     /// Over which connection.
-    pub connection: Connection,
+    pub connection: ConnectionChoice,
 }
 
 /// An answer as it came.
@@ -40,14 +40,14 @@ pub struct WireAnswer {
 /// What carries requests and answers.
 pub trait Wire: Send + Sync {
     /// One request and its answer, or why there is none. It is dropped when the time-out is over.
-    fn exchange(&self, request: WireRequest) -> Exchange<'_>;
+    fn exchange(&self, request: WireRequest) -> ExchangeFuture<'_>;
 }
 
 /// A request under way.
-pub type Exchange<'a> = Pin<Box<dyn Future<Output = Result<WireAnswer, Failure>> + Send + 'a>>;
+pub type ExchangeFuture<'a> = Pin<Box<dyn Future<Output = Result<WireAnswer, Failure>> + Send + 'a>>;
 
 impl Transport {
-    pub(super) async fn over(&self, wire: &dyn Wire, outbound: &Outbound) -> Sent {
+    pub(super) async fn over(&self, wire: &dyn Wire, outbound: &Outbound) -> RequestOutcome {
         let started = Instant::now();
         let exchange = wire.exchange(WireRequest {
             method: outbound.method.clone(),
@@ -64,6 +64,6 @@ impl Transport {
             Inbound { status, headers, body, truncated, checkout: None }
         });
         let upload = started.elapsed() / 2;
-        Sent { result, upload, opening: Opening::default(), wire_bytes: outbound.body.len() as u64 }
+        RequestOutcome { result, upload, opening: Opening::default(), wire_bytes: outbound.body.len() as u64 }
     }
 }

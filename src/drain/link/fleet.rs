@@ -49,13 +49,13 @@ impl Server {
 }
 
 /// One side's behaviour: when it asks next, and what it makes of the answers.
-trait Agent {
+trait Sender {
     /// How many requests go now, and when it wants to be asked again if no answer comes.
     fn send(&mut self, now: Instant) -> (usize, Option<Instant>);
     fn answered(&mut self, served: bool, sent: Instant, now: Instant);
 }
 
-fn simulate(mut agents: Vec<impl Agent>, begin: Instant) -> Outcome {
+fn simulate(mut agents: Vec<impl Sender>, begin: Instant) -> Outcome {
     let mut plane = Server { tokens: 0.0, filled: begin, served: 0, shed: 0 };
     // When, a tie-breaker, whose turn, and the answer that arrives then, with the time its request was sent.
     let mut events = BinaryHeap::new();
@@ -91,7 +91,7 @@ struct Ours {
     asked_until: Option<Instant>,
 }
 
-impl Agent for Ours {
+impl Sender for Ours {
     fn send(&mut self, now: Instant) -> (usize, Option<Instant>) {
         let mut requests = 0;
         let mut again = None;
@@ -132,7 +132,7 @@ struct Plain {
     not_before: Instant,
 }
 
-impl Agent for Plain {
+impl Sender for Plain {
     fn send(&mut self, now: Instant) -> (usize, Option<Instant>) {
         let sends = self.idle && self.not_before <= now;
         self.idle &= !sends;

@@ -27,7 +27,7 @@ const STARTING_QUEUE: f64 = 0.25;
 const LEAST: f64 = 4.0 * 1024.0;
 /// Maximum: no edge server's link needs more in flight.
 const MOST: f64 = 8.0 * 1024.0 * 1024.0;
-/// How long the queue may be: twice the way, within these bounds. A quota request waits that long; with less than this, servers
+/// How long the queue may be: twice the round trip, within these bounds. A quota request waits that long; with less than this, servers
 /// whose delays vary are taken for a queue.
 const QUEUE_LEAST: f64 = 0.05;
 const QUEUE_MOST: f64 = 0.11;
@@ -42,9 +42,9 @@ const VERY_LATE_IN_A_ROW: u32 = 5;
 const ALWAYS: usize = 2;
 /// The best delay moves towards what is met with this time constant, in seconds.
 const BEST_AGES: f64 = 20.0;
-/// The queue is drained this often to see the way itself, but for half of the time at most.
+/// The queue is drained this often to see the round trip itself, but for half of the time at most.
 const DRAIN_EVERY: Duration = Duration::from_secs(10);
-/// What is in flight while it drains, as a share of what the way holds without a queue, and as a share of the window at most.
+/// What is in flight while it drains, as a share of what the path holds without a queue, and as a share of the window at most.
 /// With less, all that was held back would be sent at once afterwards, and be the next queue.
 const DRAIN_TO: f64 = 0.75;
 const DRAIN_TO_MOST: f64 = 0.4;
@@ -64,7 +64,7 @@ const LOSSY_WAY: f64 = 0.02;
 /// What a request's delay depends on besides the link: endpoint, approximate size, and whether it is the first on its
 /// connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Class {
+struct DelayClass {
     route: usize,
     is_first: bool,
     /// Wire bytes, as a power of two.
@@ -78,7 +78,7 @@ pub struct Flight {
     /// Time waiting for a connection, which says nothing about a queue.
     waited: Duration,
     bytes: u64,
-    class: Class,
+    class: DelayClass,
     /// It filled the window: its answer may let the window grow.
     filled: bool,
 }
@@ -86,13 +86,13 @@ pub struct Flight {
 impl Flight {
     /// It came to its connection like this.
     pub(in crate::drain) fn over(self, opening: Opening) -> Self {
-        let class = Class { is_first: opening.is_first, ..self.class };
+        let class = DelayClass { is_first: opening.is_first, ..self.class };
         Self { waited: opening.took, class, ..self }
     }
 
     #[cfg(test)]
     pub(super) fn of_test(sent: Instant, bytes: u64) -> Self {
-        let class = Class { route: 0, magnitude: bytes.max(1).ilog2(), is_first: false };
+        let class = DelayClass { route: 0, magnitude: bytes.max(1).ilog2(), is_first: false };
         Self { sent, waited: Duration::ZERO, bytes, class, filled: true }
     }
 }
@@ -125,7 +125,7 @@ pub(super) struct Window {
     in_flight: u64,
     requests: usize,
     /// The shortest delay of each class.
-    best: BTreeMap<Class, Best>,
+    best: BTreeMap<DelayClass, Best>,
     /// When the queue is drained next, and until when it is being drained.
     drain_at: Option<Instant>,
     drain_until: Option<Instant>,
@@ -188,7 +188,7 @@ impl Window {
     pub(super) fn sent(&mut self, route: usize, bytes: u64, now: Instant) -> Flight {
         self.in_flight += bytes;
         self.requests += 1;
-        let class = Class { route, magnitude: bytes.max(1).ilog2(), is_first: false };
+        let class = DelayClass { route, magnitude: bytes.max(1).ilog2(), is_first: false };
         let filled = self.in_flight as f64 >= self.bytes / 2.0 && !self.is_draining(now);
         Flight { sent: now, waited: Duration::ZERO, bytes, class, filled }
     }
@@ -218,7 +218,7 @@ impl Window {
         }
         if self.is_starting && self.has_met_a_limit(flight.class, delay) {
             self.is_starting = false;
-            // At once: the requests to come are larger than all before, and would take the queue for their way.
+            // At once: the requests to come are larger than all before, and would take the queue for their round trip.
             if flight.filled {
                 self.drain(best, delay, now);
             }
@@ -239,7 +239,7 @@ impl Window {
     }
 
     /// The shortest delay of requests like this one.
-    fn observe(&mut self, class: Class, delay: f64, now: Instant) -> f64 {
+    fn observe(&mut self, class: DelayClass, delay: f64, now: Instant) -> f64 {
         let first = Best { delay, at: now };
         let expected = self.extrapolated(class).filter(|expected| expected.delay < delay).unwrap_or(first);
         let best = self.best.entry(class).or_insert(expected);
@@ -248,19 +248,20 @@ impl Window {
     }
 
     /// The shortest delay to expect of a size that is new: the first of its requests may meet a queue.
-    fn extrapolated(&self, class: Class) -> Option<Best> {
-        let all_smaller = self.best.range(Class { magnitude: 0, ..class }..class);
+    fn extrapolated(&self, class: DelayClass) -> Option<Best> {
+        let all_smaller = self.best.range(DelayClass { magnitude: 0, ..class }..class);
         let (smaller, best) = all_smaller.clone().next_back()?;
-        // One size alone does not tell the way from what the bytes take.
-        let way = all_smaller.rev().skip(1).map(|(_, best)| best.delay).reduce(f64::min)?.min(best.delay);
-        // Beyond the way, the delay grows with the bytes.
+        // One size alone does not tell the round trip from what the bytes take.
+        let round_trip =
+            all_smaller.rev().skip(1).map(|(_, best)| best.delay).reduce(f64::min)?.min(best.delay);
+        // Beyond the round trip, the delay grows with the bytes.
         let times = f64::from(class.magnitude - smaller.magnitude).exp2();
-        Some(Best { delay: way + times * (best.delay - way), at: best.at })
+        Some(Best { delay: round_trip + times * (best.delay - round_trip), at: best.at })
     }
 
     /// Whether an answer took so much longer than the shortest of its like, however large, that what is in flight begins to
     /// fill the link, or to keep the other side busy.
-    fn has_met_a_limit(&self, class: Class, delay: f64) -> bool {
+    fn has_met_a_limit(&self, class: DelayClass, delay: f64) -> bool {
         let alike = self.best.iter().filter(|(other, _)| other.is_first == class.is_first);
         let shortest = alike.map(|(_, best)| best.delay).fold(delay, f64::min);
         delay - shortest > queue_target(shortest) * STARTING_QUEUE
@@ -346,9 +347,9 @@ impl Window {
     }
 }
 
-/// How long the queue may be on a way of so many seconds.
-fn queue_target(way: f64) -> f64 {
-    (2.0 * way).clamp(QUEUE_LEAST, QUEUE_MOST)
+/// How long the queue may be with a round trip of so many seconds.
+fn queue_target(round_trip: f64) -> f64 {
+    (2.0 * round_trip).clamp(QUEUE_LEAST, QUEUE_MOST)
 }
 
 #[cfg(test)]
@@ -360,8 +361,8 @@ mod tests {
 
     use super::*;
 
-    /// A way with a bottleneck, and a backlog that never ends.
-    struct Way {
+    /// A path with a bottleneck, and a backlog that never ends.
+    struct Bottleneck {
         round_trip: f64,
         bytes_per_second: f64,
         /// What the other side takes for each byte.
@@ -384,9 +385,9 @@ mod tests {
         window: Window,
     }
 
-    /// Sends through the way for so long; the last half counts.
-    fn run(mut window: Window, way: &Way, begin: Instant, seconds: f64) -> Run {
-        let mut dice = rand::rngs::SmallRng::seed_from_u64(way.seed);
+    /// Sends over the path for so long; the last half counts.
+    fn run(mut window: Window, path: &Bottleneck, begin: Instant, seconds: f64) -> Run {
+        let mut dice = rand::rngs::SmallRng::seed_from_u64(path.seed);
         // What an earlier run had in flight has landed.
         (window.in_flight, window.requests) = (0, 0);
         let (mut now, mut free_at) = (0.0_f64, 0.0_f64);
@@ -399,9 +400,9 @@ mod tests {
                 && let Some(bytes) = window.room(window.pipes(f64::MAX), at(now))
             {
                 let starts = free_at.max(now);
-                free_at = starts + bytes as f64 / way.bytes_per_second;
-                let round_trip = way.round_trip * log_normal(&mut dice, way.varies);
-                let answered = free_at + round_trip + way.processing * bytes as f64;
+                free_at = starts + bytes as f64 / path.bytes_per_second;
+                let round_trip = path.round_trip * log_normal(&mut dice, path.varies);
+                let answered = free_at + round_trip + path.processing * bytes as f64;
                 events.push(Reverse(((answered * 1e9) as u64, flights.len())));
                 flights.push(window.sent(0, bytes as u64, at(now)));
                 if now > seconds / 2.0 {
@@ -417,14 +418,14 @@ mod tests {
         Run { rate: carried / (seconds / 2.0), queue: queues / requests.max(1.0), window }
     }
 
-    const CLEAN: Way =
-        Way { round_trip: 0.1, bytes_per_second: 125_000.0, processing: 0.0, varies: 0.0, seed: 7 };
+    const CLEAN: Bottleneck =
+        Bottleneck { round_trip: 0.1, bytes_per_second: 125_000.0, processing: 0.0, varies: 0.0, seed: 7 };
 
     #[test]
     fn a_thin_link_is_filled_and_its_queue_stays_short() {
         for (bytes_per_second, round_trip) in [(125e3, 0.1), (125e3, 0.02), (1.25e6, 0.1), (1.25e6, 0.3)] {
-            let way = Way { round_trip, bytes_per_second, ..CLEAN };
-            let ran = run(Window::new(), &way, Instant::now(), 60.0);
+            let path = Bottleneck { round_trip, bytes_per_second, ..CLEAN };
+            let ran = run(Window::new(), &path, Instant::now(), 60.0);
             assert!(ran.rate >= 0.9 * bytes_per_second, "{bytes_per_second} at {round_trip}: {}", ran.rate);
             assert!(ran.queue <= 0.3, "{bytes_per_second} at {round_trip}: {} s in the queue", ran.queue);
         }
@@ -432,18 +433,18 @@ mod tests {
 
     #[test]
     fn a_wide_link_is_filled_within_seconds() {
-        let way = Way { bytes_per_second: 12.5e6, ..CLEAN };
-        let ran = run(Window::new(), &way, Instant::now(), 6.0);
+        let path = Bottleneck { bytes_per_second: 12.5e6, ..CLEAN };
+        let ran = run(Window::new(), &path, Instant::now(), 6.0);
         assert!(ran.rate >= 8e6, "{}", ran.rate);
     }
 
     #[test]
     fn a_start_fills_a_wide_link_within_ten_round_trips_and_does_not_flood_a_thin_one() {
-        let wide = Way { bytes_per_second: 12.5e6, ..CLEAN };
+        let wide = Bottleneck { bytes_per_second: 12.5e6, ..CLEAN };
         let ran = run(Window::new(), &wide, Instant::now(), 1.0);
         assert!(ran.rate >= 8e6, "{}", ran.rate);
         for bytes_per_second in [125e3, 1.25e6] {
-            let thin = Way { bytes_per_second, ..CLEAN };
+            let thin = Bottleneck { bytes_per_second, ..CLEAN };
             for seconds in [0.5, 1.0, 2.0, 4.0, 8.0] {
                 let ran = run(Window::new(), &thin, Instant::now(), seconds);
                 assert!(ran.queue <= 0.17, "{bytes_per_second}, {seconds} s: {} s in the queue", ran.queue);
@@ -464,7 +465,7 @@ mod tests {
     fn a_size_that_is_new_is_not_measured_by_the_queue_that_it_meets() {
         let (mut window, mut now) = (Window::new(), Instant::now());
         (window.bytes, window.is_starting) = (1e6, false);
-        // The way takes 100 ms, and 10 ms for 10,000 bytes; then there is a queue of 200 ms.
+        // The round trip takes 100 ms, and 10 ms for 10,000 bytes; then there is a queue of 200 ms.
         for (bytes, millis, best) in
             [(1_000, 100, 0.1), (10_000, 110, 0.11), (20_000, 320, 0.12), (80_000, 380, 0.18)]
         {
@@ -550,8 +551,8 @@ mod tests {
     #[test]
     fn a_slow_control_plane_is_no_queue_that_sending_less_would_shorten() {
         let begin = Instant::now();
-        let fast = run(Window::new(), &Way { bytes_per_second: 12.5e6, ..CLEAN }, begin, 20.0);
-        let slow = Way { round_trip: 0.4, bytes_per_second: 12.5e6, processing: 40e-6, ..CLEAN };
+        let fast = run(Window::new(), &Bottleneck { bytes_per_second: 12.5e6, ..CLEAN }, begin, 20.0);
+        let slow = Bottleneck { round_trip: 0.4, bytes_per_second: 12.5e6, processing: 40e-6, ..CLEAN };
         let ran = run(fast.window, &slow, begin + Duration::from_secs(20), 120.0);
         assert!(ran.rate >= 50e3, "{}", ran.rate);
     }
@@ -563,8 +564,8 @@ mod tests {
             [(0.2, 0.5, 50.0), (0.2, 0.7, 5.0), (0.4, 0.3, 2.0), (0.4, 0.7, 1.5)]
         {
             let windows = |seed| {
-                let way = Way { round_trip, bytes_per_second: 12.5e6, varies, seed, ..CLEAN };
-                run(Window::new(), &way, Instant::now(), 120.0).rate * round_trip / FIRST
+                let path = Bottleneck { round_trip, bytes_per_second: 12.5e6, varies, seed, ..CLEAN };
+                run(Window::new(), &path, Instant::now(), 120.0).rate * round_trip / FIRST
             };
             let windows = (1..=8).map(windows).sum::<f64>() / 8.0;
             assert!(windows >= least, "{round_trip}, {varies}: {windows}");
@@ -572,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn a_standing_queue_is_not_taken_for_the_way() {
+    fn a_standing_queue_is_not_taken_for_the_round_trip() {
         let ran = run(Window::new(), &CLEAN, Instant::now(), 1200.0);
         assert!(ran.queue <= 0.3, "{} s in the queue after twenty minutes", ran.queue);
     }
@@ -580,7 +581,7 @@ mod tests {
     #[test]
     fn a_link_that_becomes_thin_is_not_flooded() {
         let begin = Instant::now();
-        let wide = run(Window::new(), &Way { bytes_per_second: 12.5e6, ..CLEAN }, begin, 20.0);
+        let wide = run(Window::new(), &Bottleneck { bytes_per_second: 12.5e6, ..CLEAN }, begin, 20.0);
         let ran = run(wide.window, &CLEAN, begin + Duration::from_secs(20), 300.0);
         assert!(ran.rate >= 0.9 * CLEAN.bytes_per_second, "{}", ran.rate);
         assert!(ran.queue <= 0.4, "{} s in the queue", ran.queue);

@@ -8,7 +8,7 @@ use super::{IN_PROGRESS, RecordFailure, detail, in_words};
 use crate::control_plane::{
     Answer, BatchException, Encoding, Failure, Meaning, Response, parse_batch_answer,
 };
-use crate::drain::Run;
+use crate::drain::DrainLoop;
 use crate::drain::link::{Flight, asked_wait};
 use crate::drain::queues::{Group, Item, LOGS, LaneKey, Parcel, lanes_of, place, records_in};
 use crate::drain::routes::Beside;
@@ -37,7 +37,7 @@ struct Results {
     breach: Option<String>,
 }
 
-impl Run {
+impl DrainLoop {
     /// Handles the answer to a batch: the records not accepted, or one answer for all.
     pub(super) fn batch_answered(
         &mut self,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::drain::queues::{CONFIRMED, History};
+use crate::drain::queues::{AttemptHistory, CONFIRMED};
 
 /// Refusals required after a contradiction.
 const ENOUGH_IN_DOUBT: u8 = 9;
@@ -26,7 +26,7 @@ pub(in crate::drain) struct Confirmation {
 
 impl Confirmation {
     /// A record was refused once more. True if that is enough.
-    pub(in crate::drain) fn refused(&self, history: &mut History, now: Instant) -> bool {
+    pub(in crate::drain) fn refused(&self, history: &mut AttemptHistory, now: Instant) -> bool {
         history.refusals = history.refusals.saturating_add(1);
         history.refusals >= if self.is_in_doubt(now) { ENOUGH_IN_DOUBT } else { CONFIRMED }
     }
@@ -37,14 +37,14 @@ impl Confirmation {
     }
 
     /// A record was delivered.
-    pub(in crate::drain) fn delivered(&mut self, history: &History, now: Instant) {
+    pub(in crate::drain) fn delivered(&mut self, history: &AttemptHistory, now: Instant) {
         if history.is_suspect() {
             self.in_doubt_until = Some(now + DOUBT);
         }
     }
 
     /// How long a refused record waits before its next attempt.
-    pub(in crate::drain) fn wait(history: &History) -> Duration {
+    pub(in crate::drain) fn wait(history: &AttemptHistory) -> Duration {
         if history.refusals <= 1 { Duration::ZERO } else { WAIT.mul_f64(crate::time::random_part()) }
     }
 }
@@ -55,7 +55,7 @@ mod tests {
 
     /// Refusals required until they are believed.
     fn refusals(confirmation: &Confirmation, now: Instant) -> u8 {
-        let mut history = History::NONE;
+        let mut history = AttemptHistory::NONE;
         while !confirmation.refused(&mut history, now) {}
         history.refusals
     }
@@ -64,9 +64,9 @@ mod tests {
     fn a_refusal_is_confirmed_once_and_eight_times_while_answers_contradict_each_other() {
         let (mut confirmation, now) = (Confirmation::default(), Instant::now());
         assert_eq!(refusals(&confirmation, now), 2);
-        confirmation.delivered(&History::NONE, now);
+        confirmation.delivered(&AttemptHistory::NONE, now);
         assert_eq!(refusals(&confirmation, now), 2, "what was never refused contradicts nothing");
-        confirmation.delivered(&History { refusals: 1, ..History::NONE }, now);
+        confirmation.delivered(&AttemptHistory { refusals: 1, ..AttemptHistory::NONE }, now);
         assert_eq!(refusals(&confirmation, now + DOUBT / 2), 9);
         assert_eq!(refusals(&confirmation, now + DOUBT), 2);
     }

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use super::link::{Change, Flight, asked_wait};
 use super::queues::{Item, LaneKey, Parcel, kind_of};
-use super::routes::{Attribution, Beside, Met, Pause};
+use super::routes::{Attribution, Beside, LinkFailure, Pause};
 use super::verdict::{Trouble, Verdict, judge};
-use super::{Form, Run, Sent};
+use super::{CompletedRequest, DrainLoop, Form};
 use crate::control_plane::{Answer, Encoding, Meaning, QuotaAnswer, Response, parse_quota_answer};
 use crate::outbox::{DeadLetter, Log, Payload, Reason, Settlement, Ticket};
 use crate::record::Kind;
@@ -51,14 +51,14 @@ struct RecordFailure {
     flight: Option<Flight>,
 }
 
-impl Run {
+impl DrainLoop {
     /// A request has ended.
-    pub(super) fn answered(&mut self, sent: Sent) {
+    pub(super) fn answered(&mut self, sent: CompletedRequest) {
         let now = Instant::now();
         if let Some(heard) = heard(&sent.answer) {
             self.heard = heard;
         }
-        let Sent { parcel, form, flight, probes, answer } = sent;
+        let CompletedRequest { parcel, form, flight, probes, answer } = sent;
         let elapsed = answer.elapsed;
         let first = parcel.first().and_then(|group| group.items.first());
         let is_known_refused = first.is_some_and(|item| item.history.is_confirmed());
@@ -348,8 +348,9 @@ impl Run {
         now: Instant,
     ) {
         let asked = asked_wait(retry_after);
-        let met = Met { trouble, sent: flight.sent, is_asked: asked.is_some(), cause: &self.heard };
-        let attribution = self.routes.troubled(log, lanes, met, now);
+        let failure =
+            LinkFailure { trouble, sent: flight.sent, is_asked: asked.is_some(), cause: &self.heard };
+        let attribution = self.routes.troubled(log, lanes, failure, now);
         if attribution == Attribution::Link {
             let change = self.link.failed(trouble, retry_after, flight, now);
             self.announce(change);

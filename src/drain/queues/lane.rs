@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::parcel::Room;
-use super::{History, Item, LANE_MOST, LOGS, Queue, place};
+use super::{AttemptHistory, Item, LANE_MOST, LOGS, ReadyQueue, place};
 use crate::drain::batch;
 use crate::outbox::Log;
 
@@ -15,7 +15,7 @@ const REMEMBERED: usize = 64;
 
 /// A lane's records of one log, in order.
 #[derive(Default)]
-pub(super) struct Line {
+pub(super) struct LaneQueue {
     pub(super) items: VecDeque<Item>,
     /// Records up to this number are, or were, in `items`.
     loaded: u64,
@@ -26,10 +26,10 @@ pub(super) struct Line {
     /// It is being read again.
     pub(super) refilling: bool,
     /// Numbers and histories of released records, last first.
-    given_up: Vec<(u64, History)>,
+    given_up: Vec<(u64, AttemptHistory)>,
 }
 
-impl Line {
+impl LaneQueue {
     /// Whether nothing has to be read again.
     fn is_whole(&self) -> bool {
         self.cut.is_none() && !self.refilling
@@ -96,12 +96,12 @@ impl Line {
 #[derive(Default)]
 pub(super) struct Lane {
     /// In the order of [`LOGS`], the sending order.
-    pub(super) lines: [Line; LOGS.len()],
+    pub(super) lines: [LaneQueue; LOGS.len()],
     /// Records in flight, and their line, if it is only one.
     pub(super) in_flight: usize,
     pub(super) line_in_flight: Option<usize>,
     /// The ready queue it is in.
-    pub(super) queued: Option<Queue>,
+    pub(super) queued: Option<ReadyQueue>,
     pub(super) not_before: Option<Instant>,
     /// A record of it was delivered.
     pub(super) is_proven: bool,
@@ -213,6 +213,6 @@ impl Lane {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.lines.iter().all(Line::is_done)
+        self.lines.iter().all(LaneQueue::is_done)
     }
 }

@@ -22,12 +22,12 @@ use crate::record::Kind;
 
 /// Limits of records and bytes in memory per log.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Window {
+pub(super) struct MemoryLimits {
     pub(in crate::drain) records: usize,
     pub(in crate::drain) bytes: usize,
 }
 
-impl Window {
+impl MemoryLimits {
     fn is_exceeded_by(self, records: usize, bytes: usize) -> bool {
         records > self.records || bytes > self.bytes
     }
@@ -54,22 +54,22 @@ const READ_BEHIND: [usize; 2] = [1, 2];
 
 impl Lanes {
     /// What is in hand of these kinds.
-    pub(super) fn in_hand(&self, kinds: &[Kind]) -> Window {
+    pub(super) fn in_hand(&self, kinds: &[Kind]) -> MemoryLimits {
         let places = || kinds.iter().map(|kind| place_of(*kind));
         let (records, bytes) =
             (places().map(|at| self.counts[at]).sum(), places().map(|at| self.bytes[at]).sum());
-        Window { records, bytes }
+        MemoryLimits { records, bytes }
     }
 
     /// Whether no more of this kind is to be read.
-    pub(super) fn is_full(&self, kind: Kind, window: Window) -> bool {
+    pub(super) fn is_full(&self, kind: Kind, window: MemoryLimits) -> bool {
         let at = place_of(kind);
         self.counts[at] >= window.records || self.bytes[at] >= window.bytes
     }
 
     /// Makes room held by waiting lanes. Called whenever the window is full; it scans them only if they may hold more than
     /// at the last scan.
-    pub(super) fn make_room(&mut self, kind: Kind, window: Window) {
+    pub(super) fn make_room(&mut self, kind: Kind, window: MemoryLimits) {
         let at = place_of(kind);
         if !std::mem::take(&mut self.grown[at]) {
             return;

@@ -32,7 +32,7 @@ use lane::Lane;
 pub(super) use lane::Unknown;
 use memory::Asking;
 pub use parcel::SessionOrder;
-pub(super) use parcel::{CONFIRMED, Group, History, Item, Outcomes, Parcel, lanes_of, records_in};
+pub(super) use parcel::{AttemptHistory, CONFIRMED, Group, Item, Outcomes, Parcel, lanes_of, records_in};
 pub(super) use read_ahead::ReadAhead;
 use walk::Walk;
 
@@ -136,21 +136,21 @@ pub(super) struct BatchLimits {
 
 /// A queue of ready lanes: by the log of their head, and whether that is a suspect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Queue {
+struct ReadyQueue {
     at: usize,
     is_suspect: bool,
 }
 
 /// What the queues are served by, in the order of priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
+enum PriorityClass {
     Quota,
     Lifecycle,
     Suspects,
     Usage,
 }
 
-impl Class {
+impl PriorityClass {
     const ALL: [Self; 4] = [Self::Quota, Self::Lifecycle, Self::Suspects, Self::Usage];
 }
 
@@ -217,7 +217,7 @@ impl Lanes {
         let bytes = record.data().len();
         let at = place_of(ticket.kind);
         let lane = self.lanes.entry(key).or_default();
-        if lane.load(Item { ticket, record, history: History::NONE, refusal: None }) {
+        if lane.load(Item { ticket, record, history: AttemptHistory::NONE, refusal: None }) {
             let head = lane.turn();
             self.grown[at] |= lane.not_before.is_some() || head.is_some_and(|head| self.held[head]);
             self.counts[at] += 1;
@@ -230,7 +230,7 @@ impl Lanes {
         }
     }
 
-    fn queue_of(&mut self, queue: Queue) -> &mut VecDeque<LaneKey> {
+    fn queue_of(&mut self, queue: ReadyQueue) -> &mut VecDeque<LaneKey> {
         if queue.is_suspect { &mut self.suspects[queue.at] } else { &mut self.ready[queue.at] }
     }
 
@@ -246,7 +246,7 @@ impl Lanes {
         if lane.in_flight > 0 && !may_join {
             return;
         }
-        let queue = Queue { at, is_suspect: head.history.is_suspect() };
+        let queue = ReadyQueue { at, is_suspect: head.history.is_suspect() };
         lane.queued = Some(queue);
         self.queue_of(queue).push_back(key);
     }
@@ -296,7 +296,7 @@ impl Lanes {
 
     /// Whether any record may go.
     pub(super) fn has_ready(&self) -> bool {
-        Class::ALL.into_iter().any(|class| self.has(class))
+        PriorityClass::ALL.into_iter().any(|class| self.has(class))
     }
 
     /// Whether a quota request may go.
@@ -318,12 +318,12 @@ impl Lanes {
         (0..LOGS.len()).find(|at| !self.held[*at] && !self.suspects[*at].is_empty())
     }
 
-    fn has(&self, class: Class) -> bool {
+    fn has(&self, class: PriorityClass) -> bool {
         match class {
-            Class::Quota => self.may_go(QUOTA),
-            Class::Lifecycle => self.may_go(STARTED) || self.may_go(COMPLETED),
-            Class::Suspects => self.suspect_log().is_some(),
-            Class::Usage => self.may_go(USAGE),
+            PriorityClass::Quota => self.may_go(QUOTA),
+            PriorityClass::Lifecycle => self.may_go(STARTED) || self.may_go(COMPLETED),
+            PriorityClass::Suspects => self.suspect_log().is_some(),
+            PriorityClass::Usage => self.may_go(USAGE),
         }
     }
 
@@ -332,14 +332,14 @@ impl Lanes {
     /// One record without `batch`, and always for quota requests.
     pub(super) fn pick(&mut self, batch: Option<BatchLimits>) -> Option<Parcel> {
         let queue = match self.next_class()? {
-            Class::Quota => Queue { at: QUOTA, is_suspect: false },
-            Class::Suspects => Queue { at: self.suspect_log()?, is_suspect: true },
-            Class::Usage => Queue { at: USAGE, is_suspect: false },
-            Class::Lifecycle => {
+            PriorityClass::Quota => ReadyQueue { at: QUOTA, is_suspect: false },
+            PriorityClass::Suspects => ReadyQueue { at: self.suspect_log()?, is_suspect: true },
+            PriorityClass::Usage => ReadyQueue { at: USAGE, is_suspect: false },
+            PriorityClass::Lifecycle => {
                 let in_turn = if self.completed_next { [COMPLETED, STARTED] } else { [STARTED, COMPLETED] };
                 let at = in_turn.into_iter().find(|at| self.may_go(*at))?;
                 self.completed_next = at == STARTED;
-                Queue { at, is_suspect: false }
+                ReadyQueue { at, is_suspect: false }
             }
         };
         match batch {
@@ -357,22 +357,22 @@ impl Lanes {
         self.take_one(key)
     }
 
-    fn next_class(&mut self) -> Option<Class> {
-        let waiting = Class::ALL.map(|class| self.has(class));
+    fn next_class(&mut self) -> Option<PriorityClass> {
+        let waiting = PriorityClass::ALL.map(|class| self.has(class));
         for (class, most) in STREAKS.into_iter().enumerate() {
             let streak = &mut self.streaks[class];
             let others_wait = waiting[class + 1..].contains(&true);
             if waiting[class] && (*streak < most || !others_wait) {
                 *streak = streak.saturating_add(1);
-                return Some(Class::ALL[class]);
+                return Some(PriorityClass::ALL[class]);
             }
             *streak = 0;
         }
-        waiting[STREAKS.len()].then_some(Class::Usage)
+        waiting[STREAKS.len()].then_some(PriorityClass::Usage)
     }
 
     /// Lanes for a batch that begins with this queue: its share of all.
-    fn batch_lanes(&mut self, first: Queue, limits: &BatchLimits) -> Vec<LaneKey> {
+    fn batch_lanes(&mut self, first: ReadyQueue, limits: &BatchLimits) -> Vec<LaneKey> {
         let all_logs = [first.at, STARTED, COMPLETED, USAGE];
         let logs = if limits.of_one_kind { &all_logs[..1] } else { &all_logs[..] };
         let (held, is_suspect) = (self.held, first.is_suspect);
@@ -392,7 +392,7 @@ impl Lanes {
         keys
     }
 
-    fn pick_batch(&mut self, first: Queue, limits: BatchLimits) -> Parcel {
+    fn pick_batch(&mut self, first: ReadyQueue, limits: BatchLimits) -> Parcel {
         let keys = self.batch_lanes(first, &limits);
         let mut room = parcel::Room::of(limits.records, limits.bytes.saturating_sub(batch::EMPTY));
         let mut groups = Vec::with_capacity(keys.len());
@@ -438,8 +438,8 @@ impl Lanes {
         let order = [QUOTA, STARTED, COMPLETED, USAGE];
         let least = order.into_iter().filter(|at| self.may_go(*at)).min_by_key(|at| failed(LOGS[*at]));
         match least {
-            Some(at) => self.pick_least_tried(Queue { at, is_suspect: false }),
-            None => self.pick_least_tried(Queue { at: self.suspect_log()?, is_suspect: true }),
+            Some(at) => self.pick_least_tried(ReadyQueue { at, is_suspect: false }),
+            None => self.pick_least_tried(ReadyQueue { at: self.suspect_log()?, is_suspect: true }),
         }
     }
 
@@ -448,7 +448,7 @@ impl Lanes {
     /// If the probe `walks`, every second one is a step of the [`walk`], and every one where no head is left to be tried.
     pub(super) fn pick_probe_of(&mut self, log: Log, walks: bool) -> Option<Parcel> {
         let at = place(log)?;
-        let (fresh, suspect) = (Queue { at, is_suspect: false }, Queue { at, is_suspect: true });
+        let (fresh, suspect) = (ReadyQueue { at, is_suspect: false }, ReadyQueue { at, is_suspect: true });
         let has_untried_heads = !self.ready[at].is_empty() || self.has_unconfirmed_head(at);
         let just_now = self.walk.begin_probe(at);
         if walks && (just_now || !has_untried_heads || self.walk.is_its_turn()) {
@@ -460,7 +460,7 @@ impl Lanes {
         self.pick_least_tried(fresh).or_else(|| self.pick_least_tried(suspect))
     }
 
-    fn pick_least_tried(&mut self, queue: Queue) -> Option<Parcel> {
+    fn pick_least_tried(&mut self, queue: ReadyQueue) -> Option<Parcel> {
         let rank = |key: &LaneKey| {
             let lane = self.lanes.get(key)?;
             let (_, head) = lane.head()?;

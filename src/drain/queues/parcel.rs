@@ -28,7 +28,7 @@ pub(in crate::drain) const CONFIRMED: u8 = 2;
 
 /// A record's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::drain) struct History {
+pub(in crate::drain) struct AttemptHistory {
     pub attempts: u32,
     /// Attempts that failed with 5xx while other records succeeded.
     pub poisoned: u32,
@@ -48,7 +48,7 @@ pub(in crate::drain) struct History {
     pub batch_most: usize,
 }
 
-impl History {
+impl AttemptHistory {
     pub(in crate::drain) const NONE: Self = Self {
         attempts: 0,
         poisoned: 0,
@@ -77,7 +77,7 @@ impl History {
 pub(in crate::drain) struct Item {
     pub ticket: Ticket,
     pub record: Record,
-    pub history: History,
+    pub history: AttemptHistory,
     /// Its last refusal.
     pub refusal: Option<Box<str>>,
 }

@@ -2,10 +2,10 @@
 //!
 //! [`ReadAhead`] only decides; its caller reads, one read at a time.
 
-use super::memory::Window;
+use super::memory::MemoryLimits;
 use super::watermark::Watermarks;
 use super::{LOGS, Lanes, kind_of, place};
-use crate::drain::Run;
+use crate::drain::DrainLoop;
 use crate::outbox::Watermark;
 use crate::outbox::{Log, LogPage, ReadError};
 use crate::record::Kind;
@@ -13,7 +13,7 @@ use crate::record::Kind;
 /// Records, and bytes of them, in hand at the most: quota requests by themselves, started and completed events with a
 /// quarter of it each, usage with what these leave, so that none can wait for room that another holds. Of what is in hand most
 /// is in flight on a long way: at 100 ms this is enough for some 140,000 records a second.
-const WINDOW: Window = Window { records: 20_480, bytes: 12 << 20 };
+const WINDOW: MemoryLimits = MemoryLimits { records: 20_480, bytes: 12 << 20 };
 /// The divisor for the share of started and completed events.
 const LIFECYCLE_SHARE: usize = 4;
 /// Records read at once.
@@ -21,7 +21,7 @@ const READ_RECORDS: usize = 1024;
 
 /// A stretch of a log to be read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Read {
+pub(super) struct ReadRange {
     pub(super) log: Log,
     pub(super) from: u64,
     pub(super) upto: u64,
@@ -29,7 +29,7 @@ pub(super) struct Read {
 
 /// The read position in one log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Position {
+struct ReadPosition {
     /// Up to where it has been read.
     read: u64,
     /// While it is read again: up to where it had been read before.
@@ -38,7 +38,7 @@ struct Position {
     was_refilled: bool,
 }
 
-impl Position {
+impl ReadPosition {
     /// Up to where it has ever been read.
     fn reached(self) -> u64 {
         self.refill_upto.unwrap_or(self.read)
@@ -48,8 +48,8 @@ impl Position {
 /// The position in every log, and the decision where to go on.
 #[derive(Debug)]
 pub(in crate::drain) struct ReadAhead {
-    window: Window,
-    positions: [Position; LOGS.len()],
+    window: MemoryLimits,
+    positions: [ReadPosition; LOGS.len()],
     watermarks: Watermarks,
 }
 
@@ -60,7 +60,7 @@ impl Default for ReadAhead {
 }
 
 impl ReadAhead {
-    pub(super) fn within(window: Window) -> Self {
+    pub(super) fn within(window: MemoryLimits) -> Self {
         Self { window, positions: Default::default(), watermarks: Watermarks::default() }
     }
 
@@ -88,7 +88,7 @@ impl ReadAhead {
     }
 
     /// What is to be read next, if anything is and there is room for it. No other is asked for before [`Self::loaded`].
-    pub(super) fn next(&mut self, lanes: &mut Lanes, end: u64, watermark: Watermark) -> Option<Read> {
+    pub(super) fn next(&mut self, lanes: &mut Lanes, end: u64, watermark: Watermark) -> Option<ReadRange> {
         self.watermarks.tell(watermark);
         for (at, (log, kind)) in LOGS.into_iter().zip(LOGS.map(kind_of)).enumerate() {
             let bound = self.bound(log, end);
@@ -98,7 +98,7 @@ impl ReadAhead {
                 && (!position.was_refilled || position.read >= bound)
                 && let Some(from) = lanes.begin_refill(log)
             {
-                *position = Position { read: from, refill_upto: Some(position.read), was_refilled: true };
+                *position = ReadPosition { read: from, refill_upto: Some(position.read), was_refilled: true };
             }
             let (from, upto) = (position.read, position.refill_upto.unwrap_or(bound));
             if from >= upto {
@@ -113,7 +113,7 @@ impl ReadAhead {
                 lanes.make_room(kind, window);
                 continue;
             }
-            return Some(Read { log, from, upto });
+            return Some(ReadRange { log, from, upto });
         }
         None
     }
@@ -139,7 +139,7 @@ impl ReadAhead {
     }
 }
 
-impl Run {
+impl DrainLoop {
     /// Reads ahead, one log at a time, where there is room and something to read.
     pub(in crate::drain) fn start_reading(&mut self) {
         if self.reading.is_some() || self.read_failed {
@@ -147,7 +147,8 @@ impl Run {
         }
         let end = *self.drain.outbox.last().borrow() + 1;
         let watermark = *self.drain.watermark.borrow();
-        let Some(Read { log, from, upto }) = self.read_ahead.next(&mut self.lanes, end, watermark) else {
+        let Some(ReadRange { log, from, upto }) = self.read_ahead.next(&mut self.lanes, end, watermark)
+        else {
             return;
         };
         let outbox = self.drain.outbox.clone();

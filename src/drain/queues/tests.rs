@@ -4,10 +4,10 @@ mod model;
 
 use std::time::Duration;
 
-use super::memory::Window;
+use super::memory::MemoryLimits;
 use super::*;
 use crate::outbox::Unsettled;
-use crate::record::{Acceptor, Origin, Queue, Timestamp, UnknownFields};
+use crate::record::{Acceptor, Enrichment, Queue, Timestamp, UnknownFields};
 
 /// A record that a producer could have pushed.
 fn record(kind: Kind, session: &str, transaction: &str, accepted_at: i64) -> Record {
@@ -22,8 +22,8 @@ fn record(kind: Kind, session: &str, transaction: &str, accepted_at: i64) -> Rec
         Kind::Completed => (Queue::Lifecycle, r#""event_type":"session_completed""#),
         _ => (Queue::Quota, r#""product_code":"speech_transcription""#),
     };
-    let origin = Origin { server_id: "edge-1".into(), region: "eu".into(), version: "1".into() };
-    Acceptor::new(&origin, UnknownFields::Forward, 1 << 18)
+    let enrichment = Enrichment { server_id: "edge-1".into(), region: "eu".into(), version: "1".into() };
+    Acceptor::new(&enrichment, UnknownFields::Forward, 1 << 18)
         .at(Timestamp(accepted_at))
         .accept(queue, format!("{{{ids},{rest}}}").as_bytes())
         .unwrap()
@@ -68,7 +68,7 @@ fn send_all(lanes: &mut Lanes) -> Vec<u64> {
     std::iter::from_fn(|| send(lanes)).collect()
 }
 
-const SMALL: Window = Window { records: 16, bytes: 1 << 20 };
+const SMALL: MemoryLimits = MemoryLimits { records: 16, bytes: 1 << 20 };
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(1)

@@ -14,7 +14,7 @@ use crate::outbox::Log;
 
 /// What the last probe was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum WalkStep {
     /// The head of the walked lane: the second half of the step follows at once.
     Head,
     /// The record behind its suspects, or the last suspect for its confirmation.
@@ -27,7 +27,7 @@ pub(super) struct Walk {
     lane: Option<LaneKey>,
     /// The log that is walked.
     at: usize,
-    step: Option<Step>,
+    step: Option<WalkStep>,
     /// The head was just refused: the record behind may go.
     is_head_refused: bool,
     /// The last probe was a head that is tried: a step of the walk is next.
@@ -56,12 +56,12 @@ impl Lanes {
 
     /// Whether the last probe went past records of this lane that were refused.
     pub(in crate::drain) fn has_walked_past(&self, key: LaneKey) -> bool {
-        self.walk.step == Some(Step::Behind) && self.walk.lane == Some(key)
+        self.walk.step == Some(WalkStep::Behind) && self.walk.lane == Some(key)
     }
 
     /// A record of this lane was refused while its kind was braked. As the first half of a step it lets the second go.
     pub(in crate::drain) fn note_refusal(&mut self, key: LaneKey) {
-        self.walk.is_head_refused = self.walk.step == Some(Step::Head) && self.walk.lane == Some(key);
+        self.walk.is_head_refused = self.walk.step == Some(WalkStep::Head) && self.walk.lane == Some(key);
     }
 
     /// Whether the second half of a step is to follow at once.
@@ -98,7 +98,7 @@ impl Lanes {
         let goes_behind = just_now && self.walk.lane == Some(key) && is_confirmed(&key);
         let index = behind(&key).filter(|_| goes_behind).unwrap_or_default();
         (self.walk.lane, self.walk.at) = (Some(key), at);
-        self.walk.step = Some(if goes_behind { Step::Behind } else { Step::Head });
+        self.walk.step = Some(if goes_behind { WalkStep::Behind } else { WalkStep::Head });
         self.take_at(key, at, index)
     }
 
@@ -131,7 +131,7 @@ impl Lanes {
     /// The type was released: the next walk begins with a head. A record in flight past refused ones keeps that state.
     pub(super) fn end_walk(&mut self) {
         let lane = self.walk.lane.and_then(|key| self.lanes.get(&key));
-        if self.walk.step != Some(Step::Behind) || lane.is_none_or(|lane| lane.in_flight == 0) {
+        if self.walk.step != Some(WalkStep::Behind) || lane.is_none_or(|lane| lane.in_flight == 0) {
             self.walk = Walk::default();
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use tokio::time::Instant;
 
-use super::super::queues::{History, LOGS, LaneKey, place};
+use super::super::queues::{AttemptHistory, LOGS, LaneKey, place};
 use super::super::verdict::Trouble;
 use super::{Held, Routes};
 use crate::outbox::Log;
@@ -48,7 +48,7 @@ pub(in crate::drain) enum Attribution {
 
 /// A failure that may be the link's.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::drain) struct Met<'a> {
+pub(in crate::drain) struct LinkFailure<'a> {
     pub(in crate::drain) trouble: Trouble,
     /// When the request was sent.
     pub(in crate::drain) sent: Instant,
@@ -60,7 +60,7 @@ pub(in crate::drain) struct Met<'a> {
 
 /// What a kind has met since it was last answered that the link may be to blame for.
 #[derive(Debug, Default)]
-pub(super) struct Troubles {
+pub(super) struct FailureStreak {
     /// It was held for such until it was answered: one more that everything would wait for is enough.
     pub(super) is_known: bool,
     /// Requests.
@@ -73,13 +73,13 @@ pub(super) struct Troubles {
 
 /// How the last requests of a kind have fared, of which so many are looked at.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Recent {
+pub(super) struct RecentOutcomes {
     /// The last in the lowest bit; set where it met what the link may be to blame for.
     failed: u16,
     known: u32,
 }
 
-impl Recent {
+impl RecentOutcomes {
     pub(super) fn passed(&mut self) {
         self.note(0);
     }
@@ -106,7 +106,12 @@ impl Routes {
     }
 
     /// The server failed on this record alone. Tells which others have passed since it was last tried.
-    pub(in crate::drain) fn failed_on(&mut self, log: Log, beside: Beside, history: &mut History) -> Passed {
+    pub(in crate::drain) fn failed_on(
+        &mut self,
+        log: Log,
+        beside: Beside,
+        history: &mut AttemptHistory,
+    ) -> Passed {
         let before = *history;
         self.note(log, history);
         self.of(log).outcomes.failures += 1;
@@ -117,14 +122,14 @@ impl Routes {
     }
 
     /// Whether a record of any kind was delivered since this one was last tried.
-    pub(in crate::drain) fn any_passed(&self, history: &History) -> bool {
+    pub(in crate::drain) fn any_passed(&self, history: &AttemptHistory) -> bool {
         self.routes.iter().map(|route| route.deliveries).sum::<u64>() > history.any_deliveries
     }
 
     /// The server failed on a batch as a whole: perhaps for one of these, if others have passed since it was last tried.
     pub(in crate::drain) fn failed_on_all<'a>(
         &mut self,
-        batch: impl Iterator<Item = (Log, &'a mut History)>,
+        batch: impl Iterator<Item = (Log, &'a mut AttemptHistory)>,
     ) -> bool {
         let mut others_passed = false;
         let mut is_in_it = [false; LOGS.len()];
@@ -157,7 +162,7 @@ impl Routes {
 
     /// Whether a record's failures are its own: since its first attempt hardly anything else has failed, and no more records
     /// fail at once than may be refused in a row. Otherwise a part of the `ControlPlane` is out.
-    pub(in crate::drain) fn are_its_own(&self, log: Log, beside: Beside, history: &History) -> bool {
+    pub(in crate::drain) fn are_its_own(&self, log: Log, beside: Beside, history: &AttemptHistory) -> bool {
         if beside == Beside::Any {
             return true;
         }
@@ -169,13 +174,13 @@ impl Routes {
     }
 
     /// A record is tried for the first time.
-    pub(in crate::drain) fn begin(&self, log: Log, history: &mut History) {
+    pub(in crate::drain) fn begin(&self, log: Log, history: &mut AttemptHistory) {
         self.note(log, history);
         history.first = self.known_of(log).outcomes;
     }
 
     /// Notes the others' progress, to compare with at the next attempt.
-    fn note(&self, log: Log, history: &mut History) {
+    fn note(&self, log: Log, history: &mut AttemptHistory) {
         history.deliveries = self.deliveries(log);
         history.any_deliveries = self.routes.iter().map(|route| route.deliveries).sum();
     }
@@ -185,7 +190,7 @@ impl Routes {
         &mut self,
         log: Log,
         lanes: impl Iterator<Item = LaneKey>,
-        met: Met<'_>,
+        failure: LinkFailure<'_>,
         now: Instant,
     ) -> Attribution {
         let others_passed = self.passes_beside(log);
@@ -194,62 +199,62 @@ impl Routes {
         if let Some(held) = &mut route.held {
             // What it was refused for, and the brake with it, is not forgotten for that.
             if held.trouble.may_be_a_kinds() {
-                *held = Held { trouble: met.trouble, cause: met.cause.to_owned(), since: held.since };
+                *held = Held { trouble: failure.trouble, cause: failure.cause.to_owned(), since: held.since };
             }
             return Attribution::Kind;
         }
         // With many in flight, some fail among others that do not.
-        if route.answered_at.is_some_and(|answered| met.sent < answered) {
+        if route.answered_at.is_some_and(|answered| failure.sent < answered) {
             return Attribution::Link;
         }
-        let troubles = &mut route.troubles;
-        if troubles.failed == 0 {
-            troubles.others_passed = others_passed;
+        let streak = &mut route.streak;
+        if streak.failed == 0 {
+            streak.others_passed = others_passed;
         }
-        troubles.failed = troubles.failed.saturating_add(1);
+        streak.failed = streak.failed.saturating_add(1);
         for lane in lanes {
-            if troubles.lanes.len() >= LANES_OF_A_KIND {
+            if streak.lanes.len() >= LANES_OF_A_KIND {
                 break;
             }
-            troubles.lanes.insert(lane);
+            streak.lanes.insert(lane);
         }
-        if self.fails_alone(log, met, now) {
-            self.hold(log, met.trouble, met.cause, now);
+        if self.fails_alone(log, failure, now) {
+            self.hold(log, failure.trouble, failure.cause, now);
             return Attribution::KindFromNowOn;
         }
         // A type known to fail in part, and still failing: slowing all for it would not help.
         let route = self.known_of(log);
         let is_in_part =
-            met.trouble == Trouble::Failing && route.is_partial && !route.recent.has_only_failed();
+            failure.trouble == Trouble::Failing && route.is_partial && !route.recent.has_only_failed();
         if is_in_part && self.others_are_well(log) { Attribution::Kind } else { Attribution::Link }
     }
 
     /// It has failed as often in a row as opens the circuit, of more than one lane, while others passed. And hardly any of
     /// those others fail that do not fail alone themselves.
-    fn fails_alone(&self, log: Log, met: Met<'_>, now: Instant) -> bool {
+    fn fails_alone(&self, log: Log, failure: LinkFailure<'_>, now: Instant) -> bool {
         let (route, enough) = (self.known_of(log), self.settings.failures_to_open);
         let mut others = LOGS.into_iter().zip(&self.routes).filter(|(other, _)| *other != log);
-        let Troubles { is_known, failed, lanes, others_passed } = &route.troubles;
-        let is_shown = if met.trouble == Trouble::Timeout {
+        let FailureStreak { is_known, failed, lanes, others_passed } = &route.streak;
+        let is_shown = if failure.trouble == Trouble::Timeout {
             // Others succeeded throughout that time: no need for another long wait.
-            let half = met.sent + now.saturating_duration_since(met.sent) / 2;
+            let half = failure.sent + now.saturating_duration_since(failure.sent) / 2;
             others.any(|(_, route)| route.passed_at.is_some_and(|passed| passed >= half))
         } else {
             let passed = self.passes_beside(log) > *others_passed;
             // Each `Retry-After` made everything wait.
-            let again = met.is_asked && *failed >= ASKED_AGAIN;
+            let again = failure.is_asked && *failed >= ASKED_AGAIN;
             // If a type fails in part, the rest should pass.
             let is_all = !route.is_partial || route.recent.has_only_failed();
             passed && (again || is_all && *failed >= enough)
         };
-        let is_dear = met.is_asked || met.trouble == Trouble::Timeout;
+        let is_dear = failure.is_asked || failure.trouble == Trouble::Timeout;
         (is_shown && lanes.len() >= LANES_OF_A_KIND || *is_known && is_dear) && self.others_are_well(log)
     }
 
     /// Whether the other types hardly fail, except those that fail alone themselves.
     fn others_are_well(&self, log: Log) -> bool {
         let others = LOGS.into_iter().zip(&self.routes).filter(|(other, route)| {
-            *other != log && route.held.is_none() && route.troubles.failed < self.settings.failures_to_open
+            *other != log && route.held.is_none() && route.streak.failed < self.settings.failures_to_open
         });
         let (failed, known) = others.fold((0, 0), |(failed, known), (_, route)| {
             (failed + route.recent.failed.count_ones(), known + route.recent.known)
@@ -260,13 +265,13 @@ impl Routes {
     /// How often it has failed in a row, if it is not known by now that it does so alone.
     pub(in crate::drain) fn troubles_in_a_row(&self, log: Log) -> u64 {
         let route = self.known_of(log);
-        if route.held.is_some() { 0 } else { route.troubles.failed.into() }
+        if route.held.is_some() { 0 } else { route.streak.failed.into() }
     }
 
     /// It was answered, if not as one would wish. True if that ends a hold.
     pub(in crate::drain) fn answered(&mut self, log: Log, now: Instant) -> bool {
         let route = self.of(log);
-        route.troubles = Troubles::default();
+        route.streak = FailureStreak::default();
         route.answered_at = Some(now);
         let is_held = route.held.as_ref().is_some_and(|held| held.trouble.may_be_a_kinds());
         is_held && self.let_go(log, now)

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::Commands;
+use super::CommandExecutor;
 use super::order::Order;
 use crate::admin::{Actor, Selection, chain};
 
@@ -12,7 +12,7 @@ const PAGES: usize = 20;
 /// Key names reported.
 const NAMES: usize = 16;
 
-impl Commands {
+impl CommandExecutor {
     /// Executes a command. Its result is small, since it is kept until it is reported.
     pub(super) async fn carry_out(
         &mut self,

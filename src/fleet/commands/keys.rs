@@ -10,7 +10,7 @@ use std::time::Duration;
 use jsonwebtoken::jwk::JwkSet;
 use tokio::time::Instant;
 
-use super::token::{Grant, TokenError, Verifier};
+use super::token::{TokenError, TokenVerifier, VerifiedToken};
 use crate::control_plane::{CallError, Client, Command};
 use crate::drain::Admission;
 
@@ -32,32 +32,32 @@ pub(super) enum NoKeys {
 
 /// What is found of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Finding {
+pub(super) enum TokenCheck {
     /// It is good.
-    Good(Grant),
+    Good(VerifiedToken),
     /// It is not.
     Bad(TokenError),
     /// Cannot be verified now.
     NotNow(NoKeys),
 }
 
-struct Held {
+struct CachedKeys {
     set: JwkSet,
     /// Before the request was made: what it was asked for was true at that time or later.
     at: Instant,
 }
 
 /// The keys.
-pub(super) struct Keys {
+pub(super) struct KeyCache {
     ttl: Duration,
-    held: Option<Held>,
+    held: Option<CachedKeys>,
     /// The last fetch that failed, by the round that it was made for.
     failed: Option<(Instant, NoKeys)>,
     /// When they were last fetched for the sake of an unknown one.
     extra_at: Option<Instant>,
 }
 
-impl Keys {
+impl KeyCache {
     pub(super) fn new(ttl: Duration) -> Self {
         Self { ttl, held: None, failed: None, extra_at: None }
     }
@@ -66,17 +66,17 @@ impl Keys {
     pub(super) async fn judge(
         &mut self,
         (client, admission): (&Client, &Admission),
-        verifier: &Verifier,
+        verifier: &TokenVerifier,
         command: &Command,
         received: Instant,
-    ) -> Finding {
+    ) -> TokenCheck {
         if let Err(refusal) = verifier.token(command) {
-            return Finding::Bad(refusal);
+            return TokenCheck::Bad(refusal);
         }
         let is_old =
             self.held.as_ref().is_none_or(|held| held.at.elapsed() >= self.ttl && held.at < received);
         if is_old && let Err(why) = self.fetch(client, admission, received).await {
-            return Finding::NotNow(why);
+            return TokenCheck::NotNow(why);
         }
         let verify = |keys: &Self| match &keys.held {
             Some(held) => verifier.verify(command, &held.set, client.unix_seconds()),
@@ -84,18 +84,18 @@ impl Keys {
         };
         let is_newer = |keys: &Self| keys.held.as_ref().is_some_and(|held| held.at >= received);
         match verify(self) {
-            Ok(grant) => Finding::Good(grant),
+            Ok(grant) => TokenCheck::Good(grant),
             Err(TokenError::UnknownKey | TokenError::Signature) if !is_newer(self) => {
                 if self.extra_at.is_some_and(|at| at.elapsed() < EXTRA_EVERY) {
-                    return Finding::NotNow(NoKeys::TooSoon);
+                    return TokenCheck::NotNow(NoKeys::TooSoon);
                 }
                 self.extra_at = Some(Instant::now());
                 match self.fetch(client, admission, received).await {
-                    Ok(()) => verify(self).map_or_else(Finding::Bad, Finding::Good),
-                    Err(why) => Finding::NotNow(why),
+                    Ok(()) => verify(self).map_or_else(TokenCheck::Bad, TokenCheck::Good),
+                    Err(why) => TokenCheck::NotNow(why),
                 }
             }
-            Err(refusal) => Finding::Bad(refusal),
+            Err(refusal) => TokenCheck::Bad(refusal),
         }
     }
 
@@ -126,7 +126,7 @@ impl Keys {
         }
         let fetched = if admission.take(TURN_WITHIN).await {
             let at = Instant::now();
-            client.public_keys().await.map(|set| Held { set, at }).map_err(NoKeys::from)
+            client.public_keys().await.map(|set| CachedKeys { set, at }).map_err(NoKeys::from)
         } else {
             Err(NoKeys::NoTurn)
         };

@@ -50,10 +50,10 @@ use crate::telemetry::metrics::Metrics;
 use crate::time::JitteredInterval;
 
 use journal::{Begun, Journal};
-use keys::{Finding, Keys};
+use keys::{KeyCache, TokenCheck};
 use order::{CommandType, Order};
 pub use token::CommandAlgorithm;
-use token::Verifier;
+use token::TokenVerifier;
 
 /// The label of every unknown command type, in metrics.
 const UNKNOWN: &str = "unknown";
@@ -83,12 +83,12 @@ pub fn check_token(
     server_id: &str,
     unix_seconds: i64,
 ) -> Result<(), String> {
-    let verified = Verifier::new(algorithm, server_id).verify(command, keys, unix_seconds);
+    let verified = TokenVerifier::new(algorithm, server_id).verify(command, keys, unix_seconds);
     verified.map(drop).map_err(|refusal| refusal.to_string())
 }
 
 /// Executes remote commands.
-pub struct Commands {
+pub struct CommandExecutor {
     client: Arc<Client>,
     admission: Admission,
     operator: Arc<Operator>,
@@ -96,8 +96,8 @@ pub struct Commands {
     metrics: Arc<Metrics>,
     registered: watch::Receiver<bool>,
     settings: Settings,
-    verifier: Verifier,
-    keys: Keys,
+    verifier: TokenVerifier,
+    keys: KeyCache,
     journal: Option<Journal>,
     load: Load,
     /// For the one log line.
@@ -147,7 +147,7 @@ impl Ending {
     }
 }
 
-impl Commands {
+impl CommandExecutor {
     /// Commands to this agent.
     pub fn new(
         settings: Settings,
@@ -164,8 +164,8 @@ impl Commands {
             }
         }
         Self {
-            verifier: Verifier::new(settings.algorithm, &settings.server_id),
-            keys: Keys::new(settings.keys_ttl),
+            verifier: TokenVerifier::new(settings.algorithm, &settings.server_id),
+            keys: KeyCache::new(settings.keys_ttl),
             journal: None,
             load: Load::from_now(),
             waits_for_keys: false,
@@ -346,9 +346,9 @@ impl Commands {
         if kind.is_change() {
             let ask = (&*self.client, &self.admission);
             match self.keys.judge(ask, &self.verifier, command, received).await {
-                Finding::Good(grant) => expires = Some(grant.expires),
-                Finding::Bad(refusal) => return Ok(Judgement::Refused(refusal.to_string())),
-                Finding::NotNow(why) => return Err(why),
+                TokenCheck::Good(grant) => expires = Some(grant.expires),
+                TokenCheck::Bad(refusal) => return Ok(Judgement::Refused(refusal.to_string())),
+                TokenCheck::NotNow(why) => return Err(why),
             }
         }
         // IMPORTANT: only what is authorised is looked at more closely.

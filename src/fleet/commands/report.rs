@@ -5,7 +5,7 @@ use tokio::sync::watch;
 
 use super::journal::Journal;
 use super::order::CommandType;
-use super::{Commands, until};
+use super::{CommandExecutor, until};
 use crate::control_plane::{CallError, CommandResult, Meaning};
 use crate::record::Timestamp;
 use crate::telemetry::failpoint;
@@ -51,7 +51,7 @@ fn outcome_of(answer: &Result<(), CallError>) -> ReportOutcome {
     }
 }
 
-impl Commands {
+impl CommandExecutor {
     /// Reports what was not heard yet, in order; behind the others what was not heard before. None: it is time to stop.
     pub(super) async fn report(&mut self, stop: &watch::Receiver<bool>) -> Option<()> {
         let Some(journal) = &mut self.journal else { return Some(()) };

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::journal::{BeginError, Begun, Journal};
 use super::outcome;
-use super::token::{CommandAlgorithm, TokenError, Verifier};
+use super::token::{CommandAlgorithm, TokenError, TokenVerifier};
 use crate::control_plane::{Command, parse_commands};
 use crate::outbox::{Durability, Outbox, Settings, Threads};
 
@@ -86,8 +86,8 @@ fn without(name: &str) -> Value {
     claims
 }
 
-fn rs256() -> Verifier {
-    Verifier::new(CommandAlgorithm::RS256, "edge-1")
+fn rs256() -> TokenVerifier {
+    TokenVerifier::new(CommandAlgorithm::RS256, "edge-1")
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn each_algorithm_that_can_be_configured_works() {
         (CommandAlgorithm::EdDSA, Algorithm::EdDSA),
     ] {
         let (own, other) = (pair(algorithm, "k"), pair(algorithm, "k"));
-        let verifier = Verifier::new(configured, "edge-1");
+        let verifier = TokenVerifier::new(configured, "edge-1");
         let command = command(&json!({"rate_limit": 5}), &own.sign(Some("k"), &claims()));
         assert!(verifier.verify(&command, &set(&[&own.jwk]), NOW).is_ok(), "{configured:?}");
         let other = verifier.verify(&command, &set(&[&other.jwk]), NOW);

@@ -75,21 +75,21 @@ pub(super) enum TokenError {
 
 /// What a good token grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Grant {
+pub(super) struct VerifiedToken {
     /// Until then it could be shown again, in seconds since the Unix epoch.
     pub(super) expires: i64,
 }
 
 /// Whose tokens are good, and how they are signed.
 #[derive(Clone, Debug)]
-pub(super) struct Verifier {
+pub(super) struct TokenVerifier {
     pub(super) algorithm: Algorithm,
     /// `SERVER_ID`.
     pub(super) audience: String,
 }
 
 #[derive(Deserialize)]
-struct Claims {
+struct CommandClaims {
     exp: f64,
     nbf: Option<f64>,
     aud: Value,
@@ -99,7 +99,7 @@ struct Claims {
     parameters: Value,
 }
 
-impl Verifier {
+impl TokenVerifier {
     pub(super) fn new(algorithm: CommandAlgorithm, audience: &str) -> Self {
         let algorithm = match algorithm {
             CommandAlgorithm::RS256 => Algorithm::RS256,
@@ -132,7 +132,12 @@ impl Verifier {
     }
 
     /// Whether the token authorises exactly this command, here and now.
-    pub(super) fn verify(&self, command: &Command, keys: &JwkSet, now: i64) -> Result<Grant, TokenError> {
+    pub(super) fn verify(
+        &self,
+        command: &Command,
+        keys: &JwkSet,
+        now: i64,
+    ) -> Result<VerifiedToken, TokenError> {
         let token = self.token(command)?;
         let claims = self.claims(token, keys)?;
         let now = now as f64;
@@ -160,11 +165,11 @@ impl Verifier {
         if !are_same(&claims.parameters, &command.parameters) {
             return Err(TokenError::Parameters);
         }
-        Ok(Grant { expires: claims.exp.ceil() as i64 })
+        Ok(VerifiedToken { expires: claims.exp.ceil() as i64 })
     }
 
     /// The claims of a token that is signed with one of the keys.
-    fn claims(&self, token: &str, keys: &JwkSet) -> Result<Claims, TokenError> {
+    fn claims(&self, token: &str, keys: &JwkSet) -> Result<CommandClaims, TokenError> {
         let header = decode_header(token).map_err(|_| TokenError::Malformed)?;
         let mut validation = Validation::new(self.algorithm);
         // Time is judged by the ControlPlane's clock, and the audience more strictly than the library does.
@@ -176,7 +181,7 @@ impl Verifier {
         for key in usable.take(KEYS_TRIED) {
             let Ok(key) = DecodingKey::from_jwk(key) else { continue };
             match decode::<Value>(token, &key, &validation) {
-                Ok(data) => return Claims::deserialize(data.claims).map_err(|_| TokenError::Claims),
+                Ok(data) => return CommandClaims::deserialize(data.claims).map_err(|_| TokenError::Claims),
                 // By name it is this key; but there may be two of a name, while one takes the other's place.
                 Err(_) => is_named = header.kid.is_some(),
             }

@@ -24,9 +24,11 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Admin, Answer, Body, By, ErrorBody, Fault, Hands, Number, QueryArgs, chain};
+use super::{
+    Admin, AdminState, ErrorBody, Fault, JsonBody, JsonResult, Number, QueryArgs, RequestActor, chain,
+};
 use crate::admin::{
-    Confirmed, ExportAsked, ExportError, ExportState, ImportPart, Imported, JobLine, Page, PageNumber,
+    Confirmed, ExportAsked, ExportError, ExportState, ImportPart, Imported, JobLine, NextPage, PageNumber,
     SalvageAsked, verify,
 };
 use crate::outbox::{AppendError, Chunk, ExportId, TransferError};
@@ -102,7 +104,7 @@ fn lines<T: Serialize + 'static>(
         (status = 409, description = "Another verify or salvage job is running", body = ErrorBody),
     )
 )]
-pub(in crate::http) async fn verify_all(State(admin): Hands) -> Response {
+pub(in crate::http) async fn verify_all(State(admin): AdminState) -> Response {
     lines(&admin, || verify(&admin.operator.outbox).boxed())
 }
 
@@ -118,8 +120,8 @@ pub(in crate::http) async fn verify_all(State(admin): Hands) -> Response {
     )
 )]
 pub(in crate::http) async fn salvage_all(
-    State(admin): Hands,
-    By(by): By,
+    State(admin): AdminState,
+    RequestActor(by): RequestActor,
     QueryArgs(asked): QueryArgs<SalvageAsked>,
 ) -> Response {
     lines(&admin, || admin.operator.salvage(by, asked).boxed())
@@ -137,10 +139,10 @@ pub(in crate::http) async fn salvage_all(
     )
 )]
 pub(in crate::http) async fn begin_export(
-    State(admin): Hands,
-    By(by): By,
+    State(admin): AdminState,
+    RequestActor(by): RequestActor,
     QueryArgs(asked): QueryArgs<ExportAsked>,
-) -> Answer<ExportState> {
+) -> JsonResult<ExportState> {
     Ok(Json(admin.operator.exports.begin(&by, asked).await?))
 }
 
@@ -158,17 +160,17 @@ pub(in crate::http) async fn begin_export(
     )
 )]
 pub(in crate::http) async fn export_page(
-    State(admin): Hands,
+    State(admin): AdminState,
     Number(id): Number<Uuid>,
 ) -> Result<Response, Fault> {
     Ok(match admin.operator.exports.page(id).await? {
-        Page::NotYet(state) => (StatusCode::ACCEPTED, Json(state)).into_response(),
-        Page::Lines { number, text } => {
+        NextPage::NotYet(state) => (StatusCode::ACCEPTED, Json(state)).into_response(),
+        NextPage::Lines { number, text } => {
             let headers =
                 [(header::CONTENT_TYPE, LINES.to_owned()), (EXPORT_PAGE.clone(), number.to_string())];
             (headers, text).into_response()
         }
-        Page::End => StatusCode::NO_CONTENT.into_response(),
+        NextPage::End => StatusCode::NO_CONTENT.into_response(),
     })
 }
 
@@ -186,10 +188,10 @@ pub(in crate::http) async fn export_page(
     )
 )]
 pub(in crate::http) async fn confirm_page(
-    State(admin): Hands,
+    State(admin): AdminState,
     Number(id): Number<Uuid>,
-    Body(asked): Body<PageNumber>,
-) -> Answer<Confirmed> {
+    JsonBody(asked): JsonBody<PageNumber>,
+) -> JsonResult<Confirmed> {
     Ok(Json(admin.operator.exports.confirm(id, asked.page).await?))
 }
 
@@ -204,7 +206,10 @@ pub(in crate::http) async fn confirm_page(
         (status = 410, description = "The export has ended or does not exist", body = ErrorBody),
     )
 )]
-pub(in crate::http) async fn end_export(State(admin): Hands, Number(id): Number<Uuid>) -> Answer<Confirmed> {
+pub(in crate::http) async fn end_export(
+    State(admin): AdminState,
+    Number(id): Number<Uuid>,
+) -> JsonResult<Confirmed> {
     Ok(Json(admin.operator.exports.end(id).await?))
 }
 
@@ -244,11 +249,11 @@ pub(in crate::http) struct ImportPosition {
     )
 )]
 pub(in crate::http) async fn import(
-    State(admin): Hands,
-    By(by): By,
+    State(admin): AdminState,
+    RequestActor(by): RequestActor,
     QueryArgs(place): QueryArgs<ImportPosition>,
     text: String,
-) -> Answer<Imported> {
+) -> JsonResult<Imported> {
     let ImportPosition { import, first, last: is_last, exports, again } = place;
     let ids = exports.split(',').filter(|id| !id.is_empty()).map(|id| ExportId::from_str_radix(id, 16));
     let exports = ids.collect::<Result<Vec<_>, _>>().map_err(|_| {

@@ -17,7 +17,7 @@ const FORMAT: &str = "dataplane-agent history 1";
 const BYTES: u64 = 256 << 10;
 
 /// A point: when, how many waited, and records a second in and out.
-type Line = (i64, u64, [f64; KINDS], [f64; KINDS]);
+type HistoryLine = (i64, u64, [f64; KINDS], [f64; KINDS]);
 
 /// Where it is.
 #[derive(Clone)]
@@ -74,7 +74,7 @@ fn decode(text: &str, now_ms: i64) -> Option<Vec<Point>> {
     if sum != format!("{:016x}", xxh3_64(json.as_bytes())) {
         return None;
     }
-    let lines: Vec<Line> = serde_json::from_str(json).ok()?;
+    let lines: Vec<HistoryLine> = serde_json::from_str(json).ok()?;
     let is_from_the_future = lines.last().is_some_and(|(at, ..)| *at > now_ms);
     if is_from_the_future || lines.len() > POINTS || !lines.is_sorted_by(|a, b| a.0 < b.0) {
         return None;

@@ -4,7 +4,7 @@ use super::chunks::{self, CHUNK};
 
 /// Writes that are applied and made durable together.
 #[derive(Default)]
-pub(crate) struct Batch {
+pub(crate) struct WriteBatch {
     pub(super) writes: sled::Batch,
     /// The keys of what may be long.
     pub(super) packs: Vec<Vec<u8>>,
@@ -14,7 +14,7 @@ pub(crate) struct Batch {
     pub(super) shown: Vec<super::simulated_disk::Write>,
 }
 
-impl Batch {
+impl WriteBatch {
     /// Stores `value` under `key`, which must be at most [`CHUNK`] bytes.
     pub(crate) fn put(&mut self, key: &[u8], value: Vec<u8>) {
         debug_assert!(value.len() <= CHUNK);

@@ -26,7 +26,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::batch::Batch;
+use super::batch::WriteBatch;
 use super::chunks;
 use super::error::DatabaseError;
 use super::fault;
@@ -225,7 +225,7 @@ impl Database {
     }
 
     /// Applies `batch` and returns when it would survive (see [`Durability`]).
-    pub(crate) fn commit(&self, mut batch: Batch) -> Result<(), DatabaseError> {
+    pub(crate) fn commit(&self, mut batch: WriteBatch) -> Result<(), DatabaseError> {
         let path = || self.path.join("db");
         fault::point().map_err(|source| DatabaseError::Io { path: path(), source })?;
         if let Err(error) = self.write(&mut batch) {
@@ -249,7 +249,7 @@ impl Database {
         Ok(())
     }
 
-    fn write(&self, batch: &mut Batch) -> Result<(), DatabaseError> {
+    fn write(&self, batch: &mut WriteBatch) -> Result<(), DatabaseError> {
         #[cfg(feature = "simulation")]
         if let Some(disk) = &self.disk {
             let written = disk.write(&self.path, std::mem::take(&mut batch.shown));
@@ -304,7 +304,7 @@ impl Database {
         Ok(())
     }
 
-    /// The values that [`Batch::put_chunked`] stored, each under its key without the chunk's number, until `visit`
+    /// The values that [`WriteBatch::put_chunked`] stored, each under its key without the chunk's number, until `visit`
     /// answers false. `None` for one of which a part is missing.
     pub(crate) fn scan_chunked(
         &self,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::batch::Batch;
+use super::batch::WriteBatch;
 use super::database::{Database, Durability};
 use super::error::DatabaseError;
 use super::{fault, repair};
@@ -73,7 +73,7 @@ impl LazyDatabase {
     }
 
     /// Commits. After a failure nothing more is written to this file, unless all that failed was for want of room.
-    pub(crate) fn commit(&self, batch: Batch) -> Result<(), DatabaseError> {
+    pub(crate) fn commit(&self, batch: WriteBatch) -> Result<(), DatabaseError> {
         // IMPORTANT: one after another. A sync that fails concerns what others have written meanwhile, and only one of them
         // would hear of it.
         let _turn = self.committing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,11 +3,11 @@
 //! sled takes the first thing that it cannot read for the torn end of its log, and overwrites all that lies behind it
 //! with zeros. After a power cut that is right. After a flipped bit it destroys everything that was committed since. So
 //! a log is looked through before sled opens it ([`hole`]), and what can be read of a damaged one is read here
-//! ([`Pairs`]).
+//! ([`RecoveredPairs`]).
 //!
 //! # Format
 //!
-//! That of sled 0.34 (`pagecache/logger.rs`, `serialization.rs`), which is frozen. The file is a row of sled's segments,
+//! That of sled 0.34 (`pagecache/logger.rs`, `serialization.rs`), which is frozen. The file is a sequence of sled's segments,
 //! in no order; each begins with its log sequence number and holds messages:
 //!
 //! ```text
@@ -30,29 +30,29 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::database::SLED_SEGMENT_BYTES;
-use message::{Leaf, Message, kind, link};
+use message::{Leaf, LogMessage, kind, link};
 
 const SEGMENT: usize = SLED_SEGMENT_BYTES;
 const SEGMENT_HEADER: usize = 20;
 /// No message begins closer than this to a segment's end.
 const LARGEST_HEADER: usize = 32;
 
-/// What is met on the way through the log.
-enum Met<'a> {
-    Message(Message<'a>),
-    /// From here on, up to the next thing that is met, nothing can be read.
+/// An item of the log, in the order of its sequence numbers.
+enum LogItem<'a> {
+    Message(LogMessage<'a>),
+    /// From here on, up to the next item, nothing can be read.
     Hole,
 }
 
 /// A place in the log: where it lies in the file, and its sequence number.
 #[derive(Clone, Copy)]
-struct Position {
+struct LogPosition {
     at: u64,
     lsn: u64,
 }
 
 /// Goes through the log in the order of its sequence numbers. Gives the highest number that a header calls stable.
-fn walk(file: &File, mut visit: impl FnMut(Position, Met<'_>) -> ControlFlow<()>) -> Result<u64> {
+fn walk(file: &File, mut visit: impl FnMut(LogPosition, LogItem<'_>) -> ControlFlow<()>) -> Result<u64> {
     let (mut segment, mut order, mut stable) = (Vec::new(), BTreeMap::new(), 0);
     let len = file.metadata()?.len();
     for offset in (0..len).step_by(SEGMENT) {
@@ -74,9 +74,10 @@ fn walk(file: &File, mut visit: impl FnMut(Position, Met<'_>) -> ControlFlow<()>
     }
     for (number, (offset, is_sure)) in order {
         load(file, offset, SEGMENT, &mut segment)?;
-        let place = |at: usize| Position { at: offset + at as u64, lsn: number * SEGMENT as u64 + at as u64 };
-        if !is_sure && visit(place(0), Met::Hole).is_break()
-            || walk_segment(&segment, number, |at, met| visit(place(at), met)).is_break()
+        let place =
+            |at: usize| LogPosition { at: offset + at as u64, lsn: number * SEGMENT as u64 + at as u64 };
+        if !is_sure && visit(place(0), LogItem::Hole).is_break()
+            || walk_segment(&segment, number, |at, item| visit(place(at), item)).is_break()
         {
             break;
         }
@@ -115,7 +116,7 @@ fn number_of(segment: &[u8]) -> Option<(u64, bool)> {
         return None;
     }
     (SEGMENT_HEADER..segment.len())
-        .find_map(|at| Message::read(segment, at, None))
+        .find_map(|at| LogMessage::read(segment, at, None))
         .map(|first| (first.segment, false))
 }
 
@@ -132,17 +133,18 @@ fn is_blank(bytes: &[u8]) -> bool {
 fn walk_segment(
     segment: &[u8],
     number: u64,
-    mut visit: impl FnMut(usize, Met<'_>) -> ControlFlow<()>,
+    mut visit: impl FnMut(usize, LogItem<'_>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     let mut at = SEGMENT_HEADER;
     while at + LARGEST_HEADER <= SEGMENT {
-        let Some(message) = Message::read(segment, at, None) else {
-            visit(at, Met::Hole)?;
+        let Some(message) = LogMessage::read(segment, at, None) else {
+            visit(at, LogItem::Hole)?;
             let rest = segment.get(at..).unwrap_or_default();
             if is_blank(rest) {
                 break;
             }
-            let next = (at + 1..segment.len()).find(|at| Message::read(segment, *at, Some(number)).is_some());
+            let next =
+                (at + 1..segment.len()).find(|at| LogMessage::read(segment, *at, Some(number)).is_some());
             match next {
                 Some(next) => at = next,
                 None => break,
@@ -154,7 +156,7 @@ fn walk_segment(
             break;
         }
         let (is_cap, next) = (message.kind == kind::CAP, message.body_at + message.body.len());
-        visit(at, Met::Message(message))?;
+        visit(at, LogItem::Message(message))?;
         if is_cap {
             break;
         }
@@ -180,10 +182,10 @@ struct Survey {
     missing: Vec<u64>,
     stable: u64,
     snapshot: Option<u64>,
-    first_hole: Option<Position>,
+    first_hole: Option<LogPosition>,
     /// The last segment that is not there, and where the one behind it lies; and the last such before the last batch.
-    gap: Option<Position>,
-    gap_before_batch: Option<Position>,
+    gap: Option<LogPosition>,
+    gap_before_batch: Option<LogPosition>,
     /// A batch begins behind something that cannot be read.
     has_batch_behind_hole: bool,
 }
@@ -192,8 +194,8 @@ impl Survey {
     fn of(file: &File, path: &Path) -> Result<Self> {
         let mut survey = Self::default();
         let mut last_segment = None;
-        let stable = walk(file, |place, met| {
-            survey.meet(place, &met, last_segment.replace(place.lsn / SEGMENT as u64));
+        let stable = walk(file, |place, item| {
+            survey.note(place, &item, last_segment.replace(place.lsn / SEGMENT as u64));
             ControlFlow::Continue(())
         })?;
         survey.snapshot = newest_snapshot(path)?;
@@ -201,21 +203,21 @@ impl Survey {
         Ok(survey)
     }
 
-    fn meet(&mut self, place: Position, met: &Met<'_>, last_segment: Option<u64>) {
+    fn note(&mut self, place: LogPosition, item: &LogItem<'_>, last_segment: Option<u64>) {
         if let Some(missed) =
             last_segment.map(|last| last + 1).filter(|next| *next < place.lsn / SEGMENT as u64)
         {
-            let gap = Position { lsn: missed * SEGMENT as u64, ..place };
+            let gap = LogPosition { lsn: missed * SEGMENT as u64, ..place };
             self.missing.push(gap.lsn);
             self.gap = Some(gap);
         }
         self.next = place.lsn;
-        match met {
-            Met::Hole => {
+        match item {
+            LogItem::Hole => {
                 self.missing.push(place.lsn);
                 self.first_hole.get_or_insert(place);
             }
-            Met::Message(message) => {
+            LogItem::Message(message) => {
                 self.next += (message.body_at + message.body.len()) as u64 - place.at % SEGMENT as u64;
                 if message.kind == kind::MANIFEST
                     && let Some(end) = message.body.first_chunk()
@@ -231,12 +233,12 @@ impl Survey {
 
     /// Where it is damaged, as far as it says so itself. What cannot be read may be what nobody needs any more.
     fn damage(&self) -> Option<u64> {
-        let is_hole = |hole: &Position| self.has_batch_behind_hole || hole.lsn < self.stable;
+        let is_hole = |hole: &LogPosition| self.has_batch_behind_hole || hole.lsn < self.stable;
         let hole = self.first_hole.filter(is_hole).map(|hole| hole.at);
         // Near a segment's end sled counts from the next one on.
         let is_short = self.snapshot.is_some_and(|snapshot| self.next + (LARGEST_HEADER as u64) < snapshot);
         // What was opened before and has lost its snapshot: sled takes this for a torn end, though a batch lies behind it.
-        let is_end = |gap: &Position| self.snapshot.is_none() && gap.lsn >= self.stable;
+        let is_end = |gap: &LogPosition| self.snapshot.is_none() && gap.lsn >= self.stable;
         let gap = self.gap_before_batch.filter(is_end).map(|gap| gap.at);
         hole.or(gap).or(is_short.then_some(self.next))
     }
@@ -282,7 +284,7 @@ pub(crate) fn hole(path: &Path) -> Result<Option<u64>> {
 type Lies = (u64, usize);
 
 /// A leaf as it was written last, and what was changed of it since.
-struct Page {
+struct LeafPage {
     lsn: u64,
     /// The leaf to the right, if there is one.
     next: Option<u64>,
@@ -293,19 +295,19 @@ struct Page {
 }
 
 /// The leaves from the leftmost on. A split that a kill or power cut stopped half-way leaves a leaf that none leads to: it
-/// is not among them, however often sled writes it anew. `None` where the row has an end that is not the last leaf's.
-fn in_use(pages: &HashMap<u64, Page>) -> Option<Vec<&Page>> {
-    let is_first = |page: &&Page| matches!(&page.bounds.0, Bound::Included(low) if low.is_empty());
-    let mut row = vec![pages.values().filter(is_first).max_by_key(|page| page.lsn)?];
-    while let Some(next) = row.last().and_then(|page| page.next) {
+/// is not among them, however often sled writes it anew. `None` where the chain has an end that is not the last leaf's.
+fn in_use(pages: &HashMap<u64, LeafPage>) -> Option<Vec<&LeafPage>> {
+    let is_first = |page: &&LeafPage| matches!(&page.bounds.0, Bound::Included(low) if low.is_empty());
+    let mut chain = vec![pages.values().filter(is_first).max_by_key(|page| page.lsn)?];
+    while let Some(next) = chain.last().and_then(|page| page.next) {
         // Longer than all pages there are: it goes in a circle.
-        row.push(pages.get(&next).filter(|_| row.len() < pages.len())?);
+        chain.push(pages.get(&next).filter(|_| chain.len() < pages.len())?);
     }
-    Some(row)
+    Some(chain)
 }
 
 /// What these pages hold. Where they overlap, as those of a damaged log may, the one that was written last is right.
-fn merge(mut pages: Vec<&Page>, is_key: impl Fn(&[u8]) -> bool) -> BTreeMap<Vec<u8>, Lies> {
+fn merge(mut pages: Vec<&LeafPage>, is_key: impl Fn(&[u8]) -> bool) -> BTreeMap<Vec<u8>, Lies> {
     pages.sort_by_key(|page| page.lsn);
     let mut values: BTreeMap<Vec<u8>, Lies> = BTreeMap::new();
     for page in pages {
@@ -320,12 +322,12 @@ fn merge(mut pages: Vec<&Page>, is_key: impl Fn(&[u8]) -> bool) -> BTreeMap<Vec<
 }
 
 /// The keys and values of a log, as far as they can be read.
-pub(crate) struct Pairs {
+pub(crate) struct RecoveredPairs {
     file: File,
     values: BTreeMap<Vec<u8>, Lies>,
 }
 
-impl Pairs {
+impl RecoveredPairs {
     /// Reads all that can be read of a log that may be damaged. A key counts only if `is_key` knows it: where a page cannot
     /// be read, what is left of a key of it may be made to no key at all.
     pub(crate) fn read(path: &Path, is_key: impl Fn(&[u8]) -> bool) -> Result<Self> {
@@ -340,18 +342,18 @@ impl Pairs {
         let file = File::open(path)?;
         let end = Survey::of(&file, path)?.end_of_whole_batches();
         let pages = Self::pages(&file, end)?;
-        let row = in_use(&pages).unwrap_or_else(|| pages.values().collect());
-        Ok(Self { file, values: merge(row, is_key) })
+        let chain = in_use(&pages).unwrap_or_else(|| pages.values().collect());
+        Ok(Self { file, values: merge(chain, is_key) })
     }
 
     /// The leaves of the log up to a sequence number: each is what was written of it last.
-    fn pages(file: &File, end: u64) -> Result<HashMap<u64, Page>> {
-        let mut pages: HashMap<u64, Page> = HashMap::new();
-        walk(file, |Position { at, lsn }, met| {
+    fn pages(file: &File, end: u64) -> Result<HashMap<u64, LeafPage>> {
+        let mut pages: HashMap<u64, LeafPage> = HashMap::new();
+        walk(file, |LogPosition { at, lsn }, item| {
             if lsn >= end {
                 return ControlFlow::Break(());
             }
-            let Met::Message(message) = met else { return ControlFlow::Continue(()) };
+            let LogItem::Message(message) = item else { return ControlFlow::Continue(()) };
             let place_of = |value: &[u8]| {
                 let within = value.as_ptr() as usize - message.body.as_ptr() as usize;
                 let body_at = at - at % SEGMENT as u64 + message.body_at as u64;
@@ -363,7 +365,7 @@ impl Pairs {
                     if let Some(leaf) = Leaf::read(message.body) {
                         let pairs = leaf.pairs.iter().map(|(key, value)| (key.to_vec(), place_of(value)));
                         let (low, high) = leaf.bounds();
-                        let page = Page {
+                        let page = LeafPage {
                             lsn,
                             next: leaf.next,
                             bounds: (low.map(<[u8]>::to_vec), high.map(<[u8]>::to_vec)),

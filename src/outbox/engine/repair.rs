@@ -11,7 +11,7 @@
 //!
 //! IMPORTANT: what sled does not need any more it fills with zeros when it opens a database. Without its snapshot it takes
 //! those for the end of the log and overwrites all that lies behind them. So a log whose snapshot cannot be used, or is
-//! gone though a batch lies behind such zeros, is read here ([`Pairs`]), and not by sled.
+//! gone though a batch lies behind such zeros, is read here ([`RecoveredPairs`]), and not by sled.
 //!
 //! A crash in the middle begins anew: until the new database stands in its place the old one does, untouched.
 
@@ -20,13 +20,13 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::batch::Batch;
+use super::batch::WriteBatch;
 use super::database::{
     Database, Durability, has_snapshots, is_snapshot_damaged, keep_closed, remove_snapshots,
 };
 use super::error::DatabaseError;
 use super::fault;
-use super::log_file::{self, Pairs};
+use super::log_file::{self, RecoveredPairs};
 use super::names::{move_file, sync_dir};
 
 /// The files of a damaged database as they were found: a folder in its own.
@@ -52,7 +52,7 @@ pub(crate) fn open(
     }
     let hole = hole(path)?;
     if let Some(at) = hole {
-        let found = Pairs::read(&path.join("db"), is_key).map_err(|error| io(path, error))?;
+        let found = RecoveredPairs::read(&path.join("db"), is_key).map_err(|error| io(path, error))?;
         // Else what cannot be read is what sled itself had no more use for.
         if !sled_reads_all(path, cache, &found)? {
             let kept = keep(path)?;
@@ -106,7 +106,8 @@ fn renew(path: &Path, cache: u64, is_key: impl Fn(&[u8]) -> bool) -> Result<(), 
             Ok(())
         });
     }
-    let found = Pairs::read_whole_batches(&path.join("db"), is_key).map_err(|error| io(path, error))?;
+    let found =
+        RecoveredPairs::read_whole_batches(&path.join("db"), is_key).map_err(|error| io(path, error))?;
     replace(path, cache, |put| found.scan(&[], &[], put).map_err(|error| io(path, error)))?;
     tracing::warn!(path = %path.display(), "a new, synced database holds all that can be read of this one's log");
     Ok(())
@@ -193,7 +194,7 @@ fn remove(dir: &Path) -> std::io::Result<()> {
 }
 
 /// Whether sled, shown a copy, finds all that was found in the log.
-fn sled_reads_all(path: &Path, cache: u64, found: &Pairs) -> Result<bool, DatabaseError> {
+fn sled_reads_all(path: &Path, cache: u64, found: &RecoveredPairs) -> Result<bool, DatabaseError> {
     let scratch = path.join(SCRATCH);
     let io = |source| DatabaseError::Io { path: scratch.clone(), source };
     copy_files(path, &scratch)?;
@@ -276,7 +277,7 @@ fn fill(
         source: std::io::Error::other(error),
     };
     let database = Database::create(new, Durability::Fsync, cache).map_err(unsynced)?;
-    let (mut batch, mut bytes, mut trouble) = (Batch::default(), 0, Ok(()));
+    let (mut batch, mut bytes, mut trouble) = (WriteBatch::default(), 0, Ok(()));
     scan(&mut |key, value| {
         batch.put_found(key, value);
         bytes += key.len() + value.len();

@@ -22,7 +22,7 @@ type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 /// What befalls a disk, step by step. Each step is a write or a sync of a database, or a sync of a folder.
 pub trait DiskFaults: Send {
     /// What comes of the next step.
-    fn step(&mut self, step: Step) -> Outcome;
+    fn step(&mut self, step: DiskStep) -> DiskOutcome;
     /// How many of these batches, which nothing has synced, a power cut leaves: from the first on.
     fn left(&mut self, batches: usize) -> usize;
     /// Whether a power cut undoes what was done to a folder that was not synced.
@@ -53,7 +53,7 @@ pub trait DiskFaults: Send {
 
 /// What is done to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum DiskStep {
     /// A batch is written.
     Write,
     /// A database is synced.
@@ -64,7 +64,7 @@ pub enum Step {
 
 /// What comes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum DiskOutcome {
     /// It is done.
     Done,
     /// It is not done; the error's number says why.
@@ -161,12 +161,12 @@ impl Disk {
         });
     }
 
-    fn take(state: &mut State, step: Step) -> Result<bool, std::io::Error> {
+    fn take(state: &mut State, step: DiskStep) -> Result<bool, std::io::Error> {
         match state.faults.step(step) {
-            Outcome::Done => Ok(false),
-            Outcome::Failed(code) => Err(std::io::Error::from_raw_os_error(code)),
-            Outcome::DiesBefore => std::panic::resume_unwind(Box::new(Died)),
-            Outcome::DiesBehind => Ok(true),
+            DiskOutcome::Done => Ok(false),
+            DiskOutcome::Failed(code) => Err(std::io::Error::from_raw_os_error(code)),
+            DiskOutcome::DiesBefore => std::panic::resume_unwind(Box::new(Died)),
+            DiskOutcome::DiesBehind => Ok(true),
         }
     }
 
@@ -186,7 +186,7 @@ impl Disk {
         let mut state = self.state();
         let is_ledger = path.ends_with("ledger");
         batch.retain(|(key, _)| !state.faults.drops(is_ledger, key));
-        let dies = Self::take(&mut state, Step::Write)?;
+        let dies = Self::take(&mut state, DiskStep::Write)?;
         let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
         state.databases.get_mut(path).ok_or_else(missing)?.write(batch);
         if dies { std::panic::resume_unwind(Box::new(Died)) } else { Ok(()) }
@@ -194,7 +194,7 @@ impl Disk {
 
     pub(crate) fn sync(&self, path: &Path) -> std::io::Result<()> {
         let mut state = self.state();
-        let taken = Self::take(&mut state, Step::Sync);
+        let taken = Self::take(&mut state, DiskStep::Sync);
         let (no_barrier, is_hidden) = (state.faults.has_no_barrier(), state.faults.hides_failed_syncs());
         let Some(stored) = state.databases.get_mut(path) else { return taken.map(drop) };
         match taken {
@@ -214,7 +214,7 @@ impl Disk {
     /// The names in `dir` are synced.
     pub(crate) fn sync_names(&self, dir: &Path) -> std::io::Result<()> {
         let mut state = self.state();
-        let dies = Self::take(&mut state, Step::SyncNames)?;
+        let dies = Self::take(&mut state, DiskStep::SyncNames)?;
         if state.faults.forgets_names() {
             return Ok(());
         }

@@ -1,6 +1,6 @@
 //! The five logs, which are read apart.
 
-/// One of the rows of records that are read apart. The numbers are persisted: never renumber.
+/// One of the logs of records, each read by itself. The numbers are persisted: never renumber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Log {

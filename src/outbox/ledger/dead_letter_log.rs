@@ -19,16 +19,16 @@ const DETAIL_BYTES: usize = 200;
 
 /// What was logged in this window.
 #[derive(Default)]
-pub(crate) struct DeadLetterLog(Mutex<Window>);
+pub(crate) struct DeadLetterLog(Mutex<RateWindow>);
 
 #[derive(Default)]
-struct Window {
+struct RateWindow {
     begun: Option<Instant>,
     lines: u32,
     left_out: u64,
 }
 
-impl Window {
+impl RateWindow {
     /// Begins the next window when this one has passed. Gives how many letters were left out of it.
     fn turn(&mut self, now: Instant) -> u64 {
         if self.begun.is_some_and(|begun| now.saturating_duration_since(begun) < WINDOW) {
@@ -118,9 +118,9 @@ mod tests {
     }
 
     #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
+    struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Log {
+    impl Write for CapturedLog {
         fn write(&mut self, bytes: &[u8]) -> Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }
@@ -132,7 +132,7 @@ mod tests {
 
     /// The lines that `work` logs.
     fn logged(work: impl FnOnce()) -> Vec<String> {
-        let log = Log::default();
+        let log = CapturedLog::default();
         let writer = log.clone();
         let subscriber =
             tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();

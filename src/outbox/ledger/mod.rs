@@ -1,4 +1,4 @@
-//! The ledger: what was settled, the counters, the dead letters, the row of segments and the notes of commands, in one
+//! The ledger: what was settled, the counters, the dead letters, the segment catalog and the notes of commands, in one
 //! database.
 //!
 //! One commit here is atomic, so a record leaves the outbox in one step with becoming a dead letter, and
@@ -11,11 +11,11 @@ pub(crate) mod dead_letter_log;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::outbox::engine::batch::Batch;
+use crate::outbox::engine::batch::WriteBatch;
 use crate::outbox::engine::database::Durability;
 use crate::outbox::engine::error::DatabaseError;
 use crate::outbox::engine::lazy_database::LazyDatabase;
-use crate::outbox::engine::log_file::Pairs;
+use crate::outbox::engine::log_file::RecoveredPairs;
 use crate::outbox::engine::names::sync_names;
 use crate::outbox::engine::{chunks, repair};
 use crate::outbox::format::codec::{self, CodecError};
@@ -72,7 +72,7 @@ pub(crate) struct Ledger {
 
 /// Changes that are committed together.
 #[derive(Default)]
-pub(crate) struct LedgerBatch(Batch);
+pub(crate) struct LedgerBatch(WriteBatch);
 
 impl LedgerBatch {
     pub(crate) fn counters(&mut self, counters: &Counters) {
@@ -133,7 +133,7 @@ impl LedgerBatch {
         self.0.put(&numbered(SEGMENT, id), codec::encode(info));
     }
 
-    /// The segment is out of the row, and its folder may be deleted.
+    /// The segment is out of the catalog, and its folder may be deleted.
     pub(crate) fn forget_segment(&mut self, id: u64) {
         self.0.remove(&numbered(SEGMENT, id));
         self.0.put(&numbered(TOMBSTONE, id), codec::encode(&()));
@@ -242,12 +242,12 @@ impl Ledger {
         Ok(Settled::restore(low, marks))
     }
 
-    /// The row of segments.
+    /// The segment catalog.
     pub(crate) fn segments(&self) -> Result<Vec<(u64, SegmentInfo)>, LedgerError> {
         self.values(&[SEGMENT])
     }
 
-    /// Segments that are out of the row, and whose folders may still be there.
+    /// Segments that are out of the catalog, and whose folders may still be there.
     pub(crate) fn tombstones(&self) -> Result<Vec<u64>, LedgerError> {
         Ok(self.values::<()>(&[TOMBSTONE])?.into_iter().map(|(id, ())| id).collect())
     }
@@ -277,7 +277,7 @@ impl Ledger {
     }
 
     /// Of a ledger that was mended only that is kept which is true by itself: dead letters, notes, and what is settled. The
-    /// counters begin anew, and the row of segments is found by reading them. Gives how many dead letters are gone.
+    /// counters begin anew, and the segment catalog is found by reading them. Gives how many dead letters are gone.
     pub(crate) fn begin_anew(&self) -> Result<u64, LedgerError> {
         let before = self.counters()?.unwrap_or_default();
         let mut counters =
@@ -371,11 +371,11 @@ fn found_letter(key: &[u8], value: Option<&[u8]>) -> FoundLetter {
 }
 
 /// The dead letters of a ledger that is not opened, for it was set aside: as far as they can be read in its log.
-pub(crate) struct DeadLetterRemains(Pairs);
+pub(crate) struct DeadLetterRemains(RecoveredPairs);
 
 impl DeadLetterRemains {
     pub(crate) fn read(folder: &Path) -> std::io::Result<Self> {
-        Pairs::read(&folder.join("db"), is_key).map(Self)
+        RecoveredPairs::read(&folder.join("db"), is_key).map(Self)
     }
 
     /// As [`Ledger::letters`] does it.

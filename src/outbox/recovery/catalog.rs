@@ -1,4 +1,4 @@
-//! The row of segments at opening: as the ledger lists it, checked against what is on the disk.
+//! The segment catalog at opening: as the ledger lists it, checked against what is on the disk.
 //!
 //! The ledger and the folders agree unless something was interrupted or damaged:
 //!
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::error::OpenError;
-use super::quarantine::{self, Report};
+use super::quarantine::{self, QuarantineReport};
 use crate::outbox::engine::names::sync_dir;
 use crate::outbox::engine::repair;
 use crate::outbox::format::codec::CodecError;
@@ -28,19 +28,19 @@ use crate::outbox::state::{Lingering, RecentAppends, State};
 
 /// What is known, from the ledger and the folders. Deletes remainders; nothing else is changed yet.
 pub(crate) fn restore(settings: &Settings, ledger: &Ledger, is_new: bool) -> Result<State, OpenError> {
-    let mut row: BTreeMap<u64, Listed> = BTreeMap::new();
+    let mut catalog: BTreeMap<u64, Listed> = BTreeMap::new();
     for (id, info) in ledger.segments()? {
         let segment = Arc::new(Segment::new(&settings.dir, id, settings.durability));
-        row.insert(id, Listed::new(segment, info));
+        catalog.insert(id, Listed::new(segment, info));
     }
     let mut settled: [Settled; Log::COUNT] = Default::default();
     for log in Log::ALL {
         settled[log.index()] = ledger.settled(log)?;
     }
-    let (strangers, lingering) = sweep(settings, ledger, &row)?;
-    adopt(settings, &mut row, &settled, strangers)?;
+    let (unlisted, lingering) = sweep(settings, ledger, &catalog)?;
+    adopt(settings, &mut catalog, &settled, unlisted)?;
     let mut counters = ledger.counters()?.unwrap_or_default();
-    let mut segments: Vec<Listed> = row.into_values().collect();
+    let mut segments: Vec<Listed> = catalog.into_values().collect();
     seal_all_but_last(&mut segments);
     if is_new {
         begin_counting(&mut counters, &segments);
@@ -75,17 +75,17 @@ pub(crate) fn restore(settings: &Settings, ledger: &Ledger, is_new: bool) -> Res
 fn sweep(
     settings: &Settings,
     ledger: &Ledger,
-    row: &BTreeMap<u64, Listed>,
+    catalog: &BTreeMap<u64, Listed>,
 ) -> Result<(Vec<u64>, Lingering), OpenError> {
     let path = settings.dir.join("segments");
     let folder = |source| OpenError::Folder { path: path.clone(), source };
     let tombstones = ledger.tombstones()?;
-    let (mut strangers, mut lingering) = (Vec::new(), Vec::new());
+    let (mut unlisted, mut lingering) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(&path).map_err(folder)? {
         let entry = entry.map_err(folder)?;
         let id = entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok());
         match id {
-            Some(id) if row.contains_key(&id) => {}
+            Some(id) if catalog.contains_key(&id) => {}
             Some(id) if tombstones.contains(&id) => {
                 if let Err(error) = std::fs::remove_dir_all(entry.path()) {
                     let segment = Arc::new(Segment::new(&settings.dir, id, settings.durability));
@@ -94,7 +94,7 @@ fn sweep(
                     lingering.push((segment, bytes));
                 }
             }
-            Some(id) => strangers.push(id),
+            Some(id) => unlisted.push(id),
             None => tracing::warn!(path = %entry.path().display(), "this is no segment; it is left alone"),
         }
     }
@@ -109,20 +109,20 @@ fn sweep(
     if !gone.is_empty() {
         ledger.commit(batch)?;
     }
-    strangers.sort_unstable();
-    Ok((strangers, lingering))
+    unlisted.sort_unstable();
+    Ok((unlisted, lingering))
 }
 
-/// Takes segments into the row that the ledger does not know; deletes those that were never used.
+/// Takes segments into the catalog that the ledger does not know; deletes those that were never used.
 fn adopt(
     settings: &Settings,
-    row: &mut BTreeMap<u64, Listed>,
+    catalog: &mut BTreeMap<u64, Listed>,
     settled: &[Settled; Log::COUNT],
-    strangers: Vec<u64>,
+    unlisted: Vec<u64>,
 ) -> Result<(), OpenError> {
-    for id in strangers {
+    for id in unlisted {
         let segment = Arc::new(Segment::new(&settings.dir, id, settings.durability));
-        let before = row.range(..id).next_back();
+        let before = catalog.range(..id).next_back();
         let lowest = before.map_or(0, |(_, listed)| listed.info.end.unwrap_or(listed.info.base));
         match survey(&segment, lowest, settled) {
             Ok(Some(info)) => {
@@ -133,20 +133,20 @@ fn adopt(
                 );
                 let mut listed = Listed::new(segment, info);
                 listed.dirty = true;
-                row.insert(id, listed);
+                catalog.insert(id, listed);
             }
             Ok(None) => discard(&segment)?,
             // A kill while it was being made. Where the ledger is none itself, nothing says so: then it is damage.
             Err(error)
                 if error.is_damage()
                     && segment.is_blank()
-                    && row.range(id..).next().is_none()
-                    && !row.is_empty() =>
+                    && catalog.range(id..).next().is_none()
+                    && !catalog.is_empty() =>
             {
                 discard(&segment)?;
             }
             Err(error) if error.is_damage() => {
-                let report = Report {
+                let report = QuarantineReport {
                     what: "segment".into(),
                     id,
                     at: crate::time::now().to_rfc3339(),
@@ -212,7 +212,7 @@ fn survey(
     Ok((info.appended.total() > 0).then_some(info))
 }
 
-/// Only the last of the row takes appends.
+/// Only the last of the catalog takes appends.
 fn seal_all_but_last(segments: &mut [Listed]) {
     for at in 1..segments.len() {
         let next = segments[at].info.before.clone();
@@ -242,7 +242,7 @@ fn farther(a: Totals, b: &Totals) -> Totals {
     if b.next > a.next { b.clone() } else { a }
 }
 
-/// Writes off what is not there, and sees to it that the last segment of the row can be appended to.
+/// Writes off what is not there, and sees to it that the last segment of the catalog can be appended to.
 pub(crate) fn repair(shared: &Arc<Shared>) -> Result<(), OpenError> {
     let missing: Vec<u64> = {
         let mut state = shared.state();

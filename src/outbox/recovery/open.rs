@@ -1,4 +1,4 @@
-//! Opening an outbox's files: the lock, the format, the ledger and the row of segments.
+//! Opening an outbox's files: the lock, the format, the ledger and the segment catalog.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -15,9 +15,9 @@ use crate::outbox::ledger::dead_letter_log::DeadLetterLog;
 use crate::outbox::settings::Settings;
 use crate::outbox::state::dir_lock::DirLock;
 use crate::outbox::state::liveness::Liveness;
-use crate::outbox::state::reserve::Reserve;
+use crate::outbox::state::reserve::DiskReserve;
 use crate::outbox::state::shared::Shared;
-use crate::time::Confirmed;
+use crate::time::ConfirmedClock;
 
 /// Takes the folder for this process alone.
 pub(crate) fn lock(dir: &Path) -> Result<DirLock, OpenError> {
@@ -32,7 +32,7 @@ pub(crate) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
     let folder = |source| OpenError::Folder { path: dir.clone(), source };
     std::fs::create_dir_all(dir.join("segments")).map_err(folder)?;
     let dir_lock = lock(&dir)?;
-    let reserve = Reserve::new(&dir);
+    let reserve = DiskReserve::new(&dir);
     // Before anything is opened: sled cannot open a database on a full disk.
     reserve.give_up();
     let id = manifest::read_or_create(&dir)?;
@@ -56,7 +56,7 @@ pub(crate) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
         settings,
         dir_lock,
         dead_letter_log: DeadLetterLog::default(),
-        confirmed: Confirmed::default(),
+        confirmed: ConfirmedClock::default(),
     });
     catalog::repair(&shared)?;
     let last = shared.state().totals.next - 1;

@@ -18,7 +18,7 @@ use crate::record::{Kind, Timestamp};
 
 /// What was set aside, why, and what is known of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
+pub struct QuarantineReport {
     /// `segment`; `ledger`, which had to be begun anew; or `damaged ledger`, from which a new one was made of all that could
     /// be read.
     pub what: String,
@@ -57,12 +57,12 @@ pub(crate) fn segment_name(id: u64) -> String {
     format!("segment-{id:012}")
 }
 
-impl Report {
+impl QuarantineReport {
     fn new(what: &str, why: Vec<String>) -> Self {
         Self { what: what.to_owned(), at: crate::time::now().to_rfc3339(), why, ..Self::default() }
     }
 
-    /// Of a segment of the row, as it is known at this moment.
+    /// Of a segment of the catalog, as it is known at this moment.
     pub(crate) fn of_segment(state: &State, id: u64, why: &str) -> Self {
         let mut report = Self { id, ..Self::new("segment", Vec::new()) };
         let Some(listed) = state.segments.iter().find(|listed| listed.segment.id == id) else {
@@ -105,7 +105,7 @@ impl Report {
 }
 
 /// Moves a damaged segment's folder here, if it is there at all, and reports.
-pub(crate) fn move_segment(outbox: &Path, path: &Path, report: &Report) -> std::io::Result<()> {
+pub(crate) fn move_segment(outbox: &Path, path: &Path, report: &QuarantineReport) -> std::io::Result<()> {
     let mut folder = dir(outbox).join(segment_name(report.id));
     if path.exists() && folder.join("segment").exists() {
         // A number that is used again, after the ledger and all segments were lost.
@@ -145,7 +145,7 @@ pub(crate) fn move_aside(
     let Timestamp(now) = crate::time::now();
     let folder = dir(outbox).join(format!("{name}-{now}"));
     tracing::error!(why, folder = %folder.display(), "{what}: set aside; the rest goes on; see `outbox salvage`");
-    Report::new(what, vec![why]).write(&folder)?;
+    QuarantineReport::new(what, vec![why]).write(&folder)?;
     if path.exists() {
         std::fs::rename(path, folder.join(name))?;
         sync_dir(&folder)?;
@@ -155,7 +155,7 @@ pub(crate) fn move_aside(
 }
 
 /// Everything that was set aside: the folders and their reports, oldest first.
-pub(crate) fn list(outbox: &Path) -> std::io::Result<Vec<(PathBuf, Report)>> {
+pub(crate) fn list(outbox: &Path) -> std::io::Result<Vec<(PathBuf, QuarantineReport)>> {
     let entries = match std::fs::read_dir(dir(outbox)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -165,12 +165,12 @@ pub(crate) fn list(outbox: &Path) -> std::io::Result<Vec<(PathBuf, Report)>> {
     for entry in entries {
         let folder = entry?.path();
         let report = std::fs::read(folder.join("report.json")).ok();
-        let report = report.and_then(|bytes| serde_json::from_slice::<Report>(&bytes).ok());
+        let report = report.and_then(|bytes| serde_json::from_slice::<QuarantineReport>(&bytes).ok());
         let report = report.unwrap_or_else(|| unreported(&folder));
         all.push((folder, report));
     }
     // By the moment, not by its text: one without a fraction of a second sorts behind those that have one.
-    let age = |report: &Report| {
+    let age = |report: &QuarantineReport| {
         chrono::DateTime::parse_from_rfc3339(&report.at).map_or(i64::MAX, |at| at.timestamp_micros())
     };
     all.sort_by_cached_key(|(folder, report)| (age(report), folder.clone()));
@@ -178,8 +178,8 @@ pub(crate) fn list(outbox: &Path) -> std::io::Result<Vec<(PathBuf, Report)>> {
 }
 
 /// Of something that was put here without a report. It is as old as its folder.
-fn unreported(folder: &Path) -> Report {
-    let mut report = Report::new("unknown", vec!["no report".to_owned()]);
+fn unreported(folder: &Path) -> QuarantineReport {
+    let mut report = QuarantineReport::new("unknown", vec!["no report".to_owned()]);
     let changed = std::fs::metadata(folder).and_then(|meta| meta.modified()).ok();
     let since = changed.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
     if let Some(at) = since.and_then(|since| i64::try_from(since.as_micros()).ok()) {
@@ -198,7 +198,7 @@ pub(crate) fn count(outbox: &Path) -> (u64, u64) {
 }
 
 impl Shared {
-    /// Moves a segment of the row to the quarantine: what waited in it is written off, the rest goes on.
+    /// Moves a segment of the catalog to the quarantine: what waited in it is written off, the rest goes on.
     pub(crate) fn set_aside(&self, id: u64, why: &str) -> std::io::Result<()> {
         let (report, segment) = {
             let state = self.state();
@@ -206,7 +206,7 @@ impl Shared {
             let Some(segment) = segment.map(|listed| Arc::clone(&listed.segment)) else {
                 return Ok(());
             };
-            (Report::of_segment(&state, id, why), segment)
+            (QuarantineReport::of_segment(&state, id, why), segment)
         };
         // IMPORTANT: what is only out of sight is not damaged, and nothing of it is written off.
         self.in_place()?;
@@ -237,7 +237,7 @@ mod tests {
             ("segment-000000000009", "2026-01-01T00:00:00.000001Z"),
             ("format.json-2", "2026-01-03T00:00:00Z"),
         ] {
-            let report = Report { at: at.into(), ..Report::new("segment", Vec::new()) };
+            let report = QuarantineReport { at: at.into(), ..QuarantineReport::new("segment", Vec::new()) };
             report.write(&dir(outbox.path()).join(name)).unwrap();
         }
         // Without a report: made now.

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::outbox::engine::batch::Batch;
+use crate::outbox::engine::batch::WriteBatch;
 use crate::outbox::engine::chunks;
 use crate::outbox::engine::database::{Database, Durability};
 use crate::outbox::engine::error::DatabaseError;
 use crate::outbox::engine::fault;
 use crate::outbox::engine::lazy_database::LazyDatabase;
-use crate::outbox::engine::log_file::Pairs;
+use crate::outbox::engine::log_file::RecoveredPairs;
 use crate::outbox::engine::names::sync_dir;
 use crate::outbox::format::codec::{self, CodecError, Entry, PackHeader};
 use crate::outbox::format::log::Log;
@@ -90,22 +90,22 @@ fn recent_key(number: u64) -> Vec<u8> {
 }
 
 /// Puts a pack into `batch`.
-pub(crate) fn put_pack(batch: &mut Batch, log: Log, first: u64, value: &[u8]) {
+pub(crate) fn put_pack(batch: &mut WriteBatch, log: Log, first: u64, value: &[u8]) {
     batch.put_chunked(&pack_key(log, first), value);
 }
 
 /// Puts the totals behind the packs of `batch`.
-pub(crate) fn put_totals(batch: &mut Batch, totals: &Totals) {
+pub(crate) fn put_totals(batch: &mut WriteBatch, totals: &Totals) {
     batch.put(TOTALS, codec::encode(totals));
 }
 
 /// Puts what was taken from the queues into `batch`.
-pub(crate) fn put_recent(batch: &mut Batch, number: u64, recent: &Recent) {
+pub(crate) fn put_recent(batch: &mut WriteBatch, number: u64, recent: &Recent) {
     batch.put_chunked(&recent_key(number), &codec::encode(recent));
 }
 
 /// Removes what was taken from the queues long ago.
-pub(crate) fn forget_recent(batch: &mut Batch, number: u64, recent: &Recent) {
+pub(crate) fn forget_recent(batch: &mut WriteBatch, number: u64, recent: &Recent) {
     batch.remove_chunked(&recent_key(number), codec::encode(recent).len());
 }
 
@@ -126,7 +126,7 @@ impl Segment {
         recent: impl Iterator<Item = &'a (u64, Arc<Recent>)>,
     ) -> Result<(), DatabaseError> {
         self.database.create()?;
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         batch.put(BEGIN, codec::encode(before));
         put_totals(&mut batch, before);
         // The segment that holds the checkpoint now may be settled, and deleted, before this one has an append.
@@ -136,7 +136,7 @@ impl Segment {
         self.database.commit(batch)
     }
 
-    pub(crate) fn commit(&self, batch: Batch) -> Result<(), DatabaseError> {
+    pub(crate) fn commit(&self, batch: WriteBatch) -> Result<(), DatabaseError> {
         self.database.commit(batch)
     }
 
@@ -260,11 +260,11 @@ impl Segment {
 }
 
 /// The packs of a segment that is not opened, for it was set aside: as far as they can be read in its log.
-pub(crate) struct Remains(Pairs);
+pub(crate) struct Remains(RecoveredPairs);
 
 impl Remains {
     pub(crate) fn read(folder: &Path) -> std::io::Result<Self> {
-        Pairs::read(&folder.join("db"), is_key).map(Self)
+        RecoveredPairs::read(&folder.join("db"), is_key).map(Self)
     }
 
     /// As [`Segment::read`] does it.
@@ -303,7 +303,7 @@ fn decode_whole<T: codec::Decode<()>>(value: Option<&[u8]>) -> Result<T, CodecEr
     codec::decode(value.ok_or_else(missing_part)?).map(|(value, _)| value)
 }
 
-/// A segment in the row, with what is known of it without opening it.
+/// A segment in the catalog, with what is known of it without opening it.
 pub(crate) struct Listed {
     pub segment: Arc<Segment>,
     pub info: SegmentInfo,

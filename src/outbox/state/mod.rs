@@ -1,4 +1,4 @@
-//! What the outbox knows at any moment, in memory: the totals, what is settled, and the row of segments.
+//! What the outbox knows at any moment, in memory: the totals, what is settled, and the segment catalog.
 //!
 //! One lock, held briefly: for some dozens of records at the most. The totals change only after the commit that made them true, so a
 //! reader never sees a record that a power cut could still take.
@@ -74,7 +74,7 @@ pub(crate) struct State {
     pub counters_dirty: bool,
     /// The next number in the ledger's copy of the totals.
     pub totals_stored: u64,
-    /// Out of the row: the ledger has to forget them, then their folders go.
+    /// Out of the catalog: the ledger has to forget them, then their folders go.
     pub leaving: Vec<Arc<Segment>>,
     /// The ledger has forgotten them, and their folders could not be deleted yet; with what each takes on the disk.
     pub lingering: Lingering,

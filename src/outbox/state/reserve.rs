@@ -11,7 +11,7 @@ const RESERVE_BYTES: u64 = 8 << 20;
 /// With less than this free, opening may fail.
 const LOW_BYTES: u64 = 4 << 20;
 
-pub(crate) struct Reserve {
+pub(crate) struct DiskReserve {
     path: PathBuf,
     dir: PathBuf,
 }
@@ -25,7 +25,7 @@ pub(crate) fn free_bytes(dir: &Path) -> Option<u64> {
     rustix::fs::statvfs(dir).ok().map(|stat| stat.f_bavail * stat.f_frsize)
 }
 
-impl Reserve {
+impl DiskReserve {
     pub(crate) fn new(dir: &Path) -> Self {
         Self { path: dir.join("reserve"), dir: dir.to_path_buf() }
     }

@@ -8,14 +8,14 @@ use tokio::sync::watch;
 use super::State;
 use super::dir_lock::DirLock;
 use super::liveness::Liveness;
-use super::reserve::Reserve;
+use super::reserve::DiskReserve;
 use crate::outbox::format::log::Log;
 use crate::outbox::ledger::dead_letter_log::DeadLetterLog;
 use crate::outbox::ledger::{Ledger, LedgerBatch, LedgerError};
 use crate::outbox::messages::LogPage;
 use crate::outbox::segments::segment::Segment;
 use crate::outbox::settings::Settings;
-use crate::time::Confirmed;
+use crate::time::ConfirmedClock;
 
 /// While the ledger cannot be written, reading stops at so many bytes of dead letters that wait for it: with what is in
 /// the drain's hands, a bound on their memory.
@@ -28,7 +28,7 @@ pub(crate) struct Shared {
     /// Held while the ledger is written: what is written later was taken later.
     pub saving: Mutex<()>,
     pub ledger: Ledger,
-    pub reserve: Reserve,
+    pub reserve: DiskReserve,
     /// Why appends are not accepted, if they are not.
     pub paused: watch::Sender<Option<&'static str>>,
     /// The number of the last durable record.
@@ -49,7 +49,7 @@ pub(crate) struct Shared {
     /// New dead letters, in the log.
     pub dead_letter_log: DeadLetterLog,
     /// The time by which dead letters grow old.
-    pub confirmed: Confirmed,
+    pub confirmed: ConfirmedClock,
 }
 
 impl Shared {

@@ -34,7 +34,7 @@ pub struct Stats {
     pub dead_letter_bytes: u64,
     /// Dead letters dropped for their age.
     pub dead_letters_expired: u64,
-    /// Segments in the row.
+    /// Segments in the catalog.
     pub segments: usize,
     /// Segments that are damaged: set aside and not salvaged yet, or about to be set aside.
     pub quarantined_segments: u64,

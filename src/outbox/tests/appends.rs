@@ -10,9 +10,9 @@ use crate::outbox::messages::{AppendError, Settlement};
 use crate::outbox::threads::writer::Append;
 use crate::record::Kind;
 
-type Answer = oneshot::Receiver<Result<u64, AppendError>>;
+type PendingAppend = oneshot::Receiver<Result<u64, AppendError>>;
 
-fn append(entries: Vec<Entry>, conversation: Option<u64>) -> (Append, Answer) {
+fn append(entries: Vec<Entry>, conversation: Option<u64>) -> (Append, PendingAppend) {
     let (done, answer) = oneshot::channel();
     (Append { entries, taken: conversation.map(|number| (number, Recent::default())), done }, answer)
 }

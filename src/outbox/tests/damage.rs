@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::rig::{Rig, entry, settings, transaction, usage};
 use crate::outbox::api::handle::Outbox;
-use crate::outbox::engine::batch::Batch;
+use crate::outbox::engine::batch::WriteBatch;
 use crate::outbox::engine::database::{Database, Durability, remove_snapshots};
 use crate::outbox::engine::{fault, repair};
 use crate::outbox::format::codec::Entry;
@@ -237,7 +237,7 @@ fn with_zeros_in_its_log(dir: &Path) -> (PathBuf, BTreeMap<Vec<u8>, Vec<u8>>) {
     for number in 0..50 {
         let (made, alone) = (dir.join(format!("made-{number}")), dir.join(format!("alone-{number}")));
         let database = Database::create(&made, Durability::Fsync, 1 << 20).unwrap();
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         (0..400_u64).for_each(|n| batch.put(&n.to_be_bytes(), vec![1; 4_000]));
         database.commit(batch).unwrap();
         drop(database);
@@ -315,7 +315,7 @@ fn a_database_whose_snapshot_is_gone_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (made, mut all) = with_zeros_in_its_log(dir.path());
     let database = Database::open(&made, Durability::Fsync, 1 << 20).unwrap();
-    let mut batch = Batch::default();
+    let mut batch = WriteBatch::default();
     batch.put(&7_u64.to_be_bytes(), vec![2; 10]);
     database.commit(batch).unwrap();
     drop(database);
@@ -525,7 +525,7 @@ fn totals_older_than_the_packs_of_a_mended_segment_give_no_number_out_twice() {
     drop(rig);
     // What mending leaves when the page of the totals was hit.
     let segment = Segment::new(dir.path(), 1, Durability::Fsync);
-    let mut batch = Batch::default();
+    let mut batch = WriteBatch::default();
     segment::put_totals(&mut batch, &old);
     segment.commit(batch).unwrap();
     std::fs::create_dir(segment.path().join("as-found")).unwrap();

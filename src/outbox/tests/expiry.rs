@@ -6,7 +6,7 @@ use super::rig::Rig;
 use crate::outbox::format::codec::Entry;
 use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
 use crate::record::{Kind, Timestamp};
-use crate::time::tests::Run;
+use crate::time::tests::TestClock;
 
 const NOW: Timestamp = Timestamp(1_764_000_000_000_000);
 const HOUR: Duration = Duration::from_hours(1);
@@ -29,8 +29,8 @@ fn letter(n: u64, last_at: Timestamp) -> Entry {
 }
 
 /// `count` dead letters, given up at the time that `at` says of each, and a run that begins before the outbox is opened.
-fn rig(dir: &std::path::Path, count: u64, at: impl Fn(u64) -> Timestamp) -> (Rig, Run) {
-    let run = Run::begin(NOW);
+fn rig(dir: &std::path::Path, count: u64, at: impl Fn(u64) -> Timestamp) -> (Rig, TestClock) {
+    let run = TestClock::begin(NOW);
     let mut rig = Rig::open(dir);
     rig.append((0..count).map(|n| letter(n, at(n))).collect()).unwrap();
     while rig.stats().dead_letters < count {
@@ -40,7 +40,7 @@ fn rig(dir: &std::path::Path, count: u64, at: impl Fn(u64) -> Timestamp) -> (Rig
 }
 
 /// The seconds of some time, with their chores; none passes without the one before being saved.
-fn pass(rig: &mut Rig, run: &mut Run, time: Duration) {
+fn pass(rig: &mut Rig, run: &mut TestClock, time: Duration) {
     for _ in 0..time.as_secs() {
         rig.maintenance.expire_letters(run.pass(Duration::from_secs(1)));
         if rig.shared.state().is_dirty() {

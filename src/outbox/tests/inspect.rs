@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::rig::{settings, usage};
 use crate::outbox::api::handle::{Outbox, Threads};
-use crate::outbox::engine::batch::Batch;
+use crate::outbox::engine::batch::WriteBatch;
 use crate::outbox::format::codec::Entry;
 use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
 use crate::outbox::format::log::Log;
@@ -114,7 +114,7 @@ fn a_pack_that_is_damaged_is_found() {
         let mut pack = segment.raw_pack(Log::Usage, 1).unwrap().unwrap();
         let middle = pack.len() / 2;
         pack[middle] ^= 1;
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         segment::put_pack(&mut batch, Log::Usage, 1, &pack);
         segment.commit(batch).unwrap();
     });

@@ -19,7 +19,7 @@ use crate::outbox::state::shared::Shared;
 use crate::outbox::state::stats::Stats;
 use crate::outbox::threads::maintenance::{Maintenance, MaintenanceRequest};
 use crate::outbox::threads::writer::{Append, WriteRequest, Writer};
-use crate::record::{Acceptor, Kind, Origin, Queue, Record, UnknownFields};
+use crate::record::{Acceptor, Enrichment, Kind, Queue, Record, UnknownFields};
 
 pub(super) struct Rig {
     pub shared: Arc<Shared>,
@@ -124,8 +124,8 @@ impl Rig {
                 + stats.dead_lettered[kind].iter().sum::<u64>();
             assert_eq!(stats.enqueued[kind], gone + stats.depth[kind], "kind {kind} of {stats:?}");
         }
-        let row = self.shared.state();
-        let waiting: u64 = row.segments.iter().map(|listed| listed.info.waiting().total()).sum();
+        let state = self.shared.state();
+        let waiting: u64 = state.segments.iter().map(|listed| listed.info.waiting().total()).sum();
         assert_eq!(stats.total_depth(), waiting, "{stats:?}");
     }
 
@@ -172,8 +172,8 @@ pub(super) fn entry(kind: Kind, n: u64, size: usize) -> Entry {
             });
         }
     };
-    let origin = Origin { server_id: "a".into(), region: "b".into(), version: "c".into() };
-    let acceptor = Acceptor::new(&origin, UnknownFields::Forward, 1 << 20);
+    let enrichment = Enrichment { server_id: "a".into(), region: "b".into(), version: "c".into() };
+    let acceptor = Acceptor::new(&enrichment, UnknownFields::Forward, 1 << 20);
     let record: Record = acceptor.at(crate::time::now()).accept(queue, text.as_bytes()).unwrap();
     Entry::Record(record)
 }

@@ -13,7 +13,7 @@ fn what_is_just_being_set_aside_is_left_for_the_next_time() {
         let (outbox, threads) = Outbox::open(settings(dir.path())).unwrap();
         outbox.append(usage(0, 50, 400), None).await.unwrap().await.unwrap().unwrap();
         // The report is there, the folder is not yet: as maintenance does it.
-        let report = quarantine::Report::of_segment(&outbox.shared.state(), 1, "damaged");
+        let report = quarantine::QuarantineReport::of_segment(&outbox.shared.state(), 1, "damaged");
         let folder = quarantine::dir(dir.path()).join(quarantine::segment_name(1));
         report.write(&folder).unwrap();
         assert!(outbox.salvage(false, |_| ()).await.unwrap().is_empty());
@@ -50,7 +50,7 @@ fn the_dead_letters_of_a_ledger_that_had_to_be_begun_anew_come_back_once() {
         // Its report is lost, say: what is here already is not brought back again.
         let (name, report) = outbox.quarantine().unwrap().remove(0);
         let folder = quarantine::dir(dir.path()).join(name);
-        quarantine::Report { salvaged_at: None, ..report }.write(&folder).unwrap();
+        quarantine::QuarantineReport { salvaged_at: None, ..report }.write(&folder).unwrap();
         assert_eq!(outbox.salvage(false, |_| ()).await.unwrap()[0].records, 0);
         assert!(outbox.flush().await);
         assert_eq!(outbox.stats().dead_letters, 600);

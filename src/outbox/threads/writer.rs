@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::outbox::engine::batch::Batch;
+use crate::outbox::engine::batch::WriteBatch;
 use crate::outbox::engine::error::DatabaseError;
 use crate::outbox::format::codec::{self, Entry};
 use crate::outbox::format::log::Log;
@@ -79,8 +79,8 @@ pub(crate) struct Writer {
 }
 
 /// A commit in the making: what will be true when it is durable.
-struct Draft {
-    batch: Batch,
+struct CommitDraft {
+    batch: WriteBatch,
     totals: Totals,
     ranges: [Option<(u64, u64)>; Log::COUNT],
     appends: u64,
@@ -90,11 +90,11 @@ struct Draft {
 }
 
 impl Writer {
-    /// A writer that goes on where the last one stopped: in the last segment of the row.
+    /// A writer that goes on where the last one stopped: in the last segment of the catalog.
     pub(crate) fn new(shared: &Arc<Shared>) -> std::io::Result<Self> {
         let state = shared.state();
         let Some(listed) = state.segments.last() else {
-            return Err(std::io::Error::other("the row of segments is empty"));
+            return Err(std::io::Error::other("the segment catalog is empty"));
         };
         let writer = Self {
             active: Arc::clone(&listed.segment),
@@ -286,9 +286,9 @@ impl Writer {
     }
 
     /// The commit that stores `group`.
-    fn draft(&mut self, group: &[Append]) -> Result<Draft, WriteError> {
-        let mut draft = Draft {
-            batch: Batch::default(),
+    fn draft(&mut self, group: &[Append]) -> Result<CommitDraft, WriteError> {
+        let mut draft = CommitDraft {
+            batch: WriteBatch::default(),
             totals: self.totals.clone(),
             ranges: self.ranges,
             appends: self.appends,

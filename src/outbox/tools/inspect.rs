@@ -1,7 +1,7 @@
 //! Verifying an outbox that is at work: every checksum, every count, in short steps between maintenance's other work.
 //!
 //! What is counted changes while it is read. Appended records only become more, up to an end that is looked up first;
-//! settled ones only become more, so that what is found has to lie between two looks; a segment that leaves the row
+//! settled ones only become more, so that what is found has to lie between two looks; a segment that leaves the catalog
 //! meanwhile was settled, or is met again in the one behind it.
 
 use std::time::{Duration, Instant};
@@ -24,10 +24,10 @@ const LETTERS_AT_ONCE: u64 = 500;
 pub struct Inspection {
     outbox: Outbox,
     found: Verified,
-    stage: Stage,
+    stage: InspectionStage,
 }
 
-enum Stage {
+enum InspectionStage {
     /// Goes on to the segment behind this one, if it is not behind the last.
     Next {
         behind: u64,
@@ -69,7 +69,7 @@ impl Outbox {
     /// Begins to read and check everything. See [`Inspection::step`].
     pub fn inspect(&self) -> Inspection {
         let last = self.shared.state().segments.last().map_or(0, |listed| listed.segment.id);
-        let stage = Stage::Next { behind: 0, last };
+        let stage = InspectionStage::Next { behind: 0, last };
         Inspection { outbox: self.clone(), found: Verified::default(), stage }
     }
 }
@@ -77,36 +77,40 @@ impl Outbox {
 impl Inspection {
     /// How many records were read so far.
     pub fn records(&self) -> u64 {
-        let reading = if let Stage::Segment { pass, .. } = &self.stage { pass.records } else { 0 };
+        let reading = if let InspectionStage::Segment { pass, .. } = &self.stage { pass.records } else { 0 };
         self.found.records + reading
     }
 
     /// Goes on for some milliseconds, and rests as long. Gives what was found when all has been read.
     pub async fn step(&mut self) -> Result<Option<Verified>, ReadError> {
-        let stage = std::mem::replace(&mut self.stage, Stage::Done);
+        let stage = std::mem::replace(&mut self.stage, InspectionStage::Done);
         let begun = Instant::now();
         self.stage = match stage {
-            Stage::Next { behind, last } => {
+            InspectionStage::Next { behind, last } => {
                 self.outbox.look(move |shared| begin(shared, behind, last)).await?
             }
-            Stage::Segment { pass, last } => {
+            InspectionStage::Segment { pass, last } => {
                 let (pass, all_read) = self.outbox.look(move |shared| pass.read_on(shared)).await?;
-                if all_read { self.end_of_segment(*pass, last) } else { Stage::Segment { pass, last } }
+                if all_read {
+                    self.end_of_segment(*pass, last)
+                } else {
+                    InspectionStage::Segment { pass, last }
+                }
             }
-            Stage::Letters(letters) => self.letters(letters).await?,
-            Stage::Sums => {
+            InspectionStage::Letters(letters) => self.letters(letters).await?,
+            InspectionStage::Sums => {
                 let (waiting, problems) = self.outbox.look(sums).await?;
                 self.found.waiting = waiting;
                 self.found.problems.extend(problems);
-                Stage::Done
+                InspectionStage::Done
             }
-            Stage::Done => return Ok(Some(self.found.clone())),
+            InspectionStage::Done => return Ok(Some(self.found.clone())),
         };
         tokio::time::sleep(begun.elapsed().min(STEP)).await;
         Ok(None)
     }
 
-    fn end_of_segment(&mut self, mut pass: Pass, last: u64) -> Stage {
+    fn end_of_segment(&mut self, mut pass: Pass, last: u64) -> InspectionStage {
         let id = pass.id;
         {
             let state = self.outbox.shared.state();
@@ -118,16 +122,16 @@ impl Inspection {
                 self.found.problems.append(&mut pass.problems);
             }
         }
-        Stage::Next { behind: id, last }
+        InspectionStage::Next { behind: id, last }
     }
 
-    async fn letters(&mut self, mut letters: DeadLetterPass) -> Result<Stage, ReadError> {
+    async fn letters(&mut self, mut letters: DeadLetterPass) -> Result<InspectionStage, ReadError> {
         let (from, next) = (letters.from, letters.next);
         let (found, at, problems) = self.outbox.look(move |shared| read_letters(shared, from, next)).await?;
         letters.found += found;
         self.found.problems.extend(problems);
         if let Some(at) = at {
-            return Ok(Stage::Letters(DeadLetterPass { from: at, ..letters }));
+            return Ok(InspectionStage::Letters(DeadLetterPass { from: at, ..letters }));
         }
         self.found.dead_letters = letters.found;
         let state = self.outbox.shared.state();
@@ -138,12 +142,12 @@ impl Inspection {
             let (counted, found) = (letters.counted, letters.found);
             self.found.problems.push(format!("dead letters: {counted} counted, {found} found"));
         }
-        Ok(Stage::Sums)
+        Ok(InspectionStage::Sums)
     }
 }
 
-/// The next segment of the row, or the dead letters.
-fn begin(shared: &Shared, behind: u64, last: u64) -> Stage {
+/// The next segment of the catalog, or the dead letters.
+fn begin(shared: &Shared, behind: u64, last: u64) -> InspectionStage {
     {
         let state = shared.state();
         let next =
@@ -162,7 +166,7 @@ fn begin(shared: &Shared, behind: u64, last: u64) -> Stage {
                 settled: Tally::default(),
                 problems: Vec::new(),
             };
-            return Stage::Segment { pass: Box::new(pass), last };
+            return InspectionStage::Segment { pass: Box::new(pass), last };
         }
     }
     let state = shared.state();
@@ -170,7 +174,7 @@ fn begin(shared: &Shared, behind: u64, last: u64) -> Stage {
     let (coming, going) = (state.letters.len() as u64, state.dropped.len() as u64);
     let next = state.counters.next_dead_letter - coming;
     let counted = (state.counters.dead_letters + going).saturating_sub(coming);
-    Stage::Letters(DeadLetterPass { from: 0, next, counted, found: 0 })
+    InspectionStage::Letters(DeadLetterPass { from: 0, next, counted, found: 0 })
 }
 
 impl Pass {
@@ -181,7 +185,7 @@ impl Pass {
             let listed = state.segments.iter().find(|listed| listed.segment.id == self.id);
             listed.map(|listed| std::sync::Arc::clone(&listed.segment))
         };
-        // Gone from the row: settled, or carried into the next.
+        // Gone from the catalog: settled, or carried into the next.
         let Some(segment) = segment else { return (self, true) };
         let begun = Instant::now();
         while begun.elapsed() < STEP {

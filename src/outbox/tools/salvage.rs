@@ -13,7 +13,7 @@ use crate::outbox::format::codec::Entry;
 use crate::outbox::format::log::Log;
 use crate::outbox::ledger::DeadLetterRemains;
 use crate::outbox::messages::AppendError;
-use crate::outbox::recovery::quarantine::{self, Report};
+use crate::outbox::recovery::quarantine::{self, QuarantineReport};
 use crate::outbox::segments::segment::Remains;
 
 /// About so many records, and so many bytes of them, are brought back in one append.
@@ -52,7 +52,7 @@ pub struct Salvaged {
 
 impl Outbox {
     /// Everything in the quarantine, with the names of the folders.
-    pub fn quarantine(&self) -> std::io::Result<Vec<(String, Report)>> {
+    pub fn quarantine(&self) -> std::io::Result<Vec<(String, QuarantineReport)>> {
         let all = quarantine::list(&self.shared.settings.dir)?;
         Ok(all.into_iter().map(|(folder, report)| (name_of(&folder), report)).collect())
     }
@@ -85,7 +85,7 @@ impl Outbox {
     }
 
     /// Whether maintenance is setting it aside at this moment: the report is written before the folder is moved.
-    fn is_on_its_way(&self, folder: &Path, report: &Report) -> bool {
+    fn is_on_its_way(&self, folder: &Path, report: &QuarantineReport) -> bool {
         let is_listed = self.shared.state().segments.iter().any(|listed| listed.segment.id == report.id);
         report.what == "segment" && is_listed && !folder.join("segment").exists()
     }
@@ -99,7 +99,7 @@ fn name_of(folder: &Path) -> String {
 struct Work<'a> {
     outbox: &'a Outbox,
     folder: &'a Path,
-    report: Report,
+    report: QuarantineReport,
     back: Back,
     outcome: Salvaged,
 }
@@ -133,7 +133,7 @@ impl Work<'_> {
     ) -> Result<(), SalvageError> {
         let mut from = Some(self.report.numbers.0);
         while let Some(at) = from {
-            let mut page = Page::default();
+            let mut page = SalvagePage::default();
             page.read(remains, log, at, &self.report, &self.back)?;
             self.outcome.trouble.append(&mut page.trouble);
             from = page.next;
@@ -223,7 +223,7 @@ impl Work<'_> {
 struct Back(BTreeMap<String, BTreeMap<u64, u64>>);
 
 impl Back {
-    fn of(report: &Report) -> Self {
+    fn of(report: &QuarantineReport) -> Self {
         let of_log = |ranges: &Vec<(u64, u64)>| ranges.iter().copied().collect();
         Self(report.settled.iter().map(|(log, ranges)| (log.clone(), of_log(ranges))).collect())
     }
@@ -250,7 +250,7 @@ impl Back {
 
 /// Some of what waited in a log, as far as it can be read, and what could not be.
 #[derive(Default)]
-struct Page {
+struct SalvagePage {
     entries: Vec<Entry>,
     numbers: Vec<u64>,
     trouble: Vec<String>,
@@ -258,13 +258,13 @@ struct Page {
     next: Option<u64>,
 }
 
-impl Page {
+impl SalvagePage {
     fn read(
         &mut self,
         remains: &Remains,
         log: Log,
         from: u64,
-        report: &Report,
+        report: &QuarantineReport,
         back: &Back,
     ) -> std::io::Result<()> {
         let (_, upto) = report.numbers;

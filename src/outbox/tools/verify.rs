@@ -32,7 +32,7 @@ pub struct Verified {
     pub problems: Vec<String>,
 }
 
-struct Verifier<'a> {
+struct OutboxVerifier<'a> {
     settled: Vec<Settled>,
     found: Verified,
     progress: &'a mut dyn FnMut(u64),
@@ -49,7 +49,7 @@ impl Outbox {
         }
         let _lock = open::lock(dir)?;
         manifest::read(dir)?.ok_or_else(absent)?;
-        let mut verifier = Verifier { settled: Vec::new(), found: Verified::default(), progress };
+        let mut verifier = OutboxVerifier { settled: Vec::new(), found: Verified::default(), progress };
         // IMPORTANT: what its log or its mark says is damaged or unsynced is not opened: that would mend it.
         if let Some(trouble) = repair::trouble(&dir.join("ledger")) {
             verifier.problem(format!("ledger: {trouble}"));
@@ -69,7 +69,7 @@ impl Outbox {
     }
 }
 
-impl Verifier<'_> {
+impl OutboxVerifier<'_> {
     fn problem(&mut self, what: impl Into<String>) {
         self.found.problems.push(what.into());
     }
@@ -82,11 +82,11 @@ impl Verifier<'_> {
         for log in Log::ALL {
             self.settled.push(ledger.settled(log)?);
         }
-        let (mut row, mut totals) = (ledger.segments()?, Totals::default());
-        let known: Vec<u64> = row.iter().map(|(id, _)| *id).chain(ledger.tombstones()?).collect();
+        let (mut catalog, mut totals) = (ledger.segments()?, Totals::default());
+        let known: Vec<u64> = catalog.iter().map(|(id, _)| *id).chain(ledger.tombstones()?).collect();
         let mut waiting = Tally::default();
-        let newest = row.len().saturating_sub(1);
-        for (at, (id, info)) in row.iter_mut().enumerate() {
+        let newest = catalog.len().saturating_sub(1);
+        for (at, (id, info)) in catalog.iter_mut().enumerate() {
             let segment = Arc::new(Segment::new(&settings.dir, *id, settings.durability));
             if let Some(trouble) = repair::trouble(segment.path()) {
                 self.problem(format!("segment {id}: {trouble}"));
@@ -99,7 +99,7 @@ impl Verifier<'_> {
             waiting = waiting.plus(&info.waiting());
             segment.close();
         }
-        self.strangers(settings, &known);
+        self.report_unlisted(settings, &known);
         self.found.waiting = waiting.total();
         self.letters(ledger)?;
         for (number, note) in ledger.commands()? {
@@ -181,7 +181,7 @@ impl Verifier<'_> {
         Ok(totals)
     }
 
-    fn strangers(&mut self, settings: &Settings, known: &[u64]) {
+    fn report_unlisted(&mut self, settings: &Settings, known: &[u64]) {
         let entries = std::fs::read_dir(settings.dir.join("segments")).into_iter().flatten().flatten();
         for name in entries.map(|entry| entry.file_name()) {
             let id = name.to_str().and_then(|name| name.parse::<u64>().ok());

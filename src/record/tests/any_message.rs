@@ -80,7 +80,7 @@ const UNKNOWN: [(&str, &str); 6] = [
 
 /// One member of a message.
 #[derive(Clone, Debug)]
-struct Member {
+struct AnyMember {
     /// The field's number, or `None` for one that nobody knows.
     field: Option<usize>,
     name: String,
@@ -88,17 +88,17 @@ struct Member {
     fate: Option<&'static str>,
 }
 
-fn known(field: usize, valid: bool) -> impl Strategy<Value = Member> {
+fn known(field: usize, valid: bool) -> impl Strategy<Value = AnyMember> {
     let (name, fates, _) = FIELDS[field];
     let fates: Vec<Fate> = fates.iter().filter(|(_, fate)| fate.is_some() || !valid).copied().collect();
     (prop::sample::select(fates), prop::bool::weighted(0.1)).prop_map(move |((value, fate), escape)| {
         let name = if escape { name.replacen('_', r"\u005f", 1) } else { name.to_owned() };
-        Member { field: Some(field), name, value, fate }
+        AnyMember { field: Some(field), name, value, fate }
     })
 }
 
-fn unknown() -> impl Strategy<Value = Member> {
-    prop::sample::select(&UNKNOWN[..]).prop_map(|(name, value)| Member {
+fn unknown() -> impl Strategy<Value = AnyMember> {
+    prop::sample::select(&UNKNOWN[..]).prop_map(|(name, value)| AnyMember {
         field: None,
         name: name.to_owned(),
         value,
@@ -111,7 +111,7 @@ fn space() -> impl Strategy<Value = &'static str> {
 }
 
 /// A message's members in any order, and what stands between them.
-fn message() -> impl Strategy<Value = (Vec<Member>, [&'static str; 5])> {
+fn message() -> impl Strategy<Value = (Vec<AnyMember>, [&'static str; 5])> {
     // Half of the messages are right in every field, so that both verdicts are common.
     let members = any::<bool>().prop_flat_map(|valid| {
         let there = move |field: usize| {
@@ -132,19 +132,19 @@ fn message() -> impl Strategy<Value = (Vec<Member>, [&'static str; 5])> {
     (shuffled, [space(), space(), space(), space(), space()])
 }
 
-fn text(members: &[Member], [outer, open, colon, comma, close]: [&str; 5]) -> String {
+fn text(members: &[AnyMember], [outer, open, colon, comma, close]: [&str; 5]) -> String {
     let members: Vec<_> =
         members.iter().map(|m| format!("{open}\"{}\"{colon}:{close}{}", m.name, m.value)).collect();
     format!("{outer}{{{}{comma}}}{outer}", members.join(&format!("{comma},")))
 }
 
 /// What counts of each field: the last member that names it.
-fn last(members: &[Member]) -> [Option<&Member>; FIELDS.len()] {
+fn last(members: &[AnyMember]) -> [Option<&AnyMember>; FIELDS.len()] {
     std::array::from_fn(|field| members.iter().rev().find(|member| member.field == Some(field)))
 }
 
 /// The members to be sent, in order, before those that the agent adds; or the field that is wrong.
-fn oracle(members: &[Member], drop_unknown: bool) -> Result<Vec<(String, String)>, &'static str> {
+fn oracle(members: &[AnyMember], drop_unknown: bool) -> Result<Vec<(String, String)>, &'static str> {
     let last = last(members);
     for (member, (name, _, default)) in last.iter().zip(FIELDS) {
         if member.map_or(default, |member| member.fate).is_none() {
@@ -152,7 +152,7 @@ fn oracle(members: &[Member], drop_unknown: bool) -> Result<Vec<(String, String)
         }
     }
     let plain = |name: &str| serde_json::from_str::<String>(&format!("\"{name}\"")).unwrap();
-    let counts = |member: &&Member| match member.field {
+    let counts = |member: &&AnyMember| match member.field {
         Some(field) => last[field].is_some_and(|last| std::ptr::eq(last, *member)),
         None => !drop_unknown,
     };

@@ -28,7 +28,7 @@ fn nothing_but_kind_and_transaction_makes_a_key() {
     let key = accepted(Queue::Usage, USAGE).key();
     let changed = with(&with(&with(USAGE, "customer_id", "\"d\""), "api_session_id", "\"z\""), "more", "1");
     assert_eq!(accepted(Queue::Usage, &changed).key(), key);
-    let other = Origin { server_id: "edge-2".into(), region: "us".into(), version: "9".into() };
+    let other = Enrichment { server_id: "edge-2".into(), region: "us".into(), version: "9".into() };
     let later = Acceptor::new(&other, UnknownFields::Drop, 4096);
     let record = later.at(Timestamp(0)).accept(Queue::Usage, changed.as_bytes()).unwrap();
     assert_eq!(record.key(), key, "another agent, at another time, otherwise configured");

@@ -27,8 +27,9 @@ const STARTED: &str = r#"{"transaction_id":"t","api_session_id":"s","customer_id
 const COMPLETED: &str = r#"{"transaction_id":"t","api_session_id":"s","customer_id":"c","event_type":"session_completed","timestamp":"2026-01-31T10:00:00Z"}"#;
 
 fn acceptor(unknown_fields: UnknownFields) -> Acceptor {
-    let origin = Origin { server_id: "edge-1".into(), region: r#"eu "1""#.into(), version: "1.2.3".into() };
-    Acceptor::new(&origin, unknown_fields, RECORD_MAX_BYTES)
+    let enrichment =
+        Enrichment { server_id: "edge-1".into(), region: r#"eu "1""#.into(), version: "1.2.3".into() };
+    Acceptor::new(&enrichment, unknown_fields, RECORD_MAX_BYTES)
 }
 
 fn accept(queue: Queue, raw: impl AsRef<[u8]>) -> Result<Record, Rejection> {

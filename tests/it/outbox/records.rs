@@ -1,7 +1,7 @@
 //! Records that are known by their number: whoever reads one can tell whether it is as it was made.
 
 use dataplane_agent::outbox::{Entry, Unsettled};
-use dataplane_agent::record::{Acceptor, Origin, Queue, Record, Timestamp, UnknownFields};
+use dataplane_agent::record::{Acceptor, Enrichment, Queue, Record, Timestamp, UnknownFields};
 
 /// From 100 bytes to 200 KB.
 fn size_of(n: u64) -> usize {
@@ -30,8 +30,8 @@ fn message(n: u64) -> String {
 
 /// Usage record number `n`.
 pub(super) fn record(n: u64) -> Entry {
-    let origin = Origin { server_id: "a".into(), region: "b".into(), version: "c".into() };
-    let acceptor = Acceptor::new(&origin, UnknownFields::Forward, 1 << 20);
+    let enrichment = Enrichment { server_id: "a".into(), region: "b".into(), version: "c".into() };
+    let acceptor = Acceptor::new(&enrichment, UnknownFields::Forward, 1 << 20);
     let at = Timestamp(1_750_000_000_000_000 + n as i64);
     Entry::Record(acceptor.at(at).accept(Queue::Usage, message(n).as_bytes()).unwrap())
 }

@@ -7,10 +7,10 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
-use crate::drain::queues::read_ahead::Read;
+use crate::drain::queues::read_ahead::ReadRange;
 use crate::outbox::{Entry, LogPage, Watermark};
 
-const WINDOW: Window = Window { records: 12, bytes: 1 << 20 };
+const WINDOW: MemoryLimits = MemoryLimits { records: 12, bytes: 1 << 20 };
 const READ: usize = 5;
 const KINDS: [Kind; 4] = [Kind::Usage, Kind::Started, Kind::Completed, Kind::Quota];
 
@@ -112,7 +112,7 @@ impl Model {
         }
         let end = self.log.len() as u64 + 1;
         let watermark = Watermark { completed: end, usage: end };
-        if let Some(Read { log, from, upto }) = self.read_ahead.next(&mut self.lanes, end, watermark) {
+        if let Some(ReadRange { log, from, upto }) = self.read_ahead.next(&mut self.lanes, end, watermark) {
             self.reading = Some((log, self.read(log, from, upto)));
         }
     }

@@ -14,8 +14,8 @@ fn fails(routes: &mut Routes, log: Log, trouble: Trouble, now: Instant) -> Attri
 }
 
 fn failed(routes: &mut Routes, log: Log, trouble: Trouble, sent: Instant, now: Instant) -> Attribution {
-    let met = Met { trouble, sent, is_asked: false, cause: "status 503" };
-    routes.troubled(log, [1, 2].map(LaneKey::of_test).into_iter(), met, now)
+    let failure = LinkFailure { trouble, sent, is_asked: false, cause: "status 503" };
+    routes.troubled(log, [1, 2].map(LaneKey::of_test).into_iter(), failure, now)
 }
 
 /// Makes a kind held for that.
@@ -32,7 +32,7 @@ fn fails_alone(routes: &mut Routes, log: Log, trouble: Trouble, now: Instant) {
 #[test]
 fn a_record_is_poison_only_beside_deliveries_of_its_own_kind() {
     let (mut routes, now) = (routes(), Instant::now());
-    let mut history = History::NONE;
+    let mut history = AttemptHistory::NONE;
     routes.begin(Log::Usage, &mut history);
     routes.delivered(Log::Quota, 100, now);
     assert!(!routes.failed_on(Log::Usage, Beside::ItsKind, &mut history).others);
@@ -47,7 +47,7 @@ fn a_record_is_poison_only_beside_deliveries_of_its_own_kind() {
 #[test]
 fn failures_are_a_records_own_when_hardly_any_other_meets_one() {
     let (mut routes, now) = (routes(), Instant::now());
-    let (mut bad, mut other) = (History::NONE, History::NONE);
+    let (mut bad, mut other) = (AttemptHistory::NONE, AttemptHistory::NONE);
     routes.failed_on(Log::Usage, Beside::ItsKind, &mut other);
     routes.begin(Log::Usage, &mut bad);
     routes.failed_on(Log::Usage, Beside::ItsKind, &mut bad);
@@ -74,7 +74,7 @@ fn failures_are_a_records_own_when_hardly_any_other_meets_one() {
 #[test]
 fn a_batch_that_failed_as_a_whole_is_no_failure_of_others_to_its_records() {
     let (mut routes, now) = (routes(), Instant::now());
-    let mut batch = [History::NONE; 3];
+    let mut batch = [AttemptHistory::NONE; 3];
     for history in &mut batch {
         routes.begin(Log::Usage, history);
     }
@@ -95,7 +95,7 @@ fn a_batch_that_failed_as_a_whole_is_no_failure_of_others_to_its_records() {
 #[test]
 fn more_failing_records_than_may_be_refused_are_an_outage_that_always_hits_the_same_ones() {
     let (mut routes, now) = (routes(), Instant::now());
-    let mut history = History::NONE;
+    let mut history = AttemptHistory::NONE;
     routes.begin(Log::Usage, &mut history);
     routes.delivered(Log::Usage, 1, now);
     routes.failed_on(Log::Usage, Beside::ItsKind, &mut history);
@@ -120,7 +120,7 @@ fn nothing_is_poison_while_a_part_of_the_control_plane_is_out() {
     for _ in 0..100_000 {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let mut history = if waiting.len() > 20 { waiting.pop_front() } else { None }.unwrap_or_else(|| {
-            let mut history = History::NONE;
+            let mut history = AttemptHistory::NONE;
             routes.begin(Log::Usage, &mut history);
             history
         });
@@ -170,9 +170,11 @@ fn a_kind_that_was_held_a_moment_ago_and_asks_to_wait_is_held_again_at_once() {
     let (mut routes, now) = (routes(), Instant::now());
     fails_alone(&mut routes, Log::Started, Trouble::Overloaded, now);
     assert!(routes.delivered(Log::Started, 1, now));
-    let met = Met { trouble: Trouble::Overloaded, sent: now, is_asked: true, cause: "status 503" };
-    let asks =
-        |routes: &mut Routes| routes.troubled(Log::Started, std::iter::once(LaneKey::of_test(1)), met, now);
+    let failure =
+        LinkFailure { trouble: Trouble::Overloaded, sent: now, is_asked: true, cause: "status 503" };
+    let asks = |routes: &mut Routes| {
+        routes.troubled(Log::Started, std::iter::once(LaneKey::of_test(1)), failure, now)
+    };
     assert_eq!(asks(&mut routes), Attribution::KindFromNowOn);
     assert!(routes.delivered(Log::Started, 1, now));
     assert!(!routes.delivered(Log::Started, 1, now));
@@ -266,14 +268,15 @@ fn two_kinds_fail_alone_beside_a_third_also_after_a_long_outage_of_all() {
 #[test]
 fn a_kind_that_asks_to_wait_again_waits_alone() {
     let (mut routes, now) = (routes(), Instant::now());
-    let met = Met { trouble: Trouble::Overloaded, sent: now, is_asked: true, cause: "status 503" };
-    let mut asks = || routes.troubled(Log::Started, [1, 2].map(LaneKey::of_test).into_iter(), met, now);
+    let failure =
+        LinkFailure { trouble: Trouble::Overloaded, sent: now, is_asked: true, cause: "status 503" };
+    let mut asks = || routes.troubled(Log::Started, [1, 2].map(LaneKey::of_test).into_iter(), failure, now);
     assert_eq!([asks(), asks(), asks()], [Attribution::Link; 3], "nothing else passes");
     routes.delivered(Log::Usage, 1, now);
-    let mut asks = || routes.troubled(Log::Completed, [1, 2].map(LaneKey::of_test).into_iter(), met, now);
+    let mut asks = || routes.troubled(Log::Completed, [1, 2].map(LaneKey::of_test).into_iter(), failure, now);
     assert_eq!([asks(), asks()], [Attribution::Link; 2], "nor has anything since");
     routes.delivered(Log::Usage, 1, now);
-    let mut asks = || routes.troubled(Log::Completed, [1, 2].map(LaneKey::of_test).into_iter(), met, now);
+    let mut asks = || routes.troubled(Log::Completed, [1, 2].map(LaneKey::of_test).into_iter(), failure, now);
     assert_eq!(asks(), Attribution::KindFromNowOn);
 }
 
@@ -304,8 +307,9 @@ fn failures_of_one_session_do_not_hold_its_kind() {
     for _ in 0..100 {
         routes.delivered(Log::Usage, 1, now);
         let one = std::iter::once(LaneKey::of_test(1));
-        let met = Met { trouble: Trouble::Failing, sent: now, is_asked: true, cause: "status 500" };
-        assert_eq!(routes.troubled(Log::Started, one, met, now), Attribution::Link);
+        let failure =
+            LinkFailure { trouble: Trouble::Failing, sent: now, is_asked: true, cause: "status 500" };
+        assert_eq!(routes.troubled(Log::Started, one, failure, now), Attribution::Link);
     }
 }
 

@@ -19,7 +19,7 @@ const SET: u8 = 0;
 const REMOVE: u8 = 1;
 
 /// A message that is whole.
-pub(super) struct Message<'a> {
+pub(super) struct LogMessage<'a> {
     pub(super) kind: u8,
     pub(super) segment: u64,
     pub(super) page: u64,
@@ -28,12 +28,12 @@ pub(super) struct Message<'a> {
     pub(super) body_at: usize,
 }
 
-impl<'a> Message<'a> {
+impl<'a> LogMessage<'a> {
     /// The message at `at`, if there is one, of that segment if a number is given, and its checksum is right.
     pub(super) fn read(segment: &'a [u8], at: usize, of: Option<u64>) -> Option<Self> {
         let bytes = segment.get(at..)?;
         let crc32 = u32::from_le_bytes(*bytes.first_chunk()?);
-        let mut rest = Bytes(&bytes[4..]);
+        let mut rest = ByteReader(&bytes[4..]);
         let kind = rest.byte().filter(|kind| KINDS.contains(kind))?;
         let len = usize::try_from(rest.number()?).ok()?;
         let (number, page) = (rest.number()?, rest.number()?);
@@ -56,9 +56,9 @@ impl<'a> Message<'a> {
 }
 
 /// Bytes that are taken off one after the other. `None` behind their end.
-struct Bytes<'a>(&'a [u8]);
+struct ByteReader<'a>(&'a [u8]);
 
-impl<'a> Bytes<'a> {
+impl<'a> ByteReader<'a> {
     fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
@@ -109,7 +109,7 @@ pub(super) struct Leaf<'a> {
 impl<'a> Leaf<'a> {
     /// `None` if it is no leaf.
     pub(super) fn read(node: &'a [u8]) -> Option<Self> {
-        let mut node = Bytes(node);
+        let mut node = ByteReader(node);
         let (next, _merging_child, _is_merging) = (node.number()?, node.number()?, node.byte()?);
         let prefix_len = usize::from(node.byte()?);
         let (low, high) = (node.string()?, node.string()?);
@@ -135,7 +135,7 @@ impl<'a> Leaf<'a> {
 
 /// The key that a link sets or removes, and the value that it sets.
 pub(super) fn link(link: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
-    let mut link = Bytes(link);
+    let mut link = ByteReader(link);
     match link.byte()? {
         SET => Some((link.string()?, Some(link.string()?))),
         REMOVE => Some((link.string()?, None)),

@@ -1,6 +1,6 @@
 //! A log that sled wrote, whole and damaged.
 
-use super::super::batch::Batch;
+use super::super::batch::WriteBatch;
 use super::super::database::{Database, Durability};
 use super::*;
 
@@ -18,7 +18,7 @@ fn a_log_is_read_as_sled_reads_it() {
     for _ in 0..6 {
         let database = Database::open(&path, Durability::Process, 1 << 20).unwrap();
         for _ in 0..60 {
-            let mut batch = Batch::default();
+            let mut batch = WriteBatch::default();
             for _ in 0..20 {
                 let key = [b"key".as_slice(), &roll(3_000).to_be_bytes()].concat();
                 if roll(3) == 0 {
@@ -30,13 +30,13 @@ fn a_log_is_read_as_sled_reads_it() {
             database.commit(batch).unwrap();
         }
         assert_eq!(hole(&path.join("db")).unwrap(), None);
-        let pages = Pairs::pages(&File::open(path.join("db")).unwrap(), u64::MAX).unwrap();
-        assert!(in_use(&pages).is_some_and(|row| row.len() > 50), "the leaves lead from one to the next");
+        let pages = RecoveredPairs::pages(&File::open(path.join("db")).unwrap(), u64::MAX).unwrap();
+        assert!(in_use(&pages).is_some_and(|chain| chain.len() > 50), "the leaves lead from one to the next");
         let mut held = BTreeMap::new();
         database
             .scan(b"key", b"key", |key, value| held.insert(key.to_vec(), value.to_vec()).is_none())
             .unwrap();
-        let pairs = Pairs::read_whole_batches(&path.join("db"), |_| true).unwrap();
+        let pairs = RecoveredPairs::read_whole_batches(&path.join("db"), |_| true).unwrap();
         let mut read = BTreeMap::new();
         pairs.scan(b"key", b"key", |key, value| read.insert(key.to_vec(), value.to_vec()).is_none()).unwrap();
         assert!(held.len() > 500 && read == held, "{} and {}", read.len(), held.len());
@@ -49,7 +49,7 @@ fn a_torn_end_is_no_hole_and_a_flipped_bit_before_it_is_one() {
     let path = dir.path().join("db");
     let database = Database::create(&path, Durability::Process, 1 << 20).unwrap();
     for n in 0..100_u64 {
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         batch.put(&n.to_be_bytes(), vec![1; 1000]);
         database.commit(batch).unwrap();
     }
@@ -75,7 +75,7 @@ fn of_a_torn_batch_nothing_counts_as_with_sled() {
     let path = dir.path().join("db");
     let database = Database::create(&path, Durability::Process, 1 << 20).unwrap();
     let commit = |value: u8| {
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         (0..300_u64).for_each(|n| batch.put(&n.to_be_bytes(), vec![value; 4_000]));
         database.commit(batch).unwrap();
     };
@@ -95,7 +95,7 @@ fn of_a_torn_batch_nothing_counts_as_with_sled() {
         std::fs::create_dir(&torn_path).unwrap();
         std::fs::write(torn_path.join("db"), bytes).unwrap();
         let (mut read, mut held) = (BTreeMap::new(), BTreeMap::new());
-        let pairs = Pairs::read_whole_batches(&torn_path.join("db"), |_| true).unwrap();
+        let pairs = RecoveredPairs::read_whole_batches(&torn_path.join("db"), |_| true).unwrap();
         pairs.scan(&[], &[], |_, value| count(&mut read, value)).unwrap();
         let database = Database::open(&torn_path, Durability::Process, 1 << 20).unwrap();
         database.scan(&[], &[], |_, value| count(&mut held, value)).unwrap();
@@ -121,7 +121,7 @@ fn of_a_torn_batch_nothing_counts_as_with_sled() {
 
 #[test]
 fn a_leaf_that_no_other_leads_to_counts_for_nothing() {
-    let leaf = |lsn, next, low: &[u8], high: &[u8], value| Page {
+    let leaf = |lsn, next, low: &[u8], high: &[u8], value| LeafPage {
         lsn,
         next,
         bounds: (Bound::Included(low.to_vec()), Bound::Excluded(high.to_vec())),
@@ -134,7 +134,7 @@ fn a_leaf_that_no_other_leads_to_counts_for_nothing() {
         // What is left of a split, and was written anew since.
         (3, leaf(30, None, b"m", b"z", 300)),
     ]);
-    let values = merge(in_use(&pages).expect("the row is whole"), |_| true);
+    let values = merge(in_use(&pages).expect("the chain is whole"), |_| true);
     assert_eq!(values, BTreeMap::from([(b"".to_vec(), (100, 1)), (b"m".to_vec(), (200, 1))]));
     pages.get_mut(&2).unwrap().next = Some(1);
     assert!(in_use(&pages).is_none(), "it goes in a circle");
@@ -150,7 +150,7 @@ fn what_is_no_log_is_read_without_a_panic() {
         for byte in [0, 1, 10, 250, 255] {
             std::fs::write(&file, vec![byte; len]).unwrap();
             assert_eq!(hole(&file).unwrap(), None);
-            assert!(Pairs::read(&file, |_| true).unwrap().values.is_empty());
+            assert!(RecoveredPairs::read(&file, |_| true).unwrap().values.is_empty());
         }
     }
 }

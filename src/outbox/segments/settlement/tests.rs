@@ -23,12 +23,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..400)
 }
 
-struct Ledger {
+struct LedgerModel {
     low: u64,
     marks: BTreeMap<u64, Mark>,
 }
 
-impl Ledger {
+impl LedgerModel {
     fn save(&mut self, changes: Changes) {
         self.low = changes.low.unwrap_or(self.low);
         for (key, mark) in changes.marks {
@@ -60,7 +60,7 @@ proptest! {
         };
         read(&mut settled);
         let (mut model, mut saved) = (BTreeSet::new(), BTreeSet::new());
-        let mut ledger = Ledger { low: 0, marks: BTreeMap::new() };
+        let mut ledger = LedgerModel { low: 0, marks: BTreeMap::new() };
         for step in steps {
             match step {
                 Step::Settle(index) => {

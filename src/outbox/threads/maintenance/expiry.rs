@@ -1,7 +1,7 @@
 //! Dead letters that were kept for long enough are deleted: slowly, and never by a clock that nobody has confirmed.
 //!
 //! They may be the only trace of a customer's bill, and the one thing that says how old they are is a clock. See
-//! [`Confirmed`](crate::time::Confirmed) for which one is believed. What is wrong all the same is to be noticed while
+//! [`ConfirmedClock`](crate::time::ConfirmedClock) for which one is believed. What is wrong all the same is to be noticed while
 //! most of them are still there: so few are deleted a minute, each time with a line in the log, and an alert counts them.
 
 use std::time::Duration;
@@ -21,7 +21,7 @@ const PURGE_PART: u64 = 1000;
 const PURGE_AT_LEAST: u64 = 10;
 
 /// How far maintenance has got with it.
-pub(super) struct Expiry {
+pub(super) struct ExpiryScan {
     /// When all of them had been looked through.
     looked_at: Option<Instant>,
     /// Where to look on.
@@ -30,7 +30,7 @@ pub(super) struct Expiry {
     minute: (Instant, u64),
 }
 
-impl Expiry {
+impl ExpiryScan {
     pub(super) fn begin() -> Self {
         Self { looked_at: None, from: 0, minute: (Instant::now(), u64::MAX) }
     }

@@ -25,7 +25,7 @@ use crate::outbox::messages::LogPage;
 use crate::outbox::segments::segment::ReadError;
 use crate::outbox::state::shared::Shared;
 use crate::telemetry::failpoint;
-use expiry::Expiry;
+use expiry::ExpiryScan;
 use troubles::Troubles;
 
 /// Settlements become durable this often: what a crash can make us send again.
@@ -82,7 +82,7 @@ pub(crate) struct Maintenance {
     chores_at: Instant,
     /// The ledger's copy of the totals is to be made anew.
     copies_totals: bool,
-    expiry: Expiry,
+    expiry: ExpiryScan,
     /// Each segment's number and what waited in it when it was last looked at.
     stragglers: Vec<(u64, u64)>,
     troubles: Troubles,
@@ -119,7 +119,7 @@ impl Maintenance {
             oldest_failed_at: None,
             chores_at: Instant::now(),
             copies_totals: false,
-            expiry: Expiry::begin(),
+            expiry: ExpiryScan::begin(),
             stragglers: Vec::new(),
             troubles: Troubles::default(),
             last_read: BTreeMap::new(),

@@ -19,7 +19,7 @@ pub(super) const OPEN_SEGMENTS: usize = 2;
 const UNREAD: Duration = Duration::from_secs(1);
 
 /// A page in the making.
-struct Reading {
+struct PageBuilder {
     records: Vec<Unsettled>,
     bytes: usize,
     most: usize,
@@ -27,7 +27,7 @@ struct Reading {
     at: u64,
 }
 
-impl Reading {
+impl PageBuilder {
     fn is_full(&self) -> bool {
         self.records.len() >= self.most || self.bytes >= LEASE_BYTES
     }
@@ -63,7 +63,7 @@ impl Maintenance {
                 .collect();
             (start, stretches, state.totals.next.min(upto))
         };
-        let mut reading = Reading { records: Vec::new(), bytes: 0, most, at: start };
+        let mut reading = PageBuilder { records: Vec::new(), bytes: 0, most, at: start };
         for stretch in &stretches {
             if !stretch.segment.is_open() && self.shared.dir_lock.is_in_place() {
                 // Before it takes memory, and not behind it.
@@ -104,7 +104,7 @@ impl Maintenance {
         from: u64,
         end: u64,
         stretch: &Stretch,
-        reading: &mut Reading,
+        reading: &mut PageBuilder,
     ) -> Result<(), ReadError> {
         loop {
             let mut jumped = false;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Maintenance;
 use super::reading::OPEN_SEGMENTS;
-use crate::outbox::engine::batch::Batch;
+use crate::outbox::engine::batch::WriteBatch;
 use crate::outbox::format::log::Log;
 use crate::outbox::segments::segment::{self, Listed, ReadError, Segment};
 use crate::outbox::segments::settlement::Settled;
@@ -145,7 +145,7 @@ impl Maintenance {
     /// The packs keep their place in their logs, so order, tickets and marks stay as they are. One segment a call.
     fn carry_forward(&mut self) -> Result<(), ReadError> {
         let Some((old, next, packs)) = self.straggler() else { return Ok(()) };
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         for (log, first) in &packs {
             let Some(value) = old.raw_pack(*log, *first)? else {
                 // Found missing, and reported, when the rest is settled.

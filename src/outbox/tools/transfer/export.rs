@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::line::Line;
+use super::line::TransferLine;
 use super::{ExportHash, Exported, LETTERS_AT_ONCE, TransferError};
 use crate::outbox::api::handle::Outbox;
 use crate::outbox::engine::fault;
@@ -21,7 +21,7 @@ const EXPORTED: [Log; 4] = [Log::Quota, Log::Started, Log::Usage, Log::Completed
 /// Where an export is.
 #[derive(Clone, Debug)]
 pub struct ExportPosition {
-    stage: Stage,
+    stage: ExportStage,
     from: u64,
     /// What is appended later is not exported.
     end: u64,
@@ -30,7 +30,7 @@ pub struct ExportPosition {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Stage {
+enum ExportStage {
     /// Of [`EXPORTED`].
     Log(usize),
     Letters,
@@ -88,7 +88,7 @@ impl Outbox {
             return Err(TransferError::Unready);
         }
         let (end, letters_end) = (*self.last().borrow() + 1, self.next_dead_letter());
-        Ok(ExportPosition { stage: Stage::Log(0), from: 0, end, letters_end })
+        Ok(ExportPosition { stage: ExportStage::Log(0), from: 0, end, letters_end })
     }
 
     /// The next lines of an export, and moves `position` behind them; `None` when there are no more. Nothing is settled
@@ -97,20 +97,20 @@ impl Outbox {
         &self,
         position: &mut ExportPosition,
     ) -> Result<Option<ExportPage>, TransferError> {
-        while let Stage::Log(n) = position.stage {
+        while let ExportStage::Log(n) = position.stage {
             let Some(log) = EXPORTED.get(n) else {
-                (position.stage, position.from) = (Stage::Letters, 0);
+                (position.stage, position.from) = (ExportStage::Letters, 0);
                 break;
             };
             if position.from >= position.end {
-                (position.stage, position.from) = (Stage::Log(n + 1), 0);
+                (position.stage, position.from) = (ExportStage::Log(n + 1), 0);
                 continue;
             }
             let log_page = self.read(*log, position.from, position.end, AT_ONCE).await?;
             let mut page = ExportPage::default();
             for unsettled in &log_page.records {
                 let Entry::Record(record) = &unsettled.entry else { continue };
-                Line::of(record).write(&mut page.text)?;
+                TransferLine::of(record).write(&mut page.text)?;
                 page.tickets.push(unsettled.ticket);
             }
             position.from = log_page.next;
@@ -128,7 +128,7 @@ impl Outbox {
         let letters = self.dead_letters(position.from, LETTERS_AT_ONCE).await?;
         let mut page = ExportPage::default();
         for letter in letters.iter().take_while(|letter| letter.id < position.letters_end) {
-            Line::of_letter(letter).write(&mut page.text)?;
+            TransferLine::of_letter(letter).write(&mut page.text)?;
             page.letters.push(letter.id);
             position.from = letter.id + 1;
         }

@@ -14,7 +14,7 @@ const VERSION: u32 = 1;
 // A field that this release does not know may say that the line is no record to be sent.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Line {
+pub(super) struct TransferLine {
     v: u32,
     kind: String,
     accepted_at: i64,
@@ -28,7 +28,7 @@ pub(super) struct Line {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hex: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    dead_letter: Option<WireDeadLetter>,
+    dead_letter: Option<LineDeadLetter>,
 }
 
 /// What an export writes when it has written all else.
@@ -48,7 +48,7 @@ struct Counts {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WireDeadLetter {
+struct LineDeadLetter {
     reason: String,
     detail: String,
     attempts: u32,
@@ -61,14 +61,14 @@ struct WireLayout {
     body: u32,
     session: (u32, u32),
     transaction: (u32, u32),
-    original: WireOriginal,
+    original: LineOriginal,
     correlation: Option<(u32, u32)>,
     traceparent: Option<(u32, u32)>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum WireOriginal {
+enum LineOriginal {
     Prefix(u32),
     Kept((u32, u32)),
 }
@@ -77,7 +77,7 @@ fn sum(data: &[u8]) -> String {
     format!("{:016x}", xxhash_rust::xxh3::xxh3_64(data))
 }
 
-impl Line {
+impl TransferLine {
     pub(super) fn of(record: &Record) -> Self {
         let wire = |span: Span| (span.start, span.len);
         let layout = record.layout();
@@ -86,8 +86,8 @@ impl Line {
             session: wire(layout.session),
             transaction: wire(layout.transaction),
             original: match layout.original {
-                Original::Prefix(len) => WireOriginal::Prefix(len),
-                Original::Kept(span) => WireOriginal::Kept(wire(span)),
+                Original::Prefix(len) => LineOriginal::Prefix(len),
+                Original::Kept(span) => LineOriginal::Kept(wire(span)),
             },
             correlation: layout.correlation.map(wire),
             traceparent: layout.traceparent.map(wire),
@@ -101,7 +101,7 @@ impl Line {
             Payload::Record(record) => Self::of(record),
             Payload::Raw { kind, accepted_at, bytes } => Self::with(*kind, *accepted_at, bytes),
         };
-        let dead_letter = WireDeadLetter {
+        let dead_letter = LineDeadLetter {
             reason: letter.reason.label().to_owned(),
             detail: letter.detail.clone(),
             attempts: letter.attempts,
@@ -149,7 +149,7 @@ impl Line {
         if sum(&bytes) == self.sum { Ok(bytes.into()) } else { Err("its sum does not match".to_owned()) }
     }
 
-    fn letter(mut self, letter: WireDeadLetter) -> Result<DeadLetter, String> {
+    fn letter(mut self, letter: LineDeadLetter) -> Result<DeadLetter, String> {
         let reason = Reason::ALL.into_iter().find(|reason| reason.label() == letter.reason);
         let reason = reason.ok_or_else(|| format!("unknown reason {:?}", letter.reason))?;
         let payload = if self.layout.is_some() {
@@ -180,8 +180,8 @@ impl Line {
             session: span(layout.session),
             transaction: span(layout.transaction),
             original: match layout.original {
-                WireOriginal::Prefix(len) => Original::Prefix(len),
-                WireOriginal::Kept(kept) => Original::Kept(span(kept)),
+                LineOriginal::Prefix(len) => Original::Prefix(len),
+                LineOriginal::Kept(kept) => Original::Kept(span(kept)),
             },
             correlation: layout.correlation.map(span),
             traceparent: layout.traceparent.map(span),
@@ -262,8 +262,8 @@ pub(super) fn lines(mut file: impl BufRead) -> impl Iterator<Item = std::io::Res
 pub(crate) fn import_line_again(line: &[u8]) -> Option<Vec<u8>> {
     let Parsed::Entry(entry) = parse(1, line).ok()? else { return None };
     let line = match &entry {
-        Entry::Record(record) => Line::of(record),
-        Entry::Letter(letter) => Line::of_letter(letter),
+        Entry::Record(record) => TransferLine::of(record),
+        Entry::Letter(letter) => TransferLine::of_letter(letter),
         Entry::Rejected(_) => return None,
     };
     let mut text = Vec::new();
@@ -274,7 +274,7 @@ pub(crate) fn import_line_again(line: &[u8]) -> Option<Vec<u8>> {
 /// What line number `line` is.
 pub(super) fn parse(line: u64, text: &[u8]) -> Result<Parsed, TransferError> {
     let bad = |what: String| TransferError::Line { line, what };
-    let error = match serde_json::from_slice::<Line>(text) {
+    let error = match serde_json::from_slice::<TransferLine>(text) {
         Ok(parsed) => return parsed.entry().map(Parsed::Entry).map_err(bad),
         Err(error) => error,
     };

@@ -146,7 +146,7 @@ pub struct Effect {
 /// Records operator actions.
 pub struct Audit {
     outbox: Outbox,
-    /// The last page of the last action on dead letters: one that takes several requests is one action.
+    /// The last page of the last action on dead letters: an action may take several requests.
     last_page: Mutex<Option<OpenOrder>>,
 }
 

@@ -8,7 +8,7 @@ use crate::record::Kind;
 
 /// Dead letters per read.
 const READ_AT_ONCE: usize = 200;
-/// Dead letters scanned per page: a filter with few matches must not take for ever.
+/// Dead letters scanned per page: a filter with few matches must not take forever.
 const LOOKED_THROUGH: usize = 20_000;
 /// Dead letters replayed or dropped per request; the answer says where to continue.
 const AT_ONCE: usize = 500;
@@ -335,7 +335,7 @@ mod tests {
             assert!(finds(text), "{text:?}");
         }
         assert!(finds(&session) && finds(&transaction) && finds(&correlation));
-        assert!(finds(&format!("{transaction} 404")), "in whatever order");
+        assert!(finds(&format!("{transaction} 404")), "in any order");
         assert!(!finds("refused") && !finds(&format!("{transaction} 405")));
         let long = LetterFilter { text: Some("x".repeat(401)), ..LetterFilter::default() };
         assert!(long.fault().is_some() && LetterFilter::default().fault().is_none());
@@ -356,7 +356,7 @@ mod tests {
             pages += 1;
             found.extend(page.dead_letters.iter().map(|letter| letter.id));
             let Some(next) = page.next else { break };
-            assert_eq!(next, filter.from.max(1) + 4, "no page looks further");
+            assert_eq!(next, filter.from.max(1) + 4, "no page scans further");
             filter.from = next;
         }
         assert_eq!((pages, found.len()), (5, 2), "{found:?}");

@@ -25,10 +25,10 @@ const PATIENCE_MOST: u64 = 600;
 /// Why an export cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// One is open already.
+    /// An export is already open.
     #[error("another export is running")]
     Busy,
-    /// It was abandoned or has ended.
+    /// The export was abandoned or has ended.
     #[error("no such export: it has ended, or its client was silent for too long")]
     Gone,
     /// The confirmed page was never served.
@@ -110,9 +110,9 @@ struct Export {
     order: OpenOrder,
     patience: Duration,
     position: Option<ExportPosition>,
-    /// Served and not confirmed.
+    /// Served but not confirmed.
     page: Option<ExportPage>,
-    /// Its number, or that of the last one.
+    /// The page's number, or that of the last page.
     number: u64,
     exported: Exported,
 }
@@ -254,7 +254,7 @@ impl Exports {
                 Ok(()) = until.changed() => {}
                 () = overdue => {
                     let mut open = self.open.lock().await;
-                    // Something may have been heard meanwhile.
+                    // The client may have been heard from meanwhile.
                     if self.until.borrow().is_some_and(|until| until <= Instant::now()) {
                         tracing::warn!("the export's client went silent: the export is closed and sending resumes");
                         self.close(&mut open, Some("its client went silent")).await;

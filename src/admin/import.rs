@@ -11,7 +11,7 @@ use super::audit::{Effect, OpenOrder};
 use super::{Actor, Audit, Imported, STOPPED, chain};
 use crate::outbox::{self, Chunk, Entry, ExportId, KnownLetters, Outbox, TransferError};
 
-/// An import silent for this long gives way to another.
+/// An import silent for this long may be replaced by another.
 const IMPORT_PATIENCE: Duration = Duration::from_secs(30);
 
 struct Import {
@@ -19,9 +19,9 @@ struct Import {
     order: OpenOrder,
     known: KnownLetters,
     heard: Instant,
-    /// What is in the file, by the exports' ids.
+    /// The ids of the exports in the file.
     exports: Vec<ExportId>,
-    /// So far.
+    /// What has been imported so far.
     imported: outbox::Imported,
 }
 
@@ -33,15 +33,15 @@ impl Import {
 
 /// Lines of an import.
 pub struct ImportPart {
-    /// Which import it is of.
+    /// The import they belong to.
     pub import: Uuid,
     /// The lines.
     pub chunk: Chunk,
-    /// Whether they are its last.
+    /// Whether they are the last lines.
     pub is_last: bool,
-    /// The ids of exports in the file: all of them, with the first lines or before them.
+    /// The ids of the exports in the file: all of them, with the first lines or before them.
     pub exports: Vec<ExportId>,
-    /// Whether they may have been imported before.
+    /// Whether the file may have been imported before.
     pub again: bool,
 }
 
@@ -57,8 +57,8 @@ impl Imports {
         Self { outbox, audit, open: Mutex::new(None) }
     }
 
-    /// Takes in some lines. None: another import is under way.
-    /// After the last ones that import has ended, and the dead letters among all of them are such.
+    /// Imports some lines. `None`: another import is running. The last lines end the import; all its dead letters are
+    /// then in place.
     pub async fn take_in(&self, by: &Actor, part: ImportPart) -> Result<Option<Imported>, TransferError> {
         let ImportPart { import: id, chunk, is_last, exports, again } = part;
         let mut open = self.open.lock().await;
@@ -74,7 +74,7 @@ impl Imports {
         };
         import.heard = Instant::now();
         let taken = self.append(import, entries, exports, again).await;
-        // Whoever failed begins again, and need not wait for it.
+        // A failed import starts again, without waiting for the old one to expire.
         if (is_last || taken.is_err())
             && let Some(import) = open.take()
         {
@@ -111,7 +111,7 @@ impl Imports {
         Ok(imported)
     }
 
-    /// Ends an import that is complete, or that has failed.
+    /// Ends an import that is complete or has failed.
     async fn end(&self, mut import: Import, failed: Option<&TransferError>) -> Result<(), TransferError> {
         let ended = match failed {
             None => self.outbox.end_import(std::mem::take(&mut import.exports)).await,
@@ -123,7 +123,7 @@ impl Imports {
         ended
     }
 
-    /// Ends an import whose last lines never arrived. Its exports do not count as imported: the rest of the file is still
+    /// Ends an import whose last lines never arrived. Its exports do not count as imported, because the rest of the file is
     /// missing.
     async fn abandon(&self, open: &mut Option<Import>, why: &str) {
         if let Some(import) = open.take() {
@@ -132,7 +132,7 @@ impl Imports {
         }
     }
 
-    /// Ends the one that is open at a stop.
+    /// Ends the open import at shutdown.
     pub(super) async fn stop(&self) {
         self.abandon(&mut *self.open.lock().await, STOPPED).await;
     }
@@ -144,7 +144,7 @@ mod tests {
     use super::super::{AuditLine, list_orders};
     use super::*;
 
-    /// The lines of an export of so many records, without the last one.
+    /// The lines of an export of this many records, without the last line.
     async fn exported(records: u64) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
         let (outbox, threads) = open(dir.path());
@@ -188,19 +188,19 @@ mod tests {
 
         take_in(part(1, 1, &lines[..2].concat(), false, &[11, 12])).await.unwrap().unwrap();
         assert_eq!(noted(&outbox).await, [note("begun", None, "")]);
-        // Another one has to wait, for a while.
+        // A second import has to wait for a while.
         assert!(take_in(part(2, 1, &lines[2], false, &[])).await.unwrap().is_none());
         tokio::time::pause();
         tokio::time::advance(IMPORT_PATIENCE).await;
         tokio::time::resume();
-        // It is the rest of the same file: its exports are no reason to refuse it. Ids may go ahead of the lines.
+        // The rest of the same file: its exports must not be refused. Ids may be sent before the lines.
         take_in(part(2, 0, "", false, &[11])).await.unwrap().unwrap();
         assert_eq!(noted(&outbox).await, [abandoned.clone(), note("begun", None, "")]);
         take_in(part(2, 1, &lines[2..5].concat(), false, &[12])).await.unwrap().unwrap();
         take_in(part(2, 4, &lines[5], true, &[])).await.unwrap().unwrap();
         assert_eq!(noted(&outbox).await, [abandoned.clone(), note("done", Some(4), "")]);
 
-        // Both of its exports are known now, whichever a file has.
+        // Both of its exports are now known, in any file.
         for (import, export) in [(3, 11), (4, 12)] {
             let refused = take_in(part(import, 1, &lines[0], true, &[export])).await;
             assert!(matches!(refused, Err(TransferError::Known { .. })));

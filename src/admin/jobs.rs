@@ -14,11 +14,11 @@ use crate::outbox::{self, Inspection, Outbox, Salvaged, Verified};
 /// Interval of progress lines.
 const TELL_EVERY: Duration = Duration::from_millis(250);
 
-/// A line of such a job's answer.
+/// A line of a job's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobLine<T> {
-    /// Records so far.
+    /// Records processed so far.
     Progress(u64),
     /// The result: the last line.
     Done(T),
@@ -26,7 +26,7 @@ pub enum JobLine<T> {
     Failed(String),
 }
 
-/// What was imported.
+/// The result of an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Imported {
     /// Records imported.
@@ -51,7 +51,7 @@ impl From<Imported> for outbox::Imported {
     }
 }
 
-/// Verifies an outbox in use and reports damage. Ends with the stream.
+/// Verifies an outbox in use and reports damage. Dropping the stream ends the job.
 pub fn verify(outbox: &Outbox) -> impl Stream<Item = JobLine<Verified>> + use<> {
     stream::unfold(Some(outbox.inspect()), async |inspection| {
         let mut inspection = inspection?;
@@ -73,7 +73,7 @@ async fn inspect_for_a_while(inspection: &mut Inspection) -> JobLine<Verified> {
     JobLine::Progress(inspection.records())
 }
 
-/// Salvaging under way: its last word, and how far it is. Dropped, it tells the work to end.
+/// A salvage in progress: its result and its progress. Dropping it ends the work.
 struct Salvaging {
     done: oneshot::Receiver<Result<Vec<Salvaged>, String>>,
     progress: watch::Receiver<u64>,
@@ -90,12 +90,12 @@ pub struct SalvageAsked {
     pub give_up: bool,
 }
 
-/// What is noted of how to salvage.
+/// The audit log's detail about a salvage.
 pub fn salvage_detail(give_up: bool) -> &'static str {
     if give_up { "with --give-up" } else { "" }
 }
 
-/// Recovers readable records from the quarantine, by order of `by`. When the stream is dropped, it ends between two appends.
+/// Recovers readable records from the quarantine, by order of `by`. Dropping the stream ends the work between two appends.
 pub(super) fn salvage(
     outbox: Outbox,
     audit: Arc<Audit>,
@@ -106,7 +106,7 @@ pub(super) fn salvage(
     let (tell, progress) = watch::channel(0);
     let (stop, mut stopped) = oneshot::channel::<()>();
     let (runtime, heard) = (tokio::runtime::Handle::current(), progress.clone());
-    // It copies and reads whole files: on no thread on which others wait.
+    // Copies and reads whole files: not on a thread that others wait for.
     tokio::task::spawn_blocking(move || {
         let work = async {
             let work = outbox.salvage(give_up, move |records| {

@@ -1,8 +1,7 @@
-//! Replays and drops dead letters: one job at a time, each to its end.
+//! Replays and drops dead letters, one job at a time, each to its end.
 //!
-//! Two concurrent replays would replay the same dead letter twice, and one interrupted between appending the records and
-//! removing the dead letters would leave both. So a separate task does the work; the caller only waits for it, and may go
-//! away.
+//! Two concurrent replays would replay the same dead letter twice, and a replay interrupted between appending the records and
+//! removing the dead letters would leave both. So a separate task does the work, and the caller may leave.
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -10,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Actor, AdminError, Audit, Dropped, Replayed, Selection};
 
-/// So many orders wait for their turn; whoever has another one waits for a place.
+/// Requests queued for the task; further callers wait for room in the queue.
 const WAITING: usize = 4;
 
 enum LetterRequest {
@@ -19,7 +18,7 @@ enum LetterRequest {
 }
 
 impl LetterRequest {
-    /// Nobody waits for it any more.
+    /// Whether the caller no longer waits for it.
     fn is_given_up(&self) -> bool {
         match self {
             Self::Replay(.., done) => done.is_closed(),
@@ -28,17 +27,17 @@ impl LetterRequest {
     }
 }
 
-/// Gives the orders.
+/// Sends requests to the task.
 #[derive(Clone)]
 pub struct Letters(mpsc::Sender<LetterRequest>);
 
-/// Carries them out.
+/// The task that executes requests.
 pub struct LetterWork {
     audit: Arc<Audit>,
     orders: mpsc::Receiver<LetterRequest>,
 }
 
-/// Both ends.
+/// Creates both ends.
 pub fn letters(audit: Arc<Audit>) -> (Letters, LetterWork) {
     let (sender, orders) = mpsc::channel(WAITING);
     (Letters(sender), LetterWork { audit, orders })
@@ -64,7 +63,7 @@ impl Letters {
 }
 
 impl LetterWork {
-    /// Runs until `stop` is true. What is being done then is finished first.
+    /// Runs until `stop` is true. A request in progress is finished first.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         loop {
             let order = tokio::select! {
@@ -79,7 +78,7 @@ impl LetterWork {
         }
     }
 
-    /// Whether somebody still hears what comes of it does not matter from here on.
+    /// Executes a request. From here on it does not matter whether the caller still waits.
     async fn carry_out(&self, order: LetterRequest) {
         match order {
             LetterRequest::Replay(by, selection, done) => {
@@ -131,13 +130,13 @@ mod tests {
             std::task::Poll::Ready(())
         })
         .await;
-        // On this runtime's one thread, the work begins with the next turn.
+        // On this single-threaded runtime, the work begins with the next turn.
         tokio::task::yield_now().await;
         drop(asked);
         until("both are records again", || outbox.stats().dead_letters == 0).await;
         assert_eq!(outbox.stats().total_depth(), 2, "each once");
 
-        // One that nobody wants any more is not even begun.
+        // A request whose caller has left is never started.
         outbox.append(vec![letter()], None).await.unwrap().await.unwrap().unwrap();
         until("one dead letter", || outbox.stats().dead_letters == 1).await;
         let mut asked = Box::pin(letters.drop(by(), all.clone()));
@@ -153,7 +152,7 @@ mod tests {
         let orders = super::super::list_orders(&outbox, None).await.unwrap().orders;
         let noted: Vec<_> = orders.iter().map(|line| (&*line.who, &*line.order, line.count)).collect();
         let replayed = |count| ("command c-1", "replay dead letters", Some(count));
-        assert_eq!(noted, [replayed(1), replayed(2)], "newest first, and what was not begun is none");
+        assert_eq!(noted, [replayed(1), replayed(2)], "newest first, without what was never started");
 
         stop.send_replace(true);
         working.await.unwrap();

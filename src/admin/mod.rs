@@ -1,4 +1,4 @@
-//! What an operator can see and do: the types shared by the admin API and the command line, and the work on an open outbox,
+//! The operator's view and actions: the types shared by the admin API and the command line, and the work on an open outbox,
 //! of a running or a stopped agent.
 
 mod audit;
@@ -31,27 +31,27 @@ pub use outbox::{
     list_waiting,
 };
 
-/// Why jobs open at shutdown ended.
+/// Why jobs that were open at shutdown ended.
 const STOPPED: &str = "the agent stopped";
 
 /// Why an operator's request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// The dead letters.
+    /// The dead letters cannot be read.
     #[error("cannot read the dead letters")]
     Letters(#[from] crate::outbox::LedgerError),
-    /// Nobody does such work any more.
+    /// The agent is stopping and no longer does such work.
     #[error("the agent is stopping")]
     Stopping,
-    /// Where a page was to begin.
+    /// The cursor is invalid.
     #[error("cursor: not a value that a page returned")]
     Cursor,
-    /// Reading what waits.
+    /// The backlog cannot be read.
     #[error("cannot read the backlog")]
     Read(#[from] crate::outbox::ReadError),
 }
 
-/// The bytes of a message: text where they are text, else the bytes as numbers.
+/// The bytes of a message: text if they are UTF-8, else numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(untagged)]
 pub enum Message {

@@ -35,54 +35,54 @@ pub struct DrainState {
     pub braked: bool,
 }
 
-/// The drain takes its next turn within this time, unless something is badly wrong.
+/// The drain applies an order within this time unless it hangs.
 const OBEYED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Reloads the settings. Implemented by `app`, which knows them all.
 pub trait Reload: Send + Sync {
-    /// Applies what can be. Gives the names of the settings that differ from what the agent was started with and need a
-    /// restart. With an error, nothing has changed.
+    /// Applies what can change at run time. Returns the settings that differ from those at the start and need a restart. On an
+    /// error, nothing has changed.
     fn reload(self: Arc<Self>) -> BoxFuture<'static, Result<Vec<String>, ReloadError>>;
 }
 
-/// Why the settings stay as they were.
+/// Why the settings were not changed.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct ReloadError(Box<dyn std::error::Error + Send + Sync>);
 
 impl ReloadError {
-    /// For this reason.
+    /// An error with this reason.
     pub fn new(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self(reason.into())
     }
 }
 
-/// What an operator may do to a running agent.
+/// Executes an operator's actions on a running agent.
 pub struct Operator {
-    /// Where records wait.
+    /// The outbox.
     pub outbox: Outbox,
-    /// What is ordered of the drain.
+    /// The orders to the drain.
     pub controls: Controls,
-    /// How the link is.
+    /// The state of the link.
     pub link: watch::Receiver<LinkStatus>,
-    /// What is logged.
+    /// The log level.
     pub log_level: LogLevel,
     /// Reloads the settings.
     reloader: Arc<dyn Reload>,
-    /// Replays and drops.
+    /// Replays and drops dead letters.
     letters: Letters,
     /// Records operator actions.
     pub audit: Arc<Audit>,
-    /// Moving what waits to a file.
+    /// Moves waiting records to a file.
     pub exports: Exports,
-    /// Taking in what was moved to a file.
+    /// Imports what was moved to a file.
     pub imports: Imports,
-    /// One verification, or salvaging, at a time.
+    /// Allows one verification or salvage at a time.
     jobs: Arc<Mutex<()>>,
 }
 
 impl Operator {
-    /// Of this agent.
+    /// For this agent.
     pub fn new(
         outbox: Outbox,
         controls: Controls,
@@ -98,12 +98,12 @@ impl Operator {
         Self { outbox, controls, link, log_level, reloader, letters, audit, exports, imports, jobs }
     }
 
-    /// The turn for a job that takes long, for as long as it is held; none while another is under way.
+    /// The turn for a long job, until it is dropped; `None` while another job runs.
     pub fn turn(&self) -> Option<OwnedMutexGuard<()>> {
         Arc::clone(&self.jobs).try_lock_owned().ok()
     }
 
-    /// Recovers readable records from the quarantine. When the stream is dropped, it ends between two appends.
+    /// Recovers readable records from the quarantine. Dropping the stream ends the work between two appends.
     pub fn salvage(
         &self,
         by: Actor,
@@ -112,7 +112,7 @@ impl Operator {
         salvage(self.outbox.clone(), Arc::clone(&self.audit), by, asked.give_up)
     }
 
-    /// Ends exports of which nothing is heard any more, and when `stop` is true what is open then.
+    /// Ends exports whose clients went silent and, when `stop` is true, the open export and import.
     pub async fn watch(&self, stop: watch::Receiver<bool>) {
         self.exports.watch(stop).await;
         self.imports.stop().await;
@@ -132,7 +132,7 @@ impl Operator {
         }
     }
 
-    /// Pauses sending. Done when the drain has taken note; requests in flight may still be answered.
+    /// Pauses sending. Returns when the drain has applied it; requests in flight may still be answered.
     pub async fn pause(&self, by: &Actor) {
         self.controls.pause();
         self.obeyed(|link| link.holds).await;
@@ -151,7 +151,7 @@ impl Operator {
         self.audit.note(by, "probe the link", "", Ok(())).await;
     }
 
-    /// Releases the refusal brake. Done when the drain has taken note.
+    /// Releases the refusal brake. Returns when the drain has applied it.
     pub async fn release_brake(&self, by: &Actor) {
         self.controls.release_brake();
         self.obeyed(|link| !is_braked(link)).await;
@@ -194,7 +194,7 @@ impl Operator {
         self.letters.replay(by.clone(), selection).await
     }
 
-    /// Deletes dead letters, likewise.
+    /// Deletes dead letters. Once started it finishes, even without a waiting caller.
     pub async fn drop_letters(&self, by: &Actor, selection: Selection) -> Result<Dropped, AdminError> {
         self.letters.drop(by.clone(), selection).await
     }

@@ -1,11 +1,11 @@
-//! The parameters of orders to a running agent, for `/admin` and signed commands.
+//! Parameters of orders to a running agent, for `/admin` and signed commands.
 
 use serde::{Deserialize, Serialize};
 
 use crate::drain::RateLimit;
 use crate::telemetry::log::Level;
 
-/// The most requests a second that can be asked for, as with `DRAIN_RATE_LIMIT`.
+/// The highest rate limit in requests per second, as for `DRAIN_RATE_LIMIT`.
 const RATE_MOST: u32 = 1_000_000;
 
 /// A request rate limit.
@@ -22,7 +22,7 @@ pub struct NewRateLimit {
 }
 
 impl NewRateLimit {
-    /// The limit, or what is wrong with it.
+    /// The limit, or why it is invalid.
     pub fn limit(&self) -> Result<RateLimit, String> {
         if self.rate_limit.max(self.burst) > RATE_MOST {
             return Err(format!("at most {RATE_MOST}"));
@@ -31,7 +31,7 @@ impl NewRateLimit {
     }
 }
 
-/// The most bytes a second that can be asked for, as with `DRAIN_BANDWIDTH`: 100 GiB.
+/// The highest bandwidth limit in bytes per second, as for `DRAIN_BANDWIDTH`: 100 GiB.
 const BANDWIDTH_MOST: u64 = 100 << 30;
 
 /// A bandwidth limit.
@@ -44,7 +44,7 @@ pub struct NewBandwidth {
 }
 
 impl NewBandwidth {
-    /// The limit, or what is wrong with it.
+    /// The limit, or why it is invalid.
     pub fn limit(&self) -> Result<u64, String> {
         if self.bandwidth > BANDWIDTH_MOST {
             Err(format!("at most {BANDWIDTH_MOST}"))

@@ -9,12 +9,12 @@ use super::AdminError;
 use crate::outbox::{Entry, Log, Outbox, Stats, Unsettled};
 use crate::record::Kind;
 
-/// What waits is read so much at once.
+/// Waiting records read at once.
 const READ_AT_ONCE: usize = 500;
-/// Whoever begins far behind what was read gets there in steps of so many: the outbox has others to serve, too.
+/// Records skipped at once to reach a distant position: the outbox serves others in between.
 const STEP: u64 = 5_000;
 
-/// A number for each kind of record, by its name.
+/// A number for each kind of record, by the kind's name.
 pub type KindCounts = BTreeMap<String, u64>;
 
 /// Counters, depths and sizes of the outbox.
@@ -167,7 +167,7 @@ fn place(cursor: &str) -> Option<(usize, u64)> {
     Some((READ.iter().position(|log| log.label() == name)?, from.parse().ok()?))
 }
 
-/// At most `limit` of what waits, from `cursor` on.
+/// At most `limit` waiting records, from `cursor` on.
 pub async fn list_waiting(
     outbox: &Outbox,
     cursor: Option<&str>,
@@ -198,7 +198,7 @@ pub async fn list_waiting(
     Ok(WaitingPage { records, next: None })
 }
 
-/// The record that waits under this number.
+/// The waiting record with this number.
 pub async fn find_waiting(outbox: &Outbox, id: u64) -> Result<Option<WaitingDetail>, AdminError> {
     if id > *outbox.last().borrow() {
         return Ok(None);
@@ -216,14 +216,14 @@ pub async fn find_waiting(outbox: &Outbox, id: u64) -> Result<Option<WaitingDeta
     Ok(None)
 }
 
-/// Sees to it that all of a log below this number was read.
+/// Makes sure that a log has been read up to this number.
 async fn reach(outbox: &Outbox, log: Log, below: u64) -> Result<(), AdminError> {
     loop {
         let at = outbox.read_until(log);
         if at >= below {
             return Ok(());
         }
-        // What it finds is not wanted: only what lies from `below` on would be kept.
+        // The records read here are discarded: only those from `below` on would be kept.
         outbox.read(log, below, below.min(at + STEP), 1).await?;
     }
 }
@@ -247,7 +247,7 @@ mod tests {
 
         let (outbox, threads) = open(dir.path());
         let first = last - 11_999;
-        assert!(outbox.read_until(Log::Started) < first + STEP, "there is a way to go");
+        assert!(outbox.read_until(Log::Started) < first + STEP, "far from the record");
         for id in [last, first, last - 1, first + 5_000, first + 63, first + 64] {
             let found = find_waiting(&outbox, id).await.unwrap().unwrap();
             assert_eq!((found.line.id, found.line.transaction), (id, format!("t-{}", id - first)));
@@ -257,7 +257,7 @@ mod tests {
         }
         let page = outbox.read(Log::Started, 0, last + 1, 20_000).await.unwrap();
         outbox.settle(&page.records[7].ticket, crate::outbox::Settlement::Delivered);
-        assert_eq!(find_waiting(&outbox, first + 7).await.unwrap(), None, "it waits no longer");
+        assert_eq!(find_waiting(&outbox, first + 7).await.unwrap(), None, "it no longer waits");
         let page = list_waiting(&outbox, Some(&format!("started:{}", last - 2)), 10).await.unwrap();
         assert_eq!(page.records.iter().map(|line| line.id).collect::<Vec<_>>(), [last - 2, last - 1, last]);
         for cursor in ["", "started", "started:", "started:x", "whim:1", "Started:1", "started:-1"] {

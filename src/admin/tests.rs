@@ -1,4 +1,4 @@
-//! What the tests of this module work on: an outbox of their own, and what is in it.
+//! Fixtures for this module's tests: an outbox and its contents.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ pub(super) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// A message that is none.
+/// A message that is not a valid record.
 pub(super) fn rejected(kind: Kind) -> Entry {
     Entry::Rejected(Rejected {
         kind,

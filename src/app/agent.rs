@@ -28,7 +28,7 @@ use crate::telemetry::log::LogLevel;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::notify::Notify;
 
-/// An operator's command usually has the outbox open only briefly.
+/// How long to wait for the outbox: an operator's command usually has it open only briefly.
 const OUTBOX_PATIENCE: Duration = Duration::from_secs(10);
 const OUTBOX_AGAIN: Duration = Duration::from_millis(200);
 /// Answers to quota refreshes on their way to Redis.
@@ -52,7 +52,7 @@ pub struct Agent {
 impl Agent {
     /// Opens the outbox and binds the HTTP surface; contacts neither Redis nor the `ControlPlane`.
     ///
-    /// What changes while it runs is read from `sources` again, as `config` was, and `log_level` is the log's.
+    /// A reload reads `sources` again, as `config` was read; `log_level` is the log's.
     pub async fn build(config: Config, sources: Sources, log_level: LogLevel) -> anyhow::Result<Self> {
         crate::telemetry::failpoint::reached("agent::building");
         let metrics = Arc::new(Metrics::new(&config.identity.server_id)?);
@@ -104,7 +104,7 @@ impl Agent {
         self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    /// Runs until `stop` is done; then stops in order. Reloads the settings for each of `reloads`. An error if a part ended
+    /// Runs until `stop` resolves, then stops in order. Reloads the settings at each of `reloads`. Fails if a part ended
     /// unexpectedly.
     pub async fn run(
         self,
@@ -168,7 +168,7 @@ impl Agent {
         let mut sending = JoinSet::new();
         sending.spawn(wiring.drain(answers, admission_queue).run(wiring.drain_stop.subscribe()));
 
-        // What asks the ControlPlane for something stops with the intake, what writes with the last stage.
+        // Requests to the ControlPlane stop with the intake; whatever writes stops with the last stage.
         let mut rest = JoinSet::new();
         if let Some(probe) = health_probe(&wiring, &admission) {
             rest.spawn(probe.run(intake_stop.subscribe()));
@@ -201,7 +201,7 @@ impl Agent {
             let (surface, admin, live) = (Arc::clone(&surface), Arc::clone(&admin), Arc::clone(&live));
             serving.spawn(http::serve(listener, surface, admin, live, last_stop.subscribe()));
         }
-        // The last one, so that all the others run when it says that they do.
+        // Spawned last: all other parts run when it reports that.
         rest.spawn(wiring.service(notify).run(intake_stop.subscribe(), last_stop.subscribe()));
 
         let Wiring { intake_stop, drain_stop, last_stop, .. } = wiring;
@@ -241,7 +241,7 @@ async fn open_outbox(settings: outbox::Settings) -> anyhow::Result<(Outbox, Thre
             Err(error @ OpenError::Locked(_)) if begun.elapsed() < OUTBOX_PATIENCE => {
                 if !has_said {
                     let seconds = OUTBOX_PATIENCE.as_secs();
-                    tracing::warn!(%error, "waiting up to {seconds} s for it");
+                    tracing::warn!(%error, "waiting up to {seconds} s for the outbox");
                     has_said = true;
                 }
                 tokio::time::sleep(OUTBOX_AGAIN).await;
@@ -257,7 +257,7 @@ async fn open_outbox(settings: outbox::Settings) -> anyhow::Result<(Outbox, Thre
 async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
     let (host, port) = (config.http.host.as_str(), config.http.port);
     let main = http::listen(host, port).await;
-    // A port in use may be free at the next start; a host that does not exist needs another setting.
+    // A port in use may be free at the next start; an unknown host needs another setting.
     if let Err(error) = &main
         && error.kind() == std::io::ErrorKind::NotFound
     {
@@ -272,7 +272,7 @@ async fn listen(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
         let Some(other) = other.filter(|other| *other != port) else { continue };
         match http::listen(host, other).await {
             Ok(listener) => listeners.push(listener),
-            // Old .env files name ports that the previous agent did not use.
+            // Old .env files name ports that the previous agent never used.
             Err(error) => {
                 tracing::warn!(%error, variable, port = other, "cannot listen on this port; continuing without it");
             }

@@ -9,14 +9,14 @@ use crate::control_plane::Client;
 use crate::outbox::Outbox;
 use crate::record::Timestamp;
 
-/// Often enough to notice a jump before much is deleted by it.
+/// Often enough to notice a clock jump before it deletes many records.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Confirms the outbox's time until it is stopped. Nothing is confirmed until an answer of the ControlPlane's own has a date.
+/// Confirms the outbox's time until `stop`. Nothing is confirmed before the first answer with a date from the `ControlPlane`.
 pub(super) async fn confirm(client: Arc<Client>, outbox: Outbox, mut stop: watch::Receiver<bool>) {
     loop {
         tokio::select! {
-            // An agent that is gone needs no time.
+            // A stopping agent needs no time.
             _ = stop.wait_for(|stop| *stop) => return,
             () = tokio::time::sleep(EVERY) => {}
         }

@@ -1,4 +1,4 @@
-//! Reloads changes while the agent runs: settings on request, secrets and certificates also when their files change.
+//! Reloads settings on request, and secrets and certificates when their files change.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use crate::secret::{Secret, SecretSource};
 use crate::telemetry::log::LogLevel;
 use crate::telemetry::notify::Notify;
 
-/// How often the files are checked: a new key should need neither a restart nor a signal.
+/// How often the files are checked: a new key should require neither a restart nor a signal.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Settings that take effect at run time. All others need a restart, and changes to them are reported.
@@ -39,22 +39,22 @@ const AT_ONCE: [&str; 15] = [
     "LOG_LEVEL",
 ];
 
-/// What a file's content is taken to depend on.
+/// Identifies a file's content by its modification time and size.
 type Stamp = Option<(SystemTime, u64)>;
 
 /// Why the settings were not reloaded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReloadFailure {
-    /// The settings cannot be used.
+    /// The settings are invalid.
     #[error(transparent)]
     Settings(#[from] Problems),
-    /// The ControlPlane's secrets and certificates cannot be used.
+    /// The ControlPlane's secrets and certificates are invalid.
     #[error("cannot use the ControlPlane's secrets and certificates")]
     Client(#[from] ClientError),
-    /// The secrets and certificates for Redis cannot be used.
+    /// The secrets and certificates for Redis are invalid.
     #[error("cannot use the secrets and certificates for Redis")]
     Redis(#[from] intake::RedisClientError),
-    /// Reading them failed.
+    /// Reading the settings failed.
     #[error("cannot read the settings")]
     Failed,
 }
@@ -67,17 +67,17 @@ pub(super) struct Reloader {
     controls: Controls,
     log_level: LogLevel,
     admin_token: watch::Sender<Option<Secret>>,
-    /// What the agent was started with: what takes a restart is compared with that.
+    /// The configuration at the start. Settings that need a restart are compared with it.
     started_with: Config,
-    /// How the files were at the start.
+    /// The files' stamps at the start.
     stamps: Vec<Stamp>,
-    /// One reads at a time: two would each undo a part of the other.
+    /// Serialises reloads: concurrent ones could each undo part of the other.
     reading: Mutex<()>,
 }
 
 impl Reloader {
-    /// For an agent with this configuration, which came from these sources. To be made as soon as it was read: what changes
-    /// from now on is seen.
+    /// For an agent with this configuration, loaded from these sources. Create it right after loading: it notices changes from
+    /// then on.
     pub(super) fn new(
         config: &Config,
         sources: Sources,
@@ -93,12 +93,12 @@ impl Reloader {
         Self { stamps: stamps_of(&new.files()), ..new }
     }
 
-    /// The token of the admin surface, as it is now.
+    /// The current token of the admin API.
     pub(super) fn admin_token(&self) -> watch::Receiver<Option<Secret>> {
         self.admin_token.subscribe()
     }
 
-    /// As [`Reload::reload`] says.
+    /// Implements [`Reload::reload`].
     async fn read_again(self: &Arc<Self>) -> Result<Vec<String>, ReloadFailure> {
         let this = Arc::clone(self);
         let read = tokio::task::spawn_blocking(move || this.read()).await;
@@ -113,7 +113,7 @@ impl Reloader {
 
     fn read(&self) -> Result<Vec<String>, ReloadFailure> {
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        // IMPORTANT: first everything that can fail, then only what cannot.
+        // IMPORTANT: everything that can fail comes before everything that cannot.
         let config = Config::load(&self.sources)?;
         let settings = client_settings(&self.started_with, &config);
         let (client, redis) = (self.client.prepare(settings)?, self.redis.prepare()?);
@@ -127,8 +127,8 @@ impl Reloader {
         Ok(need_restart(&self.started_with, &config))
     }
 
-    /// Reads the files of secrets and certificates again, and nothing else. Each counts for itself: one that is bad must
-    /// not keep another from being renewed.
+    /// Reads only the files of secrets and certificates again. Each is applied separately: an invalid file must not keep another
+    /// from being renewed.
     async fn reread_files(self: &Arc<Self>) {
         let this = Arc::clone(self);
         if let Err(error) = tokio::task::spawn_blocking(move || this.read_files()).await {
@@ -171,8 +171,8 @@ impl Reloader {
         tokio::task::spawn_blocking(move || stamps_of(&files)).await.unwrap_or_default()
     }
 
-    /// Reloads on request, and when a secret's file has changed, until `stop` is true. Invalid values are reported, and the
-    /// old ones stay in use.
+    /// Reloads on request and when a secret's file changes, until `stop` is true. Invalid values are logged, and the old ones
+    /// stay in use.
     pub(super) async fn run(
         self: Arc<Self>,
         notify: Notify,
@@ -185,13 +185,13 @@ impl Reloader {
                 () = until_true(&mut stop) => return,
                 Some(()) = told.recv() => {
                     notify.reloading().await;
-                    // IMPORTANT: looked at before they are read: what changes meanwhile is a change yet.
+                    // IMPORTANT: stamps are taken before reading: a change in between is then noticed in the next round.
                     known = self.stamps().await;
                     if let Err(error) = self.read_again().await {
                         let error = &error as &dyn std::error::Error;
                         tracing::error!(error, "settings not reloaded: they are invalid; the old ones stay in use");
                     }
-                    // Whether they could be used or not: the agent goes on.
+                    // The agent keeps working in either case.
                     notify.ready().await;
                 }
                 () = tokio::time::sleep(LOOK_EVERY) => {
@@ -212,8 +212,8 @@ impl Reload for Reloader {
     }
 }
 
-/// What the client is told after a reload: what applies at once is new, everything else (the server's id and version, the
-/// proxy) is what the agent was started with. Paths, tokens and headers name one server.
+/// The client's settings after a reload: those that can change at run time are new; the others (the server's ID and version,
+/// the proxy) are as at the start. Paths, tokens and headers must name the same server.
 fn client_settings(started_with: &Config, now: &Config) -> Settings {
     let ControlPlaneConfig { auth, api_key, api_key_header, jwt_key, jwt_algorithm, .. } =
         now.control_plane.clone();
@@ -234,7 +234,7 @@ fn client_settings(started_with: &Config, now: &Config) -> Settings {
     mixed.client_settings(&started_with.identity, started_with.delivery.concurrency)
 }
 
-/// Settings that have another value than at the start, and take a restart.
+/// Settings that differ from those at the start and need a restart.
 fn need_restart(before: &Config, now: &Config) -> Vec<String> {
     let value = |config: &Config, name: &str| {
         config
@@ -244,11 +244,11 @@ fn need_restart(before: &Config, now: &Config) -> Vec<String> {
             .and_then(|setting| setting.value.clone())
     };
     let mut names: Vec<_> = now.describe().iter().map(|setting| setting.name.clone()).collect();
-    // Proxies are there only while they are set.
+    // Proxies are listed only while they are set.
     let gone = before.describe().iter().filter(|setting| !names.contains(&setting.name));
     let gone: Vec<_> = gone.map(|setting| setting.name.clone()).collect();
     names.extend(gone);
-    // What is shown of a secret is the same for every value. The content of a file is read again where it is used.
+    // All values of a secret are shown alike. Files are read again where they are used.
     let differs = |before: &Option<Secret>, now: &Option<Secret>| match (before, now) {
         (Some(before), Some(now)) if matches!(now.source(), SecretSource::File(_)) => {
             before.source() != now.source()
@@ -267,7 +267,7 @@ fn need_restart(before: &Config, now: &Config) -> Vec<String> {
     names
 }
 
-/// Says what cannot be used. Gives whether it can.
+/// Logs unusable values. Returns whether they are usable.
 fn tell(whose: &str, read: Result<(), impl std::error::Error + 'static>) -> bool {
     let Err(error) = read else { return true };
     let error = &error as &dyn std::error::Error;
@@ -280,7 +280,7 @@ fn tell(whose: &str, read: Result<(), impl std::error::Error + 'static>) -> bool
 }
 
 async fn until_true(stop: &mut watch::Receiver<bool>) {
-    // A sender that is gone means the same.
+    // A dropped sender also means stop.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 

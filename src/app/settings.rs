@@ -19,7 +19,7 @@ fn names(config: &Config) -> Names {
     }
 }
 
-/// How records are taken, as configured.
+/// The configured settings of the intake.
 pub(crate) fn intake_settings(config: &Config, server: intake::RedisServer) -> intake::Settings {
     intake::Settings {
         server,

@@ -9,10 +9,10 @@ use crate::fleet::membership::Membership;
 use crate::intake::SourceError;
 use crate::outbox::{Outbox, Threads};
 
-/// The stages after the intake and the drain share what they leave of the time to stop, and have this at least.
+/// Minimum time for the stages after the intake and the drain, which share the rest of the time to stop.
 const LAST_STAGES: Duration = Duration::from_secs(2);
 
-/// All running parts, in the order in which they are stopped.
+/// All running parts, in the order they are stopped.
 pub(super) struct Stages {
     pub(super) taking: JoinSet<Result<(), SourceError>>,
     pub(super) sending: JoinSet<()>,
@@ -24,7 +24,7 @@ pub(super) struct Stages {
 }
 
 impl Stages {
-    /// Done when a part has ended that should not have.
+    /// Resolves when a part has ended unexpectedly.
     pub(super) async fn end_by_themselves(&mut self) -> anyhow::Error {
         tokio::select! {
             Some(end) = self.taking.join_next() => end_of_intake(end),
@@ -34,11 +34,11 @@ impl Stages {
         }
     }
 
-    /// Upstream first: what the intake has taken is committed and acknowledged; then the drain's requests are answered
-    /// and settled; then the rest. A crash at any point here is as safe as anywhere.
+    /// Stops upstream first: what the intake has taken is committed and acknowledged; then the drain's requests are answered and
+    /// settled; then the rest stops. A crash during shutdown is as safe as at any other time.
     pub(super) async fn stop(mut self, within: Duration, outbox: &Outbox, membership: &Membership) {
         let deadline = Instant::now() + within;
-        // With Redis silent the intake would use all the time, and the drain has answers to wait for.
+        // If Redis is silent, the intake would use all the time, but the drain has to wait for answers.
         finish("the intake", &self.intake_stop, &mut self.taking, Instant::now() + within / 2).await;
         finish("the drain", &self.drain_stop, &mut self.sending, deadline).await;
         let deadline = deadline.max(Instant::now() + LAST_STAGES);
@@ -49,13 +49,13 @@ impl Stages {
                     "some settled records are not yet durable: they will be sent again with the same idempotency keys"
                 );
             }
-            // It commits as it goes.
+            // Commits continuously.
             Err(_) => tracing::warn!(
                 "some rejected messages are not yet dead letters: the next start continues with them"
             ),
         }
         let deadline = deadline.max(Instant::now() + LAST_STAGES);
-        // Without the notice, the ControlPlane notices the missing heartbeats.
+        // Without the notice, the ControlPlane notices missing heartbeats.
         let _ = tokio::time::timeout_at(deadline.into(), membership.goodbye()).await;
         finish("background tasks", &self.last_stop, &mut self.rest, deadline).await;
         finish("the HTTP surface", &self.last_stop, &mut self.serving, deadline).await;
@@ -77,7 +77,7 @@ async fn finish<T: 'static>(
     }
 }
 
-/// Waits until one of these fails. That one is done is no failure: some have less to do than others.
+/// Waits until a task fails. A task that finishes has not failed: some have less to do than others.
 async fn first_failure(tasks: &mut JoinSet<()>) -> JoinError {
     loop {
         match tasks.join_next().await {
@@ -88,7 +88,7 @@ async fn first_failure(tasks: &mut JoinSet<()>) -> JoinError {
     }
 }
 
-/// Done when a thread of the outbox is gone, which only a panic in it brings about.
+/// Resolves when a thread of the outbox has ended, which only a panic causes.
 pub(super) async fn ended(threads: &Threads) {
     while !threads.ended() {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -104,7 +104,7 @@ fn unexpected(name: &str, end: Option<Result<(), JoinError>>) -> anyhow::Error {
 
 fn end_of_intake(end: Result<Result<(), SourceError>, JoinError>) -> anyhow::Error {
     match end {
-        // It says by itself what is wrong.
+        // The error describes itself.
         Ok(Err(error)) => error.into(),
         end => unexpected("the intake", Some(end.map(|_| ()))),
     }

@@ -1,8 +1,8 @@
 //! Notifications to systemd: ready, status, stopping, and the watchdog's pings.
 //!
-//! A ping means that the pipeline can make progress: it follows a turn of both threads of the outbox, and is sent by the
-//! runtime's single thread, on which everything else runs. None is sent if one of the three hangs. Outside failures (an
-//! unreachable `ControlPlane` or Redis, a full disk) stop no pings: the agent keeps retrying, and a restart would not help.
+//! A ping means that the pipeline can make progress: it follows a round trip through both threads of the outbox, and is sent
+//! by the runtime's single thread, on which everything else runs. If one of the three hangs, pings stop. External failures (an
+//! unreachable `ControlPlane` or Redis, a full disk) do not stop them: the agent retries, and a restart would not help.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::intake::RedisStatus;
 use crate::outbox::Outbox;
 use crate::telemetry::notify::Notify;
 
-/// How often the status is checked; it is sent when it has changed.
+/// How often the status is checked; it is sent only when it has changed.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 /// Pings per watchdog interval: some may be late.
 const PINGS: u32 = 4;
@@ -29,7 +29,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Tells `notify` what the others say.
+    /// Reports the state of the other parts to `notify`.
     pub fn new(
         notify: Notify,
         outbox: Outbox,
@@ -40,8 +40,8 @@ impl Service {
         Self { notify, outbox, link, orders, redis }
     }
 
-    /// Runs until `stop` is true; says that the agent stops as soon as `stopping` is. To be spawned after all that has to
-    /// run when systemd is told that it does.
+    /// Runs until `stop` is true; reports the shutdown as soon as `stopping` is true. Spawn it after every part that must be
+    /// running when systemd is told so.
     pub async fn run(self, mut stopping: watch::Receiver<bool>, mut stop: watch::Receiver<bool>) {
         if !self.notify.is_heard() {
             return;
@@ -81,7 +81,7 @@ impl Service {
         self.notify.send(&format!("STOPPING=1\nSTATUS=stopping; {}", self.status())).await;
     }
 
-    /// Pings continue until the end of the shutdown.
+    /// Pings continue until shutdown is complete.
     async fn ping(&self) {
         let Some(wanted) = self.notify.watchdog() else { return };
         loop {

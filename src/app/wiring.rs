@@ -1,4 +1,4 @@
-//! The wiring: who is told what by whom.
+//! The wiring: the channels between the parts.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -42,14 +42,14 @@ pub(super) struct Wiring {
     /// From the membership.
     pub(super) registered: watch::Sender<bool>,
     pub(super) registration_trouble: watch::Sender<Option<String>>,
-    /// Each stops a stage.
+    /// Each of these stops a stage.
     pub(super) intake_stop: watch::Sender<bool>,
     pub(super) drain_stop: watch::Sender<bool>,
     pub(super) last_stop: watch::Sender<bool>,
 }
 
 impl Wiring {
-    /// How the intake works, and what else writes to Redis.
+    /// The intake's settings, which the other writers to Redis use too.
     pub(super) fn intake_settings(&self) -> intake::Settings {
         intake_settings(&self.config, self.redis.clone())
     }
@@ -88,7 +88,7 @@ impl Wiring {
         }
     }
 
-    /// What the agent tells of itself.
+    /// The metrics that the agent reports.
     pub(super) fn agent_metrics(&self) -> AgentMetrics {
         AgentMetrics {
             outbox: self.outbox.clone(),
@@ -127,7 +127,7 @@ impl Wiring {
         }
     }
 
-    /// What the HTTP server shows.
+    /// The state that the HTTP server shows.
     pub(super) fn surface(&self) -> Surface {
         let Config { identity, http, .. } = &self.config;
         let intake = self.intake_settings();
@@ -153,7 +153,7 @@ impl Wiring {
         }
     }
 
-    /// What systemd is told.
+    /// The notifications to systemd.
     pub(super) fn service(&self, notify: Notify) -> Service {
         Service::new(
             notify,

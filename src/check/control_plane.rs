@@ -1,4 +1,4 @@
-//! Checks the `ControlPlane`: reachable, the right service, credentials accepted. Two requests that change nothing.
+//! Checks that the `ControlPlane` is reachable, is the right service, and accepts the credentials. Sends two harmless requests.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use crate::telemetry::finding::{Finding, FindingState};
 
 const REACH: &str = "control_plane";
 const CREDENTIALS: &str = "credentials";
-/// What to do about an answer that no ControlPlane gives.
+/// Advice for an answer that no ControlPlane gives.
 const SOMEBODY_ELSE: &str = "a captive portal, a proxy or another server answers instead: sign in to the portal, or check CONTROL_PLANE_URL";
-/// Tokens are usually let pass with clocks this far apart.
+/// Servers usually tolerate clocks this far apart.
 const CLOCK_SECONDS: i64 = 30;
 
 pub(super) async fn probe(config: &Config) -> Vec<Finding> {
     let settings = config.control_plane.client_settings(&config.identity, 1);
-    // It reads certificates.
+    // Building the client reads certificates.
     let client = match tokio::task::spawn_blocking(|| Client::new(settings)).await {
         Ok(Ok(client)) => client,
         Ok(Err(error)) => {
@@ -99,7 +99,7 @@ fn reached(
             format!("{url} answers {status}: the ControlPlane has a problem"),
             when_ill,
         ),
-        // What it says of credentials and routes is judged with the second answer.
+        // Credentials and routes are judged by the second answer.
         Meaning::Delivered
         | Meaning::Duplicate
         | Meaning::InProgress
@@ -109,10 +109,10 @@ fn reached(
     }
 }
 
-/// Why there was no answer.
+/// Explains why there was no answer.
 fn unreached(url: &str, failure: &Failure, proxy_advice: Option<&str>) -> Finding {
     let advice = match (failure, proxy_advice) {
-        // Nothing but the proxy is connected to.
+        // The agent connects only to the proxy.
         (Failure::Dns(_) | Failure::Unreachable(_), Some(advice)) => advice,
         _ => advice_on(failure),
     };
@@ -148,7 +148,7 @@ fn advice_on(failure: &Failure) -> &'static str {
     }
 }
 
-/// Judges the credentials by two answers. The second request always needs them.
+/// Judges the credentials by both answers. The second request always needs them.
 fn credentials(health: &Result<(), CallError>, commands: Result<(), CallError>) -> Finding {
     for answered in [health, &commands] {
         if let Err(CallError::Status { status, meaning: Meaning::Credentials, .. }) = answered {
@@ -160,7 +160,7 @@ fn credentials(health: &Result<(), CallError>, commands: Result<(), CallError>) 
         }
     }
     match commands {
-        // Too long a list of commands also means that the credentials were accepted.
+        // A list of commands that is too long still shows that the credentials were accepted.
         Ok(()) | Err(CallError::BadAnswer(BadAnswer::TooLong)) => Finding::ok(CREDENTIALS, "accepted"),
         Err(CallError::Status { meaning: Meaning::NotFound, .. }) if health.is_ok() => {
             Finding::ok(CREDENTIALS, "accepted; this server is not registered yet")

@@ -1,7 +1,7 @@
-//! Checks everything the agent needs, and says how to fix each problem.
+//! Checks everything the agent needs, and gives advice on each problem.
 //!
-//! It changes nothing that matters: a scratch key in Redis, a small file on the outbox's disk, two requests to the
-//! `ControlPlane`. It works beside a running agent.
+//! It leaves nothing behind: it uses a scratch key in Redis, a small file on the outbox's disk, and two requests to the
+//! `ControlPlane`. It can run beside an agent.
 
 mod control_plane;
 
@@ -12,28 +12,28 @@ use crate::config::Config;
 use crate::telemetry::finding::{Finding, FindingState};
 use crate::{intake, outbox};
 
-/// Everything that was looked at.
+/// The findings of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CheckReport {
-    /// Whether the agent can do its work.
+    /// Whether the agent can work.
     pub ok: bool,
-    /// Each of them.
+    /// The findings.
     pub checks: Vec<Finding>,
 }
 
 impl CheckReport {
-    /// Of these.
+    /// Collects findings.
     pub fn of(checks: Vec<Finding>) -> Self {
         Self { ok: checks.iter().all(|check| check.state != FindingState::Failed), checks }
     }
 }
 
-/// Looks at everything that these settings name.
+/// Checks everything that these settings name.
 pub async fn run(config: &Config) -> CheckReport {
     let mut checks = vec![configuration(config)];
     let settings = outbox_settings(config);
     let disk = tokio::task::spawn_blocking(move || outbox::probe(&settings));
-    // Each waits for somebody else: none for the other.
+    // Each check waits for another service: run them concurrently.
     let (redis, disk, plane) = tokio::join!(redis(config), disk, control_plane::probe(config));
     checks.extend(redis);
     checks.extend(disk.unwrap_or_else(|error| vec![Finding::failed("outbox", error.to_string(), REPORT)]));

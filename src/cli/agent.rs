@@ -1,4 +1,4 @@
-//! A running agent, spoken to over HTTP: its public surface, and `/admin` for whoever has the token.
+//! HTTP client of a running agent: its public pages, and `/admin` with the token.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,65 +9,65 @@ use serde::de::DeserializeOwned;
 
 use crate::http::admin::ErrorBody;
 
-/// The agent itself gives up after 30 seconds.
+/// Longer than the 30 seconds after which the agent itself gives up.
 const ANSWER_WITHIN: Duration = Duration::from_secs(35);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// An agent at work on something long says so several times a second.
+/// An agent at work on a long job reports several times a second.
 const SILENCE: Duration = Duration::from_secs(60);
-/// No line of a long job's answer, and no page of an export, is near this.
+/// Far more than any line of a long job's answer or any page of an export.
 const LINE_BYTES: usize = 64 << 20;
 
-/// Why an agent did not answer properly. Each says what to do about it.
+/// Why a call to an agent failed, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AdminClientError {
-    /// Not an address.
+    /// The address is invalid.
     #[error("{0:?} is not an agent's address: use http://host:port")]
     Address(String),
-    /// The HTTP client.
+    /// The HTTP client cannot be built.
     #[error("cannot create an HTTP client")]
     Client(#[source] reqwest::Error),
-    /// No connection.
+    /// The connection failed.
     #[error("no agent answers at {url}: is it running? It listens on its SERVER_HOST and SERVER_PORT")]
     Nobody {
         url: String,
         #[source]
         source: reqwest::Error,
     },
-    /// A broken connection, or a timeout.
+    /// The connection broke, or timed out.
     #[error("the answer of the agent at {url} was cut off or timed out")]
     Cut {
         url: String,
         #[source]
         source: reqwest::Error,
     },
-    /// Another service answers there.
+    /// Another service answered.
     #[error("the service at {0} is not a dataplane-agent: is this its SERVER_PORT?")]
     NotAnAgent(String),
-    /// No token is set here.
+    /// The token is missing on this side.
     #[error(
         "the agent at {0} requires its admin token: set ADMIN_TOKEN here to the agent's value (or ADMIN_TOKEN_FILE, or --admin-token-file); with --url only the environment and that option are read"
     )]
     NoToken(String),
-    /// The wrong token.
+    /// The token is wrong.
     #[error("wrong admin token for the agent at {0}: set ADMIN_TOKEN here to the agent's value")]
     WrongToken(String),
     /// The admin API is off.
     #[error("the admin API of the agent at {0} is off: set ADMIN_TOKEN for it, and restart or reload it")]
     Off(String),
-    /// This address has no access.
+    /// The agent denies access from this address.
     #[error(
         "the agent at {0} denies access from this machine: check its TRUSTED_IPS and, for the host name used, TRUSTED_HOSTS"
     )]
     NotTrusted(String),
-    /// It said no.
+    /// The agent refused.
     #[error("{text}")]
     Refused {
-        /// What it answered.
+        /// Its status.
         status: StatusCode,
-        /// Why.
+        /// Its reason.
         text: String,
     },
-    /// This release does not know the answer's format.
+    /// This release cannot parse the answer.
     #[error("cannot parse the answer of the agent at {url}: is it another release?")]
     Unknown {
         url: String,
@@ -76,7 +76,7 @@ pub(super) enum AdminClientError {
     },
 }
 
-/// A running agent.
+/// A client of a running agent.
 pub(crate) struct AdminClient {
     base: Url,
     token: Option<String>,
@@ -90,7 +90,7 @@ impl fmt::Display for AdminClient {
 }
 
 impl AdminClient {
-    /// The agent at this address, as `http://host:port` or `host:port`. Nobody is asked yet.
+    /// The agent at `http://host:port` or `host:port`. Sends nothing yet.
     pub(super) fn at(address: &str, token: Option<String>) -> Result<Self, AdminClientError> {
         let bad = || AdminClientError::Address(address.to_owned());
         let with_scheme =
@@ -99,7 +99,7 @@ impl AdminClient {
         if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none_or(str::is_empty) {
             return Err(bad());
         }
-        // What somebody pasted from a browser is the same agent.
+        // An address pasted from a browser may have a query.
         base.set_query(None);
         base.set_fragment(None);
         if !base.path().ends_with('/') {
@@ -107,7 +107,7 @@ impl AdminClient {
         }
         let mut http = reqwest::Client::builder();
         if base.scheme() == "http" {
-            // Without authorities: there may be none here, as in a container, and nothing would ask them.
+            // No certificate authorities: a container may have none, and plain HTTP needs none.
             http = http.tls_certs_only([]);
         }
         let http = http
@@ -115,7 +115,7 @@ impl AdminClient {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_WITHIN)
             .read_timeout(SILENCE)
-            // The agent ends a connection that rests; a new one costs less than telling that from an agent that is gone.
+            // The agent closes idle connections; reconnecting is cheaper than telling a closed connection from a lost agent.
             .pool_max_idle_per_host(0)
             .build()
             .map_err(AdminClientError::Client)?;
@@ -127,7 +127,7 @@ impl AdminClient {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        // Only below the agent's own address, whatever the path says.
+        // Whatever the path, the URL stays below the agent's address.
         let mut url = self.base.clone();
         let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
         url.set_path(&format!("{}{}", self.base.path(), path.trim_start_matches('/')));
@@ -154,7 +154,7 @@ impl AdminClient {
         |source| AdminClientError::Cut { url, source }
     }
 
-    /// The body of a public path: an unhealthy agent answers 503.
+    /// The body of a public path. A 503 counts: an unhealthy agent answers with one.
     pub(super) async fn read(&self, path: &str, within: Duration) -> Result<String, AdminClientError> {
         let response = self.send(self.request(Method::GET, path).timeout(within)).await?;
         match response.status() {
@@ -164,7 +164,7 @@ impl AdminClient {
         }
     }
 
-    /// Checks that this is an agent that accepts our token.
+    /// Checks that an agent answers and accepts our token.
     pub(super) async fn greet(&self) -> Result<(), AdminClientError> {
         let health = self.read("/health", ANSWER_WITHIN).await?;
         let health: Option<serde_json::Value> = serde_json::from_str(&health).ok();
@@ -173,13 +173,13 @@ impl AdminClient {
         }
         let response = self.send(self.request(Method::GET, "/admin/drain").timeout(ANSWER_WITHIN)).await?;
         match response.status() {
-            // Without the token, and with the surface off, it is the same to whoever has none.
+            // An agent whose admin API is off has no such path.
             StatusCode::NOT_FOUND => Err(AdminClientError::Off(self.url())),
             _ => self.good(response).await.map(drop),
         }
     }
 
-    /// The answer, if it is a good one.
+    /// The answer, or an error unless it is a success.
     async fn good(&self, response: Response) -> Result<Response, AdminClientError> {
         let status = response.status();
         match status {
@@ -204,12 +204,12 @@ impl AdminClient {
         self.parse(&response.bytes().await.map_err(self.cut())?)
     }
 
-    /// Asks for something.
+    /// GETs a path.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, AdminClientError> {
         self.answer(self.request(Method::GET, path)).await
     }
 
-    /// The same for something that may not exist.
+    /// GETs a path; `None` if it does not exist.
     pub(super) async fn find<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, AdminClientError> {
         match self.get(path).await {
             Err(AdminClientError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
@@ -217,7 +217,7 @@ impl AdminClient {
         }
     }
 
-    /// Has something done.
+    /// POSTs JSON.
     pub(super) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -226,7 +226,7 @@ impl AdminClient {
         self.answer(self.request(Method::POST, path).json(body)).await
     }
 
-    /// The same where a 503 answer reports partial work.
+    /// POSTs JSON; a 503 answer reports partial work.
     pub(super) async fn post_for_part<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -242,7 +242,7 @@ impl AdminClient {
         serde_json::from_slice(&text).map_err(|_| refused(status, &text))
     }
 
-    /// Sends lines of text.
+    /// POSTs lines of text.
     pub(super) async fn post_text<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -251,12 +251,12 @@ impl AdminClient {
         self.answer(self.request(Method::POST, path).body(text)).await
     }
 
-    /// Ends something.
+    /// DELETEs a path.
     pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, AdminClientError> {
         self.answer(self.request(Method::DELETE, path)).await
     }
 
-    /// An answer as it is: its status, one of its headers, and its bytes.
+    /// An answer's status, one of its headers, and its bytes.
     pub(super) async fn raw(
         &self,
         path: &str,
@@ -269,13 +269,13 @@ impl AdminClient {
         Ok((status, value, response.bytes().await.map_err(self.cut())?.into()))
     }
 
-    /// Runs a long job, and passes each line of the answer to `hear`, until that returns a result.
+    /// Runs a long job and passes each line of the answer to `hear` until that returns a result.
     pub(super) async fn job<L: DeserializeOwned, T>(
         &self,
         path: &str,
         mut hear: impl FnMut(L) -> Option<T>,
     ) -> Result<Option<T>, AdminClientError> {
-        // No limit on the duration, only on silence.
+        // Limits the silence, not the duration.
         let response = self.send(self.request(Method::POST, path)).await?;
         let mut response = self.good(response).await?;
         let mut text: Vec<u8> = Vec::new();
@@ -295,7 +295,7 @@ impl AdminClient {
     }
 }
 
-/// What it said when it refused.
+/// The agent's reason for a refusal.
 fn refused(status: StatusCode, text: &[u8]) -> AdminClientError {
     let said = serde_json::from_slice::<ErrorBody>(text).map(|body| body.error);
     AdminClientError::Refused {

@@ -1,4 +1,4 @@
-//! `dataplane-agent audit`: who gave which order, of a running agent or a stopped one.
+//! `dataplane-agent audit`: lists operator actions of a running or stopped agent.
 
 use super::out::{print_json, say};
 use super::target::Common;

@@ -35,7 +35,7 @@ pub(super) fn run(args: Args, flags: Flags) -> ExitCode {
                 )
             };
             let report = CheckReport::of(problems.iter().map(failed).collect());
-            // Whether anybody reads it changes nothing in what is wrong.
+            // A closed output does not change the result.
             let _ = print_json(&report);
             return ExitCode::from(Problems::EXIT_CODE);
         }
@@ -75,7 +75,7 @@ fn print(config: &Config, as_json: bool) -> anyhow::Result<()> {
     let settings = config.describe();
     let text =
         |setting: &Setting| format!("{}={}", setting.name, setting.value.as_deref().unwrap_or_default());
-    // The long ones stand out by themselves.
+    // Long values need no alignment.
     let width = settings.iter().map(|setting| text(setting).len()).max().unwrap_or(0).min(60);
     for setting in settings {
         say!("{:<width$}  # {}", text(setting), setting.origin)?;

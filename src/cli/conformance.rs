@@ -1,4 +1,4 @@
-//! `dataplane-agent conformance URL`: one row per rule of the contract, with what broke it.
+//! `dataplane-agent conformance URL`: one row per rule of the contract, with the evidence of a breach.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::config::{BaseUrl, Flags, PeerConfig, Sources, load};
 use crate::conformance::{self, RECORDS_MOST, REQUESTS_MOST, Report, Row, RuleState, SESSIONS_MOST, Setup};
 use crate::record::Kind;
 
-/// What the run's server registers with, unless flags say otherwise.
+/// Registration data of the run's server, unless flags override it.
 const REGION: &str = "conformance";
 const HOST: &str = "conformance.invalid";
 
@@ -49,8 +49,8 @@ fn customer(text: &str) -> Result<String, &'static str> {
 pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
     let run = conformance::new_run();
     let own = |variable, value: &str| Flags::default().with(variable, Some(value.to_owned()));
-    // IMPORTANT: the run registers its server, shuts it down and answers its commands. SERVER_ID of the environment names an
-    // agent that may be at work, so only a flag can name another server than the run's own.
+    // IMPORTANT: the run registers its server, shuts it down and answers its commands. SERVER_ID in the environment may name
+    // an agent at work, so only a flag may replace the run's own server.
     let flags = args.flags.or(flags).with("CONTROL_PLANE_URL", Some(args.url.expose().to_owned()));
     let flags = flags.or(own("SERVER_ID", &format!("conformance-{run}")));
     let flags = flags.or(own("SERVER_REGION", REGION)).or(own("DATAPLANE_HOST", HOST));
@@ -88,7 +88,7 @@ pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
     printed
 }
 
-/// Says what the run is about to send.
+/// Prints what the run is about to send.
 fn announce(setup: &Setup, config: &PeerConfig, run: &str) {
     let Setup { customer, client, burst, .. } = setup;
     let plane = &config.control_plane;
@@ -102,7 +102,7 @@ fn announce(setup: &Setup, config: &PeerConfig, run: &str) {
     );
 }
 
-/// Prints a row. `above` is what the last row that was not seen said: it is not repeated.
+/// Prints a row. `above` is the text of the last row that was not seen; it is not repeated.
 fn show(row: &Row, above: &mut String) -> anyhow::Result<()> {
     let Row { rule, page, sentence, .. } = row;
     let says = row.says.as_deref().unwrap_or_default();
@@ -147,7 +147,7 @@ fn sum_up(report: &Report) -> anyhow::Result<()> {
     )
 }
 
-/// Lists what the server should have counted, for a person to look up: one line per session.
+/// Lists what the server should have counted, one line per session, for a person to check.
 fn list(report: &Report) -> anyhow::Result<()> {
     let sent = &report.counted_once;
     let Some(first) = sent.first() else { return Ok(()) };
@@ -178,7 +178,7 @@ fn list(report: &Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The report for machines.
+/// The report as JSON.
 #[derive(serde::Serialize)]
 struct Whole<'a> {
     url: String,

@@ -1,4 +1,4 @@
-//! `dataplane-agent dead-letters …`: what will not be delivered, of a running agent or a stopped one.
+//! `dataplane-agent dead-letters …`: lists and handles dead letters of a running or stopped agent.
 
 use anyhow::bail;
 use clap::Subcommand;
@@ -11,11 +11,11 @@ use crate::config::Flags;
 use crate::outbox::Reason;
 use crate::record::Kind;
 
-/// Dead letters are read so many at once.
+/// Dead letters read at once.
 const PAGE: usize = 200;
-/// And counted.
+/// Dead letters counted at once.
 const COUNTED_AT_ONCE: usize = 1000;
-/// So many can be named at once.
+/// Dead letters selected by number at once.
 const SELECTED_AT_ONCE: usize = 500;
 
 /// What to do with the dead letters.
@@ -101,7 +101,7 @@ pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
 }
 
 impl Which {
-    /// What to ask for first, and next, and so on.
+    /// The selections to ask for, one after another.
     fn selections(&self) -> Vec<Selection> {
         if self.ids.is_empty() {
             return vec![Selection { reason: self.reason, all: self.all, ..Selection::default() }];
@@ -143,7 +143,7 @@ async fn show(access: &OutboxAccess, id: u64, json: bool) -> anyhow::Result<()> 
     say!("{}", serde_json::to_string_pretty(&letter)?)
 }
 
-/// How many these are, and the first number behind them.
+/// Counts these dead letters. Also returns the first number after them.
 async fn count(access: &OutboxAccess, reason: Option<Reason>) -> anyhow::Result<(u64, u64)> {
     let (mut count, mut below) = (0, 0);
     let mut filter = LetterFilter { reason, ..LetterFilter::default() };
@@ -166,7 +166,7 @@ async fn drop_all(access: &OutboxAccess, which: &Which, yes: bool, json: bool) -
         };
         let of = which.reason.map(|reason| format!(" with reason {}", reason.label()));
         confirm(&format!("Delete {count} dead letters{} permanently?", of.unwrap_or_default()), count == 0)?;
-        // What comes meanwhile was not asked about.
+        // Only what was counted before the question may be dropped.
         if let [selection] = &mut selections[..] {
             selection.below = Some(below).filter(|_| which.ids.is_empty());
         }

@@ -1,5 +1,5 @@
-//! The file of `outbox export`: new, and what is said of it when the export stops half-way. What is
-//! in it has left the outbox, and is nowhere else.
+//! Writes the file of `outbox export`, and explains a partial export. Records in the file have left the outbox and exist
+//! nowhere else.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -9,17 +9,17 @@ use anyhow::{Context as _, bail};
 
 use crate::outbox::Exported;
 
-/// An export that stopped before its end.
+/// An export that stopped before the end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Stopped {
-    /// The file holds nothing, and is gone again.
+    /// The file was empty and has been removed.
     #[error("{}: nothing was exported, the outbox is unchanged", path.display())]
     Nothing {
         path: PathBuf,
         #[source]
         source: anyhow::Error,
     },
-    /// The file is all that there is of them.
+    /// The file holds the only copy of some records.
     #[error(
         "{} records and {} dead letters are in {} and no longer in the outbox: keep this file, import it into the target \
          outbox with --incomplete, and export the rest to another file. The export stopped",
@@ -34,7 +34,7 @@ pub(super) enum Stopped {
 }
 
 impl Stopped {
-    /// What is in the file, for good.
+    /// What is durable in the file.
     pub(super) fn exported(&self) -> Exported {
         match self {
             Self::Nothing { .. } => Exported::default(),
@@ -43,7 +43,7 @@ impl Stopped {
     }
 }
 
-/// Makes the file, whose name survives a power cut, and has `write` fill it; that tells of all that is in it for good.
+/// Creates the file, makes its name durable, and has `write` fill it. `write` reports what is durable in it.
 pub(super) async fn to_new_file(
     path: &Path,
     mut progress: impl FnMut(u64),
@@ -61,7 +61,7 @@ pub(super) async fn to_new_file(
     };
     let path = path.to_path_buf();
     if file.metadata().is_ok_and(|meta| meta.len() == 0) {
-        // Nothing came of it: it would only be in the way of the next attempt.
+        // An empty file would only block the next attempt.
         std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
         return Err(Stopped::Nothing { path, source }.into());
     }
@@ -78,7 +78,7 @@ fn create(path: &Path) -> anyhow::Result<File> {
         ),
         made => {
             let file = made.with_context(|| name.to_string())?;
-            // IMPORTANT: what goes into it leaves the outbox: its name must survive a power cut, too.
+            // IMPORTANT: exported records leave the outbox, so the file's name must survive a power cut too.
             sync_parent(path).with_context(|| name.to_string())?;
             Ok(file)
         }
@@ -90,7 +90,7 @@ fn sync_parent(path: &Path) -> std::io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-/// A file's name, on the command line.
+/// Parses the name of a file to create.
 pub(super) fn new_file(text: &str) -> Result<PathBuf, String> {
     if text == "-" {
         return Err(
@@ -102,7 +102,7 @@ pub(super) fn new_file(text: &str) -> Result<PathBuf, String> {
     Ok(text.into())
 }
 
-/// Likewise, of one that is read.
+/// Parses the name of a file to read.
 pub(super) fn old_file(text: &str) -> Result<PathBuf, String> {
     if text == "-" {
         return Err(

@@ -1,4 +1,4 @@
-//! The settings of the installed service, for a command that was given none: what systemd's unit and the package use.
+//! Falls back to the installed service's settings for a command without settings: those of the systemd unit and the package.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use crate::config::{Flags, Sources};
 const SETTINGS: &str = "etc/default/dataplane-agent";
 const STATE: &str = "var/lib/dataplane-agent";
 const CREDENTIALS: &str = "etc/dataplane-agent";
-/// Whoever has set one of these means another agent.
+/// If one of these is set, another agent is meant.
 const OWN: [&str; 5] = ["SERVER_ID", "SERVER_PORT", "OUTBOX_DIR", "STATE_DIRECTORY", "DATAPLANE_ENV_FILE"];
 
-/// The sources of a command: its own, or those of the installed service, which is said.
+/// The command's own sources, or those of the installed service. Prints a note in the second case.
 pub(super) fn sources(flags: Flags) -> Sources {
     let (sources, note) = installed(Sources::of_process(flags), Path::new("/"));
     if let Some(note) = note {
@@ -20,7 +20,7 @@ pub(super) fn sources(flags: Flags) -> Sources {
     sources
 }
 
-/// The same, with what is to be said. `root` is `/`.
+/// The same, returning the note. `root` is `/`.
 fn installed(mut sources: Sources, root: &Path) -> (Sources, Option<String>) {
     let is_set = |(name, value): &(String, String)| OWN.contains(&name.as_str()) && !value.trim().is_empty();
     let has_file = sources.dotenv.as_deref().is_some_and(Path::exists);
@@ -97,7 +97,7 @@ mod tests {
             let (sources, note) = installed(sources, root.path());
             assert_eq!((sources.dotenv, note), (before, None));
         }
-        // A token alone says nothing of which agent is meant.
+        // A token alone does not select an agent.
         assert!(installed(of_env("ADMIN_TOKEN", "t"), root.path()).1.is_some());
         assert_eq!(installed(bare(), Path::new("/nowhere")).1, None);
     }

@@ -1,11 +1,11 @@
-//! How the allocator gives memory back: see `docs/decisions/the-system-allocator.md`.
+//! Makes the allocator return memory: see `docs/decisions/the-system-allocator.md`.
 
-/// glibc's own start value. Once it is set, glibc does not raise it.
+/// glibc's initial value. Once it is set explicitly, glibc does not raise it.
 #[cfg(target_env = "gnu")]
 const THRESHOLD: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "131072");
 
-/// Has glibc give back what is large as soon as it is freed, where the environment does not say otherwise. glibc reads that
-/// from the environment, and only when a process begins: so this one begins again, in place. If it cannot, it goes on as it is.
+/// Makes glibc return large blocks as soon as they are freed, unless the environment says otherwise. glibc reads this setting
+/// from the environment at process start only, so the process re-executes itself; if that fails, it runs on unchanged.
 #[cfg(target_env = "gnu")]
 pub(super) fn keep_low() {
     use std::os::unix::process::CommandExt as _;
@@ -17,11 +17,11 @@ pub(super) fn keep_low() {
         && let Some(itself) = arguments.next()
         && let Ok(program) = std::env::current_exe()
     {
-        // Only ever returns with an error.
+        // Returns only on error.
         let _ = std::process::Command::new(program).arg0(itself).args(arguments).env(name, bytes).exec();
     }
 }
 
-/// Other allocators do not raise it by themselves.
+/// Other allocators do not raise it.
 #[cfg(not(target_env = "gnu"))]
 pub(super) fn keep_low() {}

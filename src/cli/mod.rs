@@ -1,4 +1,4 @@
-//! The command line: what can be asked for, and the exit codes (0 done, 1 failed, 2 usage, 78 configuration).
+//! The command line: subcommands and exit codes (0 done, 1 failed, 2 usage, 78 configuration).
 
 mod agent;
 mod audit;
@@ -33,7 +33,7 @@ use crate::telemetry::log::LogLevel;
 use crate::telemetry::metrics::COMMIT;
 use signals::{Hangups, Stop};
 
-/// This release, and the commit where it is known.
+/// This release and, if known, its commit.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     let release = env!("CARGO_PKG_VERSION");
     COMMIT.map_or_else(|| release.to_owned(), |commit| format!("{release} ({commit})"))
@@ -77,10 +77,10 @@ enum Command {
     Man(packaging::ManArgs),
 }
 
-/// Parses the command line and does what it says.
+/// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    // What is made here holds customers' data: the outbox, an export, the log. What is there keeps the mode that it has.
+    // New files hold customers' data: the outbox, an export, the log. Existing files keep their mode.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     if let Err(error) = signals::survive_the_file_size_limit() {
         return exit_code(Err(error.into()));
@@ -106,7 +106,7 @@ pub fn main() -> ExitCode {
     exit_code(result)
 }
 
-/// Says what went wrong, if anything did.
+/// Prints the error, if any.
 fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     if error.is::<out::Enough>() {
@@ -120,7 +120,7 @@ fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// An error with its causes; a cause that has been said already is not said again.
+/// An error with its causes, without repeating one.
 fn whole(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -134,7 +134,7 @@ fn whole(error: &anyhow::Error) -> String {
 
 fn run(flags: Flags) -> anyhow::Result<()> {
     memory::keep_low();
-    // One thread for everything that waits: handing work between threads costs more than the work. Storage has its own.
+    // One thread runs everything that waits: handing work over costs more than the work. Storage has its own threads.
     on_runtime(1, async {
         let (stop, hangups) = (Stop::listen()?, Hangups::listen()?);
         let sources = Sources::of_process(flags);

@@ -1,14 +1,14 @@
-//! What a command prints: the one way to standard output, and an end without a word when nobody reads it any more.
+//! Writes the output of commands: the only path to standard output. Ends quietly when the reader has gone.
 
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write as _};
 
-/// Whoever read what is printed has read enough: `… | head`.
+/// The reader closed the output, as in `… | head`.
 #[derive(Debug, thiserror::Error)]
 #[error("the output was closed")]
 pub(super) struct Enough;
 
-/// Prints text as it is.
+/// Prints text unchanged.
 pub(super) fn print(text: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text).and_then(|()| out.flush()) {
@@ -17,24 +17,24 @@ pub(super) fn print(text: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-/// Prints lines for people; best by [`say`]. What producers and servers have said cannot drive the terminal.
+/// Prints lines for people; use [`say`]. Removes control characters: producers and servers must not drive the terminal.
 pub(super) fn line(text: Arguments<'_>) -> anyhow::Result<()> {
     print(shown(&format!("{text}\n")).as_bytes())
 }
 
-/// The text without what a terminal obeys.
+/// The text without control characters.
 fn shown(text: &str) -> String {
     let is_shown = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
     text.chars().map(|c| if is_shown(c) { c } else { '\u{fffd}' }).collect()
 }
 
-/// Prints a line, as `println!` does, which would panic when nobody reads any more.
+/// Prints a line like `println!`, which would panic when the reader has gone.
 macro_rules! say {
     ($($text:tt)*) => { $crate::cli::out::line(format_args!($($text)*)) };
 }
 pub(super) use say;
 
-/// Prints a value for machines.
+/// Prints a value as JSON.
 pub(super) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut text = serde_json::to_vec(value)?;
     text.push(b'\n');

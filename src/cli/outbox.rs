@@ -1,4 +1,4 @@
-//! `dataplane-agent outbox …`: what waits, of a running agent or a stopped one.
+//! `dataplane-agent outbox …`: inspects and moves waiting records of a running or stopped agent.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::config::Flags;
 use crate::outbox::{Accept, Exported, Imported, Verified};
 use crate::record::Kind;
 
-/// Records are listed so many at once.
+/// Records listed at once.
 const PAGE: usize = 500;
 
 /// What to do with the outbox.
@@ -154,7 +154,7 @@ async fn list(access: &OutboxAccess, limit: usize, json: bool) -> anyhow::Result
             break;
         }
     }
-    // What could not be read was set aside by reading it, if it was not before.
+    // Reading has quarantined whatever could not be read.
     let OutboxStats { quarantined_segments, quarantined_records, .. } = access.stats().await?;
     anyhow::ensure!(
         quarantined_segments == 0,
@@ -207,7 +207,7 @@ async fn export(access: &OutboxAccess, path: &Path, json: bool) -> anyhow::Resul
             let Exported { records, dead_letters, .. } =
                 error.downcast_ref().map(Stopped::exported).unwrap_or_default();
             let said = json!({ "exported": records, "dead_letters": dead_letters, "file": path, "error": whole(&error) });
-            // What went wrong is said in any case.
+            // The error is printed in any case.
             let _ = print_json(&said);
             return Err(error);
         }

@@ -1,10 +1,10 @@
-//! Whose an outbox is: what root made in it while it was looked at goes back to the user that the agent runs as.
+//! Restores the owner of an outbox: files that root created while using it are given to the agent's user.
 //!
-//! Without that, a file of root's that the agent may not read would look to it like damage.
+//! Otherwise the agent could not read them, and would treat them as damage.
 //!
-//! The folder is another user's, who may put anything into it at any moment. So nothing is done by name twice: a file is
-//! opened without following links, looked at, and given, all by one descriptor; and a file with a second name, which may
-//! lie anywhere, is left alone.
+//! The folder belongs to another user, who may change it at any moment. So no name is used twice: a file is opened without
+//! following links, checked, and given away, all through one descriptor. A file with a second link, which may be anywhere,
+//! is left alone.
 
 use std::fs::File;
 use std::io;
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, fchown, fstat, openat, statat};
 use rustix::io::Errno;
 
-/// Gives what is root's in a folder to the folder's owner, when it is dropped.
+/// Gives root's files in a folder to the folder's owner on drop.
 pub(super) struct KeepsOwner(Option<Owned>);
 
 struct Owned {
@@ -28,7 +28,7 @@ impl KeepsOwner {
         if !rustix::process::geteuid().is_root() {
             return Self(None);
         }
-        // A folder that is not there is whoever's it will be.
+        // A missing folder gets the owner of whoever creates it.
         Self(Owned::of(dir).ok().filter(|owned| !owned.owner.0.is_root()))
     }
 }
@@ -52,13 +52,13 @@ impl Owned {
     }
 
     fn give_back(&self) -> io::Result<()> {
-        // Where there is no lock, nobody came so far as to make anything.
+        // Without a lock file, nothing has been created either.
         let Ok(lock) = open(&self.dir, "lock", OFlags::NONBLOCK) else { return Ok(()) };
         let lock = File::from(lock);
         match lock.try_lock() {
-            // IMPORTANT: held until all is given: an agent must not make and delete files meanwhile.
+            // IMPORTANT: the lock is held until everything is given away: an agent must not create or delete files meanwhile.
             Ok(()) => give_all(&self.dir, self.owner),
-            // An agent has it, so it was not ours, or is no more.
+            // An agent holds the lock: we did not have the outbox open, or have it no longer.
             Err(std::fs::TryLockError::WouldBlock) => Ok(()),
             Err(std::fs::TryLockError::Error(error)) => Err(error),
         }
@@ -69,7 +69,7 @@ fn open(dir: impl AsFd, name: impl rustix::path::Arg, flags: OFlags) -> rustix::
     openat(dir, name, flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Gives all in `dir`, but not `dir` itself.
+/// Gives away everything in `dir`, but not `dir` itself.
 fn give_all(dir: &OwnedFd, owner: (Uid, Gid)) -> io::Result<()> {
     for entry in Dir::read_from(dir)? {
         let entry = entry?;
@@ -77,7 +77,7 @@ fn give_all(dir: &OwnedFd, owner: (Uid, Gid)) -> io::Result<()> {
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        // Looked at before it is opened, for opening a device is doing something; and again when it is open.
+        // Checked before opening, because opening a device has side effects; and again once open.
         let found = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).and_then(|stat| match kind(&stat) {
             FileType::Directory => open(dir, name, OFlags::DIRECTORY).map(Some),
             FileType::RegularFile => open(dir, name, OFlags::NONBLOCK).map(Some),
@@ -85,7 +85,7 @@ fn give_all(dir: &OwnedFd, owner: (Uid, Gid)) -> io::Result<()> {
         });
         match found {
             Ok(Some(file)) => give(&file, owner)?,
-            // A link or a device; or gone meanwhile.
+            // A link or a device, or already gone.
             Ok(None) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
         }
@@ -119,8 +119,8 @@ mod tests {
     #[test]
     fn only_files_inside_the_folder_change_owner_and_only_while_it_is_not_in_use() {
         if !rustix::process::geteuid().is_root() {
-            assert!(std::env::var_os("CI").is_none(), "CI must not go without root");
-            eprintln!("SKIPPED: giving files away needs root");
+            assert!(std::env::var_os("CI").is_none(), "CI must run this as root");
+            eprintln!("SKIPPED: changing owners needs root");
             return;
         }
         let home = tempfile::tempdir().unwrap();
@@ -140,7 +140,7 @@ mod tests {
         let held = File::open(at("outbox/lock")).unwrap();
         held.lock().unwrap();
         drop(KeepsOwner::of(&at("outbox-dir")));
-        assert_eq!(owner("outbox/segments/1/db"), 0, "an agent has it");
+        assert_eq!(owner("outbox/segments/1/db"), 0, "an agent has it open");
         drop(held);
 
         drop(KeepsOwner::of(&at("outbox-dir")));

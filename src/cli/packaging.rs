@@ -1,4 +1,4 @@
-//! What a package has beside the program, made from the command line's own declaration.
+//! Files that a package ships beside the program, generated from the command line's declaration.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use clap::Command;
 
 use super::out::print;
 
-/// The name of the program, as it is called.
+/// The program's name.
 const NAME: &str = "dataplane-agent";
 
 #[derive(clap::Args)]

@@ -1,5 +1,5 @@
-//! The signals that the agent answers to, from the moment they are asked for: one that comes before anybody waits
-//! for it is not lost, and does not end the process.
+//! Handles the agent's signals from the moment they are registered: a signal that arrives before anybody waits for it is not
+//! lost and does not end the process.
 
 use std::convert::Infallible;
 use std::io;
@@ -8,9 +8,9 @@ use rustix::process::Signal as Number;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// Has a write beyond the largest file that is allowed (`ulimit -f`) fail with EFBIG; SIGXFSZ would end the process.
+/// Makes a write beyond the file size limit (`ulimit -f`) fail with EFBIG; SIGXFSZ would end the process.
 pub(super) fn survive_the_file_size_limit() -> io::Result<()> {
-    // The handler stays for as long as the process lives, and where nobody listens it does nothing.
+    // The handler stays installed for the life of the process; without a listener it does nothing.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let _entered = runtime.enter();
     signal(SignalKind::from_raw(Number::XFSZ.as_raw())).map(drop)
@@ -27,7 +27,7 @@ impl Stop {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Done at the first of them.
+    /// Resolves at the first signal.
     pub(super) async fn told(mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -44,10 +44,10 @@ impl Hangups {
         Ok(Self(signal(SignalKind::hangup())?))
     }
 
-    /// Asks for a reload at each.
+    /// Requests a reload at each signal.
     pub(super) async fn forward(mut self, reload: mpsc::Sender<()>) -> Infallible {
         while self.0.recv().await.is_some() {
-            // One that waits already is enough.
+            // One pending request is enough.
             let _ = reload.try_send(());
         }
         std::future::pending().await

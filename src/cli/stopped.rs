@@ -1,4 +1,4 @@
-//! The outbox of an agent that does not run: opened, used and closed by one command.
+//! The outbox of a stopped agent: opened, used and closed by one command.
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -7,14 +7,14 @@ use super::owner::KeepsOwner;
 use crate::config::OutboxConfig;
 use crate::outbox::{OpenError, Outbox, Settings};
 
-/// The outbox's settings, for a command.
+/// The outbox settings for a command.
 pub(super) fn open_settings(config: &OutboxConfig) -> anyhow::Result<Settings> {
     let unused =
         prometheus::Histogram::with_opts(prometheus::HistogramOpts::new("commit_seconds", "unused"))?;
     Ok(config.settings(unused))
 }
 
-/// Opens the outbox, has `work` use it, and waits until everything is durable.
+/// Opens the outbox, runs `work` on it, and waits until everything is durable.
 pub(super) async fn with_outbox<T>(
     settings: Settings,
     work: impl AsyncFnOnce(Outbox) -> anyhow::Result<T>,
@@ -30,7 +30,7 @@ pub(super) async fn with_outbox<T>(
     Ok(value)
 }
 
-/// What to do about an outbox that cannot be opened.
+/// Adds advice to the error of an outbox that cannot be opened.
 pub(super) fn explain(error: OpenError) -> anyhow::Error {
     let advice = match error {
         OpenError::Locked(_) => "stop the agent first, or send the command to it (--url)",
@@ -42,7 +42,7 @@ pub(super) fn explain(error: OpenError) -> anyhow::Error {
     anyhow::Error::from(error).context(advice)
 }
 
-/// A bar that counts records, on a terminal; with what it comes to, where that is known.
+/// A progress bar that counts records on a terminal, with the total if it is known.
 pub(super) fn progress(doing: &'static str, all: Option<u64>) -> ProgressBar {
     let (bar, form) = match all {
         Some(all) => {

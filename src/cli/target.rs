@@ -1,5 +1,5 @@
-//! Which outbox a command is about: that of a stopped agent, in its folder, or that of a running one, behind its
-//! `/admin`; and what can be done with either, in the same words.
+//! The outbox that a command works on: a stopped agent's, in its folder, or a running agent's, through its `/admin`. Both
+//! offer the same operations.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::admin::{
 use crate::config::{Flags, HttpConfig, OutboxConfig, Sources, load};
 use crate::outbox::{Accept, Exported, Imported, Outbox, Salvaged, Settings, Verified};
 
-/// What all commands about an outbox know.
+/// Arguments of all commands about an outbox.
 #[derive(clap::Args)]
 pub(super) struct Common {
     /// Prints JSON
@@ -39,23 +39,23 @@ pub(super) struct Common {
     admin_token_file: Option<String>,
 }
 
-/// Where the outbox is.
+/// The location of the outbox.
 pub(super) enum OutboxLocation {
-    /// In a folder that nobody else has open.
+    /// In a folder that no other process has open.
     Folder(Settings),
-    /// With an agent.
+    /// Behind a running agent.
     Agent(AdminClient),
 }
 
-/// An outbox that can be worked on.
+/// An outbox ready for work.
 pub(super) enum OutboxAccess {
-    /// Opened here.
+    /// Opened by this process.
     Outbox(Outbox, Audit),
-    /// With a running agent.
+    /// Behind a running agent.
     Agent(AdminClient),
 }
 
-/// The agent's token, where one is known here.
+/// The agent's token, if this machine knows it.
 pub(super) fn token(sources: &Sources) -> anyhow::Result<Option<String>> {
     let (config, _) = load::<HttpConfig>(sources)?;
     Ok(config.admin_token.map(|token| token.expose().to_owned()))
@@ -66,13 +66,13 @@ impl Common {
         let flags = flags.with("OUTBOX_DIR", self.outbox_dir.clone());
         let flags = flags.with("ADMIN_TOKEN_FILE", self.admin_token_file.clone());
         if self.url.is_some() {
-            // IMPORTANT: the token of an agent on this machine is nothing for whoever answers at some address.
+            // IMPORTANT: the token of an agent on this machine must not be sent to whatever answers at a given address.
             return Sources { dotenv: None, dotenv_required: false, ..Sources::of_process(flags) };
         }
         installed::sources(flags)
     }
 
-    /// Finds out where it is. A folder that a running agent has open is that agent's.
+    /// Locates the outbox. If a running agent has the folder open, that agent is the target.
     pub(super) async fn target(&self, flags: Flags) -> anyhow::Result<OutboxLocation> {
         let sources = self.sources(flags);
         if let Some(url) = &self.url {
@@ -96,7 +96,7 @@ impl Common {
         }
     }
 
-    /// Has `work` done, wherever the outbox is.
+    /// Runs `work` on the outbox, wherever it is.
     pub(super) async fn with<T>(
         &self,
         flags: Flags,
@@ -115,7 +115,7 @@ impl Common {
     }
 }
 
-/// The agent at `SERVER_HOST`:`SERVER_PORT`, if it is the one that has this outbox.
+/// The agent at `SERVER_HOST`:`SERVER_PORT`, if it has this outbox open.
 async fn agent_holding(sources: &Sources, id: Option<uuid::Uuid>) -> anyhow::Result<AdminClient> {
     let (config, _) = load::<HttpConfig>(sources)?;
     let agent = AdminClient::at(&local_address(&config), token(sources)?)?;
@@ -129,7 +129,7 @@ async fn agent_holding(sources: &Sources, id: Option<uuid::Uuid>) -> anyhow::Res
     Ok(agent)
 }
 
-/// Where an agent with these settings is reached from this machine.
+/// The local address of an agent with these settings.
 pub(super) fn local_address(config: &HttpConfig) -> String {
     let host = match config.host.as_str() {
         "0.0.0.0" => "127.0.0.1",
@@ -144,7 +144,7 @@ pub(super) fn local_address(config: &HttpConfig) -> String {
     }
 }
 
-/// A query, of what is set.
+/// Builds a query from the pairs that have a value.
 fn query<'a>(path: &str, pairs: impl IntoIterator<Item = (&'a str, Option<String>)>) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     for (name, value) in pairs {
@@ -164,7 +164,7 @@ impl OutboxAccess {
         })
     }
 
-    /// Some of what waits.
+    /// A page of waiting records.
     pub(super) async fn waiting(&self, cursor: Option<&str>, limit: usize) -> anyhow::Result<WaitingPage> {
         Ok(match self {
             Self::Outbox(outbox, _) => admin::list_waiting(outbox, cursor, limit).await?,
@@ -175,7 +175,7 @@ impl OutboxAccess {
         })
     }
 
-    /// One record that waits.
+    /// One waiting record.
     pub(super) async fn waiting_record(&self, id: u64) -> anyhow::Result<Option<WaitingDetail>> {
         Ok(match self {
             Self::Outbox(outbox, _) => admin::find_waiting(outbox, id).await?,
@@ -183,7 +183,7 @@ impl OutboxAccess {
         })
     }
 
-    /// Some dead letters.
+    /// A page of dead letters.
     pub(super) async fn dead_letters(
         &self,
         filter: &LetterFilter,
@@ -212,7 +212,7 @@ impl OutboxAccess {
         })
     }
 
-    /// The last orders, newest first.
+    /// The latest orders, newest first.
     pub(super) async fn orders(&self, limit: usize) -> anyhow::Result<AuditPage> {
         Ok(match self {
             Self::Outbox(outbox, _) => admin::list_orders(outbox, Some(limit)).await?,
@@ -220,7 +220,7 @@ impl OutboxAccess {
         })
     }
 
-    /// Has something done, and notes it if it is done here: a running agent notes it by itself.
+    /// Runs `work` and notes it in the audit log if it runs here; a running agent notes it itself.
     async fn order<T>(
         &self,
         order: &str,
@@ -243,7 +243,7 @@ impl OutboxAccess {
         audit.order(&local_user(), order, detail, work, effect).await
     }
 
-    /// Makes records of some dead letters again.
+    /// Turns dead letters back into records.
     pub(super) async fn replay(&self, selection: &Selection) -> anyhow::Result<Replayed> {
         Ok(match self {
             Self::Outbox(_, audit) => audit.replay_letters(&local_user(), selection).await?,
@@ -251,7 +251,7 @@ impl OutboxAccess {
         })
     }
 
-    /// Drops some dead letters.
+    /// Drops dead letters.
     pub(super) async fn drop_letters(&self, selection: &Selection) -> anyhow::Result<Dropped> {
         Ok(match self {
             Self::Outbox(_, audit) => audit.drop_letters(&local_user(), selection).await?,
@@ -259,7 +259,7 @@ impl OutboxAccess {
         })
     }
 
-    /// Moves what waits, and the dead letters, to a new file.
+    /// Moves all waiting records and dead letters to a new file.
     pub(super) async fn export(&self, path: &Path, progress: impl FnMut(u64)) -> anyhow::Result<Exported> {
         self.order("export", format!("to {}", path.display()), progress, async |progress| {
             to_new_file(path, progress, async |file, progress| match self {
@@ -271,7 +271,7 @@ impl OutboxAccess {
         .await
     }
 
-    /// Takes in what was exported.
+    /// Imports an export.
     pub(super) async fn import(
         &self,
         path: &Path,
@@ -279,7 +279,7 @@ impl OutboxAccess {
         again: bool,
         progress: impl FnMut(u64),
     ) -> anyhow::Result<Imported> {
-        // A pipe would be empty when it is read for the second time.
+        // The file is read twice, and a pipe would be empty the second time.
         anyhow::ensure!(std::fs::metadata(path)?.is_file(), "not a regular file: the import reads it twice");
         self.order("import", format!("of {}", path.display()), progress, async |progress| match self {
             Self::Outbox(outbox, _) => {
@@ -290,7 +290,7 @@ impl OutboxAccess {
         .await
     }
 
-    /// Brings back what was set aside.
+    /// Recovers what is in quarantine.
     pub(super) async fn salvage(
         &self,
         give_up: bool,
@@ -308,7 +308,7 @@ impl OutboxAccess {
 }
 
 impl OutboxLocation {
-    /// Reads everything, and says what is wrong where.
+    /// Reads everything and reports damage.
     pub(super) async fn verify(&self, mut progress: impl FnMut(u64)) -> anyhow::Result<Verified> {
         match self {
             Self::Folder(settings) => {
@@ -320,7 +320,7 @@ impl OutboxLocation {
     }
 }
 
-/// Has something long done by an agent.
+/// Has an agent run a long job.
 async fn job<T: serde::de::DeserializeOwned>(
     agent: &AdminClient,
     path: &str,

@@ -1,7 +1,7 @@
 //! `dataplane-agent top`: one or more agents in the terminal, read-only.
 //!
-//! [`watch`] asks the agents, [`snapshot`] is what one answer says, [`view`] what is known of all of them over time,
-//! [`draw`] how that looks: a pure function of the view.
+//! [`watch`] polls the agents, [`snapshot`] is the content of one answer, [`view`] the state of all agents over time, and
+//! [`draw`] renders the view as a pure function.
 
 mod draw;
 mod samples;
@@ -28,9 +28,9 @@ use crate::config::{Flags, HttpConfig, load};
 use crate::telemetry::failpoint;
 use view::View;
 
-/// Poll interval for keys: the longest time that quitting takes.
+/// Poll interval for keys, and so the longest time that quitting takes.
 const LOOK_FOR_KEYS: Duration = Duration::from_millis(100);
-/// What is printed of one picture.
+/// Width of a printed snapshot.
 const ONCE_WIDTH: u16 = 100;
 
 /// Which agents to watch.
@@ -75,7 +75,7 @@ pub(super) async fn run(args: Args, flags: Flags, stop: impl Future<Output = ()>
     result
 }
 
-/// Two samples, for the rates, printed as text.
+/// Takes two samples, which rates need, and prints them as text.
 async fn once(agents: &[AdminClient], mut view: View, interval: Duration) -> anyhow::Result<()> {
     for round in 0..2 {
         if round > 0 {
@@ -92,7 +92,7 @@ async fn once(agents: &[AdminClient], mut view: View, interval: Duration) -> any
     Ok(())
 }
 
-/// The snapshot as lines of text: every agent by itself.
+/// The snapshot as lines of text, one agent after another.
 fn text(view: &mut View) -> anyhow::Result<String> {
     let mut text = String::new();
     let height = draw::height_of_all(view);
@@ -107,12 +107,12 @@ fn text(view: &mut View) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// The terminal while it is ours. A panic restores it as well, before it says its words.
+/// The terminal while we use it. A panic restores it too, before printing its message.
 struct Screen(ratatui::DefaultTerminal);
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // A second time would put the cursor where it was before the panic's words.
+        // Restoring twice would move the cursor back above the panic's message.
         if !std::thread::panicking() {
             ratatui::restore();
         }
@@ -129,7 +129,7 @@ async fn show(
     let result = follow(&mut view, &mut screen, &mut looks, keys.pressed, stop).await;
     keys.stop.store(true, Ordering::Relaxed);
     drop(screen);
-    // It looks at the flag ten times a second; a panic in it has been told.
+    // The thread checks the flag ten times a second; a panic in it has been reported.
     let _ = tokio::task::spawn_blocking(move || keys.thread.join()).await;
     result
 }
@@ -157,7 +157,7 @@ async fn follow(
                         return Ok(());
                     }
                 }
-                // Another size: it is drawn anew.
+                // A resize: the loop redraws.
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error).context("cannot use the terminal"),
                 None => return Ok(()),
@@ -166,7 +166,7 @@ async fn follow(
     }
 }
 
-/// Does what the key says. False if it says that this is enough.
+/// Executes a key. Returns false to quit.
 fn obey(view: &mut View, key: KeyEvent) -> bool {
     if key.kind == KeyEventKind::Release {
         return true;
@@ -184,7 +184,7 @@ fn obey(view: &mut View, key: KeyEvent) -> bool {
     true
 }
 
-/// The thread that waits for keys: crossterm has no other way that needs no more of its features.
+/// The thread that waits for keys: crossterm's other ways need more of its features.
 struct KeyReader {
     pressed: mpsc::Receiver<std::io::Result<Event>>,
     stop: Arc<AtomicBool>,

@@ -1,4 +1,4 @@
-//! `outbox export` and `import` with a running agent: page by page, and nothing leaves the agent before it is safe here.
+//! `outbox export` and `import` with a running agent, page by page. Nothing leaves the agent before it is durable here.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek as _, Write as _};
@@ -13,20 +13,20 @@ use super::agent::{AdminClient, AdminClientError};
 use crate::admin::{self, Confirmed, ExportState, PageNumber};
 use crate::outbox::{Accept, Checked, Chunk, ExportHash, ExportId, Exported, Imported, check_lines, chunks};
 
-/// While the drain waits for its last answers, it is asked again so often.
+/// How often the agent is asked again while its drain waits for the last answers.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-/// And for so long: four times what the slowest answer usually may take.
+/// How long to keep asking: four times what the slowest answer usually takes.
 const LET_GO_WITHIN: Duration = Duration::from_mins(2);
 
-/// So many ids of exports, in some 7 KB, fit in a URL.
+/// Export ids per URL: some 7 KB.
 const IDS_AT_ONCE: usize = 200;
 
-/// What was exported, to be read.
+/// Opens an exported file for reading.
 pub(super) fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
     Ok(Box::new(BufReader::new(File::open(path)?)))
 }
 
-/// Moves what waits, and the dead letters, to `file`. What is in the file when it fails has left the agent, and nothing else has.
+/// Moves all waiting records and dead letters to `file`. On failure, exactly the records in the file have left the agent.
 pub(super) async fn export(
     agent: &AdminClient,
     file: &mut File,
@@ -35,11 +35,11 @@ pub(super) async fn export(
     let state: ExportState = agent.post("/admin/outbox/export", &()).await?;
     let path = format!("/admin/outbox/export/{}", state.export);
     let exported = pages(agent, &path, file, progress).await;
-    // The agent goes on by itself soon, but why should it wait.
+    // The agent would resume by itself soon, but need not wait.
     let ended = agent.delete::<Confirmed>(&path).await;
     let exported = exported?;
     if let Err(error) = ended {
-        // All of it is in the file.
+        // The file is complete.
         eprintln!(
             "the export is complete, but the agent could not be told; it resumes sending within a minute: {error}"
         );
@@ -77,7 +77,7 @@ async fn pages(
     }
 }
 
-/// Makes a page safe, and says so. One that cannot be confirmed is taken out of the file again: the agent has it.
+/// Makes a page durable and confirms it. A page that the agent refuses is removed from the file: the agent still has it.
 async fn keep(
     agent: &AdminClient,
     path: &str,
@@ -88,14 +88,14 @@ async fn keep(
     let before = file.stream_position()?;
     let written = async {
         file.write_all(text)?;
-        // IMPORTANT: safe in the file before the agent may forget it.
+        // IMPORTANT: the page must be durable in the file before the agent may forget it.
         file.sync_data()?;
         anyhow::Ok(confirm(agent, path, page).await?)
     }
     .await;
     match written {
         Ok(confirmed) => Ok(confirmed.into()),
-        // Whether it has been confirmed is not known: rather in both places, with the same keys, than in none.
+        // Unclear whether the page was confirmed: better in both places, with the same keys, than in neither.
         Err(error) if !is_refusal(&error) => Err(error.context(
             "the agent was lost, or could not settle the last page: its records are in the file and may still be in the outbox, with the same idempotency keys",
         )),
@@ -111,24 +111,24 @@ fn is_refusal(error: &anyhow::Error) -> bool {
         Some(
             AdminClientError::Cut { .. } | AdminClientError::Nobody { .. } | AdminClientError::Unknown { .. },
         ) => false,
-        // What failed on the way to its disk may be settled yet.
+        // A page that failed on the agent's disk may still be settled.
         Some(AdminClientError::Refused { status, .. }) => !status.is_server_error(),
         _ => true,
     }
 }
 
-/// A lost answer is asked for again: told twice, it counts once.
+/// Repeats a request whose answer was lost: confirming twice counts once.
 async fn confirm(agent: &AdminClient, path: &str, page: u64) -> Result<Confirmed, AdminClientError> {
     let (path, page) = (format!("{path}/confirm"), PageNumber { page });
     let first = agent.post(&path, &page).await;
     match first {
-        // If it is refused now, the first may have done it.
+        // If the repetition is refused, the first request may have succeeded.
         Err(cut @ AdminClientError::Cut { .. }) => agent.post(&path, &page).await.map_err(|_| cut),
         answered => answered,
     }
 }
 
-/// Takes in what was exported. The file is checked as a whole before the first record is sent.
+/// Imports an export. The whole file is checked before the first record is sent.
 pub(super) async fn import(
     agent: &AdminClient,
     path: &Path,
@@ -141,7 +141,7 @@ pub(super) async fn import(
     let mut ids = exports.chunks(IDS_AT_ONCE).map(in_hex).peekable();
     let mut chunks = chunks(open(path)?, cut).peekable();
     let mut next = || {
-        // Each id goes once: with the first lines, or ahead of them where they are too many.
+        // Each id is sent once: with the first lines, or ahead of them if there are too many.
         let exports = ids.next().unwrap_or_default();
         let chunk = if ids.peek().is_some() { Ok(Chunk::default()) } else { chunks.next()? };
         Some((exports, chunk, chunks.peek().is_none()))
@@ -152,7 +152,7 @@ pub(super) async fn import(
             "/admin/outbox/import?import={import}&first={first}&last={is_last}&exports={exports}&again={again}"
         );
         let answer = match agent.post_text::<admin::Imported>(&to, text).await {
-            // Refused as a whole. Later, what is imported by then has to be said as well.
+            // The import is refused as a whole. A later error must also report what has been imported.
             Err(known @ AdminClientError::Refused { status: StatusCode::CONFLICT, .. })
                 if imported.total() == 0 =>
             {

@@ -1,4 +1,4 @@
-//! Who runs this command, as the audit log names it; and the question before something is destroyed.
+//! The user who runs a command, for the audit log; and the confirmation before data is destroyed.
 
 use std::io::IsTerminal as _;
 
@@ -6,7 +6,7 @@ use anyhow::ensure;
 
 use crate::admin::Actor;
 
-/// The user of this process; behind sudo, the one who asked for it as well.
+/// The user of this process and, under sudo, the user who called it.
 pub(super) fn local_user() -> Actor {
     let uid = rustix::process::getuid().as_raw();
     let name = std::fs::read_to_string("/etc/passwd").ok().and_then(|text| name_of(&text, uid));
@@ -23,7 +23,7 @@ fn name_of(passwd: &str, uid: u32) -> Option<String> {
     users.find(|fields| fields.get(2) == Some(&uid.as_str()))?.first().map(|name| (*name).to_owned())
 }
 
-/// Asks on the terminal whether this is meant. An error unless it is.
+/// Asks for confirmation on the terminal; an error unless it is given.
 pub(super) fn confirm(question: &str, yes: bool) -> anyhow::Result<()> {
     if yes {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Where records go to: the `ControlPlane`, what proves who we are, and how patient we are with it.
+//! Settings of the `ControlPlane`: address, credentials, timeouts and back-off.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::values::{BaseUrl, boolean, factor, header_name, seconds, whole};
 use crate::fleet::commands::CommandAlgorithm;
 use crate::secret::Secret;
 
-/// Headers that every request has, or that say how it is to be read: an API key in their place would break it.
+/// Headers that every request sets or that frame it. An API key in one of them would break the request.
 const RESERVED_HEADERS: [&str; 15] = [
     "Accept",
     "Authorization",
@@ -169,7 +169,7 @@ impl SettingsGroup for ControlPlaneConfig {
 }
 
 impl ControlPlaneConfig {
-    /// What the client has to be told.
+    /// The client's settings.
     pub fn client_settings(&self, identity: &IdentityConfig, most_connections: u32) -> Settings {
         Settings {
             url: Secret::new(self.url.expose()),
@@ -192,7 +192,7 @@ impl ControlPlaneConfig {
         }
     }
 
-    /// Whether a client can be made of it: what is in keys and certificates only their users can tell.
+    /// Checks that a client can be built: only a client's constructor can tell whether keys and certificates are usable.
     pub(super) fn check_client(&self, identity: &IdentityConfig, review: &mut Review) {
         let Err(error) = Client::new(self.client_settings(identity, 1)) else { return };
         let variable = match &error {
@@ -241,13 +241,13 @@ impl ControlPlaneConfig {
                 format!("is longer than CONTROL_PLANE_MAX_BACKOFF ({} s)", self.max_backoff.as_secs_f64()),
             );
         }
-        // "No retries" cannot be had: a failure of the link is never the end of a record.
+        // Zero is raised to 1: a failure of the link never ends a record.
         if self.retry_attempts == 0 {
             review.warn("CONTROL_PLANE_RETRY_ATTEMPTS: 0 would never open the circuit; 1 is used");
             self.retry_attempts = 1;
             review.derived("CONTROL_PLANE_RETRY_ATTEMPTS", "1");
         }
-        // Such a factor meant something else to the previous agent; its files must go on working.
+        // Factors below 1 had another meaning in the previous agent. Its files must keep working.
         if self.error_backoff_multiplier < 1.0 {
             review.warn(format!(
                 "CONTROL_PLANE_ERROR_BACKOFF_MULTIPLIER: {} would shorten the delays; 1 is used",

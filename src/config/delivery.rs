@@ -1,4 +1,4 @@
-//! How fast and in what form records are sent, and when one is given up.
+//! Settings of delivery: rate, batches, and when a record is given up.
 
 use std::time::Duration;
 

@@ -1,25 +1,25 @@
-//! Reads `.env` files by the rules of python-dotenv, with which the previous agent's files were written.
+//! Reads `.env` files by the rules of python-dotenv, which the previous agent used.
 //!
-//! Those files hold what stricter readers refuse or change: values with spaces and no quotes, backslashes
-//! and dollar signs in passwords, an apostrophe in a name. Here they mean what they meant there:
+//! Those files contain what stricter readers reject or change: unquoted values with spaces, backslashes and dollar signs in
+//! passwords, an apostrophe in a name. They keep their meaning here:
 //!
-//! * `export` in front of a name, blanks around `=`, and lines that are comments are all fine;
-//! * without quotes a value goes to the end of the line or to ` #`, and nothing in it is special;
-//! * `'…'` knows `\'` and `\\`; `"…"` also `\n` and its like; both may span lines;
-//! * `${NAME}` and `${NAME:-default}` stand for an earlier line's value, or the environment's;
-//! * a later line of the same name wins; a line that makes no sense is skipped.
+//! * `export` before a name, blanks around `=`, and comment lines are allowed;
+//! * an unquoted value extends to the end of the line or to ` #`, and has no special characters;
+//! * `'…'` has the escapes `\'` and `\\`; `"…"` also `\n` and the like; both may span lines;
+//! * `${NAME}` and `${NAME:-default}` expand to the value of an earlier line or of the environment;
+//! * the last line of a name wins; a line that cannot be parsed is skipped.
 
 use std::collections::BTreeMap;
 
-/// What a file holds: names in upper case, because the previous agent did not tell them apart.
+/// The values in a file. Names are in upper case: the previous agent ignored case.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Dotenv {
     pub(super) values: BTreeMap<String, String>,
-    /// The numbers of the lines that were skipped, from 1.
+    /// The skipped lines, numbered from 1.
     pub(super) skipped: Vec<usize>,
 }
 
-/// Reads a whole file's text. `environment` answers what the file itself does not define.
+/// Parses a file's text. `environment` resolves names that the file does not define.
 pub(super) fn parse(text: &str, environment: impl Fn(&str) -> Option<String>) -> Dotenv {
     let text = text.trim_start_matches('\u{feff}');
     let mut found = Dotenv::default();
@@ -50,7 +50,7 @@ struct Statement<'a> {
     after: &'a str,
 }
 
-/// Takes one statement, usually one line, from the front; `None` where it makes no sense.
+/// Parses one statement, usually one line, from the front; `None` if it is invalid.
 fn statement(text: &str) -> Option<Statement<'_>> {
     let (line, after) = text.split_once('\n').unwrap_or((text, ""));
     let line = line.trim_start();
@@ -70,7 +70,7 @@ fn statement(text: &str) -> Option<Statement<'_>> {
         let value = value[..end].trim_end().to_owned();
         return Some(Statement { binding: Some((name.to_owned(), value)), after });
     };
-    // A quoted value may go on over the next lines, so it is read from the text and not from the line.
+    // A quoted value may continue on the next lines: it is read from the text, not from the line.
     let opening = text.find('=').and_then(|equals| text[equals..].find(quote).map(|at| equals + at))?;
     let (value, tail) = quoted(&text[opening + 1..], quote)?;
     let (end, after) = tail.split_once('\n').unwrap_or((tail, ""));
@@ -79,7 +79,7 @@ fn statement(text: &str) -> Option<Statement<'_>> {
         .then(|| Statement { binding: Some((name.to_owned(), value)), after })
 }
 
-/// Where an unquoted value's comment begins: a `#` after a blank. One at the value's start belongs to the value.
+/// The start of an unquoted value's comment: a `#` after a blank. A `#` at the value's start belongs to the value.
 fn comment_start(value: &str) -> Option<usize> {
     let mut blank_before = false;
     value.char_indices().find_map(|(at, c)| {
@@ -89,7 +89,7 @@ fn comment_start(value: &str) -> Option<usize> {
     })
 }
 
-/// Reads up to the closing quote; gives the value and what follows the quote.
+/// Reads up to the closing quote. Returns the value and the text after the quote.
 fn quoted(text: &str, quote: char) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.char_indices();
@@ -177,7 +177,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic_or_run_for_ever(text in "(?s)[A=\"'\\\\#\\n\\r ${}:é-]{0,60}") {
+        fn no_text_makes_the_parser_panic_or_hang(text in "(?s)[A=\"'\\\\#\\n\\r ${}:é-]{0,60}") {
             read(&text);
         }
 

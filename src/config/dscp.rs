@@ -1,4 +1,4 @@
-//! `CONTROL_PLANE_DSCP`: how routers on the way are asked to treat what is sent.
+//! `CONTROL_PLANE_DSCP`: how routers are asked to treat outgoing packets.
 
 use std::fmt;
 use std::str::FromStr;

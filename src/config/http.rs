@@ -1,11 +1,11 @@
-//! The agent's own HTTP surface: where it listens, who may read it.
+//! Settings of the agent's HTTP surface: addresses, access, admin token.
 
 use super::load::{Review, SettingsGroup};
 use super::values::{host, port};
 use crate::http::{TrustedHosts, TrustedIps};
 use crate::secret::Secret;
 
-/// Below this a token can be guessed.
+/// A shorter token can be guessed.
 const ADMIN_TOKEN_MIN_CHARS: usize = 16;
 
 /// The HTTP surface.

@@ -1,4 +1,4 @@
-//! Who this agent is, to the `ControlPlane` and in the logs.
+//! The agent's identity towards the `ControlPlane` and in the logs.
 
 use super::values::{host, identifier, name, port, version};
 

@@ -1,4 +1,4 @@
-//! From text to types: every problem is found before any is reported.
+//! Parses settings from text, and finds every problem before it reports any.
 
 use std::fmt;
 use std::path::Path;
@@ -11,28 +11,28 @@ use super::sources::{ENV_FILE, Origin, SourceLayers, Sources, declared, is_secre
 use super::values::without_user_info;
 use crate::secret::{HIDDEN, read_text};
 
-/// A group of settings that can be loaded by itself.
+/// A group of settings that can be loaded on its own.
 pub trait SettingsGroup: clap::Args {
-    /// Checks what no value shows alone, and fills in what depends on other values.
+    /// Checks what involves several values, and fills in values that depend on others.
     fn check(&mut self, review: &mut Review);
 }
 
-/// One setting, to be shown.
+/// A setting as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// The variable.
     pub name: String,
-    /// Its value, or a stand-in if it is a secret; `None` if it has none.
+    /// Its value, or a placeholder for a secret; `None` if unset.
     pub value: Option<String>,
-    /// Its default, if it has one.
+    /// Its default, if any.
     pub default: Option<String>,
-    /// Where the value came from.
+    /// The source of the value.
     pub origin: Origin,
-    /// One line about what it does.
+    /// A one-line description.
     pub help: String,
 }
 
-/// Something wrong with one variable.
+/// A problem with one variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The variable.
@@ -41,20 +41,20 @@ pub struct Problem {
     pub text: String,
 }
 
-/// Everything that is wrong with the configuration, a line each.
+/// Every problem of the configuration, one per line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// What the process exits with: `EX_CONFIG` of sysexits.h, so that systemd does not start it again.
+    /// The exit code of the process: `EX_CONFIG` of sysexits.h, on which systemd does not restart it.
     pub const EXIT_CODE: u8 = 78;
 
-    /// One that shows itself only when the agent begins.
+    /// A problem that only appears when the agent starts.
     pub fn of(variable: &str, text: impl Into<String>) -> Self {
         Self(vec![Problem { variable: variable.to_owned(), text: text.into() }])
     }
 
-    /// Each problem, in the order of the settings.
+    /// The problems, in the order of the settings.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.0.iter()
     }
@@ -72,52 +72,52 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// What is known so far about the settings: their values' origins, what is wrong, what is odd.
+/// The findings about the settings so far: each value's source, problems and warnings.
 #[derive(Debug, Default)]
 pub struct Review {
     pub(super) settings: Vec<Setting>,
     pub(super) warnings: Vec<String>,
-    /// Variables that name proxies, which are no settings of ours alone.
+    /// The proxy variables. They are shared with other programs and are not settings.
     pub(super) proxy_variables: Vec<proxy::Variable>,
     problems: Vec<Problem>,
 }
 
 impl Review {
-    /// Something is wrong. Said once for each variable: what follows from the first problem is no news.
+    /// Reports a problem. A variable's first problem counts; the rest usually follow from it.
     pub(super) fn problem(&mut self, variable: &str, text: impl Into<String>) {
         if !self.problems.iter().any(|known| known.variable == variable) {
             self.problems.push(Problem { variable: variable.to_owned(), text: text.into() });
         }
     }
 
-    /// Something is odd, but the agent can run.
+    /// Reports something odd that does not stop the agent.
     pub(super) fn warn(&mut self, text: impl Into<String>) {
         self.warnings.push(text.into());
     }
 
-    /// What is odd about the settings.
+    /// The warnings.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Whether no problem is known.
+    /// Whether there are no problems so far.
     pub(super) fn is_good(&self) -> bool {
         self.problems.is_empty()
     }
 
-    /// Whether anyone set the variable.
+    /// Whether the variable has a value other than its default.
     pub(super) fn is_set(&self, variable: &str) -> bool {
         self.settings.iter().any(|setting| setting.name == variable && setting.origin != Origin::Default)
     }
 
-    /// The value that was found after all, where it follows from another variable.
+    /// Replaces the value shown, for a setting derived from another variable.
     pub(super) fn derived(&mut self, variable: &str, value: &str) {
         if let Some(setting) = self.settings.iter_mut().find(|setting| setting.name == variable) {
             setting.value = Some(value.to_owned());
         }
     }
 
-    /// A file that will be needed must be there now.
+    /// Checks that a file can be read now, although it is used only later.
     pub(super) fn readable(&mut self, variable: &str, path: Option<&Path>) {
         if let Some(path) = path
             && let Err(e) = read_text(path)
@@ -126,7 +126,7 @@ impl Review {
         }
     }
 
-    /// A certificate and its private key are of use only together.
+    /// Checks that a certificate and its private key are set together.
     pub(super) fn pair(&mut self, certificate: (&str, Option<&Path>), key: (&str, Option<&Path>)) {
         self.readable(certificate.0, certificate.1);
         self.readable(key.0, key.1);
@@ -140,7 +140,7 @@ impl Review {
 
 /// Reads a group's settings from the sources.
 ///
-/// What was odd, and each setting's origin, are in the [`Review`].
+/// The [`Review`] collects the warnings and the source of each setting.
 pub fn load<T: SettingsGroup>(sources: &Sources) -> Result<(T, Review), Problems> {
     let mut review = Review::default();
     let layers = SourceLayers::read(sources).map_err(|e| {
@@ -161,7 +161,7 @@ pub fn load<T: SettingsGroup>(sources: &Sources) -> Result<(T, Review), Problems
     }
     proxy_variables(&layers, &mut review);
     let command = Command::new("settings").no_binary_name(true).args(args);
-    // Every argument was parsed before, so that this can only fail by a mistake in the declarations.
+    // Every argument has been parsed already: this fails only if the declarations are wrong.
     let parsed = command.try_get_matches_from(words).and_then(|matches| T::from_arg_matches(&matches));
     let mut group = parsed.map_err(|e| Problems::of("settings", e.kind().to_string()))?;
     group.check(&mut review);
@@ -174,7 +174,7 @@ pub fn load<T: SettingsGroup>(sources: &Sources) -> Result<(T, Review), Problems
     Err(Problems(problems))
 }
 
-/// Finds one setting's value and notes what there is to say about it. Gives the text that certainly parses.
+/// Finds a setting's value and reports on it. Returns text that is certain to parse.
 fn setting(arg: &Arg, layers: &SourceLayers, review: &mut Review) -> Option<String> {
     let name = arg.get_id().as_str();
     let default = arg.get_default_values().first().map(|text| text.to_string_lossy().into_owned());
@@ -206,7 +206,7 @@ fn setting(arg: &Arg, layers: &SourceLayers, review: &mut Review) -> Option<Stri
     text
 }
 
-/// Notes what the sources say of proxies.
+/// Collects the proxy variables from the sources.
 fn proxy_variables(layers: &SourceLayers, review: &mut Review) {
     for (name, help) in proxy::VARIABLES {
         let Some((spelling, found)) = layers.shared(name) else { continue };
@@ -222,13 +222,13 @@ fn proxy_variables(layers: &SourceLayers, review: &mut Review) {
     }
 }
 
-/// Lets a group be checked as a whole although a required value is missing. Never leaves [`load`]: there is a problem.
+/// A value for a required setting that is missing, for checking the group as a whole. Never leaves [`load`]: that fails.
 fn stand_in(arg: &Arg) -> String {
     let text = if arg.get_value_hint() == ValueHint::Url { "https://unset.invalid" } else { "unset" };
     text.to_owned()
 }
 
-/// Parses one value alone, because clap stops at the first that is wrong.
+/// Parses a single value: clap stops at the first error.
 fn judge(arg: &Arg, text: &str) -> Result<(), String> {
     let command = Command::new("setting").no_binary_name(true).arg(arg.clone());
     command.try_get_matches_from([argument_of(arg, text)]).map(drop).map_err(|error| match error.kind() {

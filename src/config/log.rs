@@ -1,4 +1,4 @@
-//! What is logged, in which form, and where to.
+//! Settings of the log: level, format, destination.
 
 use std::path::PathBuf;
 

@@ -1,11 +1,11 @@
-//! What the agent is told: flags, variables, defaults and help, declared once.
+//! The configuration: flags, variables, defaults and help, each declared once.
 //!
-//! Every setting is a field of one of the groups here. The field's `id` is its variable, its comment is its
-//! help, its type and parser say what it may be. From that follow its flag, its line in `--help` and in
-//! `check --print`. A value comes from, first to last: the flag, the environment, `.env`, a systemd
-//! credential (secrets), the default. An empty value counts as unset.
+//! Every setting is a field of one of the groups here. The field's `id` is its variable, its doc comment is its help, and its
+//! type and parser define the valid values. The flag and the lines in `--help` and `check --print` follow from these. The
+//! first source with a value wins: the flag, the environment, `.env`, a systemd credential (secrets only), the default. An
+//! empty value counts as unset.
 //!
-//! Nothing here starts anything, and nothing is read but the [`Sources`] and the files that they name.
+//! This module starts nothing, and reads only the [`Sources`] and the files they name.
 
 mod control_plane;
 mod delivery;
@@ -41,7 +41,7 @@ pub use values::{BaseUrl, ByteSize};
 
 use crate::telemetry::log::LogConfig;
 
-/// The values of a `.env` file's text.
+/// Parses the text of a `.env` file.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn dotenv_values(
     text: &str,
@@ -50,22 +50,22 @@ pub(crate) fn dotenv_values(
     dotenv::parse(text, environment).values
 }
 
-/// All the settings of the agent.
+/// All settings of the agent.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// Who this agent is.
+    /// The agent's identity.
     #[command(flatten)]
     pub identity: IdentityConfig,
-    /// Where records come from.
+    /// The source of records.
     #[command(flatten)]
     pub redis: RedisConfig,
-    /// Where records are kept.
+    /// The store of records.
     #[command(flatten)]
     pub outbox: OutboxConfig,
     /// How records are sent.
     #[command(flatten)]
     pub delivery: DeliveryConfig,
-    /// Where records go to.
+    /// The destination of records.
     #[command(flatten)]
     pub control_plane: ControlPlaneConfig,
     /// The agent's own HTTP surface.
@@ -74,7 +74,7 @@ pub struct Config {
     /// What is logged, and where.
     #[command(flatten)]
     pub log: LogSettings,
-    /// What is odd about the settings without keeping the agent from running. To be logged at start-up.
+    /// Oddities in the settings that do not stop the agent, logged at start-up.
     #[arg(skip)]
     pub warnings: Vec<String>,
     #[arg(skip)]
@@ -82,7 +82,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads all settings, or reports everything that is wrong with them.
+    /// Reads all settings, or reports every problem.
     pub fn load(sources: &Sources) -> Result<Self, Problems> {
         let (mut config, review) = load::<Self>(sources)?;
         config.warnings = review.warnings;
@@ -90,12 +90,12 @@ impl Config {
         Ok(config)
     }
 
-    /// Every setting with its value, secrets hidden, and where that came from.
+    /// Every setting with its value and its source. Secrets are hidden.
     pub fn describe(&self) -> &[Setting] {
         &self.settings
     }
 
-    /// What the log needs to know.
+    /// The settings of the log.
     pub fn log(&self) -> LogConfig {
         self.log.with_service_name(&self.identity.app_name)
     }
@@ -108,7 +108,7 @@ impl SettingsGroup for Config {
         self.control_plane.check(review);
         self.http.check(review);
         self.log.check(review);
-        // Of what is wrong already nothing more can be learnt.
+        // A client can be built only from valid settings.
         if review.is_good() {
             self.control_plane.check_client(&self.identity, review);
         }

@@ -1,4 +1,4 @@
-//! Where records are kept until they are delivered, and how much of them.
+//! Settings of the outbox: its folder, its limits, its durability.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +12,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// The smallest disk with room for a few records, and far more than any disk.
+/// The smallest disk with room for a few records, and a size beyond any disk.
 const DISK: (ByteSize, ByteSize) = (ByteSize(MIB), ByteSize(GIB << 20));
 
 /// The outbox: its place and its limits.
@@ -49,7 +49,7 @@ pub struct OutboxConfig {
 }
 
 impl OutboxConfig {
-    /// The same in the outbox's own words. `commit_seconds` is where the duration of commits is noted.
+    /// The settings in the outbox's own type. `commit_seconds` observes the duration of commits.
     pub fn settings(&self, commit_seconds: prometheus::Histogram) -> Settings {
         Settings {
             dir: self.dir.clone(),

@@ -1,15 +1,15 @@
-//! What a command needs that speaks to a `ControlPlane` without being an agent.
+//! Settings of a command that calls a `ControlPlane` without being an agent.
 
 use super::load::{Review, SettingsGroup};
 use super::{ControlPlaneConfig, IdentityConfig};
 
-/// Who speaks, and to whom.
+/// The caller and the `ControlPlane`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PeerConfig {
-    /// Who speaks.
+    /// The caller's identity.
     #[command(flatten)]
     pub identity: IdentityConfig,
-    /// To whom, and with which credentials.
+    /// The `ControlPlane` and its credentials.
     #[command(flatten)]
     pub control_plane: ControlPlaneConfig,
 }

@@ -1,9 +1,9 @@
 //! The proxy between the agent and the `ControlPlane`: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or
 //! lower case.
 //!
-//! They are named by convention and shared with other programs, so they have neither flags nor `X_FILE`. As with `reqwest`, the
-//! upper-case name counts first, `ALL_PROXY` stands in for both schemes, and an address of this machine is reached directly.
-//! `CONTROL_PLANE_URL` is the only URL of the agent, so everything is decided here: nothing below reads the environment.
+//! The names are a convention shared with other programs, so these variables have no flags and no `X_FILE`. As in `reqwest`,
+//! the upper-case name comes first, `ALL_PROXY` covers both schemes, and addresses of this machine are reached directly.
+//! `CONTROL_PLANE_URL` is the agent's only URL, so everything is decided here; nothing below reads the environment.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ const HTTPS: &str = "HTTPS_PROXY";
 const ALL: &str = "ALL_PROXY";
 const NO: &str = "NO_PROXY";
 
-/// Every variable here, and what it does.
+/// Every variable and its description.
 pub(super) const VARIABLES: [(&str, &str); 4] = [
     (HTTP, "Proxy for an http:// CONTROL_PLANE_URL"),
     (HTTPS, "Proxy for an https:// CONTROL_PLANE_URL"),
@@ -31,24 +31,24 @@ pub(super) const VARIABLES: [(&str, &str); 4] = [
     (NO, "Hosts to reach without a proxy: HOST or HOST:PORT, separated by commas"),
 ];
 
-/// A variable as it was found.
+/// A variable that is set.
 #[derive(Clone, Debug)]
 pub(super) struct Variable {
     /// Its name in upper case.
     pub(super) name: &'static str,
-    /// Its name as it is written where it was found.
+    /// Its name as spelled in its source.
     pub(super) spelling: String,
     pub(super) text: String,
     pub(super) origin: Origin,
 }
 
 impl Variable {
-    /// Its value for people, without credentials.
+    /// Its value for display, without credentials.
     pub(super) fn shown(&self) -> String {
         if self.name == NO {
             return self.text.clone();
         }
-        // A URL that cannot be read may hold a password anywhere.
+        // The password could be anywhere in a URL that does not parse.
         proxy_url(&self.text).map_or_else(|_| HIDDEN.to_owned(), |url| without_user_info(url.as_str()))
     }
 }
@@ -61,14 +61,14 @@ pub enum ProxyDecision {
     Unset,
     /// Directly: the host is exempt from the proxy.
     Exempt {
-        /// Why, for people.
+        /// The reason, for display.
         because: String,
     },
     /// Through a proxy.
     Through {
-        /// The variable that names it, as it is written.
+        /// The variable that names the proxy, as spelled.
         variable: String,
-        /// Where that was found.
+        /// The source of the variable.
         origin: Origin,
         /// The proxy.
         settings: ProxySettings,
@@ -76,7 +76,7 @@ pub enum ProxyDecision {
 }
 
 impl ProxyDecision {
-    /// The proxy for this URL by the variables that were found.
+    /// Decides how this URL is reached, given the variables found.
     pub(super) fn decide(url: &BaseUrl, review: &mut Review) -> Self {
         let variables = std::mem::take(&mut review.proxy_variables);
         let found = |name| variables.iter().find(|variable| variable.name == name);
@@ -88,7 +88,7 @@ impl ProxyDecision {
                 ));
             }
         }
-        // Each is judged, also one that does not count for this URL: no problem waits for another to be mended.
+        // Every variable is checked, used for this URL or not: all problems are reported at once.
         for variable in variables.iter().filter(|variable| variable.name != NO) {
             if let Err(reason) = proxy_url(&variable.text) {
                 review.problem(&variable.spelling, reason);
@@ -108,7 +108,7 @@ impl ProxyDecision {
         }
     }
 
-    /// What the client needs to know; `None`: requests go directly.
+    /// The client's proxy settings; `None` if requests go directly.
     pub fn settings(&self) -> Option<ProxySettings> {
         match self {
             Self::Through { settings, .. } => Some(settings.clone()),
@@ -129,7 +129,7 @@ impl fmt::Display for ProxyDecision {
     }
 }
 
-/// Why the URL is reached without the proxy, if it is.
+/// Why the URL is exempt from the proxy, if it is.
 fn exemption(url: &BaseUrl, no_proxy: &[String]) -> Option<String> {
     if url.is_loopback() {
         return Some("CONTROL_PLANE_URL is an address of this machine".to_owned());
@@ -141,12 +141,12 @@ fn exemption(url: &BaseUrl, no_proxy: &[String]) -> Option<String> {
     Some(format!("NO_PROXY holds {entry}"))
 }
 
-/// A proxy's URL, with its port. The error repeats nothing of it: it may hold a password.
+/// Parses a proxy's URL and adds a missing port. Errors never quote it: it may contain a password.
 fn proxy_url(text: &str) -> Result<Url, String> {
-    // Without a scheme it is a host that speaks HTTP, to every program that reads these variables.
+    // Without a scheme, every program that reads these variables assumes HTTP.
     let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let mut url = Url::parse(&text).map_err(|error| format!("is not the URL of a proxy: {error}"))?;
-    // As desktops write it.
+    // Desktop settings write `socks://`.
     if url.scheme() == "socks" {
         let _ = url.set_scheme("socks5");
     }
@@ -155,7 +155,7 @@ fn proxy_url(text: &str) -> Result<Url, String> {
         let names = schemes.map(|(scheme, _)| format!("{scheme}://"));
         return Err(format!("is not the URL of a supported proxy ({})", names.join(", ")));
     };
-    // Hosts of URLs that are not HTTP's are not looked at by the parser.
+    // The parser does not check the hosts of non-HTTP URLs.
     let host = url.host_str().filter(|host| !host.is_empty()).map(Host::parse);
     if !matches!(host, Some(Ok(_))) {
         return Err("is not the URL of a proxy: the host is missing".to_owned());
@@ -164,16 +164,16 @@ fn proxy_url(text: &str) -> Result<Url, String> {
     if port == 0 {
         return Err("is not the URL of a proxy: 0 is not a port".to_owned());
     }
-    // What stands behind the port means nothing to a proxy.
+    // The part after the port means nothing to a proxy.
     url.set_path("");
     url.set_query(None);
     url.set_fragment(None);
-    // The URL drops its scheme's own port again.
+    // The URL drops the default port of its scheme again.
     url.set_port(Some(port)).map_err(|()| "is not the URL of a proxy: the port is missing".to_owned())?;
     Ok(url)
 }
 
-/// The entries of `NO_PROXY`. No host holds a blank, so blanks separate as well as commas.
+/// The entries of `NO_PROXY`. Host names contain no blanks, so blanks separate entries too.
 fn entries(text: &str) -> Vec<String> {
     let parts = text.split(|c: char| c == ',' || c.is_whitespace());
     parts.filter(|part| !part.is_empty()).map(ToOwned::to_owned).collect()
@@ -182,16 +182,16 @@ fn entries(text: &str) -> Vec<String> {
 /// One entry of `NO_PROXY`.
 struct NoProxyEntry {
     hosts: HostPattern,
-    /// Only this port of theirs.
+    /// Matches this port only.
     port: Option<u16>,
 }
 
 enum HostPattern {
     All,
     Block(IpNet),
-    /// This domain and every one below it, in lower case.
+    /// This domain and all its subdomains, in lower case.
     Domain(String),
-    /// Only the domains below it.
+    /// Its subdomains only.
     Below(String),
 }
 
@@ -226,7 +226,7 @@ impl HostPattern {
             None => (false, text.strip_prefix('.').unwrap_or(text)),
         };
         let name = name.trim_end_matches('.');
-        // It also turns an internationalised name into what the URL has.
+        // Also converts an internationalised name to the URL's form.
         let Ok(Host::Domain(name)) = Host::parse(name) else { return None };
         Some(if below { Self::Below(name) } else { Self::Domain(name) })
     }

@@ -1,4 +1,4 @@
-//! Where records come from.
+//! Settings of Redis: connection, queues, and how records are handed over.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use super::values::{boolean, host, name, port, seconds, seconds_or_zero, whole};
 use crate::intake::{ClusterUrl, SentinelUrl, ServerSettings, SourceMode, hash_tag};
 use crate::secret::Secret;
 
-/// The conversation, a blocking command a queue, the quota answers, and the mirror of dead letters.
+/// The session, a blocking command for each queue, the quota answers, and the mirror of dead letters.
 const CONNECTIONS: u32 = 6;
 
 /// Redis: the connection and the queues.
@@ -117,7 +117,7 @@ impl SettingsGroup for RedisConfig {
 }
 
 impl RedisConfig {
-    /// Says whether the connection is encrypted. No problem repeats the URL: it may hold a password.
+    /// Returns whether the connection is encrypted. Problems never quote the URL: it may contain a password.
     fn check_url(&self, review: &mut Review) -> bool {
         let Some(secret) = &self.url else { return false };
         Self::warn_of_ignored(review);
@@ -177,7 +177,7 @@ impl RedisConfig {
         }
     }
 
-    /// The settings of the connection.
+    /// The connection's settings.
     pub fn server(&self) -> ServerSettings {
         ServerSettings {
             url: self.url.clone(),
@@ -192,7 +192,7 @@ impl RedisConfig {
         }
     }
 
-    /// In a cluster one script's keys have to be in one slot: all of them with lists, those of each stream with streams.
+    /// In a cluster, the keys of a script must share a slot: all queues with lists, those of each stream with streams.
     fn check_slots(&self, review: &mut Review) {
         let queues = [
             ("USAGE_RECORDS_QUEUE", &self.usage_records_queue),
@@ -225,7 +225,7 @@ impl RedisConfig {
             ("QUOTA_RESPONSE_QUEUE", &self.quota_response_queue),
             ("DEAD_LETTER_QUEUE", &self.dead_letter_queue),
         ] {
-            // The agent would take its own answers, or one kind of record for another.
+            // With a shared name the agent would read its own answers, or mistake one kind of record for another.
             if !seen.insert(queue) {
                 review.problem(variable, format!("{queue:?} is also the name of another queue"));
             }

@@ -1,4 +1,4 @@
-//! Where values come from: flags over the environment over `.env`, and files for secrets.
+//! The sources of values: flags before the environment before `.env`, and files for secrets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,7 +12,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use super::{Config, dotenv, spelling};
 use crate::secret::{Secret, read_text};
 
-/// Where a setting's value came from.
+/// The source of a setting's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The command line.
@@ -21,13 +21,13 @@ pub enum Origin {
     Environment,
     /// The `.env` file.
     Dotenv,
-    /// The file that `X_FILE` names.
+    /// The file named by `X_FILE`.
     File(PathBuf),
     /// A systemd credential.
     Credential,
-    /// The state directory that systemd made.
+    /// The state directory provided by systemd.
     StateDirectory,
-    /// Nobody set it.
+    /// Not set.
     Default,
 }
 
@@ -47,12 +47,12 @@ impl fmt::Display for Origin {
 
 /// A flag for every variable: `--server-id` for `SERVER_ID`. Flatten it into a command line.
 ///
-/// Values stay as they were typed. They are judged by [`Config::load`], together with everything else.
+/// Values stay as typed. [`Config::load`] checks them together with everything else.
 #[derive(Clone, Default)]
 pub struct Flags(BTreeMap<String, String>);
 
 impl Flags {
-    /// These, and of `others` what these do not have.
+    /// These flags, plus those of `others` that are not set here.
     #[must_use]
     pub fn or(mut self, others: Self) -> Self {
         for (name, value) in others.0 {
@@ -63,12 +63,12 @@ impl Flags {
 }
 
 impl Flags {
-    /// Whether they say which agent is meant, or of what kind: all but the token does.
+    /// Whether they select an agent: all flags do except those for the token.
     pub fn name_an_agent(&self) -> bool {
         self.0.keys().any(|name| !name.starts_with("ADMIN_TOKEN"))
     }
 
-    /// These, with another value for one variable if there is one.
+    /// These flags, with `variable` set to `value` if there is one.
     #[must_use]
     pub fn with(mut self, variable: &str, value: Option<String>) -> Self {
         self.0.extend(value.map(|value| (variable.to_owned(), value)));
@@ -112,18 +112,18 @@ impl clap::Args for Flags {
     }
 }
 
-/// Every setting as clap knows it, with the flag that belongs to the variable.
+/// Every setting as a clap argument, with the flag of its variable.
 pub(super) fn declared<T: clap::Args>() -> Vec<Arg> {
     let command = T::augment_args(Command::new("settings"));
     let with_flag = |arg: &Arg| {
         let is_choice = !arg.get_possible_values().is_empty();
-        // Also a bool has a value here: what it would be without the flag is not always `false`.
+        // A boolean takes a value too: its default is not always `false`.
         arg.clone().long(flag_of(arg.get_id().as_str())).action(ArgAction::Set).ignore_case(is_choice)
     };
     command.get_arguments().map(with_flag).collect()
 }
 
-/// The same as plain text, before anything is judged; and `--x-file` for each secret.
+/// The same arguments as unchecked text, plus `--x-file` for each secret.
 fn flag_args() -> Vec<Arg> {
     let mut args: Vec<Arg> = Vec::new();
     for arg in declared::<Config>() {
@@ -145,12 +145,12 @@ fn flag_args() -> Vec<Arg> {
     args.into_iter().map(|arg| arg.hide_possible_values(true)).collect()
 }
 
-/// Whether a setting's field is a [`Secret`].
+/// Whether the setting's field is a [`Secret`].
 pub(super) fn is_secret(arg: &Arg) -> bool {
     arg.get_value_parser().type_id() == ValueParser::from(clap::value_parser!(Secret)).type_id()
 }
 
-/// Every name that means something in `.env`.
+/// Every known name in `.env`.
 fn known_names() -> BTreeSet<String> {
     let settings = declared::<Config>();
     let of_setting = settings.iter().flat_map(|arg| {
@@ -174,26 +174,26 @@ fn variable_of(flag: &str) -> String {
     flag.to_ascii_uppercase().replace('-', "_")
 }
 
-/// Everything that settings are read from. Nothing else is, so that a test can say it all.
+/// Everything that settings are read from: a test can supply all of it.
 #[derive(Clone, Default)]
 pub struct Sources {
-    /// What the command line said.
+    /// The flags of the command line.
     pub flags: Flags,
     /// The environment.
     pub env: Vec<(String, String)>,
     /// The `.env` file, which need not exist.
     pub dotenv: Option<PathBuf>,
-    /// It must exist: somebody named it.
+    /// Whether the file must exist: somebody named it.
     pub dotenv_required: bool,
 }
 
-/// Names a file to read instead of `.env`. No setting itself: it says where settings are.
+/// Names a file to read instead of `.env`. Not a setting: it says where to find settings.
 pub(super) const ENV_FILE: &str = "DATAPLANE_ENV_FILE";
 
 impl Sources {
-    /// This process' environment, and `.env` in the working directory or the file that `DATAPLANE_ENV_FILE` names.
+    /// The environment of this process, and `.env` in the working directory or the file named by `DATAPLANE_ENV_FILE`.
     pub fn of_process(flags: Flags) -> Self {
-        // What is not UTF-8 gets the replacement character, and is refused with its variable's name.
+        // Invalid UTF-8 becomes U+FFFD. Such a value is later refused by its variable's name.
         let text = |s: std::ffi::OsString| s.to_string_lossy().into_owned();
         let env = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
         let named = std::env::var_os(ENV_FILE).filter(|path| !path.is_empty()).map(PathBuf::from);
@@ -202,18 +202,18 @@ impl Sources {
     }
 }
 
-/// A value as text, and where it came from.
+/// A value as text, and its source.
 pub(super) struct SourceValue {
     pub(super) text: String,
     pub(super) origin: Origin,
 }
 
-/// The sources, read: three maps, the first that has a value wins. An empty value is none.
+/// The sources as three maps. The first with a value wins; an empty value counts as unset.
 pub(super) struct SourceLayers {
     layers: [(Origin, BTreeMap<String, String>); 3],
     credentials: Option<PathBuf>,
     state_directory: Option<PathBuf>,
-    /// The lines of `.env` that were skipped.
+    /// The skipped lines of `.env`.
     pub(super) skipped_lines: Vec<usize>,
 }
 
@@ -229,7 +229,7 @@ impl SourceLayers {
         let directory = |name: &str| env.get(name).filter(|path| !path.is_empty());
         Ok(Self {
             credentials: directory("CREDENTIALS_DIRECTORY").map(PathBuf::from),
-            // With several state directories in the unit, systemd separates them by colons; the first is the agent's.
+            // systemd separates several state directories with colons; the first is the agent's.
             state_directory: directory("STATE_DIRECTORY")
                 .and_then(|all| all.split(':').next())
                 .map(PathBuf::from),
@@ -242,7 +242,7 @@ impl SourceLayers {
         })
     }
 
-    /// Names in `.env` that are no settings and look like one, each with that one. The environment has names of others.
+    /// Unknown names in `.env` that resemble a setting, each with that setting. Unknown names in the environment are ignored.
     pub(super) fn misspelt(&self) -> Vec<(&str, String)> {
         let [.., (_, dotenv)] = &self.layers;
         let known = known_names();
@@ -252,7 +252,7 @@ impl SourceLayers {
             .collect()
     }
 
-    /// The setting's value, if anyone set it. An error is a problem of this setting.
+    /// The setting's value, if it is set. An error is a problem with this setting.
     pub(super) fn find(&self, arg: &Arg) -> Result<Option<SourceValue>, String> {
         let name = arg.get_id().as_str();
         let mut names = vec![name.to_owned()];
@@ -273,8 +273,7 @@ impl SourceLayers {
         }
     }
 
-    /// A variable that other programs read as well, which write it in upper or in lower case; as it is written here, and its
-    /// value.
+    /// A variable that other programs also read, in upper or lower case: its name as spelled here, and its value.
     pub(super) fn shared(&self, name: &str) -> Option<(String, SourceValue)> {
         let spellings = [name.to_owned(), name.to_ascii_lowercase()];
         self.layers.iter().flat_map(|layer| spellings.iter().map(move |name| (layer, name))).find_map(
@@ -293,7 +292,7 @@ impl SourceLayers {
         })
     }
 
-    /// A secret: its own value, or the file that is named for it, or else systemd's credential.
+    /// A secret: its own value, the content of the file named for it, or systemd's credential.
     fn secret(&self, name: &str, value: Option<SourceValue>) -> Result<Option<SourceValue>, String> {
         let variable = file_variable(name);
         let file = self.value(std::slice::from_ref(&variable));
@@ -310,7 +309,7 @@ impl SourceLayers {
                 read_secret(&path).map(|text| Some(SourceValue { text, origin: Origin::Credential }))
             }
             (Some(value), _) if value.text.contains('\u{fffd}') => Err("is not valid UTF-8".to_owned()),
-            // It would be taken for the end of a path; see `Secret::into_argument`.
+            // It would end a path early; see `Secret::into_argument`.
             (Some(value), _) if value.text.contains('\0') => Err("contains a NUL character".to_owned()),
             (value, _) => Ok(value),
         }

@@ -1,13 +1,13 @@
-//! Which name was meant by one that is none.
+//! Suggests the setting that a misspelt name was meant to be.
 
 use std::collections::BTreeSet;
 
-/// Shorter names are each other's neighbours without meaning it.
+/// The minimum length: shorter names resemble each other by chance.
 const SHORTEST: usize = 6;
-/// From so many characters on, two of them may be wrong.
+/// From this length on, a name may have two errors.
 const LONG: usize = 9;
 
-/// The name that looks most like this one, if one looks much like it: a slip or two of the fingers, or the end left out.
+/// The known name closest to this one, if close enough: one or two typing errors, or a truncated end.
 pub(super) fn nearest<'a>(name: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
     let length = name.chars().count();
     if length < SHORTEST {
@@ -20,7 +20,7 @@ pub(super) fn nearest<'a>(name: &str, known: &'a BTreeSet<String>) -> Option<&'a
     near.min().map(|(_, known)| known).or_else(cut).map(String::as_str)
 }
 
-/// How many characters are wrong, missing, too many, or have changed places with their neighbour.
+/// The edit distance: wrong, missing, extra or transposed characters.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];

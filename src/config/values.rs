@@ -1,4 +1,4 @@
-//! The forms that a value can have: each reads a string, and its error says what would have been right.
+//! Parsers for values. Each reads a string; its error describes the valid form.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use url::Url;
 
-/// Longer than any sensible interval, and far from where arithmetic on instants could overflow.
+/// Longer than any sensible interval, and short enough that arithmetic on instants cannot overflow.
 const SECONDS_MAX: f64 = 10.0 * 365.0 * 86_400.0;
 
-/// A number of bytes. Reads `1048576`, `64k`, `256 MiB`, `10GiB`; every unit is a power of 1024.
+/// A number of bytes. Parses `1048576`, `64k`, `256 MiB`, `10GiB`; units are powers of 1024.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
 
@@ -36,7 +36,7 @@ impl FromStr for ByteSize {
 }
 
 impl fmt::Display for ByteSize {
-    /// In the largest unit that divides it.
+    /// Uses the largest unit that divides it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
         match units.iter().find(|(shift, _)| self.0 > 0 && self.0.trailing_zeros() >= *shift) {
@@ -46,7 +46,7 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// A number of bytes between two limits, both allowed.
+/// Parses a number of bytes within limits, both inclusive.
 pub(super) fn bytes(
     min: ByteSize,
     max: ByteSize,
@@ -61,7 +61,7 @@ pub(super) fn bytes(
     }
 }
 
-/// A whole number between two limits, both allowed.
+/// Parses a whole number within limits, both inclusive.
 pub(super) fn whole(
     min: u32,
     max: u32,
@@ -77,7 +77,7 @@ pub(super) fn port(s: &str) -> Result<u16, String> {
     s.parse().ok().filter(|port| *port > 0).ok_or_else(|| format!("{s:?} is not a port (1 to 65535)"))
 }
 
-/// Seconds, also a fraction of one; more than none.
+/// Seconds above 0, with fractions.
 pub(super) fn seconds(s: &str) -> Result<Duration, String> {
     seconds_or_zero(s)
         .ok()
@@ -85,19 +85,19 @@ pub(super) fn seconds(s: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{s:?} is not a number of seconds above 0"))
 }
 
-/// Seconds; none is allowed, and switches off what the variable is about.
+/// Seconds; 0 switches the feature off.
 pub(super) fn seconds_or_zero(s: &str) -> Result<Duration, String> {
     let seconds = s.parse::<f64>().ok().filter(|seconds| (0.0..=SECONDS_MAX).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("{s:?} is not a number of seconds"))
 }
 
-/// A factor of at least 0. Below 1 is left to the caller: old files have such.
+/// A factor of at least 0. The caller handles factors below 1: old files have them.
 pub(super) fn factor(s: &str) -> Result<f64, String> {
     let factor = s.parse().ok().filter(|factor| (0.0..=100.0).contains(factor));
     factor.ok_or_else(|| format!("{s:?} is not a number from 0 to 100"))
 }
 
-/// Yes or no, in the ways in which people and other programs write it.
+/// A boolean, in the spellings people and other programs use.
 pub(super) fn boolean(s: &str) -> Result<bool, String> {
     match s.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" | "t" | "y" => Ok(true),
@@ -106,7 +106,7 @@ pub(super) fn boolean(s: &str) -> Result<bool, String> {
     }
 }
 
-/// A name for people: anything that fits on a line.
+/// A display name: anything that fits on a line.
 pub(super) fn name(s: &str) -> Result<String, String> {
     if s.chars().count() <= 256 && !s.contains(char::is_control) {
         Ok(s.to_owned())
@@ -115,10 +115,10 @@ pub(super) fn name(s: &str) -> Result<String, String> {
     }
 }
 
-/// An identifier that can stand in a header, in a URL's path and in the name of a Redis key.
+/// An identifier that is valid in a header, a URL path and the name of a Redis key.
 pub(super) fn identifier(s: &str) -> Result<String, String> {
     let fits = s.len() <= 128 && s.bytes().all(|b| b.is_ascii_graphic() && !b"/\\?#%\"".contains(&b));
-    // As segments of a path these two would name another resource.
+    // As path segments these two would name another resource.
     if fits && !matches!(s, "." | "..") {
         Ok(s.to_owned())
     } else {
@@ -128,7 +128,7 @@ pub(super) fn identifier(s: &str) -> Result<String, String> {
     }
 }
 
-/// A version: what can follow the slash in a `User-Agent`.
+/// A version that is valid after the slash in a `User-Agent`.
 pub(super) fn version(s: &str) -> Result<String, String> {
     if s.len() <= 64 && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._+~".contains(&b)) {
         Ok(s.to_owned())
@@ -147,7 +147,7 @@ pub(super) fn host(s: &str) -> Result<String, String> {
     }
 }
 
-/// A header's name: RFC 9110's token.
+/// A header name: a token of RFC 9110.
 pub(super) fn header_name(s: &str) -> Result<String, String> {
     if s.len() <= 128 && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)) {
         Ok(s.to_owned())
@@ -156,12 +156,12 @@ pub(super) fn header_name(s: &str) -> Result<String, String> {
     }
 }
 
-/// An `http://` or `https://` URL that paths can be put behind. User info in it is shown nowhere.
+/// An `http://` or `https://` base URL. Its user info is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BaseUrl(Url);
 
 impl BaseUrl {
-    /// The URL with everything that is in it, for the one place that needs it.
+    /// The complete URL, for the one place that needs it.
     pub fn expose(&self) -> &str {
         self.0.as_str()
     }
@@ -173,12 +173,12 @@ impl BaseUrl {
 
     /// Its host and port.
     pub(super) fn host_and_port(&self) -> (url::Host<String>, u16) {
-        // An HTTP URL has both.
+        // An HTTP URL always has both.
         let host = self.0.host().map_or_else(|| url::Host::Domain(String::new()), |host| host.to_owned());
         (host, self.0.port_or_known_default().unwrap_or_default())
     }
 
-    /// Whether it names this machine itself.
+    /// Whether it names this machine.
     pub fn is_loopback(&self) -> bool {
         match self.0.host() {
             Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
@@ -192,7 +192,7 @@ impl BaseUrl {
 impl FromStr for BaseUrl {
     type Err = String;
 
-    /// The error never repeats the URL: it may hold a password.
+    /// Errors never quote the URL: it may contain a password.
     fn from_str(s: &str) -> Result<Self, String> {
         let url = Url::parse(s).map_err(|error| match error {
             url::ParseError::RelativeUrlWithoutBase => {
@@ -216,7 +216,7 @@ impl fmt::Debug for BaseUrl {
     }
 }
 
-/// A URL's text with `***` in place of its user info; any other text as it is.
+/// The URL with `***` in place of its user info; text that is not a URL is returned unchanged.
 pub(super) fn without_user_info(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
     let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -330,7 +330,7 @@ mod tests {
                 "{text}"
             );
         }
-        // A name and a port look like a scheme.
+        // A name followed by a port looks like a scheme.
         assert!("localhost:9090".parse::<BaseUrl>().unwrap_err().contains("http:// nor an https://"));
     }
 }

@@ -1,4 +1,4 @@
-//! What a server says that it counted, where it says so as the sandbox does; and commands that it queues on demand.
+//! Reads what a server counted, where it reports that as the sandbox does, and has it queue commands.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use super::Unable;
 use crate::record::Kind;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// The accounts of a sandbox have some KiB.
+/// A sandbox's accounts take a few KiB.
 const ANSWER_MAX_BYTES: usize = 1 << 20;
 
-/// Records that were processed, each once.
+/// Records that were processed, each counted once.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct Processed {
     kinds: Kinds,
-    /// How often a session's records were processed in another order than they stood in.
+    /// How often a session's records were processed out of order.
     #[serde(default)]
     order_violations: Option<Violations>,
 }
@@ -43,7 +43,7 @@ struct Violations {
 }
 
 impl Processed {
-    /// The kinds, each with its name there.
+    /// The kinds, with their names in the accounts.
     pub(super) const KINDS: [(Kind, &'static str); 4] = [
         (Kind::Usage, "usage"),
         (Kind::Started, "started"),
@@ -61,7 +61,7 @@ impl Processed {
         .processed
     }
 
-    /// Violations of order since then, and one of them in words; `None` where they are not counted.
+    /// Order violations since `before`, and an example of one; `None` if the server does not count them.
     pub(super) fn disorder_since(&self, before: &Self) -> Option<(u64, Option<&str>)> {
         let now = self.order_violations.as_ref()?;
         let then = before.order_violations.as_ref().map_or(0, |violations| violations.count);
@@ -69,18 +69,18 @@ impl Processed {
     }
 }
 
-/// Where the accounts are.
+/// A client of the server's accounts.
 pub(super) struct Accounts {
     url: Url,
     http: reqwest::Client,
 }
 
 impl Accounts {
-    /// Asks nobody yet.
+    /// Builds the client; sends nothing.
     pub(super) fn at(url: Url) -> Result<Self, Unable> {
         let mut http = reqwest::Client::builder();
         if url.scheme() == "http" {
-            // Without authorities: there may be none here, as in a container, and nothing would ask them.
+            // No certificate authorities: a container may have none, and accounts are read over plain HTTP.
             http = http.tls_certs_only([]);
         }
         match http.no_proxy().redirect(redirect::Policy::none()).timeout(ANSWER_WITHIN).build() {
@@ -96,10 +96,10 @@ impl Accounts {
     /// What was processed so far.
     pub(super) async fn processed(&self) -> Result<Processed, String> {
         let body = self.ask(Method::GET, self.url.clone(), None).await?;
-        serde_json::from_slice(&body).map_err(|error| format!("they are not as the sandbox's: {error}"))
+        serde_json::from_slice(&body).map_err(|error| format!("they differ from the sandbox's: {error}"))
     }
 
-    /// Queues a command, as `POST commands` beside the accounts does. Gives its id.
+    /// Queues a command through `POST commands` beside the accounts. Returns its id.
     pub(super) async fn queue(&self, command: &Value) -> Result<String, String> {
         #[derive(Deserialize)]
         struct Queued {

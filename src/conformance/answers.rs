@@ -1,13 +1,13 @@
-//! Whether somebody answers at all, as a `ControlPlane` does.
+//! Defines a `ControlPlane`'s good answer and its verdict.
 
 use super::Run;
 use super::rule::{Rule, RuleVerdict};
 use super::wire::{Caller, Exchange};
 
-/// What a good answer is.
+/// The definition of a good answer.
 pub(super) const GOOD: &str =
     "A good answer is 200, 201 or 202 with a JSON object whose `success` is not `false`, or 204";
-/// The same, as it is expected.
+/// The same, as an expectation in a verdict.
 pub(super) const EXPECTED: &str = "200, 201 or 202 with a JSON object whose success is not false; or 204";
 
 pub(super) static FIRST: [Rule; 1] =
@@ -20,7 +20,7 @@ async fn health(run: &mut Run) -> RuleVerdict {
     good(&exchange)
 }
 
-/// Whether it is a good answer.
+/// Passes a good answer and fails any other.
 pub(super) fn good(exchange: &Exchange) -> RuleVerdict {
     if exchange.is_delivered() {
         return RuleVerdict::pass(status(exchange));
@@ -28,7 +28,7 @@ pub(super) fn good(exchange: &Exchange) -> RuleVerdict {
     RuleVerdict::fail(EXPECTED, exchange)
 }
 
-/// The answer's status in words.
+/// The answer's status as text.
 pub(super) fn status(exchange: &Exchange) -> String {
     exchange.status().map_or_else(|| "no answer".to_owned(), |status| format!("answered {status}"))
 }

@@ -55,7 +55,7 @@ pub(super) static RULES: [Rule; 7] = [
 ];
 
 impl Run {
-    /// The rules of batches are not for a server that has none.
+    /// `None` if the server has batches; else the verdict of every rule about them.
     pub(super) fn without_batches(&self) -> Option<RuleVerdict> {
         let status = self.batch.as_ref().and_then(|answer| answer.exchange.status());
         let absent = status.filter(|status| matches!(status, 404 | 405 | 501))?;
@@ -66,7 +66,7 @@ impl Run {
     }
 }
 
-/// Two whole short sessions in one request.
+/// Two complete short sessions in one request.
 async fn batch(run: &mut Run) -> RuleVerdict {
     let (one, two) = (run.samples.session("batch"), run.samples.session("batch-2"));
     let records = [
@@ -85,7 +85,7 @@ async fn batch(run: &mut Run) -> RuleVerdict {
     whole(&answer)
 }
 
-/// Whether every record of the batch is settled.
+/// Passes if every record of the batch is settled.
 pub(super) fn whole(answer: &BatchAnswer) -> RuleVerdict {
     if answer.is_settled_whole() {
         return RuleVerdict::pass(format!("{} records were taken", answer.batch.parts().len()));
@@ -93,7 +93,7 @@ pub(super) fn whole(answer: &BatchAnswer) -> RuleVerdict {
     answer.broken(TAKEN)
 }
 
-/// What the first batch was answered with.
+/// Checks the answer to the first batch.
 fn answer(run: &Run) -> RuleVerdict {
     if let Some(verdict) = run.without_batches() {
         return verdict;
@@ -126,7 +126,7 @@ async fn repeated(run: &mut Run) -> RuleVerdict {
     RuleVerdict::pass(format!("{listed} of {} records listed with 409", first.batch.parts().len()))
 }
 
-/// What was taken alone is recognised in a batch, and the other way round.
+/// A record delivered alone is recognised in a batch, and the other way round.
 async fn and_single(run: &mut Run) -> RuleVerdict {
     if let Some(verdict) = run.without_batches() {
         return verdict;
@@ -154,10 +154,10 @@ async fn and_single(run: &mut Run) -> RuleVerdict {
     RuleVerdict::fail("409; or, as if it were new, 200, 201, 202 or 204", &exchange)
 }
 
-/// The positions that have to be refused in [`mixed`].
+/// The positions that must be refused in [`mixed`].
 const BAD: [usize; 2] = [2, 7];
 
-/// Three sessions; in two of them stands a body that is no record.
+/// Three sessions, two of which contain a body that is not a record.
 async fn mixed(run: &mut Run) -> BatchAnswer {
     if let Some(answer) = &run.mixed {
         return answer.clone();
@@ -209,13 +209,13 @@ async fn isolation(run: &mut Run) -> RuleVerdict {
     answer.broken("every record but [2] and [7] taken")
 }
 
-/// Whether the records of its session behind it must not be taken.
+/// Whether later records of the session must not be taken after this status.
 fn stops(status: u16) -> bool {
     matches!(status, 401 | 403 | 404 | 408 | 410 | 425 | 429 | 500..=599)
 }
 
-/// A session that nobody has started, one with a record that a test server can be told to fail on, and one that has to go
-/// on whatever becomes of these.
+/// Three sessions: one that nobody has started, one with a record that a test server can be told to fail on, and one that
+/// must go on regardless of the other two.
 async fn order(run: &mut Run) -> RuleVerdict {
     if let Some(verdict) = run.without_batches() {
         return verdict;
@@ -261,7 +261,7 @@ async fn order(run: &mut Run) -> RuleVerdict {
     }
     if stopped_by.is_empty() {
         return RuleVerdict::not_seen(
-            "the server took every record, so that nothing had to wait",
+            "the server took every record: nothing had to wait",
             "have the server answer 404 for sessions that begin with conformance-unknown, or 503 for a transaction_id that begins with conformance-fail",
         );
     }

@@ -1,4 +1,4 @@
-//! Requests without good credentials.
+//! Requests without valid credentials.
 
 use super::Run;
 use super::rule::{Rule, RuleVerdict};
@@ -23,7 +23,7 @@ pub(super) static RULES: [Rule; 2] = [
     },
 ];
 
-/// A record without good credentials is refused and not processed: the same record with credentials is new.
+/// A record without valid credentials is refused and not processed: with credentials, the same record is new.
 async fn refused(run: &mut Run, by: Caller) -> RuleVerdict {
     let session = run.session.clone();
     let record = run.samples.usage(&session);

@@ -1,4 +1,4 @@
-//! What was sent, how often, and whether the server took it.
+//! Records what was sent, how often, and whether the server took it.
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -18,16 +18,16 @@ pub struct SentRecord {
     pub transaction_id: String,
     /// Its key.
     pub idempotency_key: Uuid,
-    /// In how many requests.
+    /// The number of requests that contained it.
     pub sent: u32,
 }
 
-/// What became of a record.
+/// What happened to a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum RecordState {
     /// The server says that it did not take it.
     NotTaken,
-    /// Nobody knows.
+    /// Not known.
     Unknown,
     /// The server says that it has it.
     Settled,
@@ -51,12 +51,12 @@ impl RecordState {
     }
 }
 
-/// All that was sent.
+/// Everything that was sent.
 #[derive(Default)]
 pub(super) struct SentRecords(Vec<(SentRecord, RecordState)>);
 
 impl SentRecords {
-    /// A record was sent, and this became of it. What was settled once stays so.
+    /// Notes that a record was sent, and its state. A settled record stays settled.
     pub(super) fn note(&mut self, record: &Record, state: RecordState) {
         let key = record.key();
         if let Some((sent, known)) = self.0.iter_mut().find(|(sent, _)| sent.idempotency_key == key) {
@@ -74,7 +74,7 @@ impl SentRecords {
         self.0.push((sent, state));
     }
 
-    /// What the server has to have once each.
+    /// The records that the server must have, once each.
     pub(super) fn settled(&self) -> Vec<SentRecord> {
         self.0
             .iter()
@@ -83,7 +83,7 @@ impl SentRecords {
             .collect()
     }
 
-    /// How many records of a kind the server has to have, and how many more it may have.
+    /// How many records of a kind the server must have, and how many more it may have.
     pub(super) fn count(&self, kind: Kind) -> (u64, u64) {
         let of = |wanted| {
             self.0.iter().filter(|(sent, state)| sent.kind == kind && *state == wanted).count() as u64

@@ -3,12 +3,12 @@
 //! A run uses the agent's own client, credentials and bytes. It registers a server of its own (`conformance-<run>`) and
 //! sends records of its own sessions and customer. It touches neither Redis nor an outbox.
 //!
-//! * Each rule is one small function. `answers`, `servers`, `records`, `credentials`, `sessions`, `batches`, `encodings` and
-//!   `totals` hold them; [`RULES`] is the order in which they run.
-//! * `rule` defines a rule and its verdict, `run` what rules share.
+//! * Each rule is one small function in `answers`, `servers`, `records`, `credentials`, `sessions`, `batches`, `encodings`
+//!   or `totals`; [`RULES`] gives their order.
+//! * `rule` defines a rule and its verdict; `run` holds what the rules share.
 //! * `wire` makes the requests and bounds them: one at a time, each with the client's time-out, [`REQUESTS_MOST`] in all.
-//! * `samples` makes the records, `ledger` notes what became of each, `accounts` asks the server what it counted.
-//! * A rule that a server shows only with its developer's help is "not seen", with what to do. It counts as no breach.
+//! * `samples` makes the records, `ledger` notes the fate of each, `accounts` asks the server what it counted.
+//! * A rule that cannot be observed without the server's developer is "not seen", with advice. It is not a breach.
 
 mod accounts;
 mod answers;
@@ -42,15 +42,15 @@ use crate::fleet::commands::CommandAlgorithm;
 use rule::{Rule, RuleVerdict};
 use run::{BatchAnswer, Run, delivery, in_words};
 
-/// The most sessions of a run, and the most records.
+/// The most sessions in a run.
 pub const SESSIONS_MOST: usize = 20;
-/// See [`SESSIONS_MOST`].
+/// The most records in a run.
 pub const RECORDS_MOST: usize = 60;
 
-/// What to do about a rule that was not tried.
+/// Advice for a rule that was not tried.
 const MEND_FIRST: &str = "fix the failures above and run it again";
 
-/// All rules, in the order in which they are tried.
+/// All rules, in the order they run.
 static RULES: [&[Rule]; 9] = [
     &answers::FIRST,
     &servers::FIRST,
@@ -63,15 +63,15 @@ static RULES: [&[Rule]; 9] = [
     &totals::RULES,
 ];
 
-/// Every rule by its name, with the page of `docs/contract/` and the sentence there that it is about.
+/// Every rule: its name, its page in `docs/contract/`, and the sentence it checks.
 pub fn rules() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
     RULES.into_iter().flatten().map(|rule| (rule.name, rule.page, rule.sentence))
 }
 
-/// What a run needs to know.
+/// The settings of a run.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// Where the server is, and the credentials. `server_id` is the server that the run registers.
+    /// The server's address and the credentials. `server_id` is the server that the run registers.
     pub client: Settings,
     /// The region in the registration.
     pub region: String,
@@ -79,40 +79,40 @@ pub struct Setup {
     pub host: String,
     /// The port in the registration.
     pub port: u16,
-    /// How the tokens of commands are signed.
+    /// How commands' tokens are signed.
     pub algorithm: CommandAlgorithm,
-    /// The customer of all records.
+    /// The customer in all records.
     pub customer: String,
-    /// Where the server says what it counted, as the sandbox does.
+    /// Where the server reports what it counted, as the sandbox does.
     pub accounts: Option<Url>,
-    /// How many requests to send in a burst, to see the server shed load.
+    /// Requests to send in a burst, to see the server shed load.
     pub burst: u32,
-    /// How long to wait for a command that somebody queues.
+    /// How long to wait for somebody to queue a command.
     pub wait: Duration,
 }
 
-/// The id of a new run. Everything that the run creates has it in its name.
+/// The id of a new run, which is part of every name that the run creates.
 pub fn new_run() -> String {
     Uuid::new_v4().simple().to_string()
 }
 
-/// Why a run could not begin.
+/// Why a run could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Unable {
-    /// The client.
+    /// The client cannot be built.
     #[error(transparent)]
     Client(#[from] ClientError),
     /// The accounts cannot be read.
     #[error("cannot read the accounts at {url}: {reason}")]
     Accounts {
-        /// Where, without user info.
+        /// Their URL, without user info.
         url: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
-/// What was found.
+/// The result of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// No rule is broken.
@@ -125,19 +125,19 @@ pub struct Report {
     pub customer_id: String,
     /// How many requests were made.
     pub requests: u32,
-    /// Rules that are kept.
+    /// Rules that passed.
     pub passed: usize,
-    /// Rules that are broken.
+    /// Rules that failed.
     pub failed: usize,
     /// Rules that could not be observed.
     pub not_seen: usize,
-    /// Each rule.
+    /// Each rule's result.
     pub rules: Vec<Row>,
-    /// What the server should have once each, in this order within its session.
+    /// Records that the server should have once each, in this order within a session.
     pub counted_once: Vec<SentRecord>,
 }
 
-/// Checks every rule; `tell` gets each row as soon as it is known.
+/// Checks every rule. Calls `tell` with each row as soon as it is known.
 pub async fn run(setup: Setup, run: &str, mut tell: impl FnMut(&Row)) -> Result<Report, Unable> {
     let server_id = setup.client.server_id.clone();
     let mut state = Run::begin(setup, run).await?;

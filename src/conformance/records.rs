@@ -1,4 +1,4 @@
-//! Single records: each kind is taken, a repetition is recognised, a refusal can be understood.
+//! Single records: each kind is taken, a repetition is recognised, a refusal is readable.
 
 use super::answers::{EXPECTED, GOOD, good, status};
 use super::ledger::RecordState;
@@ -8,7 +8,7 @@ use super::{Run, delivery, in_words};
 use crate::control_plane::{Client, Delivery, Meaning, parse_quota_answer};
 use crate::record::Record;
 
-/// What a repetition is answered.
+/// The expected answer to a repetition.
 const RECOGNISED: &str = "409 with a JSON object or without a body, and without Retry-After; or, as if it were new, 200, 201, 202 or 204";
 
 pub(super) static RULES: [Rule; 9] = [
@@ -98,11 +98,11 @@ async fn quota(run: &mut Run) -> RuleVerdict {
             RuleVerdict::pass("answered with all five fields")
         }
         Ok(_) => RuleVerdict::fail(expected, &exchange),
-        Err(error) => RuleVerdict::fail(format!("{expected}; of this answer {error}"), &exchange),
+        Err(error) => RuleVerdict::fail(format!("{expected}; this answer: {error}"), &exchange),
     }
 }
 
-/// Each kind twice: the very same request.
+/// Sends a record of each kind twice, byte for byte the same.
 async fn repeated(run: &mut Run) -> RuleVerdict {
     let session = run.samples.session("repeated");
     let records = [
@@ -125,7 +125,7 @@ async fn repeated(run: &mut Run) -> RuleVerdict {
     RuleVerdict::pass(format!("started, usage, quota, completed: {}", statuses.join(", ")))
 }
 
-/// Sends a record that was taken once more, which has to be recognised.
+/// Sends a record again that was taken before: the server must recognise it.
 async fn again(run: &mut Run, record: &Record) -> Result<Exchange, RuleVerdict> {
     let mut exchange = run.deliver(record).await;
     exchange.sent.push_str(", once more");
@@ -148,7 +148,7 @@ async fn repeated_with_another_body(run: &mut Run) -> RuleVerdict {
     }
 }
 
-/// Two agents, or one after a cut, may send a record while it is being processed.
+/// Two agents, or one agent after a lost connection, may send a record while it is being processed.
 async fn concurrent_repeat(run: &mut Run) -> RuleVerdict {
     let session = run.samples.session("twice");
     let started = run.samples.started(&session);

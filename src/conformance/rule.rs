@@ -1,4 +1,4 @@
-//! What a rule is, and what becomes of it.
+//! Defines a rule and its possible results.
 
 use futures_util::future::LocalBoxFuture;
 use serde::Serialize;
@@ -6,28 +6,28 @@ use serde::Serialize;
 use super::Run;
 use super::wire::Exchange;
 
-/// One thing that the agent relies on.
+/// A behaviour that the agent relies on.
 pub(super) struct Rule {
-    /// Its name, fixed: scripts look for it.
+    /// Fixed: scripts look for it.
     pub(super) name: &'static str,
-    /// The page of `docs/contract/` that has the sentence.
+    /// The page of `docs/contract/` with the sentence.
     pub(super) page: &'static str,
-    /// The sentence, as it stands there.
+    /// The sentence, word for word.
     pub(super) sentence: &'static str,
     pub(super) check: Check,
 }
 
-/// Finds out whether the rule is kept.
+/// Checks a rule.
 pub(super) type Check = for<'a> fn(&'a mut Run) -> LocalBoxFuture<'a, RuleVerdict>;
 
-/// What was found.
+/// The result of a check.
 #[derive(Debug)]
 pub(super) enum RuleVerdict {
-    /// The rule is kept; how that was seen.
+    /// The rule is kept, and what showed it.
     Pass(String),
-    /// It is broken.
+    /// The rule is broken.
     Fail(Violation),
-    /// It could not be seen; why, and what to do.
+    /// The rule could not be observed: why, and what to do.
     NotSeen { why: String, advice: String },
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Violation {
     expected: String,
     sent: String,
     received: String,
-    /// What the agent makes of such an answer.
+    /// What the agent does after such an answer.
     consequence: Option<&'static str>,
 }
 
@@ -50,7 +50,7 @@ impl RuleVerdict {
         Self::NotSeen { why: why.into(), advice: advice.into() }
     }
 
-    /// The answer to this request is not what was expected.
+    /// Fails: the answer to this request is not the expected one.
     pub(super) fn fail(expected: impl Into<String>, exchange: &Exchange) -> Self {
         Self::Fail(Violation {
             expected: expected.into(),
@@ -60,7 +60,7 @@ impl RuleVerdict {
         })
     }
 
-    /// The answer is a good one, and what it says is not what was expected.
+    /// Fails: the answer is a good one, but its content is not the expected one.
     pub(super) fn fail_by(
         expected: impl Into<String>,
         sent: impl Into<String>,
@@ -79,26 +79,26 @@ impl RuleVerdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RuleState {
-    /// It is kept.
+    /// It is.
     Pass,
-    /// It is broken.
+    /// It is not.
     Fail,
     /// It could not be observed.
     NotSeen,
 }
 
-/// What was found of one rule.
+/// The result of one rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
     /// The rule's name.
     pub rule: &'static str,
     /// Whether it is kept.
     pub state: RuleState,
-    /// The page of `docs/contract/` that has the sentence.
+    /// The page of `docs/contract/` with the sentence.
     pub page: &'static str,
     /// The sentence that is kept or broken.
     pub sentence: &'static str,
-    /// How it was seen to be kept, or why it was not seen. Absent where it is broken.
+    /// What showed that it is kept, or why it was not seen. Absent if it is broken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub says: Option<String>,
     /// What the answer should have been.
@@ -113,7 +113,7 @@ pub struct Row {
     /// What an agent does after such an answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consequence: Option<&'static str>,
-    /// How the rule can be seen after all.
+    /// How to observe the rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! A run under way: what the rules share.
+//! The state of a run, and the requests that rules share.
 
 use super::accounts::{Accounts, Processed};
 use super::ledger::{RecordState, SentRecords};
@@ -13,26 +13,26 @@ use crate::control_plane::{
 };
 use crate::record::{Enrichment, Kind, Record};
 
-/// A run under way.
+/// A run in progress.
 pub(super) struct Run {
     pub(super) setup: Setup,
     pub(super) wire: ApiClients,
     pub(super) samples: Samples,
     pub(super) ledger: SentRecords,
     pub(super) accounts: Option<Accounts>,
-    /// What the server had counted before.
+    /// What the server had counted before the run.
     pub(super) before: Processed,
-    /// Its id.
+    /// The run's id.
     pub(super) id: String,
-    /// The session that most records are about.
+    /// The session that most records belong to.
     pub(super) session: String,
     /// The answer to the first batch.
     pub(super) batch: Option<BatchAnswer>,
-    /// The answer to the batch with records that have to be refused.
+    /// The answer to the batch with bodies that must be refused.
     pub(super) mixed: Option<BatchAnswer>,
-    /// What an answer's `Accept-Encoding` said of zstd.
+    /// Whether an answer's `Accept-Encoding` listed zstd.
     pub(super) accepts_zstd: bool,
-    /// A command that was handed out.
+    /// A command that the server delivered.
     pub(super) command: Option<WaitingCommand>,
 }
 
@@ -92,7 +92,7 @@ impl Run {
         exchange
     }
 
-    /// Sends many records.
+    /// Sends a batch.
     pub(super) async fn deliver_batch(&mut self, batch: &SampleBatch, encoding: Encoding) -> BatchAnswer {
         let (key, records, body) = (batch.key(), batch.parts().len(), batch.body(encoding));
         let correlation_id = key.to_string();
@@ -115,7 +115,7 @@ impl Run {
             Some(Meaning::Delivered) => {
                 parse_batch_answer(exchange.body(), key, records).map_err(|error| error.to_string())
             }
-            _ => Err("it is no good answer".to_owned()),
+            _ => Err("not a good answer".to_owned()),
         };
         let answer = BatchAnswer { batch: batch.clone(), exchange, exceptions };
         for (index, part) in batch.parts().iter().enumerate() {
@@ -140,7 +140,7 @@ pub(super) fn delivery<'a>(record: &'a Record, correlation_id: &'a str) -> Deliv
     }
 }
 
-/// A record's request in words.
+/// Describes a record's request.
 pub(super) fn in_words(record: &Record) -> String {
     let what = match record.kind() {
         Kind::Usage => "usage-records",
@@ -157,23 +157,23 @@ pub(super) fn in_words(record: &Record) -> String {
 pub(super) struct BatchAnswer {
     pub(super) batch: SampleBatch,
     pub(super) exchange: Exchange,
-    /// The records that were not taken; or why it is no answer to this batch.
+    /// The records that were not taken, or why the answer does not fit this batch.
     pub(super) exceptions: Result<Vec<BatchException>, String>,
 }
 
 impl BatchAnswer {
-    /// The status of a record: `None` where it was taken.
+    /// The status of a record; `None` if it was taken.
     pub(super) fn status(&self, index: usize) -> Option<u16> {
         let exceptions = self.exceptions.as_ref().ok()?;
         exceptions.iter().find(|exception| exception.index == index).map(|exception| exception.status)
     }
 
-    /// The agent forgets this record after the answer.
+    /// Whether the agent forgets this record after the answer.
     pub(super) fn is_settled(&self, index: usize) -> bool {
         self.exceptions.is_ok() && matches!(self.status(index), None | Some(409))
     }
 
-    /// Every record is settled.
+    /// Whether every record is settled.
     pub(super) fn is_settled_whole(&self) -> bool {
         (0..self.batch.parts().len()).all(|index| self.is_settled(index))
     }
@@ -187,11 +187,11 @@ impl BatchAnswer {
         }
     }
 
-    /// The batch is answered otherwise than was expected.
+    /// Fails: the answer to the batch is not the expected one.
     pub(super) fn broken(&self, expected: &str) -> RuleVerdict {
         match &self.exceptions {
             Err(reason) if self.exchange.is_delivered() => {
-                RuleVerdict::fail(format!("{expected}; of this answer {reason}"), &self.exchange)
+                RuleVerdict::fail(format!("{expected}; this answer: {reason}"), &self.exchange)
             }
             _ => RuleVerdict::fail(expected, &self.exchange),
         }

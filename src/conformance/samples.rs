@@ -1,4 +1,4 @@
-//! The records of a run: made by the agent's own acceptance, so that their bytes and keys are an agent's.
+//! Makes a run's records with the agent's own acceptance code: their bytes and keys are an agent's.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -12,18 +12,18 @@ use crate::control_plane::Encoding;
 use crate::record::{Acceptor, Enrichment, KEY_NAMESPACE, Kind, Queue, Record, UnknownFields};
 use crate::time;
 
-/// No sample comes near this.
+/// No sample is nearly as large.
 const RECORD_MAX_BYTES: usize = 256 << 10;
 
-/// How much audio a usage record of a run is about.
+/// Seconds of audio in each usage record of a run.
 pub const AUDIO_SECONDS: f64 = 1.25;
 
-/// Makes the records of a run, each with a transaction of its own.
+/// Makes the records of a run, each with its own transaction.
 pub(super) struct Samples {
     run: String,
     customer: String,
     acceptor: Acceptor,
-    /// The same server by another name: what it makes of a message has other bytes and the same key.
+    /// The same server under another name. From a message it makes other bytes and the same key.
     other: Acceptor,
     made: u32,
 }
@@ -42,12 +42,12 @@ impl Samples {
         }
     }
 
-    /// The session of this run that is for one purpose.
+    /// This run's session for a purpose.
     pub(super) fn session(&self, purpose: &str) -> String {
         format!("conformance-{}-{purpose}", self.run)
     }
 
-    /// A session that nobody has started. `purpose` stands first, so that a server can be told to know no session of that name.
+    /// A session that nobody has started. `purpose` comes first: a server can be told to reject sessions of that name.
     pub(super) fn unknown_session(&self, purpose: &str) -> String {
         format!("conformance-{purpose}-{}", self.run)
     }
@@ -68,14 +68,14 @@ impl Samples {
         self.accept(Queue::Usage, &self.usage_message(session, &transaction))
     }
 
-    /// One message as two agents make it: the same key, and other bytes.
+    /// One message as two agents forward it: the same key, other bytes.
     pub(super) fn usage_of_two_agents(&mut self, session: &str) -> [Record; 2] {
         let transaction = self.transaction();
         let message = self.usage_message(session, &transaction);
         [&self.acceptor, &self.other].map(|acceptor| accepted(acceptor, Queue::Usage, &message))
     }
 
-    /// A usage record with fields that the contract does not name.
+    /// A usage record with fields that the contract does not define.
     pub(super) fn with_unknown_fields(&mut self, session: &str) -> Record {
         let transaction = self.transaction();
         let mut message = self.usage_message(session, &transaction);
@@ -139,7 +139,7 @@ impl Samples {
         self.accept(Queue::Quota, &message)
     }
 
-    /// The body of a usage record that is none: it has no `transaction_id`, so that nobody can bill it once.
+    /// The body of a usage record without `transaction_id`: it could not be billed exactly once.
     pub(super) fn without_transaction_id(&self, session: &str) -> Vec<u8> {
         let mut message = self.usage_message(session, "");
         message.as_object_mut().map(|fields| fields.remove("transaction_id"));
@@ -153,7 +153,7 @@ impl Samples {
 
 fn accepted(acceptor: &Acceptor, queue: Queue, message: &Value) -> Record {
     let accepted = acceptor.at(time::now()).accept(queue, message.to_string().as_bytes());
-    accepted.unwrap_or_else(|rejection| unreachable!("a sample that is no record: {rejection}"))
+    accepted.unwrap_or_else(|rejection| unreachable!("a sample was rejected: {rejection}"))
 }
 
 /// A request with many records.
@@ -162,11 +162,11 @@ pub(super) struct SampleBatch {
     parts: Vec<Part>,
 }
 
-/// One record of a batch.
+/// A part of a batch.
 #[derive(Clone)]
 pub(super) struct Part {
     pub(super) session: String,
-    /// `None` for a body that is no record, and has to be refused.
+    /// `None` for a body that is not a record and must be refused.
     pub(super) record: Option<Record>,
     kind: Kind,
     body: Vec<u8>,
@@ -174,7 +174,7 @@ pub(super) struct Part {
 }
 
 impl SampleBatch {
-    /// Adds a session's records, in their order.
+    /// Adds a session's records in order.
     pub(super) fn with(mut self, records: impl IntoIterator<Item = Record>) -> Self {
         self.parts.extend(records.into_iter().map(|record| Part {
             session: record.session().to_owned(),
@@ -186,7 +186,7 @@ impl SampleBatch {
         self
     }
 
-    /// Adds a body that is no record.
+    /// Adds a body that is not a record.
     pub(super) fn with_bad(mut self, session: &str, body: Vec<u8>) -> Self {
         let (session, kind, key) = (session.to_owned(), Kind::Usage, Uuid::new_v4());
         self.parts.push(Part { session, record: None, kind, body, key });
@@ -197,13 +197,13 @@ impl SampleBatch {
         &self.parts
     }
 
-    /// The batch's key, as the agent makes it: of the keys inside.
+    /// The batch's key, made from the keys of its records as the agent makes it.
     pub(super) fn key(&self) -> Uuid {
         let keys: Vec<u8> = self.parts.iter().flat_map(|part| *part.key.as_bytes()).collect();
         Uuid::new_v5(&KEY_NAMESPACE, &keys)
     }
 
-    /// Its bytes, in this encoding.
+    /// The body in this encoding.
     pub(super) fn body(&self, encoding: Encoding) -> Bytes {
         let plain = self.plain();
         let packed = match encoding {
@@ -214,9 +214,7 @@ impl SampleBatch {
             }
             Encoding::Zstd => zstd::bulk::compress(&plain, 1),
         };
-        packed
-            .unwrap_or_else(|error| unreachable!("what is in memory is compressed into memory: {error}"))
-            .into()
+        packed.unwrap_or_else(|error| unreachable!("compressing in memory cannot fail: {error}")).into()
     }
 
     fn plain(&self) -> Vec<u8> {
@@ -238,7 +236,7 @@ impl SampleBatch {
         text
     }
 
-    /// What is in it, in words.
+    /// Describes the batch.
     pub(super) fn in_words(&self) -> String {
         let mut words = format!("POST /api/v1/records/batch, {} records:", self.parts.len());
         for (index, part) in self.parts.iter().enumerate() {

@@ -16,9 +16,9 @@ use crate::control_plane::{
 use crate::fleet::commands::check_token;
 use crate::time;
 
-/// Between two looks for a command that is waited for.
+/// How often the server is asked for a command that the run waits for.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// The one command that is answered although this run did not queue it: it changes nothing.
+/// The only command answered without this run having queued it: it changes nothing.
 const HARMLESS: &str = "health_check";
 
 pub(super) static FIRST: [Rule; 3] = [
@@ -65,11 +65,11 @@ pub(super) static LAST: [Rule; 5] = [
     Rule { name: "shutdown", page: "control-plane.md", sentence: GOOD, check: |run| Box::pin(shutdown(run)) },
 ];
 
-/// A command that waits for this run's server.
+/// A command that is waiting for this run's server.
 #[derive(Clone)]
 pub(super) struct WaitingCommand {
     command: Command,
-    /// This run has queued it, or it changes nothing: it may be answered.
+    /// Whether the run may answer it: the run queued it, or it changes nothing.
     is_ours: bool,
 }
 
@@ -120,14 +120,14 @@ async fn public_keys(run: &mut Run) -> RuleVerdict {
         }
         Ok(keys) => RuleVerdict::pass(format!("{} keys", keys.keys.len())),
         Err(reason) => {
-            RuleVerdict::fail(format!("{EXPECTED}, here a JWK Set; of this answer {reason}"), &exchange)
+            RuleVerdict::fail(format!("{EXPECTED}, here a JWK Set; this answer: {reason}"), &exchange)
         }
     }
 }
 
 fn keys_of(exchange: &Exchange) -> Result<JwkSet, String> {
     if !exchange.is_delivered() {
-        return Err("it is no good answer".to_owned());
+        return Err("not a good answer".to_owned());
     }
     parse_key_set(exchange.body()).map_err(|error| error.to_string())
 }
@@ -139,16 +139,16 @@ async fn ask_for_commands(run: &mut Run) -> Exchange {
 
 fn commands_of(exchange: &Exchange) -> Result<Vec<Command>, String> {
     if !exchange.is_delivered() {
-        return Err("it is no good answer".to_owned());
+        return Err("not a good answer".to_owned());
     }
     match parse_commands(exchange.body()) {
         Ok(commands) if commands.malformed == 0 => Ok(commands.commands),
-        Ok(commands) => Err(format!("{} commands have no command_id or no command_type", commands.malformed)),
+        Ok(commands) => Err(format!("{} commands without command_id or command_type", commands.malformed)),
         Err(error) => Err(error.to_string()),
     }
 }
 
-/// Has the server queue a command if it can, and asks for what waits; for a while, if somebody else is to queue one.
+/// Queues a command if the server can, and polls; keeps polling for a while if somebody else has to queue one.
 async fn commands(run: &mut Run) -> RuleVerdict {
     let queued = queue(run).await;
     let until = Instant::now() + run.setup.wait;
@@ -158,7 +158,7 @@ async fn commands(run: &mut Run) -> RuleVerdict {
             Ok(waiting) => waiting,
             Err(reason) => {
                 let expected = r#"200 with {"commands":[{"command_id","command_type",…},…]}"#;
-                return RuleVerdict::fail(format!("{expected}; of this answer {reason}"), &exchange);
+                return RuleVerdict::fail(format!("{expected}; this answer: {reason}"), &exchange);
             }
         };
         let is_ours = |command: &Command| match &queued {
@@ -171,7 +171,7 @@ async fn commands(run: &mut Run) -> RuleVerdict {
         match (&queued, &run.command) {
             (Some(id), None | Some(WaitingCommand { is_ours: false, .. })) => {
                 return RuleVerdict::fail(
-                    format!("the command {id}, which the run has queued for its server"),
+                    format!("the command {id}, which the run queued for its server"),
                     &exchange,
                 );
             }
@@ -181,7 +181,7 @@ async fn commands(run: &mut Run) -> RuleVerdict {
     }
 }
 
-/// A command that needs a token, where the server queues one on demand.
+/// Queues a command that needs a token, if the server supports that.
 async fn queue(run: &Run) -> Option<String> {
     let command: Value = json!({
         "command_type": "set_log_level",
@@ -197,7 +197,7 @@ fn no_command() -> RuleVerdict {
         "no command waits for the run's server",
         format!(
             "run with --wait 60 and queue a {HARMLESS}, or a command with a token, for the server that the run names at its \
-             start; or name with --server-id a test server that has one"
+             start; or use --server-id to name a test server that has one"
         ),
     )
 }
@@ -224,7 +224,7 @@ async fn token(run: &mut Run) -> RuleVerdict {
     }
 }
 
-/// Answers the command twice, and looks whether it waits any longer.
+/// Answers the command twice, then checks that the server no longer delivers it.
 async fn result(run: &mut Run) -> RuleVerdict {
     let Some(WaitingCommand { command, is_ours }) = run.command.clone() else { return no_command() };
     if !is_ours {

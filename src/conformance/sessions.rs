@@ -39,7 +39,7 @@ async fn unknown(run: &mut Run) -> RuleVerdict {
     }
 }
 
-/// A record that comes before its session is known is taken once the session has started.
+/// A record sent before its session is known is taken once the session has started.
 async fn becomes_known(run: &mut Run) -> RuleVerdict {
     let session = run.samples.unknown_session("late");
     let usage = run.samples.usage(&session);

@@ -1,4 +1,4 @@
-//! Rules about all answers of the run, and about what the server counted.
+//! Rules about all answers of the run, and about the server's counts.
 
 use std::future::ready;
 
@@ -11,9 +11,9 @@ use super::rule::{Rule, RuleVerdict};
 use super::wire::Caller;
 use crate::control_plane::Client;
 
-/// The rule that a person looks after where no accounts are named.
+/// The rule that a person must check if no accounts are named.
 pub const COUNTED_ONCE: &str = "counted_once";
-/// So many requests of a burst are under way at once.
+/// Requests of a burst in flight at once.
 const AT_ONCE: usize = 16;
 const COUNT_YOURSELF: &str =
     "look up the records that are listed at the end, or name the server's accounts with --accounts";
@@ -92,7 +92,7 @@ fn json_answers(run: &Run) -> RuleVerdict {
 
 fn answers_match(run: &Run) -> RuleVerdict {
     match &run.wire.seen.mismatched {
-        Some(exchange) => RuleVerdict::fail("an answer that names this request, or none", exchange),
+        Some(exchange) => RuleVerdict::fail("an answer that names this request, or no request", exchange),
         None => RuleVerdict::pass(format!("none of {} answers names another request", run.wire.seen.answers)),
     }
 }
@@ -126,7 +126,7 @@ async fn session_order(run: &mut Run) -> RuleVerdict {
     }
 }
 
-/// What the server counted more is what it said it took.
+/// The server's counts grew by exactly what it said it took.
 async fn counted_once(run: &mut Run) -> RuleVerdict {
     let now = match processed(run).await {
         Ok(now) => now,

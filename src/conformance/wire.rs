@@ -1,6 +1,6 @@
-//! Requests to the server through the agent's own client, one at a time, each with its answer in words.
+//! Sends requests through the agent's own client, one at a time, and describes each answer.
 //!
-//! The client bounds each request in time and each answer in size. `Retry-After` of a 429 or 503 is obeyed. The run stops
+//! The client limits each request's time and each answer's size. `Retry-After` of a 429 or 503 is obeyed. The run stops
 //! sending after three requests in a row without an answer, after [`REQUESTS_MOST`] requests, or after [`RUN_MOST`].
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,27 +16,27 @@ use uuid::Uuid;
 use crate::control_plane::{Answer, Auth, Client, ClientError, Failure, Meaning, Response, Settings};
 use crate::secret::{HIDDEN, Secret};
 
-/// The run stops after so many requests in a row without an answer.
+/// Requests in a row without an answer after which the run stops.
 const SILENT_MOST: u32 = 3;
-/// The most requests of a run, a burst aside.
+/// The most requests of a run, not counting a burst.
 pub const REQUESTS_MOST: u32 = 200;
-/// The longest that a run sends requests.
+/// The longest time for which a run sends requests.
 const RUN_MOST: Duration = Duration::from_secs(600);
-/// The longest `Retry-After` that is waited for.
+/// The longest `Retry-After` that a run waits for.
 pub(super) const WAIT_MOST: Duration = Duration::from_secs(10);
-/// How often a request is sent again after 429 or 503.
+/// How often a request is repeated after 429 or 503.
 const AGAIN_MOST: u32 = 5;
-/// How every JWT begins: `{"` in Base64.
+/// How every JWT starts: `{"` in Base64.
 const TOKEN: &str = "eyJ";
-/// So much of an answer is shown.
+/// How much of an answer is shown.
 const SHOWN_CHARS: usize = 400;
 
 /// One request and its answer.
 #[derive(Clone, Debug)]
 pub(super) struct Exchange {
-    /// The request in words.
+    /// A description of the request.
     pub(super) sent: String,
-    /// The answer in words.
+    /// A description of the answer.
     pub(super) received: String,
     pub(super) result: Result<Response, Failure>,
 }
@@ -54,7 +54,7 @@ impl Exchange {
         self.result.as_ref().map_or(&[], |response| &response.body)
     }
 
-    /// The agent forgets the record after this answer.
+    /// Whether the agent forgets the record after this answer.
     pub(super) fn is_settled(&self) -> bool {
         matches!(self.meaning(), Some(Meaning::Delivered | Meaning::Duplicate))
     }
@@ -63,7 +63,7 @@ impl Exchange {
         self.meaning() == Some(Meaning::Delivered)
     }
 
-    /// What an agent does after such an answer.
+    /// What the agent does after such an answer.
     pub(super) fn consequence(&self) -> Option<&'static str> {
         Some(match self.result.as_ref().map(|response| response.meaning) {
             Ok(Meaning::Delivered | Meaning::Duplicate) => return None,
@@ -72,10 +72,10 @@ impl Exchange {
             }
             Ok(Meaning::Refused) => "the agent makes the record a dead letter: nobody is billed for it",
             Ok(Meaning::NotFound) => {
-                "the agent takes the session for unknown; after SESSION_UNKNOWN_GRACE_SECONDS its records are dead letters"
+                "the agent regards the session as unknown; after SESSION_UNKNOWN_GRACE_SECONDS its records are dead letters"
             }
             Ok(Meaning::Credentials) => {
-                "the agent takes its credentials for wrong: the link is down, no record is delivered"
+                "the agent regards its credentials as wrong: the link is down, no record is delivered"
             }
             Ok(Meaning::Overloaded) | Err(Failure::Timeout { .. } | Failure::Cut(_)) => {
                 "the agent backs off and sends the request again, for as long as it takes"
@@ -84,33 +84,33 @@ impl Exchange {
                 "the agent sends the record again; after POISON_ATTEMPTS it is a dead letter"
             }
             Ok(Meaning::Misconfigured) => {
-                "the agent takes the URL or a proxy for wrong: the link is down, no record is delivered"
+                "the agent regards the URL or a proxy as wrong: the link is down, no record is delivered"
             }
             Ok(Meaning::Foreign) => {
-                "the agent takes this for the answer of another host: nothing is settled, the link is down"
+                "the agent concludes that another host answered: nothing is settled, the link is down"
             }
             Ok(Meaning::Mismatched) => {
-                "the agent takes this for the answer to another request: nothing is settled, the connection is closed"
+                "the agent concludes that this answers another request: nothing is settled, the connection is closed"
             }
             Err(_) => "the link is down; the agent probes until the server answers",
         })
     }
 }
 
-/// The first answers of the whole run that were of some kind.
+/// The first answer of each of these kinds in the run.
 #[derive(Default)]
 pub(super) struct FirstSeen {
-    /// Not JSON where the agent needs it.
+    /// Not JSON where the agent needs JSON.
     pub(super) foreign: Option<Exchange>,
-    /// Another request's.
+    /// The answer to another request.
     pub(super) mismatched: Option<Exchange>,
     /// 429 or 503 without `Retry-After`.
     pub(super) shed: Option<Exchange>,
-    /// With a `Retry-After` that can be read.
+    /// With a valid `Retry-After`.
     pub(super) asked_to_wait: Option<Exchange>,
-    /// With one that cannot.
+    /// With an invalid `Retry-After`.
     pub(super) unreadable_wait: Option<Exchange>,
-    /// How many answers there were.
+    /// The number of answers.
     pub(super) answers: u32,
 }
 
@@ -137,20 +137,20 @@ impl FirstSeen {
     }
 }
 
-/// Who makes a request.
+/// Who sends a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Caller {
     /// The agent, with its credentials.
     Agent,
-    /// Somebody without credentials.
+    /// A client without credentials.
     Nobody,
-    /// Somebody with wrong ones.
+    /// A client with wrong credentials.
     Stranger,
-    /// A server that never registered, with good credentials.
+    /// A server that never registered, with valid credentials.
     Unregistered,
 }
 
-/// The clients, and the limits of the run.
+/// The clients and the limits of the run.
 pub(super) struct ApiClients {
     clients: [(Caller, Client); 4],
     heard: Arc<Mutex<Vec<Answer>>>,
@@ -165,7 +165,7 @@ pub(super) struct ApiClients {
 }
 
 impl ApiClients {
-    /// Reads the files that the settings name; contacts nobody.
+    /// Reads the files that the settings name; sends nothing.
     pub(super) fn new(settings: Settings, run: &str, burst: u32) -> Result<Self, ClientError> {
         let heard = Arc::<Mutex<Vec<Answer>>>::default();
         let client = |settings: Settings| {
@@ -211,7 +211,7 @@ impl ApiClients {
         })
     }
 
-    /// Why nothing further is sent, if so.
+    /// Why nothing more is sent; `None` if requests may still be sent.
     pub(super) fn is_over(&self) -> Option<String> {
         if self.over.is_some() {
             return self.over.clone();
@@ -226,7 +226,7 @@ impl ApiClients {
         is_late.then(|| format!("the run took more than {} s", RUN_MOST.as_secs()))
     }
 
-    /// Stops the run after an answer that every other request would get, too.
+    /// Stops the run after an answer that every other request would get too.
     pub(super) fn stop_if_hopeless(&mut self, exchange: &Exchange) {
         self.over = match exchange.meaning() {
             None => Some("the server does not answer".to_owned()),
@@ -239,7 +239,7 @@ impl ApiClients {
         };
     }
 
-    /// Makes one request; repeats it after a 429 or 503 with `Retry-After`.
+    /// Sends one request; repeats it after a 429 or 503 with `Retry-After`.
     pub(super) async fn send(&mut self, by: Caller, sent: String, call: impl AsyncFn(&Client)) -> Exchange {
         let mut again = 0;
         loop {
@@ -258,7 +258,7 @@ impl ApiClients {
         }
     }
 
-    /// Makes the requests of `call`, which may run several at once. Repeats none.
+    /// Runs `call`, which may send several requests at once. Repeats nothing.
     pub(super) async fn together(
         &mut self,
         by: Caller,
@@ -287,9 +287,9 @@ impl ApiClients {
         exchange
     }
 
-    /// A request that was not made.
+    /// The exchange of a request that was not sent.
     fn unsent(&self, sent: String) -> Exchange {
-        let why = self.is_over().unwrap_or_else(|| "cannot be sent".to_owned());
+        let why = self.is_over().unwrap_or_else(|| "it cannot be sent".to_owned());
         Exchange {
             sent,
             received: format!("not sent: {why}"),
@@ -297,8 +297,8 @@ impl ApiClients {
         }
     }
 
-    /// An answer on one line, fit for a terminal. A server may repeat what it was sent, and commands carry tokens: no secret
-    /// is shown.
+    /// Describes an answer on one line that a terminal can show. Hides secrets: a server may repeat what it was sent, and
+    /// commands carry tokens.
     fn in_words(&self, response: &Response) -> String {
         let mut words = format!("HTTP {}", response.status);
         for name in [CONTENT_TYPE, RETRY_AFTER] {
@@ -321,12 +321,12 @@ impl ApiClients {
     }
 }
 
-/// The server of a run that never registers.
+/// The name of a run's server that never registers.
 pub(super) fn unregistered(run: &str) -> String {
     format!("conformance-nobody-{run}")
 }
 
-/// The text without JWTs, ours or those of commands.
+/// Hides JWTs in a text, the agent's and those of commands.
 fn without_tokens(text: &str) -> String {
     let is_of_a_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let (mut hidden, mut rest) = (String::new(), text);
@@ -338,7 +338,7 @@ fn without_tokens(text: &str) -> String {
     hidden
 }
 
-/// The password in the URL, as it is and as a header carries it with the name.
+/// The URL's password, plain and as the header encodes it together with the name.
 fn password(url: &Secret) -> Vec<Secret> {
     let Ok(url) = Url::parse(url.expose().trim()) else { return Vec::new() };
     let Some(password) = url.password() else { return Vec::new() };
@@ -348,10 +348,10 @@ fn password(url: &Secret) -> Vec<Secret> {
     vec![Secret::new(password), Secret::new(basic)]
 }
 
-/// The URL without a name and a password, which are credentials too.
+/// The URL without name and password, which are credentials too.
 fn without_user_info(url: &Secret) -> Secret {
     let Ok(mut url) = Url::parse(url.expose().trim()) else { return url.clone() };
-    // Both fail only for a URL without a host, which a base URL has.
+    // Both fail only for a URL without a host, and a base URL has one.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     Secret::new(url.as_str())

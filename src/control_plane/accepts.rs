@@ -1,16 +1,16 @@
-//! The request encodings that an answer says the peer accepts (RFC 9110 §12.5.3).
+//! The request encodings that a peer accepts according to its answer (RFC 9110 §12.5.3).
 
 /// The encodings in an answer's `Accept-Encoding`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Accepts {
     /// gzip, by name or by `*`.
     pub gzip: bool,
-    /// zstd, by name: `*` is no promise of it.
+    /// zstd, by name: `*` does not include it.
     pub zstd: bool,
 }
 
 impl Accepts {
-    /// Reads the header's values; `None` where there are none.
+    /// Parses the header's values; `None` if there are none.
     pub(super) fn read<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
         let mut values = values.into_iter().peekable();
         values.peek()?;
@@ -32,7 +32,7 @@ impl Accepts {
     }
 }
 
-/// A coding's name, and whether its weight is more than zero.
+/// A coding's name, and whether its weight is above zero.
 fn coding(item: &[u8]) -> (&[u8], bool) {
     let mut parts = item.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
     let name = parts.next().unwrap_or_default();

@@ -13,23 +13,23 @@ use crate::secret::Secret;
 
 /// Maximum bytes of a command; known ones are far smaller: a token repeats the parameters, a few KiB.
 const COMMAND_MAX_BYTES: usize = 128 << 10;
-/// Bytes of commands kept per answer: parsed JSON takes many times its length. The other commands are delivered again.
+/// Bytes of commands kept per answer: parsed JSON takes a multiple of its length. Dropped commands are delivered again.
 const COMMANDS_KEPT_BYTES: usize = 1 << 20;
 
 /// Bytes of a record's error kept in a dead letter.
 const ERROR_MAX_BYTES: usize = 1 << 10;
 
-/// Why an answer is invalid. It never repeats the answer's content.
+/// Why an answer is invalid. Errors never quote the answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadAnswer {
     /// Not JSON, or JSON of another shape.
     #[error("unexpected JSON ({kind:?} at line {line}, column {column})")]
     Json {
-        /// Whether the syntax, the data or the end is wrong.
+        /// Whether the syntax, the data or the end is at fault.
         kind: serde_json::error::Category,
-        /// Counted from 1.
+        /// From 1.
         line: usize,
-        /// Counted from 1.
+        /// From 1.
         column: usize,
     },
     /// `success` is not true.
@@ -38,27 +38,27 @@ pub enum BadAnswer {
     /// A field has the wrong type.
     #[error("{0} has the wrong type")]
     WrongType(&'static str),
-    /// It is for another batch.
+    /// The answer is for another batch.
     #[error("it is for another batch")]
     AnotherBatch,
-    /// It counts another number of records than was sent.
+    /// The answer counts another number of records than were sent.
     #[error("it counts {found} records, but {expected} were sent")]
     Count {
         /// How many records were sent.
         expected: usize,
-        /// How many it counts.
+        /// How many the answer counts.
         found: usize,
     },
     /// An exception for a position outside the batch, or given twice.
     #[error("position {index} is outside the batch or given twice")]
     Position {
-        /// Counted from 0.
+        /// From 0.
         index: usize,
     },
     /// An exception with a status that is not an error.
     #[error("position {index} has a status that is not an error")]
     Status {
-        /// Counted from 0.
+        /// From 0.
         index: usize,
     },
     /// Longer than any expected answer.
@@ -75,9 +75,9 @@ impl From<serde_json::Error> for BadAnswer {
 /// The answer to a quota refresh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuotaAnswer<'a> {
-    /// The session that it is for.
+    /// The session it is for.
     pub api_session_id: String,
-    /// The request that it answers.
+    /// The request it answers.
     pub transaction_id: String,
     /// `data`, byte for byte, for the quota response queue.
     pub data: &'a [u8],
@@ -99,24 +99,24 @@ pub struct BatchException {
 pub struct Command {
     /// Its permanent ID; not empty.
     pub command_id: String,
-    /// What is to be done.
+    /// The type of the command.
     pub command_type: String,
-    /// How; null if nothing is said.
+    /// Its parameters; null if absent.
     #[serde(default)]
     pub parameters: Value,
-    /// When it was given, as sent.
+    /// Its time of issue, as sent.
     #[serde(default)]
     pub timestamp: Value,
     /// Its token.
     #[serde(default)]
     pub token: Option<Secret>,
-    /// It is too large; only its ID and type were read.
+    /// Whether it is too large; then only its ID and type were read.
     #[serde(skip)]
     pub is_oversized: bool,
 }
 
 impl Command {
-    /// Reads one of an answer, if it is one.
+    /// Parses a command from an answer; `None` if it is malformed.
     fn parse(raw: &RawValue) -> Option<Self> {
         /// A command's identifying fields.
         #[derive(Deserialize)]
@@ -142,12 +142,12 @@ impl Command {
     }
 }
 
-/// The commands that wait.
+/// The waiting commands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Commands {
-    /// In the order given.
+    /// In the order of the answer.
     pub commands: Vec<Command>,
-    /// Number of malformed ones, which do not hold up the others.
+    /// Number of malformed commands, which do not block the others.
     pub malformed: usize,
 }
 
@@ -163,7 +163,7 @@ fn data(body: &[u8]) -> Result<&RawValue, BadAnswer> {
     data.filter(|_| success).ok_or(BadAnswer::Unsuccessful)
 }
 
-/// Reads the answer to a quota refresh. All five fields are required.
+/// Parses the answer to a quota refresh. All five fields are required.
 pub fn parse_quota_answer(body: &[u8]) -> Result<QuotaAnswer<'_>, BadAnswer> {
     #[derive(Deserialize)]
     struct Fields {
@@ -174,13 +174,13 @@ pub fn parse_quota_answer(body: &[u8]) -> Result<QuotaAnswer<'_>, BadAnswer> {
         timestamp: Value,
     }
     let data = data(body)?.get();
-    // Once into a value: it bounds the depth of what is passed on, in the fields that we do not know too.
+    // Parsed into a value once: this limits the depth of everything that is forwarded, unknown fields included.
     serde_json::from_str::<Value>(data)?;
     let fields: Fields = serde_json::from_str(data)?;
     if !fields.new_quota_amount.is_number() {
         return Err(BadAnswer::WrongType("new_quota_amount"));
     }
-    // The contract names the field, not its type: a flag, or the amount that is final.
+    // The contract names this field without a type: it may be a flag or the final amount.
     if !fields.final_quota.is_boolean() && !fields.final_quota.is_number() {
         return Err(BadAnswer::WrongType("final_quota"));
     }
@@ -191,8 +191,8 @@ pub fn parse_quota_answer(body: &[u8]) -> Result<QuotaAnswer<'_>, BadAnswer> {
     Ok(QuotaAnswer { api_session_id, transaction_id, data: data.as_bytes() })
 }
 
-/// Reads the answer to the batch with this key and so many records: those that were not taken, in their order. Or it is no
-/// answer at all: one to another batch, or with a result in the wrong place, would settle the wrong records.
+/// Parses the answer to the batch with this key and this many records: the records that were not taken, in order. Fails if
+/// it answers another batch or has a result out of place: such an answer would settle the wrong records.
 pub fn parse_batch_answer(
     body: &[u8],
     batch: Uuid,
@@ -257,14 +257,14 @@ pub(super) fn knows_no_session(body: &[u8]) -> bool {
     })
 }
 
-/// An error as text: the string itself if it is one, else its JSON.
+/// An error as text: the string itself, or the JSON of any other value.
 fn error_text(error: &RawValue) -> String {
     let mut text = serde_json::from_str(error.get()).unwrap_or_else(|_| error.get().to_owned());
     text.truncate(text.floor_char_boundary(ERROR_MAX_BYTES));
     text
 }
 
-/// Reads the commands that wait.
+/// Parses the waiting commands.
 pub fn parse_commands(body: &[u8]) -> Result<Commands, BadAnswer> {
     #[derive(Deserialize)]
     struct Waiting {
@@ -276,7 +276,7 @@ pub fn parse_commands(body: &[u8]) -> Result<Commands, BadAnswer> {
     Ok(commands)
 }
 
-/// Each command by itself, so that none is in the way of another and the answer is not in memory twice.
+/// Parses each command separately: none can block another, and the answer is not in memory twice.
 fn one_by_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Commands, D::Error> {
     struct Each;
     impl<'de> Visitor<'de> for Each {
@@ -289,7 +289,7 @@ fn one_by_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Commands, D:
         fn visit_seq<A: SeqAccess<'de>>(self, mut waiting: A) -> Result<Commands, A::Error> {
             let (mut all, mut kept) = (Commands::default(), 0);
             while let Some(raw) = waiting.next_element::<&RawValue>()? {
-                // What is skipped is not even read.
+                // Skipped commands are not even parsed.
                 if kept >= COMMANDS_KEPT_BYTES {
                     continue;
                 }
@@ -307,8 +307,7 @@ fn one_by_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Commands, D:
     deserializer.deserialize_seq(Each)
 }
 
-/// Reads a JWK Set, under `data` or bare. A key of a kind that we do not know is passed over, as
-/// RFC 7517 §5 says.
+/// Parses a JWK Set, under `data` or bare. Keys of unknown types are ignored, as RFC 7517 §5 requires.
 pub fn parse_key_set(body: &[u8]) -> Result<JwkSet, BadAnswer> {
     #[derive(Deserialize)]
     #[serde(untagged)]

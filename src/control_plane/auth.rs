@@ -16,16 +16,16 @@ use crate::secret::Secret;
 /// Lifetime of a token.
 const LIFE: Duration = Duration::from_mins(5);
 
-/// A token is replaced at 80 % of its life: the rest is for the request that carries it.
+/// A token is replaced at 80 % of its life; the rest is for the request that carries it.
 const RENEWED_AFTER: Duration = Duration::from_mins(4);
 
-/// Why a key cannot sign tokens. It never reveals anything of the key.
+/// Why a key cannot sign tokens. Errors reveal nothing of the key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// Tokens are configured without a key.
     #[error("tokens need a signing key, but none is set")]
     Missing,
-    /// PEM, but not of a supported private key.
+    /// PEM, but not a supported private key.
     #[error(
         "not a PEM private key: RSA (PKCS#1 or PKCS#8), EC P-256 (PKCS#8) or Ed25519 (PKCS#8); \
          `openssl pkcs8 -topk8 -nocrypt` converts to PKCS#8"
@@ -34,22 +34,22 @@ pub enum KeyError {
     /// The key does not match the configured algorithm.
     #[error("CONTROL_PLANE_JWT_ALGORITHM is {configured:?}, but the key is for {by_key:?}")]
     Mismatch {
-        /// What is configured.
+        /// The configured algorithm.
         configured: JwtAlgorithm,
-        /// What the key says.
+        /// The key's algorithm.
         by_key: JwtAlgorithm,
     },
-    /// The key signs nothing: damaged, too short, or on another curve.
+    /// The key cannot sign: it is damaged, too short, or on another curve.
     #[error("the key cannot sign with {algorithm:?}: {reason}")]
     Unusable {
         /// The algorithm tried.
         algorithm: JwtAlgorithm,
-        /// The library's words.
+        /// The library's error.
         reason: String,
     },
 }
 
-/// Mints tokens and keeps the current one.
+/// Mints tokens and caches the current one.
 pub(super) struct Tokens {
     key: EncodingKey,
     header: Header,
@@ -65,7 +65,7 @@ struct MintedToken {
 }
 
 impl MintedToken {
-    /// Whether it is valid now, given the clock skew.
+    /// Whether the token is valid now, given the clock skew.
     fn serves(&self, now: Instant, skew: TimeDelta) -> bool {
         now.duration_since(self.minted_at) < RENEWED_AFTER && (skew - self.skew).abs() <= TOLERANCE
     }
@@ -83,7 +83,7 @@ struct Claims<'a> {
 }
 
 impl Tokens {
-    /// Takes the key and tests it, so that a key that cannot sign is reported now, not on the first request.
+    /// Takes and tests the key: a key that cannot sign is reported now, not at the first request.
     pub(super) fn new(
         key: &Secret,
         algorithm: Option<JwtAlgorithm>,
@@ -130,13 +130,13 @@ impl Tokens {
         Ok(value)
     }
 
-    /// Forgets the current token: the next request gets a new one.
+    /// Discards the current token: the next request gets a new one.
     pub(super) fn renew(&self) {
         *self.lock() = None;
     }
 
     fn mint(&self, now: i64) -> Result<HeaderValue, String> {
-        // A clock ahead of the peer's by less than the correction must not make tokens that are not valid yet.
+        // A skew below the tolerance is not corrected: tokens are backdated to be valid even if our clock is ahead.
         let iat = now - TOLERANCE.num_seconds();
         let claims = Claims {
             iss: &self.subject,
@@ -158,8 +158,7 @@ impl Tokens {
     }
 }
 
-/// Tells what a key is by its form. A PEM is never taken for an HMAC secret: whoever holds the public half
-/// could then sign.
+/// Determines a key's type from its form. PEM is never used as an HMAC secret: anyone with the public half could then sign.
 fn read_key(key: &Secret) -> Result<(EncodingKey, JwtAlgorithm), KeyError> {
     let bytes = key.expose().as_bytes();
     if key.expose().trim().is_empty() {
@@ -175,7 +174,7 @@ fn read_key(key: &Secret) -> Result<(EncodingKey, JwtAlgorithm), KeyError> {
         .map_err(|_| KeyError::Unknown)
 }
 
-/// The API key's header, ready to send. The error says what is wrong without repeating the key.
+/// The API key's header, ready to send. Errors never quote the key.
 pub(super) fn api_key_header(name: &str, key: &Secret) -> Result<(HeaderName, HeaderValue), &'static str> {
     let name = HeaderName::try_from(name).map_err(|_| "API_KEY_HEADER is not a header name")?;
     let mut value = HeaderValue::try_from(key.expose())

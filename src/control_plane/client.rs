@@ -1,4 +1,4 @@
-//! One attempt at one request: the request, and the exact answer.
+//! Makes one attempt at a request, and returns the exact answer.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -35,7 +35,7 @@ use crate::secret::expiry::Expiry;
 /// Maximum bytes kept of an answer; a dead letter keeps 1 KiB of it, a quota answer has a few hundred bytes.
 const ANSWER_MAX_BYTES: usize = 256 << 10;
 
-/// The most of a batch's answer: this, and [`BATCH_ANSWER_BYTES_PER_RECORD`] for each record.
+/// Maximum size of a batch's answer: this plus [`BATCH_ANSWER_BYTES_PER_RECORD`] for each record.
 const BATCH_ANSWER_MAX_BYTES: usize = 1 << 20;
 const BATCH_ANSWER_BYTES_PER_RECORD: usize = 1 << 10;
 
@@ -50,17 +50,17 @@ pub struct Delivery<'a> {
     pub kind: Kind,
     /// Its session.
     pub session_id: &'a str,
-    /// Its transaction: an answer that names another is another request's.
+    /// Its transaction: an answer that names another one is for another request.
     pub transaction_id: &'a str,
     /// The request's body, sent unchanged.
     pub body: Bytes,
     /// Its idempotency key.
     pub key: Uuid,
-    /// Its `X-Correlation-ID`; one that no header can carry is replaced by the key.
+    /// Its `X-Correlation-ID`, replaced by the key if it is not a valid header value.
     pub correlation_id: &'a str,
     /// Its W3C `traceparent`.
     pub traceparent: Option<&'a str>,
-    /// Which connection it goes over.
+    /// The connection to use.
     pub connection: ConnectionChoice,
 }
 
@@ -69,19 +69,19 @@ pub struct Delivery<'a> {
 pub struct BatchRequest<'a> {
     /// The request's body, `{"sessions":[…]}`, perhaps compressed.
     pub body: Bytes,
-    /// How the body is compressed.
+    /// The encoding of the body.
     pub encoding: Encoding,
-    /// How many records are in it; the answer may be longer for more of them.
+    /// The number of records; it extends the limit of the answer.
     pub records: usize,
-    /// The idempotency key, derived from those inside.
+    /// The idempotency key, derived from those of the records.
     pub key: Uuid,
     /// The request's `X-Correlation-ID`.
     pub correlation_id: &'a str,
-    /// Which connection it goes over.
+    /// The connection to use.
     pub connection: ConnectionChoice,
 }
 
-/// How a request's body is compressed.
+/// The encoding of a request's body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Encoding {
     /// Not at all.
@@ -104,35 +104,35 @@ impl Encoding {
     }
 }
 
-/// Which connection a request goes over.
+/// The connection that a request uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ConnectionChoice {
-    /// Whichever is free.
+    /// Any free connection.
     #[default]
     Any,
-    /// A new one, to a newly resolved address: for a probe of a link that is down, or the confirmation of a refusal.
+    /// A new one, to a freshly resolved address: for probes of a link that is down, and to confirm a refusal.
     New,
 }
 
 /// The result of one attempt.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The answer, whatever its status, or why there is none.
+    /// The answer, whatever its status, or the failure.
     pub result: Result<Response, Failure>,
     /// From the start to the last byte read.
     pub elapsed: Duration,
-    /// From the start until the kernel had taken the request's last byte; zero if that is not known.
+    /// Time until the kernel had taken the request's last byte; zero if unknown.
     pub upload: Duration,
-    /// Of that, until there was a connection.
+    /// The part of that time until there was a connection.
     pub opening: Opening,
-    /// The request's bytes as sent, head and body.
+    /// The request's bytes as sent, headers and body.
     pub wire_bytes: u64,
 }
 
 /// The answer.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Response {
-    /// The HTTP status, also 3xx: no redirect is followed.
+    /// The HTTP status, including 3xx: redirects are not followed.
     pub status: u16,
     /// Its `Retry-After`, at most an hour.
     pub retry_after: Option<Duration>,
@@ -140,16 +140,16 @@ pub struct Response {
     pub meaning: Meaning,
     /// The decoded body as far as it was read, without a byte order mark.
     pub body: Bytes,
-    /// Whether it was longer than what is kept.
+    /// Whether it was longer than the limit.
     pub truncated: bool,
-    /// Which encodings of a request's body the peer accepts, if it says so.
+    /// The request encodings that the peer accepts, if it says so.
     pub accepts: Option<Accepts>,
-    /// Its headers as they came.
+    /// Its headers, unchanged.
     pub headers: HeaderMap,
 }
 
 impl fmt::Debug for Response {
-    // An answer may repeat its record; a body is never logged.
+    // An answer may quote its record; bodies are never logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Response")
             .field("status", &self.status)
@@ -177,7 +177,7 @@ pub struct Client {
     observer: Observer,
 }
 
-/// Settings, secrets and certificates that can be used.
+/// Checked settings, secrets and certificates.
 pub struct PreparedSettings {
     settings: Settings,
     credentials: Arc<Credentials>,
@@ -186,16 +186,16 @@ pub struct PreparedSettings {
 /// Observes every attempt: its endpoint and result.
 pub type Observer = Box<dyn Fn(&'static str, &Answer) + Send + Sync>;
 
-/// A request before it has headers.
+/// A request without headers.
 pub(super) struct Outgoing<'a> {
-    /// Its name in metrics.
+    /// The endpoint's name in metrics.
     pub(super) endpoint: &'static str,
     pub(super) method: Method,
     pub(super) url: String,
     pub(super) body: Option<Bytes>,
     pub(super) encoding: Encoding,
     pub(super) key: Option<Uuid>,
-    /// What an answer may name. A correlation id that no header can carry is replaced by the key.
+    /// The identifiers that an answer may name. A correlation id that is not a valid header value is replaced by the key.
     pub(super) asked: Asked<'a>,
     pub(super) traceparent: Option<&'a str>,
     pub(super) answer_max_bytes: usize,
@@ -203,7 +203,7 @@ pub(super) struct Outgoing<'a> {
     pub(super) priority: Priority,
 }
 
-/// The result of one attempt on the wire.
+/// The result of an attempt on the wire.
 struct Attempt {
     result: Result<Response, Failure>,
     upload: Duration,
@@ -212,7 +212,7 @@ struct Attempt {
 }
 
 impl Client {
-    /// Creates a client; reads the files named in the settings, but opens no connection.
+    /// Creates a client. Reads the files named in the settings, but opens no connection.
     pub fn new(settings: Settings) -> Result<Self, ClientError> {
         let target = Target::new(settings.url.expose()).map_err(ClientError::Url)?;
         target.server(&settings.server_id, "").map_err(ClientError::ServerId)?;
@@ -233,7 +233,7 @@ impl Client {
         })
     }
 
-    /// The same, without sockets.
+    /// Creates a client without sockets.
     #[cfg(feature = "simulation")]
     pub fn over(settings: Settings, wire: Arc<dyn super::Wire>) -> Result<Self, ClientError> {
         let mut client = Self::new(settings)?;
@@ -244,29 +244,29 @@ impl Client {
         Ok(client)
     }
 
-    /// Tells `observer` of every attempt from now on.
+    /// Reports every attempt to `observer` from now on.
     #[must_use]
     pub fn observed(self, observer: Observer) -> Self {
         Self { observer, ..self }
     }
 
-    /// Reloads secrets and certificates and uses them from the next request on. On an error nothing changes. Requests in
-    /// flight keep theirs.
+    /// Reloads secrets and certificates, and uses them from the next request on. On an error nothing changes. Requests in
+    /// flight keep the old ones.
     ///
-    /// It reads files: not for a thread that must not block.
+    /// Reads files: do not call it on a thread that must not block.
     pub fn reload(&self) -> Result<(), ClientError> {
         self.adopt(self.prepare(self.settings())?);
         Ok(())
     }
 
-    /// Reads secrets and certificates by other settings, and changes nothing yet. What these say of the URL, the server
-    /// and the version is not looked at. It reads files.
+    /// Reads secrets and certificates according to other settings, without using them yet. The URL, server and version in
+    /// these settings are ignored. Reads files.
     pub fn prepare(&self, settings: Settings) -> Result<PreparedSettings, ClientError> {
         let credentials = Arc::new(Credentials::load(&settings, &self.target, Arc::clone(&self.meter))?);
         Ok(PreparedSettings { settings, credentials })
     }
 
-    /// Uses what was prepared, from the next request on.
+    /// Uses the prepared settings from the next request on.
     pub fn adopt(&self, prepared: PreparedSettings) {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = prepared.settings;
         *self.credentials.write().unwrap_or_else(PoisonError::into_inner) = prepared.credentials;
@@ -284,24 +284,24 @@ impl Client {
         of(api_key).into_iter().chain(of(jwt_key)).chain(paths).collect()
     }
 
-    /// Forgets the current token, after a 401: the next request carries a new one.
+    /// Discards the current token after a 401: the next request carries a new one.
     pub fn renew_token(&self) {
         if let Some(tokens) = &self.credentials().tokens {
             tokens.renew();
         }
     }
 
-    /// How far the `ControlPlane`'s clock is ahead of ours, by its last answer; zero up to five seconds.
+    /// How far the `ControlPlane`'s clock is ahead of ours according to its last answer; zero up to five seconds.
     pub fn clock_skew(&self) -> TimeDelta {
         self.clock.skew()
     }
 
-    /// Expiry of the credentials and authorities in use.
+    /// When the credentials and authorities in use expire.
     pub fn expiries(&self) -> Vec<Expiry> {
         self.credentials().expiries.clone()
     }
 
-    /// Whether the last request, of any kind, was answered by a `ControlPlane` that accepts our credentials.
+    /// Whether the last request of any kind was answered by a `ControlPlane` that accepts our credentials.
     pub fn is_reachable(&self) -> bool {
         self.reachable.load(Ordering::Relaxed)
     }
@@ -311,8 +311,8 @@ impl Client {
         self.attempts.load(Ordering::Relaxed)
     }
 
-    /// Sets or lifts the limit on bytes sent a second (`DRAIN_BANDWIDTH`), for all connections together. Urgent requests do
-    /// not wait for it; the backlog pays for them.
+    /// Sets or removes the limit on bytes sent per second (`DRAIN_BANDWIDTH`), shared by all connections. Urgent requests
+    /// do not wait for it; their bytes are deducted from the backlog's.
     pub fn set_bandwidth(&self, bytes_per_second: Option<NonZeroU64>) {
         self.meter.set_bandwidth(bytes_per_second);
     }
@@ -327,12 +327,12 @@ impl Client {
         self.settings.read().unwrap_or_else(PoisonError::into_inner).proxy.as_ref().map(ToString::to_string)
     }
 
-    /// Time since the last request ended: the age of what is known about the `ControlPlane`.
+    /// Time since the last request ended: the age of our knowledge about the `ControlPlane`.
     pub fn quiet_for(&self) -> Duration {
         self.last_attempt.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
-    /// Seconds since the Unix epoch on the `ControlPlane`'s clock, as far as it is known.
+    /// Seconds since the Unix epoch on the `ControlPlane`'s clock, as far as known.
     pub fn unix_seconds(&self) -> i64 {
         self.clock.corrected_unix_seconds()
     }
@@ -342,8 +342,8 @@ impl Client {
         self.clock.corrected_unix_micros()
     }
 
-    /// The time that the `ControlPlane`'s answers have confirmed in this run, in microseconds since the Unix epoch. `None`
-    /// before any of them bore a date.
+    /// The time confirmed by the `ControlPlane`'s answers in this run, in microseconds since the Unix epoch. `None` before
+    /// the first answer with a date.
     pub fn confirmed_unix_micros(&self) -> Option<i64> {
         self.clock.confirmed_unix_micros()
     }
@@ -384,7 +384,7 @@ impl Client {
             traceparent: delivery.traceparent,
             answer_max_bytes: ANSWER_MAX_BYTES,
             connection: delivery.connection,
-            // A customer waits for a quota.
+            // A customer waits for the quota.
             priority: if delivery.kind == Kind::Quota { Priority::Urgent } else { Priority::Backlog },
         })
         .await
@@ -450,10 +450,11 @@ impl Client {
         let answered = crate::time::wall_clock();
         let result = result.map(|inbound| {
             let (response, date) = understood(&asked, inbound, outbound.answer_max_bytes, answered);
-            // IMPORTANT: a middlebox's clock is not the ControlPlane's, whatever error it answers with. Dead letters are deleted
-            // by dates that only the ControlPlane can have given; a token that is refused may well be dated wrongly.
+            // IMPORTANT: a middlebox's clock is not the ControlPlane's, whatever its answer. Dead letters are deleted by
+            // dates that only the ControlPlane can have given. A refused token may well be due to a wrong date, so such
+            // dates still count for tokens.
             let is_its_own = matches!(response.meaning, Meaning::Delivered | Meaning::Duplicate);
-            // A cache answers with the date of long ago.
+            // A cache answers with an old date.
             if let Some(date) = date.filter(|_| !response.headers.contains_key(AGE)) {
                 if is_its_own {
                     self.clock.confirm(date);
@@ -507,7 +508,7 @@ impl fmt::Debug for Client {
     }
 }
 
-/// Whether it is the answer of a `ControlPlane` that is well and lets us in, if only to be asked less often.
+/// Whether a healthy `ControlPlane` that accepts our credentials answered, even if only with 429.
 fn is_served(response: &Response) -> bool {
     response.meaning.is_served() || response.meaning == Meaning::Overloaded && response.status < 500
 }
@@ -516,8 +517,8 @@ fn http_date(headers: &HeaderMap) -> Option<SystemTime> {
     httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()
 }
 
-/// The answer as callers see it, and its `Date`. Its connection is given back, unless the answer is another request's, or
-/// says that a session or a route is not known: behind another connection there may be a backend that knows it.
+/// The answer for callers, and its `Date`. The connection is returned to the pool, unless the answer is for another request
+/// or reports an unknown session or route: a backend behind another connection may know it.
 fn understood(
     asked: &Asked<'_>,
     inbound: Inbound,

@@ -1,4 +1,4 @@
-//! The skew between this machine's clock and the `ControlPlane`'s, learned from its answers' `Date`.
+//! The skew between this machine's clock and the `ControlPlane`'s, learned from the `Date` of answers.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
-/// A difference up to this is the network's, not a clock's. No tolerance in use for tokens is smaller.
+/// Differences up to this are attributed to the network. Verifiers of tokens tolerate at least as much.
 pub(super) const TOLERANCE: TimeDelta = TimeDelta::seconds(5);
 
-/// Peers behind one name may disagree; the log need not follow each of them.
+/// Hosts behind one name may disagree; the log need not follow each of them.
 const SAY_AGAIN_AFTER: Duration = Duration::from_mins(10);
 
 /// The known skew between the two clocks.
@@ -23,7 +23,7 @@ struct State {
     skew: TimeDelta,
     said: TimeDelta,
     said_at: Option<Instant>,
-    /// The last date that the `ControlPlane` itself is known to have given, and when it came.
+    /// The last date that certainly came from the `ControlPlane`, and when it arrived.
     date: Option<(SystemTime, Instant)>,
 }
 
@@ -33,7 +33,7 @@ impl ClockSkew {
         self.lock().skew
     }
 
-    /// Seconds since the Unix epoch on the `ControlPlane`'s clock, as far as it is known.
+    /// Seconds since the Unix epoch on the `ControlPlane`'s clock, as far as known.
     pub(super) fn corrected_unix_seconds(&self) -> i64 {
         (DateTime::<Utc>::from(crate::time::wall_clock()) + self.skew()).timestamp()
     }
@@ -43,20 +43,20 @@ impl ClockSkew {
         (DateTime::<Utc>::from(crate::time::wall_clock()) + self.skew()).timestamp_micros()
     }
 
-    /// Microseconds since the Unix epoch by the last confirmed date and the time that has passed since; `None` before there
-    /// was any in this run. This machine's wall clock has no part in it.
+    /// Microseconds since the Unix epoch by the last confirmed date plus the time passed since; `None` before the first in
+    /// this run. This machine's wall clock plays no part.
     pub(super) fn confirmed_unix_micros(&self) -> Option<i64> {
         let (date, at) = self.lock().date?;
         let since_epoch = date.duration_since(SystemTime::UNIX_EPOCH).ok()?;
         i64::try_from((since_epoch + at.elapsed()).as_micros()).ok()
     }
 
-    /// Takes note of the date of an answer that only the `ControlPlane` can have given: what is deleted by its age goes by it.
+    /// Records the date of an answer that only the `ControlPlane` can have given. Deletion by age uses it.
     pub(super) fn confirm(&self, date: SystemTime) {
         self.lock().date = Some((date, Instant::now()));
     }
 
-    /// Takes note of an answer with this date, to a request sent and answered at these times of ours: tokens go by it.
+    /// Records the date of an answer to a request sent and answered at these times of ours. Tokens use it.
     pub(super) fn observe(&self, date: SystemTime, sent: SystemTime, answered: SystemTime) {
         let skew = skew_between(date, sent, answered);
         let mut state = self.lock();
@@ -84,8 +84,8 @@ impl ClockSkew {
     }
 }
 
-/// The smallest difference that explains the date: it was written at some moment between sending and answer,
-/// and stands for a whole second.
+/// The smallest skew that explains the date: the peer wrote it at some moment between sending and answer, rounded down to a
+/// whole second.
 fn skew_between(date: SystemTime, sent: SystemTime, answered: SystemTime) -> TimeDelta {
     let [date, sent, answered] = [date, sent, answered].map(chrono::DateTime::<chrono::Utc>::from);
     let least = date - answered;
@@ -134,11 +134,11 @@ mod tests {
     #[test]
     fn the_confirmed_time_is_independent_of_this_machines_clock() {
         let clock = ClockSkew::default();
-        assert_eq!(clock.confirmed_unix_micros(), None, "nobody has said anything");
+        assert_eq!(clock.confirmed_unix_micros(), None, "no date yet");
         for seconds in [4_000_000_000, 1_000] {
             clock.confirm(at(seconds));
             let confirmed = clock.confirmed_unix_micros().unwrap();
-            // Whatever time it takes to ask.
+            // However long the request takes.
             let micros = seconds as i64 * 1_000_000;
             assert!((micros..micros + 600_000_000).contains(&confirmed), "{confirmed}");
         }

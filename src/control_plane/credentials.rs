@@ -1,4 +1,4 @@
-//! What a reload replaces: the credentials, and the TLS connections that carry them.
+//! The parts that a reload replaces: the credentials, and the TLS settings of the connections that carry them.
 
 use std::sync::Arc;
 
@@ -14,42 +14,42 @@ use crate::secret::expiry::{self, Expiry};
 /// Why a client cannot be created or reloaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The base URL cannot be used.
+    /// The base URL is invalid.
     #[error("the ControlPlane's URL: {0}")]
     Url(&'static str),
-    /// The server's id cannot be part of a URL.
+    /// The server's ID cannot be part of a URL.
     #[error("the server's id: {0}")]
     ServerId(&'static str),
     /// The version cannot be part of a header.
     #[error("the version has characters that are not allowed in a header")]
     Version,
-    /// The API key or its header cannot be used.
+    /// The API key or its header is invalid.
     #[error("the API key: {0}")]
     ApiKey(&'static str),
-    /// The key for tokens cannot be used.
+    /// The signing key is invalid.
     #[error("cannot use the signing key for tokens")]
     JwtKey(#[from] KeyError),
     /// A file cannot be read.
     #[error(transparent)]
     File(#[from] UnreadableFile),
-    /// A certificate is given without its key, or a key without its certificate.
+    /// A certificate was given without its key, or a key without its certificate.
     #[error("a client certificate and its key must be given together")]
     HalfAnIdentity,
-    /// The proxy cannot be used.
+    /// The proxy is invalid.
     #[error("the proxy: {0}")]
     Proxy(&'static str),
-    /// Certificates that cannot be used.
+    /// The certificates are invalid.
     #[error("TLS: {0}")]
     Tls(String),
 }
 
-/// What a reload replaces, all of it or nothing.
+/// Replaced by a reload, entirely or not at all.
 pub(super) struct Credentials {
-    /// What every request carries.
+    /// Headers of every request.
     pub(super) headers: HeaderMap,
     pub(super) transport: Transport,
     pub(super) tokens: Option<Tokens>,
-    /// Expiry of these credentials. Our own tokens are renewed long before theirs.
+    /// When these credentials expire. Our own tokens are renewed long before that.
     pub(super) expiries: Vec<Expiry>,
 }
 

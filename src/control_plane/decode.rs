@@ -10,15 +10,15 @@ pub(super) const ACCEPTED: &str = "gzip, zstd";
 /// Maximum nested encodings.
 const LAYERS_MOST: usize = 3;
 
-/// As RFC 9659 has it for HTTP: 8 MiB. zstd's own limit is 128.
+/// The limit of RFC 9659 for HTTP: 8 MiB. zstd's own limit is 128 MiB.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The body as it was before it was encoded, up to `max` bytes, and whether there is more of it. A body that cannot be
-/// decoded is given as it is: it is no JSON then.
+/// Decodes a body up to `max` bytes, and says whether there is more. A body that cannot be decoded is returned unchanged;
+/// it is then not valid JSON.
 ///
-/// `raw` has at most `max` bytes itself; `truncated` says that more were sent.
+/// `raw` has at most `max` bytes; `truncated` says whether more were sent.
 pub(crate) fn decode<'a>(
     encodings: impl IntoIterator<Item = &'a [u8]>,
     raw: Bytes,
@@ -59,7 +59,7 @@ enum Layer {
 }
 
 impl Layer {
-    /// Of a body that is cut off, what can be decoded of it.
+    /// Decodes as much as possible of a body that was cut off.
     fn undo(self, encoded: &[u8], max: usize, is_cut: bool) -> std::io::Result<(Bytes, bool)> {
         let mut plain = Vec::new();
         let limit = (max as u64).saturating_add(1);

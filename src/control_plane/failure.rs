@@ -1,11 +1,11 @@
-//! Why an attempt got no answer, as types for the drain and as text.
+//! Why an attempt got no answer: types for the drain, and text.
 
 use std::error::Error;
 use std::io;
 
 use rustls::{AlertDescription, CertificateError};
 
-/// Why there is no answer. None of these carries a URL, a credential or a body.
+/// Why there is no answer. None of these contains a URL, a credential or a body.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// The host's name could not be resolved.
@@ -20,7 +20,7 @@ pub enum Failure {
     /// No progress within the timeout.
     #[error("timed out {}", if *.connected { "waiting for the answer" } else { "connecting" })]
     Timeout {
-        /// Whether there was a connection: if so, the peer may have processed the request.
+        /// Whether a connection existed: if so, the peer may have processed the request.
         connected: bool,
     },
     /// The connection ended before the answer did. The peer may have processed the request.
@@ -32,7 +32,7 @@ pub enum Failure {
     /// The token could not be signed.
     #[error("cannot sign a token: {0}")]
     Token(String),
-    /// This request can never be sent: the fault is the record's, not the link's.
+    /// This request can never be sent: the record is at fault, not the link.
     #[error("cannot be sent: {0}")]
     Unsendable(&'static str),
 }
@@ -53,16 +53,16 @@ impl Failure {
     }
 }
 
-/// What is wrong with a TLS connection.
+/// A problem with a TLS connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TlsProblem {
-    /// Out of date, or our clock is.
+    /// Expired, or our clock is wrong.
     #[error("its certificate has expired, or this machine's clock is wrong")]
     Expired,
-    /// Not in force yet, or our clock is behind.
+    /// Not valid yet, or our clock is behind.
     #[error("its certificate is not valid yet, or this machine's clock is wrong")]
     NotYetValid,
-    /// For another host.
+    /// Issued for another host.
     #[error("its certificate is for another host name")]
     WrongHost,
     /// Signed by an untrusted authority.
@@ -71,18 +71,18 @@ pub enum TlsProblem {
     /// The peer requires a client certificate, or another one.
     #[error("it does not accept our client certificate, or requires one")]
     ClientCertificate,
-    /// The peer does not speak TLS at this port.
+    /// The peer does not use TLS on this port.
     #[error("the port does not speak TLS")]
     NotTls,
-    /// The peer speaks no version or cipher in common with us (TLS 1.2 at least).
+    /// The peer shares no version or cipher with us (TLS 1.2 at least).
     #[error("it offers only insecure TLS versions or ciphers")]
     Incompatible,
-    /// Anything else, in the library's words.
+    /// Anything else: the library's error.
     #[error("{0}")]
     Other(String),
 }
 
-/// Says what happened to a request.
+/// Classifies the failure of a request.
 pub(super) fn classify(error: &hyper::Error) -> Failure {
     if let Some(tls) = find::<rustls::Error>(error) {
         return Failure::Tls(tls_problem(tls));
@@ -96,7 +96,7 @@ pub(super) fn classify(error: &hyper::Error) -> Failure {
     Failure::Cut(innermost(error))
 }
 
-/// Says what happened to a connection that was being made secure.
+/// Classifies the failure of a TLS handshake.
 pub(super) fn connecting(error: &io::Error) -> Failure {
     match find::<rustls::Error>(error) {
         Some(tls) => Failure::Tls(tls_problem(tls)),
@@ -114,7 +114,7 @@ fn tls_problem(error: &rustls::Error) -> TlsProblem {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 TlsProblem::WrongHost
             }
-            // A bad signature: an authority of a trusted one's name, but not its key.
+            // A bad signature: the authority has a trusted one's name, but another key.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => TlsProblem::UnknownAuthority,
             other => TlsProblem::Other(other.to_string()),
         },
@@ -139,7 +139,7 @@ fn tls_problem(error: &rustls::Error) -> TlsProblem {
     }
 }
 
-/// The errors beneath one, outermost first. `io::Error` hides what it wraps from `source`, so it is asked.
+/// An error's sources, outermost first. `io::Error` hides its inner error from `source`, so it is unwrapped explicitly.
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| {
         match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
@@ -153,7 +153,7 @@ fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
     chain(error).find_map(|e| e.downcast_ref())
 }
 
-/// What the lowest layer said.
+/// The text of the innermost error.
 fn innermost(error: &(dyn Error + 'static)) -> String {
     chain(error).last().map_or_else(|| "unknown".to_owned(), ToString::to_string)
 }

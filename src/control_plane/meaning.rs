@@ -42,7 +42,7 @@ impl Meaning {
         matches!(self, Self::Delivered | Self::Duplicate | Self::InProgress | Self::Refused | Self::NotFound)
     }
 
-    /// What is wrong with an answer of this meaning, in words that follow "answered 200".
+    /// What is wrong with an answer of this meaning, as text that follows "answered 200".
     pub(crate) fn remark(self) -> &'static str {
         match self {
             Self::Foreign => ", but not by a ControlPlane: another service answers there",
@@ -53,13 +53,13 @@ impl Meaning {
     }
 }
 
-/// The request's identifiers that an answer may name. An answer that names something not requested at all is another
-/// request's, too.
+/// The request's identifiers that an answer may name. An answer that names an identifier the request lacks is for another
+/// request too.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Asked<'a> {
     /// The `X-Correlation-ID` that was sent.
     pub correlation_id: &'a str,
-    /// The record's transaction, in a request about one record.
+    /// The record's transaction, in a request for one record.
     pub transaction_id: Option<&'a str>,
     /// Its session.
     pub api_session_id: Option<&'a str>,
@@ -78,7 +78,7 @@ pub struct Said<'a> {
     pub has_foreign_id: bool,
     /// The decoded body, without a byte order mark.
     pub body: &'a [u8],
-    /// Whether it was longer than what is kept.
+    /// Whether it was longer than the limit.
     pub truncated: bool,
 }
 
@@ -87,7 +87,7 @@ pub fn meaning(asked: &Asked<'_>, said: &Said<'_>) -> Meaning {
     by_body(asked, said, &ParsedBody::read(said))
 }
 
-/// The same, and whether the body names the request, which would reveal another request's answer.
+/// The meaning, and whether the body names the request, in which case another request's answer would be detected.
 pub(super) fn meaning_and_name(asked: &Asked<'_>, said: &Said<'_>) -> (Meaning, bool) {
     let body = ParsedBody::read(said);
     let is_named = matches!(&body, ParsedBody::Object(envelope) if envelope.names(asked));
@@ -113,7 +113,7 @@ fn by_body(asked: &Asked<'_>, said: &Said<'_>, body: &ParsedBody<'_>) -> Meaning
         404 | 410 => Meaning::NotFound,
         401 | 403 => Meaning::Credentials,
         408 | 425 | 429 | 503 => Meaning::Overloaded,
-        // The first five with a middlebox's page.
+        // The first five, if the body is a middlebox's page.
         400 | 409 | 414 | 415 | 422 | 500..=599 => Meaning::Failing,
         _ => Meaning::Misconfigured,
     }
@@ -135,8 +135,8 @@ impl<'a> ParsedBody<'a> {
     }
 }
 
-/// A JSON object's members that are looked at: of the answer itself, and of its `data`. A member given twice makes it
-/// no answer.
+/// The members of a JSON object that matter: those of the answer, and those of its `data`. An answer with a repeated member
+/// is invalid.
 #[derive(Deserialize)]
 struct AnswerMembers<'a> {
     #[serde(borrow)]
@@ -152,7 +152,7 @@ struct AnswerMembers<'a> {
 }
 
 impl<'a> AnswerMembers<'a> {
-    /// `None` for anything but an object; serde would take an array for one.
+    /// `None` for anything but an object; serde would accept an array too.
     fn read(text: &'a str) -> Option<Self> {
         let is_object = text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{');
         is_object.then(|| serde_json::from_str(text).ok()).flatten()
@@ -196,7 +196,7 @@ impl<'a> ParsedEnvelope<'a> {
     }
 }
 
-/// What a value names: a string's text, a number's digits. Null and an empty string name nothing.
+/// The name in a value: a string's text or a number's digits. Null and the empty string name nothing.
 fn name(value: Option<&RawValue>) -> Option<Cow<'_, str>> {
     let raw = value?.get();
     let text = if raw.starts_with('"') {
@@ -211,7 +211,7 @@ fn is_another(asked: Option<&str>, named: Option<&RawValue>) -> bool {
     name(named).is_some_and(|named| asked != Some(&named))
 }
 
-/// Where no batch was asked, a UUID names one; what else is called a batch is the answer's own affair.
+/// If the request was not a batch, a UUID still names one; any other value may mean something else.
 fn is_another_batch(asked: Option<Uuid>, named: Option<&RawValue>) -> bool {
     let Some(named) = name(named) else { return false };
     match (Uuid::parse_str(&named), asked) {
@@ -220,7 +220,7 @@ fn is_another_batch(asked: Option<Uuid>, named: Option<&RawValue>) -> bool {
     }
 }
 
-/// Whether an answer's `X-Correlation-ID` is another than was sent.
+/// Whether an answer's `X-Correlation-ID` differs from the one sent.
 pub(super) fn is_another_correlation_id(asked: &str, named: &[u8]) -> bool {
     let (asked, named) = (asked.trim(), named.trim_ascii());
     let same_uuid = || match (Uuid::parse_str(asked), Uuid::try_parse_ascii(named)) {
@@ -252,7 +252,7 @@ mod tests {
         Said { status, has_retry_after: false, has_foreign_id: false, body, truncated: false }
     }
 
-    /// What a body is, for the table.
+    /// The type of a body, for the table.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Is {
         Absent,
@@ -290,7 +290,7 @@ mod tests {
         (br#"{"data":{"transaction_id":"t-1","transaction_id":"t-1"}}"#, Is::Other),
     ];
 
-    /// The contract's table, written down a second time.
+    /// The contract's table, written a second time.
     fn expected(status: u16, is: Is, has_retry_after: bool) -> Meaning {
         let is_object = matches!(is, Is::Object | Is::Failure);
         match status {

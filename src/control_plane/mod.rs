@@ -1,16 +1,15 @@
-//! Speaks the `ControlPlane`'s REST API: one attempt a call, and an exact account of what became of it.
+//! Speaks the `ControlPlane`'s REST API: one attempt per call, with an exact report of its outcome.
 //!
-//! It never retries (but a request that a used connection swallowed), never follows a redirect; it says what an answer means, and what becomes of a record is the drain's. What it
-//! promises its callers:
+//! It never retries (except a request lost on a reused connection) and never follows a redirect. It says what an answer
+//! means; the drain decides what happens to the record. It guarantees:
 //!
-//! * every call ends when nothing has progressed for as long as the time-out, and keeps at most a limit of the answer;
+//! * every call ends when nothing has progressed for the time-out, and keeps a limited part of the answer;
 //! * credentials go to the configured host and nowhere else, and into no log line, error or `Debug`;
-//! * new secrets and certificates are taken in as a whole ([`Client::reload`]), or the old ones stay.
+//! * new secrets and certificates are adopted entirely ([`Client::reload`]), or the old ones stay.
 //!
-//! `settings` is what it needs to know, `client` the attempt, `credentials` what a reload replaces, `auth` the
-//! tokens, `clock` how wrong this machine's clock is, `target` where requests go, `transport` over which connections,
-//! `failure` why there was no
-//! answer, `meaning` what an answer means, `answers` what its body says, `registration` the calls about the server itself.
+//! `settings` is its configuration, `client` the attempt, `credentials` what a reload replaces, `auth` the tokens, `clock`
+//! the error of this machine's clock, `target` the URLs, `transport` the connections, `failure` why there was no answer,
+//! `meaning` what an answer means, `answers` the content of its body, `registration` the calls about the server itself.
 
 mod accepts;
 mod answers;

@@ -1,4 +1,4 @@
-//! The calls about the server itself: that it is here, that it lives, what it is told to do.
+//! Calls about the server itself: registration, heartbeats, commands, shutdown.
 
 use hyper::Method;
 use jsonwebtoken::jwk::JwkSet;
@@ -13,30 +13,30 @@ use super::failure::Failure;
 use super::meaning::{Asked, Meaning};
 use super::transport::Priority;
 
-/// Many hundred commands, or every key that anyone ever had.
+/// Room for many hundred commands, or for every key ever used.
 const ANSWER_MAX_BYTES: usize = 1 << 20;
 
-/// The endpoint that gives commands, and the most of its answer.
+/// The endpoint for commands, and the maximum size of its answer.
 const COMMANDS: &str = "commands";
 const COMMANDS_MAX_BYTES: usize = 16 << 20;
 
-/// What a server says of itself; its id and version are the client's.
+/// A server's registration; the client adds its ID and version.
 #[derive(Clone, Debug, Serialize)]
 pub struct Registration {
-    /// Where it is.
+    /// Its region.
     pub region: String,
-    /// The address under which its speech server is reached.
+    /// The address of its speech server.
     pub ip_address: String,
-    /// And the port.
+    /// The port of its speech server.
     pub port: u16,
-    /// What it can do.
+    /// Its capabilities.
     pub capabilities: Capabilities,
 }
 
-/// What a server can do.
+/// A server's capabilities.
 #[derive(Clone, Debug, Serialize)]
 pub struct Capabilities {
-    /// Sessions at a time.
+    /// Concurrent sessions.
     pub max_concurrent_sessions: u32,
     /// Product codes, separated by commas.
     pub supported_products: String,
@@ -44,63 +44,63 @@ pub struct Capabilities {
     pub supported_languages: String,
 }
 
-/// How a server is, in a heartbeat.
+/// A server's state in a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerStatus {
-    /// All is well.
+    /// Nothing needs attention.
     Online,
-    /// It works, but not all of it.
+    /// Some of it does not work.
     Degraded,
 }
 
-/// What a heartbeat learns.
+/// The outcome of a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heartbeat {
-    /// Heard.
+    /// Accepted.
     Heard,
-    /// The `ControlPlane` does not know this server (any more): it must register anew.
+    /// The `ControlPlane` does not know this server (any more): it must register again.
     Forgotten,
 }
 
-/// What became of a command.
+/// The result of a command.
 #[derive(Clone, Debug, Serialize)]
 pub struct CommandResult {
-    /// The command's id.
+    /// The command's ID.
     pub command_id: String,
-    /// Whether it was done.
+    /// Whether it was executed.
     pub success: bool,
-    /// What came of it; null if nothing.
+    /// Its output; null if there is none.
     pub result: Value,
-    /// Why it was not done.
+    /// Why it was not executed.
     pub error_message: Option<String>,
-    /// When it was done, RFC 3339.
+    /// When it was executed, in RFC 3339.
     pub execution_timestamp: String,
 }
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// There was no answer.
     #[error(transparent)]
     Failed(#[from] Failure),
-    /// The answer is not a good one.
+    /// The answer was not a success.
     #[error("answered {status}{}", .meaning.remark())]
     Status {
         /// Its HTTP status.
         status: u16,
         /// What it means.
         meaning: Meaning,
-        /// How long it asks us to stay away.
+        /// How long the answer asks us to wait.
         retry_after: Option<Duration>,
     },
-    /// The answer says nothing that we understand.
+    /// The answer's content is invalid.
     #[error("answered, but the answer is invalid: {0}")]
     BadAnswer(#[from] BadAnswer),
 }
 
 impl Client {
-    /// Announces this server.
+    /// Registers this server.
     pub async fn register(&self, registration: &Registration) -> Result<(), CallError> {
         #[derive(Serialize)]
         struct RegistrationBody<'a> {
@@ -118,7 +118,7 @@ impl Client {
         )
     }
 
-    /// Says that this server lives, and how.
+    /// Reports that this server is alive, with its state.
     pub async fn heartbeat(&self, status: ServerStatus, metrics: Value) -> Result<Heartbeat, CallError> {
         let body = json!({ "status": status, "metrics": metrics });
         let url = self.server_url("/heartbeat")?;
@@ -131,7 +131,7 @@ impl Client {
         }
     }
 
-    /// Says that this server is about to stop.
+    /// Announces that this server is about to stop.
     pub async fn shutdown_notice(&self) -> Result<(), CallError> {
         done(
             self.call(
@@ -145,17 +145,17 @@ impl Client {
         )
     }
 
-    /// Asks whether the `ControlPlane` is well.
+    /// Asks for the `ControlPlane`'s health.
     pub async fn health(&self) -> Result<(), CallError> {
         let url = self.target().path("/api/v1/health");
         answered(self.call("health", Method::GET, url, None, crate::time::random_uuid()).await?).map(drop)
     }
 
-    /// Asks for the commands that wait for this server.
+    /// Asks for the commands waiting for this server.
     pub async fn commands(&self) -> Result<Commands, CallError> {
         let url = self.server_url("/commands")?;
         let response = self.call(COMMANDS, Method::GET, url, None, crate::time::random_uuid()).await?;
-        // A character that is none makes it no JSON, and belongs to one command: each is judged by itself.
+        // An invalid character makes the whole answer invalid JSON, but belongs to one command: each is judged separately.
         if let (200, Meaning::Foreign, Err(error)) =
             (response.status, response.meaning, std::str::from_utf8(&response.body))
             && error.error_len().is_some()
@@ -166,7 +166,7 @@ impl Client {
         Ok(parse_commands(&answered(response)?)?)
     }
 
-    /// Reports what became of a command. Repeating it is harmless: the idempotency key is the command's.
+    /// Reports the result of a command. Repeating it is harmless: the idempotency key is the command's.
     pub async fn command_result(&self, result: &CommandResult) -> Result<(), CallError> {
         let key =
             Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("command_result:{}", result.command_id).as_bytes());
@@ -207,7 +207,7 @@ impl Client {
                 ..Asked::default()
             },
             traceparent: None,
-            // One command that is far too large must not keep the others from being heard.
+            // One command that is far too large must not block the others.
             answer_max_bytes: if endpoint == COMMANDS { COMMANDS_MAX_BYTES } else { ANSWER_MAX_BYTES },
             connection: ConnectionChoice::Any,
             priority: Priority::Urgent,
@@ -221,12 +221,12 @@ fn to_json(body: &impl Serialize) -> Result<Vec<u8>, Failure> {
     serde_json::to_vec(body).map_err(|_| Failure::Unsendable("its body cannot be written as JSON"))
 }
 
-/// Whether a change was made, now or before.
+/// Checks that a change was made, now or before.
 fn done(response: Response) -> Result<(), CallError> {
     if response.meaning == Meaning::Duplicate { Ok(()) } else { answered(response).map(drop) }
 }
 
-/// The body of a good answer, whole.
+/// The complete body of a good answer.
 fn answered(response: Response) -> Result<bytes::Bytes, CallError> {
     let Response { status, retry_after, meaning, body, truncated, .. } = response;
     match meaning {

@@ -1,14 +1,14 @@
-//! How long an answer asks us to stay away.
+//! Parses how long an answer asks us to wait.
 
 use std::time::{Duration, SystemTime};
 
-/// Nobody means more than this; what says so is a mistake that must not silence an edge for a day.
+/// The longest delay respected: a longer one is a mistake that must not silence an edge for a day.
 const LONGEST: Duration = Duration::from_hours(1);
 
-/// Reads `Retry-After` in both its forms: seconds, or a date. What is past is zero, what is neither is `None`.
+/// Parses `Retry-After` in both forms: seconds or a date. A past date gives zero, an invalid value `None`.
 ///
-/// A date is compared with the answer's own `Date` where it has one: an edge's clock may be wrong, and the
-/// difference between two readings of the peer's clock is not.
+/// A date is compared with the answer's own `Date` if present: an edge's clock may be wrong, but the difference between two
+/// readings of the peer's clock is not.
 pub(crate) fn retry_after(value: &str, date: Option<SystemTime>, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     let digits = value.strip_prefix('-').unwrap_or(value);
@@ -16,7 +16,7 @@ pub(crate) fn retry_after(value: &str, date: Option<SystemTime>, now: SystemTime
         if digits.len() < value.len() {
             return Some(Duration::ZERO);
         }
-        // A number that does not fit is still a number, and a long one.
+        // A number that overflows is still a number, and a large one.
         return Some(digits.parse().map_or(LONGEST, Duration::from_secs).min(LONGEST));
     }
     let until = httpdate::parse_http_date(value).ok()?;

@@ -1,4 +1,4 @@
-//! What the client has to be told: where the `ControlPlane` is, who we are, and what proves it.
+//! The client's settings: the `ControlPlane`'s address, our identity, and the credentials.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,54 +11,54 @@ use crate::secret::{Secret, read_small};
 /// Everything the client needs.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `http://` or `https://`, a host, perhaps a port and a path under which the API lives. User info in it
-    /// becomes Basic authentication where no JWT is used. A secret for that reason.
+    /// `http://` or `https://`, a host, optionally a port and a path below which the API lives. User info becomes Basic
+    /// authentication if no JWT is used, which makes the URL a secret.
     pub url: Secret,
-    /// The longest that an attempt may make no progress: while it is sent, and then until it is answered.
+    /// The longest time without progress, while sending and then until the answer.
     pub timeout: Duration,
-    /// The most idle connections kept for reuse: as many as are ever used at once.
+    /// The most idle connections kept: as many as are ever used at once.
     pub max_idle_connections: usize,
-    /// Goes into every path about this server, and into tokens.
+    /// Part of every path about this server, and of tokens.
     pub server_id: String,
     /// The version in `User-Agent`.
     pub version: String,
-    /// Which credentials are sent.
+    /// Which credentials to send.
     pub auth: Auth,
     /// The header that carries the API key.
     pub api_key_header: String,
-    /// The API key. Without one no such header is sent.
+    /// The API key. Without one, the header is not sent.
     pub api_key: Option<Secret>,
-    /// The key that signs tokens: a private key in PEM, or else an HMAC secret.
+    /// The key that signs tokens: a private key in PEM, or an HMAC secret.
     pub jwt_key: Option<Secret>,
-    /// How tokens are signed; `None`: as the key says.
+    /// The tokens' algorithm; `None`: determined by the key.
     pub jwt_algorithm: Option<JwtAlgorithm>,
-    /// The tokens' `kid`, if the `ControlPlane` knows our key by a name.
+    /// The tokens' `kid`, if the `ControlPlane` identifies our key by a name.
     pub jwt_key_id: Option<String>,
-    /// Trust these authorities (PEM) and no other; `None`: the system's.
+    /// Trust only these authorities (PEM); `None`: the system's.
     pub ca_file: Option<PathBuf>,
     /// Our certificate chain (PEM), for mutual TLS.
     pub client_cert_file: Option<PathBuf>,
     /// Its private key (PEM).
     pub client_key_file: Option<PathBuf>,
-    /// Which HTTP is spoken.
+    /// The HTTP version.
     pub http: HttpVersion,
-    /// The DSCP of what is sent, 0 to 63; `None`: the system's.
+    /// The DSCP of outgoing packets, 0 to 63; `None`: the system's.
     pub dscp: Option<u8>,
-    /// The proxy that every request goes through; `None`: none, whatever the environment says.
+    /// The proxy for every request; `None`: direct, whatever the environment says.
     pub proxy: Option<ProxySettings>,
 }
 
 /// A proxy between the agent and the `ControlPlane`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxySettings {
-    /// Its URL: one of [`Self::SCHEMES`], a host, a port unless it is the scheme's own, perhaps user info.
+    /// Its URL: one of [`Self::SCHEMES`], a host, a port unless it is the default, optionally user info.
     pub url: Secret,
-    /// The hosts that are reached without it. `CONTROL_PLANE_URL` is not among them.
+    /// Hosts reached without it. `CONTROL_PLANE_URL` is not among them.
     pub no_proxy: Vec<String>,
 }
 
 impl ProxySettings {
-    /// The schemes that can be used, each with its port.
+    /// The supported schemes and their default ports.
     pub const SCHEMES: [(&str, u16); 4] = [("http", 80), ("https", 443), ("socks5", 1080), ("socks5h", 1080)];
 }
 
@@ -81,7 +81,7 @@ pub enum Auth {
     /// The API key's header.
     #[default]
     ApiKey,
-    /// `Authorization: Bearer` and a token of our own.
+    /// `Authorization: Bearer` with a token we sign.
     Jwt,
     /// Both.
     Both,
@@ -97,21 +97,21 @@ impl Auth {
     }
 }
 
-/// Which HTTP is spoken.
+/// The HTTP version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum HttpVersion {
-    /// What the host chooses by ALPN; 1.1 without TLS.
+    /// Chosen by the host through ALPN; 1.1 without TLS.
     #[default]
     Auto,
     /// HTTP/1.1.
     #[value(name = "1.1")]
     Http1,
-    /// HTTP/2, without TLS too.
+    /// HTTP/2, even without TLS.
     #[value(name = "2")]
     Http2,
 }
 
-/// How our tokens are signed.
+/// The algorithm of our tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "verbatim")]
 pub enum JwtAlgorithm {
@@ -139,12 +139,12 @@ impl UnreadableFile {
     }
 }
 
-/// Reads a small file whole; a big one is an error, also one that has no end.
+/// Reads a small file; a large or endless file is an error.
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, UnreadableFile> {
     read_small(path).map_err(|error| UnreadableFile::new(path, error))
 }
 
-/// What is in a secret's file by now; white space around it does not count.
+/// The current content of a secret's file, without surrounding white space.
 pub(super) fn read_again(secret: &Secret) -> Result<Secret, UnreadableFile> {
     let Some(path) = secret.file() else { return Ok(secret.clone()) };
     let secret = Secret::read(path).map_err(|error| UnreadableFile::new(path, error))?;

@@ -1,4 +1,4 @@
-//! Where requests go: the base URL, taken apart once, and paths put behind it.
+//! The URLs of requests: the base URL, parsed once, with paths appended.
 
 use hyper::Uri;
 use hyper::header::HeaderValue;
@@ -8,19 +8,19 @@ use url::Url;
 use super::transport::basic;
 use crate::record::Kind;
 
-/// All but RFC 3986's unreserved characters: whatever an id holds, it stays one segment.
+/// All characters except RFC 3986's unreserved ones: any ID stays one segment.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Leaves room for ids: a whole URL may have 64 KiB.
+/// Leaves room for IDs: a whole URL may have 64 KiB.
 const PREFIX_MAX_BYTES: usize = 2 << 10;
 
 /// The `ControlPlane`'s address.
 pub(super) struct Target {
-    /// `https://host:port/path`, without a slash at its end, without user info.
+    /// `https://host:port/path`, without a trailing slash or user info.
     prefix: String,
-    /// The same, taken apart.
+    /// The same, parsed.
     pub(super) uri: Uri,
-    /// What a token is for: the URL's scheme, host and port.
+    /// The audience of tokens: the URL's scheme, host and port.
     pub(super) origin: String,
     pub(super) is_https: bool,
     /// The URL's user info as Basic authentication.
@@ -28,7 +28,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Takes the configured URL apart. The error says what is wrong without repeating the URL, which may hold a password.
+    /// Parses the configured URL. Errors never quote it: it may contain a password.
     pub(super) fn new(url: &str) -> Result<Self, &'static str> {
         let mut url = Url::parse(url.trim()).map_err(|_| "not a URL")?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -39,8 +39,8 @@ impl Target {
         }
         let basic = take_user_info(&mut url)?;
         let prefix = url.as_str().trim_end_matches('/').to_owned();
-        // What can be parsed is not yet what can be requested. A base URL that cannot must not get past here: each
-        // record sent to it would seem to be the one at fault.
+        // Not every URL that parses can be requested. Such a base URL must be rejected here: otherwise each record sent to
+        // it would appear to be at fault.
         let uri = prefix.parse().ok().filter(|_| prefix.len() <= PREFIX_MAX_BYTES);
         let uri = uri.ok_or("it is too long or has invalid characters")?;
         Ok(Self {
@@ -57,12 +57,12 @@ impl Target {
         [&self.prefix, path].concat()
     }
 
-    /// The URL of something that belongs to a server.
+    /// The URL of something below a server.
     pub(super) fn server(&self, server_id: &str, what: &str) -> Result<String, &'static str> {
         self.nested("/api/v1/servers/", server_id, what)
     }
 
-    /// The URL that takes a record of this kind.
+    /// The URL for a record of this kind.
     pub(super) fn record(&self, kind: Kind, session_id: &str) -> Result<String, &'static str> {
         let what = match kind {
             Kind::Usage => "/usage-records",
@@ -75,8 +75,8 @@ impl Target {
     }
 
     fn nested(&self, collection: &str, id: &str, what: &str) -> Result<String, &'static str> {
-        // RFC 3986 §6.2.2: `%2E%2E` *is* `..`, and both are removed on the way, by our own URL library first.
-        // No spelling of these names one session, and most spellings name another endpoint.
+        // RFC 3986 §6.2.2: `%2E%2E` *is* `..`, and both are normalised in transit, first by our own URL library. No
+        // spelling of these names one session, and most spellings name another endpoint.
         if matches!(id, "" | "." | "..") {
             return Err("an ID that is empty, '.' or '..' cannot be part of a URL path");
         }
@@ -90,7 +90,7 @@ impl Target {
     }
 }
 
-/// Takes the user info out of the URL, as the header that it stands for.
+/// Moves the user info from the URL into a header.
 fn take_user_info(url: &mut Url) -> Result<Option<HeaderValue>, &'static str> {
     if url.username().is_empty() && url.password().is_none() {
         return Ok(None);

@@ -1,18 +1,18 @@
-//! Turns at the link for requests without a record: registration, heartbeats, commands. They share circuit breaker and rate
-//! limit with the records, and yield to quota refreshes.
+//! Admission to the link for requests without a record: registration, heartbeats, commands. They share the circuit breaker
+//! and the rate limit with the records, and yield to quota refreshes.
 
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-/// Capacity of the queue of requests for a turn; each caller has one at a time.
+/// Capacity of the queue; each caller waits with one request at a time.
 const WAITING: usize = 16;
 
-/// Asks for turns.
+/// Requests admission.
 #[derive(Clone)]
 pub struct Admission(mpsc::Sender<oneshot::Sender<()>>);
 
-/// Receives the requests for turns.
+/// Receives the requests for admission.
 pub struct AdmissionQueue(mpsc::Receiver<oneshot::Sender<()>>);
 
 /// Both ends.
@@ -22,7 +22,8 @@ pub fn admission_channel() -> (Admission, AdmissionQueue) {
 }
 
 impl Admission {
-    /// Waits for a turn, which allows one request now. False if none comes `within` this time, or the drain has ended.
+    /// Waits for admission of one request, to be sent now. False if there is none `within` this time, or if the drain has
+    /// ended.
     pub async fn take(&self, within: Duration) -> bool {
         let turn = async {
             let (grant, granted) = oneshot::channel();
@@ -33,7 +34,7 @@ impl Admission {
 }
 
 impl AdmissionQueue {
-    /// The next caller that still waits for a turn.
+    /// The next caller that is still waiting.
     pub(super) async fn next(&mut self) -> Option<oneshot::Sender<()>> {
         loop {
             let grant = self.0.recv().await?;

@@ -12,8 +12,8 @@ use super::queues::{Group, records_in};
 use crate::control_plane::{Accepts, Encoding};
 use crate::record::{KEY_NAMESPACE, Record};
 
-/// When to try again after a `ControlPlane` had no batches or broke their promise, or compressed bodies were damaged on the
-/// way.
+/// When to try again after a `ControlPlane` had no batches or broke their promise, or after compressed bodies were damaged
+/// in transit.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
 /// How long types are sent separately after a batch of several types failed as a whole.
 const APART: Duration = Duration::from_secs(60);
@@ -21,7 +21,7 @@ const APART: Duration = Duration::from_secs(60);
 const COMPRESS_FROM: usize = 1 << 10;
 /// zstd level 1 compresses a usage record to 63 bytes in 1.2 µs.
 const ZSTD_LEVEL: i32 = 1;
-/// gzip level 3 compresses one to 76 bytes in 3.3 µs, level 1 to 112 in 1.6.
+/// gzip level 3 compresses a usage record to 76 bytes in 3.3 µs, level 1 to 112 bytes in 1.6 µs.
 const GZIP_LEVEL: u32 = 3;
 /// Compressed failures, each followed by an uncompressed success, after which batches are sent uncompressed.
 const BREAKS_AGAIN: u32 = 2;
@@ -42,10 +42,10 @@ pub enum DeliveryMode {
     Auto,
 }
 
-/// How a batch's body is compressed.
+/// How batches are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Compression {
-    /// zstd where an answer's `Accept-Encoding` names it, else gzip.
+    /// zstd if an answer's `Accept-Encoding` lists it, else gzip.
     Auto,
     /// `Content-Encoding: zstd`.
     Zstd,
@@ -55,16 +55,16 @@ pub enum Compression {
     None,
 }
 
-/// How batches are made.
+/// Settings of batches.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Whether batches are used.
+    /// Whether to use batches.
     pub mode: DeliveryMode,
     /// Maximum records in a batch.
     pub max_records: usize,
     /// Maximum bytes in a batch, before compression.
     pub max_bytes: usize,
-    /// How it is compressed.
+    /// How to compress them.
     pub compression: Compression,
 }
 
@@ -90,7 +90,7 @@ pub(super) struct Batching {
     plain_until: Option<Instant>,
     /// A batch failed compressed, and nothing that counts has succeeded since.
     has_failed_compressed: bool,
-    /// How often in a row that happened, each followed by an uncompressed success.
+    /// How often in a row that has happened, each time followed by an uncompressed success.
     broken: u32,
     broken_at: Option<Instant>,
     encoder: Encoder,
@@ -141,13 +141,13 @@ impl Batching {
         (self.settings.max_records, plain.max(COMPRESS_FROM).min(self.max_bytes))
     }
 
-    /// About how many bytes the largest batch takes on the wire.
+    /// The approximate wire bytes of the largest batch.
     pub(super) fn largest(&self) -> f64 {
         let of_records = self.settings.max_records as f64 * self.encoder.record_bytes.unwrap_or(f64::MAX);
         of_records.min(self.max_bytes as f64 * self.encoder.ratio())
     }
 
-    /// The most records of one session in a batch.
+    /// The most records per session in a batch.
     pub(super) fn session_most(&self) -> Option<NonZeroUsize> {
         self.breached_until.map(|_| NonZeroUsize::MIN)
     }
@@ -169,7 +169,7 @@ impl Batching {
         self.max_bytes = self.max_bytes.min((bytes / 2).max(COMPRESS_FROM));
     }
 
-    /// Whether a batch holds records of one kind alone.
+    /// Whether a batch may contain only one kind of records.
     pub(super) fn is_of_one_kind(&self) -> bool {
         self.one_kind_until.is_some()
     }
@@ -184,7 +184,7 @@ impl Batching {
         EMPTY + group_size(record) + size(record) <= self.settings.max_bytes
     }
 
-    /// A batch goes out now: its bytes.
+    /// Builds the body of a batch that is about to be sent.
     pub(super) fn body(&mut self, parcel: &[Group]) -> BatchBody {
         self.is_trying = true;
         let is_plain = parcel.iter().flat_map(|group| &group.items).any(|item| item.history.is_plain);
@@ -205,12 +205,12 @@ impl Batching {
         [wanted, Encoding::Gzip].into_iter().find(may).unwrap_or(Encoding::Identity)
     }
 
-    /// An answer has said which encodings are taken.
+    /// Notes the accepted encodings listed in an answer.
     pub(super) fn heard(&mut self, accepts: Accepts) {
         self.accepts_zstd = accepts.zstd;
     }
 
-    /// A batch has come back, `with_results` or without.
+    /// Notes that a batch was answered, `with_results` or without.
     pub(super) fn answered(&mut self, with_results: bool) {
         self.is_trying = false;
         self.is_proven |= with_results;
@@ -234,7 +234,7 @@ impl Batching {
         self.breached_until = Some(now + ASK_AGAIN);
     }
 
-    /// The link is up again: the answers before may not have been the `ControlPlane`'s.
+    /// Forgets what was learned when the link is up again: earlier answers may not have been the `ControlPlane`'s.
     pub(super) fn ask_again(&mut self) {
         self.absent_until = None;
         self.breached_until = None;
@@ -244,7 +244,7 @@ impl Batching {
         self.refused.clear();
     }
 
-    /// A body in this encoding was answered 415, with or without a list of accepted encodings.
+    /// Notes that a body in this encoding was answered 415, with or without a list of accepted encodings.
     pub(super) fn refuses(&mut self, encoding: Encoding, accepts: Option<Accepts>) {
         tracing::info!(
             ?encoding,
@@ -260,15 +260,15 @@ impl Batching {
         }
     }
 
-    /// A batch in this encoding was answered record by record. Repeated compressed failures with uncompressed successes in
-    /// between mean that something on the way damages compressed bodies.
+    /// Notes that a batch in this encoding was answered record by record. If compressed batches repeatedly fail and
+    /// uncompressed ones succeed in between, something in transit damages compressed bodies.
     pub(super) fn passed(&mut self, encoding: Encoding, now: Instant) {
         if encoding != Encoding::Identity {
             self.has_failed_compressed = false;
             self.broken = 0;
             return;
         }
-        // Several requests in flight meet the same event.
+        // Several requests in flight may report the same event.
         let is_same = self.broken_at.is_some_and(|at| now.saturating_duration_since(at) < ONE_MOMENT);
         if is_same || !std::mem::take(&mut self.has_failed_compressed) {
             return;
@@ -284,8 +284,8 @@ impl Batching {
         }
     }
 
-    /// A batch of this many records failed as a whole after a host had accepted the request. If it fails uncompressed as
-    /// well, compression is not to blame.
+    /// Notes that a batch of this many records failed as a whole after a host had accepted the request. If it also fails
+    /// uncompressed, compression is not the cause.
     pub(super) fn failed(&mut self, encoding: Encoding, records: usize) {
         if encoding != Encoding::Identity {
             self.has_failed_compressed = true;
@@ -314,7 +314,7 @@ pub(super) fn group_size(record: &Record) -> usize {
     SESSION.len() + RECORDS.len() + 6 * record.session().len() + 5
 }
 
-/// What is sent for a parcel.
+/// The body of a parcel.
 pub(super) struct BatchBody {
     pub bytes: Bytes,
     pub encoding: Encoding,
@@ -327,7 +327,7 @@ pub(super) struct BatchBody {
 #[derive(Default)]
 struct Encoder {
     plain: Vec<u8>,
-    /// Buffer for compression, so that a body in flight holds no spare capacity.
+    /// Buffer for compression: bodies in flight hold no spare capacity.
     packed: Vec<u8>,
     keys: Vec<u8>,
     zstd: Option<zstd::bulk::Compressor<'static>>,
@@ -343,7 +343,7 @@ impl Encoder {
         self.ratio.unwrap_or(FIRST_RATIO)
     }
 
-    /// The body of a batch. A record's bytes are the same in every batch, and alone.
+    /// Builds the body of a batch. A record's bytes are the same in every batch and alone.
     fn body(&mut self, parcel: &[Group], encoding: Encoding) -> BatchBody {
         self.write(parcel);
         let key = Uuid::new_v5(&KEY_NAMESPACE, &self.keys);
@@ -423,7 +423,7 @@ impl Encoder {
     }
 }
 
-/// A moving mean.
+/// Updates a moving mean.
 fn follow(mean: &mut Option<f64>, now: f64) {
     let before = mean.unwrap_or(now);
     *mean = Some(before + (now - before) * RATIO_GAIN);

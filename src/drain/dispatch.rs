@@ -15,14 +15,14 @@ use crate::control_plane::{Answer, BatchRequest, Client, ConnectionChoice, Deliv
 use crate::outbox::Log;
 use crate::record::{Kind, Record};
 
-/// From this limit of requests in flight on, one slot is reserved for a quota request, so that it is sent at once however
-/// slowly the others are answered. Of fewer slots, one would be too many.
+/// From this limit of requests in flight on, one slot is reserved for quota requests, so that they are sent at once however
+/// slowly other requests are answered. With fewer slots the reservation would cost too much.
 const KEEPS_ONE_OF: usize = 8;
-/// Approximate wire bytes of a request's head.
+/// Approximate wire bytes of a request's headers.
 const HEAD_BYTES: u64 = 400;
 
 impl DrainLoop {
-    /// Sends what may go now. Returns the time of the next thing to do, if there is one.
+    /// Sends whatever may be sent now. Returns the time of the next action, if any.
     pub(super) fn start_sending(&mut self) -> Option<Instant> {
         let now = Instant::now();
         self.lanes.wake(now);
@@ -35,7 +35,7 @@ impl DrainLoop {
         self.lanes.set_order(if batches { SessionOrder::Strict } else { self.drain.settings.session_order });
         let mut limited = None;
         while self.sending.len() < self.link.limit(now) {
-            // A quota request waits neither for the reserved slot nor for the window of bytes nor for the link's rate.
+            // A quota request does not wait for the reserved slot, the window of bytes, or the link's rate.
             let room = self.link.room(self.batching.largest(), now);
             limited = self.link.rate_limited_until(now);
             let only_quota = self.is_kept_for_quota(now) || room.is_none() || limited.is_some();
@@ -47,15 +47,15 @@ impl DrainLoop {
             if let Some(until) = self.limited_until(now) {
                 return Some(until);
             }
-            // A held type is no good probe for a link that is down: it probes it only if no other can. Nor does it take one
-            // slot after another where a rate limit makes them scarce.
+            // A held kind is a poor probe for a link that is down: it probes the link only if no other kind can. Nor may it
+            // take every slot when a rate limit makes slots scarce.
             let is_closed = self.link.circuit() == Circuit::Closed;
             let may_probe = is_closed && !self.probed || !has_ready;
             let probes = probes.filter(|_| may_probe);
             let limits = batches.then(|| self.batch_limits(room.unwrap_or_default(), now));
             let picked = match probes {
                 Some(log) => {
-                    // While answers depend on the backend, two refusals are not enough to go past a record.
+                    // While answers depend on the backend, two refusals do not suffice to pass a record.
                     let walks = self.routes.may_walk(log, now) && !self.confirmation.is_in_doubt(now);
                     self.lanes.pick_probe_of(log, walks)
                 }
@@ -102,7 +102,7 @@ impl DrainLoop {
         limit >= KEEPS_ONE_OF && self.sending.len() + 1 == limit
     }
 
-    /// When a held type will be probed, if not now.
+    /// When a held kind will be probed, if not now.
     fn held_probe(&self, now: Instant) -> Option<Instant> {
         let due = self.routes.next_probe(|log| self.lanes.has_held(log))?;
         let at = match self.link.circuit() {
@@ -113,8 +113,8 @@ impl DrainLoop {
         (at > now).then_some(at)
     }
 
-    /// Lets one request without a record go, if one is waiting and no quota refresh is. Returns until when everything has to
-    /// wait for it.
+    /// Admits a request without a record, if one is waiting and no quota refresh is. Returns until when everything else
+    /// must wait for it.
     pub(super) fn give_turn(&mut self, now: Instant) -> Option<Instant> {
         if self.turn.as_ref().is_none_or(tokio::sync::oneshot::Sender::is_closed) {
             self.turn = None;
@@ -125,7 +125,7 @@ impl DrainLoop {
         match self.link.circuit() {
             Circuit::HalfOpen => return None,
             Circuit::Closed if runs && self.lanes.has_ready_quota() => return None,
-            // A record is the better probe: its answer tells the state of the link.
+            // A record is the better probe: its answer shows the state of the link.
             Circuit::Open { .. } if runs && self.lanes.has_ready() => return None,
             Circuit::Open { until } if until > now => return Some(until),
             Circuit::Closed | Circuit::Open { .. } => {}
@@ -134,13 +134,13 @@ impl DrainLoop {
             return Some(until);
         }
         self.may_send = false;
-        // A caller that has given up meanwhile only wastes a token of the rate.
+        // A caller that has given up meanwhile only wastes one token of the rate.
         let _ = self.turn.take().map(|turn| turn.send(()));
         None
     }
 
-    /// Takes a token of the rate, which is kept until a request is sent: nothing may be picked, or it may have expired.
-    /// Otherwise returns when there is one.
+    /// Takes a token of the rate and keeps it until a request is sent: there may be nothing to pick, or it may have
+    /// expired. Without a token, returns when there will be one.
     fn limited_until(&mut self, now: Instant) -> Option<Instant> {
         let limiter = self.limiter.as_ref().filter(|_| !self.may_send)?;
         let Err(wait) = limiter.check() else {
@@ -164,7 +164,7 @@ impl DrainLoop {
         let is_new = is_probe || first.history.is_suspect();
         let connection = if is_new { ConnectionChoice::New } else { ConnectionChoice::Any };
         let client = Arc::clone(&self.drain.client);
-        // A record's own endpoint tells whether the batch endpoint refuses everything or the record is refused.
+        // The record's own endpoint shows whether the batch endpoint refuses everything or the record itself is refused.
         let is_doubted = records_in(&parcel) == 1
             && (first.history.is_suspect() || probes.is_some_and(|log| self.routes.may_lack_batches(log)));
         let goes_in_a_batch = batches
@@ -203,7 +203,7 @@ fn first_of(parcel: &Parcel) -> Option<(LaneKey, &Item)> {
     Some((group.lane, group.items.first()?))
 }
 
-/// The answer where no request was sent.
+/// The result if no request was sent.
 fn nothing_sent() -> Answer {
     Answer {
         result: Err(Failure::Unsendable("it has no record")),
@@ -240,7 +240,7 @@ async fn deliver_batch(
     let correlation_id: &str = key.hyphenated().encode_lower(&mut buffer);
     if tracing::enabled!(tracing::Level::DEBUG) {
         for item in parcel.iter().flat_map(|group| &group.items) {
-            // A batch has one ID: this line links each record's own ID to it.
+            // A batch has one ID: this line links it to the record's own ID.
             tracing::debug!(
                 correlation_id = &*item.record.correlation_id(),
                 batch = correlation_id,

@@ -1,14 +1,14 @@
 //! The drain sends waiting records from the outbox, in order per session, as fast as the link allows.
 //!
-//! One task owns all of it: it reads ahead from the outbox into [`queues`], asks the [`link`] how many requests may be in
+//! One task owns everything: it reads ahead from the outbox into [`queues`], asks the [`link`] how many requests may be in
 //! flight, and acts on the [`verdict`] on each answer. No record is settled without an answer.
 //!
 //! # Which record may be read
 //!
 //! * quota requests and started events: at once;
-//! * usage: once every started event that was appended before it has been read;
-//! * `completed`: once the [`Watermark`] says that no usage pushed before it is left in Redis, and all usage that
-//!   was appended until then has been read. The lanes see to the rest.
+//! * usage: once every started event appended before it has been read;
+//! * `completed`: once the [`Watermark`] says that no usage pushed before it is left in Redis, and all usage appended until
+//!   then has been read. The lanes enforce the rest.
 
 mod admission;
 mod batch;
@@ -50,25 +50,25 @@ use queues::{Item, LOGS, LaneKey, Lanes, Parcel, ReadAhead};
 use routes::Routes;
 pub use verdict::Trouble;
 
-/// How long Redis has to accept pending quota answers when the drain pauses or stops. A request whose answer it has not
-/// accepted is sent again, with the same key.
+/// Time for Redis to accept pending quota answers when the drain pauses or stops. A request whose answer is not accepted by
+/// then is sent again with the same key.
 const LAST_PUSHES: Duration = Duration::from_secs(5);
 /// How often quota requests are checked for expiry.
 const EXPIRY_SWEEP: Duration = Duration::from_secs(1);
 
-/// Dead letters read at startup to restore the brake's count, newest first, and their maximum age: a week.
+/// Dead letters read at startup to restore the brakes' counts, newest first, and their maximum age: a week.
 const REMEMBERED_LETTERS: u64 = 2000;
 const REMEMBERED_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
 
 /// Reasons for retries other than a trouble of the link.
 const OWN_REASONS: [&str; 3] = ["session_unknown", outcomes::IN_PROGRESS, outcomes::UNCONFIRMED];
 
-/// How the drain works.
+/// Settings of the drain.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The link's part.
+    /// Of the link.
     pub link: LinkSettings,
-    /// The batches' part.
+    /// Of the batches.
     pub batch: BatchSettings,
     /// The order of a session's records outside batches.
     pub session_order: SessionOrder,
@@ -82,20 +82,20 @@ pub struct Settings {
     pub first_contact_within: Duration,
 }
 
-/// Whether requests flow. The numbers are the metric's.
+/// Whether requests flow. The numbers are those of the metric.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LinkState {
-    /// They do: the circuit breaker is closed.
+    /// They flow: the circuit breaker is closed.
     #[default]
     Up = 0,
-    /// One request probes: it is half-open.
+    /// A single request probes: the circuit breaker is half-open.
     Probing = 1,
-    /// None goes before the next probe: it is open. Or a kind of records is held.
+    /// No request before the next probe: the circuit breaker is open. Or a kind of records is held.
     Down = 2,
 }
 
 impl LinkState {
-    /// Its public name.
+    /// The public name.
     pub fn label(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -112,7 +112,7 @@ pub struct LinkStatus {
     pub state: LinkState,
     /// Why it is down, for all types or for the held ones.
     pub trouble: Option<Trouble>,
-    /// It is down for all types.
+    /// Whether it is down for all kinds.
     pub is_down: bool,
     /// The answer that showed it.
     pub cause: Option<String>,
@@ -126,12 +126,12 @@ pub struct LinkStatus {
     pub parked: bool,
 }
 
-/// A record type that the `ControlPlane` does not accept, while others may pass.
+/// A kind of records that the `ControlPlane` does not accept, while others may be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldKind {
-    /// Which.
+    /// The kind.
     pub kind: Kind,
-    /// Why.
+    /// The reason.
     pub trouble: Trouble,
     /// The answer that showed it.
     pub cause: String,
@@ -154,46 +154,46 @@ impl Default for LinkStatus {
 
 /// The drain, ready to run.
 pub struct Drain {
-    /// Where records wait.
+    /// The source of records.
     pub outbox: Outbox,
-    /// Where they go.
+    /// The destination.
     pub client: Arc<Client>,
-    /// How.
+    /// The settings.
     pub settings: Settings,
     /// Receives the answers to quota refreshes.
     pub quota_answers: mpsc::Sender<QuotaReply>,
-    /// Which completed events may go.
+    /// Which completed events may be sent.
     pub watermark: watch::Receiver<Watermark>,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Publishes the link's state.
     pub status: watch::Sender<LinkStatus>,
-    /// What an operator wants.
+    /// The operator's orders.
     pub orders: watch::Receiver<Orders>,
-    /// Other users of the link.
+    /// Requests for admission from other users of the link.
     pub admission: AdmissionQueue,
 }
 
-/// In which form records are sent.
+/// The form in which records are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
-    /// One, to its own endpoint.
+    /// One record, to its own endpoint.
     Single,
-    /// Some, to the batches' endpoint.
+    /// Several records, to the batch endpoint.
     Batch {
         /// How the body is compressed.
         encoding: Encoding,
-        /// The request's idempotency key, which its answer names.
+        /// The request's idempotency key, which its answer must name.
         key: Uuid,
     },
 }
 
-/// A request that has ended.
+/// A completed request.
 struct CompletedRequest {
     parcel: Parcel,
     form: Form,
     flight: Flight,
-    /// It probes a held type.
+    /// The held kind that it probes.
     probes: Option<Log>,
     answer: Answer,
 }
@@ -212,15 +212,15 @@ struct DrainLoop {
     limiter: Option<Limiter>,
     /// The orders last applied.
     orders: Orders,
-    /// Since when it has been paused.
+    /// When it was paused.
     held_back: Option<Instant>,
-    /// Paused, and holding no records.
+    /// Whether it is paused and holds no records.
     parked: bool,
-    /// A caller waiting for a turn at the link.
+    /// A caller waiting for admission.
     turn: Option<oneshot::Sender<()>>,
-    /// The limiter has admitted one request that is not sent yet.
+    /// Whether the rate limiter has admitted a request that is not sent yet.
     may_send: bool,
-    /// The last request was a probe of a held type.
+    /// Whether the last request probed a held kind.
     probed: bool,
     read_ahead: ReadAhead,
     sending: FuturesUnordered<Sending>,
@@ -311,7 +311,7 @@ impl Drain {
         while let Some(sent) = run.sending.next().await {
             run.answered(sent);
         }
-        // A quota request whose answer Redis has must not be sent again.
+        // A quota request whose answer has reached Redis must not be sent again.
         let pushes = async {
             while let Some(pushed) = run.pushing.next().await {
                 run.pushed(pushed);
@@ -377,7 +377,7 @@ impl DrainLoop {
     }
 
     /// While paused, once nothing is in flight: releases the records in memory. They are read again when the drain resumes,
-    /// without those settled by others meanwhile.
+    /// without those settled meanwhile.
     fn park(&mut self) {
         let is_over = self.held_back.is_some_and(|since| since.elapsed() >= LAST_PUSHES);
         let waits =
@@ -392,7 +392,7 @@ impl DrainLoop {
         }
     }
 
-    /// Every reason has a sample from the start: no alert sees a series that appears with its first fault.
+    /// Exports a sample for every reason from the start: alerts miss a series that appears with its first fault.
     fn tell_trouble(&self, now: &[Trouble]) {
         for trouble in Trouble::ALL {
             let is_it = i64::from(now.contains(&trouble));
@@ -400,7 +400,7 @@ impl DrainLoop {
         }
     }
 
-    /// Counts each type's refusals among the newest dead letters, which an earlier process met, perhaps a moment ago.
+    /// Counts each kind's refusals among the newest dead letters, which an earlier process may have made a moment ago.
     /// Otherwise each restart would cost another brake's worth of dead letters.
     async fn remember_refusals(&mut self) {
         if self.drain.settings.link.refusal_brake == 0 {
@@ -411,9 +411,9 @@ impl DrainLoop {
         let end = outbox.next_dead_letter();
         let mut from = end.saturating_sub(REMEMBERED_LETTERS);
         let mut refusals = [0; LOGS.len()];
-        // A fixed end: a flood of malformed messages keeps adding more.
+        // The end is fixed: a flood of malformed messages keeps adding dead letters.
         while from < end {
-            // An unreadable one must not stop sending: without it the brake counts from zero.
+            // Unreadable dead letters must not stop sending: the brake then counts from zero.
             let letters = outbox.dead_letters(from, 100).await.unwrap_or_default();
             let Some(last) = letters.last() else { break };
             from = last.id + 1;
@@ -445,7 +445,7 @@ impl DrainLoop {
     fn tell(&self) {
         let (state, next_probe) = match self.link.circuit() {
             Circuit::Closed => (LinkState::Up, None),
-            // Before the first request no trouble is known.
+            // Before the first request there is no known trouble.
             Circuit::Open { .. } if self.link.trouble().is_none() => (LinkState::Up, None),
             Circuit::HalfOpen => (LinkState::Probing, None),
             Circuit::Open { until } => (LinkState::Down, Some(until)),
@@ -453,7 +453,7 @@ impl DrainLoop {
         let (trouble, cause, parked) = (self.link.trouble(), self.cause.clone(), self.parked);
         let (held, is_down, holds) = (self.held_kinds(), trouble.is_some(), self.orders.holds());
         let mut status = LinkStatus { state, trouble, is_down, cause, next_probe, held, holds, parked };
-        // While the link itself is up, it is reported as down for held types.
+        // While the link itself is up, held kinds are reported as down.
         if let (None, Some(held)) = (trouble, status.held.first()) {
             status.trouble = Some(held.trouble);
             status.cause = Some(format!("{}: {}", held.kind.name(), held.cause));

@@ -1,4 +1,4 @@
-//! Quota requests: they expire, and are settled only when Redis has their answers.
+//! Quota requests: they expire, and are settled only once Redis has their answers.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ impl DrainLoop {
             self.expire(key, &item);
         }
         self.count_bytes();
-        // Failed reads may work again: storage may have been full, or was reopened.
+        // Reads that failed may work again: storage may have been full, or was reopened.
         self.read_failed = false;
     }
 
@@ -48,7 +48,7 @@ impl DrainLoop {
         }
     }
 
-    /// Sends a quota answer to Redis; the record is settled when Redis has it.
+    /// Sends a quota answer to Redis. The record is settled when Redis has it.
     pub(super) fn push(&mut self, key: LaneKey, item: Item, settlement: Settlement, data: Vec<u8>) {
         let (done, pushed) = oneshot::channel();
         let answers = self.drain.quota_answers.clone();
@@ -62,7 +62,7 @@ impl DrainLoop {
         if done {
             self.settle(key, &item, settlement, Instant::now());
         } else {
-            // The pushing task has failed, and the agent ends: the record stays and is sent again, with the same key.
+            // The pushing task has failed, and the agent will end: the record stays and is sent again with the same key.
             self.lanes.put_back(key, item, Instant::now() + Duration::from_hours(1));
         }
     }

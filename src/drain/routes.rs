@@ -1,13 +1,14 @@
-//! The state of each record type, and which types are held.
+//! The state of each kind of records, and which kinds are held.
 //!
-//! The [`super::link`] is one for all: it can be reached, it lets us in, it is not overloaded. Whether the `ControlPlane`
-//! still takes *this* kind it does not tell: a release may refuse all usage, or have lost the route for it, while events and
-//! quota requests go on as ever. So deliveries, refusals and unknown sessions are counted for each kind, and what is
-//! delivered of one is no evidence for another.
+//! The [`super::link`] is common to all kinds: it is reachable, accepts us, and is not overloaded. It does not show whether
+//! the `ControlPlane` still takes a particular kind: a release may refuse all usage, or have lost its route, while events
+//! and quota requests work as before. So deliveries, refusals and unknown sessions are counted for each kind, and
+//! deliveries of one are no evidence for another.
 //!
-//! A kind of which everything is refused, or every session unknown, or which alone meets what else would be the link's
-//! trouble ([`attribution`]), is *held*: no record of it is given up for that, one at a time probes it, and the other kinds go
-//! on. However many kinds are held, they take turns: an outage of all of them is as quiet as that of one.
+//! A kind is *held* if everything of it is refused, if every session is unknown, or if it alone meets what would otherwise
+//! be the link's trouble ([`attribution`]). None of its records is given up for that reason, one record at a time probes
+//! it, and the other kinds continue. Held kinds take turns with their probes: an outage of all of them causes no more
+//! requests than that of one.
 //!
 //! A pure state machine: the time is an argument, nothing here waits.
 
@@ -26,21 +27,21 @@ use crate::outbox::Log;
 pub(super) use attribution::{Attribution, Beside, LinkFailure};
 use attribution::{FailureStreak, RecentOutcomes};
 
-/// A longer gap between deliveries does not count as delivering time: a session's grace stands still.
+/// A longer gap between deliveries does not count as delivering time: a session's grace period stands still.
 const DELIVERING_GAP: Duration = Duration::from_secs(10);
 
-/// Bad records ahead of good ones are probed quickly: this many probes go without backoff, or this many for each refusal
-/// that engaged the brake. After that it is a bad release.
+/// Bad records ahead of good ones are probed quickly: this many probes are sent without backoff, or this many for each
+/// refusal that engaged the brake. After that it counts as a bad release.
 const QUICK_PROBES: u32 = 1_000;
 const QUICK_PROBES_OF_EACH: u32 = 10;
-/// How long a brake waits for the delivery of a record that was never refused before it walks past refused ones
+/// How long a brake waits for the delivery of a record that was never refused, before it walks past refused ones
 /// (`drain/queues/walk.rs`).
 const WALK_AFTER: Duration = Duration::from_secs(20);
 
 /// After a brake this short, sending need not start small.
 const BRIEF: Duration = Duration::from_secs(120);
 
-/// The state of one type.
+/// The state of one kind.
 #[derive(Debug, Default)]
 struct Route {
     deliveries: u64,
@@ -48,31 +49,31 @@ struct Route {
     last_delivery: Option<Instant>,
     /// Refusals since the last delivery.
     refusals: u32,
-    /// Answers since then that a session is not known ...
+    /// Since then, answers that a session is unknown ...
     unknown: u32,
-    /// ... and their sessions; a few are enough to know.
+    /// ... and their sessions; a few suffice.
     unknown_sessions: HashSet<LaneKey>,
-    /// Answers since then that there is no such route.
+    /// Since then, answers that the route does not exist.
     absent: u32,
     /// Its outcomes so far. A request answered as a whole counts once, whatever its size.
     outcomes: Outcomes,
-    /// Lanes whose head got 5xx and waits.
+    /// Lanes whose head got a 5xx and waits.
     failing: HashSet<LaneKey>,
-    /// What the link may be to blame for, since one of it was last answered.
+    /// Possible link troubles since the last answer to this kind.
     streak: FailureStreak,
-    /// The outcomes of its last requests.
+    /// The outcomes of its latest requests.
     recent: RecentOutcomes,
-    /// It was held for such, and then some of it passed.
+    /// Whether it was held for such a trouble, and then some of it was delivered.
     is_partial: bool,
-    /// When one of it was last delivered.
+    /// When one of its records was last delivered.
     passed_at: Option<Instant>,
-    /// When one of it was last delivered or otherwise answered.
+    /// When one of its requests was last delivered or otherwise answered.
     answered_at: Option<Instant>,
-    /// Why it is held.
+    /// Why it is held, if it is.
     held: Option<Held>,
-    /// The brake that was released last.
+    /// The last released brake.
     last_brake: Option<Brake>,
-    /// Not to be probed before this.
+    /// The earliest time for a probe.
     asked: Option<Instant>,
 }
 
@@ -82,25 +83,25 @@ pub(super) struct Held {
     pub(super) trouble: Trouble,
     /// The answer that showed it.
     pub(super) cause: String,
-    /// Since when it is held.
+    /// Since when it has been held.
     pub(super) since: Instant,
 }
 
-/// A brake that was released.
+/// A released brake.
 #[derive(Clone, Copy, Debug)]
 struct Brake {
     since: Instant,
     until: Instant,
 }
 
-/// When the next probe follows a probe of a held type.
+/// When the next probe follows a probe of a held kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pause {
-    /// None: it is the second half of a step.
+    /// At once: it is the second half of a step.
     AtOnce,
-    /// After this pause, while probes of a braked type may go without backoff.
+    /// After this pause, while probes of a braked kind may be sent without backoff.
     Short(Duration),
-    /// With backoff: this one brought nothing new.
+    /// With backoff: the probe brought nothing new.
     Backoff,
 }
 
@@ -108,17 +109,17 @@ pub(super) enum Pause {
 pub(super) struct Routes {
     settings: Settings,
     routes: [Route; LOGS.len()],
-    /// Refusals of any type since the last delivery of any, except those of braked types.
+    /// Refusals of any kind since the last delivery of any, except those of braked kinds.
     in_a_row: u32,
-    /// When the next probe of a held type may go.
+    /// When the next probe of a held kind may be sent.
     until: Option<Instant>,
-    /// Of which log one is under way.
+    /// The log whose probe is in flight.
     probing: Option<usize>,
-    /// Whose turn it is.
+    /// The log whose turn it is.
     turn: usize,
-    /// Probes in a row that brought nothing.
+    /// Probes in a row without news.
     failures: u32,
-    /// Remaining probes of a braked type without backoff.
+    /// Remaining probes of a braked kind without backoff.
     quick_probes: u32,
     jitter: Jitter,
 }
@@ -140,17 +141,17 @@ impl Routes {
         &self.routes[place(log).unwrap_or_default()]
     }
 
-    /// Refusals that an earlier process met, and of which no delivery is known: the brake goes on where it was. One more
-    /// record can be refused and confirmed, so that one bad record is still told from a bad release.
+    /// Restores refusals counted by an earlier process, of which no delivery is known: the brake continues where it was.
+    /// One more record may be refused and confirmed, so that one bad record can still be told from a bad release.
     pub(super) fn remember_refusals(&mut self, log: Log, refusals: u32) {
         let most = self.settings.refusal_brake.saturating_sub(u32::from(CONFIRMED) + 1);
         self.of(log).refusals = refusals.min(most);
     }
 
-    /// So many were delivered, or had been before. True if that ends a hold.
+    /// This many records were delivered, now or before. True if that ends a hold.
     pub(super) fn delivered(&mut self, log: Log, records: u64, now: Instant) -> bool {
         self.in_a_row = 0;
-        // Deliveries of one type say nothing about another that is refused.
+        // Deliveries of one kind say nothing about another that is refused.
         if self.is_braked(log) || !LOGS.into_iter().any(|log| self.is_braked(log)) {
             self.quick_probes = quick_probes(&self.settings);
         }
@@ -165,7 +166,7 @@ impl Routes {
         self.let_go(log, now)
     }
 
-    /// A record was refused. True if that engages the brake: its type is held from now on.
+    /// A record was refused. True if that engages the brake: its kind is held from now on.
     pub(super) fn refused(&mut self, log: Log, cause: &str, now: Instant) -> bool {
         let brake = self.settings.refusal_brake;
         self.in_a_row = self.in_a_row.saturating_add(u32::from(!self.is_braked(log)));
@@ -181,8 +182,8 @@ impl Routes {
         self.known_of(log).held.as_ref().is_some_and(|held| held.trouble == Trouble::Refusing)
     }
 
-    /// A session was not known, which is `news` of this one. When that is all that is heard, of several sessions, it is the
-    /// route: true if from now on it is held.
+    /// A session was unknown, which is `news` about this session. If several sessions get no other answer, the route is at
+    /// fault: true if the kind is held from now on.
     pub(super) fn session_unknown(
         &mut self,
         log: Log,
@@ -199,13 +200,13 @@ impl Routes {
         if route.unknown_sessions.len() < enough {
             route.unknown_sessions.insert(session);
         }
-        // Plus as many as may have been in flight together: a few new sessions at once are no outage.
+        // Allows for as many as may have been in flight together: a few new sessions at once are not an outage.
         let in_a_row = failures_to_open.saturating_add(u32::try_from(in_flight).unwrap_or(u32::MAX));
         let is_route = route.unknown_sessions.len() >= enough && route.unknown >= in_a_row;
         is_route && self.hold(log, Trouble::NoRoute, cause, now)
     }
 
-    /// It was said that there is no such route, whatever the record. True if from now on it is held.
+    /// The answer was that the route does not exist, whatever the record. True if the kind is held from now on.
     pub(super) fn absent(&mut self, log: Log, cause: &str, now: Instant) -> bool {
         let enough = self.settings.failures_to_open;
         let route = self.of(log);
@@ -213,13 +214,13 @@ impl Routes {
         route.absent >= enough && self.hold(log, Trouble::NoRoute, cause, now)
     }
 
-    /// Whether it is held for what an endpoint of batches that is none says to everything.
+    /// Whether it is held for a trouble that may come from a missing batch endpoint.
     pub(super) fn may_lack_batches(&self, log: Log) -> bool {
         let held = self.known_of(log).held.as_ref();
         held.is_some_and(|held| matches!(held.trouble, Trouble::Refusing | Trouble::NoRoute))
     }
 
-    /// Whether it is held because nobody knows its sessions, or its route.
+    /// Whether it is held because its sessions or its route are unknown.
     pub(super) fn has_no_route(&self, log: Log) -> bool {
         self.known_of(log).held.as_ref().is_some_and(|held| held.trouble == Trouble::NoRoute)
     }
@@ -229,12 +230,12 @@ impl Routes {
         self.known_of(log).last_brake.is_some_and(|brake| brake.until < brake.since + BRIEF)
     }
 
-    /// How many were delivered so far.
+    /// The number of deliveries so far.
     pub(super) fn deliveries(&self, log: Log) -> u64 {
         self.known_of(log).deliveries
     }
 
-    /// The current progress of all types.
+    /// The current progress of all kinds.
     pub(super) fn progress(&self, now: Instant) -> Unknown {
         Unknown {
             delivering: self.routes.each_ref().map(|route| route.delivering + route.gap(now)),
@@ -242,13 +243,13 @@ impl Routes {
         }
     }
 
-    /// For how long its kind has been delivered since a session was first unknown.
+    /// How long its kind has been delivered since a session was first unknown.
     pub(super) fn delivering_since(&self, log: Log, since: &Unknown) -> Duration {
         let at = place(log).unwrap_or_default();
         self.routes[at].delivering.saturating_sub(since.delivering[at])
     }
 
-    /// Whether none of its kind has been delivered since a session was first unknown.
+    /// Whether nothing of its kind was delivered since a session was first unknown.
     pub(super) fn is_news(&self, log: Log, since: &Unknown) -> bool {
         let at = place(log).unwrap_or_default();
         self.routes[at].deliveries == since.deliveries[at]
@@ -261,7 +262,7 @@ impl Routes {
         }
     }
 
-    /// The link is up again: held types may have failed with it.
+    /// The link is up again: held kinds may have failed with it.
     pub(super) fn link_up(&mut self, now: Instant) {
         self.until = self.until.map(|until| until.min(now));
     }
@@ -276,19 +277,19 @@ impl Routes {
         self.routes.each_ref().map(|route| route.held.is_some())
     }
 
-    /// Which are held, and why.
+    /// The held logs, and the reasons.
     pub(super) fn all_held(&self) -> impl Iterator<Item = (Log, &Held)> {
         LOGS.into_iter().zip(&self.routes).filter_map(|(log, route)| Some((log, route.held.as_ref()?)))
     }
 
-    /// When the next probe may go of what is held and of which there `is` something to send, if none is under way.
+    /// When a held log may be probed next, if there `is` something to send and no probe is in flight.
     pub(super) fn next_probe(&self, is: impl Fn(Log) -> bool) -> Option<Instant> {
         let until = self.until.filter(|_| self.probing.is_none())?;
         let held = LOGS.into_iter().zip(&self.routes).filter(|(log, route)| route.held.is_some() && is(*log));
         held.map(|(_, route)| route.asked.map_or(until, |asked| asked.max(until))).min()
     }
 
-    /// The log to be probed now, of those of which there `is` something to send.
+    /// The log to probe now, among those with something to send (`is`).
     pub(super) fn due(&self, now: Instant, is: impl Fn(Log) -> bool) -> Option<Log> {
         self.next_probe(&is).filter(|until| *until <= now)?;
         let in_turn = (0..LOGS.len()).map(|n| (self.turn + n) % LOGS.len());
@@ -296,14 +297,14 @@ impl Routes {
         in_turn.filter(|at| may_go(&self.routes[*at])).map(|at| LOGS[at]).find(|log| is(*log))
     }
 
-    /// A probe of this log goes out.
+    /// A probe of this log was sent.
     pub(super) fn probe_sent(&mut self, log: Log) {
         let at = place(log).unwrap_or_default();
         self.probing = Some(at);
         self.turn = at + 1;
     }
 
-    /// The probe was answered, and what it said was told.
+    /// The probe was answered, and its result has been reported.
     pub(super) fn probe_answered(&mut self, log: Log, pause: Pause, now: Instant) {
         self.probing = None;
         // A release has already set the next probe of the others.
@@ -312,7 +313,7 @@ impl Routes {
         let is_quick = self.quick_probes > 0 && self.all_held().all(|(log, _)| self.is_braked(log));
         match pause {
             Pause::AtOnce => {
-                // The second half of a step is of the same type.
+                // The second half of a step is of the same kind.
                 (self.until, self.turn) = (Some(now), place(log).unwrap_or_default());
             }
             Pause::Short(pause) if is_quick => {
@@ -330,14 +331,14 @@ impl Routes {
         }
     }
 
-    /// Whether a probe of this log may go past records that were refused.
+    /// Whether a probe of this log may pass refused records.
     pub(super) fn may_walk(&self, log: Log, now: Instant) -> bool {
         let held = self.known_of(log).held.as_ref();
         held.is_some_and(|held| held.trouble == Trouble::Refusing && now >= held.since + WALK_AFTER)
     }
 
-    /// The operator knows better: records may go again, and be refused. What has no route is asked for it at once. Gives
-    /// what was let go.
+    /// Releases all brakes for an operator: records are sent again, and may be refused. Kinds without a route are probed at
+    /// once. Returns the released logs.
     pub(super) fn release_brakes(&mut self, now: Instant) -> Vec<Log> {
         let braked: Vec<Log> = LOGS.into_iter().filter(|log| self.is_braked(*log)).collect();
         for log in &braked {
@@ -349,13 +350,13 @@ impl Routes {
         braked
     }
 
-    /// Delays probes of a held type until this.
+    /// Delays probes of a held kind until this time.
     pub(super) fn asked_to_wait(&mut self, log: Log, until: Instant) {
         let asked = &mut self.of(log).asked;
         *asked = (*asked).max(Some(until));
     }
 
-    /// An operator overrides the wait: the next probe may go now.
+    /// Overrides the wait for an operator: the next probe may be sent now.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.routes.iter_mut().for_each(|route| route.asked = None);
         self.link_up(now);
@@ -364,7 +365,7 @@ impl Routes {
     fn hold(&mut self, log: Log, trouble: Trouble, cause: &str, now: Instant) -> bool {
         let route = self.of(log);
         route.last_delivery = None;
-        // IMPORTANT: a brake stays engaged; otherwise each change of the answer would cost a dead letter.
+        // IMPORTANT: a brake stays engaged: otherwise each change of the answer would cost a dead letter.
         let stays = |held: &Held| held.trouble == trouble || held.trouble == Trouble::Refusing;
         if route.held.as_ref().is_some_and(stays) {
             return false;
@@ -396,7 +397,7 @@ impl Routes {
             (route.streak.is_known, route.is_partial, route.recent) = (true, true, RecentOutcomes::default());
         }
         self.failures = 1;
-        // If one works again the others may, too.
+        // If one works again, the others may too.
         self.until = self.held().contains(&true).then_some(now);
         true
     }
@@ -412,13 +413,13 @@ fn quick_probes(settings: &Settings) -> u32 {
 }
 
 impl Route {
-    /// The time since its last delivery, as far as a delivery now would make it one in which it was being delivered.
+    /// The time since its last delivery, as far as it would count as delivering time if a delivery came now.
     fn gap(&self, now: Instant) -> Duration {
         let since = |last| now.saturating_duration_since(last).min(DELIVERING_GAP);
         self.last_delivery.map(since).unwrap_or_default()
     }
 
-    /// Nothing speaks against it any more.
+    /// Clears everything that speaks against it.
     fn forget(&mut self) {
         (self.refusals, self.unknown, self.absent) = (0, 0, 0);
         self.unknown_sessions.clear();

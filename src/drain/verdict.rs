@@ -1,30 +1,30 @@
-//! What is done about an answer: a pure, total function of its meaning.
+//! Decides what to do about an answer: a pure, total function of its meaning.
 
 use std::time::Duration;
 
 use crate::control_plane::{Failure, Meaning, Response};
 use crate::outbox::Settlement;
 
-/// What is done about an answer.
+/// What to do about an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Accepted, now or before: settled.
     Settled(Settlement),
-    /// This record is refused: a dead letter once that is confirmed, unless the brake is engaged.
+    /// This record is refused: a dead letter once confirmed, unless the brake is engaged.
     Refused,
     /// It cannot be sent as a request: a dead letter, without effect on the link.
     Unsendable,
-    /// The session is not known (yet): retried within its grace.
+    /// The session is not known (yet): retried within its grace period.
     SessionUnknown,
     /// The first attempt is still in progress: retried when the answer says so.
     InProgress,
-    /// Within a batch: not tried, because of an earlier record of its session. No attempt.
+    /// Within a batch: not tried because of an earlier record of its session. Not an attempt.
     NotTried,
-    /// It failed: the link, the kind's route, or the record, as the others' outcomes tell.
+    /// It failed: the link, the kind's route, or the record is at fault, depending on other outcomes.
     Failed {
-        /// What the link's trouble is, if it is the link's.
+        /// The link's trouble, if the link is at fault.
         trouble: Trouble,
-        /// The server may have failed on the record: after enough of that, it is a dead letter.
+        /// Whether the server may have failed because of the record: after enough such failures, it becomes a dead letter.
         may_be_poison: bool,
     },
 }
@@ -38,7 +38,7 @@ impl Verdict {
         Self::Failed { trouble, may_be_poison: true }
     }
 
-    /// What it would mean for the link if nothing else were known.
+    /// The trouble of the link, if nothing else were known.
     pub(super) fn trouble(self) -> Option<Trouble> {
         match self {
             Self::Failed { trouble, .. } => Some(trouble),
@@ -50,7 +50,7 @@ impl Verdict {
 /// What is wrong with the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// No answer, or none in HTTP: refused, DNS, cut.
+    /// No answer, or none in HTTP: refused, DNS, cut off.
     Unreachable,
     /// No progress in time.
     Timeout,
@@ -60,20 +60,20 @@ pub enum Trouble {
     Credentials,
     /// 3xx, or a status of a wrong URL, proxy or host.
     Misconfigured,
-    /// A 2xx that the `ControlPlane` cannot have given: a captive portal, a proxy, another host.
+    /// A 2xx that no `ControlPlane` gives: from a captive portal, a proxy, another host.
     ForeignAnswer,
-    /// 408, 425, 429, 503: too much for it.
+    /// 408, 425, 429, 503: overloaded.
     Overloaded,
     /// Other 5xx.
     Failing,
     /// Every session is unknown: the URL or the route is wrong.
     NoRoute,
-    /// It refuses everything: the brake.
+    /// It refuses everything: the brake is engaged.
     Refusing,
 }
 
 impl Trouble {
-    /// All of them.
+    /// All troubles.
     pub const ALL: [Self; 10] = [
         Self::Unreachable,
         Self::Timeout,
@@ -103,12 +103,12 @@ impl Trouble {
         }
     }
 
-    /// Whether one answer is enough to know: the same would come to every request.
+    /// Whether one answer suffices: every request would get the same.
     pub(super) const fn is_definite(self) -> bool {
         matches!(self, Self::Credentials | Self::Misconfigured | Self::ForeignAnswer)
     }
 
-    /// Whether a type can be held for this because only its requests meet it; the next answer to one ends the hold.
+    /// Whether a kind can be held for this because only its requests meet it; the next answer to one ends the hold.
     pub(super) const fn may_be_a_kinds(self) -> bool {
         !matches!(self, Self::NoRoute | Self::Refusing)
     }
@@ -141,13 +141,13 @@ fn by_meaning(meaning: Meaning, status: u16) -> Verdict {
         Meaning::Refused => Verdict::Refused,
         Meaning::NotFound => Verdict::SessionUnknown,
         Meaning::Credentials => Verdict::failed(Trouble::Credentials),
-        // 503 usually means load, and otherwise a record that crashes the server.
+        // 503 usually means load, but sometimes a record that crashes the server.
         Meaning::Overloaded if status == 503 => Verdict::server_failed(Trouble::Overloaded),
         Meaning::Overloaded => Verdict::failed(Trouble::Overloaded),
         Meaning::Failing => Verdict::server_failed(Trouble::Failing),
         Meaning::Misconfigured => Verdict::failed(Trouble::Misconfigured),
         Meaning::Foreign => Verdict::failed(Trouble::ForeignAnswer),
-        // Like a truncated answer: this request has none.
+        // As for a truncated answer: this request has none.
         Meaning::Mismatched => Verdict::failed(Trouble::Unreachable),
     }
 }
@@ -168,7 +168,7 @@ pub(super) fn by_status(status: u16) -> Verdict {
 }
 
 /// Whether the `ControlPlane` promises to accept no later record of the session after this status in the same batch. Other
-/// statuses, which come from something in between, promise nothing.
+/// statuses come from something in between, and promise nothing.
 pub(super) fn stops_session(status: u16) -> bool {
     matches!(status, 401 | 403 | 404 | 408 | 410 | 424 | 425 | 429 | 500..)
 }
@@ -178,7 +178,7 @@ fn by_failure(failure: &Failure) -> Verdict {
         Failure::Tls(_) => Verdict::failed(Trouble::Tls),
         Failure::Timeout { .. } => Verdict::failed(Trouble::Timeout),
         Failure::Token(_) => Verdict::failed(Trouble::Credentials),
-        // The record's own fault: no request can name its session.
+        // The record is at fault: no request can name its session.
         Failure::Unsendable(_) => Verdict::Unsendable,
         Failure::Dns(_) | Failure::Unreachable(_) | Failure::Cut(_) | Failure::NotHttp(_) => {
             Verdict::failed(Trouble::Unreachable)

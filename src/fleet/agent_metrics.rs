@@ -13,20 +13,20 @@ use crate::intake::RedisStatus;
 use crate::outbox::metrics::oldest_ages;
 use crate::outbox::{Outbox, Reason, Stats};
 
-/// Where the figures come from.
+/// The sources of the figures.
 #[derive(Clone)]
 pub struct AgentMetrics {
-    /// Where records wait.
+    /// The outbox.
     pub outbox: Outbox,
     /// Redis, as the intake sees it.
     pub redis: watch::Receiver<RedisStatus>,
     /// The link, as the drain sees it.
     pub link: watch::Receiver<LinkStatus>,
-    /// What an operator has ordered of the drain.
+    /// The operator's orders to the drain.
     pub orders: watch::Receiver<Orders>,
     /// Counts the requests.
     pub client: Arc<Client>,
-    /// Since when this process runs.
+    /// When this process started.
     pub started: Instant,
 }
 
@@ -38,7 +38,7 @@ impl AgentMetrics {
         if is_well { ServerStatus::Online } else { ServerStatus::Degraded }
     }
 
-    /// The current metrics; CPU usage since the last call with `load`.
+    /// The current metrics; CPU usage is measured since the last call with `load`.
     pub fn metrics(&self, load: &mut Load) -> Value {
         let stats = self.outbox.durable_stats();
         let oldest = oldest_ages(&stats, crate::time::now().0);
@@ -70,19 +70,19 @@ fn failed_deliveries(stats: &Stats) -> u64 {
     given_up.map(|reason| stats.dead_lettered.iter().map(|of| of[reason as usize]).sum::<u64>()).sum()
 }
 
-/// Two places are enough for people.
+/// Rounds to two decimals, enough for people.
 fn rounded(figure: f64) -> f64 {
     (figure * 100.0).round() / 100.0
 }
 
-/// This process' CPU time between calls.
+/// Measures this process' CPU time between calls.
 pub struct Load {
     at: Instant,
     used: Duration,
 }
 
 impl Load {
-    /// From now on.
+    /// Starts measuring now.
     pub fn from_now() -> Self {
         Self { at: Instant::now(), used: processor_time() }
     }
@@ -102,7 +102,7 @@ fn processor_time() -> Duration {
     Duration::new(time.tv_sec.max(0).unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// The memory that this process has in RAM, if the kernel says.
+/// The process' resident memory, if the kernel reports it.
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -124,7 +124,7 @@ mod tests {
         assert!(busy > 0.0 && busy.is_finite(), "{busy}");
         load.at = Instant::now().checked_sub(Duration::from_secs(3600)).unwrap();
         let idle = load.percent();
-        assert!(idle < busy && idle < 1.0, "an hour in which little was done: {idle}");
+        assert!(idle < busy && idle < 1.0, "an almost idle hour: {idle}");
     }
 
     #[test]

@@ -11,11 +11,11 @@ use crate::time::JitteredInterval;
 
 /// The health probe.
 pub struct HealthProbe {
-    /// Age of the last answer from which it probes.
+    /// Idle time of the link after which it probes.
     pub interval: Duration,
-    /// Where to.
+    /// The client.
     pub client: Arc<Client>,
-    /// It shares the link with the records.
+    /// Shares the link with the records.
     pub admission: Admission,
 }
 
@@ -46,7 +46,7 @@ impl HealthProbe {
         }
     }
 
-    /// The client itself notes the answer. While the link is down, the drain's probes suffice.
+    /// Sends a probe; the client notes the answer. While the link is down, the drain's probes suffice.
     async fn ask(&self) {
         if self.admission.take(self.interval).await
             && let Err(error) = self.client.health().await

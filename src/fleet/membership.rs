@@ -22,24 +22,24 @@ const REGISTER_EVERY: Duration = Duration::from_secs(30);
 /// Failures in a row after which the trouble is reported.
 const TROUBLE_AFTER: u32 = 4;
 
-/// What goes wrong with registrations and heartbeats.
+/// Failures of registrations and heartbeats.
 #[derive(Debug, Default)]
 pub struct Failures {
     registration: InARow,
     heartbeat: InARow,
 }
 
-/// Failures in a row.
+/// A series of failures.
 #[derive(Debug, Default)]
 struct InARow {
     count: u32,
-    /// What the log has said.
+    /// The failure last logged.
     said: Option<String>,
 }
 
 impl InARow {
-    /// Whether this one deserves a log line, one for each kind of failure: at once if the `ControlPlane` refuses, after a
-    /// while if it or the network fails; then the link usually has its own line.
+    /// Whether to log this failure, once for each kind: at once if the `ControlPlane` refuses, after a while if it or the network
+    /// fails, since then the link usually logs it.
     fn is_news(&mut self, error: &CallError) -> bool {
         self.count += 1;
         let is_no = matches!(
@@ -72,27 +72,27 @@ impl InARow {
 
 /// Reports this server to the `ControlPlane`.
 pub struct Membership {
-    /// Where to.
+    /// The client.
     pub client: Arc<Client>,
-    /// What is registered.
+    /// The registration data.
     pub registration: Registration,
-    /// Between heartbeats.
+    /// The heartbeat interval.
     pub interval: Duration,
-    /// The first contact after a start is at a random moment within this time.
+    /// The first contact after a start happens at a random moment within this time.
     pub first_contact_within: Duration,
-    /// What is told.
+    /// The metrics in heartbeats.
     pub agent_metrics: AgentMetrics,
-    /// It shares the link with the records.
+    /// Shares the link with the records.
     pub admission: Admission,
     /// Whether the server is registered.
     pub registered: watch::Sender<bool>,
-    /// Why it is not, once that has failed for a while.
+    /// Why it is not, once that has lasted for a while.
     pub trouble: watch::Sender<Option<String>>,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// How registering goes wrong.
+    /// Failures so far.
     pub failures: Mutex<Failures>,
-    /// A registration was sent without an answer: it is unknown whether the server is registered.
+    /// A registration got no answer, so the server may be registered.
     pub unanswered: AtomicBool,
 }
 
@@ -106,10 +106,10 @@ impl Membership {
         loop {
             let is_new = tokio::select! {
                 biased;
-                // Do not wait for a request in flight: shutdown would be as slow as the ControlPlane.
+                // A request in flight is abandoned: otherwise shutdown would be as slow as the ControlPlane.
                 _ = stop.wait_for(|stop| *stop) => return,
                 () = self.name_lost() => {
-                    // Not this server's any more: also no command is asked for.
+                    // The ID now belongs to another agent: polling for commands stops too.
                     self.know(false);
                     self.unanswered.store(false, Ordering::Relaxed);
                     false
@@ -117,7 +117,7 @@ impl Membership {
                 is_new = self.round(wait, &mut load) => is_new,
             };
             wait = match (*self.registered.borrow(), is_new) {
-                // A fleet registers at once; its heartbeats are spread over the interval from the first one on.
+                // A fleet registers at once, but its heartbeats are spread over the interval from the first one on.
                 (true, true) => beats.first(),
                 (true, false) => beats.next(),
                 (false, _) => tries.next(),
@@ -135,11 +135,11 @@ impl Membership {
             return false;
         }
         let registered = || *self.registered.borrow();
-        // While the link is down there is no turn, and the drain's probes are enough.
+        // While the link is down nothing is admitted, and the drain's probes suffice.
         if registered() && self.admission.take(self.interval).await {
             self.beat(load).await;
         }
-        // Also at once after a heartbeat that was not recognised.
+        // Also directly after a heartbeat that was answered 404.
         if !registered() && self.admission.take(self.interval).await {
             self.register().await;
             return registered();
@@ -189,7 +189,7 @@ impl Membership {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Done when another agent has the name of this server, which was registered or may be.
+    /// Resolves when another agent holds the ID of this server while it is, or may be, registered.
     async fn name_lost(&self) {
         let mut redis = self.agent_metrics.redis.clone();
         let lost = redis.wait_for(|redis| redis.name == NameHolder::Another && self.is_known()).await.is_ok();
@@ -213,13 +213,13 @@ impl Membership {
             Err(error) if self.failures().heartbeat.is_news(&error) => tracing::warn!(
                 %error,
                 proxy = self.client.proxy(),
-                "heartbeats fail: the ControlPlane may show this server as offline; they go on, and records are delivered meanwhile"
+                "heartbeats fail: the ControlPlane may show this server as offline; they continue, and records are delivered meanwhile"
             ),
             Err(error) => tracing::debug!(%error, "the heartbeat failed"),
         }
     }
 
-    /// Sends the shutdown notice, if the `ControlPlane` knows this server or may know it.
+    /// Sends the shutdown notice if the `ControlPlane` knows this server, or may know it.
     pub async fn goodbye(&self) {
         let is_ours = self.agent_metrics.redis.borrow().name != NameHolder::Another;
         if is_ours

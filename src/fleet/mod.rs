@@ -1,5 +1,5 @@
-//! This server as a member of the ControlPlane's fleet: registration, heartbeats and their metrics, commands, and a health
-//! probe for an idle link.
+//! This server's membership in the ControlPlane's fleet: registration, heartbeats with metrics, commands, and a health probe
+//! for an idle link.
 
 pub mod agent_metrics;
 pub mod commands;

@@ -1,21 +1,21 @@
-//! `/admin/…`: what an operator may do, for whoever has the token. Without `ADMIN_TOKEN` there is no such path.
+//! `/admin/…`: the operator API, for holders of the token. Without `ADMIN_TOKEN` these paths do not exist.
 //!
 //! | path | does |
 //! |---|---|
 //! | `GET /admin/outbox` | counters, depths and sizes |
-//! | `GET /admin/outbox/records` | what waits, a page at a time |
-//! | `GET /admin/outbox/records/{id}` | one of them with its body |
+//! | `GET /admin/outbox/records` | waiting records, a page at a time |
+//! | `GET /admin/outbox/records/{id}` | a waiting record with its body |
 //! | `POST /admin/outbox/verify`, `…/salvage` | long jobs: see [`jobs`] |
-//! | `/admin/outbox/export…`, `POST /admin/outbox/import` | moving what waits: see [`jobs`] |
+//! | `/admin/outbox/export…`, `POST /admin/outbox/import` | moving waiting records: see [`jobs`] |
 //! | `GET /admin/dead-letters` | dead letters, a page at a time |
-//! | `GET /admin/dead-letters/{id}` | one of them with the producer's bytes |
-//! | `POST /admin/dead-letters/replay`, `…/drop` | makes records of some again, or drops them |
-//! | `GET /admin/drain` | how the drain is |
-//! | `POST /admin/drain/pause`, `…/resume`, `…/probe`, `…/release-brake` | orders to it |
-//! | `GET /admin/audit` | the last orders, and who gave them |
-//! | `PUT /admin/drain/rate-limit` | another limit |
-//! | `GET`, `PUT /admin/log-level` | the log's level |
-//! | `POST /admin/reload` | reads the settings again |
+//! | `GET /admin/dead-letters/{id}` | a dead letter with the producer's bytes |
+//! | `POST /admin/dead-letters/replay`, `…/drop` | replays dead letters as records, or drops them |
+//! | `GET /admin/drain` | the state of the drain |
+//! | `POST /admin/drain/pause`, `…/resume`, `…/probe`, `…/release-brake` | orders to the drain |
+//! | `GET /admin/audit` | the latest operator actions |
+//! | `PUT /admin/drain/rate-limit` | sets the rate limit |
+//! | `GET`, `PUT /admin/log-level` | the log level |
+//! | `POST /admin/reload` | reloads the settings |
 
 pub(super) mod jobs;
 
@@ -49,30 +49,30 @@ use crate::admin::{
 use crate::secret::Secret;
 use crate::telemetry::metrics::Metrics;
 
-/// No request to the admin surface is larger.
+/// Maximum size of a request's body.
 const BODY_BYTES: usize = 64 << 10;
-/// Reading and replaying take a while on a slow disk.
+/// Reading and replaying can take long on a slow disk.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// A page has so many entries, unless asked otherwise, and at most so many.
+/// Default entries per page, and the maximum.
 const PAGE: usize = 100;
 const PAGE_MOST: usize = 1000;
 
-/// What the admin surface works with.
+/// The state of the admin API.
 pub struct Admin {
-    /// The hands.
+    /// Executes the requests.
     pub operator: Arc<Operator>,
-    /// The token, as it is now; none: there is no admin surface.
+    /// The current token; `None`: the admin API is off.
     pub token: watch::Receiver<Option<Secret>>,
-    /// Where refused requests are counted.
+    /// Counts refused requests.
     pub metrics: Arc<Metrics>,
-    /// And where they are logged.
+    /// Limits the log lines about refused requests.
     pub unauthorized: Refusals,
 }
 
 pub(super) fn router(admin: Arc<Admin>) -> Router {
     paths()
         .layer(DefaultBodyLimit::max(BODY_BYTES))
-        // Of these routes only: what is no path at all is none of its business.
+        // On these routes only: an unknown path must stay a plain 404.
         .route_layer(middleware::from_fn_with_state(Arc::clone(&admin), authorize))
         .with_state(admin)
 }
@@ -99,7 +99,7 @@ pub(super) fn paths() -> Router<Arc<Admin>> {
         .merge(jobs::router())
 }
 
-/// Lets in who has the token, and bounds the time of the answer.
+/// Admits holders of the token, and limits the time of the answer.
 async fn authorize(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     let token = admin.token.borrow().clone();
     let Some(token) = token else { return StatusCode::NOT_FOUND.into_response() };
@@ -124,22 +124,22 @@ fn has_token(headers: &HeaderMap, token: &Secret) -> bool {
     scheme.eq_ignore_ascii_case(b"bearer ") && given.ct_eq(token.expose().as_bytes()).into()
 }
 
-/// Why a request was not fulfilled.
+/// Why a request failed.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// What was asked makes no sense.
+    /// The request is invalid.
     Request(StatusCode, String),
-    /// There is no such thing.
+    /// The requested item does not exist.
     Missing(&'static str),
-    /// It could not be done now.
+    /// The request cannot be fulfilled now.
     Failed(String),
 }
 
-/// An error as the surface tells it.
+/// An error of the admin API.
 #[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[schema(as = Error)]
 pub struct ErrorBody {
-    /// What is wrong, for people.
+    /// The error as text.
     pub error: String,
 }
 
@@ -195,7 +195,7 @@ impl From<PathRejection> for Fault {
     }
 }
 
-/// A body in JSON, an object; what is wrong with one is said in JSON, too.
+/// A JSON object as the body; errors are answered in JSON too.
 pub(super) struct JsonBody<T>(T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
@@ -204,7 +204,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Fault> {
         let Json(value) = Json::<Value>::from_request(request, state).await?;
         let wrong = |text: String| Fault::Request(StatusCode::UNPROCESSABLE_ENTITY, text);
-        // A list would do as well, to serde: its values would be taken for the fields in their order.
+        // serde also accepts an array, whose values it would take for the fields in order.
         if !value.is_object() {
             return Err(wrong("the body is not a JSON object".to_owned()));
         }
@@ -212,17 +212,17 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     }
 }
 
-/// The query, likewise.
+/// The query; errors are answered in JSON.
 #[derive(FromRequestParts)]
 #[from_request(via(Query), rejection(Fault))]
 pub(super) struct QueryArgs<T>(T);
 
-/// A number in the path, likewise.
+/// A number in the path; errors are answered in JSON.
 #[derive(FromRequestParts)]
 #[from_request(via(Path), rejection(Fault))]
 pub(super) struct Number<T>(T);
 
-/// Whoever asks, as the audit log names it.
+/// The requester, as named in the audit log.
 pub(super) struct RequestActor(pub(super) Actor);
 
 impl<S: Send + Sync> FromRequestParts<S> for RequestActor {
@@ -350,7 +350,7 @@ pub(super) async fn replay(
 ) -> Result<(StatusCode, Json<Replayed>), Fault> {
     sound(&selection)?;
     let outcome = admin.operator.replay(&by, selection).await?;
-    // What was done until then is told all the same.
+    // The answer also reports what was done before the failure.
     let status = if outcome.error.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     Ok((status, Json(outcome)))
 }

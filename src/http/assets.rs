@@ -1,7 +1,6 @@
-//! The pages' files. They are part of the binary, compressed where they are large, and only what is read of them is ever
-//! in memory.
+//! The pages' files. They are embedded in the binary, large ones compressed, and only the parts being read are in memory.
 //!
-//! Swagger UI and Redoc are others' work, as they publish it (`vendored/*/LICENSE`); `make vendor-pages` fetches them anew.
+//! Swagger UI and Redoc are third-party releases (`vendored/*/LICENSE`); `make vendor-pages` fetches them again.
 
 use std::io::Read as _;
 
@@ -12,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use flate2::read::GzDecoder;
 use futures_util::stream;
 
-/// A file as it is kept.
+/// An embedded file.
 struct Asset {
     name: &'static str,
     media: &'static str,
@@ -24,7 +23,7 @@ enum Content {
     Gzip(&'static [u8]),
 }
 
-/// So much is unpacked at once.
+/// Bytes unpacked at once.
 const PIECE: usize = 16 << 10;
 
 const CSS: &str = "text/css; charset=utf-8";
@@ -76,7 +75,7 @@ pub(super) async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Respo
     let Ok(tag) = HeaderValue::from_str(&format!("\"{:016x}\"", xxhash_rust::xxh3::xxh3_64(stored))) else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    // A browser asks each time whether it has the right one: after an update it must not mix old and new.
+    // Browsers revalidate each time: after an update they must not mix old and new files.
     let common = [(header::CACHE_CONTROL, HeaderValue::from_static("no-cache")), (header::ETAG, tag.clone())];
     if headers.get(header::IF_NONE_MATCH) == Some(&tag) {
         return (StatusCode::NOT_MODIFIED, common).into_response();
@@ -91,7 +90,7 @@ pub(super) async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Respo
     }
 }
 
-/// The file piece by piece: whoever reads slowly makes no large file wait in memory.
+/// Unpacks the file piece by piece: a slow reader does not keep a large file in memory.
 fn unpacked(bytes: &'static [u8]) -> Body {
     let pieces = stream::unfold(GzDecoder::new(bytes), |mut file| async {
         let mut piece = vec![0; PIECE];

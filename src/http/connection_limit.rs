@@ -1,6 +1,6 @@
-//! Places for connections, so many at a time. When all are taken, the one that has waited longest for its peer (to send
-//! a request or the rest of its body, or to take an answer) gives its place to whoever knocks: ten thousand that say nothing
-//! keep nobody out.
+//! Limits concurrent connections. When the limit is reached, a new connection displaces the one that has waited longest for
+//! its peer (to send a request or the rest of its body, or to read an answer): ten thousand silent connections keep nobody
+//! out.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,35 +8,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// All places of one listener. Whoever accepts its connections takes them, one after the other.
+/// The permits of one listener. Its accept loop takes them one at a time.
 pub(super) struct ConnectionLimit {
     most: usize,
     state: Mutex<State>,
-    /// A place was left, or a connection has nothing to do.
+    /// A permit was released, or a connection became idle.
     changed: Notify,
 }
 
 #[derive(Default)]
 struct State {
     taken: usize,
-    /// How many were told to leave and have not left yet.
+    /// Connections that were told to close and have not closed yet.
     leaving: usize,
-    /// Each wait for a request has a number; the lowest has lasted longest.
+    /// Numbers the waits; the lowest number has lasted longest.
     waits: u64,
     waiting: BTreeMap<u64, Arc<Notify>>,
 }
 
-/// A connection's place, until it is dropped.
+/// A connection's permit, released on drop.
 pub(super) struct ConnectionPermit {
     limit: Arc<ConnectionLimit>,
     leave: Arc<Notify>,
-    /// A request has come and its answer has not gone.
+    /// A request is being answered.
     answering: AtomicBool,
-    /// The answer cannot go on because the peer takes nothing.
+    /// The answer is stuck because the peer does not read.
     stalled: AtomicBool,
-    /// The request cannot be answered because the peer does not send the rest of its body.
+    /// The request is stuck because the peer does not send the rest of its body.
     starved: AtomicBool,
-    /// The number of its wait; 0 while there is something to do.
+    /// The number of the current wait; 0 while the connection is busy.
     wait: AtomicU64,
 }
 
@@ -46,11 +46,11 @@ impl ConnectionLimit {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // What is counted here is right after each line.
+        // The counts are consistent after every statement, so a poisoned lock is harmless.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place, when there is one. Waits only while every connection is being answered.
+    /// Takes a permit. Waits only while every connection is busy.
     pub(super) async fn take(self: &Arc<Self>) -> ConnectionPermit {
         loop {
             if let Some(permit) = self.try_take() {
@@ -76,12 +76,12 @@ impl ConnectionLimit {
             permit.settle();
             return Some(permit);
         }
-        // One place is needed: one leaves.
+        // One permit is needed, so one connection closes.
         state.make_room();
         None
     }
 
-    /// Has the connection that has waited longest leave, for its descriptor. Done when one has left, or none waits.
+    /// Makes the connection that has waited longest close, for its descriptor. Returns when one has closed, or if none waits.
     pub(super) async fn make_room(&self) {
         if !self.state().make_room() {
             return;
@@ -93,7 +93,7 @@ impl ConnectionLimit {
 }
 
 impl State {
-    /// Tells one to leave, unless one does already. Whether there is one.
+    /// Tells a connection to close unless one is closing already. Returns whether one is closing.
     fn make_room(&mut self) -> bool {
         if self.leaving == 0
             && let Some((_, leave)) = self.waiting.pop_first()
@@ -106,27 +106,27 @@ impl State {
 }
 
 impl ConnectionPermit {
-    /// A request is being answered, or not any more.
+    /// Sets whether a request is being answered.
     pub(super) fn answering(&self, answering: bool) {
         self.answering.store(answering, Ordering::Relaxed);
         self.settle();
     }
 
-    /// The peer takes nothing of its answer, or does again.
+    /// Sets whether the peer has stopped reading its answer.
     pub(super) fn stalled(&self, stalled: bool) {
         if self.stalled.swap(stalled, Ordering::Relaxed) != stalled {
             self.settle();
         }
     }
 
-    /// The peer does not send the rest of its request, or does again.
+    /// Sets whether the peer has stopped sending its request.
     pub(super) fn starved(&self, starved: bool) {
         if self.starved.swap(starved, Ordering::Relaxed) != starved {
             self.settle();
         }
     }
 
-    /// Whoever waits for the peer is in the queue of those who may be told to leave; whoever works is not.
+    /// Queues the connection for displacement while it waits for its peer, and removes it while it is busy.
     fn settle(&self) {
         let is_held_up = self.stalled.load(Ordering::Relaxed) || self.starved.load(Ordering::Relaxed);
         let works = self.answering.load(Ordering::Relaxed) && !is_held_up;
@@ -136,7 +136,7 @@ impl ConnectionPermit {
         }
         let mut state = self.limit.state();
         if works {
-            // One that was told to leave already keeps its number, by which it is known when it has left.
+            // A connection told to close keeps its number, which identifies it when it has closed.
             if state.waiting.remove(&wait).is_some() {
                 self.wait.store(0, Ordering::Relaxed);
             }
@@ -150,7 +150,7 @@ impl ConnectionPermit {
         self.limit.changed.notify_one();
     }
 
-    /// Done when somebody else needs the place.
+    /// Resolves when the permit is needed elsewhere.
     pub(super) async fn wanted(&self) {
         self.leave.notified().await;
     }
@@ -184,11 +184,11 @@ mod tests {
         let limit = ConnectionLimit::new(3);
         let take = || limit.take().now_or_never();
         let (a, b, c) = (take().unwrap(), take().unwrap(), take().unwrap());
-        // The first has had a request since, and waits again: it is the last in the queue now.
+        // The first connection had a request meanwhile and waits again: it is now last in the queue.
         a.answering(true);
         a.answering(false);
-        assert!(take().is_none() && take().is_none(), "nobody has left yet");
-        assert!(is_wanted(&b) && !is_wanted(&a) && !is_wanted(&c), "asked twice, one leaves");
+        assert!(take().is_none() && take().is_none(), "none has closed yet");
+        assert!(is_wanted(&b) && !is_wanted(&a) && !is_wanted(&c), "asked twice, one closes");
         drop(b);
         let d = take().expect("a place");
         assert!(take().is_none());
@@ -205,7 +205,7 @@ mod tests {
         assert!(!is_wanted(&permit));
         permit.answering(false);
         assert!(next.as_mut().now_or_never().is_none());
-        assert!(is_wanted(&permit), "it has its answer");
+        assert!(is_wanted(&permit), "it has been answered");
         drop(permit);
         assert!(next.now_or_never().is_some());
     }
@@ -217,7 +217,7 @@ mod tests {
         permit.answering(true);
         permit.stalled(true);
         permit.stalled(false);
-        assert!(limit.take().now_or_never().is_none() && !is_wanted(&permit), "it takes it again");
+        assert!(limit.take().now_or_never().is_none() && !is_wanted(&permit), "it reads again");
         permit.stalled(true);
         permit.answering(false);
         permit.stalled(false);

@@ -1,7 +1,7 @@
-//! Metrics in Prometheus' text format, rendered once for all who ask at nearly the same time.
+//! Renders metrics in Prometheus' text format once for all requests within a short time.
 //!
-//! A rendering takes three times what the rest of a request takes: it copies every series and reads `/proc`. Whoever asks
-//! a thousand times a second must not take that from the pipeline each time.
+//! Rendering takes three times as long as the rest of a request: it copies every series and reads `/proc`. A client with a
+//! thousand requests per second must not take that time from the pipeline.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,10 +16,10 @@ use super::health::Health;
 use crate::outbox::metrics::families;
 use crate::telemetry::metrics::ScrapedValues;
 
-/// A text is told again so long: too short for anybody to see that it is not of this moment.
+/// How long a rendering is reused: too short for anyone to notice.
 const FRESH_FOR: Duration = Duration::from_millis(20);
 
-/// What `/metrics` answers from.
+/// Serves `/metrics`.
 pub(super) struct Exposition {
     surface: Arc<Surface>,
     latest: Latest,
@@ -41,12 +41,12 @@ impl Exposition {
     }
 }
 
-/// The latest text.
+/// The latest rendering.
 #[derive(Default)]
 struct Latest(Mutex<Option<(Instant, Bytes)>>);
 
 impl Latest {
-    /// It, while it is fresh, or what `render` makes. Who asks meanwhile waits: that takes a fraction of a millisecond.
+    /// The latest text while it is fresh, else a new one from `render`. Concurrent callers wait a fraction of a millisecond.
     fn text<E>(&self, now: Instant, render: impl FnOnce() -> Result<Vec<u8>, E>) -> Result<Bytes, E> {
         let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, text)) = &*latest

@@ -59,7 +59,7 @@ impl CounterSample {
     }
 }
 
-/// Records a second of each kind, in the order of [`Queue::ALL`].
+/// Records per second by kind, in the order of [`Queue::ALL`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Rates {
     pub taken: [f64; KINDS],
@@ -87,7 +87,7 @@ pub(super) struct Point {
     rates: Rates,
 }
 
-/// The last hour, column by column: the n-th of each belongs to the n-th moment of `at`.
+/// The last hour as columns: the n-th entry of each column belongs to the n-th moment in `at`.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 #[schema(as = History)]
 pub(super) struct HistoryBody {
@@ -100,12 +100,12 @@ pub(super) struct HistoryBody {
     /// Records accepted per second.
     #[serde(rename = "in")]
     taken: ByKind<Vec<f64>>,
-    /// Records settled a second: delivered, or found to be known already.
+    /// Records settled per second: delivered, or already known.
     #[serde(rename = "out")]
     settled: ByKind<Vec<f64>>,
 }
 
-/// Something of each kind.
+/// A value for each kind.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 pub(super) struct ByKind<T> {
     pub usage: T,
@@ -128,17 +128,17 @@ pub(super) struct History {
 }
 
 impl History {
-    /// One that goes on from these points.
+    /// A history that continues from these points.
     pub(super) fn of(points: Vec<Point>) -> Self {
         Self { points: points.into(), ..Self::default() }
     }
 
-    /// Its points, as the file has them.
+    /// The points in the file's format.
     pub(super) fn kept(&self) -> Vec<u8> {
         file::encode(self.points.iter())
     }
 
-    /// Notes the counters of a tick.
+    /// Adds the counters of a tick.
     pub(super) fn note(&mut self, reading: CounterSample, now_ms: i64) {
         let kept = self.recent.len().saturating_sub(TREND_TICKS);
         self.recent.drain(..kept);
@@ -147,7 +147,7 @@ impl History {
         if !self.ticks.is_multiple_of(TICKS_A_POINT) {
             return;
         }
-        // A clock that was set leaves points behind that are no longer of this hour, or not yet.
+        // After the clock was set, points may lie outside the last hour, in the past or the future.
         self.points.retain(|point| (1..HOUR_MS).contains(&(now_ms - point.at_ms)));
         if self.points.len() == POINTS {
             self.points.pop_front();
@@ -161,13 +161,13 @@ impl History {
         Some((&self.recent[last.saturating_sub(ticks)], &self.recent[last]))
     }
 
-    /// The rates of this moment; none before there are two readings.
+    /// The current rates; `None` before the second reading.
     pub(super) fn rates(&self) -> Option<Rates> {
         let (earlier, later) = self.ago(RATE_TICKS)?;
         (earlier.at < later.at).then(|| Rates::between(earlier, later))
     }
 
-    /// When nothing will wait any more, if the backlog goes on shrinking as it does; none if it does not.
+    /// When the backlog will be empty at its current rate; `None` if it does not shrink.
     pub(super) fn drained_in(&self) -> Option<Duration> {
         let (earlier, later) = self.ago(TREND_TICKS)?;
         if later.backlog == 0 {
@@ -197,7 +197,7 @@ impl History {
 mod tests {
     use super::*;
 
-    /// Seconds of one record taken and two settled each, from a backlog of `backlog`.
+    /// A history of `seconds` in which one record is taken and two are settled per second, from this backlog.
     fn history(seconds: u64, backlog: u64) -> History {
         let (begun, mut history) = (Instant::now(), History::default());
         for second in 0..seconds {
@@ -241,9 +241,9 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_backlog_is_told_from_how_it_shrinks() {
-        assert_eq!(history(0, 0).drained_in(), None, "nothing is known yet");
-        assert_eq!(history(1, 100).drained_in(), None, "one moment says nothing");
+    fn the_end_of_a_backlog_is_forecast_from_its_rate() {
+        assert_eq!(history(0, 0).drained_in(), None, "no reading yet");
+        assert_eq!(history(1, 100).drained_in(), None, "one reading gives no rate");
         let left = history(61, 100).drained_in().expect("it shrinks by one each second");
         assert!((left.as_secs_f64() - 40.0).abs() < 1e-6, "{left:?}");
         assert_eq!(history(61, 60).drained_in(), Some(Duration::ZERO));

@@ -54,7 +54,7 @@ impl Hosts {
     fn untrusted_name(&self, request: &Request) -> Option<String> {
         let local = request.extensions().get::<LocalAddress>().map(|local| local.0.ip().to_canonical());
         let headers = request.headers().get_all(header::HOST);
-        // RFC 9112 §3.2: one Host, and a target that names a host itself counts before it. Here both have to be ours.
+        // RFC 9112 §3.2: one Host, overridden by a target that names a host. Here both must be trusted.
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let mut names: Vec<String> = headers.iter().map(text).collect();
         if names.len() != 1 {
@@ -76,7 +76,7 @@ impl Hosts {
     }
 }
 
-/// Lets in who means this agent.
+/// Admits requests that use a trusted name.
 pub(super) async fn only_by_own_names(
     State(hosts): State<Arc<Hosts>>,
     request: Request,
@@ -145,9 +145,9 @@ mod tests {
         ] {
             assert!(!is_let_in("/status", &[host], local), "{host:?}");
         }
-        assert!(!is_let_in("/status", &[], local), "none at all");
+        assert!(!is_let_in("/status", &[], local), "no Host at all");
         assert!(!is_let_in("/status", &["localhost", "localhost"], local), "two");
-        assert!(!is_let_in("http://evil.example/status", &["localhost"], local), "the target's counts");
+        assert!(!is_let_in("http://evil.example/status", &["localhost"], local), "the target's host counts");
         assert!(!is_let_in("http://localhost/status", &["evil.example"], local));
     }
 }

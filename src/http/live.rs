@@ -29,7 +29,7 @@ use crate::secret::Secret;
 
 /// Streams at once. Each costs some microseconds per second and one of the server's connections.
 const STREAMS: usize = 32;
-/// Records younger than this are passing through and are no backlog.
+/// Records younger than this are in transit and not a backlog.
 const PASSING: Duration = Duration::from_secs(5);
 /// How often the history is written: a crash loses this much of it.
 const KEEP_EVERY: Duration = Duration::from_mins(1);
@@ -266,7 +266,7 @@ fn forecast(health: &Health, rates: Option<Rates>, drained_in: Option<Duration>)
 }
 
 impl Sampler {
-    /// Reads the counters each second until `stop` is true; then the pages' streams end, too.
+    /// Reads the counters each second until `stop` is true, which also ends the pages' streams.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut clock = tokio::time::interval(TICK);
         // After a pause of the process, missed ticks are not made up.

@@ -1,20 +1,20 @@
-//! The agent's own HTTP surface: health, metrics, the status page, and what an operator may do.
+//! The agent's HTTP surface: health, metrics, the status page, and the operator API.
 //!
 //! | path | answers |
 //! |---|---|
 //! | `GET /` | the status page; its files are under `/assets/` |
 //! | `GET /runbook` | what to do about each alert |
-//! | `GET /events` | what it shows, live; `/status` and `/history` give the same once |
-//! | `GET /health`, `/health/` | whether the process can do its work |
-//! | `GET /healthz` | for orchestrators: whether the process works |
-//! | `GET /readyz` | likewise: whether it can do its work, as `/health/detailed` says |
-//! | `GET /health/detailed` | the same with metrics; also 503 when Redis is away or the outbox is full |
+//! | `GET /events` | the status page's data, live; `/status` and `/history` give it once |
+//! | `GET /health`, `/health/` | whether the process can work |
+//! | `GET /healthz` | liveness, for orchestrators |
+//! | `GET /readyz` | readiness, for orchestrators, as in `/health/detailed` |
+//! | `GET /health/detailed` | health with metrics; also 503 when Redis is away or the outbox is full |
 //! | `GET /metrics`, `/metrics/` | Prometheus' text format |
-//! | `GET /metrics/json` | the same picture for people's own scripts |
-//! | `GET /openapi.json`, `/docs`, `/redoc` | the description of all this, from the handlers themselves |
+//! | `GET /metrics/json` | the same state as JSON, for scripts |
+//! | `GET /openapi.json`, `/docs`, `/redoc` | the description of these paths, generated from the handlers |
 //! | `/admin/…` | see [`admin`] |
 //!
-//! `/events`, `/status`, `/history` and `/admin` are for those who call the agent by a name of its own: see [`hosts`].
+//! `/events`, `/status`, `/history` and `/admin` require a trusted host name: see [`hosts`].
 
 pub mod admin;
 mod assets;
@@ -66,7 +66,7 @@ pub use trusted_ips::TrustedIps;
 
 /// Timeout of an answer, which is made from memory.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// A correlation id is at most this long.
+/// Maximum length of a correlation id.
 const CORRELATION_ID_MAX: usize = 128;
 
 /// Headers that forbid framing, sniffing, caching, and fetching from elsewhere.
@@ -100,21 +100,21 @@ pub struct Surface {
     pub orders: watch::Receiver<Orders>,
     /// Whether the `ControlPlane` knows this server.
     pub registered: watch::Receiver<bool>,
-    /// Why not, once that has lasted for a while.
+    /// Why it does not, once that has lasted for a while.
     pub registration_trouble: watch::Receiver<Option<String>>,
     /// Whether the agent is shutting down.
     pub stopping: watch::Receiver<bool>,
     /// The names of the queues.
     pub names: Names,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// The client, which tells whether the `ControlPlane` answers.
+    /// The client, which knows whether the `ControlPlane` answers.
     pub client: Arc<Client>,
-    /// The Redis server, which tells when its certificates expire.
+    /// The Redis server, which knows when its certificates expire.
     pub redis_server: intake::RedisServer,
     /// Addresses with access; `None`: all.
     pub trusted: Option<TrustedIps>,
-    /// Requests from other addresses.
+    /// Counts requests from other addresses.
     pub refused: Refusals,
     /// The trusted host names.
     pub hosts: Arc<Hosts>,
@@ -147,7 +147,7 @@ pub async fn serve(
     server::serve(listener, router, stop).await;
 }
 
-/// All paths; [`openapi`] describes the same ones.
+/// All paths. [`openapi`] describes the same ones.
 fn router(surface: Arc<Surface>, admin: Arc<Admin>, live: Arc<Live>) -> Router {
     let exposition = Arc::new(Exposition::new(Arc::clone(&surface)));
     let by_name = middleware::from_fn_with_state(Arc::clone(&surface.hosts), hosts::only_by_own_names);

@@ -1,5 +1,5 @@
-//! The description of the HTTP surface. What a path takes and gives is said where it is handled; what holds for many of
-//! them, and comes from a layer around the handlers, is said here.
+//! The OpenAPI description. Handlers describe their parameters and answers; this module adds what the layers around the
+//! handlers do.
 
 use std::sync::LazyLock;
 
@@ -15,12 +15,12 @@ use super::live::StatusSnapshot;
 use super::{admin, assets, exposition, live, pages};
 
 const TOKEN: &str = "admin_token";
-/// Paths that are there twice, for whoever ends them with a slash.
+/// Paths that also exist with a trailing slash.
 const TWICE: [&str; 6] = ["/health", "/metrics", "/runbook", "/docs", "/redoc", "/openapi.json"];
-/// Paths that are there only for who calls the agent by a name of its own, besides `/admin`.
+/// Paths, besides `/admin`, that require a trusted host name.
 const BY_NAME: [&str; 3] = ["/events", "/history", "/status"];
 
-/// What the surface is.
+/// The description's general part.
 #[derive(utoipa::OpenApi)]
 #[openapi(
     info(
@@ -57,7 +57,7 @@ const BY_NAME: [&str; 3] = ["/events", "/history", "/status"];
 )]
 struct Description;
 
-/// What the layers around the handlers do.
+/// Describes what the layers around the handlers do.
 struct LayerResponses;
 
 impl Modify for LayerResponses {
@@ -109,13 +109,13 @@ fn guarded(operation: &mut Operation) {
     }
 }
 
-/// An answer with the reason in it.
+/// An answer that contains the reason.
 fn told(description: &str) -> openapi::Response {
     let content = Content::new(Some(Ref::from_schema_name("Error")));
     ResponseBuilder::new().description(description).content("application/json", content).build()
 }
 
-/// Adds an answer, unless the handler has described it better.
+/// Adds an answer unless the handler has described it.
 fn answer(operation: &mut Operation, status: &str, response: openapi::Response) {
     operation.responses.responses.entry(status.to_owned()).or_insert_with(|| response.into());
 }
@@ -128,7 +128,7 @@ fn answer(operation: &mut Operation, status: &str, response: openapi::Response) 
     responses((status = 200, description = "OpenAPI 3.1", body = Object))
 )]
 pub(super) async fn description() -> Response {
-    // It is the same for as long as the process lives, and made when somebody asks for it first.
+    // The text never changes while the process lives. It is built at the first request.
     static TEXT: LazyLock<Result<Bytes, String>> = LazyLock::new(|| {
         Description::openapi().to_json().map(Bytes::from).map_err(|error| error.to_string())
     });
@@ -147,12 +147,12 @@ mod tests {
 
     use super::*;
 
-    /// What stands between `begin` and `end`.
+    /// The text between `begin` and `end`.
     fn between<'a>(text: &'a str, begin: &str, end: &str) -> Option<&'a str> {
         text.split_once(begin)?.1.split(end).next()
     }
 
-    /// The operations of a router, as `GET /path`. It tells them only in the form for people who debug.
+    /// The operations of a router, as `GET /path`. Only the router's `Debug` output lists them.
     fn operations(router: &str) -> BTreeSet<String> {
         let (routing, _) = router.split_once("fallback_router").expect("the form that is known here");
         let (methods, paths) = routing.split_once("node: Node").expect("paths behind the methods");

@@ -6,13 +6,13 @@ use axum::response::{Html, IntoResponse, Response};
 
 use super::runbook;
 
-/// Its own files, and nothing else: no frames, no forms, no inline scripts or styles.
+/// Allows its own files and nothing else: no frames, forms, inline scripts or inline styles.
 const STATUS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
     img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
-/// Swagger UI sets styles in its markup, and has its icons in its style sheet.
+/// Swagger UI sets inline styles, and embeds its icons in its style sheet.
 const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
     connect-src 'self'; img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
-/// Redoc writes its styles as it goes.
+/// Redoc generates its styles at run time.
 const REDOC_POLICY: &str = DOCS_POLICY;
 
 fn page(policy: &'static str, text: impl Into<Body>) -> Response {
@@ -47,7 +47,7 @@ pub(super) async fn runbook() -> Response {
     page(STATUS_POLICY, runbook::PAGE.as_str())
 }
 
-/// The same with a slash at its end.
+/// The same with a trailing slash.
 pub(super) async fn runbook_below() -> Response {
     page(STATUS_POLICY, one_level_up(&runbook::PAGE))
 }
@@ -63,7 +63,7 @@ pub(super) async fn docs() -> Response {
     page(DOCS_POLICY, include_str!("pages/docs.html"))
 }
 
-/// The same with a slash at its end: what it fetches is one level up.
+/// The same with a trailing slash: what it fetches is one level up.
 pub(super) async fn docs_below() -> Response {
     page(DOCS_POLICY, one_level_up(include_str!("pages/docs.html")))
 }
@@ -79,7 +79,7 @@ pub(super) async fn redoc() -> Response {
     page(REDOC_POLICY, include_str!("pages/redoc.html"))
 }
 
-/// The same with a slash at its end.
+/// The same with a trailing slash.
 pub(super) async fn redoc_below() -> Response {
     page(REDOC_POLICY, one_level_up(include_str!("pages/redoc.html")))
 }

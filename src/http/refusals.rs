@@ -1,4 +1,4 @@
-//! Refused requests, logged at most once a minute, so that they cannot fill the disk.
+//! Logs refused requests at most once a minute, which keeps them from filling the disk.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ struct State {
 }
 
 impl Refusals {
-    /// Counts one. Returns how many there were since the last message, if one is due.
+    /// Counts a request. Returns the count since the last message, if a message is due.
     pub(super) fn count(&self) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.count += 1;

@@ -1,5 +1,4 @@
-//! Requests to the ControlPlane by route: how many a second, how many of them went wrong, and how long they took, over the
-//! last half minute.
+//! Requests to the `ControlPlane` by route over the last half minute: their rate, errors and durations.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,39 +9,39 @@ use utoipa::ToSchema;
 
 use crate::telemetry::metrics::Metrics;
 
-/// Rates and times are over so many seconds.
+/// The window of rates and durations, in seconds.
 const SECONDS: f64 = 30.0;
 
-/// One route, lately.
+/// A route's recent requests.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 #[schema(as = Route)]
 pub(crate) struct RouteBody {
-    /// As in the metrics.
+    /// The route's name, as in the metrics.
     pub endpoint: String,
-    /// Requests a second.
+    /// Requests per second.
     pub per_second: f64,
-    /// Of these, the ones without an answer or with one from 400 on, but for 409 and 429.
+    /// Requests per second without an answer, or with one from 400 on except 409 and 429.
     pub errors_per_second: f64,
-    /// Of these, the ones that were told to come later (429).
+    /// Requests per second answered 429.
     pub too_many_per_second: f64,
-    /// The time that half of them took at the most; none if none has ended.
+    /// Median duration; null if no request has ended.
     pub p50_seconds: Option<f64>,
-    /// Likewise, 99 of a hundred.
+    /// 99th percentile of the durations.
     pub p99_seconds: Option<f64>,
 }
 
-/// What was counted of one route so far.
+/// A route's counters.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Counted {
     all: u64,
     errors: u64,
     too_many: u64,
-    /// Upper bounds in seconds, each with how many took no longer.
+    /// Upper bounds in seconds, each with the number of requests that took no longer.
     pub buckets: Vec<(f64, u64)>,
 }
 
 impl Counted {
-    /// So many requests ended with this code: a status, or the name of what was in the way.
+    /// Adds requests that ended with this code: a status, or the name of a failure.
     pub(crate) fn add(&mut self, code: &str, count: u64) {
         self.all += count;
         match code.parse::<u16>() {
@@ -53,29 +52,29 @@ impl Counted {
     }
 }
 
-/// What was counted at moments of the last half minute.
+/// The counters at moments of the last half minute.
 #[derive(Debug, Default)]
 pub(crate) struct Requests(VecDeque<(f64, RouteCounts)>);
 
-/// What was counted so far, by route.
+/// Counters by route.
 pub(crate) type RouteCounts = BTreeMap<String, Counted>;
 
 impl Requests {
-    /// Notes what is counted now, so many seconds after the start.
+    /// Adds the current counters, `at` seconds after the start.
     pub(super) fn note(&mut self, at: f64, metrics: &Metrics) {
         self.push(at, count(&metrics.requests.collect(), &metrics.request_seconds.collect()));
     }
 
-    /// Likewise, of another agent.
+    /// Adds the counters of another agent.
     pub(crate) fn push(&mut self, at: f64, counted: RouteCounts) {
         self.0.push_back((at, counted));
-        // Of those that are older the newest stays: where nobody looks more often, the span is from it.
+        // The newest of the older samples stays: with rare samples, the window starts there.
         while self.0.get(1).is_some_and(|(second, _)| *second <= at - SECONDS) {
             self.0.pop_front();
         }
     }
 
-    /// The routes that were asked lately, the busiest first.
+    /// The routes with recent requests, busiest first.
     pub(crate) fn routes(&self) -> Vec<RouteBody> {
         let (Some((from, before)), Some((to, now))) = (self.0.front(), self.0.back()) else {
             return Vec::new();
@@ -107,7 +106,7 @@ impl Requests {
     }
 }
 
-/// The time that this part of the requests between two moments took at the most, interpolated within its bucket.
+/// The quantile `part` of the durations between two moments, interpolated within its bucket.
 fn quantile(part: f64, before: &Counted, now: &Counted) -> Option<f64> {
     let counts = now.buckets.iter().enumerate().map(|(n, (bound, count))| {
         (*bound, count - before.buckets.get(n).map_or(0, |(_, count)| *count).min(*count))
@@ -165,7 +164,7 @@ mod tests {
         assert_eq!(requests.routes(), []);
         let before = [(0.1, 1000), (1.0, 1000), (f64::INFINITY, 1000)];
         requests.push(at(0), [("batch".to_owned(), counted(1000, 3, 0, &before))].into());
-        assert_eq!(requests.routes(), [], "one moment says nothing");
+        assert_eq!(requests.routes(), [], "one sample gives no rate");
         let now = [(0.1, 1090), (1.0, 1100), (f64::INFINITY, 1100)];
         requests.push(at(10), [("batch".to_owned(), counted(1100, 13, 20, &now))].into());
         let [route] = &requests.routes()[..] else { panic!("{requests:?}") };
@@ -177,7 +176,7 @@ mod tests {
         }
         assert_eq!(requests.routes(), [], "not lately");
         assert!(requests.0.len() <= SECONDS as usize + 1);
-        // Looked at once a minute, it is over that minute.
+        // Sampled once a minute, the window is that minute.
         for (minute, all) in [(1, 1200), (2, 1800)] {
             requests.push(at(59 + 60 * minute), [("batch".to_owned(), counted(all, 13, 20, &now))].into());
         }
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_took_longer_than_the_last_bound_is_told_as_that() {
+    fn durations_beyond_the_last_bound_are_reported_as_that_bound() {
         let slow = counted(2, 0, 0, &[(0.1, 0), (1.0, 0), (f64::INFINITY, 2)]);
         assert_eq!(quantile(0.5, &Counted::default(), &slow), Some(1.0));
         assert_eq!(quantile(0.5, &slow, &slow), None);

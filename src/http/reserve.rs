@@ -7,13 +7,13 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
 
-/// So many connections can be accepted when the process has no descriptor left: a scraper, a probe, and two who look.
+/// Connections that can be accepted when the process has no descriptor left: a scraper, a probe, and two people.
 const KEPT: usize = 4;
 
-/// That of this process: its descriptors are shared by all listeners.
+/// This process' reserve: all listeners share its descriptors.
 pub(super) static RESERVE: DescriptorReserve = DescriptorReserve(Mutex::new(Vec::new()));
 
-/// Open descriptors that stand for nothing.
+/// Open descriptors that serve only as placeholders.
 pub(super) struct DescriptorReserve(Mutex<Vec<File>>);
 
 impl DescriptorReserve {
@@ -21,7 +21,7 @@ impl DescriptorReserve {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes descriptors until there are enough. Whether there are: others may have been quicker.
+    /// Opens descriptors until the reserve is full. Returns whether it is: other code may take them first.
     pub(super) fn refill(&self) -> bool {
         let mut held = self.held();
         while held.len() < KEPT {
@@ -33,18 +33,18 @@ impl DescriptorReserve {
         true
     }
 
-    /// Whether some are lacking: what lasts must not begin now.
+    /// Whether the reserve is incomplete: then nothing long-lived may start.
     pub(super) fn is_short(&self) -> bool {
         self.held().len() < KEPT
     }
 
-    /// Gives one back to the process. Whether there was one.
+    /// Returns a descriptor to the process. Returns whether there was one.
     pub(super) fn release(&self) -> bool {
         self.held().pop().is_some()
     }
 }
 
-/// Whether an error says that there are no descriptors left.
+/// Whether an error means that no descriptors are left.
 pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
     let number = error.raw_os_error();
     number == Some(Errno::MFILE.raw_os_error()) || number == Some(Errno::NFILE.raw_os_error())

@@ -1,7 +1,7 @@
-//! The runbook as a page of the agent, available where problems are shown, without another host.
+//! The runbook as a page of the agent: it is there where problems are shown, without another host.
 //!
-//! The page is made of `docs/runbook.md` by the few forms of Markdown that it has: headings, paragraphs, lists, tables, code
-//! blocks, and in a line code, bold, emphasis and links. Links to the book's other pages, which are not here, become text.
+//! The page is generated from `docs/runbook.md`, which uses few Markdown forms: headings, paragraphs, lists, tables, code
+//! blocks; inline code, bold, emphasis and links. Links to the book's other pages, which are not served here, become text.
 
 use std::fmt::Write as _;
 use std::iter::Peekable;
@@ -10,13 +10,13 @@ use std::sync::LazyLock;
 
 const SOURCE: &str = include_str!("../../docs/runbook.md");
 const HEAD: &str = include_str!("pages/runbook.html");
-/// Where the text goes.
+/// The placeholder for the text.
 const CONTENT: &str = "<!-- content -->";
 
 /// The page.
 pub(super) static PAGE: LazyLock<String> = LazyLock::new(|| HEAD.replacen(CONTENT, &html(SOURCE), 1));
 
-/// The anchor of the section with this heading, as forges and mdBook make it.
+/// The anchor of a heading, as forges and mdBook generate it.
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>().to_lowercase()
@@ -46,7 +46,7 @@ fn html(markdown: &str) -> String {
     html
 }
 
-/// A line with those that go on with it.
+/// A line joined with its continuation lines.
 fn with_rest(line: &str, lines: &mut Peekable<Lines<'_>>) -> String {
     let begins_another = |line: &str| line.is_empty() || line.starts_with(['#', '|']) || is_item(line);
     let mut text = line.to_owned();
@@ -83,7 +83,7 @@ fn table(html: &mut String, head: &str, lines: &mut Peekable<Lines<'_>>) {
     html.push_str("<table>\n<thead>");
     row(html, head, "th");
     html.push_str("</thead>\n<tbody>\n");
-    // The second line only says that the first one was the head.
+    // The second line only marks the first as the heading.
     lines.next();
     while let Some(line) = lines.next_if(|line| line.starts_with('|')) {
         row(html, line, "td");
@@ -91,13 +91,13 @@ fn table(html: &mut String, head: &str, lines: &mut Peekable<Lines<'_>>) {
     html.push_str("</tbody>\n</table>\n");
 }
 
-/// Text with code, bold, emphasis and links. What stands in code is none of these.
+/// Inline code, bold, emphasis and links. Other forms inside code are ignored.
 fn inline(text: &str) -> String {
     let mut html = String::new();
     for (n, part) in text.split('`').enumerate() {
         if n % 2 == 1 {
             let code = escaped(part).replace('*', "&#42;");
-            // An alert that is named is one of the sections.
+            // The name of an alert links to its section.
             let is_section = part.starts_with("Dataplane") && SOURCE.contains(&format!("\n## {part}\n"));
             let _ = if is_section {
                 write!(html, "<a href=\"#{}\"><code>{code}</code></a>", anchor(part))
@@ -111,10 +111,10 @@ fn inline(text: &str) -> String {
     pairs(&pairs(&html, "**", "strong"), "*", "em")
 }
 
-/// What stands between two marks, in an element.
+/// Puts the text between each two marks into an element.
 fn pairs(text: &str, mark: &str, element: &str) -> String {
     let parts: Vec<&str> = text.split(mark).collect();
-    // One that has no partner is itself.
+    // A mark without a partner is plain text.
     if parts.len().is_multiple_of(2) {
         return text.to_owned();
     }
@@ -125,7 +125,7 @@ fn pairs(text: &str, mark: &str, element: &str) -> String {
     parts.iter().enumerate().map(part).collect()
 }
 
-/// Links within the page are links; those to others are their text.
+/// Keeps links within the page; other links become their text.
 fn links(text: &str) -> String {
     let (mut html, mut rest) = (String::new(), text);
     while let Some((before, link)) = rest.split_once('[') {
@@ -185,7 +185,7 @@ mod tests {
         for mark in ["**", "```", "](", "|--", "`", "\n#"] {
             assert!(!is_left(mark), "{mark}");
         }
-        // Links lead to sections that there are.
+        // Links lead to existing sections.
         for target in PAGE.split("href=\"#").skip(1).filter_map(|rest| rest.split('"').next()) {
             assert!(PAGE.contains(&format!("id=\"{target}\"")), "{target}");
         }

@@ -1,5 +1,5 @@
-//! Serves a router within limits: of connections and descriptors, of the time a request's head may take, of the time a peer may take to
-//! read its answer, and of the time to stop.
+//! Serves a router within limits: connections and descriptors, the time to receive a request's head, the time a peer takes
+//! to read its answer, and the time to stop.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,25 +26,25 @@ use super::hosts::LocalAddress;
 use super::reserve::{RESERVE, is_out_of_descriptors};
 use super::socket::TimeoutSocket;
 
-/// Connections at a time. Scrapers need a few; when all are taken, one that waits for its peer is closed for the next.
+/// Maximum connections. Scrapers need a few; at the limit, a new connection displaces one that waits for its peer.
 const CONNECTIONS: usize = 256;
-/// The head of a request takes no longer; neither does a kept-alive connection wait longer for the next one.
+/// Maximum time for a request's head, and for a kept-alive connection to send the next request.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
-/// A request's head is at most so large, and has so many headers at most.
+/// Maximum size of a request's head, and maximum number of its headers.
 const HEAD_BYTES: usize = 16 << 10;
 const HEADERS: usize = 64;
-/// So much of an answer waits in the kernel for a peer that does not read it; Linux doubles it.
+/// Unread bytes of an answer in the kernel; Linux doubles the figure.
 const UNREAD_BYTES: u32 = 64 << 10;
-/// So many may knock at once. One more would have to knock again, a second later.
+/// Connections waiting to be accepted. One more has to retry after a second.
 const KNOCKING: u32 = 1024;
-/// After an accept that failed: somebody must end first.
+/// Pause after a failed accept: a connection must end first.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often descriptors are taken back while some are lacking.
+/// How often the reserve is refilled while it is incomplete.
 const REFILL_EVERY: Duration = Duration::from_secs(1);
-/// What is being answered at a stop has so long.
+/// Time for requests in progress at a stop.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// Listens on the first address of `host` that can be listened on.
+/// Listens on the first usable address of `host`.
 pub async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
     let mut fault = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     for address in lookup_host((host, port)).await.map_err(unknown_host)? {
@@ -59,7 +59,7 @@ pub async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
 /// Maps a failed lookup to `NotFound`, unless the resolver could not be reached: that passes by itself.
 fn unknown_host(error: io::Error) -> io::Error {
     let text = error.to_string();
-    // The resolver's words are all that is passed on: those of glibc, and of musl.
+    // The error contains only the resolver's text: glibc's and musl's phrases.
     let is_for_now =
         ["Temporary failure", "Try again", "System error"].iter().any(|for_now| text.contains(for_now));
     let is_lookup = error.kind() != io::ErrorKind::InvalidInput && error.raw_os_error().is_none();
@@ -68,21 +68,21 @@ fn unknown_host(error: io::Error) -> io::Error {
 
 fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A restart need not wait for what is left of connections before it.
+    // Connections of the previous process that linger must not delay a restart.
     socket.set_reuseaddr(true)?;
-    // What is accepted has it, too.
+    // Accepted sockets inherit it.
     socket.set_send_buffer_size(UNREAD_BYTES)?;
     socket.bind(address)?;
     socket.listen(KNOCKING)
 }
 
-/// Serves until `stop` is true; then what is being answered is answered, and everything else is cut.
+/// Serves until `stop` is true; then requests in progress are finished, and all other connections are closed.
 pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
     let limit = ConnectionLimit::new(CONNECTIONS);
     let service = TowerToHyperService::new(router);
     let mut connections = JoinSet::new();
     let told = stop.clone();
-    // It is accepted first: only somebody who is there makes another leave.
+    // A connection is accepted before it gets a permit: only a real connection may displace another.
     let mut knocking = None;
     loop {
         let accepted = async {
@@ -104,7 +104,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch
                 let conversation = converse(stream, peer, Arc::new(permit), service.clone(), told.clone());
                 connections.spawn(async {
                     conversation.await;
-                    // Before anybody else takes the descriptor that this connection had.
+                    // Before anything else takes the descriptor of the closed connection.
                     RESERVE.refill();
                 });
             }
@@ -117,7 +117,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch
     }
 }
 
-/// The next connection; none if there is none yet, or it cannot be had.
+/// Accepts the next connection; `None` if there is none yet or accepting failed.
 async fn accept(listener: &TcpListener, limit: &ConnectionLimit) -> Option<(TcpStream, SocketAddr)> {
     let is_full = RESERVE.refill();
     let accepted = if is_full {
@@ -131,10 +131,10 @@ async fn accept(listener: &TcpListener, limit: &ConnectionLimit) -> Option<(TcpS
     };
     if is_out_of_descriptors(&error) {
         if RESERVE.release() {
-            // At once: nobody else on this thread comes between.
+            // Accept immediately: nothing else on this thread can take the descriptor in between.
             return listener.accept().now_or_never()?.ok();
         }
-        // All of the reserve is in use: whoever waits longest for its peer gives its descriptor back.
+        // The reserve is used up: the connection that waits longest for its peer gives its descriptor back.
         let _ = tokio::time::timeout(PAUSE, limit.make_room()).await;
     }
     tracing::debug!(%error, "cannot accept a connection");
@@ -142,7 +142,7 @@ async fn accept(listener: &TcpListener, limit: &ConnectionLimit) -> Option<(TcpS
     None
 }
 
-/// One connection, until either side ends it.
+/// Serves one connection until either side closes it.
 async fn converse(
     stream: TcpStream,
     peer: SocketAddr,
@@ -150,7 +150,7 @@ async fn converse(
     service: TowerToHyperService<Router>,
     mut stop: watch::Receiver<bool>,
 ) {
-    // An answer of several writes must not wait for the peer to acknowledge the first. Where it cannot be had, it waits.
+    // An answer of several writes must not wait for an acknowledgement of the first. If this fails, it waits.
     let _ = stream.set_nodelay(true);
     let local = stream.local_addr().ok();
     let place = Arc::clone(&permit);
@@ -176,7 +176,7 @@ async fn converse(
     tokio::select! {
         biased;
         () = permit.wanted() => return,
-        // How a client leaves is its own affair.
+        // It does not matter how a client disconnects.
         _ = connection.as_mut() => return,
         () = until_true(&mut stop) => {}
     }
@@ -184,7 +184,7 @@ async fn converse(
     let _ = connection.await;
 }
 
-/// Keeps a connection's place while a request is being answered.
+/// Marks a connection as busy while a request is being answered.
 struct AtWork(Arc<ConnectionPermit>);
 
 impl AtWork {
@@ -200,7 +200,7 @@ impl Drop for AtWork {
     }
 }
 
-/// A request's body: while the peer does not send the rest of it, the connection has nothing to do.
+/// A request's body. While the peer sends nothing, the connection counts as waiting.
 struct Question {
     body: Incoming,
     permit: Arc<ConnectionPermit>,
@@ -234,7 +234,7 @@ impl Drop for Question {
     }
 }
 
-/// An answer's body: when the last of it has gone, the connection has nothing to do.
+/// An answer's body. When it has been sent, the connection is idle.
 struct ResponseBody {
     body: Body,
     _at_work: AtWork,
@@ -261,6 +261,6 @@ impl HttpBody for ResponseBody {
 }
 
 async fn until_true(stop: &mut watch::Receiver<bool>) {
-    // A sender that is gone means the same.
+    // A dropped sender also means stop.
     let _ = stop.wait_for(|stop| *stop).await;
 }

@@ -1,4 +1,4 @@
-//! A connection's socket, which does not wait for ever for a peer that reads nothing.
+//! A connection's socket that does not wait indefinitely for a peer that reads nothing.
 
 use std::io;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use super::connection_limit::ConnectionPermit;
 /// A peer that reads nothing for this long is gone or hostile.
 const TAKEN_WITHIN: Duration = Duration::from_secs(10);
 
-/// A stream whose writing fails when nothing of it is taken in time.
+/// A stream whose writes fail if the peer reads nothing in time.
 pub(super) struct TimeoutSocket {
     stream: TcpStream,
     permit: Arc<ConnectionPermit>,

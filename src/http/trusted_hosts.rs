@@ -1,28 +1,28 @@
-//! The names by which the HTTP surface may be called: `TRUSTED_HOSTS`, and what stands in a request's `Host`.
+//! The host names under which the HTTP surface answers: `TRUSTED_HOSTS`, and the parser for a request's `Host`.
 
 use std::str::FromStr;
 
 use url::Host;
 
-/// A host, perhaps with a port, as in `Host` (RFC 9110 §7.2). Names are in lower case and without a dot at their end, and an
-/// IPv4 address within IPv6 is an IPv4 address.
+/// A host with an optional port, as in `Host` (RFC 9110 §7.2). Names are in lower case without a trailing dot, and an
+/// IPv4-mapped IPv6 address is stored as IPv4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CalledHost {
     /// The name or address.
     pub(super) host: Host<String>,
-    /// The port, if there is one.
+    /// The port, if any.
     pub(super) port: Option<u16>,
 }
 
 impl CalledHost {
-    /// Reads `name`, `name:port`, `10.0.0.1:port`, `[::1]:port`.
+    /// Parses `name`, `name:port`, `10.0.0.1:port`, `[::1]:port`.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (host, port) = match text.rsplit_once(':') {
-            // The colons of an IPv6 address are within brackets.
+            // The colons of an IPv6 address are inside brackets.
             Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
             _ => (text, None),
         };
-        // A colon without a number behind it is no port.
+        // A colon without a number after it is not a port.
         let port = match port.filter(|port| !port.is_empty()) {
             Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(port.parse().ok()?),
             Some(_) => return None,
@@ -30,7 +30,7 @@ impl CalledHost {
         };
         let host = match Host::parse(host.strip_suffix('.').unwrap_or(host)).ok()? {
             Host::Ipv6(ip) => ip.to_ipv4_mapped().map_or(Host::Ipv6(ip), Host::Ipv4),
-            // URLs allow more in a host than names have.
+            // A URL's host may contain more than a host name.
             Host::Domain(name)
                 if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) =>
             {
@@ -42,12 +42,12 @@ impl CalledHost {
     }
 }
 
-/// Further names and addresses that `Host` may have.
+/// Additional names and addresses allowed in `Host`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedHosts(Vec<CalledHost>);
 
 impl TrustedHosts {
-    /// These, and the host on which the surface listens; one that stands for every address is none.
+    /// These, plus the host on which the surface listens unless it is a wildcard.
     #[must_use]
     pub fn with_own(mut self, server_host: &str) -> Self {
         let own = CalledHost::parse(server_host).or_else(|| CalledHost::parse(&format!("[{server_host}]")));
@@ -60,7 +60,7 @@ impl TrustedHosts {
         self
     }
 
-    /// Whether this is one of them. One with a port is meant with that port alone.
+    /// Whether the host is listed. An entry with a port matches only that port.
     pub(super) fn contains(&self, called: &CalledHost) -> bool {
         self.0
             .iter()
@@ -144,7 +144,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in "\\PC{0,30}|[a.:\\[\\]0-9@%]{0,20}") {
+        fn no_text_makes_the_parser_panic(text in "\\PC{0,30}|[a.:\\[\\]0-9@%]{0,20}") {
             let _ = CalledHost::parse(&text);
             let _ = text.parse::<TrustedHosts>();
         }

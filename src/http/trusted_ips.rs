@@ -1,16 +1,16 @@
-//! `TRUSTED_IPS`.
+//! `TRUSTED_IPS`: the addresses with access.
 
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
 
-/// Who may read the HTTP surface.
+/// The addresses that may read the HTTP surface; empty: all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedIps(Vec<IpNet>);
 
 impl TrustedIps {
-    /// Whether this peer may. With no list at all, everyone may.
+    /// Whether this peer has access.
     pub fn allows(&self, peer: IpAddr) -> bool {
         // On a dual-stack socket an IPv4 peer arrives as ::ffff:a.b.c.d.
         self.0.is_empty() || self.0.iter().any(|block| block.contains(&peer.to_canonical()))

@@ -1,8 +1,8 @@
-//! The size limit of one answer from Redis: it shrinks after an answer was cut off.
+//! The size limit of one answer from Redis. It shrinks after an answer was cut off.
 //!
 //! Redis closes a connection whose answer exceeds its `client-output-buffer-limit`, without an error. A connection that
-//! broke instead of returning messages may have met that limit, or Redis stopped; asking for less is right in the first case
-//! and harmless in the second. After a while more is tried again, ever less often if it is cut off each time.
+//! broke instead of returning messages may have hit that limit, or Redis stopped. Asking for less helps in the first case
+//! and is harmless in the second. After a while the limit grows again, ever later if answers are still cut off.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,9 +15,9 @@ pub(super) const MESSAGE_BYTES: usize = 1 << 20;
 const STEPS: [usize; 5] = [1 << 20, 256 << 10, 64 << 10, 16 << 10, 0];
 /// The largest answer ever requested: a round's bytes, plus one message of each of three queues.
 pub(super) const ANSWER_BYTES: usize = STEPS[0] + 3 * MESSAGE_BYTES;
-/// A note on an oversized message is smaller, and must not count as oversized itself.
+/// The minimum. A note on an oversized message is smaller, and must not itself count as oversized.
 const MESSAGE_BYTES_LEAST: usize = 16 << 10;
-/// When to try more again: the first time, and the maximum.
+/// When to try a higher limit: the first delay, and the longest.
 const MORE_AFTER: Duration = Duration::from_secs(10);
 const MORE_AFTER_MOST: Duration = Duration::from_secs(3600);
 
@@ -30,7 +30,7 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// The full limits.
+    /// The highest limits.
     pub(super) fn full() -> Self {
         Self { step: 0, message_bytes: MESSAGE_BYTES }
     }
@@ -39,7 +39,7 @@ impl Allowance {
         STEPS.get(self.step).copied().unwrap_or(0)
     }
 
-    /// One message in all queues.
+    /// Whether only one message in total may be requested.
     pub(super) fn is_single(self) -> bool {
         self.bytes() == 0
     }
@@ -54,10 +54,11 @@ impl fmt::Display for Allowance {
     }
 }
 
-/// The limits, across conversations.
+/// The limits, kept across sessions.
 pub(super) struct Allowances {
     now: Allowance,
-    /// The longest message that can be a record. A longer one may stay in Redis if it is cut off although requested alone.
+    /// The longest message that can be a record. A longer message may stay in Redis if even a request for it alone is cut
+    /// off.
     record_bytes: usize,
     more_at: Instant,
     more_after: Duration,
@@ -76,14 +77,14 @@ impl Allowances {
             } else {
                 self.now.step -= 1;
             }
-            // If this is cut off, the next attempt comes later.
+            // If the higher limit is cut off too, the next attempt comes later.
             self.more_after = (self.more_after * 2).min(MORE_AFTER_MOST);
             self.more_at = Instant::now() + self.more_after;
         }
         self.now
     }
 
-    /// An answer was cut off. False if nothing smaller can be asked for.
+    /// Lowers the limit after a cut-off answer. False if it is already the lowest.
     pub(super) fn cut(&mut self) -> bool {
         self.more_at = Instant::now() + self.more_after;
         if self.now.step + 1 < STEPS.len() {
@@ -118,12 +119,12 @@ mod tests {
     fn more_is_tried_again_step_by_step_and_later_each_time() {
         let mut allowances = Allowances::new(MESSAGE_BYTES);
         assert!(allowances.cut() && allowances.cut());
-        assert_eq!(allowances.now().bytes(), 64 << 10, "not at once");
+        assert_eq!(allowances.now().bytes(), 64 << 10, "not immediately");
         allowances.more_at = Instant::now();
         assert_eq!(allowances.now().bytes(), 256 << 10);
         assert_eq!(allowances.now().bytes(), 256 << 10, "one step");
         assert!(allowances.cut());
-        assert!(allowances.more_at > Instant::now() + MORE_AFTER, "it is waited for longer");
+        assert!(allowances.more_at > Instant::now() + MORE_AFTER, "the next delay is longer");
         for _ in 0..2 {
             allowances.more_at = Instant::now();
             allowances.now();

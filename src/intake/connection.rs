@@ -20,15 +20,14 @@ use super::address::{ClusterUrl, SentinelUrl, ServerSettings};
 use crate::secret::expiry::{self, Expiry};
 use crate::secret::{Secret, SecretSource, read_small};
 
-/// An idle connection is probed after this time, and then at this interval, so that a vanished peer is noticed without a
-/// request.
+/// Delay and interval of keepalive probes on an idle connection, which detect a vanished peer without a request.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Unreachable nodes must not use up the time in which the others would have answered.
+/// Connect timeout of a node: unreachable nodes must not use up the time for the others.
 const NODE_CONNECT: Duration = Duration::from_secs(3);
-/// How often a cluster's client follows a slot to another node, or waits for a node, within one call. After that the
-/// conversation ends.
+/// How often a cluster client follows a slot to another node, or waits for a node, within one call. After that the session
+/// ends.
 const CLUSTER_RETRIES: u32 = 4;
 const CLUSTER_RETRY_MS: (u64, u64) = (10, 500);
 
@@ -38,7 +37,7 @@ pub enum RedisClientError {
     /// A file with a certificate, key or password cannot be read.
     #[error("{variable}: cannot read {path}")]
     File {
-        /// The variable that names it.
+        /// The variable that names the file.
         variable: &'static str,
         /// The file.
         path: String,
@@ -63,7 +62,7 @@ struct ServerState {
 /// Reloaded files, ready to use.
 pub struct PreparedServer(Loaded);
 
-/// Derived from the settings and their files.
+/// The parts derived from the settings and their files.
 struct Loaded {
     client: RedisClient,
     expiries: Vec<Expiry>,
@@ -72,7 +71,7 @@ struct Loaded {
 #[derive(Clone)]
 enum RedisClient {
     Direct(Box<Client>),
-    /// Sentinels are asked for the primary with every connection, since it changes in a fail-over.
+    /// Sentinels are asked for the primary at every connection attempt: it changes in a fail-over.
     Sentinel(Arc<Mutex<SentinelClient>>),
     Cluster(Box<ClusterClient>),
     #[cfg(feature = "simulation")]
@@ -93,14 +92,14 @@ impl RedisServer {
         Self(Arc::new(ServerState { settings: settings.clone(), loaded }))
     }
 
-    /// Reloads certificates, keys and passwords from their files, for future connections. On an error nothing changes. Reads
-    /// files: do not call it on a thread that must not block.
+    /// Reloads certificates, keys and passwords from their files, for future connections. On an error nothing changes.
+    /// Reads files: do not call it on a thread that must not block.
     pub fn reload(&self) -> Result<(), RedisClientError> {
         self.adopt(self.prepare()?);
         Ok(())
     }
 
-    /// The same, but nothing changes before [`Self::adopt`].
+    /// The same, but changes nothing until [`Self::adopt`].
     pub fn prepare(&self) -> Result<PreparedServer, RedisClientError> {
         let mut settings = self.0.settings.clone();
         for (variable, secret) in
@@ -135,7 +134,7 @@ impl RedisServer {
         matches!(self.client(), RedisClient::Cluster(_))
     }
 
-    /// Expiry of the certificates in use.
+    /// When the certificates in use expire.
     pub fn expiries(&self) -> Vec<Expiry> {
         self.0.loaded.read().unwrap_or_else(PoisonError::into_inner).expiries.clone()
     }
@@ -208,7 +207,7 @@ fn tcp(settings: &ServerSettings) -> TcpSettings {
     TcpSettings::default()
         .set_nodelay(true)
         .set_keepalive(socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL))
-        // Limits unacknowledged data: otherwise the kernel retries for a quarter of an hour.
+        // Limits how long data may stay unacknowledged: otherwise the kernel retries for a quarter of an hour.
         .set_user_timeout(settings.socket_timeout)
 }
 
@@ -258,7 +257,7 @@ fn unreadable(variable: &'static str, path: &Path, source: std::io::Error) -> Re
     RedisClientError::File { variable, path: path.display().to_string(), source }
 }
 
-/// A connection, or with a cluster one to each node.
+/// A connection; for a cluster, one to each node.
 #[derive(Clone)]
 pub(super) enum Connection {
     One(MultiplexedConnection),
@@ -268,7 +267,7 @@ pub(super) enum Connection {
 }
 
 impl Connection {
-    /// This section of `INFO`, of every node.
+    /// A section of `INFO`, from every node.
     pub(super) async fn info(&mut self, section: &str) -> RedisResult<Vec<String>> {
         let mut command = redis::cmd("INFO");
         command.arg(section);
@@ -343,7 +342,7 @@ pub(super) async fn connect(settings: &Settings, patience: Duration) -> RedisRes
     }
 }
 
-/// One timeout for work that takes several connections, each with its own timeout.
+/// Applies one timeout to work that opens several connections, each with its own timeout.
 async fn in_time<T>(timeout: Duration, asked: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
     let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
     tokio::time::timeout(timeout, asked).await.unwrap_or_else(|_| Err(late().into()))

@@ -26,7 +26,7 @@ pub(super) const REASONS: [&str; 17] = [
     "wrong_type",
 ];
 
-/// What ended a conversation with Redis.
+/// What ended a session with Redis.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// Redis is unreachable or returned an error.
@@ -48,7 +48,7 @@ pub enum SourceError {
         "another agent, with outbox {holder}, uses SERVER_ID {server_id}: give each agent its own SERVER_ID"
     )]
     Held {
-        /// The name.
+        /// The shared ID.
         server_id: String,
         /// The ID of the other agent's outbox.
         holder: String,
@@ -79,7 +79,7 @@ impl SourceError {
 
 /// The reason of an error of Redis or the connection.
 pub(super) fn reason_of(error: &RedisError) -> &'static str {
-    // Of pipelined commands, the first that was refused.
+    // In a pipeline, the first command that was refused.
     if error.code().is_none()
         && let Some([(_, first), ..]) = error.clone().into_server_errors().as_deref()
     {
@@ -105,7 +105,7 @@ pub(super) fn reason_of(error: &RedisError) -> &'static str {
     }
 }
 
-/// The first word of a Redis error. For a command in a script, Redis before 7 puts it after the position.
+/// The first word of a Redis error. For a command inside a script, Redis before 7 puts it after the position.
 fn word(error: &RedisError) -> Option<&str> {
     match error.code() {
         Some("ERR") => error.detail()?.rsplit_once(": -")?.1.split(' ').next(),
@@ -122,12 +122,12 @@ pub(super) struct RedisRefusal {
 }
 
 impl RedisRefusal {
-    /// What Redis answered.
+    /// A refusal by Redis.
     pub(super) fn of(error: &RedisError) -> Self {
         Self { reason: reason_of(error), text: error.to_string() }
     }
 
-    /// What a round's script found under a queue's name, if that is not a queue: it checks nothing else.
+    /// The refusal of a queue whose key has the wrong type, found by a round's script, which checks nothing else.
     pub(super) fn found(text: String) -> Option<Self> {
         (!text.is_empty()).then_some(Self { reason: "wrong_type", text })
     }
@@ -139,12 +139,12 @@ impl std::fmt::Display for RedisRefusal {
     }
 }
 
-/// Whether Redis itself refused, on a working connection.
+/// Whether Redis itself refused, over a working connection.
 pub(super) fn is_refusal(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }
 
-/// Whether Redis lacks or denies this very command, as opposed to an error inside a script it called.
+/// Whether Redis lacks or denies this command, as opposed to an error inside a script.
 pub(super) fn refuses(error: &RedisError, command: &str) -> bool {
     let is_said = |text: &str| text.to_ascii_uppercase().contains(command);
     is_refusal(error) && error.detail().is_some_and(is_said)

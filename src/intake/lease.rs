@@ -1,8 +1,8 @@
-//! The lease of a `SERVER_ID`: one agent at a time uses an ID, with one conversation at a time.
+//! The lease of a `SERVER_ID`: one agent at a time uses an ID, in one session at a time.
 //!
-//! A lease is a key that expires. It holds the outbox's ID, the conversation's, and the number of its last call. An agent
-//! that restarts continues at once, since its folder's lock proves that the previous process is gone; one with another
-//! outbox has to wait until the lease expires. Every script of a conversation presents the lease first, and changes it
+//! A lease is an expiring key. It holds the outbox's ID, the session's number, and the number of its last call. A restarted
+//! agent continues at once, because its folder's lock proves that the previous process is gone; an agent with another
+//! outbox must wait until the lease expires. Every script of a session checks the lease first, and changes it
 //! (`lease.lua`).
 
 use std::time::Duration;
@@ -17,20 +17,20 @@ use super::script::{Call, Script};
 
 /// Lifetime of a lease that is not renewed.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
-/// Maximum time between rounds, which renew it.
+/// The longest time between rounds, each of which renews the lease.
 pub(super) const RENEW: Duration = Duration::from_secs(3);
 
-/// A lease, held as of the last call.
+/// A lease, as of the last call.
 pub(super) struct Lease {
     keys: LeaseKeys,
     server_id: String,
-    /// The outbox and the conversation.
+    /// The outbox and the session.
     holder: String,
     calls: u64,
 }
 
 impl Lease {
-    /// Takes the lease for a new conversation, which voids late calls of earlier ones of this outbox.
+    /// Takes the lease for a new session. Late calls of this outbox's earlier sessions then have no effect.
     pub(super) async fn acquire(
         connection: &mut Connection,
         keys: LeaseKeys,
@@ -53,13 +53,13 @@ impl Lease {
         }
     }
 
-    /// What the key holds now.
+    /// The key's current value.
     fn held(&self) -> String {
         format!("{}/{}", self.holder, self.calls)
     }
 
-    /// A call of a script that begins with `lease.lua`, with its first keys and arguments. Make it only once: afterwards the
-    /// lease has changed, or the conversation is over.
+    /// A call of a script that begins with `lease.lua`, with the lease's keys and arguments. Invoke it only once:
+    /// afterwards the lease has changed, or the session is over.
     pub(super) fn call<'a>(&mut self, script: &'a Script) -> Call<'a> {
         let before = self.held();
         self.calls += 1;
@@ -69,7 +69,7 @@ impl Lease {
         call
     }
 
-    /// Releases it, so that another agent can start at once.
+    /// Releases the lease, so that another agent can start at once.
     pub(super) async fn release(
         &self,
         connection: &mut Connection,

@@ -1,4 +1,4 @@
-//! Lists: messages taken are in this agent's in-flight list until they are acknowledged, oldest at the right.
+//! Lists: messages taken stay in this agent's in-flight list until they are acknowledged, oldest on the right.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::{BLOCK, Names, SourceError};
 use crate::outbox::Taken;
 use crate::record::Queue;
 
-/// Maximum messages given back per call: Redis serves nobody else meanwhile.
+/// Most messages returned per call: Redis serves nobody else meanwhile.
 const GIVE_BACK: usize = 4096;
 const GIVE_BACK_BYTES: usize = 16 << 20;
 
@@ -34,7 +34,7 @@ impl List {
         Self { connection, lease, names, round }
     }
 
-    /// Returns the previous agent's in-flight messages to the queue, once: in their old order, to be taken next.
+    /// Returns the previous agent's in-flight messages to the queue, once, in their old order, to be taken next.
     pub(super) async fn adopt_previous(&mut self) -> Result<u64, SourceError> {
         let give_back = Script::new(&[include_str!("give_back.lua")]);
         let mut adopted = 0;
@@ -54,8 +54,8 @@ impl List {
         }
     }
 
-    /// Returns the in-flight messages of agents that have been gone this long to the queues. Each message once, whichever
-    /// agent sees it first: the script checks again that the agent is gone.
+    /// Returns the in-flight messages of agents that have been gone this long to the queues. If several agents do so, each
+    /// message is returned once: the script checks again that the agent is gone.
     pub(super) async fn reclaim(&mut self, gone_for: Duration) -> Result<u64, SourceError> {
         let gone_for = (LEASE + gone_for).as_secs();
         let gone = "return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', redis.call('TIME')[1] - ARGV[1])";
@@ -70,7 +70,7 @@ impl List {
                 let mut call = give_back.call();
                 call.key(self.names.agents());
                 for queue in ORDER {
-                    // Newest first: the last one returned is taken first.
+                    // Newest first: the message returned last is taken first.
                     call.key(self.names.wakeup_of(queue, &agent)).key(self.names.queue(queue));
                     call.key(self.names.in_flight_of(queue, &agent)).key(self.names.queue(queue));
                 }
@@ -101,7 +101,7 @@ impl List {
         let digests: Vec<u32> = taken.iter().flat_map(|taken| taken.digests.iter().copied()).collect();
         let list = self.in_flight(queue, digests.len(), allowance).await?;
         let done = already_committed(&digests, committed, acked, &list);
-        // Restores the count where it was lost.
+        // Restores the count if Redis has lost it.
         let position = committed.max(acked.unwrap_or(0));
         let before = position.saturating_sub(done as u64);
         if acked.unwrap_or(0) != before {
@@ -113,7 +113,7 @@ impl List {
         Ok((done, position))
     }
 
-    /// Digests of the oldest messages in flight; none for one that is too large to fetch.
+    /// Digests of the oldest in-flight messages; `None` for a message too large to fetch.
     async fn in_flight(
         &mut self,
         queue: Queue,
@@ -160,8 +160,8 @@ impl List {
         Ok([next()?, next()?, next()?])
     }
 
-    /// Waits for a message without moving it: the destination is not a list. Redis then answers `WRONGTYPE`, which is the
-    /// signal; the message stays in the queue and is never part of the answer.
+    /// Waits for a message without moving it. The destination is not a list, so Redis answers `WRONGTYPE` when a message
+    /// arrives. The message stays in the queue and never appears in the answer.
     pub(super) fn waits(&self) -> Vec<Wait> {
         let wait = |queue| {
             let mut command = redis::cmd("BLMOVE");
@@ -178,7 +178,7 @@ impl List {
     }
 }
 
-/// A digest for the checkpoint. Persisted: the algorithm never changes.
+/// A digest for the checkpoint. Persisted: the algorithm must never change.
 fn digest(message: &[u8]) -> u32 {
     xxhash_rust::xxh3::xxh3_64(message) as u32
 }
@@ -214,13 +214,13 @@ fn parse_given(value: Value) -> Result<Given, SourceError> {
     Ok(given)
 }
 
-/// Number of the oldest in-flight messages that are committed (invariant 9).
+/// The number of the oldest in-flight messages that are already committed (invariant 9).
 ///
-/// `digests` are those of the last commits, of which the last ended at position `committed`; `acked` is Redis' own
-/// count. Acknowledging removes from the old end only, so the list is some tail of what was committed, then what was
-/// not. The count says how long that tail is; where it was lost, or contradicts the digests, the longest match is
-/// taken: two messages that cannot be told apart are the same record to the `ControlPlane`, too. An oversized message, of
-/// which there is no digest, was committed by an older agent if the count says so; else it is taken for a new one.
+/// `digests` belong to the last commits, which ended at position `committed`; `acked` is Redis' own count. Acknowledging
+/// removes from the old end only, so the list is a tail of the committed messages followed by uncommitted ones. The count
+/// gives the tail's length. If the count is lost or contradicts the digests, the longest match counts: two messages that
+/// cannot be told apart are the same record to the `ControlPlane` too. An oversized message has no digest: it was committed
+/// by an older agent if the count says so, and otherwise counts as new.
 fn already_committed(digests: &[u32], committed: u64, acked: Option<u64>, list: &[Option<u32>]) -> usize {
     let matches = |n: usize, is_counted: bool| {
         let same = |(digest, found): (&u32, &Option<u32>)| found.map_or(is_counted, |found| found == *digest);
@@ -241,23 +241,23 @@ mod tests {
 
     #[test]
     fn what_is_committed_is_told_from_what_is_not() {
-        /// Digests, position, Redis' count, in-flight list; how many are committed.
+        /// Digests, position, Redis' count, in-flight list; and the number of committed messages.
         type Case<'a> = (&'a [u32], u64, Option<u64>, &'a [u32], usize);
-        /// Too large to fetch.
+        /// A message too large to fetch.
         const LARGE: u32 = 0;
         let table: [Case<'_>; 12] = [
             (&[], 0, None, &[1, 2], 0),
             (&[1, 2, 3], 3, Some(3), &[4, 5], 0),
             (&[1, 2, 3], 3, Some(0), &[1, 2, 3, 4], 3),
             (&[1, 2, 3], 103, Some(102), &[3, 4], 1),
-            // The same message again and again: only the count can tell.
+            // The same message repeated: only the count can tell.
             (&[7, 7, 7], 3, Some(3), &[7], 0),
             (&[7, 7, 7], 3, Some(1), &[7, 7, 7], 2),
-            // The count is lost: the longest match.
+            // The count is lost: the longest match wins.
             (&[1, 2, 3], 3, None, &[2, 3, 9], 2),
             (&[1, 2, 3], 3, Some(50), &[3, 9], 1),
             (&[1, 2, 3], 3, None, &[9], 0),
-            // An older agent may have committed what this one does not fetch: the count alone can tell.
+            // An older agent may have committed messages that this one does not fetch: only the count can tell.
             (&[1, 2, 3], 3, Some(1), &[LARGE, 3, 9], 2),
             (&[1, 2, 3], 3, Some(3), &[LARGE, 9], 0),
             (&[1, 2, 3], 3, None, &[2, LARGE], 0),

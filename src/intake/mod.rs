@@ -1,46 +1,46 @@
 //! The intake: takes messages from Redis, has the outbox make them durable, and only then acknowledges them.
 //!
-//! The only module that uses redis. One task owns the conversation ([`session`]). Each *round* is one script call, which
-//! acknowledges committed messages, takes more, and counts the rest; while the outbox commits one batch the next is parsed,
-//! and the one after it taken. When all queues are empty, connections block until something arrives ([`wakeup`]); they only
-//! wake the task: the next round takes the messages, so one atomic snapshot decides their order. Each queue is a [`list`] or
-//! a [`stream`]; [`source`] is what both have in common. In a Redis Cluster, where each stream has its own slot, a round is
-//! one script call per stream ([`stream`]'s `apart`).
+//! The only module that uses redis. One task owns the session ([`session`]). Each *round* is one script call that
+//! acknowledges committed messages, takes more, and counts the rest. While the outbox commits one batch, the next is parsed
+//! and the one after it is taken. When all queues are empty, connections block until something arrives ([`wakeup`]). They
+//! only wake the task: the next round takes the messages, so one atomic snapshot decides their order. Each queue is a
+//! [`list`] or a [`stream`]; [`source`] is what both have in common. In a Redis Cluster, where each stream has its own
+//! slot, a round is one script call per stream ([`stream`]'s `apart`).
 //!
 //! # Keys
 //!
-//! Besides the queues; all are named after a queue, so that an ACL by `queue:*` covers them:
+//! All keys besides the queues are named after a queue: an ACL for `queue:*` covers them.
 //!
 //! | key | holds |
 //! |---|---|
-//! | `<queue>:processing:<SERVER_ID>` | what this agent has taken and not acknowledged, oldest at the right (lists) |
-//! | `<queue>:acked:<SERVER_ID>` | how many messages it has acknowledged (lists) |
+//! | `<queue>:processing:<SERVER_ID>` | messages that this agent has taken and not acknowledged, oldest on the right (lists) |
+//! | `<queue>:acked:<SERVER_ID>` | the number of messages it has acknowledged (lists) |
 //! | `<queue>:wakeup:<SERVER_ID>` | nothing: the destination of its blocking command (lists) |
-//! | `<queue>:oversize` | messages that are too large to be fetched, whole ([`oversize`]) |
-//! | `<usage queue>:lease:<SERVER_ID>` | who works under this name; ends by itself ([`lease`]) |
+//! | `<queue>:oversize` | complete messages that are too large to fetch ([`oversize`]) |
+//! | `<usage queue>:lease:<SERVER_ID>` | the agent that uses this ID; expires by itself ([`lease`]) |
 //! | `<usage queue>:agents` | when each agent was last seen, by Redis' clock |
 //!
-//! In a cluster each stream has a lease, agents and a list of oversized messages of its own beside it, in its slot:
-//! `{<stream>}:lease:<SERVER_ID>`, or without these braces where the stream's name has a hash tag.
+//! In a cluster each stream has its own lease, agents and list of oversized messages, in its slot:
+//! `{<stream>}:lease:<SERVER_ID>`, or without the braces if the stream's name has a hash tag.
 //!
 //! # Crash safety
 //!
-//! A message is in the queue, or in flight with this agent, until its batch is durable. The batch's commit
-//! carries a digest of each message; what is in flight is compared with them before anything is taken, so that what
-//! was committed but not acknowledged is not taken twice. Scripts that are under way when a connection is given up
-//! may arrive late: the next conversation takes the lease anew, and they do nothing. One that arrives twice (a cluster's
-//! client calls again when an answer is lost) does nothing the second time: each call changes the lease.
+//! A message is in the queue, or in flight with this agent, until its batch is durable. The commit of a batch carries a
+//! digest of each message. Before anything is taken, the in-flight messages are compared with the digests, so a message
+//! that was committed but not acknowledged is not taken twice. Scripts in transit when a connection is given up may arrive
+//! late: by then the next session has taken the lease, and they do nothing. A script that arrives twice (a cluster client
+//! repeats a call whose answer was lost) does nothing the second time, because each call changes the lease.
 //!
 //! # Size
 //!
-//! A message of more than 1 MiB never leaves Redis: the script that would give it out moves it, and gives out a note
-//! ([`oversize`]). The note lies where the message lay, so that a crash between the move and the commit finds it again, and
-//! becomes the dead letter. Whatever else is read is bounded in bytes ([`allowance`]), and what blocks answers without data.
+//! A message of more than 1 MiB never leaves Redis: the script moves it aside and returns a note instead ([`oversize`]).
+//! The note takes the message's place, so a crash between the move and the commit finds it again, and it becomes the dead
+//! letter. All other reads are limited in bytes ([`allowance`]), and blocking commands return no data.
 //!
 //! # Assumptions
 //!
-//! A script is atomic. What Redis acknowledged may still be lost with Redis' own disk or in a fail-over: a record that
-//! comes back so is taken again, and the `ControlPlane` knows it by its key.
+//! A script is atomic. Acknowledged data may still be lost with Redis' disk or in a fail-over: a record that reappears is
+//! taken again, and the `ControlPlane` recognises it by its key.
 
 mod address;
 mod allowance;
@@ -84,10 +84,10 @@ use session::Session;
 
 /// How long a blocking command waits before it is sent again.
 const BLOCK: Duration = Duration::from_secs(5);
-/// Delays between connection attempts. A conversation shorter than the longest delay does not reset them.
+/// Delays between connection attempts. A session shorter than the longest delay does not reset them.
 const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 const RECONNECT_MOST: Duration = Duration::from_secs(5);
-/// How long to wait for another holder of the lease: a crashed agent's has expired by then.
+/// How long to wait for another holder of the lease; a crashed agent's lease has expired by then.
 const HELD_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How producers hand over records.
@@ -110,16 +110,16 @@ pub struct Settings {
     pub timeout: Duration,
     /// The type of the queues.
     pub mode: SourceMode,
-    /// Time after which the in-flight messages of an agent that is gone are reclaimed; zero: never.
+    /// Time after which the in-flight messages of a vanished agent are reclaimed; zero: never.
     pub orphan_reclaim: Duration,
 }
 
-/// The state of the conversation with Redis.
+/// The state of the session with Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RedisStatus {
-    /// Whether it answers.
+    /// Whether Redis answers.
     pub connected: bool,
-    /// What is wrong, if anything is.
+    /// The current problem, if any.
     pub fault: Option<String>,
     /// Messages in each queue, in the order of [`Queue::ALL`](crate::record::Queue::ALL).
     pub depths: [u64; 3],
@@ -143,23 +143,23 @@ pub enum NameHolder {
 
 /// The intake, ready to run.
 pub struct Intake {
-    /// Where from.
+    /// The source.
     pub settings: Settings,
-    /// Where to.
+    /// The destination.
     pub outbox: Outbox,
-    /// What makes records of messages.
+    /// Turns messages into records.
     pub acceptor: Acceptor,
-    /// Tells the drain which completed events may go.
+    /// Tells the drain which completed events may be sent.
     pub watermark: watch::Sender<Watermark>,
     /// Publishes the state.
     pub status: watch::Sender<RedisStatus>,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
 }
 
 impl Intake {
-    /// Runs until `stop` is true. Waits out all problems with Redis except two that waiting does not fix: a version that is
-    /// too old at startup, and another agent with the same ID.
+    /// Runs until `stop` is true. Retries after all problems with Redis except two that waiting does not fix: a version
+    /// that is too old at startup, and another agent with the same ID.
     pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), SourceError> {
         for reason in fault::REASONS {
             self.metrics.redis_failures.with_label_values(&[reason]).inc_by(0);
@@ -182,7 +182,7 @@ impl Intake {
             }
             self.lost(&error, &mut said);
             if self.is_cut(&error) && allowances.cut() {
-                // The next request is smaller: no need to wait.
+                // The next request asks for less: no need to wait.
                 delay = RECONNECT_FIRST;
             }
             let held = matches!(error, SourceError::Held { .. });
@@ -201,17 +201,17 @@ impl Intake {
         Ok(())
     }
 
-    /// Whether an answer with messages may have been cut off. A cluster's client repeats the call, and then finds another
-    /// lease.
+    /// Whether an answer with messages may have been cut off. A cluster client repeats the call, which then fails because
+    /// the lease has changed.
     fn is_cut(&self, error: &SourceError) -> bool {
         let is_cluster = self.settings.server.is_cluster();
         matches!(error, SourceError::Cut(_)) || (is_cluster && error.reason() == "lease_lost")
     }
 
-    /// Reports what ended a conversation: in the log once per reason.
+    /// Reports what ended a session, in the log once per reason.
     fn lost(&self, error: &SourceError, said: &mut Option<&'static str>) {
         let (connected, reason) = (error.is_connected(), error.reason());
-        debug_assert!(fault::REASONS.contains(&reason), "{reason} has no sample from the start on");
+        debug_assert!(fault::REASONS.contains(&reason), "{reason} has no sample at startup");
         let of_outbox = matches!(error, SourceError::Append(_));
         self.status.send_modify(|status| {
             status.connected = connected;
@@ -235,7 +235,7 @@ impl Intake {
         }
     }
 
-    /// One conversation. `Ok` if it was stopped; otherwise what ended it, and whether it had begun.
+    /// Runs one session. `Ok` if it was stopped; otherwise what ended it, and whether it had begun.
     async fn converse(
         &self,
         allowances: &mut Allowances,

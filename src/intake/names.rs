@@ -13,11 +13,11 @@ pub struct Names {
     pub lifecycle: String,
     /// Quota refresh requests.
     pub quota: String,
-    /// Answers to those.
+    /// Answers to quota refresh requests.
     pub quota_response: String,
     /// The mirror of dead letters.
     pub dead_letters: String,
-    /// Whose in-flight lists these are.
+    /// The owner of these in-flight lists.
     pub server_id: String,
 }
 
@@ -41,7 +41,7 @@ impl Names {
         format!("{}:processing:{server_id}", self.queue(queue))
     }
 
-    /// How many messages this agent has acknowledged.
+    /// The counter of messages that this agent has acknowledged.
     pub(super) fn acked(&self, queue: Queue) -> String {
         format!("{}:acked:{}", self.queue(queue), self.server_id)
     }
@@ -52,7 +52,7 @@ impl Names {
         if is_apart { format!("{}:oversize", beside(queue)) } else { format!("{queue}:oversize") }
     }
 
-    /// The destination of an agent's blocking command: not a list, so that nothing is moved.
+    /// The destination of an agent's blocking command: never a list, so nothing is moved.
     pub(super) fn wakeup_of(&self, queue: Queue, server_id: &str) -> String {
         format!("{}:wakeup:{server_id}", self.queue(queue))
     }
@@ -67,17 +67,17 @@ impl Names {
         format!("{}:agents", self.usage)
     }
 
-    /// The keys of the one lease of a Redis in which every script may use every key.
+    /// The keys of the lease, if every script may use every key.
     pub(super) fn lease_keys(&self) -> LeaseKeys {
         LeaseKeys { lease: self.lease(&self.server_id), agents: self.agents() }
     }
 
-    /// The keys of all leases: one, or one in each queue's slot.
+    /// The keys of all leases: one, or one per queue in its slot.
     pub(super) fn leases(&self, is_apart: bool) -> Vec<LeaseKeys> {
         if is_apart { self.lease_keys_apart().into() } else { vec![self.lease_keys()] }
     }
 
-    /// The same for each queue, in the order of [`ORDER`], in its slot of a cluster.
+    /// The keys of a lease for each queue, in the order of [`ORDER`], in the queue's slot of a cluster.
     pub(super) fn lease_keys_apart(&self) -> [LeaseKeys; 3] {
         ORDER.map(|queue| {
             let queue = beside(self.queue(queue));
@@ -89,15 +89,15 @@ impl Names {
     }
 }
 
-/// What a lease consists of.
+/// The keys of a lease.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct LeaseKeys {
     pub lease: String,
     pub agents: String,
 }
 
-/// What a name begins with that is to be in the same slot as this one: the name as it is if a part of it decides, and
-/// else the name as that part.
+/// The prefix of names in the same slot as this name: the name itself if it contains a hash tag, otherwise the name in
+/// braces.
 pub(super) fn beside(name: &str) -> String {
     if hash_tag(name).is_some() { name.to_owned() } else { format!("{{{name}}}") }
 }

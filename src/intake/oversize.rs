@@ -12,8 +12,8 @@ struct About {
     sha1: String,
 }
 
-/// What becomes a dead letter: the beginning of the message, and where the whole is. The script has verified the note's
-/// checksum, which anybody can compute: a forged note that says nothing of a message is a message like any other.
+/// The content of the dead letter: the beginning of the message, and where the whole is. The script has verified the note's
+/// checksum, but anybody can compute one: a forged note about no message is a message like any other.
 pub(super) fn message(note: Vec<u8>) -> SourceMessage {
     let Some((defect, head)) = read(&note) else { return SourceMessage { body: note, defect: None } };
     SourceMessage { body: head.to_vec(), defect: Some(defect.into()) }

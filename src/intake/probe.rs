@@ -1,5 +1,5 @@
-//! Checks Redis before its use, or beside a running agent. It creates and deletes a scratch key named like the queues, to
-//! test the same permissions; the queues themselves are only read, or written without a change.
+//! Checks Redis before the agent uses it, or beside a running agent. Creates and deletes a scratch key named like the
+//! queues, to test the same permissions. The queues themselves are only read, or written without changing them.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -62,7 +62,7 @@ pub async fn probe(settings: &Settings, own: Option<Uuid>) -> Vec<Finding> {
     all
 }
 
-/// The versions in words; a cluster's nodes usually share one.
+/// Describes the versions; a cluster's nodes usually share one.
 fn told(versions: &[String]) -> String {
     let different: BTreeSet<&str> = versions.iter().map(String::as_str).collect();
     let different = different.into_iter().collect::<Vec<_>>().join(", ");
@@ -116,7 +116,7 @@ async fn waiting(connection: &mut Connection, settings: &Settings) -> Option<Fin
     ))
 }
 
-/// Maximum size of an answer: Redis silently closes a connection whose answer exceeds its limit.
+/// Checks the maximum size of an answer: Redis silently closes a connection whose answer exceeds its limit.
 async fn answers(settings: &Settings) -> Option<Finding> {
     let script = Script::new(&["return string.rep('x', ARGV[1])"]);
     let mut bytes = ANSWER_BYTES;
@@ -127,7 +127,7 @@ async fn answers(settings: &Settings) -> Option<Finding> {
         match call.invoke::<Vec<u8>>(&mut connection).await {
             Ok(_) => break,
             Err(error) if is_broken_off(&error) && bytes > 1 => bytes /= 2,
-            // Whatever else it is: the rights tell.
+            // Any other error is reported by `rights`.
             Err(_) => return None,
         }
     }
@@ -144,11 +144,11 @@ async fn answers(settings: &Settings) -> Option<Finding> {
     })
 }
 
-/// Runs every command of the agent on a scratch key, and a write without effect on each of its own keys.
+/// Runs every command of the agent on a scratch key, and a write without effect on each of the agent's own keys.
 async fn rights(connection: &mut Connection, settings: &Settings) -> Finding {
     let names = &settings.names;
     let is_cluster = settings.server.is_cluster();
-    // In a cluster all of them in one slot, as the lease beside the queue is.
+    // In a cluster all of them must be in one slot, like the lease beside the queue.
     let usage = if is_cluster { beside(&names.usage) } else { names.usage.clone() };
     let scratch = format!("{usage}:check:{}:{}", names.server_id, Uuid::new_v4().simple());
     let mut missing: Vec<String> = Vec::new();
@@ -169,7 +169,7 @@ async fn rights(connection: &mut Connection, settings: &Settings) -> Finding {
         }
     }
     for change in changes_of_nothing(settings) {
-        // Whether the command is allowed was asked above: here it is about the key.
+        // Whether the command is allowed is checked above; this checks the key.
         if let Err(error) = change.query_async::<redis::Value>(connection).await
             && reason_of(&error) == "no_permission"
             && error.to_string().contains("key")
@@ -210,7 +210,7 @@ fn argument(command: &Cmd, n: usize) -> String {
     }
 }
 
-/// Each command of the intake and of its scripts, in an order in which none fails.
+/// Each command of the intake and its scripts, in an order in which none fails.
 fn attempts(scratch: &str, mode: SourceMode) -> Vec<Cmd> {
     let key = |suffix: &str| format!("{scratch}:{suffix}");
     let (text, set, list, other) = (key("s"), key("z"), key("l"), key("m"));
@@ -226,7 +226,7 @@ fn attempts(scratch: &str, mode: SourceMode) -> Vec<Cmd> {
     ask("EXISTS", &[&text]);
     ask("INCRBY", &[&text, "1"]);
     ask("PEXPIRE", &[&text, &SCRATCH_MILLIS.to_string()]);
-    // What cannot be deleted afterwards is gone by itself.
+    // A key that cannot be deleted afterwards expires.
     let millis = SCRATCH_MILLIS.to_string();
     ask("ZADD", &[&set, "0", "a"]);
     ask("PEXPIRE", &[&set, &millis]);
@@ -262,7 +262,7 @@ fn attempts(scratch: &str, mode: SourceMode) -> Vec<Cmd> {
     all
 }
 
-/// Each stream is in a slot of its own.
+/// Whether each stream is in its own slot.
 fn is_apart(settings: &Settings) -> bool {
     settings.server.is_cluster() && settings.mode == SourceMode::Stream
 }
@@ -272,7 +272,7 @@ fn leases(settings: &Settings) -> Vec<LeaseKeys> {
     settings.names.leases(is_apart(settings))
 }
 
-/// A change of each key that the agent writes to, which leaves it as it is and makes none.
+/// A write without effect for each key that the agent writes to.
 fn changes_of_nothing(settings: &Settings) -> Vec<Cmd> {
     let (names, mode) = (&settings.names, settings.mode);
     let mut all: Vec<Cmd> = Vec::new();
@@ -302,7 +302,7 @@ fn changes_of_nothing(settings: &Settings) -> Vec<Cmd> {
     all
 }
 
-/// The type of the queues.
+/// Checks the types of the queues.
 async fn queues(connection: &mut Connection, settings: &Settings) -> Finding {
     let names = &settings.names;
     let taken = if settings.mode == SourceMode::List { "list" } else { "stream" };
@@ -335,7 +335,7 @@ async fn queues(connection: &mut Connection, settings: &Settings) -> Finding {
     Finding::failed(QUEUES, wrong.join("; "), advice)
 }
 
-/// Who works under our name.
+/// Checks which agent holds our ID.
 async fn holder(connection: &mut Connection, settings: &Settings, own: Option<Uuid>) -> Option<Finding> {
     let names = &settings.names;
     let mut holders = Vec::new();

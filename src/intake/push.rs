@@ -14,11 +14,11 @@ use crate::outbox::{DeadLetter, Outbox};
 use crate::record::MAX_DEPTH;
 use crate::telemetry::metrics::Metrics;
 
-/// Between attempts.
+/// Delay between attempts.
 const RETRY: Duration = Duration::from_millis(500);
 /// Quota answers pushed in one command.
 const PUSH_AT_ONCE: usize = 100;
-/// Dead letters mirrored in one command: each may be a MiB, and is there twice.
+/// Dead letters mirrored in one command: each may take a MiB, and appears twice.
 const MIRROR_AT_ONCE: usize = 8;
 /// How often the outbox is asked for new dead letters.
 const MIRROR_EVERY: Duration = Duration::from_millis(250);
@@ -47,7 +47,7 @@ async fn insist(
         };
         match attempt.await {
             Ok(()) => return true,
-            // The intake reports connection problems; a refusal of this key is known only here.
+            // The intake reports connection problems; a refusal for this key is seen only here.
             Err(error) if is_refusal(&error) => {
                 metrics.redis_failures.with_label_values(&[reason_of(&error)]).inc();
                 if !std::mem::replace(&mut said, true) {
@@ -67,7 +67,7 @@ async fn insist(
     }
 }
 
-/// Pushes answers to quota refreshes until the channel closes. Each is confirmed when Redis has it.
+/// Pushes answers to quota refreshes until the channel closes. Each is confirmed once Redis has it.
 pub async fn push_quota_answers(
     settings: Settings,
     metrics: Arc<Metrics>,
@@ -84,8 +84,8 @@ pub async fn push_quota_answers(
         }
         let is_wanted = |push: &QuotaReply| !push.done.is_closed();
         group.retain(is_wanted);
-        // IMPORTANT: one command, which Redis executes entirely or not at all: several could be executed in part and then
-        // repeated.
+        // IMPORTANT: a single command, which Redis executes entirely or not at all. Several commands could be executed in
+        // part and then repeated.
         let mut commands = redis::pipe();
         let data: Vec<&[u8]> = group.iter().map(|push| &push.data[..]).collect();
         let key = &settings.names.quota_response;
@@ -95,7 +95,7 @@ pub async fn push_quota_answers(
             && insist(&settings, &metrics, key, &mut connection, &commands, is_any_wanted, &mut stop).await
         {
             for push in group {
-                // The drain may have been told to stop meanwhile.
+                // The drain may have stopped meanwhile.
                 let _ = push.done.send(());
             }
         }
@@ -104,13 +104,13 @@ pub async fn push_quota_answers(
 
 /// Mirrors dead letters to Redis, newest first, capped.
 pub struct Mirror {
-    /// Where to.
+    /// The destination.
     pub settings: Settings,
-    /// Where from.
+    /// The source.
     pub outbox: Outbox,
-    /// Maximum size of the mirror; 0: no mirror.
+    /// Maximum length of the mirror; 0: no mirror.
     pub most: usize,
-    /// Where refusals are counted.
+    /// Counts refusals.
     pub metrics: Arc<Metrics>,
 }
 
@@ -118,7 +118,7 @@ impl Mirror {
     /// Runs until `stop` is true. The outbox remembers what was mirrored.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         if self.most == 0 {
-            // One that is gone means the same.
+            // A dropped sender also means stop.
             let _ = stop.wait_for(|stop| *stop).await;
             return;
         }
@@ -133,14 +133,15 @@ impl Mirror {
         }
     }
 
-    /// Mirrors the present dead letters: in a flood the rest waits for the next time, as the mirror may be trimmed again.
+    /// Mirrors the dead letters that exist now. In a flood the rest waits for the next time: the mirror may be trimmed
+    /// again by then.
     async fn mirror(&self, connection: &mut Option<Connection>, stop: &mut watch::Receiver<bool>) {
         let unmirrored = self.outbox.unmirrored();
         let mut from = unmirrored.start.max(unmirrored.end.saturating_sub(self.most as u64));
         while from < unmirrored.end && !*stop.borrow() {
             let letters = match self.outbox.dead_letters(from, MIRROR_AT_ONCE).await {
                 Ok(letters) => letters,
-                // Unreadable now: mirror later.
+                // Unreadable now: retry later.
                 Err(error) => {
                     tracing::debug!(%error, "cannot read dead letters for the mirror; retrying");
                     return;
@@ -166,7 +167,7 @@ impl Mirror {
     }
 }
 
-/// A dead letter as `docs/contract/dead-letters.md` has it.
+/// A dead letter in the format of `docs/contract/dead-letters.md`.
 fn render(letter: &DeadLetter, queue: &str) -> Vec<u8> {
     #[derive(serde::Serialize)]
     struct Mirrored<'a> {
@@ -199,7 +200,7 @@ fn render(letter: &DeadLetter, queue: &str) -> Vec<u8> {
     serde_json::to_vec(&mirrored).unwrap_or_default()
 }
 
-/// How deep JSON is nested. Readers of the mirror recurse, and have a limit of their own.
+/// The nesting depth of JSON. Readers of the mirror recurse, and have their own limit.
 fn depth(json: &[u8]) -> u32 {
     let (mut depth, mut deepest) = (0_u32, 0);
     let mut bytes = json.iter();
@@ -217,7 +218,7 @@ fn depth(json: &[u8]) -> u32 {
     deepest
 }
 
-/// To behind the quote that ends it.
+/// Skips to the position after the closing quote.
 fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
     while let Some(byte) = bytes.next() {
         match byte {

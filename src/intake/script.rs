@@ -1,4 +1,4 @@
-//! Lua scripts, also without `EVALSHA`, which managed Redis renames and ACLs may forbid.
+//! Lua scripts, with or without `EVALSHA`: managed Redis may rename it and ACLs may forbid it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,7 +7,7 @@ use redis::{Cmd, FromRedisValue, RedisError, RedisResult, ServerErrorKind, ToRed
 use super::connection::Connection;
 use super::fault::refuses;
 
-/// A script, sent by its digest where Redis knows it already.
+/// A script, sent by its digest if Redis has cached it.
 pub(super) struct Script {
     text: String,
     digest: String,
@@ -15,7 +15,7 @@ pub(super) struct Script {
     is_sent_whole: AtomicBool,
 }
 
-/// Its keys and arguments.
+/// A call with its keys and arguments.
 pub(super) struct Call<'a> {
     script: &'a Script,
     keys: Vec<Vec<u8>>,
@@ -23,14 +23,14 @@ pub(super) struct Call<'a> {
 }
 
 impl Script {
-    /// Of parts, one after another.
+    /// A script made of consecutive parts.
     pub(super) fn new(parts: &[&str]) -> Self {
         let text = parts.concat();
         let digest = redis::Script::new(&text).get_hash().to_owned();
         Self { text, digest, is_sent_whole: AtomicBool::new(false) }
     }
 
-    /// Redis turned out to know nothing of digests.
+    /// Whether Redis turned out not to support digests.
     pub(super) fn is_sent_whole(&self) -> bool {
         self.is_sent_whole.load(Ordering::Relaxed)
     }
@@ -51,7 +51,7 @@ impl Call<'_> {
         self
     }
 
-    /// Runs it once: it is resent only if the first call was not executed.
+    /// Runs it once: it is sent again only if the first call was not executed.
     pub(super) async fn invoke<T: FromRedisValue>(&self, connection: &mut Connection) -> RedisResult<T> {
         let script = self.script;
         if !script.is_sent_whole() {
@@ -63,7 +63,7 @@ impl Call<'_> {
                 answer => return answer,
             }
         }
-        // Redis remembers it from now on.
+        // Redis caches it from now on.
         self.command("EVAL", &script.text).query_async(connection).await
     }
 

@@ -1,4 +1,4 @@
-//! One conversation with Redis, from a connection to its loss: rounds, commits, acknowledgements.
+//! One session with Redis, from a connection to its loss: rounds, commits, acknowledgements.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -17,32 +17,32 @@ use crate::outbox::{AppendError, Entry, Recent, Rejected, Taken};
 use crate::record::{Kind, Queue, Record, Rejection};
 use crate::telemetry::failpoint;
 
-/// Messages of one queue in one round.
+/// Most messages of one queue per round.
 const ROUND_MESSAGES: usize = 1024;
-/// Batches on their way from Redis to their commit: one is being written, one waits, one is being parsed. Fewer than the
-/// outbox keeps checkpoints for.
+/// Batches between Redis and their commit: one is being written, one waits, one is being parsed. Must be fewer than the
+/// checkpoints that the outbox keeps.
 const PIPELINE: usize = 3;
 /// How often queues are counted while the intake is paused.
 const MEASURE: Duration = Duration::from_secs(1);
-/// How often messages of agents that are gone are looked for; at least four times per reclaim time.
+/// How often to look for messages of vanished agents; at least four times per reclaim time.
 const RECLAIM_EVERY: Duration = Duration::from_secs(30);
 const RECLAIM_MOST_OFTEN: Duration = Duration::from_secs(1);
 
-/// A round's messages, not parsed yet.
+/// A round's messages, not yet parsed.
 struct Taking {
     /// By queue, in the order of [`ORDER`].
     given: [Given; 3],
-    /// The positions of the first of each queue.
+    /// The position of each queue's first message.
     positions: [u64; 3],
-    /// As [`PendingBatch::usage_due`].
+    /// See [`PendingBatch::usage_due`].
     usage_due: u64,
 }
 
 /// The result of a round.
 struct Round {
-    /// It returned messages.
+    /// Whether it returned messages.
     gave: bool,
-    /// Another round now would return more.
+    /// Whether another round now would return more.
     is_more: bool,
 }
 
@@ -51,21 +51,21 @@ struct PendingBatch {
     committed: oneshot::Receiver<Result<u64, AppendError>>,
     /// By queue, in the order of [`ORDER`].
     counts: [usize; 3],
-    /// Usage taken before and with it, and left in Redis then: what its completed events wait for.
+    /// Usage taken before or with this batch, or left in Redis at the time: its completed events must wait for it.
     usage_due: u64,
     has_events: bool,
 }
 
 impl PendingBatch {
-    /// What is to be waited for below the number that its commit was answered with. The outbox answers all that it commits
-    /// together with the last number of all: behind this batch's events may lie those of batches that were taken `later`.
+    /// The usage that events below this commit's number must wait for. The outbox answers all batches committed together
+    /// with the last number of all of them, so the events below it may include those of `later` batches.
     fn usage_due_with(&self, later: &VecDeque<PendingBatch>) -> u64 {
         let later = later.iter().filter(|batch| batch.has_events).map(|batch| batch.usage_due);
         later.fold(self.usage_due, u64::max)
     }
 }
 
-/// One conversation.
+/// One session.
 pub(super) struct Session<'a> {
     intake: &'a Intake,
     source: Source,
@@ -73,24 +73,24 @@ pub(super) struct Session<'a> {
     /// Parsed while the next round is in flight.
     taking: Option<Taking>,
     batches: VecDeque<PendingBatch>,
-    /// Whether what is in flight has been compared with the outbox.
+    /// Whether the in-flight messages have been compared with the outbox.
     recovered: bool,
-    /// Taken and not acknowledged, by queue.
+    /// Taken but not acknowledged, by queue.
     known: [usize; 3],
-    /// Committed and not acknowledged.
+    /// Committed but not acknowledged, by queue.
     to_ack: [usize; 3],
     positions: [u64; 3],
     usage_taken: u64,
     usage_committed: u64,
-    /// Completed events below this number wait until so much usage is committed.
+    /// Pairs: completed events below the first number wait until the second amount of usage is committed.
     waits: VecDeque<(u64, u64)>,
-    /// Completed events below this number have been told what they wait for.
+    /// Completed events below this number have an entry in `waits`.
     waited_for: u64,
     number: u64,
-    /// The last round asked for quota requests only.
+    /// Whether the last round asked for quota requests only.
     is_quota_only: bool,
     is_quota_left: bool,
-    /// When to look next for messages of agents that are gone.
+    /// When to look for messages of vanished agents again.
     reclaim_at: Option<Instant>,
     /// Why Redis refuses to wait for records.
     refused: Option<RedisRefusal>,
@@ -130,7 +130,8 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Just before the first message is taken: an outbox with failed storage knows its contents only when it accepts again.
+    /// Runs just before the first message is taken: an outbox with failed storage knows its contents only once it accepts
+    /// again.
     async fn recover(&mut self) -> Result<(), SourceError> {
         let adopted = self.source.adopt_previous().await?;
         if adopted > 0 {
@@ -160,13 +161,13 @@ impl<'a> Session<'a> {
             self.tell_paused(if stopping { Some("stopping") } else { pause });
             let open = !stopping && pause.is_none();
             if stopping {
-                // IMPORTANT: before the lease is released. No message may be in flight to an agent that has removed itself.
+                // IMPORTANT: before the lease is released. An agent that has removed itself must have no message in flight.
                 wakeup = None;
             }
             if stopping && self.taking.is_none() && self.batches.is_empty() {
                 self.round(false).await?;
                 failpoint::reached("intake::releasing");
-                // An unreleased lease expires.
+                // A lease that is not released expires.
                 let _ = self.source.release().await;
                 return Ok(());
             }
@@ -191,7 +192,7 @@ impl<'a> Session<'a> {
                 append(self.intake, self.number, taking, &mut self.batches).await?;
                 continue;
             }
-            // Nothing to do just now: a commit, a message, the end of a pause, or the time to measure.
+            // Nothing to do now: wait for a commit, a message, the end of a pause, or the next measurement.
             if open
                 && take
                 && let Some(wakeup) = &mut wakeup
@@ -213,12 +214,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Waits for what is on its way into the outbox. What the next conversation finds in flight is compared with what
-    /// the outbox holds: a commit that came after that would not be seen, and its messages taken twice. What was taken
-    /// and not handed over is in flight, and nothing else.
+    /// Waits for the batches on their way into the outbox. The next session compares the in-flight messages with the
+    /// outbox's content: it would miss a later commit, and take its messages twice. Messages that were taken but not handed
+    /// over are only in flight.
     pub(super) async fn end(&mut self) {
         for batch in self.batches.drain(..) {
-            // The next conversation finds out whether it was acknowledged.
+            // The next session determines whether it was acknowledged.
             let _ = batch.committed.await;
         }
     }
@@ -231,10 +232,10 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// One round; while Redis is at it, what the last one gave goes into the outbox.
+    /// One round. While Redis executes it, the messages of the previous round go into the outbox.
     async fn round(&mut self, take: bool) -> Result<Round, SourceError> {
         let allowance = self.allowances.now();
-        // While a round may give only one message, every other round asks for quota requests alone: they never wait for
+        // While a round may return only one message, every other round asks only for quota requests: they never wait for
         // another queue.
         self.is_quota_only = take && allowance.is_single() && self.is_quota_left && !self.is_quota_only;
         let is_asked = |n: usize| take && (!self.is_quota_only || ORDER[n] == Queue::Quota);
@@ -247,7 +248,7 @@ impl<'a> Session<'a> {
         let taking = self.taking.take();
         let parse = async {
             let Some(taking) = taking else { return Ok(()) };
-            // The connection's own task sends what is asked: on this thread, and only when this task makes way.
+            // The connection's task sends the request on this thread, as soon as this task yields.
             tokio::task::yield_now().await;
             append(self.intake, self.number, taking, &mut self.batches).await
         };
@@ -267,13 +268,13 @@ impl<'a> Session<'a> {
         let usage_due = self.usage_taken + usage_left;
         let end = *self.intake.outbox.last().borrow() + 1;
         if self.waited_for < end && self.batches.is_empty() {
-            // Events of an earlier conversation, and what was replayed or imported, wait for what is in Redis now: that
-            // is all that can be before them.
+            // Events of an earlier session, and replayed or imported ones, wait for the usage that is in Redis now: no
+            // other usage can precede them.
             self.waited_for = end;
             self.waits.push_back((end, usage_due));
         }
         for (_, waits_for) in &mut self.waits {
-            // With several agents on the queue some of it goes to others: what is left now is all that can still come.
+            // With several agents, others take part of the queue: what is left now is all that can still come.
             *waits_for = (*waits_for).min(usage_due);
         }
         let gave = given.iter().any(|given| !given.messages.is_empty());
@@ -288,12 +289,12 @@ impl<'a> Session<'a> {
             }
         }
         self.release();
-        // Another round follows at once only if this one gave something and left more; otherwise it would only delay what
-        // was given.
+        // Another round follows at once only if this one returned something and left more; otherwise it would only delay
+        // what was returned.
         Ok(Round { gave, is_more: left && (gave || self.is_quota_only) })
     }
 
-    /// Notes every commit that has been answered already.
+    /// Handles every commit that has been answered.
     fn collect_committed(&mut self) -> Result<(), SourceError> {
         while let Some(batch) = self.batches.front_mut() {
             match batch.committed.try_recv() {
@@ -305,9 +306,9 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The oldest batch is durable (or it failed, which ends the conversation: it will be taken again).
+    /// Handles the oldest batch: it is durable, or it failed, which ends the session, and it will be taken again.
     fn committed(&mut self, answer: Result<u64, AppendError>) -> Result<(), SourceError> {
-        // IMPORTANT: remove it whatever the answer is: its result was taken and can be awaited only once.
+        // IMPORTANT: remove it whatever the answer: its receiver was consumed and can be awaited only once.
         let batch = self.batches.pop_front();
         let last = answer?;
         failpoint::reached("intake::committed");
@@ -342,8 +343,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Counts what Redis refuses now, each reason as often as refused waiting is tried again: how many rounds there are
-    /// meanwhile says nothing of it.
+    /// Counts current refusals, each reason as often as blocked waiting is retried: the number of rounds in between means
+    /// nothing.
     fn count_refusals(&mut self, given: &[Given; 3]) {
         let refusals = given.iter().filter_map(|given| given.fault.as_ref()).chain(&self.refused);
         for reason in refusals.map(|refusal| refusal.reason) {
@@ -355,7 +356,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Reports stream entries deleted before they were read: nothing else tells of this loss.
+    /// Reports stream entries that were deleted before they were read: no other message reports this loss.
     fn tell_trimmed(&self, given: &[Given; 3]) {
         for (given, queue) in given.iter().zip(ORDER).filter(|(given, _)| given.trimmed > 0) {
             let (entries, stream) = (given.trimmed, self.intake.settings.names.queue(queue));
@@ -414,7 +415,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// One debug line per record, for tracing; free when the level is off.
+/// Logs one debug line per record, for tracing; costs nothing at other levels.
 fn tell_accepted(record: &Record) {
     if tracing::enabled!(tracing::Level::DEBUG) {
         let (correlation_id, kind) = (record.correlation_id(), record.kind().name());
@@ -422,7 +423,7 @@ fn tell_accepted(record: &Record) {
     }
 }
 
-/// Makes records of the messages and appends them to the outbox.
+/// Turns the messages into records and appends them to the outbox.
 async fn append(
     intake: &Intake,
     conversation: u64,
@@ -472,7 +473,7 @@ async fn woken(wakeup: &mut Option<Wakeup>) -> Result<Option<RedisRefusal>, Sour
     }
 }
 
-/// Classifies a failure to return messages.
+/// Classifies a failed request for messages.
 fn cut(error: SourceError, allowance: Allowance) -> SourceError {
     match error {
         SourceError::Redis(error) if is_broken_off(&error) => SourceError::Cut(allowance),
@@ -509,7 +510,7 @@ mod tests {
     fn events_that_may_be_committed_together_wait_for_the_usage_of_all_of_them() {
         let first = batch(10, true);
         assert_eq!(first.usage_due_with(&VecDeque::new()), 10);
-        // The last number of their commit lies behind the second one's event, whose usage is not all taken yet.
+        // The last number of their commit is above the second one's event, whose usage has not all been taken.
         assert_eq!(first.usage_due_with(&[batch(25, true), batch(40, false)].into()), 25);
         assert_eq!(
             first.usage_due_with(&[batch(25, false)].into()),

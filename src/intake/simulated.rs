@@ -1,5 +1,4 @@
-//! Another Redis than one behind a socket: a simulation's. It is asked for what a connection is asked for: commands, and
-//! scripts by their digests or texts.
+//! A simulated Redis in place of a socket. It receives what a connection would: commands, and scripts by digest or text.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +7,11 @@ use redis::{Cmd, Pipeline, RedisFuture, Value};
 
 /// A Redis.
 pub trait Redis: Send + Sync {
-    /// Connects. What is asked over the connection is to be answered within this time.
+    /// Connects. Answers over the connection are due within this time.
     fn connect(&self, patience: Duration) -> RedisFuture<'_, Arc<dyn RedisConnection>>;
 }
 
-/// A connection to it; clones of one share it.
+/// A connection; its clones share it.
 pub trait RedisConnection: Send + Sync {
     /// The answer to one command.
     fn command<'a>(&'a self, command: &'a Cmd) -> RedisFuture<'a, Value>;
@@ -25,7 +24,7 @@ pub trait RedisConnection: Send + Sync {
     ) -> RedisFuture<'a, Vec<Value>>;
 }
 
-/// The scripts by which lists are worked on, each as its parts are put together.
+/// The scripts for lists, each with its parts.
 pub const SCRIPTS: [(&str, &[&str]); 6] = [
     ("acquire", &[include_str!("acquire.lua")]),
     ("release", &[include_str!("release.lua")]),

@@ -15,10 +15,10 @@ use crate::record::Queue;
 
 /// The queues in the order of the scripts.
 pub(super) const ORDER: [Queue; 3] = [Queue::Lifecycle, Queue::Usage, Queue::Quota];
-/// The oldest Redis that can be used: it has `LMOVE`, `BLMOVE` and `XAUTOCLAIM`.
+/// The oldest supported Redis: it has `LMOVE`, `BLMOVE` and `XAUTOCLAIM`.
 const OLDEST: (u32, u32) = (6, 2);
 
-/// What one round is to do for one queue.
+/// The request of a round for one queue.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ask {
     /// Acknowledge this many of the oldest in-flight messages.
@@ -29,7 +29,7 @@ pub(super) struct Ask {
     pub want: usize,
 }
 
-/// A message as it was found.
+/// A message as found.
 #[derive(Debug)]
 pub(super) struct SourceMessage {
     /// Its bytes, or the first of them.
@@ -43,17 +43,17 @@ pub(super) struct SourceMessage {
 pub(super) struct Given {
     /// Oldest first.
     pub messages: Vec<SourceMessage>,
-    /// Their digests for the checkpoint, in order; the format is the source's.
+    /// Digests for the checkpoint, in order; the format depends on the source.
     pub digests: Vec<u32>,
     /// Messages left in Redis, not in flight.
     pub left: u64,
     /// Why this queue cannot be read.
     pub fault: Option<RedisRefusal>,
-    /// Entries that were deleted from a stream before they were read.
+    /// Stream entries deleted before they were read.
     pub trimmed: u64,
 }
 
-/// One connection's conversation with Redis, in either form.
+/// A session's connection to Redis, for lists or streams.
 pub(super) enum Source {
     List(Box<List>),
     Stream(Box<Stream>),
@@ -93,17 +93,17 @@ impl Source {
         }
     }
 
-    /// Adopts, once, the previous agent's in-flight messages.
+    /// Takes over the previous agent's in-flight messages, once.
     pub(super) async fn adopt_previous(&mut self) -> Result<u64, SourceError> {
         match self {
             Self::List(list) => list.adopt_previous().await,
-            // It did not use streams.
+            // The previous agent did not use streams.
             Self::Stream(_) => Ok(0),
         }
     }
 
-    /// How many of the oldest messages in flight are committed already, judged by the checkpoint; and the position
-    /// of what follows them.
+    /// The number of the oldest in-flight messages that are already committed according to the checkpoint, and the position
+    /// after them.
     pub(super) async fn recover(
         &mut self,
         queue: Queue,
@@ -128,7 +128,7 @@ impl Source {
         }
     }
 
-    /// Reclaims messages of agents that are gone. Returns how many.
+    /// Reclaims messages of vanished agents. Returns their number.
     pub(super) async fn reclaim(&mut self, gone_for: std::time::Duration) -> Result<u64, SourceError> {
         match self {
             Self::List(list) => list.reclaim(gone_for).await,
@@ -142,13 +142,13 @@ impl Source {
     /// Whether more can be taken without waiting.
     pub(super) fn has_more(&self) -> bool {
         match self {
-            // What a round left in a list is taken by the next one that gives something.
+            // Messages left in a list are taken by the next round that returns something.
             Self::List(_) => false,
             Self::Stream(stream) => stream.has_more(),
         }
     }
 
-    /// The blocking commands to wait in, one connection each.
+    /// The blocking commands to wait with, one connection each.
     pub(super) fn waits(&self) -> Vec<Wait> {
         match self {
             Self::List(list) => list.waits(),
@@ -156,7 +156,7 @@ impl Source {
         }
     }
 
-    /// Gives up the lease.
+    /// Releases the lease.
     pub(super) async fn release(&mut self) -> redis::RedisResult<()> {
         match self {
             Self::List(list) => list.release().await,
@@ -165,7 +165,7 @@ impl Source {
     }
 }
 
-/// A warning if Redis evicts keys when its memory is full; none if it does not tell.
+/// A warning if Redis evicts keys when its memory is full; `None` if it does not say.
 pub(super) async fn evicts(connection: &mut Connection) -> Option<String> {
     let infos = connection.info("memory").await.ok()?;
     infos.iter().find_map(|info| {
@@ -175,8 +175,8 @@ pub(super) async fn evicts(connection: &mut Connection) -> Option<String> {
     })
 }
 
-/// The servers' versions, asked in a way that there is and that is allowed. None if there is no such way: what is then
-/// missing is found when it is used.
+/// The servers' versions, asked with whichever command exists and is allowed. `Ok` and empty if there is none: missing
+/// features are then found when they are used.
 pub(super) async fn versions(connection: &mut Connection) -> Result<Vec<String>, SourceError> {
     match connection.info("server").await {
         Ok(infos) => {
@@ -186,7 +186,7 @@ pub(super) async fn versions(connection: &mut Connection) -> Result<Vec<String>,
             };
             return Ok(infos.iter().map(version).collect());
         }
-        // An ACL may forbid INFO as dangerous, and a managed Redis rename it, and still let HELLO through.
+        // An ACL may forbid INFO as dangerous, and a managed Redis may rename it, but both may still allow HELLO.
         Err(error) if refuses(&error, "INFO") => {}
         Err(error) => return Err(error.into()),
     }

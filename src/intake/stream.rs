@@ -1,7 +1,7 @@
-//! Streams: each entry is given to one consumer of the group, and is pending until it is acknowledged.
+//! Streams: each entry is delivered to one consumer of the group, and stays pending until it is acknowledged.
 //!
-//! The checkpoint holds a digest of 128 bits of each entry's id and data: what this consumer was given before is
-//! compared with it entry by entry, since other consumers' entries lie between its own.
+//! The checkpoint holds a 128-bit digest of each entry's id and data. Entries delivered earlier are compared with it one by
+//! one, because entries of other consumers lie between them.
 
 mod apart;
 #[cfg(test)]
@@ -30,34 +30,34 @@ const GROUP: &str = "dataplane-agent";
 const FIELD: &[u8] = b"data";
 const NO_FIELD: &str = "the stream's entry has no field \"data\"";
 
-/// An entry's digest, as the checkpoint holds it.
+/// An entry's digest, as stored in the checkpoint.
 type Digest = [u32; 4];
 
 /// The read position in one stream.
 #[derive(Default)]
 struct StreamPosition {
-    /// Where to read on in what was given before; empty when that is done.
+    /// Where to continue reading entries delivered earlier; empty when done.
     from: String,
-    /// The last id that the stream gave out.
+    /// The last id delivered by the stream.
     last: String,
     /// In-flight entries, oldest first.
     in_hand: VecDeque<String>,
     known: HashSet<String>,
-    /// To be acknowledged beside those: committed by an earlier conversation, or gone from the stream.
+    /// Further entries to acknowledge: committed by an earlier session, or deleted from the stream.
     done: Vec<String>,
     committed: HashSet<Digest>,
-    /// The last attempt to read it failed.
+    /// Whether the last attempt to read failed.
     is_faulty: bool,
 }
 
 pub(super) struct Stream {
     connection: Connection,
-    /// One for all streams; in a cluster one for each, in its slot.
+    /// One lease for all streams; in a cluster one per stream, in its slot.
     leases: Vec<Lease>,
     names: Names,
     round: Script,
     readings: [StreamPosition; 3],
-    /// Usage taken but held back because of events that go before it.
+    /// Usage taken but held back until the events before it are read.
     held: Given,
     /// Pending time after which another consumer's entries are claimed.
     gone_for: Duration,
@@ -74,7 +74,7 @@ impl Stream {
         Self { connection, leases, names, round, readings, held, gone_for, reclaim: false }
     }
 
-    /// Nothing is in hand yet; what was committed is told when it is met.
+    /// Nothing is in hand yet. Committed entries are recognised when they are read again.
     pub(super) fn recover(&mut self, queue: Queue, taken: &[Taken]) -> (usize, u64) {
         for (reading, of) in self.readings.iter_mut().zip(ORDER) {
             if of == queue {
@@ -85,7 +85,7 @@ impl Stream {
         (0, taken.last().map_or(0, |last| last.position + last.digests.len() as u64 / 4))
     }
 
-    /// Each has a lease and oversized messages in its own slot of a cluster.
+    /// Whether each stream has its lease and oversized messages in its own slot.
     fn are_apart(&self) -> bool {
         self.leases.len() == ORDER.len()
     }
@@ -105,7 +105,7 @@ impl Stream {
         Ok(given)
     }
 
-    /// One call of the script, for these of the streams.
+    /// Calls the script once, for these streams.
     async fn call<const N: usize>(
         &mut self,
         lease: usize,
@@ -139,19 +139,18 @@ impl Stream {
         Ok(given)
     }
 
-    /// With the next round that takes.
+    /// Requests reclaiming in the next round that takes messages.
     pub(super) fn reclaim(&mut self) {
         self.reclaim = true;
     }
 
     /// Whether more can be taken without waiting.
     pub(super) fn has_more(&self) -> bool {
-        // Held usage does not count: it is released once the events ahead of it were read, and those are a reason by
-        // themselves.
+        // Held usage does not count: it is released once the events before it are read, and those count by themselves.
         self.readings.iter().any(StreamPosition::has_more)
     }
 
-    /// Reading past the group, without hearing what: it is given out by the next round.
+    /// Reads past the group with suppressed answers; the next round returns the messages.
     pub(super) fn waits(&self) -> Vec<Wait> {
         if self.are_apart() {
             return (0..ORDER.len()).map(|n| self.wait(n..n + 1)).collect();
@@ -181,18 +180,18 @@ impl Stream {
 }
 
 impl StreamPosition {
-    /// One that cannot be read is looked at with all the others, and not again and again.
+    /// A stream that cannot be read is retried with the others, not repeatedly on its own.
     fn has_more(&self) -> bool {
         let is_done = self.from.is_empty() && self.done.is_empty();
         !is_done && !self.is_faulty
     }
 
-    /// What was given before is all in hand.
+    /// Whether all entries delivered earlier are in hand.
     fn is_caught_up(&self) -> bool {
         self.from.is_empty()
     }
 
-    /// Takes in what a round gave, after it has acknowledged the oldest `acked` in hand.
+    /// Processes the result of a round that has acknowledged the oldest `acked` entries in hand.
     fn take(&mut self, stream: Value, acked: usize) -> Result<Given, SourceError> {
         let bad = || SourceError::Answer("malformed reply for a stream");
         let Value::Array(parts) = stream else { return Err(bad()) };
@@ -227,10 +226,10 @@ impl StreamPosition {
             let fields = if parts.len() > 1 { parts.pop() } else { None };
             let id = text(parts.pop().ok_or_else(bad)?)?;
             match fields {
-                // Given again while it is in hand: after its group was made anew, or others' entries were claimed.
+                // Delivered again while in hand: its group was created anew, or entries of others were claimed.
                 _ if self.known.contains(&id) => {}
                 Some(Value::Array(fields)) => self.take_entry(id, &fields, &mut given),
-                // Deleted by somebody while it was pending.
+                // Deleted while it was pending.
                 _ => {
                     given.trimmed += 1;
                     self.done.push(id);
@@ -270,7 +269,7 @@ fn field(fields: &[Value]) -> Option<&[u8]> {
     })
 }
 
-/// The fields of an entry that has not the one, to be looked at: a JSON object.
+/// An entry without the expected field, rendered as a JSON object for inspection.
 fn render(fields: &[Value]) -> Vec<u8> {
     let text = |value: &Value| match value {
         Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
@@ -281,7 +280,7 @@ fn render(fields: &[Value]) -> Vec<u8> {
     serde_json::Value::Object(fields).to_string().into_bytes()
 }
 
-/// Persisted: the algorithm never changes.
+/// Persisted: the algorithm must never change.
 fn digest(id: &str, data: &[u8]) -> Digest {
     let mut hasher = xxhash_rust::xxh3::Xxh3::new();
     hasher.update(id.as_bytes());

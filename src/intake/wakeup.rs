@@ -1,7 +1,7 @@
-//! Wakes the intake when all queues are empty: commands that block until a message arrives.
+//! Wakes the intake when all queues are empty, with commands that block until a message arrives.
 //!
-//! None of them takes a message or answers with one, whatever its size: a [`Wait`] says how. The rounds take. So there is
-//! nothing in flight of an agent that has stopped, and no answer that is too large.
+//! None of them takes a message or returns one, whatever its size; see [`Wait`]. Rounds take messages. So a stopped agent
+//! leaves nothing in flight, and no answer is too large.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,21 +17,22 @@ use super::fault::{is_refusal, reason_of};
 use super::source::Source;
 use super::{BLOCK, Settings};
 
-/// Retry interval of a refused command; meanwhile rounds run at the same interval.
+/// Retry interval of a refused command, and the interval of rounds in the meantime.
 pub(super) const REFUSED: Duration = Duration::from_secs(1);
-/// Poll interval where no blocking command works.
+/// Poll interval if no blocking command works.
 const POLL: Duration = Duration::from_millis(100);
-/// Waited for before the next command if those before it woke the intake for nothing: the first time, and then twice as long
-/// each time, up to [`REFUSED`].
+/// Delay before the next command after the previous ones woke the intake for nothing: first this, then doubled each time up
+/// to [`REFUSED`].
 const IN_VAIN: Duration = Duration::from_millis(10);
-/// Other agents may take the message that woke this one: this many empty rounds mean nothing.
+/// Empty rounds that cause no delay: other agents may have taken the message that woke this one.
 const IN_VAIN_FREE: u32 = 2;
 
-/// How to wait with a command.
+/// How a command waits.
 pub(super) enum Wait {
-    /// It is answered with `WRONGTYPE` when a message arrives, because its destination is not a list.
+    /// Answered with `WRONGTYPE` when a message arrives, because the destination is not a list.
     ForRefusal(Cmd),
-    /// Its answer, which holds what came, is suppressed by `CLIENT REPLY SKIP`; that of the `PING` behind it is the signal.
+    /// The answer, which contains the message, is suppressed by `CLIENT REPLY SKIP`; the answer to the following `PING` is
+    /// the signal.
     Silently {
         /// The key that it waits for.
         key: String,
@@ -39,13 +40,13 @@ pub(super) enum Wait {
     },
 }
 
-/// Whether something is to have come.
+/// Resolves to whether a message should have arrived.
 type WakeupFuture = Pin<Box<dyn Future<Output = RedisResult<bool>> + Send>>;
 
-/// A connection for each command.
+/// The blocking commands, each on its own connection.
 pub(super) struct Wakeup {
     waiters: Vec<Waiter>,
-    /// Rounds in a row that found nothing after a wake-up.
+    /// Consecutive rounds that found nothing after a wake-up.
     in_vain: u32,
 }
 
@@ -54,7 +55,7 @@ struct Waiter {
     waiting: Option<WakeupFuture>,
     /// Why Redis refuses the command.
     refused: Option<RedisError>,
-    /// Answers can be suppressed.
+    /// Whether answers can be suppressed.
     can_be_silent: bool,
 }
 
@@ -72,7 +73,7 @@ impl Wakeup {
         Ok(Self { waiters, in_vain: 0 })
     }
 
-    /// Starts waiting, unless it waits already.
+    /// Starts waiting, unless it already waits.
     pub(super) fn arm(&mut self, source: &Source) {
         if self.waiters.iter().all(|waiter| waiter.waiting.is_some()) {
             return;
@@ -88,8 +89,8 @@ impl Wakeup {
         }
     }
 
-    /// Done when something may have come: a round has to look. Also after a while in which nothing came, which keeps
-    /// the measurements fresh and notices a dead connection.
+    /// Resolves when a message may have arrived and a round must look. Also resolves after a while without messages, which
+    /// keeps the measurements fresh and detects a dead connection.
     pub(super) async fn woken(&mut self) -> RedisResult<()> {
         std::future::poll_fn(|context| {
             for waiter in &mut self.waiters {
@@ -101,7 +102,7 @@ impl Wakeup {
                         waiter.refused = None;
                         self.in_vain = self.in_vain.saturating_add(u32::from(has_come));
                     }
-                    // Out of memory, no permission: the rounds go on, and asking at once again would spin.
+                    // Out of memory, or no permission: rounds continue, and retrying at once would spin.
                     Err(error) if is_refusal(&error) => {
                         waiter.refused = Some(error);
                         waiter.waiting = Some(Box::pin(async {
@@ -118,7 +119,7 @@ impl Wakeup {
         .await
     }
 
-    /// A round found something.
+    /// Notes that a round found something.
     pub(super) fn found(&mut self) {
         self.in_vain = 0;
     }
@@ -144,14 +145,14 @@ impl Waiter {
                 },
                 Wait::Silently { key, command } if can_be_silent => {
                     if matches!(connection, Connection::Cluster(_)) {
-                        // Where the key has moved meanwhile: the answer that would say so is suppressed.
+                        // The key may have moved to another node: the answer that would say so is suppressed.
                         let _: Value = cmd("TYPE").arg(&key).query_async(&mut connection).await?;
                     }
                     let mut commands = redis::pipe();
                     commands.cmd("CLIENT").arg("REPLY").arg("SKIP");
                     commands.add_command(command).cmd("PING");
                     let begun = Instant::now();
-                    // One answer of three commands.
+                    // One answer for three commands.
                     connection.req_packed_commands(&commands, 0, 1).await?;
                     Ok(begun.elapsed() < BLOCK)
                 }
@@ -164,11 +165,11 @@ impl Waiter {
     }
 }
 
-/// Whether Redis lets answers be suppressed: before 7 that takes a right that an ACL may withhold, and a managed one may have
-/// renamed the command.
+/// Whether Redis allows suppressing answers: before version 7 this needs a permission that an ACL may withhold, and a
+/// managed Redis may have renamed the command.
 pub(super) async fn can_be_silent(connection: &mut Connection, key: &str) -> RedisResult<bool> {
     let mut commands = redis::pipe();
-    // The second one says which node it is about.
+    // The second command tells the cluster client which node is meant.
     commands.cmd("CLIENT").arg("REPLY").arg("ON").cmd("TYPE").arg(key);
     match commands.query_async::<(Value, Value)>(connection).await {
         Ok(_) => Ok(true),

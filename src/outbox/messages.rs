@@ -1,17 +1,17 @@
-//! What the outbox is asked, and what it answers.
+//! Requests to the outbox, and its answers.
 
 use crate::outbox::format::codec::Entry;
 use crate::outbox::format::log::Log;
 use crate::record::{Kind, Timestamp};
 
-/// What settles a record that was read.
+/// Identifies a record that was read, for settling it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
-    /// Its number: later records of a log have greater ones.
+    /// Its number: later records of a log have higher ones.
     pub seq: u64,
     /// Its log.
     pub log: Log,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// When it was accepted.
     pub accepted_at: Timestamp,
@@ -24,10 +24,10 @@ impl Ticket {
     }
 }
 
-/// A record that was read to be delivered.
+/// A record that was read for delivery.
 #[derive(Debug)]
 pub struct Unsettled {
-    /// What settles it.
+    /// Identifies it for settling.
     pub ticket: Ticket,
     /// The record.
     pub entry: Entry,
@@ -35,7 +35,7 @@ pub struct Unsettled {
 
 #[cfg(test)]
 impl Unsettled {
-    /// A record as it is read under this number.
+    /// A record read under this number.
     pub(crate) fn new(seq: u64, record: crate::record::Record) -> Self {
         let (kind, accepted_at, bytes) = (record.kind(), record.accepted_at(), record.data().len() as u32);
         let entry = Entry::Record(record);
@@ -43,16 +43,16 @@ impl Unsettled {
     }
 }
 
-/// A stretch of a log.
+/// A part of a log.
 #[derive(Debug, Default)]
 pub struct LogPage {
-    /// What in it is not settled, in order.
+    /// Its unsettled entries, in order.
     pub records: Vec<Unsettled>,
-    /// Where to read on.
+    /// Where to continue reading.
     pub next: u64,
 }
 
-/// Why an append was not made. Nothing of it is in the outbox.
+/// Why an append failed. None of it is in the outbox.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AppendError {
     /// The outbox is full, or the disk nearly so.
@@ -61,7 +61,7 @@ pub enum AppendError {
     /// The storage failed; it is being opened again.
     #[error("the outbox's storage failed: {0}")]
     Storage(String),
-    /// An entry that nobody could read again.
+    /// The entry is too long to be read again.
     #[error("an entry of {bytes} bytes is too long: the outbox stores {most} at most")]
     TooLong {
         /// Its length.
@@ -77,9 +77,9 @@ pub enum AppendError {
 /// How a record was settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settlement {
-    /// The `ControlPlane` took it.
+    /// The `ControlPlane` accepted it.
     Delivered,
-    /// The `ControlPlane` had it already.
+    /// The `ControlPlane` already had it.
     Duplicate,
     /// It was written to a file for another outbox.
     Exported,

@@ -1,4 +1,4 @@
-//! The outbox's figures as metrics: looked up when a scrape comes, all in one picture.
+//! The outbox's metrics, read at each scrape from one consistent snapshot.
 
 use prometheus::proto::{MetricFamily, MetricType};
 
@@ -13,7 +13,7 @@ fn of_queue(values: [u64; 5], queue: Queue) -> f64 {
     kinds.map(|(_, value)| value).sum::<u64>() as f64
 }
 
-/// Age in seconds of the oldest record of each queue's kind.
+/// The age in seconds of each queue's oldest record.
 pub fn oldest_ages(stats: &Stats, now_micros: i64) -> [(Queue, f64); 3] {
     let age = |oldest: Option<i64>| oldest.map_or(0.0, |at| (now_micros - at).max(0) as f64 / 1e6);
     [
@@ -23,13 +23,12 @@ pub fn oldest_ages(stats: &Stats, now_micros: i64) -> [(Queue, f64); 3] {
     ]
 }
 
-/// All of them, with the name under which the agent works.
+/// All metrics; `server_id` is the agent's ID.
 pub fn families(stats: &Stats, now_micros: i64, server_id: &str) -> Vec<MetricFamily> {
     use MetricType::{COUNTER, GAUGE};
     let by_queue = |values: [u64; 5]| -> Vec<(Labels<'_>, f64)> {
         Queue::ALL.iter().map(|queue| (vec![("kind", queue.label())], of_queue(values, *queue))).collect()
     };
-    let one = |value: f64| vec![(Vec::new(), value)];
     let by_kind = stats.dead_lettered.map(|reasons| reasons.iter().sum::<u64>());
     let mut dead_lettered = Vec::new();
     for queue in Queue::ALL {
@@ -62,61 +61,43 @@ pub fn families(stats: &Stats, now_micros: i64, server_id: &str) -> Vec<MetricFa
     }
     let ages = oldest_ages(stats, now_micros);
     let ages = ages.map(|(queue, age)| (vec![("kind", queue.label())], age)).to_vec();
+    let counter = |name, help, samples| family(name, help, COUNTER, samples);
+    let gauge = |name, help, value: f64| family(name, help, GAUGE, vec![(Vec::new(), value)]);
+    let free = stats.disk_free_bytes.map(|free| (Vec::new(), free as f64)).into_iter().collect();
+    let expired = vec![(Vec::new(), stats.dead_letters_expired as f64)];
+    let (accepting, min_free) = (f64::from(u8::from(stats.accepting)), stats.min_free_bytes as f64);
+    let already = "Records that the ControlPlane had already processed";
+    let too_little = "Free bytes on its disk below which the outbox accepts no records";
+    let damaged = "Damaged segments in quarantine that were not salvaged";
+    let (segments, records) = (stats.quarantined_segments as f64, stats.quarantined_records as f64);
     vec![
-        family("dataplane_outbox_enqueued_total", "Records taken over", COUNTER, by_queue(stats.enqueued)),
-        family("dataplane_delivered_total", "Records delivered", COUNTER, by_queue(stats.delivered)),
-        family("dataplane_duplicates_total", "Records processed before", COUNTER, by_queue(stats.duplicates)),
-        family("dataplane_exported_total", "Records exported", COUNTER, by_queue(stats.exported)),
-        family("dataplane_dead_lettered_total", "Records that became dead letters", COUNTER, dead_lettered),
+        counter(
+            "dataplane_outbox_enqueued_total",
+            "Records accepted into the outbox",
+            by_queue(stats.enqueued),
+        ),
+        counter("dataplane_delivered_total", "Records delivered", by_queue(stats.delivered)),
+        counter("dataplane_duplicates_total", already, by_queue(stats.duplicates)),
+        counter("dataplane_exported_total", "Records exported", by_queue(stats.exported)),
+        counter("dataplane_dead_lettered_total", "Records that became dead letters", dead_lettered),
         family("dataplane_outbox_depth", "Records waiting", GAUGE, by_queue(stats.depth)),
-        family("dataplane_outbox_bytes", "Bytes of the records waiting", GAUGE, one(stats.bytes as f64)),
-        family("dataplane_outbox_disk_bytes", "Bytes the outbox takes", GAUGE, one(stats.disk_bytes as f64)),
-        family(
+        gauge("dataplane_outbox_bytes", "Bytes of the records waiting", stats.bytes as f64),
+        gauge("dataplane_outbox_disk_bytes", "Disk usage of the outbox in bytes", stats.disk_bytes as f64),
+        gauge(
             "dataplane_outbox_capacity_bytes",
-            "Bytes it may take",
-            GAUGE,
-            one(stats.capacity_bytes as f64),
+            "Limit of the outbox's disk usage in bytes",
+            stats.capacity_bytes as f64,
         ),
-        family(
-            "dataplane_outbox_disk_free_bytes",
-            "Bytes free on the outbox's disk",
-            GAUGE,
-            stats.disk_free_bytes.map(|free| (Vec::new(), free as f64)).into_iter().collect(),
-        ),
-        family(
-            "dataplane_outbox_min_free_bytes",
-            "With less free on its disk the outbox takes no more",
-            GAUGE,
-            one(stats.min_free_bytes as f64),
-        ),
-        family(
-            "dataplane_outbox_accepting",
-            "1 while it takes records",
-            GAUGE,
-            one(f64::from(u8::from(stats.accepting))),
-        ),
-        family(
-            "dataplane_quarantined_segments",
-            "Damaged segments that were set aside and not salvaged",
-            GAUGE,
-            one(stats.quarantined_segments as f64),
-        ),
-        family(
-            "dataplane_quarantined_records",
-            "Records known to wait in those",
-            GAUGE,
-            one(stats.quarantined_records as f64),
-        ),
+        family("dataplane_outbox_disk_free_bytes", "Bytes free on the outbox's disk", GAUGE, free),
+        gauge("dataplane_outbox_min_free_bytes", too_little, min_free),
+        gauge("dataplane_outbox_accepting", "1 while the outbox accepts records", accepting),
+        gauge("dataplane_quarantined_segments", damaged, segments),
+        gauge("dataplane_quarantined_records", "Records known to wait in quarantined segments", records),
         family("dataplane_outbox_oldest_age_seconds", "Age of the oldest record waiting", GAUGE, ages),
-        family("dataplane_dead_letters", "Dead letters kept", GAUGE, one(stats.dead_letters as f64)),
-        family(
-            "dataplane_dead_letters_expired_total",
-            "Dead letters dropped for their age",
-            COUNTER,
-            one(stats.dead_letters_expired as f64),
-        ),
-        family("usage_records_processed_total", "Usage records finished", COUNTER, processed(Queue::Usage)),
-        family("quota_requests_processed_total", "Quota requests finished", COUNTER, processed(Queue::Quota)),
-        family("session_events_processed_total", "Lifecycle events finished", COUNTER, events),
+        gauge("dataplane_dead_letters", "Dead letters stored now", stats.dead_letters as f64),
+        counter("dataplane_dead_letters_expired_total", "Dead letters deleted for their age", expired),
+        counter("usage_records_processed_total", "Usage records finished", processed(Queue::Usage)),
+        counter("quota_requests_processed_total", "Quota requests finished", processed(Queue::Quota)),
+        counter("session_events_processed_total", "Lifecycle events finished", events),
     ]
 }

@@ -1,4 +1,4 @@
-//! The outbox: what was taken from Redis waits here, durable, until the `ControlPlane` has answered.
+//! The outbox: records taken from Redis wait here, durable, until the `ControlPlane` has answered.
 //!
 //! # What is on the disk
 //!
@@ -6,10 +6,10 @@
 //! OUTBOX_DIR/
 //!   lock              held (flock) by the one process that has the outbox open
 //!   format.json       the format's version and this outbox's id; read before anything else is touched
-//!   reserve           bytes given up when the disk is full, so that the outbox can be opened and drained
-//!   segments/<id>/    a sled database each: packs of records, appended, then read, then deleted whole
-//!   ledger/           a sled database: what is settled, counters, dead letters, the segment catalog, commands, audit log
-//!   quarantine/       what was damaged, with reports; never deleted, brought back by salvaging
+//!   reserve           space released when the disk is full, so that the outbox can be opened and drained
+//!   segments/<id>/    a sled database each: packs of records, appended, then read, then deleted as a whole
+//!   ledger/           a sled database: settlements, counters, dead letters, the segment catalog, commands, audit log
+//!   quarantine/       damaged files with reports; never deleted, recovered by salvaging
 //! ```
 //!
 //! A **segment** holds
@@ -17,114 +17,117 @@
 //! | key | value |
 //! |---|---|
 //! | `p` log u8, first u64, chunk u16 | a pack: header and up to 64 zstd-compressed records, numbered from `first` on |
-//! | `b` | the totals that it began with |
-//! | `t` | totals: the next number, and what was ever appended, by log and kind |
-//! | `k` append u64, chunk u16 | what that append took from the queues: positions and digests |
+//! | `b` | the totals at its beginning |
+//! | `t` | totals: the next number, and the number of appended records by log and kind |
+//! | `k` append u64, chunk u16 | messages that this append took from the queues: positions and digests |
 //!
 //! and the **ledger**
 //!
 //! | key | value |
 //! |---|---|
-//! | `c` | counters of what was settled, by kind and outcome |
-//! | `t` | a copy of the newest segment's totals, a second old at most |
-//! | `l` log u8 | low mark: all below is settled |
-//! | `p` log u8, first u64 | a pack above the low mark that is settled in part, or a run of settled ones |
+//! | `c` | counters of settled records, by kind and outcome |
+//! | `t` | a copy of the newest segment's totals, at most a second old |
+//! | `l` log u8 | low mark: everything below it is settled |
+//! | `p` log u8, first u64 | a partly settled pack above the low mark, or a run of settled ones |
 //! | `d` id u64, chunk u16 | a dead letter |
-//! | `g` id u64 | a segment of the catalog: its numbers, what it holds and what of it is settled |
-//! | `x` id u64 | a segment that left the catalog and whose folder may still be there |
-//! | `m` number u64 | a command that was begun, and what became of it; an older ledger has none |
-//! | `a` number u64 | an order of the audit log; likewise |
-//! | `i` export u128 | when an export with this id was imported here; likewise |
+//! | `g` id u64 | an entry of the segment catalog: the segment's numbers, contents and settled counts |
+//! | `x` id u64 | a segment that has left the catalog, but whose folder may still exist |
+//! | `m` number u64 | a command that was begun, and its result; absent in older ledgers |
+//! | `a` number u64 | an order of the audit log; absent in older ledgers |
+//! | `i` export u128 | when the export with this id was imported here; absent in older ledgers |
 //!
-//! Numbers are big endian, so keys sort as numbers do. Values begin with a version byte ([`format::codec`]); packs and dead
-//! letters carry a checksum that covers their place as well. A value in chunks begins with its length.
+//! Numbers are big endian, so keys sort like numbers. Values begin with a version byte ([`format::codec`]); packs and dead
+//! letters carry a checksum that covers their key as well. A chunked value begins with its length.
 //!
 //! # Logs
 //!
-//! Records are numbered in the order in which they are appended, and each lies in one of five logs, which are
-//! read apart: a quota request is never behind a million usage records, nor a `started` behind its own session's
-//! usage. What may be sent when is the drain's business. Nothing of the fifth is sent: what is no record, and the dead letters of
-//! another outbox that are imported, lie there until maintenance has moved them to the dead letters.
+//! Records are numbered in the order of appending. Each is in one of five logs, which are read separately: a quota request
+//! never waits behind a million usage records, nor a `started` event behind its own session's usage. The drain decides what
+//! may be sent when. The fifth log is never sent: rejected messages and imported dead letters of another outbox stay there
+//! until maintenance has moved them to the dead letters.
 //!
 //! # Order of writing
 //!
-//! * **Append**: packs, totals and checkpoint in one atomic batch; barrier; then the appender is told. Appends
-//!   that arrive while a barrier is under way share the next one.
-//! * **Settle**: in memory at once, in the ledger every 50 ms: marks, counters, dead letters and the segments' own
-//!   counts in one atomic batch. A crash loses at most that last tick (and what the requests in flight answer
-//!   meanwhile): those records are sent again with the same key and body. Settling never touches a segment.
+//! * **Append**: packs, totals and checkpoint in one atomic batch; then the barrier; then the appender is told. Appends
+//!   that arrive during a barrier share the next one.
+//! * **Settle**: in memory at once, in the ledger every 50 ms: marks, counters, dead letters and the segments' counts in
+//!   one atomic batch. A crash loses at most the last tick (and the answers that arrive meanwhile): those records are sent
+//!   again with the same key and body. Settling never writes to a segment.
 //! * **After a failed sync** nothing more is written to that file: the kernel may have dropped its last pages, and reports
-//!   that once. It is marked `unsynced`; all that can be read of it goes to a new file, which is synced and renamed into its
-//!   place before the next write, and before the next process acts on what it reads there. What the failed write held is
-//!   written again. Until the ledger's commit has succeeded in the new file no segment is deleted. The writer does not wait for
-//!   that: it goes on in a new segment. A failed sync of a folder is made up for by writing its names anew.
-//! * **A new segment**: created with the totals and the checkpoint, synced; then listed in the ledger, together with
-//!   the end of the one before; then used. After a failed write it begins behind what was acknowledged, and what
-//!   the failure may have left in the old one is not read: it was never acknowledged.
-//! * **A settled segment**: the ledger says that all of it is settled; then the ledger forgets it and notes a tombstone;
-//!   then its folder is deleted; then the tombstone.
-//! * **Carrying forward**: of a large old segment with a few waiting records, the packs that hold them are copied into
-//!   the next segment, numbers and all; barrier; then the ledger gives that one the old one's numbers and forgets
+//!   that only once. The file is marked `unsynced`. Before the next write, and before the next process acts on its
+//!   contents, everything readable is copied to a new file, which is synced and renamed into its place. The contents of the
+//!   failed write are written again. No segment is deleted until the ledger's commit has succeeded in the new file. The
+//!   writer does not wait for this: it continues in a new segment. After a failed sync of a folder its names are written
+//!   again.
+//! * **A new segment**: created with the totals and the checkpoint, and synced; then listed in the ledger, together with
+//!   the end of its predecessor; then used. After a failed write it starts after the acknowledged records, and whatever the
+//!   failure may have left in the old segment is not read: it was never acknowledged.
+//! * **A settled segment**: the ledger marks all of it as settled; then the ledger removes it from the catalog and notes a
+//!   tombstone; then its folder is deleted; then the tombstone.
+//! * **Carrying forward**: the packs of a large old segment that still hold waiting records are copied to the next segment,
+//!   with their numbers; then the barrier; then the ledger assigns the old segment's numbers to the next one, and removes
 //!   the old one. A copy below a segment's first number is not read.
 //!
-//! * **A command**: a note that it is begun, in a commit of its own; only then is it carried out; then the note with what
-//!   became of it; then that is reported.
+//! * **A command**: a note that it is begun, in its own commit; only then is it executed; then the note with its result;
+//!   then the result is reported.
 //!
 //! # Damage
 //!
-//! What cannot be read is set aside and the rest goes on. sled overwrites what lies behind damage, so a log is looked
-//! through before sled opens it ([`engine::repair`]): of what can be read of a damaged one a new database is made, and the old files are
-//! kept as they were found. Of a segment with a few bad packs, or without packs that it should have, the rest is
-//! delivered first: then its own counts say how many records are missing, and it moves to `quarantine/`; one that
-//! cannot be opened at all moves there at once. What was waiting in it counts as *exported* (it left for a file, and
-//! comes back by salvaging as newly enqueued), so that the counters add up. Of a damaged ledger the dead letters, the notes
-//! of commands and what is settled are kept; of a lost one nothing. Then the counters begin anew, and what the segments
-//! hold and is not known to be settled is sent again with the same keys.
+//! Unreadable data is moved to the quarantine, and everything else continues. sled overwrites what follows damage, so a log
+//! is examined before sled opens it ([`engine::repair`]): a new database is built from the readable part of a damaged one,
+//! and the old files are kept as found. If a segment has a few bad packs, or lacks packs that it should have, its other
+//! records are delivered first; then its own counts show how many are missing, and it moves to `quarantine/`. A segment
+//! that cannot be opened at all moves there at once. The records waiting in it count as *exported* (they are in a file, and
+//! salvaging enqueues them as new ones), so the counters add up. From a damaged ledger the dead letters, the notes of
+//! commands and the settlements are kept; from a lost ledger nothing. The counters then start again, and records in the
+//! segments that are not known to be settled are sent again with the same keys.
 //!
 //! # Assumptions
 //!
-//! The file system keeps what was synced: an `fdatasync`, or `fsync` of a directory, that succeeds is honest, if none of that
-//! file has failed before. One process has the folder at a time (the lock sees to it), and it stays where it is ([`state::dir_lock`] looks, behind each commit and every
-//! half second: while it does not, nothing is taken, deleted or set aside); the `ControlPlane` recognises a record by its
-//! idempotency key.
+//! The file system keeps what was synced: an `fdatasync`, or an `fsync` of a directory, that succeeds is honest if none has
+//! failed for that file before. One process at a time uses the folder (the lock ensures this), and the folder stays in
+//! place. [`state::dir_lock`] checks that after each commit and every half second; while the folder is missing, nothing is
+//! taken, deleted or quarantined. The `ControlPlane` recognises a record by its idempotency key.
 //!
 //! # Known limits
 //!
-//! * After a failed sync a database needs room for itself twice until it is renewed, and the ledger takes no more
-//!   changes before that. While it is renewed, some seconds for each 100 MiB of dead letters, nothing is read or settled.
-//! * Dead letters are stamped by this machine's clock. One that was written while that was far behind looks too old when it
-//!   is right again: it is deleted early, though as slowly as all of them, and hours after the jump if that was in this run.
-//! * A newest segment that is lost takes along what was appended since the ledger's copy of its totals, a second at most,
-//!   without those records being counted.
-//! * Damage in the last batch of a database looks like the torn end that a power cut leaves, and so does a file that was cut
-//!   off: in a sealed segment the counts tell, in the newest the ledger's copy of its totals, in the ledger nothing does.
-//! * The limit is looked at before each commit: a commit, of 4 MiB and one append at the most, may go beyond it. The
-//!   reserve, and the ledger but for its dead letters, come on top.
-//! * While the ledger cannot be written, reading stops when its dead letters take 4 MiB of memory; until then what is
-//!   delivered meanwhile is sent again after a crash.
-//! * A ledger that is lost takes the notes of commands along: one that is handed out again is carried out again, if its
-//!   token is still good.
+//! * After a failed sync a database needs twice its space until it is renewed, and the ledger accepts no changes before
+//!   that. While it is renewed, some seconds for each 100 MiB of dead letters, nothing is read or settled.
+//! * Dead letters are stamped by this machine's clock. A dead letter written while the clock was far behind looks too old
+//!   once it is correct: it is deleted early, though at the usual slow rate, and hours after the jump if that was in this
+//!   run.
+//! * If the newest segment is lost, records appended since the ledger's copy of its totals, at most a second's, are lost
+//!   without being counted.
+//! * Damage in the last batch of a database looks like the torn end after a power cut, and so does a truncated file. In a
+//!   sealed segment the counts reveal it, in the newest segment the ledger's copy of its totals, in the ledger nothing
+//!   does.
+//! * The limit is checked before each commit: a commit, of at most 4 MiB plus one append, may exceed it. The reserve, and
+//!   the ledger except for its dead letters, are not counted.
+//! * While the ledger cannot be written, reading stops when its unsaved dead letters take 4 MiB of memory; records
+//!   delivered until then are sent again after a crash.
+//! * If the ledger is lost, so are the notes of commands: a command that is delivered again is executed again if its token
+//!   is still valid.
 //! * The ledger's file does not shrink; it fills its gaps before it grows.
 //!
 //! # Threads
 //!
-//! The **writer** commits appends; **maintenance** reads packs for the drain, commits the ledger and deletes
-//! segments. Neither is the async runtime's, and both end when the [`Outbox`] is dropped. Small commits of a
-//! moment ago are read without either ([`segments::tail_cache`]).
+//! The **writer** commits appends; **maintenance** reads packs for the drain, commits the ledger and deletes segments.
+//! Neither runs on the async runtime, and both end when the [`Outbox`] is dropped. Small recent commits are read without
+//! either ([`segments::tail_cache`]).
 //!
-//! # Rooms
+//! # Modules
 //!
-//! From the lowest floor up; a room imports only from those below it (`tests/it/floors.rs` checks that).
+//! From the lowest floor up; a module imports only from those below it (`tests/it/floors.rs` checks that).
 //!
 //! * `engine`: databases, and the only place that names sled; it knows nothing of records. `format`: every byte of the
 //!   values; it knows nothing of databases.
-//! * `messages`, `settings`; `quota_reply` and `watermark`, which the intake and the drain meet in.
-//! * `segments`, then `ledger`: what is stored in the one and in the other.
-//! * `state`: what the threads and the handles share.
-//! * `recovery`: from a folder to a state. `metrics`.
+//! * `messages`, `settings`; `quota_reply` and `watermark`, shared by the intake and the drain.
+//! * `segments`, then `ledger`: their contents.
+//! * `state`: shared by the threads and the handles.
+//! * `recovery`: builds the state from a folder. `metrics`.
 //! * `threads`: the writer and maintenance.
 //! * `api`: the handle, and opening.
-//! * `tools`: what an operator does. `simulated`: the whole without a disk and without threads.
+//! * `tools`: operator actions. `simulated`: the whole without a disk or threads.
 
 mod api;
 mod engine;

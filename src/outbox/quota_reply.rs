@@ -2,10 +2,10 @@
 
 use tokio::sync::oneshot;
 
-/// An answer to a quota refresh on its way to Redis.
+/// The answer to a quota refresh request, on its way to Redis.
 pub struct QuotaReply {
-    /// What is pushed.
+    /// The data to push.
     pub data: Vec<u8>,
-    /// Answered when Redis has it.
+    /// Notified when Redis has it.
     pub done: oneshot::Sender<()>,
 }

@@ -1,25 +1,25 @@
-//! How an outbox is kept.
+//! Settings of an outbox.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::outbox::engine::database::Durability;
 
-/// How an outbox is kept.
+/// Settings of an outbox.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Its folder.
     pub dir: PathBuf,
-    /// The most bytes it takes on the disk.
+    /// The limit of its size on disk, in bytes.
     pub max_bytes: u64,
-    /// Bytes of the disk that it leaves free.
+    /// Bytes to leave free on the disk.
     pub min_free_bytes: u64,
-    /// About the size of one segment, in bytes.
+    /// The approximate size of a segment, in bytes.
     pub segment_bytes: u64,
     /// Whether a commit waits for the disk.
     pub durability: Durability,
-    /// How long a dead letter is kept.
+    /// How long dead letters are kept.
     pub dead_letter_retention: Duration,
-    /// Where the duration of commits is noted.
+    /// Observes the duration of commits.
     pub commit_seconds: prometheus::Histogram,
 }

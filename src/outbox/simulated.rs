@@ -1,4 +1,4 @@
-//! A simulated outbox: its disk in memory, and its threads' work as tasks.
+//! A simulated outbox: its disk is in memory, and its threads' work is done by tasks.
 
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -17,13 +17,13 @@ use crate::outbox::settings::Settings;
 use crate::outbox::threads::maintenance::{Maintenance, MaintenanceRequest};
 use crate::outbox::threads::writer::{self, WriteRequest, Writer};
 
-/// How long the disk needs.
+/// Decides how long the disk takes.
 pub trait Pace {
     /// For the next commit or page of records.
     fn next(&self) -> Duration;
 }
 
-/// What the outbox's threads do, as tasks.
+/// The work of the outbox's threads, as tasks.
 pub struct Driven {
     writer: Writer,
     write_requests: mpsc::Receiver<WriteRequest>,
@@ -48,7 +48,7 @@ pub fn open_driven(settings: Settings) -> Result<(Outbox, Driven), OpenError> {
 }
 
 impl Driven {
-    /// Does what there is to do until nobody can ask any more.
+    /// Works until all handles are gone.
     pub async fn run(self, pace: impl Pace) {
         let Self { mut writer, mut write_requests, mut maintenance, requests, asked } = self;
         let writing = async {
@@ -72,7 +72,7 @@ impl Driven {
                     Err(std::sync::mpsc::TryRecvError::Empty) => {
                         let wait = maintenance.wait(ticked);
                         let _ = tokio::time::timeout(wait, asked.notified()).await;
-                        // Between the end of the wait and what follows, others have their turn.
+                        // Between the end of the wait and the following work, others get a turn.
                         tokio::time::sleep(pace.next() / 8).await;
                         requests.try_recv().ok()
                     }

@@ -1,9 +1,9 @@
-//! What the intake tells the drain about `completed` events: up to where they may go.
+//! The intake's message to the drain about `completed` events: how far they may be sent.
 
-/// How far `completed` events may go.
+/// How far `completed` events may be sent.
 ///
-/// An event must not overtake usage that was pushed to Redis before it. The intake knows, when it takes the
-/// event, how much usage was in Redis; when that much has been appended, it moves the watermark.
+/// An event must not overtake usage that was pushed to Redis before it. When the intake takes the event, it knows how much
+/// usage was in Redis; once that much has been appended, it moves the watermark.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Watermark {
     /// Events numbered below this may be sent ...

@@ -5,10 +5,10 @@ use super::layout::{Layout, Original, Span};
 use super::schema::{FieldValues, Schema, Values};
 use super::{Kind, Queue, Record, Rejection, Timestamp, lifecycle, quota, trace, usage};
 
-/// Offsets into a record's buffer are 32 bits; it holds a message up to twice, and some.
+/// Offsets into a record's buffer have 32 bits; the buffer holds up to twice the message, and a little more.
 const LARGEST_RECORD: usize = 1 << 30;
 
-/// The fields this agent adds to every usage record, besides the time.
+/// The fields that this agent adds to every usage record, apart from the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Enrichment {
     /// `server_instance_id`: the server this agent runs beside (`SERVER_ID`).
@@ -28,10 +28,10 @@ pub enum UnknownFields {
     Drop,
 }
 
-/// Accepts messages; built once from the configuration.
+/// Accepts messages. Built once from the configuration.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
-    /// The members that enrich a usage record, up to and after the time.
+    /// The members added to a usage record, up to the time and after it.
     before_time: String,
     after_time: String,
     drop_unknown: bool,
@@ -60,7 +60,7 @@ impl Acceptor {
         self.max_bytes
     }
 
-    /// Prepares to accept the messages taken at this time.
+    /// Prepares to accept messages taken at this time.
     pub fn at(&self, accepted_at: Timestamp) -> Acceptance<'_> {
         let now = format!("\"{}\"", accepted_at.to_rfc3339());
         let enrichment = format!("{}{now}{}", self.before_time, self.after_time);
@@ -68,7 +68,7 @@ impl Acceptor {
     }
 }
 
-/// Accepts the messages of one round, which all get the same time of acceptance.
+/// Accepts the messages of one round, which share one time of acceptance.
 #[derive(Clone, Debug)]
 pub struct Acceptance<'a> {
     acceptor: &'a Acceptor,
@@ -80,8 +80,8 @@ pub struct Acceptance<'a> {
 }
 
 impl Acceptance<'_> {
-    /// Makes a record of a message from a queue. Never panics, and takes time in proportion to the message's
-    /// length, whatever it holds.
+    /// Turns a message from a queue into a record. Never panics, and takes time proportional to the message's length,
+    /// whatever its content.
     pub fn accept(&self, queue: Queue, raw: &[u8]) -> Result<Record, Rejection> {
         let kind = match queue {
             Queue::Usage => Kind::Usage,
@@ -110,7 +110,7 @@ impl Acceptance<'_> {
         Ok(text)
     }
 
-    /// The body of a message that goes on with its producer's own bytes if it can, `ending` after them.
+    /// The body of a message: it continues the producer's own bytes if possible, with `ending` after them.
     pub(super) fn forward<const N: usize>(
         &self,
         schema: &Schema<N>,
@@ -127,7 +127,7 @@ impl Acceptance<'_> {
             schema.defaults(found, values).map(|(name, value)| name.len() + value.len() + 4).sum();
         let stands = found.stands(values, drop_unknown);
         let verbatim = stands && object.len() == text.len();
-        // Exact for what is sent verbatim, so that the buffer is neither grown nor shrunk.
+        // Exact for messages sent verbatim, so the buffer neither grows nor shrinks.
         let beside = if verbatim { 0 } else { text.len() };
         let mut bytes = Vec::with_capacity(open.len() + defaults + ending.len() + beside);
         if stands {
@@ -145,14 +145,14 @@ impl Acceptance<'_> {
     }
 }
 
-/// What will be sent.
+/// The body to be sent.
 pub(super) struct RecordBody {
     pub(super) bytes: Vec<u8>,
-    /// How many of the message's bytes it begins with, if those are all except the closing brace.
+    /// The number of bytes shared with the message, if that is everything except the closing brace.
     pub(super) verbatim: Option<usize>,
 }
 
-/// An accepted message, before it is assembled in one buffer.
+/// An accepted message before it is assembled in one buffer.
 pub(super) struct Draft<'a> {
     pub(super) kind: Kind,
     pub(super) body: RecordBody,
@@ -166,7 +166,7 @@ impl Draft<'_> {
     fn seal(self, accepted_at: Timestamp, text: &str) -> Record {
         let RecordBody { bytes: mut data, verbatim } = self.body;
         let body = data.len() as u32;
-        // Where the message's own bytes begin in the buffer: strings are found there.
+        // The offset of the message's own bytes in the buffer, where strings are found.
         let (original, base) = match verbatim {
             Some(len) => (Original::Prefix(len as u32), 0),
             None => (Original::Kept(Span { start: body, len: text.len() as u32 }), data.len()),
@@ -185,8 +185,8 @@ impl Draft<'_> {
     }
 }
 
-/// Where a token's string lies in the buffer, if it is a string of the wanted form. One with escapes is put
-/// behind all else.
+/// The position of a token's string in the buffer, if it is a string of the wanted form. A string with escapes is appended
+/// to the buffer, unescaped.
 fn place(data: &mut Vec<u8>, base: usize, token: Token<'_>, wanted: fn(&str) -> bool) -> Option<Span> {
     let text = token.string().ok().filter(|text| wanted(text))?;
     let start = if token.escaped {

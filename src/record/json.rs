@@ -1,17 +1,16 @@
-//! Reads JSON text as tokens, so that unchanged parts can be forwarded verbatim.
+//! Reads JSON text as tokens: unchanged parts can be forwarded verbatim.
 //!
-//! One pass, no recursion, no allocation: a level of nesting is one bit of a `u64`, which is also why the
-//! depth is limited to 64.
+//! One pass, no recursion, no allocation. A level of nesting is one bit of a `u64`, which limits the depth to 64.
 
 use std::borrow::Cow;
 
-/// The deepest nesting accepted; the record's own object is level 1.
+/// The deepest nesting accepted. The record's object is level 1.
 pub(crate) const MAX_DEPTH: u32 = 64;
 
-/// White space by JSON's definition (Unicode has more).
+/// White space as JSON defines it (Unicode has more).
 pub(super) const SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
-/// Why a text is not a single JSON object.
+/// Why a text is not one JSON object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Malformed {
     #[error("not JSON: {what} at byte {at}")]
@@ -22,19 +21,19 @@ pub(super) enum Malformed {
     NotAnObject(&'static str),
 }
 
-/// A JSON value, verbatim from its text.
+/// A JSON value as it appears in its text.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Token<'a> {
     /// The value's own bytes, quotes included.
     pub(super) raw: &'a str,
-    /// Where it begins in its text.
+    /// Its position in its text.
     pub(super) at: usize,
     /// Whether it is a string with escapes.
     pub(super) escaped: bool,
 }
 
 impl<'a> Token<'a> {
-    /// Its type, in words.
+    /// Its type as text.
     pub(super) fn what(self) -> &'static str {
         match self.raw.as_bytes().first() {
             Some(b'{') => "an object",
@@ -56,7 +55,7 @@ impl<'a> Token<'a> {
             return Err(self.what());
         }
         if self.escaped {
-            // The grammar was checked, so the only thing left to go wrong is half a surrogate pair.
+            // The grammar has been checked: only half a surrogate pair can still be wrong.
             return serde_json::from_str(self.raw)
                 .map(Cow::Owned)
                 .map_err(|_| "a string with half a surrogate pair (\\ud800 to \\udfff)");
@@ -70,7 +69,7 @@ impl<'a> Token<'a> {
     }
 }
 
-/// One name and value of an object.
+/// A name and value of an object.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Member<'a> {
     pub(super) key: Token<'a>,
@@ -78,13 +77,13 @@ pub(super) struct Member<'a> {
 }
 
 impl<'a> Member<'a> {
-    /// The member's name. One that is no Unicode text stays as it stands, and so is no name that we know.
+    /// The member's name. A name with half a surrogate pair is returned raw: it matches no known name.
     pub(super) fn name(&self) -> Cow<'a, str> {
         self.key.string().unwrap_or(Cow::Borrowed(self.key.raw))
     }
 }
 
-/// The members of the one object that a text holds, as they are read.
+/// Iterates over the members of a text's only object.
 pub(super) struct Members<'a> {
     scanner: Scanner<'a>,
     progress: Progress,
@@ -147,13 +146,13 @@ impl<'a> Iterator for Members<'a> {
     }
 }
 
-/// Whether the whole text is a number as JSON writes it.
+/// Whether the whole text is a JSON number.
 pub(super) fn is_number(text: &str) -> bool {
     let mut scanner = Scanner { text, bytes: text.as_bytes(), at: 0 };
     scanner.number().is_ok() && scanner.at == text.len()
 }
 
-/// Adds a member to an object that is being written. `name` and `value` are JSON already.
+/// Appends a member to an object. `name` and `value` are JSON.
 pub(super) fn write_member(out: &mut Vec<u8>, name: &str, value: &str) {
     if out.last() != Some(&b'{') {
         out.push(b',');
@@ -164,7 +163,7 @@ pub(super) fn write_member(out: &mut Vec<u8>, name: &str, value: &str) {
     out.extend_from_slice(value.as_bytes());
 }
 
-/// Adds a member to an object that is being written, its name as the producer wrote it.
+/// Appends a member to an object, with its name as the producer wrote it.
 pub(super) fn copy_member(out: &mut Vec<u8>, key: Token<'_>, value: &str) {
     write_member(out, key.quoted(), value);
 }
@@ -186,13 +185,13 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The error for this position; a text that simply ends is "cut off".
+    /// The error at this position; "cut off" if the text ends here.
     fn expected(&self, what: &'static str) -> Malformed {
         let what = if self.at >= self.bytes.len() { "cut off" } else { what };
         Malformed::Syntax { what, at: self.at }
     }
 
-    /// Only white space may follow.
+    /// Requires that only white space follows.
     fn end(&mut self) -> Result<(), Malformed> {
         self.space();
         if self.at < self.bytes.len() {
@@ -217,7 +216,7 @@ impl<'a> Scanner<'a> {
         Ok(key)
     }
 
-    /// A value of any kind that lies within `outer` open brackets.
+    /// A value of any type, inside `outer` open brackets.
     fn value(&mut self, outer: u32) -> Result<Token<'a>, Malformed> {
         let start = self.at;
         let escaped = match self.peek() {
@@ -228,12 +227,12 @@ impl<'a> Scanner<'a> {
         Ok(Token { raw: &self.text[start..self.at], at: start, escaped })
     }
 
-    /// An array or object with all that is in it.
+    /// An array or object with its contents.
     fn container(&mut self, outer: u32) -> Result<(), Malformed> {
         let mut depth = outer;
         let mut objects = 0u64; // a bit for each open bracket, the innermost lowest: set for a brace
         loop {
-            // A value is due.
+            // A value is expected.
             match self.peek() {
                 Some(open @ (b'{' | b'[')) => {
                     if depth == MAX_DEPTH {
@@ -262,7 +261,7 @@ impl<'a> Scanner<'a> {
                     self.space();
                 }
             }
-            // It is done, or its container is empty: close what closes here.
+            // The value is complete, or its container is empty: close all brackets that end here.
             loop {
                 let object = objects & 1 == 1;
                 match self.peek() {
@@ -288,7 +287,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Precedes a value: its name in an object, nothing in an array.
+    /// Reads what precedes a value: its name in an object, nothing in an array.
     fn begin_item(&mut self, object: bool) -> Result<(), Malformed> {
         if object {
             self.key()?;
@@ -373,7 +372,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// One digit or more.
+    /// One or more digits.
     fn digits(&mut self) -> Result<(), Malformed> {
         let start = self.at;
         while let Some(b'0'..=b'9') = self.peek() {

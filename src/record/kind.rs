@@ -1,9 +1,9 @@
-//! The input queues and the kinds of records that come from them.
+//! The input queues and the kinds of records in them.
 
 /// One of the three input queues. Its [`label`](Queue::label) is the `kind` of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Queue {
-    /// Usage records: customers' bills.
+    /// Usage records, for which customers are billed.
     Usage,
     /// Session started and completed.
     Lifecycle,
@@ -12,7 +12,7 @@ pub enum Queue {
 }
 
 impl Queue {
-    /// All of them, in the order in which they are shown.
+    /// All queues, in display order.
     pub const ALL: [Self; 3] = [Self::Usage, Self::Lifecycle, Self::Quota];
 
     /// The name in metrics, logs and the command line.
@@ -59,7 +59,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 5] = [Self::Usage, Self::Started, Self::Completed, Self::Quota, Self::Lifecycle];
 
     /// The kind with this persisted number.
@@ -74,7 +74,7 @@ impl Kind {
         }
     }
 
-    /// The queue of such records.
+    /// The queue of this kind.
     pub const fn queue(self) -> Queue {
         match self {
             Self::Usage => Queue::Usage,
@@ -83,7 +83,7 @@ impl Kind {
         }
     }
 
-    /// The name in the idempotency key. Fixed for ever.
+    /// The name in the idempotency key. It must never change.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Usage => "usage_record",

@@ -2,7 +2,7 @@
 
 use super::trace;
 
-/// Where a part of a record lies in its buffer.
+/// The position of a part in its record's buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Span {
     /// Offset of the first byte.
@@ -23,30 +23,30 @@ impl Span {
     }
 }
 
-/// Where the parts of a record lie in its one buffer. The body starts at 0.
+/// The positions of a record's parts in its buffer. The body starts at 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Length of the body: what is sent.
+    /// Length of the body.
     pub body: u32,
-    /// `api_session_id`, unescaped. Within the producer's own bytes where it stands there verbatim: that is
-    /// within the body of a record that was not written anew.
+    /// `api_session_id`, unescaped. If it appears verbatim in the producer's own bytes, it lies there: within the body,
+    /// unless the record was rewritten.
     pub session: Span,
-    /// `transaction_id`, unescaped. Likewise.
+    /// `transaction_id`, unescaped, in the same way.
     pub transaction: Span,
     /// The producer's own bytes.
     pub original: Original,
-    /// The producer's `correlation_id`, if it sent one that can be a header value.
+    /// The producer's `correlation_id`, if it is valid as a header.
     pub correlation: Option<Span>,
-    /// The producer's W3C `traceparent`, if it sent a well-formed one.
+    /// The producer's W3C `traceparent`, if it is well-formed.
     pub traceparent: Option<Span>,
 }
 
-/// How the producer's own bytes are found again.
+/// How to recover the producer's own bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Original {
-    /// The first so many bytes of the body, and a closing brace.
+    /// The first bytes of the body, this many, and a closing brace.
     Prefix(u32),
-    /// Kept beside the body, which was written anew.
+    /// Stored beside the rewritten body.
     Kept(Span),
 }
 

@@ -1,4 +1,4 @@
-//! Session lifecycle events. Their requests are rewritten with exactly the fields of the contract; a producer's other data
+//! Session lifecycle events. Their bodies are rewritten with exactly the fields of the contract; other data of the producer
 //! belongs in `metadata`.
 
 use super::accept::{Acceptance, Draft, RecordBody};
@@ -64,7 +64,7 @@ pub(super) fn draft<'a>(acceptance: &Acceptance<'_>, text: &'a str) -> Result<Dr
     compose(acceptance, kind, text, &found).map_err(|detail| Rejection { kind, detail })
 }
 
-/// The kind from a message's event type, even if the rest of the message is invalid.
+/// The kind according to a message's event type, even if the rest of the message is invalid.
 fn kind_of(event_type: Option<Token<'_>>) -> Kind {
     match event_type.and_then(|token| token.string().ok()).as_deref() {
         Some(STARTED) => Kind::Started,
@@ -106,7 +106,7 @@ fn compose<'a>(
     ];
     let rest: &[_] = if kind == Kind::Started { &started } else { &completed };
 
-    // Enough for the body and, behind it, the message itself.
+    // Enough for the body followed by the message itself.
     let mut bytes = Vec::with_capacity(2 * text.len() + 256);
     write_object(&mut bytes, shared.iter().chain(rest));
     Ok(Draft {
@@ -119,8 +119,8 @@ fn compose<'a>(
     })
 }
 
-/// The summary to send for a producer's: the fields we know, normalised, without those that are null. Otherwise all that is
-/// wrong with it.
+/// The summary to send: the known fields of the producer's summary, normalised, without nulls. Otherwise everything wrong
+/// with it.
 fn summary(given: &str) -> Result<String, Vec<String>> {
     let within = |fault: String| format!("final_usage_summary.{fault}");
     let found = SUMMARY_SCHEMA.find(given).map_err(|error| vec![error.to_string()])?;
@@ -133,7 +133,7 @@ fn summary(given: &str) -> Result<String, Vec<String>> {
     String::from_utf8(bytes).map_err(|error| vec![error.to_string()])
 }
 
-/// `client_info` as it stands in the metadata, whatever it is.
+/// `client_info` as it appears in the metadata, whatever its value.
 fn client_info(metadata: &str) -> Result<&str, Malformed> {
     let mut client_info = "{}";
     for member in Members::of(metadata)? {

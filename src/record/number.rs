@@ -1,24 +1,24 @@
-//! Judges and normalises numbers by their digits, never through a float: money does not get rounded here.
+//! Checks and normalises numbers by their digits, never through a float: money must not be rounded here.
 
 use std::borrow::Cow;
 
 use super::json::{self, Token};
 
-/// An exponent may not blow a number up to more digits than this. (The largest double has 309.)
+/// Most digits that an exponent may expand a number to. (The largest double has 309.)
 const MAX_DIGITS: usize = 400;
 
-/// The number to send for a field that takes any number of 0 or more; otherwise what was found.
+/// The JSON to send for a field that accepts numbers of 0 or more; otherwise what was found.
 pub(super) fn number(token: Token<'_>) -> Result<Cow<'_, str>, &'static str> {
     let literal = literal(token)?;
     not_negative(&literal)?;
-    // Readers will take it for a double; only an exponent or hundreds of digits can be too much for one.
+    // Readers will parse it as a double; only an exponent or hundreds of digits can exceed its range.
     if !literal.parse::<f64>().is_ok_and(f64::is_finite) {
         return Err("a number too large for a double");
     }
     Ok(literal)
 }
 
-/// The number to send for a field that takes an integer of `least` (0 or 1) or more; otherwise what was found.
+/// The JSON to send for a field that accepts integers of `least` (0 or 1) or more; otherwise what was found.
 pub(super) fn integer(token: Token<'_>, least: u8) -> Result<Cow<'_, str>, &'static str> {
     let mut literal = literal(token)?;
     not_negative(&literal)?;
@@ -31,7 +31,7 @@ pub(super) fn integer(token: Token<'_>, least: u8) -> Result<Cow<'_, str>, &'sta
     Ok(literal)
 }
 
-/// The number that a token is, or that it holds as a string.
+/// The number in a token, plain or as a string.
 pub(super) fn literal(token: Token<'_>) -> Result<Cow<'_, str>, &'static str> {
     if let Some(b'-' | b'0'..=b'9') = token.raw.as_bytes().first() {
         return Ok(Cow::Borrowed(token.raw));
@@ -44,7 +44,7 @@ pub(super) fn literal(token: Token<'_>) -> Result<Cow<'_, str>, &'static str> {
     }
 }
 
-/// A minus before nothing but zeros is still zero.
+/// Rejects negative numbers; minus zero is zero.
 fn not_negative(literal: &str) -> Result<(), &'static str> {
     if literal.starts_with('-') && !Decimal::of(literal).digits.is_empty() {
         return Err("a negative number");
@@ -52,7 +52,7 @@ fn not_negative(literal: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// An exact decimal number: `digits` times ten to the `exponent`. Zero has no digits.
+/// An exact decimal number: `digits` times ten to the power `exponent`. Zero has no digits.
 pub(super) struct Decimal {
     negative: bool,
     digits: String,
@@ -60,7 +60,7 @@ pub(super) struct Decimal {
 }
 
 impl Decimal {
-    /// Reads a number as JSON writes it.
+    /// Parses a JSON number.
     pub(super) fn of(literal: &str) -> Self {
         let magnitude = literal.trim_start_matches('-');
         let (mantissa, exponent) = magnitude.split_once(['e', 'E']).unwrap_or((magnitude, "0"));
@@ -68,8 +68,8 @@ impl Decimal {
         let digits = format!("{whole}{fraction}");
         let significant = digits.trim_end_matches('0');
         let zeros = digits.len() - significant.len();
-        // An exponent that no i64 holds is as good as any other that is far out of bounds; the limit
-        // leaves room to add lengths to it.
+        // An exponent beyond i64 is as far out of range as any other beyond this limit, which leaves room for adding
+        // lengths.
         let limit = 1i64 << 40;
         let far = if exponent.starts_with('-') { -limit } else { limit };
         let exponent = exponent.parse().unwrap_or(far).clamp(-limit, limit);
@@ -80,7 +80,7 @@ impl Decimal {
         }
     }
 
-    /// Its digits without a fraction, sign left out; otherwise what it is instead.
+    /// Its digits without a fraction or sign; otherwise what it is instead.
     fn integer(mut self) -> Result<String, &'static str> {
         if self.digits.is_empty() {
             return Ok("0".to_owned());
@@ -94,7 +94,7 @@ impl Decimal {
         Ok(self.digits)
     }
 
-    /// The number times ten to the `places`, without its fraction. `None` beyond 36 digits.
+    /// The number times ten to the power `places`, without its fraction. `None` beyond 36 digits.
     pub(super) fn scaled(&self, places: i64) -> Option<i128> {
         let shift = self.exponent + places;
         let len = self.digits.len() as i64 + shift;

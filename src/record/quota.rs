@@ -7,7 +7,7 @@ use super::schema::{Absent, Field, FieldRule, Schema, unless_faulty};
 const TRANSACTION: usize = 0;
 const SESSION: usize = 1;
 
-/// What the customer uses; the same in usage records.
+/// The product, also used in usage records.
 pub(super) const PRODUCT_CODE: Field = Field {
     name: "product_code",
     rule: FieldRule::OneOf(&["speech_transcription", "speech_synthesis", "real_time_streaming"]),

@@ -1,11 +1,11 @@
-//! What a message may hold, as a table of its fields, and the one way in which such a table is applied.
+//! Defines a message's fields as a table, and applies such tables.
 
 use std::borrow::Cow;
 
 use super::json::{self, Malformed, Members, Token};
 use super::{number, time};
 
-/// A field that we know.
+/// A known field.
 pub(super) struct Field {
     pub(super) name: &'static str,
     pub(super) rule: FieldRule,
@@ -18,9 +18,9 @@ pub(super) enum FieldRule {
     Id,
     /// One of these strings.
     OneOf(&'static [&'static str]),
-    /// A number of 0 or more that a double can hold.
+    /// A number of 0 or more within the range of a double.
     Number,
-    /// An integer of any length, of this (0 or 1) or more.
+    /// An integer of any length, at least this (0 or 1).
     Integer(u8),
     /// RFC 3339, or a Unix time.
     Time,
@@ -28,7 +28,7 @@ pub(super) enum FieldRule {
     Object,
 }
 
-/// What it means that a field is not there.
+/// What an absent field means.
 pub(super) enum Absent {
     /// The message is rejected.
     Rejected,
@@ -36,7 +36,7 @@ pub(super) enum Absent {
     Default(&'static str),
     /// The time of acceptance is sent instead.
     Now,
-    /// Nothing; and `null` means the same as absence.
+    /// Nothing is sent; `null` counts as absent.
     Fine,
 }
 
@@ -78,25 +78,25 @@ impl Field {
     }
 }
 
-/// All the fields that we know of a kind of message.
+/// The known fields of a kind of message.
 pub(super) struct Schema<const N: usize> {
     pub(super) fields: [Field; N],
-    /// Fields that are ours to write: a producer's are left out.
+    /// Fields that the agent writes: a producer's values are dropped.
     pub(super) ours: &'static [&'static str],
 }
 
-/// What a message holds of a schema's fields: the last value given for each.
+/// The values found for a schema's fields; the last one given for each.
 pub(super) struct FieldValues<'a, const N: usize> {
     pub(super) values: [Option<Token<'a>>; N],
     pub(super) correlation: Option<Token<'a>>,
     pub(super) traceparent: Option<Token<'a>>,
-    /// Something must not be sent as it stands: a field given twice, or one that is ours.
+    /// Something must not be sent unchanged: a repeated field, or a field that the agent writes.
     surplus: bool,
     unknown: bool,
 }
 
 impl<const N: usize> FieldValues<'_, N> {
-    /// Whether the message, once checked, can be sent with its own bytes.
+    /// Whether the checked message can be sent with its own bytes.
     pub(super) fn stands(&self, values: &Values<'_, N>, drop_unknown: bool) -> bool {
         let left_out = self.surplus || (self.unknown && drop_unknown);
         let normalised = self
@@ -108,7 +108,7 @@ impl<const N: usize> FieldValues<'_, N> {
     }
 }
 
-/// What was checked, unless something is wrong with it, or beside it: then all of that.
+/// The checked value, or all of its faults together with those in `beside`.
 pub(super) fn unless_faulty<T>(checked: Result<T, Vec<String>>, beside: Vec<String>) -> Result<T, String> {
     match checked {
         Ok(checked) if beside.is_empty() => Ok(checked),
@@ -123,7 +123,7 @@ pub(super) fn unless_faulty<T>(checked: Result<T, Vec<String>>, beside: Vec<Stri
 pub(super) type Values<'a, const N: usize> = [Option<Cow<'a, str>>; N];
 
 impl<const N: usize> Schema<N> {
-    /// Reads a text, which must be one JSON object, and sorts its members.
+    /// Parses a text, which must be one JSON object, and sorts its members.
     pub(super) fn find<'a>(&self, text: &'a str) -> Result<FieldValues<'a, N>, Malformed> {
         let mut found = FieldValues {
             values: [None; N],
@@ -160,8 +160,8 @@ impl<const N: usize> Schema<N> {
         found.values[field].ok_or_else(|| format!("{}: missing", self.fields[field].name))
     }
 
-    /// Checks every field and normalises its value; otherwise all that is wrong, a fault a field. `now` is the JSON of the
-    /// time of acceptance.
+    /// Checks every field and normalises its value; otherwise returns all faults, one per field. `now` is the time of
+    /// acceptance as JSON.
     pub(super) fn check<'a>(
         &self,
         found: &FieldValues<'a, N>,
@@ -191,7 +191,7 @@ impl<const N: usize> Schema<N> {
         if faults.is_empty() { Ok(values) } else { Err(faults) }
     }
 
-    /// Writes a checked message anew, in its own order, without its closing brace and without defaults.
+    /// Rewrites a checked message in its own order, without the closing brace and without defaults.
     pub(super) fn rewrite(
         &self,
         text: &str,
@@ -216,7 +216,7 @@ impl<const N: usize> Schema<N> {
         Ok(())
     }
 
-    /// The fields that were not there, and what is sent for them.
+    /// The absent fields, with the values sent for them.
     pub(super) fn defaults<'v>(
         &self,
         found: &FieldValues<'_, N>,

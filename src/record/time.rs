@@ -1,4 +1,4 @@
-//! Timestamps: our own, and those that producers write.
+//! Timestamps: our own, and those in producers' messages.
 
 use std::borrow::Cow;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,7 +8,7 @@ use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 use super::json::Token;
 use super::number::{self, Decimal};
 
-/// A Unix time from here on is in milliseconds: as seconds it would be in the year 5138.
+/// Unix times from here on are in milliseconds: in seconds this would be the year 5138.
 const MILLISECONDS_FROM: i128 = 100_000_000_000;
 
 const NANOS: i128 = 1_000_000_000;
@@ -18,13 +18,13 @@ const NANOS: i128 = 1_000_000_000;
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// The time so many microseconds after the Unix epoch.
+    /// The time this many microseconds after the Unix epoch.
     pub const fn from_unix_micros(micros: i64) -> Self {
         Self(micros)
     }
 
-    /// RFC 3339 in UTC, to the microsecond: `2026-01-31T23:59:59.000001Z`. A time outside the years
-    /// 1 to 9999, which RFC 3339 cannot write, becomes the nearest one inside.
+    /// RFC 3339 in UTC, with microseconds: `2026-01-31T23:59:59.000001Z`. A time outside the years 1 to 9999, which RFC
+    /// 3339 cannot express, becomes the nearest one inside.
     pub fn to_rfc3339(self) -> String {
         const FIRST: i64 = -62_135_596_800_000_000;
         const LAST: i64 = 253_402_300_799_999_999;
@@ -45,13 +45,13 @@ impl From<SystemTime> for Timestamp {
 
 /// A producer's timestamp.
 pub(super) struct ProducerTime<'a> {
-    /// When it is, to the nanosecond.
+    /// The time, with nanoseconds.
     pub(super) instant: DateTime<Utc>,
-    /// The JSON to send for it: RFC 3339 with a zone.
+    /// The JSON to send: RFC 3339 with a zone.
     pub(super) sent: Cow<'a, str>,
 }
 
-/// Reads a producer's timestamp; otherwise what was found.
+/// Parses a producer's timestamp; otherwise returns what was found.
 pub(super) fn moment(token: Token<'_>) -> Result<ProducerTime<'_>, &'static str> {
     if token.raw.starts_with('"') {
         let text = token.string()?;
@@ -68,7 +68,7 @@ pub(super) fn moment(token: Token<'_>) -> Result<ProducerTime<'_>, &'static str>
         found => found,
     })?;
     let instant = in_range(unix(&Decimal::of(&literal)))?;
-    // To the microsecond unless that would cut something off: a response could come to lie before its request.
+    // With microseconds, unless that would lose digits: a response could then precede its request.
     let whole_micros = instant.timestamp_subsec_nanos().is_multiple_of(1000);
     let precision = if whole_micros { SecondsFormat::Micros } else { SecondsFormat::Nanos };
     Ok(ProducerTime {
@@ -78,7 +78,7 @@ pub(super) fn moment(token: Token<'_>) -> Result<ProducerTime<'_>, &'static str>
 }
 
 fn parse_rfc3339(text: &str) -> Option<DateTime<Utc>> {
-    // chrono takes the mathematical minus sign for a hyphen too; RFC 3339 does not.
+    // chrono accepts the mathematical minus sign as a hyphen; RFC 3339 does not.
     if !text.is_ascii() {
         return None;
     }

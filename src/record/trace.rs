@@ -1,11 +1,11 @@
-//! Which of a producer's strings may become headers of the record's request.
+//! Decides which of a producer's strings may become headers of the request.
 
-/// Whether a `correlation_id` can be a header's value: 1 to 128 visible ASCII characters.
+/// Whether a `correlation_id` is valid as a header: 1 to 128 visible ASCII characters.
 pub(super) fn is_correlation_id(id: &str) -> bool {
     (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Whether it is a W3C `traceparent`: version, trace id, parent id, flags; later versions may add to it.
+/// Whether a text is a W3C `traceparent`: version, trace id, parent id, flags. Later versions may append fields.
 pub(super) fn is_traceparent(text: &str) -> bool {
     const LENGTHS: [usize; 4] = [2, 32, 16, 2];
     if !is_correlation_id(text) {

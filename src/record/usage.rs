@@ -1,10 +1,10 @@
-//! Usage records: what a customer is billed for.
+//! Usage records, for which customers are billed.
 
 use super::accept::{Acceptance, Draft};
 use super::schema::{Absent, Field, FieldRule, FieldValues, Schema, unless_faulty};
 use super::{Kind, quota, time};
 
-/// The fields that the agent adds; a producer's of the same name are left out.
+/// The fields that the agent adds; a producer's fields of the same names are dropped.
 pub(super) const ENRICHMENT: [&str; 4] =
     ["server_instance_id", "api_server_region", "processing_timestamp", "agent_version"];
 
@@ -29,7 +29,7 @@ const SCHEMA: Schema<10> = Schema {
     ours: &ENRICHMENT,
 };
 
-/// What is wrong with the order of the two times, where both are times.
+/// The fault in the order of the two times, if both are valid times.
 fn order_fault(found: &FieldValues<'_, 10>) -> Option<&'static str> {
     let moment = |field: usize| Some(time::moment(found.values[field]?).ok()?.instant);
     let is_wrong = moment(RESPONDED)? < moment(REQUESTED)?;

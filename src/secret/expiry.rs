@@ -1,40 +1,40 @@
-//! When what proves who we are, or whom we trust, stops to be good.
+//! When credentials and trusted certificates expire.
 //!
-//! Of a certificate one date is wanted, and whoever uses the certificate has parsed it whole: so this walks over the
-//! rest instead of bringing a parser for it. What it cannot read has no date, and changes nothing else.
+//! Only one date of a certificate is needed, and the certificate's user has parsed it completely. So this code skips over
+//! the rest instead of depending on a parser. A certificate it cannot read has no expiry here, with no other effect.
 
 use chrono::NaiveDateTime;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde::Deserialize;
 
-/// One credential, and when it ends.
+/// The expiry of a credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expiry {
-    /// Which it is, as the metric has it.
+    /// The credential's name, as in the metric.
     pub credential: &'static str,
     /// Seconds since the Unix epoch.
     pub at: i64,
 }
 
-/// Of authorities any one will do: a bundle is good as long as the last of them, and an old one that is left in it
-/// beside its successor is nobody's trouble.
+/// The expiry of a bundle of authorities. Any one of them suffices, so the last one counts: an old authority left beside
+/// its successor does no harm.
 pub(crate) fn of_authorities(credential: &'static str, pem: &[u8]) -> Option<Expiry> {
     not_after(pem).max().map(|at| Expiry { credential, at })
 }
 
-/// A chain is good as long as the first of its certificates that ends.
+/// The expiry of a chain: that of its first certificate to expire.
 pub(crate) fn of_chain(credential: &'static str, pem: &[u8]) -> Option<Expiry> {
     not_after(pem).min().map(|at| Expiry { credential, at })
 }
 
-/// A key that is a JWT with an end.
+/// The expiry of a key that is a JWT, if it has one.
 pub(crate) fn of_token(credential: &'static str, token: &str) -> Option<Expiry> {
     #[derive(Deserialize)]
     struct Claims {
         exp: f64,
     }
-    // Nothing is decided by it: it is somebody else's token, which somebody else checks.
+    // No decision depends on it: the token is verified by its recipient.
     let claims: Claims = jsonwebtoken::dangerous::insecure_decode_claims(token.trim()).ok()?;
     Some(Expiry { credential, at: claims.exp as i64 })
 }
@@ -62,7 +62,7 @@ fn not_after_of(der: &[u8]) -> Option<i64> {
     let mut validity = body.take(SEQUENCE)?;
     validity.next()?;
     match validity.next()? {
-        // Two digits of a year: 50 to 99 are of the last century.
+        // Two-digit years from 50 to 99 belong to the last century.
         (UTC_TIME, Der(time)) => {
             let century = if *time.first()? < b'5' { "20" } else { "19" };
             seconds(&format!("{century}{}", std::str::from_utf8(time).ok()?))
@@ -76,7 +76,7 @@ fn seconds(time: &str) -> Option<i64> {
     Some(NaiveDateTime::parse_from_str(time, "%Y%m%d%H%M%SZ").ok()?.and_utc().timestamp())
 }
 
-/// DER that has not been looked at yet: a tag, a length and so many bytes, one after the other.
+/// Unparsed DER: a sequence of tags, lengths and contents.
 struct Der<'a>(&'a [u8]);
 
 impl<'a> Der<'a> {
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn every_authority_of_this_system_has_an_end() {
-        // Debian's and its kin's place, Fedora's, SUSE's.
+        // The paths on Debian and its derivatives, Fedora, and SUSE.
         let places = [
             "/etc/ssl/certs/ca-certificates.crt",
             "/etc/pki/tls/certs/ca-bundle.crt",
@@ -172,7 +172,7 @@ mod tests {
         #[test]
         fn whatever_is_no_certificate_has_no_end(bytes in prop::collection::vec(any::<u8>(), 0..64), at: prop::sample::Index, byte: u8) {
             prop_assert_eq!(not_after_of(&bytes), None);
-            // A damaged one has some end or none, and is walked over all the same.
+            // A damaged certificate may have any expiry or none, but must not cause a panic.
             let mut der = certificate(2030).der().to_vec();
             let at = at.index(der.len());
             der[at] = byte;

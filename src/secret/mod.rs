@@ -1,4 +1,4 @@
-//! A value that is never shown, and where it came from, so that a changed file can be read again.
+//! A secret value that is never shown. It knows its source, so that a changed file can be read again.
 
 pub mod expiry;
 
@@ -11,21 +11,21 @@ use std::str::FromStr;
 
 use rustix::fs::OFlags;
 
-/// No key, certificate or `.env` file comes near this; a mistaken path (`/dev/zero`) ends here.
+/// Far more than any key, certificate or `.env` file; limits a mistaken path such as `/dev/zero`.
 const FILE_MAX_BYTES: u64 = 1 << 20;
 
-/// Neither a path nor a variable can hold it, so it can stand between the two in one string.
+/// Separates value and path in one string: neither a path nor a variable can contain it.
 const SEPARATOR: char = '\0';
 
-/// What is shown in place of a secret.
+/// Shown in place of a secret.
 pub(crate) const HIDDEN: &str = "[hidden]";
 
-/// Where a secret came from.
+/// The source of a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretSource {
-    /// Given as it is, by flag or variable.
+    /// Given directly, by flag or variable.
     Value,
-    /// Read from this file: named by the variable `X_FILE`, or a systemd credential.
+    /// Read from this file, which is named by the variable `X_FILE` or is a systemd credential.
     File(PathBuf),
 }
 
@@ -37,12 +37,12 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// A value given as it is.
+    /// A secret given directly.
     pub fn new(value: impl Into<String>) -> Self {
         Self { value: value.into(), source: SecretSource::Value }
     }
 
-    /// Reads a secret from a file; line ends at its end do not belong to it.
+    /// Reads a secret from a file, without trailing line ends.
     pub fn read(path: &Path) -> io::Result<Self> {
         let text = read_text(path)?;
         let value = text.trim_end_matches(['\r', '\n']);
@@ -68,12 +68,12 @@ impl Secret {
         }
     }
 
-    /// Where it came from.
+    /// The source of the secret.
     pub fn source(&self) -> &SecretSource {
         &self.source
     }
 
-    /// Value and source in the one string that clap carries from the sources to the typed field.
+    /// Joins value and source in one string, which clap carries from the sources to the typed field.
     pub(crate) fn into_argument(self) -> String {
         match self.source {
             SecretSource::Value => self.value,
@@ -85,7 +85,7 @@ impl Secret {
 impl FromStr for Secret {
     type Err = std::convert::Infallible;
 
-    /// The inverse of [`Secret::into_argument`]; a plain string is a secret given as it is.
+    /// The inverse of [`Secret::into_argument`]; a plain string is a secret given directly.
     fn from_str(argument: &str) -> Result<Self, Self::Err> {
         Ok(match argument.split_once(SEPARATOR) {
             Some((path, value)) => {
@@ -114,14 +114,14 @@ impl fmt::Display for Secret {
     }
 }
 
-/// Reads a small text file whole.
+/// Reads a small text file.
 pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     let bytes = read_small(path)?;
     String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8 text"))
 }
 
-/// Reads a small file whole. One that is too large, or that is none (a pipe would keep us waiting for its other end, and has
-/// nothing for the one who reads it again), is an error.
+/// Reads a small regular file. A larger file is an error, and so is a pipe: reading it would block, and a second read would
+/// find nothing.
 pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     let open_at_once = OFlags::NONBLOCK.bits().cast_signed();
     let file = File::options().read(true).custom_flags(open_at_once).open(path)?;

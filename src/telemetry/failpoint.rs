@@ -1,11 +1,11 @@
-//! Points in the program at which tests end the process, or hold it while they do something to the others.
+//! Points in the program where tests end the process, or pause it while they act on the other processes.
 //!
-//! `FAILPOINT=<point>=<n>=abort` ends it, as a crash does, when the point is reached for the n-th time.
+//! `FAILPOINT=<point>=<n>=abort` aborts the process, as a crash would, when the point is reached for the n-th time.
 //! `…=panic` panics there instead.
-//! `FAILPOINT=<point>=<n>=hold:<file>` makes the file then, and goes on when it has been removed. Compiled in with
-//! the feature `failpoints` only, which only test builds have.
+//! `FAILPOINT=<point>=<n>=hold:<file>` creates the file and waits until it is removed. Compiled in only with the feature
+//! `failpoints`, which only test builds enable.
 
-/// A point is reached.
+/// Called when a point is reached.
 #[cfg(not(feature = "failpoints"))]
 #[inline]
 pub(crate) fn reached(_point: &str) {}
@@ -35,7 +35,7 @@ mod planned {
         Some(Plan { point, at, action, count: AtomicU64::new(0) })
     }
 
-    /// A point is reached.
+    /// Called when a point is reached.
     pub(crate) fn reached(point: &str) {
         let Some(plan) = PLAN.get_or_init(plan).as_ref().filter(|plan| plan.point == point) else { return };
         if plan.count.fetch_add(1, Ordering::Relaxed) + 1 != plan.at {
@@ -43,7 +43,7 @@ mod planned {
         }
         match plan.action.strip_prefix("hold:").map(Path::new) {
             Some(file) => {
-                // A file that cannot be made holds nothing, and the test that waits for it says so.
+                // If the file cannot be created nothing pauses, and the test that waits for it reports that.
                 let _ = std::fs::write(file, point);
                 while file.exists() {
                     std::thread::sleep(std::time::Duration::from_millis(5));

@@ -1,27 +1,27 @@
-//! What a look at one thing has found, for `check` and for what it looks with.
+//! The finding of one check, for `check` and the probes it runs.
 
 use serde::Serialize;
 
-/// How something is.
+/// The state of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingState {
     /// As it should be.
     Ok,
-    /// The agent can run, but somebody should know.
+    /// The agent can run, but an operator should know.
     Warning,
-    /// The agent cannot do its work with this.
+    /// The agent cannot work.
     Failed,
 }
 
-/// One thing that was looked at.
+/// A finding about one thing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Which.
+    /// The thing that was checked.
     pub what: &'static str,
-    /// How it is.
+    /// Its state.
     pub state: FindingState,
-    /// The same in words.
+    /// The state as text.
     pub says: String,
     /// What to do.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -29,17 +29,17 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// As it should be.
+    /// A finding without a problem.
     pub fn ok(what: &'static str, says: impl Into<String>) -> Self {
         Self { what, state: FindingState::Ok, says: says.into(), advice: None }
     }
 
-    /// Worth knowing.
+    /// A finding that an operator should know about.
     pub fn warning(what: &'static str, says: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { what, state: FindingState::Warning, says: says.into(), advice: Some(advice.into()) }
     }
 
-    /// Wrong.
+    /// A finding that stops the agent from working.
     pub fn failed(what: &'static str, says: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { what, state: FindingState::Failed, says: says.into(), advice: Some(advice.into()) }
     }

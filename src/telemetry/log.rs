@@ -1,7 +1,7 @@
-//! The log: one line an event, for people (`log4j`) or for machines (`json`).
+//! The log: one line per event, for people (`log4j`) or machines (`json`).
 //!
-//! Lines are written by a thread of their own behind a bounded queue, so that a full disk or a pipe that nobody
-//! reads never holds up a record. What does not fit into the queue is dropped.
+//! A thread of its own writes the lines from a bounded queue, so a full disk or a pipe that nobody reads never delays a
+//! record. Lines that do not fit into the queue are dropped.
 
 mod daily;
 
@@ -28,27 +28,27 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use daily::DailyFile;
 
-/// Marks an error as critical: the agent cannot go on.
+/// Marks an error as critical: the agent cannot continue.
 const CRITICAL: &str = "critical";
-/// Our own events are logged from `LOG_LEVEL` on; of the libraries, warnings at least.
+/// Our crate logs from `LOG_LEVEL` on; libraries log warnings and errors at least.
 const OWN: &str = env!("CARGO_CRATE_NAME");
-/// Lines that may wait to be written; what comes while so many wait is lost. Their places alone take half a MiB.
+/// Capacity of the queue; further lines are dropped. The queue's slots alone take half a MiB.
 const QUEUED_LINES: usize = 16_384;
 
 /// How severe an event is; the names are the previous agent's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Level {
-    /// For whoever looks for a fault.
+    /// For debugging.
     Debug,
     /// A change of state.
     Info,
-    /// Something is wrong, and the agent copes.
+    /// Something is wrong, but the agent copes.
     #[serde(alias = "WARN")]
     Warning,
     /// Something failed.
     Error,
-    /// The agent cannot go on.
+    /// The agent cannot continue.
     Critical,
 }
 
@@ -94,22 +94,22 @@ pub enum Format {
     Json,
 }
 
-/// What is logged, in which form, and where to.
+/// What is logged, in which format, and where.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
-    /// `serviceName` in every line.
+    /// The `serviceName` in every line.
     pub service_name: String,
     /// The least severe level that is logged.
     pub level: Level,
     /// The form of a line.
     pub format: Format,
-    /// This file, a new one each day; `None`: standard output.
+    /// The log file, a new one each day; `None`: standard output.
     pub file: Option<PathBuf>,
-    /// How many files of past days are kept, beside today's.
+    /// How many files of past days to keep besides today's.
     pub retention_days: u32,
 }
 
-/// Why there can be no log.
+/// Why the log cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// `LOG_FILE` cannot be written.
@@ -117,40 +117,40 @@ pub enum LogError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         #[source]
         source: io::Error,
     },
-    /// There is one already.
+    /// The log is already set up.
     #[error("the log of this process is already set up")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// The least severe level that is logged, which can be changed while the process runs. Clones change the same one.
+/// The least severe level that is logged. It can change while the process runs; clones share it.
 #[derive(Clone, Debug)]
 pub struct LogLevel(Arc<AtomicU8>);
 
 impl LogLevel {
-    /// A level that a log begins with.
+    /// The initial level.
     pub fn new(level: Level) -> Self {
         Self(Arc::new(AtomicU8::new(level as u8)))
     }
 
-    /// The level now.
+    /// The current level.
     pub fn get(&self) -> Level {
         let now = self.0.load(Ordering::Relaxed);
         Level::value_variants().iter().copied().find(|level| *level as u8 == now).unwrap_or(Level::Info)
     }
 
-    /// Logs from this level on.
+    /// Changes the level.
     pub fn set(&self, level: Level) {
         let before = self.get();
         if level > before {
-            // Before it silences itself.
+            // Logged before the new level suppresses it.
             tracing::warn!(level = level.label(), before = before.label(), "log level raised");
         }
         if self.0.swap(level as u8, Ordering::Relaxed) != level as u8 {
-            // Each place that logs remembers whether it is wanted.
+            // Each call site caches whether its level is enabled.
             tracing::callsite::rebuild_interest_cache();
         }
         if level < before {
@@ -159,7 +159,7 @@ impl LogLevel {
     }
 }
 
-/// Starts the log of this process, at this level. What is queued is written when the guard is dropped.
+/// Starts the log of this process. Dropping the guard writes what is queued.
 pub fn init(config: &LogConfig, level: LogLevel) -> Result<WorkerGuard, LogError> {
     let (writer, guard) = match &config.file {
         Some(path) => {
@@ -187,7 +187,7 @@ fn queued() -> NonBlockingBuilder {
     NonBlockingBuilder::default().buffered_lines_limit(QUEUED_LINES)
 }
 
-/// Writes lines of either form.
+/// Formats events as lines.
 struct Lines {
     format: Format,
     service_name: String,
@@ -217,7 +217,7 @@ impl Lines {
         values.insert("serviceName", self.service_name.as_str().into());
         match self.format {
             Format::Log4j => {
-                // One event is one line, whatever a message holds.
+                // An event is one line, even if its message contains line breaks.
                 let message: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
                 format!("{time} [{}]: {message} {}", level.label(), json(&values))
             }
@@ -232,7 +232,7 @@ impl Lines {
 }
 
 fn json(value: &impl Serialize) -> String {
-    // A map of texts to values can always be written.
+    // A map of strings to values always serialises.
     serde_json::to_string(value).unwrap_or_default()
 }
 
@@ -250,7 +250,7 @@ where
         let mut fields = Fields::default();
         event.record(&mut fields);
         let metadata = event.metadata();
-        // The module says which operation it is: `dataplane_agent::drain::link` is `drain`.
+        // The module names the operation: `dataplane_agent::drain::link` is `drain`.
         let operation = metadata.target().split("::").nth(1).unwrap_or(metadata.target());
         let time = crate::time::now().to_rfc3339();
         writeln!(writer, "{}", self.line(&time, Level::of(metadata), operation, fields))
@@ -298,7 +298,7 @@ impl Visit for Fields {
         self.set(field, value.into());
     }
 
-    /// With its causes: the outermost error alone seldom says what to do.
+    /// Includes the error's causes: the outermost error is rarely enough to act on.
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
         let chain = std::iter::successors(Some(value), |error| error.source());
         self.set(field, chain.map(ToString::to_string).collect::<Vec<_>>().join(": ").into());

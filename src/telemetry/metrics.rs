@@ -1,7 +1,7 @@
 //! Every metric that the agent exports, declared once.
 //!
-//! What must agree with each other at every scrape (enqueued = delivered + duplicates + dead-lettered + exported +
-//! depth) is not counted here: it is read from the outbox in one picture when a scrape comes.
+//! Counts that must agree at every scrape (enqueued = delivered + duplicates + dead-lettered + exported + depth) are not kept
+//! here: a scrape reads them from the outbox in one consistent snapshot.
 
 use std::time::Duration;
 
@@ -14,25 +14,25 @@ use prometheus::{
 use crate::record::Queue;
 use crate::secret::expiry::Expiry;
 
-/// The commit that this was built of, where the build was told (`make` tells it).
+/// The commit of this build, if the build set it (`make` does).
 pub const COMMIT: Option<&str> = option_env!("DATAPLANE_COMMIT");
 
-/// Latencies from half a millisecond to a minute.
+/// Buckets for latencies, from half a millisecond to a minute.
 const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-/// Acceptance to settlement: an outage makes it hours.
+/// Buckets for acceptance to settlement, which takes hours in an outage.
 const DELIVERY_SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0, 21600.0, 86400.0];
 
-/// What is not counted but looked up when a scrape comes.
+/// Values that are read at each scrape.
 pub struct ScrapedValues {
-    /// By how many seconds the `ControlPlane`'s clock is ahead of ours.
+    /// Seconds by which the `ControlPlane`'s clock is ahead of ours.
     pub clock_skew_seconds: f64,
-    /// When credentials end.
+    /// When credentials expire.
     pub expiries: Vec<Expiry>,
 }
 
-/// What is counted where it happens.
+/// Metrics that are updated where the events happen.
 pub struct Metrics {
     registry: Registry,
     server_id: String,
@@ -40,31 +40,31 @@ pub struct Metrics {
     pub intake_records: IntCounterVec,
     /// Whether the intake is paused, and why.
     pub intake_paused: IntGaugeVec,
-    /// What waits in each Redis queue.
+    /// Messages waiting in each Redis queue.
     pub redis_queue_depth: IntGaugeVec,
     /// 1 while Redis answers.
     pub redis_connection: IntGaugeVec,
-    /// What ended the conversation with Redis, each time; what it refuses meanwhile, each time that is tried again.
+    /// Failures that ended a Redis session, and commands that Redis refused, each time.
     pub redis_failures: IntCounterVec,
-    /// Entries of streams that were deleted while they were pending, before they were read.
+    /// Stream entries deleted while they were pending, before they were read.
     pub stream_trimmed: IntCounterVec,
     /// 1 while the `ControlPlane` answers.
     pub control_plane_connection: IntGaugeVec,
     /// Failed attempts that will be retried, by reason.
     pub retries: IntCounterVec,
-    /// 2xx answers that the `ControlPlane` cannot have given.
+    /// 2xx answers that no `ControlPlane` gives.
     pub foreign_answers: IntCounter,
-    /// Batches in which the ControlPlane accepted a record although an earlier one of the same session had failed.
+    /// Batches in which the `ControlPlane` accepted a record after an earlier one of its session had failed.
     pub order_breaches: IntCounter,
-    /// Requests by endpoint and status code, or the failure's name.
+    /// Requests by endpoint and status code, or by the failure's name.
     pub requests: IntCounterVec,
-    /// How long requests take.
+    /// Duration of requests.
     pub request_seconds: HistogramVec,
-    /// From acceptance to settlement.
+    /// Time from acceptance to settlement.
     pub delivery_latency: HistogramVec,
     /// Duration of one commit of the outbox, fsync included.
     pub commit_seconds: Histogram,
-    /// 0 up, 1 probing, 2 down.
+    /// 0: up, 1: probing, 2: down.
     pub link_state: IntGaugeVec,
     /// Why the link is down.
     pub link_trouble: IntGaugeVec,
@@ -74,7 +74,7 @@ pub struct Metrics {
     pub bandwidth_limit: IntGauge,
     /// Bytes on the sockets to the `ControlPlane`, by direction.
     pub link_bytes: IntCounterVec,
-    /// 1 while the drain is paused by an operator, or held back for an export.
+    /// 1 while the drain is paused by an operator or by an export.
     pub paused: IntGauge,
     /// 1 while the `ControlPlane` knows this server.
     pub registered: IntGauge,
@@ -84,9 +84,9 @@ pub struct Metrics {
     pub link_rate: prometheus::Gauge,
     /// Shortest recent round trip of the link, in seconds.
     pub link_round_trip: prometheus::Gauge,
-    /// Commands of the `ControlPlane`, by type and by how they ended.
+    /// Commands of the `ControlPlane`, by type and outcome.
     pub commands: IntCounterVec,
-    /// Requests to the admin surface without its token.
+    /// Requests to the admin API without a valid token.
     pub admin_refused: IntCounter,
 }
 
@@ -101,7 +101,7 @@ fn commit_seconds() -> prometheus::Result<Histogram> {
 }
 
 impl Metrics {
-    /// All metrics, registered.
+    /// Registers all metrics.
     #[expect(clippy::too_many_lines, reason = "every metric, declared once")]
     pub fn new(server_id: &str) -> prometheus::Result<Self> {
         let registry = Registry::new();
@@ -160,7 +160,7 @@ impl Metrics {
             redis_connection: gauge("redis_connection_status", "1 while Redis answers", &["server_id"])?,
             redis_failures: counter(
                 "dataplane_redis_failures_total",
-                "Redis failures: what ended the conversation, or which command was refused and why",
+                "Redis failures: what ended the session, or which command was refused and why",
                 &["reason"],
             )?,
             stream_trimmed: counter(
@@ -243,7 +243,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// A series that appears with what it counts is seen by no alert, and leaves a hole in a graph.
+    /// Exports series from the start: a series that only appears with its first event triggers no alert and leaves a graph gap.
     fn first_samples(&self) {
         self.redis_connection.with_label_values(&[&self.server_id]).set(0);
         self.control_plane_connection.with_label_values(&[&self.server_id]).set(0);
@@ -276,13 +276,12 @@ impl Metrics {
         self.request_seconds.with_label_values(&[endpoint]).observe(took.as_secs_f64());
     }
 
-    /// The exposition in Prometheus' text format, with what is looked up as it is in this moment, and what others have looked
-    /// up.
+    /// The exposition in Prometheus' text format, with `moment` and the families in `others`.
     pub fn expose(&self, moment: &ScrapedValues, others: Vec<MetricFamily>) -> prometheus::Result<Vec<u8>> {
         let mut families = self.registry.gather();
         families.extend(others);
         families.extend(other_families(moment));
-        // One without samples cannot be told.
+        // A family without samples cannot be encoded.
         families.retain(|family| !family.get_metric().is_empty());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         let mut text = Vec::with_capacity(16 << 10);
@@ -291,10 +290,10 @@ impl Metrics {
     }
 }
 
-/// Names and values.
+/// Label names and values.
 pub(crate) type Labels<'a> = Vec<(&'a str, &'a str)>;
 
-/// A metric that is looked up, with its samples.
+/// Builds a metric family from samples.
 pub(crate) fn family(
     name: &str,
     help: &str,

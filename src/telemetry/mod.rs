@@ -1,4 +1,4 @@
-//! What the agent says about itself: metrics and logs.
+//! The agent's metrics and logs.
 
 pub(crate) mod failpoint;
 pub mod finding;

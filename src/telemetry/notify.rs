@@ -1,4 +1,4 @@
-//! The socket on which systemd is told of this process: datagrams, as sd_notify(3) describes them.
+//! Notifies systemd of this process' state: datagrams, as sd_notify(3) describes them.
 
 use std::ffi::OsStr;
 use std::io;
@@ -8,10 +8,10 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A datagram is a matter of microseconds; only a systemd that hangs reaches this.
+/// Sending takes microseconds; only a hung systemd reaches this limit.
 const SENT_WITHIN: Duration = Duration::from_secs(5);
 
-/// Tells systemd. Without one that wants to hear, every word of it is dropped. Clones share the socket.
+/// Notifies systemd. Without a listening systemd, notifications are dropped. Clones share the socket.
 #[derive(Clone, Debug, Default)]
 pub struct Notify {
     socket: Option<Arc<tokio::net::UnixDatagram>>,
@@ -19,13 +19,13 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// To the systemd that started this process, if it was one and wants to hear; from its variables.
+    /// Connects to the systemd that started this process, if it set the environment variables.
     pub fn of_process() -> Self {
         let (ours, wanted) = (std::process::id().to_string(), std::env::var("WATCHDOG_PID").ok());
         let watchdog = std::env::var("WATCHDOG_USEC").ok().filter(|_| wanted.is_none_or(|pid| pid == ours));
         match std::env::var_os("NOTIFY_SOCKET") {
             Some(address) => Self::to(&address, watchdog.as_deref()).unwrap_or_else(|error| {
-                // One that is left over from elsewhere is no reason not to work.
+                // A stale variable must not stop the agent.
                 tracing::warn!(%error, "NOTIFY_SOCKET: cannot notify systemd");
                 Self::default()
             }),
@@ -33,8 +33,8 @@ impl Notify {
         }
     }
 
-    /// To a socket: a path, or an abstract one whose name begins with `@`. `watchdog` is the time in microseconds within
-    /// which systemd wants to hear a ping.
+    /// Connects to a socket: a path, or an abstract socket whose name begins with `@`. `watchdog` is the interval, in
+    /// microseconds, within which systemd expects a ping.
     fn to(address: &OsStr, watchdog: Option<&str>) -> io::Result<Self> {
         let address = match address.as_bytes() {
             [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
@@ -42,36 +42,36 @@ impl Notify {
         };
         let socket = UnixDatagram::unbound()?;
         socket.connect_addr(&address)?;
-        // The runtime has one thread for everything: it must not stop for a systemd that does not read.
+        // The runtime has a single thread: it must not block on a systemd that does not read.
         socket.set_nonblocking(true)?;
         let socket = Some(Arc::new(tokio::net::UnixDatagram::from_std(socket)?));
         let micros = watchdog.and_then(|text| text.parse().ok()).filter(|micros| *micros > 0);
         Ok(Self { socket, watchdog: micros.map(Duration::from_micros) })
     }
 
-    /// Whether anybody listens.
+    /// Whether a socket is connected.
     pub(crate) fn is_heard(&self) -> bool {
         self.socket.is_some()
     }
 
-    /// Within which time a ping is wanted, if any is.
+    /// The interval within which systemd expects a ping, if any.
     pub(crate) fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
-    /// A new configuration is being read; [`Self::ready`] follows.
+    /// Announces that a new configuration is being read; [`Self::ready`] follows.
     pub async fn reloading(&self) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}")).await;
     }
 
-    /// The work is being done, with the configuration that was read.
+    /// Announces that the agent works with the configuration it has read.
     pub async fn ready(&self) {
         self.send("READY=1").await;
     }
 
-    /// Tells `state`: lines of `NAME=value`.
+    /// Sends `state`: lines of `NAME=value`.
     pub(crate) async fn send(&self, state: &str) {
         let Some(socket) = &self.socket else { return };
         match tokio::time::timeout(SENT_WITHIN, socket.send(state.as_bytes())).await {

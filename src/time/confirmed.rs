@@ -1,4 +1,4 @@
-//! The time that the `ControlPlane` has confirmed, for what is deleted by its age.
+//! The time confirmed by the `ControlPlane`, for deletion by age.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,22 +8,22 @@ use tokio::time::Instant;
 use super::Moment;
 use crate::record::Timestamp;
 
-/// Clocks that differ by less than this agree: no age that anything is kept for is told by minutes.
+/// Clocks that differ by less agree: no retention time depends on minutes.
 const JUMP: i64 = 10 * 60 * 1_000_000;
-/// After a jump no time is believed for so long: for somebody to notice, and for a clock to be set right.
+/// How long no time is trusted after a jump: time for somebody to notice and correct a clock.
 const QUARANTINE: Duration = Duration::from_hours(6);
 
-/// The time as the `ControlPlane` said it in this run, and what has passed since by the clock that nobody sets.
+/// The `ControlPlane`'s last reported time in this run, plus the time passed since then on the monotonic clock.
 ///
-/// No clock is believed by itself, the `ControlPlane`'s neither: when it contradicts what it said before, or differs from this
-/// machine's otherwise than before, one of them has jumped, and for hours there is no confirmed time.
+/// No clock is trusted on its own, not even the `ControlPlane`'s. If it contradicts its earlier reports, or its difference
+/// from this machine's clock changes, one of the two has jumped, and for hours there is no confirmed time.
 #[derive(Debug, Default)]
 pub struct ConfirmedClock(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     said: Option<(Timestamp, Instant)>,
-    /// By how much this machine's clock was ahead when that was last looked at.
+    /// How far this machine's clock was ahead at the last check.
     ahead: i64,
     jumped_at: Option<Instant>,
 }
@@ -47,21 +47,21 @@ impl State {
 }
 
 impl ConfirmedClock {
-    /// The `ControlPlane` says that it is `date`.
+    /// Confirms that the `ControlPlane`'s time is `date`.
     pub fn confirm(&self, date: Timestamp, moment: Moment) {
         let mut state = self.lock();
         if let Some(expected) = state.expected(moment) {
             let by = date.0.saturating_sub(expected.0);
             if by.saturating_abs() > JUMP {
                 state.jumped(moment, "the ControlPlane's clock", by);
-                // It is not this machine's that differs now.
+                // The difference now comes from the ControlPlane's clock, not from this machine's.
                 state.ahead = moment.wall.0.saturating_sub(date.0);
             }
         }
         state.said = Some((date, moment.monotonic));
     }
 
-    /// What time it is, if that is known and has been undisputed for hours.
+    /// The current time, if it is known and has been undisputed for hours.
     pub fn now(&self, moment: Moment) -> Option<Timestamp> {
         let mut state = self.lock();
         let now = state.expected(moment)?;
@@ -117,14 +117,14 @@ mod tests {
             assert_eq!(clock.now(moment), None, "they disagree by {seconds} s");
             run.pass(Duration::from_secs(QUARANTINE.as_secs() - 1));
             assert_eq!(clock.now(run.now), None);
-            // One that stays wrong is known by then, and the ControlPlane's counts.
+            // A clock that stays wrong is known by then, and the ControlPlane's time is used.
             let moment = run.pass(Duration::from_secs(1));
             assert_eq!(clock.now(moment).map(|now| now.0 - NOW.0), Some(run.elapsed().as_micros() as i64));
         }
     }
 
     #[test]
-    fn each_jump_of_either_clock_begins_the_quarantine_anew() {
+    fn each_jump_of_either_clock_restarts_the_quarantine() {
         let (clock, mut run) = (ConfirmedClock::default(), TestClock::begin(NOW));
         clock.confirm(NOW, run.now);
         assert!(clock.now(run.pass(Duration::from_hours(10))).is_some());

@@ -1,13 +1,13 @@
-//! When what is done again and again is done next, so that a fleet that was started at once does not do it at once.
+//! Schedules repeated actions so that a fleet started at once does not act in step.
 
 use std::time::Duration;
 
 use super::random_part;
 
-/// Of the interval, each wait is so much shorter or longer: what fell together comes apart.
+/// The largest random change of an interval, as a fraction: actions that coincide drift apart.
 const JITTER: f64 = 0.1;
 
-/// Something that is done once an interval.
+/// An action repeated at an interval.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct JitteredInterval(Duration);
 
@@ -16,12 +16,12 @@ impl JitteredInterval {
         Self(interval)
     }
 
-    /// The wait before the first time: any part of the interval.
+    /// The wait before the first action: a random part of the interval.
     pub(crate) fn first(self) -> Duration {
         self.0.mul_f64(random_part())
     }
 
-    /// The wait after each time.
+    /// The wait after each action.
     pub(crate) fn next(self) -> Duration {
         self.0.mul_f64(1.0 - JITTER + 2.0 * JITTER * random_part())
     }
@@ -43,7 +43,7 @@ mod tests {
                 assert!((54.0..=66.0).contains(&wait), "{wait}");
                 *at += wait;
             }
-            // 333 are expected in each sixth, give or take 17.
+            // 333 are expected in each sixth, with a standard deviation of 17.
             assert!(in_each.iter().all(|n| (200..480).contains(n)), "{in_each:?}");
         }
     }

@@ -1,7 +1,7 @@
-//! The wall clock, and what can be told of time when it is wrong.
+//! The wall clock, and what is known about time when the wall clock is wrong.
 //!
-//! A wall clock is set: by NTP after a start without a network, by hand, by a battery that is empty. What must not happen
-//! then is that something is taken for old and given up. [`ConfirmedClock`] is the time that another machine has confirmed;
+//! A wall clock gets set: by NTP after a start without a network, by hand, or because of an empty battery. Records must not
+//! be treated as old and given up because of that. [`ConfirmedClock`] is the time confirmed by another machine;
 //! [`lowest_within`] is a deadline that no step of the clock moves.
 
 mod confirmed;
@@ -24,7 +24,7 @@ pub use steady::lowest_within;
 
 /// Now.
 pub fn now() -> Timestamp {
-    // What is stamped before the clock is set must not be older for that: it is watched before anything is stamped.
+    // The clock must be watched before anything is stamped: a later step must not make the stamp look older.
     steady::watch();
     wall()
 }
@@ -37,23 +37,23 @@ fn wall() -> Timestamp {
     })
 }
 
-/// One moment, on both clocks.
+/// One moment on both clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
-    /// What the wall clock shows.
+    /// The wall clock.
     pub wall: Timestamp,
-    /// On the clock that nobody sets.
+    /// The monotonic clock.
     pub monotonic: Instant,
 }
 
 impl Moment {
-    /// This moment.
+    /// The current moment.
     pub fn now() -> Self {
         Self { wall: wall(), monotonic: Instant::now() }
     }
 }
 
-/// For tests: moments of a run that began at some time, whatever the machine's clocks show.
+/// For tests: moments of a run that began at a chosen time, independent of the machine's clocks.
 #[cfg(test)]
 pub(crate) mod tests {
     use std::time::Duration;
@@ -63,7 +63,7 @@ pub(crate) mod tests {
     /// Both clocks of a run; the wall clock can be set.
     pub(crate) struct TestClock {
         began: Instant,
-        /// The moment that it is now.
+        /// The current moment.
         pub now: Moment,
     }
 
@@ -79,7 +79,7 @@ pub(crate) mod tests {
             self.now
         }
 
-        /// The wall clock is set by so many seconds.
+        /// Sets the wall clock forward by `seconds`.
         pub(crate) fn step(&mut self, seconds: i64) -> Moment {
             self.now.wall.0 += seconds * 1_000_000;
             self.now

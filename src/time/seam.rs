@@ -1,14 +1,13 @@
-//! Where wall clock and chance come from: the machine, or in a simulation a seed (`docs/proof.md`).
+//! The source of wall clock time and randomness: the machine, or in a simulation a seed (`docs/proof.md`).
 //!
-//! The clock that nobody sets is tokio's everywhere, which a simulation moves by itself. In what is shipped there is
-//! nothing here but three calls.
+//! The monotonic clock is always tokio's, which a simulation advances itself. Shipped builds contain only three calls here.
 
 use std::time::SystemTime;
 
 #[cfg(feature = "simulation")]
 pub use simulated::{Machine, simulate};
 
-/// What this machine's wall clock shows.
+/// The wall clock time of this machine.
 pub(crate) fn wall_clock() -> SystemTime {
     #[cfg(feature = "simulation")]
     if let Some(wall) = simulated::wall_clock() {
@@ -17,7 +16,7 @@ pub(crate) fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
 
-/// Any part of one.
+/// A random number from 0 up to 1.
 pub(crate) fn random_part() -> f64 {
     #[cfg(feature = "simulation")]
     if let Some(part) = simulated::random_part() {
@@ -26,7 +25,7 @@ pub(crate) fn random_part() -> f64 {
     rand::random_range(0.0..=1.0)
 }
 
-/// An identity that nothing else has.
+/// A unique ID.
 pub(crate) fn random_uuid() -> uuid::Uuid {
     #[cfg(feature = "simulation")]
     if let Some(id) = simulated::random_uuid() {
@@ -44,7 +43,7 @@ mod simulated {
 
     /// The machine on which this thread's agent runs.
     pub trait Machine {
-        /// What its wall clock shows.
+        /// The machine's wall clock time.
         fn wall_clock(&self) -> SystemTime;
         /// 64 random bits.
         fn random(&self) -> u64;
@@ -54,8 +53,8 @@ mod simulated {
         static MACHINE: RefCell<Option<Box<dyn Machine>>> = const { RefCell::new(None) };
     }
 
-    /// From now on this thread runs on `machine`, or on the real one again. Whoever watched the clocks begins anew, as a
-    /// process does.
+    /// Runs this thread on `machine` from now on, or on the real one if `None`. Clocks are watched from scratch, as in a
+    /// new process.
     pub fn simulate(machine: Option<Box<dyn Machine>>) {
         MACHINE.set(machine);
         crate::time::steady::begin_anew();

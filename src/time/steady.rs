@@ -1,4 +1,4 @@
-//! A deadline on the wall clock that no step of it moves.
+//! A deadline on the wall clock that no step of the clock moves.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::record::Timestamp;
 
 /// A change of the wall clock beyond this is a step; below it is drift.
 const STEP: i64 = 1_000_000;
-/// Of more steps than these within one deadline the oldest are taken for one.
+/// Most steps remembered within a deadline; beyond this the oldest two are merged.
 const STEPS: usize = 64;
 
-/// With what the process has seen of the wall clock.
+/// Accesses this process' observations of the wall clock.
 #[cfg(not(feature = "simulation"))]
 fn with_clock<T>(act: impl FnOnce(&mut Steady) -> T) -> T {
     use std::sync::{LazyLock, Mutex, PoisonError};
@@ -21,7 +21,7 @@ fn with_clock<T>(act: impl FnOnce(&mut Steady) -> T) -> T {
     act(&mut CLOCK.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// With what the simulation on this thread has seen of its wall clock.
+/// Accesses this thread's observations of the simulated wall clock.
 #[cfg(feature = "simulation")]
 fn with_clock<T>(act: impl FnOnce(&mut Steady) -> T) -> T {
     use std::cell::RefCell;
@@ -31,32 +31,31 @@ fn with_clock<T>(act: impl FnOnce(&mut Steady) -> T) -> T {
     CLOCK.with_borrow_mut(act)
 }
 
-/// The lowest time that the wall clock has shown within `window`, which is measured on the clock that nobody sets.
+/// The lowest wall clock time within the last `window`, which is measured on the monotonic clock.
 ///
-/// What was stamped before that is older than `window`, whether the wall clock was set in between or not. What was
-/// stamped within it never is. While a step back is younger than `window`, and for as long as it was wide behind that, some that is
-/// older passes for younger.
+/// A stamp below it is older than `window`, whether or not the wall clock was set in between; a stamp made within `window`
+/// is never below it. After a step back, some older stamps pass as younger, for `window` plus the width of the step.
 pub fn lowest_within(window: Duration) -> Timestamp {
     with_clock(|clock| clock.lowest_within(window, Moment::now()))
 }
 
-/// Begins to watch the wall clock, if nobody has.
+/// Starts watching the wall clock, if nothing has yet.
 pub(super) fn watch() {
     with_clock(|_| ());
 }
 
-/// Forgets what the wall clock showed: a process begins.
+/// Forgets all observations, as a new process would.
 #[cfg(feature = "simulation")]
 pub(super) fn begin_anew() {
     with_clock(|clock| *clock = Steady::begin(Moment::now()));
 }
 
-/// What the wall clock showed, as far as that is needed.
+/// The observations of the wall clock that are still needed.
 #[derive(Debug)]
 struct Steady {
     began: Instant,
     seen: Instant,
-    /// Since when the wall clock showed so much more than has passed since the beginning.
+    /// The offset of the wall clock from the time passed since the beginning, with the start of each offset.
     steps: VecDeque<(Instant, i64)>,
 }
 
@@ -66,7 +65,7 @@ impl Steady {
         Self { began: moment.monotonic, seen: moment.monotonic, steps }
     }
 
-    /// Microseconds since the beginning: negative before it.
+    /// Microseconds since the beginning; negative for earlier times.
     fn passed(&self, at: Instant) -> i64 {
         let micros = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         match at.checked_duration_since(self.began) {
@@ -79,7 +78,8 @@ impl Steady {
         self.see(moment);
         let window = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
         let from = self.passed(moment.monotonic).saturating_sub(window);
-        // Each stretch between two steps is lowest at its beginning; the first one reaches back to before this run.
+        // The wall clock is lowest at the start of each interval between steps; the first interval extends to before this
+        // run.
         let ends = self.steps.iter().skip(1).map(|(since, _)| self.passed(*since)).chain([i64::MAX]);
         let begins = self
             .steps
@@ -91,12 +91,13 @@ impl Steady {
         Timestamp(lowest.unwrap_or(moment.wall.0.saturating_sub(window)))
     }
 
-    /// Takes note of what the wall clock shows.
+    /// Observes the wall clock.
     fn see(&mut self, moment: Moment) {
         let offset = moment.wall.0.saturating_sub(self.passed(moment.monotonic));
         match self.steps.back_mut() {
             Some((_, last)) if offset.saturating_sub(*last).saturating_abs() <= STEP => *last = offset,
-            // At some time since it was last looked at: what was stamped since then may be either way.
+            // The step happened at some time since the last observation: stamps made since then may be from before or after
+            // it.
             _ => self.steps.push_back((self.seen, offset)),
         }
         if self.steps.len() > STEPS
@@ -118,7 +119,7 @@ mod tests {
     const TTL: Duration = Duration::from_mins(5);
     const HOUR: i64 = 3600;
 
-    /// A run that is looked at every second, as the drain does it.
+    /// A run observed every second, as by the drain.
     struct Watched {
         run: TestClock,
         clock: Steady,
@@ -149,7 +150,7 @@ mod tests {
         assert_eq!(watched.clock.lowest_within(TTL, watched.run.now), Timestamp(NOW.0 - 300_000_000));
         watched.pass(1000);
         assert_eq!(watched.clock.lowest_within(TTL, watched.run.now), Timestamp(NOW.0 + 700_000_000));
-        assert!(watched.is_expired(Timestamp(NOW.0 - 1)), "of an earlier run");
+        assert!(watched.is_expired(Timestamp(NOW.0 - 1)), "from an earlier run");
     }
 
     #[test]
@@ -172,7 +173,7 @@ mod tests {
             );
             assert!(!watched.is_expired(after), "{seconds}");
             watched.pass(98);
-            assert!(!watched.is_expired(after), "{seconds}: it has waited for 299 s");
+            assert!(!watched.is_expired(after), "{seconds}: it has waited 299 s");
             watched.pass(2);
             assert!(watched.is_expired(after), "{seconds}");
             watched.pass(seconds.unsigned_abs());
@@ -186,7 +187,7 @@ mod tests {
             let mut watched = Watched::begin();
             watched.pass(1000);
             watched.run.step(seconds);
-            // Nobody looks for a while.
+            // No observation for a while.
             let stamped = watched.run.pass(Duration::from_secs(2)).wall;
             watched.run.pass(Duration::from_secs(100));
             assert!(!watched.is_expired(stamped), "{seconds}");

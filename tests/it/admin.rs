@@ -1,4 +1,4 @@
-//! Goal: whoever has the token, and nobody else, may look into a running agent and give it orders.
+//! Goal: only holders of the token can inspect a running agent and give it orders.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ async fn stage(settings: &[(&str, &str)]) -> Stage {
     Stage::set_with(&[&[("ADMIN_TOKEN", TOKEN), ("HEARTBEAT_INTERVAL", "0.1")], settings].concat()).await
 }
 
-/// The status and the body of a request with this `Authorization`.
+/// The status and body of a request with this `Authorization`.
 async fn ask_as(
     stage: &Stage,
     authorization: Option<&str>,
@@ -95,7 +95,7 @@ async fn without_the_token_nothing_is_told_and_nothing_done() {
     );
 
     assert_eq!(log.matches("security: ").count(), 1, "one line a minute: {log}");
-    // What is no path is nobody's secret.
+    // An unknown path is not refused, but not found.
     let refused = set.agent.metrics().await.sum("dataplane_admin_refused_total", &[]);
     assert_eq!(ask_as(&set, None, Method::GET, "/nothing", None).await.0, 404);
     assert_eq!(ask_as(&set, None, Method::GET, "/admin/nothing", None).await.0, 404);
@@ -120,7 +120,7 @@ async fn dead_letters_are_listed_shown_replayed_and_dropped() {
     })
     .await;
 
-    // A page at a time, each once.
+    // A page at a time, each letter once.
     let (mut seen, mut next) = (Vec::new(), json!(0));
     while !next.is_null() {
         let page = get(&stage, &format!("/admin/dead-letters?limit=2&from={next}")).await;
@@ -143,7 +143,7 @@ async fn dead_letters_are_listed_shown_replayed_and_dropped() {
     assert!(shown["detail"].as_str().expect("why").contains("422"), "{shown}");
     assert!(original["transaction_id"].as_str().expect("its id").starts_with("usage-bad"), "{shown}");
 
-    // By any words of what is listed.
+    // By any words of the listed fields.
     let found = async |text: &str| {
         let page = get(&stage, &format!("/admin/dead-letters?text={text}")).await;
         page["dead_letters"].as_array().expect("a list").clone()
@@ -187,7 +187,7 @@ async fn dead_letters_are_listed_shown_replayed_and_dropped() {
     }
     assert_eq!(get(&stage, "/admin/outbox").await["dead_letters"], 7, "nothing was dropped by that");
 
-    // The ControlPlane takes them now: replayed once, however often they are named.
+    // The ControlPlane now accepts them: each is replayed once, however often it is named.
     stage.sandbox.weather(json!({})).await;
     let outcome = post(
         &stage,
@@ -297,7 +297,7 @@ async fn the_rate_limit_changes_while_it_runs() {
     let before: u64 = requests(&stage).await;
     let records: Vec<String> = (0..2_000).map(|n| load::usage(&format!("s{n}"), 0)).collect();
     stage.redis.push(USAGE, &records).await;
-    // However slow the machine is: never more than the limit, heartbeats among them.
+    // However slow the machine: never above the limit, heartbeats included.
     for target in [10, 20, 30] {
         let sent = until("some were sent", async || {
             let sent = requests(&stage).await - before;
@@ -317,7 +317,7 @@ async fn the_rate_limit_changes_while_it_runs() {
     stage.assert_each_once(2_000).await;
 }
 
-/// Everything that the sandbox was asked for.
+/// All requests that the sandbox received.
 async fn requests(stage: &Stage) -> u64 {
     let accounts = stage.sandbox.accounts().await;
     let endpoints = accounts.0["requests"].as_object().expect("endpoints").clone();
@@ -325,7 +325,7 @@ async fn requests(stage: &Stage) -> u64 {
 }
 
 #[tokio::test]
-async fn while_the_link_is_down_nothing_but_a_probe_asks() {
+async fn while_the_link_is_down_only_probes_are_sent() {
     let settings = [
         ("CONTROL_PLANE_INITIAL_ERROR_DELAY", "0.2"),
         ("CONTROL_PLANE_MAX_BACKOFF", "0.5"),
@@ -341,7 +341,7 @@ async fn while_the_link_is_down_nothing_but_a_probe_asks() {
     let pushed = load::push_sessions(&stage.redis, "s", 5, 3).await;
     until("the link is down", async || (get(&stage, "/admin/drain").await["link"] != "up").then_some(()))
         .await;
-    // One that was under way may end yet.
+    // A request in flight may still complete.
     let accounts = stage.sandbox.accounts().await;
     let asked = ["heartbeat", "commands", "health"].map(|endpoint| accounts.all_requests(endpoint));
     let others = requests(&stage).await;
@@ -375,7 +375,7 @@ async fn the_brake_is_released_by_hand() {
     stage.redis.push(USAGE, &records).await;
     until("the brake holds", async || get(&stage, "/admin/drain").await["braked"].as_bool()?.then_some(()))
         .await;
-    // The next probe is an hour away: only the operator knows that all is well again.
+    // The next probe is an hour away: only the operator knows that the ControlPlane has recovered.
     stage.sandbox.weather(json!({})).await;
     let answer = post(&stage, "/admin/drain/release-brake", None).await;
     assert_eq!(
@@ -389,7 +389,7 @@ async fn the_brake_is_released_by_hand() {
 }
 
 #[tokio::test]
-async fn an_operator_need_not_wait_for_as_long_as_an_answer_asked_for() {
+async fn an_operator_can_cut_short_a_requested_wait() {
     for order in ["/admin/drain/resume", "/admin/drain/release-brake", "/admin/drain/probe"] {
         let mut stage = stage(&[]).await;
         stage.sandbox.weather(json!({"always": 503, "retry_after": "86400"})).await;
@@ -399,7 +399,7 @@ async fn an_operator_need_not_wait_for_as_long_as_an_answer_asked_for() {
             (link["next_probe_seconds"].as_f64()? > 3500.0).then_some(())
         })
         .await;
-        // Only the operator knows that all is well again.
+        // Only the operator knows that the ControlPlane has recovered.
         stage.sandbox.weather(json!({})).await;
         post(&stage, order, None).await;
         stage.drained().await;
@@ -419,7 +419,7 @@ async fn the_log_level_changes_while_it_runs() {
     })
     .await;
     assert_eq!(ask(&stage, Method::PUT, "/admin/log-level", Some(json!({"level": "LOUD"}))).await.0, 422);
-    // Also that it will be silent is in the log.
+    // The log also records that it is about to be silenced.
     put(&stage, "/admin/drain/rate-limit", json!({"rate_limit": 77})).await;
     put(&stage, "/admin/log-level", json!({"level": "ERROR"})).await;
     until("both are logged", async || {
@@ -430,7 +430,7 @@ async fn the_log_level_changes_while_it_runs() {
 }
 
 #[tokio::test]
-async fn settings_are_read_again_and_what_cannot_be_used_changes_nothing() {
+async fn settings_are_reloaded_and_invalid_ones_change_nothing() {
     let redis = super::harness::RedisServer::start().await;
     let sandbox = Sandbox::start(&[]);
     let mut agent = super::harness::Agent::new(&redis, &sandbox.url);
@@ -456,12 +456,12 @@ async fn settings_are_read_again_and_what_cannot_be_used_changes_nothing() {
     assert_eq!((&drain["rate_limit"], &drain["bandwidth"]), (&json!(6), &json!(70_000)));
     assert_eq!(get(&stage, "/admin/log-level").await["level"], "INFO");
 
-    // Until it is restarted, that is so; and a secret that nobody may see is compared all the same.
+    // This remains so until a restart; hidden secrets are compared too.
     write("DRAIN_RATE_LIMIT=6\nDRAIN_CONCURRENCY=4\nREDIS_PASSWORD=an0ther\n");
     let done = post(&stage, "/admin/reload", None).await;
     assert_eq!(done, json!({"need_restart": ["REDIS_PASSWORD", "DRAIN_CONCURRENCY"]}));
 
-    // By a signal as well; and an order given meanwhile is over then.
+    // A signal has the same effect, and ends an order given meanwhile.
     put(&stage, "/admin/drain/rate-limit", json!({"rate_limit": 9})).await;
     write("DRAIN_RATE_LIMIT=7\n");
     stage.agent.signal(Signal::HUP);
@@ -475,7 +475,7 @@ async fn a_record_that_cannot_be_sent_does_not_leave_the_link_in_doubt() {
     let mut agent = super::harness::Agent::new(&redis, &sandbox.url);
     agent.set("HEARTBEAT_INTERVAL", "0.1");
     agent.set("DELIVERY_MODE", "single");
-    // No path can name this session. It is the first that is tried, and the only one.
+    // No path can name this session. It is tried first, and alone.
     redis.push(USAGE, &[load::usage(".", 0)]).await;
     agent.start();
     until("it is a dead letter", async || (redis.len(DEAD_LETTERS).await == 1).then_some(())).await;
@@ -487,7 +487,7 @@ async fn a_record_that_cannot_be_sent_does_not_leave_the_link_in_doubt() {
 }
 
 #[tokio::test]
-async fn a_paused_drain_hears_from_heartbeats_that_the_link_is_back() {
+async fn a_paused_drain_learns_from_heartbeats_that_the_link_is_back() {
     let mut stage = stage(&[]).await;
     until("the server is known", async || {
         stage.agent.health().await?["server_registered"].as_bool()?.then_some(())

@@ -1,4 +1,4 @@
-//! Goal: what the previous agent, or this one before a crash, had in flight is delivered once.
+//! Goal: messages in flight with the previous agent, or with this one before a crash, are delivered once.
 
 use super::harness::{Agent, RedisServer, Sandbox, Stage, USAGE, load};
 

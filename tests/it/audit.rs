@@ -1,5 +1,5 @@
-//! Goal: whoever destroys something is asked first, every order leaves a trace that survives a crash, and every new dead letter
-//! a line in the log that says where to find it. Method: orders over HTTP, by the command line and by a signed command.
+//! Goal: destructive commands ask first, every order leaves a trace that survives a crash, and every new dead letter gets a
+//! log line that says where to find it. Method: orders over HTTP, from the command line, and in a signed command.
 
 use serde_json::{Value, json};
 
@@ -27,12 +27,12 @@ async fn ask(stage: &Stage, method: &str, path: &str, body: Option<Value>) -> Va
     answer.json().await.expect("JSON")
 }
 
-/// The orders, newest first: who, what, how many.
+/// The orders, newest first: actor, action, count.
 async fn orders(stage: &Stage) -> Vec<Value> {
     ask(stage, "GET", "/admin/audit", None).await["orders"].as_array().expect("a list").clone()
 }
 
-/// Begins an export, and confirms its first page, if it has one. Gives that.
+/// Starts an export and confirms its first page, if there is one; returns that page.
 async fn export(stage: &Stage, ends: bool) -> String {
     let begun = ask(stage, "POST", "/admin/outbox/export", None).await;
     let path = format!("/admin/outbox/export/{}", begun["export"].as_str().expect("an id"));
@@ -58,14 +58,14 @@ async fn import(stage: &Stage, query: &str, text: &str) {
     assert_eq!(answer.status(), 200);
 }
 
-/// Has the quarantine salvaged. Gives the lines of the answer.
+/// Salvages the quarantine; returns the lines of the answer.
 async fn salvage(stage: &Stage) -> String {
     let answer = request(stage, "POST", "/admin/outbox/salvage").send().await.expect("it answers");
     assert_eq!(answer.status(), 200);
     answer.text().await.expect("lines")
 }
 
-/// So many more dead letters, of messages that are no records.
+/// Creates this many dead letters from malformed messages.
 async fn dead_letters(stage: &Stage, count: u64) {
     let before = stage.agent.health().await.expect("health")["outbox"]["dead_letters"].as_u64();
     let all = before.expect("a number") + count;
@@ -119,7 +119,7 @@ async fn every_order_leaves_a_trace_that_survives_a_crash() {
     let log = stage.agent.log();
     assert_eq!(log.matches("audit: operator action").count(), 5, "{log}");
 
-    // The command line tells the same, of a running agent and of a stopped one.
+    // The command line lists the same, for a running agent and for a stopped one.
     let running = stage.agent.command(&[], &["audit"]).await;
     assert!(running.out.contains("127.0.0.1  set the rate limit: 7 requests/s"), "{running:?}");
     stage.agent.stop().await;
@@ -137,7 +137,7 @@ async fn an_order_that_takes_several_requests_is_one() {
     assert_eq!((all.len(), &all[0]["count"], &all[0]["detail"]), (1, &json!(1200), &json!("all")), "{all:?}");
 }
 
-/// Who is heard of through HTTP, and what each order is called there.
+/// The actor of requests over HTTP, and the name of each order there.
 #[tokio::test]
 async fn there_is_a_note_of_every_kind_of_order() {
     let stage = stage(&[]).await;
@@ -221,7 +221,7 @@ async fn a_crash_within_any_page_leaves_the_order_begun() {
 }
 
 #[tokio::test]
-async fn what_moves_records_is_noted_also_when_it_never_ends_well() {
+async fn moving_records_is_noted_even_if_it_never_completes() {
     let mut stage = stage(&[]).await;
     ask(&stage, "POST", "/admin/drain/pause", None).await;
     let pushed = load::push_sessions(&stage.redis, "s", 2, 3).await;
@@ -238,7 +238,7 @@ async fn what_moves_records_is_noted_also_when_it_never_ends_well() {
     let noted = |order: &str, outcome: &str, count, error: &str| {
         (order.to_owned(), outcome.to_owned(), count, error.to_owned())
     };
-    // A page of each has left, or come in, and then the agent stops.
+    // A page of each has been exported or imported, and then the agent stops.
     let text = export(&stage, false).await;
     let first = text.lines().count() as u64;
     assert!(first > 0 && first < pushed, "{text}");
@@ -256,7 +256,7 @@ async fn what_moves_records_is_noted_also_when_it_never_ends_well() {
             noted("export", "failed", Some(first), "the agent stopped")
         ]
     );
-    // A crash leaves that they were begun.
+    // After a crash they are listed as begun.
     ask(&stage, "POST", "/admin/drain/pause", None).await;
     let text = export(&stage, false).await;
     import(&stage, "", &text).await;
@@ -267,7 +267,7 @@ async fn what_moves_records_is_noted_also_when_it_never_ends_well() {
         latest(&stage).await,
         [noted("import", "begun", None, ""), noted("export", "begun", None, "")]
     );
-    // Of a stopped agent, the command line does the same.
+    // For a stopped agent, the command line records the same.
     stage.agent.stop().await;
     for (words, order) in [
         (&["outbox", "export", "file"][..], "export: to file"),
@@ -282,7 +282,7 @@ async fn what_moves_records_is_noted_also_when_it_never_ends_well() {
 }
 
 #[tokio::test]
-async fn salvaging_is_noted_with_what_came_of_it_and_not_at_all_when_it_is_refused() {
+async fn salvaging_is_noted_with_its_result_and_not_at_all_if_refused() {
     let mut stage = stage(&[]).await;
     stage.agent.kill();
     let held = stage.agent.dir().join("held");
@@ -306,7 +306,7 @@ async fn salvaging_is_noted_with_what_came_of_it_and_not_at_all_when_it_is_refus
     tokio::join!(first, second);
     assert_eq!(outcomes().await, ["done"]);
 
-    // What is in the quarantine cannot be read.
+    // The quarantine cannot be read.
     std::fs::write(stage.agent.dir().join("outbox/quarantine"), "no folder").expect("a file");
     assert!(salvage(&stage).await.contains("\"failed\""));
     let all = orders(&stage).await;

@@ -1,5 +1,5 @@
-//! Goal: whatever comes back instead of an answer, memory is bounded, no record is lost or given up for it, and no other
-//! host ever hears of us. Method: a server that sends the bytes that a test wants, and then one that is well.
+//! Goal: whatever arrives instead of an answer, memory is bounded, no record is lost or given up, and no other host is
+//! contacted. Method: a server that sends the bytes chosen by the test, then one that works.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,21 +14,21 @@ use super::harness::{
     until,
 };
 
-/// The most that the agent may ever have had resident.
+/// Limit of the agent's resident memory.
 const MEMORY_MIB: f64 = 64.0;
 
-/// What the server does with a request.
+/// The server's reaction to a request.
 #[derive(Clone, Debug)]
 enum Manner {
-    /// Answers as it should, in this version of HTTP.
+    /// Answers correctly, in this version of HTTP.
     Well(&'static str),
     /// Sends these bytes, and closes the connection.
     Bytes(String),
-    /// Sends this, and then that again and again, so often or until the client is gone.
+    /// Sends the first text, then the second repeatedly: this many times, or until the client disconnects.
     Again(String, String, usize),
 }
 
-/// A server of bytes, until it is dropped.
+/// A server that sends raw bytes, until it is dropped.
 struct Raw {
     url: String,
     manner: Arc<Mutex<Manner>>,
@@ -63,7 +63,7 @@ impl Drop for Raw {
     }
 }
 
-/// One connection. What it ends with is the client's affair.
+/// Serves one connection. Its end is up to the client.
 async fn converse(
     stream: TcpStream,
     manner: Arc<Mutex<Manner>>,
@@ -93,7 +93,7 @@ async fn converse(
         requests.fetch_add(u64::from(is_record), Ordering::Relaxed);
         let manner = manner.lock().expect("no test panics here").clone();
         match manner {
-            // The fleet's calls are not what is tried here.
+            // The fleet's calls are not under test here.
             _ if !is_record => stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").await?,
             Manner::Well(version) => {
                 let answer = answer(&body, &key).to_string();
@@ -118,7 +118,7 @@ async fn converse(
     }
 }
 
-/// What a `ControlPlane` says to a batch or to a quota request.
+/// The answer of a `ControlPlane` to a batch or a quota request.
 fn answer(body: &[u8], key: &str) -> Value {
     let asked: Value = serde_json::from_slice(body).unwrap_or_default();
     let data = match asked["sessions"].as_array() {
@@ -139,7 +139,7 @@ fn ok(headers: &str, body: &str) -> String {
 }
 
 #[tokio::test]
-async fn no_answer_however_bad_takes_memory_a_record_or_our_credentials() {
+async fn no_bad_answer_costs_memory_a_record_or_our_credentials() {
     let server = Raw::start().await;
     let elsewhere = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     elsewhere.set_nonblocking(true).expect("it can be asked without waiting");
@@ -151,7 +151,7 @@ async fn no_answer_however_bad_takes_memory_a_record_or_our_credentials() {
         Manner::Bytes(format!("HTTP/1.1 {status} Elsewhere\r\n{headers}"))
     };
     let head = "HTTP/1.1 200 OK\r\n";
-    // With what is wrong with the link meanwhile.
+    // Each with the resulting trouble of the link.
     let manners = [
         ("empty", Manner::Bytes(ok("", "")), "foreign_answer"),
         ("not JSON", Manner::Bytes(ok("", "<html>It works!</html>")), "foreign_answer"),
@@ -207,7 +207,7 @@ async fn no_answer_however_bad_takes_memory_a_record_or_our_credentials() {
         })
         .await;
         assert_eq!(redis.len(QUOTA_ANSWERS).await, u64::from(sent - 1), "{name}: nothing of it is passed on");
-        // Now and then it is a server of the old school.
+        // Sometimes it is an HTTP/1.0 server.
         server.behave(Manner::Well(if sent % 2 == 0 { "HTTP/1.0" } else { "HTTP/1.1" }));
         until(&format!("{name}: all is delivered"), async || {
             let health = agent.health().await?;

@@ -1,4 +1,4 @@
-//! Goal: batches are as safe as single records. Method: the sandbox's weather, and servers that refuse a batch whole.
+//! Goal: batches are as safe as single records. Method: the sandbox's weather, and servers that refuse whole batches.
 
 use std::collections::HashSet;
 
@@ -23,7 +23,7 @@ async fn around(server: &Scripted, records: &[String], settings: &[(&str, &str)]
     (redis, agent)
 }
 
-/// Waits until nothing is left in Redis or in the outbox.
+/// Waits until Redis and the outbox are empty.
 async fn settled(redis: &RedisServer, agent: &Agent) {
     until("everything is settled", async || {
         let left = redis.len(USAGE).await + redis.len(&format!("{USAGE}:processing:{SERVER_ID}")).await;
@@ -55,7 +55,7 @@ async fn usage_goes_in_compressed_batches_where_the_control_plane_has_them() {
     assert_eq!(accounts.all_requests("usage"), 0);
     assert!(accounts.0["largest_batch"].as_u64() > Some(50), "{}", accounts.0);
     assert!(accounts.all_requests("batch") < 100, "{}", accounts.0);
-    // The answer to the probe names zstd; what is below a KiB goes plain.
+    // The answer to the probe lists zstd; bodies below 1 KiB are sent uncompressed.
     assert!(accounts.0["zstd_bodies"].as_u64() > Some(5), "{}", accounts.0);
 }
 
@@ -92,7 +92,7 @@ async fn part_of_a_batch_is_refused_and_the_rest_is_delivered() {
 }
 
 #[tokio::test]
-async fn without_batches_over_there_records_go_one_by_one() {
+async fn if_the_control_plane_has_no_batches_records_go_one_by_one() {
     let sandbox = Sandbox::start(&["--no-batch"]);
     let mut stage = Stage::set_around(sandbox, &[]).await;
     let pushed = load::push_sessions(&stage.redis, "n", 30, 5).await;
@@ -178,7 +178,7 @@ async fn gzip_is_given_up_where_it_is_not_understood() {
 #[tokio::test]
 async fn the_same_records_have_the_same_keys_and_bytes_in_whichever_batch_they_travel() {
     let server = Scripted::start(|request: &Received| {
-        // Every first attempt is lost on the way back, as far as the agent can tell.
+        // Every first answer is lost, from the agent's point of view.
         let repeated = request.transactions().iter().all(|id| id.ends_with("-1"));
         if repeated {
             request.results(|_| 200)
@@ -189,7 +189,7 @@ async fn the_same_records_have_the_same_keys_and_bytes_in_whichever_batch_they_t
     .await;
     let settings = [("BATCH_COMPRESSION", "none"), ("BATCH_MAX_RECORDS", "7")];
     let (redis, agent) = around(&server, &one_each(30), &settings).await;
-    // Status 500 for some: they are sent again in other company.
+    // Some get status 500 and are sent again in other batches.
     until("most are settled", async || {
         (agent.health().await?["outbox"]["depth"].as_u64()? <= 20).then_some(())
     })

@@ -1,7 +1,6 @@
-//! Goal: README and the book under `docs/` are whole: every link leads somewhere, every page is in the table of contents,
-//! every file that is named exists.
-//! Method: the pages are read as Markdown by the few forms that they keep to. Nothing is fetched: links to other hosts are
-//! not followed.
+//! Goal: README and the book under `docs/` are consistent: every link leads somewhere, every page is in the table of
+//! contents, every named file exists. Method: the pages are parsed as Markdown, in the few forms they use. Nothing is
+//! downloaded: links to other hosts are not followed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,14 +8,14 @@ use std::path::{Path, PathBuf};
 /// Folders of the repository whose files pages name by path.
 const FOLDERS: [&str; 9] =
     ["benches/", "data/", "deploy/", "docs/", "fuzz/", "packaging/", "src/", "systemd/", "tests/"];
-/// What such a path may name that is made only when the agent runs.
+/// Paths that exist only once the agent runs.
 const MADE_LATER: [&str; 1] = ["data/outbox"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A page by its path in the repository.
+/// A page, by its path in the repository.
 struct Page {
     path: String,
     text: String,
@@ -29,7 +28,7 @@ impl Page {
         Self { path: path.to_owned(), text }
     }
 
-    /// Its lines outside of code blocks.
+    /// Its lines outside code blocks.
     fn prose(&self) -> impl Iterator<Item = &str> {
         let mut is_code = false;
         self.text.lines().filter(move |line| {
@@ -39,7 +38,7 @@ impl Page {
         })
     }
 
-    /// The targets of its links and pictures.
+    /// The targets of its links and images.
     fn links(&self) -> Vec<String> {
         let mut links = Vec::new();
         for line in self.prose() {
@@ -50,7 +49,7 @@ impl Page {
         links
     }
 
-    /// The anchors of its headings, as forges and mdBook make them.
+    /// The anchors of its headings, as forges and mdBook generate them.
     fn anchors(&self) -> BTreeSet<String> {
         let mut seen = BTreeMap::<String, u32>::new();
         let mut anchors = BTreeSet::new();
@@ -63,7 +62,7 @@ impl Page {
         anchors
     }
 
-    /// Its code spans that are paths of files here.
+    /// Its code spans that are paths in this repository.
     fn named_files(&self) -> Vec<&str> {
         let spans = self.prose().flat_map(|line| line.split('`').skip(1).step_by(2));
         let is_path = |span: &&str| {
@@ -101,7 +100,7 @@ fn pages() -> Vec<Page> {
     pages
 }
 
-/// Where a relative target leads from a page, as a path in the repository.
+/// The target of a relative link in a page, as a path in the repository.
 fn resolved(page: &str, target: &str) -> Option<String> {
     let mut parts: Vec<&str> = page.split('/').collect();
     parts.pop();
@@ -115,7 +114,7 @@ fn resolved(page: &str, target: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// What is wrong with a link, if anything is.
+/// What is wrong with a link, if anything.
 fn fault(page: &Page, target: &str) -> Option<String> {
     if target.starts_with("https://") {
         return None;
@@ -125,7 +124,7 @@ fn fault(page: &Page, target: &str) -> Option<String> {
     let Some(path) = path.filter(|path| root().join(path).is_file()) else {
         return Some("there is no such file".to_owned());
     };
-    // A book has its own pages only: what lies outside is named by its path.
+    // A book contains only its own pages: other files are named by path.
     if page.path.starts_with("docs/") && !path.starts_with("docs/") {
         return Some("it leads out of the book".to_owned());
     }
@@ -145,7 +144,7 @@ fn every_link_leads_to_a_page_and_a_heading() {
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     assert!(links > 150, "{links} links were found");
-    // The check itself can fail.
+    // The check can fail.
     let page = Page::read("docs/concepts.md");
     for wrong in ["no-such.md", "#no-such", "runbook.md#no-such", "../README.md", "http://example.com"] {
         assert!(fault(&page, wrong).is_some(), "{wrong}");

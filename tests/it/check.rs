@@ -1,5 +1,5 @@
-//! Goal: `check` tells what is missing before a start, each with what to do; it changes nothing, and a running agent
-//! beside it is no fault.
+//! Goal: before a start, `check` reports each problem with advice. It changes nothing, and does not report a running agent
+//! beside it as a problem.
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
@@ -9,7 +9,7 @@ use super::harness::{Agent, RedisServer, Said, Sandbox, Scripted, Stage, USAGE, 
 
 const CHECK: [&str; 2] = ["check", "--json"];
 
-/// What is said of one thing.
+/// The finding about one thing.
 #[track_caller]
 fn of(said: &Said, what: &str) -> Value {
     let report: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"));
@@ -17,7 +17,7 @@ fn of(said: &Said, what: &str) -> Value {
     checks.iter().find(|check| check["what"] == what).unwrap_or_else(|| panic!("{what}: {said:?}")).clone()
 }
 
-/// This failed, says so with what to do, and the exit code is 1.
+/// The check failed with a finding and advice, and the exit code is 1.
 #[track_caller]
 fn assert_failed(said: &Said, what: &str, part: &str) {
     let check = of(said, what);
@@ -26,7 +26,7 @@ fn assert_failed(said: &Said, what: &str, part: &str) {
     assert!(!check["advice"].as_str().expect("what to do").is_empty());
 }
 
-/// The outbox's file system in tests may be memory: that it is none is another test's.
+/// The outbox's file system may be in memory in tests; another test checks that.
 fn quiet(agent: &mut Agent) {
     agent.set("OUTBOX_DURABILITY", "process");
     agent.set("OUTBOX_MIN_FREE_BYTES", "1MiB");
@@ -40,7 +40,7 @@ async fn all_is_well_before_the_start_and_beside_a_running_agent() {
     quiet(&mut agent);
     let said = agent.command(&[], &CHECK).await;
     assert_eq!(said.code, 0, "{said:?}");
-    assert!(of(&said, "outbox")["says"].as_str().expect("words").contains("it will be made"));
+    assert!(of(&said, "outbox")["says"].as_str().expect("words").contains("the agent will create it"));
     assert!(!agent.dir().join("outbox").exists(), "nothing is made");
     assert_eq!(of(&said, "credentials")["state"], "ok");
     assert_eq!(agent.command(&[("SOURCE_MODE", "stream")], &CHECK).await.code, 0, "streams, too");
@@ -55,12 +55,12 @@ async fn all_is_well_before_the_start_and_beside_a_running_agent() {
     let lease = "queue:usage_records:lease:edge-test-1";
     let said = stage.agent.command(&[], &CHECK).await;
     assert_eq!(said.code, 0, "{said:?}");
-    assert!(of(&said, "outbox")["says"].as_str().expect("words").contains("a running agent has it"));
+    assert!(of(&said, "outbox")["says"].as_str().expect("words").contains("in use by a running agent"));
     assert!(of(&said, "server_id")["says"].as_str().expect("words").contains("in use by this agent"));
     let left: i64 =
         redis::cmd("PTTL").arg(lease).query_async(&mut stage.redis.connection()).await.expect("a time");
     assert!(left <= 10_000, "the lease is left as it was: {left}");
-    // Nothing that the agent has is disturbed by it.
+    // The running agent is not disturbed.
     let pushed = load::push_sessions(&stage.redis, "s", 5, 3).await;
     stage.drained().await;
     stage.assert_each_once(pushed).await;
@@ -164,7 +164,7 @@ async fn each_fault_of_the_control_plane_is_told_apart() {
         assert_failed(&said, "control_plane", part);
     }
     let elsewhere = Scripted::start(|_| StatusCode::NOT_FOUND.into_response()).await;
-    // That answers to whatever is about servers: the other question is not found.
+    // It answers every request about servers: the second request is not found.
     let said = agent.command(&[("CONTROL_PLANE_URL", &elsewhere.url)], &CHECK).await;
     assert_failed(&said, "credentials", "unexpected answer");
     let moved =
@@ -184,7 +184,7 @@ async fn each_fault_of_the_control_plane_is_told_apart() {
         let said = agent.command(&[("CONTROL_PLANE_URL", &portal.url)], &CHECK).await;
         assert_failed(&said, "control_plane", part);
     }
-    // An outage is nothing to be mended here.
+    // An outage cannot be fixed here.
     sandbox.weather(json!({"status": {"503": 1.0}})).await;
     let ill = agent.command(&[], &CHECK).await;
     assert_eq!((ill.code, &of(&ill, "control_plane")["state"]), (0, &json!("warning")), "{ill:?}");
@@ -206,11 +206,11 @@ async fn a_proxy_on_the_way_is_named_without_its_credentials() {
     let says = plane["says"].as_str().expect("words");
     assert!(says.contains(&format!("through the proxy {shown}")) && says.contains("502"), "{plane}");
     assert!(plane["advice"].as_str().expect("what to do").contains("NO_PROXY"), "{plane}");
-    // One that cannot be used is what to look at, not the ControlPlane.
+    // If the proxy is unusable, the proxy is reported, not the ControlPlane.
     let closed = agent.command(&[("http_proxy", "http://127.0.0.1:1")], &CHECK).await;
     let plane = of(&closed, "control_plane");
     assert!(plane["advice"].as_str().expect("what to do").contains("the proxy's host"), "{plane}");
-    // NO_PROXY counts with its port.
+    // NO_PROXY is matched with its port.
     let straight = agent.command(&[("NO_PROXY", "cp.invalid:8080")], &CHECK).await;
     assert_failed(&straight, "control_plane", "cannot resolve the host name");
     assert!(!of(&straight, "control_plane")["says"].as_str().expect("words").contains("proxy"));
@@ -237,7 +237,7 @@ async fn every_line_about_a_link_that_is_down_names_the_proxy() {
     agent.set("http_proxy", &proxy.url.replace("http://", "http://user:hunter2@"));
     agent.start();
     agent.ready().await;
-    // Once the link is down nothing registers: the records come afterwards.
+    // Once the link is down nothing registers: so the records are pushed later.
     let said = async |line| until(line, async || Some(agent.log()).filter(|log| log.contains(line))).await;
     said(LINES[0]).await;
     load::push_sessions(&redis, "s", 3, 1).await;
@@ -308,7 +308,7 @@ async fn an_old_redis_is_named_with_its_version() {
             let asked = String::from_utf8_lossy(&buffer[..n]).into_owned();
             let info = "# Server\r\nredis_version:6.0.16\r\n";
             let bulk = format!("${}\r\n{info}\r\n", info.len());
-            // One answer for each command that came.
+            // One answer per received command.
             for command in asked.split('*').skip(1) {
                 let answer = if command.contains("INFO") { bulk.as_str() } else { "+OK\r\n" };
                 if stream.write_all(answer.as_bytes()).await.is_err() {

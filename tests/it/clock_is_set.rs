@@ -1,5 +1,5 @@
-//! Goal: a wrong wall clock, and one that is set while the agent runs, gives up nothing. Method: a library preloaded into
-//! the agent (`wrong_clock.c`) that puts its wall clock off by what a file says.
+//! Goal: a wrong wall clock, or one that is set while the agent runs, makes nothing expire. Method: a library preloaded
+//! into the agent (`wrong_clock.c`) that offsets its wall clock by the value in a file.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ struct Clock {
 }
 
 impl Clock {
-    /// None, and a word about it, where there is no compiler.
+    /// `None`, with a message, if there is no compiler.
     fn new() -> Option<Self> {
         let dir = tempfile::tempdir().expect("a folder");
         let preloaded =

@@ -1,5 +1,5 @@
-//! Goal: every verb of `outbox` and `dead-letters` does on a running agent what it does on a stopped one, in the same
-//! form, and what is in the way is said with what to do about it. Moving a backlog loses nothing, whoever vanishes.
+//! Goal: every verb of `outbox` and `dead-letters` does the same on a running agent as on a stopped one, with the same
+//! output, and obstacles are reported with advice. Moving a backlog loses nothing, whoever disappears.
 
 use std::path::PathBuf;
 
@@ -43,7 +43,7 @@ fn lines(text: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn every_verb_says_the_same_of_a_running_agent_as_of_a_stopped_one() {
+async fn every_verb_says_the_same_about_a_running_and_a_stopped_agent() {
     let mut stage = stage().await;
     stage.sandbox.weather(json!({"refuse_transactions": ["usage-bad"]})).await;
     let refused: Vec<String> = (0..3).map(|n| load::usage("bad", n)).collect();
@@ -72,7 +72,7 @@ async fn every_verb_says_the_same_of_a_running_agent_as_of_a_stopped_one() {
     let url = stage.agent.url("");
     let mut while_running = Vec::new();
     for words in looks {
-        // The folder is locked: it goes to the agent by itself. And so it does when that is named.
+        // The folder is locked: the command contacts the agent by itself. And also if the agent is named.
         let by_itself = stage.agent.command(&[], words).await;
         let named = stage.agent.command(&[], &[words, &["--url", &url]].concat()).await;
         assert_eq!(by_itself.code, 0, "{words:?}: {by_itself:?}");
@@ -90,7 +90,7 @@ async fn every_verb_says_the_same_of_a_running_agent_as_of_a_stopped_one() {
         let stopped = stage.agent.command(&[], words).await;
         assert_eq!(stopped.code, 0, "{words:?}: {stopped:?}");
         match words {
-            // The stop has settled the segments' own files; what was read of them is the same otherwise.
+            // The stop has settled the segments' own files; everything read from them is the same.
             ["outbox", "stats", ..] => {
                 let (mut then, mut now): (Value, Value) =
                     (serde_json::from_str(&running).expect("JSON"), stopped.json());
@@ -103,7 +103,7 @@ async fn every_verb_says_the_same_of_a_running_agent_as_of_a_stopped_one() {
         }
     }
 
-    // And what is done to dead letters.
+    // The same for changes to dead letters.
     stage.agent.start();
     stage.agent.ready().await;
     stage.sandbox.weather(json!({})).await;
@@ -128,7 +128,7 @@ async fn every_verb_says_the_same_of_a_running_agent_as_of_a_stopped_one() {
 }
 
 #[tokio::test]
-async fn what_is_in_the_way_is_said_with_what_to_do() {
+async fn obstacles_are_reported_with_advice() {
     let stage = stage().await;
     let stats = ["outbox", "stats"];
     let agent = &stage.agent;
@@ -138,7 +138,7 @@ async fn what_is_in_the_way_is_said_with_what_to_do() {
     let wrong = agent.command(&[("ADMIN_TOKEN", "not-that-token-at-all")], &stats).await;
     wrong.assert_failed("wrong admin token");
     assert!(!wrong.err.contains("not-that-token-at-all"), "{wrong:?}");
-    // From a file, as configured or as named.
+    // From a file, configured or named on the command line.
     let file = agent.dir().join("token");
     std::fs::write(&file, format!("{TOKEN}\n")).expect("a file");
     let none = ("ADMIN_TOKEN", "");
@@ -162,14 +162,14 @@ async fn what_is_in_the_way_is_said_with_what_to_do() {
         .command(&[], &["outbox", "stats", "--url", &other.url])
         .await
         .assert_failed("is not a dataplane-agent");
-    // Not even its /admin was asked: a token goes to nobody but an agent.
+    // Not even its /admin was requested: a token is sent only to an agent.
     assert!(other.received().iter().all(|request| !request.headers.contains_key("authorization")));
 
     let off = Stage::set().await;
     off.agent.command(&[("ADMIN_TOKEN", TOKEN)], &stats).await.assert_failed("is off: set ADMIN_TOKEN");
     off.agent.command(&[], &stats).await.assert_failed("is off: set ADMIN_TOKEN");
 
-    // The agent at that port has another outbox than the folder that is locked.
+    // The agent at that port uses another outbox than the locked folder.
     let port = stage.agent.url("");
     let port = port.rsplit(':').next().expect("a port");
     let strange = off.agent.command(&[("ADMIN_TOKEN", TOKEN), ("SERVER_PORT", port)], &stats).await;
@@ -194,13 +194,13 @@ async fn a_backlog_moves_from_one_running_agent_to_another() {
     let file = file.to_str().expect("a path");
     let imported = new.agent.command(&[], &["outbox", "import", file, "--json"]).await;
     assert_eq!(imported.json()["imported"], pushed);
-    // Completed events, too, though none came through Redis.
+    // Completed events too, although none came through Redis.
     new.drained().await;
     new.assert_each_once(pushed).await;
-    // A second time it is refused, and says what to do.
+    // A second import is refused, with advice.
     new.agent.command(&[], &["outbox", "import", file]).await.assert_failed("--again");
     assert_eq!(new.agent.health().await.expect("health")["outbox"]["depth"], 0);
-    // For whoever means it: each is recognised by its key.
+    // Forced anyway: each record is recognised by its key.
     assert_eq!(
         new.agent.command(&[], &["outbox", "import", file, "--again", "--json"]).await.json()["imported"],
         pushed
@@ -211,12 +211,12 @@ async fn a_backlog_moves_from_one_running_agent_to_another() {
     accounts.assert_in_order_and_recognisable();
     new.agent.metrics().await.assert_conserved();
 
-    // A file that is not whole is refused before anything of it is taken.
+    // An incomplete file is refused before anything is imported.
     let text = std::fs::read_to_string(file).expect("the file");
     std::fs::write(file, text.replacen("usage-s-199-29", "usage-s-199-28", 1)).expect("the file");
     let enqueued = new.agent.metrics().await.sum("dataplane_outbox_enqueued_total", &[]);
     new.agent.command(&[], &["outbox", "import", file]).await.assert_failed("line ");
-    // Nor is one that lacks a line at its end, but for whoever says that it is known.
+    // So is a file without its last line, unless the user says that it is known.
     let cut = text.len() - text.trim_end().rsplit('\n').next().expect("a line").len() - 1;
     std::fs::write(file, &text[..cut]).expect("the file");
     new.agent.command(&[], &["outbox", "import", file]).await.assert_failed("it is not whole");
@@ -225,7 +225,7 @@ async fn a_backlog_moves_from_one_running_agent_to_another() {
         new.agent.command(&[], &["outbox", "import", file, "--incomplete", "--again", "--json"]).await;
     assert_eq!((&known.json()["imported"], &known.json()["complete"]), (&pushed.into(), &false.into()));
 
-    // The old one goes on with what comes later.
+    // The old agent continues with later records.
     old.sandbox.weather(json!({})).await;
     let later = load::push_sessions(&old.redis, "later", 5, 3).await;
     old.drained().await;
@@ -249,7 +249,7 @@ async fn dead_letters_move_with_the_backlog_of_a_running_agent_and_are_there_onc
     let pushed = load::push_sessions(&old.redis, "s", 4, 3).await;
     depth_is(&old.agent, pushed).await;
 
-    // Pages that are given out and not confirmed leave nothing behind, whatever is in them.
+    // Pages served but not confirmed leave no trace, whatever they contain.
     let (path, records) = begin_export(&old.agent, 60).await;
     let mut confirmed = json!({"exported": 0, "dead_letters": 0});
     let mut number = 0;
@@ -292,7 +292,7 @@ async fn dead_letters_move_with_the_backlog_of_a_running_agent_and_are_there_onc
     new.agent.metrics().await.assert_conserved();
 }
 
-/// Begins an export, and waits for its first page. Gives its path.
+/// Starts an export and waits for its first page. Returns its path.
 async fn begin_export(agent: &Agent, patience: u64) -> (String, usize) {
     let begun = post(agent, &format!("/admin/outbox/export?patience_seconds={patience}")).await;
     let path = format!("/admin/outbox/export/{}", begun["export"].as_str().expect("an id"));
@@ -314,7 +314,7 @@ async fn an_export_that_is_abandoned_loses_nothing_and_the_drain_goes_on() {
     let (path, lines) = begin_export(&stage.agent, 1).await;
     assert!(lines > 0);
     stage.sandbox.weather(json!({})).await;
-    // Nobody confirms, nobody asks: all of it is delivered from here.
+    // Nobody confirms or asks: everything is delivered from here.
     stage.drained().await;
     stage.assert_each_once(pushed).await;
     let (status, _) =
@@ -355,7 +355,7 @@ async fn a_page_is_given_until_it_is_confirmed_and_counts_once() {
     let (status, _) = ask(&stage.agent, Method::POST, &confirm, Some(json!({"page": 3}))).await;
     assert_eq!(status, 422, "this page was never served");
     assert_eq!(stage.agent.metrics().await.sum("dataplane_exported_total", &[]) as usize, first);
-    // The next page was read and is dropped: what is in it goes the usual way.
+    // The next page was read and is dropped: its records are delivered as usual.
     ask(&stage.agent, Method::GET, &format!("{path}/page"), None).await;
     let (status, _) = ask(&stage.agent, Method::DELETE, &path, None).await;
     assert_eq!(status, 200);
@@ -370,7 +370,7 @@ async fn an_export_that_stops_half_way_says_what_has_left_the_agent() {
     post(&stage.agent, "/admin/drain/pause").await;
     let pushed = load::push_sessions(&stage.redis, "s", 20, 60).await;
     depth_is(&stage.agent, pushed).await;
-    // A file may have so many blocks of 512 bytes: that is where writing fails, as on a full disk.
+    // A file may have this many blocks of 512 bytes: writing fails there, as on a full disk.
     let export = async |blocks: u32, file: &str| {
         let program = env!("CARGO_BIN_EXE_dataplane-agent");
         let script = format!(
@@ -388,7 +388,7 @@ async fn an_export_that_stops_half_way_says_what_has_left_the_agent() {
     assert_eq!(facts["exported"], 0);
     assert!(err.contains("nothing was exported"), "{err}");
     assert!(!stage.agent.dir().join("nothing").exists(), "it is in nobody's way");
-    // The quota requests, and the started events; the usage does not fit.
+    // The quota requests and the started events; the usage does not fit.
     let (facts, err) = export(400, "first").await;
     assert_eq!(facts["exported"], 40);
     assert!(err.contains("40 records and 0 dead letters are in first and no longer in the outbox"), "{err}");
@@ -408,7 +408,7 @@ async fn an_export_that_stops_half_way_says_what_has_left_the_agent() {
 }
 
 #[tokio::test]
-async fn what_is_on_its_way_is_not_exported_as_well() {
+async fn requests_in_flight_are_not_exported_as_well() {
     let mut stage = Stage::set_with(&[("ADMIN_TOKEN", TOKEN), ("DELIVERY_MODE", "single")]).await;
     stage.sandbox.weather(json!({"latency_ms": 700})).await;
     let pushed = load::push_sessions(&stage.redis, "s", 30, 10).await;
@@ -426,7 +426,7 @@ async fn what_is_on_its_way_is_not_exported_as_well() {
     })
     .await;
     let text = std::fs::read_to_string(stage.agent.dir().join("file")).expect("the file");
-    // The last line says how many there are.
+    // The last line contains the count.
     assert_eq!(text.lines().count() as u64, exported + 1);
     assert_eq!(stage.sandbox.accounts().await.processed() + exported, pushed, "each in one place");
     stage.agent.metrics().await.assert_conserved();
@@ -469,7 +469,7 @@ async fn everything_can_be_verified_while_it_works() {
     assert!(lines(&text).last().expect("a line")["done"]["segments"].as_u64() >= Some(1), "{text}");
 }
 
-/// The only segment's folder in the quarantine.
+/// The folder of the only segment in the quarantine.
 fn set_aside(agent: &Agent) -> Option<PathBuf> {
     let mut found = std::fs::read_dir(agent.dir().join("outbox/quarantine")).ok()?;
     Some(found.next()?.expect("a folder").path())
@@ -486,7 +486,7 @@ async fn what_was_set_aside_is_salvaged_by_the_running_agent() {
     stage.sandbox.weather(json!({"status": {"503": 1.0}})).await;
     let pushed = load::push_sessions(&stage.redis, "s", 20, 3).await;
     depth_is(&stage.agent, pushed).await;
-    // A dead letter, so that the ledger knows of all of it now, and not within the next second.
+    // A dead letter, so that the ledger learns of everything now, not within the next second.
     stage.redis.push(USAGE, &["{}"]).await;
     until("there is a dead letter", async || {
         (stage.agent.health().await?["outbox"]["dead_letters"] == 1).then_some(())
@@ -506,7 +506,7 @@ async fn what_was_set_aside_is_salvaged_by_the_running_agent() {
     let verify = stage.agent.command(&[], &["outbox", "verify"]).await;
     verify.assert_failed("1 problems");
     assert!(verify.out.contains("records set aside"), "{verify:?}");
-    // Somebody mends it.
+    // Somebody repairs it.
     damage(set_aside(&stage.agent).expect("it was set aside").join("segment/conf"));
     let salvaged = stage.agent.command(&[], &["outbox", "salvage", "--json"]).await.json();
     assert_eq!(

@@ -1,5 +1,4 @@
-//! Goal: the ControlPlane commands this agent, and nobody else does. Method: a real agent polls the sandbox, whose keys
-//! and tokens are the test's.
+//! Goal: only the ControlPlane commands this agent. Method: a real agent polls the sandbox; the test owns keys and tokens.
 
 use std::time::Instant;
 
@@ -12,7 +11,7 @@ async fn stage(settings: &[(&str, &str)]) -> Stage {
     Stage::set_with(&[&quick, settings].concat()).await
 }
 
-/// The claims that a command's token has to have.
+/// The claims that a command's token must have.
 fn claims(command: &Value) -> Value {
     json!({
         "exp": chrono::Utc::now().timestamp() + 600,
@@ -28,7 +27,7 @@ fn with(mut claims: Value, name: &str, value: Value) -> Value {
     claims
 }
 
-/// Waits for the newest result of a command, of which so many have come.
+/// Waits for the newest result of a command, once this many have arrived.
 async fn result_number(stage: &Stage, id: &str, number: usize) -> Value {
     until(&format!("result {number} of {id}"), async || {
         stage.sandbox.results(id).await.get(number - 1).cloned()
@@ -36,7 +35,7 @@ async fn result_number(stage: &Stage, id: &str, number: usize) -> Value {
     .await
 }
 
-/// Has a command signed and carried out. Gives its result.
+/// Has a command signed and executed; returns its result.
 async fn obeyed(stage: &Stage, kind: &str, parameters: Value) -> Value {
     let command = json!({
         "command_type": kind, "server_id": SERVER_ID, "parameters": parameters, "sign": true,
@@ -54,7 +53,7 @@ async fn counted(stage: &Stage, kind: &str, outcome: &str) -> u64 {
     metrics.sum("dataplane_commands_total", &[("type", kind), ("outcome", outcome)]) as u64
 }
 
-/// Makes a command's token, or none.
+/// Creates a command's token, or none.
 type Forgery<'a> = Box<dyn Fn(&Value) -> Option<String> + 'a>;
 
 #[tokio::test]
@@ -72,7 +71,7 @@ async fn a_command_with_a_bad_token_of_every_kind_is_refused() {
     let unsigned = |claims: &Value| {
         let signed = key.sign(claims);
         let payload = signed.split('.').nth(1).expect("claims").to_owned();
-        // {"alg":"none"} in front, and no signature behind.
+        // {"alg":"none"} first, and no signature.
         format!("eyJhbGciOiJub25lIn0.{payload}.")
     };
     let forgeries: Vec<(&str, Forgery<'_>, &str)> = vec![
@@ -123,7 +122,7 @@ async fn a_command_with_a_bad_token_of_every_kind_is_refused() {
     assert_eq!(log.matches("security: a command was refused").count(), forgeries.len(), "{log}");
     assert!(!log.contains("eyJ"), "no token is in the log: {log}");
 
-    // And the good one, so that it is not for another reason that they are refused.
+    // And a valid one: the refusals have no other reason.
     let mut command = limit("good");
     command["token"] = key.sign(&claims(&command)).into();
     stage.sandbox.command(command).await;
@@ -141,7 +140,7 @@ async fn a_command_that_is_played_back_does_nothing_not_even_after_a_restart() {
     assert!(first["success"] == true && paused(&stage).await, "{first}");
     assert_eq!(obeyed(&stage, "resume_drain", json!(null)).await["result"]["paused"], false);
 
-    // The same id and token once more.
+    // The same id and token again.
     stage.sandbox.command(pause.clone()).await;
     let again = result_number(&stage, &id, 2).await;
     assert_eq!(again, first, "what became of it the first time");
@@ -183,7 +182,7 @@ async fn each_type_of_command_has_its_effect() {
     agent.ready().await;
     let mut stage = Stage { redis, sandbox, agent };
 
-    // Those that only read need no token.
+    // Read-only commands need no token.
     for kind in ["refresh_public_keys", "health_check", "get_metrics"] {
         stage.sandbox.command(json!({"command_type": kind, "command_id": kind})).await;
         assert_eq!(result_number(&stage, kind, 1).await["success"], true, "{kind}");
@@ -234,7 +233,7 @@ async fn each_type_of_command_has_its_effect() {
     assert_eq!(done["result"], json!({"need_restart": ["DRAIN_CONCURRENCY"]}));
     assert_eq!(stage.agent.metrics().await.sum("dataplane_drain_rate_limit", &[]) as u64, 4000);
 
-    // What cannot be done is said.
+    // Impossible commands are reported.
     std::fs::write(&dotenv, "DRAIN_RATE_LIMIT=many\n").expect("a file");
     for (kind, parameters, why) in [
         ("reload_configuration", json!(null), "DRAIN_RATE_LIMIT"),
@@ -266,7 +265,7 @@ async fn keys_are_fetched_again_for_an_unknown_one_and_not_for_each() {
     assert_eq!(done["success"], true, "signed with the new key: {done}");
     assert_eq!(fetches().await, 2);
 
-    // Somebody hands out what is signed with keys that nobody knows, a new one each time.
+    // Somebody sends commands signed with unknown keys, a new one each time.
     let (begun, mut ids) = (Instant::now(), Vec::new());
     let stranger = SigningKey::new("stranger");
     for n in 0..20 {
@@ -286,7 +285,7 @@ async fn keys_are_fetched_again_for_an_unknown_one_and_not_for_each() {
 }
 
 #[tokio::test]
-async fn keys_that_were_withdrawn_are_good_no_longer_than_they_are_kept() {
+async fn withdrawn_keys_are_valid_no_longer_than_the_cache() {
     let stage = stage(&[("JWT_PUBLIC_KEYS_CACHE_TTL", "0.2")]).await;
     let (old, new) = (SigningKey::new("old"), SigningKey::new("new"));
     stage.sandbox.put_keys(&old.key_set()).await;
@@ -312,7 +311,7 @@ async fn an_id_is_remembered_for_its_time_and_then_no_longer() {
     result_number(&stage, "m", 1).await;
     let done = Instant::now();
     until("its time is over", async || (done.elapsed().as_secs_f64() > 0.3).then_some(())).await;
-    // What is over is forgotten when the next one comes.
+    // Expired entries are forgotten when the next command arrives.
     stage.sandbox.command(json!({"command_type": "get_metrics", "command_id": "n"})).await;
     result_number(&stage, "n", 1).await;
     stage.sandbox.command(ask).await;

@@ -1,5 +1,5 @@
-//! Goal: a command is carried out once and its result arrives, whatever crashes or fails in between. Method: the points
-//! of `src/telemetry/failpoint.rs`, and a ControlPlane that does not want to hear.
+//! Goal: a command is executed once and its result arrives, whatever crashes or fails in between. Method: the points of
+//! `src/telemetry/failpoint.rs`, and a ControlPlane that rejects results.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use super::harness::{Agent, RedisServer, SERVER_ID, Scripted, Stage, USAGE, load, taken, until};
 
 #[tokio::test]
-async fn killed_at_any_point_it_neither_repeats_nor_loses_a_command() {
+async fn a_kill_at_any_point_neither_repeats_nor_loses_a_command() {
     let settings = [("COMMAND_POLL_INTERVAL", "0.1"), ("HEARTBEAT_INTERVAL", "0.2"), ("REFUSAL_BRAKE", "0")];
     let mut stage = Stage::set_with(&settings).await;
-    // One record that is refused whenever it is sent: each replay counts it as taken over once more.
+    // A record that is always refused: each replay counts it as enqueued once more.
     stage.sandbox.weather(json!({"refuse_transactions": ["usage-bad"]})).await;
     stage.redis.push(USAGE, &[load::usage("bad", 0)]).await;
     let mut replays = 0;
@@ -42,7 +42,8 @@ async fn killed_at_any_point_it_neither_repeats_nor_loses_a_command() {
         stage.agent.unset("FAILPOINT");
         stage.agent.start();
         stage.agent.ready().await;
-        // Handed out until its result arrives; one that had arrived is reported once more, for nobody knows.
+        // The command is delivered until its result arrives; if the result had arrived, it is reported again, because
+        // nobody knows.
         let results = until(&format!("{point}: a result"), async || {
             let results = stage.sandbox.results(&id).await;
             let expected = if point == "commands::reported" { 2 } else { 1 };
@@ -57,7 +58,7 @@ async fn killed_at_any_point_it_neither_repeats_nor_loses_a_command() {
             let error = result["error_message"].as_str().expect("why");
             assert!(error.starts_with("interrupted"), "{point}: {error}");
         }
-        // A second look for commands, and one more after it: it is not carried out again, and not reported again.
+        // Two more polls: the command is neither executed nor reported again.
         let polls = stage.sandbox.accounts().await.all_requests("commands");
         until("it looks for commands again", async || {
             (stage.sandbox.accounts().await.all_requests("commands") >= polls + 3).then_some(())
@@ -70,7 +71,7 @@ async fn killed_at_any_point_it_neither_repeats_nor_loses_a_command() {
     }
 }
 
-/// A ControlPlane that has these commands for whoever asks, and answers the result of each with the status given.
+/// A ControlPlane that delivers these commands to anyone, and answers each result with the given status.
 async fn commanding(
     ids: Vec<String>,
     status: impl Fn(&str) -> u16 + Clone + Send + Sync + 'static,
@@ -90,7 +91,7 @@ async fn commanding(
     .await
 }
 
-/// One that has one command, and answers its results with the status given.
+/// A ControlPlane with one command, which answers its results with the given status.
 async fn reluctant(status: &Arc<AtomicU16>) -> Scripted {
     let status = Arc::clone(status);
     commanding(vec!["m".into()], move |_| status.load(Ordering::Relaxed)).await
@@ -140,7 +141,7 @@ async fn a_result_is_reported_until_it_is_accepted_also_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_result_that_is_not_wanted_is_given_up_with_a_word() {
+async fn a_rejected_result_is_given_up_and_logged() {
     let status = Arc::new(AtomicU16::new(422));
     let (redis, plane) = (RedisServer::start().await, reluctant(&status).await);
     let mut agent = Agent::new(&redis, &plane.url);
@@ -153,7 +154,7 @@ async fn a_result_that_is_not_wanted_is_given_up_with_a_word() {
             .then_some(())
     })
     .await;
-    // This ControlPlane hands the command out for ever, and is not answered any more.
+    // This ControlPlane delivers the command forever, and gets no more answers.
     let looks = polls(&plane);
     until("it goes on", async || (polls(&plane) >= looks + 5).then_some(())).await;
     assert_eq!(results(&plane).len(), 1);
@@ -163,8 +164,8 @@ async fn a_result_that_is_not_wanted_is_given_up_with_a_word() {
 }
 
 #[tokio::test]
-async fn a_result_that_fails_holds_up_no_other() {
-    // More of them than are tried in a round.
+async fn a_failing_result_holds_up_no_other() {
+    // More results than are tried in a round.
     let bad: Vec<String> = (0..12).map(|n| format!("bad-{n}")).collect();
     let ids = [&bad[..], &["good".to_owned()]].concat();
     let redis = RedisServer::start().await;
@@ -180,11 +181,11 @@ async fn a_result_that_fails_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn commands_that_are_over_and_handed_out_for_ever_keep_no_new_one_waiting() {
+async fn finished_commands_delivered_forever_keep_no_new_one_waiting() {
     let mut ids: Vec<String> = (0..120).map(|n| format!("old-{n}")).collect();
     ids.push("new".into());
     let redis = RedisServer::start().await;
-    // None of the results is wanted, so that none is told twice.
+    // Each result is rejected, so none is reported twice.
     let plane = commanding(ids, |_| 422).await;
     let mut agent = Agent::new(&redis, &plane.url);
     agent.set("COMMAND_POLL_INTERVAL", "0.1");
@@ -196,12 +197,12 @@ async fn commands_that_are_over_and_handed_out_for_ever_keep_no_new_one_waiting(
 }
 
 #[tokio::test]
-async fn with_a_note_that_cannot_be_read_nothing_is_changed_and_that_is_said_once() {
+async fn an_unreadable_note_blocks_changes_and_is_reported_once() {
     let settings = [("COMMAND_POLL_INTERVAL", "0.1"), ("HEARTBEAT_INTERVAL", "0.2")];
     let mut stage = Stage::set_with(&settings).await;
     assert!(stage.agent.stop().await.success());
     let ledger = sled::open(stage.agent.dir().join("outbox/ledger")).expect("the ledger");
-    // Another release's.
+    // Written by another release.
     ledger.insert([&b"m"[..], &7_u64.to_be_bytes()].concat(), vec![200]).expect("a note");
     drop(ledger);
     stage.agent.start();
@@ -210,7 +211,7 @@ async fn with_a_note_that_cannot_be_read_nothing_is_changed_and_that_is_said_onc
     let said = |stage: &Stage| stage.agent.log().matches("commands wait: they cannot be recorded").count();
     until("it is said", async || (said(&stage) > 0).then_some(())).await;
     let polls = stage.sandbox.accounts().await.all_requests("commands");
-    // What changes nothing is answered all the same.
+    // Commands that change nothing are still answered.
     stage.sandbox.command(json!({"command_type": "get_metrics", "command_id": "m"})).await;
     until("it looks on, and answers", async || {
         let polls_now = stage.sandbox.accounts().await.all_requests("commands");

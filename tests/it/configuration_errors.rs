@@ -1,9 +1,9 @@
-//! Goal: a wrong configuration is told whole, by variable, and by exit code; no stack trace.
+//! Goal: every problem of a wrong configuration is reported, by variable and with an exit code, without a stack trace.
 
 use super::harness::{Agent, RedisServer};
 
 #[tokio::test]
-async fn every_problem_is_told_at_once_by_its_variable_with_exit_code_78() {
+async fn every_problem_is_reported_at_once_by_its_variable_with_exit_code_78() {
     let mut agent = Agent::new(&RedisServer::stopped(), "ftp://somewhere");
     agent.unset("SERVER_ID");
     agent.unset("DATAPLANE_HOST");
@@ -31,7 +31,7 @@ async fn every_problem_is_told_at_once_by_its_variable_with_exit_code_78() {
 }
 
 #[tokio::test]
-async fn what_only_another_setting_can_mend_is_told_with_exit_code_78_also_when_the_start_finds_it() {
+async fn problems_found_only_at_startup_also_end_with_exit_code_78() {
     let cases = [
         ("OUTBOX_DIR", "a-file/outbox"),
         ("OUTBOX_DIR", "a-file"),
@@ -44,7 +44,7 @@ async fn what_only_another_setting_can_mend_is_told_with_exit_code_78_also_when_
         agent.set(variable, value);
         agent.start();
         let (code, said) = (agent.ended().await.code(), agent.log());
-        // Whether there is such a host can only be said where somebody can be asked.
+        // Whether such a host exists can only be determined where a resolver can be asked.
         assert!(
             code == Some(78) || said.contains("Temporary failure"),
             "{variable}={value}: {code:?}\n{said}"
@@ -55,7 +55,7 @@ async fn what_only_another_setting_can_mend_is_told_with_exit_code_78_also_when_
 }
 
 #[tokio::test]
-async fn what_the_agent_makes_is_for_nobody_else_to_read_and_what_is_there_stays_as_it_is() {
+async fn new_files_are_private_and_existing_ones_keep_their_mode() {
     use std::os::unix::fs::PermissionsExt as _;
     let redis = RedisServer::start().await;
     let mut agent = Agent::new(&redis, "http://127.0.0.1:1");

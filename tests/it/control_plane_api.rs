@@ -1,7 +1,6 @@
-//! Goal: `docs/contract/control-plane.openapi.yaml` is what the sandbox says of its handlers, what a sandbox answers, and what
-//! an agent asks.
-//! Method: the file is written from the sandbox's description (`BLESS=1 cargo test --test it control_plane_api` writes it
-//! anew). Requests of a real agent, and answers of a real sandbox, are held against the schemas.
+//! Goal: `docs/contract/control-plane.openapi.yaml` matches the sandbox's handlers, a sandbox's answers, and an agent's
+//! requests. Method: the file is written from the sandbox's description (`BLESS=1 cargo test --test it control_plane_api`
+//! updates it). Requests of a real agent and answers of a real sandbox are validated against the schemas.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -17,7 +16,7 @@ use super::harness::{
 use super::openapi::Description;
 use super::reference::assert_page;
 
-/// The order in which people read; the rest follows by name.
+/// The reading order; the rest follows by name.
 const ORDER: [&str; 20] = [
     "openapi",
     "info",
@@ -45,7 +44,7 @@ const BEGIN: &str = "\
 # BLESS=1 cargo test --test it control_plane_api
 ";
 
-/// Whether it can stand as it is, where YAML expects a name.
+/// Whether the name needs no quotes in YAML.
 fn is_plain(name: &str) -> bool {
     let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '_' | '/' | '$'));
     let is_kept = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '/' | '.' | '{' | '}' | '$');
@@ -54,7 +53,7 @@ fn is_plain(name: &str) -> bool {
         && !matches!(name, "null" | "true" | "false" | "yes" | "no" | "on" | "off")
 }
 
-/// Writes a value as YAML, in blocks; texts as JSON writes them, which YAML reads as well.
+/// Writes a value as block YAML; strings are written as in JSON, which YAML accepts.
 fn write_yaml(value: &Value, indent: usize, out: &mut String) {
     let pad = "  ".repeat(indent);
     let nested = |value: &Value, out: &mut String| match value {
@@ -105,7 +104,7 @@ async fn description(sandbox: &Sandbox) -> Description {
 }
 
 impl Description {
-    /// The path and the operation that a request is for.
+    /// The path and operation of a request.
     fn operation(&self, method: &str, path: &str) -> Option<(&str, &Value)> {
         let fits = |described: &str| {
             let (described, asked) = (described.split('/'), path.split('/'));
@@ -135,7 +134,7 @@ impl Description {
 }
 
 #[tokio::test]
-async fn the_file_is_what_the_sandbox_says() {
+async fn the_file_matches_the_sandbox() {
     let description = description(&Sandbox::start(&[])).await;
     let mut page = BEGIN.to_owned();
     write_yaml(&description.0, 0, &mut page);
@@ -143,7 +142,7 @@ async fn the_file_is_what_the_sandbox_says() {
     assert_eq!(description.operations().len(), 12);
 }
 
-/// A ControlPlane that takes everything, and wants something done.
+/// A ControlPlane that accepts everything and sends a command.
 fn answer(received: &Received) -> Response {
     let body = received.json();
     if received.is_batch() {
@@ -168,7 +167,7 @@ fn answer(received: &Received) -> Response {
     }
 }
 
-/// What is wrong with a request of an agent.
+/// What is wrong with an agent's request.
 fn request_fault(description: &Description, received: &Received) -> Result<String, String> {
     let Received { method, path, .. } = received;
     let (described, operation) =
@@ -199,7 +198,7 @@ fn request_fault(description: &Description, received: &Received) -> Result<Strin
 }
 
 #[tokio::test]
-async fn an_agent_asks_what_is_described_and_all_of_it() {
+async fn an_agent_sends_every_described_request_and_no_other() {
     let description = description(&Sandbox::start(&[])).await;
     let mut seen = BTreeSet::new();
     for mode in ["single", "batch"] {
@@ -241,7 +240,7 @@ async fn an_agent_asks_what_is_described_and_all_of_it() {
             seen.insert(request_fault(&description, &received).unwrap_or_else(|fault| panic!("{fault}")));
         }
     }
-    // An agent that has something to say does not ask for health.
+    // A busy agent does not probe the health.
     seen.insert("GET /api/v1/health".to_owned());
     assert_eq!(seen, description.operations());
 }

@@ -1,5 +1,5 @@
-//! Goal: one id leads from a record's acceptance through its requests to its end, for whoever looks for a fault, and says
-//! nothing where nobody does. Method: a producer's id and one that sent none, in both forms of sending.
+//! Goal: one ID links a record's acceptance, its requests and its end for troubleshooting, and nothing is logged otherwise.
+//! Method: one record with a producer's ID and one without, sent singly and in batches.
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
@@ -11,7 +11,7 @@ const OWN: &str = "producer-7f3a";
 const REFUSED: &str = "producer-refused";
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-/// A record with an id and a parent of the producer's, one that will be refused, and one with neither.
+/// A record with a producer's ID and parent, one that will be refused, and one with neither.
 fn records() -> Vec<String> {
     let with = |session: &str, id: &str| {
         let mut record: Value = serde_json::from_str(&load::usage(session, 0)).expect("JSON");
@@ -22,7 +22,7 @@ fn records() -> Vec<String> {
     vec![with("a", OWN), with("refused", REFUSED), load::usage("b", 0)]
 }
 
-/// Delivers these records in this mode, and gives what the server saw and what the log holds.
+/// Delivers these records in this mode; returns what the server received and what was logged.
 async fn run(mode: &str, level: &str) -> (Vec<Received>, Vec<Value>) {
     let server = Scripted::start(|request: &Received| {
         if request.is_batch() {
@@ -46,13 +46,13 @@ async fn run(mode: &str, level: &str) -> (Vec<Received>, Vec<Value>) {
         (settled == 2.0 && redis.len(DEAD_LETTERS).await == 1).then_some(())
     })
     .await;
-    // What is logged is written by then.
+    // All log lines are written by then.
     assert!(agent.stop().await.success());
     let lines = agent.log().lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect();
     (server.received(), lines)
 }
 
-/// What is said of this id, in order.
+/// The messages about this ID, in order.
 fn said<'a>(lines: &'a [Value], id: &str) -> Vec<&'a str> {
     let of_it = lines.iter().filter(|line| line["correlation_id"] == id);
     of_it.map(|line| line["event"].as_str().expect("a message")).collect()
@@ -101,7 +101,7 @@ async fn in_a_batch_the_records_ids_lead_to_the_requests() {
 }
 
 #[tokio::test]
-async fn at_the_usual_level_no_line_is_about_a_record_that_went_well() {
+async fn at_the_default_level_no_line_is_about_a_delivered_record() {
     for mode in ["single", "batch"] {
         let (_, lines) = run(mode, "INFO").await;
         let about_records: Vec<_> = lines.iter().filter(|line| line["correlation_id"] != "-").collect();

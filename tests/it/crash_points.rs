@@ -1,6 +1,6 @@
-//! Goal: a crash of the agent, or of Redis, at each point of taking, committing and acknowledging costs no record and
-//! doubles none. Method: the points of `src/telemetry/failpoint.rs`; at each the agent ends, or is held while Redis is
-//! killed and started again.
+//! Goal: a crash of the agent, or of Redis, at any point of taking, committing and acknowledging loses no record and
+//! duplicates none. Method: the points of `src/telemetry/failpoint.rs`; at each the agent dies, or is held while Redis is
+//! killed and restarted.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use super::harness::{Agent, Mode, RedisServer, Sandbox, Stage, until};
 
-/// Every point of the intake, in the order in which a record passes them.
+/// Every point of the intake, in the order a record passes them.
 const POINTS: [&str; 7] = [
     "intake::adopted",
     "intake::recovered",
@@ -30,7 +30,7 @@ impl Trial {
         let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
         let mut agent = Agent::new(&redis, &sandbox.url);
         agent.set("SOURCE_MODE", mode.name());
-        // Some of it waits already, so that the first rounds are full ones.
+        // Some records wait already, so that the first rounds are full.
         let pushed = mode.push_sessions(&redis, "before", 40, 40).await;
         agent.start();
         agent.ready().await;
@@ -41,7 +41,7 @@ impl Trial {
         self.pushed += self.mode.push_sessions(&self.stage.redis, name, 20, 20).await;
     }
 
-    /// The n-th time that a point is reached differs in what is under way.
+    /// Each time a point is reached, other work is in progress.
     fn plan(&mut self, point: &str, n: u32, action: &str) {
         self.stage.agent.set("FAILPOINT", &format!("{point}={n}={action}"));
     }
@@ -59,7 +59,7 @@ impl Trial {
     }
 }
 
-/// How often a point is passed before it counts. What a start passes once can only be met the first time.
+/// How often a point is passed before it takes effect. Points passed once per start can only take effect the first time.
 fn times(point: &str) -> &'static [u32] {
     if matches!(point, "intake::adopted" | "intake::recovered") { &[1] } else { &[1, 2, 3] }
 }
@@ -82,7 +82,7 @@ async fn the_agent_crashes_at_every_point(mode: Mode) {
             trial.push(&format!("{point}-{n}").replace("::", "-")).await;
             trial.plan(point, *n, "abort");
             trial.stage.agent.start();
-            // Until it gets there: what it needs for that is pushed.
+            // Pushes what the agent needs to get there.
             let mut extra = 0;
             let Trial { stage: Stage { redis, agent, .. }, pushed, .. } = &mut trial;
             let status = until(&format!("the agent ends at {point}"), async || {

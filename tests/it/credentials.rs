@@ -1,5 +1,5 @@
-//! Goal: credentials that are wrong cost time and no record, and are taken in anew while it runs; TLS that cannot be
-//! trusted likewise. No secret is ever in a log line.
+//! Goal: wrong credentials cost time but no record, and are replaced at run time; the same for untrusted TLS. No secret is
+//! ever logged.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ async fn link_is(agent: &Agent, reason: &str) {
 }
 
 #[tokio::test]
-async fn a_wrong_key_gives_up_nothing_and_a_new_one_is_taken_in_while_it_runs() {
+async fn a_wrong_key_gives_up_nothing_and_is_replaced_at_run_time() {
     for told in [true, false] {
         let sandbox = Sandbox::start(&["--api-key", API_KEY]);
         let redis = RedisServer::start().await;

@@ -1,4 +1,4 @@
-//! Goal: the main job on a fair day. Method: whole sessions through a real agent, then the sandbox's accounts.
+//! Goal: the main job under good conditions. Method: whole sessions through a real agent, then the sandbox's accounts.
 
 use serde_json::{Value, json};
 
@@ -68,7 +68,7 @@ async fn bodies_are_what_the_contract_says() {
 async fn completed_waits_for_usage_of_its_session_that_is_still_in_redis() {
     let (redis, sandbox) = (super::harness::RedisServer::start().await, super::harness::Sandbox::start(&[]));
     let mut agent = super::harness::Agent::new(&redis, &sandbox.url);
-    // The event is at the head of its queue while the session's last usage is behind thousands of others.
+    // The event is at the head of its queue, but the session's last usage is behind thousands of others.
     let others: Vec<String> = (0..5000).map(|n| load::usage(&format!("other-{}", n % 7), n / 7)).collect();
     redis.push(LIFECYCLE, &[load::started("late")]).await;
     redis.push(USAGE, &others).await;
@@ -84,7 +84,7 @@ async fn completed_waits_for_usage_of_its_session_that_is_still_in_redis() {
 }
 
 #[tokio::test]
-async fn bad_messages_become_dead_letters_with_their_bytes_and_hold_up_nobody() {
+async fn bad_messages_become_dead_letters_with_their_bytes_and_delay_no_other() {
     let mut stage = Stage::set().await;
     let bad: [&[u8]; 4] = [b"\xff\xfe not text", b"{\"transaction_id\":1}", b"", b"[1,2"];
     for (n, bad) in (0..).zip(bad) {

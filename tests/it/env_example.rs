@@ -1,6 +1,6 @@
-//! `data/agent.env.example` names every variable, as it is declared.
+//! `data/agent.env.example` lists every variable as declared.
 //!
-//! The file is written from the declarations: `BLESS=1 cargo test --test it env_example` writes it anew.
+//! The file is generated: `BLESS=1 cargo test --test it env_example` updates it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, Args as _, Command};
 use dataplane_agent::config::{Config, Origin, Setting, Sources};
 
-/// What has to be filled in, and the stand-in for it. The key is required by the default of `CONTROL_PLANE_AUTH`.
+/// Values that must be filled in, with placeholders. The key is required by the default of `CONTROL_PLANE_AUTH`.
 pub(crate) const REQUIRED: [(&str, &str); 5] = [
     ("SERVER_ID", "edge-1"),
     ("SERVER_REGION", "eu-central"),
@@ -44,7 +44,7 @@ pub(crate) fn default_of(arg: &Arg) -> String {
     arg.get_default_values().first().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// The text that the file has to be.
+/// The required text of the file.
 fn from_the_declarations() -> String {
     let mut text = HEADER.to_owned();
     let mut group = String::new();
@@ -71,7 +71,7 @@ fn from_the_declarations() -> String {
     text
 }
 
-/// What the agent makes of a file, with nothing else set.
+/// The agent's settings from a file, with nothing else set.
 fn load(text: &str) -> BTreeMap<String, Setting> {
     let folder = tempfile::tempdir().unwrap();
     let dotenv = folder.path().join(".env");

@@ -1,4 +1,4 @@
-//! Goal: a limit on the size of files (`ulimit -f`) makes writes fail, and does not end the agent.
+//! Goal: a limit on file sizes (`ulimit -f`) makes writes fail but does not end the agent.
 
 use super::harness::{Agent, RedisServer, Sandbox, Stage, load};
 

@@ -1,4 +1,4 @@
-//! Goal: the ControlPlane knows how this agent is, a fleet does not beat at once, and an idle agent knows whether it is
+//! Goal: the ControlPlane knows an agent's state, a fleet's heartbeats are spread, and an idle agent knows whether it is
 //! connected.
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use serde_json::json;
 use super::harness::{Agent, RedisServer, Scripted, Stage, USAGE, load, taken, until};
 
 #[tokio::test]
-async fn a_heartbeat_tells_all_that_there_is_to_tell() {
+async fn a_heartbeat_contains_every_metric() {
     let settings = [("HEARTBEAT_INTERVAL", "0.2"), ("REFUSAL_BRAKE", "0")];
     let mut stage = Stage::set_with(&settings).await;
     stage.sandbox.weather(json!({"refuse_transactions": ["usage-bad"]})).await;
@@ -50,7 +50,7 @@ async fn a_heartbeat_tells_all_that_there_is_to_tell() {
 
 #[tokio::test]
 async fn a_fleet_that_starts_at_once_does_not_beat_at_once() {
-    // The first of eight is, on average, a ninth of it away.
+    // The first of eight is, on average, a ninth of the interval away.
     const INTERVAL: f64 = 40.0;
     let redis = RedisServer::start().await;
     let plane = Scripted::start_all(|_| taken()).await;
@@ -81,7 +81,7 @@ async fn a_fleet_that_starts_at_once_does_not_beat_at_once() {
         beat.iter().filter_map(phase).min()
     })
     .await;
-    // Without a phase of its own none comes before nine tenths of the interval are over, on any machine.
+    // Without a random phase, none would come before nine tenths of the interval, on any machine.
     assert!(first.as_secs_f64() < 0.9 * INTERVAL, "{first:?}");
 }
 
@@ -108,7 +108,7 @@ async fn an_idle_agent_asks_whether_the_control_plane_is_well() {
 }
 
 #[tokio::test]
-async fn heartbeats_that_are_refused_are_said_once() {
+async fn refused_heartbeats_are_logged_once() {
     let redis = RedisServer::start().await;
     let plane = Scripted::start_all(|request| {
         let is_beat = request.path.ends_with("/heartbeat");
@@ -128,7 +128,7 @@ async fn heartbeats_that_are_refused_are_said_once() {
 }
 
 #[tokio::test]
-async fn it_does_not_ask_where_that_is_switched_off() {
+async fn no_health_checks_are_sent_if_they_are_disabled() {
     let settings = [
         ("HEARTBEAT_INTERVAL", "0.3"),
         ("CONTROL_PLANE_HEALTH_CHECK_ENABLED", "false"),
@@ -143,7 +143,7 @@ async fn it_does_not_ask_where_that_is_switched_off() {
 }
 
 #[tokio::test]
-async fn it_does_not_ask_while_others_ask_anyway() {
+async fn no_health_checks_are_sent_while_other_requests_are() {
     let redis = RedisServer::start().await;
     let plane = Scripted::start_all(|_| taken()).await;
     let mut agent = Agent::new(&redis, &plane.url);
@@ -158,8 +158,8 @@ async fn it_does_not_ask_while_others_ask_anyway() {
         (beats >= 60).then_some(received)
     })
     .await;
-    // Asked regardless, it would be once a second, for six. It is asked after a second, or nearly, in which nothing else
-    // was answered: of the pauses around that, one is half as long. On a machine that does not stand still there is none.
+    // If it asked regardless, it would ask once per second, six times. It asks after a second, or nearly, without other
+    // answers, so one of the pauses around it is half as long. On a machine without stalls there is no such pause.
     let (health, others): (Vec<_>, Vec<_>) =
         received.into_iter().partition(|request| request.path.ends_with("/health"));
     let times: Vec<Instant> = std::iter::once(begun).chain(others.iter().map(|request| request.at)).collect();
@@ -169,7 +169,7 @@ async fn it_does_not_ask_while_others_ask_anyway() {
 }
 
 #[tokio::test]
-async fn a_control_plane_that_does_not_register_us_is_told_once_and_degrades_health() {
+async fn a_refused_registration_is_logged_once_and_degrades_health() {
     static ANSWER: AtomicU16 = AtomicU16::new(401);
     let plane = Scripted::start_all(|request| {
         let is_register = request.path.ends_with("/register");
@@ -217,7 +217,7 @@ async fn it_registers_also_while_redis_is_away() {
 }
 
 #[tokio::test]
-async fn what_is_no_list_of_commands_is_told_once_a_change() {
+async fn invalid_answers_to_polls_are_logged_once_per_change() {
     static ANSWER: Mutex<&str> = Mutex::new("null");
     let plane = Scripted::start_all(|request| {
         let is_commands = request.path.ends_with("/commands");
@@ -230,7 +230,7 @@ async fn what_is_no_list_of_commands_is_told_once_a_change() {
     agent.start();
     let polls = || plane.received().iter().filter(|request| request.path.ends_with("/commands")).count();
     let said = |agent: &Agent| agent.log().matches("answer to a poll for commands is invalid").count();
-    // What is no object is nobody's answer; what is none of commands is another matter.
+    // A non-object is not the ControlPlane's answer; an object without commands is another problem.
     for (answer, told) in [("null", 1), ("[1, 2]", 1), ("<html>", 1), (r#"{"commands":[{},7]}"#, 2)] {
         *ANSWER.lock().expect("no panic") = answer;
         let before = polls();

@@ -1,10 +1,10 @@
-//! Goal: a room imports only from floors below its own, so that a newcomer can read one without the others. Method: every
-//! `crate::` path in the source, without its tests. The outbox is large enough to have rooms of its own.
+//! Goal: a module imports only from floors below its own, so it can be read without the others. Method: every `crate::`
+//! path in the source, without tests. The outbox is large enough to have floors of its own.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// The rooms of `src`, from the lowest floor up. Rooms of one floor do not import each other.
+/// The modules of `src`, from the lowest floor up. Modules on one floor do not import each other.
 const FLOORS: [&[&str]; 12] = [
     &["record", "secret"],
     &["time"],
@@ -19,7 +19,7 @@ const FLOORS: [&[&str]; 12] = [
     &["check", "conformance"],
     &["cli"],
 ];
-/// The rooms of `src/outbox`, likewise. They name each other as `crate::outbox::…`.
+/// The modules of `src/outbox`, in the same way. They refer to each other as `crate::outbox::…`.
 const FLOORS_OF_THE_OUTBOX: [&[&str]; 9] = [
     &["engine", "format", "quota_reply", "watermark"],
     &["messages", "settings"],
@@ -48,7 +48,7 @@ fn sources(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
     }
 }
 
-/// What stands in the source, without comments and tests: `#[cfg(test)] mod x { … }` ends at a brace in the first column.
+/// The source without comments and tests: `#[cfg(test)] mod x { … }` ends at a brace in the first column.
 fn code(text: &str) -> String {
     let mut kept = Vec::new();
     let mut lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
@@ -68,7 +68,7 @@ fn code(text: &str) -> String {
     kept.join("\n")
 }
 
-/// The rooms that are named behind `house`, within braces too.
+/// The modules named after `house`, including in braces.
 fn imports(text: &str, house: &str) -> BTreeSet<String> {
     let word =
         |text: &str| text.trim_start().chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
@@ -78,7 +78,7 @@ fn imports(text: &str, house: &str) -> BTreeSet<String> {
             rooms.insert(word(rest));
             continue;
         };
-        // `use crate::{a, b::{C, D}};`: what stands at the list's own depth begins with a room.
+        // `use crate::{a, b::{C, D}};`: each item at the list's own depth begins with a module.
         let (mut depth, mut begins) = (1, true);
         for (at, c) in list.char_indices() {
             if begins && !c.is_whitespace() {
@@ -99,7 +99,7 @@ fn imports(text: &str, house: &str) -> BTreeSet<String> {
     rooms
 }
 
-/// How many modules the longest `super::super::…` climbs.
+/// The number of modules that the longest `super::super::…` climbs.
 fn climbs(text: &str) -> usize {
     let code = code(text);
     let (mut rest, mut most) = (&*code, 0);
@@ -147,7 +147,7 @@ fn a_room_imports_only_from_floors_below_its_own() {
         FLOORS.iter().map(|rooms| rooms.len()).sum::<usize>(),
         "a floor has a room that is gone"
     );
-    // The check itself can fail.
+    // The check can fail.
     let text = "use crate::{a::{B, C}, drain,\n    http::Surface};\n#[cfg(test)]\nmod tests;\nfn f() { crate::cli::run() }\n\
                 // crate::app\n#[cfg(test)]\nmod more {\n    use crate::demo;\n}\nuse crate::fleet::X;";
     assert_eq!(imports(text, "crate::"), ["a", "cli", "drain", "fleet", "http"].map(str::to_owned).into());
@@ -171,12 +171,12 @@ fn a_room_of_the_outbox_imports_only_from_floors_below_its_own() {
         seen.insert(room.to_owned());
         let text = std::fs::read_to_string(&file).expect("a source");
         for other in imports(&text, "crate::outbox::").into_iter().filter(|other| other != room) {
-            // What the outbox shows to others (`crate::outbox::Log`) does not say in which room it lies.
+            // Items re-exported by the outbox (`crate::outbox::Log`) do not show their module.
             if floor_of(&FLOORS_OF_THE_OUTBOX, &other).is_none_or(|below| below >= floor) {
                 faults.push(format!("{} imports {other}", inside.display()));
             }
         }
-        // The modules of the room that are above this one.
+        // The ancestors of this file within its module.
         let above = inside.iter().count() - 1 - usize::from(inside.ends_with("mod.rs"));
         if climbs(&text) > above {
             faults.push(format!("{} leaves its room by super::", inside.display()));
@@ -188,7 +188,7 @@ fn a_room_of_the_outbox_imports_only_from_floors_below_its_own() {
         FLOORS_OF_THE_OUTBOX.iter().map(|rooms| rooms.len()).sum::<usize>(),
         "a floor has a room that is gone"
     );
-    // The check itself can fail.
+    // The check can fail.
     let text = "use crate::outbox::{engine::database::Batch, Log};\nuse super::super::ledger;\nfn f() { super::g() }";
     assert_eq!(imports(text, "crate::outbox::"), ["", "engine"].map(str::to_owned).into());
     assert_eq!(climbs(text), 2);

@@ -1,10 +1,10 @@
-//! Goal: health, metrics and the log are what dashboards rely on.
+//! Goal: health, metrics and the log have the content that dashboards rely on.
 
 use serde_json::{Value, json};
 
 use super::harness::{Stage, load};
 
-/// The metrics that the contract fixes.
+/// The metrics fixed by the contract.
 const METRICS: &str = "usage_records_processed_total session_events_processed_total quota_requests_processed_total \
     redis_connection_status control_plane_connection_status redis_queue_depth dataplane_outbox_depth \
     dataplane_outbox_bytes dataplane_outbox_disk_bytes dataplane_outbox_oldest_age_seconds \
@@ -19,7 +19,7 @@ const METRICS: &str = "usage_records_processed_total session_events_processed_to
 #[tokio::test]
 async fn health_and_metrics_have_what_the_contract_names() {
     let mut stage = Stage::set().await;
-    // A request that is sent again, so that every counter has a sample.
+    // A repeated request, so that every counter has a sample.
     stage.sandbox.weather(json!({"status": {"500": 0.5}})).await;
     load::push_sessions(&stage.redis, "s", 10, 3).await;
     stage.drained().await;
@@ -69,7 +69,7 @@ async fn counters_come_back_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_correlation_id_is_given_back_and_one_that_is_none_replaced() {
+async fn a_correlation_id_is_returned_and_an_invalid_one_replaced() {
     let stage = Stage::set().await;
     let http = reqwest::Client::builder().no_proxy().build().expect("a client");
     let answer = http.get(stage.agent.url("/health")).header("X-Correlation-ID", "abc-1").send().await;
@@ -93,7 +93,7 @@ async fn only_trusted_addresses_may_read() {
     agent.says("not in TRUSTED_IPS").await;
 }
 
-/// The status of a request that is written as it is.
+/// The status of a raw request.
 fn status_of(agent: &super::harness::Agent, request: &str) -> String {
     use std::io::{Read as _, Write as _};
     let address = agent.url("").trim_start_matches("http://").to_owned();
@@ -105,7 +105,7 @@ fn status_of(agent: &super::harness::Agent, request: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_page_that_has_its_own_name_point_here_reads_nothing_and_does_nothing() {
+async fn a_foreign_host_name_pointing_here_can_read_and_do_nothing() {
     let stage = Stage::set_with(&[
         ("ADMIN_TOKEN", "a-token-of-the-operator"),
         ("TRUSTED_HOSTS", "agent.example, 192.0.2.7:80"),
@@ -144,7 +144,7 @@ async fn a_page_that_has_its_own_name_point_here_reads_nothing_and_does_nothing(
     assert_eq!(ask("GET", "http://evil.example/status", "localhost"), "403");
     assert_eq!(status_of(&stage.agent, "GET /status HTTP/1.0\r\n\r\n"), "403");
     assert_eq!(stage.agent.metrics().await.sum("dataplane_drain_paused", &[]), 0.0);
-    // Orchestrators and scrapers call it by whatever name they have.
+    // Orchestrators and scrapers may use any name.
     for path in ["/health", "/healthz", "/readyz", "/metrics", "/", "/runbook", "/docs"] {
         assert_eq!(ask("GET", path, "anything.example"), "200", "{path}");
     }
@@ -172,7 +172,7 @@ async fn a_slash_at_the_end_changes_nothing() {
 }
 
 #[tokio::test]
-async fn orchestrators_are_told_whether_it_lives_and_whether_it_is_ready() {
+async fn orchestrators_learn_liveness_and_readiness() {
     let mut redis = super::harness::RedisServer::start().await;
     let mut agent = super::harness::Agent::new(&redis, "http://127.0.0.1:1");
     agent.start();
@@ -190,7 +190,7 @@ async fn orchestrators_are_told_whether_it_lives_and_whether_it_is_ready() {
 }
 
 #[tokio::test]
-async fn the_log_has_its_form_and_tells_no_secret_and_no_record() {
+async fn the_log_has_its_format_and_contains_no_secret_and_no_record() {
     for format in ["log4j", "json"] {
         let settings = [("LOG_LEVEL", "DEBUG"), ("LOG_FORMAT", format), ("POISON_ATTEMPTS", "1")];
         let mut stage = Stage::set_with(&settings).await;

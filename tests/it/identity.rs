@@ -1,5 +1,5 @@
-//! Goal: a running agent is one server to the ControlPlane, whatever a reload reads. Method: a ControlPlane that keeps every
-//! request, and a settings file that changes while the agent runs.
+//! Goal: a running agent remains one server to the ControlPlane, whatever a reload reads. Method: a ControlPlane that keeps
+//! every request, and a settings file that changes while the agent runs.
 
 use axum::response::IntoResponse as _;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};

@@ -1,14 +1,14 @@
-//! Goal: memory is bounded whatever the size of the records. Method: the largest that are allowed, hundreds of them, in the
-//! queue and in flight since a crash.
+//! Goal: memory is bounded, whatever the size of the records. Method: hundreds of the largest records allowed, in the queue
+//! and in flight after a crash.
 
 use serde_json::{Value, json};
 
 use super::harness::{Agent, RedisServer, SERVER_ID, Sandbox, USAGE, load, memory_mib, until};
 
-/// A little below the default of `RECORD_MAX_BYTES`: the agent's own members come to it.
+/// A little below the default of `RECORD_MAX_BYTES`, because the agent adds members.
 const SIZE: usize = 250 << 10;
 const EACH: u32 = 200;
-/// The most that the agent may ever have had resident; it is some 65 MiB, and 150 where a round is not bounded in bytes.
+/// Limit of the resident memory; usual is 65 MiB, and 150 if a round is not limited in bytes.
 const MEMORY_MIB: f64 = 110.0;
 
 fn large(session: &str, number: u32, padding: &str) -> String {

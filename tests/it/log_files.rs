@@ -1,11 +1,11 @@
-//! Goal: of the folder of its log the agent deletes its own old files and nothing else.
+//! Goal: in its log's folder the agent deletes only its own old files.
 
 use std::collections::BTreeSet;
 
 use super::harness::{Agent, RedisServer};
 
 #[tokio::test]
-async fn old_logs_go_and_what_others_keep_beside_them_stays() {
+async fn old_logs_are_deleted_and_other_files_beside_them_stay() {
     let redis = RedisServer::start().await;
     let mut agent = Agent::new(&redis, "http://127.0.0.1:1");
     let folder = agent.dir().join("logs");
@@ -17,7 +17,7 @@ async fn old_logs_go_and_what_others_keep_beside_them_stays() {
     }
     agent.set("LOG_FILE", "logs/agent");
     agent.set("LOG_RETENTION_DAYS", "3");
-    // Each start looks anew.
+    // Each start checks again.
     for _ in 0..2 {
         agent.start();
         agent.ready().await;
@@ -28,7 +28,7 @@ async fn old_logs_go_and_what_others_keep_beside_them_stays() {
     for name in others.into_iter().chain(own[7..].iter().map(String::as_str)) {
         assert!(left.remove(name), "{name} is deleted");
     }
-    // Midnight may have come between.
+    // Midnight may have passed.
     let form = |name: &String| name.len() == "agent.2026-01-01".len() && name.starts_with("agent.20");
     assert!(matches!(left.len(), 1 | 2) && left.iter().all(form), "{left:?}");
 }

@@ -1,4 +1,4 @@
-//! The agent from outside: real processes, a real Redis, a real HTTP server. A file a behaviour.
+//! The agent from outside: real processes, a real Redis, a real HTTP server. One file per behaviour.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "what fails here fails the test")]
 #![allow(clippy::float_cmp, reason = "metrics that count are whole numbers")]

@@ -1,5 +1,5 @@
-//! Goal: an outage of one kind of records alone costs no more than one of all, is told as what it is, and holds up no other
-//! kind. Method: a ControlPlane with one route that says no, and traffic of all kinds that goes on meanwhile.
+//! Goal: an outage of a single kind of records costs no more than one of all kinds, is reported correctly, and delays no
+//! other kind. Method: a ControlPlane with one failing route, and continuing traffic of all kinds.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,24 +13,24 @@ use super::harness::{Agent, LIFECYCLE, QUOTA, Received, RedisServer, Scripted, U
 
 const BRAKE: u32 = 10;
 const CONCURRENCY: u32 = 4;
-/// Rounds of traffic while the route is broken: several graces, and more records than the brake takes.
+/// Rounds of traffic while the route is broken: several grace periods, and more records than the brake allows.
 const ROUNDS: u32 = 60;
 
-/// Which route is broken, and in which form it says so.
+/// The broken route, and how it fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Broken {
-    /// Usage, and batches with usage in them as a whole.
+    /// Usage, and whole batches that contain usage.
     Usage(u16),
-    /// Each usage record of a batch, and usage one by one.
+    /// Each usage record of a batch, and single usage records.
     Results(u16),
     /// Started and completed events.
     Lifecycle(u16),
-    /// Likewise, and it asks to wait a second.
+    /// The same, with a `Retry-After` of one second.
     LifecycleLater(u16),
     Quota(u16),
 }
 
-/// A ControlPlane, and what it has taken.
+/// A ControlPlane, and the records it has taken.
 struct Plane {
     server: Scripted,
     works: Arc<AtomicBool>,
@@ -104,7 +104,7 @@ async fn agent(redis: &RedisServer, plane: &Plane, mode: &str) -> Agent {
     limited_agent(redis, plane, mode, 0).await
 }
 
-/// One that sends no more than so many requests a second; 0: as many as it can.
+/// An agent that sends at most this many requests per second; 0: no limit.
 async fn limited_agent(redis: &RedisServer, plane: &Plane, mode: &str, limit: u32) -> Agent {
     let mut agent = Agent::new(redis, &plane.server.url);
     for (name, value) in [
@@ -125,14 +125,14 @@ async fn limited_agent(redis: &RedisServer, plane: &Plane, mode: &str, limit: u3
     agent
 }
 
-/// The route is broken while traffic of all kinds goes on, and then works. `kinds` is what is held for this `reason`.
+/// Breaks the route while traffic of all kinds continues, and then repairs it. `kinds` must be held for this `reason`.
 async fn breaks(broken: Broken, mode: &str, kinds: &[&str], reason: &str) {
     let plane = Plane::start(broken).await;
     let redis = RedisServer::start().await;
     let agent = agent(&redis, &plane, mode).await;
     let what = format!("{broken:?}, {mode}");
     for round in 0..ROUNDS {
-        // Sessions that began before are not held up by events that do not get through.
+        // Sessions that began earlier are not delayed by events that fail.
         let old: Vec<_> = (0..4).map(|n| load::usage(&format!("old-{n}"), round)).collect();
         let session = format!("new-{round}");
         redis.push(LIFECYCLE, &[load::started(&session)]).await;
@@ -185,21 +185,21 @@ const USAGE_ALONE: &[&str] = &["usage_record"];
 const EVENTS_ALONE: &[&str] = &["session_started", "session_completed"];
 
 #[tokio::test]
-async fn usage_alone_that_is_refused_meets_the_brake() {
+async fn refused_usage_alone_engages_the_brake() {
     breaks(Broken::Usage(422), "single", USAGE_ALONE, "refusing").await;
     breaks(Broken::Usage(422), "batch", USAGE_ALONE, "refusing").await;
     breaks(Broken::Results(422), "auto", USAGE_ALONE, "refusing").await;
 }
 
 #[tokio::test]
-async fn usage_alone_without_a_route_is_no_unknown_sessions() {
+async fn usage_alone_without_a_route_does_not_count_as_unknown_sessions() {
     breaks(Broken::Usage(404), "auto", USAGE_ALONE, "no_route").await;
     breaks(Broken::Usage(404), "batch", USAGE_ALONE, "no_route").await;
     breaks(Broken::Results(404), "auto", USAGE_ALONE, "no_route").await;
 }
 
 #[tokio::test]
-async fn usage_alone_that_fails_in_every_way_a_server_can_is_no_poison() {
+async fn usage_alone_that_fails_in_any_way_is_not_poison() {
     for (status, reason) in [(500, "failing"), (503, "overloaded")] {
         breaks(Broken::Usage(status), "auto", USAGE_ALONE, reason).await;
         breaks(Broken::Results(status), "auto", USAGE_ALONE, reason).await;
@@ -207,30 +207,30 @@ async fn usage_alone_that_fails_in_every_way_a_server_can_is_no_poison() {
 }
 
 #[tokio::test]
-async fn events_alone_that_are_refused_or_have_no_route_cost_no_more() {
+async fn refused_or_unroutable_events_alone_cost_no_more() {
     breaks(Broken::Lifecycle(422), "auto", EVENTS_ALONE, "refusing").await;
     breaks(Broken::Lifecycle(404), "auto", EVENTS_ALONE, "no_route").await;
 }
 
 #[tokio::test]
-async fn events_alone_that_fail_stop_no_usage() {
+async fn failing_events_alone_stop_no_usage() {
     breaks(Broken::Lifecycle(500), "auto", EVENTS_ALONE, "failing").await;
     breaks(Broken::LifecycleLater(503), "single", EVENTS_ALONE, "overloaded").await;
 }
 
 #[tokio::test]
-async fn quota_requests_alone_that_fail_stop_nothing_else() {
+async fn failing_quota_requests_alone_stop_nothing_else() {
     breaks(Broken::Quota(503), "auto", &["quota_refresh"], "overloaded").await;
 }
 
 #[tokio::test]
-async fn quota_requests_alone_that_are_refused_meet_a_brake_of_their_own() {
+async fn refused_quota_requests_alone_engage_their_own_brake() {
     breaks(Broken::Quota(422), "auto", &["quota_refresh"], "refusing").await;
 }
 
-/// Where places are few, those who probe what is held would take all.
+/// With few requests allowed, probes of the held kind could take all of them.
 #[tokio::test]
-async fn what_is_held_takes_no_more_than_every_other_place() {
+async fn a_held_kind_takes_at_most_every_other_request() {
     let plane = Plane::start(Broken::Quota(503)).await;
     let redis = RedisServer::start().await;
     let agent = limited_agent(&redis, &plane, "single", 5).await;
@@ -248,9 +248,9 @@ async fn what_is_held_takes_no_more_than_every_other_place() {
     agent.outbox_emptied().await;
 }
 
-/// A record that is told to come back later again and again is its own affair, also where it is the only one of its kind.
+/// A record that is repeatedly told to wait is treated as a single record, even if it is the only one of its kind.
 #[tokio::test]
-async fn one_event_alone_that_always_asks_to_wait_holds_back_no_usage() {
+async fn a_single_event_that_is_always_told_to_wait_delays_no_usage() {
     const ATTEMPTS: usize = 6;
     let plane = Plane::start(Broken::LifecycleLater(503)).await;
     let redis = RedisServer::start().await;
@@ -286,7 +286,7 @@ async fn restarts_during_an_outage_of_refusals_cost_one_dead_letter_each() {
             (link["link"] == "down: refusing").then_some(())
         })
         .await;
-        // What was refused meanwhile is durable, and whatever comes after it is refused as well.
+        // The refusals so far are durable, and later records are refused as well.
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         agent.kill();
         agent.start();

@@ -1,5 +1,5 @@
-//! Goal: nothing but the ControlPlane's own word settles or dead-letters a record. Method: portals, wrong hosts and bad backends
-//! in front of the agent, all kinds of records, and then a ControlPlane that is well.
+//! Goal: only the ControlPlane's own answer settles or dead-letters a record. Method: portals, wrong hosts and bad backends
+//! in front of the agent, records of all kinds, and then a working ControlPlane.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use super::harness::{
     Agent, DEAD_LETTERS, LIFECYCLE, QUOTA, Received, RedisServer, Scripted, USAGE, load, taken, until,
 };
 
-/// A ControlPlane as it should be.
+/// A working ControlPlane.
 fn well(request: &Received) -> Response {
     if request.is_batch() {
         return request.results(|_| 200);
@@ -36,7 +36,7 @@ async fn agent_of(redis: &RedisServer, server: &Scripted, settings: &[(&str, &st
     agent
 }
 
-/// What stands before the ControlPlane, and why the link is down meanwhile.
+/// What answers instead of the ControlPlane, and the reason for which the link is then down.
 type Stranger = (&'static str, &'static str, fn() -> Response);
 
 const STRANGERS: [Stranger; 12] = [
@@ -55,7 +55,7 @@ const STRANGERS: [Stranger; 12] = [
 ];
 
 #[tokio::test]
-async fn whatever_a_stranger_says_settles_nothing_and_dead_letters_nothing() {
+async fn no_answer_of_a_stranger_settles_or_dead_letters_anything() {
     for mode in ["single", "batch"] {
         for (name, reason, stranger) in STRANGERS {
             let is_gone = Arc::new(AtomicBool::new(false));
@@ -73,7 +73,7 @@ async fn whatever_a_stranger_says_settles_nothing_and_dead_letters_nothing() {
             redis.push(LIFECYCLE, &[load::started("s0"), load::completed("t")]).await;
             redis.push(USAGE, &usage).await;
             redis.push(QUOTA, &[load::quota("s0", 0)]).await;
-            // 405 is how a ControlPlane without batches answers: where we insist, the kinds have no route.
+            // A ControlPlane without batches answers 405: if batches are required, the kinds have no route.
             let reasons =
                 if (mode, name) == ("batch", "405") { vec![reason, "no_route"] } else { vec![reason] };
             until(&format!("{mode}, {name}: the link is down"), async || {
@@ -97,11 +97,11 @@ async fn whatever_a_stranger_says_settles_nothing_and_dead_letters_nothing() {
 }
 
 #[tokio::test]
-async fn of_two_backends_of_which_one_refuses_everything_hardly_a_record_is_lost() {
+async fn with_one_of_two_backends_refusing_everything_hardly_a_record_is_lost() {
     const RECORDS: u32 = 2200;
     for mode in ["single", "batch"] {
         let turn = Arc::new(AtomicU64::new(1));
-        // A coin that falls as xorshift says, for each request or each record of a batch.
+        // A deterministic coin (xorshift), tossed for each request or each record of a batch.
         let refuses = move || {
             let next = turn.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |state| {
                 let state = state ^ state << 13;
@@ -137,7 +137,7 @@ async fn of_two_backends_of_which_one_refuses_everything_hardly_a_record_is_lost
     }
 }
 
-/// The status that a record of this transaction always has: `usage-x<status>-0` has its own, and all others 200.
+/// The fixed status of a record with this transaction: `usage-x<status>-0` has its own, all others 200.
 fn status_of(transaction: &str) -> u16 {
     let status = transaction.strip_prefix("usage-x").and_then(|rest| rest.strip_suffix("-0"));
     status.map_or(200, |status| status.parse().expect("a status"))
@@ -166,7 +166,7 @@ async fn each_status_of_a_record_in_a_batch_is_what_the_contract_says() {
     })
     .await;
     let redis = RedisServer::start().await;
-    // Each has one behind it in its session.
+    // Each is followed by another record of its session.
     let marked: Vec<_> =
         STATUSES.iter().flat_map(|status| [0, 1].map(|n| load::usage(&format!("x{status}"), n))).collect();
     redis.push(USAGE, &marked).await;
@@ -211,7 +211,7 @@ async fn each_status_of_a_record_in_a_batch_is_what_the_contract_says() {
 async fn bad_records_hold_up_no_good_ones_and_become_dead_letters() {
     const GOOD: u32 = 2000;
     const BAD: u32 = 300;
-    // In sessions of their own, and in front of the good ones of the same.
+    // In sessions of their own, and ahead of good ones in the same sessions.
     for own_sessions in [true, false] {
         let server = Scripted::start(|request| {
             let is_bad =
@@ -235,7 +235,7 @@ async fn bad_records_hold_up_no_good_ones_and_become_dead_letters() {
             .chain((20..GOOD).map(|n| good(20_000 + n)))
             .collect();
         redis.push(USAGE, &records).await;
-        // The defaults of these: how soon it is over must not hang on the backoff.
+        // These use the defaults: the duration must not depend on the backoff.
         let settings = [
             ("DELIVERY_MODE", "single"),
             ("CONTROL_PLANE_INITIAL_ERROR_DELAY", "5"),
@@ -264,13 +264,13 @@ async fn bad_records_hold_up_no_good_ones_and_become_dead_letters() {
 }
 
 #[tokio::test]
-async fn a_record_behind_refused_ones_that_is_delivered_is_followed_by_none_of_them() {
+async fn refused_records_are_not_sent_after_a_later_one_was_delivered() {
     const RECORDS: u32 = 40;
     const FIRST_TAKEN: u32 = 8;
     let number = |id: &str| id.rsplit('-').next().and_then(|n| n.parse::<u32>().ok()).expect("a number");
     let (is_well, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
     let taken = Arc::clone(&accepted);
-    // It is well again with the very request that goes past what was refused.
+    // It recovers with the very request that passes the refused records.
     let server = Scripted::start(move |request| {
         let id = request.json()["transaction_id"].as_str().unwrap_or_default().to_owned();
         if number(&id) != FIRST_TAKEN && !is_well.load(Ordering::Relaxed) {
@@ -308,7 +308,7 @@ async fn after_a_breach_of_order_a_batch_holds_one_record_of_a_session() {
         let sessions = request.sessions();
         let mut sizes = sizes.lock().expect("no test panics here");
         sizes.push(sessions.iter().map(|(_, records)| records.len()).max().unwrap_or_default());
-        // The first batch that has two of a session: the first is not taken, and the second is.
+        // The first batch with two records of a session: the first is not taken, but the second is.
         let is_breach = sizes.iter().filter(|size| **size > 1).count() == 1 && sizes.last() > Some(&1);
         if !is_breach {
             return request.results(|_| 200);
@@ -343,7 +343,7 @@ async fn after_a_breach_of_order_a_batch_holds_one_record_of_a_session() {
 }
 
 #[tokio::test]
-async fn what_a_proxy_breaks_compressed_is_sent_plain_before_anything_is_concluded() {
+async fn batches_that_a_proxy_breaks_when_compressed_are_first_sent_uncompressed() {
     for status in [400, 403, 406, 411, 422, 429, 500, 503] {
         let server = Scripted::start(move |request| {
             if request.headers.contains_key("content-encoding") {
@@ -361,7 +361,7 @@ async fn what_a_proxy_breaks_compressed_is_sent_plain_before_anything_is_conclud
         })
         .await;
         assert_eq!(agent.metrics().await.sum("dataplane_dead_lettered_total", &[]), 0.0, "{status}");
-        // Not in crumbs that are too small to be compressed.
+        // Not in pieces too small to be compressed.
         let is_plain = |request: &Received| {
             request.is_batch()
                 && request.body.len() > 4096

@@ -1,4 +1,4 @@
-//! Goal: what `/openapi.json` says of the surface is so: real answers have the form that it gives them, no more, no less.
+//! Goal: real answers match what `/openapi.json` says about them, no more, no less.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::harness::{Stage, USAGE, load, until};
 
 const TOKEN: &str = "a-token-of-the-operator";
-/// What answers with a text or a page, also with a slash at its end.
+/// Paths that answer with text or a page, also with a trailing slash.
 const TEXTS: [&str; 10] = [
     "/runbook",
     "/runbook/",
@@ -20,7 +20,7 @@ const TEXTS: [&str; 10] = [
     "/readyz",
 ];
 
-/// Holds values against schemas of one description.
+/// Validates values against the schemas of a description.
 pub(crate) struct Description(pub(crate) Value);
 
 impl Description {
@@ -34,7 +34,7 @@ impl Description {
         }
     }
 
-    /// The properties that a schema names, those of its parts included, and whether each is required.
+    /// The properties named by a schema, including its parts, and whether each is required.
     fn properties<'a>(&'a self, schema: &'a Value) -> Vec<(&'a str, &'a Value, bool)> {
         let schema = self.resolved(schema);
         let parts = schema["allOf"].as_array().into_iter().flatten();
@@ -47,7 +47,7 @@ impl Description {
         all
     }
 
-    /// What is wrong with a value, if anything is.
+    /// What is wrong with a value, if anything.
     pub(crate) fn fault(&self, value: &Value, schema: &Value, at: &str) -> Result<(), String> {
         let schema = self.resolved(schema);
         if let Some(choices) = schema["oneOf"].as_array() {
@@ -92,7 +92,7 @@ impl Description {
         for (n, item) in value.as_array().into_iter().flatten().enumerate() {
             self.fault(item, &schema["items"], &format!("{at}[{n}]"))?;
         }
-        // One that says nothing of what is in it takes everything.
+        // A map without a value type accepts everything.
         let inner = value.as_object().filter(|_| !schema["additionalProperties"].is_null());
         for (name, item) in inner.into_iter().flatten() {
             self.fault(item, &schema["additionalProperties"], &format!("{at}.{name}"))?;
@@ -107,7 +107,7 @@ struct Asker {
 }
 
 impl Asker {
-    /// Asks, and holds the answer against what is said of it. `path` is as described, `url` as it is.
+    /// Sends a request and validates the answer. `path` is the described path, `url` the actual one.
     async fn ask(
         &self,
         stage: &Stage,
@@ -167,7 +167,7 @@ async fn answers_have_the_form_that_is_described() {
         .collect();
     let asker = Asker { http, description };
 
-    // A record that waits, to be looked at.
+    // A waiting record to inspect.
     let pause = asker.ask(&stage, "POST", "/admin/drain/pause", "/admin/drain/pause", None).await;
     assert_eq!(pause.1["paused"], true);
     stage.redis.push(USAGE, &[load::usage("waits", 0)]).await;
@@ -236,12 +236,12 @@ async fn answers_have_the_form_that_is_described() {
     for seen in ["post /admin/drain/pause", "get /admin/outbox/records", "get /admin/dead-letters"] {
         unseen.remove(seen);
     }
-    // Long jobs: `command_line_of_a_running_agent.rs` goes through them.
+    // Long jobs: tested in `command_line_of_a_running_agent.rs`.
     unseen.retain(|path| !["/export", "/import", "/salvage", "/verify"].iter().any(|job| path.contains(job)));
-    // That one never ends: `status_page.rs` reads it.
+    // This path never ends: tested in `status_page.rs`.
     assert_eq!(unseen.into_iter().collect::<Vec<_>>(), ["get /events"], "no path is left out here");
 
-    // A refusal has its form, too.
+    // Refusals have a format too.
     let answer =
         asker.http.post(stage.agent.url(drop)).bearer_auth("wrong").send().await.expect("it answers");
     assert_eq!(answer.status(), 401);

@@ -1,4 +1,4 @@
-//! Goal: each answer means what the contract's table says. Method: records with fates of their own in the sandbox.
+//! Goal: each answer has the meaning given in the contract's table. Method: records with fixed fates in the sandbox.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -11,7 +11,7 @@ use super::harness::{
     drained, load, taken, until,
 };
 
-/// The dead letters in the mirror, when there are so many.
+/// The dead letters in the mirror, once there are this many.
 async fn letters(stage: &Stage, count: usize) -> Vec<Value> {
     until(&format!("{count} dead letters are mirrored"), async || {
         let letters = stage.redis.list(DEAD_LETTERS).await;
@@ -87,12 +87,12 @@ async fn an_answer_that_was_lost_is_asked_for_again_with_the_same_key_and_settle
     metrics.assert_conserved();
     let quota = accounts.kind("quota", "processed");
     assert_eq!(quota, 30);
-    // A quota request that was processed before is settled without an answer to pass on.
+    // A quota request that was processed before is settled without an answer to forward.
     assert!(stage.redis.len(QUOTA_ANSWERS).await <= quota);
 }
 
 #[tokio::test]
-async fn a_quota_answer_that_is_none_is_retried_and_then_a_dead_letter() {
+async fn an_invalid_quota_answer_is_retried_and_then_a_dead_letter() {
     let server = Scripted::start(
         |request: &Received| {
             if request.is_batch() { request.results(|_| 200) } else { taken() }
@@ -105,7 +105,7 @@ async fn a_quota_answer_that_is_none_is_retried_and_then_a_dead_letter() {
     let mut number = 0_u32;
     until("the request is given up", async || {
         number += 1;
-        // A record whose answer needs no data to be good.
+        // A record whose answer needs no data.
         redis.push(LIFECYCLE, &[load::started(&format!("good-{number}"))]).await;
         (redis.len(DEAD_LETTERS).await == 1).then_some(())
     })
@@ -128,7 +128,7 @@ async fn a_quota_request_that_waited_too_long_expires() {
 }
 
 #[tokio::test]
-async fn a_quota_request_of_a_producer_whose_clock_is_wrong_is_asked_all_the_same() {
+async fn a_quota_request_from_a_producer_with_a_wrong_clock_is_still_sent() {
     let mut stage = Stage::set().await;
     let asked = |number: u32, seconds_ago: i64| {
         let mut request: Value = serde_json::from_str(&load::quota("s", number)).expect("JSON");
@@ -142,7 +142,7 @@ async fn a_quota_request_of_a_producer_whose_clock_is_wrong_is_asked_all_the_sam
 }
 
 #[tokio::test]
-async fn a_quota_answer_for_another_request_is_none_and_never_passed_on() {
+async fn a_quota_answer_for_another_request_is_invalid_and_never_forwarded() {
     let server = Scripted::start(|request: &Received| {
         if request.is_batch() {
             return request.results(|_| 200);
@@ -151,7 +151,7 @@ async fn a_quota_answer_for_another_request_is_none_and_never_passed_on() {
         let (mut session, mut transaction) =
             (asked["api_session_id"].clone(), asked["transaction_id"].clone());
         if session == "mixed-up" {
-            // Somebody else's answer: once of another session, once to another request of the same.
+            // Another request's answer: once of another session, once of another request of the same session.
             let again = request.headers["x-correlation-id"].to_str().is_ok_and(|id| id == "second");
             (if again { &mut transaction } else { &mut session }).clone_from(&json!("another"));
         }
@@ -172,7 +172,7 @@ async fn a_quota_answer_for_another_request_is_none_and_never_passed_on() {
     second["correlation_id"] = "second".into();
     redis.push(QUOTA, &[load::quota("mixed-up", 0), second.to_string()]).await;
     let mut number = 0;
-    // An answer to another request is none: nothing is concluded from it, as from one that was cut off.
+    // An answer to another request proves nothing, like one that was cut off.
     until("both expire, while others pass", async || {
         number += 1;
         redis.push(QUOTA, &[load::quota("well", number)]).await;
@@ -213,7 +213,7 @@ async fn retry_after_is_obeyed() {
     .await;
     let uptime = async || stage.agent.health().await?["uptime_seconds"].as_f64();
     let begun = until("the agent says how long it runs", uptime).await;
-    // Three times the longest backoff: a probe that did not care would have come.
+    // Three times the longest backoff: a probe that ignored the wait would have been sent.
     until("time has passed", async || (uptime().await? > begun + 1.5).then_some(())).await;
     let accounts = stage.sandbox.accounts().await;
     let requests = ["batch", "started", "usage"].map(|endpoint| accounts.all_requests(endpoint));
@@ -281,7 +281,7 @@ async fn a_record_that_is_answered_503_while_others_pass_is_poison_too() {
 
 #[tokio::test]
 async fn a_part_of_the_control_plane_that_is_out_makes_no_poison() {
-    // Of what comes, each record of a batch or each request, one in three meets the part that is well: whichever it is.
+    // Of the records of a batch, or of the requests, one in three meets the working part, at random.
     for (mode, apart) in [("batch", true), ("batch", false), ("single", false)] {
         let (well, turn) = (Arc::<AtomicBool>::default(), Arc::<AtomicU32>::default());
         let is_well = Arc::clone(&well);
@@ -322,7 +322,7 @@ async fn a_part_of_the_control_plane_that_is_out_makes_no_poison() {
 }
 
 #[tokio::test]
-async fn the_cause_of_a_link_that_is_down_is_told_also_where_the_answer_was_200() {
+async fn the_cause_of_a_down_link_is_reported_even_if_the_answer_was_200() {
     type Script = fn(&Received) -> axum::response::Response;
     let scripts: [(&str, Script); 3] = [
         ("status 401 for a record of a batch", |request| request.results(|_| 401)),
@@ -355,7 +355,7 @@ async fn the_cause_of_a_link_that_is_down_is_told_also_where_the_answer_was_200(
 }
 
 #[tokio::test]
-async fn a_quota_request_that_was_answered_before_is_settled_and_the_lost_answer_is_told() {
+async fn an_already_answered_quota_request_is_settled_and_the_lost_answer_reported() {
     let server = Scripted::start(|_| axum::http::StatusCode::CONFLICT.into_response()).await;
     let redis = RedisServer::start().await;
     let agent = agent_of(&redis, &server, &[]).await;

@@ -1,6 +1,6 @@
-//! A long round trip costs latency and not throughput: what goes in one round trip is many records, of one session too.
+//! A long round trip costs latency but not throughput: many records are sent per round trip, even of one session.
 //!
-//! What is counted is requests and bytes, never time.
+//! Requests and bytes are counted, never time.
 
 use crate::harness::{Agent, RedisServer, Sandbox, USAGE, load};
 

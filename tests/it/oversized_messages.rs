@@ -1,7 +1,7 @@
-//! Goal: a message of more than 1 MiB never leaves Redis: it is moved, whole, and becomes one dead letter that names where it
-//! is; memory stays flat; a crash at any point loses none and doubles none; what is around it is delivered.
+//! Goal: a message of more than 1 MiB never leaves Redis: it is moved whole, and becomes one dead letter that names its new
+//! place; memory stays flat; a crash at any point neither loses nor duplicates one; other messages are delivered.
 //!
-//! Method: messages of many MiB, made inside Redis, in the queues and in what older agents left in flight.
+//! Method: messages of many MiB, created inside Redis, in the queues and in flight with older agents.
 
 use serde_json::Value;
 
@@ -11,11 +11,11 @@ use super::harness::{
 };
 
 const MIB: usize = 1 << 20;
-/// The most that the agent may ever have had resident.
+/// Limit of the agent's resident memory.
 const MEMORY_MIB: f64 = 96.0;
 const QUEUES: [&str; 3] = [USAGE, LIFECYCLE, QUOTA];
 
-/// One that says BUSY to nobody, however slow the machine is.
+/// A server that never answers BUSY, however slow the machine.
 async fn server() -> RedisServer {
     let mut server = RedisServer::with(&["--lua-time-limit", "0"]);
     server.restart().await;
@@ -26,7 +26,7 @@ fn oversize(queue: &str) -> String {
     format!("{queue}:oversize")
 }
 
-/// Pushes a message of this length, which begins with `head`; it is made there, and never crosses the wire.
+/// Pushes a message of this length that begins with `head`. It is created in Redis and never sent over the wire.
 async fn push_large(redis: &RedisServer, mode: Mode, queue: &str, head: &str, length: usize) {
     let push = match mode {
         Mode::List => "redis.call('LPUSH', KEYS[1], m)",
@@ -37,14 +37,14 @@ async fn push_large(redis: &RedisServer, mode: Mode, queue: &str, head: &str, le
     redis.run(redis::cmd("EVAL").arg(script).arg(1).arg(queue).arg(head).arg(length)).await;
 }
 
-/// The length and the SHA-1 of an element of a list, told by Redis.
+/// The length and SHA-1 of an element of a list, computed by Redis.
 async fn element(redis: &RedisServer, list: &str, n: i64) -> (usize, String) {
     let script = "local m = redis.call('LINDEX', KEYS[1], ARGV[1]) return { #m, redis.sha1hex(m) }";
     let mut connection = redis.connection();
     redis::Script::new(script).key(list).arg(n).invoke_async(&mut connection).await.expect("an element")
 }
 
-/// The dead letters that were mirrored: each once, though an agent that crashed may have mirrored it twice.
+/// The mirrored dead letters, each once, although an agent that crashed may have mirrored one twice.
 async fn letters(redis: &RedisServer, number: usize) -> Vec<Value> {
     until(&format!("{number} dead letters are mirrored"), async || {
         let mut letters = Vec::<Value>::new();
@@ -60,7 +60,7 @@ async fn letters(redis: &RedisServer, number: usize) -> Vec<Value> {
     .await
 }
 
-/// A dead letter says where the message is, and has its beginning.
+/// Asserts that a dead letter contains the message's place and its beginning.
 fn assert_tells(letter: &Value, list: &str, (length, sha1): &(usize, String), head: &str) {
     let info = letter["error_info"].as_str().expect("words");
     for part in [list, sha1.as_str(), &format!("{length} bytes")] {
@@ -109,7 +109,7 @@ async fn huge_messages_in_every_queue(mode: Mode) {
     for queue in QUEUES {
         let list = oversize(queue);
         assert_eq!(stage.redis.len(&list).await, 2);
-        // The newest is at the left.
+        // The newest is on the left.
         for (n, head) in [(1, "before"), (0, "waiting")] {
             let moved = element(&stage.redis, &list, n).await;
             let letter = letters
@@ -149,7 +149,8 @@ async fn a_mebibyte_is_fetched_and_kept_and_one_byte_more_is_moved() {
 #[tokio::test]
 async fn what_older_agents_left_in_flight_is_moved_too() {
     let (redis, sandbox) = (server().await, Sandbox::start(&[]));
-    // Of the previous agent and of an older one of this name, between messages that fit; and what fits, but not all at once.
+    // Of the previous agent and of an older one with this ID, between messages that fit; and some that fit, but not all at
+    // once.
     for (list, session) in
         [(format!("{USAGE}:processing"), "p"), (format!("{USAGE}:processing:{SERVER_ID}"), "o")]
     {
@@ -172,7 +173,7 @@ async fn what_older_agents_left_in_flight_is_moved_too() {
     let accounts = stage.sandbox.accounts().await;
     assert_eq!(accounts.processed(), 6);
     accounts.assert_in_order_and_recognisable();
-    // Sixty of these messages fit, and are fetched whole. A debug build's own pages, some 32 MiB, are no memory of theirs.
+    // Sixty of these messages fit, and are fetched whole. A debug build's own pages, some 32 MiB, are not counted.
     let peak = memory_mib(stage.agent.pid(), "VmHWM") - memory_mib(stage.agent.pid(), "RssFile");
     println!("{peak:.1} MiB resident at the peak");
     assert!(peak < MEMORY_MIB, "{peak} MiB resident");
@@ -185,7 +186,7 @@ async fn entries_of_a_consumer_that_is_gone_are_moved_too() {
     redis.add(USAGE, &[load::usage("s", 0)]).await;
     let mut group = redis::cmd("XGROUP");
     redis.run(group.arg("CREATE").arg(USAGE).arg("dataplane-agent").arg("0")).await;
-    // One that fetches everything, as older agents did.
+    // A consumer that fetches everything, as older agents did.
     let mut read = redis::cmd("XREADGROUP");
     read.arg("GROUP").arg("dataplane-agent").arg("gone").arg("STREAMS").arg(USAGE).arg(">");
     redis.run(&read).await;
@@ -297,7 +298,7 @@ async fn a_key_of_another_type_in_the_oversized_messages_place_is_named_and_noth
 }
 
 #[tokio::test]
-async fn what_only_looks_like_a_note_is_a_message_and_a_note_that_was_given_back_is_one() {
+async fn a_forged_note_is_a_message_and_a_returned_note_is_a_note() {
     let (redis, sandbox) = (server().await, Sandbox::start(&[]));
     let forged = "dataplane-agent: a message that is too large to be fetched 0123\n{\"length\":1}\nhead";
     // Anybody can compute the checksum.
@@ -308,7 +309,7 @@ async fn what_only_looks_like_a_note_is_a_message_and_a_note_that_was_given_back
     let with_checksum =
         format!("dataplane-agent: a message that is too large to be fetched {checksum}\n{says_nothing}");
     redis.push(USAGE, &[forged, &with_checksum]).await;
-    // An agent that is gone for good after it has moved one.
+    // An agent that is gone for good after moving a message.
     push_large(&redis, Mode::List, USAGE, "moved", 2 * MIB).await;
     let mut gone = agent(&redis, &sandbox, Mode::List);
     gone.set("SERVER_ID", "gone");

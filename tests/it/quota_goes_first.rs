@@ -1,5 +1,5 @@
-//! Goal: a quota request goes out at once, however slowly everything else is answered. Method: a ControlPlane that, once the agent
-//! uses it to the full, does not finish an answer about usage before the quota request has come.
+//! Goal: a quota request is sent at once, however slowly everything else is answered. Method: a ControlPlane that, once the
+//! agent uses it fully, does not finish answers about usage before the quota request has arrived.
 
 use axum::body::{Body, Bytes};
 use axum::response::{IntoResponse as _, Response};
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::harness::{Agent, QUOTA, QUOTA_ANSWERS, RedisServer, Scripted, USAGE, load, until};
 
 const QUOTA_REQUESTS: u32 = 40;
-/// As many sessions as requests may be in flight, and some.
+/// More sessions than requests may be in flight.
 const SESSIONS: u32 = 100;
 
 #[tokio::test]
@@ -51,7 +51,7 @@ async fn quota_requests_find_a_place_beside_usage_that_is_not_answered() {
     redis.push(USAGE, &usage(round)).await;
     let hanging = || asked("/usage-records") - before;
     until("usage fills its places", async || (hanging() == fills).then_some(())).await;
-    // More than go before another kind has its turn.
+    // More than are sent before another kind gets a turn.
     let quota: Vec<_> = (0..QUOTA_REQUESTS).map(|n| load::quota("s0", n)).collect();
     redis.push(QUOTA, &quota).await;
     until("the quota requests have come", async || (asked("/refresh") == quota.len()).then_some(())).await;
@@ -65,10 +65,10 @@ async fn quota_requests_find_a_place_beside_usage_that_is_not_answered() {
     agent.metrics().await.assert_conserved();
 }
 
-/// An answer of which the body comes when `hangs` is over.
+/// An answer whose body is sent once `hangs` is over.
 fn unfinished(mut hangs: watch::Receiver<bool>) -> Response {
     let body = async move {
-        // A test that is over ends it too.
+        // It also ends with the test.
         let _ = hangs.wait_for(|hangs| !hangs).await;
         Ok::<_, std::io::Error>(Bytes::from_static(b"{}"))
     };

@@ -1,5 +1,6 @@
-//! Goal: with the streams in different slots of a Redis Cluster all is delivered, once, in order, also while a slot moves to
-//! another node and when a primary is gone. Method: real nodes, which the test joins; with lists, names in one slot.
+//! Goal: with the streams in different slots of a Redis Cluster everything is delivered once and in order, even while a
+//! slot moves to another node and when a primary is lost. Method: real nodes, joined by the test; with lists, names in one
+//! slot.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use super::harness::{
     free_port, load, memory_mib, until,
 };
 
-/// Where each primary's slots begin, and where the last ones' end: so that each has one of the streams.
+/// Where each primary's slots begin, and the end of the last: each primary has one of the streams.
 const SLOTS: [u16; 4] = [0, 2048, 6144, 16_384];
 
 struct Cluster {
@@ -27,7 +28,7 @@ fn client(urls: impl Iterator<Item = String>) -> ClusterClient {
     ClusterClient::builder(urls).response_timeout(DEADLINE).build().expect("URLs")
 }
 
-/// Not started yet. Nodes speak to each other on a second port, 10000 further on.
+/// Not started yet. Nodes communicate on a second port.
 fn node() -> RedisServer {
     let mut node = RedisServer::with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "3000"]);
     loop {
@@ -60,7 +61,7 @@ impl Cluster {
         Self::of(vec![node(), node(), node()]).await
     }
 
-    /// Of these: three primaries, and a replica of the first if there is one more.
+    /// Three primaries from these, and a replica of the first if there is one more.
     async fn of(mut nodes: Vec<RedisServer>) -> Self {
         for node in &mut nodes {
             node.restart().await;
@@ -111,13 +112,13 @@ impl Cluster {
         ask(&self.nodes[0], &["KEYSLOT", key]).await
     }
 
-    /// Which of the primaries has it.
+    /// The primary that holds the key.
     async fn home(&self, key: &str) -> usize {
         let slot = self.slot(key).await;
         SLOTS.iter().rposition(|first| *first <= slot).expect("the first is 0")
     }
 
-    /// Adds a message a time, as producers do.
+    /// Adds one message at a time, as producers do.
     async fn add(&self, stream: &str, messages: &[String]) {
         for message in messages {
             let mut command = redis::cmd("XADD");
@@ -137,7 +138,7 @@ impl Cluster {
         redis::cmd(command).arg(key).query_async(&mut self.producer.clone()).await.ok()
     }
 
-    /// Waits until nothing is left in the streams or in the outbox.
+    /// Waits until the streams and the outbox are empty.
     async fn drained(&self, agent: &Agent) {
         until("everything is settled", async || {
             for queue in [USAGE, LIFECYCLE, QUOTA] {
@@ -150,7 +151,7 @@ impl Cluster {
         .await;
     }
 
-    /// Moves a key's slot to another primary, as `redis-cli --cluster reshard` does; `meanwhile` is done with half of it
+    /// Moves a key's slot to another primary, as `redis-cli --cluster reshard` does; `meanwhile` runs with half of it
     /// moved.
     async fn move_slot(&self, key: &str, to: usize, meanwhile: impl Future<Output = ()>) {
         let slot = self.slot(key).await.to_string();
@@ -169,7 +170,7 @@ impl Cluster {
                 meanwhile.await;
             }
         }
-        // What came into being meanwhile: on the new node, by ASK.
+        // Keys created meanwhile: on the new node, through ASK.
         for node in [to, from] {
             let () = ask(node, &["SETSLOT", &slot, "NODE", &to_id]).await;
         }
@@ -193,7 +194,7 @@ async fn streams_on_several_nodes_are_delivered_once_and_in_order_and_leave_noth
         assert_eq!(cluster.home(queue).await, n, "each on a node of its own");
     }
     let mut agent = cluster.agent(&sandbox, "stream");
-    // As a user that may do no more than docs/redis.md says.
+    // As a user with only the permissions in docs/redis.md.
     let rules = "on >pass-word ~queue:* ~{queue:* -@all +@connection +@list +@stream +@string +@sortedset +@scripting \
                  +@keyspace -@dangerous +time +cluster|slots";
     for node in &cluster.nodes {
@@ -203,8 +204,8 @@ async fn streams_on_several_nodes_are_delivered_once_and_in_order_and_leave_noth
         .await;
     }
     agent.set("REDIS_URL", &cluster.url().replace("://", "://agent:pass-word@"));
-    // More events than a round takes, and the usage of the last sessions before all other: it would overtake their
-    // `started` if it were let.
+    // More events than a round takes, and the usage of the last sessions ahead of all other usage: it would overtake its
+    // `started` event if it could.
     for (queue, mut messages) in load::sessions("waiting", 5000, 1) {
         if queue == USAGE {
             messages.reverse();
@@ -218,7 +219,7 @@ async fn streams_on_several_nodes_are_delivered_once_and_in_order_and_leave_noth
         pushed += cluster.add_sessions(&format!("coming-{part}"), 100, 5).await;
     }
     cluster.drained(&agent).await;
-    // Also after it was idle.
+    // Also after an idle time.
     pushed += cluster.add_sessions("late", 3, 3).await;
     cluster.drained(&agent).await;
     assert_each_once(&sandbox, &agent, pushed).await;
@@ -231,7 +232,7 @@ async fn streams_on_several_nodes_are_delivered_once_and_in_order_and_leave_noth
     assert!(!agent.log().contains("NOPERM"), "{}", agent.log());
 }
 
-/// Passes everything on to a node. When told to, it loses the answer to one round of the agent's, and the connection with it.
+/// Forwards everything to a node. On request it loses the answer to one round of the agent, together with the connection.
 async fn lossy(to: u16, lose: Arc<AtomicBool>) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let port = listener.local_addr().expect("its address").port();
@@ -256,7 +257,7 @@ async fn pass(mut client: TcpStream, to: u16, lose: Arc<AtomicBool>) -> std::io:
                 node.write_all(asked).await?;
                 let text = String::from_utf8_lossy(asked);
                 if text.contains("EVALSHA") && text.contains("dataplane-agent") && lose.swap(false, Ordering::SeqCst) {
-                    // It has answered, so it has done it.
+                    // The node has answered, so it has executed the call.
                     assert!(node.read(&mut answered).await? > 0);
                     return Ok(());
                 }
@@ -283,7 +284,7 @@ async fn a_call_whose_answer_is_lost_is_not_done_a_second_time() {
     let mut agent = cluster.agent(&sandbox, "stream");
     agent.start();
     agent.ready().await;
-    // The cluster's client calls again by itself. What the first call took would be in nobody's hands.
+    // The cluster client repeats the call by itself. Nobody would know of the messages taken by the first call.
     let mut pushed = 0;
     for part in 0..20 {
         lose.store(true, Ordering::SeqCst);
@@ -303,7 +304,7 @@ async fn oversized_entries_are_moved_within_the_slot_of_their_stream() {
     for queue in [USAGE, LIFECYCLE, QUOTA] {
         let mut push = redis::cmd("EVAL");
         push.arg("return redis.call('XADD', KEYS[1], '*', 'data', string.rep('x', ARGV[1]))");
-        // Small enough for a busy machine: a node that works on one for seconds is taken for gone by the others.
+        // Small enough for a busy machine: a node that works for seconds is considered gone by the others.
         push.arg(1).arg(queue).arg(8 << 20);
         let _: redis::Value = push.query_async(&mut cluster.producer.clone()).await.expect("it is added");
     }
@@ -355,7 +356,7 @@ async fn a_primary_that_is_gone_for_good_is_replaced_and_nothing_is_lost() {
     for part in 0..5 {
         pushed += cluster.add_sessions(&format!("before-{part}"), 40, 10).await;
     }
-    // What a producer was told is kept only where the replica has it.
+    // A push counts only once the replica has it.
     let copies: u64 =
         redis::cmd("WAIT").arg(1).arg(10_000).query_async(&mut cluster.nodes[0].connection()).await.unwrap();
     assert_eq!(copies, 1);
@@ -375,7 +376,7 @@ async fn a_primary_that_is_gone_for_good_is_replaced_and_nothing_is_lost() {
     pushed += cluster.add_sessions("after", 40, 10).await;
     cluster.drained(&agent).await;
     let accounts = sandbox.accounts().await;
-    // What the agent acknowledged and the replica never heard of was taken again: each is processed once all the same.
+    // Messages that the agent acknowledged but the replica missed are taken again; each is still processed once.
     assert_eq!(accounts.processed(), pushed);
     assert!(agent.log().matches("cannot use Redis").count() <= 3, "{}", agent.log());
 }
@@ -406,11 +407,11 @@ async fn lists_in_one_slot_will_do_and_others_are_a_configuration_error() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_taken_for_a_redis_of_its_own_is_named_and_waited_out() {
+async fn a_cluster_node_configured_as_a_single_redis_is_reported_and_waited_out() {
     let (cluster, sandbox) = (Cluster::start().await, Sandbox::start(&[]));
     let mut agent = Agent::new(&cluster.nodes[0], &sandbox.url);
     agent.start();
-    // CROSSSLOT or MOVED, by where the keys are.
+    // CROSSSLOT or MOVED, depending on where the keys are.
     let refused = async || {
         let metrics = agent.metrics().await;
         metrics.sum("dataplane_redis_failures_total", &[("reason", "cluster")])
@@ -422,7 +423,7 @@ async fn a_node_that_is_taken_for_a_redis_of_its_own_is_named_and_waited_out() {
 }
 
 #[tokio::test]
-async fn check_looks_at_a_cluster_and_leaves_nothing_there() {
+async fn check_works_on_a_cluster_and_leaves_nothing_behind() {
     let (cluster, sandbox) = (Cluster::start().await, Sandbox::start(&[]));
     let mut agent = cluster.agent(&sandbox, "stream");
     agent.set("OUTBOX_DURABILITY", "process");

@@ -1,9 +1,9 @@
-//! Goal: Redis away, restarted or odd is waited out, said, and costs no record.
+//! Goal: a Redis that is away, restarts or misbehaves is waited out and reported, and costs no record.
 
 use super::harness::{Agent, RedisServer, Sandbox, Stage, USAGE, load, until};
 
 #[tokio::test]
-async fn redis_away_at_the_start_is_waited_for_and_said_once() {
+async fn redis_away_at_the_start_is_waited_for_and_reported_once() {
     let (mut redis, sandbox) = (RedisServer::stopped(), Sandbox::start(&[]));
     let mut agent = Agent::new(&redis, &sandbox.url);
     agent.start();
@@ -29,7 +29,7 @@ async fn redis_killed_under_load_loses_and_doubles_nothing() {
     let mut pushed = 0;
     for round in 0..5 {
         pushed += load::push_sessions(&stage.redis, &format!("round-{round}"), 50, 10).await;
-        // At whatever point of taking, committing and acknowledging it is just then.
+        // At any point of taking, committing and acknowledging.
         stage.redis.kill();
         stage.redis.restart().await;
         stage.agent.ready().await;

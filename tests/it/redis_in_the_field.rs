@@ -1,5 +1,5 @@
-//! Goal: whatever a Redis in use says instead of yes is waited out, named once in the log and in health, and costs no
-//! record. Method: a real redis-server brought into each state; one that is too old is played.
+//! Goal: any refusal of a Redis in production is waited out, reported once in the log and in health, and costs no record.
+//! Method: a real redis-server brought into each state; a version that is too old is simulated.
 
 use std::io::{Read as _, Write as _};
 use std::time::Instant;
@@ -29,7 +29,7 @@ async fn set(redis: &RedisServer, name: &str, value: &str) {
     redis.run(redis::cmd("CONFIG").arg("SET").arg(name).arg(value)).await;
 }
 
-/// More than once: an alert sees only what goes on.
+/// More than once: an alert notices only what continues.
 async fn counted(agent: &Agent, reason: &str) {
     until(&format!("{reason} is counted again and again"), async || {
         let metrics = agent.metrics().await;
@@ -57,7 +57,7 @@ async fn a_wrong_password_is_named_once_and_a_right_one_ends_it() {
     .await;
     assert_eq!(failures(&agent.log()), 1, "{}", agent.log());
     assert!(!agent.log().contains("wr0ng"), "{}", agent.log());
-    // The password that the agent has becomes the right one.
+    // The agent's password becomes the right one.
     set(&redis, "requirepass", "wr0ng").await;
     well_again(&agent).await;
 }
@@ -93,14 +93,14 @@ async fn an_acl_user_needs_no_more_than_is_documented() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_out_of_memory_is_emptied_all_the_same() {
+async fn a_redis_that_is_out_of_memory_is_still_emptied() {
     let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
     let pushed = load::push_sessions(&redis, "oom", 40, 20).await;
     set(&redis, "maxmemory", "1").await;
     let mut agent = Agent::new(&redis, &sandbox.url);
     agent.start();
     agent.ready().await;
-    // The quota answers cannot be pushed, so that the requests stay; all else gets through.
+    // Quota answers cannot be pushed, so the requests stay; everything else is delivered.
     until("everything but quota is delivered", async || {
         let accounts = sandbox.accounts().await;
         (accounts.processed() - accounts.kind("quota", "processed") == pushed - 40).then_some(())
@@ -135,7 +135,7 @@ async fn a_key_of_another_type_in_a_queues_place_is_named_and_counted_and_the_ot
     stage.drained().await;
     assert_eq!(stage.sandbox.accounts().await.processed(), 2);
 
-    // What is pushed: quota answers and mirrored dead letters. The queues' own health does not tell.
+    // Pushes: quota answers and mirrored dead letters. The health of the queues does not show them.
     let before =
         stage.agent.metrics().await.sum("dataplane_redis_failures_total", &[("reason", "wrong_type")]);
     stage.redis.run(redis::cmd("SET").arg("queue:dead_letter").arg("x")).await;
@@ -149,11 +149,11 @@ async fn a_key_of_another_type_in_a_queues_place_is_named_and_counted_and_the_ot
 }
 
 #[tokio::test]
-async fn a_replica_after_a_fail_over_is_waited_out_and_said_once() {
+async fn a_replica_after_a_fail_over_is_waited_out_and_reported_once() {
     let mut stage = Stage::set().await;
     stage.redis.push(USAGE, &[load::usage("s", 0)]).await;
     stage.drained().await;
-    // Of a primary that is not there: it keeps what it has and refuses to be written to.
+    // A replica of a missing primary: it keeps its data and refuses writes.
     stage.redis.run(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1)).await;
     reason(&stage.agent, "read only").await;
     let tried = async || {
@@ -175,7 +175,7 @@ async fn a_redis_that_loads_its_data_is_waited_for() {
     let (mut redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
     let records: Vec<_> = (0..2000).map(|n| load::usage("s", n)).collect();
     redis.push(USAGE, &records).await;
-    // Loading takes a millisecond a key, and Redis looks at its connections now and then meanwhile.
+    // Loading takes a millisecond per key, and Redis serves its connections now and then meanwhile.
     for n in 0..3000 {
         redis.run(redis::cmd("SET").arg(format!("filler:{n}")).arg("x")).await;
     }
@@ -215,7 +215,7 @@ async fn a_redis_that_hangs_is_given_up_and_found_again_and_late_answers_do_no_h
             (stage.agent.health().await?["redis_connected"] == false).then_some(())
         })
         .await;
-        // Whatever was sent meanwhile arrives now, from connections that were given up.
+        // Commands sent meanwhile arrive now, over connections that were given up.
         stage.redis.signal(Signal::CONT);
         stage.agent.ready().await;
     }
@@ -234,9 +234,9 @@ async fn an_in_flight_list_that_somebody_deleted_costs_no_later_record() {
         stage.redis.run(redis::cmd("DEL").arg(format!("{USAGE}:processing:edge-test-1"))).await;
     }
     stage.redis.push(USAGE, &[load::usage("last", 0)]).await;
-    // What was deleted before it was durable is gone by that hand; nothing else is.
+    // Messages deleted before they were durable are lost; nothing else is.
     until("the last record is delivered", async || {
-        // Not among the last records, which the sandbox shows: it may have overtaken the other session's.
+        // Not looked up among the sandbox's latest records: it may have overtaken the other session's.
         (stage.sandbox.accounts().await.0["sessions"] == 2).then_some(())
     })
     .await;
@@ -247,7 +247,7 @@ async fn an_in_flight_list_that_somebody_deleted_costs_no_later_record() {
 async fn a_redis_that_is_too_old_is_an_error_at_the_start_that_names_its_version() {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    // Answers INFO as Redis 6.0 does, and all else with OK.
+    // Answers INFO as Redis 6.0 does, and everything else with OK.
     std::thread::spawn(move || {
         for socket in listener.incoming() {
             let Ok(mut socket) = socket else { return };
@@ -278,7 +278,7 @@ async fn a_redis_that_is_too_old_is_an_error_at_the_start_that_names_its_version
 }
 
 #[tokio::test]
-async fn with_nothing_to_do_it_does_nearly_nothing() {
+async fn an_idle_agent_uses_hardly_any_cpu() {
     let stage = Stage::set().await;
     stage.redis.push(USAGE, &[load::usage("s", 0)]).await;
     let ticks = || {
@@ -287,11 +287,11 @@ async fn with_nothing_to_do_it_does_nearly_nothing() {
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     };
     let (ticks_before, calls_before, begun) = (ticks(), stage.redis.commands().await, Instant::now());
-    // What is measured is a stretch of time.
+    // The measurement takes time.
     tokio::time::sleep(std::time::Duration::from_secs(6)).await;
     let (ticks, calls, took) =
         (ticks() - ticks_before, stage.redis.commands().await - calls_before, begun.elapsed());
-    // A tick is 10 ms; a debug build, beside other tests, is allowed ten times what is promised of a release.
+    // A tick is 10 ms; a debug build beside other tests may use ten times what a release build is promised to use.
     assert!(ticks as f64 * 0.01 < took.as_secs_f64() * 0.05, "{ticks} ticks in {took:?}");
     assert!(calls < 300, "{calls} commands in {took:?}");
     assert_eq!(

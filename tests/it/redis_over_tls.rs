@@ -1,6 +1,5 @@
-//! Goal: `rediss://` with an authority of one's own, with and without a certificate of the agent, and new
-//! ones while it runs; a Unix socket.
-//! Method: a real redis-server with a TLS port; certificates made here.
+//! Goal: `rediss://` with a private authority, with and without a client certificate, and certificates renewed at run time;
+//! a Unix socket. Method: a real redis-server with a TLS port; generated certificates.
 
 use std::path::PathBuf;
 
@@ -9,7 +8,7 @@ use rustix::process::Signal;
 
 use super::harness::{Agent, Port, RedisServer, Sandbox, Stage, USAGE, free_port, load, until};
 
-/// Files with an authority's certificate, and one that it issued.
+/// Files with an authority's certificate, and a certificate issued by it.
 struct Papers {
     ca: PathBuf,
     cert: PathBuf,
@@ -27,7 +26,7 @@ fn papers() -> Papers {
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.not_after = date_time_ymd(2040, 1, 1);
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    // Not the default name, which the certificate has: it would look signed by itself.
+    // Not the default name, which the certificate also has: it would look self-signed.
     authority.distinguished_name.push(DnType::CommonName, "Authority");
     let authority_key = KeyPair::generate().unwrap();
     let ca = file("ca.pem", authority.self_signed(&authority_key).unwrap().pem());
@@ -41,7 +40,7 @@ fn papers() -> Papers {
 }
 
 impl Papers {
-    /// Others take the place of these.
+    /// Replaces these files by others.
     fn replace_by(&self, others: &Papers) {
         for (old, new) in [(&self.ca, &others.ca), (&self.cert, &others.cert), (&self.key, &others.key)] {
             std::fs::copy(new, old).unwrap();
@@ -49,7 +48,7 @@ impl Papers {
     }
 }
 
-/// A redis-server that speaks TLS as well; and that port.
+/// A redis-server that also speaks TLS, and that port.
 async fn tls_server(papers: &Papers, auth_clients: &str) -> (RedisServer, Port) {
     let port = free_port();
     let text = |path: &PathBuf| path.to_str().unwrap().to_owned();
@@ -114,7 +113,7 @@ async fn a_certificate_that_is_not_trusted_is_named_by_check_with_what_to_set() 
 }
 
 #[tokio::test]
-async fn new_certificates_are_taken_in_while_it_runs() {
+async fn new_certificates_are_loaded_at_run_time() {
     for told in [true, false] {
         let (of_server, of_agent, fresh) = (papers(), papers(), papers());
         of_agent.replace_by(&of_server);
@@ -152,7 +151,7 @@ async fn new_certificates_are_taken_in_while_it_runs() {
 }
 
 #[tokio::test]
-async fn a_server_of_an_unknown_authority_is_told_nothing() {
+async fn a_server_of_an_unknown_authority_gets_no_data() {
     let papers = papers();
     let (redis, port) = tls_server(&papers, "no").await;
     let sandbox = Sandbox::start(&[]);
@@ -169,7 +168,7 @@ async fn a_server_of_an_unknown_authority_is_told_nothing() {
     })
     .await;
     assert!(!agent.log().contains("hunter2"), "{}", agent.log());
-    // With the right one it is the same server as any.
+    // With the right authority it is a server like any other.
     agent.stop().await;
     agent.set("REDIS_URL", &format!("rediss://localhost:{port}/0"));
     agent.set("REDIS_CA_FILE", papers.ca.to_str().unwrap());
@@ -177,7 +176,7 @@ async fn a_server_of_an_unknown_authority_is_told_nothing() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_will_do() {
+async fn a_unix_socket_works() {
     let mut redis = RedisServer::with(&["--unixsocket", "redis.sock"]);
     redis.restart().await;
     let sandbox = Sandbox::start(&[]);

@@ -1,5 +1,5 @@
-//! Goal: where sentinels say which Redis is the primary, a fail-over costs a reconnect and no record.
-//! Method: a primary, a replica and one sentinel, all real; the primary is killed for good.
+//! Goal: with sentinels, a fail-over costs a reconnect and no record. Method: a primary, a replica and a sentinel, all
+//! real; the primary is killed for good.
 
 use std::process::{Child, Command, Stdio};
 
@@ -52,7 +52,7 @@ impl Sentinel {
 
 impl Drop for Sentinel {
     fn drop(&mut self) {
-        // One that has ended already is no fault here.
+        // It may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -85,7 +85,7 @@ async fn a_fail_over_is_followed() {
         (agent.health().await?["redis_connected"] == true).then_some(())
     })
     .await;
-    // Redis cuts its clients' connections when its role changes.
+    // Redis disconnects its clients when its role changes.
     replica.answering().await;
     replica.push(USAGE, &[load::usage("s", 1)]).await;
     let mut stage = Stage { redis: replica, sandbox, agent };

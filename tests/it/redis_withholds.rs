@@ -1,5 +1,5 @@
-//! Goal: a Redis that cuts large answers, or lacks commands under their own names, is worked with all the same; `check` and
-//! the reason say what it is. Method: a real redis-server, configured so.
+//! Goal: the agent works with a Redis that cuts off large answers or has renamed commands; `check` and the reason name the
+//! cause. Method: a real redis-server, configured accordingly.
 
 use super::harness::{Agent, DEAD_LETTERS, LIFECYCLE, Mode, RedisServer, Sandbox, Stage, USAGE, load, until};
 
@@ -15,7 +15,7 @@ async fn cutting(limit: &str) -> RedisServer {
     redis
 }
 
-/// Usage records of so many bytes each.
+/// Usage records of this many bytes each.
 fn records(session: &str, number: u32, bytes: usize) -> Vec<String> {
     let record = |n| {
         let mut record: serde_json::Value = serde_json::from_str(&load::usage(session, n)).expect("JSON");
@@ -96,7 +96,7 @@ async fn a_single_message_that_is_cut_off_is_moved_if_it_can_be_no_record_and_na
 }
 
 #[tokio::test]
-async fn renamed_commands_that_it_can_do_without_are_done_without() {
+async fn renamed_optional_commands_are_not_needed() {
     for mode in [Mode::List, Mode::Stream] {
         let mut flags = Vec::new();
         let hidden =
@@ -115,7 +115,7 @@ async fn renamed_commands_that_it_can_do_without_are_done_without() {
         let mut stage = Stage { redis, sandbox, agent };
         let mut pushed = mode.push_sessions(&stage.redis, "a", 10, 10).await;
         mode.drained(&mut stage).await;
-        // Also after it was idle.
+        // Also after an idle time.
         pushed += mode.push_sessions(&stage.redis, "b", 10, 10).await;
         mode.drained(&mut stage).await;
         stage.assert_each_once(pushed).await;
@@ -132,7 +132,7 @@ async fn renamed_commands_that_it_can_do_without_are_done_without() {
 }
 
 #[tokio::test]
-async fn a_renamed_command_that_it_needs_is_named_by_check() {
+async fn a_renamed_required_command_is_named_by_check() {
     let mut redis = RedisServer::with(&["--rename-command", "LMOVE", "hidden-LMOVE"]);
     redis.restart().await;
     let sandbox = Sandbox::start(&[]);

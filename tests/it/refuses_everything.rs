@@ -1,16 +1,16 @@
-//! Goal: a ControlPlane that says no to everything for a while costs a brake's worth of dead letters at the most, whatever
-//! its no is and in whichever form records are sent. Method: 20,000 records waiting, the sandbox's weather.
+//! Goal: a ControlPlane that refuses everything for a while costs at most a brake's worth of dead letters, whatever its
+//! status and however records are sent. Method: 20,000 waiting records, the sandbox's weather.
 
 use serde_json::json;
 
 use super::harness::{Stage, USAGE, load, until};
 
-/// Records, and the sessions that they are of.
+/// Records, and their sessions.
 const MANY: (u32, u32) = (20_000, 500);
 /// The defaults of `REFUSAL_BRAKE` and `DRAIN_CONCURRENCY`.
 const MOST_DEAD: f64 = 100.0 + 32.0;
 
-/// One ControlPlane after another is wrong about everything, and then well.
+/// For each status: the ControlPlane refuses everything, and then recovers.
 async fn refuses(mode: &str, (records, sessions): (u32, u32), statuses: &[(u16, &str)]) {
     let mut stage = Stage::set_with(&[("DELIVERY_MODE", mode)]).await;
     let (mut pushed, mut dead) = (0, 0.0);
@@ -26,7 +26,7 @@ async fn refuses(mode: &str, (records, sessions): (u32, u32), statuses: &[(u16, 
             (is_in && link.ends_with(reason)).then_some(())
         })
         .await;
-        // It goes on being wrong: probes are answered as everything was.
+        // It keeps refusing: probes are answered like everything else.
         let endpoint = async || {
             let accounts = stage.sandbox.accounts().await;
             accounts.all_requests("usage") + accounts.all_requests("batch")
@@ -49,17 +49,17 @@ async fn refuses(mode: &str, (records, sessions): (u32, u32), statuses: &[(u16, 
 }
 
 #[tokio::test]
-async fn twenty_thousand_records_survive_a_no_to_everything_one_by_one() {
+async fn twenty_thousand_records_survive_refusals_of_everything_one_by_one() {
     refuses("single", MANY, &[(404, "no_route"), (422, "refusing")]).await;
 }
 
 #[tokio::test]
-async fn twenty_thousand_records_survive_a_no_to_everything_in_batches() {
+async fn twenty_thousand_records_survive_refusals_of_everything_in_batches() {
     refuses("batch", MANY, &[(400, "refusing"), (404, "no_route")]).await;
 }
 
 #[tokio::test]
-async fn with_few_sessions_each_goes_on_in_its_order_when_all_is_well_again() {
+async fn with_few_sessions_each_continues_in_order_after_recovery() {
     for mode in ["single", "batch"] {
         for sessions in [1, 20] {
             refuses(mode, (2_000, sessions), &[(422, "refusing")]).await;

@@ -1,6 +1,6 @@
-//! Goal: however large the records of one queue are, a round leaves none of the others behind.
+//! Goal: however large the records of one queue are, a round also takes records of the others.
 //!
-//! Method: the scripts by themselves, against a real Redis.
+//! Method: the scripts alone, against a real Redis.
 
 use redis::Value;
 
@@ -10,11 +10,11 @@ const LEASE: &str = include_str!("../../src/intake/lease.lua");
 const OVERSIZE: &str = include_str!("../../src/intake/oversize.lua");
 const LIST: &str = include_str!("../../src/intake/list.lua");
 const STREAM: &str = include_str!("../../src/intake/stream.lua");
-/// What a round may give out, in bytes, and the longest message.
+/// The bytes that a round may return, and the longest message.
 const ROUND: usize = 1 << 20;
 const MESSAGE: usize = 1 << 20;
 
-/// How many messages one round gives of each queue.
+/// The number of messages of each queue that one round returns.
 async fn round(redis: &RedisServer, mode: Mode) -> Vec<usize> {
     let mut connection = redis.connection();
     let () =

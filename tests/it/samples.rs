@@ -1,10 +1,10 @@
 //! Every sample in `data/samples` is accepted or rejected as its folder says.
 //!
-//! One file is one message, byte for byte: some could not stand in a line of text, or in text at all. A good one is
-//! accepted, and what is sent for it is what the contract describes. A bad one is rejected with the reason that
-//! `bad/reasons.txt` gives for it; `BLESS=1` writes that file anew, to be read before it is committed.
+//! One file is one message, byte for byte: some could not be part of a text file. A good sample is accepted, and the body
+//! sent matches the contract. A bad sample is rejected with the reason given in `bad/reasons.txt`; `BLESS=1` writes that
+//! file again, to be reviewed before it is committed.
 //!
-//! The largest messages are made here and not kept.
+//! The largest messages are generated, not stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ use dataplane_agent::record::{
 };
 use serde_json::value::RawValue;
 
-/// `RECORD_MAX_BYTES` where nobody sets it.
+/// The default of `RECORD_MAX_BYTES`.
 const RECORD_MAX_BYTES: usize = 256 << 10;
 const ACCEPTED_AT: &str = "2026-11-24T10:05:00.000001Z";
 
@@ -24,9 +24,9 @@ const ACCEPTED_AT: &str = "2026-11-24T10:05:00.000001Z";
 pub(crate) struct Sample {
     /// The queue that it is pushed to.
     pub(crate) queue: Queue,
-    /// What is in it, or wrong with it: `usage/customer_id-missing`.
+    /// Its content or its fault: `usage/customer_id-missing`.
     pub(crate) name: String,
-    /// Exactly what is pushed.
+    /// The exact bytes pushed.
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn bad() -> Vec<Sample> {
     samples
 }
 
-/// Why each of the bad ones does, in the words of its dead letter, by its name.
+/// The reason for each bad sample, as in its dead letter, by its name.
 pub(crate) fn reasons() -> BTreeMap<String, String> {
     let text = std::fs::read_to_string(reasons_path()).unwrap();
     let lines = text.lines().map(|line| line.split_once('\t').unwrap());
@@ -73,7 +73,7 @@ fn read(kind: &str, extension: &str) -> Vec<Sample> {
     samples
 }
 
-/// A message of so many bytes that is good but for its size, perhaps.
+/// A message of this many bytes, otherwise valid.
 fn of_size(queue: Queue, name: &str, size: usize) -> Sample {
     let label = queue.label();
     let mut text = format!(
@@ -104,7 +104,7 @@ fn accept(sample: &Sample, unknown_fields: UnknownFields) -> Result<Record, Reje
     acceptor.at(Timestamp::from_unix_micros(micros)).accept(sample.queue, &sample.bytes)
 }
 
-/// An object's members, their values as they stand.
+/// An object's members with their raw values.
 type Members<'a> = BTreeMap<String, &'a RawValue>;
 
 fn members(json: &[u8]) -> Members<'_> {
@@ -176,7 +176,7 @@ fn is_quota_request(body: &Members<'_>) {
     is_time(body, "timestamp");
 }
 
-/// A lifecycle request holds exactly the contract's fields.
+/// A lifecycle request contains exactly the contract's fields.
 fn is_lifecycle_request(kind: Kind, given: &Members<'_>, body: &Members<'_>) {
     is_identifier(body, "transaction_id");
     is_identifier(body, "customer_id");
@@ -214,7 +214,7 @@ fn is_lifecycle_request(kind: Kind, given: &Members<'_>, body: &Members<'_>) {
     assert_eq!(names, expected.into_iter().collect());
 }
 
-/// What the contract names of a summary goes on, the rest does not.
+/// The contract's fields of a summary are sent, others are not.
 fn is_summary(given: &Members<'_>, sent: &Members<'_>) {
     let named = |name: &str| name.starts_with("total_") || name == "last_request_timestamp";
     let expected: BTreeSet<_> =
@@ -306,7 +306,7 @@ fn bad_samples_are_rejected_for_a_reason_that_a_person_understands() {
     assert_eq!(rejections.len(), expected.len(), "reasons.txt names samples that are not there");
 }
 
-/// A bad sample's name begins with the field that is wrong, if it is one field.
+/// A bad sample's name begins with the faulty field, if it is a single one.
 #[test]
 fn a_reason_names_the_field_that_is_wrong() {
     let fields: BTreeSet<_> =

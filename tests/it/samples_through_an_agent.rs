@@ -1,5 +1,5 @@
-//! Goal: every malformed sample is a dead letter with its exact bytes and a reason, and what stands behind it is
-//! delivered. Method: all samples, bad and good mixed, through a real agent.
+//! Goal: every malformed sample becomes a dead letter with its exact bytes and a reason, and later messages are delivered.
+//! Method: all samples, bad and good mixed, through a real agent.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ fn name(queue: Queue) -> &'static str {
     }
 }
 
-/// How deeply JSON is nested.
+/// The nesting depth of JSON.
 fn depth(json: &[u8]) -> usize {
     let (mut depth, mut deepest, mut in_string, mut is_escaped) = (0_usize, 0, false, false);
     for byte in json {
@@ -42,7 +42,7 @@ fn depth(json: &[u8]) -> usize {
     deepest
 }
 
-/// What the mirror holds for these bytes: the JSON as it stands, or a string where it was none.
+/// The mirror's form of these bytes: the JSON itself, or a string if they are not JSON.
 fn mirrored(bytes: &[u8]) -> String {
     match serde_json::from_slice::<&RawValue>(bytes) {
         Ok(json) if depth(bytes) <= 64 => json.get().to_owned(),

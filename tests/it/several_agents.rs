@@ -1,5 +1,5 @@
-//! Goal: several agents share one Redis, each under its own name; one name is one agent's; what an agent leaves behind
-//! that is gone for good is delivered by the others.
+//! Goal: several agents share one Redis, each with its own ID; an ID belongs to one agent at a time; the others deliver
+//! what a vanished agent leaves behind.
 
 use super::harness::{Agent, LIFECYCLE, Mode, QUOTA, RedisServer, Sandbox, USAGE, load, until};
 
@@ -10,7 +10,7 @@ fn agent(redis: &RedisServer, sandbox: &Sandbox, name: &str) -> Agent {
 }
 
 #[tokio::test]
-async fn a_second_agent_of_the_same_name_waits_and_then_ends_with_a_clear_error() {
+async fn a_second_agent_with_the_same_id_waits_and_then_ends_with_a_clear_error() {
     let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
     let (mut first, mut second) = (agent(&redis, &sandbox, "edge-1"), agent(&redis, &sandbox, "edge-1"));
     first.start();
@@ -33,7 +33,7 @@ async fn a_second_agent_of_the_same_name_waits_and_then_ends_with_a_clear_error(
     assert_eq!(status.code(), Some(1), "{}", second.log());
     assert!(second.log().contains("give each agent its own SERVER_ID"), "{}", second.log());
     second.says_times("cannot use Redis", 1).await;
-    // In that name only the first has spoken, and it is not said to be gone.
+    // Only the first has used that ID, and it was not announced as gone.
     let accounts = sandbox.accounts().await;
     assert_eq!((accounts.all_requests("register"), accounts.all_requests("shutdown")), (1, 0));
     until("the first has delivered all", async || {
@@ -44,7 +44,7 @@ async fn a_second_agent_of_the_same_name_waits_and_then_ends_with_a_clear_error(
 }
 
 #[tokio::test]
-async fn a_name_is_free_at_once_after_a_stop_and_its_own_agent_needs_not_wait_after_a_crash() {
+async fn an_id_is_free_at_once_after_a_stop_and_its_own_agent_need_not_wait_after_a_crash() {
     let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
     let mut first = agent(&redis, &sandbox, "edge-1");
     first.start();
@@ -54,7 +54,7 @@ async fn a_name_is_free_at_once_after_a_stop_and_its_own_agent_needs_not_wait_af
     first.ready().await;
     assert!(first.stop().await.success());
     assert!(!first.log().contains("cannot use Redis"), "{}", first.log());
-    // It left nothing behind, and is not missed.
+    // It left nothing behind, and is no longer listed.
     let agents: u64 = redis::cmd("ZCARD")
         .arg(format!("{USAGE}:agents"))
         .query_async(&mut redis.connection())
@@ -68,7 +68,7 @@ async fn a_name_is_free_at_once_after_a_stop_and_its_own_agent_needs_not_wait_af
 }
 
 #[tokio::test]
-async fn what_an_agent_had_in_flight_that_is_gone_for_good_is_taken_back_once() {
+async fn the_messages_in_flight_of_a_vanished_agent_are_reclaimed_once() {
     let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
     let mut gone = agent(&redis, &sandbox, "gone");
     gone.set("FAILPOINT", "intake::taken=1=abort");
@@ -144,7 +144,7 @@ async fn shared_by_four(mode: Mode) {
         Some(())
     })
     .await;
-    // What is left of the killed one is its disk, and what that holds another one takes in.
+    // Only the killed agent's disk remains, and another agent imports its contents.
     let [gone, heir, ..] = agents.as_mut_slice() else { unreachable!("there are four") };
     let file = gone.dir().join("backlog.jsonl");
     let file = file.to_str().unwrap();

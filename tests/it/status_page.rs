@@ -1,5 +1,5 @@
-//! Goal: the status page's stream tells an hour of history and then the present, to so many pages and no more, until the
-//! agent stops; and no page of the agent may fetch from elsewhere.
+//! Goal: the status page's stream sends an hour of history and then the current state, to a limited number of pages, until
+//! the agent stops; and no page of the agent may fetch from elsewhere.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::harness::{Agent, RedisServer, Stage, USAGE, load, until};
 
-/// The events of a stream as they come.
+/// The events of a stream.
 struct Events {
     body: std::pin::Pin<Box<dyn futures_util::Stream<Item = reqwest::Result<axum::body::Bytes>>>>,
     read: String,
@@ -30,7 +30,7 @@ impl Events {
         Ok(Self { body: Box::pin(body), read: String::new() })
     }
 
-    /// The next event; none at the end.
+    /// The next event; `None` at the end.
     async fn next(&mut self) -> Option<(String, Value)> {
         loop {
             if let Some(end) = self.read.find("\n\n") {
@@ -78,7 +78,7 @@ async fn the_stream_tells_history_and_present_until_the_agent_stops() {
     assert_eq!((&now["status"], &now["link"]["state"]), (&json!("healthy"), &json!("up")), "{now}");
     assert_eq!((&now["admin"], &now["drained_in_seconds"]), (&json!(false), &json!(0.0)), "{now}");
 
-    // The present follows.
+    // The current state follows.
     stage.sandbox.weather(json!({"down": true})).await;
     stage.redis.push(USAGE, &[load::usage("later", 0)]).await;
     let down = loop {
@@ -103,7 +103,7 @@ async fn the_stream_tells_history_and_present_until_the_agent_stops() {
 }
 
 #[tokio::test]
-async fn the_charts_go_on_after_a_restart_and_begin_anew_where_their_file_cannot_be_used() {
+async fn the_charts_survive_a_restart_and_start_empty_if_their_file_is_unusable() {
     let mut stage = Stage::set().await;
     let times = async |stage: &Stage| -> Vec<i64> {
         let (_, history) = stage.agent.get("/history").await.expect("it answers");
@@ -121,7 +121,7 @@ async fn the_charts_go_on_after_a_restart_and_begin_anew_where_their_file_cannot
     let before = times(&stage).await;
     assert!(before.first().is_some_and(|at| *at < stopped), "{before:?}, stopped at {stopped}");
 
-    // A file that cannot be used costs nothing but the charts, and neither does one that cannot be written.
+    // An unusable history file costs only the charts, and so does one that cannot be written.
     assert_eq!(stage.agent.stop().await.code(), Some(0));
     let file = stage.agent.dir().join("outbox/history");
     std::fs::write(&file, "dataplane-agent history 1 0000000000000000\n[]").expect("it can be written");
@@ -146,7 +146,7 @@ fn now_ms() -> i64 {
 }
 
 #[tokio::test]
-async fn whatever_is_wrong_names_its_place_and_a_section_of_the_runbook() {
+async fn every_concern_names_its_place_and_a_section_of_the_runbook() {
     let mut stage = Stage::set_with(&[("ADMIN_TOKEN", "a-token-of-the-operator")]).await;
     let (status, runbook) = stage.agent.get("/runbook").await.expect("it answers");
     assert_eq!(status, 200);
@@ -163,7 +163,7 @@ async fn whatever_is_wrong_names_its_place_and_a_section_of_the_runbook() {
         let (_, now) = stage.agent.get("/status").await?;
         let now: Value = serde_json::from_str(&now).ok()?;
         let concerns = now["concerns"].as_array()?.clone();
-        // What is a reason is told with the same words.
+        // Reasons use the same words.
         for reason in now["reasons"].as_array()? {
             assert!(concerns.iter().any(|concern| concern["text"] == *reason), "{now}");
         }
@@ -182,7 +182,7 @@ async fn whatever_is_wrong_names_its_place_and_a_section_of_the_runbook() {
 }
 
 #[tokio::test]
-async fn so_many_pages_may_look_and_the_next_one_is_told_to_wait() {
+async fn the_number_of_open_pages_is_limited() {
     let stage = Stage::set().await;
     let mut open = Vec::new();
     let refused = loop {
@@ -244,7 +244,7 @@ async fn no_page_may_fetch_from_elsewhere_and_its_files_come_compressed() {
 }
 
 #[tokio::test]
-async fn pages_are_for_trusted_addresses_as_everything_else() {
+async fn pages_too_are_for_trusted_addresses_only() {
     let redis = RedisServer::start().await;
     let mut agent = Agent::new(&redis, "http://127.0.0.1:1");
     agent.set("TRUSTED_IPS", "10.0.0.0/8");

@@ -68,7 +68,7 @@ async fn an_answer_that_redis_does_not_take_holds_up_neither_an_export_nor_the_s
 }
 
 #[tokio::test]
-async fn sigint_stops_it_too_also_with_nobody_to_talk_to() {
+async fn sigint_stops_it_too_even_without_redis_and_control_plane() {
     let mut stage = Stage::set().await;
     stage.redis.kill();
     stage.sandbox.weather(json!({"down": true})).await;
@@ -85,7 +85,7 @@ async fn a_second_agent_on_the_same_outbox_ends_with_a_clear_error_and_the_first
     second.start();
     assert_eq!(second.ended().await.code(), Some(1));
     assert!(second.log().contains("another process has this outbox open"), "{}", second.log());
-    second.says_times("waiting up to 10 s for it", 1).await;
+    second.says_times("waiting up to 10 s for the outbox", 1).await;
     let pushed = load::push_sessions(&stage.redis, "s", 5, 5).await;
     stage.drained().await;
     assert_eq!(stage.sandbox.accounts().await.processed(), pushed);
@@ -95,7 +95,7 @@ async fn a_second_agent_on_the_same_outbox_ends_with_a_clear_error_and_the_first
 async fn an_outbox_that_a_command_has_for_a_moment_is_waited_for() {
     let mut stage = Stage::set().await;
     assert!(stage.agent.stop().await.success());
-    // As `outbox verify` does, of a stopped agent.
+    // As `outbox verify` does for a stopped agent.
     let lock = std::fs::File::open(stage.agent.dir().join("outbox/lock")).expect("the lock");
     lock.lock().expect("it is free");
     stage.agent.start();
@@ -105,7 +105,7 @@ async fn an_outbox_that_a_command_has_for_a_moment_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_control_plane_that_forgot_the_server_is_told_again() {
+async fn a_server_that_was_forgotten_registers_again() {
     let stage = Stage::set_with(&[("HEARTBEAT_INTERVAL", "0.2")]).await;
     let heartbeat = async || {
         let servers = stage.sandbox.servers().await;
@@ -136,7 +136,7 @@ async fn a_client_that_sent_half_a_request_does_not_keep_it_from_stopping() {
 }
 
 #[tokio::test]
-async fn a_heartbeat_or_registration_that_is_never_answered_does_not_hold_up_the_stop() {
+async fn an_unanswered_heartbeat_or_registration_does_not_delay_the_stop() {
     for silent in ["/heartbeat", "/register"] {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&asked);
@@ -170,7 +170,7 @@ async fn a_heartbeat_or_registration_that_is_never_answered_does_not_hold_up_the
 }
 
 #[tokio::test]
-async fn what_comes_while_it_stops_stays_in_its_queue() {
+async fn messages_arriving_during_the_stop_stay_in_their_queue() {
     for mode in [Mode::List, Mode::Stream] {
         let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
         let mut agent = Agent::new(&redis, &sandbox.url);
@@ -179,7 +179,7 @@ async fn what_comes_while_it_stops_stays_in_its_queue() {
         agent.set("FAILPOINT", &format!("intake::releasing=1=hold:{}", held.display()));
         agent.start();
         agent.ready().await;
-        // It has nothing to do, and waits.
+        // It is idle, and waits.
         mode.push(&redis, USAGE, &[load::usage("s", 0)]).await;
         until("it is delivered", async || (sandbox.accounts().await.processed() == 1).then_some(())).await;
         agent.signal(Signal::TERM);

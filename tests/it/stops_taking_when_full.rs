@@ -1,4 +1,4 @@
-//! Goal: at its limit the agent stops taking, Redis keeps the records, and it goes on by itself (invariant 6).
+//! Goal: at its limit the agent stops taking records, Redis keeps them, and it resumes by itself (invariant 6).
 
 use serde_json::json;
 
@@ -11,7 +11,8 @@ async fn a_full_outbox_leaves_records_in_redis_and_the_same_process_goes_on_when
     let mut stage = Stage::set_with(&settings).await;
     let pid = stage.agent.pid();
     stage.sandbox.weather(json!({"down": true})).await;
-    // Incompressible, so that a few thousand fill it, and pushed while it takes, so that batches are under way then.
+    // Incompressible, so that a few thousand fill it, and pushed while it takes records, so that batches are in flight
+    // then.
     let filler = |n: u32| -> String {
         let noise: String = (0..150).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
         load::usage(&format!("s{}", n % 50), n).replacen('{', &format!("{{\"noise\":\"{noise}\","), 1)

@@ -1,5 +1,5 @@
-//! Goal: with streams as with lists: all is delivered, once, in order; what is no record is kept; what vanishes is made
-//! again. Crashes are `crash_points.rs`'s, several agents `several_agents.rs`'s.
+//! Goal: streams work like lists: everything is delivered once and in order; malformed messages are kept; vanished groups
+//! and streams are created again. `crash_points.rs` covers crashes, `several_agents.rs` several agents.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ async fn whole_sessions_are_delivered_once_and_in_order_and_leave_nothing_behind
     let mut stage = stage().await;
     let mut pushed = load::add_sessions(&stage.redis, "a", 100, 30).await;
     stage.streams_drained().await;
-    // Also after it was idle.
+    // Also after an idle time.
     pushed += load::add_sessions(&stage.redis, "b", 10, 3).await;
     stage.streams_drained().await;
     let accounts = stage.sandbox.accounts().await;
@@ -54,7 +54,7 @@ async fn an_entry_without_the_field_becomes_a_dead_letter_with_what_it_holds() {
 }
 
 #[tokio::test]
-async fn a_group_or_stream_that_vanished_is_made_again_and_nothing_is_taken_twice() {
+async fn a_vanished_group_or_stream_is_recreated_and_nothing_is_taken_twice() {
     let mut stage = stage().await;
     let mut pushed = load::add_sessions(&stage.redis, "a", 20, 20).await;
     for round in 0..5 {
@@ -74,7 +74,7 @@ async fn a_group_or_stream_that_vanished_is_made_again_and_nothing_is_taken_twic
 }
 
 #[tokio::test]
-async fn what_a_consumer_that_is_gone_was_given_is_claimed() {
+async fn entries_of_a_vanished_consumer_are_claimed() {
     let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
     let mut gone = Agent::new(&redis, &sandbox.url);
     gone.set("SERVER_ID", "gone");
@@ -97,8 +97,8 @@ async fn what_a_consumer_that_is_gone_was_given_is_claimed() {
 }
 
 #[tokio::test]
-async fn entries_that_were_trimmed_while_they_were_pending_are_told_and_counted() {
-    // By the agent that was given them, and by another that claims them.
+async fn entries_trimmed_while_pending_are_reported_and_counted() {
+    // By the agent they were delivered to, and by another that claims them.
     for heir in ["gone", "other"] {
         let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
         let mut gone = Agent::new(&redis, &sandbox.url);
@@ -135,7 +135,7 @@ async fn nothing_is_lost_or_doubled_by_kills_of_the_agent_and_of_redis_under_loa
     let mut pushed = 0;
     for round in 0..10 {
         pushed += load::add_sessions(&stage.redis, &format!("round-{round}"), 40, 8).await;
-        // Not a wait for anything: the moment of the crash is what is drawn.
+        // Not a wait for anything: the time of the crash is drawn.
         tokio::time::sleep(Duration::from_millis(rand::random_range(0..200))).await;
         if round % 2 == 0 {
             stage.agent.kill();
@@ -177,7 +177,7 @@ async fn a_list_in_a_streams_place_is_named_and_harms_no_other_stream() {
 }
 
 #[tokio::test]
-async fn a_list_in_a_streams_place_from_the_start_on_is_not_asked_for_again_and_again() {
+async fn a_list_in_a_streams_place_from_the_start_is_not_polled_without_a_pause() {
     let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
     redis.push(LIFECYCLE, &[load::started("s")]).await;
     let mut agent = Agent::new(&redis, &sandbox.url);
@@ -189,7 +189,7 @@ async fn a_list_in_a_streams_place_from_the_start_on_is_not_asked_for_again_and_
         (sandbox.accounts().await.kind("usage", "processed") == 1).then_some(())
     })
     .await;
-    // As many as these it takes in no time, if it asks without a pause; however slow the machine is, it is the rate that counts.
+    // Without a pause it would quickly send as many commands as this; the rate counts, however slow the machine is.
     let (before, begun) = (redis.commands().await, Instant::now());
     until("it has asked for a while", async || (begun.elapsed() > Duration::from_secs(3)).then_some(()))
         .await;

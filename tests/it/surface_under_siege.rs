@@ -1,7 +1,7 @@
-//! Goal: whatever is done to the HTTP surface, records flow and a scraper has its answer.
+//! Goal: whatever happens to the HTTP surface, records flow and a scraper gets its answer.
 //!
-//! Method: connections that send nothing, hardly anything, or far too much, and that read nothing, while records are
-//! pushed and `/health` is asked.
+//! Method: connections that send nothing, hardly anything, or far too much, or that read nothing, while records are pushed
+//! and `/health` is polled.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -21,7 +21,7 @@ fn connect(agent: &Agent) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// A scraper comes with a new connection and is answered, and records pass as ever.
+/// A scraper with a new connection is answered, and records are delivered as usual.
 async fn assert_at_work(stage: &mut Stage, prefix: &str) {
     let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
     for path in ["/health", "/metrics"] {
@@ -42,7 +42,7 @@ fn open_files(agent: &Agent) -> usize {
 
 #[tokio::test]
 async fn ten_thousand_idle_connections_keep_nobody_out() {
-    // Here are ten thousand, too.
+    // The test's side holds ten thousand as well.
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the limit can be raised");
     let mut stage = Stage::set().await;
@@ -53,7 +53,7 @@ async fn ten_thousand_idle_connections_keep_nobody_out() {
             assert_at_work(&mut stage, &format!("s{n}")).await;
         }
     }
-    // If each were waited for until its time is over, this would be six minutes.
+    // Waiting for each to time out would take six minutes.
     assert!(begun.elapsed() < Duration::from_secs(300), "{:?}", begun.elapsed());
     assert!(open_files(&stage.agent) < 400, "{} files", open_files(&stage.agent));
     drop(held);
@@ -69,7 +69,7 @@ async fn heads_that_come_a_byte_at_a_time_keep_nobody_out() {
         slow.push(stream);
     }
     for round in 0..3 {
-        // Those that were closed for others fail here.
+        // Writes to connections that were closed for others fail.
         let alive = slow.iter_mut().filter(|stream| (&**stream).write_all(b"x").is_ok()).count();
         assert!(alive > 0);
         assert_at_work(&mut stage, &format!("s{round}")).await;
@@ -92,7 +92,7 @@ async fn a_head_of_ten_megabytes_is_refused_early() {
         let mut answer = [0; 64];
         let read = stream.read(&mut answer);
         let told = read.as_ref().is_ok_and(|n| answer[..*n].starts_with(b"HTTP/1.1 431"));
-        // Who is closed upon in the middle of sending may not see the answer.
+        // A client that is disconnected while sending may not see the answer.
         assert!(
             told || sent.is_err() || matches!(read, Ok(0) | Err(_)),
             "{:?}",
@@ -122,9 +122,9 @@ async fn bodies_that_never_come_keep_nobody_out() {
         let begun = Instant::now();
         let answer = http.get(stage.agent.url("/health")).send().await.expect("it answers");
         assert_eq!(answer.status(), 200);
-        // If it waited until their time is over, it would be half a minute.
+        // Waiting for them to time out would take half a minute.
         assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
-        // A byte now and then makes no difference.
+        // An occasional byte makes no difference.
         let alive = slow.iter_mut().filter(|stream| (&**stream).write_all(b" ").is_ok()).count();
         assert!(alive > 0);
         assert_at_work(&mut stage, &format!("s{round}")).await;
@@ -132,14 +132,14 @@ async fn bodies_that_never_come_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn an_agent_without_descriptors_says_how_it_is() {
+async fn an_agent_without_descriptors_still_reports_its_health() {
     let redis = RedisServer::start().await;
     let sandbox = Sandbox::start(&[]);
     let mut agent = Agent::new(&redis, &sandbox.url);
     agent.limit("-n 40");
     agent.start();
     agent.ready().await;
-    // Streams last for as long as the agent does.
+    // Streams last as long as the agent.
     let mut held = Vec::new();
     loop {
         let mut stream = connect(&agent).expect("a connection");
@@ -155,7 +155,7 @@ async fn an_agent_without_descriptors_says_how_it_is() {
     let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).pool_max_idle_per_host(0).build();
     let http = http.expect("a client");
     for round in 0..20 {
-        // Those that come and say nothing take no descriptor from who asks.
+        // Silent connections take no descriptor from clients that send requests.
         held.push(connect(&agent).expect("a connection"));
         let answer = http.get(agent.url("/health")).send().await;
         let answer = answer.unwrap_or_else(|error| panic!("round {round}: {error:?}"));
@@ -167,7 +167,7 @@ async fn an_agent_without_descriptors_says_how_it_is() {
 }
 
 #[tokio::test]
-async fn who_reads_nothing_keeps_nobody_out() {
+async fn clients_that_read_nothing_keep_nobody_out() {
     let mut stage = Stage::set().await;
     let mut deaf = Vec::new();
     for _ in 0..300 {

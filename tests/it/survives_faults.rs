@@ -1,6 +1,6 @@
-//! Goal: with nearly a third of everything failing in every way that the contract's table knows, and the agent killed
-//! meanwhile, nothing is lost, out of order or unrecognisable, and only what was refused is a dead letter.
-//! Method: [`Faults`], which `make bench` plays with 100,000 records.
+//! Goal: with nearly a third of all requests failing in every way in the contract's table, and the agent killed meanwhile,
+//! nothing is lost, out of order or unrecognisable, and only refused records are dead letters. Method: [`Faults`], which
+//! `make bench` plays with 100,000 records.
 
 use super::harness::Faults;
 

@@ -1,5 +1,5 @@
-//! Goal: a crash at any moment loses nothing, doubles nothing unrecognisably, keeps the order.
-//! Method: SIGKILL at random moments under load and bad weather, then the accounts.
+//! Goal: a crash at any moment loses nothing, keeps the order, and every repetition is recognisable. Method: SIGKILL at
+//! random moments under load and bad weather, then the accounts.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn nothing_is_lost_or_reordered_by_twenty_kills_under_load() {
     let (mut pushed, mut settled) = (0, 0.0);
     for round in 0..ROUNDS {
         pushed += load::push_sessions(&stage.redis, &format!("round-{round}"), 50, 8).await;
-        // Not a wait for anything: the moment of the crash is what is drawn.
+        // Not a wait for anything: the time of the crash is drawn.
         tokio::time::sleep(Duration::from_millis(rand::random_range(0..250))).await;
         let metrics = stage.agent.metrics().await;
         metrics.assert_conserved();

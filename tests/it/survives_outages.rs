@@ -1,10 +1,10 @@
-//! Goal: an outage is quiet, whatever form it has, and costs no record. Method: the sandbox's weather.
+//! Goal: an outage of any form is quiet and costs no record. Method: the sandbox's weather.
 
 use serde_json::json;
 
 use super::harness::{Stage, load, until};
 
-/// By how much the agent's memory may grow, in bytes: what it has in hand is bounded, whatever waits.
+/// Allowed growth of the agent's memory in bytes: the records in memory are bounded, whatever the backlog.
 const GROWTH: f64 = 32.0 * 1024.0 * 1024.0;
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn no_form_of_outage_turns_the_backlog_into_dead_letters() {
 }
 
 #[tokio::test]
-async fn a_control_plane_that_refuses_everything_meets_the_brake() {
+async fn a_control_plane_that_refuses_everything_engages_the_brake() {
     let settings = [("REFUSAL_BRAKE", "10"), ("DRAIN_CONCURRENCY", "4")];
     let mut stage = Stage::set_with(&settings).await;
     let before = load::push_sessions(&stage.redis, "before", 1, 1).await;

@@ -1,5 +1,5 @@
-//! Goal: an agent whose outbox is moved away or deleted under it takes nothing more, says so, and goes on when the folder is
-//! back; nothing that it has acknowledged to Redis is lost but with the folder. Method: a real agent, renames and `rm -rf`.
+//! Goal: an agent whose outbox is moved or deleted takes no more records, reports that, and resumes when the folder is
+//! back; records acknowledged to Redis are lost only with the folder. Method: a real agent, renames and `rm -rf`.
 
 use serde_json::json;
 
@@ -18,7 +18,7 @@ fn said(stage: &Stage) -> usize {
     stage.agent.log().matches("OUTBOX_DIR is not there any more").count()
 }
 
-/// In the queue and in flight: what Redis has not forgotten.
+/// In the queue and in flight: what Redis still has.
 async fn in_redis(stage: &Stage) -> u64 {
     stage.redis.len(USAGE).await + stage.redis.len(&format!("{USAGE}:processing:edge-test-1")).await
 }
@@ -59,7 +59,7 @@ async fn an_outbox_that_is_moved_away_and_back_costs_no_record() {
 }
 
 #[tokio::test]
-async fn of_an_outbox_that_is_deleted_the_rest_is_delivered_and_a_restart_begins_anew() {
+async fn after_the_outbox_is_deleted_readable_records_are_delivered_and_a_restart_starts_empty() {
     let mut stage = Stage::set().await;
     stage.sandbox.weather(json!({"down": true})).await;
     let before: Vec<_> = (0..50).map(|n| load::usage("before", n)).collect();

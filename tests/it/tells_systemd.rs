@@ -1,5 +1,5 @@
-//! Goal: systemd hears when the agent is ready, how it is, that it reads its secrets again and that it stops; and pings
-//! as long as the pipeline can make progress. Method: a socket of ours as NOTIFY_SOCKET.
+//! Goal: systemd learns when the agent is ready, its status, and when it reloads or stops; pings continue as long as the
+//! pipeline can make progress. Method: the test's socket as NOTIFY_SOCKET.
 
 use std::time::{Duration, Instant};
 
@@ -10,19 +10,19 @@ use tokio::net::UnixDatagram;
 
 use super::harness::{Agent, RedisServer, Sandbox, Stage, load, until};
 
-/// Within which time a ping is asked for.
+/// The interval within which pings are expected.
 const WATCHDOG: Duration = Duration::from_secs(1);
-/// Nothing that comes is this late.
+/// No message is this late.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Hears what an agent has to say.
+/// Receives an agent's notifications.
 struct Systemd {
     socket: UnixDatagram,
     _dir: TempDir,
 }
 
 impl Systemd {
-    /// Listens, and tells the agent where.
+    /// Listens, and sets the agent's variables.
     fn listen_to(agent: &mut Agent) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
@@ -32,14 +32,14 @@ impl Systemd {
         Self { socket, _dir: dir }
     }
 
-    /// What comes next, pings included, if anything does in time.
+    /// The next message, pings included, if one arrives in time.
     async fn next_within(&self, time: Duration) -> Option<String> {
         let mut buffer = [0; 1024];
         let length = tokio::time::timeout(time, self.socket.recv(&mut buffer)).await.ok()?.unwrap();
         Some(String::from_utf8(buffer[..length].to_vec()).unwrap())
     }
 
-    /// The next that `is_it`, and all that came before it.
+    /// The next message that `is_it`, and all messages before it.
     async fn hear(&self, what: &str, is_it: impl Fn(&str) -> bool) -> (String, Vec<String>) {
         let (begun, mut before) = (Instant::now(), Vec::new());
         while let Some(left) = DEADLINE.checked_sub(begun.elapsed()) {
@@ -56,14 +56,14 @@ impl Systemd {
         self.hear("a ping", |text| text == "WATCHDOG=1").await;
     }
 
-    /// The next status that has all of these in it.
+    /// The next status that contains all of these words.
     async fn hear_status(&self, words: &[&str]) {
         let is_it = |text: &str| text.contains("STATUS=") && words.iter().all(|word| text.contains(word));
         self.hear(&format!("a status with {words:?}"), is_it).await;
     }
 
-    /// Fails if more than one ping comes in the next while, some time longer than systemd waits for one: that one may have
-    /// been on its way.
+    /// Fails if more than one ping arrives within some time longer than the watchdog's interval: one may have been in
+    /// transit.
     async fn hear_no_more_pings(&self) {
         let (until, mut pings) = (Instant::now() + WATCHDOG * 3, 0);
         while let Some(left) = until.checked_duration_since(Instant::now()) {
@@ -92,7 +92,7 @@ impl Heard {
 }
 
 #[tokio::test]
-async fn ready_is_said_when_it_works_and_the_status_names_depth_and_link() {
+async fn readiness_is_sent_when_it_works_and_the_status_names_depth_and_link() {
     let Heard { mut stage, systemd } = Heard::start(&[]).await;
     let (ready, before) = systemd.hear("READY", |text| text.starts_with("READY=1\n")).await;
     assert!(before.iter().all(|text| text == "WATCHDOG=1"), "{before:?}");
@@ -143,7 +143,7 @@ async fn a_reload_is_announced_and_ended() {
 }
 
 #[tokio::test]
-async fn an_outage_of_everything_around_it_does_not_stop_the_pings() {
+async fn an_outage_of_redis_and_control_plane_does_not_stop_the_pings() {
     let Heard { mut stage, systemd } = Heard::start(&[]).await;
     stage.agent.ready().await;
     stage.sandbox.weather(json!({"down": true})).await;
@@ -158,7 +158,7 @@ async fn an_outage_of_everything_around_it_does_not_stop_the_pings() {
 
 #[tokio::test]
 async fn an_outbox_that_does_not_accept_does_not_stop_the_pings() {
-    // That much free space there is nowhere.
+    // No disk has that much free space.
     let Heard { stage: _stage, systemd } = Heard::start(&[("OUTBOX_MIN_FREE_BYTES", "1000000GiB")]).await;
     systemd.hear_status(&["not accepting records: disk_low"]).await;
     for _ in 0..10 {
@@ -176,7 +176,7 @@ async fn pings_stop_while_held(point: &str) {
     systemd.hear_ping().await;
     let pushed = load::push_sessions(&stage.redis, "s", 3, 3).await;
     until("the thread is held", async || held.exists().then_some(())).await;
-    // What was said before it was held.
+    // Messages sent before it was held.
     while systemd.next_within(Duration::ZERO).await.is_some() {}
     systemd.hear_no_more_pings().await;
     assert!(stage.agent.health().await.is_some(), "the runtime gets on, and would have sent them");
@@ -197,7 +197,7 @@ async fn a_maintenance_thread_that_hangs_stops_the_pings() {
 }
 
 #[tokio::test]
-async fn signals_count_from_the_very_start() {
+async fn signals_are_handled_from_the_very_start() {
     let dir = tempfile::tempdir().unwrap();
     let held = dir.path().join("held");
     let plan = format!("agent::building=1=hold:{}", held.display());

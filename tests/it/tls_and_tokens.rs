@@ -1,5 +1,5 @@
-//! Goal: over TLS the agent shows who it is in every way that can be configured, and trusts nobody whom it should not; no
-//! key and no token is ever in what it says. Method: a real TLS server, with certificates and keys made here.
+//! Goal: over TLS the agent authenticates in every configurable way, and trusts only valid servers; keys and tokens never
+//! appear in its output. Method: a real TLS server, with generated certificates and keys.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use super::harness::{
     API_KEY, Agent, DEAD_LETTERS, QUOTA, Received, RedisServer, SERVER_ID, Scripted, USAGE, load, until,
 };
 
-/// A `ControlPlane` that takes whatever comes.
+/// A `ControlPlane` that accepts everything.
 fn welcome(request: &Received) -> Response {
     if request.is_batch() {
         return request.results(|_| 200);
@@ -39,14 +39,14 @@ fn verify(request: &Received, key: &DecodingKey, algorithm: Algorithm, audience:
     Some(token.claims)
 }
 
-/// What an operator or a collector could ever read of it holds none of these, nor any token.
+/// Asserts that nothing an operator or a collector could read contains these secrets, or any token.
 async fn assert_tells_no_secret(agent: &Agent, secrets: &[&str]) {
     let mut told = agent.log();
     for path in ["/health", "/health/detailed", "/metrics", "/metrics/json"] {
         told.push_str(&agent.get(path).await.expect("it answers").1);
     }
     assert!(told.contains("[debug]"), "all that it can say was asked for");
-    // Every header of a token in base64 begins so.
+    // Every token's header in base64 begins like this.
     assert!(!told.contains("eyJ"), "a token was told:\n{told}");
     for secret in secrets.iter().flat_map(|secret| secret.lines()).filter(|line| !line.starts_with("-----")) {
         assert!(!told.contains(secret), "a secret was told:\n{told}");
@@ -82,7 +82,7 @@ async fn delivered(agent: &Agent) {
 }
 
 #[tokio::test]
-async fn a_token_of_every_algorithm_is_believed_over_tls_with_a_certificate_of_our_own() {
+async fn tokens_of_every_algorithm_are_accepted_over_mutual_tls() {
     let rsa = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).expect("a key");
     let ec = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
     let ed = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
@@ -147,9 +147,9 @@ async fn a_token_of_every_algorithm_is_believed_over_tls_with_a_certificate_of_o
     }
 }
 
-/// What a certificate that is not in order is called, so that a person understands it.
+/// The descriptions of invalid certificates must be understandable.
 #[tokio::test]
-async fn a_server_that_cannot_be_trusted_gets_nothing_and_the_reason_is_told_in_words() {
+async fn an_untrusted_server_gets_no_data_and_the_reason_is_described() {
     let authority = Authority::new("ours");
     let foreign = Authority::new("foreign");
     let good = authority.good();
@@ -192,7 +192,7 @@ async fn a_server_that_cannot_be_trusted_gets_nothing_and_the_reason_is_told_in_
         let cause = health["components"]["control_plane"]["cause"].as_str().expect("a cause");
         assert!(cause.contains(words), "{name}: {cause}");
         agent.says(cause).await;
-        // It tries again and again, and never gives up a record for it.
+        // It keeps trying, and gives up no record because of it.
         until(&format!("{name}: it tries again"), async || {
             let failed =
                 agent.metrics().await.sum("dataplane_control_plane_requests_total", &[("code", "tls")]);

@@ -1,5 +1,5 @@
-//! Goal: `top` shows agents as they are, says which are away, and gives the terminal back however it ends. Method: a
-//! real terminal, tmux's, with a shell in it.
+//! Goal: `top` shows the agents' state, including those that are offline, and restores the terminal however it ends.
+//! Method: a real terminal, tmux's, with a shell in it.
 
 use std::process::{Command, Output};
 
@@ -44,7 +44,7 @@ impl Tmux {
         .await
     }
 
-    /// The shell has the terminal back as it was: its screen, its echo, its lines.
+    /// Asserts that the shell has its terminal back: its screen, echo and line mode.
     async fn is_given_back(&self, code: &str) {
         self.shows(&[&format!("ended with {code}"), "before"]).await;
         let on =
@@ -58,7 +58,7 @@ impl Tmux {
 
 impl Drop for Tmux {
     fn drop(&mut self) {
-        // One that has ended already is no fault here.
+        // It may have ended already.
         let socket = self.0.path().join("socket");
         let _ = Command::new("tmux").arg("-S").arg(socket).arg("kill-server").output();
     }
@@ -69,7 +69,7 @@ pub(crate) fn binary() -> &'static str {
 }
 
 #[tokio::test]
-async fn without_a_terminal_it_says_so_or_prints_one_picture() {
+async fn without_a_terminal_it_says_so_or_prints_a_snapshot() {
     let stage = Stage::set().await;
     stage.agent.command(&[], &["top"]).await.assert_failed("top needs a terminal");
     let once = stage.agent.command(&[], &["top", "--once", "--interval", "0.1"]).await;
@@ -122,7 +122,7 @@ async fn agents_are_watched_go_away_and_come_back() {
 }
 
 #[tokio::test]
-async fn the_terminal_is_given_back_after_a_signal_and_after_a_panic() {
+async fn the_terminal_is_restored_after_a_signal_and_after_a_panic() {
     let stage = Stage::set().await;
     let url = stage.agent.url("");
     let tmux = Tmux::start();

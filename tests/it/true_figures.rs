@@ -1,5 +1,5 @@
-//! Goal: what the agent shows of its backlog is true in every state, and what it does not know it does not show: the age of the
-//! oldest record, forecasts, and what waits in a Redis that is away.
+//! Goal: the agent's figures about its backlog are correct in every state, and unknown ones are not shown: the age of the
+//! oldest record, forecasts, and the depth of a Redis that is away.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use super::harness::{Agent, RedisServer, Sandbox, Stage, USAGE, load, until};
 
 const TOKEN: (&str, &str) = ("ADMIN_TOKEN", "a-token-of-the-operator");
 
-/// Waits until so many wait in the outbox. Each of them is at least as old as what this gives.
+/// Waits until this many records are in the outbox. Each of them is at least as old as the returned time.
 async fn waiting(agent: &Agent, depth: u64) -> Instant {
     until("they wait in the outbox", async || {
         let health = agent.health().await?;
@@ -19,7 +19,7 @@ async fn waiting(agent: &Agent, depth: u64) -> Instant {
     Instant::now()
 }
 
-/// The age is at least that, in metrics (which are rendered 50 times a second at most) and health.
+/// Asserts that the age is at least this, in metrics (rendered at most 50 times a second) and in health.
 async fn assert_age(agent: &Agent, since: Instant) {
     let least = since.elapsed().as_secs_f64() - 0.1;
     let metric = agent.metrics().await.sum("dataplane_outbox_oldest_age_seconds", &[("kind", "usage")]);
@@ -88,7 +88,7 @@ async fn a_link_that_was_never_up_and_a_restart_do_not_hide_the_age() {
 }
 
 #[tokio::test]
-async fn what_waits_behind_a_held_kind_has_its_age() {
+async fn records_behind_a_held_kind_have_their_age() {
     let sandbox = Sandbox::start(&[]);
     sandbox.weather(json!({"always": 422})).await;
     let stage = Stage::set_around(sandbox, &[("REFUSAL_BRAKE", "3")]).await;
@@ -106,7 +106,7 @@ async fn what_waits_behind_a_held_kind_has_its_age() {
 }
 
 #[tokio::test]
-async fn what_waits_in_a_redis_that_is_away_is_not_zero_but_unknown() {
+async fn the_depth_of_a_redis_that_is_away_is_unknown_and_not_zero() {
     let mut stage = Stage::set().await;
     until("the depth is known", async || {
         (status(&stage.agent).await["kinds"]["usage"]["in_redis"] == 0).then_some(())

@@ -1,5 +1,5 @@
-//! `systemd/dataplane-agent.service` agrees with the agent that it starts. That systemd accepts it, and how much of the
-//! machine it leaves the agent, is checked by `make check-unit`.
+//! `systemd/dataplane-agent.service` matches the agent that it starts. `make check-unit` checks that systemd accepts it,
+//! and how much access it gives the agent.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ fn systemd_waits_for_the_agents_word() {
     assert_eq!(value("Type"), "notify");
     assert_eq!(value("NotifyAccess"), "main");
     assert!(value("WatchdogSec").parse::<u32>().unwrap() > 0);
-    // The agent's own reload is SIGHUP.
+    // The agent reloads on SIGHUP.
     assert!(value("ExecReload").contains("kill -HUP"));
 }
 

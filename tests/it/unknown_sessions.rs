@@ -1,21 +1,21 @@
-//! Goal: sessions that nobody knows yet hold up no other, however many they are. Method: more of them than records are
-//! kept in memory, in front of sessions that are known.
+//! Goal: unknown sessions delay no others, however many there are. Method: more of them than records are kept in memory,
+//! ahead of known sessions.
 
 use serde_json::json;
 
 use super::harness::{Stage, USAGE, load, until};
 
-/// More than the 8,192 records of a kind that are in memory at the most.
+/// More than the 8,192 records of a kind kept in memory.
 const UNKNOWN: u32 = 10_000;
 const LATE: u32 = 200;
 
 #[tokio::test]
 async fn more_unknown_sessions_than_fit_into_memory_hold_up_nobody() {
-    // They wait long, so that they are all waiting at once.
+    // With long waits, all of them wait at once.
     let settings = [("CONTROL_PLANE_INITIAL_ERROR_DELAY", "10"), ("CONTROL_PLANE_MAX_BACKOFF", "20")];
     let mut stage = Stage::set_with(&settings).await;
     stage.sandbox.weather(json!({"unknown_sessions": ["lost-"]})).await;
-    // Every other one is known: if all were unknown, it would be the route.
+    // Every other one is known: if all were unknown, the route would be at fault.
     let usage = |n: u32| ["lost", "known"].map(|of| load::usage(&format!("{of}-{n}"), 0));
     stage.redis.push(USAGE, &(0..UNKNOWN).flat_map(usage).collect::<Vec<_>>()).await;
     until("the known ones are delivered past them", async || {
@@ -29,7 +29,7 @@ async fn more_unknown_sessions_than_fit_into_memory_hold_up_nobody() {
         (accounts.processed() == u64::from(UNKNOWN) + late).then_some(())
     })
     .await;
-    // What a scrape tells is what is durable: a moment later.
+    // A scrape shows what is durable: a moment later.
     until("the unknown ones wait, and no other", async || {
         let metrics = stage.agent.metrics().await;
         (metrics.sum("dataplane_outbox_depth", &[]) as u32 == UNKNOWN).then_some(())

@@ -1,21 +1,21 @@
-//! The account of a round, and the sum of many.
+//! The account of a round, and sums of accounts.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What became of the records of some rounds.
+/// The fate of the records of some rounds.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(crate) struct Account {
-    /// Kills, cuts, faults: what the campaign counts.
+    /// Kills, power cuts or faults: the campaign's unit.
     pub rounds: u64,
-    /// Messages that Redis has taken from the producer, malformed ones included.
+    /// Messages that Redis accepted from the producer, malformed ones included.
     pub pushed: u64,
-    /// Records that the ControlPlane processed, each once under its key.
+    /// Records that the ControlPlane processed, counted once per key.
     pub delivered: u64,
-    /// Dead letters that must be: refused, or no record.
+    /// Dead letters that are correct: refused records and malformed messages.
     pub dead_letters: u64,
     /// Records in Redis or in the outbox at the end.
     pub waiting: u64,
@@ -27,11 +27,11 @@ pub(crate) struct Account {
     pub unrecognisable: u64,
     /// Records that came in the wrong order of their session.
     pub out_of_order: u64,
-    /// Records that are nowhere.
+    /// Records found nowhere.
     pub lost: u64,
     /// Answers to quota requests that did not reach Redis, or that Redis lost.
     pub answers_missing: u64,
-    /// What was done to the agent, and what it did, by name.
+    /// What was done to the agent and what it did, by name.
     pub events: BTreeMap<String, u64>,
 }
 
@@ -83,7 +83,7 @@ impl fmt::Display for Account {
     }
 }
 
-/// One seed's account, and what was wrong with it.
+/// One seed's account and violations.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub account: Account,

@@ -13,18 +13,18 @@ use crate::process::{Process, free_port, log};
 use crate::redis_server::SERVER_ID;
 
 const TOKEN: &str = "a-token-of-the-campaigns";
-/// How long a start may take, recovery and a held lease included.
+/// Maximum time of a start, including recovery and waiting for a lease.
 const READY_WITHIN: Duration = Duration::from_secs(60);
-/// So often one that ended by itself is started again, as a service manager does.
+/// Restarts of an agent that ended by itself, as by a service manager.
 const RESTARTS: u32 = 20;
-/// And so long after.
+/// The delay before such a restart.
 const RESTART_DELAY: Duration = Duration::from_millis(200);
 
-/// A dead letter, as `/admin` tells of it.
+/// A dead letter as reported by `/admin`.
 pub(crate) struct DeadLetter {
     pub reason: String,
     pub detail: String,
-    /// The transaction, or all of a message that is no record.
+    /// The transaction, or the complete message if it is not a record.
     pub id: String,
 }
 
@@ -33,13 +33,13 @@ pub(crate) struct Agent {
     folder: PathBuf,
     address: String,
     settings: BTreeMap<String, String>,
-    /// For the next start: what is preloaded into it.
+    /// Variables for the next start, such as a library to preload.
     pub extra: Vec<(String, String)>,
     process: Option<Process>,
 }
 
 impl Agent {
-    /// Not started yet. Its delays are short, and nothing expires.
+    /// Configures an agent with short delays and without expiry. Does not start it.
     pub(crate) fn new(program: &Path, folder: &Path, control_plane: &str) -> Self {
         let port = free_port();
         let settings = [
@@ -56,7 +56,7 @@ impl Agent {
             ("CONTROL_PLANE_MAX_BACKOFF", "0.5"),
             ("CONTROL_PLANE_TIMEOUT", "2"),
             ("QUOTA_REFRESH_TTL_SECONDS", "86400"),
-            // What fails by chance must not look like what fails for ever.
+            // Random failures must not be mistaken for permanent ones.
             ("POISON_ATTEMPTS", "1000"),
         ];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
@@ -69,7 +69,7 @@ impl Agent {
         self.settings.insert(name.to_owned(), value.to_owned());
     }
 
-    /// Starts it. Everything that it says is added to its log.
+    /// Starts it. Its output is appended to its log.
     pub(crate) fn start(&mut self) -> Result<()> {
         let output = log(&self.folder, "agent.log")?;
         let errors = output.try_clone()?;
@@ -87,12 +87,12 @@ impl Agent {
         self.process.as_ref().map(Process::pid)
     }
 
-    /// Ends it at once, as a crash does.
+    /// Kills it, as a crash would.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.process.take().map_or(Ok(()), |mut process| process.kill())
     }
 
-    /// Its status, if it has ended by itself.
+    /// Its exit status, if it has ended by itself.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         let status = self.process.as_mut().map_or(Ok(None), Process::ended)?;
         if status.is_some() {
@@ -101,7 +101,7 @@ impl Agent {
         Ok(status)
     }
 
-    /// Waits until it is connected to Redis. One that ends by itself is started again; returns how often it did.
+    /// Waits until it is connected to Redis, restarting it if it ends by itself. Returns the number of restarts.
     pub(crate) fn ready(&mut self) -> Result<u32> {
         let (begun, mut ends) = (Instant::now(), 0);
         loop {
@@ -123,17 +123,17 @@ impl Agent {
         }
     }
 
-    /// `None` while it does not answer.
+    /// The health; `None` if it does not answer.
     pub(crate) fn health(&self) -> Option<Value> {
         http::get_json(&self.address, "/health").ok()
     }
 
-    /// One scrape; `None` while it does not answer.
+    /// A scrape; `None` if it does not answer.
     pub(crate) fn metrics(&self) -> Option<Metrics> {
         http::get(&self.address, "/metrics").ok().map(Metrics)
     }
 
-    /// The dead letters behind this one.
+    /// The dead letters after this one.
     pub(crate) fn dead_letters(&self, last: u64) -> Result<Vec<DeadLetter>> {
         let paths: Vec<String> =
             self.dead_letter_ids(last)?.iter().map(|id| format!("/admin/dead-letters/{id}")).collect();
@@ -148,7 +148,7 @@ impl Agent {
         Ok(letters)
     }
 
-    /// The number of the newest one; 0 if there is none.
+    /// The number of the newest dead letter; 0 if there is none.
     pub(crate) fn last_dead_letter(&self, behind: u64) -> Result<u64> {
         Ok(self.dead_letter_ids(behind)?.last().copied().unwrap_or(behind))
     }
@@ -171,11 +171,11 @@ impl Agent {
     }
 }
 
-/// One scrape.
+/// A scrape.
 pub(crate) struct Metrics(String);
 
 impl Metrics {
-    /// The sum of a metric's samples, of one kind or of all.
+    /// The sum of a metric's samples, for one kind or all.
     pub(crate) fn sum(&self, name: &str, kind: Option<&str>) -> u64 {
         let label = kind.map_or(String::new(), |kind| format!("kind=\"{kind}\""));
         let samples = self.0.lines().filter_map(|line| line.strip_prefix(name));
@@ -183,7 +183,7 @@ impl Metrics {
         samples.filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
     }
 
-    /// The kinds of which what came in is not what went out and what waits.
+    /// The kinds whose records in do not equal the records out plus those waiting.
     pub(crate) fn unbalanced(&self) -> Vec<String> {
         let kinds = ["usage", "lifecycle", "quota"].into_iter();
         let of = |kind: &str| {
@@ -200,7 +200,7 @@ impl Metrics {
             .collect()
     }
 
-    /// What is settled so far, which never becomes less.
+    /// Records settled so far, which never decreases.
     pub(crate) fn settled(&self) -> u64 {
         self.sum("dataplane_delivered_total", None) + self.sum("dataplane_duplicates_total", None)
     }

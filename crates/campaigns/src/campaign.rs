@@ -1,4 +1,4 @@
-//! A campaign: seed after seed until there are rounds enough, with a state that the next run goes on from.
+//! A campaign: it plays seed after seed until it has enough rounds, and keeps a state from which the next run continues.
 
 use std::time::{Duration, Instant};
 
@@ -8,28 +8,28 @@ use crate::account::Outcome;
 use crate::stage::Rig;
 use crate::state::{State, date};
 
-/// How a campaign plays one seed.
+/// Plays one seed of a campaign.
 pub(crate) type Play = fn(&Rig, u64) -> Result<Outcome>;
 
 pub(crate) struct Campaign {
-    /// As on the command line, and of its state.
+    /// The name on the command line and of the state.
     pub name: String,
-    /// What repeats a seed: the command without the seed.
+    /// The command that repeats a seed, without the seed.
     pub command: String,
     pub play: Play,
-    /// The rounds that all runs together shall have.
+    /// The total number of rounds of all runs.
     pub rounds: u64,
-    /// After so many a line is printed.
+    /// Rounds between printed lines.
     pub line_every: u64,
-    /// Goes on after a seed that failed.
+    /// Whether to continue after a failed seed.
     pub goes_on: bool,
-    /// This run ends after so long.
+    /// The duration of this run.
     pub seconds: Option<u64>,
     pub first: u64,
 }
 
 impl Campaign {
-    /// Runs it; whether nothing was wrong.
+    /// Runs the campaign. Returns whether there were no failures.
     pub(crate) fn run(&self, rig: &Rig) -> Result<bool> {
         let mut state = State::open(&rig.folder, &self.name, self.first)?;
         state.note_versions(&rig.agent)?;
@@ -76,7 +76,7 @@ impl Campaign {
         Ok(is_well)
     }
 
-    /// Plays a seed. What the rig itself cannot do is a failure too: of a server that never came back nobody knows why.
+    /// Plays a seed. A failure of the rig counts too: for instance, the cause of a server that never came back is unknown.
     pub(crate) fn seed(&self, rig: &Rig, seed: u64) -> Outcome {
         (self.play)(rig, seed).unwrap_or_else(|error| Outcome {
             violations: vec![format!("the round could not be ended: {error:#}")],
@@ -84,7 +84,7 @@ impl Campaign {
         })
     }
 
-    /// Says what was wrong with a seed.
+    /// Prints what was wrong with a seed.
     pub(crate) fn tell(&self, rig: &Rig, seed: u64, outcome: &Outcome) {
         println!("{}: seed {seed} FAILED", self.name);
         outcome.violations.iter().for_each(|violation| println!("  {violation}"));

@@ -1,8 +1,8 @@
-//! The outbox's disk fails: writes meet EIO, ENOSPC or are short, a sync fails and the power is cut later, a file system
+//! The outbox's disk fails: writes return EIO or ENOSPC or are short; a sync fails and power is cut later; a file system
 //! becomes read-only or full.
 //!
-//! Most seeds preload `tests/it/outbox/lying_disk.c` into the agent, which knows what a power cut would leave. The others
-//! have an ext4 file system in an image.
+//! Most seeds preload `tests/it/outbox/lying_disk.c` into the agent; the library knows what a power cut would leave. The others
+//! use an ext4 file system in an image.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -20,14 +20,14 @@ use crate::process::run;
 use crate::stage::{Rig, Stage};
 
 const FAULTS: u32 = 10;
-/// So long the agent works at most until its fault comes; it may be one that never does.
+/// How long the agent works while waiting for a fault, which may never occur.
 const FAILS_WITHIN: Duration = Duration::from_secs(3);
 
 pub(crate) fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
     let mut stage = Stage::set(rig, "disk", seed)?;
     stage.may_end = true;
     stage.agent.set("OUTBOX_MIN_FREE_BYTES", "1MiB");
-    // One in four, whatever is drawn, so that few seeds have both.
+    // Every fourth seed, independent of the dice, so that few seeds combine both.
     if seed.is_multiple_of(4) && !rig.has(Plant::LyingSync) {
         let mut image = Image::new(&stage.folder, "ext4")?;
         let outcome = on_an_image(&mut stage, &mut image, rig);
@@ -68,19 +68,19 @@ fn on_an_image(stage: &mut Stage<'_>, image: &mut Image, rig: &Rig) -> Result<()
         } else {
             stage.does("a file system full")?;
             let ballast = image.path().join("ballast");
-            // As much as there is: it says that it has not got it all.
+            // Requests more than there is: it fails after taking everything.
             let _ = run("fallocate", &["-l", "1G", &ballast.display().to_string()]);
             fill(&ballast)?;
             stage.push(messages)?;
             stage.sleep(0..400);
             if stage.dice.random_bool(0.3) {
-                // It must open, by its reserve.
+                // The agent must still open, thanks to its reserve.
                 stage.agent.kill()?;
                 stage.agent.start()?;
                 stage.sleep(0..300);
             }
             fs::remove_file(&ballast).context("the ballast")?;
-            // Or it is back behind the next error.
+            // Otherwise the error reappears with the next one.
             fs::File::open(image.path())?.sync_all()?;
         }
         stage.account.rounds += 1;
@@ -88,7 +88,7 @@ fn on_an_image(stage: &mut Stage<'_>, image: &mut Image, rig: &Rig) -> Result<()
     stage.audit(Rules::default())
 }
 
-/// Writes to this file until there is no room left.
+/// Writes to this file until the disk is full.
 fn fill(path: &Path) -> Result<()> {
     use std::io::Write as _;
     let mut file = fs::File::options().create(true).append(true).open(path)?;
@@ -98,7 +98,7 @@ fn fill(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What is preloaded, and what it knows.
+/// The preloaded library and its records.
 struct Library {
     path: PathBuf,
     outbox: PathBuf,
@@ -147,7 +147,7 @@ impl Library {
         } else {
             stage.does("faults that never came")?;
         }
-        // It goes on, on a disk that has come to itself or will.
+        // The agent continues on a disk that has recovered or will recover.
         stage.push(50)?;
         stage.sleep(0..400);
         stage.check_counters();
@@ -169,7 +169,7 @@ impl Library {
         stage.agent.extra.clear();
         fs::remove_dir_all(&self.shadow).context("the shadow")?;
         if stage.dice.random_bool(0.5) {
-            // From time to time it opens all that, and catches up.
+            // Every now and then it opens the outbox and catches up.
             stage.agent.start()?;
             stage.agent_ready()?;
             stage.sleep(0..300);
@@ -193,7 +193,7 @@ impl Library {
     }
 }
 
-/// A fault: its name, the library's variable, and its value.
+/// A fault: its name, and the library's variable with its value.
 fn draw(stage: &mut Stage<'_>) -> (&'static str, &'static str, String) {
     let dice = &mut stage.dice;
     let part = ["*", "ledger/db", "segments/", "ledger"][dice.random_range(0..4)];
@@ -211,7 +211,7 @@ fn draw(stage: &mut Stage<'_>) -> (&'static str, &'static str, String) {
     }
 }
 
-/// Puts back what is on the disk, as a power cut leaves it.
+/// Restores what is on the disk, as a power cut would leave it.
 fn cut_power(folder: &Path, shadow: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let entry = entry?;

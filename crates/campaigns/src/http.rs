@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as the agent's and the sandbox's own pages need, on loopback.
+//! The part of HTTP/1.1 that the agent's and the sandbox's pages need, on loopback.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -9,10 +9,10 @@ use serde_json::Value;
 
 /// Far longer than any answer takes.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Requests that are sent before the first answer is read.
+/// Requests sent before the first answer is read.
 const PIPELINED: usize = 200;
 
-/// Asks for a path; the body, whatever the status.
+/// GETs a path and returns the body, whatever the status.
 pub(crate) fn get(address: &str, path: &str) -> Result<String> {
     request(address, "GET", path, &[], "").map(|(_, body)| body)
 }
@@ -23,7 +23,7 @@ pub(crate) fn get_json(address: &str, path: &str) -> Result<Value> {
     serde_json::from_str(&body).with_context(|| format!("{path} answers no JSON: {body}"))
 }
 
-/// One request over a connection of its own: status and body.
+/// Sends one request over its own connection; returns status and body.
 pub(crate) fn request(
     address: &str,
     method: &str,
@@ -41,7 +41,7 @@ pub(crate) fn request(
     answer(&mut BufReader::new(stream)).with_context(|| format!("{method} {path} of {address}"))
 }
 
-/// Asks for many paths over one connection, and gives the answers in their order. `headers` are whole lines.
+/// GETs many paths over one connection and returns the answers in order. `headers` are complete lines.
 pub(crate) fn get_many(
     address: &str,
     headers: &str,

@@ -1,7 +1,7 @@
-//! A file system in a file, on a loop device: its power can be cut, and it can fail. Needs root.
+//! A file system in a file on a loop device, whose power can be cut and which can fail. Needs root.
 //!
-//! The campaign runs in a mount namespace of its own ([`enter_namespace`]): whatever becomes of it, the kernel takes the
-//! mounts and the devices back with its last process.
+//! The campaign runs in its own mount namespace ([`enter_namespace`]): however it ends, the kernel releases the mounts and
+//! devices with its last process.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::process::{exists, run, until};
 
-/// The smallest that mkfs.xfs makes is 300.
+/// mkfs.xfs requires at least 300.
 const MIB: u64 = 320;
 const RELEASED_WITHIN: Duration = Duration::from_secs(20);
 const NAMESPACE: &str = "CAMPAIGN_HAS_ITS_OWN_MOUNTS";
@@ -21,9 +21,9 @@ const NAMESPACE: &str = "CAMPAIGN_HAS_ITS_OWN_MOUNTS";
 /// How the power is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// The device takes nothing any more from some request on.
+    /// The device accepts nothing after some request.
     Device,
-    /// The file system forgets what it has not written, its log included.
+    /// The file system discards what it has not written, including its log.
     FileSystem,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Image {
     is_mounted: bool,
 }
 
-/// Begins anew in a mount namespace of its own, unless this is one. Returns only when there is nothing to do, or an error.
+/// Re-executes itself in a new mount namespace unless it is in one. Returns only if nothing is to be done, or on an error.
 pub(crate) fn enter_namespace() -> Result<()> {
     if std::env::var_os(NAMESPACE).is_some() {
         return Ok(());
@@ -47,7 +47,7 @@ pub(crate) fn enter_namespace() -> Result<()> {
     Err(command.env(NAMESPACE, "1").exec()).context("unshare (util-linux) cannot be started")
 }
 
-/// Why there can be no such file system here.
+/// Why images cannot be used here.
 pub(crate) fn missing(file_system: &str) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("mounting an image needs root".to_owned());
@@ -59,7 +59,7 @@ pub(crate) fn missing(file_system: &str) -> Option<String> {
 }
 
 impl Image {
-    /// A new file system, mounted; the image is in that folder.
+    /// Creates and mounts a file system; the image is in the folder.
     pub(crate) fn new(folder: &Path, file_system: &str) -> Result<Self> {
         if let Some(reason) = missing(file_system) {
             bail!("{file_system}: {reason}");
@@ -86,12 +86,12 @@ impl Image {
         self.folder.join("image")
     }
 
-    /// Where it is mounted.
+    /// The mount point.
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.join("mnt")
     }
 
-    /// The loop device under it, as `loop3`.
+    /// The underlying loop device, such as `loop3`.
     pub(crate) fn device(&self) -> Result<String> {
         let found = Command::new("findmnt").args(["-n", "-o", "SOURCE"]).arg(self.path()).output()?;
         let device = String::from_utf8_lossy(&found.stdout).trim().to_owned();
@@ -101,14 +101,14 @@ impl Image {
 
     fn mount(&mut self) -> Result<()> {
         let (file, path) = (self.file().display().to_string(), self.path().display().to_string());
-        // As it is mounted in the field: ext4 is the one that has to be told what to do about an error.
+        // Mounted as in production: only ext4 needs to be told how to react to errors.
         let options = if self.file_system == "ext4" { "loop,errors=remount-ro" } else { "loop" };
         run("mount", &["-t", &self.file_system, "-o", options, &file, &path])?;
         self.is_mounted = true;
         Ok(())
     }
 
-    /// What has not reached the disk is gone from here on, and nothing reaches it any more.
+    /// Discards what has not reached the disk; from here on nothing reaches it.
     pub(crate) fn cut_power(&self, cut: Cut) -> Result<()> {
         let program = self.folder.join("cut_power").display().to_string();
         match cut {
@@ -117,18 +117,18 @@ impl Image {
         }
     }
 
-    /// Has ext4 find an error: it remounts itself read-only.
+    /// Makes ext4 detect an error and remount itself read-only.
     pub(crate) fn fail(&self) -> Result<()> {
         let path = format!("/sys/fs/ext4/{}/trigger_fs_error", self.device()?);
         fs::write(&path, "a campaign").with_context(|| path.clone())
     }
 
-    /// Checks and mends it, as an operator does behind an error. It is mounted again then.
+    /// Checks and repairs it, as an operator would after an error, and mounts it again.
     pub(crate) fn repair(&mut self) -> Result<()> {
         self.unmount()?;
         let file = self.file().display().to_string();
         let output = Command::new("e2fsck").args(["-f", "-y", &file]).output()?;
-        // 1: errors were corrected.
+        // Exit code 1: errors were corrected.
         let code = output.status.code();
         ensure!(matches!(code, Some(0 | 1)), "e2fsck: {code:?}: {}", String::from_utf8_lossy(&output.stdout));
         self.mount()
@@ -136,7 +136,7 @@ impl Image {
 
     fn unmount(&mut self) -> Result<()> {
         let path = self.path().display().to_string();
-        // A process that was killed may keep it busy for a moment longer.
+        // A killed process may keep it busy for a moment.
         until("the file system is unmounted", RELEASED_WITHIN, || Ok(run("umount", &[&path]).ok()))?;
         self.is_mounted = false;
         let file = self.file().display().to_string();
@@ -146,7 +146,7 @@ impl Image {
         })
     }
 
-    /// Mounts it as it was left, with the power back.
+    /// Mounts it as it was left, with power restored.
     pub(crate) fn remount(&mut self) -> Result<()> {
         self.unmount()?;
         self.mount()?;
@@ -158,7 +158,7 @@ impl Image {
 impl Drop for Image {
     fn drop(&mut self) {
         if self.is_mounted {
-            // Lazily, where something still holds it: it goes with the namespace at the latest.
+            // Lazily if something still holds it: it disappears with the namespace at the latest.
             let path = self.path().display().to_string();
             let _ = run("umount", &[&path]).or_else(|_| run("umount", &["-l", &path]));
         }

@@ -1,4 +1,4 @@
-//! SIGKILL under load, again and again on one living outbox.
+//! SIGKILL under load, repeatedly, on one outbox.
 
 use anyhow::Result;
 use rand::RngExt as _;
@@ -21,7 +21,7 @@ pub(crate) fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
         }
         let messages = stage.dice.random_range(10..120);
         stage.push(messages)?;
-        // Some are killed while they open the outbox or look at what is in flight, most at work.
+        // Some kills hit the agent while it opens the outbox or checks in-flight messages, most while it works.
         if stage.dice.random_bool(0.3) {
             stage.sleep(0..60);
         } else {

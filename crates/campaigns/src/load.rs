@@ -1,5 +1,5 @@
-//! What the producer pushes, from a seed: sessions with their events, usage and quota requests, some records that will be
-//! refused, and some messages that are no records.
+//! The producer's load, from a seed: sessions with events, usage and quota requests, some records that will be refused, and
+//! some malformed messages.
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -9,10 +9,10 @@ pub(crate) const USAGE: &str = "queue:usage_records";
 pub(crate) const LIFECYCLE: &str = "queue:session_lifecycle";
 pub(crate) const QUOTA: &str = "queue:quota_refresh";
 pub(crate) const QUEUES: [&str; 3] = [USAGE, LIFECYCLE, QUOTA];
-/// How the transactions begin that the ControlPlane refuses.
+/// Prefix of the transactions that the ControlPlane refuses.
 pub(crate) const REFUSED: &str = "refused-";
 
-/// Sessions under way at the same time.
+/// Concurrent sessions.
 const OPEN: usize = 40;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,12 +21,12 @@ pub(crate) enum Kind {
     Started,
     Completed,
     Quota,
-    /// No record, but a message all the same.
+    /// A message that is not a record.
     Malformed,
 }
 
 impl Kind {
-    /// Its name in the sandbox's accounts, and in idempotency keys.
+    /// The kind's names in the sandbox's accounts and in idempotency keys.
     pub(crate) fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Usage => ("usage", "usage_record"),
@@ -38,16 +38,16 @@ impl Kind {
     }
 }
 
-/// One message that was pushed.
+/// A message that was pushed.
 #[derive(Clone, Debug)]
 pub(crate) struct Pushed {
     pub kind: Kind,
-    /// Its transaction; of a malformed message all of it.
+    /// The transaction, or the complete message if it is malformed.
     pub id: String,
 }
 
 impl Pushed {
-    /// Whether it must become a dead letter, and nothing else.
+    /// Whether it must become a dead letter.
     pub(crate) fn must_die(&self) -> bool {
         self.kind == Kind::Malformed || self.id.starts_with(REFUSED)
     }
@@ -68,7 +68,7 @@ pub(crate) struct Load {
     sessions: u32,
     malformed: u32,
     open: Vec<Session>,
-    /// All that was made so far.
+    /// Everything pushed so far.
     pub pushed: Vec<Pushed>,
 }
 
@@ -85,7 +85,7 @@ impl Load {
         }
     }
 
-    /// About so many messages more, in the order in which they must be pushed.
+    /// About this many more messages, in the order to push them.
     pub(crate) fn step(&mut self, messages: usize) -> Vec<Part> {
         let (mut started, mut usage, mut quota, mut completed) = (vec![], vec![], vec![], vec![]);
         while self.open.len() < OPEN.min(messages.div_ceil(4)) {
@@ -115,7 +115,7 @@ impl Load {
         vec![(LIFECYCLE, started), (QUOTA, quota), (USAGE, usage), (LIFECYCLE, completed)]
     }
 
-    /// The ends of all sessions that are under way.
+    /// Ends all open sessions.
     pub(crate) fn finish(&mut self) -> Vec<Part> {
         let open = std::mem::take(&mut self.open);
         vec![(LIFECYCLE, open.iter().map(|session| self.event(&session.name, Kind::Completed)).collect())]
@@ -148,7 +148,7 @@ impl Load {
     fn usage(&mut self, session: &str, number: u32) -> String {
         let prefix = if self.dice.random_bool(0.002) { REFUSED } else { "" };
         let id = self.note(Kind::Usage, format!("{prefix}usage-{session}-{number}"));
-        // Most are short; some are as long as a record with a long extension is.
+        // Most are short; some are as long as a record with a large extension.
         let padding = if self.dice.random_bool(0.01) { self.dice.random_range(1000..20_000) } else { 0 };
         json!({
             "transaction_id": id, "api_session_id": session, "customer_id": "customer-1",

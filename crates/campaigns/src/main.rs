@@ -1,5 +1,5 @@
-//! Campaigns against the real agent: it is killed, its power is cut, its disk and its Redis fail, by the thousand, and
-//! each record is accounted for. docs/proof.md tells what for.
+//! Campaigns against the real agent: it is killed, its power is cut, its disk and its Redis fail, thousands of times, and every
+//! record is accounted for. docs/proof.md explains the purpose.
 
 mod account;
 mod agent;
@@ -36,7 +36,7 @@ use crate::campaign::Campaign;
 use crate::plant::Plant;
 use crate::stage::Rig;
 
-/// What is done to the agent.
+/// The campaigns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Which {
     /// SIGKILL under load.
@@ -45,7 +45,7 @@ enum Which {
     Power,
     /// A disk that fails.
     Disk,
-    /// A Redis that is killed, restarted, or followed by its replica.
+    /// A Redis that is killed, restarted, or replaced by its replica.
     Redis,
     /// Hours of load.
     Soak,
@@ -53,42 +53,42 @@ enum Which {
     SelfTest,
 }
 
-/// Runs a campaign until it has rounds enough. It goes on where the last run ended; SIGINT and SIGTERM end it behind the
-/// round that is under way.
+/// Runs a campaign until it has enough rounds. It continues where the last run ended; SIGINT and SIGTERM end it after the
+/// current round.
 #[derive(Parser)]
 struct Flags {
     which: Which,
     /// The agent's binary
     #[arg(long, default_value = "target/release/dataplane-agent")]
     agent: PathBuf,
-    /// Where states and the folders of rounds are
+    /// Folder for states and rounds
     #[arg(long, default_value = "target/campaigns")]
     folder: PathBuf,
-    /// The rounds that all runs together shall have
+    /// Total rounds of all runs
     #[arg(long)]
     rounds: Option<u64>,
-    /// Ends this run after so many seconds
+    /// Ends this run after this many seconds
     #[arg(long)]
     seconds: Option<u64>,
-    /// Goes on after a seed that failed
+    /// Continues after a failed seed
     #[arg(long)]
     all: bool,
-    /// The first seed of a campaign that begins
+    /// First seed of a new campaign
     #[arg(long, default_value_t = 1)]
     first: u64,
-    /// Plays this seed alone, and adds it to nothing
+    /// Plays only this seed, without counting it
     #[arg(long)]
     seed: Option<u64>,
-    /// Rounds of one seed, if not as many as usual
+    /// Rounds per seed, instead of the default
     #[arg(long, hide = true)]
     per_seed: Option<u32>,
     /// Plants a failure
     #[arg(long, hide = true)]
     plant: Option<Plant>,
-    /// How much the agent logs
+    /// Log level of the agent
     #[arg(long, default_value = "INFO")]
     log_level: String,
-    /// Of `power`: ext4, xfs or btrfs
+    /// File system of `power`: ext4, xfs or btrfs
     #[arg(long, default_value = "ext4")]
     file_system: String,
 }
@@ -120,7 +120,7 @@ fn run(flags: &Flags) -> Result<bool> {
     }
     let campaign = campaign(flags);
     let Some(seed) = flags.seed else {
-        ensure!(flags.plant.is_none(), "--plant needs --seed: what is planted belongs into no account");
+        ensure!(flags.plant.is_none(), "--plant needs --seed: planted failures must not be counted");
         let is_whole = campaign.run(&rig);
         soak::end(true);
         return is_whole;
@@ -168,11 +168,11 @@ impl Which {
         }
     }
 
-    /// The rounds that there shall be, and after how many a line is printed.
+    /// The number of rounds, and the number after which a line is printed.
     fn rounds(self) -> (u64, u64) {
         match self {
             Self::Kill => (10_000, 100),
-            // Six hours of five minutes.
+            // Six hours, in legs of five minutes.
             Self::Soak => (72, 1),
             _ => (1_000, 100),
         }

@@ -1,5 +1,5 @@
-//! What must hold of every campaign: each record that was pushed was taken by the ControlPlane once, under its key, or is a
-//! dead letter that must be one, or still waits; sessions keep their order; the agent's own counters add up.
+//! What every campaign must guarantee: each pushed record was taken by the ControlPlane once, under its key, or is a correct
+//! dead letter, or still waits; sessions keep their order; the agent's counters add up.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,14 +13,14 @@ use crate::stage::Stage;
 
 /// The namespace of the keys: docs/contract/keys.md.
 const NAMESPACE: Uuid = Uuid::from_u128(0x7a1b_3741_a713_569c_ae9b_a8cf_bb86_aeab);
-/// So many of a sort are told in words.
+/// Examples printed for each kind of violation.
 const EXAMPLES: usize = 5;
 
-/// What a campaign forgives.
+/// Exceptions that a campaign allows.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rules {
-    /// Redis forgot what it had answered (a fail-over): the agent takes records again, and a quota answer may be gone. The
-    /// keys must still be the same.
+    /// Redis lost acknowledged data (a fail-over): the agent takes records again, and quota answers may be lost. Keys must still
+    /// be the same.
     pub redis_forgets: bool,
 }
 
@@ -33,7 +33,7 @@ fn number(value: &Value, pointer: &str) -> u64 {
     value.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
 }
 
-/// A count, and the first few in words.
+/// Reports a violation: its count, and the first few examples.
 fn tell(violations: &mut Vec<String>, what: &str, which: &[String]) {
     if !which.is_empty() {
         let examples: Vec<_> = which.iter().take(EXAMPLES).map(String::as_str).collect();
@@ -41,12 +41,12 @@ fn tell(violations: &mut Vec<String>, what: &str, which: &[String]) {
     }
 }
 
-/// Settles the account of all that was pushed on this stage.
+/// Accounts for everything pushed on this stage.
 pub(crate) fn audit(stage: &mut Stage<'_>, waiting: u64, rules: Rules) -> Result<()> {
     let mut wrong = Vec::new();
     stage.account.waiting += waiting;
     if waiting > 0 {
-        wrong.push(format!("{waiting} records still wait, and do not become fewer"));
+        wrong.push(format!("{waiting} records still wait, and their number does not shrink"));
     }
     let mut letters = BTreeMap::<String, u64>::new();
     let mut reasons = BTreeMap::new();
@@ -55,13 +55,13 @@ pub(crate) fn audit(stage: &mut Stage<'_>, waiting: u64, rules: Rules) -> Result
         *letters.entry(letter.id).or_default() += 1;
     }
     records(stage, waiting, &mut letters, &mut wrong)?;
-    // A refused record that Redis gives out again is refused again.
+    // A refused record that Redis hands out again is refused again.
     let may_repeat = |id: &str| {
         rules.redis_forgets && stage.load.pushed.iter().any(|pushed| pushed.must_die() && pushed.id == id)
     };
     let unmade = letters.iter().filter(|(id, count)| **count > 0 && !may_repeat(id));
     let unmade: Vec<String> = unmade.map(|(id, _)| reasons[id].clone()).collect();
-    tell(&mut wrong, "dead letters that need not be, or are there twice", &unmade);
+    tell(&mut wrong, "dead letters that are wrong or duplicated", &unmade);
     control_plane(stage, rules, &mut wrong)?;
     counters(stage, waiting, rules, &mut wrong)?;
     quota_answers(stage, rules, &mut wrong)?;
@@ -69,7 +69,7 @@ pub(crate) fn audit(stage: &mut Stage<'_>, waiting: u64, rules: Rules) -> Result
     Ok(())
 }
 
-/// Each record by itself. Takes from the dead letters those that must be.
+/// Checks each record. Removes the correct ones from the dead letters.
 fn records(
     stage: &mut Stage<'_>,
     waiting: u64,
@@ -123,11 +123,11 @@ fn records(
     stage.account.unrecognisable += keys.len() as u64;
     tell(wrong, "records with another key", &keys);
     tell(wrong, "records delivered, and dead letters as well", &both);
-    tell(wrong, "records delivered that are refused", &taken);
+    tell(wrong, "records delivered although they are refused", &taken);
     Ok(())
 }
 
-/// The ControlPlane's own sums.
+/// Checks the ControlPlane's totals.
 fn control_plane(stage: &mut Stage<'_>, rules: Rules, wrong: &mut Vec<String>) -> Result<()> {
     let accounts = stage.sandbox.accounts()?;
     let sum = |field: &str| {
@@ -147,7 +147,7 @@ fn control_plane(stage: &mut Stage<'_>, rules: Rules, wrong: &mut Vec<String>) -
     }
     let different = sum("duplicates_different");
     if rules.redis_forgets && different > 0 {
-        // Accepted twice, so that the time of acceptance in the body differs; the key says that it is the same record.
+        // The record was accepted twice, so the acceptance time in the body differs; the key identifies the record.
         *account.events.entry("repetitions with the same key and a new body".to_owned()).or_default() +=
             different;
     } else if different > 0 {
@@ -171,7 +171,7 @@ fn control_plane(stage: &mut Stage<'_>, rules: Rules, wrong: &mut Vec<String>) -
     Ok(())
 }
 
-/// The agent's own counters.
+/// Checks the agent's counters.
 fn counters(stage: &mut Stage<'_>, waiting: u64, rules: Rules, wrong: &mut Vec<String>) -> Result<()> {
     stage.check_counters();
     let metrics = stage.agent.metrics().context("the agent does not tell its metrics")?;
@@ -197,8 +197,8 @@ fn counters(stage: &mut Stage<'_>, waiting: u64, rules: Rules, wrong: &mut Vec<S
     Ok(())
 }
 
-/// Each quota request that the ControlPlane processed has its answer in Redis: but for those that it answers 409 when they
-/// are sent again, which tells no answer.
+/// Each quota request that the ControlPlane processed has its answer in Redis, except requests that were repeated and answered
+/// 409, which carries no quota.
 fn quota_answers(stage: &mut Stage<'_>, rules: Rules, wrong: &mut Vec<String>) -> Result<()> {
     let quota: Vec<&Pushed> = stage.load.pushed.iter().filter(|pushed| pushed.kind == Kind::Quota).collect();
     let sightings = stage.sandbox.sightings(&quota)?;

@@ -1,18 +1,18 @@
-//! Failures on purpose, to see that the account finds them.
+//! Planted failures, which the account must detect.
 
-/// One of them.
+/// A planted failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Plant {
-    /// One delivered record is struck from the ControlPlane's accounts.
+    /// A delivered record is removed from the ControlPlane's accounts.
     LoseOne,
-    /// One delivered record has another key.
+    /// A delivered record gets another key.
     OtherKey,
-    /// What waits in Redis is deleted.
+    /// Messages waiting in Redis are deleted.
     LoseQueue,
     /// The outbox does not wait for the disk.
     NoSync,
-    /// The disk says that it has synced, and has not.
+    /// The disk reports syncs that it has not made.
     LyingSync,
-    /// Redis keeps no file.
+    /// Redis has no append-only file.
     NoFile,
 }

@@ -1,4 +1,4 @@
-//! The power is cut under load, again and again on one living outbox. Redis and the ControlPlane are other machines.
+//! Power cuts under load, repeatedly, on one outbox. Redis and the ControlPlane run on other machines.
 
 use anyhow::{Context as _, Result};
 use rand::RngExt as _;
@@ -15,7 +15,7 @@ pub(crate) fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
     let mut stage = Stage::set(rig, &format!("power-{}", rig.file_system), seed)?;
     let mut image = Image::new(&stage.folder, &rig.file_system)?;
     let outcome = cuts(&mut stage, &mut image, rig);
-    // The agent has files open there.
+    // The agent has files open on the image.
     stage.agent.kill()?;
     drop(image);
     outcome.map(|()| stage.close())
@@ -36,7 +36,7 @@ fn cuts(stage: &mut Stage<'_>, image: &mut Image, rig: &Rig) -> Result<()> {
         }
         let messages = stage.dice.random_range(50..400);
         stage.push(messages)?;
-        // Some cuts meet it while it opens the outbox, most at work.
+        // Some cuts hit the agent while it opens the outbox, most while it works.
         if stage.dice.random_bool(0.2) {
             stage.sleep(0..80);
         } else {
@@ -59,7 +59,7 @@ fn cuts(stage: &mut Stage<'_>, image: &mut Image, rig: &Rig) -> Result<()> {
             "cuts by the file system"
         });
         stage.account.rounds += 1;
-        // What it does in the moment in between must not count: it cannot write any more.
+        // Whatever the agent does in between has no effect: it can no longer write.
         stage.sleep(0..40);
         stage.agent.kill()?;
         image.remount()?;

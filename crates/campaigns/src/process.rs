@@ -1,4 +1,4 @@
-//! A child process that ends with whoever started it.
+//! A child process that ends with its parent.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -11,17 +11,17 @@ use anyhow::{Context as _, Result, bail};
 use rand::RngExt as _;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How often a condition is looked at.
+/// Interval between checks of a condition.
 const POLL: Duration = Duration::from_millis(5);
 
-/// One child. It is killed when this is dropped, and by the kernel when the campaign itself is killed.
+/// A child process. It is killed on drop, and by the kernel if the campaign is killed.
 pub(crate) struct Process {
     child: Child,
     name: String,
 }
 
 impl Process {
-    /// Starts a program: in a process group of its own, so that a Ctrl-C is the campaign's alone.
+    /// Starts a program in its own process group, so that Ctrl-C reaches only the campaign.
     pub(crate) fn start(program: &Path, name: &str, prepare: impl FnOnce(&mut Command)) -> Result<Self> {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program).process_group(0).stdin(Stdio::null());
@@ -40,7 +40,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Ends it at once, as a crash does.
+    /// Kills it, as a crash would.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.child.kill().with_context(|| format!("{} cannot be killed", self.name))?;
         self.child.wait().with_context(|| format!("{} does not end", self.name))?;
@@ -52,7 +52,7 @@ impl Process {
         kill_process(pid, signal).with_context(|| format!("{} cannot be signalled", self.name))
     }
 
-    /// Its status, if it has ended by itself.
+    /// Its exit status, if it has ended by itself.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().with_context(|| format!("{}: its status is unknown", self.name))
     }
@@ -60,19 +60,19 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // One that has ended already is no fault here.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A file to which a process' words are added.
+/// Opens a file to which a process' output is appended.
 pub(crate) fn log(folder: &Path, name: &str) -> Result<File> {
     let path = folder.join(name);
     File::options().create(true).append(true).open(&path).with_context(|| path.display().to_string())
 }
 
-/// Runs a program to its end; what it said is the error.
+/// Runs a program to its end; an error contains its output.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<()> {
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("{program} cannot be started"))?;
@@ -83,13 +83,13 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Whether a program can be had.
+/// Whether a program is installed.
 pub(crate) fn exists(program: &str) -> bool {
     let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
     found.is_ok_and(|output| output.status.success())
 }
 
-/// Polls until `condition` gives something.
+/// Polls until `condition` returns a value.
 pub(crate) fn until<T>(
     what: &str,
     deadline: Duration,
@@ -107,7 +107,7 @@ pub(crate) fn until<T>(
     }
 }
 
-/// A port that was free a moment ago, below those that the kernel hands out.
+/// A port that was free a moment ago, below the range that the kernel assigns.
 pub(crate) fn free_port() -> u16 {
     loop {
         let port = rand::rng().random_range(10_000..32_000);

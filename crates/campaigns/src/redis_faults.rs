@@ -1,4 +1,4 @@
-//! Redis is killed, restarted, frozen and away; or its primary is killed, and sentinels make the replica the primary.
+//! Redis is killed, restarted, frozen or unreachable; or its primary is killed, and a sentinel promotes the replica.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::stage::{Rig, Stage};
 
 const FAULTS: u32 = 20;
 const FAIL_OVERS: u32 = 5;
-/// So often the producer tries.
+/// Attempts of the producer.
 const PUSHES: u32 = 5;
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(60);
 
@@ -32,10 +32,10 @@ pub(crate) fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
     Ok(stage.close())
 }
 
-/// One server, which comes back with its file.
+/// One server, which restarts with its append-only file.
 fn alone(stage: &mut Stage<'_>) -> Result<()> {
     stage.start_agent()?;
-    // With some seeds it ends again and again before the agent is through with the last time.
+    // With some seeds it fails again before the agent has recovered from the last failure.
     let patience = [0.1, 0.7, 1.0][stage.dice.random_range(0..3)];
     for round in 0..stage.rig.per_seed.unwrap_or(FAULTS) {
         if stage.rig.stops() {
@@ -49,7 +49,7 @@ fn alone(stage: &mut Stage<'_>) -> Result<()> {
         stage.sleep(0..60);
         stage.check_counters();
         if stage.dice.random_bool(0.5) {
-            // So that the agent is taking it just now.
+            // So that the agent is taking messages at this moment.
             stage.push(messages)?;
         }
         if stage.rig.has(Plant::NoFile) {
@@ -101,7 +101,7 @@ fn alone(stage: &mut Stage<'_>) -> Result<()> {
     stage.audit(Rules::default())
 }
 
-/// The stage's Redis is the primary; this is its replica, and a sentinel.
+/// A replica of the stage's Redis, the primary; and a sentinel.
 struct Pair {
     replica: RedisServer,
     sentinel: RedisServer,
@@ -134,7 +134,7 @@ impl Pair {
             self.push(stage, &parts)?;
             stage.check_counters();
             if stage.dice.random_bool(0.5) {
-                // The replica has what was pushed. What the agent takes and acknowledges from here on it does not see.
+                // The replica has what was pushed so far, but will miss what the agent takes and acknowledges from here on.
                 stage.does("fail-overs to a replica that is behind")?;
                 let () = stage.redis.run(redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("replica"))?;
             } else {
@@ -154,8 +154,8 @@ impl Pair {
         stage.audit(Rules { redis_forgets: true })
     }
 
-    /// Pushes as a careful producer does: again, and to the new primary, unless the replica has it as well. On a slow
-    /// machine the sentinel may change the primary of itself.
+    /// Pushes as a careful producer does: repeatedly, to the new primary, unless the replica already has the message. On a slow
+    /// machine the sentinel may promote the replica by itself.
     fn push(&mut self, stage: &mut Stage<'_>, parts: &[Part]) -> Result<()> {
         for _ in 0..PUSHES {
             match stage.push_parts(parts) {
@@ -172,14 +172,14 @@ impl Pair {
         bail!("the producer cannot push")
     }
 
-    /// The primary's port, as the sentinel knows it.
+    /// The primary's port according to the sentinel.
     fn primary(&mut self) -> Result<u16> {
         let mut ask = redis::cmd("SENTINEL");
         let (_, port): (String, u16) = self.sentinel.run(ask.arg("get-master-addr-by-name").arg("main"))?;
         Ok(port)
     }
 
-    /// Kills the primary; the sentinel makes the replica the primary, which the old one follows when it is back.
+    /// Kills the primary. The sentinel promotes the replica, and the old primary becomes its replica when it is back.
     fn fail_over(&mut self, stage: &mut Stage<'_>) -> Result<()> {
         stage.redis.kill()?;
         let port = self.replica.port;
@@ -187,7 +187,7 @@ impl Pair {
             Ok((self.primary()? == port).then_some(()))
         })?;
         std::mem::swap(&mut stage.redis, &mut self.replica);
-        // Redis cuts its clients off when its role changes.
+        // Redis disconnects its clients when its role changes.
         stage.redis.connect()?;
         self.replica.follow(port);
         self.replica.start()?;
@@ -195,7 +195,7 @@ impl Pair {
         stage.agent_ready()
     }
 
-    /// Waits until the replica follows, and the sentinel knows.
+    /// Waits until the replica follows and the sentinel knows it.
     fn wait(&mut self, stage: &mut Stage<'_>) -> Result<()> {
         let (redis, sentinel) = (&mut stage.redis, &mut self.sentinel);
         until("the replica follows", FOLLOWS_WITHIN, || {
@@ -215,12 +215,12 @@ impl Pair {
 }
 
 impl RedisServer {
-    /// At its next start it is this one's replica.
+    /// Makes it a replica of this primary at its next start.
     fn follow(&mut self, primary: u16) {
         self.flags = vec!["--replicaof".to_owned(), "127.0.0.1".to_owned(), primary.to_string()];
     }
 
-    /// A sentinel by which the primary is called `main`.
+    /// A sentinel that knows the primary as `main`.
     fn sentinel(folder: &Path, primary: u16) -> Result<Self> {
         let mut sentinel = Self::new(folder, &[])?;
         let config = folder.join("sentinel.conf");

@@ -1,4 +1,4 @@
-//! A real redis-server with an append-only file that is synced before each answer.
+//! A real redis-server whose append-only file is synced before each answer.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,10 +10,10 @@ use rustix::process::Signal;
 use crate::load::{Part, QUEUES};
 use crate::process::{Process, free_port, log, until};
 
-/// As `SERVER_ID` names this agent.
+/// This agent's `SERVER_ID`.
 pub(crate) const SERVER_ID: &str = "edge-campaign-1";
 const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
-/// What the producer puts into one command.
+/// Messages per command of the producer.
 const CHUNK: usize = 500;
 
 /// Lists or streams.
@@ -24,7 +24,7 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    /// As `SOURCE_MODE` has it.
+    /// The value for `SOURCE_MODE`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::List => "list",
@@ -36,21 +36,21 @@ impl Mode {
 pub(crate) struct RedisServer {
     pub port: u16,
     folder: PathBuf,
-    /// What comes behind the usual flags.
+    /// Additional flags.
     pub flags: Vec<String>,
     process: Option<Process>,
     connection: Option<Connection>,
 }
 
 impl RedisServer {
-    /// Not started yet. What it keeps is in that folder.
+    /// Configures a server that stores its data in the folder. Does not start it.
     pub(crate) fn new(folder: &Path, flags: &[&str]) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let flags = flags.iter().map(ToString::to_string).collect();
         Ok(Self { port: free_port(), folder: folder.to_owned(), flags, process: None, connection: None })
     }
 
-    /// Starts it with what it had, and waits until it answers.
+    /// Starts it with its existing data, and waits until it answers.
     pub(crate) fn start(&mut self) -> Result<()> {
         let output = log(&self.folder, "redis.log")?;
         let process = Process::start(Path::new("redis-server"), "redis-server", |command| {
@@ -65,7 +65,7 @@ impl RedisServer {
         self.runs(process?)
     }
 
-    /// This is its process; waits until it answers.
+    /// Sets its process, and waits until it answers.
     pub(crate) fn runs(&mut self, process: Process) -> Result<()> {
         self.process = Some(process);
         self.connect()
@@ -86,13 +86,13 @@ impl RedisServer {
         Ok(())
     }
 
-    /// Ends it at once, as a crash does.
+    /// Kills it, as a crash would.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.connection = None;
         self.process.take().context("redis-server does not run")?.kill()
     }
 
-    /// Ends it in order.
+    /// Shuts it down in order.
     pub(crate) fn stop(&mut self) -> Result<()> {
         self.connection = None;
         let mut process = self.process.take().context("redis-server does not run")?;
@@ -115,7 +115,7 @@ impl RedisServer {
         })
     }
 
-    /// Pushes messages the way producers do. What returns without an error is in the append-only file.
+    /// Pushes messages as producers do. On success they are in the append-only file.
     pub(crate) fn push(&mut self, mode: Mode, parts: &[Part]) -> Result<()> {
         if parts.iter().all(|(_, messages)| messages.is_empty()) {
             return Ok(());
@@ -136,7 +136,7 @@ impl RedisServer {
         commands.query::<()>(connection).context("the producer cannot push")
     }
 
-    /// How many messages wait in it, or are in flight to the agent.
+    /// The number of messages waiting or in flight to the agent.
     pub(crate) fn waiting(&mut self, mode: Mode) -> Result<u64> {
         let connection = self.connection.as_mut().context("redis-server does not run")?;
         let mut commands = redis::pipe();

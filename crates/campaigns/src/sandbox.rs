@@ -1,4 +1,4 @@
-//! The sandbox as a process: a whole ControlPlane over sockets, which keeps accounts.
+//! The sandbox as a process: a complete ControlPlane over sockets, which keeps accounts.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -12,21 +12,21 @@ use crate::load::Pushed;
 use crate::process::{Process, log};
 
 pub(crate) struct Sandbox {
-    /// Where the agent finds it.
+    /// The URL for the agent.
     pub url: String,
     control: String,
-    /// It ends with this.
+    /// Ends with this value.
     _process: Process,
 }
 
-/// What it knows of one record.
+/// What it knows of a record.
 pub(crate) struct Sighting {
     pub seen: u64,
     pub key: String,
 }
 
 impl Sandbox {
-    /// Started with these flags, and listening.
+    /// Starts it with these flags, and waits until it listens.
     pub(crate) fn start(agent: &Path, folder: &Path, flags: &[&str]) -> Result<Self> {
         let errors = log(folder, "sandbox.log")?;
         let mut process = Process::start(agent, "the sandbox", |command| {
@@ -47,7 +47,7 @@ impl Sandbox {
         Ok(Self { url, control, _process: process })
     }
 
-    /// Replaces what goes wrong.
+    /// Replaces the weather.
     pub(crate) fn weather(&self, weather: &Value) -> Result<()> {
         let json = [("content-type", "application/json")];
         let (status, body) =
@@ -60,7 +60,7 @@ impl Sandbox {
         http::get_json(&self.control, "/sandbox/accounts")
     }
 
-    /// Begins its accounts anew.
+    /// Resets its accounts.
     pub(crate) fn forget(&self) -> Result<()> {
         let (status, body) = http::request(&self.control, "DELETE", "/sandbox/accounts", &[], "")?;
         ensure!(status == 204, "{status}: {body}");

@@ -1,4 +1,4 @@
-//! A few rounds of each campaign, and each planted failure, to see that the accounts would find one.
+//! A few rounds of each campaign, and each planted failure, to check that the accounts would detect one.
 
 use std::fs;
 use std::time::Instant;
@@ -9,13 +9,13 @@ use crate::plant::Plant;
 use crate::stage::Rig;
 use crate::{Which, image, soak};
 
-/// One short seed.
+/// A short seed.
 struct Trial {
     which: Which,
     file_system: &'static str,
     seed: u64,
     rounds: u32,
-    /// What is planted, and what must be said of it.
+    /// The planted failure, and the text that must report it.
     plant: Option<(Plant, &'static str)>,
 }
 
@@ -27,7 +27,7 @@ const fn planted(which: Which, seed: u64, rounds: u32, plant: Plant, found: &'st
     Trial { which, file_system: "ext4", seed, rounds, plant: Some((plant, found)) }
 }
 
-/// Among the seeds are lists and streams, a disk below a library and one in an image, a Redis alone and one with a replica.
+/// The seeds include lists and streams, a disk under the library and one in an image, a single Redis and one with a replica.
 const TRIALS: [Trial; 16] = [
     whole(Which::Kill, "", 1, 8),
     whole(Which::Kill, "", 4, 8),
@@ -47,7 +47,7 @@ const TRIALS: [Trial; 16] = [
     planted(Which::Soak, 2, 1, Plant::LoseOne, "LOST"),
 ];
 
-/// Whether all of them came out as they must. What cannot be tried here is named; in CI that is a failure.
+/// Runs all trials. Returns whether all ended as expected. Trials that cannot run here are listed; in CI that is a failure.
 pub(crate) fn run(rig: &Rig) -> Result<bool> {
     let (mut is_well, in_ci) = (true, std::env::var_os("CI").is_some());
     let folder = rig.folder.join("self-test");
@@ -72,7 +72,7 @@ pub(crate) fn run(rig: &Rig) -> Result<bool> {
             ..rig.clone()
         };
         let mut found = trial.play(&rig, trial.seed);
-        // What is planted does harm at some moments only, and a short seed may have none of them.
+        // A planted failure does damage only at certain moments, and a short seed may miss them.
         for seed in trial.other_seeds() {
             if found.is_err() {
                 found = trial.play(&rig, seed);
@@ -96,7 +96,7 @@ impl Trial {
         format!("{which:?}{on}, seed {seed}{plant}")
     }
 
-    /// Why it cannot be tried here.
+    /// Why it cannot run here.
     fn missing(&self) -> Option<String> {
         if self.file_system.is_empty() || matches!(self.which, Which::Redis | Which::Soak | Which::Kill) {
             return None;
@@ -106,7 +106,7 @@ impl Trial {
 
     fn other_seeds(&self) -> impl Iterator<Item = u64> {
         let tries = if self.plant.is_some() { 3 } else { 0 };
-        // Four on: of the same sort.
+        // Every fourth seed is of the same kind.
         (1..=tries).map(|n| self.seed + 4 * n)
     }
 
@@ -125,7 +125,7 @@ impl Trial {
             Some((_, found)) if outcome.violations.iter().any(|violation| violation.contains(found)) => {
                 Ok("found".to_owned())
             }
-            Some(_) => Err(format!("what was planted was not found: {all}")),
+            Some(_) => Err(format!("the planted failure was not found: {all}")),
         }
     }
 }

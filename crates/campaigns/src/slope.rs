@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What a figure does with time.
+/// The trend of a figure over time.
 pub(crate) struct Slope {
     least: f64,
     mean: f64,
@@ -11,7 +11,7 @@ pub(crate) struct Slope {
 }
 
 impl Slope {
-    /// Of points (hours, figure); `None` of fewer than three.
+    /// For points (hours, figure); `None` if there are fewer than three.
     pub(crate) fn of(points: impl Iterator<Item = (f64, f64)>) -> Option<Self> {
         let points: Vec<(f64, f64)> = points.collect();
         if points.len() < 3 {

@@ -1,7 +1,7 @@
 //! Hours at a steady rate, in changing weather, with one agent: its memory, descriptors and disk must stay flat.
 //!
-//! A seed is a leg of some minutes, with an account of its own; Redis, the sandbox and the agent go on through all legs of a
-//! run. What is sampled is told as a slope an hour when the run ends.
+//! A seed is a leg of several minutes with its own account; Redis, the sandbox and the agent run through all legs. At the end
+//! of a run, the samples are reported as a slope per hour.
 
 use std::cell::RefCell;
 use std::fs;
@@ -19,18 +19,18 @@ use crate::oracle::Rules;
 use crate::slope::Slope;
 use crate::stage::{Rig, Stage};
 
-/// Of load; the account comes on top.
+/// Duration of the load; the account takes extra time.
 pub(crate) const LEG_SECONDS: u32 = 300;
 const RECORDS_A_SECOND: usize = 1000;
-/// Pushes a second.
+/// Pushes per second.
 const PUSHES: u32 = 10;
 const SAMPLED_EVERY: Duration = Duration::from_secs(10);
-/// Weather lasts so many seconds.
+/// Duration of a spell of weather, in seconds.
 const WEATHER: std::ops::Range<u64> = 5..40;
-/// Buffers, caches and the allocator grow for as long as this, and nothing is told from it; of a shorter run the first third.
+/// Warm-up: buffers, caches and the allocator grow this long, and samples are ignored. In a shorter run: the first third.
 const WARMS_UP: Duration = Duration::from_secs(600);
 
-/// What goes on through all legs.
+/// What runs through all legs.
 struct Soak {
     stage: Stage<'static>,
     begun: Instant,
@@ -38,7 +38,7 @@ struct Soak {
     samples: Vec<Sample>,
 }
 
-/// What the agent holds at a time.
+/// The agent's resource usage at a time.
 #[derive(Clone, Copy)]
 struct Sample {
     at: Duration,
@@ -61,7 +61,7 @@ pub(crate) fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
     })
 }
 
-/// Ends what goes on, and may say what the agent's memory, descriptors and disk did.
+/// Ends the run; optionally reports the trend of the agent's memory, descriptors and disk.
 pub(crate) fn end(tells: bool) {
     if let Some(soak) = SOAK.take() {
         if tells {
@@ -108,7 +108,7 @@ impl Soak {
             begun.elapsed().as_secs();
         self.stage.audit(Rules::default())?;
         self.sample()?;
-        // Nothing of it can come again: the agent is not killed here, and has settled all of it.
+        // Nothing can reappear: the agent is never killed here and has settled everything.
         self.stage.forget_settled()?;
         let (account, violations) = (std::mem::take(&mut self.stage.account), self.stage.violations.clone());
         Ok(Outcome { account, violations })
@@ -158,12 +158,12 @@ impl Soak {
     }
 }
 
-/// What the files below a folder take of the disk.
+/// Disk usage of the files below a folder.
 fn bytes_below(folder: &Path) -> Result<u64> {
     use std::os::unix::fs::MetadataExt as _;
     let mut sum = 0;
     for entry in fs::read_dir(folder)? {
-        // Segments come and go meanwhile.
+        // Segments may disappear meanwhile.
         let Ok(meta) = entry.as_ref().map_err(drop).and_then(|entry| entry.metadata().map_err(drop)) else {
             continue;
         };

@@ -1,4 +1,4 @@
-//! Redis, the sandbox and an agent between them, in a folder of their own, and what a seed does with them.
+//! Redis, the sandbox and an agent between them, in their own folder, and the actions of a seed on them.
 
 use std::fs;
 use std::io::Write as _;
@@ -21,24 +21,24 @@ use crate::redis_server::{Mode, RedisServer, SERVER_ID};
 use crate::sandbox::Sandbox;
 use crate::weather;
 
-/// For so long the backlog may not become less before it counts as stuck.
+/// How long the backlog may fail to shrink before it counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(90);
-/// So long the replica may take to have what was pushed.
+/// Maximum time for the replica to receive what was pushed.
 const REPLICATED_WITHIN_MS: u64 = 20_000;
 
-/// What all rounds of a campaign share.
+/// Shared by all rounds of a campaign.
 #[derive(Clone)]
 pub(crate) struct Rig {
     /// The agent's binary.
     pub agent: PathBuf,
-    /// Below this every seed has a folder.
+    /// Each seed has a folder below this one.
     pub folder: PathBuf,
     pub plant: Option<Plant>,
-    /// Rounds of a seed, if not as many as usual.
+    /// Rounds per seed, instead of the default.
     pub per_seed: Option<u32>,
-    /// Of `power`.
+    /// The file system of `power`.
     pub file_system: String,
-    /// Of the agent.
+    /// The agent's log level.
     pub log_level: String,
     /// Set by SIGINT and SIGTERM.
     pub stop: Arc<AtomicBool>,
@@ -56,18 +56,18 @@ impl Rig {
 
 pub(crate) struct Stage<'a> {
     pub rig: &'a Rig,
-    /// Decides all but what is pushed, which [`Load`] decides.
+    /// Decides everything except the load, which [`Load`] decides.
     pub dice: StdRng,
     pub folder: PathBuf,
     pub mode: Mode,
-    /// A record that was processed before is answered as if it were new, and not 409.
+    /// Whether repeated records are answered as if they were new, instead of 409.
     pub answers_again: bool,
     pub agent: Agent,
     pub sandbox: Sandbox,
     pub redis: RedisServer,
-    /// What is pushed must be on a replica too before it counts.
+    /// Whether a push only counts once a replica has it.
     pub has_replica: bool,
-    /// One that ends by itself is no failure here.
+    /// Whether the agent may end by itself.
     pub may_end: bool,
     pub load: Load,
     pub account: Account,
@@ -79,7 +79,7 @@ pub(crate) struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    /// Redis and the sandbox run, the agent does not yet.
+    /// Starts Redis and the sandbox, but not the agent.
     pub(crate) fn set(rig: &'a Rig, name: &str, seed: u64) -> Result<Self> {
         let mut dice = StdRng::seed_from_u64(seed);
         let folder = rig.folder.join(format!("{name}-{seed}"));
@@ -128,7 +128,7 @@ impl<'a> Stage<'a> {
         Ok(stage)
     }
 
-    /// Counts what is done, and writes when into `rounds.log`, for whoever looks at a failure.
+    /// Counts an action, and appends its time to `rounds.log`, for analysing failures.
     pub(crate) fn does(&mut self, what: &str) -> Result<()> {
         self.account.event(what);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -144,12 +144,12 @@ impl<'a> Stage<'a> {
         Duration::from_millis(self.dice.random_range(milliseconds))
     }
 
-    /// Not a wait for anything: the moment of what comes next is what is drawn.
+    /// Sleeps for a drawn time, which decides when the next action happens.
     pub(crate) fn sleep(&mut self, milliseconds: std::ops::Range<u64>) {
         std::thread::sleep(self.draw(milliseconds));
     }
 
-    /// The producer pushes about so many messages.
+    /// Pushes about this many messages.
     pub(crate) fn push(&mut self, messages: usize) -> Result<()> {
         let parts = self.load.step(messages);
         self.push_parts(&parts)
@@ -166,20 +166,20 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Draws other weather.
+    /// Draws new weather.
     pub(crate) fn change_weather(&mut self) -> Result<()> {
         let (name, weather) = weather::draw(&mut self.dice);
         self.does(&format!("weather: {name}"))?;
         self.sandbox.weather(&weather)
     }
 
-    /// Starts the agent, and waits until it is connected.
+    /// Starts the agent and waits until it is connected.
     pub(crate) fn start_agent(&mut self) -> Result<()> {
         self.agent.start()?;
         self.agent_ready()
     }
 
-    /// Waits until the agent is connected to Redis. Only where it may, it has ended meanwhile.
+    /// Waits until the agent is connected to Redis. It may only have ended meanwhile if that is allowed.
     pub(crate) fn agent_ready(&mut self) -> Result<()> {
         for _ in 0..self.agent.ready()? {
             self.does("the agent ended by itself")?;
@@ -190,7 +190,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// What must hold at every scrape, if one is answered.
+    /// Checks what must hold at every scrape, if there is an answer.
     pub(crate) fn check_counters(&mut self) {
         let Some(metrics) = self.agent.metrics() else { return };
         self.account.event("scrapes");
@@ -202,7 +202,7 @@ impl<'a> Stage<'a> {
         self.settled = now;
     }
 
-    /// Ends all sessions, makes the weather fair, waits until nothing waits any more, and settles the account.
+    /// Ends all sessions, clears the weather, waits until nothing is left waiting, and settles the account.
     pub(crate) fn audit(&mut self, rules: oracle::Rules) -> Result<()> {
         let rest = self.load.finish();
         self.push_parts(&rest)?;
@@ -226,7 +226,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Waits until nothing is left in Redis and in the outbox; returns what is, if that does not become less.
+    /// Waits until Redis and the outbox are empty. Returns how many records are left if their number stops shrinking.
     fn drained(&mut self) -> Result<u64> {
         let (mut least, mut since) = (u64::MAX, Instant::now());
         loop {
@@ -251,18 +251,18 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Has the sandbox and Redis forget what is settled and told.
+    /// Makes the sandbox and Redis forget what is settled and reported.
     pub(crate) fn forget_settled(&mut self) -> Result<()> {
         self.sandbox.forget()?;
         self.redis.run(redis::cmd("DEL").arg("queue:quota_response"))
     }
 
-    /// Ends everything. The folder goes, unless something was wrong.
+    /// Ends everything. Deletes the folder unless something was wrong.
     pub(crate) fn close(self) -> Outcome {
         let Self { folder, agent, sandbox, redis, account, violations, .. } = self;
         drop((agent, sandbox, redis));
         if violations.is_empty() {
-            // What cannot be removed is only in the way.
+            // A folder that cannot be removed does no harm.
             let _ = fs::remove_dir_all(&folder);
         }
         Outcome { account, violations }

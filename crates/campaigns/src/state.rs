@@ -1,4 +1,4 @@
-//! What is known of a campaign between its runs: a file.
+//! The state of a campaign between its runs, in a file.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,19 +16,19 @@ use crate::account::Account;
 pub(crate) struct State {
     #[serde(skip)]
     path: PathBuf,
-    /// The first seed, and the one that is next.
+    /// The first seed, followed by the next one.
     pub first_seed: u64,
     pub next_seed: u64,
     /// Seconds since 1970.
     pub started: u64,
     pub last: u64,
-    /// Seconds of all runs together.
+    /// Total seconds of all runs.
     pub seconds: u64,
     pub runs: u64,
     pub totals: Account,
-    /// The seeds with which something was wrong.
+    /// The seeds that failed.
     pub failed: BTreeSet<u64>,
-    /// Of the agent, of Redis, of the kernel: each that took part.
+    /// Versions of the agent, Redis and the kernel that took part.
     pub versions: BTreeSet<String>,
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn now() -> u64 {
 }
 
 impl State {
-    /// As the file has it; or new, and beginning with that seed.
+    /// Reads the file, or creates a state that begins with this seed.
     pub(crate) fn open(folder: &Path, name: &str, first: u64) -> Result<Self> {
         let path = folder.join(format!("{name}.json"));
         if !path.exists() {
@@ -50,7 +50,7 @@ impl State {
         Ok(Self { path, ..state })
     }
 
-    /// Adds a seed's account: whole, or not at all.
+    /// Adds a seed's account, atomically.
     pub(crate) fn add(&mut self, account: &Account, seconds: u64) -> Result<()> {
         self.totals.add(account);
         self.next_seed += 1;
@@ -67,7 +67,7 @@ impl State {
             .with_context(|| new.display().to_string())
     }
 
-    /// Notes who takes part in this run.
+    /// Notes the versions that take part in this run.
     pub(crate) fn note_versions(&mut self, agent: &Path) -> Result<()> {
         self.runs += 1;
         let redis = version(Path::new("redis-server"))?;
@@ -88,7 +88,7 @@ fn version(program: &Path) -> Result<String> {
 
 /// Seconds since 1970 as a date.
 pub(crate) fn date(seconds: u64) -> String {
-    // Days to a date by the civil calendar, in eras of 400 years from 1 March 0000.
+    // Converts days by the civil calendar, in eras of 400 years from 1 March 0000.
     let days = (seconds / 86_400) as i64 + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;

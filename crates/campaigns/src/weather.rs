@@ -1,4 +1,4 @@
-//! What goes wrong at the ControlPlane, drawn from a seed.
+//! Faults of the ControlPlane, drawn from a seed.
 
 use rand::RngExt as _;
 use rand::rngs::StdRng;
@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use crate::load::REFUSED;
 
-/// Nothing goes wrong, but what is to be refused is refused.
+/// Fair weather: no faults, but records to be refused are refused.
 pub(crate) fn fair() -> Value {
     json!({ "refuse_transactions": [REFUSED] })
 }
 
-/// A name, and what goes wrong.
+/// A name, and the faults.
 pub(crate) fn draw(dice: &mut StdRng) -> (&'static str, Value) {
     let (name, mut weather) = match dice.random_range(0..8) {
         0 | 1 => ("fair", json!({})),

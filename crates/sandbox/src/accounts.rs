@@ -1,6 +1,6 @@
-//! The accounts of what was processed: each record once, by its key, its transaction and its body.
+//! Accounts of what was processed: each record once, by its key, its transaction and its body.
 //!
-//! Compact, because a test may deliver ten million records: about 100 bytes each, all of it hashes.
+//! A test may deliver ten million records, so a record takes about 100 bytes, all of them hashes.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128, xxh3_128_with_seed};
 use super::KEY_NAMESPACE;
 use super::order::{Sessions, Step, Violations};
 
-/// What is delivered.
+/// The kinds of deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Kind {
@@ -34,7 +34,7 @@ impl Kind {
         }
     }
 
-    /// Its name in batches and in idempotency keys.
+    /// The kind's name in batches and idempotency keys.
     pub(super) fn wire_name(self) -> &'static str {
         match self {
             Self::Usage => "usage_record",
@@ -44,13 +44,13 @@ impl Kind {
         }
     }
 
-    /// The kind that a batch names so. A quota refresh waits for nobody, and so comes in none.
+    /// The kind with this name in a batch. Quota refreshes are never batched.
     pub(super) fn in_batch(name: &str) -> Option<Self> {
         [Self::Usage, Self::Started, Self::Completed].into_iter().find(|kind| kind.wire_name() == name)
     }
 }
 
-/// For keys that are hashes already.
+/// The hasher for keys that are already hashes.
 pub(super) type Prehashed = BuildHasherDefault<TakeHash>;
 
 /// Hashes a hash to itself.
@@ -75,21 +75,21 @@ impl Hasher for TakeHash {
     }
 }
 
-/// An idempotency key: a UUID as it is, the hash of anything else.
+/// An idempotency key: a UUID, or the hash of any other text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key(u128);
 
 impl Key {
-    /// A record without one: its transaction alone identifies it then.
+    /// A delivery without a key, identified by its transaction alone.
     pub(super) const NONE: Self = Self(0);
 
-    /// The key of a record: of its kind and its transaction, whichever way it comes.
+    /// The key of a record, from its kind and transaction, however it is delivered.
     pub(super) fn of_record(kind: Kind, transaction: &str) -> Self {
         let name = [kind.wire_name(), ":", transaction].concat();
         Self(Uuid::new_v5(&KEY_NAMESPACE, name.as_bytes()).as_u128())
     }
 
-    /// The key of a batch: of its records' keys, in order.
+    /// The key of a batch, from its records' keys in order.
     pub(super) fn of_batch(records: impl Iterator<Item = Self>) -> Self {
         let keys: Vec<u8> = records.flat_map(|key| key.0.to_be_bytes()).collect();
         Self(Uuid::new_v5(&KEY_NAMESPACE, &keys).as_u128())
@@ -111,7 +111,7 @@ impl Key {
     }
 }
 
-/// One record as it came in, hashed so that nothing is left to do while the accounts are locked.
+/// A received record. Everything is hashed in advance: little remains to do while the accounts are locked.
 pub(super) struct Delivery<'a> {
     pub(super) session: &'a str,
     pub(super) key: Key,
@@ -132,7 +132,7 @@ fn identity(kind: Kind, transaction: &str) -> u128 {
     xxh3_128_with_seed(transaction.as_bytes(), kind as u64)
 }
 
-/// What a delivery turned out to be.
+/// The result of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Receipt {
     /// It was processed.
@@ -149,7 +149,7 @@ struct ProcessedRecord {
     seen: u16,
 }
 
-/// Sums of one kind: `received` = `processed` + `duplicates` + `turned_away`.
+/// Totals of one kind: `received` = `processed` + `duplicates` + `turned_away`.
 #[derive(Clone, Copy, Default, Serialize)]
 struct Totals {
     /// Deliveries that were read.
@@ -158,7 +158,7 @@ struct Totals {
     duplicates: u64,
     duplicates_same_key_and_body: u64,
     duplicates_different: u64,
-    /// Deliveries that were answered with an error, and not processed.
+    /// Deliveries answered with an error and not processed.
     turned_away: u64,
 }
 
@@ -181,7 +181,7 @@ impl Kinds {
     }
 }
 
-/// What is known of one transaction.
+/// What is known of a transaction.
 #[derive(Serialize)]
 pub(super) struct Sighting<'a> {
     seen: u16,
@@ -200,7 +200,7 @@ pub(super) struct Accounts {
 }
 
 impl Accounts {
-    /// Enters one delivery: processes it, or judges it as a duplicate.
+    /// Enters a delivery: processes it, or counts it as a duplicate.
     pub(super) fn receive(&mut self, delivery: &Delivery<'_>) -> Receipt {
         let Step { kind, transaction, .. } = delivery.step;
         let totals = self.kinds.of(kind);
@@ -219,7 +219,7 @@ impl Accounts {
             return Receipt::Duplicate;
         }
         if delivery.key != Key::NONE && !self.keys.insert(delivery.key.short()) {
-            // A ControlPlane that trusts the key takes it for a duplicate: this record is lost.
+            // A ControlPlane that trusts keys would treat it as a duplicate and lose this record.
             totals.duplicates += 1;
             totals.duplicates_different += 1;
             self.key_violations
@@ -234,13 +234,13 @@ impl Accounts {
         Receipt::Processed
     }
 
-    /// A batch came with a key that its records do not give.
+    /// Notes a batch whose key does not match its records.
     pub(super) fn wrong_batch_key(&mut self, came: &str, expected: Key) {
         let expected = expected.text().unwrap_or_default();
         self.key_violations.add(|| format!("a batch came with the key {came}, its records give {expected}"));
     }
 
-    /// Enters one delivery that was answered with an error.
+    /// Enters a delivery that was answered with an error.
     pub(super) fn turn_away(&mut self, kind: Kind) {
         let totals = self.kinds.of(kind);
         totals.received += 1;

@@ -1,4 +1,4 @@
-//! The `ControlPlane`'s API for single records: usage, session events, quota refreshes. [`batch`] has the many.
+//! The `ControlPlane`'s API for single records: usage, session events, quota refreshes. [`batch`] handles batches.
 
 use std::{str, sync::Arc};
 
@@ -32,10 +32,10 @@ pub(super) const API_KEY: &str = "x-api-key";
 pub(super) const CORRELATION_ID: &str = "x-correlation-id";
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// What a quota refresh grants.
+/// Granted by a quota refresh.
 const QUOTA: u32 = 3600;
 
-/// The whole API, every route behind the weather.
+/// The complete API; every route is behind the weather.
 pub(super) fn router(shared: &Arc<Shared>) -> Router {
     let gate = |endpoint| from_fn_with_state((Arc::clone(shared), endpoint), gate::pass);
     let batch = if shared.batch { post(batch::receive) } else { post(not_found) };
@@ -62,7 +62,7 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router {
         .route("/api/v1/auth/public-keys", get(fleet::public_keys).layer(gate(Endpoint::PublicKeys)))
         .route("/api/v1/health", get(health).layer(gate(Endpoint::Health)))
         .fallback(not_found.layer(gate(Endpoint::Unknown)))
-        // The gate has read the body already, within its own limit.
+        // The gate has already read the body, within its own limit.
         .layer(DefaultBodyLimit::disable())
         .with_state(Arc::clone(shared))
 }
@@ -71,7 +71,7 @@ async fn not_found() -> Response {
     body::error(StatusCode::NOT_FOUND, "no such route")
 }
 
-/// How a `ControlPlane` is.
+/// The state of a `ControlPlane`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Health {
     #[schema(example = "healthy")]
@@ -80,7 +80,7 @@ pub(super) struct Health {
     timestamp: String,
 }
 
-/// Tells whether the `ControlPlane` is well.
+/// Reports the `ControlPlane`'s health.
 #[utoipa::path(
     get,
     path = "/api/v1/health",
@@ -98,14 +98,14 @@ pub(super) struct Taken {
     transaction_id: String,
 }
 
-/// What a quota refresh grants.
+/// The quota granted by a quota refresh.
 #[derive(Serialize, ToSchema)]
 pub(super) struct QuotaAnswer {
     /// The request's.
     api_session_id: String,
     #[schema(example = 3600)]
     new_quota_amount: u32,
-    /// Whether there is no more after this.
+    /// Whether this is the last quota.
     final_quota: bool,
     /// The request's.
     transaction_id: String,
@@ -250,7 +250,7 @@ fn receive_single(shared: &Shared, kind: Kind, session: &str, headers: &HeaderMa
     }
 }
 
-/// What the weather has in store for this one record.
+/// The fate of a single record in this weather.
 pub(super) fn own_fate(weather: &Weather, transaction: &str, session: &str) -> Option<Refusal> {
     let begins = |prefixes: &[String], id: &str| prefixes.iter().any(|prefix| id.starts_with(prefix));
     if begins(&weather.unknown_sessions, session) {
@@ -264,7 +264,7 @@ pub(super) fn own_fate(weather: &Weather, transaction: &str, session: &str) -> O
     }
 }
 
-/// What one of two backends says that refuses whatever it gets.
+/// The refusal of a backend that refuses everything.
 pub(super) fn chance_refusal(weather: &Weather, transaction: &str) -> Refusal {
     Refusal::new(weather.refusal(transaction), "this backend refuses everything")
 }

@@ -1,7 +1,7 @@
 //! Batches: many records in one request, each session's in its order.
 //!
-//! The promise: once one record of a session is not taken, none of that session's behind it is taken in the same
-//! request, and each of them is answered 424. A refused record stops nobody. `break_batch_order` breaks the promise.
+//! The promise: if a record of a session is not taken, no later record of that session in the request is taken; each is
+//! answered 424. A refused record does not stop its session. `break_batch_order` breaks the promise.
 
 use std::{collections::HashSet, str, sync::Arc};
 
@@ -28,7 +28,7 @@ use super::{
     weather::Weather,
 };
 
-/// One record of a batch as it was read.
+/// A record of a batch as read.
 struct BatchEntry<'a> {
     session: &'a str,
     body: &'a RawValue,
@@ -63,7 +63,7 @@ fn unprocessable(reason: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
     Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, reason)
 }
 
-/// What is answered to a batch.
+/// The answer to a batch.
 #[derive(Serialize, ToSchema)]
 #[schema(as = BatchOutcome)]
 pub(super) struct Outcome {
@@ -71,7 +71,7 @@ pub(super) struct Outcome {
     batch: String,
     /// How many records were in it.
     count: usize,
-    /// The records that were not taken now; whatever is not listed was taken.
+    /// The records that were not taken now; every other record was taken.
     exceptions: Vec<Exception>,
 }
 
@@ -79,9 +79,9 @@ pub(super) struct Outcome {
 #[derive(Serialize, ToSchema)]
 #[schema(as = BatchException)]
 pub(super) struct Exception {
-    /// Counted through the request, from 0.
+    /// Counted across the request, from 0.
     index: usize,
-    /// The status that the record would have had by itself: 409, 422, 503, 424 (an earlier one of its session was not taken).
+    /// The status that the record would get alone: 409, 422, 503; or 424: an earlier record of its session was not taken.
     #[schema(minimum = 300, maximum = 599)]
     status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,10 +89,10 @@ pub(super) struct Exception {
     error: Option<String>,
 }
 
-/// Takes many records, each session's in its order.
+/// Takes many records, each session's in order.
 ///
-/// Once a record of a session is not taken, none of that session's behind it is taken in this request: each of them has the
-/// status 424. A record that is refused (400, 413, 414, 422) stops nobody.
+/// If a record of a session is not taken, no later record of that session in the request is taken: each has the status 424. A
+/// refused record (400, 413, 414, 422) does not stop its session.
 #[utoipa::path(
     post,
     path = "/api/v1/records/batch",
@@ -140,20 +140,20 @@ pub(super) async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMa
     body::success(outcome)
 }
 
-/// The batch's key as it came, or what it should have been.
+/// Checks the batch's key. Returns it as received, or the expected key if there is none.
 fn check_key(shared: &Shared, headers: &HeaderMap, entries: &[BatchEntry<'_>]) -> String {
     let expected = Key::of_batch(entries.iter().filter_map(BatchEntry::key));
     let Some(came) = headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()) else {
         return expected.text().unwrap_or_default();
     };
-    // The key of a record that cannot be read is not known.
+    // The expected key is unknown if a record cannot be read.
     if Key::of(came) != expected && entries.iter().all(|entry| entry.read.is_ok()) {
         shared.accounts().wrong_batch_key(came, expected);
     }
     came.to_owned()
 }
 
-/// Why a batch is refused as a whole: because of one record in it, or by chance.
+/// Why a batch is refused as a whole: because of a record in it, or at random.
 fn whole_fate(shared: &Shared, weather: &Weather, entries: &[BatchEntry<'_>]) -> Option<Refusal> {
     let transactions = || {
         entries
@@ -169,7 +169,7 @@ fn whole_fate(shared: &Shared, weather: &Weather, entries: &[BatchEntry<'_>]) ->
     refused.then(|| api::chance_refusal(weather, transactions().next().unwrap_or_default()))
 }
 
-/// Says of each record whether it will be processed, keeping the promise, and hashes it.
+/// Decides for each record whether it will be processed, keeping the promise, and hashes it.
 fn judge<'a>(
     shared: &Shared,
     weather: &Weather,
@@ -209,7 +209,7 @@ fn judge<'a>(
     entries.iter().map(judge).collect()
 }
 
-/// Whether the record itself is to blame, so that those behind it need not wait for it.
+/// Whether the record itself is at fault: then later records need not wait for it.
 fn is_refused(status: StatusCode) -> bool {
     matches!(
         status,
@@ -220,7 +220,7 @@ fn is_refused(status: StatusCode) -> bool {
     )
 }
 
-/// Enters the records that will be processed, in order, under one lock.
+/// Enters the records to be processed, in order, under one lock.
 fn enter(
     shared: &Shared,
     entries: &[BatchEntry<'_>],
@@ -249,7 +249,7 @@ fn enter(
     receipts
 }
 
-/// Makes it the answer to another batch, if the weather says so.
+/// Turns the answer into one to another batch, if the weather says so.
 fn make_foreign(shared: &Shared, weather: &Weather, outcome: &mut Outcome) {
     let mut dice = shared.dice();
     if !dice.throw(weather.foreign_batch) {

@@ -1,4 +1,4 @@
-//! Bodies: requests' read within limits, answers' written or spoilt.
+//! Reads requests' bodies within limits, and writes or corrupts answers' bodies.
 
 use std::{convert::Infallible, fmt::Display, iter, time::Duration};
 
@@ -18,9 +18,9 @@ use super::weather::BadBody;
 
 /// The largest request body, as sent and decompressed, in bytes.
 pub(super) const MAX_BYTES: usize = 64 << 20;
-/// How long a client may take to send one.
+/// Maximum time for a client to send a body.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two chunks of an endless answer: it is to outlast the client's patience, not to heat the room.
+/// Pause between two chunks of an endless answer: it must outlast the client's patience without using much CPU.
 const ENDLESS_PACE: Duration = Duration::from_millis(10);
 
 static CHUNK: [u8; 1 << 16] = [b'a'; 1 << 16];
@@ -29,7 +29,7 @@ const HUGE_CHUNKS: usize = (256 << 20) / CHUNK.len();
 const JSON: (HeaderName, &str) = (header::CONTENT_TYPE, "application/json");
 const HTML: (HeaderName, &str) = (header::CONTENT_TYPE, "text/html");
 
-/// An answer that says what is wrong.
+/// An error answer.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Failure {
     /// False.
@@ -46,7 +46,7 @@ pub(super) struct Success<T> {
     data: T,
 }
 
-/// A good answer that has nothing to say.
+/// A good answer without data.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Done {
     /// True.
@@ -57,17 +57,17 @@ pub(super) fn error(status: StatusCode, why: impl Display) -> Response {
     (status, Json(Failure { success: false, error: why.to_string() })).into_response()
 }
 
-/// An answer that carries `data`.
+/// An answer with `data`.
 pub(super) fn success(data: impl Serialize) -> Response {
     Json(Success { success: true, data }).into_response()
 }
 
-/// An answer that says that it is done.
+/// A success without data.
 pub(super) fn done() -> Response {
     Json(Done { success: true }).into_response()
 }
 
-/// The whole body as it was sent, or the answer to give instead.
+/// Reads a body to its end, or returns the answer to give instead.
 pub(super) async fn read(body: Body) -> Result<Bytes, Response> {
     let mut request = Request::new(body);
     DefaultBodyLimit::max(MAX_BYTES).apply(&mut request);
@@ -78,12 +78,12 @@ pub(super) async fn read(body: Body) -> Result<Bytes, Response> {
     }
 }
 
-/// An answer that is none: a 2xx that says that nothing was processed.
+/// A 2xx that reports failure: nothing was processed.
 pub(super) fn success_false() -> Response {
     error(StatusCode::OK, "the weather")
 }
 
-/// An answer with this status and a body that belongs to no answer.
+/// An answer with this status and a body that does not belong to it.
 pub(super) fn spoilt(status: StatusCode, kind: BadBody) -> Response {
     let content_type = if kind == BadBody::NotJson { HTML } else { JSON };
     let body = match kind {

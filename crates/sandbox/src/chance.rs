@@ -1,17 +1,17 @@
-//! Validated values that the weather is made of: a probability, an HTTP status, a table of both.
+//! Validated values of the weather: a probability, an HTTP status, a table of both.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-/// Why a value was not accepted.
+/// Why a value is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadValue {
     /// Not a number from 0 to 1.
     #[error("a probability is a number from 0 to 1")]
     Probability,
-    /// Not a status that an answer can have.
+    /// Not the status of a final answer.
     #[error("a status is a number from 200 to 599")]
     Status,
     /// Not a table of statuses.
@@ -19,13 +19,13 @@ pub enum BadValue {
     StatusChances,
 }
 
-/// How likely something is, from 0 (never, the default) to 1 (always).
+/// A probability from 0 (never, the default) to 1 (always).
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Deserialize, Serialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Probability(f64);
 
 impl Probability {
-    /// As likely as not.
+    /// One half.
     pub(super) const EVEN: Self = Self(0.5);
 }
 
@@ -63,10 +63,10 @@ impl fmt::Display for Probability {
 pub struct Status(StatusCode);
 
 impl Status {
-    /// Our own fault: what a failure is when nothing else is said.
+    /// The default status of a failure.
     pub const INTERNAL_SERVER_ERROR: Self = Self(StatusCode::INTERNAL_SERVER_ERROR);
 
-    /// As the type that answers are built with.
+    /// Converts to the type that answers are built with.
     pub fn code(self) -> StatusCode {
         self.0
     }
@@ -97,18 +97,18 @@ impl FromStr for Status {
     }
 }
 
-/// How likely each of some statuses is. Whatever is missing to 1 is an ordinary answer.
+/// The probabilities of some statuses. The rest, up to 1, is an ordinary answer.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct StatusChances(BTreeMap<Status, Probability>);
 
 impl StatusChances {
-    /// All probabilities together.
+    /// The sum of all probabilities.
     pub fn sum(&self) -> f64 {
         self.0.values().map(|chance| chance.0).sum()
     }
 
-    /// The status at `point` when the probabilities are laid end to end, from 0 to [`sum`](Self::sum).
+    /// The status at `point` if the probabilities are laid end to end, from 0 to [`sum`](Self::sum).
     pub fn at(&self, point: f64) -> Option<Status> {
         let mut end = 0.0;
         self.0.iter().find_map(|(&status, chance)| {

@@ -1,4 +1,4 @@
-//! Reads records out of bodies, borrowing everything, and says what is wrong with those that are none.
+//! Parses records from bodies without copying, and explains why others are invalid.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-/// Why a record, or a whole request, is refused.
+/// Why a record or a whole request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
@@ -23,7 +23,7 @@ impl Refusal {
     }
 }
 
-/// The fields that matter here; all others are skipped. What is missing is empty.
+/// The fields that matter here; others are skipped. Missing fields are empty.
 #[derive(Deserialize)]
 pub(super) struct Record<'a> {
     #[serde(borrow, default)]
@@ -45,12 +45,12 @@ impl<'a> Record<'a> {
         Ok(record)
     }
 
-    /// The producer's own count within the session, where it is a whole number.
+    /// The producer's sequence number within the session, if it is a whole number.
     pub(super) fn sequence(&self) -> Option<i64> {
         self.sequence.and_then(|number| number.get().parse().ok())
     }
 
-    /// Serde does not say which field has the wrong type.
+    /// Names the field with the wrong type, which serde does not.
     fn explain(text: &str, error: &serde_json::Error) -> Refusal {
         match serde_json::from_str(text) {
             Err(_) => Refusal::new(StatusCode::BAD_REQUEST, format!("not JSON: {error}")),
@@ -68,7 +68,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// A session's records in a batch, in their order.
+/// A session's records in a batch, in order.
 #[derive(Deserialize)]
 pub(super) struct Group<'a> {
     #[serde(borrow)]
@@ -77,7 +77,7 @@ pub(super) struct Group<'a> {
     pub(super) records: Vec<Enclosed<'a>>,
 }
 
-/// One record of a batch: its kind, and the very bytes of its single request.
+/// A record of a batch: its kind, and the exact bytes of its single request.
 #[derive(Deserialize)]
 pub(super) struct Enclosed<'a> {
     #[serde(borrow)]
@@ -86,7 +86,7 @@ pub(super) struct Enclosed<'a> {
     pub(super) body: &'a RawValue,
 }
 
-/// The sessions of a batch.
+/// Parses the sessions of a batch.
 pub(super) fn parse_batch(text: &str) -> Result<Vec<Group<'_>>, Refusal> {
     #[derive(Deserialize)]
     struct Batch<'a> {

@@ -1,4 +1,4 @@
-//! Chance and capacity: the seeded random numbers and the token bucket behind the weather.
+//! The random numbers (seeded) and the token bucket behind the weather.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ pub(super) struct Dice {
     bucket: Bucket,
 }
 
-/// A second's worth of requests, refilled steadily.
+/// One second's worth of requests, refilled steadily.
 struct Bucket {
     taken: f64,
     at: Instant,
@@ -27,19 +27,19 @@ impl Dice {
         Self { random: Xoshiro256PlusPlus::seed_from_u64(seed), bucket }
     }
 
-    /// Whether something of this probability happens now.
+    /// Whether an event of this probability happens now.
     pub(super) fn throw(&mut self, probability: Probability) -> bool {
         let probability = f64::from(probability);
-        // What is never and what is always costs no throw, so that it does not shift the others.
+        // Probabilities 0 and 1 use no throw, which would shift all later throws.
         probability >= 1.0 || (probability > 0.0 && self.random.random::<f64>() < probability)
     }
 
-    /// A status by its probability, or none.
+    /// Draws a status by its probability; `None`: an ordinary answer.
     pub(super) fn status(&mut self, chances: &StatusChances) -> Option<Status> {
         if chances.sum() > 0.0 { chances.at(self.random.random()) } else { None }
     }
 
-    /// How a record of a batch fails by itself, if it does.
+    /// The status with which a record of a batch fails alone, if it does.
     pub(super) fn partial(&mut self, weather: &Weather) -> Option<Status> {
         if !self.throw(weather.partial_batch) {
             return None;
@@ -48,13 +48,13 @@ impl Dice {
         Some(weather.status.at(point).unwrap_or(Status::INTERNAL_SERVER_ERROR))
     }
 
-    /// How long this request takes.
+    /// The latency of this request.
     pub(super) fn latency(&mut self, weather: &Weather) -> Duration {
         let jitter = if weather.jitter_ms == 0 { 0 } else { self.random.random_range(0..=weather.jitter_ms) };
         Duration::from_millis(weather.latency_ms.saturating_add(jitter))
     }
 
-    /// Whether one more request is within `capacity` requests a second.
+    /// Whether another request is within `capacity` requests per second.
     pub(super) fn has_capacity(&mut self, capacity: u32, now: Instant) -> bool {
         if capacity == 0 {
             return true;

@@ -1,4 +1,4 @@
-//! Content encodings: undone in requests, applied to answers as far as the client accepts them.
+//! Content encodings: decoded in requests, applied to answers as far as the client accepts them.
 
 use std::io::{self, Read, Write as _};
 
@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{body, weather::Weather};
 
-/// A shorter answer is sent as it is: compressed it would be longer.
+/// Shorter answers are not compressed: they would grow.
 const MIN_BYTES: usize = 1 << 10;
-/// zstd's, and as much as an answer is worth.
+/// zstd's level: answers are not worth a higher one.
 const LEVEL: i32 = 1;
 
-/// A content encoding that is understood.
+/// A supported content encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
@@ -30,7 +30,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// All of them, the preferred one last.
+    /// All encodings, the preferred one last.
     const ALL: [Self; 2] = [Self::Gzip, Self::Zstd];
 
     fn name(self) -> &'static str {
@@ -44,7 +44,7 @@ impl Encoding {
         Self::ALL.into_iter().find(|encoding| name.eq_ignore_ascii_case(encoding.name().as_bytes()))
     }
 
-    /// What the headers say of the body, as far as it is understood.
+    /// The body's encoding according to the headers, if it is supported.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         Self::parse(headers.get(header::CONTENT_ENCODING)?.as_bytes())
     }
@@ -89,14 +89,14 @@ impl Encoding {
     }
 }
 
-/// At most one byte more than a body may have.
+/// Reads at most one byte more than a body may have.
 fn read_limited(decoder: impl Read, sent: usize) -> io::Result<Vec<u8>> {
     let mut plain = Vec::with_capacity(sent.saturating_mul(8).min(body::MAX_BYTES));
     decoder.take(body::MAX_BYTES as u64 + 1).read_to_end(&mut plain)?;
     Ok(plain)
 }
 
-/// A request's body as it was before its `Content-Encoding`, or the answer to give instead.
+/// A request's body without its `Content-Encoding`, or the answer to give instead.
 pub(super) fn decode(headers: &HeaderMap, weather: &Weather, sent: Bytes) -> Result<Bytes, Response> {
     let Some(named) = headers.get(header::CONTENT_ENCODING) else { return Ok(sent) };
     match Encoding::of(headers) {
@@ -108,7 +108,7 @@ pub(super) fn decode(headers: &HeaderMap, weather: &Weather, sent: Bytes) -> Res
     }
 }
 
-/// Names what requests may be encoded with, and encodes the answer as the client, or the weather, will have it.
+/// Lists the accepted encodings, and encodes the answer as the client or the weather requires.
 pub(super) async fn finish(mut answer: Response, accepted: Option<Encoding>, weather: &Weather) -> Response {
     if !weather.hide_encodings {
         answer.headers_mut().insert(header::ACCEPT_ENCODING, taken(weather));
@@ -143,7 +143,7 @@ fn taken(weather: &Weather) -> HeaderValue {
     })
 }
 
-/// The answer encoded, where its body lies in memory as a whole.
+/// Encodes an answer whose body is complete in memory.
 async fn encode(answer: Response, encoding: Encoding) -> Response {
     let (mut parts, plain) = answer.into_parts();
     if plain.size_hint().exact().is_none() {

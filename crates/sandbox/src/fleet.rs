@@ -26,10 +26,10 @@ use super::{
     signer::Signer,
 };
 
-/// How many servers, commands and results are kept at most.
+/// Maximum number of servers, commands and results.
 const MAX_KEPT: usize = 10_000;
 
-/// The servers that this `ControlPlane` knows, and what passes between them.
+/// The known servers, and the commands and results exchanged with them.
 pub(super) struct Fleet {
     servers: BTreeMap<String, Server>,
     commands: VecDeque<Map<String, Value>>,
@@ -39,7 +39,7 @@ pub(super) struct Fleet {
     counters: Counters,
 }
 
-/// A server by its own words.
+/// A server as it describes itself.
 #[derive(Serialize)]
 struct Server {
     registration: Value,
@@ -68,8 +68,8 @@ impl Default for Fleet {
 }
 
 impl Fleet {
-    /// Queues a command. It is handed out until its result arrives, so that a lost answer does not lose it. With
-    /// `"sign": true` it gets a token, for the server that it names.
+    /// Queues a command. It is delivered until its result arrives, so a lost answer does not lose it. `"sign": true` adds a
+    /// token for the server named in the command.
     pub(super) fn command(&mut self, mut command: Map<String, Value>) -> Result<Map<String, Value>, Refusal> {
         if !command.get("command_type").is_some_and(Value::is_string) {
             return Err(unprocessable("command_type: missing, or not a text"));
@@ -97,7 +97,7 @@ impl Fleet {
         Ok(command)
     }
 
-    /// Who signs; its key is handed out.
+    /// The signer, whose key is published.
     fn signer(&mut self) -> Result<&Signer, Refusal> {
         if self.signer.is_none() {
             self.rotate()?;
@@ -105,7 +105,7 @@ impl Fleet {
         self.signer.as_ref().ok_or_else(|| unprocessable("sign: there is no key"))
     }
 
-    /// Signs with a new key from now on. It is the only one that is handed out.
+    /// Signs with a new key from now on, and publishes only that one.
     pub(super) fn rotate(&mut self) -> Result<&Value, Refusal> {
         let signer = Signer::new()?;
         self.keys = signer.key_set();
@@ -113,17 +113,17 @@ impl Fleet {
         Ok(&self.keys)
     }
 
-    /// The key set that is handed out from now on.
+    /// Replaces the published key set.
     pub(super) fn set_keys(&mut self, keys: Value) -> Result<(), Refusal> {
         if !keys.get("keys").is_some_and(Value::is_array) {
             return Err(unprocessable("keys: missing, or not a list"));
         }
-        // What is signed from now on would not verify: a new key is made for that.
+        // Tokens of the current signer would not verify: the next one needs a new key.
         (self.keys, self.signer) = (keys, None);
         Ok(())
     }
 
-    /// Commands that wait for their results, and the results that came.
+    /// Commands waiting for results, and the results received.
     pub(super) fn exchanged(&self) -> Value {
         json!({"pending": self.commands, "results": self.results})
     }
@@ -137,7 +137,7 @@ impl Fleet {
         self.servers.clear();
     }
 
-    /// Starts counting anew. Registrations and commands stay: they are no accounts.
+    /// Resets the counters. Registrations and commands stay.
     pub(super) fn reset(&mut self) {
         self.results.clear();
         self.counters = Counters::default();
@@ -158,7 +158,7 @@ fn unprocessable(reason: &'static str) -> Refusal {
     Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, reason)
 }
 
-/// A body that has to be a JSON object.
+/// Parses a body that must be a JSON object.
 pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
@@ -167,13 +167,13 @@ pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
     }
 }
 
-/// What is said of a server that is registered.
+/// The answer to a registration.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Registered {
     server_id: String,
 }
 
-/// Registers a server, or registers it anew.
+/// Registers a server, or registers it again.
 #[utoipa::path(
     post,
     path = "/api/v1/servers/register",
@@ -197,7 +197,7 @@ pub(super) async fn register(State(shared): State<Arc<Shared>>, body: Bytes) -> 
     Ok(body::success(Registered { server_id: id }))
 }
 
-/// Tells that a server lives, and how it is.
+/// Reports that a server is alive, and its state.
 #[utoipa::path(
     put,
     path = "/api/v1/servers/{server_id}/heartbeat",
@@ -224,7 +224,7 @@ pub(super) async fn heartbeat(
     Ok(body::done())
 }
 
-/// Tells that a server is about to stop.
+/// Announces that a server is about to stop.
 #[utoipa::path(
     post,
     path = "/api/v1/servers/{server_id}/shutdown",
@@ -237,7 +237,7 @@ pub(super) async fn shutdown(State(shared): State<Arc<Shared>>) -> Response {
     body::done()
 }
 
-/// Gives the commands that wait for a server: each until its result comes.
+/// Lists the commands waiting for a server, each until its result arrives.
 #[utoipa::path(
     get,
     path = "/api/v1/servers/{server_id}/commands",
@@ -247,14 +247,14 @@ pub(super) async fn shutdown(State(shared): State<Arc<Shared>>) -> Response {
 )]
 pub(super) async fn commands(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
     let fleet = shared.fleet();
-    // Every command without a `server_id`, and this server's own.
+    // Commands without a `server_id`, and those for this server.
     let is_its_own =
         |command: &&Map<String, Value>| command.get("server_id").is_none_or(|server| *server == *id);
     let commands: Vec<_> = fleet.commands.iter().filter(is_its_own).collect();
     Json(json!({"commands": commands})).into_response()
 }
 
-/// Reports what became of a command. The key is the command's: a repetition is harmless.
+/// Reports a command's result. The key is the command's: a repetition is harmless.
 #[utoipa::path(
     post,
     path = "/api/v1/servers/{server_id}/command-results",
@@ -283,7 +283,7 @@ pub(super) async fn command_result(
     Ok(body::done())
 }
 
-/// Gives the keys that verify commands' tokens.
+/// Lists the keys that verify commands' tokens.
 #[utoipa::path(
     get,
     path = "/api/v1/auth/public-keys",

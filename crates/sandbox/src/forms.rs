@@ -1,5 +1,5 @@
-//! The forms of what a `ControlPlane` is sent, as the description of its API has them. The sandbox itself reads only what it
-//! needs of a body: see [`delivery`](super::delivery).
+//! The schemas of requests in the API's description. The sandbox itself parses only the fields it needs: see
+//! [`delivery`](super::delivery).
 
 use utoipa::ToSchema;
 
@@ -12,10 +12,10 @@ pub(super) enum ProductCode {
     RealTimeStreaming,
 }
 
-/// What a customer is billed for. Fields that are not named here may follow, as the producer wrote them.
+/// A usage record, for which a customer is billed. It may contain further fields, as the producer wrote them.
 #[derive(ToSchema)]
 pub(super) struct UsageRecord {
-    /// With the kind of record it is the identity.
+    /// Identifies the record, together with its kind.
     #[schema(min_length = 1, example = "usage-good-1")]
     transaction_id: String,
     /// As in the path.
@@ -59,7 +59,7 @@ pub(super) enum StartedType {
 /// A session has started.
 #[derive(ToSchema)]
 pub(super) struct SessionStarted {
-    /// With the kind of record it is the identity.
+    /// Identifies the record, together with its kind.
     #[schema(min_length = 1, example = "lifecycle-good-2")]
     transaction_id: String,
     #[schema(min_length = 1, example = "customer-42")]
@@ -98,7 +98,7 @@ pub(super) enum DisconnectReason {
     Stale,
 }
 
-/// What a session used in all, as the producer sums it up.
+/// A session's totals, as the producer sums them up.
 #[derive(ToSchema)]
 pub(super) struct FinalUsageSummary {
     #[schema(minimum = 0, required = false)]
@@ -116,7 +116,7 @@ pub(super) struct FinalUsageSummary {
 /// A session has ended.
 #[derive(ToSchema)]
 pub(super) struct SessionCompleted {
-    /// With the kind of record it is the identity.
+    /// Identifies the record, together with its kind.
     #[schema(min_length = 1, example = "lifecycle-good-9")]
     transaction_id: String,
     #[schema(min_length = 1, example = "customer-42")]
@@ -128,20 +128,20 @@ pub(super) struct SessionCompleted {
     /// When the agent accepted the event.
     #[schema(format = DateTime)]
     timestamp: String,
-    /// Null where the producer gives none.
+    /// Null if the producer gives none.
     #[schema(required = true)]
     disconnect_reason: Option<DisconnectReason>,
     #[schema(required = false)]
     final_usage_summary: FinalUsageSummary,
-    /// Anything that the producer has to say.
+    /// Additional data of the producer.
     #[schema(value_type = Object, required = false)]
     metadata: (),
 }
 
-/// A request for more quota. Fields that are not named here may follow, as the producer wrote them.
+/// A request for more quota. It may contain further fields, as the producer wrote them.
 #[derive(ToSchema)]
 pub(super) struct QuotaRefresh {
-    /// With the kind of record it is the identity.
+    /// Identifies the record, together with its kind.
     #[schema(min_length = 1, example = "quota-good-1")]
     transaction_id: String,
     /// As in the path.
@@ -154,13 +154,13 @@ pub(super) struct QuotaRefresh {
     timestamp: String,
 }
 
-/// Many records, by session. The `Idempotency-Key` is made of those of the records, in order.
+/// Many records, grouped by session. The `Idempotency-Key` is derived from the records' keys, in order.
 #[derive(ToSchema)]
 pub(super) struct Batch {
     sessions: Vec<BatchSession>,
 }
 
-/// A session's records, in their order.
+/// A session's records, in order.
 #[derive(ToSchema)]
 pub(super) struct BatchSession {
     #[schema(min_length = 1, example = "session-0001")]
@@ -168,7 +168,7 @@ pub(super) struct BatchSession {
     records: Vec<BatchRecord>,
 }
 
-/// What comes in batches.
+/// The kinds that are sent in batches.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub(super) enum BatchKind {
@@ -181,19 +181,19 @@ pub(super) enum BatchKind {
 #[derive(ToSchema)]
 pub(super) struct BatchRecord {
     kind: BatchKind,
-    /// The very bytes of the single request: a `SessionStarted`, `UsageRecord` or `SessionCompleted`.
+    /// The exact bytes of the single request: a `SessionStarted`, `UsageRecord` or `SessionCompleted`.
     #[schema(value_type = Object)]
     body: (),
 }
 
-/// What a server says of itself.
+/// A server's registration.
 #[derive(ToSchema)]
 pub(super) struct Registration {
     #[schema(min_length = 1, example = "edge-1")]
     server_id: String,
     #[schema(example = "eu-central")]
     region: String,
-    /// The agent's.
+    /// The agent's version.
     #[schema(example = "1.0.0")]
     version: String,
     /// The edge server's address, `DATAPLANE_HOST`.
@@ -205,7 +205,7 @@ pub(super) struct Registration {
     capabilities: Capabilities,
 }
 
-/// What a server can do.
+/// A server's capabilities.
 #[derive(ToSchema)]
 pub(super) struct Capabilities {
     max_concurrent_sessions: u32,
@@ -215,7 +215,7 @@ pub(super) struct Capabilities {
     supported_languages: String,
 }
 
-/// How a server is.
+/// A server's state.
 #[derive(ToSchema)]
 pub(super) struct Heartbeat {
     status: ServerStatus,
@@ -225,75 +225,75 @@ pub(super) struct Heartbeat {
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub(super) enum ServerStatus {
-    /// All is well.
+    /// Nothing needs attention.
     Online,
-    /// It works, and something needs attention.
+    /// The agent works, but something needs attention.
     Degraded,
 }
 
-/// The figures of an agent.
+/// An agent's metrics.
 #[derive(ToSchema)]
 pub(super) struct HeartbeatMetrics {
-    /// Usage records settled since the outbox began.
+    /// Usage records settled since the outbox was created.
     usage_records_processed: u64,
-    /// Requests since the start.
+    /// Requests since the process started.
     control_plane_requests: u64,
-    /// Messages that wait in Redis.
+    /// Messages waiting in Redis.
     redis_queue_depth: u64,
-    /// Records given up since the outbox began.
+    /// Records given up since the outbox was created.
     failed_deliveries: u64,
-    /// Resident memory; null where it is not known.
+    /// Resident memory; null if unknown.
     #[schema(required = true)]
     memory_usage_mb: Option<f64>,
     /// Of one core, since the last heartbeat.
     cpu_usage_percent: f64,
-    /// Records that wait in the outbox.
+    /// Records waiting in the outbox.
     outbox_depth: u64,
-    /// The age of the oldest of them.
+    /// Age of the oldest record waiting in the outbox.
     outbox_oldest_age_seconds: f64,
-    /// Dead letters that are kept.
+    /// Dead letters stored now.
     dead_letters: u64,
     /// Since the start of the process.
     uptime_seconds: u64,
 }
 
-/// What waits for a server.
+/// Commands waiting for a server.
 #[derive(ToSchema)]
 pub(super) struct Commands {
     commands: Vec<Command>,
 }
 
-/// Something that a server is to do.
+/// A command for a server.
 #[derive(ToSchema)]
 pub(super) struct Command {
-    /// Names it for ever.
+    /// Identifies the command permanently.
     #[schema(min_length = 1)]
     command_id: String,
     #[schema(example = "set_rate_limit")]
     command_type: String,
     #[schema(value_type = Object, required = false)]
     parameters: (),
-    /// When it was given.
+    /// When the command was issued.
     #[schema(format = DateTime, required = false)]
     timestamp: String,
-    /// A JWT that says the same as the command: `aud`, `exp`, `jti`, `command_type`, `parameters`. What changes something
-    /// needs one.
+    /// A JWT with the content of the command: `aud`, `exp`, `jti`, `command_type`, `parameters`. Required for commands that
+    /// change something.
     #[schema(required = false)]
     token: String,
-    /// Whom it is for. The agent does not look at it.
+    /// The target server. The agent ignores this field.
     #[schema(required = false)]
     server_id: String,
 }
 
-/// What became of a command.
+/// The result of a command.
 #[derive(ToSchema)]
 pub(super) struct CommandResult {
     command_id: String,
     success: bool,
-    /// What came of it; null if nothing.
+    /// The output; null if there is none.
     #[schema(value_type = Option<Object>, required = true)]
     result: (),
-    /// Why it was not done; null if it was.
+    /// Why the command was not executed; null if it was.
     #[schema(required = true)]
     error_message: Option<String>,
     #[schema(format = DateTime)]

@@ -1,4 +1,4 @@
-//! Where a request meets the weather, before and after it is processed.
+//! Applies the weather to a request before and after it is processed.
 
 use std::{future, sync::Arc, time::Instant};
 
@@ -18,17 +18,17 @@ use super::{
     weather::Weather,
 };
 
-/// What becomes of a request before anything of it is processed.
+/// What happens to a request before any of it is processed.
 enum Treatment {
     Pass,
     Hang,
     Reset,
-    /// A 200 that takes nothing.
+    /// A 200 that processes nothing.
     SuccessFalse,
     Answer(StatusCode),
 }
 
-/// Takes one request of the `ControlPlane`'s API through the weather.
+/// Passes a request of the `ControlPlane`'s API through the weather.
 pub(super) async fn pass(
     State((shared, endpoint)): State<(Arc<Shared>, Endpoint)>,
     request: Request,
@@ -49,7 +49,7 @@ async fn meet(
 ) -> Response {
     let exchange = Exchange::begin(shared, endpoint, &request);
     let (mut parts, sent) = request.into_parts();
-    // Read in any case: a client that is still sending would see a broken pipe instead of its answer.
+    // Read in any case: otherwise a client that is still sending would see a broken pipe instead of its answer.
     let sent = match body::read(sent).await {
         Ok(sent) => sent,
         Err(answer) => return exchange.answer(answer),
@@ -68,7 +68,7 @@ async fn meet(
         Treatment::Answer(status) => return exchange.answer(instead(status, weather)),
     }
     if !admitted(shared.api_key.as_deref(), &parts.headers) {
-        return exchange.answer(body::error(StatusCode::UNAUTHORIZED, "not the API key that is expected"));
+        return exchange.answer(body::error(StatusCode::UNAUTHORIZED, "not the expected API key"));
     }
     let plain = match encoding::decode(&parts.headers, weather, sent) {
         Ok(plain) => plain,
@@ -113,7 +113,7 @@ fn treatment(shared: &Shared, weather: &Weather, endpoint: Endpoint) -> Treatmen
     }
 }
 
-/// The answer that the weather gives, with the headers that belong to its status.
+/// The answer given by the weather, with the headers that belong to its status.
 fn instead(status: StatusCode, weather: &Weather) -> Response {
     let mut answer = if let (Some(_), Some(kind)) = (weather.always, weather.bad_body) {
         body::spoilt(status, kind)
@@ -138,14 +138,14 @@ fn instead(status: StatusCode, weather: &Weather) -> Response {
     answer
 }
 
-/// Any credentials will do unless an API key is expected.
+/// Accepts any credentials unless an API key is expected.
 fn admitted(expected: Option<&str>, headers: &HeaderMap) -> bool {
     expected.is_none_or(|expected| {
         headers.get(api::API_KEY).is_some_and(|key| key.as_bytes() == expected.as_bytes())
     })
 }
 
-/// One request in flight. However it ends, its end is counted once.
+/// A request in flight. Its end is counted exactly once.
 struct Exchange<'a> {
     shared: &'a Shared,
     endpoint: Endpoint,
@@ -170,7 +170,7 @@ impl<'a> Exchange<'a> {
         answer
     }
 
-    /// Until the client goes away, and this future with it.
+    /// Waits until the client disconnects, which drops this future.
     async fn hang(mut self) -> Response {
         self.outcome = Outcome::Hung;
         future::pending().await

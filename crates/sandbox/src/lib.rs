@@ -9,14 +9,14 @@
 //! | `GET seen?kind=&transaction_id=` | how often one record was seen, with which key, in which session; `kind` is `usage`, `started`, `completed` or `quota` |
 //! | `GET records?limit=` | the last bodies, the newest first |
 //! | `GET`, `PUT`, `PATCH weather` | read, replace, change the [`Weather`] |
-//! | `GET`, `PUT link` | what `--link` is set to and has carried, as a client's bytes each way; set it, written as the flag is |
+//! | `GET`, `PUT link` | the settings of `--link` and its traffic, in bytes each way; set it, in the syntax of the flag |
 //! | `GET`, `DELETE servers` | registrations with the last heartbeats; forget them |
-//! | `GET`, `POST commands` | pending commands and the results that came; queue one (for one server by `server_id`, signed with `"sign": true`) |
-//! | `PUT`, `POST public-keys` | the JWK Set to hand out; sign with a new key, and hand out that |
+//! | `GET`, `POST commands` | pending commands and received results; queue one (`server_id`: for one server, `"sign": true`: signed) |
+//! | `PUT`, `POST public-keys` | sets the published JWK Set; creates a new signing key and publishes it |
 //! | `GET openapi.json` | the API of a `ControlPlane`, from the handlers here |
 //!
-//! It shares no code with the agent, so that a mistake made there is not made here as well. [`demo`] plays the agent's main
-//! job against it.
+//! It shares no code with the agent: a mistake in one is not repeated in the other. [`demo`] plays the agent's main job
+//! against it.
 //!
 //! A request passes `listener` → `gate` (weather) → `api`, `batch` or `fleet` → `accounts`.
 
@@ -77,7 +77,7 @@ const KEY_NAMESPACE: Uuid = Uuid::from_u128(0x7a1b_3741_a713_569c_ae9b_a8cf_bb86
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 
-/// What `--help` says of `/sandbox/…`.
+/// The part of `--help` about `/sandbox/…`.
 const PATHS: &str = "\
 Paths of the sandbox itself, beside the ControlPlane's API; docs/sandbox.md has examples:
   GET, DELETE /sandbox/accounts       Records processed, repeated, out of order; reset
@@ -91,7 +91,7 @@ Paths of the sandbox itself, beside the ControlPlane's API; docs/sandbox.md has 
   PUT, POST /sandbox/public-keys      Public keys to serve; sign with a new one
   GET /sandbox/openapi.json           The ControlPlane's API as OpenAPI";
 
-/// How the sandbox is set up.
+/// The sandbox's settings.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_long_help = PATHS)]
 pub struct Args {
@@ -138,7 +138,7 @@ impl Default for Args {
     }
 }
 
-/// An API key, which no log ever shows.
+/// An API key, which is never logged.
 #[derive(Clone)]
 pub struct ApiKey(String);
 
@@ -156,7 +156,7 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// What a record that was processed before is answered.
+/// The answer to a record that was processed before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Duplicates {
     /// 409: reported as a duplicate.
@@ -168,7 +168,7 @@ pub enum Duplicates {
     Ok,
 }
 
-/// What all requests share.
+/// State shared by all requests.
 struct Shared {
     api_key: Option<String>,
     batch: bool,
@@ -179,15 +179,15 @@ struct Shared {
     recents: Mutex<Recents>,
     traffic: Mutex<Traffic>,
     fleet: Mutex<Fleet>,
-    /// What lies in front of the `ControlPlane`'s port.
+    /// The link in front of the `ControlPlane`'s port.
     link: Option<Arc<Link>>,
-    /// What the `ControlPlane`'s port is to do.
+    /// The target state of the `ControlPlane`'s port.
     phase: watch::Sender<Phase>,
-    /// What it does.
+    /// Its actual state.
     listening: watch::Sender<bool>,
 }
 
-/// A poisoned lock is taken all the same: counters are never left half-written.
+/// Ignores poisoning: counters are never left half-written.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -216,7 +216,7 @@ impl Shared {
         Arc::clone(&self.weather.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Sets the weather to what `change` makes of it, and has the port follow.
+    /// Applies `change` to the weather, and sets the port's target state accordingly.
     fn change_weather<E>(
         &self,
         change: impl FnOnce(&Weather) -> Result<Weather, E>,
@@ -263,7 +263,7 @@ impl Shared {
     }
 }
 
-/// A sandbox that has its ports and does not serve yet.
+/// A sandbox that has bound its ports but does not serve yet.
 pub struct Sandbox {
     main: Listener,
     control: Option<Listener>,
@@ -271,7 +271,7 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Takes the ports.
+    /// Binds the ports.
     pub fn bind(args: Args) -> anyhow::Result<Self> {
         let bind = |address, link| {
             Listener::bind(address, link).with_context(|| format!("cannot listen on {address}"))
@@ -287,12 +287,12 @@ impl Sandbox {
         Ok(Self { main, control, shared })
     }
 
-    /// Where the `ControlPlane` is, with the port that was taken.
+    /// The `ControlPlane`'s address, with the bound port.
     pub fn addr(&self) -> SocketAddr {
         self.main.address()
     }
 
-    /// Where `/sandbox/…` stays while the `ControlPlane` is down.
+    /// The address of `/sandbox/…` that stays while the `ControlPlane` is down.
     pub fn control_addr(&self) -> Option<SocketAddr> {
         self.control.as_ref().map(Listener::address)
     }
@@ -323,7 +323,7 @@ impl Sandbox {
     }
 }
 
-/// Runs a sandbox until `shutdown` completes. Its addresses go to standard output when it is ready.
+/// Runs a sandbox until `shutdown` completes. Prints its addresses to standard output once it is ready.
 pub async fn run(args: Args, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let sandbox = Sandbox::bind(args)?;
     let mut ready = format!("listening on http://{}\n", sandbox.addr());

@@ -1,11 +1,11 @@
 //! A slow link in front of the `ControlPlane`'s port: round trip, rate, and a bounded queue, without root.
 //!
-//! Each way is a line of its own. A chunk of bytes waits until the queue has room for it, as the bytes of a sender do
-//! whose window is closed; then it is sent behind all that is queued, at the line's rate, and arrives half a round trip
-//! later. All connections share the line, and those that wait for room get it in turn. What one connection may have
-//! under way is its window. A new connection carries its first byte after one round trip, as a handshake takes.
+//! Each direction is a line of its own. A chunk waits until the queue has room for it, like the bytes of a sender whose window
+//! is closed. It is then sent after everything queued, at the line's rate, and arrives half a round trip later. All connections
+//! share the line and wait for room in turn. The window limits the bytes of one connection in flight. A new connection carries
+//! its first byte after one round trip, the time of a handshake.
 //!
-//! What it does not have: loss, the headers of packets, and TCP's slow start.
+//! Not simulated: loss, packet headers, and TCP's slow start.
 
 use std::{sync::Arc, time::Instant};
 
@@ -25,7 +25,7 @@ pub use settings::{BadLink, Settings};
 
 use line::{Line, Queued, Traffic};
 
-/// What a socket may hold of what has not entered the link: more would hide the queue from its sender.
+/// Bytes in a socket that have not entered the link: more would hide the queue from the sender.
 pub(super) const SOCKET_BUFFER: u32 = 32 << 10;
 
 /// A link that connections are carried over.
@@ -35,22 +35,22 @@ pub(super) struct Link {
     down: Way,
 }
 
-/// One of the two directions.
+/// One direction.
 struct Way {
-    /// Whoever waits for room holds it: the others come after, first come, first served.
+    /// Held by the sender that waits for room; others queue for it, first come, first served.
     line: Mutex<Line>,
     settings: watch::Receiver<Settings>,
 }
 
-/// A chunk under way.
+/// A chunk in flight.
 struct Chunk {
     arrives: Instant,
-    /// None at the end.
+    /// Empty at the end of the stream.
     bytes: Bytes,
     _window: Option<OwnedSemaphorePermit>,
 }
 
-/// What a link is set to, and what it has carried.
+/// A link's settings and traffic.
 #[derive(Serialize)]
 pub(super) struct Report {
     link: String,
@@ -65,7 +65,7 @@ impl Link {
         Self { up: way(), down: way(), settings }
     }
 
-    /// From now on; what is under way arrives when it would have.
+    /// Applies to new chunks; those in flight arrive as scheduled.
     pub(super) fn set(&self, settings: Settings) {
         self.settings.send_replace(settings);
     }
@@ -75,13 +75,13 @@ impl Link {
         Report { link, up: self.up.line.lock().await.traffic(), down: self.down.line.lock().await.traffic() }
     }
 
-    /// Counts anew.
+    /// Resets the counters.
     pub(super) async fn reset(&self) {
         self.up.line.lock().await.reset();
         self.down.line.lock().await.reset();
     }
 
-    /// Carries one connection, until its server has closed it or its client is gone.
+    /// Carries one connection until the server has closed it or the client has gone.
     pub(super) async fn carry(&self, client: TcpStream, server: DuplexStream) {
         let connected = Instant::now() + self.settings.borrow().rtt;
         let (from_client, to_client) = client.into_split();
@@ -89,7 +89,7 @@ impl Link {
         let up = async {
             time::sleep_until(connected.into()).await;
             self.up.carry(from_client, to_server).await;
-            // Its client has said all that it has to say; the server's answer may still be under way.
+            // The client has finished sending; the server's answer may still be in flight.
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -100,7 +100,7 @@ impl Link {
 }
 
 impl Way {
-    /// Carries all of `source` to `sink`, and its end.
+    /// Carries `source` to `sink`, including its end.
     async fn carry(&self, mut source: impl AsyncRead + Unpin, mut sink: impl AsyncWrite + Unpin) {
         let window = Arc::new(Semaphore::new(self.settings.borrow().window));
         // Bounded by the window.
@@ -126,7 +126,7 @@ impl Way {
                     break;
                 }
             }
-            // Nobody is left to tell where this fails.
+            // If this fails, nobody is left to tell.
             let _ = sink.shutdown().await;
         };
         let mut take = std::pin::pin!(take);
@@ -137,7 +137,7 @@ impl Way {
         }
     }
 
-    /// Waits until the queue has room for so many bytes. Gives when they arrive.
+    /// Waits until the queue has room for these bytes. Returns their arrival time.
     async fn enter(&self, bytes: usize) -> Instant {
         let mut settings = self.settings.clone();
         let mut line = self.line.lock().await;

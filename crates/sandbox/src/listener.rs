@@ -1,4 +1,4 @@
-//! A port that can be taken away, connections and all, and given back.
+//! A port that can be closed, connections included, and reopened.
 
 use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -22,42 +22,42 @@ use tokio::{
 
 use super::link::{Link, SOCKET_BUFFER};
 
-/// How long a connection may be idle, or take to send a request's head.
+/// Maximum time for a connection to be idle or to send a request's head.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// What a request in flight gets to finish in when the sandbox ends.
+/// Time for requests in flight to finish when the sandbox ends.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
-/// Between two attempts to accept, or to take the port back, after one failed.
+/// Pause after a failed attempt to accept or to rebind the port.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
-/// Between the link's end and the server, in bytes.
+/// Bytes buffered between the link's end and the server.
 const LINK_BUFFER: usize = 64 << 10;
 
-/// What a listener is to do.
+/// The target state of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Serve.
     Open,
     /// Close the port, cut the connections, wait.
     Down,
-    /// Finish what is in flight and end.
+    /// Finish requests in flight, then end.
     Closing,
 }
 
-/// Put into a response's extensions, it closes the connection instead of sending the response.
+/// In a response's extensions, closes the connection instead of sending the response.
 #[derive(Clone, Copy)]
 pub(super) struct Cut;
 
-/// Ends a connection without an answer; nobody ever reads it.
+/// Ends a connection without an answer. The text is never shown.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection is cut")]
 struct ConnectionCut;
 
-/// One address that is served.
+/// One served address.
 pub(super) struct Listener {
     address: SocketAddr,
-    /// What every connection is carried over, if anything.
+    /// The link that carries every connection, if any.
     link: Option<Arc<Link>>,
     socket: Option<TcpListener>,
 }
@@ -72,8 +72,8 @@ impl Listener {
         self.address
     }
 
-    /// Serves until the phase is [`Phase::Closing`]. `listening` follows what the port really is, `accepted` is
-    /// called for every connection.
+    /// Serves until the phase is [`Phase::Closing`]. `listening` follows the port's actual state; `accepted` is called for
+    /// every connection.
     pub(super) async fn serve(
         mut self,
         app: Router,
@@ -122,13 +122,13 @@ impl Listener {
                 }
             }
         }
-        // No new connection from here on; each of the old ones ends within its grace.
+        // No new connections from here on; existing ones end within the grace period.
         self.socket = None;
         while connections.join_next().await.is_some() {}
     }
 }
 
-/// Takes a port. Behind a link its connections' sockets buffer little, so that it is the link that they wait for.
+/// Binds a port. Behind a link, sockets buffer little, so connections wait for the link.
 fn listen(address: SocketAddr, behind_link: bool) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
@@ -140,14 +140,14 @@ fn listen(address: SocketAddr, behind_link: bool) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// One connection, over the link if there is one.
+/// Serves one connection, over the link if there is one.
 async fn connection(
     stream: TcpStream,
     link: Option<Arc<Link>>,
     app: TowerToHyperService<Router>,
     mut phase: watch::Receiver<Phase>,
 ) {
-    // Only a delay is lost where this fails.
+    // A failure only costs a delay.
     let _ = stream.set_nodelay(true);
     let Some(link) = link else { return converse(stream, app, phase).await };
     let (far, near) = tokio::io::duplex(LINK_BUFFER);
@@ -157,7 +157,7 @@ async fn connection(
         () = &mut carried => return,
         () = conversation => {}
     }
-    // What it answered last is still under way.
+    // The last answer is still in flight.
     let closing = async {
         let _ = phase.wait_for(|phase| *phase == Phase::Closing).await;
         time::sleep(SHUTDOWN_GRACE).await;
@@ -168,7 +168,7 @@ async fn connection(
     }
 }
 
-/// Answers a client's requests, until either side closes the connection.
+/// Answers a client's requests until either side closes the connection.
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send,
     app: TowerToHyperService<Router>,
@@ -188,7 +188,7 @@ async fn converse(
         let _ = phase.wait_for(|phase| *phase == Phase::Closing).await;
     };
     tokio::select! {
-        // How a client leaves is its own affair.
+        // It does not matter how a client disconnects.
         _ = connection.as_mut() => return,
         () = closing => {}
     }

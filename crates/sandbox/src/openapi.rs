@@ -1,5 +1,5 @@
-//! The `ControlPlane`'s API as OpenAPI. What a path takes and gives is said where it is handled; what the gate in front of
-//! all handlers does is said here.
+//! The `ControlPlane`'s API as OpenAPI. Handlers describe their parameters and answers; this module adds what the gate in
+//! front of them does.
 
 use axum::Json;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
@@ -43,7 +43,7 @@ const TOKEN: &str = "token";
 )]
 struct Description;
 
-/// What holds for every operation.
+/// Adds what holds for every operation.
 struct Gate;
 
 impl Modify for Gate {
@@ -95,7 +95,7 @@ fn header(operation: &mut Operation, name: &str, description: &str) {
     operation.parameters.get_or_insert_default().push(parameter);
 }
 
-/// Adds an answer that says what is wrong, unless the handler has described it better.
+/// Adds an error answer unless the handler has described it.
 fn answer(operation: &mut Operation, status: &str, description: &str) {
     let content = Content::new(Some(Ref::from_schema_name("Failure")));
     let response = ResponseBuilder::new().description(description).content("application/json", content);
@@ -103,7 +103,7 @@ fn answer(operation: &mut Operation, status: &str, description: &str) {
     operation.responses.responses.entry(status.to_owned()).or_insert(response);
 }
 
-/// The description, for who asks the sandbox for it.
+/// Serves the description.
 pub(super) async fn serve() -> Json<OpenApi> {
     Json(Description::openapi())
 }

@@ -1,4 +1,4 @@
-//! `/sandbox/…`: where whoever runs the sandbox reads its accounts and makes its weather.
+//! `/sandbox/…`: the sandbox's accounts, and control of its weather.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,17 +27,17 @@ use super::{
 
 /// The largest body of a request here, in bytes: a key set or a few commands.
 const MAX_BYTES: usize = 1 << 20;
-/// How long the port may take to be closed or taken back.
+/// Time for the port to close or reopen.
 const LISTENER_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 struct Operator {
     shared: Arc<Shared>,
-    /// Whether this is the port that stays when the other one goes.
+    /// Whether this port stays open while the `ControlPlane`'s is down.
     stays: bool,
 }
 
-/// The routes, for the port that `stays` when the `ControlPlane` is down, or for the one that goes.
+/// The routes, for the port that `stays` open while the `ControlPlane` is down, or for the one that closes.
 pub(super) fn router(shared: &Arc<Shared>, stays: bool) -> Router {
     Router::new()
         .route("/sandbox/accounts", get(accounts).delete(reset))
@@ -70,7 +70,7 @@ async fn accounts(State(Operator { shared, .. }): State<Operator>) -> Response {
 }
 
 async fn reset(State(Operator { shared, .. }): State<Operator>) -> StatusCode {
-    // Millions of entries are freed after the lock, not under it.
+    // Millions of entries are freed after the lock is released.
     drop(std::mem::take(&mut *shared.accounts()));
     *shared.recents() = recent::Recents::default();
     shared.traffic().reset();
@@ -114,7 +114,7 @@ async fn change_weather(State(operator): State<Operator>, body: Bytes) -> Result
 }
 
 impl Operator {
-    /// Sets the weather to what the body makes of `base`, and answers when it is in force.
+    /// Sets the weather from `base` and the body, and answers when it is in effect.
     async fn forecast(&self, body: &[u8], base: impl Fn(&Weather) -> Weather) -> Result<Response, Refusal> {
         let patch = fleet::object(body)?;
         let weather = self.shared.change_weather(|current| {

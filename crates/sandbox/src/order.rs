@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::accounts::{Kind, Prehashed};
 
-/// How many violations are told in words; the others are only counted.
+/// Violations described as text; further ones are only counted.
 const EXAMPLES: usize = 20;
 
-/// A count, and the first few in words.
+/// A count, and the first few as text.
 #[derive(Clone, Default, Serialize)]
 pub(super) struct Violations {
     count: u64,
@@ -25,7 +25,7 @@ impl Violations {
     }
 }
 
-/// Every session that was ever heard of.
+/// Every session seen so far.
 #[derive(Default)]
 pub(super) struct Sessions {
     numbers: HashMap<u128, u32, Prehashed>,
@@ -41,16 +41,16 @@ struct Session {
     completed: bool,
 }
 
-/// One record, processed for the first time.
+/// A record that is processed for the first time.
 pub(super) struct Step<'a> {
     pub(super) kind: Kind,
     pub(super) transaction: &'a str,
-    /// The producer's own count within the session, where it has one.
+    /// The producer's sequence number within the session, if any.
     pub(super) sequence: Option<i64>,
 }
 
 impl Sessions {
-    /// The number of the session with this name and hash of its name.
+    /// The number of the session with this name and its hash.
     pub(super) fn number(&mut self, hash: u128, name: &str) -> u32 {
         *self.numbers.entry(hash).or_insert_with(|| {
             let session =
@@ -72,7 +72,7 @@ impl Sessions {
         &self.violations
     }
 
-    /// Judges the next record of a session. Quota refreshes wait for nobody, so they are never out of order.
+    /// Checks the next record of a session. Quota refreshes have no order.
     pub(super) fn step(&mut self, number: u32, step: &Step<'_>) {
         let Some(session) = self.sessions.get_mut(number as usize) else { return };
         if step.kind == Kind::Quota {
@@ -111,7 +111,7 @@ impl Sessions {
 mod tests {
     use super::*;
 
-    /// What is said of one session's records, in this order.
+    /// The violations reported for one session's records in this order.
     fn judge(steps: &[(Kind, Option<i64>)]) -> Vec<String> {
         let mut sessions = Sessions::default();
         let number = sessions.number(1, "s");

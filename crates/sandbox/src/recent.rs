@@ -1,4 +1,4 @@
-//! The last few bodies, to look at.
+//! The last few bodies, for inspection.
 
 use std::collections::VecDeque;
 
@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use super::accounts::{Kind, Receipt};
 
-/// How many are kept.
+/// Bodies kept.
 pub(super) const CAPACITY: usize = 100;
-/// A larger body is not kept: with [`CAPACITY`] it bounds the memory.
+/// A larger body is not kept: together with [`CAPACITY`] this limits the memory.
 const MAX_BYTES: usize = 512 << 10;
 
-/// One record as it came.
+/// A record as received.
 #[derive(Clone, Serialize)]
 pub(super) struct Recent {
     kind: Kind,
@@ -20,7 +20,7 @@ pub(super) struct Recent {
     body: String,
 }
 
-/// The newest records, the newest last.
+/// The latest records, newest last.
 #[derive(Default)]
 pub(super) struct Recents(VecDeque<Recent>);
 
@@ -36,7 +36,7 @@ impl Recents {
         self.0.push_back(Recent { kind, session: session.to_owned(), duplicate, body: body.to_owned() });
     }
 
-    /// The newest `limit`, the newest first.
+    /// The latest `limit`, newest first.
     pub(super) fn newest(&self, limit: usize) -> Vec<Recent> {
         self.0.iter().rev().take(limit).cloned().collect()
     }

@@ -1,4 +1,4 @@
-//! Signs commands as the `ControlPlane` does: with a key of its own, made when it is first needed.
+//! Signs commands as the `ControlPlane` does, with a key created on first use.
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
@@ -11,17 +11,17 @@ use uuid::Uuid;
 
 use super::delivery::Refusal;
 
-/// How long a token is good for.
+/// Validity of a token.
 const LIFE_SECONDS: i64 = 300;
 
-/// A key, and what is published of it.
+/// A private key and its public form.
 pub(super) struct Signer {
     key: EncodingKey,
     public: Jwk,
 }
 
 impl Signer {
-    /// With a new key; it takes a moment.
+    /// Creates a key, which takes a moment.
     pub(super) fn new() -> Result<Self, Refusal> {
         Self::generate().map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
     }
@@ -36,7 +36,7 @@ impl Signer {
         Ok(Self { key, public })
     }
 
-    /// What is handed out.
+    /// The published keys.
     pub(super) fn key_set(&self) -> Value {
         json!({"keys": [self.public]})
     }

@@ -1,4 +1,4 @@
-//! What went over the wire, whatever became of it: requests, answers, headers, bytes.
+//! The traffic, whatever its outcome: requests, answers, headers, bytes.
 
 use std::collections::BTreeMap;
 
@@ -29,18 +29,18 @@ pub(super) enum Endpoint {
     Unknown,
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Outcome {
     /// With this status.
     Answered(StatusCode),
-    /// It was processed, and the connection closed instead of an answer.
+    /// The request was processed, but the connection was closed instead of an answer.
     LostAnswer,
-    /// The connection was closed, nothing was processed.
+    /// The connection was closed and nothing was processed.
     Reset,
-    /// It was left without an answer until the client went away.
+    /// The request was left unanswered until the client disconnected.
     Hung,
-    /// The client went away, or was cut off, before the answer.
+    /// The client disconnected, or was cut off, before the answer.
     Abandoned,
 }
 
@@ -63,13 +63,13 @@ pub(super) struct Traffic {
     seen: Seen,
 }
 
-/// The counters that are shown as they are.
+/// The counters shown unchanged.
 #[derive(Clone, Default, Serialize)]
 struct Seen {
     connections: u64,
     in_flight: u64,
     max_in_flight: u64,
-    /// As sent, before any decompression.
+    /// As sent, before decompression.
     bytes: u64,
     gzip_bodies: u64,
     zstd_bodies: u64,
@@ -84,7 +84,7 @@ struct Seen {
     missing: Missing,
 }
 
-/// Requests without what they should carry.
+/// Requests that lack a required header.
 #[derive(Clone, Default, Serialize)]
 struct Missing {
     idempotency_key: u64,
@@ -97,7 +97,7 @@ impl Traffic {
         self.seen.connections += 1;
     }
 
-    /// A request's head has arrived.
+    /// Counts a request whose head has arrived.
     pub(super) fn begin(&mut self, method: &Method, headers: &HeaderMap) {
         let seen = &mut self.seen;
         let now = Utc::now();
@@ -119,14 +119,14 @@ impl Traffic {
         }
     }
 
-    /// Its body has arrived.
+    /// Counts a body that has arrived.
     pub(super) fn body(&mut self, bytes: usize, encoding: Option<Encoding>) {
         self.seen.bytes += bytes as u64;
         self.seen.gzip_bodies += u64::from(encoding == Some(Encoding::Gzip));
         self.seen.zstd_bodies += u64::from(encoding == Some(Encoding::Zstd));
     }
 
-    /// It was a batch of so many records.
+    /// Counts a batch of this many records.
     pub(super) fn batch(&mut self, records: usize) {
         self.seen.batches += 1;
         self.seen.largest_batch = self.seen.largest_batch.max(records);
@@ -137,7 +137,7 @@ impl Traffic {
         *self.ended.entry((endpoint, outcome)).or_default() += 1;
     }
 
-    /// Forgets everything but what is going on right now.
+    /// Resets everything except the current state.
     pub(super) fn reset(&mut self) {
         let in_flight = self.seen.in_flight;
         *self =

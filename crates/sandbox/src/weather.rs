@@ -1,4 +1,4 @@
-//! The weather between the agent and this `ControlPlane`: what goes wrong, how often, and how to change it.
+//! The weather between the agent and this `ControlPlane`: which faults occur, how often, and how to change them.
 
 use axum::http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -8,12 +8,12 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::chance::{Probability, Status, StatusChances};
 use super::encoding::Encoding;
 
-/// What goes wrong, and how often. The default is fair: everything is answered at once, as it should be.
+/// The faults and their probabilities. By default there are none: everything is answered at once, and correctly.
 ///
 /// A request meets, in this order: `latency_ms`, `hang`, `reset`, `always`, `capacity`, `success_false`, `status`,
 /// `refuse_encodings`, and then its records' own fate (`unknown_sessions`, `refuse_transactions`,
-/// `poison_transactions`, `refuse_chance`, `partial_batch`). Nothing of it is processed when one of them decides the
-/// answer. What is processed may still meet `foreign_batch`, `lost_answer` or `bad_body`.
+/// `poison_transactions`, `refuse_chance`, `partial_batch`). If one of them decides the answer, nothing is processed. A
+/// processed request may still meet `foreign_batch`, `lost_answer` or `bad_body`.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 #[command(next_help_heading = "Fault injection")]
@@ -111,7 +111,7 @@ pub struct Weather {
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum BadBody {
-    /// Nothing at all.
+    /// Nothing.
     Empty,
     /// A page of HTML.
     NotJson,
@@ -122,14 +122,14 @@ pub enum BadBody {
 }
 
 impl Weather {
-    /// What a refused transaction is answered: the same whenever it comes.
+    /// The status for a refused transaction, always the same.
     pub(super) fn refusal(&self, transaction: &str) -> StatusCode {
         let of = xxh3_64(transaction.as_bytes()) as usize;
         let status = of.checked_rem(self.refuse_with.len()).and_then(|at| self.refuse_with.get(at));
         status.map_or(StatusCode::UNPROCESSABLE_ENTITY, |status| status.code())
     }
 
-    /// This weather with some fields replaced, or everything that is wrong with them, each by its name.
+    /// This weather with some fields replaced, or all problems, each with its field.
     pub fn patched(&self, patch: Map<String, Value>) -> Result<Self, Vec<String>> {
         let mut fields = match serde_json::to_value(self) {
             Ok(Value::Object(fields)) => fields,
@@ -137,7 +137,7 @@ impl Weather {
         };
         let mut patched = self.clone();
         let mut problems = Vec::new();
-        // One field at a time: serde stops at the first problem, and does not say which field had it.
+        // One field at a time: serde stops at the first problem without naming its field.
         for (name, value) in patch {
             if !fields.contains_key(&name) {
                 problems.push(format!("{name}: unknown field"));
@@ -156,15 +156,15 @@ impl Weather {
         if problems.is_empty() { Ok(patched) } else { Err(problems) }
     }
 
-    /// What is wrong with it as a whole.
+    /// What is wrong with the combination of fields.
     pub fn problem(&self) -> Option<String> {
-        // Ten times 0.1 is a little more than 1.
+        // Ten times 0.1 is slightly more than 1.
         let too_much = self.status.sum() > 1.0 + 1e-9;
         too_much.then(|| "status: the probabilities add up to more than 1".to_owned())
     }
 }
 
-/// A text that can be a header's value.
+/// A valid header value.
 fn header_text(text: &str) -> Result<String, &'static str> {
     match HeaderValue::from_str(text) {
         Ok(_) => Ok(text.to_owned()),

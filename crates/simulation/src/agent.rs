@@ -1,5 +1,5 @@
-//! One life of the agent: intake, outbox, drain, membership and all that runs beside them, as the composition root has
-//! them, on one thread.
+//! One life of the agent: intake, outbox, drain, membership and everything else, wired as in the composition root, on one
+//! thread.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,27 +36,27 @@ use crate::world::World;
 
 /// The names of the queues.
 pub const QUEUES: [&str; 3] = ["queue:usage_records", "queue:session_lifecycle", "queue:quota_refresh"];
-/// Where answers to quota requests go.
+/// The queue for answers to quota requests.
 pub const QUOTA_RESPONSE: &str = "queue:quota_response";
-/// Where dead letters are mirrored.
+/// The queue to which dead letters are mirrored.
 pub const DEAD_LETTERS: &str = "queue:dead_letter";
-/// Under which name the agent works.
+/// The agent's `SERVER_ID`.
 pub const SERVER_ID: &str = "edge-1";
 
-/// How much time a stop in order has.
+/// Time for an orderly stop.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 
 /// How a task ended.
 enum TaskEnd {
     Ended(&'static str),
     Failed(String),
-    /// The process died in it.
+    /// The process died in the task.
     Died,
 }
 
 type Task = Pin<Box<dyn Future<Output = TaskEnd>>>;
 
-/// A task that is polled only while the agent lives.
+/// A task that is polled only while the agent is alive.
 struct Watched {
     name: &'static str,
     inner: Pin<Box<dyn Future<Output = Result<(), String>>>>,
@@ -94,7 +94,7 @@ impl Future for Watched {
 pub struct Life {
     /// Its outbox.
     pub outbox: Outbox,
-    /// What an operator orders.
+    /// The operator's orders.
     pub controls: Controls,
     world: World,
     tasks: FuturesUnordered<Task>,
@@ -104,12 +104,12 @@ pub struct Life {
     link: watch::Receiver<LinkStatus>,
 }
 
-/// How a life, or a part of it, came to an end.
+/// How a life, or a part of it, ended.
 #[derive(Debug)]
 pub enum Ending {
     /// The process died.
     Died,
-    /// A part of it ended by itself.
+    /// A part ended by itself.
     Failed(String),
 }
 
@@ -301,7 +301,7 @@ impl Life {
         self.tasks.push(Box::pin(Watched { name, inner: Box::pin(task), world }));
     }
 
-    /// Lives for so long, unless it ends before.
+    /// Lives for this long unless it ends earlier.
     pub async fn live(&mut self, time: Duration) -> Option<Ending> {
         let until = tokio::time::Instant::now() + time;
         match tokio::time::timeout_at(until, self.tasks.next()).await {
@@ -313,7 +313,7 @@ impl Life {
         }
     }
 
-    /// Stops in order, as `stages` does. Gives whether all that was settled is on the disk.
+    /// Stops in order, as `stages` does. Returns whether everything settled is on disk.
     pub async fn stop(mut self) -> Result<bool, Ending> {
         let deadline = tokio::time::Instant::now() + STOP_WITHIN;
         self.stops[0].send_replace(true);
@@ -361,12 +361,12 @@ impl Life {
         }
     }
 
-    /// Done meanwhile.
+    /// Runs `work` while the agent lives.
     pub async fn do_beside<T>(&mut self, work: impl Future<Output = T>) -> Result<Option<T>, Ending> {
         self.beside(work, tokio::time::Instant::now() + Duration::from_secs(60)).await
     }
 
-    /// What is wrong with its links.
+    /// Describes the problems with its links.
     pub fn trouble(&self) -> String {
         let (redis, link) = (self.redis.borrow(), self.link.borrow());
         format!(

@@ -1,43 +1,43 @@
-//! Bugs that are planted to see that they are found. Each is played at a seam, as the agent with that bug would look from
-//! there: the source of the agent stays as it is.
+//! Bugs planted to check that they are found. Each is simulated at a seam, with the effect that an agent with this bug would
+//! have there; the agent's source is unchanged.
 
 use clap::ValueEnum;
 
 /// A planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Bug {
-    /// A commit is answered though nothing has made it durable: what is acknowledged may be gone after a power cut.
+    /// A commit is confirmed before it is durable: acknowledged records may be lost in a power cut.
     AcknowledgeBeforeTheBarrier,
-    /// A request counts as answered when it has been sent.
+    /// A request counts as answered once it has been sent.
     SettleBeforeTheAnswer,
-    /// The commit carries no checkpoint: what was committed and not acknowledged is taken twice.
+    /// The commit carries no checkpoint: committed but unacknowledged messages are taken twice.
     ForgetTheCheckpoint,
-    /// A 424 in a batch's answer is passed over: the record counts as taken.
+    /// A 424 in a batch's answer is ignored: the record counts as taken.
     Drop424,
     /// A 424 counts as a failed attempt.
     Count424,
     /// The names of new segments are not synced.
     SkipTheDirectorysFsync,
-    /// The ledger is written on after a failed sync.
+    /// The ledger is written to after a failed sync.
     ReuseTheLedger,
-    /// Whoever answers settles.
+    /// Any answer settles, whoever sent it.
     SettleOnAForeignAnswer,
     /// A session's second record is sent before its first.
     SendPastTheHead,
     /// A retry has another key.
     NewKeyOnRetry,
-    /// A retry has another body.
+    /// Retries have another body.
     NewBodyOnRetry,
     /// The settlement is written without its dead letter.
     LoseADeadLetter,
-    /// What is committed is acknowledged twice: what was taken behind it leaves Redis too.
+    /// Committed messages are acknowledged twice: messages taken after them also leave Redis.
     AcknowledgeTwice,
-    /// The intake does not hear how much usage is left in Redis: completed events overtake it.
+    /// The intake does not learn how much usage is left in Redis: completed events overtake it.
     UsageLeftUntold,
-    /// A quota request is settled though its answer has not reached Redis.
+    /// A quota request is settled although its answer has not reached Redis.
     ForgetQuotaReply,
-    /// The answer to a quota request comes to Redis twice.
+    /// The answer to a quota request reaches Redis twice.
     RepeatQuotaReply,
-    /// The settled marks never reach the ledger.
+    /// Settlements never reach the ledger.
     ForgetWhatIsSettled,
 }

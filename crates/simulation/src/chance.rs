@@ -1,4 +1,4 @@
-//! Chance from a seed: a small generator whose numbers never change, so that a seed of today is one of next year.
+//! Seeded random numbers, from a small generator that never changes: a seed stays valid for years.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Chance(u64);
 
 impl Chance {
-    /// The stream of a seed for one purpose: streams of other purposes do not change when this one is used more or less.
+    /// The stream of a seed for one purpose. The use of one stream does not affect the others.
     pub fn new(seed: u64, purpose: u64) -> Self {
         let mut chance = Self(seed ^ purpose.wrapping_mul(0xd134_2543_de82_ef95));
         chance.bits();
@@ -28,27 +28,27 @@ impl Chance {
         least + self.bits() % (most.saturating_sub(least) + 1)
     }
 
-    /// Any part of one.
+    /// A number from 0 up to 1.
     pub fn part(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Whether something happens that happens with this probability.
+    /// Whether an event of this probability happens.
     pub fn happens(&mut self, probability: f64) -> bool {
         self.part() < probability
     }
 
-    /// One of these.
+    /// Picks one of these.
     pub fn of<T: Copy>(&mut self, from: &[T]) -> T {
         from[(self.bits() % from.len() as u64) as usize]
     }
 
-    /// A time between these, of any order of magnitude.
+    /// A time between these, evenly over the orders of magnitude.
     pub fn time(&mut self, least: Duration, most: Duration) -> Duration {
         Duration::from_micros(self.size(least.as_micros() as u64, most.as_micros() as u64))
     }
 
-    /// A number between these, of any order of magnitude.
+    /// A number between these, evenly over the orders of magnitude.
     pub fn size(&mut self, least: u64, most: u64) -> u64 {
         let (low, high) = ((least.max(1) as f64).ln(), (most.max(1) as f64).ln());
         ((low + (high - low) * self.part()).exp().round() as u64).clamp(least, most)

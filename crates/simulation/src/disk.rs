@@ -1,4 +1,4 @@
-//! What befalls the disk: as the plan's faults and chance have it.
+//! The disk's behaviour, determined by the plan's faults and by chance.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use crate::bugs::Bug;
 use crate::plan::What;
 use crate::world::World;
 
-/// The kernel's number for a medium that fails.
+/// The error number for a failing medium.
 const EIO: i32 = 5;
-/// What is free: enough, and too little for a reserve, which would only take memory here.
+/// Free space: enough, but too little for a reserve, which would only use memory here.
 const FREE: u64 = 12 << 20;
-/// How long a commit takes without a fault.
+/// Duration of a commit without a fault.
 const COMMIT: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(10));
 
-/// The disk's fate.
+/// Decides the outcome of each step of the disk.
 pub struct Weather(pub World);
 
 impl DiskFaults for Weather {
@@ -85,7 +85,7 @@ impl DiskFaults for Weather {
     }
 }
 
-/// How fast the disk is.
+/// Decides the disk's speed.
 pub struct Speed(pub World);
 
 impl Pace for Speed {

@@ -1,5 +1,5 @@
-//! The whole agent under simulation: one thread, virtual time, a simulated Redis, ControlPlane, network, disk and clock,
-//! faults by the thousand, and everything from one seed. `docs/proof.md` says what is simulated and what is real.
+//! The whole agent under simulation: one thread, virtual time; simulated Redis, ControlPlane, network, disk and clock;
+//! thousands of faults; everything derived from one seed. `docs/proof.md` says what is simulated and what is real.
 
 #![expect(
     clippy::unwrap_used,

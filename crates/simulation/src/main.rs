@@ -1,4 +1,4 @@
-//! Runs seeds of the simulation; a failing one is made smaller and printed as a command.
+//! Runs seeds of the simulation. A failing seed is shrunk and printed as a command.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -45,7 +45,7 @@ struct Flags {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    // A run tells of its panics by itself.
+    // A single run prints its panics.
     if flags.seed.is_none() {
         std::panic::set_hook(Box::new(|_| {}));
     }

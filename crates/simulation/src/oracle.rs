@@ -1,4 +1,4 @@
-//! What must hold: at every scrape, after every end of the agent, and at the end of a run.
+//! The invariants: at every scrape, at every end of the agent, and at the end of a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,17 +12,17 @@ use crate::agent::{DEAD_LETTERS, QUEUES, QUOTA_RESPONSE, SERVER_ID};
 use crate::plan::{Fate, What};
 use crate::world::{State, World};
 
-/// A commit is taken as a whole: by so much an outbox may be larger than it may be. The largest here is three rounds'.
+/// A commit is atomic, so an outbox may exceed its limit by one. The largest here holds three rounds.
 const COMMIT_BYTES: u64 = 4 << 20;
-/// Scrapes are at most this far apart, and a second is the least that the drain expires by.
+/// The longest time between scrapes; the drain checks expiry at least every second.
 const GLANCE: Duration = Duration::from_secs(5);
 
-/// What has been seen of the agent, and must not become untrue.
+/// What has been observed of the agent and must remain true.
 #[derive(Default)]
 pub struct Seen {
     durable: Option<Stats>,
     letters: BTreeMap<u64, DeadLetter>,
-    /// Which records they were.
+    /// The records that became dead letters.
     dead_lettered: BTreeSet<usize>,
 }
 
@@ -31,12 +31,12 @@ fn sum(values: &[u64; 5]) -> u64 {
 }
 
 impl Seen {
-    /// Where to read dead letters on.
+    /// Where to continue reading dead letters.
     pub fn next_letter(&self) -> u64 {
         self.letters.last_key_value().map_or(0, |(id, _)| id + 1)
     }
 
-    /// A scrape.
+    /// Checks a scrape.
     pub fn stats(&mut self, world: &World, stats: &Stats, durable: &Stats) {
         let mut state = world.state();
         for (name, stats) in [("now", stats), ("durable", durable)] {
@@ -94,7 +94,7 @@ impl Seen {
         self.durable = Some(durable.clone());
     }
 
-    /// Dead letters as they are read; `is_all` of them, from the first on.
+    /// Checks dead letters as they are read; `is_all`: all of them, from the first on.
     pub fn letters(&mut self, world: &World, letters: Vec<DeadLetter>, is_all: bool) {
         let mut state = world.state();
         let now = state.now();
@@ -115,13 +115,13 @@ impl Seen {
         }
     }
 
-    /// The records that were planned and are neither taken nor dead letters.
+    /// The planned records that are neither taken nor dead letters.
     pub fn undone(&self, state: &State) -> Vec<usize> {
         let planned = 0..state.plan.pushes.len();
         planned.filter(|n| state.records[*n].taken.is_none() && !self.dead_lettered.contains(n)).collect()
     }
 
-    /// The end of a run: everything is somewhere.
+    /// Checks the end of a run: every record is accounted for.
     pub fn end(&self, world: &World, stats: &Stats) {
         let mut state = world.state();
         let pushed = state.pushed as u64;
@@ -193,14 +193,14 @@ impl Seen {
     }
 }
 
-/// Whether a record may wait for as long as it takes: of its session the ControlPlane fails on one. With few others that pass
-/// nobody can say that the failure is the record's own.
+/// Whether a record may wait indefinitely: the ControlPlane fails on a record of its session. When few others get through,
+/// nothing shows that the record itself is at fault.
 pub fn may_wait(state: &State, number: usize) -> bool {
     let session = state.records[number].push.session;
     state.plan.pushes.iter().any(|push| push.session == session && push.fate == Fate::Poison)
 }
 
-/// An outage is quiet: there are few probes of a link that is down.
+/// Checks that an outage is quiet: few probes of a link that is down.
 fn check_quiet(state: &mut State) {
     let mut loud = Vec::new();
     for (n, fault) in state.plan.faults.iter().enumerate().filter(|(_, fault)| fault.what == What::LinkDown) {
@@ -218,7 +218,7 @@ fn check_quiet(state: &mut State) {
     }
 }
 
-/// Which record or message a dead letter was.
+/// The number of the record or message behind a dead letter.
 fn number_of(state: &State, letter: &DeadLetter) -> Option<usize> {
     match &letter.payload {
         Payload::Record(record) => state.by_key.get(&record.key()).copied(),
@@ -226,7 +226,7 @@ fn number_of(state: &State, letter: &DeadLetter) -> Option<usize> {
     }
 }
 
-/// A dead letter must be one.
+/// Checks that a dead letter is justified.
 fn check_letter(state: &mut State, letter: &DeadLetter, now: Duration) {
     let Some(number) = number_of(state, letter) else {
         return state.violation(format!("the dead letter {} is nothing that was pushed", letter.id));
@@ -268,7 +268,7 @@ fn check_letter(state: &mut State, letter: &DeadLetter, now: Duration) {
     }
 }
 
-/// Of a session the ControlPlane takes started, then usage in order, then completed.
+/// Checks that the ControlPlane takes a session's started event, then usage in order, then the completed event.
 fn check_order(state: &mut State) {
     let is_strict = state.plan.settings.order == SessionOrder::Strict;
     let mut sessions = BTreeMap::<&str, Vec<(u64, (u8, usize), &str)>>::new();
@@ -299,7 +299,7 @@ fn check_order(state: &mut State) {
     }
 }
 
-/// Each quota request has its answer in Redis, byte for byte, or is a dead letter. No answer is there more often
+/// Checks that each quota request has its answer in Redis, byte for byte, or is a dead letter. No answer is there more often
 /// than it was given, unless Redis' replies were lost.
 fn check_quota(state: &mut State, dead_lettered: &BTreeMap<usize, u32>) {
     let replies = state.redis.lists.get(QUOTA_RESPONSE).cloned().unwrap_or_default();
@@ -334,7 +334,7 @@ fn check_quota(state: &mut State, dead_lettered: &BTreeMap<usize, u32>) {
     }
 }
 
-/// What is still to be done, if anything.
+/// What remains to be done, if anything.
 pub fn what_is_left(state: &State, stats: &Stats, waiting_ones: u64) -> Option<String> {
     let in_redis: usize = QUEUES
         .iter()

@@ -1,4 +1,4 @@
-//! What a seed decides before a run: the load, the settings, the faults and when the agent ends.
+//! Everything that a seed decides before a run: the load, the settings, the faults and the ends of the agent's lives.
 
 use std::time::Duration;
 
@@ -8,22 +8,22 @@ use dataplane_agent::record::Kind;
 
 use crate::chance::Chance;
 
-/// Everything that a run depends on beside the agent.
+/// Everything that a run depends on besides the agent.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What all chance in it comes from.
+    /// The source of all randomness.
     pub seed: u64,
-    /// How the agent is configured.
+    /// The agent's configuration.
     pub settings: Settings,
-    /// What is pushed, and when.
+    /// The messages and when they are pushed.
     pub pushes: Vec<Push>,
-    /// What goes wrong.
+    /// The faults.
     pub faults: Vec<Fault>,
-    /// How each life of the agent ends, one after another; the one behind them ends when all is well.
+    /// How each life of the agent ends; the life after the last of these ends when the run is complete.
     pub ends: Vec<End>,
 }
 
-/// How the agent is configured.
+/// The agent's configuration.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "named as the agent's own settings")]
 pub struct Settings {
@@ -46,56 +46,56 @@ pub struct Settings {
     pub segment_bytes: u64,
     pub outbox_bytes: u64,
     pub mirror_most: usize,
-    /// By how many seconds this machine's clock is wrong at the start.
+    /// The initial error of this machine's clock, in seconds.
     pub clock_offset: i64,
-    /// By how many millionths it goes too fast.
+    /// The drift of this machine's clock, in millionths too fast.
     pub clock_drift: i64,
 }
 
-/// A message on its way into Redis.
+/// A message to be pushed to Redis.
 #[derive(Clone, Debug)]
 pub struct Push {
-    /// When.
+    /// When it is pushed.
     pub at: Duration,
-    /// Its number among all of them.
+    /// Its number among all messages.
     pub number: usize,
-    /// What it is; `None`: no record at all.
+    /// Its kind; `None`: not a record.
     pub kind: Option<Kind>,
     /// The number of its session.
     pub session: usize,
-    /// Its place among the records of its session.
+    /// Its position among the records of its session.
     pub place: usize,
-    /// What the ControlPlane thinks of it.
+    /// The ControlPlane's treatment of it.
     pub fate: Fate,
-    /// So many bytes more than it needs.
+    /// Extra bytes.
     pub padding: usize,
 }
 
-/// What the ControlPlane thinks of a record, on a good day.
+/// The ControlPlane's treatment of a record in the absence of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It is taken.
+    /// It takes the record.
     Taken,
-    /// It is refused with this status.
+    /// It refuses the record with this status.
     Refused(u16),
     /// The ControlPlane fails on it.
     Poison,
-    /// Its session is not known before this time.
+    /// It does not know the session before this time.
     UnknownUntil(Duration),
 }
 
-/// Something that goes wrong for a while.
+/// A temporary fault.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    /// From when on.
+    /// Its beginning.
     pub from: Duration,
-    /// Until when.
+    /// Its end.
     pub until: Duration,
-    /// What.
+    /// Its kind.
     pub what: What,
 }
 
-/// What goes wrong. A number is how likely it is, each time.
+/// A kind of fault. An `f64` is the probability of each occurrence.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[expect(missing_docs, reason = "each is explained where it is played")]
 pub enum What {
@@ -137,7 +137,7 @@ pub enum What {
     NamesFail(f64),
     DiskSlow(Duration),
     DiskLow,
-    // This machine's clock: it is set by so many seconds when the fault begins.
+    // This machine's clock: it is moved by this many seconds when the fault begins.
     ClockJumps(i64),
     // An operator.
     Paused,
@@ -146,7 +146,7 @@ pub enum What {
 }
 
 impl What {
-    /// Whether Redis may carry out a command whose reply the agent never gets.
+    /// Whether Redis may execute a command whose reply is lost.
     pub fn may_lose_redis_replies(&self) -> bool {
         matches!(self, Self::RedisSlow(_) | Self::RedisLate(_) | Self::RedisCutAfter(_))
     }
@@ -155,42 +155,42 @@ impl What {
 /// How a life of the agent ends.
 #[derive(Clone, Debug)]
 pub struct End {
-    /// When.
+    /// When it ends.
     pub when: When,
-    /// How; `None`: it is stopped in order.
+    /// How it ends; `None`: an orderly stop.
     pub how: Option<Crash>,
-    /// After how long it is started again.
+    /// The delay before it is started again.
     pub restart_after: Duration,
 }
 
 /// When a life ends.
 #[derive(Clone, Copy, Debug)]
 pub enum When {
-    /// So long after it has begun.
+    /// After this time.
     After(Duration),
-    /// When its tasks have been polled so often.
+    /// After this many polls of its tasks.
     Polls(u64),
-    /// At this step of the disk: before it, or behind it.
+    /// At this step of the disk: before it (false) or after it (true).
     Step(u64, bool),
-    /// When its tasks have been polled so often after this step of the disk.
+    /// After this many polls of its tasks following this step of the disk.
     PollsAfterStep(u64, u64),
 }
 
-/// All is to be well this long after the last fault.
+/// The run must be complete this long after the last fault.
 pub const PATIENCE: Duration = Duration::from_secs(1800);
-/// From the last fault on a short session comes this often: what is told by others' success needs others.
+/// From the last fault on, a short session is pushed at this interval: some decisions need the success of other records.
 const PULSE: Duration = Duration::from_secs(2);
 /// An outbox that is never full.
 const ROOMY: u64 = 64 << 20;
-/// The most records on which the ControlPlane fails.
+/// The most records that the ControlPlane fails on.
 const POISONED: u32 = 3;
-/// The sessions of that have numbers from here on.
+/// The first session number of those pushed after the last fault.
 const PULSES_FROM: usize = 1000;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 impl Plan {
-    /// The plan of a seed.
+    /// The plan of this seed.
     pub fn of(seed: u64) -> Self {
         let chance = &mut Chance::new(seed, 1);
         let length = chance.time(5 * SECOND, 600 * SECOND);
@@ -205,7 +205,7 @@ impl Plan {
         Self { seed, settings, pushes, faults, ends }
     }
 
-    /// What is pushed after that until all is well, in its order.
+    /// The messages pushed after the last fault until the run is complete, in order.
     pub fn pulses(&self) -> Vec<Push> {
         let (begin, from) = (self.quiet_from(), self.pushes.len());
         let kinds = [Kind::Started, Kind::Usage, Kind::Quota, Kind::Completed];
@@ -222,7 +222,7 @@ impl Plan {
         (0..count).map(pulse).collect()
     }
 
-    /// When nothing more goes wrong and nothing more is pushed, whatever the agent does.
+    /// When the last fault has ended and the last message has been pushed.
     pub fn quiet_from(&self) -> Duration {
         let faults = self.faults.iter().map(|fault| fault.until);
         let pushes = self.pushes.iter().map(|push| push.at);
@@ -268,7 +268,7 @@ impl Settings {
         }
     }
 
-    /// As the link has it.
+    /// The link's settings.
     pub fn link(&self) -> LinkSettings {
         LinkSettings {
             failures_to_open: self.failures_to_open,
@@ -280,7 +280,7 @@ impl Settings {
         }
     }
 
-    /// As the batches have it.
+    /// The batches' settings.
     pub fn batch(&self) -> BatchSettings {
         BatchSettings {
             mode: self.mode,
@@ -294,12 +294,12 @@ impl Settings {
 fn pushes(chance: &mut Chance, length: Duration, is_narrow: bool) -> Vec<Push> {
     let sessions = chance.size(1, 60) as usize;
     let most = chance.size(1, 40);
-    // A narrow outbox that is full of what waits for others to pass would wait for ever.
+    // A narrow outbox filled with records that wait for the success of others would be stuck.
     let bad = if is_narrow { 0.0 } else { chance.of(&[0.0, 0.0, 0.02, 0.1]) };
     let large = is_narrow || chance.happens(0.1);
     // Many at once, or one after another.
     let bursts = chance.happens(0.5);
-    // More than a round takes.
+    // More than one round can take.
     let rush = chance.happens(0.1);
     let (sessions, most) = if rush { (60, 40) } else { (sessions, most) };
     let mut pushes = Vec::new();
@@ -332,7 +332,7 @@ fn pushes(chance: &mut Chance, length: Duration, is_narrow: bool) -> Vec<Push> {
             let fate = match unknown {
                 Some(fate) => fate,
                 None if chance.happens(bad / 2.0) => Fate::Refused(chance.of(&[422, 400, 422, 413, 414])),
-                // Where much fails that is no failure of its own any more.
+                // With many failures, a record no longer counts as failing by itself.
                 None if chance.happens(bad / 4.0) && poisoned < POISONED => {
                     poisoned += 1;
                     Fate::Poison

@@ -1,5 +1,5 @@
-//! Redis, and the way to it: what the agent's scripts do, done here, each in one step; connections that are slow, cut
-//! before or behind what was asked, and refused.
+//! Redis and the path to it. The agent's scripts are reimplemented here, each as one atomic step; connections can be slow, cut
+//! before or after a command, or refused.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::ErrorKind;
@@ -16,20 +16,20 @@ use crate::bugs::Bug;
 use crate::plan::What;
 use crate::world::{State, World};
 
-/// Time on the way there, without a fault.
+/// One-way delay without a fault.
 const WAY: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(3));
 
-/// What Redis holds.
+/// The contents of Redis.
 #[derive(Default)]
 pub struct Store {
     /// Lists; the left end is the front.
     pub lists: BTreeMap<String, VecDeque<Vec<u8>>>,
     texts: BTreeMap<String, (Vec<u8>, Option<Instant>)>,
-    /// The scripts that it knows, by digest.
+    /// The scripts it has cached, by digest.
     scripts: BTreeSet<String>,
-    /// It was started so often: connections to an earlier one are broken.
+    /// How often it was started: connections to an earlier instance are broken.
     pub starts: u64,
-    /// How many messages were acknowledged.
+    /// The number of acknowledged messages.
     pub acknowledged: u64,
     pushed: Arc<Notify>,
 }
@@ -51,12 +51,12 @@ impl Store {
         self.pushed.notify_waiters();
     }
 
-    /// How many messages are in a list.
+    /// The length of a list.
     pub fn len(&self, key: &str) -> usize {
         self.lists.get(key).map_or(0, VecDeque::len)
     }
 
-    /// It is started again, with all it held.
+    /// Restarts it with its contents.
     pub fn restart(&mut self) {
         self.starts += 1;
         self.scripts.clear();
@@ -72,7 +72,7 @@ fn broken(kind: ErrorKind) -> RedisError {
     std::io::Error::from(kind).into()
 }
 
-/// What is asked of Redis: its words.
+/// The words of a command.
 type Words = Vec<Vec<u8>>;
 
 fn words(command: &Cmd) -> Words {
@@ -97,7 +97,7 @@ impl Call {
 }
 
 impl State {
-    /// Does one command.
+    /// Executes a command.
     fn perform(&mut self, words: &Words) -> Value {
         let text =
             |at: usize| String::from_utf8_lossy(words.get(at).map_or(&[][..], |word| &word[..])).into_owned();
@@ -167,7 +167,7 @@ impl State {
         Value::Int(i64::from(is_held))
     }
 
-    /// A script that shows the lease first, and changes it.
+    /// Runs a script that checks the lease first, and renews it.
     fn fenced(&mut self, call: &Call, script: impl FnOnce(&mut Self, &Call) -> Value) -> Value {
         let is_held = self.redis.text(&call.keys[0]).is_some_and(|held| *held == call.args[0]);
         if !is_held {
@@ -207,7 +207,7 @@ impl State {
         Value::Array(reply)
     }
 
-    /// As list.lua has it, but for messages that are too large: none is pushed.
+    /// Reimplements list.lua, except for oversized messages: none is pushed.
     fn round(&mut self, call: &Call) -> Value {
         let mut give = call.number(13) as i64;
         let is_single = give <= 0;
@@ -275,7 +275,7 @@ impl State {
     }
 }
 
-/// The way to Redis.
+/// The path to Redis.
 pub struct SimulatedRedis(pub World);
 
 struct Line {
@@ -283,11 +283,11 @@ struct Line {
     patience: Duration,
     starts: u64,
     is_dead: AtomicBool,
-    /// What is asked arrives in its order.
+    /// Commands arrive in order.
     free_at: std::sync::Mutex<Instant>,
 }
 
-/// What becomes of a command on its way.
+/// The fate of a command on its way.
 struct CommandTransit {
     there: Duration,
     back: Duration,
@@ -314,7 +314,7 @@ impl CommandTransit {
                     transit.there += most.mul_f64(chance.part());
                     transit.back += most.mul_f64(chance.part());
                 }
-                // By so much that nobody waits for it any more.
+                // Delayed beyond every timeout.
                 What::RedisLate(likely) if chance.happens(likely) => transit.there += Duration::from_secs(12),
                 What::RedisCutBefore(likely) => transit.is_cut_before |= chance.happens(likely),
                 What::RedisCutAfter(likely) => transit.is_cut_behind |= chance.happens(likely),
@@ -370,7 +370,7 @@ impl Line {
         };
         let (answer, answered) = oneshot::channel();
         let (world, starts) = (self.world.clone(), self.starts);
-        // What is on its way arrives, whatever becomes of whoever sent it.
+        // A command in transit arrives, even if its sender is gone.
         tokio::spawn(async move {
             tokio::time::sleep_until(arrives).await;
             let done = {
@@ -403,7 +403,7 @@ impl Line {
         answer
     }
 
-    /// Waits until something is in the queue, and moves it unless the destination is no list.
+    /// Waits until the queue is not empty, then moves a message unless the destination is not a list.
     async fn wait(&self, words: &Words) -> RedisResult<Value> {
         let text = |at: usize| String::from_utf8_lossy(&words[at]).into_owned();
         let (queue, destination) = (text(1), text(2));

@@ -1,4 +1,4 @@
-//! One run: a world, and one life of the agent after another in it.
+//! One run: a world, and the agent's lives in it, one after another.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,21 +14,21 @@ use crate::oracle::{Seen, may_wait, what_is_left};
 use crate::plan::{End, PATIENCE, Plan, What, When};
 use crate::world::{Polls, World, queue_of};
 
-/// How often the agent is looked at.
+/// Interval of scrapes.
 const SCRAPE: Duration = Duration::from_millis(997);
-/// After so long a record that the ControlPlane fails on need not be waited for.
+/// After this time a record that the ControlPlane fails on need not be waited for.
 const LATE: Duration = Duration::from_secs(300);
-/// An outbox that cannot be opened is tried again after this.
+/// Retry interval of opening the outbox.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
 
-/// What came of a run.
+/// The outcome of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// What must not have happened.
+    /// The violated invariants.
     pub violations: Vec<String>,
     /// The log's hash and length.
     pub digest: (u64, u64),
-    /// How long it lasted in its own time.
+    /// The duration in virtual time.
     pub lasted: Duration,
     /// Records that were pushed.
     pub records: usize,
@@ -36,7 +36,7 @@ pub struct Outcome {
     pub lives: u64,
 }
 
-/// Runs a plan to its end.
+/// Executes a plan.
 pub fn run(plan: Plan, bug: Option<Bug>, is_printed: bool) -> Outcome {
     let place = Path::new("/dev/shm");
     let place = if place.is_dir() { place.to_path_buf() } else { std::env::temp_dir() };
@@ -77,13 +77,13 @@ struct Play {
     seen: Seen,
 }
 
-/// How a life ended, for the next.
+/// How to continue after a life.
 enum After {
-    /// All is well, and the run over.
+    /// The run is complete.
     Well,
-    /// It goes on with another life after this time.
+    /// Another life starts after this time.
     Again(Duration),
-    /// There is no use in going on.
+    /// The run must be abandoned.
     Over,
 }
 
@@ -103,11 +103,11 @@ impl Play {
         }
     }
 
-    /// Opens the outbox and starts the agent, again and again until it can be.
+    /// Opens the outbox and starts the agent, retrying until both succeed.
     async fn begin(&mut self, plan: &Plan, end: Option<&End>) -> Option<Life> {
         let until = plan.quiet_from().max(self.world.state().now()) + PATIENCE;
         loop {
-            // A new process watches the clocks anew.
+            // A new process starts watching the clocks afresh.
             simulate(Some(Box::new(self.world.clone())));
             let begun = {
                 let world = self.world.clone();
@@ -220,7 +220,7 @@ impl Play {
         }
     }
 
-    /// A scrape; and what an operator does.
+    /// Takes a scrape and plays the operator.
     async fn look(&mut self, life: &mut Life) -> Result<(), Ending> {
         let faults: Vec<What> = self.world.state().faults().collect();
         let is_paused = life.controls.orders().paused;
@@ -251,13 +251,13 @@ impl Play {
         Ok(())
     }
 
-    /// Whoever gives such an order knows better than to wait.
+    /// Notes an operator's order to send now, which overrides delays that the ControlPlane asked for.
     fn hurry(&self) {
         let mut state = self.world.state();
         state.hurried_at = state.now();
     }
 
-    /// A life has ended by itself.
+    /// Handles a life that has ended by itself.
     fn ended(&mut self, life: Life, ending: &Ending, end: Option<&End>) -> After {
         drop(life);
         let how = end.and_then(|end| end.how).unwrap_or(Crash::Kill);
@@ -302,7 +302,7 @@ impl Play {
         After::Again(pause)
     }
 
-    /// All is well: it is stopped, looked into once more, and settled.
+    /// Completes the run: stops the agent, checks once more, and settles the account.
     async fn well(&mut self, mut life: Life, plan: &Plan) -> After {
         if self.look(&mut life).await.is_err() {
             self.world.state().violation("it died for no reason".into());
@@ -312,7 +312,7 @@ impl Play {
             self.world.state().violation("it did not stop in order".into());
             return After::Over;
         }
-        // What was settled is on the disk, also if the power is cut now.
+        // Everything settled is on disk, even if power is cut now.
         self.disk.crash(Crash::Power);
         let now = self.world.state().now();
         self.world.state().ends.push((now, true));
@@ -342,12 +342,12 @@ impl Play {
     }
 }
 
-/// An error without the name of a folder that is another in each run.
+/// The error without the folder's name, which differs between runs.
 fn of_place(error: &dyn std::fmt::Display, dir: &Path) -> String {
     error.to_string().replace(&*dir.to_string_lossy(), "OUTBOX")
 }
 
-/// Pushes what is planned.
+/// Pushes the planned messages.
 async fn produce(world: World) {
     let count = world.state().records.len();
     for number in 0..count {
@@ -371,7 +371,7 @@ async fn produce(world: World) {
     }
 }
 
-/// Does what happens at once when a fault begins.
+/// Applies the immediate effects of faults when they begin.
 async fn strike(world: World) {
     let plan = Arc::clone(&world.state().plan);
     let mut order: Vec<usize> = (0..plan.faults.len()).collect();
@@ -389,9 +389,9 @@ async fn strike(world: World) {
     }
 }
 
-/// Prints the agent's own log, from warnings on.
+/// Prints the agent's log, from warnings on.
 fn tell() {
     let log = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).without_time().with_ansi(false);
-    // A second run in one process goes on with the first one's.
+    // A second run in the same process uses the first one's log.
     let _ = log.try_init();
 }

@@ -1,5 +1,5 @@
-//! The ControlPlane: keeps accounts by idempotency key, a session's order, and the contract, apart from its faults; and the
-//! network on the way to it.
+//! The ControlPlane: apart from faults it keeps accounts by idempotency key, the order of sessions, and the contract. And the
+//! network on the path to it.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -21,32 +21,32 @@ use crate::chance::Chance;
 use crate::plan::{Fate, What};
 use crate::world::{KEY_NAMESPACE, State, World, kind_name};
 
-/// Time on the way there, without a fault.
+/// One-way delay without a fault.
 const WAY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(150));
-/// An operator's pause is obeyed when the agent has been looked at.
+/// A pause takes effect at the next scrape.
 const PAUSED_WITHIN: Duration = Duration::from_secs(3);
-/// Answers that a neighbour's request may be given.
+/// Remembered answers, which may be given to another request.
 const REMEMBERED: usize = 8;
 
 /// The ControlPlane's own state.
 pub struct Server {
     chance: Chance,
-    /// How many records were taken.
+    /// The number of records taken.
     taken: u64,
-    /// Answers of late, each with the key of what it answered.
+    /// Recent answers, each with the key of its request.
     answers: Vec<(Option<Uuid>, WireAnswer)>,
-    /// It knows this server.
+    /// Whether it knows this server.
     is_registered: bool,
-    /// Sessions that are in flight, each in so many requests.
+    /// Sessions in flight, each with its number of requests.
     in_flight: BTreeMap<String, u32>,
-    /// Requests that were sent into each fault.
+    /// Requests sent during each fault.
     pub sent_into: BTreeMap<usize, u64>,
-    /// Records of which it said that it has them already.
+    /// Records that it reported as known.
     pub known_before: u64,
 }
 
 impl Server {
-    /// Of a seed.
+    /// For this seed.
     pub fn new(seed: u64) -> Self {
         Self {
             chance: Chance::new(seed, 6),
@@ -60,13 +60,13 @@ impl Server {
     }
 }
 
-/// What a request is about.
+/// The contents of a request.
 #[derive(Clone)]
 struct ParsedRequest {
     endpoint: Endpoint,
-    /// The records in it, by their numbers, in order.
+    /// The numbers of its records, in order.
     records: Vec<usize>,
-    /// The lengths of its sessions' parts.
+    /// The number of records of each session.
     groups: Vec<usize>,
     key: Option<Uuid>,
     correlation_id: Option<HeaderValue>,
@@ -83,7 +83,7 @@ enum Endpoint {
     Other,
 }
 
-/// What is said of one record.
+/// The answer about one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
     Taken,
@@ -105,12 +105,12 @@ fn failure_of(status: u16) -> WireAnswer {
     answer(status, json!({"success": false, "error": "not now"}).to_string())
 }
 
-/// Whether a record that is answered so stops those of its session behind it.
+/// Whether this status stops later records of the session.
 fn stops(status: u16) -> bool {
     matches!(status, 401 | 403 | 404 | 408 | 410 | 424 | 425 | 429 | 500..=599)
 }
 
-/// One as it is percent-encoded.
+/// Decodes a percent-encoded segment.
 fn decoded(segment: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = segment.bytes();
@@ -161,7 +161,7 @@ struct BatchEntry<'a> {
 }
 
 impl State {
-    /// Reads a request, and looks whether it may be one of this agent's.
+    /// Parses a request, and checks whether this agent may send it.
     fn read(&mut self, request: &WireRequest) -> Option<ParsedRequest> {
         let header = |name: &str| request.headers.get(name).cloned();
         let text = |name: &str| header(name).and_then(|value| value.to_str().ok().map(str::to_owned));
@@ -232,7 +232,7 @@ impl State {
         Some(asked)
     }
 
-    /// The number of the record that this is, if it is one, with the body that it always has.
+    /// The number of this record, if it is one and its body is the same as ever.
     fn record(&mut self, kind: &str, session: &str, body: &[u8]) -> Option<usize> {
         let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
         let transaction = parsed.get("transaction_id").and_then(Value::as_str).unwrap_or_default();
@@ -258,7 +258,7 @@ impl State {
         Some(number)
     }
 
-    /// What the agent must not do when it sends.
+    /// Checks rules that the agent must follow when sending.
     fn check_sending(&mut self, asked: &ParsedRequest) {
         let (life, now) = (self.life, self.now());
         for (n, fault) in self.plan.faults.iter().enumerate() {
@@ -297,7 +297,7 @@ impl State {
         }
     }
 
-    /// Whether an agent may have forgotten what it was told in that life at that time.
+    /// Whether an agent may have forgotten what it was told at this time in this life.
     fn may_have_forgotten(&self, life: u64, told_at: Duration) -> bool {
         let Some((ended, was_in_order)) = self.ends.get(life as usize).copied() else { return true };
         if was_in_order {
@@ -315,7 +315,7 @@ impl State {
         slow || ended.saturating_sub(told_at) < Duration::from_millis(250)
     }
 
-    /// The ControlPlane has the request: what it answers.
+    /// Answers a request.
     fn answer(&mut self, asked: &ParsedRequest) -> WireAnswer {
         let faults: Vec<What> = self.faults().collect();
         if let Some(answer) = self.faulty(asked, &faults) {
@@ -381,7 +381,7 @@ impl State {
         answer(200, json!({"success": true, "data": data}).to_string())
     }
 
-    /// Whether one record is taken now.
+    /// Decides whether a record is taken now.
     fn take(&mut self, number: usize, faults: &[What], is_in_batch: bool) -> Word {
         let (kind, session) = (self.records[number].push.kind, self.records[number].push.session);
         for fault in faults {
@@ -416,7 +416,7 @@ impl State {
         Word::Taken
     }
 
-    /// Keeps account of what was said of a record.
+    /// Notes the answer about a record.
     fn said(&mut self, number: usize, word: Word, asked: &ParsedRequest) {
         let now = self.now();
         let truth = &mut self.records[number];
@@ -433,7 +433,7 @@ impl State {
         }
     }
 
-    /// A page of a middlebox counts as a failure of the ControlPlane; another request's answer does not.
+    /// A middlebox's page counts as a failure of the ControlPlane; another request's answer does not.
     fn heard_of_a_portal(&mut self, asked: &ParsedRequest, answer: &WireAnswer) {
         let is_page = answer.status >= 400 && !answer.body.starts_with(b"{") && !answer.body.is_empty();
         for number in asked.records.iter().filter(|_| is_page) {
@@ -456,7 +456,7 @@ impl State {
         answer(200, format!(r#"{{"success":true,"data":{data}}}"#))
     }
 
-    /// An answer to the request as a whole that is none to what it asks.
+    /// A fault's answer to the request as a whole, which ignores its content.
     fn faulty(&mut self, asked: &ParsedRequest, faults: &[What]) -> Option<WireAnswer> {
         let is_batch = asked.endpoint == Endpoint::Batch;
         for fault in faults {
@@ -509,7 +509,7 @@ impl State {
     }
 }
 
-/// What is wrong with what somebody else than the ControlPlane answers.
+/// The answer of a middlebox.
 fn portal(which: u8) -> WireAnswer {
     let html = "<html><body>Please sign in</body></html>";
     match which {
@@ -526,18 +526,18 @@ fn portal(which: u8) -> WireAnswer {
     }
 }
 
-/// The network, and the ControlPlane at its other end.
+/// The network, with the ControlPlane at its other end.
 pub struct Network(pub World);
 
-/// What becomes of a request on its way.
+/// The fate of a request on its way.
 struct RequestTransit {
     there: Duration,
     back: Duration,
-    /// Why there is no connection.
+    /// Why no connection is made.
     refused: Option<Failure>,
     is_cut_before: bool,
     is_cut_behind: bool,
-    /// It is somebody else who answers.
+    /// The answer of another host.
     foreign: Option<WireAnswer>,
 }
 
@@ -587,7 +587,7 @@ impl RequestTransit {
     }
 }
 
-/// Sessions in flight, until the agent has the answer or has given up.
+/// Marks sessions as in flight until the agent has the answer or has given up.
 struct InFlight {
     world: World,
     sessions: Vec<String>,
@@ -651,7 +651,7 @@ impl Network {
         let is_foreign = foreign.is_some();
         let (world, sent) = (self.0.clone(), asked.clone());
         let (answer, answered) = oneshot::channel();
-        // What is on its way arrives, whatever becomes of whoever sent it.
+        // A request in transit arrives, even if its sender is gone.
         tokio::spawn(async move {
             tokio::time::sleep(there).await;
             let given = if is_cut_before {
@@ -676,7 +676,7 @@ impl Network {
         self.tamper_with_answer(&asked, given, is_foreign)
     }
 
-    /// What the agent is told not to have been tried counts as no attempt.
+    /// Requests reported to the agent as not tried do not count as attempts.
     fn not_tried(&self, asked: &ParsedRequest, answer: &WireAnswer) {
         let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
         let mut state = self.0.state();
@@ -690,7 +690,7 @@ impl Network {
         }
     }
 
-    /// The agent has the answer: from now on it may not ask again for what was taken.
+    /// The agent receives the answer: from now on it must not send what was taken.
     fn arrives(&self, asked: &ParsedRequest, given: &Result<WireAnswer, Failure>, is_foreign: bool) {
         let mut state = self.0.state();
         let line = match given {
@@ -737,7 +737,7 @@ impl Network {
     }
 }
 
-/// The answer with the headers that it comes with.
+/// Adds headers to the answer.
 fn dressed(state: &mut State, asked: &ParsedRequest, mut answer: WireAnswer) -> WireAnswer {
     let date = httpdate::fmt_http_date(state.true_time());
     answer = with(answer, "date", &date);
@@ -753,8 +753,8 @@ fn dressed(state: &mut State, asked: &ParsedRequest, mut answer: WireAnswer) -> 
     answer
 }
 
-/// An answer that another request may be given. Each names what it answers: by its body, or else by its correlation id.
-/// One that does neither nobody can tell from one's own.
+/// Remembers an answer that may be given to another request. It must identify its own request by its body or correlation id:
+/// otherwise nobody could tell that it is wrong.
 fn remember(state: &mut State, asked: &ParsedRequest, answer: &WireAnswer) {
     let mut answer = answer.clone();
     let names = asked.endpoint == Endpoint::Batch && answer.status == 200
@@ -788,7 +788,7 @@ impl Wire for Network {
     }
 }
 
-/// What planted bugs do on the way.
+/// The effects of planted bugs in transit.
 impl Network {
     fn tamper_with_request(state: &mut State, request: &mut WireRequest) {
         let Some(bug) = state.bug else { return };
@@ -856,7 +856,7 @@ impl Network {
         Ok(answer)
     }
 
-    /// An answer that says that all is taken.
+    /// An answer that takes everything.
     fn taken(&self, asked: &ParsedRequest) -> WireAnswer {
         let mut state = self.0.state();
         match asked.endpoint {
@@ -869,7 +869,7 @@ impl Network {
         }
     }
 
-    /// The request is on its way, and counts as answered.
+    /// Counts the request as answered while it is still in transit.
     async fn as_if_taken(
         &self,
         asked: ParsedRequest,

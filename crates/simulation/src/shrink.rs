@@ -1,4 +1,4 @@
-//! Makes a failing plan smaller: fewer faults, fewer ends, fewer records, as long as it fails.
+//! Shrinks a failing plan: fewer faults, ends and records, as long as it still fails.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use crate::bugs::Bug;
 use crate::plan::Plan;
 use crate::run::run;
 
-/// What is left out of a seed's plan.
+/// The omitted parts of a seed's plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Without {
     /// Numbers of faults.
@@ -18,7 +18,7 @@ pub struct Without {
 }
 
 impl Without {
-    /// The plan without it.
+    /// The plan without these parts.
     pub fn of(&self, seed: u64) -> Plan {
         let mut plan = Plan::of(seed);
         let mut number = 0;
@@ -38,7 +38,7 @@ impl Without {
         plan
     }
 
-    /// As flags of the command line.
+    /// The same as command-line flags.
     pub fn flags(&self) -> String {
         let list = |name: &str, numbers: &BTreeSet<usize>| {
             let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
@@ -52,7 +52,7 @@ impl Without {
     }
 }
 
-/// What can be left out of a failing seed's plan so that it still fails.
+/// Finds parts of a failing seed's plan without which it still fails.
 pub fn shrink(seed: u64, bug: Option<Bug>) -> Without {
     let plan = Plan::of(seed);
     let sessions: BTreeSet<usize> = plan.pushes.iter().map(|push| push.session).collect();

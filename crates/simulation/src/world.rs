@@ -1,4 +1,4 @@
-//! Everything outside the agent: what time it is, what was pushed, what is known of each record, and the log.
+//! Everything outside the agent: the time, the messages, the truth about each record, and the log.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,10 +16,10 @@ use crate::plan::{Plan, Push, What};
 use crate::redis::Store;
 use crate::server::Server;
 
-/// The namespace of idempotency keys, as docs/contract/keys.md has it.
+/// The namespace of idempotency keys, as in docs/contract/keys.md.
 pub const KEY_NAMESPACE: Uuid = Uuid::from_u128(0x7a1b_3741_a713_569c_ae9b_a8cf_bb86_aeab);
 
-/// The world's clock begins here: 24 November 2026.
+/// The world's clock starts at 24 November 2026.
 const BEGIN: Duration = Duration::from_secs(1_795_478_400);
 
 /// Everything outside the agent. Clones share it.
@@ -28,60 +28,60 @@ pub struct World(Arc<Mutex<State>>);
 
 /// The world's state.
 pub struct State {
-    /// What this run is.
+    /// This run's plan.
     pub plan: Arc<Plan>,
-    /// The bug that is planted in it.
+    /// The planted bug.
     pub bug: Option<Bug>,
     start: Instant,
-    /// What has happened.
+    /// The events so far.
     pub log: Log,
-    /// What must not have happened.
+    /// The violated invariants.
     pub violations: Vec<String>,
-    /// What is known of each record that is pushed, by its number.
+    /// The truth about each record, by its number.
     pub records: Vec<Truth>,
-    /// Their numbers by their keys.
+    /// The records' numbers, by key.
     pub by_key: BTreeMap<Uuid, usize>,
-    /// How many of them have been pushed.
+    /// How many messages have been pushed.
     pub pushed: usize,
-    /// All that was planned is done with: no more is pushed.
+    /// Everything planned is done: nothing more is pushed.
     pub is_over: bool,
-    /// By how much the wall clock is ahead, in microseconds.
+    /// The error of the wall clock, in microseconds ahead.
     pub clock_offset: i64,
-    /// When an operator last wanted everything at once.
+    /// When an operator last ordered immediate sending.
     pub hurried_at: Duration,
-    /// Since when this life of the agent runs.
+    /// When this life of the agent began.
     pub begun: Duration,
-    /// The number of the agent's life.
+    /// The number of this life.
     pub life: u64,
-    /// When each earlier life ended, and whether in order with everything settled on the disk.
+    /// When each earlier life ended, and whether it stopped in order with everything settled on disk.
     pub ends: Vec<(Duration, bool)>,
     /// Redis.
     pub redis: Store,
     /// The ControlPlane.
     pub server: Server,
-    /// Chance on the network.
+    /// The network's randomness.
     pub network: Chance,
-    /// Chance within Redis and on the way to it.
+    /// The randomness of Redis and the path to it.
     pub redis_chance: Chance,
-    /// Chance of the disk.
+    /// The disk's randomness.
     pub disk: Chance,
-    /// The agent's own.
+    /// The agent's randomness.
     pub machine: Chance,
-    /// Steps of the disk in this life, and at which it dies: before it or behind it.
+    /// Disk steps in this life.
     pub steps: u64,
-    /// The step of the disk at which the agent dies.
+    /// The disk step at which the agent dies, and whether before or after it.
     pub dies_at: Option<(u64, bool)>,
-    /// The step of the disk behind which it dies when its tasks have been polled so often.
+    /// The disk step after which the agent dies, and the number of polls until then.
     pub dies_after: Option<(u64, u64)>,
-    /// How often its tasks have been polled, and when it dies of that.
+    /// Polls of its tasks, and when it dies of them.
     pub polls: Polls,
 }
 
-/// What is known of a record.
+/// The truth about a record.
 pub struct Truth {
-    /// What was planned.
+    /// The plan for it.
     pub push: Push,
-    /// Its key; none of what is no record.
+    /// Its key; `None` if it is not a record.
     pub key: Option<Uuid>,
     /// Its transaction.
     pub transaction: String,
@@ -91,42 +91,42 @@ pub struct Truth {
     pub message: Vec<u8>,
     /// When it was pushed.
     pub pushed_at: Option<Duration>,
-    /// The body that was sent.
+    /// The body as first sent.
     pub body: Option<Bytes>,
-    /// When the ControlPlane took it: the place among all that were taken.
+    /// Its position among all records taken by the ControlPlane.
     pub taken: Option<u64>,
-    /// How often it was sent and tried.
+    /// How often it was sent and attempted.
     pub tried: u32,
-    /// How often it was refused, over a connection of its own.
+    /// How often it was refused over a dedicated connection.
     pub refused: u32,
-    /// How often of these over a connection that nobody had used before.
+    /// How often of these over a new connection.
     pub refused_anew: u32,
-    /// In which life and when the agent was told not to send it, and until when.
+    /// In which life and when the agent was told to wait, and until when.
     pub not_before: Option<(u64, Duration, Duration)>,
     /// How often the ControlPlane failed on it.
     pub failed: u32,
-    /// When it was answered first that its session is not known.
+    /// When its session was first reported as unknown.
     pub unknown_at: Option<Duration>,
-    /// In which life, and when, the agent was told that it is taken.
+    /// In which life and when the agent was told that it was taken.
     pub told: Option<(u64, Duration)>,
-    /// The ControlPlane broke the order of its session.
+    /// Whether the ControlPlane broke the order of its session.
     pub is_broken: bool,
-    /// Of a quota request: what was answered.
+    /// The answer to a quota request.
     pub quota: Option<Vec<u8>>,
     /// How many times it was answered.
     pub quota_answers: usize,
 }
 
-/// How often the tasks of a life have been polled, and after how many of these it ends.
+/// Counts the polls of a life's tasks, and limits them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Polls {
-    /// So often.
+    /// The polls so far.
     pub count: u64,
-    /// It ends there.
+    /// The poll at which the life ends.
     pub dies_at: Option<u64>,
 }
 
-/// What has happened, as a hash, and as text where somebody wants to read it.
+/// The events so far, as a hash, and as text if requested.
 pub struct Log {
     hash: u64,
     lines: u64,
@@ -143,7 +143,7 @@ impl Log {
         }
     }
 
-    /// What tells it from every other.
+    /// Identifies the log's content.
     pub fn digest(&self) -> (u64, u64) {
         (self.hash, self.lines)
     }
@@ -183,24 +183,24 @@ impl World {
         })))
     }
 
-    /// Its state, for a moment.
+    /// Locks the state.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// How long the run has lasted.
+    /// The duration of the run so far.
     pub fn now(&self) -> Duration {
         self.start.elapsed()
     }
 
-    /// The world's time.
+    /// The true time.
     pub fn true_time(&self) -> SystemTime {
         UNIX_EPOCH + BEGIN + self.now()
     }
 
-    /// What goes wrong just now.
+    /// The current faults.
     pub fn faults(&self) -> impl Iterator<Item = What> + use<> {
         let (now, plan) = (self.now(), Arc::clone(&self.plan));
         (0..plan.faults.len()).filter_map(move |n| {
@@ -209,18 +209,18 @@ impl State {
         })
     }
 
-    /// The first thing of this kind that goes wrong just now.
+    /// The first current fault of a kind.
     pub fn fault<T>(&self, find: impl Fn(What) -> Option<T>) -> Option<T> {
         self.faults().find_map(find)
     }
 
-    /// Writes a line of the log.
+    /// Adds a line to the log.
     pub fn note(&mut self, text: &str) {
         let now = self.now();
         self.log.add(now, text);
     }
 
-    /// Something happened that must not.
+    /// Reports a violation.
     pub fn violation(&mut self, text: String) {
         self.note(&format!("VIOLATION {text}"));
         self.violations.push(text);
@@ -257,7 +257,7 @@ pub fn queue_of(push: &Push) -> Queue {
     }
 }
 
-/// The name that a kind has in keys.
+/// A kind's name in keys.
 pub fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Usage => "usage_record",
@@ -270,7 +270,7 @@ pub fn kind_name(kind: Kind) -> &'static str {
 fn truth(push: &Push) -> Truth {
     let Push { number, session, kind, padding, .. } = *push;
     let transaction = format!("t-{number}");
-    // Also names that have to be encoded.
+    // Includes names that must be percent-encoded.
     let session = if session % 7 == 3 { format!("s/{session} é?") } else { format!("s-{session}") };
     let ids = format!(
         r#""transaction_id":"{transaction}","api_session_id":"{session}","customer_id":"c-{}","#,

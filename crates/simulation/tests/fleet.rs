@@ -1,5 +1,5 @@
-//! Goal: a fleet uses a `ControlPlane` that it could overload, fairly and without being shed; and its quota requests do not
-//! wait meanwhile. Method: a fleet in virtual time, whose agents decide with the link that ships. `make fleet` plays a larger one.
+//! Goal: a fleet uses a `ControlPlane` that it could overload fully and fairly, without being shed, and its quota requests do
+//! not wait. Method: a fleet in virtual time, whose agents decide with the real link. `make fleet` plays a larger one.
 
 use simulation::fleet::{Event, Scenario, Strategy, quantile, run};
 
@@ -15,7 +15,7 @@ fn a_fleet_uses_a_control_plane_that_came_back_and_does_not_knock_it_over() {
         let outcome = run(scenario(event), Strategy::Agent);
         let mut shortcomings = outcome.shortcomings();
         if matches!(event, Event::Restart) {
-            // Not reached yet: two seconds are asked here too. `make fleet` shows what 10,000 agents wait.
+            // Not reached yet: the two seconds apply here too. `make fleet` shows how long 10,000 agents wait.
             shortcomings.retain(|what| !what.contains("quota"));
             let quota = quantile(&outcome.later_quota, 0.99).expect("quota requests");
             assert!(quota < 2.5, "{}: {quota} s", event.label());

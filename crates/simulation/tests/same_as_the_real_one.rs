@@ -1,4 +1,4 @@
-//! Goal: the outbox on a simulated disk is the outbox on a real one. Method: the same random operations on both, and the
+//! Goal: the outbox behaves the same on a simulated disk as on a real one. Method: the same random operations on both, with the
 //! same observations after each.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
@@ -77,7 +77,7 @@ fn entry(number: u64, chance: &mut Chance) -> Entry {
     Entry::Record(acceptor.at(Timestamp(1_764_000_000_000_000)).accept(queue, text.as_bytes()).unwrap())
 }
 
-/// What can be seen of an outbox.
+/// The observable state of an outbox.
 #[derive(Debug, PartialEq)]
 struct View {
     waiting: Vec<(Log, u64, String)>,
@@ -119,7 +119,7 @@ async fn view(outbox: &Outbox) -> View {
     }
 }
 
-/// One operation; the chance is the same for both.
+/// One operation; both outboxes use the same random numbers.
 async fn operate(outbox: &Outbox, chance: &mut Chance, next: &mut u64) {
     match chance.within(0, 4) {
         0 | 1 => {
@@ -182,7 +182,7 @@ fn a_half_created_ledger_is_durable_before_the_next_process_uses_it() {
         runtime.block_on(async {
             let disk = Disk::new(Box::new(DiesAt(step)));
             Disk::use_here(Some(disk.clone()));
-            // Killed in the middle of its first start.
+            // Killed during its first start.
             let started = std::panic::catch_unwind(|| drop(open_driven(settings(dir.path()))));
             if started.is_ok() {
                 assert!(step > 5, "a start has more steps");

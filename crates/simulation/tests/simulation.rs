@@ -5,11 +5,11 @@ use simulation::bugs::Bug;
 use simulation::plan::Plan;
 use simulation::run::run;
 
-/// Within so many seeds each planted bug is found.
+/// Seeds within which each planted bug must be found.
 const FOUND_WITHIN: u64 = 200;
 
 fn quiet() {
-    // What panics is told by the run.
+    // The run reports panics.
     std::panic::set_hook(Box::new(|_| {}));
 }
 
@@ -19,7 +19,7 @@ fn three_hundred_seeds_hold() {
     let hold = |first: usize| {
         for seed in (1..=300).skip(first).step_by(threads) {
             let outcome = run(Plan::of(seed), None, false);
-            // `quiet` may have silenced what the assertion says.
+            // `quiet` may have suppressed the text of the assertion.
             if !outcome.violations.is_empty() {
                 eprintln!("error: seed {seed}: {:?}", outcome.violations);
             }

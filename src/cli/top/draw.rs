@@ -1,4 +1,4 @@
-//! Draws the view: a pure function of it. Colour repeats what the words say.
+//! Draws the view, as a pure function of it. Colour only repeats the text.
 
 use std::collections::VecDeque;
 
@@ -12,20 +12,20 @@ use super::snapshot::{KINDS, Snapshot};
 use super::view::{Drained, View, WatchedAgent};
 use crate::http::requests::RouteBody;
 
-/// The frame of one agent.
+/// Lines of an agent's frame.
 const FRAME: u16 = 2;
-/// Its lines in words.
+/// Lines of an agent's facts.
 const WORDS: u16 = 6;
-/// The record types and their heads.
+/// Lines of the record types and their heading.
 const TYPES: u16 = 1 + KINDS.len() as u16;
-/// Each chart has so many lines where there is room, and more where there is more.
+/// Minimum lines of a chart; charts share any further lines.
 const CHART: u16 = 2;
-/// How wide the record types are, and the routes beside or below them.
+/// Width of the record types; routes go beside or below them.
 const TYPES_WIDTH: u16 = 40;
 const ROUTES_WIDTH: u16 = 10 + 5 * 8;
-/// Where the list of agents has all of its columns.
+/// Width from which the list of agents shows all columns.
 const LIST_WIDTH: u16 = 100;
-/// The names of the lines.
+/// Width of the labels.
 const LABEL: usize = 8;
 
 const GOOD: Style = Style::new().fg(Color::Green);
@@ -36,7 +36,7 @@ const FAINT: Style = Style::new().fg(Color::DarkGray);
 /// Draws the terminal.
 pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
     let several = view.agents.len() > 1;
-    // The list gets at most half of the room: the selected agent stays visible.
+    // The list gets at most half of the lines: the selected agent must stay visible.
     let rows = if several { view.agents.len() as u16 + 1 } else { 0 };
     let rows = rows.min(frame.area().height / 2);
     let areas = [Constraint::Length(rows), Constraint::Min(0), Constraint::Length(1)];
@@ -54,7 +54,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
     }
 }
 
-/// How many lines [`all`] takes.
+/// Lines that [`all`] needs.
 pub(super) fn height_of_all(view: &View) -> u16 {
     view.agents.iter().map(height_of).fold(0, u16::saturating_add)
 }
@@ -64,7 +64,7 @@ fn height_of(agent: &WatchedAgent) -> u16 {
     FRAME + WORDS + routes.max(TYPES) + 2 * CHART
 }
 
-/// Every agent, whole, one below the other.
+/// Draws every agent in full, one below another.
 pub(super) fn all(frame: &mut Frame<'_>, view: &View) {
     let areas = Layout::vertical(view.agents.iter().map(|agent| Constraint::Length(height_of(agent))))
         .split(frame.area());
@@ -137,7 +137,7 @@ fn style_of(status: &str) -> Style {
     }
 }
 
-/// One agent, with everything.
+/// Draws one agent in full.
 fn one(frame: &mut Frame<'_>, area: Rect, agent: &WatchedAgent) {
     let (status, style) = status(agent);
     let mut title = vec![
@@ -156,7 +156,7 @@ fn one(frame: &mut Frame<'_>, area: Rect, agent: &WatchedAgent) {
         frame.render_widget(Paragraph::new(Line::from(away(agent, why))), inside);
         return;
     };
-    // With less than a line for each chart, tables become lines.
+    // With less than a line per chart, tables become lines.
     if inside.height < WORDS + TYPES + 2 {
         in_lines(frame, inside, agent, snapshot);
     } else {
@@ -164,7 +164,7 @@ fn one(frame: &mut Frame<'_>, area: Rect, agent: &WatchedAgent) {
     }
 }
 
-/// Words, tables and charts. Tables get the lines they need, charts the rest.
+/// Draws facts, tables and charts. Tables get the lines they need, charts the rest.
 fn in_tables(frame: &mut Frame<'_>, inside: Rect, agent: &WatchedAgent, snapshot: &Snapshot) {
     let routes = agent.requests.routes();
     let is_beside = inside.width >= TYPES_WIDTH + ROUTES_WIDTH;
@@ -172,7 +172,7 @@ fn in_tables(frame: &mut Frame<'_>, inside: Rect, agent: &WatchedAgent, snapshot
     let charts = free.min(2 * CHART);
     let wanted = if routes.is_empty() { 0 } else { routes.len() as u16 + 1 };
     let more = if is_beside { wanted.saturating_sub(TYPES) } else { wanted }.min(free - charts);
-    // A head with nothing below it says less than a line for all of them.
+    // A heading without rows says less than one line for all routes.
     let is_line = !is_beside && wanted > 0 && more < 2;
     let more = if is_line { 1 } else { more };
     let chart = (free - more).div_ceil(2);
@@ -199,7 +199,7 @@ fn in_tables(frame: &mut Frame<'_>, inside: Rect, agent: &WatchedAgent, snapshot
     }
 }
 
-/// Everything in lines, for a small terminal; counts the lines that do not fit.
+/// Draws everything as lines, for a small terminal; counts the lines that do not fit.
 fn in_lines(frame: &mut Frame<'_>, area: Rect, agent: &WatchedAgent, snapshot: &Snapshot) {
     let mut lines: Vec<Line<'_>> = facts(agent, snapshot).into();
     let depths = KINDS.iter().zip(snapshot.depth).zip(snapshot.age);
@@ -212,7 +212,7 @@ fn in_lines(frame: &mut Frame<'_>, area: Rect, agent: &WatchedAgent, snapshot: &
     lines.push(labelled("waiting", vec![Span::raw(depths.collect::<Vec<_>>().join(", "))]));
     lines.push(labelled("rates", vec![Span::raw(rates)]));
     lines.push(routes_in_a_line(&agent.requests.routes()));
-    // Where the agent is away, what it says of that is the last of the facts.
+    // While the agent is offline, the reason is the last of its facts.
     if agent.trouble.is_some() {
         for (n, line) in lines.iter_mut().enumerate() {
             if n + 1 != usize::from(WORDS) {
@@ -230,7 +230,7 @@ fn in_lines(frame: &mut Frame<'_>, area: Rect, agent: &WatchedAgent, snapshot: &
     frame.render_widget(Paragraph::new(lines), area);
 }
 
-/// A line that shows where it was cut.
+/// Truncates a line visibly.
 fn fit(line: Line<'_>, width: u16) -> Line<'_> {
     let width = usize::from(width);
     if line.width() <= width {
@@ -272,7 +272,7 @@ fn labelled(label: &str, mut rest: Vec<Span<'static>>) -> Line<'static> {
     Line::from(rest)
 }
 
-/// An agent's facts, a line each.
+/// An agent's facts, one per line.
 fn facts(agent: &WatchedAgent, snapshot: &Snapshot) -> [Line<'static>; WORDS as usize] {
     let mut link = vec![Span::styled(snapshot.link.clone(), if snapshot.link_down { BAD } else { GOOD })];
     if let Some(probe) = snapshot.next_probe {
@@ -358,7 +358,7 @@ fn kinds(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot) {
     frame.render_widget(table, area);
 }
 
-/// The busiest routes, as many as fit; counts the others.
+/// Draws the busiest routes that fit, and counts the others.
 fn routes(frame: &mut Frame<'_>, area: Rect, routes: &[RouteBody]) {
     let room = usize::from(area.height.saturating_sub(1));
     let more = routes.len().saturating_sub(room);
@@ -378,7 +378,7 @@ fn routes(frame: &mut Frame<'_>, area: Rect, routes: &[RouteBody]) {
     frame.render_widget(Table::new(rows, widths).header(Row::new(head).style(FAINT)), area);
 }
 
-/// The busiest ones, in a line that is cut where there is no more room; each with all that its table would say.
+/// The busiest routes in one line, each with all columns of the table; truncated to the width.
 fn routes_in_a_line(routes: &[RouteBody]) -> Line<'static> {
     let told = routes.iter().map(|route| {
         let mut text = format!("{} {}/s", route.endpoint, count(route.per_second));
@@ -399,7 +399,7 @@ fn milliseconds(seconds: Option<f64>) -> String {
     seconds.map_or_else(|| "–".into(), |seconds| format!("{:.0} ms", seconds * 1000.0))
 }
 
-/// The rates as bars, with the span that they show and the highest of them.
+/// Draws rates as bars, with the time they span and their maximum.
 fn chart(
     frame: &mut Frame<'_>,
     area: Rect,
@@ -409,7 +409,7 @@ fn chart(
     rates: &VecDeque<f64>,
 ) {
     let [text, bars] = Layout::horizontal([Constraint::Length(18), Constraint::Min(0)]).areas(area);
-    // The newest at the right, as many as there is room for.
+    // The newest on the right, as many as fit.
     let shown = rates.len().min(usize::from(bars.width));
     let newest: Vec<u64> = rates.iter().skip(rates.len() - shown).map(|rate| rate.round() as u64).collect();
     let most = newest.iter().max().copied().unwrap_or_default() as f64;
@@ -465,9 +465,9 @@ fn rate(rate: Option<f64>) -> String {
     rate.map_or_else(|| "–".into(), count)
 }
 
-/// A whole number, its thousands apart.
+/// A whole number with thousands separators.
 fn count(value: f64) -> String {
-    // A sum of nothing is -0.
+    // An empty sum is -0.
     let digits = format!("{:.0}", value.max(0.0) + 0.0);
     let mut text = String::new();
     for (n, digit) in digits.chars().enumerate() {
@@ -479,7 +479,7 @@ fn count(value: f64) -> String {
     text
 }
 
-/// A time, in the two greatest units that it has.
+/// A duration in its two largest units.
 fn time(seconds: f64) -> String {
     let whole = seconds.max(0.0) as u64;
     match whole {
@@ -499,7 +499,7 @@ fn bytes(bytes: f64) -> String {
     if unit == 0 { format!("{value:.0} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
-/// How fast the drain may send.
+/// The drain's rate limits.
 fn limits(requests: f64, bandwidth: f64) -> String {
     let limits = [
         (requests > 0.0).then(|| format!("{} requests/s", count(requests))),

@@ -1,4 +1,4 @@
-//! Prometheus' text format, as far as an agent writes it.
+//! Parses the part of Prometheus' text format that an agent uses.
 
 /// One sample.
 #[derive(Debug, PartialEq)]
@@ -14,7 +14,7 @@ impl Sample {
     }
 }
 
-/// All samples. A line that is none is passed over.
+/// All samples. Invalid lines are skipped.
 pub(super) fn parse(text: &str) -> Vec<Sample> {
     text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect()
 }
@@ -29,7 +29,7 @@ fn sample(line: &str) -> Option<Sample> {
     Some(Sample { name: name.to_owned(), labels, value })
 }
 
-/// The labels behind the brace, and what follows them.
+/// The labels after the brace, and the rest of the line.
 fn labels(mut rest: &str) -> Option<(Vec<(String, String)>, &str)> {
     let mut labels = Vec::new();
     loop {

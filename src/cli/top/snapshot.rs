@@ -5,34 +5,34 @@ use serde_json::Value;
 use super::samples::{Sample, parse};
 use crate::http::requests::RouteCounts;
 
-/// The kinds, as the metrics name them.
+/// The kinds, as named in the metrics.
 pub(super) const KINDS: [&str; 3] = ["usage", "lifecycle", "quota"];
 
-/// One moment of one agent.
+/// An agent's state at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Snapshot {
     pub server_id: String,
     pub version: String,
     pub status: String,
     pub uptime: f64,
-    /// By kind, as [`KINDS`].
+    /// By kind, in the order of [`KINDS`].
     pub depth: [f64; 3],
     pub age: [f64; 3],
-    /// Records accepted, and settled, since the outbox was created.
+    /// Records accepted and settled since the outbox was created.
     pub enqueued: f64,
     pub settled: f64,
     pub link: String,
     pub link_cause: Option<String>,
     pub next_probe: Option<f64>,
     pub link_down: bool,
-    /// Some kinds are held, and the others may pass.
+    /// Some kinds are held; the others may still be sent.
     pub holds_kinds: bool,
     pub disk: f64,
     pub capacity: f64,
-    /// Why records are not accepted, if they are not.
+    /// Why records are not accepted, if so.
     pub refusing: Option<String>,
     pub dead_letters: f64,
-    /// Dead letters since the outbox was created, by reason; reasons without any are omitted.
+    /// Dead letters since the outbox was created, by reason, without zero counts.
     pub dead_by_reason: Vec<(String, f64)>,
     pub drain_holds: Option<String>,
     pub rate_limit: f64,
@@ -46,7 +46,7 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// The combined state of both answers. `None` if the first is not an agent's.
+    /// Combines both answers. `None` if the first is not an agent's.
     pub(super) fn of(health: &str, metrics: &str) -> Option<Self> {
         let health: Value = serde_json::from_str(health).ok()?;
         let text = |pointer: &str| health.pointer(pointer).and_then(Value::as_str).map(str::to_owned);

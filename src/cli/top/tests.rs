@@ -96,7 +96,7 @@ fn several_are_listed_and_the_selected_one_is_shown_in_full() {
     view.select(1);
     view.select(1);
     assert_has(&drawn(&view, 110, 24), &["> edge-b", "edge-b healthy"]);
-    // Sixty of them on a small terminal: the selected one is in sight.
+    // Sixty agents on a small terminal: the selected one is visible.
     let many: Vec<String> = (0..60).map(|n| format!("http://agent-{n}:1")).collect();
     let mut view = View::new(many.into_iter());
     view.select(-1);
@@ -115,7 +115,7 @@ fn an_unreachable_agent_is_shown_as_down_and_recovers() {
     view.seen(0, (at(71), Err("no answer".into())));
     let text = drawn(&view, 90, 20);
     assert_has(&text, &["edge-1 OFFLINE", "last known; now: no answer", "usage        5", "in/s    –"]);
-    // What is old is dimmed, and the news is not.
+    // Old data is dimmed; the current problem is not.
     let mut terminal = Terminal::new(TestBackend::new(90, 20)).unwrap();
     terminal.draw(|frame| draw::draw(frame, &view)).unwrap();
     let buffer = terminal.backend().buffer();
@@ -156,7 +156,7 @@ fn the_busiest_routes_are_shown_and_the_others_counted() {
     let higher = drawn(&view, 110, 20);
     assert_has(&higher, &routes);
     assert!(!higher.contains("(+"), "{higher}");
-    // In a narrow one they are below the record types; where there is no room for that either, in a line.
+    // On a narrow terminal routes go below the record types; if there is no room either, into a line.
     assert_has(&drawn(&view, 60, 24), &["route  ", "commands", "quota        0"]);
     assert_has(&drawn(&view, 60, 17), &["routes  4: batch 100/s, 10 429, p99 99 ms; refresh ", "…"]);
     assert_has(&drawn(&view, 60, 12), &["routes  4: batch 100/s, 10 429, p99 99 ms; refresh ", "…"]);
@@ -201,7 +201,7 @@ fn a_small_terminal_has_every_line_and_a_smaller_one_counts_the_missing() {
     let text = drawn(&view, 60, 8);
     assert_has(&text, &["link    down", "redis   connected", "…"].map(|part| part.trim_end_matches('…')));
     assert_has(&text, &["5 more lines do not fit: enlarge the terminal"]);
-    // The last one that answered is dimmed, and what is the matter now is there.
+    // The last known state is dimmed, and the current problem is shown.
     view.seen(0, (at(2), Err("no answer".into())));
     assert_has(&drawn(&view, 60, 12), &["OFFLINE last known; now: no answer", "rates   – in, – out"]);
 }
@@ -220,7 +220,7 @@ fn charts_fill_the_height_and_show_their_span() {
     let (low, high) = (drawn(&view, 140, 20), drawn(&view, 140, 50));
     assert!(bars(&high) >= 15 && bars(&low) < 8, "{low}{high}");
     assert_has(&high, &["last 1 min", "at most 4,200", "at most 0"]);
-    // As many as there is room for.
+    // As many bars as fit.
     assert_has(&drawn(&view, 60, 30), &["last 40 s"]);
 }
 
@@ -267,7 +267,7 @@ fn the_estimate_follows_the_rates() {
         view.seen(0, (at(second), Ok(snapshot(40.0, 100.0, 60.0))));
     }
     assert_eq!(drained(&view), Drained::Never);
-    // Another outbox under the same address: no rate below zero.
+    // Another outbox behind the same address: no negative rate.
     view.seen(0, (at(30), Ok(snapshot(1.0, 1.0, 0.0))));
     assert_eq!(view.agents[0].rates(), Some((0.0, 0.0)));
 }

@@ -27,21 +27,21 @@ pub(super) struct WatchedAgent {
     pub address: String,
     /// The last known state.
     pub snapshot: Option<Snapshot>,
-    /// Why there is none now.
+    /// Why there is no current state.
     pub trouble: Option<String>,
-    /// Since when, and how long by now.
+    /// When it went offline, and how long ago.
     away: Option<(Duration, Duration)>,
     last: Option<Duration>,
-    /// Records a second, oldest first.
+    /// Records per second, oldest first.
     pub come: VecDeque<f64>,
     pub gone: VecDeque<f64>,
-    /// Since when each of these is so, and until when the last one.
+    /// The start of each of these intervals, and the end of the last.
     since: VecDeque<Duration>,
     looked: Option<Duration>,
     pub requests: Requests,
 }
 
-/// When the backlog will be gone.
+/// When the backlog will be empty.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Drained {
     /// No backlog.
@@ -93,7 +93,7 @@ impl WatchedAgent {
             Ok(snapshot) => {
                 if let (Some(last), Some(before)) = (self.last, &self.snapshot) {
                     let seconds = at.saturating_sub(last).as_secs_f64().max(0.001);
-                    // Another outbox under this address begins anew.
+                    // Another outbox behind this address starts from zero.
                     let rate = |now: f64, before: f64| ((now - before) / seconds).max(0.0);
                     let (come, gone) =
                         (rate(snapshot.enqueued, before.enqueued), rate(snapshot.settled, before.settled));
@@ -109,7 +109,7 @@ impl WatchedAgent {
                 let away_since = self.away.map_or(at, |(away_since, _)| away_since);
                 self.away = Some((away_since, at));
                 self.trouble = Some(why);
-                // A gap in the charts: the rates meanwhile are unknown.
+                // A gap in the charts: the rates in between are unknown.
                 if self.snapshot.is_some() {
                     push(&mut self.come, 0.0);
                     push(&mut self.gone, 0.0);
@@ -119,23 +119,23 @@ impl WatchedAgent {
         }
     }
 
-    /// Its name, or where it is.
+    /// Its name, or its address.
     pub(super) fn name(&self) -> &str {
         self.snapshot.as_ref().map_or(&self.address, |snapshot| &snapshot.server_id)
     }
 
-    /// For how long it has been away.
+    /// How long it has been offline.
     pub(super) fn away_for(&self) -> Option<Duration> {
         self.away.map(|(since, now)| now.saturating_sub(since))
     }
 
-    /// The time that so many of the newest rates are about.
+    /// The time spanned by the newest `count` rates.
     pub(super) fn span_of(&self, count: usize) -> Duration {
         let first = self.since.len().checked_sub(count).and_then(|first| self.since.get(first));
         first.zip(self.looked).map(|(first, last)| last.saturating_sub(*first)).unwrap_or_default()
     }
 
-    /// Records a second, in and out, while it answers.
+    /// Records per second, in and out, while it is online.
     pub(super) fn rates(&self) -> Option<(f64, f64)> {
         if self.trouble.is_some() {
             return None;

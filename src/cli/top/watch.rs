@@ -1,4 +1,4 @@
-//! Polls the agents, each in its own task, so that none waits for another.
+//! Polls the agents, each in its own task: none waits for another.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,13 @@ use super::snapshot::Snapshot;
 use super::view::AgentSample;
 use crate::cli::agent::{AdminClient, AdminClientError};
 
-/// An agent that does not answer within this is offline: it answers from memory.
+/// An agent that takes longer is offline: it answers from memory.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
-/// Which agent, and what it said.
+/// An agent's index and its answer.
 pub(super) type Look = (usize, AgentSample);
 
-/// Those who ask. They end when they are dropped.
+/// The polling tasks. Dropping this ends them.
 pub(super) struct Watchers {
     pub looks: mpsc::Receiver<Look>,
     pub tasks: JoinSet<()>,
@@ -27,7 +27,7 @@ pub(super) fn start(agents: Vec<AdminClient>, interval: Duration) -> Watchers {
     for (n, agent) in agents.into_iter().enumerate() {
         let tell = tell.clone();
         tasks.spawn(async move {
-            // Whoever listened has gone when it cannot be told.
+            // Sending fails once the receiver has gone.
             while tell.send((n, look(&agent).await)).await.is_ok() {
                 tokio::time::sleep(interval).await;
             }
@@ -36,7 +36,7 @@ pub(super) fn start(agents: Vec<AdminClient>, interval: Duration) -> Watchers {
     Watchers { looks, tasks }
 }
 
-/// One look.
+/// Polls an agent once.
 pub(super) async fn look(agent: &AdminClient) -> AgentSample {
     let said = ask(agent).await.map_err(|error| match error {
         AdminClientError::Nobody { .. } => "no answer".to_owned(),
@@ -55,7 +55,7 @@ async fn ask(agent: &AdminClient) -> Result<Snapshot, AdminClientError> {
     Snapshot::of(&health, &metrics).ok_or_else(|| AdminClientError::NotAnAgent(agent.to_string()))
 }
 
-/// The time, for rates.
+/// Time since the start, for rates.
 fn since_start() -> Duration {
     static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
     START.elapsed()

@@ -1,4 +1,4 @@
-//! Every setting's name and default, as the contract gives them, and that each default is a value like any other.
+//! Every setting has the name and default given in the contract, and each default is a valid value.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::super::sources::declared;
 use super::*;
 use crate::fleet::commands::CommandAlgorithm;
 
-/// The settings in the contract's order, each with its default; `None` where it has none.
+/// The settings in the contract's order with their defaults; `None` if there is no default.
 const DEFAULTS: &[(&str, Option<&str>)] = &[
     ("APP_NAME", Some("DataPlane Agent")),
     ("APP_VERSION", Some(env!("CARGO_PKG_VERSION"))),
@@ -87,7 +87,7 @@ const DEFAULTS: &[(&str, Option<&str>)] = &[
     ("LOG_FORMAT", Some("log4j")),
     ("LOG_FILE", None),
     ("SHUTDOWN_TIMEOUT_SECONDS", Some("20")),
-    // Beyond the contract: harmless for whoever does not know them.
+    // Not in the contract: harmless to installations that do not use them.
     ("DRAIN_BURST", Some("0")),
     ("ORPHAN_RECLAIM_SECONDS", Some("300")),
     ("OUTBOX_DURABILITY", Some("fsync")),
@@ -164,7 +164,7 @@ fn every_boolean_is_read_as_python_wrote_it() {
         ("ENABLE_TLS", |config| config.control_plane.enable_tls),
         ("CONTROL_PLANE_HEALTH_CHECK_ENABLED", |config| config.control_plane.health_check_enabled),
         ("REDIS_RETRY_ON_TIMEOUT", |config| config.redis.retry_on_timeout),
-        // The flag takes a value too: what it is without one is not always false.
+        // The flag takes a value too: the default is not always false.
         ("DEBUG", |config| config.log().level == crate::telemetry::log::Level::Debug),
     ];
     for (name, read) in booleans {

@@ -1,4 +1,4 @@
-//! From flags, environment, files and credentials to typed settings, or to every problem at once.
+//! Flags, environment, files and credentials become typed settings, or every problem is reported at once.
 
 mod defaults;
 mod previous_agent;
@@ -13,7 +13,7 @@ use clap::{Command, FromArgMatches as _};
 
 use super::*;
 
-/// What no configuration can do without.
+/// The variables that every configuration requires.
 const REQUIRED: [(&str, &str); 5] = [
     ("SERVER_ID", "edge-1"),
     ("SERVER_REGION", "eu-central"),
@@ -22,18 +22,18 @@ const REQUIRED: [(&str, &str); 5] = [
     ("CONTROL_PLANE_API_KEY", "key-of-edge-1"),
 ];
 
-/// Sources of these variables and no others.
+/// Sources with these variables only.
 fn env<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Sources {
     let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
     Sources { env: variables.into_iter().map(owned).collect(), ..Sources::default() }
 }
 
-/// The required variables and these; of the same name, these count.
+/// The required variables plus these, which take precedence.
 fn with<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Sources {
     env(REQUIRED.into_iter().chain(variables))
 }
 
-/// Flags as the command line would read them.
+/// Parses flags as the command line does.
 fn flags(words: &[&str]) -> Flags {
     let command = <Flags as clap::Args>::augment_args(Command::new("agent").no_binary_name(true));
     Flags::from_arg_matches(&command.try_get_matches_from(words).unwrap()).unwrap()
@@ -44,7 +44,7 @@ fn loaded(sources: &Sources) -> Config {
     Config::load(sources).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
-/// What is wrong with the sources, a line for each variable.
+/// The problems of the sources, one line per variable.
 #[track_caller]
 fn refused(sources: &Sources) -> String {
     Config::load(sources).expect_err("these sources have a problem").to_string()

@@ -1,10 +1,10 @@
-//! An installation of the previous agent goes on with the `.env` file that it has.
+//! An installation of the previous agent keeps working with its `.env` file.
 
 use std::time::Duration;
 
 use super::*;
 
-/// Every variable of the previous agent, as its installations wrote them.
+/// Every variable of the previous agent, as written in its installations.
 const DOTENV: &str = r#"# DataPlane Agent configuration
 APP_NAME=DataPlane Agent
 APP_VERSION=1.0.0
@@ -140,7 +140,7 @@ fn a_name_that_resembles_a_setting_is_reported_and_a_foreign_one_is_not() {
             ".env: unknown setting DRAIN_RATE_LIMT ignored: did you mean DRAIN_RATE_LIMIT?",
         ]
     );
-    // The environment has names of others.
+    // Unknown names in the environment belong to other programs.
     let (_dir, mut sources) = self::sources(DOTENV);
     sources.env.push(("DRAIN_RATE_LIMT".into(), "5".into()));
     assert_eq!(loaded(&sources).warnings, [""; 0]);

@@ -1,8 +1,8 @@
-//! What cannot be used: all of it at once, each line by its variable, nothing of it secret.
+//! All problems are reported at once, one line per variable, and no line contains a secret.
 
 use super::*;
 
-/// The variables that problems name, in order.
+/// The variables named by the problems, in order.
 fn variables(sources: &Sources) -> Vec<String> {
     let problems = Config::load(sources).expect_err("these sources have problems");
     problems.iter().map(|problem| problem.variable.clone()).collect()

@@ -1,4 +1,4 @@
-//! The variables that name proxies: which one counts, where requests go, what is shown of it.
+//! The proxy variables: which one applies, where requests go, what is shown.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Secrets: from variables, files and credentials, and shown nowhere.
+//! Secrets come from variables, files and credentials, and are never shown.
 
 use super::*;
 use crate::secret::SecretSource;
@@ -11,7 +11,7 @@ fn api_key(config: &Config) -> (&str, SecretSource) {
     (secret.expose(), secret.source().clone())
 }
 
-/// The required variables but the API key, and these.
+/// The required variables except the API key, plus these.
 fn without_key<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Sources {
     env(REQUIRED.into_iter().filter(|(name, _)| *name != "CONTROL_PLANE_API_KEY").chain(variables))
 }
@@ -54,7 +54,11 @@ fn a_secret_comes_from_systemds_credential_unless_it_is_set() {
     let file = SecretSource::File(dir.path().join("control_plane_api_key"));
     assert_eq!(api_key(&config), ("hunter2", file), "the file is known, so that it can be read again");
     assert_eq!(setting(&config, "CONTROL_PLANE_API_KEY").origin, Origin::Credential);
-    assert_eq!(setting(&config, "REDIS_PASSWORD").value, None, "a credential that is not there is not set");
+    assert_eq!(
+        setting(&config, "REDIS_PASSWORD").value,
+        None,
+        "a missing credential leaves the setting unset"
+    );
 
     let set = loaded(&with([("CREDENTIALS_DIRECTORY", path)]));
     assert_eq!(api_key(&set), ("key-of-edge-1", SecretSource::Value));
@@ -122,7 +126,7 @@ fn no_secret_is_in_anything_that_is_shown() {
     assert!(!shown.contains("hunter2"), "{shown}");
     assert_eq!(config.warnings.iter().filter(|warning| warning.contains("on the command line")).count(), 5);
 
-    // Each of them wrong in its own way, and everything else missing.
+    // Each of them is wrong in its own way, and everything else is missing.
     let problems = refused(&env([
         ("CONTROL_PLANE_API_KEY", "hunter2\n"),
         ("CONTROL_PLANE_JWT_KEY", "hunter2\u{fffd}"),

@@ -1,4 +1,4 @@
-//! Where a value comes from: the flag before the environment before `.env` before the default.
+//! The source of a value: the flag before the environment before `.env` before the default.
 
 use super::*;
 

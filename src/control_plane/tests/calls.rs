@@ -1,4 +1,4 @@
-//! The calls about the server itself, and reloading.
+//! Calls about the server itself, and reloading.
 
 use serde_json::{Value, json};
 
@@ -97,7 +97,7 @@ fn answered<T>(status: u16, meaning: Meaning) -> Result<T, CallError> {
     Err(CallError::Status { status, meaning, retry_after: None })
 }
 
-/// What every call makes of this answer, the health probe's last.
+/// Checks what every call makes of this answer; the health probe comes last.
 async fn assert_answers(answer: String, status: u16, meaning: Meaning) {
     let (client, _received) = client_of(answer).await;
     let result = CommandResult {

@@ -1,11 +1,11 @@
-//! Which connections requests go over: what arrives unasked, what dies, what is repeated, and what is never used again.
+//! Which connections requests use: unrequested data, failures, repetitions, and connections that must not be used again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 
-/// A peer that counts its connections, and handles each by a function that is told which it is, from 1.
+/// A peer that counts its connections; `handle` gets the number of each, from 1.
 async fn counted<F>(
     handle: impl Fn(TcpStream, usize) -> F + Send + Sync + 'static,
 ) -> (String, Arc<AtomicUsize>)
@@ -219,7 +219,7 @@ async fn a_connection_that_the_peer_has_closed_is_not_tried() {
 
 #[tokio::test]
 async fn a_fresh_connection_that_does_well_replaces_those_that_do_not() {
-    // As where a name has moved: who was there before says 503 for ever.
+    // As if a name had moved: the previous host answers 503 permanently.
     let (url, connections) = counted(|mut stream, n| async move {
         while receive(&mut stream).await.is_some() {
             let status = if n == 1 { "503 Gone Elsewhere" } else { "200 OK" };
@@ -231,7 +231,7 @@ async fn a_fresh_connection_that_does_well_replaces_those_that_do_not() {
     for _ in 0..3 {
         assert_eq!(status(&client, delivery("s")).await, 503);
     }
-    assert_eq!(of(&connections), 1, "it is kept: it is polite to a host that is overloaded");
+    assert_eq!(of(&connections), 1, "kept, out of consideration for an overloaded host");
     let probe = Delivery { connection: ConnectionChoice::New, ..delivery("s") };
     assert_eq!(status(&client, probe.clone()).await, 200);
     for _ in 0..3 {
@@ -240,9 +240,9 @@ async fn a_fresh_connection_that_does_well_replaces_those_that_do_not() {
     }
     assert_eq!(of(&connections), 3);
     assert_eq!(status(&client, probe).await, 200);
-    assert_eq!(of(&connections), 4, "a probe's is always new");
+    assert_eq!(of(&connections), 4, "a probe always uses a new connection");
     assert_eq!(status(&client, delivery("s")).await, 200);
-    assert_eq!(of(&connections), 4, "and serves others then");
+    assert_eq!(of(&connections), 4, "which then serves others");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -273,7 +273,7 @@ async fn no_more_connections_are_opened_than_requests_are_under_way() {
 
 #[tokio::test]
 async fn a_quota_request_has_a_connection_of_its_own() {
-    // Which connection each request came over.
+    // The connection that each request used.
     let served = Arc::new(std::sync::Mutex::new(Vec::new()));
     let log = Arc::clone(&served);
     let (url, _) = counted(move |mut stream, n| {
@@ -324,7 +324,7 @@ async fn answers_in_any_valid_form_are_read() {
             let answer = answer.clone();
             async move {
                 receive(&mut stream).await;
-                // Whatever arrives in two parts is the same.
+                // Data arriving in two parts gives the same result.
                 let (one, other) = answer.split_at(answer.len() / 2);
                 stream.write_all(one).await.unwrap();
                 tokio::time::sleep(Duration::from_millis(2)).await;

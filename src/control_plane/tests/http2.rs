@@ -1,4 +1,4 @@
-//! HTTP/2 where it is spoken, over several connections; and TLS sessions that are resumed.
+//! HTTP/2 over several connections if the host supports it, and TLS session resumption.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,11 +19,11 @@ struct Seen {
     resumed: AtomicUsize,
     under_way: AtomicUsize,
     most: AtomicUsize,
-    /// How many requests have to be under way before any is answered.
+    /// How many requests must be in flight before any is answered.
     together: AtomicUsize,
 }
 
-/// A host that chooses between these protocols, and answers with what was spoken.
+/// A host that offers these protocols, and answers with the one used.
 async fn host(authority: &Authority, protocols: &[&[u8]], seen: &Arc<Seen>) -> String {
     let mut config = Authority::server_config(&authority.good(), None);
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
@@ -62,7 +62,7 @@ where
             seen.under_way.fetch_sub(1, Ordering::SeqCst);
             let status = if request.version() == Version::HTTP_2 { 201 } else { 200 };
             let id = request.headers()["x-correlation-id"].clone();
-            // Who answers before the body has come may never see all of it.
+            // A host that answers before the body has arrived may never see all of it.
             let body = axum::body::Body::new(request.into_body());
             axum::body::to_bytes(body, usize::MAX).await.unwrap();
             let answer = axum::response::Response::builder().status(status).header("x-correlation-id", id);

@@ -1,4 +1,4 @@
-//! The client against real sockets: a peer that sends exactly the bytes that a test wants.
+//! The client against real sockets: a peer sends exactly the bytes that a test specifies.
 
 mod calls;
 mod connections;
@@ -20,7 +20,7 @@ use super::*;
 use crate::record::Kind;
 use crate::secret::Secret;
 
-/// Long enough for a slow machine; only a test that fails waits for it.
+/// Long enough for a slow machine; only a failing test waits this long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn settings(url: &str) -> Settings {
@@ -69,7 +69,7 @@ fn batch(body: Bytes, records: usize) -> BatchRequest<'static> {
     }
 }
 
-/// A request as it came over the wire.
+/// A request as received.
 #[derive(Debug)]
 struct Received {
     head: String,
@@ -87,7 +87,7 @@ impl Received {
     }
 }
 
-/// Reads one request, as far as its `Content-Length`; `None` at the connection's end.
+/// Reads one request according to its `Content-Length`; `None` at the end of the connection.
 async fn receive(stream: &mut (impl AsyncReadExt + Unpin)) -> Option<Received> {
     let mut bytes = Vec::new();
     let end = loop {
@@ -111,7 +111,7 @@ async fn receive(stream: &mut (impl AsyncReadExt + Unpin)) -> Option<Received> {
     Some(request)
 }
 
-/// A peer whose connections are handled by a function, and the URL that leads to it.
+/// Starts a peer whose connections are handled by `handle`; returns its URL.
 async fn peer<F>(handle: impl Fn(TcpStream) -> F + Send + 'static) -> String
 where
     F: Future<Output = ()> + Send + 'static,
@@ -126,7 +126,7 @@ where
     url
 }
 
-/// A peer that answers every request with these bytes, and tells what it received.
+/// Starts a peer that answers every request with these bytes, and reports what it received.
 async fn answering(answer: impl Into<Vec<u8>>) -> (String, tokio::sync::mpsc::UnboundedReceiver<Received>) {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let answer = answer.into();
@@ -145,7 +145,7 @@ async fn answering(answer: impl Into<Vec<u8>>) -> (String, tokio::sync::mpsc::Un
     (url, receiver)
 }
 
-/// A whole answer with this status line, these headers and this body.
+/// A complete answer with this status line, headers and body.
 fn http(status: &str, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len())
 }

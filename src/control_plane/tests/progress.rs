@@ -1,11 +1,11 @@
-//! What counts as progress, and what the limit on bandwidth holds back.
+//! What counts as progress, and what the bandwidth limit delays.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::*;
 
-/// A peer that takes little at a time.
+/// A peer that reads slowly.
 fn slow_reader(every: Duration, most: usize) -> (String, tokio::sync::mpsc::UnboundedReceiver<usize>) {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
@@ -87,7 +87,7 @@ async fn the_bandwidth_limit_holds_back_the_backlog_and_nothing_urgent() {
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    // It is answered while all of that still waits.
+    // Answered while all of that still waits.
     let quota = Delivery { kind: Kind::Quota, correlation_id: "corr-2", ..delivery("s") };
     assert_eq!(client.deliver(quota.clone()).await.result.unwrap().status, 200);
     assert!(backlog.iter().all(|one| !one.is_finished()));
@@ -98,7 +98,7 @@ async fn the_bandwidth_limit_holds_back_the_backlog_and_nothing_urgent() {
     let (sent, received) = client.wire_totals();
     assert!((210_000..215_000).contains(&sent) && (100..2_000).contains(&received), "{sent} {received}");
 
-    // A limit that would hold it for hours is lifted.
+    // A limit that would delay it for hours is lifted.
     client.set_bandwidth(NonZeroU64::new(1));
     let waiting = Arc::clone(&client);
     let waiting =

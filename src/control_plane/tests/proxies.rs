@@ -1,4 +1,4 @@
-//! Through proxies: what they are told, what they are shown, and what they do wrong.
+//! Proxies: the requests they receive, the data they see, and their errors.
 
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ async fn https_goes_through_a_tunnel_and_the_proxy_sees_nothing_of_it() {
     assert_eq!(request.line(), format!("CONNECT {address} HTTP/1.1"));
     assert_eq!(request.header("proxy-authorization"), Some("Basic dXNAZXI6cGE6c3M="));
     assert!(request.header("x-api-key").is_none());
-    assert!(tunnels.try_recv().is_err(), "one tunnel serves them all");
+    assert!(tunnels.try_recv().is_err(), "one tunnel serves all requests");
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn a_proxy_that_gives_no_tunnel_is_no_connection_and_its_page_is_no_answer
     }
 }
 
-/// A SOCKS5 proxy that connects to `target` whatever it is asked, and tells what that was.
+/// A SOCKS5 proxy that always connects to `target`, and reports the requested destination.
 async fn socks(target: String, reply: u8) -> (String, tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>) {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let target = Arc::new(target);

@@ -1,4 +1,4 @@
-//! TLS with certificates made here: what is trusted, what is not, and what is said of it.
+//! TLS with generated certificates: which are trusted, which are not, and how errors are reported.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use super::*;
 
-/// An authority made for one test, with its certificate in a file.
+/// An authority generated for one test, with its certificate in a file.
 pub(super) struct Authority {
     dir: TempDir,
     certificate: CertificateDer<'static>,
@@ -57,7 +57,7 @@ impl Authority {
         self.sign("127.0.0.1", 2020..2100)
     }
 
-    /// For a host with this certificate; with `clients`, only for those who have a certificate of that authority.
+    /// A host's configuration with this certificate; `clients`: clients need a certificate of that authority.
     pub(super) fn server_config(pair: &Pair, clients: Option<&Self>) -> ServerConfig {
         let builder = ServerConfig::builder();
         let builder = if let Some(authority) = clients {
@@ -125,7 +125,7 @@ async fn a_bad_certificate_is_named_for_what_is_wrong_with_it() {
 async fn without_a_configured_authority_only_the_systems_are_trusted() {
     let authority = Authority::new();
     let url = Authority::serve(&authority.good(), None).await;
-    // A system without any authority says so when the client is made.
+    // On a system without any authorities, creating the client fails.
     if let Ok(client) = Client::new(settings(&url)) {
         let result = client.deliver(delivery("s")).await.result;
         assert_eq!(result, Err(Failure::Tls(TlsProblem::UnknownAuthority)));

@@ -1,4 +1,4 @@
-//! Tokens as the `ControlPlane` sees them: verified with the public half of the key.
+//! Tokens as the `ControlPlane` sees them, verified with the public half of the key.
 
 use std::collections::HashSet;
 
@@ -39,7 +39,7 @@ async fn a_token_of_each_algorithm_verifies_against_the_public_key() {
     let ec = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let ed = KeyPair::generate_for(&PKCS_ED25519).unwrap();
     let rsa = rsa();
-    // A PKCS #8 key of 2048 bits is the PKCS #1 one behind 26 bytes.
+    // A PKCS #8 key of 2048 bits is the PKCS #1 key after 26 bytes.
     let pkcs1 = pem::encode(&pem::Pem::new("RSA PRIVATE KEY", &rsa.serialized_der()[26..]));
     let rsa_public = DecodingKey::from_rsa_pem(rsa.public_key_pem().as_bytes()).unwrap();
     let ec_public = DecodingKey::from_ec_pem(ec.public_key_pem().as_bytes()).unwrap();

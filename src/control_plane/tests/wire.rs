@@ -1,4 +1,4 @@
-//! What goes over the wire, and what comes of every way in which a peer can misbehave.
+//! What is sent, and the result of every misbehaviour of a peer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ async fn deliver_to(url: &str) -> Answer {
     Client::new(settings(url)).unwrap().deliver(delivery("s 1/ü")).await
 }
 
-/// The answer to one delivery, where the peer sends these bytes and closes the connection.
+/// The answer to one delivery if the peer sends these bytes and closes the connection.
 async fn answer_and_close(bytes: impl Into<Vec<u8>>) -> Result<Response, Failure> {
     let bytes = Arc::new(bytes.into());
     let url = peer(move |mut stream| {
@@ -124,7 +124,7 @@ async fn a_redirect_is_not_followed() {
         let (url, _received) = answering(http(status, &format!("Location: {elsewhere}/x\r\n"), "")).await;
         assert_eq!(deliver_to(&url).await.result.unwrap().status.to_string(), status[..3]);
     }
-    // Were one followed, its request would be before this one.
+    // If a redirect were followed, its request would come before this one.
     deliver_to(&format!("{elsewhere}/mine")).await.result.unwrap();
     assert!(heard.recv().await.unwrap().line().contains("/mine/"));
 }
@@ -207,7 +207,7 @@ async fn a_peer_that_never_finishes_is_timed_out() {
 }
 
 #[tokio::test]
-async fn a_body_that_trickles_for_ever_is_timed_out_too() {
+async fn a_body_that_trickles_forever_is_timed_out_too() {
     let url = peer(|mut stream| async move {
         receive(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
@@ -251,7 +251,7 @@ async fn a_refused_connection_and_an_unknown_name_are_told_apart() {
     drop(listener);
     let refused = deliver_to(&url).await.result.unwrap_err();
     assert!(matches!(&refused, Failure::Unreachable(why) if why.contains("refused")), "{refused:?}");
-    // No DNS name has a label this long: the resolver fails without asking anybody.
+    // No DNS name has such a long label: the resolver fails without a query.
     let nowhere = format!("http://{}.invalid", "x".repeat(64));
     let unknown = deliver_to(&nowhere).await.result.unwrap_err();
     assert!(matches!(unknown, Failure::Dns(_)), "{unknown:?}");

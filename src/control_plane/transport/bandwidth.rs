@@ -1,4 +1,4 @@
-//! The limit on bytes a second that all connections share: a token bucket.
+//! The limit on bytes per second shared by all connections: a token bucket.
 
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The bucket holds the bytes of this time: what is sent after a pause is a small burst.
+/// The bucket holds the bytes of this time: after a pause a small burst may be sent.
 const BURST: Duration = Duration::from_millis(50);
-/// Two full packets, so that a low limit does not cut requests into crumbs.
+/// Two full packets: a low limit must not split requests into tiny pieces.
 const BURST_LEAST: f64 = 2.0 * 1_460.0;
-/// Urgent requests run into debt no deeper than the bytes of this time: they must not silence the backlog for long.
+/// The deepest debt of urgent requests, as sending time: they must not silence the backlog for long.
 const DEBT: Duration = Duration::from_secs(2);
-/// The most that is granted at once: one write.
+/// The largest grant: one write.
 const GRANT_MAX: usize = 16 << 10;
-/// A limit that was changed takes effect within this time, however long the old one would have had somebody wait.
+/// A changed limit takes effect within this time, however long a sender would have waited under the old one.
 const WAIT_MAX: Duration = Duration::from_millis(200);
 const WAIT_LEAST: Duration = Duration::from_millis(1);
 
-/// The bucket. Without a limit it costs one load.
+/// The bucket. Without a limit it costs one atomic load.
 #[derive(Debug, Default)]
 pub(super) struct Bandwidth {
     is_limited: AtomicBool,
@@ -33,24 +33,24 @@ struct Bucket {
     at: Instant,
 }
 
-/// What a sender hears.
+/// The answer to a sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Grant {
-    /// It may send so many bytes.
+    /// It may send this many bytes.
     Bytes(usize),
-    /// It asks again after this time.
+    /// It must ask again after this time.
     Wait(Duration),
 }
 
 impl Bandwidth {
-    /// Sets the limit, or takes it away.
+    /// Sets or removes the limit.
     pub(super) fn set(&self, bytes_per_second: Option<NonZeroU64>) {
         let mut bucket = self.lock();
         *bucket = bytes_per_second.map(|rate| Bucket::new(rate, Instant::now()));
         self.is_limited.store(bucket.is_some(), Ordering::Relaxed);
     }
 
-    /// Asks for up to `wanted` bytes.
+    /// Requests up to `wanted` bytes.
     pub(super) fn take(&self, wanted: usize) -> Grant {
         let wanted = wanted.min(GRANT_MAX);
         if !self.is_limited.load(Ordering::Relaxed) {
@@ -62,7 +62,7 @@ impl Bandwidth {
         }
     }
 
-    /// Takes note of bytes that were sent without asking.
+    /// Charges bytes that were sent without a grant.
     pub(super) fn charge(&self, bytes: usize) {
         if self.is_limited.load(Ordering::Relaxed)
             && let Some(bucket) = &mut *self.lock()
@@ -71,7 +71,7 @@ impl Bandwidth {
         }
     }
 
-    /// Takes back what was granted and not sent.
+    /// Returns granted bytes that were not sent.
     pub(super) fn give_back(&self, bytes: usize) {
         if let Some(bucket) = self.lock().as_mut().filter(|_| bytes > 0) {
             bucket.tokens += bytes as f64;
@@ -120,7 +120,7 @@ impl Bucket {
 mod tests {
     use super::*;
 
-    /// How many bytes get through in these seconds, of a sender that always has more.
+    /// The bytes sent in these seconds by a sender that always has more.
     fn sent_in(bucket: &mut Bucket, now: &mut Instant, seconds: u64) -> u64 {
         let (until, mut sent) = (*now + Duration::from_secs(seconds), 0);
         while *now < until {

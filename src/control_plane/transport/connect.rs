@@ -1,4 +1,4 @@
-//! Opens connections: name, address, proxy, TLS, and which HTTP is spoken.
+//! Opens connections: name, address, proxy, TLS, and HTTP version.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,17 +25,17 @@ use crate::control_plane::credentials::ClientError;
 use crate::control_plane::failure::{Failure, connecting};
 use crate::control_plane::settings::{HttpVersion, Settings};
 
-/// A host that is there answers a handshake well within this, on the worst of links. Half of a shorter time-out
-/// at most, so that a host that is not there is told from one that does not answer.
+/// Reachable hosts complete a handshake well within this time, even on the worst links. At most half of a shorter time-out,
+/// which distinguishes an unreachable host from one that does not answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The next address is tried when the one before has not answered for so long (RFC 8305).
+/// Delay after which the next address is tried in parallel (RFC 8305).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
-/// No more addresses than this are tried.
+/// Most addresses tried.
 const ADDRESSES_MOST: usize = 16;
-/// So much waits in the kernel unsent: what is behind megabytes there is late, however urgent.
+/// Unsent bytes in the kernel: data queued behind megabytes there is late, however urgent.
 const UNSENT_MOST: u32 = 32 << 10;
 
-/// Any stream that HTTP can be spoken over.
+/// Any stream that HTTP can use.
 pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
@@ -102,12 +102,12 @@ impl Connector {
         })
     }
 
-    /// The longest that a connection may take to be opened.
+    /// The longest time for opening a connection.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// Which HTTP will be spoken, if that is known before there is a connection.
+    /// The HTTP version, if it is known before there is a connection.
     pub(super) fn is_http2(&self) -> Option<bool> {
         match (self.http, &self.tls) {
             (HttpVersion::Http1, _) | (HttpVersion::Auto, None) => Some(false),
@@ -116,18 +116,18 @@ impl Connector {
         }
     }
 
-    /// Whether a proxy forwards requests, which name the whole URL then.
+    /// Whether a proxy forwards requests, which must then contain the whole URL.
     pub(super) fn is_forwarded(&self) -> bool {
         let kind = self.proxy.as_ref().map(|(proxy, _)| proxy.kind);
         matches!(kind, Some(ProxyKind::Http | ProxyKind::Https)) && self.tls.is_none()
     }
 
-    /// What such a proxy is shown.
+    /// The credentials for such a proxy.
     pub(super) fn proxy_authorization(&self) -> Option<&HeaderValue> {
         self.proxy.as_ref().filter(|_| self.is_forwarded())?.0.basic.as_ref()
     }
 
-    /// Opens a connection. The name is resolved anew each time.
+    /// Opens a connection. Resolves the name each time.
     pub(super) async fn connect(&self, is_urgent: bool) -> Result<Connected, Failure> {
         let (host, port) = match &self.proxy {
             Some((proxy, _)) => (&proxy.host, proxy.port),
@@ -176,7 +176,8 @@ impl Connector {
         }
     }
 
-    /// The first of these addresses that answers: each joins when the one before has kept silent for a while.
+    /// Connects to the first address that answers; each is tried in addition when the previous one has been silent for a
+    /// while.
     async fn dial(&self, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
         let mut error = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
         let mut attempts = FuturesUnordered::new();
@@ -194,7 +195,7 @@ impl Connector {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_nodelay(true)?;
         let options = SockRef::from(&socket);
-        // Not every kernel has these, and every one delivers without them.
+        // Some kernels lack these options, and everything works without them.
         if let Err(error) = options.set_tcp_notsent_lowat(UNSENT_MOST) {
             tracing::debug!(%error, "TCP_NOTSENT_LOWAT cannot be set");
         }
@@ -210,7 +211,7 @@ impl Connector {
     }
 }
 
-/// The first that succeeds; `None` when all that are under way have failed, and the last one's error.
+/// The first success; `None` if all attempts have failed, with the last error in `error`.
 async fn first_of<F, T>(attempts: &mut FuturesUnordered<F>, error: &mut io::Error) -> Option<T>
 where
     F: Future<Output = io::Result<T>>,
@@ -224,7 +225,7 @@ where
     None
 }
 
-/// The addresses of a host, the two families in turn.
+/// A host's addresses, alternating between the two families.
 async fn resolve(host: &Host<String>, port: u16) -> Result<Vec<SocketAddr>, Failure> {
     let name = match host {
         Host::Ipv4(ip) => return Ok(vec![SocketAddr::new(IpAddr::V4(*ip), port)]),
@@ -291,7 +292,7 @@ mod tests {
     #[tokio::test]
     async fn sockets_carry_the_dscp_and_hold_little_back() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
-            // A machine without IPv6 has nothing to set.
+            // Without IPv6 on the machine there is nothing to check.
             let Ok(listener) = TcpListener::bind(address).await else { continue };
             let address = listener.local_addr().unwrap();
             for (dscp, class) in [(None, 0), (Some(1), 4), (Some(46), 184)] {

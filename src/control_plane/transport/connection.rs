@@ -1,4 +1,4 @@
-//! A connection on which HTTP is spoken, and whether it may be used again.
+//! A connection that carries HTTP, and whether it may be used again.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,16 +18,16 @@ use super::pool::Suspicion;
 use super::socket::{Heard, TcpConnection};
 use crate::control_plane::failure::{Failure, classify};
 
-/// The most that one connection buffers in either direction; an answer's head has to fit.
+/// Most bytes buffered per connection in each direction; an answer's headers must fit.
 const BUFFER: usize = 64 << 10;
 
-/// When its answer has been read, a connection is ready for the next request at once, or will not be.
+/// After its answer has been read, a connection is ready for the next request at once, or not at all.
 const READY_WITHIN: Duration = Duration::from_millis(10);
 
-/// What arrives unasked so soon after an answer belongs to it. (Later it may be a balancer's 408 to an idle connection.)
+/// Data that arrives unrequested this soon after an answer belongs to that answer. (Later it may be a balancer's 408.)
 const BELONGS_WITHIN: Duration = Duration::from_secs(1);
 
-/// What either kind of connection consists of. Dropping it closes the socket, whatever is under way.
+/// Common to both kinds of connections. Dropping it closes the socket, whatever is in progress.
 pub(super) struct ConnectionParts {
     pub(super) tcp: Arc<TcpConnection>,
     pub(super) opened_at: Instant,
@@ -49,7 +49,7 @@ pub(super) struct Http1 {
     pub(super) requests: u32,
 }
 
-/// HTTP/2: several at a time.
+/// HTTP/2: several requests at a time.
 pub(super) struct Http2 {
     pub(super) parts: ConnectionParts,
     sender: http2::SendRequest<Upload>,
@@ -57,7 +57,7 @@ pub(super) struct Http2 {
     pub(super) streams: AtomicUsize,
     pub(super) requests: AtomicUsize,
     is_retired: AtomicBool,
-    /// Dropped with it: whatever it has spawned ends.
+    /// Dropped with the connection, which ends the spawned tasks.
     _tasks: Tasks,
 }
 
@@ -81,7 +81,7 @@ impl Answered {
     }
 }
 
-/// Speaks HTTP on a stream.
+/// Starts HTTP on a stream.
 pub(super) async fn begin(
     connected: Connected,
     is_urgent: bool,
@@ -130,7 +130,7 @@ pub(super) async fn begin(
     Ok(Opened::Http1(Http1 { parts: parts(task.abort_handle()), sender, answered, requests: 0 }))
 }
 
-/// Whether a connection has ended because of bytes that nobody had asked for: hyper has no name for it.
+/// Whether a connection ended because of unrequested bytes, for which hyper has no predicate.
 fn is_unasked(error: &hyper::Error) -> bool {
     std::error::Error::source(error).is_none()
         && !(error.is_parse()
@@ -143,7 +143,7 @@ fn is_unasked(error: &hyper::Error) -> bool {
             || error.is_user())
 }
 
-/// What came back over a connection.
+/// An answer received over a connection.
 pub(super) struct Heeded {
     pub(super) head: Parts,
     pub(super) body: Bytes,
@@ -152,15 +152,15 @@ pub(super) struct Heeded {
     pub(super) is_reusable: bool,
 }
 
-/// Why no answer came back.
+/// Why there is no answer.
 pub(super) struct ExchangeError {
     pub(super) failure: Failure,
-    /// Not a byte of an answer was heard, and not for want of patience.
+    /// Whether not a single byte of an answer arrived, for another reason than a timeout.
     pub(super) is_unanswered: bool,
 }
 
 impl Http1 {
-    /// Whether it can take a request at once: nobody has closed it, and nothing has arrived unasked.
+    /// Whether it can take a request at once: it is open, and nothing unrequested has arrived.
     pub(super) fn is_ready(&self) -> bool {
         self.sender.is_ready() && self.parts.tcp.is_quiet()
     }
@@ -194,7 +194,7 @@ impl Http2 {
         self.sender.is_closed() || self.is_retired.load(Ordering::Relaxed)
     }
 
-    /// Takes no further request.
+    /// Stops taking requests.
     pub(super) fn retire(&self) {
         self.is_retired.store(true, Ordering::Relaxed);
     }
@@ -209,7 +209,7 @@ impl Http2 {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let sending = self.sender.clone().send_request(request);
         let response = while_progressing(sending, || progress.at().max(begun), patience).await;
-        // What others heard meanwhile says nothing of this request: an error is an answer that never began.
+        // Data for other requests proves nothing here: an error means that this answer never began.
         let (head, body) = self.parts.head(response, self.parts.heard())?;
         let (body, truncated) = read_body(body, max, patience).await.map_err(ExchangeError::answered)?;
         Ok(Heeded { head, body, truncated, is_reusable: true })
@@ -243,7 +243,7 @@ impl ExchangeError {
     }
 }
 
-/// What an HTTP/2 connection spawns: its task, and one for each body. All of it ends with the connection.
+/// The tasks of an HTTP/2 connection: its own, and one for each body. They end with the connection.
 #[derive(Clone, Default)]
 struct Tasks(Arc<Mutex<JoinSet<()>>>);
 

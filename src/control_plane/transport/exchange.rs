@@ -1,4 +1,4 @@
-//! One request and its answer over a connection: what counts as progress, and how much of an answer is kept.
+//! One request and its answer over a connection: progress, and the limit of an answer.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -13,19 +13,19 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::control_plane::failure::{Failure, classify};
 
-/// A body is handed on in pieces of this size, so that no copy of all of it waits below.
+/// A body is passed on in pieces of this size, so that lower layers do not copy all of it.
 const PIECE: usize = 16 << 10;
 
-/// An answer that comes more slowly than this, once the time-out has passed, makes no progress.
+/// After the time-out, an answer slower than this makes no progress.
 const ANSWER_BYTES_PER_SECOND_LEAST: u64 = 1 << 10;
 
-/// A request's body on its way.
+/// A request's body being sent.
 pub(super) struct Upload {
     rest: Bytes,
     progress: UploadProgress,
 }
 
-/// When the last piece of a body was asked for.
+/// When the last piece of a body was requested.
 #[derive(Clone, Debug)]
 pub(super) struct UploadProgress {
     begun: Instant,
@@ -71,7 +71,7 @@ impl Body for Upload {
     }
 }
 
-/// What comes of `work`; `None` when nothing has progressed for `patience`.
+/// The output of `work`; `None` if nothing has progressed for `patience`.
 pub(super) async fn while_progressing<F: Future>(
     work: F,
     progressed_at: impl Fn() -> Instant,
@@ -88,7 +88,7 @@ pub(super) async fn while_progressing<F: Future>(
     }
 }
 
-/// Reads an answer's body up to the limit; the rest is not read. Says whether there was more.
+/// Reads an answer's body up to the limit, and no further. Says whether there was more.
 pub(super) async fn read_body(
     mut body: Incoming,
     max: usize,
@@ -106,7 +106,7 @@ pub(super) async fn read_body(
         };
         let Some(frame) = next else { break };
         let Ok(data) = frame.map_err(|e| classify(&e))?.into_data() else { continue };
-        // Nearly every answer is one piece, which is then given on without a copy.
+        // Nearly every answer is one piece, which is passed on without a copy.
         if first.is_empty() && rest.is_empty() && data.len() <= max {
             first = data;
             continue;

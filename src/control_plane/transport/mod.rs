@@ -1,19 +1,19 @@
-//! Connections to the `ControlPlane`: opened, shared out, measured, and never used again when in doubt.
+//! Connections to the `ControlPlane`: opened, pooled, measured, and never reused when in doubt.
 //!
-//! What it promises:
+//! Guarantees:
 //!
-//! * A connection on which anything arrived unasked, or after a time-out, a cut or an answer to another request, is
-//!   closed. Before a request goes over a used connection, nothing may wait there to be read.
-//! * A time-out is no progress: any byte that the kernel takes is progress, and once the body is sent the answer has the
-//!   whole time-out. Opening a connection has a time-out of its own.
+//! * A connection is closed after a time-out, a cut-off answer or an answer to another request, and if anything arrived
+//!   unrequested. Before a request uses an existing connection, no unread data may be waiting on it.
+//! * A time-out means no progress. Any byte that the kernel takes is progress, and once the body is sent the answer has the
+//!   whole time-out. Opening a connection has its own time-out.
 //! * A request that dies on a used connection without a byte of an answer is repeated at once on a new one, once. Its
 //!   idempotency key makes that safe.
-//! * Requests with [`Priority::Urgent`] never wait for the bandwidth limit, nor behind the backlog's bytes: a connection
-//!   carries the one or the other, and the kernel holds little that is not sent.
-//! * HTTP/2 never means one connection for all.
+//! * [`Priority::Urgent`] requests never wait for the bandwidth limit or behind the backlog's bytes: a connection carries
+//!   one or the other, and the kernel holds little unsent data.
+//! * HTTP/2 never uses a single connection for everything.
 //!
-//! `connect` opens a stream (name, addresses, `proxy`, `tls`), `connection` speaks HTTP on it, `exchange` is one request
-//! on its way, `pool` shares connections out, `socket` counts bytes and obeys `bandwidth`.
+//! `connect` opens a stream (name, addresses, `proxy`, `tls`), `connection` runs HTTP on it, `exchange` is one request in
+//! progress, `pool` hands out connections, `socket` counts bytes and applies `bandwidth`.
 
 mod bandwidth;
 mod connect;
@@ -53,19 +53,19 @@ use pool::Pool;
 
 static PROXY_AUTHORIZATION: HeaderName = HeaderName::from_static("proxy-authorization");
 
-/// What a head of HTTP/2 takes, about: its bytes are shared with other requests'.
+/// Approximate bytes of HTTP/2 headers, which cannot be measured among those of other requests.
 const HTTP2_HEAD_BYTES: u64 = 100;
 
-/// Whether a request may wait for others.
+/// Whether a request may be delayed by others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Priority {
-    /// It keeps to the bandwidth limit.
+    /// Subject to the bandwidth limit.
     Backlog,
-    /// It waits for nobody; the backlog pays for its bytes.
+    /// Never delayed; its bytes are deducted from the backlog's.
     Urgent,
 }
 
-/// A request, as it will be sent.
+/// A request ready to be sent.
 pub(super) struct Outbound {
     pub(super) method: Method,
     pub(super) uri: Uri,
@@ -76,29 +76,29 @@ pub(super) struct Outbound {
     pub(super) answer_max_bytes: usize,
 }
 
-/// An answer, as it came. Its connection is closed unless it is given back.
+/// An answer as received. Its connection is closed unless it is returned.
 pub(super) struct Inbound {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
     pub(super) truncated: bool,
-    /// The connection, if there is one to give back.
+    /// The connection, if it can be returned.
     pub(super) checkout: Option<Checkout>,
 }
 
-/// How a request came to its connection.
+/// How a request got its connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Opening {
-    /// So long it waited for one.
+    /// Time spent waiting for it.
     pub took: Duration,
-    /// It is the first on it: that takes longer for reasons of its own.
+    /// Whether the request is the first on it, which makes it slower.
     pub is_first: bool,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 pub(super) struct RequestOutcome {
     pub(super) result: Result<Inbound, Failure>,
-    /// From the start until the kernel had taken its last byte.
+    /// Time until the kernel had taken its last byte.
     pub(super) upload: Duration,
     pub(super) opening: Opening,
     pub(super) wire_bytes: u64,
@@ -108,7 +108,7 @@ pub(super) struct RequestOutcome {
 pub(super) struct Transport {
     pool: Arc<Pool>,
     timeout: Duration,
-    /// Instead of the connections.
+    /// Replaces the connections.
     #[cfg(feature = "simulation")]
     pub(in crate::control_plane) wire: Option<Arc<dyn Wire>>,
 }
@@ -154,7 +154,7 @@ impl Transport {
         }
     }
 
-    /// Whether it is worth another attempt is said, too: where nothing was heard on a connection that had served others.
+    /// Also says whether to try again: if nothing was received on a connection that had served others.
     async fn attempt(
         &self,
         outbound: &Outbound,

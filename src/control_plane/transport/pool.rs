@@ -1,4 +1,4 @@
-//! The connections that are open, and which of them a request goes over.
+//! The open connections, and the choice of one for each request.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,25 +13,25 @@ use super::exchange::Upload;
 use super::socket::TcpConnection;
 use crate::control_plane::failure::Failure;
 
-/// Shorter than the 60 s after which common load balancers close, so that they seldom close under a request.
+/// Common load balancers close after 60 s: a shorter time avoids closes during a request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
-/// After an answer that does not name its request, a connection rests: what else arrives belongs to that request.
+/// After an answer that does not name its request, a connection rests: data that still arrives belongs to that request.
 const REST: Duration = Duration::from_millis(5);
 
-/// One request after the other need not wait for that: so many connections take turns.
+/// Connections that take turns, so that consecutive requests need not wait for a rest.
 const ROTATED: usize = 4;
 
-/// For so long after something arrived unasked, every connection serves one request only.
+/// After unrequested data arrived, every connection serves only one request, for this long.
 const SUSPICIOUS_FOR: Duration = Duration::from_mins(10);
 
-/// HTTP/2 requests share a connection only when there are so many: on one, all of them would stall with each lost
-/// packet.
+/// Number of connections from which HTTP/2 requests share them: on a single connection, each lost packet would stall all
+/// requests.
 const HTTP2_CONNECTIONS: usize = 8;
-/// And no more of them share one, unless there may be no more connections.
+/// Requests that share a connection, unless no more connections may be opened.
 const HTTP2_STREAMS: usize = 4;
 
-/// Whether this host, or what is between, sends what nobody has asked for.
+/// Whether this host, or something in between, sends unrequested data.
 #[derive(Default)]
 pub(super) struct Suspicion {
     until: Mutex<Option<Instant>>,
@@ -59,26 +59,26 @@ impl Suspicion {
 /// Connections to one host.
 pub(super) struct Pool {
     connector: Connector,
-    /// The most that are kept, and that HTTP/2 opens.
+    /// Most connections kept, and most that HTTP/2 opens.
     most: usize,
     state: Mutex<State>,
     suspicion: Arc<Suspicion>,
-    /// Held while a connection is opened that others may share.
+    /// Held while opening a connection that others may share.
     opening: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct State {
-    /// The one used last at the end.
+    /// In the order of last use, the latest at the end.
     idle: Vec<Idle>,
     shared: Vec<SharedConnection>,
-    /// Which HTTP the host speaks, once that is known.
+    /// Whether the host uses HTTP/2, once known.
     is_http2: Option<bool>,
-    /// HTTP/1.1 connections, idle or not, and those that are being opened.
+    /// HTTP/1.1 connections, idle or in use, and connections being opened.
     open: usize,
-    /// Something has failed since the last fresh connection did well.
+    /// Whether something has failed since the last success of a fresh connection.
     is_sour: bool,
-    /// Connections that are older are used no more: a fresh one did well when they did not.
+    /// Older connections are no longer used: a fresh one succeeded where they failed.
     renewed_at: Option<Instant>,
 }
 
@@ -86,7 +86,7 @@ struct Idle {
     connection: Http1,
     since: Instant,
     rests_until: Instant,
-    /// Its last request was urgent.
+    /// Whether its last request was urgent.
     is_urgent: bool,
 }
 
@@ -95,7 +95,7 @@ struct SharedConnection {
     used_at: Instant,
 }
 
-/// A connection for one request. Unless it is given back it is closed.
+/// A connection for one request. It is closed unless it is returned.
 pub(in crate::control_plane) struct Checkout {
     connection: Option<PooledConnection>,
     pool: Arc<Pool>,
@@ -117,7 +117,7 @@ enum Choice {
     Open(OpeningPermit),
 }
 
-/// A place among the connections, for one that is being opened.
+/// Counts a connection that is being opened.
 struct OpeningPermit(Arc<Pool>);
 
 impl Drop for OpeningPermit {
@@ -142,7 +142,7 @@ impl Pool {
         &self.connector
     }
 
-    /// A connection that is free, or else a new one.
+    /// A free connection, or a new one.
     pub(super) async fn check_out(self: &Arc<Self>, is_urgent: bool) -> Result<Checkout, Failure> {
         let until = Instant::now() + self.connector.timeout();
         loop {
@@ -152,7 +152,7 @@ impl Pool {
                 Choice::Open(place) if !self.lock().may_be_shared() => {
                     return self.open_at(place, is_urgent, false).await;
                 }
-                // Others may share it: who waits for it finds it.
+                // Others may share it: they wait until it is open.
                 Choice::Open(place) => {
                     let Ok(turn) = timeout_at(until, self.opening.lock()).await else {
                         return Err(Failure::Timeout { connected: false });
@@ -167,7 +167,7 @@ impl Pool {
         }
     }
 
-    /// A connection that nobody has used before, to a name that is resolved anew.
+    /// A new connection, to a freshly resolved name.
     pub(super) async fn open(self: &Arc<Self>, is_urgent: bool, is_probe: bool) -> Result<Checkout, Failure> {
         let place = self.place(&mut self.lock());
         self.open_at(place, is_urgent, is_probe).await
@@ -262,7 +262,7 @@ impl Pool {
 }
 
 impl State {
-    /// Closes what is closed already, too old, or worse than a fresh connection.
+    /// Closes connections that are closed by the peer, too old, or worse than a fresh one.
     fn prune(&mut self, now: Instant) {
         let renewed_at = self.renewed_at;
         let is_good = |since: Instant, opened_at| {
@@ -281,8 +281,8 @@ impl State {
         });
     }
 
-    /// The place of an idle connection for the next request. One that served an urgent request is kept for the next of these:
-    /// it need not wait for a connection to be opened, which takes a round trip or more.
+    /// The index of an idle connection for the next request. One connection that served an urgent request is reserved for
+    /// the next urgent one, which then need not wait for a connection to be opened: that takes a round trip or more.
     fn idle_for(&self, is_urgent: bool, now: Instant) -> Option<usize> {
         let last =
             |urgent| self.idle.iter().rposition(|idle| idle.rests_until <= now && idle.is_urgent == urgent);
@@ -290,8 +290,8 @@ impl State {
         last(is_urgent).or_else(|| last(!is_urgent).filter(|_| is_spare))
     }
 
-    /// Whether a connection that is being opened is worth waiting for: nobody knows yet what the host speaks, or there are
-    /// enough for requests to share.
+    /// Whether to wait for a connection that is being opened: the host's protocol is not known yet, or there are enough
+    /// connections for requests to share.
     fn may_be_shared(&self) -> bool {
         match self.is_http2 {
             Some(false) => false,
@@ -300,7 +300,7 @@ impl State {
         }
     }
 
-    /// Few requests have a connection each; more of them share, up to a number.
+    /// Up to a number of connections each request has its own; beyond that, requests share.
     fn choose_shared(&mut self, is_urgent: bool, most: usize) -> Option<Arc<Http2>> {
         // A quota request behind a megabyte of backlog on the same connection would be late.
         let own = self.shared.iter_mut().filter(|shared| shared.connection.is_urgent == is_urgent);
@@ -325,7 +325,7 @@ impl State {
 }
 
 impl Checkout {
-    /// Whether the connection has served others before.
+    /// Whether the connection has served other requests before.
     pub(super) fn is_used(&self) -> bool {
         !self.is_fresh
     }
@@ -365,7 +365,7 @@ impl Checkout {
         Ok(heeded)
     }
 
-    /// Gives the connection back for the next request. `is_named`: the answer says whose it is; `is_served`: it is a
+    /// Returns the connection for the next request. `is_named`: the answer names its request; `is_served`: the answer is a
     /// good one.
     pub(in crate::control_plane) fn give_back(mut self, is_named: bool, is_served: bool) {
         let Some(connection) = self.connection.take() else { return };
@@ -401,7 +401,7 @@ impl Checkout {
 }
 
 impl Checkout {
-    /// Closes the connection, which has done nothing wrong: what is asked next is asked over another one.
+    /// Closes a connection that is not at fault, so that the next request uses another one.
     pub(in crate::control_plane) fn close(mut self) {
         self.close_connection();
     }
@@ -410,7 +410,7 @@ impl Checkout {
         let Some(connection) = self.connection.take() else { return false };
         match connection {
             PooledConnection::Http1(_) => self.pool.lock().open -= 1,
-            // Others are served over it to their end.
+            // Requests in flight on it are finished.
             PooledConnection::Http2(connection) => {
                 connection.retire();
                 connection.streams.fetch_sub(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The way through a proxy: `CONNECT` for HTTPS, SOCKS5 for anything.
+//! Connects through a proxy: `CONNECT` for HTTPS, SOCKS5 for anything.
 
 use std::io;
 use std::net::IpAddr;
@@ -13,10 +13,10 @@ use url::{Host, Url};
 use crate::control_plane::failure::Failure;
 use crate::control_plane::settings::ProxySettings;
 
-/// The most of a proxy's answer to `CONNECT` that is read.
+/// Most bytes read of a proxy's answer to `CONNECT`.
 const HEAD_MAX_BYTES: usize = 16 << 10;
 
-/// A proxy, as connections need it.
+/// A proxy, ready for use by connections.
 #[derive(Clone)]
 pub(super) struct Proxy {
     pub(super) kind: ProxyKind,
@@ -29,18 +29,18 @@ pub(super) struct Proxy {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProxyKind {
-    /// Spoken to in HTTP.
+    /// Speaks HTTP.
     Http,
-    /// In HTTP over TLS.
+    /// Speaks HTTP over TLS.
     Https,
-    /// In SOCKS5, with addresses that are resolved here.
+    /// Speaks SOCKS5, with addresses resolved here.
     Socks5,
-    /// In SOCKS5, with names that the proxy resolves.
+    /// Speaks SOCKS5, and resolves names itself.
     Socks5h,
 }
 
 impl Proxy {
-    /// The error repeats nothing of the URL: it may hold a password.
+    /// Errors never quote the URL: it may contain a password.
     pub(super) fn new(settings: &ProxySettings) -> Result<Self, &'static str> {
         let url = Url::parse(settings.url.expose()).map_err(|_| "not a URL")?;
         let (kind, usual_port) = match url.scheme() {
@@ -68,7 +68,7 @@ pub(in crate::control_plane) fn basic(name: &[u8], password: &[u8]) -> Result<He
     Ok(value)
 }
 
-/// Asks an HTTP proxy for a tunnel to `authority` (`host:port`).
+/// Requests a tunnel to `authority` (`host:port`) from an HTTP proxy.
 pub(super) async fn connect(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     authority: &str,
@@ -83,7 +83,7 @@ pub(super) async fn connect(
     request.extend_from_slice(b"\r\n");
     stream.write_all(&request).await.map_err(|e| refused(&e))?;
     let mut head = Vec::new();
-    // Byte by byte: what comes behind the head is the host's.
+    // Byte by byte: data after the headers belongs to the host.
     while !head.ends_with(b"\r\n\r\n") && !head.ends_with(b"\n\n") {
         if head.len() >= HEAD_MAX_BYTES {
             return Err(Failure::Unreachable("the proxy's answer is too long".to_owned()));
@@ -102,13 +102,13 @@ pub(super) async fn connect(
     }
 }
 
-/// Where a SOCKS5 proxy is to connect to.
+/// The destination of a SOCKS5 connection.
 pub(super) enum Destination<'a> {
     Name(&'a str),
     Address(IpAddr),
 }
 
-/// Asks a SOCKS5 proxy (RFC 1928, 1929) for a connection.
+/// Requests a connection from a SOCKS5 proxy (RFC 1928, 1929).
 pub(super) async fn socks5(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     proxy: &Proxy,
@@ -169,7 +169,7 @@ pub(super) async fn socks5(
             _ => "it cannot connect",
         }));
     }
-    // The address that it connects from, which nobody needs.
+    // The proxy's outgoing address is skipped.
     let length = match kind {
         1 => 4,
         4 => 16,

@@ -1,4 +1,4 @@
-//! The bytes of one TCP connection: counted, and paced by the bandwidth limit.
+//! The bytes of a TCP connection, counted, and paced by the bandwidth limit.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::bandwidth::{Bandwidth, Grant};
 
-/// What all connections share: the limit, and the totals since the start.
+/// Shared by all connections: the limit, and totals since the start.
 #[derive(Debug, Default)]
 pub(in crate::control_plane) struct Meter {
     pub(super) bandwidth: Bandwidth,
@@ -24,25 +24,25 @@ pub(in crate::control_plane) struct Meter {
 }
 
 impl Meter {
-    /// Sets or lifts the limit on what is sent.
+    /// Sets or removes the limit on sending.
     pub(in crate::control_plane) fn set_bandwidth(&self, bytes_per_second: Option<std::num::NonZeroU64>) {
         self.bandwidth.set(bytes_per_second);
     }
 
-    /// Bytes that were sent and received.
+    /// Bytes sent and received.
     pub(in crate::control_plane) fn totals(&self) -> (u64, u64) {
         (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
     }
 }
 
-/// One TCP connection, as both the task that serves it and the pool see it.
+/// A TCP connection, shared by the task that serves it and the pool.
 #[derive(Debug)]
 pub(super) struct TcpConnection {
     stream: TcpStream,
     meter: Arc<Meter>,
     begun: Instant,
     sent: AtomicU64,
-    /// Nanoseconds since it was made.
+    /// Nanoseconds since the connection was created.
     progressed: AtomicU64,
     is_urgent: AtomicBool,
 }
@@ -59,22 +59,22 @@ impl TcpConnection {
         }
     }
 
-    /// Whether what is sent from now on waits for nobody.
+    /// Sets whether further bytes are exempt from the limit.
     pub(super) fn set_urgent(&self, is_urgent: bool) {
         self.is_urgent.store(is_urgent, Ordering::Relaxed);
     }
 
-    /// Bytes that the kernel has taken.
+    /// Bytes taken by the kernel.
     pub(super) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// When the kernel last took some, or they last waited for the bandwidth limit, which is nobody's failure.
+    /// When the kernel last took bytes or they last waited for the bandwidth limit, which is not a failure.
     pub(super) fn progressed_at(&self) -> Instant {
         self.begun + Duration::from_nanos(self.progressed.load(Ordering::Relaxed))
     }
 
-    /// Whether nothing has arrived that nobody has read, not even the end.
+    /// Whether no unread data has arrived, including the end of the stream.
     pub(super) fn is_quiet(&self) -> bool {
         let mut byte = [MaybeUninit::uninit(); 1];
         let peeked = SockRef::from(&self.stream).peek(&mut byte);
@@ -86,10 +86,10 @@ impl TcpConnection {
     }
 }
 
-/// The stream that protocols are spoken over.
+/// The stream used by protocols.
 pub(super) struct Socket {
     tcp: Arc<TcpConnection>,
-    /// Bytes that may be sent.
+    /// Bytes that may be sent now.
     granted: usize,
     wait: Option<Pin<Box<Sleep>>>,
 }
@@ -99,7 +99,7 @@ impl Socket {
         Self { tcp, granted: 0, wait: None }
     }
 
-    /// How many bytes may be sent now.
+    /// Obtains the number of bytes that may be sent now.
     fn poll_granted(&mut self, wanted: usize, cx: &mut Context<'_>) -> Poll<usize> {
         while self.granted == 0 {
             if let Some(wait) = &mut self.wait {
@@ -175,12 +175,12 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // It closes when it is dropped.
+        // Dropping it closes the socket.
         Poll::Ready(SockRef::from(&self.tcp.stream).shutdown(std::net::Shutdown::Write))
     }
 }
 
-/// Counts what is heard above TLS: the bytes of answers, and not of the encryption around them.
+/// Counts bytes received above TLS: those of answers, without the encryption.
 pub(super) struct Heard<S> {
     stream: S,
     bytes: Arc<AtomicU64>,

@@ -1,4 +1,4 @@
-//! TLS: whom we trust, and what proves who we are.
+//! TLS: trusted authorities, and our client certificate.
 
 use std::sync::Arc;
 
@@ -12,17 +12,17 @@ use crate::control_plane::credentials::ClientError;
 use crate::control_plane::settings::{HttpVersion, Settings, read_file};
 use crate::secret::expiry::{self, Expiry};
 
-/// How connections are made secure. Sessions are resumed: each configuration keeps its own tickets.
+/// TLS configurations. Each keeps its own tickets for resuming sessions.
 #[derive(Clone)]
 pub(in crate::control_plane) struct Tls {
-    /// To the `ControlPlane`.
+    /// For the `ControlPlane`.
     pub(super) host: Arc<ClientConfig>,
-    /// To a proxy, which sees no certificate of ours and speaks HTTP/1.1.
+    /// For a proxy, which is shown no client certificate and speaks HTTP/1.1.
     pub(super) proxy: Arc<ClientConfig>,
 }
 
 impl Tls {
-    /// Reads the certificates that the settings name, also where no TLS is spoken: what cannot be used is told at once.
+    /// Reads the certificates named in the settings, even if TLS is not used: errors are reported at once.
     pub(in crate::control_plane) fn load(
         settings: &Settings,
         is_https: bool,
@@ -54,7 +54,7 @@ impl Tls {
         };
         let is_proxy_https =
             settings.proxy.as_ref().is_some_and(|proxy| proxy.url.expose().starts_with("https:"));
-        // Plain HTTP needs no authorities: a host without any must not fail for it, nor keep them in memory.
+        // Plain HTTP needs no authorities: a host without any must not fail, nor keep them in memory.
         if !is_https && !is_proxy_https && authorities.is_none() && identity.is_none() {
             return Ok(None);
         }

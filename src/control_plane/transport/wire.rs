@@ -1,4 +1,4 @@
-//! Another way to the `ControlPlane` than sockets: a simulation's.
+//! Replaces sockets to the `ControlPlane` in a simulation.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,22 +11,22 @@ use tokio::time::Instant;
 use super::{ConnectionChoice, Inbound, Opening, Outbound, RequestOutcome, Transport};
 use crate::control_plane::failure::Failure;
 
-/// A request on its way.
+/// A request to be sent.
 #[derive(Clone, Debug)]
 pub struct WireRequest {
     /// Its method.
     pub method: Method,
-    /// Where to.
+    /// Its URL.
     pub uri: Uri,
     /// Its headers.
     pub headers: HeaderMap,
-    /// Its body, perhaps compressed.
+    /// Its body, possibly compressed.
     pub body: Bytes,
-    /// Over which connection.
+    /// The connection to use.
     pub connection: ConnectionChoice,
 }
 
-/// An answer as it came.
+/// An answer as received.
 #[derive(Clone, Debug)]
 pub struct WireAnswer {
     /// Its status.
@@ -37,13 +37,13 @@ pub struct WireAnswer {
     pub body: Bytes,
 }
 
-/// What carries requests and answers.
+/// Carries requests and answers.
 pub trait Wire: Send + Sync {
-    /// One request and its answer, or why there is none. It is dropped when the time-out is over.
+    /// Exchanges one request for its answer, or fails. The future is dropped at the time-out.
     fn exchange(&self, request: WireRequest) -> ExchangeFuture<'_>;
 }
 
-/// A request under way.
+/// A request in flight.
 pub type ExchangeFuture<'a> = Pin<Box<dyn Future<Output = Result<WireAnswer, Failure>> + Send + 'a>>;
 
 impl Transport {

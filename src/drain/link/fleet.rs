@@ -1,7 +1,7 @@
 //! A fleet meets a recovered `ControlPlane` with less capacity than the fleet's demand.
 //!
-//! Goal: it is used well and not knocked over again. Method: fifty links, a server with a capacity, and virtual time;
-//! beside them the retry that everybody writes first.
+//! Goal: its capacity is used well, and it is not overloaded again. Method: fifty links, a server of fixed capacity, and
+//! virtual time; for comparison, plain exponential retry.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,21 +9,21 @@ use std::collections::BinaryHeap;
 use super::*;
 
 const AGENTS: usize = 50;
-/// Requests a second; the rest is shed with 429.
+/// Requests per second; the rest is shed with 429.
 const CAPACITY: f64 = 500.0;
 const LATENCY: Duration = Duration::from_millis(20);
 const SECONDS: u64 = 60;
-/// The first seconds do not count.
+/// Seconds at the start that do not count.
 const SETTLING: u64 = 10;
 
-/// What the server saw after the first seconds, as shares: of its capacity used, of the requests shed.
+/// The server's view after these seconds: the shares of its capacity used and of the requests shed.
 #[derive(Debug)]
 struct Outcome {
     goodput: f64,
     shed: f64,
 }
 
-/// Takes as many requests a second as it can, with a tenth of a second's worth at once.
+/// Serves a fixed number of requests per second, a tenth of a second's worth at once.
 struct Server {
     tokens: f64,
     filled: Instant,
@@ -48,16 +48,16 @@ impl Server {
     }
 }
 
-/// One side's behaviour: when it asks next, and what it makes of the answers.
+/// A client's behaviour: when it sends next, and how it handles answers.
 trait Sender {
-    /// How many requests go now, and when it wants to be asked again if no answer comes.
+    /// How many requests to send now, and when to ask again if no answer arrives.
     fn send(&mut self, now: Instant) -> (usize, Option<Instant>);
     fn answered(&mut self, served: bool, sent: Instant, now: Instant);
 }
 
 fn simulate(mut agents: Vec<impl Sender>, begin: Instant) -> Outcome {
     let mut plane = Server { tokens: 0.0, filled: begin, served: 0, shed: 0 };
-    // When, a tie-breaker, whose turn, and the answer that arrives then, with the time its request was sent.
+    // The time, a tie-breaker, the agent, and the answer arriving then with the time its request was sent.
     let mut events = BinaryHeap::new();
     let mut number = 0;
     for agent in 0..agents.len() {
@@ -84,7 +84,7 @@ fn simulate(mut agents: Vec<impl Sender>, begin: Instant) -> Outcome {
     Outcome { goodput: served / (CAPACITY * (SECONDS - SETTLING) as f64), shed: shed / (served + shed) }
 }
 
-/// Ours, with more waiting than it will ever send.
+/// Our link, with an inexhaustible backlog.
 struct Ours {
     link: Link,
     in_flight: usize,
@@ -125,7 +125,7 @@ impl Sender for Ours {
     }
 }
 
-/// One of an agent's workers: it tries again after an exponential backoff with full jitter.
+/// A worker that retries after an exponential backoff with full jitter.
 struct Plain {
     attempts: i32,
     idle: bool,

@@ -1,13 +1,13 @@
-//! The state of the link: circuit breaker, backoff, and how many requests may be in flight. One for all record types; what
-//! concerns only one type is in [`super::routes`].
+//! The state of the link: circuit breaker, backoff, and how many requests may be in flight. It is shared by all kinds of
+//! records; the state of a single kind is in [`super::routes`].
 //!
 //! A pure state machine: the time is an argument, nothing here waits.
 //!
 //! A failure counts towards opening the circuit only if nothing has succeeded since its request was sent: with many requests
 //! in flight, a few failures among successes are the records', not the link's.
 //!
-//! What may be in flight has two limits: requests, which a `ControlPlane` that sheds them brings down, and bytes, which
-//! follow the way's delay ([`window`]).
+//! Two limits apply to what is in flight: requests, which a `ControlPlane` reduces by shedding them, and bytes, which
+//! follow the path's delay ([`window`]).
 
 mod rate;
 mod window;
@@ -22,7 +22,7 @@ use rate::RateLimiter;
 pub use window::Flight;
 use window::Window;
 
-/// How the link behaves.
+/// Settings of the link.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Failures in a row that open the circuit.
@@ -35,12 +35,12 @@ pub struct Settings {
     pub multiplier: f64,
     /// Maximum requests in flight.
     pub concurrency: usize,
-    /// Refusals of a type in a row that engage its refusal brake; 0: never.
+    /// Refusals of a kind in a row that engage its refusal brake; 0: never.
     pub refusal_brake: u32,
 }
 
 impl Settings {
-    /// The longest wait after so many failures.
+    /// The longest wait after this many failures.
     pub(super) fn backoff(&self, failures: u32) -> Duration {
         self.backoff_from(self.initial_delay, failures)
     }
@@ -52,7 +52,7 @@ impl Settings {
     }
 }
 
-/// Requests in flight after a start or an outage. It doubles with every round trip that goes well.
+/// Requests in flight after a start or an outage. The limit doubles with every successful round trip.
 const INITIAL_LIMIT: f64 = 2.0;
 
 /// The longest wait of a quota request after its first failure on a link that is up.
@@ -66,21 +66,21 @@ const SHORTEST_ASKED: Duration = Duration::from_secs(1);
 pub enum Circuit {
     /// Requests flow.
     Closed,
-    /// No request before the time given.
+    /// No request before this time.
     Open {
-        /// When the next probe may go.
+        /// When the next probe may be sent.
         until: Instant,
     },
     /// One probe is in flight.
     HalfOpen,
 }
 
-/// What changed, for the one log line.
+/// A change of state, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It went down.
+    /// The link went down.
     Down(Trouble),
-    /// It came back.
+    /// The link came back.
     Up,
 }
 
@@ -89,11 +89,11 @@ pub struct Link {
     settings: Settings,
     circuit: Circuit,
     trouble: Option<Trouble>,
-    /// Nothing but shedding has gone wrong since it was up.
+    /// Whether nothing but shedding has gone wrong since the link was last up.
     is_only_shed: bool,
     failures: u32,
     openings: u32,
-    /// The peer asked for the wait: only a probe after it ends it.
+    /// Whether the peer asked for the wait: then only a probe after it ends it.
     asked_to_wait: bool,
     last_success: Option<Instant>,
     limit: f64,
@@ -104,7 +104,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// A closed link that has not been used. `first_contact` jitters the first request of a fleet that starts at once.
+    /// A closed, unused link. `first_contact` delays the first request, which spreads a fleet that starts at once.
     pub fn new(settings: Settings, first_contact: Instant) -> Self {
         let threshold = settings.concurrency as f64;
         Self {
@@ -124,12 +124,12 @@ impl Link {
         }
     }
 
-    /// The circuit, as it is now.
+    /// The state of the circuit breaker.
     pub fn circuit(&self) -> Circuit {
         self.circuit
     }
 
-    /// What is wrong, if anything is.
+    /// The current trouble, if any.
     pub(super) fn trouble(&self) -> Option<Trouble> {
         self.trouble
     }
@@ -143,21 +143,22 @@ impl Link {
         }
     }
 
-    /// An operator overrides the wait: the next probe may go now.
+    /// Overrides the wait for an operator: the next probe may be sent now.
     pub(super) fn hurry(&mut self, now: Instant) {
         if let Circuit::Open { until } = &mut self.circuit {
             *until = now.min(*until);
         }
     }
 
-    /// The probe's answer said nothing about the link: another may go.
+    /// The probe's answer showed nothing about the link: another probe may be sent.
     pub(super) fn undecided(&mut self, now: Instant) {
         if self.circuit == Circuit::HalfOpen {
             self.circuit = Circuit::Open { until: now };
         }
     }
 
-    /// A request without a record was answered while no record can probe: the peer is reachable and accepts the credentials.
+    /// A request without a record was answered while no record can probe: the peer is reachable and accepts the
+    /// credentials.
     pub(super) fn answered_elsewhere(&mut self, now: Instant) -> Option<Change> {
         use Trouble::{Credentials, Timeout, Tls, Unreachable};
         let is_mended = matches!(self.trouble, Some(Unreachable | Timeout | Tls | Credentials));
@@ -165,23 +166,23 @@ impl Link {
         if is_mended && is_due { self.close(now) } else { None }
     }
 
-    /// When the next request may go, if the rate is limited and that is not now. Quota requests do not wait for it; the next
-    /// requests make up for them.
+    /// When the rate limit allows the next request, if not now. Quota requests do not wait for it; later requests make up
+    /// for them.
     pub fn rate_limited_until(&mut self, now: Instant) -> Option<Instant> {
         if self.circuit == Circuit::Closed { self.rate_limiter.until(now) } else { None }
     }
 
-    /// Number of requests to spread a backlog over.
+    /// The number of requests over which to spread a backlog.
     pub(super) fn pipes(&self, largest: f64, now: Instant) -> usize {
         self.window.pipes(largest).min(self.limit(now)).max(1)
     }
 
-    /// Bytes of the next request's body, if the window of bytes has room for one.
+    /// The size of the next request's body, if the window of bytes has room for it.
     pub fn room(&self, largest: f64, now: Instant) -> Option<usize> {
         self.window.room(self.pipes(largest, now), now)
     }
 
-    /// When the briefly reduced window of bytes is restored.
+    /// When the window is restored after a brief reduction.
     pub fn whole_again(&self, now: Instant) -> Option<Instant> {
         self.window.whole_again(now)
     }
@@ -191,13 +192,13 @@ impl Link {
         (self.window.rate(), self.window.round_trip())
     }
 
-    /// A request of so many bytes goes out on this route.
+    /// A request of this many bytes is sent on this route.
     pub fn sent(&mut self, route: usize, bytes: u64, now: Instant) -> Flight {
         self.rate_limiter.sent(now);
         self.begin(route, bytes, now)
     }
 
-    /// The same for a quota request, which has not waited for the rate.
+    /// The same for a quota request, which did not wait for the rate.
     pub fn sent_quota(&mut self, route: usize, bytes: u64, now: Instant) -> Flight {
         self.rate_limiter.sent_quota(now);
         self.begin(route, bytes, now)
@@ -215,7 +216,7 @@ impl Link {
         self.window.landed(flight);
     }
 
-    /// One request delivered records (or they had been before): once a request.
+    /// A request delivered records, now or before. Call it once per request.
     pub fn delivered(&mut self, flight: Flight, now: Instant) -> Option<Change> {
         self.rate_limiter.delivered();
         self.good(now);
@@ -224,13 +225,13 @@ impl Link {
         self.close(now)
     }
 
-    /// A request was answered, though not successfully: the link works.
+    /// A request was answered, though without success: the link works.
     pub(super) fn answered(&mut self, now: Instant) -> Option<Change> {
         self.good(now);
         self.close(now)
     }
 
-    /// Session or route not found: the link answers again.
+    /// A session or route was not found: the link answers again.
     pub(super) fn not_found(&mut self, now: Instant) -> Option<Change> {
         if self.circuit == Circuit::HalfOpen { self.close(now) } else { None }
     }
@@ -242,7 +243,7 @@ impl Link {
         self.limit = self.limit.min(INITIAL_LIMIT);
     }
 
-    /// A type's trouble was attributed to the link: undo that. If all else is well, the next request shows it.
+    /// A kind's trouble was wrongly attributed to the link: undo that. The next request shows whether all else is well.
     pub(super) fn was_not_to_blame(&mut self, trouble: Trouble, now: Instant) {
         self.hurry(now);
         if trouble.is_congestion() {
@@ -260,7 +261,7 @@ impl Link {
         now: Instant,
     ) -> Option<Change> {
         let is_new = match trouble {
-            // Smaller requests would be more requests. A probe that is shed says nothing about the rate.
+            // Smaller requests would mean more requests. A shed probe says nothing about the rate.
             Trouble::Overloaded => self.circuit == Circuit::Closed && self.window.shed(flight, now),
             Trouble::Timeout => self.window.congested(flight, now),
             _ => false,
@@ -292,12 +293,12 @@ impl Link {
     fn close(&mut self, now: Instant) -> Option<Change> {
         let waits = matches!(self.circuit, Circuit::Open { until } if until > now);
         if self.asked_to_wait && waits {
-            // An answer to a request sent before the wait was asked for.
+            // The answer belongs to a request sent before the wait was asked for.
             return None;
         }
         let trouble = self.trouble.take();
         let was_down = trouble.is_some();
-        // What shedding taught of late still holds: a fleet that forgot it would be shed again.
+        // A recently learned limit still holds: a fleet that forgot it would be shed again.
         let was_shed = was_down && self.is_only_shed && self.rate_limiter.is_fresh(now);
         if was_down && !was_shed {
             self.rate_limiter.restart(now);
@@ -338,12 +339,12 @@ impl Link {
         change
     }
 
-    /// How long one record waits after its `attempts`-th failure on a link that is up.
+    /// How long a record waits after its `attempts`-th failure on a link that is up.
     pub fn record_delay(&self, attempts: u32) -> Duration {
         jittered(Duration::ZERO, self.settings.backoff(attempts.saturating_sub(1)))
     }
 
-    /// The same for a quota request, for whose answer a session waits.
+    /// The same for a quota request, for whose answer a session is waiting.
     pub fn quota_delay(&self, attempts: u32) -> Duration {
         let first = self.settings.initial_delay.min(QUOTA_DELAY);
         jittered(Duration::ZERO, self.settings.backoff_from(first, attempts.saturating_sub(1)))
@@ -355,7 +356,7 @@ impl Link {
     }
 }
 
-/// Full jitter in pairs: each of two waits is random, but their sum is constant. So a fleet is spread widely, and yet no
+/// Full jitter in pairs: both waits of a pair are random, but their sum is constant. A fleet is spread widely, and yet no
 /// agent probes much more often than the others in a long outage.
 #[derive(Debug, Default)]
 pub(super) struct Jitter {
@@ -372,7 +373,7 @@ impl Jitter {
     }
 }
 
-/// How long to wait when asked to, with jitter so that a fleet does not return all at once. Very short waits are ignored.
+/// The requested wait, with jitter so that a fleet does not return all at once. Very short waits are ignored.
 pub(super) fn asked_wait(retry_after: Option<Duration>) -> Option<Duration> {
     retry_after.filter(|wait| *wait >= SHORTEST_ASKED).map(|wait| jittered(wait, wait.mul_f64(1.1)))
 }

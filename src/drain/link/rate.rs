@@ -1,10 +1,10 @@
 //! The request rate, once the peer has shown its capacity.
 //!
-//! A limit on requests in flight cannot hold back a client whose requests are refused at once: with one in flight it still
+//! A limit on requests in flight cannot restrain a client whose requests are refused at once: with one in flight it still
 //! sends a thousand requests per second. So congestion also sets a rate, which then grows like CUBIC (RFC 9438): quickly
-//! back to its old value, slowly past it, then faster and faster. CUBIC grows with time: at two requests per second nearly
-//! half of them would be shed. So the rate also grows no faster than good answers come. After an outage it starts small and
-//! doubles, so that a fleet does not overload a recovering `ControlPlane`; what shedding taught is kept.
+//! back to its old value, slowly past it, then faster and faster. CUBIC grows with time, which at two requests per second
+//! would shed nearly half of them. So the rate also grows no faster than good answers arrive. After an outage it starts
+//! small and doubles, to avoid overloading a recovering `ControlPlane`; a rate learned from shedding is kept.
 //!
 //! A pure state machine: the time is an argument, nothing here waits.
 
@@ -14,20 +14,21 @@ use tokio::time::Instant;
 
 /// Requests per second after an outage, before anything is known.
 const FIRST: f64 = 20.0;
-/// Minimum rate, so that it keeps learning.
+/// Minimum rate: below it nothing would be learned.
 const LEAST: f64 = 1.0;
 /// CUBIC's constants: the share of the rate kept after congestion, and its growth.
 const KEPT: f64 = 0.7;
 const GROWTH: f64 = 0.4;
-/// Good answers until the rate is back at its old value, at least: about one in this many requests of a fleet is shed.
+/// Minimum number of good answers until the rate is back at its old value: a fleet has about one in this many requests
+/// shed.
 const ANSWERS_BACK: f64 = 20.0;
-/// The rate is measured over this time.
+/// Period over which the rate is measured.
 const MEASURE: Duration = Duration::from_millis(500);
 /// Time without congestion after which the limit is lifted.
 const RELEASE: Duration = Duration::from_secs(60);
 /// Burst size: the rate times this.
 const BURST: f64 = 0.05;
-/// Tokens that quota requests take between two other requests, at most.
+/// Most tokens that quota requests may take between two other requests.
 const DEBT: u32 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,7 +50,7 @@ struct Limit {
     filled: Instant,
 }
 
-/// Requests a second, as many as the answers allow.
+/// Limits requests per second to what the answers allow.
 #[derive(Debug)]
 pub(super) struct RateLimiter {
     limit: Option<Limit>,
@@ -62,23 +63,23 @@ pub(super) struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// Without a limit.
+    /// Starts without a limit.
     pub(super) fn new(now: Instant) -> Self {
         Self { limit: None, borrowed: 0, sent: 0, counting: now, measured: 0.0 }
     }
 
-    /// When the next request may go, if that is not now. A request sent earlier delays the next one.
+    /// When the next request may be sent, if not now. A request sent early delays the next one.
     pub(super) fn until(&mut self, now: Instant) -> Option<Instant> {
         let limit = self.limit.as_mut()?;
         let filled = now.saturating_duration_since(limit.filled).as_secs_f64() * limit.rate;
         limit.tokens = (limit.tokens + filled).min((limit.rate * BURST).max(1.0));
         limit.filled = now;
-        // Rounded so that a request is never waited for less than the clock can tell.
+        // Rounded up to what the clock can measure: a wait is never zero.
         let wait = Duration::from_secs_f64((1.0 - limit.tokens).max(0.0) / limit.rate);
         (wait >= Duration::from_micros(1)).then(|| now + wait)
     }
 
-    /// A request goes out.
+    /// A request is sent.
     pub(super) fn sent(&mut self, now: Instant) {
         if let Some(limit) = &mut self.limit {
             // Probes do not wait for the rate either.
@@ -89,13 +90,13 @@ impl RateLimiter {
         self.sent += 1;
     }
 
-    /// Whether there is a limit, and congestion set it not long ago.
+    /// Whether there is a limit that congestion set recently.
     pub(super) fn is_fresh(&self, now: Instant) -> bool {
         self.limit.is_some_and(|limit| now.saturating_duration_since(limit.since) < RELEASE)
     }
 
-    /// A quota request goes out, which does not wait for the rate: it takes the token of a later request. Of three tokens
-    /// one is left for other requests.
+    /// A quota request is sent without waiting for the rate, and takes the token of a later request. Of every three tokens
+    /// one remains for other requests.
     pub(super) fn sent_quota(&mut self, now: Instant) {
         if let Some(limit) = self.limit.as_mut().filter(|_| self.borrowed < DEBT) {
             limit.tokens -= 1.0;
@@ -112,7 +113,7 @@ impl RateLimiter {
         }
     }
 
-    /// A request went well.
+    /// A request succeeded.
     pub(super) fn good(&mut self, now: Instant) {
         self.measure(now);
         let Some(limit) = &mut self.limit else { return };
@@ -125,7 +126,7 @@ impl RateLimiter {
                 most * (1.0 + (1.0 - KEPT) * (way_back - 1.0).powi(3))
             }
         };
-        // Nothing is known about more than twice the rate actually sent.
+        // Rates above twice the one actually used are untested.
         limit.rate = grown.min((2.0 * self.measured).max(limit.rate)).max(LEAST);
         if calm >= RELEASE {
             self.limit = None;
@@ -136,26 +137,26 @@ impl RateLimiter {
     pub(super) fn congested(&mut self, now: Instant) {
         self.measure(now);
         let measured = self.measured.max(self.so_far(now));
-        // If little was sent, it says little about the capacity.
+        // If little was sent, the current rate says little about the capacity.
         let most =
             self.limit.map_or(measured.max(FIRST), |Limit { rate, .. }| measured.clamp(rate * KEPT, rate));
         self.set((most * KEPT).max(LEAST), Growth::Cubic { most }, now);
     }
 
-    /// The link was down and is up.
+    /// The link is up again after an outage.
     pub(super) fn restart(&mut self, now: Instant) {
         (self.measured, self.sent, self.counting) = (0.0, 0, now);
         self.set(FIRST, Growth::Doubling, now);
     }
 
-    /// A backlog is released: begin as after an outage, unless congestion has taught a lower rate.
+    /// A backlog is released: start as after an outage, unless congestion has taught a lower rate.
     pub(super) fn restart_if_faster(&mut self, now: Instant) {
         if self.limit.is_none_or(|limit| limit.rate > FIRST) {
             self.restart(now);
         }
     }
 
-    /// The slowdown was not congestion: restore at least the rate after an outage, and double.
+    /// The slowdown was not congestion: restore at least the rate after an outage, and double from there.
     pub(super) fn begin_anew(&mut self, now: Instant) {
         if let Some(limit) = self.limit {
             self.set(limit.rate.max(FIRST), Growth::Doubling, now);
@@ -169,7 +170,7 @@ impl RateLimiter {
 
     fn so_far(&self, now: Instant) -> f64 {
         let elapsed = now.saturating_duration_since(self.counting);
-        // Too short a time to measure.
+        // Too short to measure.
         if elapsed < MEASURE / 10 { 0.0 } else { f64::from(self.sent) / elapsed.as_secs_f64() }
     }
 
@@ -185,7 +186,7 @@ impl RateLimiter {
 mod tests {
     use super::*;
 
-    /// Sends as fast as it may for so many seconds, all of it well; how many that was.
+    /// Sends as fast as allowed for this many seconds, always with success; returns the number of requests.
     fn run(limiter: &mut RateLimiter, begin: Instant, seconds: u64) -> u32 {
         let (mut now, end, mut sent) = (begin, begin + Duration::from_secs(seconds), 0);
         while now < end {
@@ -222,7 +223,7 @@ mod tests {
         let first = run(&mut limiter, now, 1);
         assert!((60..90).contains(&first), "about 0.7 of 100: {first}");
         let later = run(&mut limiter, now + Duration::from_secs(1), 5);
-        assert!((350..600).contains(&later), "back at about 100 a second: {later}");
+        assert!((350..600).contains(&later), "back at about 100 per second: {later}");
         assert!(
             run(&mut limiter, now + Duration::from_secs(6), 20) > 5000,
             "and past it when all stays calm"
@@ -230,10 +231,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_hardly_used_is_not_cut_to_nothing() {
+    fn a_hardly_used_rate_is_not_cut_to_nothing() {
         let begin = Instant::now();
         let mut limiter = RateLimiter::new(begin);
-        // Two requests a second, and congestion twice.
+        // Two requests per second, and congestion twice.
         for n in 0..10 {
             limiter.sent(begin + Duration::from_millis(n * 500));
         }
@@ -242,7 +243,7 @@ mod tests {
         limiter.congested(now);
         let first = run(&mut limiter, now, 1);
         assert!((7..40).contains(&first), "{first}");
-        // And an outage after it changes nothing.
+        // A subsequent outage changes nothing.
         limiter.congested(now);
         limiter.restart(now);
         assert!(run(&mut limiter, now, 1) >= 15);
@@ -275,11 +276,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_no_congestion_leaves_no_low_rate() {
+    fn a_slowdown_without_congestion_leaves_no_low_rate() {
         let begin = Instant::now();
         let mut limiter = RateLimiter::new(begin);
         limiter.begin_anew(begin);
-        assert_eq!(limiter.until(begin), None, "where there was no limit there is none");
+        assert_eq!(limiter.until(begin), None, "without a limit before there is none now");
         for n in 0..100 {
             limiter.congested(begin + Duration::from_millis(n * 10));
         }
@@ -291,11 +292,11 @@ mod tests {
         let later = now + Duration::from_secs(10);
         limiter.congested(later);
         limiter.begin_anew(later);
-        assert!(run(&mut limiter, later, 1) > 2000, "what was fast stays so");
+        assert!(run(&mut limiter, later, 1) > 2000, "a fast rate stays fast");
     }
 
     #[test]
-    fn congestion_again_and_again_never_stops_it() {
+    fn repeated_congestion_never_stops_it() {
         let begin = Instant::now();
         let mut limiter = RateLimiter::new(begin);
         for n in 0..100 {

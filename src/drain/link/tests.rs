@@ -1,4 +1,4 @@
-//! When the circuit opens and closes, how long it waits, and who may shorten that.
+//! When the circuit opens and closes, how long it waits, and what may shorten the wait.
 
 use super::*;
 
@@ -31,7 +31,7 @@ fn three_failures_in_a_row_open_it_and_one_success_closes_it() {
     assert_eq!(link.failed(Trouble::Unreachable, None, flight(now), now), None);
     let change = link.failed(Trouble::Unreachable, None, flight(now), now);
     assert_eq!(change, Some(Change::Down(Trouble::Unreachable)));
-    assert_eq!(link.limit(now), 0, "nothing goes before the backoff is over");
+    assert_eq!(link.limit(now), 0, "nothing is sent before the backoff is over");
     assert_eq!(link.limit(now + Duration::from_secs(31)), 1, "one probe");
     link.sent(0, 0, start);
     assert_eq!(link.circuit(), Circuit::HalfOpen);
@@ -95,7 +95,7 @@ fn an_outage_of_ten_minutes_is_forty_requests_at_the_most() {
                 _ => {
                     link.sent(0, 0, now);
                     requests += 1;
-                    // The quickest of all outages: refused at once.
+                    // The fastest outage: requests are refused at once.
                     link.failed(Trouble::Unreachable, None, flight(now), now);
                 }
             }
@@ -104,7 +104,7 @@ fn an_outage_of_ten_minutes_is_forty_requests_at_the_most() {
         sum += requests;
     }
     println!("{} requests in ten minutes on average", sum / 1000);
-    assert!(sum > 30_000, "and it is not asleep either: {sum}");
+    assert!(sum > 30_000, "it does keep probing: {sum}");
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn retry_after_is_obeyed() {
     link.failed(Trouble::Overloaded, Some(Duration::from_secs(77)), flight(now), now);
     let Circuit::Open { until } = link.circuit() else { panic!("not open") };
     assert!((77.0..85.0).contains(&(until - now).as_secs_f64()));
-    assert_eq!(link.delivered(flight(now), now + MS), None, "an answer to what was sent before ends no wait");
+    assert_eq!(link.delivered(flight(now), now + MS), None, "an answer to an earlier request ends no wait");
     assert_eq!(link.circuit(), Circuit::Open { until });
     link.sent(0, 0, until);
     assert_eq!(link.delivered(flight(until), until + MS), Some(Change::Up));
@@ -152,14 +152,14 @@ fn an_answer_that_there_is_no_such_session_ends_an_outage_of_the_link() {
     let (mut link, now) = (link(), Instant::now());
     link.circuit = Circuit::HalfOpen;
     link.failed(Trouble::Unreachable, None, flight(now), now);
-    assert_eq!(link.not_found(now), None, "one to what was sent before says nothing");
+    assert_eq!(link.not_found(now), None, "an answer to an earlier request says nothing");
     link.circuit = Circuit::HalfOpen;
     assert_eq!(link.not_found(now), Some(Change::Up));
 }
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A link that was shed while it sent a request a millisecond, and is limited since; and the time.
+/// A link that was shed while it sent a request per millisecond, and that has a limit since; and the time.
 fn shed_link() -> (Link, Instant) {
     let (mut link, mut now) = (link(), Instant::now());
     for _ in 0..1000 {
@@ -174,7 +174,7 @@ fn shed_link() -> (Link, Instant) {
     (link, now)
 }
 
-/// Requests that may go within a second, all of which are delivered.
+/// The number of requests that may be sent within a second if all are delivered.
 fn goes_within_a_second(link: &mut Link, begin: Instant) -> u32 {
     let (mut now, mut count) = (begin, 0);
     while now < begin + SECOND {
@@ -192,7 +192,8 @@ fn goes_within_a_second(link: &mut Link, begin: Instant) -> u32 {
     count
 }
 
-/// Goes down with each of these troubles in a row, a probe each, and up again after so long. What may go then.
+/// Takes the link down with each trouble in turn, one probe each, and up again after this time; returns what may then be
+/// sent.
 fn goes_after(troubles: &[Trouble], lasts: Duration) -> u32 {
     let (mut link, mut now) = shed_link();
     let until = now + lasts;
@@ -214,10 +215,10 @@ fn goes_after(troubles: &[Trouble], lasts: Duration) -> u32 {
 #[test]
 fn what_shedding_taught_is_kept_over_an_outage_that_was_nothing_else() {
     let kept = goes_after(&[Trouble::Overloaded], 10 * SECOND);
-    assert!(kept > 200, "the rate that it had: {kept}");
+    assert!(kept > 200, "the earlier rate: {kept}");
     for troubles in [&[Trouble::Unreachable][..], &[Trouble::Unreachable, Trouble::Overloaded]] {
         let anew = goes_after(troubles, 10 * SECOND);
-        assert!(anew < 70, "it begins small: {troubles:?}, {anew}");
+        assert!(anew < 70, "it starts small: {troubles:?}, {anew}");
     }
 }
 
@@ -247,7 +248,7 @@ fn shed_requests_leave_the_window_of_bytes_as_it_is() {
 #[test]
 fn quota_requests_leave_one_of_three_tokens_to_others() {
     let (mut link, mut now) = shed_link();
-    // Down to the slowest rate.
+    // Down to the lowest rate.
     for _ in 0..100 {
         let sent = link.sent(0, 0, now);
         link.landed(sent);
@@ -266,7 +267,7 @@ fn quota_requests_leave_one_of_three_tokens_to_others() {
         }
         now += 200 * MS;
     }
-    assert!((15..=30).contains(&others), "{others} in a minute at one a second");
+    assert!((15..=30).contains(&others), "{others} in a minute at one per second");
 }
 
 #[test]
@@ -275,5 +276,5 @@ fn a_quota_request_that_was_shed_goes_again_within_a_second() {
     for _ in 0..100 {
         assert!(link.quota_delay(1) <= SECOND && link.quota_delay(2) <= 2 * SECOND);
     }
-    assert!((0..100).any(|_| link.record_delay(1) > SECOND), "others wait for longer");
+    assert!((0..100).any(|_| link.record_delay(1) > SECOND), "other records wait longer");
 }

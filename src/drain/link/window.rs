@@ -1,13 +1,13 @@
-//! The window of bytes in flight, and how they are spread over requests.
+//! The window of bytes in flight, and their distribution over requests.
 //!
-//! The window follows delay, as Vegas, LEDBAT (RFC 6817) and Gradient2 do: a request that takes longer than its like took
-//! at best has met a queue, most often the modem's, and whatever comes behind it waits there as well. The window grows
-//! while the queue is shorter than its target and shrinks while it is longer. Loss delays some requests and a queue
-//! delays all, so a slow answer weighs less than a quick one; under loss the bytes are spread over more connections.
+//! The window follows delay, as Vegas, LEDBAT (RFC 6817) and Gradient2 do. A request slower than the fastest of its class
+//! has met a queue, usually in the modem, where everything behind it waits too. The window grows while the queue is shorter
+//! than its target, and shrinks while it is longer. Loss delays some requests and a queue delays all of them, so a slow
+//! answer weighs less than a fast one; under loss the bytes are spread over more connections.
 //!
-//! Delay with hardly anything in flight is not caused by our queue: it becomes the new best. The best also ages, since a
-//! server's delays vary; and the window is briefly reduced now and then, like BBR's round-trip probe, so that a standing
-//! queue is not taken for the path's delay.
+//! Delay with hardly anything in flight is not caused by our queue: it becomes the new best. The best also ages, because a
+//! server's delays vary. And the window is briefly reduced now and then, like BBR's round-trip probe: otherwise a standing
+//! queue would pass for the path's delay.
 //!
 //! A pure state machine: the time is an argument, nothing here waits.
 
@@ -18,8 +18,8 @@ use tokio::time::Instant;
 
 use crate::control_plane::Opening;
 
-/// The window after a start or an outage. It grows fourfold with every round trip until an answer comes later than the
-/// shortest of its like by more than this part of the queue's target; then it doubles with every round trip that meets no queue.
+/// The window after a start or an outage. It quadruples every round trip until an answer is later than the shortest of its
+/// class by more than this fraction of the queue target; after that it doubles in every round trip without a queue.
 const FIRST: f64 = 16.0 * 1024.0;
 const STARTING_GAIN: f64 = 3.0;
 const STARTING_QUEUE: f64 = 0.25;
@@ -27,38 +27,38 @@ const STARTING_QUEUE: f64 = 0.25;
 const LEAST: f64 = 4.0 * 1024.0;
 /// Maximum: no edge server's link needs more in flight.
 const MOST: f64 = 8.0 * 1024.0 * 1024.0;
-/// How long the queue may be: twice the round trip, within these bounds. A quota request waits that long; with less than this, servers
-/// whose delays vary are taken for a queue.
+/// The target queueing delay: twice the path's delay, within these bounds. A quota request waits that long; with a lower
+/// bound, servers with varying delays would be mistaken for a queue.
 const QUEUE_LEAST: f64 = 0.05;
 const QUEUE_MOST: f64 = 0.11;
 /// Weight of a slow answer relative to a fast one.
 const SLOW_WEIGHT: f64 = 1.0 / 3.0;
-/// Bytes of one request before the number of requests grows.
+/// Bytes per request below which requests are not split further.
 const REQUEST: f64 = 12.0 * 1024.0;
-/// This many answers in a row that take twice the expected time halve the window.
+/// This many answers in a row, each taking twice the expected time, halve the window.
 const VERY_LATE: f64 = 0.5;
 const VERY_LATE_IN_A_ROW: u32 = 5;
-/// Requests always allowed: one that hangs must not stop all others.
+/// Requests always allowed: a single hanging request must not stop all others.
 const ALWAYS: usize = 2;
-/// The best delay moves towards what is met with this time constant, in seconds.
+/// The best delay moves towards observed delays with this time constant, in seconds.
 const BEST_AGES: f64 = 20.0;
-/// The queue is drained this often to see the round trip itself, but for half of the time at most.
+/// How often the queue is drained to measure the path itself; at most half of the time.
 const DRAIN_EVERY: Duration = Duration::from_secs(10);
-/// What is in flight while it drains, as a share of what the path holds without a queue, and as a share of the window at most.
-/// With less, all that was held back would be sent at once afterwards, and be the next queue.
+/// Bytes in flight while draining: as a fraction of what the path holds without a queue, and at most this fraction of the
+/// window. With less, everything held back would then be sent at once and form the next queue.
 const DRAIN_TO: f64 = 0.75;
 const DRAIN_TO_MOST: f64 = 0.4;
-/// Requests at a time; and where packets are lost, or the window is larger than so many may be.
+/// Requests in flight at a time; the maximum applies if packets are lost, or if the window is too large for that number.
 const PIPES: f64 = 8.0;
 const PIPES_MOST: f64 = 32.0;
-/// How far the answers' lateness lies apart on a link that loses packets; and below what it does not.
+/// Spread of the answers' lateness from which a link counts as lossy, and below which it no longer does.
 const LOSSY_FROM: f64 = 0.3;
 const CLEAN_BELOW: f64 = 0.15;
 /// Share of the best rate kept per second.
 const RATE_KEPT: f64 = 0.95;
-/// The weight of one answer in the lateness and its spread.
+/// Weight of one answer in the mean lateness and its spread.
 const SPREAD_GAIN: f64 = 0.03;
-/// On a shorter path, retransmission is too fast to matter.
+/// Round trip below which loss is not considered: retransmission is too fast to matter.
 const LOSSY_WAY: f64 = 0.02;
 
 /// What a request's delay depends on besides the link: endpoint, approximate size, and whether it is the first on its
@@ -75,16 +75,16 @@ struct DelayClass {
 #[derive(Clone, Copy, Debug)]
 pub struct Flight {
     pub(in crate::drain) sent: Instant,
-    /// Time waiting for a connection, which says nothing about a queue.
+    /// Time spent waiting for a connection, which says nothing about a queue.
     waited: Duration,
     bytes: u64,
     class: DelayClass,
-    /// It filled the window: its answer may let the window grow.
+    /// Whether it filled the window: then its answer may let the window grow.
     filled: bool,
 }
 
 impl Flight {
-    /// It came to its connection like this.
+    /// Notes how the request got its connection.
     pub(in crate::drain) fn over(self, opening: Opening) -> Self {
         let class = DelayClass { is_first: opening.is_first, ..self.class };
         Self { waited: opening.took, class, ..self }
@@ -120,7 +120,7 @@ impl Best {
 #[derive(Debug)]
 pub(super) struct Window {
     bytes: f64,
-    /// It has not reached the link's capacity since it started.
+    /// Whether it has not reached the link's capacity since it started.
     is_starting: bool,
     in_flight: u64,
     requests: usize,
@@ -129,15 +129,15 @@ pub(super) struct Window {
     /// When the queue is drained next, and until when it is being drained.
     drain_at: Option<Instant>,
     drain_until: Option<Instant>,
-    /// The share of the window that may be in flight until then.
+    /// The fraction of the window that may be in flight until then.
     drain_to: f64,
     /// How late answers are, as the logarithm of delay to best: the mean, and the mean deviation from it.
     lateness: f64,
     spread: f64,
     is_lossy: bool,
-    /// Answers in a row that took more than twice as long as expected.
+    /// Answers in a row that took more than twice the expected time.
     very_late: u32,
-    /// Bytes that were delivered since `counting`, and a second in which the link was busy before that.
+    /// Bytes delivered since `counting`, while the link was busy.
     delivered: u64,
     counting: Option<Instant>,
     rate: f64,
@@ -168,14 +168,15 @@ impl Window {
         }
     }
 
-    /// Requests to spread what waits over, where none has a body larger than `largest` bytes: enough to fill the window.
+    /// The number of requests over which to spread the backlog so that they fill the window, if no body exceeds `largest`
+    /// bytes.
     pub(super) fn pipes(&self, largest: f64) -> usize {
         let most = if self.is_lossy { PIPES_MOST } else { PIPES };
         let by_size = (self.bytes / REQUEST).ceil().min(most);
         by_size.max(self.bytes / largest).ceil().clamp(1.0, PIPES_MOST) as usize
     }
 
-    /// Bytes of a request's body, if so many may go now, where so many requests share the window.
+    /// The size of a request's body, if it may be sent now and `pipes` requests share the window.
     pub(super) fn room(&self, pipes: usize, now: Instant) -> Option<usize> {
         let body = self.bytes / pipes as f64;
         let window = if self.is_draining(now) { self.bytes * self.drain_to } else { self.bytes };
@@ -184,7 +185,7 @@ impl Window {
         has_room.then_some(body.min(room.max(LEAST)) as usize)
     }
 
-    /// A request of this size goes out.
+    /// A request of this size is sent.
     pub(super) fn sent(&mut self, route: usize, bytes: u64, now: Instant) -> Flight {
         self.in_flight += bytes;
         self.requests += 1;
@@ -211,14 +212,14 @@ impl Window {
         if flight.filled {
             self.drain_now_and_then(best, delay, now);
         }
-        // Loss delays a request now and then; one after another that is very late has met a link that has become thin.
+        // Loss delays single requests; several very late ones in a row mean that the link's capacity has dropped.
         self.very_late = if ratio < VERY_LATE { self.very_late + 1 } else { 0 };
         if self.very_late >= VERY_LATE_IN_A_ROW {
             self.congested(flight, now);
         }
         if self.is_starting && self.has_met_a_limit(flight.class, delay) {
             self.is_starting = false;
-            // At once: the requests to come are larger than all before, and would take the queue for their round trip.
+            // Drain at once: the coming requests are larger than all before, and would measure the queue as their path.
             if flight.filled {
                 self.drain(best, delay, now);
             }
@@ -230,7 +231,7 @@ impl Window {
                 self.bytes *= 1.0 + gain * share;
             }
         } else if self.bytes <= LEAST {
-            // Sending less has not helped: the delay is not our queue's, so do not slow down for it.
+            // Sending less has not helped: our queue does not cause the delay, so there is no point in slowing down.
             self.best.clear();
         } else {
             self.bytes *= 1.0 - (1.0 - ratio).min(0.5) * share * SLOW_WEIGHT;
@@ -238,7 +239,7 @@ impl Window {
         self.bytes = self.bytes.clamp(LEAST, MOST);
     }
 
-    /// The shortest delay of requests like this one.
+    /// The shortest delay of requests of this class.
     fn observe(&mut self, class: DelayClass, delay: f64, now: Instant) -> f64 {
         let first = Best { delay, at: now };
         let expected = self.extrapolated(class).filter(|expected| expected.delay < delay).unwrap_or(first);
@@ -247,27 +248,27 @@ impl Window {
         best.delay
     }
 
-    /// The shortest delay to expect of a size that is new: the first of its requests may meet a queue.
+    /// The expected shortest delay of a new size: its first request may meet a queue.
     fn extrapolated(&self, class: DelayClass) -> Option<Best> {
         let all_smaller = self.best.range(DelayClass { magnitude: 0, ..class }..class);
         let (smaller, best) = all_smaller.clone().next_back()?;
-        // One size alone does not tell the round trip from what the bytes take.
+        // A single size does not separate the path's delay from the time the bytes take.
         let round_trip =
             all_smaller.rev().skip(1).map(|(_, best)| best.delay).reduce(f64::min)?.min(best.delay);
-        // Beyond the round trip, the delay grows with the bytes.
+        // Beyond the path's delay, the delay grows with the bytes.
         let times = f64::from(class.magnitude - smaller.magnitude).exp2();
         Some(Best { delay: round_trip + times * (best.delay - round_trip), at: best.at })
     }
 
-    /// Whether an answer took so much longer than the shortest of its like, however large, that what is in flight begins to
-    /// fill the link, or to keep the other side busy.
+    /// Whether an answer was so much later than the shortest of its class, of any size, that the bytes in flight begin to
+    /// fill the link or to keep the other side busy.
     fn has_met_a_limit(&self, class: DelayClass, delay: f64) -> bool {
         let alike = self.best.iter().filter(|(other, _)| other.is_first == class.is_first);
         let shortest = alike.map(|(_, best)| best.delay).fold(delay, f64::min);
         delay - shortest > queue_target(shortest) * STARTING_QUEUE
     }
 
-    /// A queue that never drains looks like a longer path.
+    /// Drains the queue periodically: a queue that never drains looks like a longer path.
     fn drain_now_and_then(&mut self, best: f64, delay: f64, now: Instant) {
         if *self.drain_at.get_or_insert(now + DRAIN_EVERY) <= now {
             self.drain(best, delay, now);
@@ -275,7 +276,7 @@ impl Window {
     }
 
     fn drain(&mut self, best: f64, delay: f64, now: Instant) {
-        // Until the queue of now is gone, and a round trip without it.
+        // Until the present queue has drained, plus a round trip without it.
         let takes = Duration::from_secs_f64(delay + best);
         self.drain_until = Some(now + takes);
         self.drain_at = Some(now + DRAIN_EVERY.max(takes * 2));
@@ -286,7 +287,7 @@ impl Window {
         self.drain_until.is_some_and(|until| now < until)
     }
 
-    /// When a window that is small for a moment is whole again.
+    /// When the window is restored after a brief reduction.
     pub(super) fn whole_again(&self, now: Instant) -> Option<Instant> {
         self.drain_until.filter(|until| *until > now)
     }
@@ -332,13 +333,13 @@ impl Window {
         }
     }
 
-    /// Shortest recent round trip of any request.
+    /// The shortest recent round trip of any request.
     pub(super) fn round_trip(&self) -> Option<Duration> {
         let best = self.best.values().map(|best| best.delay).reduce(f64::min)?;
         Some(Duration::from_secs_f64(best))
     }
 
-    /// Under loss some requests are late and some are not; a queue makes all of them late.
+    /// Measures the spread of delays: loss delays some requests, a queue delays all.
     fn observe_spread(&mut self, best: f64, delay: f64) {
         let lateness = if best < LOSSY_WAY { 0.0 } else { (delay / best).ln() };
         self.spread += ((lateness - self.lateness).abs() - self.spread) * SPREAD_GAIN;
@@ -347,7 +348,7 @@ impl Window {
     }
 }
 
-/// How long the queue may be with a round trip of so many seconds.
+/// The target queueing delay for a path with this delay, in seconds.
 fn queue_target(round_trip: f64) -> f64 {
     (2.0 * round_trip).clamp(QUEUE_LEAST, QUEUE_MOST)
 }
@@ -361,34 +362,34 @@ mod tests {
 
     use super::*;
 
-    /// A path with a bottleneck, and a backlog that never ends.
+    /// A path with a bottleneck, and an endless backlog.
     struct Bottleneck {
         round_trip: f64,
         bytes_per_second: f64,
-        /// What the other side takes for each byte.
+        /// Processing time of the other side per byte.
         processing: f64,
-        /// How much the round trip varies: the deviation of its logarithm.
+        /// Variation of the round trip: the standard deviation of its logarithm.
         varies: f64,
         seed: u64,
     }
 
     fn log_normal(dice: &mut impl rand::Rng, deviation: f64) -> f64 {
-        // Of twelve dice the sum less six is as good as a normal distribution here.
+        // The sum of twelve dice minus six approximates a normal distribution.
         let normal: f64 = (0..12).map(|_| dice.random_range(0.0..1.0)).sum::<f64>() - 6.0;
         (deviation * normal).exp()
     }
 
-    /// What a run brings: bytes a second, the mean time behind the bottleneck's queue, and the window in the end.
+    /// The result of a run: bytes per second, the mean time in the bottleneck's queue, and the final window.
     struct Run {
         rate: f64,
         queue: f64,
         window: Window,
     }
 
-    /// Sends over the path for so long; the last half counts.
+    /// Sends over the path for this long; the second half counts.
     fn run(mut window: Window, path: &Bottleneck, begin: Instant, seconds: f64) -> Run {
         let mut dice = rand::rngs::SmallRng::seed_from_u64(path.seed);
-        // What an earlier run had in flight has landed.
+        // Requests of an earlier run have landed.
         (window.in_flight, window.requests) = (0, 0);
         let (mut now, mut free_at) = (0.0_f64, 0.0_f64);
         let mut events: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::new();
@@ -452,7 +453,7 @@ mod tests {
         }
     }
 
-    /// Sends one request of so many bytes, whose answer comes after so many milliseconds.
+    /// Sends a request of this many bytes, answered after this many milliseconds.
     fn answered(window: &mut Window, bytes: u64, millis: u64, now: &mut Instant) -> Flight {
         let flight = window.sent(0, bytes, *now);
         *now += Duration::from_millis(millis);
@@ -462,10 +463,10 @@ mod tests {
     }
 
     #[test]
-    fn a_size_that_is_new_is_not_measured_by_the_queue_that_it_meets() {
+    fn the_delay_of_a_new_size_does_not_include_the_queue_it_meets() {
         let (mut window, mut now) = (Window::new(), Instant::now());
         (window.bytes, window.is_starting) = (1e6, false);
-        // The round trip takes 100 ms, and 10 ms for 10,000 bytes; then there is a queue of 200 ms.
+        // The path takes 100 ms plus 10 ms per 10,000 bytes; later there is a queue of 200 ms.
         for (bytes, millis, best) in
             [(1_000, 100, 0.1), (10_000, 110, 0.11), (20_000, 320, 0.12), (80_000, 380, 0.18)]
         {
@@ -473,14 +474,14 @@ mod tests {
             let found = window.best[&class].delay;
             assert!((best..best + 0.02).contains(&found), "{bytes}: {found}");
         }
-        // What was long ago says nothing.
+        // Old measurements do not count.
         now += Duration::from_secs(60);
         let class = answered(&mut window, 160_000, 900, &mut now).class;
         assert!(window.best[&class].delay > 0.8);
     }
 
     #[test]
-    fn the_queue_is_drained_once_a_limit_is_met_but_not_by_a_lone_request_that_is_late() {
+    fn the_queue_is_drained_once_a_limit_is_met_but_not_for_a_lone_late_request() {
         let (mut window, mut now) = (Window::new(), Instant::now());
         window.bytes = 1e6;
         answered(&mut window, 8_000, 100, &mut now);
@@ -491,13 +492,13 @@ mod tests {
         assert!(window.is_draining(now));
         let whole = window.bytes;
         assert!(window.room(1, now).unwrap() as f64 <= whole * DRAIN_TO_MOST);
-        assert!(!window.sent(0, 600_000, now).filled, "nothing grows by what is sent meanwhile");
+        assert!(!window.sent(0, 600_000, now).filled, "requests sent meanwhile do not let the window grow");
         let again = window.whole_again(now).unwrap();
         assert!((now + Duration::from_millis(300)..now + Duration::from_secs(2)).contains(&again));
         assert_eq!(window.room(1, again), Some((whole - 6e5).max(LEAST) as usize));
     }
 
-    /// Requests of which each third has to send a packet again; or all of which meet the same queue.
+    /// The number of pipes after requests of which a third must retransmit, or of which all meet the same queue.
     fn pipes_after(delays: [u64; 3]) -> usize {
         let (mut window, begin) = (Window::new(), Instant::now());
         (window.bytes, window.is_starting) = (MOST, false);
@@ -525,8 +526,8 @@ mod tests {
         assert_eq!(window.pipes(1024.0 * 1024.0), 2);
     }
 
-    /// Whether the window is starting still, after answers to requests that were the first on a connection or not, waited so
-    /// long for one, and took so long in all, in milliseconds.
+    /// Whether the window is still starting after these answers: whether the request was the first on its connection, how
+    /// long it waited for one, and its total duration, in milliseconds.
     fn starts_after(answers: &[(bool, u64, u64)]) -> bool {
         let (mut window, begin) = (Window::new(), Instant::now());
         for (is_first, waited, took) in answers {
@@ -539,17 +540,17 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_is_opened_is_no_queue() {
-        // Behind a relay the first request takes two round trips.
+    fn opening_a_connection_is_not_a_queue() {
+        // Through a relay, the first request takes two round trips.
         assert!(starts_after(&[(true, 0, 215), (false, 0, 105), (true, 0, 220), (false, 0, 105)]));
         assert!(starts_after(&[(false, 0, 105), (false, 100, 205)]), "it waited for a connection");
-        // Whichever it is, its like took less.
+        // In either case, other requests of the class were faster.
         assert!(!starts_after(&[(true, 0, 215), (true, 0, 260)]));
         assert!(!starts_after(&[(false, 0, 105), (true, 0, 215), (false, 0, 150)]));
     }
 
     #[test]
-    fn a_slow_control_plane_is_no_queue_that_sending_less_would_shorten() {
+    fn sending_less_does_not_speed_up_a_slow_control_plane() {
         let begin = Instant::now();
         let fast = run(Window::new(), &Bottleneck { bytes_per_second: 12.5e6, ..CLEAN }, begin, 20.0);
         let slow = Bottleneck { round_trip: 0.4, bytes_per_second: 12.5e6, processing: 40e-6, ..CLEAN };
@@ -558,8 +559,8 @@ mod tests {
     }
 
     #[test]
-    fn a_server_whose_delays_vary_is_no_queue() {
-        // Of how many first windows a round trip.
+    fn a_server_with_varying_delays_is_not_a_queue() {
+        // The least throughput, in first windows per round trip.
         for (round_trip, varies, least) in
             [(0.2, 0.5, 50.0), (0.2, 0.7, 5.0), (0.4, 0.3, 2.0), (0.4, 0.7, 1.5)]
         {

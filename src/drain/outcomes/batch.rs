@@ -1,5 +1,5 @@
-//! The answer to a batch: the records not accepted, or one answer for all of them, and then perhaps the search for the one
-//! at fault.
+//! Handles the answer to a batch: the records not accepted, or one answer for all of them, which may start a search for the
+//! record at fault.
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -15,9 +15,9 @@ use crate::drain::routes::Beside;
 use crate::drain::verdict::{Trouble, Verdict, by_status, judge, stops_session};
 use crate::outbox::{Reason, Settlement};
 
-/// The cause reported where the status does not tell it.
+/// The cause reported if the status alone does not explain it.
 const UNUSABLE_BATCH: &str = "a batch answer that does not say which records were accepted";
-/// A batch shed this often while others succeeded may be shed because of its contents.
+/// If a batch is shed this often while others succeed, its contents may be the reason.
 const SHED_AGAIN: u64 = 3;
 
 /// A record of a batch that was not accepted.
@@ -33,7 +33,7 @@ struct Rest {
 struct Results {
     taken: Vec<(LaneKey, Item, Settlement)>,
     rest: Vec<Rest>,
-    /// The session of a record accepted after an earlier one failed.
+    /// The session of a record accepted after an earlier one had failed.
     breach: Option<String>,
 }
 
@@ -103,10 +103,10 @@ impl DrainLoop {
                     self.retry(lane, item, IN_PROGRESS, retry_after, now);
                 }
             }
-            // Refused, or a duplicate, as a whole: halving finds the record it is about.
+            // Refused, or a duplicate, as a whole: halving finds the record concerned.
             (verdict, _) => {
                 let log = parcel.first().and_then(|group| group.items.first()).map(|item| item.ticket.log);
-                // An endpoint that never accepted a batch says nothing about the records.
+                // An endpoint that has never accepted a batch says nothing about the records.
                 let counts = verdict == Verdict::Refused && self.batching.is_proven();
                 if let Some(log) = log.filter(|_| counts) {
                     let change = self.link.answered(now);
@@ -121,8 +121,8 @@ impl DrainLoop {
         }
     }
 
-    /// Whether a batch of several types that failed as a whole may have failed because of one. From now on each type is sent
-    /// separately, to find out. True if the failure itself has no consequence.
+    /// Whether a batch of several kinds that failed as a whole may have failed because of one of them. If so, each kind is
+    /// sent separately from now on, to find out, and the failure itself has no consequence.
     fn is_for_a_kind(&mut self, answer: &Answer, now: Instant) -> bool {
         let (verdict, retry_after) = judge(&answer.result);
         let is_asked = asked_wait(retry_after).is_some();
@@ -135,7 +135,7 @@ impl DrainLoop {
         may_be && verdict.trouble() != Some(Trouble::Overloaded)
     }
 
-    /// A batch of one record was answered as a whole: the answer is the record's.
+    /// A batch of one record was answered as a whole: the answer is for the record.
     fn lone_record_answered(
         &mut self,
         key: LaneKey,
@@ -148,7 +148,7 @@ impl DrainLoop {
         if judge(&answer.result).0 != Verdict::Settled(Settlement::Delivered) {
             return self.record_answered(key, item, encoding, flight, answer, now);
         }
-        // 2xx without a list of results: its meaning for the record is unknown.
+        // A 2xx without results: its meaning for the record is unknown.
         UNUSABLE_BATCH.clone_into(&mut self.heard);
         let failure = RecordFailure {
             trouble: Trouble::Failing,
@@ -161,7 +161,7 @@ impl DrainLoop {
         self.failed(key, item, failure, detail(answer), now);
     }
 
-    /// A batch failed as a whole: because of load, the link, or one record in it, which is found by halving once others
+    /// A batch failed as a whole: because of load, the link, or one record in it. Halving finds that record if others
     /// succeed meanwhile.
     fn batch_failed(
         &mut self,
@@ -184,7 +184,7 @@ impl DrainLoop {
         }
         self.renew_credentials(trouble);
         if is_mixed(&parcel) {
-            // A failure of all types is not attributed to one.
+            // A failure of several kinds is not attributed to one.
             let change = self.link.failed(trouble, retry_after, flight, now);
             self.announce(change);
         } else {
@@ -196,13 +196,13 @@ impl DrainLoop {
         }
     }
 
-    /// A body damaged on the way compressed may succeed uncompressed: that is tried before anything is concluded.
+    /// A body damaged in transit while compressed may succeed uncompressed: that is tried before anything is concluded.
     fn try_plain(&mut self, mut parcel: Parcel, now: Instant) {
         parcel.iter_mut().flat_map(|group| &mut group.items).for_each(|item| item.history.is_plain = true);
         self.try_again(parcel, now);
     }
 
-    /// Sends the records again in another form; this does not count as an attempt.
+    /// Sends the records again in another form, without counting an attempt.
     fn try_again(&mut self, mut parcel: Parcel, now: Instant) {
         parcel.iter_mut().flat_map(|group| &mut group.items).for_each(|item| item.history.attempts -= 1);
         self.give_back(parcel, now);
@@ -217,8 +217,8 @@ impl DrainLoop {
     ) {
         let Results { taken, rest, breach } = sort_out(parcel, exceptions);
         let was_up = self.link.trouble().is_none();
-        // IMPORTANT: the delivered records first: they tell whether the other failures are the records' or the link's. And
-        // the outbox before the lanes: once a lane is gone, only the outbox knows that its records are done.
+        // IMPORTANT: delivered records first: they show whether the other failures are the records' or the link's. And the
+        // outbox before the lanes: once a lane is gone, only the outbox knows that its records are settled.
         self.drain.outbox.settle_all(taken.iter().map(|(_, item, settlement)| (&item.ticket, *settlement)));
         let mut delivered = [0_u64; LOGS.len()];
         for (lane, item, settlement) in &taken {
@@ -234,7 +234,7 @@ impl DrainLoop {
         }
         let (not_tried, rest): (Vec<_>, Vec<_>) =
             rest.into_iter().partition(|rest| rest.verdict == Verdict::NotTried);
-        // Last first: each is put back in front of the previous one.
+        // Last first: each is put back before the previous one.
         for Rest { lane, mut item, .. } in not_tried.into_iter().rev() {
             item.history.is_plain = false;
             item.history.attempts -= 1;
@@ -294,7 +294,7 @@ impl DrainLoop {
         }
     }
 
-    /// Reports the types without a delivery to the link and the routes.
+    /// Reports the kinds without a delivery to the link and the routes.
     fn batch_troubled(
         &mut self,
         delivered: [u64; LOGS.len()],
@@ -304,7 +304,7 @@ impl DrainLoop {
         now: Instant,
     ) {
         for (log, _) in LOGS.into_iter().zip(delivered).filter(|(_, records)| *records == 0) {
-            // A repeated failure while others succeed is the record's own.
+            // A record that fails again while others succeed is itself at fault.
             let of_it: Vec<&Rest> = rest
                 .iter()
                 .filter(|rest| rest.item.ticket.log == log)
@@ -345,7 +345,7 @@ impl DrainLoop {
     }
 }
 
-/// Whether it has records of several types.
+/// Whether a parcel contains several kinds.
 fn is_mixed(parcel: &[Group]) -> bool {
     let mut kinds = parcel.iter().flat_map(|group| &group.items).map(|item| item.ticket.kind);
     let first = kinds.next();
@@ -353,7 +353,7 @@ fn is_mixed(parcel: &[Group]) -> bool {
 }
 
 fn items_of(parcel: Parcel) -> impl Iterator<Item = (LaneKey, Item)> {
-    // Last first: put back one by one, each in front of the previous one.
+    // Last first: each is put back before the previous one.
     parcel.into_iter().flat_map(|group| group.items.into_iter().rev().map(move |item| (group.lane, item)))
 }
 
@@ -375,12 +375,12 @@ fn sort_out(parcel: Parcel, exceptions: Vec<BatchException>) -> Results {
                 continue;
             };
             let verdict = match by_status(exception.status) {
-                // It should not have been tried, and the refusal may be about the record missing before it.
+                // It should not have been tried, and the refusal may be due to the missing record before it.
                 Verdict::Refused if is_stopped => {
                     results.breach.get_or_insert_with(|| item.record.session().to_owned());
                     Verdict::NotTried
                 }
-                // No earlier record of its session failed. It waits alone, and does not count as poison.
+                // No earlier record of its session failed. It will be sent alone, and this does not count towards poison.
                 Verdict::NotTried if !is_stopped => {
                     Verdict::Failed { trouble: Trouble::Failing, may_be_poison: false }
                 }
@@ -396,7 +396,7 @@ fn sort_out(parcel: Parcel, exceptions: Vec<BatchException>) -> Results {
     results
 }
 
-/// The answer to one record of a batch.
+/// Describes the answer to one record of a batch.
 fn of_a_batch(exception: &BatchException) -> String {
     format!("status {} for a record of a batch", exception.status)
 }
@@ -409,13 +409,13 @@ fn exceptions_in(response: &Response, batch: Uuid, records: usize) -> Option<Vec
     parse_batch_answer(&response.body, batch, records).ok()
 }
 
-/// Whether a proxy that cannot handle compressed bodies answers with this status.
+/// Whether a proxy that cannot handle compressed bodies would answer with this status.
 fn may_be_the_encodings(status: u16) -> bool {
     matches!(status, 400 | 403 | 406 | 411 | 422 | 500 | 502)
 }
 
-/// Whether a middlebox may have answered this, or cut the connection, because of the body's encoding: any answer that says
-/// nothing specific about a batch.
+/// Whether a middlebox may have answered this, or cut the connection, because of the body's encoding: true for any answer
+/// that says nothing specific about a batch.
 fn may_be_broken_on_the_way(answer: &Answer) -> bool {
     match &answer.result {
         Ok(response) => !matches!(response.status, ..300 | 404 | 405 | 409 | 413 | 415 | 424 | 501),
@@ -423,7 +423,7 @@ fn may_be_broken_on_the_way(answer: &Answer) -> bool {
     }
 }
 
-/// Halves the number of records these may travel with.
+/// Halves the number of records that these may travel with.
 fn halve(parcel: &mut Parcel) {
     let most = (records_in(parcel) / 2).max(1);
     for item in parcel.iter_mut().flat_map(|group| &mut group.items) {

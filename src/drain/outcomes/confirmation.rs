@@ -1,9 +1,9 @@
-//! When a refusal is believed.
+//! Decides when a refusal is believed.
 //!
-//! A refusal is believed after two over different connections: one may be a middlebox's, or that of one bad server among
-//! several. A refused record that is then delivered shows that answers depend on the backend. For a while after that eight
-//! confirmations are required: with two servers of which one refuses everything, nine refusals in a row hit two records in a
-//! thousand.
+//! A refusal must be given twice, over different connections: a single one may come from a middlebox, or from one bad
+//! server among several. If a refused record is then delivered, answers depend on the backend. For a while after that,
+//! eight confirmations are required: with two servers of which one refuses everything, nine refusals in a row hit two
+//! records in a thousand.
 
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ const DOUBT: Duration = Duration::from_secs(600);
 /// The first confirmation is requested at once, each further one within this time.
 const WAIT: Duration = Duration::from_secs(2);
 
-/// Whether refusals are being contradicted.
+/// Tracks whether refusals are contradicted.
 #[derive(Debug, Default)]
 pub(in crate::drain) struct Confirmation {
     in_doubt_until: Option<Instant>,
 }
 
 impl Confirmation {
-    /// A record was refused once more. True if that is enough.
+    /// A record was refused again. True if that is enough to believe it.
     pub(in crate::drain) fn refused(&self, history: &mut AttemptHistory, now: Instant) -> bool {
         history.refusals = history.refusals.saturating_add(1);
         history.refusals >= if self.is_in_doubt(now) { ENOUGH_IN_DOUBT } else { CONFIRMED }
@@ -53,7 +53,7 @@ impl Confirmation {
 mod tests {
     use super::*;
 
-    /// Refusals required until they are believed.
+    /// The number of refusals required.
     fn refusals(confirmation: &Confirmation, now: Instant) -> u8 {
         let mut history = AttemptHistory::NONE;
         while !confirmation.refused(&mut history, now) {}
@@ -65,7 +65,7 @@ mod tests {
         let (mut confirmation, now) = (Confirmation::default(), Instant::now());
         assert_eq!(refusals(&confirmation, now), 2);
         confirmation.delivered(&AttemptHistory::NONE, now);
-        assert_eq!(refusals(&confirmation, now), 2, "what was never refused contradicts nothing");
+        assert_eq!(refusals(&confirmation, now), 2, "a record never refused contradicts nothing");
         confirmation.delivered(&AttemptHistory { refusals: 1, ..AttemptHistory::NONE }, now);
         assert_eq!(refusals(&confirmation, now + DOUBT / 2), 9);
         assert_eq!(refusals(&confirmation, now + DOUBT), 2);

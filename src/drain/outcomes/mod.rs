@@ -30,29 +30,29 @@ const STEP_PAUSE_MOST: Duration = Duration::from_secs(5);
 /// Own failures after which a record no longer counts against the link.
 const FAILED_AGAIN: u64 = 2;
 
-/// Reasons for a retry that are no trouble: the first attempt is in progress; the refusal is not confirmed.
+/// Reasons for retries that are not troubles: the first attempt is in progress; the refusal is not confirmed.
 pub(super) const IN_PROGRESS: &str = "in_progress";
 pub(super) const UNCONFIRMED: &str = "unconfirmed_refusal";
 
-/// The cause reported where the status does not tell it.
+/// The cause reported if the status alone does not explain it.
 const UNUSABLE_QUOTA: &str = "an unusable answer to a quota request";
 
 /// A record's request, or its part of a batch, failed.
 #[derive(Clone, Copy)]
 struct RecordFailure {
     trouble: Trouble,
-    /// The server may have failed on the record itself.
+    /// Whether the server may have failed because of the record.
     may_be_poison: bool,
     beside: Beside,
     retry_after: Option<Duration>,
-    /// The link was up: else the failure is not the record's.
+    /// Whether the link was up: otherwise the failure is not the record's.
     was_up: bool,
-    /// The request, if it was for this record alone and not yet reported to the link.
+    /// The request, if it was for this record alone and is not yet reported to the link.
     flight: Option<Flight>,
 }
 
 impl DrainLoop {
-    /// A request has ended.
+    /// Handles a completed request.
     pub(super) fn answered(&mut self, sent: CompletedRequest) {
         let now = Instant::now();
         if let Some(heard) = heard(&sent.answer) {
@@ -77,8 +77,8 @@ impl DrainLoop {
             }
         }
         if let Some(log) = probes {
-            // The steps of a walk are far apart, so that the moment between their halves, in which a recovered ControlPlane
-            // would get the second first, is short.
+            // Steps of a walk are far apart. This makes it unlikely that a ControlPlane recovers between the two halves of
+            // a step, and gets the second record first.
             let pause = if self.lanes.is_mid_step() {
                 Pause::AtOnce
             } else if self.lanes.is_walking() {
@@ -90,13 +90,13 @@ impl DrainLoop {
             };
             self.routes.probe_answered(log, pause, now);
         }
-        // Not every answer tells the state of the link; after one that does not, another probe may go.
+        // Not every answer shows the state of the link; after one that does not, another probe may be sent.
         if self.sending.is_empty() {
             self.link.undecided(now);
         }
     }
 
-    /// The answer to a request about one record.
+    /// Handles the answer to a request for one record.
     fn record_answered(
         &mut self,
         key: LaneKey,
@@ -112,7 +112,7 @@ impl DrainLoop {
         if let (Kind::Quota, Verdict::Settled(settlement), Ok(response)) =
             (item.ticket.kind, verdict, &answer.result)
         {
-            // An answer to another request is invalid: its reader would take it for its own.
+            // An answer to another request is invalid: the reader would take it for its own.
             let is_ours = |answer: &QuotaAnswer<'_>| {
                 answer.api_session_id == item.record.session()
                     && answer.transaction_id == item.record.transaction()
@@ -129,8 +129,8 @@ impl DrainLoop {
                     verdict = Verdict::Failed { trouble: Trouble::Failing, may_be_poison: true };
                     beside = Beside::Any;
                 }
-                // It was answered before, and this answer adds nothing: the first one is lost, and the requester must ask
-                // again.
+                // The request was answered before, and this answer carries no quota: the first answer is lost, and the
+                // requester must ask again.
                 (None, Settlement::Duplicate | Settlement::Exported) => tracing::warn!(
                     correlation_id = &*item.record.correlation_id(),
                     "the ControlPlane reports a quota request as a duplicate without its answer: nothing is sent to Redis"
@@ -141,7 +141,7 @@ impl DrainLoop {
             Verdict::Settled(settlement) => {
                 let log = item.ticket.log;
                 if item.history.is_suspect() && !self.batching.is_proven() {
-                    // The batch endpoint refused what this one accepts: it does not exist.
+                    // The batch endpoint refused a record that this endpoint accepts: the batch endpoint does not exist.
                     self.batching.absent(now);
                 }
                 self.settle(key, &item, settlement, now);
@@ -151,7 +151,7 @@ impl DrainLoop {
                 self.batching.passed(encoding, now);
             }
             Verdict::Refused => self.refused(key, item, detail(answer), true, now),
-            // No request was sent: it says nothing about the link.
+            // No request was sent: this says nothing about the link.
             Verdict::Unsendable => self.dead_letter(key, &item, Reason::Invalid, detail(answer)),
             Verdict::SessionUnknown => {
                 self.tell_unknown(key, &item, now);
@@ -178,8 +178,8 @@ impl DrainLoop {
         }
     }
 
-    /// A record was delivered ahead of others of its session that were each refused twice: these become dead letters. Sent
-    /// after it they could only arrive out of order.
+    /// A record was delivered ahead of others of its session, each refused twice. These become dead letters: sent now, they
+    /// could only arrive out of order.
     pub(super) fn dead_letter_before(&mut self, key: LaneKey, delivered: &Item) {
         if !self.lanes.has_walked_past(key) {
             return;
@@ -223,7 +223,7 @@ impl DrainLoop {
         }
     }
 
-    /// A request was answered, though not successfully.
+    /// A request was answered, though without success.
     fn answers(&mut self, log: Log, now: Instant) {
         if self.routes.answered(log, now) {
             self.let_go(log, now);
@@ -243,7 +243,7 @@ impl DrainLoop {
         }
     }
 
-    /// A record was refused. `counts` for the brake if nothing was delivered beside it.
+    /// A record was refused. `counts`: it counts for the brake, as nothing was delivered beside it.
     fn refused(&mut self, key: LaneKey, mut item: Item, detail: String, counts: bool, now: Instant) {
         let log = item.ticket.log;
         let change = self.link.answered(now);
@@ -254,7 +254,7 @@ impl DrainLoop {
         item.refusal = Some(detail.as_str().into());
         if self.routes.is_braked(log) {
             self.lanes.note_refusal(key);
-            // Only probes go, in their own order and pace. When the brake is released everything goes at once.
+            // Only probes are sent, in their own order and pace. When the brake is released, everything is sent at once.
             self.retry(key, item, Trouble::Refusing.label(), Some(Duration::ZERO), now);
         } else if is_confirmed {
             self.dead_letter(key, &item, Reason::Refused, detail);
@@ -267,14 +267,14 @@ impl DrainLoop {
         }
     }
 
-    /// Tells the link, and the kind's route, of a session that is not known.
+    /// Reports an unknown session to the link and the kind's route.
     fn tell_unknown(&mut self, key: LaneKey, item: &Item, now: Instant) {
         let log = item.ticket.log;
-        // Whatever was wrong with the link, it answers.
+        // Whatever was wrong with the link, it answers now.
         let change = self.link.not_found(now);
         self.announce(change);
         self.answers(log, now);
-        // One that was unknown already while others were delivered is no sign that all are.
+        // A session that was already unknown while others were delivered does not suggest that all are.
         let since = self.lanes.unknown_since(key, self.routes.progress(now));
         let session = LaneKey::of_session(item.record.session());
         let news = self.routes.is_news(log, &since).then_some(session);
@@ -293,11 +293,11 @@ impl DrainLoop {
         }
     }
 
-    /// A record's request failed.
+    /// Handles the failure of a record's request.
     fn failed(&mut self, key: LaneKey, mut item: Item, failure: RecordFailure, detail: String, now: Instant) {
         let RecordFailure { trouble, may_be_poison, beside, retry_after, was_up, flight } = failure;
         let log = item.ticket.log;
-        // While its kind is held a failure is not the record's own, but for an answer that is worth nothing.
+        // While its kind is held, a failure is not the record's own, except if only the answer was unusable.
         let counts = was_up && (beside == Beside::Any || !self.routes.is_held(log));
         let passed = self.routes.failed_on(log, beside, &mut item.history);
         let others_passed = passed.others && counts;
@@ -309,7 +309,7 @@ impl DrainLoop {
             self.dead_letter(key, &item, Reason::Poison, detail);
             return;
         }
-        // One that fails again and again while nothing else does must not hold up all that with it.
+        // A record that fails repeatedly while nothing else does must not slow down everything else.
         let speaks_for_itself =
             is_its_own && passed.any && was_up && item.history.own_failures >= FAILED_AGAIN;
         if let Some(flight) = flight.filter(|_| !speaks_for_itself) {
@@ -318,7 +318,7 @@ impl DrainLoop {
         }
         let is_known = speaks_for_itself || (others_passed && is_its_own);
         let wait = match trouble {
-            // It need not be tried again with every probe that finds the others well.
+            // It need not be retried with every probe that finds the others well.
             _ if is_known => {
                 let own = self.own_delay(&item);
                 Some(own.max(retry_after.unwrap_or_default()))
@@ -329,7 +329,7 @@ impl DrainLoop {
         self.retry(key, item, trouble.label(), wait, now);
     }
 
-    /// Whether one more failure of this record is its own: the next attempt at it is about to be noted.
+    /// Whether one more failure would be this record's own. Called before the next attempt is recorded.
     fn fails_by_itself(&self, item: &Item) -> bool {
         let history = &item.history;
         let is_again = history.own_failures + 1 >= FAILED_AGAIN;
@@ -337,7 +337,7 @@ impl DrainLoop {
         is_again && self.routes.any_passed(history) && is_its_own()
     }
 
-    /// A request met what the link may be to blame for: the link hears of it, unless its kind alone is in trouble.
+    /// A request failed with what may be the link's trouble. Reports it to the link, unless only its kind is in trouble.
     fn troubled(
         &mut self,
         log: Log,
@@ -365,7 +365,7 @@ impl DrainLoop {
         }
     }
 
-    /// A token that was minted too long ago, or for a key that is replaced by now: once a new one.
+    /// Renews the credentials once: the token may be too old, or signed with a replaced key.
     fn renew_credentials(&mut self, trouble: Trouble) {
         if trouble == Trouble::Credentials && !self.renewed_token {
             self.renewed_token = true;
@@ -375,7 +375,7 @@ impl DrainLoop {
 
     fn give_back(&mut self, parcel: Parcel, now: Instant) {
         for group in parcel {
-            // Last first: each is put back in front of the previous one.
+            // Last first: each is put back before the previous one.
             for item in group.items.into_iter().rev() {
                 self.lanes.put_back(group.lane, item, now);
             }
@@ -383,12 +383,12 @@ impl DrainLoop {
     }
 
     pub(super) fn settle(&mut self, key: LaneKey, item: &Item, settlement: Settlement, now: Instant) {
-        // IMPORTANT: the outbox first: once the lane is gone, only the outbox knows that this record is done with.
+        // IMPORTANT: the outbox first: once the lane is gone, only the outbox knows that this record is settled.
         self.drain.outbox.settle(&item.ticket, settlement);
         self.settled(key, item, settlement, now);
     }
 
-    /// The outbox knows by now that this record is settled.
+    /// Finishes a record that the outbox already counts as settled.
     fn settled(&mut self, key: LaneKey, item: &Item, settlement: Settlement, now: Instant) {
         self.confirmation.delivered(&item.history, now);
         self.routes.is_done(item.ticket.log, key);
@@ -419,8 +419,8 @@ impl DrainLoop {
             );
         }
         let link_is_down = self.link.trouble().is_some();
-        // While the link is down its own backoff paces everything: a record that waited longer would only delay
-        // the backlog when the link is back. What the record itself met keeps its own backoff.
+        // While the link is down its own backoff paces everything: a longer wait of a record would only delay the backlog
+        // when the link is back. Failures of the record itself keep its own backoff.
         let own_fault = matches!(reason, "failing" | "session_unknown" | "refusing" | IN_PROGRESS);
         let delay = match wait {
             Some(wait) => wait,
@@ -455,7 +455,7 @@ impl DrainLoop {
         self.lanes.settle(key, item);
     }
 
-    /// One log line a change of the link's state.
+    /// Logs a change of the link's state.
     pub(super) fn announce(&mut self, change: Option<Change>) {
         match change {
             Some(Change::Down(trouble)) => {
@@ -478,7 +478,7 @@ impl DrainLoop {
     }
 }
 
-/// What an answer that settles nothing was, for people. Its body is not told: it may repeat the record.
+/// Describes an answer that settles nothing. Omits its body, which may quote the record.
 fn heard(answer: &Answer) -> Option<String> {
     match &answer.result {
         Ok(Response { meaning: Meaning::Delivered, .. }) => None,
@@ -490,7 +490,7 @@ fn heard(answer: &Answer) -> Option<String> {
     }
 }
 
-/// The part of an answer that a dead letter keeps.
+/// The part of an answer kept in a dead letter.
 fn detail(answer: &Answer) -> String {
     match &answer.result {
         Ok(response) => {

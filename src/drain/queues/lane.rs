@@ -1,4 +1,4 @@
-//! One session's records: those in memory of each log, and from where each log must be read again.
+//! One session's records: those in memory of each log, and where each log must be read again.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,27 +10,27 @@ use super::{AttemptHistory, Item, LANE_MOST, LOGS, ReadyQueue, place};
 use crate::drain::batch;
 use crate::outbox::Log;
 
-/// Histories kept per lane and log of released records: of those that go first.
+/// Histories kept per lane and log of released records, for the next ones to send.
 const REMEMBERED: usize = 64;
 
 /// A lane's records of one log, in order.
 #[derive(Default)]
 pub(super) struct LaneQueue {
     pub(super) items: VecDeque<Item>,
-    /// Records up to this number are, or were, in `items`.
+    /// Records up to this number are in `items` or have been.
     loaded: u64,
-    /// Records from this number on were skipped, or released for room, and must be read again.
+    /// Records from this number on were skipped, or released to make room, and must be read again.
     pub(super) cut: Option<u64>,
     /// The last of these.
     passed: u64,
-    /// It is being read again.
+    /// Whether it is being read again.
     pub(super) refilling: bool,
     /// Numbers and histories of released records, last first.
     given_up: Vec<(u64, AttemptHistory)>,
 }
 
 impl LaneQueue {
-    /// Whether nothing has to be read again.
+    /// Whether nothing must be read again.
     fn is_whole(&self) -> bool {
         self.cut.is_none() && !self.refilling
     }
@@ -43,7 +43,7 @@ impl LaneQueue {
         self.items.len() <= LANE_MOST / 4 && self.cut.is_some()
     }
 
-    /// Whether reading again from `next` on brings nothing more.
+    /// Whether reading again from `next` on would bring nothing more.
     pub(super) fn is_refilled(&self, next: u64) -> bool {
         self.cut.is_some() || self.passed < next
     }
@@ -69,7 +69,7 @@ impl LaneQueue {
         true
     }
 
-    /// Releases its last record, to be read again.
+    /// Releases the last record, to be read again later.
     pub(super) fn give_up_last(&mut self) -> Option<Item> {
         let item = self.items.pop_back()?;
         let seq = item.ticket.seq;
@@ -85,7 +85,7 @@ impl LaneQueue {
         Some(item)
     }
 
-    /// Puts a record back between those before and behind it.
+    /// Returns a record to its place.
     fn put_back(&mut self, item: Item) {
         let at = self.items.partition_point(|other| other.ticket.seq < item.ticket.seq);
         self.items.insert(at, item);
@@ -95,30 +95,30 @@ impl LaneQueue {
 /// A session's records, or one quota request.
 #[derive(Default)]
 pub(super) struct Lane {
-    /// In the order of [`LOGS`], the sending order.
+    /// In the order of [`LOGS`], which is the sending order.
     pub(super) lines: [LaneQueue; LOGS.len()],
-    /// Records in flight, and their line, if it is only one.
+    /// Records in flight, and their line if it is only one.
     pub(super) in_flight: usize,
     pub(super) line_in_flight: Option<usize>,
-    /// The ready queue it is in.
+    /// The ready queue that contains the lane.
     pub(super) queued: Option<ReadyQueue>,
     pub(super) not_before: Option<Instant>,
-    /// A record of it was delivered.
+    /// Whether a record of it was delivered.
     pub(super) is_proven: bool,
     pub(super) unknown_since: Option<Box<Unknown>>,
 }
 
-/// Each type's progress when a session was first found unknown, in the order of [`LOGS`].
+/// Each kind's progress when a session was first found unknown, in the order of [`LOGS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::drain) struct Unknown {
-    /// For how long it had been delivered.
+    /// How long records had been delivered.
     pub(in crate::drain) delivering: [Duration; LOGS.len()],
     /// How many had been delivered.
     pub(in crate::drain) deliveries: [u64; LOGS.len()],
 }
 
 impl Lane {
-    /// The next line to send from. None while records that must go first have to be read again.
+    /// The next line to send from. `None` while earlier records must be read again.
     pub(super) fn turn(&self) -> Option<usize> {
         let at = self.lines.iter().position(|line| !line.is_done())?;
         (!self.lines[at].items.is_empty()).then_some(at)
@@ -130,13 +130,13 @@ impl Lane {
         Some((turn, self.lines[turn].items.front()?))
     }
 
-    /// Takes the next record: it is in flight until [`Self::landed`].
+    /// Takes the next record. It is in flight until [`Self::landed`].
     pub(super) fn pop(&mut self) -> Option<Item> {
         let turn = self.turn()?;
         self.pop_at(turn, 0)
     }
 
-    /// The same of a record further behind in its line.
+    /// The same for a record further back in its line.
     pub(super) fn pop_at(&mut self, line: usize, index: usize) -> Option<Item> {
         let item = self.lines[line].items.remove(index)?;
         let is_the_only = self.in_flight == 0 || self.line_in_flight == Some(line);
@@ -145,8 +145,8 @@ impl Lane {
         Some(item)
     }
 
-    /// Takes as many records as may go together and fit in this lane's `share` of a batch, either suspects or others, up to
-    /// the first line at which it `stops`.
+    /// Takes as many records as may travel together and fit in this lane's `share` of a batch, either suspects or others,
+    /// up to the first line that `stops` it.
     pub(super) fn pop_run(
         &mut self,
         suspects: bool,
@@ -162,7 +162,7 @@ impl Lane {
             let most = item.history.batch_most;
             let around = if items.is_empty() { batch::group_size(&item.record) } else { 0 };
             let bytes = around + batch::size(&item.record);
-            // Never more than the share, except a single record, which only has to fit the batch.
+            // Never more than the share, except a single record, which only has to fit in the batch.
             let fits = batch.fits(bytes) && share.fits(bytes) && share.admits(most);
             if stops[line] || item.history.is_suspect() != suspects || !fits || !batch.admits(most) {
                 break;
@@ -174,18 +174,18 @@ impl Lane {
         items
     }
 
-    /// Index in this line of the first record behind the head whose refusal is not confirmed.
+    /// The index in this line of the first record, after the head, whose refusal is not confirmed.
     pub(super) fn behind_confirmed(&self, line: usize) -> Option<usize> {
         let mut behind = self.lines[line].items.iter().skip(1);
         behind.position(|item| !item.history.is_confirmed()).map(|index| index + 1)
     }
 
-    /// A record in flight has come back or is done.
+    /// A record in flight has come back or is settled.
     pub(super) fn landed(&mut self) {
         self.in_flight -= 1;
     }
 
-    /// Puts a record back in its place.
+    /// Returns a record to its place.
     pub(super) fn put_back(&mut self, item: Item) {
         if let Some(at) = place(item.ticket.log) {
             self.lines[at].put_back(item);
@@ -194,7 +194,7 @@ impl Lane {
 
     /// Loads a record, if there is room.
     ///
-    /// Not while its predecessors have to be read again: it could not go, and would take the room they need.
+    /// Does not load it while its predecessors must be read again: it could not be sent, and would take the room they need.
     pub(super) fn load(&mut self, item: Item) -> bool {
         let Some(at) = place(item.ticket.log) else { return false };
         let before_it = &self.lines[..at];
@@ -202,7 +202,7 @@ impl Lane {
         self.lines[at].load(item, has_room)
     }
 
-    /// Which log must be read again before the lane can go on, if one must and is not being read already.
+    /// The log that must be read again before the lane can continue, unless it is already being read.
     pub(super) fn wants_refill(&self) -> Option<Log> {
         let at = self.lines.iter().position(|line| !line.is_done())?;
         self.lines[at].wants_refill().then(|| LOGS[at])

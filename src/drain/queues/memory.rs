@@ -1,15 +1,15 @@
-//! The memory of the lanes: which records they release when it is full, and how they are read again.
+//! The memory of the lanes: which records they release when it is full, and how those are read again.
 //!
-//! A waiting lane, whose session is unknown or whose record failed, releases its records except the first; and if the
-//! waiting lanes still hold much of the window, the first as well. It remembers that record's history, and from which number
-//! its log must be read again. So any number of sessions may wait indefinitely while other records pass them.
+//! A waiting lane, whose session is unknown or whose record failed, releases all records except the first. If waiting lanes
+//! still hold much of the window, they release the first record too. A lane remembers that record's history, and the number
+//! from which its log must be read again. So any number of sessions may wait indefinitely while other records pass them.
 //!
-//! A lane whose head is of a kind that is held gives up what goes behind that head, so that it takes no room from other
-//! kinds. When such heads fill their own window, and other logs are read only as far as theirs, all but a few lanes, to probe
-//! with, give up their heads as well and rest until the kind is let go. So any kind may be held, for as long as it takes,
-//! and what does not go behind its records goes past them.
+//! A lane whose head is of a held kind releases the records behind that head, so it takes no room from other kinds. When
+//! such heads fill their own window, which also limits how far other logs are read, all but a few lanes, kept for probing,
+//! release their heads as well and rest until the kind is released. So any kind may be held for as long as it takes, and
+//! records that need not follow its records pass them.
 //!
-//! Such a lane then takes about 400 bytes. It asks for its records when its wait is over.
+//! Such a lane takes about 400 bytes. It asks for its records when its wait is over.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -32,7 +32,7 @@ impl MemoryLimits {
         records > self.records || bytes > self.bytes
     }
 
-    /// What others leave of it, at least half.
+    /// The part of the window not used by `others`, at least half.
     pub(super) fn without(self, others: Self) -> Self {
         let left = |all: usize, others: usize| all - others.min(all / 2);
         Self { records: left(self.records, others.records), bytes: left(self.bytes, others.bytes) }
@@ -43,17 +43,17 @@ impl MemoryLimits {
     }
 }
 
-/// The share of a full window that waiting lanes may keep; if they hold more, they are cut to half of it.
+/// Waiting lanes may keep 1/4 of a full window; if they hold more, they are cut to half of that.
 const WAITING_SHARE: usize = 4;
-/// Lanes that keep a held head, to probe with. Few in tests, so that a short run evicts lanes.
+/// Lanes that keep a held head for probing. Few in tests, so that short runs evict lanes.
 const HELD_KEPT: usize = if cfg!(test) { 2 } else { 64 };
-/// Rest until something else ends it.
+/// A rest that only another event ends.
 const EVICTED: Duration = Duration::from_hours(24 * 365);
 /// The logs that limit how far others are read, see [`crate::drain`]: started events, and usage.
 const READ_BEHIND: [usize; 2] = [1, 2];
 
 impl Lanes {
-    /// What is in hand of these kinds.
+    /// Records and bytes in hand of these kinds.
     pub(super) fn in_hand(&self, kinds: &[Kind]) -> MemoryLimits {
         let places = || kinds.iter().map(|kind| place_of(*kind));
         let (records, bytes) =
@@ -61,13 +61,13 @@ impl Lanes {
         MemoryLimits { records, bytes }
     }
 
-    /// Whether no more of this kind is to be read.
+    /// Whether no more records of this kind may be read.
     pub(super) fn is_full(&self, kind: Kind, window: MemoryLimits) -> bool {
         let at = place_of(kind);
         self.counts[at] >= window.records || self.bytes[at] >= window.bytes
     }
 
-    /// Makes room held by waiting lanes. Called whenever the window is full; it scans them only if they may hold more than
+    /// Takes room from waiting lanes. Called whenever the window is full; scans the lanes only if they may hold more than
     /// at the last scan.
     pub(super) fn make_room(&mut self, kind: Kind, window: MemoryLimits) {
         let at = place_of(kind);
@@ -93,18 +93,18 @@ impl Lanes {
             return;
         }
         let keep = window.share(2 * WAITING_SHARE);
-        // Those with the longest wait first.
+        // Lanes with the longest wait first.
         let waiting: Vec<_> = self.waiting.iter().rev().copied().collect();
         for (until, key) in waiting {
             if !keep.is_exceeded_by(records, bytes) {
                 break;
             }
-            // Records in flight lie in between and would be read again.
+            // Records in flight are among them and would be read again.
             let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.in_flight == 0) else { continue };
             if lane.lines[at].items.is_empty() {
                 continue;
             }
-            // Its successors are released with it: they could not go, and would take room for nothing.
+            // Its successors are released too: they could not be sent, and would take room for nothing.
             let before = (self.counts[at], self.bytes[at]);
             give_up_from(at, lane, &mut self.counts, &mut self.bytes);
             records -= before.0 - self.counts[at];
@@ -116,7 +116,7 @@ impl Lanes {
         }
     }
 
-    /// Lanes held at an earlier log release their records of this log and those after it.
+    /// Makes lanes held at an earlier log release their records of this log and later ones.
     fn make_room_behind_held(&mut self, at: usize) {
         for head in (0..at).filter(|head| self.held[*head]) {
             for key in self.ready[head].iter().chain(&self.suspects[head]) {
@@ -126,8 +126,8 @@ impl Lanes {
         }
     }
 
-    /// All but a few of the lanes held at this log release everything and rest. Lanes with delivered records are kept: they
-    /// are the best probes.
+    /// Makes all but a few of the lanes held at this log release everything and rest. Lanes with delivered records are
+    /// kept: they are the best probes.
     fn evict(&mut self, at: usize) {
         let until = Instant::now() + EVICTED;
         let may_rest = |key: &LaneKey, proven| {
@@ -160,7 +160,7 @@ impl Lanes {
     pub(super) fn readmit(&mut self) {
         for key in std::mem::take(&mut self.evicted) {
             let rests_until = self.lanes.get(&key).and_then(|lane| lane.not_before);
-            // Others were woken since.
+            // Others were woken meanwhile.
             if rests_until.is_some_and(|until| self.resting.remove(&(until, key))) {
                 self.woken.push(key);
             }
@@ -175,7 +175,7 @@ impl Lanes {
         }
     }
 
-    /// The number from which this log must be read again, if it must: the lanes that asked load what comes now; their later
+    /// The number from which this log must be read again, if any: the lanes that asked load what comes now; their later
     /// lines wait for [`Self::refilled`].
     pub(in crate::drain) fn begin_refill(&mut self, log: Log) -> Option<u64> {
         let at = place(log)?;
@@ -184,7 +184,7 @@ impl Lanes {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             // A lane that waits once more asks again later: until then it would only release the records again.
             if lane.not_before.is_none() && lane.lines[at].wants_refill() {
-                // IMPORTANT: from the first of all participants: records before `from` are never read again.
+                // IMPORTANT: from the lowest number of all participants: records before `from` are never read again.
                 from = from.into_iter().chain(lane.lines[at].cut.take()).min();
                 lane.lines[at].refilling = true;
                 self.refilling[at].push(key);
@@ -193,15 +193,15 @@ impl Lanes {
         from
     }
 
-    /// Whether no lane loads more of what is read again from `next` on: each has its skipped records, or is full and cut off
-    /// once more.
+    /// Whether no lane would load any record from `next` on: each has its skipped records, or is full and cut off once
+    /// more.
     pub(in crate::drain) fn refill_is_done(&self, log: Log, next: u64) -> bool {
         let Some(at) = place(log) else { return true };
         let is_refilled = |lane: &Lane| lane.lines[at].is_refilled(next);
         self.refilling[at].iter().all(|key| self.lanes.get(key).is_none_or(is_refilled))
     }
 
-    /// The log has been read again up to its old position, or as far as any lane loads it.
+    /// The log has been read again up to its old position, or as far as lanes can load.
     pub(in crate::drain) fn refilled(&mut self, log: Log) {
         let Some(at) = place(log) else { return };
         for key in std::mem::take(&mut self.refilling[at]) {
@@ -222,7 +222,7 @@ impl Lanes {
     }
 }
 
-/// A lane releases its records of the log at this place and of those after it.
+/// Makes a lane release its records of this log and later ones.
 fn give_up_from(
     at: usize,
     lane: &mut Lane,
@@ -237,5 +237,5 @@ fn give_up_from(
     }
 }
 
-/// Lanes that want a log to be read again.
+/// Lanes that need a log to be read again.
 pub(super) type Asking = [HashSet<LaneKey>; LOGS.len()];

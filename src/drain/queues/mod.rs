@@ -1,15 +1,15 @@
-//! Which record goes next: order within a session, priority between types, and no waiting between sessions.
+//! Decides which record is sent next: order within a session, priority between kinds, and no waiting between sessions.
 //!
-//! A lane is a session's records in the order in which they must go. Started events come before the session's usage,
-//! `completed` after it. A quota request is a lane of its own. Of a lane at most one request is in flight: it carries one
-//! record, or in a batch a run of them. With [`SessionOrder::Boundaries`] several requests with usage of one lane may be
-//! in flight, and the events still go before and after all of them.
+//! A lane holds a session's records in sending order: started events before the session's usage, `completed` after it. A
+//! quota request has its own lane. A lane has at most one request in flight, which carries one record or, in a batch, a run
+//! of them. With [`SessionOrder::Boundaries`] several requests with a lane's usage may be in flight; the events are still
+//! sent before and after all of them.
 //!
-//! A refused record waiting for its confirmation is a *suspect*. Lanes that begin with one have separate queues, so that bad
-//! records never hold up good ones.
+//! A refused record that waits for confirmation is a *suspect*. Lanes whose head is a suspect have separate queues, so bad
+//! records never delay good ones.
 //!
-//! Memory is bounded: a lane holds at most [`LANE_MOST`] records of a log; when more come, or when the lane waits and
-//! room is needed, it is cut off and remembers from which number on its records must be read again ([`memory`]).
+//! Memory is bounded: a lane holds at most [`LANE_MOST`] records per log. When more arrive, or when the lane waits and room
+//! is needed, it is cut off and remembers the number from which its records must be read again ([`memory`]).
 
 mod lane;
 mod memory;
@@ -39,10 +39,10 @@ use walk::Walk;
 #[cfg(test)]
 mod tests;
 
-/// The most records of one session and log in memory: what a fast link carries of a session in a few round trips. Few
-/// under test, so that a short run cuts lanes off again and again.
+/// The most records per session and log in memory: what a fast link carries of one session in a few round trips. Few in
+/// tests, so that short runs cut lanes off often.
 const LANE_MOST: usize = if cfg!(test) { 8 } else { 4096 };
-/// After this many quota requests, lifecycle events, or suspects in a row, one of the next class goes, so that none starves.
+/// After this many quota requests, lifecycle events, or suspects in a row, the next class gets a turn: none starves.
 const STREAKS: [u32; 3] = [16, 16, 1];
 
 /// A lane's key: a hash of its session, or a quota request's number.
@@ -87,20 +87,20 @@ impl Hasher for KeyHasher {
     }
 }
 
-/// The logs that are sent, in the order of a session's records. A quota request is alone in its lane.
+/// The logs that are sent, in sending order. A quota request is alone in its lane.
 pub(super) const LOGS: [Log; 4] = [Log::Quota, Log::Started, Log::Usage, Log::Completed];
-/// Their places.
+/// Indices into it.
 const QUOTA: usize = 0;
 const STARTED: usize = 1;
 const USAGE: usize = 2;
 const COMPLETED: usize = 3;
 
-/// A log's place in [`LOGS`], and its line in a lane. Rejected messages are never sent.
+/// A log's index in [`LOGS`], which is its line in a lane. Rejected messages are never sent.
 pub(super) fn place(log: Log) -> Option<usize> {
     LOGS.iter().position(|other| *other == log)
 }
 
-/// The place of each kind in [`LOGS`].
+/// The index of each kind in [`LOGS`].
 pub(super) fn place_of(kind: Kind) -> usize {
     match kind {
         Kind::Quota => QUOTA,
@@ -124,24 +124,24 @@ pub(super) fn kind_of(log: Log) -> Kind {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BatchLimits {
     pub records: usize,
-    /// Before compression.
+    /// Bytes before compression.
     pub bytes: usize,
-    /// Limit per session, if there is one.
+    /// Limit per session, if any.
     pub of_a_session: Option<NonZeroUsize>,
-    /// Of one kind alone.
+    /// Whether only one kind is allowed.
     pub of_one_kind: bool,
-    /// Requests that share the lanes: each takes its part, so that no batch takes all sessions.
+    /// Requests that share the lanes: each takes its part, so no batch takes all sessions.
     pub pipes: usize,
 }
 
-/// A queue of ready lanes: by the log of their head, and whether that is a suspect.
+/// A queue of ready lanes: the log of their head, and whether the head is a suspect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ReadyQueue {
     at: usize,
     is_suspect: bool,
 }
 
-/// What the queues are served by, in the order of priority.
+/// The classes in order of priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PriorityClass {
     Quota,
@@ -154,39 +154,39 @@ impl PriorityClass {
     const ALL: [Self; 4] = [Self::Quota, Self::Lifecycle, Self::Suspects, Self::Usage];
 }
 
-/// The lanes, and which of them are ready.
+/// All lanes, and those that are ready.
 #[derive(Default)]
 pub(super) struct Lanes {
     lanes: HashMap<LaneKey, Lane, BuildHasherDefault<KeyHasher>>,
     /// Ready lanes, by the log of their head.
     ready: [VecDeque<LaneKey>; LOGS.len()],
-    /// Ready lanes that begin with a suspect.
+    /// Ready lanes whose head is a suspect.
     suspects: [VecDeque<LaneKey>; LOGS.len()],
     order: SessionOrder,
-    /// Held logs: they send only probes.
+    /// Held logs, which send only probes.
     held: [bool; LOGS.len()],
-    /// Started and completed events share a class and alternate.
+    /// Alternates started and completed events, which share a class.
     completed_next: bool,
-    /// Waiting lanes, and until when.
+    /// Waiting lanes, and until when they wait.
     waiting: BTreeSet<(Instant, LaneKey)>,
     /// Waiting lanes that have released all their records.
     resting: BTreeSet<(Instant, LaneKey)>,
     streaks: [u32; STREAKS.len()],
     counts: [usize; LOGS.len()],
     bytes: [usize; LOGS.len()],
-    /// Number of lanes with records in flight.
+    /// The number of lanes with records in flight.
     flying: usize,
     /// Logs of which waiting lanes may hold more than when room was last made.
     grown: [bool; LOGS.len()],
     /// Lanes whose wait has just ended.
     woken: Vec<LaneKey>,
-    /// Lanes that want a log to be read again.
+    /// Lanes that need a log to be read again.
     asking: Asking,
-    /// The lanes for which a log is being read again.
+    /// Lanes for which a log is being read again.
     refilling: [Vec<LaneKey>; LOGS.len()],
-    /// Lanes that ran empty while a log was being read again.
+    /// Lanes that became empty while a log was being read again.
     emptied: Vec<LaneKey>,
-    /// Lanes that rest until their held type is released.
+    /// Lanes that rest until their held kind is released.
     evicted: Vec<LaneKey>,
     walk: Walk,
 }
@@ -197,13 +197,13 @@ impl Lanes {
         self.order = order;
     }
 
-    /// Records in hand of this kind.
+    /// The number of records in hand of this kind.
     #[cfg(test)]
     pub(super) fn count(&self, kind: Kind) -> usize {
         self.counts[place_of(kind)]
     }
 
-    /// Bytes of these.
+    /// Their bytes.
     #[cfg(test)]
     pub(super) fn bytes(&self, kind: Kind) -> usize {
         self.bytes[place_of(kind)]
@@ -234,7 +234,7 @@ impl Lanes {
         if queue.is_suspect { &mut self.suspects[queue.at] } else { &mut self.ready[queue.at] }
     }
 
-    /// Makes a lane ready if its head may go.
+    /// Makes a lane ready if its head may be sent.
     fn queue(&mut self, key: LaneKey) {
         let order = self.order;
         let Some(lane) = self.lanes.get_mut(&key) else { return };
@@ -257,7 +257,7 @@ impl Lanes {
         }
     }
 
-    /// Holds these logs: they send only probes from now on.
+    /// Holds these logs: from now on they send only probes.
     pub(super) fn hold(&mut self, held: [bool; LOGS.len()]) {
         let before = std::mem::replace(&mut self.held, held);
         if before != held {
@@ -269,7 +269,7 @@ impl Lanes {
         }
     }
 
-    /// Lanes whose wait is over become ready, or ask for their released records.
+    /// Makes lanes ready whose wait is over, or has them ask for their released records.
     pub(super) fn wake(&mut self, now: Instant) {
         for set in [&mut self.waiting, &mut self.resting] {
             while let Some((_, key)) = set.first().copied().filter(|(until, _)| *until <= now) {
@@ -288,23 +288,23 @@ impl Lanes {
         }
     }
 
-    /// When [`Self::wake`] has something to do.
+    /// When [`Self::wake`] has something to do next.
     pub(super) fn next_wake(&self) -> Option<Instant> {
         let first = |set: &BTreeSet<(Instant, LaneKey)>| set.first().map(|(until, _)| *until);
         first(&self.waiting).into_iter().chain(first(&self.resting)).min()
     }
 
-    /// Whether any record may go.
+    /// Whether any record may be sent.
     pub(super) fn has_ready(&self) -> bool {
         PriorityClass::ALL.into_iter().any(|class| self.has(class))
     }
 
-    /// Whether a quota request may go.
+    /// Whether a quota request may be sent.
     pub(super) fn has_ready_quota(&self) -> bool {
         self.may_go(QUOTA)
     }
 
-    /// Whether a log is held that could be probed now.
+    /// Whether a held log could be probed now.
     pub(super) fn has_held(&self, log: Log) -> bool {
         place(log)
             .is_some_and(|at| self.held[at] && !(self.ready[at].is_empty() && self.suspects[at].is_empty()))
@@ -327,9 +327,9 @@ impl Lanes {
         }
     }
 
-    /// The next parcel to send. Its lanes are in flight until each record is settled or put back.
+    /// The next parcel to send. Its lanes are in flight until each record is settled or returned.
     ///
-    /// One record without `batch`, and always for quota requests.
+    /// One record without `batch`, and always one for quota requests.
     pub(super) fn pick(&mut self, batch: Option<BatchLimits>) -> Option<Parcel> {
         let queue = match self.next_class()? {
             PriorityClass::Quota => ReadyQueue { at: QUOTA, is_suspect: false },
@@ -371,7 +371,7 @@ impl Lanes {
         waiting[STREAKS.len()].then_some(PriorityClass::Usage)
     }
 
-    /// Lanes for a batch that begins with this queue: its share of all.
+    /// The lanes for a batch that starts with this queue: its share of all.
     fn batch_lanes(&mut self, first: ReadyQueue, limits: &BatchLimits) -> Vec<LaneKey> {
         let all_logs = [first.at, STARTED, COMPLETED, USAGE];
         let logs = if limits.of_one_kind { &all_logs[..1] } else { &all_logs[..] };
@@ -415,7 +415,7 @@ impl Lanes {
             self.flying += usize::from(!was_flying);
             groups.push(Group { lane: key, items });
         }
-        // Lanes without room go first next time.
+        // Lanes that found no room go first next time.
         for key in left_over.into_iter().rev() {
             self.queue_first(key);
         }
@@ -432,8 +432,8 @@ impl Lanes {
         }
     }
 
-    /// A record to probe the link with: the least tried one of the type that failed least, so that neither a bad record nor
-    /// a bad type keeps the link down.
+    /// A record to probe the link with: the one with the fewest attempts, of the kind that failed least. So neither a bad
+    /// record nor a bad kind keeps the link down.
     pub(super) fn pick_probe(&mut self, failed: impl Fn(Log) -> u64) -> Option<Parcel> {
         let order = [QUOTA, STARTED, COMPLETED, USAGE];
         let least = order.into_iter().filter(|at| self.may_go(*at)).min_by_key(|at| failed(LOGS[*at]));
@@ -443,9 +443,9 @@ impl Lanes {
         }
     }
 
-    /// A record to probe a log with that is held: the head of a lane that was never refused, of a session of which records
-    /// were delivered if there is one; else one that was refused once; else the least tried of those that were refused twice.
-    /// If the probe `walks`, every second one is a step of the [`walk`], and every one where no head is left to be tried.
+    /// A record to probe a held log with: preferably the head of a lane that was never refused, if possible of a session
+    /// with delivered records; else one that was refused once; else, of those refused twice, the one with the fewest
+    /// attempts. If the probe `walks`, every second one is a step of the [`walk`], or every one if no other head is left.
     pub(super) fn pick_probe_of(&mut self, log: Log, walks: bool) -> Option<Parcel> {
         let at = place(log)?;
         let (fresh, suspect) = (ReadyQueue { at, is_suspect: false }, ReadyQueue { at, is_suspect: true });
@@ -483,7 +483,7 @@ impl Lanes {
         Some(vec![Group { lane: key, items: vec![item] }])
     }
 
-    /// A record in flight is done. The next of its lane may go when nothing of the lane is in flight.
+    /// A record in flight is settled. The next of its lane may be sent when none of the lane is in flight.
     pub(super) fn settle(&mut self, key: LaneKey, item: &Item) {
         let at = place_of(item.ticket.kind);
         self.counts[at] -= 1;
@@ -509,7 +509,7 @@ impl Lanes {
         }
     }
 
-    /// Everything read has been loaded. Later reads exclude what is settled by now.
+    /// All records read have been loaded. Later reads exclude what is settled by now.
     pub(super) fn forget_emptied(&mut self) {
         for key in std::mem::take(&mut self.emptied) {
             if self.lanes.get(&key).is_some_and(|lane| lane.is_empty() && lane.in_flight == 0) {
@@ -518,12 +518,12 @@ impl Lanes {
         }
     }
 
-    /// Since when this lane's session has been unknown: since `now` if not before.
+    /// Since when this lane's session has been unknown: `now` if it was not before.
     pub(super) fn unknown_since(&mut self, key: LaneKey, now: Unknown) -> Unknown {
         self.lanes.get_mut(&key).map_or(now, |lane| **lane.unknown_since.get_or_insert_with(|| Box::new(now)))
     }
 
-    /// Ends every lane's wait, by order of an operator.
+    /// Ends the wait of every lane, by order of an operator.
     pub(super) fn wake_all(&mut self) {
         let last = [&self.waiting, &self.resting].into_iter().filter_map(|set| set.last());
         if let Some(last) = last.map(|(until, _)| *until).max() {
@@ -539,8 +539,8 @@ impl Lanes {
         }
     }
 
-    /// Returns a record in flight to its place in its lane, which waits until `not_before`, or longer if another of its
-    /// records requires it.
+    /// Returns a record in flight to its place. Its lane waits until `not_before`, or longer if another of its records
+    /// requires it.
     pub(super) fn put_back(&mut self, key: LaneKey, item: Item, not_before: Instant) {
         self.dequeue(key);
         let Some(lane) = self.lanes.get_mut(&key) else { return };
@@ -555,7 +555,7 @@ impl Lanes {
         self.grown = [true; LOGS.len()];
     }
 
-    /// Lanes of quota requests older than the deadline that are not in flight.
+    /// Takes quota requests that are older than the deadline and not in flight.
     pub(super) fn take_expired(&mut self, before: i64) -> Vec<(LaneKey, Item)> {
         let is_expired = |lane: &Lane| {
             let head = lane.head().map(|(_, item)| item.ticket);

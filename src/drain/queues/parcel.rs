@@ -1,4 +1,4 @@
-//! The contents of one request: records in groups by session, each with its history.
+//! The contents of one request: records grouped by session, each with its history.
 
 use clap::ValueEnum;
 
@@ -6,24 +6,24 @@ use super::LaneKey;
 use crate::outbox::Ticket;
 use crate::record::Record;
 
-/// In which order the records of one session go.
+/// The order in which one session's records are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum SessionOrder {
     /// One after another.
     #[default]
     Strict,
-    /// The started event first and the completed event last; usage between them in any order, and several at once.
+    /// The started event first and the completed event last; usage in between in any order, several requests at once.
     Boundaries,
 }
 
-/// How many requests the `ControlPlane` fulfilled, and how many failed with 5xx.
+/// The number of requests that the `ControlPlane` fulfilled, and of those that failed with 5xx.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::drain) struct Outcomes {
     pub passes: u64,
     pub failures: u64,
 }
 
-/// Refusals of a record that confirm each other, on different connections.
+/// Refusals over different connections that confirm a record's refusal.
 pub(in crate::drain) const CONFIRMED: u8 = 2;
 
 /// A record's history.
@@ -36,15 +36,15 @@ pub(in crate::drain) struct AttemptHistory {
     pub refusals: u8,
     /// Its last batch was compressed and failed as a whole: it is sent uncompressed once.
     pub is_plain: bool,
-    /// How many of its kind had been delivered when it was last tried.
+    /// Deliveries of its kind before its last attempt.
     pub deliveries: u64,
-    /// How many of any kind.
+    /// Deliveries of any kind before its last attempt.
     pub any_deliveries: u64,
-    /// The outcomes of its kind when it was first tried.
+    /// The outcomes of its kind at its first attempt.
     pub first: Outcomes,
-    /// How many of the failures since then were those of its own requests.
+    /// Failures since then that were those of its own requests.
     pub own_failures: u64,
-    /// Maximum size of its batches: halved when a batch fails as a whole, so that a record at fault is alone in the end.
+    /// Maximum records in its batches. Halved when a batch fails as a whole, so that a record at fault is finally alone.
     pub batch_most: usize,
 }
 
@@ -61,18 +61,18 @@ impl AttemptHistory {
         batch_most: usize::MAX,
     };
 
-    /// It was refused, and waits for the confirmation.
+    /// Whether it was refused and waits for confirmation.
     pub(in crate::drain) fn is_suspect(&self) -> bool {
         self.refusals > 0
     }
 
-    /// It was refused twice, on different connections.
+    /// Whether it was refused twice, over different connections.
     pub(in crate::drain) fn is_confirmed(&self) -> bool {
         self.refusals >= CONFIRMED
     }
 }
 
-/// A record in hand.
+/// A record in memory.
 #[derive(Debug)]
 pub(in crate::drain) struct Item {
     pub ticket: Ticket,
@@ -92,22 +92,22 @@ pub(in crate::drain) struct Group {
 /// The contents of one request.
 pub(in crate::drain) type Parcel = Vec<Group>;
 
-/// How many records are in it.
+/// The number of records.
 pub(in crate::drain) fn records_in(parcel: &[Group]) -> usize {
     parcel.iter().map(|group| group.items.len()).sum()
 }
 
-/// The lanes of these.
+/// Their lanes.
 pub(in crate::drain) fn lanes_of(parcel: &[Group]) -> impl Iterator<Item = LaneKey> {
     parcel.iter().map(|group| group.lane)
 }
 
-/// Remaining room in a batch.
+/// The remaining room in a batch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
     pub(super) records: usize,
     pub(super) bytes: usize,
-    /// Records in it.
+    /// Records already in it.
     pub(super) taken: usize,
     /// Maximum number of records, given those already in it.
     pub(super) most: usize,
@@ -118,23 +118,23 @@ impl Room {
         Self { records, bytes, taken: 0, most: usize::MAX }
     }
 
-    /// An equal share of it for each of so many lanes.
+    /// An equal share for each of this many lanes.
     pub(super) fn share(self, lanes: usize) -> Self {
         let lanes = lanes.max(1);
         Self::of(self.records.div_ceil(lanes), self.bytes.div_ceil(lanes))
     }
 
-    /// Whether a record of this size has room. The first always has.
+    /// Whether a record of this size fits. The first always does.
     pub(super) fn fits(self, bytes: usize) -> bool {
         self.taken == 0 || (self.records > 0 && bytes <= self.bytes)
     }
 
-    /// Whether a record may join that travels with at most `most`, itself among them.
+    /// Whether a record that may travel with at most `most` records, including itself, may join.
     pub(super) fn admits(self, most: usize) -> bool {
         self.taken < most.min(self.most).max(1)
     }
 
-    /// A record of this size is in it, which travels with at most `most`.
+    /// Adds a record of this size that may travel with at most `most` records.
     pub(super) fn take(&mut self, bytes: usize, most: usize) {
         self.records = self.records.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(bytes);

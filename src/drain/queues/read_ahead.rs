@@ -1,4 +1,4 @@
-//! Reading ahead: which part of which log to read next, if any.
+//! Reading ahead: which part of which log to read next.
 //!
 //! [`ReadAhead`] only decides; its caller reads, one read at a time.
 
@@ -10,16 +10,16 @@ use crate::outbox::Watermark;
 use crate::outbox::{Log, LogPage, ReadError};
 use crate::record::Kind;
 
-/// Records, and bytes of them, in hand at the most: quota requests by themselves, started and completed events with a
-/// quarter of it each, usage with what these leave, so that none can wait for room that another holds. Of what is in hand most
-/// is in flight on a long way: at 100 ms this is enough for some 140,000 records a second.
+/// Most records in memory, and their bytes. Quota requests have a window of their own; started and completed events get a
+/// quarter each, and usage gets what these leave, so that none waits for room held by another. On a long path most of these
+/// records are in flight: at 100 ms this suffices for some 140,000 records per second.
 const WINDOW: MemoryLimits = MemoryLimits { records: 20_480, bytes: 12 << 20 };
 /// The divisor for the share of started and completed events.
 const LIFECYCLE_SHARE: usize = 4;
 /// Records read at once.
 const READ_RECORDS: usize = 1024;
 
-/// A stretch of a log to be read.
+/// A part of a log to read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadRange {
     pub(super) log: Log,
@@ -27,25 +27,25 @@ pub(super) struct ReadRange {
     pub(super) upto: u64,
 }
 
-/// The read position in one log.
+/// The read position in a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct ReadPosition {
-    /// Up to where it has been read.
+    /// The end of what has been read.
     read: u64,
-    /// While it is read again: up to where it had been read before.
+    /// While reading again: the position up to which it had been read before.
     refill_upto: Option<u64>,
-    /// It has been read again since it was last read on.
+    /// Whether it was read again since it last advanced.
     was_refilled: bool,
 }
 
 impl ReadPosition {
-    /// Up to where it has ever been read.
+    /// The furthest position read so far.
     fn reached(self) -> u64 {
         self.refill_upto.unwrap_or(self.read)
     }
 }
 
-/// The position in every log, and the decision where to go on.
+/// The position in every log, and the choice of what to read next.
 #[derive(Debug)]
 pub(in crate::drain) struct ReadAhead {
     window: MemoryLimits,
@@ -64,7 +64,7 @@ impl ReadAhead {
         Self { window, positions: Default::default(), watermarks: Watermarks::default() }
     }
 
-    /// Up to where each log has been read.
+    /// The position in each log.
     #[cfg(test)]
     pub(super) fn positions(&self) -> [u64; LOGS.len()] {
         self.positions.map(|position| position.read)
@@ -74,7 +74,7 @@ impl ReadAhead {
         place(log).map_or(0, |at| self.positions[at].reached())
     }
 
-    /// Up to where a log may be read, where `end` is behind its last record.
+    /// The end up to which a log may be read; `end` is the position after its last record.
     fn bound(&mut self, log: Log, end: u64) -> u64 {
         match log {
             Log::Quota | Log::Started => end,
@@ -87,13 +87,13 @@ impl ReadAhead {
         }
     }
 
-    /// What is to be read next, if anything is and there is room for it. No other is asked for before [`Self::loaded`].
+    /// The next part to read, if there is any and room for it. Call [`Self::loaded`] before the next call.
     pub(super) fn next(&mut self, lanes: &mut Lanes, end: u64, watermark: Watermark) -> Option<ReadRange> {
         self.watermarks.tell(watermark);
         for (at, (log, kind)) in LOGS.into_iter().zip(LOGS.map(kind_of)).enumerate() {
             let bound = self.bound(log, end);
             let position = &mut self.positions[at];
-            // Alternates with reading on: otherwise lanes that keep waiting would hold up records that were never tried.
+            // Alternates with reading on: otherwise lanes that keep waiting would delay records that were never tried.
             if position.refill_upto.is_none()
                 && (!position.was_refilled || position.read >= bound)
                 && let Some(from) = lanes.begin_refill(log)
@@ -118,7 +118,7 @@ impl ReadAhead {
         None
     }
 
-    /// What was read goes into the lanes.
+    /// Moves the records read into the lanes.
     pub(super) fn loaded(&mut self, lanes: &mut Lanes, log: Log, page: LogPage) {
         for unsettled in page.records {
             lanes.load(unsettled);
@@ -140,7 +140,7 @@ impl ReadAhead {
 }
 
 impl DrainLoop {
-    /// Reads ahead, one log at a time, where there is room and something to read.
+    /// Reads ahead, one log at a time, if there is something to read and room for it.
     pub(in crate::drain) fn start_reading(&mut self) {
         if self.reading.is_some() || self.read_failed {
             return;
@@ -182,10 +182,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn completed_events_go_behind_the_usage_before_them_and_not_behind_a_whole_backlog() {
+    fn completed_events_wait_for_earlier_usage_but_not_for_the_whole_backlog() {
         let (mut read_ahead, mut lanes, end) = (ReadAhead::default(), Lanes::default(), 10_000);
         let usage = place(Log::Usage).unwrap();
-        // The window is full: usage has been read up to here, while the intake goes on taking.
+        // The window is full: usage has been read up to here, while the intake continues.
         read_ahead.positions[usage].read = 1050;
         for n in 1..=100 {
             read_ahead.next(&mut lanes, end, Watermark { completed: n * 100, usage: n * 100 });

@@ -1,4 +1,4 @@
-//! Order and fairness, on records as the outbox reads them; [`model`] runs whole lives against a plain log.
+//! Order and fairness, with records as the outbox reads them. [`model`] checks random sequences against a plain log.
 
 mod model;
 
@@ -41,7 +41,7 @@ fn lanes(records: &[(Kind, &str, u64)]) -> Lanes {
     lanes
 }
 
-/// The one record of a parcel.
+/// The only record of a parcel.
 fn only(parcel: Parcel) -> (LaneKey, Item) {
     let mut items: Vec<_> = items_of(parcel).collect();
     assert_eq!(items.len(), 1);
@@ -52,12 +52,12 @@ fn items_of(parcel: Parcel) -> impl Iterator<Item = (LaneKey, Item)> {
     parcel.into_iter().flat_map(|group| group.items.into_iter().map(move |item| (group.lane, item)))
 }
 
-/// The next record, one by one.
+/// The next record, sent alone.
 fn pick(lanes: &mut Lanes) -> Option<(LaneKey, Item)> {
     lanes.pick(None).map(only)
 }
 
-/// Sends the next record, and says which.
+/// Sends the next record, and returns its number.
 fn send(lanes: &mut Lanes) -> Option<u64> {
     let (key, item) = pick(lanes)?;
     lanes.settle(key, &item);
@@ -81,7 +81,7 @@ fn of_a_session_one_record_is_in_flight_and_the_next_is_the_next_in_order() {
     assert_eq!(item.ticket.seq, 1);
     assert!(!lanes.has_ready() && pick(&mut lanes).is_none(), "its second record waits for the first");
     load(&mut lanes, Kind::Usage, "a", 6);
-    assert!(!lanes.has_ready(), "what comes meanwhile waits as well");
+    assert!(!lanes.has_ready(), "records arriving meanwhile wait as well");
     lanes.settle(key, &item);
     assert_eq!(send_all(&mut lanes), [2, 5, 6]);
     assert_eq!((lanes.count(Kind::Usage), lanes.bytes(Kind::Usage)), (0, 0));
@@ -157,14 +157,14 @@ fn what_was_put_back_waits_for_its_time_at_the_head_of_its_lane() {
     lanes.put_back(key, item, not_before);
     assert_eq!(lanes.next_wake(), Some(not_before));
     load(&mut lanes, Kind::Usage, "a", 4);
-    assert_eq!(send_all(&mut lanes), [3], "only the other session goes meanwhile");
+    assert_eq!(send_all(&mut lanes), [3], "only the other session is sent meanwhile");
 
     lanes.wake(not_before.checked_sub(Duration::from_millis(1)).unwrap());
     assert!(!lanes.has_ready());
     lanes.wake(not_before);
     assert_eq!(lanes.next_wake(), None);
     let (key, item) = pick(&mut lanes).unwrap();
-    assert_eq!((item.ticket.seq, item.history.attempts), (1, 7), "what happened to it is not forgotten");
+    assert_eq!((item.ticket.seq, item.history.attempts), (1, 7), "its history is kept");
     lanes.settle(key, &item);
     assert_eq!(send_all(&mut lanes), [2, 4]);
 }
@@ -210,14 +210,14 @@ fn a_full_lane_passes_over_what_comes_and_asks_for_it_when_it_has_room() {
     }
     load(&mut lanes, Kind::Completed, "a", 99);
     assert_eq!(lanes.count(Kind::Usage), LANE_MOST);
-    assert_eq!(lanes.begin_refill(Log::Usage), None, "nothing has gone yet");
+    assert_eq!(lanes.begin_refill(Log::Usage), None, "nothing has been sent yet");
     let sent: Vec<_> = (0..most).filter_map(|_| send(&mut lanes)).collect();
     assert_eq!(sent, (1..=most).collect::<Vec<_>>());
-    assert!(!lanes.has_ready(), "completed waits for the usage that was passed over");
+    assert!(!lanes.has_ready(), "completed waits for the skipped usage");
 
     assert_eq!(lanes.begin_refill(Log::Usage), Some(most + 1));
     assert_eq!(lanes.begin_refill(Log::Usage), None, "asked once");
-    assert!(!lanes.has_ready(), "also while that is read again");
+    assert!(!lanes.has_ready(), "also while the usage is read again");
     for seq in most + 1..=most + 3 {
         load(&mut lanes, Kind::Usage, "a", seq);
     }
@@ -241,10 +241,10 @@ fn room_is_made_by_lanes_that_wait_and_they_keep_their_head() {
     let one = lanes.bytes(Kind::Usage) / 5;
     lanes.make_room(Kind::Usage, SMALL);
     assert_eq!((lanes.count(Kind::Usage), lanes.bytes(Kind::Usage)), (3, 3 * one));
-    assert_eq!(send_all(&mut lanes), [4, 5], "a lane that may go is left alone");
+    assert_eq!(send_all(&mut lanes), [4, 5], "a ready lane keeps its records");
     lanes.wake(not_before);
     assert_eq!(send_all(&mut lanes), [1]);
-    assert_eq!(lanes.begin_refill(Log::Usage), Some(2), "from the first that was cut off");
+    assert_eq!(lanes.begin_refill(Log::Usage), Some(2), "from the first lane that was cut off");
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn a_refill_begins_at_the_first_cut_of_those_that_asked() {
             assert!(!lanes.refill_is_done(Log::Usage, seq));
             load(&mut lanes, Kind::Usage, session, seq);
         }
-        assert!(lanes.refill_is_done(Log::Usage, 251), "what was passed over has been read");
+        assert!(lanes.refill_is_done(Log::Usage, 251), "the skipped records have been read");
         lanes.refilled(Log::Usage);
         let mut sent = send_all(&mut lanes);
         sent.sort_unstable();
@@ -281,7 +281,7 @@ fn a_refill_begins_at_the_first_cut_of_those_that_asked() {
     }
 }
 
-/// Puts the heads of all lanes back until then, each tried so often.
+/// Returns the heads of all lanes until then, each with this many attempts.
 fn put_all_back(lanes: &mut Lanes, not_before: Instant, attempts: u32) {
     let heads: Vec<_> = std::iter::from_fn(|| pick(lanes)).collect();
     for (key, mut item) in heads {
@@ -309,7 +309,7 @@ fn sessions_that_wait_leave_room_for_others_and_forget_nothing() {
     lanes.make_room(Kind::Usage, SMALL);
     let kept = SMALL.records / 8;
     assert_eq!(lanes.count(Kind::Usage), kept, "the others have most of the window");
-    assert_eq!(lanes.count(Kind::Completed), kept, "what could not go without it went with it");
+    assert_eq!(lanes.count(Kind::Completed), kept, "its successors were released with it");
     assert_eq!(lanes.next_wake(), Some(not_before));
     load(&mut lanes, Kind::Usage, "other", 90);
     assert_eq!(send_all(&mut lanes), [90]);
@@ -321,11 +321,11 @@ fn sessions_that_wait_leave_room_for_others_and_forget_nothing() {
         load(&mut lanes, Kind::Usage, &format!("unknown-{seq}"), seq);
     }
     lanes.refilled(Log::Usage);
-    assert_eq!(lanes.unknown_since(first, unknown(14)), unknown(7), "its grace goes on");
+    assert_eq!(lanes.unknown_since(first, unknown(14)), unknown(7), "its grace period continues");
     let again: Vec<_> = std::iter::from_fn(|| pick(&mut lanes)).collect();
     assert_eq!(again.len(), SMALL.records);
     for (key, item) in again {
-        assert_eq!(item.history.attempts, 3, "what happened to it is not forgotten");
+        assert_eq!(item.history.attempts, 3, "its history is kept");
         lanes.settle(key, &item);
     }
     assert!(lanes.begin_refill(Log::Completed).is_some());
@@ -345,7 +345,7 @@ fn a_few_that_wait_keep_their_head_in_a_full_window() {
         load(&mut lanes, Kind::Usage, &format!("ready-{seq}"), seq);
     }
     lanes.make_room(Kind::Usage, SMALL);
-    assert_eq!(lanes.count(Kind::Usage), SMALL.records, "reading it again would cost more than it holds");
+    assert_eq!(lanes.count(Kind::Usage), SMALL.records, "reading again would cost more than it frees");
 }
 
 #[test]
@@ -359,11 +359,11 @@ fn started_events_that_were_given_up_still_go_before_their_usage() {
     put_all_back(&mut lanes, not_before, 1);
     lanes.make_room(Kind::Started, SMALL);
     let last = SMALL.records as u64;
-    // Usage that comes meanwhile is passed over: it could not go.
+    // Usage that arrives meanwhile is skipped: it could not be sent.
     load(&mut lanes, Kind::Usage, &format!("s-{last}"), 99);
     lanes.wake(not_before);
     let kept = send_all(&mut lanes);
-    assert_eq!(kept.len(), 2 * (SMALL.records / 8), "those that kept their records: {kept:?}");
+    assert_eq!(kept.len(), 2 * (SMALL.records / 8), "lanes that kept their records: {kept:?}");
     assert!(lanes.begin_refill(Log::Usage).is_none());
     assert!(lanes.begin_refill(Log::Started).is_some());
     for seq in 1..=last {
@@ -402,7 +402,7 @@ fn a_refill_is_done_when_the_lanes_that_asked_are_full_again() {
     assert!(lanes.refill_is_done(Log::Usage, most + 1));
     lanes.refilled(Log::Usage);
     assert_eq!(send_all(&mut lanes).len(), LANE_MOST);
-    assert_eq!(lanes.begin_refill(Log::Usage), Some(2 * most + 1), "the next one goes on from there");
+    assert_eq!(lanes.begin_refill(Log::Usage), Some(2 * most + 1), "the next one continues from there");
 }
 
 #[test]
@@ -421,7 +421,7 @@ fn what_was_settled_while_it_was_being_read_again_does_not_go_twice() {
     };
     while send(&mut lanes).is_some() {}
     assert_eq!(lanes.begin_refill(Log::Usage), Some(LANE_MOST as u64 + 1));
-    // The read found 50 not settled; the answer to it arrives before what was read.
+    // The read found 50 unsettled; its answer arrives before the records read.
     lanes.settle(b_key, &b_only);
     load(&mut lanes, Kind::Usage, "a", LANE_MOST as u64 + 1);
     load(&mut lanes, Kind::Usage, "b", 50);
@@ -485,11 +485,11 @@ fn lanes_that_fill_the_window_of_a_held_log_rest_until_it_is_let_go() {
     }
     lanes.make_room(Kind::Started, SMALL);
     assert_eq!(lanes.count(Kind::Started), 2, "a few to probe with");
-    // Its usage would have to go behind it, and takes no room meanwhile.
+    // Its usage would have to follow it, and takes no room meanwhile.
     load(&mut lanes, Kind::Usage, "s6", 7);
     assert_eq!((lanes.count(Kind::Usage), send_all(&mut lanes)), (0, vec![]));
     lanes.wake(Instant::now() + Duration::from_secs(3600));
-    assert_eq!(lanes.begin_refill(Log::Started), None, "time alone brings nothing");
+    assert_eq!(lanes.begin_refill(Log::Started), None, "time alone changes nothing");
 
     lanes.hold([false; LOGS.len()]);
     assert_eq!(send_all(&mut lanes), [1, 2]);
@@ -533,7 +533,7 @@ fn what_goes_behind_a_held_head_takes_no_room_from_others_and_is_read_again() {
     );
     load(&mut lanes, Kind::Usage, "a", 7);
     load(&mut lanes, Kind::Usage, "b", 8);
-    assert_eq!(send_all(&mut lanes), [8], "others are read past it");
+    assert_eq!(send_all(&mut lanes), [8], "other lanes are read past it");
 
     lanes.hold([false; LOGS.len()]);
     assert_eq!(send_all(&mut lanes), [1]);
@@ -546,7 +546,7 @@ fn what_goes_behind_a_held_head_takes_no_room_from_others_and_is_read_again() {
     assert_eq!(lanes.begin_refill(Log::Completed), Some(6));
 }
 
-/// As much as anybody would put in a batch.
+/// Limits larger than anyone would set.
 const LIMITS: BatchLimits =
     BatchLimits { records: 1000, bytes: 1 << 20, of_a_session: None, of_one_kind: false, pipes: 1 };
 
@@ -643,13 +643,13 @@ fn what_comes_back_of_a_batch_takes_its_place_again() {
             2 | 4 => lanes.put_back(key, item, now),
             _ => lanes.settle(key, &item),
         }
-        assert!(!lanes.has_ready(), "not before all of it has come back");
+        assert!(!lanes.has_ready(), "not before all records have come back");
     }
     lanes.wake(now);
     assert_eq!(batch_of(&mut lanes, LIMITS).1, [[2, 4, 5]]);
 }
 
-/// Puts back the head of every lane as refused once.
+/// Returns the head of every lane as refused once.
 fn refuse_heads(lanes: &mut Lanes, now: Instant) {
     for (key, mut item) in std::iter::from_fn(|| pick(lanes)).collect::<Vec<_>>() {
         item.history.refusals = 1;
@@ -696,7 +696,7 @@ fn a_kind_that_is_refused_is_probed_with_sessions_that_were_delivered_and_with_w
     lanes.hold([false, false, true, false]);
     let mut probe = || only(lanes.pick_probe_of(Log::Usage, true).unwrap()).1.ticket.seq;
     assert_eq!(probe(), 8, "a session that is known to be good");
-    assert_eq!(probe(), 1, "the confirmation, in turns with the others: nothing goes before it");
+    assert_eq!(probe(), 1, "the confirmation, alternating with others: nothing is sent before it");
     let others: Vec<_> = (3..8).map(|_| probe()).collect();
     assert_eq!(others, [3, 4, 5, 6, 7]);
     assert!(lanes.pick_probe_of(Log::Usage, true).is_none());
@@ -724,11 +724,11 @@ fn a_walk_asks_for_the_head_again_before_each_record_behind_what_was_refused_twi
     };
     let in_turns: Vec<_> = (0..4).map(|_| probe(true, true)).collect();
     assert_eq!(in_turns, [(1, false), (1, true), (3, false), (2, false)], "a head, a step, a head");
-    assert_eq!(probe(false, true), (1, false), "without a walk heads only");
+    assert_eq!(probe(false, true), (1, false), "heads only without a walk");
     let walked: Vec<_> = (0..6).map(|_| probe(true, true)).collect();
     let heads_between = [1, 3, 1, 4, 1, 4].map(|seq| (seq, seq == 1));
-    assert_eq!(walked, heads_between, "each record, and its confirmation, behind the head");
-    assert_eq!(probe(true, false), (1, false), "the head failed otherwise: nothing goes before it");
+    assert_eq!(walked, heads_between, "each record and its confirmation follow the head");
+    assert_eq!(probe(true, false), (1, false), "the head failed in another way: nothing is sent before it");
     assert_eq!([probe(true, true), probe(true, true)], [(1, true), (6, false)]);
     // What follows is delivered: those before it are taken out, and none behind it.
     let key = LaneKey::of_session("a");
@@ -775,7 +775,7 @@ fn a_walk_with_nothing_behind_what_was_refused_takes_no_steps() {
         item.history.attempts += 1;
         item.history.refusals = 2;
         lanes.note_refusal(key);
-        assert!(!lanes.is_walking() && !lanes.is_mid_step(), "it would be asked for again at once, for ever");
+        assert!(!lanes.is_walking() && !lanes.is_mid_step(), "it would be picked again at once, forever");
         lanes.put_back(key, item, now);
         lanes.wake(now);
     }
@@ -792,7 +792,7 @@ fn with_boundaries_usage_goes_several_at_once_and_the_events_around_it() {
     ]);
     lanes.set_order(SessionOrder::Boundaries);
     let (key, started) = pick(&mut lanes).unwrap();
-    assert!(pick(&mut lanes).is_none(), "started goes alone");
+    assert!(pick(&mut lanes).is_none(), "started is sent alone");
     lanes.settle(key, &started);
     let mut usage: Vec<_> = std::iter::from_fn(|| pick(&mut lanes)).collect();
     assert_eq!(usage.iter().map(|(_, item)| item.ticket.seq).collect::<Vec<_>>(), [2, 3, 4]);

@@ -1,4 +1,4 @@
-//! Attribution of failures by comparison with other requests: to the record, its type, or the link.
+//! Attributes failures to the record, its kind, or the link, by comparison with other requests.
 
 use std::collections::HashSet;
 
@@ -9,40 +9,41 @@ use super::super::verdict::Trouble;
 use super::{Held, Routes};
 use crate::outbox::Log;
 
-/// A failure is one's own when so much else has passed for each other one that failed: else it is load, or an outage of a part
-/// of the `ControlPlane`.
+/// A failure counts as a record's or kind's own if this many others passed for each other one that failed. Otherwise the
+/// cause is load, or an outage of part of the `ControlPlane`.
 const PASS_FOR_EACH_FAILED: u64 = 4;
-/// A kind fails when that is so for so many of its lanes: sessions, or quota requests. One alone may be a record's own failure.
+/// A kind fails if this is true for this many of its lanes: sessions, or quota requests. A single one may be a record's own
+/// failure.
 const LANES_OF_A_KIND: usize = 2;
-/// How often in a row a type must be asked to wait, while others succeed, until it waits alone.
+/// How often in a row a kind must be asked to wait, while others succeed, until it waits alone.
 const ASKED_AGAIN: u32 = 2;
 
-/// Which requests a record's failure is compared with.
+/// The requests with which a record's failure is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::drain) enum Beside {
     /// Those of its kind.
     ItsKind,
-    /// All: it was answered 2xx, and only the answer is unusable.
+    /// All: the answer was 2xx, but unusable.
     Any,
 }
 
 /// What has succeeded since a record's last attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::drain) struct Passed {
-    /// One of those that it is compared with.
+    /// Any of the requests it is compared with.
     pub(in crate::drain) others: bool,
-    /// One of whichever kind.
+    /// A request of any kind.
     pub(in crate::drain) any: bool,
 }
 
-/// To whom a failure that may be the link's is attributed.
+/// The attribution of a failure that may be the link's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::drain) enum Attribution {
-    /// The link's, for all that is known.
+    /// The link's, as far as known.
     Link,
-    /// Its kind's, which is held, or of which the rest passes.
+    /// Its kind's, which is held, or otherwise passes.
     Kind,
-    /// Likewise, as is known now.
+    /// Its kind's, as has just become known.
     KindFromNowOn,
 }
 
@@ -52,29 +53,29 @@ pub(in crate::drain) struct LinkFailure<'a> {
     pub(in crate::drain) trouble: Trouble,
     /// When the request was sent.
     pub(in crate::drain) sent: Instant,
-    /// It was asked to wait.
+    /// Whether the answer asked to wait.
     pub(in crate::drain) is_asked: bool,
-    /// What was heard.
+    /// The answer.
     pub(in crate::drain) cause: &'a str,
 }
 
-/// What a kind has met since it was last answered that the link may be to blame for.
+/// Possible link troubles that a kind has met since it was last answered.
 #[derive(Debug, Default)]
 pub(super) struct FailureStreak {
-    /// It was held for such until it was answered: one more that everything would wait for is enough.
+    /// Whether it was held for such a trouble until it was answered: then one more costly failure suffices.
     pub(super) is_known: bool,
-    /// Requests.
+    /// Failed requests.
     failed: u32,
-    /// Lanes in them; as many as it takes to know.
+    /// Their lanes, up to the required number.
     lanes: HashSet<LaneKey>,
-    /// How often requests of other kinds had passed when the first failed.
+    /// Passed requests of other kinds when the first failed.
     others_passed: u64,
 }
 
-/// How the last requests of a kind have fared, of which so many are looked at.
+/// The outcomes of a kind's latest requests, up to a fixed number.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RecentOutcomes {
-    /// The last in the lowest bit; set where it met what the link may be to blame for.
+    /// The latest in the lowest bit; set: it met a possible link trouble.
     failed: u16,
     known: u32,
 }
@@ -84,7 +85,7 @@ impl RecentOutcomes {
         self.note(0);
     }
 
-    /// Nothing else, as far as is looked.
+    /// Whether none of them failed.
     pub(super) fn has_only_passed(self) -> bool {
         self.known == u16::BITS && self.failed == 0
     }
@@ -100,12 +101,12 @@ impl RecentOutcomes {
 }
 
 impl Routes {
-    /// Of a batch that was answered record by record, so many passed beside some that failed: each by itself.
+    /// This many records of a batch that was answered record by record passed individually, beside some that failed.
     pub(in crate::drain) fn passed_apart(&mut self, log: Log, records: u64) {
         self.of(log).outcomes.passes += records.saturating_sub(1);
     }
 
-    /// The server failed on this record alone. Tells which others have passed since it was last tried.
+    /// The server failed on this record alone. Returns what has passed since its last attempt.
     pub(in crate::drain) fn failed_on(
         &mut self,
         log: Log,
@@ -121,12 +122,13 @@ impl Routes {
         Passed { others: if beside == Beside::Any { any } else { of_its_kind }, any }
     }
 
-    /// Whether a record of any kind was delivered since this one was last tried.
+    /// Whether a record of any kind was delivered since this one's last attempt.
     pub(in crate::drain) fn any_passed(&self, history: &AttemptHistory) -> bool {
         self.routes.iter().map(|route| route.deliveries).sum::<u64>() > history.any_deliveries
     }
 
-    /// The server failed on a batch as a whole: perhaps for one of these, if others have passed since it was last tried.
+    /// The server failed on a batch as a whole. True if others have passed since the last attempt: the cause may be one of
+    /// these records.
     pub(in crate::drain) fn failed_on_all<'a>(
         &mut self,
         batch: impl Iterator<Item = (Log, &'a mut AttemptHistory)>,
@@ -145,23 +147,23 @@ impl Routes {
         others_passed
     }
 
-    /// The head of a lane has met 5xx, by itself.
+    /// The head of a lane got a 5xx on its own.
     pub(in crate::drain) fn is_failing(&mut self, log: Log, key: LaneKey) {
         self.of(log).failing.insert(key);
     }
 
-    /// The head of a lane is done with.
+    /// The head of a lane is settled.
     pub(in crate::drain) fn is_done(&mut self, log: Log, key: LaneKey) {
         self.of(log).failing.remove(&key);
     }
 
-    /// All lanes are forgotten.
+    /// Forgets all lanes.
     pub(in crate::drain) fn forget_lanes(&mut self) {
         self.routes.iter_mut().for_each(|route| route.failing.clear());
     }
 
-    /// Whether a record's failures are its own: since its first attempt hardly anything else has failed, and no more records
-    /// fail at once than may be refused in a row. Otherwise a part of the `ControlPlane` is out.
+    /// Whether a record's failures are its own: since its first attempt hardly anything else has failed, and no more
+    /// records fail at once than may be refused in a row. Otherwise part of the `ControlPlane` is down.
     pub(in crate::drain) fn are_its_own(&self, log: Log, beside: Beside, history: &AttemptHistory) -> bool {
         if beside == Beside::Any {
             return true;
@@ -179,13 +181,13 @@ impl Routes {
         history.first = self.known_of(log).outcomes;
     }
 
-    /// Notes the others' progress, to compare with at the next attempt.
+    /// Notes the others' progress, for comparison at the next attempt.
     fn note(&self, log: Log, history: &mut AttemptHistory) {
         history.deliveries = self.deliveries(log);
         history.any_deliveries = self.routes.iter().map(|route| route.deliveries).sum();
     }
 
-    /// A request of this kind, with the heads of these lanes, met what the link may be to blame for. Tells who is.
+    /// A request of this kind, with the heads of these lanes, met a possible link trouble. Returns the attribution.
     pub(in crate::drain) fn troubled(
         &mut self,
         log: Log,
@@ -197,13 +199,13 @@ impl Routes {
         let route = self.of(log);
         route.recent.note(1);
         if let Some(held) = &mut route.held {
-            // What it was refused for, and the brake with it, is not forgotten for that.
+            // A kind held for refusals keeps that reason, and its brake.
             if held.trouble.may_be_a_kinds() {
                 *held = Held { trouble: failure.trouble, cause: failure.cause.to_owned(), since: held.since };
             }
             return Attribution::Kind;
         }
-        // With many in flight, some fail among others that do not.
+        // With many requests in flight, some fail among others that succeed.
         if route.answered_at.is_some_and(|answered| failure.sent < answered) {
             return Attribution::Link;
         }
@@ -222,15 +224,15 @@ impl Routes {
             self.hold(log, failure.trouble, failure.cause, now);
             return Attribution::KindFromNowOn;
         }
-        // A type known to fail in part, and still failing: slowing all for it would not help.
+        // A kind known to fail in part still does: slowing down everything would not help.
         let route = self.known_of(log);
         let is_in_part =
             failure.trouble == Trouble::Failing && route.is_partial && !route.recent.has_only_failed();
         if is_in_part && self.others_are_well(log) { Attribution::Kind } else { Attribution::Link }
     }
 
-    /// It has failed as often in a row as opens the circuit, of more than one lane, while others passed. And hardly any of
-    /// those others fail that do not fail alone themselves.
+    /// Whether it has failed as often in a row as opens the circuit, in more than one lane, while others passed; and those
+    /// others hardly fail, except kinds that fail alone themselves.
     fn fails_alone(&self, log: Log, failure: LinkFailure<'_>, now: Instant) -> bool {
         let (route, enough) = (self.known_of(log), self.settings.failures_to_open);
         let mut others = LOGS.into_iter().zip(&self.routes).filter(|(other, _)| *other != log);
@@ -243,7 +245,7 @@ impl Routes {
             let passed = self.passes_beside(log) > *others_passed;
             // Each `Retry-After` made everything wait.
             let again = failure.is_asked && *failed >= ASKED_AGAIN;
-            // If a type fails in part, the rest should pass.
+            // If a kind fails in part, the rest should pass.
             let is_all = !route.is_partial || route.recent.has_only_failed();
             passed && (again || is_all && *failed >= enough)
         };
@@ -251,7 +253,7 @@ impl Routes {
         (is_shown && lanes.len() >= LANES_OF_A_KIND || *is_known && is_dear) && self.others_are_well(log)
     }
 
-    /// Whether the other types hardly fail, except those that fail alone themselves.
+    /// Whether the other kinds hardly fail, except those that fail alone themselves.
     fn others_are_well(&self, log: Log) -> bool {
         let others = LOGS.into_iter().zip(&self.routes).filter(|(other, route)| {
             *other != log && route.held.is_none() && route.streak.failed < self.settings.failures_to_open
@@ -262,13 +264,13 @@ impl Routes {
         u64::from(known - failed) >= PASS_FOR_EACH_FAILED * u64::from(failed)
     }
 
-    /// How often it has failed in a row, if it is not known by now that it does so alone.
+    /// How often it has failed in a row; 0 if it is known to fail alone.
     pub(in crate::drain) fn troubles_in_a_row(&self, log: Log) -> u64 {
         let route = self.known_of(log);
         if route.held.is_some() { 0 } else { route.streak.failed.into() }
     }
 
-    /// It was answered, if not as one would wish. True if that ends a hold.
+    /// It was answered, though without success. True if that ends a hold.
     pub(in crate::drain) fn answered(&mut self, log: Log, now: Instant) -> bool {
         let route = self.of(log);
         route.streak = FailureStreak::default();

@@ -1,4 +1,4 @@
-//! What holds a kind and what lets it go, and that no kind speaks for another.
+//! What holds and releases a kind; no kind affects another.
 
 use super::*;
 
@@ -30,10 +30,10 @@ fn refusals_of_a_kind_engage_its_brake_despite_other_deliveries_and_its_own_deli
         assert_eq!(routes.refused(Log::Usage, "status 422", now), n == 5);
     }
     assert!(routes.is_braked(Log::Usage) && !routes.is_braked(Log::Quota));
-    assert!(!routes.refused(Log::Usage, "status 422", now), "it is told once");
+    assert!(!routes.refused(Log::Usage, "status 422", now), "it is reported once");
     assert!(!routes.delivered(Log::Quota, 1, now) && routes.is_braked(Log::Usage));
     assert!(routes.delivered(Log::Usage, 1, now) && !routes.is_braked(Log::Usage));
-    assert!(!routes.refused(Log::Usage, "status 422", now), "and counts anew");
+    assert!(!routes.refused(Log::Usage, "status 422", now), "counting starts over");
 }
 
 #[test]
@@ -72,17 +72,17 @@ fn probes_of_a_braked_kind_back_off_once_they_show_a_bad_release() {
         routes.next_probe(|_| true).unwrap() - start
     };
     refuse(&mut routes);
-    assert!(waits(&mut routes, Pause::Backoff) >= Duration::from_secs(5), "what could bring nothing new");
+    assert!(waits(&mut routes, Pause::Backoff) >= Duration::from_secs(5), "nothing new can be expected");
     for _ in 0..QUICK_PROBES {
         assert_eq!(waits(&mut routes, SHORT), 50 * MS);
     }
     assert!(waits(&mut routes, SHORT) >= Duration::from_secs(5));
     assert_eq!(waits(&mut routes, Pause::AtOnce), Duration::ZERO, "the second half of a step");
-    // A delivery gives them back.
+    // A delivery restores them.
     assert!(routes.delivered(Log::Usage, 1, start));
     refuse(&mut routes);
     assert_eq!(waits(&mut routes, SHORT), 50 * MS);
-    // What else is held is asked no more often for that.
+    // Other held kinds are probed no more often because of that.
     for _ in 0..3 {
         routes.absent(Log::Completed, "status 404", start);
     }
@@ -103,7 +103,7 @@ fn only_a_kind_braked_for_a_while_is_walked() {
         routes.absent(Log::Completed, "status 404", now);
     }
     assert!(!routes.may_walk(Log::Completed, now + FOR_LONG));
-    // The next brake finds the same bad records, or, long after, others.
+    // The next brake finds the same bad records or, much later, others.
     for (pause, walks) in [(Duration::from_secs(1), true), (FOR_LONG, false)] {
         let released = now + FOR_LONG;
         routes.delivered(Log::Usage, 1, released);
@@ -178,7 +178,7 @@ fn a_grace_runs_only_while_others_of_its_kind_are_delivered() {
     routes.delivered(Log::Usage, 1, start + Duration::from_secs(3));
     assert_eq!(routes.delivering_since(Log::Usage, &since), Duration::from_secs(3));
     assert!(!routes.is_news(Log::Usage, &since));
-    // Nor while the link is down, or nothing comes.
+    // Nor while the link is down, or nothing is delivered.
     routes.link_down();
     routes.delivered(Log::Usage, 1, start + FOR_LONG);
     assert_eq!(routes.delivering_since(Log::Usage, &since), Duration::from_secs(3));
@@ -190,7 +190,7 @@ fn a_grace_runs_only_while_others_of_its_kind_are_delivered() {
 fn a_gap_before_a_session_was_unknown_is_no_time_of_its_grace() {
     let (mut routes, start) = (routes(), Instant::now());
     routes.delivered(Log::Usage, 1, start);
-    // For nine seconds nothing was delivered; then a session is unknown, and the next delivery comes at once.
+    // Nothing was delivered for nine seconds; then a session is unknown, and the next delivery follows at once.
     let unknown_at = start + Duration::from_secs(9);
     let since = routes.progress(unknown_at);
     routes.delivered(Log::Usage, 1, unknown_at + 100 * MS);

@@ -7,13 +7,13 @@ use super::CommandExecutor;
 use super::order::Order;
 use crate::admin::{Actor, Selection, chain};
 
-/// Pages of 500 dead letters that one command replays; its result says where to continue.
+/// Pages of 500 dead letters that one command may replay; its result says where to continue.
 const PAGES: usize = 20;
 /// Key names reported.
 const NAMES: usize = 16;
 
 impl CommandExecutor {
-    /// Executes a command. Its result is small, since it is kept until it is reported.
+    /// Executes a command. The result must be small: it is kept until it is reported.
     pub(super) async fn carry_out(
         &mut self,
         order: Order,
@@ -81,7 +81,7 @@ impl CommandExecutor {
         })
     }
 
-    /// Page after page, so that none takes long.
+    /// Replays page by page: no single request takes long.
     async fn replay(&self, by: &Actor, selection: Selection) -> Result<Value, String> {
         let (mut replayed, mut not_records, mut unknown) = (0, 0, 0);
         let mut next = Some(selection);
@@ -91,12 +91,12 @@ impl CommandExecutor {
                 .operator
                 .replay(by, selection)
                 .await
-                .map_err(|error| format!("{}; {replayed} were replayed before", chain(&error)))?;
+                .map_err(|error| format!("{}; {replayed} had been replayed", chain(&error)))?;
             replayed += outcome.replayed.len();
             not_records += outcome.not_records.len();
             unknown += outcome.unknown.len();
             if let Some(error) = outcome.error {
-                return Err(format!("{error}; {replayed} were replayed before"));
+                return Err(format!("{error}; {replayed} had been replayed"));
             }
             next = outcome.next;
         }

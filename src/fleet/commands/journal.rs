@@ -1,4 +1,4 @@
-//! The journal of commands: which were begun and their results, in memory and in the outbox across restarts.
+//! The journal of commands: which were begun and with what result, in memory and, across restarts, in the outbox.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -19,32 +19,31 @@ pub(super) enum BeginError {
     Unreadable,
 }
 
-/// A command to be noted.
+/// A command to be recorded.
 pub(super) struct Begun<'a> {
     pub(super) id: &'a str,
     pub(super) kind: &'a str,
     /// Whether it is an authorised change.
     pub(super) is_change: bool,
-    /// Expiry of its token, which could be replayed until then, in seconds since the Unix epoch.
+    /// Expiry of its token in seconds since the Unix epoch: until then the token could be replayed.
     pub(super) expires: Option<i64>,
 }
 
 /// The journal.
 pub(super) struct Journal {
     outbox: Outbox,
-    /// How long a command is remembered at least.
+    /// Minimum time for which a command is remembered.
     ttl: Duration,
     notes: BTreeMap<u64, CommandNote>,
     numbers: HashMap<String, u64>,
-    /// Up to this number they were noted by an earlier process.
+    /// Numbers up to this one were recorded by an earlier process.
     earlier: u64,
-    /// The last note that cannot be read.
+    /// The last entry that cannot be read.
     unreadable: Option<u64>,
 }
 
 impl Journal {
-    /// Reads the journal. A command that was begun, with an unknown outcome, is not executed again, and is reported as
-    /// interrupted.
+    /// Reads the journal. A command that was begun and has no recorded result is not executed again, but reported as interrupted.
     pub(super) async fn open(outbox: Outbox, ttl: Duration) -> Result<Self, LedgerError> {
         let (mut notes, mut unreadable) = (BTreeMap::new(), None);
         for (number, note) in outbox.command_notes().await? {
@@ -75,12 +74,12 @@ impl Journal {
         Ok(Self { outbox, ttl, notes, numbers, earlier, unreadable })
     }
 
-    /// Whether a command with this id can be told from all others.
+    /// Whether the id fits into an entry and can be told from all others.
     pub(super) fn can_note(id: &str) -> bool {
         id.len() <= COMMAND_ID_BYTES
     }
 
-    /// The command's number, if it was begun before.
+    /// The command's number, if it was recorded before.
     pub(super) fn find(&self, id: &str) -> Option<u64> {
         self.numbers.get(id).copied()
     }
@@ -89,28 +88,28 @@ impl Journal {
         self.notes.get(&number)
     }
 
-    /// Whether it was noted by an earlier process than this.
+    /// Whether it was recorded by an earlier process.
     pub(super) fn is_earlier(&self, number: u64) -> bool {
         number <= self.earlier
     }
 
-    /// Those whose results nobody has heard, in order.
+    /// The numbers of unreported results, in order.
     pub(super) fn unreported(&self) -> Vec<u64> {
         let all = self.notes.iter().filter(|(_, note)| note.outcome.is_some() && !note.is_reported);
         all.map(|(number, _)| *number).collect()
     }
 
-    /// Records that a command is begun, or the result of one that never was. Durable when this returns.
+    /// Records that a command begins, or the result of a command that is not executed. Durable on return.
     ///
-    /// IMPORTANT: `now`, in microseconds since the Unix epoch, is by the clock that tokens are judged by: were an id
-    /// forgotten by another that is ahead, its token would still be good.
+    /// IMPORTANT: `now`, in microseconds since the Unix epoch, must come from the clock that judges tokens. Another clock that is
+    /// ahead could forget an id while its token is still valid.
     pub(super) async fn begin(
         &mut self,
         begun: Begun<'_>,
         outcome: Option<CommandOutcome>,
         now: i64,
     ) -> Result<u64, BeginError> {
-        // Whose it was nobody can say, so every change could be a second one.
+        // The unreadable entry may be of any command, so any change could be a repetition.
         if begun.is_change && self.unreadable.is_some() {
             return Err(BeginError::Unreadable);
         }
@@ -122,12 +121,12 @@ impl Journal {
             command_type: begun.kind.to_owned(),
             is_change: begun.is_change,
             begun_at: now,
-            // IMPORTANT: at least as long as its token is valid: otherwise a forgotten command could be replayed.
+            // IMPORTANT: at least as long as the token is valid: otherwise a forgotten command could be replayed.
             keep_until: now.saturating_add(ttl).max(expires),
             outcome,
             is_reported: false,
         };
-        // No number that an unreadable note has.
+        // An unreadable entry's number must not be reused.
         let last = self.notes.last_key_value().map_or(0, |(number, _)| *number);
         let last = last.max(self.unreadable.unwrap_or(0));
         let number = now.max(0).unsigned_abs().max(last + 1);
@@ -142,7 +141,7 @@ impl Journal {
         Ok(number)
     }
 
-    /// Entries to forget; `None` if that still leaves no room.
+    /// The entries to forget; `None` if the journal stays full even so.
     fn outdated(&self, now: i64) -> Option<Vec<u64>> {
         let is_over = |note: &CommandNote| note.keep_until < now;
         let done = self.notes.iter().filter(|(_, note)| is_over(note) && note.is_reported);
@@ -150,7 +149,7 @@ impl Journal {
         if self.notes.len() - gone.len() < MOST {
             return Some(gone);
         }
-        // Forget commands without effect first, and of those the reported ones.
+        // Forget commands that changed nothing first, reported ones before others.
         let expendable = self
             .notes
             .iter()
@@ -160,17 +159,17 @@ impl Journal {
         Some(gone)
     }
 
-    /// Records the result of a command. If it cannot be written, it is known until the process ends.
+    /// Records the result of a command. If writing fails, the result is known until the process ends.
     pub(super) async fn finish(&mut self, number: u64, outcome: CommandOutcome) {
         self.change(number, |note| note.outcome = Some(outcome)).await;
     }
 
-    /// Its result was accepted, or given up.
+    /// Marks the result as reported: it was accepted or given up.
     pub(super) async fn reported(&mut self, number: u64) {
         self.change(number, |note| note.is_reported = true).await;
     }
 
-    /// Somebody has not heard its result, and it is told once more.
+    /// Marks the result as unreported: the `ControlPlane` lacks it.
     pub(super) fn report_again(&mut self, number: u64) {
         if let Some(note) = self.notes.get_mut(&number) {
             note.is_reported = false;

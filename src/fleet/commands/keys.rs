@@ -1,9 +1,8 @@
 //! The `ControlPlane`'s public keys: cached, and fetched again for a token with an unknown key.
 //!
-//! Whoever can hand out commands can hand out any number that name unknown keys, or are signed with other ones than they
-//! name: a key may have been replaced under its name. So a fetch is made at most once a round for keys that are too old,
-//! and for those others not more often than [`EXTRA_EVERY`]; a command that cannot be judged meanwhile waits for the next
-//! round.
+//! A sender of commands can send any number that name unknown keys, or that are signed with another key than they name (a key
+//! may have been replaced under its name). So keys that are too old are fetched at most once a round, and unknown keys at most
+//! every [`EXTRA_EVERY`]. A command that cannot be judged meanwhile waits for the next round.
 
 use std::time::Duration;
 
@@ -16,10 +15,10 @@ use crate::drain::Admission;
 
 /// Minimum interval of fetches for an unknown or replaced key.
 const EXTRA_EVERY: Duration = Duration::from_secs(10);
-/// A fetch waits for its turn no longer than this.
+/// The longest time that a fetch waits for admission.
 const TURN_WITHIN: Duration = Duration::from_secs(30);
 
-/// Why there are no keys to verify with.
+/// Why no keys are available.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoKeys {
     #[error("cannot fetch the public keys: {0}")]
@@ -30,30 +29,30 @@ pub(super) enum NoKeys {
     TooSoon,
 }
 
-/// What is found of a token.
+/// The verdict on a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TokenCheck {
-    /// It is good.
+    /// The token is valid.
     Good(VerifiedToken),
-    /// It is not.
+    /// The token is invalid.
     Bad(TokenError),
-    /// Cannot be verified now.
+    /// The token cannot be verified now.
     NotNow(NoKeys),
 }
 
 struct CachedKeys {
     set: JwkSet,
-    /// Before the request was made: what it was asked for was true at that time or later.
+    /// The time before the request: the keys were current then or later.
     at: Instant,
 }
 
-/// The keys.
+/// The cached keys.
 pub(super) struct KeyCache {
     ttl: Duration,
     held: Option<CachedKeys>,
-    /// The last fetch that failed, by the round that it was made for.
+    /// The last failed fetch, and the round it was made for.
     failed: Option<(Instant, NoKeys)>,
-    /// When they were last fetched for the sake of an unknown one.
+    /// The last fetch for an unknown key.
     extra_at: Option<Instant>,
 }
 
@@ -62,7 +61,7 @@ impl KeyCache {
         Self { ttl, held: None, failed: None, extra_at: None }
     }
 
-    /// Judges the token of a command that was received at this time.
+    /// Judges the token of a command that was received at `received`.
     pub(super) async fn judge(
         &mut self,
         (client, admission): (&Client, &Admission),
@@ -99,7 +98,7 @@ impl KeyCache {
         }
     }
 
-    /// Fetches them, unless that was done in this round. Gives their names.
+    /// Fetches the keys, unless this round has done so. Returns their names.
     pub(super) async fn refresh(
         &mut self,
         client: &Client,

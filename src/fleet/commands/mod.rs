@@ -1,26 +1,26 @@
 //! Commands of the `ControlPlane`: polled, verified, executed once, reported until accepted.
 //!
 //! ```text
-//!  poll ──▶ known? ──▶ may it? ──▶ note "begun" ──▶ carry out ──▶ note what came of it ──▶ report ──▶ note "reported"
-//!             │           │            (durable)                       (durable)              ▲
-//!             └───────────┴── no ──────────────────────────────────────────────────────────────┘
+//!  poll ──▶ known? ──▶ allowed? ──▶ note "begun" ──▶ execute ──▶ note result ──▶ report ──▶ note "reported"
+//!             │           │          (durable)                    (durable)        ▲
+//!             └───────────┴── no ──────────────────────────────────────────────────┘
 //! ```
 //!
 //! * [`order`]: the types of commands and their parameters. Pure.
-//! * [`token`]: what proves that one is the `ControlPlane`'s. Pure.
+//! * [`token`]: verifies that a command is the `ControlPlane`'s. Pure.
 //! * [`keys`]: the public keys, fetched rarely.
-//! * [`journal`]: which were begun, and what became of them; durable in the outbox's database.
-//! * [`carry_out`] and [`report`]: the two ends of the work.
+//! * [`journal`]: which commands were begun, and their results; durable in the outbox's database.
+//! * [`carry_out`] and [`report`]: execute commands and report results.
 //!
-//! # What holds
+//! # Guarantees
 //!
-//! * A command is noted, durably, before it is carried out, and its result before it is reported. A crash in between neither
-//!   repeats nor loses it: one that was begun and of which nothing more is known is reported as interrupted.
-//! * An id is remembered for `COMMAND_CACHE_TTL`, and as long as its token is good: a token that is played back does nothing.
-//! * What changes something is done only with a token that verifies; everything else about a command is not trusted.
-//! * It all goes by turns at the link: nothing is asked while the circuit is open, and it counts against the rate limit.
+//! * A command is recorded, durably, before it is executed, and its result before it is reported. A crash in between neither
+//!   repeats nor loses it: a command that was begun and has no recorded result is reported as interrupted.
+//! * An id is remembered for `COMMAND_CACHE_TTL` and for as long as its token is valid: a replayed token has no effect.
+//! * Changes require a token that verifies. Nothing else about a command is trusted.
+//! * Every request needs admission to the link: none is sent while the circuit is open, and each counts against the rate limit.
 //!
-//! Nothing is asked while the `ControlPlane` does not know this server: then it has no commands for it either.
+//! No polls are sent while the `ControlPlane` does not know this server: it then has no commands for it.
 
 mod carry_out;
 mod journal;
@@ -63,19 +63,19 @@ const A_ROUND: usize = 100;
 /// Settings of remote commands.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `SERVER_ID`: whom tokens have to be for.
+    /// `SERVER_ID`: the required audience of tokens.
     pub server_id: String,
     /// Poll interval.
     pub poll_interval: Duration,
-    /// How long an id is remembered.
+    /// The minimum time for which an id is remembered.
     pub cache_ttl: Duration,
-    /// How tokens have to be signed.
+    /// The required signing algorithm of tokens.
     pub algorithm: CommandAlgorithm,
-    /// How long public keys are kept.
+    /// How long public keys are cached.
     pub keys_ttl: Duration,
 }
 
-/// Whether a command's token proves, by these keys and at this time, that it is for this server. The error says why not.
+/// Checks that a command's token is for this server, by these keys at this time. The error gives the reason.
 pub fn check_token(
     command: &Command,
     keys: &JwkSet,
@@ -100,28 +100,28 @@ pub struct CommandExecutor {
     keys: KeyCache,
     journal: Option<Journal>,
     load: Load,
-    /// For the one log line.
+    /// Whether the log has reported that commands wait for keys.
     waits_for_keys: bool,
-    /// Why commands of this round cannot be noted, and as it was last said.
+    /// Why commands of this round cannot be recorded, and the last reason logged.
     unnoted: Option<String>,
     unnoted_said: Option<String>,
-    /// What is wrong with the answers, as it was last said.
+    /// The last logged problem with the answers.
     misunderstood_said: Option<String>,
-    /// Of a result: how often it was said that there is no such thing.
+    /// By result: how often the `ControlPlane` answered that it does not exist.
     not_found: HashMap<u64, u32>,
-    /// Of a result: how often it alone was not heard.
+    /// By result: how often reporting it failed on its own.
     unheard: HashMap<u64, u32>,
-    /// Results that were given up: a command that is handed out all the same is not answered any more.
+    /// Results that were given up: if their command is delivered again, it is ignored.
     unwanted: HashSet<u64>,
 }
 
-/// The judgement on a command.
+/// The verdict on a command.
 enum Judgement {
     /// Execute it; its token expires then.
     Do(Order, Option<i64>),
-    /// It may not be done.
+    /// The command is not allowed.
     Refused(String),
-    /// It cannot be done.
+    /// The command cannot be executed.
     Impossible(String),
 }
 
@@ -148,7 +148,7 @@ impl Ending {
 }
 
 impl CommandExecutor {
-    /// Commands to this agent.
+    /// For this agent.
     pub fn new(
         settings: Settings,
         admission: Admission,
@@ -157,7 +157,7 @@ impl CommandExecutor {
         metrics: Arc<Metrics>,
         registered: watch::Receiver<bool>,
     ) -> Self {
-        // Every sample exists from the start: no alert sees a series that appears with its first event.
+        // Every series exists from the start: alerts miss a series that appears with its first event.
         for kind in CommandType::ALL.map(CommandType::name).into_iter().chain([UNKNOWN]) {
             for ending in Ending::ALL {
                 metrics.commands.with_label_values(&[kind, ending.label()]).inc_by(0);
@@ -208,7 +208,7 @@ impl CommandExecutor {
         }
     }
 
-    /// One poll for commands. `None`: time to stop.
+    /// Polls for commands and handles them. `None`: time to stop.
     async fn round(&mut self, stop: &watch::Receiver<bool>) -> Option<()> {
         if self.journal.is_none() {
             let outbox = self.operator.outbox.clone();
@@ -253,7 +253,7 @@ impl CommandExecutor {
                 self.set_aside(&mut commands);
                 Some(commands)
             }
-            // It answers, but wrongly: that does not pass by itself, and the link's state does not show it.
+            // The ControlPlane answers, but wrongly: this does not pass by itself, and the link's state does not show it.
             Err(error @ (CallError::BadAnswer(_) | CallError::Status { meaning: Meaning::Foreign, .. })) => {
                 self.tell_misunderstood(Some(error.to_string()));
                 Some(Vec::new())
@@ -265,7 +265,7 @@ impl CommandExecutor {
         }
     }
 
-    /// Keeps the commands that need work: known ones take no place from new ones.
+    /// Keeps the commands that need work: known commands do not displace new ones.
     fn set_aside(&self, commands: &mut Vec<Command>) {
         let mut new = 0;
         commands.retain(|command| {
@@ -280,13 +280,13 @@ impl CommandExecutor {
         });
     }
 
-    /// Whether the result was reported, apparently, and must be reported again.
+    /// Whether the result was reported, but must be reported again.
     fn has_to_be_told_again(&self, number: u64) -> bool {
         let note = self.journal.as_ref().and_then(|journal| journal.note(number));
         note.is_some_and(|note| note.is_reported) && !self.unwanted.contains(&number)
     }
 
-    /// Handles one command. Returns why it has to wait for the keys, if it does.
+    /// Handles a command. Returns why it has to wait for the keys, if so.
     async fn handle(&mut self, command: &Command, received: Instant) -> Option<keys::NoKeys> {
         let kind = CommandType::of(&command.command_type);
         if let Some(number) = self.journal.as_ref()?.find(&command.command_id) {
@@ -351,7 +351,7 @@ impl CommandExecutor {
                 TokenCheck::NotNow(why) => return Err(why),
             }
         }
-        // IMPORTANT: only what is authorised is looked at more closely.
+        // IMPORTANT: parameters are parsed only after authorisation.
         Ok(match Order::new(kind, &command.parameters) {
             Ok(order) => Judgement::Do(order, expires),
             Err(wrong) => Judgement::Impossible(wrong),
@@ -399,7 +399,7 @@ impl CommandExecutor {
         failpoint::reached("commands::noted");
     }
 
-    /// Records that a command was not executed, so that this is reported.
+    /// Records that a command was not executed; that is then reported.
     async fn reject(&mut self, kind: Option<CommandType>, command: &Command, ending: Ending, why: String) {
         let begun =
             Begun { id: &command.command_id, kind: &command.command_type, is_change: false, expires: None };
@@ -408,7 +408,7 @@ impl CommandExecutor {
         }
     }
 
-    /// Notes a command; none: it cannot be dealt with now, and is handed out again.
+    /// Records a command. `None`: it cannot be handled now, and will be delivered again.
     async fn begin(&mut self, begun: Begun<'_>, outcome: Option<CommandOutcome>) -> Option<u64> {
         match self.journal.as_mut()?.begin(begun, outcome, self.client.unix_micros()).await {
             Ok(number) => Some(number),
@@ -424,7 +424,7 @@ impl CommandExecutor {
         self.metrics.commands.with_label_values(&[kind, ending.label()]).inc();
     }
 
-    /// One log line when commands begin to wait for the keys.
+    /// Logs once when commands begin to wait for the keys.
     fn tell_waiting(&mut self, waits: Option<&keys::NoKeys>) {
         if let Some(why) = waits
             && !self.waits_for_keys
@@ -434,7 +434,7 @@ impl CommandExecutor {
         self.waits_for_keys = waits.is_some();
     }
 
-    /// One log line when the answers begin to be no commands, or are none for another reason, and when they are some again.
+    /// Logs once when answers to polls become invalid, when the reason changes, and when they are valid again.
     fn tell_misunderstood(&mut self, misunderstood: Option<String>) {
         if misunderstood != self.misunderstood_said {
             match &misunderstood {
@@ -448,7 +448,7 @@ impl CommandExecutor {
         }
     }
 
-    /// One log line when commands begin to wait because they cannot be noted, or do so for another reason.
+    /// Logs once when commands begin to wait because they cannot be recorded, or when the reason changes.
     fn tell_unnoted(&mut self) {
         let unnoted = self.unnoted.take();
         if let Some(error) = &unnoted
@@ -468,7 +468,7 @@ fn outcome(done: Result<Value, String>) -> CommandOutcome {
     CommandOutcome { success, result: result.to_string(), error, at: crate::time::now().0 }
 }
 
-/// What comes of `work`; none: it is time to stop.
+/// The output of `work`; `None`: time to stop.
 async fn until<T>(stop: &watch::Receiver<bool>, work: impl Future<Output = T>) -> Option<T> {
     let mut stop = stop.clone();
     tokio::select! {

@@ -1,4 +1,4 @@
-//! What can be ordered: the types of commands, and their parameters read and limited. Pure.
+//! The types of commands, and their parameters, parsed and limited. Pure.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -7,7 +7,7 @@ use crate::admin::{LogLevelBody, NewBandwidth, NewRateLimit, Selection};
 use crate::drain::RateLimit;
 use crate::telemetry::log::Level;
 
-/// The types of commands that this agent knows.
+/// The command types that this agent knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CommandType {
     RefreshPublicKeys,
@@ -36,7 +36,7 @@ impl CommandType {
         Self::ReloadConfiguration,
     ];
 
-    /// Its name in the contract and in metrics.
+    /// The name in the contract and in metrics.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::RefreshPublicKeys => "refresh_public_keys",
@@ -61,7 +61,7 @@ impl CommandType {
         !matches!(self, Self::RefreshPublicKeys | Self::HealthCheck | Self::GetMetrics)
     }
 
-    /// Whether what it changed is as before after a restart of the agent.
+    /// Whether a restart of the agent undoes its change.
     pub(super) const fn ends_with_the_process(self) -> bool {
         matches!(
             self,
@@ -74,7 +74,7 @@ impl CommandType {
     }
 }
 
-/// What is to be done.
+/// A parsed command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     RefreshPublicKeys,
@@ -90,7 +90,7 @@ pub(super) enum Order {
 }
 
 impl Order {
-    /// The order, or what is wrong with its parameters. Those of a command that has none are not looked at.
+    /// Parses a command, or says what is wrong with its parameters. Types without parameters ignore them.
     pub(super) fn new(kind: CommandType, parameters: &Value) -> Result<Self, String> {
         Ok(match kind {
             CommandType::RefreshPublicKeys => Self::RefreshPublicKeys,
@@ -120,7 +120,7 @@ impl Order {
 }
 
 fn read<T: DeserializeOwned>(parameters: &Value) -> Result<T, String> {
-    // A list's values would be taken for the fields in their order.
+    // serde also accepts an array, whose values it would take for the fields in order.
     if parameters.is_array() {
         return Err("parameters: not an object".to_owned());
     }

@@ -1,4 +1,4 @@
-//! Reports each result until the `ControlPlane` has it.
+//! Reports each result until the `ControlPlane` accepts it.
 
 use serde_json::Value;
 use tokio::sync::watch;
@@ -10,27 +10,27 @@ use crate::control_plane::{CallError, CommandResult, Meaning};
 use crate::record::Timestamp;
 use crate::telemetry::failpoint;
 
-/// That there is no such server or command may be a matter of time; after so many answers it is not.
+/// An unknown server or command may become known; after this many such answers the result is given up.
 const NOT_FOUND_MOST: u32 = 10;
-/// After so many results in a round that were not heard, the rest waits for the next round.
+/// Failed reports in a round after which the rest waits for the next round.
 const UNHEARD_MOST: usize = 10;
 
-/// What to do with a result.
+/// The outcome of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReportOutcome {
-    /// The `ControlPlane` has it.
+    /// The `ControlPlane` accepted it.
     Heard,
     /// Rejected: repeating it would not help.
     Refused,
-    /// It does not know this server, or this command.
+    /// The `ControlPlane` does not know this server or this command.
     NotFound,
-    /// This one failed, there or here: report it again; the next may succeed.
+    /// This report failed, on either side: retry it; the next one may succeed.
     Again,
-    /// No reports succeed now.
+    /// No report can succeed now.
     NotNow,
 }
 
-/// A pure, total function of what came back.
+/// Maps the answer to an outcome. Pure and total.
 fn outcome_of(answer: &Result<(), CallError>) -> ReportOutcome {
     match answer {
         Ok(()) => ReportOutcome::Heard,
@@ -39,7 +39,7 @@ fn outcome_of(answer: &Result<(), CallError>) -> ReportOutcome {
             Meaning::NotFound => ReportOutcome::NotFound,
             Meaning::Refused => ReportOutcome::Refused,
             Meaning::InProgress | Meaning::Failing => ReportOutcome::Again,
-            // The way there: nobody else's result would fare better.
+            // The connection is at fault: other results would fail too.
             Meaning::Credentials
             | Meaning::Overloaded
             | Meaning::Misconfigured
@@ -52,7 +52,7 @@ fn outcome_of(answer: &Result<(), CallError>) -> ReportOutcome {
 }
 
 impl CommandExecutor {
-    /// Reports what was not heard yet, in order; behind the others what was not heard before. None: it is time to stop.
+    /// Reports results in order; those that failed before go last. `None`: time to stop.
     pub(super) async fn report(&mut self, stop: &watch::Receiver<bool>) -> Option<()> {
         let Some(journal) = &mut self.journal else { return Some(()) };
         let mut unreported = journal.unreported();
@@ -101,7 +101,7 @@ impl CommandExecutor {
     }
 }
 
-/// The result, as it is reported.
+/// The result as it is reported.
 fn result(journal: &Journal, number: u64) -> Option<CommandResult> {
     let note = journal.note(number)?;
     let outcome = note.outcome.as_ref()?;
@@ -111,7 +111,7 @@ fn result(journal: &Journal, number: u64) -> Option<CommandResult> {
         && ends
         && journal.is_earlier(number)
     {
-        // It was done, and is undone: whoever commanded it has to know.
+        // The change was made and undone by a restart: the sender of the command has to know.
         fields.insert("ended_by_restart".into(), true.into());
     }
     Some(CommandResult {

@@ -1,4 +1,4 @@
-//! What a token has to be, and what is remembered for how long.
+//! What makes a token valid, and how long commands are remembered.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::outbox::{Durability, Outbox, Settings, Threads};
 
 const NOW: i64 = 1_800_000_000;
 
-/// A key of some algorithm, and what is published of it.
+/// A private key and its public JWK.
 struct Pair {
     private: EncodingKey,
     algorithm: Algorithm,
@@ -42,7 +42,7 @@ impl Pair {
         self.sign_critically(kid, None, claims)
     }
 
-    /// With a list of extensions that whoever verifies it has to know.
+    /// Signs with a `crit` header: extensions that a verifier must know.
     fn sign_critically(&self, kid: Option<&str>, critical: Option<&[&str]>, claims: &Value) -> String {
         let mut header = Header::new(self.algorithm);
         header.kid = kid.map(Into::into);
@@ -118,7 +118,7 @@ fn every_claim_has_to_be_there_and_to_say_what_the_command_says() {
         (with(&json!({"exp": 0})), TokenError::Expired),
         (with(&json!({"exp": -1e300})), TokenError::Expired),
         (with(&json!({"exp": NOW + 366 * 86_400 + 1})), TokenError::Lasting),
-        // The year 30000.
+        // In the year 30000.
         (with(&json!({"exp": 884_541_340_800_i64})), TokenError::Lasting),
         (with(&json!({"nbf": NOW + 60})), TokenError::NotYet),
         (without("aud"), TokenError::Claims),
@@ -171,10 +171,10 @@ fn only_the_configured_algorithm_counts_with_a_key_that_is_for_it() {
     assert_eq!(judge(&own.sign(None, &claims()), &[&other.jwk]), Err(TokenError::UnknownKey));
     assert_eq!(judge(&good, &[]), Err(TokenError::UnknownKey));
 
-    // Signed with another algorithm by the very key.
+    // The right key with another algorithm.
     let rs512 = Pair { private: own.private.clone(), algorithm: Algorithm::RS512, jwk: own.jwk.clone() };
     assert_eq!(judge(&rs512.sign(Some("k"), &claims()), &[&own.jwk]), Err(TokenError::Algorithm));
-    // HMAC with what is published for its secret; even where the set has a symmetric key of that name.
+    // HMAC with the public key as its secret, even if the set contains a symmetric key of that name.
     for secret in [own.jwk["n"].as_str().unwrap(), &own.jwk.to_string(), ""] {
         let mut header = Header::new(Algorithm::HS256);
         header.kid = Some("k".into());
@@ -183,7 +183,7 @@ fn only_the_configured_algorithm_counts_with_a_key_that_is_for_it() {
         let symmetric = json!({"kty": "oct", "k": "AAAA", "kid": "k"});
         assert_eq!(judge(&token, &[&own.jwk, &symmetric]), Err(TokenError::Algorithm));
     }
-    // No signature: `{"alg":"none"}`, and the name of a good algorithm with nothing behind it.
+    // Unsigned: `{"alg":"none"}`, and a valid algorithm with an empty signature.
     let parts: Vec<&str> = good.split('.').collect();
     for (token, why) in [
         (format!("eyJhbGciOiJub25lIn0.{}.", parts[1]), TokenError::Malformed),
@@ -195,7 +195,7 @@ fn only_the_configured_algorithm_counts_with_a_key_that_is_for_it() {
     ] {
         assert_eq!(judge(&token, &[&own.jwk]), Err(why), "{token:.80}");
     }
-    // Keys that are for something else.
+    // Keys for other purposes.
     for (name, value) in [
         ("use", json!("enc")),
         ("alg", json!("RS512")),
@@ -226,7 +226,7 @@ fn a_token_with_an_extension_that_has_to_be_known_is_refused() {
             "{critical:?}"
         );
     }
-    // What nobody has to know is passed over.
+    // Unknown non-critical headers are ignored.
     let mut header = Header::new(Algorithm::RS256);
     header.extras.insert("urn:example:once", true);
     let token = jsonwebtoken::encode(&header, &claims(), &own.private).unwrap();
@@ -292,7 +292,7 @@ async fn begun_commands_and_results_survive_a_restart() {
     let heard =
         journal.begin(begun("heard", false, None), Some(outcome(Err("no".into()))), now()).await.unwrap();
     journal.reported(heard).await;
-    assert_eq!(journal.unreported(), [done], "what is not finished has nothing to report");
+    assert_eq!(journal.unreported(), [done], "an unfinished command has nothing to report");
     assert!(!journal.is_earlier(done));
     drop(journal);
     assert!(threads.join());
@@ -316,7 +316,7 @@ async fn an_id_is_forgotten_after_its_time_but_not_while_its_token_is_good_or_it
     let dir = tempfile::tempdir().unwrap();
     let (open, threads) = outbox(dir.path());
     let mut journal = Journal::open(open, Duration::ZERO).await.unwrap();
-    // By the ControlPlane's clock, which is nobody else's: a token that is good by it is remembered, and no other.
+    // By the ControlPlane's clock, which no other clock here shows: tokens valid by it are remembered, and no others.
     let mut now = NOW * 1_000_000;
     for (id, expires, is_heard) in
         [("over", Some(NOW), true), ("good", Some(NOW + 3600), true), ("unheard", Some(NOW), false)]
@@ -326,7 +326,7 @@ async fn an_id_is_forgotten_after_its_time_but_not_while_its_token_is_good_or_it
         if is_heard {
             journal.reported(number).await;
         }
-        // Its time is over a microsecond later.
+        // One microsecond later its time is over.
         now += 1;
     }
     journal.begin(begun("next", false, None), None, now).await.unwrap();
@@ -378,7 +378,7 @@ async fn every_note_fits_and_round_trips() {
     assert_eq!(note.outcome.unwrap().error.unwrap().len(), 512);
     journal.finish(number, outcome(Ok(json!({"much": long})))).await;
     let (_, note) = open.command_notes().await.unwrap().remove(0);
-    assert_eq!(note.unwrap().outcome.unwrap().result, "null", "half of some JSON is none");
+    assert_eq!(note.unwrap().outcome.unwrap().result, "null", "truncated JSON is not kept");
     drop((journal, open));
     assert!(threads.join());
 }
@@ -391,10 +391,10 @@ async fn a_note_that_cannot_be_read_keeps_changes_from_being_made_twice() {
     let number = journal.begin(begun("replayed", true, None), None, now()).await.unwrap();
     drop(journal);
     assert!(threads.join());
-    // As a later release would write it.
+    // As a later release might write it.
     let ledger = sled::open(dir.path().join("ledger")).unwrap();
     let key = [&b"m"[..], &number.to_be_bytes()].concat();
-    assert!(ledger.insert(key, vec![200]).unwrap().is_some(), "there it was");
+    assert!(ledger.insert(key, vec![200]).unwrap().is_some(), "the entry existed");
     drop(ledger);
 
     let (open, threads) = outbox(dir.path());
@@ -402,7 +402,7 @@ async fn a_note_that_cannot_be_read_keeps_changes_from_being_made_twice() {
     assert_eq!(journal.find("replayed"), None);
     let again = journal.begin(begun("replayed", true, None), None, now()).await;
     assert!(matches!(again, Err(BeginError::Unreadable)));
-    // What changes nothing may be done twice; and the note stays as it is.
+    // Commands that change nothing may be repeated; and the entry stays as it is.
     let next = journal.begin(begun("figures", false, None), None, number as i64).await.unwrap();
     assert!(next > number);
     assert_eq!(open.command_notes().await.unwrap()[0], (number, None));

@@ -11,18 +11,18 @@ use serde_json::Value;
 
 use crate::control_plane::Command;
 
-/// A longer token is none: it repeats the parameters, and those of the longest command are a few KiB.
+/// A longer token is rejected: it repeats the parameters, and those of the longest command take a few KiB.
 const TOKEN_BYTES: usize = 32 << 10;
-/// So many keys are tried: where a token does not name its own, or several have that name.
+/// Keys tried if a token does not name its key, or if several keys have that name.
 const KEYS_TRIED: usize = 16;
-/// `nbf` may be so far ahead: the clocks agree no better.
+/// How far `nbf` may be ahead: clocks agree no better.
 const NOT_BEFORE_SECONDS: f64 = 5.0;
 
-/// A command is remembered for as long as its token is good. One that is good for longer than any order makes sense would
-/// take its place in the journal for ever.
+/// A command is remembered while its token is valid. A token valid for longer than any order needs would occupy the journal
+/// indefinitely.
 const LASTS_MOST_SECONDS: f64 = 366.0 * 86_400.0;
 
-/// Signing algorithm of the tokens in commands. Their keys are public, so that HMAC is not among them.
+/// Signing algorithm of the tokens in commands. Verification keys are public, which excludes HMAC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "verbatim")]
 pub enum CommandAlgorithm {
@@ -40,7 +40,7 @@ pub enum CommandAlgorithm {
     EdDSA,
 }
 
-/// Why a token is invalid. None of these repeats its content.
+/// Why a token is invalid. Errors never quote the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TokenError {
     #[error("the token is missing")]
@@ -73,14 +73,14 @@ pub(super) enum TokenError {
     Parameters,
 }
 
-/// What a good token grants.
+/// What a valid token grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct VerifiedToken {
-    /// Until then it could be shown again, in seconds since the Unix epoch.
+    /// Expiry in seconds since the Unix epoch: until then the token could be replayed.
     pub(super) expires: i64,
 }
 
-/// Whose tokens are good, and how they are signed.
+/// Verifies tokens for one server and one algorithm.
 #[derive(Clone, Debug)]
 pub(super) struct TokenVerifier {
     pub(super) algorithm: Algorithm,
@@ -112,7 +112,7 @@ impl TokenVerifier {
         Self { algorithm, audience: audience.to_owned() }
     }
 
-    /// The command's token, as far as it can be judged without keys.
+    /// The command's token, after the checks that need no keys.
     pub(super) fn token<'a>(&self, command: &'a Command) -> Result<&'a str, TokenError> {
         let token = command.token.as_ref().ok_or(TokenError::Missing)?.expose();
         if token.is_empty() {
@@ -127,11 +127,11 @@ impl TokenVerifier {
         if header.alg != self.algorithm {
             return Err(TokenError::Algorithm);
         }
-        // RFC 7515 §4.1.11: unknown critical extensions must be refused. None is known here.
+        // RFC 7515 §4.1.11: unknown critical extensions must be refused. We know none.
         if header.crit.is_some() { Err(TokenError::Critical) } else { Ok(token) }
     }
 
-    /// Whether the token authorises exactly this command, here and now.
+    /// Whether the token authorises exactly this command at this time.
     pub(super) fn verify(
         &self,
         command: &Command,
@@ -168,11 +168,11 @@ impl TokenVerifier {
         Ok(VerifiedToken { expires: claims.exp.ceil() as i64 })
     }
 
-    /// The claims of a token that is signed with one of the keys.
+    /// The claims of a token signed by one of the keys.
     fn claims(&self, token: &str, keys: &JwkSet) -> Result<CommandClaims, TokenError> {
         let header = decode_header(token).map_err(|_| TokenError::Malformed)?;
         let mut validation = Validation::new(self.algorithm);
-        // Time is judged by the ControlPlane's clock, and the audience more strictly than the library does.
+        // Expiry is judged by the ControlPlane's clock, and the audience more strictly than by the library.
         (validation.validate_exp, validation.validate_aud) = (false, false);
         validation.required_spec_claims.clear();
         let is_meant = |key: &&Jwk| header.kid.is_none() || key.common.key_id == header.kid;
@@ -182,7 +182,7 @@ impl TokenVerifier {
             let Ok(key) = DecodingKey::from_jwk(key) else { continue };
             match decode::<Value>(token, &key, &validation) {
                 Ok(data) => return CommandClaims::deserialize(data.claims).map_err(|_| TokenError::Claims),
-                // By name it is this key; but there may be two of a name, while one takes the other's place.
+                // The key has the right name, but two keys may share a name while one replaces the other.
                 Err(_) => is_named = header.kid.is_some(),
             }
         }
@@ -190,8 +190,8 @@ impl TokenVerifier {
     }
 }
 
-/// Whether a key is for verifying signatures of this algorithm. A key says itself what it is: an RSA key is never taken
-/// for anything else, and a symmetric key is never in use.
+/// Whether a key may verify signatures of this algorithm. Only the key's own type counts: an RSA key is never used as another
+/// kind, and a symmetric key is never used.
 fn is_usable(key: &Jwk, algorithm: Algorithm) -> bool {
     let fits = match (&key.algorithm, algorithm) {
         (AlgorithmParameters::RSA(_), Algorithm::RS256 | Algorithm::RS384 | Algorithm::RS512) => true,
@@ -208,7 +208,7 @@ fn is_usable(key: &Jwk, algorithm: Algorithm) -> bool {
         && common.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify))
 }
 
-/// Whether a token is for this server and for no other.
+/// Whether a token is for this server only.
 fn is_for(audience: &Value, server_id: &str) -> bool {
     match audience {
         Value::String(one) => one == server_id,
@@ -217,7 +217,7 @@ fn is_for(audience: &Value, server_id: &str) -> bool {
     }
 }
 
-/// Whether two commands' parameters say the same. None at all is the same as an empty object.
+/// Whether the parameters of token and command are equal. Missing parameters equal an empty object.
 fn are_same(claimed: &Value, given: &Value) -> bool {
     let is_nothing = |value: &Value| match value {
         Value::Null => true,

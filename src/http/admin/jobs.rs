@@ -1,16 +1,16 @@
-//! What takes as long as the outbox is large.
+//! Jobs that take as long as the outbox is large.
 //!
 //! | path | does |
 //! |---|---|
-//! | `POST /admin/outbox/verify` | reads and checks everything; answers a line a moment, the last one says what was found |
-//! | `POST /admin/outbox/salvage?give_up=false` | brings back what was set aside; answers likewise |
-//! | `POST /admin/outbox/export` | begins an export: the drain lets go of all records |
+//! | `POST /admin/outbox/verify` | reads and checks everything; answers with progress lines, the last one is the result |
+//! | `POST /admin/outbox/salvage?give_up=false` | recovers records from the quarantine; answers the same way |
+//! | `POST /admin/outbox/export` | begins an export: the drain releases all records |
 //! | `GET /admin/outbox/export/{id}/page` | the next lines, with their `X-Export-Page`; 202: not yet; 204: no more |
-//! | `POST /admin/outbox/export/{id}/confirm` | the page is safe elsewhere |
-//! | `DELETE /admin/outbox/export/{id}` | ends it: the drain goes on |
-//! | `POST /admin/outbox/import?import=…&first=1` | takes in lines of what was exported; `first` is the first one's number, `last=true` ends it |
+//! | `POST /admin/outbox/export/{id}/confirm` | the page is durable elsewhere |
+//! | `DELETE /admin/outbox/export/{id}` | ends the export: the drain resumes |
+//! | `POST /admin/outbox/import?import=…&first=1` | imports lines of an export; `first` numbers the first one, `last=true` ends it |
 //!
-//! A client that goes away ends its job; one that exports is waited for, for a while.
+//! A client that disconnects ends its job; an export waits some time for its client.
 
 use std::sync::Arc;
 
@@ -33,10 +33,10 @@ use crate::admin::{
 };
 use crate::outbox::{AppendError, Chunk, ExportId, TransferError};
 
-/// Lines of an import: some hundred, or one of the longest record there can be, escaped.
+/// Lines of an import: several hundred, or one of the longest possible record, escaped.
 const IMPORT_BYTES: usize = 64 << 20;
 const LINES: &str = "application/x-ndjson";
-/// Which page it is.
+/// The page's number.
 static EXPORT_PAGE: HeaderName = HeaderName::from_static("x-export-page");
 
 pub(super) fn router() -> Router<Arc<Admin>> {
@@ -76,7 +76,7 @@ impl From<TransferError> for Fault {
     }
 }
 
-/// Lines of JSON as they come, for as long as the turn is held.
+/// Streams lines of JSON as they come. The turn is held until the stream ends.
 fn lines<T: Serialize + 'static>(
     admin: &Admin,
     job: impl FnOnce() -> stream::BoxStream<'static, JobLine<T>>,

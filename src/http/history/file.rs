@@ -1,7 +1,7 @@
-//! The history's file, `history` in the outbox's folder: a line with the format and a checksum, then the points in JSON.
+//! The history's file, `history` in the outbox's folder: a line with the format and a checksum, then the points as JSON.
 //!
-//! Nothing depends on it. One that is damaged, of another format, or from the future is passed over, and a failure to write
-//! costs the charts what went before a restart.
+//! Nothing depends on it. A file that is damaged, of another format, or from the future is ignored. If it cannot be written,
+//! the charts lose their past at a restart.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -13,13 +13,13 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{HOUR_MS, KINDS, POINTS, Point, Rates};
 
 const FORMAT: &str = "dataplane-agent history 1";
-/// More than an hour of points takes.
+/// More than an hour of points needs.
 const BYTES: u64 = 256 << 10;
 
-/// A point: when, how many waited, and records a second in and out.
+/// A point: its time, the backlog, and records per second in and out.
 type HistoryLine = (i64, u64, [f64; KINDS], [f64; KINDS]);
 
-/// Where it is.
+/// The location of the file.
 #[derive(Clone)]
 pub(in crate::http) struct HistoryFile(PathBuf);
 
@@ -28,7 +28,7 @@ impl HistoryFile {
         Self(folder.join("history"))
     }
 
-    /// The points of the hour before this moment; none where they cannot be had.
+    /// The points of the hour before `now_ms`; empty if there are none or the file is unusable.
     pub(in crate::http) fn read(&self, now_ms: i64) -> Vec<Point> {
         let mut text = String::new();
         let file = File::open(&self.0).map(|file| file.take(BYTES));
@@ -44,13 +44,13 @@ impl HistoryFile {
         }
     }
 
-    /// Puts another one in its place, at once or not at all.
+    /// Replaces the file atomically.
     pub(in crate::http) fn write(&self, text: &[u8]) {
         let new = self.0.with_extension("new");
         let written = write_new(&new, text).and_then(|()| fs::rename(&new, &self.0));
         if let Err(error) = written {
             tracing::debug!(%error, "cannot write the charts' history file");
-            // What there is of it takes room that the outbox may need. Where this fails too, the next one takes its place.
+            // A partial file would take space the outbox may need. If this fails too, the next write replaces it.
             let _ = fs::remove_file(&new);
         }
     }
@@ -63,7 +63,7 @@ fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
 
 pub(super) fn encode<'a>(points: impl Iterator<Item = &'a Point>) -> Vec<u8> {
     let lines = points.map(|Point { at_ms, depth, rates }| (at_ms, depth, rates.taken, rates.settled));
-    // Numbers can always be written.
+    // Numbers always serialise.
     let json = serde_json::to_string(&lines.collect::<Vec<_>>()).unwrap_or_default();
     format!("{FORMAT} {:016x}\n{json}", xxh3_64(json.as_bytes())).into_bytes()
 }
@@ -97,7 +97,7 @@ mod tests {
     fn an_hour_comes_back_and_what_is_older_does_not() {
         let folder = tempfile::tempdir().unwrap();
         let (file, points) = (HistoryFile::in_folder(folder.path()), points(POINTS as i64));
-        assert_eq!(file.read(0), [], "there is none yet");
+        assert_eq!(file.read(0), [], "no file yet");
         file.write(&encode(points.iter()));
         assert!(fs::metadata(&file.0).unwrap().len() < BYTES / 2);
         let last = points.last().unwrap().at_ms;
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(file.read(last + HOUR_MS / 2), points[POINTS / 2..]);
         assert_eq!(file.read(last + HOUR_MS), []);
         let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
-        assert_eq!(names.collect::<Vec<_>>(), ["history"], "and nothing else is left");
+        assert_eq!(names.collect::<Vec<_>>(), ["history"], "no other file is left");
     }
 
     #[test]
@@ -126,7 +126,7 @@ mod tests {
         let mut back = points(3);
         back.swap(0, 1);
         assert_eq!(decode(&String::from_utf8(encode(back.iter())).unwrap(), 10_000), None);
-        // Another file under its name, and one that is no text.
+        // Another file under that name, and one that is not text.
         let folder = tempfile::tempdir().unwrap();
         let file = HistoryFile::in_folder(folder.path());
         for bytes in [b"\xff\xfe".to_vec(), vec![b'a'; 1 << 20], Vec::new()] {
@@ -141,7 +141,7 @@ mod tests {
         let gone = HistoryFile::in_folder(&folder.path().join("gone"));
         gone.write(b"text");
         assert!(!folder.path().join("gone").exists(), "no folder is made");
-        // It cannot take the place of a folder; what was written beside it is removed.
+        // It cannot replace a folder; the partial file is removed.
         let file = HistoryFile::in_folder(folder.path());
         fs::create_dir(&file.0).unwrap();
         file.write(b"text");

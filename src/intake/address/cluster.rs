@@ -1,33 +1,33 @@
-//! `redis+cluster://[user:password@]host[:port][,host[:port]...]`: some nodes of a Redis Cluster, which know the others; with
-//! TLS `rediss+cluster://`. And what a cluster makes of a key's name.
+//! Parses `redis+cluster://[user:password@]host[:port][,host[:port]...]`: some nodes of a Redis Cluster, which know the
+//! others. With TLS: `rediss+cluster://`. Also finds the hash tag of a key's name.
 
 use super::hosts::{address, login};
 
-/// Where nodes listen, unless the address says otherwise.
+/// The default port of nodes.
 const PORT: u16 = 6379;
 const SCHEME: &str = "redis+cluster://";
 const SCHEME_TLS: &str = "rediss+cluster://";
 
-/// What such a URL says.
+/// A parsed URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClusterUrl {
     /// The nodes to ask first.
     pub(crate) nodes: Vec<(String, u16)>,
     /// The user of Redis.
     pub(crate) user: Option<String>,
-    /// Its password.
+    /// The password of Redis.
     pub(crate) password: Option<String>,
-    /// Whether nodes are spoken to by TLS.
+    /// Whether nodes are reached over TLS.
     pub(crate) is_encrypted: bool,
 }
 
 impl ClusterUrl {
-    /// Whether it is meant to be one.
+    /// Whether a URL has this scheme.
     pub(crate) fn is_meant(url: &str) -> bool {
         url.starts_with(SCHEME) || url.starts_with(SCHEME_TLS)
     }
 
-    /// Reads it. The error repeats nothing of it: it may hold a password.
+    /// Parses the URL. Errors never quote it: it may contain a password.
     pub(crate) fn parse(url: &str) -> Result<Self, &'static str> {
         let plain = url.strip_prefix(SCHEME);
         let rest = plain.or_else(|| url.strip_prefix(SCHEME_TLS)).ok_or("is not a redis+cluster:// URL")?;
@@ -41,7 +41,7 @@ impl ClusterUrl {
     }
 }
 
-/// The part of a key's name that alone decides in which slot the key is, if there is one: what is in the first braces.
+/// The hash tag of a key's name, if it has one: the text in the first braces, which alone determines the key's slot.
 pub(crate) fn hash_tag(key: &str) -> Option<&str> {
     let (_, rest) = key.split_once('{')?;
     let (tag, _) = rest.split_once('}')?;

@@ -1,5 +1,5 @@
-//! What Redis URLs with many hosts have in common. No URL of the `url` crate has more than one. No error repeats anything of
-//! the URL: it may hold a password.
+//! Common to Redis URLs with several hosts, which the `url` crate does not support. Errors never quote the URL: it may
+//! contain a password.
 
 use percent_encoding::percent_decode_str;
 
@@ -9,7 +9,7 @@ pub(super) struct Login {
     pub(super) password: Option<String>,
 }
 
-/// What stands before the last `@`, and what is behind it.
+/// Splits off the login before the last `@`.
 pub(super) fn login(rest: &str) -> Result<(Login, &str), &'static str> {
     let (login, rest) = rest.rsplit_once('@').unwrap_or(("", rest));
     let (user, password) = login.split_once(':').unwrap_or((login, ""));
@@ -20,10 +20,10 @@ pub(super) fn login(rest: &str) -> Result<(Login, &str), &'static str> {
     Ok((Login { user: decoded(user)?, password: decoded(password)? }, rest))
 }
 
-/// One host, and its port if it is not the usual one.
+/// Parses a host with an optional port.
 pub(super) fn address(text: &str, usual_port: u16) -> Result<(String, u16), &'static str> {
     let (host, port) = match text.rsplit_once(':') {
-        // The colons of an IPv6 address are within brackets.
+        // The colons of an IPv6 address are inside brackets.
         Some((host, port)) if !port.ends_with(']') => {
             (host, port.parse().map_err(|_| "has a port that is not a number from 1 to 65535")?)
         }

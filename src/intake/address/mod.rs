@@ -1,4 +1,4 @@
-//! Which Redis, and how to log in.
+//! The address of Redis, and how to log in.
 
 mod cluster;
 mod hosts;
@@ -12,10 +12,10 @@ pub(crate) use sentinel::SentinelUrl;
 
 use crate::secret::Secret;
 
-/// The Redis server, and what it takes to be let in.
+/// The Redis server and the credentials for it.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
-    /// Instead of host, port, database and password.
+    /// Replaces host, port, database and password.
     pub url: Option<Secret>,
     /// Its address.
     pub host: String,
@@ -31,17 +31,17 @@ pub struct ServerSettings {
     pub ca_file: Option<PathBuf>,
     /// The client's certificate chain in PEM.
     pub client_cert_file: Option<PathBuf>,
-    /// The key of that, in PEM.
+    /// The key of that certificate in PEM.
     pub client_key_file: Option<PathBuf>,
 }
 
 impl ServerSettings {
-    /// The sentinels to ask for Redis' address, if that is how it is found.
+    /// The sentinels that know Redis' address, if the URL names sentinels.
     pub(super) fn sentinel(&self) -> Option<SentinelUrl> {
         SentinelUrl::parse(self.url.as_ref()?.expose().trim()).ok()
     }
 
-    /// Some nodes of the Redis Cluster, if it is one.
+    /// Some nodes of the Redis Cluster, if the URL names a cluster.
     pub(super) fn cluster(&self) -> Option<ClusterUrl> {
         ClusterUrl::parse(self.url.as_ref()?.expose().trim()).ok()
     }

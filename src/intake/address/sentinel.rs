@@ -1,33 +1,33 @@
-//! `redis+sentinel://[user:password@]host[:port][,host[:port]...]/name[/db]`: a primary that sentinels know by name.
+//! Parses `redis+sentinel://[user:password@]host[:port][,host[:port]...]/name[/db]`: a primary that sentinels know by name.
 
 use super::hosts::{address, login};
 
-/// Where sentinels listen, unless the address says otherwise.
+/// The default port of sentinels.
 const PORT: u16 = 26_379;
 const SCHEME: &str = "redis+sentinel://";
 
-/// What such a URL says. No URL of the `url` crate has many hosts.
+/// A parsed URL. The `url` crate does not support several hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SentinelUrl {
     /// The sentinels.
     pub(crate) sentinels: Vec<(String, u16)>,
-    /// The name that they know the primary by.
+    /// The primary's name at the sentinels.
     pub(crate) name: String,
     /// The user of Redis, not of the sentinels.
     pub(crate) user: Option<String>,
-    /// Its password.
+    /// The password of Redis.
     pub(crate) password: Option<String>,
     /// The database.
     pub(crate) db: u16,
 }
 
 impl SentinelUrl {
-    /// Whether it is meant to be one.
+    /// Whether a URL has this scheme.
     pub(crate) fn is_meant(url: &str) -> bool {
         url.starts_with(SCHEME)
     }
 
-    /// Reads it. The error repeats nothing of it: it may hold a password.
+    /// Parses the URL. Errors never quote it: it may contain a password.
     pub(crate) fn parse(url: &str) -> Result<Self, &'static str> {
         let rest = url.strip_prefix(SCHEME).ok_or("is not a redis+sentinel:// URL")?;
         let (login, rest) = login(rest)?;

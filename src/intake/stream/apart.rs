@@ -1,20 +1,20 @@
-//! A round from streams that lie apart, each in its own slot of a cluster: a script call a stream instead of one moment for
-//! all, in an order that keeps what the drain relies on.
+//! A round over streams in different slots of a cluster: one script call per stream instead of one atomic snapshot, in an
+//! order that preserves what the drain relies on.
 //!
-//! * A session's `started` goes before its usage. Usage is read first, and the events after it: whatever was pushed before
-//!   that usage is among them. Usage is held back until the events have been read to their end.
-//! * `completed` goes behind the usage that was pushed before it. What of that is still in Redis is counted after the
-//!   events have been read.
+//! * A session's `started` precedes its usage. Usage is read first and events after it, so the events include everything
+//!   pushed before that usage. Usage is held back until the events have been read to their end.
+//! * `completed` follows the usage pushed before it. The part of that usage still in Redis is counted after the events have
+//!   been read.
 //!
-//! What is held is in nobody's outbox. In a pause, which may be long, it is given up: another agent may claim it meanwhile, and
-//! afterwards what is still this one's is read anew.
+//! Held usage is in no outbox. During a pause, which may be long, it is released: another agent may claim it, and what
+//! remains is read again afterwards.
 
 use super::{Given, Stream};
 use crate::intake::SourceError;
 use crate::intake::allowance::Allowance;
 use crate::intake::source::Ask;
 
-/// As in [`crate::intake::source::ORDER`].
+/// Indices, as in [`crate::intake::source::ORDER`].
 const EVENTS: usize = 0;
 const USAGE: usize = 1;
 const QUOTA: usize = 2;
@@ -53,15 +53,15 @@ impl Stream {
         Ok([events, usage, quota])
     }
 
-    /// Forgets what is held. It stays pending in Redis, and is read again with all that was given before: of what lies
-    /// between no more is known than that it is in hand.
+    /// Forgets held usage. It stays pending in Redis, and is read again with all earlier deliveries; of the entries in
+    /// between only the fact that they are in hand is known.
     fn give_up_held(&mut self) {
         let held = std::mem::take(&mut self.held).messages.len();
         if held == 0 {
             return;
         }
         let reading = &mut self.readings[USAGE];
-        // IMPORTANT: the last ones in hand: nothing is given out before what is held.
+        // IMPORTANT: held entries are the last ones in hand: nothing is delivered while usage is held.
         for id in reading.in_hand.drain(reading.in_hand.len().saturating_sub(held)..) {
             reading.known.remove(&id);
         }

@@ -1,4 +1,4 @@
-//! Rounds by hand, against a real Redis: what happens between two of them is the test's choice.
+//! Rounds executed one at a time against a real Redis: the test decides what happens between them.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 
 use super::*;
 
-/// A Redis of its own, which ends with the test.
+/// A Redis for one test; ends with it.
 struct Server {
     child: Child,
     admin: MultiplexedConnection,
@@ -66,7 +66,7 @@ impl Server {
         self.run(&["XADD", stream, "*", "data", data]).await
     }
 
-    /// What an agent has of it: with a lease a stream, as in a cluster, or with one.
+    /// An agent's view of the streams, with a lease per stream as in a cluster, or with one.
     async fn stream(&self, is_apart: bool) -> Stream {
         let mut connection = Connection::One(self.client.get_multiplexed_async_connection().await.unwrap());
         let names = names();
@@ -101,7 +101,7 @@ async fn usage_that_was_held_and_claimed_in_a_pause_is_not_given_out_after_it() 
     assert_eq!(usage.left, 2);
 
     let [_, usage, _] = stream.round(&asks(0), Allowance::full()).await.unwrap();
-    assert_eq!(usage.left, 2, "it is still to be taken");
+    assert_eq!(usage.left, 2, "usage is still to be taken");
     let _: redis::Value = server.run(&["XCLAIM", USAGE, GROUP, "other", "0", &theirs]).await;
 
     let (mut events, mut usage) = (Vec::new(), Vec::new());
@@ -123,7 +123,7 @@ async fn entries_that_nobody_is_given_any_more_hold_up_nothing_and_are_not_waite
     for is_apart in [true, false] {
         let (mut server, _dir) = Server::start().await;
         for queue in [EVENTS, USAGE] {
-            // Somebody has acknowledged it without deleting it.
+            // Somebody acknowledged it without deleting it.
             let id = server.add(queue, "gone").await;
             let () = server.run(&["XGROUP", "CREATE", queue, GROUP, "0"]).await;
             let read = ["XREADGROUP", "GROUP", GROUP, "somebody", "STREAMS", queue, ">"];

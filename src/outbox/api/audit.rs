@@ -1,4 +1,4 @@
-//! The audit log and the imported exports, for those who have a handle.
+//! The audit log and the list of imported exports, through the handle.
 
 use super::handle::Outbox;
 use crate::outbox::ledger::audit::{AUDIT_KEPT, AuditNote, ExportId, IMPORTS_KEPT};
@@ -7,8 +7,8 @@ use crate::outbox::segments::segment::ReadError;
 use crate::outbox::state::shared::Shared;
 
 impl Outbox {
-    /// Notes an order under the next number, or anew under the one that it has, unless that is forgotten; the oldest is
-    /// forgotten. Gives the number when the note would survive a power cut.
+    /// Records an order under the next number, or again under its own number unless that is forgotten. The oldest order is
+    /// forgotten. Returns the number once the entry is durable.
     pub async fn note_order(&self, number: Option<u64>, note: AuditNote) -> Result<u64, LedgerError> {
         let note = note.limited();
         self.with_ledger(move |shared| {
@@ -25,12 +25,12 @@ impl Outbox {
         .await
     }
 
-    /// The orders that are kept, oldest first, each with its number.
+    /// The stored orders, oldest first, with their numbers.
     pub async fn orders(&self) -> Result<Vec<(u64, AuditNote)>, LedgerError> {
         self.with_ledger(|shared| shared.ledger.orders()).await
     }
 
-    /// When one of these exports was imported here, if one was.
+    /// When one of these exports was imported here, if any was.
     pub async fn imported_before(&self, exports: Vec<ExportId>) -> Result<Option<i64>, LedgerError> {
         self.with_ledger(move |shared| {
             let known = shared.ledger.imports()?;
@@ -39,7 +39,7 @@ impl Outbox {
         .await
     }
 
-    /// Notes that these exports were imported.
+    /// Records these exports as imported.
     pub async fn note_imported(&self, mut exports: Vec<ExportId>) -> Result<(), LedgerError> {
         self.with_ledger(move |shared| {
             let mut known = shared.ledger.imports()?;

@@ -1,4 +1,4 @@
-//! The notes of commands, for those who have a handle.
+//! The notes of commands, through the handle.
 
 use tokio::sync::oneshot;
 
@@ -17,7 +17,7 @@ impl Outbox {
         notes.await.unwrap_or(Err(LedgerError::Closed))
     }
 
-    /// Writes a note under its number and forgets others, in one step. When it is answered, that would survive a power cut.
+    /// Writes a note and forgets others, in one step. Durable on return.
     pub async fn note_command(
         &self,
         note: Option<(u64, CommandNote)>,

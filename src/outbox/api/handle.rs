@@ -1,4 +1,4 @@
-//! What everybody else has of an open outbox: a handle that asks its threads, and the threads to wait for.
+//! The handle of an open outbox, which sends requests to its threads, and the threads to wait for.
 
 use std::sync::{Arc, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -27,7 +27,7 @@ pub struct Outbox {
     pub(crate) requests: MaintenanceQueue,
 }
 
-/// Where maintenance is asked. In a simulation it hears of it at once, too.
+/// Sends requests to maintenance. In a simulation it also wakes it at once.
 #[derive(Clone)]
 pub(crate) struct MaintenanceQueue {
     requests: mpsc::Sender<maintenance::MaintenanceRequest>,
@@ -44,7 +44,7 @@ impl MaintenanceQueue {
         }
     }
 
-    /// An error if maintenance is gone.
+    /// Fails if maintenance is gone.
     pub(crate) fn send(
         &self,
         request: maintenance::MaintenanceRequest,
@@ -61,31 +61,31 @@ impl MaintenanceQueue {
     }
 }
 
-/// The threads of an outbox: wait for them after the last clone of it is gone.
+/// The threads of an outbox. Wait for them after the last clone of the outbox is dropped.
 pub struct Threads {
     pub(crate) writer: JoinHandle<()>,
     pub(crate) maintenance: JoinHandle<()>,
 }
 
 impl Threads {
-    /// Waits until everything settled is durable and the folder is free. False if one of them panicked.
+    /// Waits until everything settled is durable and the folder is unlocked. False if a thread panicked.
     pub fn join(self) -> bool {
         let writer = self.writer.join().is_ok();
         self.maintenance.join().is_ok() && writer
     }
 
-    /// Whether one of them has ended.
+    /// Whether a thread has ended.
     pub fn ended(&self) -> bool {
         self.writer.is_finished() || self.maintenance.is_finished()
     }
 }
 
 impl Outbox {
-    /// Appends `entries`, taken as `recent` says; the answer comes when all of it would survive a power cut.
+    /// Appends `entries`, which were taken as described by `recent`. The answer comes once all of them are durable.
     ///
-    /// Waits for room in a bounded queue only. Entries of one log keep their order. `taken` is the checkpoint of what
-    /// came from the queues, and the number of the conversation that took it: when one append of a conversation is
-    /// refused, all its later ones are, so that what is committed of it has no gaps.
+    /// Waits only for room in a bounded queue. Entries of one log keep their order. `taken` is the checkpoint of the
+    /// messages taken from the queues, and the number of the session that took them: if one append of a session is refused,
+    /// all its later ones are, so its committed messages have no gaps.
     pub async fn append(
         &self,
         entries: Vec<Entry>,
@@ -97,10 +97,10 @@ impl Outbox {
         Ok(committed)
     }
 
-    /// Reads `log` in `from..upto`: whole packs, until `most` records that are not settled are found, or some MiB of
-    /// them. `upto` must be the end of an append. When all of it has been read, the page's `next` is `upto`.
+    /// Reads `log` in `from..upto`: whole packs, until `most` unsettled records or some MiB of them are found. `upto` must
+    /// be the end of an append. When everything has been read, the page's `next` is `upto`.
     ///
-    /// A record is given out as often as it is read: the caller knows what it has in hand.
+    /// A record is returned every time it is read: the caller knows what it already has.
     pub async fn read(&self, log: Log, from: u64, upto: u64, most: usize) -> Result<LogPage, ReadError> {
         let mut at_hand = None;
         self.change(|state| at_hand = self.shared.at_hand(state, (log, from, upto), most));
@@ -114,13 +114,13 @@ impl Outbox {
         page.await.unwrap_or(Err(ReadError::Closed))
     }
 
-    /// How far this log was read without a gap, or is known to be settled: a page that begins behind this reads all that
-    /// lies between.
+    /// How far this log has been read without a gap, or is known to be settled. A page that starts beyond this reads
+    /// everything in between.
     pub fn read_until(&self, log: Log) -> u64 {
         self.shared.state().settled[log.index()].frontier()
     }
 
-    /// Settles a record: at once for every reader, on the disk within 100 ms.
+    /// Settles a record: at once for every reader, on disk within 100 ms.
     pub fn settle(&self, ticket: &Ticket, settlement: Settlement) {
         self.change(|state| state.deliver(ticket, settlement));
     }
@@ -139,7 +139,7 @@ impl Outbox {
         self.change(|state| state.settle_as_dead_letter(ticket, letter));
     }
 
-    /// Changes what the ledger may have to hold; the first change after a rest wakes maintenance.
+    /// Changes unsaved state. The first change after an idle time wakes maintenance.
     fn change(&self, change: impl FnOnce(&mut state::State)) {
         let mut state = self.shared.state();
         let was_dirty = state.is_dirty();
@@ -147,13 +147,12 @@ impl Outbox {
         let is_dirty = state.is_dirty();
         drop(state);
         if is_dirty && !was_dirty {
-            // Maintenance has failed if it is gone: whoever reads hears of it.
+            // If maintenance is gone it has failed, and readers get the error.
             let _ = self.requests.send(maintenance::MaintenanceRequest::Wake);
         }
     }
 
-    /// The dead letters from number `from` on, at most `most` of them, and fewer when they are large. Empty only when
-    /// there are no more.
+    /// The dead letters from number `from` on, at most `most`, fewer if they are large. Empty only if there are no more.
     pub async fn dead_letters(&self, from: u64, most: usize) -> Result<Vec<DeadLetter>, LedgerError> {
         let (done, letters) = oneshot::channel();
         self.requests
@@ -162,7 +161,7 @@ impl Outbox {
         letters.await.unwrap_or(Err(LedgerError::Closed))
     }
 
-    /// Drops dead letters for good. Gives how many of them there were.
+    /// Deletes dead letters. Returns how many existed.
     pub async fn drop_dead_letters(&self, ids: Vec<u64>) -> Result<u64, LedgerError> {
         let (done, dropped) = oneshot::channel();
         self.requests
@@ -171,18 +170,18 @@ impl Outbox {
         dropped.await.unwrap_or(Err(LedgerError::Closed))
     }
 
-    /// The `ControlPlane` has said what time it is, a moment ago. Until it has, in this run, no dead letter expires.
+    /// Confirms the `ControlPlane`'s current time. In each run, no dead letter expires before the first confirmation.
     pub fn confirm_time(&self, date: Timestamp) {
         self.shared.confirmed.confirm(date, Moment::now());
     }
 
-    /// The numbers of the dead letters that are on the disk and were not mirrored.
+    /// The numbers of durable dead letters that were not mirrored.
     pub fn unmirrored(&self) -> std::ops::Range<u64> {
         let state = self.shared.state();
         state.counters.mirrored + 1..state.durable.next_dead_letter
     }
 
-    /// Dead letters up to this number have been mirrored.
+    /// Marks dead letters up to this number as mirrored.
     pub fn set_mirrored(&self, id: u64) {
         self.change(|state| {
             state.counters.mirrored = id;
@@ -190,19 +189,18 @@ impl Outbox {
         });
     }
 
-    /// The number that the next dead letter will have.
+    /// The number of the next dead letter.
     pub fn next_dead_letter(&self) -> u64 {
         self.shared.state().counters.next_dead_letter
     }
 
-    /// The counters and depths of this moment.
+    /// The current counters and depths.
     pub fn stats(&self) -> Stats {
         let stats = self.shared.state().stats();
         self.completed(stats)
     }
 
-    /// The same with what is settled as a crash would leave it, at most 100 ms old: for counters that must never go
-    /// back.
+    /// The same with settlements as a crash would leave them, at most 100 ms old: for counters that must never decrease.
     pub fn durable_stats(&self) -> Stats {
         let stats = {
             let state = self.shared.state();
@@ -228,7 +226,7 @@ impl Outbox {
         stats
     }
 
-    /// Why appends are not accepted, if they are not; follows changes.
+    /// Why appends are refused, if they are; follows changes.
     pub fn paused(&self) -> watch::Receiver<Option<&'static str>> {
         self.shared.paused.subscribe()
     }
@@ -238,48 +236,48 @@ impl Outbox {
         self.shared.last.subscribe()
     }
 
-    /// What the last appends that took something from `queue` took from it, without gaps, oldest first.
+    /// What the latest appends with messages from `queue` took from it, without gaps, oldest first.
     pub fn recently_taken(&self, queue: Queue) -> Vec<Taken> {
         let state = self.shared.state();
         let taken = state.recent.iter().map(|(_, recent)| recent.queues[queue as usize].clone());
         let mut taken: Vec<Taken> = taken.filter(|taken| !taken.digests.is_empty()).collect();
-        // Older ones are there for other queues' sake, and not all of them.
+        // Older ones are kept for other queues, and not completely.
         taken.drain(..taken.len().saturating_sub(state::RECENT_APPENDS));
         taken
     }
 
-    /// This outbox's identity: made when its folder was.
+    /// This outbox's id, created with its folder.
     pub fn id(&self) -> uuid::Uuid {
         self.shared.id
     }
 
-    /// Done when each of the outbox's threads has taken a turn since the call: when none of them hangs. A full disk and a
-    /// failing one keep neither from it.
+    /// Resolves when each of the outbox's threads has taken a turn since the call, which shows that none hangs. A full or
+    /// failing disk does not prevent that.
     pub async fn liveness(&self) {
         let turned = self.shared.liveness.both();
-        // A queue that is full keeps the writer busy enough.
+        // If the queue is full, the writer is busy anyway.
         let _ = self.appends.try_send(writer::WriteRequest::Wake);
-        // Maintenance has failed if it is gone: whoever reads hears of it.
+        // If maintenance is gone it has failed, and readers get the error.
         let _ = self.requests.send(maintenance::MaintenanceRequest::Wake);
         turned.await;
     }
 
-    /// Waits until everything settled so far is durable, and what was appended that is no record is a dead letter. False if
-    /// that cannot be had just now: it stays to be written.
+    /// Waits until everything settled so far is durable, and appended rejected messages are dead letters. False if that is
+    /// impossible now: it remains to be written.
     pub async fn flush(&self) -> bool {
         let (done, flushed) = oneshot::channel();
         self.requests.send(maintenance::MaintenanceRequest::Flush { done }).is_ok()
             && flushed.await.unwrap_or(false)
     }
 
-    /// Has maintenance do a short piece of work.
+    /// Runs a short piece of work in maintenance.
     pub(crate) async fn look<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Shared) -> T + Send + 'static,
     ) -> Result<T, ReadError> {
         let (done, seen) = oneshot::channel();
         let look = Box::new(move |shared: &Shared| {
-            // Whoever asked may have gone.
+            // The caller may be gone.
             let _ = done.send(look(shared));
         });
         self.requests.send(maintenance::MaintenanceRequest::Look(look)).map_err(|_| ReadError::Closed)?;

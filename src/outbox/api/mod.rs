@@ -1,4 +1,4 @@
-//! What everybody else has of an outbox: the handle, and opening it.
+//! The outbox's public interface: the handle, and opening.
 
 mod audit;
 mod command_notes;

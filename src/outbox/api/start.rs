@@ -1,4 +1,4 @@
-//! Opening an outbox: the files, then the threads.
+//! Opens an outbox: first the files, then the threads.
 
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -11,11 +11,11 @@ use crate::outbox::state::shared::Shared;
 use crate::outbox::threads::maintenance::Maintenance;
 use crate::outbox::threads::writer::{WriteRequest, Writer};
 
-/// Appends that may wait for the writer: more than the intake ever has under way.
+/// Appends that may wait for the writer: more than the intake ever has in flight.
 pub(crate) const APPENDS: usize = 16;
 
 impl Outbox {
-    /// Whether another process has the outbox in `dir` open; if so, with its id as far as it can be read.
+    /// Whether another process has the outbox in `dir` open. If so, with its id if that can be read.
     pub fn is_in_use(dir: &Path) -> Result<Option<Option<uuid::Uuid>>, OpenError> {
         if !dir.join("lock").exists() {
             return Ok(None);
@@ -27,7 +27,7 @@ impl Outbox {
         }
     }
 
-    /// Opens the outbox in `settings.dir`, which must be there.
+    /// Opens the existing outbox in `settings.dir`.
     pub fn open_existing(settings: Settings) -> Result<(Self, Threads), OpenError> {
         if manifest::read(&settings.dir)?.is_none() {
             return Err(OpenError::Absent(settings.dir));
@@ -35,7 +35,7 @@ impl Outbox {
         Self::open(settings)
     }
 
-    /// Opens the outbox in `settings.dir`, creating it if it is not there. What is damaged is set aside.
+    /// Opens the outbox in `settings.dir`, creating it if it is missing. Damaged parts are quarantined.
     pub fn open(settings: Settings) -> Result<(Self, Threads), OpenError> {
         let dir = settings.dir.clone();
         let shared = open::restore(settings)?;

@@ -1,4 +1,4 @@
-//! What a commit writes.
+//! The contents of a commit.
 
 use super::chunks::{self, CHUNK};
 
@@ -6,10 +6,10 @@ use super::chunks::{self, CHUNK};
 #[derive(Default)]
 pub(crate) struct WriteBatch {
     pub(super) writes: sled::Batch,
-    /// The keys of what may be long.
+    /// Keys of values that may be long.
     pub(super) packs: Vec<Vec<u8>>,
     pub(super) chunked: bool,
-    /// The writes once more: sled's batch does not show them.
+    /// The writes again: sled's batch does not expose them.
     #[cfg(feature = "simulation")]
     pub(super) shown: Vec<super::simulated_disk::Write>,
 }
@@ -33,14 +33,14 @@ impl WriteBatch {
         });
     }
 
-    /// Stores a pair as it was found in a log.
+    /// Stores a pair found in a log.
     pub(crate) fn put_found(&mut self, key: &[u8], value: &[u8]) {
         self.writes.insert(key, value);
         #[cfg(feature = "simulation")]
         self.shown.push((key.to_vec(), Some(value.to_vec())));
     }
 
-    /// Removes what [`Self::put_chunked`] stored of a value of `len` bytes.
+    /// Removes a value of `len` bytes stored by [`Self::put_chunked`].
     pub(crate) fn remove_chunked(&mut self, key: &[u8], len: usize) {
         for n in 0..chunks::count(len) {
             self.remove(&chunks::key(key, n));

@@ -1,17 +1,17 @@
-//! Values that are too long for sled, cut into chunks and put together again.
+//! Splits values that are too long for sled into chunks, and joins them again.
 
-/// The longest value handed to sled: 20 of them stay under a quarter of its segment.
+/// The longest value passed to sled: 20 of them stay below a quarter of its segment.
 pub(crate) const CHUNK: usize = 5 << 10;
-/// In front of a value in chunks: its length.
+/// Bytes before a chunked value: its length.
 const FRAME: usize = 4;
 
-/// Hands over the chunks of `value`, with their numbers.
+/// Passes the chunks of `value`, with their numbers, to `put`.
 pub(crate) fn cut(value: &[u8], mut put: impl FnMut(usize, &[u8])) {
     let framed = [&(value.len() as u32).to_be_bytes(), value].concat();
     framed.chunks(CHUNK).enumerate().for_each(|(n, chunk)| put(n, chunk));
 }
 
-/// How many chunks a value of `len` bytes has.
+/// The number of chunks of a value of `len` bytes.
 pub(crate) fn count(len: usize) -> usize {
     (len + FRAME).div_ceil(CHUNK)
 }
@@ -23,9 +23,8 @@ pub(crate) fn key(key: &[u8], n: usize) -> Vec<u8> {
     full
 }
 
-/// Puts values together again: `scan` hands over the chunks in the order of their keys until it is answered false, and
-/// `visit` gets each value under its key without the chunk's number, until it answers false; `None` for one of which a
-/// part is missing.
+/// Joins values: `scan` passes chunks in the order of their keys until it gets false, and `visit` gets each value under its
+/// key without the chunk number until it returns false; `None` for a value with a missing part.
 pub(crate) fn join<E>(
     scan: impl FnOnce(&mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), E>,
     mut visit: impl FnMut(&[u8], Option<&[u8]>) -> bool,
@@ -41,7 +40,7 @@ pub(crate) fn join<E>(
     Ok(())
 }
 
-/// A value while it is put together.
+/// A value being joined.
 #[derive(Default)]
 struct Chunks {
     key: Vec<u8>,
@@ -51,8 +50,8 @@ struct Chunks {
 }
 
 impl Chunks {
-    /// Takes the next chunk, and hands over the value that is whole with it, or the one before that never was. False if
-    /// `visit` says that it has enough.
+    /// Adds the next chunk, and passes on the value that it completes, or the previous value if that was incomplete. False
+    /// if `visit` wants no more.
     fn next(
         &mut self,
         key: &[u8],

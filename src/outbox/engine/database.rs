@@ -1,6 +1,7 @@
 //! One sled database with the barrier that makes its commits survive a power cut.
 //!
-//! The only file that calls sled; the room beside it reads its log and syncs its folders. What it works around, each measured:
+//! The only file that calls sled; the modules beside it read its log and sync its folders. It works around the following,
+//! each measured:
 //!
 //! * `flush()` calls `sync_file_range` (sled issue 1452), so a commit also calls `fdatasync` on the file
 //!   `db` through a second descriptor, and files and directories are synced once after creation.
@@ -8,18 +9,18 @@
 //!   20 items (16, and up to 4 while a sibling merges in), so with values of at most [`CHUNK`](chunks::CHUNK) bytes a leaf
 //!   stays under a quarter of [`SLED_SEGMENT_BYTES`] whatever the records' sizes: longer values are cut into
 //!   chunks. `blobs/` staying empty is asserted after every commit that wrote a longer value.
-//! * Its cache is 256 caches, and each looks at its bound only with every 64th access to a page of its own. A scan
-//!   accesses a leaf once or twice, so of a segment that is read all would stay in memory, whatever the bound. So keys
-//!   that were read or written are looked up a few times over ([`READ_TOUCHES`], [`WRITE_TOUCHES`]): a leaf has about
-//!   eight. That takes 5 % of the time and leaves 15 MiB of a segment of 64 in memory.
-//! * sled panics on some damage: every call, and the drop, is made behind `catch_unwind`.
-//! * It writes a snapshot of its page table with each opening, first to `snap.….generating`, and then takes such a file
-//!   for the newest snapshot: cut short by a kill, it makes the database one that cannot be opened, as a flipped bit in a
-//!   snapshot does. Without its snapshot it reads only a part of the log: see [`repair`](super::repair).
-//! * It overwrites what lies behind the first thing in its log that it cannot read: see [`repair`](super::repair).
+//! * Its cache is 256 caches, each of which checks its limit only at every 64th access to one of its pages. A scan accesses
+//!   a leaf once or twice, so all of a scanned segment would stay in memory, whatever the limit. So keys that were read or
+//!   written are looked up a few more times ([`READ_TOUCHES`], [`WRITE_TOUCHES`]); a leaf has about eight keys. That costs
+//!   5 % of the time, and leaves 15 MiB of a 64 MiB segment in memory.
+//! * sled panics on some damage: every call, and the drop, is wrapped in `catch_unwind`.
+//! * Each opening writes a snapshot of the page table, first to `snap.….generating`, and later openings accept such a file
+//!   as the newest snapshot: if a kill cut it short, the database cannot be opened, nor can it with a flipped bit in a
+//!   snapshot. Without its snapshot sled reads only part of the log: see [`repair`](super::repair).
+//! * sled overwrites everything after the first unreadable part of its log: see [`repair`](super::repair).
 //! * After a failed write sled refuses all further ones until it is closed and opened again.
-//! * After a failed sync the kernel takes pages for written that are not, and later syncs succeed without them: such a
-//!   file is never written to again, see [`LazyDatabase`](super::lazy_database) and [`repair`](super::repair).
+//! * After a failed sync the kernel treats unwritten pages as written, and later syncs succeed without them: such a file is
+//!   never written to again, see [`LazyDatabase`](super::lazy_database) and [`repair`](super::repair).
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,14 +33,14 @@ use super::error::DatabaseError;
 use super::fault;
 use super::names::sync_tree;
 
-/// sled's own segment (its I/O buffer): small, for three of these are resident per open database.
+/// sled's own segment (its I/O buffer): small, because three of these are resident per open database.
 pub(crate) const SLED_SEGMENT_BYTES: usize = 512 << 10;
-/// How often each scanned key is looked up again, for sled to notice how full its cache is.
+/// How often each scanned key is looked up again, which makes sled notice that its cache is full.
 const READ_TOUCHES: usize = 8;
-/// Likewise of each written key: writing itself accesses its leaf a few times. With 4 it was 60 accesses a leaf, one look at the
-/// bound in two leaves, and twice the memory while nobody reads.
+/// The same for each written key; writing itself accesses its leaf a few times. With 4 lookups there were 60 accesses per
+/// leaf, one check of the limit for two leaves, and twice the memory while nobody read.
 const WRITE_TOUCHES: usize = 6;
-/// How long sled may need to let go of a database that was closed.
+/// How long sled may need to release a closed database.
 const LET_GO_WITHIN: Duration = Duration::from_millis(500);
 
 /// Whether a commit waits for the disk.
@@ -48,12 +49,12 @@ pub enum Durability {
     /// `fdatasync` with every commit: survives a power cut.
     #[default]
     Fsync,
-    /// Survives the process's death, not the machine's: for a battery-backed store.
+    /// Survives the end of the process, but not of the machine: for battery-backed storage.
     Process,
 }
 
 impl Durability {
-    /// What an acknowledged record survives, in words.
+    /// What an acknowledged record survives, as text.
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Fsync => "survives a power cut",
@@ -65,11 +66,11 @@ impl Durability {
 /// An open database.
 pub(crate) struct Database {
     path: PathBuf,
-    /// Only ever empty while it is dropped.
+    /// Empty only during drop.
     db: Option<sled::Db>,
     barrier: File,
     durability: Durability,
-    /// In the place of sled and the barrier.
+    /// Replaces sled and the barrier.
     #[cfg(feature = "simulation")]
     disk: Option<super::simulated_disk::Disk>,
 }
@@ -77,17 +78,17 @@ pub(crate) struct Database {
 impl Drop for Database {
     fn drop(&mut self) {
         let db = self.db.take();
-        // What was committed is on the disk: whatever goes wrong in here loses nothing.
+        // Committed data is on disk: whatever fails here loses nothing.
         let _ = guard(&self.path, || {
             drop(db);
             Ok(())
         });
-        // What was in use when it was closed is two epochs from being free.
+        // Memory in use at closing is two epochs from being freed.
         (0..3).for_each(|_| collect_garbage());
     }
 }
 
-/// The snapshots of the database in `path`, whole or not.
+/// The snapshots of the database in `path`, complete or not.
 fn snapshots(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut snapshots = Vec::new();
     for entry in std::fs::read_dir(path)? {
@@ -99,13 +100,13 @@ fn snapshots(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(snapshots)
 }
 
-/// Whether there is any.
+/// Whether there are any.
 pub(crate) fn has_snapshots(path: &Path) -> bool {
     snapshots(path).is_ok_and(|found| !found.is_empty())
 }
 
 /// Whether sled cannot use the newest snapshot in `path`: it ends with its length before compression (8 bytes) and the
-/// CRC-32 of what comes before both.
+/// CRC-32 of everything before both.
 pub(crate) fn is_snapshot_damaged(path: &Path) -> std::io::Result<bool> {
     let Some(newest) = snapshots(path)?.into_iter().max() else { return Ok(false) };
     let bytes = std::fs::read(newest)?;
@@ -115,26 +116,26 @@ pub(crate) fn is_snapshot_damaged(path: &Path) -> std::io::Result<bool> {
     Ok(content.is_empty() || crc32fast::hash(content) != u32::from_le_bytes(*crc32))
 }
 
-/// Removes them. Only for a log that sled has never opened: see [`repair`](super::repair).
+/// Removes the snapshots. Only for a log that sled has never opened: see [`repair`](super::repair).
 pub(crate) fn remove_snapshots(path: &Path) -> Result<(), DatabaseError> {
     let removed = snapshots(path).and_then(|found| found.iter().try_for_each(std::fs::remove_file));
     removed.map_err(|source| DatabaseError::Io { path: path.to_path_buf(), source })
 }
 
 impl Database {
-    /// Opens the database in `path`, which must be there.
+    /// Opens the existing database in `path`.
     pub(crate) fn open(path: &Path, durability: Durability, cache: u64) -> Result<Self, DatabaseError> {
-        // IMPORTANT: sled would make a new, empty one, and nobody would notice that records are missing.
+        // IMPORTANT: sled would create a new, empty one, and the missing records would go unnoticed.
         if !path.join("db").exists() {
             return Err(DatabaseError::Missing(path.to_path_buf()));
         }
         Self::open_or_create(path, durability, cache)
     }
 
-    /// Creates a database in `path`, where none is.
+    /// Creates a database in `path`.
     pub(crate) fn create(path: &Path, durability: Durability, cache: u64) -> Result<Self, DatabaseError> {
         let database = Self::open_or_create(path, durability, cache)?;
-        // IMPORTANT: before the first commit: a synced record in a file whose name is not synced is gone.
+        // IMPORTANT: before the first commit: a synced record is lost if the name of its file is not synced.
         sync_tree(path).map_err(|source| DatabaseError::Io { path: path.to_path_buf(), source })?;
         Ok(database)
     }
@@ -144,8 +145,8 @@ impl Database {
         if let Some(disk) = super::simulated_disk::disk() {
             return Self::open_on(disk, path, durability);
         }
-        // IMPORTANT: before sled's. It hears of every sync of this file that fails from here on, also of one that sled keeps
-        // to itself; a descriptor that is opened afterwards would not.
+        // IMPORTANT: opened before sled's descriptor. From here on it learns of every failed sync of this file, even of
+        // those that sled ignores; a descriptor opened later would not.
         let heard = File::open(path.join("db"));
         let begun = Instant::now();
         let opened = loop {
@@ -159,7 +160,7 @@ impl Database {
                     .open()
             });
             match opened {
-                // A database that was just closed: sled's own threads let go of it a moment later.
+                // The database was just closed: sled's threads release it a moment later.
                 Err(error) if error.is_in_use() && begun.elapsed() < LET_GO_WITHIN => {
                     std::thread::sleep(Duration::from_millis(2));
                 }
@@ -181,8 +182,8 @@ impl Database {
             #[cfg(feature = "simulation")]
             disk: None,
         };
-        // IMPORTANT: whoever opens it acts on what he reads. A process that was killed before its barrier has left
-        // pages that can be read and are not on the disk.
+        // IMPORTANT: the opener acts on what it reads. A process killed before its barrier has left pages that can be read
+        // but are not on disk.
         database.sync()?;
         Ok(database)
     }
@@ -203,7 +204,7 @@ impl Database {
         Ok(database)
     }
 
-    /// Returns when all that was written would survive (see [`Durability`]).
+    /// Returns once everything written is durable (see [`Durability`]).
     fn sync(&self) -> Result<(), DatabaseError> {
         if self.durability == Durability::Process {
             return Ok(());
@@ -224,18 +225,18 @@ impl Database {
         }
     }
 
-    /// Applies `batch` and returns when it would survive (see [`Durability`]).
+    /// Applies `batch` and returns once it is durable (see [`Durability`]).
     pub(crate) fn commit(&self, mut batch: WriteBatch) -> Result<(), DatabaseError> {
         let path = || self.path.join("db");
         fault::point().map_err(|source| DatabaseError::Io { path: path(), source })?;
         if let Err(error) = self.write(&mut batch) {
-            // IMPORTANT: sled's own syncs may be what failed. This descriptor hears of a failed one as well.
+            // IMPORTANT: sled's own sync may have failed. This descriptor learns of that failure too.
             self.sync()?;
             return Err(error);
         }
         self.sync()?;
         fault::point().map_err(|source| DatabaseError::Unsynced { path: path(), source })?;
-        // What is written is safe: whatever this meets, the next call will meet.
+        // The data is safe: if this fails, the next call will fail too.
         let _ = self.call(|db| {
             let touches = batch.packs.iter().flat_map(|key| std::iter::repeat_n(key, WRITE_TOUCHES));
             touches.map(|key| db.contains_key(key)).try_for_each(|found| found.map(drop))
@@ -276,7 +277,7 @@ impl Database {
         self.call(|db| db.get(key))
     }
 
-    /// The pairs whose keys begin with `prefix`, from `from` on, until `visit` answers false.
+    /// Passes the pairs whose keys begin with `prefix`, from `from` on, to `visit` until it returns false.
     pub(crate) fn scan(
         &self,
         prefix: &[u8],
@@ -304,8 +305,8 @@ impl Database {
         Ok(())
     }
 
-    /// The values that [`WriteBatch::put_chunked`] stored, each under its key without the chunk's number, until `visit`
-    /// answers false. `None` for one of which a part is missing.
+    /// Passes the values stored by [`WriteBatch::put_chunked`], under their keys without the chunk number, to `visit` until it
+    /// returns false. `None` for a value with a missing part.
     pub(crate) fn scan_chunked(
         &self,
         prefix: &[u8],
@@ -324,7 +325,7 @@ impl Database {
         self.call(|db| Ok(db.scan_prefix(prefix).next_back().transpose()?.map(|(key, _)| key)))
     }
 
-    /// What it takes on the disk, in bytes.
+    /// Its disk usage in bytes.
     pub(crate) fn disk_bytes(&self) -> u64 {
         #[cfg(feature = "simulation")]
         if let Some(disk) = &self.disk {
@@ -334,13 +335,13 @@ impl Database {
     }
 }
 
-/// Frees what sled no longer uses: it leaves that to its collector, which is in no hurry, and whole pages wait for that.
+/// Frees memory that sled no longer uses: its collector is slow, and whole pages wait for it.
 fn collect_garbage() {
-    // Any database's, so what goes wrong in here says nothing of this one.
+    // This may concern any database, so a failure says nothing about this one.
     let _ = catch_unwind(|| crossbeam_epoch::pin().flush());
 }
 
-/// Runs a call into sled; a panic in there becomes an error here.
+/// Runs a call into sled; a panic becomes an error.
 fn guard<T>(path: &Path, call: impl FnOnce() -> sled::Result<T>) -> Result<T, DatabaseError> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
@@ -356,7 +357,7 @@ fn guard<T>(path: &Path, call: impl FnOnce() -> sled::Result<T>) -> Result<T, Da
     }
 }
 
-/// Waits until nobody has the database in `path` open, and keeps it closed for as long as the file is held.
+/// Waits until nobody has the database in `path` open, and keeps it closed while the returned file is held.
 pub(crate) fn keep_closed(path: &Path) -> Result<File, DatabaseError> {
     let io = |source| DatabaseError::Io { path: path.join("db"), source };
     let file = match File::options().read(true).write(true).open(path.join("db")) {
@@ -373,7 +374,7 @@ pub(crate) fn keep_closed(path: &Path) -> Result<File, DatabaseError> {
                 std::thread::sleep(Duration::from_millis(2));
             }
             Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(io(std::io::Error::other("it is still being read")));
+                return Err(io(std::io::Error::other("it is still in use")));
             }
             Err(std::fs::TryLockError::Error(source)) => return Err(io(source)),
         }

@@ -1,16 +1,16 @@
-//! What can go wrong with a database, and what that says of its files.
+//! Errors of a database, and what they mean for its files.
 
 use std::path::PathBuf;
 
-/// What can go wrong with a database.
+/// An error of a database.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// sled said no.
+    /// sled returned an error.
     #[error("{}: {source}", path.display())]
     Sled {
         /// The database's folder.
         path: PathBuf,
-        /// sled's word.
+        /// sled's error.
         #[source]
         source: sled::Error,
     },
@@ -19,45 +19,45 @@ pub enum DatabaseError {
     Panicked {
         /// The database's folder.
         path: PathBuf,
-        /// What the panic said.
+        /// The panic's message.
         message: String,
     },
-    /// It is not there.
+    /// The database is missing.
     #[error("{}: missing", .0.display())]
     Missing(PathBuf),
-    /// A sync failed: what can be read of it may not be on the disk.
+    /// A sync failed: readable data may not be on disk.
     #[error("{}: cannot be synced: {source}", path.display())]
     Unsynced {
         /// The file.
         path: PathBuf,
-        /// The operating system's word.
+        /// The operating system's error.
         #[source]
         source: std::io::Error,
     },
-    /// The file system said no.
+    /// The file system returned an error.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The operating system's word.
+        /// The operating system's error.
         #[source]
         source: std::io::Error,
     },
 }
 
-/// The kernel's numbers for a medium that cannot be read: bad sectors, a damaged file system.
+/// The error number for an unreadable medium: bad sectors, a damaged file system.
 const EIO: i32 = 5;
 const EUCLEAN: i32 = 117;
 
 impl DatabaseError {
-    /// Whether somebody still has it open; sled has no other word for it.
+    /// Whether the database is still open elsewhere, which sled reports only as text.
     pub(super) fn is_in_use(&self) -> bool {
         matches!(self, Self::Sled { source: sled::Error::Io(error), .. }
             if error.to_string().contains("could not acquire lock"))
     }
 
-    /// Whether the files themselves are wrong. Everything else (a full disk, no descriptors left, no permission) may
-    /// pass, and then the files are as good as before.
+    /// Whether the files themselves are damaged. Any other error (a full disk, no descriptors left, no permission) may
+    /// pass, and the files are then as good as before.
     pub fn is_damage(&self) -> bool {
         let of_io = |error: &std::io::Error| match error.raw_os_error() {
             Some(code) => matches!(code, EIO | EUCLEAN),
@@ -74,24 +74,24 @@ impl DatabaseError {
         }
     }
 
-    /// Whether sled had no room to write.
+    /// Whether sled had no space to write.
     fn is_lack_of_room(&self) -> bool {
         use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         let Self::Sled { source: sled::Error::Io(error), .. } = self else { return false };
         matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
     }
 
-    /// Whether, after a failed commit, what can be read may differ from what is on the disk.
+    /// Whether, after a failed commit, the readable data may differ from what is on disk.
     pub(crate) fn leaves_doubt(&self) -> bool {
         match self {
             Self::Unsynced { .. } => true,
-            // Of a lack of room nothing is in doubt: the commit has synced what had been written before it.
+            // A lack of space leaves no doubt: the commit has synced everything written before it.
             Self::Sled { .. } | Self::Panicked { .. } => !self.is_lack_of_room(),
             Self::Missing(_) | Self::Io { .. } => false,
         }
     }
 
-    /// The same, of a file that was read a moment ago: what fails is not what is stored.
+    /// The same error for a file that was read a moment ago: the failure is not due to what is stored.
     pub(crate) fn of_readable(self) -> Self {
         if !self.is_of_medium() {
             return self;
@@ -103,7 +103,7 @@ impl DatabaseError {
         }
     }
 
-    /// Whether opening met a medium that did not read, write or sync.
+    /// Whether opening met a medium that failed to read, write or sync.
     pub(crate) fn is_of_medium(&self) -> bool {
         match self {
             Self::Unsynced { .. } => true,

@@ -1,6 +1,6 @@
-//! Where tests make the storage fail: each point is one step of writing, before or after it has happened.
+//! Points where tests make the storage fail: each is one step of writing, before or after it happens.
 //!
-//! In a release there is nothing here.
+//! Empty in release builds.
 
 #[cfg(test)]
 thread_local! {
@@ -27,14 +27,14 @@ pub(crate) fn point() -> std::io::Result<()> {
     Ok(())
 }
 
-/// The n-th step from now on fails, once. `None`: none does.
+/// Makes the n-th step from now on fail, once; `None`: no step.
 #[cfg(test)]
 pub(crate) fn fail_at(n: Option<u64>) {
     POINTS_LEFT.set(n);
     SEEN.set(0);
 }
 
-/// How many steps were made since [`fail_at`].
+/// The number of steps since [`fail_at`].
 #[cfg(test)]
 pub(crate) fn seen() -> u64 {
     SEEN.get()

@@ -1,4 +1,4 @@
-//! A database that is opened when somebody needs it, and not written to any more when a write or a sync of it has failed.
+//! A database that is opened when needed, and no longer written to after a failed write or sync.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,26 +11,26 @@ use super::{fault, repair};
 /// sled's cache per open database: a scan needs a leaf or two.
 const CACHE_BYTES: u64 = 2 << 20;
 
-/// The place of a database, open or not.
+/// A database, open or not.
 pub(crate) struct LazyDatabase {
     path: PathBuf,
     durability: Durability,
     is_key: fn(&[u8]) -> bool,
     open: Mutex<Open>,
-    /// Held by whoever commits.
+    /// Held during a commit.
     committing: Mutex<()>,
 }
 
-/// What of it is open.
+/// The open part of it.
 #[derive(Default)]
 struct Open {
     database: Option<Arc<Database>>,
-    /// A sync has failed: it may be read on, and is renewed before it is written to.
+    /// A sync has failed: it may still be read, but is renewed before it is written to.
     is_unsynced: bool,
 }
 
 impl LazyDatabase {
-    /// Of a database whose keys are those that `is_key` knows.
+    /// `is_key` recognises the valid keys of this database.
     pub(crate) fn new(path: PathBuf, durability: Durability, is_key: fn(&[u8]) -> bool) -> Self {
         Self { path, durability, is_key, open: Mutex::default(), committing: Mutex::default() }
     }
@@ -43,7 +43,7 @@ impl LazyDatabase {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the database; what may be in its place is deleted.
+    /// Creates the database, deleting anything in its place.
     pub(crate) fn create(&self) -> Result<(), DatabaseError> {
         let mut open = self.lock();
         *open = Open::default();
@@ -57,7 +57,7 @@ impl LazyDatabase {
         Ok(())
     }
 
-    /// The database, opened if it was not.
+    /// The database, opened if necessary.
     pub(crate) fn get(&self) -> Result<Arc<Database>, DatabaseError> {
         self.opened(&mut self.lock())
     }
@@ -72,15 +72,15 @@ impl LazyDatabase {
         Ok(db)
     }
 
-    /// Commits. After a failure nothing more is written to this file, unless all that failed was for want of room.
+    /// Commits. After a failure nothing more is written to this file, unless the only cause was a lack of space.
     pub(crate) fn commit(&self, batch: WriteBatch) -> Result<(), DatabaseError> {
-        // IMPORTANT: one after another. A sync that fails concerns what others have written meanwhile, and only one of them
-        // would hear of it.
+        // IMPORTANT: one commit at a time. A failed sync concerns other writers' data too, but only one of them would get
+        // the error.
         let _turn = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
         let db = {
             let mut open = self.lock();
             if open.is_unsynced {
-                // IMPORTANT: closed, and so renewed by being opened: no later sync writes what this one did not.
+                // IMPORTANT: closed, so that opening renews it: no later sync writes what this one did not.
                 open.database = None;
             }
             self.opened(&mut open)?
@@ -95,12 +95,12 @@ impl LazyDatabase {
             repair::mark_unsynced(&self.path, error);
         }
         if !matches!(error, DatabaseError::Unsynced { .. }) {
-            // sled takes no more writes before it is opened again.
+            // sled accepts no more writes before it is opened again.
             open.database = None;
         }
     }
 
-    /// Closes it, as soon as nobody is reading it any more.
+    /// Closes it as soon as nobody reads it any more.
     pub(crate) fn close(&self) {
         self.lock().database = None;
     }
@@ -109,7 +109,7 @@ impl LazyDatabase {
         self.lock().database.is_some()
     }
 
-    /// What it takes on the disk, in bytes.
+    /// Its disk usage in bytes.
     pub(crate) fn disk_bytes(&self) -> u64 {
         if let Some(db) = self.lock().database.as_ref() {
             return db.disk_bytes();

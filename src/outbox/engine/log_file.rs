@@ -1,21 +1,20 @@
-//! sled's log as it lies in the file `db`, read without sled.
+//! Reads sled's log in the file `db` without sled.
 //!
-//! sled takes the first thing that it cannot read for the torn end of its log, and overwrites all that lies behind it
-//! with zeros. After a power cut that is right. After a flipped bit it destroys everything that was committed since. So
-//! a log is looked through before sled opens it ([`hole`]), and what can be read of a damaged one is read here
-//! ([`RecoveredPairs`]).
+//! sled treats the first unreadable part as the torn end of its log, and overwrites everything after it with zeros. After a
+//! power cut that is right, but after a flipped bit it destroys everything committed since. So a log is examined before
+//! sled opens it ([`hole`]), and the readable part of a damaged log is read here ([`RecoveredPairs`]).
 //!
 //! # Format
 //!
-//! That of sled 0.34 (`pagecache/logger.rs`, `serialization.rs`), which is frozen. The file is a sequence of sled's segments,
-//! in no order; each begins with its log sequence number and holds messages:
+//! The format is that of sled 0.34 (`pagecache/logger.rs`, `serialization.rs`), which is frozen. The file is a sequence of
+//! sled's segments, in no particular order; each begins with its log sequence number and contains messages:
 //!
 //! ```text
 //! segment   crc32 of the rest of the header, !lsn, !stable lsn; messages; a cap, or too little room for another
 //! message   crc32 of the body and of the rest of the header, kind, length, segment's number, page; the body
 //! node      a whole page: neighbours, the keys' common prefix, its bounds, and the keys and values of a leaf
 //! link      a change of a page: a key, without that prefix, set to a value or removed
-//! manifest  what follows, up to a sequence number, is one batch
+//! manifest  the following messages, up to a sequence number, are one batch
 //! ```
 
 mod message;
@@ -34,24 +33,24 @@ use message::{Leaf, LogMessage, kind, link};
 
 const SEGMENT: usize = SLED_SEGMENT_BYTES;
 const SEGMENT_HEADER: usize = 20;
-/// No message begins closer than this to a segment's end.
+/// No message begins closer to a segment's end than this.
 const LARGEST_HEADER: usize = 32;
 
-/// An item of the log, in the order of its sequence numbers.
+/// Found while walking through the log, in the order of its sequence numbers.
 enum LogItem<'a> {
     Message(LogMessage<'a>),
-    /// From here on, up to the next item, nothing can be read.
+    /// From here to the next find, nothing can be read.
     Hole,
 }
 
-/// A place in the log: where it lies in the file, and its sequence number.
+/// A position in the log: its offset in the file, and its sequence number.
 #[derive(Clone, Copy)]
 struct LogPosition {
     at: u64,
     lsn: u64,
 }
 
-/// Goes through the log in the order of its sequence numbers. Gives the highest number that a header calls stable.
+/// Walks through the log in the order of sequence numbers. Returns the highest number that a header calls stable.
 fn walk(file: &File, mut visit: impl FnMut(LogPosition, LogItem<'_>) -> ControlFlow<()>) -> Result<u64> {
     let (mut segment, mut order, mut stable) = (Vec::new(), BTreeMap::new(), 0);
     let len = file.metadata()?.len();
@@ -66,7 +65,7 @@ fn walk(file: &File, mut visit: impl FnMut(LogPosition, LogItem<'_>) -> ControlF
         if is_sure {
             stable = stable.max(stable_of(&segment));
         }
-        // Of two of one number, one was about to be written anew.
+        // If two have the same number, one was about to be rewritten.
         let place = order.entry(number).or_insert((offset, is_sure));
         if is_sure && !place.1 {
             *place = (offset, is_sure);
@@ -85,7 +84,7 @@ fn walk(file: &File, mut visit: impl FnMut(LogPosition, LogItem<'_>) -> ControlF
     Ok(stable)
 }
 
-/// Loads `len` bytes, or as many as there are.
+/// Loads `len` bytes, or as many as exist.
 fn load(file: &File, offset: u64, len: usize, segment: &mut Vec<u8>) -> Result<()> {
     segment.resize(len, 0);
     let mut filled = 0;
@@ -101,8 +100,8 @@ fn load(file: &File, offset: u64, len: usize, segment: &mut Vec<u8>) -> Result<(
     Ok(())
 }
 
-/// The segment's number, and whether its header says so; else the first message that can be read does. `None` of one
-/// that nothing can be read in.
+/// The segment's number, and whether its header is the source; otherwise the first readable message is. `None` if nothing
+/// in the segment is readable.
 fn number_of(segment: &[u8]) -> Option<(u64, bool)> {
     let header = segment.first_chunk::<SEGMENT_HEADER>()?;
     let crc32 = u32::from_le_bytes(*header.first_chunk()?) ^ u32::MAX;
@@ -120,7 +119,7 @@ fn number_of(segment: &[u8]) -> Option<(u64, bool)> {
         .map(|first| (first.segment, false))
 }
 
-/// What a segment's header says of the log: up to this sequence number it had been written.
+/// The log's state according to a segment's header: the sequence number up to which it was written.
 fn stable_of(segment: &[u8]) -> u64 {
     let stable = segment.get(12..).and_then(<[u8]>::first_chunk).map(|stable| i64::from_le_bytes(*stable));
     stable.map_or(0, |stable| u64::try_from(stable ^ i64::MAX).unwrap_or(0))
@@ -152,7 +151,7 @@ fn walk_segment(
             continue;
         };
         if message.segment != number {
-            // sled has begun to use the place anew: what was here is not needed any more.
+            // sled has begun to reuse the space: the old contents are no longer needed.
             break;
         }
         let (is_cap, next) = (message.kind == kind::CAP, message.body_at + message.body.len());
@@ -165,28 +164,28 @@ fn walk_segment(
     ControlFlow::Continue(())
 }
 
-/// How far a log goes, and what is missing of it.
+/// The extent of a log, and its missing parts.
 ///
-/// A batch is begun when the one before it is on the disk, so only the last one can be torn. Of a segment that is not
-/// there the log does not say whether it was never written or is not needed any more: sled fills with zeros what it does
-/// not need when it opens a database, once its snapshot is on the disk. So below the sequence number in the name of a
-/// snapshot, or the one that a header calls stable, nothing is missing because it was not written.
+/// A batch begins only once the previous one is on disk, so only the last batch can be torn. The log does not show whether
+/// a missing segment was never written or is no longer needed: when sled opens a database, it zeroes unneeded segments as
+/// soon as its snapshot is on disk. So below the sequence number in a snapshot's name, or the one that a header calls
+/// stable, a missing part does not mean unwritten data.
 #[derive(Default)]
 struct Survey {
-    /// Where the last batch begins, and its last byte.
+    /// The start of the last batch, and its last byte.
     begin: u64,
     end: u64,
-    /// Behind the last thing in it.
+    /// The end of its last readable part.
     next: u64,
-    /// Where something cannot be read, or a segment is not there, from the last batch's beginning on.
+    /// Unreadable parts and missing segments from the start of the last batch on.
     missing: Vec<u64>,
     stable: u64,
     snapshot: Option<u64>,
     first_hole: Option<LogPosition>,
-    /// The last segment that is not there, and where the one behind it lies; and the last such before the last batch.
+    /// The last missing segment, with the position of the next one; and the last such gap before the last batch.
     gap: Option<LogPosition>,
     gap_before_batch: Option<LogPosition>,
-    /// A batch begins behind something that cannot be read.
+    /// A batch begins after something unreadable.
     has_batch_behind_hole: bool,
 }
 
@@ -231,13 +230,13 @@ impl Survey {
         }
     }
 
-    /// Where it is damaged, as far as it says so itself. What cannot be read may be what nobody needs any more.
+    /// Where the log is damaged, as far as it shows. An unreadable part may also be one that is no longer needed.
     fn damage(&self) -> Option<u64> {
         let is_hole = |hole: &LogPosition| self.has_batch_behind_hole || hole.lsn < self.stable;
         let hole = self.first_hole.filter(is_hole).map(|hole| hole.at);
-        // Near a segment's end sled counts from the next one on.
+        // Near a segment's end sled counts from the next segment on.
         let is_short = self.snapshot.is_some_and(|snapshot| self.next + (LARGEST_HEADER as u64) < snapshot);
-        // What was opened before and has lost its snapshot: sled takes this for a torn end, though a batch lies behind it.
+        // The database was opened before and lost its snapshot: sled would see a torn end here, although a batch follows.
         let is_end = |gap: &LogPosition| self.snapshot.is_none() && gap.lsn >= self.stable;
         let gap = self.gap_before_batch.filter(is_end).map(|gap| gap.at);
         hole.or(gap).or(is_short.then_some(self.next))
@@ -247,14 +246,14 @@ impl Survey {
         self.end >= self.stable && from.min(self.next) <= self.end
     }
 
-    /// From where on nothing counts: there the last batch begins, if a part of it is missing, or else something is
-    /// missing behind it.
+    /// The position from which nothing counts: the start of the last batch if part of it is missing, otherwise the first
+    /// gap after it.
     fn end_of_whole_batches(&self) -> u64 {
         let cut = self.missing.iter().find(|missing| **missing >= self.stable).copied().unwrap_or(u64::MAX);
         if self.is_torn(cut) { self.begin } else { cut }
     }
 
-    /// The same of a damaged log: what is missing within the last batch was damaged, if its end is there.
+    /// The same for a damaged log: a gap within the last batch counts as damage if the batch's end is present.
     fn end_of_damaged(&self) -> u64 {
         let behind =
             self.missing.iter().find(|missing| **missing >= self.stable.max(self.end.saturating_add(1)));
@@ -262,8 +261,8 @@ impl Survey {
     }
 }
 
-/// The sequence number up to which sled had read the log in `path` when it opened it last: the name of its snapshot. What
-/// is in that may be damaged.
+/// The sequence number up to which sled had read the log in `path` at the last opening: the name of its snapshot. The
+/// snapshot's contents may be damaged.
 fn newest_snapshot(path: &Path) -> Result<Option<u64>> {
     let mut newest = None;
     for entry in std::fs::read_dir(path.parent().unwrap_or(Path::new(".")))? {
@@ -274,39 +273,39 @@ fn newest_snapshot(path: &Path) -> Result<Option<u64>> {
     Ok(newest)
 }
 
-/// Where in `path` something cannot be read though there is more behind it, or the log ends before what a snapshot saw.
-/// `None` where there is no such place: a torn end is none.
+/// Where in `path` something is unreadable although data follows, or where the log ends before its snapshot does. `None` if
+/// there is no such position: a torn end does not count.
 pub(crate) fn hole(path: &Path) -> Result<Option<u64>> {
     Ok(Survey::of(&File::open(path)?, path)?.damage())
 }
 
-/// Where a value lies in the file, and its length.
+/// The offset of a value in the file, and its length.
 type Lies = (u64, usize);
 
-/// A leaf as it was written last, and what was changed of it since.
+/// A leaf as last written, with its later changes.
 struct LeafPage {
     lsn: u64,
-    /// The leaf to the right, if there is one.
+    /// The leaf to the right, if any.
     next: Option<u64>,
     bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
     prefix: Vec<u8>,
-    /// The keys without that prefix.
+    /// The keys without the prefix.
     pairs: BTreeMap<Vec<u8>, Lies>,
 }
 
-/// The leaves from the leftmost on. A split that a kill or power cut stopped half-way leaves a leaf that none leads to: it
-/// is not among them, however often sled writes it anew. `None` where the chain has an end that is not the last leaf's.
+/// The leaves from the leftmost on. A split interrupted by a kill or power cut leaves a leaf that no other leads to: it is
+/// excluded, however often sled rewrites it. `None` if the chain ends before the last leaf.
 fn in_use(pages: &HashMap<u64, LeafPage>) -> Option<Vec<&LeafPage>> {
     let is_first = |page: &&LeafPage| matches!(&page.bounds.0, Bound::Included(low) if low.is_empty());
     let mut chain = vec![pages.values().filter(is_first).max_by_key(|page| page.lsn)?];
     while let Some(next) = chain.last().and_then(|page| page.next) {
-        // Longer than all pages there are: it goes in a circle.
+        // Longer than the number of pages: the chain is a cycle.
         chain.push(pages.get(&next).filter(|_| chain.len() < pages.len())?);
     }
     Some(chain)
 }
 
-/// What these pages hold. Where they overlap, as those of a damaged log may, the one that was written last is right.
+/// The contents of these pages. If they overlap, as may happen in a damaged log, the latest one wins.
 fn merge(mut pages: Vec<&LeafPage>, is_key: impl Fn(&[u8]) -> bool) -> BTreeMap<Vec<u8>, Lies> {
     pages.sort_by_key(|page| page.lsn);
     let mut values: BTreeMap<Vec<u8>, Lies> = BTreeMap::new();
@@ -321,15 +320,15 @@ fn merge(mut pages: Vec<&LeafPage>, is_key: impl Fn(&[u8]) -> bool) -> BTreeMap<
     values
 }
 
-/// The keys and values of a log, as far as they can be read.
+/// The readable keys and values of a log.
 pub(crate) struct RecoveredPairs {
     file: File,
     values: BTreeMap<Vec<u8>, Lies>,
 }
 
 impl RecoveredPairs {
-    /// Reads all that can be read of a log that may be damaged. A key counts only if `is_key` knows it: where a page cannot
-    /// be read, what is left of a key of it may be made to no key at all.
+    /// Reads everything readable in a log that may be damaged. A key counts only if `is_key` recognises it: next to an
+    /// unreadable page, the remains of a key may form an invalid one.
     pub(crate) fn read(path: &Path, is_key: impl Fn(&[u8]) -> bool) -> Result<Self> {
         let file = File::open(path)?;
         let end = Survey::of(&file, path)?.end_of_damaged();
@@ -337,7 +336,7 @@ impl RecoveredPairs {
         Ok(Self { file, values: merge(pages.values().collect(), is_key) })
     }
 
-    /// Reads a log that is not damaged, as sled does: a batch that is torn was never committed.
+    /// Reads an undamaged log as sled would: a torn batch was never committed.
     pub(crate) fn read_whole_batches(path: &Path, is_key: impl Fn(&[u8]) -> bool) -> Result<Self> {
         let file = File::open(path)?;
         let end = Survey::of(&file, path)?.end_of_whole_batches();
@@ -346,7 +345,7 @@ impl RecoveredPairs {
         Ok(Self { file, values: merge(chain, is_key) })
     }
 
-    /// The leaves of the log up to a sequence number: each is what was written of it last.
+    /// The leaves of the log up to a sequence number, each as last written.
     fn pages(file: &File, end: u64) -> Result<HashMap<u64, LeafPage>> {
         let mut pages: HashMap<u64, LeafPage> = HashMap::new();
         walk(file, |LogPosition { at, lsn }, item| {
@@ -395,7 +394,7 @@ impl RecoveredPairs {
         Ok(pages)
     }
 
-    /// Hands over the pairs whose keys begin with `prefix`, from `from` on, until `visit` answers false.
+    /// Passes the pairs whose keys begin with `prefix`, from `from` on, to `visit` until it returns false.
     pub(crate) fn scan(
         &self,
         prefix: &[u8],

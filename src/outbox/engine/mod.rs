@@ -1,4 +1,4 @@
-//! Databases: the only place that names sled. It knows nothing of records.
+//! Databases: the only module that names sled. It knows nothing of records.
 
 pub(crate) mod batch;
 pub(crate) mod chunks;

@@ -1,9 +1,10 @@
-//! The names of files and folders, which need syncs of their own.
+//! Syncs the names of files and folders, which need separate syncs.
 
 use std::fs::File;
 use std::path::Path;
 
-/// Syncs the names in `path`, that of `path` itself, and what sled writes once. The log is left to the database's own syncs.
+/// Syncs the names in `path`, the name of `path` itself, and files that sled writes once. The database itself syncs the
+/// log.
 pub(crate) fn sync_names(path: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(path)? {
         let entry = entry?.path();
@@ -15,7 +16,7 @@ pub(crate) fn sync_names(path: &Path) -> std::io::Result<()> {
     path.parent().map_or(Ok(()), sync_dir)
 }
 
-/// Syncs every file below `path`, every folder, and the name of `path` itself.
+/// Syncs every file and folder below `path`, and the name of `path` itself.
 pub(super) fn sync_tree(path: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(path)? {
         let entry = entry?.path();
@@ -25,7 +26,7 @@ pub(super) fn sync_tree(path: &Path) -> std::io::Result<()> {
     sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
-/// Syncs the names in `dir`. After a failure the next call writes them anew.
+/// Syncs the names in `dir`. After a failure the next call writes them again.
 pub(crate) fn sync_dir(dir: &Path) -> std::io::Result<()> {
     #[cfg(feature = "simulation")]
     if let Some(disk) = super::simulated_disk::disk() {
@@ -33,15 +34,15 @@ pub(crate) fn sync_dir(dir: &Path) -> std::io::Result<()> {
     }
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     File::open(dir)?.sync_all().inspect_err(|_| {
-        // The kernel may take the names for written now. A change makes it write them again; if even that fails, there is
-        // nothing left to be done.
+        // The kernel may now treat the names as written. A change makes it write them again; if even that fails, nothing
+        // else helps.
         let changed = dir.join("sync.tmp");
         let _ = File::create(&changed);
         let _ = std::fs::remove_file(&changed);
     })
 }
 
-/// Puts the file of the closed database in `from` in the place of that in `to`.
+/// Moves the file of the closed database in `from` to `to`, replacing the one there.
 pub(crate) fn move_file(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::rename(from.join("db"), to.join("db"))?;
     #[cfg(feature = "simulation")]

@@ -1,19 +1,19 @@
-//! Opening a database whose log may be damaged, or may not be on the disk: what can be read is kept.
+//! Opens a database whose log may be damaged or not on disk: everything readable is kept.
 //!
-//! Left alone, sled would overwrite all that lies behind the damage (see [`log_file`]). So where there is batch after
-//! batch behind something that cannot be read, sled is shown a copy first. If it misses anything that can be read, the
-//! files are kept as they were found, in a folder of the database's own, and a new database is made of what can be
-//! read, in the place of the old one: what was damaged itself is missing in it, and is found missing by the counts.
+//! Left alone, sled would overwrite everything after the damage (see [`log_file`]). So if batches follow an unreadable
+//! part, sled is first given a copy. If it misses anything readable, the files are kept as found, in a subfolder of the
+//! database's folder, and a new database is built from the readable data and replaces the old one. The damaged part is
+//! missing from it, which the counts reveal.
 //!
-//! After a failed sync ([`mark_unsynced`]) the log can be read, but its last pages may not be on the disk, and no later
-//! sync would put them there: a power cut would leave a hole, and take along what was committed behind it. So of all that
-//! can be read a new, synced database is made. Likewise where sled cannot use its snapshot.
+//! After a failed sync ([`mark_unsynced`]) the log can be read, but its last pages may not be on disk, and no later sync
+//! would write them: a power cut would leave a hole, and destroy what was committed after it. So a new, synced database is
+//! built from everything readable. The same applies if sled cannot use its snapshot.
 //!
-//! IMPORTANT: what sled does not need any more it fills with zeros when it opens a database. Without its snapshot it takes
-//! those for the end of the log and overwrites all that lies behind them. So a log whose snapshot cannot be used, or is
-//! gone though a batch lies behind such zeros, is read here ([`RecoveredPairs`]), and not by sled.
+//! IMPORTANT: when sled opens a database it fills unneeded segments with zeros. Without its snapshot it mistakes these for
+//! the end of the log and overwrites everything after them. So a log whose snapshot is unusable, or missing although a
+//! batch follows such zeros, is read here ([`RecoveredPairs`]) and not by sled.
 //!
-//! A crash in the middle begins anew: until the new database stands in its place the old one does, untouched.
+//! After a crash the procedure starts again: until the new database has replaced the old one, the old one is untouched.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
@@ -29,17 +29,18 @@ use super::fault;
 use super::log_file::{self, RecoveredPairs};
 use super::names::{move_file, sync_dir};
 
-/// The files of a damaged database as they were found: a folder in its own.
+/// A damaged database's files as found: a subfolder of its folder.
 const AS_FOUND: &str = "as-found";
-/// Where copies and new databases are made.
+/// The folder for copies and new databases.
 const SCRATCH: &str = "scratch";
-/// A file: a sync of this database has failed. It holds the inode of the file that is about to take its place, if there is one.
+/// A marker file: a sync of this database has failed. It contains the inode of the file that is about to replace it, if
+/// any.
 const UNSYNCED: &str = "unsynced";
-/// About so many bytes are put into the new one at once.
+/// Approximate bytes written to the new database at once.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Opens the database in `path`, having mended it if it is damaged, and renewed it if it may not be on the disk: if it
-/// `is_unsynced` or marked so. Its keys are those that `is_key` knows.
+/// Opens the database in `path`. If it is damaged it is repaired first; if it may not be on disk (`is_unsynced`, or marked
+/// so) it is renewed. `is_key` recognises its keys.
 pub(crate) fn open(
     path: &Path,
     durability: Durability,
@@ -53,7 +54,7 @@ pub(crate) fn open(
     let hole = hole(path)?;
     if let Some(at) = hole {
         let found = RecoveredPairs::read(&path.join("db"), is_key).map_err(|error| io(path, error))?;
-        // Else what cannot be read is what sled itself had no more use for.
+        // Otherwise the unreadable part is one that sled no longer needs.
         if !sled_reads_all(path, cache, &found)? {
             let kept = keep(path)?;
             replace(path, cache, |put| found.scan(&[], &[], put).map_err(|error| io(path, error)))?;
@@ -61,7 +62,7 @@ pub(crate) fn open(
                 at,
                 path = %path.display(),
                 as_found = %kept.display(),
-                "a database is damaged: a new one holds what can be read of it, and its files are kept as they were found"
+                "a database is damaged: a new one contains everything readable, and its files are kept as found"
             );
         }
     }
@@ -82,8 +83,8 @@ fn io(path: &Path, source: std::io::Error) -> DatabaseError {
     DatabaseError::Io { path: path.to_path_buf(), source }
 }
 
-/// A sync of the database in `path` has failed: it is to be renewed before it is opened again, also by the next process.
-/// The mark itself need not survive a power cut: what that leaves is what is on the disk.
+/// Notes that a sync of the database in `path` has failed: it must be renewed before it is opened again, even by the next
+/// process. The marker need not survive a power cut: what a power cut leaves is on disk.
 pub(crate) fn mark_unsynced(path: &Path, why: &DatabaseError) {
     tracing::error!(
         error = %why,
@@ -92,11 +93,11 @@ pub(crate) fn mark_unsynced(path: &Path, why: &DatabaseError) {
          more; before the next write all that can be read goes to a new one"
     );
     if let Err(error) = File::create(path.join(UNSYNCED)) {
-        tracing::warn!(%error, path = %path.display(), "this database cannot be marked as not synced");
+        tracing::warn!(%error, path = %path.display(), "cannot mark this database as unsynced");
     }
 }
 
-/// Makes the database in `path` anew of all that can be read of its log.
+/// Rebuilds the database in `path` from everything readable in its log.
 fn renew(path: &Path, cache: u64, is_key: impl Fn(&[u8]) -> bool) -> Result<(), DatabaseError> {
     let _closed = keep_closed(path)?;
     #[cfg(feature = "simulation")]
@@ -109,12 +110,12 @@ fn renew(path: &Path, cache: u64, is_key: impl Fn(&[u8]) -> bool) -> Result<(), 
     let found =
         RecoveredPairs::read_whole_batches(&path.join("db"), is_key).map_err(|error| io(path, error))?;
     replace(path, cache, |put| found.scan(&[], &[], put).map_err(|error| io(path, error)))?;
-    tracing::warn!(path = %path.display(), "a new, synced database holds all that can be read of this one's log");
+    tracing::warn!(path = %path.display(), "this database was rebuilt from everything readable in its log, and synced");
     Ok(())
 }
 
-/// Where the log of the database in `path` is damaged, as far as it says so itself. `None` as well where there is none.
-/// IMPORTANT: sled is not to be shown a log that cannot be read just now: it takes that for its end, and overwrites the rest.
+/// Where the log of the database in `path` is damaged, as far as it shows. `None` also if there is no log. IMPORTANT: sled
+/// must not be given a log that cannot be read now: it would take the unreadable part for the end, and overwrite the rest.
 pub(crate) fn hole(path: &Path) -> Result<Option<u64>, DatabaseError> {
     let file = path.join("db");
     if !file.exists() {
@@ -123,25 +124,25 @@ pub(crate) fn hole(path: &Path) -> Result<Option<u64>, DatabaseError> {
     log_file::hole(&file).map_err(|error| io(path, error))
 }
 
-/// Why the database in `path` would be mended, or renewed, by being opened.
+/// Why opening the database in `path` would repair or renew it.
 pub(crate) fn trouble(path: &Path) -> Option<String> {
     match hole(path) {
         Ok(Some(at)) => Some(format!("its log cannot be read at byte {at}")),
         Err(error) => Some(error.to_string()),
         Ok(None) if path.join(UNSYNCED).exists() => {
-            Some("a sync of it has failed: it is not renewed yet".to_owned())
+            Some("a sync of it has failed, and it is not renewed yet".to_owned())
         }
         Ok(None) => match is_snapshot_damaged(path) {
             Ok(false) => None,
-            Ok(true) => Some("its snapshot is damaged: the next start makes it anew from its log".to_owned()),
+            Ok(true) => Some("its snapshot is damaged: the next start rebuilds it from its log".to_owned()),
             Err(error) => Some(error.to_string()),
         },
     }
 }
 
-/// Keeps the database's files as they are.
+/// Keeps the database's files unchanged.
 fn keep(path: &Path) -> Result<PathBuf, DatabaseError> {
-    // Damage on damage: each has its own.
+    // Damaged repeatedly: each time gets its own folder.
     let mut kept = path.join(AS_FOUND);
     for number in 2.. {
         if !kept.exists() {
@@ -156,7 +157,7 @@ fn keep(path: &Path) -> Result<PathBuf, DatabaseError> {
     Ok(kept)
 }
 
-/// The folders of a database in `path` that hold a log as it was found.
+/// The folders of a database in `path` that contain a log as found.
 pub(crate) fn kept(path: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
     let kept = entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(AS_FOUND.as_bytes()));
@@ -165,7 +166,7 @@ pub(crate) fn kept(path: &Path) -> Vec<PathBuf> {
     kept
 }
 
-/// Copies the files of `path` into a new folder, durably.
+/// Copies the files of `path` to a new folder, durably.
 fn copy_files(path: &Path, to: &Path) -> Result<(), DatabaseError> {
     let copy = || {
         let mut copies = Vec::new();
@@ -193,7 +194,7 @@ fn remove(dir: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Whether sled, shown a copy, finds all that was found in the log.
+/// Whether sled, given a copy, finds everything that was found in the log.
 fn sled_reads_all(path: &Path, cache: u64, found: &RecoveredPairs) -> Result<bool, DatabaseError> {
     let scratch = path.join(SCRATCH);
     let io = |source| DatabaseError::Io { path: scratch.clone(), source };
@@ -217,7 +218,7 @@ fn sled_reads_all(path: &Path, cache: u64, found: &RecoveredPairs) -> Result<boo
     trouble.map(|()| has_all)
 }
 
-/// Puts a new database, of the pairs that `scan` hands over, in the place of the one in `path`.
+/// Replaces the database in `path` with a new one made of the pairs passed by `scan`.
 fn replace(
     path: &Path,
     cache: u64,
@@ -227,14 +228,14 @@ fn replace(
     let new = path.join(SCRATCH);
     remove(&new).map_err(io)?;
     if let Err(error) = fill(&new, cache, scan) {
-        // It may have been for want of room.
+        // The cause may be a lack of space.
         let _ = remove(&new);
         return Err(error);
     }
     let sync =
         || sync_dir(path).map_err(|source| DatabaseError::Unsynced { path: path.to_path_buf(), source });
-    // IMPORTANT: in this order. Until the new name is on the disk, and the old snapshots are not, this is not the file to be
-    // written to, whatever the reason for it; and without its snapshots nobody can say how far the old log goes.
+    // IMPORTANT: in this order. Until the new name is on disk and the old snapshots are gone, the file must not be written
+    // to, for whatever reason it is replaced; and without its snapshots the extent of the old log is unknown.
     let mark = || {
         let inode = std::fs::metadata(new.join("db"))?.ino();
         let mut mark = File::create(path.join(UNSYNCED))?;
@@ -250,13 +251,13 @@ fn replace(
     finish(path)
 }
 
-/// Whether the file of the database in `path` is a new one, and the snapshots beside it may be those of the old one.
+/// Whether the file of the database in `path` is a new one, beside which the old one's snapshots may still exist.
 fn is_replaced(path: &Path) -> bool {
     let inode = std::fs::read_to_string(path.join(UNSYNCED)).ok().and_then(|inode| inode.parse().ok());
     inode.is_some() && inode == std::fs::metadata(path.join("db")).ok().map(|meta| meta.ino())
 }
 
-/// Removes what is left of a database that was replaced.
+/// Removes the remains of a replaced database.
 fn finish(path: &Path) -> Result<(), DatabaseError> {
     let io = |source| DatabaseError::Io { path: path.to_path_buf(), source };
     remove_snapshots(path)?;
@@ -265,13 +266,13 @@ fn finish(path: &Path) -> Result<(), DatabaseError> {
     remove(&path.join(SCRATCH)).map_err(io)
 }
 
-/// Makes a database in `new`, on the disk when this returns.
+/// Creates a database in `new`, which is on disk on return.
 fn fill(
     new: &Path,
     cache: u64,
     scan: impl FnOnce(&mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), DatabaseError>,
 ) -> Result<(), DatabaseError> {
-    // What fails here says nothing of what is stored.
+    // A failure here says nothing about stored data.
     let unsynced = |error: DatabaseError| DatabaseError::Unsynced {
         path: new.to_path_buf(),
         source: std::io::Error::other(error),

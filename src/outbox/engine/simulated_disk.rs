@@ -1,33 +1,33 @@
-//! The disk under a simulated outbox: databases in memory, with the crashes and faults of real ones.
+//! The disk of a simulated outbox: databases in memory, with the crashes and faults of real ones.
 //!
-//! All of the outbox is as it ships but for what this file is instead of: sled with its barrier, the threads, and the room
-//! on the disk. Folders and small files are real, and are to lie where nothing is ever lost of them.
+//! The outbox is the shipped one except for what this file replaces: sled with its barrier, the threads, and the disk
+//! space. Folders and small files are real, and must be on a file system that loses nothing.
 //!
-//! A database here is what sled with the barrier promises to be, and no more: a batch is applied as a whole; it is there
-//! after a power cut if a sync has succeeded behind it and no earlier sync of the file has failed; without that a power
-//! cut leaves some of the batches, from the first on. A file whose name was not synced may be gone with it, and one whose
-//! removal was not synced back. A process that is killed takes nothing along that it had written.
+//! A database here has exactly the guarantees of sled with the barrier. A batch is applied as a whole. It survives a power
+//! cut if a sync succeeded after it and no earlier sync of the file has failed; otherwise a power cut keeps some of the
+//! batches, from the first on. A file whose name was not synced may disappear, and one whose removal was not synced may
+//! reappear. A killed process loses nothing it has written.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What a write is: a key, and its value unless it is removed.
+/// A write: a key, and its value unless it is removed.
 pub(crate) type Write = (Vec<u8>, Option<Vec<u8>>);
 
 /// A database's pairs.
 type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// What befalls a disk, step by step. Each step is a write or a sync of a database, or a sync of a folder.
+/// Decides what happens to a disk, step by step. Each step is a write or a sync of a database, or a sync of a folder.
 pub trait DiskFaults: Send {
-    /// What comes of the next step.
+    /// The outcome of the next step.
     fn step(&mut self, step: DiskStep) -> DiskOutcome;
-    /// How many of these batches, which nothing has synced, a power cut leaves: from the first on.
+    /// How many of these unsynced batches survive a power cut, counted from the first.
     fn left(&mut self, batches: usize) -> usize;
-    /// Whether a power cut undoes what was done to a folder that was not synced.
+    /// Whether a power cut undoes changes to an unsynced folder.
     fn undoes(&mut self) -> bool;
-    /// What is free on the disk.
+    /// Free bytes on the disk.
     fn free_bytes(&self) -> u64;
 
     /// A planted bug: syncs do nothing.
@@ -35,23 +35,23 @@ pub trait DiskFaults: Send {
         false
     }
 
-    /// A planted bug: nobody syncs the names in a folder.
+    /// A planted bug: names in folders are never synced.
     fn forgets_names(&self) -> bool {
         false
     }
 
-    /// A planted bug: nobody hears of a failed sync.
+    /// A planted bug: failed syncs are not reported.
     fn hides_failed_syncs(&self) -> bool {
         false
     }
 
-    /// A planted bug: a write to this key of the ledger, or of a segment, is left out.
+    /// A planted bug: writes to this key of the ledger, or of a segment, are dropped.
     fn drops(&mut self, _is_ledger: bool, _key: &[u8]) -> bool {
         false
     }
 }
 
-/// What is done to the disk.
+/// A step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskStep {
     /// A batch is written.
@@ -62,33 +62,33 @@ pub enum DiskStep {
     SyncNames,
 }
 
-/// What comes of it.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskOutcome {
     /// It is done.
     Done,
-    /// It is not done; the error's number says why.
+    /// It fails with this error number.
     Failed(i32),
-    /// The process dies before it.
+    /// The process dies before the step.
     DiesBefore,
-    /// The process dies behind it.
+    /// The process dies after the step.
     DiesBehind,
 }
 
-/// Thrown where the process dies in the middle of a step.
+/// The panic payload of a process that dies in the middle of a step.
 #[derive(Debug)]
 pub struct Died;
 
-/// How a process ends that nobody asked to.
+/// The unplanned end of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crash {
-    /// The process is killed: what it wrote is there.
+    /// The process is killed: everything written survives.
     Kill,
-    /// The power is cut: what was not synced may be gone.
+    /// The power is cut: unsynced data may be lost.
     Power,
 }
 
-/// A disk. Clones are the same one.
+/// A disk. Clones share it.
 #[derive(Clone)]
 pub struct Disk(Arc<Mutex<State>>);
 
@@ -97,16 +97,16 @@ struct State {
     faults: Box<dyn DiskFaults>,
 }
 
-/// One database.
+/// A database.
 #[derive(Default)]
 struct Stored {
     pairs: Pairs,
     bytes: u64,
-    /// Of each batch that no good sync has followed: what was there before it.
+    /// For each batch without a successful sync after it: the values before it.
     unsynced: Vec<Vec<Write>>,
-    /// A sync has failed: nothing behind it is known to be on the disk, whatever later syncs say.
+    /// A sync has failed: nothing after it is known to be on disk, whatever later syncs report.
     has_hole: bool,
-    /// Its name would survive.
+    /// Whether its name would survive.
     is_named: bool,
 }
 
@@ -120,12 +120,12 @@ pub(crate) fn disk() -> Option<Disk> {
 }
 
 impl Disk {
-    /// An empty one.
+    /// An empty disk.
     pub fn new(faults: Box<dyn DiskFaults>) -> Self {
         Self(Arc::new(Mutex::new(State { databases: BTreeMap::new(), faults })))
     }
 
-    /// Outboxes that this thread opens lie on this disk; `None`: on real ones.
+    /// Makes this thread open outboxes on this disk; `None`: on real ones.
     pub fn use_here(disk: Option<Self>) {
         DISK.set(disk);
     }
@@ -134,7 +134,7 @@ impl Disk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is left when the process has ended so.
+    /// Leaves what survives such an end of the process.
     pub fn crash(&self, crash: Crash) {
         let mut guard = self.state();
         let State { databases, faults } = &mut *guard;
@@ -143,7 +143,7 @@ impl Disk {
             if crash == Crash::Kill {
                 return is_there;
             }
-            // Nothing comes back in a folder that is gone itself.
+            // Nothing reappears in a folder that is gone itself.
             let has_folder = path.parent().is_some_and(Path::exists);
             let is_left = match (stored.is_named, is_there) {
                 (true, true) => true,
@@ -151,7 +151,7 @@ impl Disk {
                 (false, _) => is_there && !faults.undoes(),
             };
             if is_left {
-                // Its removal was not synced.
+                // The removal was not synced.
                 let _ = std::fs::create_dir_all(path).and_then(|()| std::fs::write(place(path), []));
                 stored.lose(faults.as_mut());
             } else {
@@ -170,7 +170,7 @@ impl Disk {
         }
     }
 
-    /// Makes an empty database.
+    /// Creates an empty database.
     pub(crate) fn create(&self, path: &Path) -> std::io::Result<()> {
         std::fs::create_dir_all(path)?;
         std::fs::write(place(path), [])?;
@@ -211,7 +211,7 @@ impl Disk {
         }
     }
 
-    /// The names in `dir` are synced.
+    /// Syncs the names in `dir`.
     pub(crate) fn sync_names(&self, dir: &Path) -> std::io::Result<()> {
         let mut state = self.state();
         let dies = Self::take(&mut state, DiskStep::SyncNames)?;
@@ -228,7 +228,7 @@ impl Disk {
         if dies { std::panic::resume_unwind(Box::new(Died)) } else { Ok(()) }
     }
 
-    /// The file of the database in `from` takes the place of that in `to`.
+    /// Moves the file of the database in `from` to `to`, replacing the one there.
     pub(crate) fn rename(&self, from: &Path, to: &Path) {
         let mut state = self.state();
         if let Some(stored) = state.databases.remove(from) {
@@ -272,7 +272,7 @@ impl Stored {
         self.unsynced.push(before);
     }
 
-    /// What a power cut takes.
+    /// Removes what a power cut loses.
     fn lose(&mut self, faults: &mut dyn DiskFaults) {
         let left = if self.has_hole { 0 } else { faults.left(self.unsynced.len()) };
         for batch in self.unsynced.drain(..).skip(left).rev() {
@@ -287,7 +287,7 @@ impl Stored {
     }
 }
 
-/// The file that stands for a database.
+/// The file that represents a database.
 fn place(path: &Path) -> PathBuf {
     path.join("db")
 }

@@ -1,7 +1,7 @@
-//! Every byte the outbox persists is written and read here, and bincode is named nowhere else.
+//! Reads and writes every byte that the outbox persists. No other file names bincode.
 //!
-//! A value is a version byte, then bincode 2 (`standard()`: little endian, varints). An unknown version is
-//! an error that names both. The numbers of enums are frozen: never renumber.
+//! A value is a version byte followed by bincode 2 (`standard()`: little endian, varints). An unknown version is an error
+//! that names both versions. The numbers of enums are frozen: never renumber.
 
 pub(crate) use bincode::{Decode, Encode};
 
@@ -10,28 +10,28 @@ use super::dead_letter::{DeadLetter, Payload, Reason};
 use super::log::Log;
 use crate::record::{Kind, Layout, Original, Record, Span, Timestamp};
 
-/// The version in front of each value.
+/// The version before each value.
 pub(crate) const VERSION: u8 = 1;
 
-/// Decoding allocates no more than this: more than the largest pack or dead letter, less than a flipped bit asks for.
+/// Limits the allocation of decoding: more than the largest pack or dead letter, less than a flipped bit may ask for.
 const DECODE_LIMIT: usize = 64 << 20;
 
-/// The longest entry that is stored, in bytes. As one of a pack, and as a dead letter with all that is said about it, it
-/// stays below what is decoded.
+/// The longest entry that is stored, in bytes. In a pack, and as a dead letter with its details, it stays below the
+/// decoding limit.
 pub(crate) const ENTRY_BYTES: usize = DECODE_LIMIT - (2 << 20);
-/// The longest word about a dead letter that is stored: what is beyond is cut off.
+/// The longest stored detail of a dead letter; the rest is cut off.
 pub(crate) const DETAIL_BYTES: usize = 64 << 10;
 
-/// Why stored bytes could not be understood.
+/// Why stored bytes cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
     /// Written by a newer (or unknown) release.
     #[error("format version {found} found, this release reads {VERSION}")]
     Version {
-        /// The version byte that stands there.
+        /// The version byte found.
         found: u8,
     },
-    /// The bytes do not add up.
+    /// The bytes are inconsistent.
     #[error("damaged value: {0}")]
     Damaged(String),
 }
@@ -41,7 +41,7 @@ fn damaged(what: impl ToString) -> CodecError {
     CodecError::Damaged(what.to_string())
 }
 
-/// `value` behind its version byte.
+/// Encodes `value` after a version byte.
 pub(crate) fn encode<T: Encode>(value: &T) -> Vec<u8> {
     let mut out = vec![VERSION];
     #[expect(
@@ -52,7 +52,7 @@ pub(crate) fn encode<T: Encode>(value: &T) -> Vec<u8> {
     out
 }
 
-/// The value that [`encode`] wrote, and how many bytes it took.
+/// Decodes a value written by [`encode`], and returns its length in bytes.
 pub(crate) fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<(T, usize), CodecError> {
     let (&found, rest) = bytes.split_first().ok_or_else(|| damaged("empty"))?;
     if found != VERSION {
@@ -63,10 +63,10 @@ pub(crate) fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<(T, usize), CodecErr
     Ok((value, used + 1))
 }
 
-/// A message that is no record, on its way to the dead letters.
+/// A message that is not a valid record, on its way to the dead letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
-    /// What it would have been, as far as could be told.
+    /// The kind it would have had, as far as known.
     pub kind: Kind,
     /// When it was taken.
     pub accepted_at: Timestamp,
@@ -76,19 +76,19 @@ pub struct Rejected {
     pub detail: String,
 }
 
-/// What an append stores and reading gives back.
+/// An entry as it is appended and read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// A record to deliver.
     Record(Record),
-    /// A message to become a dead letter.
+    /// A message that becomes a dead letter.
     Rejected(Rejected),
-    /// A dead letter of another outbox, to become one of this one.
+    /// A dead letter of another outbox that becomes one of this outbox.
     Letter(Box<DeadLetter>),
 }
 
 impl Entry {
-    /// What it is.
+    /// Its kind.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Record(record) => record.kind(),
@@ -106,7 +106,7 @@ impl Entry {
         }
     }
 
-    /// Where it lies.
+    /// The log that holds it.
     pub(crate) fn log(&self) -> Log {
         match self {
             Self::Rejected(_) | Self::Letter(_) => Log::Rejected,
@@ -130,7 +130,7 @@ impl Entry {
 
 type WireSpan = (u32, u32);
 
-/// How one entry lies in its pack's bytes.
+/// The position and metadata of an entry in its pack's bytes.
 #[derive(Encode, Decode)]
 struct Meta {
     kind: u8,
@@ -149,7 +149,7 @@ enum Shape {
         correlation: Option<WireSpan>,
         traceparent: Option<WireSpan>,
     },
-    /// The first so many bytes are the message, the rest says what is wrong.
+    /// The first `raw` bytes are the message, the rest is the error text.
     Rejected { raw: u32 },
     /// The bytes are those of [`dead_letter_bytes`].
     Letter,
@@ -229,18 +229,18 @@ fn entry_from(meta: &Meta, data: &[u8]) -> Result<Entry, CodecError> {
     }
 }
 
-/// What stands in front of a pack's compressed bytes.
+/// The header before a pack's compressed bytes.
 #[derive(Encode, Decode, Clone, Copy, Debug)]
 pub(crate) struct PackHeader {
     pub count: u32,
-    /// When the oldest record in it was accepted.
+    /// When its oldest record was accepted.
     pub oldest: i64,
     raw_len: u32,
-    /// Of the place and of everything else: a pack that turns up elsewhere is no pack.
+    /// Covers the key and everything else: a pack found under another key is invalid.
     checksum: u64,
 }
 
-/// The value that stores `entries` as one pack in its place.
+/// The value that stores `entries` as a pack under this key.
 pub(crate) fn pack(place: (Log, u64), entries: &[&Entry]) -> std::io::Result<Vec<u8>> {
     let metas: Vec<Meta> = entries.iter().map(|entry| meta_of(entry)).collect();
     let mut raw = encode(&metas);
@@ -252,7 +252,7 @@ pub(crate) fn pack(place: (Log, u64), entries: &[&Entry]) -> std::io::Result<Vec
     seal(place, &raw, entries.len() as u32, oldest)
 }
 
-/// Compresses a pack's bytes and puts its header in front.
+/// Compresses a pack's bytes and prepends its header.
 pub(crate) fn seal(place: (Log, u64), raw: &[u8], count: u32, oldest: i64) -> std::io::Result<Vec<u8>> {
     let compressed = compression::compress(raw, compression::PACK)?;
     let mut header = PackHeader { count, oldest, raw_len: raw.len() as u32, checksum: 0 };
@@ -269,7 +269,7 @@ impl PackHeader {
     }
 }
 
-/// A pack's header and entries, checked against its checksum and its place.
+/// A pack's header and entries, checked against its checksum and its key.
 pub(crate) fn unpack(place: (Log, u64), value: &[u8]) -> Result<(PackHeader, Vec<Entry>), CodecError> {
     let (header, start) = decode::<PackHeader>(value)?;
     let compressed = &value[start..];
@@ -298,7 +298,7 @@ fn decompress(compressed: &[u8], raw_len: u32) -> Result<Vec<u8>, CodecError> {
     compression::decompress(compressed, raw_len).map_err(damaged)
 }
 
-/// What stands in front of a dead letter's compressed bytes.
+/// The header before a dead letter's compressed bytes.
 #[derive(Encode, Decode)]
 struct LetterHeader {
     raw_len: u32,
@@ -320,7 +320,7 @@ pub(crate) fn encode_dead_letter(letter: &DeadLetter) -> std::io::Result<Vec<u8>
     seal_dead_letter(letter.id, &dead_letter_bytes(letter))
 }
 
-/// All of a dead letter but its number.
+/// A dead letter's bytes without its number.
 pub(crate) fn dead_letter_bytes(letter: &DeadLetter) -> Vec<u8> {
     let entry = match &letter.payload {
         Payload::Record(record) => Entry::Record(record.clone()),
@@ -346,7 +346,7 @@ pub(crate) fn dead_letter_bytes(letter: &DeadLetter) -> Vec<u8> {
     encode(&wire)
 }
 
-/// Compresses a dead letter's bytes and puts its header in front.
+/// Compresses a dead letter's bytes and prepends the header.
 pub(crate) fn seal_dead_letter(id: u64, raw: &[u8]) -> std::io::Result<Vec<u8>> {
     let compressed = compression::compress(raw, compression::SINGLE)?;
     let checksum = xxhash_rust::xxh3::xxh3_64_with_seed(&compressed, id);
@@ -363,7 +363,7 @@ pub(crate) fn decode_dead_letter(id: u64, value: &[u8]) -> Result<DeadLetter, Co
     dead_letter_from(id, &decompress(&value[start..], header.raw_len)?)
 }
 
-/// What [`dead_letter_bytes`] gave, as the dead letter of this number.
+/// Decodes the result of [`dead_letter_bytes`] as the dead letter with this number.
 fn dead_letter_from(id: u64, bytes: &[u8]) -> Result<DeadLetter, CodecError> {
     let (wire, _) = decode::<WireDeadLetter>(bytes)?;
     if matches!(wire.meta.shape, Shape::Letter) {

@@ -1,7 +1,7 @@
-//! zstd, with contexts that each thread keeps.
+//! zstd, with a context per thread.
 //!
-//! A new context asks the processor what it can do, which a virtual machine's host answers in some twenty microseconds:
-//! longer than compressing a whole pack takes.
+//! A new context queries the processor's features, which takes some twenty microseconds under a virtual machine's host:
+//! longer than compressing a whole pack.
 
 use std::cell::RefCell;
 use std::io::Result;
@@ -9,10 +9,10 @@ use std::io::Result;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::CParameter;
 
-/// Of packs. Within 4 % of level 3 on those of usage records, in two thirds of the time.
+/// For packs. Within 4 % of level 3 for packs of usage records, in two thirds of the time.
 pub(crate) const PACK: i32 = 1;
-/// Of what is compressed by itself: the code tables that level 1 makes for some hundred bytes take longer than all the
-/// rest, and save a fifth.
+/// For values compressed individually: for some hundred bytes, level 1 spends more time on its code tables than on
+/// everything else, and saves a fifth.
 pub(crate) const SINGLE: i32 = -1;
 
 thread_local! {
@@ -31,7 +31,7 @@ pub(crate) fn compress(raw: &[u8], level: i32) -> Result<Vec<u8>> {
     })
 }
 
-/// What was compressed. An error if it is no such thing, or longer than `raw_len`.
+/// Decompresses. An error if the data is invalid, or longer than `raw_len`.
 pub(crate) fn decompress(compressed: &[u8], raw_len: usize) -> Result<Vec<u8>> {
     DECOMPRESSOR.with_borrow_mut(|kept| match kept {
         Some(kept) => kept.decompress(compressed, raw_len),

@@ -1,4 +1,4 @@
-//! A dead letter: what will not be delivered, why, and the exact bytes.
+//! A dead letter: an undeliverable message, the reason, and the exact bytes.
 
 use std::borrow::Cow;
 
@@ -9,20 +9,20 @@ use crate::record::{Kind, Record, Timestamp};
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Reason {
-    /// It does not fit the contract.
+    /// It does not conform to the contract.
     Invalid = 0,
     /// The `ControlPlane` refused it.
     Refused = 1,
-    /// A quota request that came too late to matter.
+    /// A quota request that expired.
     Expired = 2,
-    /// The `ControlPlane` did not know its session for the whole time of grace.
+    /// The `ControlPlane` did not know its session within the grace period.
     SessionUnknown = 3,
-    /// The `ControlPlane` failed on it again and again while other records passed.
+    /// The `ControlPlane` failed on it repeatedly while other records passed.
     Poison = 4,
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 5] =
         [Self::Invalid, Self::Refused, Self::Expired, Self::SessionUnknown, Self::Poison];
 
@@ -50,33 +50,33 @@ impl Reason {
     }
 }
 
-/// A dead letter as it is kept.
+/// A stored dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Its number: unique in this outbox, growing.
+    /// Its number, unique and increasing in this outbox.
     pub id: u64,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// Why, in words: of an answer, its status and its first KiB.
+    /// The reason as text: for an answer, its status and its first KiB.
     pub detail: String,
-    /// How often its delivery was tried.
+    /// The number of delivery attempts.
     pub attempts: u32,
     /// When it was accepted.
     pub first_at: Timestamp,
     /// When it was given up.
     pub last_at: Timestamp,
-    /// What it was.
+    /// Its original content.
     pub payload: Payload,
 }
 
-/// What a dead letter was.
+/// The original content of a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// A record: it can be sent again with its own key and body.
+    /// A record, which can be sent again with its own key and body.
     Record(Record),
-    /// A message that is no record.
+    /// A message that is not a valid record.
     Raw {
-        /// What it would have been.
+        /// The kind it would have had.
         kind: Kind,
         /// When it was taken.
         accepted_at: Timestamp,
@@ -86,7 +86,7 @@ pub enum Payload {
 }
 
 impl DeadLetter {
-    /// What it was, or would have been.
+    /// Its kind, or the one it would have had.
     pub fn kind(&self) -> Kind {
         match &self.payload {
             Payload::Record(record) => record.kind(),
@@ -94,7 +94,7 @@ impl DeadLetter {
         }
     }
 
-    /// The bytes that it holds in memory, but for what each letter holds.
+    /// Its variable memory in bytes.
     pub(crate) fn size(&self) -> usize {
         let payload = match &self.payload {
             Payload::Record(record) => record.body().len(),

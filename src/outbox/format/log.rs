@@ -1,24 +1,25 @@
-//! The five logs, which are read apart.
+//! The five logs, which are read separately.
 
-/// One of the logs of records, each read by itself. The numbers are persisted: never renumber.
+/// A log of records, that is read separately. The numbers are persisted: never renumber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Log {
-    /// Quota requests: they wait for nobody.
+    /// Quota requests, which wait for nothing.
     Quota = 1,
-    /// Session-started events: they wait for nobody either.
+    /// Session-started events, which wait for nothing either.
     Started = 2,
     /// Usage records.
     Usage = 3,
     /// Session-completed events.
     Completed = 4,
-    /// What is on its way to the dead letters: what is no record, and what another outbox had there. Maintenance's alone.
+    /// Entries on their way to the dead letters: rejected messages and another outbox's dead letters. Read only by
+    /// maintenance.
     Rejected = 5,
 }
 
 impl Log {
     pub(crate) const COUNT: usize = 5;
-    /// All of them, in the order in which an append numbers its records.
+    /// All logs, in the order in which an append numbers its records.
     pub(crate) const ALL: [Self; Self::COUNT] =
         [Self::Quota, Self::Started, Self::Usage, Self::Completed, Self::Rejected];
 

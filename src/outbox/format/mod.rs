@@ -1,4 +1,4 @@
-//! What is persisted, and how: every byte of the segments' and the ledger's values. It knows nothing of databases.
+//! The persistent format: every byte of the values in segments and ledger. It knows nothing of databases.
 
 pub(crate) mod codec;
 pub(crate) mod compression;
@@ -6,5 +6,5 @@ pub(crate) mod dead_letter;
 pub(crate) mod log;
 pub(crate) mod schema;
 
-/// The version of everything on the disk.
+/// The version of everything on disk.
 pub(crate) const FORMAT: u32 = 1;

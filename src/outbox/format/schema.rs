@@ -1,4 +1,4 @@
-//! What the segments and the ledger store beside packs and dead letters.
+//! The other values in segments and ledger, besides packs and dead letters.
 
 use super::codec::{Decode, Encode};
 use super::dead_letter::Reason;
@@ -8,7 +8,7 @@ use crate::record::{Kind, Queue};
 
 const KINDS: usize = Kind::ALL.len();
 
-/// Numbers of records, by log and kind. A log has one kind, except that of rejected messages.
+/// Counts of records, by log and kind. A log has one kind, except the log of rejected messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Tally([[u64; KINDS]; Log::COUNT]);
 
@@ -24,7 +24,7 @@ impl Tally {
         self
     }
 
-    /// What is left of this without `other`.
+    /// The remainder after subtracting `other`.
     pub(crate) fn minus(mut self, other: &Self) -> Self {
         for (ours, theirs) in self.0.iter_mut().flatten().zip(other.0.iter().flatten()) {
             *ours = ours.saturating_sub(*theirs);
@@ -45,17 +45,17 @@ impl Tally {
     }
 }
 
-/// The place of a kind in arrays.
+/// The index of a kind in arrays.
 pub(crate) fn at(kind: Kind) -> usize {
     kind as usize - 1
 }
 
-/// What was appended since this outbox began. Written with each append.
+/// Totals of appended records since this outbox was created. Written with each append.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Totals {
     /// The next record's number.
     pub next: u64,
-    /// Records.
+    /// Appended records.
     pub appended: Tally,
     /// Their bytes.
     pub bytes: u64,
@@ -67,29 +67,29 @@ impl Default for Totals {
     }
 }
 
-/// What the ledger knows of a segment, so that it need not be opened to know.
+/// The ledger's copy of a segment's data, which makes opening the segment unnecessary.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct SegmentInfo {
-    /// Its numbers: none below this one. What lies below is a copy that is not its own yet.
+    /// Its first number. Anything below is a copy that does not belong to it yet.
     pub base: u64,
-    /// And none from this one on, once it is sealed. What lies above was never acknowledged.
+    /// The end of its numbers, once it is sealed. Anything from there on was never acknowledged.
     pub end: Option<u64>,
-    /// What had been appended before it was begun.
+    /// The totals before it was begun.
     pub before: Totals,
-    /// What it holds. Of the newest it is known from its own totals.
+    /// Its appended records. For the newest segment its own totals count.
     pub appended: Tally,
-    /// Its records' bytes. Likewise.
+    /// Their bytes, in the same way.
     pub bytes: u64,
-    /// What of it is settled.
+    /// Its settled records.
     pub settled: Tally,
-    /// The bytes of that.
+    /// Their bytes.
     pub settled_bytes: u64,
-    /// First numbers of the first and the last pack of each log.
+    /// First numbers of the first and last pack of each log.
     pub ranges: [Option<(u64, u64)>; Log::COUNT],
 }
 
 impl SegmentInfo {
-    /// Of a segment that begins after `before`.
+    /// For a segment that begins after `before`.
     pub(crate) fn beginning(before: &Totals) -> Self {
         Self {
             base: before.next,
@@ -103,44 +103,44 @@ impl SegmentInfo {
         }
     }
 
-    /// What waits in it.
+    /// Its waiting records.
     pub(crate) fn waiting(&self) -> Tally {
         self.appended.minus(&self.settled)
     }
 
-    /// The bytes of that.
+    /// Their bytes.
     pub(crate) fn waiting_bytes(&self) -> u64 {
         self.bytes.saturating_sub(self.settled_bytes)
     }
 
-    /// The first number that is not its own.
+    /// The first number after its own.
     pub(crate) fn end(&self) -> u64 {
         self.end.unwrap_or(u64::MAX)
     }
 }
 
-/// What was settled since this outbox began. Written with the marks.
+/// Counters of settled records since this outbox was created. Written with the marks.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Counters {
-    /// Appended before this ledger began: a lost ledger is begun anew, and all counters with it.
+    /// Records appended before this ledger was created: a lost ledger is replaced, and its counters restart.
     pub forgotten: [u64; KINDS],
-    /// Settled by 2xx, by kind.
+    /// Settled by a 2xx, by kind.
     pub delivered: [u64; KINDS],
-    /// Settled by 409, by kind.
+    /// Settled by a 409, by kind.
     pub duplicates: [u64; KINDS],
-    /// Became dead letters, by kind and reason.
+    /// Dead-lettered, by kind and reason.
     pub dead_lettered: [[u64; Reason::ALL.len()]; KINDS],
-    /// Exported to a file, by kind; those in quarantine are among them.
+    /// Exported to a file, by kind, including quarantined ones.
     pub exported: [u64; KINDS],
     /// The next dead letter's number.
     pub next_dead_letter: u64,
-    /// Dead letters that are kept.
+    /// Stored dead letters.
     pub dead_letters: u64,
-    /// What they take, in bytes.
+    /// Their bytes.
     pub dead_letter_bytes: u64,
-    /// Dead letters dropped for their age.
+    /// Dead letters deleted for their age.
     pub expired: u64,
-    /// The last dead letter that was mirrored.
+    /// The last mirrored dead letter.
     pub mirrored: u64,
 }
 
@@ -162,25 +162,25 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// All that left, of one kind.
+    /// All records of a kind that have left.
     pub(crate) fn gone(&self, kind: usize) -> u64 {
         let dead_lettered = self.dead_lettered[kind].iter().sum::<u64>();
         self.delivered[kind] + self.duplicates[kind] + self.exported[kind] + dead_lettered
     }
 }
 
-/// What one append took from the queues: the checkpoint of invariant 9.
+/// The messages that one append took from the queues: the checkpoint of invariant 9.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Recent {
     /// By queue, in the order of [`Queue::ALL`].
     pub queues: [Taken; Queue::ALL.len()],
 }
 
-/// What one append took from one queue.
+/// The messages that one append took from one queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Taken {
-    /// How many messages this agent had taken from the queue before these.
+    /// The number of messages this agent had taken from the queue before.
     pub position: u64,
-    /// A digest of each message, in the order in which they were taken.
+    /// A digest of each message, in the order taken.
     pub digests: Vec<u32>,
 }

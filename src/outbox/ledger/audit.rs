@@ -1,49 +1,49 @@
-//! The audit log: who gave which order, and what it did. And the exports that were imported here, so that none is
-//! imported twice unnoticed. Both are kept in the ledger because that is what survives a crash; both are bounded.
+//! The audit log: who gave which order, and its result. And the list of exports imported here, which prevents importing one
+//! twice unnoticed. Both are in the ledger because it survives crashes; both are bounded.
 
 use crate::outbox::format::codec::{Decode, Encode};
 
-/// So many orders are kept.
+/// Orders kept.
 pub const AUDIT_KEPT: u64 = if cfg!(test) { 5 } else { 1000 };
-/// So many imported exports are known.
+/// Imported exports remembered.
 pub(crate) const IMPORTS_KEPT: usize = if cfg!(test) { 7 } else { 1000 };
-/// So many numbers of dead letters are noted of one order, of the first ones.
+/// Numbers of dead letters noted per order: the first ones.
 pub const AUDIT_IDS: usize = 20;
-/// The longest name of whoever gave an order, and the longest words about it, in bytes.
+/// The longest name of an actor, and the longest text about an order, in bytes.
 const WHO_BYTES: usize = 128;
 const WORDS_BYTES: usize = 512;
 
-/// An order, as it is kept.
+/// A stored order.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct AuditNote {
     /// When it was given, in microseconds since the Unix epoch.
     pub at: i64,
     /// Who gave it: an address, a command, or a local user.
     pub who: String,
-    /// What was to be done.
+    /// The action.
     pub order: String,
-    /// What it was to be done with.
+    /// Its target.
     pub detail: String,
     /// How many dead letters or records it affected.
     pub count: Option<u64>,
-    /// To which dead letters, the first of them.
+    /// The numbers of the first affected dead letters.
     pub ids: Vec<u64>,
-    /// What became of it.
+    /// Its outcome.
     pub outcome: AuditOutcome,
 }
 
-/// What became of an order. The numbers are persisted: never renumber.
+/// The outcome of an order. The numbers are persisted: never renumber.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum AuditOutcome {
-    /// It was begun, and nothing more is known.
+    /// It was begun; nothing more is known.
     Begun,
     /// It was done.
     Done,
-    /// It was not done, or not all of it.
+    /// It was not done, or not completely.
     Failed(String),
 }
 
-/// What the ledger keeps of an export that was imported: its id.
+/// The id of an imported export, as stored in the ledger.
 pub type ExportId = u128;
 
 impl AuditNote {

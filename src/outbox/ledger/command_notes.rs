@@ -1,51 +1,51 @@
-//! Notes of the commands that were carried out, so that none is carried out twice, whatever happens in between.
+//! Notes of executed commands, so that none is executed twice, whatever happens in between.
 //!
-//! The outbox keeps them because it is what survives; it knows nothing of what they say.
+//! The outbox stores them because it survives restarts; it does not interpret them.
 
 use crate::outbox::format::codec::{Decode, Encode};
 
-/// The longest id of a command that can be noted, in bytes.
+/// The longest command ID that can be noted, in bytes.
 pub const COMMAND_ID_BYTES: usize = 128;
-/// The longest name of a command's type.
+/// The longest name of a command type.
 pub const COMMAND_TYPE_BYTES: usize = 64;
 /// The longest result, as JSON.
 pub const COMMAND_RESULT_BYTES: usize = 3 << 10;
-/// The longest message of what went wrong.
+/// The longest error message.
 pub const COMMAND_ERROR_BYTES: usize = 512;
 
-/// That a command was begun, and what became of it. With its texts within their limits it is one value of the database.
+/// A command that was begun, and its result. With its texts within their limits it fits into one value of the database.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct CommandNote {
-    /// Its id.
+    /// Its ID.
     pub command_id: String,
-    /// What was to be done.
+    /// Its type.
     pub command_type: String,
     /// Whether it was authorised, and may have changed something.
     pub is_change: bool,
     /// When it was begun, in microseconds since the Unix epoch.
     pub begun_at: i64,
-    /// Until then it must not be forgotten, in microseconds since the Unix epoch.
+    /// It must not be forgotten before this time, in microseconds since the Unix epoch.
     pub keep_until: i64,
-    /// What became of it; none: it was begun, and nothing more is known.
+    /// Its result; `None`: it was begun, and nothing more is known.
     pub outcome: Option<CommandOutcome>,
-    /// Nobody has to be told any more.
+    /// Whether its result needs no further reports.
     pub is_reported: bool,
 }
 
-/// What became of a command.
+/// The result of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct CommandOutcome {
-    /// Whether it was done.
+    /// Whether it was executed.
     pub success: bool,
-    /// What came of it, as JSON.
+    /// Its output as JSON.
     pub result: String,
-    /// Why it was not done.
+    /// Why it was not executed.
     pub error: Option<String>,
     /// When, in microseconds since the Unix epoch.
     pub at: i64,
 }
 
-/// Notes with their numbers; none in the place of one that cannot be read.
+/// Notes with their numbers; `None` for a note that cannot be read.
 pub type CommandNotes = Vec<(u64, Option<CommandNote>)>;
 
 impl CommandNote {
@@ -55,7 +55,7 @@ impl CommandNote {
         cut(&mut self.command_id, COMMAND_ID_BYTES);
         cut(&mut self.command_type, COMMAND_TYPE_BYTES);
         if let Some(outcome) = &mut self.outcome {
-            // A part of some JSON is none.
+            // Truncated JSON is invalid.
             if outcome.result.len() > COMMAND_RESULT_BYTES {
                 outcome.result = "null".into();
             }

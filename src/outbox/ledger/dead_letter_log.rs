@@ -1,8 +1,8 @@
-//! A line in the log for each new dead letter: why, and where to find it. In a flood some lines, and a count of the rest.
+//! Logs a line for each new dead letter: the reason, and where to find it. In a flood some lines, and a count of the rest.
 //!
-//! No part of a record is in the log. An answer may repeat the record in any form, so its words stay in the dead letter,
-//! and only its status is logged. What this agent itself says of an invalid message names fields and what it found there
-//! ("a negative number"), never a value.
+//! The log contains no part of a record. An answer may quote the record in any form, so its text stays in the dead letter,
+//! and only its status is logged. The agent's own text about an invalid message names fields and types ("a negative
+//! number"), never a value.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,13 +11,13 @@ use tokio::time::Instant;
 
 use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
 
-/// So many lines in so long.
+/// Lines per window.
 const LINES: u32 = 20;
 const WINDOW: Duration = Duration::from_mins(1);
-/// The longest detail in the log, in bytes: a message may be wrong in many ways.
+/// The longest detail in the log, in bytes: a message may have many faults.
 const DETAIL_BYTES: usize = 200;
 
-/// What was logged in this window.
+/// The lines logged in this window.
 #[derive(Default)]
 pub(crate) struct DeadLetterLog(Mutex<RateWindow>);
 
@@ -29,7 +29,7 @@ struct RateWindow {
 }
 
 impl RateWindow {
-    /// Begins the next window when this one has passed. Gives how many letters were left out of it.
+    /// Starts the next window when this one is over. Returns the number of letters left out of it.
     fn turn(&mut self, now: Instant) -> u64 {
         if self.begun.is_some_and(|begun| now.saturating_duration_since(begun) < WINDOW) {
             return 0;
@@ -39,7 +39,7 @@ impl RateWindow {
 }
 
 impl DeadLetterLog {
-    /// These have become durable.
+    /// Logs letters that have become durable.
     pub(crate) fn tell(&self, letters: &[DeadLetter]) {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for letter in letters {
@@ -54,7 +54,7 @@ impl DeadLetterLog {
         }
     }
 
-    /// Says how many were left out, when their time has passed.
+    /// Logs how many were left out, once the window is over.
     pub(crate) fn tick(&self, now: Instant) {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         tell_left_out(window.turn(now));
@@ -88,7 +88,7 @@ fn tell_left_out(count: u64) {
     }
 }
 
-/// Why it is one: what is wrong with a message that is no record, or the status of the answer.
+/// The logged detail: the faults of an invalid message, or the status of the answer.
 fn detail(letter: &DeadLetter) -> Option<&str> {
     let text = &*letter.detail;
     match letter.reason {
@@ -130,7 +130,7 @@ mod tests {
         }
     }
 
-    /// The lines that `work` logs.
+    /// The lines logged by `work`.
     fn logged(work: impl FnOnce()) -> Vec<String> {
         let log = CapturedLog::default();
         let writer = log.clone();
@@ -161,7 +161,7 @@ mod tests {
                 }
             }
         }
-        // Nor is what failed without an answer, which may name a session's URL.
+        // A failure without an answer may contain a session's URL: not logged either.
         let lines = logged(|| tell(&letter(Reason::Refused, "no such path: /sessions/secret", b"{}")));
         assert!(!lines[0].contains("secret") && !lines[0].contains("detail="), "{lines:?}");
     }

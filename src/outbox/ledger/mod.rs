@@ -1,8 +1,7 @@
-//! The ledger: what was settled, the counters, the dead letters, the segment catalog and the notes of commands, in one
-//! database.
+//! The ledger: settlements, counters, dead letters, the segment catalog and the notes of commands, in one database.
 //!
-//! One commit here is atomic, so a record leaves the outbox in one step with becoming a dead letter, and
-//! the counters always agree with the marks.
+//! A commit is atomic: a record leaves the outbox and becomes a dead letter in one step, and the counters always agree with
+//! the marks.
 
 pub(crate) mod audit;
 pub(crate) mod command_notes;
@@ -37,7 +36,7 @@ const COMMAND: u8 = b'm';
 const ORDER: u8 = b'a';
 const IMPORT: u8 = b'i';
 
-/// What the ledger can meet.
+/// An error of the ledger.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The database.
@@ -55,11 +54,11 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
-    /// Whether what is stored is wrong, rather than the moment.
+    /// Whether stored data is damaged, as opposed to a temporary failure.
     pub(crate) fn is_damage(&self) -> bool {
         match self {
             Self::Database(error) => error.is_damage(),
-            // A newer release's value is not damaged: it is left alone.
+            // A value of a newer release is not damaged: it is left alone.
             Self::Codec(error) => matches!(error, CodecError::Damaged(_)),
             Self::Io(_) | Self::Closed => false,
         }
@@ -70,7 +69,7 @@ pub(crate) struct Ledger {
     database: LazyDatabase,
 }
 
-/// Changes that are committed together.
+/// Changes to be committed together.
 #[derive(Default)]
 pub(crate) struct LedgerBatch(WriteBatch);
 
@@ -79,7 +78,7 @@ impl LedgerBatch {
         self.0.put(COUNTERS, codec::encode(counters));
     }
 
-    /// A copy of the newest segment's totals: should that be lost, this is what it held at least.
+    /// Copies the newest segment's totals: if the segment is lost, they show what it contained at least.
     pub(crate) fn totals(&mut self, totals: &Totals) {
         self.0.put(TOTALS, codec::encode(totals));
     }
@@ -133,13 +132,13 @@ impl LedgerBatch {
         self.0.put(&numbered(SEGMENT, id), codec::encode(info));
     }
 
-    /// The segment is out of the catalog, and its folder may be deleted.
+    /// Removes the segment from the catalog: its folder may be deleted.
     pub(crate) fn forget_segment(&mut self, id: u64) {
         self.0.remove(&numbered(SEGMENT, id));
         self.0.put(&numbered(TOMBSTONE, id), codec::encode(&()));
     }
 
-    /// The segment's folder is gone.
+    /// Removes a tombstone: the segment's folder is gone.
     pub(crate) fn forget_tombstone(&mut self, id: u64) {
         self.0.remove(&numbered(TOMBSTONE, id));
     }
@@ -153,7 +152,7 @@ fn import_key(id: ExportId) -> Vec<u8> {
     [&[IMPORT][..], &id.to_be_bytes()].concat()
 }
 
-/// Whether a key has the form of one of the ledger's.
+/// Whether a key has a valid form for the ledger.
 fn is_key(key: &[u8]) -> bool {
     match key.first() {
         Some(&(SEGMENT | TOMBSTONE | COMMAND | ORDER)) => key.len() == 9,
@@ -169,10 +168,10 @@ fn number(key: &[u8], at: usize) -> u64 {
     key.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
 
-/// Dead letters as they are read: the number, the letter or what is wrong with it, and its length as stored.
+/// A dead letter as read: the number, the letter or the error, and its stored length.
 pub(crate) type FoundLetter = (u64, Result<DeadLetter, CodecError>, usize);
 
-/// Notes of commands as they are read: the number, and the note or what is wrong with it.
+/// A note of a command as read: the number, and the note or the error.
 pub(crate) type FoundNote = (u64, Result<CommandNote, CodecError>);
 
 impl Ledger {
@@ -180,15 +179,15 @@ impl Ledger {
         dir.join("ledger")
     }
 
-    /// Opens it. `None` where there is none.
+    /// Opens it. `None` if it is missing.
     pub(crate) fn open(dir: &Path, durability: Durability) -> Result<Option<Self>, LedgerError> {
         let path = Self::path(dir);
-        // IMPORTANT: a process that was killed while it made the ledger has left names that are not on the disk. What is
-        // written to it from now on is to be found again. Before it is opened: nothing is written to it meanwhile.
+        // IMPORTANT: a process killed while it created the ledger may have left names that are not on disk, and later
+        // writes must be found again. Sync them before opening: nothing is written to it meanwhile.
         if path.is_dir()
             && let Err(source) = sync_names(&path)
         {
-            // What it should have written may be gone: it is renewed as after any other failed sync.
+            // The data it should have written may be lost: renew the ledger as after any other failed sync.
             repair::mark_unsynced(&path, &DatabaseError::Unsynced { path: path.clone(), source });
         }
         let database = LazyDatabase::new(path, durability, is_key);
@@ -199,14 +198,14 @@ impl Ledger {
         }
     }
 
-    /// Makes an empty one.
+    /// Creates an empty ledger.
     pub(crate) fn create(dir: &Path, durability: Durability) -> Result<Self, LedgerError> {
         let database = LazyDatabase::new(Self::path(dir), durability, is_key);
         database.create()?;
         Ok(Self { database })
     }
 
-    /// Reads everything that opening needs, to see whether it can be read.
+    /// Reads everything needed for opening, as a check.
     pub(crate) fn check(&self) -> Result<(), LedgerError> {
         self.counters()?;
         self.totals()?;
@@ -215,7 +214,7 @@ impl Ledger {
         Log::ALL.into_iter().try_for_each(|log| self.settled(log).map(drop))
     }
 
-    /// All of `batch` or nothing of it. After an error that is not known before it is opened again, which the next
+    /// Commits all of `batch` or nothing. After an error it is unknown which until the ledger is opened again, as the next
     /// call does.
     pub(crate) fn commit(&self, batch: LedgerBatch) -> Result<(), LedgerError> {
         Ok(self.database.commit(batch.0)?)
@@ -226,7 +225,7 @@ impl Ledger {
         Ok(value.map(|value| codec::decode(&value)).transpose()?.map(|(value, _)| value))
     }
 
-    /// The counters, if anything was ever counted.
+    /// The counters, if any were ever stored.
     pub(crate) fn counters(&self) -> Result<Option<Counters>, LedgerError> {
         self.value(COUNTERS)
     }
@@ -247,12 +246,12 @@ impl Ledger {
         self.values(&[SEGMENT])
     }
 
-    /// Segments that are out of the catalog, and whose folders may still be there.
+    /// Segments that have left the catalog, but whose folders may still exist.
     pub(crate) fn tombstones(&self) -> Result<Vec<u64>, LedgerError> {
         Ok(self.values::<()>(&[TOMBSTONE])?.into_iter().map(|(id, ())| id).collect())
     }
 
-    /// The values under numbers behind `prefix`.
+    /// The values under numbers after `prefix`.
     fn values<T: codec::Decode<()>>(&self, prefix: &[u8]) -> Result<Vec<(u64, T)>, LedgerError> {
         let (mut values, mut bad) = (Vec::new(), None);
         self.database.get()?.scan(prefix, prefix, |key, value| {
@@ -265,7 +264,7 @@ impl Ledger {
         bad.map_or(Ok(values), |error| Err(error.into()))
     }
 
-    /// Hands the dead letters from number `from` on to `visit`, until it answers false.
+    /// Passes the dead letters from number `from` on to `visit` until it returns false.
     pub(crate) fn letters(
         &self,
         from: u64,
@@ -276,8 +275,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Of a ledger that was mended only that is kept which is true by itself: dead letters, notes, and what is settled. The
-    /// counters begin anew, and the segment catalog is found by reading them. Gives how many dead letters are gone.
+    /// Reduces a repaired ledger to what is true by itself: dead letters, notes, and settlements. The counters restart, and
+    /// the segment catalog is rebuilt by reading the segments. Returns how many dead letters are lost.
     pub(crate) fn begin_anew(&self) -> Result<u64, LedgerError> {
         let before = self.counters()?.unwrap_or_default();
         let mut counters =
@@ -313,7 +312,7 @@ impl Ledger {
         Ok(found)
     }
 
-    /// The notes of commands, or what is wrong with them, in the order of their numbers.
+    /// The notes of commands, or errors, in the order of their numbers.
     pub(crate) fn commands(&self) -> Result<Vec<FoundNote>, LedgerError> {
         let mut notes = Vec::new();
         self.database.get()?.scan(&[COMMAND], &[COMMAND], |key, value| {
@@ -323,7 +322,7 @@ impl Ledger {
         Ok(notes)
     }
 
-    /// The orders of the audit log, oldest first. One that cannot be read is passed over.
+    /// The orders of the audit log, oldest first. Unreadable orders are skipped.
     pub(crate) fn orders(&self) -> Result<Vec<(u64, AuditNote)>, LedgerError> {
         let mut orders = Vec::new();
         self.database.get()?.scan(&[ORDER], &[ORDER], |key, value| {
@@ -341,7 +340,7 @@ impl Ledger {
         Ok(self.database.get()?.last_key(&[ORDER])?.map(|key| number(&key, 1)))
     }
 
-    /// The exports that were imported, and when.
+    /// The imported exports, with the time of import.
     pub(crate) fn imports(&self) -> Result<Vec<(ExportId, i64)>, LedgerError> {
         let mut imports = Vec::new();
         self.database.get()?.scan(&[IMPORT], &[IMPORT], |key, value| {
@@ -370,7 +369,7 @@ fn found_letter(key: &[u8], value: Option<&[u8]>) -> FoundLetter {
     (id, letter, value.map_or(0, <[u8]>::len))
 }
 
-/// The dead letters of a ledger that is not opened, for it was set aside: as far as they can be read in its log.
+/// The dead letters of a quarantined ledger, as far as its log is readable.
 pub(crate) struct DeadLetterRemains(RecoveredPairs);
 
 impl DeadLetterRemains {
@@ -378,7 +377,7 @@ impl DeadLetterRemains {
         RecoveredPairs::read(&folder.join("db"), is_key).map(Self)
     }
 
-    /// As [`Ledger::letters`] does it.
+    /// Like [`Ledger::letters`].
     pub(crate) fn letters(
         &self,
         from: u64,

@@ -1,13 +1,13 @@
-//! The segment catalog at opening: as the ledger lists it, checked against what is on the disk.
+//! Restores the segment catalog at opening: the ledger's list, checked against the disk.
 //!
 //! The ledger and the folders agree unless something was interrupted or damaged:
 //!
-//! * a folder with a tombstone was settled: it is deleted;
-//! * a folder that the ledger does not list was begun and never used, and is deleted; or it holds records, because
-//!   the ledger was lost or has lost its end: then it is adopted, and all of it is sent again with the same keys;
+//! * a folder with a tombstone was settled, and is deleted;
+//! * an unlisted folder was begun but never used, and is deleted; or it contains records because the ledger was lost or has
+//!   lost its end: then it is adopted, and all of it is sent again with the same keys;
 //! * a listed segment without a folder, or a newest one that cannot be opened, is written off with a report;
-//! * a newest segment that ends before the ledger's copy of its totals has lost its end: it is sealed, and what is
-//!   missing is found missing when the rest of it is settled.
+//! * a newest segment that ends before the ledger's copy of its totals has lost its end: it is sealed, and the missing
+//!   records are discovered when the rest of it is settled.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::outbox::settings::Settings;
 use crate::outbox::state::shared::Shared;
 use crate::outbox::state::{Lingering, RecentAppends, State};
 
-/// What is known, from the ledger and the folders. Deletes remainders; nothing else is changed yet.
+/// Collects what is known from the ledger and the folders. Deletes remains; changes nothing else yet.
 pub(crate) fn restore(settings: &Settings, ledger: &Ledger, is_new: bool) -> Result<State, OpenError> {
     let mut catalog: BTreeMap<u64, Listed> = BTreeMap::new();
     for (id, info) in ledger.segments()? {
@@ -49,7 +49,7 @@ pub(crate) fn restore(settings: &Settings, ledger: &Ledger, is_new: bool) -> Res
     for listed in &segments {
         totals = farther(totals, &listed.info.before);
     }
-    // Whatever was lost: no number is given twice, or a new record would be taken for a settled one.
+    // Whatever was lost: a number must not be given out twice, or a new record would count as settled.
     totals.next = settled.iter().map(Settled::end).fold(totals.next, u64::max);
     totals.next = segments.iter().filter_map(|listed| listed.info.end).fold(totals.next, u64::max);
     Ok(State {
@@ -71,7 +71,7 @@ pub(crate) fn restore(settings: &Settings, ledger: &Ledger, is_new: bool) -> Res
     })
 }
 
-/// Deletes what tombstones name; gives the folders that the ledger does not list, and those that cannot be deleted.
+/// Deletes the folders named by tombstones. Returns unlisted folders, and those that could not be deleted.
 fn sweep(
     settings: &Settings,
     ledger: &Ledger,
@@ -95,10 +95,10 @@ fn sweep(
                 }
             }
             Some(id) => unlisted.push(id),
-            None => tracing::warn!(path = %entry.path().display(), "this is no segment; it is left alone"),
+            None => tracing::warn!(path = %entry.path().display(), "not a segment; it is left alone"),
         }
     }
-    // IMPORTANT: gone for good before the tombstones go.
+    // IMPORTANT: the deletions must be durable before the tombstones are removed.
     sync_dir(&path).map_err(folder)?;
     let mut batch = LedgerBatch::default();
     let stays = |id: &u64| lingering.iter().any(|(segment, _)| segment.id == *id);
@@ -113,7 +113,7 @@ fn sweep(
     Ok((unlisted, lingering))
 }
 
-/// Takes segments into the catalog that the ledger does not know; deletes those that were never used.
+/// Adds unlisted segments to the catalog; deletes those that were never used.
 fn adopt(
     settings: &Settings,
     catalog: &mut BTreeMap<u64, Listed>,
@@ -129,14 +129,14 @@ fn adopt(
                 tracing::warn!(
                     segment = id,
                     records = info.appended.total(),
-                    "a segment that is not in the ledger is adopted"
+                    "adopting a segment that is not in the ledger"
                 );
                 let mut listed = Listed::new(segment, info);
                 listed.dirty = true;
                 catalog.insert(id, listed);
             }
             Ok(None) => discard(&segment)?,
-            // A kill while it was being made. Where the ledger is none itself, nothing says so: then it is damage.
+            // A kill while it was being created. If the ledger itself is new, nothing shows that: then it counts as damage.
             Err(error)
                 if error.is_damage()
                     && segment.is_blank()
@@ -170,7 +170,7 @@ fn discard(segment: &Segment) -> Result<(), OpenError> {
     segment.delete().map_err(|source| OpenError::Folder { path: segment.path().to_path_buf(), source })
 }
 
-/// What a segment holds, found by reading all of it. `None` if nothing was ever appended to it.
+/// Determines a segment's contents by reading all of it. `None` if nothing was ever appended.
 fn survey(
     segment: &Segment,
     lowest: u64,
@@ -212,7 +212,7 @@ fn survey(
     Ok((info.appended.total() > 0).then_some(info))
 }
 
-/// Only the last of the catalog takes appends.
+/// Only the last segment of the catalog accepts appends.
 fn seal_all_but_last(segments: &mut [Listed]) {
     for at in 1..segments.len() {
         let next = segments[at].info.before.clone();
@@ -221,7 +221,7 @@ fn seal_all_but_last(segments: &mut [Listed]) {
             info.appended = next.appended.minus(&info.before.appended);
             info.bytes = next.bytes.saturating_sub(info.before.bytes);
             info.end = Some(next.next);
-            // What its packs span the ledger does not know yet. If they cannot be asked, reading will find out why.
+            // The ledger does not know the ranges of its packs yet. If they cannot be determined, reading will show why.
             let whole = Some((info.base, next.next.saturating_sub(1)));
             let ranges = segments[at - 1].segment.ranges(segments[at - 1].info.base);
             segments[at - 1].info.ranges = ranges.unwrap_or([whole; Log::COUNT]);
@@ -230,7 +230,7 @@ fn seal_all_but_last(segments: &mut [Listed]) {
     }
 }
 
-/// A new ledger for old segments: all counters begin anew, with what waits as the first that was enqueued.
+/// A new ledger for old segments: all counters restart, with the waiting records as the first that were enqueued.
 fn begin_counting(counters: &mut Counters, segments: &[Listed]) {
     let Some(last) = segments.last() else { return };
     let here = segments.iter().fold(Tally::default(), |sum, listed| sum.plus(&listed.info.waiting()));
@@ -242,7 +242,7 @@ fn farther(a: Totals, b: &Totals) -> Totals {
     if b.next > a.next { b.clone() } else { a }
 }
 
-/// Writes off what is not there, and sees to it that the last segment of the catalog can be appended to.
+/// Writes off what is missing, and ensures that the last segment accepts appends.
 pub(crate) fn repair(shared: &Arc<Shared>) -> Result<(), OpenError> {
     let missing: Vec<u64> = {
         let mut state = shared.state();
@@ -279,7 +279,7 @@ pub(crate) fn repair(shared: &Arc<Shared>) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Reads the newest segment's totals and checkpoint. Gives its number and the reason if it is to be set aside.
+/// Reads the newest segment's totals and checkpoint. Returns its number and the reason if it must be quarantined.
 fn continue_last(shared: &Shared) -> Result<Option<(u64, String)>, OpenError> {
     let Some((segment, info)) =
         shared.state().segments.last().map(|listed| (Arc::clone(&listed.segment), listed.info.clone()))
@@ -306,7 +306,7 @@ fn continue_last(shared: &Shared) -> Result<Option<(u64, String)>, OpenError> {
             state.recent = recent.into_iter().map(|(number, recent)| (number, Arc::new(recent))).collect();
         }
         Err(error) => {
-            tracing::error!(%error, "the checkpoint cannot be read: what was in flight may be sent twice, with the same keys");
+            tracing::error!(%error, "the checkpoint cannot be read: messages in flight may be sent twice, with the same keys");
         }
     }
     let mut found = found.unwrap_or_else(|| info.before.clone());
@@ -322,8 +322,7 @@ fn continue_last(shared: &Shared) -> Result<Option<(u64, String)>, OpenError> {
     let Some(listed) = state.segments.last_mut() else { return Ok(None) };
     listed.info.ranges = ranges;
     if is_short || is_mended {
-        // There may be records that are not there, which only a sealed segment is asked for: an append goes to a new
-        // one, behind them.
+        // Records may be missing, which only a sealed segment is checked for: appends go to a new segment after it.
         if is_short {
             listed.fault("its end is missing".to_owned());
             tracing::error!(segment = segment.id, "the newest segment has lost its end");
@@ -336,8 +335,8 @@ fn continue_last(shared: &Shared) -> Result<Option<(u64, String)>, OpenError> {
     Ok(None)
 }
 
-/// Counts what lies behind the totals of a mended segment, which may be older than what can be read of it: no number may
-/// be given out a second time.
+/// Counts records after the totals of a repaired segment, whose totals may be older than its readable packs: no number may
+/// be given out twice.
 fn count_behind(segment: &Segment, totals: &mut Totals) -> Result<(), ReadError> {
     let from = totals.next;
     for log in Log::ALL {
@@ -356,7 +355,7 @@ fn count_behind(segment: &Segment, totals: &mut Totals) -> Result<(), ReadError>
     Ok(())
 }
 
-/// The segment takes no more: it held what was appended up to `totals`. Gives its number.
+/// Seals the segment, whose contents end with `totals`. Returns its number.
 fn seal(listed: &mut Listed, totals: &Totals) -> u64 {
     if listed.info.end.is_none() {
         listed.info.appended = totals.appended.minus(&listed.info.before.appended);

@@ -7,7 +7,7 @@ use crate::outbox::format::FORMAT;
 use crate::outbox::ledger::LedgerError;
 use crate::outbox::segments::segment::ReadError;
 
-/// Why an outbox could not be opened. Nothing that waits in it was changed.
+/// Why an outbox could not be opened. No waiting record was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The folder cannot be used.
@@ -15,14 +15,14 @@ pub enum OpenError {
     Folder {
         /// The file or folder.
         path: PathBuf,
-        /// The operating system's word.
+        /// The operating system's error.
         #[source]
         source: std::io::Error,
     },
-    /// There is no outbox in it.
+    /// The folder contains no outbox.
     #[error("OUTBOX_DIR {}: there is no outbox", .0.display())]
     Absent(PathBuf),
-    /// Another process has it.
+    /// Another process has it open.
     #[error("OUTBOX_DIR {}: another process has this outbox open", .0.display())]
     Locked(PathBuf),
     /// It was written by another release.
@@ -30,7 +30,7 @@ pub enum OpenError {
     Format {
         /// The folder.
         path: PathBuf,
-        /// What `format.json` says.
+        /// The format in `format.json`.
         found: String,
     },
     /// `format.json` is damaged.
@@ -38,23 +38,23 @@ pub enum OpenError {
     Manifest {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },
-    /// The ledger.
+    /// The ledger cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// A segment.
+    /// A segment cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// A new segment.
+    /// A new segment cannot be created.
     #[error(transparent)]
     Database(#[from] DatabaseError),
 }
 
 impl OpenError {
-    /// Something else than a folder is in its place, or above it: only another one can be used.
+    /// Whether something other than a folder is in its place, or above it: then another path must be configured.
     pub fn is_no_folder(&self) -> bool {
         let Self::Folder { source, .. } = self else { return false };
         source.kind() == std::io::ErrorKind::NotADirectory

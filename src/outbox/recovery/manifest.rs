@@ -1,4 +1,4 @@
-//! `format.json`: the version of everything on the disk, and this outbox's id. Read before anything else is touched.
+//! `format.json`: the version of everything on disk, and this outbox's id. Read before anything else is touched.
 
 use std::fs::File;
 use std::path::Path;
@@ -18,7 +18,7 @@ struct Manifest {
     id: uuid::Uuid,
 }
 
-/// The outbox's id, if there is an outbox. An error if another release wrote it.
+/// The outbox's id, if there is an outbox. Fails if another release wrote it.
 pub(crate) fn read(dir: &Path) -> Result<Option<uuid::Uuid>, OpenError> {
     let path = dir.join(NAME);
     let bytes = match std::fs::read(&path) {
@@ -37,8 +37,8 @@ pub(crate) fn read(dir: &Path) -> Result<Option<uuid::Uuid>, OpenError> {
     }
 }
 
-/// Reads it; writes it where there is none. One that is damaged is set aside and made anew: each value of the outbox says
-/// its version by itself.
+/// Reads the file, or writes it if it is missing. A damaged one is quarantined and written again: each value of the outbox
+/// carries its own version.
 pub(crate) fn read_or_create(dir: &Path) -> Result<uuid::Uuid, OpenError> {
     let folder = |source| OpenError::Folder { path: dir.join(NAME), source };
     match read(dir) {
@@ -56,8 +56,8 @@ pub(crate) fn read_or_create(dir: &Path) -> Result<uuid::Uuid, OpenError> {
     File::open(&new).and_then(|file| file.sync_all()).map_err(folder)?;
     std::fs::rename(&new, dir.join(NAME)).map_err(folder)?;
     sync_dir(dir).map_err(|error| {
-        // IMPORTANT: one that can be read and is not on the disk would be trusted by the next start. If it cannot be
-        // removed either, the disk does not write at all, and no other start gets any further.
+        // IMPORTANT: the next start would trust a file that is readable but not on disk. If it cannot be removed either,
+        // the disk accepts no writes at all, and no other start gets any further.
         let _ = std::fs::remove_file(dir.join(NAME));
         folder(error)
     })?;

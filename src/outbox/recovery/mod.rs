@@ -1,4 +1,4 @@
-//! From the folder to the state: what is damaged is set aside, and the rest goes on.
+//! Builds the state from the folder: damaged parts are quarantined, and the rest continues.
 
 pub(crate) mod catalog;
 pub(crate) mod error;

@@ -1,4 +1,4 @@
-//! Opening an outbox's files: the lock, the format, the ledger and the segment catalog.
+//! Opens an outbox's files: the lock, the format, the ledger and the segment catalog.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -19,14 +19,14 @@ use crate::outbox::state::reserve::DiskReserve;
 use crate::outbox::state::shared::Shared;
 use crate::time::ConfirmedClock;
 
-/// Takes the folder for this process alone.
+/// Locks the folder for this process.
 pub(crate) fn lock(dir: &Path) -> Result<DirLock, OpenError> {
     let taken =
         DirLock::take(dir).map_err(|source| OpenError::Folder { path: DirLock::path(dir), source })?;
     taken.ok_or_else(|| OpenError::Locked(dir.to_path_buf()))
 }
 
-/// An outbox that nobody works on yet.
+/// Opens an outbox, without starting its threads.
 pub(crate) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
     let dir = settings.dir.clone();
     let folder = |source| OpenError::Folder { path: dir.clone(), source };
@@ -65,8 +65,8 @@ pub(crate) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
     Ok(shared)
 }
 
-/// The ledger, and whether it is a new one. One that cannot be used is set aside: then all that the segments hold is sent
-/// again, with the same keys. What was found of one that could be mended is set aside too.
+/// Opens the ledger; says whether it is a new one. An unusable ledger is quarantined: all records in the segments are then
+/// sent again with the same keys. The original files of a repaired ledger are quarantined too.
 fn open_ledger(settings: &Settings) -> Result<(Ledger, bool), OpenError> {
     let path = settings.dir.join("ledger");
     let folder = |source| OpenError::Folder { path: path.clone(), source };
@@ -107,7 +107,7 @@ fn open_ledger(settings: &Settings) -> Result<(Ledger, bool), OpenError> {
     Ok((Ledger::create(&settings.dir, settings.durability)?, true))
 }
 
-/// Whether there is any: then there was a ledger, which is made first.
+/// Whether there are any segments: then there must have been a ledger, which is created first.
 fn has_segments(dir: &Path) -> bool {
     std::fs::read_dir(dir.join("segments")).is_ok_and(|mut entries| entries.next().is_some())
 }

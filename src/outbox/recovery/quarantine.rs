@@ -1,7 +1,7 @@
-//! What is damaged is set aside here with a report, never deleted.
+//! The quarantine for damaged files, which get a report and are never deleted.
 //!
-//! `quarantine/<name>/` holds `report.json` and what was set aside: `segment` or `ledger`. The report says what was
-//! settled, and what is back already, so that salvaging brings back only what still waits.
+//! `quarantine/<name>/` contains `report.json` and the damaged files: `segment` or `ledger`. The report lists what was
+//! settled and what has been recovered, so salvaging recovers only what still waits.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,31 +16,31 @@ use crate::outbox::state::State;
 use crate::outbox::state::shared::Shared;
 use crate::record::{Kind, Timestamp};
 
-/// What was set aside, why, and what is known of it.
+/// What was quarantined, why, and what is known of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuarantineReport {
-    /// `segment`; `ledger`, which had to be begun anew; or `damaged ledger`, from which a new one was made of all that could
-    /// be read.
+    /// `segment`; `ledger`, which had to be replaced; or `damaged ledger`, from which a new one was built with everything
+    /// readable.
     pub what: String,
     /// The segment's number.
     #[serde(default)]
     pub id: u64,
-    /// When, RFC 3339.
+    /// When, in RFC 3339.
     pub at: String,
-    /// Why: everything that could not be read.
+    /// The reasons: everything that could not be read.
     pub why: Vec<String>,
-    /// How many records are known to have waited in it.
+    /// The number of records known to have waited in it.
     pub records: u64,
     /// The same by kind.
     pub by_kind: BTreeMap<String, u64>,
-    /// Its numbers: from the first to before the second, or to the end where that is 0.
+    /// Its numbers: from the first to before the second, or to the end if that is 0.
     pub numbers: (u64, u64),
-    /// Which of them were settled, or are back, by log, as ranges of the same form.
+    /// Those that were settled or recovered, by log, as ranges of the same form.
     pub settled: BTreeMap<String, Vec<(u64, u64)>>,
-    /// When all of it was back, or given up, RFC 3339.
+    /// When all of it was recovered or given up, in RFC 3339.
     #[serde(default)]
     pub salvaged_at: Option<String>,
-    /// How many records are back.
+    /// The number of recovered records.
     #[serde(default)]
     pub salvaged_records: u64,
     /// The same by kind.
@@ -48,7 +48,7 @@ pub struct QuarantineReport {
     pub salvaged_by_kind: BTreeMap<String, u64>,
 }
 
-/// Where the set-aside things of an outbox are.
+/// The quarantine of an outbox.
 pub(crate) fn dir(outbox: &Path) -> PathBuf {
     outbox.join("quarantine")
 }
@@ -62,7 +62,7 @@ impl QuarantineReport {
         Self { what: what.to_owned(), at: crate::time::now().to_rfc3339(), why, ..Self::default() }
     }
 
-    /// Of a segment of the catalog, as it is known at this moment.
+    /// The report on a segment of the catalog, as of now.
     pub(crate) fn of_segment(state: &State, id: u64, why: &str) -> Self {
         let mut report = Self { id, ..Self::new("segment", Vec::new()) };
         let Some(listed) = state.segments.iter().find(|listed| listed.segment.id == id) else {
@@ -75,7 +75,7 @@ impl QuarantineReport {
         for (kind, count) in Kind::ALL.into_iter().zip(waiting.by_kind()) {
             report.by_kind.insert(kind.name().to_owned(), count);
         }
-        // Of the newest there may be more than is known.
+        // The newest segment may contain more than is known.
         report.numbers = (info.base, info.end.unwrap_or(0));
         for log in Log::ALL {
             let upto = info.end.unwrap_or(state.totals.next);
@@ -85,7 +85,7 @@ impl QuarantineReport {
         report
     }
 
-    /// What was known to wait and is not back, by kind.
+    /// Records known to have waited and not recovered, by kind.
     pub fn missing(&self) -> BTreeMap<String, u64> {
         let back = |kind: &String| self.salvaged_by_kind.get(kind).copied().unwrap_or(0);
         let missing =
@@ -104,15 +104,15 @@ impl QuarantineReport {
     }
 }
 
-/// Moves a damaged segment's folder here, if it is there at all, and reports.
+/// Moves a damaged segment's folder here, if it exists, and writes the report.
 pub(crate) fn move_segment(outbox: &Path, path: &Path, report: &QuarantineReport) -> std::io::Result<()> {
     let mut folder = dir(outbox).join(segment_name(report.id));
     if path.exists() && folder.join("segment").exists() {
-        // A number that is used again, after the ledger and all segments were lost.
+        // A reused number, after the ledger and all segments were lost.
         let Timestamp(now) = crate::time::now();
         folder.set_extension(now.to_string());
     }
-    // A segment that was being set aside when the power went has its report, which knows more than we do now.
+    // If power failed while the segment was being moved, its report exists and is better than a new one.
     if path.exists() || !folder.join("report.json").exists() {
         report.write(&folder)?;
     }
@@ -120,8 +120,8 @@ pub(crate) fn move_segment(outbox: &Path, path: &Path, report: &QuarantineReport
     if path.exists() {
         std::fs::rename(path, folder.join("segment"))?;
     }
-    // IMPORTANT: also when an earlier attempt has moved it, and could not sync that. A folder that came back to its old
-    // place would be deleted there, for the ledger is about to forget it.
+    // IMPORTANT: also if an earlier attempt moved it but could not sync that. A folder that reappears in its old place
+    // would be deleted there, because the ledger is about to forget it.
     sync_dir(&folder)?;
     path.parent().map_or(Ok(()), sync_dir)?;
     tracing::error!(
@@ -134,7 +134,7 @@ pub(crate) fn move_segment(outbox: &Path, path: &Path, report: &QuarantineReport
     Ok(())
 }
 
-/// Moves what stands in `path` here, the outbox's `name` as it was found. Where nothing stands there, that is reported.
+/// Moves `path` here, the outbox's `name`, as found. If it does not exist, that is reported.
 pub(crate) fn move_aside(
     outbox: &Path,
     path: &Path,
@@ -144,7 +144,7 @@ pub(crate) fn move_aside(
 ) -> std::io::Result<()> {
     let Timestamp(now) = crate::time::now();
     let folder = dir(outbox).join(format!("{name}-{now}"));
-    tracing::error!(why, folder = %folder.display(), "{what}: set aside; the rest goes on; see `outbox salvage`");
+    tracing::error!(why, folder = %folder.display(), "{what}: moved to the quarantine; the rest goes on; see `outbox salvage`");
     QuarantineReport::new(what, vec![why]).write(&folder)?;
     if path.exists() {
         std::fs::rename(path, folder.join(name))?;
@@ -154,7 +154,7 @@ pub(crate) fn move_aside(
     Ok(())
 }
 
-/// Everything that was set aside: the folders and their reports, oldest first.
+/// All quarantined folders and their reports, oldest first.
 pub(crate) fn list(outbox: &Path) -> std::io::Result<Vec<(PathBuf, QuarantineReport)>> {
     let entries = match std::fs::read_dir(dir(outbox)) {
         Ok(entries) => entries,
@@ -169,7 +169,7 @@ pub(crate) fn list(outbox: &Path) -> std::io::Result<Vec<(PathBuf, QuarantineRep
         let report = report.unwrap_or_else(|| unreported(&folder));
         all.push((folder, report));
     }
-    // By the moment, not by its text: one without a fraction of a second sorts behind those that have one.
+    // By time, not by text: a time without a fraction of a second would sort after those with one.
     let age = |report: &QuarantineReport| {
         chrono::DateTime::parse_from_rfc3339(&report.at).map_or(i64::MAX, |at| at.timestamp_micros())
     };
@@ -177,7 +177,7 @@ pub(crate) fn list(outbox: &Path) -> std::io::Result<Vec<(PathBuf, QuarantineRep
     Ok(all)
 }
 
-/// Of something that was put here without a report. It is as old as its folder.
+/// The report for something without one. It is as old as its folder.
 fn unreported(folder: &Path) -> QuarantineReport {
     let mut report = QuarantineReport::new("unknown", vec!["no report".to_owned()]);
     let changed = std::fs::metadata(folder).and_then(|meta| meta.modified()).ok();
@@ -188,7 +188,7 @@ fn unreported(folder: &Path) -> QuarantineReport {
     report
 }
 
-/// How many things are here that are neither back nor given up, and how many records of them.
+/// The number of folders that are neither recovered nor given up, and of their records.
 pub(crate) fn count(outbox: &Path) -> (u64, u64) {
     let all = list(outbox).unwrap_or_default();
     let open = all.iter().filter(|(_, report)| report.salvaged_at.is_none());
@@ -198,7 +198,7 @@ pub(crate) fn count(outbox: &Path) -> (u64, u64) {
 }
 
 impl Shared {
-    /// Moves a segment of the catalog to the quarantine: what waited in it is written off, the rest goes on.
+    /// Moves a segment of the catalog to the quarantine: its waiting records are written off, and the rest continues.
     pub(crate) fn set_aside(&self, id: u64, why: &str) -> std::io::Result<()> {
         let (report, segment) = {
             let state = self.state();
@@ -208,7 +208,7 @@ impl Shared {
             };
             (QuarantineReport::of_segment(&state, id, why), segment)
         };
-        // IMPORTANT: what is only out of sight is not damaged, and nothing of it is written off.
+        // IMPORTANT: a missing folder is not damage, and nothing in it is written off.
         self.in_place()?;
         segment.close();
         move_segment(&self.settings.dir, segment.path(), &report)?;
@@ -217,7 +217,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Looks how much is in the quarantine.
+    /// Counts the contents of the quarantine.
     pub(crate) fn count_quarantined(&self) {
         let counted = count(&self.settings.dir);
         *self.quarantined.lock().unwrap_or_else(PoisonError::into_inner) = counted;
@@ -240,7 +240,7 @@ mod tests {
             let report = QuarantineReport { at: at.into(), ..QuarantineReport::new("segment", Vec::new()) };
             report.write(&dir(outbox.path()).join(name)).unwrap();
         }
-        // Without a report: made now.
+        // Without a report: created now.
         std::fs::create_dir(dir(outbox.path()).join("a")).unwrap();
         let listed = list(outbox.path()).unwrap();
         let names = listed.iter().map(|(folder, _)| folder.file_name().unwrap().to_str().unwrap());

@@ -1,4 +1,4 @@
-//! Segments, what of them is settled, and the packs of a moment ago that are still in memory.
+//! Segments, their settlement, and recent packs that are still in memory.
 
 pub(crate) mod segment;
 pub(crate) mod settlement;

@@ -19,35 +19,35 @@ const BEGIN: &[u8] = b"b";
 const TOTALS: &[u8] = b"t";
 const RECENT: &[u8] = b"k";
 
-/// A segment that is known, open or not.
+/// A known segment, open or not.
 pub(crate) struct Segment {
     pub id: u64,
     database: LazyDatabase,
 }
 
-/// What reading can meet.
+/// An error of reading.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The database.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// A value beside the packs.
+    /// A value other than a pack is invalid.
     #[error("segment {segment}: {what}: {source}")]
     Value {
         /// The segment's number.
         segment: u64,
-        /// Which value.
+        /// The value.
         what: &'static str,
-        /// What is wrong with it.
+        /// The cause.
         #[source]
         source: CodecError,
     },
-    /// Reading on would make dead letters of which there are too many in memory already.
+    /// Reading on would create dead letters, of which too many are unsaved already.
     #[error(
         "dead letters wait in memory for the ledger, which cannot be written: nothing more is read until it can"
     )]
     Unsaved,
-    /// A damaged segment that could not be set aside yet.
+    /// The segment is damaged and could not be quarantined yet.
     #[error("segment {0} is damaged and about to be set aside")]
     Aside(u64),
     /// The outbox was closed.
@@ -56,7 +56,7 @@ pub enum ReadError {
 }
 
 impl ReadError {
-    /// Whether what was read is wrong, rather than the moment.
+    /// Whether stored data is damaged, as opposed to a temporary failure.
     pub(crate) fn is_damage(&self) -> bool {
         match self {
             Self::Database(error) => error.is_damage(),
@@ -72,7 +72,7 @@ fn pack_key(log: Log, first: u64) -> Vec<u8> {
     key
 }
 
-/// Whether a key has the form of one of a segment's.
+/// Whether a key has a valid form for a segment.
 pub(crate) fn is_key(key: &[u8]) -> bool {
     match key {
         [b'p', ..] => key.len() == 12,
@@ -89,22 +89,22 @@ fn recent_key(number: u64) -> Vec<u8> {
     [RECENT, &number.to_be_bytes()].concat()
 }
 
-/// Puts a pack into `batch`.
+/// Adds a pack to `batch`.
 pub(crate) fn put_pack(batch: &mut WriteBatch, log: Log, first: u64, value: &[u8]) {
     batch.put_chunked(&pack_key(log, first), value);
 }
 
-/// Puts the totals behind the packs of `batch`.
+/// Adds the totals, to follow the packs of `batch`.
 pub(crate) fn put_totals(batch: &mut WriteBatch, totals: &Totals) {
     batch.put(TOTALS, codec::encode(totals));
 }
 
-/// Puts what was taken from the queues into `batch`.
+/// Adds the checkpoint to `batch`.
 pub(crate) fn put_recent(batch: &mut WriteBatch, number: u64, recent: &Recent) {
     batch.put_chunked(&recent_key(number), &codec::encode(recent));
 }
 
-/// Removes what was taken from the queues long ago.
+/// Removes an old checkpoint.
 pub(crate) fn forget_recent(batch: &mut WriteBatch, number: u64, recent: &Recent) {
     batch.remove_chunked(&recent_key(number), codec::encode(recent).len());
 }
@@ -119,7 +119,7 @@ impl Segment {
         self.database.path()
     }
 
-    /// Makes it on the disk: empty, and knowing the totals and the checkpoint that it goes on from.
+    /// Creates it on disk: empty, with the totals and the checkpoint from which it continues.
     pub(crate) fn create<'a>(
         &self,
         before: &Totals,
@@ -129,7 +129,7 @@ impl Segment {
         let mut batch = WriteBatch::default();
         batch.put(BEGIN, codec::encode(before));
         put_totals(&mut batch, before);
-        // The segment that holds the checkpoint now may be settled, and deleted, before this one has an append.
+        // The segment that holds the checkpoint now may be settled and deleted before this one has an append.
         for (number, taken) in recent {
             put_recent(&mut batch, *number, taken);
         }
@@ -144,7 +144,7 @@ impl Segment {
         self.database.get()
     }
 
-    /// Closes its database, as soon as nobody is reading it.
+    /// Closes its database as soon as nobody reads it.
     pub(crate) fn close(&self) {
         self.database.close();
     }
@@ -153,12 +153,12 @@ impl Segment {
         self.database.is_open()
     }
 
-    /// What it takes on the disk, in bytes.
+    /// Its disk usage in bytes.
     pub(crate) fn disk_bytes(&self) -> u64 {
         self.database.disk_bytes()
     }
 
-    /// The totals that it began with.
+    /// The totals at its beginning.
     pub(crate) fn begin(&self) -> Result<Option<Totals>, ReadError> {
         self.value(BEGIN, "beginning")
     }
@@ -174,7 +174,7 @@ impl Segment {
         decoded.map_err(|source| ReadError::Value { segment: self.id, what, source })
     }
 
-    /// What its last commits took from the queues, oldest first, each with its number.
+    /// The checkpoints of its last commits, oldest first, with their numbers.
     pub(crate) fn recent(&self) -> Result<Vec<(u64, Recent)>, ReadError> {
         let (mut all, mut bad) = (Vec::new(), None);
         self.database()?.scan_chunked(RECENT, RECENT, |key, value| {
@@ -188,8 +188,8 @@ impl Segment {
         bad.map_or(Ok(all), |source| Err(ReadError::Value { segment: self.id, what: "checkpoint", source }))
     }
 
-    /// Hands the packs of `log` that begin at `from` or later to `visit`, until it answers false. A pack that cannot
-    /// be read is handed over as the error that it is.
+    /// Passes the packs of `log` that begin at `from` or later to `visit` until it returns false. An unreadable pack is
+    /// passed as an error.
     pub(crate) fn read(
         &self,
         log: Log,
@@ -203,7 +203,7 @@ impl Segment {
         Ok(())
     }
 
-    /// The pack that begins at `first`, as it is stored.
+    /// The stored pack that begins at `first`.
     pub(crate) fn raw_pack(&self, log: Log, first: u64) -> Result<Option<Vec<u8>>, ReadError> {
         let (key, mut found) = (pack_key(log, first), None);
         self.database()?.scan_chunked(&key, &key, |_, value| {
@@ -213,7 +213,7 @@ impl Segment {
         Ok(found)
     }
 
-    /// What its packs from `base` on span, from the packs themselves.
+    /// The ranges of its packs from `base` on, determined from the packs.
     pub(crate) fn ranges(&self, base: u64) -> Result<[Option<(u64, u64)>; Log::COUNT], ReadError> {
         let db = self.database()?;
         let mut ranges = [None; Log::COUNT];
@@ -230,13 +230,13 @@ impl Segment {
         Ok(ranges)
     }
 
-    /// Says that its folder cannot be deleted: once, it is tried again and again.
+    /// Logs once that its folder cannot be deleted; deletion is retried.
     pub(crate) fn say_it_stays(&self, error: &std::io::Error) {
         let path = self.path().display();
-        tracing::warn!(%error, %path, "a settled segment cannot be deleted; it is tried again until it can");
+        tracing::warn!(%error, %path, "cannot delete a settled segment; retrying");
     }
 
-    /// Whether there is no byte of it: nothing was ever written to it.
+    /// Whether it contains no bytes: nothing was ever written to it.
     pub(crate) fn is_blank(&self) -> bool {
         match std::fs::metadata(self.path().join("db")) {
             Ok(meta) => meta.len() == 0,
@@ -244,7 +244,7 @@ impl Segment {
         }
     }
 
-    /// Deletes its folder, durably, if it is there.
+    /// Deletes its folder durably, if it exists.
     pub(crate) fn delete(&self) -> std::io::Result<()> {
         self.close();
         fault::point()?;
@@ -252,14 +252,14 @@ impl Segment {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        // IMPORTANT: a folder that comes back after its tombstone has gone would be taken for one full of records. So also
-        // when an earlier attempt has deleted it, and could not sync that.
+        // IMPORTANT: a folder that reappears after its tombstone is gone would pass for one full of records. So sync even
+        // if an earlier attempt deleted it and could not sync that.
         self.path().parent().map_or(Ok(()), sync_dir)?;
         fault::point()
     }
 }
 
-/// The packs of a segment that is not opened, for it was set aside: as far as they can be read in its log.
+/// The packs of a quarantined segment, as far as its log is readable.
 pub(crate) struct Remains(RecoveredPairs);
 
 impl Remains {
@@ -267,7 +267,7 @@ impl Remains {
         RecoveredPairs::read(&folder.join("db"), is_key).map(Self)
     }
 
-    /// As [`Segment::read`] does it.
+    /// Like [`Segment::read`].
     pub(crate) fn packs(
         &self,
         log: Log,
@@ -285,7 +285,7 @@ impl Remains {
     }
 }
 
-/// A pack and its first number, from what lies under its key.
+/// A pack with its first number, from the value under its key.
 fn found_pack(
     log: Log,
     key: &[u8],
@@ -303,15 +303,15 @@ fn decode_whole<T: codec::Decode<()>>(value: Option<&[u8]>) -> Result<T, CodecEr
     codec::decode(value.ok_or_else(missing_part)?).map(|(value, _)| value)
 }
 
-/// A segment in the catalog, with what is known of it without opening it.
+/// A segment of the catalog, with what is known without opening it.
 pub(crate) struct Listed {
     pub segment: Arc<Segment>,
     pub info: SegmentInfo,
-    /// The ledger's copy of `info` is older.
+    /// Whether the ledger's copy of `info` is outdated.
     pub dirty: bool,
     /// What could not be read in it.
     pub faults: Vec<String>,
-    /// What it takes on the disk: of a sealed one that does not change.
+    /// Its disk usage, which for a sealed segment does not change.
     pub disk_bytes: Option<u64>,
 }
 
@@ -320,7 +320,7 @@ impl Listed {
         Self { segment, info, dirty: false, faults: Vec::new(), disk_bytes: None }
     }
 
-    /// What it takes on the disk, in bytes.
+    /// Its disk usage in bytes.
     pub(crate) fn disk_bytes(&mut self) -> u64 {
         if self.info.end.is_none() {
             return self.segment.disk_bytes();
@@ -328,7 +328,7 @@ impl Listed {
         *self.disk_bytes.get_or_insert_with(|| self.segment.disk_bytes())
     }
 
-    /// Notes something that could not be read; true if it is news.
+    /// Notes something unreadable; true if it is new.
     pub(crate) fn fault(&mut self, what: String) -> bool {
         const MOST: usize = 100;
         let is_news = self.faults.len() < MOST && !self.faults.contains(&what);

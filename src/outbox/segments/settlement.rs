@@ -1,27 +1,27 @@
-//! Which records of one log are settled: a low mark, and packs above it that are settled in part.
+//! The settlement of one log: a low mark, and marks for partly settled packs above it.
 //!
-//! Everything below the low mark is settled. Above it, a pack that was read is either open (a bit a
-//! record) or part of a run of settled packs. Runs merge, so what this takes grows with the number of records that
-//! wait, not with what was delivered around them.
+//! Everything below the low mark is settled. Above it, a pack that was read is either open (one bit per record) or part of
+//! a run of settled packs. Runs merge, so memory grows with the number of waiting records, not with the number delivered
+//! around them.
 //!
-//! The *frontier* is how far the log has been read without a gap since the outbox was opened. Below it every pack
-//! has a mark or is settled; above it nothing is known of what lies between two marks, so nothing is merged there.
+//! The *frontier* is how far the log has been read without a gap since the outbox was opened. Below it every pack has a
+//! mark or is settled; above it nothing is known about the space between two marks, so nothing is merged there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::outbox::format::codec::{Decode, Encode};
 
-/// The most records in a pack: a bit each in a `u64`.
+/// The most records in a pack: one bit each in a `u64`.
 pub(crate) const PACK_RECORDS: usize = 64;
-/// A pack is closed at this many bytes of records: about 4 KiB compressed.
+/// A pack is closed at this many bytes of records, about 4 KiB compressed.
 pub(crate) const PACK_BYTES: usize = 32 << 10;
 
-/// What is kept of a pack, in memory and in the ledger.
+/// The state of a pack, in memory and in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) enum Mark {
     /// Not all of its records are settled.
     Open { count: u32, settled: u64, oldest: i64 },
-    /// This pack, and all after it up to (not including) `end`, are settled.
+    /// This pack and all later ones up to (not including) `end` are settled.
     Run { end: u64 },
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct Settled {
     stored: BTreeSet<u64>,
 }
 
-/// What the ledger has to write to be as we are.
+/// What the ledger must write to match.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Changes {
     pub low: Option<u64>,
@@ -45,13 +45,13 @@ pub(crate) struct Changes {
 }
 
 impl Settled {
-    /// As the ledger had it.
+    /// The state stored in the ledger.
     pub(crate) fn restore(low: u64, marks: BTreeMap<u64, Mark>) -> Self {
         let stored = marks.keys().copied().collect();
         Self { low, frontier: low, marks, stored, ..Self::default() }
     }
 
-    /// Everything below this is settled.
+    /// Everything below this number is settled.
     #[cfg(test)]
     pub(crate) fn low(&self) -> u64 {
         self.low
@@ -62,25 +62,25 @@ impl Settled {
         self.frontier
     }
 
-    /// Where reading begins for someone who wants what is from `seq` on: not behind the frontier, at a pack's start.
+    /// Where to start reading for everything from `seq` on: not beyond the frontier, at a pack's start.
     pub(crate) fn start(&self, seq: u64) -> u64 {
         self.skip(self.pack_of(seq.min(self.frontier)))
     }
 
-    /// A pack was read: its records can be settled from now on.
+    /// A pack was read: its records can now be settled.
     pub(crate) fn enter(&mut self, first: u64, count: u32, oldest: i64) {
         if first >= self.low && !self.in_run(first) {
             self.marks.entry(first).or_insert(Mark::Open { count, settled: 0, oldest });
         }
     }
 
-    /// All from the frontier up to `upto` has been read, and entered.
+    /// Everything from the frontier to `upto` has been read and entered.
     pub(crate) fn advance(&mut self, upto: u64) {
         self.frontier = self.frontier.max(upto);
         self.raise();
     }
 
-    /// Runs that have become the first are forgotten: the low mark covers them.
+    /// Removes runs at the start, which the low mark then covers.
     fn raise(&mut self) {
         while let Some((&first, &Mark::Run { end })) = self.marks.first_key_value() {
             if first > self.frontier {
@@ -92,7 +92,7 @@ impl Settled {
         }
     }
 
-    /// Nothing in `from..upto` is to be had any more: all of it counts as settled.
+    /// Nothing in `from..upto` is available any more: all of it counts as settled.
     pub(crate) fn write_off(&mut self, from: u64, upto: u64) {
         let from = from.max(self.low);
         if from >= upto {
@@ -110,7 +110,7 @@ impl Settled {
         self.merge(from, end);
     }
 
-    /// What in `from..upto` is settled, as ranges.
+    /// The settled ranges in `from..upto`.
     pub(crate) fn settled_in(&self, from: u64, upto: u64) -> Vec<(u64, u64)> {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         let mut put = |begin: u64, end: u64| {
@@ -135,13 +135,13 @@ impl Settled {
         ranges
     }
 
-    /// The packs in `from..upto` of which records wait, with their marks.
+    /// The packs in `from..upto` with waiting records, and their marks.
     pub(crate) fn open_in(&self, from: u64, upto: u64) -> impl Iterator<Item = (u64, Mark)> {
         let marks = self.marks.range(from..upto.max(from)).map(|(first, mark)| (*first, *mark));
         marks.filter(|(_, mark)| matches!(mark, Mark::Open { .. }))
     }
 
-    /// Where reading goes on from `seq`: behind the run of settled packs that it lies in.
+    /// Where to continue reading from `seq`: after the run of settled packs that contains it.
     pub(crate) fn skip(&self, seq: u64) -> u64 {
         let seq = seq.max(self.low);
         match self.marks.range(..=seq).next_back() {
@@ -154,7 +154,7 @@ impl Settled {
         self.skip(seq) != seq
     }
 
-    /// The first number of the pack that holds `seq`.
+    /// The first number of the pack that contains `seq`.
     pub(crate) fn pack_of(&self, seq: u64) -> u64 {
         match self.marks.range(..=seq).next_back() {
             Some((first, Mark::Open { count, .. })) if seq < first + u64::from(*count) => *first,
@@ -176,7 +176,7 @@ impl Settled {
         }
     }
 
-    /// Settles a record. False if it was settled already, or was never read.
+    /// Settles a record. False if it was already settled, or was never read.
     pub(crate) fn settle(&mut self, seq: u64) -> bool {
         let Some((&first, mark)) = self.marks.range_mut(..=seq).next_back() else { return false };
         let Mark::Open { count, settled, .. } = mark else { return false };
@@ -194,9 +194,9 @@ impl Settled {
         true
     }
 
-    /// A new run: joins its neighbours, and the low mark if it has become the first.
+    /// Adds a run: it joins its neighbours, and raises the low mark if it is the first.
     fn merge(&mut self, mut first: u64, mut end: u64) {
-        // IMPORTANT: only what has been read is known to have nothing between; over a gap nothing is joined.
+        // IMPORTANT: only what has been read is known to be contiguous; nothing is joined across a gap.
         if let Some((&next, &Mark::Run { end: next_end })) = self.marks.range(end..).next()
             && (next == end || next <= self.frontier)
         {
@@ -226,7 +226,7 @@ impl Settled {
         while at <= last {
             match self.marks.range(at..).next() {
                 Some((begin, Mark::Run { end })) if *begin <= self.frontier => at = *end,
-                // Nothing was found between here and what has not been read.
+                // Nothing was found between here and the unread part.
                 Some((begin, _)) if *begin <= last => return false,
                 _ => return self.frontier > last,
             }
@@ -234,8 +234,8 @@ impl Settled {
         true
     }
 
-    /// When the oldest record that is not settled was accepted, if its pack was read. Of a pack behind the frontier
-    /// nobody knows what lies before it.
+    /// When the oldest unsettled record was accepted, if its pack was read. For a pack beyond the frontier, earlier packs
+    /// are unknown.
     pub(crate) fn oldest(&self) -> Option<i64> {
         let mut read = self.marks.range(..=self.skip(self.frontier));
         read.find_map(|(_, mark)| match mark {
@@ -244,7 +244,7 @@ impl Settled {
         })
     }
 
-    /// What changed since this was last asked.
+    /// The changes since the last call.
     pub(crate) fn take_changes(&mut self) -> Changes {
         let mut changes = Changes { low: self.low_dirty.then_some(self.low), marks: Vec::new() };
         self.low_dirty = false;
@@ -254,7 +254,7 @@ impl Settled {
                     self.stored.insert(key);
                     changes.marks.push((key, Some(*mark)));
                 }
-                // Most packs are settled between two ticks: nothing of them was ever stored.
+                // Most packs are settled between two ticks and were never stored.
                 None if self.stored.remove(&key) => changes.marks.push((key, None)),
                 None => {}
             }
@@ -262,7 +262,7 @@ impl Settled {
         changes
     }
 
-    /// Changes that could not be written, or of which that is not known, are to be written again.
+    /// Restores changes that could not be written, or may not have been.
     pub(crate) fn put_back(&mut self, changes: &Changes) {
         self.low_dirty |= changes.low.is_some();
         for (key, _) in &changes.marks {
@@ -271,7 +271,7 @@ impl Settled {
         }
     }
 
-    /// The greatest number that is known to be settled, and one.
+    /// The highest number known to be settled, plus one.
     pub(crate) fn end(&self) -> u64 {
         let last = self.marks.last_key_value().map_or(0, |(first, mark)| match mark {
             Mark::Open { count, .. } => first + u64::from(*count),
@@ -280,7 +280,7 @@ impl Settled {
         last.max(self.low)
     }
 
-    /// Whether [`Self::take_changes`] would give any.
+    /// Whether [`Self::take_changes`] would return any.
     pub(crate) fn is_dirty(&self) -> bool {
         self.low_dirty || !self.dirty.is_empty()
     }

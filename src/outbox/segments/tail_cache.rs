@@ -1,9 +1,9 @@
-//! What can be read without maintenance: nothing at all, and the small commits of a moment ago, which are still in memory.
+//! Reads that need no maintenance: empty ranges, and small recent commits, which are still in memory.
 //!
-//! While few records come, each is a commit of its own, read a moment later by a reader that waits for it. A question to the
-//! maintenance and a look at the disk cost as much then as all the rest of the reading. Several are kept: a reader that was held up
-//! for longer than it takes the next to come would fall behind one that is kept alone, and ask maintenance, which may be writing
-//! the ledger, for each until it has caught up.
+//! With few records, each is its own commit, and a waiting reader reads it a moment later. Asking maintenance and reading
+//! the disk would then cost as much as everything else about reading. Several commits are kept: with only one, a reader
+//! delayed longer than the next record takes to arrive would fall behind, and would ask maintenance, which may be writing
+//! the ledger, for each record until it has caught up.
 
 use std::collections::VecDeque;
 
@@ -12,32 +12,32 @@ use crate::outbox::format::codec::Entry;
 use crate::outbox::format::log::Log;
 use crate::outbox::messages::{LogPage, Ticket, Unsettled};
 
-/// So many packs of a log are kept, the newest.
+/// Packs kept per log, the newest.
 const KEPT: usize = 16;
 
-/// The last packs of a log, if they are small and nobody has read them, in order and with nothing between them.
+/// The last packs of a log, if they are small and unread, in order and without gaps.
 #[derive(Debug, Default)]
 pub(crate) struct TailCache {
     pub packs: VecDeque<Pack>,
 }
 
-/// A pack: durable, small, and read by nobody.
+/// A durable, small, unread pack.
 #[derive(Debug)]
 pub(crate) struct Pack {
     first: u64,
     entries: Vec<Entry>,
-    /// Where the pack before it begins.
+    /// Where the previous pack begins.
     before: Option<u64>,
 }
 
 impl Pack {
-    /// Behind its last record.
+    /// The number after its last record.
     fn end(&self) -> u64 {
         self.first + self.entries.len() as u64
     }
 }
 
-/// Whether a commit of these is small enough to be kept in memory: not more than one pack a log.
+/// Whether a commit of these entries is small enough for the cache: at most one pack per log.
 pub(crate) fn is_small<'a>(entries: impl Iterator<Item = &'a Entry>) -> bool {
     let (mut count, mut bytes) = (0, 0);
     for entry in entries {
@@ -50,7 +50,7 @@ pub(crate) fn is_small<'a>(entries: impl Iterator<Item = &'a Entry>) -> bool {
 }
 
 impl TailCache {
-    /// Keeps a pack, which is the last one of its log.
+    /// Adds a pack, which is the last one of its log.
     pub(crate) fn push(&mut self, first: u64, entries: Vec<Entry>, before: Option<u64>) {
         if self.packs.len() == KEPT {
             self.packs.pop_front();
@@ -62,23 +62,23 @@ impl TailCache {
         self.packs.clear();
     }
 
-    /// All below `next` has been read.
+    /// Everything below `next` has been read.
     pub(crate) fn forget_below(&mut self, next: u64) {
         self.packs.retain(|pack| pack.end() > next);
     }
 
-    /// Where the first pack begins.
+    /// The first number of the first pack.
     pub(crate) fn first(&self) -> Option<u64> {
         self.packs.front().map(|pack| pack.first)
     }
 
-    /// Whether it has all that lies from `start` on: what lies before it has been read.
+    /// Whether it contains everything from `start` on; everything before that has been read.
     pub(crate) fn begins_at(&self, start: u64) -> bool {
         self.packs.front().is_some_and(|pack| pack.before.is_none_or(|before| before < start))
     }
 
-    /// Takes the packs that lie in `start..upto`, with at most `most` records, into `page`: what of them is not settled,
-    /// from number `from` on. Gives how many records they had.
+    /// Moves the packs in `start..upto`, with at most `most` records, to `page`: their unsettled records from number `from`
+    /// on. Returns how many records they had.
     pub(crate) fn take(
         &mut self,
         settled: &mut Settled,

@@ -1,16 +1,16 @@
-//! The folder, as it was when it was taken: whether it is still what lies at its path.
+//! The outbox's locked folder, and whether it is still at its path.
 //!
-//! A folder that is moved, deleted, or lost with its mount takes the open files along. Whoever has them goes on writing
-//! and syncing without an error, and the next process finds nothing of it.
+//! A folder that is moved, deleted, or lost with its mount takes open files with it. A process with such files continues to
+//! write and sync without errors, but the next process finds none of it.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// The folder's lock file, held.
+/// The folder's locked file.
 pub(crate) struct DirLock {
     path: PathBuf,
-    /// Nobody else gets this number as long as the file is open.
+    /// The file's identity: unique while it is open.
     identity: (u64, u64),
     lock: File,
 }
@@ -25,7 +25,7 @@ impl DirLock {
         dir.join("lock")
     }
 
-    /// Takes the folder for this process alone; `None` if another process has it.
+    /// Locks the folder for this process; `None` if another process has it.
     pub(crate) fn take(dir: &Path) -> std::io::Result<Option<Self>> {
         let path = Self::path(dir);
         let lock = File::options().create(true).truncate(false).write(true).open(&path)?;
@@ -38,14 +38,14 @@ impl DirLock {
         Ok(Some(Self { path, identity, lock }))
     }
 
-    /// Whether what is written now is what the next process will find.
+    /// Whether the next process will find what is written now.
     pub(crate) fn is_in_place(&self) -> bool {
         std::fs::metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
     }
 }
 
 impl Drop for DirLock {
-    /// Closing is not enough: a process that is being started has the file, too, until it executes its program.
+    /// Closing alone does not unlock: a child process holds the file as well until it executes its program.
     fn drop(&mut self) {
         if let Err(error) = self.lock.unlock() {
             tracing::warn!(%error, path = %self.path.display(), "the outbox's lock file could not be unlocked; it is closed");
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_given_back_can_be_taken_though_another_process_inherited_it() {
+    fn a_released_lock_can_be_taken_although_another_process_inherited_it() {
         let dir = tempfile::tempdir().unwrap();
         let held = DirLock::take(dir.path()).unwrap().unwrap();
         let inherited = held.lock.try_clone().unwrap();

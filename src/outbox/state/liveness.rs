@@ -1,8 +1,8 @@
-//! Whether the outbox's threads get on: each says so whenever it has done what it was told and listens again.
+//! Whether the outbox's threads make progress: each reports when it has finished its work and waits for requests again.
 
 use tokio::sync::watch;
 
-/// Counts nothing: what is watched is that it changes.
+/// The values carry no meaning: only their changes are watched.
 pub(crate) struct Liveness {
     writer: watch::Sender<()>,
     maintenance: watch::Sender<()>,
@@ -13,7 +13,7 @@ impl Liveness {
         Self { writer: watch::Sender::new(()), maintenance: watch::Sender::new(()) }
     }
 
-    /// The writer has taken a turn. One that tries in vain to write to a broken disk takes turns too.
+    /// The writer has taken a turn. A writer that keeps failing on a broken disk takes turns too.
     pub(crate) fn writer_turned(&self) {
         self.writer.send_replace(());
     }
@@ -23,11 +23,11 @@ impl Liveness {
         self.maintenance.send_replace(());
     }
 
-    /// Done when both have taken a turn since the call.
+    /// Resolves when both have taken a turn since the call.
     pub(crate) fn both(&self) -> impl Future<Output = ()> + use<> {
         let (mut writer, mut maintenance) = (self.writer.subscribe(), self.maintenance.subscribe());
         async move {
-            // The senders live as long as the threads do: whoever asks has a clone of the outbox.
+            // The senders live as long as the threads, and the caller has a clone of the outbox.
             let _ = tokio::join!(writer.changed(), maintenance.changed());
         }
     }

@@ -1,7 +1,7 @@
-//! What the outbox knows at any moment, in memory: the totals, what is settled, and the segment catalog.
+//! The outbox's state in memory: the totals, the settlements, and the segment catalog.
 //!
-//! One lock, held briefly: for some dozens of records at the most. The totals change only after the commit that made them true, so a
-//! reader never sees a record that a power cut could still take.
+//! One lock, held briefly: for a few dozen records at most. The totals change only after the commit that made them true, so
+//! a reader never sees a record that a power cut could still lose.
 
 pub(crate) mod dir_lock;
 pub(crate) mod liveness;
@@ -25,15 +25,15 @@ use crate::outbox::segments::tail_cache::TailCache;
 use crate::record::Queue;
 use stats::Stats;
 
-/// How many appends' checkpoints are kept for each queue. The intake never has as many unacknowledged: before it takes
-/// anything new from a queue it takes again what it has not acknowledged there. From other queues it may have taken much
-/// meanwhile, over connections that were lost before this one's turn.
+/// Appends whose checkpoints are kept for each queue. The intake never has as many unacknowledged: before it takes new
+/// messages from a queue, it takes unacknowledged ones again. It may have taken many from other queues meanwhile, over
+/// connections that were lost before this queue's turn.
 pub(crate) const RECENT_APPENDS: usize = 16;
 
 /// The checkpoints of the last appends, with their numbers, oldest first.
 pub(crate) type RecentAppends = VecDeque<(u64, Arc<Recent>)>;
 
-/// Takes out those that no queue needs any more.
+/// Removes those that no queue needs any more.
 pub(crate) fn take_forgotten(recent: &mut RecentAppends) -> RecentAppends {
     let mut newer = [0; Queue::ALL.len()];
     let mut forgotten = RecentAppends::new();
@@ -53,34 +53,34 @@ pub(crate) fn take_forgotten(recent: &mut RecentAppends) -> RecentAppends {
     forgotten
 }
 
-/// Segments with the bytes that each takes on the disk.
+/// Segments with their disk usage in bytes.
 pub(crate) type Lingering = Vec<(Arc<Segment>, u64)>;
 
 pub(crate) struct State {
     pub totals: Totals,
     pub counters: Counters,
-    /// The counters as the ledger has them: a crash goes back to these.
+    /// The counters as stored in the ledger, to which a crash would return.
     pub durable: Counters,
     pub settled: [Settled; Log::COUNT],
-    /// In the order of their numbers; the last takes appends.
+    /// In the order of their numbers; the last accepts appends.
     pub segments: Vec<Listed>,
     pub recent: RecentAppends,
-    /// Of each log the first pack that nobody has read, as it was last looked up.
+    /// For each log, the first unread pack at the last lookup.
     pub unread: [Option<Unread>; Log::COUNT],
-    /// Of each log the last packs, as far as they are small and nobody has read them.
+    /// For each log, the last packs if they are small and unread.
     pub tail_cache: [TailCache; Log::COUNT],
-    /// Dead letters that the next commit of the ledger will hold.
+    /// Dead letters for the ledger's next commit.
     pub letters: Vec<DeadLetter>,
     pub counters_dirty: bool,
-    /// The next number in the ledger's copy of the totals.
+    /// The next number according to the ledger's copy of the totals.
     pub totals_stored: u64,
-    /// Out of the catalog: the ledger has to forget them, then their folders go.
+    /// Segments that have left the catalog: the ledger must forget them, then their folders are deleted.
     pub leaving: Vec<Arc<Segment>>,
-    /// The ledger has forgotten them, and their folders could not be deleted yet; with what each takes on the disk.
+    /// Segments that the ledger has forgotten, but whose folders could not be deleted yet; with their disk usage.
     pub lingering: Lingering,
-    /// Their folders are gone.
+    /// Segments whose folders are gone.
     pub left: Vec<u64>,
-    /// Dead letters to be removed, with their length as stored.
+    /// Dead letters to be removed, with their stored length.
     pub dropped: Vec<(u64, usize)>,
 }
 
@@ -88,7 +88,7 @@ pub(crate) struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unread {
     first: u64,
-    /// When the oldest record in it was accepted.
+    /// When its oldest record was accepted.
     oldest: i64,
 }
 
@@ -134,12 +134,12 @@ impl State {
         }
     }
 
-    /// About how many bytes the dead letters take for which the ledger has not been written yet.
+    /// The approximate bytes of dead letters that are not in the ledger yet.
     pub(crate) fn letters_bytes(&self) -> usize {
         self.letters.iter().map(|letter| letter.original().len() + letter.detail.len()).sum()
     }
 
-    /// What waits in segment `id` is out of reach: it counts as exported, and nothing of it can be settled any more.
+    /// The waiting records of segment `id` are unreachable: they count as exported, and can no longer be settled.
     pub(crate) fn write_off(&mut self, id: u64) -> Tally {
         let Some(place) = self.segments.iter().position(|listed| listed.segment.id == id) else {
             return Tally::default();
@@ -175,7 +175,7 @@ impl State {
         true
     }
 
-    /// The segments that hold packs of `log` from `start` on, each with the numbers that are its own.
+    /// The segments with packs of `log` from `start` on, each with the range of its own numbers.
     pub(crate) fn segments_from(&self, log: Log, start: u64) -> Vec<(Arc<Segment>, u64, u64)> {
         let has_any =
             |listed: &&Listed| listed.info.ranges[log.index()].is_some_and(|(_, last)| last >= start);
@@ -183,7 +183,7 @@ impl State {
         listed.map(|l| (Arc::clone(&l.segment), l.info.base, l.info.end())).collect()
     }
 
-    /// Where the first pack of `log` may begin that nobody has read; none: all of it was read.
+    /// Where the first unread pack of `log` may begin; `None`: everything was read.
     fn unread_from(&self, log: Log) -> Option<u64> {
         let settled = &self.settled[log.index()];
         let start = settled.skip(settled.frontier());
@@ -191,33 +191,33 @@ impl State {
         ranges.any(|(_, last)| last >= start).then_some(start)
     }
 
-    /// Packs of `log` are durable, the first of them is this one. The ranges do not know of them yet.
+    /// Packs of `log` are durable, this one first. The ranges do not include them yet.
     pub(crate) fn appended(&mut self, log: Log, pack: Unread) {
         if self.unread_from(log).is_none() {
             self.unread[log.index()] = Some(pack);
         }
     }
 
-    /// Where the oldest record of `log` has to be looked for, if that is not known.
+    /// Where to look for the oldest record of `log`, if it is unknown.
     pub(crate) fn unknown_oldest(&self, log: Log) -> Option<u64> {
         let start = self.unread_from(log)?;
         let is_known = self.unread[log.index()].is_some_and(|unread| unread.first >= start);
         (!is_known && self.settled[log.index()].oldest().is_none()).then_some(start)
     }
 
-    /// A pack of `log` is durable, at `first`; with what is in it, if that is to be kept until it is read.
+    /// A pack of `log` is durable at `first`; with its entries, if they are to be cached until they are read.
     pub(crate) fn committed(&mut self, log: Log, first: u64, entries: Option<Vec<Entry>>) {
         let ranges = self.segments.iter().filter_map(|listed| listed.info.ranges[log.index()]);
         let before = ranges.map(|(_, last)| last).max();
         let cache = &mut self.tail_cache[log.index()];
-        // What was rejected is for maintenance alone.
+        // Only maintenance reads rejected messages.
         match entries.filter(|_| log != Log::Rejected) {
             Some(entries) => cache.push(first, entries, before),
             None => cache.clear(),
         }
     }
 
-    /// What `log` has in `from..upto`, if nobody need be asked for it.
+    /// The content of `log` in `from..upto`, if it is in memory.
     pub(crate) fn at_hand(&mut self, log: Log, from: u64, upto: u64, most: usize) -> Option<LogPage> {
         let start = self.settled[log.index()].start(from);
         let ranges = self.segments.iter().filter_map(|listed| listed.info.ranges[log.index()]);
@@ -225,7 +225,7 @@ impl State {
         let mut page = LogPage::default();
         let cache = &mut self.tail_cache[log.index()];
         if has_any {
-            // Only when all before it has been read: else there is more than this.
+            // Only if everything before it has been read: otherwise there is more than this.
             if !cache.begins_at(start) {
                 return None;
             }
@@ -234,7 +234,7 @@ impl State {
                 return None;
             }
         } else {
-            // What is still there is of a segment that was set aside.
+            // What remains belongs to a quarantined segment.
             cache.clear();
         }
         let end = cache.first().unwrap_or(self.totals.next);
@@ -244,24 +244,25 @@ impl State {
         Some(page)
     }
 
-    /// When the oldest record of `log` was accepted. For a tick after all before it was settled it may be the one before.
+    /// When the oldest record of `log` was accepted. For one tick after all earlier records were settled it may be the
+    /// previous one.
     fn oldest(&self, log: Log) -> Option<i64> {
         let read = self.settled[log.index()].oldest();
         read.or_else(|| self.unread_from(log).and(self.unread[log.index()]).map(|unread| unread.oldest))
     }
 
-    /// Appended, by kind, since the ledger began.
+    /// Records appended since the ledger was created, by kind.
     pub(crate) fn enqueued(&self) -> [u64; 5] {
         let (all, forgotten) = (self.totals.appended.by_kind(), self.counters.forgotten);
         std::array::from_fn(|kind| all[kind].saturating_sub(forgotten[kind]))
     }
 
-    /// The picture of this moment.
+    /// The current snapshot.
     pub(crate) fn stats(&self) -> Stats {
         self.stats_by(&self.counters)
     }
 
-    /// The picture with what is settled as `counters` have it.
+    /// The snapshot with settlements as of `counters`.
     pub(crate) fn stats_by(&self, counters: &Counters) -> Stats {
         let enqueued = self.enqueued();
         let oldest = |logs: &[Log]| logs.iter().filter_map(|log| self.oldest(*log)).min();
@@ -293,7 +294,7 @@ mod tests {
     use super::*;
     use crate::outbox::format::schema::Taken;
 
-    /// A checkpoint of one message of each of these queues.
+    /// A checkpoint with one message of each of these queues.
     fn taken(queues: &[Queue]) -> Arc<Recent> {
         let mut recent = Recent::default();
         for queue in queues {

@@ -1,4 +1,4 @@
-//! What the outbox's threads and handles share, and the one way in which the ledger is written.
+//! Shared by the outbox's threads and handles; and the only code that writes the ledger.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,53 +17,53 @@ use crate::outbox::segments::segment::Segment;
 use crate::outbox::settings::Settings;
 use crate::time::ConfirmedClock;
 
-/// While the ledger cannot be written, reading stops at so many bytes of dead letters that wait for it: with what is in
-/// the drain's hands, a bound on their memory.
+/// While the ledger cannot be written, reading stops at this many bytes of unsaved dead letters. Together with the records
+/// in the drain, this limits their memory.
 const UNSAVED_LETTERS: usize = if cfg!(test) { 64 << 10 } else { 4 << 20 };
 
 pub(crate) struct Shared {
     pub settings: Settings,
     pub id: uuid::Uuid,
     pub state: Mutex<State>,
-    /// Held while the ledger is written: what is written later was taken later.
+    /// Held while the ledger is written: changes are written in the order they were taken.
     pub saving: Mutex<()>,
     pub ledger: Ledger,
     pub reserve: DiskReserve,
-    /// Why appends are not accepted, if they are not.
+    /// Why appends are refused, if they are.
     pub paused: watch::Sender<Option<&'static str>>,
     /// The number of the last durable record.
     pub last: watch::Sender<u64>,
-    /// Used bytes, as last measured.
+    /// Used bytes at the last measurement.
     pub used: AtomicU64,
-    /// Of these, what counts towards the limit.
+    /// The part of it that counts towards the limit.
     pub counted: AtomicU64,
-    /// Free bytes of the disk, as last measured; `u64::MAX` where that cannot be.
+    /// Free bytes on the disk at the last measurement; `u64::MAX` if unknown.
     pub free: AtomicU64,
     pub ledger_failed: AtomicBool,
     pub writer_failed: AtomicBool,
-    /// Whether the threads get on.
+    /// Whether the threads make progress.
     pub liveness: Liveness,
-    /// Segments and records that were set aside and not salvaged.
+    /// Quarantined segments and records that are not salvaged.
     pub quarantined: Mutex<(u64, u64)>,
     pub dir_lock: DirLock,
-    /// New dead letters, in the log.
+    /// Logs new dead letters.
     pub dead_letter_log: DeadLetterLog,
-    /// The time by which dead letters grow old.
+    /// The time that decides the age of dead letters.
     pub confirmed: ConfirmedClock,
 }
 
 impl Shared {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        // Poisoned or not: every change under this lock is complete in itself.
+        // Poisoning is harmless: every change under this lock is complete in itself.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether nobody may read on: he would have more to dead-letter. What is not read stays where it is.
+    /// Whether reading must stop: a reader would create more dead letters. Unread records stay where they are.
     pub(crate) fn must_not_read(&self, state: &State) -> bool {
         self.ledger_failed.load(Ordering::Relaxed) && state.letters_bytes() >= UNSAVED_LETTERS
     }
 
-    /// What can be read without maintenance, if it may be read.
+    /// Reads without maintenance, if possible and allowed.
     pub(crate) fn at_hand(
         &self,
         state: &mut State,
@@ -73,8 +73,8 @@ impl Shared {
         if self.must_not_read(state) { None } else { state.at_hand(log, from, upto, most) }
     }
 
-    /// Makes durable what the ledger does not know yet: marks, counters, dead letters and segments, in one step.
-    /// What cannot be written stays to be written.
+    /// Saves what the ledger does not have yet: marks, counters, dead letters and segments, in one step. After a failure it
+    /// remains to be saved.
     pub(crate) fn save(&self) -> Result<(), LedgerError> {
         let _turn = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         let mut unsaved = self.state().take_unsaved();
@@ -82,7 +82,7 @@ impl Shared {
         if let Err(error) = written {
             self.state().put_back(unsaved);
             if !self.ledger_failed.swap(true, Ordering::Relaxed) {
-                tracing::error!(%error, "the outbox's ledger could not be written; it is tried again until it can");
+                tracing::error!(%error, "cannot write the outbox's ledger; retrying");
             }
             self.reserve.give_up();
             return Err(error);
@@ -91,7 +91,7 @@ impl Shared {
         self.dead_letter_log.tell(unsaved.letters());
         let leaving = self.state().saved(unsaved);
         for segment in leaving {
-            // IMPORTANT: only now: a listing without a folder would be a loss, a folder without one is a remainder.
+            // IMPORTANT: only now: a listed segment without a folder is a loss, an unlisted folder is a remainder.
             if let Err(error) = self.delete(&segment) {
                 segment.say_it_stays(&error);
                 let bytes = segment.disk_bytes();
@@ -101,16 +101,16 @@ impl Shared {
         Ok(())
     }
 
-    /// Deletes a segment's folder; the next save forgets its tombstone.
+    /// Deletes a segment's folder; the next save removes its tombstone.
     fn delete(&self, segment: &Segment) -> std::io::Result<()> {
-        // IMPORTANT: one that is only out of sight is not deleted: it may come back with the rest.
+        // IMPORTANT: a segment in a missing folder is not deleted: it may come back with the folder.
         self.in_place()?;
         segment.delete()?;
         self.state().left.push(segment.id);
         Ok(())
     }
 
-    /// Tries again to delete the folders that could not be deleted.
+    /// Retries deleting folders that could not be deleted.
     pub(crate) fn delete_lingering(&self) {
         // Each counts until it is gone.
         let lingering: Vec<_> =
@@ -118,12 +118,12 @@ impl Shared {
         for segment in lingering {
             if self.delete(&segment).is_ok() {
                 self.state().lingering.retain(|(lingering, _)| lingering.id != segment.id);
-                tracing::info!(path = %segment.path().display(), "a settled segment is deleted at last");
+                tracing::info!(path = %segment.path().display(), "a settled segment has now been deleted");
             }
         }
     }
 
-    /// Writes what nobody else writes: no mark, no counter, no dead letter.
+    /// Writes what nothing else writes: no marks, counters or dead letters.
     pub(crate) fn write(&self, batch: LedgerBatch) -> Result<(), LedgerError> {
         let _turn = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         self.ledger.commit(batch).inspect_err(|_| {
@@ -131,7 +131,7 @@ impl Shared {
         })
     }
 
-    /// Returns when no save is under way.
+    /// Returns when no save is in progress.
     pub(crate) fn wait_for_save(&self) {
         drop(self.saving.lock().unwrap_or_else(PoisonError::into_inner));
     }

@@ -1,4 +1,4 @@
-//! When the outbox is full: its own limit, the disk's free space, and the way back with hysteresis.
+//! Decides when the outbox is full: its own limit, the disk's free space, and hysteresis on the way back.
 
 use std::sync::atomic::Ordering;
 
@@ -6,21 +6,21 @@ use super::reserve::free_bytes;
 use super::shared::Shared;
 use crate::outbox::segments::segment::Listed;
 
-/// Pausing ends when this share of the limit is free again: so that it does not flap.
+/// A pause ends at this percentage of the limit, which prevents flapping.
 const RESUME_PERCENT: u64 = 90;
-/// An outbox is at least so many segments: one is deleted while others fill.
+/// An outbox consists of at least this many segments: one is deleted while others fill.
 const SEGMENTS_AT_LEAST: u64 = 8;
-/// A segment smaller than this would be mostly sled's own.
+/// A smaller segment would consist mostly of sled's overhead.
 const SEGMENT_BYTES_AT_LEAST: u64 = 1 << 20;
 
 pub(crate) const FULL: &str = "full";
 pub(crate) const DISK_LOW: &str = "disk_low";
 pub(crate) const STORAGE: &str = "storage";
-/// The folder was moved or deleted, or its mount is lost: what is written now, nobody would find.
+/// The folder was moved or deleted, or its mount is lost: nobody would find what is written now.
 pub(crate) const FOLDER_GONE: &str = "folder_gone";
 
 impl Shared {
-    /// At which size the next segment is begun.
+    /// The size at which the next segment is begun.
     pub(crate) fn segment_bytes(&self) -> u64 {
         let most = (self.settings.max_bytes / SEGMENTS_AT_LEAST).max(SEGMENT_BYTES_AT_LEAST);
         self.settings.segment_bytes.min(most)
@@ -34,7 +34,7 @@ impl Shared {
         Err(std::io::Error::new(std::io::ErrorKind::NotFound, "OUTBOX_DIR is not there any more"))
     }
 
-    /// Measures, and pauses or resumes. Returns why appends are not accepted.
+    /// Measures the space, and pauses or resumes. Returns why appends are refused.
     pub(crate) fn measure(&self) -> Option<&'static str> {
         let (segments, letters) = {
             let mut state = self.state();
@@ -52,7 +52,7 @@ impl Shared {
         self.free.store(free, Ordering::Relaxed);
         let limit = if before == Some(FULL) { max / 100 * RESUME_PERCENT } else { max };
         let floor = if before == Some(DISK_LOW) { min_free / RESUME_PERCENT * 100 } else { min_free };
-        // Of the ledger its dead letters count: its file never shrinks, but it fills its gaps before it grows.
+        // Only the dead letters in the ledger count: its file never shrinks, but it fills its gaps before it grows.
         let now = if !self.dir_lock.is_in_place() {
             Some(FOLDER_GONE)
         } else if self.writer_failed.load(Ordering::Relaxed) || self.ledger_failed.load(Ordering::Relaxed) {
@@ -68,7 +68,7 @@ impl Shared {
         now
     }
 
-    /// Says whether appends are accepted; one log line a change.
+    /// Sets whether appends are accepted, and logs each change once.
     fn pause(&self, why: Option<&'static str>) {
         let changed = self.paused.send_if_modified(|now| std::mem::replace(now, why) != why);
         match (changed, why) {
@@ -81,9 +81,9 @@ impl Shared {
             ),
             (true, Some(reason)) => {
                 let used = self.used.load(Ordering::Relaxed);
-                tracing::warn!(reason, used, "the outbox takes no more for now; Redis keeps the records");
+                tracing::warn!(reason, used, "the outbox is not accepting records; they stay in Redis");
             }
-            (true, None) => tracing::info!("the outbox takes records again"),
+            (true, None) => tracing::info!("the outbox is accepting records again"),
             (false, _) => {}
         }
     }

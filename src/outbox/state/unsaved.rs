@@ -1,4 +1,4 @@
-//! What of the state the ledger does not know yet.
+//! The part of the state that is not in the ledger yet.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::outbox::ledger::{LedgerBatch, LedgerError};
 use crate::outbox::segments::segment::Segment;
 use crate::outbox::segments::settlement::{Changes, Settled};
 
-/// What the ledger has to be told: taken out of the state, and put back if it could not be told.
+/// Changes for the ledger: taken out of the state, and restored if they could not be saved.
 pub(crate) struct Unsaved {
     changes: [Changes; Log::COUNT],
     letters: Vec<DeadLetter>,
@@ -25,7 +25,7 @@ pub(crate) struct Unsaved {
 }
 
 impl State {
-    /// Takes everything that the ledger does not know yet.
+    /// Takes everything that is not in the ledger yet.
     pub(crate) fn take_unsaved(&mut self) -> Unsaved {
         self.counters_dirty = false;
         self.totals_stored = self.totals.next;
@@ -35,7 +35,7 @@ impl State {
         Unsaved {
             infos: dirty.collect(),
             changes: self.settled.each_mut().map(Settled::take_changes),
-            // IMPORTANT: in one step with the changes: a mark without its letter would be a letter lost.
+            // IMPORTANT: in one step with the changes: a mark without its letter would lose the letter.
             letters: std::mem::take(&mut self.letters),
             counters: self.counters.clone(),
             totals: self.totals.clone(),
@@ -46,7 +46,7 @@ impl State {
         }
     }
 
-    /// It could not be written, or nobody knows whether it was: all of it is to be written again.
+    /// Restores changes that were not saved, or may not have been: all of them are written again.
     pub(crate) fn put_back(&mut self, unsaved: Unsaved) {
         self.counters_dirty = true;
         for (settled, changes) in self.settled.iter_mut().zip(&unsaved.changes) {
@@ -61,7 +61,7 @@ impl State {
         }
     }
 
-    /// It is on the disk. Gives the segments whose folders may be deleted now.
+    /// The changes are on disk. Returns the segments whose folders may now be deleted.
     pub(crate) fn saved(&mut self, unsaved: Unsaved) -> Vec<Arc<Segment>> {
         self.counters.dead_letter_bytes += unsaved.letter_bytes;
         self.durable = unsaved.counters;
@@ -74,7 +74,7 @@ impl Unsaved {
         &self.letters
     }
 
-    /// As one commit of the ledger.
+    /// The changes as one commit of the ledger.
     pub(crate) fn batch(&mut self) -> Result<LedgerBatch, LedgerError> {
         let mut batch = LedgerBatch::default();
         let mut letter_bytes = 0;

@@ -1,4 +1,4 @@
-//! What an append is refused for, and who is not.
+//! Why an append is refused, and which others are not affected.
 
 use tokio::sync::oneshot;
 
@@ -35,14 +35,14 @@ fn the_refusal_of_one_conversation_is_nobody_elses() {
     rig.writer.append(vec![too_long, import]);
     assert!(matches!(refused.try_recv().unwrap(), Err(AppendError::TooLong { .. })));
     assert!(imported.try_recv().unwrap().is_ok());
-    // What comes later of that conversation would leave a gap; of others it would not.
+    // Later appends of that session would leave a gap; those of other sessions would not.
     let (later, mut refused) = append(usage(2, 2, 20), Some(7));
     let (import, mut imported) = append(usage(4, 2, 20), None);
     let (next, mut appended) = append(usage(6, 2, 20), Some(8));
     rig.writer.append(vec![later, import, next]);
     assert!(matches!(refused.try_recv().unwrap(), Err(AppendError::Full(_))));
     assert!(imported.try_recv().unwrap().is_ok() && appended.try_recv().unwrap().is_ok());
-    // Also when another one has been refused since.
+    // Also if another session has been refused since.
     let (too_long, _) = append(vec![long(codec::ENTRY_BYTES + 1)], Some(8));
     let (later, mut refused) = append(usage(8, 2, 20), Some(7));
     rig.writer.append(vec![too_long]);
@@ -52,7 +52,7 @@ fn the_refusal_of_one_conversation_is_nobody_elses() {
     rig.check_counts();
 }
 
-/// The longest that is accepted can be read again, and become a dead letter, and that can be read as well.
+/// The longest accepted entry can be read again, and become a dead letter, which can be read as well.
 #[test]
 fn what_is_accepted_can_be_read_again_however_long_it_is() {
     let dir = tempfile::tempdir().unwrap();
@@ -64,7 +64,7 @@ fn what_is_accepted_can_be_read_again_however_long_it_is() {
     rig.tick();
     let letters = rig.maintenance.letters(0, 10).unwrap();
     assert_eq!(letters[0].original().len(), codec::ENTRY_BYTES);
-    // And so it can with the longest word about it.
+    // The same with the longest detail.
     let mut letter = letters.into_iter().next().unwrap();
     letter.detail = "é".repeat(codec::DETAIL_BYTES);
     let stored = codec::encode_dead_letter(&letter).unwrap();
@@ -74,7 +74,7 @@ fn what_is_accepted_can_be_read_again_however_long_it_is() {
     assert_eq!(rig.stats().quarantined_segments, 0);
 }
 
-/// A batch's answers are one change: nobody sees a half of it.
+/// The settlements of a batch's answer are one change: nobody sees half of it.
 #[test]
 fn a_whole_batch_is_settled_as_each_of_it_would_be() {
     let dir = tempfile::tempdir().unwrap();
@@ -86,7 +86,7 @@ fn a_whole_batch_is_settled_as_each_of_it_would_be() {
         let settlement = if n % 5 == 0 { Settlement::Duplicate } else { Settlement::Delivered };
         (&unsettled.ticket, settlement)
     }));
-    // Again: settled is settled.
+    // Settling again has no effect.
     outbox.settle_all(waiting.iter().take(10).map(|unsettled| (&unsettled.ticket, Settlement::Delivered)));
     let stats = rig.stats();
     assert_eq!((stats.delivered[0], stats.duplicates[0], stats.depth[0]), (200, 50, 50));

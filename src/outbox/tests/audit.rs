@@ -1,4 +1,4 @@
-//! Orders and imported exports are kept across a restart, and no more of them than is said.
+//! Orders and imported exports survive a restart, within their limits.
 
 use super::rig::settings;
 use crate::outbox::api::handle::Outbox;
@@ -25,7 +25,7 @@ async fn the_last_orders_survive_a_restart_and_are_bounded() {
     }
     let done = AuditNote { outcome: AuditOutcome::Done, ..note(8) };
     assert_eq!(outbox.note_order(Some(AUDIT_KEPT + 3), done.clone()).await.unwrap(), AUDIT_KEPT + 3);
-    // An order that lasted so long that its first note is forgotten has a new one.
+    // An order that took so long that its first entry is forgotten gets a new one.
     assert_eq!(outbox.note_order(Some(3), done).await.unwrap(), AUDIT_KEPT + 4);
     drop(outbox);
     assert!(threads.join());

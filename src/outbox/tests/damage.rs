@@ -1,4 +1,4 @@
-//! Files that are flipped, cut or gone: never a crash, never a wrong record, and whatever is not damaged is there.
+//! Files with flipped bits, cut off or missing: no crash, no wrong record, and everything undamaged is still there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::outbox::recovery::quarantine;
 use crate::outbox::segments::segment::{self, Segment};
 use crate::record::Kind;
 
-/// A random number generator that gives the same numbers every time.
+/// A deterministic random number generator.
 struct Dice(u64);
 
 impl Dice {
@@ -49,10 +49,10 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// Which segment, of those numbered from 1, each record is in, and what it is.
+/// Each record's segment, numbered from 1, and its content.
 type Known = BTreeMap<String, (u64, Entry)>;
 
-/// An outbox of four segments, the first settled in part.
+/// Creates an outbox of four segments, the first partly settled.
 fn make(dir: &Path) -> Known {
     let mut rig = Rig::open(dir);
     let (mut known, mut n) = (Known::new(), 0);
@@ -111,14 +111,14 @@ fn damage(files: &[PathBuf], dice: &mut Dice) -> String {
     format!("{} {what}", file.display())
 }
 
-/// Everything that can be read, and that it is right; settles it. How many records of which segment are missing.
+/// Reads and settles everything readable, and checks it. Returns how many records of which segment are missing.
 fn drain(rig: &mut Rig, known: &Known) -> BTreeMap<u64, u64> {
     let mut missing: BTreeMap<&String, u64> =
         known.iter().map(|(name, (segment, _))| (name, *segment)).collect();
     for log in [Log::Quota, Log::Started, Log::Usage, Log::Completed] {
         for unsettled in rig.waiting(log) {
             let name = transaction(&unsettled.entry);
-            // What had been settled may come back when the ledger is damaged.
+            // Settled records may reappear if the ledger is damaged.
             if let Some((_, entry)) = known.get(&name) {
                 assert!(*entry == unsettled.entry, "{name} is wrong");
                 assert!(missing.remove(&name).is_some(), "{name} is there twice");
@@ -157,11 +157,11 @@ fn case(made: &Path, known: &Known, part: &str, dice: &mut Dice) {
     assert_eq!(stats.total_depth(), 0, "{what}: {stats:?}");
     let lost: u64 = missing.values().sum();
     if damaged.is_some() {
-        // All that is missing is known to be missing.
+        // Every missing record is accounted for.
         assert_eq!(stats.exported.iter().sum::<u64>(), lost, "{what}: {stats:?}");
         assert!(lost == 0 || quarantine::count(dir.path()).0 > 0, "{what}");
     }
-    // And it goes on, also after a restart.
+    // It continues, also after a restart.
     rig.append(vec![entry(Kind::Usage, 1_000_000, 10)]).unwrap();
     rig.tick();
     drop(rig);
@@ -170,7 +170,7 @@ fn case(made: &Path, known: &Known, part: &str, dice: &mut Dice) {
     assert_eq!(rig.waiting(Log::Usage).len(), 1, "{what}");
 }
 
-/// Every part of an outbox in turn. By default some cases; with `OUTBOX_TESTS=all` two hundred and more.
+/// Every part of an outbox in turn. By default some cases; with `OUTBOX_TESTS=all` more than two hundred.
 #[test]
 fn damage_never_gives_a_wrong_record_and_costs_no_other_segment() {
     let made = tempfile::tempdir().unwrap();
@@ -203,7 +203,7 @@ fn a_snapshot_that_a_kill_cut_short_costs_nothing() {
         rig.tick();
         let before = rig.stats();
         drop(rig);
-        // As sled leaves it when it is killed while it opens a database: the newest by its name, and not whole.
+        // As sled leaves it if killed while opening a database: the newest by name, and incomplete.
         let all = files(dir.path());
         let databases: Vec<_> = all.iter().filter(|path| path.file_name().unwrap() == "db").collect();
         assert_eq!(databases.len(), 2, "a segment and the ledger");
@@ -231,9 +231,9 @@ fn a_snapshot_that_a_kill_cut_short_costs_nothing() {
     }
 }
 
-/// A database with zeros in its log: sled alone, without its snapshot, misses some of it.
+/// A database with zeros in its log: without its snapshot, sled alone misses part of it.
 fn with_zeros_in_its_log(dir: &Path) -> (PathBuf, BTreeMap<Vec<u8>, Vec<u8>>) {
-    // sled's threads have a say in what it writes where.
+    // The position of sled's writes depends on its threads.
     for number in 0..50 {
         let (made, alone) = (dir.join(format!("made-{number}")), dir.join(format!("alone-{number}")));
         let database = Database::create(&made, Durability::Fsync, 1 << 20).unwrap();
@@ -302,7 +302,7 @@ fn a_renewal_that_fails_anywhere_takes_nothing_along() {
         drop(renewed);
         let again = repair::open(&copy, Durability::Fsync, 1 << 20, is_key, false).unwrap();
         assert!(pairs(&again) == all, "step {step}");
-        assert!(repair::kept(&copy).is_empty(), "step {step}: nothing was taken for damaged");
+        assert!(repair::kept(&copy).is_empty(), "step {step}: nothing counted as damaged");
         if !has_failed {
             assert!(step > 3, "it fails between its steps: {step}");
             break;
@@ -353,10 +353,7 @@ fn a_ledger_that_is_no_log_or_ends_too_early_is_told_and_kept() {
         let rig = Rig::open(dir.path());
         assert_eq!(rig.stats().quarantined_segments, 1, "{left}");
         let kept = files(&dir.path().join("quarantine"));
-        assert!(
-            kept.iter().any(|file| std::fs::read(file).unwrap() == bytes),
-            "{left}: it is kept as it was found"
-        );
+        assert!(kept.iter().any(|file| std::fs::read(file).unwrap() == bytes), "{left}: it is kept as found");
         rig.check_counts();
     }
 }
@@ -386,7 +383,7 @@ fn a_segment_that_a_kill_left_half_made_is_no_damage() {
     }
 }
 
-/// What an agent that was killed leaves: sled has not written where its log ends.
+/// Leaves what a killed agent leaves: sled has not recorded where its log ends.
 fn without_snapshots(database: &Path) {
     remove_snapshots(database).unwrap();
 }
@@ -397,7 +394,7 @@ fn flip(file: &Path, at: usize) {
     std::fs::write(file, bytes).unwrap();
 }
 
-/// In every place where the file holds this value.
+/// Flips this value wherever it occurs in the file.
 fn flip_all(file: &Path, value: &[u8]) {
     let bytes = std::fs::read(file).unwrap();
     let places: Vec<usize> = memchr::memmem::find_iter(&bytes, &value[30..60]).collect();
@@ -409,7 +406,7 @@ fn flip_all(file: &Path, value: &[u8]) {
 
 #[test]
 fn a_flipped_bit_costs_the_packs_that_it_hit_and_nothing_behind_them() {
-    // Somewhere, where most often the page that was hit was written again later; and wherever the third batch is.
+    // Random positions, where the page hit was usually rewritten later; and the third batch, wherever it is.
     let somewhere = [(60, Some(30_000)), (60, Some(100_000)), (60, Some(4_000)), (5, Some(9_000))];
     let cases = somewhere.into_iter().chain([(60, None), (5, None)]).flat_map(|(batches, at)| {
         [(true, true), (true, false), (false, true), (false, false)]
@@ -454,7 +451,7 @@ fn a_flipped_bit_costs_the_packs_that_it_hit_and_nothing_behind_them() {
         let behind = usage((batches - 1) * 50, 50, 300);
         assert!(
             names.ends_with(&behind.iter().map(transaction).collect::<Vec<_>>()),
-            "what lies behind is there"
+            "everything after it is there"
         );
         for unsettled in &waiting {
             rig.shared.state().deliver(&unsettled.ticket, Settlement::Delivered);
@@ -464,14 +461,14 @@ fn a_flipped_bit_costs_the_packs_that_it_hit_and_nothing_behind_them() {
         assert_eq!(count, (u64::from(missing > 0), missing), "{case}");
         if missing > 0 {
             let kept = dir.path().join("quarantine/segment-000000000001/segment/as-found/db");
-            assert!(std::fs::read(kept).unwrap() == as_found, "it is kept as it was found");
+            assert!(std::fs::read(kept).unwrap() == as_found, "it is kept as found");
         }
         assert_eq!(rig.stats().total_depth(), 0, "{case}");
         rig.check_counts();
     }
 }
 
-/// Nothing of its kind lies behind it, which would tell that it is missing.
+/// Nothing of its kind follows it that would show that it is missing.
 #[test]
 fn the_last_pack_of_a_kind_is_missed_in_the_newest_segment_too() {
     for killed in [true, false] {
@@ -494,7 +491,7 @@ fn the_last_pack_of_a_kind_is_missed_in_the_newest_segment_too() {
 
         let mut rig = Rig::open(dir.path());
         assert_eq!(rig.waiting(Log::Usage).len(), 0);
-        // What comes now has a place behind what is missing.
+        // New records have numbers after the missing ones.
         rig.append(usage(700, 50, 300)).unwrap();
         for log in [Log::Usage, Log::Quota] {
             for unsettled in rig.waiting(log) {
@@ -523,7 +520,7 @@ fn totals_older_than_the_packs_of_a_mended_segment_give_no_number_out_twice() {
     let old = rig.shared.state().totals.clone();
     rig.append(usage(100, 100, 300)).unwrap();
     drop(rig);
-    // What mending leaves when the page of the totals was hit.
+    // The result of a repair when the page of the totals was hit.
     let segment = Segment::new(dir.path(), 1, Durability::Fsync);
     let mut batch = WriteBatch::default();
     segment::put_totals(&mut batch, &old);
@@ -586,5 +583,5 @@ fn a_ledger_that_is_gone_is_told() {
     std::fs::remove_dir_all(dir.path().join("ledger")).unwrap();
     let mut rig = Rig::open(dir.path());
     assert_eq!(rig.stats().quarantined_segments, 1);
-    assert_eq!(rig.waiting(Log::Usage).len(), 200, "and all that waits is there");
+    assert_eq!(rig.waiting(Log::Usage).len(), 200, "and all waiting records are there");
 }

@@ -1,4 +1,4 @@
-//! Dead letters grow old by a confirmed clock only, and go slowly.
+//! Dead letters age only by a confirmed clock, and are deleted slowly.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const NOW: Timestamp = Timestamp(1_764_000_000_000_000);
 const HOUR: Duration = Duration::from_hours(1);
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// One of another outbox, which was given up at that time.
+/// A dead letter of another outbox, given up at that time.
 fn letter(n: u64, last_at: Timestamp) -> Entry {
     let payload =
         Payload::Raw { kind: Kind::Usage, accepted_at: last_at, bytes: n.to_string().into_bytes().into() };
@@ -28,7 +28,7 @@ fn letter(n: u64, last_at: Timestamp) -> Entry {
     }))
 }
 
-/// `count` dead letters, given up at the time that `at` says of each, and a run that begins before the outbox is opened.
+/// `count` dead letters, the n-th given up at `at(n)`, and a run that begins before the outbox is opened.
 fn rig(dir: &std::path::Path, count: u64, at: impl Fn(u64) -> Timestamp) -> (Rig, TestClock) {
     let run = TestClock::begin(NOW);
     let mut rig = Rig::open(dir);
@@ -39,7 +39,7 @@ fn rig(dir: &std::path::Path, count: u64, at: impl Fn(u64) -> Timestamp) -> (Rig
     (rig, run)
 }
 
-/// The seconds of some time, with their chores; none passes without the one before being saved.
+/// Lets time pass second by second, with the chores of each, and saves in between.
 fn pass(rig: &mut Rig, run: &mut TestClock, time: Duration) {
     for _ in 0..time.as_secs() {
         rig.maintenance.expire_letters(run.pass(Duration::from_secs(1)));
@@ -56,7 +56,7 @@ fn left(rig: &Rig) -> Vec<DeadLetter> {
 #[test]
 fn old_dead_letters_go_that_lie_behind_young_ones() {
     let dir = tempfile::tempdir().unwrap();
-    // As an import leaves them; more than are looked at in one go.
+    // As an import leaves them; more than are scanned at once.
     let (mut rig, mut run) = rig(dir.path(), 100, |n| if n % 31 == 30 { Timestamp(1) } else { NOW });
     rig.shared.confirmed.confirm(NOW, run.now);
     pass(&mut rig, &mut run, 2 * MINUTE);
@@ -91,8 +91,8 @@ fn no_clock_of_this_machine_deletes_any() {
     let (mut rig, mut run) = rig(dir.path(), 50, |_| NOW);
     run.step(31 * 86_400);
     pass(&mut rig, &mut run, 2 * HOUR);
-    assert_eq!(left(&rig).len(), 50, "nobody has confirmed that it is a month later");
-    // The ControlPlane says that it is not; and this machine's clock goes on being wrong.
+    assert_eq!(left(&rig).len(), 50, "nothing has confirmed that a month has passed");
+    // The ControlPlane says that it has not; this machine's clock stays wrong.
     rig.shared.confirmed.confirm(Timestamp(NOW.0 + run.elapsed().as_micros() as i64), run.now);
     pass(&mut rig, &mut run, 8 * HOUR);
     assert_eq!(left(&rig).len(), 50);
@@ -104,7 +104,7 @@ fn after_a_jump_none_goes_for_hours() {
     let (mut rig, mut run) = rig(dir.path(), 50, |_| NOW);
     rig.shared.confirmed.confirm(NOW, run.now);
     pass(&mut rig, &mut run, HOUR);
-    // Both clocks say that a month has passed within a moment.
+    // Both clocks jump by a month.
     let later = run.step(31 * 86_400);
     rig.shared.confirmed.confirm(later.wall, later);
     pass(&mut rig, &mut run, 5 * HOUR);

@@ -1,6 +1,6 @@
-//! The same story again and again, with the storage failing at the first step of writing, at the second, and so on:
-//! once it goes on afterwards, once it ends there as if the power had gone. Whatever was acknowledged is there once,
-//! what was settled and saved does not come back, and the counters add up.
+//! The same story repeated, with the storage failing at the first step of writing, then at the second, and so on: once the
+//! process continues, once it dies there as in a power cut. Every acknowledged record is there once, settled and saved
+//! records do not reappear, and the counters add up.
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
@@ -18,7 +18,7 @@ use crate::record::{Kind, Queue, Timestamp};
 const BATCH: u64 = 20;
 const BATCHES: u64 = 13;
 
-/// What each batch holds. Made once: that takes longer than all the rest.
+/// The contents of each batch. Created once: that takes longer than everything else.
 fn entries(batch: u64) -> &'static [Entry] {
     static BATCHES_MADE: OnceLock<Vec<Vec<Entry>>> = OnceLock::new();
     let make = |batch| {
@@ -36,7 +36,7 @@ struct Story<'a> {
     conversation: u64,
     acknowledged: BTreeSet<String>,
     settled: BTreeSet<String>,
-    /// Settled as of the last save that was made while no step failed.
+    /// Settled as of the last save without a failed step.
     saved: BTreeSet<String>,
     dead_lettered: BTreeSet<String>,
     dies: bool,
@@ -47,7 +47,7 @@ impl Story<'_> {
         self.rig.as_mut().unwrap()
     }
 
-    /// If the failure has happened and this run dies of it: the process is gone, and starts again.
+    /// If the failure has happened and this run dies of it: the process is restarted.
     fn die_if_it_failed(&mut self) -> bool {
         if !self.dies || fault::is_armed() {
             return false;
@@ -62,7 +62,7 @@ impl Story<'_> {
         self.rig = Some(Rig::open(self.dir));
     }
 
-    /// Appends as the intake does: what was refused is taken again, unless the checkpoint says that it is there.
+    /// Appends as the intake does: refused messages are taken again, unless the checkpoint shows that they are stored.
     fn append(&mut self, batch: u64) {
         let entries = entries(batch);
         loop {
@@ -86,7 +86,7 @@ impl Story<'_> {
                 self.acknowledged.extend(records.map(transaction));
                 return;
             }
-            // A ledger that failed is tried again by maintenance; until then nothing is accepted.
+            // Maintenance retries a failed ledger; until then nothing is accepted.
             self.tick(false);
         }
     }
@@ -128,7 +128,7 @@ impl Story<'_> {
         }
     }
 
-    /// What waits, each once; what was settled is settled or, if it was not saved, waits again.
+    /// Checks that waiting records are there once, and that settled ones are settled or, if unsaved, wait again.
     fn check(&mut self) {
         self.rig().check_counts();
         let waiting: Vec<String> =
@@ -141,7 +141,7 @@ impl Story<'_> {
         for name in &self.saved {
             assert!(!once.contains(name), "{name} was settled and saved, and is back");
         }
-        // What came back is to be settled again.
+        // Reappeared records must be settled again.
         self.settled.retain(|name| !once.contains(name));
         self.dead_lettered.retain(|name| !once.contains(name));
     }
@@ -176,7 +176,7 @@ impl Story<'_> {
                 self.check();
             }
         }
-        // Twice: an old segment is emptied into the next when it has been seen not to change.
+        // Twice: an old segment is emptied into the next only once it has been seen unchanged.
         for _ in 0..3 {
             self.tick(true);
         }
@@ -200,7 +200,7 @@ fn tell(dir: &std::path::Path, fails_at: Option<u64>, dies: bool) -> u64 {
     story.run();
     let steps = fault::seen();
     fault::fail_at(None);
-    // And a crash at the end: everything holds from the disk alone too.
+    // And a crash at the end: the state on disk alone must be consistent too.
     story.tick(false);
     let saved = story.saved.clone();
     story.restart();
@@ -218,16 +218,16 @@ fn tell(dir: &std::path::Path, fails_at: Option<u64>, dies: bool) -> u64 {
     story.tick(false);
     assert_eq!(story.rig().stats().total_depth(), 0);
     assert_eq!(story.rig().segments(), 1);
-    // A large newest one is ended too, and then given back.
+    // A large newest segment is sealed too, and then deleted.
     story.tick(true);
     story.tick(false);
     let folders = std::fs::read_dir(dir.join("segments")).unwrap().count();
-    assert_eq!(folders, 1, "no settled segment keeps its disk");
+    assert_eq!(folders, 1, "no settled segment keeps its space");
     assert_eq!(story.rig().stats().quarantined_segments, 0);
     steps
 }
 
-/// By default a part of all cases, so that it takes seconds; with `OUTBOX_TESTS=all` each of them.
+/// By default some of the cases, in seconds; with `OUTBOX_TESTS=all` each of them.
 #[test]
 fn nothing_is_lost_or_doubled_whichever_step_of_writing_fails() {
     let dir = tempfile::tempdir().unwrap();

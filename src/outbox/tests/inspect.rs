@@ -1,4 +1,4 @@
-//! Verifying an outbox at work: what is as it should be is found so, and each thing that is not is found.
+//! Verifying an outbox in use: an intact outbox has no problems, and each problem is found.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ fn on_runtime<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
-/// Some segments, with records of which some are settled, and two dead letters.
+/// Several segments with partly settled records, and two dead letters.
 async fn open(dir: &Path) -> (Outbox, Threads) {
     let (outbox, threads) = Outbox::open(settings(dir)).unwrap();
     for n in 0..6 {
@@ -79,7 +79,7 @@ fn a_sound_outbox_is_found_so_as_when_it_is_closed() {
     });
 }
 
-/// Breaks something, and gives what is said of it.
+/// Breaks something, and returns the reported problems.
 fn problems_after(breaks: impl FnOnce(&Outbox)) -> String {
     let dir = tempfile::tempdir().unwrap();
     on_runtime(async {

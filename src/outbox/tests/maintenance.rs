@@ -1,4 +1,4 @@
-//! What maintenance does in which order, and for how long it keeps what.
+//! The order of maintenance's work, and how long it keeps things.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -38,8 +38,8 @@ fn a_flood_of_rejected_messages_keeps_nobody_waiting_and_a_flush_waits_for_all_o
         }
     };
     assert_eq!(page.records.len(), 1);
-    assert!(rig.stats().dead_letters < FLOOD, "the reader came between");
-    assert!(flushed.try_recv().is_err(), "and not all is done that the flush waits for");
+    assert!(rig.stats().dead_letters < FLOOD, "the reader was served in between");
+    assert!(flushed.try_recv().is_err(), "and the flush is still waiting");
     let flushed = loop {
         assert!(rig.maintenance.turn(&requested, &mut ticked));
         if let Ok(flushed) = flushed.try_recv() {
@@ -51,7 +51,7 @@ fn a_flood_of_rejected_messages_keeps_nobody_waiting_and_a_flush_waits_for_all_o
     rig.check_counts();
 }
 
-/// One of another outbox, which was given up at that time.
+/// A dead letter of another outbox, given up at that time.
 fn letter(n: u64, last_at: Timestamp) -> Entry {
     Entry::Letter(Box::new(DeadLetter {
         id: 0,
@@ -68,7 +68,7 @@ fn letter(n: u64, last_at: Timestamp) -> Entry {
     }))
 }
 
-/// On the disk they are a few hundred bytes each.
+/// On disk they take a few hundred bytes each.
 #[test]
 fn a_page_of_dead_letters_is_as_large_as_it_is_in_memory() {
     let dir = tempfile::tempdir().unwrap();
@@ -109,14 +109,14 @@ fn a_segment_that_is_read_stays_open_whatever_else_is_read_and_is_closed_afterwa
     for _ in 0..20 {
         rig.maintenance.read(Log::Quota, 0, end, 10).unwrap();
     }
-    assert!(is_open(&rig) || begun.elapsed() > Duration::from_millis(900), "it is being read");
+    assert!(is_open(&rig) || begun.elapsed() > Duration::from_millis(900), "it is still read");
     while is_open(&rig) {
         assert!(begun.elapsed() < Duration::from_secs(60), "nobody reads it any more");
         rig.chores();
     }
 }
 
-/// Replayed again it would be doubled.
+/// Replaying it again would duplicate it.
 #[test]
 fn a_dead_letter_whose_dropping_is_not_on_the_disk_yet_is_none_any_more() {
     let dir = tempfile::tempdir().unwrap();
@@ -135,13 +135,13 @@ fn a_dead_letter_whose_dropping_is_not_on_the_disk_yet_is_none_any_more() {
     assert_eq!(ids(&rig), [2]);
 }
 
-/// Those of which the ledger knows nothing yet come with the ticks, between which others are served.
+/// Letters that are not in the ledger yet come with the ticks, between which other requests are served.
 #[test]
 fn a_reader_past_the_last_dead_letter_holds_up_nobody() {
     const FLOOD: u64 = 3000;
     let dir = tempfile::tempdir().unwrap();
     let mut rig = Rig::open(dir.path());
-    // One before, so that the reader can be past it.
+    // One letter before, so that the reader can be past it.
     rig.append(vec![letter(0, crate::time::now())]).unwrap();
     rig.tick();
     rig.append((0..FLOOD).map(|n| entry(Kind::Lifecycle, n, 20)).collect()).unwrap();
@@ -153,7 +153,7 @@ fn a_reader_past_the_last_dead_letter_holds_up_nobody() {
         requests.send(MaintenanceRequest::Letters { from, most: 10, done }).unwrap();
         letters
     };
-    // The second's reader is so far ahead that all has to come before he can be told that there are no more.
+    // The second reader is so far ahead that all letters must arrive before it can be told that there are no more.
     let (mut first, mut beyond) = (read(2), read(1_000_000));
     let (done, mut unsettled) = oneshot::channel();
     requests
@@ -183,7 +183,7 @@ fn a_reader_past_the_last_dead_letter_holds_up_nobody() {
     assert_eq!(rig.stats().dead_letters, FLOOD + 1);
 }
 
-/// Of all that ends with its reader's life nothing is kept for him.
+/// Nothing is kept for a reader that is gone.
 #[test]
 fn a_reader_who_has_gone_is_forgotten() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The outbox driven step by step, on one thread: what it does between two steps is known, so it can fail at each.
+//! The outbox driven step by step on one thread: nothing happens between two steps, so each step can be made to fail.
 
 mod appends;
 mod audit;

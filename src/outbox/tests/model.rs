@@ -1,4 +1,4 @@
-//! Random sequences of everything that can be done with an outbox, against a plain list in memory.
+//! Random sequences of all operations on an outbox, against a plain list in memory.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ enum Step {
         at: prop::sample::Index,
         duplicate: bool,
     },
-    /// Settles all that waits in one log but every `keep`-th.
+    /// Settles all waiting records of one log except every `keep`-th.
     SettleMost {
         log: usize,
         keep: usize,
@@ -30,13 +30,13 @@ enum Step {
     DeadLetter {
         at: prop::sample::Index,
     },
-    /// Reads and does nothing: the records are given back.
+    /// Reads without settling.
     Read {
         log: usize,
     },
     Tick,
     Chores,
-    /// The process dies, and what was not saved with it.
+    /// The process dies, and unsaved changes are lost.
     Crash,
     Reopen,
 }
@@ -62,14 +62,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the outbox must hold: by log, in order.
+/// The expected contents of the outbox: by log, in order.
 #[derive(Clone, Default)]
 struct Model {
     waiting: BTreeMap<usize, Vec<Entry>>,
     delivered: u64,
     duplicates: u64,
     letters: Vec<String>,
-    /// Letters that maintenance makes of rejected messages with its next tick.
+    /// Letters that maintenance creates from rejected messages at its next tick.
     rejected: Vec<String>,
     enqueued: u64,
 }
@@ -121,7 +121,7 @@ pub(super) fn letter(entry: &Entry) -> DeadLetter {
         detail: "no".into(),
         attempts: 1,
         first_at: Timestamp(1),
-        // Young enough to be kept.
+        // Too young to be deleted.
         last_at: crate::time::now(),
         payload: Payload::Record(record.clone()),
     }
@@ -140,7 +140,7 @@ fn run(steps: Vec<Step>) {
     let dir = tempfile::tempdir().unwrap();
     let mut rig = Rig::open(dir.path());
     let (mut model, mut next) = (Model::default(), 0);
-    // What would be there after a crash: appends at once, settlements as of the last tick.
+    // The state after a crash: appends count at once, settlements as of the last tick.
     let mut saved = model.clone();
     for step in steps {
         match step {
@@ -155,7 +155,7 @@ fn run(steps: Vec<Step>) {
                 let segments = rig.segments();
                 rig.append(entries.clone()).unwrap();
                 if rig.segments() > segments {
-                    // A new segment is listed together with all that is settled.
+                    // A new segment is listed together with all settlements.
                     saved = model.clone();
                 }
                 for model in [&mut model, &mut saved] {
@@ -229,7 +229,7 @@ fn run(steps: Vec<Step>) {
         }
         check(&mut rig, &model);
     }
-    // Whatever happened: when all is settled, all of it goes.
+    // In any case: once everything is settled, all of it is deleted.
     for log in [Log::Quota, Log::Started, Log::Usage, Log::Completed] {
         for unsettled in rig.waiting(log) {
             rig.shared.state().deliver(&unsettled.ticket, Settlement::Delivered);

@@ -1,4 +1,4 @@
-//! The oldest record's time is known at any moment: read or not, after a restart, and behind what was settled.
+//! The age of the oldest record is always known: read or unread, after a restart, and after settled records.
 
 use super::rig::{Rig, settings, usage};
 use crate::outbox::api::handle::Outbox;
@@ -21,7 +21,7 @@ fn what_nobody_has_read_has_an_age() {
     rig.append(second).unwrap();
     assert_eq!(rig.stats().oldest_usage, Some(oldest), "as soon as it is durable");
 
-    // Read and settled, with more behind it: the next one's is looked up by the next tick.
+    // Read and settled, with more records after it: the next tick looks up the next one.
     let end = rig.shared.state().totals.next;
     let page = rig.read(Log::Usage, 0, end, 3).unwrap();
     assert_eq!((page.records.len(), rig.stats().oldest_usage), (3, Some(oldest)));

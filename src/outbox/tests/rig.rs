@@ -1,4 +1,4 @@
-//! An outbox without its threads: every tick and every append happens when a test says so.
+//! An outbox without its threads: each tick and append happens when the test says so.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub(super) fn settings(dir: &Path) -> Settings {
         max_bytes: 1 << 30,
         min_free_bytes: 0,
         segment_bytes: 1 << 20,
-        // What these tests break is not the disk.
+        // These tests do not involve power cuts.
         durability: Durability::Process,
         dead_letter_retention: Duration::from_hours(24),
         commit_seconds: prometheus::Histogram::with_opts(prometheus::HistogramOpts::new("c", "c")).unwrap(),
@@ -61,13 +61,13 @@ impl Rig {
         answer.try_recv().unwrap()
     }
 
-    /// A tick of maintenance, and what it asked the writer for.
+    /// A tick of maintenance, and the requests it sends to the writer.
     pub(super) fn tick(&mut self) {
         self.maintenance.tick();
         self.pump();
     }
 
-    /// A second's chores.
+    /// One second's chores.
     pub(super) fn chores(&mut self) {
         self.maintenance.chores();
         self.pump();
@@ -80,13 +80,13 @@ impl Rig {
         }
     }
 
-    /// As the outbox gives it.
+    /// Reads as the outbox does.
     pub(super) fn read(&mut self, log: Log, from: u64, upto: u64, most: usize) -> Result<LogPage, ReadError> {
         let at_hand = self.shared.at_hand(&mut self.shared.state(), (log, from, upto), most);
         at_hand.map_or_else(|| self.maintenance.read(log, from, upto, most), Ok)
     }
 
-    /// All that waits in a log, in order.
+    /// All waiting records of a log, in order.
     pub(super) fn waiting(&mut self, log: Log) -> Vec<Unsettled> {
         let (mut all, mut from) = (Vec::new(), 0);
         let end = self.shared.state().totals.next;
@@ -107,14 +107,14 @@ impl Rig {
         all
     }
 
-    /// As the outbox gives them, with what is set aside.
+    /// The stats as the outbox reports them, including the quarantine.
     pub(super) fn stats(&self) -> Stats {
         let mut stats = self.shared.state().stats();
         stats.quarantined_segments += quarantine::count(&self.shared.settings.dir).0;
         stats
     }
 
-    /// Invariant 8, and that the segments' own counts say the same.
+    /// Checks invariant 8, and that the segments' counts agree.
     pub(super) fn check_counts(&self) {
         let stats = self.stats();
         for kind in 0..5 {
@@ -124,12 +124,12 @@ impl Rig {
                 + stats.dead_lettered[kind].iter().sum::<u64>();
             assert_eq!(stats.enqueued[kind], gone + stats.depth[kind], "kind {kind} of {stats:?}");
         }
-        let state = self.shared.state();
-        let waiting: u64 = state.segments.iter().map(|listed| listed.info.waiting().total()).sum();
+        let catalog = self.shared.state();
+        let waiting: u64 = catalog.segments.iter().map(|listed| listed.info.waiting().total()).sum();
         assert_eq!(stats.total_depth(), waiting, "{stats:?}");
     }
 
-    /// The handle of it, and what it asks maintenance.
+    /// A handle, and the requests it sends to maintenance.
     pub(super) fn outbox(&self) -> (Outbox, std::sync::mpsc::Receiver<MaintenanceRequest>) {
         let (requests, requested) = std::sync::mpsc::channel();
         let (appends, requests) = (self.sender.clone(), MaintenanceQueue::new(requests));
@@ -141,7 +141,7 @@ impl Rig {
     }
 }
 
-/// Records of every kind, with bodies that do not compress well.
+/// Records of every kind, with bodies that compress poorly.
 pub(super) fn entry(kind: Kind, n: u64, size: usize) -> Entry {
     let words = (0..size as u64 / 16).map(|i| xxhash_rust::xxh3::xxh3_64_with_seed(&i.to_be_bytes(), n));
     let noise = words.fold(String::new(), |noise, word| noise + &format!("{word:016x}"));
@@ -178,7 +178,7 @@ pub(super) fn entry(kind: Kind, n: u64, size: usize) -> Entry {
     Entry::Record(record)
 }
 
-/// `count` usage records numbered from `from` on.
+/// `count` usage records, numbered from `from` on.
 pub(super) fn usage(from: u64, count: u64, size: usize) -> Vec<Entry> {
     (from..from + count).map(|n| entry(Kind::Usage, n, size)).collect()
 }

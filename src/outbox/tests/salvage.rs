@@ -1,4 +1,4 @@
-//! Salvaging beside maintenance, which may be setting something aside at the same moment.
+//! Salvaging beside maintenance, which may be quarantining something at the same moment.
 
 use super::rig::{Rig, settings, usage};
 use crate::outbox::api::handle::Outbox;
@@ -12,7 +12,7 @@ fn what_is_just_being_set_aside_is_left_for_the_next_time() {
     runtime.block_on(async {
         let (outbox, threads) = Outbox::open(settings(dir.path())).unwrap();
         outbox.append(usage(0, 50, 400), None).await.unwrap().await.unwrap().unwrap();
-        // The report is there, the folder is not yet: as maintenance does it.
+        // The report exists, the folder does not yet: the order in which maintenance works.
         let report = quarantine::QuarantineReport::of_segment(&outbox.shared.state(), 1, "damaged");
         let folder = quarantine::dir(dir.path()).join(quarantine::segment_name(1));
         report.write(&folder).unwrap();
@@ -47,7 +47,7 @@ fn the_dead_letters_of_a_ledger_that_had_to_be_begun_anew_come_back_once() {
         assert!(salvaged[0].is_done && salvaged[0].records == 600, "{salvaged:?}");
         assert!(outbox.flush().await);
         assert_eq!((outbox.stats().dead_letters, outbox.stats().quarantined_segments), (600, 0));
-        // Its report is lost, say: what is here already is not brought back again.
+        // Suppose its report is lost: what is already in the outbox must not be recovered again.
         let (name, report) = outbox.quarantine().unwrap().remove(0);
         let folder = quarantine::dir(dir.path()).join(name);
         quarantine::QuarantineReport { salvaged_at: None, ..report }.write(&folder).unwrap();

@@ -1,4 +1,4 @@
-//! Giving the disk back, and being full.
+//! Freeing disk space, and being full.
 
 use super::rig::{Rig, entry, settings, transaction, usage};
 use crate::outbox::engine::fault;
@@ -26,7 +26,7 @@ fn a_few_waiting_records_do_not_keep_large_segments_alive() {
         rig.append(usage(batch * 100, 100, 2000)).unwrap();
     }
     assert!(rig.segments() > 4);
-    // One record in four hundred waits: every segment has some.
+    // One record in four hundred waits: every segment contains some.
     settle_all_but(&mut rig, 400);
     let before: Vec<_> =
         rig.waiting(Log::Usage).into_iter().map(|unsettled| (unsettled.ticket, unsettled.entry)).collect();
@@ -42,7 +42,7 @@ fn a_few_waiting_records_do_not_keep_large_segments_alive() {
     let after: Vec<_> =
         rig.waiting(Log::Usage).into_iter().map(|unsettled| (unsettled.ticket, unsettled.entry)).collect();
     assert!(before == after, "order, tickets and bytes are as they were");
-    // The tickets from before are good, also after a restart.
+    // Earlier tickets are valid, also after a restart.
     rig.shared.state().deliver(&before[0].0, Settlement::Delivered);
     rig.tick();
     drop(rig);
@@ -73,12 +73,13 @@ fn a_full_outbox_refuses_and_takes_again_when_it_was_drained() {
         };
         assert!(matches!(refusal, AppendError::Full("full")), "{refusal}");
         assert!(taken > 500, "{taken}");
-        // Looked at before each commit: one may go beyond, and sled grows its file by some of its own segments.
+        // Checked before each commit: one commit may exceed the limit, and sled grows its file by several of its own
+        // segments.
         rig.shared.measure();
         let used = rig.shared.used.load(std::sync::atomic::Ordering::Relaxed);
         let held = used - rig.shared.ledger.disk_bytes() - rig.shared.reserve.disk_bytes();
         assert!(held < (4 << 20) + 50 * 2100 + (2 << 20), "{held}");
-        // A record less is not room enough: no flapping.
+        // One settled record does not free enough: no flapping.
         let first = rig.waiting(Log::Usage).swap_remove(0);
         rig.shared.state().deliver(&first.ticket, Settlement::Delivered);
         rig.tick();
@@ -95,7 +96,7 @@ fn a_full_outbox_refuses_and_takes_again_when_it_was_drained() {
     }
 }
 
-/// The folders of segments.
+/// The segment folders.
 fn folders(rig: &Rig) -> usize {
     std::fs::read_dir(rig.shared.settings.dir.join("segments")).unwrap().count()
 }
@@ -110,7 +111,7 @@ fn a_settled_segment_that_cannot_be_deleted_is_deleted_as_soon_as_it_can() {
     let segments = rig.segments();
     assert!(segments > 2);
     settle_all_but(&mut rig, 0);
-    // Behind the two steps of the ledger's commit the first folder is to be deleted.
+    // After the two steps of the ledger's commit, the first folder is deleted.
     fault::fail_at(Some(2));
     rig.tick();
     assert!(!fault::is_armed(), "the deletion has failed");
@@ -119,11 +120,11 @@ fn a_settled_segment_that_cannot_be_deleted_is_deleted_as_soon_as_it_can() {
     let used = rig.shared.used.load(std::sync::atomic::Ordering::Relaxed);
     assert!(used > rig.shared.ledger.disk_bytes() + (1 << 20), "it still counts: {used}");
     rig.tick();
-    assert_eq!(folders(&rig), 2, "not with every tick");
+    assert_eq!(folders(&rig), 2, "not at every tick");
     rig.chores();
     rig.tick();
     assert_eq!(folders(&rig), 1);
-    // With that the newest one was ended, and has left its tombstone.
+    // This sealed the newest segment, which has left its tombstone.
     rig.tick();
     assert!(rig.shared.state().lingering.is_empty());
     assert!(rig.shared.ledger.tombstones().unwrap().is_empty());
@@ -140,14 +141,14 @@ fn dead_letters_that_cannot_be_written_stay_within_a_bound_and_none_is_lost() {
         all.extend(entries.iter().map(transaction));
         rig.append(entries).unwrap();
     }
-    // The disk under the ledger is gone for a while.
+    // The ledger's disk is gone for a while.
     let (ledger, away) = (dir.path().join("ledger"), dir.path().join("away"));
     rig.shared.ledger.close();
     std::fs::rename(&ledger, &away).unwrap();
     let (mut from, end, mut most) = (0, rig.shared.state().totals.next, 0);
     let mut refused = false;
     for _ in 0..100 {
-        // As the drain does: reads on as far as it may, and dead-letters what was refused.
+        // As the drain does: reads as far as allowed, and dead-letters what was refused.
         if from < end {
             match rig.maintenance.read(Log::Usage, from, end, 20) {
                 Ok(page) => {
@@ -167,7 +168,7 @@ fn dead_letters_that_cannot_be_written_stay_within_a_bound_and_none_is_lost() {
         most = most.max(rig.shared.state().letters_bytes());
     }
     assert!(refused && from < end, "reading stops");
-    // What maintenance moves at once (all twenty times ten), and what the drain had in hand, may come on top.
+    // Plus what maintenance moves at once (all twenty times ten), and what the drain had in memory.
     assert!(most < (64 << 10) + 200 * 2100 + 20 * 2100, "{most} bytes of dead letters in memory");
     std::fs::rename(&away, &ledger).unwrap();
     rig.tick();
@@ -217,10 +218,10 @@ fn nothing_is_acknowledged_or_written_off_while_the_folder_is_not_in_its_place()
             std::fs::create_dir(&dir).unwrap();
             std::fs::write(dir.join("lock"), "").unwrap();
         }
-        // It looks before a commit.
+        // The check happens before a commit.
         let refusal = rig.append(usage(5_000, 1, 10));
         assert!(matches!(refusal, Err(AppendError::Full("folder_gone"))), "{refusal:?}");
-        // Closed segments cannot be read, and are no damage.
+        // Closed segments cannot be read, but are not damaged.
         let end = rig.shared.state().totals.next;
         let _ = rig.maintenance.read(Log::Usage, 0, end, 10_000);
         for _ in 0..3 {
@@ -231,15 +232,15 @@ fn nothing_is_acknowledged_or_written_off_while_the_folder_is_not_in_its_place()
         rig.check_counts();
         assert_eq!(rig.stats().quarantined_segments, 0);
         if foreign {
-            assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1, "nothing is made in another folder");
+            assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1, "nothing is created in another folder");
             std::fs::remove_dir_all(&dir).unwrap();
         }
-        assert!(!here(), "nothing is made in its place");
+        assert!(!here(), "nothing is created in its place");
         std::fs::rename(&elsewhere, &dir).unwrap();
         assert_eq!(rig.shared.measure(), None, "it resumes by itself");
     }
     rig.append(usage(1_000, 1, 10)).unwrap();
-    assert_eq!(rig.waiting(Log::Usage).len(), 1_001, "all of it, and what was refused is not there");
+    assert_eq!(rig.waiting(Log::Usage).len(), 1_001, "everything except what was refused");
     drop(rig);
     let mut rig = Rig::open(&dir);
     assert_eq!(rig.waiting(Log::Usage).len(), 1_001);

@@ -1,4 +1,4 @@
-//! What is still in memory is read as it would be from the disk, and only where nothing lies before it.
+//! Reads from memory give the same result as reads from disk, and only if nothing precedes them.
 
 use super::rig::{Rig, entry, transaction, usage};
 use crate::outbox::engine::fault;
@@ -27,9 +27,9 @@ fn a_small_commit_is_read_from_memory_once_and_as_it_is_on_the_disk() {
         rig.append(vec![entry(Kind::Usage, round * 2 + 1, 100)]).unwrap();
         let from = rig.shared.state().settled[Log::Usage.index()].frontier();
         rig.shared.state().tail_cache[Log::Usage.index()].packs.pop_front();
-        assert!(at_hand(&rig, Log::Usage, from, END, 100).is_none(), "another waits before it");
+        assert!(at_hand(&rig, Log::Usage, from, END, 100).is_none(), "another record precedes it");
         assert_eq!(rig.maintenance.read(Log::Usage, from, END, 100).unwrap().records.len(), 2);
-        assert_eq!(at_hand(&rig, Log::Quota, from, END, 100).unwrap().len(), 1, "of another log none does");
+        assert_eq!(at_hand(&rig, Log::Quota, from, END, 100).unwrap().len(), 1, "in another log none does");
     }
     let from = rig.shared.state().totals.next;
     let ours = [Kind::Usage, Kind::Started, Kind::Usage].map(|kind| entry(kind, from, 300));
@@ -44,7 +44,7 @@ fn a_small_commit_is_read_from_memory_once_and_as_it_is_on_the_disk() {
     assert_eq!(
         at_hand(&rig, Log::Completed, from, END, 100).unwrap().len(),
         0,
-        "and nothing where there is nothing"
+        "and nothing in an empty range"
     );
     for unsettled in &ours {
         rig.shared.state().deliver(&unsettled.ticket, Settlement::Delivered);
@@ -55,7 +55,7 @@ fn a_small_commit_is_read_from_memory_once_and_as_it_is_on_the_disk() {
     drop(rig);
     let mut rig = Rig::open(dir.path());
     let waiting = told(&rig.waiting(Log::Usage));
-    assert_eq!(waiting.len(), 6, "what was settled is, and the rest waits: {waiting:?}");
+    assert_eq!(waiting.len(), 6, "settled records stay settled, and the rest waits: {waiting:?}");
 }
 
 #[test]

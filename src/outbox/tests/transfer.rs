@@ -1,4 +1,4 @@
-//! An export whose file cannot be written leaves whole lines, of what is settled.
+//! An export whose file cannot be written leaves complete lines of settled records.
 
 use super::rig::{settings, usage};
 use crate::outbox::api::handle::Outbox;

@@ -1,4 +1,4 @@
-//! The writer: commits appends, together when they arrive together, and starts new segments.
+//! The writer: commits appends, together if they arrive together, and starts new segments.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,17 +22,16 @@ use crate::outbox::state::shared::Shared;
 use crate::outbox::state::{RecentAppends, Unread, take_forgotten};
 use crate::telemetry::failpoint;
 
-/// Appends are committed together up to this many bytes: a bound on the memory of one commit.
+/// Appends are committed together up to this many bytes, which limits the memory of a commit.
 const COMMIT_BYTES: usize = 4 << 20;
-/// How long to wait before the storage is tried again after it failed.
+/// How long to wait before trying failed storage again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-/// How soon an append is refused meanwhile.
+/// How quickly an append is refused meanwhile.
 pub(crate) const REFUSE_WITHIN: Duration = Duration::from_millis(10);
-/// So many conversations are remembered of which an append was refused. There is one at a time, and a new one has a new
-/// number.
+/// Sessions remembered after one of their appends was refused. There is one at a time, and each has a new number.
 const REFUSED_CONVERSATIONS: usize = 16;
 
-/// What the writer is told.
+/// A request to the writer.
 pub(crate) enum WriteRequest {
     /// Append this.
     Append(Append),
@@ -72,13 +71,13 @@ pub(crate) struct Writer {
     ranges: [Option<(u64, u64)>; Log::COUNT],
     appends: u64,
     recent: RecentAppends,
-    /// The conversations of which an append was refused.
+    /// The sessions with a refused append.
     refused: BTreeSet<u64>,
-    /// What has failed, if no new segment could be begun since.
+    /// The failure, if no new segment could be begun since.
     broken: Option<String>,
 }
 
-/// A commit in the making: what will be true when it is durable.
+/// A commit being prepared: what will be true once it is durable.
 struct CommitDraft {
     batch: WriteBatch,
     totals: Totals,
@@ -90,7 +89,7 @@ struct CommitDraft {
 }
 
 impl Writer {
-    /// A writer that goes on where the last one stopped: in the last segment of the catalog.
+    /// A writer that continues in the last segment of the catalog.
     pub(crate) fn new(shared: &Arc<Shared>) -> std::io::Result<Self> {
         let state = shared.state();
         let Some(listed) = state.segments.last() else {
@@ -110,7 +109,7 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Commits what comes until nobody can send any more.
+    /// Commits appends until all senders are gone.
     pub(crate) fn run(mut self, mut write_requests: mpsc::Receiver<WriteRequest>) {
         while let Some(first) = write_requests.blocking_recv() {
             self.serve(first, &mut write_requests);
@@ -119,7 +118,7 @@ impl Writer {
         }
     }
 
-    /// Does what it is told, with what else has been told meanwhile.
+    /// Serves a request together with those that have arrived meanwhile.
     pub(crate) fn serve(&mut self, first: WriteRequest, write_requests: &mut mpsc::Receiver<WriteRequest>) {
         let (mut bytes, mut group, mut wants_roll) = (0, Vec::new(), false);
         let mut next = Some(first);
@@ -146,8 +145,8 @@ impl Writer {
         self.shared.liveness.writer_turned();
     }
 
-    /// While the storage is broken: tries again and again to begin a new segment. Nobody waits for that: whoever appends
-    /// meanwhile is refused at once, and a disk that never comes back keeps nobody from closing the outbox.
+    /// While the storage is broken: keeps trying to begin a new segment. Nobody waits for that: appends are refused at once
+    /// meanwhile, and a disk that never recovers does not keep the outbox from closing.
     fn wait_until_mended(&mut self, write_requests: &mut mpsc::Receiver<WriteRequest>) {
         let mut tried = Instant::now();
         while self.is_broken() && self.refuse_meanwhile(write_requests) {
@@ -160,7 +159,7 @@ impl Writer {
         self.broken.is_some()
     }
 
-    /// Refuses what has come while the storage is broken. False if nothing more can come.
+    /// Refuses requests while the storage is broken. False if no more can arrive.
     pub(crate) fn refuse_meanwhile(&mut self, write_requests: &mut mpsc::Receiver<WriteRequest>) -> bool {
         let why = AppendError::Storage(self.broken.clone().unwrap_or_default());
         while let Ok(order) = write_requests.try_recv() {
@@ -175,7 +174,7 @@ impl Writer {
         !is_closed
     }
 
-    /// Tries to begin a new segment, if that is long enough ago.
+    /// Tries to begin a new segment, if the last attempt was long enough ago.
     pub(crate) fn try_again(&mut self, tried: &mut Instant) {
         if tried.elapsed() >= RETRY_AFTER {
             self.recover();
@@ -188,9 +187,9 @@ impl Writer {
         if self.has_appended()
             && let Err(error) = self.roll()
         {
-            tracing::warn!(%error, "a new segment could not be begun");
-            // IMPORTANT: whether the ledger lists the new segment is not known now. Nothing may be appended to this
-            // one before a roll has succeeded: what came behind the end that the ledger knows would not be read.
+            tracing::warn!(%error, "cannot begin a new segment");
+            // IMPORTANT: it is now unknown whether the ledger lists the new segment. Nothing may be appended to this one
+            // before a new segment has been begun: data after the end known to the ledger would not be read.
             self.broke(error.to_string());
         }
     }
@@ -213,19 +212,19 @@ impl Writer {
             Ok(()) => {
                 self.shared.settings.commit_seconds.observe(begun.elapsed().as_secs_f64());
                 for append in group {
-                    // Nobody waiting is nobody to tell; the records are safe.
+                    // If nobody waits, nobody needs the answer; the records are safe.
                     let _ = append.done.send(Ok(self.totals.next - 1));
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "the outbox could not write");
+                tracing::error!(%error, "the outbox cannot write");
                 self.refuse_all(group, &AppendError::Storage(error.to_string()));
                 self.broke(error.to_string());
             }
         }
     }
 
-    /// Refuses what can be refused by itself, and gives the rest.
+    /// Refuses appends that are invalid on their own, and returns the others.
     fn acceptable(&mut self, group: Vec<Append>) -> Vec<Append> {
         let mut rest = Vec::with_capacity(group.len());
         for append in group {
@@ -242,7 +241,7 @@ impl Writer {
         rest
     }
 
-    /// Until a new segment has begun, nothing is appended.
+    /// Nothing is appended until a new segment has been begun.
     fn broke(&mut self, why: String) {
         self.broken = Some(why);
         self.shared.writer_failed.store(true, Ordering::Relaxed);
@@ -262,7 +261,7 @@ impl Writer {
                 self.refused.pop_first();
             }
         }
-        // Nobody waiting is nobody to tell.
+        // If nobody waits, nobody needs the answer.
         let _ = append.done.send(Err(error.clone()));
     }
 
@@ -272,10 +271,10 @@ impl Writer {
         }
         let draft = self.draft(group)?;
         failpoint::reached("outbox::committing");
-        // IMPORTANT: durable first; only then does anybody, the drain included, hear of these records. A record
-        // that was sent but did not survive would be accepted anew, with another time in its body.
+        // IMPORTANT: durable first; only then may anybody, including the drain, learn of these records. A record that was
+        // sent but did not survive would be accepted again, with another time in its body.
         self.active.commit(draft.batch)?;
-        // IMPORTANT: looked at behind the commit: only then is it known that this is where the commit went.
+        // IMPORTANT: checked after the commit: only then is it known that the commit went to this folder.
         self.shared.in_place()?;
         let appended = draft.totals.appended.minus(&self.totals.appended);
         let bytes = draft.totals.bytes - self.totals.bytes;
@@ -326,7 +325,7 @@ impl Writer {
         Ok(draft)
     }
 
-    /// Lets everybody know of what has become durable.
+    /// Publishes what has become durable.
     fn publish(
         &self,
         appended: &Tally,
@@ -372,16 +371,16 @@ impl Writer {
     /// Seals the active segment and starts the next.
     fn roll(&mut self) -> Result<(), WriteError> {
         let settings = &self.shared.settings;
-        // A segment elsewhere than the others would be one that nobody finds.
+        // A segment outside the folder would never be found.
         self.shared.in_place()?;
         let next = Arc::new(Segment::new(&settings.dir, self.active.id + 1, settings.durability));
-        // IMPORTANT: created and synced, then listed, then used: a listed segment is always there.
+        // IMPORTANT: created and synced, then listed, then used: a listed segment always exists.
         next.create(&self.totals, self.recent.iter())?;
         {
             let mut state = self.shared.state();
             if let Some(listed) = state.segments.last_mut() {
-                // IMPORTANT: what a failed commit may have left behind this number was never acknowledged, and is
-                // appended anew: nobody reads it.
+                // IMPORTANT: data that a failed commit may have left after this number was never acknowledged, and is
+                // appended again: nobody reads it.
                 listed.info.end = Some(self.totals.next);
                 listed.dirty = true;
             }
@@ -402,10 +401,10 @@ impl Writer {
         Ok(())
     }
 
-    /// After a failed write sled refuses all further ones, and of a failed barrier nobody knows what it left: a new
-    /// segment is begun behind what was acknowledged, if the disk lets us.
+    /// After a failed write sled refuses all further ones, and after a failed barrier it is unknown what is on disk: a new
+    /// segment is begun after the acknowledged records, if the disk allows it.
     fn recover(&mut self) {
-        // What is open can still be read, and opened no more.
+        // Open files can still be read, but none can be opened.
         if self.shared.in_place().is_err() {
             self.shared.measure();
             return;
@@ -417,12 +416,12 @@ impl Writer {
                 self.shared.writer_failed.store(false, Ordering::Relaxed);
                 self.shared.measure();
             }
-            Err(error) => tracing::debug!(%error, "the outbox's storage cannot be written yet"),
+            Err(error) => tracing::debug!(%error, "cannot write to the outbox's storage yet"),
         }
     }
 }
 
-/// Cuts `entries` into packs: at most [`PACK_RECORDS`] records, and closed at [`PACK_BYTES`].
+/// Divides `entries` into packs of at most [`PACK_RECORDS`] records, each closed at [`PACK_BYTES`].
 fn packs<'a, 'b>(mut entries: &'b [&'a Entry]) -> impl Iterator<Item = &'b [&'a Entry]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;

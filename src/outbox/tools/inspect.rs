@@ -1,8 +1,8 @@
-//! Verifying an outbox that is at work: every checksum, every count, in short steps between maintenance's other work.
+//! Verifies an outbox in use: every checksum and every count, in short steps between maintenance's other work.
 //!
-//! What is counted changes while it is read. Appended records only become more, up to an end that is looked up first;
-//! settled ones only become more, so that what is found has to lie between two looks; a segment that leaves the catalog
-//! meanwhile was settled, or is met again in the one behind it.
+//! Counts change while they are checked. Appended records only increase, up to an end determined first; settled ones only
+//! increase, so the result must lie between two readings; a segment that leaves the catalog meanwhile was settled, or is
+//! met again in its successor.
 
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,12 @@ use crate::outbox::segments::segment::{ReadError, Segment};
 use crate::outbox::state::shared::Shared;
 use crate::record::Kind;
 
-/// One step reads for so long, and maintenance has as long to itself before the next.
+/// Duration of a step, and of the pause for maintenance before the next.
 const STEP: Duration = Duration::from_millis(5);
-/// Dead letters of one step.
+/// Dead letters per step.
 const LETTERS_AT_ONCE: u64 = 500;
 
-/// A verification under way. Dropped, it ends: nothing is changed by it.
+/// A verification in progress. Dropping it ends it; it changes nothing.
 pub struct Inspection {
     outbox: Outbox,
     found: Verified,
@@ -28,7 +28,7 @@ pub struct Inspection {
 }
 
 enum InspectionStage {
-    /// Goes on to the segment behind this one, if it is not behind the last.
+    /// Continue with the next segment, unless this was the last.
     Next {
         behind: u64,
         last: u64,
@@ -42,12 +42,12 @@ enum InspectionStage {
     Done,
 }
 
-/// One segment's.
+/// The verification of one segment.
 struct Pass {
     id: u64,
-    /// As it was when its reading began.
+    /// As it was when reading began.
     info: SegmentInfo,
-    /// Its numbers end here, or did then.
+    /// The end of its numbers, then or now.
     end: u64,
     log: usize,
     from: u64,
@@ -59,14 +59,14 @@ struct Pass {
 
 struct DeadLetterPass {
     from: u64,
-    /// The counters when it began: the next number, and how many there were.
+    /// The counters at the beginning: the next number, and the number of letters.
     next: u64,
     counted: u64,
     found: u64,
 }
 
 impl Outbox {
-    /// Begins to read and check everything. See [`Inspection::step`].
+    /// Starts reading and checking everything. See [`Inspection::step`].
     pub fn inspect(&self) -> Inspection {
         let last = self.shared.state().segments.last().map_or(0, |listed| listed.segment.id);
         let stage = InspectionStage::Next { behind: 0, last };
@@ -75,13 +75,13 @@ impl Outbox {
 }
 
 impl Inspection {
-    /// How many records were read so far.
+    /// The number of records read so far.
     pub fn records(&self) -> u64 {
         let reading = if let InspectionStage::Segment { pass, .. } = &self.stage { pass.records } else { 0 };
         self.found.records + reading
     }
 
-    /// Goes on for some milliseconds, and rests as long. Gives what was found when all has been read.
+    /// Works for some milliseconds, then rests as long. Returns the result when everything has been read.
     pub async fn step(&mut self) -> Result<Option<Verified>, ReadError> {
         let stage = std::mem::replace(&mut self.stage, InspectionStage::Done);
         let begun = Instant::now();
@@ -137,7 +137,7 @@ impl Inspection {
         let state = self.outbox.shared.state();
         let come = state.counters.next_dead_letter - letters.next;
         let gone = (letters.counted + come).saturating_sub(state.counters.dead_letters);
-        // Some of those that are gone may have been read before.
+        // Some of the deleted ones may have been read before.
         if letters.found > letters.counted || letters.found + gone < letters.counted {
             let (counted, found) = (letters.counted, letters.found);
             self.found.problems.push(format!("dead letters: {counted} counted, {found} found"));
@@ -170,7 +170,7 @@ fn begin(shared: &Shared, behind: u64, last: u64) -> InspectionStage {
         }
     }
     let state = shared.state();
-    // What the ledger does not have yet is not looked for; what it still has is.
+    // Letters that are not in the ledger yet are not expected; removed ones that still are there are.
     let (coming, going) = (state.letters.len() as u64, state.dropped.len() as u64);
     let next = state.counters.next_dead_letter - coming;
     let counted = (state.counters.dead_letters + going).saturating_sub(coming);
@@ -178,14 +178,14 @@ fn begin(shared: &Shared, behind: u64, last: u64) -> InspectionStage {
 }
 
 impl Pass {
-    /// Reads for a while. True when there is no more of it.
+    /// Reads for a while. True when the segment is finished.
     fn read_on(mut self: Box<Self>, shared: &Shared) -> (Box<Self>, bool) {
         let segment = {
             let state = shared.state();
             let listed = state.segments.iter().find(|listed| listed.segment.id == self.id);
             listed.map(|listed| std::sync::Arc::clone(&listed.segment))
         };
-        // Gone from the catalog: settled, or carried into the next.
+        // It left the catalog: settled, or carried into the next segment.
         let Some(segment) = segment else { return (self, true) };
         let begun = Instant::now();
         while begun.elapsed() < STEP {
@@ -245,7 +245,7 @@ impl Pass {
         Ok(())
     }
 
-    /// Compares what was found with what is counted, then and now.
+    /// Compares what was found with the counts, then and now.
     fn compare(&mut self, now: &SegmentInfo) {
         for (kind, name) in Kind::ALL.map(Kind::name).into_iter().enumerate() {
             let of = |tally: &Tally| tally.by_kind()[kind];
@@ -263,7 +263,7 @@ impl Pass {
     }
 }
 
-/// Some dead letters below `next`: how many, where to read on, and those that cannot be read.
+/// Some dead letters below `next`: their number, where to continue, and read errors.
 fn read_letters(shared: &Shared, from: u64, next: u64) -> (u64, Option<u64>, Vec<String>) {
     let (mut found, mut seen, mut at, mut problems) = (0, 0, None, Vec::new());
     let begun = Instant::now();
@@ -288,7 +288,7 @@ fn read_letters(shared: &Shared, from: u64, next: u64) -> (u64, Option<u64>, Vec
     (found, at, problems)
 }
 
-/// What waits by the segments' counts, and where that and the counters do not add up; and what was set aside.
+/// The waiting records by the segments' counts, any disagreement with the counters, and the contents of the quarantine.
 fn sums(shared: &Shared) -> (u64, Vec<String>) {
     let mut problems = Vec::new();
     let waiting = {

@@ -1,4 +1,4 @@
-//! What an operator does to an outbox: looking, verifying, moving it, bringing back what was given up or damaged.
+//! Operator actions on an outbox: inspecting, verifying, moving, replaying and salvaging.
 
 pub(crate) mod inspect;
 pub(crate) mod probe;

@@ -1,4 +1,4 @@
-//! Looking at the outbox's place before it is used, or beside the agent that uses it: nothing of it is touched.
+//! Checks the outbox's folder and disk before use, or beside the agent that uses it, without changing the outbox.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -13,13 +13,13 @@ use crate::telemetry::finding::Finding;
 
 const WHAT: &str = "outbox";
 const DISK: &str = "disk";
-/// What is written and synced, as often, to see how long that takes.
+/// Bytes written and synced repeatedly to measure the duration.
 const SYNCED_BYTES: usize = 64 << 10;
 const SYNCS: usize = 5;
-/// A commit that takes so long keeps Redis waiting.
+/// A commit that takes this long delays Redis.
 const SLOW: Duration = Duration::from_millis(100);
 
-/// File systems by their magic numbers: those that are memory, and those of which a sync may promise too much.
+/// File systems by their magic numbers: those in memory, and those whose syncs may not be reliable.
 const IN_MEMORY: [(u64, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs")];
 const DOUBTFUL: [(u64, &str); 5] = [
     (0x6969, "NFS"),
@@ -29,14 +29,14 @@ const DOUBTFUL: [(u64, &str); 5] = [
     (0x794c_7630, "overlayfs"),
 ];
 
-/// What has to be known of it.
+/// The settings to check.
 #[derive(Clone, Debug)]
 pub struct ProbeSettings {
     /// Its folder.
     pub dir: PathBuf,
-    /// The most that it may take.
+    /// Its size limit.
     pub max_bytes: u64,
-    /// What it leaves free.
+    /// The space to leave free.
     pub min_free_bytes: u64,
     /// Whether commits wait for the disk.
     pub durability: Durability,
@@ -47,10 +47,10 @@ pub fn id_in(dir: &Path) -> Option<uuid::Uuid> {
     manifest::read(dir).ok().flatten()
 }
 
-/// Looks at the folder and its disk.
+/// Checks the folder and its disk.
 pub fn probe(settings: &ProbeSettings) -> Vec<Finding> {
     let mut found = vec![folder(settings)];
-    // A folder that is not there yet will be made in the nearest one that is.
+    // A missing folder will be created in its nearest existing ancestor.
     let Some(place) = settings.dir.ancestors().find(|path| path.is_dir() || path.as_os_str().is_empty())
     else {
         return found;
@@ -72,9 +72,9 @@ fn folder(settings: &ProbeSettings) -> Finding {
         );
     }
     match (Outbox::is_in_use(&settings.dir), id_in(&settings.dir)) {
-        (Ok(Some(_)), _) => Finding::ok(WHAT, format!("{dir}: a running agent has it, as it should be")),
+        (Ok(Some(_)), _) => Finding::ok(WHAT, format!("{dir}: in use by a running agent")),
         (Ok(None), Some(id)) => Finding::ok(WHAT, format!("{dir}: the outbox {id} can be opened")),
-        (Ok(None), None) => Finding::ok(WHAT, format!("{dir}: there is none yet; it will be made")),
+        (Ok(None), None) => Finding::ok(WHAT, format!("{dir}: no outbox yet; the agent will create it")),
         (Err(error), _) => Finding::failed(
             WHAT,
             error.to_string(),
@@ -91,7 +91,7 @@ fn file_system(settings: &ProbeSettings, place: &Path) -> Finding {
             return Finding::warning(
                 WHAT,
                 format!("{}: {error}", place.display()),
-                "see whether it is mounted",
+                "check whether it is mounted",
             );
         }
     };
@@ -101,22 +101,22 @@ fn file_system(settings: &ProbeSettings, place: &Path) -> Finding {
         (Some(name), _) if settings.durability == Durability::Fsync => Finding::failed(
             WHAT,
             format!(
-                "{} is on {name}, which is memory: whatever is synced to it, a power cut takes it",
+                "{} is on {name}, which is in memory: a power cut loses even synced records",
                 place.display()
             ),
-            "set OUTBOX_DIR to a folder on a disk; or OUTBOX_DURABILITY=process, if losing records then is meant",
+            "set OUTBOX_DIR to a folder on a disk; or OUTBOX_DURABILITY=process, if losing records is acceptable",
         ),
         (Some(name), _) => Finding::warning(
             WHAT,
-            format!("{} is on {name}: a power cut loses what waits", place.display()),
-            "OUTBOX_DURABILITY=process says that this is meant",
+            format!("{} is on {name}: a power cut loses the waiting records", place.display()),
+            "OUTBOX_DURABILITY=process accepts this",
         ),
         (_, Some(name)) => Finding::warning(
             WHAT,
-            format!("{} is on {name}, where a sync may promise too much", place.display()),
-            "a local disk with ext4 or XFS is what the outbox is tried on",
+            format!("{} is on {name}, whose syncs may not be reliable", place.display()),
+            "use a local disk with ext4 or XFS, on which the outbox is tested",
         ),
-        _ => Finding::ok(WHAT, "one that keeps what is synced to it"),
+        _ => Finding::ok(WHAT, "keeps what is synced to it"),
     }
 }
 
@@ -127,35 +127,31 @@ fn mib(bytes: u64) -> String {
 fn space(settings: &ProbeSettings, place: &Path) -> Finding {
     const WHAT: &str = "space";
     let Some(free) = reserve::free_bytes(place) else {
-        return Finding::warning(WHAT, "how much is free is not told", "see whether it is mounted");
+        return Finding::warning(WHAT, "the free space is unknown", "check whether it is mounted");
     };
     let (least, most) = (settings.min_free_bytes, settings.max_bytes);
     if free < least {
         return Finding::failed(
             WHAT,
             format!(
-                "{} are free, less than OUTBOX_MIN_FREE_BYTES ({}): nothing is taken",
+                "{} free, less than OUTBOX_MIN_FREE_BYTES ({}): records stay in Redis",
                 mib(free),
                 mib(least)
             ),
-            "make room, or lower OUTBOX_MIN_FREE_BYTES",
+            "free some space, or lower OUTBOX_MIN_FREE_BYTES",
         );
     }
     if free - least < most {
         return Finding::warning(
             WHAT,
-            format!(
-                "{} are free: an outbox of OUTBOX_MAX_BYTES ({}) will not find room",
-                mib(free),
-                mib(most)
-            ),
-            "records stay in Redis when it is full; make room, or lower OUTBOX_MAX_BYTES to what there is",
+            format!("{} free, too little for an outbox of OUTBOX_MAX_BYTES ({})", mib(free), mib(most)),
+            "records stay in Redis when it is full; free some space, or lower OUTBOX_MAX_BYTES",
         );
     }
-    Finding::ok(WHAT, format!("{} are free", mib(free)))
+    Finding::ok(WHAT, format!("{} free", mib(free)))
 }
 
-/// Writes and syncs a little, in the folder itself where that is there.
+/// Writes and syncs a small file, in the folder itself if it exists.
 fn sync(settings: &ProbeSettings, place: &Path) -> Finding {
     let path = place.join(format!(".dataplane-agent-check-{}", std::process::id()));
     let timed = || -> std::io::Result<Vec<Duration>> {
@@ -175,17 +171,17 @@ fn sync(settings: &ProbeSettings, place: &Path) -> Finding {
     if let Err(error) = std::fs::remove_file(&path)
         && error.kind() != std::io::ErrorKind::NotFound
     {
-        tracing::debug!(%error, "the file of the check could not be removed");
+        tracing::debug!(%error, "cannot remove the check's file");
     }
     match timed {
         Err(error) => Finding::failed(
             DISK,
-            format!("{}: nothing can be written and synced: {error}", place.display()),
+            format!("{}: cannot write and sync: {error}", place.display()),
             "make it writable for the agent's user, and mounted read-write; or set OUTBOX_DIR",
         ),
         Ok(took) => {
             let usual = took[took.len() / 2];
-            let says = format!("64 KiB are written and synced in {:.1} ms", usual.as_secs_f64() * 1e3);
+            let says = format!("64 KiB written and synced in {:.1} ms", usual.as_secs_f64() * 1e3);
             if usual > SLOW && settings.durability == Durability::Fsync {
                 let advice = "a commit takes at least that long: use a faster disk for OUTBOX_DIR";
                 return Finding::warning(DISK, says, advice);

@@ -1,4 +1,4 @@
-//! Dead letters that are sent again: as new records, with the key and the body that they always had.
+//! Replays dead letters: as new records with their original key and body.
 
 use std::collections::BTreeSet;
 
@@ -9,14 +9,14 @@ use crate::outbox::ledger::LedgerError;
 use crate::outbox::messages::AppendError;
 use crate::record::Record;
 
-/// So many become records in one step, or so many bytes of them.
+/// Dead letters replayed in one step, and the limit of their bytes.
 const AT_ONCE: usize = 200;
 const AT_ONCE_BYTES: usize = 4 << 20;
 
-/// Why dead letters were not replayed, or not all.
+/// Why dead letters were not replayed, or not all of them.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// They could not be read, or not be removed.
+    /// They could not be read or removed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// They could not be appended.
@@ -24,16 +24,16 @@ pub enum ReplayError {
     Append(#[from] AppendError),
 }
 
-/// What became of the dead letters that were to be replayed.
+/// The result for each dead letter to be replayed.
 #[derive(Debug, Default)]
 pub struct Replayed {
-    /// Records again.
+    /// Replayed as records.
     pub replayed: Vec<u64>,
-    /// They never were records: they can only be pushed to Redis again, corrected.
+    /// Not valid records: correct them and push them to Redis again.
     pub not_records: Vec<u64>,
-    /// There are none with these numbers.
+    /// No such dead letters.
     pub unknown: Vec<u64>,
-    /// Why it went no further. What the rest says had been done by then.
+    /// Why it stopped early. The other fields list what had been done by then.
     pub error: Option<ReplayError>,
 }
 
@@ -43,9 +43,9 @@ impl Outbox {
         Ok(self.dead_letters(id, 1).await?.into_iter().find(|letter| letter.id == id))
     }
 
-    /// Makes records of dead letters again. They count as enqueued anew, and as accepted now; key and body stay.
+    /// Replays dead letters as records. They count as newly enqueued and as accepted now; key and body are unchanged.
     ///
-    /// To be awaited to the end: left in the middle, it leaves records that are dead letters as well.
+    /// Must be awaited to the end: if dropped in the middle, it leaves records that are also dead letters.
     pub async fn replay(&self, ids: &[u64]) -> Replayed {
         let mut outcome = Replayed::default();
         outcome.error = self.replay_into(&mut outcome, ids).await.err();
@@ -65,7 +65,7 @@ impl Outbox {
                 continue;
             };
             let (kind, accepted_at, data, layout) = record.into_parts();
-            // Accepted now, or a quota request that had expired would expire again; the body says when it was first.
+            // Accepted now, or an expired quota request would expire again; the body contains the first time.
             let now = crate::time::now().max(accepted_at);
             let Ok(record) = Record::from_parts(kind, now, data, layout) else {
                 outcome.not_records.push(*id);
@@ -87,8 +87,8 @@ impl Outbox {
         }
         let (ids, entries): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let committed = self.append(entries, None).await?;
-        // IMPORTANT: records again, and durable, before they are no dead letters any more: a crash between leaves both,
-        // with one key.
+        // IMPORTANT: records must be durable before the dead letters are removed: a crash in between leaves both, with one
+        // key.
         committed.await.map_err(|_| AppendError::Closed)??;
         outcome.replayed.extend(&ids);
         self.drop_dead_letters(ids).await?;

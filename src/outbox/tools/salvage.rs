@@ -1,7 +1,7 @@
-//! Getting out of the quarantine what can be read, and back into the outbox.
+//! Recovers what is readable in the quarantine into the outbox.
 //!
-//! What was set aside is read as it lies there, without sled: nothing of it is changed but its report, which notes what is
-//! back. So it can be tried again, when a file has been mended or put back, and brings back only the rest.
+//! Quarantined files are read in place, without sled. Only their report changes: it notes what was recovered. So salvaging
+//! can be repeated after a file was repaired or restored, and then recovers only the rest.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::outbox::messages::AppendError;
 use crate::outbox::recovery::quarantine::{self, QuarantineReport};
 use crate::outbox::segments::segment::Remains;
 
-/// About so many records, and so many bytes of them, are brought back in one append.
+/// Approximate number of records, and limit of their bytes, recovered in one append.
 const AT_ONCE: usize = 500;
 const BYTES_AT_ONCE: usize = 1 << 20;
 
@@ -29,40 +29,39 @@ pub enum SalvageError {
     /// The records could not be appended.
     #[error(transparent)]
     Append(#[from] AppendError),
-    /// The dead letters could not be.
+    /// The dead letters could not be read.
     #[error(transparent)]
     DeadLetterRemains(#[from] TransferError),
 }
 
-/// What came of one thing in the quarantine.
+/// The result for one part of the quarantine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Salvaged {
     /// Its folder's name.
     pub name: String,
-    /// Records that are known to have waited in it and were not back before.
+    /// Records known to have waited in it and not recovered before.
     pub known: u64,
-    /// Records that are in the outbox again, as new ones, with the keys and bodies that they always had; of a ledger, dead
-    /// letters.
+    /// Records recovered into the outbox as new ones, with their original keys and bodies; for a ledger, dead letters.
     pub records: u64,
     /// What could not be read.
     pub trouble: Vec<String>,
-    /// It is done with: all that was known is back, or the rest was given up.
+    /// Whether it is finished: all known records are recovered, or the rest was given up.
     pub is_done: bool,
 }
 
 impl Outbox {
-    /// Everything in the quarantine, with the names of the folders.
+    /// The contents of the quarantine, with the folders' names.
     pub fn quarantine(&self) -> std::io::Result<Vec<(String, QuarantineReport)>> {
         let all = quarantine::list(&self.shared.settings.dir)?;
         Ok(all.into_iter().map(|(folder, report)| (name_of(&folder), report)).collect())
     }
 
-    /// Brings back what waited in what was set aside, as far as it can be read, and notes that in the reports. Nothing is
-    /// deleted. What is known and cannot be read stays open, for another try, unless it is to be given up. `progress` is
-    /// told how many records are back.
+    /// Recovers the readable waiting records from the quarantine, and notes that in the reports. Nothing is deleted. Known
+    /// records that cannot be read stay open for another attempt, unless they are to be given up. `progress` gets the
+    /// number of recovered records.
     ///
-    /// Ended in the middle, and begun again, it brings one append's records back twice: records with one key, so that they
-    /// are billed once; of what was on its way to the dead letters there are two then.
+    /// If it is interrupted and repeated, one append's records are recovered twice: as records with one key, which are
+    /// billed once. Messages on their way to the dead letters then become two.
     pub async fn salvage(
         &self,
         give_up: bool,
@@ -84,7 +83,7 @@ impl Outbox {
         Ok(outcomes)
     }
 
-    /// Whether maintenance is setting it aside at this moment: the report is written before the folder is moved.
+    /// Whether maintenance is moving it at this moment: the report is written before the folder is moved.
     fn is_on_its_way(&self, folder: &Path, report: &QuarantineReport) -> bool {
         let is_listed = self.shared.state().segments.iter().any(|listed| listed.segment.id == report.id);
         report.what == "segment" && is_listed && !folder.join("segment").exists()
@@ -95,7 +94,7 @@ fn name_of(folder: &Path) -> String {
     folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// One thing in the quarantine, while it is worked on.
+/// A part of the quarantine being worked on.
 struct Work<'a> {
     outbox: &'a Outbox,
     folder: &'a Path,
@@ -124,7 +123,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Brings back what waited in one log of a segment, page by page.
+    /// Recovers the waiting records of one log of a segment, page by page.
     async fn log(
         &mut self,
         remains: &Remains,
@@ -149,7 +148,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Brings back the dead letters of a ledger that had to be begun anew, but those that are here already, page by page.
+    /// Recovers the dead letters of a replaced ledger that are not in the outbox already, page by page.
     async fn letters(&mut self, progress: &mut impl FnMut(u64)) -> Result<(), SalvageError> {
         let ledger = self.folder.join("ledger");
         let letters = match DeadLetterRemains::read(&ledger) {
@@ -203,7 +202,7 @@ impl Work<'_> {
     }
 
     fn end(mut self, give_up: bool) -> std::io::Result<Salvaged> {
-        // Where nobody had counted what was in it, all is back if all could be read.
+        // If its contents were never counted, all are recovered if all were readable.
         let is_counted = !self.report.by_kind.is_empty();
         let missing = self.report.missing();
         self.outcome.is_done =
@@ -219,7 +218,7 @@ impl Work<'_> {
     }
 }
 
-/// What was settled or is back, by log: the ends of its ranges by their beginnings.
+/// Settled or recovered records by log: the ends of their ranges by their starts.
 struct Back(BTreeMap<String, BTreeMap<u64, u64>>);
 
 impl Back {
@@ -248,7 +247,7 @@ impl Back {
     }
 }
 
-/// Some of what waited in a log, as far as it can be read, and what could not be.
+/// Some waiting records of a log, as far as readable, and read errors.
 #[derive(Default)]
 struct SalvagePage {
     entries: Vec<Entry>,

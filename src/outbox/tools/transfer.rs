@@ -1,5 +1,5 @@
-//! Moving what an outbox holds to another one: JSON Lines, a record or a dead letter a line, with all that its identity and
-//! its body need.
+//! Moves an outbox's contents to another one as JSON Lines: a record or a dead letter per line, with everything that its
+//! identity and body need.
 //!
 //! ```json
 //! {"v":1,"kind":"usage_record","accepted_at":1750000000000000,"sum":"…","key":"…","layout":{…},"data":"…"}
@@ -8,21 +8,21 @@
 //! {"v":1,"end":{"records":1,"dead_letters":2}}
 //! ```
 //!
-//! `data` is the record's buffer (the body, and what else is kept of the producer's bytes), `layout` says what lies where,
-//! `sum` is its XXH3. `dead_letter` has the reason, the words, the attempts and the times; of one that never was a record
-//! `data` is the message, as `hex` where it is not UTF-8. Records come log by log, and in order: quota requests,
-//! started events, usage, completed events; then the dead letters.
+//! `data` is the record's buffer (the body, and what else is kept of the producer's bytes), `layout` gives the positions of
+//! its parts, `sum` is its XXH3. `dead_letter` contains the reason, the detail, the attempts and the times; for a message
+//! that never was a record, `data` is the message, or `hex` if it is not UTF-8. Records come log by log and in order: quota
+//! requests, started events, usage, completed events; then the dead letters.
 //!
-//! `end` is the last line, with what is before it: only an export that has written all writes it. A file without it, or
-//! with another number of lines, is not whole: its export stopped half-way, or it is a copy that was cut, and then what is
-//! missing is nowhere else. So it is taken in only for whoever says that it is known to be incomplete. Whole files may
-//! follow one another in one.
+//! `end` is the last line, with the counts of the lines before it; only a complete export writes it. A file without it, or
+//! with other counts, is incomplete: its export stopped early, or it is a truncated copy, and the missing lines exist
+//! nowhere else. So it is imported only if the user says that it is known to be incomplete. Complete files may be
+//! concatenated.
 //!
-//! An export has an id: the XXH3 of its lines but the last, in 128 bits. An outbox knows the ids of what it has imported, and
-//! refuses to take it in again unless that is meant.
+//! An export has an id: the XXH3 of its lines except the last, in 128 bits. An outbox remembers the ids it has imported,
+//! and refuses to import them again unless told to.
 //!
-//! Taken in twice, a record is there twice, with one key, and is billed once. A dead letter is there as often as in the
-//! file: nobody else would tell one from the other. Two of a file may be alike in everything, and are two all the same.
+//! If imported twice, a record is there twice with one key, and is billed once. A dead letter is there as often as in the
+//! file, because nothing else would tell the two apart: two identical ones in a file remain two.
 
 mod check;
 mod export;
@@ -40,30 +40,30 @@ pub use import::{Chunk, KnownLetters, chunks};
 #[cfg(feature = "fuzzing")]
 pub(crate) use line::import_line_again;
 
-/// So many dead letters are read at once.
+/// Dead letters read at once.
 const LETTERS_AT_ONCE: usize = 500;
 
 /// Why a transfer stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    /// The file.
+    /// The file cannot be read or written.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// What waits could not be read.
+    /// The waiting records could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The records could not be appended.
     #[error(transparent)]
     Append(#[from] AppendError),
-    /// The dead letters could not be read, or not be removed.
+    /// The dead letters could not be read or removed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// A line of the file.
+    /// A line of the file is invalid.
     #[error("line {line}: {what}")]
     Line {
         /// Its number, from 1.
         line: u64,
-        /// What is wrong with it.
+        /// The cause.
         what: String,
     },
     /// The file was imported before.
@@ -74,7 +74,7 @@ pub enum TransferError {
         /// When.
         at: String,
     },
-    /// The file has no last line: its export did not finish, or it was cut.
+    /// The file has no last line: its export did not finish, or it was truncated.
     #[error(
         "it is not whole: it ends {place}, and lacks the line that an export writes when it has finished. If it is a \
          copy, copy it again; if the export itself has stopped half-way, --incomplete takes in what there is"
@@ -83,7 +83,7 @@ pub enum TransferError {
         /// Where it ends.
         place: String,
     },
-    /// The file holds something else than its last line says.
+    /// The file's contents differ from the counts in its last line.
     #[error(
         "line {line} says that {} records and {} dead letters are before it, and there are {} and {}: --incomplete takes \
          in what there is", .said.records, .said.dead_letters, .found.records, .found.dead_letters
@@ -91,20 +91,20 @@ pub enum TransferError {
     Miscounted {
         /// The number of that line, from 1.
         line: u64,
-        /// What it says.
+        /// The counts in it.
         said: Exported,
-        /// What there is.
+        /// The counts found.
         found: Exported,
     },
-    /// What was written could not be settled.
+    /// The written records could not be settled.
     #[error(
         "the records are in the file, but could not be settled here: both outboxes have them, with the same keys"
     )]
     Unsettled,
-    /// What is no record could not become dead letters.
-    #[error("nothing was begun: the ledger, which takes the dead letters, cannot be written now")]
+    /// Rejected messages could not be moved to the dead letters.
+    #[error("nothing was started: the ledger, which stores the dead letters, cannot be written now")]
     Unready,
-    /// The dead letters that were taken in could not become such.
+    /// Imported dead letters could not be moved to their place.
     #[error(
         "all is taken in, but the dead letters could not be moved to their place yet; that happens by itself when the \
          ledger can be written. Do not import the file again"
@@ -115,21 +115,21 @@ pub enum TransferError {
 /// What was written to a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exported {
-    /// Records that waited.
+    /// Waiting records.
     pub records: u64,
     /// Dead letters.
     pub dead_letters: u64,
-    /// The id of the export, when it has ended and is not empty.
+    /// The id of the export, if it is complete and not empty.
     pub id: Option<ExportId>,
 }
 
 impl Exported {
-    /// Lines of both kinds.
+    /// The number of lines of both kinds.
     pub fn total(self) -> u64 {
         self.records + self.dead_letters
     }
 
-    /// The line that ends an export that has written so much, and all.
+    /// The last line of a complete export with these counts.
     pub fn end_line(self) -> Result<Vec<u8>, TransferError> {
         line::end_line(self)
     }
@@ -142,21 +142,21 @@ impl std::ops::AddAssign for Exported {
     }
 }
 
-/// What was taken in from a file.
+/// What was imported from a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Imported {
     /// Records.
     pub records: u64,
     /// Dead letters.
     pub dead_letters: u64,
-    /// Dead letters that were here already, and are not taken in again.
+    /// Dead letters skipped because they already existed.
     pub known: u64,
-    /// The file was not whole, which is what whoever wanted it taken in had said.
+    /// The file was incomplete, as the user had said.
     pub is_incomplete: bool,
 }
 
 impl Imported {
-    /// Lines of all kinds that were done.
+    /// The number of lines processed.
     pub fn total(self) -> u64 {
         self.records + self.dead_letters + self.known
     }

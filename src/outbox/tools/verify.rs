@@ -1,5 +1,5 @@
-//! Reading everything, and saying what is wrong where. Repairs nothing, moves nothing: a database that opening would change, for
-//! its log is damaged, is not opened.
+//! Reads everything, and reports what is wrong where. It repairs and moves nothing: a damaged database, which opening would
+//! change, is not opened.
 
 use std::sync::Arc;
 
@@ -17,18 +17,18 @@ use crate::outbox::segments::segment::{ReadError, Segment};
 use crate::outbox::segments::settlement::Settled;
 use crate::outbox::settings::Settings;
 
-/// What was found.
+/// The result.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
-    /// Segments that were read.
+    /// Segments read.
     pub segments: usize,
     /// Records in them.
     pub records: u64,
-    /// Of these, waiting.
+    /// Waiting records among them.
     pub waiting: u64,
-    /// Dead letters that were read.
+    /// Dead letters read.
     pub dead_letters: u64,
-    /// Everything that is wrong.
+    /// All problems.
     pub problems: Vec<String>,
 }
 
@@ -39,8 +39,8 @@ struct OutboxVerifier<'a> {
 }
 
 impl Outbox {
-    /// Reads all of the outbox in `settings.dir` and checks every checksum and count. `progress` is told how many
-    /// records were read.
+    /// Reads all of the outbox in `settings.dir` and checks every checksum and count. `progress` gets the number of records
+    /// read.
     pub fn verify(settings: &Settings, progress: &mut dyn FnMut(u64)) -> Result<Verified, OpenError> {
         let dir = &settings.dir;
         let absent = || OpenError::Absent(dir.clone());
@@ -50,7 +50,7 @@ impl Outbox {
         let _lock = open::lock(dir)?;
         manifest::read(dir)?.ok_or_else(absent)?;
         let mut verifier = OutboxVerifier { settled: Vec::new(), found: Verified::default(), progress };
-        // IMPORTANT: what its log or its mark says is damaged or unsynced is not opened: that would mend it.
+        // IMPORTANT: a database that is damaged or marked as unsynced is not opened: opening would repair it.
         if let Some(trouble) = repair::trouble(&dir.join("ledger")) {
             verifier.problem(format!("ledger: {trouble}"));
             return Ok(verifier.found);
@@ -123,7 +123,7 @@ impl OutboxVerifier<'_> {
         Ok(())
     }
 
-    /// Reads one segment. Gives its totals, and completes what the ledger knows of the newest.
+    /// Reads one segment. Returns its totals, and completes the ledger's data about the newest one.
     fn segment(
         &mut self,
         segment: &Segment,

@@ -1,10 +1,11 @@
-//! Messages of any kind: fields in any order, spelling and repetition, against an oracle that knows each value's fate.
+//! Messages of any kind: fields in any order, spelling and repetition, against an oracle that knows the result for each
+//! value.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// A value as it is pushed, and as it must be sent; `None` where the field does not take it.
+/// A value as pushed, and as it must be sent; `None` if the field rejects it.
 type Fate = (&'static str, Option<&'static str>);
 
 const IDS: &[Fate] = &[
@@ -56,7 +57,7 @@ const RESPONDED: &[Fate] = &[
     (r#""2026-01-31""#, None),
 ];
 
-/// A field, its values, and what is sent where it is not there.
+/// A field, its values, and the default sent if it is absent.
 const FIELDS: [(&str, &[Fate], Option<&str>); 10] = [
     ("transaction_id", IDS, None),
     ("api_session_id", IDS, None),
@@ -81,7 +82,7 @@ const UNKNOWN: [(&str, &str); 6] = [
 /// One member of a message.
 #[derive(Clone, Debug)]
 struct AnyMember {
-    /// The field's number, or `None` for one that nobody knows.
+    /// The field's number, or `None` for an unknown field.
     field: Option<usize>,
     name: String,
     value: &'static str,
@@ -110,9 +111,9 @@ fn space() -> impl Strategy<Value = &'static str> {
     prop_oneof![6 => Just(""), 1 => Just(" "), 1 => Just("\r\n\t ")]
 }
 
-/// A message's members in any order, and what stands between them.
+/// A message's members in any order, and the white space between them.
 fn message() -> impl Strategy<Value = (Vec<AnyMember>, [&'static str; 5])> {
-    // Half of the messages are right in every field, so that both verdicts are common.
+    // Half of the messages are valid, so both results are common.
     let members = any::<bool>().prop_flat_map(|valid| {
         let there = move |field: usize| {
             let required = valid && FIELDS[field].2.is_none();
@@ -138,12 +139,12 @@ fn text(members: &[AnyMember], [outer, open, colon, comma, close]: [&str; 5]) ->
     format!("{outer}{{{}{comma}}}{outer}", members.join(&format!("{comma},")))
 }
 
-/// What counts of each field: the last member that names it.
+/// The value that counts for each field: the last one.
 fn last(members: &[AnyMember]) -> [Option<&AnyMember>; FIELDS.len()] {
     std::array::from_fn(|field| members.iter().rev().find(|member| member.field == Some(field)))
 }
 
-/// The members to be sent, in order, before those that the agent adds; or the field that is wrong.
+/// The members to be sent, in order, before those the agent adds; or the wrong field.
 fn oracle(members: &[AnyMember], drop_unknown: bool) -> Result<Vec<(String, String)>, &'static str> {
     let last = last(members);
     for (member, (name, _, default)) in last.iter().zip(FIELDS) {

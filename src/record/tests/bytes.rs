@@ -1,4 +1,4 @@
-//! The bytes: a producer's own where they can stand, written anew where they cannot, and the same for ever.
+//! The bytes sent: the producer's own if possible, otherwise rewritten, and always the same.
 
 use super::*;
 
@@ -71,7 +71,7 @@ fn a_producers_own_enrichment_is_left_out() {
     let record = accepted(Queue::Usage, &message);
     assert_eq!(body(&record), format!("{}{ENRICHMENT}", &USAGE[..USAGE.len() - 1]));
     assert_eq!(record.original(), message.as_bytes());
-    // Only usage records are enriched, so elsewhere the name is any other.
+    // Only usage records are enriched; elsewhere the name has no meaning.
     let message = with(QUOTA, "agent_version", "\"0\"");
     assert_eq!(body(&accepted(Queue::Quota, &message)), message);
 }
@@ -91,7 +91,7 @@ fn unknown_fields_can_be_dropped_and_nothing_else_is() {
 fn an_escaped_name_is_the_field_that_it_spells() {
     let message = USAGE.replace("\"customer_id\"", r#""custom\u0065r_id""#);
     let record = accepted(Queue::Usage, &message);
-    assert_eq!(body(&record), format!("{}{ENRICHMENT}", &message[..message.len() - 1]), "it stands as it is");
+    assert_eq!(body(&record), format!("{}{ENRICHMENT}", &message[..message.len() - 1]), "sent unchanged");
     let message = USAGE.replace("\"customer_id\"", r#""Customer_id""#);
     assert_eq!(rejected(Queue::Usage, message), "customer_id: missing");
 }

@@ -1,4 +1,4 @@
-//! Field by field: what is accepted, how it is sent, and the words in which it is rejected.
+//! Field by field: accepted values, how they are sent, and the text of rejections.
 
 use super::*;
 

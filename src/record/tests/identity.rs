@@ -1,4 +1,4 @@
-//! The idempotency key, and that a record is the same record wherever it comes back from.
+//! The idempotency key, and the identity of a record after it is restored.
 
 use super::*;
 
@@ -31,7 +31,7 @@ fn nothing_but_kind_and_transaction_makes_a_key() {
     let other = Enrichment { server_id: "edge-2".into(), region: "us".into(), version: "9".into() };
     let later = Acceptor::new(&other, UnknownFields::Drop, 4096);
     let record = later.at(Timestamp(0)).accept(Queue::Usage, changed.as_bytes()).unwrap();
-    assert_eq!(record.key(), key, "another agent, at another time, otherwise configured");
+    assert_eq!(record.key(), key, "another agent, time and configuration");
     assert_ne!(accepted(Queue::Usage, &with(USAGE, "transaction_id", "\"T\"")).key(), key);
 }
 

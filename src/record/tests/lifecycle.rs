@@ -1,8 +1,8 @@
-//! Lifecycle requests hold exactly the contract's fields.
+//! Lifecycle requests contain exactly the contract's fields.
 
 use super::*;
 
-/// The fields of the body that a message leads to, in order.
+/// The fields of the resulting body, in order.
 #[track_caller]
 fn request(message: &str) -> Vec<(String, String)> {
     members(body(&accepted(Queue::Lifecycle, message)))

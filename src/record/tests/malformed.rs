@@ -1,16 +1,16 @@
-//! What is no JSON, or too much of it: rejected with a reason that names the place, and never more than that.
+//! Text that is not JSON, or too deeply nested, is rejected with a reason that gives the position and nothing else.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::record::json::{MAX_DEPTH, Members};
 
-/// Whether our parser takes a text for one JSON object.
+/// Whether our parser accepts a text as one JSON object.
 fn is_object(text: &str) -> bool {
     Members::of(text).is_ok_and(|members| members.collect::<Result<Vec<_>, _>>().is_ok())
 }
 
-/// Whether another parser does; nesting it does not limit.
+/// Whether another parser accepts it, without a limit on nesting.
 fn is_object_to_serde(text: &str) -> bool {
     serde_json::from_str::<&RawValue>(text).is_ok_and(|value| value.get().starts_with('{'))
 }
@@ -71,7 +71,7 @@ fn a_message_cut_off_anywhere_is_said_to_be_so() {
     let message = with(USAGE, "more", r#"[{"a":"é\u00e9"},-1.5e-3,true,false,null]"#);
     for end in (0..message.len()).filter(|end| message.is_char_boundary(*end)) {
         let reason = rejected(Queue::Usage, &message[..end]);
-        // Half a word is no value, whatever might have followed.
+        // Half a literal is not a value, whatever might follow.
         assert!(
             reason.starts_with("not JSON: cut off at byte ")
                 || reason.starts_with("not JSON: expected a value at byte"),
@@ -102,7 +102,7 @@ fn sixty_four_levels_are_accepted_and_one_more_is_not() {
     accepted(Queue::Lifecycle, &with(STARTED, "metadata", &metadata));
 }
 
-/// The classes of trouble of the JSON test suite, each as the value of a field that nobody reads.
+/// The error classes of the JSON test suite, each as the value of an unknown field.
 #[test]
 #[rustfmt::skip]
 fn values_that_are_json_pass_untouched_and_others_are_rejected() {
@@ -129,7 +129,7 @@ fn values_that_are_json_pass_untouched_and_others_are_rejected() {
     }
 }
 
-/// JSON with something wrong with it, more often than not.
+/// JSON that usually contains an error.
 fn nearly_json() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         Just(r#""a""#),
@@ -165,7 +165,7 @@ fn nearly_json() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn what_json_is_two_parsers_agree_on(text in nearly_json(), inside in any::<bool>()) {
+    fn two_parsers_agree_on_what_is_json(text in nearly_json(), inside in any::<bool>()) {
         let text = if inside { format!(r#"{{"k":{text}}}"#) } else { text };
         prop_assert_eq!(is_object(&text), is_object_to_serde(&text), "{:?}", text);
     }
@@ -187,7 +187,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), prefix in 0..USAGE.len()) {
+    fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), prefix in 0..USAGE.len()) {
         let spliced = [&USAGE.as_bytes()[..prefix], &bytes].concat();
         for queue in Queue::ALL {
             let _ = accept(queue, &bytes);

@@ -1,4 +1,4 @@
-//! What the contract says of a message, and what becomes of it: by tables, and for messages of any kind.
+//! The contract's rules for messages and their results, by tables and for arbitrary messages.
 
 mod any_message;
 mod bytes;
@@ -20,7 +20,7 @@ const NOW: &str = r#""2026-01-31T12:00:00.000001Z""#;
 const ENRICHMENT: &str = r#","server_instance_id":"edge-1","api_server_region":"eu \"1\"","processing_timestamp":"2026-01-31T12:00:00.000001Z","agent_version":"1.2.3"}"#;
 const RECORD_MAX_BYTES: usize = 1 << 18;
 
-/// A usage record that needs nothing: every field, each as it is sent.
+/// A usage record with every field in its final form.
 const USAGE: &str = r#"{"transaction_id":"t","api_session_id":"s","customer_id":"c","product_code":"speech_synthesis","connection_duration_seconds":1.50,"data_bytes_processed":10,"audio_duration_seconds":0,"request_count":2,"request_timestamp":"2026-01-31T10:00:00Z","response_timestamp":"2026-01-31T10:00:01+00:00"}"#;
 const QUOTA: &str = r#"{"transaction_id":"t","api_session_id":"s","customer_id":"c","product_code":"speech_synthesis","timestamp":"2026-01-31T10:00:00Z"}"#;
 const STARTED: &str = r#"{"transaction_id":"t","api_session_id":"s","customer_id":"c","event_type":"session_started","timestamp":"2026-01-31T10:00:00Z"}"#;
@@ -41,7 +41,7 @@ fn accepted(queue: Queue, raw: &str) -> Record {
     accept(queue, raw).unwrap_or_else(|rejection| panic!("{raw}: {rejection}"))
 }
 
-/// Why a message is none.
+/// Why a message is rejected.
 #[track_caller]
 fn rejected(queue: Queue, raw: impl AsRef<[u8]>) -> String {
     let raw = raw.as_ref();
@@ -55,7 +55,7 @@ fn body(record: &Record) -> &str {
     str::from_utf8(record.body()).unwrap()
 }
 
-/// The message with one field's value replaced, or the field added at its end.
+/// The message with one field's value replaced, or with the field appended.
 fn with(message: &str, name: &str, value: &str) -> String {
     let mut members = members(message);
     match members.iter_mut().find(|(other, _)| other == name) {
@@ -76,7 +76,7 @@ fn object(members: &[(String, String)]) -> String {
     format!("{{{}}}", members.join(","))
 }
 
-/// An object's members as another parser reads them: each name, and its value's own text.
+/// An object's members as another parser reads them: each name with its value's text.
 fn members(text: &str) -> Vec<(String, String)> {
     struct Members;
     impl<'de> Visitor<'de> for Members {
@@ -100,7 +100,7 @@ fn members(text: &str) -> Vec<(String, String)> {
     members
 }
 
-/// What a body says of one field, which it names once.
+/// The value of a field in a body, which must contain it once.
 #[track_caller]
 fn sent(record: &Record, name: &str) -> String {
     let mut members = members(body(record));

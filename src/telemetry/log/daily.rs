@@ -1,6 +1,6 @@
-//! A log file a day: `agent.log.2026-01-31` and so on, next to each other. Days begin at midnight UTC.
+//! Writes a log file per day: `agent.log.2026-01-31` and so on. Days begin at midnight UTC.
 //!
-//! Only files of exactly this form are ever deleted: the folder may hold anything else, also what begins with the same name.
+//! Deletes only files named exactly like this: the folder may contain anything else, even files with the same prefix.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use chrono::NaiveDate;
 
 const DATE_FORM: &str = "%Y-%m-%d";
-/// As many characters as a date has.
+/// The length of a date.
 const DATE_CHARS: usize = 10;
 
-/// Says which day it is.
+/// Returns today's date.
 type Clock = Box<dyn Fn() -> NaiveDate + Send>;
 
-/// Writes to the file of the day.
+/// Writes to today's file.
 pub(super) struct DailyFile {
     files: Files,
     today: Clock,
@@ -27,14 +27,14 @@ pub(super) struct DailyFile {
 /// The files of one log.
 struct Files {
     folder: PathBuf,
-    /// The file name of the log and a dot.
+    /// The log's file name and a dot.
     prefix: OsString,
-    /// How many of past days are kept.
+    /// How many past days' files to keep.
     keep: usize,
 }
 
 impl DailyFile {
-    /// Opens the file of this day and deletes those of the past, but for the last `keep`.
+    /// Opens today's file and deletes those of past days, except the last `keep`.
     pub(super) fn open(path: &Path, keep: usize, today: Clock) -> io::Result<Self> {
         let mut prefix = path.file_name().unwrap_or_default().to_owned();
         prefix.push(".");
@@ -46,13 +46,13 @@ impl DailyFile {
         Ok(Self { files, today, day, file })
     }
 
-    /// Changes to another file when the day has changed.
+    /// Switches to a new file when the day has changed.
     fn turn(&mut self) {
         let day = (self.today)();
         if day == self.day {
             return;
         }
-        // Should it fail, lines go on into the file that is open, and the next line tries again.
+        // On failure, lines continue into the open file, and the next line tries again.
         if let Ok(file) = self.files.open(day) {
             self.file = file;
             self.day = day;
@@ -79,14 +79,14 @@ impl Files {
         File::options().append(true).create(true).open(self.folder.join(name))
     }
 
-    /// Deletes the files of days before `today`, but for the last `keep`. One that cannot be deleted stays until the next day.
+    /// Deletes files of days before `today`, except the last `keep`. A file that cannot be deleted is tried again the next day.
     fn prune(&self, today: NaiveDate) {
         let Ok(entries) = fs::read_dir(&self.folder) else { return };
         let is_file = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_file());
         let own = entries.filter_map(Result::ok).filter(is_file);
         let mut past: Vec<_> = own
             .filter_map(|entry| Some((self.day_of(&entry.file_name())?, entry.path())))
-            // A clock that was ahead leaves files of days to come. They are no reason to delete those of the past.
+            // A clock that was ahead leaves files of future days. They must not displace those of past days.
             .filter(|(day, _)| *day < today)
             .collect();
         past.sort_unstable();
@@ -96,7 +96,7 @@ impl Files {
         }
     }
 
-    /// The day of a file of this log; `None` for every other file.
+    /// The day of one of this log's files; `None` for other files.
     fn day_of(&self, name: &std::ffi::OsStr) -> Option<NaiveDate> {
         let date = name.as_encoded_bytes().strip_prefix(self.prefix.as_encoded_bytes())?;
         let is_date =
@@ -151,7 +151,7 @@ mod tests {
         fs::create_dir(dir.path().join("agent.2025-11-01")).unwrap();
         std::os::unix::fs::symlink("agent.env", dir.path().join("agent.2025-11-02")).unwrap();
         let mut own: Vec<_> = (1..=12).map(|n| format!("agent.2025-12-{n:02}")).collect();
-        // What is oldest by name is the youngest by its time on the disk.
+        // The oldest file by name is the newest by modification time.
         for name in own.iter().rev() {
             fs::write(dir.path().join(name), "").unwrap();
         }
@@ -163,7 +163,7 @@ mod tests {
         expected.extend(own.split_off(7));
         expected.extend(["agent.2025-11-01", "agent.2025-11-02", "agent.2026-01-31"].map(str::to_owned));
         expected.sort_unstable();
-        assert_eq!(names(dir.path()), expected, "5 of the past, however often it starts");
+        assert_eq!(names(dir.path()), expected, "5 past files, however often it starts");
     }
 
     #[test]
@@ -185,7 +185,7 @@ mod tests {
             assert_eq!(text, format!("{}+", &name["agent.log.".len()..]));
         }
         drop(log);
-        // A file is written on after a restart.
+        // After a restart the log appends to the file.
         let mut log = DailyFile::open(&path, 2, Box::new(|| day("2026-03-02"))).unwrap();
         log.write_all(b"more").unwrap();
         assert_eq!(fs::read_to_string(dir.path().join(kept[2])).unwrap(), "2026-03-02+more");

@@ -1,5 +1,5 @@
-//! Goal: `conformance` finds each rule that a ControlPlane breaks, and no other; the sandbox keeps all of them. Method: the
-//! command as a process, against the sandbox, its weather, and a proxy in front of it that breaks one rule at a time.
+//! Goal: `conformance` detects each rule that a ControlPlane breaks, and no other; the sandbox keeps all of them. Method:
+//! the command as a process, against the sandbox, its weather, and a proxy in front of it that breaks one rule at a time.
 
 mod breaks;
 mod proxy;
@@ -15,7 +15,7 @@ use crate::harness::{API_KEY, Agent, RedisServer, Said, Sandbox, free_port};
 use breaks::By;
 use proxy::{Answer, Asked, Proxy, Twist};
 
-/// What a sandbox has to be told so that every rule can be seen.
+/// Flags of a sandbox with which every rule can be observed.
 const HELPFUL: [&str; 6] = [
     "--api-key",
     API_KEY,
@@ -29,7 +29,7 @@ fn helpful() -> Value {
     json!({"unknown_sessions": "conformance-unknown", "poison_transactions": "conformance-fail"})
 }
 
-/// Runs the command with an agent's settings, which must not be disturbed.
+/// Runs the command with an agent's settings, which must have no effect.
 async fn conformance(url: &str, flags: &[&str]) -> Said {
     let agent = Agent::new(&RedisServer::stopped(), url);
     let words: Vec<_> = ["conformance", url].into_iter().chain(flags.iter().copied()).collect();
@@ -46,7 +46,7 @@ fn report(said: &Said) -> Value {
     serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"))
 }
 
-/// The rules of a state.
+/// The rules in a state.
 fn rules(report: &Value, state: &str) -> BTreeSet<String> {
     let rows = report["rules"].as_array().expect("rows").iter();
     let rows = rows.filter(|row| row["state"] == state);
@@ -78,7 +78,7 @@ async fn the_sandbox_keeps_every_rule() {
     assert_eq!(report["rules"].as_array().map(Vec::len), Some(names.len()));
     assert_eq!(set(names.iter().copied()).len(), names.len(), "a name twice");
 
-    // What it made is what it said it would make, and nobody else's.
+    // It created exactly what it announced, and nothing else.
     let run = report["run"].as_str().expect("an id");
     let id = format!("conformance-{run}");
     assert!(report["server_id"] == id && report["customer_id"] == "c-1" && report["ok"] == true, "{report}");
@@ -98,7 +98,7 @@ async fn the_sandbox_keeps_every_rule() {
     let missing = &accounts.0["missing"];
     assert!(missing["idempotency_key"] == 0 && missing["credentials"] == 1, "{missing}");
 
-    // For people: what cannot be seen says what helps, and what has to be looked up is listed.
+    // For people: what cannot be observed comes with advice, and what must be checked by hand is listed.
     let text = conformance(&sandbox.url, &[]).await;
     assert_eq!(text.code, 0, "{text:?}");
     let has = |start: &str| text.out.lines().any(|line| line.starts_with(start));
@@ -122,7 +122,7 @@ async fn each_broken_rule_is_found_and_no_other() {
         let mut all = helpful();
         all.as_object_mut().expect("fields").extend(weather.as_object().expect("fields").clone());
         sandbox.weather(all).await;
-        // Where the weather breaks it, nothing stands between.
+        // If the weather breaks the rule, no proxy is needed.
         let proxy = Proxy::start(&sandbox.url, twist).await;
         let is_weather = weather.as_object().is_some_and(|fields| !fields.is_empty());
         let url = if is_weather { &sandbox.url } else { &proxy.url };
@@ -163,9 +163,9 @@ async fn a_control_plane_may_do_without_what_the_contract_leaves_open() {
     let singles = report(&said);
     assert_eq!((said.code, rules(&singles, "not_seen")), (0, set(of_batches)), "{singles}");
 
-    // No encodings, and any session will do.
+    // No encodings, and records of any session are accepted.
     sandbox_without_encodings().await;
-    // A session has to start before its records are taken, and whoever comes too often is told to wait.
+    // Sessions must start before their records are taken, and too many requests are told to wait.
     let sandbox = Sandbox::start(&HELPFUL);
     let (started, registered) = (Mutex::new(BTreeSet::new()), AtomicUsize::new(0));
     let strict = Twist::before(move |asked| {
@@ -265,7 +265,7 @@ async fn a_server_that_hangs_or_is_none_ends_the_run_soon() {
         assert_eq!((&report["requests"], rules(&report, "pass").len()), (&json!(1), 0), "{report}");
         assert!(row(&report, "health")["received"].as_str().expect("words").contains(received), "{report}");
     }
-    // It goes away in the middle: nothing is sent after three requests that nobody answers.
+    // It disappears in the middle: nothing is sent after three requests without an answer.
     sandbox.weather(helpful()).await;
     let requests = AtomicUsize::new(0);
     let hang = Twist::before(move |_| (requests.fetch_add(1, SeqCst) >= 5).then(Answer::never));
@@ -300,7 +300,7 @@ async fn what_cannot_be_begun_says_what_to_do() {
     assert_eq!(sandbox.accounts().await.all_requests("health"), 0, "nothing was sent");
 }
 
-/// A text without its line breaks.
+/// A text without line breaks.
 fn flowing(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,4 +1,4 @@
-//! A ControlPlane that breaks one rule: the sandbox behind a proxy that changes a request, or an answer.
+//! A ControlPlane that breaks one rule: the sandbox behind a proxy that changes a request or an answer.
 
 use std::io::Read as _;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 /// A request on its way to the sandbox.
 pub(super) struct Asked {
     pub(super) method: Method,
-    /// With its query, as it was sent.
+    /// With its query, as sent.
     pub(super) path: String,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
@@ -39,12 +39,12 @@ impl Asked {
         self.path.ends_with("/records/batch")
     }
 
-    /// One record alone of a session whose id holds this.
+    /// Whether it is a single record of a session whose ID contains this.
     pub(super) fn is_single(&self, what: &str, session: &str) -> bool {
         self.path.ends_with(what) && self.path.contains("/sessions/") && self.path.contains(session)
     }
 
-    /// A batch with a session of this purpose.
+    /// Whether it is a batch with a session of this purpose.
     pub(super) fn is_batch_of(&self, purpose: &str) -> bool {
         self.is_batch() && self.text().contains(&format!("-{purpose}\",\"records\""))
     }
@@ -60,7 +60,7 @@ impl Asked {
         String::from_utf8(plain).expect("UTF-8")
     }
 
-    /// Another body instead, not compressed.
+    /// Replaces the body, uncompressed.
     pub(super) fn replace(&mut self, text: String) {
         self.headers.remove(CONTENT_ENCODING);
         self.body = text.into();
@@ -81,7 +81,7 @@ impl Answer {
         answer
     }
 
-    /// None: whoever asked waits.
+    /// Never answers.
     pub(super) fn never() -> Self {
         Self::of(0, &Value::Null)
     }
@@ -114,7 +114,7 @@ impl Answer {
         serde_json::from_slice(&self.body).expect("JSON")
     }
 
-    /// Changes what it says.
+    /// Changes its content.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Value)) {
         let mut body = self.json();
         change(&mut body);
@@ -126,7 +126,7 @@ impl Answer {
         self.change(|body| change(body["data"]["exceptions"].as_array_mut().expect("exceptions")));
     }
 
-    /// Gives the exceptions of one status another.
+    /// Replaces one status by another in the exceptions.
     pub(super) fn restatus(&mut self, from: u16, to: u16) {
         self.exceptions(|exceptions| {
             for exception in exceptions.iter_mut().filter(|exception| exception["status"] == from) {
@@ -139,7 +139,7 @@ impl Answer {
 type Before = dyn Fn(&mut Asked) -> Option<Answer> + Send + Sync;
 type After = dyn Fn(&Asked, &mut Answer) + Send + Sync;
 
-/// What a proxy does to what passes.
+/// What a proxy changes.
 #[derive(Clone)]
 pub(super) struct Twist {
     before: Arc<Before>,
@@ -206,7 +206,7 @@ async fn pass(client: reqwest::Client, behind: String, twist: Twist, request: Re
 
 async fn forward(client: &reqwest::Client, behind: &str, asked: &Asked) -> Answer {
     let mut headers = asked.headers.clone();
-    // Answers are to be read here.
+    // Answers must be readable here.
     for name in [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, ACCEPT_ENCODING] {
         headers.remove(name);
     }

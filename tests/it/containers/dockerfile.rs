@@ -1,9 +1,9 @@
-//! Reads a Dockerfile: instructions, a line each once continued lines are joined.
+//! Parses a Dockerfile: one instruction per line, after joining continued lines.
 
 use std::collections::BTreeMap;
 
 pub(super) struct Dockerfile {
-    /// What each stage begins with.
+    /// The base image of each stage.
     pub(super) stages: Vec<String>,
     /// The instructions of the last stage.
     pub(super) instructions: Vec<(String, String)>,
@@ -26,7 +26,7 @@ impl Dockerfile {
         Self { stages, instructions }
     }
 
-    /// The rest of the one instruction of this name.
+    /// The rest of the only instruction with this name.
     pub(super) fn one(&self, name: &str) -> &str {
         let mut found = self.instructions.iter().filter(|(found, _)| found == name);
         let (_, rest) = found.next().unwrap_or_else(|| panic!("no {name}"));
@@ -34,7 +34,7 @@ impl Dockerfile {
         rest
     }
 
-    /// The same as a list: what is run without a shell.
+    /// The same as a list: commands run without a shell.
     pub(super) fn list(&self, name: &str) -> Vec<String> {
         serde_json::from_str(self.one(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }

@@ -1,6 +1,6 @@
-//! Goal: what is there for containers (`Dockerfile`, `compose.yaml`, `deploy/kubernetes`) is about this agent.
-//! Method: the files are read by the few forms that they keep to, and compared with each other and with the agent's settings.
-//! The container's command is run in a root that holds nothing else, by `tests/container/trial.sh`; that needs root.
+//! Goal: the container files (`Dockerfile`, `compose.yaml`, `deploy/kubernetes`) match this agent. Method: the files are
+//! parsed in the few forms they use, and compared with each other and with the agent's settings. The container's command is
+//! run in an otherwise empty root, by `tests/container/trial.sh`; that needs root.
 
 mod dockerfile;
 mod yaml;
@@ -29,7 +29,7 @@ fn image() -> Dockerfile {
     Dockerfile::read(&project("Dockerfile"))
 }
 
-/// The one document of a file.
+/// The only document of a file.
 fn yaml(path: &str) -> Value {
     let mut documents = documents(path, &project(path));
     assert_eq!(documents.len(), 1, "{path}");
@@ -52,7 +52,7 @@ fn variables(value: &Value) -> Vec<(String, String)> {
     fields.map(|(name, value)| (name.clone(), value.as_str().expect("a text").to_owned())).collect()
 }
 
-/// An agent starts with these, understands each, and has nothing to warn of.
+/// An agent starts with these variables, knows each, and has no warnings.
 fn assert_starts_with(env: Vec<(String, String)>) {
     let names: BTreeSet<String> = env.iter().map(|(name, _)| name.clone()).collect();
     let config = Config::load(&Sources { env, ..Sources::default() });
@@ -75,7 +75,7 @@ fn seconds(text: &str) -> Duration {
     Duration::from_secs(text.trim_end_matches('s').parse().unwrap_or_else(|_| panic!("{text}: no seconds")))
 }
 
-/// The agent has finished what is in flight by then, and committed.
+/// The agent has finished requests in flight and committed by then.
 fn assert_is_enough_to_stop(grace: Duration) {
     assert!(grace >= seconds(&default("SHUTDOWN_TIMEOUT_SECONDS")) + Duration::from_secs(5), "{grace:?}");
 }
@@ -150,7 +150,7 @@ fn kubernetes_probes_the_process_and_gives_it_what_the_image_expects() {
         assert_eq!(agent[probe]["httpGet"]["path"], path, "{probe}");
         assert_eq!(agent[probe]["httpGet"]["port"], agent["ports"][0]["name"], "{probe}");
     }
-    // As long as systemd gives it: a large outbox is looked through first.
+    // As long as systemd allows: a large outbox is examined first.
     let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("a number, and not {value}"));
     let startup = &agent["startupProbe"];
     assert!(number(&startup["periodSeconds"]) * number(&startup["failureThreshold"]) >= 300);
@@ -167,7 +167,7 @@ fn kubernetes_probes_the_process_and_gives_it_what_the_image_expects() {
     assert_eq!(texts(&agent["securityContext"]["capabilities"]["drop"]), ["ALL"]);
     assert_eq!(agent["image"], "dataplane-agent");
     assert_eq!(texts(&agent["args"]), image.list("CMD"));
-    // Else a service named redis would set REDIS_PORT.
+    // Otherwise a service named redis would set REDIS_PORT.
     assert_eq!(pod["enableServiceLinks"], false);
 
     let mounts = agent["volumeMounts"].as_array().expect("mounts");
@@ -179,7 +179,7 @@ fn kubernetes_probes_the_process_and_gives_it_what_the_image_expects() {
     assert_eq!(agent["envFrom"][0]["configMapRef"]["name"], settings["metadata"]["name"]);
     assert_eq!(pod["volumes"][0]["secret"]["secretName"], secrets["metadata"]["name"]);
 
-    // The variables as the pod gets them, the secrets' files as they would be mounted.
+    // The variables as the pod gets them, with the secrets' files as they would be mounted.
     let files = tempfile::tempdir().expect("a folder");
     for (key, secret) in variables(&secrets["stringData"]) {
         std::fs::write(files.path().join(key), secret).expect("a file");
@@ -248,7 +248,7 @@ fn the_containers_command_runs_in_a_read_only_root_that_holds_nothing_else() {
     let required = REQUIRED.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let path = std::env::var_os("PATH").expect("a PATH");
     let env: BTreeMap<_, _> = required.into_iter().chain(image.env()).collect();
-    // Plain HTTP: there are no authorities' certificates in that root.
+    // Plain HTTP: that root contains no certificate authorities.
     let env = env.into_iter().chain([("CONTROL_PLANE_URL".to_owned(), "http://127.0.0.1:1".to_owned())]);
     let output = command.env_clear().env("PATH", path).envs(env).output().expect("bash");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

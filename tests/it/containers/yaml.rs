@@ -1,5 +1,5 @@
-//! Reads YAML as far as the manifests here go: maps and lists in blocks, lists in one line, plain and quoted scalars.
-//! Whatever else a file holds is an error, so that nothing is read as something that it is not.
+//! Parses the YAML used by the manifests: block maps and lists, inline lists, plain and quoted scalars. Anything else is an
+//! error, so nothing is misread.
 
 use serde_json::{Map, Value};
 
@@ -37,7 +37,7 @@ fn without_comment(line: &str) -> &str {
     if line.trim_start().starts_with('#') {
         return "";
     }
-    // None of the quoted texts has a # in it.
+    // None of the quoted texts contains a #.
     line.split(" #").next().unwrap_or_default()
 }
 
@@ -50,7 +50,7 @@ fn block(path: &str, lines: &[Line<'_>], at: &mut usize) -> Value {
         while is_own(*at) && lines[*at].text.starts_with("- ") {
             let text = &lines[*at].text[2..];
             if is_member(text) {
-                // The item is a map whose first member stands behind the dash.
+                // The item is a map whose first member follows the dash.
                 let begin = *at;
                 let mut item = vec![Line { indent: own + 2, text }];
                 *at += 1;

@@ -1,4 +1,4 @@
-//! The agent as a process of its own.
+//! The agent as a separate process.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -54,17 +54,17 @@ impl Agent {
         self.settings.remove(name);
     }
 
-    /// Has it run under a limit from its next start on, as `-n 40`.
+    /// Sets a limit for the next start, such as `-n 40`.
     pub(crate) fn limit(&mut self, limit: &str) {
         self.limit = Some(limit.to_owned());
     }
 
-    /// The folder that it works in.
+    /// Its working folder.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Starts it. Everything that it says is added to its log.
+    /// Starts it. Its output is appended to its log.
     pub(crate) fn start(&mut self) {
         assert!(self.process.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(self.log_file()).expect("a log file");
@@ -97,7 +97,7 @@ impl Agent {
         .await;
     }
 
-    /// Ends it at once, as a crash does.
+    /// Kills it, as a crash would.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().expect("the agent can be killed");
@@ -105,7 +105,7 @@ impl Agent {
         }
     }
 
-    /// Works on its outbox, while it is stopped.
+    /// Runs an `outbox` command while it is stopped.
     pub(crate) fn outbox(&self, arguments: &[&str]) {
         assert!(self.process.is_none(), "it runs");
         let status = Command::new(env!("CARGO_BIN_EXE_dataplane-agent"))
@@ -130,7 +130,7 @@ impl Agent {
         self.process.as_ref().expect("the agent runs").id()
     }
 
-    /// Its status, if it has ended by itself.
+    /// Its exit status, if it has ended by itself.
     pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
         let process = self.process.as_mut().expect("the agent was started");
         let status = process.try_wait().expect("its status is known");
@@ -149,7 +149,7 @@ impl Agent {
         status
     }
 
-    /// Tells it to stop, as systemd does, and waits for it.
+    /// Stops it as systemd does, and waits until it has ended.
     pub(crate) async fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.ended().await
@@ -159,7 +159,7 @@ impl Agent {
         format!("http://127.0.0.1:{}{path}", self.settings["SERVER_PORT"])
     }
 
-    /// Runs another command of the same program, with the same settings and some others.
+    /// Runs another command of the program with the same settings plus these.
     pub(crate) async fn command(&self, settings: &[(&str, &str)], words: &[&str]) -> Said {
         let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_dataplane-agent"))
             .args(words)
@@ -177,7 +177,7 @@ impl Agent {
         }
     }
 
-    /// A status and a body of its HTTP surface; `None` while it does not answer.
+    /// The status and body of a GET; `None` while it does not answer.
     pub(crate) async fn get(&self, path: &str) -> Option<(u16, String)> {
         let answer = self.http.get(self.url(path)).send().await.ok()?;
         Some((answer.status().as_u16(), answer.text().await.ok()?))
@@ -187,12 +187,12 @@ impl Agent {
         serde_json::from_str(&self.get("/health").await?.1).ok()
     }
 
-    /// Waits until its log has these words: a line comes a moment behind what it tells of.
+    /// Waits until its log contains these words: a line may follow the event by a moment.
     pub(crate) async fn says(&self, words: &str) {
         until(&format!("the log says: {words}"), async || self.log().contains(words).then_some(())).await;
     }
 
-    /// Waits until its log has these words so many times, and fails when it has them more often.
+    /// Waits until its log contains these words this many times; fails if there are more.
     pub(crate) async fn says_times(&self, words: &str, times: usize) {
         until(&format!("the log says {times} times: {words}"), async || {
             let said = self.log().matches(words).count();
@@ -202,7 +202,7 @@ impl Agent {
         .await;
     }
 
-    /// Waits until what waits in its outbox has become none. As long as it becomes less that may take long.
+    /// Waits until its outbox is empty. This may take long as long as the backlog shrinks.
     pub(crate) async fn outbox_emptied(&self) {
         let mut least = u64::MAX;
         while least > 0 {
@@ -224,7 +224,7 @@ impl Agent {
         self.dir.path().join("agent.log")
     }
 
-    /// Everything that it has said so far.
+    /// Its complete log.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.log_file()).unwrap_or_default()
     }
@@ -239,7 +239,7 @@ impl Drop for Agent {
     }
 }
 
-/// What a command said, and its exit code.
+/// A command's output and exit code.
 #[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) code: i32,
@@ -248,14 +248,14 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    /// What it printed for machines.
+    /// Its JSON output.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         assert_eq!(self.code, 0, "{self:?}");
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// It failed, and says this.
+    /// Asserts that it failed with this message.
     #[track_caller]
     pub(crate) fn assert_failed(&self, part: &str) {
         assert!(self.code == 1 && self.err.contains(part), "{part:?}: {self:?}");
@@ -263,12 +263,12 @@ impl Said {
     }
 }
 
-/// One scrape.
+/// A scrape.
 #[derive(Debug)]
 pub(crate) struct Metrics(pub(crate) String);
 
 impl Metrics {
-    /// The sum of a metric's samples that have all of these labels.
+    /// The sum of a metric's samples with all of these labels.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let samples = self.0.lines().filter_map(|line| line.strip_prefix(name));
         let samples = samples.filter(|rest| rest.starts_with(['{', ' ']));
@@ -277,7 +277,7 @@ impl Metrics {
         samples.filter(has).filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
-    /// Nothing is unaccounted for (invariant 8).
+    /// Asserts that every record is accounted for (invariant 8).
     #[track_caller]
     pub(crate) fn assert_conserved(&self) {
         for kind in ["usage", "lifecycle", "quota"] {

@@ -1,4 +1,4 @@
-//! The main job through faults of every kind of the contract's table, and SIGKILL; then the account.
+//! The main job with faults of every kind in the contract's table, and SIGKILL; then the account.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,20 +7,20 @@ use serde_json::{Value, json};
 
 use super::{DEAD_LETTERS, Stage, load, until};
 
-/// How much of it.
+/// The size of the run.
 pub(crate) struct Faults {
     pub(crate) sessions: u32,
     pub(crate) usage_each: u32,
     pub(crate) kills: u32,
-    /// Of the agent: `single` or `batch`.
+    /// The agent's mode: `single` or `batch`.
     pub(crate) mode: &'static str,
-    /// How likely a fault of the link is (401, 403, 3xx, 408, 429, 503, no answer, …), and one of the record's alone. A link
-    /// that has failed begins slowly; where each record is a request, fewer of the first do.
+    /// The probability of a fault of the link (401, 403, 3xx, 408, 429, 503, no answer, …), and of one of the record alone.
+    /// A failed link restarts slowly; in single mode fewer link faults are needed.
     pub(crate) link: f64,
     pub(crate) record: f64,
 }
 
-/// What there was to see at the end, for whoever prints it.
+/// Observations at the end, for printing.
 #[derive(Debug)]
 pub(crate) struct Account {
     #[allow(dead_code, reason = "the benches print it")]
@@ -30,7 +30,7 @@ pub(crate) struct Account {
     pub(crate) faults: u64,
 }
 
-/// What every thirtieth session's third record is called by, so that the sandbox refuses it.
+/// Prefix of every thirtieth session's third record, which the sandbox refuses.
 const REFUSED: &str = "refused-";
 const REFUSED_EVERY: u32 = 30;
 
@@ -40,7 +40,7 @@ fn refused_usage(session: &str, number: u32) -> String {
 }
 
 impl Faults {
-    /// Records' statuses and whole requests' take turns; everything else is in both.
+    /// Statuses of records and of whole requests alternate; all other faults are in both.
     fn weather(&self, by_record: bool) -> Value {
         let (of_link, of_record) = (self.link / 8.0, self.record / 5.0);
         let status = json!({
@@ -64,14 +64,14 @@ impl Faults {
         })
     }
 
-    /// Plays it, and panics unless nothing is lost, out of order, unrecognisable, or a dead letter that was not refused.
+    /// Runs it; panics unless nothing is lost, out of order, unrecognisable, or wrongly a dead letter.
     pub(crate) async fn play(&self) -> Account {
         let settings = [
             ("DELIVERY_MODE", self.mode),
             ("CONTROL_PLANE_INITIAL_ERROR_DELAY", "0.01"),
             ("CONTROL_PLANE_MAX_BACKOFF", "0.1"),
             ("CONTROL_PLANE_TIMEOUT", "0.5"),
-            // What fails by chance must not look like what fails for ever.
+            // Random failures must not be mistaken for permanent ones.
             ("POISON_ATTEMPTS", "1000"),
         ];
         let mut stage = Stage::set_with(&settings).await;
@@ -101,7 +101,7 @@ impl Faults {
                 stage.redis.push(super::USAGE, &(0..).zip(&names).map(usage).collect::<Vec<_>>()).await;
             }
             if round + 1 < rounds {
-                // Not a wait for anything: the moment of the crash is what is drawn.
+                // Not a wait for anything: the time of the crash is drawn.
                 tokio::time::sleep(Duration::from_millis(rand::random_range(0..1500))).await;
                 stage.agent.kill();
                 stage.agent.start();
@@ -110,7 +110,7 @@ impl Faults {
         let completed: Vec<_> = names.iter().map(|name| load::completed(name)).collect();
         stage.redis.push(super::LIFECYCLE, &completed).await;
         stage.agent.ready().await;
-        // However long it takes: only a standstill is a fault.
+        // However long it takes: only a standstill is a failure.
         let mut through = 0;
         while through * 10 < records * 9 {
             through = until("it goes on", async || {
@@ -153,7 +153,7 @@ impl Faults {
             assert_eq!(letter["reason"], "refused", "{letter}");
             letter["original_message"]["transaction_id"].as_str().expect("an id").to_owned()
         };
-        // After a kill the mirror may have one twice.
+        // After a kill the mirror may contain a letter twice.
         let mirrored = until("the dead letters are mirrored", async || {
             let ids: BTreeSet<_> = stage.redis.list(DEAD_LETTERS).await.iter().map(id).collect();
             (ids.len() >= dead).then_some(ids)

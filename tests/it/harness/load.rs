@@ -1,4 +1,4 @@
-//! What producers push: whole sessions, and single messages.
+//! The producers' messages: whole sessions and single messages.
 
 use serde_json::json;
 
@@ -51,8 +51,8 @@ pub(crate) fn quota(session: &str, number: u32) -> String {
     .to_string()
 }
 
-/// The messages of `sessions` whole sessions, interleaved, in the order in which they are to be pushed: started, one quota
-/// request, `usage_each` usage records, completed.
+/// The messages of `sessions` whole sessions, interleaved, in the order to push them: started, one quota request,
+/// `usage_each` usage records, completed.
 pub(crate) fn sessions(prefix: &str, sessions: u32, usage_each: u32) -> Vec<(&'static str, Vec<String>)> {
     let names: Vec<String> = (0..sessions).map(|n| format!("{prefix}-{n}")).collect();
     let of_each = |message: &dyn Fn(&str) -> String| names.iter().map(|name| message(name)).collect();
@@ -62,7 +62,7 @@ pub(crate) fn sessions(prefix: &str, sessions: u32, usage_each: u32) -> Vec<(&'s
     parts
 }
 
-/// Adds whole sessions to streams. Returns how many records that are.
+/// Adds whole sessions to streams. Returns the number of records.
 pub(crate) async fn add_sessions(redis: &RedisServer, prefix: &str, sessions: u32, usage_each: u32) -> u64 {
     for (queue, messages) in self::sessions(prefix, sessions, usage_each) {
         redis.add(queue, &messages).await;
@@ -70,7 +70,7 @@ pub(crate) async fn add_sessions(redis: &RedisServer, prefix: &str, sessions: u3
     u64::from(sessions) * u64::from(usage_each + 3)
 }
 
-/// The same to lists.
+/// The same for lists.
 pub(crate) async fn push_sessions(redis: &RedisServer, prefix: &str, sessions: u32, usage_each: u32) -> u64 {
     for (queue, messages) in self::sessions(prefix, sessions, usage_each) {
         redis.push(queue, &messages).await;

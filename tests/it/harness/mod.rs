@@ -1,6 +1,6 @@
-//! Starts what the tests talk to: a real redis-server, the sandbox and the agent, each a process of its own.
+//! Starts the processes under test: a real redis-server, the sandbox and the agent.
 //!
-//! Nothing here sleeps to wait: [`until`] polls a condition with a deadline.
+//! Nothing here sleeps in order to wait: [`until`] polls a condition with a deadline.
 
 mod agent;
 mod faults;
@@ -33,11 +33,11 @@ pub(crate) const QUOTA: &str = "queue:quota_refresh";
 pub(crate) const DEAD_LETTERS: &str = "queue:dead_letter";
 pub(crate) const QUOTA_ANSWERS: &str = "queue:quota_response";
 
-/// Far longer than anything takes: only a fault reaches it.
+/// Far longer than anything takes: only a failure reaches it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(20);
 
-/// Polls until `condition` gives something; panics with `what` when it does not in time.
+/// Polls until `condition` returns a value; panics with `what` at the deadline.
 pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
@@ -49,7 +49,7 @@ pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Opt
     }
 }
 
-/// A field of `/proc/<pid>/status`, in MiB: `VmRSS` is what is resident, `VmHWM` the most that ever was.
+/// A field of `/proc/<pid>/status` in MiB: `VmRSS` is the resident memory, `VmHWM` its peak.
 pub(crate) fn memory_mib(pid: u32, field: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
     let line =
@@ -57,7 +57,7 @@ pub(crate) fn memory_mib(pid: u32, field: &str) -> f64 {
     line.trim().trim_end_matches(" kB").parse::<f64>().expect("KiB") / 1024.0
 }
 
-/// This C source as a library to be preloaded, in that folder; or none, and a word about it, where there is no compiler.
+/// Compiles this C source into a library for preloading, in that folder; `None`, with a message, if there is no compiler.
 pub(crate) fn preload(dir: &Path, source: &Path) -> Option<PathBuf> {
     let library = dir.join("preloaded.so");
     let mut command = std::process::Command::new("cc");
@@ -75,15 +75,15 @@ pub(crate) fn preload(dir: &Path, source: &Path) -> Option<PathBuf> {
     }
 }
 
-/// A port reserved until this is dropped, also while no server listens on it.
+/// A port reserved until this is dropped, even while no server listens on it.
 pub(crate) struct Port {
     number: u16,
-    /// Bound and not listening, it keeps out whoever does not set `SO_REUSEADDR`, as [`Port::reserve`] does not; servers do.
+    /// Bound but not listening, it blocks sockets without `SO_REUSEADDR`, such as [`Port::reserve`]'s; servers set it.
     _reserved: Socket,
 }
 
 impl Port {
-    /// Reserves this one, if nobody has it.
+    /// Reserves this port if it is free.
     pub(crate) fn reserve(number: u16) -> std::io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, number)).into())?;
@@ -102,13 +102,13 @@ impl Display for Port {
     }
 }
 
-/// A port that nobody has, and that the kernel gives to nobody by itself: those begin at 32768.
+/// A free port that the kernel does not assign by itself: those start at 32768.
 pub(crate) fn free_port() -> Port {
     let ports = std::iter::repeat_with(|| rand::random_range(10_000..32_000));
     ports.take(1000).find_map(|number| Port::reserve(number).ok()).expect("a free port")
 }
 
-/// Redis, the sandbox and an agent between them.
+/// Redis, the sandbox, and an agent between them.
 pub(crate) struct Stage {
     pub(crate) redis: RedisServer,
     pub(crate) sandbox: Sandbox,
@@ -116,17 +116,17 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Everything running, with an outbox of its own.
+    /// Starts everything, with a new outbox.
     pub(crate) async fn set() -> Self {
         Self::set_with(&[]).await
     }
 
-    /// The same, some variables of the agent set otherwise.
+    /// The same, with these settings of the agent.
     pub(crate) async fn set_with(settings: &[(&str, &str)]) -> Self {
         Self::set_around(Sandbox::start(&[]), settings).await
     }
 
-    /// The same, around a sandbox with flags of its own.
+    /// The same around this sandbox.
     pub(crate) async fn set_around(sandbox: Sandbox, settings: &[(&str, &str)]) -> Self {
         let redis = RedisServer::start().await;
         let mut agent = Agent::new(&redis, &sandbox.url);
@@ -138,7 +138,7 @@ impl Stage {
         Self { redis, sandbox, agent }
     }
 
-    /// Waits until nothing is left in the streams or in the outbox.
+    /// Waits until the streams and the outbox are empty.
     pub(crate) async fn streams_drained(&mut self) {
         until("everything is settled", async || {
             for queue in [USAGE, LIFECYCLE, QUOTA] {
@@ -152,7 +152,7 @@ impl Stage {
         .await;
     }
 
-    /// Everything that was pushed was taken over once and processed once, in order.
+    /// Asserts that everything pushed was enqueued once and processed once, in order.
     pub(crate) async fn assert_each_once(&self, pushed: u64) {
         let accounts = self.sandbox.accounts().await;
         assert_eq!(accounts.processed(), pushed);
@@ -161,13 +161,13 @@ impl Stage {
         assert_eq!(enqueued as u64, pushed, "each was taken over exactly once");
     }
 
-    /// Waits until nothing is left in Redis or in the outbox.
+    /// Waits until Redis and the outbox are empty.
     pub(crate) async fn drained(&mut self) {
         drained(&self.redis, &self.agent).await;
     }
 }
 
-/// Waits until nothing is left in Redis' lists, and then in the outbox.
+/// Waits until Redis' lists are empty, and then the outbox.
 pub(crate) async fn drained(redis: &RedisServer, agent: &Agent) {
     until("everything is taken from Redis", async || {
         for queue in [USAGE, LIFECYCLE, QUOTA] {

@@ -1,4 +1,4 @@
-//! Lists or streams: what differs between them for a test that is about both.
+//! Lists or streams: the differences, for tests about both.
 
 use super::{RedisServer, Stage, load};
 
@@ -9,7 +9,7 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    /// As `SOURCE_MODE` has it.
+    /// The value for `SOURCE_MODE`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::List => "list",
@@ -17,7 +17,7 @@ impl Mode {
         }
     }
 
-    /// Pushes messages the way producers do.
+    /// Pushes messages as producers do.
     pub(crate) async fn push(self, redis: &RedisServer, queue: &str, messages: &[String]) {
         match self {
             Self::List => redis.push(queue, messages).await,
@@ -25,7 +25,7 @@ impl Mode {
         }
     }
 
-    /// Pushes whole sessions. Returns how many records that are.
+    /// Pushes whole sessions. Returns the number of records.
     pub(crate) async fn push_sessions(
         self,
         redis: &RedisServer,
@@ -39,7 +39,7 @@ impl Mode {
         }
     }
 
-    /// How many messages are in a queue.
+    /// The number of messages in a queue.
     pub(crate) async fn len(self, redis: &RedisServer, queue: &str) -> u64 {
         match self {
             Self::List => redis.len(queue).await,
@@ -47,7 +47,7 @@ impl Mode {
         }
     }
 
-    /// Waits until nothing is left in Redis or in the outbox.
+    /// Waits until Redis and the outbox are empty.
     pub(crate) async fn drained(self, stage: &mut Stage) {
         match self {
             Self::List => stage.drained().await,

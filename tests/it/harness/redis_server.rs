@@ -1,4 +1,4 @@
-//! A redis-server of the test's own, on a free port.
+//! A redis-server for one test, on a free port.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,7 +11,7 @@ use super::{DEADLINE, Port, free_port, until};
 
 pub(crate) struct RedisServer {
     pub(crate) port: Port,
-    /// On which the nodes of a cluster speak to each other.
+    /// The port on which cluster nodes communicate.
     pub(crate) bus_port: Option<Port>,
     dir: TempDir,
     flags: Vec<String>,
@@ -20,7 +20,7 @@ pub(crate) struct RedisServer {
 }
 
 impl RedisServer {
-    /// Started and answering; keeps what it has in an append-only file.
+    /// Started and answering, with an append-only file.
     pub(crate) async fn start() -> Self {
         let mut server = Self::stopped();
         server.restart().await;
@@ -33,14 +33,14 @@ impl RedisServer {
         Self { port: free_port(), bus_port: None, dir, flags: Vec::new(), process: None, connection: None }
     }
 
-    /// Not started yet, with further flags of `redis-server`.
+    /// Not started yet, with additional flags for `redis-server`.
     pub(crate) fn with(flags: &[&str]) -> Self {
         let mut server = Self::stopped();
         server.flags = flags.iter().map(ToString::to_string).collect();
         server
     }
 
-    /// The folder that it works in.
+    /// Its working folder.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -55,29 +55,29 @@ impl RedisServer {
         self.process.as_ref().expect("redis-server runs").id()
     }
 
-    /// From the next start on.
+    /// Adds flags for the next start.
     pub(crate) fn add_flags(&mut self, flags: &[&str]) {
         self.flags.extend(flags.iter().map(ToString::to_string));
     }
 
-    /// Starts it, with what it had.
+    /// Starts it with its existing data.
     pub(crate) async fn restart(&mut self) {
         self.restart_without_waiting();
         self.answering().await;
     }
 
-    /// Starts it, and does not wait until it answers.
+    /// Starts it without waiting until it answers.
     pub(crate) fn restart_without_waiting(&mut self) {
         let process = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .args(["--appendonly", "yes", "--appendfsync", "no"])
-            // Whether it begins in the middle of a measurement is chance, and takes a core.
+            // A rewrite at a random time would use a core in the middle of a measurement.
             .args(["--auto-aof-rewrite-percentage", "0"])
             .arg("--dir")
             .arg(self.dir.path())
             .args(&self.flags)
             .stdout(Stdio::null())
-            // An orphan must not keep the pipe open that the tests print to.
+            // An orphan must not keep the tests' output pipe open.
             .stderr(Stdio::null())
             .spawn()
             .expect("redis-server can be started: is it installed?");
@@ -90,7 +90,7 @@ impl RedisServer {
         self.connection = Some(
             until("redis-server answers", async || {
                 let mut connection = client.get_multiplexed_async_connection().await.ok()?;
-                // The client's half a second is short beside a test suite.
+                // The client's default of half a second is too short beside a test suite.
                 connection.set_response_timeout(DEADLINE);
                 let pong: redis::RedisResult<String> = redis::cmd("PING").query_async(&mut connection).await;
                 pong.ok().map(|_| connection)
@@ -99,7 +99,7 @@ impl RedisServer {
         );
     }
 
-    /// Ends it at once, as a crash does.
+    /// Kills it, as a crash would.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().expect("redis-server can be killed");
@@ -121,7 +121,7 @@ impl RedisServer {
         command.query_async(&mut self.connection()).await.expect("redis-server obeys")
     }
 
-    /// Pushes messages the way producers do.
+    /// Pushes messages as producers do.
     pub(crate) async fn push(&self, queue: &str, messages: &[impl AsRef<[u8]>]) {
         for chunk in messages.chunks(1000) {
             let mut command = redis::cmd("LPUSH");
@@ -133,7 +133,7 @@ impl RedisServer {
         }
     }
 
-    /// Adds messages to a stream, the way producers do.
+    /// Adds messages to a stream as producers do.
     pub(crate) async fn add(&self, stream: &str, messages: &[impl AsRef<[u8]>]) {
         for chunk in messages.chunks(1000) {
             let mut commands = redis::pipe();
@@ -148,12 +148,12 @@ impl RedisServer {
         redis::cmd("LLEN").arg(key).query_async(&mut self.connection()).await.expect("a list")
     }
 
-    /// How many entries a stream holds.
+    /// The number of entries in a stream.
     pub(crate) async fn entries(&self, stream: &str) -> u64 {
         redis::cmd("XLEN").arg(stream).query_async(&mut self.connection()).await.expect("a stream")
     }
 
-    /// How many commands it has processed so far.
+    /// The number of commands processed so far.
     pub(crate) async fn commands(&self) -> u64 {
         let info: String =
             redis::cmd("INFO").arg("stats").query_async(&mut self.connection()).await.expect("it answers");
@@ -161,7 +161,7 @@ impl RedisServer {
         line.and_then(|count| count.trim().parse().ok()).expect("a count")
     }
 
-    /// All of a list, from its left end.
+    /// A whole list, from the left.
     pub(crate) async fn list(&self, key: &str) -> Vec<Vec<u8>> {
         let mut command = redis::cmd("LRANGE");
         command.arg(key).arg(0).arg(-1);

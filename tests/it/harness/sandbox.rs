@@ -1,4 +1,4 @@
-//! The sandbox as a process of its own.
+//! The sandbox as a separate process.
 
 use std::io::{BufRead as _, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -13,14 +13,14 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    /// Started with these flags, and listening.
+    /// Starts it with these flags, and waits until it listens.
     pub(crate) fn start(flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dataplane-agent"));
         command.args(["sandbox", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"]).args(flags);
         Self::start_by(command, |_, _| {})
     }
 
-    /// Started by this command, which becomes the sandbox; `prepare` may read its lines and write to it before.
+    /// Starts it through this command, which becomes the sandbox; `prepare` may read its output and write to it first.
     pub(crate) fn start_by(
         mut command: Command,
         prepare: impl FnOnce(&mut Child, &mut Lines<BufReader<ChildStdout>>),
@@ -49,7 +49,7 @@ impl Sandbox {
         answer.expect("the sandbox answers").json().await.expect("it answers JSON")
     }
 
-    /// What its link is set to, and has carried.
+    /// The settings of its link, and its traffic.
     pub(crate) async fn link(&self) -> Value {
         self.get("link").await
     }
@@ -58,7 +58,7 @@ impl Sandbox {
         Accounts(self.get("accounts").await)
     }
 
-    /// The last bodies, the newest first.
+    /// The latest bodies, newest first.
     pub(crate) async fn records(&self) -> Vec<Value> {
         let records = self.get("records?limit=100").await;
         records["records"].as_array().expect("a list of records").clone()
@@ -75,30 +75,30 @@ impl Sandbox {
         answer.json().await.expect("it answers JSON")
     }
 
-    /// Queues a command. Gives it as it is handed out.
+    /// Queues a command. Returns it as it is delivered.
     pub(crate) async fn command(&self, command: Value) -> Value {
         self.post("commands", &command).await
     }
 
-    /// The results that came for a command, the oldest first.
+    /// The results received for a command, oldest first.
     pub(crate) async fn results(&self, command_id: &str) -> Vec<Value> {
         let results = self.get("commands").await["results"].take();
         let results = results.as_array().expect("a list of results").iter();
         results.filter(|result| result["command_id"] == command_id).cloned().collect()
     }
 
-    /// Hands out these public keys.
+    /// Publishes these keys.
     pub(crate) async fn put_keys(&self, keys: &Value) {
         let answer = self.http.put(format!("{}/sandbox/public-keys", self.control)).json(keys).send().await;
         assert!(answer.expect("the sandbox answers").status().is_success());
     }
 
-    /// Signs with a new key from now on, and hands out no other.
+    /// Signs with a new key from now on, and publishes only that one.
     pub(crate) async fn rotate_keys(&self) {
         self.post("public-keys", &Value::Null).await;
     }
 
-    /// Forgets every server, as a ControlPlane that lost its memory.
+    /// Forgets every server, like a ControlPlane that lost its data.
     pub(crate) async fn forget_servers(&self) {
         let answer = self.http.delete(format!("{}/sandbox/servers", self.control)).send().await;
         assert!(answer.expect("the sandbox answers").status().is_success());
@@ -107,13 +107,13 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        // One that has ended already is no fault here.
+        // It may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// What the sandbox processed.
+/// What the sandbox has processed.
 #[derive(Debug)]
 pub(crate) struct Accounts(pub(crate) Value);
 
@@ -137,7 +137,7 @@ impl Accounts {
         self.number(&format!("/kinds/{kind}/{field}"))
     }
 
-    /// How many requests of this endpoint ended so.
+    /// The number of requests to this endpoint with this outcome.
     pub(crate) fn requests(&self, endpoint: &str, outcome: &str) -> u64 {
         self.0["requests"][endpoint][outcome].as_u64().unwrap_or(0)
     }
@@ -148,7 +148,7 @@ impl Accounts {
         ended.into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum()
     }
 
-    /// Nothing was out of order, and every repetition had the same key and body.
+    /// Asserts that nothing was out of order, and that every repetition had the same key and body.
     #[track_caller]
     pub(crate) fn assert_in_order_and_recognisable(&self) {
         assert_eq!(self.number("/order_violations/count"), 0, "{}", self.0["order_violations"]);
@@ -160,14 +160,15 @@ impl Accounts {
         assert_eq!(missing["credentials"], 0, "{missing}");
     }
 
-    /// Every repetition had the same key: all that can be said where two agents had a record, since each names itself in it.
+    /// Asserts that every repetition had the same key. If two agents sent a record their bodies differ, because each names
+    /// itself in it.
     #[track_caller]
     pub(crate) fn assert_same_keys(&self) {
         assert_eq!(self.number("/key_violations/count"), 0, "{}", self.0);
     }
 }
 
-/// An HTTP client that asks no proxy and waits for no answer for long.
+/// An HTTP client without a proxy and with short timeouts.
 pub(super) fn client() -> reqwest::Client {
     let client = reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_secs(10));
     client.build().expect("an HTTP client")

@@ -1,4 +1,4 @@
-//! A ControlPlane that answers as the test says, for what the sandbox has no weather for.
+//! A ControlPlane that answers as the test says, for cases beyond the sandbox's weather.
 
 use std::io::Read as _;
 use std::sync::{Arc, Mutex};
@@ -16,10 +16,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 
-/// One request as it came.
+/// A request as received.
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
-    /// When all of it had come.
+    /// When it was complete.
     #[allow(dead_code, reason = "the benches measure with it")]
     pub(crate) at: Instant,
     #[allow(dead_code, reason = "one test looks at it, no bench does")]
@@ -61,7 +61,7 @@ impl Received {
         records.map(|record| record["transaction_id"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
-    /// The status of each record of a batch, in order: its own, or 424 behind one of its session that was not taken.
+    /// The status of each record of a batch, in order: its own, or 424 after a record of its session that was not taken.
     fn statuses(&self, status: impl Fn(&str) -> u16) -> Vec<(String, u16)> {
         let mut statuses = Vec::new();
         for (_, records) in self.sessions() {
@@ -76,12 +76,12 @@ impl Received {
         statuses
     }
 
-    /// The transactions that [`Self::results`] takes.
+    /// The transactions accepted by [`Self::results`].
     pub(crate) fn taken(&self, status: impl Fn(&str) -> u16) -> Vec<String> {
         self.statuses(status).into_iter().filter(|(_, status)| *status == 200).map(|(id, _)| id).collect()
     }
 
-    /// The answer to a batch of which each record has this status, or 424 behind one of its session that was not taken.
+    /// The answer to a batch whose records have these statuses, or 424 after one of their session that was not taken.
     pub(crate) fn results(&self, status: impl Fn(&str) -> u16) -> Response {
         let statuses = self.statuses(status);
         let exceptions: Vec<Value> = statuses
@@ -96,12 +96,12 @@ impl Received {
     }
 }
 
-/// What a ControlPlane says that has taken a record.
+/// The answer to a record that was taken.
 pub(crate) fn taken() -> Response {
     axum::Json(json!({"success": true})).into_response()
 }
 
-/// A port that speaks TLS. Whoever fails at the handshake is gone.
+/// A TLS port. Failed handshakes are ignored.
 struct Secured {
     listener: TcpListener,
     acceptor: TlsAcceptor,
@@ -133,7 +133,7 @@ pub(crate) struct Scripted {
 }
 
 impl Scripted {
-    /// Answers records as `script` says; registrations and heartbeats are welcome.
+    /// Answers records as `script` says; accepts registrations and heartbeats.
     pub(crate) async fn start(
         script: impl Fn(&Received) -> Response + Clone + Send + Sync + 'static,
     ) -> Self {
@@ -142,7 +142,7 @@ impl Scripted {
         Self::serve(listener, url, false, script)
     }
 
-    /// Answers everything as `script` says, also what is about the server.
+    /// Answers everything as `script` says, including calls about the server.
     pub(crate) async fn start_all(
         script: impl Fn(&Received) -> Response + Clone + Send + Sync + 'static,
     ) -> Self {
@@ -194,7 +194,7 @@ impl Scripted {
         Self { url, received, task }
     }
 
-    /// Every request that the script answered so far.
+    /// Every request that the script has answered.
     pub(crate) fn received(&self) -> Vec<Received> {
         self.received.lock().expect("no test panics here").clone()
     }

@@ -1,4 +1,4 @@
-//! A key of the ControlPlane's, or of somebody who would like to be it.
+//! A key of the ControlPlane, or of an impostor.
 
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 pub(crate) struct SigningKey {
     private: EncodingKey,
     kid: String,
-    /// What is published of it, as PEM.
+    /// The public half as PEM.
     pub(crate) public_pem: String,
 }
 
@@ -26,13 +26,13 @@ impl SigningKey {
         jsonwebtoken::encode(&self.header(Algorithm::RS256), claims, &self.private).expect("a token")
     }
 
-    /// HMAC, with what everybody knows of this key for the secret.
+    /// Signs with HMAC, using the public key as the secret.
     pub(crate) fn sign_with_public_bytes(&self, claims: &Value) -> String {
         let secret = EncodingKey::from_secret(self.public_pem.as_bytes());
         jsonwebtoken::encode(&self.header(Algorithm::HS256), claims, &secret).expect("a token")
     }
 
-    /// As it is published.
+    /// The public half as a JWK.
     pub(crate) fn jwk(&self) -> Value {
         let jwk = Jwk::from_encoding_key(&self.private, Algorithm::RS256).expect("a public key");
         let mut jwk = serde_json::to_value(jwk).expect("JSON");

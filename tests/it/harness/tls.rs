@@ -1,4 +1,4 @@
-//! Certificates made for one test, and the configuration of a server that shows them.
+//! Certificates generated for one test, and the configuration of a server that uses them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-/// An authority, with its certificate in a file.
+/// An authority with its certificate in a file.
 pub(crate) struct Authority {
     dir: TempDir,
     certificate: CertificateDer<'static>,
@@ -39,7 +39,7 @@ impl Authority {
         self.dir.path().join("ca.pem")
     }
 
-    /// A certificate for `host`, good from the first of these years to the last.
+    /// A certificate for `host`, valid from the first to the last of these years.
     pub(crate) fn sign(&self, host: &str, years: std::ops::Range<i32>) -> Pair {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new([host.to_owned()]).expect("a host");
@@ -48,7 +48,7 @@ impl Authority {
         Pair { certificate: params.signed_by(&key, &self.issuer).expect("a certificate"), key }
     }
 
-    /// One that is in order.
+    /// A valid certificate.
     pub(crate) fn good(&self) -> Pair {
         self.sign("127.0.0.1", 2020..2100)
     }
@@ -61,12 +61,12 @@ impl Pair {
         std::fs::write(key, self.key.serialize_pem()).expect("a file");
     }
 
-    /// The key, as no log may ever hold it.
+    /// The text that no log may contain.
     pub(crate) fn secret(&self) -> String {
         self.key.serialize_pem()
     }
 
-    /// A server that shows it; with `clients`, only to those that have a certificate of that authority.
+    /// A server's configuration with this certificate; `clients`: clients need a certificate of that authority.
     pub(crate) fn server(&self, clients: Option<&Authority>) -> Arc<ServerConfig> {
         let builder = ServerConfig::builder();
         let builder = if let Some(authority) = clients {

@@ -1,6 +1,6 @@
-//! Goal: what data/ says to Prometheus and Grafana is about this agent.
-//! Method: every query is compared with one scrape of a running agent; every alert has a section in the runbook and a
-//! test that fires and one that must not (those are run by `make check-alerts`).
+//! Goal: the Prometheus and Grafana files in data/ match this agent. Method: every query is compared with a scrape of a
+//! running agent; every alert has a runbook section, a test that fires, and one that must not (`make check-alerts` runs
+//! those).
 
 mod prometheus;
 mod promql;
@@ -27,12 +27,12 @@ fn project(path: &str) -> String {
 struct Alert {
     name: String,
     query: String,
-    /// The queries within its annotations.
+    /// The queries in its annotations.
     told: Vec<String>,
     runbook: String,
 }
 
-/// The alerts, read line by line: the file keeps to a few forms of YAML.
+/// The alerts, parsed line by line: the file uses few forms of YAML.
 fn alerts() -> Vec<Alert> {
     let file = project("data/prometheus/alerts.yml");
     let blocks: Vec<_> = file.split("\n      - alert: ").skip(1).collect();
@@ -64,7 +64,7 @@ fn alerts() -> Vec<Alert> {
     alerts
 }
 
-/// The dashboard's queries, each with the labels that its legend names.
+/// The dashboard's queries, each with the labels that its legend uses.
 fn dashboard() -> Vec<(String, Vec<String>)> {
     fn walk(value: &Value, found: &mut Vec<(String, Vec<String>)>) {
         if let Some(query) = value["expr"].as_str() {
@@ -91,7 +91,7 @@ fn dashboard() -> Vec<(String, Vec<String>)> {
     found
 }
 
-/// The series of a scrape: by name, the labels of each.
+/// The series of a scrape: by name, each with its labels.
 fn series(scrape: &Metrics) -> BTreeMap<String, Vec<BTreeMap<String, String>>> {
     let mut series = BTreeMap::<_, Vec<_>>::new();
     for line in scrape.0.lines().filter(|line| !line.starts_with('#')) {
@@ -99,7 +99,7 @@ fn series(scrape: &Metrics) -> BTreeMap<String, Vec<BTreeMap<String, String>>> {
         let labels = sample.matchers.into_iter().map(|(label, _, value)| (label, value)).collect();
         series.entry(sample.metric).or_default().push(labels);
     }
-    // What Prometheus itself knows of a target.
+    // A series that Prometheus itself provides.
     series.insert("up".to_owned(), vec![BTreeMap::new()]);
     for labels in series.values_mut().flatten() {
         for by_prometheus in ["instance", "job"] {
@@ -109,7 +109,7 @@ fn series(scrape: &Metrics) -> BTreeMap<String, Vec<BTreeMap<String, String>>> {
     series
 }
 
-/// What a query asks for and the agent does not export.
+/// What a query needs and the agent does not export.
 fn missing(
     series: &BTreeMap<String, Vec<BTreeMap<String, String>>>,
     query: &str,
@@ -140,7 +140,7 @@ fn missing(
     missing
 }
 
-/// A JWT that ends then.
+/// A JWT that expires then.
 pub(crate) fn token(exp: i64) -> String {
     jsonwebtoken::encode(&Header::default(), &json!({"exp": exp}), &EncodingKey::from_secret(b"x"))
         .expect("a token")
@@ -166,7 +166,7 @@ async fn every_query_of_the_alerts_and_of_the_dashboard_is_about_what_an_agent_e
     });
     let wrong: Vec<_> = wrong.collect();
     assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), scrape.0);
-    // The check itself can fail.
+    // The check can fail.
     for query in [
         "no_such_metric",
         "dataplane_link_trouble{reason=\"no_such\"}",
@@ -206,7 +206,7 @@ fn every_alert_has_a_section_in_the_runbook_and_a_test_of_each_outcome() {
     }
 }
 
-/// A certificate that ends in this year, and its key.
+/// A certificate that expires in this year, and its key.
 fn certificate(dir: &Path, name: &str, year: i32) -> (PathBuf, PathBuf) {
     let mut params = CertificateParams::new(["edge.example".to_owned()]).expect("a name");
     params.not_after = date_time_ymd(year, 1, 1);
@@ -218,7 +218,7 @@ fn certificate(dir: &Path, name: &str, year: i32) -> (PathBuf, PathBuf) {
 }
 
 #[tokio::test]
-async fn the_ends_of_credentials_are_told_and_follow_the_files() {
+async fn expiries_of_credentials_are_exported_and_follow_the_files() {
     let (sandbox, redis) = (Sandbox::start(&[]), RedisServer::start().await);
     let mut agent = Agent::new(&redis, &sandbox.url);
     let dir = agent.dir().to_owned();
@@ -244,7 +244,7 @@ async fn the_ends_of_credentials_are_told_and_follow_the_files() {
     };
     assert_eq!(ends().await, [2_000_000_000.0, 2_208_988_800.0, 1_893_456_000.0]);
     certificate(&dir, "own", 2031);
-    // An opaque key has no end that could be told.
+    // An opaque key has no known expiry.
     std::fs::write(&key, "s3cret").expect("a file");
     until("what is new is told", async || {
         (ends().await == [0.0, 2_208_988_800.0, 1_924_992_000.0]).then_some(())
@@ -254,7 +254,7 @@ async fn the_ends_of_credentials_are_told_and_follow_the_files() {
 }
 
 #[tokio::test]
-async fn the_difference_of_the_clocks_is_told() {
+async fn the_clock_skew_is_exported() {
     let ahead = Scripted::start(|_| {
         let date = std::time::SystemTime::now() + std::time::Duration::from_secs(100);
         ([(DATE, httpdate::fmt_http_date(date))], taken()).into_response()

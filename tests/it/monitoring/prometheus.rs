@@ -1,5 +1,5 @@
-//! Goal: a real Prometheus, with our alerts, sees an outage come and go.
-//! Method: what alerts wait before they fire is shortened to seconds; nothing else of the file is changed.
+//! Goal: a real Prometheus with our alerts sees an outage come and go. Method: the alerts' waiting times are shortened to
+//! seconds; nothing else in the file is changed.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -36,7 +36,7 @@ impl Prometheus {
         let port = free_port();
         let address = format!("127.0.0.1:{port}");
         let log = std::fs::File::create(dir.path().join("log")).expect("a file");
-        // Where the Makefile has unpacked it, or where the system has it.
+        // Where the Makefile has unpacked it, or the system's.
         let unpacked =
             PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/prometheus/usr/bin/prometheus"));
         let program = if unpacked.exists() { unpacked } else { PathBuf::from("prometheus") };
@@ -53,7 +53,7 @@ impl Prometheus {
         Self { dir, url: format!("http://{address}"), _port: port, process, http }
     }
 
-    /// The data of an answer; `None` while it does not give any.
+    /// The data of an answer; `None` while there is none.
     async fn get(&self, path: &str, query: &[(&str, &str)]) -> Option<Value> {
         let url = url::Url::parse_with_params(&format!("{}/api/v1/{path}", self.url), query).expect("a URL");
         let answer = self.http.get(url).send().await.ok()?;
@@ -61,7 +61,8 @@ impl Prometheus {
         (answer["status"] == "success").then(|| answer["data"].take())
     }
 
-    /// The alerts that are pending or firing; but not what a few seconds say of the disk, which is everybody's here.
+    /// The pending or firing alerts, except the one that extrapolates the disk from a few seconds, which always applies
+    /// here.
     async fn alerts(&self) -> Option<Vec<Value>> {
         let alerts = self.get("alerts", &[]).await?["alerts"].as_array().cloned()?;
         let is_ours = |alert: &Value| alert["labels"]["alertname"] != "DataplaneDiskFillsUp";
@@ -72,7 +73,7 @@ impl Prometheus {
         self.alerts().await?.into_iter().find(|alert| alert["labels"]["alertname"] == name)
     }
 
-    /// The times at which an alert was in a state, of the last ten minutes.
+    /// The times at which an alert was in a state, within the last ten minutes.
     async fn times(&self, name: &str, state: &str) -> Vec<f64> {
         let query = format!("ALERTS{{alertname=\"{name}\",alertstate=\"{state}\"}}[10m]");
         let data = self.get("query", &[("query", &query)]).await.expect("an answer");
@@ -83,7 +84,7 @@ impl Prometheus {
 
 impl Drop for Prometheus {
     fn drop(&mut self) {
-        // One that has ended already is no fault here.
+        // It may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
         if std::thread::panicking() {
@@ -115,7 +116,7 @@ async fn a_real_prometheus_sees_an_outage_come_and_go() {
     load::push_sessions(&stage.redis, "meanwhile", 20, 5).await;
     let alert = until("the alert fires", async || {
         let alert = prometheus.alert("DataplaneLinkDown").await?;
-        // What it says follows the scrapes.
+        // Its text follows the scrapes.
         let says_all = alert["annotations"]["description"].as_str()?.contains("160 records");
         (alert["state"] == "firing" && says_all).then_some(alert)
     })
@@ -141,7 +142,7 @@ async fn a_real_prometheus_sees_an_outage_come_and_go() {
         let data = prometheus.get("query", &[("query", &query)]).await;
         let data = data.unwrap_or_else(|| panic!("Prometheus has no answer to {query}"));
         let result = data["result"].as_array().expect("a result");
-        // These ask for what is not always there: a backlog that shrinks, a restart, a credential that ends.
+        // These queries need what is not always there: a shrinking backlog, a restart, an expiring credential.
         let may_be_empty = query.contains("> 0") || query.contains("_expiry_");
         assert!(may_be_empty || !result.is_empty(), "nothing comes of {query}");
     }

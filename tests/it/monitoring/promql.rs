@@ -1,24 +1,24 @@
-//! As much of PromQL as says which series a query asks for. Whether it is PromQL at all is promtool's to say.
+//! Parses as much PromQL as shows which series a query needs. promtool checks whether it is valid PromQL.
 
 use std::collections::BTreeSet;
 
-/// A metric's name and what is asked of its labels: name, operator, value.
+/// A metric's name and its label matchers: name, operator, value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Selector {
     pub(super) metric: String,
     pub(super) matchers: Vec<(String, String, String)>,
 }
 
-/// What a query asks for.
+/// The needs of a query.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
     pub(super) selectors: Vec<Selector>,
-    /// Labels that it groups or matches by.
+    /// Labels used for grouping or matching.
     pub(super) labels: BTreeSet<String>,
 }
 
 const GROUPING: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
-/// Words that stand before something else than a parenthesis.
+/// Words followed by something other than a parenthesis.
 const WORDS: &str = "and or unless bool offset sum min max avg count topk bottomk quantile stddev";
 
 pub(super) fn asked(query: &str) -> Asked {

@@ -1,7 +1,7 @@
-//! A process that appends and settles until it is killed: this test binary itself, started again.
+//! A process that appends and settles until it is killed: this test binary, started again.
 //!
-//! It says on its standard output what it has been promised: `A from upto` appended and durable, `D n` about to be
-//! settled, `B n` about to become a dead letter, `F` all of these are durable. [`Account`] is what its parent makes of that.
+//! It reports on standard output what it was promised: `A from upto` appended and durable, `D n` about to be settled, `B n`
+//! about to become a dead letter, `F` all of these are durable. Its parent collects this in an [`Account`].
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -19,10 +19,10 @@ const FROM: &str = "OUTBOX_CHILD_FROM";
 const STARTS_WITHIN: Duration = Duration::from_mins(1);
 const PROCESS: &str = "OUTBOX_CHILD_PROCESS";
 const DEAD_LETTERS: &str = "OUTBOX_CHILD_DEAD_LETTERS";
-/// After the storage has failed, it is tried again.
+/// Delay of a retry after the storage has failed.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// Not a test: what the started process does. Without its variables it does nothing.
+/// Not a test: the code of the started process. Without its variables it does nothing.
 #[test]
 fn child() {
     let Some(dir) = std::env::var_os(DIR) else { return };
@@ -35,11 +35,11 @@ async fn work(dir: &Path, from: u64) {
         if std::env::var_os(PROCESS).is_some() { Durability::Process } else { Durability::Fsync };
     let dead_letters = std::env::var_os(DEAD_LETTERS).is_some();
     let open = || Outbox::open(dataplane_agent::outbox::Settings { durability, ..settings(dir) });
-    // As the agent is started again.
+    // As the agent would be restarted.
     let (outbox, _threads) = open().or_else(|_| open()).unwrap();
     let mut out = std::io::stdout();
     let mut say = move |line: String| {
-        // One write a line: what arrives is whole.
+        // One write per line: lines arrive whole.
         out.write_all(format!("\n{line}\n").as_bytes()).unwrap();
         out.flush().unwrap();
     };
@@ -47,14 +47,14 @@ async fn work(dir: &Path, from: u64) {
     loop {
         round += 1;
         let upto = next + 1 + round.wrapping_mul(7919) % 150;
-        // Nothing of what was refused is there.
+        // Nothing of a refused append is stored.
         while append(&outbox, records::records(next..upto)).await.is_err() {
             tokio::time::sleep(AGAIN).await;
         }
         say(format!("A {next} {upto}"));
         next = upto;
         if round.is_multiple_of(3) {
-            // Settles a part of what waits, from the front and here and there.
+            // Settles some of the waiting records, from the front and scattered.
             let end = *outbox.last().borrow() + 1;
             let Ok(page) = outbox.read(Log::Usage, 0, end, 300).await else { continue };
             for (at, unsettled) in page.records.iter().enumerate() {
@@ -73,23 +73,23 @@ async fn work(dir: &Path, from: u64) {
     }
 }
 
-/// What the processes of one outbox have been promised.
+/// What the processes of one outbox were promised.
 #[derive(Default)]
 pub(super) struct Account {
     pub appended: BTreeSet<u64>,
-    /// Settled, but perhaps not durably.
+    /// Settled, but maybe not durably.
     pub leaving: BTreeSet<u64>,
     /// Settled durably.
     pub left: BTreeSet<u64>,
-    /// Became dead letters, but perhaps not durably.
+    /// Dead-lettered, but maybe not durably.
     pub dead_lettering: BTreeSet<u64>,
-    /// Became dead letters durably.
+    /// Dead-lettered durably.
     pub dead_lettered: BTreeSet<u64>,
-    /// What a process that is gone may have settled or not.
+    /// Records that a dead process may or may not have settled.
     undecided: BTreeSet<u64>,
-    /// What the child's environment has besides.
+    /// Additional environment variables of the child.
     pub env: Vec<(&'static str, std::ffi::OsString)>,
-    /// The first number that was never used.
+    /// The first unused number.
     pub next: u64,
 }
 
@@ -99,12 +99,12 @@ impl Account {
         self.run_from(false, dir, false, length, |child| child.kill().unwrap());
     }
 
-    /// Runs a child for a while, then has `end` end it; notes what it said.
+    /// Runs a child for this long, then lets `end` end it; notes its output.
     pub(super) fn run(&mut self, dir: &Path, process: bool, length: Duration, end: impl FnOnce(&mut Child)) {
         self.run_from(true, dir, process, length, end);
     }
 
-    /// The while begins with its start, or, `at_work`, when it has appended something.
+    /// The time begins at its start or, with `at_work`, at its first append.
     fn run_from(
         &mut self,
         at_work: bool,
@@ -136,7 +136,7 @@ impl Account {
             told.collect::<Vec<_>>()
         });
         if at_work {
-            // However long it takes to start here: it works for this long.
+            // However long it takes to start: it works for this long.
             let _ = begun.recv_timeout(STARTS_WITHIN);
         }
         std::thread::sleep(length);
@@ -161,17 +161,17 @@ impl Account {
                 _ => {}
             }
         }
-        // What it was about to append when it died may be there too: those numbers are used.
+        // Records it was about to append when it died may be stored too: their numbers are used.
         self.next += 1000;
     }
 
-    /// A child that makes dead letters as well.
+    /// A child that also creates dead letters.
     pub(super) fn with_letters(mut self) -> Self {
         self.env.push((DEAD_LETTERS, "1".into()));
         self
     }
 
-    /// Opens the outbox and compares: how many records are lost. Panics if one is mangled, doubled, or back.
+    /// Opens the outbox and compares; returns how many records are lost. Panics if one is mangled, duplicated, or back.
     pub(super) fn settle_accounts(&mut self, dir: &Path) -> usize {
         let (found, letters) = runtime().block_on(async {
             let (outbox, threads) = Outbox::open(settings(dir)).unwrap();
@@ -179,7 +179,7 @@ impl Account {
             let letters = letters(&outbox).await;
             let (stats, aside) = (outbox.stats(), outbox.quarantine().unwrap());
             assert_eq!(stats.quarantined_segments, 0, "{stats:?} {aside:?}");
-            // Conservation: what was counted is what is there, and each record is counted once.
+            // The counters match what is there, and each record is counted once.
             assert_eq!(stats.total_depth() as usize, found.len(), "{stats:?}");
             assert_eq!(stats.dead_letters as usize, letters.len(), "{stats:?}");
             assert_eq!(
@@ -209,7 +209,7 @@ impl Account {
             self.dead_lettered.len()
         );
         let lost = self.lost(&once, &dead);
-        // From here on what waits is what was found: also what was committed and not told.
+        // From here on the records found are the waiting ones, including those committed but not reported.
         self.appended.clone_from(&once);
         self.left.append(&mut self.leaving);
         self.left.append(&mut self.undecided);
@@ -226,8 +226,8 @@ impl Account {
         self.appended.iter().filter(gone).count()
     }
 
-    /// The same of an outbox that did not wait for its disk: how many records are lost, or in what words it says that it
-    /// cannot be read.
+    /// The same for an outbox that did not wait for its disk: how many records are lost, or the error if it cannot be
+    /// opened.
     pub(super) fn losses_of_process(&mut self, dir: &Path) -> Result<usize, String> {
         let durability = Durability::Process;
         let found = runtime().block_on(async {
@@ -245,7 +245,7 @@ impl Account {
     }
 }
 
-/// The numbers of the dead letters. Panics unless each record is as it was made.
+/// The numbers of the dead letters. Panics unless each record is as created.
 async fn letters(outbox: &Outbox) -> Vec<u64> {
     let (mut all, mut from) = (Vec::new(), 0);
     loop {

@@ -1,4 +1,4 @@
-//! `dataplane-agent outbox …` and `dead-letters …` on a stopped agent, which need nothing but OUTBOX_DIR.
+//! `dataplane-agent outbox …` and `dead-letters …` on a stopped agent, which need only OUTBOX_DIR.
 
 use std::path::Path;
 use std::process::Command;
@@ -27,7 +27,7 @@ fn agent(dir: &Path, words: &[&str]) -> Said {
     said(command, dir)
 }
 
-/// The same by a shell's script, in which `$0` is the program.
+/// The same through a shell script, in which `$0` is the program.
 fn script(dir: &Path, script: &str) -> Said {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script, env!("CARGO_BIN_EXE_dataplane-agent")]);
@@ -105,7 +105,7 @@ fn a_backlog_moves_to_another_machine_with_its_identities() {
         imported,
         serde_json::json!({"imported": 48, "dead_letters": 2, "known_dead_letters": 0, "complete": true})
     );
-    // A second time it is refused, also without its last line, and taken in for whoever means it.
+    // A second import is refused, even without its last line, and accepted if forced.
     let text = std::fs::read_to_string(file).unwrap();
     let cut = home.path().join("cut");
     std::fs::write(&cut, &text[..=text.trim_end().rfind('\n').unwrap()]).unwrap();
@@ -144,7 +144,7 @@ fn a_backlog_moves_to_another_machine_with_its_identities() {
         "all or nothing"
     );
 
-    // A copy that was cut, also at a line's end, is taken in by nobody who does not know it.
+    // A truncated copy, even at a line's end, is imported only if the user knows about it.
     let end = text.trim_end().rfind('\n').unwrap();
     let lines = [&text[..=end], &text[..end], &text[..text.len() - 3], ""];
     for cut in lines {
@@ -155,7 +155,7 @@ fn a_backlog_moves_to_another_machine_with_its_identities() {
     }
     let waiting = || agent(&new, &["outbox", "stats", "--json"]).json()["depth"]["usage_record"].clone();
     assert_eq!(waiting(), 48);
-    // What an export leaves that died within its third line.
+    // The file of an export that died within its third line.
     let third = text.match_indices('\n').nth(1).unwrap().0 + 20;
     std::fs::write(file, &text[..third]).unwrap();
     let said = agent(&new, &["outbox", "import", file, "--incomplete", "--json"]);
@@ -209,7 +209,7 @@ fn an_export_that_stops_half_way_says_what_is_in_the_file_alone() {
         }
         close(outbox, threads);
     });
-    // A file may have 6 MiB: that is where writing fails, as on a full disk.
+    // A file may have 6 MiB: writing fails there, as on a full disk.
     let stopped = script(&old, "trap '' XFSZ; ulimit -f 12288; exec \"$0\" outbox export first --json");
     assert_eq!(stopped.code, 1, "{}", stopped.err);
     assert!(!stopped.out.is_empty(), "{}", stopped.err);
@@ -225,7 +225,7 @@ fn an_export_that_stops_half_way_says_what_is_in_the_file_alone() {
     let rest = agent(&old, &["outbox", "export", "rest", "--json"]).json();
     assert_eq!(rest["exported"].as_u64().unwrap() + first, 3_000);
 
-    // Both parts come to a new outbox, as soon as there is one.
+    // Both parts are imported into a new outbox, once there is one.
     let import = agent(&new, &["outbox", "import", "../first"]);
     assert!(import.code == 1 && import.err.contains("at its first start"), "{}", import.err);
     assert!(!new.exists());
@@ -297,7 +297,7 @@ fn exit_codes_tell_usage_from_configuration_from_failure() {
     close(outbox, threads);
     let stats = agent(&dir, &["outbox", "stats"]);
     assert!(stats.code == 0 && stats.out.contains("count towards the limit"), "{}", stats.out);
-    // A cause is said once.
+    // A cause is reported once.
     std::fs::write(dir.join("format.json"), "{").unwrap();
     let said = agent(&dir, &["outbox", "stats"]);
     assert_eq!((said.code, said.err.matches("EOF while parsing").count()), (1, 1), "{}", said.err);
@@ -321,7 +321,7 @@ fn what_root_makes_in_the_outbox_of_another_user_belongs_to_that_user() {
     runtime().block_on(make(&dir));
     for path in everything(&dir).iter().chain([&dir]) {
         if chown(path, Some(AGENT), Some(AGENT)).is_err() {
-            assert!(std::env::var_os("CI").is_none(), "CI must not go without root");
+            assert!(std::env::var_os("CI").is_none(), "CI must run this as root");
             eprintln!("SKIPPED: another user's outbox needs root");
             return;
         }

@@ -1,5 +1,5 @@
-//! A sync fails once, or a few times; the process goes on, or is killed and started again; then the power is cut. What
-//! the failed sync should have written is gone then, whatever was synced since.
+//! A sync fails once or several times; the process continues, or is killed and restarted; then power is cut. The data of
+//! the failed sync is then lost, whatever was synced later.
 //!
 //! The disk is `lying_disk.c`, compiled here and preloaded into the process.
 
@@ -13,12 +13,12 @@ use super::at_length;
 use super::child::Account;
 use crate::harness::preload;
 
-/// After so many rounds a new outbox begins: an old one takes longer and longer to be read as a whole.
+/// Rounds after which a new outbox begins: reading all of an old one takes ever longer.
 const ROUNDS_OF_ONE: u32 = 20;
-/// So long a child works at most until one of its syncs fails; it may be one that never comes.
+/// How long a child works while waiting for a failed sync, which may never occur.
 const FAILS_WITHIN: Duration = Duration::from_secs(8);
 
-/// Puts back what is on the disk, as a power cut leaves it.
+/// Restores what is on disk, as a power cut would leave it.
 fn cut_power(dir: &Path, shadow: &Path) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let entry = entry.unwrap();
@@ -33,7 +33,7 @@ fn cut_power(dir: &Path, shadow: &Path) {
     }
 }
 
-/// Which syncs fail: of the ledger, of segments, of whatever comes, folders included.
+/// Which syncs fail: those of the ledger, of segments, or any, folders included.
 fn failure(round: u32, dice: &mut StdRng) -> String {
     let (part, first, count) = match round % 8 {
         0..4 => ("ledger/db", dice.random_range(0..25), 1),
@@ -77,7 +77,7 @@ fn nothing_is_lost_when_a_sync_fails_and_the_power_is_cut_later() {
         let (begun, note) = (Instant::now(), shadow.join("failed"));
         let length = Duration::from_millis(dice.random_range(50..400));
         account.run(&dir, false, length, |child| {
-            // However slow this machine is: it works until a sync has failed, and for a while after that.
+            // However slow this machine: it works until a sync has failed, and some time after that.
             while !note.exists() && begun.elapsed() < FAILS_WITHIN {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -85,7 +85,7 @@ fn nothing_is_lost_when_a_sync_fails_and_the_power_is_cut_later() {
             child.kill().unwrap();
         });
         if dice.random_bool(0.3) {
-            // Started again before the power is cut, on a disk that has come to itself.
+            // Restarted before power is cut, on a disk that has recovered.
             account.env.retain(|(name, _)| *name != "DISK_FAILS");
             account.run(&dir, false, length, |child| child.kill().unwrap());
         }

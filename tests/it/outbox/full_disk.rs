@@ -1,4 +1,4 @@
-//! A disk that is filled to the brim, drained, and filled again.
+//! A disk that is filled completely, drained, and filled again.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use super::{append, at_length, close, records, runtime, settings};
 
 const RECOVERS_WITHIN: Duration = Duration::from_secs(20);
 
-/// Reads and settles, a little at a time and patiently, as the drain does.
+/// Reads and settles in small steps, patiently, as the drain does.
 async fn drain(outbox: &Outbox) -> BTreeSet<u64> {
     let (mut found, mut from, end) = (BTreeSet::new(), 0, *outbox.last().borrow() + 1);
     let begun = Instant::now();
@@ -42,7 +42,7 @@ fn a_disk_filled_to_the_brim_loses_nothing_and_recovers_by_itself() {
     runtime().block_on(async {
         for round in 0..rounds {
             let (outbox, threads) = Outbox::open(settings()).unwrap();
-            // The reserve is taken when there is room for it.
+            // The reserve is recreated when there is room for it.
             let begun = Instant::now();
             while !dir.join("reserve").exists() {
                 assert!(begun.elapsed() < RECOVERS_WITHIN, "no reserve in round {round}");
@@ -61,7 +61,7 @@ fn a_disk_filled_to_the_brim_loses_nothing_and_recovers_by_itself() {
             assert!(acknowledged.len() > 500, "{}", acknowledged.len());
             let ballast = fill(&mount.path());
             close(outbox, threads);
-            // Full: it opens, by its reserve, and drains.
+            // Full: it opens thanks to its reserve, and drains.
             let (outbox, threads) = Outbox::open(settings()).unwrap();
             let found = drain(&outbox).await;
             assert!(acknowledged.is_subset(&found), "{} lost", acknowledged.difference(&found).count());

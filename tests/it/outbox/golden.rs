@@ -1,6 +1,6 @@
-//! An outbox of format 1, as the first release wrote it, is opened for ever.
+//! An outbox of format 1, as written by the first release, can always be opened.
 //!
-//! `OUTBOX_GOLDEN=make` writes it anew: only ever for a new format, into a new folder.
+//! `OUTBOX_GOLDEN=make` writes it again: only for a new format, into a new folder.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use dataplane_agent::outbox::{CommandNote, Outbox, Reason, Settlement};
 
 use super::{append, close, copy, letter, records, runtime, settings, waiting};
 
-/// Numbers that are small records.
+/// Numbers whose records are small.
 const RECORDS: std::ops::Range<u64> = 30..80;
 
 fn golden() -> PathBuf {
@@ -51,7 +51,7 @@ fn an_outbox_of_format_1_is_read() {
         assert_eq!(numbers, expected);
         let letters = outbox.dead_letters(0, 10).await.unwrap();
         assert_eq!((letters.len(), letters[0].reason, letters[0].attempts), (1, Reason::Refused, 2));
-        // It is older than the notes of commands: it has none, and takes them.
+        // It predates the notes of commands: it has none, and accepts new ones.
         assert_eq!(outbox.command_notes().await.unwrap(), []);
         let note = CommandNote {
             command_id: "c-1".into(),

@@ -1,4 +1,4 @@
-//! The process is killed again and again, on one living outbox.
+//! The process is killed repeatedly, on one outbox.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
         let length = Duration::from_millis(250 + u64::from(round) * 37 % 200);
         account.run(dir.path(), false, length, |child| child.kill().unwrap());
         appended += account.appended.len();
-        // And some that are killed before they have got anywhere: opening writes as well.
+        // And some kills before it has done anything: opening writes too.
         for _ in 0..2 {
             account.kill_early(dir.path(), Duration::from_micros(rand::random_range(2_000..90_000)));
         }

@@ -1,5 +1,5 @@
-//! The outbox's threads say that they get on, also while the medium refuses every write: what a restart would not mend
-//! is no reason for one.
+//! The outbox's threads report progress even while the medium refuses every write: a restart must not happen if it cannot
+//! help.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ fn threads_that_try_in_vain_to_write_still_take_turns() {
         mount.cut_power();
         let refusal = append(&outbox, records::records(20..40)).await.unwrap_err();
         assert!(matches!(refusal, AppendError::Storage(_)), "{refusal}");
-        // Those that come meanwhile, more at a time than wait for the writer, are told at once: nobody waits for a medium
-        // that never comes back.
+        // Appends arriving meanwhile, more than fit in the writer's queue, are refused at once: nobody waits for a medium
+        // that never recovers.
         let appends = (2..42).map(|n| {
             let outbox = outbox.clone();
             tokio::spawn(async move { append(&outbox, records::records(n * 20..n * 20 + 20)).await })

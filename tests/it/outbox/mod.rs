@@ -1,6 +1,6 @@
 //! The outbox from outside: real processes, real file systems, real faults.
 //!
-//! The usual run makes a few rounds of some; `OUTBOX_TESTS=all` (`make test-outbox`) makes them all.
+//! The default run plays a few rounds of some tests; `OUTBOX_TESTS=all` (`make test-outbox`) plays all of them.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -26,7 +26,7 @@ use dataplane_agent::outbox::{
 };
 use dataplane_agent::record::Timestamp;
 
-/// What is long is done in full only when somebody asks for it.
+/// Long tests run in full only on request.
 fn at_length<T>(usual: T, full: T) -> T {
     if std::env::var_os("OUTBOX_TESTS").is_some() { full } else { usual }
 }
@@ -47,7 +47,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// Closes it and waits until the folder is free.
+/// Closes it and waits until the folder is unlocked.
 fn close(outbox: Outbox, threads: Threads) {
     drop(outbox);
     assert!(threads.join(), "a thread of the outbox panicked");
@@ -58,7 +58,7 @@ async fn append(outbox: &Outbox, entries: Vec<Entry>) -> Result<u64, dataplane_a
     outbox.append(entries, None).await?.await.unwrap()
 }
 
-/// All that waits in the usage log.
+/// All waiting records of the usage log.
 async fn waiting(outbox: &Outbox) -> Vec<Unsettled> {
     try_waiting(outbox).await.unwrap()
 }
@@ -78,7 +78,7 @@ async fn try_waiting(outbox: &Outbox) -> Result<Vec<Unsettled>, ReadError> {
     Ok(all)
 }
 
-/// Copies a folder, to do with the copy what must not be done to the original.
+/// Copies a folder, for changes that must not affect the original.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {

@@ -15,7 +15,7 @@ fn run(program: &str, args: &[&str]) -> bool {
 }
 
 impl Mount {
-    /// A file system of so many MiB; `None`, and a word about it, where that cannot be had.
+    /// A file system of this many MiB; `None`, with a message, if it cannot be created.
     pub(super) fn new(mib: u64) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("image");
@@ -41,7 +41,7 @@ impl Mount {
         self.is_mounted
     }
 
-    /// What was not synced is gone from here on, as after a power cut.
+    /// Discards what was not synced, as a power cut would.
     pub(super) fn cut_power(&self) {
         // EXT4_IOC_SHUTDOWN without flushing the journal.
         let program =
@@ -65,8 +65,8 @@ impl Mount {
     }
 
     pub(super) fn remount(&mut self) {
-        // Whoever copies the table of mounts in between (a container that starts) keeps the file system that was cut
-        // off alive for a moment, and the kernel mounts that one again.
+        // A process that copies the mount table in between (a starting container) keeps the shut-down file system alive for
+        // a moment, and the kernel mounts that one again.
         for _ in 0..100 {
             self.unmount();
             assert!(self.mount(), "the file system cannot be mounted again");
@@ -87,7 +87,7 @@ impl Drop for Mount {
     }
 }
 
-/// Fills the file system that `dir` is on, to the last block.
+/// Fills the file system of `dir` to the last block.
 pub(super) fn fill(dir: &Path) -> PathBuf {
     use std::io::Write as _;
     let path = dir.join("ballast");
@@ -95,7 +95,7 @@ pub(super) fn fill(dir: &Path) -> PathBuf {
     for size in [1 << 20, 4096, 512] {
         while file.write_all(&vec![7; size]).is_ok() {}
     }
-    // What could not be written any more is what this is about.
+    // Data that could not be written is the point of this.
     let _ = file.sync_all();
     path
 }

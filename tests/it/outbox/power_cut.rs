@@ -1,5 +1,4 @@
-//! The power is cut again and again, on one living outbox; and the same without the barrier, to see that this test
-//! would notice.
+//! Power is cut repeatedly, on one outbox; and the same without the barrier, to show that this test would notice.
 
 use std::time::Duration;
 
@@ -26,7 +25,7 @@ fn nothing_acknowledged_is_lost_when_the_power_is_cut() {
     assert!(account.next > 1000, "the child did its work: {}", account.next);
 }
 
-/// Only a loss will do: whatever else goes wrong here is the test's own failure.
+/// Only a loss counts: any other failure is the test's own.
 #[test]
 fn without_the_barrier_this_test_finds_losses() {
     let Some(mut mount) = Mount::new(300) else { return };

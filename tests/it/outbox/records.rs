@@ -1,4 +1,4 @@
-//! Records that are known by their number: whoever reads one can tell whether it is as it was made.
+//! Records derived from their number: a reader can tell whether one is as created.
 
 use dataplane_agent::outbox::{Entry, Unsettled};
 use dataplane_agent::record::{Acceptor, Enrichment, Queue, Record, Timestamp, UnknownFields};
@@ -40,13 +40,13 @@ pub(super) fn records(numbers: std::ops::Range<u64>) -> Vec<Entry> {
     numbers.map(record).collect()
 }
 
-/// Its number. Panics unless every byte of it is as it was made.
+/// Its number. Panics unless every byte is as created.
 pub(super) fn number(unsettled: &Unsettled) -> u64 {
     let Entry::Record(found) = &unsettled.entry else { panic!("no record: {:?}", unsettled.entry) };
     number_of(found)
 }
 
-/// Likewise.
+/// The same for a record.
 pub(super) fn number_of(found: &Record) -> u64 {
     let n = found.transaction().strip_prefix("t-").unwrap().parse().unwrap();
     assert!(matches!(record(n), Entry::Record(made) if made == *found), "record {n} is mangled");

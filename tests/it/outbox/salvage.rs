@@ -1,4 +1,4 @@
-//! A segment that cannot be opened is set aside; its records come back by salvaging, which reads the log itself.
+//! A segment that cannot be opened is quarantined, and salvaging, which reads the log itself, recovers its records.
 
 use dataplane_agent::outbox::{Outbox, Settings, Settlement};
 
@@ -65,7 +65,7 @@ fn a_salvaging_that_stopped_goes_on_and_brings_all_back() {
         let (outbox, threads) = Outbox::open(settings(dir.path())).unwrap();
         let rest = waiting(&outbox).await.len();
         close(outbox, threads);
-        // There is no room for what comes back.
+        // There is no room for recovered records.
         let full = Settings { max_bytes: 1, ..settings(dir.path()) };
         let (outbox, threads) = Outbox::open(full).unwrap();
         assert!(outbox.salvage(false, |_| ()).await.is_err());

@@ -1,4 +1,4 @@
-//! How soon what was settled is durable.
+//! How soon settlements are durable.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn what_was_settled_is_durable_within_a_hundred_milliseconds() {
         for unsettled in waiting(&outbox).await {
             outbox.settle(&unsettled.ticket, Settlement::Delivered);
         }
-        // The tick is 50 ms, and a machine that is busy takes its time.
+        // The tick is 50 ms, and a busy machine takes longer.
         tokio::time::sleep(Duration::from_millis(100)).await;
         // What a crash at this moment would leave.
         copy(dir.path(), copied.path());

@@ -1,4 +1,4 @@
-//! Dead letters move along with a backlog: with all that is known of them, once, and the counters of both outboxes add up.
+//! Dead letters move with a backlog: with all their data, once, and the counters of both outboxes add up.
 
 use std::io::BufReader;
 use std::path::Path;
@@ -10,7 +10,7 @@ use dataplane_agent::record::{Kind, Timestamp};
 
 use super::{append, close, letter, records, runtime, settings, waiting};
 
-/// A message that is no text; kept for as long as there are dead letters, which is why it is of the year 2096.
+/// A message that is not text, dated 2096 so that it never expires.
 fn rejected() -> Entry {
     Entry::Rejected(Rejected {
         kind: Kind::Quota,
@@ -22,7 +22,7 @@ fn rejected() -> Entry {
 
 async fn letters(outbox: &Outbox) -> Vec<DeadLetter> {
     let mut letters = outbox.dead_letters(0, 100).await.unwrap();
-    // Of the number only the order is the same.
+    // Only the order of the numbers is preserved.
     assert!(letters.is_sorted_by_key(|letter| letter.id));
     for letter in &mut letters {
         letter.id = 0;
@@ -34,7 +34,7 @@ async fn try_import(outbox: &Outbox, file: &Path, accept: Accept) -> Result<Impo
     let open = || -> std::io::Result<Box<dyn std::io::BufRead>> {
         Ok(Box::new(BufReader::new(std::fs::File::open(file)?)))
     };
-    // Whether it was imported before is the command line's test.
+    // The command line's test covers files that were imported before.
     outbox.import(open, (accept, true), |_| ()).await
 }
 
@@ -100,7 +100,7 @@ fn dead_letters_move_along_with_all_that_is_known_of_them_and_only_once() {
         );
         close(outbox, threads);
 
-        // Once more, as after an interruption: what waits is recognised by its key when it is sent, a dead letter here.
+        // Again, as after an interruption: a waiting record is recognised by its key when sent, a dead letter here.
         let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
         let imported = import(&outbox, &file).await;
         assert_eq!(imported, Imported { records: 7, dead_letters: 0, known: 3, is_incomplete: false });
@@ -110,7 +110,7 @@ fn dead_letters_move_along_with_all_that_is_known_of_them_and_only_once() {
         let verified = Outbox::verify(&settings(&new), &mut |_| ()).unwrap();
         assert_eq!((verified.problems, verified.dead_letters), (Vec::new(), 3));
 
-        // A dead letter is checked as a record is, and one that nobody understands is not taken for a record.
+        // A dead letter is checked like a record, and an unknown form is not accepted as a record.
         let text = std::fs::read_to_string(&file).unwrap();
         for (from, to) in
             [("\"poison\"", "\"whim\""), ("ff00220a", "ff00220b"), ("dead_letter", "dead_latter")]
@@ -132,7 +132,7 @@ fn dead_letters_that_are_alike_in_everything_all_move() {
     let (old, new, file) = (home.path().join("old"), home.path().join("new"), home.path().join("file"));
     runtime().block_on(async {
         let (outbox, threads) = Outbox::open(settings(&old)).unwrap();
-        // Of one round: they have one time.
+        // From one round: they have the same time.
         append(&outbox, vec![rejected(), rejected(), rejected()]).await.unwrap();
         let exported = outbox.export(&mut std::fs::File::create(&file).unwrap(), |_| ()).await.unwrap();
         assert_eq!((exported.records, exported.dead_letters), (0, 3));
@@ -170,7 +170,7 @@ fn a_file_that_is_cut_anywhere_is_taken_in_only_as_an_incomplete_one() {
         assert_eq!(&text[ends[9]..], "{\"v\":1,\"end\":{\"records\":10,\"dead_letters\":0}}\n");
 
         let (outbox, threads) = Outbox::open(settings(&new)).unwrap();
-        // Within a line, at its end, before it, within the last line, and nothing at all.
+        // Within a line, at its end, before it, within the last line, and empty.
         let cuts = [(ends[8] + 1, 9), (ends[9], 10), (ends[8], 9), (text.len() - 2, 10), (0, 0)];
         let mut enqueued = 0;
         for (cut, records) in cuts {
@@ -182,16 +182,16 @@ fn a_file_that_is_cut_anywhere_is_taken_in_only_as_an_incomplete_one() {
             assert_eq!(imported, Imported { records, is_incomplete: true, ..Imported::default() });
             enqueued += records;
         }
-        // All of a line is there but its end: an editor's doing.
+        // The last line lacks only its line end: an editor may remove it.
         std::fs::write(&file, &text[..text.len() - 1]).unwrap();
         let whole = Imported { records: 10, ..Imported::default() };
         assert_eq!(import(&outbox, &file).await, whole);
         assert_eq!(try_import(&outbox, &file, Accept::Incomplete).await.unwrap(), whole);
-        // One file behind the other.
+        // Two files concatenated.
         std::fs::write(&file, format!("{text}{text}")).unwrap();
         assert_eq!(import(&outbox, &file).await, Imported { records: 20, ..Imported::default() });
         enqueued += 40;
-        // A line is gone in the middle.
+        // A line is missing in the middle.
         for torn in
             [format!("{}{}", &text[..ends[3]], &text[ends[4]..]), format!("{}{text}", &text[..ends[3]])]
         {
@@ -202,7 +202,7 @@ fn a_file_that_is_cut_anywhere_is_taken_in_only_as_an_incomplete_one() {
             assert!(imported.is_incomplete);
             enqueued += imported.records;
         }
-        // In the middle of the file a line that is cut is damage, and so is a last line of another release.
+        // In the middle of the file a truncated line is damage, and so is a last line of another release.
         let torn = format!("{}{}", &text[..ends[4] - 5], &text[ends[4] - 1..]);
         for damaged in [torn, text.replace("{\"v\":1,\"end\"", "{\"v\":2,\"end\"")] {
             std::fs::write(&file, damaged).unwrap();

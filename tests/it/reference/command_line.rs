@@ -1,4 +1,4 @@
-//! `docs/reference/command-line.md`: the help of every command, as the program prints it.
+//! `docs/reference/command-line.md`: the help of every command, as printed by the program.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -13,7 +13,7 @@ This page is generated: it is what `--help` prints. [Command-line tools](../tool
 Exit codes: 0 done, 1 failed, 2 usage, 78 configuration.
 ";
 
-/// The first group of settings: from there on a command's help repeats all of them.
+/// The first group of settings: from there on a command's help repeats all settings.
 const SETTINGS: &str = "Identity:";
 
 fn help(command: &[String]) -> String {
@@ -28,7 +28,7 @@ fn help(command: &[String]) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// The commands below one, as its help lists them.
+/// The subcommands listed in a command's help.
 fn below(help: &str) -> Vec<String> {
     let list = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let entries = list.take_while(|line| !line.is_empty()).filter_map(|line| line.strip_prefix("  "));

@@ -21,7 +21,7 @@ enqueued = delivered + duplicates + dead-lettered + exported + depth. Where the 
 |---|---|---|---|
 ";
 
-/// Labels whose values are the same in every installation: the page lists them.
+/// Labels with the same values in every installation: the page lists them.
 const FIXED: [&str; 8] = ["kind", "queue", "reason", "status", "event_type", "direction", "type", "outcome"];
 
 /// A family of samples.
@@ -58,7 +58,7 @@ fn families(exposition: &str) -> BTreeMap<String, Family> {
     families
 }
 
-/// The names of our metrics that stand in the source.
+/// The names of our metrics in the source.
 fn declared(folder: &Path, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -70,7 +70,7 @@ fn declared(folder: &Path, found: &mut BTreeSet<String>) {
             for rest in text.split("\"dataplane_").skip(1) {
                 let tail: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
                 if !tail.is_empty() && tail != "agent" && rest[tail.len()..].starts_with('"') {
-                    // Samples of a histogram bear their family's name and more.
+                    // Samples of a histogram have their family's name plus a suffix.
                     let family = tail.strip_suffix("_bucket").unwrap_or(&tail);
                     found.insert(format!("dataplane_{family}"));
                 }
@@ -93,7 +93,7 @@ fn labels(family: &Family) -> String {
 
 #[tokio::test]
 async fn the_page_has_every_metric() {
-    // A key whose end is known has a metric of its own.
+    // A key with a known expiry has its own metric.
     let stage = Stage::set_with(&[("CONTROL_PLANE_API_KEY", &token(2_000_000_000))]).await;
     let mut expected = BTreeSet::new();
     declared(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut expected);

@@ -1,6 +1,5 @@
-//! Goal: the book's pages that list everything are what the program says.
-//! Method: each page is written here and compared with the file. With `BLESS=1` the tests write the files:
-//! `BLESS=1 cargo test --test it reference`.
+//! Goal: the book's reference pages match the program. Method: each page is generated and compared with its file. With
+//! `BLESS=1` the tests write the files: `BLESS=1 cargo test --test it reference`.
 
 mod command_line;
 mod configuration;
@@ -8,7 +7,7 @@ mod metrics;
 
 use std::path::Path;
 
-/// The page is what was written; with `BLESS=1` it becomes that.
+/// Asserts that the page is as generated; with `BLESS=1` writes it.
 pub(crate) fn assert_page(path: &str, expected: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("BLESS").is_some() {
@@ -27,7 +26,7 @@ pub(crate) fn assert_page(path: &str, expected: &str) {
     );
 }
 
-/// A text that can stand in a table's cell.
+/// A text that is valid in a table cell.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }

@@ -1,4 +1,4 @@
-//! What the demonstration pushes: sessions with their events and usage, quota requests, and malformed messages.
+//! The demonstration's input: sessions with events and usage, quota requests, and malformed messages.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ const USAGE: &str = QUEUES[0];
 const LIFECYCLE: &str = QUEUES[1];
 const QUOTA: &str = QUEUES[2];
 
-/// One quota request for so many sessions.
+/// Sessions per quota request.
 const SESSIONS_PER_QUOTA: u32 = 10;
-/// All is pushed in so many steps, spread over the demonstration.
+/// Steps in which the input is pushed, spread over the demonstration.
 const STEPS: u32 = 100;
 const STEP: Duration = Duration::from_millis(180);
 
@@ -49,7 +49,7 @@ pub(super) struct Pushed {
     pub malformed: u64,
 }
 
-/// How many valid records [`push`] pushes.
+/// The number of valid records that [`push`] pushes.
 pub(super) fn total(sessions: u32, records: u32) -> u64 {
     u64::from(sessions) * (u64::from(records) + 2) + u64::from(sessions.div_ceil(SESSIONS_PER_QUOTA))
 }
@@ -106,7 +106,7 @@ fn quota(session: u32) -> String {
     .to_string()
 }
 
-/// Pushes everything, step by step, each session's records in order.
+/// Pushes everything step by step, each session's records in order.
 pub(super) async fn push(redis_url: String, sessions: u32, records: u32) -> anyhow::Result<Pushed> {
     let mut redis = connect(&redis_url).await?;
     let mut clock = tokio::time::interval(STEP);

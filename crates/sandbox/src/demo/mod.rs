@@ -1,7 +1,7 @@
-//! The demonstration: the main job with the weather turning, a crash in the middle, and an account at the end.
+//! The demonstration: the main job in changing weather, with a crash in the middle and an account at the end.
 //!
-//! Everything in it is real: a private redis-server, the sandbox and the agent, each a process of its own in a
-//! temporary folder. It leaves nothing running and nothing behind.
+//! Everything is real: a private redis-server, the sandbox and the agent, each in its own process, in a temporary folder.
+//! Nothing is left running or on disk.
 
 mod load;
 mod stage;
@@ -16,12 +16,12 @@ use serde_json::{Value, json};
 use load::Pushed;
 use stage::Stage;
 
-/// How long all of it may take before it is called failed.
+/// Time limit: after it the demonstration has failed.
 const AT_MOST: Duration = Duration::from_secs(150);
-/// How often the bar moves; and without a terminal, how often there is a line.
+/// How often the bar moves and, without a terminal, a line is printed.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const LINE_EVERY: Duration = Duration::from_secs(2);
-/// So much of a dead letter's reason is printed.
+/// Bytes of a dead letter's reason that are printed.
 const REASON_BYTES: usize = 80;
 
 /// How large the demonstration is.
@@ -35,12 +35,12 @@ pub struct Args {
     records: u32,
 }
 
-/// One act: what the weather is, and for how long at least.
+/// An act: the weather, and its minimum duration.
 struct Act {
     name: &'static str,
     weather: Value,
     lasts: Duration,
-    /// Whether the agent is killed in the middle of it.
+    /// Whether the agent is killed during the act.
     kills: bool,
 }
 
@@ -65,7 +65,7 @@ fn acts() -> Vec<Act> {
     ]
 }
 
-/// Runs it. An error unless nothing is lost, out of order, or sent again with another key or body.
+/// Runs the demonstration. Fails unless nothing is lost, out of order, or sent again with another key or body.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let begun = Instant::now();
     let mut stage = Stage::set().await?;
@@ -75,7 +75,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     println!("The demonstration took {:.0} s.", begun.elapsed().as_secs_f64());
     let struck = stage.strike().await;
-    // What became of the records is what the demonstration is about.
+    // A failed account is the failure of the demonstration.
     outcome?;
     struck?;
     println!(
@@ -115,7 +115,7 @@ async fn play(stage: &mut Stage, args: &Args, begun: Instant) -> anyhow::Result<
     account(stage, &pushed).await
 }
 
-/// What the audience sees: a bar on a terminal, elsewhere a line now and then.
+/// The display: a bar on a terminal, otherwise a line now and then.
 struct Show {
     bar: ProgressBar,
     begun: Instant,
@@ -139,10 +139,10 @@ impl Show {
         self.bar.suspend(|| println!("{:>5.1} s  {what}", self.begun.elapsed().as_secs_f64()));
     }
 
-    /// Waits a moment, then shows how far it is. Returns how many records are settled.
+    /// Waits a moment and shows the progress. Returns the number of settled records.
     async fn look(&mut self, stage: &Stage, weather: &str) -> u64 {
         tokio::time::sleep(LOOK_EVERY).await;
-        // While the agent is being started there is nothing to see.
+        // While the agent starts there is nothing to show.
         let Ok((settled, depth, link)) = stage.progress().await else { return 0 };
         self.bar.set_position(settled);
         self.bar.set_message(format!("outbox {depth}  link {link}  faults: {weather}"));
@@ -154,7 +154,7 @@ impl Show {
     }
 }
 
-/// Compares what was pushed with what the ControlPlane has, and says it all.
+/// Compares what was pushed with what the ControlPlane has, and prints the account.
 async fn account(stage: &Stage, pushed: &Pushed) -> anyhow::Result<()> {
     let accounts = stage.accounts().await?;
     let number = |pointer: &str| accounts.pointer(pointer).and_then(Value::as_u64);
@@ -179,7 +179,7 @@ async fn account(stage: &Stage, pushed: &Pushed) -> anyhow::Result<()> {
     println!("sent again        {duplicates}, of these with another key or body: {different}");
     println!("dead letters      {}", dead.total());
     for (reason, count) in dead.reasons() {
-        // One that has many faults fills no screen.
+        // Many faults must not fill the screen.
         let end = reason.floor_char_boundary(REASON_BYTES);
         let more = if end < reason.len() { "…" } else { "" };
         println!("                  {count} × {}{more}", &reason[..end]);

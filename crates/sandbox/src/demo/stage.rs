@@ -17,17 +17,17 @@ use uuid::Uuid;
 
 use super::load::QUEUES;
 
-/// How long a process may take to be ready, or to stop.
+/// Time for a process to become ready or to stop.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 const SERVER_ID: &str = "demo-1";
 
-/// A temporary folder, gone with its owner.
+/// A temporary folder, deleted on drop.
 struct Folder(PathBuf);
 
 impl Folder {
     fn make() -> anyhow::Result<Self> {
         let path = std::env::temp_dir().join(format!("dataplane-agent-demo-{}", Uuid::new_v4().simple()));
-        // IMPORTANT: one that is there already may be somebody else's, with links in it.
+        // IMPORTANT: an existing folder may belong to somebody else and contain links.
         let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
         made.with_context(|| format!("{}", path.display()))?;
         Ok(Self(path))
@@ -36,7 +36,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What cannot be removed is no reason to fail, and there is nobody left to tell.
+        // A failed removal is not an error, and nobody is left to report it to.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -53,10 +53,10 @@ pub(super) struct Stage {
     http: reqwest::Client,
 }
 
-/// The dead letters of the mirror.
+/// The dead letters in the mirror.
 pub(super) struct DeadLetters(Vec<DeadLetter>);
 
-/// Of a dead letter, what is told. Its original message may hold numbers that no program can represent.
+/// The printed part of a dead letter. Its original message may contain numbers that no program can represent.
 #[derive(serde::Deserialize)]
 struct DeadLetter {
     dead_letter_id: String,
@@ -69,7 +69,7 @@ impl DeadLetters {
         self.0.len() as u64
     }
 
-    /// How many for which reason, in words.
+    /// The count by reason.
     pub(super) fn reasons(&self) -> BTreeMap<String, usize> {
         let mut reasons = BTreeMap::new();
         for letter in &self.0 {
@@ -80,7 +80,7 @@ impl DeadLetters {
     }
 }
 
-/// A port that was free a moment ago, and that the kernel gives to nobody by itself: those begin at 32768.
+/// A port that was free a moment ago and that the kernel does not assign: those start at 32768.
 fn free_port() -> u16 {
     loop {
         let port = rand::random_range(10_000..32_000);
@@ -90,7 +90,7 @@ fn free_port() -> u16 {
     }
 }
 
-/// A child that dies with us, should we be interrupted.
+/// A child process that dies with this one, even if this one is interrupted.
 fn child(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).kill_on_drop(true);
@@ -172,7 +172,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Settled records, dead letters not counted; what is in the outbox; the link.
+    /// Settled records without dead letters, records in the outbox, and the state of the link.
     pub(super) async fn progress(&self) -> anyhow::Result<(u64, u64, String)> {
         let health = self.get(&format!("{}/health", self.agent_url())).await?;
         let text = self.http.get(format!("{}/metrics", self.agent_url())).send().await?.text().await?;
@@ -186,7 +186,7 @@ impl Stage {
         Ok((settled, depth, link))
     }
 
-    /// Whether nothing is left in Redis or the outbox.
+    /// Whether Redis and the outbox are empty.
     pub(super) async fn all_settled(&self) -> anyhow::Result<bool> {
         let health = self.get(&format!("{}/health", self.agent_url())).await?;
         if health["outbox"]["depth"] != 0 {
@@ -208,7 +208,7 @@ impl Stage {
         self.get(&format!("{}/sandbox/accounts", self.control_url)).await
     }
 
-    /// The mirror, complete: it follows the dead letters by a moment.
+    /// The complete mirror, which lags slightly behind the dead letters.
     pub(super) async fn dead_letters(&self) -> anyhow::Result<DeadLetters> {
         let mut connection = connect(&self.redis_url).await?;
         let begun = Instant::now();
@@ -222,7 +222,7 @@ impl Stage {
                 .await?;
             let parsed = letters.iter().map(|text| serde_json::from_str(text));
             let mut letters: Vec<DeadLetter> = parsed.collect::<Result<_, _>>()?;
-            // An agent that is killed before it has noted what it mirrored mirrors that again.
+            // An agent killed before it notes what it has mirrored mirrors it again.
             letters.sort_by(|a, b| a.dead_letter_id.cmp(&b.dead_letter_id));
             letters.dedup_by(|a, b| a.dead_letter_id == b.dead_letter_id);
             if letters.len() as u64 >= health["outbox"]["dead_letters"].as_u64().unwrap_or(0) {
@@ -240,7 +240,7 @@ impl Stage {
 
     /// Stops everything and removes the folder.
     pub(super) async fn strike(mut self) -> anyhow::Result<()> {
-        // The agent is asked, and leaves by itself; the others have nothing to lose.
+        // The agent shuts down on request; the others have nothing to lose.
         if let Some(pid) = self.agent.id() {
             let mut ask = child(Path::new("kill"));
             ask.args(["-TERM", &pid.to_string()]).status().await?;
@@ -280,7 +280,7 @@ fn start_agent(dir: &Path, redis_port: u16, control_plane: &str, port: u16) -> a
         ("CONTROL_PLANE_API_KEY", "demo-key"),
         ("REDIS_PORT", &redis_port),
         ("OUTBOX_DIR", "outbox"),
-        // An outage of seconds wants probes within seconds.
+        // An outage of seconds needs probes within seconds.
         ("CONTROL_PLANE_INITIAL_ERROR_DELAY", "0.2"),
         ("CONTROL_PLANE_MAX_BACKOFF", "2"),
         ("CONTROL_PLANE_TIMEOUT", "5"),
@@ -297,7 +297,7 @@ fn start_agent(dir: &Path, redis_port: u16, control_plane: &str, port: u16) -> a
     Ok(agent)
 }
 
-/// A connection to the demonstration's Redis, which may be slow beside all the rest.
+/// Connects to the demonstration's Redis, which may be slow under this load.
 pub(super) async fn connect(redis_url: &str) -> anyhow::Result<MultiplexedConnection> {
     let patient = AsyncConnectionConfig::new().set_response_timeout(Some(READY_WITHIN));
     Ok(redis::Client::open(redis_url)?.get_multiplexed_async_connection_with_config(&patient).await?)

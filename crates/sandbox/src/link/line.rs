@@ -11,26 +11,26 @@ use super::settings::Settings;
 
 /// A line that sends one chunk after another.
 pub(super) struct Line {
-    /// When all that is queued has been sent.
+    /// When everything queued has been sent.
     free: Instant,
-    /// The rate that it was reckoned with.
+    /// The rate on which `free` is based.
     rate: Option<NonZeroU64>,
     traffic: Traffic,
 }
 
-/// What has been carried.
+/// Traffic so far.
 #[derive(Clone, Copy, Default, Serialize)]
 pub(super) struct Traffic {
     bytes: u64,
     longest_queue_bytes: usize,
 }
 
-/// What becomes of a chunk.
+/// The fate of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Queued {
-    /// It is under way.
+    /// It is in flight until then.
     Arrives(Instant),
-    /// There is no room for it before this.
+    /// The queue has no room for it before then.
     FullUntil(Instant),
 }
 
@@ -47,17 +47,17 @@ impl Line {
         self.traffic = Traffic::default();
     }
 
-    /// Queues a chunk, if there is room for it.
+    /// Queues a chunk if there is room for it.
     pub(super) fn enter(&mut self, bytes: usize, settings: &Settings, now: Instant) -> Queued {
         if self.rate != settings.rate {
-            // What was reckoned with another rate would be waited for at that rate.
+            // Times based on the old rate would delay new chunks at that rate.
             (self.rate, self.free) = (settings.rate, now);
         }
         let mut sent = now;
         if let Some(rate) = settings.rate {
             let begins = self.free.max(now);
             let queued = begins.saturating_duration_since(now);
-            // A chunk longer than the queue waits until that is empty.
+            // A chunk longer than the queue waits until the queue is empty.
             let room = time(settings.queue.saturating_sub(bytes), rate);
             if queued > room {
                 return Queued::FullUntil(now + queued.saturating_sub(room));
@@ -72,7 +72,7 @@ impl Line {
     }
 }
 
-/// How long so many bytes take at so many bits a second.
+/// The time that these bytes take at this many bits per second.
 fn time(bytes: usize, rate: NonZeroU64) -> Duration {
     let nanos = bytes as u128 * 8 * 1_000_000_000 / u128::from(rate.get());
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
@@ -88,7 +88,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// Has senders send in turn, each a chunk whenever there is room. Gives when each byte count arrived.
+    /// Lets senders take turns, each sending a chunk when there is room. Returns when each byte count arrived.
     fn run(settings: &Settings, senders: &mut [usize], start: Instant) -> Vec<(usize, Duration)> {
         let mut line = Line::new(start);
         let (mut now, mut arrivals, mut turn) = (start, Vec::new(), 0);

@@ -1,17 +1,17 @@
-//! What a link is like, as it is written: `rtt=100ms,rate=10mbit,queue=256k,window=4m`.
+//! A link's settings and their syntax: `rtt=100ms,rate=10mbit,queue=256k,window=4m`.
 
 use std::{fmt, num::NonZeroU64, str::FromStr, time::Duration};
 
-/// What a modem queues, each way.
+/// A modem's queue, each way.
 const DEFAULT_QUEUE: usize = 256 << 10;
-/// As much as Linux lets a connection have under way unless it is told otherwise: 40 MiB/s at 100 ms.
+/// Linux' default limit of bytes in flight per connection: 40 MiB/s at 100 ms.
 const DEFAULT_WINDOW: usize = 4 << 20;
-/// The longest round trip that is taken for one.
+/// The longest round trip accepted.
 const MAX_RTT: Duration = Duration::from_secs(60);
 /// The largest queue and window.
 const MAX_BYTES: usize = 1 << 30;
 
-/// Senders take turns by chunks of so much time, at least of a packet.
+/// The duration of a sender's turn; at least one packet.
 const CHUNK: Duration = Duration::from_millis(5);
 const MIN_CHUNK: usize = 1448;
 pub(super) const MAX_CHUNK: usize = 64 << 10;
@@ -19,17 +19,17 @@ pub(super) const MAX_CHUNK: usize = 64 << 10;
 /// A link's round trip, rate and bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Both ways together, of a link without a queue.
+    /// Both directions together, without queueing.
     pub rtt: Duration,
-    /// Bits a second, each way; none is no limit.
+    /// Bits per second, each way; `None`: unlimited.
     pub rate: Option<NonZeroU64>,
-    /// Bytes that may wait to be sent, each way, of all connections.
+    /// Bytes queued each way, for all connections.
     pub queue: usize,
-    /// Bytes of one connection that may be under way, each way.
+    /// Bytes of one connection in flight, each way.
     pub window: usize,
 }
 
-/// Why a link cannot be made.
+/// Why a link's settings are invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}: a link is written like rtt=100ms,rate=10mbit,queue=256k,window=4m, each part optional")]
 pub struct BadLink(String);
@@ -41,7 +41,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// How many bytes are sent in one turn.
+    /// Bytes sent per turn.
     pub(super) fn chunk(&self) -> usize {
         let of_rate = |rate: NonZeroU64| (rate.get() as f64 / 8.0 * CHUNK.as_secs_f64()) as usize;
         self.rate.map_or(MAX_CHUNK, of_rate).clamp(MIN_CHUNK, MAX_CHUNK).min(self.window)
@@ -88,7 +88,7 @@ impl fmt::Display for Settings {
     }
 }
 
-/// A number with one of these units.
+/// Parses a number with one of these units.
 fn quantity(text: &str, units: &[(&str, f64)]) -> Option<f64> {
     let (number, unit) =
         units.iter().find_map(|&(name, unit)| text.strip_suffix(name).map(|number| (number, unit)))?;
@@ -96,7 +96,7 @@ fn quantity(text: &str, units: &[(&str, f64)]) -> Option<f64> {
     (number.is_finite() && number >= 0.0).then_some(number * unit)
 }
 
-/// A positive number of bytes.
+/// Parses a positive number of bytes.
 fn bytes(text: &str) -> Option<usize> {
     let bytes = quantity(text, &[("k", 1024.0), ("m", 1_048_576.0), ("", 1.0)])? as usize;
     (1..=MAX_BYTES).contains(&bytes).then_some(bytes)

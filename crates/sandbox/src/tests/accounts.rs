@@ -1,8 +1,8 @@
-//! The accounts are exact: every delivery is processed, a duplicate, or turned away, and each wrong order is told.
+//! The accounts are exact: every delivery is processed, a duplicate, or turned away, and each wrong order is reported.
 
 use super::*;
 
-/// The kinds of duplicates: with the same key and body, and with another.
+/// Counts of duplicates: with the same key and body, and with another.
 async fn duplicates(peer: &Peer) -> [u64; 2] {
     let usage = &peer.accounts().await["kinds"]["usage"];
     ["duplicates_same_key_and_body", "duplicates_different"].map(|name| usage[name].as_u64().unwrap())
@@ -47,7 +47,7 @@ async fn a_record_has_the_same_key_and_body_alone_and_in_a_batch() {
 
     let with_more = ("usage_record", json!({"transaction_id": "t1", "api_session_id": "s", "more": 1}));
     assert_eq!(peer.exceptions(&[("s", vec![with_more])]).await, [(0, 409)]);
-    assert_eq!(duplicates(&peer).await, [3, 1], "its bytes are compared whichever way it comes");
+    assert_eq!(duplicates(&peer).await, [3, 1], "its bytes are compared however it is delivered");
     status(peer.delivery("s", "usage-records", "another key", &body("t2"))).await;
     assert_eq!(violations(&peer, "key_violations").await, ["usage t2 came with two keys"]);
     assert_eq!(peer.totals("usage").await, [7, 2, 5, 0]);
@@ -95,7 +95,11 @@ async fn what_comes_out_of_order_is_told() {
     ];
     assert_eq!(violations(&peer, "order_violations").await, expected);
     assert_eq!(send("usage-records", "t2", 2).await, 409);
-    assert_eq!(violations(&peer, "order_violations").await, expected, "a duplicate is no step");
+    assert_eq!(
+        violations(&peer, "order_violations").await,
+        expected,
+        "a duplicate does not count in the order"
+    );
 }
 
 #[tokio::test]
@@ -160,7 +164,7 @@ async fn accounts_begin_anew_when_they_are_deleted() {
     for (name, value) in fresh.as_object().unwrap().iter().filter(|(name, _)| *name != "registered_servers") {
         assert_eq!(&accounts[name], value, "{name}");
     }
-    assert_eq!(accounts["registered_servers"], json!(["edge-1"]), "a registration is no account");
+    assert_eq!(accounts["registered_servers"], json!(["edge-1"]), "registrations are not accounts");
     assert_eq!(peer.get("records").await["records"], json!([]));
     assert_eq!(status(peer.usage("s", "t")).await, 200, "nothing was processed before");
 }

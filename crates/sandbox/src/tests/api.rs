@@ -1,4 +1,4 @@
-//! The API for records: who may, what is understood, and what is answered.
+//! The API for records: authentication, parsing, and answers.
 
 use super::*;
 

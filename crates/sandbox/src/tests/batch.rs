@@ -1,4 +1,4 @@
-//! Batches: what is taken of them and in which order, and how the promise is broken.
+//! Batches: which records are taken, in which order, and how the promise is broken.
 
 use super::accounts::violations;
 use super::*;
@@ -76,9 +76,13 @@ async fn after_a_failed_record_its_session_stops_and_others_continue() {
     peer.forecast(json!({"poison_transactions": [], "refuse_transactions": [], "unknown_sessions": []}))
         .await;
     let expected = [(0, 409), (4, 409), (6, 409), (9, 409)];
-    assert_eq!(peer.exceptions(&sessions).await, expected, "what was taken before is said to be");
+    assert_eq!(peer.exceptions(&sessions).await, expected, "records taken before are reported as such");
     let told = violations(&peer, "order_violations").await;
-    assert_eq!(told, ["session b: usage bad with sequence 2 after 3"], "a refused one is not to come again");
+    assert_eq!(
+        told,
+        ["session b: usage bad with sequence 2 after 3"],
+        "a refused record must not be repeated"
+    );
 }
 
 #[tokio::test]
@@ -108,16 +112,16 @@ async fn records_fail_by_themselves_as_often_as_they_should_and_batches_do_not()
     let failed = exceptions.len() as u64;
     assert!((20..=80).contains(&failed), "{failed}");
     assert_eq!(peer.totals("usage").await, [100, 100 - failed, 0, failed]);
-    assert_eq!(status(peer.usage("s", "t")).await, 503, "what is no batch meets the status as a whole");
+    assert_eq!(status(peer.usage("s", "t")).await, 503, "a single record meets the status as a whole");
 
-    // Again and again, one session's records get through in their order.
+    // Over several attempts, one session's records get through in order.
     let one: Vec<_> = (0..50).map(|n| sequenced(&format!("one-{n}"), n)).collect();
     let mut rest = one.as_slice();
     peer.forecast(json!({"partial_batch": 0.2})).await;
     while !rest.is_empty() {
         let exceptions = peer.exceptions(&[("one", rest.to_vec())]).await;
         let taken = exceptions.first().map_or(rest.len(), |&(index, _)| index as usize);
-        assert_eq!(exceptions.len(), rest.len() - taken, "nothing is taken behind the first: {exceptions:?}");
+        assert_eq!(exceptions.len(), rest.len() - taken, "nothing is taken after the first: {exceptions:?}");
         rest = &rest[taken..];
     }
     assert!(violations(&peer, "order_violations").await.is_empty());
@@ -161,7 +165,7 @@ async fn another_batchs_answer_names_it_or_its_count() {
         counts += u32::from(body["data"]["count"] != 1);
     }
     assert!(keys > 5 && counts > 5 && keys + counts == 50, "one or the other: {keys} {counts}");
-    assert_eq!(peer.totals("usage").await, [50, 50, 0, 0], "it is processed all the same");
+    assert_eq!(peer.totals("usage").await, [50, 50, 0, 0], "it is processed nevertheless");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Content encodings of requests and answers, by what each side says that it takes.
+//! Content encodings of requests and answers, according to what each side accepts.
 
 use std::io::{Read as _, Write as _};
 

@@ -1,4 +1,4 @@
-//! The link over real sockets. Only that it is no faster than it says is tested here: how exact it is, by [`link`] itself.
+//! The link over real sockets is no faster than configured. Its exactness is tested in [`link`].
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ fn slow(link: &str) -> Peer {
     peer_with(Args { link: Some(link.parse().unwrap()), ..Args::default() })
 }
 
-/// A batch of so many bytes that cannot be compressed away on the link, and its answer of about as many.
+/// A batch of this many incompressible bytes; its answer is about as large.
 fn large(peer: &Peer, bytes: usize) -> RequestBuilder {
     let record = json!({"kind": "x".repeat(bytes), "body": 7});
     let body = json!({"sessions": [{"api_session_id": "s", "records": [record]}]});
@@ -35,7 +35,7 @@ async fn a_rate_holds_each_way_and_bytes_are_counted() {
     for answer in futures_util::future::join_all(answers).await {
         assert_eq!(answer.unwrap().bytes().await.unwrap().len() / 1000, 100);
     }
-    // 400 KB each way at 1 MB/s; each answer comes after its request.
+    // 400 KB each way at 1 MB/s; each answer follows its request.
     assert!(start.elapsed() >= Duration::from_millis(400), "{:?}", start.elapsed());
     let report = peer.get("link").await;
     for way in ["up", "down"] {
@@ -72,7 +72,7 @@ async fn the_link_is_changed_under_way() {
         (200, &json!("rtt=1ms,rate=1000000000bit,queue=262144,window=4194304"))
     );
     assert!(set("rtt=1").await.1["error"].as_str().unwrap().starts_with("rtt=1: "));
-    // What was sent at the old rate arrives at the old time: a new connection does not wait for it.
+    // Bytes sent at the old rate arrive as scheduled: a new connection does not wait for them.
     assert_eq!(super::status(peer.usage("s", "u")).await, 200);
     stuck.abort();
     let plain = super::peer();

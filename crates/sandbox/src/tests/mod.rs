@@ -1,4 +1,4 @@
-//! The sandbox over real sockets: what a client meets, and what the accounts say of it afterwards.
+//! The sandbox over real sockets: what a client sees, and what the accounts say afterwards.
 
 mod accounts;
 mod api;
@@ -19,16 +19,16 @@ use uuid::Uuid;
 use super::KEY_NAMESPACE;
 use super::*;
 
-/// Long enough for a slow machine; only a test that fails waits for it.
+/// Long enough for a slow machine; only a failing test waits this long.
 const PATIENCE: Duration = Duration::from_secs(20);
 const FREE_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// A sandbox that serves, and a client of it.
+/// A running sandbox and a client of it.
 struct Peer {
     address: SocketAddr,
     control: SocketAddr,
     client: Client,
-    /// It ends with the test.
+    /// Stops the sandbox when dropped.
     _stop: oneshot::Sender<()>,
 }
 
@@ -58,7 +58,7 @@ impl Peer {
         self.client.request(method, format!("http://{}/sandbox/{path}", self.control))
     }
 
-    /// A record's request as the agent makes it.
+    /// A record's request as the agent sends it.
     fn delivery(&self, session: &str, what: &str, key: &str, body: &Value) -> RequestBuilder {
         self.request(Method::POST, &format!("sessions/{session}/{what}"))
             .header("x-api-key", "key")
@@ -73,7 +73,7 @@ impl Peer {
         self.delivery(session, "usage-records", &key, &body)
     }
 
-    /// A batch as the agent makes it, of sessions with their records' kinds and bodies.
+    /// A batch as the agent sends it, from sessions with their records' kinds and bodies.
     fn batch(&self, sessions: &[(&str, Vec<(&str, Value)>)]) -> RequestBuilder {
         let keys: Vec<u8> = sessions
             .iter()
@@ -113,7 +113,7 @@ impl Peer {
         self.get("accounts").await
     }
 
-    /// The sums of one kind: received, processed, duplicates, turned away.
+    /// Totals of one kind: received, processed, duplicates, turned away.
     async fn totals(&self, kind: &str) -> [u64; 4] {
         let totals = &self.accounts().await["kinds"][kind];
         let sums = ["received", "processed", "duplicates", "turned_away"];
@@ -127,14 +127,14 @@ impl Peer {
         assert_eq!(status, 200, "{body}");
     }
 
-    /// Asks for the accounts until they are as wanted.
+    /// Polls the accounts until they are as wanted.
     async fn until(&self, wanted: impl Fn(&Value) -> bool) {
         let asking = async {
             while !wanted(&self.accounts().await) {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(PATIENCE, asking).await.expect("the accounts never came to what is wanted");
+        tokio::time::timeout(PATIENCE, asking).await.expect("the accounts never became as wanted");
     }
 }
 
@@ -148,7 +148,7 @@ fn usage(transaction: &str) -> (&'static str, Value) {
     ("usage_record", json!({"transaction_id": transaction}))
 }
 
-/// The answer's status, and its body where that is JSON.
+/// The answer's status, and its body if that is JSON.
 async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
     let response = request.send().await.unwrap();
     let status = response.status();

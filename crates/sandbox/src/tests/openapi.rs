@@ -1,4 +1,4 @@
-//! The description of the API and its routes are of the same paths.
+//! The API's description and its routes have the same paths.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use super::super::{Args, PATHS, Shared, api, openapi, operator};
 
 #[test]
 fn every_route_is_described_and_nothing_else() {
-    // A router tells its paths only in the form for people who debug.
+    // Only a router's `Debug` output lists its paths.
     let router = format!("{:?}", api::router(&Arc::new(Shared::new(Args::default()))));
     let served: BTreeSet<_> = router.split('"').filter(|text| text.starts_with("/api/")).collect();
     let description = openapi::description();

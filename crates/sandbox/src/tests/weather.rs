@@ -15,7 +15,7 @@ async fn down_closes_port_and_connections_and_up_takes_the_same_port_back() {
     peer.until(|accounts| accounts["in_flight"] == 1).await;
 
     peer.forecast(json!({"down": true, "hang": 0})).await;
-    let error = in_flight.await.unwrap().expect_err("its connection is cut");
+    let error = in_flight.await.unwrap().expect_err("the connection is cut");
     assert!(!error.is_timeout(), "at once: {error:?}");
     assert!(peer.usage("s", "t2").send().await.unwrap_err().is_connect());
     let refused = TcpStream::connect(peer.address).await.unwrap_err();
@@ -117,7 +117,7 @@ async fn always_is_the_one_answer_to_everything_with_the_headers_of_its_status()
     }
     peer.forecast(json!({"always": 429, "retry_after": date})).await;
     assert_eq!(peer.usage("s", "t").send().await.unwrap().headers()["retry-after"], date);
-    assert_eq!(peer.totals("usage").await, [0; 4], "also what was answered 200");
+    assert_eq!(peer.totals("usage").await, [0; 4], "200s included");
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn faults_of_single_records_follow_the_prefix_of_their_ids() {
 }
 
 #[tokio::test]
-async fn a_refused_record_has_one_status_for_ever_and_may_take_its_batch_with_it() {
+async fn a_refused_record_always_has_the_same_status_and_may_fail_its_batch() {
     let peer = peer();
     peer.forecast(json!({"refuse_transactions": "bad", "refuse_with": [400, 413, 415]})).await;
     let mut seen = std::collections::BTreeSet::new();
@@ -216,7 +216,7 @@ async fn one_of_two_backends_refuses_by_chance_a_record_or_a_batch() {
     let records = || vec![("s", ids.iter().map(|id| usage(id)).collect::<Vec<_>>())];
     let exceptions = peer.exceptions(&records()).await;
     assert!((20..=80).contains(&exceptions.len()), "by record: {exceptions:?}");
-    assert!(exceptions.iter().all(|&(_, status)| status == 400), "nobody waits for a refused one");
+    assert!(exceptions.iter().all(|&(_, status)| status == 400), "nothing waits for a refused record");
 
     peer.forecast(json!({"refuse_batch": 1})).await;
     let mut seen = std::collections::BTreeMap::new();

@@ -1,4 +1,4 @@
-//! A fleet meets one `ControlPlane` of fixed capacity: a table, and a drawing.
+//! A fleet meets a `ControlPlane` of fixed capacity: prints a table and draws a chart.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,25 +1,25 @@
-//! What the `ControlPlane` took and shed, second by second, drawn as SVG: a row an event, a column a strategy.
+//! Draws as SVG what the `ControlPlane` took and shed each second: a row per event, a column per strategy.
 
 use std::fmt::Write as _;
 
 use super::{Outcome, Scenario, Second, Strategy};
 
-/// One plot, and what is around it, in pixels.
+/// The size of a plot and its margins, in pixels.
 const WIDTH: f64 = 250.0;
 const HEIGHT: f64 = 110.0;
 const LEFT: f64 = 56.0;
 const TOP: f64 = 48.0;
 const GAP: f64 = 26.0;
-/// What each plot shows: so many seconds, and this many times the capacity.
+/// The range of each plot: this many seconds, and this multiple of the capacity.
 const SECONDS: f64 = 720.0;
 const MOST: f64 = 2.0;
-/// Seconds that are drawn as one.
+/// Seconds averaged into one point.
 const STEP: usize = 6;
 
-/// A share of the capacity that is drawn.
+/// A share of the capacity to draw.
 type Share = fn(&Second, &Scenario) -> f64;
 
-/// Draws the outcomes of all strategies, event by event.
+/// Draws the outcomes of all strategies for each event.
 pub fn draw(rows: &[(&str, Vec<Outcome>)]) -> String {
     let columns = Strategy::ALL.len() as f64;
     let width = LEFT + columns * (WIDTH + GAP);

@@ -1,9 +1,9 @@
-//! A fleet of agents meets one `ControlPlane` that can do less than they all would like, in virtual time.
+//! A fleet of agents meets a `ControlPlane` that cannot serve them all at once, in virtual time.
 //!
-//! Each agent has an hour's backlog, takes in new records at its usual rate, and now and then has a quota request for which
-//! a session waits. What goes when is decided by the agent's own [`Link`](dataplane_agent::drain::Link), or by one of three
-//! strategies that others use ([`peers`]). Records are bytes here, and the way is a round trip and an uplink: nothing is
-//! said of what records hold, of their order, or of disks.
+//! Each agent has an hour's backlog, accepts new records at its usual rate, and occasionally has a quota request for which a
+//! session waits. The agent's own [`Link`](dataplane_agent::drain::Link), or one of three common strategies ([`peers`]),
+//! decides what is sent when. Records are only bytes here, and the path is a round trip and an uplink: the contents and the
+//! order of records and the disk are not simulated.
 
 pub mod chart;
 mod ours;
@@ -24,32 +24,32 @@ use plane::{Done, Plane};
 use work::Work;
 pub use work::{Answer, Outgoing, Quota};
 
-/// What a record takes on the wire in a large batch, in bytes.
+/// Bytes of a record on the wire, in a large batch.
 pub const RECORD: u64 = 69;
 /// The largest batch: 2,000 records.
 pub const LARGEST: u64 = 2_000 * RECORD;
-/// What an agent has waiting at the beginning: an hour of ten records a second.
+/// An agent's backlog at the beginning: an hour of ten records per second.
 pub const BACKLOG: u64 = 3_600 * 10 * RECORD;
-/// What it takes in meanwhile, in bytes a second.
+/// New records, in bytes per second.
 pub const INTAKE: u64 = 10 * RECORD;
-/// A quota request with its head, in bytes; and how often an agent has one, in seconds.
+/// Bytes of a quota request including its headers, and the mean interval of an agent's quota requests in seconds.
 const QUOTA: u64 = 700;
 const QUOTA_EVERY: f64 = 30.0;
-/// An agent's round trip: anything within this, in seconds.
+/// The range of an agent's round trip, in seconds.
 const ROUND_TRIP: (f64, f64) = (0.02, 0.2);
-/// Its uplink, in bytes a second.
+/// An agent's uplink, in bytes per second.
 const UPLINK: f64 = 1.25e6;
-/// Nothing is seen of an agent that is never drained, after so many seconds.
+/// The end of the run, in seconds, if an agent is never drained.
 const LONGEST: u64 = 3_600;
-/// What happens in so many seconds at first is told apart.
+/// The first seconds, which are reported separately.
 pub const SETTLING: u64 = 60;
 
-/// How agents decide what goes when.
+/// A retry strategy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
     /// The agent's own link.
     Agent,
-    /// Eight workers, each with plain exponential backoff, from one second to thirty.
+    /// Eight workers, each with plain exponential backoff from 1 s to 30 s.
     Exponential,
     /// The same with full jitter.
     FullJitter,
@@ -58,7 +58,7 @@ pub enum Strategy {
 }
 
 impl Strategy {
-    /// All of them.
+    /// All strategies.
     pub const ALL: [Self; 4] = [Self::Agent, Self::Exponential, Self::FullJitter, Self::AdaptiveConcurrency];
 
     /// Its name in tables.
@@ -72,24 +72,24 @@ impl Strategy {
     }
 }
 
-/// What the fleet meets.
+/// The event that the fleet meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The `ControlPlane` comes back after an hour. Each agent notices with its next probe.
+    /// The `ControlPlane` comes back after an hour. Each agent notices at its next probe.
     Outage,
     /// All agents start in the same second.
     Restart,
-    /// As after an outage; the `ControlPlane` asks to wait until a date, and half of the agents' clocks are wrong by up to an hour.
+    /// As after an outage, but `Retry-After` is a date, and half of the agents' clocks are wrong by up to an hour.
     WrongClocks,
-    /// As after an outage; a third of the capacity is away from the third minute to the fifth.
+    /// As after an outage, but a third of the capacity is missing from the third minute to the fifth.
     NodeLost,
 }
 
 impl Event {
-    /// All of them.
+    /// All events.
     pub const ALL: [Self; 4] = [Self::Outage, Self::Restart, Self::WrongClocks, Self::NodeLost];
 
-    /// What it is, in tables.
+    /// Its name in tables.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Outage => "back after an hour",
@@ -100,23 +100,23 @@ impl Event {
     }
 }
 
-/// A fleet, and what it meets.
+/// A fleet and its event.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
-    /// How many agents.
+    /// The number of agents.
     pub agents: u32,
-    /// Requests a second that the `ControlPlane` takes.
+    /// Requests per second that the `ControlPlane` takes.
     pub requests: f64,
-    /// Bytes a second.
+    /// Bytes per second that it takes.
     pub bytes: f64,
-    /// What happens.
+    /// The event.
     pub event: Event,
-    /// The seed of all chance.
+    /// The seed.
     pub seed: u64,
 }
 
 impl Scenario {
-    /// The seconds in which the `ControlPlane` can take everything at best.
+    /// The time in seconds that the `ControlPlane` needs at best to take everything.
     pub fn ideal(&self) -> f64 {
         let agents = f64::from(self.agents);
         let quota = agents / QUOTA_EVERY;
@@ -126,7 +126,7 @@ impl Scenario {
         by_bytes.max(agents * BACKLOG as f64 / (requests * LARGEST as f64 - fresh))
     }
 
-    /// The capacity that is there at this time, as a share.
+    /// The available share of the capacity at this time.
     fn capacity(&self, seconds: f64) -> f64 {
         if self.event == Event::NodeLost && (180.0..300.0).contains(&seconds) { 2.0 / 3.0 } else { 1.0 }
     }
@@ -139,45 +139,45 @@ pub struct Second {
     pub served: u32,
     /// Requests it shed.
     pub shed: u32,
-    /// Bytes that came in, less those of the requests that it shed.
+    /// Bytes received, without those of shed requests.
     pub bytes: f64,
 }
 
-/// What came of a fleet.
+/// The outcome of a fleet.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Second by second.
+    /// The `ControlPlane`'s seconds.
     pub seconds: Vec<Second>,
-    /// When each agent was drained, in seconds, sorted; agents that never were are missing.
+    /// When each agent was drained, in seconds, sorted. Agents that never were are missing.
     pub drained: Vec<f64>,
-    /// How long the quota requests of the first minute waited for their answers, sorted, in seconds.
+    /// Waiting times of the first minute's quota requests, in seconds, sorted.
     pub early_quota: Vec<f64>,
-    /// And those of later.
+    /// Those of later quota requests.
     pub later_quota: Vec<f64>,
-    /// What was asked of it.
+    /// The scenario.
     pub scenario: Scenario,
 }
 
-/// One side's behaviour.
+/// An agent's strategy.
 trait Client {
-    /// What it knows of a request under way.
+    /// What it remembers of a request in flight.
     type Ticket;
 
-    /// The next request to go now, if there is one.
+    /// The next request to send now, if any.
     fn next(&mut self, work: &mut Work, now: Instant) -> Option<Outgoing<Self::Ticket>>;
 
-    /// When it wants to be asked again, if no answer and no quota request comes before.
+    /// When to ask it again unless an answer or a quota request arrives earlier.
     fn wakes(&mut self, work: &Work, now: Instant) -> Option<Instant>;
 
-    /// Its request got this answer. If that failed, and was the so many-th: how long a quota request waits before it is sent again.
+    /// Handles the answer to a request. After a failure, returns how long a quota request with this many attempts waits.
     fn answered(&mut self, ticket: Self::Ticket, attempts: u32, answer: Answer, now: Instant) -> Duration;
 }
 
 /// Plays a scenario with one strategy.
 pub fn run(scenario: Scenario, strategy: Strategy) -> Outcome {
-    // The link's own chance is the seed's as well; its clocks are arguments.
+    // The link's randomness comes from the seed as well; its clocks are arguments.
     simulate(Some(Box::new(Machine(RefCell::new(Chance::new(scenario.seed, 2))))));
-    // The first seconds of the run are not the first of the clock: agents have a past.
+    // The clock does not start with the run: agents have a past.
     let begin = Instant::now() + Duration::from_secs(3_600);
     let agents = 0..scenario.agents;
     let outcome = match strategy {
@@ -199,7 +199,7 @@ pub fn run(scenario: Scenario, strategy: Strategy) -> Outcome {
     outcome
 }
 
-/// Where the link's chance comes from.
+/// The source of the link's randomness.
 struct Machine(RefCell<Chance>);
 
 impl time::Machine for Machine {
@@ -212,7 +212,7 @@ impl time::Machine for Machine {
     }
 }
 
-/// What happens, and to whom.
+/// What happens, and to which agent or request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Happens {
     /// An agent may send.
@@ -221,11 +221,11 @@ enum Happens {
     QuotaComes(u32),
     /// A request has passed its agent's uplink.
     Arrives(u32),
-    /// A request may have been received whole; of this reckoning.
+    /// A request may be complete, according to this reckoning.
     Received(u64),
-    /// A request is answered, at the agent.
+    /// A request is answered at the agent.
     Answered(u32, Answered),
-    /// A tick of the second: capacity changes.
+    /// A new second begins: the capacity may change.
     Second,
 }
 
@@ -246,7 +246,7 @@ struct Agent<C> {
     client: C,
     work: Work,
     round_trip: f64,
-    /// When it will be asked next, in microseconds.
+    /// When to ask it next, in microseconds.
     wakes: u64,
     drained: Option<f64>,
 }
@@ -334,7 +334,7 @@ impl<C: Client> Fleet<C> {
                 Happens::QuotaComes(agent) => {
                     let quota = Quota { since: self.seconds(), not_before: self.instant(), attempts: 0 };
                     self.agents[agent as usize].work.quotas.push_back(quota);
-                    // Every agent now and then, without a rhythm that they share.
+                    // At random intervals that agents do not share.
                     let next = QUOTA_EVERY * -(1.0 - self.chance.part()).ln();
                     self.happens(self.now + micros(next), Happens::QuotaComes(agent));
                     self.turn(agent);
@@ -357,7 +357,7 @@ impl<C: Client> Fleet<C> {
                 }
             }
         }
-        // Those that got no answer have waited at least until now.
+        // Requests without an answer have waited at least until now.
         let under_way =
             self.requests.iter().filter(|request| request.ticket.is_some()).filter_map(|r| r.quota);
         let waiting = self.agents.iter().flat_map(|agent| &agent.work.quotas).copied();
@@ -400,7 +400,7 @@ impl<C: Client> Fleet<C> {
         }
         let agent = &mut self.agents[number as usize];
         let client_wakes = agent.client.wakes(&agent.work, now);
-        // What comes in while nothing is under way is sent within the second.
+        // Records accepted while nothing is in flight are sent within a second.
         let fresh = agent.work.is_idle().then(|| now + Duration::from_secs(1));
         if let Some(at) = client_wakes.into_iter().chain(fresh).min() {
             let at = (at - self.begin).as_micros() as u64 + 1;
@@ -449,7 +449,7 @@ impl<C: Client> Fleet<C> {
         let (number, bytes, quota) = (request.agent, request.bytes, request.quota);
         let ticket = request.ticket.take().expect("a request is answered once");
         self.free.push(id);
-        // Half of what is shed is told for how long.
+        // Half of the shed requests get a `Retry-After`.
         let answer = match answered {
             Answered::Taken => Answer::Taken,
             Answered::Shed => Answer::Shed { told: self.chance.happens(0.5) },
@@ -483,14 +483,14 @@ impl<C: Client> Fleet<C> {
     }
 }
 
-/// The figure at this share of sorted ones.
+/// The value at this share of sorted values.
 pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     sorted.get(((sorted.len() as f64 * share) as usize).min(sorted.len().checked_sub(1)?)).copied()
 }
 
 impl Outcome {
-    /// The share of the capacity that was used for what was taken, from the first minute until nine of ten agents were
-    /// drained; and the share of requests that were shed then.
+    /// The share of the capacity used for what was taken, from the first minute until nine of ten agents were drained; and the
+    /// share of requests shed in that time.
     pub fn goodput_and_shed(&self) -> (f64, f64) {
         let end = self.drained(0.9).map_or(self.seconds.len(), |at| at as usize);
         let busy = SETTLING as usize..end.max(SETTLING as usize + 1).min(self.seconds.len());
@@ -511,7 +511,7 @@ impl Outcome {
         self.drained.get(place.max(1) - 1).copied()
     }
 
-    /// What is asked of the agent and not so here.
+    /// The requirements that were missed.
     pub fn shortcomings(&self) -> Vec<String> {
         let (goodput, shed) = self.goodput_and_shed();
         let last = self.drained(1.0).unwrap_or(f64::INFINITY);

@@ -9,18 +9,18 @@ use super::work::Work;
 use super::{Answer, Client, Event, LARGEST, Outgoing, QUOTA, Scenario};
 use crate::chance::Chance;
 
-/// What the `ControlPlane` asks for where it says for how long.
+/// The `Retry-After` of answers that have one.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// All start within this time, where they do so at once: systemd's own spread.
+/// A simultaneous start is spread over this time: systemd's own.
 const START: f64 = 1.0;
 
 pub(super) struct Ours {
     link: Link,
-    /// Where its requests go: each endpoint's delays are its own.
+    /// Counts requests, whose endpoints have separate delays.
     sent: usize,
 }
 
-/// The defaults of the agent's settings.
+/// The default settings of the agent.
 fn settings() -> LinkSettings {
     LinkSettings {
         failures_to_open: 3,
@@ -37,11 +37,11 @@ impl Ours {
         let mut chance = Chance::new(scenario.seed, 1_000 + u64::from(agent));
         let settings = settings();
         let link = if scenario.event == Event::Restart {
-            // As the agent does: its first request goes some time within the delay after an error.
+            // As in the agent: the first request goes out some time within the delay after an error.
             let starts = START * chance.part() + settings.initial_delay.as_secs_f64() * chance.part();
             Link::new(settings, begin + Duration::from_secs_f64(starts))
         } else {
-            // An hour of probes that failed: the last of them was at any time.
+            // An hour of failed probes, the last of them at a random time.
             let long_ago = begin - Duration::from_secs(60);
             let mut link = Link::new(settings, long_ago);
             let mut now = long_ago + Duration::from_secs_f64(30.0 * chance.part());

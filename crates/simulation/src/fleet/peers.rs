@@ -1,4 +1,4 @@
-//! How others retry, in the fleet. None of their requests times out, which flatters them: a large batch may be under way for minutes.
+//! Other retry strategies in the fleet. Their requests never time out, which flatters them: a large batch may take minutes.
 
 use std::time::Duration;
 
@@ -8,26 +8,26 @@ use super::work::Work;
 use super::{Answer, Client, Event, LARGEST, Outgoing, QUOTA, Scenario, ours};
 use crate::chance::Chance;
 
-/// Where a worker or agent begins: somewhere within its longest backoff after an outage, within a second after a start.
+/// When a worker or agent starts: within its longest backoff after an outage, within a second after a start.
 fn first_turn(scenario: &Scenario, chance: &mut Chance, longest: f64) -> Duration {
     let within = if scenario.event == Event::Restart { 1.0 } else { longest };
     Duration::from_secs_f64(within * chance.part())
 }
 
-/// How far an agent's wall clock is ahead: a `Retry-After` that is a date is compared with it.
+/// How far an agent's wall clock is ahead, which matters when `Retry-After` is a date.
 fn clock_error(scenario: &Scenario, chance: &mut Chance) -> f64 {
     let wrong = scenario.event == Event::WrongClocks && chance.happens(0.5);
     if wrong { 3_600.0 * (2.0 * chance.part() - 1.0) } else { 0.0 }
 }
 
-/// What a `Retry-After` comes to where the clock is so far ahead, at most five minutes.
+/// The effective delay of a `Retry-After` with this clock error, at most five minutes.
 fn asked(error: f64) -> Duration {
     Duration::from_secs_f64((ours::RETRY_AFTER.as_secs_f64() - error).clamp(0.0, 300.0))
 }
 
-/// Workers that send a batch each, and after a failure wait twice as long as before.
+/// Workers that each send a batch and double their delay after a failure.
 pub(super) struct Workers {
-    /// When each of those that do nothing may go on, and how often it has failed in a row.
+    /// When each idle worker may continue, and its failures in a row.
     idle: Vec<(Instant, i32)>,
     has_jitter: bool,
     clock_error: f64,
@@ -48,7 +48,7 @@ impl Workers {
 }
 
 impl Client for Workers {
-    /// How often the worker has failed in a row.
+    /// The worker's failures in a row.
     type Ticket = i32;
 
     fn next(&mut self, work: &mut Work, now: Instant) -> Option<Outgoing<i32>> {
@@ -80,15 +80,15 @@ impl Client for Workers {
     }
 }
 
-/// Adaptive request concurrency: one more request in flight after each round trip that filled the limit and was not slower
-/// than usual, a tenth fewer after a shed or slow one; a shed batch waits by Fibonacci numbers with full jitter. By
+/// Adaptive request concurrency. After each round trip that filled the limit and was not slower than usual, one more request
+/// may be in flight; after a shed or slow one, a tenth fewer. A shed batch waits by Fibonacci numbers with full jitter. See
 /// <https://vector.dev/docs/about/concepts/#adaptive-request-concurrency> and the defaults of its HTTP sinks.
 pub(super) struct Adaptive {
     limit: f64,
     in_flight: usize,
-    /// The limit was reached since the last decision.
+    /// Whether the limit has been reached since the last decision.
     was_full: bool,
-    /// The mean round trip and its deviation, in seconds, and what came since the last decision.
+    /// The mean round trip and its deviation, in seconds, and the samples since the last decision.
     mean: f64,
     deviation: f64,
     rtts: (f64, u32),
@@ -126,7 +126,7 @@ impl Adaptive {
         }
     }
 
-    /// Once a mean round trip.
+    /// Adapts the limit once per mean round trip.
     fn decide(&mut self, now: Instant) {
         let (sum, count) = std::mem::take(&mut self.rtts);
         let current = if count == 0 { self.mean } else { sum / f64::from(count) };
@@ -147,7 +147,7 @@ impl Adaptive {
 }
 
 impl Client for Adaptive {
-    /// When it was sent.
+    /// When the request was sent.
     type Ticket = Instant;
 
     fn next(&mut self, work: &mut Work, now: Instant) -> Option<Outgoing<Instant>> {

@@ -1,42 +1,42 @@
-//! The `ControlPlane` of the fleet: so many bytes and requests a second, and what is too much is shed.
+//! The fleet's `ControlPlane`: it takes a fixed number of bytes and requests per second, and sheds the rest.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::Scenario;
 
-/// More than so many seconds' work before it, and a request is shed.
+/// Seconds of queued work beyond which a request is shed.
 const LONGEST_QUEUE: f64 = 0.25;
-/// What shedding costs, as a part of what taking does.
+/// The cost of shedding a request, as a fraction of taking it.
 const SHEDDING: f64 = 0.1;
 
-/// What became of a request.
+/// The fate of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Done {
     Taken,
     Shed,
 }
 
-/// A server behind a pipe. The pipe gives each request that comes in the same share of its bytes a second, as TCP does
-/// about; the server takes one request after the other.
+/// A server behind a pipe. The pipe shares its bytes per second equally among incoming requests, roughly as TCP does; the
+/// server takes one request after another.
 pub(super) struct Plane {
     requests: f64,
     bytes: f64,
     share: f64,
-    /// Bytes that each of the pipe's requests has got since the beginning, and until when that was reckoned.
+    /// Bytes that each request in the pipe has received since the beginning, and the time of this reckoning.
     level: f64,
     reckoned: f64,
-    /// Bytes that came in since somebody asked.
+    /// Bytes received since the last query.
     came_in: f64,
-    /// The level at which a request is whole.
+    /// The level at which each request is complete.
     coming_in: BinaryHeap<Reverse<(u64, u32)>>,
-    /// How often something entered or left: what was foreseen before that is not to be.
+    /// Counts entries and exits, which invalidate earlier forecasts.
     reckoning: u64,
-    /// When the server has done what it has taken.
+    /// When the server has finished everything it has taken.
     free_at: f64,
 }
 
-/// Levels are kept as whole numbers, of so many in a byte.
+/// Levels are stored as whole numbers, with this many units per byte.
 const FINE: f64 = 1e4;
 
 impl Plane {
@@ -64,25 +64,25 @@ impl Plane {
         self.reckoning += 1;
     }
 
-    /// From now on there is this share of the capacity.
+    /// Sets the available share of the capacity from now on.
     pub(super) fn scale(&mut self, share: f64, now: f64) {
         self.reckon(now);
         self.share = share;
     }
 
-    /// Bytes that came in since this was asked last.
+    /// Bytes received since the last call.
     pub(super) fn came_in(&mut self) -> f64 {
         std::mem::take(&mut self.came_in)
     }
 
-    /// A request begins to come in.
+    /// A request starts to arrive.
     pub(super) fn enter(&mut self, request: u32, bytes: u64, now: f64) {
         self.reckon(now);
         let whole_at = self.level + bytes as f64;
         self.coming_in.push(Reverse(((whole_at * FINE) as u64, request)));
     }
 
-    /// When the next will be there whole, if nothing comes before.
+    /// When the next request will be complete if no other arrives first.
     pub(super) fn next_received(&self) -> Option<(f64, u64)> {
         let Reverse((whole_at, _)) = self.coming_in.peek()?;
         let missing = (*whole_at as f64 / FINE - self.level).max(0.0);
@@ -90,7 +90,7 @@ impl Plane {
         Some((at, self.reckoning))
     }
 
-    /// A request that is there whole now, what becomes of it, and when it is answered. None if something came before.
+    /// A request that is now complete, its fate, and when it is answered. `None` if something arrived first.
     pub(super) fn received(&mut self, reckoning: u64, now: f64) -> Option<(u32, Done, f64)> {
         if reckoning != self.reckoning {
             return None;

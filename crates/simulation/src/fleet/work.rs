@@ -1,4 +1,4 @@
-//! What an agent of the fleet has to send.
+//! An agent's outstanding work in the fleet.
 
 use std::collections::VecDeque;
 
@@ -7,47 +7,47 @@ use tokio::time::Instant;
 /// A quota request.
 #[derive(Clone, Copy, Debug)]
 pub struct Quota {
-    /// Since when it waits, in seconds of the run.
+    /// When it started waiting, in seconds of the run.
     pub since: f64,
-    /// It was shed, and is not sent again before this.
+    /// After it was shed: not to be sent again before this.
     pub not_before: Instant,
     /// How often it was shed.
     pub attempts: u32,
 }
 
-/// A request that goes out.
+/// An outgoing request.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing<T> {
-    /// On the wire.
+    /// Bytes on the wire.
     pub bytes: u64,
-    /// If it is one.
+    /// The quota request in it, if it is one.
     pub quota: Option<Quota>,
-    /// What its client knows of it.
+    /// The client's data about it.
     pub ticket: T,
 }
 
-/// What a client hears.
+/// An answer as a client sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The `ControlPlane` took it.
     Taken,
-    /// 503, with a `Retry-After` or without.
+    /// 503, with or without `Retry-After`.
     Shed {
-        /// Whether it says for how long.
+        /// Whether it has a `Retry-After`.
         told: bool,
     },
 }
 
-/// What waits.
+/// Waiting work.
 pub(super) struct Work {
-    /// Bytes of records.
+    /// Bytes of waiting records.
     backlog: f64,
-    /// Bytes that are under way.
+    /// Bytes of records in flight.
     under_way: u64,
     intake: f64,
     taken_in: f64,
     pub(super) quotas: VecDeque<Quota>,
-    /// Requests under way.
+    /// Requests in flight.
     pub(super) in_flight: usize,
 }
 
@@ -63,30 +63,30 @@ impl Work {
         }
     }
 
-    /// What came in until now.
+    /// Adds the records accepted until now.
     pub(super) fn take_in(&mut self, seconds: f64) {
         self.backlog += (seconds - self.taken_in) * self.intake;
         self.taken_in = seconds;
     }
 
-    /// The quota request that may go now, if one may.
+    /// Takes a quota request that may be sent now, if any.
     pub(super) fn take_quota(&mut self, now: Instant) -> Option<Quota> {
         let due = self.quotas.iter().position(|quota| quota.not_before <= now)?;
         self.in_flight += 1;
         self.quotas.remove(due)
     }
 
-    /// Whether one may.
+    /// Whether a quota request may be sent now.
     pub(super) fn has_quota(&self, now: Instant) -> bool {
         self.quotas.iter().any(|quota| quota.not_before <= now)
     }
 
-    /// When one may that was shed.
+    /// When a shed quota request may next be sent.
     pub(super) fn next_quota(&self, now: Instant) -> Option<Instant> {
         self.quotas.iter().map(|quota| quota.not_before).filter(|at| *at > now).min()
     }
 
-    /// Some records, at most so many bytes of them.
+    /// Takes some records, at most this many bytes.
     pub(super) fn take_records(&mut self, most: u64) -> Option<u64> {
         let bytes = (self.backlog as u64).min(most).min(super::LARGEST);
         if bytes < super::RECORD {
@@ -98,28 +98,28 @@ impl Work {
         Some(bytes)
     }
 
-    /// Whether there are any.
+    /// Whether records are waiting.
     pub(super) fn has_records(&self) -> bool {
         self.backlog as u64 >= super::RECORD
     }
 
-    /// These were delivered.
+    /// Removes delivered records.
     pub(super) fn sent(&mut self, bytes: u64) {
         self.under_way -= bytes;
     }
 
-    /// These were not.
+    /// Returns undelivered records.
     pub(super) fn came_back(&mut self, bytes: u64) {
         self.under_way -= bytes;
         self.backlog += bytes as f64;
     }
 
-    /// Nothing waits but what came in within the last seconds.
+    /// Whether only records of the last seconds are waiting.
     pub(super) fn has_caught_up(&self) -> bool {
         self.backlog + self.under_way as f64 <= 5.0 * self.intake
     }
 
-    /// Nothing is under way.
+    /// Whether nothing is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight == 0
     }

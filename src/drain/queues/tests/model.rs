@@ -1,7 +1,7 @@
-//! Any course of events against a plain log: what is handed out, when, and that nothing is left behind.
+//! Random sequences of events against a plain log: what is handed out, when, and that nothing is left behind.
 //!
-//! What is read is decided as in the drain, with a window of a few records, so that lanes are cut off, give up what
-//! they have and are filled up again all the time; a read takes a while, and answers arrive meanwhile.
+//! Reading is decided as in the drain, with a window of a few records, so lanes are constantly cut off, emptied and
+//! refilled. A read takes a while, and answers arrive meanwhile.
 
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -31,7 +31,7 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     let kind = prop_oneof![8 => Just(0usize), 1 => Just(1), 1 => Just(2), 1 => Just(3)];
     prop_oneof![
-        // Mostly usage of few sessions, though more than may wait in the window, and in runs longer than a lane.
+        // Mostly usage of few sessions, though more than fit in the window, and in runs longer than a lane.
         4 => (kind, 0..9_u8, 1..12_u8).prop_map(|(kind, session, count)| {
             Op::Append { kind: KINDS[kind], session, count: if kind == 0 { count } else { 1 } }
         }),
@@ -50,7 +50,7 @@ fn op() -> impl Strategy<Value = Op> {
 struct Model {
     lanes: Lanes,
     read_ahead: ReadAhead,
-    /// Number 1 is at 0.
+    /// Number 1 is at index 0.
     log: Vec<Unsettled>,
     settled: Vec<bool>,
     attempts: Vec<u32>,
@@ -123,11 +123,11 @@ impl Model {
         }
     }
 
-    /// Takes the next record, and judges whether it may go.
+    /// Takes the next record, and checks that it may be sent.
     fn pick(&mut self, probe: bool) -> Result<bool, TestCaseError> {
         let ready = self.lanes.has_ready();
         let picked = if probe { self.lanes.pick_probe(|_| 0) } else { self.lanes.pick(self.batching) };
-        prop_assert_eq!(ready, picked.is_some(), "what is said to be ready can be taken");
+        prop_assert_eq!(ready, picked.is_some(), "a lane reported as ready can be taken");
         let Some(parcel) = picked else { return Ok(false) };
         prop_assert!(records_in(&parcel) == 1 || self.batching.is_some());
         self.judge_parcel(parcel)?;
@@ -142,7 +142,7 @@ impl Model {
         Ok(())
     }
 
-    /// Whether this record goes in the parcel that is being judged, before what is judged now.
+    /// Whether this record is in the parcel being checked, before the one being checked now.
     fn is_in_this_parcel(&self, ticket: &Ticket) -> bool {
         self.in_flight.iter().any(|(parcel, _, item)| *parcel == self.parcels && item.ticket == *ticket)
     }
@@ -150,11 +150,11 @@ impl Model {
     fn judge(&mut self, key: LaneKey, item: Item) -> Result<(), TestCaseError> {
         let ticket = item.ticket;
         let at = ticket.seq as usize - 1;
-        prop_assert!(!self.settled[at], "{ticket:?} goes a second time");
+        prop_assert!(!self.settled[at], "{ticket:?} is sent a second time");
         prop_assert_eq!(
             item.history.attempts,
             self.attempts[at],
-            "how often {:?} was tried is forgotten",
+            "the attempts of {:?} are forgotten",
             ticket
         );
         for Unsettled { ticket: other, entry } in &self.log {
@@ -217,7 +217,7 @@ impl Model {
             Op::Hold(held) => self.lanes.hold(*held),
             Op::ProbeHeld(log) if self.lanes.has_held(*log) => {
                 let parcel = self.lanes.pick_probe_of(*log, false).unwrap_or_default();
-                prop_assert_eq!(records_in(&parcel), 1, "what is held can be probed");
+                prop_assert_eq!(records_in(&parcel), 1, "a held log can be probed");
                 prop_assert!(parcel.iter().all(|group| group.items[0].ticket.log == *log));
                 self.judge_parcel(parcel)?;
             }
@@ -226,7 +226,7 @@ impl Model {
         Ok(())
     }
 
-    /// A link without trouble, until nothing moves any more.
+    /// Runs without trouble until nothing changes any more.
     fn finish(&mut self, epoch: Instant) -> Result<(), TestCaseError> {
         self.seconds += 60;
         self.lanes.hold([false; LOGS.len()]);
@@ -256,12 +256,12 @@ impl Model {
             (KINDS.map(|kind| self.lanes.count(kind)), self.lanes.bytes(Kind::Usage)),
             ([0; 4], 0)
         );
-        prop_assert!(self.lanes.lanes.is_empty(), "lanes without records stay");
+        prop_assert!(self.lanes.lanes.is_empty(), "lanes without records remain");
         Ok(())
     }
 }
 
-/// Whether of one session's records the first must be done with before the second goes.
+/// Whether the first of one session's records must be settled before the second is sent.
 fn must_precede(first: &Ticket, second: &Ticket) -> bool {
     let earlier = first.seq < second.seq;
     match (first.kind, second.kind) {
@@ -274,7 +274,7 @@ fn must_precede(first: &Ticket, second: &Ticket) -> bool {
 
 proptest! {
     #[test]
-    fn every_record_goes_once_and_in_the_order_of_its_session(
+    fn every_record_is_sent_once_and_in_the_order_of_its_session(
         ops in prop::collection::vec(op(), 0..400),
         mode in 0..4_u8,
     ) {

@@ -1,4 +1,4 @@
-//! Whose failure it is.
+//! Attribution of failures.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::drain::routes::Pause;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A request fails at once, of two sessions.
+/// Fails a request of two sessions at once.
 fn fails(routes: &mut Routes, log: Log, trouble: Trouble, now: Instant) -> Attribution {
     failed(routes, log, trouble, now, now)
 }
@@ -18,10 +18,10 @@ fn failed(routes: &mut Routes, log: Log, trouble: Trouble, sent: Instant, now: I
     routes.troubled(log, [1, 2].map(LaneKey::of_test).into_iter(), failure, now)
 }
 
-/// Makes a kind held for that.
+/// Makes a kind held for this trouble.
 fn fails_alone(routes: &mut Routes, log: Log, trouble: Trouble, now: Instant) {
     let beside = if log == Log::Usage { Log::Quota } else { Log::Usage };
-    // More often where it was let go before.
+    // More often if it was released before.
     for _ in 0..16 {
         fails(routes, log, trouble, now);
         routes.delivered(beside, 1, now);
@@ -40,7 +40,7 @@ fn a_record_is_poison_only_beside_deliveries_of_its_own_kind() {
     assert!(routes.failed_on(Log::Usage, Beside::ItsKind, &mut history).others);
     assert!(!routes.failed_on(Log::Usage, Beside::ItsKind, &mut history).others, "each delivery counts once");
     routes.delivered(Log::Quota, 1, now);
-    assert!(routes.failed_on(Log::Usage, Beside::Any, &mut history).others, "where the answer alone was bad");
+    assert!(routes.failed_on(Log::Usage, Beside::Any, &mut history).others, "if only the answer was bad");
     assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &history), "nothing else has failed");
 }
 
@@ -51,21 +51,18 @@ fn failures_are_a_records_own_when_hardly_any_other_meets_one() {
     routes.failed_on(Log::Usage, Beside::ItsKind, &mut other);
     routes.begin(Log::Usage, &mut bad);
     routes.failed_on(Log::Usage, Beside::ItsKind, &mut bad);
-    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &bad), "what failed before says nothing of now");
+    assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &bad), "earlier failures say nothing now");
     routes.failed_on(Log::Usage, Beside::ItsKind, &mut other);
     for passed in 0..4 {
         assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &bad), "one failed, {passed} passed");
-        // However much is in a request, it passes once.
+        // However much a request contains, it passes once.
         routes.delivered(Log::Usage, 500, now);
     }
     assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &bad));
     routes.failed_on_all(std::iter::once((Log::Usage, &mut other)));
     assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &bad));
-    assert!(
-        routes.are_its_own(Log::Usage, Beside::Any, &bad),
-        "where the answers of the kind are what is wrong"
-    );
-    // Each by itself where each was answered by itself.
+    assert!(routes.are_its_own(Log::Usage, Beside::Any, &bad), "if the answers of the kind are wrong");
+    // Individually, if each was answered individually.
     routes.delivered(Log::Usage, 4, now);
     routes.passed_apart(Log::Usage, 4);
     assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &bad));
@@ -105,15 +102,15 @@ fn more_failing_records_than_may_be_refused_are_an_outage_that_always_hits_the_s
         routes.is_failing(Log::Started, LaneKey::of_test(session));
     }
     assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &history));
-    assert!(routes.are_its_own(Log::Usage, Beside::Any, &history), "where every answer of the kind is wrong");
+    assert!(routes.are_its_own(Log::Usage, Beside::Any, &history), "if every answer of the kind is wrong");
     routes.is_done(Log::Usage, LaneKey::of_test(3));
     assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &history));
 }
 
 #[test]
 fn nothing_is_poison_while_a_part_of_the_control_plane_is_out() {
-    // Three of ten requests meet the part that fails, whatever is in them. Records that have met it are tried again, after a
-    // backoff in which others are.
+    // Three of ten requests meet the failing part, whatever they contain. Records that met it are tried again after a
+    // backoff, in which others are tried.
     let (mut routes, now) = (routes(), Instant::now());
     let mut waiting = std::collections::VecDeque::new();
     let mut random = 1_u64;
@@ -162,7 +159,7 @@ fn a_kind_that_alone_fails_in_a_row_is_held_and_the_link_hears_of_it_no_more() {
     assert_eq!(fails(&mut routes, Log::Started, Failing, now), Attribution::Kind);
     assert_eq!(fails(&mut routes, Log::Started, Timeout, now), Attribution::Kind);
     let told: Vec<_> = routes.all_held().map(|(_, held)| held.trouble).collect();
-    assert_eq!(told, [Timeout], "what it meets now is told");
+    assert_eq!(told, [Timeout], "its current trouble is reported");
 }
 
 #[test]
@@ -178,7 +175,7 @@ fn a_kind_that_was_held_a_moment_ago_and_asks_to_wait_is_held_again_at_once() {
     assert_eq!(asks(&mut routes), Attribution::KindFromNowOn);
     assert!(routes.delivered(Log::Started, 1, now));
     assert!(!routes.delivered(Log::Started, 1, now));
-    assert_eq!(asks(&mut routes), Attribution::Link, "and counts anew");
+    assert_eq!(asks(&mut routes), Attribution::Link, "counting starts over");
 }
 
 #[test]
@@ -193,7 +190,7 @@ fn a_kind_that_fails_in_part_is_held_once_and_then_only_when_nothing_of_it_passe
             return;
         }
         let attribution = fails(routes, Log::Usage, Trouble::Failing, now);
-        assert!(held == 0 || attribution != Attribution::Link, "the link hears no more of it");
+        assert!(held == 0 || attribution != Attribution::Link, "the link no longer hears of it");
         held += u32::from(attribution == Attribution::KindFromNowOn);
     };
     (0..10_000).for_each(|_| some_pass(&mut routes));
@@ -208,7 +205,7 @@ fn a_kind_that_fails_in_part_is_held_once_and_then_only_when_nothing_of_it_passe
         fails(&mut routes, Log::Usage, Trouble::Failing, now);
     }
     assert!(routes.is_held(Log::Usage));
-    // One that has been well for long is held as soon as ever.
+    // A kind that has been well for long is held as soon as ever.
     for _ in 0..20 {
         routes.delivered(Log::Usage, 1, now);
     }
@@ -235,7 +232,7 @@ fn failures_among_successes_in_flight_are_not_in_a_row() {
 #[test]
 fn a_kind_does_not_fail_alone_while_others_fail_too() {
     let (mut routes, now) = (routes(), Instant::now());
-    // Of one kind every other request passes.
+    // Every other request of one kind passes.
     for _ in 0..1000 {
         for _ in 0..3 {
             assert_eq!(fails(&mut routes, Log::Completed, Trouble::Overloaded, now), Attribution::Link);
@@ -288,7 +285,7 @@ fn a_kind_that_hangs_while_others_pass_to_the_end_is_held_at_once() {
     assert_eq!(
         failed(&mut routes, Log::Started, Trouble::Timeout, sent, now),
         Attribution::Link,
-        "all hang since then, perhaps"
+        "all may be hanging since then"
     );
     for _ in 0..10 {
         routes.delivered(Log::Usage, 1, sent + 20 * SECOND);
@@ -353,7 +350,7 @@ fn only_the_held_kind_waits_for_its_retry_after() {
     assert_eq!(routes.next_probe(any), Some(asked));
     routes.link_up(now);
     assert_eq!(routes.due(now, any), None);
-    // Another is held meanwhile, probed, let go.
+    // Another kind is held meanwhile, probed, and released.
     fails_alone(&mut routes, Log::Quota, Trouble::Overloaded, now);
     routes.link_up(now);
     assert_eq!(routes.due(now, any), Some(Log::Quota));
@@ -364,8 +361,8 @@ fn only_the_held_kind_waits_for_its_retry_after() {
     assert_eq!((routes.due(now, any), routes.next_probe(any)), (None, Some(asked)));
     assert_eq!(routes.due(asked, any), Some(Log::Started));
     routes.hurry(now);
-    assert_eq!(routes.due(now, any), Some(Log::Started), "but for an operator");
-    // What was asked for is over with the hold.
+    assert_eq!(routes.due(now, any), Some(Log::Started), "except for an operator");
+    // A requested wait ends with the hold.
     routes.asked_to_wait(Log::Started, asked);
     assert!(routes.delivered(Log::Started, 1, now));
     fails_alone(&mut routes, Log::Started, Trouble::Failing, now);

@@ -1,8 +1,8 @@
-//! The messages of a segment, and what is in them.
+//! The messages of a segment and their contents.
 
 use std::ops::Bound;
 
-/// What a message is.
+/// The kinds of messages.
 pub(super) mod kind {
     pub(in super::super) const CAP: u8 = 2;
     pub(in super::super) const MANIFEST: u8 = 3;
@@ -10,26 +10,26 @@ pub(super) mod kind {
     pub(in super::super) const NODE: u8 = 8;
     pub(in super::super) const LINK: u8 = 10;
 }
-/// Of all kinds.
+/// All kinds.
 const KINDS: std::ops::RangeInclusive<u8> = 1..=11;
 
-/// What a node's data and a link begin with.
+/// The first byte of a node's data, and of a link.
 const LEAF: u8 = 0;
 const SET: u8 = 0;
 const REMOVE: u8 = 1;
 
-/// A message that is whole.
+/// A complete message.
 pub(super) struct LogMessage<'a> {
     pub(super) kind: u8,
     pub(super) segment: u64,
     pub(super) page: u64,
     pub(super) body: &'a [u8],
-    /// Where the body lies in its segment.
+    /// The offset of the body in its segment.
     pub(super) body_at: usize,
 }
 
 impl<'a> LogMessage<'a> {
-    /// The message at `at`, if there is one, of that segment if a number is given, and its checksum is right.
+    /// The message at `at`, if there is one with a correct checksum and, if a number is given, of that segment.
     pub(super) fn read(segment: &'a [u8], at: usize, of: Option<u64>) -> Option<Self> {
         let bytes = segment.get(at..)?;
         let crc32 = u32::from_le_bytes(*bytes.first_chunk()?);
@@ -55,7 +55,7 @@ impl<'a> LogMessage<'a> {
     }
 }
 
-/// Bytes that are taken off one after the other. `None` behind their end.
+/// Bytes that are consumed from the front. `None` beyond the end.
 struct ByteReader<'a>(&'a [u8]);
 
 impl<'a> ByteReader<'a> {
@@ -69,7 +69,7 @@ impl<'a> ByteReader<'a> {
         self.take(1).map(|bytes| bytes[0])
     }
 
-    /// sled's own variable-length integer.
+    /// sled's variable-length integer.
     fn number(&mut self) -> Option<u64> {
         Some(match self.byte()? {
             small @ 0..=240 => u64::from(small),
@@ -94,20 +94,20 @@ impl<'a> ByteReader<'a> {
     }
 }
 
-/// A whole page of keys and values.
+/// A complete page of keys and values.
 pub(super) struct Leaf<'a> {
-    /// The page to the right, if there is one.
+    /// The page to the right, if any.
     pub(super) next: Option<u64>,
     low: &'a [u8],
-    /// Empty if there is none.
+    /// Empty if unbounded.
     high: &'a [u8],
-    /// Of each key.
+    /// Common to all keys.
     pub(super) prefix: &'a [u8],
     pub(super) pairs: Vec<(&'a [u8], &'a [u8])>,
 }
 
 impl<'a> Leaf<'a> {
-    /// `None` if it is no leaf.
+    /// `None` if it is not a leaf.
     pub(super) fn read(node: &'a [u8]) -> Option<Self> {
         let mut node = ByteReader(node);
         let (next, _merging_child, _is_merging) = (node.number()?, node.number()?, node.byte()?);
@@ -133,7 +133,7 @@ impl<'a> Leaf<'a> {
     }
 }
 
-/// The key that a link sets or removes, and the value that it sets.
+/// The key that a link sets or removes, and the value it sets.
 pub(super) fn link(link: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     let mut link = ByteReader(link);
     match link.byte()? {

@@ -1,10 +1,10 @@
-//! A log that sled wrote, whole and damaged.
+//! Logs written by sled, intact and damaged.
 
 use super::super::batch::WriteBatch;
 use super::super::database::{Database, Durability};
 use super::*;
 
-/// Writes, overwrites and removes; opened now and then, so that sled moves its pages and uses its segments again.
+/// Writes, overwrites, removes, and sometimes reopens, so that sled moves pages and reuses segments.
 #[test]
 fn a_log_is_read_as_sled_reads_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -84,7 +84,7 @@ fn of_a_torn_batch_nothing_counts_as_with_sled() {
     commit(2);
     let after = std::fs::read(path.join("db")).unwrap();
     drop(database);
-    // How many keys have which value.
+    // The number of keys with each value.
     let count = |values: &mut BTreeMap<u8, usize>, value: &[u8]| {
         *values.entry(value[0]).or_default() += 1;
         true
@@ -103,7 +103,7 @@ fn of_a_torn_batch_nothing_counts_as_with_sled() {
         seen.push(read);
     };
     check(&after, "whole");
-    // Cut off, or with a place, or a whole segment, that never came to the disk.
+    // Truncated, or with a part or a whole segment that never reached the disk.
     let first = before.iter().zip(&after).position(|(old, new)| old != new).unwrap_or(before.len());
     for at in (first + 1..after.len()).step_by(140_009) {
         check(&after[..at], &format!("cut off at {at}"));
@@ -131,15 +131,15 @@ fn a_leaf_that_no_other_leads_to_counts_for_nothing() {
     let mut pages = HashMap::from([
         (1, leaf(10, Some(2), b"", b"m", 100)),
         (2, leaf(20, None, b"m", b"z", 200)),
-        // What is left of a split, and was written anew since.
+        // The remains of a split that was rewritten later.
         (3, leaf(30, None, b"m", b"z", 300)),
     ]);
     let values = merge(in_use(&pages).expect("the chain is whole"), |_| true);
     assert_eq!(values, BTreeMap::from([(b"".to_vec(), (100, 1)), (b"m".to_vec(), (200, 1))]));
     pages.get_mut(&2).unwrap().next = Some(1);
-    assert!(in_use(&pages).is_none(), "it goes in a circle");
+    assert!(in_use(&pages).is_none(), "the chain is a cycle");
     pages.get_mut(&2).unwrap().next = Some(9);
-    assert!(in_use(&pages).is_none(), "it leads to nothing");
+    assert!(in_use(&pages).is_none(), "the chain leads nowhere");
 }
 
 #[test]

@@ -41,8 +41,8 @@ impl LedgerModel {
 }
 
 proptest! {
-    /// Against a plain set: whatever the order of settling, of saving, of failing to, and of starting again, what is
-    /// settled is known, and what is not settled is never taken for settled.
+    /// Against a plain set: in any order of settling, saving, failed saves and restarts, settled records are known, and
+    /// unsettled records never count as settled.
     #[test]
     fn settles_like_a_set(packs in proptest::collection::vec((1u32..=64, 0u64..5), 1..20), steps in steps()) {
         let (mut settled, mut all, mut firsts, mut next) = (Settled::default(), Vec::new(), Vec::new(), 1);
@@ -99,7 +99,7 @@ proptest! {
         }
     }
 
-    /// What was written off before anybody had read so far does not take what lies before it along.
+    /// Writing off ahead of reading does not affect earlier records.
     #[test]
     fn a_write_off_ahead_of_reading_settles_nothing_else(ahead in 2u64..20) {
         let mut settled = Settled::restore(1, BTreeMap::new());

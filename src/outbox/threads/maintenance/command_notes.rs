@@ -1,4 +1,4 @@
-//! The notes of commands: read, written and forgotten, each change a commit of its own.
+//! The notes of commands: read, written and forgotten, each change in its own commit.
 
 use super::Maintenance;
 use crate::outbox::ledger::command_notes::{CommandNote, CommandNotes};

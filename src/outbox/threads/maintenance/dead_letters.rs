@@ -1,4 +1,4 @@
-//! The dead letters: what the intake could not accept comes in, and they are read and dropped.
+//! Dead letters: rejected messages are moved to them, and they are read and dropped.
 
 use std::collections::BTreeSet;
 
@@ -11,16 +11,16 @@ use crate::outbox::messages::Unsettled;
 use crate::outbox::state::space::FULL;
 
 const READING: &str = "reading rejected messages";
-/// Rejected messages are moved so many at a time.
+/// Rejected messages moved at once.
 const REJECTED_AT_ONCE: usize = 512;
-/// Likewise while records come in or go out: some 2,500 a second, at a twentieth of a core.
+/// The same while records are appended or read: some 2,500 per second, at a twentieth of a core.
 const REJECTED_BESIDES: usize = 128;
-/// Dead letters are handed out in pages: a page ends with the letter that reaches this many bytes in memory, however small they
-/// are on the disk.
+/// Dead letters are returned in pages: a page ends with the letter that reaches this many bytes in memory, however small
+/// the letters are on disk.
 const PAGE_BYTES: usize = 1 << 20;
 
 impl Maintenance {
-    /// Whether the intake has appended what it could not accept.
+    /// Whether the intake has appended rejected messages.
     pub(super) fn has_rejected(&self) -> bool {
         let state = self.shared.state();
         let frontier = state.settled[Log::Rejected.index()].frontier();
@@ -28,7 +28,7 @@ impl Maintenance {
         ranges.any(|(_, last)| last >= frontier)
     }
 
-    /// Up to which number none is left of it.
+    /// The number up to which no rejected message is left.
     pub(super) fn dead_lettered_until(&self) -> u64 {
         if !self.has_rejected() {
             return u64::MAX;
@@ -36,14 +36,14 @@ impl Maintenance {
         self.shared.state().settled[Log::Rejected.index()].frontier()
     }
 
-    /// Whether what is not dead-lettered yet fills the outbox, or lies in an old segment, which would have to be open beside those
-    /// that are being read.
+    /// Whether rejected messages fill the outbox, or are in an old segment, which would have to stay open besides those
+    /// being read.
     fn is_dead_lettering_late(&self, frontier: u64) -> bool {
         let newest = self.shared.state().segments.last().map(|listed| listed.info.base);
         *self.shared.paused.borrow() == Some(FULL) || newest.is_some_and(|base| frontier < base)
     }
 
-    /// Moves some of it to the dead letters.
+    /// Moves some of them to the dead letters.
     pub(super) fn dead_letter_rejected(&mut self) {
         self.has_more_rejected = false;
         if !self.has_rejected() {
@@ -82,7 +82,7 @@ impl Maintenance {
                     },
                 },
                 Entry::Letter(letter) => *letter,
-                // A record never lies in this log.
+                // This log never contains records.
                 Entry::Record(_) => continue,
             };
             state.settle_as_dead_letter(&ticket, letter);
@@ -93,7 +93,7 @@ impl Maintenance {
 
     pub(crate) fn letters(&self, from: u64, most: usize) -> Result<Vec<DeadLetter>, LedgerError> {
         let (mut letters, mut bytes) = (Vec::new(), 0);
-        // One whose dropping is not on the disk yet is none any more: replayed again it would be doubled.
+        // A letter whose removal is not on disk yet no longer exists: replaying it again would duplicate it.
         let dropped: BTreeSet<u64> = self.shared.state().dropped.iter().map(|(id, _)| *id).collect();
         self.shared.ledger.letters(from, |(id, letter, _)| {
             if dropped.contains(&id) {

@@ -1,8 +1,9 @@
-//! Dead letters that were kept for long enough are deleted: slowly, and never by a clock that nobody has confirmed.
+//! Deletes old dead letters: slowly, and only by a confirmed clock.
 //!
-//! They may be the only trace of a customer's bill, and the one thing that says how old they are is a clock. See
-//! [`ConfirmedClock`](crate::time::ConfirmedClock) for which one is believed. What is wrong all the same is to be noticed while
-//! most of them are still there: so few are deleted a minute, each time with a line in the log, and an alert counts them.
+//! They may be the only trace of a customer's bill, and only a clock says how old they are. See
+//! [`ConfirmedClock`](crate::time::ConfirmedClock) for which clock is trusted. If the clock is wrong nevertheless, that must be
+//! noticed while most letters still exist: so only a few are deleted per minute, each time with a log line, and an alert
+//! counts them.
 
 use std::time::Duration;
 
@@ -12,21 +13,21 @@ use super::Maintenance;
 use crate::record::Timestamp;
 use crate::time::Moment;
 
-/// How often all of them are looked through for old ones, and how many at once: the next come with the next chores.
+/// How often all letters are scanned for old ones, and how many at once; the scan continues with the next chores.
 const LOOK_EVERY: Duration = Duration::from_hours(1);
 const LOOK_AT_ONCE: usize = if cfg!(test) { 10 } else { 1000 };
-/// So often some may be deleted: a thousandth of them, or ten if that is more.
+/// How often some may be deleted: a thousandth of them, or ten if that is more.
 const PURGE_EVERY: Duration = Duration::from_mins(1);
 const PURGE_PART: u64 = 1000;
 const PURGE_AT_LEAST: u64 = 10;
 
-/// How far maintenance has got with it.
+/// The progress of the scan.
 pub(super) struct ExpiryScan {
-    /// When all of them had been looked through.
+    /// When the last full scan ended.
     looked_at: Option<Instant>,
-    /// Where to look on.
+    /// Where to continue.
     from: u64,
-    /// When a minute began, and how many were deleted in it. An agent that starts again and again deletes none.
+    /// When the current minute began, and how many were deleted in it. An agent that keeps restarting deletes none.
     minute: (Instant, u64),
 }
 
@@ -37,7 +38,7 @@ impl ExpiryScan {
 }
 
 impl Maintenance {
-    /// Deletes some of those that are too old. Not the oldest come first: some were another outbox's.
+    /// Deletes some letters that are too old. They are not in order of age: some come from another outbox.
     pub(crate) fn expire_letters(&mut self, moment: Moment) {
         let Some(now) = self.shared.confirmed.now(moment) else { return };
         let since = |at: Instant| moment.monotonic.saturating_duration_since(at);
@@ -57,7 +58,7 @@ impl Maintenance {
         let (mut expired, mut seen) = (Vec::new(), 0);
         let mut from = std::mem::take(&mut self.expiry.from);
         let read = self.shared.ledger.letters(from, |(id, letter, len)| {
-            // One that cannot be read is kept for whoever can.
+            // An unreadable letter is kept for whoever can read it.
             if let Ok(letter) = letter
                 && letter.last_at.0 < oldest
             {
@@ -68,7 +69,7 @@ impl Maintenance {
         });
         let is_through = seen < LOOK_AT_ONCE && (expired.len() as u64) < room;
         if let Err(error) = &read {
-            tracing::warn!(%error, "old dead letters could not be looked for");
+            tracing::warn!(%error, "cannot scan for old dead letters");
         }
         if is_through || read.is_err() {
             self.expiry.looked_at = Some(moment.monotonic);

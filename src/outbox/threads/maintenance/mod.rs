@@ -1,4 +1,4 @@
-//! Maintenance: reads packs for the drain, makes settlements durable, and deletes what is settled.
+//! Maintenance: reads packs for the drain, makes settlements durable, and deletes settled segments.
 
 mod command_notes;
 mod dead_letters;
@@ -28,16 +28,16 @@ use crate::telemetry::failpoint;
 use expiry::ExpiryScan;
 use troubles::Troubles;
 
-/// Settlements become durable this often: what a crash can make us send again.
+/// Settlements become durable this often: a crash makes us send these records again.
 const TICK: Duration = Duration::from_millis(50);
-/// With nothing to do, it looks around this often: free space, a full outbox that is no longer full.
+/// Interval of checks when idle: free space, and whether a full outbox is no longer full.
 const IDLE: Duration = Duration::from_millis(500);
-/// After the ledger could not be written.
+/// Pause after the ledger could not be written.
 const RETRY_AFTER: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 500 });
-/// What need not be done with every tick: carrying forward, retention, the reserve.
+/// Interval of work not done at every tick: carrying forward, retention, the reserve.
 const CHORES: Duration = Duration::from_secs(1);
 
-/// What maintenance is asked.
+/// A request to maintenance.
 pub(crate) enum MaintenanceRequest {
     Read {
         log: Log,
@@ -66,7 +66,7 @@ pub(crate) enum MaintenanceRequest {
     Flush {
         done: oneshot::Sender<bool>,
     },
-    /// Does a short piece of reading between other work, so that nobody else has a database open meanwhile.
+    /// Runs a short piece of reading between other work, so that nothing else has a database open meanwhile.
     Look(Box<dyn FnOnce(&Shared) + Send>),
     /// Take a turn: there may be something to commit.
     Wake,
@@ -74,35 +74,35 @@ pub(crate) enum MaintenanceRequest {
 
 pub(crate) struct Maintenance {
     shared: Arc<Shared>,
-    /// Where the writer is asked for a new segment; does not keep it alive.
+    /// Requests a new segment from the writer, without keeping it alive.
     write_requests: mpsc::WeakSender<WriteRequest>,
     failed_at: Option<Instant>,
-    /// When the oldest record could not be looked up.
+    /// When looking up the oldest record last failed.
     oldest_failed_at: Option<Instant>,
     chores_at: Instant,
-    /// The ledger's copy of the totals is to be made anew.
+    /// Whether the ledger's copy of the totals must be updated.
     copies_totals: bool,
     expiry: ExpiryScan,
-    /// Each segment's number and what waited in it when it was last looked at.
+    /// Each segment's number and its waiting records at the last check.
     stragglers: Vec<(u64, u64)>,
     troubles: Troubles,
-    /// When each of the open segments was last read.
+    /// When each open segment was last read.
     last_read: BTreeMap<u64, Instant>,
-    /// The last dead-lettering went well, and left some rejected messages to the next.
+    /// Whether the last move to the dead letters succeeded and left some rejected messages.
     has_more_rejected: bool,
-    /// It was to tick at once if nobody asked for anything.
+    /// Whether it should tick at once if there is no request.
     is_pressed: bool,
-    /// The number that the next append was to give when that was looked at.
+    /// The next append's number at the last check.
     next: u64,
-    /// When there was last something to append or to read.
+    /// When records were last appended or read.
     busy_at: Instant,
-    /// Who waits until all before this number is durable, and out of the rejected log.
+    /// Callers that wait until everything before this number is durable and no longer in the rejected log.
     flushes: Vec<(u64, oneshot::Sender<bool>)>,
-    /// Who has read all dead letters that there are, while some are on their way.
+    /// Readers that have read all existing dead letters while more are on their way.
     readers: Vec<LetterReader>,
 }
 
-/// A reader of dead letters, who is answered as soon as there are any, or all before `upto` are there.
+/// A reader of dead letters, answered once there are any, or once all before `upto` exist.
 struct LetterReader {
     from: u64,
     most: usize,
@@ -132,7 +132,7 @@ impl Maintenance {
         }
     }
 
-    /// Serves requests and ticks until nobody can ask any more; then commits what is left.
+    /// Serves requests and ticks until all handles are gone; then commits the rest.
     pub(crate) fn run(mut self, requests: &Receiver<MaintenanceRequest>) {
         let mut ticked = Instant::now();
         while self.turn(requests, &mut ticked) {
@@ -140,11 +140,11 @@ impl Maintenance {
         }
     }
 
-    /// Serves a request or ticks. False when nobody can ask any more.
+    /// Serves a request or ticks. False when all handles are gone.
     ///
-    /// A tick is short, also in a flood of rejected messages: it dead-letters some of them, and who asks meanwhile comes between
-    /// it and the next. Nor does dead-lettering, which costs more than appending, slow the good ones among them: while
-    /// records come in or go out there are no more ticks than without it.
+    /// A tick is short even in a flood of rejected messages: it moves some of them to the dead letters, and other requests
+    /// are served before the next tick. Nor does this work, which costs more than appending, slow the valid records among
+    /// them: while records are appended or read, there are no additional ticks.
     pub(crate) fn turn(&mut self, requests: &Receiver<MaintenanceRequest>, ticked: &mut Instant) -> bool {
         let wait = self.wait(*ticked);
         match requests.recv_timeout(wait) {
@@ -158,14 +158,14 @@ impl Maintenance {
         true
     }
 
-    /// Nobody can ask any more.
+    /// All handles are gone.
     pub(crate) fn end(&mut self) {
         self.failed_at = None;
-        // What it does not dead-letter stays where it is, for the next start.
+        // Messages not moved to the dead letters stay for the next start.
         self.tick();
     }
 
-    /// How long it may wait for a request.
+    /// How long to wait for a request.
     pub(crate) fn wait(&mut self, ticked: Instant) -> Duration {
         self.is_pressed = !self.flushes.is_empty() || (self.has_more_rejected && self.is_quiet());
         if self.is_pressed {
@@ -177,7 +177,7 @@ impl Maintenance {
         }
     }
 
-    /// Serves the request, if one came within the wait; ticks if that is due.
+    /// Serves the request, if one arrived within the wait; ticks if that is due.
     pub(crate) fn step(&mut self, request: Option<MaintenanceRequest>, ticked: &mut Instant) {
         let is_due = match request {
             Some(request) => {
@@ -197,7 +197,7 @@ impl Maintenance {
         }
     }
 
-    /// Whether no records come in or go out just now.
+    /// Whether no records are being appended or read.
     pub(crate) fn is_quiet(&mut self) -> bool {
         let next = self.shared.state().totals.next;
         if std::mem::replace(&mut self.next, next) != next {
@@ -206,7 +206,7 @@ impl Maintenance {
         self.busy_at.elapsed() >= TICK
     }
 
-    /// Those for whom all is done that can be done now.
+    /// Answers flushes for which everything possible is done.
     fn answer_flushes(&mut self) {
         if self.flushes.is_empty() {
             return;
@@ -223,7 +223,7 @@ impl Maintenance {
         }
     }
 
-    /// Answers whom there is something new for, and who need not wait for more. Called behind a tick.
+    /// Answers readers for which there is news, or nothing more to wait for. Called after a tick.
     fn answer_readers(&mut self) {
         for reader in std::mem::take(&mut self.readers) {
             if reader.done.is_closed() {
@@ -239,7 +239,7 @@ impl Maintenance {
         }
     }
 
-    /// Whoever asked may have gone: then nobody hears the answer.
+    /// The caller may be gone: then nobody gets the answer.
     fn serve(&mut self, request: MaintenanceRequest) {
         match request {
             MaintenanceRequest::Read { log, from, upto, most, done } => {
@@ -252,8 +252,8 @@ impl Maintenance {
             MaintenanceRequest::Letters { from, most, done } => {
                 let letters = self.letters(from, most);
                 if letters.as_ref().is_ok_and(Vec::is_empty) {
-                    // What is still on its way to the ledger is a dead letter too: only behind all that is the end. That
-                    // comes with the ticks, and others are served meanwhile.
+                    // Letters on their way to the ledger count too: only after all of them is the end reached. They come
+                    // with the ticks, and others are served meanwhile.
                     let upto = self.shared.state().totals.next;
                     self.readers.push(LetterReader { from, most, upto, done });
                 } else {
@@ -295,11 +295,11 @@ impl Maintenance {
         self.shared.measure();
     }
 
-    /// Commits if there is anything to. What fails stays to be committed.
+    /// Commits if necessary. After a failure the changes remain to be committed.
     fn commit(&mut self) -> bool {
-        // IMPORTANT: what the writer is saving just now is no longer dirty, and not yet durable.
+        // IMPORTANT: what the writer is saving now is no longer dirty, but not durable yet.
         self.shared.wait_for_save();
-        // The copy of the totals goes along with what is settled; without that, with the chores will do.
+        // The copy of the totals is saved along with settlements; otherwise saving it with the chores suffices.
         let is_due = {
             let state = self.shared.state();
             state.is_dirty() || self.copies_totals && state.totals.next != state.totals_stored
@@ -316,7 +316,7 @@ impl Maintenance {
 
     fn ask_for_new_segment(&self) {
         if let Some(write_requests) = self.write_requests.upgrade() {
-            // A writer that is too busy to listen will be asked again with the next tick.
+            // A writer that is too busy is asked again at the next tick.
             let _ = write_requests.try_send(WriteRequest::Roll);
         }
     }

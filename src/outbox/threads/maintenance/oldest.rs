@@ -1,7 +1,7 @@
-//! When the oldest record that waits was accepted, also where nobody has read that far: the drain is paused, the link
-//! is down, or this process has just started.
-//!
-//! What was read has a mark that says so. Of what was not, the header of the first pack is looked at, once until
+//! Looks up when the oldest waiting record was accepted, even if nobody has read that far: the drain is paused, the link is
+//! down, or this process has just started.
+//! For packs that were read, the mark tells. Otherwise the header of the first unread pack is read, once until another pack
+//! becomes the first.
 //! something else has become the first.
 
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::outbox::format::log::Log;
 use crate::outbox::segments::segment::ReadError;
 use crate::outbox::state::Unread;
 
-/// After a header that could not be read. Whoever reads the records deals with the damage.
+/// Pause after an unreadable header. The damage is handled when the records are read.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl Maintenance {
-    /// Looks up the first pack that nobody has read, of each log of which that is not known.
+    /// Looks up the first unread pack of each log for which it is unknown.
     pub(crate) fn look_for_oldest(&mut self) {
         let is_early = self.oldest_failed_at.is_some_and(|at| at.elapsed() < RETRY_AFTER);
         if is_early || !self.shared.dir_lock.is_in_place() {

@@ -1,4 +1,4 @@
-//! Reading packs for whoever delivers them, and past what cannot be read.
+//! Reads packs for delivery, and skips what cannot be read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,20 +10,20 @@ use crate::outbox::format::log::Log;
 use crate::outbox::messages::{LogPage, Ticket, Unsettled};
 use crate::outbox::segments::segment::{Listed, ReadError, Segment};
 
-/// A page ends behind so many bytes: a bound on the memory of whoever reads.
+/// A page ends after this many bytes, which limits the reader's memory.
 const LEASE_BYTES: usize = 2 << 20;
-/// Of the sealed segments so many stay open: the one that is read, and one of another log or for a session that waits.
+/// Sealed segments that stay open: the one being read, and one of another log or for a waiting session.
 pub(super) const OPEN_SEGMENTS: usize = 2;
-/// One that was not read for so long is closed: an open one takes 15 MiB of memory. Told by time and not by leases: those of
-/// other logs, which come by the dozen, say nothing of this one.
+/// A segment not read for this long is closed: an open one takes 15 MiB of memory. Measured in time, not in pages: those of
+/// other logs, which come by the dozen, say nothing about this one.
 const UNREAD: Duration = Duration::from_secs(1);
 
-/// A page in the making.
+/// A page being read.
 struct PageBuilder {
     records: Vec<Unsettled>,
     bytes: usize,
     most: usize,
-    /// Where reading goes on.
+    /// Where to continue reading.
     at: u64,
 }
 
@@ -33,7 +33,7 @@ impl PageBuilder {
     }
 }
 
-/// A segment that has to be read, and the numbers that are its own.
+/// A segment to read, and the range of its own numbers.
 struct Stretch {
     segment: Arc<Segment>,
     base: u64,
@@ -66,18 +66,18 @@ impl Maintenance {
         let mut reading = PageBuilder { records: Vec::new(), bytes: 0, most, at: start };
         for stretch in &stretches {
             if !stretch.segment.is_open() && self.shared.dir_lock.is_in_place() {
-                // Before it takes memory, and not behind it.
+                // Before it takes memory, not after.
                 self.close_read_through();
                 self.close_unread(OPEN_SEGMENTS - 1);
             }
             self.last_read.insert(stretch.segment.id, Instant::now());
             match self.read_stretch(log, from, end, stretch, &mut reading) {
                 Ok(()) => {}
-                // Out of sight is not damaged.
+                // A missing folder is not damage.
                 Err(error) if !self.shared.dir_lock.is_in_place() => return Err(error),
                 Err(error) if error.is_damage() => self.out_of_reach(stretch, &error)?,
                 Err(error) => {
-                    // Opening a database takes room, too.
+                    // Opening a database takes space, too.
                     self.shared.reserve.give_up();
                     return Err(error);
                 }
@@ -89,7 +89,7 @@ impl Maintenance {
         if self.shared.dir_lock.is_in_place() {
             self.close_unread(OPEN_SEGMENTS);
         }
-        // All there is has been read, unless it was cut short.
+        // Everything has been read, unless the page was full.
         let next = if reading.is_full() { reading.at } else { reading.at.max(end) };
         let mut state = self.shared.state();
         state.settled[log.index()].advance(next);
@@ -97,7 +97,7 @@ impl Maintenance {
         Ok(LogPage { records: reading.records, next: next.max(from) })
     }
 
-    /// Reads what `log` has in one segment, until the page is full.
+    /// Reads the part of `log` in one segment, until the page is full.
     fn read_stretch(
         &self,
         log: Log,
@@ -139,7 +139,7 @@ impl Maintenance {
                 };
                 let settled = &mut state.settled[log.index()];
                 settled.advance(behind);
-                // Behind this pack may lie a long run of settled ones: jump over it rather than read it.
+                // A long run of settled packs may follow this pack: skip it instead of reading it.
                 reading.at = settled.skip(behind);
                 jumped = reading.at != behind;
                 !jumped && !reading.is_full()
@@ -150,7 +150,7 @@ impl Maintenance {
         }
     }
 
-    /// A segment that cannot be read is set aside, and reading goes on behind it. The newest has to be sealed first.
+    /// Quarantines an unreadable segment; reading continues after it. The newest segment must be sealed first.
     fn out_of_reach(&mut self, stretch: &Stretch, error: &ReadError) -> Result<(), ReadError> {
         let id = stretch.segment.id;
         stretch.segment.close();
@@ -166,7 +166,7 @@ impl Maintenance {
         self.set_aside(id, &error.to_string()).then_some(()).ok_or(ReadError::Aside(id))
     }
 
-    /// Closes the sealed segments in which no log has anything more to be read on.
+    /// Closes sealed segments in which no log has anything left to read.
     pub(super) fn close_read_through(&self) {
         let through: Vec<_> = {
             let state = self.shared.state();
@@ -184,7 +184,7 @@ impl Maintenance {
         }
     }
 
-    /// Closes the sealed segments that are not being read, and all but so many of those that are.
+    /// Closes sealed segments that are not being read, and all but `most` of the others.
     pub(super) fn close_unread(&mut self, most: usize) {
         self.last_read.retain(|_, read| read.elapsed() < UNREAD);
         let sealed: Vec<_> = {

@@ -1,5 +1,5 @@
-//! Giving the disk back: settled segments are deleted, the last records of a large one are carried on, and one
-//! whose records are not all there is set aside when the others are settled.
+//! Frees disk space: deletes settled segments, carries the last records of a large segment forward, and quarantines a
+//! segment with missing records once its other records are settled.
 
 use std::sync::Arc;
 
@@ -16,15 +16,15 @@ use crate::time::Moment;
 
 const SETTING_ASIDE: &str = "setting a damaged segment aside";
 const CARRYING: &str = "carrying on the last records of a segment";
-/// A sealed segment at least this large (as a part of a full one) ...
+/// A sealed segment at least this large (as a fraction of a full one) ...
 const LARGE: u64 = 4;
-/// ... of which no more than this part still waits is emptied into the next.
+/// ... with at most this fraction still waiting is emptied into the next one.
 const STRAGGLERS: u64 = 16;
 
-/// A segment to be emptied, the one behind it, and the packs of which records wait.
+/// A segment to be emptied, its successor, and the packs with waiting records.
 type Straggler = (Arc<Segment>, Arc<Segment>, Vec<(Log, u64)>);
 
-/// What is to be done with a sealed segment.
+/// The action for a sealed segment.
 enum SegmentStatus {
     Stays,
     Settled,
@@ -35,7 +35,7 @@ fn status_of(listed: &Listed, settled: &[Settled; Log::COUNT]) -> SegmentStatus 
     let (info, waiting) = (&listed.info, listed.info.waiting());
     let of = |log: Log| &settled[log.index()];
     if waiting.total() == 0 {
-        // The counts say so; the marks have to agree before anything is deleted.
+        // The counts say so; the marks must agree before anything is deleted.
         let is_covered = |log: &Log| {
             info.ranges[log.index()].is_none_or(|(first, last)| of(*log).covers(first.max(info.base), last))
         };
@@ -50,7 +50,7 @@ fn status_of(listed: &Listed, settled: &[Settled; Log::COUNT]) -> SegmentStatus 
 
 impl Maintenance {
     pub(super) fn tidy(&mut self) {
-        // While the folder is away nothing in it is deleted or set aside.
+        // While the folder is missing, nothing in it is deleted or quarantined.
         if !self.shared.dir_lock.is_in_place() {
             return;
         }
@@ -66,7 +66,7 @@ impl Maintenance {
                     SegmentStatus::Settled if !is_newest(&listed) && listed.faults.is_empty() => {
                         leave.push(listed.segment);
                     }
-                    // All of it is settled, but not all of it can be read: kept for whoever wants to know why.
+                    // All of it is settled, but not all of it is readable: it is kept for analysis.
                     SegmentStatus::Settled | SegmentStatus::Missing if !is_newest(&listed) => {
                         missing.push(listed.segment.id);
                         stay.push(listed);
@@ -82,7 +82,7 @@ impl Maintenance {
         }
     }
 
-    /// Sets a damaged segment aside. False if that cannot be done now.
+    /// Quarantines a damaged segment. False if that is impossible now.
     pub(super) fn set_aside(&mut self, id: u64, why: &str) -> bool {
         match self.shared.set_aside(id, why) {
             Ok(()) => {
@@ -98,11 +98,11 @@ impl Maintenance {
         }
     }
 
-    /// What need not be done with every tick.
+    /// Work that is not done at every tick.
     pub(crate) fn chores(&mut self) {
         (self.chores_at, self.copies_totals) = (Instant::now(), true);
         self.shared.dead_letter_log.tick(Instant::now());
-        // While the folder is away nothing is made in its place, and what is open stays open: it can still be read.
+        // While the folder is missing, nothing is created in its place, and open files stay open: they can still be read.
         if !self.shared.dir_lock.is_in_place() {
             return;
         }
@@ -123,8 +123,8 @@ impl Maintenance {
         self.close_unread(OPEN_SEGMENTS);
     }
 
-    /// The newest segment is ended before it is full: when it is damaged; when all of it is settled and either it
-    /// is large or the outbox is full; when an old one waits to be emptied into it.
+    /// Whether the newest segment must be sealed before it is full: if it is damaged; if all of it is settled and it is
+    /// large or the outbox is full; or if an old segment waits to be emptied into its successor.
     fn newest_should_end(&self) -> bool {
         let mut state = self.shared.state();
         let large = self.shared.segment_bytes() / LARGE;
@@ -140,21 +140,22 @@ impl Maintenance {
         !newest.faults.is_empty() || is_waited_for || is_settled && (is_full || newest.disk_bytes() >= large)
     }
 
-    /// Copies the few packs of an old segment that still wait into the next one, with their numbers, and lets it go.
+    /// Copies the few packs of an old segment that still wait to the next segment, with their numbers, and releases the old
+    /// one.
     ///
-    /// The packs keep their place in their logs, so order, tickets and marks stay as they are. One segment a call.
+    /// The packs keep their positions in their logs, so order, tickets and marks do not change. One segment per call.
     fn carry_forward(&mut self) -> Result<(), ReadError> {
         let Some((old, next, packs)) = self.straggler() else { return Ok(()) };
         let mut batch = WriteBatch::default();
         for (log, first) in &packs {
             let Some(value) = old.raw_pack(*log, *first)? else {
-                // Found missing, and reported, when the rest is settled.
+                // The missing pack is found and reported when the rest is settled.
                 return Ok(());
             };
             segment::put_pack(&mut batch, *log, *first, &value);
         }
-        // IMPORTANT: the copies are durable before the ledger says whose they are; until then nobody reads them, for
-        // they lie below the next segment's first number.
+        // IMPORTANT: the copies must be durable before the ledger reassigns them. Until then nobody reads them, because
+        // they are below the next segment's first number.
         next.commit(batch)?;
         let mut guard = self.shared.state();
         let state = &mut *guard;
@@ -179,7 +180,7 @@ impl Maintenance {
         Ok(())
     }
 
-    /// The segment to be emptied, if there is one.
+    /// The segment to be emptied, if any.
     fn straggler(&mut self) -> Option<Straggler> {
         let mut state = self.shared.state();
         let full = self.shared.segment_bytes();
@@ -193,7 +194,7 @@ impl Maintenance {
             let (id, waiting) = (listed.segment.id, listed.info.waiting().total());
             self.stragglers.push((id, waiting));
             let (base, end) = (listed.info.base, listed.info.end());
-            // Only when nothing of it was settled since it was last looked at: or it may be done in a moment anyway.
+            // Only if nothing of it was settled since the last check: otherwise it may soon be done anyway.
             let has_settled_down = seen.contains(&(id, waiting));
             let waiting = listed.info.waiting();
             let has_been_read =

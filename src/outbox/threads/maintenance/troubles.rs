@@ -1,14 +1,14 @@
-//! What is wrong is said when it begins and when it changes, not with every tick.
+//! Logs problems when they begin and when they change, not at every tick.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-/// What is wrong at the moment, each under the name of what was tried.
+/// The current problems, by the name of the operation.
 #[derive(Default)]
 pub(super) struct Troubles(BTreeMap<&'static str, String>);
 
 impl Troubles {
-    /// Something went wrong. True if that is news, to be said.
+    /// Something failed. True if that is new and should be logged.
     pub(super) fn met(&mut self, what: &'static str, error: &impl Display) -> bool {
         let error = error.to_string();
         let is_news = self.0.get(what) != Some(&error);
@@ -16,7 +16,7 @@ impl Troubles {
         is_news
     }
 
-    /// It went well again.
+    /// The operation succeeded again.
     pub(super) fn over(&mut self, what: &'static str) {
         if self.0.remove(what).is_some() {
             tracing::info!("{what}: it works again");

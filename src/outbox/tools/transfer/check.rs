@@ -1,4 +1,4 @@
-//! Whether a file that is to be taken in is good, and whole.
+//! Checks whether a file to be imported is valid and complete.
 
 use std::io::BufRead;
 
@@ -9,27 +9,27 @@ use super::{Exported, TransferError};
 use crate::outbox::format::codec::Entry;
 use crate::outbox::ledger::audit::ExportId;
 
-/// Which files are taken in.
+/// Which files may be imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accept {
-    /// What an export has written to its end, and nothing less.
+    /// Complete exports only.
     Whole,
-    /// Also a part of it.
+    /// Incomplete exports too.
     Incomplete,
 }
 
-/// What was found in a file whose every line is good.
+/// The result for a file whose lines are all valid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
-    /// The number of the last line, if that is cut off: it is to be passed over.
+    /// The number of the last line if it is truncated: it must be skipped.
     pub cut: Option<u64>,
-    /// Something is missing.
+    /// Whether something is missing.
     pub is_incomplete: bool,
     /// The ids of the exports in it.
     pub exports: Vec<ExportId>,
 }
 
-/// Computes the id of an export from its lines but the last, as they are written or read.
+/// Computes the id of an export from its lines except the last, as they are written or read.
 #[derive(Default)]
 pub struct ExportHash {
     hash: Xxh3,
@@ -37,21 +37,21 @@ pub struct ExportHash {
 }
 
 impl ExportHash {
-    /// These lines come next.
+    /// Adds the next lines.
     pub fn update(&mut self, lines: &[u8]) {
         self.hash.update(lines);
         self.bytes += lines.len() as u64;
     }
 
-    /// The id of the export with these lines; none of an empty one, for all of them are alike.
+    /// The id of the export with these lines; `None` for an empty export: all of them are alike.
     pub fn id(&self) -> Option<ExportId> {
         (self.bytes > 0).then(|| self.hash.digest128())
     }
 }
 
-/// Checks every line of what was exported, and whether all of it is there.
+/// Checks every line of an export, and whether it is complete.
 pub fn check_lines(file: impl BufRead, accept: Accept) -> Result<Checked, TransferError> {
-    // Of the part that a last line is still to come for.
+    // The counts since the last end line.
     let (mut found, mut has_end) = (Exported::default(), false);
     let (mut count, mut checked) = (0, Checked::default());
     let mut incomplete = |error: TransferError| match accept {

@@ -1,4 +1,4 @@
-//! Writing what waits, and the dead letters, to a file.
+//! Writes the waiting records and the dead letters to a file.
 
 use std::io::Write;
 
@@ -11,32 +11,32 @@ use crate::outbox::format::log::Log;
 use crate::outbox::messages::{Settlement, Ticket, Unsettled};
 use crate::outbox::segments::segment::ReadError;
 
-/// So many records are written before the file is synced and they are settled here.
+/// Records written before the file is synced and they are settled here.
 const AT_ONCE: usize = 5000;
-/// So many are handed to a visitor at once.
+/// Records passed to a visitor at once.
 const VISIT_AT_ONCE: usize = 500;
-/// What is exported, in this order; the dead letters come last.
+/// The exported logs, in order; the dead letters come last.
 const EXPORTED: [Log; 4] = [Log::Quota, Log::Started, Log::Usage, Log::Completed];
 
-/// Where an export is.
+/// The position of an export.
 #[derive(Clone, Debug)]
 pub struct ExportPosition {
     stage: ExportStage,
     from: u64,
-    /// What is appended later is not exported.
+    /// Records appended later are not exported.
     end: u64,
-    /// Nor is what becomes a dead letter later.
+    /// Nor are later dead letters.
     letters_end: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum ExportStage {
-    /// Of [`EXPORTED`].
+    /// An index into [`EXPORTED`].
     Log(usize),
     Letters,
 }
 
-/// Lines of an export, and what settles them.
+/// Lines of an export, and what is needed to settle them.
 #[derive(Debug, Default)]
 pub struct ExportPage {
     /// JSON Lines.
@@ -46,25 +46,25 @@ pub struct ExportPage {
 }
 
 impl ExportPage {
-    /// What is in it.
+    /// The counts of its lines.
     pub fn counts(&self) -> Exported {
         let (records, dead_letters) = (self.tickets.len() as u64, self.letters.len() as u64);
         Exported { records, dead_letters, id: None }
     }
 }
 
-/// Writes all of it, durably, or leaves the file as it was: what is cut is no line.
+/// Writes all of it durably, or leaves the file as it was: no partial line remains.
 fn write_synced(file: &mut std::fs::File, text: &[u8]) -> std::io::Result<()> {
     let before = file.metadata()?.len();
     let written = file.write_all(text).and_then(|()| fault::point()).and_then(|()| file.sync_data());
     written.inspect_err(|_| {
-        // Where not even this can be done, an import passes over the rest.
+        // If even this fails, an import skips the rest.
         let _ = file.set_len(before).and_then(|()| file.sync_data());
     })
 }
 
 impl Outbox {
-    /// Hands what waits in a log to `visit`, page by page and in order, until it answers false.
+    /// Passes the waiting records of a log to `visit`, page by page and in order, until it returns false.
     pub async fn each_waiting(
         &self,
         log: Log,
@@ -81,9 +81,9 @@ impl Outbox {
         Ok(())
     }
 
-    /// Begins an export of what waits now, and of the dead letters that there are.
+    /// Starts an export of the records waiting now and of the existing dead letters.
     pub async fn begin_export(&self) -> Result<ExportPosition, TransferError> {
-        // What is no record becomes a dead letter now.
+        // Rejected messages become dead letters first.
         if !self.flush().await {
             return Err(TransferError::Unready);
         }
@@ -91,8 +91,7 @@ impl Outbox {
         Ok(ExportPosition { stage: ExportStage::Log(0), from: 0, end, letters_end })
     }
 
-    /// The next lines of an export, and moves `position` behind them; `None` when there are no more. Nothing is settled
-    /// yet.
+    /// The next lines of an export; moves `position` behind them. `None` when there are no more. Settles nothing yet.
     pub async fn export_page(
         &self,
         position: &mut ExportPosition,
@@ -135,8 +134,7 @@ impl Outbox {
         Ok((!page.letters.is_empty()).then_some(page))
     }
 
-    /// Settles a page that is safe where it was written: its records as exported, and its dead letters are dropped.
-    /// Settled twice, it counts once.
+    /// Settles a page that is durable in its file: its records as exported; its dead letters are dropped. Idempotent.
     pub async fn settle_exported(&self, page: &ExportPage) -> Result<(), TransferError> {
         self.settle_all(page.tickets.iter().map(|ticket| (ticket, Settlement::Exported)));
         if !page.letters.is_empty() {
@@ -145,9 +143,9 @@ impl Outbox {
         Ok(())
     }
 
-    /// Writes all that waits to `file`, and then the dead letters. As soon as it is safe there, what waits is settled here
-    /// as exported, and the dead letters are dropped. `progress` is told how much of it is done:
-    /// that is in the file for good, also when the rest fails.
+    /// Writes all waiting records and then the dead letters to `file`. As soon as they are durable there, records are
+    /// settled as exported here, and dead letters are dropped. `progress` gets the counts of what is durable in the file,
+    /// even if the rest fails.
     pub async fn export(
         &self,
         file: &mut std::fs::File,
@@ -156,7 +154,7 @@ impl Outbox {
         let (mut exported, mut position) = (Exported::default(), self.begin_export().await?);
         let mut hash = ExportHash::default();
         while let Some(page) = self.export_page(&mut position).await? {
-            // IMPORTANT: safe in the file before it is settled here.
+            // IMPORTANT: durable in the file before it is settled here.
             write_synced(file, &page.text)?;
             self.settle_exported(&page).await?;
             hash.update(&page.text);

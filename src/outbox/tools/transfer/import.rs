@@ -1,4 +1,4 @@
-//! Taking in what an export wrote.
+//! Imports exported lines.
 
 use std::collections::HashMap;
 use std::io::BufRead;
@@ -12,40 +12,40 @@ use crate::outbox::ledger::LedgerError;
 use crate::outbox::ledger::audit::ExportId;
 use crate::outbox::messages::AppendError;
 
-/// So many are appended at once, or so many bytes of lines.
+/// Lines appended at once, and the limit of their bytes.
 const APPEND_AT_ONCE: usize = 500;
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// What tells one dead letter from another, whatever its number.
+/// Identifies a dead letter independently of its number.
 fn digest(letter: &DeadLetter) -> u128 {
     xxhash_rust::xxh3::xxh3_128(&codec::dead_letter_bytes(letter))
 }
 
-/// The dead letters that were here before an import began, each as often as it was.
+/// The dead letters that existed before an import began, with their multiplicity.
 #[derive(Debug, Default)]
 pub struct KnownLetters(HashMap<u128, u64>);
 
 impl KnownLetters {
-    /// Whether this one need not be taken in.
+    /// Whether this letter can be skipped.
     ///
-    /// IMPORTANT: only what was here before: of two lines that are alike the second is another dead letter.
+    /// IMPORTANT: only letters that existed before count: of two identical lines, the second is another dead letter.
     fn take(&mut self, letter: &DeadLetter) -> bool {
         let left = self.0.get_mut(&digest(letter)).filter(|left| **left > 0);
         left.map(|left| *left -= 1).is_some()
     }
 }
 
-/// Some lines of what was exported, to be taken in together.
+/// Lines of an export to be imported together.
 #[derive(Debug, Default)]
 pub struct Chunk {
     /// The number of the first line, from 1.
     pub first: u64,
-    /// The lines, each with its end.
+    /// The lines, each with its line end.
     pub text: String,
 }
 
 impl Chunk {
-    /// The records and dead letters of these lines.
+    /// The records and dead letters in these lines.
     pub fn entries(&self) -> Result<Vec<Entry>, TransferError> {
         let lines = (self.first..).zip(self.text.lines());
         let parsed = lines.map(|(n, line)| parse(n, line.as_bytes()));
@@ -58,8 +58,8 @@ impl Chunk {
     }
 }
 
-/// Cuts what was exported into chunks: some hundred lines, or some KiB of them, or one long one. It ends before the line
-/// that is `cut` off, if one is.
+/// Divides an export into chunks: some hundred lines, or some KiB of them, or one long line. Stops before the line that is
+/// `cut` off, if any.
 pub fn chunks(file: impl BufRead, cut: Option<u64>) -> impl Iterator<Item = std::io::Result<Chunk>> {
     let mut lines = (1..).zip(file.lines()).take_while(move |(n, _)| Some(*n) != cut).peekable();
     std::iter::from_fn(move || {
@@ -81,9 +81,9 @@ pub fn chunks(file: impl BufRead, cut: Option<u64>) -> impl Iterator<Item = std:
 }
 
 impl Outbox {
-    /// Appends what [`Outbox::export`] wrote. The file is checked as a whole before the first record is appended, also
-    /// whether all of it is there, unless less is to be accepted.
-    /// Dead letters that are here already are passed over. `progress` is told how much of it is done.
+    /// Appends the contents of a file written by [`Outbox::export`]. The whole file is checked before the first record is
+    /// appended, including whether it is complete, unless `accept` allows less. Existing dead letters are skipped.
+    /// `progress` gets the number of processed lines.
     pub async fn import(
         &self,
         open: impl Fn() -> std::io::Result<Box<dyn BufRead>>,
@@ -98,11 +98,11 @@ impl Outbox {
             imported += self.import_chunk(chunk?.entries()?, &mut known).await?;
             progress(imported.total());
         }
-        // The dead letters among them become such now.
+        // Dead letters among them are moved to their place now.
         self.end_import(exports).await.map(|()| imported)
     }
 
-    /// An error if one of these exports was imported before, unless they may be taken in again.
+    /// Fails if one of these exports was imported before, unless that is allowed.
     pub async fn check_new(&self, exports: &[ExportId], again: bool) -> Result<(), TransferError> {
         if again || exports.is_empty() {
             return Ok(());
@@ -113,16 +113,16 @@ impl Outbox {
         }
     }
 
-    /// Begins an import: gives what each of its chunks must know.
+    /// Starts an import: returns what each of its chunks needs.
     pub async fn begin_import(&self) -> Result<KnownLetters, TransferError> {
-        // What came before becomes a dead letter first: else it would not be known.
+        // Earlier rejected messages become dead letters first: otherwise they would be unknown.
         if !self.flush().await {
             return Err(TransferError::Unready);
         }
         Ok(self.known_letters().await?)
     }
 
-    /// Ends an import: its exports are known from now on, and the dead letters that were taken in become such now.
+    /// Ends an import: its exports are remembered, and its dead letters are moved to their place.
     pub async fn end_import(&self, exports: Vec<ExportId>) -> Result<(), TransferError> {
         if !exports.is_empty() {
             self.note_imported(exports).await?;
@@ -130,7 +130,7 @@ impl Outbox {
         if self.flush().await { Ok(()) } else { Err(TransferError::NotDeadLettered) }
     }
 
-    /// Takes in a chunk of what was exported, but what is known, and waits until it is durable.
+    /// Imports a chunk, except known dead letters, and waits until it is durable.
     pub async fn import_chunk(
         &self,
         entries: Vec<Entry>,
@@ -156,7 +156,7 @@ impl Outbox {
         Ok(imported)
     }
 
-    /// All dead letters that are kept.
+    /// All stored dead letters.
     async fn known_letters(&self) -> Result<KnownLetters, LedgerError> {
         let (mut known, mut from) = (KnownLetters::default(), 0);
         loop {

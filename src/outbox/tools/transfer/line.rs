@@ -1,4 +1,4 @@
-//! The form of a line: a record or a dead letter, with all that its identity and its body need.
+//! The format of a line: a record or a dead letter, with everything that its identity and body need.
 
 use std::io::BufRead;
 
@@ -11,7 +11,7 @@ use crate::record::{Kind, Layout, Original, Record, Span, Timestamp};
 
 const VERSION: u32 = 1;
 
-// A field that this release does not know may say that the line is no record to be sent.
+// An unknown field may mean that the line must not be sent as a record.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TransferLine {
@@ -31,7 +31,7 @@ pub(super) struct TransferLine {
     dead_letter: Option<LineDeadLetter>,
 }
 
-/// What an export writes when it has written all else.
+/// The last line of a complete export.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EndLine {
@@ -139,12 +139,12 @@ impl TransferLine {
         kind.ok_or_else(|| format!("unknown kind {:?}", self.kind))
     }
 
-    /// The bytes, which are as they were.
+    /// The original bytes.
     fn bytes(&mut self) -> Result<Box<[u8]>, String> {
         let bytes = match (self.data.take(), self.hex.take()) {
             (Some(data), None) => data.into_bytes(),
-            (None, Some(hex)) => from_hex(&hex).ok_or("its hex cannot be read")?,
-            _ => return Err("one of data and hex is wanted".to_owned()),
+            (None, Some(hex)) => from_hex(&hex).ok_or("its hex is invalid")?,
+            _ => return Err("one of data and hex is required".to_owned()),
         };
         if sum(&bytes) == self.sum { Ok(bytes.into()) } else { Err("its sum does not match".to_owned()) }
     }
@@ -172,7 +172,7 @@ impl TransferLine {
     fn record(mut self) -> Result<Record, String> {
         let (kind, data) = (self.kind()?, self.bytes()?);
         let (Some(layout), Some(key)) = (self.layout, self.key) else {
-            return Err("layout and key are wanted".to_owned());
+            return Err("layout and key are required".to_owned());
         };
         let span = |(start, len)| Span { start, len };
         let layout = Layout {
@@ -202,7 +202,7 @@ fn check_version(v: u32) -> Result<(), String> {
     if v == VERSION { Ok(()) } else { Err(format!("format {v} found, this release reads {VERSION}")) }
 }
 
-/// The last line of an export that has written so much.
+/// The last line of an export with these counts.
 pub(super) fn end_line(written: Exported) -> Result<Vec<u8>, TransferError> {
     let Exported { records, dead_letters, .. } = written;
     let line = EndLine { v: VERSION, end: Counts { records, dead_letters } };
@@ -220,15 +220,15 @@ fn from_hex(hex: &str) -> Option<Vec<u8>> {
     pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
-/// What a line is.
+/// A parsed line.
 pub(super) enum Parsed {
     /// A record or a dead letter.
     Entry(Entry),
-    /// The export had finished: so much is before this line, or between the one like it and this one.
+    /// The end of an export, with the counts since the previous end line.
     End(Exported),
 }
 
-/// A line of a file that is taken in.
+/// A line of a file to be imported.
 pub(super) struct Numbered {
     /// From 1.
     pub(super) n: u64,
@@ -236,7 +236,7 @@ pub(super) struct Numbered {
 }
 
 impl Numbered {
-    /// What it is. Nothing if it is the beginning of one, for the file was cut off.
+    /// Parses it. `None` for the beginning of a line in a truncated file.
     pub(super) fn parsed(&self) -> Result<Option<Parsed>, TransferError> {
         match parse(self.n, &self.text) {
             Err(_) if !self.text.ends_with(b"\n") => Ok(None),
@@ -245,7 +245,7 @@ impl Numbered {
     }
 }
 
-/// The lines of a file, with their numbers and ends.
+/// The lines of a file, with their numbers and line ends.
 pub(super) fn lines(mut file: impl BufRead) -> impl Iterator<Item = std::io::Result<Numbered>> {
     (1..).map_while(move |n| {
         let mut text = Vec::new();
@@ -257,7 +257,7 @@ pub(super) fn lines(mut file: impl BufRead) -> impl Iterator<Item = std::io::Res
     })
 }
 
-/// The line that is exported for the record or dead letter of this line, if it is one.
+/// The line that would be exported for the record or dead letter in this line.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn import_line_again(line: &[u8]) -> Option<Vec<u8>> {
     let Parsed::Entry(entry) = parse(1, line).ok()? else { return None };
@@ -271,7 +271,7 @@ pub(crate) fn import_line_again(line: &[u8]) -> Option<Vec<u8>> {
     Some(text)
 }
 
-/// What line number `line` is.
+/// Parses line number `line`.
 pub(super) fn parse(line: u64, text: &[u8]) -> Result<Parsed, TransferError> {
     let bad = |what: String| TransferError::Line { line, what };
     let error = match serde_json::from_slice::<TransferLine>(text) {

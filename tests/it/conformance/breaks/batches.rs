@@ -1,4 +1,4 @@
-//! What is wrong with batches.
+//! Breaks of the rules about batches.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -66,7 +66,7 @@ pub(super) fn batches() -> Vec<Break> {
         proxy("what was taken in a batch is refused alone", &["batch_and_single"], {
             let seen = AtomicUsize::new(0);
             Twist::after(move |asked, answer| {
-                // Two are new, the third was in a batch.
+                // Two are new; the third was in a batch.
                 let is_single = asked.path.contains("/sessions/") && asked.path.contains("-both/");
                 if is_single && seen.fetch_add(1, Ordering::SeqCst) == 2 {
                     answer.fail(422);

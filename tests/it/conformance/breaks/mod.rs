@@ -1,5 +1,5 @@
-//! Each way to break the contract, with the rules that find it: these, and no others. What says that it did not take a record
-//! and did is found by what was counted as well.
+//! Each way to break the contract, with exactly the rules that detect it. A server that takes a record but denies it is
+//! also detected by the counts.
 
 mod batches;
 mod records;
@@ -14,14 +14,14 @@ use super::proxy::Twist;
 
 /// A ControlPlane that breaks something.
 pub(super) struct Break {
-    /// What it does.
+    /// Its behaviour.
     pub(super) what: &'static str,
-    /// The rules that are found broken.
+    /// The rules reported as broken.
     pub(super) found: &'static [&'static str],
     pub(super) by: By,
 }
 
-/// How it does that.
+/// How it is produced.
 pub(super) enum By {
     /// The sandbox's own weather.
     Weather(Value),
@@ -37,13 +37,13 @@ fn weather(what: &'static str, found: &'static [&'static str], weather: Value) -
     Break { what, found, by: By::Weather(weather) }
 }
 
-/// Whether this is the first time.
+/// Returns true the first time only.
 fn once() -> impl Fn() -> bool + Send + Sync {
     let done = AtomicBool::new(false);
     move || !done.swap(true, Ordering::SeqCst)
 }
 
-/// All of them.
+/// All breaks.
 pub(super) fn all() -> Vec<Break> {
     let groups = [
         servers::servers(),

@@ -1,4 +1,4 @@
-//! What is wrong with single records and their sessions.
+//! Breaks of the rules about single records and their sessions.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

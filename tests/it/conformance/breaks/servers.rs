@@ -1,4 +1,4 @@
-//! What is wrong with credentials, servers and commands.
+//! Breaks of the rules about credentials, servers and commands.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -24,7 +24,7 @@ pub(super) fn servers() -> Vec<Break> {
             &["register"],
             Twist::after(|asked, answer| {
                 if asked.path.ends_with("/register") {
-                    // What it repeats is shown nowhere.
+                    // The repeated text is never shown.
                     answer.say(422, &json!({"success": false, "error": asked.header("x-api-key")}));
                 }
             }),

@@ -1,4 +1,4 @@
-//! What is wrong with answers at large, and with what is counted.
+//! Breaks of the rules about all answers, and about the counts.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

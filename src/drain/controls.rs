@@ -1,8 +1,14 @@
 //! What an operator can change while the drain runs: whether it sends, how fast, and the refusal brake.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// How fast requests may be sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,7 +19,30 @@ pub struct RateLimit {
     pub burst: u32,
 }
 
-pub(super) type Limiter = governor::DefaultDirectRateLimiter;
+/// The runtime's clock: it stands still with the runtime.
+#[derive(Clone, Debug)]
+struct RuntimeClock(Instant);
+
+impl Clock for RuntimeClock {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// Limits the request rate.
+pub(super) struct Limiter {
+    buckets: RateLimiter<NotKeyed, InMemoryState, RuntimeClock, NoOpMiddleware<Duration>>,
+    clock: RuntimeClock,
+}
+
+impl Limiter {
+    /// Takes the token of a request. Without one: the time until there is one.
+    pub(super) fn take(&self) -> Result<(), Duration> {
+        self.buckets.check().map_err(|wait| wait.wait_time_from(self.clock.now()))
+    }
+}
 
 impl RateLimit {
     pub(super) fn limiter(self) -> Option<Limiter> {
@@ -21,7 +50,8 @@ impl RateLimit {
         let burst = NonZeroU32::new(self.burst)
             .or_else(|| NonZeroU32::new(rate.get() / 10))
             .unwrap_or(NonZeroU32::MIN);
-        Some(governor::RateLimiter::direct(governor::Quota::per_second(rate).allow_burst(burst)))
+        let (quota, clock) = (Quota::per_second(rate).allow_burst(burst), RuntimeClock(Instant::now()));
+        Some(Limiter { buckets: RateLimiter::direct_with_clock(quota, clock.clone()), clock })
     }
 }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use governor::clock::Clock as _;
 use tokio::time::Instant;
 
 use super::batch::BatchBody;
@@ -143,11 +142,11 @@ impl DrainLoop {
     /// expired. Without a token, returns when there will be one.
     fn limited_until(&mut self, now: Instant) -> Option<Instant> {
         let limiter = self.limiter.as_ref().filter(|_| !self.may_send)?;
-        let Err(wait) = limiter.check() else {
+        let Err(wait) = limiter.take() else {
             self.may_send = true;
             return None;
         };
-        Some(now + wait.wait_time_from(governor::clock::DefaultClock::default().now()))
+        Some(now + wait)
     }
 
     fn send(&mut self, mut parcel: Parcel, batches: bool, probes: Option<Log>, now: Instant) {

@@ -46,10 +46,10 @@ impl DrainLoop {
             if let Some(until) = self.limited_until(now) {
                 return Some(until);
             }
-            // A held kind is a poor probe for a link that is down: it probes the link only if no other kind can. Nor may it
-            // take every slot when a rate limit makes slots scarce.
+            // Held kinds take every second slot at most: a rate limit may make slots scarce. They also probe a link that is
+            // down: the other kinds' records may be what fails, and would keep it down for ever.
             let is_closed = self.link.circuit() == Circuit::Closed;
-            let may_probe = is_closed && !self.probed || !has_ready;
+            let may_probe = !self.probed || !has_ready;
             let probes = probes.filter(|_| may_probe);
             let limits = batches.then(|| self.batch_limits(room.unwrap_or_default(), now));
             let picked = match probes {

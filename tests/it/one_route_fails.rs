@@ -248,6 +248,41 @@ async fn a_held_kind_takes_at_most_every_other_request() {
     agent.outbox_emptied().await;
 }
 
+/// While the only records that may go are those on which the `ControlPlane` fails, the link stays down for them; what is
+/// held finds out that it is up.
+#[tokio::test]
+async fn a_held_type_probes_a_link_that_others_keep_down() {
+    const BROKEN: Broken = Broken::Quota(503);
+    let works = Arc::new(AtomicBool::new(false));
+    let taken = Arc::new(Mutex::new(HashSet::new()));
+    let (is_well, took) = (Arc::clone(&works), Arc::clone(&taken));
+    let server = Scripted::start(move |request| {
+        if request.path.contains("/poison-") {
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
+        answer(request, BROKEN, is_well.load(Ordering::Relaxed), &mut took.lock().expect("whole"))
+    })
+    .await;
+    let plane = Plane { server, works, taken };
+    let redis = RedisServer::start().await;
+    let agent = agent(&redis, &plane, "single").await;
+    redis.push(QUOTA, &[load::quota("a", 0), load::quota("b", 0)]).await;
+    redis.push(USAGE, &[load::usage("old", 0)]).await;
+    until("quota requests are held", async || {
+        let held = control_plane(&agent).await?["held"].as_array()?.len();
+        (held == 1).then_some(())
+    })
+    .await;
+    let poison: Vec<_> = (0..3).map(|n| load::usage(&format!("poison-{n}"), 0)).collect();
+    redis.push(USAGE, &poison).await;
+    until("the link is down", async || {
+        (control_plane(&agent).await?["link"] == "down: failing").then_some(())
+    })
+    .await;
+    plane.works.store(true, Ordering::Relaxed);
+    until("quota requests pass", async || (plane.taken("quota-") == 2).then_some(())).await;
+}
+
 /// A record that is repeatedly told to wait is treated as a single record, even if it is the only one of its kind.
 #[tokio::test]
 async fn a_single_event_that_is_always_told_to_wait_delays_no_usage() {

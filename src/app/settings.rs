@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::control_plane::{Capabilities, Registration};
-use crate::drain::{self, BatchSettings, LinkSettings};
+use crate::drain::{self, BatchSettings, LinkSettings, QueueSettings};
 use crate::intake::{self, Names};
 use crate::record::{Acceptor, Enrichment};
 
@@ -46,6 +46,7 @@ pub(super) fn acceptor(config: &Config) -> Acceptor {
 pub(super) fn drain_settings(config: &Config, first_contact_within: Duration) -> drain::Settings {
     let (plane, delivery) = (&config.control_plane, &config.delivery);
     drain::Settings {
+        queues: QueueSettings::default(),
         link: LinkSettings {
             failures_to_open: plane.retry_attempts,
             initial_delay: plane.initial_error_delay,

@@ -45,8 +45,8 @@ use controls::Limiter;
 pub use controls::{Controls, Orders, RateLimit};
 pub use link::{Change, Circuit, Flight, Link, Settings as LinkSettings};
 use outcomes::Confirmation;
-pub use queues::SessionOrder;
 use queues::{Item, LOGS, LaneKey, Lanes, Parcel, ReadAhead};
+pub use queues::{QueueSettings, SessionOrder};
 use routes::Routes;
 pub use verdict::Trouble;
 
@@ -70,6 +70,8 @@ pub struct Settings {
     pub link: LinkSettings,
     /// Of the batches.
     pub batch: BatchSettings,
+    /// Of the records in memory.
+    pub queues: QueueSettings,
     /// The order of a session's records outside batches.
     pub session_order: SessionOrder,
     /// Maximum age of a quota request.
@@ -244,7 +246,7 @@ impl Drain {
         let first_contact =
             Instant::now() + self.settings.first_contact_within.mul_f64(crate::time::random_part());
         let mut run = DrainLoop {
-            lanes: Lanes::default(),
+            lanes: Lanes::new(self.settings.queues),
             link: Link::new(self.settings.link.clone(), first_contact),
             routes: Routes::new(self.settings.link.clone()),
             batching: Batching::new(self.settings.batch.clone()),
@@ -256,7 +258,7 @@ impl Drain {
             turn: None,
             may_send: false,
             probed: false,
-            read_ahead: ReadAhead::default(),
+            read_ahead: ReadAhead::new(self.settings.queues),
             sending: FuturesUnordered::new(),
             pushing: FuturesUnordered::new(),
             reading: None,
@@ -385,9 +387,9 @@ impl DrainLoop {
         if !self.parked && !waits {
             // IMPORTANT: together with the lanes, which would wait for them.
             self.pushing.clear();
-            self.lanes = Lanes::default();
+            self.lanes = Lanes::new(self.drain.settings.queues);
             self.routes.forget_lanes();
-            self.read_ahead = ReadAhead::default();
+            self.read_ahead = ReadAhead::new(self.drain.settings.queues);
             self.parked = true;
         }
     }

@@ -24,12 +24,13 @@ pub trait RedisConnection: Send + Sync {
     ) -> RedisFuture<'a, Vec<Value>>;
 }
 
-/// The scripts for lists, each with its parts.
-pub const SCRIPTS: [(&str, &[&str]); 6] = [
+/// The scripts for lists and streams, each with its parts.
+pub const SCRIPTS: [(&str, &[&str]); 7] = [
     ("acquire", &[include_str!("acquire.lua")]),
     ("release", &[include_str!("release.lua")]),
     ("give_back", &[include_str!("give_back.lua")]),
     ("in_flight", &[include_str!("in_flight.lua")]),
-    ("round", &[include_str!("lease.lua"), include_str!("oversize.lua"), include_str!("list.lua")]),
+    ("list", &[include_str!("lease.lua"), include_str!("oversize.lua"), include_str!("list.lua")]),
+    ("stream", &[include_str!("lease.lua"), include_str!("oversize.lua"), include_str!("stream.lua")]),
     ("set", &[include_str!("lease.lua"), "redis.call('SET', KEYS[3], ARGV[5])"]),
 ];

@@ -11,27 +11,29 @@ use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use dataplane_agent::admin::{Audit, Operator, letters};
 use dataplane_agent::control_plane::{Auth, Capabilities, Client, HttpVersion, Registration};
 use dataplane_agent::drain::{Controls, Drain, LinkStatus, RateLimit, admission_channel};
 use dataplane_agent::fleet::agent_metrics::AgentMetrics;
+use dataplane_agent::fleet::commands::{self, CommandAlgorithm, CommandExecutor};
 use dataplane_agent::fleet::health_probe::HealthProbe;
 use dataplane_agent::fleet::membership::{self, Membership};
-use dataplane_agent::intake::{
-    self, Intake, Mirror, Names, RedisStatus, ServerSettings, SourceMode, push_quota_answers,
-};
+use dataplane_agent::intake::{self, Intake, Mirror, Names, RedisStatus, ServerSettings, push_quota_answers};
 use dataplane_agent::outbox::simulated::{Died, open_driven};
 use dataplane_agent::outbox::{self, Durability, OpenError, Outbox, Watermark};
 use dataplane_agent::record::{Acceptor, Enrichment, Timestamp, UnknownFields};
 use dataplane_agent::secret::Secret;
+use dataplane_agent::telemetry::log::{Level, LogLevel};
 use dataplane_agent::telemetry::metrics::Metrics;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 
+use crate::commands::Settings as ReloadedSettings;
 use crate::disk::Speed;
+use crate::network::Network;
 use crate::plan::Settings;
 use crate::redis::SimulatedRedis;
-use crate::server::Network;
 use crate::world::World;
 
 /// The names of the queues.
@@ -99,6 +101,7 @@ pub struct Life {
     world: World,
     tasks: FuturesUnordered<Task>,
     stops: [watch::Sender<bool>; 3],
+    ended: Vec<&'static str>,
     membership: Arc<Membership>,
     redis: watch::Receiver<RedisStatus>,
     link: watch::Receiver<LinkStatus>,
@@ -192,8 +195,8 @@ impl Life {
                 server_id: SERVER_ID.into(),
             },
             timeout: settings.redis_timeout,
-            mode: SourceMode::List,
-            orphan_reclaim: Duration::ZERO,
+            mode: settings.source,
+            orphan_reclaim: settings.orphan_reclaim,
         };
         let agent_metrics = AgentMetrics {
             outbox: outbox.clone(),
@@ -203,6 +206,32 @@ impl Life {
             client: Arc::clone(&client),
             started: std::time::Instant::now(),
         };
+        let audit = Arc::new(Audit::new(outbox.clone()));
+        let (letters, letter_work) = letters(Arc::clone(&audit));
+        let operator = Arc::new(Operator::new(
+            outbox.clone(),
+            controls.clone(),
+            link.subscribe(),
+            LogLevel::new(Level::Info),
+            Arc::new(ReloadedSettings(world.clone())),
+            letters,
+            audit,
+        ));
+        let registered = watch::Sender::new(false);
+        let commands = CommandExecutor::new(
+            commands::Settings {
+                server_id: SERVER_ID.into(),
+                poll_interval: settings.command_poll,
+                cache_ttl: settings.command_cache_ttl,
+                algorithm: CommandAlgorithm::EdDSA,
+                keys_ttl: settings.keys_ttl,
+            },
+            admission.clone(),
+            operator,
+            agent_metrics.clone(),
+            Arc::clone(&metrics),
+            registered.subscribe(),
+        );
         let membership = Arc::new(Membership {
             client: Arc::clone(&client),
             registration: Registration {
@@ -219,7 +248,7 @@ impl Life {
             first_contact_within: first,
             agent_metrics,
             admission: admission.clone(),
-            registered: watch::Sender::new(false),
+            registered,
             trouble: watch::Sender::new(None),
             metrics: Arc::clone(&metrics),
             failures: Mutex::new(membership::Failures::default()),
@@ -240,6 +269,7 @@ impl Life {
             outbox: outbox.clone(),
             client: Arc::clone(&client),
             settings: dataplane_agent::drain::Settings {
+                queues: settings.queues,
                 link: settings.link(),
                 batch: settings.batch(),
                 session_order: settings.order,
@@ -271,6 +301,7 @@ impl Life {
             redis,
             link: link_status,
             stops: stops.clone(),
+            ended: Vec::new(),
         };
         let pace = Speed(world.clone());
         life.spawn("outbox", async move {
@@ -285,6 +316,8 @@ impl Life {
         life.spawn("mirror", ok(mirror.run(last_stop.subscribe())));
         life.spawn("membership", ok(membership.run(intake_stop.subscribe())));
         life.spawn("probe", ok(probe.run(intake_stop.subscribe())));
+        life.spawn("commands", ok(commands.run(intake_stop.subscribe())));
+        life.spawn("letters", ok(letter_work.run(last_stop.subscribe())));
         life.spawn("time", async move {
             loop {
                 tokio::time::sleep(Duration::from_secs(10)).await;
@@ -325,16 +358,15 @@ impl Life {
         let membership = Arc::clone(&self.membership);
         self.beside(async move { membership.goodbye().await }, deadline).await?;
         self.stops[2].send_replace(true);
-        self.wait_for(&["push", "mirror"], deadline).await?;
+        self.wait_for(&["commands", "push", "mirror", "letters"], deadline).await?;
         Ok(flushed)
     }
 
     async fn wait_for(&mut self, names: &[&str], deadline: tokio::time::Instant) -> Result<(), Ending> {
-        let mut left: Vec<&str> = names.to_vec();
-        while !left.is_empty() {
+        while !names.iter().all(|name| self.ended.contains(name)) {
             match tokio::time::timeout_at(deadline, self.tasks.next()).await {
                 Err(_) => return Ok(()),
-                Ok(Some(TaskEnd::Ended(name))) => left.retain(|left| *left != name),
+                Ok(Some(TaskEnd::Ended(name))) => self.ended.push(name),
                 Ok(Some(TaskEnd::Failed(why))) => return Err(Ending::Failed(why)),
                 Ok(Some(TaskEnd::Died) | None) => return Err(Ending::Died),
             }
@@ -355,7 +387,7 @@ impl Life {
                 Some(end) = self.tasks.next() => match end {
                     TaskEnd::Died => return Err(Ending::Died),
                     TaskEnd::Failed(why) => return Err(Ending::Failed(why)),
-                    TaskEnd::Ended(_) => {}
+                    TaskEnd::Ended(name) => self.ended.push(name),
                 },
             }
         }

@@ -38,6 +38,10 @@ pub enum Bug {
     ForgetQuotaReply,
     /// The answer to a quota request reaches Redis twice.
     RepeatQuotaReply,
+    /// Commands and their results are never noted.
+    ForgetACommand,
+    /// A token signed with a key other than the ControlPlane's is accepted.
+    ObeyAForgedToken,
     /// Settlements never reach the ledger.
     ForgetWhatIsSettled,
 }

@@ -78,7 +78,8 @@ impl DiskFaults for Weather {
         let bug = self.0.state().bug;
         match (bug, is_ledger, key.first()) {
             (Some(Bug::LoseADeadLetter), true, Some(b'd')) => self.0.state().disk.happens(0.2),
-            (Some(Bug::ForgetTheCheckpoint), false, Some(b'k'))
+            (Some(Bug::ForgetACommand), true, Some(b'm'))
+            | (Some(Bug::ForgetTheCheckpoint), false, Some(b'k'))
             | (Some(Bug::ForgetWhatIsSettled), true, Some(b'l' | b'p')) => true,
             _ => false,
         }

@@ -11,12 +11,16 @@
 pub mod agent;
 pub mod bugs;
 pub mod chance;
+pub mod commands;
 pub mod disk;
 pub mod fleet;
+pub mod network;
 pub mod oracle;
 pub mod plan;
 pub mod redis;
+pub mod request;
 pub mod run;
 pub mod server;
 pub mod shrink;
+pub mod streams;
 pub mod world;

@@ -32,6 +32,9 @@ struct Flags {
     /// Leaves out sessions
     #[arg(long, value_delimiter = ',', requires = "seed")]
     without_sessions: Vec<usize>,
+    /// Leaves out all commands
+    #[arg(long, requires = "seed")]
+    without_commands: bool,
     /// Plants this bug
     #[arg(long)]
     bug: Option<Bug>,
@@ -60,12 +63,14 @@ fn one(flags: &Flags, seed: u64) -> ExitCode {
         faults: flags.without_faults.iter().copied().collect(),
         ends: flags.without_ends.iter().copied().collect(),
         sessions: flags.without_sessions.iter().copied().collect(),
+        commands: flags.without_commands,
     };
     let plan = without.of(seed);
     if !flags.quiet {
         println!("{:#?}", plan.settings);
         plan.faults.iter().for_each(|fault| println!("{fault:?}"));
         plan.ends.iter().for_each(|end| println!("{end:?}"));
+        plan.commands.iter().for_each(|command| println!("{command:?}"));
     }
     let outcome = run(plan, flags.bug, !flags.quiet);
     let (hash, lines) = outcome.digest;

@@ -9,7 +9,7 @@ use dataplane_agent::record::Kind;
 use serde_json::Value;
 
 use crate::agent::{DEAD_LETTERS, QUEUES, QUOTA_RESPONSE, SERVER_ID};
-use crate::plan::{Fate, What};
+use crate::plan::{Fate, Fault, What};
 use crate::world::{State, World};
 
 /// A commit is atomic, so an outbox may exceed its limit by one. The largest here holds three rounds.
@@ -57,7 +57,8 @@ impl Seen {
         if acknowledged > enqueued {
             state.violation(format!("{acknowledged} are acknowledged, {enqueued} are in the outbox"));
         }
-        if enqueued > state.pushed as u64 {
+        let has_replays = state.plan.has_replays();
+        if enqueued > state.pushed as u64 && !has_replays {
             let pushed = state.pushed;
             state.violation(format!("{enqueued} are enqueued, {pushed} were pushed"));
         }
@@ -81,7 +82,7 @@ impl Seen {
                 || went_back(|stats| sum(&stats.delivered))
                 || went_back(|stats| sum(&stats.duplicates))
                 || went_back(|stats| stats.dead_lettered.iter().flatten().sum())
-                || went_back(|stats| stats.dead_letters)
+                || !has_replays && went_back(|stats| stats.dead_letters)
             {
                 state.violation("a durable counter went back".into());
             }
@@ -98,7 +99,10 @@ impl Seen {
     pub fn letters(&mut self, world: &World, letters: Vec<DeadLetter>, is_all: bool) {
         let mut state = world.state();
         let now = state.now();
-        if is_all {
+        if is_all && state.plan.has_replays() {
+            // What was replayed is none any more.
+            self.letters.retain(|_, before| letters.contains(before));
+        } else if is_all {
             for (id, before) in &self.letters {
                 if !letters.iter().any(|letter| letter == before) {
                     state.violation(format!("the dead letter {id} is gone, or another"));
@@ -106,7 +110,10 @@ impl Seen {
             }
         }
         for letter in letters {
-            if self.letters.contains_key(&letter.id) {
+            if let Some(before) = self.letters.get(&letter.id) {
+                if *before != letter {
+                    state.violation(format!("the dead letter {} has become another", letter.id));
+                }
                 continue;
             }
             check_letter(&mut state, &letter, now);
@@ -121,11 +128,18 @@ impl Seen {
         planned.filter(|n| state.records[*n].taken.is_none() && !self.dead_lettered.contains(n)).collect()
     }
 
+    /// How many records may wait in the outbox again, since they were replayed.
+    pub fn replayed(&self, state: &State) -> usize {
+        let not_taken = self.dead_lettered.iter().filter(|n| state.records[**n].taken.is_none());
+        if state.plan.has_replays() { not_taken.filter(|n| may_wait(state, **n)).count() } else { 0 }
+    }
+
     /// Checks the end of a run: every record is accounted for.
     pub fn end(&self, world: &World, stats: &Stats) {
         let mut state = world.state();
         let pushed = state.pushed as u64;
-        if sum(&stats.enqueued) != pushed {
+        let has_replays = state.plan.has_replays();
+        if sum(&stats.enqueued) < pushed || sum(&stats.enqueued) > pushed && !has_replays {
             let text = format!("{} were enqueued, {pushed} pushed", sum(&stats.enqueued));
             state.violation(text);
         }
@@ -144,7 +158,15 @@ impl Seen {
             );
             state.violation(text);
         }
+        let is_exact = !has_replays && state.ends.iter().all(|(_, was_in_order)| *was_in_order);
+        let without_quota = |values: &[u64; 5]| sum(values) - values[Kind::Quota as usize - 1];
+        let counted = [without_quota(&stats.delivered), without_quota(&stats.duplicates)];
+        if is_exact && counted != state.server.told {
+            let told = state.server.told;
+            state.violation(format!("{counted:?} count as delivered and duplicates, and {told:?} were"));
+        }
         check_quiet(&mut state);
+        check_refused(&mut state, self.letters.values());
         let mut dead_lettered = BTreeMap::<usize, u32>::new();
         for letter in self.letters.values() {
             if let Some(number) = number_of(&state, letter) {
@@ -161,7 +183,10 @@ impl Seen {
                 lost.push(format!("{} is lost: neither taken nor a dead letter", truth.transaction));
             }
         }
-        lost.extend(dead_lettered.iter().filter(|(_, count)| **count > 1).map(|(number, count)| {
+        // Whoever dies between the append and the removal has both.
+        let deaths = state.ends.iter().filter(|(_, was_in_order)| !was_in_order).count();
+        let most = if has_replays { 1 + deaths as u32 } else { 1 };
+        lost.extend(dead_lettered.iter().filter(|(_, count)| **count > most).map(|(number, count)| {
             format!("{} is a dead letter {count} times", state.records[*number].transaction)
         }));
         if stats.total_depth() != waiting {
@@ -170,7 +195,7 @@ impl Seen {
         for text in lost {
             state.violation(text);
         }
-        check_order(&mut state);
+        check_order(&mut state, has_replays, &self.dead_lettered);
         check_quota(&mut state, &dead_lettered);
         self.check_mirror(&mut state);
     }
@@ -226,6 +251,31 @@ fn number_of(state: &State, letter: &DeadLetter) -> Option<usize> {
     }
 }
 
+/// Checks that the brake limits how many good records become dead letters while the ControlPlane refuses everything.
+fn check_refused<'a>(state: &mut State, letters: impl Iterator<Item = &'a DeadLetter>) {
+    let settings = &state.plan.settings;
+    let refused = letters.filter(|letter| letter.reason == Reason::Refused);
+    let good = refused
+        .filter_map(|letter| number_of(state, letter))
+        .filter(|number| !matches!(state.records[*number].push.fate, Fate::Refused(_)));
+    let (good, brake) = (good.count(), settings.refusal_brake as usize);
+    // Each time that it is engaged anew, of each kind: after a delivery, or a restart.
+    let faults = state.plan.faults.len() + state.ends.len() + 1;
+    let most = (brake + settings.concurrency) * 4 * faults;
+    if brake > 0 && good > most {
+        state.violation(format!("{good} good records were refused to the end, and the brake allows {most}"));
+    }
+}
+
+/// Whether some records fail while others pass, so that the failures of one may look like its own.
+fn fails_in_part(fault: &Fault) -> bool {
+    match fault.what {
+        What::FailingRecords(..) | What::FailingSessions(_) | What::Nonsense(..) => true,
+        What::Failing(_, likely) | What::NotSuccessful(likely) | What::Portal(_, likely) => likely < 1.0,
+        _ => false,
+    }
+}
+
 /// Checks that a dead letter is justified.
 fn check_letter(state: &mut State, letter: &DeadLetter, now: Duration) {
     let Some(number) = number_of(state, letter) else {
@@ -233,20 +283,26 @@ fn check_letter(state: &mut State, letter: &DeadLetter, now: Duration) {
     };
     let (truth, settings) = (&state.records[number], &state.plan.settings);
     let is_record = matches!(letter.payload, Payload::Record(_));
+    // A process that begins knows the time since a request was accepted by the machine's clock alone.
     let jumps = state.plan.faults.iter().any(|fault| matches!(fault.what, What::ClockJumps(_)));
+    let has_restarted = !state.ends.is_empty();
     let long_enough =
         |since: Option<Duration>, least: Duration| since.is_some_and(|since| now + GLANCE >= since + least);
     let must_be = match letter.reason {
         Reason::Invalid => truth.push.kind.is_none() && !is_record,
         Reason::Refused => truth.refused >= 2 && truth.refused_anew >= 1,
-        Reason::Poison => truth.failed >= settings.poison_attempts,
+        Reason::Poison => {
+            let may_fail_alone =
+                truth.push.fate == Fate::Poison || state.plan.faults.iter().any(fails_in_part);
+            truth.failed >= settings.poison_attempts && may_fail_alone
+        }
         Reason::SessionUnknown => {
             let of_session = state.records.iter().filter(|other| other.session == truth.session);
             long_enough(of_session.filter_map(|other| other.unknown_at).min(), settings.session_grace)
         }
         Reason::Expired => {
-            truth.push.kind == Some(Kind::Quota)
-                && (jumps || long_enough(truth.pushed_at, settings.quota_ttl))
+            let is_old = jumps && has_restarted || long_enough(truth.pushed_at, settings.quota_ttl);
+            truth.push.kind == Some(Kind::Quota) && is_old
         }
     };
     let original = letter.original();
@@ -268,11 +324,15 @@ fn check_letter(state: &mut State, letter: &DeadLetter, now: Duration) {
     }
 }
 
-/// Checks that the ControlPlane takes a session's started event, then usage in order, then the completed event.
-fn check_order(state: &mut State) {
+/// Checks that the ControlPlane takes a session's started event, then usage in order, then the completed event. Replayed
+/// records may come at any time.
+fn check_order(state: &mut State, has_replays: bool, dead_lettered: &BTreeSet<usize>) {
     let is_strict = state.plan.settings.order == SessionOrder::Strict;
     let mut sessions = BTreeMap::<&str, Vec<(u64, (u8, usize), &str)>>::new();
-    for truth in &state.records {
+    for (number, truth) in state.records.iter().enumerate() {
+        if has_replays && dead_lettered.contains(&number) {
+            continue;
+        }
         let (Some(taken), Some(kind)) = (truth.taken, truth.push.kind) else { continue };
         let rank = match kind {
             Kind::Quota => continue,
@@ -341,6 +401,11 @@ pub fn what_is_left(state: &State, stats: &Stats, waiting_ones: u64) -> Option<S
         .map(|queue| state.redis.len(queue) + state.redis.len(&format!("{queue}:processing:{SERVER_ID}")))
         .sum();
     let (waiting, to_come) = (stats.total_depth(), state.plan.pushes.len().saturating_sub(state.pushed));
-    let left = in_redis > 0 || waiting > waiting_ones || to_come > 0;
-    left.then(|| format!("{in_redis} in Redis, {waiting} in the outbox, {to_come} to be pushed"))
+    let unreported = state.unreported_commands();
+    let left = in_redis > 0 || waiting > waiting_ones || to_come > 0 || unreported > 0;
+    left.then(|| {
+        format!(
+            "{in_redis} in Redis, {waiting} in the outbox, {to_come} to be pushed, {unreported} commands without a result"
+        )
+    })
 }

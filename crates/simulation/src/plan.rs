@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use dataplane_agent::drain::{BatchSettings, Compression, DeliveryMode, LinkSettings, SessionOrder};
+use dataplane_agent::drain::{
+    BatchSettings, Compression, DeliveryMode, LinkSettings, QueueSettings, SessionOrder,
+};
+use dataplane_agent::intake::SourceMode;
 use dataplane_agent::outbox::simulated::Crash;
 use dataplane_agent::record::Kind;
 
 use crate::chance::Chance;
+use crate::commands::plan::{self as commands, Action, PlannedCommand, Proof};
 
 /// Everything that a run depends on besides the agent.
 #[derive(Clone, Debug)]
@@ -21,12 +25,17 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// How each life of the agent ends; the life after the last of these ends when the run is complete.
     pub ends: Vec<End>,
+    /// Remote commands.
+    pub commands: Vec<PlannedCommand>,
 }
 
 /// The agent's configuration.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "named as the agent's own settings")]
 pub struct Settings {
+    pub queues: QueueSettings,
+    pub source: SourceMode,
+    pub orphan_reclaim: Duration,
     pub mode: DeliveryMode,
     pub order: SessionOrder,
     pub compression: Compression,
@@ -43,6 +52,9 @@ pub struct Settings {
     pub timeout: Duration,
     pub redis_timeout: Duration,
     pub heartbeat: Duration,
+    pub command_poll: Duration,
+    pub command_cache_ttl: Duration,
+    pub keys_ttl: Duration,
     pub segment_bytes: u64,
     pub outbox_bytes: u64,
     pub mirror_most: usize,
@@ -107,6 +119,7 @@ pub enum What {
     LinkLateAnswers(f64),
     ForeignAnswers(f64),
     Portal(u8, f64),
+    Nonsense(u8, f64),
     // The ControlPlane.
     Overloaded(u16, u64, f64),
     Failing(u16, f64),
@@ -202,7 +215,23 @@ impl Plan {
         let pushes = pushes(chance, length, settings.outbox_bytes < ROOMY);
         let faults = faults(chance, length);
         let ends = ends(chance, length);
-        Self { seed, settings, pushes, faults, ends }
+        let queues = &mut Chance::new(seed, 10);
+        if queues.happens(0.3) {
+            settings.queues = QueueSettings {
+                records: queues.size(8, 1000) as usize,
+                bytes: queues.size(64 << 10, 1 << 20) as usize,
+                session_records: queues.size(2, 100) as usize,
+                held_lanes: queues.size(1, 10) as usize,
+            };
+        }
+        let source = &mut Chance::new(seed, 9);
+        if source.happens(0.4) {
+            settings.source = SourceMode::Stream;
+            settings.orphan_reclaim = source.of(&[Duration::ZERO, 60 * SECOND]);
+        }
+        let whats: Vec<What> = faults.iter().map(|fault| fault.what).collect();
+        let commands = commands::of(seed, length, &whats);
+        Self { seed, settings, pushes, faults, ends, commands }
     }
 
     /// The messages pushed after the last fault until the run is complete, in order.
@@ -226,7 +255,14 @@ impl Plan {
     pub fn quiet_from(&self) -> Duration {
         let faults = self.faults.iter().map(|fault| fault.until);
         let pushes = self.pushes.iter().map(|push| push.at);
-        faults.chain(pushes).max().unwrap_or_default()
+        let commands = self.commands.iter().map(|command| command.at);
+        faults.chain(pushes).chain(commands).max().unwrap_or_default()
+    }
+
+    /// Whether a command replays dead letters.
+    pub fn has_replays(&self) -> bool {
+        let mut commands = self.commands.iter();
+        commands.any(|command| command.action == Action::Replay && command.proof == Proof::Good)
     }
 }
 
@@ -234,6 +270,9 @@ impl Settings {
     fn of(chance: &mut Chance) -> Self {
         use DeliveryMode::{Auto, Batch, Single};
         Self {
+            queues: QueueSettings::default(),
+            source: SourceMode::List,
+            orphan_reclaim: Duration::ZERO,
             mode: chance.of(&[Auto, Auto, Auto, Batch, Single]),
             order: chance.of(&[SessionOrder::Strict, SessionOrder::Strict, SessionOrder::Boundaries]),
             compression: chance.of(&[
@@ -256,6 +295,9 @@ impl Settings {
             timeout: chance.time(2 * SECOND, 30 * SECOND),
             redis_timeout: chance.time(SECOND, 10 * SECOND),
             heartbeat: chance.time(5 * SECOND, 60 * SECOND),
+            command_poll: chance.time(SECOND, 60 * SECOND),
+            command_cache_ttl: chance.time(60 * SECOND, 3600 * SECOND),
+            keys_ttl: chance.time(10 * SECOND, 3600 * SECOND),
             segment_bytes: chance.size(4 << 10, 256 << 10),
             outbox_bytes: ROOMY,
             mirror_most: chance.of(&[0, 10_000, 10_000]),
@@ -381,7 +423,8 @@ fn of_link(chance: &mut Chance, likely: f64) -> What {
         4 => What::LinkSlow(chance.time(SECOND / 10, 40 * SECOND)),
         5 | 6 => What::LinkLateAnswers(likely),
         7 => What::Portal(chance.within(0, 9) as u8, likely),
-        _ => What::ForeignAnswers(likely),
+        8 => What::ForeignAnswers(likely),
+        _ => chance.of(&[What::ForeignAnswers(likely), What::Nonsense(0, likely), What::Nonsense(1, likely)]),
     }
 }
 

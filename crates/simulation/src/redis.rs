@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::bugs::Bug;
 use crate::plan::What;
+use crate::streams::{Stream, id_of};
 use crate::world::{State, World};
 
 /// One-way delay without a fault.
@@ -22,6 +23,8 @@ const WAY: (Duration, Duration) = (Duration::from_micros(200), Duration::from_mi
 /// The contents of Redis.
 #[derive(Default)]
 pub struct Store {
+    /// Streams.
+    pub streams: BTreeMap<String, Stream>,
     /// Lists; the left end is the front.
     pub lists: BTreeMap<String, VecDeque<Vec<u8>>>,
     texts: BTreeMap<String, (Vec<u8>, Option<Instant>)>,
@@ -51,9 +54,15 @@ impl Store {
         self.pushed.notify_waiters();
     }
 
-    /// The length of a list.
+    /// Appends to a stream, as producers do.
+    pub fn add(&mut self, key: &str, message: Vec<u8>) {
+        self.streams.entry(key.to_owned()).or_default().add(message);
+        self.pushed.notify_waiters();
+    }
+
+    /// The length of a list or stream.
     pub fn len(&self, key: &str) -> usize {
-        self.lists.get(key).map_or(0, VecDeque::len)
+        self.lists.get(key).map_or(0, VecDeque::len) + self.streams.get(key).map_or(0, Stream::length)
     }
 
     /// Restarts it with its contents.
@@ -85,13 +94,16 @@ fn words(command: &Cmd) -> Words {
 }
 
 /// A script call: keys and arguments.
-struct Call {
-    keys: Vec<String>,
-    args: Vec<Vec<u8>>,
+pub struct Call {
+    /// The keys.
+    pub keys: Vec<String>,
+    /// The arguments.
+    pub args: Vec<Vec<u8>>,
 }
 
 impl Call {
-    fn number(&self, at: usize) -> usize {
+    /// An argument as a number.
+    pub fn number(&self, at: usize) -> usize {
         std::str::from_utf8(&self.args[at]).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 }
@@ -116,7 +128,8 @@ impl State {
                 }
                 Value::Int(self.redis.len(&text(1)) as i64)
             }
-            "LTRIM" => Value::Okay,
+            "LTRIM" | "CLIENT" => Value::Okay,
+            "TYPE" => Value::SimpleString("stream".into()),
             name @ ("EVAL" | "EVALSHA") => {
                 let count: usize = text(2).parse().unwrap_or(0);
                 let keys = (3..3 + count).map(text).collect();
@@ -136,7 +149,8 @@ impl State {
                     Some("release") => self.release(&call),
                     Some("give_back") => self.give_back(&call),
                     Some("in_flight") => self.in_flight(&call),
-                    Some("round") => self.fenced(&call, Self::round),
+                    Some("list") => self.fenced(&call, Self::round),
+                    Some("stream") => self.fenced(&call, Self::stream_round),
                     Some("set") => self.fenced(&call, |state, call| {
                         state.redis.set(&call.keys[2], &call.args[4], None);
                         Value::Nil
@@ -404,12 +418,46 @@ impl Line {
     }
 
     /// Waits until the queue is not empty, then moves a message unless the destination is not a list.
-    async fn wait(&self, words: &Words) -> RedisResult<Value> {
+    async fn move_one(&self, words: &Words) -> RedisResult<Value> {
         let text = |at: usize| String::from_utf8_lossy(&words[at]).into_owned();
         let (queue, destination) = (text(1), text(2));
-        let seconds: u64 = text(5).parse().unwrap_or(5);
+        let patience = Duration::from_secs(text(5).parse().unwrap_or(5));
+        self.wait(patience, |redis| {
+            if redis.len(&queue) > 0 && redis.text(&destination).is_some() {
+                return Some(error("WRONGTYPE Operation against a key holding the wrong kind of value"));
+            }
+            let message = redis.lists.get_mut(&queue).and_then(VecDeque::pop_back)?;
+            redis.push(&destination, message.clone());
+            Some(Value::BulkString(message))
+        })
+        .await
+    }
+
+    /// Waits until one of the streams has an entry after the one named. The answer is that of the PING behind the XREAD.
+    async fn look_out(&self, words: &Words) -> RedisResult<Value> {
+        let text = |at: usize| String::from_utf8_lossy(&words[at]).into_owned();
+        let named = &words[6..];
+        let count = named.len() / 2;
+        let places: Vec<(String, u64)> =
+            (0..count).map(|n| (text(6 + n), id_of(&named[count + n]))).collect();
+        let patience = Duration::from_millis(text(4).parse().unwrap_or(5000));
+        self.wait(patience, |redis| {
+            let has_come = |(stream, id): &(String, u64)| {
+                redis.streams.get(stream).is_some_and(|stream| stream.has_after(*id))
+            };
+            places.iter().any(has_come).then_some(Value::Okay)
+        })
+        .await
+    }
+
+    /// Waits for what `look` finds.
+    async fn wait(
+        &self,
+        patience: Duration,
+        mut look: impl FnMut(&mut Store) -> Option<Value>,
+    ) -> RedisResult<Value> {
         self.ask(vec![vec![b"INFO".to_vec(), b"server".to_vec()]]).await?;
-        let until = Instant::now() + Duration::from_secs(seconds);
+        let until = Instant::now() + patience;
         loop {
             let pushed = {
                 let mut state = self.world.state();
@@ -419,16 +467,8 @@ impl Line {
                     self.is_dead.store(true, Ordering::Relaxed);
                     return Err(broken(ErrorKind::ConnectionReset));
                 }
-                if state.redis.len(&queue) > 0 {
-                    if state.redis.text(&destination).is_some() {
-                        return Ok(error(
-                            "WRONGTYPE Operation against a key holding the wrong kind of value",
-                        ));
-                    }
-                    if let Some(message) = state.redis.lists.get_mut(&queue).and_then(VecDeque::pop_back) {
-                        state.redis.push(&destination, message.clone());
-                        return Ok(Value::BulkString(message));
-                    }
+                if let Some(found) = look(&mut state.redis) {
+                    return Ok(found);
                 }
                 Arc::clone(&state.redis.pushed)
             };
@@ -446,7 +486,7 @@ impl RedisConnection for Line {
         Box::pin(async move {
             let words = words(command);
             if words.first().is_some_and(|word| word == b"BLMOVE") {
-                return self.wait(&words).await?.extract_error();
+                return self.move_one(&words).await?.extract_error();
             }
             self.ask(vec![words]).await?.pop().unwrap_or(Value::Nil).extract_error()
         })
@@ -459,7 +499,10 @@ impl RedisConnection for Line {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            let asked = pipeline.cmd_iter().map(words).collect();
+            let asked: Vec<Words> = pipeline.cmd_iter().map(words).collect();
+            if let Some(read) = asked.iter().find(|words| words[0] == b"XREAD") {
+                return Ok(vec![self.look_out(read).await?]);
+            }
             let answers = self.ask(asked).await?;
             Ok(answers.into_iter().skip(offset).take(count).collect())
         })

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dataplane_agent::intake::SourceMode;
 use dataplane_agent::outbox::simulated::{Crash, Died, Disk};
 use dataplane_agent::time::simulate;
 
@@ -197,11 +198,13 @@ impl Play {
                 let undone = if is_quiet { self.seen.undone(&state) } else { Vec::new() };
                 let (waiting, undone): (Vec<_>, Vec<_>) =
                     undone.into_iter().partition(|number| is_late && may_wait(&state, *number));
-                (undone, waiting.len() as u64)
+                let waiting = waiting.len() + if is_late { self.seen.replayed(&state) } else { 0 };
+                (undone, waiting as u64)
             };
             let left = what_is_left(&self.world.state(), &stats, waiting);
             let unmirrored = plan.settings.mirror_most > 0 && !life.outbox.unmirrored().is_empty();
-            if is_quiet && undone.is_empty() {
+            // What is replayed may have to be refused once more, which is told by the others' success.
+            if is_quiet && undone.is_empty() && (left.is_none() || !plan.has_replays()) {
                 self.world.state().is_over = true;
             }
             match left {
@@ -224,9 +227,12 @@ impl Play {
     async fn look(&mut self, life: &mut Life) -> Result<(), Ending> {
         let faults: Vec<What> = self.world.state().faults().collect();
         let is_paused = life.controls.orders().paused;
+        let plan = Arc::clone(&self.world.state().plan);
+        // Otherwise only commands pause it.
+        let pauses = plan.faults.iter().any(|fault| fault.what == What::Paused);
         match faults.contains(&What::Paused) {
             true if !is_paused => life.controls.pause(),
-            false if is_paused => {
+            false if is_paused && pauses => {
                 self.hurry();
                 life.controls.resume();
             }
@@ -337,6 +343,13 @@ impl Play {
         }
         self.seen.stats(&self.world, &outbox.stats(), &outbox.durable_stats());
         self.seen.letters(&self.world, letters, true);
+        let orders = outbox.clone();
+        let Ok(Some(Ok(orders))) = life.do_beside(async move { orders.orders().await }).await else {
+            self.world.state().violation("audit lines cannot be read".into());
+            return After::Over;
+        };
+        let audited: Vec<String> = orders.into_iter().map(|(_, note)| note.who).collect();
+        self.world.state().check_commands(&audited);
         self.seen.end(&self.world, &outbox.stats());
         After::Well
     }
@@ -365,7 +378,10 @@ async fn produce(world: World) {
         state.pushed += 1;
         let queue = QUEUES[queue_of(&state.records[number].push) as usize];
         let message = state.records[number].message.clone();
-        state.redis.push(queue, message);
+        match state.plan.settings.source {
+            SourceMode::List => state.redis.push(queue, message),
+            SourceMode::Stream => state.redis.add(queue, message),
+        }
         let name = state.records[number].transaction.clone();
         state.note(&format!("pushed {name}"));
     }

@@ -15,6 +15,8 @@ pub struct Without {
     pub ends: BTreeSet<usize>,
     /// Numbers of sessions.
     pub sessions: BTreeSet<usize>,
+    /// All commands.
+    pub commands: bool,
 }
 
 impl Without {
@@ -32,6 +34,9 @@ impl Without {
             !self.ends.contains(&(number - 1))
         });
         plan.pushes.retain(|push| !self.sessions.contains(&push.session));
+        if self.commands {
+            plan.commands.clear();
+        }
         for (number, push) in plan.pushes.iter_mut().enumerate() {
             push.number = number;
         }
@@ -48,7 +53,11 @@ impl Without {
                 format!(" --without-{name} {}", numbers.join(","))
             }
         };
-        list("faults", &self.faults) + &list("ends", &self.ends) + &list("sessions", &self.sessions)
+        let commands = if self.commands { " --without-commands" } else { "" };
+        list("faults", &self.faults)
+            + &list("ends", &self.ends)
+            + &list("sessions", &self.sessions)
+            + commands
     }
 }
 
@@ -56,8 +65,9 @@ impl Without {
 pub fn shrink(seed: u64, bug: Option<Bug>) -> Without {
     let plan = Plan::of(seed);
     let sessions: BTreeSet<usize> = plan.pushes.iter().map(|push| push.session).collect();
-    let mut without = Without::default();
     let fails = |without: &Without| !run(without.of(seed), bug, false).violations.is_empty();
+    let mut without = Without { commands: true, ..Without::default() };
+    without.commands = fails(&without);
     let mut part: fn(&mut Without) -> &mut BTreeSet<usize> = |without| &mut without.faults;
     for (n, all) in
         [(0..plan.faults.len()).collect(), (0..plan.ends.len()).collect(), sessions].into_iter().enumerate()

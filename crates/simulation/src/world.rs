@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::bugs::Bug;
 use crate::chance::Chance;
+use crate::commands::CommandQueue;
 use crate::plan::{Plan, Push, What};
 use crate::redis::Store;
 use crate::server::Server;
@@ -59,6 +60,8 @@ pub struct State {
     pub redis: Store,
     /// The ControlPlane.
     pub server: Server,
+    /// The commands.
+    pub commands: CommandQueue,
     /// The network's randomness.
     pub network: Chance,
     /// The randomness of Redis and the path to it.
@@ -171,6 +174,7 @@ impl World {
             ends: Vec::new(),
             redis: Store::default(),
             server: Server::new(seed),
+            commands: CommandQueue::new(seed, &plan.commands),
             network: Chance::new(seed, 2),
             redis_chance: Chance::new(seed, 3),
             disk: Chance::new(seed, 4),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::parcel::Room;
-use super::{AttemptHistory, Item, LANE_MOST, LOGS, ReadyQueue, place};
+use super::{AttemptHistory, Item, LOGS, ReadyQueue, place};
 use crate::drain::batch;
 use crate::outbox::Log;
 
@@ -39,8 +39,8 @@ impl LaneQueue {
         self.items.is_empty() && self.is_whole()
     }
 
-    pub(super) fn wants_refill(&self) -> bool {
-        self.items.len() <= LANE_MOST / 4 && self.cut.is_some()
+    pub(super) fn wants_refill(&self, most: usize) -> bool {
+        self.items.len() <= most / 4 && self.cut.is_some()
     }
 
     /// Whether reading again from `next` on would bring nothing more.
@@ -49,12 +49,12 @@ impl LaneQueue {
     }
 
     /// Loads a record, unless it was in memory before or there is no room.
-    fn load(&mut self, mut item: Item, has_room: bool) -> bool {
+    fn load(&mut self, mut item: Item, room: usize) -> bool {
         let seq = item.ticket.seq;
         if seq <= self.loaded {
             return false;
         }
-        if self.cut.is_some() || !has_room || self.items.len() >= LANE_MOST {
+        if self.cut.is_some() || self.items.len() >= room {
             self.cut.get_or_insert(seq);
             self.passed = self.passed.max(seq);
             return false;
@@ -192,20 +192,20 @@ impl Lane {
         }
     }
 
-    /// Loads a record, if there is room.
+    /// Loads a record, if there is room: `most` per log.
     ///
     /// Does not load it while its predecessors must be read again: it could not be sent, and would take the room they need.
-    pub(super) fn load(&mut self, item: Item) -> bool {
+    pub(super) fn load(&mut self, item: Item, most: usize) -> bool {
         let Some(at) = place(item.ticket.log) else { return false };
         let before_it = &self.lines[..at];
         let has_room = before_it.iter().all(|line| line.is_whole() || !line.items.is_empty());
-        self.lines[at].load(item, has_room)
+        self.lines[at].load(item, if has_room { most } else { 0 })
     }
 
     /// The log that must be read again before the lane can continue, unless it is already being read.
-    pub(super) fn wants_refill(&self) -> Option<Log> {
+    pub(super) fn wants_refill(&self, most: usize) -> Option<Log> {
         let at = self.lines.iter().position(|line| !line.is_done())?;
-        self.lines[at].wants_refill().then(|| LOGS[at])
+        self.lines[at].wants_refill(most).then(|| LOGS[at])
     }
 
     pub(super) fn holds_any(&self) -> bool {

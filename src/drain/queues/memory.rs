@@ -20,6 +20,33 @@ use super::{LOGS, Lane, LaneKey, Lanes, place, place_of};
 use crate::outbox::Log;
 use crate::record::Kind;
 
+/// How much of the backlog is kept in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueSettings {
+    /// Records in memory. Quota requests have a window of their own; started and completed events get a quarter each, and
+    /// usage gets what these leave, so that none waits for room held by another.
+    pub records: usize,
+    /// The bytes of these records, likewise.
+    pub bytes: usize,
+    /// Records per session and log.
+    pub session_records: usize,
+    /// Lanes that keep the head of a held log for probing.
+    pub held_lanes: usize,
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self {
+            // On a long path most of these are in flight: at 100 ms this suffices for some 140,000 records per second.
+            records: 20_480,
+            bytes: 12 << 20,
+            // What a fast link carries of one session in a few round trips.
+            session_records: 4096,
+            held_lanes: 64,
+        }
+    }
+}
+
 /// Limits of records and bytes in memory per log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MemoryLimits {
@@ -45,8 +72,6 @@ impl MemoryLimits {
 
 /// Waiting lanes may keep 1/4 of a full window; if they hold more, they are cut to half of that.
 const WAITING_SHARE: usize = 4;
-/// Lanes that keep a held head for probing. Few in tests, so that short runs evict lanes.
-const HELD_KEPT: usize = if cfg!(test) { 2 } else { 64 };
 /// A rest that only another event ends.
 const EVICTED: Duration = Duration::from_hours(24 * 365);
 /// The logs that limit how far others are read, see [`crate::drain`]: started events, and usage.
@@ -133,7 +158,8 @@ impl Lanes {
         let may_rest = |key: &LaneKey, proven| {
             self.lanes.get(key).is_some_and(|lane| lane.in_flight == 0 && lane.is_proven == proven)
         };
-        let mut excess = (self.ready[at].len() + self.suspects[at].len()).saturating_sub(HELD_KEPT);
+        let mut excess =
+            (self.ready[at].len() + self.suspects[at].len()).saturating_sub(self.settings.held_lanes);
         let mut resting = Vec::with_capacity(excess);
         for (is_suspect, proven) in [(true, false), (false, false), (true, true), (false, true)] {
             let lanes = if is_suspect { &mut self.suspects[at] } else { &mut self.ready[at] };
@@ -170,7 +196,7 @@ impl Lanes {
     /// Notes whether the lane needs records that it released or that were skipped.
     pub(super) fn ask(&mut self, key: LaneKey) {
         let Some(lane) = self.lanes.get(&key) else { return };
-        if let Some(at) = lane.wants_refill().and_then(place) {
+        if let Some(at) = lane.wants_refill(self.settings.session_records).and_then(place) {
             self.asking[at].insert(key);
         }
     }
@@ -183,7 +209,7 @@ impl Lanes {
         for key in std::mem::take(&mut self.asking[at]) {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             // A lane that waits once more asks again later: until then it would only release the records again.
-            if lane.not_before.is_none() && lane.lines[at].wants_refill() {
+            if lane.not_before.is_none() && lane.lines[at].wants_refill(self.settings.session_records) {
                 // IMPORTANT: from the lowest number of all participants: records before `from` are never read again.
                 from = from.into_iter().chain(lane.lines[at].cut.take()).min();
                 lane.lines[at].refilling = true;

@@ -8,7 +8,7 @@
 //! A refused record that waits for confirmation is a *suspect*. Lanes whose head is a suspect have separate queues, so bad
 //! records never delay good ones.
 //!
-//! Memory is bounded: a lane holds at most [`LANE_MOST`] records per log. When more arrive, or when the lane waits and room
+//! Memory is bounded: a lane holds at most [`QueueSettings::session_records`] records per log. When more arrive, or when the lane waits and room
 //! is needed, it is cut off and remembers the number from which its records must be read again ([`memory`]).
 
 mod lane;
@@ -31,6 +31,7 @@ use crate::record::{Kind, Record};
 use lane::Lane;
 pub(super) use lane::Unknown;
 use memory::Asking;
+pub use memory::QueueSettings;
 pub use parcel::SessionOrder;
 pub(super) use parcel::{AttemptHistory, CONFIRMED, Group, Item, Outcomes, Parcel, lanes_of, records_in};
 pub(super) use read_ahead::ReadAhead;
@@ -39,9 +40,6 @@ use walk::Walk;
 #[cfg(test)]
 mod tests;
 
-/// The most records per session and log in memory: what a fast link carries of one session in a few round trips. Few in
-/// tests, so that short runs cut lanes off often.
-const LANE_MOST: usize = if cfg!(test) { 8 } else { 4096 };
 /// After this many quota requests, lifecycle events, or suspects in a row, the next class gets a turn: none starves.
 const STREAKS: [u32; 3] = [16, 16, 1];
 
@@ -157,6 +155,7 @@ impl PriorityClass {
 /// All lanes, and those that are ready.
 #[derive(Default)]
 pub(super) struct Lanes {
+    settings: QueueSettings,
     lanes: HashMap<LaneKey, Lane, BuildHasherDefault<KeyHasher>>,
     /// Ready lanes, by the log of their head.
     ready: [VecDeque<LaneKey>; LOGS.len()],
@@ -192,6 +191,10 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
+    pub(super) fn new(settings: QueueSettings) -> Self {
+        Self { settings, ..Self::default() }
+    }
+
     /// Sets the order of a session's records.
     pub(super) fn set_order(&mut self, order: SessionOrder) {
         self.order = order;
@@ -217,7 +220,8 @@ impl Lanes {
         let bytes = record.data().len();
         let at = place_of(ticket.kind);
         let lane = self.lanes.entry(key).or_default();
-        if lane.load(Item { ticket, record, history: AttemptHistory::NONE, refusal: None }) {
+        let item = Item { ticket, record, history: AttemptHistory::NONE, refusal: None };
+        if lane.load(item, self.settings.session_records) {
             let head = lane.turn();
             self.grown[at] |= lane.not_before.is_some() || head.is_some_and(|head| self.held[head]);
             self.counts[at] += 1;

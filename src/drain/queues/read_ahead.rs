@@ -2,7 +2,7 @@
 //!
 //! [`ReadAhead`] only decides; its caller reads, one read at a time.
 
-use super::memory::MemoryLimits;
+use super::memory::{MemoryLimits, QueueSettings};
 use super::watermark::Watermarks;
 use super::{LOGS, Lanes, kind_of, place};
 use crate::drain::DrainLoop;
@@ -10,10 +10,6 @@ use crate::outbox::Watermark;
 use crate::outbox::{Log, LogPage, ReadError};
 use crate::record::Kind;
 
-/// Most records in memory, and their bytes. Quota requests have a window of their own; started and completed events get a
-/// quarter each, and usage gets what these leave, so that none waits for room held by another. On a long path most of these
-/// records are in flight: at 100 ms this suffices for some 140,000 records per second.
-const WINDOW: MemoryLimits = MemoryLimits { records: 20_480, bytes: 12 << 20 };
 /// The divisor for the share of started and completed events.
 const LIFECYCLE_SHARE: usize = 4;
 /// Records read at once.
@@ -53,14 +49,9 @@ pub(in crate::drain) struct ReadAhead {
     watermarks: Watermarks,
 }
 
-impl Default for ReadAhead {
-    fn default() -> Self {
-        Self::within(WINDOW)
-    }
-}
-
 impl ReadAhead {
-    pub(super) fn within(window: MemoryLimits) -> Self {
+    pub(in crate::drain) fn new(settings: QueueSettings) -> Self {
+        let window = MemoryLimits { records: settings.records, bytes: settings.bytes };
         Self { window, positions: Default::default(), watermarks: Watermarks::default() }
     }
 
@@ -183,7 +174,8 @@ mod tests {
 
     #[test]
     fn completed_events_wait_for_earlier_usage_but_not_for_the_whole_backlog() {
-        let (mut read_ahead, mut lanes, end) = (ReadAhead::default(), Lanes::default(), 10_000);
+        let (mut read_ahead, mut lanes, end) =
+            (ReadAhead::new(QueueSettings::default()), Lanes::default(), 10_000);
         let usage = place(Log::Usage).unwrap();
         // The window is full: usage has been read up to here, while the intake continues.
         read_ahead.positions[usage].read = 1050;

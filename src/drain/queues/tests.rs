@@ -34,7 +34,7 @@ fn load(lanes: &mut Lanes, kind: Kind, session: &str, seq: u64) {
 }
 
 fn lanes(records: &[(Kind, &str, u64)]) -> Lanes {
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(FEW);
     for &(kind, session, seq) in records {
         load(&mut lanes, kind, session, seq);
     }
@@ -68,6 +68,10 @@ fn send_all(lanes: &mut Lanes) -> Vec<u64> {
     std::iter::from_fn(|| send(lanes)).collect()
 }
 
+/// Few, so that short runs cut lanes off and evict them.
+const FEW: QueueSettings =
+    QueueSettings { records: 12, bytes: 1 << 20, session_records: LANE_MOST, held_lanes: 2 };
+const LANE_MOST: usize = 8;
 const SMALL: MemoryLimits = MemoryLimits { records: 16, bytes: 1 << 20 };
 
 fn soon() -> Instant {
@@ -122,7 +126,7 @@ fn sessions_and_quota_requests_never_wait_for_each_other() {
 
 #[test]
 fn quota_goes_first_and_lifecycle_second_and_neither_starves_the_others() {
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(FEW);
     for seq in 1..=1000 {
         let kind = match seq {
             1..=600 => Kind::Quota,
@@ -204,7 +208,7 @@ fn the_link_is_probed_with_the_kind_that_failed_least() {
 #[test]
 fn a_full_lane_passes_over_what_comes_and_asks_for_it_when_it_has_room() {
     let most = LANE_MOST as u64;
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(FEW);
     for seq in 1..=most + 3 {
         load(&mut lanes, Kind::Usage, "a", seq);
     }
@@ -251,7 +255,7 @@ fn room_is_made_by_lanes_that_wait_and_they_keep_their_head() {
 fn a_refill_begins_at_the_first_cut_of_those_that_asked() {
     // The lanes are asked in another order each time.
     for _ in 0..16 {
-        let mut lanes = Lanes::default();
+        let mut lanes = Lanes::new(FEW);
         for (session, seqs) in [("a", [99, 100, 150]), ("b", [101, 200, 250])] {
             for seq in seqs {
                 load(&mut lanes, Kind::Usage, session, seq);
@@ -292,7 +296,7 @@ fn put_all_back(lanes: &mut Lanes, not_before: Instant, attempts: u32) {
 
 #[test]
 fn sessions_that_wait_leave_room_for_others_and_forget_nothing() {
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(FEW);
     for seq in 1..=SMALL.records as u64 {
         load(&mut lanes, Kind::Usage, &format!("unknown-{seq}"), seq);
         load(&mut lanes, Kind::Completed, &format!("unknown-{seq}"), 100 + seq);
@@ -350,7 +354,7 @@ fn a_few_that_wait_keep_their_head_in_a_full_window() {
 
 #[test]
 fn started_events_that_were_given_up_still_go_before_their_usage() {
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(FEW);
     for seq in 1..=SMALL.records as u64 {
         load(&mut lanes, Kind::Started, &format!("s-{seq}"), seq);
         load(&mut lanes, Kind::Usage, &format!("s-{seq}"), 50 + seq);
@@ -388,7 +392,7 @@ fn started_events_that_were_given_up_still_go_before_their_usage() {
 #[test]
 fn a_refill_is_done_when_the_lanes_that_asked_are_full_again() {
     let most = LANE_MOST as u64;
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(FEW);
     for seq in 1..=most + 1 {
         load(&mut lanes, Kind::Usage, "a", seq);
     }
@@ -407,7 +411,7 @@ fn a_refill_is_done_when_the_lanes_that_asked_are_full_again() {
 
 #[test]
 fn what_was_settled_while_it_was_being_read_again_does_not_go_twice() {
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(FEW);
     for seq in 1..=LANE_MOST as u64 + 1 {
         load(&mut lanes, Kind::Usage, "a", seq);
     }
@@ -478,7 +482,7 @@ fn of_a_log_that_is_held_nothing_goes_but_a_probe_and_the_others_go_past_it() {
 
 #[test]
 fn lanes_that_fill_the_window_of_a_held_log_rest_until_it_is_let_go() {
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(FEW);
     lanes.hold([false, true, false, false]);
     for seq in 1..=6 {
         load(&mut lanes, Kind::Started, &format!("s{seq}"), seq);
@@ -509,7 +513,7 @@ fn lanes_that_fill_the_window_of_a_held_log_rest_until_it_is_let_go() {
 
 #[test]
 fn started_and_completed_events_go_in_turns() {
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(FEW);
     for seq in 1..=6 {
         let kind = if seq > 3 { Kind::Completed } else { Kind::Started };
         load(&mut lanes, kind, &format!("s{seq}"), seq);
@@ -519,7 +523,7 @@ fn started_and_completed_events_go_in_turns() {
 
 #[test]
 fn what_goes_behind_a_held_head_takes_no_room_from_others_and_is_read_again() {
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(FEW);
     load(&mut lanes, Kind::Started, "a", 1);
     lanes.hold([false, true, false, false]);
     for seq in 2..=5 {
@@ -578,7 +582,7 @@ fn a_batch_holds_whole_sessions_each_in_its_order() {
 
 #[test]
 fn sessions_are_spread_over_pipes_and_share_a_batch_evenly() {
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(FEW);
     for seq in 0..64 {
         load(&mut lanes, Kind::Usage, &format!("s{}", seq % 8), seq + 1);
     }
@@ -683,7 +687,7 @@ fn suspects_travel_by_themselves_and_take_turns_with_good_records() {
 
 #[test]
 fn a_kind_that_is_refused_is_probed_with_sessions_that_were_delivered_and_with_what_was_refused_once() {
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(FEW);
     let now = Instant::now();
     load(&mut lanes, Kind::Usage, "bad", 1);
     load(&mut lanes, Kind::Usage, "bad", 2);

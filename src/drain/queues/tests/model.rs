@@ -10,7 +10,6 @@ use super::*;
 use crate::drain::queues::read_ahead::ReadRange;
 use crate::outbox::{Entry, LogPage, Watermark};
 
-const WINDOW: MemoryLimits = MemoryLimits { records: 12, bytes: 1 << 20 };
 const READ: usize = 5;
 const KINDS: [Kind; 4] = [Kind::Usage, Kind::Started, Kind::Completed, Kind::Quota];
 
@@ -65,13 +64,13 @@ struct Model {
 
 impl Model {
     fn new(batching: Option<BatchLimits>, order: SessionOrder) -> Self {
-        let mut lanes = Lanes::default();
+        let mut lanes = Lanes::new(FEW);
         lanes.set_order(order);
         Self {
             lanes,
             parcels: 0,
             order,
-            read_ahead: ReadAhead::within(WINDOW),
+            read_ahead: ReadAhead::new(FEW),
             log: Vec::new(),
             settled: Vec::new(),
             attempts: Vec::new(),

@@ -105,7 +105,7 @@ impl Review {
         self.problems.is_empty()
     }
 
-    /// Whether the variable has a value other than its default.
+    /// Whether anything but the default sets the variable.
     pub(super) fn is_set(&self, variable: &str) -> bool {
         self.settings.iter().any(|setting| setting.name == variable && setting.origin != Origin::Default)
     }

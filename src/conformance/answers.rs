@@ -1,4 +1,4 @@
-//! Defines a `ControlPlane`'s good answer and its verdict.
+//! What a good answer is, and the first rule: the health request gets one.
 
 use super::Run;
 use super::rule::{Rule, RuleVerdict};

@@ -172,9 +172,19 @@ pub struct Client {
     meter: Arc<Meter>,
     credentials: RwLock<Arc<Credentials>>,
     reachable: AtomicBool,
+    failing: Mutex<Option<Failing>>,
     attempts: AtomicU64,
     last_attempt: Mutex<Instant>,
     observer: Observer,
+}
+
+/// The failed requests since a `ControlPlane` that accepts our credentials last answered.
+#[derive(Clone, Debug)]
+pub struct Failing {
+    /// Their number.
+    pub requests: u64,
+    /// Why the last one failed.
+    pub cause: String,
 }
 
 /// Checked settings, secrets and certificates.
@@ -227,6 +237,7 @@ impl Client {
             meter,
             credentials: RwLock::new(Arc::new(credentials)),
             reachable: AtomicBool::new(false),
+            failing: Mutex::new(None),
             attempts: AtomicU64::new(0),
             last_attempt: Mutex::new(Instant::now()),
             observer: Box::new(|_, _| {}),
@@ -304,6 +315,11 @@ impl Client {
     /// Whether the last request of any kind was answered by a `ControlPlane` that accepts our credentials.
     pub fn is_reachable(&self) -> bool {
         self.reachable.load(Ordering::Relaxed)
+    }
+
+    /// The failed requests since the last good answer, if the last request failed.
+    pub fn failing(&self) -> Option<Failing> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Number of requests so far, of any kind.
@@ -420,12 +436,28 @@ impl Client {
     pub(super) async fn send(&self, outgoing: Outgoing<'_>) -> Answer {
         let (started, endpoint) = (Instant::now(), outgoing.endpoint);
         let Attempt { result, upload, opening, wire_bytes } = self.attempt(outgoing).await;
-        self.reachable.store(result.as_ref().is_ok_and(is_served), Ordering::Relaxed);
+        self.note(&result);
         self.attempts.fetch_add(1, Ordering::Relaxed);
         *self.last_attempt.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         let answer = Answer { result, elapsed: started.elapsed(), upload, opening, wire_bytes };
         (self.observer)(endpoint, &answer);
         answer
+    }
+
+    fn note(&self, result: &Result<Response, Failure>) {
+        let is_served = result.as_ref().is_ok_and(is_served);
+        self.reachable.store(is_served, Ordering::Relaxed);
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_served {
+            *failing = None;
+            return;
+        }
+        let cause = match result {
+            Ok(response) => format!("status {}{}", response.status, response.meaning.remark()),
+            Err(failure) => failure.to_string(),
+        };
+        let requests = failing.take().map_or(1, |before| before.requests + 1);
+        *failing = Some(Failing { requests, cause });
     }
 
     async fn attempt(&self, outgoing: Outgoing<'_>) -> Attempt {

@@ -1,4 +1,7 @@
-//! The skew between this machine's clock and the `ControlPlane`'s, learned from the `Date` of answers.
+//! The `ControlPlane`'s clock, learned from the `Date` of answers, and how far this machine's differs from it.
+//!
+//! Between answers its time passes by the monotonic clock. If it followed this machine's, a step of that clock would make
+//! valid tokens expire, and forget commands whose tokens are still valid.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -21,6 +24,8 @@ pub(super) struct ClockSkew {
 #[derive(Debug, Default)]
 struct State {
     skew: TimeDelta,
+    /// The `ControlPlane`'s time at its last answer.
+    time: Option<(DateTime<Utc>, Instant)>,
     said: TimeDelta,
     said_at: Option<Instant>,
     /// The last date that certainly came from the `ControlPlane`, and when it arrived.
@@ -33,14 +38,21 @@ impl ClockSkew {
         self.lock().skew
     }
 
-    /// Seconds since the Unix epoch on the `ControlPlane`'s clock, as far as known.
+    /// Seconds since the Unix epoch on the `ControlPlane`'s clock; on this machine's before its first answer.
     pub(super) fn corrected_unix_seconds(&self) -> i64 {
-        (DateTime::<Utc>::from(crate::time::wall_clock()) + self.skew()).timestamp()
+        self.corrected().timestamp()
     }
 
     /// The same in microseconds.
     pub(super) fn corrected_unix_micros(&self) -> i64 {
-        (DateTime::<Utc>::from(crate::time::wall_clock()) + self.skew()).timestamp_micros()
+        self.corrected().timestamp_micros()
+    }
+
+    fn corrected(&self) -> DateTime<Utc> {
+        match self.lock().time {
+            Some((time, at)) => time + at.elapsed(),
+            None => crate::time::wall_clock().into(),
+        }
     }
 
     /// Microseconds since the Unix epoch by the last confirmed date plus the time passed since; `None` before the first in
@@ -61,6 +73,7 @@ impl ClockSkew {
         let skew = skew_between(date, sent, answered);
         let mut state = self.lock();
         state.skew = skew;
+        state.time = Some((DateTime::<Utc>::from(answered) + skew, Instant::now()));
         if (skew - state.said).abs() <= TOLERANCE
             || state.said_at.is_some_and(|t| t.elapsed() < SAY_AGAIN_AFTER)
         {
@@ -129,6 +142,16 @@ mod tests {
         assert!((3595..=3605).contains(&ahead), "{ahead}");
         clock.observe(now, now, now);
         assert_eq!(clock.skew(), TimeDelta::zero());
+    }
+
+    #[test]
+    fn a_step_of_this_machines_clock_does_not_move_the_corrected_time() {
+        let clock = ClockSkew::default();
+        // This machine's clock was an hour ahead when the answer came, and has been set since.
+        let then = SystemTime::now() + Duration::from_hours(1);
+        clock.observe(then, then, then);
+        let ahead = clock.corrected_unix_seconds() - chrono::Utc::now().timestamp();
+        assert!((3595..=3605).contains(&ahead), "{ahead}");
     }
 
     #[test]

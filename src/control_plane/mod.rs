@@ -36,7 +36,8 @@ pub use answers::{
 };
 pub use auth::KeyError;
 pub use client::{
-    Answer, BatchRequest, Client, ConnectionChoice, Delivery, Encoding, Observer, PreparedSettings, Response,
+    Answer, BatchRequest, Client, ConnectionChoice, Delivery, Encoding, Failing, Observer, PreparedSettings,
+    Response,
 };
 pub use credentials::ClientError;
 #[cfg(feature = "fuzzing")]

@@ -19,7 +19,7 @@ pub struct RateLimit {
     pub burst: u32,
 }
 
-/// The runtime's clock: it stands still with the runtime.
+/// The time since the limiter was created, on the runtime's clock, which tests can stop.
 #[derive(Clone, Debug)]
 struct RuntimeClock(Instant);
 
@@ -33,14 +33,14 @@ impl Clock for RuntimeClock {
 
 /// Limits the request rate.
 pub(super) struct Limiter {
-    buckets: RateLimiter<NotKeyed, InMemoryState, RuntimeClock, NoOpMiddleware<Duration>>,
+    rate: RateLimiter<NotKeyed, InMemoryState, RuntimeClock, NoOpMiddleware<Duration>>,
     clock: RuntimeClock,
 }
 
 impl Limiter {
     /// Takes the token of a request. Without one: the time until there is one.
     pub(super) fn take(&self) -> Result<(), Duration> {
-        self.buckets.check().map_err(|wait| wait.wait_time_from(self.clock.now()))
+        self.rate.check().map_err(|wait| wait.wait_time_from(self.clock.now()))
     }
 }
 
@@ -51,7 +51,7 @@ impl RateLimit {
             .or_else(|| NonZeroU32::new(rate.get() / 10))
             .unwrap_or(NonZeroU32::MIN);
         let (quota, clock) = (Quota::per_second(rate).allow_burst(burst), RuntimeClock(Instant::now()));
-        Some(Limiter { buckets: RateLimiter::direct_with_clock(quota, clock.clone()), clock })
+        Some(Limiter { rate: RateLimiter::direct_with_clock(quota, clock.clone()), clock })
     }
 }
 
@@ -138,5 +138,23 @@ impl Controls {
             orders.brake_releases += 1;
             orders.probes += 1;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_follows_the_runtimes_clock() {
+        let limiter = RateLimit { per_second: 10, burst: 2 }.limiter().expect("a limit");
+        let taken =
+            |limiter: &Limiter| std::iter::repeat_with(|| limiter.take()).take_while(Result::is_ok).count();
+        assert_eq!(taken(&limiter), 2, "the burst");
+        assert_eq!(limiter.take(), Err(Duration::from_millis(100)));
+        tokio::time::advance(Duration::from_millis(100)).await;
+        assert_eq!(taken(&limiter), 1);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(taken(&limiter), 2, "no more than the burst, however long nothing was sent");
     }
 }

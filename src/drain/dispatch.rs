@@ -46,10 +46,10 @@ impl DrainLoop {
             if let Some(until) = self.limited_until(now) {
                 return Some(until);
             }
-            // Held kinds take every second slot at most: a rate limit may make slots scarce. They also probe a link that is
-            // down: the other kinds' records may be what fails, and would keep it down for ever.
+            // Held kinds take every second slot at most: a rate limit may make slots scarce. They also probe a link that has
+            // been down for long: the other kinds' records may be what fails, and would keep it down for ever.
             let is_closed = self.link.circuit() == Circuit::Closed;
-            let may_probe = !self.probed || !has_ready;
+            let may_probe = !self.probed && (is_closed || self.is_down_for_long(now)) || !has_ready;
             let probes = probes.filter(|_| may_probe);
             let limits = batches.then(|| self.batch_limits(room.unwrap_or_default(), now));
             let picked = match probes {
@@ -82,6 +82,13 @@ impl DrainLoop {
         let whole_again = self.link.whole_again(now);
         let times = [probe, limited, self.held_probe(now), self.lanes.next_wake(), whole_again];
         times.into_iter().flatten().min()
+    }
+
+    /// Whether the link has been down for two of its longest waits. Until then a held kind is a poor probe, and one that
+    /// hangs would delay the recovery.
+    fn is_down_for_long(&self, now: Instant) -> bool {
+        let long = self.drain.settings.link.max_backoff * 2;
+        self.down_since.is_some_and(|since| now >= since + long)
     }
 
     fn batch_limits(&self, wire_bytes: usize, now: Instant) -> BatchLimits {

@@ -238,6 +238,8 @@ struct DrainLoop {
     heard: String,
     /// The answer that showed that the link is down.
     cause: Option<String>,
+    /// Since when the link is down.
+    down_since: Option<Instant>,
 }
 
 impl Drain {
@@ -268,6 +270,7 @@ impl Drain {
             counted_bytes: (0, 0),
             heard: String::new(),
             cause: None,
+            down_since: None,
             drain: self,
         };
         run.tell_trouble(&[]);

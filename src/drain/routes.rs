@@ -75,6 +75,8 @@ struct Route {
     last_brake: Option<Brake>,
     /// The earliest time for a probe.
     asked: Option<Instant>,
+    /// When that was asked for.
+    asked_at: Option<Instant>,
 }
 
 /// Why a kind is held.
@@ -148,8 +150,8 @@ impl Routes {
         self.of(log).refusals = refusals.min(most);
     }
 
-    /// This many records were delivered, now or before. True if that ends a hold.
-    pub(super) fn delivered(&mut self, log: Log, records: u64, now: Instant) -> bool {
+    /// This many records were delivered, now or before, by a request sent at `sent`. True if that ends a hold.
+    pub(super) fn delivered(&mut self, log: Log, records: u64, sent: Instant, now: Instant) -> bool {
         self.in_a_row = 0;
         // Deliveries of one kind say nothing about another that is refused.
         if self.is_braked(log) || !LOGS.into_iter().any(|log| self.is_braked(log)) {
@@ -163,7 +165,10 @@ impl Routes {
         route.recent.passed();
         route.is_partial &= !route.recent.has_only_passed();
         route.forget();
-        self.let_go(log, now)
+        // A request sent before the wait was asked for does not end the wait.
+        let waits =
+            route.asked.is_some_and(|asked| asked > now) && route.asked_at.is_some_and(|at| sent < at);
+        !waits && self.let_go(log, now)
     }
 
     /// A record was refused. True if that engages the brake: its kind is held from now on.
@@ -228,6 +233,11 @@ impl Routes {
     /// Whether the last released brake had been engaged only briefly.
     pub(super) fn was_braked_briefly(&self, log: Log) -> bool {
         self.known_of(log).last_brake.is_some_and(|brake| brake.until < brake.since + BRIEF)
+    }
+
+    /// Refusals of this type since its last delivery.
+    pub(super) fn refusals(&self, log: Log) -> u32 {
+        self.known_of(log).refusals
     }
 
     /// The number of deliveries so far.
@@ -351,9 +361,9 @@ impl Routes {
     }
 
     /// Delays probes of a held kind until this time.
-    pub(super) fn asked_to_wait(&mut self, log: Log, until: Instant) {
-        let asked = &mut self.of(log).asked;
-        *asked = (*asked).max(Some(until));
+    pub(super) fn asked_to_wait(&mut self, log: Log, wait: Duration, now: Instant) {
+        let route = self.of(log);
+        (route.asked, route.asked_at) = (route.asked.max(Some(now + wait)), Some(now));
     }
 
     /// Overrides the wait for an operator: the next probe may be sent now.

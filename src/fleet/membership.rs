@@ -173,15 +173,14 @@ impl Membership {
             tracing::warn!(
                 %error,
                 proxy = self.client.proxy(),
-                "the ControlPlane refuses to register this server: no heartbeats and no commands until it does. Registration is \
-                 retried; records are delivered meanwhile"
+                "cannot register this server with the ControlPlane: no heartbeats and no commands until it is registered. \
+                 Registration is retried; records do not wait for it"
             );
         } else {
             tracing::debug!(%error, "not registered yet");
         }
         if failures.lasts() {
-            self.trouble
-                .send_replace(Some(format!("the ControlPlane refuses to register this server: {error}")));
+            self.trouble.send_replace(Some(format!("cannot register this server: {error}")));
         }
     }
 
@@ -213,7 +212,7 @@ impl Membership {
             Err(error) if self.failures().heartbeat.is_news(&error) => tracing::warn!(
                 %error,
                 proxy = self.client.proxy(),
-                "heartbeats fail: the ControlPlane may show this server as offline; they continue, and records are delivered meanwhile"
+                "heartbeats fail: the ControlPlane may show this server as offline; they continue; records do not wait for them"
             ),
             Err(error) => tracing::debug!(%error, "the heartbeat failed"),
         }

@@ -219,6 +219,9 @@ const NEARLY_FULL: f64 = 0.9;
 /// Age from which a record is reported, as in the alert.
 const OLD: Duration = Duration::from_hours(1);
 
+/// Failed requests in a row, of any kind, after which the ControlPlane counts as unreachable although no record shows it.
+const UNANSWERED: u64 = 5;
+
 /// The current state.
 pub(super) struct Health {
     pub redis_connected: bool,
@@ -235,6 +238,7 @@ pub(super) struct Health {
     next_probe: Option<tokio::time::Instant>,
     held: Vec<HeldKind>,
     drain_holds: Option<&'static str>,
+    unanswered: Option<String>,
     is_well: bool,
 }
 
@@ -244,8 +248,15 @@ impl Health {
         let link = surface.link.borrow();
         let (orders, stats) = (*surface.orders.borrow(), surface.outbox.durable_stats());
         let registration_trouble = surface.registration_trouble.borrow().clone();
+        // Without records only heartbeats and polls show it.
+        let unanswered = surface
+            .client
+            .failing()
+            .filter(|failing| link.trouble.is_none() && failing.requests >= UNANSWERED);
+        let is_answered = registration_trouble.is_none() && unanswered.is_none();
         Self {
-            is_well: is_well(&redis, &link, orders, &stats) && registration_trouble.is_none(),
+            is_well: is_well(&redis, &link, orders, &stats) && is_answered,
+            unanswered: unanswered.map(|failing| failing.cause),
             registration_trouble,
             redis_connected: redis.connected,
             redis_fault: redis.fault.clone(),
@@ -336,6 +347,10 @@ impl Health {
         };
         troubles.extend(redis.map(|text| Concern::new(Place::Redis, text, section)));
         troubles.extend(self.not_sending());
+        troubles.extend(self.unanswered.iter().map(|cause| {
+            let text = format!("the ControlPlane answers no request: {cause}");
+            Concern::new(Place::Link, text, "DataplaneLinkDown")
+        }));
         troubles.extend(self.held_kinds());
         let registration = self.registration_trouble.iter().map(|why| format!("registration: {why}"));
         troubles.extend(registration.map(|text| Concern::new(Place::Link, text, "DataplaneNotRegistered")));
@@ -393,11 +408,12 @@ impl Health {
         let drain = self.drain_holds.map_or_else(Component::healthy, Component::degraded);
         let (status, link) = match self.trouble {
             Some(trouble) => (Condition::Degraded, format!("{}: {}", self.link.label(), trouble.label())),
+            None if self.unanswered.is_some() => (Condition::Degraded, self.link.label().to_owned()),
             None => (Condition::Healthy, self.link.label().to_owned()),
         };
         let next_probe_seconds =
             self.next_probe.map(|at| at.saturating_duration_since(tokio::time::Instant::now()).as_secs_f64());
-        let cause = self.link_cause.clone();
+        let cause = self.link_cause.clone().or_else(|| self.unanswered.clone());
         let held = self.held.iter().map(|held| HeldBody {
             kind: held.kind.name(),
             reason: held.trouble.label(),

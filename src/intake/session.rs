@@ -343,8 +343,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Counts current refusals, each reason as often as blocked waiting is retried: the number of rounds in between means
-    /// nothing.
+    /// Counts current refusals: each reason at most once per retry interval of a refused command, however many rounds run.
     fn count_refusals(&mut self, given: &[Given; 3]) {
         let refusals = given.iter().filter_map(|given| given.fault.as_ref()).chain(&self.refused);
         for reason in refusals.map(|refusal| refusal.reason) {

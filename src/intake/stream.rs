@@ -43,7 +43,7 @@ struct StreamPosition {
     /// In-flight entries, oldest first.
     in_hand: VecDeque<String>,
     known: HashSet<String>,
-    /// Further entries to acknowledge: committed by an earlier session, or deleted from the stream.
+    /// Further entries to acknowledge: committed by an earlier conversation, or deleted from the stream.
     done: Vec<String>,
     committed: HashSet<Digest>,
     /// Whether the last attempt to read failed.

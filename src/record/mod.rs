@@ -13,8 +13,8 @@
 //!
 //! * If a known field is given twice, the last value counts, as in Python and JavaScript.
 //! * `null` means absence if a field is optional, and is a wrong type otherwise.
-//! * Half a surrogate pair (`"\ud800"`) is JSON but not text: an identifier containing one is rejected, and other fields
-//!   are forwarded unread.
+//! * Half a surrogate pair (`"\ud800"`) is JSON but not text: an identifier containing one is rejected; in fields
+//!   forwarded unread it stays as it is.
 //! * A leap second is accepted, and lies between its neighbouring seconds.
 //! * A lifecycle event's usage summary is sent with the contract's fields only.
 

@@ -160,7 +160,7 @@ impl Metrics {
             redis_connection: gauge("redis_connection_status", "1 while Redis answers", &["server_id"])?,
             redis_failures: counter(
                 "dataplane_redis_failures_total",
-                "Redis failures: what ended the session, or which command was refused and why",
+                "Redis failures: what ended the conversation, or which command was refused and why",
                 &["reason"],
             )?,
             stream_trimmed: counter(

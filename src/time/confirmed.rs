@@ -40,7 +40,7 @@ impl State {
         tracing::warn!(
             seconds = by / 1_000_000,
             hours,
-            "{what} has jumped: no dead letter is deleted for some hours"
+            "{what} has jumped or is wrong: no dead letter is deleted for some hours"
         );
         self.jumped_at = Some(moment.monotonic);
     }

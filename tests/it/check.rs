@@ -229,7 +229,7 @@ async fn a_proxy_on_the_way_is_named_without_its_credentials() {
 
 #[tokio::test]
 async fn every_line_about_a_link_that_is_down_names_the_proxy() {
-    const LINES: [&str; 2] = ["refuses to register this server", "the link to the ControlPlane is down"];
+    const LINES: [&str; 2] = ["cannot register this server", "the link to the ControlPlane is down"];
     let proxy = Scripted::start_all(|_| "<html>log in</html>".into_response()).await;
     let redis = RedisServer::start().await;
     let mut agent = Agent::new(&redis, "http://cp.invalid:8080");

@@ -108,6 +108,27 @@ async fn an_idle_agent_asks_whether_the_control_plane_is_well() {
 }
 
 #[tokio::test]
+async fn an_idle_agent_reports_a_control_plane_that_answers_nothing() {
+    let stage = Stage::set_with(&[("HEARTBEAT_INTERVAL", "0.2")]).await;
+    let health = async |status: &str| {
+        until(&format!("it is {status}"), async || {
+            let health = stage.agent.health().await?;
+            (health["status"] == status).then_some(health)
+        })
+        .await
+    };
+    health("healthy").await;
+    stage.sandbox.weather(json!({"down": true})).await;
+    let told = health("degraded").await;
+    let reason = told["reasons"][0].as_str().expect("a reason");
+    assert!(reason.starts_with("the ControlPlane answers no request: "), "{told}");
+    let link = &told["components"]["control_plane"];
+    assert!(link["status"] == "degraded" && link["cause"].is_string(), "{told}");
+    stage.sandbox.weather(json!({})).await;
+    health("healthy").await;
+}
+
+#[tokio::test]
 async fn refused_heartbeats_are_logged_once() {
     let redis = RedisServer::start().await;
     let plane = Scripted::start_all(|request| {
@@ -195,7 +216,7 @@ async fn a_refused_registration_is_logged_once_and_degrades_health() {
     let tries = || plane.received().iter().filter(|request| request.path.ends_with("/register")).count();
     let before = tries();
     until("it goes on trying", async || (tries() > before + 10).then_some(())).await;
-    agent.says_times("refuses to register this server", 2).await;
+    agent.says_times("cannot register this server", 2).await;
 
     ANSWER.store(200, Ordering::Relaxed);
     until("all is well", async || (agent.health().await?["status"] == "healthy").then_some(())).await;

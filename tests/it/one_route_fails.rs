@@ -248,10 +248,9 @@ async fn a_held_kind_takes_at_most_every_other_request() {
     agent.outbox_emptied().await;
 }
 
-/// While the only records that may go are those on which the `ControlPlane` fails, the link stays down for them; what is
-/// held finds out that it is up.
+/// If all ready records are poison, they keep the link down; a probe of the held kind shows that it is up.
 #[tokio::test]
-async fn a_held_type_probes_a_link_that_others_keep_down() {
+async fn a_held_kind_probes_a_link_that_others_keep_down() {
     const BROKEN: Broken = Broken::Quota(503);
     let works = Arc::new(AtomicBool::new(false));
     let taken = Arc::new(Mutex::new(HashSet::new()));
@@ -281,6 +280,13 @@ async fn a_held_type_probes_a_link_that_others_keep_down() {
     .await;
     plane.works.store(true, Ordering::Relaxed);
     until("quota requests pass", async || (plane.taken("quota-") == 2).then_some(())).await;
+    let metrics = agent.metrics().await;
+    metrics.assert_conserved();
+    assert_eq!(
+        metrics.sum("dataplane_outbox_depth", &[("kind", "usage_records")]),
+        3.0,
+        "poison is never given up"
+    );
 }
 
 /// A record that is repeatedly told to wait is treated as a single record, even if it is the only one of its kind.

@@ -28,7 +28,7 @@ fn client(urls: impl Iterator<Item = String>) -> ClusterClient {
     ClusterClient::builder(urls).response_timeout(DEADLINE).build().expect("URLs")
 }
 
-/// Not started yet. Nodes communicate on a second port.
+/// Not started yet. Nodes communicate on a second port, 10,000 higher.
 fn node() -> RedisServer {
     let mut node = RedisServer::with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "3000"]);
     loop {

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::harness::{Stage, USAGE, load, until};
 
-/// More than the 8,192 records of a kind kept in memory.
-const UNKNOWN: u32 = 10_000;
+/// More than the 20,480 records of a kind kept in memory.
+const UNKNOWN: u32 = 22_000;
 const LATE: u32 = 200;
 
 #[tokio::test]

@@ -29,7 +29,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 
-use crate::commands::Settings as ReloadedSettings;
+use crate::commands::ReloadedSettings;
 use crate::disk::Speed;
 use crate::network::Network;
 use crate::plan::Settings;

@@ -31,7 +31,7 @@ const NEEDS_RESTART: &str = "REDIS_HOST";
 
 /// A command's result as reported.
 #[derive(Clone, Debug, PartialEq)]
-struct Report {
+struct CommandReport {
     success: bool,
     error: Option<String>,
     /// Without the field that a restart adds.
@@ -41,13 +41,13 @@ struct Report {
 
 /// The state of a command.
 #[derive(Clone, Debug, Default)]
-struct Given {
+struct IssuedCommand {
     token: Option<String>,
     /// When the token expires, in seconds since the Unix epoch.
     expires: u64,
     /// When it was first handed out.
     handed_out: Option<Duration>,
-    report: Option<Report>,
+    report: Option<CommandReport>,
 }
 
 /// A rate limit in force during the agent's life that reported it.
@@ -63,7 +63,7 @@ struct Limit {
 /// The state of all commands.
 pub struct CommandQueue {
     chance: Chance,
-    given: Vec<Given>,
+    issued: Vec<IssuedCommand>,
     /// When the signing key is replaced.
     new_key_at: Duration,
     /// Whether the new key has a name of its own.
@@ -82,7 +82,7 @@ impl CommandQueue {
     pub fn new(seed: u64, commands: &[PlannedCommand]) -> Self {
         let mut chance = Chance::new(seed, 8);
         Self {
-            given: vec![Given::default(); commands.len()],
+            issued: vec![IssuedCommand::default(); commands.len()],
             new_key_at: Duration::from_secs(chance.of(&[30, 300, 86_400])),
             is_key_renamed: chance.happens(0.5),
             again: chance.of(&[0.0, 0.1, 0.9]),
@@ -127,25 +127,26 @@ impl State {
         let mut commands = Vec::new();
         for (number, planned) in plan.commands.iter().enumerate() {
             let is_due = planned.at <= now
-                && planned.after.is_none_or(|before| self.commands.given[before].report.is_some());
-            let is_known = self.commands.given[number].report.is_some();
+                && planned.after.is_none_or(|before| self.commands.issued[before].report.is_some());
+            let is_known = self.commands.issued[number].report.is_some();
             if !is_due || is_known && !self.commands.chance.happens(self.commands.again) {
                 continue;
             }
-            if self.commands.given[number].handed_out.is_none() {
+            if self.commands.issued[number].handed_out.is_none() {
                 self.sign(number, planned);
                 self.note(&format!("hands out {} {:?}", id(number), planned.action));
             }
-            if planned.action == Action::Resume {
+            // It may be executed from now on; not again, once its result is known.
+            if !is_known && planned.action == Action::Resume {
                 self.commands.paused = None;
             }
-            if matches!(planned.action, Action::SetRateLimit(..)) {
+            if !is_known && matches!(planned.action, Action::SetRateLimit(..)) {
                 self.commands.limit = None;
             }
             commands.push(json!({
                 "command_id": id(number), "command_type": planned.action.name(),
                 "parameters": planned.action.parameters(), "timestamp": now.as_secs(),
-                "token": self.commands.given[number].token,
+                "token": self.commands.issued[number].token,
             }));
         }
         if self.commands.chance.happens(0.1) {
@@ -179,7 +180,8 @@ impl State {
         let token = jsonwebtoken::encode(&header, &claims, &signer).expect("claims can be signed");
         let token = (planned.proof != Proof::Missing).then_some(token);
         let handed_out = Some(self.now());
-        self.commands.given[number] = Given { token, expires, handed_out, ..Given::default() };
+        self.commands.issued[number] =
+            IssuedCommand { token, expires, handed_out, ..IssuedCommand::default() };
     }
 
     /// Publishes the keys.
@@ -204,8 +206,8 @@ impl State {
     pub fn command_result(&mut self, body: &Bytes, key: Option<Uuid>, life: u64) -> WireAnswer {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let name = body["command_id"].as_str().unwrap_or_default().to_owned();
-        let number = (0..self.commands.given.len()).find(|number| id(*number) == name);
-        let Some(number) = number.filter(|number| self.commands.given[*number].handed_out.is_some()) else {
+        let number = (0..self.commands.issued.len()).find(|number| id(*number) == name);
+        let Some(number) = number.filter(|number| self.commands.issued[*number].handed_out.is_some()) else {
             self.violation(format!("the result of a command that was never given: {name}"));
             return failure_of(404);
         };
@@ -214,7 +216,7 @@ impl State {
         }
         let mut result = body["result"].clone();
         let is_undone = result.as_object_mut().and_then(|fields| fields.remove("ended_by_restart")).is_some();
-        let report = Report {
+        let report = CommandReport {
             success: body["success"] == true,
             error: body["error_message"].as_str().map(str::to_owned),
             result,
@@ -222,18 +224,18 @@ impl State {
         };
         self.note(&format!("result of {name}: {} {:?}", report.success, report.error));
         self.check_report(number, &report);
-        if report.success && !is_undone && self.commands.given[number].report.is_none() {
+        if report.success && !is_undone && self.commands.issued[number].report.is_none() {
             self.took_effect(number, life);
         }
-        self.commands.given[number].report.get_or_insert(report);
+        self.commands.issued[number].report.get_or_insert(report);
         answer(200, json!({"success": true}).to_string())
     }
 }
 
 /// Settings that can be reloaded; counts the reloads.
-pub struct Settings(pub World);
+pub struct ReloadedSettings(pub World);
 
-impl Reload for Settings {
+impl Reload for ReloadedSettings {
     fn reload(self: Arc<Self>) -> BoxFuture<'static, Result<Vec<String>, ReloadError>> {
         let mut state = self.0.state();
         state.commands.reloads += 1;

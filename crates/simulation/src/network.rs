@@ -39,6 +39,9 @@ fn portal(which: u8) -> WireAnswer {
 
 /// How long an answer asks to wait: in seconds, or until a date by its own `Date`.
 fn asked_wait(answer: &WireAnswer) -> Option<Duration> {
+    if !matches!(answer.status, 408 | 425 | 429 | 500..=599) {
+        return None;
+    }
     let header = |name: &str| answer.headers.get(name)?.to_str().ok();
     let wait = header("retry-after")?;
     if let Ok(seconds) = wait.parse() {
@@ -80,7 +83,7 @@ impl RequestTransit {
     fn of(state: &mut State, asked: &ParsedRequest) -> Self {
         let faults: Vec<What> = state.faults().collect();
         let State { network: chance, server, records, .. } = state;
-        let self_ids: Vec<(String, String)> = asked
+        let ids: Vec<(String, String)> = asked
             .records
             .iter()
             .map(|number| (records[*number].transaction.clone(), records[*number].session.clone()))
@@ -114,10 +117,11 @@ impl RequestTransit {
                     transit.back += Duration::from_secs(60);
                 }
                 What::Portal(which, likely) if chance.happens(likely) => {
+                    let which = if which < 10 { which } else { chance.within(0, 9) as u8 };
                     transit.foreign = Some(portal(which));
                 }
                 What::Nonsense(which, likely) if chance.happens(likely) => {
-                    transit.foreign = transit.foreign.or_else(|| nonsense(which, asked, &self_ids));
+                    transit.foreign = transit.foreign.or_else(|| nonsense(which, asked, &ids));
                 }
                 What::ForeignAnswers(likely) if chance.happens(likely) && !of_others.is_empty() => {
                     let at = chance.bits() as usize % of_others.len();
@@ -153,8 +157,8 @@ impl Network {
         let mut state = self.0.state();
         Self::tamper_with_request(&mut state, request);
         let asked = state.read(request)?;
-        state.check_sending(&asked);
         state.check_commanded(!asked.records.is_empty());
+        state.check_sending(&asked);
         let mut sessions = Vec::new();
         if !matches!(asked.endpoint, Endpoint::Record(Kind::Quota)) {
             for number in &asked.records {
@@ -250,7 +254,11 @@ impl Network {
             asked.records.iter().for_each(|number| state.records[*number].quota_answers += 1);
         }
         let (life, now) = (state.life, state.now());
-        if let Some(wait) = asked_wait(answer).filter(|_| matches!(answer.status, 429 | 503)) {
+        let mut faults = state.plan.faults.iter();
+        let is_partial =
+            faults.any(|fault| matches!(fault.what, What::Overloaded(.., likely) if likely < 1.0));
+        // An overload that sheds part of the requests may be taken for one kind's: the link's wait then ends.
+        if let Some(wait) = asked_wait(answer).filter(|_| !is_partial) {
             for number in &asked.records {
                 state.records[*number].not_before = Some((life, now, now + wait));
             }

@@ -9,7 +9,7 @@ use dataplane_agent::record::Kind;
 use serde_json::Value;
 
 use crate::agent::{DEAD_LETTERS, QUEUES, QUOTA_RESPONSE, SERVER_ID};
-use crate::plan::{Fate, Fault, What};
+use crate::plan::{Fate, Fault, Plan, What};
 use crate::world::{State, World};
 
 /// A commit is atomic, so an outbox may exceed its limit by one. The largest here holds three rounds.
@@ -32,7 +32,10 @@ fn sum(values: &[u64; 5]) -> u64 {
 
 impl Seen {
     /// Where to continue reading dead letters.
-    pub fn next_letter(&self) -> u64 {
+    pub fn next_letter(&self, plan: &Plan) -> u64 {
+        if plan.has_replays() {
+            return 0;
+        }
         self.letters.last_key_value().map_or(0, |(id, _)| id + 1)
     }
 
@@ -58,8 +61,8 @@ impl Seen {
             state.violation(format!("{acknowledged} are acknowledged, {enqueued} are in the outbox"));
         }
         let has_replays = state.plan.has_replays();
-        if enqueued > state.pushed as u64 && !has_replays {
-            let pushed = state.pushed;
+        let pushed = state.pushed as u64;
+        if state.replayed().is_some_and(|replayed| enqueued > pushed + replayed) {
             state.violation(format!("{enqueued} are enqueued, {pushed} were pushed"));
         }
         if sum(&stats.exported) > 0 || stats.quarantined_segments > 0 {
@@ -99,8 +102,8 @@ impl Seen {
     pub fn letters(&mut self, world: &World, letters: Vec<DeadLetter>, is_all: bool) {
         let mut state = world.state();
         let now = state.now();
-        if is_all && state.plan.has_replays() {
-            // What was replayed is none any more.
+        if state.plan.has_replays() {
+            // A replayed dead letter is gone.
             self.letters.retain(|_, before| letters.contains(before));
         } else if is_all {
             for (id, before) in &self.letters {
@@ -130,8 +133,10 @@ impl Seen {
 
     /// How many records may wait in the outbox again, since they were replayed.
     pub fn replayed(&self, state: &State) -> usize {
-        let not_taken = self.dead_lettered.iter().filter(|n| state.records[**n].taken.is_none());
-        if state.plan.has_replays() { not_taken.filter(|n| may_wait(state, **n)).count() } else { 0 }
+        let letters: BTreeSet<usize> =
+            self.letters.values().filter_map(|letter| number_of(state, letter)).collect();
+        let gone = self.dead_lettered.difference(&letters);
+        gone.filter(|n| state.records[**n].taken.is_none() && may_wait(state, **n)).count()
     }
 
     /// Checks the end of a run: every record is accounted for.
@@ -158,7 +163,7 @@ impl Seen {
             );
             state.violation(text);
         }
-        let is_exact = !has_replays && state.ends.iter().all(|(_, was_in_order)| *was_in_order);
+        let is_exact = !has_replays && !state.has_died();
         let without_quota = |values: &[u64; 5]| sum(values) - values[Kind::Quota as usize - 1];
         let counted = [without_quota(&stats.delivered), without_quota(&stats.duplicates)];
         if is_exact && counted != state.server.told {
@@ -183,9 +188,8 @@ impl Seen {
                 lost.push(format!("{} is lost: neither taken nor a dead letter", truth.transaction));
             }
         }
-        // Whoever dies between the append and the removal has both.
-        let deaths = state.ends.iter().filter(|(_, was_in_order)| !was_in_order).count();
-        let most = if has_replays { 1 + deaths as u32 } else { 1 };
+        // An agent that dies between appending the record and removing the dead letter has both.
+        let most = if has_replays && state.has_died() { 2 } else { 1 };
         lost.extend(dead_lettered.iter().filter(|(_, count)| **count > most).map(|(number, count)| {
             format!("{} is a dead letter {count} times", state.records[*number].transaction)
         }));
@@ -253,16 +257,18 @@ fn number_of(state: &State, letter: &DeadLetter) -> Option<usize> {
 
 /// Checks that the brake limits how many good records become dead letters while the ControlPlane refuses everything.
 fn check_refused<'a>(state: &mut State, letters: impl Iterator<Item = &'a DeadLetter>) {
-    let settings = &state.plan.settings;
+    let (plan, settings) = (&state.plan, &state.plan.settings);
     let refused = letters.filter(|letter| letter.reason == Reason::Refused);
-    let good = refused
-        .filter_map(|letter| number_of(state, letter))
-        .filter(|number| !matches!(state.records[*number].push.fate, Fate::Refused(_)));
-    let (good, brake) = (good.count(), settings.refusal_brake as usize);
-    // Each time that it is engaged anew, of each kind: after a delivery, or a restart.
-    let faults = state.plan.faults.len() + state.ends.len() + 1;
-    let most = (brake + settings.concurrency) * 4 * faults;
-    if brake > 0 && good > most {
+    let is_good = |number: &usize| !matches!(state.records[*number].push.fate, Fate::Refused(_));
+    let good = refused.filter_map(|letter| number_of(state, letter)).filter(is_good).count();
+    let refuses = |fault: &&Fault| {
+        matches!(fault.what, What::RefusesAll(_) | What::FailingKind(_, 400 | 422) | What::Portal(..))
+    };
+    // The brake can engage once per kind in each outage, and again after a restart.
+    let outages = plan.faults.iter().filter(refuses).count() + state.ends.len();
+    let most = (settings.refusal_brake as usize + settings.concurrency) * 4 * outages;
+    let is_released = plan.faults.iter().any(|fault| fault.what == What::BrakeReleased);
+    if settings.refusal_brake > 0 && good > most && !is_released {
         state.violation(format!("{good} good records were refused to the end, and the brake allows {most}"));
     }
 }
@@ -270,7 +276,7 @@ fn check_refused<'a>(state: &mut State, letters: impl Iterator<Item = &'a DeadLe
 /// Whether some records fail while others pass, so that the failures of one may look like its own.
 fn fails_in_part(fault: &Fault) -> bool {
     match fault.what {
-        What::FailingRecords(..) | What::FailingSessions(_) | What::Nonsense(..) => true,
+        What::FailingRecords(..) | What::FailingSessions(_) => true,
         What::Failing(_, likely) | What::NotSuccessful(likely) | What::Portal(_, likely) => likely < 1.0,
         _ => false,
     }
@@ -283,7 +289,7 @@ fn check_letter(state: &mut State, letter: &DeadLetter, now: Duration) {
     };
     let (truth, settings) = (&state.records[number], &state.plan.settings);
     let is_record = matches!(letter.payload, Payload::Record(_));
-    // A process that begins knows the time since a request was accepted by the machine's clock alone.
+    // After a restart only the machine's clock tells a request's age.
     let jumps = state.plan.faults.iter().any(|fault| matches!(fault.what, What::ClockJumps(_)));
     let has_restarted = !state.ends.is_empty();
     let long_enough =

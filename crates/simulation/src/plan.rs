@@ -227,7 +227,7 @@ impl Plan {
         let source = &mut Chance::new(seed, 9);
         if source.happens(0.4) {
             settings.source = SourceMode::Stream;
-            settings.orphan_reclaim = source.of(&[Duration::ZERO, 60 * SECOND]);
+            settings.orphan_reclaim = source.of(&[Duration::ZERO, 5 * SECOND, 60 * SECOND]);
         }
         let whats: Vec<What> = faults.iter().map(|fault| fault.what).collect();
         let commands = commands::of(seed, length, &whats);
@@ -395,12 +395,17 @@ fn pushes(chance: &mut Chance, length: Duration, is_narrow: bool) -> Vec<Push> {
 
 fn faults(chance: &mut Chance, length: Duration) -> Vec<Fault> {
     let count = chance.of(&[0, 1, 2, 4, 8, 12]);
-    let faults = (0..count).map(|_| {
+    let mut faults = Vec::new();
+    for _ in 0..count {
         let from = length.mul_f64(chance.part());
         let until = from + chance.time(SECOND / 10, 120 * SECOND);
-        Fault { from, until, what: what(chance) }
-    });
-    faults.collect()
+        faults.push(Fault { from, until, what: what(chance) });
+        // Some bugs show only while two things fail at once.
+        if chance.happens(0.2) {
+            faults.push(Fault { from, until, what: what(chance) });
+        }
+    }
+    faults
 }
 
 fn what(chance: &mut Chance) -> What {
@@ -422,7 +427,8 @@ fn of_link(chance: &mut Chance, likely: f64) -> What {
         2 | 3 => What::LinkCutAfter(likely),
         4 => What::LinkSlow(chance.time(SECOND / 10, 40 * SECOND)),
         5 | 6 => What::LinkLateAnswers(likely),
-        7 => What::Portal(chance.within(0, 9) as u8, likely),
+        // From 10 on, each answer has another page.
+        7 => What::Portal(chance.within(0, 14) as u8, likely),
         8 => What::ForeignAnswers(likely),
         _ => chance.of(&[What::ForeignAnswers(likely), What::Nonsense(0, likely), What::Nonsense(1, likely)]),
     }

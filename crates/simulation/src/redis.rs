@@ -433,7 +433,7 @@ impl Line {
         .await
     }
 
-    /// Waits until one of the streams has an entry after the one named. The answer is that of the PING behind the XREAD.
+    /// Waits for an entry after the given ID in any of the streams. The answer is that of the PING behind the XREAD.
     async fn look_out(&self, words: &Words) -> RedisResult<Value> {
         let text = |at: usize| String::from_utf8_lossy(&words[at]).into_owned();
         let named = &words[6..];

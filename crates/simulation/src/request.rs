@@ -206,7 +206,7 @@ impl State {
     pub(crate) fn check_sending(&mut self, asked: &ParsedRequest) {
         let (life, now) = (self.life, self.now());
         for (n, fault) in self.plan.faults.iter().enumerate() {
-            if fault.from <= now && now < fault.until {
+            if fault.from <= now && now < fault.until && !asked.records.is_empty() {
                 *self.server.sent_into.entry(n).or_default() += 1;
             }
             let is_paused = fault.what == What::Paused
@@ -230,9 +230,8 @@ impl State {
             if truth.push.kind == Some(Kind::Quota) {
                 continue;
             }
-            // Whoever dies while it replays a dead letter has it twice.
-            let has_died = self.ends.iter().any(|(_, was_in_order)| !was_in_order);
-            let is_replayed = self.plan.has_replays() && has_died && truth.refused + truth.failed > 0;
+            // An agent that died while replaying has the dead letter and the record.
+            let is_replayed = self.plan.has_replays() && self.has_died() && truth.refused + truth.failed > 0;
             let is_excused = is_replayed || told_in != life && self.may_have_forgotten(told_in, told_at);
             if !is_excused {
                 let name = truth.transaction.clone();

@@ -19,6 +19,8 @@ use crate::world::{Polls, World, queue_of};
 const SCRAPE: Duration = Duration::from_millis(997);
 /// After this time a record that the ControlPlane fails on need not be waited for.
 const LATE: Duration = Duration::from_secs(300);
+/// Dead letters read at once: more than a run has.
+const LETTERS: usize = 10_000;
 /// Retry interval of opening the outbox.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -203,7 +205,7 @@ impl Play {
             };
             let left = what_is_left(&self.world.state(), &stats, waiting);
             let unmirrored = plan.settings.mirror_most > 0 && !life.outbox.unmirrored().is_empty();
-            // What is replayed may have to be refused once more, which is told by the others' success.
+            // A replayed record may need another refusal, which needs other records to succeed.
             if is_quiet && undone.is_empty() && (left.is_none() || !plan.has_replays()) {
                 self.world.state().is_over = true;
             }
@@ -247,9 +249,9 @@ impl Play {
             life.controls.release_brake();
         }
         self.seen.stats(&self.world, &life.outbox.stats(), &life.outbox.durable_stats());
-        if life.outbox.stats().dead_letters > 0 {
-            let (outbox, from) = (life.outbox.clone(), self.seen.next_letter());
-            let letters = life.do_beside(async move { outbox.dead_letters(from, 1000).await }).await?;
+        if life.outbox.stats().dead_letters > 0 || plan.has_replays() {
+            let (outbox, from) = (life.outbox.clone(), self.seen.next_letter(&plan));
+            let letters = life.do_beside(async move { outbox.dead_letters(from, LETTERS).await }).await?;
             if let Some(Ok(letters)) = letters {
                 self.seen.letters(&self.world, letters, false);
             }

@@ -100,6 +100,10 @@ impl State {
                         answer(201, json!({"success": true, "data": data}).to_string())
                     }
                     Word::Not(409) if is_single => answer(409, ""),
+                    // A kind that is overloaded alone asks to wait.
+                    Word::Not(503) if faults.contains(&What::FailingKind(kind, 503)) => {
+                        with(failure_of(503), "retry-after", "5")
+                    }
                     Word::Not(status) => failure_of(status),
                 }
             }
@@ -123,7 +127,7 @@ impl State {
         let mut exceptions = Vec::new();
         let mut at = 0;
         for length in asked.groups.clone() {
-            let mut is_stopped = false;
+            let (mut is_stopped, mut is_passed) = (false, false);
             for index in at..at + length {
                 let number = asked.records[index];
                 let word = if is_stopped && !breaks_order {
@@ -134,11 +138,13 @@ impl State {
                 self.records[number].is_broken |= is_stopped && breaks_order;
                 if let Word::Not(status) = word {
                     is_stopped |= stops(status);
+                    // A refusal stops nothing: a good record that is refused for a while is taken late.
+                    is_passed |= !stops(status) && status != 409;
                     exceptions.push(json!({"index": index, "status": status, "error": "so it is"}));
                 }
                 self.said(number, word, asked);
             }
-            if breaks_order && is_stopped {
+            if breaks_order && is_stopped || is_passed {
                 for index in at..at + length {
                     self.records[asked.records[index]].is_broken = true;
                 }
@@ -201,11 +207,10 @@ impl State {
         }
     }
 
-    /// Counts a middlebox's page or nonsense as a failure of the ControlPlane; another request's answer is not one.
+    /// Counts a middlebox's page as a failure of the ControlPlane; another request's answer is not one.
     pub(crate) fn heard_of_a_portal(&mut self, asked: &ParsedRequest, answer: &WireAnswer) {
         let is_page = answer.status >= 400 && !answer.body.starts_with(b"{") && !answer.body.is_empty();
-        let is_nonsense = self.fault(|what| matches!(what, What::Nonsense(..)).then_some(())).is_some();
-        for number in asked.records.iter().filter(|_| is_page || is_nonsense) {
+        for number in asked.records.iter().filter(|_| is_page) {
             self.records[*number].failed += 1;
         }
     }

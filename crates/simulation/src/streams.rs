@@ -52,9 +52,15 @@ impl Stream {
     /// XREADGROUP: pending entries after `place`, or new ones.
     fn read(&mut self, place: Option<u64>, count: usize) -> Vec<(u64, Vec<u8>)> {
         let entry = |(id, message): (&u64, &Vec<u8>)| (*id, message.clone());
-        if let Some(behind) = place {
-            let pending = self.pending.range(behind + 1..).take(count);
-            return pending.filter_map(|(id, _)| self.entries.get_key_value(id)).map(entry).collect();
+        if let Some(after) = place {
+            // Reading history renews the delivery time, as in Redis.
+            let pending = self.pending.range_mut(after + 1..).take(count);
+            let found = pending.map(|(id, given_at)| {
+                *given_at = Instant::now();
+                *id
+            });
+            let found: Vec<u64> = found.collect();
+            return found.iter().filter_map(|id| self.entries.get_key_value(id)).map(entry).collect();
         }
         let found: Vec<_> = self.entries.range(self.delivered + 1..).take(count).map(entry).collect();
         for (id, _) in &found {
@@ -65,13 +71,9 @@ impl Stream {
     }
 
     /// XAUTOCLAIM. Returns whether an entry was claimed.
-    fn claim(&mut self, idle: Duration) -> bool {
-        let mut is_claimed = false;
-        for given_at in self.pending.values_mut().filter(|given_at| given_at.elapsed() >= idle) {
-            *given_at = Instant::now();
-            is_claimed = true;
-        }
-        is_claimed
+    fn claim(&mut self, idle: Duration, most: usize) -> bool {
+        let old = self.pending.values_mut().filter(|given_at| given_at.elapsed() >= idle).take(most);
+        old.map(|given_at| *given_at = Instant::now()).count() > 0
     }
 }
 
@@ -86,14 +88,14 @@ fn text_of(id: u64) -> Value {
 }
 
 /// What a round may still return, over all streams.
-struct Allowance {
+struct RoundAllowance {
     bytes: i64,
     is_single: bool,
     is_ended: bool,
 }
 
 /// What a round returns of one stream.
-struct Reading {
+struct StreamRead {
     want: usize,
     chunk: usize,
     entries: Vec<Value>,
@@ -101,15 +103,15 @@ struct Reading {
     from: Option<u64>,
 }
 
-impl Reading {
-    fn wants(&self, allowance: &Allowance) -> bool {
+impl StreamRead {
+    fn wants(&self, allowance: &RoundAllowance) -> bool {
         !allowance.is_ended
             && self.entries.len() < self.want
             && (self.entries.is_empty() || allowance.bytes > 0)
     }
 
     /// Reads some entries. Returns false if there are none.
-    fn read(&mut self, stream: &mut Stream, place: Option<u64>, allowance: &mut Allowance) -> bool {
+    fn read(&mut self, stream: &mut Stream, place: Option<u64>, allowance: &mut RoundAllowance) -> bool {
         let found = stream.read(place, self.chunk.min(self.want - self.entries.len()));
         if found.is_empty() {
             return false;
@@ -138,7 +140,7 @@ impl State {
     /// The effect of `stream.lua`, without oversize messages: none is pushed.
     pub fn stream_round(&mut self, call: &Call) -> Value {
         let bytes = call.number(6) as i64;
-        let mut allowance = Allowance { bytes, is_single: bytes <= 0, is_ended: false };
+        let mut allowance = RoundAllowance { bytes, is_single: bytes <= 0, is_ended: false };
         let mut is_blocked = false;
         let mut reply = Vec::new();
         let mut at = ARGS_BEFORE;
@@ -152,8 +154,8 @@ impl State {
             let forgets_usage = q == 1 && self.has(Bug::UsageLeftUntold);
             let stream = self.redis.streams.entry(call.keys[2 + q * 2].clone()).or_default();
             let acknowledged: u64 = ids.into_iter().map(|id| stream.acknowledge(id)).sum();
-            let mut reading = Reading { want, chunk: 1, entries: Vec::new(), from };
-            if !idle.is_zero() && want > 0 && stream.claim(idle) {
+            let mut reading = StreamRead { want, chunk: 1, entries: Vec::new(), from };
+            if !idle.is_zero() && want > 0 && stream.claim(idle, want) {
                 reading.from = Some(0);
             }
             while let Some(from) = reading.from

@@ -100,7 +100,7 @@ pub struct Truth {
     pub taken: Option<u64>,
     /// How often it was sent and attempted.
     pub tried: u32,
-    /// How often it was refused over a dedicated connection.
+    /// How often it was refused.
     pub refused: u32,
     /// How often of these over a new connection.
     pub refused_anew: u32,
@@ -228,6 +228,11 @@ impl State {
     pub fn violation(&mut self, text: String) {
         self.note(&format!("VIOLATION {text}"));
         self.violations.push(text);
+    }
+
+    /// Whether an earlier life did not end in order.
+    pub fn has_died(&self) -> bool {
+        self.ends.iter().any(|(_, was_in_order)| !was_in_order)
     }
 
     /// Whether this bug is planted.

@@ -74,7 +74,7 @@ impl RateLimiter {
         let filled = now.saturating_duration_since(limit.filled).as_secs_f64() * limit.rate;
         limit.tokens = (limit.tokens + filled).min((limit.rate * BURST).max(1.0));
         limit.filled = now;
-        // Rounded up to what the clock can measure: a wait is never zero.
+        // A wait below the clock's resolution is no wait.
         let wait = Duration::from_secs_f64((1.0 - limit.tokens).max(0.0) / limit.rate);
         (wait >= Duration::from_micros(1)).then(|| now + wait)
     }

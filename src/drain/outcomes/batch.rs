@@ -287,7 +287,7 @@ impl DrainLoop {
             self.link_delivered(flight, now);
         }
         for (log, records) in LOGS.into_iter().zip(delivered).filter(|(_, records)| *records > 0) {
-            self.route_delivered(log, records, now);
+            self.route_delivered(log, records, flight.sent, now);
             if rest.iter().any(|rest| rest.item.ticket.log == log && rest.verdict.trouble().is_some()) {
                 self.routes.passed_apart(log, records);
             }

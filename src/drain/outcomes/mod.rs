@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::link::{Change, Flight, asked_wait};
+use super::link::{Change, Circuit, Flight, asked_wait};
 use super::queues::{Item, LaneKey, Parcel, kind_of};
 use super::routes::{Attribution, Beside, LinkFailure, Pause};
 use super::verdict::{Trouble, Verdict, judge};
@@ -62,6 +62,7 @@ impl DrainLoop {
         let elapsed = answer.elapsed;
         let first = parcel.first().and_then(|group| group.items.first());
         let is_known_refused = first.is_some_and(|item| item.history.is_confirmed());
+        let refusals = probes.map(|log| self.routes.refusals(log));
         self.link.landed(flight);
         if let Some(accepts) = answer.result.as_ref().ok().and_then(|response| response.accepts) {
             self.batching.heard(accepts);
@@ -81,6 +82,9 @@ impl DrainLoop {
             // a step, and gets the second record first.
             let pause = if self.lanes.is_mid_step() {
                 Pause::AtOnce
+            } else if refusals == Some(self.routes.refusals(log)) {
+                // Only a refusal says something about the record: otherwise the link may be down.
+                Pause::Backoff
             } else if self.lanes.is_walking() {
                 Pause::Short((elapsed * STEPS_APART).clamp(PROBE_PAUSE, STEP_PAUSE_MOST))
             } else if is_known_refused {
@@ -158,8 +162,6 @@ impl DrainLoop {
                 self.session_unknown(key, item, detail(answer), now);
             }
             Verdict::InProgress => {
-                let change = self.link.answered(now);
-                self.announce(change);
                 self.answers(item.ticket.log, now);
                 self.retry(key, item, IN_PROGRESS, retry_after, now);
             }
@@ -193,7 +195,7 @@ impl DrainLoop {
 
     fn delivered(&mut self, log: Log, records: u64, flight: Flight, now: Instant) {
         self.link_delivered(flight, now);
-        self.route_delivered(log, records, now);
+        self.route_delivered(log, records, flight.sent, now);
     }
 
     /// Reports a request that delivered records to the link: once, whatever it contains.
@@ -206,8 +208,8 @@ impl DrainLoop {
         self.announce(change);
     }
 
-    fn route_delivered(&mut self, log: Log, records: u64, now: Instant) {
-        if self.routes.delivered(log, records, now) {
+    fn route_delivered(&mut self, log: Log, records: u64, sent: Instant, now: Instant) {
+        if self.routes.delivered(log, records, sent, now) {
             self.let_go(log, now);
         }
     }
@@ -223,8 +225,22 @@ impl DrainLoop {
         }
     }
 
+    /// Whether an answer without success, to a record of this kind, shows that the link is up. While other kinds keep it
+    /// down, a held kind's refusal shows nothing new: the link would come up and go down again with every probe.
+    fn shows_the_link(&self, log: Log) -> bool {
+        self.link.circuit() == Circuit::Closed || !self.routes.is_held(log) || !self.lanes.has_ready()
+    }
+
     /// A request was answered, though without success.
     fn answers(&mut self, log: Log, now: Instant) {
+        if self.shows_the_link(log) {
+            let change = self.link.answered(now);
+            self.announce(change);
+        }
+        self.let_go_if_answered(log, now);
+    }
+
+    fn let_go_if_answered(&mut self, log: Log, now: Instant) {
         if self.routes.answered(log, now) {
             self.let_go(log, now);
         }
@@ -246,8 +262,6 @@ impl DrainLoop {
     /// A record was refused. `counts`: it counts for the brake, as nothing was delivered beside it.
     fn refused(&mut self, key: LaneKey, mut item: Item, detail: String, counts: bool, now: Instant) {
         let log = item.ticket.log;
-        let change = self.link.answered(now);
-        self.announce(change);
         self.answers(log, now);
         let sets_brake = counts && self.routes.refused(log, &self.heard, now);
         let is_confirmed = self.confirmation.refused(&mut item.history, now);
@@ -271,9 +285,11 @@ impl DrainLoop {
     fn tell_unknown(&mut self, key: LaneKey, item: &Item, now: Instant) {
         let log = item.ticket.log;
         // Whatever was wrong with the link, it answers now.
-        let change = self.link.not_found(now);
-        self.announce(change);
-        self.answers(log, now);
+        if self.shows_the_link(log) {
+            let change = self.link.not_found(now);
+            self.announce(change);
+        }
+        self.let_go_if_answered(log, now);
         // A session that was already unknown while others were delivered does not suggest that all are.
         let since = self.lanes.unknown_since(key, self.routes.progress(now));
         let session = LaneKey::of_session(item.record.session());
@@ -361,7 +377,7 @@ impl DrainLoop {
             self.held(log);
         }
         if let Some(wait) = asked {
-            self.routes.asked_to_wait(log, now + wait);
+            self.routes.asked_to_wait(log, wait, now);
         }
     }
 
@@ -466,11 +482,12 @@ impl DrainLoop {
                     "the link to the ControlPlane is down; records wait in the outbox"
                 );
                 self.cause = Some(self.heard.clone());
+                self.down_since.get_or_insert_with(Instant::now);
                 self.routes.link_down();
             }
             Some(Change::Up) => {
                 tracing::info!("the link to the ControlPlane is up");
-                self.cause = None;
+                (self.cause, self.down_since) = (None, None);
                 self.routes.link_up(Instant::now());
             }
             None => {}

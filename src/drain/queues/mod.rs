@@ -8,8 +8,9 @@
 //! A refused record that waits for confirmation is a *suspect*. Lanes whose head is a suspect have separate queues, so bad
 //! records never delay good ones.
 //!
-//! Memory is bounded: a lane holds at most [`QueueSettings::session_records`] records per log. When more arrive, or when the lane waits and room
-//! is needed, it is cut off and remembers the number from which its records must be read again ([`memory`]).
+//! Memory is bounded: a lane holds at most [`QueueSettings::session_records`] records per log. When more arrive, or when
+//! the lane waits and room is needed, it is cut off and remembers the number from which its records must be read again
+//! ([`memory`]).
 
 mod lane;
 mod memory;

@@ -12,8 +12,7 @@ use crate::outbox::Log;
 /// A failure counts as a record's or kind's own if this many others passed for each other one that failed. Otherwise the
 /// cause is load, or an outage of part of the `ControlPlane`.
 const PASS_FOR_EACH_FAILED: u64 = 4;
-/// A kind fails if this is true for this many of its lanes: sessions, or quota requests. A single one may be a record's own
-/// failure.
+/// Failing lanes (sessions, or quota requests) from which a kind counts as failing: one may be a record's own failure.
 const LANES_OF_A_KIND: usize = 2;
 /// How often in a row a kind must be asked to wait, while others succeed, until it waits alone.
 const ASKED_AGAIN: u32 = 2;
@@ -41,7 +40,7 @@ pub(in crate::drain) struct Passed {
 pub(in crate::drain) enum Attribution {
     /// The link's, as far as known.
     Link,
-    /// Its kind's, which is held, or otherwise passes.
+    /// Its kind's: it is held, or fails only in part.
     Kind,
     /// Its kind's, as has just become known.
     KindFromNowOn,
@@ -264,10 +263,9 @@ impl Routes {
         u64::from(known - failed) >= PASS_FOR_EACH_FAILED * u64::from(failed)
     }
 
-    /// How often it has failed in a row; 0 if it is known to fail alone.
+    /// How often it has failed in a row.
     pub(in crate::drain) fn troubles_in_a_row(&self, log: Log) -> u64 {
-        let route = self.known_of(log);
-        if route.held.is_some() { 0 } else { route.streak.failed.into() }
+        self.known_of(log).streak.failed.into()
     }
 
     /// It was answered, though without success. True if that ends a hold.

@@ -25,14 +25,14 @@ fn session(number: u128) -> LaneKey {
 fn refusals_of_a_kind_engage_its_brake_despite_other_deliveries_and_its_own_delivery_releases_it() {
     let (mut routes, now) = (routes(), Instant::now());
     for n in 1..=5 {
-        routes.delivered(Log::Quota, 1, now);
-        routes.delivered(Log::Started, 1, now);
+        routes.delivered(Log::Quota, 1, now, now);
+        routes.delivered(Log::Started, 1, now, now);
         assert_eq!(routes.refused(Log::Usage, "status 422", now), n == 5);
     }
     assert!(routes.is_braked(Log::Usage) && !routes.is_braked(Log::Quota));
     assert!(!routes.refused(Log::Usage, "status 422", now), "it is reported once");
-    assert!(!routes.delivered(Log::Quota, 1, now) && routes.is_braked(Log::Usage));
-    assert!(routes.delivered(Log::Usage, 1, now) && !routes.is_braked(Log::Usage));
+    assert!(!routes.delivered(Log::Quota, 1, now, now) && routes.is_braked(Log::Usage));
+    assert!(routes.delivered(Log::Usage, 1, now, now) && !routes.is_braked(Log::Usage));
     assert!(!routes.refused(Log::Usage, "status 422", now), "counting starts over");
 }
 
@@ -79,7 +79,7 @@ fn probes_of_a_braked_kind_back_off_once_they_show_a_bad_release() {
     assert!(waits(&mut routes, SHORT) >= Duration::from_secs(5));
     assert_eq!(waits(&mut routes, Pause::AtOnce), Duration::ZERO, "the second half of a step");
     // A delivery restores them.
-    assert!(routes.delivered(Log::Usage, 1, start));
+    assert!(routes.delivered(Log::Usage, 1, start, start));
     refuse(&mut routes);
     assert_eq!(waits(&mut routes, SHORT), 50 * MS);
     // Other held kinds are probed no more often because of that.
@@ -106,7 +106,7 @@ fn only_a_kind_braked_for_a_while_is_walked() {
     // The next brake finds the same bad records or, much later, others.
     for (pause, walks) in [(Duration::from_secs(1), true), (FOR_LONG, false)] {
         let released = now + FOR_LONG;
-        routes.delivered(Log::Usage, 1, released);
+        routes.delivered(Log::Usage, 1, released, released);
         for _ in 0..5 {
             routes.refused(Log::Usage, "status 422", released + pause);
         }
@@ -121,7 +121,7 @@ fn bad_records_among_good_ones_do_not_engage_the_brake() {
         for _ in 0..4 {
             assert!(!routes.refused(Log::Usage, "status 422", now));
         }
-        routes.delivered(Log::Usage, 1, now);
+        routes.delivered(Log::Usage, 1, now, now);
     }
 }
 
@@ -139,12 +139,12 @@ fn refusals_of_an_earlier_process_count() {
 fn if_every_session_of_a_kind_is_unknown_its_route_is_missing() {
     let (mut routes, now) = (routes(), Instant::now());
     for n in 0..34 {
-        routes.delivered(Log::Started, 1, now);
+        routes.delivered(Log::Started, 1, now, now);
         assert!(!routes.session_unknown(Log::Usage, Some(session(n)), 32, "status 404", now));
     }
     assert!(routes.session_unknown(Log::Usage, Some(session(34)), 32, "status 404", now));
     assert_eq!(routes.held(), [false, false, true, false]);
-    assert!(routes.delivered(Log::Usage, 1, now));
+    assert!(routes.delivered(Log::Usage, 1, now, now));
 }
 
 #[test]
@@ -168,32 +168,32 @@ fn sessions_that_have_been_unknown_for_long_are_no_sign_of_the_route() {
 #[test]
 fn a_grace_runs_only_while_others_of_its_kind_are_delivered() {
     let (mut routes, start) = (routes(), Instant::now());
-    routes.delivered(Log::Usage, 1, start);
+    routes.delivered(Log::Usage, 1, start, start);
     let since = routes.progress(start);
     for n in 1..=1000 {
-        routes.delivered(Log::Started, 1, start + n * 1000 * MS);
+        routes.delivered(Log::Started, 1, start + n * 1000 * MS, start + n * 1000 * MS);
     }
     assert_eq!(routes.delivering_since(Log::Usage, &since), Duration::ZERO);
     assert!(routes.is_news(Log::Usage, &since));
-    routes.delivered(Log::Usage, 1, start + Duration::from_secs(3));
+    routes.delivered(Log::Usage, 1, start, start + Duration::from_secs(3));
     assert_eq!(routes.delivering_since(Log::Usage, &since), Duration::from_secs(3));
     assert!(!routes.is_news(Log::Usage, &since));
     // Nor while the link is down, or nothing is delivered.
     routes.link_down();
-    routes.delivered(Log::Usage, 1, start + FOR_LONG);
+    routes.delivered(Log::Usage, 1, start + FOR_LONG, start + FOR_LONG);
     assert_eq!(routes.delivering_since(Log::Usage, &since), Duration::from_secs(3));
-    routes.delivered(Log::Usage, 1, start + 2 * FOR_LONG);
+    routes.delivered(Log::Usage, 1, start + 2 * FOR_LONG, start + 2 * FOR_LONG);
     assert_eq!(routes.delivering_since(Log::Usage, &since), Duration::from_secs(13));
 }
 
 #[test]
 fn a_gap_before_a_session_was_unknown_is_no_time_of_its_grace() {
     let (mut routes, start) = (routes(), Instant::now());
-    routes.delivered(Log::Usage, 1, start);
+    routes.delivered(Log::Usage, 1, start, start);
     // Nothing was delivered for nine seconds; then a session is unknown, and the next delivery follows at once.
     let unknown_at = start + Duration::from_secs(9);
     let since = routes.progress(unknown_at);
-    routes.delivered(Log::Usage, 1, unknown_at + 100 * MS);
+    routes.delivered(Log::Usage, 1, unknown_at + 100 * MS, unknown_at + 100 * MS);
     assert_eq!(routes.delivering_since(Log::Usage, &since), 100 * MS);
 }
 
@@ -239,9 +239,9 @@ fn when_one_kind_recovers_the_others_are_tried_at_once() {
         routes.probe_answered(probed, SHORT, now);
     }
     assert_eq!(routes.due(now, |_| true), None);
-    assert!(routes.delivered(Log::Usage, 1, now));
+    assert!(routes.delivered(Log::Usage, 1, now, now));
     assert_eq!(routes.due(now, |_| true), Some(Log::Started));
-    assert!(routes.delivered(Log::Started, 1, now));
+    assert!(routes.delivered(Log::Started, 1, now, now));
     assert_eq!(routes.next_probe(|_| true), None, "nothing is held any more");
 }
 

@@ -316,7 +316,7 @@ async fn an_id_is_forgotten_after_its_time_but_not_while_its_token_is_good_or_it
     let dir = tempfile::tempdir().unwrap();
     let (open, threads) = outbox(dir.path());
     let mut journal = Journal::open(open, Duration::ZERO).await.unwrap();
-    // By the ControlPlane's clock, which no other clock here shows: tokens valid by it are remembered, and no others.
+    // By the ControlPlane's clock, from which all others here differ: tokens valid by it are remembered, and no others.
     let mut now = NOW * 1_000_000;
     for (id, expires, is_heard) in
         [("over", Some(NOW), true), ("good", Some(NOW + 3600), true), ("unheard", Some(NOW), false)]

@@ -140,7 +140,7 @@ function showLink(now) {
   const { link } = now;
   const down = link.reason !== null;
   let word = link.paused ? "paused" : link.state;
-  if (!down && !link.paused && !link.connected) word = "not contacted yet";
+  if (!down && !link.paused && !link.connected) word = "no answer";
   const notes = [];
   if (down) notes.push(link.cause ? `${link.reason.replace("_", " ")}: ${link.cause}` : link.reason.replace("_", " "));
   if (link.next_probe_seconds !== null) notes.push(`next probe in ${duration(link.next_probe_seconds)}`);

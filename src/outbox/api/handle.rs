@@ -84,8 +84,8 @@ impl Outbox {
     /// Appends `entries`, which were taken as described by `recent`. The answer comes once all of them are durable.
     ///
     /// Waits only for room in a bounded queue. Entries of one log keep their order. `taken` is the checkpoint of the
-    /// messages taken from the queues, and the number of the session that took them: if one append of a session is refused,
-    /// all its later ones are, so its committed messages have no gaps.
+    /// messages taken from the queues, and the number of the conversation with Redis that took them: if one append of a
+    /// conversation is refused, all its later ones are, so its committed messages have no gaps.
     pub async fn append(
         &self,
         entries: Vec<Entry>,
@@ -139,7 +139,7 @@ impl Outbox {
         self.change(|state| state.settle_as_dead_letter(ticket, letter));
     }
 
-    /// Changes unsaved state. The first change after an idle time wakes maintenance.
+    /// Makes a change that the ledger must save. The first after an idle time wakes maintenance.
     fn change(&self, change: impl FnOnce(&mut state::State)) {
         let mut state = self.shared.state();
         let was_dirty = state.is_dirty();

@@ -1,6 +1,6 @@
 //! zstd, with a context per thread.
 //!
-//! A new context queries the processor's features, which takes some twenty microseconds under a virtual machine's host:
+//! A new context queries the processor's features, which takes some twenty microseconds in a virtual machine:
 //! longer than compressing a whole pack.
 
 use std::cell::RefCell;

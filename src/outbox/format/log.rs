@@ -1,6 +1,6 @@
 //! The five logs, which are read separately.
 
-/// A log of records, that is read separately. The numbers are persisted: never renumber.
+/// A log of records, read separately from the others. The numbers are persisted: never renumber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Log {

@@ -35,14 +35,14 @@ fn the_refusal_of_one_conversation_is_nobody_elses() {
     rig.writer.append(vec![too_long, import]);
     assert!(matches!(refused.try_recv().unwrap(), Err(AppendError::TooLong { .. })));
     assert!(imported.try_recv().unwrap().is_ok());
-    // Later appends of that session would leave a gap; those of other sessions would not.
+    // Later appends of that conversation would leave a gap; those of others would not.
     let (later, mut refused) = append(usage(2, 2, 20), Some(7));
     let (import, mut imported) = append(usage(4, 2, 20), None);
     let (next, mut appended) = append(usage(6, 2, 20), Some(8));
     rig.writer.append(vec![later, import, next]);
     assert!(matches!(refused.try_recv().unwrap(), Err(AppendError::Full(_))));
     assert!(imported.try_recv().unwrap().is_ok() && appended.try_recv().unwrap().is_ok());
-    // Also if another session has been refused since.
+    // Also if another conversation has been refused since.
     let (too_long, _) = append(vec![long(codec::ENTRY_BYTES + 1)], Some(8));
     let (later, mut refused) = append(usage(8, 2, 20), Some(7));
     rig.writer.append(vec![too_long]);

@@ -28,7 +28,8 @@ const COMMIT_BYTES: usize = 4 << 20;
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How quickly an append is refused meanwhile.
 pub(crate) const REFUSE_WITHIN: Duration = Duration::from_millis(10);
-/// Sessions remembered after one of their appends was refused. There is one at a time, and each has a new number.
+/// Conversations with Redis remembered after one of their appends was refused. There is one at a time, and each has a new
+/// number.
 const REFUSED_CONVERSATIONS: usize = 16;
 
 /// A request to the writer.
@@ -71,7 +72,7 @@ pub(crate) struct Writer {
     ranges: [Option<(u64, u64)>; Log::COUNT],
     appends: u64,
     recent: RecentAppends,
-    /// The sessions with a refused append.
+    /// The conversations with a refused append.
     refused: BTreeSet<u64>,
     /// The failure, if no new segment could be begun since.
     broken: Option<String>,

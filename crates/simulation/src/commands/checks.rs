@@ -1,7 +1,7 @@
 //! What must hold of commands: when their results are reported, when records are sent, and at the end.
 
 use super::plan::{Action, Proof};
-use super::{CLOCK_ERROR, Limit, NEEDS_RESTART, Report, id};
+use super::{CLOCK_ERROR, CommandReport, Limit, NEEDS_RESTART, id};
 use crate::plan::What;
 use crate::world::State;
 
@@ -11,12 +11,12 @@ impl State {
         let since = self.now();
         let action = self.plan.commands[number].action;
         // A command that was handed out with it or later may have been executed already.
-        let handed_out = self.commands.given[number].handed_out;
+        let handed_out = self.commands.issued[number].handed_out;
         let undoes = |other: &Action| match action {
             Action::Pause => *other == Action::Resume,
             _ => matches!(other, Action::SetRateLimit(..)),
         };
-        let mut others = self.plan.commands.iter().zip(&self.commands.given).enumerate();
+        let mut others = self.plan.commands.iter().zip(&self.commands.issued).enumerate();
         let is_undone = others.any(|(n, (planned, given))| {
             n != number
                 && undoes(&planned.action)
@@ -34,9 +34,9 @@ impl State {
     }
 
     /// Checks a command's result.
-    pub(super) fn check_report(&mut self, number: usize, report: &Report) {
+    pub(super) fn check_report(&mut self, number: usize, report: &CommandReport) {
         let planned = self.plan.commands[number].clone();
-        let given = self.commands.given[number].clone();
+        let given = self.commands.issued[number].clone();
         let name = format!("{} ({:?}, {:?})", id(number), planned.action, planned.proof);
         let error = report.error.clone().unwrap_or_default();
         let is_late = self.unix_seconds() + CLOCK_ERROR.as_secs() >= given.expires;
@@ -47,7 +47,7 @@ impl State {
             self.violation(format!("{name} was refused: {error}"));
         } else if planned.proof == Proof::Good && planned.action.is_sure() && !report.success && !is_refused {
             // The outcome is unknown only after a crash.
-            let is_excused = !self.ends.is_empty() && error.starts_with("interrupted");
+            let is_excused = self.has_died() && error.starts_with("interrupted");
             if !is_excused {
                 self.violation(format!("{name} failed: {error}"));
             }
@@ -67,13 +67,31 @@ impl State {
             self.violation(format!("{name} says {}", report.result));
         }
         // A result is durable before it is reported, unless the disk fails, and is not forgotten too soon.
-        let is_same = given.report.as_ref().is_none_or(|before| before == report);
+        // An interrupted command's time is that of each restart until its result is accepted.
+        let (mut before, mut after) = (given.report.clone(), report.clone());
+        if error.starts_with("interrupted") {
+            before.iter_mut().chain([&mut after]).for_each(|report| report.timestamp.clear());
+        }
+        let is_same = before.is_none_or(|before| before == after);
         let ttl = self.plan.settings.command_cache_ttl;
         let may_be_forgotten = given.handed_out.is_some_and(|at| at + ttl < self.now());
         let is_protected = planned.action.is_change() && planned.proof == Proof::Good && !is_late;
         if !is_same && (!may_be_forgotten || is_protected) && !self.has_failing_disk() {
             self.violation(format!("{name} has another result than before: {report:?}, {:?}", given.report));
         }
+    }
+
+    /// Records that replays have appended; `None` if an interrupted one may have appended some.
+    pub fn replayed(&self) -> Option<u64> {
+        let mut records = 0;
+        for (planned, given) in self.plan.commands.iter().zip(&self.commands.issued) {
+            if planned.action == Action::Replay && planned.proof == Proof::Good && given.handed_out.is_some()
+            {
+                records +=
+                    given.report.as_ref().filter(|report| report.success)?.result["replayed"].as_u64()?;
+            }
+        }
+        Some(records)
     }
 
     fn has_failing_disk(&self) -> bool {
@@ -88,7 +106,7 @@ impl State {
 
     /// Whether an order to resume may have been executed and is not reported.
     fn is_resuming(&self) -> bool {
-        let mut given = self.plan.commands.iter().zip(&self.commands.given);
+        let mut given = self.plan.commands.iter().zip(&self.commands.issued);
         given.any(|(planned, given)| {
             planned.action == Action::Resume && given.handed_out.is_some() && given.report.is_none()
         })
@@ -120,7 +138,7 @@ impl State {
 
     /// The number of commands without a result.
     pub fn unreported_commands(&self) -> usize {
-        self.commands.given.iter().filter(|given| given.report.is_none()).count()
+        self.commands.issued.iter().filter(|given| given.report.is_none()).count()
     }
 
     /// Checks at the end of a run that each command was executed at most once. `audited` has the actor of each audit line.
@@ -128,11 +146,11 @@ impl State {
         let mut wrong = Vec::new();
         let (mut done, mut interrupted) = (0, 0);
         for (number, planned) in self.plan.commands.iter().enumerate() {
-            let Some(report) = &self.commands.given[number].report else { continue };
+            let Some(report) = &self.commands.issued[number].report else { continue };
             let is_interrupted = report.error.as_ref().is_some_and(|error| error.starts_with("interrupted"));
             let who = format!("command {}", id(number));
             let lines = audited.iter().filter(|line| **line == who).count();
-            let is_traced = lines > 0 || !self.ends.is_empty() || self.has_failing_disk();
+            let is_traced = lines > 0 || self.has_died() || self.has_failing_disk();
             let is_right = match planned.action {
                 // A replay has a line per page.
                 Action::Replay if planned.proof == Proof::Good => true,

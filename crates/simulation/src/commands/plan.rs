@@ -106,7 +106,7 @@ pub fn of(seed: u64, length: Duration, faults: &[What]) -> Vec<PlannedCommand> {
             0 | 1 => chance.of(&[Action::HealthCheck, Action::GetMetrics]),
             2 => Action::RefreshPublicKeys,
             3 | 4 if may_pause => Action::Pause,
-            5..=7 => Action::SetRateLimit(chance.within(20, 200) as u32, chance.of(&[0, 0, 1, 30])),
+            5..=7 => Action::SetRateLimit(chance.size(5, 200) as u32, chance.of(&[0, 0, 1, 30])),
             8 => Action::SetLogLevel,
             9 => Action::Replay,
             10 => Action::Unknown,

@@ -24,7 +24,7 @@ fn fails_alone(routes: &mut Routes, log: Log, trouble: Trouble, now: Instant) {
     // More often if it was released before.
     for _ in 0..16 {
         fails(routes, log, trouble, now);
-        routes.delivered(beside, 1, now);
+        routes.delivered(beside, 1, now, now);
     }
     assert!(routes.is_held(log));
 }
@@ -34,12 +34,12 @@ fn a_record_is_poison_only_beside_deliveries_of_its_own_kind() {
     let (mut routes, now) = (routes(), Instant::now());
     let mut history = AttemptHistory::NONE;
     routes.begin(Log::Usage, &mut history);
-    routes.delivered(Log::Quota, 100, now);
+    routes.delivered(Log::Quota, 100, now, now);
     assert!(!routes.failed_on(Log::Usage, Beside::ItsKind, &mut history).others);
-    routes.delivered(Log::Usage, 1, now);
+    routes.delivered(Log::Usage, 1, now, now);
     assert!(routes.failed_on(Log::Usage, Beside::ItsKind, &mut history).others);
     assert!(!routes.failed_on(Log::Usage, Beside::ItsKind, &mut history).others, "each delivery counts once");
-    routes.delivered(Log::Quota, 1, now);
+    routes.delivered(Log::Quota, 1, now, now);
     assert!(routes.failed_on(Log::Usage, Beside::Any, &mut history).others, "if only the answer was bad");
     assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &history), "nothing else has failed");
 }
@@ -56,14 +56,14 @@ fn failures_are_a_records_own_when_hardly_any_other_meets_one() {
     for passed in 0..4 {
         assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &bad), "one failed, {passed} passed");
         // However much a request contains, it passes once.
-        routes.delivered(Log::Usage, 500, now);
+        routes.delivered(Log::Usage, 500, now, now);
     }
     assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &bad));
     routes.failed_on_all(std::iter::once((Log::Usage, &mut other)));
     assert!(!routes.are_its_own(Log::Usage, Beside::ItsKind, &bad));
     assert!(routes.are_its_own(Log::Usage, Beside::Any, &bad), "if the answers of the kind are wrong");
     // Individually, if each was answered individually.
-    routes.delivered(Log::Usage, 4, now);
+    routes.delivered(Log::Usage, 4, now, now);
     routes.passed_apart(Log::Usage, 4);
     assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &bad));
 }
@@ -80,7 +80,7 @@ fn a_batch_that_failed_as_a_whole_is_no_failure_of_others_to_its_records() {
         "nothing has passed"
     );
     assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &batch[0]));
-    routes.delivered(Log::Usage, 1, now);
+    routes.delivered(Log::Usage, 1, now, now);
     assert!(routes.failed_on_all(batch[..1].iter_mut().map(|history| (Log::Usage, history))));
     assert!(
         !routes.failed_on_all(batch[..1].iter_mut().map(|history| (Log::Usage, history))),
@@ -94,7 +94,7 @@ fn more_failing_records_than_may_be_refused_are_an_outage_that_always_hits_the_s
     let (mut routes, now) = (routes(), Instant::now());
     let mut history = AttemptHistory::NONE;
     routes.begin(Log::Usage, &mut history);
-    routes.delivered(Log::Usage, 1, now);
+    routes.delivered(Log::Usage, 1, now, now);
     routes.failed_on(Log::Usage, Beside::ItsKind, &mut history);
     for session in 1..=6 {
         assert!(routes.are_its_own(Log::Usage, Beside::ItsKind, &history), "{session} fail");
@@ -122,7 +122,7 @@ fn nothing_is_poison_while_a_part_of_the_control_plane_is_out() {
             history
         });
         if (random >> 32) % 10 < 7 {
-            routes.delivered(Log::Usage, 1, now);
+            routes.delivered(Log::Usage, 1, now, now);
             continue;
         }
         history.poisoned += u32::from(routes.failed_on(Log::Usage, Beside::ItsKind, &mut history).others);
@@ -152,7 +152,7 @@ fn a_kind_that_alone_fails_in_a_row_is_held_and_the_link_hears_of_it_no_more() {
             Attribution::Link,
             "two failed, {passed} passed"
         );
-        routes.delivered(Log::Quota, 100, now);
+        routes.delivered(Log::Quota, 100, now, now);
     }
     assert_eq!(fails(&mut routes, Log::Started, Overloaded, now), Attribution::KindFromNowOn);
     assert_eq!(routes.held(), [false, true, false, false]);
@@ -166,15 +166,15 @@ fn a_kind_that_alone_fails_in_a_row_is_held_and_the_link_hears_of_it_no_more() {
 fn a_kind_that_was_held_a_moment_ago_and_asks_to_wait_is_held_again_at_once() {
     let (mut routes, now) = (routes(), Instant::now());
     fails_alone(&mut routes, Log::Started, Trouble::Overloaded, now);
-    assert!(routes.delivered(Log::Started, 1, now));
+    assert!(routes.delivered(Log::Started, 1, now, now));
     let failure =
         LinkFailure { trouble: Trouble::Overloaded, sent: now, is_asked: true, cause: "status 503" };
     let asks = |routes: &mut Routes| {
         routes.troubled(Log::Started, std::iter::once(LaneKey::of_test(1)), failure, now)
     };
     assert_eq!(asks(&mut routes), Attribution::KindFromNowOn);
-    assert!(routes.delivered(Log::Started, 1, now));
-    assert!(!routes.delivered(Log::Started, 1, now));
+    assert!(routes.delivered(Log::Started, 1, now, now));
+    assert!(!routes.delivered(Log::Started, 1, now, now));
     assert_eq!(asks(&mut routes), Attribution::Link, "counting starts over");
 }
 
@@ -184,9 +184,9 @@ fn a_kind_that_fails_in_part_is_held_once_and_then_only_when_nothing_of_it_passe
     let (mut random, mut held) = (1_u64, 0);
     let mut some_pass = |routes: &mut Routes| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        routes.delivered(Log::Started, 1, now);
+        routes.delivered(Log::Started, 1, now, now);
         if (random >> 32) % 2 == 0 {
-            routes.delivered(Log::Usage, 1, now);
+            routes.delivered(Log::Usage, 1, now, now);
             return;
         }
         let attribution = fails(routes, Log::Usage, Trouble::Failing, now);
@@ -201,16 +201,16 @@ fn a_kind_that_fails_in_part_is_held_once_and_then_only_when_nothing_of_it_passe
         "but of load it does"
     );
     for _ in 0..16 {
-        routes.delivered(Log::Started, 1, now);
+        routes.delivered(Log::Started, 1, now, now);
         fails(&mut routes, Log::Usage, Trouble::Failing, now);
     }
     assert!(routes.is_held(Log::Usage));
     // A kind that has been well for long is held as soon as ever.
     for _ in 0..20 {
-        routes.delivered(Log::Usage, 1, now);
+        routes.delivered(Log::Usage, 1, now, now);
     }
     for _ in 0..3 {
-        routes.delivered(Log::Started, 1, now);
+        routes.delivered(Log::Started, 1, now, now);
         fails(&mut routes, Log::Usage, Trouble::Failing, now);
     }
     assert!(routes.is_held(Log::Usage));
@@ -221,9 +221,9 @@ fn failures_among_successes_in_flight_are_not_in_a_row() {
     let (mut routes, begin) = (routes(), Instant::now());
     for n in 1..100 {
         let (sent, now) = (begin + n * SECOND, begin + (n + 2) * SECOND);
-        routes.delivered(Log::Usage, 1, now);
+        routes.delivered(Log::Usage, 1, now, now);
         for _ in 0..10 {
-            routes.delivered(Log::Started, 1, now);
+            routes.delivered(Log::Started, 1, now, now);
             assert_eq!(failed(&mut routes, Log::Usage, Trouble::Overloaded, sent, now), Attribution::Link);
         }
     }
@@ -237,9 +237,9 @@ fn a_kind_does_not_fail_alone_while_others_fail_too() {
         for _ in 0..3 {
             assert_eq!(fails(&mut routes, Log::Completed, Trouble::Overloaded, now), Attribution::Link);
             assert_eq!(fails(&mut routes, Log::Usage, Trouble::Overloaded, now), Attribution::Link);
-            routes.delivered(Log::Usage, 1, now);
+            routes.delivered(Log::Usage, 1, now, now);
         }
-        routes.delivered(Log::Completed, 1, now);
+        routes.delivered(Log::Completed, 1, now, now);
         assert_eq!(fails(&mut routes, Log::Usage, Trouble::Overloaded, now), Attribution::Link);
     }
 }
@@ -253,11 +253,11 @@ fn two_kinds_fail_alone_beside_a_third_also_after_a_long_outage_of_all() {
         }
     }
     for _ in 0..12 {
-        routes.delivered(Log::Usage, 1, now);
+        routes.delivered(Log::Usage, 1, now, now);
         assert_eq!(fails(&mut routes, Log::Started, Trouble::Overloaded, now), Attribution::Link);
         assert_eq!(fails(&mut routes, Log::Quota, Trouble::Overloaded, now), Attribution::Link);
     }
-    routes.delivered(Log::Usage, 1, now);
+    routes.delivered(Log::Usage, 1, now, now);
     assert_eq!(fails(&mut routes, Log::Started, Trouble::Overloaded, now), Attribution::KindFromNowOn);
     assert_eq!(fails(&mut routes, Log::Quota, Trouble::Overloaded, now), Attribution::KindFromNowOn);
 }
@@ -269,10 +269,10 @@ fn a_kind_that_asks_to_wait_again_waits_alone() {
         LinkFailure { trouble: Trouble::Overloaded, sent: now, is_asked: true, cause: "status 503" };
     let mut asks = || routes.troubled(Log::Started, [1, 2].map(LaneKey::of_test).into_iter(), failure, now);
     assert_eq!([asks(), asks(), asks()], [Attribution::Link; 3], "nothing else passes");
-    routes.delivered(Log::Usage, 1, now);
+    routes.delivered(Log::Usage, 1, now, now);
     let mut asks = || routes.troubled(Log::Completed, [1, 2].map(LaneKey::of_test).into_iter(), failure, now);
     assert_eq!([asks(), asks()], [Attribution::Link; 2], "nor has anything since");
-    routes.delivered(Log::Usage, 1, now);
+    routes.delivered(Log::Usage, 1, now, now);
     let mut asks = || routes.troubled(Log::Completed, [1, 2].map(LaneKey::of_test).into_iter(), failure, now);
     assert_eq!(asks(), Attribution::KindFromNowOn);
 }
@@ -281,14 +281,14 @@ fn a_kind_that_asks_to_wait_again_waits_alone() {
 fn a_kind_that_hangs_while_others_pass_to_the_end_is_held_at_once() {
     let (mut routes, sent) = (routes(), Instant::now());
     let now = sent + 30 * SECOND;
-    routes.delivered(Log::Usage, 1, sent + 10 * SECOND);
+    routes.delivered(Log::Usage, 1, sent + 10 * SECOND, sent + 10 * SECOND);
     assert_eq!(
         failed(&mut routes, Log::Started, Trouble::Timeout, sent, now),
         Attribution::Link,
         "all may be hanging since then"
     );
     for _ in 0..10 {
-        routes.delivered(Log::Usage, 1, sent + 20 * SECOND);
+        routes.delivered(Log::Usage, 1, sent + 20 * SECOND, sent + 20 * SECOND);
     }
     assert_eq!(
         failed(&mut routes, Log::Started, Trouble::Failing, sent, now),
@@ -302,7 +302,7 @@ fn a_kind_that_hangs_while_others_pass_to_the_end_is_held_at_once() {
 fn failures_of_one_session_do_not_hold_its_kind() {
     let (mut routes, now) = (routes(), Instant::now());
     for _ in 0..100 {
-        routes.delivered(Log::Usage, 1, now);
+        routes.delivered(Log::Usage, 1, now, now);
         let one = std::iter::once(LaneKey::of_test(1));
         let failure =
             LinkFailure { trouble: Trouble::Failing, sent: now, is_asked: true, cause: "status 500" };
@@ -346,7 +346,10 @@ fn only_the_held_kind_waits_for_its_retry_after() {
     let any = |_| true;
     fails_alone(&mut routes, Log::Started, Trouble::Overloaded, now);
     let asked = now + 1000 * SECOND;
-    routes.asked_to_wait(Log::Started, asked);
+    routes.asked_to_wait(Log::Started, 1000 * SECOND, now);
+    assert_eq!(routes.next_probe(any), Some(asked));
+    let before = now - SECOND;
+    assert!(!routes.delivered(Log::Started, 1, before, now), "sent before the wait was asked for");
     assert_eq!(routes.next_probe(any), Some(asked));
     routes.link_up(now);
     assert_eq!(routes.due(now, any), None);
@@ -356,15 +359,15 @@ fn only_the_held_kind_waits_for_its_retry_after() {
     assert_eq!(routes.due(now, any), Some(Log::Quota));
     assert_eq!(routes.next_probe(|log| log == Log::Started), Some(asked));
     routes.probe_sent(Log::Quota);
-    assert!(routes.delivered(Log::Quota, 1, now));
+    assert!(routes.delivered(Log::Quota, 1, now, now));
     routes.probe_answered(Log::Quota, Pause::AtOnce, now);
     assert_eq!((routes.due(now, any), routes.next_probe(any)), (None, Some(asked)));
     assert_eq!(routes.due(asked, any), Some(Log::Started));
     routes.hurry(now);
     assert_eq!(routes.due(now, any), Some(Log::Started), "except for an operator");
     // A requested wait ends with the hold.
-    routes.asked_to_wait(Log::Started, asked);
-    assert!(routes.delivered(Log::Started, 1, now));
+    routes.asked_to_wait(Log::Started, 1000 * SECOND, now);
+    assert!(routes.delivered(Log::Started, 1, now, now));
     fails_alone(&mut routes, Log::Started, Trouble::Failing, now);
     assert!(routes.next_probe(any).unwrap() < asked);
 }

@@ -117,6 +117,10 @@ async fn an_idle_agent_reports_a_control_plane_that_answers_nothing() {
         })
         .await
     };
+    until("it is registered", async || {
+        (stage.agent.health().await?["server_registered"] == true).then_some(())
+    })
+    .await;
     health("healthy").await;
     stage.sandbox.weather(json!({"down": true})).await;
     let told = health("degraded").await;

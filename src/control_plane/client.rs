@@ -476,10 +476,11 @@ impl Client {
         };
         let correlation_id = outbound.headers.get(&CORRELATION_ID).and_then(|id| id.to_str().ok());
         asked.correlation_id = correlation_id.unwrap_or_default();
-        let sent = crate::time::wall_clock();
+        let (sent, begun) = (crate::time::wall_clock(), Instant::now());
         let RequestOutcome { result, upload, opening, wire_bytes } =
             credentials.transport.send(&outbound).await;
-        let answered = crate::time::wall_clock();
+        // Not the wall clock: it may have been set meanwhile.
+        let answered = sent + begun.elapsed();
         let result = result.map(|inbound| {
             let (response, date) = understood(&asked, inbound, outbound.answer_max_bytes, answered);
             // IMPORTANT: a middlebox's clock is not the ControlPlane's, whatever its answer. Dead letters are deleted by

@@ -336,7 +336,10 @@ fn check_order(state: &mut State, has_replays: bool, dead_lettered: &BTreeSet<us
     let is_strict = state.plan.settings.order == SessionOrder::Strict;
     let mut sessions = BTreeMap::<&str, Vec<(u64, (u8, usize), &str)>>::new();
     for (number, truth) in state.records.iter().enumerate() {
-        if has_replays && dead_lettered.contains(&number) {
+        // A dead letter may be replayed before a scrape shows it.
+        let may_be_replayed =
+            dead_lettered.contains(&number) || truth.refused + truth.failed > 0 || truth.unknown_at.is_some();
+        if has_replays && may_be_replayed {
             continue;
         }
         let (Some(taken), Some(kind)) = (truth.taken, truth.push.kind) else { continue };

@@ -74,7 +74,7 @@ impl State {
         }
         let is_same = before.is_none_or(|before| before == after);
         let ttl = self.plan.settings.command_cache_ttl;
-        let may_be_forgotten = given.handed_out.is_some_and(|at| at + ttl < self.now());
+        let may_be_forgotten = given.handed_out.is_some_and(|at| at + ttl < self.now() + CLOCK_ERROR);
         let is_protected = planned.action.is_change() && planned.proof == Proof::Good && !is_late;
         if !is_same && (!may_be_forgotten || is_protected) && !self.has_failing_disk() {
             self.violation(format!("{name} has another result than before: {report:?}, {:?}", given.report));

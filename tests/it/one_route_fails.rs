@@ -61,6 +61,9 @@ fn answer(request: &Received, broken: Broken, works: bool, taken: &mut HashSet<S
     let ends = |with: &str| request.path.ends_with(with);
     let is_lifecycle = ends("/started") || ends("/completed");
     let is_usage = |id: &str| id.starts_with("usage-");
+    if request.path.contains("/poison-") {
+        return no(500);
+    }
     let has_usage = request.is_batch() && request.transactions().iter().any(|id| is_usage(id));
     match broken {
         Broken::Usage(status) if !works && (has_usage || ends("/usage-records")) => return no(status),
@@ -228,19 +231,24 @@ async fn refused_quota_requests_alone_engage_their_own_brake() {
     breaks(Broken::Quota(422), "auto", &["quota_refresh"], "refusing").await;
 }
 
+/// Pushes two quota requests, which fail, beside usage, which passes, and waits until the former are held.
+async fn quota_is_held(redis: &RedisServer, agent: &Agent) {
+    redis.push(QUOTA, &[load::quota("a", 0), load::quota("b", 0)]).await;
+    redis.push(USAGE, &[load::usage("old", 0)]).await;
+    until("quota requests are held", async || {
+        let held = control_plane(agent).await?["held"].as_array()?.len();
+        (held == 1).then_some(())
+    })
+    .await;
+}
+
 /// With few requests allowed, probes of the held kind could take all of them.
 #[tokio::test]
 async fn a_held_kind_takes_at_most_every_other_request() {
     let plane = Plane::start(Broken::Quota(503)).await;
     let redis = RedisServer::start().await;
     let agent = limited_agent(&redis, &plane, "single", 5).await;
-    redis.push(QUOTA, &[load::quota("a", 0), load::quota("b", 0)]).await;
-    redis.push(USAGE, &[load::usage("old", 0)]).await;
-    until("quota requests are held", async || {
-        let held = control_plane(&agent).await?["held"].as_array()?.len();
-        (held == 1).then_some(())
-    })
-    .await;
+    quota_is_held(&redis, &agent).await;
     let usage: Vec<_> = (1..10).map(|round| load::usage("old", round)).collect();
     redis.push(USAGE, &usage).await;
     until("usage passes", async || (plane.taken("usage-old-") == 10).then_some(())).await;
@@ -251,27 +259,10 @@ async fn a_held_kind_takes_at_most_every_other_request() {
 /// If all ready records are poison, they keep the link down; a probe of the held kind shows that it is up.
 #[tokio::test]
 async fn a_held_kind_probes_a_link_that_others_keep_down() {
-    const BROKEN: Broken = Broken::Quota(503);
-    let works = Arc::new(AtomicBool::new(false));
-    let taken = Arc::new(Mutex::new(HashSet::new()));
-    let (is_well, took) = (Arc::clone(&works), Arc::clone(&taken));
-    let server = Scripted::start(move |request| {
-        if request.path.contains("/poison-") {
-            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-        }
-        answer(request, BROKEN, is_well.load(Ordering::Relaxed), &mut took.lock().expect("whole"))
-    })
-    .await;
-    let plane = Plane { server, works, taken };
+    let plane = Plane::start(Broken::Quota(503)).await;
     let redis = RedisServer::start().await;
     let agent = agent(&redis, &plane, "single").await;
-    redis.push(QUOTA, &[load::quota("a", 0), load::quota("b", 0)]).await;
-    redis.push(USAGE, &[load::usage("old", 0)]).await;
-    until("quota requests are held", async || {
-        let held = control_plane(&agent).await?["held"].as_array()?.len();
-        (held == 1).then_some(())
-    })
-    .await;
+    quota_is_held(&redis, &agent).await;
     let poison: Vec<_> = (0..3).map(|n| load::usage(&format!("poison-{n}"), 0)).collect();
     redis.push(USAGE, &poison).await;
     until("the link is down", async || {

@@ -23,12 +23,12 @@ use crate::record::Kind;
 /// How much of the backlog is kept in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueSettings {
-    /// Records in memory. Quota requests have a window of their own; started and completed events get a quarter each, and
+    /// Records in memory, at least four. Quota requests have a window of their own; started and completed events get a quarter each, and
     /// usage gets what these leave, so that none waits for room held by another.
     pub records: usize,
     /// The bytes of these records, likewise.
     pub bytes: usize,
-    /// Records per session and log.
+    /// Records per session and log, at least one.
     pub session_records: usize,
     /// Lanes that keep the head of a held log for probing.
     pub held_lanes: usize,

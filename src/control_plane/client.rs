@@ -3,7 +3,7 @@
 use std::fmt;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -171,7 +171,6 @@ pub struct Client {
     clock: ClockSkew,
     meter: Arc<Meter>,
     credentials: RwLock<Arc<Credentials>>,
-    reachable: AtomicBool,
     failing: Mutex<Option<Failing>>,
     attempts: AtomicU64,
     last_attempt: Mutex<Instant>,
@@ -236,7 +235,6 @@ impl Client {
             clock: ClockSkew::default(),
             meter,
             credentials: RwLock::new(Arc::new(credentials)),
-            reachable: AtomicBool::new(false),
             failing: Mutex::new(None),
             attempts: AtomicU64::new(0),
             last_attempt: Mutex::new(Instant::now()),
@@ -314,7 +312,7 @@ impl Client {
 
     /// Whether the last request of any kind was answered by a `ControlPlane` that accepts our credentials.
     pub fn is_reachable(&self) -> bool {
-        self.reachable.load(Ordering::Relaxed)
+        self.attempts() > 0 && self.failing().is_none()
     }
 
     /// The failed requests since the last good answer, if the last request failed.
@@ -444,15 +442,14 @@ impl Client {
         answer
     }
 
+    /// Notes whether the `ControlPlane` accepted the request.
     fn note(&self, result: &Result<Response, Failure>) {
-        let is_served = result.as_ref().is_ok_and(is_served);
-        self.reachable.store(is_served, Ordering::Relaxed);
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_served {
-            *failing = None;
-            return;
-        }
         let cause = match result {
+            Ok(response) if is_served(response) => {
+                *failing = None;
+                return;
+            }
             Ok(response) => format!("status {}{}", response.status, response.meaning.remark()),
             Err(failure) => failure.to_string(),
         };

@@ -348,7 +348,7 @@ impl Health {
         troubles.extend(redis.map(|text| Concern::new(Place::Redis, text, section)));
         troubles.extend(self.not_sending());
         troubles.extend(self.unanswered.iter().map(|cause| {
-            let text = format!("the ControlPlane answers no request: {cause}");
+            let text = format!("all recent requests to the ControlPlane failed: {cause}");
             Concern::new(Place::Link, text, "DataplaneLinkDown")
         }));
         troubles.extend(self.held_kinds());

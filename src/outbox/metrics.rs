@@ -84,8 +84,13 @@ pub fn families(stats: &Stats, now_micros: i64, server_id: &str) -> Vec<MetricFa
         gauge("dataplane_outbox_bytes", "Bytes of the records waiting", stats.bytes as f64),
         gauge("dataplane_outbox_disk_bytes", "Disk usage of the outbox in bytes", stats.disk_bytes as f64),
         gauge(
+            "dataplane_outbox_counted_bytes",
+            "Bytes of segments and dead letters: the part of its disk usage that OUTBOX_MAX_BYTES limits",
+            stats.counted_bytes as f64,
+        ),
+        gauge(
             "dataplane_outbox_capacity_bytes",
-            "Limit of the outbox's disk usage in bytes",
+            "OUTBOX_MAX_BYTES, the limit of dataplane_outbox_counted_bytes",
             stats.capacity_bytes as f64,
         ),
         family("dataplane_outbox_disk_free_bytes", "Bytes free on the outbox's disk", GAUGE, free),

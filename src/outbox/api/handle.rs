@@ -216,7 +216,7 @@ impl Outbox {
         stats.disk_bytes = self.shared.used.load(std::sync::atomic::Ordering::Relaxed);
         stats.counted_bytes = self.shared.counted.load(std::sync::atomic::Ordering::Relaxed);
         stats.id = self.shared.id;
-        stats.durability = self.shared.settings.durability;
+        stats.durability = self.shared.durability;
         stats.capacity_bytes = self.shared.settings.max_bytes;
         let free = self.shared.free.load(std::sync::atomic::Ordering::Relaxed);
         stats.disk_free_bytes = (free < u64::MAX).then_some(free);

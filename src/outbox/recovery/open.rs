@@ -9,12 +9,14 @@ use tokio::sync::watch;
 use super::error::OpenError;
 use super::manifest;
 use super::{catalog, quarantine};
+use crate::outbox::engine::database::Durability;
 use crate::outbox::engine::repair;
 use crate::outbox::ledger::Ledger;
 use crate::outbox::ledger::dead_letter_log::DeadLetterLog;
 use crate::outbox::settings::Settings;
 use crate::outbox::state::dir_lock::DirLock;
 use crate::outbox::state::liveness::Liveness;
+use crate::outbox::state::medium::Medium;
 use crate::outbox::state::reserve::DiskReserve;
 use crate::outbox::state::shared::Shared;
 use crate::time::ConfirmedClock;
@@ -36,6 +38,7 @@ pub(crate) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
     // Before anything is opened: sled cannot open a database on a full disk.
     reserve.give_up();
     let id = manifest::read_or_create(&dir)?;
+    let durability = durability(&settings);
     let (ledger, is_new) = open_ledger(&settings)?;
     let state = catalog::restore(&settings, &ledger, is_new)?;
     let shared = Arc::new(Shared {
@@ -54,6 +57,7 @@ pub(crate) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
         liveness: Liveness::new(),
         quarantined: Mutex::new(quarantine::count(&dir)),
         settings,
+        durability,
         dir_lock,
         dead_letter_log: DeadLetterLog::default(),
         confirmed: ConfirmedClock::default(),
@@ -63,6 +67,24 @@ pub(crate) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
     shared.last.send_replace(last);
     shared.measure();
     Ok(shared)
+}
+
+/// What an acknowledged record survives; warns if that is less than configured.
+fn durability(settings: &Settings) -> Durability {
+    // Without an answer there is no reason to warn.
+    let medium = Medium::of(&settings.dir).unwrap_or(Medium::Disk);
+    let durability = medium.durability(settings.durability);
+    if let Medium::Memory(file_system) = medium
+        && durability != settings.durability
+    {
+        tracing::warn!(
+            dir = %settings.dir.display(),
+            file_system,
+            "OUTBOX_DIR is in memory: a power cut or a reboot loses acknowledged records. Set OUTBOX_DIR to a folder on a \
+             disk, or OUTBOX_DURABILITY=process if losing them is acceptable"
+        );
+    }
+    durability
 }
 
 /// Opens the ledger; says whether it is a new one. An unusable ledger is quarantined: all records in the segments are then

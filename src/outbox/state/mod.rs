@@ -5,6 +5,7 @@
 
 pub(crate) mod dir_lock;
 pub(crate) mod liveness;
+pub(crate) mod medium;
 pub(crate) mod reserve;
 pub(crate) mod shared;
 pub(crate) mod space;

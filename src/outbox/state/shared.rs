@@ -9,6 +9,7 @@ use super::State;
 use super::dir_lock::DirLock;
 use super::liveness::Liveness;
 use super::reserve::DiskReserve;
+use crate::outbox::engine::database::Durability;
 use crate::outbox::format::log::Log;
 use crate::outbox::ledger::dead_letter_log::DeadLetterLog;
 use crate::outbox::ledger::{Ledger, LedgerBatch, LedgerError};
@@ -23,6 +24,8 @@ const UNSAVED_LETTERS: usize = if cfg!(test) { 64 << 10 } else { 4 << 20 };
 
 pub(crate) struct Shared {
     pub settings: Settings,
+    /// What an acknowledged record survives: less than configured if the folder is in memory.
+    pub durability: Durability,
     pub id: uuid::Uuid,
     pub state: Mutex<State>,
     /// Held while the ledger is written: changes are written in the order they were taken.

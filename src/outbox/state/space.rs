@@ -79,10 +79,26 @@ impl Shared {
                  the records. What can still be read is delivered. Put the folder back, and it goes on; a restart begins \
                  an empty outbox"
             ),
-            (true, Some(reason)) => {
-                let used = self.used.load(Ordering::Relaxed);
-                tracing::warn!(reason, used, "the outbox is not accepting records; they stay in Redis");
-            }
+            (true, Some(FULL)) => tracing::warn!(
+                reason = FULL,
+                counted_bytes = self.counted.load(Ordering::Relaxed),
+                limit_bytes = self.settings.max_bytes,
+                "the outbox is full: new records stay in Redis until it is below {RESUME_PERCENT} % of its limit. Delivery \
+                 empties it; if that is impossible, raise OUTBOX_MAX_BYTES"
+            ),
+            (true, Some(DISK_LOW)) => tracing::warn!(
+                reason = DISK_LOW,
+                dir = %self.settings.dir.display(),
+                free_bytes = self.free.load(Ordering::Relaxed),
+                min_free_bytes = self.settings.min_free_bytes,
+                "too little space is free on the outbox's disk: new records stay in Redis. Free some space, or lower \
+                 OUTBOX_MIN_FREE_BYTES"
+            ),
+            (true, Some(reason)) => tracing::warn!(
+                reason,
+                dir = %self.settings.dir.display(),
+                "the outbox cannot be written: new records stay in Redis, and the agent retries; the error is logged above"
+            ),
             (true, None) => tracing::info!("the outbox is accepting records again"),
             (false, _) => {}
         }

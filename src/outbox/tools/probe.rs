@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::outbox::api::handle::Outbox;
 use crate::outbox::engine::database::Durability;
 use crate::outbox::recovery::manifest;
+use crate::outbox::state::medium::Medium;
 use crate::outbox::state::reserve;
 use crate::telemetry::finding::Finding;
 
@@ -18,16 +19,6 @@ const SYNCED_BYTES: usize = 64 << 10;
 const SYNCS: usize = 5;
 /// A commit that takes this long delays Redis.
 const SLOW: Duration = Duration::from_millis(100);
-
-/// File systems by their magic numbers: those in memory, and those whose syncs may not be reliable.
-const IN_MEMORY: [(u64, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs")];
-const DOUBTFUL: [(u64, &str); 5] = [
-    (0x6969, "NFS"),
-    (0xff53_4d42, "CIFS"),
-    (0xfe53_4d42, "SMB"),
-    (0x6573_5546, "FUSE"),
-    (0x794c_7630, "overlayfs"),
-];
 
 /// The settings to check.
 #[derive(Clone, Debug)]
@@ -85,8 +76,8 @@ fn folder(settings: &ProbeSettings) -> Finding {
 
 fn file_system(settings: &ProbeSettings, place: &Path) -> Finding {
     const WHAT: &str = "file_system";
-    let kind = match rustix::fs::statfs(place) {
-        Ok(stat) => stat.f_type as u64 & 0xffff_ffff,
+    let medium = match Medium::of(place) {
+        Ok(medium) => medium,
         Err(error) => {
             return Finding::warning(
                 WHAT,
@@ -95,10 +86,8 @@ fn file_system(settings: &ProbeSettings, place: &Path) -> Finding {
             );
         }
     };
-    let named =
-        |all: &[(u64, &'static str)]| all.iter().find(|(magic, _)| *magic == kind).map(|(_, name)| *name);
-    match (named(&IN_MEMORY), named(&DOUBTFUL)) {
-        (Some(name), _) if settings.durability == Durability::Fsync => Finding::failed(
+    match medium {
+        Medium::Memory(name) if settings.durability == Durability::Fsync => Finding::failed(
             WHAT,
             format!(
                 "{} is on {name}, which is in memory: a power cut loses even synced records",
@@ -106,17 +95,17 @@ fn file_system(settings: &ProbeSettings, place: &Path) -> Finding {
             ),
             "set OUTBOX_DIR to a folder on a disk; or OUTBOX_DURABILITY=process, if losing records is acceptable",
         ),
-        (Some(name), _) => Finding::warning(
+        Medium::Memory(name) => Finding::warning(
             WHAT,
             format!("{} is on {name}: a power cut loses the waiting records", place.display()),
             "OUTBOX_DURABILITY=process accepts this",
         ),
-        (_, Some(name)) => Finding::warning(
+        Medium::Unreliable(name) => Finding::warning(
             WHAT,
             format!("{} is on {name}, whose syncs may not be reliable", place.display()),
             "use a local disk with ext4 or XFS, on which the outbox is tested",
         ),
-        _ => Finding::ok(WHAT, "keeps what is synced to it"),
+        Medium::Disk => Finding::ok(WHAT, "keeps what is synced to it"),
     }
 }
 

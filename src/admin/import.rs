@@ -69,7 +69,7 @@ impl Imports {
             Some(import) if import.heard.elapsed() < IMPORT_PATIENCE => return Ok(None),
             open => {
                 self.abandon(open, "its client went silent").await;
-                open.insert(self.begin(by, id).await?)
+                open.insert(self.begin(by, id, &exports).await?)
             }
         };
         import.heard = Instant::now();
@@ -83,8 +83,13 @@ impl Imports {
         Ok(Some(taken?.into()))
     }
 
-    async fn begin(&self, by: &Actor, id: Uuid) -> Result<Import, TransferError> {
-        let order = self.audit.begin(by, "import", "").await;
+    async fn begin(&self, by: &Actor, id: Uuid, exports: &[ExportId]) -> Result<Import, TransferError> {
+        let detail = match exports {
+            [] => String::new(),
+            [export] => format!("of export {export:032x}"),
+            [export, others @ ..] => format!("of export {export:032x} and {} more", others.len()),
+        };
+        let order = self.audit.begin(by, "import", detail).await;
         let (exports, imported) = (Vec::new(), outbox::Imported::default());
         match self.outbox.begin_import().await {
             Ok(known) => Ok(Import { id, order, known, heard: Instant::now(), exports, imported }),

@@ -153,6 +153,7 @@ pub struct WaitingPage {
 /// Which waiting records to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct WaitingFilter {
     /// Where to continue: the previous page's `next`.
     pub cursor: Option<String>,

@@ -28,8 +28,8 @@ impl CheckReport {
     }
 }
 
-/// Checks everything that these settings name.
-pub async fn run(config: &Config) -> CheckReport {
+/// Checks everything that these settings name, except the agent that may run with them.
+pub async fn run(config: &Config) -> Vec<Finding> {
     let mut checks = vec![configuration(config)];
     let settings = outbox_settings(config);
     let disk = tokio::task::spawn_blocking(move || outbox::probe(&settings));
@@ -38,7 +38,7 @@ pub async fn run(config: &Config) -> CheckReport {
     checks.extend(redis);
     checks.extend(disk.unwrap_or_else(|error| vec![Finding::failed("outbox", error.to_string(), REPORT)]));
     checks.extend(plane);
-    CheckReport::of(checks)
+    checks
 }
 
 const REPORT: &str = "this is a bug in the agent: please report it";

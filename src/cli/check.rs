@@ -1,10 +1,14 @@
-//! `dataplane-agent check`: one line per dependency, with advice.
+//! `dataplane-agent check`: one line per dependency, with advice; and the health of the agent that runs with these settings.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::json;
 
+use super::agent::{AdminClient, AdminClientError};
 use super::out::{print_json, say};
+use super::target::local_address;
 use super::{exit_code, installed, on_runtime};
 use crate::check::{self, CheckReport};
 use crate::config::{Config, Flags, Problems, Setting};
@@ -45,11 +49,78 @@ pub(super) fn run(args: Args, flags: Flags) -> ExitCode {
         return exit_code(print(&config, args.json));
     }
     exit_code(on_runtime(1, async {
-        let report = check::run(&config).await;
+        let (mut checks, agent) = tokio::join!(check::run(&config), running_agent(&config));
+        checks.push(agent);
+        let report = CheckReport::of(checks);
         let printed = if args.json { print_json(&report) } else { report.checks.iter().try_for_each(line) };
-        anyhow::ensure!(report.ok, "the agent cannot work with this configuration: see the failed checks");
+        anyhow::ensure!(report.ok, "some checks failed: see above");
         printed
     }))
+}
+
+const AGENT: &str = "agent";
+/// The agent answers from memory.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// The part of `/health/detailed` that says which agent answers, and how it is.
+#[derive(Deserialize)]
+struct AgentHealth {
+    status: String,
+    reasons: Vec<String>,
+    version: String,
+    metrics: AgentIdentity,
+}
+
+#[derive(Deserialize)]
+struct AgentIdentity {
+    server_id: String,
+}
+
+/// Checks the address that the agent listens on: whether it is free, or this agent runs there and is well.
+async fn running_agent(config: &Config) -> Finding {
+    let address = local_address(&config.http);
+    let health = match agent_health(&address).await {
+        Ok(health) => health,
+        Err(AdminClientError::Nobody { .. }) => {
+            return Finding::ok(AGENT, format!("not running: nothing listens at {address}"));
+        }
+        Err(error @ AdminClientError::NotTrusted(_)) => {
+            return Finding::warning(
+                AGENT,
+                error.to_string(),
+                "its health is unknown: add this machine's address to TRUSTED_IPS",
+            );
+        }
+        Err(error) => {
+            return Finding::failed(
+                AGENT,
+                format!("{address} is in use: {error}"),
+                "stop that service, or set another SERVER_PORT: the agent cannot listen there",
+            );
+        }
+    };
+    let name = format!("{} {}", health.metrics.server_id, health.version);
+    if health.metrics.server_id != config.identity.server_id {
+        return Finding::failed(
+            AGENT,
+            format!("another agent, {name}, listens at {address}"),
+            "give each agent its own SERVER_PORT",
+        );
+    }
+    let says = format!("{name} runs at {address} and is {}", health.status);
+    let says_why = || format!("{says}: {}", health.reasons.join("; "));
+    let advice = format!("see {address}/runbook");
+    match health.status.as_str() {
+        "healthy" => Finding::ok(AGENT, says),
+        "degraded" => Finding::warning(AGENT, says_why(), advice),
+        _ => Finding::failed(AGENT, says_why(), advice),
+    }
+}
+
+async fn agent_health(address: &str) -> Result<AgentHealth, AdminClientError> {
+    let agent = AdminClient::at(address, None)?;
+    let health = agent.read("/health/detailed", ANSWER_WITHIN).await?;
+    serde_json::from_str(&health).map_err(|_| AdminClientError::NotAnAgent(address.to_owned()))
 }
 
 fn line(finding: &Finding) -> anyhow::Result<()> {

@@ -131,6 +131,11 @@ async fn list(
         left -= page.dead_letters.len().min(left);
         let Some(next) = page.next else { break };
         filter.from = next;
+        if left == 0 {
+            eprintln!(
+                "there are more: these are the oldest {limit}; see --limit, and `outbox stats` for the total"
+            );
+        }
     }
     Ok(())
 }

@@ -86,8 +86,9 @@ impl ClockSkew {
             tracing::info!("this machine's clock agrees with the ControlPlane's again");
         } else {
             tracing::warn!(
-                seconds_behind = skew.num_seconds(),
-                "this machine's clock differs from the ControlPlane's; tokens use the ControlPlane's time"
+                seconds = skew.num_seconds().abs(),
+                "this machine's clock is {} the ControlPlane's: synchronise it. Until then tokens use the ControlPlane's time",
+                if skew > TimeDelta::zero() { "behind" } else { "ahead of" }
             );
         }
     }

@@ -100,7 +100,12 @@ pub(super) fn paths() -> Router<Arc<Admin>> {
 }
 
 /// Admits holders of the token, and limits the time of the answer.
-async fn authorize(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+async fn authorize(
+    State(admin): State<Arc<Admin>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
     let token = admin.token.borrow().clone();
     let Some(token) = token else { return StatusCode::NOT_FOUND.into_response() };
     if !has_token(request.headers(), &token) {
@@ -108,7 +113,10 @@ async fn authorize(State(admin): State<Arc<Admin>>, request: Request, next: Next
         if let Some(count) = admin.unauthorized.count() {
             tracing::warn!(
                 count,
-                "security: requests to /admin without a valid token since the last message"
+                ip = %peer.ip().to_canonical(),
+                path = request.uri().path(),
+                "security: refused requests to /admin without a valid token since the last message, the last from this \
+                 address; the token is ADMIN_TOKEN"
             );
         }
         let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
@@ -407,7 +415,7 @@ pub(super) async fn resume(State(admin): AdminState, RequestActor(by): RequestAc
     Json(admin.operator.drain())
 }
 
-/// Sends the next probe now, even during a `Retry-After`.
+/// Sends the next probe now, even during a `Retry-After`. While sending is paused nothing is sent: the answer has `paused`.
 #[utoipa::path(
     post,
     path = "/admin/drain/probe",

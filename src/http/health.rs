@@ -67,7 +67,7 @@ struct Components {
 #[derive(Debug, Serialize, ToSchema)]
 struct Component {
     status: Condition,
-    /// What is wrong.
+    /// What is wrong, or not done yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
@@ -128,7 +128,9 @@ pub(super) struct OutboxBody {
     oldest_age_seconds: f64,
     /// Disk usage of the outbox.
     disk_bytes: u64,
-    /// Limit of the disk usage.
+    /// The part of it that the limit applies to: segments and dead letters.
+    counted_bytes: u64,
+    /// `OUTBOX_MAX_BYTES`.
     capacity_bytes: u64,
     /// Dead letters stored now.
     dead_letters: u64,
@@ -349,7 +351,7 @@ impl Health {
         troubles.extend(self.not_sending());
         troubles.extend(self.unanswered.iter().map(|cause| {
             let text = format!("all recent requests to the ControlPlane failed: {cause}");
-            Concern::new(Place::Link, text, "DataplaneLinkDown")
+            Concern::new(Place::Link, text, "DataplaneControlPlaneSilent")
         }));
         troubles.extend(self.held_kinds());
         let registration = self.registration_trouble.iter().map(|why| format!("registration: {why}"));
@@ -360,7 +362,7 @@ impl Health {
     /// Present problems, and those to come unless somebody acts.
     pub(super) fn concerns(&self) -> Vec<Concern> {
         let (mut concerns, stats) = (self.troubles(), &self.stats);
-        if stats.accepting && stats.disk_bytes as f64 > stats.capacity_bytes as f64 * NEARLY_FULL {
+        if stats.accepting && stats.counted_bytes as f64 > stats.capacity_bytes as f64 * NEARLY_FULL {
             let text = "the outbox is nearly full".to_owned();
             concerns.push(Concern::new(Place::Disk, text, "DataplaneOutboxFillsUp"));
         }
@@ -386,6 +388,7 @@ impl Health {
             bytes: self.stats.bytes,
             oldest_age_seconds: self.oldest_age(),
             disk_bytes: self.stats.disk_bytes,
+            counted_bytes: self.stats.counted_bytes,
             capacity_bytes: self.stats.capacity_bytes,
             dead_letters: self.stats.dead_letters,
             quarantined_segments: self.stats.quarantined_segments,
@@ -421,8 +424,14 @@ impl Health {
         });
         let held = held.collect();
         let control_plane = LinkComponent { status, link, cause, next_probe_seconds, held };
-        let trouble = self.registration_trouble.as_ref();
-        let registration = trouble.map_or_else(Component::healthy, Component::degraded);
+        let registration = match &self.registration_trouble {
+            Some(trouble) => Component::degraded(trouble),
+            // At a start that is no trouble yet.
+            None if !self.registered => {
+                Component { reason: Some("not registered yet".to_owned()), ..Component::healthy() }
+            }
+            None => Component::healthy(),
+        };
         Components { redis, outbox, drain, control_plane, registration }
     }
 
@@ -446,7 +455,7 @@ impl Health {
     }
 
     pub(super) fn metrics(&self, surface: &Surface) -> MetricsBody {
-        let depths = self.redis_connected.then(|| surface.redis.borrow().depths);
+        let depths = surface.redis.borrow().depths();
         let name = |queue: Queue| surface.names.queue(queue).to_owned();
         MetricsBody {
             server_id: surface.server_id.clone(),

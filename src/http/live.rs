@@ -91,7 +91,8 @@ struct OutboxSnapshot {
     /// Waiting records.
     depth: u64,
     bytes: u64,
-    disk_bytes: u64,
+    /// Segments and dead letters, which the capacity limits.
+    counted_bytes: u64,
     capacity_bytes: u64,
     quarantined_segments: u64,
     quarantined_records: u64,
@@ -186,7 +187,7 @@ impl Live {
         let (rates, drained_in) = self.history(|history| (history.rates(), history.drained_in()));
         let now = crate::time::now();
         let ages = oldest_ages(stats, now.0);
-        let in_redis = health.redis_connected.then(|| surface.redis.borrow().depths);
+        let in_redis = surface.redis.borrow().depths();
         let forecast = forecast(&health, rates, drained_in);
         let depth = |queue: Queue| {
             let kinds = crate::record::Kind::ALL.iter().zip(stats.depth);
@@ -210,7 +211,7 @@ impl Live {
                 reason: stats.paused.map(str::to_owned),
                 depth: stats.total_depth(),
                 bytes: stats.bytes,
-                disk_bytes: stats.disk_bytes,
+                counted_bytes: stats.counted_bytes,
                 capacity_bytes: stats.capacity_bytes,
                 quarantined_segments: stats.quarantined_segments,
                 quarantined_records: stats.quarantined_records,
@@ -281,7 +282,7 @@ impl Sampler {
                 (kept, keeping) = (Instant::now(), self.keep());
             }
             let surface = &self.live.surface;
-            let in_redis = surface.redis.borrow().depths;
+            let in_redis = surface.redis.borrow().last_depths;
             let reading = CounterSample::of(Instant::now(), &surface.outbox.durable_stats(), in_redis);
             let now_ms = crate::time::now().0 / 1000;
             self.live.history(|history| history.note(reading, now_ms));

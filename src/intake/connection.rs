@@ -65,6 +65,7 @@ pub struct PreparedServer(Loaded);
 /// The parts derived from the settings and their files.
 struct Loaded {
     client: RedisClient,
+    address: String,
     expiries: Vec<Expiry>,
 }
 
@@ -88,7 +89,11 @@ impl RedisServer {
     /// A simulated Redis.
     #[cfg(feature = "simulation")]
     pub fn simulated(settings: &ServerSettings, redis: Arc<dyn super::simulated::Redis>) -> Self {
-        let loaded = RwLock::new(Loaded { client: RedisClient::Simulated(redis), expiries: Vec::new() });
+        let loaded = RwLock::new(Loaded {
+            client: RedisClient::Simulated(redis),
+            address: settings.address(),
+            expiries: Vec::new(),
+        });
         Self(Arc::new(ServerState { settings: settings.clone(), loaded }))
     }
 
@@ -134,6 +139,11 @@ impl RedisServer {
         matches!(self.client(), RedisClient::Cluster(_))
     }
 
+    /// Its address, for people; never the login.
+    pub(super) fn address(&self) -> String {
+        self.0.loaded.read().unwrap_or_else(PoisonError::into_inner).address.clone()
+    }
+
     /// When the certificates in use expire.
     pub fn expiries(&self) -> Vec<Expiry> {
         self.0.loaded.read().unwrap_or_else(PoisonError::into_inner).expiries.clone()
@@ -154,7 +164,7 @@ impl Loaded {
         } else {
             RedisClient::Direct(Box::new(client(settings, &mut expiries)?))
         };
-        Ok(Self { client, expiries })
+        Ok(Self { client, address: settings.address(), expiries })
     }
 }
 

@@ -27,26 +27,27 @@ const SCRATCH_MILLIS: u64 = 60_000;
 /// Checks the server, the permissions, and the queues. `own` is the ID of this agent's outbox.
 pub async fn probe(settings: &Settings, own: Option<Uuid>) -> Vec<Finding> {
     let begun = Instant::now();
+    let address = settings.server.address();
     let mut connection = match connect(settings, Duration::ZERO).await {
         Ok(connection) => connection,
-        Err(error) => return vec![unreached(&error)],
+        Err(error) => return vec![unreached(&address, &error)],
     };
     let found = match versions(&mut connection).await {
         Ok(versions) => versions,
-        Err(SourceError::Redis(error)) => return vec![unreached(&error)],
+        Err(SourceError::Redis(error)) => return vec![unreached(&address, &error)],
         Err(error) => {
             return vec![Finding::failed(
                 REACH,
-                error.to_string(),
+                format!("{address}: {error}"),
                 "another service may be listening on this port",
             )];
         }
     };
     if let Some(error) = found.iter().find_map(|version| check_version(version).err()) {
-        return vec![Finding::failed(REACH, error.to_string(), "upgrade Redis to 6.2 or newer")];
+        return vec![Finding::failed(REACH, format!("{address}: {error}"), "upgrade Redis to 6.2 or newer")];
     }
     let took = begun.elapsed().as_secs_f64() * 1e3;
-    let mut all = vec![Finding::ok(REACH, format!("{} answered in {took:.1} ms", told(&found)))];
+    let mut all = vec![Finding::ok(REACH, format!("{address}: {} answered in {took:.1} ms", told(&found)))];
     if let Some(policy) = evicts(&mut connection).await {
         all.push(Finding::warning(
             "redis_memory",
@@ -73,7 +74,7 @@ fn told(versions: &[String]) -> String {
     }
 }
 
-fn unreached(error: &RedisError) -> Finding {
+fn unreached(address: &str, error: &RedisError) -> Finding {
     let text = error.to_string();
     let advice = match reason_of(error) {
         "unreachable" if text.contains("invalid peer certificate: UnknownIssuer") => {
@@ -100,7 +101,7 @@ fn unreached(error: &RedisError) -> Finding {
         "no_permission" => "grant the user of REDIS_URL this permission (ACL SETUSER)",
         _ => "see the error from Redis; the agent retries until it is gone",
     };
-    Finding::failed(REACH, text, advice)
+    Finding::failed(REACH, format!("{address}: {text}"), advice)
 }
 
 /// Whether blocking reads of streams work.
@@ -351,9 +352,17 @@ async fn holder(connection: &mut Connection, settings: &Settings, own: Option<Uu
             format!("{} is in use by this agent, which is running", names.server_id),
         ));
     }
-    Some(Finding::failed(
-        "server_id",
-        format!("another agent, with outbox {holder}, uses SERVER_ID {}", names.server_id),
-        "give each agent its own SERVER_ID; if the other agent has just ended, wait 10 seconds",
-    ))
+    let uses = format!("with outbox {holder}, uses SERVER_ID {}", names.server_id);
+    let (says, advice) = match own {
+        Some(_) => (
+            format!("another agent, {uses}"),
+            "give each agent its own SERVER_ID; if the other agent has just ended, wait 10 seconds",
+        ),
+        None => (
+            format!("an agent, {uses}, and OUTBOX_DIR has no outbox"),
+            "if that agent runs on this machine, its outbox was moved: put it back, or correct OUTBOX_DIR; otherwise give \
+             each agent its own SERVER_ID. If that agent has just ended, wait 10 seconds",
+        ),
+    };
+    Some(Finding::failed("server_id", says, advice))
 }

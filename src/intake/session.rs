@@ -384,7 +384,7 @@ impl<'a> Session<'a> {
             depths[queue as usize] = given.left;
             self.intake.metrics.queue_depth(names.queue(queue), given.left as i64);
         }
-        let now = RedisStatus { connected: true, fault, depths, name: NameHolder::Ours };
+        let now = RedisStatus { connected: true, fault, last_depths: depths, name: NameHolder::Ours };
         let before = self.intake.status.borrow().clone();
         if !before.connected {
             self.intake.metrics.redis_up(true);

@@ -40,15 +40,19 @@ const QUEUED_LINES: usize = 16_384;
 #[serde(rename_all = "UPPERCASE")]
 pub enum Level {
     /// For debugging.
+    #[serde(alias = "debug")]
     Debug,
     /// A change of state.
+    #[serde(alias = "info")]
     Info,
     /// Something is wrong, but the agent copes.
-    #[serde(alias = "WARN")]
+    #[serde(alias = "warning", alias = "WARN", alias = "warn")]
     Warning,
     /// Something failed.
+    #[serde(alias = "error")]
     Error,
     /// The agent cannot continue.
+    #[serde(alias = "critical")]
     Critical,
 }
 

@@ -90,7 +90,7 @@ async fn without_the_token_nothing_is_told_and_nothing_done() {
     assert_eq!(get(&set, "/admin/drain").await["rate_limit"], 0);
     let log = set.agent.log();
     assert!(
-        log.contains("security: requests to /admin without a valid token") && !log.contains(TOKEN),
+        log.contains("security: refused requests to /admin without a valid token") && !log.contains(TOKEN),
         "{log}"
     );
 

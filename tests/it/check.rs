@@ -42,6 +42,7 @@ async fn all_is_well_before_the_start_and_beside_a_running_agent() {
     assert_eq!(said.code, 0, "{said:?}");
     assert!(of(&said, "outbox")["says"].as_str().expect("words").contains("the agent will create it"));
     assert!(!agent.dir().join("outbox").exists(), "nothing is made");
+    assert_eq!(of(&said, "agent")["state"], "ok", "nothing listens on its port");
     assert_eq!(of(&said, "credentials")["state"], "ok");
     assert_eq!(agent.command(&[("SOURCE_MODE", "stream")], &CHECK).await.code, 0, "streams, too");
     let keys: Vec<String> =
@@ -57,6 +58,7 @@ async fn all_is_well_before_the_start_and_beside_a_running_agent() {
     assert_eq!(said.code, 0, "{said:?}");
     assert!(of(&said, "outbox")["says"].as_str().expect("words").contains("in use by a running agent"));
     assert!(of(&said, "server_id")["says"].as_str().expect("words").contains("in use by this agent"));
+    assert!(of(&said, "agent")["says"].as_str().expect("words").ends_with("is healthy"), "{said:?}");
     let left: i64 =
         redis::cmd("PTTL").arg(lease).query_async(&mut stage.redis.connection()).await.expect("a time");
     assert!(left <= 10_000, "the lease is left as it was: {left}");
@@ -70,12 +72,41 @@ async fn all_is_well_before_the_start_and_beside_a_running_agent() {
 }
 
 #[tokio::test]
+async fn the_health_of_the_running_agent_is_reported() {
+    let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
+    let mut agent = Agent::new(&redis, &sandbox.url);
+    quiet(&mut agent);
+    agent.set("ADMIN_TOKEN", "a-token-of-the-operator");
+    agent.start();
+    agent.ready().await;
+    agent.order("/admin/drain/pause").await;
+    let paused = agent.command(&[], &CHECK).await;
+    assert_eq!((paused.code, &of(&paused, "agent")["state"]), (0, &json!("warning")), "{paused:?}");
+    assert!(of(&paused, "agent")["says"].as_str().expect("words").contains("paused by an operator"));
+    let another = agent.command(&[("SERVER_ID", "edge-test-2"), ("OUTBOX_DIR", "outbox-2")], &CHECK).await;
+    assert_failed(&another, "agent", "another agent, edge-test-1");
+
+    std::fs::rename(agent.dir().join("outbox"), agent.dir().join("moved")).expect("the folder can be moved");
+    until("the agent has noticed", async || {
+        (agent.health().await?["components"]["outbox"]["reason"] == "folder_gone").then_some(())
+    })
+    .await;
+    let moved = agent.command(&[], &CHECK).await;
+    assert_failed(&moved, "agent", "folder_gone");
+    assert_failed(&moved, "server_id", "OUTBOX_DIR has no outbox");
+
+    let taken = agent.command(&[("SERVER_PORT", &redis.port.to_string())], &CHECK).await;
+    assert_failed(&taken, "agent", "in use");
+}
+
+#[tokio::test]
 async fn each_fault_of_redis_is_told_apart() {
     let sandbox = Sandbox::start(&[]);
     let mut agent = Agent::new(&RedisServer::stopped(), &sandbox.url);
     quiet(&mut agent);
     let nobody = agent.command(&[], &CHECK).await;
     assert_failed(&nobody, "redis", "refused");
+    assert_failed(&nobody, "redis", "127.0.0.1:");
     assert_eq!(of(&nobody, "credentials")["state"], "ok", "the rest is looked at all the same");
 
     let redis = RedisServer::start().await;
@@ -122,7 +153,16 @@ async fn each_fault_of_redis_is_told_apart() {
     redis.run(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0")).await;
 
     redis.run(redis::cmd("SET").arg("queue:usage_records:lease:edge-test-1").arg("another/1")).await;
-    assert_failed(&agent.command(&[], &CHECK).await, "server_id", "another agent");
+    let nobodys = agent.command(&[], &CHECK).await;
+    assert_failed(
+        &nobodys,
+        "server_id",
+        "an agent, with outbox another, uses SERVER_ID edge-test-1, and OUTBOX_DIR",
+    );
+    agent.start();
+    until("an outbox exists", async || agent.dir().join("outbox/format.json").exists().then_some(())).await;
+    agent.kill();
+    assert_failed(&agent.command(&[], &CHECK).await, "server_id", "another agent, with outbox another");
 }
 
 #[tokio::test]

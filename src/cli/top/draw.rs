@@ -283,6 +283,7 @@ fn facts(agent: &WatchedAgent, snapshot: &Snapshot) -> [Line<'static>; WORDS as 
     }
     let mut sender = match &snapshot.drain_holds {
         Some(why) => vec![Span::styled(format!("not sending: {why}"), DOUBTFUL)],
+        None if snapshot.link.starts_with("down") => vec![Span::styled("waiting for the link", DOUBTFUL)],
         None => vec![Span::raw(limits(snapshot.rate_limit, snapshot.bandwidth))],
     };
     sender.push(Span::raw(match agent.drained() {

@@ -90,7 +90,7 @@ impl Snapshot {
                 .pointer("/components/control_plane/held")
                 .and_then(Value::as_array)
                 .is_some_and(|held| !held.is_empty()),
-            disk: sum("dataplane_outbox_disk_bytes"),
+            disk: sum("dataplane_outbox_counted_bytes"),
             capacity: sum("dataplane_outbox_capacity_bytes"),
             refusing: (sum("dataplane_outbox_accepting") < 1.0)
                 .then(|| unless_ok("outbox").unwrap_or_else(|| "stopping".into())),

@@ -187,7 +187,7 @@ fn a_small_terminal_has_every_line_and_a_smaller_one_counts_the_missing() {
             "edge-1 degraded",
             "link    down: overloaded, next probe in 14 s",
             "…",
-            "sender  sending",
+            "sender  waiting for the link",
             "redis   connected, 42 waiting there",
             "disk    3.5 MiB of 10.0 MiB, 35 %",
             "dead    7 kept",

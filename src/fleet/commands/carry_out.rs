@@ -72,6 +72,7 @@ impl CommandExecutor {
                 "reason": stats.paused,
                 "depth": stats.total_depth(),
                 "disk_bytes": stats.disk_bytes,
+                "counted_bytes": stats.counted_bytes,
                 "capacity_bytes": stats.capacity_bytes,
                 "dead_letters": stats.dead_letters,
                 "quarantined_segments": stats.quarantined_segments,

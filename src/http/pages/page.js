@@ -127,8 +127,8 @@ function showOutbox(now) {
   }
   text($("outbox-note"), note);
   state($("outbox"), how);
-  const share = outbox.capacity_bytes ? Math.min(100, (outbox.disk_bytes / outbox.capacity_bytes) * 100) : 0;
-  const used = `${bytes(outbox.disk_bytes)} of ${bytes(outbox.capacity_bytes)}`;
+  const share = outbox.capacity_bytes ? Math.min(100, (outbox.counted_bytes / outbox.capacity_bytes) * 100) : 0;
+  const used = `${bytes(outbox.counted_bytes)} of ${bytes(outbox.capacity_bytes)}`;
   $("disk").style.setProperty("--share", `${share.toFixed(1)}%`);
   $("disk").setAttribute("aria-valuenow", share.toFixed(0));
   $("disk").setAttribute("aria-valuetext", used);

@@ -183,6 +183,12 @@ impl Agent {
         Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
 
+    /// Sends an order to `/admin`.
+    pub(crate) async fn order(&self, path: &str) {
+        let request = self.http.post(self.url(path)).bearer_auth(&self.settings["ADMIN_TOKEN"]);
+        assert_eq!(request.send().await.expect("it answers").status(), 200, "{path}");
+    }
+
     pub(crate) async fn health(&self) -> Option<Value> {
         serde_json::from_str(&self.get("/health").await?.1).ok()
     }

@@ -61,7 +61,7 @@ units: test-tools prometheus
 SEEDS ?= 300
 FIRST ?= 1
 
-simulation:      ## Runs 300 seeds of the simulation, one of them twice, finds each planted bug, and replays the fuzzers' seeds
+simulation: redis ## Runs 300 seeds of the simulation, one of them twice, finds each planted bug, and replays the fuzzers' seeds
 	cargo test $(OPTIMISED) --locked --no-fail-fast -p simulation -p fuzzing
 
 # A seed that fails is made smaller and printed as a command. FLAGS=--all goes on behind it.

@@ -197,6 +197,8 @@ const PULSE: Duration = Duration::from_secs(2);
 const ROOMY: u64 = 64 << 20;
 /// The most records that the ControlPlane fails on.
 const POISONED: u32 = 3;
+/// The first session number of those pushed in storms.
+const STORMS_FROM: usize = 500;
 /// The first session number of those pushed after the last fault.
 const PULSES_FROM: usize = 1000;
 
@@ -231,7 +233,61 @@ impl Plan {
         }
         let whats: Vec<What> = faults.iter().map(|fault| fault.what).collect();
         let commands = commands::of(seed, length, &whats);
-        Self { seed, settings, pushes, faults, ends, commands }
+        let mut plan = Self { seed, settings, pushes, faults, ends, commands };
+        let storms = &mut Chance::new(seed, 11);
+        if storms.happens(0.3) {
+            plan.add_storms(storms, length);
+        }
+        plan
+    }
+
+    /// Adds times in which records arrive, the disk is so slow that several commits are under way, and Redis fails. The agent
+    /// may end in the first of them.
+    fn add_storms(&mut self, chance: &mut Chance, length: Duration) {
+        for storm in 0..chance.within(1, 3) {
+            let from = length.mul_f64(chance.part());
+            let lasts = chance.time(SECOND, 20 * SECOND);
+            let until = from + lasts;
+            let often = chance.of(&[0.05, 0.2, 0.5]);
+            let redis = chance.of(&[
+                What::RedisCutBefore(often),
+                What::RedisCutAfter(often),
+                What::RedisCutAfter(often),
+                What::RedisLate(often),
+                What::RedisRefuses(often),
+                What::RedisRestart,
+            ]);
+            let disk =
+                [What::DiskSlow(chance.time(SECOND / 10, 5 * SECOND)), What::WritesFail(5, often / 4.0)];
+            let failing = if chance.happens(0.3) { &disk[..] } else { &disk[..1] };
+            let whats = failing.iter().copied().chain([redis]);
+            self.faults.extend(whats.map(|what| Fault { from, until, what }));
+            if storm == 0 && chance.happens(0.5) {
+                let when = When::After(from + lasts.mul_f64(chance.part()));
+                let how = chance.of(&[Some(Crash::Kill), Some(Crash::Power)]);
+                self.ends.insert(0, End { when, how, restart_after: chance.time(SECOND / 1000, SECOND) });
+            }
+            for session in 0..chance.within(1, 8) {
+                let usage = chance.size(1, 60) as usize;
+                for place in 0..usage + 2 {
+                    let kind = match place {
+                        0 => Kind::Started,
+                        place if place == usage + 1 => Kind::Completed,
+                        _ => Kind::Usage,
+                    };
+                    self.pushes.push(Push {
+                        at: from + lasts.mul_f64(place as f64 / (usage + 2) as f64),
+                        number: 0,
+                        kind: Some(kind),
+                        session: STORMS_FROM + (storm * 8 + session) as usize,
+                        place,
+                        fate: Fate::Taken,
+                        padding: 1,
+                    });
+                }
+            }
+        }
+        number(&mut self.pushes);
     }
 
     /// The messages pushed after the last fault until the run is complete, in order.
@@ -386,11 +442,16 @@ fn pushes(chance: &mut Chance, length: Duration, is_narrow: bool) -> Vec<Push> {
             pushes.push(Push { at, number: 0, kind, session, place, fate, padding });
         }
     }
+    number(&mut pushes);
+    pushes
+}
+
+/// Sorts and numbers the messages.
+fn number(pushes: &mut [Push]) {
     pushes.sort_by_key(|push| (push.at, push.session, push.place));
     for (number, push) in pushes.iter_mut().enumerate() {
         push.number = number;
     }
-    pushes
 }
 
 fn faults(chance: &mut Chance, length: Duration) -> Vec<Fault> {

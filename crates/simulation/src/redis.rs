@@ -193,18 +193,22 @@ impl State {
     }
 
     fn give_back(&mut self, call: &Call) -> Value {
-        let (mut moved, most) = (0, call.number(0));
+        let (mut moved, most, mut bytes) = (0, call.number(0), call.number(1) as i64);
+        let mut left = 0;
         let pairs: Vec<_> =
             call.keys[1..].chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
         for (from, to) in pairs {
             while moved < most
+                && bytes > 0
                 && let Some(message) = self.redis.lists.get_mut(&from).and_then(VecDeque::pop_front)
             {
+                bytes -= message.len() as i64;
                 self.redis.lists.entry(to.clone()).or_default().push_back(message);
                 moved += 1;
             }
+            left += self.redis.lists.get(&from).map_or(0, VecDeque::len);
         }
-        Value::Array(vec![Value::Int(moved as i64), Value::Int(0)])
+        Value::Array(vec![Value::Int(moved as i64), Value::Int(left as i64)])
     }
 
     fn in_flight(&mut self, call: &Call) -> Value {
@@ -508,3 +512,6 @@ impl RedisConnection for Line {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

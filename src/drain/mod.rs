@@ -18,6 +18,7 @@ mod link;
 mod outcomes;
 mod queues;
 mod quota;
+mod reading;
 mod routes;
 mod verdict;
 
@@ -33,7 +34,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::control_plane::{Answer, Client, Encoding};
-use crate::outbox::{Log, LogPage, Outbox, Payload, QuotaReply, ReadError, Reason, Settlement, Watermark};
+use crate::outbox::{Log, Outbox, Payload, QuotaReply, Reason, Settlement, Watermark};
 use crate::record::Kind;
 use crate::telemetry::metrics::Metrics;
 use uuid::Uuid;
@@ -202,7 +203,6 @@ struct CompletedRequest {
 
 type Sending = Pin<Box<dyn Future<Output = CompletedRequest> + Send>>;
 type Pushing = Pin<Box<dyn Future<Output = (LaneKey, Item, Settlement, bool)> + Send>>;
-type Reading = Pin<Box<dyn Future<Output = (Log, u64, Result<LogPage, ReadError>)> + Send>>;
 
 struct DrainLoop {
     drain: Drain,
@@ -227,7 +227,7 @@ struct DrainLoop {
     read_ahead: ReadAhead,
     sending: FuturesUnordered<Sending>,
     pushing: FuturesUnordered<Pushing>,
-    reading: Option<Reading>,
+    reading: Option<reading::Reading>,
     read_failed: bool,
     /// The read error last logged.
     read_trouble: Option<String>,
@@ -304,7 +304,7 @@ impl Drain {
                 _ = stop.changed() => break,
                 Some(sent) = run.sending.next() => run.answered(sent),
                 Some(pushed) = run.pushing.next() => run.pushed(pushed),
-                (log, from, page) = reading(&mut run.reading) => run.loaded(log, from, page),
+                (log, from, page) = reading::finished(&mut run.reading) => run.loaded(log, from, page),
                 Ok(()) = last.changed() => {}
                 Ok(()) = watermark.changed() => {}
                 Ok(()) = orders.changed() => run.obey(*orders.borrow_and_update()),
@@ -323,17 +323,6 @@ impl Drain {
             }
         };
         let _ = tokio::time::timeout(LAST_PUSHES, pushes).await;
-    }
-}
-
-async fn reading(reading: &mut Option<Reading>) -> (Log, u64, Result<LogPage, ReadError>) {
-    match reading {
-        Some(page) => {
-            let read = page.await;
-            *reading = None;
-            read
-        }
-        None => std::future::pending().await,
     }
 }
 

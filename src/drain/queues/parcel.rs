@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-use super::LaneKey;
+use super::key::LaneKey;
 use crate::outbox::Ticket;
 use crate::record::Record;
 

@@ -1,26 +1,21 @@
-//! Reading ahead: which part of which log to read next.
-//!
-//! [`ReadAhead`] only decides; its caller reads, one read at a time.
+//! Decides which part of which log to read next.
 
+use super::Lanes;
+use super::logs::{LOGS, kind_of, place};
 use super::memory::{MemoryLimits, QueueSettings};
 use super::watermark::Watermarks;
-use super::{LOGS, Lanes, kind_of, place};
-use crate::drain::DrainLoop;
-use crate::outbox::Watermark;
-use crate::outbox::{Log, LogPage, ReadError};
+use crate::outbox::{Log, LogPage, Watermark};
 use crate::record::Kind;
 
 /// The divisor for the share of started and completed events.
 const LIFECYCLE_SHARE: usize = 4;
-/// Records read at once.
-const READ_RECORDS: usize = 1024;
 
 /// A part of a log to read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ReadRange {
-    pub(super) log: Log,
-    pub(super) from: u64,
-    pub(super) upto: u64,
+pub(in crate::drain) struct ReadRange {
+    pub(in crate::drain) log: Log,
+    pub(in crate::drain) from: u64,
+    pub(in crate::drain) upto: u64,
 }
 
 /// The read position in a log.
@@ -79,7 +74,12 @@ impl ReadAhead {
     }
 
     /// The next part to read, if there is any and room for it. Call [`Self::loaded`] before the next call.
-    pub(super) fn next(&mut self, lanes: &mut Lanes, end: u64, watermark: Watermark) -> Option<ReadRange> {
+    pub(in crate::drain) fn next(
+        &mut self,
+        lanes: &mut Lanes,
+        end: u64,
+        watermark: Watermark,
+    ) -> Option<ReadRange> {
         self.watermarks.tell(watermark);
         for (at, (log, kind)) in LOGS.into_iter().zip(LOGS.map(kind_of)).enumerate() {
             let bound = self.bound(log, end);
@@ -110,7 +110,7 @@ impl ReadAhead {
     }
 
     /// Moves the records read into the lanes.
-    pub(super) fn loaded(&mut self, lanes: &mut Lanes, log: Log, page: LogPage) {
+    pub(in crate::drain) fn loaded(&mut self, lanes: &mut Lanes, log: Log, page: LogPage) {
         for unsettled in page.records {
             lanes.load(unsettled);
         }
@@ -127,44 +127,6 @@ impl ReadAhead {
             Some(_) => {}
             None => position.was_refilled = false,
         }
-    }
-}
-
-impl DrainLoop {
-    /// Reads ahead, one log at a time, if there is something to read and room for it.
-    pub(in crate::drain) fn start_reading(&mut self) {
-        if self.reading.is_some() || self.read_failed {
-            return;
-        }
-        let end = *self.drain.outbox.last().borrow() + 1;
-        let watermark = *self.drain.watermark.borrow();
-        let Some(ReadRange { log, from, upto }) = self.read_ahead.next(&mut self.lanes, end, watermark)
-        else {
-            return;
-        };
-        let outbox = self.drain.outbox.clone();
-        self.reading =
-            Some(Box::pin(async move { (log, from, outbox.read(log, from, upto, READ_RECORDS).await) }));
-    }
-
-    pub(in crate::drain) fn loaded(&mut self, log: Log, from: u64, page: Result<LogPage, ReadError>) {
-        let page = match page {
-            Ok(page) => page,
-            Err(error) => {
-                // Reading on would break the order of later records; they stay in the outbox.
-                self.read_failed = true;
-                let error = error.to_string();
-                if self.read_trouble.as_ref() != Some(&error) {
-                    tracing::error!(error, log = ?log, from, "cannot read the outbox; retrying until it can be read");
-                    self.read_trouble = Some(error);
-                }
-                return;
-            }
-        };
-        if self.read_trouble.take().is_some() {
-            tracing::info!(log = ?log, from, "the outbox can be read again");
-        }
-        self.read_ahead.loaded(&mut self.lanes, log, page);
     }
 }
 

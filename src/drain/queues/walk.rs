@@ -9,7 +9,10 @@
 //! head first: so each step sends the head once more, and the record behind it follows at once or not at all. If that
 //! record is delivered anyway, its predecessors, each refused twice, become dead letters and are not sent after it.
 
-use super::{Group, Item, LaneKey, Lanes, Parcel, place};
+use super::Lanes;
+use super::key::LaneKey;
+use super::logs::place;
+use super::parcel::{Group, Item, Parcel};
 use crate::outbox::Log;
 
 /// The last probe.

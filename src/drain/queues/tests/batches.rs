@@ -1,5 +1,7 @@
 //! A batch carries runs of whole sessions within its limits.
 
+use std::num::NonZeroUsize;
+
 use super::*;
 
 #[test]

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use super::memory::MemoryLimits;
 use super::*;
-use crate::outbox::Unsettled;
-use crate::record::{Acceptor, Enrichment, Queue, Timestamp, UnknownFields};
+use crate::outbox::{Log, Ticket};
+use crate::record::{Acceptor, Enrichment, Queue, Record, Timestamp, UnknownFields};
 
 /// A record that a producer could have pushed.
 fn record(kind: Kind, session: &str, transaction: &str, accepted_at: i64) -> Record {

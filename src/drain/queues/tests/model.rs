@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
-use crate::drain::queues::read_ahead::ReadRange;
 use crate::outbox::{Entry, LogPage, Watermark};
 
 const READ: usize = 5;

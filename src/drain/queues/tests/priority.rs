@@ -1,6 +1,7 @@
 //! Quota requests go first, lifecycle events second, and suspects by turns; none starves.
 
 use super::*;
+use crate::drain::queues::priority::STREAKS;
 
 #[test]
 fn sessions_and_quota_requests_never_wait_for_each_other() {

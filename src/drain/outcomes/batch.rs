@@ -57,11 +57,11 @@ impl DrainLoop {
         if let Some(exceptions) = exceptions {
             self.batch_results(parcel, exceptions, flight, now);
             // After the reset of a link that is up again.
-            self.batching.passed(encoding, now);
+            self.batching.encodings.passed(encoding, now);
             return;
         }
         if may_be_broken_on_the_way(answer) {
-            self.batching.failed(encoding, records_in(&parcel));
+            self.batching.encodings.failed(encoding, records_in(&parcel));
         }
         match response.map(|response| (response.status, response)) {
             Some((413, _)) if records_in(&parcel) > 1 => {
@@ -73,7 +73,7 @@ impl DrainLoop {
             Some((404 | 405 | 501, _)) if self.batching.absent(now) => return self.give_back(parcel, now),
             Some((404 | 405 | 501, _)) => return self.no_batches(parcel, now),
             Some((415, response)) if encoding != Encoding::Identity => {
-                self.batching.refuses(encoding, response.accepts);
+                self.batching.encodings.refuses(encoding, response.accepts);
                 return self.give_back(parcel, now);
             }
             Some((status, _)) if encoding != Encoding::Identity && may_be_the_encodings(status) => {

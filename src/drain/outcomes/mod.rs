@@ -65,7 +65,7 @@ impl DrainLoop {
         let refusals = probes.map(|log| self.routes.refusals(log));
         self.link.landed(flight);
         if let Some(accepts) = answer.result.as_ref().ok().and_then(|response| response.accepts) {
-            self.batching.heard(accepts);
+            self.batching.encodings.heard(accepts);
         }
         match form {
             Form::Batch { encoding, key } => self.batch_answered(parcel, encoding, key, flight, &answer, now),
@@ -152,7 +152,7 @@ impl DrainLoop {
                 self.dead_letter_before(key, &item);
                 self.delivered(log, 1, flight, now);
                 // After the reset of a link that is up again.
-                self.batching.passed(encoding, now);
+                self.batching.encodings.passed(encoding, now);
             }
             Verdict::Refused => self.refused(key, item, detail(answer), true, now),
             // No request was sent: this says nothing about the link.

@@ -2,7 +2,7 @@
 
 mod body;
 mod encodings;
-mod layout;
+pub(super) mod layout;
 
 use std::num::NonZeroUsize;
 
@@ -16,7 +16,7 @@ pub(super) use body::BatchBody;
 use body::{COMPRESS_FROM, Encoder};
 pub use encodings::Compression;
 use encodings::Encodings;
-pub(super) use layout::{EMPTY, group_size, size};
+use layout::{EMPTY, group_size, size};
 
 /// When to try again after a `ControlPlane` had no batches or broke their promise.
 const ASK_AGAIN: Duration = Duration::from_secs(600);

@@ -7,7 +7,7 @@ use super::key::LaneKey;
 use super::lane::ReadyQueue;
 use super::logs::{COMPLETED, LOGS, QUOTA, STARTED, USAGE};
 use super::parcel::{Group, Parcel, Room};
-use crate::drain::batch;
+use crate::drain::batch::layout;
 
 /// Limits of one batch.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +47,7 @@ impl Lanes {
 
     pub(super) fn pick_batch(&mut self, first: ReadyQueue, limits: BatchLimits) -> Parcel {
         let keys = self.batch_lanes(first, &limits);
-        let mut room = Room::of(limits.records, limits.bytes.saturating_sub(batch::EMPTY));
+        let mut room = Room::of(limits.records, limits.bytes.saturating_sub(layout::EMPTY));
         let mut groups = Vec::with_capacity(keys.len());
         let mut lanes_left = keys.len();
         let mut left_over = Vec::new();

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::line::LaneQueue;
 use super::logs::{LOGS, place};
 use super::parcel::{Item, Room};
-use crate::drain::batch;
+use crate::drain::batch::layout;
 use crate::outbox::Log;
 
 /// A queue of ready lanes: the log of their head, and whether the head is a suspect.
@@ -91,12 +91,12 @@ impl Lane {
     ) -> Vec<Item> {
         let (is_alone, first) = (self.in_flight == 0, self.turn());
         let in_hand: usize = self.lines.iter().map(|line| line.items.len()).sum();
-        let of_its_size = self.head().map_or(0, |(_, item)| 1 + share.bytes / batch::size(&item.record));
+        let of_its_size = self.head().map_or(0, |(_, item)| 1 + share.bytes / layout::size(&item.record));
         let mut items = Vec::with_capacity(in_hand.min(share.records).min(of_its_size));
         while let Some((line, item)) = self.head().filter(|(line, _)| is_alone || first == Some(*line)) {
             let most = item.history.batch_most;
-            let around = if items.is_empty() { batch::group_size(&item.record) } else { 0 };
-            let bytes = around + batch::size(&item.record);
+            let around = if items.is_empty() { layout::group_size(&item.record) } else { 0 };
+            let bytes = around + layout::size(&item.record);
             // Never more than the share, except a single record, which only has to fit in the batch.
             let fits = batch.fits(bytes) && share.fits(bytes) && share.admits(most);
             if stops[line] || item.history.is_suspect() != suspects || !fits || !batch.admits(most) {

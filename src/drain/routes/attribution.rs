@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use tokio::time::Instant;
 
-use super::super::queues::{AttemptHistory, LOGS, LaneKey, place};
-use super::super::verdict::Trouble;
 use super::{Held, Routes};
+use crate::drain::queues::{AttemptHistory, LOGS, LaneKey, place};
+use crate::drain::verdict::Trouble;
 use crate::outbox::Log;
 
 /// A failure counts as a record's or kind's own if this many others passed for each other one that failed. Otherwise the

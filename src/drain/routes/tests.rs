@@ -1,5 +1,6 @@
 //! What holds and releases a kind; no kind affects another.
 
+use super::probes::QUICK_PROBES;
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);

@@ -13,6 +13,8 @@
 //! A pure state machine: the time is an argument, nothing here waits.
 
 mod attribution;
+mod probes;
+mod unknown;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -20,23 +22,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::link::{Jitter, Settings};
-use super::queues::{CONFIRMED, LOGS, LaneKey, Outcomes, Unknown, place};
+use super::queues::{CONFIRMED, LOGS, LaneKey, Outcomes, place};
 use super::verdict::Trouble;
 use crate::outbox::Log;
 
 pub(super) use attribution::{Attribution, Beside, LinkFailure};
 use attribution::{FailureStreak, RecentOutcomes};
+pub(super) use probes::Pause;
+use probes::{WALK_AFTER, quick_probes};
 
 /// A longer gap between deliveries does not count as delivering time: a session's grace period stands still.
 const DELIVERING_GAP: Duration = Duration::from_secs(10);
-
-/// Bad records ahead of good ones are probed quickly: this many probes are sent without backoff, or this many for each
-/// refusal that engaged the brake. After that it counts as a bad release.
-const QUICK_PROBES: u32 = 1_000;
-const QUICK_PROBES_OF_EACH: u32 = 10;
-/// How long a brake waits for the delivery of a record that was never refused, before it walks past refused ones
-/// (`drain/queues/walk.rs`).
-const WALK_AFTER: Duration = Duration::from_secs(20);
 
 /// After a brake this short, sending need not start small.
 const BRIEF: Duration = Duration::from_secs(120);
@@ -94,17 +90,6 @@ pub(super) struct Held {
 struct Brake {
     since: Instant,
     until: Instant,
-}
-
-/// When the next probe follows a probe of a held kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pause {
-    /// At once: it is the second half of a step.
-    AtOnce,
-    /// After this pause, while probes of a braked kind may be sent without backoff.
-    Short(Duration),
-    /// With backoff: the probe brought nothing new.
-    Backoff,
 }
 
 /// All kinds, in the order of [`LOGS`].
@@ -182,52 +167,19 @@ impl Routes {
         is_enough && self.hold(log, Trouble::Refusing, cause, now)
     }
 
+    /// Why it is held, if it is.
+    fn held_for(&self, log: Log) -> Option<Trouble> {
+        self.known_of(log).held.as_ref().map(|held| held.trouble)
+    }
+
     /// Whether the brake is engaged: refusals make no dead letters.
     pub(super) fn is_braked(&self, log: Log) -> bool {
-        self.known_of(log).held.as_ref().is_some_and(|held| held.trouble == Trouble::Refusing)
-    }
-
-    /// A session was unknown, which is `news` about this session. If several sessions get no other answer, the route is at
-    /// fault: true if the kind is held from now on.
-    pub(super) fn session_unknown(
-        &mut self,
-        log: Log,
-        news: Option<LaneKey>,
-        in_flight: usize,
-        cause: &str,
-        now: Instant,
-    ) -> bool {
-        let Some(session) = news else { return false };
-        let failures_to_open = self.settings.failures_to_open;
-        let enough = failures_to_open as usize;
-        let route = self.of(log);
-        route.unknown = route.unknown.saturating_add(1);
-        if route.unknown_sessions.len() < enough {
-            route.unknown_sessions.insert(session);
-        }
-        // Allows for as many as may have been in flight together: a few new sessions at once are not an outage.
-        let in_a_row = failures_to_open.saturating_add(u32::try_from(in_flight).unwrap_or(u32::MAX));
-        let is_route = route.unknown_sessions.len() >= enough && route.unknown >= in_a_row;
-        is_route && self.hold(log, Trouble::NoRoute, cause, now)
-    }
-
-    /// The answer was that the route does not exist, whatever the record. True if the kind is held from now on.
-    pub(super) fn absent(&mut self, log: Log, cause: &str, now: Instant) -> bool {
-        let enough = self.settings.failures_to_open;
-        let route = self.of(log);
-        route.absent = route.absent.saturating_add(1);
-        route.absent >= enough && self.hold(log, Trouble::NoRoute, cause, now)
+        self.held_for(log) == Some(Trouble::Refusing)
     }
 
     /// Whether it is held for a trouble that may come from a missing batch endpoint.
     pub(super) fn may_lack_batches(&self, log: Log) -> bool {
-        let held = self.known_of(log).held.as_ref();
-        held.is_some_and(|held| matches!(held.trouble, Trouble::Refusing | Trouble::NoRoute))
-    }
-
-    /// Whether it is held because its sessions or its route are unknown.
-    pub(super) fn has_no_route(&self, log: Log) -> bool {
-        self.known_of(log).held.as_ref().is_some_and(|held| held.trouble == Trouble::NoRoute)
+        matches!(self.held_for(log), Some(Trouble::Refusing | Trouble::NoRoute))
     }
 
     /// Whether the last released brake had been engaged only briefly.
@@ -245,38 +197,6 @@ impl Routes {
         self.known_of(log).deliveries
     }
 
-    /// The current progress of all kinds.
-    pub(super) fn progress(&self, now: Instant) -> Unknown {
-        Unknown {
-            delivering: self.routes.each_ref().map(|route| route.delivering + route.gap(now)),
-            deliveries: self.routes.each_ref().map(|route| route.deliveries),
-        }
-    }
-
-    /// How long its kind has been delivered since a session was first unknown.
-    pub(super) fn delivering_since(&self, log: Log, since: &Unknown) -> Duration {
-        let at = place(log).unwrap_or_default();
-        self.routes[at].delivering.saturating_sub(since.delivering[at])
-    }
-
-    /// Whether nothing of its kind was delivered since a session was first unknown.
-    pub(super) fn is_news(&self, log: Log, since: &Unknown) -> bool {
-        let at = place(log).unwrap_or_default();
-        self.routes[at].deliveries == since.deliveries[at]
-    }
-
-    /// Time with the link down does not count as delivering time.
-    pub(super) fn link_down(&mut self) {
-        for route in &mut self.routes {
-            route.last_delivery = None;
-        }
-    }
-
-    /// The link is up again: held kinds may have failed with it.
-    pub(super) fn link_up(&mut self, now: Instant) {
-        self.until = self.until.map(|until| until.min(now));
-    }
-
     /// Whether a log is held.
     pub(super) fn is_held(&self, log: Log) -> bool {
         self.known_of(log).held.is_some()
@@ -292,61 +212,6 @@ impl Routes {
         LOGS.into_iter().zip(&self.routes).filter_map(|(log, route)| Some((log, route.held.as_ref()?)))
     }
 
-    /// When a held log may be probed next, if there `is` something to send and no probe is in flight.
-    pub(super) fn next_probe(&self, is: impl Fn(Log) -> bool) -> Option<Instant> {
-        let until = self.until.filter(|_| self.probing.is_none())?;
-        let held = LOGS.into_iter().zip(&self.routes).filter(|(log, route)| route.held.is_some() && is(*log));
-        held.map(|(_, route)| route.asked.map_or(until, |asked| asked.max(until))).min()
-    }
-
-    /// The log to probe now, among those with something to send (`is`).
-    pub(super) fn due(&self, now: Instant, is: impl Fn(Log) -> bool) -> Option<Log> {
-        self.next_probe(&is).filter(|until| *until <= now)?;
-        let in_turn = (0..LOGS.len()).map(|n| (self.turn + n) % LOGS.len());
-        let may_go = |route: &Route| route.held.is_some() && route.asked.is_none_or(|asked| asked <= now);
-        in_turn.filter(|at| may_go(&self.routes[*at])).map(|at| LOGS[at]).find(|log| is(*log))
-    }
-
-    /// A probe of this log was sent.
-    pub(super) fn probe_sent(&mut self, log: Log) {
-        let at = place(log).unwrap_or_default();
-        self.probing = Some(at);
-        self.turn = at + 1;
-    }
-
-    /// The probe was answered, and its result has been reported.
-    pub(super) fn probe_answered(&mut self, log: Log, pause: Pause, now: Instant) {
-        self.probing = None;
-        // A release has already set the next probe of the others.
-        let Some(held) = &self.known_of(log).held else { return };
-        let walks_at = held.since + WALK_AFTER;
-        let is_quick = self.quick_probes > 0 && self.all_held().all(|(log, _)| self.is_braked(log));
-        match pause {
-            Pause::AtOnce => {
-                // The second half of a step is of the same kind.
-                (self.until, self.turn) = (Some(now), place(log).unwrap_or_default());
-            }
-            Pause::Short(pause) if is_quick => {
-                self.quick_probes -= 1;
-                self.until = Some(now + pause);
-            }
-            Pause::Short(_) | Pause::Backoff => {
-                self.failures = self.failures.saturating_add(1);
-                self.wait(now);
-                // A walk begins when it may.
-                if is_quick && walks_at > now {
-                    self.until = self.until.map(|until| until.min(walks_at));
-                }
-            }
-        }
-    }
-
-    /// Whether a probe of this log may pass refused records.
-    pub(super) fn may_walk(&self, log: Log, now: Instant) -> bool {
-        let held = self.known_of(log).held.as_ref();
-        held.is_some_and(|held| held.trouble == Trouble::Refusing && now >= held.since + WALK_AFTER)
-    }
-
     /// Releases all brakes for an operator: records are sent again, and may be refused. Kinds without a route are probed at
     /// once. Returns the released logs.
     pub(super) fn release_brakes(&mut self, now: Instant) -> Vec<Log> {
@@ -358,18 +223,6 @@ impl Routes {
         self.in_a_row = 0;
         self.hurry(now);
         braked
-    }
-
-    /// Delays probes of a held kind until this time.
-    pub(super) fn asked_to_wait(&mut self, log: Log, wait: Duration, now: Instant) {
-        let route = self.of(log);
-        (route.asked, route.asked_at) = (route.asked.max(Some(now + wait)), Some(now));
-    }
-
-    /// Overrides the wait for an operator: the next probe may be sent now.
-    pub(super) fn hurry(&mut self, now: Instant) {
-        self.routes.iter_mut().for_each(|route| route.asked = None);
-        self.link_up(now);
     }
 
     fn hold(&mut self, log: Log, trouble: Trouble, cause: &str, now: Instant) -> bool {
@@ -411,15 +264,6 @@ impl Routes {
         self.until = self.held().contains(&true).then_some(now);
         true
     }
-
-    fn wait(&mut self, now: Instant) {
-        let (least, most) = (self.settings.initial_delay, self.settings.backoff(self.failures));
-        self.until = Some(now + self.jitter.between(least, most));
-    }
-}
-
-fn quick_probes(settings: &Settings) -> u32 {
-    settings.refusal_brake.saturating_mul(QUICK_PROBES_OF_EACH).max(QUICK_PROBES)
 }
 
 impl Route {

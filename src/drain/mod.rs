@@ -15,15 +15,17 @@ mod batch;
 mod controls;
 mod dispatch;
 mod link;
+mod orders;
 mod outcomes;
+mod past_refusals;
 mod queues;
 mod quota;
 mod reading;
 mod routes;
+mod status;
 mod verdict;
 
 use std::future::Future;
-use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,8 +36,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::control_plane::{Answer, Client, Encoding};
-use crate::outbox::{Log, Outbox, Payload, QuotaReply, Reason, Settlement, Watermark};
-use crate::record::Kind;
+use crate::outbox::{Log, Outbox, QuotaReply, Settlement, Watermark};
 use crate::telemetry::metrics::Metrics;
 use uuid::Uuid;
 
@@ -46,9 +47,10 @@ use controls::Limiter;
 pub use controls::{Controls, Orders, RateLimit};
 pub use link::{Change, Circuit, Flight, Link, Settings as LinkSettings};
 use outcomes::Confirmation;
-use queues::{Item, LOGS, LaneKey, Lanes, Parcel, ReadAhead};
+use queues::{Item, LaneKey, Lanes, Parcel, ReadAhead};
 pub use queues::{QueueSettings, SessionOrder};
 use routes::Routes;
+pub use status::{HeldKind, LinkState, LinkStatus};
 pub use verdict::Trouble;
 
 /// Time for Redis to accept pending quota answers when the drain pauses or stops. A request whose answer is not accepted by
@@ -56,10 +58,6 @@ pub use verdict::Trouble;
 const LAST_PUSHES: Duration = Duration::from_secs(5);
 /// How often quota requests are checked for expiry.
 const EXPIRY_SWEEP: Duration = Duration::from_secs(1);
-
-/// Dead letters read at startup to restore the brakes' counts, newest first, and their maximum age: a week.
-const REMEMBERED_LETTERS: u64 = 2000;
-const REMEMBERED_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
 
 /// Reasons for retries other than a trouble of the link.
 const OWN_REASONS: [&str; 3] = ["session_unknown", outcomes::IN_PROGRESS, outcomes::UNCONFIRMED];
@@ -83,76 +81,6 @@ pub struct Settings {
     pub poison_attempts: u32,
     /// The first request after startup is sent at a random moment within this time.
     pub first_contact_within: Duration,
-}
-
-/// Whether requests flow. The numbers are those of the metric.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LinkState {
-    /// They flow: the circuit breaker is closed.
-    #[default]
-    Up = 0,
-    /// A single request probes: the circuit breaker is half-open.
-    Probing = 1,
-    /// No request before the next probe: the circuit breaker is open. Or a kind of records is held.
-    Down = 2,
-}
-
-impl LinkState {
-    /// The public name.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Probing => "probing",
-            Self::Down => "down",
-        }
-    }
-}
-
-/// The drain's public state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LinkStatus {
-    /// Whether requests flow.
-    pub state: LinkState,
-    /// Why it is down, for all types or for the held ones.
-    pub trouble: Option<Trouble>,
-    /// Whether it is down for all kinds.
-    pub is_down: bool,
-    /// The answer that showed it.
-    pub cause: Option<String>,
-    /// When the next probe is sent.
-    pub next_probe: Option<Instant>,
-    /// The held record types, in sending order.
-    pub held: Vec<HeldKind>,
-    /// The drain is paused, by an operator or an export, and sends no more. Requests in flight may still be answered.
-    pub holds: bool,
-    /// It is paused, and holds no records.
-    pub parked: bool,
-}
-
-/// A kind of records that the `ControlPlane` does not accept, while others may be sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldKind {
-    /// The kind.
-    pub kind: Kind,
-    /// The reason.
-    pub trouble: Trouble,
-    /// The answer that showed it.
-    pub cause: String,
-}
-
-impl Default for LinkStatus {
-    fn default() -> Self {
-        Self {
-            state: LinkState::Up,
-            trouble: None,
-            is_down: false,
-            cause: None,
-            next_probe: None,
-            held: Vec::new(),
-            holds: false,
-            parked: false,
-        }
-    }
 }
 
 /// The drain, ready to run.
@@ -245,34 +173,7 @@ struct DrainLoop {
 impl Drain {
     /// Runs until `stop` is true; then waits for the requests in flight.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
-        let first_contact =
-            Instant::now() + self.settings.first_contact_within.mul_f64(crate::time::random_part());
-        let mut run = DrainLoop {
-            lanes: Lanes::new(self.settings.queues),
-            link: Link::new(self.settings.link.clone(), first_contact),
-            routes: Routes::new(self.settings.link.clone()),
-            batching: Batching::new(self.settings.batch.clone()),
-            confirmation: Confirmation::default(),
-            limiter: None,
-            orders: Orders::default(),
-            held_back: None,
-            parked: false,
-            turn: None,
-            may_send: false,
-            probed: false,
-            read_ahead: ReadAhead::new(self.settings.queues),
-            sending: FuturesUnordered::new(),
-            pushing: FuturesUnordered::new(),
-            reading: None,
-            read_failed: false,
-            read_trouble: None,
-            renewed_token: false,
-            counted_bytes: (0, 0),
-            heard: String::new(),
-            cause: None,
-            down_since: None,
-            drain: self,
-        };
+        let mut run = DrainLoop::new(self);
         run.tell_trouble(&[]);
         for reason in Trouble::ALL.map(Trouble::label).into_iter().chain(OWN_REASONS) {
             run.drain.metrics.retries.with_label_values(&[reason]).inc_by(0);
@@ -334,140 +235,34 @@ async fn sleep_until(deadline: Option<Instant>) {
 }
 
 impl DrainLoop {
-    /// Applies the operator's orders.
-    fn obey(&mut self, orders: Orders) {
-        let before = std::mem::replace(&mut self.orders, orders);
-        let metrics = &self.drain.metrics;
-        if orders.rate_limit != before.rate_limit {
-            self.limiter = orders.rate_limit.limiter();
-            metrics.rate_limit.set(orders.rate_limit.per_second.into());
+    fn new(drain: Drain) -> Self {
+        let first_contact =
+            Instant::now() + drain.settings.first_contact_within.mul_f64(crate::time::random_part());
+        Self {
+            lanes: Lanes::new(drain.settings.queues),
+            link: Link::new(drain.settings.link.clone(), first_contact),
+            routes: Routes::new(drain.settings.link.clone()),
+            batching: Batching::new(drain.settings.batch.clone()),
+            confirmation: Confirmation::default(),
+            limiter: None,
+            orders: Orders::default(),
+            held_back: None,
+            parked: false,
+            turn: None,
+            may_send: false,
+            probed: false,
+            read_ahead: ReadAhead::new(drain.settings.queues),
+            sending: FuturesUnordered::new(),
+            pushing: FuturesUnordered::new(),
+            reading: None,
+            read_failed: false,
+            read_trouble: None,
+            renewed_token: false,
+            counted_bytes: (0, 0),
+            heard: String::new(),
+            cause: None,
+            down_since: None,
+            drain,
         }
-        if orders.bandwidth != before.bandwidth {
-            self.drain.client.set_bandwidth(NonZeroU64::new(orders.bandwidth));
-            metrics.bandwidth_limit.set(orders.bandwidth as i64);
-        }
-        if orders.holds() != before.holds() {
-            self.parked = false;
-            self.held_back = orders.holds().then(Instant::now);
-            metrics.paused.set(orders.holds().into());
-        }
-        if orders.paused != before.paused {
-            tracing::info!(paused = orders.paused, "the sender was paused or resumed");
-        }
-        if orders.exporting != before.exporting {
-            tracing::info!(exporting = orders.exporting, "an export started or ended");
-        }
-        let now = Instant::now();
-        if orders.brake_releases != before.brake_releases {
-            for log in self.routes.release_brakes(now) {
-                self.let_go(log, now);
-            }
-        }
-        if orders.probes != before.probes {
-            self.link.hurry(now);
-            self.routes.hurry(now);
-            self.lanes.wake_all();
-        }
-    }
-
-    /// While paused, once nothing is in flight: releases the records in memory. They are read again when the drain resumes,
-    /// without those settled meanwhile.
-    fn park(&mut self) {
-        let is_over = self.held_back.is_some_and(|since| since.elapsed() >= LAST_PUSHES);
-        let waits =
-            !self.sending.is_empty() || self.reading.is_some() || !(self.pushing.is_empty() || is_over);
-        if !self.parked && !waits {
-            // IMPORTANT: together with the lanes, which would wait for them.
-            self.pushing.clear();
-            self.lanes = Lanes::new(self.drain.settings.queues);
-            self.routes.forget_lanes();
-            self.read_ahead = ReadAhead::new(self.drain.settings.queues);
-            self.parked = true;
-        }
-    }
-
-    /// Exports a sample for every reason from the start: alerts miss a series that appears with its first fault.
-    fn tell_trouble(&self, now: &[Trouble]) {
-        for trouble in Trouble::ALL {
-            let is_it = i64::from(now.contains(&trouble));
-            self.drain.metrics.link_trouble.with_label_values(&[trouble.label()]).set(is_it);
-        }
-    }
-
-    /// Counts each kind's refusals among the newest dead letters, which an earlier process may have made a moment ago.
-    /// Otherwise each restart would cost another brake's worth of dead letters.
-    async fn remember_refusals(&mut self) {
-        if self.drain.settings.link.refusal_brake == 0 {
-            return;
-        }
-        let outbox = self.drain.outbox.clone();
-        let since = crate::time::now().0.saturating_sub(REMEMBERED_MICROS);
-        let end = outbox.next_dead_letter();
-        let mut from = end.saturating_sub(REMEMBERED_LETTERS);
-        let mut refusals = [0; LOGS.len()];
-        // The end is fixed: a flood of malformed messages keeps adding dead letters.
-        while from < end {
-            // Unreadable dead letters must not stop sending: the brake then counts from zero.
-            let letters = outbox.dead_letters(from, 100).await.unwrap_or_default();
-            let Some(last) = letters.last() else { break };
-            from = last.id + 1;
-            for letter in letters {
-                let was_answered = letter.reason == Reason::Refused && letter.detail.starts_with("status ");
-                if let Payload::Record(record) = &letter.payload
-                    && was_answered
-                    && letter.last_at.0 >= since
-                {
-                    refusals[queues::place_of(record.kind())] += 1;
-                }
-            }
-        }
-        for (log, refusals) in LOGS.into_iter().zip(refusals) {
-            self.routes.remember_refusals(log, refusals);
-        }
-    }
-
-    fn held_kinds(&self) -> Vec<HeldKind> {
-        let held = self.routes.all_held().map(|(log, held)| HeldKind {
-            kind: queues::kind_of(log),
-            trouble: held.trouble,
-            cause: held.cause.clone(),
-        });
-        held.collect()
-    }
-
-    /// Publishes the link's state.
-    fn tell(&self) {
-        let (state, next_probe) = match self.link.circuit() {
-            Circuit::Closed => (LinkState::Up, None),
-            // Before the first request there is no known trouble.
-            Circuit::Open { .. } if self.link.trouble().is_none() => (LinkState::Up, None),
-            Circuit::HalfOpen => (LinkState::Probing, None),
-            Circuit::Open { until } => (LinkState::Down, Some(until)),
-        };
-        let (trouble, cause, parked) = (self.link.trouble(), self.cause.clone(), self.parked);
-        let (held, is_down, holds) = (self.held_kinds(), trouble.is_some(), self.orders.holds());
-        let mut status = LinkStatus { state, trouble, is_down, cause, next_probe, held, holds, parked };
-        // While the link itself is up, held kinds are reported as down.
-        if let (None, Some(held)) = (trouble, status.held.first()) {
-            status.trouble = Some(held.trouble);
-            status.cause = Some(format!("{}: {}", held.kind.name(), held.cause));
-            (status.state, status.next_probe) = (LinkState::Down, self.routes.next_probe(|_| true));
-        }
-        let metrics = &self.drain.metrics;
-        let changed = self.drain.status.send_if_modified(|now| {
-            let changed = *now != status;
-            now.clone_from(&status);
-            changed
-        });
-        if changed {
-            metrics.link_state.with_label_values(&[] as &[&str]).set(status.state as i64);
-            let troubles = status.trouble.into_iter().chain(status.held.iter().map(|held| held.trouble));
-            self.tell_trouble(&troubles.collect::<Vec<_>>());
-        }
-        let limit = self.link.limit(Instant::now()) as i64;
-        metrics.concurrency.with_label_values(&[] as &[&str]).set(limit);
-        let (rate, round_trip) = self.link.measured();
-        metrics.link_rate.set(rate);
-        metrics.link_round_trip.set(round_trip.unwrap_or_default().as_secs_f64());
     }
 }

@@ -4,7 +4,9 @@
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{IN_PROGRESS, RecordFailure, detail, in_words};
+use super::IN_PROGRESS;
+use super::failures::RecordFailure;
+use super::words::{detail, in_words, of_a_batch};
 use crate::control_plane::{
     Answer, BatchException, Encoding, Failure, Meaning, Response, parse_batch_answer,
 };
@@ -394,11 +396,6 @@ fn sort_out(parcel: Parcel, exceptions: Vec<BatchException>) -> Results {
         }
     }
     results
-}
-
-/// Describes the answer to one record of a batch.
-fn of_a_batch(exception: &BatchException) -> String {
-    format!("status {} for a record of a batch", exception.status)
 }
 
 /// The exceptions, if the answer is valid.

@@ -8,7 +8,9 @@ use tokio::time::Instant;
 
 use super::batch::BatchBody;
 use super::link::Circuit;
-use super::queues::{BatchLimits, Group, Item, LOGS, LaneKey, Parcel, SessionOrder, place_of, records_in};
+use super::queues::{
+    BatchLimits, Group, Item, LOGS, LaneKey, Parcel, SessionOrder, items, items_mut, place_of, records_in,
+};
 use super::{CompletedRequest, DrainLoop, Form};
 use crate::control_plane::{Answer, BatchRequest, Client, ConnectionChoice, Delivery, Failure, Opening};
 use crate::outbox::Log;
@@ -157,7 +159,7 @@ impl DrainLoop {
     }
 
     fn send(&mut self, mut parcel: Parcel, batches: bool, probes: Option<Log>, now: Instant) {
-        for item in parcel.iter_mut().flat_map(|group| &mut group.items) {
+        for item in items_mut(&mut parcel) {
             item.history.attempts += 1;
             if item.history.attempts == 1 {
                 self.routes.begin(item.ticket.log, &mut item.history);
@@ -245,7 +247,7 @@ async fn deliver_batch(
     let mut buffer = uuid::Uuid::encode_buffer();
     let correlation_id: &str = key.hyphenated().encode_lower(&mut buffer);
     if tracing::enabled!(tracing::Level::DEBUG) {
-        for item in parcel.iter().flat_map(|group| &group.items) {
+        for item in items(parcel) {
             // A batch has one ID: this line links it to the record's own ID.
             tracing::debug!(
                 correlation_id = &*item.record.correlation_id(),

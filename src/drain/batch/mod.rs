@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use clap::ValueEnum;
 use tokio::time::{Duration, Instant};
 
-use super::queues::Group;
+use super::queues::{Group, items};
 use crate::control_plane::Encoding;
 use crate::record::Record;
 pub(super) use body::BatchBody;
@@ -124,8 +124,7 @@ impl Batching {
 
     /// A body was too large: use smaller ones from now on.
     pub(super) fn too_large(&mut self, parcel: &[Group]) {
-        let items = || parcel.iter().flat_map(|group| &group.items);
-        let bytes: usize = items().map(|item| size(&item.record)).sum();
+        let bytes: usize = items(parcel).map(|item| size(&item.record)).sum();
         self.max_bytes = self.max_bytes.min((bytes / 2).max(COMPRESS_FROM));
     }
 
@@ -147,7 +146,7 @@ impl Batching {
     /// Builds the body of a batch that is about to be sent.
     pub(super) fn body(&mut self, parcel: &[Group]) -> BatchBody {
         self.is_trying = true;
-        let is_plain = parcel.iter().flat_map(|group| &group.items).any(|item| item.history.is_plain);
+        let is_plain = items(parcel).any(|item| item.history.is_plain);
         let encoding = if is_plain { Encoding::Identity } else { self.encodings.next() };
         self.encoder.body(parcel, encoding)
     }

@@ -1,6 +1,7 @@
 //! Acts on answers: settles records, makes dead letters or retries, and informs the link.
 
 mod batch;
+mod batch_results;
 mod confirmation;
 mod failures;
 mod record;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::queues::items;
 use super::routes::Pause;
 use super::{CompletedRequest, DrainLoop, Form};
 use crate::control_plane::Encoding;
@@ -39,8 +41,7 @@ impl DrainLoop {
         }
         let CompletedRequest { parcel, form, flight, probes, answer } = sent;
         let elapsed = answer.elapsed;
-        let first = parcel.first().and_then(|group| group.items.first());
-        let is_known_refused = first.is_some_and(|item| item.history.is_confirmed());
+        let is_known_refused = items(&parcel).next().is_some_and(|item| item.history.is_confirmed());
         let refusals = probes.map(|log| self.routes.refusals(log));
         self.link.landed(flight);
         if let Some(accepts) = answer.result.as_ref().ok().and_then(|response| response.accepts) {

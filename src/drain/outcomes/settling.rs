@@ -6,17 +6,14 @@ use tokio::time::Instant;
 
 use super::IN_PROGRESS;
 use crate::drain::DrainLoop;
-use crate::drain::queues::{Item, LaneKey, Parcel};
+use crate::drain::queues::{Item, LaneKey, Parcel, last_first};
 use crate::outbox::{DeadLetter, Payload, Reason, Settlement};
 use crate::record::Kind;
 
 impl DrainLoop {
     pub(super) fn give_back(&mut self, parcel: Parcel, now: Instant) {
-        for group in parcel {
-            // Last first: each is put back before the previous one.
-            for item in group.items.into_iter().rev() {
-                self.lanes.put_back(group.lane, item, now);
-            }
+        for (lane, item) in last_first(parcel) {
+            self.lanes.put_back(lane, item, now);
         }
     }
 

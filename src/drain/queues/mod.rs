@@ -44,7 +44,10 @@ pub(super) use logs::{LOGS, kind_of, place, place_of};
 use logs::{QUOTA, USAGE};
 pub use memory::QueueSettings;
 pub use parcel::SessionOrder;
-pub(super) use parcel::{AttemptHistory, CONFIRMED, Group, Item, Outcomes, Parcel, lanes_of, records_in};
+pub(super) use parcel::{
+    AttemptHistory, CONFIRMED, Group, Item, Outcomes, Parcel, items, items_mut, lanes_of, last_first,
+    records_in,
+};
 use priority::Turns;
 pub(super) use read_ahead::{ReadAhead, ReadRange};
 use walk::Walk;

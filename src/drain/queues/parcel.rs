@@ -97,7 +97,23 @@ pub(in crate::drain) fn records_in(parcel: &[Group]) -> usize {
     parcel.iter().map(|group| group.items.len()).sum()
 }
 
-/// Their lanes.
+/// The records themselves.
+pub(in crate::drain) fn items(parcel: &[Group]) -> impl Iterator<Item = &Item> {
+    parcel.iter().flat_map(|group| &group.items)
+}
+
+/// The same, to be changed.
+pub(in crate::drain) fn items_mut(parcel: &mut [Group]) -> impl Iterator<Item = &mut Item> {
+    parcel.iter_mut().flat_map(|group| &mut group.items)
+}
+
+/// The records and their lanes, to be put back: the last of each lane first, so that each is put back before the previous
+/// one.
+pub(in crate::drain) fn last_first(parcel: Parcel) -> impl Iterator<Item = (LaneKey, Item)> {
+    parcel.into_iter().flat_map(|group| group.items.into_iter().rev().map(move |item| (group.lane, item)))
+}
+
+/// The lanes of the records.
 pub(in crate::drain) fn lanes_of(parcel: &[Group]) -> impl Iterator<Item = LaneKey> {
     parcel.iter().map(|group| group.lane)
 }

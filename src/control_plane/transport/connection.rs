@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout};
 
 use super::connect::Connected;
 use super::exchange::{Upload, read_body, while_progressing};
-use super::pool::Suspicion;
 use super::socket::{Heard, TcpConnection};
+use super::suspicion::Suspicion;
 use crate::control_plane::failure::{Failure, classify};
 
 /// Most bytes buffered per connection in each direction; an answer's headers must fit.

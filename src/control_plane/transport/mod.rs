@@ -22,6 +22,7 @@ mod exchange;
 mod pool;
 mod proxy;
 mod socket;
+mod suspicion;
 mod tls;
 #[cfg(feature = "simulation")]
 mod wire;

@@ -1,60 +1,31 @@
 //! The open connections, and the choice of one for each request.
 
+mod checkout;
+
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hyper::Request;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::connect::Connector;
-use super::connection::{ExchangeError, Heeded, Http1, Http2, Opened, begin};
-use super::exchange::Upload;
-use super::socket::TcpConnection;
+use super::connection::{Http1, Http2, Opened, begin};
+use super::suspicion::Suspicion;
 use crate::control_plane::failure::Failure;
+pub(in crate::control_plane) use checkout::Checkout;
+use checkout::PooledConnection;
 
 /// Common load balancers close after 60 s: a shorter time avoids closes during a request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
-/// After an answer that does not name its request, a connection rests: data that still arrives belongs to that request.
-const REST: Duration = Duration::from_millis(5);
-
 /// Connections that take turns, so that consecutive requests need not wait for a rest.
 const ROTATED: usize = 4;
-
-/// After unrequested data arrived, every connection serves only one request, for this long.
-const SUSPICIOUS_FOR: Duration = Duration::from_mins(10);
 
 /// Number of connections from which HTTP/2 requests share them: on a single connection, each lost packet would stall all
 /// requests.
 const HTTP2_CONNECTIONS: usize = 8;
 /// Requests that share a connection, unless no more connections may be opened.
 const HTTP2_STREAMS: usize = 4;
-
-/// Whether this host, or something in between, sends unrequested data.
-#[derive(Default)]
-pub(super) struct Suspicion {
-    until: Mutex<Option<Instant>>,
-}
-
-impl Suspicion {
-    pub(super) fn rouse(&self) {
-        let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = until.is_none_or(|until| until < Instant::now());
-        *until = Some(Instant::now() + SUSPICIOUS_FOR);
-        drop(until);
-        if is_new {
-            tracing::warn!(
-                "unrequested answers arrive on connections to the ControlPlane (check proxies); each connection is used for one request for a while"
-            );
-        }
-    }
-
-    fn is_roused(&self) -> bool {
-        let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Instant::now() < until)
-    }
-}
 
 /// Connections to one host.
 pub(super) struct Pool {
@@ -95,21 +66,6 @@ struct SharedConnection {
     used_at: Instant,
 }
 
-/// A connection for one request. It is closed unless it is returned.
-pub(in crate::control_plane) struct Checkout {
-    connection: Option<PooledConnection>,
-    pool: Arc<Pool>,
-    is_fresh: bool,
-    is_probe: bool,
-    is_reusable: bool,
-    is_urgent: bool,
-}
-
-enum PooledConnection {
-    Http1(Http1),
-    Http2(Arc<Http2>),
-}
-
 enum Choice {
     Take(PooledConnection),
     /// All of them rest, and there are enough.
@@ -147,7 +103,7 @@ impl Pool {
         let until = Instant::now() + self.connector.timeout();
         loop {
             match self.choose(is_urgent) {
-                Choice::Take(connection) => return Ok(self.checked_out(connection, false, false)),
+                Choice::Take(connection) => return Ok(Checkout::new(self, connection, false, false)),
                 Choice::WaitUntil(rested) => sleep_until(rested).await,
                 Choice::Open(place) if !self.lock().may_be_shared() => {
                     return self.open_at(place, is_urgent, false).await;
@@ -158,7 +114,7 @@ impl Pool {
                         return Err(Failure::Timeout { connected: false });
                     };
                     if let Choice::Take(connection) = self.choose(is_urgent) {
-                        return Ok(self.checked_out(connection, false, false));
+                        return Ok(Checkout::new(self, connection, false, false));
                     }
                     let _turn = Some(turn).filter(|_| self.lock().may_be_shared());
                     return self.open_at(place, is_urgent, false).await;
@@ -210,24 +166,7 @@ impl Pool {
             }
         };
         drop(state);
-        Ok(self.checked_out(connection, true, is_probe))
-    }
-
-    fn checked_out(
-        self: &Arc<Self>,
-        connection: PooledConnection,
-        is_fresh: bool,
-        is_probe: bool,
-    ) -> Checkout {
-        let pool = Arc::clone(self);
-        Checkout {
-            connection: Some(connection),
-            pool,
-            is_fresh,
-            is_probe,
-            is_reusable: false,
-            is_urgent: false,
-        }
+        Ok(Checkout::new(self, connection, true, is_probe))
     }
 
     fn place(self: &Arc<Self>, state: &mut State) -> OpeningPermit {
@@ -321,109 +260,5 @@ impl State {
         shared.connection.streams.fetch_add(1, Ordering::Relaxed);
         shared.used_at = Instant::now();
         Some(Arc::clone(&shared.connection))
-    }
-}
-
-impl Checkout {
-    /// Whether the connection has served other requests before.
-    pub(super) fn is_used(&self) -> bool {
-        !self.is_fresh
-    }
-
-    pub(super) fn tcp(&self) -> Option<&Arc<TcpConnection>> {
-        self.connection.as_ref().map(|connection| match connection {
-            PooledConnection::Http1(connection) => &connection.parts.tcp,
-            PooledConnection::Http2(connection) => &connection.parts.tcp,
-        })
-    }
-
-    pub(super) fn is_http2(&self) -> bool {
-        matches!(self.connection, Some(PooledConnection::Http2(_)))
-    }
-
-    pub(super) async fn exchange(
-        &mut self,
-        request: Request<Upload>,
-        max: usize,
-        patience: Duration,
-        is_urgent: bool,
-    ) -> Result<Heeded, ExchangeError> {
-        let heeded = match &mut self.connection {
-            Some(PooledConnection::Http1(connection)) => {
-                connection.parts.tcp.set_urgent(is_urgent);
-                connection.exchange(request, max, patience).await?
-            }
-            Some(PooledConnection::Http2(connection)) => connection.exchange(request, max, patience).await?,
-            None => {
-                return Err(ExchangeError {
-                    failure: Failure::Cut("closed".to_owned()),
-                    is_unanswered: true,
-                });
-            }
-        };
-        (self.is_reusable, self.is_urgent) = (heeded.is_reusable, is_urgent);
-        Ok(heeded)
-    }
-
-    /// Returns the connection for the next request. `is_named`: the answer names its request; `is_served`: the answer is a
-    /// good one.
-    pub(in crate::control_plane) fn give_back(mut self, is_named: bool, is_served: bool) {
-        let Some(connection) = self.connection.take() else { return };
-        let mut state = self.pool.lock();
-        let now = Instant::now();
-        if !is_served {
-            state.is_sour = true;
-        } else if self.is_probe && std::mem::take(&mut state.is_sour) {
-            state.renewed_at = Some(match &connection {
-                PooledConnection::Http1(connection) => connection.parts.opened_at,
-                PooledConnection::Http2(connection) => connection.parts.opened_at,
-            });
-        }
-        match connection {
-            PooledConnection::Http1(connection) => {
-                let is_kept = self.is_reusable
-                    && state.idle.iter().filter(|idle| idle.is_urgent == self.is_urgent).count()
-                        < self.pool.most
-                    && !self.pool.suspicion.is_roused()
-                    && state.renewed_at.is_none_or(|at| connection.parts.opened_at >= at);
-                if is_kept {
-                    let rests_until = if is_named { now } else { now + REST };
-                    state.idle.push(Idle { connection, since: now, rests_until, is_urgent: self.is_urgent });
-                } else {
-                    state.open -= 1;
-                }
-            }
-            PooledConnection::Http2(connection) => {
-                connection.streams.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-    }
-}
-
-impl Checkout {
-    /// Closes a connection that is not at fault, so that the next request uses another one.
-    pub(in crate::control_plane) fn close(mut self) {
-        self.close_connection();
-    }
-
-    fn close_connection(&mut self) -> bool {
-        let Some(connection) = self.connection.take() else { return false };
-        match connection {
-            PooledConnection::Http1(_) => self.pool.lock().open -= 1,
-            // Requests in flight on it are finished.
-            PooledConnection::Http2(connection) => {
-                connection.retire();
-                connection.streams.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-        true
-    }
-}
-
-impl Drop for Checkout {
-    fn drop(&mut self) {
-        if self.close_connection() {
-            self.pool.lock().is_sour = true;
-        }
     }
 }

@@ -10,6 +10,7 @@
 //! follow the path's delay ([`window`]).
 
 mod rate;
+mod waits;
 mod window;
 
 use std::time::Duration;
@@ -17,8 +18,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::verdict::Trouble;
-use crate::time::random_part;
 use rate::RateLimiter;
+pub(super) use waits::{Jitter, asked_wait};
+use waits::{SHORTEST_ASKED, jittered};
 pub use window::Flight;
 use window::Window;
 
@@ -57,9 +59,6 @@ const INITIAL_LIMIT: f64 = 2.0;
 
 /// The longest wait of a quota request after its first failure on a link that is up.
 const QUOTA_DELAY: Duration = Duration::from_secs(1);
-
-/// A shorter `Retry-After` is ignored in favour of the backoff.
-const SHORTEST_ASKED: Duration = Duration::from_secs(1);
 
 /// The state of the circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -355,35 +354,6 @@ impl Link {
         self.limit = (self.limit + step).min(self.settings.concurrency as f64);
     }
 }
-
-/// Full jitter in pairs: both waits of a pair are random, but their sum is constant. A fleet is spread widely, and yet no
-/// agent probes much more often than the others in a long outage.
-#[derive(Debug, Default)]
-pub(super) struct Jitter {
-    before: Option<f64>,
-}
-
-impl Jitter {
-    pub(super) fn between(&mut self, least: Duration, most: Duration) -> Duration {
-        let share = match self.before.take() {
-            Some(share) => 1.0 - share,
-            None => *self.before.insert(random_part()),
-        };
-        least + most.saturating_sub(least).mul_f64(share)
-    }
-}
-
-/// The requested wait, with jitter so that a fleet does not return all at once. Very short waits are ignored.
-pub(super) fn asked_wait(retry_after: Option<Duration>) -> Option<Duration> {
-    retry_after.filter(|wait| *wait >= SHORTEST_ASKED).map(|wait| jittered(wait, wait.mul_f64(1.1)))
-}
-
-fn jittered(least: Duration, most: Duration) -> Duration {
-    least + most.saturating_sub(least).mul_f64(random_part())
-}
-
-#[cfg(test)]
-mod fleet;
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! When the circuit opens and closes, how long it waits, and what may shorten the wait.
 
+mod fleet;
+
 use super::*;
 
 fn link() -> Link {

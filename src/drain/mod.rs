@@ -22,6 +22,7 @@ mod queues;
 mod quota;
 mod reading;
 mod routes;
+mod sending;
 mod status;
 mod verdict;
 

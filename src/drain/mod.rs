@@ -24,6 +24,7 @@ mod reading;
 mod routes;
 mod sending;
 mod status;
+mod sweep;
 mod verdict;
 
 use std::future::Future;
@@ -57,8 +58,6 @@ pub use verdict::Trouble;
 /// Time for Redis to accept pending quota answers when the drain pauses or stops. A request whose answer is not accepted by
 /// then is sent again with the same key.
 const LAST_PUSHES: Duration = Duration::from_secs(5);
-/// How often quota requests are checked for expiry.
-const EXPIRY_SWEEP: Duration = Duration::from_secs(1);
 
 /// Reasons for retries other than a trouble of the link.
 const OWN_REASONS: [&str; 3] = ["session_unknown", outcomes::IN_PROGRESS, outcomes::UNCONFIRMED];
@@ -189,7 +188,7 @@ impl Drain {
         let mut watermark = run.drain.watermark.clone();
         let mut orders = run.drain.orders.clone();
         orders.mark_changed();
-        let mut sweep = tokio::time::interval(EXPIRY_SWEEP);
+        let mut sweep = tokio::time::interval(sweep::EVERY);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !*stop.borrow() {
             let next = if run.orders.holds() {

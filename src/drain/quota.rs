@@ -15,37 +15,14 @@ impl DrainLoop {
         item.ticket.kind == Kind::Quota && item.ticket.accepted_at.0 < self.expiry().0
     }
 
-    fn expiry(&self) -> Timestamp {
+    /// Quota requests accepted before this have expired.
+    pub(super) fn expiry(&self) -> Timestamp {
         crate::time::lowest_within(self.drain.settings.quota_ttl)
     }
 
     pub(super) fn expire(&mut self, key: LaneKey, item: &Item) {
         let ttl = self.drain.settings.quota_ttl.as_secs();
         self.dead_letter(key, item, Reason::Expired, format!("waited longer than {ttl} s"));
-    }
-
-    /// Periodic work.
-    pub(super) fn sweep(&mut self) {
-        let can_probe = !self.orders.holds() && self.lanes.has_ready();
-        if !can_probe && self.drain.client.is_reachable() {
-            let change = self.link.answered_elsewhere(Instant::now());
-            self.announce(change);
-        }
-        for (key, item) in self.lanes.take_expired(self.expiry().0) {
-            self.expire(key, &item);
-        }
-        self.count_bytes();
-        // Reads that failed may work again: storage may have been full, or was reopened.
-        self.read_failed = false;
-    }
-
-    /// Adds the bytes on the link since the last call to the metrics.
-    fn count_bytes(&mut self) {
-        let (sent, received) = self.drain.client.wire_totals();
-        let (sent_before, received_before) = std::mem::replace(&mut self.counted_bytes, (sent, received));
-        for (direction, bytes) in [("sent", sent - sent_before), ("received", received - received_before)] {
-            self.drain.metrics.link_bytes.with_label_values(&[direction]).inc_by(bytes);
-        }
     }
 
     /// Sends a quota answer to Redis. The record is settled when Redis has it.

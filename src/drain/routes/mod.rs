@@ -13,6 +13,7 @@
 //! A pure state machine: the time is an argument, nothing here waits.
 
 mod attribution;
+mod own_failures;
 mod probes;
 mod unknown;
 
@@ -26,8 +27,9 @@ use super::queues::{CONFIRMED, LOGS, LaneKey, Outcomes, place};
 use super::verdict::Trouble;
 use crate::outbox::Log;
 
-pub(super) use attribution::{Attribution, Beside, LinkFailure};
+pub(super) use attribution::{Attribution, LinkFailure};
 use attribution::{FailureStreak, RecentOutcomes};
+pub(super) use own_failures::Beside;
 pub(super) use probes::Pause;
 use probes::{WALK_AFTER, quick_probes};
 

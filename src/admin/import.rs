@@ -27,7 +27,7 @@ struct Import {
 
 impl Import {
     fn effect(&self, error: Option<String>) -> Effect {
-        Effect { count: self.imported.total(), error, ..Effect::default() }
+        Effect { count: self.imported.taken(), error, ..Effect::default() }
     }
 }
 
@@ -193,6 +193,8 @@ mod tests {
 
         take_in(part(1, 1, &lines[..2].concat(), false, &[11, 12])).await.unwrap().unwrap();
         assert_eq!(noted(&outbox).await, [note("begun", None, "")]);
+        let order = list_orders(&outbox, None).await.unwrap().orders.remove(0);
+        assert_eq!(order.detail, format!("of export {:032x} and 1 more", 11));
         // A second import has to wait for a while.
         assert!(take_in(part(2, 1, &lines[2], false, &[])).await.unwrap().is_none());
         tokio::time::pause();

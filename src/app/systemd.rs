@@ -4,11 +4,13 @@
 //! by the runtime's single thread, on which everything else runs. If one of the three hangs, pings stop. External failures (an
 //! unreachable `ControlPlane` or Redis, a full disk) do not stop them: the agent retries, and a restart would not help.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use crate::control_plane::Client;
 use crate::drain::{LinkStatus, Orders};
 use crate::intake::RedisStatus;
 use crate::outbox::Outbox;
@@ -26,6 +28,7 @@ pub struct Service {
     link: watch::Receiver<LinkStatus>,
     orders: watch::Receiver<Orders>,
     redis: watch::Receiver<RedisStatus>,
+    client: Arc<Client>,
 }
 
 impl Service {
@@ -36,8 +39,9 @@ impl Service {
         link: watch::Receiver<LinkStatus>,
         orders: watch::Receiver<Orders>,
         redis: watch::Receiver<RedisStatus>,
+        client: Arc<Client>,
     ) -> Self {
-        Self { notify, outbox, link, orders, redis }
+        Self { notify, outbox, link, orders, redis, client }
     }
 
     /// Runs until `stop` is true; reports the shutdown as soon as `stopping` is true. Spawn it after every part that must be
@@ -98,9 +102,10 @@ impl Service {
             1 => "1 record waiting".to_owned(),
             depth => format!("{depth} records waiting"),
         };
-        let link = match self.link.borrow().trouble {
-            None => "link up".to_owned(),
-            Some(trouble) => format!("link down: {}", trouble.label()),
+        let link = match (self.link.borrow().trouble, self.client.unanswered()) {
+            (Some(trouble), _) => format!("link down: {}", trouble.label()),
+            (None, Some(_)) => "requests to the ControlPlane fail".to_owned(),
+            (None, None) => "link up".to_owned(),
         };
         let mut parts = vec![waiting, link];
         if self.orders.borrow().paused {

@@ -161,6 +161,7 @@ impl Wiring {
             self.link.subscribe(),
             self.controls.subscribe(),
             self.redis_status.subscribe(),
+            Arc::clone(&self.client),
         )
     }
 

@@ -48,7 +48,11 @@ pub(super) async fn probe(config: &Config) -> Vec<Finding> {
     if skew.abs() > CLOCK_SECONDS {
         found.push(Finding::warning(
             "clock",
-            format!("clock differs from the ControlPlane's by {} s", skew.abs()),
+            format!(
+                "this machine's clock is {} s {} the ControlPlane's",
+                skew.abs(),
+                if skew > 0 { "behind" } else { "ahead of" }
+            ),
             "synchronise the clock (chrony or systemd-timesyncd): timestamps on bills come from it",
         ));
     }
@@ -99,11 +103,11 @@ fn reached(
             format!("{url} answers {status}: the ControlPlane has a problem"),
             when_ill,
         ),
+        Meaning::Refused => Finding::failed(REACH, format!("{answers} to a health check"), SOMEBODY_ELSE),
         // Credentials and routes are judged by the second answer.
         Meaning::Delivered
         | Meaning::Duplicate
         | Meaning::InProgress
-        | Meaning::Refused
         | Meaning::NotFound
         | Meaning::Credentials => well(),
     }

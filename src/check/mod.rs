@@ -15,7 +15,7 @@ use crate::{intake, outbox};
 /// The findings of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CheckReport {
-    /// Whether the agent can work.
+    /// Whether no check failed.
     pub ok: bool,
     /// The findings.
     pub checks: Vec<Finding>,

@@ -158,7 +158,12 @@ impl AdminClient {
     pub(super) async fn read(&self, path: &str, within: Duration) -> Result<String, AdminClientError> {
         let response = self.send(self.request(Method::GET, path).timeout(within)).await?;
         match response.status() {
-            StatusCode::FORBIDDEN => Err(AdminClientError::NotTrusted(self.url())),
+            StatusCode::FORBIDDEN => {
+                let text = response.bytes().await.unwrap_or_default();
+                let is_ours = serde_json::from_slice::<ErrorBody>(&text).is_ok();
+                let error = if is_ours { AdminClientError::NotTrusted } else { AdminClientError::NotAnAgent };
+                Err(error(self.url()))
+            }
             StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => response.text().await.map_err(self.cut()),
             _ => Err(AdminClientError::NotAnAgent(self.url())),
         }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::agent::{AdminClient, AdminClientError};
 use super::out::{print_json, say};
 use super::target::local_address;
-use super::{exit_code, installed, on_runtime};
+use super::{exit_code, installed, on_runtime, whole};
 use crate::check::{self, CheckReport};
 use crate::config::{Config, Flags, Problems, Setting};
 use crate::telemetry::finding::{Finding, FindingState};
@@ -94,8 +94,8 @@ async fn running_agent(config: &Config) -> Finding {
         Err(error) => {
             return Finding::failed(
                 AGENT,
-                format!("{address} is in use: {error}"),
-                "stop that service, or set another SERVER_PORT: the agent cannot listen there",
+                format!("{address} is in use: {}", whole(&error.into())),
+                "if the agent runs there, see its log; otherwise stop that service, or set another SERVER_PORT",
             );
         }
     };

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::Subcommand;
 
-use super::out::{print_json, say};
+use super::out::{print_json, say, say_limited};
 use super::target::{Common, OutboxAccess};
 use super::user::confirm;
 use crate::admin::{Dropped, LetterFilter, Replayed, Selection};
@@ -132,9 +132,7 @@ async fn list(
         let Some(next) = page.next else { break };
         filter.from = next;
         if left == 0 {
-            eprintln!(
-                "there are more: these are the oldest {limit}; see --limit, and `outbox stats` for the total"
-            );
+            say_limited(limit);
         }
     }
     Ok(())

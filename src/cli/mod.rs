@@ -55,7 +55,7 @@ struct Cli {
 enum Command {
     /// Runs the agent (the default)
     Run(Box<Flags>),
-    /// Checks the configuration, Redis, the outbox's disk and the ControlPlane
+    /// Checks the configuration, Redis, the outbox's disk, the ControlPlane, and the agent if it runs
     Check(Box<check::Args>),
     /// Runs the main job with its own Redis and ControlPlane, and checks that nothing is lost or duplicated
     Demo(demo::Args),

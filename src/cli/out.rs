@@ -41,6 +41,11 @@ pub(super) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     print(&text)
 }
 
+/// Notes on standard error that a list ends at its limit.
+pub(super) fn say_limited(limit: usize) {
+    eprintln!("the list ends at {limit}, and there are more: see --limit");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::export::{Stopped, new_file, old_file};
-use super::out::{print_json, say};
+use super::out::{print_json, say, say_limited};
 use super::stopped::progress;
 use super::target::{Common, OutboxAccess, OutboxLocation};
 use super::whole;
@@ -152,6 +152,9 @@ async fn list(access: &OutboxAccess, limit: usize, json: bool) -> anyhow::Result
         cursor = page.next;
         if cursor.is_none() {
             break;
+        }
+        if left == 0 {
+            say_limited(limit);
         }
     }
     // Reading has quarantined whatever could not be read.

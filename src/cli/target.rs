@@ -220,13 +220,15 @@ impl OutboxAccess {
         })
     }
 
-    /// Runs `work` and notes it in the audit log if it runs here; a running agent notes it itself.
+    /// Runs `work` and notes it in the audit log if it runs here; a running agent notes it itself. The count noted is
+    /// `counted`, or else the progress.
     async fn order<T>(
         &self,
         order: &str,
         detail: String,
         mut progress: impl FnMut(u64),
         work: impl AsyncFnOnce(&mut dyn FnMut(u64)) -> anyhow::Result<T>,
+        counted: impl Fn(&T) -> Option<u64>,
     ) -> anyhow::Result<T> {
         let count = Cell::new(0);
         let mut tell = |so_far| {
@@ -236,7 +238,7 @@ impl OutboxAccess {
         let work = work(&mut tell);
         let Self::Outbox(_, audit) = self else { return work.await };
         let effect = |done: &anyhow::Result<T>| Effect {
-            count: count.get(),
+            count: done.as_ref().ok().and_then(&counted).unwrap_or(count.get()),
             error: done.as_ref().err().map(whole),
             ..Effect::default()
         };
@@ -261,14 +263,14 @@ impl OutboxAccess {
 
     /// Moves all waiting records and dead letters to a new file.
     pub(super) async fn export(&self, path: &Path, progress: impl FnMut(u64)) -> anyhow::Result<Exported> {
-        self.order("export", format!("to {}", path.display()), progress, async |progress| {
+        let work = async |progress: &mut dyn FnMut(u64)| {
             to_new_file(path, progress, async |file, progress| match self {
                 Self::Outbox(outbox, _) => Ok(outbox.export(file, progress).await?),
                 Self::Agent(agent) => transfer::export(agent, file, progress).await,
             })
             .await
-        })
-        .await
+        };
+        self.order("export", format!("to {}", path.display()), progress, work, |_| None).await
     }
 
     /// Imports an export.
@@ -281,13 +283,14 @@ impl OutboxAccess {
     ) -> anyhow::Result<Imported> {
         // The file is read twice, and a pipe would be empty the second time.
         anyhow::ensure!(std::fs::metadata(path)?.is_file(), "not a regular file: the import reads it twice");
-        self.order("import", format!("of {}", path.display()), progress, async |progress| match self {
+        let work = async |progress: &mut dyn FnMut(u64)| match self {
             Self::Outbox(outbox, _) => {
                 Ok(outbox.import(|| transfer::open(path), (accept, again), progress).await?)
             }
             Self::Agent(agent) => transfer::import(agent, path, (accept, again), progress).await,
-        })
-        .await
+        };
+        let taken = |imported: &Imported| Some(imported.taken());
+        self.order("import", format!("of {}", path.display()), progress, work, taken).await
     }
 
     /// Recovers what is in quarantine.
@@ -297,13 +300,13 @@ impl OutboxAccess {
         progress: impl FnMut(u64),
     ) -> anyhow::Result<Vec<Salvaged>> {
         let detail = salvage_detail(give_up).to_owned();
-        self.order("salvage", detail, progress, async |progress| match self {
+        let work = async |progress: &mut dyn FnMut(u64)| match self {
             Self::Outbox(outbox, _) => Ok(outbox.salvage(give_up, progress).await?),
             Self::Agent(agent) => {
                 job(agent, &format!("/admin/outbox/salvage?give_up={give_up}"), progress).await
             }
-        })
-        .await
+        };
+        self.order("salvage", detail, progress, work, |_| None).await
     }
 }
 

@@ -160,6 +160,9 @@ impl RedisConfig {
             }
         } else if url.host_str().is_none_or(str::is_empty) {
             review.problem("REDIS_URL", "has no host name");
+        } else if url.query().or(url.fragment()).is_some_and(|rest| rest.contains('@')) {
+            // The parts of a password would be taken for the host and the port, and shown.
+            review.problem("REDIS_URL", "has a password with # or ? in it: write them as %23 and %3F");
         } else if !database.is_empty() && database.parse::<u16>().is_err() {
             review.problem(
                 "REDIS_URL",

@@ -32,6 +32,9 @@ use crate::record::Kind;
 use crate::secret::Secret;
 use crate::secret::expiry::Expiry;
 
+/// Failed requests in a row, of any kind, after which the `ControlPlane` counts as unreachable although no record shows it.
+const UNANSWERED: u64 = 5;
+
 /// Maximum bytes kept of an answer; a dead letter keeps 1 KiB of it, a quota answer has a few hundred bytes.
 const ANSWER_MAX_BYTES: usize = 256 << 10;
 
@@ -320,6 +323,12 @@ impl Client {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The same if so many requests in a row failed that the `ControlPlane` counts as unreachable, even if no record shows
+    /// it.
+    pub fn unanswered(&self) -> Option<Failing> {
+        self.failing().filter(|failing| failing.requests >= UNANSWERED)
+    }
+
     /// Number of requests so far, of any kind.
     pub fn attempts(&self) -> u64 {
         self.attempts.load(Ordering::Relaxed)
@@ -334,6 +343,11 @@ impl Client {
     /// Bytes sent and received on sockets since the start.
     pub fn wire_totals(&self) -> (u64, u64) {
         self.meter.totals()
+    }
+
+    /// The ControlPlane's scheme, host and port.
+    pub fn origin(&self) -> &str {
+        &self.target.origin
     }
 
     /// The proxy, without its user info.

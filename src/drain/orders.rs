@@ -27,10 +27,12 @@ impl DrainLoop {
             metrics.paused.set(orders.holds().into());
         }
         if orders.paused != before.paused {
-            tracing::info!(paused = orders.paused, "the sender was paused or resumed");
+            let order = if orders.paused { "paused" } else { "resumed" };
+            tracing::info!("the sender was {order} by an operator");
         }
         if orders.exporting != before.exporting {
-            tracing::info!(exporting = orders.exporting, "an export started or ended");
+            let state = if orders.exporting { "started: the sender waits" } else { "ended" };
+            tracing::info!("an export {state}");
         }
         let now = Instant::now();
         if orders.brake_releases != before.brake_releases {

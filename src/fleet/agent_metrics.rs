@@ -45,7 +45,7 @@ impl AgentMetrics {
         json!({
             "usage_records_processed": stats.delivered[0] + stats.duplicates[0],
             "control_plane_requests": self.client.attempts(),
-            "redis_queue_depth": self.redis.borrow().last_depths.iter().sum::<u64>(),
+            "redis_queue_depth": self.redis.borrow().depths.iter().flatten().sum::<u64>(),
             "failed_deliveries": failed_deliveries(&stats),
             "memory_usage_mb": resident_bytes().map(|bytes| rounded(bytes as f64 / f64::from(1 << 20))),
             "cpu_usage_percent": rounded(load.percent()),

@@ -10,8 +10,9 @@ use utoipa::ToSchema;
 use super::Surface;
 use crate::drain::{HeldKind, LinkState, Orders, Trouble};
 use crate::fleet::agent_metrics::is_well;
-use crate::outbox::Stats;
+use crate::intake::NameHolder;
 use crate::outbox::metrics::oldest_ages;
+use crate::outbox::{DISK_LOW, FULL, Stats};
 use crate::record::Queue;
 
 /// The condition of the agent or of a part.
@@ -87,7 +88,7 @@ struct OutboxComponent {
 #[derive(Debug, Serialize, ToSchema)]
 struct LinkComponent {
     status: Condition,
-    /// `up`, `probing` or `down`, and why it is not up.
+    /// `up`, `probing` or `down`, and why it is not up; `no answer` if only requests without records fail.
     link: String,
     /// The answer that showed it.
     cause: Option<String>,
@@ -221,9 +222,6 @@ const NEARLY_FULL: f64 = 0.9;
 /// Age from which a record is reported, as in the alert.
 const OLD: Duration = Duration::from_hours(1);
 
-/// Failed requests in a row, of any kind, after which the ControlPlane counts as unreachable although no record shows it.
-const UNANSWERED: u64 = 5;
-
 /// The current state.
 pub(super) struct Health {
     pub redis_connected: bool,
@@ -231,6 +229,7 @@ pub(super) struct Health {
     pub registered: bool,
     registration_trouble: Option<String>,
     pub redis_fault: Option<String>,
+    is_held_by_another: bool,
     pub stats: Stats,
     stopping: bool,
     link: LinkState,
@@ -251,10 +250,7 @@ impl Health {
         let (orders, stats) = (*surface.orders.borrow(), surface.outbox.durable_stats());
         let registration_trouble = surface.registration_trouble.borrow().clone();
         // Without records only heartbeats and polls show it.
-        let unanswered = surface
-            .client
-            .failing()
-            .filter(|failing| link.trouble.is_none() && failing.requests >= UNANSWERED);
+        let unanswered = surface.client.unanswered().filter(|_| link.trouble.is_none());
         let is_answered = registration_trouble.is_none() && unanswered.is_none();
         Self {
             is_well: is_well(&redis, &link, orders, &stats) && is_answered,
@@ -262,6 +258,7 @@ impl Health {
             registration_trouble,
             redis_connected: redis.connected,
             redis_fault: redis.fault.clone(),
+            is_held_by_another: redis.name == NameHolder::Another,
             control_plane_connected: link.trouble.is_none() && surface.client.is_reachable(),
             link: link.state,
             trouble: link.trouble,
@@ -310,7 +307,14 @@ impl Health {
             return Some(Concern::new(Place::Link, format!("not sending: {why}"), "DataplaneDrainPaused"));
         }
         let trouble = self.trouble.filter(|_| self.is_link_down)?;
-        Some(Concern::new(Place::Link, format!("the link is down: {}", trouble.label()), section_of(trouble)))
+        let cause = self.link_cause.as_ref().map(|cause| format!(": {cause}"));
+        let text = format!("the link is down: {}{}", trouble.label(), cause.unwrap_or_default());
+        Some(Concern::new(Place::Link, text, section_of(trouble)))
+    }
+
+    /// The answer that showed that the ControlPlane cannot be used.
+    pub(super) fn cause(&self) -> Option<String> {
+        self.link_cause.clone().or_else(|| self.unanswered.clone())
     }
 
     /// The held record types, and why.
@@ -319,6 +323,18 @@ impl Health {
             let text = format!("{} records are held: {}", held.kind.name(), held.trouble.label());
             Concern::new(Place::Link, text, section_of(held.trouble))
         })
+    }
+
+    /// The figures behind a full outbox or disk.
+    fn shortage(&self, reason: &str) -> String {
+        let stats = &self.stats;
+        match (reason, stats.disk_free_bytes) {
+            (FULL, _) => format!(" ({} of {} bytes)", stats.counted_bytes, stats.capacity_bytes),
+            (DISK_LOW, Some(free)) => {
+                format!(" ({free} bytes free, OUTBOX_MIN_FREE_BYTES is {})", stats.min_free_bytes)
+            }
+            _ => String::new(),
+        }
     }
 
     /// Present problems, in words.
@@ -334,14 +350,16 @@ impl Health {
             troubles.push(Concern { place: Place::Agent, text, runbook: None });
         }
         if let Some(reason) = self.stats.paused {
-            let text = format!("the outbox is not accepting records: {reason}");
+            let text = format!("the outbox is not accepting records: {reason}{}", self.shortage(reason));
             troubles.push(Concern::new(Place::Outbox, text, "DataplaneOutboxNotAccepting"));
         }
         if self.is_damaged() {
             let text = "damaged segments in quarantine".to_owned();
             troubles.push(Concern::new(Place::Outbox, text, "DataplaneQuarantine"));
         }
-        let section = if self.redis_connected { "DataplaneRedisRefuses" } else { "DataplaneRedisAway" };
+        // Another holder of the SERVER_ID keeps this agent from Redis altogether.
+        let is_refused = self.redis_connected && !self.is_held_by_another;
+        let section = if is_refused { "DataplaneRedisRefuses" } else { "DataplaneRedisAway" };
         let redis = match (&self.redis_fault, self.redis_connected) {
             (Some(fault), _) => Some(format!("Redis: {fault}")),
             (None, false) => Some("Redis is not connected".to_owned()),
@@ -365,6 +383,10 @@ impl Health {
         if stats.accepting && stats.counted_bytes as f64 > stats.capacity_bytes as f64 * NEARLY_FULL {
             let text = "the outbox is nearly full".to_owned();
             concerns.push(Concern::new(Place::Disk, text, "DataplaneOutboxFillsUp"));
+        }
+        if stats.is_in_memory {
+            let text = "OUTBOX_DIR is in memory: a power cut loses the waiting records".to_owned();
+            concerns.push(Concern { place: Place::Outbox, text, runbook: None });
         }
         if self.oldest_age() > OLD.as_secs_f64() {
             let text = "the oldest record has waited more than an hour".to_owned();
@@ -411,12 +433,12 @@ impl Health {
         let drain = self.drain_holds.map_or_else(Component::healthy, Component::degraded);
         let (status, link) = match self.trouble {
             Some(trouble) => (Condition::Degraded, format!("{}: {}", self.link.label(), trouble.label())),
-            None if self.unanswered.is_some() => (Condition::Degraded, self.link.label().to_owned()),
+            None if self.unanswered.is_some() => (Condition::Degraded, "no answer".to_owned()),
             None => (Condition::Healthy, self.link.label().to_owned()),
         };
         let next_probe_seconds =
             self.next_probe.map(|at| at.saturating_duration_since(tokio::time::Instant::now()).as_secs_f64());
-        let cause = self.link_cause.clone().or_else(|| self.unanswered.clone());
+        let cause = self.cause();
         let held = self.held.iter().map(|held| HeldBody {
             kind: held.kind.name(),
             reason: held.trouble.label(),
@@ -427,9 +449,10 @@ impl Health {
         let registration = match &self.registration_trouble {
             Some(trouble) => Component::degraded(trouble),
             // At a start that is no trouble yet.
-            None if !self.registered => {
-                Component { reason: Some("not registered yet".to_owned()), ..Component::healthy() }
-            }
+            None if !self.registered => Component {
+                reason: Some("not registered; the agent retries".to_owned()),
+                ..Component::healthy()
+            },
             None => Component::healthy(),
         };
         Components { redis, outbox, drain, control_plane, registration }
@@ -455,15 +478,13 @@ impl Health {
     }
 
     pub(super) fn metrics(&self, surface: &Surface) -> MetricsBody {
-        let depths = surface.redis.borrow().depths();
+        let depths = surface.redis.borrow().depths;
         let name = |queue: Queue| surface.names.queue(queue).to_owned();
         MetricsBody {
             server_id: surface.server_id.clone(),
             timestamp: crate::time::now().to_rfc3339(),
             uptime_seconds: surface.started.elapsed().as_secs_f64(),
-            queue_metrics: Queue::ALL
-                .map(|queue| (name(queue), depths.map(|depths| depths[queue as usize])))
-                .into(),
+            queue_metrics: Queue::ALL.map(|queue| (name(queue), depths[queue as usize])).into(),
             connection_status: ConnectionStatus {
                 redis: self.redis_connected,
                 control_plane: self.control_plane_connected,

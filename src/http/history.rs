@@ -40,7 +40,7 @@ pub(super) struct CounterSample {
 }
 
 impl CounterSample {
-    pub(super) fn of(at: Instant, stats: &Stats, in_redis: [u64; KINDS]) -> Self {
+    pub(super) fn of(at: Instant, stats: &Stats, in_redis: [Option<u64>; KINDS]) -> Self {
         let by_queue = |values: [u64; Kind::ALL.len()]| {
             Queue::ALL.map(|queue| {
                 let kinds = Kind::ALL.iter().zip(values).filter(|(kind, _)| kind.queue() == queue);
@@ -53,7 +53,7 @@ impl CounterSample {
             at,
             taken: by_queue(stats.enqueued),
             settled: std::array::from_fn(|queue| delivered[queue] + duplicates[queue]),
-            backlog: depth + in_redis.iter().sum::<u64>(),
+            backlog: depth + in_redis.iter().flatten().sum::<u64>(),
             depth,
         }
     }

@@ -187,8 +187,8 @@ impl Live {
         let (rates, drained_in) = self.history(|history| (history.rates(), history.drained_in()));
         let now = crate::time::now();
         let ages = oldest_ages(stats, now.0);
-        let in_redis = surface.redis.borrow().depths();
-        let forecast = forecast(&health, rates, drained_in);
+        let in_redis = surface.redis.borrow().depths;
+        let forecast = forecast(&health, in_redis, rates, drained_in);
         let depth = |queue: Queue| {
             let kinds = crate::record::Kind::ALL.iter().zip(stats.depth);
             kinds.filter(|(kind, _)| kind.queue() == queue).map(|(_, depth)| depth).sum()
@@ -220,7 +220,7 @@ impl Live {
                 state: link.state.label(),
                 connected: health.control_plane_connected,
                 reason: link.trouble.map(|trouble| trouble.label().to_owned()),
-                cause: link.cause,
+                cause: health.cause(),
                 next_probe_seconds: link
                     .next_probe
                     .map(|at| at.saturating_duration_since(tokio::time::Instant::now()).as_secs_f64()),
@@ -229,7 +229,7 @@ impl Live {
                 bandwidth: orders.bandwidth,
             },
             kinds: ByKind::each(|queue| KindSnapshot {
-                in_redis: in_redis.map(|depths| depths[queue as usize]),
+                in_redis: in_redis[queue as usize],
                 depth: depth(queue),
                 oldest_age_seconds: ages[queue as usize].1,
                 in_per_second: rates.map(|rates| rates.taken[queue as usize]),
@@ -246,9 +246,14 @@ impl Live {
 }
 
 /// When the backlog will be gone, or why there is no forecast.
-fn forecast(health: &Health, rates: Option<Rates>, drained_in: Option<Duration>) -> Result<Duration, String> {
-    if !health.redis_connected {
-        return Err("Redis is not connected, so its backlog is unknown".to_owned());
+fn forecast(
+    health: &Health,
+    in_redis: [Option<u64>; 3],
+    rates: Option<Rates>,
+    drained_in: Option<Duration>,
+) -> Result<Duration, String> {
+    if in_redis.contains(&None) {
+        return Err("the backlog in Redis is unknown".to_owned());
     }
     if drained_in.is_some_and(|left| left.is_zero()) && health.stats.total_depth() == 0 {
         return Ok(Duration::ZERO);
@@ -260,7 +265,7 @@ fn forecast(health: &Health, rates: Option<Rates>, drained_in: Option<Duration>)
         let held = health.held_kinds().next().map(|held| held.text);
         return Err(held.unwrap_or_else(|| "nothing delivered in the last seconds".to_owned()));
     }
-    if health.oldest_age() < PASSING.as_secs_f64() {
+    if health.oldest_age() < PASSING.as_secs_f64() && health.stats.accepting {
         return Err("keeping up".to_owned());
     }
     drained_in.ok_or_else(|| "backlog not shrinking".to_owned())
@@ -282,7 +287,7 @@ impl Sampler {
                 (kept, keeping) = (Instant::now(), self.keep());
             }
             let surface = &self.live.surface;
-            let in_redis = surface.redis.borrow().last_depths;
+            let in_redis = surface.redis.borrow().depths;
             let reading = CounterSample::of(Instant::now(), &surface.outbox.durable_stats(), in_redis);
             let now_ms = crate::time::now().0 / 1000;
             self.live.history(|history| history.note(reading, now_ms));

@@ -16,7 +16,7 @@ use redis::{
 use tokio::sync::Mutex;
 
 use super::Settings;
-use super::address::{ClusterUrl, SentinelUrl, ServerSettings};
+use super::address::{ClusterUrl, SentinelUrl, ServerSettings, host_and_port};
 use crate::secret::expiry::{self, Expiry};
 use crate::secret::{Secret, SecretSource, read_small};
 
@@ -91,7 +91,7 @@ impl RedisServer {
     pub fn simulated(settings: &ServerSettings, redis: Arc<dyn super::simulated::Redis>) -> Self {
         let loaded = RwLock::new(Loaded {
             client: RedisClient::Simulated(redis),
-            address: settings.address(),
+            address: "simulated".to_owned(),
             expiries: Vec::new(),
         });
         Self(Arc::new(ServerState { settings: settings.clone(), loaded }))
@@ -157,14 +157,26 @@ impl RedisServer {
 impl Loaded {
     fn of(settings: &ServerSettings) -> Result<Self, RedisClientError> {
         let mut expiries = Vec::new();
-        let client = if let Some(url) = settings.sentinel() {
-            RedisClient::Sentinel(Arc::new(Mutex::new(sentinel(url, tcp(settings))?)))
-        } else if let Some(url) = settings.cluster() {
-            RedisClient::Cluster(Box::new(cluster(url, settings, &mut expiries)?))
-        } else {
-            RedisClient::Direct(Box::new(client(settings, &mut expiries)?))
+        let list = |hosts: &[(String, u16)]| {
+            hosts.iter().map(|(host, port)| host_and_port(host, *port)).collect::<Vec<_>>().join(", ")
         };
-        Ok(Self { client, address: settings.address(), expiries })
+        let (address, client) = if let Some(url) = settings.sentinel() {
+            let address = format!("primary {} of the sentinels {}", url.name, list(&url.sentinels));
+            (address, RedisClient::Sentinel(Arc::new(Mutex::new(sentinel(url, tcp(settings))?))))
+        } else if let Some(url) = settings.cluster() {
+            let address = format!("cluster {}", list(&url.nodes));
+            (address, RedisClient::Cluster(Box::new(cluster(url, settings, &mut expiries)?)))
+        } else {
+            let client = client(settings, &mut expiries)?;
+            let address = match client.get_connection_info().addr() {
+                ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                    host_and_port(host, *port)
+                }
+                other => other.to_string(),
+            };
+            (address, RedisClient::Direct(Box::new(client)))
+        };
+        Ok(Self { client, address, expiries })
     }
 }
 
@@ -356,4 +368,38 @@ pub(super) async fn connect(settings: &Settings, patience: Duration) -> RedisRes
 async fn in_time<T>(timeout: Duration, asked: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
     let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
     tokio::time::timeout(timeout, asked).await.unwrap_or_else(|_| Err(late().into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_told_without_the_login() {
+        let plain = ServerSettings {
+            url: None,
+            host: "::1".into(),
+            port: 6379,
+            db: 0,
+            password: Some(Secret::new("hunter2")),
+            socket_timeout: Duration::from_secs(1),
+            ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+        };
+        let told = |url: Option<&str>| {
+            let settings = ServerSettings { url: url.map(Secret::new), ..plain.clone() };
+            server(&settings).ok().unwrap().address()
+        };
+        assert_eq!(told(None), "[::1]:6379");
+        for (url, address) in [
+            ("redis://agent:hunter2@host:1/2", "host:1"),
+            ("rediss://:hunter2@[fe80::1]", "[fe80::1]:6379"),
+            ("unix:///run/redis.sock?db=1&user=agent&pass=hunter2", "/run/redis.sock"),
+            ("redis+sentinel://agent:hunter2@a,b:2/name/0", "primary name of the sentinels a:26379, b:2"),
+            ("redis+cluster://agent:hunter2@a,[::1]:2", "cluster a:6379, [::1]:2"),
+        ] {
+            assert_eq!(told(Some(url)), address);
+        }
+    }
 }

@@ -30,7 +30,7 @@ pub(super) const REASONS: [&str; 17] = [
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// Redis is unreachable or returned an error.
-    #[error("{0}")]
+    #[error("{}", said(.0))]
     Redis(#[from] RedisError),
     /// Redis is too old.
     #[error("Redis {0} is too old: this agent needs 6.2 or newer")]
@@ -74,6 +74,14 @@ impl SourceError {
     /// Whether Redis is reachable despite the error.
     pub(super) fn is_connected(&self) -> bool {
         matches!(self, Self::Append(_) | Self::Held { .. })
+    }
+}
+
+/// An error of Redis or the connection as text, on one line.
+pub(super) fn said(error: &RedisError) -> String {
+    match error.kind() {
+        ErrorKind::Parse => "the answer is not Redis': another service listens there".to_owned(),
+        _ => error.to_string().replace(char::is_control, " "),
     }
 }
 

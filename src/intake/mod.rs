@@ -121,17 +121,10 @@ pub struct RedisStatus {
     pub connected: bool,
     /// The current problem, if any.
     pub fault: Option<String>,
-    /// Messages in each queue at the last answer, in the order of [`Queue::ALL`](crate::record::Queue::ALL).
-    pub last_depths: [u64; 3],
+    /// Messages in each queue, in the order of [`Queue::ALL`](crate::record::Queue::ALL); `None` while Redis does not say.
+    pub depths: [Option<u64>; 3],
     /// The holder of the `SERVER_ID`.
     pub name: NameHolder,
-}
-
-impl RedisStatus {
-    /// Messages in each queue; `None` while Redis does not report them to this agent.
-    pub fn depths(&self) -> Option<[u64; 3]> {
-        (self.connected && self.name == NameHolder::Ours).then_some(self.last_depths)
-    }
 }
 
 /// The holder of a `SERVER_ID`, as far as Redis has answered.
@@ -220,7 +213,6 @@ impl Intake {
         let (connected, reason) = (error.is_connected(), error.reason());
         debug_assert!(fault::REASONS.contains(&reason), "{reason} has no sample at startup");
         let of_outbox = matches!(error, SourceError::Append(_));
-        let address = self.settings.server.address();
         self.status.send_modify(|status| {
             status.connected = connected;
             status.name = match (error, status.name) {
@@ -231,18 +223,22 @@ impl Intake {
             status.fault = match error {
                 _ if of_outbox => None,
                 SourceError::Held { .. } => Some(format!("waiting: {error}")),
-                _ => Some(format!("{address}: {error}")),
+                _ => Some(error.to_string()),
             };
+            if !of_outbox {
+                status.depths = [None; 3];
+            }
         });
         self.metrics.redis_up(connected);
-        if self.status.borrow().depths().is_none() {
+        if !of_outbox {
             self.metrics.redis_queue_depth.reset();
         }
         self.metrics.redis_failures.with_label_values(&[reason]).inc();
         // The outbox logs its own failures.
         if !of_outbox && *said != Some(reason) {
             *said = Some(reason);
-            tracing::warn!(%error, reason, address, "cannot use Redis; records stay there, and the agent retries");
+            let address = self.settings.server.address();
+            tracing::warn!(%error, reason, address, "cannot use Redis; records stay there");
         }
     }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::allowance::ANSWER_BYTES;
 use super::connection::{Connection, connect};
-use super::fault::{is_broken_off, reason_of, refuses};
+use super::fault::{is_broken_off, reason_of, refuses, said};
 use super::names::{LeaseKeys, beside};
 use super::script::Script;
 use super::source::{check_version, evicts, versions};
@@ -75,7 +75,7 @@ fn told(versions: &[String]) -> String {
 }
 
 fn unreached(address: &str, error: &RedisError) -> Finding {
-    let text = error.to_string();
+    let text = said(error);
     let advice = match reason_of(error) {
         "unreachable" if text.contains("invalid peer certificate: UnknownIssuer") => {
             "set REDIS_CA_FILE to the PEM file of the certificate authority of Redis"

@@ -379,12 +379,13 @@ impl<'a> Session<'a> {
         let refused =
             self.refused.as_ref().map(|refused| format!("Redis refuses to wait for records: {refused}"));
         let fault = of_queue.or(refused);
-        let mut depths = [0; 3];
+        let mut depths = [None; 3];
         for (given, queue) in given.iter().zip(ORDER) {
-            depths[queue as usize] = given.left;
-            self.intake.metrics.queue_depth(names.queue(queue), given.left as i64);
+            let depth = given.fault.is_none().then_some(given.left);
+            depths[queue as usize] = depth;
+            self.intake.metrics.queue_depth(names.queue(queue), depth);
         }
-        let now = RedisStatus { connected: true, fault, last_depths: depths, name: NameHolder::Ours };
+        let now = RedisStatus { connected: true, fault, depths, name: NameHolder::Ours };
         let before = self.intake.status.borrow().clone();
         if !before.connected {
             self.intake.metrics.redis_up(true);

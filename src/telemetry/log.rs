@@ -37,22 +37,17 @@ const QUEUED_LINES: usize = 16_384;
 
 /// How severe an event is; the names are the previous agent's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "UPPERCASE")]
+#[serde(rename_all = "UPPERCASE", try_from = "String")]
 pub enum Level {
     /// For debugging.
-    #[serde(alias = "debug")]
     Debug,
     /// A change of state.
-    #[serde(alias = "info")]
     Info,
     /// Something is wrong, but the agent copes.
-    #[serde(alias = "warning", alias = "WARN", alias = "warn")]
     Warning,
     /// Something failed.
-    #[serde(alias = "error")]
     Error,
     /// The agent cannot continue.
-    #[serde(alias = "critical")]
     Critical,
 }
 
@@ -75,6 +70,16 @@ impl Level {
             tracing::Level::INFO => Self::Info,
             _ => Self::Debug,
         }
+    }
+}
+
+/// As in `LOG_LEVEL`, in any case.
+impl TryFrom<String> for Level {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::from_str(&text, true)
+            .map_err(|_| format!("{text:?} is not one of DEBUG, INFO, WARNING, ERROR, CRITICAL"))
     }
 }
 
@@ -356,6 +361,8 @@ mod tests {
         );
         for name in ["DEBUG", "info", "WARN", "Warning", "ERROR", "CRITICAL"] {
             assert!(Level::from_str(name, true).is_ok(), "{name}");
+            let json = serde_json::to_string(&name.to_lowercase()).unwrap();
+            assert!(serde_json::from_str::<Level>(&json).is_ok(), "{name}");
         }
     }
 }

@@ -154,7 +154,7 @@ impl Metrics {
             intake_paused: gauge("dataplane_intake_paused", "1 while the intake is paused", &["reason"])?,
             redis_queue_depth: gauge(
                 "redis_queue_depth",
-                "Messages waiting in Redis",
+                "Messages waiting in Redis; absent while unknown",
                 &["server_id", "queue_name"],
             )?,
             redis_connection: gauge("redis_connection_status", "1 while Redis answers", &["server_id"])?,
@@ -265,9 +265,14 @@ impl Metrics {
         self.control_plane_connection.with_label_values(&[&self.server_id]).set(i64::from(up));
     }
 
-    /// Notes a queue's depth.
-    pub fn queue_depth(&self, queue: &str, depth: i64) {
-        self.redis_queue_depth.with_label_values(&[&self.server_id, queue]).set(depth);
+    /// Notes a queue's depth; an unknown one has no sample.
+    pub fn queue_depth(&self, queue: &str, depth: Option<u64>) {
+        let labels = [&self.server_id, queue];
+        match depth {
+            Some(depth) => self.redis_queue_depth.with_label_values(&labels).set(depth as i64),
+            // The error says that there was no sample.
+            None => drop(self.redis_queue_depth.remove_label_values(&labels)),
+        }
     }
 
     /// Notes one request to the `ControlPlane`.

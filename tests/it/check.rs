@@ -1,5 +1,5 @@
-//! Goal: before a start, `check` reports each problem with advice. It changes nothing, and does not report a running agent
-//! beside it as a problem.
+//! Goal: before a start, `check` reports each problem with advice. It changes nothing, and beside a running agent it reports
+//! that agent's health.
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
@@ -40,7 +40,7 @@ async fn all_is_well_before_the_start_and_beside_a_running_agent() {
     quiet(&mut agent);
     let said = agent.command(&[], &CHECK).await;
     assert_eq!(said.code, 0, "{said:?}");
-    assert!(of(&said, "outbox")["says"].as_str().expect("words").contains("the agent will create it"));
+    assert!(of(&said, "outbox")["says"].as_str().expect("words").contains("no outbox here"));
     assert!(!agent.dir().join("outbox").exists(), "nothing is made");
     assert_eq!(of(&said, "agent")["state"], "ok", "nothing listens on its port");
     assert_eq!(of(&said, "credentials")["state"], "ok");
@@ -153,9 +153,9 @@ async fn each_fault_of_redis_is_told_apart() {
     redis.run(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0")).await;
 
     redis.run(redis::cmd("SET").arg("queue:usage_records:lease:edge-test-1").arg("another/1")).await;
-    let nobodys = agent.command(&[], &CHECK).await;
+    let without_outbox = agent.command(&[], &CHECK).await;
     assert_failed(
-        &nobodys,
+        &without_outbox,
         "server_id",
         "an agent, with outbox another, uses SERVER_ID edge-test-1, and OUTBOX_DIR",
     );

@@ -19,8 +19,32 @@ async fn redis_away_at_the_start_is_waited_for_and_reported_once() {
     redis.restart().await;
     agent.ready().await;
     agent.says_times("cannot use Redis", 1).await;
+    assert!(agent.log().contains(&format!("127.0.0.1:{}", redis.port)), "the log says which Redis");
     redis.push(USAGE, &[load::usage("s", 0)]).await;
     Stage { redis, sandbox, agent }.drained().await;
+}
+
+#[tokio::test]
+async fn the_depth_of_a_queue_is_unknown_while_redis_is_away_or_its_key_has_another_type() {
+    let mut stage = Stage::set().await;
+    let known = async |samples: usize| {
+        until(&format!("{samples} queues have a known depth"), async || {
+            let metrics = stage.agent.metrics().await.0;
+            let said = metrics.lines().filter(|line| line.starts_with("redis_queue_depth{")).count();
+            let (_, json) = stage.agent.get("/metrics/json").await?;
+            let json: serde_json::Value = serde_json::from_str(&json).ok()?;
+            let depths = json["queue_metrics"].as_object()?.values();
+            (said == samples && depths.filter(|depth| depth.is_u64()).count() == samples).then_some(())
+        })
+        .await;
+    };
+    known(3).await;
+    stage.redis.run(redis::cmd("SET").arg("queue:quota_refresh").arg("oops")).await;
+    known(2).await;
+    stage.redis.kill();
+    known(0).await;
+    stage.redis.restart().await;
+    known(3).await;
 }
 
 #[tokio::test]

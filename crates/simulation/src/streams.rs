@@ -87,6 +87,11 @@ fn text_of(id: u64) -> Value {
     Value::BulkString(format!("{id}-0").into_bytes())
 }
 
+/// Where to read on; the beginning is "0", as the agent writes it.
+fn place_of(id: u64) -> Value {
+    if id == 0 { Value::BulkString(b"0".to_vec()) } else { text_of(id) }
+}
+
 /// What a round may still return, over all streams.
 struct RoundAllowance {
     bytes: i64,
@@ -182,7 +187,7 @@ impl State {
                 Value::BulkString(Vec::new()),
                 Value::Int(told as i64),
                 text_of(stream.delivered),
-                reading.from.map_or(Value::BulkString(Vec::new()), text_of),
+                reading.from.map_or(Value::BulkString(Vec::new()), place_of),
                 Value::Array(reading.entries),
                 Value::Int(1),
                 Value::Int(0),

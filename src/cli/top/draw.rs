@@ -283,7 +283,7 @@ fn facts(agent: &WatchedAgent, snapshot: &Snapshot) -> [Line<'static>; WORDS as 
     }
     let mut sender = match &snapshot.drain_holds {
         Some(why) => vec![Span::styled(format!("not sending: {why}"), DOUBTFUL)],
-        None if snapshot.link.starts_with("down") => vec![Span::styled("waiting for the link", DOUBTFUL)],
+        None if !snapshot.may_pass() => vec![Span::styled("waiting for the link", DOUBTFUL)],
         None => vec![Span::raw(limits(snapshot.rate_limit, snapshot.bandwidth))],
     };
     sender.push(Span::raw(match agent.drained() {
@@ -294,7 +294,7 @@ fn facts(agent: &WatchedAgent, snapshot: &Snapshot) -> [Line<'static>; WORDS as 
         Drained::Unknown => String::new(),
     }));
     let redis = Span::styled(snapshot.redis.clone(), if snapshot.redis_ok { GOOD } else { BAD });
-    let in_redis = rate(snapshot.redis_ok.then_some(snapshot.in_redis));
+    let in_redis = rate(snapshot.in_redis);
     let redis = vec![redis, Span::raw(format!(", {in_redis} waiting there"))];
     let disk = Span::styled(room(snapshot), style_of_disk(snapshot));
     let mut dead = vec![Span::raw(format!("{} kept", count(snapshot.dead_letters)))];

@@ -39,7 +39,8 @@ pub(super) struct Snapshot {
     pub bandwidth: f64,
     pub redis: String,
     pub redis_ok: bool,
-    pub in_redis: f64,
+    /// Messages waiting in Redis, if it says.
+    pub in_redis: Option<f64>,
     pub quarantined: f64,
     /// Requests so far, by route.
     pub routes: RouteCounts,
@@ -101,10 +102,15 @@ impl Snapshot {
             bandwidth: sum("dataplane_drain_bandwidth_limit"),
             redis: if redis_ok { "connected".into() } else { unless_ok("redis").unwrap_or_default() },
             redis_ok,
-            in_redis: sum("redis_queue_depth"),
+            in_redis: all("redis_queue_depth").map(|sample| sample.value).reduce(|a, b| a + b),
             quarantined: sum("dataplane_quarantined_records"),
             routes: routes(&samples),
         })
+    }
+
+    /// Whether the link lets records of some kinds pass.
+    pub(super) fn may_pass(&self) -> bool {
+        !self.link_down || self.holds_kinds
     }
 
     pub(super) fn total_depth(&self) -> f64 {

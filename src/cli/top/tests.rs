@@ -60,7 +60,7 @@ fn one_agent_is_shown_in_full() {
         dead_letters: 7.0,
         dead_by_reason: vec![("refused".into(), 5.0), ("invalid".into(), 2.0)],
         drain_holds: Some("paused by an operator".into()),
-        in_redis: 42.0,
+        in_redis: Some(42.0),
         ..snapshot(12_445.0, 20_200.0, 7_755.0)
     };
     view.seen(0, (at(2), Ok(ill)));
@@ -174,7 +174,7 @@ fn a_small_terminal_has_every_line_and_a_smaller_one_counts_the_missing() {
         link_down: true,
         next_probe: Some(14.0),
         dead_letters: 7.0,
-        in_redis: 42.0,
+        in_redis: Some(42.0),
         quarantined: 9.0,
         ..snapshot(0.0, enqueued, 0.0)
     };

@@ -159,9 +159,9 @@ impl WatchedAgent {
             rates.iter().rev().take(count).sum::<f64>() / count as f64
         };
         let (come, gone) = (mean(&self.come), mean(&self.gone));
-        let may_pass = !snapshot.link_down || snapshot.holds_kinds;
-        let delivers =
-            may_pass && snapshot.drain_holds.is_none() && self.gone.back().is_some_and(|gone| *gone > 0.0);
+        let delivers = snapshot.may_pass()
+            && snapshot.drain_holds.is_none()
+            && self.gone.back().is_some_and(|gone| *gone > 0.0);
         match gone - come {
             faster if faster > 0.0 && delivers => Drained::In(depth / faster),
             slower if slower < 0.0 => Drained::Growing,

@@ -121,8 +121,9 @@ impl DrainLoop {
                 tracing::warn!(
                     reason = trouble.label(),
                     cause = self.heard,
+                    control_plane = self.drain.client.origin(),
                     proxy = self.drain.client.proxy(),
-                    "the link to the ControlPlane is down; records wait in the outbox"
+                    "the link to the ControlPlane is down: records wait in the outbox, and the agent probes until it answers"
                 );
                 self.cause = Some(self.heard.clone());
                 self.down_since.get_or_insert_with(Instant::now);

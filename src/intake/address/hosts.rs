@@ -32,3 +32,8 @@ pub(super) fn address(text: &str, usual_port: u16) -> Result<(String, u16), &'st
     let host = host.trim_start_matches('[').trim_end_matches(']');
     if host.is_empty() { Err("has no host name") } else { Ok((host.to_owned(), port)) }
 }
+/// A host and port as text; an IPv6 address in brackets.
+pub(crate) fn host_and_port(host: &str, port: u16) -> String {
+    let is_bare_v6 = host.contains(':') && !host.starts_with('[');
+    if is_bare_v6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}

@@ -8,9 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) use cluster::{ClusterUrl, hash_tag};
+pub(super) use hosts::host_and_port;
 pub(crate) use sentinel::SentinelUrl;
-
-use redis::IntoConnectionInfo as _;
 
 use crate::secret::Secret;
 
@@ -38,24 +37,6 @@ pub struct ServerSettings {
 }
 
 impl ServerSettings {
-    /// The address to connect to, for people; never the login.
-    pub(super) fn address(&self) -> String {
-        let list = |nodes: Vec<(String, u16)>| {
-            nodes.iter().map(|(host, port)| format!("{host}:{port}")).collect::<Vec<_>>().join(", ")
-        };
-        if let Some(url) = self.sentinel() {
-            return format!("primary {} of the sentinels {}", url.name, list(url.sentinels));
-        }
-        if let Some(url) = self.cluster() {
-            return format!("cluster {}", list(url.nodes));
-        }
-        match self.url.as_ref().map(|url| url.expose().trim().into_connection_info()) {
-            None => format!("{}:{}", self.host, self.port),
-            Some(Ok(info)) => info.addr().to_string(),
-            Some(Err(_)) => "the address in REDIS_URL".to_owned(),
-        }
-    }
-
     /// The sentinels that know Redis' address, if the URL names sentinels.
     pub(super) fn sentinel(&self) -> Option<SentinelUrl> {
         SentinelUrl::parse(self.url.as_ref()?.expose().trim()).ok()

@@ -217,6 +217,7 @@ impl Outbox {
         stats.counted_bytes = self.shared.counted.load(std::sync::atomic::Ordering::Relaxed);
         stats.id = self.shared.id;
         stats.durability = self.shared.durability;
+        stats.is_in_memory = self.shared.durability != self.shared.settings.durability;
         stats.capacity_bytes = self.shared.settings.max_bytes;
         let free = self.shared.free.load(std::sync::atomic::Ordering::Relaxed);
         stats.disk_free_bytes = (free < u64::MAX).then_some(free);

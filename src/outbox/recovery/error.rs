@@ -20,7 +20,7 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// The folder contains no outbox.
-    #[error("OUTBOX_DIR {}: there is no outbox", .0.display())]
+    #[error("OUTBOX_DIR {}: there is no outbox here; an agent creates an empty one at its start", .0.display())]
     Absent(PathBuf),
     /// Another process has it open.
     #[error("OUTBOX_DIR {}: another process has this outbox open", .0.display())]

@@ -56,6 +56,8 @@ pub struct Stats {
     pub paused: Option<&'static str>,
     /// What an acknowledged record survives.
     pub durability: Durability,
+    /// Whether that is less than configured, because the folder is in memory.
+    pub is_in_memory: bool,
     /// The number of the last record appended.
     pub last_seq: u64,
 }

@@ -1,6 +1,7 @@
 //! Freeing disk space, and being full.
 
 use super::rig::{Rig, entry, settings, transaction, usage};
+use crate::outbox::engine::database::Durability;
 use crate::outbox::engine::fault;
 use crate::outbox::format::dead_letter::Payload;
 use crate::outbox::format::log::Log;
@@ -8,6 +9,7 @@ use crate::outbox::ledger::FoundLetter;
 use crate::outbox::messages::{AppendError, Settlement};
 use crate::outbox::segments::segment::ReadError;
 use crate::outbox::settings::Settings;
+use crate::outbox::state::medium::Medium;
 use crate::record::Kind;
 
 fn settle_all_but(rig: &mut Rig, keep: usize) {
@@ -245,4 +247,17 @@ fn nothing_is_acknowledged_or_written_off_while_the_folder_is_not_in_its_place()
     let mut rig = Rig::open(&dir);
     assert_eq!(rig.waiting(Log::Usage).len(), 1_001);
     rig.check_counts();
+}
+
+#[test]
+fn records_in_memory_do_not_survive_a_power_cut_whatever_is_configured() {
+    let of = |dir: &std::path::Path| {
+        let fsync = Settings { durability: Durability::Fsync, ..settings(dir) };
+        Rig::with(fsync).unwrap().shared.durability
+    };
+    let (memory, disk) = (tempfile::tempdir_in("/dev/shm").unwrap(), tempfile::tempdir().unwrap());
+    assert_eq!(of(memory.path()), Durability::Process);
+    if !matches!(Medium::of(disk.path()), Ok(Medium::Memory(_))) {
+        assert_eq!(of(disk.path()), Durability::Fsync);
+    }
 }

@@ -65,7 +65,9 @@ fn folder(settings: &ProbeSettings) -> Finding {
     match (Outbox::is_in_use(&settings.dir), id_in(&settings.dir)) {
         (Ok(Some(_)), _) => Finding::ok(WHAT, format!("{dir}: in use by a running agent")),
         (Ok(None), Some(id)) => Finding::ok(WHAT, format!("{dir}: the outbox {id} can be opened")),
-        (Ok(None), None) => Finding::ok(WHAT, format!("{dir}: no outbox yet; the agent will create it")),
+        (Ok(None), None) => {
+            Finding::ok(WHAT, format!("{dir}: no outbox here; an agent creates an empty one at its start"))
+        }
         (Err(error), _) => Finding::failed(
             WHAT,
             error.to_string(),

@@ -156,6 +156,11 @@ pub struct Imported {
 }
 
 impl Imported {
+    /// The number of records and dead letters that are new here.
+    pub fn taken(self) -> u64 {
+        self.records + self.dead_letters
+    }
+
     /// The number of lines processed.
     pub fn total(self) -> u64 {
         self.records + self.dead_letters + self.known

@@ -108,14 +108,14 @@ impl Both {
         &mut self,
         script: &str,
         keys: &[&str],
-        args: Vec<String>,
+        args: &[String],
         is_stale: bool,
     ) -> Result<Value, String> {
         let held = format!("{OURS}/{}", self.calls - u64::from(is_stale));
         let next = format!("{OURS}/{}", self.calls + 1);
         let keys: Vec<&str> = [LEASE, AGENTS].into_iter().chain(keys.iter().copied()).collect();
         let all = [held, "600000".into(), "edge-1".into(), next];
-        let answer = self.call(script, &keys, &[&all[..], &args].concat());
+        let answer = self.call(script, &keys, &[&all[..], args].concat());
         self.calls += u64::from(!is_stale);
         answer
     }
@@ -156,7 +156,7 @@ fn list_scripts_have_the_same_effect_on_both() {
     let keys = LIST_KEYS.as_flattened();
     let (mut known, mut pushed) = ([0; 3], 0);
     both.acquire();
-    for _ in 0..3000 {
+    for _ in 0..1000 {
         match chance.within(0, 19) {
             0..=8 => {
                 let queue = LIST_KEYS[chance.within(0, 2) as usize][0];
@@ -185,7 +185,7 @@ fn list_scripts_have_the_same_effect_on_both() {
                 both.call("give_back", &keys, &numbers(args)).unwrap();
             }
             11 => {
-                let set = both.fenced("set", &["events:acked"], vec!["7".into()], false);
+                let set = both.fenced("set", &["events:acked"], &["7".into()], false);
                 assert_eq!(set, Ok(Value::Nil));
             }
             fate => {
@@ -195,10 +195,10 @@ fn list_scripts_have_the_same_effect_on_both() {
                 let asks = (0..3)
                     .flat_map(|q| [acks[q], known[q] - acks[q] + missing, chance.size(1, 50) as usize - 1]);
                 let args = [numbers(asks), numbers([allowance(chance)]), vec![MESSAGE_BYTES.into()]].concat();
-                match both.fenced("list", keys, args, fate == 13) {
+                match both.fenced("list", keys, &args, fate == 13) {
                     Ok(reply) => {
                         for (q, queue) in array(reply).into_iter().enumerate() {
-                            known[q] += array(array(queue).remove(2)).len() - acks[q];
+                            known[q] = known[q] - acks[q] + array(array(queue).remove(2)).len();
                         }
                     }
                     Err(code) => {
@@ -223,7 +223,7 @@ fn list_scripts_have_the_same_effect_on_both() {
     assert!(both.call("release", &[LEASE, AGENTS], &["another".into(), "edge-1".into()]).is_ok());
     let held = format!("{OURS}/{}", both.calls);
     assert_eq!(both.call("release", &[LEASE, AGENTS], &[held, "edge-1".into()]), Ok(Value::Int(1)));
-    assert!(pushed > 10_000, "{pushed}");
+    assert!(pushed > 3_000, "{pushed}");
 }
 
 /// What an agent knows of a stream.
@@ -241,7 +241,7 @@ fn the_stream_script_has_the_same_effect_on_both() {
     let again = || std::array::from_fn(|_| Reading { from: "0".into(), in_hand: Vec::new() });
     let (mut readings, mut added): ([Reading; 3], _) = (again(), [0; 3]);
     both.acquire();
-    for _ in 0..3000 {
+    for _ in 0..1000 {
         match chance.within(0, 19) {
             0..=8 => {
                 let q = chance.within(0, 2) as usize;
@@ -271,7 +271,7 @@ fn the_stream_script_has_the_same_effect_on_both() {
                     args.push(acks.to_string());
                     args.extend(reading.in_hand.drain(..acks));
                 }
-                match both.fenced("stream", &keys, args, fate == 11) {
+                match both.fenced("stream", &keys, &args, fate == 11) {
                     Ok(reply) => {
                         for (reading, stream) in readings.iter_mut().zip(array(reply)) {
                             let stream = array(stream);
@@ -297,5 +297,5 @@ fn the_stream_script_has_the_same_effect_on_both() {
             assert_eq!(Value::Int(both.world.state().redis.len(stream) as i64), real, "{stream}");
         }
     }
-    assert!(added.iter().sum::<u64>() > 10_000, "{added:?}");
+    assert!(added.iter().sum::<u64>() > 3_000, "{added:?}");
 }

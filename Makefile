@@ -11,7 +11,7 @@ export RUST_TEST_THREADS ?= $(shell expr 4 \* $$(nproc))
 # Where all tests run, optimising the agent a little saves more time than it takes; a single test is not worth it.
 OPTIMISED := $(foreach crate,dataplane-agent simulation,--config profile.dev.package.$(crate).opt-level=1)
 
-.PHONY: help build demo test test-outbox format lint units count docs book bench bench-wan redis test-tools
+.PHONY: help build demo test test-outbox format lint units count docs book bench bench-wan bench-report redis test-tools
 
 help:            ## Says what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -144,6 +144,11 @@ bench-wan: redis ## Prints what the main job does over long, narrow and (as root
 	@$(call install,ip,iproute2)
 	@$(call install,unshare,util-linux)
 	cargo bench --locked -- wan
+
+bench-report: redis ## Measures BENCH_RUNS (5) times, about an hour, and writes the figures of docs/benchmarks.md and README
+	@$(call install,ip,iproute2)
+	@$(call install,unshare,util-linux)
+	cargo bench --locked -- report
 
 # redis-server for the tests and the demonstration; the tests also cut the power of a file system in an image (as root:
 # mkfs.ext4, and python3 for the ioctl that does it), and watch `top` in tmux's terminal.

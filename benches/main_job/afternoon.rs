@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::harness::{Mode, RedisServer, Sandbox, USAGE};
+use super::report::scaled;
 use super::throughput::fill_sessions;
 
 const RECORDS: u32 = 500_000;
@@ -28,7 +29,8 @@ struct Record<'a> {
 /// Records a second.
 pub(crate) async fn run() -> f64 {
     let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
-    fill_sessions(Mode::List, &redis, "session", RECORDS, SESSIONS).await;
+    let records = scaled(RECORDS);
+    fill_sessions(Mode::List, &redis, "session", records, SESSIONS).await;
     let http =
         reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().expect("a client");
     let url = format!("{}/api/v1/records/batch", sandbox.url);
@@ -36,7 +38,7 @@ pub(crate) async fn run() -> f64 {
     let mut file = File::create(dir.path().join("log")).expect("a file");
     let mut connection = redis.connection();
     let begun = Instant::now();
-    for _ in 0..RECORDS / AT_ONCE as u32 {
+    for _ in 0..records / AT_ONCE as u32 {
         let mut take = redis::cmd("LRANGE");
         take.arg(USAGE).arg(-AT_ONCE).arg(-1);
         let mut records: Vec<String> = take.query_async(&mut connection).await.expect("records");
@@ -59,9 +61,9 @@ pub(crate) async fn run() -> f64 {
         delete.arg(USAGE).arg(0).arg(-AT_ONCE - 1);
         let () = delete.query_async(&mut connection).await.expect("they are deleted");
     }
-    let rate = f64::from(RECORDS) / begun.elapsed().as_secs_f64();
+    let rate = f64::from(records) / begun.elapsed().as_secs_f64();
     let accounts = sandbox.accounts().await;
-    assert_eq!(accounts.processed(), u64::from(RECORDS));
+    assert_eq!(accounts.processed(), u64::from(records));
     accounts.assert_in_order_and_recognisable();
     rate
 }

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::harness::{Agent, Mode, RedisServer, SERVER_ID, Sandbox, USAGE, load, until};
-use super::latency::print_percentiles;
+use super::latency::report_percentiles;
 use super::process::{peak_mib, processor_seconds};
+use super::report::{MICROS, PEAK, RATE, row, scaled};
 use super::throughput::{fill, fill_in};
 
 const RECORDS: u32 = 500_000;
@@ -23,7 +24,7 @@ pub(crate) async fn run() {
         "intake, ControlPlane away (asked: ≥ 150000 records/s, < 0.5 of the records' JSON on the disk):"
     );
     let looped = one_by_one(&RedisServer::start().await).await;
-    println!("  one BRPOPLPUSH and one LREM a record: {looped:.0} records/s");
+    row("intake", "the simple loop: BRPOPLPUSH, LREM", &[(RATE, looped)]);
     for mode in [Mode::List, Mode::Stream] {
         taken(mode, looped).await;
     }
@@ -32,38 +33,38 @@ pub(crate) async fn run() {
 async fn taken(mode: Mode, looped: f64) {
     let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
     sandbox.weather(json!({"down": true})).await;
-    fill_in(mode, &redis, "session", RECORDS).await;
+    let records = scaled(RECORDS);
+    fill_in(mode, &redis, "session", records).await;
     let mut agent = Agent::new(&redis, &sandbox.url);
     agent.set("SOURCE_MODE", mode.name());
     let begun = Instant::now();
     let before = processor_seconds(redis.pid());
     agent.start();
     until("everything is in the outbox", async || {
-        (agent.health().await?["outbox"]["depth"] == RECORDS).then_some(())
+        (agent.health().await?["outbox"]["depth"] == records).then_some(())
     })
     .await;
-    let rate = f64::from(RECORDS) / begun.elapsed().as_secs_f64();
-    let micros = processor_seconds(agent.pid()) / f64::from(RECORDS) * 1e6;
-    let of_redis = (processor_seconds(redis.pid()) - before) / f64::from(RECORDS) * 1e6;
-    println!("  {}: {rate:.0} records/s, {:.1} times that loop", mode.name(), rate / looped);
-    println!(
-        "    {micros:.1} µs of the agent's processor time a record, {of_redis:.1} µs of Redis', {:.1} MiB at the peak",
-        peak_mib(agent.pid())
-    );
+    let records = f64::from(records);
+    let rate = records / begun.elapsed().as_secs_f64();
+    let micros = |seconds: f64| seconds / records * 1e6;
     let health = agent.health().await.expect("it answers");
     let disk = health["outbox"]["disk_bytes"].as_f64().expect("bytes");
     let bytes = health["outbox"]["bytes"].as_f64().expect("bytes");
-    println!(
-        "    {:.0} MiB on the disk, {:.2} of the records' JSON",
-        disk / f64::from(1 << 20),
-        disk / bytes
-    );
+    let figures = [
+        (RATE, rate),
+        ("× the simple loop", rate / looped),
+        (MICROS, micros(processor_seconds(agent.pid()))),
+        ("µs of Redis'", micros(processor_seconds(redis.pid()) - before)),
+        (PEAK, peak_mib(agent.pid())),
+        ("of the JSON's bytes on the disk", disk / bytes),
+    ];
+    row("intake", &format!("{}s", mode.name()), &figures);
 }
 
 /// From the push to an idle agent until it has acknowledged, which it does after the commit; and what idling costs.
 pub(crate) async fn single() {
     println!(
-        "a single record to an idle agent, pushed until acknowledged after its commit (asked: within 2 ms):"
+        "a single record to an idle agent, pushed until acknowledged after its commit (asked: within 2 ms; idle: < 0.5 % of a core):"
     );
     for mode in [Mode::List, Mode::Stream] {
         let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
@@ -94,14 +95,19 @@ pub(crate) async fn single() {
             }
             latencies.push(begun.elapsed());
         }
-        print_percentiles(mode.name(), latencies);
+        report_percentiles(
+            "latency",
+            &format!("one record to an idle agent, {}: push to acknowledged", mode.name()),
+            latencies,
+        );
         sandbox.weather(json!({})).await;
         until("it is all delivered", async || (agent.health().await?["outbox"]["depth"] == 0).then_some(()))
             .await;
         let before = processor_seconds(agent.pid());
         tokio::time::sleep(IDLE).await;
         let share = (processor_seconds(agent.pid()) - before) / IDLE.as_secs_f64() * 100.0;
-        println!("    idle for {} s: {share:.2} % of a core (asked: < 0.5)", IDLE.as_secs());
+        let name = format!("{} s idle, {}", IDLE.as_secs(), mode.name());
+        row("quiet", &name, &[("% of a core", share)]);
     }
 }
 
@@ -178,11 +184,12 @@ async fn good(mode: Mode, away: bool, mixed: bool) -> (f64, f64) {
 }
 
 async fn one_by_one(redis: &RedisServer) -> f64 {
-    fill(redis, "loop", LOOP_RECORDS).await;
+    let records = scaled(LOOP_RECORDS);
+    fill(redis, "loop", records).await;
     let mut connection = redis.connection();
     let in_flight = format!("{USAGE}:processing");
     let begun = Instant::now();
-    for _ in 0..LOOP_RECORDS {
+    for _ in 0..records {
         let mut take = redis::cmd("BRPOPLPUSH");
         take.arg(USAGE).arg(&in_flight).arg(1);
         let record: Vec<u8> = take.query_async(&mut connection).await.expect("a record");
@@ -190,5 +197,5 @@ async fn one_by_one(redis: &RedisServer) -> f64 {
         acknowledge.arg(&in_flight).arg(1).arg(&record);
         let () = acknowledge.query_async(&mut connection).await.expect("it is removed");
     }
-    f64::from(LOOP_RECORDS) / begun.elapsed().as_secs_f64()
+    f64::from(records) / begun.elapsed().as_secs_f64()
 }

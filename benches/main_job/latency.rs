@@ -8,6 +8,7 @@ use serde_json::json;
 use super::harness::{
     Agent, QUOTA, QUOTA_ANSWERS, Received, RedisServer, Sandbox, Scripted, Stage, USAGE, load, taken, until,
 };
+use super::report::{number, row, scaled};
 use super::throughput::fill;
 
 /// Records a second, one rate after the other, and for how many seconds each.
@@ -26,18 +27,11 @@ pub(crate) fn percentile(sorted: &[Duration], share: f64) -> f64 {
     sorted[at].as_secs_f64() * 1e3
 }
 
-fn print(name: &str, values: Vec<Duration>, asked: &str) {
-    println!("{name} ({asked}):");
-    print_percentiles("they took", values);
-}
-
-pub(crate) fn print_percentiles(name: &str, mut values: Vec<Duration>) {
+pub(crate) fn report_percentiles(table: &str, name: &str, mut values: Vec<Duration>) {
     values.sort_unstable();
-    let [p50, p99, most] = [0.5, 0.99, 1.0].map(|share| percentile(&values, share));
-    println!(
-        "  {name}: p50 {p50:.2} ms, p99 {p99:.2} ms, at the most {most:.2} ms ({} of them)",
-        values.len()
-    );
+    let columns = [("ms at p50", 0.5), ("ms at p99", 0.99), ("ms at most", 1.0)];
+    let figures = columns.map(|(column, share)| (column, percentile(&values, share)));
+    row(table, name, &[&figures[..], &[("measured", values.len() as f64)]].concat());
 }
 
 pub(crate) async fn push_to_control_plane() {
@@ -54,10 +48,10 @@ pub(crate) async fn push_to_control_plane() {
     agent.ready().await;
     redis.push(USAGE, &[load::usage("first", 0)]).await;
     until("the first record has come", async || (!server.received().is_empty()).then_some(())).await;
+    println!("push to ControlPlane, fdatasync included (asked: p50 < 1.5 ms, p99 ≤ 3 × p50 and < 5 ms):");
     for rate in RATES {
-        let name = format!("push to ControlPlane, {rate} records/s, fdatasync included");
         let latencies = latencies_at(rate, &server, &redis).await;
-        print(&name, latencies, "asked: p50 < 1.5 ms, p99 ≤ 3 × p50 and < 5 ms");
+        report_percentiles("latency", &format!("push to ControlPlane, {rate} records/s"), latencies);
     }
 }
 
@@ -90,20 +84,24 @@ pub(crate) async fn quota_amid_a_backlog() {
     let sandbox = Sandbox::start(&[]);
     sandbox.weather(json!({"down": true})).await;
     let mut stage = Stage::set_around(sandbox, &[]).await;
-    fill(&stage.redis, "backlog", BACKLOG).await;
+    let backlog = scaled(BACKLOG);
+    let name = format!("quota refresh answered while {} usage records drain", number(backlog.into()));
+    fill(&stage.redis, "backlog", backlog).await;
     until("the backlog is in the outbox", async || {
-        (stage.agent.health().await?["outbox"]["depth"] == BACKLOG).then_some(())
+        (stage.agent.health().await?["outbox"]["depth"] == backlog).then_some(())
     })
     .await;
     stage.sandbox.weather(json!({})).await;
     until("the backlog is draining", async || {
-        (stage.agent.health().await?["outbox"]["depth"].as_u64()? < u64::from(BACKLOG)).then_some(())
+        (stage.agent.health().await?["outbox"]["depth"].as_u64()? < u64::from(backlog)).then_some(())
     })
     .await;
     let begun = Instant::now();
     let mut connection = stage.redis.connection();
     let (mut latencies, mut number) = (Vec::new(), 0);
-    while stage.agent.health().await.expect("it answers")["outbox"]["depth"].as_u64() > Some(10_000) {
+    while stage.agent.health().await.expect("it answers")["outbox"]["depth"].as_u64()
+        > Some(u64::from(backlog) / 100)
+    {
         number += 1;
         let asked = Instant::now();
         stage.redis.push(QUOTA, &[load::quota("q", number)]).await;
@@ -115,8 +113,8 @@ pub(crate) async fn quota_amid_a_backlog() {
         latencies.push(asked.elapsed());
         tokio::time::sleep(QUOTA_EVERY).await;
     }
-    let rate = f64::from(BACKLOG) / begun.elapsed().as_secs_f64();
-    print("quota refresh answered while a million usage records drain", latencies, "asked: p99 < 250 ms");
-    println!("  the backlog drained at about {rate:.0} records/s");
+    let rate = f64::from(backlog) / begun.elapsed().as_secs_f64();
+    println!("quota refresh amid a backlog that drains at about {rate:.0} records/s (asked: p99 < 250 ms):");
+    report_percentiles("latency", &name, latencies);
     stage.drained().await;
 }

@@ -15,6 +15,7 @@ mod outage;
 mod outbox;
 mod process;
 mod rate;
+mod report;
 mod rounds;
 mod shared;
 mod surface;
@@ -29,6 +30,9 @@ async fn main() {
     // `cargo bench` passes flags of the standard harness; a word without a dash picks a part.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let want = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
+    if wanted.iter().any(|part| part == "report") {
+        return report::run();
+    }
     if wanted.iter().any(|part| part == wan::lossy::INSIDE) {
         return wan::lossy::inside().await;
     }
@@ -40,7 +44,7 @@ async fn main() {
     let mut base = None;
     for (part, records) in [("outbox-100k", 100_000), ("outbox-1m", 1_000_000), ("outbox-10m", 10_000_000)] {
         if want(part) {
-            outbox::run(records, &mut base);
+            outbox::run(report::scaled(records).into(), &mut base);
         }
     }
     if want("throughput") {

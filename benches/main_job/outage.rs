@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::harness::{DEAD_LETTERS, Stage};
 use super::process::{processor_seconds, resident_mib};
+use super::report::{number, row};
 use super::throughput::fill;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -38,16 +39,20 @@ pub(crate) async fn run() {
     println!(
         "an outage of a minute with {RECORDS} records coming in (asked: < 2 % of a core, a handful of lines, 0 dead):"
     );
-    println!("  {share:.1} % of a core, {requests} requests, {said} log lines, {dead} dead letters");
-    println!(
-        "  {:.1} MiB resident at its start, {:.1} at its end",
-        resident[0],
-        resident[resident.len() - 1]
-    );
     stage.sandbox.weather(json!({})).await;
     let back = Instant::now();
     stage.drained().await;
-    println!("  everything delivered {:.1} s after it was back", back.elapsed().as_secs_f64());
+    let figures = [
+        ("% of a core", share),
+        ("requests", requests),
+        ("log lines", said as f64),
+        ("dead letters", dead as f64),
+        ("MiB at its start", resident[0]),
+        ("MiB at its end", resident[resident.len() - 1]),
+        ("s until all is delivered after it", back.elapsed().as_secs_f64()),
+    ];
+    let name = format!("an outage of a minute, {} records coming in", number(RECORDS.into()));
+    row("quiet", &name, &figures);
     let accounts = stage.sandbox.accounts().await;
     accounts.assert_in_order_and_recognisable();
     assert_eq!(accounts.processed(), u64::from(RECORDS + 1000));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::afternoon;
 use super::harness::{Agent, Mode, RedisServer, Sandbox, USAGE, load, until};
 use super::process::{peak_mib, processor_seconds};
+use super::report::{MICROS, PEAK, RATE, number, row, scaled};
 
 /// Enough that starting, which the loops' figures leave out, hardly counts.
 const RECORDS: u32 = 500_000;
@@ -15,21 +16,20 @@ const PUSHED: u32 = 100_000;
 const SESSIONS: u32 = 500;
 /// The simple loop is slow; its rate does not depend on how long it runs.
 const LOOP_RECORDS: u32 = 5_000;
+const OF_LOOP: &str = "× the simple loop";
 
 pub(crate) async fn run() {
+    println!("Redis to delivered (asked: single ≥ 15000 records/s, ≤ 45 µs;");
+    println!("  batches within 20 % of each other, ≥ 1.2 of the afternoon's loop; < 64 MiB):");
     let looped = simple_loop().await;
-    println!("simple loop (one BRPOPLPUSH, one POST, one LREM a record): {looped:.0} records/s");
+    row("throughput", "the simple loop: BRPOPLPUSH, POST, LREM", &[(RATE, looped)]);
     let best = afternoon::run().await;
-    println!(
-        "the afternoon's loop (1,000 with one command, fdatasync, one POST, deleted): {best:.0} records/s"
-    );
-    println!("single mode (asked: ≥ 15000 records/s, ≤ 45 µs, < 64 MiB):");
-    drain("single", SESSIONS, SINGLE_RECORDS).await.print(looped, best);
+    let name = "the afternoon's loop: 1,000 at a time, fdatasync, one compressed POST";
+    row("throughput", name, &[(RATE, best), (OF_LOOP, best / looped)]);
+    drain("single", SESSIONS, scaled(SINGLE_RECORDS)).await.report("one request a record", looped, best);
     for sessions in [5, 20, 200, SESSIONS, 2_000] {
-        println!(
-            "batch mode, {sessions} sessions (asked: within 20 % of each other, ≥ 1.2 of the afternoon's loop, < 64 MiB):"
-        );
-        drain("batch", sessions, RECORDS).await.print(looped, best);
+        let name = format!("batches, {} sessions", number(sessions.into()));
+        drain("batch", sessions, scaled(RECORDS)).await.report(&name, looped, best);
     }
 }
 
@@ -42,17 +42,17 @@ struct Cost {
 }
 
 impl Cost {
-    fn print(&self, looped: f64, best: f64) {
+    fn report(&self, name: &str, looped: f64, best: f64) {
         let records = f64::from(self.records);
         let rate = records / self.seconds;
-        println!(
-            "  {rate:.0} records/s, {:.1} times the simple loop, {:.2} of the afternoon's",
-            rate / looped,
-            rate / best
-        );
-        let (micros, seconds) = (self.processor_seconds / records * 1e6, self.processor_seconds);
-        println!("  {micros:.1} µs of the agent's processor time a record ({seconds:.2} s in all)");
-        println!("  {:.1} MiB resident at the peak", self.peak_mib);
+        let figures = [
+            (RATE, rate),
+            (OF_LOOP, rate / looped),
+            ("× the afternoon's loop", rate / best),
+            (MICROS, self.processor_seconds / records * 1e6),
+            (PEAK, self.peak_mib),
+        ];
+        row("throughput", name, &figures);
     }
 }
 
@@ -102,13 +102,14 @@ async fn drain(mode: &str, sessions: u32, records: u32) -> Cost {
 /// Records a second.
 pub(crate) async fn simple_loop() -> f64 {
     let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
-    fill(&redis, "session", LOOP_RECORDS).await;
+    let records = scaled(LOOP_RECORDS);
+    fill(&redis, "session", records).await;
     let http =
         reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().expect("a client");
     let in_flight = format!("{USAGE}:processing");
     let mut connection = redis.connection();
     let begun = Instant::now();
-    for _ in 0..LOOP_RECORDS {
+    for _ in 0..records {
         let mut take = redis::cmd("BRPOPLPUSH");
         take.arg(USAGE).arg(&in_flight).arg(1);
         let record: String = take.query_async(&mut connection).await.expect("a record");
@@ -121,5 +122,5 @@ pub(crate) async fn simple_loop() -> f64 {
         acknowledge.arg(&in_flight).arg(1).arg(&record);
         let () = acknowledge.query_async(&mut connection).await.expect("it is removed");
     }
-    f64::from(LOOP_RECORDS) / begun.elapsed().as_secs_f64()
+    f64::from(records) / begun.elapsed().as_secs_f64()
 }

@@ -8,12 +8,14 @@
 
 use std::time::{Duration, Instant};
 
-mod load;
+use super::report::{number, scaled, setting};
+
+pub(crate) mod load;
 pub(crate) mod lossy;
-mod measure;
+pub(crate) mod measure;
 
 use load::Load;
-use measure::{Figures, Setting, measure};
+use measure::{Setting, measure};
 
 /// What a record of 400 bytes takes on the wire at best, compressed among others.
 const RECORD_BYTES: f64 = 69.0;
@@ -48,6 +50,8 @@ enum Limit {
     Loopback,
     /// Bits a second, and the bytes of a record.
     Rate(f64, f64),
+    /// Requests of one record at a time, and a round trip.
+    Requests(f64, Duration),
 }
 
 const BATCH: &[(&str, &str)] = &[("DELIVERY_MODE", "batch")];
@@ -116,6 +120,7 @@ fn rows() -> Vec<Row> {
         Row {
             settings: SINGLE,
             records: Records::Slow,
+            limit: Limit::Requests(256.0, millis(100)),
             ..fast(
                 "100 ms, 20 sessions, single, boundaries, 256 requests",
                 "rtt=100ms",
@@ -129,16 +134,11 @@ fn rows() -> Vec<Row> {
 impl Records {
     fn number(self) -> u32 {
         match self {
-            Self::Many => setting("WAN_RECORDS", 200_000),
-            Self::Slow => setting("WAN_SLOW_RECORDS", 20_000),
-            Self::Large(of_slow) => (setting("WAN_SLOW_RECORDS", 20_000) / 20).saturating_mul(of_slow) / 1000,
+            Self::Many => setting("WAN_RECORDS", scaled(200_000)),
+            Self::Slow => setting("WAN_SLOW_RECORDS", scaled(20_000)),
+            Self::Large(of_slow) => (Self::Slow.number() / 20).saturating_mul(of_slow) / 1000,
         }
     }
-}
-
-/// A number from the environment.
-fn setting(name: &str, default: u32) -> u32 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number of records"))
 }
 
 /// Whether this row is asked for.
@@ -151,12 +151,12 @@ pub(crate) async fn run() {
     let mut sound = true;
     let mut loopback = Vec::new();
     for sessions in [5, 20, 200, 2_000] {
-        let name = format!("loopback, {sessions} sessions");
+        let name = format!("loopback, {} sessions", number(sessions.into()));
         // The others are measured against that of 20.
         if sessions == 20 || is_wanted(&name) {
             let load = Load::Usage { sessions };
             let figures = measure(&Setting::plain(load, Records::Many.number(), BATCH)).await;
-            figures.print(&name, "asked: within 20 % of each other");
+            figures.report("wan", &name, None);
             sound &= figures.is_sound();
             loopback.push((sessions, figures.rate));
         }
@@ -170,21 +170,17 @@ pub(crate) async fn run() {
         };
         let figures = measure(&setting).await;
         sound &= figures.is_sound();
-        figures.print(row.name, &row.judge(&figures, processors));
+        if row.asked > 0.0 {
+            println!("  asked: ≥ {} records/s", row.asked);
+        }
+        let limit = match row.limit {
+            Limit::Loopback => processors,
+            Limit::Rate(bits, bytes) => bits / 8.0 / bytes,
+            Limit::Requests(at_a_time, round_trip) => at_a_time / round_trip.as_secs_f64(),
+        };
+        figures.report("wan", row.name, Some(limit));
     }
     assert!(sound, "records were lost, out of order, or repeated under another key");
-}
-
-impl Row {
-    /// The rate's ratio to its limit, and what is asked.
-    fn judge(&self, figures: &Figures, processors: f64) -> String {
-        let (limit, of) = match self.limit {
-            Limit::Loopback => (processors, "the loopback rate"),
-            Limit::Rate(bits, bytes) => (bits / 8.0 / bytes, "what the rate carries"),
-        };
-        let asked = if self.asked > 0.0 { format!(" (asked: ≥ {})", self.asked) } else { String::new() };
-        format!("{:.2} of {of}, {limit:.0}{asked}", figures.rate / limit)
-    }
 }
 
 /// How long nothing may happen before it is called stuck.

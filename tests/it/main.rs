@@ -8,6 +8,7 @@ mod adopts_the_previous_agents_records;
 mod audit;
 mod bad_answers;
 mod batches;
+mod benchmarks;
 mod book;
 mod check;
 mod clock_is_set;

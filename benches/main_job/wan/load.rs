@@ -51,7 +51,7 @@ impl Load {
 
 /// A usage record that compresses as real ones do, to some 65 bytes among others: its id is a UUID, its numbers and times
 /// are its own.
-fn record(session: &str, sequence: Option<u32>, noise: Option<String>) -> String {
+pub(crate) fn record(session: &str, sequence: Option<u32>, noise: Option<String>) -> String {
     let mut random = rand::rng();
     let seconds = random.random_range(0.1..30.0_f64);
     let begun = Timestamp::BEGIN + random.random_range(0..Timestamp::DAY);

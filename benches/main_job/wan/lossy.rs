@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use tempfile::TempDir;
 
 use super::super::harness::Sandbox;
+use super::super::report::not_measured;
 use super::measure::{Figures, Setting, measure_against};
 use super::{BATCH, Load, Records, is_wanted};
 
@@ -28,7 +29,7 @@ const SET_UP: &str = "ip link set lo up && echo up && read -r _ &&
 /// Runs [`inside`] in a network namespace of its own, where that is allowed.
 pub(crate) fn run() {
     if !rustix::process::geteuid().is_root() {
-        return println!("over a link with loss: NOT MEASURED: network namespaces need root");
+        return not_measured("wan", "links with loss, because network namespaces need root");
     }
     let itself = std::env::current_exe().expect("its own path");
     let status = Command::new("unshare").arg("--net").arg(itself).arg(INSIDE).status();
@@ -41,7 +42,10 @@ pub(crate) async fn inside() {
     let emulator = compile(&dir);
     ip("link set lo up");
     let kind = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").expect("it is known");
-    println!("over two TUN devices, 100 ms, 20 sessions, congestion control {}", kind.trim());
+    println!(
+        "over two TUN devices, congestion control {} (asked: ≥ 0.5 of the rate without loss):",
+        kind.trim()
+    );
     let mut sound = true;
     let mut without = None;
     for (name, loss) in [("no loss", 0.0), ("1 % loss", 0.01), ("3 % loss", 0.03)] {
@@ -52,8 +56,8 @@ pub(crate) async fn inside() {
         let figures = row(&emulator, loss).await;
         sound &= figures.is_sound();
         let clean: f64 = *without.get_or_insert(figures.rate);
-        let ratio = figures.rate / clean;
-        figures.print(name, &format!("{ratio:.2} of the rate without loss (asked: ≥ 0.5)"));
+        let limit = (loss > 0.0).then_some(clean);
+        figures.report("wan", &format!("100 ms, 20 sessions, two devices, {name}"), limit);
     }
     assert!(sound, "records were lost, out of order, or repeated under another key");
 }

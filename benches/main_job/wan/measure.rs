@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::super::harness::{Agent, QUOTA, QUOTA_ANSWERS, RedisServer, Sandbox, load};
-use super::super::latency::percentile;
+use super::super::latency::report_percentiles;
 use super::super::process::{peak_mib, processor_seconds};
+use super::super::report::{MICROS, PEAK, RATE, row};
 use super::{Load, arrive};
 
 const QUOTA_EVERY: Duration = Duration::from_millis(100);
@@ -29,7 +30,7 @@ impl Setting {
 }
 
 /// What came of it.
-pub(super) struct Figures {
+pub(crate) struct Figures {
     pub(super) rate: f64,
     records: u64,
     lost: u64,
@@ -40,20 +41,13 @@ pub(super) struct Figures {
     pub(super) bytes: Option<(f64, f64)>,
     peak_mib: f64,
     processor_micros: f64,
-    retries: f64,
+    retries: Option<f64>,
     quota: Option<(Vec<Duration>, Duration)>,
 }
 
 pub(super) async fn measure(setting: &Setting) -> Figures {
     let flags: Vec<&str> = setting.link.iter().flat_map(|link| ["--link", link]).collect();
-    let sandbox = Sandbox::start(&flags);
-    let mut figures = measure_against(setting, &sandbox).await;
-    if setting.link.is_some() {
-        let link = sandbox.link().await;
-        let bytes = |way: &str| link[way]["bytes"].as_f64().expect("bytes") / figures.records as f64;
-        figures.bytes = Some((bytes("up"), bytes("down")));
-    }
-    figures
+    measure_against(setting, &Sandbox::start(&flags)).await
 }
 
 /// Fills Redis, then starts the agent and waits until the sandbox has everything.
@@ -85,32 +79,12 @@ pub(super) async fn measure_against(setting: &Setting, sandbox: &Sandbox) -> Fig
     }
     arrive(records, processed).await;
     let seconds = begun.elapsed().as_secs_f64();
-    let (peak_mib, processor) = (peak_mib(agent.pid()), processor_seconds(agent.pid()));
-    let retries = agent.metrics().await.sum("dataplane_retries_total", &[]);
-    let accounts = sandbox.accounts().await.0;
     let rate = records as f64 / seconds;
-    let number =
-        |pointer: &str| accounts.pointer(pointer).and_then(serde_json::Value::as_u64).expect("a number");
-    let sum = |field: &str| -> u64 {
-        ["usage", "started", "completed", "quota"]
-            .iter()
-            .map(|kind| number(&format!("/kinds/{kind}/{field}")))
-            .sum()
-    };
     records += quota.len() as u64;
-    Figures {
-        rate,
-        records,
-        lost: records.saturating_sub(sum("processed")),
-        order_violations: number("/order_violations/count") + number("/key_violations/count"),
-        repeated: sum("duplicates"),
-        repeated_differently: sum("duplicates_different"),
-        bytes: None,
-        peak_mib,
-        processor_micros: processor / records as f64 * 1e6,
-        retries,
-        quota: setting.quota.map(|asked| (quota, asked)),
-    }
+    let mut figures = Figures::of(sandbox, records, rate, agent.pid()).await;
+    figures.retries = Some(agent.metrics().await.sum("dataplane_retries_total", &[]));
+    figures.quota = setting.quota.map(|asked| (quota, asked));
+    figures
 }
 
 /// One quota request after another, for as long as it is polled.
@@ -130,6 +104,27 @@ async fn ask_for_quota(redis: &RedisServer, took: &mut Vec<Duration>) {
 }
 
 impl Figures {
+    /// Of a process that has sent so many records to this sandbox alone.
+    pub(crate) async fn of(sandbox: &Sandbox, records: u64, rate: f64, pid: u32) -> Self {
+        let (peak_mib, processor_micros) = (peak_mib(pid), processor_seconds(pid) / records as f64 * 1e6);
+        let (accounts, link) = (sandbox.accounts().await, sandbox.link().await);
+        let bytes = |way: &str| Some(link[way]["bytes"].as_f64()? / records as f64);
+        Self {
+            rate,
+            records,
+            lost: records.saturating_sub(accounts.processed()),
+            order_violations: accounts.number("/order_violations/count")
+                + accounts.number("/key_violations/count"),
+            repeated: accounts.sum("duplicates"),
+            repeated_differently: accounts.sum("duplicates_different"),
+            bytes: bytes("up").zip(bytes("down")),
+            peak_mib,
+            processor_micros,
+            retries: None,
+            quota: None,
+        }
+    }
+
     pub(super) fn records(&self) -> u64 {
         self.records
     }
@@ -139,33 +134,31 @@ impl Figures {
         self.lost + self.order_violations + self.repeated_differently == 0
     }
 
-    pub(super) fn print(&self, name: &str, judgement: &str) {
-        println!("{name}: {:.0} records/s; {judgement}", self.rate);
-        println!(
-            "  {} records, lost {}, order violations {}, repeated {} ({} with another key or body), retries {}",
-            self.records,
-            self.lost,
-            self.order_violations,
-            self.repeated,
-            self.repeated_differently,
-            self.retries
+    /// What became of the records.
+    pub(crate) fn account(&self) -> [(&'static str, f64); 3] {
+        [("lost", self.lost), ("out of order", self.order_violations), ("repeated", self.repeated)]
+            .map(|(column, records)| (column, records as f64))
+    }
+
+    /// Prints and records a row, with what limits its rate.
+    pub(crate) fn report(&self, table: &str, name: &str, limit: Option<f64>) {
+        let mut figures = vec![(RATE, self.rate)];
+        figures.extend(
+            limit.into_iter().flat_map(|limit| [("limit", limit), ("× the limit", self.rate / limit)]),
         );
-        let wire = self.bytes.map_or_else(String::new, |(up, down)| {
-            format!("; on the wire {up:.1} B up and {down:.1} B down a record")
-        });
-        println!(
-            "  {:.1} MiB at the peak, {:.1} µs of processor time a record{wire}",
-            self.peak_mib, self.processor_micros
+        figures.extend([(MICROS, self.processor_micros), (PEAK, self.peak_mib)]);
+        figures.extend(
+            self.bytes.into_iter().flat_map(|(up, down)| [("bytes up a record", up), ("bytes down", down)]),
         );
+        figures.extend(self.account());
+        figures.extend(self.retries.map(|retries| ("retries", retries)));
+        row(table, name, &figures);
+        if self.repeated_differently > 0 {
+            println!("  {} of them with another key or body", self.repeated_differently);
+        }
         if let Some((took, asked)) = &self.quota {
-            let mut took = took.clone();
-            took.sort_unstable();
-            let asked = asked.as_millis();
-            let [p50, p99] = [0.5, 0.99].map(|share| percentile(&took, share));
-            println!(
-                "  quota push → answer: p50 {p50:.0} ms, p99 {p99:.0} ms of {} (asked: p99 < {asked} ms)",
-                took.len()
-            );
+            println!("  push to quota answer (asked: p99 < {} ms):", asked.as_millis());
+            report_percentiles("wan-quota", name, took.clone());
         }
     }
 }

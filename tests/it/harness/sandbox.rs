@@ -118,7 +118,7 @@ impl Drop for Sandbox {
 pub(crate) struct Accounts(pub(crate) Value);
 
 impl Accounts {
-    fn number(&self, pointer: &str) -> u64 {
+    pub(crate) fn number(&self, pointer: &str) -> u64 {
         self.0.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{pointer}: {}", self.0))
     }
 

@@ -145,6 +145,7 @@ bench-wan: redis ## Prints what the main job does over long, narrow and (as root
 	@$(call install,unshare,util-linux)
 	cargo bench --locked -- wan
 
+# syslog-ng, to compare with, is measured where it is installed: docs/benchmarks.md.
 bench-report: redis ## Measures BENCH_RUNS (5) times, about an hour, and writes the figures of docs/benchmarks.md and README
 	@$(call install,ip,iproute2)
 	@$(call install,unshare,util-linux)

@@ -13,6 +13,7 @@ mod intake;
 mod latency;
 mod outage;
 mod outbox;
+mod peers;
 mod process;
 mod rate;
 mod report;
@@ -82,5 +83,8 @@ async fn main() {
     }
     if want("shared") {
         shared::run().await;
+    }
+    if want("peers") {
+        peers::run().await;
     }
 }

@@ -21,7 +21,8 @@ pub(crate) const MICROS: &str = "µs of processor time a record";
 pub(crate) const PEAK: &str = "MiB at the peak";
 
 const FILE: &str = "BENCH_FIGURES";
-const PARTS: [&str; 8] = ["throughput", "intake", "single", "latency", "quota", "outage", "outbox-1m", "wan"];
+const PARTS: [&str; 9] =
+    ["throughput", "intake", "single", "latency", "quota", "outage", "outbox-1m", "wan", "peers"];
 const PAGES: [&str; 2] = ["docs/benchmarks.md", "README.md"];
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -126,6 +127,7 @@ fn machine(runs: u32, reduced: bool) -> String {
         ("agent", format!("{}, commit {commit}", env!("CARGO_PKG_VERSION"))),
         ("compiler", version("rustc")),
         ("Redis", version("redis-server")),
+        ("syslog-ng", version("syslog-ng")),
         ("date", chrono::Utc::now().date_naive().to_string()),
         ("command", format!("`{}make bench-report`", settings.concat())),
         ("runs", runs.to_string()),

@@ -68,9 +68,19 @@ fn every_table_of_the_pages_is_one_that_the_benches_measure() {
         })
         .unwrap();
     }
-    assert!(sections.borrow().len() > 6, "{sections:?}");
-    let sources =
-        ["throughput", "intake", "latency", "outage", "outbox", "report", "wan", "wan/measure", "wan/lossy"];
+    assert!(sections.borrow().len() > 8, "{sections:?}");
+    let sources = [
+        "throughput",
+        "intake",
+        "latency",
+        "outage",
+        "outbox",
+        "report",
+        "wan",
+        "wan/measure",
+        "wan/lossy",
+        "peers",
+    ];
     let sources = sources.map(|name| read(&format!("benches/main_job/{name}.rs"))).concat();
     for section in sections.into_inner() {
         assert!(sources.contains(&format!("\"{section}\"")), "{section}");

@@ -18,7 +18,7 @@ pub use encodings::Compression;
 use encodings::Encodings;
 use layout::{EMPTY, group_size, size};
 
-/// When to try again after a `ControlPlane` had no batches or broke their promise.
+/// When to try again after a `ControlPlane` had no batches, broke their promise, or refused a body as too large.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
 /// How long types are sent separately after a batch of several types failed as a whole.
 const APART: Duration = Duration::from_secs(60);
@@ -50,8 +50,8 @@ pub struct Settings {
 /// Whether records are sent in batches, and how.
 pub(super) struct Batching {
     settings: Settings,
-    /// Maximum bytes in a batch, as learned from 413 answers.
-    max_bytes: usize,
+    /// Maximum bytes in a batch, as learned from 413 answers, and until when.
+    reduced: Option<(usize, Instant)>,
     /// No batches until then.
     absent_until: Option<Instant>,
     /// The promise of order was broken: until then a batch holds one record per session.
@@ -69,7 +69,7 @@ pub(super) struct Batching {
 impl Batching {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
-            max_bytes: settings.max_bytes,
+            reduced: None,
             encodings: Encodings::new(settings.compression),
             settings,
             absent_until: None,
@@ -86,6 +86,7 @@ impl Batching {
         for until in [&mut self.absent_until, &mut self.breached_until, &mut self.one_kind_until] {
             until.take_if(|until| *until <= now);
         }
+        self.reduced.take_if(|(_, until)| *until <= now);
         self.encodings.expire(now);
         match self.settings.mode {
             DeliveryMode::Single => false,
@@ -98,13 +99,17 @@ impl Batching {
     /// Limits of one batch, given that `wire_bytes` may be in flight: records, and bytes before compression.
     pub(super) fn limits(&self, wire_bytes: usize) -> (usize, usize) {
         let plain = (wire_bytes as f64 / self.encoder.ratio()) as usize;
-        (self.settings.max_records, plain.max(COMPRESS_FROM).min(self.max_bytes))
+        (self.settings.max_records, plain.max(COMPRESS_FROM).min(self.max_bytes()))
+    }
+
+    fn max_bytes(&self) -> usize {
+        self.reduced.map_or(self.settings.max_bytes, |(bytes, _)| bytes)
     }
 
     /// The approximate wire bytes of the largest batch.
     pub(super) fn largest(&self) -> f64 {
         let of_records = self.settings.max_records as f64 * self.encoder.record_bytes.unwrap_or(f64::MAX);
-        of_records.min(self.max_bytes as f64 * self.encoder.ratio())
+        of_records.min(self.max_bytes() as f64 * self.encoder.ratio())
     }
 
     /// The most records per session in a batch.
@@ -122,10 +127,15 @@ impl Batching {
         self.is_proven
     }
 
-    /// A body was too large: use smaller ones from now on.
-    pub(super) fn too_large(&mut self, parcel: &[Group]) {
-        let bytes: usize = items(parcel).map(|item| size(&item.record)).sum();
-        self.max_bytes = self.max_bytes.min((bytes / 2).max(COMPRESS_FROM));
+    /// A body was too large: use smaller ones for a while.
+    pub(super) fn too_large(&mut self, parcel: &[Group], now: Instant) {
+        self.reduce(items(parcel).map(|item| size(&item.record)).sum(), now);
+    }
+
+    /// A body with so many bytes of records was too large.
+    fn reduce(&mut self, bytes: usize, now: Instant) {
+        let half = (bytes / 2).max(COMPRESS_FROM);
+        self.reduced = Some((self.max_bytes().min(half), now + ASK_AGAIN));
     }
 
     /// Whether a batch may contain only one kind of records.
@@ -180,7 +190,33 @@ impl Batching {
         self.absent_until = None;
         self.breached_until = None;
         self.one_kind_until = None;
-        self.max_bytes = self.settings.max_bytes;
+        self.reduced = None;
         self.encodings.ask_again();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_halved_until_they_pass_and_tried_whole_again_later() {
+        let settings = Settings {
+            mode: DeliveryMode::Batch,
+            max_records: 100,
+            max_bytes: 1 << 20,
+            compression: Compression::None,
+        };
+        let (mut batching, now) = (Batching::new(settings), Instant::now());
+        let most = |batching: &Batching| batching.limits(usize::MAX).1;
+        batching.reduce(1 << 20, now);
+        batching.reduce(1 << 19, now);
+        assert_eq!(most(&batching), 1 << 18);
+        // A larger one that was under way already.
+        batching.reduce(1 << 20, now + ASK_AGAIN / 2);
+        assert!(batching.is_on(now + ASK_AGAIN));
+        assert_eq!(most(&batching), 1 << 18);
+        assert!(batching.is_on(now + ASK_AGAIN * 3 / 2));
+        assert_eq!(most(&batching), 1 << 20);
     }
 }

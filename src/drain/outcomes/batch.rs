@@ -53,7 +53,7 @@ impl DrainLoop {
         }
         match response.map(|response| (response.status, response)) {
             Some((413, _)) if records_in(&parcel) > 1 => {
-                self.batching.too_large(&parcel);
+                self.batching.too_large(&parcel, now);
                 halve(&mut parcel);
                 return self.try_again(parcel, now);
             }

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-/// Share of the best rate kept per second.
+/// Share of the best rate kept per measurement.
 const RATE_KEPT: f64 = 0.95;
 
 /// Measures the bytes delivered per second.

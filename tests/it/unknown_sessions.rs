@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::harness::{Stage, USAGE, load, until};
 
-/// More than the 20,480 records of a kind kept in memory.
+/// More than the 14,336 records of a kind kept in memory.
 const UNKNOWN: u32 = 22_000;
 const LATE: u32 = 200;
 

@@ -38,8 +38,8 @@ pub struct QueueSettings {
 impl Default for QueueSettings {
     fn default() -> Self {
         Self {
-            // On a long path most of these are in flight: at 100 ms this suffices for some 140,000 records per second.
-            records: 20_480,
+            // On a long path most of these are in flight: at 100 ms this suffices for some 100,000 records per second.
+            records: 14_336,
             bytes: 12 << 20,
             // What a fast link carries of one session in a few round trips.
             session_records: 4096,

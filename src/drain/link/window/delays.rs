@@ -7,7 +7,7 @@ use tokio::time::Instant;
 /// The target queueing delay: twice the path's delay, within these bounds. A quota request waits that long; with a lower
 /// bound, servers with varying delays would be mistaken for a queue.
 const QUEUE_LEAST: f64 = 0.05;
-const QUEUE_MOST: f64 = 0.11;
+const QUEUE_MOST: f64 = 0.085;
 /// The best delay moves towards observed delays with this time constant, in seconds.
 const BEST_AGES: f64 = 20.0;
 

@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-/// The target queueing delay: twice the path's delay, within these bounds. A quota request waits that long; with a lower
-/// bound, servers with varying delays would be mistaken for a queue.
+/// The target queueing delay: twice the path's delay, at least and at most this. A quota request waits that long; with a
+/// lower bound, servers with varying delays would be mistaken for a queue.
 const QUEUE_LEAST: f64 = 0.05;
 const QUEUE_MOST: f64 = 0.085;
+/// On a long path half of its delay, at most this: its delay varies more.
+const LONG_QUEUE_MOST: f64 = 0.15;
 /// The best delay moves towards observed delays with this time constant, in seconds.
 const BEST_AGES: f64 = 20.0;
 
 /// The target queueing delay for a path with this delay, in seconds.
 pub(super) fn queue_target(round_trip: f64) -> f64 {
-    (2.0 * round_trip).clamp(QUEUE_LEAST, QUEUE_MOST)
+    let long = (round_trip / 2.0).min(LONG_QUEUE_MOST);
+    (2.0 * round_trip).clamp(QUEUE_LEAST, QUEUE_MOST).max(long)
 }
 
 /// What a request's delay depends on besides the link: endpoint, approximate size, and whether it is the first on its

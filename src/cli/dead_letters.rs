@@ -182,9 +182,9 @@ async fn drop_all(access: &OutboxAccess, which: &Which, yes: bool, json: bool) -
             next = part.next;
         }
     }
-    let is_none = outcome.dropped == 0 && !which.ids.is_empty();
+    let unknown = (which.ids.len() as u64).saturating_sub(outcome.dropped);
     let printed = if json { print_json(&outcome) } else { say!("{} dropped", outcome.dropped) };
-    anyhow::ensure!(!is_none, "no dead letters with these numbers");
+    anyhow::ensure!(which.ids.is_empty() || unknown == 0, "no dead letters with {unknown} of these numbers");
     printed
 }
 

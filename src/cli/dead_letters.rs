@@ -184,7 +184,7 @@ async fn drop_all(access: &OutboxAccess, which: &Which, yes: bool, json: bool) -
     }
     let unknown = (which.ids.len() as u64).saturating_sub(outcome.dropped);
     let printed = if json { print_json(&outcome) } else { say!("{} dropped", outcome.dropped) };
-    anyhow::ensure!(which.ids.is_empty() || unknown == 0, "no dead letters with {unknown} of these numbers");
+    anyhow::ensure!(which.ids.is_empty() || unknown == 0, "{unknown} of these numbers have no dead letter");
     printed
 }
 

@@ -4,19 +4,36 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-/// The target queueing delay: twice the path's delay, at least and at most this. A quota request waits that long; with a
-/// lower bound, servers with varying delays would be mistaken for a queue.
+/// The target queueing delay: twice the path's delay, at least and at most this. A quota request waits that long.
 const QUEUE_LEAST: f64 = 0.05;
 const QUEUE_MOST: f64 = 0.085;
-/// On a long path half of its delay, at most this: its delay varies more.
-const LONG_QUEUE_MOST: f64 = 0.15;
 /// The best delay moves towards observed delays with this time constant, in seconds.
 const BEST_AGES: f64 = 20.0;
 
 /// The target queueing delay for a path with this delay, in seconds.
 pub(super) fn queue_target(round_trip: f64) -> f64 {
-    let long = (round_trip / 2.0).min(LONG_QUEUE_MOST);
-    (2.0 * round_trip).clamp(QUEUE_LEAST, QUEUE_MOST).max(long)
+    (2.0 * round_trip).clamp(QUEUE_LEAST, QUEUE_MOST)
+}
+
+/// Weight of a new excess in the variation, and the most that counts of one, as a multiple of the shortest delay: a single
+/// lost packet says nothing.
+const VARIATION_WEIGHT: f64 = 0.125;
+const EXCESS_MOST: f64 = 2.0;
+
+/// By how much the path's delay usually exceeds the shortest without a queue of ours: servers and radio links vary.
+#[derive(Debug, Default)]
+pub(super) struct Variation(f64);
+
+impl Variation {
+    /// A request that met no queue of ours took `delay`, and the shortest of its class `best`, in seconds.
+    pub(super) fn observe(&mut self, delay: f64, best: f64) {
+        let excess = (delay - best).min(EXCESS_MOST * best);
+        self.0 += (excess - self.0) * VARIATION_WEIGHT;
+    }
+
+    pub(super) fn seconds(&self) -> f64 {
+        self.0
+    }
 }
 
 /// What a request's delay depends on besides the link: endpoint, approximate size, and whether it is the first on its

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::control_plane::Opening;
-use delays::{DelayClass, ShortestDelays, queue_target};
+use delays::{DelayClass, ShortestDelays, Variation, queue_target};
 use draining::QueueDraining;
 use loss::Loss;
 use throughput::Throughput;
@@ -58,6 +58,8 @@ pub struct Flight {
     class: DelayClass,
     /// Whether it filled the window: then its answer may let the window grow.
     filled: bool,
+    /// Whether it was sent while there was no queue of ours.
+    is_clear: bool,
 }
 
 impl Flight {
@@ -68,7 +70,14 @@ impl Flight {
 
     #[cfg(test)]
     pub(super) fn of_test(sent: Instant, bytes: u64) -> Self {
-        Self { sent, waited: Duration::ZERO, bytes, class: DelayClass::new(0, bytes), filled: true }
+        Self {
+            sent,
+            waited: Duration::ZERO,
+            bytes,
+            class: DelayClass::new(0, bytes),
+            filled: true,
+            is_clear: false,
+        }
     }
 }
 
@@ -81,6 +90,7 @@ pub(super) struct Window {
     in_flight: u64,
     requests: usize,
     delays: ShortestDelays,
+    variation: Variation,
     draining: QueueDraining,
     loss: Loss,
     throughput: Throughput,
@@ -98,6 +108,7 @@ impl Window {
             in_flight: 0,
             requests: 0,
             delays: ShortestDelays::default(),
+            variation: Variation::default(),
             draining: QueueDraining::default(),
             loss: Loss::default(),
             throughput: Throughput::default(),
@@ -128,7 +139,15 @@ impl Window {
         self.in_flight += bytes;
         self.requests += 1;
         let filled = self.in_flight as f64 >= self.bytes / 2.0 && !self.draining.is_on(now);
-        Flight { sent: now, waited: Duration::ZERO, bytes, class: DelayClass::new(route, bytes), filled }
+        let is_clear = self.draining.is_clear(now);
+        Flight {
+            sent: now,
+            waited: Duration::ZERO,
+            bytes,
+            class: DelayClass::new(route, bytes),
+            filled,
+            is_clear,
+        }
     }
 
     /// A request has ended.
@@ -142,12 +161,15 @@ impl Window {
         let delay = now.saturating_duration_since(flight.sent).saturating_sub(flight.waited);
         let delay = delay.as_secs_f64().max(1e-6);
         let best = self.delays.observe(flight.class, delay, now);
-        let expected = best + queue_target(best);
+        if flight.is_clear {
+            self.variation.observe(delay, best);
+        }
+        let expected = best + self.variation.seconds() + queue_target(best);
         let ratio = expected / delay;
         self.loss.observe(best, delay);
         self.throughput.delivered(flight.bytes, now);
         if flight.filled && self.draining.is_due(now) {
-            self.draining.begin(best, delay, now);
+            self.draining.begin(best, delay, expected, now);
         }
         // Loss delays single requests; several very late ones in a row mean that the link's capacity has dropped.
         self.very_late = if ratio < VERY_LATE { self.very_late + 1 } else { 0 };
@@ -158,7 +180,7 @@ impl Window {
             self.is_starting = false;
             // Drain at once: the coming requests are larger than all before, and would measure the queue as their path.
             if flight.filled {
-                self.draining.begin(best, delay, now);
+                self.draining.begin(best, delay, expected, now);
             }
         }
         let share = (flight.bytes as f64 / self.bytes).min(1.0);

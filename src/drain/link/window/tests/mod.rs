@@ -117,3 +117,14 @@ fn a_lone_request_always_has_room_and_timeouts_halve_the_window_once_a_round() {
         assert!((window.bytes - (before / 2.0).max(LEAST)).abs() < 1.0);
     }
 }
+
+#[test]
+fn one_late_answer_hardly_changes_the_variation_and_many_do() {
+    let mut variation = Variation::default();
+    variation.observe(60.0, 0.1);
+    assert!(variation.seconds() <= 0.03, "{}", variation.seconds());
+    for _ in 0..30 {
+        variation.observe(0.2, 0.1);
+    }
+    assert!((variation.seconds() - 0.1).abs() < 0.01, "{}", variation.seconds());
+}

@@ -48,7 +48,7 @@ pub use batch::{Compression, DeliveryMode, Settings as BatchSettings};
 use controls::Limiter;
 pub use controls::{Controls, Orders, RateLimit};
 pub use link::{Change, Circuit, Flight, Link, Settings as LinkSettings};
-use outcomes::Confirmation;
+use outcomes::{Confirmation, RetryReason};
 use queues::{Item, LaneKey, Lanes, Parcel, ReadAhead};
 pub use queues::{QueueSettings, SessionOrder};
 use routes::Routes;
@@ -58,9 +58,6 @@ pub use verdict::Trouble;
 /// Time for Redis to accept pending quota answers when the drain pauses or stops. A request whose answer is not accepted by
 /// then is sent again with the same key.
 const LAST_PUSHES: Duration = Duration::from_secs(5);
-
-/// Reasons for retries other than a trouble of the link.
-const OWN_REASONS: [&str; 3] = ["session_unknown", outcomes::IN_PROGRESS, outcomes::UNCONFIRMED];
 
 /// Settings of the drain.
 #[derive(Clone, Debug)]
@@ -175,8 +172,8 @@ impl Drain {
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut run = DrainLoop::new(self);
         run.tell_trouble(&[]);
-        for reason in Trouble::ALL.map(Trouble::label).into_iter().chain(OWN_REASONS) {
-            run.drain.metrics.retries.with_label_values(&[reason]).inc_by(0);
+        for reason in RetryReason::all() {
+            run.drain.metrics.retries.with_label_values(&[reason.label()]).inc_by(0);
         }
         tokio::select! {
             biased;

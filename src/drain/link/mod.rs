@@ -42,6 +42,18 @@ pub struct Settings {
 }
 
 impl Settings {
+    #[cfg(test)]
+    pub(super) fn of_test() -> Self {
+        Self {
+            failures_to_open: 3,
+            initial_delay: Duration::from_secs(5),
+            max_backoff: Duration::from_secs(30),
+            multiplier: 2.0,
+            concurrency: 32,
+            refusal_brake: 5,
+        }
+    }
+
     /// The longest wait after this many failures.
     pub(super) fn backoff(&self, failures: u32) -> Duration {
         self.backoff_from(self.initial_delay, failures)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::IN_PROGRESS;
+use super::RetryReason;
 use super::failures::RecordFailure;
 use super::words::detail;
 use crate::control_plane::{
@@ -99,7 +99,7 @@ impl DrainLoop {
                 let change = self.link.answered(now);
                 self.announce(change);
                 for (lane, item) in last_first(parcel) {
-                    self.retry(lane, item, IN_PROGRESS, retry_after, now);
+                    self.retry(lane, item, RetryReason::InProgress, retry_after, now);
                 }
             }
             // Refused, or a duplicate, as a whole: halving finds the record concerned.
@@ -187,7 +187,7 @@ impl DrainLoop {
         }
         let wait = retry_after.filter(|_| trouble == Trouble::Failing);
         for (lane, item) in last_first(parcel) {
-            self.retry(lane, item, trouble.label(), wait, now);
+            self.retry(lane, item, RetryReason::Failed(trouble), wait, now);
         }
     }
 
@@ -213,7 +213,7 @@ impl DrainLoop {
             }
         }
         for (lane, item) in last_first(parcel) {
-            self.retry(lane, item, Trouble::NoRoute.label(), None, now);
+            self.retry(lane, item, RetryReason::Failed(Trouble::NoRoute), None, now);
         }
     }
 }

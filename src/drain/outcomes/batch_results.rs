@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::IN_PROGRESS;
+use super::RetryReason;
 use super::failures::RecordFailure;
 use super::words::{in_words, of_a_batch};
 use crate::control_plane::BatchException;
@@ -75,7 +75,7 @@ impl DrainLoop {
                 }
                 Verdict::SessionUnknown => self.session_unknown(lane, item, detail, now),
                 Verdict::NotTried | Verdict::InProgress => {
-                    self.retry(lane, item, IN_PROGRESS, None, now);
+                    self.retry(lane, item, RetryReason::InProgress, None, now);
                 }
                 Verdict::Failed { trouble, may_be_poison } => {
                     let failure = RecordFailure {

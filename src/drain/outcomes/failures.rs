@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::RetryReason;
 use crate::drain::DrainLoop;
 use crate::drain::link::Flight;
 use crate::drain::queues::{Item, LaneKey};
@@ -69,7 +70,7 @@ impl DrainLoop {
             Trouble::Failing => retry_after,
             _ => None,
         };
-        self.retry(key, item, trouble.label(), wait, now);
+        self.retry(key, item, RetryReason::Failed(trouble), wait, now);
     }
 
     /// Whether one more failure would be this record's own. Called before the next attempt is recorded.

@@ -21,16 +21,13 @@ use crate::control_plane::Encoding;
 use words::heard;
 
 pub(super) use confirmation::Confirmation;
+pub(super) use settling::RetryReason;
 
 /// Pause between probes of a braked type while they are sent without backoff.
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
 /// Pause between the steps of a walk: this many times the duration of half a step, up to a maximum.
 const STEPS_APART: u32 = 20;
 const STEP_PAUSE_MOST: Duration = Duration::from_secs(5);
-
-/// Reasons for retries that are not troubles: the first attempt is in progress; the refusal is not confirmed.
-pub(super) const IN_PROGRESS: &str = "in_progress";
-pub(super) const UNCONFIRMED: &str = "unconfirmed_refusal";
 
 impl DrainLoop {
     /// Handles a completed request.

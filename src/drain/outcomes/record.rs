@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::IN_PROGRESS;
+use super::RetryReason;
 use super::failures::RecordFailure;
 use super::words::detail;
 use crate::control_plane::{Answer, Encoding, QuotaAnswer, parse_quota_answer};
@@ -69,7 +69,7 @@ impl DrainLoop {
             }
             Verdict::InProgress => {
                 self.answers(item.ticket.log, now);
-                self.retry(key, item, IN_PROGRESS, retry_after, now);
+                self.retry(key, item, RetryReason::InProgress, retry_after, now);
             }
             Verdict::NotTried => self.lanes.put_back(key, item, now),
             Verdict::Failed { trouble, may_be_poison } => {

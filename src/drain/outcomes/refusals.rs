@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::UNCONFIRMED;
+use super::RetryReason;
 use super::confirmation::Confirmation;
 use crate::drain::DrainLoop;
 use crate::drain::queues::{Item, LaneKey};
@@ -29,12 +29,12 @@ impl DrainLoop {
         if self.routes.is_braked(log) {
             self.lanes.note_refusal(key);
             // Only probes are sent, in their own order and pace. When the brake is released, everything is sent at once.
-            self.retry(key, item, Trouble::Refusing.label(), Some(Duration::ZERO), now);
+            self.retry(key, item, RetryReason::Failed(Trouble::Refusing), Some(Duration::ZERO), now);
         } else if is_confirmed {
             self.dead_letter(key, &item, Reason::Refused, detail);
         } else {
             let wait = Confirmation::wait(&item.history);
-            self.retry(key, item, UNCONFIRMED, Some(wait), now);
+            self.retry(key, item, RetryReason::Unconfirmed, Some(wait), now);
         }
         if sets_brake {
             self.held(log);
@@ -65,7 +65,7 @@ impl DrainLoop {
         if unknown_for >= self.drain.settings.session_grace {
             self.dead_letter(key, &item, Reason::SessionUnknown, detail);
         } else {
-            self.retry(key, item, "session_unknown", None, now);
+            self.retry(key, item, RetryReason::SessionUnknown, None, now);
         }
     }
 

@@ -4,11 +4,50 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::IN_PROGRESS;
 use crate::drain::DrainLoop;
+use crate::drain::Trouble;
 use crate::drain::queues::{Item, LaneKey, Parcel, last_first};
 use crate::outbox::{DeadLetter, Payload, Reason, Settlement};
 use crate::record::Kind;
+
+/// Why a record will be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::drain) enum RetryReason {
+    /// Its request failed.
+    Failed(Trouble),
+    /// The `ControlPlane` is still processing an earlier attempt.
+    InProgress,
+    /// Its session is unknown.
+    SessionUnknown,
+    /// It was refused, and the refusal is not confirmed.
+    Unconfirmed,
+}
+
+impl RetryReason {
+    /// All reasons.
+    pub(in crate::drain) fn all() -> impl Iterator<Item = Self> {
+        let others = [Self::InProgress, Self::SessionUnknown, Self::Unconfirmed];
+        Trouble::ALL.into_iter().map(Self::Failed).chain(others)
+    }
+
+    /// The name in logs and metrics.
+    pub(in crate::drain) const fn label(self) -> &'static str {
+        match self {
+            Self::Failed(trouble) => trouble.label(),
+            Self::InProgress => "in_progress",
+            Self::SessionUnknown => "session_unknown",
+            Self::Unconfirmed => "unconfirmed_refusal",
+        }
+    }
+
+    /// Whether it may be the record's own, so that the record waits also while the link is down.
+    const fn may_be_its_own(self) -> bool {
+        matches!(
+            self,
+            Self::Failed(Trouble::Failing | Trouble::Refusing) | Self::InProgress | Self::SessionUnknown
+        )
+    }
+}
 
 impl DrainLoop {
     pub(super) fn give_back(&mut self, parcel: Parcel, now: Instant) {
@@ -52,16 +91,16 @@ impl DrainLoop {
         &mut self,
         key: LaneKey,
         item: Item,
-        reason: &str,
+        reason: RetryReason,
         wait: Option<Duration>,
         now: Instant,
     ) {
-        self.drain.metrics.retries.with_label_values(&[reason]).inc();
+        self.drain.metrics.retries.with_label_values(&[reason.label()]).inc();
         if tracing::enabled!(tracing::Level::DEBUG) {
             let (correlation_id, attempts) = (item.record.correlation_id(), item.history.attempts);
             tracing::debug!(
                 correlation_id = &*correlation_id,
-                reason,
+                reason = reason.label(),
                 attempts,
                 "a record will be sent again"
             );
@@ -69,10 +108,9 @@ impl DrainLoop {
         let link_is_down = self.link.trouble().is_some();
         // While the link is down its own backoff paces everything: a longer wait of a record would only delay the backlog
         // when the link is back. Failures of the record itself keep its own backoff.
-        let own_fault = matches!(reason, "failing" | "session_unknown" | "refusing" | IN_PROGRESS);
         let delay = match wait {
             Some(wait) => wait,
-            None if link_is_down && !own_fault => Duration::ZERO,
+            None if link_is_down && !reason.may_be_its_own() => Duration::ZERO,
             None => self.own_delay(&item),
         };
         self.lanes.put_back(key, item, now + delay);

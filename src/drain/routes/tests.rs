@@ -8,14 +8,7 @@ const SHORT: Pause = Pause::Short(Duration::from_millis(50));
 const FOR_LONG: Duration = Duration::from_secs(3600);
 
 pub(super) fn routes() -> Routes {
-    Routes::new(Settings {
-        failures_to_open: 3,
-        initial_delay: Duration::from_secs(5),
-        max_backoff: Duration::from_secs(30),
-        multiplier: 2.0,
-        concurrency: 32,
-        refusal_brake: 5,
-    })
+    Routes::new(Settings::of_test())
 }
 
 fn session(number: u128) -> LaneKey {

@@ -5,15 +5,7 @@ mod fleet;
 use super::*;
 
 fn link() -> Link {
-    let settings = Settings {
-        failures_to_open: 3,
-        initial_delay: Duration::from_secs(5),
-        max_backoff: Duration::from_secs(30),
-        multiplier: 2.0,
-        concurrency: 32,
-        refusal_brake: 5,
-    };
-    Link::new(settings, Instant::now())
+    Link::new(Settings::of_test(), Instant::now())
 }
 
 const MS: Duration = Duration::from_millis(1);

@@ -1,4 +1,4 @@
-//! The shortest recent delay of each class of requests: how long a request takes without a queue.
+//! How long a request takes without a queue: the shortest recent delay of its class, and how much the path varies.
 
 use std::collections::BTreeMap;
 

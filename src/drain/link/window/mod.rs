@@ -1,13 +1,13 @@
 //! The window of bytes in flight, and their distribution over requests.
 //!
-//! The window follows delay, as Vegas, LEDBAT (RFC 6817) and Gradient2 do. A request slower than the fastest of its class
-//! has met a queue, usually in the modem, where everything behind it waits too ([`delays`]). The window grows while the
-//! queue is shorter than its target, and shrinks while it is longer. Loss delays some requests and a queue delays all of
+//! The window follows delay, as Vegas, LEDBAT (RFC 6817) and Gradient2 do. A request slower than the fastest of its class,
+//! by more than the path varies, has met a queue, usually in the modem, where everything behind it waits too ([`delays`]).
+//! The window grows while the queue is shorter than its target, and shrinks while it is longer. Loss delays some requests and a queue delays all of
 //! them, so a slow answer weighs less than a fast one; under [`loss`] the bytes are spread over more connections.
 //!
 //! Delay with hardly anything in flight is not caused by our queue: it becomes the new best. The best also ages, because a
 //! server's delays vary. And the window is briefly reduced now and then, like BBR's round-trip probe ([`draining`]):
-//! otherwise a standing queue would pass for the path's delay.
+//! otherwise a standing queue would pass for the path's delay. What requests take longer then is the path's variation.
 //!
 //! A pure state machine: the time is an argument, nothing here waits.
 

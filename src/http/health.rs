@@ -312,6 +312,11 @@ impl Health {
         Some(Concern::new(Place::Link, text, section_of(trouble)))
     }
 
+    /// The link's state: `up`, `probing` or `down`; `no answer` if only requests without records fail.
+    pub(super) fn link_state(&self) -> &'static str {
+        if self.unanswered.is_some() { "no answer" } else { self.link.label() }
+    }
+
     /// The answer that showed that the ControlPlane cannot be used.
     pub(super) fn cause(&self) -> Option<String> {
         self.link_cause.clone().or_else(|| self.unanswered.clone())
@@ -433,8 +438,8 @@ impl Health {
         let drain = self.drain_holds.map_or_else(Component::healthy, Component::degraded);
         let (status, link) = match self.trouble {
             Some(trouble) => (Condition::Degraded, format!("{}: {}", self.link.label(), trouble.label())),
-            None if self.unanswered.is_some() => (Condition::Degraded, "no answer".to_owned()),
-            None => (Condition::Healthy, self.link.label().to_owned()),
+            None if self.unanswered.is_some() => (Condition::Degraded, self.link_state().to_owned()),
+            None => (Condition::Healthy, self.link_state().to_owned()),
         };
         let next_probe_seconds =
             self.next_probe.map(|at| at.saturating_duration_since(tokio::time::Instant::now()).as_secs_f64());

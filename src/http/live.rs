@@ -101,7 +101,7 @@ struct OutboxSnapshot {
 /// The link to the ControlPlane, and the drain that uses it.
 #[derive(Debug, Serialize, ToSchema)]
 struct LinkSnapshot {
-    /// Up, probing or down.
+    /// `up`, `probing` or `down`; `no answer` if only requests without records fail.
     state: &'static str,
     connected: bool,
     /// Why it is down.
@@ -217,7 +217,7 @@ impl Live {
                 quarantined_records: stats.quarantined_records,
             },
             link: LinkSnapshot {
-                state: link.state.label(),
+                state: health.link_state(),
                 connected: health.control_plane_connected,
                 reason: link.trouble.map(|trouble| trouble.label().to_owned()),
                 cause: health.cause(),

@@ -94,6 +94,7 @@ async fn without_the_token_nothing_is_told_and_nothing_done() {
         "{log}"
     );
 
+    assert!(log.contains(r#""ip":"127.0.0.1""#) && log.contains(r#""path":"/admin/"#), "{log}");
     assert_eq!(log.matches("security: ").count(), 1, "one line a minute: {log}");
     // An unknown path is not refused, but not found.
     let refused = set.agent.metrics().await.sum("dataplane_admin_refused_total", &[]);

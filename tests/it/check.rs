@@ -100,6 +100,21 @@ async fn the_health_of_the_running_agent_is_reported() {
 }
 
 #[tokio::test]
+async fn an_agent_whose_outbox_is_in_memory_says_so() {
+    let (redis, sandbox) = (RedisServer::start().await, Sandbox::start(&[]));
+    let memory = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
+    let mut agent = Agent::new(&redis, &sandbox.url);
+    agent.set("OUTBOX_DIR", memory.path().to_str().expect("a path"));
+    agent.start();
+    agent.ready().await;
+    agent.says("OUTBOX_DIR is in memory").await;
+    let health = agent.health().await.expect("it answers");
+    assert_eq!(health["components"]["outbox"]["durability"], "survives the process, not a power cut");
+    let (_, status) = agent.get("/status").await.expect("it answers");
+    assert!(status.contains("OUTBOX_DIR is in memory"), "{status}");
+}
+
+#[tokio::test]
 async fn each_fault_of_redis_is_told_apart() {
     let sandbox = Sandbox::start(&[]);
     let mut agent = Agent::new(&RedisServer::stopped(), &sandbox.url);

@@ -127,7 +127,11 @@ async fn an_idle_agent_reports_a_control_plane_that_answers_nothing() {
     let reason = told["reasons"][0].as_str().expect("a reason");
     assert!(reason.starts_with("all recent requests to the ControlPlane failed: "), "{told}");
     let link = &told["components"]["control_plane"];
-    assert!(link["status"] == "degraded" && link["cause"].is_string(), "{told}");
+    assert_eq!((&link["status"], &link["link"]), (&json!("degraded"), &json!("no answer")), "{told}");
+    let (_, status) = stage.agent.get("/status").await.expect("it answers");
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    assert_eq!(status["link"]["state"], "no answer", "{status}");
+    assert!(link["cause"].is_string() && status["link"]["cause"].is_string(), "{told} {status}");
     stage.sandbox.weather(json!({})).await;
     health("healthy").await;
 }

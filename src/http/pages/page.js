@@ -143,6 +143,7 @@ function showLink(now) {
   if (!down && !link.paused && !link.connected) word = "no answer";
   const notes = [];
   if (down) notes.push(link.cause ? `${link.reason.replace("_", " ")}: ${link.cause}` : link.reason.replace("_", " "));
+  if (!down && link.cause) notes.push(link.cause);
   if (link.next_probe_seconds !== null) notes.push(`next probe in ${duration(link.next_probe_seconds)}`);
   if (link.paused) notes.push("sender paused by an operator");
   if (link.rate_limit) notes.push(`limit: ${whole.format(link.rate_limit)} requests per second`);

@@ -111,6 +111,7 @@ campaign-soak: campaign ## Six hours at 1,000 records a second in changing weath
 campaign-tools:
 	@$(call install,mkfs.ext4,e2fsprogs)
 	@$(call install,mkfs.xfs,xfsprogs)
+	@$(call install,mkfs.btrfs,btrfs-progs)
 	@$(call install,findmnt,util-linux)
 
 test-outbox: test-tools ## The outbox's tests at full length: 100 kills, 300 damages, a disk of 200 MiB filled five times, ...
@@ -160,6 +161,7 @@ test-tools: redis
 	@$(call install,python3,python3)
 	@$(call install,mkfs.ext4,e2fsprogs)
 	@$(call install,mkfs.xfs,xfsprogs)
+	@$(call install,mkfs.btrfs,btrfs-progs)
 	@$(call install,tmux,tmux)
 
 # A program, and Debian's package that has it.

@@ -26,7 +26,8 @@ impl DrainLoop {
         let mut limited = None;
         while self.sending.len() < self.link.limit(now) {
             // A quota request does not wait for the reserved slot, the window of bytes, or the link's rate.
-            let room = self.link.room(self.batching.largest(), now);
+            let pipes = self.link.pipes(self.batching.largest(), self.lanes.sendable(), now);
+            let room = self.link.room(pipes, now);
             limited = self.link.rate_limited_until(now);
             let only_quota = self.is_kept_for_quota(now) || room.is_none() || limited.is_some();
             let probes = self.routes.due(now, |log| self.lanes.has_held(log)).filter(|_| !only_quota);
@@ -42,7 +43,7 @@ impl DrainLoop {
             let is_closed = self.link.circuit() == Circuit::Closed;
             let may_probe = !self.probed && (is_closed || self.is_down_for_long(now)) || !has_ready;
             let probes = probes.filter(|_| may_probe);
-            let limits = batches.then(|| self.batch_limits(room.unwrap_or_default(), now));
+            let limits = batches.then(|| self.batch_limits(room.unwrap_or_default(), pipes));
             let picked = match probes {
                 Some(log) => {
                     // While answers depend on the backend, two refusals do not suffice to pass a record.
@@ -87,14 +88,14 @@ impl DrainLoop {
         self.down_since.is_some_and(|since| now >= since + long)
     }
 
-    fn batch_limits(&self, wire_bytes: usize, now: Instant) -> BatchLimits {
+    fn batch_limits(&self, wire_bytes: usize, pipes: usize) -> BatchLimits {
         let (records, bytes) = self.batching.limits(wire_bytes);
         BatchLimits {
             records,
             bytes,
             of_a_session: self.batching.session_most(),
             of_one_kind: self.batching.is_of_one_kind(),
-            pipes: self.link.pipes(self.batching.largest(), now),
+            pipes,
         }
     }
 

@@ -183,14 +183,14 @@ impl Link {
         if self.circuit == Circuit::Closed { self.rate_limiter.until(now) } else { None }
     }
 
-    /// The number of requests over which to spread a backlog.
-    pub(super) fn pipes(&self, largest: f64, now: Instant) -> usize {
-        self.window.pipes(largest).min(self.limit(now)).max(1)
+    /// The number of requests over which to spread a backlog of so many lanes.
+    pub(super) fn pipes(&self, largest: f64, lanes: usize, now: Instant) -> usize {
+        self.window.pipes(largest, lanes).min(self.limit(now)).max(1)
     }
 
-    /// The size of the next request's body, if the window of bytes has room for it.
-    pub fn room(&self, largest: f64, now: Instant) -> Option<usize> {
-        self.window.room(self.pipes(largest, now), now)
+    /// The size of the next request's body, if the window of bytes has room for it among so many `pipes`.
+    pub fn room(&self, pipes: usize, now: Instant) -> Option<usize> {
+        self.window.room(pipes, now)
     }
 
     /// When the window is restored after a brief reduction.

@@ -24,6 +24,12 @@ pub(in crate::drain) struct BatchLimits {
 }
 
 impl Lanes {
+    /// The number of lanes with records in flight or ready for a batch.
+    pub(in crate::drain) fn sendable(&self) -> usize {
+        let ready = (0..LOGS.len()).filter(|at| *at != QUOTA && !self.held[*at]);
+        self.flying + ready.map(|at| self.ready[at].len()).sum::<usize>()
+    }
+
     /// The lanes for a batch that starts with this queue: its share of all.
     fn batch_lanes(&mut self, first: ReadyQueue, limits: &BatchLimits) -> Vec<LaneKey> {
         let all_logs = [first.at, STARTED, COMPLETED, USAGE];

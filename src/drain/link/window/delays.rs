@@ -15,8 +15,8 @@ pub(super) fn queue_target(round_trip: f64) -> f64 {
     (2.0 * round_trip).clamp(QUEUE_LEAST, QUEUE_MOST)
 }
 
-/// Weight of a new excess in the variation, and the most that counts of one, as a multiple of the shortest delay: a single
-/// lost packet says nothing.
+/// Weight of a new excess in the variation, and the most that counts of one, as a multiple of what a request usually takes:
+/// a single lost packet says nothing.
 const VARIATION_WEIGHT: f64 = 0.125;
 const EXCESS_MOST: f64 = 2.0;
 
@@ -27,7 +27,7 @@ pub(super) struct Variation(f64);
 impl Variation {
     /// A request that met no queue of ours took `delay`, and the shortest of its class `best`, in seconds.
     pub(super) fn observe(&mut self, delay: f64, best: f64) {
-        let excess = (delay - best).min(EXCESS_MOST * best);
+        let excess = (delay - best).min(EXCESS_MOST * (best + self.0));
         self.0 += (excess - self.0) * VARIATION_WEIGHT;
     }
 

@@ -26,10 +26,13 @@ use draining::QueueDraining;
 use loss::Loss;
 use throughput::Throughput;
 
-/// The window after a start or an outage. It quadruples every round trip until an answer is later than the shortest of its
-/// class by more than this fraction of the queue target; after that it doubles in every round trip without a queue.
+/// The window after a start or an outage. It quadruples every round trip until it meets a limit; after that it doubles in
+/// every round trip without a queue.
 const FIRST: f64 = 16.0 * 1024.0;
 const STARTING_GAIN: f64 = 3.0;
+/// It has met a limit when answers for this share of the window, more than were in time, were later than the shortest of
+/// their class by more than this fraction of the queue target. A lost packet delays a single request.
+const STARTING_LATE: f64 = 0.3;
 const STARTING_QUEUE: f64 = 0.25;
 /// Minimum: a request or two.
 const LEAST: f64 = 4.0 * 1024.0;
@@ -87,6 +90,8 @@ pub(super) struct Window {
     bytes: f64,
     /// Whether it has not reached the link's capacity since it started.
     is_starting: bool,
+    /// The share of the window whose answers were late since it started, less what was in time.
+    late: f64,
     in_flight: u64,
     requests: usize,
     delays: ShortestDelays,
@@ -105,6 +110,7 @@ impl Window {
         Self {
             bytes: FIRST,
             is_starting: true,
+            late: 0.0,
             in_flight: 0,
             requests: 0,
             delays: ShortestDelays::default(),
@@ -118,12 +124,14 @@ impl Window {
         }
     }
 
-    /// The number of requests over which to spread the backlog so that they fill the window, if no body exceeds `largest`
-    /// bytes.
-    pub(super) fn pipes(&self, largest: f64) -> usize {
+    /// The number of requests over which to spread a backlog of so many lanes so that they fill the window, if no body
+    /// exceeds `largest` bytes.
+    pub(super) fn pipes(&self, largest: f64, lanes: usize) -> usize {
         let most = if self.loss.is_lossy() { PIPES_MOST } else { PIPES };
         let by_size = (self.bytes / REQUEST).ceil().min(most);
-        by_size.max(self.bytes / largest).ceil().clamp(1.0, PIPES_MOST) as usize
+        let pipes = by_size.max(self.bytes / largest).ceil().min(PIPES_MOST) as usize;
+        // A lane is in one request at a time.
+        pipes.min(lanes).max(1)
     }
 
     /// The size of a request's body, if it may be sent now and `pipes` requests share the window.
@@ -176,14 +184,20 @@ impl Window {
         if self.very_late >= VERY_LATE_IN_A_ROW {
             self.congested(flight, now);
         }
-        if self.is_starting && self.has_met_a_limit(flight.class, delay) {
+        let share = (flight.bytes as f64 / self.bytes).min(1.0);
+        if self.is_starting && self.is_late(flight.class, delay) {
+            self.late += share;
+            if self.late < STARTING_LATE {
+                return;
+            }
             self.is_starting = false;
             // Drain at once: the coming requests are larger than all before, and would measure the queue as their path.
             if flight.filled {
                 self.draining.begin(best, delay, expected, now);
             }
+        } else {
+            self.late = (self.late - share).max(0.0);
         }
-        let share = (flight.bytes as f64 / self.bytes).min(1.0);
         if ratio >= 1.0 {
             if flight.filled {
                 let gain = if self.is_starting { STARTING_GAIN } else { (ratio - 1.0).min(1.0) };
@@ -198,9 +212,9 @@ impl Window {
         self.bytes = self.bytes.clamp(LEAST, MOST);
     }
 
-    /// Whether an answer was so much later than the shortest of its class, of any size, that the bytes in flight begin to
-    /// fill the link or to keep the other side busy.
-    fn has_met_a_limit(&self, class: DelayClass, delay: f64) -> bool {
+    /// Whether an answer was so much later than the shortest of its class, of any size, that a packet was lost, or the bytes
+    /// in flight begin to fill the link or to keep the other side busy.
+    fn is_late(&self, class: DelayClass, delay: f64) -> bool {
         let shortest = self.delays.shortest_alike(class).map_or(delay, |shortest| shortest.min(delay));
         delay - shortest > queue_target(shortest) * STARTING_QUEUE
     }
@@ -227,7 +241,7 @@ impl Window {
 
     /// The link is up again, or a large backlog is released: start small.
     pub(super) fn restart(&mut self) {
-        (self.bytes, self.is_starting) = (self.bytes.min(FIRST), true);
+        (self.bytes, self.is_starting, self.late) = (self.bytes.min(FIRST), true, 0.0);
         self.loss = Loss::default();
     }
 

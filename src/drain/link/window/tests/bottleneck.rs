@@ -42,8 +42,8 @@ fn run(mut window: Window, path: &Bottleneck, begin: Instant, seconds: f64) -> R
     let (mut carried, mut queues, mut requests) = (0.0, 0.0, 0.0_f64);
     let at = |seconds: f64| begin + Duration::from_secs_f64(seconds);
     while now < seconds {
-        while events.len() < window.pipes(f64::MAX)
-            && let Some(bytes) = window.room(window.pipes(f64::MAX), at(now))
+        while events.len() < window.pipes(f64::MAX, MANY)
+            && let Some(bytes) = window.room(window.pipes(f64::MAX, MANY), at(now))
         {
             let starts = free_at.max(now);
             free_at = starts + bytes as f64 / path.bytes_per_second;

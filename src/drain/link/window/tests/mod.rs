@@ -5,6 +5,9 @@ mod bottleneck;
 use super::draining::DRAIN_TO_MOST;
 use super::*;
 
+/// More lanes than requests.
+const MANY: usize = 1000;
+
 /// Sends a request of this many bytes, answered after this many milliseconds.
 fn answered(window: &mut Window, bytes: u64, millis: u64, now: &mut Instant) -> Flight {
     let flight = window.sent(0, bytes, *now);
@@ -38,8 +41,7 @@ fn the_queue_is_drained_once_a_limit_is_met_but_not_for_a_lone_late_request() {
     window.bytes = 1e6;
     answered(&mut window, 8_000, 100, &mut now);
     answered(&mut window, 8_000, 300, &mut now);
-    assert!(!window.is_starting && !window.draining.is_on(now) && window.bytes > 0.99e6, "{window:?}");
-    (window.bytes, window.is_starting) = (1e6, true);
+    assert!(window.is_starting && !window.draining.is_on(now) && window.bytes > 0.99e6, "{window:?}");
     answered(&mut window, 600_000, 400, &mut now);
     assert!(window.draining.is_on(now));
     let whole = window.bytes;
@@ -60,7 +62,7 @@ fn pipes_after(delays: [u64; 3]) -> usize {
         window.landed(flight);
         window.delivered(flight, sent + Duration::from_millis(delays[n as usize % 3]));
     }
-    window.pipes(f64::MAX)
+    window.pipes(f64::MAX, MANY)
 }
 
 #[test]
@@ -73,9 +75,40 @@ fn bytes_are_spread_over_more_pipes_where_packets_are_lost() {
 fn a_window_that_few_requests_cannot_fill_is_spread_over_more() {
     let mut window = Window::new();
     window.bytes = 2.0 * 1024.0 * 1024.0;
-    assert_eq!([1024.0, 256.0, 128.0, 16.0].map(|kib| window.pipes(kib * 1024.0)), [8, 8, 16, 32]);
+    assert_eq!([1024.0, 256.0, 128.0, 16.0].map(|kib| window.pipes(kib * 1024.0, MANY)), [8, 8, 16, 32]);
     window.bytes = FIRST;
-    assert_eq!(window.pipes(1024.0 * 1024.0), 2);
+    assert_eq!(window.pipes(1024.0 * 1024.0, MANY), 2);
+}
+
+#[test]
+fn lanes_that_are_fewer_than_requests_fill_the_window() {
+    let mut window = Window::new();
+    window.bytes = 2.0 * 1024.0 * 1024.0;
+    assert_eq!([MANY, 8, 5, 1, 0].map(|lanes| window.pipes(f64::MAX, lanes)), [8, 8, 5, 1, 1]);
+    let now = Instant::now();
+    for _ in 0..5 {
+        let room = window.room(window.pipes(f64::MAX, 5), now).unwrap();
+        window.sent(0, room as u64, now);
+    }
+    assert!(window.in_flight as f64 > 0.99 * window.bytes, "{window:?}");
+}
+
+/// Whether the window is still starting after these delays in milliseconds, each of a sixteenth of it.
+fn starts_after_delays(delays: impl IntoIterator<Item = u64>) -> bool {
+    let (mut window, mut now) = (Window::new(), Instant::now());
+    for millis in delays {
+        let bytes = window.bytes as u64 / 16;
+        answered(&mut window, bytes, millis, &mut now);
+    }
+    window.is_starting
+}
+
+#[test]
+fn lost_packets_do_not_end_a_start_and_a_queue_does() {
+    assert!(starts_after_delays([105, 105, 210].repeat(30)));
+    assert!(starts_after_delays([105, 130, 130, 130, 130]), "few of those in flight");
+    assert!(!starts_after_delays([105, 130, 130, 130, 130, 130, 130]));
+    assert!(!starts_after_delays([130, 105, 130].repeat(6)));
 }
 
 /// Whether the window is still starting after these answers: whether the request was the first on its connection, how
@@ -106,9 +139,11 @@ fn a_lone_request_always_has_room_and_timeouts_halve_the_window_once_a_round() {
     let (mut window, now) = (Window::new(), Instant::now());
     for n in 0..20 {
         let sent = now + Duration::from_secs(n);
-        assert!(window.room(window.pipes(f64::MAX), sent).is_some_and(|bytes| bytes >= LEAST as usize / 2));
+        assert!(
+            window.room(window.pipes(f64::MAX, MANY), sent).is_some_and(|bytes| bytes >= LEAST as usize / 2)
+        );
         let flights: Vec<Flight> = (0..3).map(|_| window.sent(0, 1 << 20, sent)).collect();
-        assert!(window.room(window.pipes(f64::MAX), sent).is_none(), "it is full");
+        assert!(window.room(window.pipes(f64::MAX, MANY), sent).is_none(), "it is full");
         let before = window.bytes;
         for flight in flights {
             window.landed(flight);

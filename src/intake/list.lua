@@ -12,6 +12,8 @@
 --
 -- Messages are read a few at a time, first one and then more: reading copies them, and any may be huge.
 local CHUNK = 16
+-- The most that one command moves.
+local SOME = 1000
 -- Longer than a blocking command waits; this script renews the key before each.
 local WAKEUP_MILLIS = '60000'
 local give, limit = tonumber(ARGV[14]), tonumber(ARGV[15])
@@ -35,7 +37,7 @@ for q = 0, 2 do
     redis.call('INCRBY', acked, ack)
   end
   if fault ~= '' then
-    reply[q + 1] = { fault, 0, {} }
+    reply[q + 1] = { fault, 0, {}, {} }
   else
     -- The key was deleted while the blocking command waited, which therefore moved a message.
     if redis.call('TYPE', wakeup).ok == 'list' then
@@ -45,7 +47,7 @@ for q = 0, 2 do
     local want = asked
     if q == 1 and blocked then want = 0 end
     local unknown = held - ack - known
-    local oldest_first, given = {}, 0
+    local oldest_first, notes, given = {}, {}, 0
     -- At least one, so that large records of one queue do not starve another.
     local function wanted()
       return fault == '' and not ended and given < want and (given == 0 or give > 0)
@@ -53,7 +55,8 @@ for q = 0, 2 do
     local function give_out(message)
       given = given + 1
       give = give - #message
-      oldest_first[given] = is_note(message) and { message } or message
+      oldest_first[given] = message
+      if is_note(message) then notes[#notes + 1] = given end
       if single then ended = true end
     end
     -- Moves the oldest of a list, which is too large; `put` puts its note into the in-flight list.
@@ -69,17 +72,17 @@ for q = 0, 2 do
       end
     end
     -- Gives out messages of a list, `skip` older ones left out, until one is too large or there is enough. Returns how many,
-    -- whether the next one is too large, and those given, newest first.
+    -- and whether the next one is too large.
     local function give_from(list, skip, most)
       local chunk = redis.call('LRANGE', list, -(skip + most), -(skip + 1))
       local n = 0
       while n < #chunk and wanted() do
         local message = chunk[#chunk - n]
-        if #message > limit then return n, true, chunk end
+        if #message > limit then return n, true end
         give_out(message)
         n = n + 1
       end
-      return n, false, chunk
+      return n, false
     end
     local chunk = 1
     -- Messages in flight since a crash.
@@ -93,17 +96,20 @@ for q = 0, 2 do
       end
       chunk = math.min(chunk * 2, CHUNK)
     end
-    -- Messages in the queue.
+    -- Messages in the queue: given out a few at a time, then moved by as few commands as there can be.
     while wanted() and given >= unknown do
-      local n, is_large, messages = give_from(queue, 0, math.min(chunk, want - given))
+      local n, is_large = 0, false
+      repeat
+        local more
+        more, is_large = give_from(queue, n, math.min(chunk, want - given, SOME - n))
+        n = n + more
+        chunk = math.min(chunk * 2, CHUNK)
+      until more == 0 or is_large or n == SOME or not wanted()
       if n > 0 then
-        local moved = {}
-        for i = 1, n do moved[i] = messages[#messages - i + 1] end
-        redis.call('LPUSH', inflight, unpack(moved))
+        redis.call('LPUSH', inflight, unpack(oldest_first, given - n + 1, given))
         redis.call('LTRIM', queue, 0, -(n + 1))
         unknown = unknown + n
       end
-      messages = nil
       if is_large then
         free_memory()
         set_aside(queue, 'LPUSH')
@@ -111,11 +117,10 @@ for q = 0, 2 do
       elseif n == 0 then
         break
       end
-      chunk = math.min(chunk * 2, CHUNK)
     end
     local left = redis.call('LLEN', queue) + unknown - given
     if q == 0 and left > 0 then blocked = true end
-    reply[q + 1] = { fault, left, oldest_first }
+    reply[q + 1] = { fault, left, oldest_first, notes }
   end
 end
 if ended then free_memory() end

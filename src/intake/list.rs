@@ -186,7 +186,9 @@ fn digest(message: &[u8]) -> u32 {
 fn parse_given(value: Value) -> Result<Given, SourceError> {
     let bad = || SourceError::Answer("malformed reply for a queue");
     let Value::Array(parts) = value else { return Err(bad()) };
-    let Ok([fault, Value::Int(left), Value::Array(items)]) = <[Value; 3]>::try_from(parts) else {
+    let Ok([fault, Value::Int(left), Value::Array(items), Value::Array(notes)]) =
+        <[Value; 4]>::try_from(parts)
+    else {
         return Err(bad());
     };
     let fault: String = redis::from_redis_value(fault).map_err(|_| bad())?;
@@ -198,18 +200,15 @@ fn parse_given(value: Value) -> Result<Given, SourceError> {
         trimmed: 0,
     };
     for item in items {
-        match item {
-            Value::BulkString(body) => {
-                given.digests.push(digest(&body));
-                given.messages.push(SourceMessage { body, defect: None });
-            }
-            Value::Array(note) => {
-                let Ok([Value::BulkString(note)]) = <[Value; 1]>::try_from(note) else { return Err(bad()) };
-                given.digests.push(digest(&note));
-                given.messages.push(oversize::message(note));
-            }
-            _ => return Err(bad()),
-        }
+        let Value::BulkString(body) = item else { return Err(bad()) };
+        given.digests.push(digest(&body));
+        given.messages.push(SourceMessage { body, defect: None });
+    }
+    for place in notes {
+        // Lua counts from one.
+        let Value::Int(place @ 1..) = place else { return Err(bad()) };
+        let note = given.messages.get_mut(place as usize - 1).ok_or_else(bad)?;
+        *note = oversize::message(std::mem::take(&mut note.body));
     }
     Ok(given)
 }
@@ -238,6 +237,28 @@ fn already_committed(digests: &[u32], committed: u64, acked: Option<u64>, list: 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn text(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn a_note_among_messages_is_told_by_its_place() {
+        let note = "a message 0123\n{\"length\":2000000,\"list\":\"q:oversize\",\"sha1\":\"ab\"}\nhead";
+        let reply = |place| {
+            let items = Value::Array(vec![text("one"), text(note), text("three")]);
+            Value::Array(vec![text(""), Value::Int(7), items, Value::Array(vec![Value::Int(place)])])
+        };
+        let given = parse_given(reply(2)).unwrap();
+        let bodies: Vec<_> = given.messages.iter().map(|message| &message.body[..]).collect();
+        assert_eq!(bodies, [&b"one"[..], b"head", b"three"]);
+        let defective: Vec<_> = given.messages.iter().map(|message| message.defect.is_some()).collect();
+        assert_eq!(defective, [false, true, false]);
+        assert_eq!(given.digests, ["one", note, "three"].map(|text| digest(text.as_bytes())));
+        for place in [-1, 0, 4] {
+            assert!(parse_given(reply(place)).is_err(), "{place}");
+        }
+    }
 
     #[test]
     fn what_is_committed_is_told_from_what_is_not() {

@@ -3,6 +3,7 @@
 -- It is moved, whole, to a list beside its queue, and a note takes its place: what an agent is given, and what is found
 -- again after a crash. A note carries a checksum, so that no message is taken for one by chance.
 local NOTE = 'dataplane-agent: a message that is too large to be fetched '
+local NOTE_BYTE = string.byte(NOTE)
 local HEAD = 4096
 
 local function note_on(message, list)
@@ -12,6 +13,8 @@ local function note_on(message, list)
 end
 
 local function is_note(message)
+  -- Asked of every message: without a copy of its beginning unless that may be a note's.
+  if string.byte(message) ~= NOTE_BYTE then return false end
   if string.sub(message, 1, #NOTE) ~= NOTE then return false end
   return string.sub(message, #NOTE + 1, #NOTE + 40) == redis.sha1hex(string.sub(message, #NOTE + 42))
 end

@@ -10,7 +10,8 @@
 -- The order of the streams matters as in list.lua, and entries are read a few at a time as there.
 -- Returns for each stream: a fault, what is left, the last id that the group was given, where the reading of what was given
 -- before has come to, the entries, whether those named were acknowledged, and how many were trimmed before they could be
--- claimed. An entry is its id and its fields, of which only `data` if it has that; a note alone; nothing if it was trimmed.
+-- claimed. Of the entries each id is followed by the message; a table of a note alone; a table of all fields if none is
+-- `data`; or nil if the entry was trimmed. They are flat because a table for each costs Redis as much as reading the entry.
 local CHUNK = 16
 local SOME = 1000
 local group, consumer, room, limit = ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -20,30 +21,33 @@ local reply = {}
 local blocked, ended = false, false
 local at = 9
 
--- What is given out of an entry's fields; and, instead, its message if it is too large.
+-- What is given out of an entry's fields, and its size: its `data`, a table of a note alone, or all fields.
 local function read(fields)
-  local data, size = nil, 0
+  local size = 0
   for n = 1, #fields, 2 do
-    if fields[n] == 'data' and not data then data = fields[n + 1] end
+    if fields[n] == 'data' then return fields[n + 1], #fields[n + 1] end
     size = size + #fields[n] + #fields[n + 1]
   end
-  if data and #data > limit then return nil, data end
-  if data then return { 'data', data }, nil, #data end
-  if size > limit then
-    local all = {}
-    for n = 1, #fields, 2 do all[fields[n]] = fields[n + 1] end
-    return nil, cjson.encode(all)
+  if size <= limit and #fields == 2 and fields[1] == 'oversize' and is_note(fields[2]) then
+    return { fields[2] }, size
   end
-  if #fields == 2 and fields[1] == 'oversize' and is_note(fields[2]) then return { fields[2] }, nil, size end
-  return fields, nil, size
+  return fields, size
+end
+
+-- The message of an entry that is too large to be given out.
+local function message_of(given)
+  if type(given) == 'string' then return given end
+  local all = {}
+  for n = 1, #given, 2 do all[given[n]] = given[n + 1] end
+  return cjson.encode(all)
 end
 
 for q = 0, #KEYS / 2 - 2 do
   local stream, oversize = KEYS[q * 2 + 3], KEYS[q * 2 + 4]
   local want, from, idle, acks = tonumber(ARGV[at]), ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
-  local ids = {}
-  for n = 1, acks do ids[n] = ARGV[at + 3 + n] end
-  at = at + 4 + acks
+  at = at + 4
+  local acked_from, acked_to = at, at + acks - 1
+  at = at + acks
   local kind = redis.call('TYPE', stream).ok
   if kind ~= 'stream' and kind ~= 'none' then
     reply[q + 1] = { 'a key of type ' .. kind .. ' stands where a stream belongs', 0, '0-0', from, {}, 0, 0 }
@@ -52,34 +56,34 @@ for q = 0, #KEYS / 2 - 2 do
     if redis.pcall('XPENDING', stream, group).err then
       redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
     end
-    for n = 1, acks, SOME do
-      local some = { unpack(ids, n, math.min(n + SOME - 1, acks)) }
-      redis.call('XACK', stream, group, unpack(some))
-      redis.call('XDEL', stream, unpack(some))
+    for n = acked_from, acked_to, SOME do
+      local to = math.min(n + SOME - 1, acked_to)
+      redis.call('XACK', stream, group, unpack(ARGV, n, to))
+      redis.call('XDEL', stream, unpack(ARGV, n, to))
     end
-    local entries, fault, trimmed = {}, '', 0
+    local entries, count, fault, trimmed = {}, 0, '', 0
     if q == 1 and blocked then want = 0 end
     -- One at least, so that large records of one stream leave none of another behind.
     local function wanted()
-      return fault == '' and not ended and #entries < want and (#entries == 0 or room > 0)
+      return fault == '' and not ended and count < want and (count == 0 or room > 0)
     end
     local function give_out(id, fields)
-      if fields then
-        local given, large, size = read(fields)
-        if large then
-          fault = wrong(oversize)
-          if fault ~= '' then return false end
-          ended = true
-          redis.call('LPUSH', oversize, large)
-          redis.call('XADD', stream, '*', 'oversize', note_on(large, oversize))
-          redis.call('XACK', stream, group, id)
-          redis.call('XDEL', stream, id)
-          prolong_lease(#large)
-          return true
-        end
-        fields, room = given, room - size
+      local given, size = false, 0
+      if fields then given, size = read(fields) end
+      if size > limit then
+        fault = wrong(oversize)
+        if fault ~= '' then return false end
+        ended = true
+        local large = message_of(given)
+        redis.call('LPUSH', oversize, large)
+        redis.call('XADD', stream, '*', 'oversize', note_on(large, oversize))
+        redis.call('XACK', stream, group, id)
+        redis.call('XDEL', stream, id)
+        prolong_lease(#large)
+        return true
       end
-      entries[#entries + 1] = fields and { id, fields } or { id }
+      count, room = count + 1, room - size
+      entries[count * 2 - 1], entries[count * 2] = id, given
       if single then ended = true end
       return true
     end
@@ -87,7 +91,7 @@ for q = 0, #KEYS / 2 - 2 do
     -- Reads some and gives them out. What is not given out is this consumer's all the same: `from` is set to where the next
     -- round reads on. False if there was nothing.
     local function read_from(place)
-      local found = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', math.min(chunk, want - #entries),
+      local found = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', math.min(chunk, want - count),
         'STREAMS', stream, place)
       if not found or #found[1][2] == 0 then return false end
       chunk = math.min(chunk * 2, CHUNK)

@@ -10,7 +10,7 @@ mod tests;
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use redis::Value;
+use redis::{RedisWrite, ToRedisArgs, Value};
 
 use super::allowance::Allowance;
 use super::connection::Connection;
@@ -26,12 +26,14 @@ use crate::record::Queue;
 
 /// The consumer group of all agents.
 const GROUP: &str = "dataplane-agent";
-/// The field of an entry that holds the message.
-const FIELD: &[u8] = b"data";
 const NO_FIELD: &str = "the stream's entry has no field \"data\"";
 
 /// An entry's digest, as stored in the checkpoint.
 type Digest = [u32; 4];
+
+/// An entry's ID: milliseconds, and a number within them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct EntryId(u64, u64);
 
 /// The read position in one stream.
 #[derive(Default)]
@@ -41,10 +43,10 @@ struct StreamPosition {
     /// The last id delivered by the stream.
     last: String,
     /// In-flight entries, oldest first.
-    in_hand: VecDeque<String>,
-    known: HashSet<String>,
+    in_hand: VecDeque<EntryId>,
+    known: HashSet<EntryId>,
     /// Further entries to acknowledge: committed by an earlier conversation, or deleted from the stream.
-    done: Vec<String>,
+    done: Vec<EntryId>,
     committed: HashSet<Digest>,
     /// Whether the last attempt to read failed.
     is_faulty: bool,
@@ -221,52 +223,64 @@ impl StreamPosition {
         }
         let trimmed = trimmed.max(0) as u64;
         let mut given = Given { left: left.max(0) as u64, fault, trimmed, ..Given::default() };
-        for entry in entries {
-            let Value::Array(mut parts) = entry else { return Err(bad()) };
-            let fields = if parts.len() > 1 { parts.pop() } else { None };
-            let id = text(parts.pop().ok_or_else(bad)?)?;
-            match fields {
+        given.messages.reserve(entries.len() / 2);
+        given.digests.reserve(entries.len() * 2);
+        let mut parts = entries.into_iter();
+        while let Some(id) = parts.next() {
+            let (Value::BulkString(text), Some(content)) = (id, parts.next()) else { return Err(bad()) };
+            let id = EntryId::parse(&text).ok_or_else(bad)?;
+            let (message, digest) = match content {
                 // Delivered again while in hand: its group was created anew, or entries of others were claimed.
-                _ if self.known.contains(&id) => {}
-                Some(Value::Array(fields)) => self.take_entry(id, &fields, &mut given),
+                _ if self.known.contains(&id) => continue,
                 // Deleted while it was pending.
-                _ => {
+                Value::Nil => {
                     given.trimmed += 1;
                     self.done.push(id);
+                    continue;
                 }
+                Value::BulkString(body) => {
+                    let digest = digest(&text, &body);
+                    (SourceMessage { body, defect: None }, digest)
+                }
+                Value::Array(fields) => without_data(&text, fields),
+                _ => return Err(bad()),
+            };
+            if self.committed.contains(&digest) {
+                self.done.push(id);
+                continue;
             }
+            given.messages.push(message);
+            given.digests.extend(digest);
+            self.known.insert(id);
+            self.in_hand.push_back(id);
         }
         Ok(given)
     }
+}
 
-    fn take_entry(&mut self, id: String, fields: &[Value], given: &mut Given) {
-        let (message, digest) = match fields {
-            [Value::BulkString(note)] => (oversize::message(note.clone()), digest(&id, note)),
-            fields => {
-                let message = match field(fields) {
-                    Some(data) => SourceMessage { body: data.to_vec(), defect: None },
-                    None => SourceMessage { body: render(fields), defect: Some(NO_FIELD.into()) },
-                };
-                let digest = digest(&id, &message.body);
-                (message, digest)
-            }
-        };
-        if self.committed.contains(&digest) {
-            self.done.push(id);
-            return;
-        }
-        given.messages.push(message);
-        given.digests.extend(digest);
-        self.known.insert(id.clone());
-        self.in_hand.push_back(id);
+impl EntryId {
+    /// Redis writes IDs without leading zeros, so that each has one text.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let (millis, number) = std::str::from_utf8(text).ok()?.split_once('-')?;
+        Some(Self(millis.parse().ok()?, number.parse().ok()?))
     }
 }
 
-fn field(fields: &[Value]) -> Option<&[u8]> {
-    fields.chunks_exact(2).find_map(|pair| match pair {
-        [Value::BulkString(name), Value::BulkString(data)] if name == FIELD => Some(&data[..]),
-        _ => None,
-    })
+impl ToRedisArgs for EntryId {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        out.write_arg_fmt(format_args!("{}-{}", self.0, self.1));
+    }
+}
+
+/// The message of an entry without the expected field, and its digest.
+fn without_data(id: &[u8], mut fields: Vec<Value>) -> (SourceMessage, Digest) {
+    if let [Value::BulkString(note)] = &mut fields[..] {
+        let digest = digest(id, note);
+        return (oversize::message(std::mem::take(note)), digest);
+    }
+    let message = SourceMessage { body: render(&fields), defect: Some(NO_FIELD.into()) };
+    let digest = digest(id, &message.body);
+    (message, digest)
 }
 
 /// An entry without the expected field, rendered as a JSON object for inspection.
@@ -281,9 +295,9 @@ fn render(fields: &[Value]) -> Vec<u8> {
 }
 
 /// Persisted: the algorithm must never change.
-fn digest(id: &str, data: &[u8]) -> Digest {
+fn digest(id: &[u8], data: &[u8]) -> Digest {
     let mut hasher = xxhash_rust::xxh3::Xxh3::new();
-    hasher.update(id.as_bytes());
+    hasher.update(id);
     hasher.update(b"\0");
     hasher.update(data);
     let digest = hasher.digest128();

@@ -287,7 +287,8 @@ impl State {
             self.redis.lists.insert(in_flight, taken);
             self.redis.lists.insert(queue, waiting);
             let fault = Value::BulkString(Vec::new());
-            reply.push(Value::Array(vec![fault, Value::Int(told as i64), Value::Array(given)]));
+            let notes = Value::Array(Vec::new());
+            reply.push(Value::Array(vec![fault, Value::Int(told as i64), Value::Array(given), notes]));
         }
         Value::Array(reply)
     }

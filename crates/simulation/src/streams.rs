@@ -103,7 +103,7 @@ struct RoundAllowance {
 struct StreamRead {
     want: usize,
     chunk: usize,
-    entries: Vec<Value>,
+    entries: Vec<(u64, Vec<u8>)>,
     /// Where to continue among pending entries; `None`: none are left.
     from: Option<u64>,
 }
@@ -129,8 +129,7 @@ impl StreamRead {
                 return true;
             }
             allowance.bytes -= message.len() as i64;
-            let fields = vec![Value::BulkString(b"data".to_vec()), Value::BulkString(message)];
-            self.entries.push(Value::Array(vec![text_of(id), Value::Array(fields)]));
+            self.entries.push((id, message));
             allowance.is_ended |= allowance.is_single;
             last = id;
         }
@@ -182,13 +181,17 @@ impl State {
                 left += stream.pending.len();
             }
             is_blocked |= q == 0 && (left > 0 || reading.from.is_some());
+            let flat = reading
+                .entries
+                .into_iter()
+                .flat_map(|(id, message)| [text_of(id), Value::BulkString(message)]);
             let told = if forgets_usage { 0 } else { left };
             reply.push(Value::Array(vec![
                 Value::BulkString(Vec::new()),
                 Value::Int(told as i64),
                 text_of(stream.delivered),
                 reading.from.map_or(Value::BulkString(Vec::new()), place_of),
-                Value::Array(reading.entries),
+                Value::Array(flat.collect()),
                 Value::Int(1),
                 Value::Int(0),
             ]));

@@ -143,3 +143,44 @@ async fn entries_that_nobody_is_given_any_more_hold_up_nothing_and_are_not_waite
         assert!(!stream.has_more());
     }
 }
+
+#[test]
+fn each_form_of_an_entry_is_read() {
+    let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+    let note = "a message 0123\n{\"length\":2000000,\"list\":\"q:oversize\",\"sha1\":\"ab\"}\nhead";
+    let entries = [
+        ("1-0", text("message")),
+        ("1-1", Value::Nil),
+        ("18446744073709551615-7", Value::Array(vec![text(note)])),
+        ("2-0", Value::Array(vec![text("name"), text("value")])),
+        ("1-0", text("message")),
+    ];
+    let reply = |entries: Vec<Value>| {
+        let entries = Value::Array(entries);
+        Value::Array(vec![
+            text(""),
+            Value::Int(0),
+            text("9-0"),
+            text(""),
+            entries,
+            Value::Int(1),
+            Value::Int(0),
+        ])
+    };
+    let flat = entries.into_iter().flat_map(|(id, content)| [text(id), content]).collect();
+    let mut position = StreamPosition::default();
+    let given = position.take(reply(flat), 0).unwrap();
+    assert_eq!(bodies(&given), ["message", "head", "{\"name\":\"value\"}"], "and none twice");
+    let defective: Vec<_> = given.messages.iter().map(|message| message.defect.is_some()).collect();
+    assert_eq!(defective, [false, true, true]);
+    assert_eq!(given.digests[4..8], digest(b"18446744073709551615-7", note.as_bytes()));
+    assert_eq!(given.trimmed, 1);
+    let ids = |ids: &mut dyn Iterator<Item = &EntryId>| {
+        ids.flat_map(ToRedisArgs::to_redis_args).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&mut position.in_hand.iter()), [&b"1-0"[..], b"18446744073709551615-7", b"2-0"]);
+    assert_eq!(ids(&mut position.done.iter()), [b"1-1"]);
+    for bad in [vec![text("1-0")], vec![text("1"), text("")], vec![text("1-0"), Value::Int(1)]] {
+        assert!(StreamPosition::default().take(reply(bad), 0).is_err());
+    }
+}

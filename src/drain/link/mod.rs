@@ -184,7 +184,7 @@ impl Link {
     }
 
     /// The number of requests over which to spread a backlog of so many lanes.
-    pub(super) fn pipes(&self, largest: f64, lanes: usize, now: Instant) -> usize {
+    pub fn pipes(&self, largest: f64, lanes: usize, now: Instant) -> usize {
         self.window.pipes(largest, lanes).min(self.limit(now)).max(1)
     }
 

@@ -66,7 +66,8 @@ impl Client for Ours {
         if self.sent >= self.link.limit(now) {
             return None;
         }
-        let room = self.link.room(LARGEST as f64, now);
+        // The hour's backlog has more sessions than an agent has requests.
+        let room = self.link.room(self.link.pipes(LARGEST as f64, usize::MAX, now), now);
         let has_quota = work.has_quota(now);
         if !has_quota && (room.is_none() || !work.has_records()) {
             return None;

@@ -60,7 +60,6 @@ impl Driven {
                     tokio::time::sleep(writer::REFUSE_WITHIN).await;
                     writer.try_again(&mut tried);
                 }
-                writer.has_turned();
             }
         };
         let keeping = async {

@@ -15,7 +15,6 @@ use crate::outbox::ledger::Ledger;
 use crate::outbox::ledger::dead_letter_log::DeadLetterLog;
 use crate::outbox::settings::Settings;
 use crate::outbox::state::dir_lock::DirLock;
-use crate::outbox::state::liveness::Liveness;
 use crate::outbox::state::medium::Medium;
 use crate::outbox::state::reserve::DiskReserve;
 use crate::outbox::state::shared::Shared;
@@ -54,7 +53,6 @@ pub(crate) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
         free: AtomicU64::new(u64::MAX),
         ledger_failed: AtomicBool::new(false),
         writer_failed: AtomicBool::new(false),
-        liveness: Liveness::new(),
         quarantined: Mutex::new(quarantine::count(&dir)),
         settings,
         durability,

@@ -65,7 +65,7 @@ impl QuarantineReport {
     /// The report on a segment of the catalog, as of now.
     pub(crate) fn of_segment(state: &State, id: u64, why: &str) -> Self {
         let mut report = Self { id, ..Self::new("segment", Vec::new()) };
-        let Some(listed) = state.segments.iter().find(|listed| listed.segment.id == id) else {
+        let Some(listed) = state.listed(id) else {
             return report;
         };
         report.why.clone_from(&listed.faults);
@@ -91,6 +91,23 @@ impl QuarantineReport {
         let missing =
             self.by_kind.iter().map(|(kind, known)| (kind.clone(), known.saturating_sub(back(kind))));
         missing.filter(|(_, missing)| *missing > 0).collect()
+    }
+
+    /// Whether this record was settled or recovered.
+    pub(crate) fn is_settled(&self, log: Log, seq: u64) -> bool {
+        let Some(ranges) = self.settled.get(log.label()) else { return false };
+        let behind = ranges.partition_point(|(first, _)| *first <= seq);
+        ranges[..behind].last().is_some_and(|(_, end)| seq < *end)
+    }
+
+    /// This record is recovered.
+    pub(crate) fn set_settled(&mut self, log: Log, seq: u64) {
+        let ranges = self.settled.entry(log.label().to_owned()).or_default();
+        let behind = ranges.partition_point(|(first, _)| *first <= seq);
+        match ranges[..behind].last_mut() {
+            Some((_, end)) if *end >= seq => *end = (*end).max(seq + 1),
+            _ => ranges.insert(behind, (seq, seq + 1)),
+        }
     }
 
     pub(crate) fn write(&self, folder: &Path) -> std::io::Result<()> {
@@ -202,8 +219,7 @@ impl Shared {
     pub(crate) fn set_aside(&self, id: u64, why: &str) -> std::io::Result<()> {
         let (report, segment) = {
             let state = self.state();
-            let segment = state.segments.iter().find(|listed| listed.segment.id == id);
-            let Some(segment) = segment.map(|listed| Arc::clone(&listed.segment)) else {
+            let Some(segment) = state.listed(id).map(|listed| Arc::clone(&listed.segment)) else {
                 return Ok(());
             };
             (QuarantineReport::of_segment(&state, id, why), segment)

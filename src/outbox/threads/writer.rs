@@ -38,8 +38,8 @@ pub(crate) enum WriteRequest {
     Append(Append),
     /// Begin a new segment, if anything was appended to this one.
     Roll,
-    /// Take a turn.
-    Wake,
+    /// Answer when this and the requests before it are served: the writer does not hang.
+    Wake(oneshot::Sender<()>),
 }
 
 /// A request to append.
@@ -115,13 +115,12 @@ impl Writer {
         while let Some(first) = write_requests.blocking_recv() {
             self.serve(first, &mut write_requests);
             self.wait_until_mended(&mut write_requests);
-            self.has_turned();
         }
     }
 
     /// Serves a request together with those that have arrived meanwhile.
     pub(crate) fn serve(&mut self, first: WriteRequest, write_requests: &mut mpsc::Receiver<WriteRequest>) {
-        let (mut bytes, mut group, mut wants_roll) = (0, Vec::new(), false);
+        let (mut bytes, mut group, mut wants_roll, mut waiting) = (0, Vec::new(), false, Vec::new());
         let mut next = Some(first);
         while let Some(order) = next {
             match order {
@@ -130,7 +129,7 @@ impl Writer {
                     group.push(append);
                 }
                 WriteRequest::Roll => wants_roll = true,
-                WriteRequest::Wake => {}
+                WriteRequest::Wake(done) => waiting.push(done),
             }
             next = (bytes < COMMIT_BYTES).then(|| write_requests.try_recv().ok()).flatten();
         }
@@ -140,10 +139,10 @@ impl Writer {
         if !group.is_empty() {
             self.append(group);
         }
-    }
-
-    pub(crate) fn has_turned(&self) {
-        self.shared.liveness.writer_turned();
+        // A caller may be gone.
+        for done in waiting {
+            let _ = done.send(());
+        }
     }
 
     /// While the storage is broken: keeps trying to begin a new segment. Nobody waits for that: appends are refused at once
@@ -160,19 +159,17 @@ impl Writer {
         self.broken.is_some()
     }
 
-    /// Refuses requests while the storage is broken. False if no more can arrive.
+    /// Refuses appends while the storage is broken. False if no more can arrive.
     pub(crate) fn refuse_meanwhile(&mut self, write_requests: &mut mpsc::Receiver<WriteRequest>) -> bool {
         let why = AppendError::Storage(self.broken.clone().unwrap_or_default());
         while let Ok(order) = write_requests.try_recv() {
-            if let WriteRequest::Append(append) = order {
-                self.refuse(append, &why);
+            match order {
+                WriteRequest::Append(append) => self.refuse(append, &why),
+                WriteRequest::Roll => {}
+                WriteRequest::Wake(done) => _ = done.send(()),
             }
         }
-        let is_closed = write_requests.is_closed();
-        if !is_closed {
-            self.has_turned();
-        }
-        !is_closed
+        !write_requests.is_closed()
     }
 
     /// Tries to begin a new segment, if the last attempt was long enough ago.

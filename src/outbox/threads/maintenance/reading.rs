@@ -129,7 +129,7 @@ impl Maintenance {
                         // Its records count as waiting until the rest of the segment is settled: see `tidy`.
                         settled.write_off(first, first + 1);
                         let id = stretch.segment.id;
-                        if let Some(listed) = state.segments.iter_mut().find(|listed| listed.segment.id == id)
+                        if let Some(listed) = state.listed_mut(id)
                             && listed.fault(format!("{} pack {first}: {error}", log.label()))
                         {
                             tracing::error!(segment = id, log = log.label(), first, %error, "a pack cannot be read");
@@ -155,9 +155,7 @@ impl Maintenance {
         let id = stretch.segment.id;
         stretch.segment.close();
         if stretch.is_newest {
-            if let Some(listed) =
-                self.shared.state().segments.iter_mut().find(|listed| listed.segment.id == id)
-            {
+            if let Some(listed) = self.shared.state().listed_mut(id) {
                 listed.fault(error.to_string());
             }
             self.ask_for_new_segment();

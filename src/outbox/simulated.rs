@@ -62,7 +62,7 @@ impl Driven {
                 }
             }
         };
-        let keeping = async {
+        let maintaining = async {
             let mut ticked = Instant::now();
             loop {
                 let request = match requests.try_recv() {
@@ -79,6 +79,6 @@ impl Driven {
                 maintenance.step(request, &mut ticked);
             }
         };
-        tokio::join!(biased; writing, keeping);
+        tokio::join!(biased; writing, maintaining);
     }
 }

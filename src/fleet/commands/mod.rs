@@ -227,7 +227,7 @@ impl CommandExecutor {
                 let misunderstood =
                     (malformed > 0).then(|| format!("{malformed} of the commands are malformed"));
                 self.tell_misunderstood(misunderstood);
-                self.set_aside(&mut commands);
+                self.keep_unfinished(&mut commands);
                 Some(commands)
             }
             // The ControlPlane answers, but wrongly: this does not pass by itself, and the link's state does not show it.
@@ -243,7 +243,7 @@ impl CommandExecutor {
     }
 
     /// Keeps the commands that need work: known commands do not displace new ones.
-    fn set_aside(&self, commands: &mut Vec<Command>) {
+    fn keep_unfinished(&self, commands: &mut Vec<Command>) {
         let mut new = 0;
         commands.retain(|command| {
             let known = self.journal.as_ref().and_then(|journal| journal.find(&command.command_id));

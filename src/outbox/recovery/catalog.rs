@@ -252,10 +252,10 @@ pub(crate) fn repair(shared: &Arc<Shared>) -> Result<(), OpenError> {
     let segments = |source| OpenError::Folder { path: shared.settings.dir.join("segments"), source };
     let mut last_id = shared.state().segments.last().map_or(0, |listed| listed.segment.id);
     for id in missing {
-        shared.set_aside(id, "its folder is missing").map_err(segments)?;
+        shared.quarantine(id, "its folder is missing").map_err(segments)?;
     }
     if let Some((id, why)) = continue_last(shared)? {
-        shared.set_aside(id, &why).map_err(segments)?;
+        shared.quarantine(id, &why).map_err(segments)?;
     }
     let needs_new = shared.state().segments.last().is_none_or(|listed| listed.info.end.is_some());
     if needs_new {

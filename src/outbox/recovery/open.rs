@@ -90,8 +90,8 @@ fn durability(settings: &Settings) -> Durability {
 fn open_ledger(settings: &Settings) -> Result<(Ledger, bool), OpenError> {
     let path = settings.dir.join("ledger");
     let folder = |source| OpenError::Folder { path: path.clone(), source };
-    let set_aside = |path: &Path, what, why| {
-        quarantine::move_aside(&settings.dir, path, "ledger", what, why).map_err(folder)
+    let quarantine_files = |path: &Path, what, why| {
+        quarantine::move_files(&settings.dir, path, "ledger", what, why).map_err(folder)
     };
     let trouble = match Ledger::open(&settings.dir, settings.durability) {
         Ok(Some(ledger)) => match ledger.check() {
@@ -104,7 +104,7 @@ fn open_ledger(settings: &Settings) -> Result<(Ledger, bool), OpenError> {
                 for found in kept {
                     let why =
                         format!("a part of its log could not be read; dead letters that are lost: {lost}");
-                    set_aside(&found, "damaged ledger", why)?;
+                    quarantine_files(&found, "damaged ledger", why)?;
                 }
                 return Ok((ledger, true));
             }
@@ -123,7 +123,7 @@ fn open_ledger(settings: &Settings) -> Result<(Ledger, bool), OpenError> {
         Err(error) if error.is_damage() => error.to_string(),
         Err(error) => return Err(error.into()),
     };
-    set_aside(&path, "ledger", trouble)?;
+    quarantine_files(&path, "ledger", trouble)?;
     Ok((Ledger::create(&settings.dir, settings.durability)?, true))
 }
 

@@ -84,6 +84,14 @@ pub(crate) struct State {
     pub dropped: Vec<(u64, usize)>,
 }
 
+/// A segment to read, and the range of its own numbers.
+pub(crate) struct Stretch {
+    pub segment: Arc<Segment>,
+    pub base: u64,
+    pub end: u64,
+    pub is_newest: bool,
+}
+
 /// A pack that nobody has read yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unread {
@@ -190,12 +198,18 @@ impl State {
         true
     }
 
-    /// The segments with packs of `log` from `start` on, each with the range of its own numbers.
-    pub(crate) fn segments_from(&self, log: Log, start: u64) -> Vec<(Arc<Segment>, u64, u64)> {
+    /// The segments with packs of `log` from `start` on.
+    pub(crate) fn stretches(&self, log: Log, start: u64) -> Vec<Stretch> {
+        let newest = self.segments.last().map(|listed| listed.segment.id);
         let has_any =
             |listed: &&Listed| listed.info.ranges[log.index()].is_some_and(|(_, last)| last >= start);
-        let listed = self.segments.iter().filter(has_any);
-        listed.map(|l| (Arc::clone(&l.segment), l.info.base, l.info.end())).collect()
+        let stretch = |listed: &Listed| Stretch {
+            segment: Arc::clone(&listed.segment),
+            base: listed.info.base,
+            end: listed.info.end(),
+            is_newest: Some(listed.segment.id) == newest,
+        };
+        self.segments.iter().filter(has_any).map(stretch).collect()
     }
 
     /// Where the first unread pack of `log` may begin; `None`: everything was read.

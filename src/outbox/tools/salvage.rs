@@ -30,7 +30,7 @@ pub enum SalvageError {
     Append(#[from] AppendError),
     /// The dead letters could not be read.
     #[error(transparent)]
-    DeadLetterRemains(#[from] TransferError),
+    Transfer(#[from] TransferError),
 }
 
 /// The result for one part of the quarantine.

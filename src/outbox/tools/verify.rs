@@ -110,7 +110,7 @@ pub(super) fn compare_sums(enqueued: [u64; 5], counters: &Counters, waiting: &Ta
 pub(super) fn quarantined(dir: &Path) -> impl Iterator<Item = String> {
     let all = quarantine::list(dir).unwrap_or_default().into_iter();
     let open = all.filter(|(_, report)| report.salvaged_at.is_none());
-    open.map(|(folder, report)| format!("{}: {} records set aside", folder.display(), report.records))
+    open.map(|(folder, report)| format!("{}: {} records in quarantine", folder.display(), report.records))
 }
 
 impl Verified {

@@ -109,8 +109,8 @@ impl Writer {
     pub(crate) fn serve(&mut self, first: WriteRequest, write_requests: &mut mpsc::Receiver<WriteRequest>) {
         let (mut bytes, mut group, mut wants_roll, mut waiting) = (0, Vec::new(), false, Vec::new());
         let mut next = Some(first);
-        while let Some(order) = next {
-            match order {
+        while let Some(request) = next {
+            match request {
                 WriteRequest::Append(append) => {
                     bytes += append.bytes();
                     group.push(append);
@@ -149,8 +149,8 @@ impl Writer {
     /// Refuses appends while the storage is broken. False if no more can arrive.
     pub(crate) fn refuse_meanwhile(&mut self, write_requests: &mut mpsc::Receiver<WriteRequest>) -> bool {
         let why = AppendError::Storage(self.broken.clone().unwrap_or_default());
-        while let Ok(order) = write_requests.try_recv() {
-            match order {
+        while let Ok(request) = write_requests.try_recv() {
+            match request {
                 WriteRequest::Append(append) => self.refuse(append, &why),
                 WriteRequest::Roll => {}
                 WriteRequest::Wake(done) => _ = done.send(()),

@@ -9,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::audit::Effect;
 use super::{Actor, Audit, chain};
-use crate::outbox::{self, Inspection, Outbox, Salvaged, Verified};
+use crate::outbox::{self, Outbox, Salvaged, Verified};
 
 /// Interval of progress lines.
 const TELL_EVERY: Duration = Duration::from_millis(250);
@@ -53,31 +53,30 @@ impl From<Imported> for outbox::Imported {
 
 /// Verifies an outbox in use and reports damage. Dropping the stream ends the job.
 pub fn verify(outbox: &Outbox) -> impl Stream<Item = JobLine<Verified>> + use<> {
-    stream::unfold(Some(outbox.inspect()), async |inspection| {
-        let mut inspection = inspection?;
-        let line = inspect_for_a_while(&mut inspection).await;
-        let goes_on = matches!(line, JobLine::Progress(_));
-        Some((line, goes_on.then_some(inspection)))
-    })
+    let (outbox, (tell, progress)) = (outbox.clone(), watch::channel(0));
+    let work = async move {
+        let verified = outbox.inspect(|records| _ = tell.send_replace(records)).await;
+        verified.map_err(|error| error.to_string())
+    };
+    lines(work, progress)
 }
 
-async fn inspect_for_a_while(inspection: &mut Inspection) -> JobLine<Verified> {
-    let begun = tokio::time::Instant::now();
-    while begun.elapsed() < TELL_EVERY {
-        match inspection.step().await {
-            Ok(None) => {}
-            Ok(Some(verified)) => return JobLine::Done(verified),
-            Err(error) => return JobLine::Failed(error.to_string()),
-        }
-    }
-    JobLine::Progress(inspection.records())
-}
-
-/// A salvage in progress: its result and its progress. Dropping it ends the work.
-struct Salvaging {
-    done: oneshot::Receiver<Result<Vec<Salvaged>, String>>,
+/// The lines of a job: its progress from time to time, then its result.
+fn lines<T>(
+    work: impl Future<Output = Result<T, String>>,
     progress: watch::Receiver<u64>,
-    _stop: oneshot::Sender<()>,
+) -> impl Stream<Item = JobLine<T>> {
+    stream::unfold(Some((Box::pin(work), progress)), async |job| {
+        let (mut work, progress) = job?;
+        match tokio::time::timeout(TELL_EVERY, &mut work).await {
+            Err(_) => {
+                let records = *progress.borrow();
+                Some((JobLine::Progress(records), Some((work, progress))))
+            }
+            Ok(Ok(done)) => Some((JobLine::Done(done), None)),
+            Ok(Err(error)) => Some((JobLine::Failed(error), None)),
+        }
+    })
 }
 
 /// How to salvage.
@@ -124,16 +123,10 @@ pub(super) fn salvage(
         let _ =
             told.send(runtime.block_on(audit.order(&by, "salvage", salvage_detail(give_up), work, effect)));
     });
-    let salvaging = Salvaging { done, progress, _stop: stop };
-    stream::unfold(Some(salvaging), async |salvaging| {
-        let mut salvaging = salvaging?;
-        let done = tokio::time::timeout(TELL_EVERY, &mut salvaging.done).await;
-        let records = *salvaging.progress.borrow();
-        match done {
-            Err(_) => Some((JobLine::Progress(records), Some(salvaging))),
-            Ok(Ok(Ok(salvaged))) => Some((JobLine::Done(salvaged), None)),
-            Ok(Ok(Err(error))) => Some((JobLine::Failed(error), None)),
-            Ok(Err(_)) => Some((JobLine::Failed("salvaging ended unexpectedly".into()), None)),
-        }
-    })
+    let salvaging = async move {
+        // Dropped with this: then the work ends.
+        let _stop = stop;
+        done.await.unwrap_or_else(|_| Err("salvaging ended unexpectedly".into()))
+    };
+    lines(salvaging, progress)
 }

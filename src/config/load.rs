@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::error::ErrorKind;
 use clap::{Arg, Command, ValueHint};
 
-use super::proxy;
+use super::proxy::variables::{self as proxy, Variable};
 use super::sources::{ENV_FILE, Origin, SourceLayers, Sources, declared, is_secret};
 use super::values::without_user_info;
 use crate::secret::{HIDDEN, read_text};
@@ -78,7 +78,7 @@ pub struct Review {
     pub(super) settings: Vec<Setting>,
     pub(super) warnings: Vec<String>,
     /// The proxy variables. They are shared with other programs and are not settings.
-    pub(super) proxy_variables: Vec<proxy::Variable>,
+    pub(super) proxy_variables: Vec<Variable>,
     problems: Vec<Problem>,
 }
 
@@ -210,7 +210,7 @@ fn setting(arg: &Arg, layers: &SourceLayers, review: &mut Review) -> Option<Stri
 fn proxy_variables(layers: &SourceLayers, review: &mut Review) {
     for (name, help) in proxy::VARIABLES {
         let Some((spelling, found)) = layers.shared(name) else { continue };
-        let variable = proxy::Variable { name, spelling, text: found.text, origin: found.origin };
+        let variable = Variable { name, spelling, text: found.text, origin: found.origin };
         review.settings.push(Setting {
             name: variable.spelling.clone(),
             value: Some(variable.shown()),

@@ -5,53 +5,19 @@
 //! the upper-case name comes first, `ALL_PROXY` covers both schemes, and addresses of this machine are reached directly.
 //! `CONTROL_PLANE_URL` is the agent's only URL, so everything is decided here; nothing below reads the environment.
 
-use std::fmt;
-use std::net::IpAddr;
+mod no_proxy;
+pub(super) mod variables;
 
-use ipnet::IpNet;
-use url::{Host, Url};
+use std::fmt;
 
 use crate::control_plane::ProxySettings;
 
 use super::load::Review;
 use super::sources::Origin;
-use super::values::{BaseUrl, without_user_info};
-use crate::secret::{HIDDEN, Secret};
-
-const HTTP: &str = "HTTP_PROXY";
-const HTTPS: &str = "HTTPS_PROXY";
-const ALL: &str = "ALL_PROXY";
-const NO: &str = "NO_PROXY";
-
-/// Every variable and its description.
-pub(super) const VARIABLES: [(&str, &str); 4] = [
-    (HTTP, "Proxy for an http:// CONTROL_PLANE_URL"),
-    (HTTPS, "Proxy for an https:// CONTROL_PLANE_URL"),
-    (ALL, "Proxy for both schemes, unless HTTP_PROXY or HTTPS_PROXY is set"),
-    (NO, "Hosts to reach without a proxy: HOST or HOST:PORT, separated by commas"),
-];
-
-/// A variable that is set.
-#[derive(Clone, Debug)]
-pub(super) struct Variable {
-    /// Its name in upper case.
-    pub(super) name: &'static str,
-    /// Its name as spelled in its source.
-    pub(super) spelling: String,
-    pub(super) text: String,
-    pub(super) origin: Origin,
-}
-
-impl Variable {
-    /// Its value for display, without credentials.
-    pub(super) fn shown(&self) -> String {
-        if self.name == NO {
-            return self.text.clone();
-        }
-        // The password could be anywhere in a URL that does not parse.
-        proxy_url(&self.text).map_or_else(|_| HIDDEN.to_owned(), |url| without_user_info(url.as_str()))
-    }
-}
+use super::values::BaseUrl;
+use crate::secret::Secret;
+use no_proxy::{NoProxyEntry, entries};
+use variables::{ALL, HTTP, HTTPS, NO, proxy_url};
 
 /// How requests reach the `ControlPlane`.
 #[derive(Clone, Debug, Default)]
@@ -139,116 +105,6 @@ fn exemption(url: &BaseUrl, no_proxy: &[String]) -> Option<String> {
         .iter()
         .find(|entry| NoProxyEntry::parse(entry).is_some_and(|entry| entry.matches(&host, port)))?;
     Some(format!("NO_PROXY holds {entry}"))
-}
-
-/// Parses a proxy's URL and adds a missing port. Errors never quote it: it may contain a password.
-fn proxy_url(text: &str) -> Result<Url, String> {
-    // Without a scheme, every program that reads these variables assumes HTTP.
-    let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-    let mut url = Url::parse(&text).map_err(|error| format!("is not the URL of a proxy: {error}"))?;
-    // Desktop settings write `socks://`.
-    if url.scheme() == "socks" {
-        let _ = url.set_scheme("socks5");
-    }
-    let schemes = ProxySettings::SCHEMES;
-    let Some((_, usual_port)) = schemes.into_iter().find(|(scheme, _)| *scheme == url.scheme()) else {
-        let names = schemes.map(|(scheme, _)| format!("{scheme}://"));
-        return Err(format!("is not the URL of a supported proxy ({})", names.join(", ")));
-    };
-    // The parser does not check the hosts of non-HTTP URLs.
-    let host = url.host_str().filter(|host| !host.is_empty()).map(Host::parse);
-    if !matches!(host, Some(Ok(_))) {
-        return Err("is not the URL of a proxy: the host is missing".to_owned());
-    }
-    let port = url.port_or_known_default().unwrap_or(usual_port);
-    if port == 0 {
-        return Err("is not the URL of a proxy: 0 is not a port".to_owned());
-    }
-    // The part after the port means nothing to a proxy.
-    url.set_path("");
-    url.set_query(None);
-    url.set_fragment(None);
-    // The URL drops the default port of its scheme again.
-    url.set_port(Some(port)).map_err(|()| "is not the URL of a proxy: the port is missing".to_owned())?;
-    Ok(url)
-}
-
-/// The entries of `NO_PROXY`. Host names contain no blanks, so blanks separate entries too.
-fn entries(text: &str) -> Vec<String> {
-    let parts = text.split(|c: char| c == ',' || c.is_whitespace());
-    parts.filter(|part| !part.is_empty()).map(ToOwned::to_owned).collect()
-}
-
-/// One entry of `NO_PROXY`.
-struct NoProxyEntry {
-    hosts: HostPattern,
-    /// Matches this port only.
-    port: Option<u16>,
-}
-
-enum HostPattern {
-    All,
-    Block(IpNet),
-    /// This domain and all its subdomains, in lower case.
-    Domain(String),
-    /// Its subdomains only.
-    Below(String),
-}
-
-impl NoProxyEntry {
-    fn parse(text: &str) -> Option<Self> {
-        if let Some(hosts) = HostPattern::parse(text) {
-            return Some(Self { hosts, port: None });
-        }
-        let (hosts, port) = text.rsplit_once(':')?;
-        Some(Self { hosts: HostPattern::parse(hosts)?, port: Some(port.parse().ok()?) })
-    }
-
-    fn matches(&self, host: &Host<String>, port: u16) -> bool {
-        self.port.is_none_or(|own| own == port) && self.hosts.contain(host)
-    }
-}
-
-impl HostPattern {
-    fn parse(text: &str) -> Option<Self> {
-        if text == "*" {
-            return Some(Self::All);
-        }
-        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-        if let Ok(block) = bare.parse::<IpNet>() {
-            return Some(Self::Block(block));
-        }
-        if let Ok(ip) = bare.parse::<IpAddr>() {
-            return Some(Self::Block(IpNet::from(ip.to_canonical())));
-        }
-        let (below, name) = match text.strip_prefix("*.") {
-            Some(name) => (true, name),
-            None => (false, text.strip_prefix('.').unwrap_or(text)),
-        };
-        let name = name.trim_end_matches('.');
-        // Also converts an internationalised name to the URL's form.
-        let Ok(Host::Domain(name)) = Host::parse(name) else { return None };
-        Some(if below { Self::Below(name) } else { Self::Domain(name) })
-    }
-
-    fn contain(&self, host: &Host<String>) -> bool {
-        let is_below = |name: &str, domain: &str| {
-            name.strip_suffix(domain).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
-        };
-        match (self, host) {
-            (Self::All, _) => true,
-            (Self::Block(block), Host::Ipv4(ip)) => block.contains(&IpAddr::V4(*ip)),
-            (Self::Block(block), Host::Ipv6(ip)) => {
-                block.contains(&IpAddr::V6(*ip)) || block.contains(&IpAddr::V6(*ip).to_canonical())
-            }
-            (Self::Domain(domain), Host::Domain(name)) => {
-                let name = name.trim_end_matches('.');
-                name == domain || is_below(name, domain)
-            }
-            (Self::Below(domain), Host::Domain(name)) => is_below(name.trim_end_matches('.'), domain),
-            _ => false,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -14,29 +14,12 @@ pub(super) fn nearest<'a>(name: &str, known: &'a BTreeSet<String>) -> Option<&'a
         return None;
     }
     let slips = if length < LONG { 1 } else { 2 };
-    let near =
-        known.iter().map(|known| (distance(name, known), known)).filter(|(slips_of, _)| *slips_of <= slips);
+    let near = known
+        .iter()
+        .map(|known| (strsim::osa_distance(name, known), known))
+        .filter(|(slips_of, _)| *slips_of <= slips);
     let cut = || known.iter().find(|known| length >= LONG && known.starts_with(&format!("{name}_")));
     near.min().map(|(_, known)| known).or_else(cut).map(String::as_str)
-}
-
-/// The edit distance: wrong, missing, extra or transposed characters.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
-    for (i, of_a) in a.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, of_b) in b.iter().enumerate() {
-            let replaced = rows[i][j] + usize::from(of_a != of_b);
-            let mut least = replaced.min(rows[i][j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && *of_a == b[j - 1] && a[i - 1] == *of_b {
-                least = least.min(rows[i - 1][j - 1] + 1);
-            }
-            row.push(least);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]

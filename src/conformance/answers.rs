@@ -1,7 +1,7 @@
 //! What a good answer is, and the first rule: the health request gets one.
 
 use super::Run;
-use super::rule::{Rule, RuleVerdict};
+use super::rule::{NotPassed, Rule, RuleVerdict, fail};
 use super::wire::{Caller, Exchange};
 
 /// The definition of a good answer.
@@ -17,15 +17,17 @@ async fn health(run: &mut Run) -> RuleVerdict {
     let sent = "GET /api/v1/health".to_owned();
     let exchange = run.wire.send(Caller::Agent, sent, async |client| drop(client.health().await)).await;
     run.wire.stop_if_hopeless(&exchange);
-    good(&exchange)
+    good(exchange)
 }
 
 /// Passes a good answer and fails any other.
-pub(super) fn good(exchange: &Exchange) -> RuleVerdict {
-    if exchange.is_delivered() {
-        return RuleVerdict::pass(status(exchange));
-    }
-    RuleVerdict::fail(EXPECTED, exchange)
+pub(super) fn good(exchange: Exchange) -> RuleVerdict {
+    delivered(exchange).map(|exchange| status(&exchange))
+}
+
+/// The exchange, if its answer is a good one.
+pub(super) fn delivered(exchange: Exchange) -> Result<Exchange, NotPassed> {
+    if exchange.is_delivered() { Ok(exchange) } else { fail(EXPECTED, &exchange) }
 }
 
 /// The answer's status as text.

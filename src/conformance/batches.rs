@@ -2,7 +2,7 @@
 
 use std::future::ready;
 
-use super::rule::{Rule, RuleVerdict};
+use super::rule::{NotPassed, Rule, RuleVerdict, fail, not_seen, pass};
 use super::samples::SampleBatch;
 use super::{BatchAnswer, Run};
 use crate::control_plane::Encoding;
@@ -55,14 +55,21 @@ pub(super) static RULES: [Rule; 7] = [
 ];
 
 impl Run {
-    /// `None` if the server has batches; else the verdict of every rule about them.
-    pub(super) fn without_batches(&self) -> Option<RuleVerdict> {
-        let status = self.batch.as_ref().and_then(|answer| answer.exchange.status());
-        let absent = status.filter(|status| matches!(status, 404 | 405 | 501))?;
-        Some(RuleVerdict::not_seen(
-            format!("batches are answered {absent}: the agent sends one record per request"),
-            "the contract allows that; run this again when the server has batches",
-        ))
+    /// Whether the server has batches; otherwise no rule about them can be observed.
+    pub(super) fn has_batches(&self) -> Result<(), NotPassed> {
+        match self.batch.as_ref().and_then(|answer| answer.exchange.status()) {
+            Some(absent @ (404 | 405 | 501)) => not_seen(
+                format!("batches are answered {absent}: the agent sends one record per request"),
+                "the contract allows that; run this again when the server has batches",
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// The answer to the first batch.
+    fn first_batch(&self) -> Result<&BatchAnswer, NotPassed> {
+        self.has_batches()?;
+        self.batch.as_ref().map_or_else(|| not_seen("no batch was sent", super::MEND_FIRST), Ok)
     }
 }
 
@@ -79,65 +86,48 @@ async fn batch(run: &mut Run) -> RuleVerdict {
     ];
     let answer = run.deliver_batch(&SampleBatch::default().with(records), Encoding::Identity).await;
     let answer = run.batch.insert(answer).clone();
-    if let Some(verdict) = run.without_batches() {
-        return verdict;
-    }
+    run.has_batches()?;
     whole(&answer)
 }
 
 /// Passes if every record of the batch is settled.
 pub(super) fn whole(answer: &BatchAnswer) -> RuleVerdict {
     if answer.is_settled_whole() {
-        return RuleVerdict::pass(format!("{} records were taken", answer.batch.parts().len()));
+        return pass(format!("{} records were taken", answer.batch.parts().len()));
     }
     answer.broken(TAKEN)
 }
 
 /// Checks the answer to the first batch.
 fn answer(run: &Run) -> RuleVerdict {
-    if let Some(verdict) = run.without_batches() {
-        return verdict;
-    }
-    let Some(answer) = &run.batch else { return untried() };
+    let answer = run.first_batch()?;
     let (key, count) = (answer.batch.key(), answer.batch.parts().len());
     match &answer.exceptions {
-        Ok(_) => RuleVerdict::pass("it names the batch and the number of its records"),
+        Ok(_) => pass("it names the batch and the number of its records"),
         Err(_) => answer.broken(&format!(
             r#"{{"success":true,"data":{{"batch":"{key}","count":{count},"exceptions":[…]}}}}"#
         )),
     }
 }
 
-fn untried() -> RuleVerdict {
-    RuleVerdict::not_seen("no batch was sent", super::MEND_FIRST)
-}
-
 async fn repeated(run: &mut Run) -> RuleVerdict {
-    if let Some(verdict) = run.without_batches() {
-        return verdict;
-    }
-    let Some(first) = run.batch.clone() else { return untried() };
+    let first = run.first_batch()?.clone();
     let mut answer = run.deliver_batch(&first.batch, Encoding::Identity).await;
     answer.exchange.sent.push_str(" once more");
     if !answer.is_settled_whole() {
         return answer.broken("each record listed with 409, or not listed");
     }
     let listed = answer.exceptions.map_or(0, |exceptions| exceptions.len());
-    RuleVerdict::pass(format!("{listed} of {} records listed with 409", first.batch.parts().len()))
+    pass(format!("{listed} of {} records listed with 409", first.batch.parts().len()))
 }
 
 /// A record delivered alone is recognised in a batch, and the other way round.
 async fn and_single(run: &mut Run) -> RuleVerdict {
-    if let Some(verdict) = run.without_batches() {
-        return verdict;
-    }
+    run.has_batches()?;
     let session = run.samples.session("both");
     let (started, usage) = (run.samples.started(&session), run.samples.usage(&session));
     for record in [&started, &usage] {
-        let exchange = run.deliver(record).await;
-        if !exchange.is_delivered() {
-            return RuleVerdict::fail(super::answers::EXPECTED, &exchange);
-        }
+        run.deliver_new(record).await?;
     }
     let new = run.samples.usage(&session);
     let batch = SampleBatch::default().with([started, usage, new.clone()]);
@@ -149,9 +139,9 @@ async fn and_single(run: &mut Run) -> RuleVerdict {
     let mut exchange = run.deliver(&new).await;
     exchange.sent.push_str(", after it was taken in a batch");
     if exchange.is_settled() {
-        return RuleVerdict::pass("recognised in a batch and alone");
+        return pass("recognised in a batch and alone");
     }
-    RuleVerdict::fail("409; or, as if it were new, 200, 201, 202 or 204", &exchange)
+    fail("409; or, as if it were new, 200, 201, 202 or 204", &exchange)
 }
 
 /// The positions that must be refused in [`mixed`].
@@ -179,17 +169,15 @@ fn is_refused(status: u16) -> bool {
 }
 
 async fn positions(run: &mut Run) -> RuleVerdict {
-    if let Some(verdict) = run.without_batches() {
-        return verdict;
-    }
+    run.has_batches()?;
     let answer = mixed(run).await;
     let all = 0..answer.batch.parts().len();
     let refused: Vec<_> = all.filter(|index| answer.status(*index).is_some_and(is_refused)).collect();
     if refused == BAD {
-        return RuleVerdict::pass("[2] and [7] were refused");
+        return pass("[2] and [7] were refused");
     }
     if answer.exceptions.is_ok() && refused.is_empty() {
-        return RuleVerdict::not_seen(
+        return not_seen(
             "the server took usage records without transaction_id: nothing was refused",
             "check whether they were billed: a repetition of them cannot be recognised",
         );
@@ -198,13 +186,11 @@ async fn positions(run: &mut Run) -> RuleVerdict {
 }
 
 async fn isolation(run: &mut Run) -> RuleVerdict {
-    if let Some(verdict) = run.without_batches() {
-        return verdict;
-    }
+    run.has_batches()?;
     let answer = mixed(run).await;
     let is_good = |index: &usize| !BAD.contains(index);
     if (0..answer.batch.parts().len()).filter(is_good).all(|index| answer.is_settled(index)) {
-        return RuleVerdict::pass("the records around the refused ones were taken");
+        return pass("the records around the refused ones were taken");
     }
     answer.broken("every record but [2] and [7] taken")
 }
@@ -217,9 +203,7 @@ fn stops(status: u16) -> bool {
 /// Three sessions: one that nobody has started, one with a record that a test server can be told to fail on, and one that
 /// must go on regardless of the other two.
 async fn order(run: &mut Run) -> RuleVerdict {
-    if let Some(verdict) = run.without_batches() {
-        return verdict;
-    }
+    run.has_batches()?;
     let unknown = run.samples.unknown_session("unknown-batch");
     let (failing, good) = (run.samples.session("failing"), run.samples.session("order"));
     let samples = &mut run.samples;
@@ -260,12 +244,12 @@ async fn order(run: &mut Run) -> RuleVerdict {
         return answer.broken("[8] and [9] taken: no record of their session failed");
     }
     if stopped_by.is_empty() {
-        return RuleVerdict::not_seen(
+        return not_seen(
             "the server took every record: nothing had to wait",
             "have the server answer 404 for sessions that begin with conformance-unknown, or 503 for a transaction_id that begins with conformance-fail",
         );
     }
-    RuleVerdict::pass(format!("424 behind {}", stopped_by.join(" and ")))
+    pass(format!("424 behind {}", stopped_by.join(" and ")))
 }
 
 /// The positions of each session's records.

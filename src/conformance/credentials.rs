@@ -1,7 +1,7 @@
 //! Requests without valid credentials.
 
 use super::Run;
-use super::rule::{Rule, RuleVerdict};
+use super::rule::{Rule, RuleVerdict, fail, pass};
 use super::wire::Caller;
 use crate::control_plane::Meaning;
 
@@ -34,19 +34,19 @@ async fn refused(run: &mut Run, by: Caller) -> RuleVerdict {
         ", with wrong credentials"
     });
     if refused.meaning() != Some(Meaning::Credentials) {
-        return RuleVerdict::fail("401 or 403", &refused);
+        return fail("401 or 403", &refused);
     }
     let mut taken = run.deliver(&record).await;
     taken.sent.push_str(", with credentials, after it was refused without");
     match taken.meaning() {
         Some(Meaning::Delivered) => {
             let status = refused.status().unwrap_or_default();
-            RuleVerdict::pass(format!("answered {status}; the record was not processed"))
+            pass(format!("answered {status}; the record was not processed"))
         }
-        Some(Meaning::Duplicate) => RuleVerdict::fail(
+        Some(Meaning::Duplicate) => fail(
             "200, 201, 202 or 204: the record is new, since it was not processed without credentials",
             &taken,
         ),
-        _ => RuleVerdict::fail(super::answers::EXPECTED, &taken),
+        _ => fail(super::answers::EXPECTED, &taken),
     }
 }

@@ -1,7 +1,7 @@
 //! Compressed batches.
 
 use super::batches::whole;
-use super::rule::{Rule, RuleVerdict};
+use super::rule::{Rule, RuleVerdict, not_seen, pass};
 use super::samples::SampleBatch;
 use super::{BatchAnswer, Run};
 use crate::control_plane::Encoding;
@@ -32,27 +32,21 @@ async fn compressed(run: &mut Run, purpose: &str, encoding: Encoding) -> BatchAn
 }
 
 async fn gzip(run: &mut Run) -> RuleVerdict {
-    if let Some(verdict) = run.without_batches() {
-        return verdict;
-    }
+    run.has_batches()?;
     let answer = compressed(run, "gzip", Encoding::Gzip).await;
     let Ok(response) = &answer.exchange.result else { return whole(&answer) };
     let names_gzip = response.accepts.is_some_and(|accepts| accepts.gzip);
     match response.status {
         415 if names_gzip => answer.broken("the batch taken: Accept-Encoding of this answer names gzip"),
-        415 => RuleVerdict::pass(
-            "answered 415: the agent sends batches uncompressed, five to ten times the bytes",
-        ),
+        415 => pass("answered 415: the agent sends batches uncompressed, five to ten times the bytes"),
         _ => whole(&answer),
     }
 }
 
 async fn zstd(run: &mut Run) -> RuleVerdict {
-    if let Some(verdict) = run.without_batches() {
-        return verdict;
-    }
+    run.has_batches()?;
     if !run.accepts_zstd {
-        return RuleVerdict::not_seen(
+        return not_seen(
             "no answer to a batch names zstd in Accept-Encoding: the agent uses gzip",
             "if the server takes zstd, send Accept-Encoding: gzip, zstd with answers",
         );

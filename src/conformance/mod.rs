@@ -39,7 +39,7 @@ pub use wire::REQUESTS_MOST;
 
 use crate::control_plane::{ClientError, Settings};
 use crate::fleet::commands::CommandAlgorithm;
-use rule::{Rule, RuleVerdict};
+use rule::{Rule, not_seen};
 use run::{BatchAnswer, Run, delivery, in_words};
 
 /// The most sessions in a run.
@@ -144,7 +144,7 @@ pub async fn run(setup: Setup, run: &str, mut tell: impl FnMut(&Row)) -> Result<
     let mut rows = Vec::new();
     for rule in RULES.into_iter().flatten() {
         let verdict = match state.wire.is_over() {
-            Some(why) => RuleVerdict::not_seen(format!("not tried: {why}"), MEND_FIRST),
+            Some(why) => not_seen(format!("not tried: {why}"), MEND_FIRST),
             None => (rule.check)(&mut state).await,
         };
         let row = Row::new(rule, verdict);

@@ -1,8 +1,8 @@
 //! Single records: each kind is taken, a repetition is recognised, a refusal is readable.
 
-use super::answers::{EXPECTED, GOOD, good, status};
+use super::answers::{GOOD, delivered, good, status};
 use super::ledger::RecordState;
-use super::rule::{Rule, RuleVerdict};
+use super::rule::{NotPassed, Rule, RuleVerdict, fail, not_seen, pass};
 use super::wire::{Caller, Exchange};
 use super::{Run, delivery, in_words};
 use crate::control_plane::{Client, Delivery, Meaning, parse_quota_answer};
@@ -71,34 +71,29 @@ pub(super) static RULES: [Rule; 9] = [
 async fn started(run: &mut Run) -> RuleVerdict {
     let session = run.session.clone();
     let record = run.samples.started(&session);
-    let exchange = run.deliver(&record).await;
-    good(&exchange)
+    good(run.deliver(&record).await)
 }
 
 async fn usage(run: &mut Run) -> RuleVerdict {
     let session = run.session.clone();
     let record = run.samples.usage(&session);
-    let exchange = run.deliver(&record).await;
-    good(&exchange)
+    good(run.deliver(&record).await)
 }
 
 async fn quota(run: &mut Run) -> RuleVerdict {
     let session = run.session.clone();
     let record = run.samples.quota(&session);
-    let exchange = run.deliver(&record).await;
-    if !exchange.is_delivered() {
-        return RuleVerdict::fail(EXPECTED, &exchange);
-    }
+    let exchange = run.deliver_new(&record).await?;
     let expected = format!(
         "data with api_session_id {session}, transaction_id {}, new_quota_amount, final_quota, timestamp",
         record.transaction()
     );
     match parse_quota_answer(exchange.body()) {
         Ok(answer) if answer.api_session_id == session && answer.transaction_id == record.transaction() => {
-            RuleVerdict::pass("answered with all five fields")
+            pass("answered with all five fields")
         }
-        Ok(_) => RuleVerdict::fail(expected, &exchange),
-        Err(error) => RuleVerdict::fail(format!("{expected}; this answer: {error}"), &exchange),
+        Ok(_) => fail(expected, &exchange),
+        Err(error) => fail(format!("{expected}; this answer: {error}"), &exchange),
     }
 }
 
@@ -113,38 +108,29 @@ async fn repeated(run: &mut Run) -> RuleVerdict {
     ];
     let mut statuses = Vec::new();
     for record in &records {
-        let first = run.deliver(record).await;
-        if !first.is_delivered() {
-            return RuleVerdict::fail(EXPECTED, &first);
-        }
-        match again(run, record).await {
-            Ok(exchange) => statuses.extend(exchange.status().map(|status| status.to_string())),
-            Err(verdict) => return verdict,
-        }
+        run.deliver_new(record).await?;
+        statuses.extend(again(run, record).await?.status().map(|status| status.to_string()));
     }
-    RuleVerdict::pass(format!("started, usage, quota, completed: {}", statuses.join(", ")))
+    pass(format!("started, usage, quota, completed: {}", statuses.join(", ")))
 }
 
 /// Sends a record again that was taken before: the server must recognise it.
-async fn again(run: &mut Run, record: &Record) -> Result<Exchange, RuleVerdict> {
+async fn again(run: &mut Run, record: &Record) -> Result<Exchange, NotPassed> {
     let mut exchange = run.deliver(record).await;
     exchange.sent.push_str(", once more");
-    if exchange.is_settled() { Ok(exchange) } else { Err(RuleVerdict::fail(RECOGNISED, &exchange)) }
+    if exchange.is_settled() { Ok(exchange) } else { fail(RECOGNISED, &exchange) }
 }
 
 async fn repeated_with_another_body(run: &mut Run) -> RuleVerdict {
     let session = run.session.clone();
     let [first, second] = run.samples.usage_of_two_agents(&session);
-    let taken = run.deliver(&first).await;
-    if !taken.is_delivered() {
-        return RuleVerdict::fail(EXPECTED, &taken);
-    }
+    run.deliver_new(&first).await?;
     let mut exchange = run.deliver(&second).await;
     exchange.sent.push_str(", once more, with the server_instance_id of another agent");
     if exchange.is_settled() {
-        RuleVerdict::pass(format!("{} to the same key with another body", status(&exchange)))
+        pass(format!("{} to the same key with another body", status(&exchange)))
     } else {
-        RuleVerdict::fail(RECOGNISED, &exchange)
+        fail(RECOGNISED, &exchange)
     }
 }
 
@@ -152,10 +138,7 @@ async fn repeated_with_another_body(run: &mut Run) -> RuleVerdict {
 async fn concurrent_repeat(run: &mut Run) -> RuleVerdict {
     let session = run.samples.session("twice");
     let started = run.samples.started(&session);
-    let start = run.deliver(&started).await;
-    if !start.is_delivered() {
-        return RuleVerdict::fail(EXPECTED, &start);
-    }
+    run.deliver_new(&started).await?;
     let record = run.samples.usage(&session);
     let sent = format!("{}, twice at once", in_words(&record));
     let twice = async |client: &Client| {
@@ -171,7 +154,7 @@ async fn concurrent_repeat(run: &mut Run) -> RuleVerdict {
         |exchange: &Exchange| matches!(exchange.meaning(), Some(Meaning::InProgress | Meaning::Overloaded));
     let allowed = |exchange: &Exchange| exchange.is_settled() || may_wait(exchange);
     if let Some(other) = both.iter().find(|exchange| !allowed(exchange)) {
-        return RuleVerdict::fail(
+        return fail(
             "200, 201, 202 or 204 for one of the two; for the other the same, or 409, with Retry-After while the first is under way",
             other,
         );
@@ -180,7 +163,7 @@ async fn concurrent_repeat(run: &mut Run) -> RuleVerdict {
         && one.meaning() == Some(Meaning::Duplicate)
         && other.meaning() == Some(Meaning::Duplicate)
     {
-        return RuleVerdict::fail("200, 201, 202 or 204 for one of the two: the record is new", other);
+        return fail("200, 201, 202 or 204 for one of the two: the record is new", other);
     }
     let statuses: Vec<_> =
         both.iter().filter_map(Exchange::status).map(|status| status.to_string()).collect();
@@ -188,10 +171,8 @@ async fn concurrent_repeat(run: &mut Run) -> RuleVerdict {
     if let Some(wait) = waits.max() {
         tokio::time::sleep(wait.min(super::wire::WAIT_MOST)).await;
     }
-    match again(run, &record).await {
-        Ok(_) => RuleVerdict::pass(format!("answered {}", statuses.join(" and "))),
-        Err(verdict) => verdict,
-    }
+    again(run, &record).await?;
+    pass(format!("answered {}", statuses.join(" and ")))
 }
 
 async fn unknown_fields(run: &mut Run) -> RuleVerdict {
@@ -199,7 +180,7 @@ async fn unknown_fields(run: &mut Run) -> RuleVerdict {
     let record = run.samples.with_unknown_fields(&session);
     let mut exchange = run.deliver(&record).await;
     exchange.sent.push_str(", with conformance_text and conformance_nested beside the contract's fields");
-    good(&exchange)
+    good(exchange)
 }
 
 async fn session_id_encoding(run: &mut Run) -> RuleVerdict {
@@ -209,11 +190,9 @@ async fn session_id_encoding(run: &mut Run) -> RuleVerdict {
         exchange
             .sent
             .push_str(", the session percent-encoded as one segment: %C3%A4%20b%2Fc%3Fd%23e%252F%3Bf");
-        if !exchange.is_delivered() {
-            return RuleVerdict::fail(EXPECTED, &exchange);
-        }
+        delivered(exchange)?;
     }
-    RuleVerdict::pass(format!("the session {session} was taken"))
+    pass(format!("the session {session} was taken"))
 }
 
 async fn refusal(run: &mut Run) -> RuleVerdict {
@@ -237,11 +216,11 @@ async fn refusal(run: &mut Run) -> RuleVerdict {
     };
     let exchange = run.wire.send(Caller::Agent, sent, deliver).await;
     match exchange.meaning() {
-        Some(Meaning::Refused) => RuleVerdict::pass(status(&exchange)),
-        Some(Meaning::Delivered | Meaning::Duplicate) => RuleVerdict::not_seen(
+        Some(Meaning::Refused) => pass(status(&exchange)),
+        Some(Meaning::Delivered | Meaning::Duplicate) => not_seen(
             format!("{} to a usage record without transaction_id: nothing was refused", status(&exchange)),
             "check whether it was billed: a repetition of it cannot be recognised",
         ),
-        _ => RuleVerdict::fail("400, 413, 414, 415 or 422, without a body or with a JSON object", &exchange),
+        _ => fail("400, 413, 414, 415 or 422, without a body or with a JSON object", &exchange),
     }
 }

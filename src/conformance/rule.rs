@@ -20,14 +20,15 @@ pub(super) struct Rule {
 /// Checks a rule.
 pub(super) type Check = for<'a> fn(&'a mut Run) -> LocalBoxFuture<'a, RuleVerdict>;
 
-/// The result of a check.
+/// The result of a check: what showed that the rule is kept, or why it did not pass.
+pub(super) type RuleVerdict = Result<String, NotPassed>;
+
+/// Why a rule did not pass.
 #[derive(Debug)]
-pub(super) enum RuleVerdict {
-    /// The rule is kept, and what showed it.
-    Pass(String),
-    /// The rule is broken.
+pub(super) enum NotPassed {
+    /// It is broken.
     Fail(Violation),
-    /// The rule could not be observed: why, and what to do.
+    /// It could not be observed: why, and what to do.
     NotSeen { why: String, advice: String },
 }
 
@@ -41,38 +42,36 @@ pub(super) struct Violation {
     consequence: Option<&'static str>,
 }
 
-impl RuleVerdict {
-    pub(super) fn pass(seen: impl Into<String>) -> Self {
-        Self::Pass(seen.into())
-    }
+pub(super) fn pass(seen: impl Into<String>) -> RuleVerdict {
+    Ok(seen.into())
+}
 
-    pub(super) fn not_seen(why: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self::NotSeen { why: why.into(), advice: advice.into() }
-    }
+pub(super) fn not_seen<T>(why: impl Into<String>, advice: impl Into<String>) -> Result<T, NotPassed> {
+    Err(NotPassed::NotSeen { why: why.into(), advice: advice.into() })
+}
 
-    /// Fails: the answer to this request is not the expected one.
-    pub(super) fn fail(expected: impl Into<String>, exchange: &Exchange) -> Self {
-        Self::Fail(Violation {
-            expected: expected.into(),
-            sent: exchange.sent.clone(),
-            received: exchange.received.clone(),
-            consequence: exchange.consequence(),
-        })
-    }
+/// The answer to this request is not the expected one.
+pub(super) fn fail<T>(expected: impl Into<String>, exchange: &Exchange) -> Result<T, NotPassed> {
+    Err(NotPassed::Fail(Violation {
+        expected: expected.into(),
+        sent: exchange.sent.clone(),
+        received: exchange.received.clone(),
+        consequence: exchange.consequence(),
+    }))
+}
 
-    /// Fails: the answer is a good one, but its content is not the expected one.
-    pub(super) fn fail_by(
-        expected: impl Into<String>,
-        sent: impl Into<String>,
-        received: impl Into<String>,
-    ) -> Self {
-        Self::Fail(Violation {
-            expected: expected.into(),
-            sent: sent.into(),
-            received: received.into(),
-            consequence: None,
-        })
-    }
+/// The answer is a good one, but its content is not the expected one.
+pub(super) fn fail_by<T>(
+    expected: impl Into<String>,
+    sent: impl Into<String>,
+    received: impl Into<String>,
+) -> Result<T, NotPassed> {
+    Err(NotPassed::Fail(Violation {
+        expected: expected.into(),
+        sent: sent.into(),
+        received: received.into(),
+        consequence: None,
+    }))
 }
 
 /// Whether a rule is kept.
@@ -134,11 +133,11 @@ impl Row {
             advice: None,
         };
         match verdict {
-            RuleVerdict::Pass(says) => Self { says: Some(says), ..row },
-            RuleVerdict::NotSeen { why, advice } => {
+            Ok(says) => Self { says: Some(says), ..row },
+            Err(NotPassed::NotSeen { why, advice }) => {
                 Self { state: RuleState::NotSeen, says: Some(why), advice: Some(advice), ..row }
             }
-            RuleVerdict::Fail(Violation { expected, sent, received, consequence }) => Self {
+            Err(NotPassed::Fail(Violation { expected, sent, received, consequence })) => Self {
                 state: RuleState::Fail,
                 expected: Some(expected),
                 sent: Some(sent),

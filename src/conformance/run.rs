@@ -1,8 +1,9 @@
 //! The state of a run, and the requests that rules share.
 
 use super::accounts::{Accounts, Processed};
+use super::answers::delivered;
 use super::ledger::{RecordState, SentRecords};
-use super::rule::RuleVerdict;
+use super::rule::{NotPassed, fail};
 use super::samples::{SampleBatch, Samples};
 use super::servers::WaitingCommand;
 use super::wire::{ApiClients, Caller, Exchange};
@@ -82,6 +83,11 @@ impl Run {
     /// Sends one record.
     pub(super) async fn deliver(&mut self, record: &Record) -> Exchange {
         self.deliver_by(Caller::Agent, record).await
+    }
+
+    /// Sends a record that must be accepted as a new one.
+    pub(super) async fn deliver_new(&mut self, record: &Record) -> Result<Exchange, NotPassed> {
+        delivered(self.deliver(record).await)
     }
 
     pub(super) async fn deliver_by(&mut self, by: Caller, record: &Record) -> Exchange {
@@ -188,12 +194,12 @@ impl BatchAnswer {
     }
 
     /// Fails: the answer to the batch is not the expected one.
-    pub(super) fn broken(&self, expected: &str) -> RuleVerdict {
+    pub(super) fn broken<T>(&self, expected: &str) -> Result<T, NotPassed> {
         match &self.exceptions {
             Err(reason) if self.exchange.is_delivered() => {
-                RuleVerdict::fail(format!("{expected}; this answer: {reason}"), &self.exchange)
+                fail(format!("{expected}; this answer: {reason}"), &self.exchange)
             }
-            _ => RuleVerdict::fail(expected, &self.exchange),
+            _ => fail(expected, &self.exchange),
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Run;
 use super::answers::{EXPECTED, GOOD, good, status};
-use super::rule::{Rule, RuleVerdict};
+use super::rule::{NotPassed, Rule, RuleVerdict, fail, fail_by, not_seen, pass};
 use super::wire::{Caller, Exchange, unregistered};
 use crate::control_plane::{
     Client, Command, CommandResult, Meaning, ServerStatus, parse_commands, parse_key_set,
@@ -79,7 +79,7 @@ async fn register(run: &mut Run) -> RuleVerdict {
     let register = async |client: &Client| drop(client.register(&registration).await);
     let exchange = run.wire.send(Caller::Agent, sent, register).await;
     run.wire.stop_if_hopeless(&exchange);
-    good(&exchange)
+    good(exchange)
 }
 
 async fn beat(run: &mut Run, by: Caller, server_id: &str) -> Exchange {
@@ -93,17 +93,15 @@ async fn beat(run: &mut Run, by: Caller, server_id: &str) -> Exchange {
 
 async fn heartbeat(run: &mut Run) -> RuleVerdict {
     let server_id = run.setup.client.server_id.clone();
-    good(&beat(run, Caller::Agent, &server_id).await)
+    good(beat(run, Caller::Agent, &server_id).await)
 }
 
 async fn heartbeat_unregistered(run: &mut Run) -> RuleVerdict {
     let exchange = beat(run, Caller::Unregistered, &unregistered(&run.id)).await;
     match exchange.meaning() {
-        Some(Meaning::NotFound) => RuleVerdict::pass(status(&exchange)),
-        Some(Meaning::Delivered) => {
-            RuleVerdict::pass(format!("{}: a heartbeat is enough to be known", status(&exchange)))
-        }
-        _ => RuleVerdict::fail("404, so that the agent registers again; or a good answer", &exchange),
+        Some(Meaning::NotFound) => pass(status(&exchange)),
+        Some(Meaning::Delivered) => pass(format!("{}: a heartbeat is enough to be known", status(&exchange))),
+        _ => fail("404, so that the agent registers again; or a good answer", &exchange),
     }
 }
 
@@ -116,12 +114,10 @@ async fn public_keys(run: &mut Run) -> RuleVerdict {
     let exchange = fetch_keys(run).await;
     match keys_of(&exchange) {
         Ok(keys) if keys.keys.is_empty() => {
-            RuleVerdict::pass("no keys yet: the agent refuses every command that needs a token")
+            pass("no keys yet: the agent refuses every command that needs a token")
         }
-        Ok(keys) => RuleVerdict::pass(format!("{} keys", keys.keys.len())),
-        Err(reason) => {
-            RuleVerdict::fail(format!("{EXPECTED}, here a JWK Set; this answer: {reason}"), &exchange)
-        }
+        Ok(keys) => pass(format!("{} keys", keys.keys.len())),
+        Err(reason) => fail(format!("{EXPECTED}, here a JWK Set; this answer: {reason}"), &exchange),
     }
 }
 
@@ -158,7 +154,7 @@ async fn commands(run: &mut Run) -> RuleVerdict {
             Ok(waiting) => waiting,
             Err(reason) => {
                 let expected = r#"200 with {"commands":[{"command_id","command_type",…},…]}"#;
-                return RuleVerdict::fail(format!("{expected}; this answer: {reason}"), &exchange);
+                return fail(format!("{expected}; this answer: {reason}"), &exchange);
             }
         };
         let is_ours = |command: &Command| match &queued {
@@ -170,13 +166,10 @@ async fn commands(run: &mut Run) -> RuleVerdict {
             handed.map(|command| WaitingCommand { command: command.clone(), is_ours: is_ours(command) });
         match (&queued, &run.command) {
             (Some(id), None | Some(WaitingCommand { is_ours: false, .. })) => {
-                return RuleVerdict::fail(
-                    format!("the command {id}, which the run queued for its server"),
-                    &exchange,
-                );
+                return fail(format!("the command {id}, which the run queued for its server"), &exchange);
             }
             (None, None) if Instant::now() < until => sleep(LOOK_EVERY).await,
-            _ => return RuleVerdict::pass(format!("{} commands wait", waiting.len())),
+            _ => return pass(format!("{} commands wait", waiting.len())),
         }
     }
 }
@@ -192,20 +185,24 @@ async fn queue(run: &Run) -> Option<String> {
     run.accounts.as_ref()?.queue(&command).await.ok()
 }
 
-fn no_command() -> RuleVerdict {
-    RuleVerdict::not_seen(
-        "no command waits for the run's server",
-        format!(
-            "run with --wait 60 and queue a {HARMLESS}, or a command with a token, for the server that the run names at its \
+/// The command that waits for the run's server.
+fn waiting_command(run: &Run) -> Result<WaitingCommand, NotPassed> {
+    let none = || {
+        not_seen(
+            "no command waits for the run's server",
+            format!(
+                "run with --wait 60 and queue a {HARMLESS}, or a command with a token, for the server that the run names at its \
              start; or use --server-id to name a test server that has one"
-        ),
-    )
+            ),
+        )
+    };
+    run.command.clone().map_or_else(none, Ok)
 }
 
 async fn token(run: &mut Run) -> RuleVerdict {
-    let Some(WaitingCommand { command, .. }) = run.command.clone() else { return no_command() };
+    let WaitingCommand { command, .. } = waiting_command(run)?;
     if command.token.is_none() {
-        return RuleVerdict::not_seen(
+        return not_seen(
             format!("the waiting {} has no token, and may need none", command.command_type),
             "queue a set_log_level with a token",
         );
@@ -215,8 +212,8 @@ async fn token(run: &mut Run) -> RuleVerdict {
     let now = time::now().0 / 1_000_000;
     let verified = keys_of(&keys).and_then(|keys| check_token(&command, &keys, algorithm, &server_id, now));
     match verified {
-        Ok(()) => RuleVerdict::pass(format!("the token of {} verifies", command.command_type)),
-        Err(reason) => RuleVerdict::fail_by(
+        Ok(()) => pass(format!("the token of {} verifies", command.command_type)),
+        Err(reason) => fail_by(
             "a token for this server, with jti, command_type, parameters and exp, that verifies with /api/v1/auth/public-keys",
             format!("GET /api/v1/servers/{server_id}/commands"),
             format!("the {} {}: {reason}", command.command_type, command.command_id),
@@ -226,9 +223,9 @@ async fn token(run: &mut Run) -> RuleVerdict {
 
 /// Answers the command twice, then checks that the server no longer delivers it.
 async fn result(run: &mut Run) -> RuleVerdict {
-    let Some(WaitingCommand { command, is_ours }) = run.command.clone() else { return no_command() };
+    let WaitingCommand { command, is_ours } = waiting_command(run)?;
     if !is_ours {
-        return RuleVerdict::not_seen(
+        return not_seen(
             format!("a {} waits; the run answers only a {HARMLESS}", command.command_type),
             format!("queue a {HARMLESS}, which changes nothing"),
         );
@@ -247,24 +244,23 @@ async fn result(run: &mut Run) -> RuleVerdict {
         let exchange = run.wire.send(Caller::Agent, sent, report).await;
         let is_heard = if times.is_empty() { exchange.is_delivered() } else { exchange.is_settled() };
         if !is_heard {
-            return RuleVerdict::fail(EXPECTED, &exchange);
+            return fail(EXPECTED, &exchange);
         }
     }
     let exchange = ask_for_commands(run).await;
     let is_gone = |waiting: &[Command]| waiting.iter().all(|other| other.command_id != command.command_id);
     match commands_of(&exchange) {
         Ok(waiting) if is_gone(&waiting) => {
-            RuleVerdict::pass("the result was accepted twice, the command waits no longer")
+            pass("the result was accepted twice, the command waits no longer")
         }
-        _ => RuleVerdict::fail(
-            format!("{} no longer in the list: its result was accepted", command.command_id),
-            &exchange,
-        ),
+        _ => {
+            fail(format!("{} no longer in the list: its result was accepted", command.command_id), &exchange)
+        }
     }
 }
 
 async fn shutdown(run: &mut Run) -> RuleVerdict {
     let sent = format!("POST /api/v1/servers/{}/shutdown, without a body", run.setup.client.server_id);
     let notice = async |client: &Client| drop(client.shutdown_notice().await);
-    good(&run.wire.send(Caller::Agent, sent, notice).await)
+    good(run.wire.send(Caller::Agent, sent, notice).await)
 }

@@ -1,8 +1,8 @@
 //! Sessions that the server does not know yet.
 
 use super::Run;
-use super::answers::{EXPECTED, good, status};
-use super::rule::{Rule, RuleVerdict};
+use super::answers::{delivered, good, status};
+use super::rule::{Rule, RuleVerdict, fail, pass};
 use crate::control_plane::Meaning;
 
 const SENTENCE: &str = "| 404, 410 on a session | the session is not known (yet) |";
@@ -34,8 +34,8 @@ async fn unknown(run: &mut Run) -> RuleVerdict {
     let record = run.samples.usage(&session);
     let exchange = run.deliver(&record).await;
     match exchange.meaning() {
-        Some(Meaning::NotFound | Meaning::Delivered) => RuleVerdict::pass(status(&exchange)),
-        _ => RuleVerdict::fail(EXPECTED_UNKNOWN, &exchange),
+        Some(Meaning::NotFound | Meaning::Delivered) => pass(status(&exchange)),
+        _ => fail(EXPECTED_UNKNOWN, &exchange),
     }
 }
 
@@ -46,27 +46,21 @@ async fn becomes_known(run: &mut Run) -> RuleVerdict {
     let early = run.deliver(&usage).await;
     match early.meaning() {
         Some(Meaning::Delivered) => {
-            return RuleVerdict::pass("the server takes records of a session that has not started");
+            return pass("the server takes records of a session that has not started");
         }
         Some(Meaning::NotFound) => {}
-        _ => return RuleVerdict::fail(EXPECTED_UNKNOWN, &early),
+        _ => return fail(EXPECTED_UNKNOWN, &early),
     }
     let started = run.samples.started(&session);
-    let start = run.deliver(&started).await;
-    if !start.is_delivered() {
-        return RuleVerdict::fail(EXPECTED, &start);
-    }
+    run.deliver_new(&started).await?;
     let mut exchange = run.deliver(&usage).await;
     exchange.sent.push_str(", once more, after the session has started");
-    if exchange.is_delivered() {
-        return RuleVerdict::pass(format!("{} before its start, then taken", status(&early)));
-    }
-    RuleVerdict::fail(EXPECTED, &exchange)
+    delivered(exchange)?;
+    pass(format!("{} before its start, then taken", status(&early)))
 }
 
 async fn completed(run: &mut Run) -> RuleVerdict {
     let session = run.session.clone();
     let record = run.samples.completed(&session);
-    let exchange = run.deliver(&record).await;
-    good(&exchange)
+    good(run.deliver(&record).await)
 }

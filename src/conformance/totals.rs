@@ -7,7 +7,7 @@ use hyper::header::RETRY_AFTER;
 use super::Run;
 use super::accounts::Processed;
 use super::answers::status;
-use super::rule::{Rule, RuleVerdict};
+use super::rule::{NotPassed, Rule, RuleVerdict, fail, fail_by, not_seen, pass};
 use super::wire::Caller;
 use crate::control_plane::Client;
 
@@ -63,13 +63,13 @@ async fn retry_after(run: &mut Run) -> RuleVerdict {
     }
     let seen = &run.wire.seen;
     if let Some(unreadable) = &seen.unreadable_wait {
-        return RuleVerdict::fail("a Retry-After in seconds, or as an HTTP date", unreadable);
+        return fail("a Retry-After in seconds, or as an HTTP date", unreadable);
     }
     if let Some(exchange) = &seen.asked_to_wait {
         let value = exchange.result.as_ref().ok().and_then(|response| response.headers.get(RETRY_AFTER));
         let value =
             value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default();
-        return RuleVerdict::pass(format!("{} with Retry-After: {value}", status(exchange)));
+        return pass(format!("{} with Retry-After: {value}", status(exchange)));
     }
     let why = match &seen.shed {
         Some(shed) => {
@@ -77,45 +77,39 @@ async fn retry_after(run: &mut Run) -> RuleVerdict {
         }
         None => "no answer was 429 or 503".to_owned(),
     };
-    RuleVerdict::not_seen(why, "run with --burst 500 against a server with a low rate limit")
+    not_seen(why, "run with --burst 500 against a server with a low rate limit")
 }
 
 fn json_answers(run: &Run) -> RuleVerdict {
     match &run.wire.seen.foreign {
-        Some(exchange) => RuleVerdict::fail(
+        Some(exchange) => fail(
             "of 2xx only 200, 201, 202 with a JSON object, and 204; 400, 409, 414, 415, 422 with a JSON object or without a body",
             exchange,
         ),
-        None => RuleVerdict::pass(format!("in {} answers", run.wire.seen.answers)),
+        None => pass(format!("in {} answers", run.wire.seen.answers)),
     }
 }
 
 fn answers_match(run: &Run) -> RuleVerdict {
     match &run.wire.seen.mismatched {
-        Some(exchange) => RuleVerdict::fail("an answer that names this request, or no request", exchange),
-        None => RuleVerdict::pass(format!("none of {} answers names another request", run.wire.seen.answers)),
+        Some(exchange) => fail("an answer that names this request, or no request", exchange),
+        None => pass(format!("none of {} answers names another request", run.wire.seen.answers)),
     }
 }
 
-async fn processed(run: &Run) -> Result<Processed, RuleVerdict> {
+async fn processed(run: &Run) -> Result<Processed, NotPassed> {
     let Some(accounts) = &run.accounts else {
-        return Err(RuleVerdict::not_seen("the server was not asked what it counted", COUNT_YOURSELF));
+        return not_seen("the server was not asked what it counted", COUNT_YOURSELF);
     };
-    accounts
-        .processed()
-        .await
-        .map_err(|reason| RuleVerdict::not_seen(accounts.unable(reason).to_string(), COUNT_YOURSELF))
+    accounts.processed().await.or_else(|reason| not_seen(accounts.unable(reason).to_string(), COUNT_YOURSELF))
 }
 
 async fn session_order(run: &mut Run) -> RuleVerdict {
-    let now = match processed(run).await {
-        Ok(now) => now,
-        Err(verdict) => return verdict,
-    };
+    let now = processed(run).await?;
     match now.disorder_since(&run.before) {
-        None => RuleVerdict::not_seen("its accounts have no order_violations", COUNT_YOURSELF),
-        Some((0, _)) => RuleVerdict::pass("no order violation in the accounts"),
-        Some((count, example)) => RuleVerdict::fail_by(
+        None => not_seen("its accounts have no order_violations", COUNT_YOURSELF),
+        Some((0, _)) => pass("no order violation in the accounts"),
+        Some((count, example)) => fail_by(
             "each session's records in their order: started, usage, completed",
             "all records of this run",
             format!(
@@ -128,10 +122,7 @@ async fn session_order(run: &mut Run) -> RuleVerdict {
 
 /// The server's counts grew by exactly what it said it took.
 async fn counted_once(run: &mut Run) -> RuleVerdict {
-    let now = match processed(run).await {
-        Ok(now) => now,
-        Err(verdict) => return verdict,
-    };
+    let now = processed(run).await?;
     let (mut words, mut is_good) = (Vec::new(), true);
     for (kind, name) in Processed::KINDS {
         let counted = now.of(kind).saturating_sub(run.before.of(kind));
@@ -142,9 +133,9 @@ async fn counted_once(run: &mut Run) -> RuleVerdict {
     }
     let words = words.join(", ");
     if is_good {
-        return RuleVerdict::pass(words);
+        return pass(words);
     }
-    RuleVerdict::fail_by(
+    fail_by(
         "every record of the run counted once, while nobody else sends records",
         "all records of this run, many of them more than once",
         format!("the accounts have {words} more than before"),

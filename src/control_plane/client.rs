@@ -5,165 +5,31 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use bytes::Bytes;
 use chrono::TimeDelta;
-use hyper::header::{
-    ACCEPT_ENCODING, AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName,
-    HeaderValue, RETRY_AFTER,
-};
-use hyper::{Method, Uri};
+use hyper::Uri;
+use hyper::header::{AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::accepts::Accepts;
-use super::answers::knows_no_session;
 use super::clock::ClockSkew;
 use super::credentials::{ClientError, Credentials};
-use super::decode::decode;
 use super::failure::Failure;
-use super::meaning::{Asked, Meaning, Said, is_another_correlation_id, meaning_and_name};
-use super::retry_after::retry_after as retry_after_of;
+use super::meaning::Meaning;
+use super::request::{BatchRequest, Delivery, Outgoing};
+use super::response::{Answer, CORRELATION_ID, Response};
 use super::settings::Settings;
 use super::target::Target;
-use super::transport::{Inbound, Meter, Opening, Outbound, Priority, RequestOutcome};
-use crate::record::Kind;
+use super::transport::{Meter, Outbound, RequestOutcome};
 use crate::secret::Secret;
 use crate::secret::expiry::Expiry;
 
 /// Failed requests in a row, of any kind, after which the `ControlPlane` counts as unreachable although no record shows it.
 const UNANSWERED: u64 = 5;
 
-/// Maximum bytes kept of an answer; a dead letter keeps 1 KiB of it, a quota answer has a few hundred bytes.
-const ANSWER_MAX_BYTES: usize = 256 << 10;
-
-/// Maximum size of a batch's answer: this plus [`BATCH_ANSWER_BYTES_PER_RECORD`] for each record.
-const BATCH_ANSWER_MAX_BYTES: usize = 1 << 20;
-const BATCH_ANSWER_BYTES_PER_RECORD: usize = 1 << 10;
-
-static CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
-/// One record to deliver.
-#[derive(Clone, Debug)]
-pub struct Delivery<'a> {
-    /// Its kind, which determines the endpoint.
-    pub kind: Kind,
-    /// Its session.
-    pub session_id: &'a str,
-    /// Its transaction: an answer that names another one is for another request.
-    pub transaction_id: &'a str,
-    /// The request's body, sent unchanged.
-    pub body: Bytes,
-    /// Its idempotency key.
-    pub key: Uuid,
-    /// Its `X-Correlation-ID`, replaced by the key if it is not a valid header value.
-    pub correlation_id: &'a str,
-    /// Its W3C `traceparent`.
-    pub traceparent: Option<&'a str>,
-    /// The connection to use.
-    pub connection: ConnectionChoice,
-}
-
-/// Records to deliver in one request.
-#[derive(Clone, Debug)]
-pub struct BatchRequest<'a> {
-    /// The request's body, `{"sessions":[…]}`, perhaps compressed.
-    pub body: Bytes,
-    /// The encoding of the body.
-    pub encoding: Encoding,
-    /// The number of records; it extends the limit of the answer.
-    pub records: usize,
-    /// The idempotency key, derived from those of the records.
-    pub key: Uuid,
-    /// The request's `X-Correlation-ID`.
-    pub correlation_id: &'a str,
-    /// The connection to use.
-    pub connection: ConnectionChoice,
-}
-
-/// The encoding of a request's body.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Encoding {
-    /// Not at all.
-    #[default]
-    Identity,
-    /// `Content-Encoding: gzip`.
-    Gzip,
-    /// `Content-Encoding: zstd`.
-    Zstd,
-}
-
-impl Encoding {
-    /// Its name in `Content-Encoding`.
-    const fn header(self) -> Option<HeaderValue> {
-        match self {
-            Self::Identity => None,
-            Self::Gzip => Some(HeaderValue::from_static("gzip")),
-            Self::Zstd => Some(HeaderValue::from_static("zstd")),
-        }
-    }
-}
-
-/// The connection that a request uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ConnectionChoice {
-    /// Any free connection.
-    #[default]
-    Any,
-    /// A new one, to a freshly resolved address: for probes of a link that is down, and to confirm a refusal.
-    New,
-}
-
-/// The result of one attempt.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// The answer, whatever its status, or the failure.
-    pub result: Result<Response, Failure>,
-    /// From the start to the last byte read.
-    pub elapsed: Duration,
-    /// Time until the kernel had taken the request's last byte; zero if unknown.
-    pub upload: Duration,
-    /// The part of that time until there was a connection.
-    pub opening: Opening,
-    /// The request's bytes as sent, headers and body.
-    pub wire_bytes: u64,
-}
-
-/// The answer.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Response {
-    /// The HTTP status, including 3xx: redirects are not followed.
-    pub status: u16,
-    /// Its `Retry-After`, at most an hour.
-    pub retry_after: Option<Duration>,
-    /// What it means.
-    pub meaning: Meaning,
-    /// The decoded body as far as it was read, without a byte order mark.
-    pub body: Bytes,
-    /// Whether it was longer than the limit.
-    pub truncated: bool,
-    /// The request encodings that the peer accepts, if it says so.
-    pub accepts: Option<Accepts>,
-    /// Its headers, unchanged.
-    pub headers: HeaderMap,
-}
-
-impl fmt::Debug for Response {
-    // An answer may quote its record; bodies are never logged.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Response")
-            .field("status", &self.status)
-            .field("meaning", &self.meaning)
-            .field("retry_after", &self.retry_after)
-            .field("body_bytes", &self.body.len())
-            .field("truncated", &self.truncated)
-            .field("accepts", &self.accepts)
-            .finish_non_exhaustive()
-    }
-}
 
 /// A client for one `ControlPlane`. Cheap to use from many tasks at once.
 pub struct Client {
@@ -197,31 +63,6 @@ pub struct PreparedSettings {
 
 /// Observes every attempt: its endpoint and result.
 pub type Observer = Box<dyn Fn(&'static str, &Answer) + Send + Sync>;
-
-/// A request without headers.
-pub(super) struct Outgoing<'a> {
-    /// The endpoint's name in metrics.
-    pub(super) endpoint: &'static str,
-    pub(super) method: Method,
-    pub(super) url: String,
-    pub(super) body: Option<Bytes>,
-    pub(super) encoding: Encoding,
-    pub(super) key: Option<Uuid>,
-    /// The identifiers that an answer may name. A correlation id that is not a valid header value is replaced by the key.
-    pub(super) asked: Asked<'a>,
-    pub(super) traceparent: Option<&'a str>,
-    pub(super) answer_max_bytes: usize,
-    pub(super) connection: ConnectionChoice,
-    pub(super) priority: Priority,
-}
-
-/// The result of an attempt on the wire.
-struct Attempt {
-    result: Result<Response, Failure>,
-    upload: Duration,
-    opening: Opening,
-    wire_bytes: u64,
-}
 
 impl Client {
     /// Creates a client. Reads the files named in the settings, but opens no connection.
@@ -378,63 +219,15 @@ impl Client {
 
     /// Sends one record, once.
     pub async fn deliver(&self, delivery: Delivery<'_>) -> Answer {
-        let url = match self.target.record(delivery.kind, delivery.session_id) {
-            Ok(url) => url,
-            Err(reason) => {
-                let result = Err(Failure::Unsendable(reason));
-                return Answer {
-                    result,
-                    elapsed: Duration::ZERO,
-                    upload: Duration::ZERO,
-                    opening: Opening::default(),
-                    wire_bytes: 0,
-                };
-            }
-        };
-        self.send(Outgoing {
-            endpoint: match delivery.kind {
-                Kind::Usage => "usage",
-                Kind::Started => "started",
-                Kind::Completed | Kind::Lifecycle => "completed",
-                Kind::Quota => "refresh",
-            },
-            method: Method::POST,
-            url,
-            body: Some(delivery.body),
-            encoding: Encoding::Identity,
-            key: Some(delivery.key),
-            asked: Asked {
-                correlation_id: delivery.correlation_id,
-                transaction_id: Some(delivery.transaction_id),
-                api_session_id: Some(delivery.session_id),
-                batch: None,
-            },
-            traceparent: delivery.traceparent,
-            answer_max_bytes: ANSWER_MAX_BYTES,
-            connection: delivery.connection,
-            // A customer waits for the quota.
-            priority: if delivery.kind == Kind::Quota { Priority::Urgent } else { Priority::Backlog },
-        })
-        .await
+        match self.target.record(delivery.kind, delivery.session_id) {
+            Ok(url) => self.send(Outgoing::record(url, delivery)).await,
+            Err(reason) => Answer::unsent(Failure::Unsendable(reason)),
+        }
     }
 
     /// Sends a batch, once.
     pub async fn deliver_batch(&self, batch: BatchRequest<'_>) -> Answer {
-        let per_record = batch.records.saturating_mul(BATCH_ANSWER_BYTES_PER_RECORD);
-        self.send(Outgoing {
-            endpoint: "batch",
-            method: Method::POST,
-            url: self.target.path("/api/v1/records/batch"),
-            body: Some(batch.body),
-            encoding: batch.encoding,
-            key: Some(batch.key),
-            asked: Asked { correlation_id: batch.correlation_id, batch: Some(batch.key), ..Asked::default() },
-            traceparent: None,
-            answer_max_bytes: BATCH_ANSWER_MAX_BYTES.saturating_add(per_record),
-            connection: batch.connection,
-            priority: Priority::Backlog,
-        })
-        .await
+        self.send(Outgoing::batch(self.target.path("/api/v1/records/batch"), batch)).await
     }
 
     pub(super) fn server(&self) -> (&str, &str) {
@@ -447,11 +240,11 @@ impl Client {
 
     pub(super) async fn send(&self, outgoing: Outgoing<'_>) -> Answer {
         let (started, endpoint) = (Instant::now(), outgoing.endpoint);
-        let Attempt { result, upload, opening, wire_bytes } = self.attempt(outgoing).await;
-        self.note(&result);
+        let mut answer = self.attempt(outgoing).await;
+        self.note(&answer.result);
         self.attempts.fetch_add(1, Ordering::Relaxed);
         *self.last_attempt.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        let answer = Answer { result, elapsed: started.elapsed(), upload, opening, wire_bytes };
+        answer.elapsed = started.elapsed();
         (self.observer)(endpoint, &answer);
         answer
     }
@@ -460,7 +253,7 @@ impl Client {
     fn note(&self, result: &Result<Response, Failure>) {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         let cause = match result {
-            Ok(response) if is_served(response) => {
+            Ok(response) if response.is_served() => {
                 *failing = None;
                 return;
             }
@@ -471,19 +264,12 @@ impl Client {
         *failing = Some(Failing { requests, cause });
     }
 
-    async fn attempt(&self, outgoing: Outgoing<'_>) -> Attempt {
+    async fn attempt(&self, outgoing: Outgoing<'_>) -> Answer {
         let credentials = self.credentials();
         let mut asked = outgoing.asked;
         let outbound = match self.outbound(outgoing, &credentials) {
             Ok(outbound) => outbound,
-            Err(failure) => {
-                return Attempt {
-                    result: Err(failure),
-                    upload: Duration::ZERO,
-                    opening: Opening::default(),
-                    wire_bytes: 0,
-                };
-            }
+            Err(failure) => return Answer::unsent(failure),
         };
         let correlation_id = outbound.headers.get(&CORRELATION_ID).and_then(|id| id.to_str().ok());
         asked.correlation_id = correlation_id.unwrap_or_default();
@@ -493,7 +279,7 @@ impl Client {
         // Not the wall clock: it may have been set meanwhile.
         let answered = sent + begun.elapsed();
         let result = result.map(|inbound| {
-            let (response, date) = understood(&asked, inbound, outbound.answer_max_bytes, answered);
+            let (response, date) = Response::read(&asked, inbound, outbound.answer_max_bytes, answered);
             // IMPORTANT: a middlebox's clock is not the ControlPlane's, whatever its answer. Dead letters are deleted by
             // dates that only the ControlPlane can have given. A refused token may well be due to a wrong date, so such
             // dates still count for tokens.
@@ -509,7 +295,7 @@ impl Client {
             }
             response
         });
-        Attempt { result, upload, opening, wire_bytes }
+        Answer { result, elapsed: begun.elapsed(), upload, opening, wire_bytes }
     }
 
     fn outbound(&self, outgoing: Outgoing<'_>, credentials: &Credentials) -> Result<Outbound, Failure> {
@@ -550,55 +336,4 @@ impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("settings", &self.settings).finish_non_exhaustive()
     }
-}
-
-/// Whether a healthy `ControlPlane` that accepts our credentials answered, even if only with 429.
-fn is_served(response: &Response) -> bool {
-    response.meaning.is_served() || response.meaning == Meaning::Overloaded && response.status < 500
-}
-
-fn http_date(headers: &HeaderMap) -> Option<SystemTime> {
-    httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()
-}
-
-/// The answer for callers, and its `Date`. The connection is returned to the pool, unless the answer is for another request
-/// or reports an unknown session or route: a backend behind another connection may know it.
-fn understood(
-    asked: &Asked<'_>,
-    inbound: Inbound,
-    max: usize,
-    answered: SystemTime,
-) -> (Response, Option<SystemTime>) {
-    let Inbound { status, headers, body, truncated, checkout } = inbound;
-    let values = |name: &HeaderName| headers.get_all(name).iter().map(HeaderValue::as_bytes);
-    let (body, truncated) = decode(values(&CONTENT_ENCODING), body, truncated, max);
-    let mut ids = values(&CORRELATION_ID);
-    let has_foreign_id = ids.any(|id| is_another_correlation_id(asked.correlation_id, id));
-    let said = Said {
-        status,
-        has_retry_after: headers.contains_key(RETRY_AFTER),
-        has_foreign_id,
-        body: &body,
-        truncated,
-    };
-    let (meaning, is_named) = meaning_and_name(asked, &said);
-    let date = http_date(&headers);
-    let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let retry_after = retry_after.and_then(|value| retry_after_of(value, date, answered));
-    let accepts = Accepts::read(values(&ACCEPT_ENCODING));
-    let is_named = is_named || values(&CORRELATION_ID).any(|id| !id.trim_ascii().is_empty());
-    let response = Response { status, retry_after, meaning, body, truncated, accepts, headers };
-    let is_unknown = match meaning {
-        Meaning::NotFound => true,
-        Meaning::Delivered => asked.batch.is_some() && knows_no_session(&response.body),
-        _ => false,
-    };
-    if let Some(checkout) = checkout.filter(|_| meaning != Meaning::Mismatched) {
-        if is_unknown {
-            checkout.close();
-        } else {
-            checkout.give_back(is_named, is_served(&response));
-        }
-    }
-    (response, date)
 }

@@ -21,6 +21,8 @@ mod decode;
 mod failure;
 mod meaning;
 mod registration;
+mod request;
+mod response;
 mod retry_after;
 mod settings;
 mod target;
@@ -35,19 +37,18 @@ pub use answers::{
     parse_key_set, parse_quota_answer,
 };
 pub use auth::KeyError;
-pub use client::{
-    Answer, BatchRequest, Client, ConnectionChoice, Delivery, Encoding, Failing, Observer, PreparedSettings,
-    Response,
-};
+pub use client::{Client, Failing, Observer, PreparedSettings};
 pub use credentials::ClientError;
 #[cfg(feature = "fuzzing")]
 pub(crate) use decode::decode;
 pub use failure::{Failure, TlsProblem};
 pub use meaning::{Asked, Meaning, Said, meaning};
 pub use registration::{CallError, Capabilities, CommandResult, Heartbeat, Registration, ServerStatus};
+pub use request::{BatchRequest, ConnectionChoice, Delivery, Encoding, Priority};
+pub use response::{Answer, Response};
 #[cfg(feature = "fuzzing")]
 pub(crate) use retry_after::retry_after;
 pub use settings::{Auth, HttpVersion, JwtAlgorithm, ProxySettings, Settings, UnreadableFile};
+pub use transport::Opening;
 #[cfg(feature = "simulation")]
 pub use transport::{ExchangeFuture, Wire, WireAnswer, WireRequest};
-pub use transport::{Opening, Priority};

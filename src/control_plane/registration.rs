@@ -8,10 +8,11 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::answers::{BadAnswer, Commands, parse_commands, parse_key_set};
-use super::client::{Client, ConnectionChoice, Encoding, Outgoing, Response};
+use super::client::Client;
 use super::failure::Failure;
 use super::meaning::{Asked, Meaning};
-use super::transport::Priority;
+use super::request::{ConnectionChoice, Encoding, Outgoing, Priority};
+use super::response::Response;
 
 /// Room for many hundred commands, or for every key ever used.
 const ANSWER_MAX_BYTES: usize = 1 << 20;

@@ -174,7 +174,6 @@ pub use segments::segment::ReadError;
 pub use settings::Settings;
 pub(crate) use state::space::{DISK_LOW, FULL};
 pub use state::stats::Stats;
-pub use tools::inspect::Inspection;
 pub use tools::probe::{ProbeSettings, id_in, probe};
 pub use tools::replay::{ReplayError, Replayed};
 pub use tools::salvage::{SalvageError, Salvaged};

@@ -60,10 +60,9 @@ impl Driven {
                     tokio::time::sleep(writer::REFUSE_WITHIN).await;
                     writer.try_again(&mut tried);
                 }
-                writer.has_turned();
             }
         };
-        let keeping = async {
+        let maintaining = async {
             let mut ticked = Instant::now();
             loop {
                 let request = match requests.try_recv() {
@@ -80,6 +79,6 @@ impl Driven {
                 maintenance.step(request, &mut ticked);
             }
         };
-        tokio::join!(biased; writing, keeping);
+        tokio::join!(biased; writing, maintaining);
     }
 }

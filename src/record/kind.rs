@@ -63,15 +63,8 @@ impl Kind {
     pub const ALL: [Self; 5] = [Self::Usage, Self::Started, Self::Completed, Self::Quota, Self::Lifecycle];
 
     /// The kind with this persisted number.
-    pub const fn from_u8(n: u8) -> Option<Self> {
-        match n {
-            1 => Some(Self::Usage),
-            2 => Some(Self::Started),
-            3 => Some(Self::Completed),
-            4 => Some(Self::Quota),
-            5 => Some(Self::Lifecycle),
-            _ => None,
-        }
+    pub fn from_u8(n: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == n)
     }
 
     /// The queue of this kind.

@@ -1,14 +1,33 @@
 //! The positions of a record's parts in its buffer, and their validation.
+//!
+//! Layouts are persisted as they are, in the outbox (bincode) and in exports (JSON): fields and variants keep their order and
+//! names.
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
 
 use super::trace;
 
-/// The position of a part in its record's buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+/// The position of a part in its record's buffer. In JSON: `[start, len]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Encode, Decode, Serialize, Deserialize)]
+#[serde(from = "(u32, u32)", into = "(u32, u32)")]
 pub struct Span {
     /// Offset of the first byte.
     pub start: u32,
     /// Length in bytes.
     pub len: u32,
+}
+
+impl From<(u32, u32)> for Span {
+    fn from((start, len): (u32, u32)) -> Self {
+        Self { start, len }
+    }
+}
+
+impl From<Span> for (u32, u32) {
+    fn from(Span { start, len }: Span) -> Self {
+        (start, len)
+    }
 }
 
 impl Span {
@@ -24,7 +43,7 @@ impl Span {
 }
 
 /// The positions of a record's parts in its buffer. The body starts at 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Layout {
     /// Length of the body.
     pub body: u32,
@@ -42,7 +61,8 @@ pub struct Layout {
 }
 
 /// How to recover the producer's own bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Original {
     /// The first bytes of the body, this many, and a closing brace.
     Prefix(u32),

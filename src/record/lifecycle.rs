@@ -1,7 +1,7 @@
 //! Session lifecycle events. Their bodies are rewritten with exactly the fields of the contract; other data of the producer
 //! belongs in `metadata`.
 
-use super::accept::{Acceptance, Draft, RecordBody};
+use super::draft::{Acceptance, Draft, RecordBody};
 use super::json::{Malformed, Members, Token, write_member};
 use super::schema::{Absent, Field, FieldRule, FieldValues, Schema, unless_faulty};
 use super::{Kind, Rejection};
@@ -57,7 +57,7 @@ const SUMMARY_SCHEMA: Schema<5> = Schema {
     ours: &[],
 };
 
-pub(super) fn draft<'a>(acceptance: &Acceptance<'_>, text: &'a str) -> Result<Draft<'a>, Rejection> {
+pub(super) fn draft<'a>(acceptance: &Acceptance, text: &'a str) -> Result<Draft<'a>, Rejection> {
     let found =
         SCHEMA.find(text).map_err(|error| Rejection { kind: Kind::Lifecycle, detail: error.to_string() })?;
     let kind = kind_of(found.values[EVENT_TYPE]);
@@ -74,7 +74,7 @@ fn kind_of(event_type: Option<Token<'_>>) -> Kind {
 }
 
 fn compose<'a>(
-    acceptance: &Acceptance<'_>,
+    acceptance: &Acceptance,
     kind: Kind,
     text: &'a str,
     found: &FieldValues<'a, 8>,

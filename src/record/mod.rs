@@ -23,6 +23,7 @@ use std::borrow::Cow;
 use uuid::Uuid;
 
 mod accept;
+mod draft;
 mod json;
 mod kind;
 mod layout;
@@ -39,7 +40,8 @@ mod tests;
 
 pub(crate) use json::MAX_DEPTH;
 
-pub use accept::{Acceptance, Acceptor, Enrichment, UnknownFields};
+pub use accept::{Acceptor, Enrichment, UnknownFields};
+pub use draft::Acceptance;
 pub use kind::{Kind, Queue};
 pub use layout::{BadLayout, Layout, Original, Span};
 pub use time::Timestamp;

@@ -1,7 +1,7 @@
 //! Quota refresh requests.
 
 use super::Kind;
-use super::accept::{Acceptance, Draft};
+use super::draft::{Acceptance, Draft};
 use super::schema::{Absent, Field, FieldRule, Schema, unless_faulty};
 
 const TRANSACTION: usize = 0;
@@ -25,7 +25,7 @@ const SCHEMA: Schema<5> = Schema {
     ours: &[],
 };
 
-pub(super) fn draft<'a>(acceptance: &Acceptance<'_>, text: &'a str) -> Result<Draft<'a>, String> {
+pub(super) fn draft<'a>(acceptance: &Acceptance, text: &'a str) -> Result<Draft<'a>, String> {
     let found = SCHEMA.find(text).map_err(|error| error.to_string())?;
     let values = unless_faulty(SCHEMA.check(&found, &acceptance.now), Vec::new())?;
     Ok(Draft {

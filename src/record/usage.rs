@@ -1,6 +1,6 @@
 //! Usage records, for which customers are billed.
 
-use super::accept::{Acceptance, Draft};
+use super::draft::{Acceptance, Draft};
 use super::schema::{Absent, Field, FieldRule, FieldValues, Schema, unless_faulty};
 use super::{Kind, quota, time};
 
@@ -36,7 +36,7 @@ fn order_fault(found: &FieldValues<'_, 10>) -> Option<&'static str> {
     is_wrong.then_some("response_timestamp: must not be before request_timestamp")
 }
 
-pub(super) fn draft<'a>(acceptance: &Acceptance<'_>, text: &'a str) -> Result<Draft<'a>, String> {
+pub(super) fn draft<'a>(acceptance: &Acceptance, text: &'a str) -> Result<Draft<'a>, String> {
     let found = SCHEMA.find(text).map_err(|error| error.to_string())?;
     let order = order_fault(&found).map(str::to_owned);
     let values = unless_faulty(SCHEMA.check(&found, &acceptance.now), order.into_iter().collect())?;

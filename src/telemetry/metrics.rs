@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use prometheus::core::Collector;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -90,14 +91,13 @@ pub struct Metrics {
     pub admin_refused: IntCounter,
 }
 
-fn named(name: &str, help: &str) -> Opts {
-    Opts::new(name, help)
-}
-
-fn commit_seconds() -> prometheus::Result<Histogram> {
-    let (name, help) =
-        ("dataplane_outbox_commit_seconds", "Duration of one commit of the outbox, fsync included");
-    Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()))
+fn registered<M: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<M>,
+) -> prometheus::Result<M> {
+    let metric = metric?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
 }
 
 impl Metrics {
@@ -105,44 +105,25 @@ impl Metrics {
     #[expect(clippy::too_many_lines, reason = "every metric, declared once")]
     pub fn new(server_id: &str) -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let counter = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
-            let metric = IntCounterVec::new(named(name, help), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok(metric)
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            registered(&registry, IntCounterVec::new(Opts::new(name, help), labels))
         };
-        let gauge = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntGaugeVec> {
-            let metric = IntGaugeVec::new(named(name, help), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok(metric)
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            registered(&registry, IntGaugeVec::new(Opts::new(name, help), labels))
         };
-        let count = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
-            let metric = IntCounter::new(name, help)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok(metric)
+        let count = |name: &str, help: &str| registered(&registry, IntCounter::new(name, help));
+        let single = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help));
+        let measured = |name: &str, help: &str| registered(&registry, prometheus::Gauge::new(name, help));
+        let histogram = |name: &str, help: &str, buckets: &[f64], labels: &[&str]| {
+            let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+            registered(&registry, HistogramVec::new(options, labels))
         };
-        let single = |name: &str, help: &str| -> prometheus::Result<IntGauge> {
-            let metric = IntGauge::new(name, help)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok(metric)
-        };
-        let measured = |name: &str, help: &str| -> prometheus::Result<prometheus::Gauge> {
-            let metric = prometheus::Gauge::new(name, help)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok(metric)
-        };
-        let histogram =
-            |name: &str, help: &str, buckets: &[f64], labels: &[&str]| -> prometheus::Result<HistogramVec> {
-                let metric =
-                    HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
-                registry.register(Box::new(metric.clone()))?;
-                Ok(metric)
-            };
-        let commit_seconds = commit_seconds()?;
-        registry.register(Box::new(commit_seconds.clone()))?;
+        let commit = HistogramOpts::new(
+            "dataplane_outbox_commit_seconds",
+            "Duration of one commit of the outbox, fsync included",
+        );
+        let commit = commit.buckets(SECONDS.to_vec());
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        let admin_refused =
-            IntCounter::new("dataplane_admin_refused_total", "Requests to /admin without a valid token")?;
-        registry.register(Box::new(admin_refused.clone()))?;
         let build = gauge("dataplane_build_info", "Version of this agent", &["version", "commit"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), COMMIT.unwrap_or("unknown")]).set(1);
         let metrics = Self {
@@ -199,7 +180,7 @@ impl Metrics {
                 DELIVERY_SECONDS,
                 &["kind"],
             )?,
-            commit_seconds,
+            commit_seconds: registered(&registry, Histogram::with_opts(commit))?,
             link_state: gauge("dataplane_link_state", "0 up, 1 probing, 2 down", &[])?,
             link_trouble: gauge(
                 "dataplane_link_trouble",
@@ -235,7 +216,10 @@ impl Metrics {
                 "Commands from the ControlPlane",
                 &["type", "outcome"],
             )?,
-            admin_refused,
+            admin_refused: count(
+                "dataplane_admin_refused_total",
+                "Requests to /admin without a valid token",
+            )?,
             server_id: server_id.to_owned(),
             registry,
         };

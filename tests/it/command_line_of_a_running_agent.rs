@@ -517,7 +517,7 @@ async fn what_was_set_aside_is_salvaged_by_the_running_agent() {
     assert_eq!(stage.agent.metrics().await.sum("dataplane_quarantined_records", &[]) as u64, pushed);
     let verify = stage.agent.command(&[], &["outbox", "verify"]).await;
     verify.assert_failed("1 problems");
-    assert!(verify.out.contains("records set aside"), "{verify:?}");
+    assert!(verify.out.contains("records in quarantine"), "{verify:?}");
     // Somebody repairs it.
     damage(set_aside(&stage.agent).expect("it was set aside").join("segment/conf"));
     let salvaged = stage.agent.command(&[], &["outbox", "salvage", "--json"]).await.json();

@@ -14,7 +14,7 @@ use rand::RngExt as _;
 
 use crate::account::Outcome;
 use crate::image::Image;
-use crate::oracle::Rules;
+use crate::oracle::{Rules, audit};
 use crate::plant::Plant;
 use crate::process::run;
 use crate::stage::{Rig, Stage};
@@ -85,7 +85,7 @@ fn on_an_image(stage: &mut Stage<'_>, image: &mut Image, rig: &Rig) -> Result<()
         }
         stage.account.rounds += 1;
     }
-    stage.audit(Rules::default())
+    audit(stage, Rules::default())
 }
 
 /// Writes to this file until the disk is full.
@@ -123,7 +123,7 @@ fn below_a_library(stage: &mut Stage<'_>, rig: &Rig) -> Result<()> {
         }
         library.round(stage)?;
     }
-    stage.audit(Rules::default())
+    audit(stage, Rules::default())
 }
 
 impl Library {

@@ -4,7 +4,7 @@ use anyhow::Result;
 use rand::RngExt as _;
 
 use crate::account::Outcome;
-use crate::oracle::Rules;
+use crate::oracle::{Rules, audit};
 use crate::stage::{Rig, Stage};
 
 const KILLS: u32 = 50;
@@ -36,6 +36,6 @@ pub(crate) fn play(rig: &Rig, seed: u64) -> Result<Outcome> {
         stage.account.rounds += 1;
         stage.agent.start()?;
     }
-    stage.audit(Rules::default())?;
+    audit(&mut stage, Rules::default())?;
     Ok(stage.close())
 }

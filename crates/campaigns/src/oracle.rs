@@ -42,7 +42,8 @@ fn tell(violations: &mut Vec<String>, what: &str, which: &[String]) {
 }
 
 /// Accounts for everything pushed on this stage.
-pub(crate) fn audit(stage: &mut Stage<'_>, waiting: u64, rules: Rules) -> Result<()> {
+pub(crate) fn audit(stage: &mut Stage<'_>, rules: Rules) -> Result<()> {
+    let waiting = stage.at_rest()?;
     let mut wrong = Vec::new();
     stage.account.waiting += waiting;
     if waiting > 0 {

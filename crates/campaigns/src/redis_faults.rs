@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::account::Outcome;
 use crate::load::Part;
-use crate::oracle::Rules;
+use crate::oracle::{Rules, audit};
 use crate::plant::Plant;
 use crate::process::{Process, log, until};
 use crate::redis_server::RedisServer;
@@ -98,7 +98,7 @@ fn alone(stage: &mut Stage<'_>) -> Result<()> {
             stage.agent_ready()?;
         }
     }
-    stage.audit(Rules::default())
+    audit(stage, Rules::default())
 }
 
 /// A replica of the stage's Redis, the primary; and a sentinel.
@@ -151,7 +151,7 @@ impl Pair {
         }
         let rest = stage.load.finish();
         self.push(stage, &rest)?;
-        stage.audit(Rules { redis_forgets: true })
+        audit(stage, Rules { redis_forgets: true })
     }
 
     /// Pushes as a careful producer does: repeatedly, to the new primary, unless the replica already has the message. On a slow

@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 
 use crate::account::{Account, Outcome};
 use crate::load::Load;
-use crate::oracle::Rules;
+use crate::oracle::{Rules, audit};
 use crate::slope::Slope;
 use crate::stage::{Rig, Stage};
 
@@ -106,7 +106,7 @@ impl Soak {
         self.stage.account.rounds += 1;
         *self.stage.account.events.entry("seconds of load".to_owned()).or_default() +=
             begun.elapsed().as_secs();
-        self.stage.audit(Rules::default())?;
+        audit(&mut self.stage, Rules::default())?;
         self.sample()?;
         // Nothing can reappear: the agent is never killed here and has settled everything.
         self.stage.forget_settled()?;

@@ -6,6 +6,7 @@
 //! No bytes may panic, but each says more than that: what is accepted means what another parser says it means, and is
 //! accepted again as the same; what is rejected is rejected for a reason that is true; what is stored comes back.
 
+mod acceptance;
 mod answers;
 mod inputs;
 mod members;

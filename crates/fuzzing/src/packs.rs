@@ -6,7 +6,7 @@ use dataplane_agent::fuzzing::{
 use dataplane_agent::outbox::{CodecError, DeadLetter, Entry, Log, Payload, Rejected};
 use dataplane_agent::record::{Queue, Record, UnknownFields};
 
-use super::records::{ACCEPTED, acceptor};
+use super::acceptance::{ACCEPTED, acceptor};
 
 /// What separates the messages of a pack that is to be written.
 const NEXT: u8 = 0xff;

@@ -2,14 +2,11 @@
 
 use serde::de::IgnoredAny;
 
+use super::acceptance::{ACCEPTED, acceptor, text};
 use super::members::{Member, last, members, object, only};
 use super::times;
-use dataplane_agent::record::{
-    Acceptor, Enrichment, Kind, Queue, Record, Rejection, Timestamp, UnknownFields,
-};
+use dataplane_agent::record::{Kind, Queue, Record, Rejection, Timestamp, UnknownFields};
 
-/// 2026-01-31T12:00:00.000001Z.
-pub(super) const ACCEPTED: Timestamp = Timestamp::from_unix_micros(1_769_860_800_000_001);
 const NOW: &str = r#""2026-01-31T12:00:00.000001Z""#;
 const RECORD_MAX_BYTES: usize = 1 << 18;
 const MAX_DEPTH: usize = 64;
@@ -90,12 +87,6 @@ pub fn lifecycle(data: &[u8]) {
     let again = accepted(Queue::Lifecycle, object(again.chain(beside)).as_bytes(), UnknownFields::Forward);
     assert_eq!(text(again.body()), text(record.body()), "accepted again");
     assert_eq!((again.kind(), again.session(), again.key()), (record.kind(), record.session(), record.key()));
-}
-
-pub(super) fn acceptor(unknown: UnknownFields, max_bytes: usize) -> Acceptor {
-    let enrichment =
-        Enrichment { server_id: "edge-1".into(), region: r#"eu "1""#.into(), version: "1.2.3".into() };
-    Acceptor::new(&enrichment, unknown, max_bytes)
 }
 
 /// What the agent made of a message is a message too, if perhaps a larger one.
@@ -270,11 +261,4 @@ fn exact(literal: &str) -> (String, f64) {
     let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
     let Ok(nearest) = literal.parse::<f64>() else { panic!("{literal} is no number") };
     (digits.trim_matches('0').to_owned(), nearest)
-}
-
-pub(super) fn text(bytes: &[u8]) -> &str {
-    match str::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => panic!("{error}"),
-    }
 }

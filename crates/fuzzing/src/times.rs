@@ -3,8 +3,8 @@
 use chrono::{DateTime, Datelike, NaiveDate};
 use serde_json::value::RawValue;
 
+use super::acceptance::{ACCEPTED, acceptor, text};
 use super::members::{members, only};
-use super::records::{ACCEPTED, acceptor, text};
 use dataplane_agent::record::{Queue, UnknownFields};
 
 /// From here on a number counts milliseconds.

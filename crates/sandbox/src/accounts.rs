@@ -2,78 +2,15 @@
 //!
 //! A test may deliver ten million records, so a record takes about 100 bytes, all of them hashes.
 
-use std::{
-    collections::{HashMap, HashSet},
-    hash::{BuildHasherDefault, Hasher},
-};
+use std::collections::{HashMap, HashSet};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use uuid::Uuid;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128, xxh3_128_with_seed};
 
 use super::KEY_NAMESPACE;
-use super::order::{Sessions, Step, Violations};
-
-/// The kinds of deliveries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Kind {
-    Usage,
-    Started,
-    Completed,
-    Quota,
-}
-
-impl Kind {
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::Usage => "usage",
-            Self::Started => "started",
-            Self::Completed => "completed",
-            Self::Quota => "quota",
-        }
-    }
-
-    /// The kind's name in batches and idempotency keys.
-    pub(super) fn wire_name(self) -> &'static str {
-        match self {
-            Self::Usage => "usage_record",
-            Self::Started => "session_started",
-            Self::Completed => "session_completed",
-            Self::Quota => "quota_refresh",
-        }
-    }
-
-    /// The kind with this name in a batch. Quota refreshes are never batched.
-    pub(super) fn in_batch(name: &str) -> Option<Self> {
-        [Self::Usage, Self::Started, Self::Completed].into_iter().find(|kind| kind.wire_name() == name)
-    }
-}
-
-/// The hasher for keys that are already hashes.
-pub(super) type Prehashed = BuildHasherDefault<TakeHash>;
-
-/// Hashes a hash to itself.
-#[derive(Default)]
-pub(super) struct TakeHash(u64);
-
-impl Hasher for TakeHash {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = xxh3_64(bytes);
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-
-    fn write_u128(&mut self, hash: u128) {
-        self.0 = hash as u64;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
+use super::kind::Kind;
+use super::order::{Prehashed, Sessions, Step, Violations};
 
 /// An idempotency key: a UUID, or the hash of any other text.
 #[derive(Clone, Copy, PartialEq, Eq)]

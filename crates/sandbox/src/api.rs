@@ -18,19 +18,16 @@ use utoipa::ToSchema;
 
 use super::{
     Shared,
-    accounts::{Delivery, Key, Kind},
+    accounts::{Delivery, Key},
     batch,
     body::{self, Failure, Success},
-    delivery::{Record, Refusal},
+    delivery::{Record, Refusal, chance_refusal, own_fate},
     fleet, forms, gate,
+    headers::IDEMPOTENCY_KEY,
+    kind::Kind,
     order::Step,
     traffic::Endpoint,
-    weather::Weather,
 };
-
-pub(super) const API_KEY: &str = "x-api-key";
-pub(super) const CORRELATION_ID: &str = "x-correlation-id";
-pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Granted by a quota refresh.
 const QUOTA: u32 = 3600;
@@ -119,6 +116,9 @@ impl IntoResponse for Refusal {
     }
 }
 
+/// A request with one record: the record's session and its body.
+type SingleRequest = (State<Arc<Shared>>, Path<String>, HeaderMap, Bytes);
+
 /// Takes a usage record.
 #[utoipa::path(
     post,
@@ -132,13 +132,8 @@ impl IntoResponse for Refusal {
         (status = 409, description = "Processed before", body = Failure)
     )
 )]
-pub(super) async fn usage(
-    State(shared): State<Arc<Shared>>,
-    Path(session): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    receive_single(&shared, Kind::Usage, &session, &headers, &body)
+pub(super) async fn usage(request: SingleRequest) -> Response {
+    receive_single(Kind::Usage, &request)
 }
 
 /// Takes the event that starts a session.
@@ -154,13 +149,8 @@ pub(super) async fn usage(
         (status = 409, description = "Processed before", body = Failure)
     )
 )]
-pub(super) async fn started(
-    State(shared): State<Arc<Shared>>,
-    Path(session): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    receive_single(&shared, Kind::Started, &session, &headers, &body)
+pub(super) async fn started(request: SingleRequest) -> Response {
+    receive_single(Kind::Started, &request)
 }
 
 /// Takes the event that completes a session.
@@ -176,13 +166,8 @@ pub(super) async fn started(
         (status = 409, description = "Processed before", body = Failure)
     )
 )]
-pub(super) async fn completed(
-    State(shared): State<Arc<Shared>>,
-    Path(session): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    receive_single(&shared, Kind::Completed, &session, &headers, &body)
+pub(super) async fn completed(request: SingleRequest) -> Response {
+    receive_single(Kind::Completed, &request)
 }
 
 /// Answers a request for more quota.
@@ -198,21 +183,17 @@ pub(super) async fn completed(
         (status = 409, description = "Processed before", body = Failure)
     )
 )]
-pub(super) async fn refresh(
-    State(shared): State<Arc<Shared>>,
-    Path(session): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    receive_single(&shared, Kind::Quota, &session, &headers, &body)
+pub(super) async fn refresh(request: SingleRequest) -> Response {
+    receive_single(Kind::Quota, &request)
 }
 
-fn receive_single(shared: &Shared, kind: Kind, session: &str, headers: &HeaderMap, body: &[u8]) -> Response {
+fn receive_single(kind: Kind, request: &SingleRequest) -> Response {
+    let (State(shared), Path(session), headers, body) = request;
     let judged = str::from_utf8(body)
         .map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "not UTF-8"))
         .and_then(|text| {
             let record = Record::parse(text)?;
-            if !record.api_session_id.is_empty() && record.api_session_id != session {
+            if !record.api_session_id.is_empty() && record.api_session_id != *session {
                 let reason = "api_session_id: not the session of the path";
                 return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, reason));
             }
@@ -248,23 +229,4 @@ fn receive_single(shared: &Shared, kind: Kind, session: &str, headers: &HeaderMa
         StatusCode::OK => body::success(Taken { transaction_id: record.transaction_id.into_owned() }),
         status => body::error(status, "processed before"),
     }
-}
-
-/// The fate of a single record in this weather.
-pub(super) fn own_fate(weather: &Weather, transaction: &str, session: &str) -> Option<Refusal> {
-    let begins = |prefixes: &[String], id: &str| prefixes.iter().any(|prefix| id.starts_with(prefix));
-    if begins(&weather.unknown_sessions, session) {
-        Some(Refusal::new(StatusCode::NOT_FOUND, "the session is not known"))
-    } else if begins(&weather.refuse_transactions, transaction) {
-        Some(Refusal::new(weather.refusal(transaction), "the record is refused"))
-    } else if begins(&weather.poison_transactions, transaction) {
-        Some(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the record broke something"))
-    } else {
-        None
-    }
-}
-
-/// The refusal of a backend that refuses everything.
-pub(super) fn chance_refusal(weather: &Weather, transaction: &str) -> Refusal {
-    Refusal::new(weather.refusal(transaction), "this backend refuses everything")
 }

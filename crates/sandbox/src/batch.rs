@@ -17,12 +17,13 @@ use utoipa::ToSchema;
 
 use super::{
     Shared,
-    accounts::{Delivery, Key, Kind, Receipt},
-    api::{self, IDEMPOTENCY_KEY},
+    accounts::{Delivery, Key, Receipt},
     body::{self, Failure, Success},
     chance::Probability,
-    delivery::{Enclosed, Record, Refusal, parse_batch},
+    delivery::{self, Enclosed, Record, Refusal, parse_batch},
     forms,
+    headers::IDEMPOTENCY_KEY,
+    kind::Kind,
     order::Step,
     recent,
     weather::Weather,
@@ -166,7 +167,7 @@ fn whole_fate(shared: &Shared, weather: &Weather, entries: &[BatchEntry<'_>]) ->
         return Some(Refusal::new(weather.refusal(refused), "a record of the batch is refused"));
     }
     let refused = shared.dice().throw(weather.refuse_chance);
-    refused.then(|| api::chance_refusal(weather, transactions().next().unwrap_or_default()))
+    refused.then(|| delivery::chance_refusal(weather, transactions().next().unwrap_or_default()))
 }
 
 /// Decides for each record whether it will be processed, keeping the promise, and hashes it.
@@ -186,10 +187,10 @@ fn judge<'a>(
             ));
         }
         let fate = entry.read.as_ref().map_err(Clone::clone).and_then(|(kind, key, record)| {
-            if let Some(refusal) = api::own_fate(weather, &record.transaction_id, entry.session) {
+            if let Some(refusal) = delivery::own_fate(weather, &record.transaction_id, entry.session) {
                 Err(refusal)
             } else if dice.throw(refuse_chance) {
-                Err(api::chance_refusal(weather, &record.transaction_id))
+                Err(delivery::chance_refusal(weather, &record.transaction_id))
             } else if let Some(status) = dice.partial(weather) {
                 Err(Refusal::new(status.code(), "the weather"))
             } else {

@@ -6,6 +6,8 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
+use super::weather::Weather;
+
 /// Why a record or a whole request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
@@ -98,6 +100,25 @@ pub(super) fn parse_batch(text: &str) -> Result<Vec<Group<'_>>, Refusal> {
         Err(error) if error.is_data() => Err(Refusal::unprocessable(format!("sessions: {error}"))),
         Err(error) => Err(Refusal::new(StatusCode::BAD_REQUEST, format!("not JSON: {error}"))),
     }
+}
+
+/// The fate of a single record in this weather.
+pub(super) fn own_fate(weather: &Weather, transaction: &str, session: &str) -> Option<Refusal> {
+    let begins = |prefixes: &[String], id: &str| prefixes.iter().any(|prefix| id.starts_with(prefix));
+    if begins(&weather.unknown_sessions, session) {
+        Some(Refusal::new(StatusCode::NOT_FOUND, "the session is not known"))
+    } else if begins(&weather.refuse_transactions, transaction) {
+        Some(Refusal::new(weather.refusal(transaction), "the record is refused"))
+    } else if begins(&weather.poison_transactions, transaction) {
+        Some(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the record broke something"))
+    } else {
+        None
+    }
+}
+
+/// The refusal of a backend that refuses everything.
+pub(super) fn chance_refusal(weather: &Weather, transaction: &str) -> Refusal {
+    Refusal::new(weather.refusal(transaction), "this backend refuses everything")
 }
 
 #[cfg(test)]

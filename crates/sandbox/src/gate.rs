@@ -11,10 +11,12 @@ use axum::{
 };
 
 use super::{
-    Shared, api, body,
-    encoding::{self, Encoding},
+    Shared, body,
+    encoding::Encoding,
+    headers::API_KEY,
     listener::Cut,
     traffic::{Endpoint, Outcome},
+    transcode,
     weather::Weather,
 };
 
@@ -37,7 +39,7 @@ pub(super) async fn pass(
     let weather = shared.weather();
     let accepted = Encoding::accepted(request.headers());
     let answer = meet(&shared, &weather, endpoint, request, next).await;
-    encoding::finish(answer, accepted, &weather).await
+    transcode::finish(answer, accepted, &weather).await
 }
 
 async fn meet(
@@ -70,7 +72,7 @@ async fn meet(
     if !admitted(shared.api_key.as_deref(), &parts.headers) {
         return exchange.answer(body::error(StatusCode::UNAUTHORIZED, "not the expected API key"));
     }
-    let plain = match encoding::decode(&parts.headers, weather, sent) {
+    let plain = match transcode::decode(&parts.headers, weather, sent) {
         Ok(plain) => plain,
         Err(answer) => return exchange.answer(answer),
     };
@@ -140,9 +142,8 @@ fn instead(status: StatusCode, weather: &Weather) -> Response {
 
 /// Accepts any credentials unless an API key is expected.
 fn admitted(expected: Option<&str>, headers: &HeaderMap) -> bool {
-    expected.is_none_or(|expected| {
-        headers.get(api::API_KEY).is_some_and(|key| key.as_bytes() == expected.as_bytes())
-    })
+    expected
+        .is_none_or(|expected| headers.get(API_KEY).is_some_and(|key| key.as_bytes() == expected.as_bytes()))
 }
 
 /// A request in flight. Its end is counted exactly once.

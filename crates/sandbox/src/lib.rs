@@ -46,6 +46,8 @@ mod fleet;
 #[expect(dead_code, reason = "what a ControlPlane is sent is described by these, and made by agents")]
 mod forms;
 mod gate;
+mod headers;
+mod kind;
 mod link;
 mod listener;
 mod openapi;
@@ -54,6 +56,7 @@ mod order;
 mod recent;
 mod signer;
 mod traffic;
+mod transcode;
 mod weather;
 
 #[cfg(test)]

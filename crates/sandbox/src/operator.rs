@@ -15,11 +15,10 @@ use serde_json::{Value, json};
 use tokio::time;
 
 use super::{
-    Shared,
-    accounts::Kind,
-    body,
+    Shared, body,
     delivery::Refusal,
     fleet,
+    kind::Kind,
     link::{BadLink, Link},
     openapi, recent,
     weather::Weather,

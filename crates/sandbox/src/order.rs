@@ -1,10 +1,37 @@
 //! The order within a session: started, then usage by its sequence, then completed, then nothing.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use serde::Serialize;
+use xxhash_rust::xxh3::xxh3_64;
 
-use super::accounts::{Kind, Prehashed};
+use super::kind::Kind;
+
+/// The hasher for keys that are already hashes.
+pub(super) type Prehashed = BuildHasherDefault<TakeHash>;
+
+/// Hashes a hash to itself.
+#[derive(Default)]
+pub(super) struct TakeHash(u64);
+
+impl Hasher for TakeHash {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64(bytes);
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = hash as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// Violations described as text; further ones are only counted.
 const EXAMPLES: usize = 20;

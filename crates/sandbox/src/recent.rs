@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use serde::Serialize;
 
-use super::accounts::{Kind, Receipt};
+use super::accounts::Receipt;
+use super::kind::Kind;
 
 /// Bodies kept.
 pub(super) const CAPACITY: usize = 100;

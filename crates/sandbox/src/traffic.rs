@@ -6,8 +6,8 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
 
-use super::api::{API_KEY, CORRELATION_ID, IDEMPOTENCY_KEY};
 use super::encoding::Encoding;
+use super::headers::{API_KEY, CORRELATION_ID, IDEMPOTENCY_KEY};
 
 /// The routes of a `ControlPlane`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

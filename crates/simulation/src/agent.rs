@@ -1,14 +1,11 @@
 //! One life of the agent: intake, outbox, drain, membership and everything else, wired as in the composition root, on one
 //! thread.
 
-use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod tasks;
+
 use std::path::Path;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dataplane_agent::admin::{Audit, Operator, letters};
@@ -19,7 +16,7 @@ use dataplane_agent::fleet::commands::{self, CommandAlgorithm, CommandExecutor};
 use dataplane_agent::fleet::health_probe::HealthProbe;
 use dataplane_agent::fleet::membership::{self, Membership};
 use dataplane_agent::intake::{self, Intake, Mirror, Names, RedisStatus, ServerSettings, push_quota_answers};
-use dataplane_agent::outbox::simulated::{Died, open_driven};
+use dataplane_agent::outbox::simulated::open_driven;
 use dataplane_agent::outbox::{self, Durability, OpenError, Outbox, Watermark};
 use dataplane_agent::record::{Acceptor, Enrichment, Timestamp, UnknownFields};
 use dataplane_agent::secret::Secret;
@@ -35,6 +32,7 @@ use crate::network::Network;
 use crate::plan::Settings;
 use crate::redis::SimulatedRedis;
 use crate::world::World;
+use tasks::{Task, TaskEnd, Watched};
 
 /// The names of the queues.
 pub const QUEUES: [&str; 3] = ["queue:usage_records", "queue:session_lifecycle", "queue:quota_refresh"];
@@ -47,50 +45,6 @@ pub const SERVER_ID: &str = "edge-1";
 
 /// Time for an orderly stop.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
-
-/// How a task ended.
-enum TaskEnd {
-    Ended(&'static str),
-    Failed(String),
-    /// The process died in the task.
-    Died,
-}
-
-type Task = Pin<Box<dyn Future<Output = TaskEnd>>>;
-
-/// A task that is polled only while the agent is alive.
-struct Watched {
-    name: &'static str,
-    inner: Pin<Box<dyn Future<Output = Result<(), String>>>>,
-    world: World,
-}
-
-impl Future for Watched {
-    type Output = TaskEnd;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<TaskEnd> {
-        let dies = {
-            let polls = &mut self.world.state().polls;
-            polls.count += 1;
-            polls.dies_at.is_some_and(|at| polls.count >= at)
-        };
-        if dies {
-            return Poll::Ready(TaskEnd::Died);
-        }
-        let name = self.name;
-        match catch_unwind(AssertUnwindSafe(|| self.inner.as_mut().poll(context))) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(Ok(()))) => Poll::Ready(TaskEnd::Ended(name)),
-            Ok(Poll::Ready(Err(error))) => Poll::Ready(TaskEnd::Failed(format!("{name}: {error}"))),
-            Err(panic) if panic.is::<Died>() => Poll::Ready(TaskEnd::Died),
-            Err(panic) => {
-                let text = panic.downcast_ref::<String>().map(String::as_str);
-                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
-                Poll::Ready(TaskEnd::Failed(format!("{name} panicked: {text}")))
-            }
-        }
-    }
-}
 
 /// A running agent.
 pub struct Life {

@@ -1,5 +1,8 @@
 //! Everything that a seed decides before a run: the load, the settings, the faults and the ends of the agent's lives.
 
+pub(crate) mod faults;
+mod load;
+
 use std::time::Duration;
 
 use dataplane_agent::drain::{
@@ -11,6 +14,7 @@ use dataplane_agent::record::Kind;
 
 use crate::chance::Chance;
 use crate::commands::plan::{self as commands, Action, PlannedCommand, Proof};
+pub use faults::{Fault, What};
 
 /// Everything that a run depends on besides the agent.
 #[derive(Clone, Debug)]
@@ -96,75 +100,6 @@ pub enum Fate {
     UnknownUntil(Duration),
 }
 
-/// A temporary fault.
-#[derive(Clone, Debug)]
-pub struct Fault {
-    /// Its beginning.
-    pub from: Duration,
-    /// Its end.
-    pub until: Duration,
-    /// Its kind.
-    pub what: What,
-}
-
-/// A kind of fault. An `f64` is the probability of each occurrence.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[expect(missing_docs, reason = "each is explained where it is played")]
-pub enum What {
-    // The network to the ControlPlane.
-    LinkDown,
-    LinkCutBefore(f64),
-    LinkCutAfter(f64),
-    LinkSlow(Duration),
-    LinkLateAnswers(f64),
-    ForeignAnswers(f64),
-    Portal(u8, f64),
-    Nonsense(u8, f64),
-    // The ControlPlane.
-    Overloaded(u16, u64, f64),
-    Failing(u16, f64),
-    FailingRecords(u16, f64),
-    FailingKind(Kind, u16),
-    FailingSessions(u16),
-    Unauthorized(u16),
-    Misconfigured(u16),
-    RefusesAll(u16),
-    NotSuccessful(f64),
-    InProgress(f64),
-    NoBatches(u16),
-    BatchesTooLarge(usize),
-    NoEncoding,
-    BreaksOrder,
-    ForgetsServer,
-    // Redis and the way to it.
-    RedisDown,
-    RedisSlow(Duration),
-    RedisLate(f64),
-    RedisCutBefore(f64),
-    RedisCutAfter(f64),
-    RedisRefuses(f64),
-    RedisRestart,
-    // The disk.
-    WritesFail(i32, f64),
-    SyncsFail(f64),
-    NamesFail(f64),
-    DiskSlow(Duration),
-    DiskLow,
-    // This machine's clock: it is moved by this many seconds when the fault begins.
-    ClockJumps(i64),
-    // An operator.
-    Paused,
-    Probed,
-    BrakeReleased,
-}
-
-impl What {
-    /// Whether Redis may execute a command whose reply is lost.
-    pub fn may_lose_redis_replies(&self) -> bool {
-        matches!(self, Self::RedisSlow(_) | Self::RedisLate(_) | Self::RedisCutAfter(_))
-    }
-}
-
 /// How a life of the agent ends.
 #[derive(Clone, Debug)]
 pub struct End {
@@ -195,10 +130,6 @@ pub const PATIENCE: Duration = Duration::from_secs(1800);
 const PULSE: Duration = Duration::from_secs(2);
 /// An outbox that is never full.
 const ROOMY: u64 = 64 << 20;
-/// The most records that the ControlPlane fails on.
-const POISONED: u32 = 3;
-/// The first session number of those pushed in storms.
-const STORMS_FROM: usize = 500;
 /// The first session number of those pushed after the last fault.
 const PULSES_FROM: usize = 1000;
 
@@ -214,8 +145,8 @@ impl Plan {
             settings.outbox_bytes = chance.size(256 << 10, 1 << 20);
             settings.segment_bytes = settings.outbox_bytes / 8;
         }
-        let pushes = pushes(chance, length, settings.outbox_bytes < ROOMY);
-        let faults = faults(chance, length);
+        let pushes = load::pushes(chance, length, settings.outbox_bytes < ROOMY);
+        let faults = faults::faults(chance, length);
         let ends = ends(chance, length);
         let queues = &mut Chance::new(seed, 10);
         if queues.happens(0.3) {
@@ -239,55 +170,6 @@ impl Plan {
             plan.add_storms(storms, length);
         }
         plan
-    }
-
-    /// Adds times in which records arrive, the disk is so slow that several commits are under way, and Redis fails. The agent
-    /// may end in the first of them.
-    fn add_storms(&mut self, chance: &mut Chance, length: Duration) {
-        for storm in 0..chance.within(1, 3) {
-            let from = length.mul_f64(chance.part());
-            let lasts = chance.time(SECOND, 20 * SECOND);
-            let until = from + lasts;
-            let often = chance.of(&[0.05, 0.2, 0.5]);
-            let redis = chance.of(&[
-                What::RedisCutBefore(often),
-                What::RedisCutAfter(often),
-                What::RedisCutAfter(often),
-                What::RedisLate(often),
-                What::RedisRefuses(often),
-                What::RedisRestart,
-            ]);
-            let disk =
-                [What::DiskSlow(chance.time(SECOND / 10, 5 * SECOND)), What::WritesFail(5, often / 4.0)];
-            let failing = if chance.happens(0.3) { &disk[..] } else { &disk[..1] };
-            let whats = failing.iter().copied().chain([redis]);
-            self.faults.extend(whats.map(|what| Fault { from, until, what }));
-            if storm == 0 && chance.happens(0.5) {
-                let when = When::After(from + lasts.mul_f64(chance.part()));
-                let how = chance.of(&[Some(Crash::Kill), Some(Crash::Power)]);
-                self.ends.insert(0, End { when, how, restart_after: chance.time(SECOND / 1000, SECOND) });
-            }
-            for session in 0..chance.within(1, 8) {
-                let usage = chance.size(1, 60) as usize;
-                for place in 0..usage + 2 {
-                    let kind = match place {
-                        0 => Kind::Started,
-                        place if place == usage + 1 => Kind::Completed,
-                        _ => Kind::Usage,
-                    };
-                    self.pushes.push(Push {
-                        at: from + lasts.mul_f64(place as f64 / (usage + 2) as f64),
-                        number: 0,
-                        kind: Some(kind),
-                        session: STORMS_FROM + (storm * 8 + session) as usize,
-                        place,
-                        fate: Fate::Taken,
-                        padding: 1,
-                    });
-                }
-            }
-        }
-        number(&mut self.pushes);
     }
 
     /// The messages pushed after the last fault until the run is complete, in order.
@@ -386,160 +268,6 @@ impl Settings {
             max_bytes: self.batch_bytes,
             compression: self.compression,
         }
-    }
-}
-
-fn pushes(chance: &mut Chance, length: Duration, is_narrow: bool) -> Vec<Push> {
-    let sessions = chance.size(1, 60) as usize;
-    let most = chance.size(1, 40);
-    // A narrow outbox filled with records that wait for the success of others would be stuck.
-    let bad = if is_narrow { 0.0 } else { chance.of(&[0.0, 0.0, 0.02, 0.1]) };
-    let large = is_narrow || chance.happens(0.1);
-    // Many at once, or one after another.
-    let bursts = chance.happens(0.5);
-    // More than one round can take.
-    let rush = chance.happens(0.1);
-    let (sessions, most) = if rush { (60, 40) } else { (sessions, most) };
-    let mut pushes = Vec::new();
-    let mut poisoned = 0;
-    for session in 0..sessions {
-        let begin = length.mul_f64(if rush { 0.1 } else { chance.part() * 0.8 });
-        let lasts = if rush || bursts { SECOND / 20 } else { length.mul_f64(chance.part() * 0.2) };
-        let unknown = if chance.happens(bad / 2.0) {
-            let until = chance.of(&[10, 60, 86_400]);
-            Some(Fate::UnknownUntil(begin + Duration::from_secs(until)))
-        } else {
-            None
-        };
-        let usage = if rush { chance.within(1, most) } else { chance.size(1, most) } as usize;
-        let mut kinds = Vec::new();
-        if chance.happens(0.9) {
-            kinds.push(Some(Kind::Started));
-        }
-        for _ in 0..usage {
-            if chance.happens(0.1) {
-                kinds.push(Some(Kind::Quota));
-            }
-            kinds.push(if chance.happens(bad / 2.0) { None } else { Some(Kind::Usage) });
-        }
-        if chance.happens(0.9) {
-            kinds.push(Some(Kind::Completed));
-        }
-        let count = kinds.len() as u32;
-        for (place, kind) in kinds.into_iter().enumerate() {
-            let fate = match unknown {
-                Some(fate) => fate,
-                None if chance.happens(bad / 2.0) => Fate::Refused(chance.of(&[422, 400, 422, 413, 414])),
-                // With many failures, a record no longer counts as failing by itself.
-                None if chance.happens(bad / 4.0) && poisoned < POISONED => {
-                    poisoned += 1;
-                    Fate::Poison
-                }
-                None => Fate::Taken,
-            };
-            let padding = if large { chance.size(1, 20_000) } else { chance.size(1, 400) } as usize;
-            let at = begin + lasts.mul_f64(f64::from(place as u32) / f64::from(count));
-            pushes.push(Push { at, number: 0, kind, session, place, fate, padding });
-        }
-    }
-    number(&mut pushes);
-    pushes
-}
-
-/// Sorts and numbers the messages.
-fn number(pushes: &mut [Push]) {
-    pushes.sort_by_key(|push| (push.at, push.session, push.place));
-    for (number, push) in pushes.iter_mut().enumerate() {
-        push.number = number;
-    }
-}
-
-fn faults(chance: &mut Chance, length: Duration) -> Vec<Fault> {
-    let count = chance.of(&[0, 1, 2, 4, 8, 12]);
-    let mut faults = Vec::new();
-    for _ in 0..count {
-        let from = length.mul_f64(chance.part());
-        let until = from + chance.time(SECOND / 10, 120 * SECOND);
-        faults.push(Fault { from, until, what: what(chance) });
-        // Some bugs show only while two things fail at once.
-        if chance.happens(0.2) {
-            faults.push(Fault { from, until, what: what(chance) });
-        }
-    }
-    faults
-}
-
-fn what(chance: &mut Chance) -> What {
-    let likely = chance.of(&[0.02, 0.1, 0.3, 0.7, 1.0]);
-    match chance.within(0, 19) {
-        0..=4 => of_link(chance, likely),
-        5..=10 => of_control_plane(chance, likely),
-        11..=14 => of_redis(chance),
-        15..=17 => of_disk(chance, likely),
-        18 => What::ClockJumps(chance.of(&[-86_400 * 20, -3600, -60, -2, 2, 60, 3600, 86_400 * 20])),
-        _ => chance.of(&[What::Paused, What::Probed, What::BrakeReleased]),
-    }
-}
-
-fn of_link(chance: &mut Chance, likely: f64) -> What {
-    match chance.within(0, 9) {
-        0 => What::LinkDown,
-        1 => What::LinkCutBefore(likely),
-        2 | 3 => What::LinkCutAfter(likely),
-        4 => What::LinkSlow(chance.time(SECOND / 10, 40 * SECOND)),
-        5 | 6 => What::LinkLateAnswers(likely),
-        // From 10 on, each answer has another page.
-        7 => What::Portal(chance.within(0, 14) as u8, likely),
-        8 => What::ForeignAnswers(likely),
-        _ => chance.of(&[What::ForeignAnswers(likely), What::Nonsense(0, likely), What::Nonsense(1, likely)]),
-    }
-}
-
-fn of_control_plane(chance: &mut Chance, likely: f64) -> What {
-    match chance.within(0, 19) {
-        0..=2 => {
-            What::Overloaded(chance.of(&[429, 503, 503, 408, 425]), chance.of(&[0, 0, 1, 5, 30]), likely)
-        }
-        3 => What::Failing(chance.of(&[500, 502, 504]), likely),
-        4..=7 => What::FailingRecords(chance.of(&[500, 503, 500, 429]), likely),
-        8 => What::FailingKind(
-            chance.of(&[Kind::Usage, Kind::Started, Kind::Completed, Kind::Quota]),
-            chance.of(&[500, 503, 404, 401, 422]),
-        ),
-        9 => What::FailingSessions(chance.of(&[500, 404, 503])),
-        10 => What::Unauthorized(chance.of(&[401, 403])),
-        11 => What::Misconfigured(chance.of(&[301, 302, 402, 405, 407, 451])),
-        12 => What::RefusesAll(chance.of(&[400, 422])),
-        13 => What::NotSuccessful(likely),
-        14 => What::InProgress(likely),
-        15 => What::NoBatches(chance.of(&[404, 405, 501])),
-        16 => What::BatchesTooLarge(chance.size(1, 50) as usize),
-        17 => What::NoEncoding,
-        18 => What::BreaksOrder,
-        _ => What::ForgetsServer,
-    }
-}
-
-fn of_redis(chance: &mut Chance) -> What {
-    let now_and_then = chance.of(&[0.01, 0.05, 0.2]);
-    match chance.within(0, 9) {
-        0 => What::RedisDown,
-        1 | 2 => What::RedisSlow(chance.time(SECOND / 100, 20 * SECOND)),
-        3 | 4 => What::RedisLate(now_and_then),
-        5 => What::RedisCutBefore(now_and_then),
-        6 | 7 => What::RedisCutAfter(now_and_then),
-        8 => What::RedisRefuses(now_and_then),
-        _ => What::RedisRestart,
-    }
-}
-
-fn of_disk(chance: &mut Chance, likely: f64) -> What {
-    match chance.within(0, 5) {
-        0 | 1 => What::WritesFail(chance.of(&[5, 28]), likely),
-        2 => What::SyncsFail(chance.of(&[0.01, 0.05, 0.2])),
-        3 => What::NamesFail(likely),
-        4 => What::DiskSlow(chance.time(SECOND / 100, 5 * SECOND)),
-        _ => What::DiskLow,
     }
 }
 

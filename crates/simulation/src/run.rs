@@ -1,19 +1,21 @@
 //! One run: a world, and the agent's lives in it, one after another.
 
+mod surroundings;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane_agent::intake::SourceMode;
 use dataplane_agent::outbox::simulated::{Crash, Died, Disk};
 use dataplane_agent::time::simulate;
 
-use crate::agent::{Ending, Life, QUEUES};
+use crate::agent::{Ending, Life};
 use crate::bugs::Bug;
 use crate::disk::Weather;
 use crate::oracle::{Seen, may_wait, what_is_left};
 use crate::plan::{End, PATIENCE, Plan, What, When};
-use crate::world::{Polls, World, queue_of};
+use crate::world::{Polls, World};
+use surroundings::{produce, strike};
 
 /// Interval of scrapes.
 const SCRAPE: Duration = Duration::from_millis(997);
@@ -360,51 +362,6 @@ impl Play {
 /// The error without the folder's name, which differs between runs.
 fn of_place(error: &dyn std::fmt::Display, dir: &Path) -> String {
     error.to_string().replace(&*dir.to_string_lossy(), "OUTBOX")
-}
-
-/// Pushes the planned messages.
-async fn produce(world: World) {
-    let count = world.state().records.len();
-    for number in 0..count {
-        let (at, now) = {
-            let state = world.state();
-            (state.records[number].push.at, state.now())
-        };
-        tokio::time::sleep(at.saturating_sub(now)).await;
-        let mut state = world.state();
-        if state.is_over {
-            return;
-        }
-        let now = state.now();
-        state.records[number].pushed_at = Some(now);
-        state.pushed += 1;
-        let queue = QUEUES[queue_of(&state.records[number].push) as usize];
-        let message = state.records[number].message.clone();
-        match state.plan.settings.source {
-            SourceMode::List => state.redis.push(queue, message),
-            SourceMode::Stream => state.redis.add(queue, message),
-        }
-        let name = state.records[number].transaction.clone();
-        state.note(&format!("pushed {name}"));
-    }
-}
-
-/// Applies the immediate effects of faults when they begin.
-async fn strike(world: World) {
-    let plan = Arc::clone(&world.state().plan);
-    let mut order: Vec<usize> = (0..plan.faults.len()).collect();
-    order.sort_by_key(|n| plan.faults[*n].from);
-    for n in order {
-        let now = world.state().now();
-        tokio::time::sleep(plan.faults[n].from.saturating_sub(now)).await;
-        let mut state = world.state();
-        state.note(&format!("begins {:?}", plan.faults[n].what));
-        match plan.faults[n].what {
-            What::ClockJumps(seconds) => state.clock_offset += seconds * 1_000_000,
-            What::RedisRestart => state.redis.restart(),
-            _ => {}
-        }
-    }
 }
 
 /// Prints the agent's log, from warnings on.

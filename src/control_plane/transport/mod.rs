@@ -43,9 +43,9 @@ pub(super) use tls::Tls;
 #[cfg(feature = "simulation")]
 pub use wire::{ExchangeFuture, Wire, WireAnswer, WireRequest};
 
-use super::client::ConnectionChoice;
 use super::credentials::ClientError;
 use super::failure::Failure;
+use super::request::{ConnectionChoice, Priority};
 use super::settings::Settings;
 use connect::Connector;
 use connection::Heeded;
@@ -56,15 +56,6 @@ static PROXY_AUTHORIZATION: HeaderName = HeaderName::from_static("proxy-authoriz
 
 /// Approximate bytes of HTTP/2 headers, which cannot be measured among those of other requests.
 const HTTP2_HEAD_BYTES: u64 = 100;
-
-/// Whether a request may be delayed by others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Priority {
-    /// Subject to the bandwidth limit.
-    Backlog,
-    /// Never delayed; its bytes are deducted from the backlog's.
-    Urgent,
-}
 
 /// A request ready to be sent.
 pub(super) struct Outbound {

@@ -10,7 +10,7 @@
 //! * [`token`]: verifies that a command is the `ControlPlane`'s. Pure.
 //! * [`keys`]: the public keys, fetched rarely.
 //! * [`journal`]: which commands were begun, and their results; durable in the outbox's database.
-//! * [`carry_out`] and [`report`]: execute commands and report results.
+//! * [`once`] and [`carry_out`]: execute a command, once. [`report`]: reports results.
 //!
 //! # Guarantees
 //!
@@ -25,6 +25,7 @@
 mod carry_out;
 mod journal;
 mod keys;
+mod once;
 mod order;
 mod report;
 #[cfg(test)]
@@ -36,21 +37,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::jwk::JwkSet;
-use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::admin::{Actor, Operator, chain};
+use crate::admin::Operator;
 use crate::control_plane::{CallError, Client, Command, Meaning};
 use crate::drain::Admission;
 use crate::fleet::agent_metrics::{AgentMetrics, Load};
-use crate::outbox::CommandOutcome;
-use crate::telemetry::failpoint;
 use crate::telemetry::metrics::Metrics;
 use crate::time::JitteredInterval;
 
-use journal::{Begun, Journal};
+use journal::Journal;
 use keys::{KeyCache, TokenCheck};
+use once::Ending;
 use order::{CommandType, Order};
 pub use token::CommandAlgorithm;
 use token::TokenVerifier;
@@ -123,28 +122,6 @@ enum Judgement {
     Refused(String),
     /// The command cannot be executed.
     Impossible(String),
-}
-
-/// How a command ended, in metrics.
-#[derive(Clone, Copy)]
-enum Ending {
-    Succeeded,
-    Failed,
-    Refused,
-    Repeated,
-}
-
-impl Ending {
-    const ALL: [Self; 4] = [Self::Succeeded, Self::Failed, Self::Refused, Self::Repeated];
-
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Refused => "refused",
-            Self::Repeated => "repeated",
-        }
-    }
 }
 
 impl CommandExecutor {
@@ -250,7 +227,7 @@ impl CommandExecutor {
                 let misunderstood =
                     (malformed > 0).then(|| format!("{malformed} of the commands are malformed"));
                 self.tell_misunderstood(misunderstood);
-                self.set_aside(&mut commands);
+                self.keep_unfinished(&mut commands);
                 Some(commands)
             }
             // The ControlPlane answers, but wrongly: this does not pass by itself, and the link's state does not show it.
@@ -266,7 +243,7 @@ impl CommandExecutor {
     }
 
     /// Keeps the commands that need work: known commands do not displace new ones.
-    fn set_aside(&self, commands: &mut Vec<Command>) {
+    fn keep_unfinished(&self, commands: &mut Vec<Command>) {
         let mut new = 0;
         commands.retain(|command| {
             let known = self.journal.as_ref().and_then(|journal| journal.find(&command.command_id));
@@ -358,72 +335,6 @@ impl CommandExecutor {
         })
     }
 
-    async fn carry_out_once(
-        &mut self,
-        kind: Option<CommandType>,
-        command: &Command,
-        order: Order,
-        expires: Option<i64>,
-        received: Instant,
-    ) {
-        let begun = Begun {
-            id: &command.command_id,
-            kind: &command.command_type,
-            is_change: expires.is_some(),
-            expires,
-        };
-        // IMPORTANT: durable before execution: from here on it cannot be executed twice.
-        let Some(number) = self.begin(begun, None).await else { return };
-        failpoint::reached("commands::begun");
-        let by = Actor::Command(command.command_id.clone());
-        let done = self.carry_out(order, &by, received).await;
-        failpoint::reached("commands::carried-out");
-        let ending = if done.is_ok() { Ending::Succeeded } else { Ending::Failed };
-        self.count(kind, ending);
-        match &done {
-            Ok(_) => tracing::info!(
-                command_id = command.command_id,
-                command_type = command.command_type,
-                "a command was executed"
-            ),
-            Err(error) => tracing::warn!(
-                error,
-                command_id = command.command_id,
-                command_type = command.command_type,
-                "a command failed"
-            ),
-        }
-        if let Some(journal) = &mut self.journal {
-            journal.finish(number, outcome(done)).await;
-        }
-        failpoint::reached("commands::noted");
-    }
-
-    /// Records that a command was not executed; that is then reported.
-    async fn reject(&mut self, kind: Option<CommandType>, command: &Command, ending: Ending, why: String) {
-        let begun =
-            Begun { id: &command.command_id, kind: &command.command_type, is_change: false, expires: None };
-        if self.begin(begun, Some(outcome(Err(why)))).await.is_some() {
-            self.count(kind, ending);
-        }
-    }
-
-    /// Records a command. `None`: it cannot be handled now, and will be delivered again.
-    async fn begin(&mut self, begun: Begun<'_>, outcome: Option<CommandOutcome>) -> Option<u64> {
-        match self.journal.as_mut()?.begin(begun, outcome, self.client.unix_micros()).await {
-            Ok(number) => Some(number),
-            Err(error) => {
-                self.unnoted.get_or_insert_with(|| chain(&error));
-                None
-            }
-        }
-    }
-
-    fn count(&self, kind: Option<CommandType>, ending: Ending) {
-        let kind = kind.map_or(UNKNOWN, CommandType::name);
-        self.metrics.commands.with_label_values(&[kind, ending.label()]).inc();
-    }
-
     /// Logs once when commands begin to wait for the keys.
     fn tell_waiting(&mut self, waits: Option<&keys::NoKeys>) {
         if let Some(why) = waits
@@ -458,14 +369,6 @@ impl CommandExecutor {
         }
         self.unnoted_said = unnoted;
     }
-}
-
-fn outcome(done: Result<Value, String>) -> CommandOutcome {
-    let (success, result, error) = match done {
-        Ok(result) => (true, result, None),
-        Err(error) => (false, Value::Null, Some(error)),
-    };
-    CommandOutcome { success, result: result.to_string(), error, at: crate::time::now().0 }
 }
 
 /// The output of `work`; `None`: time to stop.

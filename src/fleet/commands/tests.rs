@@ -7,7 +7,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
 use super::journal::{BeginError, Begun, Journal};
-use super::outcome;
+use super::once::outcome;
 use super::token::{CommandAlgorithm, TokenError, TokenVerifier};
 use crate::control_plane::{Command, parse_commands};
 use crate::outbox::{Durability, Outbox, Settings, Threads};

@@ -3,8 +3,6 @@
 use super::handle::Outbox;
 use crate::outbox::ledger::audit::{AUDIT_KEPT, AuditNote, ExportId, IMPORTS_KEPT};
 use crate::outbox::ledger::{LedgerBatch, LedgerError};
-use crate::outbox::segments::segment::ReadError;
-use crate::outbox::state::shared::Shared;
 
 impl Outbox {
     /// Records an order under the next number, or again under its own number unless that is forgotten. The oldest order is
@@ -57,15 +55,5 @@ impl Outbox {
             shared.write(batch)
         })
         .await
-    }
-
-    async fn with_ledger<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Shared) -> Result<T, LedgerError> + Send + 'static,
-    ) -> Result<T, LedgerError> {
-        self.look(work).await.unwrap_or_else(|error| match error {
-            ReadError::Database(error) => Err(error.into()),
-            _ => Err(LedgerError::Closed),
-        })
     }
 }

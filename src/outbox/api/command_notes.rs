@@ -1,20 +1,19 @@
-//! The notes of commands, through the handle.
-
-use tokio::sync::oneshot;
+//! The notes of commands, through the handle: read, written and forgotten, each change in its own commit.
 
 use super::handle::Outbox;
-use crate::outbox::ledger::LedgerError;
 use crate::outbox::ledger::command_notes::{CommandNote, CommandNotes};
-use crate::outbox::threads::maintenance;
+use crate::outbox::ledger::{LedgerBatch, LedgerError};
 
 impl Outbox {
     /// All notes, in the order of their numbers.
     pub async fn command_notes(&self) -> Result<CommandNotes, LedgerError> {
-        let (done, notes) = oneshot::channel();
-        self.requests
-            .send(maintenance::MaintenanceRequest::CommandNotes { done })
-            .map_err(|_| LedgerError::Closed)?;
-        notes.await.unwrap_or(Err(LedgerError::Closed))
+        let notes = self.with_ledger(|shared| shared.ledger.commands()).await?.into_iter();
+        let read = notes.map(|(number, note)| {
+            let note = note
+                .inspect_err(|error| tracing::error!(number, %error, "the note of a command cannot be read"));
+            (number, note.ok())
+        });
+        Ok(read.collect())
     }
 
     /// Writes a note and forgets others, in one step. Durable on return.
@@ -23,11 +22,16 @@ impl Outbox {
         note: Option<(u64, CommandNote)>,
         forget: Vec<u64>,
     ) -> Result<(), LedgerError> {
-        let note = note.map(|(number, note)| (number, note.limited()));
-        let (done, noted) = oneshot::channel();
-        self.requests
-            .send(maintenance::MaintenanceRequest::NoteCommand { note, forget, done })
-            .map_err(|_| LedgerError::Closed)?;
-        noted.await.unwrap_or(Err(LedgerError::Closed))
+        self.with_ledger(move |shared| {
+            let mut batch = LedgerBatch::default();
+            if let Some((number, note)) = note {
+                batch.command(number, &note.limited());
+            }
+            for number in forget {
+                batch.forget_command(number);
+            }
+            shared.write(batch)
+        })
+        .await
     }
 }

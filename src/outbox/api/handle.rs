@@ -15,7 +15,8 @@ use crate::outbox::segments::segment::ReadError;
 use crate::outbox::state;
 use crate::outbox::state::shared::Shared;
 use crate::outbox::state::stats::Stats;
-use crate::outbox::threads::{maintenance, writer};
+use crate::outbox::threads::maintenance::{Maintenance, MaintenanceRequest};
+use crate::outbox::threads::writer::{Append, WriteRequest};
 use crate::record::{Queue, Timestamp};
 use crate::time::Moment;
 
@@ -23,20 +24,20 @@ use crate::time::Moment;
 #[derive(Clone)]
 pub struct Outbox {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) appends: tokio::sync::mpsc::Sender<writer::WriteRequest>,
+    pub(crate) appends: tokio::sync::mpsc::Sender<WriteRequest>,
     pub(crate) requests: MaintenanceQueue,
 }
 
 /// Sends requests to maintenance. In a simulation it also wakes it at once.
 #[derive(Clone)]
 pub(crate) struct MaintenanceQueue {
-    requests: mpsc::Sender<maintenance::MaintenanceRequest>,
+    requests: mpsc::Sender<MaintenanceRequest>,
     #[cfg(feature = "simulation")]
     asked: Arc<tokio::sync::Notify>,
 }
 
 impl MaintenanceQueue {
-    pub(crate) fn new(requests: mpsc::Sender<maintenance::MaintenanceRequest>) -> Self {
+    pub(crate) fn new(requests: mpsc::Sender<MaintenanceRequest>) -> Self {
         Self {
             requests,
             #[cfg(feature = "simulation")]
@@ -45,10 +46,7 @@ impl MaintenanceQueue {
     }
 
     /// Fails if maintenance is gone.
-    pub(crate) fn send(
-        &self,
-        request: maintenance::MaintenanceRequest,
-    ) -> Result<(), mpsc::SendError<maintenance::MaintenanceRequest>> {
+    fn send(&self, request: MaintenanceRequest) -> Result<(), mpsc::SendError<MaintenanceRequest>> {
         self.requests.send(request)?;
         #[cfg(feature = "simulation")]
         self.asked.notify_one();
@@ -92,8 +90,8 @@ impl Outbox {
         taken: Option<(u64, Recent)>,
     ) -> Result<oneshot::Receiver<Result<u64, AppendError>>, AppendError> {
         let (done, committed) = oneshot::channel();
-        let append = writer::Append { entries, taken, done };
-        self.appends.send(writer::WriteRequest::Append(append)).await.map_err(|_| AppendError::Closed)?;
+        let append = WriteRequest::Append(Append { entries, taken, done });
+        self.appends.send(append).await.map_err(|_| AppendError::Closed)?;
         Ok(committed)
     }
 
@@ -107,11 +105,8 @@ impl Outbox {
         if let Some(page) = at_hand {
             return Ok(page);
         }
-        let (done, page) = oneshot::channel();
-        self.requests
-            .send(maintenance::MaintenanceRequest::Read { log, from, upto, most, done })
-            .map_err(|_| ReadError::Closed)?;
-        page.await.unwrap_or(Err(ReadError::Closed))
+        let page = self.run(move |maintenance| maintenance.read_waiting(log, from, upto, most)).await;
+        page.unwrap_or(Err(ReadError::Closed))
     }
 
     /// How far this log has been read without a gap, or is known to be settled. A page that starts beyond this reads
@@ -148,26 +143,20 @@ impl Outbox {
         drop(state);
         if is_dirty && !was_dirty {
             // If maintenance is gone it has failed, and readers get the error.
-            let _ = self.requests.send(maintenance::MaintenanceRequest::Wake);
+            let _ = self.requests.send(Box::new(|_| ()));
         }
     }
 
     /// The dead letters from number `from` on, at most `most`, fewer if they are large. Empty only if there are no more.
     pub async fn dead_letters(&self, from: u64, most: usize) -> Result<Vec<DeadLetter>, LedgerError> {
-        let (done, letters) = oneshot::channel();
-        self.requests
-            .send(maintenance::MaintenanceRequest::Letters { from, most, done })
-            .map_err(|_| LedgerError::Closed)?;
-        letters.await.unwrap_or(Err(LedgerError::Closed))
+        let letters = self.ask(move |maintenance, done| maintenance.read_letters(from, most, done)).await;
+        letters.unwrap_or(Err(LedgerError::Closed))
     }
 
     /// Deletes dead letters. Returns how many existed.
     pub async fn drop_dead_letters(&self, ids: Vec<u64>) -> Result<u64, LedgerError> {
-        let (done, dropped) = oneshot::channel();
-        self.requests
-            .send(maintenance::MaintenanceRequest::DropLetters { ids, done })
-            .map_err(|_| LedgerError::Closed)?;
-        dropped.await.unwrap_or(Err(LedgerError::Closed))
+        let dropped = self.run(move |maintenance| maintenance.drop_letters(&ids)).await;
+        dropped.unwrap_or(Err(LedgerError::Closed))
     }
 
     /// Confirms the `ControlPlane`'s current time. In each run, no dead letter expires before the first confirmation.
@@ -252,36 +241,56 @@ impl Outbox {
         self.shared.id
     }
 
-    /// Resolves when each of the outbox's threads has taken a turn since the call, which shows that none hangs. A full or
-    /// failing disk does not prevent that.
+    /// Resolves when each of the outbox's threads has served a request since the call, which shows that none hangs. A full or
+    /// failing disk does not prevent that; never, if one has ended.
     pub async fn liveness(&self) {
-        let turned = self.shared.liveness.both();
-        // If the queue is full, the writer is busy anyway.
-        let _ = self.appends.try_send(writer::WriteRequest::Wake);
-        // If maintenance is gone it has failed, and readers get the error.
-        let _ = self.requests.send(maintenance::MaintenanceRequest::Wake);
-        turned.await;
+        let (done, written) = oneshot::channel();
+        let writer =
+            async { self.appends.send(WriteRequest::Wake(done)).await.is_ok() && written.await.is_ok() };
+        let (writes, maintains) = tokio::join!(writer, self.run(|_| ()));
+        if !writes || maintains.is_none() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Waits until everything settled so far is durable, and appended rejected messages are dead letters. False if that is
     /// impossible now: it remains to be written.
     pub async fn flush(&self) -> bool {
-        let (done, flushed) = oneshot::channel();
-        self.requests.send(maintenance::MaintenanceRequest::Flush { done }).is_ok()
-            && flushed.await.unwrap_or(false)
+        self.ask(Maintenance::flush).await.unwrap_or(false)
     }
 
-    /// Runs a short piece of work in maintenance.
+    /// Has maintenance work for somebody who gets the answer, at once or later; `None` if maintenance is gone.
+    async fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Maintenance, oneshot::Sender<T>) + Send + 'static,
+    ) -> Option<T> {
+        let (done, answer) = oneshot::channel();
+        self.requests.send(Box::new(move |maintenance| work(maintenance, done))).ok()?;
+        answer.await.ok()
+    }
+
+    /// The result of a short piece of work in maintenance; `None` if it is gone.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Maintenance) -> T + Send + 'static,
+    ) -> Option<T> {
+        // The caller may be gone.
+        self.ask(move |maintenance, done| drop(done.send(work(maintenance)))).await
+    }
+
+    /// The same for work that needs only what is shared.
     pub(crate) async fn look<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Shared) -> T + Send + 'static,
-    ) -> Result<T, ReadError> {
-        let (done, seen) = oneshot::channel();
-        let look = Box::new(move |shared: &Shared| {
-            // The caller may be gone.
-            let _ = done.send(look(shared));
-        });
-        self.requests.send(maintenance::MaintenanceRequest::Look(look)).map_err(|_| ReadError::Closed)?;
-        seen.await.map_err(|_| ReadError::Closed)
+    ) -> Option<T> {
+        self.run(move |maintenance| look(&maintenance.shared)).await
+    }
+
+    /// Reads or writes the ledger.
+    pub(super) async fn with_ledger<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        self.look(work).await.unwrap_or(Err(LedgerError::Closed))
     }
 }

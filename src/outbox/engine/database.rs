@@ -119,7 +119,7 @@ pub(crate) fn is_snapshot_damaged(path: &Path) -> std::io::Result<bool> {
 /// Removes the snapshots. Only for a log that sled has never opened: see [`repair`](super::repair).
 pub(crate) fn remove_snapshots(path: &Path) -> Result<(), DatabaseError> {
     let removed = snapshots(path).and_then(|found| found.iter().try_for_each(std::fs::remove_file));
-    removed.map_err(|source| DatabaseError::Io { path: path.to_path_buf(), source })
+    removed.map_err(DatabaseError::io(path))
 }
 
 impl Database {
@@ -136,7 +136,7 @@ impl Database {
     pub(crate) fn create(path: &Path, durability: Durability, cache: u64) -> Result<Self, DatabaseError> {
         let database = Self::open_or_create(path, durability, cache)?;
         // IMPORTANT: before the first commit: a synced record is lost if the name of its file is not synced.
-        sync_tree(path).map_err(|source| DatabaseError::Io { path: path.to_path_buf(), source })?;
+        sync_tree(path).map_err(DatabaseError::io(path))?;
         Ok(database)
     }
 
@@ -171,9 +171,7 @@ impl Database {
             Ok(Err(source)) => DatabaseError::Unsynced { path: path.join("db"), source },
             _ => error,
         })?;
-        let barrier = heard
-            .or_else(|_| File::open(path.join("db")))
-            .map_err(|source| DatabaseError::Io { path: path.to_path_buf(), source })?;
+        let barrier = heard.or_else(|_| File::open(path.join("db"))).map_err(DatabaseError::io(path))?;
         let database = Self {
             path: path.to_path_buf(),
             db: Some(db),
@@ -194,11 +192,10 @@ impl Database {
         path: &Path,
         durability: Durability,
     ) -> Result<Self, DatabaseError> {
-        let io = |source| DatabaseError::Io { path: path.to_path_buf(), source };
         if !disk.has(path) || !path.join("db").exists() {
-            disk.create(path).map_err(io)?;
+            disk.create(path).map_err(DatabaseError::io(path))?;
         }
-        let barrier = File::open(path.join("db")).map_err(io)?;
+        let barrier = File::open(path.join("db")).map_err(DatabaseError::io(path))?;
         let database = Self { path: path.to_path_buf(), db: None, barrier, durability, disk: Some(disk) };
         database.sync()?;
         Ok(database)
@@ -209,12 +206,11 @@ impl Database {
         if self.durability == Durability::Process {
             return Ok(());
         }
-        let unsynced = |source| DatabaseError::Unsynced { path: self.path.join("db"), source };
         #[cfg(feature = "simulation")]
         if let Some(disk) = &self.disk {
-            return disk.sync(&self.path).map_err(unsynced);
+            return disk.sync(&self.path).map_err(DatabaseError::unsynced(&self.path));
         }
-        self.barrier.sync_data().map_err(unsynced)
+        self.barrier.sync_data().map_err(DatabaseError::unsynced(self.path.join("db")))
     }
 
     /// Runs a call into sled.
@@ -227,15 +223,14 @@ impl Database {
 
     /// Applies `batch` and returns once it is durable (see [`Durability`]).
     pub(crate) fn commit(&self, mut batch: WriteBatch) -> Result<(), DatabaseError> {
-        let path = || self.path.join("db");
-        fault::point().map_err(|source| DatabaseError::Io { path: path(), source })?;
+        fault::point().map_err(DatabaseError::io(&self.path))?;
         if let Err(error) = self.write(&mut batch) {
             // IMPORTANT: sled's own sync may have failed. This descriptor learns of that failure too.
             self.sync()?;
             return Err(error);
         }
         self.sync()?;
-        fault::point().map_err(|source| DatabaseError::Unsynced { path: path(), source })?;
+        fault::point().map_err(DatabaseError::unsynced(&self.path))?;
         // The data is safe: if this fails, the next call will fail too.
         let _ = self.call(|db| {
             let touches = batch.packs.iter().flat_map(|key| std::iter::repeat_n(key, WRITE_TOUCHES));

@@ -50,6 +50,16 @@ const EIO: i32 = 5;
 const EUCLEAN: i32 = 117;
 
 impl DatabaseError {
+    /// An error of the file system about `path`.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { path: path.into(), source }
+    }
+
+    /// A failed sync of `path`.
+    pub(crate) fn unsynced(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Unsynced { path: path.into(), source }
+    }
+
     /// Whether the database is still open elsewhere, which sled reports only as text.
     pub(super) fn is_in_use(&self) -> bool {
         matches!(self, Self::Sled { source: sled::Error::Io(error), .. }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::batch::WriteBatch;
 use super::database::{Database, Durability};
 use super::error::DatabaseError;
+use super::names::remove_dir;
 use super::{fault, repair};
 
 /// sled's cache per open database: a scan needs a leaf or two.
@@ -47,12 +48,7 @@ impl LazyDatabase {
     pub(crate) fn create(&self) -> Result<(), DatabaseError> {
         let mut open = self.lock();
         *open = Open::default();
-        let io = |source| DatabaseError::Io { path: self.path.clone(), source };
-        fault::point().map_err(io)?;
-        match std::fs::remove_dir_all(&self.path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(io(source)),
-            _ => {}
-        }
+        fault::point().and_then(|()| remove_dir(&self.path)).map_err(DatabaseError::io(&self.path))?;
         open.database = Some(Arc::new(Database::create(&self.path, self.durability, CACHE_BYTES)?));
         Ok(())
     }

@@ -42,6 +42,22 @@ pub(crate) fn sync_dir(dir: &Path) -> std::io::Result<()> {
     })
 }
 
+/// Removes a folder with its contents, if it exists.
+pub(crate) fn remove_dir(dir: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a small file in one step: after a crash it is there as a whole, or as before. Its name is synced by the caller.
+pub(crate) fn replace_file(path: &Path, contents: &[u8]) -> std::io::Result<()> {
+    let new = path.with_added_extension("new");
+    std::fs::write(&new, contents)?;
+    File::open(&new)?.sync_all()?;
+    std::fs::rename(&new, path)
+}
+
 /// Moves the file of the closed database in `from` to `to`, replacing the one there.
 pub(crate) fn move_file(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::rename(from.join("db"), to.join("db"))?;

@@ -16,7 +16,7 @@
 //! After a crash the procedure starts again: until the new database has replaced the old one, the old one is untouched.
 
 use std::fs::File;
-use std::io::{ErrorKind, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ use super::database::{
 use super::error::DatabaseError;
 use super::fault;
 use super::log_file::{self, RecoveredPairs};
-use super::names::{move_file, sync_dir};
+use super::names::{move_file, remove_dir, sync_dir};
 
 /// A damaged database's files as found: a subfolder of its folder.
 const AS_FOUND: &str = "as-found";
@@ -53,11 +53,11 @@ pub(crate) fn open(
     }
     let hole = hole(path)?;
     if let Some(at) = hole {
-        let found = RecoveredPairs::read(&path.join("db"), is_key).map_err(|error| io(path, error))?;
+        let found = RecoveredPairs::read(&path.join("db"), is_key).map_err(DatabaseError::io(path))?;
         // Otherwise the unreadable part is one that sled no longer needs.
         if !sled_reads_all(path, cache, &found)? {
             let kept = keep(path)?;
-            replace(path, cache, |put| found.scan(&[], &[], put).map_err(|error| io(path, error)))?;
+            replace(path, cache, |put| found.scan(&[], &[], put).map_err(DatabaseError::io(path)))?;
             tracing::error!(
                 at,
                 path = %path.display(),
@@ -77,10 +77,6 @@ pub(crate) fn open(
     }
     renew(path, cache, |key| hole.is_none() || is_key(key))?;
     Database::open(path, durability, cache).map_err(DatabaseError::of_readable)
-}
-
-fn io(path: &Path, source: std::io::Error) -> DatabaseError {
-    DatabaseError::Io { path: path.to_path_buf(), source }
 }
 
 /// Notes that a sync of the database in `path` has failed: it must be renewed before it is opened again, even by the next
@@ -108,8 +104,8 @@ fn renew(path: &Path, cache: u64, is_key: impl Fn(&[u8]) -> bool) -> Result<(), 
         });
     }
     let found =
-        RecoveredPairs::read_whole_batches(&path.join("db"), is_key).map_err(|error| io(path, error))?;
-    replace(path, cache, |put| found.scan(&[], &[], put).map_err(|error| io(path, error)))?;
+        RecoveredPairs::read_whole_batches(&path.join("db"), is_key).map_err(DatabaseError::io(path))?;
+    replace(path, cache, |put| found.scan(&[], &[], put).map_err(DatabaseError::io(path)))?;
     tracing::warn!(path = %path.display(), "this database was rebuilt from everything readable in its log, and synced");
     Ok(())
 }
@@ -121,7 +117,7 @@ pub(crate) fn hole(path: &Path) -> Result<Option<u64>, DatabaseError> {
     if !file.exists() {
         return Ok(None);
     }
-    log_file::hole(&file).map_err(|error| io(path, error))
+    log_file::hole(&file).map_err(DatabaseError::io(path))
 }
 
 /// Why opening the database in `path` would repair or renew it.
@@ -152,8 +148,8 @@ fn keep(path: &Path) -> Result<PathBuf, DatabaseError> {
     }
     let scratch = path.join(SCRATCH);
     copy_files(path, &scratch)?;
-    std::fs::rename(&scratch, &kept).map_err(|source| DatabaseError::Io { path: kept.clone(), source })?;
-    sync_dir(path).map_err(|source| DatabaseError::Unsynced { path: path.to_path_buf(), source })?;
+    std::fs::rename(&scratch, &kept).map_err(DatabaseError::io(&kept))?;
+    sync_dir(path).map_err(DatabaseError::unsynced(path))?;
     Ok(kept)
 }
 
@@ -170,7 +166,7 @@ pub(crate) fn kept(path: &Path) -> Vec<PathBuf> {
 fn copy_files(path: &Path, to: &Path) -> Result<(), DatabaseError> {
     let copy = || {
         let mut copies = Vec::new();
-        remove(to)?;
+        remove_dir(to)?;
         std::fs::create_dir(to)?;
         for entry in std::fs::read_dir(path)? {
             let entry = entry?;
@@ -182,22 +178,14 @@ fn copy_files(path: &Path, to: &Path) -> Result<(), DatabaseError> {
         }
         Ok(copies)
     };
-    let copies = copy().map_err(|source| DatabaseError::Io { path: path.to_path_buf(), source })?;
+    let copies = copy().map_err(DatabaseError::io(path))?;
     let synced = copies.iter().try_for_each(File::sync_all).and_then(|()| sync_dir(to));
-    synced.map_err(|source| DatabaseError::Unsynced { path: to.to_path_buf(), source })
-}
-
-fn remove(dir: &Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    synced.map_err(DatabaseError::unsynced(to))
 }
 
 /// Whether sled, given a copy, finds everything that was found in the log.
 fn sled_reads_all(path: &Path, cache: u64, found: &RecoveredPairs) -> Result<bool, DatabaseError> {
     let scratch = path.join(SCRATCH);
-    let io = |source| DatabaseError::Io { path: scratch.clone(), source };
     copy_files(path, &scratch)?;
     let (mut trouble, mut has_all) = (Ok(()), true);
     match Database::open(&scratch, Durability::Process, cache).map_err(DatabaseError::of_readable) {
@@ -210,11 +198,11 @@ fn sled_reads_all(path: &Path, cache: u64, found: &RecoveredPairs) -> Result<boo
                 }
                 has_all && trouble.is_ok()
             })
-            .map_err(io)?,
+            .map_err(DatabaseError::io(&scratch))?,
         Err(error) if error.is_damage() => has_all = false,
         Err(error) => trouble = Err(error),
     }
-    remove(&scratch).map_err(io)?;
+    remove_dir(&scratch).map_err(DatabaseError::io(&scratch))?;
     trouble.map(|()| has_all)
 }
 
@@ -224,16 +212,14 @@ fn replace(
     cache: u64,
     scan: impl FnOnce(&mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), DatabaseError>,
 ) -> Result<(), DatabaseError> {
-    let io = |source| DatabaseError::Io { path: path.to_path_buf(), source };
     let new = path.join(SCRATCH);
-    remove(&new).map_err(io)?;
+    remove_dir(&new).map_err(DatabaseError::io(path))?;
     if let Err(error) = fill(&new, cache, scan) {
         // The cause may be a lack of space.
-        let _ = remove(&new);
+        let _ = remove_dir(&new);
         return Err(error);
     }
-    let sync =
-        || sync_dir(path).map_err(|source| DatabaseError::Unsynced { path: path.to_path_buf(), source });
+    let sync = || sync_dir(path).map_err(DatabaseError::unsynced(path));
     // IMPORTANT: in this order. Until the new name is on disk and the old snapshots are gone, the file must not be written
     // to, for whatever reason it is replaced; and without its snapshots the extent of the old log is unknown.
     let mark = || {
@@ -242,12 +228,12 @@ fn replace(
         write!(mark, "{inode}")?;
         mark.sync_all()
     };
-    mark().map_err(io)?;
+    mark().map_err(DatabaseError::io(path))?;
     sync()?;
-    fault::point().map_err(io)?;
-    move_file(&new, path).map_err(io)?;
+    fault::point().map_err(DatabaseError::io(path))?;
+    move_file(&new, path).map_err(DatabaseError::io(path))?;
     sync()?;
-    fault::point().map_err(io)?;
+    fault::point().map_err(DatabaseError::io(path))?;
     finish(path)
 }
 
@@ -259,11 +245,10 @@ fn is_replaced(path: &Path) -> bool {
 
 /// Removes the remains of a replaced database.
 fn finish(path: &Path) -> Result<(), DatabaseError> {
-    let io = |source| DatabaseError::Io { path: path.to_path_buf(), source };
     remove_snapshots(path)?;
-    sync_dir(path).map_err(|source| DatabaseError::Unsynced { path: path.to_path_buf(), source })?;
-    std::fs::remove_file(path.join(UNSYNCED)).map_err(io)?;
-    remove(&path.join(SCRATCH)).map_err(io)
+    sync_dir(path).map_err(DatabaseError::unsynced(path))?;
+    std::fs::remove_file(path.join(UNSYNCED)).map_err(DatabaseError::io(path))?;
+    remove_dir(&path.join(SCRATCH)).map_err(DatabaseError::io(path))
 }
 
 /// Creates a database in `new`, which is on disk on return.

@@ -1,4 +1,4 @@
-//! Reads and writes every byte that the outbox persists. No other file names bincode.
+//! Reads and writes every byte that the outbox persists. Of other files, only [`Layout`]'s names bincode.
 //!
 //! A value is a version byte followed by bincode 2 (`standard()`: little endian, varints). An unknown version is an error
 //! that names both versions. The numbers of enums are frozen: never renumber.
@@ -8,7 +8,7 @@ pub(crate) use bincode::{Decode, Encode};
 use super::compression;
 use super::dead_letter::{DeadLetter, Payload, Reason};
 use super::log::Log;
-use crate::record::{Kind, Layout, Original, Record, Span, Timestamp};
+use crate::record::{Kind, Layout, Record, Timestamp};
 
 /// The version before each value.
 pub(crate) const VERSION: u8 = 1;
@@ -128,8 +128,6 @@ impl Entry {
     }
 }
 
-type WireSpan = (u32, u32);
-
 /// The position and metadata of an entry in its pack's bytes.
 #[derive(Encode, Decode)]
 struct Meta {
@@ -141,50 +139,18 @@ struct Meta {
 
 #[derive(Encode, Decode)]
 enum Shape {
-    Record {
-        body: u32,
-        session: WireSpan,
-        transaction: WireSpan,
-        original: WireOriginal,
-        correlation: Option<WireSpan>,
-        traceparent: Option<WireSpan>,
-    },
+    Record(Layout),
     /// The first `raw` bytes are the message, the rest is the error text.
-    Rejected { raw: u32 },
+    Rejected {
+        raw: u32,
+    },
     /// The bytes are those of [`dead_letter_bytes`].
     Letter,
 }
 
-#[derive(Encode, Decode)]
-enum WireOriginal {
-    Prefix(u32),
-    Kept(WireSpan),
-}
-
-fn to_wire(span: Span) -> WireSpan {
-    (span.start, span.len)
-}
-
-fn from_wire((start, len): WireSpan) -> Span {
-    Span { start, len }
-}
-
 fn meta_of(entry: &Entry) -> Meta {
     let shape = match entry {
-        Entry::Record(record) => {
-            let layout = record.layout();
-            Shape::Record {
-                body: layout.body,
-                session: to_wire(layout.session),
-                transaction: to_wire(layout.transaction),
-                original: match layout.original {
-                    Original::Prefix(n) => WireOriginal::Prefix(n),
-                    Original::Kept(span) => WireOriginal::Kept(to_wire(span)),
-                },
-                correlation: layout.correlation.map(to_wire),
-                traceparent: layout.traceparent.map(to_wire),
-            }
-        }
+        Entry::Record(record) => Shape::Record(*record.layout()),
         Entry::Rejected(rejected) => Shape::Rejected { raw: rejected.raw.len() as u32 },
         Entry::Letter(_) => Shape::Letter,
     };
@@ -206,19 +172,8 @@ fn entry_from(meta: &Meta, data: &[u8]) -> Result<Entry, CodecError> {
     let kind = Kind::from_u8(meta.kind).ok_or_else(|| damaged(format!("unknown kind {}", meta.kind)))?;
     let accepted_at = Timestamp(meta.accepted_at);
     match &meta.shape {
-        Shape::Record { body, session, transaction, original, correlation, traceparent } => {
-            let layout = Layout {
-                body: *body,
-                session: from_wire(*session),
-                transaction: from_wire(*transaction),
-                original: match original {
-                    WireOriginal::Prefix(n) => Original::Prefix(*n),
-                    WireOriginal::Kept(span) => Original::Kept(from_wire(*span)),
-                },
-                correlation: correlation.map(from_wire),
-                traceparent: traceparent.map(from_wire),
-            };
-            Record::from_parts(kind, accepted_at, data.into(), layout).map(Entry::Record).map_err(damaged)
+        Shape::Record(layout) => {
+            Record::from_parts(kind, accepted_at, data.into(), *layout).map(Entry::Record).map_err(damaged)
         }
         Shape::Rejected { raw } => {
             let (raw, detail) = data.split_at_checked(*raw as usize).ok_or_else(|| damaged("lengths"))?;

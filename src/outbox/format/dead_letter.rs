@@ -27,15 +27,8 @@ impl Reason {
         [Self::Invalid, Self::Refused, Self::Expired, Self::SessionUnknown, Self::Poison];
 
     /// The reason with this persisted number.
-    pub const fn from_u8(n: u8) -> Option<Self> {
-        match n {
-            0 => Some(Self::Invalid),
-            1 => Some(Self::Refused),
-            2 => Some(Self::Expired),
-            3 => Some(Self::SessionUnknown),
-            4 => Some(Self::Poison),
-            _ => None,
-        }
+    pub fn from_u8(n: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| *reason as u8 == n)
     }
 
     /// The name in metrics, in the mirror and on the command line.

@@ -103,6 +103,12 @@ impl SegmentInfo {
         }
     }
 
+    /// Its contents end with `totals`.
+    pub(crate) fn count_to(&mut self, totals: &Totals) {
+        self.appended = totals.appended.minus(&self.before.appended);
+        self.bytes = totals.bytes.saturating_sub(self.before.bytes);
+    }
+
     /// Its waiting records.
     pub(crate) fn waiting(&self) -> Tally {
         self.appended.minus(&self.settled)
@@ -162,6 +168,12 @@ impl Default for Counters {
 }
 
 impl Counters {
+    /// Records appended since the ledger was created, by kind.
+    pub(crate) fn enqueued(&self, totals: &Totals) -> [u64; KINDS] {
+        let all = totals.appended.by_kind();
+        std::array::from_fn(|kind| all[kind].saturating_sub(self.forgotten[kind]))
+    }
+
     /// All records of a kind that have left.
     pub(crate) fn gone(&self, kind: usize) -> u64 {
         let dead_lettered = self.dead_lettered[kind].iter().sum::<u64>();

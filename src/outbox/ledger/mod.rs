@@ -251,17 +251,25 @@ impl Ledger {
         Ok(self.values::<()>(&[TOMBSTONE])?.into_iter().map(|(id, ())| id).collect())
     }
 
-    /// The values under numbers after `prefix`.
+    /// The values under numbers after `prefix`. All of them must be readable.
     fn values<T: codec::Decode<()>>(&self, prefix: &[u8]) -> Result<Vec<(u64, T)>, LedgerError> {
-        let (mut values, mut bad) = (Vec::new(), None);
+        let found = self.found::<T>(prefix)?.into_iter();
+        Ok(found
+            .map(|(key, value)| Ok((number(&key, prefix.len()), value?)))
+            .collect::<Result<_, CodecError>>()?)
+    }
+
+    /// The keys that begin with `prefix`, and their values or what is wrong with them.
+    fn found<T: codec::Decode<()>>(
+        &self,
+        prefix: &[u8],
+    ) -> Result<Vec<(Vec<u8>, Result<T, CodecError>)>, LedgerError> {
+        let mut found = Vec::new();
         self.database.get()?.scan(prefix, prefix, |key, value| {
-            match codec::decode(value) {
-                Ok((value, _)) => values.push((number(key, prefix.len()), value)),
-                Err(error) => bad = Some(error),
-            }
-            bad.is_none()
+            found.push((key.to_vec(), codec::decode(value).map(|(value, _)| value)));
+            true
         })?;
-        bad.map_or(Ok(values), |error| Err(error.into()))
+        Ok(found)
     }
 
     /// Passes the dead letters from number `from` on to `visit` until it returns false.
@@ -290,13 +298,8 @@ impl Ledger {
         counters.next_dead_letter = counters.next_dead_letter.max(before.next_dead_letter);
         let mut batch = LedgerBatch::default();
         batch.counters(&counters);
-        let mut segments = Vec::new();
-        self.database.get()?.scan(&[SEGMENT], &[SEGMENT], |key, _| {
-            segments.push(key.to_vec());
-            true
-        })?;
-        for key in &segments {
-            batch.0.remove(key);
+        for (key, _) in self.found::<SegmentInfo>(&[SEGMENT])? {
+            batch.0.remove(&key);
         }
         self.commit(batch)?;
         Ok(before.dead_letters.saturating_sub(counters.dead_letters))
@@ -314,25 +317,17 @@ impl Ledger {
 
     /// The notes of commands, or errors, in the order of their numbers.
     pub(crate) fn commands(&self) -> Result<Vec<FoundNote>, LedgerError> {
-        let mut notes = Vec::new();
-        self.database.get()?.scan(&[COMMAND], &[COMMAND], |key, value| {
-            notes.push((number(key, 1), codec::decode(value).map(|(note, _)| note)));
-            true
-        })?;
-        Ok(notes)
+        Ok(self.found(&[COMMAND])?.into_iter().map(|(key, note)| (number(&key, 1), note)).collect())
     }
 
     /// The orders of the audit log, oldest first. Unreadable orders are skipped.
     pub(crate) fn orders(&self) -> Result<Vec<(u64, AuditNote)>, LedgerError> {
-        let mut orders = Vec::new();
-        self.database.get()?.scan(&[ORDER], &[ORDER], |key, value| {
-            match codec::decode(value) {
-                Ok((note, _)) => orders.push((number(key, 1), note)),
-                Err(error) => tracing::error!(%error, "an order of the audit log cannot be read"),
-            }
-            true
-        })?;
-        Ok(orders)
+        let readable = |(key, note): (Vec<u8>, Result<AuditNote, CodecError>)| {
+            let note =
+                note.inspect_err(|error| tracing::error!(%error, "an order of the audit log cannot be read"));
+            Some((number(&key, 1), note.ok()?))
+        };
+        Ok(self.found(&[ORDER])?.into_iter().filter_map(readable).collect())
     }
 
     /// The number of the last order.
@@ -342,15 +337,10 @@ impl Ledger {
 
     /// The imported exports, with the time of import.
     pub(crate) fn imports(&self) -> Result<Vec<(ExportId, i64)>, LedgerError> {
-        let mut imports = Vec::new();
-        self.database.get()?.scan(&[IMPORT], &[IMPORT], |key, value| {
-            let id = key.get(1..).and_then(|id| id.try_into().ok()).map(ExportId::from_be_bytes);
-            if let (Some(id), Ok((at, _))) = (id, codec::decode(value)) {
-                imports.push((id, at));
-            }
-            true
-        })?;
-        Ok(imports)
+        let readable = |(key, at): (Vec<u8>, Result<i64, CodecError>)| {
+            Some((ExportId::from_be_bytes(key.get(1..)?.try_into().ok()?), at.ok()?))
+        };
+        Ok(self.found(&[IMPORT])?.into_iter().filter_map(readable).collect())
     }
 
     pub(crate) fn disk_bytes(&self) -> u64 {

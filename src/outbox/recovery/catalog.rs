@@ -218,8 +218,7 @@ fn seal_all_but_last(segments: &mut [Listed]) {
         let next = segments[at].info.before.clone();
         let info = &mut segments[at - 1].info;
         if info.end.is_none() {
-            info.appended = next.appended.minus(&info.before.appended);
-            info.bytes = next.bytes.saturating_sub(info.before.bytes);
+            info.count_to(&next);
             info.end = Some(next.next);
             // The ledger does not know the ranges of its packs yet. If they cannot be determined, reading will show why.
             let whole = Some((info.base, next.next.saturating_sub(1)));
@@ -253,10 +252,10 @@ pub(crate) fn repair(shared: &Arc<Shared>) -> Result<(), OpenError> {
     let segments = |source| OpenError::Folder { path: shared.settings.dir.join("segments"), source };
     let mut last_id = shared.state().segments.last().map_or(0, |listed| listed.segment.id);
     for id in missing {
-        shared.set_aside(id, "its folder is missing").map_err(segments)?;
+        shared.quarantine(id, "its folder is missing").map_err(segments)?;
     }
     if let Some((id, why)) = continue_last(shared)? {
-        shared.set_aside(id, &why).map_err(segments)?;
+        shared.quarantine(id, &why).map_err(segments)?;
     }
     let needs_new = shared.state().segments.last().is_none_or(|listed| listed.info.end.is_some());
     if needs_new {
@@ -329,8 +328,7 @@ fn continue_last(shared: &Shared) -> Result<Option<(u64, String)>, OpenError> {
         }
         seal(listed, &totals);
     } else if info.end.is_none() {
-        listed.info.appended = totals.appended.minus(&info.before.appended);
-        listed.info.bytes = totals.bytes.saturating_sub(info.before.bytes);
+        listed.info.count_to(&totals);
     }
     Ok(None)
 }
@@ -358,8 +356,7 @@ fn count_behind(segment: &Segment, totals: &mut Totals) -> Result<(), ReadError>
 /// Seals the segment, whose contents end with `totals`. Returns its number.
 fn seal(listed: &mut Listed, totals: &Totals) -> u64 {
     if listed.info.end.is_none() {
-        listed.info.appended = totals.appended.minus(&listed.info.before.appended);
-        listed.info.bytes = totals.bytes.saturating_sub(listed.info.before.bytes);
+        listed.info.count_to(totals);
         listed.info.end = Some(totals.next);
     }
     listed.dirty = true;

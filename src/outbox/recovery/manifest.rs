@@ -1,13 +1,12 @@
 //! `format.json`: the version of everything on disk, and this outbox's id. Read before anything else is touched.
 
-use std::fs::File;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::error::OpenError;
 use super::quarantine;
-use crate::outbox::engine::names::sync_dir;
+use crate::outbox::engine::names::{replace_file, sync_dir};
 use crate::outbox::format::FORMAT;
 
 const NAME: &str = "format.json";
@@ -45,16 +44,13 @@ pub(crate) fn read_or_create(dir: &Path) -> Result<uuid::Uuid, OpenError> {
         Ok(Some(id)) => return Ok(id),
         Ok(None) => {}
         Err(OpenError::Manifest { source, .. }) => {
-            quarantine::move_aside(dir, &dir.join(NAME), NAME, NAME, source.to_string()).map_err(folder)?;
+            quarantine::move_files(dir, &dir.join(NAME), NAME, NAME, source.to_string()).map_err(folder)?;
         }
         Err(error) => return Err(error),
     }
     let manifest = Manifest { format: FORMAT.into(), id: crate::time::random_uuid() };
-    let text = serde_json::to_string(&manifest).map_err(|error| folder(error.into()))?;
-    let new = dir.join("format.json.new");
-    std::fs::write(&new, text).map_err(folder)?;
-    File::open(&new).and_then(|file| file.sync_all()).map_err(folder)?;
-    std::fs::rename(&new, dir.join(NAME)).map_err(folder)?;
+    let text = serde_json::to_vec(&manifest).map_err(|error| folder(error.into()))?;
+    replace_file(&dir.join(NAME), &text).map_err(folder)?;
     sync_dir(dir).map_err(|error| {
         // IMPORTANT: the next start would trust a file that is readable but not on disk. If it cannot be removed either,
         // the disk accepts no writes at all, and no other start gets any further.

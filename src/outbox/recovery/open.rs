@@ -15,7 +15,6 @@ use crate::outbox::ledger::Ledger;
 use crate::outbox::ledger::dead_letter_log::DeadLetterLog;
 use crate::outbox::settings::Settings;
 use crate::outbox::state::dir_lock::DirLock;
-use crate::outbox::state::liveness::Liveness;
 use crate::outbox::state::medium::Medium;
 use crate::outbox::state::reserve::DiskReserve;
 use crate::outbox::state::shared::Shared;
@@ -54,7 +53,6 @@ pub(crate) fn restore(settings: Settings) -> Result<Arc<Shared>, OpenError> {
         free: AtomicU64::new(u64::MAX),
         ledger_failed: AtomicBool::new(false),
         writer_failed: AtomicBool::new(false),
-        liveness: Liveness::new(),
         quarantined: Mutex::new(quarantine::count(&dir)),
         settings,
         durability,
@@ -92,8 +90,8 @@ fn durability(settings: &Settings) -> Durability {
 fn open_ledger(settings: &Settings) -> Result<(Ledger, bool), OpenError> {
     let path = settings.dir.join("ledger");
     let folder = |source| OpenError::Folder { path: path.clone(), source };
-    let set_aside = |path: &Path, what, why| {
-        quarantine::move_aside(&settings.dir, path, "ledger", what, why).map_err(folder)
+    let quarantine_files = |path: &Path, what, why| {
+        quarantine::move_files(&settings.dir, path, "ledger", what, why).map_err(folder)
     };
     let trouble = match Ledger::open(&settings.dir, settings.durability) {
         Ok(Some(ledger)) => match ledger.check() {
@@ -106,7 +104,7 @@ fn open_ledger(settings: &Settings) -> Result<(Ledger, bool), OpenError> {
                 for found in kept {
                     let why =
                         format!("a part of its log could not be read; dead letters that are lost: {lost}");
-                    set_aside(&found, "damaged ledger", why)?;
+                    quarantine_files(&found, "damaged ledger", why)?;
                 }
                 return Ok((ledger, true));
             }
@@ -125,7 +123,7 @@ fn open_ledger(settings: &Settings) -> Result<(Ledger, bool), OpenError> {
         Err(error) if error.is_damage() => error.to_string(),
         Err(error) => return Err(error.into()),
     };
-    set_aside(&path, "ledger", trouble)?;
+    quarantine_files(&path, "ledger", trouble)?;
     Ok((Ledger::create(&settings.dir, settings.durability)?, true))
 }
 

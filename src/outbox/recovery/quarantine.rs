@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::outbox::engine::fault;
-use crate::outbox::engine::names::sync_dir;
+use crate::outbox::engine::names::{replace_file, sync_dir};
 use crate::outbox::format::log::Log;
 use crate::outbox::state::State;
 use crate::outbox::state::shared::Shared;
@@ -65,7 +65,7 @@ impl QuarantineReport {
     /// The report on a segment of the catalog, as of now.
     pub(crate) fn of_segment(state: &State, id: u64, why: &str) -> Self {
         let mut report = Self { id, ..Self::new("segment", Vec::new()) };
-        let Some(listed) = state.segments.iter().find(|listed| listed.segment.id == id) else {
+        let Some(listed) = state.listed(id) else {
             return report;
         };
         report.why.clone_from(&listed.faults);
@@ -93,12 +93,26 @@ impl QuarantineReport {
         missing.filter(|(_, missing)| *missing > 0).collect()
     }
 
+    /// Whether this record was settled or recovered.
+    pub(crate) fn is_settled(&self, log: Log, seq: u64) -> bool {
+        let Some(ranges) = self.settled.get(log.label()) else { return false };
+        let behind = ranges.partition_point(|(first, _)| *first <= seq);
+        ranges[..behind].last().is_some_and(|(_, end)| seq < *end)
+    }
+
+    /// This record is recovered.
+    pub(crate) fn set_settled(&mut self, log: Log, seq: u64) {
+        let ranges = self.settled.entry(log.label().to_owned()).or_default();
+        let behind = ranges.partition_point(|(first, _)| *first <= seq);
+        match ranges[..behind].last_mut() {
+            Some((_, end)) if *end >= seq => *end = (*end).max(seq + 1),
+            _ => ranges.insert(behind, (seq, seq + 1)),
+        }
+    }
+
     pub(crate) fn write(&self, folder: &Path) -> std::io::Result<()> {
         std::fs::create_dir_all(folder)?;
-        let (path, new) = (folder.join("report.json"), folder.join("report.json.new"));
-        std::fs::write(&new, serde_json::to_vec_pretty(self)?)?;
-        std::fs::File::open(&new)?.sync_all()?;
-        std::fs::rename(&new, &path)?;
+        replace_file(&folder.join("report.json"), &serde_json::to_vec_pretty(self)?)?;
         sync_dir(folder)?;
         folder.parent().map_or(Ok(()), sync_dir)
     }
@@ -129,13 +143,13 @@ pub(crate) fn move_segment(outbox: &Path, path: &Path, report: &QuarantineReport
         records = report.records,
         why = report.why.join("; "),
         folder = %folder.display(),
-        "a damaged segment was set aside: the rest goes on; see `outbox salvage`"
+        "a damaged segment was quarantined: the rest goes on; see `outbox salvage`"
     );
     Ok(())
 }
 
 /// Moves `path` here, the outbox's `name`, as found. If it does not exist, that is reported.
-pub(crate) fn move_aside(
+pub(crate) fn move_files(
     outbox: &Path,
     path: &Path,
     name: &str,
@@ -199,11 +213,10 @@ pub(crate) fn count(outbox: &Path) -> (u64, u64) {
 
 impl Shared {
     /// Moves a segment of the catalog to the quarantine: its waiting records are written off, and the rest continues.
-    pub(crate) fn set_aside(&self, id: u64, why: &str) -> std::io::Result<()> {
+    pub(crate) fn quarantine(&self, id: u64, why: &str) -> std::io::Result<()> {
         let (report, segment) = {
             let state = self.state();
-            let segment = state.segments.iter().find(|listed| listed.segment.id == id);
-            let Some(segment) = segment.map(|listed| Arc::clone(&listed.segment)) else {
+            let Some(segment) = state.listed(id).map(|listed| Arc::clone(&listed.segment)) else {
                 return Ok(());
             };
             (QuarantineReport::of_segment(&state, id, why), segment)
@@ -229,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_set_aside_is_listed_oldest_first_whatever_it_is_called() {
+    fn what_was_quarantined_is_listed_oldest_first_whatever_it_is_called() {
         let outbox = tempfile::tempdir().unwrap();
         for (name, at) in [
             ("ledger-3", "2026-01-02T00:00:00Z"),

@@ -10,7 +10,7 @@ use crate::outbox::engine::error::DatabaseError;
 use crate::outbox::engine::fault;
 use crate::outbox::engine::lazy_database::LazyDatabase;
 use crate::outbox::engine::log_file::RecoveredPairs;
-use crate::outbox::engine::names::sync_dir;
+use crate::outbox::engine::names::{remove_dir, sync_dir};
 use crate::outbox::format::codec::{self, CodecError, Entry, PackHeader};
 use crate::outbox::format::log::Log;
 use crate::outbox::format::schema::{Recent, SegmentInfo, Totals};
@@ -48,8 +48,8 @@ pub enum ReadError {
     )]
     Unsaved,
     /// The segment is damaged and could not be quarantined yet.
-    #[error("segment {0} is damaged and about to be set aside")]
-    Aside(u64),
+    #[error("segment {0} is damaged and about to be quarantined")]
+    Damaged(u64),
     /// The outbox was closed.
     #[error("the outbox is closed")]
     Closed,
@@ -61,7 +61,7 @@ impl ReadError {
         match self {
             Self::Database(error) => error.is_damage(),
             Self::Value { .. } => true,
-            Self::Unsaved | Self::Aside(_) | Self::Closed => false,
+            Self::Unsaved | Self::Damaged(_) | Self::Closed => false,
         }
     }
 }
@@ -248,10 +248,7 @@ impl Segment {
     pub(crate) fn delete(&self) -> std::io::Result<()> {
         self.close();
         fault::point()?;
-        match std::fs::remove_dir_all(self.path()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_dir(self.path())?;
         // IMPORTANT: a folder that reappears after its tombstone is gone would pass for one full of records. So sync even
         // if an earlier attempt deleted it and could not sync that.
         self.path().parent().map_or(Ok(()), sync_dir)?;

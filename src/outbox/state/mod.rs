@@ -4,7 +4,6 @@
 //! a reader never sees a record that a power cut could still lose.
 
 pub(crate) mod dir_lock;
-pub(crate) mod liveness;
 pub(crate) mod medium;
 pub(crate) mod reserve;
 pub(crate) mod shared;
@@ -85,6 +84,14 @@ pub(crate) struct State {
     pub dropped: Vec<(u64, usize)>,
 }
 
+/// A segment to read, and the range of its own numbers.
+pub(crate) struct Stretch {
+    pub segment: Arc<Segment>,
+    pub base: u64,
+    pub end: u64,
+    pub is_newest: bool,
+}
+
 /// A pack that nobody has read yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unread {
@@ -100,6 +107,21 @@ impl Unread {
 }
 
 impl State {
+    /// This segment of the catalog.
+    pub(crate) fn listed(&self, id: u64) -> Option<&Listed> {
+        self.segments.iter().find(|listed| listed.segment.id == id)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn listed_mut(&mut self, id: u64) -> Option<&mut Listed> {
+        self.segments.iter_mut().find(|listed| listed.segment.id == id)
+    }
+
+    /// The first numbers of the last packs of `log`, segment by segment.
+    pub(crate) fn last_packs(&self, log: Log) -> impl Iterator<Item = u64> {
+        self.segments.iter().filter_map(move |listed| listed.info.ranges[log.index()]).map(|(_, last)| last)
+    }
+
     fn settle(&mut self, ticket: &Ticket) -> bool {
         let settled = self.settled[ticket.log.index()].settle(ticket.seq);
         if settled {
@@ -176,20 +198,25 @@ impl State {
         true
     }
 
-    /// The segments with packs of `log` from `start` on, each with the range of its own numbers.
-    pub(crate) fn segments_from(&self, log: Log, start: u64) -> Vec<(Arc<Segment>, u64, u64)> {
+    /// The segments with packs of `log` from `start` on.
+    pub(crate) fn stretches(&self, log: Log, start: u64) -> Vec<Stretch> {
+        let newest = self.segments.last().map(|listed| listed.segment.id);
         let has_any =
             |listed: &&Listed| listed.info.ranges[log.index()].is_some_and(|(_, last)| last >= start);
-        let listed = self.segments.iter().filter(has_any);
-        listed.map(|l| (Arc::clone(&l.segment), l.info.base, l.info.end())).collect()
+        let stretch = |listed: &Listed| Stretch {
+            segment: Arc::clone(&listed.segment),
+            base: listed.info.base,
+            end: listed.info.end(),
+            is_newest: Some(listed.segment.id) == newest,
+        };
+        self.segments.iter().filter(has_any).map(stretch).collect()
     }
 
     /// Where the first unread pack of `log` may begin; `None`: everything was read.
     fn unread_from(&self, log: Log) -> Option<u64> {
         let settled = &self.settled[log.index()];
         let start = settled.skip(settled.frontier());
-        let mut ranges = self.segments.iter().filter_map(|listed| listed.info.ranges[log.index()]);
-        ranges.any(|(_, last)| last >= start).then_some(start)
+        self.last_packs(log).any(|last| last >= start).then_some(start)
     }
 
     /// Packs of `log` are durable, this one first. The ranges do not include them yet.
@@ -208,8 +235,7 @@ impl State {
 
     /// A pack of `log` is durable at `first`; with its entries, if they are to be cached until they are read.
     pub(crate) fn committed(&mut self, log: Log, first: u64, entries: Option<Vec<Entry>>) {
-        let ranges = self.segments.iter().filter_map(|listed| listed.info.ranges[log.index()]);
-        let before = ranges.map(|(_, last)| last).max();
+        let before = self.last_packs(log).max();
         let cache = &mut self.tail_cache[log.index()];
         // Only maintenance reads rejected messages.
         match entries.filter(|_| log != Log::Rejected) {
@@ -221,8 +247,7 @@ impl State {
     /// The content of `log` in `from..upto`, if it is in memory.
     pub(crate) fn at_hand(&mut self, log: Log, from: u64, upto: u64, most: usize) -> Option<LogPage> {
         let start = self.settled[log.index()].start(from);
-        let ranges = self.segments.iter().filter_map(|listed| listed.info.ranges[log.index()]);
-        let has_any = ranges.map(|(_, last)| last).any(|last| last >= start);
+        let has_any = self.last_packs(log).any(|last| last >= start);
         let mut page = LogPage::default();
         let cache = &mut self.tail_cache[log.index()];
         if has_any {
@@ -252,12 +277,6 @@ impl State {
         read.or_else(|| self.unread_from(log).and(self.unread[log.index()]).map(|unread| unread.oldest))
     }
 
-    /// Records appended since the ledger was created, by kind.
-    pub(crate) fn enqueued(&self) -> [u64; 5] {
-        let (all, forgotten) = (self.totals.appended.by_kind(), self.counters.forgotten);
-        std::array::from_fn(|kind| all[kind].saturating_sub(forgotten[kind]))
-    }
-
     /// The current snapshot.
     pub(crate) fn stats(&self) -> Stats {
         self.stats_by(&self.counters)
@@ -265,7 +284,7 @@ impl State {
 
     /// The snapshot with settlements as of `counters`.
     pub(crate) fn stats_by(&self, counters: &Counters) -> Stats {
-        let enqueued = self.enqueued();
+        let enqueued = self.counters.enqueued(&self.totals);
         let oldest = |logs: &[Log]| logs.iter().filter_map(|log| self.oldest(*log)).min();
         Stats {
             enqueued,

@@ -7,7 +7,6 @@ use tokio::sync::watch;
 
 use super::State;
 use super::dir_lock::DirLock;
-use super::liveness::Liveness;
 use super::reserve::DiskReserve;
 use crate::outbox::engine::database::Durability;
 use crate::outbox::format::log::Log;
@@ -44,8 +43,6 @@ pub(crate) struct Shared {
     pub free: AtomicU64,
     pub ledger_failed: AtomicBool,
     pub writer_failed: AtomicBool,
-    /// Whether the threads make progress.
-    pub liveness: Liveness,
     /// Quarantined segments and records that are not salvaged.
     pub quarantined: Mutex<(u64, u64)>,
     pub dir_lock: DirLock,

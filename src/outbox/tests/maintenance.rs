@@ -10,8 +10,18 @@ use super::rig::{Rig, entry, usage};
 use crate::outbox::format::codec::Entry;
 use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
 use crate::outbox::format::log::Log;
-use crate::outbox::threads::maintenance::MaintenanceRequest;
+use crate::outbox::messages::LogPage;
+use crate::outbox::segments::segment::ReadError;
+use crate::outbox::threads::maintenance::{Maintenance, MaintenanceRequest};
 use crate::record::{Kind, Timestamp};
+
+/// Asks for the first waiting quota requests.
+fn read_quota(requests: &mpsc::Sender<MaintenanceRequest>) -> oneshot::Receiver<Result<LogPage, ReadError>> {
+    let (done, page) = oneshot::channel();
+    let read = |maintenance: &mut Maintenance| maintenance.read_waiting(Log::Quota, 0, u64::MAX, 10);
+    requests.send(Box::new(move |maintenance| drop(done.send(read(maintenance))))).unwrap();
+    page
+}
 
 #[test]
 fn a_flood_of_rejected_messages_keeps_nobody_waiting_and_a_flush_waits_for_all_of_it() {
@@ -20,17 +30,14 @@ fn a_flood_of_rejected_messages_keeps_nobody_waiting_and_a_flush_waits_for_all_o
     let mut rig = Rig::open(dir.path());
     rig.append((0..FLOOD).map(|n| entry(Kind::Lifecycle, n, 20)).collect()).unwrap();
     rig.append(vec![entry(Kind::Quota, 0, 20)]).unwrap();
-    let (requests, requested) = mpsc::channel();
+    let (requests, requested) = mpsc::channel::<MaintenanceRequest>();
     let mut ticked = Instant::now();
     let (done, mut flushed) = oneshot::channel();
-    requests.send(MaintenanceRequest::Flush { done }).unwrap();
+    requests.send(Box::new(|maintenance| maintenance.flush(done))).unwrap();
     while rig.stats().dead_letters == 0 {
         assert!(rig.maintenance.turn(&requested, &mut ticked));
     }
-    let (done, mut unsettled) = oneshot::channel();
-    requests
-        .send(MaintenanceRequest::Read { log: Log::Quota, from: 0, upto: u64::MAX, most: 10, done })
-        .unwrap();
+    let mut unsettled = read_quota(&requests);
     let page = loop {
         assert!(rig.maintenance.turn(&requested, &mut ticked));
         if let Ok(page) = unsettled.try_recv() {
@@ -146,19 +153,16 @@ fn a_reader_past_the_last_dead_letter_holds_up_nobody() {
     rig.tick();
     rig.append((0..FLOOD).map(|n| entry(Kind::Lifecycle, n, 20)).collect()).unwrap();
     rig.append(vec![entry(Kind::Quota, 0, 20)]).unwrap();
-    let (requests, requested) = mpsc::channel();
+    let (requests, requested) = mpsc::channel::<MaintenanceRequest>();
     let mut ticked = Instant::now();
     let read = |from| {
         let (done, letters) = oneshot::channel();
-        requests.send(MaintenanceRequest::Letters { from, most: 10, done }).unwrap();
+        requests.send(Box::new(move |maintenance| maintenance.read_letters(from, 10, done))).unwrap();
         letters
     };
     // The second reader is so far ahead that all letters must arrive before it can be told that there are no more.
     let (mut first, mut beyond) = (read(2), read(1_000_000));
-    let (done, mut unsettled) = oneshot::channel();
-    requests
-        .send(MaintenanceRequest::Read { log: Log::Quota, from: 0, upto: u64::MAX, most: 10, done })
-        .unwrap();
+    let mut unsettled = read_quota(&requests);
     let dead_lettered = rig.stats().dead_letters;
     for _ in 0..3 {
         assert!(rig.maintenance.turn(&requested, &mut ticked));
@@ -188,13 +192,13 @@ fn a_reader_past_the_last_dead_letter_holds_up_nobody() {
 fn a_reader_who_has_gone_is_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let mut rig = Rig::open(dir.path());
-    let (requests, requested) = mpsc::channel();
+    let (requests, requested) = mpsc::channel::<MaintenanceRequest>();
     let mut ticked = Instant::now();
     let (done, letters) = oneshot::channel();
-    requests.send(MaintenanceRequest::Letters { from: 0, most: 10, done }).unwrap();
+    requests.send(Box::new(|maintenance| maintenance.read_letters(0, 10, done))).unwrap();
     drop(letters);
     let (done, mut letters) = oneshot::channel();
-    requests.send(MaintenanceRequest::Letters { from: 0, most: 10, done }).unwrap();
+    requests.send(Box::new(|maintenance| maintenance.read_letters(0, 10, done))).unwrap();
     let answer = loop {
         assert!(rig.maintenance.turn(&requested, &mut ticked));
         if let Ok(answer) = letters.try_recv() {

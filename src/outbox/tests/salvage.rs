@@ -6,7 +6,7 @@ use crate::outbox::format::log::Log;
 use crate::outbox::recovery::quarantine;
 
 #[test]
-fn what_is_just_being_set_aside_is_left_for_the_next_time() {
+fn what_is_just_being_quarantined_is_left_for_the_next_time() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

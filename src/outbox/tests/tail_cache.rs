@@ -135,7 +135,7 @@ fn nothing_is_at_hand_while_too_many_dead_letters_wait_for_the_ledger() {
 }
 
 #[test]
-fn a_segment_that_ended_or_was_set_aside_since_makes_no_difference() {
+fn a_segment_that_ended_or_was_quarantined_since_makes_no_difference() {
     let dir = tempfile::tempdir().unwrap();
     let mut rig = Rig::open(dir.path());
     rig.append(usage(0, 1, 100)).unwrap();
@@ -145,7 +145,7 @@ fn a_segment_that_ended_or_was_set_aside_since_makes_no_difference() {
     rig.append(usage(1, 1, 100)).unwrap();
     let last = rig.shared.state().segments.last().unwrap().segment.id;
     rig.writer.roll_if_used();
-    rig.shared.set_aside(last, "tried").unwrap();
+    rig.shared.quarantine(last, "tried").unwrap();
     assert!(at_hand(&rig, Log::Usage, 1, END, 100).unwrap_or_default().is_empty(), "it is elsewhere now");
     rig.shared.state().deliver(&first[0].ticket, Settlement::Delivered);
     rig.check_counts();

@@ -3,7 +3,6 @@
 //! Quarantined files are read in place, without sled. Only their report changes: it notes what was recovered. So salvaging
 //! can be repeated after a file was repaired or restored, and then recovers only the rest.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::transfer::TransferError;
@@ -31,7 +30,7 @@ pub enum SalvageError {
     Append(#[from] AppendError),
     /// The dead letters could not be read.
     #[error(transparent)]
-    DeadLetterRemains(#[from] TransferError),
+    Transfer(#[from] TransferError),
 }
 
 /// The result for one part of the quarantine.
@@ -74,7 +73,7 @@ impl Outbox {
             }
             let known = report.records.saturating_sub(report.salvaged_records);
             let outcome = Salvaged { name: name_of(&folder), known, ..Salvaged::default() };
-            let mut work = Work { outbox: self, folder: &folder, back: Back::of(&report), report, outcome };
+            let mut work = Work { outbox: self, folder: &folder, report, outcome };
             let before: u64 = outcomes.iter().map(|outcome: &Salvaged| outcome.records).sum();
             work.salvage(&mut |records| progress(before + records)).await?;
             outcomes.push(work.end(give_up)?);
@@ -99,7 +98,6 @@ struct Work<'a> {
     outbox: &'a Outbox,
     folder: &'a Path,
     report: QuarantineReport,
-    back: Back,
     outcome: Salvaged,
 }
 
@@ -133,7 +131,7 @@ impl Work<'_> {
         let mut from = Some(self.report.numbers.0);
         while let Some(at) = from {
             let mut page = SalvagePage::default();
-            page.read(remains, log, at, &self.report, &self.back)?;
+            page.read(remains, log, at, &self.report)?;
             self.outcome.trouble.append(&mut page.trouble);
             from = page.next;
             for entry in &page.entries {
@@ -141,7 +139,7 @@ impl Work<'_> {
             }
             self.append(page.entries, progress).await?;
             for seq in page.numbers {
-                self.back.add(log, seq);
+                self.report.set_settled(log, seq);
             }
             self.note()?;
         }
@@ -197,7 +195,6 @@ impl Work<'_> {
 
     fn note(&mut self) -> std::io::Result<()> {
         self.report.salvaged_records = self.report.salvaged_by_kind.values().sum();
-        self.report.settled = self.back.ranges();
         self.report.write(self.folder)
     }
 
@@ -218,35 +215,6 @@ impl Work<'_> {
     }
 }
 
-/// Settled or recovered records by log: the ends of their ranges by their starts.
-struct Back(BTreeMap<String, BTreeMap<u64, u64>>);
-
-impl Back {
-    fn of(report: &QuarantineReport) -> Self {
-        let of_log = |ranges: &Vec<(u64, u64)>| ranges.iter().copied().collect();
-        Self(report.settled.iter().map(|(log, ranges)| (log.clone(), of_log(ranges))).collect())
-    }
-
-    fn has(&self, log: Log, seq: u64) -> bool {
-        let before = self.0.get(log.label()).and_then(|ranges| ranges.range(..=seq).next_back());
-        before.is_some_and(|(_, end)| seq < *end)
-    }
-
-    fn add(&mut self, log: Log, seq: u64) {
-        let ranges = self.0.entry(log.label().to_owned()).or_default();
-        match ranges.range_mut(..=seq).next_back() {
-            Some((_, end)) if *end >= seq => *end = (*end).max(seq + 1),
-            _ => {
-                ranges.insert(seq, seq + 1);
-            }
-        }
-    }
-
-    fn ranges(&self) -> BTreeMap<String, Vec<(u64, u64)>> {
-        self.0.iter().map(|(log, ranges)| (log.clone(), ranges.clone().into_iter().collect())).collect()
-    }
-}
-
 /// Some waiting records of a log, as far as readable, and read errors.
 #[derive(Default)]
 struct SalvagePage {
@@ -264,7 +232,6 @@ impl SalvagePage {
         log: Log,
         from: u64,
         report: &QuarantineReport,
-        back: &Back,
     ) -> std::io::Result<()> {
         let (_, upto) = report.numbers;
         let is_known = upto > 0;
@@ -279,7 +246,8 @@ impl SalvagePage {
             }
             match pack {
                 Ok((_, found)) => {
-                    for (seq, entry) in (first..).zip(found).filter(|(seq, _)| !back.has(log, *seq)) {
+                    for (seq, entry) in (first..).zip(found).filter(|(seq, _)| !report.is_settled(log, *seq))
+                    {
                         bytes += entry.len();
                         self.entries.push(entry);
                         self.numbers.push(seq);

@@ -29,6 +29,8 @@ mod export;
 mod import;
 mod line;
 
+use serde::{Deserialize, Serialize};
+
 use crate::outbox::ledger::LedgerError;
 use crate::outbox::ledger::audit::ExportId;
 use crate::outbox::messages::AppendError;
@@ -112,14 +114,16 @@ pub enum TransferError {
     NotDeadLettered,
 }
 
-/// What was written to a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What was written to a file. Its counts are the file's last line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Exported {
     /// Waiting records.
     pub records: u64,
     /// Dead letters.
     pub dead_letters: u64,
     /// The id of the export, if it is complete and not empty.
+    #[serde(skip)]
     pub id: Option<ExportId>,
 }
 

@@ -1,21 +1,22 @@
 //! Reads everything, and reports what is wrong where. It repairs and moves nothing: a damaged database, which opening would
 //! change, is not opened.
 
-use std::sync::Arc;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::outbox::api::handle::Outbox;
 use crate::outbox::engine::repair;
-use crate::outbox::format::codec::CodecError;
+use crate::outbox::format::codec::{CodecError, Entry, PackHeader};
 use crate::outbox::format::log::Log;
-use crate::outbox::format::schema::{SegmentInfo, Tally, Totals};
+use crate::outbox::format::schema::{Counters, SegmentInfo, Tally, Totals};
 use crate::outbox::ledger::Ledger;
 use crate::outbox::recovery::error::OpenError;
 use crate::outbox::recovery::{manifest, open, quarantine};
 use crate::outbox::segments::segment::{ReadError, Segment};
 use crate::outbox::segments::settlement::Settled;
 use crate::outbox::settings::Settings;
+use crate::record::Kind;
 
 /// The result.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,94 @@ pub struct Verified {
     pub dead_letters: u64,
     /// All problems.
     pub problems: Vec<String>,
+}
+
+/// The verification of one segment: what was read, against what was counted.
+pub(super) struct SegmentCheck {
+    pub id: u64,
+    /// The counts when reading began.
+    pub info: SegmentInfo,
+    pub records: u64,
+    appended: Tally,
+    settled: Tally,
+    pub problems: Vec<String>,
+}
+
+impl SegmentCheck {
+    pub(super) fn new(id: u64, info: SegmentInfo) -> Self {
+        let (appended, settled) = (Tally::default(), Tally::default());
+        Self { id, info, records: 0, appended, settled, problems: Vec::new() }
+    }
+
+    /// A pack was read at `first`.
+    pub(super) fn pack(
+        &mut self,
+        settled: &Settled,
+        log: Log,
+        first: u64,
+        pack: Result<(PackHeader, Vec<Entry>), CodecError>,
+    ) {
+        match pack {
+            Ok((_, entries)) => {
+                for (seq, entry) in (first..).zip(&entries) {
+                    self.appended.add(log, entry.kind(), 1);
+                    if settled.is_settled(seq) {
+                        self.settled.add(log, entry.kind(), 1);
+                    }
+                }
+                self.records += entries.len() as u64;
+            }
+            Err(error) => self.problem(format!("{} pack {first}: {error}", log.label())),
+        }
+    }
+
+    pub(super) fn problem(&mut self, what: impl std::fmt::Display) {
+        self.problems.push(format!("segment {}: {what}", self.id));
+    }
+
+    /// All of it was read: compares that with the counts, then and now.
+    pub(super) fn compare(&mut self, now: &SegmentInfo) {
+        for (kind, name) in Kind::ALL.map(Kind::name).into_iter().enumerate() {
+            let of = |tally: &Tally| tally.by_kind()[kind];
+            let (counted, found) = (of(&self.info.appended), of(&self.appended));
+            if counted != found {
+                self.problem(format_args!("{counted} {name} counted, {found} found"));
+            }
+            let (least, most, found) = (of(&self.info.settled), of(&now.settled), of(&self.settled));
+            if found < least || found > most {
+                let counted = if least == most { least.to_string() } else { format!("{least} to {most}") };
+                self.problem(format_args!("{counted} settled {name} counted, {found} found"));
+            }
+        }
+    }
+}
+
+/// Where the counters disagree with the records waiting in the segments.
+pub(super) fn compare_sums(enqueued: [u64; 5], counters: &Counters, waiting: &Tally) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (kind, enqueued) in Kind::ALL.into_iter().zip(enqueued) {
+        let (gone, waits) = (counters.gone(kind as usize - 1), waiting.by_kind()[kind as usize - 1]);
+        if enqueued != gone + waits {
+            let name = kind.name();
+            problems.push(format!("{name}: {enqueued} enqueued, but {gone} gone and {waits} waiting"));
+        }
+    }
+    problems
+}
+
+/// What waits in the quarantine of an outbox.
+pub(super) fn quarantined(dir: &Path) -> impl Iterator<Item = String> {
+    let all = quarantine::list(dir).unwrap_or_default().into_iter();
+    let open = all.filter(|(_, report)| report.salvaged_at.is_none());
+    open.map(|(folder, report)| format!("{}: {} records in quarantine", folder.display(), report.records))
+}
+
+impl Verified {
+    pub(super) fn add(&mut self, segment: SegmentCheck) {
+        self.segments += 1;
+        self.records += segment.records;
+        self.problems.extend(segment.problems);
+    }
 }
 
 struct OutboxVerifier<'a> {
@@ -60,11 +149,7 @@ impl Outbox {
             Ok(None) => verifier.problem("ledger: missing"),
             Err(error) => verifier.problem(format!("ledger: {error}")),
         }
-        for (folder, report) in quarantine::list(dir).unwrap_or_default() {
-            if report.salvaged_at.is_none() {
-                verifier.problem(format!("{}: {} records set aside", folder.display(), report.records));
-            }
-        }
+        verifier.found.problems.extend(quarantined(dir));
         Ok(verifier.found)
     }
 }
@@ -87,7 +172,7 @@ impl OutboxVerifier<'_> {
         let mut waiting = Tally::default();
         let newest = catalog.len().saturating_sub(1);
         for (at, (id, info)) in catalog.iter_mut().enumerate() {
-            let segment = Arc::new(Segment::new(&settings.dir, *id, settings.durability));
+            let segment = Segment::new(&settings.dir, *id, settings.durability);
             if let Some(trouble) = repair::trouble(segment.path()) {
                 self.problem(format!("segment {id}: {trouble}"));
             } else {
@@ -112,14 +197,7 @@ impl OutboxVerifier<'_> {
             let (counted, found) = (counters.dead_letters, self.found.dead_letters);
             self.problem(format!("dead letters: {counted} counted, {found} found"));
         }
-        for (kind, enqueued) in totals.appended.by_kind().into_iter().enumerate() {
-            let enqueued = enqueued.saturating_sub(counters.forgotten[kind]);
-            let (gone, waits) = (counters.gone(kind), waiting.by_kind()[kind]);
-            if enqueued != gone + waits {
-                let name = crate::record::Kind::ALL[kind].name();
-                self.problem(format!("{name}: {enqueued} enqueued, but {gone} gone and {waits} waiting"));
-            }
-        }
+        self.found.problems.extend(compare_sums(counters.enqueued(&totals), &counters, &waiting));
         Ok(())
     }
 
@@ -139,45 +217,21 @@ impl OutboxVerifier<'_> {
         segment.begin()?.ok_or_else(|| missing("beginning"))?;
         segment.recent()?;
         if is_newest && info.end.is_none() {
-            info.appended = totals.appended.minus(&info.before.appended);
+            info.count_to(&totals);
         }
-        let (mut appended, mut settled) = (Tally::default(), Tally::default());
+        let mut check = SegmentCheck::new(segment.id, info.clone());
         for log in Log::ALL {
             segment.read(log, info.base, |first, pack| {
                 if first >= info.end() {
                     return false;
                 }
-                match pack {
-                    Ok((_, entries)) => {
-                        for (seq, entry) in (first..).zip(&entries) {
-                            appended.add(log, entry.kind(), 1);
-                            if self.settled[log.index()].is_settled(seq) {
-                                settled.add(log, entry.kind(), 1);
-                            }
-                        }
-                        self.found.records += entries.len() as u64;
-                        (self.progress)(self.found.records);
-                    }
-                    Err(error) => {
-                        self.problem(format!(
-                            "segment {}: {} pack {first}: {error}",
-                            segment.id,
-                            log.label()
-                        ));
-                    }
-                }
+                check.pack(&self.settled[log.index()], log, first, pack);
+                (self.progress)(self.found.records + check.records);
                 true
             })?;
         }
-        self.found.segments += 1;
-        for (what, counted, found) in
-            [("records", info.appended, appended), ("settled records", info.settled, settled)]
-        {
-            if counted != found {
-                let (counted, found) = (counted.total(), found.total());
-                self.problem(format!("segment {}: {counted} {what} counted, {found} found", segment.id));
-            }
-        }
+        check.compare(info);
+        self.found.add(check);
         Ok(totals)
     }
 

@@ -71,7 +71,7 @@ async fn try_waiting(outbox: &Outbox) -> Result<Vec<Unsettled>, ReadError> {
                 all.extend(page.records);
                 from = page.next;
             }
-            Err(ReadError::Aside(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(ReadError::Damaged(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
             Err(error) => return Err(error),
         }
     }

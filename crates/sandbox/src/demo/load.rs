@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::stage::connect;
+use super::stage::{QUEUES, connect};
 
-pub(super) const QUEUES: [&str; 3] =
-    ["queue:usage_records", "queue:session_lifecycle", "queue:quota_refresh"];
 const USAGE: &str = QUEUES[0];
 const LIFECYCLE: &str = QUEUES[1];
 const QUOTA: &str = QUEUES[2];

@@ -15,7 +15,9 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use uuid::Uuid;
 
-use super::load::QUEUES;
+/// The agent's queues.
+pub(super) const QUEUES: [&str; 3] =
+    ["queue:usage_records", "queue:session_lifecycle", "queue:quota_refresh"];
 
 /// Time for a process to become ready or to stop.
 const READY_WITHIN: Duration = Duration::from_secs(30);

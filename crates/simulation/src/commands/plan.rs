@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::chance::Chance;
-use crate::plan::What;
+use crate::plan::faults::What;
 
 /// How long a token may be valid.
 const LIFETIMES: [Duration; 3] =

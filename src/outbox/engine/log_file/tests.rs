@@ -2,7 +2,10 @@
 
 use super::super::batch::WriteBatch;
 use super::super::database::{Database, Durability};
+use super::pairs::{LeafPage, in_use, merge};
 use super::*;
+use std::collections::HashMap;
+use std::ops::Bound;
 
 /// Writes, overwrites, removes, and sometimes reopens, so that sled moves pages and reuses segments.
 #[test]

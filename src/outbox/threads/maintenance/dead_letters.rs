@@ -24,8 +24,7 @@ impl Maintenance {
     pub(super) fn has_rejected(&self) -> bool {
         let state = self.shared.state();
         let frontier = state.settled[Log::Rejected.index()].frontier();
-        let mut ranges = state.segments.iter().filter_map(|listed| listed.info.ranges[Log::Rejected.index()]);
-        ranges.any(|(_, last)| last >= frontier)
+        state.last_packs(Log::Rejected).any(|last| last >= frontier)
     }
 
     /// The number up to which no rejected message is left.
@@ -111,7 +110,8 @@ impl Maintenance {
         Ok(letters)
     }
 
-    pub(super) fn drop_letters(&mut self, ids: &[u64]) -> Result<u64, LedgerError> {
+    pub(crate) fn drop_letters(&mut self, ids: &[u64]) -> Result<u64, LedgerError> {
+        self.tick();
         let mut dropped = 0;
         for id in ids {
             if let Some((id, _, len)) = self.shared.ledger.letter(*id)? {

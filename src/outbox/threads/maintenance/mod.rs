@@ -1,6 +1,5 @@
 //! Maintenance: reads packs for the drain, makes settlements durable, and deletes settled segments.
 
-mod command_notes;
 mod dead_letters;
 mod expiry;
 mod oldest;
@@ -20,7 +19,6 @@ use super::writer::WriteRequest;
 use crate::outbox::format::dead_letter::DeadLetter;
 use crate::outbox::format::log::Log;
 use crate::outbox::ledger::LedgerError;
-use crate::outbox::ledger::command_notes::{CommandNote, CommandNotes};
 use crate::outbox::messages::LogPage;
 use crate::outbox::segments::segment::ReadError;
 use crate::outbox::state::shared::Shared;
@@ -37,43 +35,12 @@ const RETRY_AFTER: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 5
 /// Interval of work not done at every tick: carrying forward, retention, the reserve.
 const CHORES: Duration = Duration::from_secs(1);
 
-/// A request to maintenance.
-pub(crate) enum MaintenanceRequest {
-    Read {
-        log: Log,
-        from: u64,
-        upto: u64,
-        most: usize,
-        done: oneshot::Sender<Result<LogPage, ReadError>>,
-    },
-    Letters {
-        from: u64,
-        most: usize,
-        done: oneshot::Sender<Result<Vec<DeadLetter>, LedgerError>>,
-    },
-    DropLetters {
-        ids: Vec<u64>,
-        done: oneshot::Sender<Result<u64, LedgerError>>,
-    },
-    CommandNotes {
-        done: oneshot::Sender<Result<CommandNotes, LedgerError>>,
-    },
-    NoteCommand {
-        note: Option<(u64, CommandNote)>,
-        forget: Vec<u64>,
-        done: oneshot::Sender<Result<(), LedgerError>>,
-    },
-    Flush {
-        done: oneshot::Sender<bool>,
-    },
-    /// Runs a short piece of reading between other work, so that nothing else has a database open meanwhile.
-    Look(Box<dyn FnOnce(&Shared) + Send>),
-    /// Take a turn: there may be something to commit.
-    Wake,
-}
+/// A request to maintenance, which runs between its other work, so that nothing else has a database open meanwhile. Without
+/// anything to do it is a wakeup: there may be something to commit.
+pub(crate) type MaintenanceRequest = Box<dyn FnOnce(&mut Maintenance) + Send>;
 
 pub(crate) struct Maintenance {
-    shared: Arc<Shared>,
+    pub shared: Arc<Shared>,
     /// Requests a new segment from the writer, without keeping it alive.
     write_requests: mpsc::WeakSender<WriteRequest>,
     failed_at: Option<Instant>,
@@ -135,9 +102,7 @@ impl Maintenance {
     /// Serves requests and ticks until all handles are gone; then commits the rest.
     pub(crate) fn run(mut self, requests: &Receiver<MaintenanceRequest>) {
         let mut ticked = Instant::now();
-        while self.turn(requests, &mut ticked) {
-            self.shared.liveness.maintenance_turned();
-        }
+        while self.turn(requests, &mut ticked) {}
     }
 
     /// Serves a request or ticks. False when all handles are gone.
@@ -181,7 +146,7 @@ impl Maintenance {
     pub(crate) fn step(&mut self, request: Option<MaintenanceRequest>, ticked: &mut Instant) {
         let is_due = match request {
             Some(request) => {
-                self.serve(request);
+                request(self);
                 false
             }
             None => self.is_pressed,
@@ -239,44 +204,43 @@ impl Maintenance {
         }
     }
 
-    /// The caller may be gone: then nobody gets the answer.
-    fn serve(&mut self, request: MaintenanceRequest) {
-        match request {
-            MaintenanceRequest::Read { log, from, upto, most, done } => {
-                let page = self.read(log, from, upto, most);
-                if page.as_ref().is_ok_and(|page| !page.records.is_empty()) {
-                    self.busy_at = Instant::now();
-                }
-                let _ = done.send(page);
-            }
-            MaintenanceRequest::Letters { from, most, done } => {
-                let letters = self.letters(from, most);
-                if letters.as_ref().is_ok_and(Vec::is_empty) {
-                    // Letters on their way to the ledger count too: only after all of them is the end reached. They come
-                    // with the ticks, and others are served meanwhile.
-                    let upto = self.shared.state().totals.next;
-                    self.readers.push(LetterReader { from, most, upto, done });
-                } else {
-                    let _ = done.send(letters);
-                }
-            }
-            MaintenanceRequest::DropLetters { ids, done } => {
-                self.tick();
-                let _ = done.send(self.drop_letters(&ids));
-            }
-            MaintenanceRequest::Look(look) => look(&self.shared),
-            MaintenanceRequest::CommandNotes { done } => {
-                let _ = done.send(self.command_notes());
-            }
-            MaintenanceRequest::NoteCommand { note, forget, done } => {
-                let _ = done.send(self.note_command(note.as_ref(), &forget));
-            }
-            MaintenanceRequest::Wake => {}
-            MaintenanceRequest::Flush { done } => {
-                let upto = self.shared.state().totals.next;
-                self.flushes.push((upto, done));
-            }
+    /// Reads for the drain or an operator.
+    pub(crate) fn read_waiting(
+        &mut self,
+        log: Log,
+        from: u64,
+        upto: u64,
+        most: usize,
+    ) -> Result<LogPage, ReadError> {
+        let page = self.read(log, from, upto, most)?;
+        if !page.records.is_empty() {
+            self.busy_at = Instant::now();
         }
+        Ok(page)
+    }
+
+    /// Answers with dead letters. Those on their way to the ledger count too: only after all of them is the end reached.
+    /// They come with the ticks, and others are served meanwhile.
+    pub(crate) fn read_letters(
+        &mut self,
+        from: u64,
+        most: usize,
+        done: oneshot::Sender<Result<Vec<DeadLetter>, LedgerError>>,
+    ) {
+        let letters = self.letters(from, most);
+        if letters.as_ref().is_ok_and(Vec::is_empty) {
+            let upto = self.shared.state().totals.next;
+            self.readers.push(LetterReader { from, most, upto, done });
+        } else {
+            // The caller may be gone.
+            let _ = done.send(letters);
+        }
+    }
+
+    /// Answers once everything before the next append is durable and no longer in the rejected log, or cannot be now.
+    pub(crate) fn flush(&mut self, done: oneshot::Sender<bool>) {
+        let upto = self.shared.state().totals.next;
+        self.flushes.push((upto, done));
     }
 
     fn has_work(&self) -> bool {

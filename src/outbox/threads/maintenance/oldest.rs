@@ -2,17 +2,15 @@
 //! down, or this process has just started.
 //! For packs that were read, the mark tells. Otherwise the header of the first unread pack is read, once until another pack
 //! becomes the first.
-//! something else has become the first.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Maintenance;
-use super::reading::OPEN_SEGMENTS;
 use crate::outbox::format::log::Log;
 use crate::outbox::segments::segment::ReadError;
-use crate::outbox::state::Unread;
+use crate::outbox::state::{Stretch, Unread};
 
 /// Pause after an unreadable header. The damage is handled when the records are read.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -38,13 +36,9 @@ impl Maintenance {
     }
 
     fn first_unread(&mut self, log: Log, start: u64) -> Result<Option<Unread>, ReadError> {
-        let segments = self.shared.state().segments_from(log, start);
-        for (segment, base, end) in segments {
-            if !segment.is_open() {
-                self.close_read_through();
-                self.close_unread(OPEN_SEGMENTS - 1);
-            }
-            self.last_read.insert(segment.id, Instant::now());
+        let stretches = self.shared.state().stretches(log, start);
+        for Stretch { segment, base, end, .. } in stretches {
+            self.make_room_for(&segment);
             let mut found = None;
             segment.read(log, start.max(base), |first, pack| {
                 if first >= end {

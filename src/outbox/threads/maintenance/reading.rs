@@ -9,6 +9,7 @@ use super::Maintenance;
 use crate::outbox::format::log::Log;
 use crate::outbox::messages::{LogPage, Ticket, Unsettled};
 use crate::outbox::segments::segment::{Listed, ReadError, Segment};
+use crate::outbox::state::Stretch;
 
 /// A page ends after this many bytes, which limits the reader's memory.
 const LEASE_BYTES: usize = 2 << 20;
@@ -33,14 +34,6 @@ impl PageBuilder {
     }
 }
 
-/// A segment to read, and the range of its own numbers.
-struct Stretch {
-    segment: Arc<Segment>,
-    base: u64,
-    end: u64,
-    is_newest: bool,
-}
-
 impl Maintenance {
     pub(crate) fn read(&mut self, log: Log, from: u64, upto: u64, most: usize) -> Result<LogPage, ReadError> {
         let (start, stretches, end) = {
@@ -49,28 +42,11 @@ impl Maintenance {
                 return Err(ReadError::Unsaved);
             }
             let start = state.settled[log.index()].start(from);
-            let newest = state.segments.last().map(|listed| listed.segment.id);
-            let stretches: Vec<_> = state
-                .segments
-                .iter()
-                .filter(|listed| listed.info.ranges[log.index()].is_some_and(|(_, last)| last >= start))
-                .map(|listed| Stretch {
-                    segment: Arc::clone(&listed.segment),
-                    base: listed.info.base,
-                    end: listed.info.end(),
-                    is_newest: Some(listed.segment.id) == newest,
-                })
-                .collect();
-            (start, stretches, state.totals.next.min(upto))
+            (start, state.stretches(log, start), state.totals.next.min(upto))
         };
         let mut reading = PageBuilder { records: Vec::new(), bytes: 0, most, at: start };
         for stretch in &stretches {
-            if !stretch.segment.is_open() && self.shared.dir_lock.is_in_place() {
-                // Before it takes memory, not after.
-                self.close_read_through();
-                self.close_unread(OPEN_SEGMENTS - 1);
-            }
-            self.last_read.insert(stretch.segment.id, Instant::now());
+            self.make_room_for(&stretch.segment);
             match self.read_stretch(log, from, end, stretch, &mut reading) {
                 Ok(()) => {}
                 // A missing folder is not damage.
@@ -129,7 +105,7 @@ impl Maintenance {
                         // Its records count as waiting until the rest of the segment is settled: see `tidy`.
                         settled.write_off(first, first + 1);
                         let id = stretch.segment.id;
-                        if let Some(listed) = state.segments.iter_mut().find(|listed| listed.segment.id == id)
+                        if let Some(listed) = state.listed_mut(id)
                             && listed.fault(format!("{} pack {first}: {error}", log.label()))
                         {
                             tracing::error!(segment = id, log = log.label(), first, %error, "a pack cannot be read");
@@ -155,19 +131,26 @@ impl Maintenance {
         let id = stretch.segment.id;
         stretch.segment.close();
         if stretch.is_newest {
-            if let Some(listed) =
-                self.shared.state().segments.iter_mut().find(|listed| listed.segment.id == id)
-            {
+            if let Some(listed) = self.shared.state().listed_mut(id) {
                 listed.fault(error.to_string());
             }
             self.ask_for_new_segment();
-            return Err(ReadError::Aside(id));
+            return Err(ReadError::Damaged(id));
         }
-        self.set_aside(id, &error.to_string()).then_some(()).ok_or(ReadError::Aside(id))
+        self.quarantine(id, &error.to_string()).then_some(()).ok_or(ReadError::Damaged(id))
+    }
+
+    /// A segment is about to be read: others are closed before it takes memory, not after.
+    pub(super) fn make_room_for(&mut self, segment: &Segment) {
+        if !segment.is_open() && self.shared.dir_lock.is_in_place() {
+            self.close_read_through();
+            self.close_unread(OPEN_SEGMENTS - 1);
+        }
+        self.last_read.insert(segment.id, Instant::now());
     }
 
     /// Closes sealed segments in which no log has anything left to read.
-    pub(super) fn close_read_through(&self) {
+    fn close_read_through(&self) {
         let through: Vec<_> = {
             let state = self.shared.state();
             let is_read_through = |log: Log, listed: &Listed| {

@@ -14,7 +14,7 @@ use crate::outbox::segments::settlement::Settled;
 use crate::outbox::state::space::FULL;
 use crate::time::Moment;
 
-const SETTING_ASIDE: &str = "setting a damaged segment aside";
+const QUARANTINING: &str = "quarantining a damaged segment";
 const CARRYING: &str = "carrying on the last records of a segment";
 /// A sealed segment at least this large (as a fraction of a full one) ...
 const LARGE: u64 = 4;
@@ -78,20 +78,20 @@ impl Maintenance {
             state.leaving.extend(leave);
         }
         for id in missing {
-            self.set_aside(id, "not all of its records can be read");
+            self.quarantine(id, "not all of its records can be read");
         }
     }
 
     /// Quarantines a damaged segment. False if that is impossible now.
-    pub(super) fn set_aside(&mut self, id: u64, why: &str) -> bool {
-        match self.shared.set_aside(id, why) {
+    pub(super) fn quarantine(&mut self, id: u64, why: &str) -> bool {
+        match self.shared.quarantine(id, why) {
             Ok(()) => {
-                self.troubles.over(SETTING_ASIDE);
+                self.troubles.over(QUARANTINING);
                 true
             }
             Err(error) => {
-                if self.troubles.met(SETTING_ASIDE, &error) {
-                    tracing::error!(%error, segment = id, "a damaged segment cannot be set aside");
+                if self.troubles.met(QUARANTINING, &error) {
+                    tracing::error!(%error, segment = id, "a damaged segment cannot be quarantined");
                 }
                 false
             }
@@ -129,14 +129,11 @@ impl Maintenance {
         let mut state = self.shared.state();
         let large = self.shared.segment_bytes() / LARGE;
         let is_full = *self.shared.paused.borrow() == Some(FULL);
-        let [.., before, newest] = &mut state.segments[..] else {
-            let Some(newest) = state.segments.last_mut() else { return false };
-            let is_settled = newest.info.waiting().total() == 0 && newest.info.appended.total() > 0;
-            return !newest.faults.is_empty() || is_settled && (is_full || newest.disk_bytes() >= large);
-        };
-        let is_settled = newest.info.waiting().total() == 0 && newest.info.appended.total() > 0;
-        let is_waited_for =
-            is_straggling(before, self.shared.segment_bytes()) && newest.info.appended.total() > 0;
+        let Some((newest, older)) = state.segments.split_last_mut() else { return false };
+        let is_used = newest.info.appended.total() > 0;
+        let is_settled = is_used && newest.info.waiting().total() == 0;
+        let is_waited_for = is_used
+            && older.last_mut().is_some_and(|before| is_straggling(before, self.shared.segment_bytes()));
         !newest.faults.is_empty() || is_waited_for || is_settled && (is_full || newest.disk_bytes() >= large)
     }
 

@@ -21,19 +21,13 @@ const EXPORTED: [Log; 4] = [Log::Quota, Log::Started, Log::Usage, Log::Completed
 /// The position of an export.
 #[derive(Clone, Debug)]
 pub struct ExportPosition {
-    stage: ExportStage,
+    /// An index into [`EXPORTED`]; beyond it, the dead letters.
+    log: usize,
     from: u64,
     /// Records appended later are not exported.
     end: u64,
     /// Nor are later dead letters.
     letters_end: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum ExportStage {
-    /// An index into [`EXPORTED`].
-    Log(usize),
-    Letters,
 }
 
 /// Lines of an export, and what is needed to settle them.
@@ -88,7 +82,7 @@ impl Outbox {
             return Err(TransferError::Unready);
         }
         let (end, letters_end) = (*self.last().borrow() + 1, self.next_dead_letter());
-        Ok(ExportPosition { stage: ExportStage::Log(0), from: 0, end, letters_end })
+        Ok(ExportPosition { log: 0, from: 0, end, letters_end })
     }
 
     /// The next lines of an export; moves `position` behind them. `None` when there are no more. Settles nothing yet.
@@ -96,13 +90,9 @@ impl Outbox {
         &self,
         position: &mut ExportPosition,
     ) -> Result<Option<ExportPage>, TransferError> {
-        while let ExportStage::Log(n) = position.stage {
-            let Some(log) = EXPORTED.get(n) else {
-                (position.stage, position.from) = (ExportStage::Letters, 0);
-                break;
-            };
+        while let Some(log) = EXPORTED.get(position.log) {
             if position.from >= position.end {
-                (position.stage, position.from) = (ExportStage::Log(n + 1), 0);
+                (position.log, position.from) = (position.log + 1, 0);
                 continue;
             }
             let log_page = self.read(*log, position.from, position.end, AT_ONCE).await?;

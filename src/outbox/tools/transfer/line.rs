@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Exported, TransferError};
 use crate::outbox::format::codec::Entry;
 use crate::outbox::format::dead_letter::{DeadLetter, Payload, Reason};
-use crate::record::{Kind, Layout, Original, Record, Span, Timestamp};
+use crate::record::{Kind, Layout, Record, Timestamp};
 
 const VERSION: u32 = 1;
 
@@ -16,13 +16,13 @@ const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub(super) struct TransferLine {
     v: u32,
-    kind: String,
+    kind: Kind,
     accepted_at: i64,
     sum: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<uuid::Uuid>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    layout: Option<WireLayout>,
+    layout: Option<Layout>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     data: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,41 +36,17 @@ pub(super) struct TransferLine {
 #[serde(deny_unknown_fields)]
 struct EndLine {
     v: u32,
-    end: Counts,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Counts {
-    records: u64,
-    dead_letters: u64,
+    end: Exported,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LineDeadLetter {
-    reason: String,
+    reason: Reason,
     detail: String,
     attempts: u32,
     first_at: i64,
     last_at: i64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WireLayout {
-    body: u32,
-    session: (u32, u32),
-    transaction: (u32, u32),
-    original: LineOriginal,
-    correlation: Option<(u32, u32)>,
-    traceparent: Option<(u32, u32)>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum LineOriginal {
-    Prefix(u32),
-    Kept((u32, u32)),
 }
 
 fn sum(data: &[u8]) -> String {
@@ -79,21 +55,8 @@ fn sum(data: &[u8]) -> String {
 
 impl TransferLine {
     pub(super) fn of(record: &Record) -> Self {
-        let wire = |span: Span| (span.start, span.len);
-        let layout = record.layout();
-        let layout = WireLayout {
-            body: layout.body,
-            session: wire(layout.session),
-            transaction: wire(layout.transaction),
-            original: match layout.original {
-                Original::Prefix(len) => LineOriginal::Prefix(len),
-                Original::Kept(span) => LineOriginal::Kept(wire(span)),
-            },
-            correlation: layout.correlation.map(wire),
-            traceparent: layout.traceparent.map(wire),
-        };
         let line = Self::with(record.kind(), record.accepted_at(), record.data());
-        Self { key: Some(record.key()), layout: Some(layout), ..line }
+        Self { key: Some(record.key()), layout: Some(*record.layout()), ..line }
     }
 
     pub(super) fn of_letter(letter: &DeadLetter) -> Self {
@@ -102,7 +65,7 @@ impl TransferLine {
             Payload::Raw { kind, accepted_at, bytes } => Self::with(*kind, *accepted_at, bytes),
         };
         let dead_letter = LineDeadLetter {
-            reason: letter.reason.label().to_owned(),
+            reason: letter.reason,
             detail: letter.detail.clone(),
             attempts: letter.attempts,
             first_at: letter.first_at.0,
@@ -115,7 +78,7 @@ impl TransferLine {
         let text = std::str::from_utf8(bytes).ok();
         Self {
             v: VERSION,
-            kind: kind.name().to_owned(),
+            kind,
             accepted_at: accepted_at.0,
             sum: sum(bytes),
             key: None,
@@ -134,11 +97,6 @@ impl TransferLine {
         }
     }
 
-    fn kind(&self) -> Result<Kind, String> {
-        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == self.kind);
-        kind.ok_or_else(|| format!("unknown kind {:?}", self.kind))
-    }
-
     /// The original bytes.
     fn bytes(&mut self) -> Result<Box<[u8]>, String> {
         let bytes = match (self.data.take(), self.hex.take()) {
@@ -150,17 +108,14 @@ impl TransferLine {
     }
 
     fn letter(mut self, letter: LineDeadLetter) -> Result<DeadLetter, String> {
-        let reason = Reason::ALL.into_iter().find(|reason| reason.label() == letter.reason);
-        let reason = reason.ok_or_else(|| format!("unknown reason {:?}", letter.reason))?;
         let payload = if self.layout.is_some() {
             Payload::Record(self.record()?)
         } else {
-            let (kind, accepted_at) = (self.kind()?, Timestamp(self.accepted_at));
-            Payload::Raw { kind, accepted_at, bytes: self.bytes()? }
+            Payload::Raw { kind: self.kind, accepted_at: Timestamp(self.accepted_at), bytes: self.bytes()? }
         };
         Ok(DeadLetter {
             id: 0,
-            reason,
+            reason: letter.reason,
             detail: letter.detail,
             attempts: letter.attempts,
             first_at: Timestamp(letter.first_at),
@@ -170,24 +125,12 @@ impl TransferLine {
     }
 
     fn record(mut self) -> Result<Record, String> {
-        let (kind, data) = (self.kind()?, self.bytes()?);
+        let data = self.bytes()?;
         let (Some(layout), Some(key)) = (self.layout, self.key) else {
             return Err("layout and key are required".to_owned());
         };
-        let span = |(start, len)| Span { start, len };
-        let layout = Layout {
-            body: layout.body,
-            session: span(layout.session),
-            transaction: span(layout.transaction),
-            original: match layout.original {
-                LineOriginal::Prefix(len) => Original::Prefix(len),
-                LineOriginal::Kept(kept) => Original::Kept(span(kept)),
-            },
-            correlation: layout.correlation.map(span),
-            traceparent: layout.traceparent.map(span),
-        };
-        let record =
-            Record::from_parts(kind, Timestamp(self.accepted_at), data, layout).map_err(|e| e.to_string())?;
+        let record = Record::from_parts(self.kind, Timestamp(self.accepted_at), data, layout);
+        let record = record.map_err(|error| error.to_string())?;
         if record.key() == key { Ok(record) } else { Err("its key does not match".to_owned()) }
     }
 
@@ -204,9 +147,7 @@ fn check_version(v: u32) -> Result<(), String> {
 
 /// The last line of an export with these counts.
 pub(super) fn end_line(written: Exported) -> Result<Vec<u8>, TransferError> {
-    let Exported { records, dead_letters, .. } = written;
-    let line = EndLine { v: VERSION, end: Counts { records, dead_letters } };
-    let mut text = serde_json::to_vec(&line).map_err(std::io::Error::from)?;
+    let mut text = serde_json::to_vec(&EndLine { v: VERSION, end: written }).map_err(std::io::Error::from)?;
     text.push(b'\n');
     Ok(text)
 }
@@ -280,5 +221,5 @@ pub(super) fn parse(line: u64, text: &[u8]) -> Result<Parsed, TransferError> {
     };
     let Ok(EndLine { v, end }) = serde_json::from_slice(text) else { return Err(bad(error.to_string())) };
     check_version(v).map_err(bad)?;
-    Ok(Parsed::End(Exported { records: end.records, dead_letters: end.dead_letters, id: None }))
+    Ok(Parsed::End(end))
 }

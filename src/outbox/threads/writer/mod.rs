@@ -1,5 +1,7 @@
 //! The writer: commits appends, together if they arrive together, and starts new segments.
 
+mod commit;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,19 +10,15 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::outbox::engine::batch::WriteBatch;
 use crate::outbox::engine::error::DatabaseError;
 use crate::outbox::format::codec::{self, Entry};
 use crate::outbox::format::log::Log;
-use crate::outbox::format::schema::{Recent, SegmentInfo, Tally, Totals};
+use crate::outbox::format::schema::{Recent, SegmentInfo, Totals};
 use crate::outbox::ledger::LedgerError;
 use crate::outbox::messages::AppendError;
-use crate::outbox::segments::segment::{self, Listed, Segment};
-use crate::outbox::segments::settlement::{PACK_BYTES, PACK_RECORDS};
-use crate::outbox::segments::tail_cache;
+use crate::outbox::segments::segment::{Listed, Segment};
+use crate::outbox::state::RecentAppends;
 use crate::outbox::state::shared::Shared;
-use crate::outbox::state::{RecentAppends, Unread, take_forgotten};
-use crate::telemetry::failpoint;
 
 /// Appends are committed together up to this many bytes, which limits the memory of a commit.
 const COMMIT_BYTES: usize = 4 << 20;
@@ -38,8 +36,8 @@ pub(crate) enum WriteRequest {
     Append(Append),
     /// Begin a new segment, if anything was appended to this one.
     Roll,
-    /// Take a turn.
-    Wake,
+    /// Answer when this and the requests before it are served: the writer does not hang.
+    Wake(oneshot::Sender<()>),
 }
 
 /// A request to append.
@@ -78,17 +76,6 @@ pub(crate) struct Writer {
     broken: Option<String>,
 }
 
-/// A commit being prepared: what will be true once it is durable.
-struct CommitDraft {
-    batch: WriteBatch,
-    totals: Totals,
-    ranges: [Option<(u64, u64)>; Log::COUNT],
-    appends: u64,
-    recent: RecentAppends,
-    /// The first pack of each log.
-    firsts: [Option<Unread>; Log::COUNT],
-}
-
 impl Writer {
     /// A writer that continues in the last segment of the catalog.
     pub(crate) fn new(shared: &Arc<Shared>) -> std::io::Result<Self> {
@@ -115,22 +102,21 @@ impl Writer {
         while let Some(first) = write_requests.blocking_recv() {
             self.serve(first, &mut write_requests);
             self.wait_until_mended(&mut write_requests);
-            self.has_turned();
         }
     }
 
     /// Serves a request together with those that have arrived meanwhile.
     pub(crate) fn serve(&mut self, first: WriteRequest, write_requests: &mut mpsc::Receiver<WriteRequest>) {
-        let (mut bytes, mut group, mut wants_roll) = (0, Vec::new(), false);
+        let (mut bytes, mut group, mut wants_roll, mut waiting) = (0, Vec::new(), false, Vec::new());
         let mut next = Some(first);
-        while let Some(order) = next {
-            match order {
+        while let Some(request) = next {
+            match request {
                 WriteRequest::Append(append) => {
                     bytes += append.bytes();
                     group.push(append);
                 }
                 WriteRequest::Roll => wants_roll = true,
-                WriteRequest::Wake => {}
+                WriteRequest::Wake(done) => waiting.push(done),
             }
             next = (bytes < COMMIT_BYTES).then(|| write_requests.try_recv().ok()).flatten();
         }
@@ -140,10 +126,10 @@ impl Writer {
         if !group.is_empty() {
             self.append(group);
         }
-    }
-
-    pub(crate) fn has_turned(&self) {
-        self.shared.liveness.writer_turned();
+        // A caller may be gone.
+        for done in waiting {
+            let _ = done.send(());
+        }
     }
 
     /// While the storage is broken: keeps trying to begin a new segment. Nobody waits for that: appends are refused at once
@@ -160,19 +146,17 @@ impl Writer {
         self.broken.is_some()
     }
 
-    /// Refuses requests while the storage is broken. False if no more can arrive.
+    /// Refuses appends while the storage is broken. False if no more can arrive.
     pub(crate) fn refuse_meanwhile(&mut self, write_requests: &mut mpsc::Receiver<WriteRequest>) -> bool {
         let why = AppendError::Storage(self.broken.clone().unwrap_or_default());
-        while let Ok(order) = write_requests.try_recv() {
-            if let WriteRequest::Append(append) = order {
-                self.refuse(append, &why);
+        while let Ok(request) = write_requests.try_recv() {
+            match request {
+                WriteRequest::Append(append) => self.refuse(append, &why),
+                WriteRequest::Roll => {}
+                WriteRequest::Wake(done) => _ = done.send(()),
             }
         }
-        let is_closed = write_requests.is_closed();
-        if !is_closed {
-            self.has_turned();
-        }
-        !is_closed
+        !write_requests.is_closed()
     }
 
     /// Tries to begin a new segment, if the last attempt was long enough ago.
@@ -266,105 +250,6 @@ impl Writer {
         let _ = append.done.send(Err(error.clone()));
     }
 
-    fn commit(&mut self, group: &mut [Append]) -> Result<(), WriteError> {
-        if self.active.disk_bytes() >= self.shared.segment_bytes() && self.has_appended() {
-            self.roll()?;
-        }
-        let draft = self.draft(group)?;
-        failpoint::reached("outbox::committing");
-        // IMPORTANT: durable first; only then may anybody, including the drain, learn of these records. A record that was
-        // sent but did not survive would be accepted again, with another time in its body.
-        self.active.commit(draft.batch)?;
-        // IMPORTANT: checked after the commit: only then is it known that the commit went to this folder.
-        self.shared.in_place()?;
-        let appended = draft.totals.appended.minus(&self.totals.appended);
-        let bytes = draft.totals.bytes - self.totals.bytes;
-        (self.totals, self.ranges, self.recent, self.appends) =
-            (draft.totals, draft.ranges, draft.recent, draft.appends);
-        self.publish(&appended, bytes, draft.firsts, group);
-        Ok(())
-    }
-
-    /// The commit that stores `group`.
-    fn draft(&mut self, group: &[Append]) -> Result<CommitDraft, WriteError> {
-        let mut draft = CommitDraft {
-            batch: WriteBatch::default(),
-            totals: self.totals.clone(),
-            ranges: self.ranges,
-            appends: self.appends,
-            recent: self.recent.clone(),
-            firsts: [None; Log::COUNT],
-        };
-        let mut by_log: [Vec<&Entry>; Log::COUNT] = Default::default();
-        for entry in group.iter().flat_map(|append| &append.entries) {
-            let log = entry.log();
-            draft.totals.appended.add(log, entry.kind(), 1);
-            draft.totals.bytes += entry.len() as u64;
-            by_log[log.index()].push(entry);
-        }
-        for log in Log::ALL {
-            for pack in packs(&by_log[log.index()]) {
-                let place = draft.totals.next;
-                let value = codec::pack((log, place), pack)?;
-                segment::put_pack(&mut draft.batch, log, place, &value);
-                let oldest = || pack.iter().map(|entry| entry.accepted_at().0).min().unwrap_or_default();
-                draft.firsts[log.index()].get_or_insert_with(|| Unread::new(place, oldest()));
-                let first = draft.ranges[log.index()].map_or(place, |(first, _)| first);
-                draft.ranges[log.index()] = Some((first, place));
-                draft.totals.next += pack.len() as u64;
-            }
-        }
-        for (_, taken) in group.iter().filter_map(|append| append.taken.as_ref()) {
-            segment::put_recent(&mut draft.batch, draft.appends, taken);
-            draft.recent.push_back((draft.appends, Arc::new(taken.clone())));
-            draft.appends += 1;
-        }
-        for (number, old) in take_forgotten(&mut draft.recent) {
-            segment::forget_recent(&mut draft.batch, number, &old);
-        }
-        segment::put_totals(&mut draft.batch, &draft.totals);
-        Ok(draft)
-    }
-
-    /// Publishes what has become durable.
-    fn publish(
-        &self,
-        appended: &Tally,
-        bytes: u64,
-        firsts: [Option<Unread>; Log::COUNT],
-        group: &mut [Append],
-    ) {
-        let is_small = tail_cache::is_small(group.iter().flat_map(|append| &append.entries));
-        let mut by_log: [Vec<Entry>; Log::COUNT] = Default::default();
-        if is_small {
-            for entry in group.iter_mut().flat_map(|append| std::mem::take(&mut append.entries)) {
-                by_log[entry.log().index()].push(entry);
-            }
-        }
-        let mut state = self.shared.state();
-        for (log, first) in Log::ALL.into_iter().zip(firsts) {
-            if let Some(first) = first {
-                state.appended(log, first);
-            }
-        }
-        for (log, entries) in Log::ALL.into_iter().zip(by_log) {
-            if let Some((_, last)) = self.ranges[log.index()]
-                && appended.of(log) > 0
-            {
-                state.committed(log, last, is_small.then_some(entries));
-            }
-        }
-        state.totals = self.totals.clone();
-        state.recent.clone_from(&self.recent);
-        if let Some(listed) = state.segments.last_mut() {
-            listed.info.ranges = self.ranges;
-            listed.info.appended = listed.info.appended.plus(appended);
-            listed.info.bytes += bytes;
-        }
-        drop(state);
-        self.shared.last.send_replace(self.totals.next - 1);
-    }
-
     fn has_appended(&self) -> bool {
         self.ranges.iter().any(Option::is_some)
     }
@@ -420,19 +305,4 @@ impl Writer {
             Err(error) => tracing::debug!(%error, "cannot write to the outbox's storage yet"),
         }
     }
-}
-
-/// Divides `entries` into packs of at most [`PACK_RECORDS`] records, each closed at [`PACK_BYTES`].
-fn packs<'a, 'b>(mut entries: &'b [&'a Entry]) -> impl Iterator<Item = &'b [&'a Entry]> {
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let fits = entries.iter().take(PACK_RECORDS).take_while(|entry| {
-            let room = bytes < PACK_BYTES;
-            bytes += entry.len();
-            room
-        });
-        let (pack, rest) = entries.split_at(fits.count());
-        entries = rest;
-        (!pack.is_empty()).then_some(pack)
-    })
 }

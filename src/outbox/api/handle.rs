@@ -247,8 +247,8 @@ impl Outbox {
         let (done, written) = oneshot::channel();
         let writer =
             async { self.appends.send(WriteRequest::Wake(done)).await.is_ok() && written.await.is_ok() };
-        let (writes, maintains) = tokio::join!(writer, self.run(|_| ()));
-        if !writes || maintains.is_none() {
+        let (has_written, maintained) = tokio::join!(writer, self.run(|_| ()));
+        if !has_written || maintained.is_none() {
             std::future::pending::<()>().await;
         }
     }

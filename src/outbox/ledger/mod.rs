@@ -168,6 +168,9 @@ fn number(key: &[u8], at: usize) -> u64 {
     key.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
 
+/// Keys, and their values or what is wrong with them.
+type FoundValues<T> = Vec<(Vec<u8>, Result<T, CodecError>)>;
+
 /// A dead letter as read: the number, the letter or the error, and its stored length.
 pub(crate) type FoundLetter = (u64, Result<DeadLetter, CodecError>, usize);
 
@@ -260,10 +263,7 @@ impl Ledger {
     }
 
     /// The keys that begin with `prefix`, and their values or what is wrong with them.
-    fn found<T: codec::Decode<()>>(
-        &self,
-        prefix: &[u8],
-    ) -> Result<Vec<(Vec<u8>, Result<T, CodecError>)>, LedgerError> {
+    fn found<T: codec::Decode<()>>(&self, prefix: &[u8]) -> Result<FoundValues<T>, LedgerError> {
         let mut found = Vec::new();
         self.database.get()?.scan(prefix, prefix, |key, value| {
             found.push((key.to_vec(), codec::decode(value).map(|(value, _)| value)));

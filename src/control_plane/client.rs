@@ -1,10 +1,11 @@
 //! Makes one attempt at a request, and returns the exact answer.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -32,8 +33,11 @@ use crate::record::Kind;
 use crate::secret::Secret;
 use crate::secret::expiry::Expiry;
 
-/// Failed requests in a row, of any kind, after which the `ControlPlane` counts as unreachable although no record shows it.
+/// Failed requests in a row, of any kind, after which the `ControlPlane` counts as away although no record shows it.
 const UNANSWERED: u64 = 5;
+
+/// The name of the health check among the endpoints.
+pub(super) const HEALTH: &str = "health";
 
 /// Maximum bytes kept of an answer; a dead letter keeps 1 KiB of it, a quota answer has a few hundred bytes.
 const ANSWER_MAX_BYTES: usize = 256 << 10;
@@ -132,6 +136,20 @@ pub struct Answer {
     pub wire_bytes: u64,
 }
 
+impl Answer {
+    /// How the attempt ended, for metrics: the status of the `ControlPlane`'s own answer, or what came in its place. Only
+    /// what it did accept counts as 2xx or 409.
+    pub fn code(&self) -> Cow<'static, str> {
+        match &self.result {
+            Ok(Response { meaning: Meaning::Foreign, .. }) => "foreign_answer".into(),
+            Ok(Response { meaning: Meaning::Mismatched, .. }) => "mismatched_answer".into(),
+            Ok(Response { meaning: Meaning::Failing, status: 200..=299 | 409, .. }) => "not_accepted".into(),
+            Ok(response) => response.status.to_string().into(),
+            Err(failure) => failure.label().into(),
+        }
+    }
+}
+
 /// The answer.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Response {
@@ -174,10 +192,21 @@ pub struct Client {
     clock: ClockSkew,
     meter: Arc<Meter>,
     credentials: RwLock<Arc<Credentials>>,
-    failing: Mutex<Option<Failing>>,
+    heard: Mutex<Heard>,
     attempts: AtomicU64,
     last_attempt: Mutex<Instant>,
     observer: Observer,
+}
+
+/// What the answers so far say about the `ControlPlane`.
+#[derive(Debug, Default)]
+struct Heard {
+    /// Whether one that accepts our credentials has ever answered.
+    has_served: bool,
+    /// The failed requests since it last did.
+    failing: Option<Failing>,
+    /// Whether its health check, too, has refused our credentials: if not, its success says nothing about them.
+    guards_health: bool,
 }
 
 /// The failed requests since a `ControlPlane` that accepts our credentials last answered.
@@ -185,8 +214,10 @@ pub struct Client {
 pub struct Failing {
     /// Their number.
     pub requests: u64,
-    /// Why the last one failed.
+    /// Why the last one failed, as text.
     pub cause: String,
+    /// The same as a type: the meaning and the status of its answer, or why it got none.
+    pub last: Result<(Meaning, u16), Failure>,
 }
 
 /// Checked settings, secrets and certificates.
@@ -238,7 +269,7 @@ impl Client {
             clock: ClockSkew::default(),
             meter,
             credentials: RwLock::new(Arc::new(credentials)),
-            failing: Mutex::new(None),
+            heard: Mutex::default(),
             attempts: AtomicU64::new(0),
             last_attempt: Mutex::new(Instant::now()),
             observer: Box::new(|_, _| {}),
@@ -315,18 +346,23 @@ impl Client {
 
     /// Whether the last request of any kind was answered by a `ControlPlane` that accepts our credentials.
     pub fn is_reachable(&self) -> bool {
-        self.attempts() > 0 && self.failing().is_none()
+        let heard = self.heard();
+        heard.has_served && heard.failing.is_none()
     }
 
-    /// The failed requests since the last good answer, if the last request failed.
-    pub fn failing(&self) -> Option<Failing> {
-        self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The same if so many requests in a row failed that the `ControlPlane` counts as unreachable, even if no record shows
-    /// it.
+    /// The failed requests since the last good answer, if so many in a row failed that the `ControlPlane` counts as away,
+    /// even if no record shows it.
     pub fn unanswered(&self) -> Option<Failing> {
-        self.failing().filter(|failing| failing.requests >= UNANSWERED)
+        self.heard().failing.clone().filter(|failing| failing.requests >= UNANSWERED)
+    }
+
+    /// Whether the `ControlPlane` has ever answered, and does not count as away ([`Self::unanswered`]).
+    pub fn is_connected(&self) -> bool {
+        self.heard().has_served && self.unanswered().is_none()
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Number of requests so far, of any kind.
@@ -448,7 +484,7 @@ impl Client {
     pub(super) async fn send(&self, outgoing: Outgoing<'_>) -> Answer {
         let (started, endpoint) = (Instant::now(), outgoing.endpoint);
         let Attempt { result, upload, opening, wire_bytes } = self.attempt(outgoing).await;
-        self.note(&result);
+        self.note(endpoint, &result);
         self.attempts.fetch_add(1, Ordering::Relaxed);
         *self.last_attempt.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         let answer = Answer { result, elapsed: started.elapsed(), upload, opening, wire_bytes };
@@ -457,18 +493,34 @@ impl Client {
     }
 
     /// Notes whether the `ControlPlane` accepted the request.
-    fn note(&self, result: &Result<Response, Failure>) {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        let cause = match result {
-            Ok(response) if is_served(response) => {
-                *failing = None;
+    fn note(&self, endpoint: &str, result: &Result<Response, Failure>) {
+        let mut heard = self.heard();
+        let before = heard.failing.take();
+        let is_refused = |failing: &Failing| matches!(failing.last, Ok((Meaning::Credentials, _)));
+        let (cause, last) = match result {
+            Ok(response) if is_served(response) && endpoint == HEALTH && !heard.guards_health => {
+                heard.failing = before.filter(is_refused);
+                heard.has_served |= heard.failing.is_none();
                 return;
             }
-            Ok(response) => format!("status {}{}", response.status, response.meaning.remark()),
-            Err(failure) => failure.to_string(),
+            Ok(response) if is_served(response) => {
+                heard.has_served = true;
+                return;
+            }
+            // It was never sent.
+            Err(Failure::Unsendable(_)) => {
+                heard.failing = before;
+                return;
+            }
+            Ok(response) => {
+                heard.guards_health |= endpoint == HEALTH && response.meaning == Meaning::Credentials;
+                let cause = format!("status {}{}", response.status, response.meaning.remark());
+                (cause, Ok((response.meaning, response.status)))
+            }
+            Err(failure) => (failure.to_string(), Err(failure.clone())),
         };
-        let requests = failing.take().map_or(1, |before| before.requests + 1);
-        *failing = Some(Failing { requests, cause });
+        let requests = before.map_or(1, |before| before.requests + 1);
+        heard.failing = Some(Failing { requests, cause, last });
     }
 
     async fn attempt(&self, outgoing: Outgoing<'_>) -> Attempt {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::answers::{BadAnswer, Commands, parse_commands, parse_key_set};
-use super::client::{Client, ConnectionChoice, Encoding, Outgoing, Response};
+use super::client::{Client, ConnectionChoice, Encoding, HEALTH, Outgoing, Response};
 use super::failure::Failure;
 use super::meaning::{Asked, Meaning};
 use super::transport::Priority;
@@ -148,7 +148,7 @@ impl Client {
     /// Asks for the `ControlPlane`'s health.
     pub async fn health(&self) -> Result<(), CallError> {
         let url = self.target().path("/api/v1/health");
-        answered(self.call("health", Method::GET, url, None, crate::time::random_uuid()).await?).map(drop)
+        answered(self.call(HEALTH, Method::GET, url, None, crate::time::random_uuid()).await?).map(drop)
     }
 
     /// Asks for the commands waiting for this server.

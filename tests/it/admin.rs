@@ -271,7 +271,8 @@ async fn a_paused_drain_sends_no_record_until_it_is_resumed_and_the_server_stays
         (&health["status"], &health["components"]["drain"]["status"]),
         (&json!("degraded"), &json!("degraded"))
     );
-    assert_eq!(health["components"]["drain"]["reason"], "paused by an operator");
+    let reason = "paused by an operator, until it is resumed or restarted";
+    assert_eq!(health["components"]["drain"]["reason"], reason);
     let heartbeat = async |status: &str| {
         until(&format!("a heartbeat says {status}"), async || {
             (stage.sandbox.servers().await["edge-test-1"]["last_heartbeat"]["status"] == status).then_some(())

@@ -25,7 +25,7 @@ use crate::outbox::Taken;
 use crate::record::Queue;
 
 /// The consumer group of all agents.
-const GROUP: &str = "dataplane-agent";
+pub(super) const GROUP: &str = "dataplane-agent";
 /// The field of an entry that holds the message.
 const FIELD: &[u8] = b"data";
 const NO_FIELD: &str = "the stream's entry has no field \"data\"";

@@ -60,12 +60,10 @@ impl Agent {
             Client::new(config.control_plane.client_settings(&config.identity, config.delivery.concurrency))
                 .context("the ControlPlane's client")?;
         let observed = Arc::clone(&metrics);
-        let client = client.observed(Box::new(move |endpoint, answer| match &answer.result {
-            Ok(response) => {
-                observed.foreign_answers.inc_by(u64::from(response.meaning == Meaning::Foreign));
-                observed.request(endpoint, &response.status.to_string(), answer.elapsed);
-            }
-            Err(failure) => observed.request(endpoint, failure.label(), answer.elapsed),
+        let client = client.observed(Box::new(move |endpoint, answer| {
+            let is_foreign = matches!(&answer.result, Ok(response) if response.meaning == Meaning::Foreign);
+            observed.foreign_answers.inc_by(u64::from(is_foreign));
+            observed.request(endpoint, &answer.code(), answer.elapsed);
         }));
         let (client, redis) = (Arc::new(client), intake::server(&config.redis.server())?);
         let controls = Controls::new(

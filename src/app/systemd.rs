@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::control_plane::Client;
-use crate::drain::{LinkStatus, Orders};
+use crate::drain::{LinkStatus, Orders, Trouble};
 use crate::intake::RedisStatus;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, meaning_of};
 use crate::telemetry::notify::Notify;
 
 /// How often the status is checked; it is sent only when it has changed.
@@ -103,18 +103,28 @@ impl Service {
             depth => format!("{depth} records waiting"),
         };
         let link = match (self.link.borrow().trouble, self.client.unanswered()) {
-            (Some(trouble), _) => format!("link down: {}", trouble.label()),
-            (None, Some(_)) => "requests to the ControlPlane fail".to_owned(),
+            (Some(trouble), _) => format!("link down: {}: {}", trouble.label(), trouble.meaning()),
+            (None, Some(failing)) => {
+                let trouble = Trouble::of(&failing);
+                format!("requests to the ControlPlane fail: {}: {}", trouble.label(), trouble.meaning())
+            }
             (None, None) => "link up".to_owned(),
         };
         let mut parts = vec![waiting, link];
-        if self.orders.borrow().paused {
-            parts.push("paused by an operator".to_owned());
+        match *self.orders.borrow() {
+            Orders { exporting: true, .. } => parts.push("an export is in progress".to_owned()),
+            Orders { paused: true, .. } => parts.push("paused by an operator".to_owned()),
+            _ => {}
         }
-        if !self.redis.borrow().connected {
-            parts.push("Redis unreachable".to_owned());
+        let redis = self.redis.borrow();
+        match &redis.fault {
+            Some(fault) => parts.push(format!("cannot use Redis: {fault}")),
+            None if !redis.connected => parts.push("not connected to Redis yet".to_owned()),
+            None => {}
         }
-        parts.extend(stats.paused.map(|reason| format!("not accepting records: {reason}")));
+        let refusal =
+            stats.paused.map(|reason| format!("not accepting records: {reason}: {}", meaning_of(reason)));
+        parts.extend(refusal);
         parts.join("; ")
     }
 }

@@ -1,6 +1,7 @@
 //! `dataplane-agent top`: one or more agents in the terminal, read-only.
 //!
-//! [`watch`] polls the agents, [`snapshot`] is the content of one answer, [`view`] the state of all agents over time, and
+//! Rates, routes and the forecast are the agent's own, as on its status page; an agent that does not tell them (it tells
+//! them only to host names that it trusts) is measured from here. [`watch`] polls the agents, [`snapshot`] is the content of one answer, [`view`] the state of all agents over time, and
 //! [`draw`] renders the view as a pure function.
 
 mod draw;
@@ -30,6 +31,10 @@ use view::View;
 
 /// Poll interval for keys, and so the longest time that quitting takes.
 const LOOK_FOR_KEYS: Duration = Duration::from_millis(100);
+/// Time between updates, unless set.
+const UPDATE_EVERY: Duration = Duration::from_secs(1);
+/// How long a printed snapshot measures an agent that does not tell its own rates: less says little about rare requests.
+const ONCE_MEASURES: Duration = Duration::from_secs(10);
 /// Width of a printed snapshot.
 const ONCE_WIDTH: u16 = 100;
 
@@ -39,9 +44,10 @@ pub(super) struct Args {
     /// Addresses of the agents, as http://host:port or host:port; default: SERVER_HOST and SERVER_PORT
     #[arg(value_name = "ADDRESS")]
     addresses: Vec<String>,
-    /// Seconds between updates
-    #[arg(long, default_value_t = 1.0, value_parser = interval)]
-    interval: f64,
+    /// Seconds between updates; default: 1. With --once, seconds over which an agent is measured that does not tell its own
+    /// rates; default: 10
+    #[arg(long, value_parser = interval)]
+    interval: Option<f64>,
     /// Prints one snapshot as text and exits, with 0 if all agents answered
     #[arg(long)]
     once: bool,
@@ -61,10 +67,11 @@ pub(super) async fn run(args: Args, flags: Flags, stop: impl Future<Output = ()>
     let agents = addresses.iter().map(|address| AdminClient::at(address, None));
     let agents = agents.collect::<Result<Vec<_>, _>>()?;
     let view = View::new(agents.iter().map(ToString::to_string));
-    let interval = Duration::from_secs_f64(args.interval);
+    let interval = args.interval.map(Duration::from_secs_f64);
     if args.once {
-        return once(&agents, view, interval).await;
+        return once(&agents, view, interval.unwrap_or(ONCE_MEASURES)).await;
     }
+    let interval = interval.unwrap_or(UPDATE_EVERY);
     ensure!(
         std::io::stdout().is_terminal() && std::io::stdin().is_terminal(),
         "top needs a terminal; `top --once` prints one snapshot anywhere"
@@ -75,15 +82,19 @@ pub(super) async fn run(args: Args, flags: Flags, stop: impl Future<Output = ()>
     result
 }
 
-/// Takes two samples, which rates need, and prints them as text.
+/// Prints the state as text. Agents that do not tell their own rates are measured between two samples.
 async fn once(agents: &[AdminClient], mut view: View, interval: Duration) -> anyhow::Result<()> {
-    for round in 0..2 {
-        if round > 0 {
-            tokio::time::sleep(interval).await;
-        }
-        let looks = futures_util::future::join_all(agents.iter().map(watch::look)).await;
-        for (n, look) in looks.into_iter().enumerate() {
-            view.seen(n, look);
+    let look = async |agent| watch::look(agent, &mut true).await;
+    let mut looks = futures_util::future::join_all(agents.iter().map(look)).await;
+    let must_measure = |look: &view::AgentSample| look.1.as_ref().is_ok_and(|seen| seen.told.is_none());
+    let measured: Vec<bool> = looks.iter().map(must_measure).collect();
+    for (n, look) in looks.drain(..).enumerate() {
+        view.seen(n, look);
+    }
+    if measured.contains(&true) {
+        tokio::time::sleep(interval).await;
+        for (n, agent) in agents.iter().enumerate().filter(|(n, _)| measured[*n]) {
+            view.seen(n, watch::look(agent, &mut false).await);
         }
     }
     print(text(&mut view)?.as_bytes())?;

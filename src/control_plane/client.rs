@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::clock::ClockSkew;
 use super::credentials::{ClientError, Credentials};
 use super::failure::Failure;
+use super::heard::{Failing, Heard};
 use super::meaning::Meaning;
 use super::request::{BatchRequest, Delivery, Outgoing};
 use super::response::{Answer, CORRELATION_ID, Response};
@@ -24,9 +25,6 @@ use super::target::Target;
 use super::transport::{Meter, Outbound, RequestOutcome};
 use crate::secret::Secret;
 use crate::secret::expiry::Expiry;
-
-/// Failed requests in a row, of any kind, after which the `ControlPlane` counts as unreachable although no record shows it.
-const UNANSWERED: u64 = 5;
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -40,19 +38,10 @@ pub struct Client {
     clock: ClockSkew,
     meter: Arc<Meter>,
     credentials: RwLock<Arc<Credentials>>,
-    failing: Mutex<Option<Failing>>,
+    heard: Mutex<Heard>,
     attempts: AtomicU64,
     last_attempt: Mutex<Instant>,
     observer: Observer,
-}
-
-/// The failed requests since a `ControlPlane` that accepts our credentials last answered.
-#[derive(Clone, Debug)]
-pub struct Failing {
-    /// Their number.
-    pub requests: u64,
-    /// Why the last one failed.
-    pub cause: String,
 }
 
 /// Checked settings, secrets and certificates.
@@ -79,7 +68,7 @@ impl Client {
             clock: ClockSkew::default(),
             meter,
             credentials: RwLock::new(Arc::new(credentials)),
-            failing: Mutex::new(None),
+            heard: Mutex::default(),
             attempts: AtomicU64::new(0),
             last_attempt: Mutex::new(Instant::now()),
             observer: Box::new(|_, _| {}),
@@ -156,18 +145,22 @@ impl Client {
 
     /// Whether the last request of any kind was answered by a `ControlPlane` that accepts our credentials.
     pub fn is_reachable(&self) -> bool {
-        self.attempts() > 0 && self.failing().is_none()
+        self.heard().is_reachable()
     }
 
-    /// The failed requests since the last good answer, if the last request failed.
-    pub fn failing(&self) -> Option<Failing> {
-        self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The same if so many requests in a row failed that the `ControlPlane` counts as unreachable, even if no record shows
-    /// it.
+    /// The failed requests since the last good answer, if so many in a row failed that the `ControlPlane` counts as away,
+    /// even if no record shows it.
     pub fn unanswered(&self) -> Option<Failing> {
-        self.failing().filter(|failing| failing.requests >= UNANSWERED)
+        self.heard().unanswered().cloned()
+    }
+
+    /// Whether the `ControlPlane` has ever answered, and does not count as away ([`Self::unanswered`]).
+    pub fn is_connected(&self) -> bool {
+        self.heard().is_connected()
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Number of requests so far, of any kind.
@@ -241,27 +234,12 @@ impl Client {
     pub(super) async fn send(&self, outgoing: Outgoing<'_>) -> Answer {
         let (started, endpoint) = (Instant::now(), outgoing.endpoint);
         let mut answer = self.attempt(outgoing).await;
-        self.note(&answer.result);
+        self.heard().note(endpoint, &answer.result);
         self.attempts.fetch_add(1, Ordering::Relaxed);
         *self.last_attempt.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         answer.elapsed = started.elapsed();
         (self.observer)(endpoint, &answer);
         answer
-    }
-
-    /// Notes whether the `ControlPlane` accepted the request.
-    fn note(&self, result: &Result<Response, Failure>) {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        let cause = match result {
-            Ok(response) if response.is_served() => {
-                *failing = None;
-                return;
-            }
-            Ok(response) => format!("status {}{}", response.status, response.meaning.remark()),
-            Err(failure) => failure.to_string(),
-        };
-        let requests = failing.take().map_or(1, |before| before.requests + 1);
-        *failing = Some(Failing { requests, cause });
     }
 
     async fn attempt(&self, outgoing: Outgoing<'_>) -> Answer {

@@ -19,6 +19,7 @@ mod clock;
 mod credentials;
 mod decode;
 mod failure;
+mod heard;
 mod meaning;
 mod registration;
 mod request;
@@ -37,11 +38,12 @@ pub use answers::{
     parse_key_set, parse_quota_answer,
 };
 pub use auth::KeyError;
-pub use client::{Client, Failing, Observer, PreparedSettings};
+pub use client::{Client, Observer, PreparedSettings};
 pub use credentials::ClientError;
 #[cfg(feature = "fuzzing")]
 pub(crate) use decode::decode;
 pub use failure::{Failure, TlsProblem};
+pub use heard::Failing;
 pub use meaning::{Asked, Meaning, Said, meaning};
 pub use registration::{CallError, Capabilities, CommandResult, Heartbeat, Registration, ServerStatus};
 pub use request::{BatchRequest, ConnectionChoice, Delivery, Encoding, Priority};

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::answers::{BadAnswer, Commands, parse_commands, parse_key_set};
 use super::client::Client;
 use super::failure::Failure;
+use super::heard::HEALTH;
 use super::meaning::{Asked, Meaning};
 use super::request::{ConnectionChoice, Encoding, Outgoing, Priority};
 use super::response::Response;
@@ -149,7 +150,7 @@ impl Client {
     /// Asks for the `ControlPlane`'s health.
     pub async fn health(&self) -> Result<(), CallError> {
         let url = self.target().path("/api/v1/health");
-        answered(self.call("health", Method::GET, url, None, crate::time::random_uuid()).await?).map(drop)
+        answered(self.call(HEALTH, Method::GET, url, None, crate::time::random_uuid()).await?).map(drop)
     }
 
     /// Asks for the commands waiting for this server.

@@ -1,5 +1,6 @@
 //! The answer to a request: what it says, and what becomes of its connection.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -67,6 +68,18 @@ impl fmt::Debug for Response {
 }
 
 impl Answer {
+    /// How the attempt ended, for metrics: the status of the `ControlPlane`'s own answer, or what came in its place. Only
+    /// what it did accept counts as 2xx or 409.
+    pub fn code(&self) -> Cow<'static, str> {
+        match &self.result {
+            Ok(Response { meaning: Meaning::Foreign, .. }) => "foreign_answer".into(),
+            Ok(Response { meaning: Meaning::Mismatched, .. }) => "mismatched_answer".into(),
+            Ok(Response { meaning: Meaning::Failing, status: 200..=299 | 409, .. }) => "not_accepted".into(),
+            Ok(response) => response.status.to_string().into(),
+            Err(failure) => failure.label().into(),
+        }
+    }
+
     /// Nothing was sent.
     pub(super) fn unsent(failure: Failure) -> Self {
         Self {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::control_plane::{Failure, Meaning, Response};
+use crate::control_plane::{Failing, Failure, Meaning, Response};
 use crate::outbox::Settlement;
 
 /// What to do about an answer.
@@ -101,6 +101,41 @@ impl Trouble {
             Self::NoRoute => "no_route",
             Self::Refusing => "refusing",
         }
+    }
+
+    /// What it is, and what the agent does about it or the operator can do: a phrase for people.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Unreachable => "the ControlPlane cannot be reached; the agent keeps trying",
+            Self::Timeout => "the ControlPlane does not answer in time; the agent keeps trying",
+            Self::Tls => {
+                "no trusted TLS connection to the ControlPlane: check its certificate, ours, and the clocks"
+            }
+            Self::Credentials => "the ControlPlane refuses this agent's credentials: give it valid ones",
+            Self::Misconfigured => "no ControlPlane answers so: check CONTROL_PLANE_URL and the proxy",
+            Self::ForeignAnswer => {
+                "another service answers in its place: look for a captive portal, a proxy or a wrong CONTROL_PLANE_URL"
+            }
+            Self::Overloaded => "the ControlPlane is overloaded; the agent waits as asked and tries again",
+            Self::Failing => "the ControlPlane has internal errors; the agent keeps trying",
+            Self::NoRoute => {
+                "the ControlPlane does not know this route, or no session: check CONTROL_PLANE_URL"
+            }
+            Self::Refusing => {
+                "the ControlPlane refuses every record; the agent keeps them, probes with one at a time, and makes no more \
+                 dead letters"
+            }
+        }
+    }
+
+    /// The trouble of a `ControlPlane` whose last request failed like this.
+    pub fn of(failing: &Failing) -> Self {
+        let verdict = match &failing.last {
+            Ok((meaning, status)) => by_meaning(*meaning, *status),
+            Err(failure) => by_failure(failure),
+        };
+        // Answers without a trouble do not count as failures.
+        verdict.trouble().unwrap_or(Self::Failing)
     }
 
     /// Whether one answer suffices: every request would get the same.

@@ -23,6 +23,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{
     ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State,
@@ -77,26 +78,66 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .with_state(admin)
 }
 
+/// All paths, by what their requests may carry. Anything else is refused: whoever asks for a pause of three minutes must not
+/// get one without end.
 pub(super) fn paths() -> Router<Arc<Admin>> {
-    Router::new()
+    let nothing = Router::new()
         .route("/admin/outbox", get(outbox_stats))
-        .route("/admin/outbox/records", get(waiting))
         .route("/admin/outbox/records/{id}", get(waiting_record))
-        .route("/admin/dead-letters", get(dead_letters))
         .route("/admin/dead-letters/{id}", get(dead_letter))
-        .route("/admin/dead-letters/replay", post(replay))
-        .route("/admin/dead-letters/drop", post(drop_letters))
         .route("/admin/drain", get(drain))
         .route("/admin/drain/pause", post(pause))
         .route("/admin/drain/resume", post(resume))
         .route("/admin/drain/probe", post(probe))
         .route("/admin/drain/release-brake", post(release_brake))
+        .route("/admin/reload", post(reload))
+        .merge(jobs::with_nothing());
+    let query = Router::new()
+        .route("/admin/outbox/records", get(waiting))
+        .route("/admin/dead-letters", get(dead_letters))
+        .route("/admin/audit", get(audit))
+        .merge(jobs::with_query());
+    let body = Router::new()
+        .route("/admin/dead-letters/replay", post(replay))
+        .route("/admin/dead-letters/drop", post(drop_letters))
         .route("/admin/drain/rate-limit", put(rate_limit))
         .route("/admin/drain/bandwidth", put(bandwidth))
-        .route("/admin/audit", get(audit))
         .route("/admin/log-level", get(log_level).put(set_log_level))
-        .route("/admin/reload", post(reload))
-        .merge(jobs::router())
+        .merge(jobs::with_body());
+    let (no_query, no_body) = (middleware::from_fn(refuse_query), middleware::from_fn(refuse_body));
+    nothing
+        .route_layer(no_query.clone())
+        .route_layer(no_body.clone())
+        .merge(query.route_layer(no_body))
+        .merge(body.route_layer(no_query))
+        .merge(jobs::with_both())
+}
+
+/// Refuses a query where none is known.
+async fn refuse_query(request: Request, next: Next) -> Result<Response, Fault> {
+    match request.uri().query() {
+        None | Some("") => Ok(next.run(request).await),
+        Some(_) => {
+            let text = "this path takes no query parameters; nothing was done".to_owned();
+            Err(Fault::Request(StatusCode::BAD_REQUEST, text))
+        }
+    }
+}
+
+/// Refuses a body where none is known. An empty object or `null` asks for nothing.
+async fn refuse_body(request: Request, next: Next) -> Result<Response, Fault> {
+    let (parts, body) = request.into_parts();
+    let wrong = |status| Fault::Request(status, "this path takes no body; nothing was done".to_owned());
+    let text =
+        axum::body::to_bytes(body, BODY_BYTES).await.map_err(|_| wrong(StatusCode::PAYLOAD_TOO_LARGE))?;
+    let is_empty = text.is_empty()
+        || serde_json::from_slice::<Option<serde_json::Map<_, _>>>(&text).is_ok_and(|fields| {
+            fields.is_none_or(|fields: serde_json::Map<String, Value>| fields.is_empty())
+        });
+    if !is_empty {
+        return Err(wrong(StatusCode::BAD_REQUEST));
+    }
+    Ok(next.run(Request::from_parts(parts, Body::empty())).await)
 }
 
 /// Admits holders of the token, and limits the time of the answer.

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::Surface;
 use super::health::Health;
+use crate::drain::Trouble;
 use crate::outbox::metrics::families;
 use crate::telemetry::metrics::ScrapedValues;
 
@@ -32,7 +33,12 @@ impl Exposition {
 
     fn render(&self) -> prometheus::Result<Vec<u8>> {
         let Surface { metrics, client, redis_server, outbox, server_id, .. } = &*self.surface;
-        metrics.control_plane_up(Health::of(&self.surface).control_plane_connected);
+        let health = Health::of(&self.surface);
+        metrics.control_plane_up(health.control_plane_connected);
+        for trouble in Trouble::ALL {
+            let is_it = health.failing_for() == Some(trouble);
+            metrics.control_plane_failing.with_label_values(&[trouble.label()]).set(i64::from(is_it));
+        }
         let mut expiries = client.expiries();
         expiries.extend(redis_server.expiries());
         let moment = ScrapedValues { clock_skew_seconds: client.clock_skew().as_seconds_f64(), expiries };

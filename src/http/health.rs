@@ -12,7 +12,7 @@ use crate::drain::{HeldKind, LinkState, Orders, Trouble};
 use crate::fleet::agent_metrics::is_well;
 use crate::intake::NameHolder;
 use crate::outbox::metrics::oldest_ages;
-use crate::outbox::{DISK_LOW, FULL, Stats};
+use crate::outbox::{DISK_LOW, FULL, Stats, meaning_of};
 use crate::record::Queue;
 
 /// The condition of the agent or of a part.
@@ -44,7 +44,7 @@ pub(super) struct HealthBody {
     uptime_seconds: f64,
     /// Whether Redis answers.
     redis_connected: bool,
-    /// Whether the ControlPlane answers.
+    /// Whether the ControlPlane answers: false before its first answer, and after five failed requests in a row.
     control_plane_connected: bool,
     /// Whether the ControlPlane knows this server.
     server_registered: bool,
@@ -88,7 +88,7 @@ struct OutboxComponent {
 #[derive(Debug, Serialize, ToSchema)]
 struct LinkComponent {
     status: Condition,
-    /// `up`, `probing` or `down`, and why it is not up; `no answer` if only requests without records fail.
+    /// `up`, `probing` or `down`, and why it is not up; `requests fail`, and why, if only requests without records do.
     link: String,
     /// The answer that showed it.
     cause: Option<String>,
@@ -217,6 +217,11 @@ fn section_of(trouble: Trouble) -> &'static str {
     }
 }
 
+/// The trouble's code, as in metrics and alerts, and what it is, in words.
+pub(super) fn worded(trouble: Trouble) -> String {
+    format!("{}: {}", trouble.label(), trouble.meaning())
+}
+
 /// Share of the capacity from which the outbox is nearly full.
 const NEARLY_FULL: f64 = 0.9;
 /// Age from which a record is reported, as in the alert.
@@ -239,7 +244,8 @@ pub(super) struct Health {
     next_probe: Option<tokio::time::Instant>,
     held: Vec<HeldKind>,
     drain_holds: Option<&'static str>,
-    unanswered: Option<String>,
+    /// All recent requests have failed, and none with records is among them.
+    failing: Option<(Trouble, String)>,
     is_well: bool,
 }
 
@@ -250,16 +256,16 @@ impl Health {
         let (orders, stats) = (*surface.orders.borrow(), surface.outbox.durable_stats());
         let registration_trouble = surface.registration_trouble.borrow().clone();
         // Without records only heartbeats and polls show it.
-        let unanswered = surface.client.unanswered().filter(|_| link.trouble.is_none());
-        let is_answered = registration_trouble.is_none() && unanswered.is_none();
+        let failing = surface.client.unanswered().filter(|_| link.trouble.is_none());
+        let is_answered = registration_trouble.is_none() && failing.is_none();
         Self {
             is_well: is_well(&redis, &link, orders, &stats) && is_answered,
-            unanswered: unanswered.map(|failing| failing.cause),
+            failing: failing.map(|failing| (Trouble::of(&failing), failing.cause)),
             registration_trouble,
             redis_connected: redis.connected,
             redis_fault: redis.fault.clone(),
-            is_held_by_another: redis.name == NameHolder::Another,
-            control_plane_connected: link.trouble.is_none() && surface.client.is_reachable(),
+            is_held_by_another: redis.connected && redis.name == NameHolder::Another,
+            control_plane_connected: link.trouble.is_none() && surface.client.is_connected(),
             link: link.state,
             trouble: link.trouble,
             is_link_down: link.is_down,
@@ -267,8 +273,12 @@ impl Health {
             next_probe: link.next_probe,
             held: link.held.clone(),
             drain_holds: match orders {
-                Orders { exporting: true, .. } => Some("export in progress"),
-                Orders { paused: true, .. } => Some("paused by an operator"),
+                Orders { exporting: true, .. } => {
+                    Some("an export is in progress; the agent sends again when it ends")
+                }
+                Orders { paused: true, .. } => {
+                    Some("paused by an operator, until it is resumed or restarted")
+                }
                 _ => None,
             },
             registered: *surface.registered.borrow(),
@@ -307,38 +317,72 @@ impl Health {
             return Some(Concern::new(Place::Link, format!("not sending: {why}"), "DataplaneDrainPaused"));
         }
         let trouble = self.trouble.filter(|_| self.is_link_down)?;
-        let cause = self.link_cause.as_ref().map(|cause| format!(": {cause}"));
-        let text = format!("the link is down: {}{}", trouble.label(), cause.unwrap_or_default());
+        let cause = self.link_cause.as_ref().map(|cause| format!(". The last answer: {cause}"));
+        let text = format!("the link is down: {}{}", worded(trouble), cause.unwrap_or_default());
         Some(Concern::new(Place::Link, text, section_of(trouble)))
     }
 
-    /// The link's state: `up`, `probing` or `down`; `no answer` if only requests without records fail.
+    /// The link's state: `up`, `probing` or `down`; `requests fail` if only requests without records do.
     pub(super) fn link_state(&self) -> &'static str {
-        if self.unanswered.is_some() { "no answer" } else { self.link.label() }
+        if self.failing.is_some() { "requests fail" } else { self.link.label() }
+    }
+
+    /// Why the ControlPlane cannot be used, whatever request showed it.
+    pub(super) fn link_trouble(&self) -> Option<Trouble> {
+        self.trouble.or(self.failing_for())
+    }
+
+    /// Why all recent requests failed, if no record was among them.
+    pub(super) fn failing_for(&self) -> Option<Trouble> {
+        self.failing.as_ref().map(|(trouble, _)| *trouble)
     }
 
     /// The answer that showed that the ControlPlane cannot be used.
     pub(super) fn cause(&self) -> Option<String> {
-        self.link_cause.clone().or_else(|| self.unanswered.clone())
+        self.link_cause.clone().or_else(|| self.failing.as_ref().map(|(_, cause)| cause.clone()))
     }
 
     /// The held record types, and why.
     pub(super) fn held_kinds(&self) -> impl Iterator<Item = Concern> {
         self.held.iter().map(|held| {
-            let text = format!("{} records are held: {}", held.kind.name(), held.trouble.label());
+            let text = format!("{} records are held: {}", held.kind.name(), worded(held.trouble));
             Concern::new(Place::Link, text, section_of(held.trouble))
         })
     }
 
-    /// The figures behind a full outbox or disk.
-    fn shortage(&self, reason: &str) -> String {
-        let stats = &self.stats;
-        match (reason, stats.disk_free_bytes) {
+    /// Why the outbox accepts no records: the code of the metric, a phrase, and the figures of a full outbox or disk.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let (stats, reason) = (&self.stats, self.stats.paused?);
+        let figures = match (reason, stats.disk_free_bytes) {
             (FULL, _) => format!(" ({} of {} bytes)", stats.counted_bytes, stats.capacity_bytes),
             (DISK_LOW, Some(free)) => {
                 format!(" ({free} bytes free, OUTBOX_MIN_FREE_BYTES is {})", stats.min_free_bytes)
             }
             _ => String::new(),
+        };
+        Some(format!("{reason}: {}{figures}", meaning_of(reason)))
+    }
+
+    /// How much lies in quarantine, and what to do.
+    fn quarantine(&self) -> Option<String> {
+        let Stats { quarantined_segments: segments, quarantined_records: records, .. } = self.stats;
+        self.is_damaged().then(|| {
+            format!(
+                "damaged segments in quarantine: {segments}, with {records} known records, which are not delivered; recover \
+                 them with `dataplane-agent outbox salvage`"
+            )
+        })
+    }
+
+    /// What is wrong with Redis.
+    fn redis_trouble(&self) -> Option<String> {
+        match (&self.redis_fault, self.redis_connected) {
+            (Some(fault), _) if self.is_held_by_another => {
+                Some(format!("{fault}. This one takes no records, ends, and is to be started again then"))
+            }
+            (Some(fault), _) => Some(format!("{fault}; the agent keeps trying, and records stay in Redis")),
+            (None, false) => Some("not connected yet; the agent keeps trying".to_owned()),
+            (None, true) => None,
         }
     }
 
@@ -351,34 +395,41 @@ impl Health {
     fn troubles(&self) -> Vec<Concern> {
         let mut troubles = Vec::new();
         if self.stopping {
-            let text = "the agent is stopping".to_owned();
+            let text = "the agent is stopping; records stay in Redis and in the outbox".to_owned();
             troubles.push(Concern { place: Place::Agent, text, runbook: None });
         }
-        if let Some(reason) = self.stats.paused {
-            let text = format!("the outbox is not accepting records: {reason}{}", self.shortage(reason));
+        if let Some(refusal) = self.refusal() {
+            let text = format!("the outbox is not accepting records: {refusal}");
             troubles.push(Concern::new(Place::Outbox, text, "DataplaneOutboxNotAccepting"));
         }
-        if self.is_damaged() {
-            let text = "damaged segments in quarantine".to_owned();
-            troubles.push(Concern::new(Place::Outbox, text, "DataplaneQuarantine"));
-        }
-        // Another holder of the SERVER_ID keeps this agent from Redis altogether.
-        let is_refused = self.redis_connected && !self.is_held_by_another;
-        let section = if is_refused { "DataplaneRedisRefuses" } else { "DataplaneRedisAway" };
-        let redis = match (&self.redis_fault, self.redis_connected) {
-            (Some(fault), _) => Some(format!("Redis: {fault}")),
-            (None, false) => Some("Redis is not connected".to_owned()),
-            (None, true) => None,
+        let quarantine = self.quarantine();
+        troubles.extend(quarantine.map(|text| Concern::new(Place::Outbox, text, "DataplaneQuarantine")));
+        let section = match (self.is_held_by_another, self.redis_connected) {
+            (true, _) => "DataplaneServerIdTaken",
+            (false, true) => "DataplaneRedisRefuses",
+            (false, false) => "DataplaneRedisAway",
         };
+        let redis = self.redis_trouble().map(|trouble| format!("Redis: {trouble}"));
         troubles.extend(redis.map(|text| Concern::new(Place::Redis, text, section)));
         troubles.extend(self.not_sending());
-        troubles.extend(self.unanswered.iter().map(|cause| {
-            let text = format!("all recent requests to the ControlPlane failed: {cause}");
-            Concern::new(Place::Link, text, "DataplaneControlPlaneSilent")
+        troubles.extend(self.failing.iter().map(|(trouble, cause)| {
+            let text = format!(
+                "all recent requests to the ControlPlane failed: {}. The last answer: {cause}",
+                worded(*trouble)
+            );
+            let section = match section_of(*trouble) {
+                "DataplaneLinkDown" => "DataplaneControlPlaneSilent",
+                section => section,
+            };
+            Concern::new(Place::Link, text, section)
         }));
         troubles.extend(self.held_kinds());
-        let registration = self.registration_trouble.iter().map(|why| format!("registration: {why}"));
-        troubles.extend(registration.map(|text| Concern::new(Place::Link, text, "DataplaneNotRegistered")));
+        // Where no request passes, this is only a consequence.
+        let registration = self.registration_trouble.iter().filter(|_| self.link_trouble().is_none());
+        troubles.extend(registration.map(|why| {
+            let text = format!("registration: {why}; the agent keeps trying");
+            Concern::new(Place::Link, text, "DataplaneNotRegistered")
+        }));
         troubles
     }
 
@@ -386,7 +437,7 @@ impl Health {
     pub(super) fn concerns(&self) -> Vec<Concern> {
         let (mut concerns, stats) = (self.troubles(), &self.stats);
         if stats.accepting && stats.counted_bytes as f64 > stats.capacity_bytes as f64 * NEARLY_FULL {
-            let text = "the outbox is nearly full".to_owned();
+            let text = "the outbox is nearly full; when it is full, records stay in Redis".to_owned();
             concerns.push(Concern::new(Place::Disk, text, "DataplaneOutboxFillsUp"));
         }
         if stats.is_in_memory {
@@ -398,7 +449,8 @@ impl Health {
             concerns.push(Concern::new(Place::Backlog, text, "DataplaneBacklogOld"));
         }
         if stats.dead_letters > 0 {
-            let text = format!("dead letters: {}", stats.dead_letters);
+            let text =
+                format!("dead letters: {}, kept and not billed; replay or drop them", stats.dead_letters);
             concerns.push(Concern::new(Place::DeadLetters, text, "DataplaneDeadLetters"));
         }
         concerns
@@ -424,21 +476,16 @@ impl Health {
     }
 
     fn components(&self) -> Components {
-        let redis = match (&self.redis_fault, self.redis_connected) {
-            (Some(fault), _) => Component::degraded(fault),
-            (None, true) => Component::healthy(),
-            (None, false) => Component::degraded("not connected"),
-        };
-        let (status, reason) = match self.stats.paused {
-            Some(reason) => (Condition::Unhealthy, Some(reason.to_owned())),
-            None if self.is_damaged() => (Condition::Degraded, Some("quarantined".to_owned())),
-            None => (Condition::Healthy, None),
+        let redis = self.redis_trouble().map_or_else(Component::healthy, Component::degraded);
+        let (status, reason) = match (self.refusal(), self.quarantine()) {
+            (Some(refusal), _) => (Condition::Unhealthy, Some(refusal)),
+            (None, Some(quarantine)) => (Condition::Degraded, Some(quarantine)),
+            (None, None) => (Condition::Healthy, None),
         };
         let outbox = OutboxComponent { status, reason, durability: self.stats.durability.meaning() };
         let drain = self.drain_holds.map_or_else(Component::healthy, Component::degraded);
-        let (status, link) = match self.trouble {
-            Some(trouble) => (Condition::Degraded, format!("{}: {}", self.link.label(), trouble.label())),
-            None if self.unanswered.is_some() => (Condition::Degraded, self.link_state().to_owned()),
+        let (status, link) = match self.link_trouble() {
+            Some(trouble) => (Condition::Degraded, format!("{}: {}", self.link_state(), trouble.label())),
             None => (Condition::Healthy, self.link_state().to_owned()),
         };
         let next_probe_seconds =
@@ -452,7 +499,7 @@ impl Health {
         let held = held.collect();
         let control_plane = LinkComponent { status, link, cause, next_probe_seconds, held };
         let registration = match &self.registration_trouble {
-            Some(trouble) => Component::degraded(trouble),
+            Some(trouble) => Component::degraded(format!("{trouble}; the agent keeps trying")),
             // At a start that is no trouble yet.
             None if !self.registered => Component {
                 reason: Some("not registered; the agent retries".to_owned()),

@@ -23,8 +23,9 @@ const POINTS: usize = 3600 / TICKS_A_POINT;
 const HOUR_MS: i64 = 3600 * 1000;
 /// Ticks over which the current rate is measured.
 const RATE_TICKS: usize = 5;
-/// Ticks over which the trend of the backlog is measured.
+/// Ticks over which the trend of the backlog is measured, and the fewest that say something.
 const TREND_TICKS: usize = 30;
+const TREND_TICKS_AT_LEAST: usize = 5;
 
 const KINDS: usize = Queue::ALL.len();
 
@@ -37,10 +38,24 @@ pub(super) struct CounterSample {
     /// The backlog, in Redis and in the outbox.
     backlog: u64,
     depth: u64,
+    /// Whether the backlog is known, and records could be sent.
+    drains: bool,
+}
+
+/// Where the backlog is going.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Trend {
+    /// Gone after this time, at its current rate.
+    GoneIn(Duration),
+    /// It does not shrink.
+    Lasting,
+    /// Too little time has passed since records can be sent.
+    Unmeasured,
 }
 
 impl CounterSample {
-    pub(super) fn of(at: Instant, stats: &Stats, in_redis: [Option<u64>; KINDS]) -> Self {
+    /// The counters now; `sends`: whether records may be sent.
+    pub(super) fn of(at: Instant, stats: &Stats, in_redis: [Option<u64>; KINDS], sends: bool) -> Self {
         let by_queue = |values: [u64; Kind::ALL.len()]| {
             Queue::ALL.map(|queue| {
                 let kinds = Kind::ALL.iter().zip(values).filter(|(kind, _)| kind.queue() == queue);
@@ -55,6 +70,7 @@ impl CounterSample {
             settled: std::array::from_fn(|queue| delivered[queue] + duplicates[queue]),
             backlog: depth + in_redis.iter().flatten().sum::<u64>(),
             depth,
+            drains: sends && !in_redis.contains(&None),
         }
     }
 }
@@ -167,15 +183,22 @@ impl History {
         (earlier.at < later.at).then(|| Rates::between(earlier, later))
     }
 
-    /// When the backlog will be empty at its current rate; `None` if it does not shrink.
-    pub(super) fn drained_in(&self) -> Option<Duration> {
-        let (earlier, later) = self.ago(TREND_TICKS)?;
+    /// When the backlog will be empty at its rate since records can be sent.
+    pub(super) fn trend(&self) -> Trend {
+        let Some(later) = self.recent.back() else { return Trend::Unmeasured };
         if later.backlog == 0 {
-            return Some(Duration::ZERO);
+            return Trend::GoneIn(Duration::ZERO);
         }
-        let shrunk = earlier.backlog.checked_sub(later.backlog).filter(|shrunk| *shrunk > 0)?;
-        let rate = shrunk as f64 / later.at.duration_since(earlier.at).as_secs_f64();
-        Duration::try_from_secs_f64(later.backlog as f64 / rate).ok()
+        // Time in which nothing could be sent says nothing about how fast it goes now.
+        let draining = self.recent.iter().rev().take_while(|sample| sample.drains);
+        let Some((ticks, earlier)) = draining.enumerate().last().filter(|(n, _)| *n >= TREND_TICKS_AT_LEAST)
+        else {
+            return Trend::Unmeasured;
+        };
+        debug_assert!(ticks <= TREND_TICKS, "{ticks} ticks are kept");
+        let shrunk = earlier.backlog.saturating_sub(later.backlog) as f64;
+        let rate = shrunk / later.at.duration_since(earlier.at).as_secs_f64();
+        Duration::try_from_secs_f64(later.backlog as f64 / rate).map_or(Trend::Lasting, Trend::GoneIn)
     }
 
     /// All points.
@@ -199,15 +222,21 @@ mod tests {
 
     /// A history of `seconds` in which one record is taken and two are settled per second, from this backlog.
     fn history(seconds: u64, backlog: u64) -> History {
+        history_after(0, seconds, backlog)
+    }
+
+    /// The same after seconds in which nothing could be sent.
+    fn history_after(held: u64, seconds: u64, backlog: u64) -> History {
         let (begun, mut history) = (Instant::now(), History::default());
-        for second in 0..seconds {
-            let waits = backlog.saturating_sub(second);
+        for second in 0..held + seconds {
+            let waits = backlog.saturating_sub(second.saturating_sub(held));
             let reading = CounterSample {
                 at: begun + TICK * second as u32,
                 taken: [second, 0, 0],
                 settled: [second * 2, 0, 0],
                 backlog: waits,
                 depth: waits,
+                drains: second >= held,
             };
             history.note(reading, second as i64 * 1000);
         }
@@ -242,16 +271,28 @@ mod tests {
 
     #[test]
     fn the_end_of_a_backlog_is_forecast_from_its_rate() {
-        assert_eq!(history(0, 0).drained_in(), None, "no reading yet");
-        assert_eq!(history(1, 100).drained_in(), None, "one reading gives no rate");
-        let left = history(61, 100).drained_in().expect("it shrinks by one each second");
+        assert_eq!(history(0, 0).trend(), Trend::Unmeasured, "no reading yet");
+        assert_eq!(history(1, 100).trend(), Trend::Unmeasured, "one reading gives no rate");
+        assert_eq!(history(5, 100).trend(), Trend::Unmeasured, "nor do a few seconds");
+        let Trend::GoneIn(left) = history(61, 100).trend() else { panic!("it shrinks by one each second") };
         assert!((left.as_secs_f64() - 40.0).abs() < 1e-6, "{left:?}");
-        assert_eq!(history(61, 60).drained_in(), Some(Duration::ZERO));
+        assert_eq!(history(61, 60).trend(), Trend::GoneIn(Duration::ZERO));
         let mut growing = history(61, 100);
         growing.recent.make_contiguous().reverse();
         let (first, last) = (growing.recent[0].at, growing.recent[30].at);
         growing.recent[0].at = last;
         growing.recent[30].at = first;
-        assert_eq!(growing.drained_in(), None);
+        assert_eq!(growing.trend(), Trend::Lasting);
+    }
+
+    #[test]
+    fn the_forecast_begins_anew_when_records_can_be_sent_again() {
+        assert_eq!(history_after(30, 0, 100).trend(), Trend::Unmeasured);
+        assert_eq!(history_after(30, 5, 100).trend(), Trend::Unmeasured);
+        // One a second, whatever was before: 95 are left.
+        let Trend::GoneIn(left) = history_after(30, 6, 100).trend() else {
+            panic!("five seconds say something")
+        };
+        assert!((left.as_secs_f64() - 95.0).abs() < 1e-6, "{left:?}");
     }
 }

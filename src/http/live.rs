@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 
 use super::Surface;
 use super::health::{Concern, Condition, Health};
-use super::history::{ByKind, CounterSample, History, HistoryBody, HistoryFile, Rates, TICK};
+use super::history::{ByKind, CounterSample, History, HistoryBody, HistoryFile, Rates, TICK, Trend};
 use super::requests::{Requests, RouteBody};
 use super::reserve::RESERVE;
 use crate::outbox::Reason;
@@ -101,11 +101,13 @@ struct OutboxSnapshot {
 /// The link to the ControlPlane, and the drain that uses it.
 #[derive(Debug, Serialize, ToSchema)]
 struct LinkSnapshot {
-    /// `up`, `probing` or `down`; `no answer` if only requests without records fail.
+    /// `up`, `probing` or `down`; `requests fail` if only requests without records do.
     state: &'static str,
     connected: bool,
-    /// Why it is down.
+    /// Why it is not up: the code of the metrics.
     reason: Option<String>,
+    /// The same in words, with what the agent does about it or the operator can do.
+    meaning: Option<String>,
     /// The answer that showed it.
     cause: Option<String>,
     /// Seconds until the next probe.
@@ -184,11 +186,11 @@ impl Live {
         let surface = &*self.surface;
         let health = Health::of(surface);
         let (stats, link, orders) = (&health.stats, surface.link.borrow().clone(), *surface.orders.borrow());
-        let (rates, drained_in) = self.history(|history| (history.rates(), history.drained_in()));
+        let (rates, trend) = self.history(|history| (history.rates(), history.trend()));
         let now = crate::time::now();
         let ages = oldest_ages(stats, now.0);
         let in_redis = surface.redis.borrow().depths;
-        let forecast = forecast(&health, in_redis, rates, drained_in);
+        let forecast = forecast(&health, in_redis, rates, trend);
         let depth = |queue: Queue| {
             let kinds = crate::record::Kind::ALL.iter().zip(stats.depth);
             kinds.filter(|(kind, _)| kind.queue() == queue).map(|(_, depth)| depth).sum()
@@ -208,7 +210,7 @@ impl Live {
             redis: RedisSnapshot { connected: health.redis_connected, fault: health.redis_fault.clone() },
             outbox: OutboxSnapshot {
                 accepting: stats.accepting,
-                reason: stats.paused.map(str::to_owned),
+                reason: health.refusal(),
                 depth: stats.total_depth(),
                 bytes: stats.bytes,
                 counted_bytes: stats.counted_bytes,
@@ -219,7 +221,8 @@ impl Live {
             link: LinkSnapshot {
                 state: health.link_state(),
                 connected: health.control_plane_connected,
-                reason: link.trouble.map(|trouble| trouble.label().to_owned()),
+                reason: health.link_trouble().map(|trouble| trouble.label().to_owned()),
+                meaning: health.link_trouble().map(|trouble| trouble.meaning().to_owned()),
                 cause: health.cause(),
                 next_probe_seconds: link
                     .next_probe
@@ -250,16 +253,19 @@ fn forecast(
     health: &Health,
     in_redis: [Option<u64>; 3],
     rates: Option<Rates>,
-    drained_in: Option<Duration>,
+    trend: Trend,
 ) -> Result<Duration, String> {
     if in_redis.contains(&None) {
         return Err("the backlog in Redis is unknown".to_owned());
     }
-    if drained_in.is_some_and(|left| left.is_zero()) && health.stats.total_depth() == 0 {
+    if trend == Trend::GoneIn(Duration::ZERO) && health.stats.total_depth() == 0 {
         return Ok(Duration::ZERO);
     }
     if let Some(why) = health.not_sending() {
         return Err(why.text);
+    }
+    if trend == Trend::Unmeasured {
+        return Err("measuring the rate since records can be sent".to_owned());
     }
     if rates.is_none_or(|rates| rates.settled.iter().sum::<f64>() <= 0.0) {
         let held = health.held_kinds().next().map(|held| held.text);
@@ -268,7 +274,10 @@ fn forecast(
     if health.oldest_age() < PASSING.as_secs_f64() && health.stats.accepting {
         return Err("keeping up".to_owned());
     }
-    drained_in.ok_or_else(|| "backlog not shrinking".to_owned())
+    match trend {
+        Trend::GoneIn(left) => Ok(left),
+        Trend::Lasting | Trend::Unmeasured => Err("backlog not shrinking".to_owned()),
+    }
 }
 
 impl Sampler {
@@ -288,7 +297,9 @@ impl Sampler {
             }
             let surface = &self.live.surface;
             let in_redis = surface.redis.borrow().depths;
-            let reading = CounterSample::of(Instant::now(), &surface.outbox.durable_stats(), in_redis);
+            let health = Health::of(surface);
+            let sends = health.not_sending().is_none();
+            let reading = CounterSample::of(Instant::now(), &health.stats, in_redis, sends);
             let now_ms = crate::time::now().0 / 1000;
             self.live.history(|history| history.note(reading, now_ms));
             let mut requests = self.live.requests.lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use prometheus::core::Collector as _;
 use prometheus::proto::MetricFamily;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::telemetry::metrics::Metrics;
@@ -13,14 +13,14 @@ use crate::telemetry::metrics::Metrics;
 const SECONDS: f64 = 30.0;
 
 /// A route's recent requests.
-#[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Route)]
 pub(crate) struct RouteBody {
     /// The route's name, as in the metrics.
     pub endpoint: String,
     /// Requests per second.
     pub per_second: f64,
-    /// Requests per second without an answer, or with one from 400 on except 409 and 429.
+    /// Requests per second without the ControlPlane's own answer, or with an error: all but its 2xx, 409 and 429.
     pub errors_per_second: f64,
     /// Requests per second answered 429.
     pub too_many_per_second: f64,
@@ -46,7 +46,7 @@ impl Counted {
         self.all += count;
         match code.parse::<u16>() {
             Ok(429) => self.too_many += count,
-            Ok(409 | ..400) => {}
+            Ok(200..=299 | 409) => {}
             _ => self.errors += count,
         }
     }
@@ -193,12 +193,12 @@ mod tests {
     #[test]
     fn answers_are_told_apart_by_their_codes() {
         let metrics = Metrics::new("edge-1").unwrap();
-        for code in ["200", "204", "409", "429", "503", "timeout"] {
+        for code in ["200", "204", "409", "429", "503", "timeout", "302", "404", "foreign_answer"] {
             metrics.request("batch", code, Duration::from_millis(20));
         }
         let counted = count(&metrics.requests.collect(), &metrics.request_seconds.collect());
         let batch = &counted["batch"];
-        assert_eq!((batch.all, batch.errors, batch.too_many), (6, 2, 1));
-        assert_eq!(batch.buckets.last(), Some(&(f64::INFINITY, 6)));
+        assert_eq!((batch.all, batch.errors, batch.too_many), (9, 5, 1));
+        assert_eq!(batch.buckets.last(), Some(&(f64::INFINITY, 9)));
     }
 }

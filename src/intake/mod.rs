@@ -230,6 +230,7 @@ impl Intake {
             }
         });
         self.metrics.redis_up(connected);
+        self.metrics.server_id_taken.set(i64::from(matches!(error, SourceError::Held { .. })));
         if !of_outbox {
             self.metrics.redis_queue_depth.reset();
         }
@@ -256,6 +257,7 @@ impl Intake {
             _ = stop.changed() => return Ok(()),
         };
         self.status.send_modify(|status| status.name = NameHolder::Ours);
+        self.metrics.server_id_taken.set(0);
         let end = session.run(stop).await;
         session.end().await;
         end.map_err(|error| (error, true))

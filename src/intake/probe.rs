@@ -13,6 +13,7 @@ use super::fault::{is_broken_off, reason_of, refuses, said};
 use super::names::{LeaseKeys, beside};
 use super::script::Script;
 use super::source::{check_version, evicts, versions};
+use super::stream::GROUP;
 use super::wakeup::can_be_silent;
 use super::{Settings, SourceError, SourceMode};
 use crate::record::Queue;
@@ -315,25 +316,61 @@ async fn queues(connection: &mut Connection, settings: &Settings) -> Finding {
         expected.extend(Queue::ALL.iter().map(|queue| (names.in_flight(*queue), "list")));
     }
     let mut wrong = Vec::new();
-    let mut waiting = 0;
+    let (mut present, mut in_flight) = (0, 0);
     for (name, kind) in &expected {
         match cmd("TYPE").arg(name).query_async::<String>(connection).await {
             Ok(found) if found == "none" => {}
             Ok(found) if found == *kind => {
-                let length = cmd(if *kind == "list" { "LLEN" } else { "XLEN" });
-                let length = { length }.arg(name).query_async::<u64>(connection).await;
-                let is_taken = Queue::ALL.iter().any(|queue| names.queue(*queue) == name);
-                waiting += length.unwrap_or(0) * u64::from(is_taken);
+                let is_queue = Queue::ALL.iter().any(|queue| names.queue(*queue) == name);
+                let is_in_flight = Queue::ALL.iter().any(|queue| names.in_flight(*queue) == *name);
+                if is_queue {
+                    present += length(connection, name, kind).await;
+                }
+                in_flight += match settings.mode {
+                    SourceMode::List if is_in_flight => length(connection, name, kind).await,
+                    SourceMode::Stream if is_queue => pending(connection, name).await,
+                    SourceMode::List | SourceMode::Stream => 0,
+                };
             }
             Ok(found) => wrong.push(format!("{name} is a {found}, but must be a {kind}")),
             Err(error) => wrong.push(format!("{name}: {error}")),
         }
     }
-    if wrong.is_empty() {
-        return Finding::ok(QUEUES, format!("types are correct; {waiting} messages waiting"));
+    if !wrong.is_empty() {
+        let advice = "check SOURCE_MODE, the five queue names, and other users of these keys";
+        return Finding::failed(QUEUES, wrong.join("; "), advice);
     }
-    let advice = "check SOURCE_MODE, the five queue names, and other users of these keys";
-    Finding::failed(QUEUES, wrong.join("; "), advice)
+    // A stream keeps its pending entries until they are acknowledged; a list is without them.
+    let (waiting, by) = match settings.mode {
+        SourceMode::List => (present, "this agent"),
+        SourceMode::Stream => (present.saturating_sub(in_flight), "the agents"),
+    };
+    Finding::ok(
+        QUEUES,
+        format!(
+            "types are correct; messages waiting to be taken: {waiting}; taken by {by} and not acknowledged yet: {in_flight} \
+             (Redis keeps these until they are on the agent's disk)"
+        ),
+    )
+}
+
+/// The messages in a queue; 0 if Redis does not say: [`rights`] reports that.
+async fn length(connection: &mut Connection, name: &str, kind: &str) -> u64 {
+    let length = cmd(if kind == "list" { "LLEN" } else { "XLEN" });
+    { length }.arg(name).query_async(connection).await.unwrap_or(0)
+}
+
+/// The entries of a stream that agents have taken and not acknowledged; 0 before its group exists.
+async fn pending(connection: &mut Connection, name: &str) -> u64 {
+    let summary = cmd("XPENDING").arg(name).arg(GROUP).query_async::<redis::Value>(connection).await;
+    // The count, the first and the last id, and the consumers.
+    match summary {
+        Ok(redis::Value::Array(fields)) => match fields.first() {
+            Some(redis::Value::Int(count)) => u64::try_from(*count).unwrap_or(0),
+            _ => 0,
+        },
+        _ => 0,
+    }
 }
 
 /// Checks which agent holds our ID.

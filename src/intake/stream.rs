@@ -25,7 +25,7 @@ use crate::outbox::Taken;
 use crate::record::Queue;
 
 /// The consumer group of all agents.
-const GROUP: &str = "dataplane-agent";
+pub(super) const GROUP: &str = "dataplane-agent";
 const NO_FIELD: &str = "the stream's entry has no field \"data\"";
 
 /// An entry's digest, as stored in the checkpoint.

@@ -172,7 +172,7 @@ pub use recovery::error::OpenError;
 pub use recovery::quarantine::QuarantineReport;
 pub use segments::segment::ReadError;
 pub use settings::Settings;
-pub(crate) use state::space::{DISK_LOW, FULL};
+pub(crate) use state::space::{DISK_LOW, FULL, meaning_of};
 pub use state::stats::Stats;
 pub use tools::probe::{ProbeSettings, id_in, probe};
 pub use tools::replay::{ReplayError, Replayed};

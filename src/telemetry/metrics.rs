@@ -51,13 +51,17 @@ pub struct Metrics {
     pub stream_trimmed: IntCounterVec,
     /// 1 while the `ControlPlane` answers.
     pub control_plane_connection: IntGaugeVec,
+    /// Why all recent requests to the `ControlPlane` failed, if none with records was among them.
+    pub control_plane_failing: IntGaugeVec,
+    /// 1 while another agent holds the `SERVER_ID`.
+    pub server_id_taken: IntGauge,
     /// Failed attempts that will be retried, by reason.
     pub retries: IntCounterVec,
     /// 2xx answers that no `ControlPlane` gives.
     pub foreign_answers: IntCounter,
     /// Batches in which the `ControlPlane` accepted a record after an earlier one of its session had failed.
     pub order_breaches: IntCounter,
-    /// Requests by endpoint and status code, or by the failure's name.
+    /// Requests by endpoint and status of the `ControlPlane`'s answer, or by what came in its place.
     pub requests: IntCounterVec,
     /// Duration of requests.
     pub request_seconds: HistogramVec,
@@ -154,6 +158,15 @@ impl Metrics {
                 "1 while the ControlPlane answers",
                 &["server_id"],
             )?,
+            control_plane_failing: gauge(
+                "dataplane_control_plane_failing",
+                "1 while five or more requests in a row have failed, the last for this reason, and no record has taken the link down",
+                &["reason"],
+            )?,
+            server_id_taken: single(
+                "dataplane_server_id_taken",
+                "1 while another agent uses this SERVER_ID, so that this one takes no records",
+            )?,
             retries: counter("dataplane_retries_total", "Attempts that will be retried", &["reason"])?,
             foreign_answers: count(
                 "dataplane_foreign_answers_total",
@@ -165,7 +178,7 @@ impl Metrics {
             )?,
             requests: counter(
                 "dataplane_control_plane_requests_total",
-                "Requests to the ControlPlane",
+                "Requests to the ControlPlane, by the status of its answer or by what came in its place",
                 &["endpoint", "code"],
             )?,
             request_seconds: histogram(

@@ -271,7 +271,8 @@ async fn a_paused_drain_sends_no_record_until_it_is_resumed_and_the_server_stays
         (&health["status"], &health["components"]["drain"]["status"]),
         (&json!("degraded"), &json!("degraded"))
     );
-    assert_eq!(health["components"]["drain"]["reason"], "paused by an operator");
+    let reason = "paused by an operator, until it is resumed or restarted";
+    assert_eq!(health["components"]["drain"]["reason"], reason);
     let heartbeat = async |status: &str| {
         until(&format!("a heartbeat says {status}"), async || {
             (stage.sandbox.servers().await["edge-test-1"]["last_heartbeat"]["status"] == status).then_some(())
@@ -283,6 +284,60 @@ async fn a_paused_drain_sends_no_record_until_it_is_resumed_and_the_server_stays
     heartbeat("online").await;
     stage.drained().await;
     stage.assert_each_once(before.processed() + pushed).await;
+}
+
+#[tokio::test]
+async fn what_a_path_does_not_know_is_refused_and_nothing_is_done() {
+    let stage = stage(&[]).await;
+    let described = get(&stage, "/openapi.json").await;
+    let (mut with_query, mut without) = (0, 0);
+    for (path, operations) in described["paths"].as_object().expect("paths") {
+        let operations = operations.as_object().expect("operations");
+        for (method, operation) in operations.iter().filter(|_| path.starts_with("/admin")) {
+            let export = "/export/";
+            let id = if path.contains(export) { "5a1c3e0e-8f5b-4f6c-9a37-0d2f3c4b5a69" } else { "1" };
+            let url = path.replace("{id}", id);
+            let method: Method = method.to_uppercase().parse().expect("a method");
+            let known: Vec<&str> = operation["parameters"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|parameter| parameter["in"] == "query")
+                .filter_map(|parameter| parameter["name"].as_str())
+                .collect();
+            let (status, said) = ask(&stage, method.clone(), &format!("{url}?for=3"), None).await;
+            let text = said["error"].as_str().unwrap_or_default();
+            assert_eq!(status, 400, "{method} {path}: {said}");
+            if known.is_empty() {
+                without += 1;
+                assert!(text.contains("takes no query parameters"), "{method} {path}: {said}");
+            } else {
+                with_query += 1;
+                assert!(
+                    known.iter().all(|name| text.contains(&format!("`{name}`"))),
+                    "{method} {path}: {said}"
+                );
+            }
+            // An unknown field of a body, too; import takes lines.
+            if path.ends_with("/import") || method == Method::GET {
+                continue;
+            }
+            let (status, said) = ask(&stage, method.clone(), &url, Some(json!({"for": 3}))).await;
+            let text = said["error"].as_str().unwrap_or_default();
+            let has_body = operation["requestBody"].is_object();
+            let expected =
+                if has_body { (422, "unknown field `for`, expected") } else { (400, "takes no body") };
+            assert_eq!(status, expected.0, "{method} {path}: {said}");
+            assert!(text.contains(expected.1), "{method} {path}: {said}");
+        }
+    }
+    assert!(with_query >= 6 && without >= 15, "{with_query} and {without}");
+    assert_eq!(get(&stage, "/admin/drain").await["paused"], false);
+    assert_eq!(get(&stage, "/admin/audit").await["orders"], json!([]), "nothing was done");
+    // Who says nothing asks for nothing more.
+    for nothing in [None, Some(json!({})), Some(json!(null))] {
+        assert_eq!(post(&stage, "/admin/drain/pause?", nothing).await["paused"], true);
+    }
 }
 
 #[tokio::test]

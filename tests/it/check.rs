@@ -88,7 +88,8 @@ async fn the_health_of_the_running_agent_is_reported() {
 
     std::fs::rename(agent.dir().join("outbox"), agent.dir().join("moved")).expect("the folder can be moved");
     until("the agent has noticed", async || {
-        (agent.health().await?["components"]["outbox"]["reason"] == "folder_gone").then_some(())
+        let health = agent.health().await?;
+        health["components"]["outbox"]["reason"].as_str()?.starts_with("folder_gone: ").then_some(())
     })
     .await;
     let moved = agent.command(&[], &CHECK).await;
@@ -132,6 +133,41 @@ async fn each_fault_of_redis_is_told_apart() {
     assert_failed(&mixed, "redis_queues", "queue:quota_refresh is a string, but must be a list");
     assert_eq!(redis.len(USAGE).await, 1, "what waits is left alone");
     redis.run(redis::cmd("DEL").arg("queue:quota_refresh")).await;
+
+    // What is in flight is told apart from what waits, in lists and in streams.
+    redis
+        .run(redis::cmd("LPUSH").arg("queue:usage_records:processing:edge-test-1").arg("{}").arg("{}"))
+        .await;
+    let lists = agent.command(&[], &CHECK).await;
+    let says = of(&lists, "redis_queues")["says"].as_str().expect("words").to_owned();
+    assert!(
+        says.contains("waiting to be taken: 1; taken by this agent and not acknowledged yet: 2"),
+        "{says}"
+    );
+    redis.run(redis::cmd("DEL").arg("queue:usage_records:processing:edge-test-1")).await;
+    let stream = "queue:of_entries";
+    for _ in 0..5 {
+        redis.run(redis::cmd("XADD").arg(stream).arg("*").arg("data").arg("{}")).await;
+    }
+    redis.run(redis::cmd("XGROUP").arg("CREATE").arg(stream).arg("dataplane-agent").arg("0")).await;
+    let mut take = redis::cmd("XREADGROUP");
+    take.arg("GROUP")
+        .arg("dataplane-agent")
+        .arg("edge-2")
+        .arg("COUNT")
+        .arg(3)
+        .arg("STREAMS")
+        .arg(stream)
+        .arg(">");
+    redis.run(&take).await;
+    let settings = [("SOURCE_MODE", "stream"), ("USAGE_RECORDS_QUEUE", stream)];
+    let streams = agent.command(&settings, &CHECK).await;
+    let says = of(&streams, "redis_queues")["says"].as_str().expect("words").to_owned();
+    assert!(
+        says.contains("waiting to be taken: 2; taken by the agents and not acknowledged yet: 3"),
+        "{says}"
+    );
+    redis.run(redis::cmd("DEL").arg(stream)).await;
 
     let mut user = redis::cmd("ACL");
     user.arg("SETUSER").arg("agent").arg("on").arg(">pass-word").arg("~queue:*");

@@ -350,7 +350,8 @@ async fn a_page_is_given_until_it_is_confirmed_and_counts_once() {
     post(&stage.agent, "/admin/drain/pause").await;
     post(&stage.agent, "/admin/drain/resume").await;
     let health = stage.agent.health().await.expect("health");
-    assert_eq!(health["components"]["drain"]["reason"], "export in progress");
+    let reason = "an export is in progress; the agent sends again when it ends";
+    assert_eq!(health["components"]["drain"]["reason"], reason);
     let (status, again) = ask(&stage.agent, Method::GET, &format!("{path}/page"), None).await;
     assert_eq!((status, again.lines().count()), (200, first), "the same page");
     assert_eq!(
@@ -458,7 +459,7 @@ async fn a_drain_that_was_paused_stays_paused_after_an_export() {
     depth_is(&stage.agent, later).await;
     assert_eq!(
         stage.agent.health().await.expect("health")["components"]["drain"]["reason"],
-        "paused by an operator"
+        "paused by an operator, until it is resumed or restarted"
     );
     post(&stage.agent, "/admin/drain/resume").await;
     stage.drained().await;

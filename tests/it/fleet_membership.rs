@@ -127,13 +127,75 @@ async fn an_idle_agent_reports_a_control_plane_that_answers_nothing() {
     let reason = told["reasons"][0].as_str().expect("a reason");
     assert!(reason.starts_with("all recent requests to the ControlPlane failed: "), "{told}");
     let link = &told["components"]["control_plane"];
-    assert_eq!((&link["status"], &link["link"]), (&json!("degraded"), &json!("no answer")), "{told}");
+    assert_eq!(link["status"], "degraded", "{told}");
+    assert!(link["link"].as_str().is_some_and(|link| link.starts_with("requests fail: ")), "{told}");
     let (_, status) = stage.agent.get("/status").await.expect("it answers");
     let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
-    assert_eq!(status["link"]["state"], "no answer", "{status}");
+    assert_eq!(status["link"]["state"], "requests fail", "{status}");
     assert!(link["cause"].is_string() && status["link"]["cause"].is_string(), "{told} {status}");
     stage.sandbox.weather(json!({})).await;
     health("healthy").await;
+}
+
+/// Every surface tells the same of an idle agent to which every answer is this one: the reason, in the metric that raises
+/// the alert, and the runbook's section.
+async fn idle_agent_tells(answer: fn() -> axum::response::Response, reason: &'static str, section: &str) {
+    let redis = RedisServer::start().await;
+    // A health check needs no credentials: its success says nothing about them.
+    let plane = Scripted::start_all(move |request| match request.path.as_str() {
+        "/api/v1/health" if reason == "credentials" => taken(),
+        _ => answer(),
+    })
+    .await;
+    let mut agent = Agent::new(&redis, &plane.url);
+    agent.set("HEARTBEAT_INTERVAL", "0.3");
+    agent.set("CONTROL_PLANE_HEALTH_CHECK_INTERVAL", "0.1");
+    agent.start();
+    agent.ready().await;
+    let failing = async |reason: &str| {
+        agent.metrics().await.sum("dataplane_control_plane_failing", &[("reason", reason)]) > 0.0
+    };
+    until(&format!("{reason}: the metric tells it"), async || failing(reason).await.then_some(())).await;
+    let health = agent.health().await.expect("it answers");
+    let link = &health["components"]["control_plane"]["link"];
+    assert_eq!((&health["status"], link), (&json!("degraded"), &json!(format!("requests fail: {reason}"))));
+    assert_eq!(health["control_plane_connected"], false, "{health}");
+    let (_, status) = agent.get("/status").await.expect("it answers");
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    let text = format!("all recent requests to the ControlPlane failed: {reason}: ");
+    let concerns = status["concerns"].as_array().expect("concerns");
+    let concern =
+        concerns.iter().find(|concern| concern["text"].as_str().is_some_and(|told| told.starts_with(&text)));
+    assert_eq!(concern.expect("it is told")["runbook"], section, "{status}");
+    assert_eq!(status["link"]["reason"], reason, "{status}");
+    let once = agent.command(&[], &["top", "--once"]).await;
+    assert!(once.out.contains(&format!("requests fail: {reason}")), "{once:?}");
+    let metrics = agent.metrics().await;
+    assert_eq!(metrics.sum("control_plane_connection_status", &[]), 0.0);
+    assert_eq!(metrics.sum("dataplane_control_plane_failing", &[]), 1.0, "for one reason only");
+    assert_eq!(metrics.sum("dataplane_link_state", &[]), 0.0, "no record has tried the link");
+}
+
+#[tokio::test]
+async fn an_idle_agent_with_a_wrong_key_says_so() {
+    idle_agent_tells(
+        || StatusCode::UNAUTHORIZED.into_response(),
+        "credentials",
+        "DataplaneCredentialsRefused",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_idle_agent_behind_a_portal_says_so() {
+    idle_agent_tells(|| "<html>Sign in</html>".into_response(), "foreign_answer", "DataplaneForeignAnswers")
+        .await;
+}
+
+#[tokio::test]
+async fn an_idle_agent_of_a_control_plane_that_fails_says_so() {
+    idle_agent_tells(|| StatusCode::BAD_GATEWAY.into_response(), "failing", "DataplaneControlPlaneSilent")
+        .await;
 }
 
 #[tokio::test]

@@ -28,6 +28,10 @@ async fn a_second_agent_with_the_same_id_waits_and_then_ends_with_a_clear_error(
         (says && health["status"] == "degraded").then_some(())
     })
     .await;
+    let taken = async |agent: &Agent| agent.metrics().await.sum("dataplane_server_id_taken", &[]);
+    assert_eq!((taken(&first).await, taken(&second).await), (0.0, 1.0));
+    let (_, status) = second.get("/status").await.expect("it answers");
+    assert!(status.contains("\"runbook\":\"DataplaneServerIdTaken\""), "{status}");
     redis.push(USAGE, &(0..100).map(|n| load::usage("s", n)).collect::<Vec<_>>()).await;
     let status = second.ended().await;
     assert_eq!(status.code(), Some(1), "{}", second.log());
@@ -64,6 +68,7 @@ async fn an_id_is_free_at_once_after_a_stop_and_its_own_agent_need_not_wait_afte
     let mut second = agent(&redis, &sandbox, "edge-1");
     second.start();
     second.ready().await;
+    assert_eq!(second.metrics().await.sum("dataplane_server_id_taken", &[]), 0.0);
     assert!(!second.log().contains("cannot use Redis"), "{}", second.log());
 }
 

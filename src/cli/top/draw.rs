@@ -60,7 +60,7 @@ pub(super) fn height_of_all(view: &View) -> u16 {
 }
 
 fn height_of(agent: &WatchedAgent) -> u16 {
-    let routes = agent.requests.routes().len() as u16 + 1;
+    let routes = agent.routes().len() as u16 + 1;
     FRAME + WORDS + routes.max(TYPES) + 2 * CHART
 }
 
@@ -166,7 +166,7 @@ fn one(frame: &mut Frame<'_>, area: Rect, agent: &WatchedAgent) {
 
 /// Draws facts, tables and charts. Tables get the lines they need, charts the rest.
 fn in_tables(frame: &mut Frame<'_>, inside: Rect, agent: &WatchedAgent, snapshot: &Snapshot) {
-    let routes = agent.requests.routes();
+    let routes = agent.routes();
     let is_beside = inside.width >= TYPES_WIDTH + ROUTES_WIDTH;
     let free = inside.height - WORDS - TYPES;
     let charts = free.min(2 * CHART);
@@ -211,7 +211,7 @@ fn in_lines(frame: &mut Frame<'_>, area: Rect, agent: &WatchedAgent, snapshot: &
     let rates = format!("{} in, {} out per second", rate(come), rate(gone));
     lines.push(labelled("waiting", vec![Span::raw(depths.collect::<Vec<_>>().join(", "))]));
     lines.push(labelled("rates", vec![Span::raw(rates)]));
-    lines.push(routes_in_a_line(&agent.requests.routes()));
+    lines.push(routes_in_a_line(&agent.routes()));
     // While the agent is offline, the reason is the last of its facts.
     if agent.trouble.is_some() {
         for (n, line) in lines.iter_mut().enumerate() {
@@ -290,8 +290,10 @@ fn facts(agent: &WatchedAgent, snapshot: &Snapshot) -> [Line<'static>; WORDS as 
         Drained::Now => "; no backlog".to_owned(),
         Drained::In(seconds) => format!("; drained in {}", time(seconds)),
         Drained::Growing => "; backlog growing".to_owned(),
-        Drained::Never => "; nothing delivered".to_owned(),
-        Drained::Unknown => String::new(),
+        Drained::Never if snapshot.sends() => "; nothing delivered".to_owned(),
+        Drained::NoForecast(why) if snapshot.sends() => format!("; {why}"),
+        // The reason stands before it.
+        Drained::Never | Drained::NoForecast(_) | Drained::Unknown => String::new(),
     }));
     let redis = Span::styled(snapshot.redis.clone(), if snapshot.redis_ok { GOOD } else { BAD });
     let in_redis = rate(snapshot.in_redis);
@@ -416,13 +418,18 @@ fn chart(
     let most = newest.iter().max().copied().unwrap_or_default() as f64;
     let lines = vec![
         Line::raw(format!("{label:<LABEL$}{}", rate(now))),
-        Line::styled(format!("last {}", time(agent.span_of(shown).as_secs_f64())), FAINT),
+        Line::styled(span(agent.span_of(shown)), FAINT),
         Line::styled(format!("at most {}", count(most)), FAINT),
     ];
     frame.render_widget(Paragraph::new(lines), text);
     let free = bars.width.saturating_sub(newest.len() as u16);
     let bars = Rect { x: bars.x + free, width: bars.width - free, ..bars };
     frame.render_widget(Sparkline::default().data(newest), bars);
+}
+
+/// The time that rates span. A single rate is the agent's own mean.
+fn span(shown: std::time::Duration) -> String {
+    if shown.is_zero() { "mean of 5 s".to_owned() } else { format!("last {}", time(shown.as_secs_f64())) }
 }
 
 fn help(frame: &mut Frame<'_>) {
@@ -432,11 +439,11 @@ fn help(frame: &mut Frame<'_>) {
         "?                    show or hide this help",
         "",
         "waiting   records in the outbox, and the age of the oldest",
-        "in, out   records per second: taken from Redis; delivered or dead-lettered",
+        "in, out   records per second: taken from Redis; delivered",
         "link      circuit breaker: up, probing, or down until the next probe",
         "sender    whether records are sent, and when the backlog will be gone",
         "dead      dead letters; list them with `dataplane-agent dead-letters list`",
-        "route     requests to the ControlPlane, errors, 429s and latencies",
+        "route     requests to the ControlPlane of the last half minute: rates, times",
     ];
     let (width, height) = (76, text.len() as u16 + 2);
     let [area] = Layout::horizontal([Constraint::Length(width)])
@@ -458,7 +465,7 @@ fn drained(agent: &WatchedAgent) -> String {
         Drained::In(seconds) => time(seconds),
         Drained::Growing => "growing".into(),
         Drained::Never => "never".into(),
-        Drained::Unknown => "–".into(),
+        Drained::NoForecast(_) | Drained::Unknown => "–".into(),
     }
 }
 

@@ -1,9 +1,10 @@
-//! An agent's state at one moment, from its `/health` and `/metrics`.
+//! An agent's state at one moment, from its `/health`, `/metrics` and `/status`.
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::samples::{Sample, parse};
-use crate::http::requests::RouteCounts;
+use crate::http::requests::{RouteBody, RouteCounts};
 
 /// The kinds, as named in the metrics.
 pub(super) const KINDS: [&str; 3] = ["usage", "lifecycle", "quota"];
@@ -18,7 +19,9 @@ pub(super) struct Snapshot {
     /// By kind, in the order of [`KINDS`].
     pub depth: [f64; 3],
     pub age: [f64; 3],
-    /// Records accepted and settled since the outbox was created.
+    /// What the agent has measured, if it says so.
+    pub told: Option<Told>,
+    /// Records accepted and delivered since the outbox was created.
     pub enqueued: f64,
     pub settled: f64,
     pub link: String,
@@ -46,8 +49,49 @@ pub(super) struct Snapshot {
     pub routes: RouteCounts,
 }
 
+/// What the agent itself has measured: the figures of its status page.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Told {
+    /// Records per second over the last five seconds, in and out; `None` before it has measured any.
+    pub rates: Option<(f64, f64)>,
+    /// Seconds until the backlog is gone, or why there is no forecast.
+    pub drained: Option<f64>,
+    pub no_forecast: Option<String>,
+    /// Requests over the last half minute, by route.
+    pub routes: Vec<RouteBody>,
+}
+
+/// The part of `/status` that is used.
+#[derive(Deserialize)]
+struct StatusFigures {
+    kinds: std::collections::BTreeMap<String, KindRates>,
+    routes: Vec<RouteBody>,
+    drained_in_seconds: Option<f64>,
+    no_forecast: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct KindRates {
+    in_per_second: Option<f64>,
+    out_per_second: Option<f64>,
+}
+
+impl Told {
+    /// From `/status`.
+    pub(super) fn of(status: &str) -> Option<Self> {
+        let status: StatusFigures = serde_json::from_str(status).ok()?;
+        let sum = |of: fn(&KindRates) -> Option<f64>| status.kinds.values().map(of).sum::<Option<f64>>();
+        Some(Self {
+            rates: sum(|kind| kind.in_per_second).zip(sum(|kind| kind.out_per_second)),
+            drained: status.drained_in_seconds,
+            no_forecast: status.no_forecast,
+            routes: status.routes,
+        })
+    }
+}
+
 impl Snapshot {
-    /// Combines both answers. `None` if the first is not an agent's.
+    /// Combines health and metrics. `None` if the first is not an agent's.
     pub(super) fn of(health: &str, metrics: &str) -> Option<Self> {
         let health: Value = serde_json::from_str(health).ok()?;
         let text = |pointer: &str| health.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
@@ -59,10 +103,6 @@ impl Snapshot {
                 let of_kind = all(name).filter(|sample| sample.label("kind") == Some(kind));
                 of_kind.map(|sample| sample.value).sum::<f64>()
             })
-        };
-        let left = ["delivered_total", "duplicates_total", "dead_lettered_total", "exported_total"];
-        let settled = |sample: &&Sample| {
-            sample.name.strip_prefix("dataplane_").is_some_and(|name| left.contains(&name))
         };
         let ok = |pointer: &str| text(pointer).as_deref() == Some("healthy");
         let redis_ok = ok("/components/redis/status");
@@ -79,8 +119,9 @@ impl Snapshot {
             uptime: health.pointer("/uptime_seconds").and_then(Value::as_f64).unwrap_or_default(),
             depth: by_kind("dataplane_outbox_depth"),
             age: by_kind("dataplane_outbox_oldest_age_seconds"),
+            told: None,
             enqueued: sum("dataplane_outbox_enqueued_total"),
-            settled: samples.iter().filter(settled).map(|sample| sample.value).sum(),
+            settled: sum("dataplane_delivered_total") + sum("dataplane_duplicates_total"),
             link: text("/components/control_plane/link").unwrap_or_default(),
             link_cause: text("/components/control_plane/cause"),
             next_probe: health
@@ -111,6 +152,11 @@ impl Snapshot {
     /// Whether the link lets records of some kinds pass.
     pub(super) fn may_pass(&self) -> bool {
         !self.link_down || self.holds_kinds
+    }
+
+    /// Whether records are sent.
+    pub(super) fn sends(&self) -> bool {
+        self.may_pass() && self.drain_holds.is_none()
     }
 
     pub(super) fn total_depth(&self) -> f64 {

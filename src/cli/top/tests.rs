@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::cli::top::snapshot::Snapshot;
+use crate::cli::top::snapshot::{Snapshot, Told};
 use crate::cli::top::view::Drained;
 
 fn snapshot(depth: f64, enqueued: f64, settled: f64) -> Snapshot {
@@ -69,7 +69,7 @@ fn one_agent_is_shown_in_full() {
         &[
             "edge-1 degraded 1.0.0, up 1 h 1 min",
             "down: unreachable, next probe in 17 s (no connection: refused)",
-            "not sending: paused by an operator; backlog growing",
+            "not sending: paused by an operator",
             "connected, 42 waiting there",
             "3.5 MiB of 10.0 MiB, 35 %",
             "7 kept; since the outbox was created: refused 5, invalid 2",
@@ -234,18 +234,63 @@ fn the_list_says_how_many_agents_it_does_not_show() {
 }
 
 #[test]
-fn there_is_no_forecast_while_nothing_can_be_delivered() {
+fn there_is_no_forecast_while_nothing_can_be_delivered_and_it_begins_anew_afterwards() {
     let mut view = view(&["http://a:1"]);
     let shrinking = |second: u64| snapshot(100.0 - second as f64, 100.0, second as f64);
-    view.seen(0, (at(0), Ok(shrinking(0))));
-    view.seen(0, (at(1), Ok(shrinking(1))));
-    assert!(matches!(view.agents[0].drained(), Drained::In(_)));
-    view.seen(0, (at(2), Ok(Snapshot { link_down: true, ..shrinking(2) })));
-    assert_eq!(view.agents[0].drained(), Drained::Never);
-    view.seen(0, (at(3), Ok(Snapshot { link_down: true, holds_kinds: true, ..shrinking(3) })));
-    assert!(matches!(view.agents[0].drained(), Drained::In(_)), "the other kinds pass");
-    view.seen(0, (at(4), Ok(Snapshot { drain_holds: Some("paused".into()), ..shrinking(4) })));
-    assert_eq!(view.agents[0].drained(), Drained::Never);
+    let mut seen = |seconds: std::ops::Range<u64>, state: &dyn Fn(u64) -> Snapshot| {
+        for second in seconds {
+            view.seen(0, (at(second), Ok(state(second))));
+        }
+        view.agents[0].drained()
+    };
+    assert_eq!(seen(0..5, &shrinking), Drained::Unknown);
+    assert_eq!(seen(5..6, &shrinking), Drained::In(95.0), "one a second");
+    assert_eq!(seen(6..7, &|_| Snapshot { link_down: true, ..shrinking(6) }), Drained::Never);
+    let held = |second| Snapshot { link_down: true, holds_kinds: true, ..shrinking(second) };
+    assert_eq!(seen(7..12, &held), Drained::Unknown);
+    assert_eq!(seen(12..13, &held), Drained::In(88.0), "the other kinds pass");
+    // A pause in which nothing goes.
+    let paused = |_| Snapshot { drain_holds: Some("paused".into()), ..shrinking(12) };
+    assert_eq!(seen(13..43, &paused), Drained::Never);
+    let after = |second: u64| shrinking(12 + second - 43);
+    assert_eq!(seen(43..48, &after), Drained::Unknown);
+    assert_eq!(seen(48..49, &after), Drained::In(83.0), "one a second, as if there had been no pause");
+}
+
+#[test]
+fn what_the_agent_has_measured_goes_before_what_is_measured_here() {
+    let status = r#"{
+        "kinds": {"usage": {"in_per_second": 40.0, "out_per_second": 70.8}, "quota": {"in_per_second": 2.0, "out_per_second": 0}},
+        "routes": [{"endpoint": "batch", "per_second": 3.5, "errors_per_second": 3.5, "too_many_per_second": 0,
+                    "p50_seconds": 0.02, "p99_seconds": null}],
+        "drained_in_seconds": 125.0, "no_forecast": null
+    }"#;
+    let told = Told::of(status);
+    assert!(told.is_some(), "it is understood");
+    let mut view = view(&["http://a:1"]);
+    // One look suffices.
+    view.seen(0, (at(0), Ok(Snapshot { told, ..snapshot(5_000.0, 10.0, 5.0) })));
+    assert_has(
+        &drawn(&view, 100, 20),
+        &[
+            "in/s    42",
+            "out/s   71",
+            "mean of 5 s",
+            "batch ",
+            "20 ms",
+            "sending, no limit; drained in 2 min",
+        ],
+    );
+    let why = Told { rates: Some((0.0, 0.0)), no_forecast: Some("keeping up".into()), ..Told::default() };
+    view.seen(0, (at(1), Ok(Snapshot { told: Some(why), ..snapshot(5_000.0, 20.0, 5.0) })));
+    assert_has(&drawn(&view, 100, 20), &["sending, no limit; keeping up", "in/s    0"]);
+    // Rates are unknown in the first second of an agent.
+    let told = Told::of(&status.replace("40.0", "null"));
+    assert_eq!(told.as_ref().map(|told| told.rates), Some(None));
+    let mut view = self::view(&["http://b:1"]);
+    view.seen(0, (at(0), Ok(Snapshot { told, ..snapshot(5_000.0, 10.0, 5.0) })));
+    assert_has(&drawn(&view, 100, 20), &["in/s    –", "batch "]);
+    assert_eq!(Told::of("{}"), None);
 }
 
 #[test]
@@ -255,20 +300,21 @@ fn the_estimate_follows_the_rates() {
     assert_eq!(drained(&view), Drained::Unknown);
     view.seen(0, (at(0), Ok(snapshot(0.0, 0.0, 0.0))));
     assert_eq!(drained(&view), Drained::Now);
-    view.seen(0, (at(1), Ok(snapshot(100.0, 100.0, 0.0))));
+    for second in 1..=5 {
+        view.seen(0, (at(second), Ok(snapshot(100.0, 100.0, 0.0))));
+    }
     assert_eq!(drained(&view), Drained::Growing);
-    view.seen(0, (at(2), Ok(snapshot(100.0, 100.0, 0.0))));
-    for second in 3..15 {
-        let gone = (second - 2) as f64 * 5.0;
+    for second in 6..18 {
+        let gone = (second - 5) as f64 * 5.0;
         view.seen(0, (at(second), Ok(snapshot(100.0 - gone, 100.0, gone))));
     }
     assert_eq!(drained(&view), Drained::In(8.0), "40 are left, 5 a second");
-    for second in 15..30 {
+    for second in 18..33 {
         view.seen(0, (at(second), Ok(snapshot(40.0, 100.0, 60.0))));
     }
     assert_eq!(drained(&view), Drained::Never);
     // Another outbox behind the same address: no negative rate.
-    view.seen(0, (at(30), Ok(snapshot(1.0, 1.0, 0.0))));
+    view.seen(0, (at(33), Ok(snapshot(1.0, 1.0, 0.0))));
     assert_eq!(view.agents[0].rates(), Some((0.0, 0.0)));
 }
 

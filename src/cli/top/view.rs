@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::snapshot::Snapshot;
-use crate::http::requests::Requests;
+use crate::http::requests::{Requests, RouteBody};
 
 /// Samples kept for the charts.
 const HISTORY: usize = 240;
-/// Samples over which rates are averaged for the forecast.
+/// Samples over which rates are averaged for a forecast of our own, and the shortest time that says something.
 const SMOOTH: usize = 10;
+const MEASURED: Duration = Duration::from_secs(5);
 
 /// One sample of an agent: its time, and the answer.
 pub(super) type AgentSample = (Duration, Result<Snapshot, String>);
@@ -38,11 +39,13 @@ pub(super) struct WatchedAgent {
     /// The start of each of these intervals, and the end of the last.
     since: VecDeque<Duration>,
     looked: Option<Duration>,
-    pub requests: Requests,
+    /// The newest of these intervals in which records were sent all the time.
+    sending: usize,
+    requests: Requests,
 }
 
 /// When the backlog will be empty.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Drained {
     /// No backlog.
     Now,
@@ -52,6 +55,8 @@ pub(super) enum Drained {
     Growing,
     /// Nothing is being delivered.
     Never,
+    /// The agent says why there is no forecast.
+    NoForecast(String),
     /// Too few samples.
     Unknown,
 }
@@ -68,6 +73,7 @@ impl View {
             gone: VecDeque::new(),
             since: VecDeque::new(),
             looked: None,
+            sending: 0,
             requests: Requests::default(),
         };
         Self { agents: addresses.map(watched).collect(), selected: 0, help: false }
@@ -91,7 +97,15 @@ impl WatchedAgent {
         let since = self.looked.replace(at).unwrap_or(at);
         match said {
             Ok(snapshot) => {
-                if let (Some(last), Some(before)) = (self.last, &self.snapshot) {
+                let sent = self.trouble.is_none() && self.snapshot.as_ref().is_some_and(Snapshot::sends);
+                self.sending = if sent && snapshot.sends() { self.sending + 1 } else { 0 };
+                if let Some(told) = &snapshot.told {
+                    if let Some((come, gone)) = told.rates {
+                        push(&mut self.come, come);
+                        push(&mut self.gone, gone);
+                        push(&mut self.since, since);
+                    }
+                } else if let (Some(last), Some(before)) = (self.last, &self.snapshot) {
                     let seconds = at.saturating_sub(last).as_secs_f64().max(0.001);
                     // Another outbox behind this address starts from zero.
                     let rate = |now: f64, before: f64| ((now - before) / seconds).max(0.0);
@@ -109,6 +123,7 @@ impl WatchedAgent {
                 let away_since = self.away.map_or(at, |(away_since, _)| away_since);
                 self.away = Some((away_since, at));
                 self.trouble = Some(why);
+                self.sending = 0;
                 // A gap in the charts: the rates in between are unknown.
                 if self.snapshot.is_some() {
                     push(&mut self.come, 0.0);
@@ -143,25 +158,40 @@ impl WatchedAgent {
         Some((*self.come.back()?, *self.gone.back()?))
     }
 
+    /// The routes with recent requests, busiest first.
+    pub(super) fn routes(&self) -> Vec<RouteBody> {
+        let told = self.snapshot.as_ref().and_then(|snapshot| snapshot.told.as_ref());
+        told.map_or_else(|| self.requests.routes(), |told| told.routes.clone())
+    }
+
+    /// When the backlog will be empty: as the agent says, or, if it does not, by our own measurement.
     pub(super) fn drained(&self) -> Drained {
         let Some(snapshot) = self.snapshot.as_ref().filter(|_| self.trouble.is_none()) else {
             return Drained::Unknown;
         };
+        if let Some(told) = &snapshot.told {
+            return match (told.drained, &told.no_forecast) {
+                (Some(seconds), _) if seconds <= 0.0 => Drained::Now,
+                (Some(seconds), _) => Drained::In(seconds),
+                (None, Some(why)) => Drained::NoForecast(why.clone()),
+                (None, None) => Drained::Unknown,
+            };
+        }
         let depth = snapshot.total_depth();
         if depth < 1.0 {
             return Drained::Now;
         }
-        if self.gone.is_empty() {
+        if !snapshot.sends() {
+            return Drained::Never;
+        }
+        // Time in which nothing could be sent says nothing about how fast it goes now.
+        if self.span_of(self.sending) < MEASURED {
             return Drained::Unknown;
         }
-        let mean = |rates: &VecDeque<f64>| {
-            let count = rates.len().min(SMOOTH);
-            rates.iter().rev().take(count).sum::<f64>() / count as f64
-        };
+        let count = self.sending.min(SMOOTH);
+        let mean = |rates: &VecDeque<f64>| rates.iter().rev().take(count).sum::<f64>() / count as f64;
         let (come, gone) = (mean(&self.come), mean(&self.gone));
-        let delivers = snapshot.may_pass()
-            && snapshot.drain_holds.is_none()
-            && self.gone.back().is_some_and(|gone| *gone > 0.0);
+        let delivers = self.gone.back().is_some_and(|gone| *gone > 0.0);
         match gone - come {
             faster if faster > 0.0 && delivers => Drained::In(depth / faster),
             slower if slower < 0.0 => Drained::Growing,

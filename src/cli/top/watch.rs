@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, Told};
 use super::view::AgentSample;
 use crate::cli::agent::{AdminClient, AdminClientError};
 
@@ -27,8 +27,9 @@ pub(super) fn start(agents: Vec<AdminClient>, interval: Duration) -> Watchers {
     for (n, agent) in agents.into_iter().enumerate() {
         let tell = tell.clone();
         tasks.spawn(async move {
+            let mut tells = true;
             // Sending fails once the receiver has gone.
-            while tell.send((n, look(&agent).await)).await.is_ok() {
+            while tell.send((n, look(&agent, &mut tells).await)).await.is_ok() {
                 tokio::time::sleep(interval).await;
             }
         });
@@ -36,9 +37,10 @@ pub(super) fn start(agents: Vec<AdminClient>, interval: Duration) -> Watchers {
     Watchers { looks, tasks }
 }
 
-/// Polls an agent once.
-pub(super) async fn look(agent: &AdminClient) -> AgentSample {
-    let said = ask(agent).await.map_err(|error| match error {
+/// Polls an agent once. `tells` becomes false when it does not tell its own figures, and it is not asked for them again: to
+/// an unknown host name it gives health and metrics only, and logs anything else.
+pub(super) async fn look(agent: &AdminClient, tells: &mut bool) -> AgentSample {
+    let said = ask(agent, tells).await.map_err(|error| match error {
         AdminClientError::Nobody { .. } => "no answer".to_owned(),
         AdminClientError::Cut { .. } => "incomplete answer".to_owned(),
         AdminClientError::NotTrusted(_) => {
@@ -49,10 +51,20 @@ pub(super) async fn look(agent: &AdminClient) -> AgentSample {
     (since_start(), said)
 }
 
-async fn ask(agent: &AdminClient) -> Result<Snapshot, AdminClientError> {
+async fn ask(agent: &AdminClient, tells: &mut bool) -> Result<Snapshot, AdminClientError> {
     let health = agent.read("/health", ANSWER_WITHIN).await?;
     let metrics = agent.read("/metrics", ANSWER_WITHIN).await?;
-    Snapshot::of(&health, &metrics).ok_or_else(|| AdminClientError::NotAnAgent(agent.to_string()))
+    let snapshot = Snapshot::of(&health, &metrics);
+    let mut snapshot = snapshot.ok_or_else(|| AdminClientError::NotAnAgent(agent.to_string()))?;
+    if *tells {
+        match agent.read("/status", ANSWER_WITHIN).await {
+            Ok(status) => snapshot.told = Told::of(&status),
+            Err(AdminClientError::NotTrusted(_) | AdminClientError::NotAnAgent(_)) => *tells = false,
+            // The next look will show it.
+            Err(_) => {}
+        }
+    }
+    Ok(snapshot)
 }
 
 /// Time since the start, for rates.

@@ -39,15 +39,26 @@ const LINES: &str = "application/x-ndjson";
 /// The page's number.
 static EXPORT_PAGE: HeaderName = HeaderName::from_static("x-export-page");
 
-pub(super) fn router() -> Router<Arc<Admin>> {
+/// The paths whose requests carry neither query nor body.
+pub(super) fn with_nothing() -> Router<Arc<Admin>> {
     Router::new()
         .route("/admin/outbox/verify", post(verify_all))
-        .route("/admin/outbox/salvage", post(salvage_all))
-        .route("/admin/outbox/export", post(begin_export))
         .route("/admin/outbox/export/{id}", delete(end_export))
         .route("/admin/outbox/export/{id}/page", get(export_page))
-        .route("/admin/outbox/export/{id}/confirm", post(confirm_page))
-        .route("/admin/outbox/import", post(import).layer(DefaultBodyLimit::max(IMPORT_BYTES)))
+}
+
+pub(super) fn with_query() -> Router<Arc<Admin>> {
+    Router::new()
+        .route("/admin/outbox/salvage", post(salvage_all))
+        .route("/admin/outbox/export", post(begin_export))
+}
+
+pub(super) fn with_body() -> Router<Arc<Admin>> {
+    Router::new().route("/admin/outbox/export/{id}/confirm", post(confirm_page))
+}
+
+pub(super) fn with_both() -> Router<Arc<Admin>> {
+    Router::new().route("/admin/outbox/import", post(import).layer(DefaultBodyLimit::max(IMPORT_BYTES)))
 }
 
 impl From<ExportError> for Fault {

@@ -139,11 +139,9 @@ function showOutbox(now) {
 function showLink(now) {
   const { link } = now;
   const down = link.reason !== null;
-  let word = link.paused ? "paused" : link.state;
-  if (!down && !link.paused && !link.connected) word = "no answer";
+  const word = link.paused ? "paused" : link.state;
   const notes = [];
-  if (down) notes.push(link.cause ? `${link.reason.replace("_", " ")}: ${link.cause}` : link.reason.replace("_", " "));
-  if (!down && link.cause) notes.push(link.cause);
+  if (down) notes.push(link.cause ? `${link.meaning} (last answer: ${link.cause})` : link.meaning);
   if (link.next_probe_seconds !== null) notes.push(`next probe in ${duration(link.next_probe_seconds)}`);
   if (link.paused) notes.push("sender paused by an operator");
   if (link.rate_limit) notes.push(`limit: ${whole.format(link.rate_limit)} requests per second`);

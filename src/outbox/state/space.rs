@@ -19,6 +19,20 @@ pub(crate) const STORAGE: &str = "storage";
 /// The folder was moved or deleted, or its mount is lost: nobody would find what is written now.
 pub(crate) const FOLDER_GONE: &str = "folder_gone";
 
+/// Why records are not accepted, and what the agent does about it or the operator can do: a phrase for people.
+pub(crate) fn meaning_of(pause: &str) -> &'static str {
+    match pause {
+        FULL => "it is at its limit; delivery empties it. To gain time, raise OUTBOX_MAX_BYTES and restart",
+        DISK_LOW => "its disk is almost full: free some space; the agent then goes on by itself",
+        FOLDER_GONE => {
+            "OUTBOX_DIR is not there any more: put the folder back; do not restart the agent before"
+        }
+        _ => {
+            "its disk cannot be written; the agent keeps trying. See the log for the error, and check the disk"
+        }
+    }
+}
+
 impl Shared {
     /// The size at which the next segment is begun.
     pub(crate) fn segment_bytes(&self) -> u64 {

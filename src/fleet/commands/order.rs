@@ -90,17 +90,8 @@ pub(super) enum Order {
 }
 
 impl Order {
-    /// Parses a command, or says what is wrong with its parameters. A pause refuses any: whoever asks for one of three minutes
-    /// must not get one without end. Other types without parameters ignore them.
+    /// Parses a command, or says what is wrong with its parameters. Types without parameters ignore them.
     pub(super) fn new(kind: CommandType, parameters: &Value) -> Result<Self, String> {
-        let has_parameters = match parameters {
-            Value::Null => false,
-            Value::Object(fields) => !fields.is_empty(),
-            _ => true,
-        };
-        if has_parameters && kind == CommandType::PauseDrain {
-            return Err(format!("parameters: {} takes none", kind.name()));
-        }
         Ok(match kind {
             CommandType::RefreshPublicKeys => Self::RefreshPublicKeys,
             CommandType::HealthCheck => Self::HealthCheck,
@@ -164,11 +155,7 @@ mod tests {
         let order = Order::new(CommandType::SetLogLevel, &json!({"level": "WARN"}));
         assert_eq!(order, Ok(Order::SetLogLevel(Level::Warning)));
         assert!(Order::new(CommandType::ReplayDeadLetters, &json!({"reason": "refused"})).is_ok());
-        for none in [json!(null), json!({})] {
-            assert_eq!(Order::new(CommandType::PauseDrain, &none), Ok(Order::PauseDrain));
-        }
         for (kind, parameters) in [
-            (CommandType::PauseDrain, json!({"for": 3})),
             (CommandType::SetRateLimit, json!(null)),
             (CommandType::SetBandwidth, json!({})),
             (CommandType::SetBandwidth, json!({"bandwidth": -1})),

@@ -1,6 +1,6 @@
 //! `dataplane-agent audit`: lists operator actions of a running or stopped agent.
 
-use super::out::{print_json, say};
+use super::out::{print_json, say, say_limited};
 use super::target::Common;
 use crate::admin::AuditLine;
 use crate::config::Flags;
@@ -17,9 +17,17 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, flags: Flags) -> anyhow::Result<()> {
     let (json, limit) = (args.common.json, args.limit);
-    let orders = args.common.with(flags, async |access| Ok(access.orders(limit).await?.orders)).await?;
+    // One more than wanted shows whether there are more.
+    let asked = limit.saturating_add(1);
+    let mut orders = args.common.with(flags, async |access| Ok(access.orders(asked).await?.orders)).await?;
+    let is_limited = orders.len() > limit;
+    orders.truncate(limit);
     // Oldest first, as in a log.
-    orders.iter().rev().try_for_each(|order| if json { print_json(order) } else { line(order) })
+    orders.iter().rev().try_for_each(|order| if json { print_json(order) } else { line(order) })?;
+    if is_limited {
+        say_limited(limit);
+    }
+    Ok(())
 }
 
 fn line(order: &AuditLine) -> anyhow::Result<()> {

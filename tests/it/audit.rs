@@ -124,6 +124,9 @@ async fn every_order_leaves_a_trace_that_survives_a_crash() {
     assert!(running.out.contains("127.0.0.1  set the rate limit: 7 requests/s"), "{running:?}");
     stage.agent.stop().await;
     let stopped = stage.agent.command(&[], &["audit"]).await;
+    assert!(!stopped.err.contains("there are more"), "{stopped:?}");
+    let newest = stage.agent.command(&[], &["audit", "--limit", "2"]).await;
+    assert_eq!((newest.out.lines().count(), newest.err.contains("there are more")), (2, true), "{newest:?}");
     assert_eq!((stopped.code, &stopped.out), (0, &running.out));
 }
 

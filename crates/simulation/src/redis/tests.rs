@@ -276,8 +276,9 @@ fn the_stream_script_has_the_same_effect_on_both() {
                         for (reading, stream) in readings.iter_mut().zip(array(reply)) {
                             let stream = array(stream);
                             reading.from = text(&stream[3]);
-                            for entry in array(stream[4].clone()) {
-                                let id = text(&array(entry)[0]);
+                            // Each ID is followed by its message.
+                            for entry in array(stream[4].clone()).chunks_exact(2) {
+                                let id = text(&entry[0]);
                                 // Claiming returns again what is in hand.
                                 if !reading.in_hand.contains(&id) {
                                     reading.in_hand.push(id);

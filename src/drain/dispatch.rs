@@ -26,7 +26,9 @@ impl DrainLoop {
         let mut limited = None;
         while self.sending.len() < self.link.limit(now) {
             // A quota request does not wait for the reserved slot, the window of bytes, or the link's rate.
-            let pipes = self.link.pipes(self.batching.largest(), self.lanes.sendable(), now);
+            // A lane is in one batch at a time, but may be in many single requests.
+            let lanes = if batches { self.lanes.sendable() } else { usize::MAX };
+            let pipes = self.link.pipes(self.batching.largest(), lanes, now);
             let room = self.link.room(pipes, now);
             limited = self.link.rate_limited_until(now);
             let only_quota = self.is_kept_for_quota(now) || room.is_none() || limited.is_some();

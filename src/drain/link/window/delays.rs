@@ -19,6 +19,8 @@ pub(super) fn queue_target(round_trip: f64) -> f64 {
 /// a single lost packet says nothing.
 const VARIATION_WEIGHT: f64 = 0.125;
 const EXCESS_MOST: f64 = 2.0;
+/// The greatest variation, as a multiple of the shortest delay: a queue of somebody else's traffic is to be yielded to.
+const VARIATION_MOST: f64 = 4.0;
 
 /// By how much the path's delay usually exceeds the shortest without a queue of ours: servers and radio links vary.
 #[derive(Debug, Default)]
@@ -28,7 +30,7 @@ impl Variation {
     /// A request that met no queue of ours took `delay`, and the shortest of its class `best`, in seconds.
     pub(super) fn observe(&mut self, delay: f64, best: f64) {
         let excess = (delay - best).min(EXCESS_MOST * (best + self.0));
-        self.0 += (excess - self.0) * VARIATION_WEIGHT;
+        self.0 = (self.0 + (excess - self.0) * VARIATION_WEIGHT).min(VARIATION_MOST * best);
     }
 
     pub(super) fn seconds(&self) -> f64 {

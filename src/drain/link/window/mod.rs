@@ -30,8 +30,8 @@ use throughput::Throughput;
 /// every round trip without a queue.
 const FIRST: f64 = 16.0 * 1024.0;
 const STARTING_GAIN: f64 = 3.0;
-/// It has met a limit when answers for this share of the window, more than were in time, were later than the shortest of
-/// their class by more than this fraction of the queue target. A lost packet delays a single request.
+/// It has met a limit when late answers outweigh timely ones by this share of the window. An answer is late that took longer
+/// than the shortest of its class by this fraction of the queue target. A lost packet delays a single request.
 const STARTING_LATE: f64 = 0.3;
 const STARTING_QUEUE: f64 = 0.25;
 /// Minimum: a request or two.
@@ -130,7 +130,6 @@ impl Window {
         let most = if self.loss.is_lossy() { PIPES_MOST } else { PIPES };
         let by_size = (self.bytes / REQUEST).ceil().min(most);
         let pipes = by_size.max(self.bytes / largest).ceil().min(PIPES_MOST) as usize;
-        // A lane is in one request at a time.
         pipes.min(lanes).max(1)
     }
 

@@ -162,4 +162,9 @@ fn one_late_answer_hardly_changes_the_variation_and_many_do() {
         variation.observe(0.2, 0.1);
     }
     assert!((variation.seconds() - 0.1).abs() < 0.01, "{}", variation.seconds());
+    // Somebody else's queue on a short path.
+    for _ in 0..100 {
+        variation.observe(0.52, 0.02);
+    }
+    assert!((variation.seconds() - 0.08).abs() < 1e-9, "{}", variation.seconds());
 }

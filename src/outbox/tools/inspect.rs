@@ -46,13 +46,16 @@ impl Outbox {
     }
 
     async fn inspect_letters(&self, found: &mut Verified) -> Result<(), ReadError> {
-        let (next, counted) = {
-            let state = self.shared.state();
+        let count = |shared: &Shared| {
+            // During a save the letters to save are nowhere.
+            shared.wait_for_save();
+            let state = shared.state();
             // Letters that are not in the ledger yet are not expected; removed ones that still are there are.
             let (coming, going) = (state.letters.len() as u64, state.dropped.len() as u64);
             let counted = (state.counters.dead_letters + going).saturating_sub(coming);
             (state.counters.next_dead_letter - coming, counted)
         };
+        let (next, counted) = self.step(count).await?;
         let mut from = Some(0);
         while let Some(at) = from {
             let (read, next_from, problems) = self.step(move |shared| read_letters(shared, at, next)).await?;

@@ -127,15 +127,18 @@ async fn refuse_query(request: Request, next: Next) -> Result<Response, Fault> {
 /// Refuses a body where none is known. An empty object or `null` asks for nothing.
 async fn refuse_body(request: Request, next: Next) -> Result<Response, Fault> {
     let (parts, body) = request.into_parts();
-    let wrong = |status| Fault::Request(status, "this path takes no body; nothing was done".to_owned());
-    let text =
-        axum::body::to_bytes(body, BODY_BYTES).await.map_err(|_| wrong(StatusCode::PAYLOAD_TOO_LARGE))?;
+    let wrong = || {
+        let text = "this path takes no body; nothing was done".to_owned();
+        Fault::Request(StatusCode::BAD_REQUEST, text)
+    };
+    // One that is too large or breaks off is not empty either.
+    let text = axum::body::to_bytes(body, BODY_BYTES).await.map_err(|_| wrong())?;
     let is_empty = text.is_empty()
         || serde_json::from_slice::<Option<serde_json::Map<_, _>>>(&text).is_ok_and(|fields| {
             fields.is_none_or(|fields: serde_json::Map<String, Value>| fields.is_empty())
         });
     if !is_empty {
-        return Err(wrong(StatusCode::BAD_REQUEST));
+        return Err(wrong());
     }
     Ok(next.run(Request::from_parts(parts, Body::empty())).await)
 }

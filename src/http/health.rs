@@ -332,7 +332,7 @@ impl Health {
         self.trouble.or(self.failing_for())
     }
 
-    /// Why all recent requests failed, if no record was among them.
+    /// Why requests have failed since the `ControlPlane` last served this agent, if no record was among them.
     pub(super) fn failing_for(&self) -> Option<Trouble> {
         self.failing.as_ref().map(|(trouble, _)| *trouble)
     }
@@ -378,7 +378,7 @@ impl Health {
     fn redis_trouble(&self) -> Option<String> {
         match (&self.redis_fault, self.redis_connected) {
             (Some(fault), _) if self.is_held_by_another => {
-                Some(format!("{fault}. This one takes no records, ends, and is to be started again then"))
+                Some(format!("{fault}. This agent takes no records; it exits, and systemd starts it again"))
             }
             (Some(fault), _) => Some(format!("{fault}; the agent keeps trying, and records stay in Redis")),
             (None, false) => Some("not connected yet; the agent keeps trying".to_owned()),
@@ -413,10 +413,8 @@ impl Health {
         troubles.extend(redis.map(|text| Concern::new(Place::Redis, text, section)));
         troubles.extend(self.not_sending());
         troubles.extend(self.failing.iter().map(|(trouble, cause)| {
-            let text = format!(
-                "all recent requests to the ControlPlane failed: {}. The last answer: {cause}",
-                worded(*trouble)
-            );
+            let text =
+                format!("requests to the ControlPlane fail: {}. The last answer: {cause}", worded(*trouble));
             let section = match section_of(*trouble) {
                 "DataplaneLinkDown" => "DataplaneControlPlaneSilent",
                 section => section,

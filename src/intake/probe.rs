@@ -340,7 +340,7 @@ async fn queues(connection: &mut Connection, settings: &Settings) -> Finding {
         let advice = "check SOURCE_MODE, the five queue names, and other users of these keys";
         return Finding::failed(QUEUES, wrong.join("; "), advice);
     }
-    // A stream keeps its pending entries until they are acknowledged; a list is without them.
+    // A stream keeps its pending entries until they are acknowledged; a list no longer holds them.
     let (waiting, by) = match settings.mode {
         SourceMode::List => (present, "this agent"),
         SourceMode::Stream => (present.saturating_sub(in_flight), "the agents"),

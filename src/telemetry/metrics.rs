@@ -51,7 +51,7 @@ pub struct Metrics {
     pub stream_trimmed: IntCounterVec,
     /// 1 while the `ControlPlane` answers.
     pub control_plane_connection: IntGaugeVec,
-    /// Why all recent requests to the `ControlPlane` failed, if none with records was among them.
+    /// Why requests have failed since the `ControlPlane` last served this agent, if none with records was among them.
     pub control_plane_failing: IntGaugeVec,
     /// 1 while another agent holds the `SERVER_ID`.
     pub server_id_taken: IntGauge,
@@ -160,7 +160,7 @@ impl Metrics {
             )?,
             control_plane_failing: gauge(
                 "dataplane_control_plane_failing",
-                "1 while five or more requests in a row have failed, the last for this reason, and no record has taken the link down",
+                "1 while five or more requests have failed since the ControlPlane last served this agent, the last for this reason, and no record has taken the link down",
                 &["reason"],
             )?,
             server_id_taken: single(

@@ -155,6 +155,7 @@ mod tests {
         let order = Order::new(CommandType::SetLogLevel, &json!({"level": "WARN"}));
         assert_eq!(order, Ok(Order::SetLogLevel(Level::Warning)));
         assert!(Order::new(CommandType::ReplayDeadLetters, &json!({"reason": "refused"})).is_ok());
+        assert_eq!(Order::new(CommandType::PauseDrain, &json!({"reason": "x"})), Ok(Order::PauseDrain));
         for (kind, parameters) in [
             (CommandType::SetRateLimit, json!(null)),
             (CommandType::SetBandwidth, json!({})),
